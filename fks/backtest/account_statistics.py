@@ -9,14 +9,15 @@ import numpy as np
 
 from fks.backtest.account_result import AccountResult
 from fks.backtest.curve import deepest_fall
+from fks.backtest.series import DAYS_PER_YEAR
 from fks.backtest.statistics import fees_of
+from fks.bars.calendars import ALWAYS, calendar_of
 from fks.model.bar import Floats, Ints
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.risk.correlation import correlation_of, returns_before
 
 _DAY_NS = 86_400 * NS
 _RETURNS_MIN = 3  # fewer give no ratio
-_DAYS = 365.0
 _CORRELATED_MAX = 5000  # newest returns of the table
 
 
@@ -24,7 +25,8 @@ _CORRELATED_MAX = 5000  # newest returns of the table
 class AccountStatistics:
     """Money in quote, shares and rates in percent. None where there is nothing to divide by.
 
-    Ratios are of daily returns (UTC), a year of 365 days, no risk-free rate, as `Statistics.sharpe`. Exposures are the
+    Ratios are of daily returns by the members' trading days, a year of 365 of them, or of 252 where all have one market
+    that closes; no risk-free rate, as `Statistics.sharpe`. Exposures are the
     sum of all positions' absolute values, in percent of the equity at the same close.
     """
 
@@ -55,11 +57,9 @@ class AccountStatistics:
 
 
 def daily_returns(account: AccountResult, equity: Floats) -> Floats:
-    """Return an equity's returns by UTC day, the first against the starting cash; empty when it was not positive
+    """Return an equity's returns by trading day, the first against the starting cash; empty when it was not positive
     throughout. Shapes: `equity` like `account.ends_ns` -> (days,)."""
-    days = (account.ends_ns - 1) // _DAY_NS  # a bar that ends at midnight is of the day before
-    last = np.flatnonzero(np.diff(days, append=days[-1:] + 1))
-    levels = np.concatenate([[float(account.starting_cash)], equity[last]])
+    levels = np.concatenate([[float(account.starting_cash)], equity[_day_ends(account)]])
     if (levels <= 0).any():
         return np.zeros(0)
     returns: Floats = np.diff(levels) / levels[:-1]
@@ -77,6 +77,7 @@ def account_statistics_of(account: AccountResult) -> AccountStatistics:
     spread = float(returns.std(ddof=1)) if len(returns) >= _RETURNS_MIN else 0.0
     down = float(np.sqrt((np.minimum(returns, 0.0) ** 2).mean())) if len(returns) >= _RETURNS_MIN else 0.0
     final = float(equity[-1])
+    year = 365.0 if _calendar(account) == ALWAYS else DAYS_PER_YEAR
     return AccountStatistics(
         days=float(account.ends_ns[-1] - account.ends_ns[0]) / _DAY_NS,
         trades=len(pnl),
@@ -85,9 +86,9 @@ def account_statistics_of(account: AccountResult) -> AccountStatistics:
         net_profit=final - cash,
         return_pct=100.0 * (final / cash - 1.0),
         max_drawdown_pct=100.0 * deepest_fall(equity, cash),
-        volatility_pct=100.0 * spread * sqrt(_DAYS) if spread > 0 else None,
-        sharpe=float(returns.mean() / spread * np.sqrt(_DAYS)) if spread > 0 else None,
-        sortino=float(returns.mean() / down * np.sqrt(_DAYS)) if down > 0 else None,
+        volatility_pct=100.0 * spread * sqrt(year) if spread > 0 else None,
+        sharpe=float(returns.mean() / spread * np.sqrt(year)) if spread > 0 else None,
+        sortino=float(returns.mean() / down * np.sqrt(year)) if down > 0 else None,
         profit_factor=float(wins.sum() / -losses.sum()) if len(losses) and losses.sum() < 0 else None,
         average_trade=float(pnl.mean()) if len(pnl) else None,
         best_trade=float(pnl.max()) if len(pnl) else None,
@@ -139,8 +140,14 @@ def correlations_of(account: AccountResult) -> Correlations:
     )
 
 
+def _calendar(account: AccountResult) -> str:
+    names = {result.bars.calendar for result in account.results}
+    return names.pop() if len(names) == 1 else ALWAYS
+
+
 def _day_ends(account: AccountResult) -> Ints:
-    days = (account.ends_ns - 1) // _DAY_NS
+    """Return the last moment of each trading day: of the members' calendar, UTC days where they have several."""
+    days = calendar_of(_calendar(account)).days(account.ends_ns - 1)  # a bar that ends at midnight is of the day before
     return np.flatnonzero(np.diff(days, append=days[-1:] + 1))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 
 from fks.backtest.rows import FillRow, Setup, plain
+from fks.bars.calendars import ALWAYS
 from fks.config.risk import Risk
 from fks.model.bar import Bars
 from fks.model.timeframe import iso
@@ -39,6 +40,7 @@ def tape_hash(bars: Bars) -> dict[str, object]:
     inputs = {symbol: tape_hash(other) for symbol, other in bars.inputs.items()}
     return {
         **({"inputs": inputs} if inputs else {}),
+        **({} if bars.calendar == ALWAYS else {"calendar": bars.calendar}),
         "symbol": bars.symbol,
         "timeframe": bars.timeframe,
         "count": len(bars),

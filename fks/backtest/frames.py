@@ -12,6 +12,8 @@ import numpy as np
 
 from fks.backtest.result import ROLES, Result, as_floats
 from fks.backtest.series import benchmark_of, decided_bars, drawdown_of, exposure_of, position_of, trade_table
+from fks.bars.calendars import calendar_of, guess_calendar
+from fks.futures import contract_of
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.errors import InputError
 from fks.model.tape import unpack_tape
@@ -34,13 +36,18 @@ def sample() -> Bars:
     return unpack_tape((resources.files("fks") / "files" / "sample_data" / "BTCUSDT-1m.fksbars").read_bytes()).bars()
 
 
-def bars_from_frame(frame: pd.DataFrame, *, symbol: str | None = None, timeframe: str | None = None) -> Bars:
+def bars_from_frame(
+    frame: pd.DataFrame, *, symbol: str | None = None, timeframe: str | None = None, calendar: str | None = None
+) -> Bars:
     """Return the rows of a DataFrame as bars.
 
     Shapes: columns open, high, low, close and, if there is one, volume, in any case; the open times as the index or as
     a column time, timestamp, datetime or date. Times without a zone are UTC. `symbol` defaults to the frame's
-    `attrs["symbol"]`, else to "ASSET"; `timeframe` to `attrs["timeframe"]`, else to the most frequent step.
-    Errors: InputError naming the missing column, or the first row that is no bar or out of order.
+    `attrs["symbol"]`, else to "ASSET"; `timeframe` to `attrs["timeframe"]`, else to the most frequent step;
+    `calendar` (`24/7`, or a name of exchange_calendars such as XNYS) to `attrs["calendar"]`, else to that of the
+    futures contract, else to the one that the bars keep to (`fks.bars.calendars.guess_calendar`).
+    Errors: InputError naming the missing column, or the first row that is no bar or out of order; ConfigError for an
+    unknown calendar.
     """
     import pandas
 
@@ -58,7 +65,15 @@ def bars_from_frame(frame: pd.DataFrame, *, symbol: str | None = None, timeframe
     ]
     _ensure_bars(time_ns, columns)
     name = timeframe or frame.attrs.get("timeframe") or _timeframe(time_ns)
-    return Bars(str(symbol or frame.attrs.get("symbol") or "ASSET"), check_timeframe(name), time_ns, *columns)
+    name = check_timeframe(name)
+    symbol = str(symbol or frame.attrs.get("symbol") or "ASSET")
+    market = calendar or frame.attrs.get("calendar") or _contract_calendar(symbol) or guess_calendar(time_ns, name)
+    return Bars(symbol, name, time_ns, *columns, calendar=calendar_of(market).name)
+
+
+def _contract_calendar(symbol: str) -> str | None:
+    contract = contract_of(symbol)
+    return None if contract is None or contract.spec is None else contract.spec.calendar
 
 
 def _times(frame: pd.DataFrame, names: dict[str, Any], pandas: Any) -> Ints:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from fks.bars.calendars import ALWAYS, calendar_of
 from fks.model.bar import Bars, Ints
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES, iso
@@ -16,7 +18,11 @@ from fks.model.timeframe import NS, TIMEFRAMES, iso
 #: C8: a tape with more missing bars (percent), or a longer gap (bars) inside an open position, is refused
 MISSING_PCT_MAX = 1.0
 GAP_BARS_MAX = 10
-_REMEDY = "fill the gap (fks data sync) or pass --allow-gaps"
+
+
+def _remedy(calendar: str) -> str:
+    named = "name the market's calendar if it closes (fks data import --calendar XNYS), " if calendar == ALWAYS else ""
+    return f"fill the gap (fks data sync), {named}or pass --allow-gaps"
 
 
 class TapeRefused(InputError):
@@ -25,13 +31,15 @@ class TapeRefused(InputError):
 
 @dataclass(frozen=True, slots=True)
 class GapReport:
-    """Bars expected between the first and the last, bars present, and the longest gap (in bars) and its start."""
+    """Bars that the market's `calendar` expects between the first and the last, bars present, and the longest gap (in
+    bars) and its start."""
 
     expected: int
     present: int
     longest: int
     longest_after_ns: int | None
     gaps: int
+    calendar: str = ALWAYS
 
     @property
     def missing_pct(self) -> float:
@@ -46,6 +54,7 @@ class GapReport:
             "longest_gap_after": None if self.longest_after_ns is None else iso(self.longest_after_ns),
             "gaps": self.gaps,
             "gap_pct": round(self.missing_pct, 4),
+            "calendar": self.calendar,
         }
 
 
@@ -59,7 +68,8 @@ def _ordinals(times: Ints, timeframe: str) -> Ints:
 
 
 def gaps_of(bars: Bars) -> tuple[Ints, Ints]:
-    """Return the bars that are followed by a gap, as ascending indices, and how many bars each gap misses.
+    """Return the bars that are followed by a gap, as ascending indices, and how many bars each gap misses: those that
+    the market's calendar expects there.
 
     Errors: InputError TAPE_ORDER when times do not rise by whole bars.
     """
@@ -74,8 +84,17 @@ def gaps_of(bars: Bars) -> tuple[Ints, Ints]:
             status=422,
             remedy="sort the bars and keep one of each",
         )
+    if bars.calendar != ALWAYS and len(at):
+        expected = _expected(bars.calendar, bars.timeframe, int(times[0]), int(times[-1]) + 1)
+        missing = np.searchsorted(expected, times[at + 1]) - np.searchsorted(expected, times[at], side="right")
     is_gap = missing > 0
     return at[is_gap], missing[is_gap]
+
+
+@lru_cache(maxsize=16)
+def _expected(calendar: str, timeframe: str, from_ns: int, to_ns: int) -> Ints:
+    """Return the bars that a calendar expects. Kept: a search asks for the same ranges in each trial."""
+    return calendar_of(calendar).expected(timeframe, from_ns, to_ns)
 
 
 def long_gaps(bars: Bars) -> Ints:
@@ -95,6 +114,7 @@ def find_gaps(bars: Bars) -> GapReport:
         longest=int(missing[longest]) if total else 0,
         longest_after_ns=int(bars.time_ns[at[longest]]) if total else None,
         gaps=len(at),
+        calendar=bars.calendar,
     )
 
 
@@ -106,7 +126,7 @@ def ensure_whole(report: GapReport) -> None:
             f"{report.expected}, limit {MISSING_PCT_MAX:g} %)",
             code="TAPE_GAPS",
             status=422,
-            remedy=_REMEDY,
+            remedy=_remedy(report.calendar),
         )
 
 
@@ -125,7 +145,7 @@ def ensure_seen(bars: Bars, is_holding: Callable[[Ints], npt.NDArray[np.bool_]])
             f"(limit {GAP_BARS_MAX})",
             code="TAPE_GAPS",
             status=422,
-            remedy=_REMEDY,
+            remedy=_remedy(bars.calendar),
         )
 
 
@@ -144,5 +164,5 @@ def ensure_inputs(bars: Bars) -> None:
                 f"{MISSING_PCT_MAX:g} %)",
                 code="TAPE_GAPS",
                 status=422,
-                remedy=_REMEDY,
+                remedy=_remedy(bars.calendar),
             )

@@ -17,14 +17,11 @@ from fks.matching import CostModel, Slippage
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
-from fks.model.timeframe import NS
 from fks.risk.sizing import Sizing
 
 _QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "USD")
 _SHOWN = 1000  # newest bars from which tick and lot are derived
 _QTY_MAX = Decimal(10) ** 9  # bars name no largest order
-_DAY_NS = 86_400 * NS
-_SATURDAY = 2  # 1970-01-01 was a Thursday
 
 
 def guess_instrument(exchange: str, symbol: str, tick: Decimal, lot_step: Decimal) -> Instrument:
@@ -65,7 +62,7 @@ def setup_for(
     fee_rate_maker: object = None,
     slippage: str = "none",
     can_short: bool = False,
-    allow_gaps: bool | None = None,
+    allow_gaps: bool = False,
     limits: bool = True,
     collar_pct: object = None,
 ) -> Setup:
@@ -74,9 +71,9 @@ def setup_for(
     Units: `cash` and, for `notional` sizing, `size` in quote; `size` in base for `quantity`, in percent for the others
     (`fks.risk.sizing`); `fee_rate` is a fraction of each fill, of makers `fee_rate_maker` (None: the same); `slippage`
     is `none`, `2 ticks`, `5 bps`, `0.1 range`. Numbers may be int, float, Decimal or text. `can_short` takes fees in
-    quote, as derivatives do. Gaps are allowed (None) where the bars skip Saturdays: such a market closes, and bars do
-    not say when. `limits=False` leaves the [risk] limits out. With `collar_pct` a market entry with SL or TP expires
-    beyond that many percent from the close. Errors: InputError for a value that is no number or out of range.
+    quote, as derivatives do. `limits=False` leaves the [risk] limits out. With `collar_pct` a market entry with SL or
+    TP expires beyond that many percent from the close. Errors: InputError for a value that is no number or is out of
+    range.
     """
     instrument = instrument_of(bars)
     return Setup(
@@ -91,21 +88,10 @@ def setup_for(
         _number("size", size),
         _number("cash", cash),
         can_short,
-        not trades_daily(bars) if allow_gaps is None else allow_gaps,
+        allow_gaps,
         Risk() if limits else UNLIMITED,
         collar_pct=None if collar_pct is None else _number("collar_pct", collar_pct),
     )
-
-
-def trades_daily(bars: Bars) -> bool:
-    """Return whether the market of these bars trades every day: a bar opens on a Saturday, or the bars span none."""
-    if bars.timeframe in ("1w", "1M") or not len(bars):
-        return True
-    days = bars.time_ns // _DAY_NS
-    if bool(np.any(days % 7 == _SATURDAY)):
-        return True
-    first, last = int(days[0]), int(days[-1])
-    return (last - _SATURDAY) // 7 == (first - 1 - _SATURDAY) // 7
 
 
 def _step(values: Floats) -> Decimal:

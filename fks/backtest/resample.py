@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fks.bars.calendars import ALWAYS, calendar_of
 from fks.model.bar import Bars, Ints
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, check_timeframe
@@ -23,6 +24,7 @@ def resample(bars: Bars, timeframe: str) -> Bars:
     """Return `bars` as `timeframe`; the same object when it is that already.
 
     A bar with a missing part is left out, as live leaves out bars built over a gap (C7): it shows in the gap report.
+    Parts that the market's calendar does not expect are not missing.
     Volumes are sums rounded to 1e-8. Errors: InputError TIMEFRAME_UNKNOWN, TIMEFRAME_FINER.
     """
     check_timeframe(timeframe)
@@ -38,7 +40,10 @@ def resample(bars: Bars, timeframe: str) -> Bars:
         )
     if not len(bars):
         return Bars(
-            bars.symbol, timeframe, *(getattr(bars, n) for n in ("time_ns", "open", "high", "low", "close", "volume"))
+            bars.symbol,
+            timeframe,
+            *(getattr(bars, n) for n in ("time_ns", "open", "high", "low", "close", "volume")),
+            calendar=bars.calendar,
         )
     starts, first, count = np.unique(_starts(bars.time_ns, timeframe), return_index=True, return_counts=True)
     last = first + count - 1
@@ -47,8 +52,12 @@ def resample(bars: Bars, timeframe: str) -> Bars:
         if timeframe == "1M"
         else starts + TIMEFRAMES[timeframe] * NS
     )
-    whole = count == (ends - starts) // (part * NS)
-    volume = np.round(np.add.reduceat(bars.volume, first), 8)
+    wanted: Ints = (ends - starts) // (part * NS)
+    if bars.calendar != ALWAYS:
+        open_parts = calendar_of(bars.calendar).expected(bars.timeframe, int(starts[0]), int(ends[-1]))
+        wanted = (np.searchsorted(open_parts, ends) - np.searchsorted(open_parts, starts)).astype(np.int64)
+    whole = count >= wanted
+    volume = np.asarray(np.round(np.add.reduceat(bars.volume, first), 8), dtype=np.float64)
     return Bars(
         bars.symbol,
         timeframe,
@@ -58,4 +67,5 @@ def resample(bars: Bars, timeframe: str) -> Bars:
         np.minimum.reduceat(bars.low, first)[whole],
         bars.close[last][whole],
         volume[whole],
+        calendar=bars.calendar,
     )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fks.backtest import kernel, reference
 from fks.backtest.backtest import Backtest
-from fks.backtest.gaps import ensure_inputs, ensure_seen, ensure_whole, find_gaps, long_gaps
+from fks.backtest.gaps import GAP_BARS_MAX, ensure_inputs, ensure_seen, ensure_whole, find_gaps, long_gaps
 from fks.backtest.instrument import setup_for
 from fks.backtest.result import Outcome, Setup
 from fks.backtest.units import to_units
@@ -136,15 +136,21 @@ def anchored(strategy: Strategy, bars: Bars, start_ns: int | None) -> Bars:
     on."""
     warmup = strategy.warmup()
     start = 0 if start_ns is None else int(np.searchsorted(bars.time_ns, start_ns))
-    part = bars[_after_gaps(bars, max(0, start - warmup), warmup) :]
+    wanted = max(0, start - warmup)
+    anchor = _after_gaps(bars, wanted, warmup)
+    part = bars[anchor:]
     if len(part) < warmup + 2:
         have = f"{len(part)} from {iso(int(part.time_ns[0]))}" if len(part) else "none"
+        remedy = "choose a longer range, or load more data (fks data sync)"
+        if anchor > wanted:
+            have += f", after a gap of more than {GAP_BARS_MAX} bars"
+            remedy = f"name the calendar of a market that closes (this is {bars.calendar}), or {remedy}"
         raise InputError(
             f"too few {bars.timeframe} bars of {bars.symbol}: {have}, and {strategy.name} needs {warmup} to warm up "
             "and 2 more",
             code="NO_DATA",
             status=422,
-            remedy="choose a longer range, or load more data (fks data sync)",
+            remedy=remedy,
         )
     return part
 

@@ -8,15 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fks.backtest.instrument import trades_daily
 from fks.backtest.result import ROLES, Result, as_floats
 from fks.backtest.units import to_units
+from fks.bars.calendars import ALWAYS, calendar_of
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.order import Role
-from fks.model.timeframe import NS, TIMEFRAMES
+from fks.model.timeframe import TIMEFRAMES
 
+#: trading days in a year of a market that closes: the convention for shares and futures
+DAYS_PER_YEAR = 252.0
 _DAY_S = 86_400
-_DAY_NS = _DAY_S * NS
 
 
 class Periods(NamedTuple):
@@ -89,15 +90,16 @@ def benchmark_of(result: Result) -> Floats:
 
 
 def periods_of(result: Result) -> Periods:
-    """Return the run's returns by day (bars shorter than a day: by UTC day), or by bar for days, weeks and months.
+    """Return the run's returns by day (bars shorter than a day: by trading day of the market's calendar, UTC days of
+    `24/7`), or by bar for days, weeks and months.
 
-    A year has 365 days where the market trades every day, else 252; 365/7 weeks; 12 months. The first return is
+    A year has 365 days of a market that never closes, else 252; 365/7 weeks; 12 months. The first return is
     against the starting cash (benchmark: the first open). Empty where the equity was not positive throughout.
     """
     bars, cash = decided_bars(result), float(result.setup.cash)
     name, per_year = _calendar(bars)
     if TIMEFRAMES[bars.timeframe] in range(1, _DAY_S):
-        days = bars.time_ns // _DAY_NS
+        days = calendar_of(bars.calendar).days(bars.time_ns)
         ends = np.flatnonzero(np.diff(days, append=days[-1:] + 1))
     else:
         ends = np.arange(len(bars))
@@ -111,7 +113,7 @@ def _calendar(bars: Bars) -> tuple[str, float]:
         return "month", 12.0
     if bars.timeframe == "1w":
         return "week", 365.0 / 7.0
-    return "day", 365.0 if trades_daily(bars) else 252.0
+    return "day", 365.0 if bars.calendar == ALWAYS else DAYS_PER_YEAR
 
 
 def _returns(values: Floats, ends: Ints, start: float) -> Floats:

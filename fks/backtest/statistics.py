@@ -8,7 +8,9 @@ from decimal import Decimal
 import numpy as np
 
 from fks.backtest.curve import deepest_fall
+from fks.backtest.metrics import sharpe_ratio
 from fks.backtest.result import ROLES, Result
+from fks.backtest.series import periods_of
 from fks.backtest.units import from_units
 from fks.indicators.exact import Exact
 from fks.model.order import Role
@@ -44,26 +46,11 @@ class Statistics:
         return asdict(self)
 
 
-def _sharpe(result: Result) -> float | None:
-    """Return the yearly Sharpe ratio of daily returns (365 days, no risk-free rate); None under three days."""
-    times = result.bars.time_ns[result.first :]
-    if not len(times):
-        return None
-    days = np.arange(int(times[0]) // _DAY_NS + 1, int(times[-1]) // _DAY_NS + 2, dtype=np.int64) * _DAY_NS
-    ends = np.unique(np.searchsorted(times, days)) - 1  # the last bar of each day that has one
-    daily = np.concatenate([[float(result.setup.cash)], result.equity[ends]])
-    if len(daily) < 4 or (daily <= 0).any():
-        return None
-    returns = np.diff(daily) / daily[:-1]
-    spread = float(returns.std(ddof=1))
-    return float(returns.mean() / spread * np.sqrt(365.0)) if spread > 0 else None
-
-
 def statistics_of(result: Result) -> Statistics:
     """Return the statistics of a result."""
     equity, cash = result.equity, float(result.setup.cash)
     bars = result.bars[result.first :]
-    pnl = result.pnl
+    pnl, returns = result.pnl, periods_of(result)
     wins, losses = pnl[pnl > 0], pnl[pnl <= 0]
     fills, trades = result.fill_columns, result.trade_columns
     held = int((fills.bar[trades.exit] - fills.bar[trades.entry]).sum())
@@ -81,7 +68,7 @@ def statistics_of(result: Result) -> Statistics:
         return_pct=100.0 * (final / cash - 1.0) if cash else 0.0,
         buy_and_hold_pct=100.0 * float(bars.close[-1] / bars.open[0] - 1.0) if len(bars) else 0.0,
         max_drawdown_pct=100.0 * deepest_fall(equity, cash),
-        sharpe=_sharpe(result),
+        sharpe=sharpe_ratio(returns.returns, returns.per_year),
         profit_factor=float(wins.sum() / -losses.sum()) if len(losses) and losses.sum() < 0 else None,
         average_trade=float(pnl.mean()) if len(pnl) else None,
         best_trade=float(pnl.max()) if len(pnl) else None,

@@ -28,7 +28,13 @@ ALWAYS = "24/7"
 YEAR_FIRST, YEAR_LAST = 1980, 2100
 _CHICAGO = ZoneInfo("America/Chicago")
 _GLOBEX_OPEN_H = 17
-_MARGIN_NS = 10 * 86400 * NS  # a session may begin in another year than it ends
+_DAY_NS = 86400 * NS
+_SATURDAY = 2  # 1970-01-01 was a Thursday
+#: looked at for bars of an unknown market: shares of the United States, futures of Globex, currencies
+_GUESSED = ("XNYS", "CMES", "24/5")
+_FIT_MIN = 0.99
+_SATURDAYS_MIN = 4
+_MARGIN_NS = 10 * _DAY_NS  # a session may begin in another year than it ends
 _UNKNOWN_YEARS = 2  # after the last day that a calendar has, in which its market counts as open
 #: exchange_calendars has no daily break of Globex. Calendar: (hour of a regular close there, ((first day, minutes after
 #: midnight of the real close), …))
@@ -59,10 +65,44 @@ class Calendar(Protocol):
         """Return the open times of the bars expected with from <= open time < to, oldest first."""
         ...
 
+    def days(self, times_ns: Ints) -> Ints:
+        """Return the ordinal of the trading day that each moment belongs to; one after a close belongs to the next."""
+        ...
+
 
 def calendar_of(name: str) -> Calendar:
     """Return the calendar of this name: `24/7` or one of exchange_calendars. Errors: ConfigError for another name."""
     return AlwaysOpen() if name == ALWAYS else _sessions_of(name)
+
+
+def guess_calendar(time_ns: Ints, timeframe: str) -> str:
+    """Return the calendar that the bars of an unknown market keep to: of those in `_GUESSED` the one with the fewest
+    bars missing, if all but 1 % of these bars are expected by it, else `24/7`.
+
+    A market of which a bar opens on a Saturday, or whose bars span fewer than four, is taken as always open.
+    """
+    if timeframe in ("1w", "1M") or not len(time_ns) or not _skips_saturdays(time_ns):
+        return ALWAYS
+    first_ns, end_ns = int(time_ns[0]), int(time_ns[-1]) + 1
+    found, fewest = ALWAYS, -1
+    for name in _GUESSED:
+        try:
+            expected = calendar_of(name).expected(timeframe, first_ns, end_ns)
+        except InputError:  # its holidays are not known so far back or ahead
+            continue
+        is_expected = int(np.isin(time_ns, expected, assume_unique=True).sum())
+        missing = len(expected) - is_expected
+        if is_expected >= _FIT_MIN * len(time_ns) and (fewest < 0 or missing < fewest):
+            found, fewest = name, missing
+    return found
+
+
+def _skips_saturdays(time_ns: Ints) -> bool:
+    """Return whether the bars span four Saturdays (UTC) or more, and none opens on one."""
+    days = time_ns // _DAY_NS
+    first, last = int(days[0]), int(days[-1])
+    saturdays = (last - _SATURDAY) // 7 - (first - 1 - _SATURDAY) // 7
+    return saturdays >= _SATURDAYS_MIN and not bool(np.any(days % 7 == _SATURDAY))
 
 
 def is_open_at(calendar: Calendar, time_ns: int) -> bool:
@@ -86,6 +126,9 @@ class AlwaysOpen:
         found = starts_within(from_ns, to_ns, timeframe)
         return found[found >= from_ns]
 
+    def days(self, times_ns: Ints) -> Ints:
+        return times_ns // _DAY_NS
+
 
 class Sessions:
     """A market that opens and closes. Sessions are computed for the years that are asked for, and cached."""
@@ -94,7 +137,7 @@ class Sessions:
         self.name = name
         self._years = (0, 0)
         self._known_ns = 2**63 - 1  # the end of the last day whose sessions are known
-        self._opens = self._closes = np.empty(0, dtype=np.int64)
+        self._opens = self._closes = self._day_ends = np.empty(0, dtype=np.int64)
 
     def is_open(self, times_ns: Ints) -> Bools:
         if not len(times_ns):
@@ -123,6 +166,11 @@ class Sessions:
         found = np.unique(np.concatenate(pieces))
         return found[(found >= from_ns) & (found < to_ns)]
 
+    def days(self, times_ns: Ints) -> Ints:
+        if len(times_ns):
+            self._reach(int(times_ns.min()), int(times_ns.max()))
+        return np.searchsorted(self._day_ends, times_ns, side="right").astype(np.int64)
+
     def _reach(self, from_ns: int, to_ns: int) -> None:
         """Compute the sessions of all years from one time to another, unless they are cached."""
         first, last = _year(from_ns - _MARGIN_NS), _year(to_ns + _MARGIN_NS)
@@ -130,7 +178,7 @@ class Sessions:
             return
         known = self._years if self._years[1] else (first, last)
         wanted = (min(first, known[0]), max(last, known[1]))
-        self._opens, self._closes, self._known_ns = _made(self.name, *wanted)
+        self._opens, self._closes, self._day_ends, self._known_ns = _made(self.name, *wanted)
         self._years = wanted
 
 
@@ -156,15 +204,15 @@ def _year(time_ns: int) -> int:
     return year
 
 
-def _made(name: str, year_first: int, year_last: int) -> tuple[Ints, Ints, int]:
-    """Return opens and closes (ns UTC) of whole years, lunch breaks and daily breaks taken out, and until when they are
-    known: the holidays of some markets are announced year by year."""
+def _made(name: str, year_first: int, year_last: int) -> tuple[Ints, Ints, Ints, int]:
+    """Return opens and closes (ns UTC) of whole years, lunch breaks and daily breaks taken out, the ends of the trading
+    days, and until when they are known: the holidays of some markets are announced year by year."""
     import exchange_calendars
 
     known_ns, end = 2**63 - 1, f"{year_last}-12-31"
     last = type(exchange_calendars.get_calendar(name)).bound_max()
     if last is not None and last.year < year_last <= last.year + _UNKNOWN_YEARS:
-        known_ns, end, year_first = int(last.value) + 86400 * NS, str(last.date()), min(year_first, last.year)
+        known_ns, end, year_first = int(last.value) + _DAY_NS, str(last.date()), min(year_first, last.year)
     try:
         made = exchange_calendars.get_calendar(name, start=f"{year_first}-01-01", end=end)
     except ValueError as error:  # its holidays are unknown so far back or ahead
@@ -174,11 +222,12 @@ def _made(name: str, year_first: int, year_last: int) -> tuple[Ints, Ints, int]:
         closes = _with_daily_break(made, closes, *_DAILY_BREAKS[name])
     if name in _SPECIAL_CLOSES:
         opens, closes = _with_special_closes(name, opens, closes, year_first, year_last)
+    day_ends = closes
     pause = made.break_starts.notna().to_numpy()
     if pause.any():
         opens = np.sort(np.concatenate([opens, _nanos(made.break_ends[pause])]))
         closes = np.sort(np.concatenate([closes, _nanos(made.break_starts[pause])]))
-    return opens, closes, known_ns
+    return opens, closes, day_ends, known_ns
 
 
 def _with_special_closes(name: str, opens: Ints, closes: Ints, year_first: int, year_last: int) -> tuple[Ints, Ints]:

@@ -515,7 +515,8 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
         )
     missing = gaps["bars_expected"] - gaps["bars_present"]
     longest = f", the longest {gaps['longest_gap_bars']} after {gaps['longest_gap_after']}" if missing else ""
-    click.echo(f"\nbars missing: {missing} of {gaps['bars_expected']} ({gaps['gap_pct']:.2f} %){longest}")
+    hours = "" if gaps["calendar"] == "24/7" else f" by the calendar {gaps['calendar']}"
+    click.echo(f"\nbars missing: {missing} of {gaps['bars_expected']} ({gaps['gap_pct']:.2f} %){hours}{longest}")
     click.echo(f"fingerprints: inputs {document['inputs_hash'][:16]}, fills {document['fills_hash'][:16]}")
 
 

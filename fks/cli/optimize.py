@@ -448,8 +448,10 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
     runs = document["monte_carlo"]
     if runs is not None:
         where = "held-back" if runs["of"] == "out_of_sample" else "its own"
-        fall = runs["bootstrap"]["drawdown_pct"]
-        rows.append((f"drawdown, {where} trades drawn again: median, 95 %", f"{fall[2]:.2f} %, {fall[4]:.2f} %"))
+        for method, how in (("bootstrap", "drawn again"), ("blocks", "drawn again in blocks")):
+            if method in runs:  # a result of an older version has no blocks
+                fall = runs[method]["drawdown_pct"]
+                rows.append((f"drawdown, {where} trades {how}: median, 95 %", f"{fall[2]:.2f} %, {fall[4]:.2f} %"))
     width = max(len(label) for label, _ in rows)
     for label, text in rows:
         click.echo(f"  {label:<{width}}  {text}")

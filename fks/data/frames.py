@@ -70,7 +70,7 @@ def frame_of(bars: Bars, **attrs: Any) -> pd.DataFrame:
     import pandas
 
     frame = pandas.DataFrame({name: getattr(bars, name) for name in PRICES}, index=index_of(bars.time_ns))
-    frame.attrs.update(symbol=bars.symbol, timeframe=bars.timeframe, **attrs)
+    frame.attrs.update(symbol=bars.symbol, timeframe=bars.timeframe, calendar=bars.calendar, **attrs)
     return frame
 
 

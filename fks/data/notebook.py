@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from numbers import Integral
 from pathlib import Path
@@ -180,6 +181,8 @@ def _read(
     """Return the listed symbol and exchange, the summary of the series, and the bars."""
     check_timeframe(timeframe)
     first_ns, last_ns, limit = _span(start, end, limit)
+    from fks.history.gaps import calendar_for
+
     now = session()
 
     async def work(db: Database) -> tuple[Listed, Series, Bars]:
@@ -197,7 +200,9 @@ def _read(
             exchange=listed.exchange,
             is_newest=first_ns is None,
         )
-        return listed, state or Series(0, 0, None, None), bars
+        state = state or Series(0, 0, None, None)
+        market = calendar_for(listed.exchange, state.calendar, listed.symbol, bars)
+        return listed, state, replace(bars, calendar=market)
 
     return now.run(work)
 

@@ -60,7 +60,7 @@ class FileBars:
 
     `missing` counts the expected bars that the file lacks, `gaps` the runs of them. `suspects` are outliers and bars
     outside sessions, `suspect_texts` describe them: they are stored, since a crash is no mistake, and reported.
-    `is_calendar_given`: the calendar was chosen, not found by exchange and symbol; it is kept with the series.
+    `is_calendar_kept`: the calendar was chosen, or found by the bars alone; it is stored with the series.
     """
 
     path: Path
@@ -77,7 +77,7 @@ class FileBars:
     suspect_texts: tuple[str, ...]
     notes: tuple[str, ...]
     calendar: str = ALWAYS
-    is_calendar_given: bool = False
+    is_calendar_kept: bool = False
 
 
 def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
@@ -97,7 +97,10 @@ def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
         what = "has no bar that is over" if trades is None else "has no bar whose trades are all in it"
         raise file_error(table.name, what, code="FILE_EMPTY")
     notes = [*source.notes, *table.notes, *mapping.notes, *read.notes]
-    calendar_name = calendar_for(exchange, options.calendar or None, bars.symbol)
+    calendar_name = calendar_for(exchange, options.calendar or None, bars.symbol, bars)
+    is_found = not options.calendar and calendar_name != calendar_for(exchange, None, bars.symbol)
+    if is_found:
+        notes.append(f"its bars keep to the calendar {calendar_name} (another: --calendar NAME)")
     calendar = None if calendar_name == ALWAYS else calendar_of(calendar_name)
     gaps = _gap_lengths(bars, calendar)
     suspects = tuple(
@@ -123,7 +126,7 @@ def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
         tuple(described(fault) for fault in suspects),
         tuple(notes),
         calendar_name,
-        bool(options.calendar),
+        is_found or bool(options.calendar),
     )
 
 

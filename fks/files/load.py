@@ -46,9 +46,9 @@ async def import_file(
     """Store a file's bars; `with_larger` also the larger bars, where no smaller one is missing.
 
     Guarantees: all or nothing, whatever dies meanwhile; twice equals once; stored bars that differ are only replaced
-    when `replaces` says so, also when they come while it is stored; a calendar that a person gave is kept with the
-    series. Without `db` there is nothing to compare with, and it is dry. Errors: InputError BARS_DIFFER;
-    OutageError.
+    when `replaces` says so, also when they come while it is stored; a calendar that a person gave, or that the bars
+    show, is kept with the series. Without `db` there is nothing to compare with, and it is dry.
+    Errors: InputError BARS_DIFFER; OutageError.
     """
     file = file if db is None else await _with_stored_symbol(db, file)
     series = [file.bars]
@@ -118,7 +118,7 @@ async def _attempt(
                 after = (count + merged.inserted, changes + merged.changed)
                 if not replaces and await store.stand(bars, exchange=file.exchange, tx=tx) != after:
                     raise _MetError
-                if file.is_calendar_given:
+                if file.is_calendar_kept:
                     await store.keep_calendar(bars, file.calendar, exchange=file.exchange, tx=tx)
             await QuarantineStore(tx).add(_held(file))
         return Imported(file, done, differing, False)

@@ -11,11 +11,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fks.bars.calendars import ALWAYS, calendar_of
+from fks.bars.calendars import ALWAYS, calendar_of, guess_calendar
 from fks.clock import Clock
 from fks.exchanges.registry import EXCHANGES, capabilities_of
 from fks.futures import futures_calendar
 from fks.model.backoff import Backoff
+from fks.model.bar import Bars
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 from fks.store.db import Database
 from fks.store.gaps import GapStore, KnownGap, Series, Span
@@ -125,14 +126,15 @@ def closed_until(now_ns: int, timeframe: str) -> int:
     return bar_start(now_ns - SETTLE_NS, timeframe)
 
 
-def calendar_for(exchange: str, kept: str | None = None, symbol: str = "") -> str:
+def calendar_for(exchange: str, kept: str | None = None, symbol: str = "", bars: Bars | None = None) -> str:
     """Return the name of a series' calendar: the one stored with it, else that of its exchange; of a futures contract
-    that its exchange has."""
+    that its exchange has. Of an unknown exchange the one that its `bars` keep to, 24/7 without them."""
     if kept is not None:
         return kept
     if exchange in EXCHANGES:
         return capabilities_of(exchange).calendar
-    return futures_calendar(exchange, symbol) or ALWAYS
+    known = futures_calendar(exchange, symbol)
+    return known or (ALWAYS if bars is None else guess_calendar(bars.time_ns, bars.timeframe))
 
 
 def has_empty_bars(exchange: str) -> bool:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from fks.backtest import resample
 from fks.backtest.instrument import guess_instrument
 from fks.futures import contract_of, instrument_of_symbol
+from fks.history.gaps import calendar_for
 from fks.jobs.backtest import Loaded, Request, joined
 from fks.model.bar import Bars
 from fks.model.errors import InputError
@@ -37,11 +38,11 @@ async def load_stored(db: Database, request: Request, columns: ColumnCache | Non
     """
     instrument = await _instrument(db, request)
     store = columns or BarStore(db)
-    native = await _read(store, instrument, request, request.timeframe, request.warmup)
+    native = await _read(db, store, instrument, request, request.timeframe, request.warmup)
     made, stored_minutes = native, None
     if TIMEFRAMES[request.timeframe] > 60 or request.timeframe == "1M":
         minutes = (request.warmup + 2) * ((TIMEFRAMES[request.timeframe] or 31 * 86400) // 60)
-        stored_minutes = await _read(store, instrument, request, "1m", minutes)
+        stored_minutes = await _read(db, store, instrument, request, "1m", minutes)
         made = resample(stored_minutes, request.timeframe)
         if request.start_ns is not None:
             made = made[max(0, int(np.searchsorted(made.time_ns, request.start_ns)) - request.warmup) :]
@@ -98,29 +99,23 @@ def _step(values: npt.NDArray[np.float64]) -> Decimal:
 
 
 async def _read(
-    store: BarStore | ColumnCache, instrument: Instrument, request: Request, timeframe: str, warmup: int
+    db: Database,
+    store: BarStore | ColumnCache,
+    instrument: Instrument,
+    request: Request,
+    timeframe: str,
+    warmup: int,
 ) -> Bars:
-    start_ns = 0 if request.start_ns is None else request.start_ns
-    body = await store.read(instrument.symbol, timeframe, start_ns, request.end_ns, exchange=instrument.exchange)
-    if not start_ns or not warmup:
-        return body
-    head = await store.read(
-        instrument.symbol,
-        timeframe,
-        0,
-        bar_start(start_ns, timeframe),
-        warmup,
-        exchange=instrument.exchange,
-        is_newest=True,
-    )
-    return Bars(
-        instrument.symbol,
-        timeframe,
-        *(
-            np.concatenate([getattr(head, n), getattr(body, n)])
-            for n in ("time_ns", "open", "high", "low", "close", "volume")
-        ),
-    )
+    """Return the stored bars of a request and `warmup` bars before it, with the calendar of their market."""
+    start_ns, symbol, exchange = request.start_ns or 0, instrument.symbol, instrument.exchange
+    bars = await store.read(symbol, timeframe, start_ns, request.end_ns, exchange=exchange)
+    if start_ns and warmup:
+        before_ns = bar_start(start_ns, timeframe)
+        head = await store.read(symbol, timeframe, 0, before_ns, warmup, exchange=exchange, is_newest=True)
+        names = ("time_ns", "open", "high", "low", "close", "volume")
+        bars = Bars(symbol, timeframe, *(np.concatenate([getattr(head, n), getattr(bars, n)]) for n in names))
+    series = await BarStore(db).series(symbol, timeframe, exchange=exchange)
+    return replace(bars, calendar=calendar_for(exchange, None if series is None else series.calendar, symbol, bars))
 
 
 async def _stored(store: BarStore, instrument: Instrument, request: Request) -> str:
@@ -147,6 +142,7 @@ def load_tape(tape: Tape, name: str, request: Request) -> Loaded:
             remedy="leave the exchange out",
         )
     played = tape.bars()
+    played = replace(played, calendar=calendar_for(tape.exchange, None, tape.symbol, played))
     bars = resample(played, request.timeframe)
     end = len(bars) if request.end_ns is None else int(np.searchsorted(bars.time_ns, request.end_ns))
     start = 0 if request.start_ns is None else int(np.searchsorted(bars.time_ns, request.start_ns))

@@ -86,7 +86,9 @@ class Bars:
     """Columns of one (symbol, timeframe), oldest first. Shapes: all (n,). Times ns UTC int64, the rest float64.
 
     What is derived from the columns (`ticks`, `breaks`) is kept: from then on they are read-only.
-    `inputs`: bars of further symbols by folded symbol, aligned row by row by `joined`.
+    `inputs`: bars of further symbols by folded symbol, aligned row by row by `joined`. `calendar`: the market's trading
+    calendar, `24/7` or a name of exchange_calendars (`fks.bars.calendars`); missing bars and trading days follow from
+    it.
     """
 
     symbol: str
@@ -98,6 +100,7 @@ class Bars:
     close: Floats
     volume: Floats
     inputs: Mapping[str, Bars] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
+    calendar: str = field(default="24/7", compare=False, kw_only=True)
     _ticks: Ticks | None = field(default=None, init=False, repr=False, compare=False)
     _breaks: Ints | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -116,6 +119,7 @@ class Bars:
             self.close[part],
             self.volume[part],
             inputs={symbol: bars[part] for symbol, bars in self.inputs.items()} if self.inputs else {},
+            calendar=self.calendar,
         )
         if self._ticks is not None:
             object.__setattr__(view, "_ticks", self._ticks[part])
@@ -147,7 +151,7 @@ class Bars:
                 column = np.full(len(self), np.nan)
                 column[is_there] = getattr(other, name)[place[is_there]]
                 columns.append(column)
-            found[folded(symbol)] = Bars(other.symbol, other.timeframe, self.time_ns, *columns)
+            found[folded(symbol)] = Bars(other.symbol, other.timeframe, self.time_ns, *columns, calendar=other.calendar)
         return replace(self, inputs=found)
 
     @property

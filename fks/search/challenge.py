@@ -16,11 +16,10 @@ from pydantic import ConfigDict
 
 from fks.backtest import Result
 from fks.model.bar import Bars, Floats, Ints
-from fks.search.objectives import period_of, period_returns
+from fks.search.objectives import Period, period_of, period_returns
 from fks.search.overfitting import deflated_sharpe, moments, sharpe
 from fks.strategies.base import Decisions, Strategy
 
-_YEAR_S = 365 * 86_400
 PERIODS_MIN = 30  # of returns; with fewer the test says nothing, whatever its value
 
 
@@ -66,11 +65,11 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """Returns of a challenger and of its champion over the same periods of `period_s` seconds; profits in quote."""
+    """Returns of a challenger and of its champion over the same periods; profits in quote."""
 
     values: Floats
     champion: Floats
-    period_s: int
+    period: Period
     from_ns: int
     to_ns: int
     bars: int
@@ -89,11 +88,11 @@ def excess_of(challenger: Result, champion: Result) -> Excess:
     start_ns = max(int(one.bars.time_ns[one.first]) for one in (challenger, champion))
     times, equity, cash = _from(challenger, start_ns)
     _, other, other_cash = _from(champion, start_ns)
-    period_s = period_of(times)
+    period = period_of(challenger.bars[-len(times) :])
     return Excess(
-        period_returns(times, equity, cash, period_s),
-        period_returns(times, other, other_cash, period_s),
-        period_s,
+        period_returns(times, equity, cash, period),
+        period_returns(times, other, other_cash, period),
+        period,
         start_ns,
         int(times[-1]),
         len(times),
@@ -127,7 +126,7 @@ def evaluate_excess(excess: Excess, rules: Rules, *, trials: int, others: Sequen
     spread = float(ratios.var(ddof=1)) if len(ratios) > 1 else 0.0
     variance = max(spread, 1.0 / max(periods - 1, 1))
     found = deflated_sharpe(observed, periods, trials=trials, variance=variance, skew=skew, kurtosis=kurtosis)
-    yearly = sqrt(_YEAR_S / excess.period_s)
+    yearly = sqrt(excess.period.per_year)
     findings = []
     if excess.bars < rules.bars_min:
         findings.append(f"{excess.bars} bars were decided on, and {rules.bars_min} are needed")
@@ -145,7 +144,7 @@ def evaluate_excess(excess: Excess, rules: Rules, *, trials: int, others: Sequen
     return {
         "bars": excess.bars,
         "trades": excess.trades,
-        "period_s": excess.period_s,
+        "period_s": excess.period.seconds,
         "periods": periods,
         "sharpe": round((sharpe(excess.values) or 0.0) * yearly, 6),
         "champion_sharpe": round((sharpe(excess.champion) or 0.0) * yearly, 6),

@@ -109,18 +109,20 @@ def _run(task: Task, strategy: Strategy, part: Range) -> Result:
 
 def _returns(task: Task, strategy: Strategy, part: Range) -> Returns:
     result = _run(task, strategy, part)
-    period_s = period_of(task.bars.time_ns)
+    period = period_of(task.bars)
     cash = float(task.setup.cash)
-    values = period_returns(result.bars.time_ns[result.first :], result.equity, cash, period_s)
-    return Returns(values, period_s, result.pnl, cash)
+    values = period_returns(result.bars.time_ns[result.first :], result.equity, cash, period)
+    return Returns.of(values, period, result.pnl, cash)
 
 
 def joined(parts: list[Returns]) -> Returns:
     """Return runs one after the other as one."""
     if len(parts) == 1:
         return parts[0]
-    values = np.concatenate([part.values for part in parts])
-    return Returns(values, parts[0].period_s, np.concatenate([part.pnl for part in parts]), parts[0].cash)
+    values, pnl, trades = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "pnl", "trades")
+    )
+    return Returns(values, parts[0].period, pnl, parts[0].cash, trades)
 
 
 def _parts(ranges: tuple[Range, ...], count: int) -> tuple[Range, ...]:

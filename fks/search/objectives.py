@@ -8,44 +8,72 @@ from math import expm1, log, sqrt
 
 import numpy as np
 
-from fks.model.bar import Floats, Ints
+from fks.backtest.series import DAYS_PER_YEAR
+from fks.bars.calendars import ALWAYS, calendar_of
+from fks.model.bar import Bars, Floats, Ints
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
 from fks.search.overfitting import moments, sharpe
 
 Metrics = Mapping[str, float]
 _YEAR_S = 365 * 86_400
+_DAY_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The periods in which a tape is judged: their length in seconds (a day is a trading day of `calendar`), and how
+    many of them a year has."""
+
+    seconds: int
+    per_year: float
+    calendar: str = ALWAYS
 
 
 @dataclass(frozen=True, slots=True)
 class Returns:
-    """Returns of a run per period of `period_s` seconds, its trades' profits in quote, and its starting cash."""
+    """Returns of a run per period, its trades' profits in quote, its starting cash, and the trades' profits as
+    fractions of the equity that the earlier ones left (-1 where that was 0 or less)."""
 
     values: Floats
-    period_s: int
+    period: Period
     pnl: Floats
     cash: float
+    trades: Floats
+
+    @staticmethod
+    def of(values: Floats, period: Period, pnl: Floats, cash: float) -> Returns:
+        """Return the returns of a run that began with `cash`."""
+        before = cash + np.concatenate([[0.0], np.cumsum(pnl)[:-1]]) if len(pnl) else np.zeros(0)
+        share = np.divide(pnl, before, out=np.full(len(pnl), -1.0), where=before > 0)
+        return Returns(values, period, pnl, cash, share)
 
 
-def period_of(time_ns: Ints) -> int:
-    """Return the length of the periods in which a tape of these bars is judged, in seconds: a day when there are 60 of
-    them, else an hour when there are 60 of those, else a minute."""
-    span_s = float(time_ns[-1] - time_ns[0]) / NS if len(time_ns) else 0.0
-    return next((period for period in (86_400, 3_600) if span_s >= 60 * period), 60)
+def period_of(bars: Bars) -> Period:
+    """Return the periods in which a tape of these bars is judged: days when there are 60 of them, else hours when there
+    are 60 of those, else minutes.
+
+    A year has 365 days of a market that never closes, else 252, and as many hours or minutes as have bars on its days.
+    """
+    span_s = float(bars.time_ns[-1] - bars.time_ns[0]) / NS if len(bars) else 0.0
+    seconds = next((period for period in (_DAY_S, 3_600) if span_s >= 60 * period), 60)
+    if bars.calendar == ALWAYS or not len(bars):
+        return Period(seconds, _YEAR_S / seconds)
+    on_a_day = 1.0
+    if seconds < _DAY_S:
+        count = len(np.unique(bars.time_ns // (seconds * NS)))
+        on_a_day = count / len(np.unique(calendar_of(bars.calendar).days(bars.time_ns)))
+    return Period(seconds, DAYS_PER_YEAR * on_a_day, bars.calendar)
 
 
-def period_returns(time_ns: Ints, equity: Floats, cash: float, period_s: int) -> Floats:
+def period_returns(time_ns: Ints, equity: Floats, cash: float, period: Period) -> Floats:
     """Return the simple returns of equity from the end of one period to the next; the first is against `cash`.
 
     Shapes: (n,), (n,) -> (periods with bars,). Once equity reached 0 or less, one return is -1 and the rest are 0.
     """
     if not len(time_ns):
         return np.zeros(0)
-    first, last = (int(time_ns[place]) // (period_s * NS) for place in (0, -1))
-    starts = np.arange(first + 1, last + 1, dtype=np.int64) * (period_s * NS)
-    ends = np.unique(
-        np.append(np.searchsorted(time_ns, starts) - 1, len(time_ns) - 1)
-    )  # a period without bars has none
+    ends = _ends(time_ns, period)
     values = np.concatenate([[cash], equity[ends]])
     broke = np.flatnonzero(values <= 0)
     if len(broke):
@@ -55,15 +83,26 @@ def period_returns(time_ns: Ints, equity: Floats, cash: float, period_s: int) ->
     return found
 
 
+def _ends(time_ns: Ints, period: Period) -> Ints:
+    """Return the last bar of each period that has one."""
+    if period.calendar != ALWAYS and period.seconds == _DAY_S:
+        days = calendar_of(period.calendar).days(time_ns)
+        return np.flatnonzero(np.diff(days, append=days[-1:] + 1))
+    step_ns = period.seconds * NS
+    first, last = (int(time_ns[place]) // step_ns for place in (0, -1))
+    starts = np.arange(first + 1, last + 1, dtype=np.int64) * step_ns
+    return np.unique(np.append(np.searchsorted(time_ns, starts) - 1, len(time_ns) - 1))
+
+
 def metrics_of(returns: Returns) -> dict[str, float]:
     """Return the measures of a run; one that cannot be computed is missing.
 
     `sharpe_period`: mean over standard deviation of period returns, no risk-free rate; `sharpe`: times the root of the
-    periods in 365 days. `sortino`: over the root mean square of the losses. `calmar`: yearly return over the largest
+    periods in a year. `sortino`: over the root mean square of the losses. `calmar`: yearly return over the largest
     drawdown. Returns and drawdowns in percent, compounded over the periods.
     """
     values, pnl = returns.values, returns.pnl
-    year = _YEAR_S / returns.period_s
+    year = returns.period.per_year
     skew, kurtosis = moments(values)
     growth = np.cumprod(1.0 + values) if len(values) else np.ones(1)
     peaks = np.maximum(np.maximum.accumulate(growth), 1.0)
@@ -75,6 +114,7 @@ def metrics_of(returns: Returns) -> dict[str, float]:
         "trades": float(len(pnl)),
         "net_profit": float(pnl.sum()),
         "periods": float(len(values)),
+        "period_s": float(returns.period.seconds),
         "skew": skew,
         "kurtosis": kurtosis,
     }

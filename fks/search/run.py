@@ -19,8 +19,9 @@ from fks.backtest.gaps import ensure_whole
 from fks.model.bar import Bars, Floats
 from fks.model.errors import FksError, InputError
 from fks.model.timeframe import iso
+from fks.risk.sizing import Sizing
 from fks.search.evaluate import Task, Trial, evaluate, evaluate_ranges, joined
-from fks.search.montecarlo import resample_trades
+from fks.search.montecarlo import METHODS, resample_trades
 from fks.search.objectives import Returns, check_objectives, metrics_of, values_of
 from fks.search.overfitting import (
     backtest_overfitting,
@@ -388,7 +389,6 @@ def _overfitting_of(fold: _Fold, winner: Trial) -> dict[str, Any]:
     if winner.sums is not None and winner.number % fold.stride:
         compared.append(winner.sums)
     crossed = backtest_overfitting(np.stack(compared)) if len(compared) > 1 else None
-    year = 365 * 86_400
     span = metrics.get("sharpe", 0.0) / observed if observed else 0.0
     bar = expected_best_sharpe(trials, variance)
     return {
@@ -396,7 +396,7 @@ def _overfitting_of(fold: _Fold, winner: Trial) -> dict[str, Any]:
         "periods": periods,
         "sharpe": _rounded(metrics.get("sharpe", 0.0)),
         "sharpe_without_skill": _rounded(bar * span) if span else None,
-        "period_s": round(year / span**2) if span else None,
+        "period_s": round(metrics["period_s"]) if "period_s" in metrics and span else None,
         "probabilistic_sharpe": round(probabilistic_sharpe(observed, periods, **shape), 6),
         "deflated_sharpe": round(deflated_sharpe(observed, periods, trials=trials, variance=variance, **shape), 6),
         "periods_needed": track_record_needed(observed, benchmark=bar, **shape),
@@ -430,9 +430,10 @@ def _histories(task: Task, winner: Trial, outside: dict[str, Any] | None) -> dic
         returns: Returns = outside["returns"]
     else:
         returns = evaluate_ranges(task, winner.params, task.splits[-1].train)
-    found = {}
-    for method in ("bootstrap", "shuffle"):
-        runs = resample_trades(returns.pnl.tolist(), returns.cash, method=method, seed=task.plan.seed)
+    found, compounds = {}, Sizing.parse(task.setup.sizing).needs_equity
+    trades = returns.trades if compounds else returns.pnl
+    for method in METHODS:
+        runs = resample_trades(trades.tolist(), returns.cash, method=method, compounds=compounds, seed=task.plan.seed)
         if runs is None:
             return None
         found[method] = runs.as_dict()

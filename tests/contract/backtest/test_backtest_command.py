@@ -13,8 +13,12 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pandas
 import pytest
 
+from fks.backtest import bars_from_frame, setup_for
+from fks.backtest import run as run_backtest
+from fks.bars.calendars import calendar_of
 from fks.cli import cli
 from fks.cli.backtest import sparkline
 from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
@@ -26,6 +30,7 @@ from fks.jobs.fingerprint import fingerprint
 from fks.jobs.runner import run_one
 from fks.model.bar import Bars
 from fks.model.tape import Tape
+from fks.model.timeframe import iso
 from fks.servers.embedded import postgres_pid
 from fks.store.bars import BarStore
 from fks.store.db import Database
@@ -33,6 +38,7 @@ from fks.store.jobs import JobStore
 from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.pairs import Pairs
 from fks.strategies.registry import load_catalogue
+from fks.strategies.sma_cross import SmaCross
 from tests.support.gateway import running
 from tests.support.packed_tapes import pack_tape
 
@@ -119,6 +125,37 @@ def test_the_store_of_a_stopped_system_is_opened_and_closed_again(fks: Shell) ->
     assert stored["fills_hash"] == of_the_sample["fills_hash"]
     assert stored["source"] != of_the_sample["source"]
     assert postgres_pid(Paths.of(fks.home)) is None
+
+
+def _shares(folder: Path, name: str, *, hole: slice = slice(0)) -> Path:
+    """Write hours of shares in New York from January to July 2025, as a file, without those of `hole`."""
+    times = calendar_of("XNYS").expected("1h", 1_735_776_000_000_000_000, 1_751_328_000_000_000_000)
+    times = np.delete(times, np.arange(len(times))[hole])
+    bars = replace(synthetic(len(times), "1h"), time_ns=times)
+    columns = (bars.open, bars.high, bars.low, bars.close, bars.volume)
+    rows = [f"{iso(int(at))},{','.join(str(column[row]) for column in columns)}" for row, at in enumerate(times)]
+    file = folder / f"{name}.csv"
+    file.write_text("time,open,high,low,close,volume\n" + "\n".join(rows) + "\n")
+    return file
+
+
+def test_shares_run_by_the_calendar_of_their_import(fks: Shell, tmp_path: Path) -> None:
+    load = ("data", "import", "--exchange", "nyse", "--timeframe", "1h", "--symbol")
+    assert "XNYS" in fks(*load, "SPY", str(_shares(tmp_path, "SPY")))[1]
+    assert fks(*load, "QQQ", "--calendar", "XNYS", str(_shares(tmp_path, "QQQ", hole=slice(300, 340))))[0] == OK
+    command = ("backtest", "run", "sma_cross", "--set", "fast=3", "--set", "slow=7", "--timeframe", "1h", "--symbol")
+    document = fks.json(*command, "SPY")
+    assert document["gaps"] | {"bars_present": 0} == {
+        "bars_expected": 854, "bars_present": 0, "longest_gap_bars": 0, "longest_gap_after": None, "gaps": 0,
+        "gap_pct": 0.0, "calendar": "XNYS",
+    }  # fmt: skip
+    frame = pandas.read_csv(tmp_path / "SPY.csv")
+    bars = bars_from_frame(frame, symbol="SPY")
+    in_python = run_backtest(SmaCross(fast=3, slow=7), bars, setup_for(bars))
+    assert (bars.calendar, len(in_python.fills)) == ("XNYS", document["statistics"]["trades"] * 2)
+    assert in_python.statistics.sharpe == pytest.approx(document["statistics"]["sharpe"])
+    code, _, err = fks(*command, "QQQ")
+    assert (code, "misses 4.68 % of its bars (40 of 854" in err) == (DENIED, True), err
 
 
 def test_the_document_is_complete_and_the_same_every_time(fks: Shell) -> None:

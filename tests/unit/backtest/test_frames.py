@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, ClassVar
 
@@ -12,11 +13,18 @@ import pandas as pd
 import pytest
 
 import fks.backtest as bt
+from fks.backtest.series import periods_of
+from fks.bars.calendars import calendar_of
 from fks.model.bar import Bars
-from fks.model.errors import InputError
+from fks.model.errors import ConfigError, InputError
 from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.check import synthetic
 from fks.strategies.sma_cross import SmaCross
+
+DAYS = pd.DatetimeIndex(
+    calendar_of("XNYS").expected("1d", pd.Timestamp("2024-01-01").value, pd.Timestamp("2026-01-01").value)
+)
+DAYS_2025 = DAYS[(DAYS >= "2025-01-01") & (DAYS < "2025-12-31")]
 
 
 def frame(count: int = 6, freq: str = "1h", **attrs: str) -> pd.DataFrame:
@@ -103,12 +111,61 @@ def test_values_of_a_setup_may_be_numbers_or_text() -> None:
             bt.setup_for(bars, **wrong)
 
 
-def test_gaps_are_allowed_where_the_market_closes_at_weekends() -> None:
-    index = pd.bdate_range("2026-01-01", periods=30)
-    stock = frame(30).set_axis(index)
-    assert bt.setup_for(bt.bars_from_frame(stock)).allow_gaps
-    assert not bt.setup_for(bt.bars_from_frame(frame(200))).allow_gaps
-    assert not bt.setup_for(bt.bars_from_frame(frame(6))).allow_gaps  # hours of one Thursday
+def test_bars_have_the_calendar_that_is_named_or_that_they_keep_to() -> None:
+    days = frame(260).set_axis(pd.bdate_range("2025-01-01", periods=260))
+    shares = frame(len(DAYS)).set_axis(DAYS)
+    assert bt.bars_from_frame(shares).calendar == "XNYS"
+    assert bt.bars_from_frame(days).calendar == "24/5", "it trades on holidays"
+    assert bt.bars_from_frame(frame(200)).calendar == "24/7"
+    assert bt.bars_from_frame(frame(6)).calendar == "24/7"  # hours of one Thursday
+    assert bt.bars_from_frame(frame(6), symbol="NQ 06-26").calendar == "CMES"
+    assert bt.bars_from_frame(shares, calendar="XETR").calendar == "XETR"
+    assert bt.bars_from_frame(frame(6, calendar="XLON")).calendar == "XLON"
+    with pytest.raises(ConfigError, match="no calendar is called 'NYSE2'"):
+        bt.bars_from_frame(shares, calendar="NYSE2")
+
+
+def hours(**changes: Any) -> Bars:
+    """Return the hours of shares in New York, 2025: 7 a day, those of early closes 4."""
+    times = calendar_of("XNYS").expected("1h", pd.Timestamp("2025-01-02").value, pd.Timestamp("2025-12-31").value)
+    made = synthetic(len(times), "1h")
+    return replace(made, time_ns=times, **{"calendar": "XNYS", **changes})
+
+
+def test_nights_weekends_and_holidays_of_a_market_are_no_gaps() -> None:
+    result = bt.run(SmaCross(fast=3, slow=7), hours())
+    assert len(result.trades) > 50
+    assert result.gaps.as_dict() == {
+        "bars_expected": 1734, "bars_present": 1734, "longest_gap_bars": 0, "longest_gap_after": None, "gaps": 0,
+        "gap_pct": 0.0, "calendar": "XNYS",
+    }  # fmt: skip
+    with pytest.raises(
+        InputError, match=r"after a gap of more than 10 bars.*calendar of a market that closes \(this is 24/7\)"
+    ):
+        bt.run(SmaCross(fast=3, slow=7), hours(calendar="24/7"))
+    whole, keep = hours(), np.ones(1734, dtype=bool)
+    keep[500:580] = False
+    columns = {name: getattr(whole, name)[keep] for name in ("time_ns", "open", "high", "low", "close", "volume")}
+    with pytest.raises(bt.TapeRefused, match=r"misses 4.61 % of its bars \(80 of 1734, limit 1 %\)"):
+        bt.run(SmaCross(fast=3, slow=7), replace(whole, **columns))
+
+
+def test_a_calendar_decides_days_and_years_and_is_part_of_the_fingerprint() -> None:
+    result = bt.run(SmaCross(fast=3, slow=7), hours())
+    periods = periods_of(result)
+    assert (len(periods.returns), periods.per_year) == (len(DAYS_2025) - 1, 252.0)  # the warm-up is 8 hours
+    assert result.statistics.sharpe == pytest.approx(
+        periods.returns.mean() / periods.returns.std(ddof=1) * np.sqrt(252)
+    )
+    other = bt.run(SmaCross(fast=3, slow=7), hours(calendar="XNAS"), bt.setup_for(hours(), allow_gaps=True))
+    allowed = bt.run(SmaCross(fast=3, slow=7), hours(), bt.setup_for(hours(), allow_gaps=True))
+    assert (other.fills_hash, other.inputs_hash != allowed.inputs_hash) == (allowed.fills_hash, True)
+
+
+def test_bars_of_a_day_are_made_of_the_hours_of_its_session() -> None:
+    days = bt.resample(hours(), "1d")
+    assert (len(days), days.calendar) == (len(DAYS_2025), "XNYS")
+    assert days.time_ns.tolist() == [day.value for day in DAYS_2025]
 
 
 def test_a_run_without_a_setup_takes_the_one_derived_from_its_bars() -> None:

@@ -187,7 +187,7 @@ def test_an_account_that_lost_everything_has_no_rate_of_growth() -> None:
 def test_markets_that_close_at_weekends_have_252_days_a_year() -> None:
     days = [day for day in range(28) if (day + 3) % 7 not in (5, 6)]  # 2026-01-01 is a Thursday
     bars = tape([(100, 101, 99, 100)] * len(days), "1d")
-    bars = replace(bars, time_ns=START_NS + np.array(days, dtype=np.int64) * 86_400 * NS)
+    bars = replace(bars, time_ns=START_NS + np.array(days, dtype=np.int64) * 86_400 * NS, calendar="24/5")
     assert periods_of(run(Scripted(target=(1,)), bars)).per_year == 252.0
 
 

@@ -264,9 +264,9 @@ def test_ninjatraders_futures_have_the_calendar_of_globex(tmp_path: Path) -> Non
     friday = "20250314 205900;10;12;9;11;5\n20250314 210000;10;12;9;11;5\n"  # the last minutes of a week
     sunday = "20250316 220100;10;12;9;11;5\n20250316 220200;10;12;9;11;5\n"
     found = read(tmp_path / "ES 06-25.Last.txt", friday + sunday, ImportOptions())
-    assert (found.calendar, found.is_calendar_given, found.missing, found.suspects) == ("CMES", False, 0, ())
+    assert (found.calendar, found.is_calendar_kept, found.missing, found.suspects) == ("CMES", False, 0, ())
     chosen = read(tmp_path / "ES 06-25.Last.txt", friday + sunday, ImportOptions(calendar="24/7"))
-    assert (chosen.calendar, chosen.is_calendar_given, chosen.missing) == ("24/7", True, 2940)
+    assert (chosen.calendar, chosen.is_calendar_kept, chosen.missing) == ("24/7", True, 2940)
     stock = read(tmp_path / "x.txt", friday + sunday, ImportOptions(symbol="AAPL"))
     assert (stock.exchange, stock.calendar) == ("ninjatrader", "24/7")
 

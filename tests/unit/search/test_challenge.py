@@ -9,6 +9,7 @@ import pytest
 
 from fks.backtest import Setup, setup_for
 from fks.search.challenge import Change, Excess, Recorded, Rules, evaluate_excess, excess_of
+from fks.search.objectives import Period
 from fks.strategies.base import evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.sma_cross import SmaCross
@@ -59,7 +60,15 @@ def test_both_are_compared_from_the_first_common_bar_on() -> None:
 def excess(mean: float, count: int = 400, seed: int = 1, *, bars: int = 10_000, trades: int = 100) -> Excess:
     dice = np.random.default_rng(seed)
     return Excess(
-        dice.normal(mean, 1.0, count) / 100, np.zeros(count), 3_600, 0, 1, bars, trades, profit=1.0, champion_profit=0.0
+        dice.normal(mean, 1.0, count) / 100,
+        np.zeros(count),
+        Period(3_600, 8760.0),
+        0,
+        1,
+        bars,
+        trades,
+        profit=1.0,
+        champion_profit=0.0,
     )
 
 

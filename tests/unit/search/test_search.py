@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import Field
 
 from fks.backtest import TapeRefused
@@ -26,7 +28,7 @@ from fks.search import (
     search,
     task_of,
 )
-from fks.search.objectives import Returns
+from fks.search.objectives import Period, Returns
 from fks.strategies.base import Decisions, Strategy
 from tests.support.backtests import run
 from tests.support.no_skill import Coin, free_setup, walk
@@ -240,16 +242,18 @@ def test_unknown_objectives_are_refused() -> None:
 def test_period_returns_compound_to_the_equity() -> None:
     dice = np.random.Generator(np.random.PCG64(2))
     equity = 10_000.0 + np.cumsum(dice.normal(0, 10, 1500))
-    values = period_returns(BARS.time_ns, equity, 10_000.0, 86_400)
+    values = period_returns(BARS.time_ns, equity, 10_000.0, Period(86_400, 365.0))
     assert len(values) == 63
     assert np.prod(1 + values) == pytest.approx(equity[-1] / 10_000.0)
-    broke = period_returns(BARS.time_ns, np.where(np.arange(1500) > 700, -5.0, 100.0), 100.0, 86_400)
+    broke = period_returns(BARS.time_ns, np.where(np.arange(1500) > 700, -5.0, 100.0), 100.0, Period(86_400, 365.0))
     assert broke.min() == -1.0
     assert np.isfinite(broke).all()
 
 
 def test_measures_are_those_written_out_by_hand() -> None:
-    found = metrics_of(Returns(np.array([0.01, -0.02, 0.03]), 86_400, np.array([3.0, -1.0, 2.0]), 100.0))
+    found = metrics_of(
+        Returns.of(np.array([0.01, -0.02, 0.03]), Period(86_400, 365.0), np.array([3.0, -1.0, 2.0]), 100.0)
+    )
     assert found["return_pct"] == pytest.approx(100 * (1.01 * 0.98 * 1.03 - 1))
     assert found["max_drawdown_pct"] == pytest.approx(2.0)
     assert found["sharpe"] == pytest.approx(np.mean([1, -2, 3]) / np.std([1, -2, 3], ddof=1) * np.sqrt(365))
@@ -279,6 +283,34 @@ def test_a_bootstrap_has_the_mean_and_spread_of_its_trades() -> None:
     spread = pnl.std() * np.sqrt(400)
     assert found.profit[2] == pytest.approx(pnl.sum(), abs=0.1 * spread)
     assert found.profit[4] - found.profit[0] == pytest.approx(2 * 1.645 * spread, rel=0.05)
+
+
+def test_shares_of_the_equity_compound_and_no_history_loses_more_than_all() -> None:
+    halves = resample_trades([1.0, -0.5] * 20, 1000.0, method="shuffle", compounds=True)
+    assert halves is not None
+    assert set(halves.profit) == {0.0}, "doubling and halving end where they began"
+    added = resample_trades([-400.0] * 10, 1000.0)
+    assert added is not None
+    assert (set(added.drawdown_pct), set(added.profit), added.ruin_share) == ({100.0}, {-1000.0}, 1.0)
+
+
+def test_losses_that_cluster_fall_deeper_in_blocks() -> None:
+    pnl = ([5.0] * 25 + [-20.0] * 5) * 20
+    one, blocks = (resample_trades(pnl, 10_000.0, method=method) for method in ("bootstrap", "blocks"))
+    assert one is not None
+    assert blocks is not None
+    assert (one.block, blocks.block) == (1, 8)
+    assert blocks.drawdown_pct[4] > 1.3 * one.drawdown_pct[4]
+
+
+@given(st.lists(st.floats(-900.0, 900.0), min_size=1, max_size=30))
+def test_trades_as_fractions_lead_to_the_same_equity(pnl: list[float]) -> None:
+    found = Returns.of(np.zeros(0), Period(60, 1.0), np.array(pnl), 1000.0)
+    equity = 1000.0 + np.cumsum(pnl)
+    alive = int(np.argmax(equity <= 0)) if (equity <= 0).any() else len(pnl)
+    assert np.allclose(1000.0 * np.cumprod(1.0 + found.trades[:alive]), equity[:alive])
+    spent = found.trades[alive + 1 :][equity[alive:-1] <= 0]
+    assert (spent == -1.0).all()
 
 
 def test_a_plateau_and_a_peak_are_distinguished() -> None:

@@ -20,10 +20,11 @@ from fks.backtest.account_statistics import AccountStatistics, Correlations, acc
 from fks.backtest.backtest import Backtest
 from fks.backtest.gaps import ensure_inputs, ensure_seen, ensure_whole, find_gaps
 from fks.backtest.instrument import setup_for
+from fks.backtest.limits import UNLIMITED
 from fks.backtest.reference import Walker
 from fks.backtest.result import Setup
 from fks.backtest.rows import FillRow, plain
-from fks.backtest.run import anchored, check_beginning, is_holding
+from fks.backtest.run import anchored, check_tape, is_holding
 from fks.config.risk import Risk
 from fks.model.bar import Bars
 from fks.model.errors import InputError
@@ -68,19 +69,19 @@ def run_account(
 ) -> AccountBacktest:
     """Return what the members would have traded together on one account.
 
-    `cash` is in the quote currency, which all members share. `limits`: `fks.backtest.limits.UNLIMITED` for none, by
-    default those of [risk]. Decisions are made as `fks.backtest.run` makes them; a member with no bar to fill on at one
+    `cash` is in the quote currency, which all members share. `limits`: None for none, `Risk()` for
+    the defaults of [risk]. Decisions are made as `fks.backtest.run` makes them; a member with no bar to fill on at one
     moment does not hold up the others. `check=False` leaves the check of the strategies out, as there.
     Errors: InputError ACCOUNT_MEMBERS, ACCOUNT_CURRENCY, ACCOUNT_INSTRUMENT, CORRELATION_TIMEFRAME, NO_DATA,
     ENTRY_UNSUPPORTED; TapeRefused, StrategyError.
     """
-    start, limits = Decimal(cash), Risk() if limits is None else limits
+    start, limits = Decimal(cash), UNLIMITED if limits is None else limits
     names = _names(members)
     setups = _setups(members, start, limits)
     _ensure_one_account(members, setups, limits)
     if check:
         for member in members:
-            check_beginning(member.strategy, member.bars)
+            check_tape(member.strategy, member.bars)
     parts = [
         anchored(member.strategy, member.bars, setup.start_ns) for member, setup in zip(members, setups, strict=True)
     ]

@@ -63,7 +63,7 @@ def setup_for(
     slippage: str = "none",
     can_short: bool = False,
     allow_gaps: bool = False,
-    limits: bool = True,
+    limits: bool = False,
     collar_pct: object = None,
 ) -> Setup:
     """Return the setup that `run` takes when none is given, with some of its values changed.
@@ -71,9 +71,9 @@ def setup_for(
     Units: `cash` and, for `notional` sizing, `size` in quote; `size` in base for `quantity`, in percent for the others
     (`fks.risk.sizing`); `fee_rate` is a fraction of each fill, of makers `fee_rate_maker` (None: the same); `slippage`
     is `none`, `2 ticks`, `5 bps`, `0.1 range`. Numbers may be int, float, Decimal or text. `can_short` takes fees in
-    quote, as derivatives do. `limits=False` leaves the [risk] limits out. With `collar_pct` a market entry with SL or
-    TP expires beyond that many percent from the close. Errors: InputError for a value that is no number or is out of
-    range.
+    quote, as derivatives do. `limits=True` holds entries to the default limits of [risk]. With `collar_pct` a market
+    entry with SL or TP expires beyond that many percent from the close. Errors: InputError for a value that is no
+    number or is out of range.
     """
     instrument = instrument_of(bars)
     return Setup(

@@ -18,7 +18,7 @@ from fks.model.bar import Bars, Ints
 from fks.model.errors import InputError
 from fks.model.timeframe import TIMEFRAMES, iso
 from fks.strategies.base import Strategy, checked, decide, target_wrong
-from fks.strategies.check import ensure_checked
+from fks.strategies.check import ensure_causal, ensure_checked
 
 EngineName = Literal["auto", "compiled", "reference"]
 
@@ -39,7 +39,8 @@ def run(
 ) -> Backtest:
     """Return what `strategy` would have traded on `bars`. Without a setup: `setup_for(bars)`.
 
-    The strategy is checked first (`check_beginning`), which evaluates it about 150 times on up to 3,000 bars;
+    The strategy is checked first (`check_tape`), which evaluates it about 150 times on up to 3,000 bars and 20 times on
+    parts of all of them;
     `check=False` leaves that out, for one that was checked before.
 
     The anchor is the bar `strategy.warmup()` bars before `setup.start_ns` (or the first one); the first decision is
@@ -55,7 +56,7 @@ def run(
     """
     setup = setup_for(bars) if setup is None else setup
     if check:
-        check_beginning(strategy, bars)
+        check_tape(strategy, bars)
     _ = bars.ticks, bars.breaks  # kept by these bars, so that the next run on them has them
     part = anchored(strategy, bars, setup.start_ns)
     first = strategy.warmup()
@@ -70,10 +71,14 @@ def run(
     return Backtest(strategy, part, first, setup, gaps, outcome, finer)
 
 
-def check_beginning(strategy: Strategy, bars: Bars) -> None:
-    """Refuse a strategy that looks ahead or warms up too briefly, on synthetic bars and on the first of `bars`: 3,000,
-    or four times its warm-up. Errors: StrategyError, as `fks.strategies.check.ensure_checked`."""
-    ensure_checked(strategy, [bars[: max(CHECK_BARS, 4 * strategy.warmup())]])
+def check_tape(strategy: Strategy, bars: Bars) -> None:
+    """Refuse a strategy that looks ahead or warms up too briefly, on synthetic bars and on the first of `bars` (3,000,
+    or four times its warm-up), and one that looks ahead anywhere on them. Errors: StrategyError, as
+    `fks.strategies.check.ensure_checked`."""
+    first = max(CHECK_BARS, 4 * strategy.warmup())
+    ensure_checked(strategy, [bars[:first]])
+    if len(bars) > first:
+        ensure_causal(strategy, bars)
 
 
 def _ensure_finer(bars: Bars, finer: Bars | None) -> None:

@@ -82,9 +82,9 @@ def market_options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option(
                 "--limits/--no-limits",
-                default=True,
+                default=False,
                 show_default=True,
-                help="Hold entries to the [risk] limits, as live does.",
+                help="Hold entries to the [risk] limits of the settings, as live does.",
             ),
         )
     ):
@@ -505,6 +505,8 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
     _show_equity(document, columns)
     _show_metrics(s, document.get("metrics", {}), columns)
     _show_months(document.get("months", []), s)
+    if not document["limits"]:
+        click.echo("  risk limits: off (--limits: those of the settings)")
     if document["denied"]:
         click.echo("  denied: " + ", ".join(f"{count} × {code}" for code, count in document["denied"].items()))
     if document.get("expired"):

@@ -48,7 +48,7 @@ class AccountSpec(BaseModel):
 
     members: tuple[AccountMember, ...] = Field(min_length=1, max_length=100)
     cash: Exact = Field(Decimal(10_000), gt=0, le=AMOUNT_MAX)
-    limits: bool = True
+    limits: bool = False
     risk: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -59,6 +59,8 @@ class AccountSpec(BaseModel):
             return spec
         own = {name: spec[name] for name in ("members", "cash", "limits", "risk") if name in spec}
         common = {name: value for name, value in spec.items() if name not in own}
+        if own.get("risk") and "limits" not in own:
+            own["limits"] = True
         account = {name: own[name] for name in _OF_ACCOUNT if name in own}
         members = []
         for number, member in enumerate(own["members"]):

@@ -14,7 +14,7 @@ from fks.backtest import Result, Setup, run
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
 from fks.backtest.rows import AMOUNT_MAX
-from fks.backtest.run import check_beginning
+from fks.backtest.run import check_tape
 from fks.config.settings import Costs, Risk
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel, Slippage
@@ -52,7 +52,7 @@ class BacktestSpec(BaseModel):
     collar_pct: Exact | None = Field(None, ge=0, le=10, exclude_if=lambda value: value is None)
     allow_gaps: bool = False
     allow_short: bool = False
-    limits: bool = True  # the node's [risk] limits hold, in quote
+    limits: bool = False  # whether the node's [risk] limits hold, in quote
     finer: bool = True  # stored minutes decide the order of prices within a bar
 
     @field_validator("start", "end")
@@ -170,7 +170,7 @@ def run_spec(
     request = Request(spec.symbol, spec.exchange, spec.timeframe, spec.start_ns, spec.end_ns, strategy.warmup())
     loaded = load_joined(strategy.inputs(), request, load_bars)
     progress(0.3)
-    check_beginning(strategy, loaded.bars)
+    check_tape(strategy, loaded.bars)
     progress(0.4)
     setup = Setup(
         loaded.instrument,

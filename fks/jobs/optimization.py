@@ -11,7 +11,7 @@ import fks
 from fks.backtest import Setup
 from fks.backtest.fingerprint import inputs_hash
 from fks.backtest.limits import UNLIMITED
-from fks.backtest.run import check_beginning
+from fks.backtest.run import check_tape
 from fks.config.settings import Risk
 from fks.jobs.backtest import BacktestSpec, Loaded, Request
 from fks.jobs.spec import checked_spec
@@ -106,7 +106,7 @@ def check_strategy_of(task: Task, params: Mapping[str, Any]) -> None:
     """Prove on a prefix of the bars that the strategy with `params` does not look ahead. Errors: StrategyError."""
     strategy = task.space.make(params)
     assert strategy is not None, "an invalid combination is never proposed"
-    check_beginning(strategy, task.bars)
+    check_tape(strategy, task.bars)
 
 
 def document_of_search(driver: Search, *, source: str) -> dict[str, Any]:

@@ -1,7 +1,11 @@
 """Check of a strategy by prefixes: it uses no later bar, and its declared warm-up suffices.
 
 **No look-ahead.** For many k the decisions over the first k bars must equal the first k decisions over all bars. The k
-are the edges (right after the warm-up, the end), every place where the target changes, and random ones.
+are the edges (right after the warm-up, the end), every place where the target changes, and random ones. Each of them
+is asked of a copy of the strategy that has seen no bar: a value fitted to the first bars it is given, and kept, shows.
+`ensure_causal` does the same at 20 places all over the tape of a run: a strategy that first acts years into it, or at
+prices that the synthetic tape lacks, is seen there. Nothing here sees a strategy that reads its future from a file, or
+keeps it in a module's variable.
 
 **Warm-up.** A run that starts later must, after its own warm-up, want what the run from the first bar wants. A strategy
 that holds until a condition occurs has one legitimate difference: the late run is flat while the long run still holds
@@ -15,12 +19,13 @@ Both run on a seeded synthetic tape (trends, flats, jumps, ties on a coarse tick
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fks.model.bar import Bars, Floats
+from fks.model.bar import Bars, Floats, Ints
 from fks.model.timeframe import NS, TIMEFRAMES, iso
 from fks.strategies.base import (
     PRICE_COLUMNS,
@@ -37,6 +42,7 @@ from fks.strategies.base.location import defined_at
 _SEED = 20260101
 _PREFIXES = 40
 _STARTS = 8
+_PLACES = 20  # prefixes of the tape of a run
 _NEAR = 1e-6  # what a recursive average may still differ by after its warm-up
 
 
@@ -135,12 +141,16 @@ def ensure_checked(strategy: Strategy, tapes: Sequence[Bars] = ()) -> None:
     """Refuse a strategy that fails its check. Errors: StrategyError STRATEGY_REFUSED showing the bar, both values and
     the method to correct; STRATEGY_WRONG or STRATEGY_RAISED when it cannot be evaluated."""
     for finding in check_strategy(strategy, tapes):
-        raise StrategyError(
-            f"strategy {strategy.name} is refused: {finding}",
-            code="STRATEGY_REFUSED",
-            status=422,
-            remedy=remedy_of(strategy, finding),
-        )
+        raise _refused(strategy, finding)
+
+
+def _refused(strategy: Strategy, finding: Violation) -> StrategyError:
+    return StrategyError(
+        f"strategy {strategy.name} is refused: {finding}",
+        code="STRATEGY_REFUSED",
+        status=422,
+        remedy=remedy_of(strategy, finding),
+    )
 
 
 def remedy_of(strategy: Strategy, finding: Violation) -> str:
@@ -148,6 +158,37 @@ def remedy_of(strategy: Strategy, finding: Violation) -> str:
     if finding.check == "lookahead":
         return f"use only rows up to the bar that decides, in {defined_at(type(strategy), 'decide')}"
     return f"declare a longer warm-up, in {defined_at(type(strategy), 'warmup')}"
+
+
+def ensure_causal(strategy: Strategy, bars: Bars) -> None:
+    """Refuse a strategy that decides otherwise with fewer bars, at 20 places over all of `bars`: half of them where the
+    target changes, the last bar, and random ones. Of a strategy with a method per bar its indicators are compared: it
+    is given no later bar. About ten evaluations. Errors: StrategyError, as `ensure_checked`."""
+    if len(bars) < strategy.warmup() + 20:
+        return
+    untouched = _copy_of(strategy)
+
+    def values_of(part: Bars) -> dict[str, Floats]:
+        made = _copy_of(untouched)
+        if isinstance(made, BarStrategy):
+            return {name: np.asarray(column) for name, column in made.indicators(part).items()}
+        return dict(_columns(evaluate(made, part)))
+
+    whole = values_of(bars)
+    changes = np.flatnonzero(np.diff(whole["target"])) + 1 if "target" in whole else np.zeros(0, dtype=np.int64)
+    is_near = isinstance(strategy, BarStrategy)
+    for finding in _of_prefixes(
+        bars, whole, values_of, _cuts(bars, strategy.warmup(), changes, _PLACES), is_near=is_near
+    ):
+        raise _refused(strategy, finding)
+
+
+def _copy_of(strategy: Strategy) -> Strategy:
+    """Return a copy, with what the strategy remembers; itself when it holds a thing that cannot be copied."""
+    try:
+        return deepcopy(strategy)
+    except Exception:  # objects of users may raise anything
+        return strategy
 
 
 def _columns(decisions: Decisions) -> Iterator[tuple[str, Floats]]:
@@ -160,22 +201,43 @@ def _columns(decisions: Decisions) -> Iterator[tuple[str, Floats]]:
 
 def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[Violation]:
     """Yield the first difference of each prefix that decides otherwise than the whole."""
-    whole = evaluate(strategy, bars)
+    untouched = _copy_of(strategy)
+    whole = evaluate(_copy_of(untouched), bars)
     ensure_prices(strategy, bars, whole)
-    count, warmup = len(bars), strategy.warmup()
-    dice = np.random.Generator(np.random.PCG64(_SEED + count))
     changes = np.flatnonzero(np.diff(whole.target)) + 1
+    cuts = _cuts(bars, strategy.warmup(), changes, prefixes)
+    yield from _of_prefixes(
+        bars, dict(_columns(whole)), lambda part: dict(_columns(evaluate(_copy_of(untouched), part))), cuts
+    )
+
+
+def _cuts(bars: Bars, warmup: int, changes: Ints, most: int) -> Ints:
+    """Return where to cut the bars: at the edges, right after up to `most` changes of the target, and at random."""
+    count = len(bars)
+    dice = np.random.Generator(np.random.PCG64(_SEED + count))
     near = np.concatenate([changes, changes + 1, changes + 2])
-    if len(near) > prefixes:
-        near = dice.choice(near, prefixes, replace=False)
+    if len(near) > most:
+        near = dice.choice(near, most, replace=False)
     edges = np.array([warmup + 1, warmup + 2, count - 1])
-    cuts = np.unique(np.concatenate([edges, near, dice.integers(warmup + 1, count, prefixes // 2)]))
-    for cut in cuts[(cuts > warmup) & (cuts < count)]:
+    cuts = np.unique(np.concatenate([edges, near, dice.integers(warmup + 1, count, most // 2)]))
+    return cuts[(cuts > warmup) & (cuts < count)]
+
+
+def _of_prefixes(
+    bars: Bars,
+    whole: dict[str, Floats],
+    values_of: Callable[[Bars], dict[str, Floats]],
+    cuts: Ints,
+    *,
+    is_near: bool = False,
+) -> Iterator[Violation]:
+    """Yield the first difference of each prefix whose columns are not those of the whole; `is_near`: beyond the last
+    digits of a float."""
+    count = len(bars)
+    for cut in cuts:
         k = int(cut)
-        part = evaluate(strategy, bars[:k])
-        full = dict(_columns(whole))
-        for name, values in _columns(part):
-            at = _first_difference(values, full.get(name, np.full(count, np.nan))[:k])
+        for name, values in values_of(bars[:k]).items():
+            at = _first_difference(values, whole.get(name, np.full(count, np.nan))[:k], is_near=is_near)
             if at is not None:
                 yield Violation(
                     "lookahead",
@@ -183,14 +245,16 @@ def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[Violat
                     name,
                     at,
                     int(bars.time_ns[at]),
-                    float(full[name][at]) if name in full else np.nan,
+                    float(whole[name][at]) if name in whole else np.nan,
                     float(values[at]),
                     f"it looks ahead: with only {k} bars it decides otherwise than with {count}",
                 )
 
 
-def _first_difference(left: Floats, right: Floats) -> int | None:
+def _first_difference(left: Floats, right: Floats, *, is_near: bool = False) -> int | None:
     differ = (left != right) & ~(np.isnan(left) & np.isnan(right))
+    if is_near and differ.any():
+        differ &= ~np.isclose(left, right, rtol=_NEAR, atol=_NEAR, equal_nan=True)
     return int(np.argmax(differ)) if differ.any() else None
 
 

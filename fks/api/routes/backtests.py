@@ -56,7 +56,7 @@ class BacktestBody(Body):
     )
     allow_gaps: bool = False
     allow_short: bool = False
-    limits: bool = Field(True, description="hold entries to the [risk] limits of the node, in quote")
+    limits: bool = Field(False, description="hold entries to the [risk] limits of the node, in quote")
     finer: bool = Field(True, description="stored minutes decide the order of prices within a bar")
 
 

@@ -67,7 +67,7 @@ class OptimizationBody(Body):
     )
     allow_gaps: bool = False
     allow_short: bool = False
-    limits: bool = Field(True, description="hold entries to the [risk] limits of the node, in quote")
+    limits: bool = Field(False, description="hold entries to the [risk] limits of the node, in quote")
 
 
 @router.post("/optimizations", status_code=202, openapi_extra=takes(OptimizationBody))

@@ -181,7 +181,7 @@ def _common(form: Form) -> dict[str, Any]:
     for name in ("exchange", "timeframe", "from", "to", "sizing", "size", "cash"):
         if text := form.text(name):
             body[name] = f"{text}T00:00:00Z" if name in ("from", "to") and len(text) == 10 else text
-    for name in ("allow_short", "allow_gaps"):
+    for name in ("allow_short", "allow_gaps", "limits"):
         body[name] = form.is_ticked(name)
     return body
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fks.backtest as bt
 from fks.backtest import Result, Setup, TapeRefused, find_gaps, resample, statistics_of
 from fks.backtest.fingerprint import inputs_hash
 from fks.backtest.limits import UNLIMITED
@@ -465,6 +466,26 @@ def test_prices_off_the_tick_grid_of_today_are_kept_as_they_were() -> None:
 
 
 # ── where it starts ──────────────────────────────────────────────────────────────────────────────
+class LateSeer(Strategy):
+    """Flat for 4,000 bars, then long where the next close is higher."""
+
+    name: ClassVar[str] = "late_seer"
+
+    def warmup(self) -> int:
+        return 1
+
+    def decide(self, bars: Bars) -> Decisions:
+        ahead = np.append(bars.close[1:], bars.close[-1:]) > bars.close
+        return Decisions((ahead & (np.arange(len(bars)) >= 4_000)).astype(float))
+
+
+def test_a_strategy_that_looks_ahead_late_is_refused() -> None:
+    bars = synthetic(6_000)
+    with pytest.raises(StrategyError, match="it looks ahead"):
+        bt.run(LateSeer(), bars)
+    assert bt.run(LateSeer(), bars[:4_000]).fills == ()
+
+
 def test_a_start_time_puts_the_anchor_one_warmup_before_it() -> None:
     strategy, bars = CATALOGUE.make("sma_cross", FAST["sma_cross"]), synthetic(200)
     result = run(strategy, bars, setup(start_ns=int(bars.time_ns[100])))

@@ -162,6 +162,14 @@ def test_a_calendar_decides_days_and_years_and_is_part_of_the_fingerprint() -> N
     assert (other.fills_hash, other.inputs_hash != allowed.inputs_hash) == (allowed.fills_hash, True)
 
 
+def test_the_evening_before_belongs_to_a_trading_day_of_futures() -> None:
+    sunday, monday, late = (
+        pd.Timestamp(at).value for at in ("2026-01-11T23:00", "2026-01-12T15:00", "2026-01-12T23:30")
+    )
+    days = calendar_of("CMES").days(np.array([sunday, monday, late]))
+    assert np.diff(days).tolist() == [0, 1]
+
+
 def test_bars_of_a_day_are_made_of_the_hours_of_its_session() -> None:
     days = bt.resample(hours(), "1d")
     assert (len(days), days.calendar) == (len(DAYS_2025), "XNYS")

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import PrivateAttr
 
 from fks.indicators import ema
 from fks.model.bar import Bars
-from fks.strategies.base import Decisions, Protected, Strategy, StrategyError, ensure_prices, evaluate
-from fks.strategies.check import check_strategy, ensure_checked, synthetic
+from fks.strategies.base import (
+    BarStrategy,
+    Context,
+    Decisions,
+    Protected,
+    Strategy,
+    StrategyError,
+    ensure_prices,
+    evaluate,
+)
+from fks.strategies.check import check_strategy, ensure_causal, ensure_checked, synthetic
 from fks.strategies.registry import load_catalogue
 
 BUILTIN = ("bollinger", "buy_and_hold", "ema_cross", "macd", "rsi", "sma_cross")
@@ -52,6 +63,71 @@ def test_looking_ahead_is_caught(how: Any) -> None:
     assert finding.check == "lookahead"
     assert 0 <= finding.index < 600
     assert finding.seen != finding.expected
+
+
+def _late(bars: Bars) -> np.ndarray:
+    """Return the sign of the next bar from bar 4,000 on."""
+    ahead = np.append(bars.close[1:], bars.close[-1:]) > bars.close
+    return np.where(np.arange(len(bars)) < 4_000, False, ahead)
+
+
+def _dear(bars: Bars) -> np.ndarray:
+    """Return the sign of the next bar where a price is above every one of the synthetic tapes'."""
+    ahead = np.append(bars.close[1:], bars.close[-1:]) > bars.close
+    return ahead & (bars.close > 1_000.0)
+
+
+class Scaled(Strategy):
+    """Long above the mean of all bars that it was first given, which it keeps."""
+
+    name: ClassVar[str] = "scaled"
+    _mean: float | None = PrivateAttr(None)
+
+    def warmup(self) -> int:
+        return 1
+
+    def decide(self, bars: Bars) -> Decisions:
+        if self._mean is None:
+            self._mean = float(bars.close.mean())
+        return Decisions((bars.close > self._mean).astype(float))
+
+
+def test_looking_ahead_late_on_a_tape_is_caught_there() -> None:
+    tape = synthetic(12_000)
+    dear = replace(tape, **{name: getattr(tape, name) * 50 for name in ("open", "high", "low", "close")})
+    for how, bars in ((_late, tape), (_dear, dear)):
+        strategy = Made(how=how)
+        ensure_checked(strategy, [tape[:3000]])
+        with pytest.raises(StrategyError, match="looks ahead") as caught:
+            ensure_causal(strategy, bars)
+        assert caught.value.code == "STRATEGY_REFUSED"
+
+
+def test_what_is_fitted_to_the_first_bars_and_kept_is_caught() -> None:
+    (finding,) = check_strategy(Scaled())
+    assert finding.check == "lookahead"
+
+
+def test_indicators_of_a_method_per_bar_are_compared_over_the_whole_tape() -> None:
+    class Peeks(BarStrategy):
+        name: ClassVar[str] = "peeks"
+
+        def warmup(self) -> int:
+            return 1
+
+        def indicators(self, bars: Bars) -> dict[str, Any]:
+            return {"up": _late(bars).astype(float)}
+
+        def on_bar(self, ctx: Context, bar: Any) -> None:
+            ctx.buy() if bar.up else ctx.close()
+
+    with pytest.raises(StrategyError, match=r"looks ahead.* up is"):
+        ensure_causal(Peeks(), synthetic(9_000))
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_built_in_strategies_pass_on_a_whole_tape(name: str) -> None:
+    ensure_causal(load_catalogue().make(name), synthetic(9_000))
 
 
 SHORT_OF_HISTORY = {

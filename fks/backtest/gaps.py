@@ -1,4 +1,5 @@
-"""Gaps of a backtest's bars (C8): counted, shown, and refused beyond a limit. Nothing is filled in."""
+"""Gaps of a backtest's bars (C8): counted, shown, and refused beyond a limit; prices that cannot be. Nothing is filled
+in."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from fks.model.timeframe import NS, TIMEFRAMES, iso
 #: C8: a tape with more missing bars (percent), or a longer gap (bars) inside an open position, is refused
 MISSING_PCT_MAX = 1.0
 GAP_BARS_MAX = 10
+SPIKE = 10_000.0  # times the prices beside it that a bar may reach
 
 
 def _remedy(calendar: str) -> str:
@@ -127,6 +129,30 @@ def ensure_whole(report: GapReport) -> None:
             code="TAPE_GAPS",
             status=422,
             remedy=_remedy(report.calendar),
+        )
+
+
+def ensure_likely(bars: Bars) -> None:
+    """Refuse a tape with a bar that reaches 10,000 times the prices beside it, or less than 1/10,000 of them: the close
+    before it and the open after it. Errors: TapeRefused TAPE_SPIKE.
+
+    Trades at 1/3,000 of the price have happened (ETH-USD at GDAX, 2017-06-21: 317.81 to 0.10 and back).
+    """
+    if len(bars) < 3:
+        return
+    before, after = bars.close[:-2], bars.open[2:]
+    is_high = bars.high[1:-1] > SPIKE * np.maximum(before, after)
+    is_low = bars.low[1:-1] * SPIKE < np.minimum(before, after)
+    at = np.flatnonzero(is_high | is_low)
+    if len(at):
+        first = int(at[0]) + 1
+        reached = bars.high[first] if is_high[first - 1] else bars.low[first]
+        raise TapeRefused(
+            f"the bar at {iso(int(bars.time_ns[first]))} reaches {reached:g} between prices of "
+            f"{bars.close[first - 1]:g} and {bars.open[first + 1]:g}",
+            code="TAPE_SPIKE",
+            status=422,
+            remedy="correct the bar in its source, then fks data import --replace, or fks data sync --again",
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from math import sqrt
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ _YEAR_NS = 365 * 86_400 * NS
 _CAGR_NS = 30 * 86_400 * NS  # a shorter run extrapolates noise to a year
 _TAIL = 0.05  # of the returns, for VaR and CVaR
 _RETURNS_MIN = 3  # fewer give no ratio
+_GOOD, _SURE = 3.0, 0.95  # a yearly Sharpe ratio that is too good, and how surely
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,52 @@ def sortino_ratio(returns: Floats, per_year: float) -> float | None:
     """
     downside = _downside(returns)
     return float(returns.mean()) / downside * sqrt(per_year) if downside > 1e-12 else None
+
+
+def moments(returns: Floats) -> tuple[float, float]:
+    """Return skewness and kurtosis (3 for a normal distribution), population moments; 0 and 3 without spread."""
+    second = _moment(returns, 2) if len(returns) > 1 else 0.0
+    if second <= 1e-30:
+        return 0.0, 3.0
+    return _moment(returns, 3) / second**1.5, _moment(returns, 4) / second**2
+
+
+def probabilistic_sharpe(
+    observed: float, periods: int, *, skew: float = 0.0, kurtosis: float = 3.0, benchmark: float = 0.0
+) -> float:
+    """Return the probability that the true Sharpe ratio exceeds `benchmark`, given the observed one.
+
+    Units: both Sharpe ratios per period, `periods` the number of returns, `kurtosis` not in excess.
+    Source: Bailey & López de Prado (2012), The Sharpe Ratio Efficient Frontier, Journal of Risk 15(2), eq. 11.
+    """
+    if periods < 2:
+        return 0.5
+    variance = 1.0 - skew * observed + (kurtosis - 1.0) / 4.0 * observed**2
+    return _NORMAL.cdf((observed - benchmark) * sqrt(periods - 1) / sqrt(max(variance, 1e-12)))
+
+
+def too_good(periods: Periods) -> str | None:
+    """Return that a run is better than any known fund was, in words, None when it is not: its yearly Sharpe ratio is
+    above 3 with a probability of 95 %. No check can prove that a strategy read nothing of the future.
+
+    Source of the bound: Cornell, Medallion Fund: The Ultimate Counterexample?, Journal of Portfolio Management 46(4)
+    (2020): 63 % a year with a standard deviation of 32 %, a ratio of 2.
+    """
+    returns = periods.returns
+    ratio = sharpe_ratio(returns, 1.0)
+    if ratio is None:
+        return None
+    skew, kurtosis = moments(returns)
+    surely = probabilistic_sharpe(
+        ratio, len(returns), skew=skew, kurtosis=kurtosis, benchmark=_GOOD / sqrt(periods.per_year)
+    )
+    if surely < _SURE:
+        return None
+    return (
+        f"A Sharpe ratio of {ratio * sqrt(periods.per_year):.1f} a year over {len(returns)} {periods.name}s is above "
+        f"{_GOOD:g} with a probability of {surely:.2f}, and no known fund kept up {_GOOD:g}: look for later data in "
+        "what the strategy reads (a file, a module's variable), and at fees and slippage."
+    )
 
 
 def value_at_risk(returns: Floats, tail: float = _TAIL) -> float:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from fks.backtest.limits import UNLIMITED
-from fks.backtest.metrics import metrics_of, monthly_returns
+from fks.backtest.metrics import metrics_of, monthly_returns, too_good
 from fks.backtest.result import Result, plain
+from fks.backtest.series import periods_of
 from fks.backtest.statistics import statistics_of
 from fks.model.timeframe import iso
 
@@ -53,6 +54,7 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "fills": [fill.as_dict() for fill in result.fills[:ROWS_MAX]],
         "trades": [trade.as_dict() for trade in result.trades[:ROWS_MAX]],
         "unclear_bars": result.unclear,
+        "findings": [] if (good := too_good(periods_of(result))) is None else [good],
         "finer_timeframe": None if result.finer is None else result.finer.timeframe,
         "denied": result.denied_count,
         **(

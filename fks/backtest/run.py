@@ -10,7 +10,15 @@ import numpy.typing as npt
 
 from fks.backtest import kernel, reference
 from fks.backtest.backtest import Backtest
-from fks.backtest.gaps import GAP_BARS_MAX, ensure_inputs, ensure_seen, ensure_whole, find_gaps, long_gaps
+from fks.backtest.gaps import (
+    GAP_BARS_MAX,
+    ensure_inputs,
+    ensure_likely,
+    ensure_seen,
+    ensure_whole,
+    find_gaps,
+    long_gaps,
+)
 from fks.backtest.instrument import setup_for
 from fks.backtest.result import Outcome, Setup
 from fks.backtest.units import to_units
@@ -72,9 +80,10 @@ def run(
 
 
 def check_tape(strategy: Strategy, bars: Bars) -> None:
-    """Refuse a strategy that looks ahead or warms up too briefly, on synthetic bars and on the first of `bars` (3,000,
-    or four times its warm-up), and one that looks ahead anywhere on them. Errors: StrategyError, as
-    `fks.strategies.check.ensure_checked`."""
+    """Refuse prices that cannot be (`ensure_likely`), and a strategy that looks ahead or warms up too briefly, on
+    synthetic bars and on the first of `bars` (3,000, or four times its warm-up), or looks ahead anywhere on them.
+    Errors: TapeRefused TAPE_SPIKE; StrategyError, as `fks.strategies.check.ensure_checked`."""
+    ensure_likely(bars)
     first = max(CHECK_BARS, 4 * strategy.warmup())
     ensure_checked(strategy, [bars[:first]])
     if len(bars) > first:

@@ -515,6 +515,8 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
         click.echo(
             f"  unclear: {document['unclear_bars']} bars reached two prices in an unknown order; the worse one counts"
         )
+    for finding in document.get("findings", ()):  # a result of an older version has none
+        click.echo(click.style(f"  {finding}", fg="yellow"))
     missing = gaps["bars_expected"] - gaps["bars_present"]
     longest = f", the longest {gaps['longest_gap_bars']} after {gaps['longest_gap_after']}" if missing else ""
     hours = "" if gaps["calendar"] == "24/7" else f" by the calendar {gaps['calendar']}"

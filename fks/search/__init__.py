@@ -4,6 +4,7 @@
 `fks.backtest`; the winner is judged on bars that did not choose it, and deflated by the number of trials.
 """
 
+from fks.backtest.metrics import probabilistic_sharpe
 from fks.search.evaluate import Task, Trial, evaluate, evaluate_ranges, run_range
 from fks.search.montecarlo import TradeRuns, resample_trades
 from fks.search.objectives import OBJECTIVES, metrics_of, period_returns
@@ -13,7 +14,6 @@ from fks.search.overfitting import (
     block_sums,
     deflated_sharpe,
     expected_best_sharpe,
-    probabilistic_sharpe,
     track_record_needed,
 )
 from fks.search.plans import Plan, Proposal, planner_of

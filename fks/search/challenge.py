@@ -15,9 +15,10 @@ import numpy as np
 from pydantic import ConfigDict
 
 from fks.backtest import Result
+from fks.backtest.metrics import moments
 from fks.model.bar import Bars, Floats, Ints
 from fks.search.objectives import Period, period_of, period_returns
-from fks.search.overfitting import deflated_sharpe, moments, sharpe
+from fks.search.overfitting import deflated_sharpe, sharpe
 from fks.strategies.base import Decisions, Strategy
 
 PERIODS_MIN = 30  # of returns; with fewer the test says nothing, whatever its value

@@ -8,12 +8,13 @@ from math import expm1, log, sqrt
 
 import numpy as np
 
+from fks.backtest.metrics import moments
 from fks.backtest.series import DAYS_PER_YEAR
 from fks.bars.calendars import ALWAYS, calendar_of
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
-from fks.search.overfitting import moments, sharpe
+from fks.search.overfitting import sharpe
 
 Metrics = Mapping[str, float]
 _YEAR_S = 365 * 86_400

@@ -13,6 +13,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from fks.backtest.metrics import probabilistic_sharpe
 from fks.model.bar import Floats
 
 _NORMAL = NormalDist()
@@ -26,31 +27,6 @@ def sharpe(returns: Floats) -> float | None:
         return None
     spread = float(returns.std(ddof=1))
     return float(returns.mean()) / spread if spread > 1e-15 else None
-
-
-def moments(returns: Floats) -> tuple[float, float]:
-    """Return skewness and kurtosis (3 for a normal distribution), population moments; 0 and 3 without spread."""
-    if len(returns) < 2:
-        return 0.0, 3.0
-    centred = returns - returns.mean()
-    variance = float((centred**2).mean())
-    if variance <= 1e-30:
-        return 0.0, 3.0
-    return float((centred**3).mean()) / variance**1.5, float((centred**4).mean()) / variance**2
-
-
-def probabilistic_sharpe(
-    observed: float, periods: int, *, skew: float = 0.0, kurtosis: float = 3.0, benchmark: float = 0.0
-) -> float:
-    """Return the probability that the true Sharpe ratio exceeds `benchmark`, given the observed one.
-
-    Units: both Sharpe ratios per period, `periods` the number of returns, `kurtosis` not in excess.
-    Source: Bailey & López de Prado (2012), The Sharpe Ratio Efficient Frontier, Journal of Risk 15(2), eq. 11.
-    """
-    if periods < 2:
-        return 0.5
-    variance = 1.0 - skew * observed + (kurtosis - 1.0) / 4.0 * observed**2
-    return _NORMAL.cdf((observed - benchmark) * sqrt(periods - 1) / sqrt(max(variance, 1e-12)))
 
 
 def expected_best_sharpe(trials: int, variance: float) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 
 from fks.backtest import Setup, TapeRefused, find_gaps
 from fks.backtest.gaps import ensure_whole
+from fks.backtest.metrics import probabilistic_sharpe
 from fks.model.bar import Bars, Floats
 from fks.model.errors import FksError, InputError
 from fks.model.timeframe import iso
@@ -27,7 +28,6 @@ from fks.search.overfitting import (
     backtest_overfitting,
     deflated_sharpe,
     expected_best_sharpe,
-    probabilistic_sharpe,
     track_record_needed,
 )
 from fks.search.plans import Answer, Plan, Planner, Proposal, planner_of

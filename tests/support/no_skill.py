@@ -11,6 +11,7 @@ from pydantic import Field
 
 from fks.backtest import Setup
 from fks.backtest.limits import UNLIMITED
+from fks.backtest.metrics import moments
 from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
@@ -21,7 +22,7 @@ from fks.search import (
     deflated_sharpe,
     probabilistic_sharpe,
 )
-from fks.search.overfitting import moments, sharpe
+from fks.search.overfitting import sharpe
 from fks.strategies.base import Decisions, Strategy
 from tests.support.strategies import START_NS
 

@@ -30,6 +30,7 @@ function head() {
   if (d.expired) notes.push(`${digits(d.expired, 0)} entries expired: their price was further than ${d.collar_pct} % from the close, where the venue holds the exits.`);
   if (d.final_position !== "0" && Math.abs(Number(d.final_position)) >= Number(d.lot_step)) notes.push(`A position of ${d.final_position} ${d.base} is open at the end, valued at the last close; it is in the equity, not among the trades.`);
   if (s.fees > 0 && s.net_profit <= 0 && s.net_profit + s.fees > 0) notes.push("Without fees this run would have made a profit: the fees took it.");
+  notes.push(...(d.findings || []));
   $("notes").hidden = !notes.length;
   $("notes").replaceChildren(el("ul", "", ...notes.map(n => el("li", "", n))));
 }

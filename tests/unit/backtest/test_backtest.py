@@ -27,6 +27,7 @@ from fks.model.timeframe import NS, iso
 from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
+from fks.strategies.sma_cross import SmaCross
 from tests.support.backtests import run
 from tests.support.fills import assert_same_fills, differences
 from tests.support.slow_backtest import slow_fills
@@ -484,6 +485,17 @@ def test_a_strategy_that_looks_ahead_late_is_refused() -> None:
     with pytest.raises(StrategyError, match="it looks ahead"):
         bt.run(LateSeer(), bars)
     assert bt.run(LateSeer(), bars[:4_000]).fills == ()
+
+
+@pytest.mark.parametrize(("column", "price"), [("high", 2.1e6), ("low", 0.01)])
+def test_a_price_that_cannot_be_is_refused_with_its_bar(column: str, price: float) -> None:
+    bars = synthetic(900)
+    kept, spike = getattr(bars, column).copy(), getattr(bars, column).copy()
+    kept[400], spike[400] = (1.8e6, price) if column == "high" else (0.1, price)
+    assert bt.run(SmaCross(fast=3, slow=8), replace(bars, **{column: kept})).gaps.present == 900
+    with pytest.raises(TapeRefused, match=f"the bar at 2026-01-01T06:40:00Z reaches {price:g} between prices of") as no:
+        bt.run(SmaCross(fast=3, slow=8), replace(bars, **{column: spike}))
+    assert no.value.code == "TAPE_SPIKE"
 
 
 def test_a_start_time_puts_the_anchor_one_warmup_before_it() -> None:

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from fks.backtest import Backtest, Setup, metrics_of, setup_for, statistics_of
 from fks.backtest import metrics as formulas
 from fks.backtest.limits import UNLIMITED
-from fks.backtest.series import drawdown_of, periods_of, position_of, rolling_of, trade_table
+from fks.backtest.series import Periods, drawdown_of, periods_of, position_of, rolling_of, trade_table
 from fks.model.bar import Bars
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.strategies.base import Decisions, Strategy
@@ -189,6 +189,19 @@ def test_markets_that_close_at_weekends_have_252_days_a_year() -> None:
     bars = tape([(100, 101, 99, 100)] * len(days), "1d")
     bars = replace(bars, time_ns=START_NS + np.array(days, dtype=np.int64) * 86_400 * NS, calendar="24/5")
     assert periods_of(run(Scripted(target=(1,)), bars)).per_year == 252.0
+
+
+@pytest.mark.parametrize(
+    ("mean", "days", "is_found"),
+    [(0.0, 500, False), (0.3, 40, False), (0.2, 500, False), (0.3, 500, True), (0.8, 60, True)],
+)
+def test_a_run_better_than_any_known_fund_is_a_finding(mean: float, days: int, is_found: bool) -> None:
+    dice = np.random.default_rng(7).standard_normal(days)
+    returns = 0.01 * (mean + (dice - dice.mean()) / dice.std(ddof=1))
+    found = formulas.too_good(Periods("day", 365.0, np.arange(days), returns, returns))
+    assert (found is not None) == is_found
+    if found is not None:
+        assert f"A Sharpe ratio of {mean * 365**0.5:.1f} a year over {days} days" in found
 
 
 def test_months_compound_to_the_total_return() -> None:

@@ -37,13 +37,19 @@ def sample() -> Bars:
 
 
 def bars_from_frame(
-    frame: pd.DataFrame, *, symbol: str | None = None, timeframe: str | None = None, calendar: str | None = None
+    frame: pd.DataFrame,
+    *,
+    symbol: str | None = None,
+    timeframe: str | None = None,
+    calendar: str | None = None,
+    exchange: str | None = None,
 ) -> Bars:
     """Return the rows of a DataFrame as bars.
 
     Shapes: columns open, high, low, close and, if there is one, volume, in any case; the open times as the index or as
     a column time, timestamp, datetime or date. Times without a zone are UTC. `symbol` defaults to the frame's
-    `attrs["symbol"]`, else to "ASSET"; `timeframe` to `attrs["timeframe"]`, else to the most frequent step;
+    `attrs["symbol"]`, else to "ASSET"; `timeframe` to `attrs["timeframe"]`, else to the most frequent step; `exchange`
+    to `attrs["exchange"]`, else it is not known;
     `calendar` (`24/7`, or a name of exchange_calendars such as XNYS) to `attrs["calendar"]`, else to that of the
     futures contract, else to the one that the bars keep to (`fks.bars.calendars.guess_calendar`).
     Errors: InputError naming the missing column, or the first row that is no bar or out of order; ConfigError for an
@@ -68,7 +74,8 @@ def bars_from_frame(
     name = check_timeframe(name)
     symbol = str(symbol or frame.attrs.get("symbol") or "ASSET")
     market = calendar or frame.attrs.get("calendar") or _contract_calendar(symbol) or guess_calendar(time_ns, name)
-    return Bars(symbol, name, time_ns, *columns, calendar=calendar_of(market).name)
+    where = str(exchange or frame.attrs.get("exchange") or "")
+    return Bars(symbol, name, time_ns, *columns, calendar=calendar_of(market).name, exchange=where)
 
 
 def _contract_calendar(symbol: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -26,11 +25,11 @@ _QTY_MAX = Decimal(10) ** 9  # bars name no largest order
 
 def guess_instrument(exchange: str, symbol: str, tick: Decimal, lot_step: Decimal) -> Instrument:
     """Return trading rules for a symbol that no instrument row describes: Binance spot's minimum of 5 in quote, and its
-    lists of an entry and its exits."""
+    lists of an entry and its exits. No largest order is known."""
     quote = next((q for q in _QUOTES if symbol.endswith(q) and len(symbol) > len(q)), "USD")
     quote = symbol[-3:] if len(symbol) == 6 and symbol.isalpha() and not symbol.endswith(quote) else quote  # EURJPY
     base = symbol.removesuffix(quote).rstrip("/-")
-    return Instrument(exchange, symbol, base, quote, tick, lot_step, lot_step, Decimal(9000), Decimal(5), has_oto=True)
+    return Instrument(exchange, symbol, base, quote, tick, lot_step, lot_step, _QTY_MAX, Decimal(5), has_oto=True)
 
 
 def instrument_of(bars: Bars) -> Instrument:
@@ -42,14 +41,13 @@ def instrument_of(bars: Bars) -> Instrument:
     """
     if not len(bars):
         raise InputError("no bars to derive trading rules from", code="NO_DATA", status=422, remedy="give some bars")
-    future = instrument_of_symbol("", bars.symbol)
+    future = instrument_of_symbol(bars.exchange, bars.symbol)
     if future is not None:
         return future
     newest = bars[-_SHOWN:]
     prices = np.concatenate([newest.open, newest.high, newest.low, newest.close])
     lot = _step(newest.volume) if newest.volume.any() else Decimal("1E-8")
-    found = guess_instrument("", bars.symbol, _step(prices), lot)
-    return replace(found, qty_max=_QTY_MAX)
+    return guess_instrument(bars.exchange, bars.symbol, _step(prices), lot)
 
 
 def setup_for(

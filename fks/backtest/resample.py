@@ -44,6 +44,7 @@ def resample(bars: Bars, timeframe: str) -> Bars:
             timeframe,
             *(getattr(bars, n) for n in ("time_ns", "open", "high", "low", "close", "volume")),
             calendar=bars.calendar,
+            exchange=bars.exchange,
         )
     starts, first, count = np.unique(_starts(bars.time_ns, timeframe), return_index=True, return_counts=True)
     last = first + count - 1
@@ -68,4 +69,5 @@ def resample(bars: Bars, timeframe: str) -> Bars:
         bars.close[last][whole],
         volume[whole],
         calendar=bars.calendar,
+        exchange=bars.exchange,
     )

@@ -122,7 +122,6 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
         **{name: options[name] for name in wanted},
         **costs,
         **is_coarse,
-        **({"fee_in": "quote"} if options["allow_short"] else {}),
         **{name: text for name, text in times.items() if text is not None},
     }
 

@@ -202,7 +202,7 @@ def _read(
         )
         state = state or Series(0, 0, None, None)
         market = calendar_for(listed.exchange, state.calendar, listed.symbol, bars)
-        return listed, state, replace(bars, calendar=market)
+        return listed, state, replace(bars, calendar=market, exchange=listed.exchange)
 
     return now.run(work)
 

@@ -126,12 +126,25 @@ def parse_spec(spec: Mapping[str, Any]) -> BacktestSpec:
 
 
 def with_costs(spec: Mapping[str, Any], costs: Costs, collar_pct: Decimal | None = None) -> dict[str, Any]:
-    """Return a spec with the costs and the collar that it leaves out as the settings have them. Its own `fee_rate`
-    alone is the maker's too."""
+    """Return a spec, or that of an account, with the costs and the collar that it leaves out as the settings have them.
+    Its own `fee_rate` alone is the maker's too; what may go short pays its fees in quote, as derivatives do, unless the
+    spec says otherwise."""
     own = {name: value for name, value in spec.items() if value is not None}
     maker = {"fee_rate_maker": None} if "fee_rate" in own else {}
     collar = {} if collar_pct is None else {"collar_pct": collar_pct}
+    members = own.get("members")
+    if not isinstance(members, list | tuple):
+        own = _with_fee(own, is_short=None)
+    elif "fee_in" not in own:
+        own["members"] = [_with_fee(member, own.get("allow_short")) for member in members]
     return {**costs.model_dump(), **collar, **maker, **own}
+
+
+def _with_fee(spec: Any, is_short: Any) -> Any:
+    """Return a spec with its fees in quote where it may go short. `is_short`: what all members of an account have."""
+    if isinstance(spec, Mapping) and spec.get("allow_short", is_short) is True:
+        return {"fee_in": "quote", **spec}
+    return spec
 
 
 def load_joined(symbols: Sequence[str], request: Request, load_bars: LoadBars) -> Loaded:

@@ -115,7 +115,11 @@ async def _read(
         names = ("time_ns", "open", "high", "low", "close", "volume")
         bars = Bars(symbol, timeframe, *(np.concatenate([getattr(head, n), getattr(bars, n)]) for n in names))
     series = await BarStore(db).series(symbol, timeframe, exchange=exchange)
-    return replace(bars, calendar=calendar_for(exchange, None if series is None else series.calendar, symbol, bars))
+    return replace(
+        bars,
+        calendar=calendar_for(exchange, None if series is None else series.calendar, symbol, bars),
+        exchange=exchange,
+    )
 
 
 async def _stored(store: BarStore, instrument: Instrument, request: Request) -> str:

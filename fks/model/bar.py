@@ -88,7 +88,7 @@ class Bars:
     What is derived from the columns (`ticks`, `breaks`) is kept: from then on they are read-only.
     `inputs`: bars of further symbols by folded symbol, aligned row by row by `joined`. `calendar`: the market's trading
     calendar, `24/7` or a name of exchange_calendars (`fks.bars.calendars`); missing bars and trading days follow from
-    it.
+    it. `exchange`: where they are from, "" when that is not known.
     """
 
     symbol: str
@@ -101,6 +101,7 @@ class Bars:
     volume: Floats
     inputs: Mapping[str, Bars] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
     calendar: str = field(default="24/7", compare=False, kw_only=True)
+    exchange: str = field(default="", compare=False, kw_only=True)
     _ticks: Ticks | None = field(default=None, init=False, repr=False, compare=False)
     _breaks: Ints | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -120,6 +121,7 @@ class Bars:
             self.volume[part],
             inputs={symbol: bars[part] for symbol, bars in self.inputs.items()} if self.inputs else {},
             calendar=self.calendar,
+            exchange=self.exchange,
         )
         if self._ticks is not None:
             object.__setattr__(view, "_ticks", self._ticks[part])

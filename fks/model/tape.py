@@ -53,6 +53,7 @@ class Tape:
             self.low / price,
             self.close / price,
             self.volume / volume,
+            exchange=self.exchange,
         )
 
 

@@ -16,7 +16,7 @@ import orjson
 import pandas
 import pytest
 
-from fks.backtest import bars_from_frame, setup_for
+from fks.backtest import bars_from_frame, sample, setup_for
 from fks.backtest import run as run_backtest
 from fks.bars.calendars import calendar_of
 from fks.cli import cli
@@ -25,6 +25,7 @@ from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
 from fks.config.endpoints import Node, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Costs, Risk
+from fks.jobs.account import parse_account
 from fks.jobs.backtest import parse_spec, with_costs
 from fks.jobs.fingerprint import fingerprint
 from fks.jobs.runner import run_one
@@ -137,6 +138,27 @@ def _shares(folder: Path, name: str, *, hole: slice = slice(0)) -> Path:
     file = folder / f"{name}.csv"
     file.write_text("time,open,high,low,close,volume\n" + "\n".join(rows) + "\n")
     return file
+
+
+def test_the_same_inputs_have_one_fingerprint_from_the_command_line_and_python(fks: Shell) -> None:
+    document = fks.json("backtest", "run", "sma_cross", "--tape", "sample", "--no-report")
+    bars = sample()
+    python = run_backtest(SmaCross(), bars, setup_for(bars, collar_pct="0.5"))
+    assert (document["inputs_hash"], document["fills_hash"]) == (python.inputs_hash, python.fills_hash)
+
+
+def test_what_may_go_short_pays_in_quote_in_a_request_an_account_and_a_command() -> None:
+    def fee_in(spec: dict[str, Any]) -> str:
+        return parse_spec(with_costs({"strategy": "sma_cross", "symbol": "BTCUSDT"} | spec, Costs())).fee_in
+
+    cases: list[dict[str, Any]] = [{}, {"allow_short": True}, {"allow_short": True, "fee_in": "received"}]
+    assert [fee_in(case) for case in cases] == ["received", "quote", "received"]
+    member = {"strategy": "sma_cross", "symbol": "BTCUSDT"}
+    for common, own in (({}, {"allow_short": True}), ({"allow_short": True}, {})):
+        account = parse_account(
+            with_costs({**common, "members": [{**member, **own}, {**member, "allow_short": False}]}, Costs())
+        )
+        assert [one.fee_in for one in account.members] == ["quote", "received"]
 
 
 def test_shares_run_by_the_calendar_of_their_import(fks: Shell, tmp_path: Path) -> None:

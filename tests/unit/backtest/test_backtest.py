@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -493,7 +494,7 @@ def test_a_price_that_cannot_be_is_refused_with_its_bar(column: str, price: floa
     kept, spike = getattr(bars, column).copy(), getattr(bars, column).copy()
     kept[400], spike[400] = (1.8e6, price) if column == "high" else (0.1, price)
     assert bt.run(SmaCross(fast=3, slow=8), replace(bars, **{column: kept})).gaps.present == 900
-    with pytest.raises(TapeRefused, match=f"the bar at 2026-01-01T06:40:00Z reaches {price:g} between prices of") as no:
+    with pytest.raises(TapeRefused, match=re.escape(f"T06:40:00Z reaches {price:g} between")) as no:
         bt.run(SmaCross(fast=3, slow=8), replace(bars, **{column: spike}))
     assert no.value.code == "TAPE_SPIKE"
 

@@ -45,6 +45,7 @@ test: compiled ## every property: some 25 minutes on 2 cores
 	@$(BIN)/python scripts/run_tests.py $(ARGS)
 
 soak: dev ## the long ones, hours: chaos, memory, full disks, a bare machine
+	@FKS_EXAMPLES=400 $(BIN)/python -m pytest tests/unit -m hypothesis --timeout=600 -o addopts="-q --import-mode=importlib"
 	@FKS_EXAMPLES=4000 $(BIN)/python -m pytest tests/unit/collector/test_any_order.py --timeout=600 -o addopts="-q --import-mode=importlib"
 	@FKS_EXAMPLES=300 $(BIN)/python -m pytest tests/contract/collector/test_restarts.py --timeout=600 -o addopts="-q --import-mode=importlib"
 	@FKS_PARTITION_S=30 $(BIN)/python -m pytest -k partition --timeout=600 -o addopts="-q --import-mode=importlib" \

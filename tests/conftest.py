@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -25,8 +26,9 @@ from tests.support.ports import CollectingLog, RecordingMeter
 
 # a suite in the background of a shell has SIGINT ignored, and hands that on: the commands under test must receive Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# no property is about how long one example takes, and on a busy machine any takes longer than hypothesis' 200 ms
-settings.register_profile("fks", deadline=None)
+# `make soak` tries ten times as many examples
+# no property is about how long one takes, and on a busy machine any takes longer than hypothesis' 200 ms
+settings.register_profile("fks", deadline=None, max_examples=int(os.environ.get("FKS_EXAMPLES", "40")))
 settings.load_profile("fks")
 
 

@@ -19,10 +19,12 @@ LEGS = ("sl", "tp")
 class Requests:
     """The requests that the exchange received, life by life: `cancels` and `replaces` by the label at which the life had to end.
 
-    A replaced leg is one that the exchange received for a parent whose earlier leg of the same role it had taken.
+    A replaced leg is one that the exchange received for a parent whose earlier leg of the same role it had taken. An
+    intent is a signal, however many orders its exit took, or a person's order; a kill's closes are none.
     """
 
-    reached: set[str] = field(default_factory=set)  # intents: entries, exits, persons' orders
+    reached: set[str] = field(default_factory=set)  # intents: signals, persons' orders
+    orders: set[str] = field(default_factory=set)  # client order ids of their orders
     cancels: Counter[str] = field(default_factory=Counter)
     replaces: Counter[str] = field(default_factory=Counter)
     _legs: set[tuple[str, str]] = field(default_factory=set)  # (parent, role)
@@ -35,8 +37,11 @@ class Requests:
                 order = orders.get(id)
                 if order is None:
                     continue
+                if order["role"] == "kill":
+                    continue
                 if order["role"] not in LEGS:
-                    self.reached.add(id)
+                    self.reached.add(str(order["signal_id"] or id))
+                    self.orders.add(id)
                     continue
                 leg = (order["parent_id"], order["role"])
                 self.replaces[label] += leg in self._legs
@@ -70,7 +75,7 @@ class Exercised:
     """The counts."""
 
     requests: Requests
-    taken: int  # intents of which the exchange made an order
+    taken: int  # orders of intents that the exchange made
     denied: Counter[str]  # by code
     executed: int
     partial: int  # executed in several parts, or ended before all was executed
@@ -88,7 +93,7 @@ class Exercised:
             f"{label} {self.requests.cancels[label]}/{self.requests.replaces[label]}" for label in LABELS
         )
         return (
-            f"{len(self.requests.reached)} intents reached the exchange, which took {self.taken}; {self.denied.total()} denied: {by_code}\n"
+            f"{len(self.requests.reached)} intents reached the exchange, which took {self.taken} orders of them; {self.denied.total()} denied: {by_code}\n"
             f"{self.executed} orders executed: {self.partial} ({self.partial / share:.0%}) in parts, "
             f"{self.legs.total()} ({self.legs.total() / share:.0%}) stops and targets ({dict(self.legs)}, "
             f"{self.passed} passed before they rested)\n"
@@ -142,7 +147,7 @@ def exercised(
     ]
     return Exercised(
         requests=requests,
-        taken=len(requests.reached & {row["clientOrderId"] for row in exchange_orders}),
+        taken=len(requests.orders & {row["clientOrderId"] for row in exchange_orders}),
         denied=Counter(row["code"] for row in ours.values() if row["state"] == "DENIED"),
         executed=len(executed),
         partial=len(partial),

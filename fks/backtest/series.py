@@ -13,7 +13,7 @@ from fks.backtest.units import to_units
 from fks.bars.calendars import ALWAYS, calendar_of
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.order import Role
-from fks.model.timeframe import TIMEFRAMES
+from fks.model.timeframe import NS, TIMEFRAMES
 
 #: trading days in a year of a market that closes: the convention for shares and futures
 DAYS_PER_YEAR = 252.0
@@ -98,14 +98,35 @@ def periods_of(result: Result) -> Periods:
     """
     bars, cash = decided_bars(result), float(result.setup.cash)
     name, per_year = _calendar(bars)
-    if TIMEFRAMES[bars.timeframe] in range(1, _DAY_S):
-        days = calendar_of(bars.calendar).days(bars.time_ns)
-        ends = np.flatnonzero(np.diff(days, append=days[-1:] + 1))
-    else:
-        ends = np.arange(len(bars))
+    ends = _ends(bars)
     return Periods(
         name, per_year, ends, _returns(result.equity, ends, cash), _returns(benchmark_of(result), ends, cash)
     )
+
+
+def returns_of(result: Result) -> tuple[Floats, float]:
+    """Return the run's returns and how many a year has, as `periods_of`."""
+    bars = decided_bars(result)
+    return _returns(result.equity, _ends(bars), float(result.setup.cash)), _calendar(bars)[1]
+
+
+def last_bars(time_ns: Ints, seconds: int, calendar: str) -> Ints:
+    """Return the last bar of each period of `seconds` that has one; a day is a trading day of `calendar`."""
+    if not len(time_ns):
+        return np.zeros(0, dtype=np.int64)
+    if calendar != ALWAYS and seconds == _DAY_S:
+        days = calendar_of(calendar).days(time_ns)
+        return np.flatnonzero(np.diff(days, append=days[-1:] + 1))
+    step_ns = seconds * NS
+    first, last = (int(time_ns[place]) // step_ns for place in (0, -1))
+    starts = np.arange(first + 1, last + 2, dtype=np.int64) * step_ns
+    return np.unique(np.searchsorted(time_ns, starts)) - 1
+
+
+def _ends(bars: Bars) -> Ints:
+    if TIMEFRAMES[bars.timeframe] in range(1, _DAY_S):
+        return last_bars(bars.time_ns, _DAY_S, bars.calendar)
+    return np.arange(len(bars))
 
 
 def _calendar(bars: Bars) -> tuple[str, float]:

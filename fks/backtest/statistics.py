@@ -10,7 +10,7 @@ import numpy as np
 from fks.backtest.curve import deepest_fall
 from fks.backtest.metrics import sharpe_ratio
 from fks.backtest.result import ROLES, Result
-from fks.backtest.series import periods_of
+from fks.backtest.series import returns_of
 from fks.backtest.units import from_units
 from fks.indicators.exact import Exact
 from fks.model.order import Role
@@ -50,7 +50,7 @@ def statistics_of(result: Result) -> Statistics:
     """Return the statistics of a result."""
     equity, cash = result.equity, float(result.setup.cash)
     bars = result.bars[result.first :]
-    pnl, returns = result.pnl, periods_of(result)
+    pnl, (returns, per_year) = result.pnl, returns_of(result)
     wins, losses = pnl[pnl > 0], pnl[pnl <= 0]
     fills, trades = result.fill_columns, result.trade_columns
     held = int((fills.bar[trades.exit] - fills.bar[trades.entry]).sum())
@@ -68,7 +68,7 @@ def statistics_of(result: Result) -> Statistics:
         return_pct=100.0 * (final / cash - 1.0) if cash else 0.0,
         buy_and_hold_pct=100.0 * float(bars.close[-1] / bars.open[0] - 1.0) if len(bars) else 0.0,
         max_drawdown_pct=100.0 * deepest_fall(equity, cash),
-        sharpe=sharpe_ratio(returns.returns, returns.per_year),
+        sharpe=sharpe_ratio(returns, per_year),
         profit_factor=float(wins.sum() / -losses.sum()) if len(losses) and losses.sum() < 0 else None,
         average_trade=float(pnl.mean()) if len(pnl) else None,
         best_trade=float(pnl.max()) if len(pnl) else None,

@@ -9,8 +9,8 @@ from math import expm1, log, sqrt
 import numpy as np
 
 from fks.backtest.metrics import moments
-from fks.backtest.series import DAYS_PER_YEAR
-from fks.bars.calendars import ALWAYS, calendar_of
+from fks.backtest.series import DAYS_PER_YEAR, last_bars
+from fks.bars.calendars import ALWAYS
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
@@ -60,11 +60,8 @@ def period_of(bars: Bars) -> Period:
     seconds = next((period for period in (_DAY_S, 3_600) if span_s >= 60 * period), 60)
     if bars.calendar == ALWAYS or not len(bars):
         return Period(seconds, _YEAR_S / seconds)
-    on_a_day = 1.0
-    if seconds < _DAY_S:
-        count = len(np.unique(bars.time_ns // (seconds * NS)))
-        on_a_day = count / len(np.unique(calendar_of(bars.calendar).days(bars.time_ns)))
-    return Period(seconds, DAYS_PER_YEAR * on_a_day, bars.calendar)
+    count, days = (len(last_bars(bars.time_ns, length, bars.calendar)) for length in (seconds, _DAY_S))
+    return Period(seconds, DAYS_PER_YEAR * count / days, bars.calendar)
 
 
 def period_returns(time_ns: Ints, equity: Floats, cash: float, period: Period) -> Floats:
@@ -74,7 +71,7 @@ def period_returns(time_ns: Ints, equity: Floats, cash: float, period: Period) -
     """
     if not len(time_ns):
         return np.zeros(0)
-    ends = _ends(time_ns, period)
+    ends = last_bars(time_ns, period.seconds, period.calendar)
     values = np.concatenate([[cash], equity[ends]])
     broke = np.flatnonzero(values <= 0)
     if len(broke):
@@ -82,17 +79,6 @@ def period_returns(time_ns: Ints, equity: Floats, cash: float, period: Period) -
     before = values[:-1]
     found: Floats = np.where(before > 0, values[1:] / np.where(before > 0, before, 1.0) - 1.0, 0.0)
     return found
-
-
-def _ends(time_ns: Ints, period: Period) -> Ints:
-    """Return the last bar of each period that has one."""
-    if period.calendar != ALWAYS and period.seconds == _DAY_S:
-        days = calendar_of(period.calendar).days(time_ns)
-        return np.flatnonzero(np.diff(days, append=days[-1:] + 1))
-    step_ns = period.seconds * NS
-    first, last = (int(time_ns[place]) // step_ns for place in (0, -1))
-    starts = np.arange(first + 1, last + 1, dtype=np.int64) * step_ns
-    return np.unique(np.append(np.searchsorted(time_ns, starts) - 1, len(time_ns) - 1))
 
 
 def metrics_of(returns: Returns) -> dict[str, float]:

@@ -764,7 +764,8 @@ class OrderChaos:
         self._received = max((row["seq"] for row in received), default=self._received)
         ids = [id for row in received for id in row["client_order_ids"]]
         rows = await self.db.sql(
-            "SELECT client_order_id, role, parent_id, signal_id FROM orders WHERE client_order_id = ANY($1::text[])", ids
+            "SELECT client_order_id, role, parent_id, signal_id FROM orders WHERE client_order_id = ANY($1::text[])",
+            ids,
         )
         self.requests.note(label, received, {row["client_order_id"]: row for row in rows})
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from fks.backtest import TapeRefused
+from fks.bars.calendars import calendar_of
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.search import (
@@ -28,7 +29,7 @@ from fks.search import (
     search,
     task_of,
 )
-from fks.search.objectives import Period, Returns
+from fks.search.objectives import Period, Returns, period_of
 from fks.strategies.base import Decisions, Strategy
 from tests.support.backtests import run
 from tests.support.no_skill import Coin, free_setup, walk
@@ -248,6 +249,15 @@ def test_period_returns_compound_to_the_equity() -> None:
     broke = period_returns(BARS.time_ns, np.where(np.arange(1500) > 700, -5.0, 100.0), 100.0, Period(86_400, 365.0))
     assert broke.min() == -1.0
     assert np.isfinite(broke).all()
+
+
+def test_periods_are_those_of_the_market() -> None:
+    assert period_of(BARS) == Period(86_400, 365.0)
+    assert period_of(BARS[:100]) == Period(3_600, 8760.0)
+    times = calendar_of("XNYS").expected("1h", 1_735_776_000_000_000_000, 1_738_368_000_000_000_000)
+    shares = Bars("SPY", "1h", times, *[np.ones(len(times))] * 5, calendar="XNYS")
+    assert period_of(shares) == Period(3_600, 252.0 * 7, "XNYS"), "a month: hours, seven a day"
+    assert len(period_returns(times, np.ones(len(times)), 1.0, Period(86_400, 252.0, "XNYS"))) == 20
 
 
 def test_measures_are_those_written_out_by_hand() -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--calendar",
     default="",
-    help="When the market trades: 24/7, XNYS, CMES, … Default: the exchange's; CMES for futures.",
+    help="When the market trades: 24/7, XNYS, CMES, … Default: the exchange's; CMES for futures; else by the bars.",
 )
 @click.option("--larger", is_flag=True, help="Also store the larger bars that the file's bars make whole.")
 @click.option("--replace", is_flag=True, help="Replace stored bars that differ; without it such a file is refused.")

@@ -87,15 +87,17 @@ def gaps_of(bars: Bars) -> tuple[Ints, Ints]:
             remedy="sort the bars and keep one of each",
         )
     if bars.calendar != ALWAYS and len(at):
-        expected = _expected(bars.calendar, bars.timeframe, int(times[0]), int(times[-1]) + 1)
+        years = times[[0, -1]].astype("datetime64[ns]").astype("datetime64[Y]")
+        expected = _expected(bars.calendar, bars.timeframe, years[0], years[1] + 1)
         missing = np.searchsorted(expected, times[at + 1]) - np.searchsorted(expected, times[at], side="right")
     is_gap = missing > 0
     return at[is_gap], missing[is_gap]
 
 
-@lru_cache(maxsize=16)
-def _expected(calendar: str, timeframe: str, from_ns: int, to_ns: int) -> Ints:
-    """Return the bars that a calendar expects. Kept: a search asks for the same ranges in each trial."""
+@lru_cache(maxsize=8)
+def _expected(calendar: str, timeframe: str, first: np.datetime64, end: np.datetime64) -> Ints:
+    """Return the bars that a calendar expects in whole years. Kept: each trial of a search asks for them."""
+    from_ns, to_ns = (int(year.astype("datetime64[ns]").astype(np.int64)) for year in (first, end))
     return calendar_of(calendar).expected(timeframe, from_ns, to_ns)
 
 

@@ -93,7 +93,7 @@ class Exercised:
             f"{label} {self.requests.cancels[label]}/{self.requests.replaces[label]}" for label in LABELS
         )
         return (
-            f"{len(self.requests.reached)} intents reached the exchange, which took {self.taken} orders of them; {self.denied.total()} denied: {by_code}\n"
+            f"{len(self.requests.reached)} intents reached the exchange, which made {self.taken} orders of them; {self.denied.total()} denied: {by_code}\n"
             f"{self.executed} orders executed: {self.partial} ({self.partial / share:.0%}) in parts, "
             f"{self.legs.total()} ({self.legs.total() / share:.0%}) stops and targets ({dict(self.legs)}, "
             f"{self.passed} passed before they rested)\n"

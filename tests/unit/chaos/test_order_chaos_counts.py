@@ -16,6 +16,7 @@ MINIMUM = Minimum(intents=2, pairs=1, reports=1, struck={"bad marks": 1}, denied
 
 def order(id: str, role: str, **more: Any) -> dict[str, Any]:
     known = {"client_order_id": id, "role": role, "state": "FILLED", "code": None, "group_id": None, "parent_id": None}
+    known |= {"signal_id": f"of {id}"}
     return known | {"symbol": "BTCUSDT", "instance": "i0", "quantity": Decimal(2)} | more
 
 
@@ -34,13 +35,23 @@ def theirs(id: str, executed: str, status: str = "FILLED", **more: Any) -> dict[
 PAIR = [order("stop", "sl", group_id="pair", parent_id="in"), order("target", "tp", group_id="pair", parent_id="in")]
 
 
+SENT = ("in", "out", "again", "closed")  # an exit that is sent again is one intent, a kill's close is none
+
+
 def run() -> dict[str, Any]:
     """Return what a run knows that bought in two parts and sold by its target, replaced legs and had one denial."""
     requests = Requests()
-    orders = [order("in", "entry"), order("out", "exit"), *PAIR, order("no", "entry", state="DENIED", code="BALANCE")]
+    again = [order("again", "exit", signal_id="of out"), order("closed", "kill", signal_id=None)]
+    orders = [
+        order("in", "entry"),
+        order("out", "exit"),
+        *again,
+        *PAIR,
+        order("no", "entry", state="DENIED", code="BALANCE"),
+    ]
     rows = {row["client_order_id"]: row for row in orders}
     for label in LABELS:
-        place = [{"path": "/api/v3/order", "method": "POST", "client_order_ids": [id]} for id in ("in", "out", "stop")]
+        place = [{"path": "/api/v3/order", "method": "POST", "client_order_ids": [id]} for id in (*SENT, "stop")]
         cancel = {"path": "/api/v3/order", "method": "DELETE", "client_order_ids": []}
         requests.note(label, [*place, cancel, *place], rows)
     return {
@@ -57,7 +68,7 @@ def test_a_run_over_the_minimum_is_a_proof_and_shows_its_counts() -> None:
     found = exercised(**run())
     assert list(found.shortfalls(MINIMUM)) == []
     assert (found.executed, found.partial, found.legs.total(), found.passed, found.pairs) == (2, 1, 1, 0, 1)
-    assert "2 intents reached the exchange, which took 1; 1 denied: 1 BALANCE" in found.text()
+    assert "2 intents reached the exchange, which made 1 orders of them; 1 denied: 1 BALANCE" in found.text()
 
 
 @pytest.mark.parametrize(

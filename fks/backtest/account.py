@@ -69,8 +69,8 @@ def run_account(
 ) -> AccountBacktest:
     """Return what the members would have traded together on one account.
 
-    `cash` is in the quote currency, which all members share. `limits`: None for none, `Risk()` for
-    the defaults of [risk]. Decisions are made as `fks.backtest.run` makes them; a member with no bar to fill on at one
+    `cash` is in the quote currency, which all members share. `limits`: None for none, `Risk()` for the defaults
+    of [risk]. Decisions are made as `fks.backtest.run` makes them; a member with no bar to fill on at one
     moment does not hold up the others. `check=False` leaves the check of the strategies out, as there.
     Errors: InputError ACCOUNT_MEMBERS, ACCOUNT_CURRENCY, ACCOUNT_INSTRUMENT, CORRELATION_TIMEFRAME, NO_DATA,
     ENTRY_UNSUPPORTED; TapeRefused, StrategyError.

@@ -9,14 +9,15 @@ import numpy as np
 
 from fks.backtest.account_result import AccountResult
 from fks.backtest.curve import deepest_fall
-from fks.backtest.series import DAYS_PER_YEAR
+from fks.backtest.series import days_per_year, last_bars
 from fks.backtest.statistics import fees_of
-from fks.bars.calendars import ALWAYS, calendar_of
+from fks.bars.calendars import ALWAYS
 from fks.model.bar import Floats, Ints
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.risk.correlation import correlation_of, returns_before
 
-_DAY_NS = 86_400 * NS
+_DAY_S = 86_400
+_DAY_NS = _DAY_S * NS
 _RETURNS_MIN = 3  # fewer give no ratio
 _CORRELATED_MAX = 5000  # newest returns of the table
 
@@ -26,8 +27,8 @@ class AccountStatistics:
     """Money in quote, shares and rates in percent. None where there is nothing to divide by.
 
     Ratios are of daily returns by the members' trading days, a year of 365 of them, or of 252 where all have one market
-    that closes; no risk-free rate, as `Statistics.sharpe`. Exposures are the
-    sum of all positions' absolute values, in percent of the equity at the same close.
+    that closes; no risk-free rate, as `Statistics.sharpe`. Exposures are the sum of all positions' absolute values, in
+    percent of the equity at the same close.
     """
 
     days: float
@@ -77,7 +78,7 @@ def account_statistics_of(account: AccountResult) -> AccountStatistics:
     spread = float(returns.std(ddof=1)) if len(returns) >= _RETURNS_MIN else 0.0
     down = float(np.sqrt((np.minimum(returns, 0.0) ** 2).mean())) if len(returns) >= _RETURNS_MIN else 0.0
     final = float(equity[-1])
-    year = 365.0 if _calendar(account) == ALWAYS else DAYS_PER_YEAR
+    year = days_per_year(_calendar(account))
     return AccountStatistics(
         days=float(account.ends_ns[-1] - account.ends_ns[0]) / _DAY_NS,
         trades=len(pnl),
@@ -147,8 +148,8 @@ def _calendar(account: AccountResult) -> str:
 
 def _day_ends(account: AccountResult) -> Ints:
     """Return the last moment of each trading day: of the members' calendar, UTC days where they have several."""
-    days = calendar_of(_calendar(account)).days(account.ends_ns - 1)  # a bar that ends at midnight is of the day before
-    return np.flatnonzero(np.diff(days, append=days[-1:] + 1))
+    inside_ns = account.ends_ns - 1  # a bar that ends at midnight is of the day before
+    return last_bars(inside_ns, _DAY_S, _calendar(account))
 
 
 def _length(timeframe: str) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from fks.backtest.result import ROLES, Result, as_floats
 from fks.backtest.series import benchmark_of, decided_bars, drawdown_of, exposure_of, position_of, trade_table
 from fks.bars.calendars import calendar_of, guess_calendar
-from fks.futures import contract_of
+from fks.futures import futures_calendar
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.errors import InputError
 from fks.model.tape import unpack_tape
@@ -73,14 +73,9 @@ def bars_from_frame(
     name = timeframe or frame.attrs.get("timeframe") or _timeframe(time_ns)
     name = check_timeframe(name)
     symbol = str(symbol or frame.attrs.get("symbol") or "ASSET")
-    market = calendar or frame.attrs.get("calendar") or _contract_calendar(symbol) or guess_calendar(time_ns, name)
+    market = calendar or frame.attrs.get("calendar") or futures_calendar("", symbol) or guess_calendar(time_ns, name)
     where = str(exchange or frame.attrs.get("exchange") or "")
     return Bars(symbol, name, time_ns, *columns, calendar=calendar_of(market).name, exchange=where)
-
-
-def _contract_calendar(symbol: str) -> str | None:
-    contract = contract_of(symbol)
-    return None if contract is None or contract.spec is None else contract.spec.calendar
 
 
 def _times(frame: pd.DataFrame, names: dict[str, Any], pandas: Any) -> Ints:

@@ -15,8 +15,6 @@ from fks.model.bar import Bars, Floats, Ints
 from fks.model.order import Role
 from fks.model.timeframe import NS, TIMEFRAMES
 
-#: trading days in a year of a market that closes: the convention for shares and futures
-DAYS_PER_YEAR = 252.0
 _DAY_S = 86_400
 
 
@@ -110,6 +108,12 @@ def returns_of(result: Result) -> tuple[Floats, float]:
     return _returns(result.equity, _ends(bars), float(result.setup.cash)), _calendar(bars)[1]
 
 
+def days_per_year(calendar: str) -> float:
+    """Return the trading days of a year: 365 of a market that never closes, else 252, as is usual for shares and
+    futures."""
+    return 365.0 if calendar == ALWAYS else 252.0
+
+
 def last_bars(time_ns: Ints, seconds: int, calendar: str) -> Ints:
     """Return the last bar of each period of `seconds` that has one; a day is a trading day of `calendar`."""
     if not len(time_ns):
@@ -134,7 +138,7 @@ def _calendar(bars: Bars) -> tuple[str, float]:
         return "month", 12.0
     if bars.timeframe == "1w":
         return "week", 365.0 / 7.0
-    return "day", 365.0 if bars.calendar == ALWAYS else DAYS_PER_YEAR
+    return "day", days_per_year(bars.calendar)
 
 
 def _returns(values: Floats, ends: Ints, start: float) -> Floats:

@@ -40,12 +40,12 @@ def stored_name(exchange: str, symbol: str) -> str:
 def futures_calendar(exchange: str, symbol: str) -> str | None:
     """Return the calendar of a futures contract, or of all contracts of a root (`NQ`); None for another symbol.
 
-    A contract of an unknown root has CMES.
+    A contract of an unknown root has CMES. Where no exchange is known ("") only a known contract has one.
     """
-    if exchange not in EXCHANGES:
-        return None
     wanted = symbol.strip().upper()
     contract = contract_of(wanted)
+    if exchange not in EXCHANGES:
+        return None if exchange or contract is None else contract.spec.calendar
     spec = SPECS.get(wanted) if contract is None else contract.spec
     if spec is not None:
         return spec.calendar

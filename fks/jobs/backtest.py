@@ -127,8 +127,8 @@ def parse_spec(spec: Mapping[str, Any]) -> BacktestSpec:
 
 def with_costs(spec: Mapping[str, Any], costs: Costs, collar_pct: Decimal | None = None) -> dict[str, Any]:
     """Return a spec, or that of an account, with the costs and the collar that it leaves out as the settings have them.
-    Its own `fee_rate` alone is the maker's too; what may go short pays its fees in quote, as derivatives do, unless the
-    spec says otherwise."""
+    Its own `fee_rate` alone is the maker's too; a strategy that may go short pays its fees in quote, as derivatives do,
+    unless the spec says otherwise."""
     own = {name: value for name, value in spec.items() if value is not None}
     maker = {"fee_rate_maker": None} if "fee_rate" in own else {}
     collar = {} if collar_pct is None else {"collar_pct": collar_pct}

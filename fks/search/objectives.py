@@ -9,7 +9,7 @@ from math import expm1, log, sqrt
 import numpy as np
 
 from fks.backtest.metrics import moments
-from fks.backtest.series import DAYS_PER_YEAR, last_bars
+from fks.backtest.series import days_per_year, last_bars
 from fks.bars.calendars import ALWAYS
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.errors import InputError
@@ -17,7 +17,6 @@ from fks.model.timeframe import NS
 from fks.search.overfitting import sharpe
 
 Metrics = Mapping[str, float]
-_YEAR_S = 365 * 86_400
 _DAY_S = 86_400
 
 
@@ -59,9 +58,9 @@ def period_of(bars: Bars) -> Period:
     span_s = float(bars.time_ns[-1] - bars.time_ns[0]) / NS if len(bars) else 0.0
     seconds = next((period for period in (_DAY_S, 3_600) if span_s >= 60 * period), 60)
     if bars.calendar == ALWAYS or not len(bars):
-        return Period(seconds, _YEAR_S / seconds)
+        return Period(seconds, days_per_year(ALWAYS) * _DAY_S / seconds)
     count, days = (len(last_bars(bars.time_ns, length, bars.calendar)) for length in (seconds, _DAY_S))
-    return Period(seconds, DAYS_PER_YEAR * count / days, bars.calendar)
+    return Period(seconds, days_per_year(bars.calendar) * count / days, bars.calendar)
 
 
 def period_returns(time_ns: Ints, equity: Floats, cash: float, period: Period) -> Floats:

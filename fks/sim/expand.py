@@ -68,10 +68,18 @@ def _prices(rows: Rows, row: Ints, place: Ints, rng: np.random.Generator, total:
     noise = walk - at_left - (at_right - at_left) * share
     reach = ((rows.high - rows.low) / np.sqrt(np.maximum(rows.count, 1)))[row]
     price = values[leg, row] + (values[leg + 1, row] - values[leg, row]) * share + noise * reach
-    bounded: Ints = np.clip(np.rint(price), rows.low[row], rows.high[row]).astype(np.int64)
+    bounded = _reflected(np.rint(price), rows.low[row], rows.high[row])
     for station, value in zip(stations, values.astype(np.int64), strict=True):
         bounded = np.where(place == station[row], value[row], bounded)  # after rounding and short rows: exact
     return bounded
+
+
+def _reflected(price: Floats, low: Ints, high: Ints) -> Ints:
+    """Return prices that turn back at the extremes of their bar: cut off there, a market would stand still for long."""
+    span = np.maximum(high - low, 1)
+    beyond = np.mod(price - low, 2 * span)
+    found: Ints = np.minimum(low + span - np.abs(beyond - span), high).astype(np.int64)
+    return found
 
 
 def _times(

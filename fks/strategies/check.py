@@ -184,7 +184,7 @@ def ensure_causal(strategy: Strategy, bars: Bars) -> None:
 
 
 def _copy_of(strategy: Strategy) -> Strategy:
-    """Return a copy, with what the strategy remembers; itself when it holds a thing that cannot be copied."""
+    """Return a copy, its memory included; the strategy itself when it holds a thing that cannot be copied."""
     try:
         return deepcopy(strategy)
     except Exception:  # objects of users may raise anything

@@ -83,12 +83,11 @@ class System:
 
     def wait_for_order(self, client: httpx.Client, id: str, state: str, *, deadline_s: float = 15.0) -> None:
         """Wait until an order is in `state`; a failure shows the order."""
-        end = time.monotonic() + deadline_s
-        while (order := client.get(f"/orders/{id}").json()).get("state") != state:
-            if time.monotonic() > end:
-                events = client.get(f"/orders/{id}/events").text
-                raise AssertionError(f"not {state} within {deadline_s:g} s: {order}\n{events}")
-            time.sleep(0.05)
+        try:
+            wait_until(lambda: client.get(f"/orders/{id}").json().get("state") == state, deadline_s=deadline_s)
+        except AssertionError as error:
+            story = "\n".join(client.get(f"/orders/{id}{part}").text for part in ("", "/events"))
+            raise AssertionError(f"{error}; wanted {state}\n{story}") from None
 
     def up(self, *args: str) -> None:
         """Start in the background and wait until it says it is ready."""

@@ -74,6 +74,19 @@ def test_an_up_bar_visits_its_low_first_and_a_down_bar_its_high() -> None:
         assert (low < high) == (close > open_)
 
 
+def test_a_generated_market_does_not_stand_still_at_the_extremes_of_a_minute() -> None:
+    source = generated(seed=7).source
+    rows = source.rows(source.row_first, source.row_first + 1440)
+    trades = expand(rows, source.unit_ms, dice(7, "X", "trades", 1))
+    row = np.repeat(np.arange(len(rows)), rows.count)
+    at_extreme = (trades.price == rows.low[row]) | (trades.price == rows.high[row])
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], at_extreme, [False]]).astype(int)))
+    longest = int((edges[1::2] - edges[::2]).max())
+    print(f"{at_extreme.mean():.1%} of {len(trades)} trades at an extreme, {longest} one after the other at most")
+    assert at_extreme.mean() < 0.02
+    assert longest < 10
+
+
 def test_a_seed_is_a_market() -> None:
     one, same, other = generated(seed=7), generated(seed=7), generated(seed=8)
     assert one.between(one.id_next - 50, one.id_next) == same.between(same.id_next - 50, same.id_next)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fks.config.settings import Risk
+from fks.model.codes import ENDS_RESTING, Code
 from fks.model.instrument import Instrument, Lot, PercentPrice
 from fks.model.order import OrderType, State
 from fks.model.signal import Kind
@@ -187,6 +188,20 @@ async def test_the_days_loss_ends_what_rests_and_keeps_what_protects(rig: Rig) -
     for client_order_id in resting:
         await rig.becomes(client_order_id, State.CANCELLED)
     assert [held.order.role.value for held in rig.venue.live()] == ["sl"]
+
+
+async def test_a_stale_feed_ends_what_rests_once_the_collector_had_its_time_to_start(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restart of the whole system: the order manager is up first, and the feed's last message is old."""
+    monkeypatch.setitem(ENDS_RESTING, Code.FEED_STALE, 0.2)
+    resting = await rests(rig, limit_price=D(94), size=D(1))
+    await rig.db.sql("UPDATE feeds SET last_message_at = now() - interval '2 hours'")
+    supervision = rig.settings.supervision.model_copy(update={"start_timeout_s": 0.8})
+    began_s = time.monotonic()
+    await rig.restart(settings=rig.settings.model_copy(update={"supervision": supervision}))
+    await rig.becomes(resting, State.CANCELLED, deadline_s=10)
+    assert time.monotonic() - began_s >= 2 * 0.8 + 0.2
 
 
 async def test_a_loss_behind_an_old_price_denies_entries_and_no_exit(rig: Rig) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -150,7 +151,7 @@ def test_asset_is_collected_within_seconds_and_disabling_keeps_its_data(system: 
         assert client.get("/historical/SOLUSDT?timeframe=1h&limit=5").json()["bars"]
 
 
-def test_killed_history_command_is_finished_by_a_job(system: System) -> None:
+def test_killed_history_command_is_finished_by_a_job(system: System, tmp_path: Path) -> None:
     (done,) = system.json("data", "sync", "AVAX/USDT", "5m", "--from", "3d")["items"]
     assert done["fetched"] == done["candles"] >= 3 * MINUTES_A_DAY // 5 - 1
     synced(system, "5m")
@@ -164,15 +165,23 @@ def test_killed_history_command_is_finished_by_a_job(system: System) -> None:
         "count": 1000,
     }  # or it is done before it is killed
     httpx.post(faults, json=slow, timeout=10.0).raise_for_status()
-    process = subprocess.Popen(
-        [FKS, "data", "sync", "AVAXUSDT", "1m", "--from", "15d"],
-        env=system.env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    said = tmp_path / "output"
+    with said.open("w") as output_file:
+        process = subprocess.Popen(
+            [FKS, "data", "sync", "AVAXUSDT", "1m", "--from", "15d"],
+            env=system.env,
+            stdout=output_file,
+            stderr=subprocess.STDOUT,
+        )
+
+    def has_begun() -> bool:
+        assert process.poll() is None, said.read_text()
+        return bool(system.sql(f"SELECT FROM sync_status WHERE {where} AND cursor IS NOT NULL"))
+
     try:
-        wait_until(lambda: system.sql(f"SELECT FROM sync_status WHERE {where} AND cursor IS NOT NULL"), deadline_s=30.0)
+        wait_until(has_begun, deadline_s=60.0)  # a process starts and reads a page; how soon is not this test's claim
     finally:
+        print(said.read_text())
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
         httpx.delete(faults, timeout=10.0).raise_for_status()

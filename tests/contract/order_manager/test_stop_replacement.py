@@ -107,8 +107,11 @@ async def test_a_trailed_stop_rests_at_each_moment(idle: Rig, venue: LoggedVenue
     assert set(venue.covered) <= {D(0), HELD}
     assert (len(venue.replaced), len(venue.cancelled)) == ((3, 0) if can_replace else (0, 3))
     assert len(venue.received) == len(set(venue.received)) == 1 + 4
-    states = [await leg_of(rig, held) for held in venue.by_role("sl")]
-    assert states == ["CANCELLED none"] * 3 + ["ACCEPTED none"]
+
+    async def are_journalled() -> bool:  # the venue has it first
+        return [await leg_of(rig, held) for held in venue.by_role("sl")] == ["CANCELLED none"] * 3 + ["ACCEPTED none"]
+
+    await until(are_journalled)
 
 
 async def test_a_pair_that_trails_keeps_a_half_of_its_cover_while_the_other_moves(
@@ -142,8 +145,12 @@ async def test_a_successor_that_is_refused_is_placed_at_once(rig: Rig, venue: Lo
         await until(lambda: resting(rig) == [D(95)])
         assert venue.covered == [HELD, D(0), HELD]
     assert stop.state is State.CANCELLED
-    rows = await rig.db.sql("SELECT state FROM orders WHERE role = 'sl' AND attempt = 1")
-    assert [row["state"] for row in rows] == ["REJECTED"]
+
+    async def is_rejected() -> bool:
+        rows = await rig.db.sql("SELECT state FROM orders WHERE role = 'sl' AND attempt = 1")
+        return [row["state"] for row in rows] == ["REJECTED"]
+
+    await until(is_rejected)
 
 
 async def test_an_exit_of_another_instance_is_whole_while_a_stop_is_replaced(
@@ -168,7 +175,11 @@ async def test_an_exit_of_another_instance_is_whole_while_a_stop_is_replaced(
     await until(lambda: rig.db.sql(exits))
     may_answer.set()
     await until(lambda: resting(rig) == [D(95)])
-    assert [tuple(row) for row in await rig.db.sql(exits)] == [(HELD, "FILLED")]
+
+    async def is_whole() -> bool:
+        return [tuple(row) for row in await rig.db.sql(exits)] == [(HELD, "FILLED")]
+
+    await until(is_whole)
 
 
 @pytest.mark.parametrize("answer", ["lost", "unheard", "raise"])

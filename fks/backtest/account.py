@@ -100,6 +100,7 @@ def run_account(
             _decisions(member.strategy, part),
             checks.of(number),
             partial(checks.equity, number),
+            is_liquidated=len(members) == 1,
         )
         for number, (member, part, setup) in enumerate(zip(members, parts, setups, strict=True))
     ]

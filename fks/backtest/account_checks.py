@@ -16,6 +16,7 @@ from fks.backtest.limits import EntryPrices, Funds, Holding, TapeChecks
 from fks.backtest.reference import Walker
 from fks.backtest.rows import FillRow, Setup
 from fks.config.risk import Risk
+from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.codes import Denial
 from fks.model.instrument import Instrument
@@ -143,8 +144,22 @@ class AccountChecks:
             shorts=frozenset(symbol for symbol, amount in positions.items() if amount < 0),
             correlations=self._correlations(tape.symbol, positions, now_ns),
             entries=entries,
+            margin_free=self._margin_free(number, index, held),
         )
         return self._single[number].denial(index, side, quantity, close, levels, funds)
+
+    def _margin_free(self, number: int, index: int, held: dict[str, Decimal]) -> Decimal | None:
+        """Return the equity less the margin of all positions at their newest closes, in quote: their value in full
+        where they are paid for. None where no member trades on margin."""
+        if all(tape.setup.margin_kept is None for tape in self._tapes):
+            return None
+        free, now_ns = self.equity(number, index), int(self._tapes[number].ends_ns[index])
+        margins = {tape.symbol: tape.setup.margin_kept or Margin() for tape in self._tapes}
+        for symbol, amount in held.items():
+            if amount:
+                series = self._series[symbol]
+                free -= margins[symbol].needed(abs(amount), series.close(now_ns) or _ZERO, series.instrument)
+        return free
 
     def _correlations(self, symbol: str, others: dict[str, Decimal], now_ns: int) -> dict[str, float | None]:
         """Return the correlation of the returns of a symbol with those of others, from bars that ended by `now_ns`."""

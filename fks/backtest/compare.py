@@ -24,6 +24,7 @@ _INPUTS = (
     "fee_in",
     "slippage",
     "collar_pct",
+    "margin",
     "can_short",
     "allow_gaps",
     "limits",

@@ -106,6 +106,7 @@ def inputs_hash(
             },
             "seed": None,
             "flags": {"allow_gaps": setup.allow_gaps, "can_short": setup.can_short},
+            **({} if setup.margin_kept is None else {"margin": str(setup.margin_kept)}),
             **({} if setup.pyramiding is None else {"pyramiding": setup.pyramiding}),
             **({} if setup.collar_pct is None else {"collar": [plain(setup.collar_pct), instrument.has_oto]}),
         }

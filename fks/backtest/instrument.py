@@ -13,6 +13,7 @@ from fks.config.risk import Risk
 from fks.futures import instrument_of_symbol
 from fks.indicators import places_of
 from fks.matching import CostModel, Slippage
+from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
@@ -63,15 +64,17 @@ def setup_for(
     allow_gaps: bool = False,
     limits: bool = False,
     collar_pct: object = None,
+    margin: str | None = None,
 ) -> Setup:
     """Return the setup that `run` takes when none is given, with some of its values changed.
 
-    Units: `cash` and, for `notional` sizing, `size` in quote; `size` in base for `quantity`, in percent for the others
-    (`fks.risk.sizing`); `fee_rate` is a fraction of each fill, of makers `fee_rate_maker` (None: the same); `slippage`
-    is `none`, `2 ticks`, `5 bps`, `0.1 range`. Numbers may be int, float, Decimal or text. `can_short` takes fees in
-    quote, as derivatives do. `limits=True` holds entries to the default limits of [risk]. With `collar_pct` a market
-    entry with SL or TP expires beyond that many percent from the close. Errors: InputError for a value that is no
-    number or is out of range.
+    Units: `cash` and, for `notional` sizing, `size` in quote; `size` in base for `quantity`, in percent for the
+    others (`fks.risk.sizing`); `fee_rate` is a fraction of each fill, of makers `fee_rate_maker` (None: the same);
+    `slippage` is `none`, `2 ticks`, `5 bps`, `0.1 range`. Numbers may be int, float, Decimal or text. `can_short`
+    takes fees in quote, as derivatives do. `margin` is what a position needs, '0.1' of its value or '22000 each'
+    contract, and behind a slash what it keeps (None: its value in full). `limits=True` holds entries to the default
+    limits of [risk]. With `collar_pct` a market entry with SL or TP expires beyond that many percent from the
+    close. Errors: InputError for a value that is no number or is out of range.
     """
     instrument = instrument_of(bars)
     return Setup(
@@ -89,6 +92,7 @@ def setup_for(
         allow_gaps,
         Risk() if limits else UNLIMITED,
         collar_pct=None if collar_pct is None else _number("collar_pct", collar_pct),
+        margin=None if margin is None else Margin.parse(margin),
     )
 
 

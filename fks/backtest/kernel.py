@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+import fks.matching.margin
 import fks.matching.rule
 from fks.backtest import kernel_orders as orders
 from fks.backtest import kernel_walk as compiled
@@ -25,6 +26,7 @@ from fks.backtest.limits import EntryPrices, Funds, TapeChecks, denial_text, exp
 from fks.backtest.result import DeniedColumns, Engine, FillColumns, Outcome, TradeColumns
 from fks.backtest.rows import Setup, plain
 from fks.backtest.units import Units, from_units, places, to_units
+from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.codes import Code
 from fks.model.errors import BugError, InputError
@@ -57,6 +59,7 @@ CODES = (
     Code.PRICE_MISSING,
     Code.PYRAMIDING,
     Code.SLIPPAGE_GUARD,
+    Code.MARGIN,
 )
 #: sizings by their number in the walk
 _SIZINGS = {
@@ -123,7 +126,8 @@ def _compiled(make: Callable[[int], Callable[..., int]], *, prices: int, tables:
     import numba
 
     _register()
-    sources = [Path(module.__file__ or "") for module in (fks.matching.rule, compiled, orders)]
+    modules = (fks.matching.rule, fks.matching.margin, compiled, orders)
+    sources = [Path(module.__file__ or "") for module in modules]
     version = int.from_bytes(hashlib.sha256(b"".join(path.read_bytes() for path in sources)).digest()[:4])
     ints = numba.types.Array(numba.int64, 1, "C", readonly=True)
     floats = numba.types.Array(numba.float64, 1, "C", readonly=True)
@@ -315,6 +319,7 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
     elif sizing.name == "notional":
         size = to_units(setup.size, value_places)
     band = item.percent_price
+    initial, kept = (setup.margin_kept or Margin()).terms(units.price + units.multiplier)
     factors = (Decimal(0),) * 4 if band is None else (band.sell_down, band.sell_up, band.buy_down, band.buy_up)
     band_places = max(places(factor) for factor in factors)
     return Rules(
@@ -350,6 +355,13 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
         fee_to_quantity=10 ** max(0, units.quantity - 8),
         fee_to_cash=10 ** (units.cash - 8),
         can_short=int(setup.can_short),
+        has_margin=int(setup.margin_kept is not None),
+        margin_times=initial.times,
+        margin_over=initial.over,
+        margin_each=initial.each,
+        kept_times=kept.times,
+        kept_over=kept.over,
+        kept_each=kept.each,
         market_step=to_units(market.step, units.lot),
         quantity_least=_bound(market.least, units.quantity, ROUND_CEILING),
         quantity_most=_bound(market.most, units.quantity, ROUND_FLOOR),

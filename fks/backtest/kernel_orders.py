@@ -26,6 +26,7 @@ from fks.backtest.kernel_walk import (
     GUARD_STOP,
     GUARD_TRAIL,
     LIMIT_ROLE,
+    LIQUIDATION,
     NONE,
     NOT_COVERED,
     OF_VOLATILITY,
@@ -48,6 +49,8 @@ from fks.backtest.kernel_walk import (
     leg_hit,
     leg_lots,
     level_ticks,
+    liquidate,
+    liquidates,
 )
 from fks.matching.rule import behind, is_accepted, reach_down, reach_up
 from fks.model.bar import Floats, Ints
@@ -229,7 +232,27 @@ def fill_legs(
     state[ENTRIES] = 0
 
 
-ORDERS_HELPERS: tuple[Callable[..., Any], ...] = (reach_entry, place_legs, fill_waiting, fill_legs)
+def close_by_force(
+    state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, open_: int, high: int, low: int
+) -> bool:
+    """Close all that is held by force when a bar reaches that price first; an entry's order that rests ends with it.
+    Return whether it did."""
+    stop, limit, takes, placed_in_bar = NONE, NONE, True, False
+    if state[GUARD] != 0:
+        stop, limit = state[GUARD_STOP], state[GUARD_LIMIT]
+        takes, placed_in_bar = bar >= state[GUARD_TAKES], bar == state[GUARD_SINCE]
+    is_forced, ticks, is_open = liquidates(state, stop, limit, placed_in_bar, takes, open_, high, low)
+    if not is_forced:
+        return False
+    state[UNCLEAR] += 1 if is_open else 0
+    fill = state[FILLS]
+    liquidate(state, fills, trades, rules, bar, ticks, high - low)
+    fills[fill, DECIDED] = bar
+    state[WAITING], state[ENTRIES] = 0, 0
+    return True
+
+
+ORDERS_HELPERS: tuple[Callable[..., Any], ...] = (reach_entry, place_legs, fill_waiting, fill_legs, close_by_force)
 
 
 def make_walk(version: int) -> Callable[..., int]:
@@ -264,7 +287,7 @@ def make_walk(version: int) -> Callable[..., int]:
         `entry_limits`, `entry_stops`: prices, or empty; `legs`: space for the legs of one protection.
         """
         count, first = len(close), rules.first
-        state[CASH] = rules.cash
+        state[CASH], state[LIQUIDATION] = rules.cash, NONE
         state[STATUS] = DONE * version
         capacity = min(len(fills), len(trades), len(denied)) - len(legs) - 3  # the most rows that a bar adds
         has_stops, has_limits, has_trails = len(stops) > 0, len(limits) > 0, len(trails) > 0
@@ -282,11 +305,14 @@ def make_walk(version: int) -> Callable[..., int]:
             if max(state[FILLS], state[DENIED]) > capacity:
                 state[STATUS] = TABLE_FULL
                 return bar
-            if state[WAITING] != 0 or state[GUARD] != 0:
+            if state[WAITING] != 0 or state[GUARD] != 0 or state[LIQUIDATION] != NONE:
                 cash, filled = state[CASH], state[FILLS]
                 if state[WAITING] != 0:
                     fill_waiting(state, fills, trades, legs, rules, bar, open_[bar], high[bar], low[bar])
-                if state[GUARD] != 0:
+                is_over = False
+                if state[LIQUIDATION] != NONE and state[STATUS] == DONE:
+                    is_over = close_by_force(state, fills, trades, rules, bar, open_[bar], high[bar], low[bar])
+                if state[GUARD] != 0 and not is_over:
                     fill_legs(state, fills, trades, legs, rules, bar, open_[bar], high[bar], low[bar], close[bar])
                 if tracks_loss and state[FILLS] != filled:
                     cut(state, rules, start_worth, start_cash, lowest, cash)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fks.matching.margin import liquidation_ticks
 from fks.matching.rule import (
     behind,
     collar,
@@ -53,8 +54,9 @@ DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL, NOT_COVERED = 0, 1, 2, 3, 4
     DAY_REACHED,  # the loss that reached the limit today, places of worth
     STATUS,
     UNCLEAR,  # bars that reached both legs of a protection, and do not show which first
+    LIQUIDATION,  # the price at which the position is closed by force, or NONE
     STATE_SIZE,
-) = range(18)
+) = range(19)
 
 # columns of the tables
 BAR, SIDE, QUANTITY, PRICE, FEE, IS_BASE, ROLE, FILL_WIDTH = range(8)
@@ -76,7 +78,7 @@ TRADE_ENTRY, TRADE_EXIT, TRADE_PNL, TRADE_WIDTH = range(4)
 ) = range(13)
 
 # roles, as in fks.backtest.result.ROLES
-ENTRY_ROLE, EXIT_ROLE, STOP_ROLE, LIMIT_ROLE = range(4)
+ENTRY_ROLE, EXIT_ROLE, STOP_ROLE, LIMIT_ROLE, LIQUIDATION_ROLE = range(5)
 
 # denials, as in fks.backtest.kernel.CODES
 (
@@ -98,7 +100,8 @@ ENTRY_ROLE, EXIT_ROLE, STOP_ROLE, LIMIT_ROLE = range(4)
     NO_VOLATILITY,
     PYRAMIDING,
     EXPIRED,
-) = range(18)
+    LACKS_MARGIN,
+) = range(19)
 
 # sizings
 NOTIONAL, FIXED, OF_EQUITY, OF_RISK, OF_VOLATILITY = range(5)
@@ -140,6 +143,13 @@ class Rules(NamedTuple):
     fee_to_quantity: int  # from 1e-8
     fee_to_cash: int
     can_short: int
+    has_margin: int  # positions are on margin: `fks.matching.margin.Terms` of the initial and the maintenance margin
+    margin_times: int
+    margin_over: int
+    margin_each: int
+    kept_times: int
+    kept_over: int
+    kept_each: int
     market_step: int  # lots' places
     quantity_least: int  # places of quantities, as the limits below
     quantity_most: int
@@ -342,6 +352,53 @@ def book(
         or abs(float(state[COST])) >= SAFE
     ):
         state[STATUS] = OVERFLOW
+    elif rules.has_margin:
+        state[LIQUIDATION] = liquidation_price(state, rules)
+
+
+def liquidation_price(state: Ints, rules: Rules) -> int:
+    """Return the price at which the position is closed by force, or NONE where nothing is held that can be closed, or
+    no price of the tape comes near it."""
+    position = state[POSITION]
+    if closing_lots(state, rules) * rules.lot_to_quantity < rules.guard_least:
+        return NONE
+    held, shares = float(abs(position)), float(rules.kept_over - rules.kept_times)
+    money = float(state[CASH]) * float(rules.cash_to_worth) * float(rules.kept_over)
+    each = held * float(rules.kept_each)
+    if position > 0 and each - money < 0.999 * held * float(rules.multiplier) * shares * float(rules.price_least):
+        return NONE
+    shares = float(rules.kept_over + rules.kept_times)
+    per_price = held * float(rules.multiplier) * shares
+    if position < 0 and money - each > 1.001 * per_price * float(rules.price_most):
+        return NONE
+    if per_price >= SAFE or abs(money) + each >= SAFE:
+        state[STATUS] = OVERFLOW
+        return NONE
+    cash = state[CASH] * rules.cash_to_worth
+    terms = (rules.kept_times, rules.kept_over, rules.kept_each)
+    return liquidation_ticks(position, cash, rules.multiplier, *terms, rules.tick)
+
+
+def lacks_margin(state: Ints, rules: Rules, lots: int, price: int, close: int) -> bool:
+    """Return whether the account's equity at the close does not cover the margin of what is held and of `lots` more at
+    `price`. In floats where they leave no doubt."""
+    held, quantity = abs(state[POSITION]), lots * rules.lot_to_quantity
+    value = float(quantity) * float(price) + float(held) * float(close)
+    needed = value * float(rules.multiplier) * float(rules.margin_times)
+    needed += (float(quantity) + float(held)) * float(rules.margin_each)
+    worth = float(state[POSITION]) * float(close) * float(rules.multiplier)
+    covered = (float(state[CASH]) * float(rules.cash_to_worth) + worth) * float(rules.margin_over)
+    if abs(needed - covered) > 1e-9 * (
+        abs(float(state[CASH])) * float(rules.cash_to_worth) + abs(worth) + needed
+    ) * float(rules.margin_over):
+        return needed > covered
+    if needed >= SAFE or abs(float(state[CASH])) * float(rules.cash_to_worth) * float(rules.margin_over) >= SAFE:
+        state[STATUS] = OVERFLOW
+        return False
+    equity = state[CASH] * rules.cash_to_worth + state[POSITION] * close * rules.multiplier
+    shares = (quantity * price + held * close) * rules.multiplier * rules.margin_times
+    lacks: bool = shares + (quantity + held) * rules.margin_each > equity * rules.margin_over
+    return lacks
 
 
 def closing_lots(state: Ints, rules: Rules) -> int:
@@ -505,10 +562,13 @@ def refusal(
         return NOTIONAL_MIN
     if value > rules.notional_max:
         return NOTIONAL_MAX
-    if side > 0:
-        if value * rules.value_to_cash > state[CASH]:
+    if side < 0 and not rules.can_short:
+        if quantity > max(state[POSITION], 0):
             return BALANCE
-    elif not rules.can_short and quantity > max(state[POSITION], 0):
+    elif rules.has_margin:
+        if lacks_margin(state, rules, lots, at, close):
+            return LACKS_MARGIN
+    elif side > 0 and value * rules.value_to_cash > state[CASH]:
         return BALANCE
     after = state[POSITION] * side + quantity
     if float(after) * float(at) * float(rules.multiplier) >= SAFE:
@@ -539,6 +599,9 @@ def refusal(
     if worst != NONE:  # the venue locks what the entry may cost
         if float(lots) * float(worst) * float(rules.value_factor) >= SAFE:
             state[STATUS] = OVERFLOW
+        elif rules.has_margin:
+            if lacks_margin(state, rules, lots, worst, close):
+                return LACKS_MARGIN
         elif lots * worst * rules.multiplier * rules.value_to_cash > state[CASH]:
             return BALANCE
     return OK
@@ -639,7 +702,7 @@ def enter(
         deny(state, denied, bar, side, EXPIRED, stop, limit, loss, lots, NONE, NONE, 0)
         return
     book(state, fills, trades, rules, bar + 1, side, lots, next_open, span, ENTRY_ROLE, False, NONE, False)
-    if stop == NONE and limit == NONE:
+    if stop == NONE and limit == NONE and not rules.has_margin:
         return
     guarded = closing_lots(state, rules)
     if guarded * rules.lot_to_quantity >= rules.guard_least:
@@ -678,10 +741,51 @@ def leg_hit(
     return leg, ticks, is_unclear(is_stopped, is_taken, is_open_stopped, is_through)
 
 
+def liquidates(
+    state: Ints, stop: int, limit: int, placed_in_bar: bool, takes: bool, open_: int, high: int, low: int
+) -> tuple[bool, int, bool]:
+    """Return whether a bar closes the position by force before a leg of its protection fills, at which price, and
+    whether the bar does not show that the limit did not fill first. At the open: the price is the open, and a limit
+    that is reached there comes first."""
+    level, sells = state[LIQUIDATION], state[POSITION] > 0
+    if level == NONE:
+        return False, 0, False
+    is_hit, ticks = reach_down(level, open_, low, False) if sells else reach_up(level, open_, high, False)
+    is_behind_stop = stop != NONE and (stop >= level if sells else stop <= level)
+    if not is_hit or is_behind_stop:
+        return False, 0, False
+    if limit == NONE or not takes:
+        return True, ticks, False
+    if not placed_in_bar and (open_ >= limit if sells else open_ <= limit):
+        return False, 0, False
+    return True, ticks, high >= limit if sells else low <= limit
+
+
+def liquidate(state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, ticks: int, span: int) -> None:
+    """Close all that is held by force, and end its protection."""
+    side, lots = -1 if state[POSITION] > 0 else 1, closing_lots(state, rules)
+    state[GUARD] = 0
+    book(state, fills, trades, rules, bar, side, lots, ticks, span, LIQUIDATION_ROLE, False, NONE, False)
+
+
+def watch_rest(state: Ints) -> None:
+    """Go on looking for the price at which what an exit left is closed by force."""
+    if state[LIQUIDATION] != NONE and state[GUARD] == 0:
+        state[GUARD], state[GUARD_LOTS], state[GUARD_SELLS] = 1, 0, 1 if state[POSITION] > 0 else 0
+        state[GUARD_STOP], state[GUARD_LIMIT], state[GUARD_TRAIL] = NONE, NONE, NONE
+
+
 def protect(state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, open_: int, high: int, low: int) -> None:
-    """Fill the resting protection when `bar` reaches it."""
+    """Fill the resting protection when `bar` reaches it, or close the position by force."""
     sells, placed_in_bar = state[GUARD_SELLS] == 1, bar == state[GUARD_SINCE]
-    leg, ticks, has_both = leg_hit(state[GUARD_STOP], state[GUARD_LIMIT], sells, placed_in_bar, True, open_, high, low)
+    stop, limit = state[GUARD_STOP], state[GUARD_LIMIT]
+    if rules.has_margin:
+        is_forced, at, is_open = liquidates(state, stop, limit, placed_in_bar, True, open_, high, low)
+        if is_forced:
+            state[UNCLEAR] += 1 if is_open else 0
+            liquidate(state, fills, trades, rules, bar, at, high - low)
+            return
+    leg, ticks, has_both = leg_hit(stop, limit, sells, placed_in_bar, True, open_, high, low)
     if leg == 0:
         return
     state[GUARD] = 0
@@ -700,6 +804,11 @@ def first_touch(state: Ints, low: Ints, high: Ints, start: int, last: int) -> in
     down, up = (state[GUARD_STOP], state[GUARD_LIMIT]) if sells else (state[GUARD_LIMIT], state[GUARD_STOP])
     if up == NONE:
         up = FAR
+    if state[LIQUIDATION] != NONE:
+        if sells:
+            down = max(down, state[LIQUIDATION])
+        else:
+            up = min(up, state[LIQUIDATION])
     for bar in range(start, last + 1):
         if low[bar] <= down or high[bar] >= up:
             return bar
@@ -710,17 +819,18 @@ def first_trailed(state: Ints, rules: Rules, low: Ints, high: Ints, close: Ints,
     """Return what `first_touch` does where the stop follows the closes, and leave the stop as it is in that bar, or
     after the last one."""
     stop, limit, trail = state[GUARD_STOP], state[GUARD_LIMIT], state[GUARD_TRAIL]
-    found = -1
+    found, forced = -1, state[LIQUIDATION]
     if state[GUARD_SELLS] == 1:
         up = FAR if limit == NONE else limit
         for bar in range(start, last + 1):
-            if low[bar] <= stop or high[bar] >= up:
+            if low[bar] <= max(stop, forced) or high[bar] >= up:
                 found = bar
                 break
             stop = max(stop, behind(close[bar], trail, 1, rules.tick))
     else:
+        forced = FAR if forced == NONE else forced
         for bar in range(start, last + 1):
-            if high[bar] >= stop or low[bar] <= limit:
+            if high[bar] >= min(stop, forced) or low[bar] <= limit:
                 found = bar
                 break
             stop = min(stop, behind(close[bar], trail, -1, rules.tick))
@@ -787,6 +897,12 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     share_floor,
     level_ticks,
     taker_ticks,
+    liquidation_ticks,
+    liquidation_price,
+    lacks_margin,
+    liquidates,
+    liquidate,
+    watch_rest,
     book,
     closing_lots,
     leg_lots,
@@ -823,6 +939,12 @@ SELDOM: tuple[Callable[..., Any], ...] = (
     is_out_of_band,
     share_lots,
     first_trailed,
+    liquidation_ticks,
+    liquidation_price,
+    lacks_margin,
+    liquidates,
+    liquidate,
+    watch_rest,
 )
 
 
@@ -858,7 +980,7 @@ def make_walk(version: int) -> Callable[..., int]:
         these days begin.
         """
         count, first = len(close), rules.first
-        state[CASH] = rules.cash
+        state[CASH], state[LIQUIDATION] = rules.cash, NONE
         state[STATUS] = DONE * version
         capacity = min(len(fills), len(trades), len(denied)) - 3  # a bar adds at most three rows
         has_stops, has_limits, has_trails = len(stops) > 0, len(limits) > 0, len(trails) > 0
@@ -880,24 +1002,29 @@ def make_walk(version: int) -> Callable[..., int]:
                 change += 1
             last = min(change, end - 1)
             filled = state[FILLS]
-            if state[GUARD] == 1:
+            scan = bar
+            while state[GUARD] == 1 and scan <= last:
                 if has_trails and state[GUARD_TRAIL] != NONE:
-                    touch = first_trailed(state, rules, low, high, close, bar, last)
+                    touch = first_trailed(state, rules, low, high, close, scan, last)
                 else:
-                    touch = first_touch(state, low, high, bar, last)
-                if touch >= 0:
-                    value_bars(rules, close, equity, bar, touch, cash, factor)
-                    if tracks_loss:
-                        flow = cash - start_cash
-                        lowest = least_worth(rules, close, bar, touch, factor, lowest, start_worth, flow)
-                    protect(state, fills, trades, rules, touch, open_[touch], high[touch], low[touch])
-                    if state[FILLS] != filled and tracks_loss:
-                        cut(state, rules, start_worth, start_cash, lowest, cash)
-                        lowest = FAR
-                    if state[STATUS] != DONE:
-                        return touch
-                    cash, factor = state[CASH], state[POSITION] * rules.multiplier
-                    filled, bar = state[FILLS], touch
+                    touch = first_touch(state, low, high, scan, last)
+                if touch < 0:
+                    break
+                value_bars(rules, close, equity, bar, touch, cash, factor)
+                if tracks_loss:
+                    flow = cash - start_cash
+                    lowest = least_worth(rules, close, bar, touch, factor, lowest, start_worth, flow)
+                protect(state, fills, trades, rules, touch, open_[touch], high[touch], low[touch])
+                if state[FILLS] != filled and tracks_loss:
+                    cut(state, rules, start_worth, start_cash, lowest, cash)
+                    lowest = FAR
+                if state[FILLS] > capacity:
+                    state[STATUS] = TABLE_FULL
+                if state[STATUS] != DONE:
+                    return touch
+                cash, factor = state[CASH], state[POSITION] * rules.multiplier
+                filled, bar, scan = state[FILLS], touch, touch + 1
+                watch_rest(state)
             value_bars(rules, close, equity, bar, last + 1, cash, factor)
             if tracks_loss:
                 flow = cash - start_cash
@@ -919,6 +1046,7 @@ def make_walk(version: int) -> Callable[..., int]:
                 span = high[bar] - low[bar]
             if before != 0.0:
                 leave(state, fills, trades, denied, rules, change, close[change], open_[bar], span)
+                watch_rest(state)
             is_next_day = time_ns[change] + rules.bar_ns >= day_start_ns[day]
             if tracks_loss and not is_next_day and (wanted != 0.0 or state[FILLS] != filled):
                 cut(state, rules, start_worth, start_cash, lowest, held_cash)

@@ -18,6 +18,7 @@ import numpy as np
 from fks.backtest.rows import FillRow, Setup
 from fks.config.risk import Risk
 from fks.matching import collar, is_accepted
+from fks.matching.margin import Margin
 from fks.model.account import Account, Balance
 from fks.model.bar import Bars
 from fks.model.codes import Code, Denial
@@ -93,6 +94,8 @@ class Funds:
     The rest is of accounts that several strategies share: `own` is the strategy's part of `position` (None: all of it),
     `coins_of_others` base that others hold, `exposures` absolute values (quote) of positions by symbol, `shorts` the
     symbols among them that are short, and `correlations` those of their returns with the entry's (None = unknown).
+    `margin_free` is the account's equity less the margin of all its positions (None: that of `cash` and `position`
+    alone counts).
     """
 
     position: Decimal
@@ -104,6 +107,7 @@ class Funds:
     shorts: frozenset[str] = frozenset()
     correlations: Mapping[str, float | None] = field(default_factory=dict)
     entries: int = 0
+    margin_free: Decimal | None = None
 
 
 def collar_of(
@@ -302,6 +306,8 @@ class TapeChecks:
             loss_today=funds.loss,
             entries=funds.entries,
             pyramiding=self.setup.pyramiding or funds.entries + 1,
+            margin=self.setup.margin_kept or (None if funds.margin_free is None else Margin()),
+            margin_free=self._margin_free(close, funds),
         )
         denied = next((found for known in _CHECKS if isinstance(found := known(intent, view), Denial)), None)
         worst = collar_of(self.setup, side, close, levels) if order is None and denied is None else None
@@ -309,6 +315,13 @@ class TapeChecks:
             found = balance(replace(intent, type=OrderType.LIMIT, price=worst.normalize()), view)
             denied = found if isinstance(found, Denial) else None
         return denied
+
+    def _margin_free(self, close: Decimal, funds: Funds) -> Decimal:
+        margin, item = self.setup.margin_kept, self._instrument
+        if margin is None or funds.margin_free is not None:
+            return funds.margin_free or _ZERO
+        worth = funds.position * close * item.multiplier
+        return funds.cash + worth - margin.needed(abs(funds.position), close, item)
 
     def _end_ns(self, index: int) -> int:
         return bar_end(int(self.bars.time_ns[index]), self.bars.timeframe)

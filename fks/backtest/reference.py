@@ -18,6 +18,7 @@ from fks.backtest.rows import DeniedEntry, FillRow, Setup, plain
 from fks.backtest.units import Units, divide_half_even, from_units, to_units
 from fks.indicators.exact import Exact
 from fks.matching import BarRange, Leg, Resting, behind, is_triggered, match_market, match_oco, match_resting
+from fks.matching.margin import liquidation_ticks
 from fks.matching.rule import is_unclear
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.codes import Code
@@ -101,6 +102,9 @@ class _Book:
     entered: list[Decimal] = field(default_factory=list)  # what each entry of the position bought, oldest first
     protection: _Protection | None = None
     waiting: _Waiting | None = None
+    is_liquidated: bool = True  # positions are closed by force; False: the account has further tapes
+    liquidation: int | None = None  # the price at which this one is, in ticks
+    watched: int = 0  # the next bar to look at for it
     finer: FinerBars | None = None
     unclear: int = 0
     decided: list[int] = field(default_factory=list)
@@ -198,8 +202,10 @@ class Walker:
         checks: EntryChecks,
         equity: Callable[[int], Decimal] | None = None,
         finer: Bars | None = None,
+        is_liquidated: bool = True,
     ) -> None:
         self._book = _open_book(bars, setup, checks, equity, finer)
+        self._book.is_liquidated = is_liquidated
         self._decisions, self._first = decisions, first
 
     @property
@@ -438,6 +444,53 @@ def _leave(book: _Book, index: int) -> None:
 
 
 def _resolve(book: _Book, through: int) -> None:
+    """Fill what rests at the first bar up to `through` (inclusive) that reaches it, and close by force what the account
+    no longer covers: in one bar the entry's order, then that, then the protection."""
+    if book.setup.margin_kept is None or not book.is_liquidated:
+        _resolve_resting(book, through)
+        return
+    while book.waiting is not None and book.waiting.at <= through:
+        now = book.waiting.at
+        _resolve_waiting(book, book.waiting, now)
+        if not _liquidate(book, now):
+            _resolve_protection(book, now)
+        _end_waiting(book, now)
+    while book.liquidation is not None:
+        down, up = (book.liquidation, None) if book.position > 0 else (None, book.liquidation)
+        index, count = _first_reach(book, book.watched, through, down, up), len(book.fills)
+        _resolve_protection(book, through if index is None else index - 1)
+        if len(book.fills) != count:
+            continue
+        book.watched = through + 1 if index is None else index + 1
+        if index is None:
+            break
+        if not _liquidate(book, index):
+            _resolve_protection(book, index)
+    _resolve_resting(book, through)
+
+
+def _liquidate(book: _Book, index: int) -> bool:
+    """Close all that is held by force when bar `index` reaches that price, unless a leg of the protection comes first;
+    an entry's order that rests ends with it. Return whether it did. The bars before are resolved."""
+    guard, bar, is_long = book.protection, book.range(index), book.position > 0
+    if book.liquidation is None or not (bar.low <= book.liquidation if is_long else bar.high >= book.liquidation):
+        return False
+    if guard is not None:
+        if guard.stop is not None and (guard.stop >= book.liquidation if is_long else guard.stop <= book.liquidation):
+            return False
+        if guard.limit is not None and index >= guard.take_since:
+            if index != guard.since and (bar.open >= guard.limit if is_long else bar.open <= guard.limit):
+                return False
+            book.unclear += bar.high >= guard.limit if is_long else bar.low <= guard.limit
+    ticks = min(bar.open, book.liquidation) if is_long else max(bar.open, book.liquidation)
+    book.waiting = book.protection = None
+    quantity = exit_quantity(book.position, book.setup.instrument)
+    _fill(book, index, Side.SELL if is_long else Side.BUY, quantity, ticks, Role.LIQUIDATION, index)
+    book.entered.clear()
+    return True
+
+
+def _resolve_resting(book: _Book, through: int) -> None:
     """Fill what rests at the first bar up to `through` (inclusive) that reaches it: in one bar the entry's order, then
     the protection. Both rest where a position was too small to be closed; they are matched in order of time."""
     while book.waiting is not None and book.protection is not None and book.waiting.at <= through:
@@ -738,7 +791,21 @@ def _fill(
         book.cost -= share
     book.position += moved
     book.cash -= paid
+    book.liquidation = _liquidation(book)
+    book.watched = index if role in (Role.ENTRY, Role.EXIT) else index + 1
     book.moves.append((to_units(moved, book.units.quantity), to_units(paid, book.units.cash)))
+
+
+def _liquidation(book: _Book) -> int | None:
+    """Return the price, in ticks, at which the position is closed by force; None where nothing is held that can be."""
+    margin, units, item = book.setup.margin_kept, book.units, book.setup.instrument
+    least = max(item.qty_min, item.lot_step)
+    if margin is None or not book.is_liquidated or exit_quantity(book.position, item) < least:
+        return None
+    position, cash = to_units(book.position, units.quantity), to_units(book.cash, units.worth)
+    multiplier = to_units(item.multiplier, units.multiplier)
+    _, kept = margin.terms(units.price + units.multiplier)
+    return liquidation_ticks(position, cash, multiplier, *kept, book.tick)
 
 
 def _share(book: _Book, quantity: Decimal) -> Decimal:

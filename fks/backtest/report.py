@@ -22,7 +22,7 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
     returns, fills, trades, denials by code, with a collar the number of entries that expired, and the equity curve at
     no more than `points` bars. `source` says where the bars came from."""
     bars, setup = result.bars, result.setup
-    decided = bars[result.first :]
+    decided, margin = bars[result.first :], setup.margin_kept
     return {
         "strategy": result.strategy,
         "params": result.params,
@@ -60,6 +60,7 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         **(
             {} if setup.collar_pct is None else {"collar_pct": plain(setup.collar_pct), "expired": result.expired_count}
         ),
+        **({} if margin is None else {"margin": str(margin), "liquidations": result.liquidations}),
         "final_cash": plain(result.cash),
         "final_position": plain(result.position),
         "equity": _curve(result, points),

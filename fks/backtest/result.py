@@ -42,7 +42,7 @@ __all__ = [
 Flags = npt.NDArray[np.bool_]
 
 #: roles of fills, by their number in `FillColumns.role`
-ROLES = (Role.ENTRY, Role.EXIT, Role.STOP_LOSS, Role.TAKE_PROFIT)
+ROLES = (Role.ENTRY, Role.EXIT, Role.STOP_LOSS, Role.TAKE_PROFIT, Role.LIQUIDATION)
 
 
 #: the code of an entry that expired
@@ -275,6 +275,11 @@ class Result:
     def expired_count(self) -> int:
         """Return how many market entries expired beyond their collar."""
         return self._count[EXPIRED]
+
+    @property
+    def liquidations(self) -> int:
+        """Return how often a position was closed by force."""
+        return int((self.fill_columns.role == ROLES.index(Role.LIQUIDATION)).sum())
 
     @cached_property
     def _count(self) -> Counter[str]:

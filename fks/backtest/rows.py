@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from fks.config.risk import Risk
 from fks.matching import CostModel
+from fks.matching.margin import Margin
 from fks.model.instrument import Instrument
 from fks.model.order import Role, Side
 from fks.model.timeframe import iso
@@ -33,6 +34,13 @@ class Setup:
     start_ns: int | None = None  # decisions from here on; bars before are warm-up. None = as soon as it is warm
     #: of entries whose exits the venue holds (rule 9 of fks.matching); None = no collar
     collar_pct: Decimal | None = None
+    margin: Margin | None = None  # None = positions are paid in full
+
+    @property
+    def margin_kept(self) -> Margin | None:
+        """Return the margin that entries need and positions keep; None where each buy is paid for and only what is held
+        is sold, so that the account cannot lose more than it has."""
+        return self.margin or (Margin() if self.can_short or self.instrument.is_contract else None)
 
 
 def plain(value: Decimal) -> str:

@@ -212,4 +212,5 @@ def _range(bars: Bars, start: Ints, end: Ints, entry: Floats, leave: Floats) -> 
 
 
 def _reason(role: Role) -> str:
-    return {Role.STOP_LOSS: "stop loss", Role.TAKE_PROFIT: "take profit"}.get(role, "signal")
+    named = {Role.STOP_LOSS: "stop loss", Role.TAKE_PROFIT: "take profit", Role.LIQUIDATION: "liquidation"}
+    return named.get(role, "signal")

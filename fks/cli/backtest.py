@@ -75,6 +75,12 @@ def market_options(command: Callable[..., None]) -> Callable[..., None]:
                 "risk.slippage_max_pct with venue.entry_protection = venue, else 0).",
             ),
             click.option(
+                "--margin",
+                metavar="TEXT",
+                help="Margin of a position: '0.1' of its value (ten times leverage) or '22000 each' contract; behind a "
+                "slash the maintenance margin: '0.1/0.05' (default: its value in full).",
+            ),
+            click.option(
                 "--allow-short", is_flag=True, help="Let it go short; fees are then taken in quote, as derivatives do."
             ),
             click.option(
@@ -113,7 +119,7 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
             params[field] = options[option]
     is_coarse = {} if options.get("finer", True) else {"finer": False}
     wanted = ("symbol", "timeframe", "sizing", "size", "cash", "allow_gaps", "allow_short", "limits")
-    given = ("fee_rate", "fee_rate_maker", "slippage", "collar_pct")
+    given = ("fee_rate", "fee_rate_maker", "slippage", "collar_pct", "margin")
     costs = {name: options[name] for name in given if options[name] is not None}
     times = {"from": options["start"], "to": options["end"], "exchange": options["exchange"]}
     return {
@@ -508,6 +514,11 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
         click.echo("  risk limits: off (--limits: those of the settings)")
     if document["denied"]:
         click.echo("  denied: " + ", ".join(f"{count} × {code}" for code, count in document["denied"].items()))
+    if document.get("liquidations"):
+        text = (
+            f"  liquidated: {document['liquidations']} times, the equity fell to the margin {document['margin']} keeps"
+        )
+        click.echo(click.style(text, fg="yellow"))
     if document.get("expired"):
         click.echo(f"  expired: {document['expired']} entries, {document['collar_pct']} % from the close or further")
     if document.get("unclear_bars"):

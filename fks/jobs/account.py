@@ -16,6 +16,7 @@ from fks.config.settings import Risk
 from fks.jobs.backtest import BacktestSpec, LoadBars, Progress, Request, load_joined
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
+from fks.matching.margin import Margin
 from fks.model.untrusted import Exact
 from fks.strategies.registry import Catalogue, load_catalogue
 
@@ -124,6 +125,7 @@ def run_account_spec(
             wanted.allow_gaps,
             start_ns=wanted.start_ns,
             collar_pct=wanted.collar_pct,
+            margin=None if wanted.margin is None else Margin.parse(wanted.margin),
         )
         members.append(Member(strategy, loaded.bars, setup, wanted.name))
         sources.append(loaded.source)

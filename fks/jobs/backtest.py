@@ -18,6 +18,7 @@ from fks.backtest.run import check_tape
 from fks.config.settings import Costs, Risk
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel, Slippage
+from fks.matching.margin import Margin
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.timeframe import check_timeframe, to_ns
@@ -50,6 +51,8 @@ class BacktestSpec(BaseModel):
     slippage: str = "none"
     #: percent from the close beyond which a market entry expires whose exits the venue holds; None: it never does
     collar_pct: Exact | None = Field(None, ge=0, le=10, exclude_if=lambda value: value is None)
+    #: as `fks.matching.margin.Margin.parse` reads it; None: positions are paid in full
+    margin: str | None = Field(None, exclude_if=lambda value: value is None)
     allow_gaps: bool = False
     allow_short: bool = False
     limits: bool = False  # whether the node's [risk] limits hold, in quote
@@ -71,6 +74,11 @@ class BacktestSpec(BaseModel):
     @classmethod
     def _collars(cls, percent: Decimal | None) -> Decimal | None:
         return percent or None
+
+    @field_validator("margin")
+    @classmethod
+    def _margins(cls, text: str | None) -> str | None:
+        return None if text is None else str(Margin.parse(text))
 
     @field_validator("slippage")
     @classmethod
@@ -196,6 +204,7 @@ def run_spec(
         limits if spec.limits else UNLIMITED,
         start_ns=spec.start_ns,
         collar_pct=spec.collar_pct,
+        margin=None if spec.margin is None else Margin.parse(spec.margin),
     )
     result = run(strategy, loaded.bars, setup, check=False, finer=loaded.finer if spec.finer else None)
     progress(0.9)

@@ -16,6 +16,7 @@ from fks.config.settings import Risk
 from fks.jobs.backtest import BacktestSpec, Loaded, Request
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
+from fks.matching.margin import Margin
 from fks.search import Plan, Search, Task, Trial, Validation, task_of
 from fks.search.objectives import check_objectives
 from fks.search.space import space_of
@@ -81,6 +82,7 @@ def task_for(spec: OptimizationSpec, loaded: Loaded, catalogue: Catalogue, limit
         spec.allow_gaps,
         (limits or Risk()) if spec.limits else UNLIMITED,
         collar_pct=spec.collar_pct,
+        margin=None if spec.margin is None else Margin.parse(spec.margin),
     )
     return task_of(
         catalogue.kind(spec.strategy),

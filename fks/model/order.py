@@ -46,6 +46,7 @@ class Role(StrEnum):
     TAKE_PROFIT = "tp"
     ORDER = "order"  # a person's order request
     KILL = "kill"
+    LIQUIDATION = "liquidation"  # closed by force: the account no longer covers its margin
 
 
 class State(StrEnum):

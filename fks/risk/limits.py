@@ -165,12 +165,23 @@ def balance(intent: Intent, view: View) -> Passed | Denial | None:
     """The balance covers this order, after everything open orders may still spend and the holdings of others; where
     contracts are held on margin, the broker checks that."""
     assert view.instrument is not None
+    is_buy, can_short = intent.side is Side.BUY, view.venue.capabilities.can_short
+    if view.margin is not None and (is_buy or can_short):
+        free, quote = view.margin_free, view.instrument.quote
+        margin = view.margin.needed(intent.quantity, worst_price(intent, view), view.instrument)
+        return compared(
+            margin <= free,
+            Code.MARGIN,
+            lambda: f"{free.normalize():f} {quote} free as margin",
+            lambda: f"{margin.normalize():f} needed (margin {view.margin})",
+            f"account {intent.account_id}",
+            "lower the size, or trade with a smaller margin",
+        )
     if view.venue.capabilities.is_margin:
         return None
-    is_buy = intent.side is Side.BUY
     currency = view.instrument.quote if is_buy else view.instrument.base
     needed = intent.quantity * (worst_price(intent, view) * view.instrument.multiplier if is_buy else 1)
-    if not is_buy and view.venue.capabilities.can_short:
+    if not is_buy and can_short:
         return None
     held = view.balances.get(currency)
     free = min(held.total - view.reserved(currency), held.free) if held is not None else _ZERO

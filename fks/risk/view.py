@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from fks.config.risk import Risk
+from fks.matching.margin import Margin
 from fks.model.account import Account, Balance
 from fks.model.codes import Denial
 from fks.model.instrument import Instrument
@@ -86,6 +87,8 @@ class View:
     unvalued: tuple[str, ...] = ()
     coins_of_others: Decimal = _ZERO
     loss_today: Decimal = _ZERO
+    margin: Margin | None = None  # None: what is bought is paid for, or the broker checks the margin
+    margin_free: Decimal = _ZERO  # quote: the account's equity less the margin of its positions
     prop: Denial | None = None
     instance_state: str = ""  # "" = a person or a running instance; DISABLED, CRASHED
 

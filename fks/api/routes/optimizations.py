@@ -65,6 +65,9 @@ class OptimizationBody(Body):
         description="percent from the close at which market entries with SL or TP expire, 0: they do not; default "
         "risk.slippage_max_pct with venue.entry_protection = venue, else 0",
     )
+    margin: str | None = Field(
+        None, description="'0.1' of a position's value or '22000 each', maintenance behind '/'; default: paid in full"
+    )
     allow_gaps: bool = False
     allow_short: bool = False
     limits: bool = Field(False, description="hold entries to the [risk] limits of the node, in quote")

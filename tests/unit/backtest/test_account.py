@@ -18,6 +18,7 @@ from fks.backtest.limits import UNLIMITED
 from fks.config.risk import Risk
 from fks.jobs.account import parse_account
 from fks.matching import CostModel
+from fks.matching.margin import Margin
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
@@ -114,6 +115,7 @@ class Dice:
                 D(self.one_of("7", "30", "90", "900")) if self.one_of(0, 1) else D("2.5"),
                 can_short=self.one_of(True, False),
                 allow_gaps=True,
+                margin=self.one_of(None, None, Margin.parse("0.5/0.3"), Margin.parse("0.02/0.01")),
             ),
         )
 
@@ -176,7 +178,9 @@ def test_members_that_never_meet_a_limit_trade_as_they_would_alone(seed: int) ->
 def test_spot_members_never_spend_more_cash_than_there_is(seed: int) -> None:
     dice = Dice(seed)
     members = [dice.member(instrument(name)) for name in ("AUSDT", "BUSDT", "AUSDT", "CUSDT")]
-    members = [replace(one, setup=replace(one.setup, can_short=False)) for one in members if one.setup is not None]
+    members = [
+        replace(one, setup=replace(one.setup, can_short=False, margin=None)) for one in members if one.setup is not None
+    ]
     together = run_account(members, cash=700, limits=UNLIMITED)
     cash, held = D(700), dict.fromkeys(range(4), D(0))
     for row in together.fills:

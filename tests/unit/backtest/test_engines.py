@@ -7,13 +7,12 @@ from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pydantic import ConfigDict
 
 from fks.backtest import Result, Setup, kernel
 from fks.backtest.curve import deepest_fall, fall_of
@@ -21,15 +20,17 @@ from fks.backtest.limits import UNLIMITED
 from fks.backtest.statistics import fees_of
 from fks.config.settings import Risk
 from fks.matching import CostModel, Slippage
+from fks.matching.margin import Margin
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument, Lot, PercentPrice
 from fks.model.tape import unpack_tape
 from fks.model.timeframe import NS, TIMEFRAMES
-from fks.strategies.base import Decisions, Strategy, StrategyError, decide
+from fks.strategies.base import Strategy, StrategyError, decide
 from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.registry import load_catalogue
 from tests.support.backtests import run
+from tests.support.given import Given
 from tests.support.strategies import START_NS
 
 SAMPLE = Path(__file__).resolve().parents[3] / "fks" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
@@ -60,34 +61,6 @@ FINE = Instrument(
 )
 
 
-class Given(Strategy):
-    """Decisions as they are given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
-    name: ClassVar[str] = "given"
-    target: tuple[float, ...]
-    stop: tuple[float, ...] | None = None
-    limit: tuple[float, ...] | None = None
-    trail: tuple[float, ...] | None = None
-    entry_limit: tuple[float, ...] | None = None
-    entry_stop: tuple[float, ...] | None = None
-    entry_bars: tuple[float, ...] | None = None
-    warm: int = 0
-    most: int = 1
-
-    def warmup(self) -> int:
-        return self.warm
-
-    def entries_max(self) -> int:
-        return self.most
-
-    def decide(self, bars: Bars) -> Decisions:
-        part = slice(-len(bars), None)
-        entry = (self.entry_limit, self.entry_stop, self.entry_bars)
-        levels = (None if v is None else np.array(v)[part] for v in (self.stop, self.limit, *entry, self.trail))
-        return Decisions(np.array(self.target)[part], *levels)
-
-
 def both(strategy: Strategy, bars: Bars, setup: Setup) -> tuple[Result, Result]:
     return run(strategy, bars, setup, engine="compiled"), run(strategy, bars, setup, engine="reference")
 
@@ -95,9 +68,10 @@ def both(strategy: Strategy, bars: Bars, setup: Setup) -> tuple[Result, Result]:
 def assert_equal(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
     """Run both engines and compare everything that a result has."""
     compiled, reference = both(strategy, bars, setup)
-    is_beyond = setup.sizing.partition(":")[0] in ("risk_pct", "atr_pct", "stdev_pct") and any(
+    is_large = setup.sizing.partition(":")[0] in ("risk_pct", "atr_pct", "stdev_pct") or setup.margin is not None
+    is_beyond = is_large and any(
         text in compiled.engine.reason for text in ("did not fit 64 bits", "may not fit 64 bits")
-    )  # a stop or a volatility of one tick buys more than 64 bits hold
+    )  # a stop or a volatility of one tick buys more than 64 bits hold, and a margin's share is multiplied with it
     wanted = "reference" if is_beyond else "compiled"
     assert (compiled.engine.name, reference.engine.name) == (wanted, "reference"), compiled.engine.reason
     if compiled.fill_columns.decided is not None and reference.fill_columns.decided is not None:
@@ -184,11 +158,23 @@ class Dice:
             Slippage.parse(self.one_of("none", "none", "1 tick", "3 ticks", "2.5 bps", "0.25 range", "400 ticks")),
         )
         size = max(lots, Decimal(1)) * item.lot_step if sizing == "quantity" else worth
+        margin = self.margin(price)
         cash = worth * self.one_of(Decimal("0.5"), Decimal("1.02"), 50, 50)
+        if margin is not None and self.one_of(0, 1, 1):  # little more than the margin of an entry
+            cash = max(round(margin.needed(worth / price / item.multiplier, price, item) * 2, 3), Decimal("0.01"))
         if sizing.endswith("_pct") or ":" in sizing:  # percent of the equity, so that about `worth` is bought
             share = 100 * worth / cash * (1 if sizing == "equity_pct" else Decimal("0.02"))
             size = max(round(share, self.one_of(0, 3)), Decimal("0.001"))
-        return Setup(item, costs, sizing, size, cash, self.one_of(True, True, False), True, limits), scale
+        can_short = self.one_of(True, True, False)
+        return Setup(item, costs, sizing, size, cash, can_short, True, limits, margin=margin), scale
+
+    def margin(self, price: Decimal) -> Margin | None:
+        """Return a margin that equities of about an entry's worth sometimes fall to."""
+        text = self.one_of("", "", "1/0.9", "0.5", "0.25/0.2", "0.1/0.05", "0.02/0.01", "each", "each")
+        if text != "each":
+            return Margin.parse(text) if text else None
+        initial = round(price * self.one_of(Decimal("0.5"), Decimal("0.1"), Decimal("0.03")), 3)
+        return Margin.parse(f"{initial}/{round(initial * self.one_of(0, Decimal('0.8'), 1), 3)} each")
 
     def levels(self, bars: Bars, side: np.ndarray[Any, Any], scale: float) -> tuple[float, ...] | None:
         """Return prices on one side of the closes, on the grid or off it, or strange ones."""
@@ -303,7 +289,7 @@ def test_engines_agree_on_entries_with_a_collar(seed: int, kind: str, pct: str) 
 def test_generated_entries_expire_and_lack_the_balance_of_their_collar() -> None:
     """The generator of the test above reaches what it is about."""
     found = Counter[str]()
-    for seed in range(250):
+    for seed in range(600):
         for kind in COLLARS[0]:
             strategy, bars, setup = with_collar(seed, kind, "2.123")
             result = run(strategy, bars, setup, engine="compiled")
@@ -460,7 +446,7 @@ def test_an_entry_after_one_that_is_too_small_to_protect_has_a_leg_with_it() -> 
 def test_generated_entries_rest_expire_trigger_and_pile_up() -> None:
     """The generators of the tests above reach what these are about."""
     resting, several = Counter[str](), Counter[str]()
-    for seed in range(230):
+    for seed in range(600):
         dice = Dice(seed)
         setup, scale = dice.setup()
         bars = dice.tape(scale)

@@ -31,7 +31,7 @@ def test_each_feature_names_what_exists_and_what_must_not(names: readme.Names) -
         replace(PRESENT, present=("POST /nothing",)),
         replace(PRESENT, present=("fks nothing",)),
         replace(PRESENT, present=("risk.nothing",)),
-        replace(PRESENT, present=("MARGIN",)),
+        replace(PRESENT, present=("LEVERAGE",)),
         replace(PRESENT, marks=PRESENT.marks[1:]),
         replace(LACKING, absent=("/graphql",)),
         replace(LACKING, absent=("fks optimize run",)),

@@ -187,18 +187,20 @@ def test_a_leg_that_a_bar_reaches_first_fills_first(
     assert result.unclear == unclear
 
 
-def test_members_of_an_account_share_its_margin() -> None:
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_members_of_an_account_share_its_margin(side: float) -> None:
+    """Also where the first one's sale brought in money."""
     bars = by_hand(*[(100.0, 101.0, 99.0, 100.0)] * 5)
-    long_, short = Given(target=(1.0, 1.0, 1.0, 0.0, 0.0)), Given(target=(0.0, -1.0, -1.0, 0.0, 0.0))
+    first, second = Given(target=(side, side, side, 0.0, 0.0)), Given(target=(0.0, -side, -side, 0.0, 0.0))
     setup = on_margin(60, 10_000, None)
     other = replace(setup, instrument=replace(SHARE, symbol="OTHER", base="OTHER"))
     others = Bars("OTHER", "1m", bars.time_ns, bars.open, bars.high, bars.low, bars.close, bars.volume)
-    account = run_account([Member(long_, bars, setup), Member(short, others, other)], cash=10_000, check=False)
+    account = run_account([Member(first, bars, setup), Member(second, others, other)], cash=10_000, check=False)
     assert [len(result.fills) for result in account.results] == [2, 0]
     (denied,) = account.results[1].denied
     assert denied.detail == "6000 needed (margin 1), limit 4000 USD free as margin"
     half = [replace(one, margin=Margin.parse("0.5")) for one in (setup, other)]
-    account = run_account([Member(long_, bars, half[0]), Member(short, others, half[1])], cash=10_000, check=False)
+    account = run_account([Member(first, bars, half[0]), Member(second, others, half[1])], cash=10_000, check=False)
     assert [len(result.fills) for result in account.results] == [2, 2]
 
 

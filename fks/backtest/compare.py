@@ -23,6 +23,7 @@ _INPUTS = (
     "fee_rate_maker",
     "fee_in",
     "slippage",
+    "commission",
     "collar_pct",
     "margin",
     "can_short",

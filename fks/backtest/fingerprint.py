@@ -98,6 +98,7 @@ def inputs_hash(
                 "fee_rate_maker": plain(setup.costs.rate(is_maker=True)),
                 "fee_in": setup.costs.fee_in,
                 "slippage": str(setup.costs.slippage),
+                **({"commission": str(setup.costs.commission)} if setup.costs.commission else {}),
             },
             "sizing": {"sizing": str(Sizing.parse(setup.sizing)), "size": plain(setup.size), "cash": plain(setup.cash)},
             "limits": {

@@ -12,7 +12,7 @@ from fks.backtest.rows import AMOUNT_MAX
 from fks.config.risk import Risk
 from fks.futures import instrument_of_symbol
 from fks.indicators import places_of
-from fks.matching import CostModel, Slippage
+from fks.matching import Commission, CostModel, Slippage
 from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
@@ -60,6 +60,7 @@ def setup_for(
     fee_rate: object = "0.001",
     fee_rate_maker: object = None,
     slippage: str = "none",
+    commission: str = "none",
     can_short: bool = False,
     allow_gaps: bool = False,
     limits: bool = False,
@@ -70,11 +71,12 @@ def setup_for(
 
     Units: `cash` and, for `notional` sizing, `size` in quote; `size` in base for `quantity`, in percent for the
     others (`fks.risk.sizing`); `fee_rate` is a fraction of each fill, of makers `fee_rate_maker` (None: the same);
-    `slippage` is `none`, `2 ticks`, `5 bps`, `0.1 range`. Numbers may be int, float, Decimal or text. `can_short`
-    takes fees in quote, as derivatives do. `margin` is what a position needs, '0.1' of its value or '22000 each'
-    contract, and behind a slash what it keeps (None: its value in full). `limits=True` holds entries to the default
-    limits of [risk]. With `collar_pct` a market entry with SL or TP expires beyond that many percent from the
-    close. Errors: InputError for a value that is no number or is out of range.
+    `slippage` is `none`, `2 ticks`, `5 bps`, `0.1 range`; `commission` is `none`, `2.25 each`, `0.005 each min 1`.
+    Numbers may be int, float, Decimal or text. `can_short` takes fees in quote, as derivatives do. `margin` is what
+    a position needs, '0.1' of its value or '22000 each' contract, and behind a slash what it keeps (None: its value
+    in full). `limits=True` holds entries to the default limits of [risk]. With `collar_pct` a market entry with SL
+    or TP expires beyond that many percent from the close. Errors: InputError for a value that is no number or is
+    out of range.
     """
     instrument = instrument_of(bars)
     return Setup(
@@ -84,6 +86,7 @@ def setup_for(
             "quote" if can_short or instrument.is_contract else "received",
             None if fee_rate_maker is None else _number("fee_rate_maker", fee_rate_maker, is_rate=True),
             Slippage.parse(slippage),
+            Commission.parse(commission),
         ),
         str(Sizing.parse(sizing)),
         _number("size", size),

@@ -354,6 +354,9 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
         fee_quote_over=10 ** max(0, quote_excess),
         fee_to_quantity=10 ** max(0, units.quantity - 8),
         fee_to_cash=10 ** (units.cash - 8),
+        commission_times=to_units(costs.commission.each, 8),
+        commission_over=10**units.lot if costs.commission else 0,
+        commission_least=to_units(costs.commission.least, 8),
         can_short=int(setup.can_short),
         has_margin=int(setup.margin_kept is not None),
         margin_times=initial.times,
@@ -392,6 +395,7 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
         lots_factor=max(
             highest * 10 ** max(0, -base_excess),
             10 ** (units.quantity - units.lot) * ticks.most * multiplier,
+            to_units(costs.commission.each, 8),
         ),
     )
 

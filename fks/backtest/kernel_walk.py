@@ -142,6 +142,9 @@ class Rules(NamedTuple):
     fee_quote_over: int
     fee_to_quantity: int  # from 1e-8
     fee_to_cash: int
+    commission_times: int  # of lots, a fraction, to 1e-8
+    commission_over: int
+    commission_least: int  # 1e-8
     can_short: int
     has_margin: int  # positions are on margin: `fks.matching.margin.Terms` of the initial and the maintenance margin
     margin_times: int
@@ -308,7 +311,10 @@ def book(
         is_base = 1
         moved -= fee
     else:
-        fee = round_half_even(value * rate * rules.fee_quote_times, rules.fee_quote_over) * rules.fee_to_cash
+        fee = round_half_even(value * rate * rules.fee_quote_times, rules.fee_quote_over)
+        if rules.commission_over != 0:
+            fee += max(round_half_even(lots * rules.commission_times, rules.commission_over), rules.commission_least)
+        fee *= rules.fee_to_cash
         paid += fee
     number = state[FILLS]
     fills[number, BAR] = bar

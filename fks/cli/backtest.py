@@ -68,6 +68,12 @@ def market_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Of market and stop orders: none, '2 ticks', '5 bps' or '0.1 range' (default: costs.slippage).",
             ),
             click.option(
+                "--commission",
+                metavar="TEXT",
+                help="In quote for each contract or share, beside --fee-rate: '2.25 each', '0.005 each min 1' for an "
+                "order (default: costs.commission).",
+            ),
+            click.option(
                 "--collar",
                 "collar_pct",
                 metavar="PCT",
@@ -119,7 +125,7 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
             params[field] = options[option]
     is_coarse = {} if options.get("finer", True) else {"finer": False}
     wanted = ("symbol", "timeframe", "sizing", "size", "cash", "allow_gaps", "allow_short", "limits")
-    given = ("fee_rate", "fee_rate_maker", "slippage", "collar_pct", "margin")
+    given = ("fee_rate", "fee_rate_maker", "slippage", "commission", "collar_pct", "margin")
     costs = {name: options[name] for name in given if options[name] is not None}
     times = {"from": options["start"], "to": options["end"], "exchange": options["exchange"]}
     return {

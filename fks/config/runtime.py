@@ -55,6 +55,7 @@ CHANGEABLE: dict[str, tuple[str, ...]] = {
     "costs.fee_rate": ("orders", GATEWAY),
     "costs.fee_rate_maker": ("orders", GATEWAY),
     "costs.slippage": ("orders", GATEWAY),
+    "costs.commission": ("orders", GATEWAY),
     "costs.fee_in": ("orders", GATEWAY),
     "data.backfill_bars": ("collector:*",),
     "data.stale_min_s": ("collector:*",),

@@ -299,6 +299,12 @@ class Costs(Section):
     fee_in: Literal["received", "quote"] = Field(
         "received", description="fees are taken from the asset received, or in quote"
     )
+    commission: str = Field(
+        "none",
+        pattern=r"^(none|\d+(\.\d{1,6})? each( min \d+(\.\d{1,6})?)?)$",
+        description="commission of each fill in paper and backtests, beside the rate: none, '2.25 each' contract or "
+        "share in quote, '0.005 each min 1' for an order; all fees are then in quote",
+    )
 
 
 class Paper(Section):

@@ -17,7 +17,7 @@ from fks.backtest.rows import AMOUNT_MAX
 from fks.backtest.run import check_tape
 from fks.config.settings import Costs, Risk
 from fks.jobs.spec import checked_spec
-from fks.matching import CostModel, Slippage
+from fks.matching import Commission, CostModel, Slippage
 from fks.matching.margin import Margin
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
@@ -49,6 +49,7 @@ class BacktestSpec(BaseModel):
     fee_rate_maker: Exact | None = Field(None, ge=0, lt=1)  # None: as fee_rate
     fee_in: Literal["received", "quote"] = "received"
     slippage: str = "none"
+    commission: str = Field("none", exclude_if=lambda value: value == "none")
     #: percent from the close beyond which a market entry expires whose exits the venue holds; None: it never does
     collar_pct: Exact | None = Field(None, ge=0, le=10, exclude_if=lambda value: value is None)
     #: as `fks.matching.margin.Margin.parse` reads it; None: positions are paid in full
@@ -74,6 +75,11 @@ class BacktestSpec(BaseModel):
     @classmethod
     def _collars(cls, percent: Decimal | None) -> Decimal | None:
         return percent or None
+
+    @field_validator("commission")
+    @classmethod
+    def _commissions(cls, text: str) -> str:
+        return str(Commission.parse(text))
 
     @field_validator("margin")
     @classmethod

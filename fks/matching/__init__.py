@@ -37,7 +37,7 @@ rule only compares and returns them, so both give the same answer. `range_of(bar
 shortest decimals; the backtest uses ticks.
 """
 
-from fks.matching.costs import CostModel, Fee, Slippage
+from fks.matching.costs import Commission, CostModel, Fee, Slippage
 from fks.matching.rule import (
     BarRange,
     Leg,
@@ -54,6 +54,7 @@ from fks.matching.rule import (
 
 __all__ = [
     "BarRange",
+    "Commission",
     "CostModel",
     "Fee",
     "Leg",

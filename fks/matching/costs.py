@@ -14,6 +14,8 @@ from fks.model.order import Side
 
 _UNITS = ("ticks", "bps", "range")
 _TEXT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ticks?|bps|range)", re.IGNORECASE)
+_COMMISSION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*each(?:\s*min\s*(\d+(?:\.\d*)?|\.\d+))?", re.IGNORECASE)
+_COMMISSION_MOST = Decimal(10_000)
 _BPS = Decimal(10_000)
 _MOST = {"ticks": 10_000, "bps": 5_000, "range": 10}  # the most that a value may be: beyond it, it is a mistake
 
@@ -83,6 +85,49 @@ class Slippage:
         return found if limit is None else no_worse(found, price, limit, side.sign)
 
 
+@dataclass(frozen=True, slots=True)
+class Commission:
+    """Quote for each unit of quantity (a contract, a share), and at least `least` for an order."""
+
+    each: Decimal = Decimal(0)
+    least: Decimal = Decimal(0)
+
+    @staticmethod
+    def parse(text: str) -> Commission:
+        """Return the commission that a text names: `none`, `2.25 each` or `0.005 each min 1`. Errors: InputError
+        COMMISSION_UNKNOWN."""
+        wanted = text.strip()
+        if wanted.lower() in ("none", "0", ""):
+            return Commission()
+        found = _COMMISSION.fullmatch(wanted)
+        each, least = (Decimal(found[1]), Decimal(found[2] or 0)) if found else (Decimal(-1), Decimal(0))
+        if (
+            not (0 <= each <= _COMMISSION_MOST and least <= _COMMISSION_MOST)
+            or round(each, 6) != each
+            or least != round(least, 6)
+        ):
+            raise InputError(
+                f"commission {text!r} is not understood",
+                code="COMMISSION_UNKNOWN",
+                status=422,
+                remedy="give none, quote for each contract or share ('2.25 each'), or with a minimum for each order "
+                "('0.005 each min 1'), with at most 6 decimals",
+            )
+        return Commission(each.normalize(), least.normalize())
+
+    def __bool__(self) -> bool:
+        return bool(self.each or self.least)
+
+    def __str__(self) -> str:
+        """Return the text that `parse` reads."""
+        least = f" min {self.least:f}" if self.least else ""
+        return f"{self.each:f} each{least}" if self else "none"
+
+    def of(self, quantity: Decimal) -> Decimal:
+        """Return the commission (quote, 1e-8 half-even) of an order's fill."""
+        return max(money(quantity * self.each), self.least)
+
+
 class HasCosts(Protocol):
     """Fields that say what a fill costs: of the settings, and of the spec of a backtest."""
 
@@ -94,26 +139,35 @@ class HasCosts(Protocol):
     def fee_in(self) -> str: ...
     @property
     def slippage(self) -> str: ...
+    @property
+    def commission(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
     """Rates of takers and makers (fractions of the fill), taken from the asset `received` by the trade or always in
-    `quote`, and the slippage of takers. `fee_rate_maker` None: that of takers."""
+    `quote`, the slippage of takers, and the commission of each fill, with which all fees are in quote. `fee_rate_maker`
+    None: that of takers."""
 
     fee_rate: Decimal = Decimal("0.001")
     fee_in: str = "received"
     fee_rate_maker: Decimal | None = None
     slippage: Slippage = Slippage()
+    commission: Commission = Commission()
+
+    def __post_init__(self) -> None:
+        if self.commission:
+            object.__setattr__(self, "fee_in", "quote")
 
     @staticmethod
     def of(costs: HasCosts, instrument: Instrument | None = None) -> CostModel:
         """Return the cost model of settings or of a spec, for `instrument`: fees of contracts are in quote.
 
-        Errors: InputError SLIPPAGE_UNKNOWN.
+        Errors: InputError SLIPPAGE_UNKNOWN, COMMISSION_UNKNOWN.
         """
         fee_in = "quote" if instrument is not None and instrument.is_contract else costs.fee_in
-        return CostModel(costs.fee_rate, fee_in, costs.fee_rate_maker, Slippage.parse(costs.slippage))
+        slippage, commission = Slippage.parse(costs.slippage), Commission.parse(costs.commission)
+        return CostModel(costs.fee_rate, fee_in, costs.fee_rate_maker, slippage, commission)
 
     def rate(self, *, is_maker: bool) -> Decimal:
         """Return the fee of a fill as a fraction of it."""
@@ -126,4 +180,5 @@ class CostModel:
         rate = self.rate(is_maker=is_maker)
         if self.fee_in == "received" and side is Side.BUY:
             return Fee(money(quantity * rate), instrument.base)
-        return Fee(money(quantity * price * instrument.multiplier * rate), instrument.quote)
+        fee = money(quantity * price * instrument.multiplier * rate)
+        return Fee(fee + self.commission.of(quantity) if self.commission else fee, instrument.quote)

@@ -60,6 +60,9 @@ class OptimizationBody(Body):
     fee_rate_maker: Exact | None = Field(None, description="default costs.fee_rate_maker, or the body's own fee_rate")
     fee_in: Literal["received", "quote"] | None = Field(None, description="default costs.fee_in")
     slippage: str | None = Field(None, description="none, '2 ticks', '5 bps' or '0.1 range'; default costs.slippage")
+    commission: str | None = Field(
+        None, description="none, '2.25 each' or '0.005 each min 1'; default costs.commission"
+    )
     collar_pct: Exact | None = Field(
         None,
         description="percent from the close at which market entries with SL or TP expire, 0: they do not; default "

@@ -19,7 +19,7 @@ from fks.backtest.curve import deepest_fall, fall_of
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.statistics import fees_of
 from fks.config.settings import Risk
-from fks.matching import CostModel, Slippage
+from fks.matching import Commission, CostModel, Slippage
 from fks.matching.margin import Margin
 from fks.model.bar import Bars
 from fks.model.errors import InputError
@@ -156,6 +156,7 @@ class Dice:
             self.one_of("received", "quote"),
             self.one_of(None, None, Decimal(0), Decimal("0.0004")),
             Slippage.parse(self.one_of("none", "none", "1 tick", "3 ticks", "2.5 bps", "0.25 range", "400 ticks")),
+            Commission.parse(self.one_of("none", "none", "none", "0.25 each", "0.003 each min 1.5", "0 each min 0.01")),
         )
         size = max(lots, Decimal(1)) * item.lot_step if sizing == "quantity" else worth
         margin = self.margin(price)

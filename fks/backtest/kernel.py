@@ -256,6 +256,7 @@ def _outcome(plan: Plan, reason: str, state: Ints, fills: Ints, trades: Ints, de
         cash=int(state[compiled.CASH]),
         position=int(state[compiled.POSITION]),
         unclear=int(state[compiled.UNCLEAR]),
+        slipped=int(state[compiled.SLIPPED]),
     )
 
 

@@ -54,9 +54,10 @@ DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL, NOT_COVERED = 0, 1, 2, 3, 4
     DAY_REACHED,  # the loss that reached the limit today, places of worth
     STATUS,
     UNCLEAR,  # bars that reached both legs of a protection, and do not show which first
+    SLIPPED,  # the cost of slippage, places of amounts
     LIQUIDATION,  # the price at which the position is closed by force, or NONE
     STATE_SIZE,
-) = range(19)
+) = range(20)
 
 # columns of the tables
 BAR, SIDE, QUANTITY, PRICE, FEE, IS_BASE, ROLE, FILL_WIDTH = range(8)
@@ -291,16 +292,18 @@ def book(
     `span`: high less low of the bar; `worst`: a limit that slippage does not exceed, or NONE. `is_more`: an entry adds
     to the position, or an exit belongs to the newest trade.
     """
-    rate = rules.fee_rate
+    rate, away = rules.fee_rate, 0
     if is_maker:
         rate = rules.fee_rate_maker
     elif rules.has_slip:
         slipped = taker_ticks(rules, side, ticks, span)
-        ticks = slipped if worst == NONE else no_worse(slipped, ticks, worst, side)
+        slipped = slipped if worst == NONE else no_worse(slipped, ticks, worst, side)
+        away, ticks = abs(slipped - ticks), slipped
     value_factor, lots_factor = float(rules.value_factor), float(rules.lots_factor)
     if float(lots) * float(ticks) * value_factor >= SAFE or float(lots) * lots_factor >= SAFE:
         state[STATUS] = OVERFLOW
         return
+    state[SLIPPED] += lots * away * rules.multiplier * rules.value_to_cash
     value = lots * ticks * rules.multiplier
     quantity = lots * rules.lot_to_quantity
     paid = side * value * rules.value_to_cash
@@ -356,6 +359,7 @@ def book(
         float(abs(position)) * float(rules.price_most) * float(rules.multiplier) >= SAFE
         or abs(float(state[CASH])) >= SAFE
         or abs(float(state[COST])) >= SAFE
+        or float(state[SLIPPED]) >= SAFE
     ):
         state[STATUS] = OVERFLOW
     elif rules.has_margin:

@@ -107,6 +107,7 @@ class _Book:
     watched: int = 0  # the next bar to look at for it
     finer: FinerBars | None = None
     unclear: int = 0
+    slipped: Decimal = _ZERO  # the cost of slippage
     decided: list[int] = field(default_factory=list)
     fills: list[FillRow] = field(default_factory=list)
     fill_index: list[int] = field(default_factory=list)
@@ -287,6 +288,7 @@ def _outcome(book: _Book, first: int, reason: str) -> Outcome:
         cash=to_units(book.cash, book.units.cash),
         position=to_units(book.position, book.units.quantity),
         unclear=book.unclear,
+        slipped=to_units(book.slipped, book.units.cash),
     )
 
 
@@ -770,7 +772,9 @@ def _fill(
     if not is_maker:
         span = book.price(book.high[index] - book.low[index])
         worst = None if limit is None else book.price(limit)
-        price = costs.slippage.apply(side, price, span, instrument.tick, limit=worst)
+        slipped = costs.slippage.apply(side, price, span, instrument.tick, limit=worst)
+        book.slipped += quantity * abs(slipped - price) * instrument.multiplier
+        price = slipped
     fee = costs.fee(side, quantity, price, instrument, is_maker=is_maker)
     book.decided.append(decided)
     row = FillRow(int(book.bars.time_ns[index]), side, quantity, price, fee.amount, fee.currency, role)

@@ -40,6 +40,7 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "fee_rate_maker": plain(setup.costs.rate(is_maker=True)),
         "fee_in": setup.costs.fee_in,
         "slippage": str(setup.costs.slippage),
+        "slippage_cost": plain(result.slippage),
         **({"commission": str(setup.costs.commission)} if setup.costs.commission else {}),
         "allow_gaps": setup.allow_gaps,
         "can_short": setup.can_short,

@@ -108,7 +108,8 @@ class DeniedColumns:
 class Outcome:
     """An engine's result. `equity` is quote at each bar's close: float64, from the first decided bar on. `cash` and
     `position` are those at the end; `detail` gives live's words for a row of `denied`; `unclear` counts the bars that
-    did not show in which order prices were reached, where the pessimistic rule decided."""
+    did not show in which order prices were reached, where the pessimistic rule decided; `slipped` is how much worse
+    than the fill rule's prices the fills were, in all, in the places of amounts."""
 
     engine: Engine
     units: Units
@@ -120,6 +121,7 @@ class Outcome:
     cash: int
     position: int
     unclear: int = 0
+    slipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,11 @@ class Result:
     def expired_count(self) -> int:
         """Return how many market entries expired beyond their collar."""
         return self._count[EXPIRED]
+
+    @property
+    def slippage(self) -> Decimal:
+        """Return what slippage cost, in quote: it is part of the fills' prices."""
+        return from_units(self.outcome.slipped, self.units.cash)
 
     @property
     def liquidations(self) -> int:

@@ -520,6 +520,8 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
         click.echo("  risk limits: off (--limits: those of the settings)")
     if document["denied"]:
         click.echo("  denied: " + ", ".join(f"{count} × {code}" for code, count in document["denied"].items()))
+    if document["slippage"] != "none":
+        click.echo(f"  slippage: {_number(float(document.get('slippage_cost', 'nan')))}, in the prices of the fills")
     if document.get("liquidations"):
         text = (
             f"  liquidated: {document['liquidations']} times, the equity fell to the margin {document['margin']} keeps"

@@ -167,8 +167,8 @@ function metrics() {
     facts("Holding, exposure and costs", [["Average holding", duration(m.average_holding_s)], ["Median, longest", `${duration(m.median_holding_s)} · ${duration(m.longest_holding_s)}`], ["Average MAE, MFE", `${signed(m.average_mae_pct)} · ${signed(m.average_mfe_pct)}`], ["Time in the market", percent(m.exposure_pct, 1)], ["Exposure mean, most", `${percent(m.average_exposure_pct, 1)} · ${percent(m.max_exposure_pct, 1)}`], ["Turnover", `${digits(m.turnover, 1)} ×`, "traded value over mean equity"], ["Turnover a year", missing(m.turnover_per_year) ? "–" : digits(m.turnover_per_year, 1) + " ×"], ["Traded value", money(m.traded_value)], ["Fees", money(m.fees)]]));
 }
 function costs() {
-  const m = d.metrics, s = d.statistics, gross = s.net_profit + m.fees;
-  const rows = [["Before costs", gross, gross >= 0 ? "ok" : "bad"], ["Fees of entries", -m.entry_fees, "warn"], ["Fees of exits", -m.exit_fees, "warn"], ["Net profit", s.net_profit, s.net_profit >= 0 ? "ok" : "bad"]];
+  const m = d.metrics, s = d.statistics, slipped = Number(d.slippage_cost || 0), gross = s.net_profit + m.fees + slipped;
+  const rows = [["Before costs", gross, gross >= 0 ? "ok" : "bad"], ["Fees of entries", -m.entry_fees, "warn"], ["Fees of exits", -m.exit_fees, "warn"], ...(slipped ? [["Slippage", -slipped, "warn"]] : []), ["Net profit", s.net_profit, s.net_profit >= 0 ? "ok" : "bad"]];
   const most = Math.max(1e-9, ...rows.map(([, v]) => Math.abs(v)));
   $("costs").replaceChildren(...rows.map(([name, value, color]) => {
     const bar = el("i", "");
@@ -176,7 +176,7 @@ function costs() {
     return el("div", "cost", el("span", "dim", name), el("span", "", bar), el("span", "num " + (color === "warn" ? "" : tone(value)), money(value)));
   }));
   const maker = d.fee_rate_maker === d.fee_rate ? "" : ` (${digits(100 * Number(d.fee_rate_maker), 4)} % of those of limit orders that rested)`;
-  const slip = d.slippage === "none" ? "No slippage is modelled in this run." : `Market and stop orders fill ${d.slippage} worse than the price they meet; that is part of the prices.`;
+  const slip = d.slippage === "none" ? "No slippage is modelled in this run." : `Market and stop orders fill ${d.slippage} worse than the price they meet; that is part of the prices, ${money(slipped)} in all.`;
   $("costs-note").textContent = `Rate ${digits(100 * Number(d.fee_rate), 4)} % of each fill${maker}${d.commission ? " and " + d.commission : ""}, taken ${d.fee_in === "quote" ? "in " + d.quote : "from what is received"}${missing(m.fees_of_gross_profit_pct) ? "" : ` · fees are ${digits(m.fees_of_gross_profit_pct, 0)} % of the winners' profit`}. ${slip}`;
 }
 function setup() {

@@ -728,3 +728,18 @@ def test_a_trading_day_of_another_zone_ends_elsewhere() -> None:
     bars, strategy = losing_tape(), Scripted(target=(1.0, 0.0, 0.0, 0.0) * 360)
     moved = run(strategy, bars, setup(limits=Risk(loss_day_max=Decimal(40), day_zone="Etc/GMT-12", day_start_hour=0)))
     assert len(moved.trades) == 8  # midnight in that zone is noon on this tape
+
+
+@pytest.mark.parametrize("engine", ["compiled", "reference"])
+def test_the_cost_of_slippage_is_what_the_fills_lost_by_it(engine: Any) -> None:
+    """Ten bought and sold, each three ticks worse; a take profit slips by nothing."""
+    bars = tape(
+        (100, 100, 100, 100), (100, 101, 99, 100), (100, 101, 99, 100), (100, 101, 99, 100), (100, 120, 99, 110)
+    )
+    costs = CostModel(Decimal(0), slippage=Slippage.parse("3 ticks"))
+    sized = setup(costs=costs, sizing="quantity", size=Decimal(10))
+    result = run(Scripted(target=(1.0, 0.0, 0.0, 0.0, 0.0)), bars, sized, engine=engine)
+    assert (result.slippage, result.cash) == (Decimal("0.6"), sized.cash - Decimal("0.6"))
+    result = run(Scripted(target=(1.0,) * 5, limit=110.0), bars, sized, engine=engine)
+    assert [fill.role for fill in result.fills] == [Role.ENTRY, Role.TAKE_PROFIT]
+    assert result.slippage == Decimal("0.3")

@@ -76,7 +76,7 @@ def assert_equal(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
     assert (compiled.engine.name, reference.engine.name) == (wanted, "reference"), compiled.engine.reason
     if compiled.fill_columns.decided is not None and reference.fill_columns.decided is not None:
         assert compiled.fill_columns.decided.tolist() == reference.fill_columns.decided.tolist()
-    assert compiled.unclear == reference.unclear
+    assert (compiled.unclear, compiled.slippage) == (reference.unclear, reference.slippage)
     assert compiled.fills == reference.fills
     assert compiled.trades == reference.trades
     assert compiled.denied == reference.denied

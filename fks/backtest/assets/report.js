@@ -176,7 +176,7 @@ function costs() {
     return el("div", "cost", el("span", "dim", name), el("span", "", bar), el("span", "num " + (color === "warn" ? "" : tone(value)), money(value)));
   }));
   const maker = d.fee_rate_maker === d.fee_rate ? "" : ` (${digits(100 * Number(d.fee_rate_maker), 4)} % of those of limit orders that rested)`;
-  const slip = d.slippage === "none" ? "No slippage is modelled in this run." : `Market and stop orders fill ${d.slippage} worse than the price they meet; that is part of the prices, ${money(slipped)} in all.`;
+  const slip = d.slippage === "none" ? "No slippage is modelled in this run." : `Market and stop orders fill ${d.slippage} worse than the price they meet; that is part of the prices${slipped ? `, ${money(slipped)} in all` : ""}.`;
   $("costs-note").textContent = `Rate ${digits(100 * Number(d.fee_rate), 4)} % of each fill${maker}${d.commission ? " and " + d.commission : ""}, taken ${d.fee_in === "quote" ? "in " + d.quote : "from what is received"}${missing(m.fees_of_gross_profit_pct) ? "" : ` · fees are ${digits(m.fees_of_gross_profit_pct, 0)} % of the winners' profit`}. ${slip}`;
 }
 function setup() {

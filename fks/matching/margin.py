@@ -21,7 +21,7 @@ _EACH_MAX = Decimal(10) ** 9
 _PLACES = 6
 
 
-class Terms(NamedTuple):
+class MarginTerms(NamedTuple):
     """An amount of margin as integers: value × times + quantity × each, divided by over. `each` is in the places of
     price × multiplier."""
 
@@ -71,18 +71,18 @@ class Margin:
         """Return the initial margin (quote) of a quantity (not negative) at a price."""
         return quantity * self.initial if self.is_each else quantity * price * instrument.multiplier * self.initial
 
-    def terms(self, price_places: int) -> tuple[Terms, Terms]:
+    def terms(self, price_places: int) -> tuple[MarginTerms, MarginTerms]:
         """Return initial and maintenance margin as integers. `price_places`: of price × multiplier."""
         return _terms(self.initial, self.is_each, price_places), _terms(self.maintenance, self.is_each, price_places)
 
 
-def _terms(amount: Decimal, is_each: bool, price_places: int) -> Terms:
+def _terms(amount: Decimal, is_each: bool, price_places: int) -> MarginTerms:
     numerator, denominator = amount.as_integer_ratio()
     if not is_each:
-        return Terms(numerator, denominator, 0)
+        return MarginTerms(numerator, denominator, 0)
     each = numerator * 10**price_places
     common = gcd(each, denominator)
-    return Terms(0, denominator // common, each // common)
+    return MarginTerms(0, denominator // common, each // common)
 
 
 def liquidation_ticks(position: int, cash: int, multiplier: int, times: int, over: int, each: int, tick: int) -> int:
@@ -90,7 +90,7 @@ def liquidation_ticks(position: int, cash: int, multiplier: int, times: int, ove
     long position, the lowest for a short one. At or below 0: no price of a long one does.
 
     `position` (not 0) is in places of quantities, `cash` in those of position × price × multiplier; `times`, `over` and
-    `each`: `Terms` of the maintenance margin.
+    `each`: `MarginTerms` of the maintenance margin.
 
     From cash + position × price × multiplier = |position| × (price × multiplier × times + each) / over.
     """

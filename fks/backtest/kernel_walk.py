@@ -392,7 +392,7 @@ def liquidation_price(state: Ints, rules: Rules) -> int:
 
 
 def lacks_margin(state: Ints, rules: Rules, lots: int, price: int, close: int) -> bool:
-    """Return whether the account's equity at the close does not cover the margin of what is held and of `lots` more at
+    """Return whether the account's equity at the close does not cover the margin of the position and of `lots` more at
     `price`. In floats where they leave no doubt."""
     held, quantity = abs(state[POSITION]), lots * rules.lot_to_quantity
     value = float(quantity) * float(price) + float(held) * float(close)

@@ -15,7 +15,7 @@ from fks.prop_rules.groups import FOLDER, files_stamp, find_group, stored_groups
 
 
 def bridge_addresses(settings: Settings, home: Path) -> tuple[list[BridgeAddress], list[str]]:
-    """Return the groups that have a link, and what is wrong with those whose secret or rules cannot be used.
+    """Return the groups that have a link, and the fault of those whose secret or rules cannot be used.
 
     Nothing here raises: a wrong file must not keep the guardian from other venues. With wrong rules a kill still
     reaches the group, and the order manager denies its entries.

@@ -220,7 +220,7 @@ class Flatten:
     def _unattributed(self, unknown: Mapping[str, str]) -> set[str]:
         """Return the symbols of executed orders that are younger than the snapshot. The next one names their holder,
         unless the database is away: then it is guessed after `attribute_s`. Closed under a wrong holder, one would be
-        left with less than nothing and another with what was sold."""
+        left with less than nothing and another with the sold quantity."""
         now = self._clock.monotonic()
         self._unknown_since = {id: self._unknown_since.get(id, now) for id in unknown}
         return {unknown[id] for id, since_s in self._unknown_since.items() if now - since_s < self._timing.attribute_s}

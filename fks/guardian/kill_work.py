@@ -29,7 +29,7 @@ async def at_once(act: Callable[[T], Awaitable[object]], items: Iterable[T]) -> 
 class KillWork(ABC):
     """`run` goes on until cancelled; `state` and `remaining` always say where it is.
 
-    `is_settled`: quiet for `settle_s`; as given it is what the file says, and the first round looks whether it still
+    `is_settled`: quiet for `settle_s`; as given it is as in the file, and the first round looks whether it still
     is. A round reads the place again and acts on the difference, so that a restart, a lost answer or an order that
     arrives late changes nothing but the number of rounds.
     """

@@ -1,7 +1,7 @@
 """The guardian: the kill switch, in a process of its own with venue sessions of its own (G5).
 
 It needs nothing but the venues and its file. PostgreSQL down, order manager hung, Redis gone: a kill still cancels
-every open order and closes our positions, capped by the venue's free balance; what it did is merged into the tables
+every open order and closes our positions, capped by the venue's free balance; its acts are merged into the tables
 when they are back. A NinjaTrader group is reached by a session of its own with the bridge, which flattens and keeps a
 latch of its own. A guardian that dies in the middle goes on from its file when it returns, under the same ids. While
 a kill is engaged others deny entries: they read the table `kill_switch` or, without a database, the file (`read_kill`).
@@ -491,7 +491,7 @@ class Guardian:
             )
 
     async def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer to one request of the socket. Errors: InputError for what is not understood, FksError."""
+        """Return the answer to one request of the socket. Errors: InputError for one not understood, FksError."""
         operation = OPERATIONS.get(str(request.get("op")))
         if operation is None:
             raise InputError("not understood", code="OP_UNKNOWN", remedy=f'send {{"op": one of {sorted(OPERATIONS)}}}')

@@ -110,8 +110,8 @@ class Balance:
 class Position:
     """Signed quantity (base, net of base fees) from fills only, of one strategy instance ("" = persons, "external").
 
-    The account's position in a symbol is the sum over instances. `average_price` is the average cost of what is open,
-    `entries` the number of entry orders that made it since it was flat.
+    The account's position in a symbol is the sum over instances. `average_price` is the average cost of the open
+    quantity, `entries` the number of entry orders that made it since it was flat.
     """
 
     account_id: int

@@ -410,7 +410,7 @@ class Ledger:
         )
 
     def _remember(self, plan: _Plan) -> None:
-        """Bring memory up to what is on disk now, and publish it: what is in the side journal, once it is booked."""
+        """Bring memory up to the state on disk, and publish it: what is in the side journal, once it is booked."""
         for trade in plan.trades:
             self._recent[trade.fill.fill_id] = None
             self._person_fills.note(trade)
@@ -527,7 +527,7 @@ class Ledger:
 
     # ── patience ─────────────────────────────────────────────────────────────────────────────────
     async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Return what `call` returns, called again after every outage: only for what may happen twice."""
+        """Return what `call` returns, called again after every outage: only for an event that may happen twice."""
         while True:
             try:
                 return await call()

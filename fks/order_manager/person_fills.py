@@ -41,7 +41,7 @@ class PersonFills:
         self._left: dict[str, list[_Reported]] = {}
 
     def load(self, trades: Iterable[TradeRow]) -> None:
-        """Forget everything and read again: executions by person and what was taken back of them, oldest first."""
+        """Forget everything and read again: executions by person and the part taken back of them, oldest first."""
         self._left = {}
         for trade in trades:
             self.note(trade)

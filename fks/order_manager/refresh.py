@@ -88,7 +88,7 @@ class Refresher:
             await self._read_fast()
 
     async def run(self) -> None:
-        """Read and act for ever. An outage of one read skips that alone: no cancel waits for what it does not need."""
+        """Read and act for ever. An outage of one read skips that alone: no cancel waits for another reading."""
         turn = 0
         while True:
             self._again.clear()

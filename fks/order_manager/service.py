@@ -6,7 +6,7 @@ Hard state: signals, orders, order_events, trades and positions. Soft state: the
     Running:  each ready signal gets one outcome; each order's bytes leave at most once; a venue that is not reconciled
               takes no entries; while PostgreSQL is away no entry is sent, protection and exits go on through the side
               journal, and nothing is lost.
-    Stopped:  nothing is sent any more; what was on its way is UNKNOWN to the next epoch, which asks.
+    Stopped:  nothing is sent any more; an order on its way is UNKNOWN to the next epoch, which asks.
     Raised:   StaleEpochError when a newer epoch owns the lease: this process may not write any more.
 """
 

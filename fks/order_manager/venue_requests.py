@@ -49,7 +49,7 @@ class VenueRequests:
         self._exit_rule = AbsenceRule(rule.polls + 1, rule.spacing_s, rule.first_s, rule.age_s * _EXIT_AGE_FACTOR)
 
     async def answer(self, call: Awaitable[Answer], order: Order) -> Answer:
-        """Return the venue's answer; what is raised, or late, is AMBIGUOUS: bytes may have left."""
+        """Return the venue's answer; an exception, or a late answer, is AMBIGUOUS: bytes may have left."""
         try:
             async with asyncio.timeout(self._settings.order_timeout_s + MARGIN_S):
                 return await call
@@ -59,7 +59,7 @@ class VenueRequests:
             return self.surprise(order, error)
 
     def surprise(self, order: Order, error: Exception) -> Answer:
-        """Return the answer that an exception means: a venue never raises for what it can report."""
+        """Return the answer that an exception means: a venue never raises for an outcome that it can report."""
         self._log.error("venue.raised", venue=order.venue, client_order_id=order.client_order_id, error=repr(error))
         return Answer(Outcome.AMBIGUOUS, detail=repr(error))
 

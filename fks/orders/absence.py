@@ -69,5 +69,5 @@ def ladder_delay(tries: int, delays_s: tuple[float, ...]) -> float:
 
 def is_unresolvable(order: Order, unknown_s: float, after_s: float) -> bool:
     """Return whether the end of an order may never be known: the venue had it, and it has been UNKNOWN for longer than
-    `after_s`. A person was paged; what is known is closed now. `unknown_s`: for how long, on monotonic time."""
+    `after_s`. A person was paged; the known part is closed now. `unknown_s`: for how long, on monotonic time."""
     return order.state is State.UNKNOWN and order.is_acknowledged and unknown_s > after_s

@@ -1,6 +1,6 @@
 """An exit of one strategy instance, as a table: states, conditions, next states, actions.
 
-An exit lives until its instance is flat by our own books, what is left is dust, or a person ends it. A venue that shows
+An exit lives until its instance is flat by our own books, the rest is dust, or a person ends it. A venue that shows
 less than our books makes it wait and page: a balance that was read wrong once passes. Its protective legs are touched
 only when the close can go out now: they are checked as if they were gone, come down for one attempt, and go up again
 when the close could not be sent in time, was refused, or left a remainder (protection works in every state but CLEARING
@@ -111,7 +111,7 @@ def is_flat(exit_: Exit, now: Situation) -> bool:
 
 
 def is_dust(exit_: Exit, now: Situation) -> bool:
-    """what is left is dust, and no entry may still fill"""
+    """the rest is dust, and no entry may still fill"""
     return now.is_dust
 
 

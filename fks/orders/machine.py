@@ -214,7 +214,7 @@ def begin(order: Order, event: e.Event) -> Step:
 
 
 def advance(order: Order, event: e.Event) -> Step:
-    """Return what `event` does to `order`. Never raises for what a venue can say: row 42 takes what fits no other.
+    """Return what `event` does to `order`. Never raises for an answer that a venue can give: row 42 takes what fits no other.
 
     The caller has made sure that the event's id was not applied before.
     """

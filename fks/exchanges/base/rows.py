@@ -159,7 +159,7 @@ def _number(value: str | Decimal) -> Decimal:
 
 
 def closed(bars: Iterable[Bar | None], over_ns: int | None) -> list[Bar]:
-    """Return the bars that end at or before a moment (None: all), oldest first; what is None is left out."""
+    """Return the bars that end at or before a moment (None: all), oldest first; a value of None is left out."""
     found = [bar for bar in bars if bar is not None]
     if over_ns is not None:
         found = [bar for bar in found if bar_end(bar.time_ns, bar.timeframe) <= over_ns]

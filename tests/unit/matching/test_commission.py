@@ -1,4 +1,4 @@
-"""Commissions: texts, and what a fill costs."""
+"""Commissions: texts, and the cost of a fill."""
 
 from __future__ import annotations
 

@@ -3,9 +3,10 @@
 **No look-ahead.** For many k the decisions over the first k bars must equal the first k decisions over all bars. The k
 are the edges (right after the warm-up, the end), every place where the target changes, and random ones. Each of them
 is asked of a copy of the strategy that has seen no bar: a value fitted to the first bars it is given, and kept, shows.
+Two of them are asked of one that is made again from its source file: what its class or module keeps shows.
 `ensure_causal` does the same at 20 places all over the tape of a run: a strategy that first acts years into it, or at
-prices that the synthetic tape lacks, is seen there. Nothing here sees a strategy that reads its future from a file, or
-keeps it in a module's variable.
+prices that the synthetic tape lacks, is seen there. Nothing here sees a strategy that reads its future from a file.
+docs/look-ahead.md has a hundred examples.
 
 **Warm-up.** A run that starts later must, after its own warm-up, want what the run from the first bar wants. A strategy
 that holds until a condition occurs has one legitimate difference: the late run is flat while the long run still holds
@@ -19,9 +20,14 @@ Both run on a seeded synthetic tape (trends, flats, jumps, ties on a coarse tick
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -43,6 +49,7 @@ _SEED = 20260101
 _PREFIXES = 40
 _STARTS = 8
 _PLACES = 20  # prefixes of the tape of a run
+_AFRESH = (0.3, 0.7)  # of these prefixes, in order, the ones that a strategy from its file is asked about
 _NEAR = 1e-6  # what a recursive average may still differ by after its warm-up
 
 
@@ -206,9 +213,39 @@ def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[Violat
     ensure_prices(strategy, bars, whole)
     changes = np.flatnonzero(np.diff(whole.target)) + 1
     cuts = _cuts(bars, strategy.warmup(), changes, prefixes)
-    yield from _of_prefixes(
-        bars, dict(_columns(whole)), lambda part: dict(_columns(evaluate(_copy_of(untouched), part))), cuts
-    )
+    columns = dict(_columns(whole))
+    yield from _of_prefixes(bars, columns, lambda part: dict(_columns(evaluate(_copy_of(untouched), part))), cuts)
+    if (made := _made_again(strategy)) is None:
+        return
+    again = dict(_columns(evaluate(made, bars)))
+    if again.keys() != columns.keys() or any(
+        _first_difference(columns[name], again[name]) is not None for name in again
+    ):
+        return  # the file was changed since
+    for share in _AFRESH:
+        if (made := _made_again(strategy)) is not None:
+            cut = cuts[int(share * len(cuts)) :][:1]
+            yield from _of_prefixes(bars, columns, lambda part, made=made: dict(_columns(evaluate(made, part))), cut)  # type: ignore[misc]
+
+
+def _made_again(strategy: Strategy) -> Strategy | None:
+    """Return the strategy made again from its source file, without what its class or module keeps; None where that
+    cannot be done."""
+    kind = type(strategy)
+    if strategy.parts() or "<locals>" in kind.__qualname__:
+        return None
+    module = ModuleType(f"{kind.__module__}_made_again")
+    try:
+        file = inspect.getfile(kind)
+        module.__file__ = file
+        sys.modules[module.__name__] = module  # pydantic looks types up there
+        exec(compile(Path(file).read_bytes(), file, "exec"), module.__dict__)  # noqa: S102  it was imported from there
+        again: Strategy = attrgetter(kind.__qualname__)(module).model_validate(dict(strategy))
+    except Exception:  # modules of users may raise anything
+        return None
+    finally:
+        sys.modules.pop(module.__name__, None)
+    return again
 
 
 def _cuts(bars: Bars, warmup: int, changes: Ints, most: int) -> Ints:

@@ -697,17 +697,23 @@ class OrderChaos:
                 await LONG[name](self, dice)
                 if self.struck[name] == struck:  # nothing was held, or the life was over: it comes again
                     between.setdefault(number + 2, []).append((name, dice))
+            if number % 64 == 63:
+                print(
+                    f"{number + 1} lives: {', '.join(await self._missing(minimum)) or 'all is exercised'}", flush=True
+                )
         await self.settle()
         self.counts = await self._counts()
         print(await self.summary())
 
     async def _is_enough(self, minimum: Minimum | None) -> bool:
-        if minimum is None:
-            return True
         # the whole count reads every order: only once the cheap part of it is reached
-        if len(self.requests.reached) < minimum.intents or self.requests.missing():
+        if minimum is not None and (len(self.requests.reached) < minimum.intents or self.requests.missing()):
             return False
-        return not list((await self._counts()).shortfalls(minimum))
+        return not await self._missing(minimum)
+
+    async def _missing(self, minimum: Minimum | None) -> list[str]:
+        """Return what was not exercised yet, in words."""
+        return [] if minimum is None else list((await self._counts()).shortfalls(minimum))
 
     async def findings(self) -> list[str]:
         """Return everything that is wrong at the end: the auditor's findings, what was uncovered on the way, and lives

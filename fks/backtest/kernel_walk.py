@@ -147,9 +147,7 @@ class Rules(NamedTuple):
     commission_over: int
     commission_least: int  # 1e-8
     can_short: int
-    has_margin: (
-        int  # positions are on margin: `fks.matching.margin.MarginTerms` of the initial and the maintenance margin
-    )
+    has_margin: int  # positions are on margin; the MarginTerms of the initial and the maintenance margin:
     margin_times: int
     margin_over: int
     margin_each: int

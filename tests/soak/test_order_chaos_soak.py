@@ -21,7 +21,7 @@ from tests.support.order_chaos import BALANCE, FAULTS, OrderChaos
 from tests.support.order_chaos_counts import Minimum
 
 INTENTS = int(os.environ.get("FKS_SOAK_INTENTS", "10000"))
-LONG = 3  # long lives of each kind
+LONG = 3 if INTENTS >= 3_000 else 1  # long lives of each kind, a minute or two each
 STRUCK = {
     "vanishing balances": INTENTS // 100,
     "bad marks": INTENTS // 100,

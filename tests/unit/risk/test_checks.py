@@ -353,7 +353,7 @@ def test_every_check_is_tested_and_the_order_is_the_enum_s() -> None:
 #: reserved: stored rows and other programs may have them, nothing denies with them yet
 RESERVED = frozenset(
     {
-        *(Code.SESSION_CLOSED, Code.SIGNAL_UNAPPROVED, Code.MARGIN, Code.LEVERAGE, Code.EXPOSURE_STRATEGY),
+        *(Code.SESSION_CLOSED, Code.SIGNAL_UNAPPROVED, Code.LEVERAGE, Code.EXPOSURE_STRATEGY),
         *(Code.POSITION_COUNT, Code.RISK_PER_TRADE, Code.LOSS_WEEK, Code.DRAWDOWN, Code.PROP_CONSISTENCY),
         *(Code.LOSS_STREAK, Code.COOLDOWN, Code.RATE_STRATEGY, Code.BORROW, Code.MANUAL_HOLD),
     }

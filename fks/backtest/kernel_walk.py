@@ -391,7 +391,7 @@ def liquidation_price(state: Ints, rules: Rules) -> int:
 
 def lacks_margin(state: Ints, rules: Rules, lots: int, price: int, close: int) -> bool:
     """Return whether the account's equity at the close does not cover the margin of the position and of `lots` more at
-    `price`. In floats where they leave no doubt."""
+    `price`. In floats where these decide it surely."""
     held, quantity = abs(state[POSITION]), lots * rules.lot_to_quantity
     value = float(quantity) * float(price) + float(held) * float(close)
     needed = value * float(rules.multiplier) * float(rules.margin_times)
@@ -891,6 +891,14 @@ def cut(state: Ints, rules: Rules, start_worth: int, start_cash: int, lowest: in
         state[DAY_REACHED] = loss
 
 
+MARGIN_HELPERS: tuple[Callable[..., Any], ...] = (
+    liquidation_ticks,
+    liquidation_price,
+    lacks_margin,
+    liquidates,
+    liquidate,
+    watch_rest,
+)
 HELPERS: tuple[Callable[..., Any], ...] = (
     behind,
     collar,
@@ -907,12 +915,7 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     share_floor,
     level_ticks,
     taker_ticks,
-    liquidation_ticks,
-    liquidation_price,
-    lacks_margin,
-    liquidates,
-    liquidate,
-    watch_rest,
+    *MARGIN_HELPERS,
     book,
     closing_lots,
     leg_lots,
@@ -949,12 +952,7 @@ SELDOM: tuple[Callable[..., Any], ...] = (
     is_out_of_band,
     share_lots,
     first_trailed,
-    liquidation_ticks,
-    liquidation_price,
-    lacks_margin,
-    liquidates,
-    liquidate,
-    watch_rest,
+    *MARGIN_HELPERS,
 )
 
 

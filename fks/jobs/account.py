@@ -8,15 +8,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fks.backtest import AccountBacktest, Member, Setup, run_account
+from fks.backtest import AccountBacktest, Member, run_account
 from fks.backtest.account_report import account_document_of
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.rows import AMOUNT_MAX
 from fks.config.settings import Risk
-from fks.jobs.backtest import BacktestSpec, LoadBars, Progress, Request, load_joined
+from fks.jobs.backtest import BacktestSpec, LoadBars, Progress, Request, load_joined, setup_of
 from fks.jobs.spec import checked_spec
-from fks.matching import CostModel
-from fks.matching.margin import Margin
 from fks.model.untrusted import Exact
 from fks.strategies.registry import Catalogue, load_catalogue
 
@@ -115,18 +113,7 @@ def run_account_spec(
             wanted.symbol, wanted.exchange, wanted.timeframe, wanted.start_ns, wanted.end_ns, strategy.warmup()
         )
         loaded = load_joined(strategy.inputs(), request, load_bars)
-        setup = Setup(
-            loaded.instrument,
-            CostModel.of(wanted, loaded.instrument),
-            wanted.sizing,
-            wanted.size,
-            spec.cash,
-            wanted.allow_short,
-            wanted.allow_gaps,
-            start_ns=wanted.start_ns,
-            collar_pct=wanted.collar_pct,
-            margin=None if wanted.margin is None else Margin.parse(wanted.margin),
-        )
+        setup = setup_of(wanted, loaded.instrument, limits)
         members.append(Member(strategy, loaded.bars, setup, wanted.name))
         sources.append(loaded.source)
         progress(0.4 * (number + 1) / len(spec.members))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from fks.backtest import Result, Setup, run
 from fks.backtest.limits import UNLIMITED
@@ -27,6 +27,14 @@ from fks.risk.sizing import Sizing
 from fks.strategies.registry import Catalogue, load_catalogue
 
 KIND = "backtest"
+
+
+#: how the fields are read that name costs or a margin
+_TEXTS: dict[str, type[Slippage] | type[Commission] | type[Margin]] = {
+    "slippage": Slippage,
+    "commission": Commission,
+    "margin": Margin,
+}
 
 
 class BacktestSpec(BaseModel):
@@ -76,20 +84,10 @@ class BacktestSpec(BaseModel):
     def _collars(cls, percent: Decimal | None) -> Decimal | None:
         return percent or None
 
-    @field_validator("commission")
+    @field_validator("slippage", "commission", "margin")
     @classmethod
-    def _commissions(cls, text: str) -> str:
-        return str(Commission.parse(text))
-
-    @field_validator("margin")
-    @classmethod
-    def _margins(cls, text: str | None) -> str | None:
-        return None if text is None else str(Margin.parse(text))
-
-    @field_validator("slippage")
-    @classmethod
-    def _slips(cls, text: str) -> str:
-        return str(Slippage.parse(text))
+    def _texts(cls, text: str | None, info: ValidationInfo) -> str | None:
+        return None if text is None else str(_TEXTS[info.field_name or ""].parse(text))
 
     @model_validator(mode="after")
     def _ordered(self) -> BacktestSpec:
@@ -161,6 +159,24 @@ def _with_fee(spec: Any, is_short: Any) -> Any:
     return spec
 
 
+def setup_of(spec: BacktestSpec, instrument: Instrument, limits: Risk | None) -> Setup:
+    """Return the setup of a spec. `limits`: the node's [risk] settings (None: their defaults), used where the spec has
+    them on."""
+    return Setup(
+        instrument,
+        CostModel.of(spec, instrument),
+        spec.sizing,
+        spec.size,
+        spec.cash,
+        spec.allow_short,
+        spec.allow_gaps,
+        (limits or Risk()) if spec.limits else UNLIMITED,
+        start_ns=spec.start_ns,
+        collar_pct=spec.collar_pct,
+        margin=None if spec.margin is None else Margin.parse(spec.margin),
+    )
+
+
 def load_joined(symbols: Sequence[str], request: Request, load_bars: LoadBars) -> Loaded:
     """Return the bars of a request, with those of further symbols (`Strategy.inputs`) beside them.
 
@@ -191,7 +207,6 @@ def run_spec(
     `progress` is called with shares of the work (0 to 1) and may raise to stop it. Errors: InputError for a wrong spec,
     strategy or tape (including TapeRefused).
     """
-    limits = limits or Risk()
     strategy = (catalogue or load_catalogue()).make(spec.strategy, spec.params)
     progress(0.05)
     request = Request(spec.symbol, spec.exchange, spec.timeframe, spec.start_ns, spec.end_ns, strategy.warmup())
@@ -199,19 +214,7 @@ def run_spec(
     progress(0.3)
     check_tape(strategy, loaded.bars)
     progress(0.4)
-    setup = Setup(
-        loaded.instrument,
-        CostModel.of(spec, loaded.instrument),
-        spec.sizing,
-        spec.size,
-        spec.cash,
-        spec.allow_short,
-        spec.allow_gaps,
-        limits if spec.limits else UNLIMITED,
-        start_ns=spec.start_ns,
-        collar_pct=spec.collar_pct,
-        margin=None if spec.margin is None else Margin.parse(spec.margin),
-    )
+    setup = setup_of(spec, loaded.instrument, limits)
     result = run(strategy, loaded.bars, setup, check=False, finer=loaded.finer if spec.finer else None)
     progress(0.9)
     return result, loaded.source

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ConfigDict, Field, field_validator
 
 import fks
-from fks.backtest import Setup
 from fks.backtest.fingerprint import inputs_hash
-from fks.backtest.limits import UNLIMITED
 from fks.backtest.run import check_tape
 from fks.config.settings import Risk
-from fks.jobs.backtest import BacktestSpec, Loaded, Request
+from fks.jobs.backtest import BacktestSpec, Loaded, Request, setup_of
 from fks.jobs.spec import checked_spec
-from fks.matching import CostModel
-from fks.matching.margin import Margin
 from fks.search import Plan, Search, Task, Trial, Validation, task_of
 from fks.search.objectives import check_objectives
 from fks.search.space import space_of
@@ -72,18 +69,7 @@ def task_for(spec: OptimizationSpec, loaded: Loaded, catalogue: Catalogue, limit
 
     Errors: InputError STRATEGY_UNKNOWN, SPACE_WRONG, SPLITS_WRONG, NO_DATA.
     """
-    setup = Setup(
-        loaded.instrument,
-        CostModel.of(spec, loaded.instrument),
-        spec.sizing,
-        spec.size,
-        spec.cash,
-        spec.allow_short,
-        spec.allow_gaps,
-        (limits or Risk()) if spec.limits else UNLIMITED,
-        collar_pct=spec.collar_pct,
-        margin=None if spec.margin is None else Margin.parse(spec.margin),
-    )
+    setup = replace(setup_of(spec, loaded.instrument, limits), start_ns=None)
     return task_of(
         catalogue.kind(spec.strategy),
         spec.space,

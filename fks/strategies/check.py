@@ -215,17 +215,25 @@ def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[Violat
     cuts = _cuts(bars, strategy.warmup(), changes, prefixes)
     columns = dict(_columns(whole))
     yield from _of_prefixes(bars, columns, lambda part: dict(_columns(evaluate(_copy_of(untouched), part))), cuts)
-    if (made := _made_again(strategy)) is None:
+    yield from _kept_outside(strategy, bars, columns, cuts)
+
+
+def _kept_outside(strategy: Strategy, bars: Bars, whole: dict[str, Floats], cuts: Ints) -> Iterator[Violation]:
+    """Yield the first difference of a strategy made again from its file, which decides over a prefix first: a value
+    that class or module keep of the whole is not there. None where it cannot be made, or the file was changed since."""
+
+    def values_of(part: Bars) -> dict[str, Floats]:
+        made = _made_again(strategy)
+        return {} if made is None else dict(_columns(evaluate(made, part)))
+
+    try:
+        again = values_of(bars)
+    except StrategyError:  # it needs what the process has given its module
         return
-    again = dict(_columns(evaluate(made, bars)))
-    if again.keys() != columns.keys() or any(
-        _first_difference(columns[name], again[name]) is not None for name in again
-    ):
-        return  # the file was changed since
-    for share in _AFRESH:
-        if (made := _made_again(strategy)) is not None:
-            cut = cuts[int(share * len(cuts)) :][:1]
-            yield from _of_prefixes(bars, columns, lambda part, made=made: dict(_columns(evaluate(made, part))), cut)  # type: ignore[misc]
+    if again.keys() != whole.keys() or any(_first_difference(whole[name], again[name]) is not None for name in again):
+        return
+    chosen = cuts[[int(share * len(cuts)) for share in _AFRESH]] if len(cuts) else cuts
+    yield from _of_prefixes(bars, whole, values_of, chosen)
 
 
 def _made_again(strategy: Strategy) -> Strategy | None:
@@ -234,14 +242,15 @@ def _made_again(strategy: Strategy) -> Strategy | None:
     kind = type(strategy)
     if strategy.parts() or "<locals>" in kind.__qualname__:
         return None
-    module = ModuleType(f"{kind.__module__}_made_again")
+    module = ModuleType(kind.__module__)
+    module.__name__ += f"_made_again_{id(module):x}"  # of its own: checks may run side by side
     try:
         file = inspect.getfile(kind)
         module.__file__ = file
         sys.modules[module.__name__] = module  # pydantic looks types up there
         exec(compile(Path(file).read_bytes(), file, "exec"), module.__dict__)  # noqa: S102  it was imported from there
         again: Strategy = attrgetter(kind.__qualname__)(module).model_validate(dict(strategy))
-    except Exception:  # modules of users may raise anything
+    except (Exception, SystemExit):  # modules of users may raise anything
         return None
     finally:
         sys.modules.pop(module.__name__, None)

@@ -174,12 +174,13 @@ def test_killed_history_command_is_finished_by_a_job(system: System, tmp_path: P
             stderr=subprocess.STDOUT,
         )
 
-    def has_begun() -> bool:
+    def shows(what: str) -> bool:
         assert process.poll() is None, said.read_text()
-        return bool(system.sql(f"SELECT FROM sync_status WHERE {where} AND cursor IS NOT NULL"))
+        return bool(system.sql(f"SELECT FROM sync_status WHERE {where} AND {what}"))
 
     try:
-        wait_until(has_begun, deadline_s=60.0)  # a process starts and reads a page; how soon is not this test's claim
+        wait_until(lambda: shows("sync_status = 'running'"), deadline_s=30.0)  # the process has started
+        wait_until(lambda: shows("cursor IS NOT NULL"), deadline_s=30.0)  # and stored a page
     finally:
         print(said.read_text())
         os.kill(process.pid, signal.SIGKILL)

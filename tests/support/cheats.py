@@ -346,7 +346,7 @@ same as over more. Here are {len(found)} ways to use later bars, each a strategy
 from them.
 
 **{caught} of {len(found)}** that look ahead are refused, and **{passed} of {len(fair)}** honest ones pass. What is not noticed keeps a value of the first call in a file:
-nothing can tell that from a file of settings. A result that is [too good](backtest-report.md) is marked all the same.
+a file of settings looks the same. A result that is [too good](backtest-report.md) is marked all the same.
 
 | It uses | |
 |---|---|

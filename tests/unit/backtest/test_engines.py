@@ -68,10 +68,9 @@ def both(strategy: Strategy, bars: Bars, setup: Setup) -> tuple[Result, Result]:
 def assert_equal(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
     """Run both engines and compare everything that a result has."""
     compiled, reference = both(strategy, bars, setup)
-    is_large = setup.sizing.partition(":")[0] in ("risk_pct", "atr_pct", "stdev_pct") or setup.margin is not None
-    is_beyond = is_large and any(
+    is_beyond = setup.sizing.partition(":")[0] in ("risk_pct", "atr_pct", "stdev_pct") and any(
         text in compiled.engine.reason for text in ("did not fit 64 bits", "may not fit 64 bits")
-    )  # a stop or a volatility of one tick buys more than 64 bits hold, and a margin's share is multiplied with it
+    )  # a stop or a volatility of one tick buys more than 64 bits hold
     wanted = "reference" if is_beyond else "compiled"
     assert (compiled.engine.name, reference.engine.name) == (wanted, "reference"), compiled.engine.reason
     if compiled.fill_columns.decided is not None and reference.fill_columns.decided is not None:

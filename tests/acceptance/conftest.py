@@ -82,6 +82,8 @@ def system(running: System) -> Iterator[System]:
     except AssertionError:
         found = running.status()
         raise AssertionError(f"the system is {found['state']}: {found['reasons']}") from None
+    # the pages begin last, and are no part of what is healthy before they have begun
+    wait_until(lambda: "pages:0" in running.components(), deadline_s=30.0, every_s=0.5)
     yield running
     if running.status()["kill"]["engaged"]:  # else every later test that waits for a fill would fail with this one
         running.fks("resume", "--force")

@@ -10,14 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fks.config.settings import Database as DatabaseSettings
 from fks.orders.crash_points import LABELS
-from fks.store import migrate
 from fks.store.bus import Bus
-from fks.store.db import Database
-from tests.support import servers
-from tests.support.local_exchange import LocalExchange
-from tests.support.order_chaos import BALANCE, FAULTS, OrderChaos
+from tests.support.order_chaos import FAULTS, order_chaos
 from tests.support.order_chaos_counts import Minimum
 
 INTENTS = int(os.environ.get("FKS_SOAK_INTENTS", "10000"))
@@ -42,19 +37,9 @@ SEED = int(os.environ.get("FKS_SOAK_SEED", "20261121"))
 @pytest.mark.soak
 @pytest.mark.timeout(14_400)
 async def test_ten_thousand_intents_lose_double_and_bend_nothing(bus: Bus, redis_url: str, tmp_path: Path) -> None:
-    with servers.mortal_postgres() as postgres:
-        await migrate.upgrade(postgres.url)
-        db = await Database.connect(postgres.url, DatabaseSettings(retry_s=3.0), application="test")
-        exchange = LocalExchange(tmp_path / "exchange", ("--rate-limits", "off", "--balance", BALANCE)).start()
-        urls = {"database_url": postgres.url, "redis_url": redis_url}
-        chaos = OrderChaos(db, bus, exchange, urls, SEED, postgres, outage_s=5.0, refusal_s=(30.0, 120.0))
-        await chaos.open()
-        try:
-            await chaos.run(lives_min=len(LABELS) * len(FAULTS), minimum=MINIMUM, most=20, long=LONG)
-            assert await chaos.findings() == []
-            assert list(chaos.counts.shortfalls(MINIMUM)) == []
-            assert chaos.points > chaos.kills / 2, "most lives end at their labelled point"
-        finally:
-            await chaos.close()
-            await db.close()
-            exchange.stop()
+    options = {"outage_s": 5.0, "refusal_s": (30.0, 120.0)}
+    async with order_chaos(bus, redis_url, tmp_path / "exchange", SEED, **options) as chaos:
+        await chaos.run(lives_min=len(LABELS) * len(FAULTS), minimum=MINIMUM, most=20, long=LONG)
+        assert await chaos.findings() == []
+        assert list(chaos.counts.shortfalls(MINIMUM)) == []
+        assert chaos.points > chaos.kills / 2, "most lives end at their labelled point"

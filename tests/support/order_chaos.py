@@ -32,11 +32,13 @@ from typing import Any
 from fks.chaos.auditor import Evidence, audit_evidence, net
 from fks.chaos.cover import CoverWatch, Rules, Sample
 from fks.chaos.fold import journal_errors
+from fks.config.settings import Database as DatabaseSettings
 from fks.guardian.service import Guardian
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Side, TimeInForce
 from fks.model.signal import Kind
 from fks.orders.crash_points import LABELS
+from fks.store import migrate
 from fks.store.bus import BARS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.orders import OrderStore
@@ -49,7 +51,7 @@ from tests.support.order_chaos_counts import Exercised, Minimum, Requests, exerc
 from tests.support.order_chaos_faults import LONG, LifeFaults, Refusal, plan_long
 from tests.support.order_rig import seed as seed_accounts
 from tests.support.order_rig import signal_of
-from tests.support.servers import MortalPostgres
+from tests.support.servers import MortalPostgres, mortal_postgres
 from tests.support.waiting import until
 
 D = Decimal
@@ -957,3 +959,23 @@ class OrderChaos:
             rules = Rules(D(SYMBOLS[position["symbol"]][1]), D(5), position["average_price"])
             if last is not None and last["kind"] == "exit" and rules.without_dust(position["quantity"]) > 0:
                 yield f"{position['instance']} was told to exit and holds {position['quantity']:f} {position['symbol']}"
+
+
+@asynccontextmanager
+async def order_chaos(
+    bus: Bus, redis_url: str, exchange_home: Path, seed: int, **options: Any
+) -> AsyncIterator[OrderChaos]:
+    """Make a run on a local exchange and a PostgreSQL of its own, which is killed. `options`: those of OrderChaos."""
+    with mortal_postgres() as postgres:
+        await migrate.upgrade(postgres.url)
+        db = await Database.connect(postgres.url, DatabaseSettings(retry_s=3.0), application="test")
+        exchange = LocalExchange(exchange_home, ("--rate-limits", "off", "--balance", BALANCE)).start()
+        urls = {"database_url": postgres.url, "redis_url": redis_url}
+        chaos = OrderChaos(db, bus, exchange, urls, seed, postgres, **options)
+        try:
+            await chaos.open()
+            yield chaos
+        finally:
+            await chaos.close()
+            await db.close()
+            exchange.stop()

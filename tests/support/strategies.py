@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -27,6 +28,21 @@ DECIDABLE = (
     " WHERE o.instance = s.instance AND o.role = 'exit' AND o.venue = 'paper' AND o.state IN ('ACCEPTED','WORKING'))))"
 )
 START_NS = 1_767_225_600 * NS  # 2026-01-01, where FakeClock starts
+
+
+class Gate:
+    """Where a strategy waits: `begun` once it was asked, until `go`. Here, since the check makes a strategy again from its
+    file, and each has the gate of this module."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def close(self) -> None:
+        self.begun.clear()
+        self.go.clear()
+
+
+GATE = Gate()
 
 
 @dataclass

@@ -207,6 +207,17 @@ class Running:
         self.working = asyncio.create_task(worker.run())
         await self.rig.start()
 
+    async def advance(self, index: int) -> None:
+        """Seal bar `index` and wait for every outcome; say what waits, and which part has ended by itself."""
+        assert self.rig is not None
+        try:
+            await self.market.advance(index, self.rig)
+        except AssertionError as error:
+            instances = await self.market.db.sql("SELECT id, state, error, cursor_time FROM strategy_instances")
+            signals = await self.market.db.sql("SELECT * FROM signals WHERE state = 'ready'")
+            tasks = [repr(task) for task in (self.working, self.rig.task)]
+            raise AssertionError(f"bar {index}: {error}\n{instances}\n{signals}\n{tasks}") from None
+
     async def crash(self) -> None:
         """End both as kill -9 would: their memory is gone."""
         assert self.working is not None
@@ -233,8 +244,7 @@ async def system(market: Market, tmp_path: Path) -> AsyncIterator[Running]:
 )
 async def test_paper_fills_what_the_backtest_fills(market: Market, system: Running, crashes: tuple[int, ...]) -> None:
     for number, index in enumerate(range(market.first, len(market.tape))):
-        assert system.rig is not None
-        await market.advance(index, system.rig)
+        await system.advance(index)
         if number in crashes:
             await system.crash()
             await system.start()
@@ -291,8 +301,7 @@ async def test_a_tape_goes_on_past_a_flip_to_short(database: Database, bus: Bus,
     await running.start()
     try:
         for index in range(first, len(market.tape)):
-            assert running.rig is not None
-            await market.advance(index, running.rig)
+            await running.advance(index)
     finally:
         await running.crash()
     start_ns, symbol = int(market.tape.time_ns[first]), "S00USDT"
@@ -327,8 +336,7 @@ async def test_paper_expires_what_the_backtest_expires(database: Database, bus: 
     await running.start()
     try:
         for index in range(first, len(tape)):
-            assert running.rig is not None
-            await market.advance(index, running.rig)
+            await running.advance(index)
     finally:
         await running.crash()
     assert_same_fills(wanted.fills, await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"))
@@ -386,8 +394,7 @@ async def test_paper_denies_what_the_backtest_denies(database: Database, bus: Bu
     await running.start()
     try:
         for index in range(first, len(tape)):
-            assert running.rig is not None
-            await market.advance(index, running.rig)
+            await running.advance(index)
 
         async def booked() -> list[Any]:
             return await database.sql(

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-import threading
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -34,7 +33,7 @@ from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.registry import Catalogue, Entry, load_catalogue
 from tests.support.searches import search_of
-from tests.support.strategies import add_account, add_instance
+from tests.support.strategies import GATE, add_account, add_instance
 
 CATALOGUE = load_catalogue()
 BAD, GOOD = {"fast": 2, "slow": 4}, {"fast": 20, "slow": 60}
@@ -62,16 +61,14 @@ class Held(Strategy):
     """Decides once `go` is set; `begun` is set when it was asked to."""
 
     name: ClassVar[str] = "held"
-    begun: ClassVar[threading.Event] = threading.Event()
-    go: ClassVar[threading.Event] = threading.Event()
     number: int = 1
 
     def warmup(self) -> int:
         return 1
 
     def decide(self, bars: Bars) -> Decisions:
-        self.begun.set()
-        assert self.go.wait(60)
+        GATE.begun.set()
+        assert GATE.go.wait(60)
         return Decisions(np.zeros(len(bars)))
 
 
@@ -244,7 +241,7 @@ async def test_a_challenger_that_cannot_be_tested_leaves_the_others_to_be_tested
 # ── checks of a person's code ────────────────────────────────────────────────────────────────────
 async def begun_of(call: asyncio.Task[Any]) -> None:
     """Return when the strategy of a call decides; its loop goes on meanwhile."""
-    assert await asyncio.to_thread(Held.begun.wait, 30)
+    assert await asyncio.to_thread(GATE.begun.wait, 30)
     assert not call.done()
 
 
@@ -253,25 +250,23 @@ async def test_code_is_checked_before_the_hold_and_what_changed_meanwhile_is_ref
 ) -> None:
     await add_account(database)
     await add_instance(database, "a", "held", {"number": 1})
-    Held.begun.clear()
-    Held.go.clear()
+    GATE.close()
     adding = asyncio.create_task(add_challenger(database, "a", {"number": 2}, OWN, by="me"))
     await begun_of(adding)
     await database.sql("SELECT 1 FROM strategy_instances FOR UPDATE NOWAIT")
     await database.sql("UPDATE strategy_instances SET params_version = 2")
-    Held.go.set()
+    GATE.go.set()
     with pytest.raises(InputError, match="changed while") as refused:
         await adding
     assert (refused.value.code, refused.value.status) == ("INSTANCE_CHANGED", 409)
     await database.sql("UPDATE strategy_instances SET params_version = 1")
     challenger = (await add_challenger(database, "a", {"number": 2}, OWN, by="me")).id
-    Held.begun.clear()
-    Held.go.clear()
+    GATE.close()
     swapping = asyncio.create_task(swap_in(database, challenger, OWN, by="me", despite_findings=True))
     await begun_of(swapping)
     await database.sql("SELECT 1 FROM strategy_instances FOR UPDATE NOWAIT")
     await database.sql("UPDATE strategy_instances SET params_version = 2")
-    Held.go.set()
+    GATE.go.set()
     with pytest.raises(InputError, match="changed while"):
         await swapping
     assert await stage(database, challenger) == "shadow"
@@ -282,26 +277,25 @@ async def test_code_of_a_promotion_is_checked_before_the_instance_is_held(databa
     await add_instance(database, "a", "held", {"number": 1})
     (row,) = await database.sql("SELECT timeframe FROM strategy_instances")
     search = await search_of(database, strategy="held", timeframe=row["timeframe"], best={"number": 2})
-    Held.begun.clear()
-    Held.go.clear()
+    GATE.close()
     promoting = asyncio.create_task(promote(database, OWN, search, "a", by="me"))
     await begun_of(promoting)
     await database.sql("SELECT 1 FROM strategy_instances FOR UPDATE NOWAIT")
-    Held.go.set()
+    GATE.go.set()
     assert (await promoting)["params"] == {"number": 2}
-    Held.go.clear()
+    GATE.go.clear()
     with pytest.raises(InputError, match=r"held took longer than 0\.05 s"):
         await promote(database, OWN, search, "a", by="me", check_s=0.05)
-    Held.go.set()
+    GATE.go.set()
 
 
 async def test_code_that_takes_too_long_is_refused(database: Database) -> None:
     await add_account(database)
     await add_instance(database, "a", "held", {"number": 1})
-    Held.go.clear()
+    GATE.go.clear()
     with pytest.raises(InputError, match=r"held took longer than 0\.05 s") as refused:
         await add_challenger(database, "a", {"number": 2}, OWN, by="me", check_s=0.05)
-    Held.go.set()
+    GATE.go.set()
     assert (refused.value.code, refused.value.status) == ("STRATEGY_SLOW", 422)
 
 

@@ -1,0 +1,19 @@
+"""Nobody is paged for kills of the order manager alone: what it protects has its stops back within seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fks.store.bus import Bus
+from tests.support.order_chaos import FAULTS, REFUSING, order_chaos
+
+
+@pytest.mark.timeout(240)
+async def test_kills_without_refusals_send_no_page(bus: Bus, redis_url: str, tmp_path: Path) -> None:
+    async with order_chaos(bus, redis_url, tmp_path / "exchange", seed=11) as chaos:
+        await chaos.run(lives_min=8, faults=[fault for fault in FAULTS if fault not in REFUSING])
+        assert await chaos.findings() == []
+        assert await chaos.pages() == []
+        assert chaos.points > chaos.kills / 2

@@ -93,7 +93,9 @@ def _value_of(row: Row, bars: Bars, instrument: Instrument | None, costs: CostMo
         if row["sizing"] is None or reference is None:
             return None
         try:
-            quantity = entry_quantity(row["sizing"], row["instance_size"], reference, instrument)
+            quantity = entry_quantity(
+                row["sizing"], row["instance_size"], reference, instrument, share=row["size_share"]
+            )
         except InputError:
             return None
     left_ns = None

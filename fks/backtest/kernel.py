@@ -37,7 +37,7 @@ from fks.risk.sizing import Sizing, SizingMissing, entry_quantity
 from fks.risk.valuation import day_start_ns
 from fks.risk.volatility import PLACES as VOLATILITY_PLACES
 from fks.risk.volatility import volatilities, volatility_at
-from fks.strategies.base import Decisions
+from fks.strategies.base import Decisions, share_parts
 
 #: codes of denials by their number in the walk; the first two are no denial and an exit that is dust
 CODES = (
@@ -131,7 +131,7 @@ def _compiled(make: Callable[[int], Callable[..., int]], *, prices: int, tables:
     version = int.from_bytes(hashlib.sha256(b"".join(path.read_bytes() for path in sources)).digest()[:4])
     ints = numba.types.Array(numba.int64, 1, "C", readonly=True)
     floats = numba.types.Array(numba.float64, 1, "C", readonly=True)
-    columns = (*(ints,) * 5, *(floats,) * prices, ints, ints, ints)
+    columns = (*(ints,) * 5, *(floats,) * prices, ints, ints, ints, ints)
     filled = (numba.int64[::1], *(numba.int64[:, ::1],) * tables, numba.float64[::1])
     signature = (numba.from_dtype(_RULES), *columns, *filled)
     walk: Callable[..., int]
@@ -192,6 +192,7 @@ def walk(plan: Plan, decisions: Decisions, reason: str, entries_max: int = 1) ->
     columns = (plan.bars.time_ns, ticks.open, ticks.high, ticks.low, ticks.close, decisions.target, *prices)
     inputs = tuple(np.ascontiguousarray(column) for column in columns)  # a view with a step is not
     sized_by = _volatilities(plan, decisions)
+    shares = np.zeros(0, dtype=np.int64) if decisions.size_share is None else share_parts(decisions.size_share)
     legs = (np.zeros((2 * entries_max + 4, orders.LEG_WIDTH), np.int64),) if has_orders else ()
     width = orders.ORDERS_FILL_WIDTH if has_orders else compiled.FILL_WIDTH
     more = 4 * entries_max if has_orders else 0
@@ -204,6 +205,7 @@ def walk(plan: Plan, decisions: Decisions, reason: str, entries_max: int = 1) ->
             np.array([rules], dtype=_RULES)[0],
             *inputs,
             sized_by,
+            shares,
             plan.day_first,
             plan.day_start_ns,
             state,
@@ -221,10 +223,19 @@ def walk(plan: Plan, decisions: Decisions, reason: str, entries_max: int = 1) ->
         return f"an amount did not fit 64 bits at bar {ended}"
     if state[compiled.STATUS] != compiled.DONE:
         return f"the price of an entry's order, or the number of legs, is out of range at bar {ended}"
-    return _outcome(plan, reason, state, fills, trades, denied, equity)
+    return _outcome(plan, decisions, reason, state, fills, trades, denied, equity)
 
 
-def _outcome(plan: Plan, reason: str, state: Ints, fills: Ints, trades: Ints, denied: Ints, equity: Floats) -> Outcome:
+def _outcome(
+    plan: Plan,
+    decisions: Decisions,
+    reason: str,
+    state: Ints,
+    fills: Ints,
+    trades: Ints,
+    denied: Ints,
+    equity: Floats,
+) -> Outcome:
     """Return the filled tables of a walk as columns."""
     fills = fills[: state[compiled.FILLS]]
     trades = trades[: state[compiled.TRADES]]
@@ -251,7 +262,7 @@ def _outcome(plan: Plan, reason: str, state: Ints, fills: Ints, trades: Ints, de
             denied[:, compiled.D_CODE],
             tuple(str(code) for code in CODES),
         ),
-        detail=_Details(plan, denied),
+        detail=_Details(plan, decisions, denied),
         equity=equity,
         cash=int(state[compiled.CASH]),
         position=int(state[compiled.POSITION]),
@@ -450,6 +461,7 @@ class _Details:
     """Live's words for a denial, from live's own check on the state that the walk noted."""
 
     plan: Plan
+    decisions: Decisions
     denied: Ints
 
     def __call__(self, number: int) -> str:
@@ -486,6 +498,7 @@ class _Details:
                 equity=funds.cash + funds.position * close * setup.instrument.multiplier,
                 stop_loss=levels[0],
                 volatility=volatility_at(Sizing.parse(setup.sizing), plan.bars, index),
+                share=self.decisions.share_at(index),
             )
         except SizingMissing as error:
             return error.message

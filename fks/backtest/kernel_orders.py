@@ -37,6 +37,7 @@ from fks.backtest.kernel_walk import (
     STOP_ROLE,
     TABLE_FULL,
     UNCLEAR,
+    WHOLE,
     Rules,
     book,
     closing_lots,
@@ -272,6 +273,7 @@ def make_walk(version: int) -> Callable[..., int]:
         entry_limits: Floats,
         entry_stops: Floats,
         volatilities: Ints,
+        shares: Ints,
         day_first: Ints,
         day_start_ns: Ints,
         state: Ints,
@@ -379,9 +381,10 @@ def make_walk(version: int) -> Callable[..., int]:
                     stop = behind(at, trail, side, rules.tick)
                 loss = 0 if is_next_day else state[DAY_REACHED]
                 volatility = volatilities[bar] if rules.sizing == OF_VOLATILITY else -1
+                share = shares[bar] if len(shares) > 0 else WHOLE
                 entries, number = state[ENTRIES], state[FILLS]
                 prices = (close[bar], order_limit, order_stop, stop, limit)
-                lots = entry_lots(state, denied, rules, bar, side, *prices, loss, volatility, entries)
+                lots = entry_lots(state, denied, rules, bar, side, *prices, loss, volatility, share, entries)
                 if lots >= 0 and (order_limit != NONE or order_stop != NONE):
                     state[WAITING] = side
                     state[WAITING_LOTS] = lots

@@ -31,6 +31,7 @@ SAFE = 2.0e18  # products that a float64 puts below this fit 64 bits
 DECIMAL = 1.0e15  # integers below this have a float64 quotient by 10^n that is the float of that decimal
 FAR = 2**62
 NONE = -(2**62)  # no level
+WHOLE = 10**6  # of a size, in the millionths of shares of it
 
 # outcomes of a walk
 DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL, NOT_COVERED = 0, 1, 2, 3, 4
@@ -657,9 +658,11 @@ def entry_lots(
     limit: int,
     loss: int,
     volatility: int,
+    share: int,
     entries: int,
 ) -> int:
-    """Return the lots of an entry decided on `bar`, -1 when it is denied or does not fit."""
+    """Return the lots of an entry decided on `bar`, -1 when it is denied or does not fit. `share`: millionths of its
+    size."""
     code, at, lots = OK, entry_price(close, order_limit, order_stop), rules.size
     if rules.sizing == NOTIONAL:
         lots = rules.size // (at * rules.lot * rules.multiplier) * rules.lot
@@ -669,6 +672,12 @@ def entry_lots(
             deny(state, denied, bar, side, code, stop, limit, loss, 0, order_limit, order_stop, entries)
     if state[STATUS] != DONE or code != OK:
         return -1
+    if share != WHOLE:
+        steps = lots // rules.lot
+        if float(steps) * float(share) >= SAFE:
+            state[STATUS] = OVERFLOW
+            return -1
+        lots = steps * share // WHOLE * rules.lot
     value_factor, lots_factor = float(rules.value_factor), float(rules.lots_factor)
     if float(lots) * float(at) * value_factor >= SAFE or float(lots) * lots_factor >= SAFE:
         state[STATUS] = OVERFLOW
@@ -698,6 +707,7 @@ def enter(
     trail: int,
     loss: int,
     volatility: int,
+    share: int,
 ) -> None:
     """Size, check and fill an entry decided on `bar` at the next bar's open, and place its protection."""
     if stop == FAR or limit == FAR or trail == FAR:
@@ -705,7 +715,7 @@ def enter(
         return
     if stop == NONE and trail != NONE:
         stop = behind(close, trail, side, rules.tick)
-    lots = entry_lots(state, denied, rules, bar, side, close, NONE, NONE, stop, limit, loss, volatility, 0)
+    lots = entry_lots(state, denied, rules, bar, side, close, NONE, NONE, stop, limit, loss, volatility, share, 0)
     if lots < 0:
         return
     if expires(state, rules, side, close, next_open, span, stop, limit):
@@ -972,6 +982,7 @@ def make_walk(version: int) -> Callable[..., int]:
         limits: Floats,
         trails: Floats,
         volatilities: Ints,
+        shares: Ints,
         day_first: Ints,
         day_start_ns: Ints,
         state: Ints,
@@ -983,7 +994,7 @@ def make_walk(version: int) -> Callable[..., int]:
         """Return the index of the bar at which the walk ended; the last five arguments are filled.
 
         `stops`, `limits`, `trails`: prices and distances, or empty; `volatilities`: 1e-8, -1 for none, read where they
-        size an entry.
+        size an entry; `shares`: millionths of the size of an entry, or empty.
         `day_first`: the bars with which trading days begin after the first one, `len(close)` last; `day_start_ns`: when
         these days begin.
         """
@@ -1070,9 +1081,10 @@ def make_walk(version: int) -> Callable[..., int]:
                     trail = level_ticks(trails[change], rules.tick, rules.price_scale, True)
                 loss = 0 if is_next_day else state[DAY_REACHED]
                 volatility = volatilities[change] if rules.sizing == OF_VOLATILITY else -1
+                share = shares[change] if len(shares) > 0 else WHOLE
                 now, at = close[change], open_[bar]
-                levels = (stop, limit, trail)
-                enter(state, fills, trades, denied, rules, change, side, now, at, span, *levels, loss, volatility)
+                levels, sized = (stop, limit, trail), (volatility, share)
+                enter(state, fills, trades, denied, rules, change, side, now, at, span, *levels, loss, *sized)
             if state[STATUS] != DONE:
                 return change
             cash, factor, before = state[CASH], state[POSITION] * rules.multiplier, wanted

@@ -336,6 +336,7 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: in
             equity=book.equity(index),
             stop_loss=levels[0],
             volatility=volatility_at(Sizing.parse(setup.sizing), book.bars, index),
+            share=decisions.share_at(index),
         )
     except SizingMissing as error:
         book.deny(index, side, error.code, error.message)

@@ -241,14 +241,15 @@ async def measure(
 
 
 def _ensure_market_entries(strategy: Strategy, bars: Bars) -> None:
-    """Refuse decisions to enter by limit or stop orders, or with a stop that trails: a challenger's are recorded
-    without these, and would be valued as others. Errors: InputError CHALLENGER_ENTRY_ORDERS; of the strategy."""
+    """Refuse decisions to enter by limit or stop orders, with a stop that trails, or with a share of the size: a
+    challenger's are recorded without these, and would be valued as others. Errors: InputError CHALLENGER_ENTRY_ORDERS;
+    of the strategy."""
     found = evaluate(strategy, bars)
-    for prices in (found.entry_limit, found.entry_stop, found.trail):
+    for prices in (found.entry_limit, found.entry_stop, found.trail, found.size_share):
         if prices is not None and bool((np.isfinite(prices) & (found.target != 0.0)).any()):
             raise InputError(
-                f"strategy {strategy.name} enters by limit or stop orders, or its stops trail, and challengers are "
-                "compared by entries at the market whose stops stay where they are",
+                f"strategy {strategy.name} enters by limit or stop orders, with stops that trail, or with a part of "
+                "its size, and challengers are compared by entries of all of it at the market, whose stops stay",
                 code="CHALLENGER_ENTRY_ORDERS",
                 status=422,
                 remedy="compare the parameters by backtests, and give them to the instance with 'fks optimize promote'",

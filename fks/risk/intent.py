@@ -84,7 +84,14 @@ def intend_entry(
             stop = instrument.round_price(stop, side=signal.side.opposite.value, is_stop=True)
         sized_at = _order_price(signal, instrument) or reference
         quantity = entry_quantity(
-            sizing, size, sized_at, instrument, equity=equity, stop_loss=stop, volatility=signal.volatility
+            sizing,
+            size,
+            sized_at,
+            instrument,
+            equity=equity,
+            stop_loss=stop,
+            volatility=signal.volatility,
+            share=signal.size_share,
         )
     return _intent(signal, signal.side, quantity, instrument, reference or None)
 

@@ -67,13 +67,28 @@ def entry_quantity(
     equity: Decimal | None = None,
     stop_loss: Decimal | None = None,
     volatility: Decimal | None = None,
+    share: Decimal | None = None,
 ) -> Decimal:
-    """Return the quantity (base, on the lot grid, rounded down) of an entry; 0 when it is less than one step.
+    """Return the quantity (base, on the lot grid, rounded down) of an entry; 0 when it is less than one step. `share`:
+    how much of the quantity of the full size it has, rounded down once more; None = all.
 
     Units: `size` as in `SIZINGS`; `reference_price` is the close of the deciding bar; `equity` what the account is
     worth at it, `stop_loss` the entry's, on the tick grid, `volatility` of a bar (`fks.risk.volatility`): all in quote.
     Errors: InputError SIZING_UNKNOWN, or PRICE_MISSING when there is no positive price to divide by; SizingMissing.
     """
+    quantity = _full_quantity(sizing, size, reference_price, instrument, equity, stop_loss, volatility)
+    return quantity if share is None else quantity * share // instrument.lot_step * instrument.lot_step
+
+
+def _full_quantity(
+    sizing: str,
+    size: Decimal,
+    reference_price: Decimal,
+    instrument: Instrument,
+    equity: Decimal | None,
+    stop_loss: Decimal | None,
+    volatility: Decimal | None,
+) -> Decimal:
     if sizing == "quantity":
         return instrument.round_quantity(size)
     wanted = Sizing.parse(sizing)

@@ -483,6 +483,7 @@ signals = Table(
     _text("time_in_force", default="gtc"),
     _money("reference_price", null=True),
     _money("volatility", null=True),
+    _money("size_share", null=True),
     _time("valid_until", null=True),
     _time("rests_until", null=True),
     _flag("is_reduce_only"),

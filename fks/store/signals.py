@@ -223,9 +223,12 @@ def signal_json(signal: Signal) -> dict[str, Any]:
 SIGNAL_COLUMNS = (
     "id, source, instance, params_version, account_id, venue, exchange, symbol, timeframe, ts_event, ordinal, kind,"
     " side, type, time_in_force, size, limit_price, stop_price, stop_loss, take_profit, trail, reference_price,"
-    " volatility, valid_until, rests_until, is_reduce_only, is_add, reason, state, trace_id"
+    " volatility, size_share, valid_until, rests_until, is_reduce_only, is_add, reason, state, trace_id"
 )
-_NUMBERS = ("size", "limit_price", "stop_price", "stop_loss", "take_profit", "trail", "reference_price", "volatility")
+_NUMBERS = (
+    *("size", "limit_price", "stop_price", "stop_loss", "take_profit", "trail", "reference_price", "volatility"),
+    "size_share",
+)
 
 
 def record_of(row: Row) -> SignalRecord:

@@ -200,7 +200,7 @@ def _copy_of(strategy: Strategy) -> Strategy:
 
 def _columns(decisions: Decisions) -> Iterator[tuple[str, Floats]]:
     yield "target", decisions.target
-    for name in PRICE_COLUMNS:
+    for name in (*PRICE_COLUMNS, "size_share"):
         column = getattr(decisions, name)
         if column is not None:
             yield name, column

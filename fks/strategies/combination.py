@@ -35,8 +35,8 @@ class Combination(Protected):
     """Long (short) when more than half of `members` are, or when the mean of their targets by weight reaches
     `threshold`; with `regime`, only while that strategy is on the same side.
 
-    Members decide on the same bars; their own stops and take profits are not used. Ties: half of the members are no
-    majority, a mean on the threshold (to 1e-9) reaches it. The warm-up is the longest of all.
+    Members decide on the same bars; their own stops, take profits and shares of the size are not used. Ties: half of
+    the members are no majority, a mean on the threshold (to 1e-9) reaches it. The warm-up is the longest of all.
     """
 
     name: ClassVar[str] = "combination"

@@ -1,4 +1,4 @@
-"""Buys equal amounts at regular times, and may take the profit over their average price: dollar-cost averaging."""
+"""Buys at regular times, and may take the profit over the average price: dollar-cost averaging."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fks.indicators import local_seconds
 from fks.indicators.sessions import zone_of
@@ -17,6 +17,7 @@ from fks.strategies.base import BarStrategy, Context, StrategyError
 from fks.strategies.base.daytime import Clock, second_of
 
 _DAY_S = 86_400
+_SHARE_LEAST = 0.001  # of the first buy
 
 
 class Dca(BarStrategy):
@@ -24,7 +25,7 @@ class Dca(BarStrategy):
     position has `buys` entries; closes it when a close is `tp_pct` over the average price, and begins again.
 
     Every `every`-th bar is counted from 1970 on, so that it does not depend on where a run starts; a missing bar's buy
-    is left out. The average price is that of equal amounts of quote. Ties: a close exactly at the profit takes it.
+    is left out. The average price is that of amounts of quote. Ties: a close exactly at the profit takes it.
     """
 
     name: ClassVar[str] = "dca"
@@ -32,6 +33,9 @@ class Dca(BarStrategy):
     at: Clock | None = Field(None, description="time of day of the buys, HH:MM, instead of every so many bars")
     zone: str = Field("UTC", description="IANA time zone of `at`")
     buys: int = Field(10, ge=1, le=1_000, description="most entries of one position")
+    scale: float = Field(
+        1.0, ge=1, le=10, description="each buy is so many times the one before; the last has all of the size"
+    )
     tp_pct: Annotated[float, Field(gt=0, lt=1000)] | None = Field(
         None, description="profit at which all is sold, percent of the average price"
     )
@@ -44,6 +48,12 @@ class Dca(BarStrategy):
         except InputError as error:
             raise ValueError(str(error)) from None
         return zone
+
+    @model_validator(mode="after")
+    def _begins(self) -> Dca:
+        if self.scale ** (1 - self.buys) < _SHARE_LEAST:
+            raise ValueError(f"the first of {self.buys} buys would be less than {_SHARE_LEAST:.1%} of the size")
+        return self
 
     def entries_max(self) -> int:
         return self.buys
@@ -70,4 +80,5 @@ class Dca(BarStrategy):
         if ctx.position and self.tp_pct is not None and bar.close >= ctx.entry_price * (1.0 + self.tp_pct / 100.0):
             ctx.close()
         elif bar.due:
-            _ = ctx.add() if ctx.position else ctx.buy()
+            share = self.scale ** (ctx.entries + 1 - self.buys)
+            _ = ctx.add(size_share=share) if ctx.position else ctx.buy(size_share=share)

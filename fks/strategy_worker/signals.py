@@ -218,6 +218,7 @@ def _signal(
         _price(column, index) if is_entry else None for column in (decisions.entry_limit, decisions.entry_stop)
     )
     trail = _price(decisions.trail, opened) if is_entry else None
+    share = decisions.share_at(index) if is_entry else None
     return Signal(
         id=ids.signal_id(instance.id, instance.symbol, instance.timeframe, time_ns, ordinal),
         source=f"strategy:{instance.id}",
@@ -240,10 +241,12 @@ def _signal(
         trail=trail,
         reference_price=Decimal(repr(float(bars.close[index]))),
         volatility=volatility_at(Sizing.parse(instance.sizing), bars, index) if is_entry else None,
+        size_share=share,
         valid_until_ns=until_ns,
         rests_until_ns=None if limit is None and stop is None else _rests_until_ns(decisions, bars, index, decided_ns),
         is_add=is_add,
         reason=f"{instance.strategy} v{instance.params_version}"
+        + ("" if share is None else f", {share:%} of its size")
         + ("" if trail is None else f", its stop trails by {trail:f}"),  # for a person that approves it
         state=SignalState.PENDING if _needs_approval(instance, is_entry) else SignalState.READY,
         trace_id=ids.trace_id(instance.symbol, instance.timeframe, time_ns),

@@ -55,7 +55,7 @@ CASES = (
     Case("pullback", "pullback", BTC, {"factor": 2, "fast": 2, "slow": 4, "period": 2, "low": 45.0, "leave": 55.0}),
     Case("dip", "rsi_dip", ETH, {"period": 2, "low": 35.0, "leave": 60.0, "sl_pct": 0.1, "hold": 5, "pause": 1}),
     Case("daytime", "time_of_day", BTC, {"zone": "UTC", "start": "14:40", "end": "15:30"}, fills_min=2),
-    Case("dca", "dca", ETH, {"every": 2, "buys": 4, "tp_pct": 0.1}),
+    Case("dca", "dca", ETH, {"every": 2, "buys": 4, "tp_pct": 0.1, "scale": 1.7}),
     Case("grid", "grid", BTC, {"period": 5, "step_pct": 0.1, "levels": 4, "tp_pct": 0.1}),
     Case(
         "combination",

@@ -12,7 +12,7 @@ import numpy as np
 
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
-from fks.strategies.base import Strategy
+from fks.strategies.base import Decisions, Strategy
 from tests.support.fills import PlainFill, _time_of
 
 E8 = Decimal("0.00000001")
@@ -94,13 +94,13 @@ def slow_fills(
             if target and before * target > 0:
                 assert abs(target) > abs(before)
                 assert first is not None
-                wanted.append(replace(first, close=close, is_further=True))
+                wanted.append(replace(first, close=close, is_further=True, share=_share(decisions, t)))
             elif target:
                 levels = (
                     None if c is None or np.isnan(c[t]) else float(c[t])
                     for c in (decisions.stop_loss, decisions.take_profit, decisions.trail)
                 )
-                first = Wanted("buy" if target > 0 else "sell", close, *levels)
+                first = Wanted("buy" if target > 0 else "sell", close, *levels, share=_share(decisions, t))
                 wanted.append(first)
         before = target
     return book.fills
@@ -114,6 +114,13 @@ class Wanted:
     limit: float | None = None
     trail: float | None = None
     is_further: bool = False
+    share: Decimal = Decimal(1)
+
+
+def _share(decisions: Decisions, t: int) -> Decimal:
+    if decisions.size_share is None or np.isnan(decisions.size_share[t]):
+        return Decimal(1)
+    return Decimal(repr(float(decisions.size_share[t]))).quantize(Decimal("0.000001"), ROUND_HALF_EVEN)
 
 
 def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> None:
@@ -142,7 +149,7 @@ def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> 
     below, above = (stop_at, limit_at) if is_long else (limit_at, stop_at)
     if (below is not None and below >= reference) or (above is not None and above <= reference):
         return
-    quantity = book.step(book.size / reference)
+    quantity = book.step(book.step(book.size / reference) * order.share)
     if quantity * reference < book.instrument.notional_min:
         return
     book.fill(time_ns, what, quantity, o)

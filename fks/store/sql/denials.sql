@@ -2,7 +2,7 @@
 -- Give entries that were denied, expired or declined in a span, oldest first, with the sizing of their instance and the
 -- next decision of that instance that ends a position: an exit, or an entry to the other side.
 SELECT s.id, s.created_at, s.ts_event, s.source, s.instance, s.venue, s.exchange, s.symbol, s.timeframe, s.kind, s.side,
-       s.type, s.size, s.limit_price, s.stop_price, s.stop_loss, s.take_profit, s.reference_price, s.valid_until, s.state,
+       s.type, s.size, s.limit_price, s.stop_price, s.stop_loss, s.take_profit, s.reference_price, s.size_share, s.valid_until, s.state,
        s.code, i.sizing, i.size AS instance_size, n.ts_event AS left_event, n.timeframe AS left_timeframe
   FROM signals s
   LEFT JOIN strategy_instances i ON i.id = s.instance

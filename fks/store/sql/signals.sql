@@ -2,20 +2,20 @@
 -- Insert signals that are not there yet, in the order given; rows back are the new ones.
 INSERT INTO signals (
     id, source, instance, params_version, account_id, venue, exchange, symbol, timeframe, ts_event, ordinal, kind, side,
-    type, size, limit_price, stop_price, stop_loss, take_profit, trail, time_in_force, reference_price, volatility, valid_until, rests_until,
+    type, size, limit_price, stop_price, stop_loss, take_profit, trail, time_in_force, reference_price, volatility, size_share, valid_until, rests_until,
     is_reduce_only, is_add, reason, state, body_hash, trace_id)
 SELECT id, source, instance, params_version, account_id, venue, exchange, symbol, timeframe, ts_event, ordinal, kind, side,
-       type, size, limit_price, stop_price, stop_loss, take_profit, trail, time_in_force, reference_price, volatility, valid_until, rests_until,
+       type, size, limit_price, stop_price, stop_loss, take_profit, trail, time_in_force, reference_price, volatility, size_share, valid_until, rests_until,
        is_reduce_only, is_add, reason, state, body_hash, trace_id
   FROM ROWS FROM (jsonb_to_recordset($1::jsonb) AS (
     id uuid, source text, instance text, params_version int, account_id int, venue text, exchange text, symbol text,
     timeframe text, ts_event timestamptz, ordinal smallint, kind text, side text, type text, size numeric,
     limit_price numeric, stop_price numeric, stop_loss numeric, take_profit numeric, trail numeric, time_in_force text,
-    reference_price numeric, volatility numeric, valid_until timestamptz, rests_until timestamptz,
+    reference_price numeric, volatility numeric, size_share numeric, valid_until timestamptz, rests_until timestamptz,
     is_reduce_only boolean, is_add boolean, reason text, state text, body_hash text, trace_id text))
     WITH ORDINALITY AS wanted(
     id, source, instance, params_version, account_id, venue, exchange, symbol, timeframe, ts_event, ordinal, kind, side,
-    type, size, limit_price, stop_price, stop_loss, take_profit, trail, time_in_force, reference_price, volatility, valid_until, rests_until,
+    type, size, limit_price, stop_price, stop_loss, take_profit, trail, time_in_force, reference_price, volatility, size_share, valid_until, rests_until,
     is_reduce_only, is_add, reason, state, body_hash, trace_id, place)
  ORDER BY place
 ON CONFLICT (id) DO NOTHING

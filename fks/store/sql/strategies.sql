@@ -47,11 +47,11 @@ late AS (
 added AS (
     INSERT INTO signals (
         id, source, instance, params_version, account_id, venue, exchange, symbol, timeframe, ts_event, ordinal, kind, side,
-        type, size, limit_price, stop_price, stop_loss, take_profit, trail, time_in_force, reference_price, volatility, valid_until, rests_until,
+        type, size, limit_price, stop_price, stop_loss, take_profit, trail, time_in_force, reference_price, volatility, size_share, valid_until, rests_until,
         is_add, reason, state, trace_id)
     SELECT w.id, w.source, w.instance, w.params_version, w.account_id, w.venue, w.exchange, w.symbol, w.timeframe,
            w.ts_event, w.ordinal, w.kind, w.side, w.type, w.size, w.limit_price, w.stop_price, w.stop_loss, w.take_profit, w.trail,
-           w.time_in_force, w.reference_price, w.volatility, w.valid_until, w.rests_until, w.is_add, w.reason, w.state, w.trace_id
+           w.time_in_force, w.reference_price, w.volatility, w.size_share, w.valid_until, w.rests_until, w.is_add, w.reason, w.state, w.trace_id
       FROM moved, jsonb_populate_recordset(NULL::signals, $9::jsonb) AS w
      ORDER BY w.ts_event, w.ordinal
     ON CONFLICT (id) DO NOTHING

@@ -3,6 +3,7 @@
 from fks.strategies.base.bar_strategy import BarStrategy, Context
 from fks.strategies.base.strategy import (
     PRICE_COLUMNS,
+    SHARE_PLACES,
     Decisions,
     EntryOrder,
     Protected,
@@ -15,6 +16,7 @@ from fks.strategies.base.strategy import (
     hold,
     input_bars,
     opened_at,
+    share_parts,
     side_to_target,
     target_wrong,
     warmup_of,
@@ -22,6 +24,7 @@ from fks.strategies.base.strategy import (
 
 __all__ = [
     "PRICE_COLUMNS",
+    "SHARE_PLACES",
     "BarStrategy",
     "Context",
     "Decisions",
@@ -36,6 +39,7 @@ __all__ = [
     "hold",
     "input_bars",
     "opened_at",
+    "share_parts",
     "side_to_target",
     "target_wrong",
     "warmup_of",

@@ -34,8 +34,9 @@ class Context:
     order, or where its limit or stop is reached, and a stop loss or take profit when a bar's range reaches it (both in
     one bar: the stop). What a limit denies or a venue fills otherwise is not in it. `entry_price` (NaN while flat) and
     `bars_held` are of the open position, and `entries` is how many made it (`add`); of several the price is the average
-    one of equal amounts of quote, as the sizing `notional` buys. `index` is the bar's number. `is_waiting`: an entry's
-    limit or stop order rests. `state` is the strategy's own: set any attribute; it is empty at each evaluation's start.
+    one of amounts of quote in proportion to their `size_share`, as the sizing `notional` buys. `index` is the bar's
+    number. `is_waiting`: an entry's limit or stop order rests. `state` is the strategy's own: set any attribute; it is
+    empty at each evaluation's start.
     """
 
     __slots__ = (
@@ -45,7 +46,9 @@ class Context:
         "_loss",
         "_most",
         "_order",
+        "_paid",
         "_profit",
+        "_share",
         "_stop_loss",
         "_trail",
         "_wanted",
@@ -75,6 +78,8 @@ class Context:
         self._columns = columns
         self._wanted = 0
         self._loss = self._stop_loss = self._profit = self._trail = _NAN
+        self._share = 1.0  # of the size, of the entry that was ordered last
+        self._paid = 1.0  # in full sizes, of the open position
         self._order: EntryOrder | None = None  # of the entry that was ordered last; None = at the market
         self._life = 0  # bars that it rests at most; 0 = without end
 
@@ -118,17 +123,19 @@ class Context:
         limit: float | None = None,
         stop: float | None = None,
         bars: int | None = None,
+        size_share: float | None = None,
     ) -> bool:
         """Be long from the next bar's open on, with these protections (absolute prices) when that is an entry.
 
         `trail`: the distance, in units of the price, at which the stop follows the closes: at the end of each bar to
         the close less it, never back. Without `stop_loss` the stop begins that far from the price of the entry.
         `limit`, `stop`: enter by such an order, with both by a stop-limit; it rests until it fills, `close` or another
-        side is ordered, or `bars` bars have passed.
+        side is ordered, or `bars` bars have passed. `size_share`: the share of the configured size that it has, above 0
+        and at most 1.
         Return False and do nothing in the bar whose range closed the position, or in which the order expired: order
         again on the next one.
         """
-        return self._wanted > 0 or self._enter(1, stop_loss, take_profit, trail, limit, stop, bars)
+        return self._wanted > 0 or self._enter(1, stop_loss, take_profit, trail, limit, stop, bars, size_share)
 
     def sell(
         self,
@@ -139,21 +146,35 @@ class Context:
         limit: float | None = None,
         stop: float | None = None,
         bars: int | None = None,
+        size_share: float | None = None,
     ) -> bool:
         """Be short from the next bar's open on; like `buy`. Where nothing may be short it is denied."""
-        return self._wanted < 0 or self._enter(-1, stop_loss, take_profit, trail, limit, stop, bars)
+        return self._wanted < 0 or self._enter(-1, stop_loss, take_profit, trail, limit, stop, bars, size_share)
 
-    def add(self) -> bool:
+    def add(self, *, size_share: float | None = None) -> bool:
         """Enter once more at the next bar's open, on the side that is held, by the same sizing and under the same
-        protections.
+        protections; `size_share` is this entry's own.
 
         Return False and do nothing while flat, when it closes or turns, and when the position has the entries that
         `entries_max` of the strategy allows, one that was ordered in this bar included.
         """
         if self._wanted * self.position <= 0 or abs(self._wanted) >= self._most or abs(self._wanted) > self.entries:
             return False
+        self._share = self._valid(size_share)
         self._wanted += self.position
         return True
+
+    def _valid(self, share: float | None) -> float:
+        if share is None:
+            return 1.0
+        if 0.0 < share <= 1.0:
+            return share
+        raise StrategyError(
+            f"size_share={share!r} at bar {self.index} is no share of the size",
+            code="STRATEGY_WRONG",
+            status=422,
+            remedy="give one above 0 and at most 1",
+        )
 
     def close(self) -> None:
         """Be flat from the next bar's open on, and end an entry's order that rests; nothing when it is flat."""
@@ -168,9 +189,11 @@ class Context:
         limit: float | None,
         stop: float | None,
         bars: int | None,
+        size_share: float | None,
     ) -> bool:
         if self.is_stopped or self.is_expired:
             return False
+        self._share = self._valid(size_share)
         self._wanted = side
         self._order = None
         if limit is not None or stop is not None:
@@ -210,7 +233,7 @@ class BarStrategy(Strategy):
         columns = self._checked(self.indicators(bars), count)
         target, losses, profits = np.zeros(count), np.full(count, np.nan), np.full(count, np.nan)
         entry_limits, entry_stops = np.full(count, np.nan), np.full(count, np.nan)
-        lives = np.full(count, np.nan)
+        lives, shares, has_shares = np.full(count, np.nan), np.full(count, np.nan), False
         has_orders = False
         ctx, on_bar = Context(bars, columns, self.entries_max()), self.on_bar
         lists = [getattr(bars, name)[first:].tolist() for name in BAR_COLUMNS]
@@ -231,18 +254,21 @@ class BarStrategy(Strategy):
                     if price is not None:
                         ctx.is_waiting = False
                         ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = side, 1, 0, price
+                        ctx._paid = ctx._share
                         loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
                         is_late = is_limit and price != bar.open
                     elif ctx._life and ctx.index >= start + ctx._life:
                         ctx.is_waiting, ctx.is_expired, ctx._wanted = False, True, 0
                 elif ctx.position != side:  # what was ordered on the bar before fills at this one's open
                     ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = side, 1, 0, bar.open
+                    ctx._paid = ctx._share
                     loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
                 else:
                     ctx.bars_held += 1
                     if ctx.entries != abs(before):
-                        ctx.entry_price = (ctx.entries + 1) / (ctx.entries / ctx.entry_price + 1.0 / bar.open)
-                        ctx.entries += 1
+                        paid = ctx._paid + ctx._share
+                        ctx.entry_price = paid / (ctx._paid / ctx.entry_price + ctx._share / bar.open)
+                        ctx.entries, ctx._paid = ctx.entries + 1, paid
                 target_profit = _NAN if is_late else profit
                 down, up = (loss, target_profit) if before > 0 else (target_profit, loss)
                 if ctx.position and (bar.low <= down or bar.high >= up):
@@ -260,6 +286,8 @@ class BarStrategy(Strategy):
                 target[start : ctx.index] = before
                 is_further = before * ctx._wanted > 0
                 before, start = ctx._wanted, ctx.index
+                if before and ctx._share != 1.0:
+                    shares[start], has_shares = ctx._share, True
                 if is_further:
                     continue
                 ctx.is_waiting = bool(before) and ctx._order is not None
@@ -273,6 +301,8 @@ class BarStrategy(Strategy):
                         has_orders = True
         target[start:] = before
         found = Decisions(target, losses, profits, trail=trails if has_trails else None)
+        if has_shares:
+            found = replace(found, size_share=shares)
         if not has_orders:
             return found
         return replace(found, entry_limit=entry_limits, entry_stop=entry_stops, entry_bars=lives)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ _PLACES = 9
 
 #: columns of `Decisions` in units of the price, read where the target enters
 PRICE_COLUMNS = ("stop_loss", "take_profit", "trail", "entry_limit", "entry_stop")
+SHARE_PLACES = 6  # of `size_share`
 
 
 class StrategyError(InputError):
@@ -48,6 +50,10 @@ class Decisions:
     stop-limit, NaN in both a market order. It rests from the next bar until it fills or the target changes.
     `entry_bars`: how many bars it rests at most (NaN = without end). An order whose bars passed without its price being
     reached has expired: the target is 0 from the last of them on, until the strategy changes it.
+
+    `size_share`: the share of the configured size, 0 < share <= 1, that an entry decided on that bar has (NaN = all of
+    it), read to 6 decimal places where the target enters or grows. The quantity of the full size, times it, rounded
+    down to a lot: a strategy makes an entry smaller than its operator allows, never larger.
     """
 
     target: Floats
@@ -57,6 +63,20 @@ class Decisions:
     entry_stop: Floats | None = None
     entry_bars: Floats | None = None
     trail: Floats | None = None
+    size_share: Floats | None = None
+
+    def share_at(self, index: int) -> Decimal | None:
+        """Return the share of the size of an entry decided on bar `index`; None = all of it."""
+        if self.size_share is None or np.isnan(self.size_share[index]):
+            return None
+        return Decimal(int(share_parts(self.size_share[index : index + 1])[0])).scaleb(-SHARE_PLACES)
+
+
+def share_parts(shares: Floats) -> npt.NDArray[np.int64]:
+    """Return shares of a size in millionths, all of it where a share is NaN."""
+    parts = np.rint(shares * 10.0**SHARE_PLACES)
+    found: npt.NDArray[np.int64] = np.where(np.isnan(parts), 10.0**SHARE_PLACES, parts).astype(np.int64)
+    return found
 
 
 class Strategy(BaseModel, ABC):
@@ -207,13 +227,30 @@ def decide(strategy: Strategy, bars: Bars) -> Decisions:
         raise _broken(strategy, f"decide() returned {type(decisions).__name__}, not Decisions")
     columns = {
         name: _column(strategy, name, column, count)
-        for name in ("target", *PRICE_COLUMNS, "entry_bars")
+        for name in ("target", *PRICE_COLUMNS, "entry_bars", "size_share")
         if (column := getattr(decisions, name)) is not None
     }
     found = Decisions(**columns)
+    if found.size_share is not None:
+        _ensure_shares(strategy, found, bars)
     if found.entry_bars is None or (found.entry_limit is None and found.entry_stop is None):
         return found
     return replace(found, target=_expired(found, bars))
+
+
+def _ensure_shares(strategy: Strategy, decisions: Decisions, bars: Bars) -> None:
+    """Refuse an entry of a share that is not above 0 and at most 1. Errors: StrategyError."""
+    assert decisions.size_share is not None
+    target, shares = decisions.target.copy(), decisions.size_share
+    target[: warmup_of(strategy)] = 0.0
+    before = np.concatenate([[0.0], target[:-1]])
+    is_entry = (target != 0.0) & ((target * before <= 0.0) | (np.abs(target) > np.abs(before)))
+    least = 0.5 * 10.0**-SHARE_PLACES
+    wrong = np.flatnonzero(is_entry & ~np.isnan(shares) & ~((shares > least) & (shares <= 1.0)))
+    if len(wrong):
+        at = int(wrong[0])
+        what = f"size_share is {shares[at]:g} at bar {_bar(bars, at)}, where it enters"
+        raise _broken(strategy, f"{what}; it may be above 0 and at most 1, or NaN for all of the size")
 
 
 def _expired(decisions: Decisions, bars: Bars) -> Floats:

@@ -175,10 +175,14 @@ async def _body(visit: Visit, form: Form) -> dict[str, Any]:
     return {**_common(form), "params": params_of(form, kind["params"])}
 
 
+#: fields of a request whose defaults are the settings'
+_COSTS = ("fee_rate", "slippage", "commission", "margin")
+
+
 def _common(form: Form) -> dict[str, Any]:
     """Return the fields that backtests and searches share; an empty one is left to the gateway's default."""
     body: dict[str, Any] = {"strategy": form.needed("strategy"), "symbol": form.needed("symbol", "the symbol")}
-    for name in ("exchange", "timeframe", "from", "to", "sizing", "size", "cash"):
+    for name in ("exchange", "timeframe", "from", "to", "sizing", "size", "cash", *_COSTS):
         if text := form.text(name):
             body[name] = f"{text}T00:00:00Z" if name in ("from", "to") and len(text) == 10 else text
     for name in ("allow_short", "allow_gaps", "limits"):

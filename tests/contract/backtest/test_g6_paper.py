@@ -52,7 +52,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "pullback": {"factor": 2, "fast": 2, "slow": 4, "period": 2, "low": 45.0, "leave": 55.0},
     "rsi_dip": {"period": 2, "low": 35.0, "leave": 60.0, "sl_pct": 0.1, "hold": 5, "pause": 1},
     "time_of_day": {"zone": "UTC", "start": "01:20", "end": "02:00"},
-    "dca": {"every": 3, "buys": 4, "tp_pct": 0.1},
+    "dca": {"every": 3, "buys": 4, "tp_pct": 0.1, "scale": 1.7},
     "grid": {"period": 5, "step_pct": 0.1, "levels": 4, "tp_pct": 0.1, "sl_pct": 1.0},
     "combination": {
         "members": [

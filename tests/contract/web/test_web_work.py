@@ -277,7 +277,10 @@ async def test_backtest_and_search_are_started_by_their_forms(web: Web, seeded: 
     async with web.client() as browser:
         csrf = await administrator(web, browser)
         form = {"csrf": csrf, "strategy": "sma_cross", "symbol": "BTCUSDT", "timeframe": "1m", "size": "1000"}
-        one = {**form, "key": "1" * 32, "p.fast": "7"}
+        costs = {"fee_rate": "", "slippage": "1 tick", "commission": "0.01 each min 0.1", "margin": "0.5/0.25"}
+        one = {**form, **costs, "key": "1" * 32, "p.fast": "7"}
+        wrong = await browser.post("/app/backtests/start", data={**one, "margin": "half"})
+        assert (wrong.status_code, "half" in wrong.text) == (422, True)
         first = await browser.post("/app/backtests/start", data=one)
         assert ("It is queued" in first.text, "/app/backtests/" in first.text) == (True, True)
         await browser.post("/app/backtests/start", data=one)  # a form that is sent twice is one backtest
@@ -287,7 +290,9 @@ async def test_backtest_and_search_are_started_by_their_forms(web: Web, seeded: 
         assert "The search is queued" in (await browser.post("/app/backtests/search", data=ranged)).text
     rows = await seeded.sql("SELECT kind, spec FROM jobs WHERE state = 'queued' ORDER BY kind")
     assert [row["kind"] for row in rows] == ["backtest", "optimization"]
-    assert rows[0]["spec"]["params"] == {"fast": 7}
+    spec = rows[0]["spec"]
+    assert (spec["params"], spec["slippage"], spec["commission"]) == ({"fast": 7}, "1 tick", "0.01 each min 0.1")
+    assert spec["margin"] == "0.5/0.25"
     assert rows[1]["spec"]["space"] == {"fast": "5:10"}
 
 

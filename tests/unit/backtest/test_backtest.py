@@ -31,6 +31,7 @@ from fks.strategies.registry import load_catalogue
 from fks.strategies.sma_cross import SmaCross
 from tests.support.backtests import run
 from tests.support.fills import assert_same_fills, differences
+from tests.support.given import Given
 from tests.support.slow_backtest import slow_fills
 from tests.support.strategies import START_NS, bars_of
 
@@ -300,12 +301,28 @@ def test_entries_that_cannot_be_made_are_refused(target: tuple[float, ...], mess
         run(Scripted(target=target, most=2), tape(*[(100, 101, 99, 100)] * 6), setup())
 
 
+@pytest.mark.parametrize("engine", ["compiled", "reference"])
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.000001, float("inf"), 1e-7])
+def test_a_share_that_is_none_is_refused_where_the_target_enters(share: float, engine: Any) -> None:
+    bars = tape(*[(100, 101, 99, 100)] * 4)
+    entering = Given(target=(0, 1, 1, 1), share=(1.0, share, 1.0, 1.0))
+    with pytest.raises(StrategyError, match=r"size_share is .* at bar 1 .*, where it enters; it may be above 0 and at"):
+        run(entering, bars, setup(), engine=engine)
+    growing = Given(target=(0, 1, 2, 2), share=(1.0, 1.0, share, 1.0), most=2)
+    with pytest.raises(StrategyError, match="at bar 2"):
+        run(growing, bars, setup(), engine=engine)
+    elsewhere = Given(target=(0, 1, 1, 1), share=(share, 0.5, share, share))
+    (fill,) = run(elsewhere, bars, setup(size=Decimal(1000)), engine=engine).fills
+    assert fill.quantity == 5
+
+
 @pytest.mark.parametrize("protected", [{}, {"sl_pct": 1.0}])
 def test_g6_dca_and_grid_equal_the_slow_reading(protected: dict[str, float]) -> None:
     bars = synthetic(400)
     grid = CATALOGUE.make("grid", {"period": 10, "step_pct": 0.1, "levels": 4, "tp_pct": 0.1, **protected})
     dca = CATALOGUE.make("dca", {"every": 7, "buys": 4, "tp_pct": 0.1})
-    for strategy in (grid, dca):
+    scaled = CATALOGUE.make("dca", {"every": 7, "buys": 4, "tp_pct": 0.1, "scale": 1.7})
+    for strategy in (grid, dca, scaled):
         result = run(strategy, bars, setup(size=Decimal(777)))
         assert len(result.fills) > 20
         assert_same_fills(result.fills, slow_fills(strategy, bars, BTC, rate=Decimal("0.001"), size=Decimal(777)))

@@ -96,7 +96,7 @@ class Dice:
     """Random choices of a seed: hypothesis draws the seed, as its own draws of a whole setup hardly ever trade."""
 
     def __init__(self, seed: int) -> None:
-        self.random = np.random.default_rng(seed)
+        self.random, self.random_shares = np.random.default_rng(seed), np.random.default_rng(seed + 1)
 
     def one_of(self, *values: Any) -> Any:
         return values[int(self.random.integers(len(values)))]
@@ -195,7 +195,16 @@ class Dice:
         side = np.where(target < 0, -1.0, 1.0)
         stop, limit = self.levels(bars, -side, scale), self.levels(bars, side, scale)
         warm = int(self.random.integers(0, min(3, count - 1)))
-        return Given(target=tuple(target), stop=stop, limit=limit, trail=self.trail(bars, scale), warm=warm)
+        trail, share = self.trail(bars, scale), self.share(count)
+        return Given(target=tuple(target), stop=stop, limit=limit, trail=trail, warm=warm, share=share)
+
+    def share(self, count: int) -> tuple[float, ...] | None:
+        """Return shares of the size, on the grid of millionths or off it, some of them none; in every other case."""
+        dice = self.random_shares
+        if dice.random() < 0.5:
+            return None
+        shares = np.where(dice.random(count) < 0.3, np.round(dice.random(count), 2) + 0.01, dice.random(count) + 1e-6)
+        return tuple(np.where(dice.random(count) < 0.2, np.nan, np.minimum(shares, 1.0)))
 
     def resting(self, bars: Bars, scale: float) -> Given:
         """Return decisions whose entries are limit, stop, stop-limit and market orders, some with an end."""
@@ -498,7 +507,7 @@ FAST: dict[str, dict[str, Any]] = {
     "rsi": {"period": 4},
     "bollinger": {"period": 6, "deviations": 1.0},
     "buy_and_hold": {},
-    "dca": {"every": 60, "buys": 5, "tp_pct": 0.2},
+    "dca": {"every": 60, "buys": 5, "tp_pct": 0.2, "scale": 1.3},
     "grid": {"step_pct": 0.05, "levels": 4, "tp_pct": 0.1},
 }
 

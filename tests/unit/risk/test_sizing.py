@@ -36,6 +36,21 @@ def test_a_notional_is_never_exceeded_and_one_more_step_would_exceed_it(
 
 
 @settings(max_examples=200)
+@given(size=MONEY, price=PRICES, step=STEPS, share=st.decimals(D("0.000001"), D(1), places=6))
+def test_a_share_of_an_entry_is_the_most_whole_steps_of_that_share(
+    size: Decimal, price: Decimal, step: Decimal, share: Decimal
+) -> None:
+    instrument = an_instrument(lot_step=step)
+    whole = entry_quantity("notional", size, price, instrument)
+    quantity = entry_quantity("notional", size, price, instrument, share=share)
+    assert quantity % step == 0
+    assert quantity <= whole * share < quantity + step
+    signal = signal_of(size_share=share, reference_price=price)
+    intent = intend_entry(signal, sizing="notional", size=size, instrument=instrument, price=None)
+    assert intent.quantity == quantity
+
+
+@settings(max_examples=200)
 @given(position=st.decimals(D(-1000), D(1000), places=8), step=STEPS)
 def test_an_exit_never_sells_more_than_is_held(position: Decimal, step: Decimal) -> None:
     quantity = exit_quantity(position, an_instrument(lot_step=step))

@@ -225,6 +225,19 @@ def test_several_entries_have_the_average_price_of_equal_amounts() -> None:
     assert [is_added for _, _, is_added in rows] == [False, True, True, False, False]
 
 
+def test_entries_have_their_shares_of_the_size_and_count_by_them() -> None:
+    prices: list[float] = []
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        prices.append(ctx.entry_price)
+        _ = ctx.add(size_share=0.75) if ctx.position else ctx.buy(size_share=0.25)
+
+    decisions = evaluate(made(on_bar, entries=2), bars_of([10.0, 10.0, 30.0, 30.0]))
+    assert [decisions.share_at(row) for row in range(4)] == [Decimal("0.25"), Decimal("0.75"), None, None]
+    assert prices[1:] == [10.0, 10.0, 1.0 / (0.25 / 10.0 + 0.75 / 10.0)]
+    assert evaluate(made(lambda ctx, bar: ctx.buy()), bars_of([10.0] * 3)).size_share is None
+
+
 def test_context_tells_the_entry_price_and_how_long_it_is_held() -> None:
     rows: list[tuple[int, float, int]] = []
 
@@ -278,6 +291,8 @@ def test_last_gives_this_bar_and_those_before_it() -> None:
         (lambda ctx, bar: ctx.value("nope"), {"one": np.zeros(3)}, "there is no indicator 'nope'"),
         (lambda ctx, bar: ctx.value("one", 5), {"one": np.zeros(3)}, r"asks for bar -5"),
         (lambda ctx, bar: ctx.value("one", -1), {"one": np.zeros(3)}, r"asks for bar 1"),
+        (lambda ctx, bar: ctx.buy(size_share=0.0), {}, "size_share=0.0 at bar 0 is no share"),
+        (lambda ctx, bar: ctx.sell(size_share=1.5), {}, "size_share=1.5 at bar 0 is no share"),
         (lambda ctx, bar: None, {"one": np.zeros(2)}, r"indicator one has shape \(2,\) for 3 bars"),
         (lambda ctx, bar: None, {"close": np.zeros(3)}, "'close' is taken"),
         (lambda ctx, bar: None, {"not a name": np.zeros(3)}, "'not a name' is taken, or no name"),

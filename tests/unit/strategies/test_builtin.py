@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -311,6 +312,14 @@ def test_dca_takes_its_profit_over_the_average_price_and_begins_again() -> None:
     closes = [100.0, 50.0, 50.0, 50.0, 66.0, 67.0, 68.0, 68.0]  # bought at 100 and 50: 66.67 on average
     strategy = CATALOGUE.make("dca", {"every": 1, "buys": 2, "tp_pct": 0.4})
     assert changes_of(strategy, bars_of(closes)) == [(0, 1.0), (1, 2.0), (5, 0.0), (6, 1.0), (7, 2.0)]
+
+
+def test_dca_buys_grow_by_its_scale_and_the_last_has_all_of_the_size() -> None:
+    strategy = CATALOGUE.make("dca", {"every": 1, "buys": 3, "scale": 2.0})
+    decisions = evaluate(strategy, bars_of([100.0] * 5))
+    assert [decisions.share_at(row) for row in range(3)] == [Decimal("0.25"), Decimal("0.5"), None]
+    with pytest.raises(InputError, match=r"the first of 12 buys would be less than 0\.1%"):
+        CATALOGUE.make("dca", {"buys": 12, "scale": 2.0})
 
 
 def test_grid_buys_each_level_once_and_sells_over_the_average_price() -> None:

@@ -94,6 +94,19 @@ def test_a_growing_target_enters_again_with_the_protections_of_the_first_entry()
     assert [s.is_add for s in found] == [False, True, True, False, False, True, False]
 
 
+def test_each_entry_carries_its_own_share_of_the_size() -> None:
+    target, shares = np.array([1.0, 2.0, 0.0, -1.0]), np.array([0.3333333, 1.0, 0.5, np.nan])
+    decisions = Decisions(target, size_share=shares)
+    found, _ = signals_for(instance(), bars_of([100.0] * 4), decisions, first=0, ages=np.zeros(4), now_ns=NOW_NS)
+    assert [(s.kind.value, s.size_share) for s in found] == [
+        ("enter", Decimal("0.333333")),
+        ("enter", Decimal(1)),
+        ("exit", None),
+        ("enter", None),
+    ]
+    assert found[0].reason == "s v1, 33.3333% of its size"
+
+
 @pytest.mark.parametrize(
     ("held", "target", "expected"),
     [

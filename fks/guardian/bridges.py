@@ -40,8 +40,8 @@ def bridge_addresses(settings: Settings, home: Path) -> tuple[list[BridgeAddress
 class BridgeFiles:
     """The address of each group that has a link, read again when its secret or a rule file has changed.
 
-    A file that has become wrong changes nothing: what was read last is used on, and the fault is logged once. A group
-    whose secret could not be read yet has none (b"").
+    A file that has become wrong changes nothing: the last good values stay in use, and the fault is logged once. A
+    group whose secret could not be read yet has none (b"").
     """
 
     def __init__(self, settings: Settings, home: Path, log: Log) -> None:

@@ -53,7 +53,7 @@ class _History:
 @dataclass(slots=True)
 class _Pause:
     """The wait before the next order for one position, after `vain` orders in a row that closed nothing, or after as
-    many waits in a row for what a close needs."""
+    many waits in a row for the facts that a close needs."""
 
     vain: int
     due_s: float  # monotonic
@@ -173,8 +173,8 @@ class Flatten:
     async def _positions(
         self, snapshot: Snapshot, symbols: set[str], balances: Mapping[str, Balance]
     ) -> tuple[dict[Holder, Decimal], set[str]]:
-        """Return positions now (the snapshot, what the venue executed since, what our flattening did), and the symbols
-        in which it is not yet known whose they are."""
+        """Return positions now (the snapshot, the venue's executions since, and those of our flattening), and the
+        symbols in which it is not yet known whose they are."""
         mine = self._mine()
         # without a database, the snapshot may be older than an earlier kill, too: the file has the orders of that
         snapshot = snapshot.with_orders(self._journal.earlier.values())

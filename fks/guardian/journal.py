@@ -2,10 +2,10 @@
 
 One line per act, each with `kill_id`, `at` (UTC) and `act`:
 `engaged` (scope, reason, by, flatten) · `joined` (a later kill was asked for: scope, reason, by, flatten) ·
-`flatten_wanted` (asked for at another guardian) · `cancelled` (one order, what the venue said) · `sending` (a
+`flatten_wanted` (asked for at another guardian) · `cancelled` (one order, with the venue's answer) · `sending` (a
 flattening order, or a stop placed again, written before its first byte leaves) · `stop` (a stop loss that the kill
-ends, with what is needed to place it again, written before its cancel leaves) · `asked` and `answered` (a request to
-a NinjaTrader bridge, written before its first byte leaves, and what came back) · `outcome` (what became of it; more
+ends, with all that placing it again needs, written before its cancel leaves) · `asked` and `answered` (a request to
+a NinjaTrader bridge, written before its first byte leaves, and its answer) · `outcome` (the end of it; more
 than one may follow, the last counts) · `done` (nothing left to do, with the report) · `reopened` (something showed up
 after that) · `released` (with the person). The format of the file is that of `fks.process.journal_file`.
 """

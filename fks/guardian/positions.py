@@ -221,7 +221,7 @@ class Snapshot:
     def with_fills(
         self, fills: Iterable[Fill], skip: frozenset[str], history_from_ns: Mapping[str, int] | None = None
     ) -> dict[Holder, Decimal]:
-        """Return positions with what the venue executed and the database had not booked yet added.
+        """Return positions with the executions of the venue that the database had not booked yet added.
 
         Only fills of our own orders count; those of orders in `skip` are accounted for elsewhere. `history_from_ns`:
         `fills` of a symbol are complete from then on. Of a younger order the database booked the first ones, as much as

@@ -42,7 +42,7 @@ class KillTables:
     """The rows that the guardian reads and writes while PostgreSQL answers. `state` is up, none, unknown or down with
     the reason.
 
-    No method raises: without an answer in time the kill goes on, from the file and what was read last.
+    No method raises: without an answer in time the kill goes on, from the file and the rows that were read last.
     """
 
     def __init__(self, context: Context, journal: KillJournal) -> None:

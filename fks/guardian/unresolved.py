@@ -3,7 +3,7 @@
 An order is unresolved when the journal has it SENDING or UNKNOWN, or when it was open, was to be cancelled, and is gone
 without a confirmed cancel (the venue's "unknown order" also covers a fill). An end is proven by a report that names it,
 or, for an order that the venue never acknowledged, by C5: "not found" often enough, over long enough. A proven absence
-stays open to a late order: what the venue lists or executes later is cancelled and closed.
+stays open to a late order: one that the venue lists or executes later is cancelled and closed.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def assumed_instrument(exchange: str, symbol: str, fee_currency: str) -> Instrum
     """Return what is assumed of a spot symbol without metadata, to book an execution: units of the base, on no grid.
 
     The fee's currency is the base where the symbol begins with it, the quote where it ends with it: a position needs
-    no more of the two than whether the fee was taken from what was bought.
+    no more of the two than whether the fee was taken from the bought asset.
     """
     name = symbol.replace("/", "").replace("-", "")
     is_base = bool(fee_currency) and name.startswith(fee_currency) and name != fee_currency

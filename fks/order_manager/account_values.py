@@ -272,8 +272,8 @@ class AccountValues:
             self.note(fill, instance, instrument)
 
     async def _save_start_prices(self, cache: OrderCache, account_id: int, now_ns: int) -> None:
-        """Find and store the price at the day's start of what was held then: the price now when the day is seconds old,
-        else the close of the minute before it, else the first price that is known."""
+        """Find and store the price at the day's start of each holding of then: the price now when the day is seconds
+        old, else the close of the minute before it, else the first price that is known."""
         assert self._store is not None
         flows = self._flows.get(account_id, DayFlows())
         for symbol in held_over(cache.held_by(account_id), flows):
@@ -289,8 +289,8 @@ class AccountValues:
     def _loss_of(
         self, cache: OrderCache, account: Account, exchange: str, now_ns: int
     ) -> tuple[Decimal, tuple[str, ...]]:
-        """Return the greatest loss of the day so far when it reached the limit, else the loss now; and what has no
-        price."""
+        """Return the greatest loss of the day so far when it reached the limit, else the loss now; and the symbols
+        without a price."""
         total, unvalued = self._figures_of(cache, account, exchange, now_ns).profit()
         loss = -total
         if not unvalued and loss > self._losses.get(account.id, _ZERO):

@@ -2,8 +2,9 @@
 
 Each copy is a signal of its own, under an id that is a function of the leader's intent and the account. It is sized,
 checked, denied or sent on its own position key. Copies of an entry and of a person's order are committed by the
-statement that journals the leader's order: what the leader is denied, no account does. An exit is never denied, so its
-copies are committed when it arrives: a follower's exit waits for no other account. A restart inserts no second copy.
+statement that journals the leader's order: where the leader is denied, no account enters. An exit is never denied, so
+its copies are committed when it arrives: a follower's exit waits for no other account. A restart inserts no second
+copy.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def copy_of(record: SignalRecord, rule: CopyRule, account_id: int, quantity: Dec
     """Return the signal by which an account repeats a leader's one. Pure.
 
     `quantity`: the leader's contracts, None when they are not known. An exit closes all that the account holds for the
-    instance. A person's order that only reduces what the leader holds closes the same share of what the follower
-    holds, and never opens: a follower whose entry was denied does not go short when the leader sells.
+    instance. A person's order that only reduces what the leader holds closes the same share of the follower's position,
+    and never opens: a follower whose entry was denied does not go short when the leader sells.
     """
     leader = record.signal
     is_closing = _is_closing(leader, held)

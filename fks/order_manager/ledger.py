@@ -1,7 +1,7 @@
 """Events to orders: one at a time per account, venue and symbol, on disk before in memory, whatever PostgreSQL does.
 
 A write of unknown outcome (a connection lost at the commit) is read back and worked out again: every event changes
-nothing the second time. While PostgreSQL is away, events go to the side journal: what they did is known here, seen and
+nothing the second time. While PostgreSQL is away, events go to the side journal: their effect is known here, seen and
 not yet booked, and is written to PostgreSQL when it is back. Without a side journal they wait, in the order they came.
 """
 
@@ -125,7 +125,7 @@ class Ledger:
         """Apply events to an order, in memory or only in the journal; return it after them, None when it is not ours.
 
         `guard` looks at the order once nothing else can change it: False applies nothing and returns None.
-        Returned: what they did is on disk. Errors: StaleEpochError.
+        Returned: their effect is on disk. Errors: StaleEpochError.
         """
         first = await self.find(client_order_id)
         if first is None:
@@ -410,7 +410,7 @@ class Ledger:
         )
 
     def _remember(self, plan: _Plan) -> None:
-        """Bring memory up to the state on disk, and publish it: what is in the side journal, once it is booked."""
+        """Bring memory up to the state on disk, and publish it; a line of the side journal once it is booked."""
         for trade in plan.trades:
             self._recent[trade.fill.fill_id] = None
             self._person_fills.note(trade)

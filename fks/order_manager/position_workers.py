@@ -17,7 +17,7 @@ from fks.model.order import Order, Role
 from fks.model.signal import Signal
 from fks.order_manager.context import Context
 from fks.order_manager.submission import Submissions
-from fks.order_manager.venue_requests import VenueRequests
+from fks.order_manager.venue_orders import VenueOrders
 from fks.orders import events as e
 from fks.orders import messages as m
 from fks.orders.core import OrderCore
@@ -54,7 +54,7 @@ class PositionWorkers:
         self,
         context: Context,
         submissions: Submissions,
-        requests: VenueRequests,
+        venue_orders: VenueOrders,
         signals: SignalStore,
         facts: Facts,
         *,
@@ -66,7 +66,7 @@ class PositionWorkers:
         self._cache = context.cache
         self._clock = context.clock
         self._submissions = submissions
-        self._requests = requests
+        self._venue_orders = venue_orders
         self._signals = signals
         self._facts = facts
         self._limits = limits
@@ -214,7 +214,7 @@ class PositionWorkers:
 
     def in_hand(self) -> list[UUID]:
         """Return the signals that wait for nothing but their turn. Those of a key with an exit in progress are left
-        out: that may wait for what has to be read first."""
+        out: that may wait for a fact that has to be read first."""
         return [id for worker in self._workers.values() if not worker.core.has_exits for id in worker.records]
 
     def waiting(self) -> dict[PositionKey, int]:
@@ -286,7 +286,7 @@ class PositionWorkers:
         elif isinstance(command, m.EndAlert):
             self._context.publisher.end_alert(_condition(key, command), command.message)
         elif isinstance(command, m.QueryOrder):
-            self._requests.query_soon(command.client_order_id, is_forced=True)
+            self._venue_orders.query_soon(command.client_order_id, is_forced=True)
         elif isinstance(command, m.SubmitEntry):
             self._spawn(self._submit_entry(worker, command), f"submit {key[2]}")
         elif isinstance(command, m.SubmitClose):
@@ -296,15 +296,15 @@ class PositionWorkers:
         elif isinstance(command, m.PlaceProtection):
             self._spawn(self._place_protection(worker, command), f"protect {key[2]}")
         elif isinstance(command, m.AmendLegs):
-            self._spawn(self._requests.amend(command.client_order_ids, command.quantity), name)
+            self._spawn(self._venue_orders.amend(command.client_order_ids, command.quantity), name)
         elif isinstance(command, m.ReplaceStop):
             self._spawn(self._replace_stop(worker, command), f"replace {key[2]}")
         elif isinstance(command, m.ReadEntries):
             self._spawn(self._read_entries(worker, command), name)
         elif isinstance(command, m.CancelOrder):
-            self._spawn(self._requests.cancel(command.client_order_id, by="", reason=command.reason), name)
+            self._spawn(self._venue_orders.cancel(command.client_order_id, by="", reason=command.reason), name)
         elif isinstance(command, m.WithdrawCancel):
-            self._spawn(self._requests.withdraw(command.client_order_id), name)
+            self._spawn(self._venue_orders.withdraw(command.client_order_id), name)
         elif isinstance(command, m.AbandonOrder):
             event = e.Abandoned(**self._context.ledger.stamp("abandon"), reason=command.reason)
             self._spawn(self._context.ledger.apply(command.client_order_id, event), name)

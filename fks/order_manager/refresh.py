@@ -15,7 +15,7 @@ from fks.model.signal import Signal, SignalState
 from fks.model.timeframe import iso
 from fks.order_manager.context import Context
 from fks.order_manager.position_workers import PositionWorkers
-from fks.order_manager.venue_requests import VenueRequests
+from fks.order_manager.venue_orders import VenueOrders
 from fks.risk.intent import intent_of
 from fks.risk.policy import Journal, KillMode, strongest
 from fks.risk.resting import RestingEntries
@@ -38,7 +38,7 @@ class Refresher:
         signals: SignalStore,
         accounts: AccountStore,
         workers: PositionWorkers,
-        requests: VenueRequests,
+        venue_orders: VenueOrders,
         *,
         kill_file: Callable[[], KillMode],
     ) -> None:
@@ -47,7 +47,7 @@ class Refresher:
         self._facts = facts
         self._signals = signals
         self._ledger = context.ledger
-        self._requests = requests
+        self._venue_orders = venue_orders
         self._accounts = accounts
         self._workers = workers
         self._clock = context.clock
@@ -191,7 +191,7 @@ class Refresher:
         self._resting.keep(self._cache.orders)
         for order in orders:
             if (reason := self._end_reason(order, now_ns)) is not None:
-                await self._requests.cancel(order.client_order_id, by="", reason=reason)
+                await self._venue_orders.cancel(order.client_order_id, by="", reason=reason)
 
     def _end_reason(self, order: Order, now_ns: int) -> str | None:
         """Return why an order is to be cancelled now, or None."""
@@ -216,7 +216,7 @@ class Refresher:
         for client_order_id in await self._ledger.store.wanted_cancels(list(self._cache.venues)):
             order = self._cache.orders.get(client_order_id)
             if order is None or order.request is Request.NONE:
-                await self._requests.cancel(client_order_id, by="person", reason="asked for")
+                await self._venue_orders.cancel(client_order_id, by="person", reason="asked for")
 
     def _gauge(self) -> None:
         for state, count in self._cache.counts().items():

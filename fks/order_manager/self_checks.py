@@ -13,8 +13,8 @@ def order_problems(cache: OrderCache, limits: Supervision, now_s: float) -> list
     """Return what is wrong now. Ages are of the last look at the tables, at most a second old.
 
     A new process does not help a venue that is away: it would have to reconcile it first. Signals that no
-    core takes while their venue is READY may need one. Those that were looked at just now wait for what no restart
-    brings: the end of a halt, of an order.
+    core takes while their venue is READY may need one. Those that were looked at just now wait for something that no
+    restart brings: the end of a halt, of an order.
     """
     found = []
     if not cache.is_journal_up:

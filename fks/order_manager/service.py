@@ -45,7 +45,7 @@ from fks.order_manager.submission import Submissions
 from fks.order_manager.tasks import Tasks, settled
 from fks.order_manager.tick_feed import TickFeed, TickVenue
 from fks.order_manager.trailing import TrailingStops
-from fks.order_manager.venue_requests import VenueRequests
+from fks.order_manager.venue_orders import VenueOrders
 from fks.order_manager.venue_session import VenueSession
 from fks.orders import events as e
 from fks.orders.crash_points import At, nowhere
@@ -111,23 +111,22 @@ class OrderManager:
         )
         self._sessions: dict[str, VenueSession] = {}
         self._feeds: dict[str, BarFeed | TickFeed] = {}
-        self._requests = VenueRequests(context)
+        self._venue_orders = VenueOrders(context, self._sent)
         rules = settings.ninja.copy_rules()
         copier = Copier(context, self._signals, rules)
         submissions = Submissions(
             context,
-            self._requests,
+            self._venue_orders,
             self._signals,
             kill_file=kill_file,
             refresh_balances=self._refresh_balances,
             on_placed=self._on_placed,
-            sent=self._sent,
             copier=copier,
         )
         self._workers = PositionWorkers(
             context,
             submissions,
-            self._requests,
+            self._venue_orders,
             self._signals,
             self._facts,
             limits=limits or Limits(),
@@ -144,7 +143,7 @@ class OrderManager:
             context, self._signals, self._workers, self._prepare, learn=self._sent.learn, copier=copier
         )
         self._refresher = Refresher(
-            context, self._facts, self._signals, self._accounts, self._workers, self._requests, kill_file=kill_file
+            context, self._facts, self._signals, self._accounts, self._workers, self._venue_orders, kill_file=kill_file
         )
         self._person_requests = PersonRequests(context, db, self._sessions, self._workers)
         self._state = "new"
@@ -208,7 +207,7 @@ class OrderManager:
         self._state = "running"
         for order in list(self.cache.orders.values()):
             if order.state is State.UNKNOWN or order.reported_cum_qty > order.filled:
-                self._requests.query_soon(order.client_order_id)
+                self._venue_orders.query_soon(order.client_order_id)
         self._tasks.spawn(self._publisher.run(), "publisher")
         if self._pager is not None:
             self._tasks.spawn(self._pager.run(), "pager")
@@ -247,7 +246,7 @@ class OrderManager:
         self._workers.drain()
         is_done = await settled(
             self._clock,
-            lambda: self._workers.is_drained and not self._requests.is_cancelling and self._ledger.is_idle,
+            lambda: self._workers.is_drained and not self._venue_orders.is_cancelling and self._ledger.is_idle,
             DRAIN_S,
         )
         is_done = await settled(self._clock, lambda: self._publisher.is_idle, PUBLISH_S) and is_done
@@ -300,7 +299,7 @@ class OrderManager:
             venue,
             status,
             self._workers,
-            self._requests,
+            self._venue_orders,
             facts=self._facts,
             stores=AccountStores.of(self._db, self._lease),
         )
@@ -410,10 +409,10 @@ class OrderManager:
         name = order.client_order_id
         for act in step.acts:
             if act is Act.SEND_CANCEL:
-                self._requests.send_cancel(order)
+                self._venue_orders.send_cancel(order)
             elif act in (Act.ASK, Act.FETCH_FILLS):
                 if act is Act.ASK or order.reported_cum_qty > order.filled:
-                    self._requests.query_soon(name, is_forced=act is Act.ASK)
+                    self._venue_orders.query_soon(name, is_forced=act is Act.ASK)
             elif act is Act.CANCEL_UNLESS_VALID:
                 self._cancel_unless_valid(order, step.before)
         if Act.PAGE in step.acts or Act.ALERT in step.acts:
@@ -430,7 +429,7 @@ class OrderManager:
         is_over = order.valid_until_ns is None or order.valid_until_ns < self._clock.now_ns()
         if rests or is_over or before is State.CANCELLED:  # what a person cancelled is not kept for its time
             self._tasks.spawn(
-                self._requests.cancel(order.client_order_id, by="", reason="it lives after all"), "cancel late"
+                self._venue_orders.cancel(order.client_order_id, by="", reason="it lives after all"), "cancel late"
             )
 
     def _alert(self, order: Order, step: Step) -> None:

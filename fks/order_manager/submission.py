@@ -34,18 +34,16 @@ from fks.model.order import (
 )
 from fks.model.ports import ReplacesOrders, TakesEntryLists
 from fks.model.signal import Kind, Signal, SignalState
-from fks.order_manager.ask_first import AskFirst
 from fks.order_manager.context import Context
 from fks.order_manager.copying import Copier
 from fks.order_manager.ledger import first_row
-from fks.order_manager.venue_requests import HOLD_POLL_S, MARGIN_S, VenueRequests
+from fks.order_manager.venue_orders import HOLD_POLL_S, MARGIN_S, VenueOrders
 from fks.orders import events as e
 from fks.orders import messages as m
 from fks.orders.build import denial_text, denied_order, group_of, legs_of, listed_legs, market_leg, order_of
 from fks.orders.freshness import max_age_of
 from fks.orders.machine import begin
 from fks.orders.messages import PositionKey
-from fks.orders.sent_ids import SentIds
 from fks.orders.submit import Journaled, Refuse, Submission, Submitter
 from fks.portfolio.position import EXTERNAL, allocate, is_shared
 from fks.risk.check import Approved, Denied, capped, check
@@ -83,13 +81,12 @@ class Submissions:
     def __init__(
         self,
         context: Context,
-        requests: VenueRequests,
+        venue_orders: VenueOrders,
         signals: SignalStore,
         *,
         kill_file: Callable[[], KillMode],
         refresh_balances: Callable[[str], Awaitable[None]],
         on_placed: Callable[[Order], None],
-        sent: SentIds,
         copier: Copier,
     ) -> None:
         self._context = context
@@ -97,7 +94,7 @@ class Submissions:
         self._ledger = context.ledger
         self._clock = context.clock
         self._lease = context.lease
-        self._requests = requests
+        self._venue_orders = venue_orders
         self._signals = signals
         self._kill_file = kill_file
         self.refresh_balances = refresh_balances
@@ -105,7 +102,6 @@ class Submissions:
         self._copier = copier
         self._seen: dict[str, Approved] = {}  # of orders on their way: what their checks compared
         self._replaced: dict[str, _Replaced] = {}  # by the id of the successor on its way
-        self._ask_first = AskFirst(sent, context.settings.venue, requests.rule, context.clock, requests.steps)
         self._submitter = Submitter(self, at=context.at)
 
     # ── entries and persons' orders ──────────────────────────────────────────────────────────────
@@ -157,9 +153,9 @@ class Submissions:
         """
         now_ns = self._clock.now_ns()
         order = denied_order(denied(intent, Code.STALE_DECISION, "", "", ""), epoch=self._lease.epoch, now_ns=now_ns)
-        if not self._ask_first.is_needed(order, None):
+        if not self._venue_orders.may_have_left(order, None):
             return False
-        if await self._ask_first.refusal(order, None, self._requests.query) is None:
+        if await self._venue_orders.left_before(order, None) is None:
             return False
         copies = tuple(self._copier.copies_of(record, intent.quantity))
         orders, legs = self._with_legs(self._collared(order, intent), now_ns)
@@ -431,7 +427,7 @@ class Submissions:
         """Replace a stop by one request that ends it and places its successor. The outcome of each is recorded by
         itself; an unclear answer leaves both unresolved, and neither is sent again."""
         parent = command.parent
-        old = await self._requests.begin_replacement(command.client_order_id)
+        old = await self._venue_orders.begin_replacement(command.client_order_id)
         if old is None:
             return m.ProtectionDone(parent.client_order_id)
         now_ns = self._clock.now_ns()
@@ -442,7 +438,7 @@ class Submissions:
         replaced = self._replaced[legs[0].client_order_id] = _Replaced(old, unsent)
         try:
             done = await self._submit_legs(parent, legs[:1], is_release=False)
-            await self._requests.end_replacement(old, replaced.answer)
+            await self._venue_orders.end_replacement(old, replaced.answer)
         finally:
             del self._replaced[legs[0].client_order_id]
         return done
@@ -732,40 +728,32 @@ class Submissions:
     async def left_before(self, orders: Sequence[Order]) -> Sequence[str | None]:
         """See SubmitPorts. No other task runs between the last look and `write`, which notes the ids."""
         parent = self._cache.recall(orders[-1].parent_id or "")
-        if not any(self._ask_first.is_needed(order, parent) for order in orders):
+        if not any(self._venue_orders.may_have_left(order, parent) for order in orders):
             return [None] * len(orders)
-        return [await self._ask_first.refusal(order, parent, self._requests.query) for order in orders]
+        return [await self._venue_orders.left_before(order, parent) for order in orders]
 
     async def write(self, orders: Sequence[Order]) -> tuple[Sequence[Answer], int]:
         """See SubmitPorts."""
-        first = orders[0]
-        for order in orders:
-            self._ask_first.note_sent(order)
+        first, sent_ns = orders[0], self._clock.now_ns()
         self._cache.note_sent(first.account_id, self._clock.monotonic())
-        venue, sent_ns = self._context.venues[first.venue], self._clock.now_ns()
+        answers = await self._venue_orders.send(orders, self._call(orders))
+        return answers, answers[0].sent_ns or sent_ns
+
+    async def _call(self, orders: Sequence[Order]) -> Sequence[Answer]:
+        """Call the venue for one order, a stop that replaces another, an entry with its legs, or an OCO."""
+        first, venue = orders[0], self._context.venues[orders[0].venue]
         replaced = self._replaced.get(first.client_order_id)
-        if len(orders) == 1 and replaced is None:
-            answer = await self._requests.answer(venue.submit(first), first)
-            return (answer,), answer.sent_ns or sent_ns
-        answers: Sequence[Answer]
         if replaced is not None:
             replaced.answer = Answer(Outcome.AMBIGUOUS, detail="no clear answer")
-        try:
-            async with asyncio.timeout(self._context.settings.venue.order_timeout_s + MARGIN_S):
-                if replaced is not None:
-                    assert isinstance(venue, ReplacesOrders), "stops are replaced by one request only there"
-                    replaced.answer, answer = await venue.replace(replaced.order, first)
-                    answers = (answer,)
-                elif first.parent_id is None:
-                    assert isinstance(venue, TakesEntryLists), "an entry's legs go out with it only there"
-                    answers = await venue.submit_entry(first, orders[1:], sells_received=self._sells_received(first))
-                else:
-                    answers = await venue.submit_oco(orders[0], orders[1])
-                return answers, answers[0].sent_ns or sent_ns
-        except TimeoutError:
-            return (Answer(Outcome.AMBIGUOUS, detail="no answer in time"),) * len(orders), sent_ns
-        except Exception as error:
-            return tuple(self._requests.surprise(order, error) for order in orders), sent_ns
+            assert isinstance(venue, ReplacesOrders), "stops are replaced by one request only there"
+            replaced.answer, answer = await venue.replace(replaced.order, first)
+            return (answer,)
+        if len(orders) == 1:
+            return (await venue.submit(first),)
+        if first.parent_id is None:
+            assert isinstance(venue, TakesEntryLists), "an entry's legs go out with it only there"
+            return await venue.submit_entry(first, orders[1:], sells_received=self._sells_received(first))
+        return await venue.submit_oco(orders[0], orders[1])
 
     async def record(self, order: Order, event: e.Event, answer: Answer | None) -> Order:
         """See SubmitPorts."""

@@ -1,4 +1,4 @@
-"""Trades or quotes for venues that fill from market data (paper): what the collectors publish and store.
+"""Trades or quotes for venues that fill from market data (paper), as the collectors publish and store them.
 
 With `paper.fills = "trades"` resting orders meet every stored trade, in order, each once; the newest price, for market
 orders, comes with the collectors' messages. With `"quotes"` buys meet the ask and sells the bid of each message. Any

@@ -1,8 +1,8 @@
 """Moves the trailing stops of held entries from sealed bars, by the rule of backtests (`fks.orders.trailing`).
 
 Hard state: the stop loss of the entry's row, moved by the journaled event `StopMoved`; the core replaces the legs.
-Soft state: what was read of signals and executions, and up to which bar. A venue that is fed bars gets each bar before
-it moves a stop; elsewhere bars are read as they are sealed.
+Soft state: the signals and executions that were read, and up to which bar. A venue that is fed bars gets each bar
+before it moves a stop; elsewhere bars are read as they are sealed.
 """
 
 from __future__ import annotations

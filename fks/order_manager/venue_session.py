@@ -1,4 +1,4 @@
-"""The session of one venue: its state, what it pushes, and the comparison of its reports with our journal (C3, C7).
+"""The session of one venue: its state, its events, and the comparison of its reports with our journal (C3, C7).
 
 COLD → SYNCING → READY → STALE → SYNCING. Entries need READY; exits need positions that were read once. The session of
 one venue never waits for another's.
@@ -23,7 +23,7 @@ from fks.order_manager.cache import VenueStatus
 from fks.order_manager.context import Context
 from fks.order_manager.drift import DriftWatch
 from fks.order_manager.position_workers import PositionWorkers
-from fks.order_manager.venue_requests import VenueRequests
+from fks.order_manager.venue_orders import VenueOrders
 from fks.orders import events as e
 from fks.store.facts import Facts
 
@@ -49,7 +49,7 @@ class VenueSession:
         venue: Venue,
         status: VenueStatus,
         workers: PositionWorkers,
-        requests: VenueRequests,
+        venue_orders: VenueOrders,
         *,
         facts: Facts,
         stores: AccountStores,
@@ -58,7 +58,7 @@ class VenueSession:
         self.status = status
         self._cache = context.cache
         self._ledger = context.ledger
-        self._requests = requests
+        self._venue_orders = venue_orders
         self._workers = workers
         self._settings = context.settings
         self._clock = context.clock
@@ -117,7 +117,7 @@ class VenueSession:
                 await self._wait(wait_s)
 
     async def _wait_for_account(self) -> None:
-        """Return once an account of FKS has this venue: what the session reports belongs to an account.
+        """Return once an account of FKS has this venue: the reports of a session belong to an account.
 
         One that is made while the order manager runs has no past of ours, and is taken up here.
         """
@@ -247,7 +247,7 @@ class VenueSession:
             return
         order = await self._owner(fill)
         if order is not None:
-            await self._requests.book_entry(order)
+            await self._venue_orders.book_entry(order)
             await self._ledger.apply(order.client_order_id, self._ledger.fill_seen(fill))
             self._claimed(fill)
             self.balances.refresh_soon()
@@ -379,7 +379,7 @@ class VenueSession:
             is_due = leg.state is State.INTENDED and parent is not None and parent.filled > 0
             if leg.venue != self._venue.name or not is_due:
                 continue
-            report = reports.get(leg.client_order_id) or (await self._requests.query(leg)).report
+            report = reports.get(leg.client_order_id) or (await self._venue_orders.query(leg)).report
             if report is None:
                 continue
             sent = e.Sent(**self._ledger.stamp("found", "reconcile"), quantity=report.quantity)
@@ -392,16 +392,16 @@ class VenueSession:
     async def _compare_one(self, order: Order, report: Report | None, gate: asyncio.Semaphore) -> None:
         async with gate:
             if report is None:
-                lookup = await self._requests.query(order)
+                lookup = await self._venue_orders.query(order)
                 if lookup.presence is Presence.NOT_FOUND and order.state in LIVE:
                     event = e.NotListed(**self._ledger.stamp("not-listed", "reconcile"))
                     await self._ledger.apply(order.client_order_id, event)
                 report = lookup.report
             if report is None:
-                self._requests.query_soon(order.client_order_id)
+                self._venue_orders.query_soon(order.client_order_id)
                 return
             if report.filled > order.filled:
-                await self._requests.fetch_fills(order)
+                await self._venue_orders.fetch_fills(order)
             await self._ledger.report(report)
 
     async def _compare_fills(self) -> None:
@@ -434,8 +434,8 @@ class VenueSession:
     def _since_ns(self, symbol: str, last_ns: int | None) -> int:
         """Return from when on executions may be missing here.
 
-        Where nothing of ours was executed and nothing is open, there is no past of ours to look for: what the account
-        did before us is in its balances.
+        Where nothing of ours was executed and nothing is open, there is no past of ours to look for: the account's
+        earlier trading is in its balances.
         """
         if last_ns is not None:
             return last_ns - _OVERLAP_NS
@@ -444,7 +444,7 @@ class VenueSession:
         now_ns = self._clock.now_ns()
         if known and min(known) > now_ns:  # the clock was set back since
             return 0
-        return max(min(known) - _OVERLAP_NS - self._requests.steps.spread_ns, 0) if known else now_ns
+        return max(min(known) - _OVERLAP_NS - self._venue_orders.steps.spread_ns, 0) if known else now_ns
 
 
 def _has_our_form(client_order_id: str | None) -> bool:

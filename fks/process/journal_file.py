@@ -1,7 +1,7 @@
 """A journal in one file: JSON lines, fsynced line by line, written by one process alone.
 
 The guardian keeps a kill in one, the order manager what happens to protection while PostgreSQL is away. A line cut
-short by a crash is passed over: what it was to record had not been acted upon, or is asked of the venue.
+short by a crash is passed over: its event had not been acted upon, or the venue is asked about it.
 """
 
 from __future__ import annotations

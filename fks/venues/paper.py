@@ -144,7 +144,7 @@ class PaperVenue:
         balances: Mapping[str, Decimal],
         decided: Mapping[str, int] | None = None,
     ) -> None:
-        """Rebuild the state from the journal. `balances`: what the account started with; `fills`: all since, applied on
+        """Rebuild the state from the journal. `balances`: the account's at its start; `fills`: all since, applied on
         top; `orders`: those to know again, the live ones rest again, OCO legs paired by `group_id`; `decided`: client
         id -> open time of the bar an order was decided on, or its stop moved on: that bar and those before it fill
         neither it (in mode `last`: no protection) nor the legs that come for it."""

@@ -1,4 +1,4 @@
-"""Nobody is paged for kills of the order manager alone: what it protects has its stops back within seconds."""
+"""Kills of the order manager alone send no page: what it protects has its stops back within seconds."""
 
 from __future__ import annotations
 

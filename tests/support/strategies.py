@@ -31,8 +31,8 @@ START_NS = 1_767_225_600 * NS  # 2026-01-01, where FakeClock starts
 
 
 class Gate:
-    """Where a strategy waits: `begun` once it was asked, until `go`. Here, since the check makes a strategy again from its
-    file, and each has the gate of this module."""
+    """A place at which a strategy waits: `begun` once it was asked, until `go`. It is here, since the check makes a
+    strategy again from its file: both have the gate of this module."""
 
     def __init__(self) -> None:
         self.begun, self.go = threading.Event(), threading.Event()

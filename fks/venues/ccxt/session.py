@@ -71,7 +71,7 @@ class BinanceSession(binance):  # type: ignore[misc]  # ccxt is untyped
             )
 
     def _point_at(self, rest: str, ws: str, ws_api: str | None) -> None:
-        """Replace the address of every URL. Those of other markets too: what is not offered here must fail here."""
+        """Replace the address of every URL, those of other markets too: a call not offered here must fail here."""
         rest, ws = (
             rest.rstrip("/"),
             ws.rstrip("/").replace("http", "ws", 1) if ws.startswith("http") else ws.rstrip("/"),

@@ -85,7 +85,7 @@ class CcxtTransport:
         """`connect` subscribed already."""
 
     async def probe(self) -> None:
-        """Ask the connection something signed. Errors: what the silence or a lost session raised."""
+        """Ask the connection something signed. Errors: those of the silence or of a lost session."""
         try:
             await self.session.ask_socket(_PROBE, {})
         except (ccxt.NetworkError, ccxt.AuthenticationError):

@@ -12,7 +12,7 @@ from fks.clock import RealClock
 from fks.model.order import OrderType, Side, State
 from fks.model.ports import SessionBack
 from fks.model.signal import Kind
-from fks.order_manager.venue_requests import VenueRequests
+from fks.order_manager.venue_orders import VenueOrders
 from fks.store.bus import WAKE
 from fks.store.orders import OrderStore
 from fks.store.signals import SignalStore
@@ -50,7 +50,7 @@ async def test_an_exit_is_not_held_up_by_a_cancel_that_an_earlier_self_never_sen
     await rig.outcome(await rig.signal(**BOTH))
     await until(lambda: len(legs(rig)) == 2)
     rig.lease.is_held = False
-    monkeypatch.setattr(VenueRequests, "send_cancel", lambda requests, order: None)  # dies before the bytes
+    monkeypatch.setattr(VenueOrders, "send_cancel", lambda requests, order: None)  # dies before the bytes
     rig.lease.is_held = True
     await rig.signal(Kind.EXIT)
 

@@ -11,7 +11,8 @@ from fks.clock import FakeClock
 from fks.config.settings import Settings
 from fks.model.order import Fill
 from fks.model.timeframe import NS
-from fks.order_manager.venue_requests import VenueRequests
+from fks.order_manager.venue_orders import VenueOrders
+from fks.orders.sent_ids import SentIds
 from tests.support.order_values import a_fill, an_order
 
 
@@ -36,11 +37,11 @@ async def test_executions_are_read_since_the_send_whatever_the_clock_shows(
     venue = History(0)
     context = SimpleNamespace(settings=Settings(), venues={"ccxt": venue}, clock=clock)
     context.ledger = context.log = context.publisher = context.tasks = None
-    requests = VenueRequests(cast("Any", context))
+    orders = VenueOrders(cast("Any", context), SentIds())
     await clock.advance(7200.0)
     order = an_order(sent_ns=clock.now_ns())
     await clock.advance(1.0)
     clock.step(step_s)
     venue.fill = a_fill(time_ns=(order.sent_ns or 0) + (round(step_s * NS) if is_right == "after" else 0))
     await clock.advance(later_s)
-    assert await requests.fills_of(order) == [venue.fill]
+    assert await orders.fills_of(order) == [venue.fill]

@@ -1,13 +1,15 @@
-"""Requests to a venue about orders that exist: cancels, queries by client order id, executions (C1, C5).
+"""The one owner of all requests to a venue about each of our orders: its send, its cancel, queries until its outcome is
+resolved, and the proof that it never arrived (C1, C5).
 
-Submitting is elsewhere (`fks.orders.submit`). An order whose outcome is unresolved is queried until it is resolved, and
-never sent again.
+The protocol around a send is `fks.orders.submit`. An id whose bytes may have left is queried, and never sent again.
+Times are monotonic; the clock's own time counts only across a restart (`fks.clock.ClockSteps`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -18,20 +20,32 @@ from fks.model.order import LIVE, TERMINAL, Answer, Fill, Lookup, Order, Outcome
 from fks.order_manager.context import Context
 from fks.orders import events as e
 from fks.orders.absence import AbsenceProof, AbsenceRule, Polls, ladder_delay
+from fks.orders.sent_ids import SentIds
 
 MARGIN_S = 2.0  # a venue bounds its own calls; this is the second bound
 _PAGE_AFTER_S = 30.0
 HOLD_POLL_S = 0.05
 _EXIT_AGE_FACTOR = 1.5
+_ASKS_MAX = 30  # before an order may be sent that may have left; then it is UNKNOWN, and the usual queries go on
 _NEVER_AGAIN = Polls(counted=-1_000_000_000)
 _OVERLAP_NS = 60 * 1_000_000_000
 
 
-class VenueRequests:
-    """Cancels and queries. Soft state: which orders are being queried or cancelled."""
+@dataclass(slots=True)
+class _Asked:
+    """The requests about one order that are in progress."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    is_cancelling: bool = False
+    is_querying: bool = False
+    must_query: bool = False  # at least once, whatever is known
+
+
+class VenueOrders:
+    """Sends, cancels and queries. Soft state: the requests in progress. Hard state: `sent` (this process and
+    the last failover)."""
+
+    def __init__(self, context: Context, sent: SentIds) -> None:
+        self._context, self._sent = context, sent
         self._venues = context.venues
         self._ledger = context.ledger
         self._settings = context.settings.venue
@@ -39,16 +53,60 @@ class VenueRequests:
         self._log = context.log
         self._publisher = context.publisher
         self._tasks = context.tasks
-        self._querying: set[str] = set()
-        self._must_query: set[str] = set()
-        self._cancelling: set[str] = set()
+        self._asked: dict[str, _Asked] = {}
         limits = context.settings.venue
         rule = AbsenceRule(limits.absent_polls, limits.absent_spacing_s, limits.absent_first_s, limits.absent_age_s)
-        self.rule, self.steps = rule, ClockSteps(context.clock)
+        self._rule, self.steps = rule, ClockSteps(context.clock)
         # a second close is made once the first is absent: what a mistake costs here is a position sold twice
         self._exit_rule = AbsenceRule(rule.polls + 1, rule.spacing_s, rule.first_s, rule.age_s * _EXIT_AGE_FACTOR)
 
-    async def answer(self, call: Awaitable[Answer], order: Order) -> Answer:
+    def _about(self, client_order_id: str) -> _Asked:
+        return self._asked.setdefault(client_order_id, _Asked())
+
+    def _forget_idle(self, client_order_id: str) -> None:
+        if self._asked.get(client_order_id) == _Asked():
+            del self._asked[client_order_id]
+
+    # ── sending ──────────────────────────────────────────────────────────────────────────────────
+    def may_have_left(self, order: Order, parent: Order | None) -> bool:
+        """Return whether `left_before` has to be awaited before the order is sent."""
+        return self._sent.is_sent(order.client_order_id) or self._answers_needed(order, parent) > 0
+
+    async def left_before(self, order: Order, parent: Order | None) -> str | None:
+        """Return why the order may have left already, or None once the venue has said often enough that it has not.
+
+        May take as long as it takes to prove absence. The caller checks again afterwards whether the order may be sent.
+        """
+        if self._sent.is_sent(order.client_order_id):
+            return "this process has sent it before"
+        rule = replace(self._rule, polls=self._answers_needed(order, parent))
+        proof = AbsenceProof(rule, self.steps, self._sent.ask_before_ns)
+        for tries in range(_ASKS_MAX):
+            lookup = await self.query(order)
+            if lookup.presence is Presence.FOUND:
+                return "the venue has it: it was sent before the database changed"
+            if lookup.presence is Presence.NOT_FOUND and proof.not_found():
+                return None
+            await self._clock.sleep(ladder_delay(tries, self._settings.poll_delays_s))
+        return "the venue did not say that it was not sent before the database changed"
+
+    def _answers_needed(self, order: Order, parent: Order | None) -> int:
+        return self._sent.answers_needed(order, parent, self._rule.polls)
+
+    async def send(self, orders: Sequence[Order], call: Awaitable[Sequence[Answer]]) -> Sequence[Answer]:
+        """Note that the bytes of these orders leave now, and return the venue's answers; an exception, or a late
+        answer, is AMBIGUOUS. `call` begins here: no other task runs between the note and it."""
+        for order in orders:
+            self._sent.note_sent(order.client_order_id)
+        try:
+            async with asyncio.timeout(self._settings.order_timeout_s + MARGIN_S):
+                return await call
+        except TimeoutError:
+            return (Answer(Outcome.AMBIGUOUS, detail="no answer in time"),) * len(orders)
+        except Exception as error:
+            return tuple(self._surprise(order, error) for order in orders)
+
+    async def _answer(self, call: Awaitable[Answer], order: Order) -> Answer:
         """Return the venue's answer; an exception, or a late answer, is AMBIGUOUS: bytes may have left."""
         try:
             async with asyncio.timeout(self._settings.order_timeout_s + MARGIN_S):
@@ -56,9 +114,9 @@ class VenueRequests:
         except TimeoutError:
             return Answer(Outcome.AMBIGUOUS, detail="no answer in time")
         except Exception as error:
-            return self.surprise(order, error)
+            return self._surprise(order, error)
 
-    def surprise(self, order: Order, error: Exception) -> Answer:
+    def _surprise(self, order: Order, error: Exception) -> Answer:
         """Return the answer that an exception means: a venue never raises for an outcome that it can report."""
         self._log.error("venue.raised", venue=order.venue, client_order_id=order.client_order_id, error=repr(error))
         return Answer(Outcome.AMBIGUOUS, detail=repr(error))
@@ -84,8 +142,8 @@ class VenueRequests:
 
     def send_cancel(self, order: Order) -> None:
         """Send the cancel of an open order in a task of its own; one at a time per order."""
-        if order.client_order_id not in self._cancelling:
-            self._cancelling.add(order.client_order_id)
+        if not (asked := self._about(order.client_order_id)).is_cancelling:
+            asked.is_cancelling = True
             self._tasks.spawn(self._send_cancel(order), f"cancel {order.client_order_id[:8]}")
 
     async def _send_cancel(self, order: Order) -> None:
@@ -96,7 +154,7 @@ class VenueRequests:
                 known = await self._ledger.find(order.client_order_id)
                 if known is None or known.request is not Request.CANCEL:  # withdrawn while the lease was away
                     return
-                answer = await self.answer(self._venues[order.venue].cancel(order), order)
+                answer = await self._answer(self._venues[order.venue].cancel(order), order)
                 if answer.code != Code.NOT_LEADER:  # else the lease was lost on the way to the wire: nothing left
                     break
             stamp = self._ledger.stamp(f"cancel-{answer.outcome.value}", "rest")
@@ -110,7 +168,8 @@ class VenueRequests:
             else:
                 await self._ledger.apply(order.client_order_id, e.RequestAmbiguous(**stamp, detail=answer.detail))
         finally:
-            self._cancelling.discard(order.client_order_id)
+            self._about(order.client_order_id).is_cancelling = False
+            self._forget_idle(order.client_order_id)
 
     async def _cancelled(self, order: Order, answer: Answer, stamp: dict[str, Any]) -> None:
         filled = None if answer.report is None else answer.report.filled
@@ -155,7 +214,7 @@ class VenueRequests:
         if len(orders) == len(client_order_ids):
             while not self._context.may_cancel:
                 await self._clock.sleep(HOLD_POLL_S)
-            answer = await self.answer(self._venues[orders[0].venue].amend(orders[0], quantity), orders[0])
+            answer = await self._answer(self._venues[orders[0].venue].amend(orders[0], quantity), orders[0])
         for order in orders:
             stamp = self._ledger.stamp(f"amend-{answer.outcome.value}", "rest")
             event: e.Event = e.RequestAmbiguous(**stamp, detail=answer.detail)
@@ -168,15 +227,15 @@ class VenueRequests:
     @property
     def is_cancelling(self) -> bool:
         """Return whether a cancel is on its way to a venue."""
-        return bool(self._cancelling)
+        return any(asked.is_cancelling for asked in self._asked.values())
 
     # ── querying ──────────────────────────────────────────────────────────────────────────────────
     def query_soon(self, client_order_id: str, *, is_forced: bool = False) -> None:
         """Ask the venue about an order until nothing about it is unresolved; `is_forced` asks at least once."""
-        if is_forced:
-            self._must_query.add(client_order_id)
-        if client_order_id not in self._querying:
-            self._querying.add(client_order_id)
+        asked = self._about(client_order_id)
+        asked.must_query |= is_forced
+        if not asked.is_querying:
+            asked.is_querying = True
             self._tasks.spawn(self._query_until_resolved(client_order_id), f"query {client_order_id[:8]}")
 
     def _is_unresolved(self, order: Order) -> bool:
@@ -184,7 +243,7 @@ class VenueRequests:
             order.state is State.UNKNOWN
             or order.request in (Request.CANCEL_UNKNOWN, Request.REPLACE_UNKNOWN)
             or order.reported_cum_qty > order.filled
-            or order.client_order_id in self._must_query
+            or self._about(order.client_order_id).must_query
         )
 
     async def _query_until_resolved(self, client_order_id: str) -> None:
@@ -209,18 +268,19 @@ class VenueRequests:
                         venue=order.venue,
                     )
         finally:
-            self._querying.discard(client_order_id)
-            self._must_query.discard(client_order_id)
+            asked = self._about(client_order_id)
+            asked.is_querying = asked.must_query = False
+            self._forget_idle(client_order_id)
 
     def _proof(self, order: Order) -> AbsenceProof:
-        rule = self._exit_rule if order.role in (Role.EXIT, Role.KILL) else self.rule
+        rule = self._exit_rule if order.role in (Role.EXIT, Role.KILL) else self._rule
         return AbsenceProof(rule, self.steps, order.sent_ns or order.created_ns)
 
     async def _query_once(self, order: Order, proof: AbsenceProof) -> None:
         """Ask once and apply the answer; a not-found one is counted in `proof`."""
         lookup = await self.query(order)
         if lookup.presence is Presence.FOUND and lookup.report is not None:
-            self._must_query.discard(order.client_order_id)
+            self._about(order.client_order_id).must_query = False
             fills: list[Fill] = []
             if lookup.report.filled > order.filled:
                 # a tape's fills carry the tape's times: what the window does not show, the whole history does
@@ -240,7 +300,7 @@ class VenueRequests:
             )
             return
         if order.state in TERMINAL:
-            self._must_query.discard(order.client_order_id)
+            self._about(order.client_order_id).must_query = False
             return
         if not proof.not_found() or await self._has_fill(order):
             return
@@ -276,8 +336,8 @@ class VenueRequests:
             await self._ledger.apply(order.client_order_id, *(self._ledger.fill_seen(fill) for fill in fills))
 
     async def book_entry(self, leg: Order) -> None:
-        """Book what the entry of a leg executed, as far as it is open here, before what the leg did: a sale of what was
-        not bought yet would be taken from others' holdings."""
+        """Book what the entry of a leg executed, as far as it is open here, before what the leg did: a sale of more
+        than is booked as bought would be taken from others' holdings."""
         entry = None if leg.parent_id is None else await self._ledger.find(leg.parent_id)
         if entry is not None and entry.is_open:
             await self.fetch_fills(entry)

@@ -73,8 +73,8 @@ class Decisions:
 
 
 def share_parts(shares: Floats) -> npt.NDArray[np.int64]:
-    """Return shares of a size in millionths, all of it where a share is NaN."""
-    parts = np.rint(shares * 10.0**SHARE_PLACES)
+    """Return shares of a size in millionths, all of it where a share is NaN; one that is none is never read."""
+    parts = np.rint(np.clip(shares, 0.0, 1.0) * 10.0**SHARE_PLACES)
     found: npt.NDArray[np.int64] = np.where(np.isnan(parts), 10.0**SHARE_PLACES, parts).astype(np.int64)
     return found
 

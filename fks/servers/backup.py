@@ -90,7 +90,7 @@ def restore(url: str, paths: Paths, file: Path) -> None:
     """Replace the database's content by that of `file`, all or nothing. Errors: ConfigError, OutageError."""
     if not file.is_file():
         raise ConfigError(f"no backup {file}", remedy=f"see {paths.backups}")
-    from fks.store.timescale import DROP_INFORMATION
+    from fks.store.routines import DROP_INFORMATION
 
     paths.run.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".restore-", dir=paths.run) as folder:

@@ -1,5 +1,8 @@
 """Migrations: upgrade a database to a revision, report its revision, compare it with the tables in code.
 
+An empty database is made from the tables and routines in code and has the newest revision at once; migrations are for
+those that exist, from FIRST on.
+
 Alembic runs over asyncpg, the only driver here. One upgrade runs at a time per database: others wait for its lock.
 """
 
@@ -34,6 +37,8 @@ _REVISION = re.compile(r'^revision = "(\w+)"$', re.MULTILINE)
 _PARENT = re.compile(r'^down_revision = "(\w+)"$', re.MULTILINE)
 _CANNOT_ROLL = re.compile(r"^can_roll = False$", re.MULTILINE)
 _FOLDER = Path(__file__).parent / "migrations"
+#: the oldest revision that can be upgraded, and the commit that upgrades older ones to it
+FIRST, UPGRADES_OLDER = "0048", "d3c4a1c2a560ed9581e9f8240de7a0e046e0db8f"
 _LOCK = 7_206_151  # an arbitrary number, the same in every process
 _MADE_AT_RUN_TIME = re.compile(r"(ohlcv_data|market_trades)_(p\d+|default)|trades_by_time")
 
@@ -117,7 +122,7 @@ def check_rolling(at: str | None, sources: Iterable[str], *, build: str) -> None
     """
     theirs = {_REVISION.findall(text)[0]: text for text in sources if _REVISION.search(text)}
     ours = {file.stem.split("_")[0]: file.read_text() for file in (_FOLDER / "versions").glob("[0-9]*.py")}
-    applied = _applied(at, (theirs | ours).values())
+    applied = _applied(at, [*theirs.values(), *ours.values()])
     missing = sorted(theirs.keys() - applied)
     unknown = sorted(applied & ours.keys() - theirs.keys())
     breaking = [id for id in (*missing, *unknown) if _CANNOT_ROLL.search((theirs | ours)[id])]
@@ -139,7 +144,10 @@ def check_rolling(at: str | None, sources: Iterable[str], *, build: str) -> None
 def _applied(at: str | None, sources: Iterable[str]) -> set[str]:
     """Return the revisions of a database at `at`: the chain decides, not the numbers, which parallel work mixes up."""
     found: set[str] = set()
-    parents = {ids[0]: (_PARENT.findall(text) or [None])[0] for text in sources if (ids := _REVISION.findall(text))}
+    parents: dict[str, str | None] = {}
+    for source in sources:  # of two builds: the first step of the newer one has a parent in an older one
+        for id in _REVISION.findall(source)[:1]:
+            parents[id] = (_PARENT.findall(source) or [parents.get(id)])[0]
     while at is not None and at not in found:
         found.add(at)
         at = parents.get(at)
@@ -173,15 +181,36 @@ def _config(connection: Connection | None) -> Config:
 
 
 def _upgraded(connection: Connection, revision: str) -> str | None:
-    at = _act(connection, lambda config: command.upgrade(config, revision))
+    def act(config: Config) -> None:
+        if _current(connection) is None and revision == "head":
+            _make(connection)
+            command.stamp(config, "head")
+        else:
+            command.upgrade(config, revision)
+
+    at = _act(connection, act)
     connection.exec_driver_sql(GRANT)  # after each one: a restored or copied table has no grants
     return at
+
+
+def _make(connection: Connection) -> None:
+    from fks.store.routines import STATEMENTS
+    from fks.store.schema import metadata
+
+    metadata.create_all(connection, checkfirst=False)
+    for statement in STATEMENTS:
+        connection.exec_driver_sql(statement)
 
 
 def _act(connection: Connection, action: Callable[[Config], None]) -> str | None:
     # a lock of the transaction: it ends with the connection
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
     at = _current(connection)
+    if at is not None and at < FIRST:
+        raise ConfigError(
+            f"the database is at revision {at}, and this FKS upgrades from {FIRST} on; nothing was changed",
+            remedy=f"'git checkout {UPGRADES_OLDER}', 'make install', 'fks db upgrade'; then install this FKS again",
+        )
     if at is not None and at not in {step.id for step in history()}:
         raise ConfigError(
             f"the database is at revision {at}, which this FKS does not know", remedy="install the newer FKS again"

@@ -20,15 +20,9 @@ from fks.config.settings import Data
 from fks.store.db import Database
 from fks.store.performance import COLUMNS
 from fks.store.roles import GRANT
+from fks.store.routines import DROP_INFORMATION, OHLCV
 
 VERSION_MIN = (2, 18)
-#: Removes our schema of TimescaleDB's name (migration 0034), unless it is the extension's: while it exists, CREATE
-#: EXTENSION fails.
-DROP_INFORMATION = """DO $do$ BEGIN
-  IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') THEN
-    DROP SCHEMA IF EXISTS timescaledb_information CASCADE;
-  END IF;
-END $do$"""
 _STEP_LIMIT_S = 3600.0  # a table is rewritten
 
 
@@ -104,7 +98,7 @@ def plan(found: Found, data: Data) -> list[Step]:
             (
                 "DROP VIEW ohlcv",  # it would follow the table that is renamed
                 *_copied("ohlcv_data", "7 days", "symbol, timeframe, time, exchange"),
-                _DEFAULTS,
+                OHLCV,
                 *_FOLLOWING_DELETES,
                 "CREATE TRIGGER series_inserted AFTER INSERT ON ohlcv_data REFERENCING NEW TABLE AS fresh"
                 " FOR EACH STATEMENT EXECUTE FUNCTION series_inserted()",
@@ -173,10 +167,6 @@ def _compressed(found: Found, table: str, segments: str, order: str, after_days:
         f"CALL add_columnstore_policy('{table}', after => INTERVAL '{after_days:g} days', if_not_exists => true)",
     )
 
-
-#: bars of each symbol's default exchange, as in migration 0046c
-_DEFAULTS = """CREATE VIEW ohlcv AS SELECT * FROM ohlcv_data o
- WHERE o.exchange = (SELECT d.exchange FROM default_exchanges d WHERE d.symbol = o.symbol)"""
 
 _EXTENSION = (DROP_INFORMATION, "CREATE EXTENSION timescaledb")
 

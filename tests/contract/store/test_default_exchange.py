@@ -6,7 +6,6 @@ import asyncpg
 import pytest
 
 from fks.model.errors import InputError
-from fks.store import migrate
 from fks.store.db import Database
 from fks.store.reading import ReadingStore
 
@@ -81,33 +80,3 @@ async def test_symbol_of_several_exchanges_stays_ambiguous_without_a_choice(data
     await database.sql(BARS, "BTCUSDT", "bybit", 2.0, "sync", 3)
     with pytest.raises(InputError, match="ambiguous"):
         await ReadingStore(database).find("BTCUSDT")
-
-
-async def test_two_names_of_one_market_become_one_series(empty_database_url: str) -> None:
-    await migrate.upgrade(empty_database_url, "0046b")
-    db = await Database.connect(empty_database_url)
-    try:
-        await db.sql(BARS, "XBT/USDC", "kraken", 2.0, "import", 5)
-        await db.sql(BARS, "BTC/USDC", "kraken", 3.0, "sync", 3)
-        await db.sql(BARS, "XDG/XBT", "kraken", 1.0, "import", 2)
-        await db.sql(BARS, "XBTUSDC", "bitstamp", 1.5, "import", 2)
-        await migrate.upgrade(empty_database_url)
-        rows = await db.sql(
-            "SELECT exchange, symbol, close, source FROM ohlcv_data ORDER BY exchange, symbol, time DESC"
-        )
-        kept = [("kraken", "BTC/USDC", 3.0, "sync")] * 3 + [("kraken", "BTC/USDC", 2.0, "import")] * 2
-        assert [tuple(row) for row in rows] == [
-            *[("bitstamp", "XBTUSDC", 1.5, "import")] * 2,
-            *kept,
-            *[("kraken", "DOGE/BTC", 1.0, "import")] * 2,
-        ]
-        series = await db.sql("SELECT symbol, candles FROM series WHERE exchange = 'kraken' ORDER BY 1")
-        assert [tuple(row) for row in series] == [("BTC/USDC", 5), ("DOGE/BTC", 2)]
-        defaults = await db.sql("SELECT symbol, exchange FROM default_exchanges ORDER BY 1")
-        assert [tuple(row) for row in defaults] == [
-            ("BTC/USDC", "kraken"),
-            ("DOGE/BTC", "kraken"),
-            ("XBTUSDC", "bitstamp"),
-        ]
-    finally:
-        await db.close()

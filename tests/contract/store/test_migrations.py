@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from fks.model.errors import ConfigError, InputError
@@ -51,54 +50,42 @@ async def test_down_to_nothing_and_up_again(empty_database_url: str) -> None:
     assert await migrate.differences(empty_database_url) == []
 
 
-@pytest.mark.parametrize("step", [revision.id for revision in migrate.history()][1:])
-async def test_from_each_earlier_step_up_is_the_same_as_from_nothing(empty_database_url: str, step: str) -> None:
-    await migrate.upgrade(empty_database_url, step)
+async def test_from_each_earlier_step_up_is_the_same_as_from_nothing(empty_database_url: str) -> None:
     await migrate.upgrade(empty_database_url)
-    assert await migrate.differences(empty_database_url) == []
+    for step in [revision.id for revision in migrate.history()][1:]:
+        assert await migrate.downgrade(empty_database_url, step) == step
+        await migrate.upgrade(empty_database_url)
+        assert await migrate.differences(empty_database_url) == []
 
 
-async def test_a_waiting_signal_of_a_dropped_kind_is_denied(empty_database_url: str) -> None:
-    await migrate.upgrade(empty_database_url, "0019")
-    db = await Database.connect(empty_database_url)
-    await db.sql("INSERT INTO accounts (name, venue, initial_balance) VALUES ('main', 'ccxt', 1000)")
-    row = (
-        "INSERT INTO signals (id, source, account_id, venue, symbol, ts_event, kind, side, type, state)"
-        " VALUES ($1, 'me', 1, 'ccxt', 'BTCUSDT', now(), 'target', 'buy', 'market', 'ready')"
-    )
-    await db.sql(row, uuid.uuid4())
-    await migrate.upgrade(empty_database_url)
-    (signal,) = await db.sql("SELECT state, code FROM signals")
-    assert (signal["state"], signal["code"]) == ("denied", "TYPE_UNSUPPORTED")
-    with pytest.raises(asyncpg.CheckViolationError, match="ck_signals_kind"):
-        await db.sql(row, uuid.uuid4())
-    await db.close()
+async def test_only_the_newest_revision_is_made_from_nothing(empty_database_url: str) -> None:
+    with pytest.raises(InputError, match="an empty database is made at the newest revision"):
+        await migrate.upgrade(empty_database_url, migrate.FIRST)
+    assert await migrate.current(empty_database_url) is None
 
 
-async def test_tokens_of_scope_signal_cannot_approve_after_the_upgrade(empty_database_url: str) -> None:
-    await migrate.upgrade(empty_database_url, "0026")
-    db = await Database.connect(empty_database_url)
-    row = "INSERT INTO api_tokens (name, token_hash, scope, prefix) VALUES ($1, $1, $2, 'fks_')"
-    for name, scope in (("bot", "signal"), ("cli", "admin"), ("desk", "trade")):
-        await db.sql(row, name, scope)
-    await migrate.upgrade(empty_database_url, "0044")
-    await db.sql(
-        "INSERT INTO api_tokens (name, token_hash, scope, prefix, created_by) VALUES ('a','a','approve','','cli')"
-    )
-    await migrate.upgrade(empty_database_url)
-    scopes = {row["name"]: row["scope"] for row in await db.sql("SELECT name, scope FROM api_tokens")}
-    assert scopes == {"bot": "signal", "cli": "admin", "desk": "trade", "a": "approve"}
-    await db.close()
+@pytest.mark.parametrize("at", ["0001", "0046c", "0047"])
+async def test_a_home_from_before_the_first_step_is_refused_and_left_as_it_is(
+    database: Database, database_url: str, at: str
+) -> None:
+    await database.sql("UPDATE alembic_version SET version_num = $1", at)
+    for change in (migrate.upgrade(database_url), migrate.downgrade(database_url, "base")):
+        with pytest.raises(ConfigError, match=f"at revision {at}.*nothing was changed") as refused:
+            await change
+        assert migrate.UPGRADES_OLDER in refused.value.remedy
+    assert await migrate.current(database_url) == at
+    assert await migrate.differences(database_url) == []
 
 
 async def test_open_orders_and_an_active_kill_survive_the_upgrade(empty_database_url: str) -> None:
-    await migrate.upgrade(empty_database_url, "0004")
+    await migrate.upgrade(empty_database_url)
+    await migrate.downgrade(empty_database_url, migrate.FIRST)
     db = await Database.connect(empty_database_url)
     await db.sql("INSERT INTO accounts (name, venue, initial_balance) VALUES ('main', 'ccxt', 1000)")
     for id, role, state, attempt in (("a" * 32, "exit", "WORKING", 2), ("b" * 32, "kill", "UNKNOWN", 1)):
         await db.sql(
             "INSERT INTO orders (client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role,"
-            " generation, side, type, time_in_force, quantity, state, filled, announced, epoch)"
+            " attempt, side, type, time_in_force, quantity, state, filled, reported_cum_qty, epoch)"
             " VALUES ($1, $2, 1, 'ccxt', 'binance', 'BTCUSDT', 'one', $3, $4, 'sell', 'market', 'gtc', 10, $5, 4, 6, 1)",
             id,
             uuid.uuid4(),
@@ -120,7 +107,8 @@ async def test_open_orders_and_an_active_kill_survive_the_upgrade(empty_database
 @pytest.mark.parametrize("is_closing", [False, True])
 async def test_positions_of_programs_move_to_their_instances(empty_database_url: str, is_closing: bool) -> None:
     """Of three in one position the sum and the average stay; one that a kill or an exit closes stays as it is."""
-    await migrate.upgrade(empty_database_url, "0048")
+    await migrate.upgrade(empty_database_url)
+    await migrate.downgrade(empty_database_url, "0048")
     db = await Database.connect(empty_database_url)
     await db.sql("INSERT INTO accounts (name, venue, initial_balance) VALUES ('main', 'ccxt', 1000)")
     await db.sql(
@@ -192,6 +180,7 @@ def migration(id: str, body: str = "") -> str:
 
 
 FILES = sorted((Path(migrate.__file__).parent / "migrations/versions").glob("[0-9]*.py"))
+ROLLS_NOT = "can_roll = False\n"
 INSTALLED = [file.read_text() for file in FILES]
 
 
@@ -212,7 +201,7 @@ def test_the_chain_and_not_the_number_says_what_a_database_has() -> None:
 
 def test_a_build_that_renames_columns_is_refused() -> None:
     with pytest.raises(InputError, match="migration 9000 renames"):
-        migrate.check_rolling(migrate.head(), [*INSTALLED, migration("9000", "can_roll = False\n")], build="fks-1.whl")
+        migrate.check_rolling(migrate.head(), [*INSTALLED, migration("9000", ROLLS_NOT)], build="fks-1.whl")
 
 
 def test_build_without_its_migrations_is_refused_until_upgraded() -> None:
@@ -223,10 +212,18 @@ def test_build_without_its_migrations_is_refused_until_upgraded() -> None:
     migrate.check_rolling("9000", build, build="fks-1.whl")
 
 
-def test_an_older_build_on_renamed_columns_is_refused() -> None:
-    older = [file.read_text() for file in FILES if file.name < "0019"]
-    with pytest.raises(InputError, match="migration 0019 renames"):
-        migrate.check_rolling("0019", older, build="fks-0.whl")
+def test_an_older_build_on_renamed_columns_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "versions").mkdir()
+    for name, text in (*((file.name, file.read_text()) for file in FILES), ("9000_x.py", migration("9000", ROLLS_NOT))):
+        (tmp_path / "versions" / name).write_text(text)
+    monkeypatch.setattr(migrate, "_FOLDER", tmp_path)
+    with pytest.raises(InputError, match="migration 9000 renames"):
+        migrate.check_rolling("9000", INSTALLED, build="fks-0.whl")
+
+
+def test_a_build_from_before_the_first_step_has_what_this_one_has() -> None:
+    older = [text.replace("down_revision = None", 'down_revision = "0047"') for text in INSTALLED]
+    migrate.check_rolling(migrate.head(), [*older, 'revision = "0047"\ndown_revision = None\n'], build="fks-0.whl")
 
 
 async def test_a_new_revision_holds_what_differs(database: Database, database_url: str, tmp_path: Path) -> None:

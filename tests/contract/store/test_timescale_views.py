@@ -78,7 +78,7 @@ async def test_views_survive_a_restore_and_another_one(database: Database, datab
 
 async def test_views_go_with_a_downgrade_and_come_again(empty_database_url: str) -> None:
     await migrate.upgrade(empty_database_url)
-    await migrate.downgrade(empty_database_url, "0030")
+    await migrate.downgrade(empty_database_url, "base")
     db = await Database.connect(empty_database_url)
     assert (await db.sql("SELECT to_regnamespace('timescaledb_information') IS NULL"))[0][0]
     await migrate.upgrade(empty_database_url)

@@ -1,0 +1,165 @@
+-- Functions, triggers, views and default partitions: the part of the schema that the tables of fks.store.schema do not
+-- state, one statement between two lines of `--`. A change of one is a migration as well, which existing databases take.
+-- Rows outside the partitions made ahead fall into the default ones.
+CREATE TABLE ohlcv_data_default PARTITION OF ohlcv_data DEFAULT
+--
+CREATE TABLE market_trades_default PARTITION OF market_trades DEFAULT
+--
+-- Triggers that keep a row of `series` for each stored series: the count, the newest bar, and a revision that changes
+-- when a copy is no longer a true prefix. Locks are taken in one order. Dropping a whole partition fires no trigger: the
+-- code that drops it counts again.
+CREATE FUNCTION series_inserted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO series AS s (exchange, symbol, timeframe, oldest, newest, candles)
+  SELECT f.exchange, f.symbol, f.timeframe, min(f.time), max(f.time), count(*) FROM fresh f GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+  ON CONFLICT (exchange, symbol, timeframe) DO UPDATE
+     SET revision = s.revision + (s.newest IS NOT NULL AND excluded.oldest <= s.newest)::int,
+         oldest = least(s.oldest, excluded.oldest), newest = greatest(s.newest, excluded.newest),
+         candles = s.candles + excluded.candles, updated_at = now();
+  RETURN NULL;
+END $$
+--
+CREATE FUNCTION series_recount(e text, s text, t text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM 1 FROM series r WHERE (r.exchange, r.symbol, r.timeframe) = (e, s, t) FOR UPDATE;  -- before counting: no writer in between
+  INSERT INTO series AS r (exchange, symbol, timeframe, revision, oldest, newest, candles)
+  SELECT e, s, t, 1, min(o.time), max(o.time), count(*) FROM ohlcv_data o WHERE (o.exchange, o.symbol, o.timeframe) = (e, s, t)
+  ON CONFLICT (exchange, symbol, timeframe) DO UPDATE
+     SET revision = r.revision + 1, oldest = excluded.oldest, newest = excluded.newest, candles = excluded.candles, updated_at = now();
+END $$
+--
+CREATE FUNCTION series_updated() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM 1 FROM series s JOIN (SELECT DISTINCT f.exchange, f.symbol, f.timeframe FROM fresh f) c USING (exchange, symbol, timeframe)
+    ORDER BY s.exchange, s.symbol, s.timeframe FOR UPDATE OF s;
+  UPDATE series s SET revision = s.revision + 1, updated_at = now()
+    FROM (SELECT DISTINCT f.exchange, f.symbol, f.timeframe FROM fresh f) c
+   WHERE (s.exchange, s.symbol, s.timeframe) = (c.exchange, c.symbol, c.timeframe);
+  IF EXISTS (SELECT exchange, symbol, timeframe, time FROM stale EXCEPT SELECT exchange, symbol, timeframe, time FROM fresh) THEN
+    PERFORM series_recount(c.exchange, c.symbol, c.timeframe)  -- a bar was given another time or name
+       FROM (SELECT exchange, symbol, timeframe FROM stale UNION SELECT exchange, symbol, timeframe FROM fresh ORDER BY 1, 2, 3) c;
+  END IF;
+  RETURN NULL;
+END $$
+--
+CREATE FUNCTION series_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM 1 FROM series s JOIN (SELECT DISTINCT g.exchange, g.symbol, g.timeframe FROM gone g) c USING (exchange, symbol, timeframe)
+    ORDER BY s.exchange, s.symbol, s.timeframe FOR UPDATE OF s;
+  UPDATE series s
+     SET revision = s.revision + 1, candles = s.candles - c.candles, updated_at = now(),
+         oldest = (SELECT min(o.time) FROM ohlcv_data o WHERE o.symbol = s.symbol AND o.timeframe = s.timeframe AND o.exchange = s.exchange),
+         newest = (SELECT max(o.time) FROM ohlcv_data o WHERE o.symbol = s.symbol AND o.timeframe = s.timeframe AND o.exchange = s.exchange)
+    FROM (SELECT g.exchange, g.symbol, g.timeframe, count(*) AS candles FROM gone g GROUP BY 1, 2, 3) c
+   WHERE (s.exchange, s.symbol, s.timeframe) = (c.exchange, c.symbol, c.timeframe);
+  RETURN NULL;
+END $$
+--
+CREATE FUNCTION series_truncated() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE series SET revision = revision + 1, candles = 0, oldest = NULL, newest = NULL, updated_at = now();
+  RETURN NULL;
+END $$
+--
+CREATE TRIGGER series_inserted AFTER INSERT ON ohlcv_data REFERENCING NEW TABLE AS fresh
+  FOR EACH STATEMENT EXECUTE FUNCTION series_inserted()
+--
+CREATE TRIGGER series_updated AFTER UPDATE ON ohlcv_data REFERENCING OLD TABLE AS stale NEW TABLE AS fresh
+  FOR EACH STATEMENT EXECUTE FUNCTION series_updated()
+--
+CREATE TRIGGER series_deleted AFTER DELETE ON ohlcv_data REFERENCING OLD TABLE AS gone
+  FOR EACH STATEMENT EXECUTE FUNCTION series_deleted()
+--
+CREATE TRIGGER series_truncated AFTER TRUNCATE ON ohlcv_data FOR EACH STATEMENT EXECUTE FUNCTION series_truncated()
+--
+-- The audit's rows can be added and read, by every role, and changed by none: not by its owner either.
+CREATE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'audit_log is append-only' USING ERRCODE = 'insufficient_privilege';
+END $$
+--
+CREATE TRIGGER audit_log_rows BEFORE UPDATE OR DELETE ON audit_log FOR EACH ROW EXECUTE FUNCTION audit_refuse()
+--
+CREATE TRIGGER audit_log_truncate BEFORE TRUNCATE ON audit_log FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse()
+--
+ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_rows
+--
+ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_truncate
+--
+-- Views of TimescaleDB's names over native partitions (names and columns: its documentation, 2.21). With the extension
+-- the schema is its own, and nothing is made here.
+DO $do$ BEGIN
+  IF EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') THEN RETURN; END IF;
+  CREATE SCHEMA IF NOT EXISTS timescaledb_information;
+  GRANT USAGE ON SCHEMA timescaledb_information TO PUBLIC;
+  CREATE OR REPLACE VIEW timescaledb_information.hypertables AS
+  SELECT n.nspname AS hypertable_schema, c.relname AS hypertable_name, pg_get_userbyid(c.relowner) AS owner,
+         p.partnatts AS num_dimensions,
+         (SELECT count(*) FROM pg_inherits i WHERE i.inhparent = c.oid) AS num_chunks,
+         false AS compression_enabled, NULL::name[] AS tablespaces,
+         a.attname AS primary_dimension, a.atttypid::regtype AS primary_dimension_type
+    FROM pg_partitioned_table p
+    JOIN pg_class c ON c.oid = p.partrelid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0]
+   WHERE n.nspname = 'public' AND NOT c.relispartition;
+  -- no rows: native partitions are never compressed
+  CREATE OR REPLACE VIEW timescaledb_information.compression_settings AS
+  SELECT NULL::name AS hypertable_schema, NULL::name AS hypertable_name, NULL::name AS attname,
+         NULL::smallint AS segmentby_column_index, NULL::smallint AS orderby_column_index,
+         NULL::boolean AS orderby_asc, NULL::boolean AS orderby_nullsfirst
+   WHERE false;
+  GRANT SELECT ON ALL TABLES IN SCHEMA timescaledb_information TO PUBLIC;
+END $do$
+--
+-- A symbol's first exchange is its default; a symbol that is collected means the exchange where it is, unless a person
+-- chose, or the default is collected.
+CREATE FUNCTION default_exchange_first() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO default_exchanges (symbol, exchange) VALUES (NEW.symbol, NEW.exchange) ON CONFLICT DO NOTHING;
+  RETURN NULL;
+END $$
+--
+CREATE TRIGGER default_exchange_first AFTER INSERT ON series FOR EACH ROW EXECUTE FUNCTION default_exchange_first()
+--
+CREATE FUNCTION default_exchange_collected() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO default_exchanges AS d (symbol, exchange) VALUES (NEW.symbol, NEW.exchange)
+  ON CONFLICT (symbol) DO UPDATE SET exchange = EXCLUDED.exchange
+   WHERE NOT d.is_chosen AND NOT EXISTS (
+     SELECT FROM assets a WHERE a.symbol = d.symbol AND a.exchange = d.exchange AND a.is_enabled);
+  RETURN NULL;
+END $$
+--
+CREATE TRIGGER default_exchange_collected AFTER INSERT OR UPDATE OF is_enabled ON assets FOR EACH ROW WHEN (NEW.is_enabled) EXECUTE FUNCTION default_exchange_collected()
+--
+-- Bars of each symbol's default exchange.
+CREATE VIEW ohlcv AS SELECT * FROM ohlcv_data o
+ WHERE o.exchange = (SELECT d.exchange FROM default_exchanges d WHERE d.symbol = o.symbol)
+--
+-- Feeds as readers see them: LIVE only while the collector holds the lease that it wrote them under.
+CREATE VIEW feed_states AS
+SELECT f.exchange, f.symbol, f.timeframe, f.sealed_through, f.last_trade_id, f.last_message_at, f.last_price, f.epoch,
+       f.updated_at, h.is_held, CASE WHEN f.state = 'LIVE' AND NOT h.is_held THEN 'STALE' ELSE f.state END AS state
+  FROM feeds f
+ CROSS JOIN LATERAL (SELECT EXISTS (
+       SELECT FROM leases l
+        WHERE l.name = 'collector:' || f.exchange AND l.epoch = f.epoch AND l.expires_at > now()) AS is_held) h
+--
+-- Realised PnL and fees in quote currency: a fee taken in the base asset counts at the trade's own price.
+CREATE MATERIALIZED VIEW daily_account_performance AS
+SELECT account_id,
+       date_trunc('day', time, 'UTC') AS day,
+       count(*) AS trades,
+       count(*) FILTER (WHERE realized_pnl > 0) AS wins,
+       count(*) FILTER (WHERE realized_pnl < 0) AS losses,
+       (count(*) FILTER (WHERE realized_pnl > 0))::float8
+           / NULLIF(count(*) FILTER (WHERE realized_pnl <> 0), 0) AS win_rate,
+       sum(realized_pnl) AS total_pnl,
+       sum(realized_pnl) / NULLIF(count(*) FILTER (WHERE realized_pnl <> 0), 0) AS average_trade,
+       sum(CASE WHEN fee_currency <> '' AND starts_with(symbol, fee_currency) THEN fee * price ELSE fee END) AS fees,
+       sum(quantity * price) AS volume
+FROM trades
+GROUP BY account_id, date_trunc('day', time, 'UTC')
+--
+CREATE UNIQUE INDEX uq_daily_account_performance ON daily_account_performance (account_id, day)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,9 @@ class SlowBook:
     rate: Decimal
     size: Decimal
     can_short: bool
+    cash: Decimal = Decimal(10**9)
+    margin: tuple[Decimal, Decimal, bool] | None = None  # initial, maintenance; whether of each unit, not of the value
+    commission: tuple[Decimal, Decimal] | None = None  # of each unit, and the least of an order
     position: Decimal = Decimal(0)
     is_open: bool = False  # an entry filled, and neither an exit nor a protection closed the position since
     guard: Guard | None = None
@@ -52,13 +56,35 @@ class SlowBook:
         return (quantity / self.instrument.lot_step).to_integral_value(ROUND_DOWN) * self.instrument.lot_step
 
     def fill(self, time_ns: int, side: str, quantity: Decimal, price: Decimal) -> None:
-        is_buy = side == "buy"
-        fee = (quantity * self.rate if is_buy else quantity * price * self.rate).quantize(E8, ROUND_HALF_EVEN)
-        self.position += quantity - fee if is_buy else -quantity
-        currency = self.instrument.base if is_buy else self.instrument.quote
+        is_buy, is_base = side == "buy", side == "buy" and self.commission is None
+        fee = (quantity * self.rate if is_base else quantity * price * self.rate).quantize(E8, ROUND_HALF_EVEN)
+        if self.commission is not None:
+            fee += max((quantity * self.commission[0]).quantize(E8, ROUND_HALF_EVEN), self.commission[1])
+        self.position += quantity if is_buy else -quantity
+        self.cash -= quantity * price if is_buy else -quantity * price
+        if is_base:
+            self.position -= fee
+        else:
+            self.cash -= fee
+        currency = self.instrument.base if is_base else self.instrument.quote
         self.fills.append(
             PlainFill(_time_of(time_ns), side, quantity.normalize(), price.normalize(), fee.normalize(), currency)
         )
+
+    def lacks(self, quantity: Decimal, close: Decimal) -> bool:
+        """Whether the equity at the deciding close does not cover the margin of what is held and of this entry."""
+        if self.margin is None:
+            return False
+        initial, _, is_each = self.margin
+        held = abs(self.position) + quantity
+        return held * (initial if is_each else close * initial) > self.cash + self.position * close
+
+    def is_over(self, price: Decimal) -> bool:
+        """Whether the equity is the maintenance margin or less at this price."""
+        if self.margin is None or self.position == 0:
+            return False
+        _, kept, is_each = self.margin
+        return self.cash + self.position * price <= abs(self.position) * (kept if is_each else price * kept)
 
 
 def _grid(price: float, tick: Decimal, rounding: str) -> Decimal:
@@ -66,11 +92,18 @@ def _grid(price: float, tick: Decimal, rounding: str) -> Decimal:
 
 
 def slow_fills(
-    strategy: Strategy, bars: Bars, instrument: Instrument, *, rate: Decimal, size: Decimal, can_short: bool = False
+    strategy: Strategy,
+    bars: Bars,
+    instrument: Instrument,
+    *,
+    rate: Decimal,
+    size: Decimal,
+    can_short: bool = False,
+    **account: Any,
 ) -> list[PlainFill]:
     """Return the fills of a strategy on a tape by walking it one bar at a time. Slow: the strategy sees every
-    prefix."""
-    book = SlowBook(instrument, rate, size, can_short)
+    prefix. `account`: cash, margin and commission of `SlowBook`; with a margin at most one entry a position."""
+    book = SlowBook(instrument, rate, size, can_short, **account)
     wanted: list[Wanted] = []
     before, first = 0.0, None
     for t in range(len(bars)):
@@ -150,7 +183,7 @@ def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> 
     if (below is not None and below >= reference) or (above is not None and above <= reference):
         return
     quantity = book.step(book.step(book.size / reference) * order.share)
-    if quantity * reference < book.instrument.notional_min:
+    if quantity * reference < book.instrument.notional_min or book.lacks(quantity, reference):
         return
     book.fill(time_ns, what, quantity, o)
     book.is_open = True
@@ -191,6 +224,11 @@ def _resize(book: SlowBook) -> None:
 
 def _protect(book: SlowBook, t: int, time_ns: int, o: Decimal, h: Decimal, low: Decimal) -> None:
     guard = book.guard
+    forced = _forced(book, t, o, h, low)
+    if forced is not None:
+        book.guard, book.is_open = None, False
+        book.fill(time_ns, "sell" if book.position > 0 else "buy", book.step(abs(book.position)), forced)
+        return
     if guard is None:
         return
     for leg in sorted(guard.legs, key=lambda leg: leg.seq):
@@ -200,6 +238,28 @@ def _protect(book: SlowBook, t: int, time_ns: int, o: Decimal, h: Decimal, low: 
         if price is not None and quantity:
             book.guard, book.is_open = None, False
             book.fill(time_ns, "sell" if sign > 0 else "buy", quantity, price)
+
+
+def _forced(book: SlowBook, t: int, o: Decimal, h: Decimal, low: Decimal) -> Decimal | None:
+    """The price at which the position is closed by force in a bar: the open, or the first on the tick grid at which the
+    equity is the maintenance margin or less. None before a stop that is nearer, and a limit that the open reaches."""
+    sign, tick = 1 if book.position > 0 else -1, book.instrument.tick
+    if not book.step(abs(book.position)) or not book.is_over(low if sign > 0 else h):
+        return None
+    guard = book.guard
+    if guard is not None:
+        (leg,) = guard.legs
+        if guard.stop is not None and not book.is_over(guard.stop + sign * tick):
+            return None
+        if guard.limit is not None and leg.placed_at != t and (o - guard.limit) * sign >= 0:
+            return None
+    if book.is_over(o):
+        return o
+    near, far = 0, int(abs(o - (low if sign > 0 else h)) / tick)  # in ticks from the open: not yet, and surely
+    while far - near > 1:
+        middle = (near + far) // 2
+        near, far = (near, middle) if book.is_over(o - sign * middle * tick) else (middle, far)
+    return o - sign * far * tick
 
 
 def _leg_price(guard: Guard, sign: int, has_open: bool, o: Decimal, h: Decimal, low: Decimal) -> Decimal | None:

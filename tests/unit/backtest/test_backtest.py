@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -19,7 +20,8 @@ from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
 from fks.config.settings import Risk
 from fks.jobs.backtest import Loaded, parse_spec, run_spec
-from fks.matching import CostModel, Slippage
+from fks.matching import Commission, CostModel, Slippage
+from fks.matching.margin import Margin
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
@@ -150,6 +152,65 @@ def test_g6_on_any_tape_and_any_targets(data: st.DataObject) -> None:
     assert_same_fills(
         result.fills, slow_fills(strategy, bars, BTC, rate=Decimal("0.001"), size=Decimal(1000), can_short=True)
     )
+
+
+@pytest.mark.parametrize("engine", ["compiled", "reference"])
+@given(seed=st.integers(0, 2**32))
+def test_g6_on_any_tape_with_margin_and_commission(engine: Any, seed: int) -> None:
+    """The third engine, written from the text of docs/backtest.md alone, closes by force where the others do."""
+    strategy, bars, made, account = leveraged(seed)
+    result = run(strategy, bars, made, engine=engine)
+    assert result.engine.name == engine
+    rate, size = made.costs.fee_rate, made.size
+    assert_same_fills(result.fills, slow_fills(strategy, bars, BTC, rate=rate, size=size, can_short=True, **account))
+
+
+def test_generated_accounts_are_closed_by_force_and_lack_margin() -> None:
+    """The generator of the test above reaches what it is about."""
+    found = Counter[str]()
+    for seed in range(400):
+        strategy, bars, made, account = leveraged(seed)
+        result = run(strategy, bars, made)
+        found["liquidation"] += sum(fill.role.value == "liquidation" for fill in result.fills)
+        found["protection"] += sum(fill.role.value in ("sl", "tp") for fill in result.fills)
+        found["MARGIN"] += result.denied_count.get("MARGIN", 0)
+        found["commission"] += account["commission"] is not None and len(result.fills)
+    assert min(found[name] for name in ("liquidation", "protection", "MARGIN", "commission")) >= 50, found
+
+
+def leveraged(seed: int) -> tuple[Scripted, Bars, Setup, dict[str, Any]]:
+    """Return decisions on both sides, a tape that moves by a quarter, and an account of little more than the margin."""
+    random = np.random.default_rng(seed)
+    count = 50
+    moves = random.integers(-13, 14, 2 * count) + (random.random(2 * count) < 0.06) * random.integers(
+        -60, 61, 2 * count
+    )
+    path = np.maximum(400 + np.cumsum(moves), 60)
+    reach = random.integers(0, 9, (2, count))
+    rows = zip(path[0::2], path[1::2], *reach, strict=True)
+    bars = tape(*((o, max(o, c) + up, min(o, c) - down, c) for o, c, up, down in rows))
+    strategy = Scripted(
+        target=tuple(np.repeat(random.choice([-1.0, 0.0, 1.0], count), random.integers(2, 12))[:count]),
+        stop=random.choice([None, None, 380.0, 391.5]),
+        limit=random.choice([None, None, 420.0, 411.5]),
+        trail=random.choice([None, None, None, 14.505]),
+    )
+    text = str(random.choice(["0.5", "0.1", "0.05", "0.25/0.2", "0.1/0.05", "20 each", "80/60 each", "20/20 each"]))
+    margin = Margin.parse(text)
+    commission = Commission.parse(str(random.choice(["none", "0.02 each", "0.003 each min 0.25"])))
+    rate = Decimal(str(random.choice(["0", "0.001", "0.00075"])))
+    size = Decimal(int(random.integers(200, 3000)))
+    needed = margin.needed(size / 400, Decimal(400), BTC)
+    cash = max(
+        (needed * Decimal(str(random.choice(["0.98", "1.02", "1.1", "1.5"])))).quantize(Decimal("0.01")), Decimal(1)
+    )
+    made = setup(can_short=True, cash=cash, size=size, margin=margin, costs=CostModel(rate, commission=commission))
+    account = {
+        "cash": cash,
+        "margin": (margin.initial, margin.maintenance, margin.is_each),
+        "commission": (commission.each, commission.least) if commission else None,
+    }
+    return strategy, bars, made, account
 
 
 @pytest.mark.parametrize(

@@ -111,17 +111,17 @@ async def make_revision(url: str, message: str, *, folder: Path | None = None) -
     return await _run(url, write)
 
 
-def check_rolling(at: str | None, sources: Iterable[str], *, build: str) -> None:
+def check_rolling(at: str | None, sources: Iterable[str], *, build: str, folder: Path = _FOLDER / "versions") -> None:
     """Refuse a build whose parts cannot run beside those that run now, with the database at revision `at`.
 
-    `sources` are the texts of the build's migrations. A migration with `can_roll = False` renames or removes what
-    earlier builds use.
+    `sources` are the texts of the build's migrations, `folder` has those of this FKS. A migration with `can_roll =
+    False` renames or removes what earlier builds use.
 
     Errors: InputError when the build needs a migration that the database has not, or lacks one that it has and that
     cannot roll.
     """
     theirs = {_REVISION.findall(text)[0]: text for text in sources if _REVISION.search(text)}
-    ours = {file.stem.split("_")[0]: file.read_text() for file in (_FOLDER / "versions").glob("[0-9]*.py")}
+    ours = {file.stem.split("_")[0]: file.read_text() for file in folder.glob("[0-9]*.py")}
     applied = _applied(at, [*theirs.values(), *ours.values()])
     missing = sorted(theirs.keys() - applied)
     unknown = sorted(applied & ours.keys() - theirs.keys())

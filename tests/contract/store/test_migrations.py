@@ -212,13 +212,11 @@ def test_build_without_its_migrations_is_refused_until_upgraded() -> None:
     migrate.check_rolling("9000", build, build="fks-1.whl")
 
 
-def test_an_older_build_on_renamed_columns_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "versions").mkdir()
+def test_an_older_build_on_renamed_columns_is_refused(tmp_path: Path) -> None:
     for name, text in (*((file.name, file.read_text()) for file in FILES), ("9000_x.py", migration("9000", ROLLS_NOT))):
-        (tmp_path / "versions" / name).write_text(text)
-    monkeypatch.setattr(migrate, "_FOLDER", tmp_path)
+        (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match="migration 9000 renames"):
-        migrate.check_rolling("9000", INSTALLED, build="fks-0.whl")
+        migrate.check_rolling("9000", INSTALLED, build="fks-0.whl", folder=tmp_path)
 
 
 def test_a_build_from_before_the_first_step_has_what_this_one_has() -> None:

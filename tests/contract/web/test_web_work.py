@@ -277,7 +277,7 @@ async def test_backtest_and_search_are_started_by_their_forms(web: Web, seeded: 
     async with web.client() as browser:
         csrf = await administrator(web, browser)
         form = {"csrf": csrf, "strategy": "sma_cross", "symbol": "BTCUSDT", "timeframe": "1m", "size": "1000"}
-        costs = {"fee_rate": "", "slippage": "1 tick", "commission": "0.01 each min 0.1", "margin": "0.5/0.25"}
+        costs = {"fee_rate": "", "slippage": "2 ticks", "commission": "0.01 each min 0.1", "margin": "0.5/0.25"}
         one = {**form, **costs, "key": "1" * 32, "p.fast": "7"}
         wrong = await browser.post("/app/backtests/start", data={**one, "margin": "half"})
         assert (wrong.status_code, "half" in wrong.text) == (422, True)
@@ -291,7 +291,7 @@ async def test_backtest_and_search_are_started_by_their_forms(web: Web, seeded: 
     rows = await seeded.sql("SELECT kind, spec FROM jobs WHERE state = 'queued' ORDER BY kind")
     assert [row["kind"] for row in rows] == ["backtest", "optimization"]
     spec = rows[0]["spec"]
-    assert (spec["params"], spec["slippage"], spec["commission"]) == ({"fast": 7}, "1 tick", "0.01 each min 0.1")
+    assert (spec["params"], spec["slippage"], spec["commission"]) == ({"fast": 7}, "2 ticks", "0.01 each min 0.1")
     assert spec["margin"] == "0.5/0.25"
     assert rows[1]["spec"]["space"] == {"fast": "5:10"}
 

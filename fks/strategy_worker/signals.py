@@ -246,7 +246,7 @@ def _signal(
         rests_until_ns=None if limit is None and stop is None else _rests_until_ns(decisions, bars, index, decided_ns),
         is_add=is_add,
         reason=f"{instance.strategy} v{instance.params_version}"
-        + ("" if share is None else f", {share:%} of its size")
+        + ("" if share is None else f", {(share * 100).normalize():f} % of its size")
         + ("" if trail is None else f", its stop trails by {trail:f}"),  # for a person that approves it
         state=SignalState.PENDING if _needs_approval(instance, is_entry) else SignalState.READY,
         trace_id=ids.trace_id(instance.symbol, instance.timeframe, time_ns),

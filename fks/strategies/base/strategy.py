@@ -67,9 +67,10 @@ class Decisions:
 
     def share_at(self, index: int) -> Decimal | None:
         """Return the share of the size of an entry decided on bar `index`; None = all of it."""
-        if self.size_share is None or np.isnan(self.size_share[index]):
+        if self.size_share is None:
             return None
-        return Decimal(int(share_parts(self.size_share[index : index + 1])[0])).scaleb(-SHARE_PLACES)
+        share = Decimal(int(share_parts(self.size_share[index : index + 1])[0])).scaleb(-SHARE_PLACES)
+        return None if share == 1 else share.normalize()
 
 
 def share_parts(shares: Floats) -> npt.NDArray[np.int64]:

@@ -100,11 +100,11 @@ def test_each_entry_carries_its_own_share_of_the_size() -> None:
     found, _ = signals_for(instance(), bars_of([100.0] * 4), decisions, first=0, ages=np.zeros(4), now_ns=NOW_NS)
     assert [(s.kind.value, s.size_share) for s in found] == [
         ("enter", Decimal("0.333333")),
-        ("enter", Decimal(1)),
+        ("enter", None),
         ("exit", None),
         ("enter", None),
     ]
-    assert found[0].reason == "s v1, 33.3333% of its size"
+    assert found[0].reason == "s v1, 33.3333 % of its size"
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def entries_of(
     intent: Intent, position: Position, orders: Iterable[Order], instrument: Instrument, price: Decimal | None
 ) -> int:
     """Return how many entries the instance has in the intent's direction: filled ones of its position, and open
-    ones."""
+    ones. The intent's own order, reserved when it is checked again before its bytes, is none of them."""
     opening = [
         order
         for order in orders
@@ -63,6 +63,7 @@ def entries_of(
         and order.side is intent.side
         and order.role is Role.ENTRY
         and order.is_open
+        and order.intent_id != intent.intent_id
     ]
     unfilled = sum(order.filled == 0 for order in opening)
     is_held = position.quantity * intent.side.sign > 0 and not is_dust(position.quantity, price, instrument)

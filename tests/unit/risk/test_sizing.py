@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fks.model.account import Position
 from fks.model.errors import InputError
+from fks.model.order import Role, State
 from fks.model.signal import Kind
+from fks.risk.holdings import entries_of
 from fks.risk.intent import intend_entry, intend_exit
 from fks.risk.sizing import Sizing, SizingMissing, entry_quantity, exit_quantity
 from fks.risk.volatility import volatilities, volatility_at
 from fks.strategies.check import synthetic
 from tests.support.order_rig import signal_of
-from tests.support.order_values import an_instrument
+from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
 STEPS = st.sampled_from([D("0.00001"), D("0.001"), D("0.5"), D(1), D(10)])
@@ -167,3 +170,20 @@ def test_one_bar_has_the_volatility_that_all_bars_give_it(text: str) -> None:
     for index, value in zip(indexes.tolist(), volatilities(sizing, bars, indexes).tolist(), strict=True):
         one = volatility_at(sizing, bars[max(0, index - 25) :], min(index, 25))
         assert one == (None if value < 0 else D(value).scaleb(-8))
+
+
+def test_an_order_that_is_checked_again_before_its_bytes_is_no_entry_beside_itself() -> None:
+    """A commit that took over a second: the order is reserved by then, and was refused for its own sake."""
+    signal = signal_of(instance="one")
+    intent = intend_entry(signal, sizing="notional", size=D(1000), instrument=an_instrument(), price=None)
+    flat = Position(1, "ccxt", "BTCUSDT", "one", D(0), D(0), D(0), D(0))
+    changes = {
+        "role": Role.ENTRY,
+        "symbol": intent.symbol,
+        "instance": "one",
+        "side": intent.side,
+        "state": State.SENDING,
+    }
+    own = an_order(intent_id=intent.intent_id, **changes)
+    assert entries_of(intent, flat, [own], an_instrument(), D(100)) == 0
+    assert entries_of(intent, flat, [own, an_order(**changes)], an_instrument(), D(100)) == 1

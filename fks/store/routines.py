@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 #: makes them in an empty database that has the tables of fks.store.schema
@@ -16,27 +17,10 @@ DROP_INFORMATION = """DO $do$ BEGIN
   END IF;
 END $do$"""
 
-#: Drops everything of the schema `public` but Alembic's table, and what belongs to an extension.
-DROP_ALL = """DO $do$
-DECLARE
-  found record;
-BEGIN
-  FOR found IN
-    SELECT c.oid::regclass AS name,
-           CASE c.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END AS kind
-      FROM pg_class c
-     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
-       AND c.relname <> 'alembic_version'
-       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')
-     ORDER BY c.relkind IN ('r', 'p')  -- views first
-  LOOP
-    EXECUTE format('DROP %s IF EXISTS %s CASCADE', found.kind, found.name);
-  END LOOP;
-  FOR found IN
-    SELECT p.oid::regprocedure AS name FROM pg_proc p
-     WHERE p.pronamespace = 'public'::regnamespace
-       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
-  LOOP
-    EXECUTE format('DROP FUNCTION IF EXISTS %s CASCADE', found.name);
-  END LOOP;
-END $do$"""
+#: drop them, but for the default partitions, which go with their tables; nothing of others that share the database
+DROPS = tuple(
+    f"DROP {kind} IF EXISTS {name} CASCADE"
+    for kind in ("MATERIALIZED VIEW", "VIEW", "FUNCTION")
+    for statement in STATEMENTS
+    for name in re.findall(rf"^CREATE {kind} (\w+)\b", statement, re.MULTILINE)
+)

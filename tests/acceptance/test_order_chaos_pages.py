@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from fks.store.bus import Bus
-from tests.support.order_chaos import FAULTS, REFUSING, order_chaos
+from tests.support.order_chaos import FAULTS, REFUSING, SEED, order_chaos
 
 
 @pytest.mark.timeout(240)
 async def test_kills_without_refusals_send_no_page(bus: Bus, redis_url: str, tmp_path: Path) -> None:
-    async with order_chaos(bus, redis_url, tmp_path / "exchange", seed=11) as chaos:
+    async with order_chaos(bus, redis_url, tmp_path / "exchange", SEED) as chaos:
         await chaos.run(lives_min=8, faults=[fault for fault in FAULTS if fault not in REFUSING])
         assert await chaos.findings() == []
         assert await chaos.pages() == []

@@ -66,6 +66,7 @@ INSTANCES = 15  # three on each symbol: each may have a stop, and the exchange t
 SIZE = D(60_000)  # about what rests at the best price: many orders execute at several prices, or rest with a part
 #: what the account needs at the exchange
 BALANCE = "USDT=100000000"
+SEED = int(os.environ.get("FKS_CHAOS_SEED", "11"))
 ASKS_S = 2.0  # of one life at most: the crash point comes before
 COVER_S = 10.0  # without cover before it is a finding: lives of 2 s add up, and each is to reconcile before it protects
 NAMESPACE = uuid.UUID("6f1d6a6e-0000-5000-8000-000000000011")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from fks.store.bus import Bus
-from tests.support.order_chaos import order_chaos
+from tests.support.order_chaos import SEED, order_chaos
 from tests.support.order_chaos_counts import Minimum
 
 LIVES_MIN = 32
@@ -27,7 +26,6 @@ STRUCK = {
 }
 # a busy machine answers late: more is denied
 MINIMUM = Minimum(intents=300, pairs=5, reports=1, struck=STRUCK, denied_share=0.4)
-SEED = int(os.environ.get("FKS_CHAOS_SEED", "11"))
 
 
 @pytest.mark.timeout(480)

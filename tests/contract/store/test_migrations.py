@@ -50,6 +50,21 @@ async def test_down_to_nothing_and_up_again(empty_database_url: str) -> None:
     assert await migrate.differences(empty_database_url) == []
 
 
+async def test_down_to_nothing_leaves_what_others_have_in_the_database(empty_database_url: str) -> None:
+    db = await Database.connect(empty_database_url)
+    await db.sql("CREATE TABLE theirs (id int)")
+    await db.sql("CREATE FUNCTION theirs() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    await db.sql("CREATE VIEW theirs_too AS SELECT id FROM theirs")
+    await migrate.upgrade(empty_database_url)
+    await migrate.downgrade(empty_database_url, "base")
+    left = await db.sql(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')"
+        " UNION ALL SELECT proname || '()' FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1"
+    )
+    assert [row[0] for row in left] == ["alembic_version", "theirs", "theirs()", "theirs_too"]
+    await db.close()
+
+
 async def test_from_each_earlier_step_up_is_the_same_as_from_nothing(empty_database_url: str) -> None:
     await migrate.upgrade(empty_database_url)
     for step in [revision.id for revision in migrate.history()][1:]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from alembic import op
 
 from fks.model.errors import InputError
-from fks.store.routines import DROP_ALL, DROP_INFORMATION
+from fks.store.routines import DROP_INFORMATION, DROPS
+from fks.store.schema import metadata
 
 revision = "0048"
 down_revision = None
@@ -18,5 +19,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.get_bind().exec_driver_sql(DROP_INFORMATION)
-    op.get_bind().exec_driver_sql(DROP_ALL)
+    for statement in (DROP_INFORMATION, *DROPS):
+        op.get_bind().exec_driver_sql(statement)
+    metadata.drop_all(op.get_bind())

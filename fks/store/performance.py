@@ -18,19 +18,6 @@ from fks.store.db import Database, sql
 
 _LIMIT_S = 300.0  # years of executions; a background task
 
-#: the columns after account_id and day, as in migration 0001. Realised PnL and fees are in the quote currency: a
-#: fee taken in the base asset counts at the trade's own price; one in a third currency counts as it stands
-COLUMNS = """
-       count(*) AS trades,
-       count(*) FILTER (WHERE realized_pnl > 0) AS wins,
-       count(*) FILTER (WHERE realized_pnl < 0) AS losses,
-       (count(*) FILTER (WHERE realized_pnl > 0))::float8
-           / NULLIF(count(*) FILTER (WHERE realized_pnl <> 0), 0) AS win_rate,
-       sum(realized_pnl) AS total_pnl,
-       sum(realized_pnl) / NULLIF(count(*) FILTER (WHERE realized_pnl <> 0), 0) AS average_trade,
-       sum(CASE WHEN fee_currency <> '' AND starts_with(symbol, fee_currency) THEN fee * price ELSE fee END) AS fees,
-       sum(quantity * price) AS volume"""
-
 
 async def refresh(db: Database) -> str:
     """Refresh the view and return a line about it. Readers see the old days meanwhile. Errors: OutageError."""

@@ -7,6 +7,12 @@ from pathlib import Path
 
 #: makes them in an empty database that has the tables of fks.store.schema
 STATEMENTS = tuple((Path(__file__).parent / "migrations/routines.sql").read_text().split("\n--\n"))
+#: the columns of daily_account_performance after account_id and day
+DAILY_COLUMNS = (
+    next(statement for statement in STATEMENTS if "daily_account_performance AS" in statement)
+    .partition("AS day,")[2]
+    .partition("\nFROM ")[0]
+)
 #: makes the view of each symbol's default exchange
 OHLCV = next(statement for statement in STATEMENTS if "CREATE VIEW ohlcv " in statement)
 

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 
 from fks.config.settings import Data
 from fks.store.db import Database
-from fks.store.performance import COLUMNS
 from fks.store.roles import GRANT
-from fks.store.routines import DROP_INFORMATION, OHLCV
+from fks.store.routines import DAILY_COLUMNS, DROP_INFORMATION, OHLCV
 
 VERSION_MIN = (2, 18)
 _STEP_LIMIT_S = 3600.0  # a table is rewritten
@@ -206,7 +205,7 @@ END $$""",
     "DROP MATERIALIZED VIEW daily_account_performance",
     "CREATE MATERIALIZED VIEW daily_account_performance WITH (timescaledb.continuous, timescaledb.materialized_only = "
     "false) AS\n"
-    f"SELECT account_id, time_bucket(INTERVAL '1 day', time) AS day,{COLUMNS}\n"
+    f"SELECT account_id, time_bucket(INTERVAL '1 day', time) AS day,{DAILY_COLUMNS}\n"
     "FROM trades_by_time GROUP BY account_id, time_bucket(INTERVAL '1 day', time) WITH NO DATA",
     "SELECT add_continuous_aggregate_policy('daily_account_performance', start_offset => NULL,"
     " end_offset => INTERVAL '1 hour', schedule_interval => INTERVAL '1 hour')",

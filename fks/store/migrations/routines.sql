@@ -146,7 +146,8 @@ SELECT f.exchange, f.symbol, f.timeframe, f.sealed_through, f.last_trade_id, f.l
        SELECT FROM leases l
         WHERE l.name = 'collector:' || f.exchange AND l.epoch = f.epoch AND l.expires_at > now()) AS is_held) h
 --
--- Realised PnL and fees in quote currency: a fee taken in the base asset counts at the trade's own price.
+-- Realised PnL and fees in quote currency: a fee taken in the base asset counts at the trade's own price, one in a third
+-- currency as it stands.
 CREATE MATERIALIZED VIEW daily_account_performance AS
 SELECT account_id,
        date_trunc('day', time, 'UTC') AS day,

@@ -54,6 +54,7 @@ class VenueCapabilities:
         False  # contracts on margin: a position is no asset that was paid for, the broker checks the margin
     )
     waits_for_session: bool = False  # an entry with `valid_until` waits for a session that is away; else it is denied
+    is_in_process: bool = False  # its book dies with this process: an order that it does not know never arrived
     has_guardian: bool = True  # the guardian has a session of its own there, and flattens in a kill
 
 

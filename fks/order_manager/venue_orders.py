@@ -19,7 +19,7 @@ from fks.model.errors import OutageError
 from fks.model.order import LIVE, TERMINAL, Answer, Fill, Lookup, Order, Outcome, Presence, Request, Role, State
 from fks.order_manager.context import Context
 from fks.orders import events as e
-from fks.orders.absence import AbsenceProof, AbsenceRule, Polls, ladder_delay
+from fks.orders.absence import IN_PROCESS, AbsenceProof, AbsenceRule, Polls, ladder_delay
 from fks.orders.sent_ids import SentIds
 
 MARGIN_S = 2.0  # a venue bounds its own calls; this is the second bound
@@ -80,7 +80,7 @@ class VenueOrders:
         if self._sent.is_sent(order.client_order_id):
             return "this process has sent it before"
         rule = replace(self._rule, polls=self._answers_needed(order, parent))
-        proof = AbsenceProof(rule, self.steps, self._sent.ask_before_ns)
+        proof = self._proof(order, rule, self._sent.ask_before_ns)
         for tries in range(_ASKS_MAX):
             lookup = await self.query(order)
             if lookup.presence is Presence.FOUND:
@@ -255,7 +255,8 @@ class VenueOrders:
                 order = await self._ledger.find(client_order_id)
                 if order is None or not self._is_unresolved(order):
                     return
-                proof = proof or self._proof(order)
+                rule = self._exit_rule if order.role in (Role.EXIT, Role.KILL) else self._rule
+                proof = proof or self._proof(order, rule, order.sent_ns or order.created_ns)
                 await self._query_once(order, proof)
                 if not is_paged and order.state is State.UNKNOWN and self._clock.monotonic() - start > _PAGE_AFTER_S:
                     is_paged = True
@@ -272,9 +273,9 @@ class VenueOrders:
             asked.is_querying = asked.must_query = False
             self._forget_idle(client_order_id)
 
-    def _proof(self, order: Order) -> AbsenceProof:
-        rule = self._exit_rule if order.role in (Role.EXIT, Role.KILL) else self._rule
-        return AbsenceProof(rule, self.steps, order.sent_ns or order.created_ns)
+    def _proof(self, order: Order, rule: AbsenceRule, sent_ns: int) -> AbsenceProof:
+        is_in_process = self._venues[order.venue].capabilities.is_in_process
+        return AbsenceProof(IN_PROCESS if is_in_process else rule, self.steps, sent_ns)
 
     async def _query_once(self, order: Order, proof: AbsenceProof) -> None:
         """Ask once and apply the answer; a not-found one is counted in `proof`."""

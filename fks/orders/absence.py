@@ -22,6 +22,10 @@ class AbsenceRule:
     age_s: float = 30.0
 
 
+#: a venue in our process has no request on its way: its one answer proves it
+IN_PROCESS = AbsenceRule(polls=1, spacing_s=0.0, first_s=float("-inf"), age_s=float("-inf"))
+
+
 @dataclass(frozen=True, slots=True)
 class Polls:
     """The not-found answers counted so far. `last_s` is the age of the last counted one."""
@@ -58,7 +62,8 @@ class AbsenceProof:
     def not_found(self) -> bool:
         """Count a not-found answer given now; return whether the order is proven absent."""
         self.polls = count_not_found(self.polls, self.age_s, self._rule)
-        is_steady = self._steps.since_s() >= max(STEADY_S, self._rule.age_s)  # each answer looks for a step
+        # each answer looks for a step
+        is_steady = self._rule is IN_PROCESS or self._steps.since_s() >= max(STEADY_S, self._rule.age_s)
         return is_steady and is_absent(self.polls, self._rule)
 
 

@@ -95,6 +95,7 @@ class PaperVenue:
         can_short=False,
         fee_in_received_asset=True,
         has_collar=True,
+        is_in_process=True,
     )
 
     def __init__(

@@ -92,10 +92,10 @@ FAULTS: dict[str, list[dict[str, Any]] | None] = {
 }  # fmt: skip
 SESSIONS = ("ccxt", "own")
 _LIVE = "('SENDING', 'UNKNOWN', 'ACCEPTED', 'WORKING', 'PARTIAL')"
-#: instances, and whether an order could go out for them now
+#: instances, and whether an order could go out for them now: the next entry in a symbol is denied while the outcome of an
+#: order in it is unknown, which an order that is on its way becomes by every second fault
 _STATE = f"""
-SELECT i.id, i.symbol, coalesce(p.quantity, 0) AS held, v.is_ready, d.is_refused, b.is_symbol_blocked,
-       b.is_symbol_blocked OR EXISTS (SELECT FROM signals s WHERE s.instance = i.id AND s.state = 'ready') AS is_blocked,
+SELECT i.id, i.symbol, coalesce(p.quantity, 0) AS held, v.is_ready, d.is_refused, b.is_blocked,
        EXISTS (SELECT FROM orders o WHERE o.instance = i.id AND o.role = 'entry' AND o.state IN {_LIVE}) AS is_entering,
        EXISTS (SELECT FROM orders o WHERE o.instance = i.id AND o.role IN ('sl', 'tp')
                   AND (o.state = 'INTENDED' OR o.state IN {_LIVE})) AS is_guarded,
@@ -105,8 +105,10 @@ SELECT i.id, i.symbol, coalesce(p.quantity, 0) AS held, v.is_ready, d.is_refused
  CROSS JOIN (SELECT bool_and(state = 'READY') AS is_ready FROM venue_states WHERE venue = 'ccxt') v
  CROSS JOIN (SELECT EXISTS (SELECT FROM orders WHERE state IN ('DENIED', 'REJECTED') AND code IN ('RATE_VENUE', '-1003')
                                AND created_at > now() - interval '0.8 s') AS is_refused) d
- CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM orders o WHERE o.symbol = i.symbol AND o.state IN ('SENDING', 'UNKNOWN'))
-                            AS is_symbol_blocked) b
+ CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM orders o WHERE o.symbol = i.symbol AND (o.state IN ('SENDING', 'UNKNOWN')
+                                                  OR (o.state = 'INTENDED' AND o.role NOT IN ('sl', 'tp'))))
+                            OR EXISTS (SELECT FROM signals s WHERE s.symbol = i.symbol AND s.state = 'ready')
+                            AS is_blocked) b
  ORDER BY i.id
 """
 #: the newest exit or kill order of each instance, and all orders without a known outcome
@@ -418,9 +420,13 @@ class OrderChaos:
                 await OrderStore(self.db).want_cancel(id, by="me", now_ns=time.time_ns())
                 await self.bus.publish(WAKE, {"type": "cancel", "client_order_id": id})
             return
-        blocked = {row["symbol"] for row in state if row["is_symbol_blocked"] and not is_hasty} | self.bad_marks
-        if symbols := [symbol for symbol in SYMBOLS if symbol not in blocked]:
+        if symbols := self._tradable(state, is_hasty=is_hasty):
             await self._insert(self._persons(self.dice.choice(symbols)))
+
+    def _tradable(self, state: Sequence[Any], *, is_hasty: bool) -> list[str]:
+        """Return the symbols in which an entry could go out now; a hasty one is also asked for where it cannot."""
+        blocked = {row["symbol"] for row in state if row["is_blocked"] and not is_hasty} | self.bad_marks
+        return [symbol for symbol in SYMBOLS if symbol not in blocked]
 
     def _id(self) -> uuid.UUID:
         self.asked += 1
@@ -558,8 +564,11 @@ class OrderChaos:
         return Refusal(symbols, row["at"], seconds)
 
     async def act(self, dice: random.Random) -> None:
-        """Have the webhook and a person's session each trade in a symbol."""
-        symbols = [symbol for symbol in SYMBOLS if symbol not in self.bad_marks]
+        """Have the webhook and a person's session each trade in a symbol, if an order can go out in one."""
+        state = await self._patiently(_STATE)
+        symbols = self._tradable(state, is_hasty=False)
+        if not (state[0]["is_ready"] and symbols):
+            return
         alerted, ordered = dice.choice(symbols), dice.choice(symbols)
         tick, step = D(SYMBOLS[alerted][0]), D(SYMBOLS[ordered][1])
         self.struck["webhook"] += await self.actors.alert(alerted, self.price(alerted), tick)

@@ -12,7 +12,7 @@ import pytest
 from fks.backtest import Setup
 from fks.backtest.limits import Holding, TapeChecks
 from fks.clock import RealClock
-from fks.config.settings import Paper, Sim
+from fks.config.settings import Paper, Settings, Sim
 from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.order import OrderType, Outcome, Side, State
@@ -256,6 +256,28 @@ async def test_a_resting_protection_survives_a_restart_and_fills_after_it(paper:
     assert await paper.position() < D("0.001")
     rows = await paper.db.sql("SELECT state FROM orders WHERE role = 'tp'")
     assert rows[0]["state"] in ("EXPIRED", "CANCELLED")
+
+
+async def test_order_on_its_way_at_a_restart_never_arrived_and_a_stop_is_placed_again(paper: Rig) -> None:
+    """Its book died with the process, so that the one answer "not found" proves it, at an exchange's usual waits."""
+    paper.settings = STRICT.model_copy(update={"venue": Settings().venue})
+    await seal(paper, 4)
+    await decide(paper, 2, Kind.ENTER, stop_loss=D(95))
+    await paper.start()
+    await filled(paper, 1)
+    await until(lambda: paper.service.cache.counts()["ACCEPTED"] == 1)
+    await paper.crash()
+    await paper.db.sql(
+        "UPDATE orders SET state = 'SENDING', venue_order_id = NULL, is_acknowledged = false WHERE role = 'sl'"
+    )
+    paper.venues = {"paper": a_paper()}
+    await paper.start()
+
+    async def states() -> bool:
+        rows = await paper.db.sql("SELECT state FROM orders WHERE role = 'sl' ORDER BY created_at")
+        return [row["state"] for row in rows] == ["ABSENT", "ACCEPTED"]
+
+    await until(states, deadline_s=Settings().venue.absent_age_s / 2)
 
 
 async def test_balances_are_those_of_the_journal_after_a_restart(paper: Rig) -> None:

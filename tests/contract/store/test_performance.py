@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from fks.store import performance
 from fks.store.db import Database
+from fks.store.routines import DAILY_COLUMNS
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 D = Decimal
@@ -54,14 +55,13 @@ async def test_reader_and_refresh_do_not_block_each_other(database: Database) ->
 
 
 async def test_the_columns_are_those_of_the_view(database: Database) -> None:
-    """The one text of the columns, which TimescaleDB's form is made of, gives what the migration's view gives."""
+    """TimescaleDB's form is made of the same text of the columns: it gives the rows of the view."""
     await database.sql("INSERT INTO accounts (id, name, venue) VALUES (1, 'a', 'paper')")
     for number in range(6):
         await book(database, str(number - 2), T0 + timedelta(hours=10 * number))
     await performance.refresh(database)
     here = await database.sql(
-        f"SELECT account_id, date_trunc('day', time, 'UTC') AS day,{performance.COLUMNS} FROM trades GROUP BY 1, 2 "
-        "ORDER BY 2"
+        f"SELECT account_id, date_trunc('day', time, 'UTC') AS day,{DAILY_COLUMNS} FROM trades GROUP BY 1, 2 ORDER BY 2"
     )
     there = await database.sql("SELECT * FROM daily_account_performance ORDER BY day")
     assert [dict(row) for row in here] == [dict(row) for row in there]

@@ -8,7 +8,7 @@ import pytest
 
 from fks.config.settings import Data
 from fks.store import schema
-from fks.store.performance import COLUMNS
+from fks.store.routines import DAILY_COLUMNS
 from fks.store.timescale import Found, Step, plan
 
 COMMUNITY = Found((2, 21, 3), True, "timescale")
@@ -49,7 +49,7 @@ def test_community_edition_gets_compression_and_the_aggregate() -> None:
     assert "CALL add_columnstore_policy('balance_history', after => INTERVAL '30 days', if_not_exists => true)" in sql
     assert "WITH (timescaledb.continuous" in sql
     assert "WITH NO DATA" in sql  # WITH DATA may not be in a transaction
-    assert COLUMNS in sql
+    assert DAILY_COLUMNS in sql
     assert "schedule_interval => INTERVAL '1 hour'" in sql
 
 

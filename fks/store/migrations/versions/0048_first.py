@@ -12,6 +12,7 @@ revision = "0048"
 down_revision = None
 branch_labels = None
 depends_on = None
+can_roll = False
 
 
 def upgrade() -> None:

@@ -36,7 +36,7 @@ class Gateway:
             timeout=TIMEOUT_S,
             trust_env=False,
             headers={"Authorization": f"Bearer {token}"},
-            verify=True if tls is None else tls,
+            verify=tls or base_url.startswith("https:"),  # authorities are read for TLS alone: that takes 40 ms
         )
 
     def __enter__(self) -> Gateway:

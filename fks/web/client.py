@@ -90,7 +90,7 @@ class GatewayClient:
         self.cookie_name = "__Host-fks_session" if is_tls else "fks_session"
         limits = httpx.Limits(max_connections=_CONNECTIONS_MAX, max_keepalive_connections=_KEPT_ALIVE_MAX)
         # retries: a connection that the gateway's proxy had closed meanwhile is opened again; nothing was sent on it
-        verify = True if trust is None else trust.context
+        verify = url.startswith("https:") if trust is None else trust.context
         transport = httpx.AsyncHTTPTransport(verify=verify, limits=limits, retries=1, trust_env=False)
         self._http = httpx.AsyncClient(base_url=url, transport=transport, timeout=timeout_s, trust_env=False)
         self._reads: Shared[_Read, httpx.Response] = Shared()

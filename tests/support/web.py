@@ -46,7 +46,7 @@ class Web:
 
     def client(self, **more: Any) -> httpx.AsyncClient:
         """Return a browser without scripts: it keeps cookies and follows no redirect."""
-        return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=20.0, **more)
+        return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=20.0, verify=False, **more)
 
 
 class _Beside:

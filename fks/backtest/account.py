@@ -24,7 +24,7 @@ from fks.backtest.limits import UNLIMITED
 from fks.backtest.reference import Walker
 from fks.backtest.result import Setup
 from fks.backtest.rows import FillRow, plain
-from fks.backtest.run import anchored, check_tape, is_holding
+from fks.backtest.run import anchored, check_tape, ensure_splits, is_holding
 from fks.config.risk import Risk
 from fks.model.bar import Bars
 from fks.model.errors import InputError
@@ -90,6 +90,7 @@ def run_account(
         if not setup.allow_gaps:
             ensure_inputs(part)
             ensure_whole(gaps)
+        ensure_splits(part, setup)
     tapes = [Tape.of(part, setup) for part, setup in zip(parts, setups, strict=True)]
     checks = AccountChecks(tapes, start, limits)
     walkers = [

@@ -41,6 +41,7 @@ def tape_hash(bars: Bars) -> dict[str, object]:
     return {
         **({"inputs": inputs} if inputs else {}),
         **({} if bars.calendar == ALWAYS else {"calendar": bars.calendar}),
+        **({"splits": [[iso(s.time_ns), s.new, s.old] for s in bars.splits]} if bars.splits else {}),
         "symbol": bars.symbol,
         "timeframe": bars.timeframe,
         "count": len(bars),

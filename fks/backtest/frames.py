@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 from fks.backtest.result import ROLES, Result, as_floats
 from fks.backtest.series import benchmark_of, decided_bars, drawdown_of, exposure_of, position_of, trade_table
 from fks.bars.calendars import calendar_of, guess_calendar
+from fks.bars.splits import adjusted, split_day
 from fks.futures import futures_calendar
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.errors import InputError
@@ -43,6 +45,7 @@ def bars_from_frame(
     timeframe: str | None = None,
     calendar: str | None = None,
     exchange: str | None = None,
+    splits: Mapping[str, int | str] | None = None,
 ) -> Bars:
     """Return the rows of a DataFrame as bars.
 
@@ -52,8 +55,11 @@ def bars_from_frame(
     to `attrs["exchange"]`, else it is not known;
     `calendar` (`24/7`, or a name of exchange_calendars such as XNYS) to `attrs["calendar"]`, else to that of the
     futures contract, else to the one that the bars keep to (`fks.bars.calendars.guess_calendar`).
-    Errors: InputError naming the missing column, or the first row that is no bar or out of order; ConfigError for an
-    unknown calendar.
+    `splits`: of raw prices of shares, the first day of each split's new shares -> the new ones for each old one
+    (`{"2014-06-09": 7, "2020-08-31": "4:1"}`); the bars are in shares of their end then, and a strategy sees at each
+    decision those of its day. Defaults to `attrs["splits"]`.
+    Errors: InputError naming the missing column, the first row that is no bar or out of order, or a split that is none;
+    ConfigError for an unknown calendar.
     """
     import pandas
 
@@ -75,7 +81,9 @@ def bars_from_frame(
     symbol = str(symbol or frame.attrs.get("symbol") or "ASSET")
     market = calendar or frame.attrs.get("calendar") or futures_calendar("", symbol) or guess_calendar(time_ns, name)
     where = str(exchange or frame.attrs.get("exchange") or "")
-    return Bars(symbol, name, time_ns, *columns, calendar=calendar_of(market).name, exchange=where)
+    bars = Bars(symbol, name, time_ns, *columns, calendar=calendar_of(market).name, exchange=where)
+    given = frame.attrs.get("splits") if splits is None else splits
+    return adjusted(bars, [split_day(str(day), str(ratio)) for day, ratio in (given or {}).items()])
 
 
 def _times(frame: pd.DataFrame, names: dict[str, Any], pandas: Any) -> Ints:

@@ -9,6 +9,7 @@ import numpy as np
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.result import Setup
 from fks.backtest.rows import AMOUNT_MAX
+from fks.bars.splits import tick_of
 from fks.config.risk import Risk
 from fks.futures import instrument_of_symbol
 from fks.indicators import places_of
@@ -48,7 +49,7 @@ def instrument_of(bars: Bars) -> Instrument:
     newest = bars[-_SHOWN:]
     prices = np.concatenate([newest.open, newest.high, newest.low, newest.close])
     lot = _step(newest.volume) if newest.volume.any() else Decimal("1E-8")
-    return guess_instrument(bars.exchange, bars.symbol, _step(prices), lot)
+    return guess_instrument(bars.exchange, bars.symbol, tick_of(bars, _step(prices)), lot)
 
 
 def setup_for(

@@ -23,6 +23,7 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
     no more than `points` bars. `source` says where the bars came from."""
     bars, setup = result.bars, result.setup
     decided, margin = bars[result.first :], setup.margin_kept
+    splits = [{"from": iso(one.time_ns), "ratio": f"{one.new}:{one.old}"} for one in bars.splits if one.new != one.old]
     return {
         "strategy": result.strategy,
         "params": result.params,
@@ -49,6 +50,7 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "fills_hash": result.fills_hash,
         "engine": {"name": result.engine.name, "reason": result.engine.reason},
         "gaps": result.gaps.as_dict(),
+        **({"splits": splits} if splits else {}),
         "statistics": _rounded(statistics_of(result).as_dict()),
         "metrics": _rounded(metrics_of(result).as_dict()),
         "months": [_rounded(row._asdict()) for row in monthly_returns(result)],

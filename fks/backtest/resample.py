@@ -45,6 +45,7 @@ def resample(bars: Bars, timeframe: str) -> Bars:
             *(getattr(bars, n) for n in ("time_ns", "open", "high", "low", "close", "volume")),
             calendar=bars.calendar,
             exchange=bars.exchange,
+            splits=bars.splits,
         )
     starts, first, count = np.unique(_starts(bars.time_ns, timeframe), return_index=True, return_counts=True)
     last = first + count - 1
@@ -70,4 +71,5 @@ def resample(bars: Bars, timeframe: str) -> Bars:
         volume[whole],
         calendar=bars.calendar,
         exchange=bars.exchange,
+        splits=bars.splits,
     )

@@ -22,6 +22,7 @@ from fks.backtest.gaps import (
 from fks.backtest.instrument import setup_for
 from fks.backtest.result import Outcome, Setup
 from fks.backtest.units import to_units
+from fks.bars.splits import ensure_splits_known
 from fks.model.bar import Bars, Ints
 from fks.model.errors import InputError
 from fks.model.timeframe import TIMEFRAMES, iso
@@ -72,6 +73,7 @@ def run(
     if not setup.allow_gaps:
         ensure_inputs(part)
         ensure_whole(gaps)  # the overall share first: it needs no run
+    ensure_splits(part, setup)
     _ensure_finer(part, finer)
     outcome = _walk(strategy, part, first, setup, engine, finer)
     if not setup.allow_gaps:
@@ -88,6 +90,27 @@ def check_tape(strategy: Strategy, bars: Bars) -> None:
     ensure_checked(strategy, [bars[:first]])
     if len(bars) > first:
         ensure_causal(strategy, bars)
+
+
+def ensure_splits(bars: Bars, setup: Setup) -> None:
+    """Refuse shares whose price jumps as in a split that is not known, and amounts a share over one that is: a share of
+    before is several. Errors: InputError SPLIT_UNKNOWN, SPLIT_AMOUNTS."""
+    ensure_splits_known(bars)
+    if not bars.split_rows:
+        return
+    costs, margin = setup.costs, setup.margin_kept
+    amounts = {
+        "slippage in ticks": costs.slippage.unit == "ticks",
+        "a commission for each share": bool(costs.commission),
+        "a margin for each share": margin is not None and margin.is_each,
+    }
+    if found := [name for name, is_set in amounts.items() if is_set]:
+        raise InputError(
+            f"{bars.symbol} was split during the run, and {found[0]} means another amount before it",
+            code="SPLIT_AMOUNTS",
+            status=422,
+            remedy="give a share of the price, or run the parts before and after the split apart",
+        )
 
 
 def _ensure_finer(bars: Bars, finer: Bars | None) -> None:

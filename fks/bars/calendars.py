@@ -8,7 +8,7 @@ closed nights, weekends, holidays and the second half of an early close no bar i
 
 from __future__ import annotations
 
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
@@ -108,6 +108,17 @@ def _skips_saturdays(time_ns: Ints) -> bool:
 def is_open_at(calendar: Calendar, time_ns: int) -> bool:
     """Return whether a market trades at a moment. Errors: InputError CALENDAR_RANGE."""
     return bool(calendar.is_open(np.array([time_ns], dtype=np.int64))[0])
+
+
+def midnight_ns(calendar: str, day: date) -> int:
+    """Return when a day begins where a market is; in UTC for `24/7`. Errors: ConfigError for an unknown calendar."""
+    if calendar == ALWAYS:
+        return to_ns(datetime.combine(day, time(), UTC))
+    _sessions_of(calendar)
+    import exchange_calendars
+
+    zone = ZoneInfo(str(exchange_calendars.get_calendar(calendar).tz))
+    return to_ns(datetime.combine(day, time(), zone))
 
 
 class AlwaysOpen:

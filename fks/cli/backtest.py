@@ -518,6 +518,9 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
     _show_months(document.get("months", []), s)
     if not document["limits"]:
         click.echo("  risk limits: off (--limits: those of the settings)")
+    if splits := document.get("splits"):
+        listed = ", ".join(f"{one['ratio']} on {one['from'][:10]}" for one in splits)
+        click.echo(f"  splits: {listed}; prices and quantities are in shares of the end")
     if document["denied"]:
         click.echo("  denied: " + ", ".join(f"{count} × {code}" for code, count in document["denied"].items()))
     if document["slippage"] != "none":

@@ -24,6 +24,7 @@ from fks.model.timeframe import NS, bar_end, bar_start, check_timeframe, iso
 from fks.store.accounts import AccountStore
 from fks.store.bars import BarStore, Series
 from fks.store.columns import ColumnCache
+from fks.store.corporate_actions import CorporateActionStore
 from fks.store.db import Database
 from fks.store.reading import Listed, ReadingStore
 
@@ -91,6 +92,7 @@ def get_ohlcv_data(
 ) -> pd.DataFrame:
     """Return bars as a DataFrame: index `time` (open time, UTC), columns open high low close volume, float64.
 
+    Prices of shares are raw; `attrs["splits"]` has the known splits, by which `fks.backtest.bars_from_frame` adjusts.
     `attrs` holds symbol, timeframe, exchange, `missing`, and the series' `revision`, which changes when a bar that you
     may have read was corrected. `missing`: the number of expected bars from `start` (without it: from the first one)
     until `end` or the present, whichever is first (without `end`: until the last one), that are not stored; where
@@ -99,7 +101,9 @@ def get_ohlcv_data(
     """
     listed, state, bars = _read(symbol, timeframe, limit, start, end, exchange)
     missing = _missing(listed, state.calendar, bars, *_span(start, end, limit))
-    return frames.frame_of(bars, exchange=listed.exchange, missing=missing, revision=state.revision)
+    found = session().run(lambda db: CorporateActionStore(db).splits(listed.exchange, listed.symbol))
+    splits = {"splits": {split.day.isoformat(): split.ratio for split in found}} if found else {}
+    return frames.frame_of(bars, exchange=listed.exchange, missing=missing, revision=state.revision, **splits)
 
 
 def get_ohlcv_arrays(

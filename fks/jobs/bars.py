@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from fks.backtest import resample
 from fks.backtest.instrument import guess_instrument
+from fks.bars.splits import adjusted, tick_of
 from fks.futures import contract_of, instrument_of_symbol
 from fks.history.gaps import calendar_for
 from fks.jobs.backtest import Loaded, Request, joined
@@ -23,6 +24,7 @@ from fks.model.tape import Tape, unpack_tape
 from fks.model.timeframe import TIMEFRAMES, bar_start, iso
 from fks.store.bars import BarStore
 from fks.store.columns import ColumnCache
+from fks.store.corporate_actions import CorporateActionStore
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
 from fks.store.reading import Listed, ReadingStore
@@ -33,8 +35,8 @@ _SHOWN = 1000  # bars from which tick and lot of an unlisted symbol are derived
 async def load_stored(db: Database, request: Request, columns: ColumnCache | None = None) -> Loaded:
     """Return bars from `ohlcv_data`: the timeframe itself, or resampled from stored minutes where those reach further.
 
-    With `columns` they are mapped from its files instead of read. Errors: InputError SYMBOL_UNKNOWN, NO_DATA;
-    OutageError.
+    Shares that were split are in shares of the end (`fks.bars.splits`). With `columns` bars are mapped from its files
+    instead of read. Errors: InputError SYMBOL_UNKNOWN, NO_DATA, SPLIT_IN_BAR; OutageError.
     """
     instrument = await _instrument(db, request)
     store = columns or BarStore(db)
@@ -43,14 +45,20 @@ async def load_stored(db: Database, request: Request, columns: ColumnCache | Non
     if TIMEFRAMES[request.timeframe] > 60 or request.timeframe == "1M":
         minutes = (request.warmup + 2) * ((TIMEFRAMES[request.timeframe] or 31 * 86400) // 60)
         stored_minutes = await _read(db, store, instrument, request, "1m", minutes)
+    splits = await CorporateActionStore(db).splits(instrument.exchange, instrument.symbol)
+    ends = [int(part.time_ns[-1]) for part in (native, stored_minutes) if part is not None and len(part)]
+    if stored_minutes is not None:
+        stored_minutes = adjusted(stored_minutes, splits, until_ns=max(ends, default=0))
         made = resample(stored_minutes, request.timeframe)
         if request.start_ns is not None:
             made = made[max(0, int(np.searchsorted(made.time_ns, request.start_ns)) - request.warmup) :]
-    bars = made if len(made) > len(native) else native
+    is_native = len(made) <= len(native)
+    bars = adjusted(native, splits, until_ns=max(ends, default=0)) if is_native else made
     if not len(bars) or int(bars.time_ns[-1]) < (request.start_ns or 0):
         raise _no_data(request, instrument.symbol, await _stored(BarStore(db), instrument, request))
-    source = "database" if bars is native else "database, made from 1m bars"
+    source = "database" if is_native else "database, made from 1m bars"
     has_finer = stored_minutes is not None and len(stored_minutes) > 0
+    instrument = replace(instrument, tick=tick_of(bars, instrument.tick))
     return Loaded(bars, instrument, source, stored_minutes if has_finer else None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -82,13 +83,32 @@ class BarClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """A split of shares: from `time_ns` on there are `new` shares for each `old` one before; 1 for 1 = the price moved,
+    and nothing was split."""
+
+    time_ns: int
+    new: int
+    old: int = 1
+
+    @property
+    def factor(self) -> float:
+        return self.new / self.old
+
+
+#: of a price before a split, in shares of the bars' end; and of one in its own day's shares, made from that again
+SPLIT_PLACES, KNOWN_PLACES = 8, 4
+
+
+@dataclass(frozen=True, slots=True)
 class Bars:
     """Columns of one (symbol, timeframe), oldest first. Shapes: all (n,). Times ns UTC int64, the rest float64.
 
     What is derived from the columns (`ticks`, `breaks`) is kept: from then on they are read-only.
     `inputs`: bars of further symbols by folded symbol, aligned row by row by `joined`. `calendar`: the market's trading
     calendar, `24/7` or a name of exchange_calendars (`fks.bars.calendars`); missing bars and trading days follow from
-    it. `exchange`: where they are from, "" when that is not known.
+    it. `exchange`: where they are from, "" when that is not known. `splits`, oldest first: the columns are in shares of
+    after the last one (`fks.bars.splits`); strategies see those of each decision's own day (`known`).
     """
 
     symbol: str
@@ -102,6 +122,7 @@ class Bars:
     inputs: Mapping[str, Bars] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
     calendar: str = field(default="24/7", compare=False, kw_only=True)
     exchange: str = field(default="", compare=False, kw_only=True)
+    splits: tuple[Split, ...] = field(default=(), compare=False, kw_only=True)
     _ticks: Ticks | None = field(default=None, init=False, repr=False, compare=False)
     _breaks: Ints | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -122,6 +143,7 @@ class Bars:
             inputs={symbol: bars[part] for symbol, bars in self.inputs.items()} if self.inputs else {},
             calendar=self.calendar,
             exchange=self.exchange,
+            splits=self.splits,
         )
         if self._ticks is not None:
             object.__setattr__(view, "_ticks", self._ticks[part])
@@ -153,8 +175,44 @@ class Bars:
                 column = np.full(len(self), np.nan)
                 column[is_there] = getattr(other, name)[place[is_there]]
                 columns.append(column)
-            found[folded(symbol)] = Bars(other.symbol, other.timeframe, self.time_ns, *columns, calendar=other.calendar)
+            found[folded(symbol)] = Bars(
+                other.symbol,
+                other.timeframe,
+                self.time_ns,
+                *columns,
+                calendar=other.calendar,
+                splits=other.splits,
+            )
         return replace(self, inputs=found)
+
+    @property
+    def split_rows(self) -> list[int]:
+        """Return the rows, after the first, from which on these bars or their inputs are of other shares; ascending."""
+        times = {split.time_ns for part in (self, *self.inputs.values()) for split in part.splits if split.factor != 1}
+        rows = np.searchsorted(self.time_ns, sorted(times))
+        return sorted({row for row in rows.tolist() if 0 < row < len(self)})
+
+    def split_factor(self, index: int) -> float:
+        """Return how many shares of the columns one share of row `index` became."""
+        return math.prod(split.factor for split in self.splits if split.time_ns > self.time_ns[index])
+
+    def known(self, end: int) -> Bars:
+        """Return the rows before `end` as they were known then: in shares of the last of them, as are their inputs.
+        Prices are rounded to 4 decimal places, which those of shares have at most."""
+        part, factor = self[:end], self.split_factor(end - 1)
+        inputs = {symbol: bars.known(end) for symbol, bars in self.inputs.items()}
+        if factor == 1.0:
+            return replace(part, inputs=inputs, splits=())
+        return replace(
+            part,
+            open=np.round(part.open * factor, KNOWN_PLACES),
+            high=np.round(part.high * factor, KNOWN_PLACES),
+            low=np.round(part.low * factor, KNOWN_PLACES),
+            close=np.round(part.close * factor, KNOWN_PLACES),
+            volume=part.volume / factor,
+            inputs=inputs,
+            splits=(),
+        )
 
     @property
     def ticks(self) -> Ticks:

@@ -17,6 +17,7 @@ import numpy as np
 from fks.backtest import Setup, TapeRefused, find_gaps
 from fks.backtest.gaps import ensure_whole
 from fks.backtest.metrics import probabilistic_sharpe
+from fks.backtest.run import ensure_splits
 from fks.model.bar import Bars, Floats
 from fks.model.errors import FksError, InputError
 from fks.model.timeframe import iso
@@ -500,6 +501,7 @@ def task_of(
     names = (objective,) if isinstance(objective, str) else tuple(objective)
     if not setup.allow_gaps:
         ensure_whole(find_gaps(bars))  # before any trial; each range is looked at again
+    ensure_splits(bars, setup)
     _ = bars.ticks, bars.breaks  # made once here; the ranges of all trials are views of them
     return Task(
         space_of(strategy, space, fixed, context=context),

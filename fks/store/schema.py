@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Float,
     ForeignKey,
@@ -90,6 +91,22 @@ assets = Table(  # symbols to collect, and whether: the owner's /assets
     _text("source", default="user"),
     _time("updated_at", now=True),
     PrimaryKeyConstraint("exchange", "symbol"),
+)
+
+corporate_actions = Table(  # of shares: stored bars are raw, and read in the shares of their end (fks.bars.splits)
+    "corporate_actions",
+    metadata,
+    _text("exchange"),
+    _text("symbol"),
+    _text("kind", default="split"),
+    Column("day", Date, nullable=False),  # the first on which the new shares are traded
+    Column("new_shares", Integer, nullable=False),
+    Column("old_shares", Integer, nullable=False),
+    _text("source", default=""),
+    _time("recorded_at", now=True),
+    CheckConstraint("kind = 'split'", name="kind"),
+    CheckConstraint("new_shares > 0 AND old_shares > 0", name="shares"),
+    PrimaryKeyConstraint("exchange", "symbol", "kind", "day"),
 )
 
 ohlcv_data = Table(

@@ -12,6 +12,7 @@ from fks.cli.base import as_json, emit, table
 from fks.cli.data import files as data_files
 from fks.cli.data import quality as data_quality
 from fks.cli.data import quarantine as data_quarantine
+from fks.cli.data import splits as data_splits
 from fks.cli.data import sync as data_sync
 from fks.cli.data.store import is_symbol, progress, show, with_store
 from fks.model.timeframe import iso
@@ -119,6 +120,8 @@ for _command in (
     data_quality.quality,
     data_quality.prune,
     data_quarantine.quarantine,
+    data_splits.splits,
+    data_splits.import_events,
     *data_files.COMMANDS,
 ):
     data.add_command(_command)

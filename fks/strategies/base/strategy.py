@@ -24,6 +24,7 @@ _PLACES = 9
 
 #: columns of `Decisions` in units of the price, read where the target enters
 PRICE_COLUMNS = ("stop_loss", "take_profit", "trail", "entry_limit", "entry_stop")
+_COLUMNS = ("target", *PRICE_COLUMNS, "entry_bars", "size_share")
 SHARE_PLACES = 6  # of `size_share`
 
 
@@ -214,7 +215,32 @@ def opened_at(target: Floats, index: int) -> int:
 
 def decide(strategy: Strategy, bars: Bars) -> Decisions:
     """Return the strategy's decisions as it made them, with their shapes checked alone: targets may be wrong, and there
-    may be some during warm-up, which mean nothing. See `evaluate`. Errors: StrategyError, also when it raises."""
+    may be some during warm-up, which mean nothing. See `evaluate`. Errors: StrategyError, also when it raises.
+
+    Over a split of shares the strategy is asked for each part between two splits, with the bars so far in the shares of
+    that part: no decision sees a later split. Its prices are returned in shares of the columns.
+    """
+    if not len(bars) or not any(part.splits for part in (bars, *bars.inputs.values())):
+        return _decide(strategy, bars)
+    rows = bars.split_rows
+    parts: list[dict[str, Floats]] = []
+    for start, end in zip([0, *rows], [*rows, len(bars)], strict=True):
+        part, factor = _decide(strategy, bars.known(end)), bars.split_factor(end - 1)
+        columns = {name: column[start:] for name in _COLUMNS if (column := getattr(part, name)) is not None}
+        parts.append({name: c / factor if name in PRICE_COLUMNS else c for name, c in columns.items()})
+    sizes = [len(part["target"]) for part in parts]
+    return Decisions(
+        **{
+            name: np.concatenate(
+                [part.get(name, np.full(size, np.nan)) for part, size in zip(parts, sizes, strict=True)]
+            )
+            for name in _COLUMNS
+            if any(name in part for part in parts)
+        }
+    )
+
+
+def _decide(strategy: Strategy, bars: Bars) -> Decisions:
     count = len(bars)
     if count <= warmup_of(strategy):
         return Decisions(np.zeros(count))
@@ -228,7 +254,7 @@ def decide(strategy: Strategy, bars: Bars) -> Decisions:
         raise _broken(strategy, f"decide() returned {type(decisions).__name__}, not Decisions")
     columns = {
         name: _column(strategy, name, column, count)
-        for name in ("target", *PRICE_COLUMNS, "entry_bars", "size_share")
+        for name in _COLUMNS
         if (column := getattr(decisions, name)) is not None
     }
     found = Decisions(**columns)

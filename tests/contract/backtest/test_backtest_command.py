@@ -180,6 +180,72 @@ def test_shares_run_by_the_calendar_of_their_import(fks: Shell, tmp_path: Path) 
     assert (code, "misses 4.68 % of its bars (40 of 854" in err) == (DENIED, True), err
 
 
+def test_shares_that_were_split_run_in_the_shares_of_their_end(fks: Shell, tmp_path: Path) -> None:
+    """Twice: 2 for 1 in the first quarter, 3 for 1 a year later, which only the long run is over."""
+    days = pandas.bdate_range("2014-01-02", "2015-12-31", tz="UTC")
+    days = days[calendar_of("XNYS").is_open(days.as_unit("ns").asi8 + 15 * 3600 * 10**9)]
+    shares = np.where(days >= "2015-03-02", 6, np.where(days >= "2014-03-03", 2, 1))
+    whole = 600.0 * np.exp(0.1 * np.sin(np.arange(len(days)) / 9.0))
+    close = np.round(whole / shares, 2)
+    table = {"time": days, "open": close, "high": close, "low": close, "close": close, "volume": 1000}
+    pandas.DataFrame(table).to_csv(tmp_path / "SHARE.csv", index=False)
+    assert fks("data", "import", "--exchange", "nyse", "--symbol", "SHARE", str(tmp_path / "SHARE.csv"))[0] == OK
+    command = ("backtest", "run", "buy_and_hold", "--timeframe", "1d", "--symbol", "SHARE", "--size", "9000")
+    code, _, err = fks(*command)
+    assert (code, "that looks like a split of 2:1, one of 2 such bars" in err) == (USAGE, True), err
+    assert "fks data splits SHARE --add 2014-03-03=2:1" in err
+    (tmp_path / "splits.csv").write_text("Symbol,day,ratio\nSHARE,2014-03-03,2:1\nshare,2015-03-02,3\n")
+    assert len(fks.json("data", "import-events", str(tmp_path / "splits.csv"))["items"]) == 2
+    document = fks.json(*command)
+    assert float(document["fills"][0]["price"]) == pytest.approx(close[1] / 6)
+    gained = document["statistics"]["final_equity"] - 10_000
+    assert gained == pytest.approx(9000 * (close[-1] * 6 / close[1] - 1), abs=50)
+    short = fks.json(*command, "--to", "2015-01-01")
+    assert float(short["fills"][0]["price"]) == pytest.approx(close[1] / 2)
+    bars = bars_from_frame(pandas.DataFrame(table), symbol="SHARE", splits={"2014-03-03": 2, "2015-03-02": 3})
+    in_python = run_backtest(load_catalogue().make("buy_and_hold", {}), bars, setup_for(bars, size=9000))
+    assert in_python.fills[0].price == Decimal(document["fills"][0]["price"])
+
+
+def test_splits_are_listed_replaced_and_removed(fks: Shell, tmp_path: Path) -> None:
+    bars = sample()[:50]
+    frame = pandas.DataFrame(
+        {"time": pandas.to_datetime(bars.time_ns, utc=True), "open": 1, "high": 1, "low": 1, "close": 1}
+    )
+    frame.to_csv(tmp_path / "ABC.csv", index=False)
+    assert fks("data", "import", "--exchange", "nyse", "--symbol", "ABC", str(tmp_path / "ABC.csv"))[0] == OK
+    add = ("data", "splits", "abc", "--add")
+    two = fks.json(*add, "2026-03-01=4:1", "--add", "2026-03-02=1:10")["items"]
+    assert [row["ratio"] for row in two] == ["4:1", "1:10"]
+    (row,) = fks.json(*add, "2026-03-01=2", "--remove", "2026-03-02")["items"]
+    assert row | {"source": ""} == {
+        "symbol": "ABC", "exchange": "nyse", "day": "2026-03-01", "ratio": "2:1", "source": "",
+    }  # fmt: skip
+    assert fks.json("data", "splits")["items"] == [row]
+    for wrong, said in (
+        (("data", "splits", "ABC", "--remove", "2026-03-02"), "no split of ABC is known on 2026-03-02"),
+        (("data", "splits", "ABC", "--add", "2026-03-02"), "is no split"),
+        (("data", "splits", "--add", "2026-03-02=2"), "need a symbol"),
+        (("data", "splits", "NONE", "--add", "2026-03-02=2"), "unknown symbol"),
+    ):
+        code, _, err = fks(*wrong)
+        assert (code, said in err) == (USAGE, True), err
+
+
+def test_a_file_of_splits_is_taken_whole_or_not_at_all(fks: Shell, tmp_path: Path) -> None:
+    fks("data", "sample")
+    for text, said in (
+        ("symbol,day\nABC,2026-03-01\n", "row 1: there is no column ratio"),
+        ("symbol,day,ratio\nABC,2026-03-01,2\nABC,2026-03-02,0\n", "row 3: 2026-03-02=0 is no split"),
+        ("symbol,day,ratio,kind\nABC,2026-03-01,2,dividend\n", "row 2: dividend is no kind of event"),
+        ("symbol,day,ratio\n,2026-03-01,2\n", "row 2: it names no symbol"),
+    ):
+        (tmp_path / "splits.csv").write_text(text)
+        code, _, err = fks("data", "import-events", "--exchange", "nyse", str(tmp_path / "splits.csv"))
+        assert (code, said in err) == (USAGE, True), err
+    assert fks.json("data", "splits")["items"] == []
+
+
 def test_the_document_is_complete_and_the_same_every_time(fks: Shell) -> None:
     arguments = ("backtest", "run", "rsi", *SPAN, "--timeframe", "5m", "--tape", "sample", "--set", "period=5")
     first, second = fks.json(*arguments), fks.json(*arguments)

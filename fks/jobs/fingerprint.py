@@ -13,6 +13,7 @@ from fks.config.settings import Risk
 from fks.model.errors import InputError
 from fks.model.instrument import folded
 from fks.store.bars import BarStore
+from fks.store.corporate_actions import CorporateActionStore
 from fks.store.db import Database
 from fks.strategies.registry import Catalogue, source_hash
 
@@ -26,7 +27,8 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
     """Return the SHA-256 of a checked spec, the strategy's source, the version, the [risk] limits, and the stored data.
 
     The data is named by the revision of its series and its newest bar, up to the end of the spec: a bar that was
-    corrected, or one more bar in an open range, is other work. Errors: OutageError; InputError for an unknown strategy.
+    corrected, one more bar in an open range, or a split, is other work. Errors: OutageError; InputError for an unknown
+    strategy.
     """
     if "members" in spec:
         return await _of_account(db, kind, spec, catalogue, limits)
@@ -42,6 +44,8 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
         if found is not None and found.newest_ns is not None:
             newest = found.newest_ns if parsed.end_ns is None else min(found.newest_ns, parsed.end_ns)
             series.append([timeframe, found.revision, newest])
+    actions = CorporateActionStore(db)
+    splits = {symbol: list(map(str, known)) for symbol in wanted if (known := await actions.splits(exchange, symbol))}
     plain = parsed.model_dump(mode="json", by_alias=True)
     document = {
         "kind": kind,
@@ -50,6 +54,7 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
         "source": _source(catalogue, parsed.strategy, parsed.params),
         "limits": limits.model_dump(mode="json") if parsed.limits else None,
         "series": series,
+        **({"splits": splits} if splits else {}),
     }
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
 

@@ -19,6 +19,7 @@ import pytest
 from fks.backtest import bars_from_frame, sample, setup_for
 from fks.backtest import run as run_backtest
 from fks.bars.calendars import calendar_of
+from fks.bars.splits import split_day
 from fks.cli import cli
 from fks.cli.backtest import sparkline
 from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
@@ -34,6 +35,7 @@ from fks.model.tape import Tape
 from fks.model.timeframe import iso
 from fks.servers.embedded import postgres_pid
 from fks.store.bars import BarStore
+from fks.store.corporate_actions import CorporateActionStore, ListedSplit
 from fks.store.db import Database
 from fks.store.jobs import JobStore
 from fks.strategies.check import synthetic, with_inputs
@@ -285,6 +287,20 @@ def test_entries_beyond_the_collar_expire_and_are_counted(
         with monkeypatch.context() as only:
             only.setenv(name, value)
             assert fks.json("backtest", "run", *arguments)["inputs_hash"] == never["inputs_hash"]
+
+
+async def test_a_split_makes_a_job_other_work(database: Database) -> None:
+    spec, store = (
+        {"strategy": "sma_cross", "params": {}, "symbol": "SHARE", "exchange": "nyse"},
+        CorporateActionStore(database),
+    )
+    before = await fingerprint(database, "backtest", spec, load_catalogue(), Risk())
+    split = ListedSplit("nyse", "SHARE", split_day("2020-08-31", "4:1"))
+    assert await store.put([split]) == 1
+    assert await store.put([split]) == 0
+    assert await fingerprint(database, "backtest", spec, load_catalogue(), Risk()) != before
+    assert await store.remove("nyse", "SHARE", split.split.day)
+    assert await fingerprint(database, "backtest", spec, load_catalogue(), Risk()) == before
 
 
 async def test_collar_is_part_of_a_jobs_fingerprint_only_when_there_is_one(database: Database) -> None:

@@ -12,7 +12,7 @@ from decimal import Decimal
 import numpy as np
 
 from fks.bars.calendars import ALWAYS, midnight_ns
-from fks.model.bar import SPLIT_PLACES, Bars, Floats, Ints, Split
+from fks.model.bar import SPLIT_PLACES, Bars, Floats, Ints, ShareSplit
 from fks.model.errors import InputError
 from fks.model.timeframe import TIMEFRAMES, bar_end, iso
 
@@ -98,7 +98,7 @@ def adjusted(bars: Bars, splits: Iterable[SplitDay], *, until_ns: int | None = N
                 status=422,
                 remedy="use bars of a day or less",
             )
-        found.append(Split(at_ns, split.new, split.old))
+        found.append(ShareSplit(at_ns, split.new, split.old))
         factors[:row] *= split.new / split.old
     if not found:
         return bars
@@ -140,10 +140,10 @@ def split_like(bars: Bars) -> Ints:
     likely = np.array(_LIKELY)
     steps = np.concatenate([likely, 1.0 / likely[1:]])
     nearest = np.abs(jump[large, None] / steps - 1.0).min(axis=1)
-    told = np.searchsorted(bars.time_ns, [split.time_ns for split in bars.splits])
+    known = np.searchsorted(bars.time_ns, [split.time_ns for split in bars.splits])
     found: Ints = large[nearest <= _MOVE] + 1
-    untold: Ints = found[~np.isin(found, told)]
-    return untold
+    unknown: Ints = found[~np.isin(found, known)]
+    return unknown
 
 
 def ensure_splits_known(bars: Bars) -> None:

@@ -83,7 +83,7 @@ class BarClosed:
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class ShareSplit:
     """A split of shares: from `time_ns` on there are `new` shares for each `old` one before; 1 for 1 = the price moved,
     and nothing was split."""
 
@@ -122,7 +122,7 @@ class Bars:
     inputs: Mapping[str, Bars] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
     calendar: str = field(default="24/7", compare=False, kw_only=True)
     exchange: str = field(default="", compare=False, kw_only=True)
-    splits: tuple[Split, ...] = field(default=(), compare=False, kw_only=True)
+    splits: tuple[ShareSplit, ...] = field(default=(), compare=False, kw_only=True)
     _ticks: Ticks | None = field(default=None, init=False, repr=False, compare=False)
     _breaks: Ints | None = field(default=None, init=False, repr=False, compare=False)
 

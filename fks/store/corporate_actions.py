@@ -12,7 +12,7 @@ from fks.store.db import Querier
 
 @dataclass(frozen=True, slots=True)
 class ListedSplit:
-    """A split with the symbol of an exchange that it is of, and who named it."""
+    """A split with the symbol of an exchange that it is of, and the source that named it."""
 
     exchange: str
     symbol: str

@@ -1,4 +1,4 @@
-"""Splits of shares: raw bars in the shares of their end, decisions in those of their own day, and jumps nobody told."""
+"""Splits of shares: raw bars in the shares of their end, decisions in those of their own day, and jumps like unknown splits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fks.backtest import Backtest, run, setup_for
 from fks.bars.splits import SplitDay, adjusted, split_day, split_like, tick_of
-from fks.model.bar import Bars, Split
+from fks.model.bar import Bars, ShareSplit
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, to_ns
 from fks.strategies.base import Decisions, Strategy, evaluate
@@ -62,7 +62,7 @@ def test_prices_before_a_split_are_in_the_shares_after_it() -> None:
     assert found.close[4] == round(645.57 / 7, 8)
     assert found.close[5:].tolist() == APPLE.close[5:].tolist()
     assert found.volume.tolist() == [7000.0] * 5 + [1000.0] * 5
-    assert found.splits == (Split(int(APPLE.time_ns[5]), 7),)
+    assert found.splits == (ShareSplit(int(APPLE.time_ns[5]), 7),)
 
 
 def test_a_split_after_the_end_changes_nothing() -> None:
@@ -170,7 +170,7 @@ def test_a_run_over_a_split_gains_what_the_shares_gained(engine: str) -> None:
     assert found.equity[-1] - 100_000 == pytest.approx(float(fill.quantity) * (91.28 - 628.65 / 7), abs=0.01)
 
 
-def test_a_jump_that_nobody_told_is_refused_until_it_is() -> None:
+def test_a_jump_like_an_unknown_split_is_refused_until_it_is_named() -> None:
     assert split_like(APPLE).tolist() == [5]
     with pytest.raises(InputError) as found:
         run(Breakout(), APPLE, check=False)

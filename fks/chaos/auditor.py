@@ -277,7 +277,10 @@ def _decisions(evidence: Evidence, decided: Mapping[str, Sequence[Target] | None
 
 AGE_LEAST_S, AGE_MOST_S = 5.0, 60.0  # bounds of a decision's maximal age: one bar, but within these
 AGE_SLACK_S = 1.0  # between the first byte sent and the exchange's record of it
-_SECONDS = {"1s": 1, "5s": 5, "15s": 15, "1m": 60, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600, "4h": 14400}
+_SECONDS = {
+    "1s": 1, "5s": 5, "10s": 10, "15s": 15, "30s": 30, "1m": 60, "2m": 120, "3m": 180, "5m": 300, "10m": 600,
+    "15m": 900, "20m": 1200, "30m": 1800, "45m": 2700, "1h": 3600, "2h": 7200, "3h": 10800, "4h": 14400,
+}  # fmt: skip
 
 
 def _old(evidence: Evidence) -> Iterator[Violation]:

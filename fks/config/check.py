@@ -20,7 +20,8 @@ from fks.config.urls import (
     plaintext_host,
     redis_faults,
 )
-from fks.model.timeframe import TIMEFRAMES
+from fks.model.errors import InputError
+from fks.model.timeframe import TIMEFRAMES, check_together
 
 Sources = Mapping[tuple[str, str], Source]
 _SYMBOL = re.compile(r"[A-Z0-9]{2,20}([._:][A-Z0-9]+)?")
@@ -180,12 +181,16 @@ def _order(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
 
 
 def _market(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
-    for timeframe in settings.data.timeframes:
-        if timeframe not in TIMEFRAMES:
-            hint = did_you_mean(timeframe, TIMEFRAMES) or f"use {' '.join(TIMEFRAMES)}"
-            yield WrongSetting(
-                f"data.timeframes: {timeframe!r}", _at(sources, "data.timeframes"), "no such timeframe", hint
-            )
+    frames = settings.data.timeframes
+    unknown = [name for name in frames if name not in TIMEFRAMES]
+    for name in unknown:
+        hint = did_you_mean(name, TIMEFRAMES) or f"use {' '.join(TIMEFRAMES)}"
+        yield WrongSetting(f"data.timeframes: {name!r}", _at(sources, "data.timeframes"), "no such timeframe", hint)
+    try:
+        check_together(() if unknown else frames)
+    except InputError as error:
+        where = _at(sources, "data.timeframes")
+        yield WrongSetting(f"data.timeframes = {' '.join(frames)}", where, error.message, error.remedy)
     for symbol in settings.data.symbols:
         if not _SYMBOL.fullmatch(symbol):
             yield WrongSetting(

@@ -19,7 +19,10 @@ from fks.config.risk import Section as Section
 from fks.model.copies import LEADER, NAME, CopyRule, parse_rule, venue_of
 from fks.model.errors import ConfigError
 
-Timeframe = Literal["1s", "5s", "15s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"]
+Timeframe = Literal[
+    "1s", "5s", "10s", "15s", "30s", "1m", "2m", "3m", "5m", "10m", "15m", "20m", "30m", "45m", "1h", "2h", "3h", "4h",
+    "6h", "8h", "12h", "1d", "1w", "1M",
+]  # fmt: skip
 
 
 def _port(default: int, text: str) -> int:

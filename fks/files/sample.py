@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib import resources
 
 from fks.bars.aggregate import aggregate_bars, length_of
+from fks.config.settings import Data
 from fks.model.bar import Bars
 from fks.model.tape import Tape, unpack_tape
 from fks.model.timeframe import TIMEFRAMES, to_datetime
@@ -25,9 +26,14 @@ def sample_tape() -> Tape:
 
 
 def larger(timeframe: str) -> list[str]:
-    """Return the timeframes that can be built from `timeframe`, smallest first."""
+    """Return the timeframes of a fresh system that can be built from `timeframe`, smallest first; a backtest makes the
+    others."""
     step = TIMEFRAMES[timeframe]
-    return [name for name in TIMEFRAMES if length_of(name) > step and length_of(name) % step == 0]
+    return [
+        name
+        for name in Data.model_fields["timeframes"].default
+        if length_of(name) > step and length_of(name) % step == 0
+    ]
 
 
 async def load_tape(db: Database, tape: Tape, progress: Progress | None = None) -> dict[str, tuple[int, int]]:

@@ -15,7 +15,7 @@ from fks.model.errors import InputError, OutageError, PeerError
 from fks.model.instrument import Instrument, find_instrument, folded
 from fks.model.market import Channel, Subscription
 from fks.model.ports import Exchange, Log
-from fks.model.timeframe import check_timeframe
+from fks.model.timeframe import check_timeframe, check_together
 from fks.store.assets import Asset, AssetStore
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
@@ -149,6 +149,7 @@ def check_choice(choice: Choice, exchanges: Collection[str]) -> Choice:
     if unknown:
         raise InputError(f"unknown channel {unknown[0]!r}", code="CHANNEL_UNKNOWN", remedy=f"use {' '.join(CHANNELS)}")
     frames = None if not choice.timeframes else by_length(check_timeframe(name) for name in choice.timeframes)
+    check_together(frames or ())
     channels = (
         None if not choice.channels else tuple(c for c in CHANNELS if c in choice.channels or c is Channel.TRADES)
     )

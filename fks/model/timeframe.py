@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from fks.model.errors import InputError
@@ -12,18 +13,31 @@ NS = 1_000_000_000
 TIMEFRAMES: dict[str, int] = {
     "1s": 1,
     "5s": 5,
+    "10s": 10,
     "15s": 15,
+    "30s": 30,
     "1m": 60,
+    "2m": 120,
+    "3m": 180,
     "5m": 300,
+    "10m": 600,
     "15m": 900,
+    "20m": 1200,
     "30m": 1800,
+    "45m": 2700,
     "1h": 3600,
+    "2h": 7200,
+    "3h": 10800,
     "4h": 14400,
+    "6h": 21600,
+    "8h": 28800,
+    "12h": 43200,
     "1d": 86400,
     "1w": 604800,
     "1M": 0,
 }
-_MONDAY_S = 4 * 86400  # 1970-01-05 was a Monday; weeks open there
+_DAY_S = 86400
+_MONDAY_S = 4 * _DAY_S  # 1970-01-05 was a Monday; weeks open there
 
 
 def check_timeframe(name: str) -> str:
@@ -33,6 +47,20 @@ def check_timeframe(name: str) -> str:
             f"unknown timeframe {name!r}", code="TIMEFRAME_UNKNOWN", remedy=f"use one of {' '.join(TIMEFRAMES)}"
         )
     return name
+
+
+def check_together(names: Iterable[str]) -> None:
+    """Refuse timeframes that cannot all be built from the shortest of them. Errors: InputError TIMEFRAME_UNKNOWN,
+    TIMEFRAME_FINER."""
+    ordered = sorted({check_timeframe(name) for name in names}, key=lambda name: TIMEFRAMES[name] or 31 * _DAY_S)
+    for name in ordered[1:]:
+        whole = TIMEFRAMES[name] if name not in ("1w", "1M") else _DAY_S
+        if whole % TIMEFRAMES[ordered[0]]:
+            raise InputError(
+                f"{name} bars cannot be built from {ordered[0]} bars",
+                code="TIMEFRAME_FINER",
+                remedy="add a shorter timeframe that divides all of them, such as 1m",
+            )
 
 
 def bar_start(time_ns: int, timeframe: str) -> int:

@@ -28,7 +28,7 @@ class PaperMarket:
 
     name = "binance"
     capabilities = ExchangeCapabilities(
-        timeframes=frozenset(TIMEFRAMES) - {"5s", "15s"},
+        timeframes=frozenset({"1s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"}),
         channels=frozenset(Channel),
         trade_ids=TradeIds.CONTIGUOUS,
         trades_from=TradesFrom.ID,

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from fks.model.timeframe import TIMEFRAMES
 from fks.web.client import Refusal
 from fks.web.forms import Form
 from fks.web.page import Outcome
@@ -16,7 +17,6 @@ from fks.web.visits import Result, Visit
 
 _ID = re.compile(r"[0-9a-fA-F-]{32,36}")
 _KEY = re.compile(r"[0-9a-f]{32}")
-TIMEFRAMES = ("1s", "1m", "5m", "15m", "1h", "4h", "1d")
 SIZINGS = ("notional", "quantity", "equity_pct", "risk_pct", "atr_pct", "stdev_pct")
 METHODS = ("tpe", "random", "grid", "cmaes", "nsga2")
 OBJECTIVES = (
@@ -47,7 +47,7 @@ async def load(visit: Visit) -> dict[str, Any]:
     chosen = wanted if wanted in names else next(iter(names), "")
     kind = entry_of(found["strategies"].data, chosen)
     fields = fields_of(kind["params"]) if kind else []
-    choices = {"timeframes": TIMEFRAMES, "sizings": SIZINGS, "methods": METHODS, "objectives": OBJECTIVES}
+    choices = {"timeframes": tuple(TIMEFRAMES), "sizings": SIZINGS, "methods": METHODS, "objectives": OBJECTIVES}
     return {
         **found,
         **choices,

@@ -59,6 +59,7 @@ async def test_a_wrong_choice_of_assets_is_one_clear_problem(gateway: Running, s
     async with gateway.client("trade") as client:
         for wrong, status in (
             ({"symbol": "BTCUSDT", "timeframes": ["7m"]}, 400),
+            ({"symbol": "BTCUSDT", "timeframes": ["2m", "3m"]}, 400),
             ({"symbol": "BTCUSDT", "channels": ["gossip"]}, 400),
             ({"symbol": "BTCUSDT", "exchange": "nowhere"}, 404),
             ({"symbol": "BTCUSDT", "history": -1}, 422),

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from fks.clock import RealClock
+from fks.config.settings import Data
 from fks.config.settings import Database as DatabaseSettings
 from fks.feed.rows import TRADES, FeedRow
 from fks.files.sample import SAMPLE, sample_tape
 from fks.model.errors import OutageError, StaleEpochError
-from fks.model.timeframe import NS, TIMEFRAMES, to_datetime
+from fks.model.timeframe import NS, to_datetime
 from fks.store import migrate
 from fks.store.bars import BarStore
 from fks.store.bus import BARS, Bus
@@ -77,7 +78,7 @@ async def test_from_nothing_to_live_in_every_timeframe(
         await until(lambda: sum(m["timeframe"] == "1s" for m in messages) >= 10)  # published after they are stored
         await until(lambda: [feed["state"] for feed in collector.detail()["feeds"]] == ["LIVE", "LIVE"])  # type: ignore[attr-defined]
     listener.cancel()
-    await check_stored(database, exchange, tuple(TIMEFRAMES))
+    await check_stored(database, exchange, Data().timeframes)
     seconds = [(m["symbol"], m["time"]) for m in messages if m["timeframe"] == "1s"]
     assert len(seconds) == len(set(seconds))
     for symbol in FEW["symbols"]:

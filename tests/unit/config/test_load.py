@@ -281,7 +281,8 @@ def test_plain_venue_is_found_only_with_a_key_and_off_this_host(home: Path) -> N
         ({"FKS_SUPERVISION_LEASE_RENEW_S": "5"}, "lease_ttl_s"),
         ({"FKS_RAY_GCS_PORT": "8265"}, "has that port"),
         ({"FKS_RAY_WORKER_PORT_MIN": "20000"}, "worker_port"),
-        ({"FKS_DATA_TIMEFRAMES": "1m,2m"}, "no such timeframe"),
+        ({"FKS_DATA_TIMEFRAMES": "1m,4m"}, "no such timeframe"),
+        ({"FKS_DATA_TIMEFRAMES": "3m,2h,2m"}, "3m bars cannot be built from 2m bars"),
         ({"FKS_DATA_SYMBOLS": "BTC USDT"}, "is no symbol"),
         ({"FKS_VENUE_LIVE": "true"}, "has no keys"),
         (

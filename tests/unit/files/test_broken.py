@@ -348,9 +348,9 @@ def test_bars_of_a_larger_timeframe_than_the_name_says_are_refused(
 
 
 def test_bars_that_fks_does_not_have_are_no_smaller_ones(tmp_path: Path) -> None:
-    found = message_of(tmp_path / "BTCUSDT-1m.csv", at([180] * 20), ImportOptions("somewhere"))
+    found = message_of(tmp_path / "BTCUSDT-1m.csv", at([240] * 20), ImportOptions("somewhere"))
     assert (
-        "every step is a multiple of 180 s: these are not 1m bars; if nobody traded in between, say --timeframe 1m"
+        "every step is a multiple of 240 s: these are not 1m bars; if nobody traded in between, say --timeframe 1m"
         in found
     )
 

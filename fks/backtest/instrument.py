@@ -46,7 +46,7 @@ def instrument_of(bars: Bars) -> Instrument:
     future = instrument_of_symbol(bars.exchange, bars.symbol)
     if future is not None:
         return future
-    newest = bars[-_SHOWN:]
+    newest = (bars if bars.raw is None else bars.raw)[-_SHOWN:]
     prices = np.concatenate([newest.open, newest.high, newest.low, newest.close])
     lot = _step(newest.volume) if newest.volume.any() else Decimal("1E-8")
     return guess_instrument(bars.exchange, bars.symbol, tick_of(bars, _step(prices)), lot)

@@ -23,7 +23,11 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
     no more than `points` bars. `source` says where the bars came from."""
     bars, setup = result.bars, result.setup
     decided, margin = bars[result.first :], setup.margin_kept
-    splits = [{"from": iso(one.time_ns), "ratio": f"{one.new}:{one.old}"} for one in bars.splits if one.new != one.old]
+    splits = [
+        {"from": iso(one.time_ns), "ratio": f"{one.new}:{one.old}"}
+        for one in bars.splits
+        if one.new != one.old and one.time_ns > bars.time_ns[0]
+    ]
     return {
         "strategy": result.strategy,
         "params": result.params,

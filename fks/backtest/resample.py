@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fks.bars.calendars import ALWAYS, calendar_of
+from fks.bars.splits import after_splits
 from fks.model.bar import Bars, Ints
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, check_timeframe
@@ -25,7 +26,7 @@ def resample(bars: Bars, timeframe: str) -> Bars:
 
     A bar with a missing part is left out, as live leaves out bars built over a gap (C7): it shows in the gap report.
     Parts that the market's calendar does not expect are not missing.
-    Volumes are sums rounded to 1e-8. Errors: InputError TIMEFRAME_UNKNOWN, TIMEFRAME_FINER.
+    Volumes are sums rounded to 1e-8. Errors: InputError TIMEFRAME_UNKNOWN, TIMEFRAME_FINER, SPLIT_IN_BAR.
     """
     check_timeframe(timeframe)
     if timeframe == bars.timeframe:
@@ -38,6 +39,8 @@ def resample(bars: Bars, timeframe: str) -> Bars:
             status=422,
             remedy=f"choose a multiple of {bars.timeframe}",
         )
+    if bars.raw is not None:
+        return after_splits(resample(bars.raw, timeframe), bars.splits)
     if not len(bars):
         return Bars(
             bars.symbol,
@@ -45,7 +48,6 @@ def resample(bars: Bars, timeframe: str) -> Bars:
             *(getattr(bars, n) for n in ("time_ns", "open", "high", "low", "close", "volume")),
             calendar=bars.calendar,
             exchange=bars.exchange,
-            splits=bars.splits,
         )
     starts, first, count = np.unique(_starts(bars.time_ns, timeframe), return_index=True, return_counts=True)
     last = first + count - 1
@@ -71,5 +73,4 @@ def resample(bars: Bars, timeframe: str) -> Bars:
         volume[whole],
         calendar=bars.calendar,
         exchange=bars.exchange,
-        splits=bars.splits,
     )

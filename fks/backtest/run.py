@@ -93,10 +93,11 @@ def check_tape(strategy: Strategy, bars: Bars) -> None:
 
 
 def ensure_splits(bars: Bars, setup: Setup) -> None:
-    """Refuse shares whose price jumps as in a split that is not known, and amounts a share over one that is: a share of
-    before is several. Errors: InputError SPLIT_UNKNOWN, SPLIT_AMOUNTS."""
-    ensure_splits_known(bars)
-    if not bars.split_rows:
+    """Refuse shares whose price jumps as in a split that is not known (`allow_gaps` takes them), and amounts a share
+    over one that is: a share of before is several. Errors: InputError SPLIT_UNKNOWN, SPLIT_AMOUNTS."""
+    if not setup.allow_gaps:
+        ensure_splits_known(bars)
+    if all(split.factor == 1 or split.time_ns <= bars.time_ns[0] for split in bars.splits):
         return
     costs, margin = setup.costs, setup.margin_kept
     amounts = {

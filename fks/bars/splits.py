@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 
 import numpy as np
 
 from fks.bars.calendars import ALWAYS, midnight_ns
-from fks.model.bar import SPLIT_PLACES, Bars, Floats, Ints, ShareSplit
+from fks.model.bar import Bars, Ints, ShareSplit, split_digits
 from fks.model.errors import InputError
 from fks.model.timeframe import TIMEFRAMES, bar_end, iso
 
@@ -77,51 +76,41 @@ def split_day(day: str, ratio: str) -> SplitDay:
 
 
 def adjusted(bars: Bars, splits: Iterable[SplitDay], *, until_ns: int | None = None) -> Bars:
-    """Return raw bars in the shares of their end, or of `until_ns`: prices before a split divided by its ratio, to 8
-    decimal places, and volumes multiplied by it. A later split changes nothing.
+    """Return bars as they were traded in the shares of their end, or of `until_ns`: prices before a split divided by
+    its ratio, volumes multiplied by it. A later split changes nothing.
 
     Errors: InputError SPLIT_IN_BAR where a split is inside a bar of a week or a month.
     """
     if not len(bars):
         return bars
-    last_ns = int(bars.time_ns[-1]) if until_ns is None else until_ns
-    found, factors = [], np.ones(len(bars))
-    for split in sorted(splits):
-        at_ns = _starts_ns(bars, split.day)
-        if at_ns > last_ns:
-            break
-        row = int(np.searchsorted(bars.time_ns, at_ns))
-        if row and bar_end(int(bars.time_ns[row - 1]), bars.timeframe) > at_ns:
+    raw = bars if bars.raw is None else bars.raw
+    end_ns = bar_end(int(raw.time_ns[-1]), raw.timeframe) if until_ns is None else until_ns
+    found = [
+        ShareSplit(at_ns, split.new, split.old, raw.ticks.places)
+        for split in sorted(splits)
+        if (at_ns := _starts_ns(raw, split.day)) < end_ns
+    ]
+    return after_splits(raw, tuple(found))
+
+
+def after_splits(raw: Bars, splits: tuple[ShareSplit, ...]) -> Bars:
+    """Return bars as they were traded in the shares after the last split. Errors: as `adjusted`."""
+    for split in splits:
+        row = int(np.searchsorted(raw.time_ns, split.time_ns))
+        if split.factor != 1 and row and bar_end(int(raw.time_ns[row - 1]), raw.timeframe) > split.time_ns:
             raise InputError(
-                f"{bars.symbol} was split {split.ratio} on {split.day}, inside a {bars.timeframe} bar",
+                f"{raw.symbol} was split {split.new}:{split.old} at {iso(split.time_ns)}, inside a {raw.timeframe} bar",
                 code="SPLIT_IN_BAR",
                 status=422,
                 remedy="use bars of a day or less",
             )
-        found.append(ShareSplit(at_ns, split.new, split.old))
-        factors[:row] *= split.new / split.old
-    if not found:
-        return bars
-    return replace(
-        bars,
-        open=_divided(bars.open, factors),
-        high=_divided(bars.high, factors),
-        low=_divided(bars.low, factors),
-        close=_divided(bars.close, factors),
-        volume=bars.volume * factors,
-        splits=tuple(found),
-    )
+    return raw.after(splits)
 
 
 def tick_of(bars: Bars, tick: Decimal) -> Decimal:
     """Return the tick of bars in the shares of their end, where those of before had `tick` on their own day: finer by a
-    power of ten, so that no level of theirs is rounded further than it was then."""
-    most = bars.split_factor(0) if len(bars) else 1.0
-    return tick.scaleb(-math.ceil(math.log10(most))) if most > 1.0 else tick
-
-
-def _divided(prices: Floats, factors: Floats) -> Floats:
-    return np.where(factors == 1.0, prices, np.round(prices / factors, SPLIT_PLACES))
+    power of ten, as their prices are."""
+    return tick.scaleb(-split_digits(bars.splits))
 
 
 def _starts_ns(bars: Bars, day: date) -> int:
@@ -131,8 +120,9 @@ def _starts_ns(bars: Bars, day: date) -> int:
 
 
 def split_like(bars: Bars) -> Ints:
-    """Return the bars of shares that open where a split of the night before would have them open, and no split is known
-    of; ascending."""
+    """Return the bars of shares that open where a split of the night before would have them open, and that no split is
+    known of; ascending. A known split whose jump is still there is none: the bars were adjusted, or its ratio is wrong.
+    """
     if bars.calendar in _NO_SHARES or len(bars) < 2:
         return np.zeros(0, dtype=np.int64)
     jump = bars.close[:-1] / bars.open[1:]
@@ -140,26 +130,39 @@ def split_like(bars: Bars) -> Ints:
     likely = np.array(_LIKELY)
     steps = np.concatenate([likely, 1.0 / likely[1:]])
     nearest = np.abs(jump[large, None] / steps - 1.0).min(axis=1)
-    known = np.searchsorted(bars.time_ns, [split.time_ns for split in bars.splits])
+    moved = np.searchsorted(bars.time_ns, [split.time_ns for split in bars.splits if split.factor == 1])
     found: Ints = large[nearest <= _MOVE] + 1
-    unknown: Ints = found[~np.isin(found, known)]
+    unknown: Ints = found[~np.isin(found, moved)]
     return unknown
 
 
 def ensure_splits_known(bars: Bars) -> None:
-    """Refuse bars of shares whose price jumps as in a split that is not known. Errors: InputError SPLIT_UNKNOWN."""
-    found = split_like(bars)
-    if not len(found):
-        return
-    first = int(found[0])
+    """Refuse bars of shares, or inputs of theirs, whose price jumps as in a split that is not known. Errors: InputError
+    SPLIT_UNKNOWN."""
+    for part in (bars, *bars.inputs.values()):
+        found = split_like(part)
+        if len(found):
+            raise _unknown(part, int(found[0]), len(found))
+
+
+def _unknown(bars: Bars, first: int, count: int) -> InputError:
     before, after, when = bars.close[first - 1], bars.open[first], iso(int(bars.time_ns[first]))
     day, jump = when[:10], before / after
     ratio = f"{round(jump)}:1" if jump > 1.75 else f"1:{round(1 / jump)}" if jump < 1 else "3:2"
-    raise InputError(
+    known = [split for split in bars.splits if np.searchsorted(bars.time_ns, split.time_ns) == first]
+    remedy = (
+        f"'fks data splits {bars.symbol} --add {day}={ratio}', in Python splits={{'{day}': '{ratio}'}}; with 1:1 if "
+        "the price only moved"
+    )
+    if known:
+        remedy = (
+            f"{known[0].new}:{known[0].old} is known of that day: the bars may be adjusted already ('fks data splits "
+            f"{bars.symbol} --remove {day}'), or the ratio is the other way round"
+        )
+    return InputError(
         f"{bars.symbol} opens at {after:g} on {when}, after {before:g}: that looks like a split of {ratio}"
-        + (f", one of {len(found)} such bars" if len(found) > 1 else ""),
+        + (f", one of {count} such bars" if count > 1 else ""),
         code="SPLIT_UNKNOWN",
         status=422,
-        remedy=f"'fks data splits {bars.symbol} --add {day}={ratio}', in Python splits={{'{day}': '{ratio}'}}; "
-        "with 1:1 if the price only moved",
+        remedy=remedy,
     )

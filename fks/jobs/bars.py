@@ -21,7 +21,7 @@ from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument, find_instrument
 from fks.model.tape import Tape, unpack_tape
-from fks.model.timeframe import TIMEFRAMES, bar_start, iso
+from fks.model.timeframe import TIMEFRAMES, bar_end, bar_start, iso
 from fks.store.bars import BarStore
 from fks.store.columns import ColumnCache
 from fks.store.corporate_actions import CorporateActionStore
@@ -45,15 +45,14 @@ async def load_stored(db: Database, request: Request, columns: ColumnCache | Non
     if TIMEFRAMES[request.timeframe] > 60 or request.timeframe == "1M":
         minutes = (request.warmup + 2) * ((TIMEFRAMES[request.timeframe] or 31 * 86400) // 60)
         stored_minutes = await _read(db, store, instrument, request, "1m", minutes)
-    splits = await CorporateActionStore(db).splits(instrument.exchange, instrument.symbol)
-    ends = [int(part.time_ns[-1]) for part in (native, stored_minutes) if part is not None and len(part)]
-    if stored_minutes is not None:
-        stored_minutes = adjusted(stored_minutes, splits, until_ns=max(ends, default=0))
         made = resample(stored_minutes, request.timeframe)
         if request.start_ns is not None:
             made = made[max(0, int(np.searchsorted(made.time_ns, request.start_ns)) - request.warmup) :]
+    splits = await CorporateActionStore(db).splits(instrument.exchange, instrument.symbol)
     is_native = len(made) <= len(native)
-    bars = adjusted(native, splits, until_ns=max(ends, default=0)) if is_native else made
+    bars = adjusted(native if is_native else made, splits)
+    if stored_minutes is not None and len(bars):
+        stored_minutes = adjusted(stored_minutes, splits, until_ns=bar_end(int(bars.time_ns[-1]), bars.timeframe))
     if not len(bars) or int(bars.time_ns[-1]) < (request.start_ns or 0):
         raise _no_data(request, instrument.symbol, await _stored(BarStore(db), instrument, request))
     source = "database" if is_native else "database, made from 1m bars"

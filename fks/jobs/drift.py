@@ -109,7 +109,8 @@ async def measure(
         limits=UNLIMITED,
         collar_pct=settings.collar_pct,
     )
-    result = await asyncio.to_thread(run, strategy, loaded.bars, setup, check=False)
+    # what was filled live is in shares of its day
+    result = await asyncio.to_thread(run, strategy, loaded.bars.as_traded, setup, check=False)
     begun = await db.fetchval("drift.version_since", instance.id, instance.params_version)
     bar_ns = TIMEFRAMES[instance.timeframe] * NS
     starts = [int(result.bars.time_ns[min(result.first, len(result.bars) - 1)])]

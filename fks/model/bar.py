@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -85,19 +85,23 @@ class BarClosed:
 @dataclass(frozen=True, slots=True)
 class ShareSplit:
     """A split of shares: from `time_ns` on there are `new` shares for each `old` one before; 1 for 1 = the price moved,
-    and nothing was split."""
+    and nothing was split. `places`: decimals of the raw prices."""
 
     time_ns: int
     new: int
     old: int = 1
+    places: int = 2
 
     @property
     def factor(self) -> float:
         return self.new / self.old
 
 
-#: of a price before a split, in shares of the bars' end; and of one in its own day's shares, made from that again
-SPLIT_PLACES, KNOWN_PLACES = 8, 4
+def split_digits(splits: Sequence[ShareSplit]) -> int:
+    """Return how many decimals more prices have in the shares after the last split: as many as keep each of them
+    apart."""
+    factors = np.cumprod([split.factor for split in reversed(splits)])
+    return max(0, math.ceil(math.log10(max(factors)) - 1e-9)) if len(factors) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,8 @@ class Bars:
     `inputs`: bars of further symbols by folded symbol, aligned row by row by `joined`. `calendar`: the market's trading
     calendar, `24/7` or a name of exchange_calendars (`fks.bars.calendars`); missing bars and trading days follow from
     it. `exchange`: where they are from, "" when that is not known. `splits`, oldest first: the columns are in shares of
-    after the last one (`fks.bars.splits`); strategies see those of each decision's own day (`known`).
+    after the last one (`fks.bars.splits`), made of those that were traded (`raw`); strategies see the shares of each
+    decision's own day (`known`).
     """
 
     symbol: str
@@ -123,6 +128,7 @@ class Bars:
     calendar: str = field(default="24/7", compare=False, kw_only=True)
     exchange: str = field(default="", compare=False, kw_only=True)
     splits: tuple[ShareSplit, ...] = field(default=(), compare=False, kw_only=True)
+    raw: Bars | None = field(default=None, repr=False, compare=False, kw_only=True)
     _ticks: Ticks | None = field(default=None, init=False, repr=False, compare=False)
     _breaks: Ints | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -144,6 +150,7 @@ class Bars:
             calendar=self.calendar,
             exchange=self.exchange,
             splits=self.splits,
+            raw=None if self.raw is None else self.raw[part],
         )
         if self._ticks is not None:
             object.__setattr__(view, "_ticks", self._ticks[part])
@@ -168,22 +175,42 @@ class Bars:
                     status=422,
                     remedy="resample one of them",
                 )
-            place = np.searchsorted(other.time_ns, self.time_ns)
-            is_there = np.concatenate([other.time_ns, [-1]])[place] == self.time_ns
-            columns = []
-            for name in ("open", "high", "low", "close", "volume"):
-                column = np.full(len(self), np.nan)
-                column[is_there] = getattr(other, name)[place[is_there]]
-                columns.append(column)
-            found[folded(symbol)] = Bars(
-                other.symbol,
-                other.timeframe,
-                self.time_ns,
-                *columns,
-                calendar=other.calendar,
-                splits=other.splits,
-            )
+            found[folded(symbol)] = other.at(self.time_ns)
         return replace(self, inputs=found)
+
+    def at(self, time_ns: Ints) -> Bars:
+        """Return the bars that open at these times, NaN where there is none."""
+        place = np.searchsorted(self.time_ns, time_ns)
+        is_there = np.concatenate([self.time_ns, [-1]])[place] == time_ns
+        columns = []
+        for name in ("open", "high", "low", "close", "volume"):
+            column = np.full(len(time_ns), np.nan)
+            column[is_there] = getattr(self, name)[place[is_there]]
+            columns.append(column)
+        raw = None if self.raw is None else self.raw.at(time_ns)
+        return Bars(self.symbol, self.timeframe, time_ns, *columns, calendar=self.calendar, splits=self.splits, raw=raw)
+
+    # ── splits of shares ─────────────────────────────────────────────────────────────────────────
+    def after(self, splits: tuple[ShareSplit, ...]) -> Bars:
+        """Return these bars, as they were traded, in the shares after the last split: prices before one are divided by
+        its ratio and rounded, volumes multiplied."""
+        if not splits:
+            return self
+        factors = np.ones(len(self))
+        for split, row in zip(splits, np.searchsorted(self.time_ns, [split.time_ns for split in splits]), strict=True):
+            factors[:row] *= split.factor
+        places = splits[0].places + split_digits(splits)
+        is_same = factors == 1.0
+        return replace(
+            self,
+            open=np.where(is_same, self.open, np.round(self.open / factors, places)),
+            high=np.where(is_same, self.high, np.round(self.high / factors, places)),
+            low=np.where(is_same, self.low, np.round(self.low / factors, places)),
+            close=np.where(is_same, self.close, np.round(self.close / factors, places)),
+            volume=self.volume * factors,
+            splits=splits,
+            raw=self,
+        )
 
     @property
     def split_rows(self) -> list[int]:
@@ -196,23 +223,19 @@ class Bars:
         """Return how many shares of the columns one share of row `index` became."""
         return math.prod(split.factor for split in self.splits if split.time_ns > self.time_ns[index])
 
+    @property
+    def as_traded(self) -> Bars:
+        """Return the bars, and those of their inputs, before any split was applied."""
+        part = self if self.raw is None else self.raw
+        return replace(part, inputs={symbol: bars.as_traded for symbol, bars in self.inputs.items()})
+
     def known(self, end: int) -> Bars:
-        """Return the rows before `end` as they were known then: in shares of the last of them, as are their inputs.
-        Prices are rounded to 4 decimal places, which those of shares have at most."""
-        part, factor = self[:end], self.split_factor(end - 1)
+        """Return the rows before `end` as bars that ended there would be: in the shares of the last of them, as are
+        their inputs. Nothing of a later split is in them."""
+        part = self[:end] if self.raw is None else self.raw[:end]
+        found = part.after(tuple(split for split in self.splits if split.time_ns <= self.time_ns[end - 1]))
         inputs = {symbol: bars.known(end) for symbol, bars in self.inputs.items()}
-        if factor == 1.0:
-            return replace(part, inputs=inputs, splits=())
-        return replace(
-            part,
-            open=np.round(part.open * factor, KNOWN_PLACES),
-            high=np.round(part.high * factor, KNOWN_PLACES),
-            low=np.round(part.low * factor, KNOWN_PLACES),
-            close=np.round(part.close * factor, KNOWN_PLACES),
-            volume=part.volume / factor,
-            inputs=inputs,
-            splits=(),
-        )
+        return replace(found, inputs=inputs, splits=(), raw=None)
 
     @property
     def ticks(self) -> Ticks:

@@ -65,10 +65,13 @@ def splits(
         if symbol is None:
             return await store.listed(exchange or None)
         found = await ReadingStore(db).find(symbol, exchange or None)
-        await store.put([ListedSplit(found.exchange, found.symbol, split, "fks data splits") for split in new])
+        known = {split.day for split in await store.splits(found.exchange, found.symbol)}
+        if missing := [str(day) for day in gone if day not in known]:
+            raise InputError(f"no split of {found.symbol} is known on {missing[0]}", remedy="see 'fks data splits'")
         for day in gone:
-            if not await store.remove(found.exchange, found.symbol, day):
-                raise InputError(f"no split of {found.symbol} is known on {day}", remedy="see 'fks data splits'")
+            await store.remove(found.exchange, found.symbol, day)
+        every = {split.day: ListedSplit(found.exchange, found.symbol, split, "fks data splits") for split in new}
+        await store.put(list(every.values()))
         return await store.listed(found.exchange, found.symbol)
 
     _show(with_store(ctx, work), as_json)
@@ -96,8 +99,9 @@ def import_events(ctx: click.Context, file: Path, exchange: str, as_json: bool) 
         reading = ReadingStore(db)
         found = []
         for row in rows:
-            if not row.exchange:
-                listed = await reading.find(row.symbol)
+            stored = await reading.spelled_at(row.exchange, row.symbol) if row.exchange else []
+            if stored or not row.exchange:
+                listed = stored[0] if stored else await reading.find(row.symbol)
                 row = replace(row, exchange=listed.exchange, symbol=listed.symbol)
             found.append(row)
         every = {(row.exchange, row.symbol, row.split.day): row for row in found}

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from fks.indicators.exact import keep_last
-from fks.model.bar import Bars, Floats
+from fks.model.bar import Bars, Floats, split_digits
 from fks.model.errors import FksError, InputError
 from fks.model.instrument import folded
 from fks.model.timeframe import iso
@@ -223,11 +223,14 @@ def decide(strategy: Strategy, bars: Bars) -> Decisions:
     if not len(bars) or not any(part.splits for part in (bars, *bars.inputs.values())):
         return _decide(strategy, bars)
     rows = bars.split_rows
+    places = bars.splits[0].places + split_digits(bars.splits) if bars.splits else 0  # of the columns
     parts: list[dict[str, Floats]] = []
     for start, end in zip([0, *rows], [*rows, len(bars)], strict=True):
         part, factor = _decide(strategy, bars.known(end)), bars.split_factor(end - 1)
         columns = {name: column[start:] for name in _COLUMNS if (column := getattr(part, name)) is not None}
-        parts.append({name: c / factor if name in PRICE_COLUMNS else c for name, c in columns.items()})
+        if factor != 1.0:
+            columns |= {name: np.round(columns[name] / factor, places) for name in PRICE_COLUMNS if name in columns}
+        parts.append(columns)
     sizes = [len(part["target"]) for part in parts]
     return Decisions(
         **{

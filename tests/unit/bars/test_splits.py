@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.backtest import Backtest, run, setup_for
+from fks.backtest import Backtest, resample, run, setup_for
 from fks.bars.splits import SplitDay, adjusted, split_day, split_like, tick_of
 from fks.model.bar import Bars, ShareSplit
 from fks.model.errors import InputError
@@ -59,16 +59,18 @@ class Breakout(Strategy):
 
 def test_prices_before_a_split_are_in_the_shares_after_it() -> None:
     found = adjusted(APPLE, [SPLIT])
-    assert found.close[4] == round(645.57 / 7, 8)
+    assert found.close[4] == round(645.57 / 7, 3)
     assert found.close[5:].tolist() == APPLE.close[5:].tolist()
     assert found.volume.tolist() == [7000.0] * 5 + [1000.0] * 5
     assert found.splits == (ShareSplit(int(APPLE.time_ns[5]), 7),)
+    assert found.raw is not None
+    assert found.as_traded.close.tolist() == APPLE.close.tolist()
 
 
 def test_a_split_after_the_end_changes_nothing() -> None:
     assert adjusted(APPLE[:5], [SPLIT]) is not None
     assert adjusted(APPLE[:5], [SPLIT]).close.tolist() == APPLE.close[:5].tolist()
-    assert adjusted(APPLE[:5], [SPLIT], until_ns=int(APPLE.time_ns[-1])).close[4] == round(645.57 / 7, 8)
+    assert adjusted(APPLE[:5], [SPLIT], until_ns=int(APPLE.time_ns[-1])).close[4] == round(645.57 / 7, 3)
 
 
 def test_a_split_that_all_bars_are_after_changes_nothing() -> None:
@@ -85,8 +87,14 @@ def test_bars_within_a_day_are_split_at_midnight_of_their_market() -> None:
 def test_a_split_inside_a_week_is_refused() -> None:
     weeks = replace(APPLE[::5], timeframe="1w", time_ns=APPLE.time_ns[::5])
     assert adjusted(weeks, [SPLIT]).volume.tolist() == [7000.0, 1000.0]  # on a Monday, where a week begins
+    for day in (date(2014, 6, 4), date(2014, 6, 11)):  # the last week, too
+        with pytest.raises(InputError) as found:
+            adjusted(weeks, [replace(SPLIT, day=day)])
+        assert found.value.code == "SPLIT_IN_BAR"
+        adjusted(weeks, [replace(SPLIT, day=day, new=1)])
+    assert resample(adjusted(APPLE, [SPLIT]), "1w").close.tolist() == [round(645.57 / 7, 3), 91.28]
     with pytest.raises(InputError) as found:
-        adjusted(weeks, [replace(SPLIT, day=date(2014, 6, 11))], until_ns=int(APPLE.time_ns[-1]))
+        resample(adjusted(APPLE, [replace(SPLIT, day=date(2014, 6, 11))]), "1w")
     assert found.value.code == "SPLIT_IN_BAR"
 
 
@@ -105,9 +113,9 @@ def test_the_bars_known_at_each_split_are_the_raw_ones(prices: list[int], splits
     bounds = [*bars.split_rows, len(bars)]
     for start, end in zip([0, *bounds], bounds, strict=False):
         known = bars.known(end)
-        for name in ("open", "high", "low", "close"):
+        for name in ("open", "high", "low", "close", "volume"):
             assert getattr(known, name)[start:].tolist() == getattr(raw, name)[start:end].tolist()
-        assert known.volume[start:].tolist() == pytest.approx(raw.volume[start:end].tolist())
+        assert (known.splits, known.raw) == ((), None)
 
 
 def test_a_decision_sees_the_prices_of_its_day() -> None:
@@ -115,7 +123,7 @@ def test_a_decision_sees_the_prices_of_its_day() -> None:
     found = evaluate(Breakout(), adjusted(APPLE, [SPLIT]))
     assert found.target.tolist() == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
     assert found.stop_loss is not None
-    assert found.stop_loss[2] == pytest.approx((644.82 - 10) / 7)
+    assert found.stop_loss[2] == round((644.82 - 10) / 7, 3)
     assert found.stop_loss[5] == pytest.approx(93.70 - 10)
 
 
@@ -165,9 +173,10 @@ def test_a_run_over_a_split_gains_what_the_shares_gained(engine: str) -> None:
     bars = adjusted(APPLE, [SPLIT])
     setup = setup_for(bars, cash=100_000, size=90_000, fee_rate=0)
     found: Backtest = run(Hold(), bars, setup, engine=engine, check=False)  # type: ignore[arg-type]
+    assert found.engine.name == engine, found.engine.reason
     (fill,) = found.fills
-    assert fill.price == Decimal(repr(round(628.65 / 7, 8)))
-    assert found.equity[-1] - 100_000 == pytest.approx(float(fill.quantity) * (91.28 - 628.65 / 7), abs=0.01)
+    assert fill.price == Decimal(repr(round(628.65 / 7, 3)))
+    assert found.equity[-1] - 100_000 == pytest.approx(float(fill.quantity) * (91.28 - round(628.65 / 7, 3)), abs=0.01)
 
 
 def test_a_jump_like_an_unknown_split_is_refused_until_it_is_named() -> None:
@@ -180,6 +189,66 @@ def test_a_jump_like_an_unknown_split_is_refused_until_it_is_named() -> None:
     moved = adjusted(APPLE, [replace(SPLIT, new=1)])
     run(Breakout(), moved, check=False)
     assert moved.close.tolist() == APPLE.close.tolist()
+    run(Breakout(), APPLE, setup_for(APPLE, allow_gaps=True), check=False)
+
+
+def test_a_jump_that_a_known_split_does_not_explain_is_refused() -> None:
+    """Bars that were adjusted already, and a ratio the wrong way round."""
+    already = replace(adjusted(APPLE, [SPLIT]), splits=(), raw=None)
+    for bars in (adjusted(already, [SPLIT]), adjusted(APPLE, [replace(SPLIT, new=1, old=7)])):
+        with pytest.raises(InputError) as found:
+            run(Breakout(), bars, check=False)
+        assert (found.value.code, "adjusted already" in found.value.remedy) == ("SPLIT_UNKNOWN", True)
+
+
+class Limited(Strategy):
+    """Buys at a limit of the low to come, for one bar."""
+
+    name = "limited"
+
+    def warmup(self) -> int:
+        return 0
+
+    def decide(self, bars: Bars) -> Decisions:
+        size = len(bars)
+        limit = np.full(size, 637.54)
+        return Decisions(np.ones(size), entry_limit=limit, entry_bars=np.ones(size))
+
+
+@pytest.mark.parametrize("engine", ["reference", "compiled"])
+def test_an_order_at_the_price_of_its_day_fills_where_it_did_on_that_day(engine: str) -> None:
+    dipped = replace(APPLE, low=np.where(np.arange(len(APPLE)) == 1, 637.54, APPLE.low))
+    for bars in (replace(dipped[:5], splits=()), adjusted(dipped, [SPLIT])):
+        setup = setup_for(bars, size=900)
+        found = run(Limited(), bars, setup, engine=engine, check=False)  # type: ignore[arg-type]
+        assert [fill.time_ns for fill in found.fills[:1]] == [int(APPLE.time_ns[1])], found.engine
+
+
+def test_a_decision_between_two_splits_does_not_know_the_later_one() -> None:
+    later = SplitDay(date(2014, 6, 12), 4)
+    bars = replace(APPLE, close=APPLE.close + 0.005, high=APPLE.high + 0.005)  # three decimals
+    before, after = adjusted(bars[:8], [SPLIT, later]), adjusted(bars, [SPLIT, later])
+    assert (len(before.splits), len(after.splits)) == (1, 2)
+    for end in range(1, 9):
+        for name in ("open", "high", "low", "close", "volume"):
+            assert getattr(before.known(end), name).tolist() == getattr(after.known(end), name).tolist()
+
+
+def test_bars_that_end_before_a_split_are_of_its_shares() -> None:
+    """A commission a share would be of seven of them."""
+    bars = adjusted(APPLE, [SPLIT])[:5]
+    with pytest.raises(InputError) as found:
+        run(Breakout(), bars, setup_for(bars, commission="0.005 each"), check=False)
+    assert found.value.code == "SPLIT_AMOUNTS"
+
+
+def test_the_splits_of_an_input_are_its_own() -> None:
+    own = replace(days(*range(10, 20)), symbol="MSFT")
+    joined = own.joined({"AAPL": adjusted(APPLE, [SPLIT])})
+    run(Breakout(), joined, setup_for(joined, commission="0.005 each"), check=False)
+    with pytest.raises(InputError) as found:
+        run(Breakout(), own.joined({"AAPL": APPLE}), check=False)
+    assert (found.value.code, found.value.message.startswith("AAPL")) == ("SPLIT_UNKNOWN", True)
 
 
 @pytest.mark.parametrize("calendar", ["24/7", "24/5", "CMES"])
@@ -212,6 +281,9 @@ def test_the_fingerprint_has_the_splits() -> None:
 def test_levels_are_rounded_no_further_than_on_their_day() -> None:
     assert tick_of(adjusted(APPLE, [SPLIT]), Decimal("0.01")) == Decimal("0.001")
     assert tick_of(APPLE, Decimal("0.01")) == Decimal("0.01")
+    assert tick_of(adjusted(APPLE[5:], [SPLIT]), Decimal("0.01")) == Decimal("0.001"), "as of bars that begin earlier"
+    reverse = [SPLIT, SplitDay(date(2014, 6, 5), 1, 10)]
+    assert tick_of(adjusted(APPLE, reverse), Decimal("0.01")) == Decimal("0.001")
 
 
 @pytest.mark.parametrize(

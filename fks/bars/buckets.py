@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fks.model.bar import Ints
-from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, is_on_grid
 
 _MONDAY_NS = 4 * 86400 * NS
 
@@ -30,7 +30,7 @@ def divides(small: str, large: str) -> bool:
     """Return whether bars of `large` begin and end where bars of `small` do, so that they can be built from them."""
     if TIMEFRAMES[small] == 0 or length_of(small) >= length_of(large):
         return False
-    return 86400 % TIMEFRAMES[small] == 0 if large in ("1w", "1M") else TIMEFRAMES[large] % TIMEFRAMES[small] == 0
+    return is_on_grid(small, large)
 
 
 def starts_of(time_ns: Ints, timeframe: str) -> Ints:

@@ -10,19 +10,24 @@ import os
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 
 from fks.config.risk import Risk as Risk
 from fks.config.risk import Section as Section
 from fks.model.copies import LEADER, NAME, CopyRule, parse_rule, venue_of
 from fks.model.errors import ConfigError
+from fks.model.timeframe import TIMEFRAMES
 
-Timeframe = Literal[
-    "1s", "5s", "10s", "15s", "30s", "1m", "2m", "3m", "5m", "10m", "15m", "20m", "30m", "45m", "1h", "2h", "3h", "4h",
-    "6h", "8h", "12h", "1d", "1w", "1M",
-]  # fmt: skip
+
+def _timeframe(name: str) -> str:
+    if name not in TIMEFRAMES:
+        raise ValueError(f"{name!r} is no timeframe; use one of {' '.join(TIMEFRAMES)}")
+    return name
+
+
+Timeframe = Annotated[str, AfterValidator(_timeframe)]
 
 
 def _port(default: int, text: str) -> int:

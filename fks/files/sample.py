@@ -29,11 +29,7 @@ def larger(timeframe: str) -> list[str]:
     """Return the timeframes of a fresh system that can be built from `timeframe`, smallest first; a backtest makes the
     others."""
     step = TIMEFRAMES[timeframe]
-    return [
-        name
-        for name in Data.model_fields["timeframes"].default
-        if length_of(name) > step and length_of(name) % step == 0
-    ]
+    return [name for name in Data().timeframes if length_of(name) > step and length_of(name) % step == 0]
 
 
 async def load_tape(db: Database, tape: Tape, progress: Progress | None = None) -> dict[str, tuple[int, int]]:

@@ -49,13 +49,17 @@ def check_timeframe(name: str) -> str:
     return name
 
 
+def is_on_grid(small: str, large: str) -> bool:
+    """Return whether bars of `large` begin and end where bars of the shorter `small` do."""
+    return (_DAY_S if large in ("1w", "1M") else TIMEFRAMES[large]) % TIMEFRAMES[small] == 0
+
+
 def check_together(names: Iterable[str]) -> None:
     """Refuse timeframes that cannot all be built from the shortest of them. Errors: InputError TIMEFRAME_UNKNOWN,
     TIMEFRAME_FINER."""
     ordered = sorted({check_timeframe(name) for name in names}, key=lambda name: TIMEFRAMES[name] or 31 * _DAY_S)
     for name in ordered[1:]:
-        whole = TIMEFRAMES[name] if name not in ("1w", "1M") else _DAY_S
-        if whole % TIMEFRAMES[ordered[0]]:
+        if not is_on_grid(ordered[0], name):
             raise InputError(
                 f"{name} bars cannot be built from {ordered[0]} bars",
                 code="TIMEFRAME_FINER",

@@ -61,18 +61,17 @@ def splits(
         from fks.store.corporate_actions import CorporateActionStore, ListedSplit
         from fks.store.reading import ReadingStore
 
-        store = CorporateActionStore(db)
         if symbol is None:
-            return await store.listed(exchange or None)
+            return await CorporateActionStore(db).listed(exchange or None)
         found = await ReadingStore(db).find(symbol, exchange or None)
-        known = {split.day for split in await store.splits(found.exchange, found.symbol)}
-        if missing := [str(day) for day in gone if day not in known]:
-            raise InputError(f"no split of {found.symbol} is known on {missing[0]}", remedy="see 'fks data splits'")
-        for day in gone:
-            await store.remove(found.exchange, found.symbol, day)
         every = {split.day: ListedSplit(found.exchange, found.symbol, split, "fks data splits") for split in new}
-        await store.put(list(every.values()))
-        return await store.listed(found.exchange, found.symbol)
+        async with db.transaction() as tx:  # all that was asked for, or nothing
+            store = CorporateActionStore(tx)
+            for day in gone:
+                if not await store.remove(found.exchange, found.symbol, day):
+                    raise InputError(f"no split of {found.symbol} is known on {day}", remedy="see 'fks data splits'")
+            await store.put(list(every.values()))
+            return await store.listed(found.exchange, found.symbol)
 
     _show(with_store(ctx, work), as_json)
 
@@ -88,7 +87,14 @@ def import_events(ctx: click.Context, file: Path, exchange: str, as_json: bool) 
     Further columns that are read: exchange, source, and kind, which may be split. A symbol has to be stored, or its
     exchange be named. A split that is known already is replaced.
     """
-    rows = list(_rows(file, exchange))
+    import csv
+
+    try:
+        rows = list(_rows(file, exchange))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{file.name} is no csv file in UTF-8: {error}", code="FILE_WRONG", remedy="save it as csv, UTF-8"
+        ) from error
 
     async def work(db: Database) -> list[ListedSplit]:
         from dataclasses import replace

@@ -226,12 +226,14 @@ def test_splits_are_listed_replaced_and_removed(fks: Shell, tmp_path: Path) -> N
     assert fks.json("data", "splits")["items"] == [row]
     for wrong, said in (
         (("data", "splits", "ABC", "--remove", "2026-03-02"), "no split of ABC is known on 2026-03-02"),
+        (("data", "splits", "ABC", "--remove", "2026-03-01", "--remove", "2026-03-02"), "is known on 2026-03-02"),
         (("data", "splits", "ABC", "--add", "2026-03-02"), "is no split"),
         (("data", "splits", "--add", "2026-03-02=2"), "need a symbol"),
         (("data", "splits", "NONE", "--add", "2026-03-02=2"), "unknown symbol"),
     ):
         code, _, err = fks(*wrong)
         assert (code, said in err) == (USAGE, True), err
+    assert fks.json("data", "splits")["items"] == [row], "all that was asked for, or nothing"
 
 
 def test_a_file_of_splits_is_taken_whole_or_not_at_all(fks: Shell, tmp_path: Path) -> None:
@@ -245,6 +247,9 @@ def test_a_file_of_splits_is_taken_whole_or_not_at_all(fks: Shell, tmp_path: Pat
         (tmp_path / "splits.csv").write_text(text)
         code, _, err = fks("data", "import-events", "--exchange", "nyse", str(tmp_path / "splits.csv"))
         assert (code, said in err) == (USAGE, True), err
+    (tmp_path / "splits.csv").write_bytes("symbol,day,ratio\nÄ,2026-03-01,2\n".encode("latin-1"))
+    code, _, err = fks("data", "import-events", str(tmp_path / "splits.csv"))
+    assert (code, "is no csv file in UTF-8" in err) == (USAGE, True), err
     assert fks.json("data", "splits")["items"] == []
 
 

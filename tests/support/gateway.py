@@ -107,6 +107,7 @@ async def serving(
     settings.setdefault("auth", NO_LIMITS)
     settings.setdefault("alerts", Alerts(hosts=("localhost",)))
     settings.setdefault("sim", {"enabled": False})
+    settings.setdefault("redis", {"timeout_s": 20.0})  # what tells a slow Redis from a busy machine names its own
     log = CollectingLog()
     paths = Paths.of(home).ensure()
     deps = Deps(

@@ -45,6 +45,9 @@ from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
 
+#: Events of which one reports a fault of the stream.
+_FOUND = {"feed.disconnected", "feed.gap"}
+
 
 @pytest.fixture(scope="module")
 def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
@@ -77,6 +80,8 @@ async def test_from_nothing_to_live_in_every_timeframe(
         await later(database, 6)
         await until(lambda: sum(m["timeframe"] == "1s" for m in messages) >= 10)  # published after they are stored
         await until(lambda: [feed["state"] for feed in collector.detail()["feeds"]] == ["LIVE", "LIVE"])  # type: ignore[attr-defined]
+        # counted after they are published
+        await until(lambda: meter.total("fks_bars_sealed_total", timeframe="1s") > 10)
     listener.cancel()
     await check_stored(database, exchange, Data().timeframes)
     seconds = [(m["symbol"], m["time"]) for m in messages if m["timeframe"] == "1s"]
@@ -90,7 +95,6 @@ async def test_from_nothing_to_live_in_every_timeframe(
     }
     prices = {(bar.symbol, repr(bar.close), repr(bar.volume)) for bar in stored}
     assert {(m["symbol"], m["close"], m["volume"]) for m in messages if m["timeframe"] == "1s"} <= prices
-    assert meter.total("fks_bars_sealed_total", timeframe="1s") > 10
     assert "bar.sealed" in log.events("info")
     assert (await database.sql("SELECT count(*) FROM instruments"))[0][0] >= 5
 
@@ -105,12 +109,14 @@ async def test_gap_in_the_stream_leaves_none_in_the_store(
 ) -> None:
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=15)
-        for _ in range(2):
+        for turn in range(6):  # a feed that is silent for another reason, as on a busy machine, hides a gap
+            if turn >= 2 and _FOUND & set(log.events()):
+                break
             exchange.fault(**fault)
             await later(database, 3)
         await until(lambda: collector.is_ready, deadline_s=15)
     await check_stored(database, exchange)
-    assert {"feed.disconnected", "feed.gap"} & set(log.events())
+    assert _FOUND & set(log.events())
 
 
 async def test_frozen_stream_is_stale_in_time_and_recovers(

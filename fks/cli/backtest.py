@@ -8,9 +8,9 @@ import shutil
 import time
 import tomllib
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from fks.backtest.page import Page
     from fks.backtest.result import Result
     from fks.jobs.backtest import Loaded, Request
+    from fks.store.db import Database
+    from fks.store.research_runs import ResearchRunStore
 
+T = TypeVar("T")
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _WIDE = 84  # columns of the summary side by side
@@ -183,6 +186,7 @@ def run(
         raise Denied(error.message, remedy=error.remedy) from None
     document = document_of(result, source=source)
     seconds = time.perf_counter() - began
+    in_ledger(ctx, tape, lambda runs: runs.record_backtest(document))
     if as_json:
         emit(document, as_json=True, schema="fks.backtest/1")
     else:
@@ -403,19 +407,38 @@ def load_bars(ctx: click.Context, request: Request, tape: str | None) -> Loaded:
         url = _database_url(ctx)
         if url is not None:
             from fks.store.columns import ColumnCache
-            from fks.store.db import Database
 
-            async def stored() -> Loaded:
-                db = await Database.connect(url, settings_of(ctx).database, application="backtest", retry_s=2.0)
-                try:
-                    return await load_stored(db, request, ColumnCache.of(db, settings_of(ctx)))
-                finally:
-                    await db.close()
-
-            return asyncio.run(stored())
+            return asyncio.run(
+                _with_database(ctx, url, lambda db: load_stored(db, request, ColumnCache.of(db, settings_of(ctx))))
+            )
         click.echo(SAMPLE_NOTE, err=True)
     found, name = read_tape(tape or "sample")
     return load_tape(found, name, request)
+
+
+async def _with_database(ctx: click.Context, url: str, work: Callable[[Database], Awaitable[T]]) -> T:
+    from fks.store.db import Database
+
+    db = await Database.connect(url, settings_of(ctx).database, application="backtest", retry_s=2.0)
+    try:
+        return await work(db)
+    finally:
+        await db.close()
+
+
+def in_ledger(ctx: click.Context, tape: str | None, work: Callable[[ResearchRunStore], Awaitable[T]]) -> T | None:
+    """Return what `work` makes of the ledger of research; None, with a note, where it cannot be reached. Runs on tapes
+    are not in it: there is no database that would have others of their market."""
+    url = _database_url(ctx) if tape is None else None
+    if url is None:
+        return None
+    from fks.store.research_runs import ResearchRunStore
+
+    try:
+        return asyncio.run(_with_database(ctx, url, lambda db: work(ResearchRunStore(db))))
+    except FksError as error:
+        click.echo(f"note: this run is not in the ledger of research: {error.message}", err=True)
+        return None
 
 
 def _database_url(ctx: click.Context) -> str | None:

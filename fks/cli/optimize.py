@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fks.cli.backtest import load_bars, market_options, spec_of
+from fks.cli.backtest import in_ledger, load_bars, market_options, spec_of
 from fks.cli.base import as_json, emit, settings_of, table
 from fks.cli.catalogue import catalogue_of
 from fks.cli.client import gateway_of
@@ -149,6 +149,7 @@ def run(
         document = document_of_search(driver, source=loaded.source)
     except TapeRefused as error:
         raise Denied(error.message, remedy=error.remedy) from None
+    document = in_ledger(ctx, tape, lambda runs: runs.record_search(document)) or {**document, "ledger": None}
     emit(document, as_json=as_json, schema=SCHEMA)
     if not as_json:
         show(document, seconds=time.perf_counter() - began)
@@ -393,6 +394,59 @@ def _came_from(provenance: Any) -> str:
     return f"search {provenance['optimization']}, deflated Sharpe {provenance['deflated_sharpe']:.2f}"
 
 
+@optimize.command()
+@click.argument("symbol", required=False)
+@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@as_json
+@click.pass_context
+def ledger(ctx: click.Context, symbol: str | None, limit: int, as_json: bool) -> None:
+    """List the searches and backtests that were run on stored bars (of SYMBOL), newest first.
+
+    A search is deflated by the trials of all of them on its symbol whose bars overlap its own in time.
+    """
+    from fks.model.instrument import folded
+    from fks.model.timeframe import iso
+    from fks.store.research_runs import ResearchRunStore
+
+    name = None if symbol is None else folded(symbol)
+    found = _in_database(ctx, lambda db: ResearchRunStore(db).list(name, limit=limit))
+    rows = [
+        {
+            "ran_at": iso(ran_ns),
+            "kind": run.kind,
+            "strategy": run.strategy,
+            "exchange": run.exchange,
+            "symbol": run.symbol,
+            "timeframe": run.timeframe,
+            "from": iso(run.start_ns),
+            "to": iso(run.end_ns),
+            "trials": run.trials,
+            "sharpe_best": round(run.sharpe_best, 4),
+            "sharpe_mean": round(run.sharpe_mean, 4),
+            "inputs_hash": run.fingerprint,
+        }
+        for run, ran_ns in found
+    ]
+    emit(rows, as_json=as_json, schema="fks.ledger/1")
+    if not as_json:
+        shown = ("kind", "strategy", "symbol", "timeframe")
+        table(
+            (
+                (
+                    time_of(str(row["ran_at"])),
+                    *(row[name] for name in shown),
+                    f"{str(row['from'])[:10]} to {str(row['to'])[:10]}",
+                    row["trials"],
+                    f"{row['sharpe_best']:.2f}",
+                    str(row["inputs_hash"])[:10],
+                )
+                for row in rows
+            ),
+            ("RAN AT", "KIND", "STRATEGY", "SYMBOL", "TIMEFRAME", "BARS", "TRIALS", "BEST SHARPE", "FINGERPRINT"),
+            empty="no searches or backtests on stored bars yet",
+        )
+
+
 # ── output ───────────────────────────────────────────────────────────────────────────────────────
 def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
     """Print a search's result for people: best parameters, tests on held-back bars, what speaks for chance."""
@@ -434,6 +488,15 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
         ),
         ("deflated Sharpe ratio (pass: 0.95)", _number(overfitting["deflated_sharpe"])),
     ]
+    if overfitting.get("hold_sharpe") is not None:  # a result of an older version has neither
+        rows.append(("Sharpe ratio of buying and holding there", _number(overfitting["hold_sharpe"])))
+        rows.append(("deflated, above buying and holding", _number(overfitting["deflated_sharpe_above_hold"])))
+    ledger = document.get("ledger")
+    if ledger:
+        ever = f"deflated by all {ledger['trials']} trials on {document['symbol']} so far"
+        rows.append((ever, f"{_number(ledger['deflated_sharpe'])} (earlier runs: {ledger['earlier_runs']})"))
+        if ledger["held_back_runs"] is not None:
+            rows.append(("earlier runs that used the bars held back here", str(ledger["held_back_runs"])))
     crossed = overfitting["cross_validation"]
     if crossed is not None:
         rows.append(("probability of overfitting", _number(crossed["pbo"])))

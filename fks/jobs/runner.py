@@ -24,6 +24,7 @@ from fks.jobs.work import Cancelled, Work
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
 from fks.store.db import Database
 from fks.store.jobs import Job, JobStore
+from fks.store.research_runs import ResearchRunStore
 from fks.strategies.registry import load_catalogue
 
 BEAT_S = 1.0
@@ -139,7 +140,10 @@ async def _outcome(job: Job, work: Work) -> tuple[str, dict[str, Any] | None, st
         kind = KINDS.get(job.kind)
         if kind is None:
             raise InputError(f"unknown kind of job {job.kind!r}", remedy=f"known: {' '.join([*KINDS, *WAITING_KINDS])}")
-        return "done", await asyncio.to_thread(kind, job.spec, work), None
+        document = await asyncio.to_thread(kind, job.spec, work)
+        if "members" not in job.spec:  # an account's trades are not of one series
+            await ResearchRunStore(work.db).record_backtest(document)
+        return "done", document, None
     except Cancelled:
         return "cancelled", None, None
     except OutageError:

@@ -36,6 +36,7 @@ from fks.model.errors import BugError, OutageError
 from fks.search import Proposal, Search, Task, evaluate
 from fks.store.columns import ColumnCache
 from fks.store.jobs import Job, JobStore
+from fks.store.research_runs import ResearchRunStore
 from fks.store.trials import TrialRow, TrialStore
 from fks.strategies.registry import load_catalogue
 
@@ -84,7 +85,8 @@ async def run_coordinator(job: Job, work: Work) -> dict[str, Any]:
         await _persist(store.requeue_lost, work)
         await asyncio.sleep(LOOK_S)
     _check(work)
-    return await asyncio.to_thread(document_of_search, driver, source=source)
+    document = await asyncio.to_thread(document_of_search, driver, source=source)
+    return await _persist(lambda: ResearchRunStore(work.db).record_search(document), work)
 
 
 async def run_helper(job: Job, work: Work) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from fks.backtest.metrics import probabilistic_sharpe
 from fks.model.bar import Floats
 
+PASS = 0.95  # nominal 5 %
 _NORMAL = NormalDist()
 _EULER = 0.5772156649015329
 _CHUNK = 256  # choices of blocks looked at together: bounds the memory

@@ -24,11 +24,13 @@ from fks.model.timeframe import iso
 from fks.risk.sizing import Sizing
 from fks.search.evaluate import Task, Trial, evaluate, evaluate_ranges, joined
 from fks.search.montecarlo import METHODS, resample_trades
-from fks.search.objectives import Returns, check_objectives, metrics_of, values_of
+from fks.search.objectives import Returns, check_objectives, metrics_of, period_of, period_returns, values_of
 from fks.search.overfitting import (
+    PASS,
     backtest_overfitting,
     deflated_sharpe,
     expected_best_sharpe,
+    sharpe,
     track_record_needed,
 )
 from fks.search.plans import Answer, Plan, Planner, Proposal, planner_of
@@ -40,7 +42,6 @@ from fks.strategies.base import Strategy
 KEPT = 20  # best trials of each fold that a result lists
 COMPARED_MAX = 1000  # trials of the cross-validation for overfitting: of more, every n-th and the best
 SURFACE_MAX = 20_000  # trials up to which the neighbourhood and the heat map are made
-PASS = 0.95  # nominal 5 %
 Asked = tuple[int, Proposal]  # (fold, proposal)
 Evaluate = Callable[[Task, Iterable[Asked]], Iterator[Trial]]
 
@@ -233,7 +234,7 @@ class Search:
                 remedy="widen the space, take more bars, or lower --min-trades",
             )
         outside = _outside(task, tested)
-        overfitting = _overfitting_of(last, winner)
+        overfitting = _overfitting_of(task, last, winner)
         chosen = _chosen(task, winner, outside)
         document = {
             "strategy": task.space.strategy.name,
@@ -379,8 +380,12 @@ def _tested(task: Task, fold: Mapping[str, Any], part: Range) -> Returns | None:
         return None
 
 
-def _overfitting_of(fold: _Fold, winner: Trial) -> dict[str, Any]:
-    """Return what the statistics say of the winner, given how many trials it was chosen from."""
+def _overfitting_of(task: Task, fold: _Fold, winner: Trial) -> dict[str, Any]:
+    """Return what the statistics say of the winner, given how many trials it was chosen from.
+
+    `hold_sharpe` is that of buying and holding on the same bars; `deflated_sharpe_above_hold` the probability that the
+    winner's true ratio is above it by more than the best of so many trials shows by chance.
+    """
     metrics = winner.metrics
     observed, periods = metrics.get("sharpe_period", 0.0), int(metrics["periods"])
     shape = {"skew": metrics["skew"], "kurtosis": metrics["kurtosis"]}
@@ -390,21 +395,36 @@ def _overfitting_of(fold: _Fold, winner: Trial) -> dict[str, Any]:
     if winner.sums is not None and winner.number % fold.stride:
         compared.append(winner.sums)
     crossed = backtest_overfitting(np.stack(compared)) if len(compared) > 1 else None
-    span = metrics.get("sharpe", 0.0) / observed if observed else 0.0
-    bar = expected_best_sharpe(trials, variance)
+    year = period_of(task.bars).per_year
+    span = math.sqrt(year)
+    bar, hold = expected_best_sharpe(trials, variance), _hold_sharpe(task)
+    above = probabilistic_sharpe(observed, periods, **shape, benchmark=bar + max(hold, 0.0))
     return {
         "trials": trials,
         "periods": periods,
         "sharpe": _rounded(metrics.get("sharpe", 0.0)),
-        "sharpe_without_skill": _rounded(bar * span) if span else None,
-        "period_s": round(metrics["period_s"]) if "period_s" in metrics and span else None,
+        "sharpe_mean": _rounded(fold.sharpes[1] * span),
+        "sharpe_variance": _rounded(variance * year),
+        "sharpe_without_skill": _rounded(bar * span),
+        "period_s": round(metrics["period_s"]) if "period_s" in metrics else None,
         "probabilistic_sharpe": round(probabilistic_sharpe(observed, periods, **shape), 6),
         "deflated_sharpe": round(deflated_sharpe(observed, periods, trials=trials, variance=variance, **shape), 6),
+        "hold_sharpe": _rounded(hold * span),
+        "deflated_sharpe_above_hold": round(above, 6),
         "periods_needed": track_record_needed(observed, benchmark=bar, **shape),
         "cross_validation": None
         if crossed is None
         else {k: _rounded(v) if isinstance(v, float) else v for k, v in crossed.as_dict().items()},
     }
+
+
+def _hold_sharpe(task: Task) -> float:
+    """Return the Sharpe ratio a period of buying at the first open of each range of the last split, and holding."""
+    period, found = period_of(task.bars), []
+    for low, high in task.splits[-1].train:
+        part = task.bars[low:high]
+        found.append(period_returns(part.time_ns, part.close, float(part.open[0]), period))
+    return sharpe(np.concatenate(found)) or 0.0
 
 
 def _chosen(task: Task, winner: Trial, outside: dict[str, Any] | None) -> dict[str, Any]:

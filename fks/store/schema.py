@@ -1175,6 +1175,27 @@ trials = Table(  # of searches; a row is proposed once, run by one attempt of a 
     Index("ix_trials_open", "search_id", "fold", "number", postgresql_where=text("state IN ('queued','running')")),
 )
 
+research_runs = Table(  # searches and backtests on stored bars, each once: later searches are deflated by all of them
+    "research_runs",
+    metadata,
+    Column("fingerprint", Text, primary_key=True),  # inputs_hash of the run
+    _text("kind"),
+    _text("strategy"),
+    _text("exchange"),
+    _text("symbol"),
+    _text("timeframe"),
+    _time("start_time"),  # of the first bar and the last
+    _time("end_time"),
+    Column("trials", Integer, nullable=False),
+    Column("sharpe_mean", Float(53), nullable=False),  # of the yearly Sharpe ratios of its trials
+    Column("sharpe_spread", Float(53), nullable=False),  # sum of their squared deviations from it
+    Column("sharpe_best", Float(53), nullable=False),
+    _time("ran_at", now=True),
+    CheckConstraint("kind IN ('search','backtest')", name="kind"),
+    CheckConstraint("trials > 0", name="trials"),
+    Index("ix_research_runs_symbol", "symbol", "exchange", "start_time"),
+)
+
 schedules = Table(
     "schedules",
     metadata,

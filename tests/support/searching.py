@@ -29,6 +29,7 @@ from fks.store import migrate
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.jobs import SEARCHES, Job, JobStore
+from fks.store.research_runs import ResearchRunStore
 from fks.store.trials import TrialStore
 from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.pairs import Pairs
@@ -92,7 +93,7 @@ async def here(
     while asked := driver.ask():
         for trial in evaluate_all(driver.task, asked):
             driver.record(trial)
-    return plain(document_of_search(driver, source=loaded.source))
+    return plain(await ResearchRunStore(db).record_search(document_of_search(driver, source=loaded.source)))
 
 
 def plain(document: dict[str, Any]) -> dict[str, Any]:

@@ -172,3 +172,26 @@ async def test_a_submitted_search_is_watched_promoted_and_rolled_back(up: Shell,
     assert versions[0]["params"] == versions[2]["params"]
     assert versions[1]["provenance"]["optimization"] == job["id"]
     assert versions[1]["provenance"]["deflated_sharpe"] == found["overfitting"]["deflated_sharpe"]
+
+
+async def test_what_is_run_here_on_stored_bars_is_in_the_ledger(up: Shell) -> None:
+    stored = ("--symbol", "BTC/USDT", "--allow-gaps")
+    assert (await off_loop(up.json, "optimize", "ledger"))["items"] == []
+    one = await off_loop(up.json, "backtest", "run", "sma_cross", *stored)
+    assert "ledger" not in one, "a backtest's document is a function of its inputs"
+    found = await off_loop(up.json, "optimize", "run", *SEARCH, *stored, "--workers", "1")
+    assert found["ledger"] == {**found["ledger"], "earlier_runs": 1, "trials": found["overfitting"]["trials"] + 1}
+    code, out, _ = await off_loop(up, "optimize", "run", *SEARCH, *stored, "--workers", "1")
+    assert code == OK
+    assert f"deflated by all {found['ledger']['trials']} trials on BTCUSDT so far" in out, "the same search counts once"
+    rows = (await off_loop(up.json, "optimize", "ledger", "btc-usdt"))["items"]
+    assert [(row["kind"], row["trials"], row["inputs_hash"]) for row in rows] == [
+        ("search", found["overfitting"]["trials"], found["inputs_hash"]),
+        ("backtest", 1, one["inputs_hash"]),
+    ]
+    assert (await off_loop(up.json, "optimize", "ledger", "ETHUSDT"))["items"] == []
+    tape = await off_loop(up.json, "optimize", "run", *SEARCH, *SAMPLE)
+    assert tape["ledger"] is None, "a tape is in no database"
+    assert len((await off_loop(up.json, "optimize", "ledger"))["items"]) == 2
+    code, out, _ = await off_loop(up, "optimize", "ledger")
+    assert (code, out.count("sma_cross")) == (OK, 2)

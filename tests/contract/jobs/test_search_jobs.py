@@ -23,6 +23,7 @@ from fks.model.errors import InputError
 from fks.model.timeframe import to_datetime
 from fks.store.db import Database
 from fks.store.jobs import Job, JobStore
+from fks.store.research_runs import ResearchRunStore
 from fks.store.strategies import StrategyStore
 from fks.store.trials import LOST_MAX, TrialRow, TrialStore
 from tests.support.searching import (
@@ -73,6 +74,50 @@ async def test_a_search_of_a_strategy_of_two_symbols_reads_both(database: Databa
     assert job.result == await here(database, spec)
     assert job.result["trials"] == {**job.result["trials"], "total": 9, "done": 9, "failed": 0}  # type: ignore[index]
     assert job.result["best"]["metrics"]["trades"] > 0  # type: ignore[index]
+
+
+async def test_a_search_is_deflated_by_all_that_was_tried_on_its_symbol(database: Database, tmp_path: Path) -> None:
+    """Two searches and a backtest as jobs, and one that ran twice: each counts once, and only on its symbol and time."""
+    await stored_pair(database)
+    settings = Settings(research=Research(slots=1))
+
+    async def ledger_of(spec: dict[str, Any]) -> dict[str, Any]:
+        id = await submit(database, spec)
+        await take(database)
+        await run_one(database, id, tmp_path, settings=settings)
+        job = await ended(database, id)
+        assert job.result is not None, job.error
+        return dict(job.result["ledger"])
+
+    narrow = {**SPEC, "space": {"fast": "2:4", "slow": "8:9"}}
+    first = await ledger_of(narrow)
+    assert (first["earlier_runs"], first["trials"], first["held_back_runs"]) == (0, 6, 0)
+    backtest = {name: SPEC[name] for name in ("strategy", "symbol", "exchange", "timeframe", "limits")}
+    id = await JobStore(database).submit("backtest", backtest)
+    assert await JobStore(database).claim(["backtest"])
+    await run_one(database, id, tmp_path, settings=settings)
+    assert (await ended(database, id)).state == "done"
+    second = await ledger_of({**SPEC, "space": {"fast": "5:6", "slow": "10:14"}})
+    assert (second["earlier_runs"], second["trials"], second["held_back_runs"]) == (2, 10 + 6 + 1, 2)
+    again = await ledger_of(narrow)
+    assert (again["earlier_runs"], again["trials"]) == (2, 6 + 10 + 1), "it does not count itself"
+    other = await ledger_of({**narrow, "symbol": "ETHUSDT", "allow_gaps": True})
+    assert (other["earlier_runs"], other["trials"]) == (0, 6)
+    times = [
+        row["time"] for row in await database.sql("SELECT time FROM ohlcv_data WHERE symbol = 'BTCUSDT' ORDER BY 1")
+    ]
+    early = await ledger_of({**narrow, "to": times[300].isoformat()})
+    assert (early["earlier_runs"], early["trials"]) == (3, 6 + 6 + 10 + 1)
+    late = await ledger_of({**narrow, "from": times[400].isoformat()})
+    assert late["earlier_runs"] == 3, "the run that ended before it is another time"
+    kept = await ResearchRunStore(database).list("BTCUSDT")
+    assert [(run.kind, run.trials) for run, _ in kept] == [
+        ("search", 6),
+        ("search", 6),
+        ("search", 10),
+        ("backtest", 1),
+        ("search", 6),
+    ]
 
 
 async def test_helpers_share_the_trials_and_end_with_the_search(database: Database, tmp_path: Path) -> None:

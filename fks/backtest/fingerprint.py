@@ -12,7 +12,7 @@ import orjson
 from fks.backtest.rows import FillRow, Setup, plain
 from fks.bars.calendars import ALWAYS
 from fks.config.risk import Risk
-from fks.model.bar import Bars
+from fks.model.bar import Bars, Floats, Ints
 from fks.model.timeframe import iso
 from fks.risk.sizing import Sizing
 
@@ -32,20 +32,26 @@ def _hash(document: object) -> str:
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
+def _column_hash(*columns: Floats | Ints) -> str:
+    digest = hashlib.sha256()
+    for column in columns:
+        digest.update(np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
 def tape_hash(bars: Bars) -> dict[str, object]:
     """Return the identity of a tape: timeframe, first, last, count and the SHA-256 of its columns."""
-    digest = hashlib.sha256()
-    for column in (bars.time_ns, bars.open, bars.high, bars.low, bars.close, bars.volume):
-        digest.update(np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")).tobytes())
     inputs = {symbol: tape_hash(other) for symbol, other in bars.inputs.items()}
+    features = {name: _column_hash(one.values, one.time_ns) for name, one in bars.features.items()}
     return {
+        **({"features": features} if features else {}),
         **({"inputs": inputs} if inputs else {}),
         **({} if bars.calendar == ALWAYS else {"calendar": bars.calendar}),
         **({"splits": [[iso(s.time_ns), s.new, s.old] for s in bars.splits]} if bars.splits else {}),
         "symbol": bars.symbol,
         "timeframe": bars.timeframe,
         "count": len(bars),
-        "columns": digest.hexdigest(),
+        "columns": _column_hash(bars.time_ns, bars.open, bars.high, bars.low, bars.close, bars.volume),
         "first": iso(int(bars.time_ns[0])),
         "last": iso(int(bars.time_ns[-1])),
     }

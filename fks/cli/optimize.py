@@ -132,15 +132,15 @@ def run(
         check_strategy_of,
         document_of_search,
         parse_optimization,
-        symbols_of,
+        searched,
         task_for,
     )
     from fks.search import Search
 
     spec = parse_optimization(with_costs(_spec(options), settings_of(ctx).costs, settings_of(ctx).collar_pct))
     catalogue = catalogue_of(ctx)
-    symbols = symbols_of(spec, catalogue)  # errors of the request are reported before any data is loaded
-    loaded = load_joined(symbols, spec.request(), lambda request: load_bars(ctx, request, tape))
+    space = searched(spec, catalogue)  # errors of the request are reported before any data is loaded
+    loaded = load_joined(space.inputs(), spec.request(space), lambda request: load_bars(ctx, request, tape))
     began = time.perf_counter()
     try:
         task = task_for(spec, loaded, catalogue, settings_of(ctx).risk)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fks.data.notebook import (
+        add_features,
         connect,
         create_account,
         disconnect,
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
         get_sync_status,
         record_trade,
         service,
+        with_features,
     )
 
 __all__ = [
+    "add_features",
     "connect",
     "create_account",
     "disconnect",
@@ -36,6 +39,7 @@ __all__ = [
     "get_sync_status",
     "record_trade",
     "service",
+    "with_features",
 ]
 
 

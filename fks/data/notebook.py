@@ -8,6 +8,7 @@ values are attributes, too. A wrong argument is an InputError that names the val
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -137,6 +138,40 @@ def get_ohlcv_table(
     """
     listed, state, bars = _read(symbol, timeframe, limit, start, end, exchange)
     return frames.table_of(bars, exchange=listed.exchange, revision=str(state.revision))
+
+
+def add_features(rows: Any, feature: str = "", symbol: str = "", *, source: str = "fks.data") -> int:
+    """Store values of own columns of strategies, all or none; return how many are new.
+
+    `rows` is a DataFrame, or mappings, with `time`, `known_at` and `value`, and `feature` and `symbol` where they are
+    not given (no symbol: of every symbol). `known_at` is the moment from which on a strategy may use a value: its own
+    in history; a program that writes as it goes leaves it out, and it is now. Errors: InputError FEATURE_NAME,
+    FEATURE_TIME, FEATURE_CHANGED, TIME_INVALID; OutageError.
+    """
+    from fks.store.feature_values import FeatureValue
+    from fks.store.feature_values import add_features as add
+
+    now_ns = time.time_ns()
+    found = []
+    for row in rows.to_dict("records") if hasattr(rows, "to_dict") else rows:
+        time_ns, known_ns = (frames.moment_ns(row.get(name), name) for name in ("time", "known_at"))
+        if time_ns is None or "value" not in row:
+            raise InputError(f"the row {dict(row)} lacks a time or a value", code="INVALID", status=422)
+        of = str(row.get("symbol") or symbol)
+        value = float("nan") if row["value"] is None else float(row["value"])
+        known_ns = now_ns if known_ns is None else known_ns
+        found.append(FeatureValue(str(row.get("feature") or feature), of, time_ns, known_ns, value, source))
+    return session().run(lambda db: add(db, found))
+
+
+def with_features(bars: Bars, *names: str) -> Bars:
+    """Return bars (`get_ohlcv_arrays`) with stored columns beside them: of each bar what was known at its end.
+
+    Errors: InputError FEATURE_UNKNOWN, OutageError.
+    """
+    from fks.store.feature_values import FeatureStore
+
+    return session().run(lambda db: FeatureStore(db).aligned(names, bars.symbol, bars))
 
 
 def get_indicator(

@@ -110,7 +110,13 @@ def run_account_spec(
     members, sources = [], []
     for number, (wanted, strategy) in enumerate(zip(spec.members, strategies, strict=True)):
         request = Request(
-            wanted.symbol, wanted.exchange, wanted.timeframe, wanted.start_ns, wanted.end_ns, strategy.warmup()
+            wanted.symbol,
+            wanted.exchange,
+            wanted.timeframe,
+            wanted.start_ns,
+            wanted.end_ns,
+            strategy.warmup(),
+            features=strategy.features(),
         )
         loaded = load_joined(strategy.inputs(), request, load_bars)
         setup = setup_of(wanted, loaded.instrument, limits)

@@ -108,7 +108,7 @@ class BacktestSpec(BaseModel):
 @dataclass(frozen=True, slots=True)
 class Request:
     """The bars of a backtest: [start, end) of a series, and `warmup` bars before it. `exchange` None: the one that is
-    collected, or has bars."""
+    collected, or has bars. `features`: own columns of the strategy beside them."""
 
     symbol: str
     exchange: str | None
@@ -116,6 +116,7 @@ class Request:
     start_ns: int | None
     end_ns: int | None
     warmup: int
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,8 @@ def load_joined(symbols: Sequence[str], request: Request, load_bars: LoadBars) -
 
     Errors: as `load_bars`.
     """
-    return joined(load_bars(request), {symbol: load_bars(replace(request, symbol=symbol)) for symbol in symbols})
+    others = {symbol: load_bars(replace(request, symbol=symbol, features=())) for symbol in symbols}
+    return joined(load_bars(request), others)
 
 
 def joined(loaded: Loaded, others: Mapping[str, Loaded]) -> Loaded:
@@ -209,7 +211,10 @@ def run_spec(
     """
     strategy = (catalogue or load_catalogue()).make(spec.strategy, spec.params)
     progress(0.05)
-    request = Request(spec.symbol, spec.exchange, spec.timeframe, spec.start_ns, spec.end_ns, strategy.warmup())
+    span = (spec.start_ns, spec.end_ns)
+    request = Request(
+        spec.symbol, spec.exchange, spec.timeframe, *span, strategy.warmup(), features=strategy.features()
+    )
     loaded = load_joined(strategy.inputs(), request, load_bars)
     progress(0.3)
     check_tape(strategy, loaded.bars)

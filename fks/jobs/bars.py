@@ -26,6 +26,7 @@ from fks.store.bars import BarStore
 from fks.store.columns import ColumnCache
 from fks.store.corporate_actions import CorporateActionStore
 from fks.store.db import Database
+from fks.store.feature_values import FeatureStore
 from fks.store.instruments import InstrumentStore
 from fks.store.reading import Listed, ReadingStore
 
@@ -36,7 +37,7 @@ async def load_stored(db: Database, request: Request, columns: ColumnCache | Non
     """Return bars from `ohlcv_data`: the timeframe itself, or resampled from stored minutes where those reach further.
 
     Shares that were split are in shares of the end (`fks.bars.splits`). With `columns` bars are mapped from its files
-    instead of read. Errors: InputError SYMBOL_UNKNOWN, NO_DATA, SPLIT_IN_BAR; OutageError.
+    instead of read. Errors: InputError SYMBOL_UNKNOWN, NO_DATA, SPLIT_IN_BAR, FEATURE_UNKNOWN; OutageError.
     """
     instrument = await _instrument(db, request)
     store = columns or BarStore(db)
@@ -58,13 +59,15 @@ async def load_stored(db: Database, request: Request, columns: ColumnCache | Non
     source = "database" if is_native else "database, made from 1m bars"
     has_finer = stored_minutes is not None and len(stored_minutes) > 0
     instrument = replace(instrument, tick=tick_of(bars, instrument.tick))
+    bars = await FeatureStore(db).aligned(request.features, instrument.symbol, bars)
     return Loaded(bars, instrument, source, stored_minutes if has_finer else None)
 
 
 async def load_stored_joined(db: Database, request: Request, symbols: Iterable[str]) -> Loaded:
     """Return `load_stored` with the bars of further symbols of the exchange (`Strategy.inputs`) beside its own."""
     loaded = await load_stored(db, request)
-    return joined(loaded, {symbol: await load_stored(db, replace(request, symbol=symbol)) for symbol in symbols})
+    others = {symbol: await load_stored(db, replace(request, symbol=symbol, features=())) for symbol in symbols}
+    return joined(loaded, others)
 
 
 async def _instrument(db: Database, request: Request) -> Instrument:
@@ -140,7 +143,14 @@ async def _stored(store: BarStore, instrument: Instrument, request: Request) -> 
 
 def load_tape(tape: Tape, name: str, request: Request) -> Loaded:
     """Return bars from a tape. Errors: InputError SYMBOL_UNKNOWN when it is of another symbol or exchange,
-    TIMEFRAME_FINER, NO_DATA."""
+    TIMEFRAME_FINER, NO_DATA, FEATURE_UNKNOWN for a strategy with columns of its own."""
+    if request.features:
+        raise InputError(
+            f"{name} has no column {' '.join(request.features)}",
+            code="FEATURE_UNKNOWN",
+            status=422,
+            remedy="run on stored bars ('fks data import', 'fks data import-features')",
+        )
     instrument = instrument_of_symbol(tape.exchange, tape.symbol) or guess_instrument(
         tape.exchange, tape.symbol, Decimal(1).scaleb(-tape.price_places), Decimal(1).scaleb(-tape.volume_places)
     )

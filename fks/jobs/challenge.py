@@ -196,11 +196,17 @@ async def measure(
     if end_ns <= begun_ns + 2 * bar_ns:
         raise _no_data(challenger)
     champion = catalogue.make(instance.strategy, instance.params)
+    rival = catalogue.make(instance.strategy, challenger.params)
     request = Request(
-        instance.symbol, instance.exchange, instance.timeframe, begun_ns, end_ns + _US, champion.warmup() + 1
+        instance.symbol,
+        instance.exchange,
+        instance.timeframe,
+        begun_ns,
+        end_ns + _US,
+        champion.warmup() + 1,
+        features=tuple(sorted({*champion.features(), *rival.features()})),
     )
-    symbols = {*champion.inputs(), *catalogue.make(instance.strategy, challenger.params).inputs()}
-    loaded = await load_stored_joined(db, request, sorted(symbols))
+    loaded = await load_stored_joined(db, request, sorted({*champion.inputs(), *rival.inputs()}))
     bars = loaded.bars
     later = bars[int((bars.time_ns < begun_ns).sum()) :]
     if len(later) < 3:
@@ -232,7 +238,7 @@ async def measure(
     )
 
     def both() -> Excess:
-        for one in (champion, catalogue.make(instance.strategy, challenger.params)):
+        for one in (champion, rival):
             _ensure_market_entries(one, bars)
         made = run(Recorded(changes=changes), later, setup, check=False)
         return excess_of(made, run(champion, bars, setup, check=False))

@@ -92,7 +92,13 @@ async def measure(
         )
     strategy = catalogue.make(instance.strategy, instance.params)
     request = Request(
-        instance.symbol, instance.exchange, instance.timeframe, instance.anchor_ns, instance.cursor_ns + _US, 0
+        instance.symbol,
+        instance.exchange,
+        instance.timeframe,
+        instance.anchor_ns,
+        instance.cursor_ns + _US,
+        0,
+        features=strategy.features(),
     )
     loaded = await load_stored_joined(db, request, strategy.inputs())
     costs = CostModel.of(settings.costs, loaded.instrument)

@@ -15,10 +15,13 @@ from fks.model.instrument import folded
 from fks.store.bars import BarStore
 from fks.store.corporate_actions import CorporateActionStore
 from fks.store.db import Database
+from fks.store.feature_values import FeatureStore
 from fks.strategies.registry import Catalogue, source_hash
 
 if TYPE_CHECKING:
     from fks.jobs.backtest import BacktestSpec
+    from fks.search.space import Space
+    from fks.strategies.base import Strategy
 
 _NOT = ("workers",)  # in a spec, and nothing in a result depends on it
 
@@ -27,8 +30,8 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
     """Return the SHA-256 of a checked spec, the strategy's source, the version, the [risk] limits, and the stored data.
 
     The data is named by the revision of its series and its newest bar, up to the end of the spec: a bar that was
-    corrected, one more bar in an open range, or a split, is other work. Errors: OutageError; InputError for an unknown
-    strategy.
+    corrected, one more bar in an open range, a split, or a value of an own column, is other work. Errors: OutageError;
+    InputError for an unknown strategy.
     """
     if "members" in spec:
         return await _of_account(db, kind, spec, catalogue, limits)
@@ -38,7 +41,8 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
     parsed = parse_optimization(spec) if kind == KIND else parse_spec(spec)
     series = []
     exchange = parsed.exchange or "binance"
-    wanted = [parsed.symbol, *_inputs(catalogue, parsed)]
+    reads = _reads(catalogue, parsed)
+    wanted = [parsed.symbol, *map(folded, reads.inputs())]
     for symbol, timeframe in ((symbol, tf) for symbol in wanted for tf in sorted({parsed.timeframe, "1m"})):
         found = await BarStore(db).series(symbol, timeframe, exchange=exchange)
         if found is not None and found.newest_ns is not None:
@@ -46,6 +50,7 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
             series.append([timeframe, found.revision, newest])
     actions = CorporateActionStore(db)
     splits = {symbol: list(map(str, known)) for symbol in wanted if (known := await actions.splits(exchange, symbol))}
+    features = await FeatureStore(db).state(reads.features(), parsed.symbol)
     plain = parsed.model_dump(mode="json", by_alias=True)
     document = {
         "kind": kind,
@@ -55,6 +60,7 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
         "limits": limits.model_dump(mode="json") if parsed.limits else None,
         "series": series,
         **({"splits": splits} if splits else {}),
+        **({"features": features} if features else {}),
     }
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
 
@@ -73,13 +79,13 @@ async def _of_account(db: Database, kind: str, spec: Mapping[str, Any], catalogu
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _inputs(catalogue: Catalogue, spec: BacktestSpec) -> list[str]:
-    """Return the further symbols of a strategy as they are stored. Errors: InputError for an unknown strategy."""
-    from fks.jobs.optimization import OptimizationSpec, symbols_of
+def _reads(catalogue: Catalogue, spec: BacktestSpec) -> Strategy | Space:
+    """Return what says which symbols and columns are read. Errors: InputError for an unknown strategy."""
+    from fks.jobs.optimization import OptimizationSpec, searched
 
-    if isinstance(spec, OptimizationSpec):
-        return [folded(symbol) for symbol in symbols_of(spec, catalogue)]
-    return [folded(symbol) for symbol in catalogue.make(spec.strategy, spec.params).inputs()]
+    return (
+        searched(spec, catalogue) if isinstance(spec, OptimizationSpec) else catalogue.make(spec.strategy, spec.params)
+    )
 
 
 def _source(catalogue: Catalogue, name: str, params: Mapping[str, Any]) -> str:

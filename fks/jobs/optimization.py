@@ -16,7 +16,7 @@ from fks.jobs.backtest import BacktestSpec, Loaded, Request, setup_of
 from fks.jobs.spec import checked_spec
 from fks.search import Plan, Search, Task, Trial, Validation, task_of
 from fks.search.objectives import check_objectives
-from fks.search.space import space_of
+from fks.search.space import Space, space_of
 from fks.strategies.registry import Catalogue, source_hash
 
 KIND = "optimization"
@@ -52,9 +52,10 @@ class OptimizationSpec(BacktestSpec):
     def _several(cls, given: Any) -> Any:
         return (given,) if isinstance(given, str) else given
 
-    def request(self) -> Request:
-        """Return which bars it wants."""
-        return Request(self.symbol, self.exchange, self.timeframe, self.start_ns, self.end_ns, 0)
+    def request(self, space: Space) -> Request:
+        """Return which bars it wants, with the columns that its combinations read beside them."""
+        span = (self.start_ns, self.end_ns)
+        return Request(self.symbol, self.exchange, self.timeframe, *span, 0, features=space.features())
 
 
 def parse_optimization(spec: Mapping[str, Any]) -> OptimizationSpec:
@@ -84,10 +85,9 @@ def task_for(spec: OptimizationSpec, loaded: Loaded, catalogue: Catalogue, limit
     )
 
 
-def symbols_of(spec: OptimizationSpec, catalogue: Catalogue) -> tuple[str, ...]:
-    """Return the further symbols that a search reads. Errors: InputError STRATEGY_UNKNOWN, SPACE_WRONG."""
-    kind = catalogue.kind(spec.strategy)
-    return space_of(kind, spec.space, spec.params, context=catalogue.context).inputs()
+def searched(spec: OptimizationSpec, catalogue: Catalogue) -> Space:
+    """Return the combinations of a search. Errors: InputError STRATEGY_UNKNOWN, SPACE_WRONG."""
+    return space_of(catalogue.kind(spec.strategy), spec.space, spec.params, context=catalogue.context)
 
 
 def check_strategy_of(task: Task, params: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fks.config.settings import Settings
-from fks.jobs.backtest import Loaded, joined
+from fks.jobs.backtest import Loaded, Request, joined
 from fks.jobs.bars import load_stored
 from fks.jobs.optimization import (
     WORKER,
@@ -27,7 +27,7 @@ from fks.jobs.optimization import (
     document_of_search,
     parse_optimization,
     result_of,
-    symbols_of,
+    searched,
     task_for,
     trial_of,
 )
@@ -160,12 +160,13 @@ async def _task(spec: OptimizationSpec, work: Work) -> tuple[Task, str]:
     columns = None if work.node is None else ColumnCache.of(work.db, work.settings)
     catalogue = await asyncio.to_thread(load_catalogue, work.folder)
 
-    async def load(symbol: str) -> Loaded:
-        wanted = replace(spec.request(), symbol=symbol)
+    async def load(wanted: Request) -> Loaded:
         return await _persist(lambda: load_stored(work.db, wanted, columns), work)
 
-    loaded = await load(spec.symbol)
-    loaded = joined(loaded, {symbol: await load(symbol) for symbol in symbols_of(spec, catalogue)})
+    space = searched(spec, catalogue)
+    request = spec.request(space)
+    others = {symbol: await load(replace(request, symbol=symbol, features=())) for symbol in space.inputs()}
+    loaded = joined(await load(request), others)
 
     def make() -> Task:
         return task_for(spec, loaded, catalogue, work.settings.risk)

@@ -105,11 +105,26 @@ def split_digits(splits: Sequence[ShareSplit]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Feature:
+    """A column beside bars: of each one the value that was known at its end. Shapes: both (n,).
+
+    `values` is NaN where nothing was known; `time_ns` is the time that a value is of, -1 where there is none.
+    """
+
+    values: Floats
+    time_ns: Ints
+
+    def __getitem__(self, part: slice) -> Feature:
+        return Feature(self.values[part], self.time_ns[part])
+
+
+@dataclass(frozen=True, slots=True)
 class Bars:
     """Columns of one (symbol, timeframe), oldest first. Shapes: all (n,). Times ns UTC int64, the rest float64.
 
     What is derived from the columns (`ticks`, `breaks`) is kept: from then on they are read-only.
-    `inputs`: bars of further symbols by folded symbol, aligned row by row by `joined`. `calendar`: the market's trading
+    `inputs`: bars of further symbols by folded symbol, aligned row by row by `joined`. `features`: own columns by name
+    (`fks.bars.features`). `calendar`: the market's trading
     calendar, `24/7` or a name of exchange_calendars (`fks.bars.calendars`); missing bars and trading days follow from
     it. `exchange`: where they are from, "" when that is not known. `splits`, oldest first: the columns are in shares of
     after the last one (`fks.bars.splits`), made of those that were traded (`raw`); strategies see the shares of each
@@ -125,6 +140,7 @@ class Bars:
     close: Floats
     volume: Floats
     inputs: Mapping[str, Bars] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
+    features: Mapping[str, Feature] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
     calendar: str = field(default="24/7", compare=False, kw_only=True)
     exchange: str = field(default="", compare=False, kw_only=True)
     splits: tuple[ShareSplit, ...] = field(default=(), compare=False, kw_only=True)
@@ -147,6 +163,7 @@ class Bars:
             self.close[part],
             self.volume[part],
             inputs={symbol: bars[part] for symbol, bars in self.inputs.items()} if self.inputs else {},
+            features={name: one[part] for name, one in self.features.items()} if self.features else {},
             calendar=self.calendar,
             exchange=self.exchange,
             splits=self.splits,
@@ -177,6 +194,12 @@ class Bars:
                 )
             found[folded(symbol)] = other.at(self.time_ns)
         return replace(self, inputs=found)
+
+    def with_features(self, features: Mapping[str, Feature]) -> Bars:
+        """Return these bars with columns beside them, those that they have by other names included."""
+        found = {**self.features, **features}
+        raw = None if self.raw is None else self.raw.with_features(features)
+        return replace(self, features=found, raw=raw)
 
     def at(self, time_ns: Ints) -> Bars:
         """Return the bars that open at these times, NaN where there is none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from math import prod
@@ -109,10 +109,16 @@ class Space:
     def inputs(self) -> tuple[str, ...]:
         """Return the further symbols whose bars the combinations read: at both ends of each range, and at each choice
         with the others at an end."""
+        return tuple(dict.fromkeys(symbol for one in self._corners() for symbol in one.inputs()))
+
+    def features(self) -> tuple[str, ...]:
+        """Return the own columns that the combinations read, asked as `inputs`."""
+        return tuple(dict.fromkeys(name for one in self._corners() for name in one.features()))
+
+    def _corners(self) -> Iterator[Strategy]:
         ends = [{one.name: one.end(place) for one in self.dimensions} for place in (0, -1)]
         chosen = [{**end, one.name: value} for end in ends for one in self.dimensions for value in one.choices]
-        made = (self.make(params) for params in (*ends, *chosen))
-        return tuple(dict.fromkeys(symbol for one in made if one is not None for symbol in one.inputs()))
+        yield from (one for params in (*ends, *chosen) if (one := self.make(params)) is not None)
 
     def as_dict(self) -> dict[str, Any]:
         return {dimension.name: dimension.as_dict() for dimension in self.dimensions}

@@ -1,4 +1,4 @@
-"""Bars of the further symbols that a strategy reads: sealed as far as its own, and beside them row by row."""
+"""Bars of the further symbols that a strategy reads, sealed as far as its own, and its own columns: row by row."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fks.model.bar import Bars
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.facts import Facts
+from fks.store.feature_values import FeatureStore
 from fks.store.reading import ReadingStore
 from fks.store.strategies import Instance
 
@@ -19,6 +20,7 @@ class InputBars:
 
     def __init__(self, db: Database) -> None:
         self._bars, self._facts, self._reading = BarStore(db), Facts(db), ReadingStore(db)
+        self._features = FeatureStore(db)
 
     async def places(self, exchange: str, names: Iterable[str]) -> dict[str, str]:
         """Return the exchange's symbol of each name. Errors: InputError SYMBOL_UNKNOWN; INPUT_MISSING when one is not
@@ -37,8 +39,10 @@ class InputBars:
                 sealed_ns, behind = through_ns, symbol
         return sealed_ns, behind
 
-    async def joined(self, exchange: str, bars: Bars, places: Mapping[str, str]) -> Bars:
-        """Return sealed bars of an instance with those of its inputs beside them, aligned as in a backtest."""
+    async def joined(self, exchange: str, bars: Bars, places: Mapping[str, str], features: Iterable[str] = ()) -> Bars:
+        """Return sealed bars of an instance with those of its inputs and its own columns beside them, aligned as in a
+        backtest. Errors: InputError FEATURE_UNKNOWN."""
+        bars = await self._features.aligned(features, bars.symbol, bars)
         if not places:
             return bars
         from_ns, to_ns = (int(bars.time_ns[0]), int(bars.time_ns[-1]) + _US) if len(bars) else (0, 0)

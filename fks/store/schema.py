@@ -1175,6 +1175,21 @@ trials = Table(  # of searches; a row is proposed once, run by one attempt of a 
     Index("ix_trials_open", "search_id", "fold", "number", postgresql_where=text("state IN ('queued','running')")),
 )
 
+feature_values = Table(  # own columns of strategies; what was known is never changed, only followed by later rows
+    "feature_values",
+    metadata,
+    _text("feature"),
+    _text("symbol"),  # folded; '' = of every symbol
+    _time("time"),  # that the value is of
+    _time("known_at"),  # from when on it was known
+    Column("value", Float(53), nullable=False),  # NaN = not there any more
+    _text("source", default=""),
+    _time("recorded_at", now=True),
+    PrimaryKeyConstraint("feature", "symbol", "time", "known_at"),
+    CheckConstraint("known_at >= time", name="known_at"),
+    Index("ix_feature_values_known", "feature", "symbol", "known_at"),
+)
+
 research_runs = Table(  # searches and backtests on stored bars, each once: later searches are deflated by all of them
     "research_runs",
     metadata,

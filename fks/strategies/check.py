@@ -31,7 +31,7 @@ from types import ModuleType
 
 import numpy as np
 
-from fks.model.bar import Bars, Floats, Ints
+from fks.model.bar import Bars, Feature, Floats, Ints
 from fks.model.timeframe import NS, TIMEFRAMES, iso
 from fks.strategies.base import (
     PRICE_COLUMNS,
@@ -95,9 +95,23 @@ def synthetic(count: int, timeframe: str = "1m") -> Bars:
 
 
 def with_inputs(strategy: Strategy, bars: Bars) -> Bars:
-    """Return bars with synthetic ones of the strategy's inputs beside them: each follows `bars` for a while and comes
-    back to it, and lacks one bar in two hundred. The same in every run and version."""
+    """Return bars with synthetic ones of the strategy's inputs, and synthetic columns, beside them where they lack any.
+
+    Inputs follow `bars` for a while and come back to it, and lack one bar in two hundred. Columns wander about 0 and
+    lack one value in a hundred. The same in every run and version.
+    """
     others = {}
+    features = {}
+    for number, name in enumerate(strategy.features()):
+        dice = np.random.Generator(np.random.PCG64(_SEED + 1000 + number))
+        values = np.cumsum(dice.standard_normal(len(bars))) / 10.0
+        values -= np.convolve(values, np.full(50, 0.02), mode="full")[: len(bars)]
+        values[dice.random(len(bars)) < 0.01] = np.nan
+        features[name] = Feature(values, np.where(np.isnan(values), -1, bars.time_ns))
+    if not features.keys() <= bars.features.keys():
+        bars = bars.with_features(features)
+    if bars.inputs:
+        return bars
     for number, symbol in enumerate(strategy.inputs()):
         dice = np.random.Generator(np.random.PCG64(_SEED + 1 + number))
         apart = np.zeros(len(bars))
@@ -123,7 +137,7 @@ def check_strategy(strategy: Strategy, tapes: Sequence[Bars] = (), *, prefixes: 
     for tape in (synthetic(need), *tapes):
         if len(tape) < warmup + 20:
             continue
-        bars = tape if tape.inputs else with_inputs(strategy, tape)
+        bars = with_inputs(strategy, tape)
         found = next(_lookahead(strategy, bars, prefixes), None) or next(_warmups(strategy, bars), None)
         if found:
             return [found]

@@ -111,13 +111,15 @@ class StalledInstances:
 @dataclass(slots=True)
 class _Runner:
     """One instance in memory. `anchored_ns` is where its columns start; `inputs` has the symbols whose bars it reads
-    besides its own, by the strategy's names of them; `eval_s` is the duration of the last evaluation."""
+    besides its own, by the strategy's names of them, `features` its own columns; `eval_s` is the duration of the last
+    evaluation."""
 
     row: Instance
     strategy: Strategy
     columns: Columns
     anchored_ns: int
     inputs: Mapping[str, str]
+    features: tuple[str, ...]
     eval_s: float = 1.0
     retry_rows: int = field(default_factory=lambda: ROWS_MAX)
 
@@ -324,7 +326,7 @@ class StrategyWorker:
         if not await self._store.set_state(row.id, state="LOADING", error=died):
             raise await self._superseded(row)
         self._begun.add(row.id)
-        strategy, names = await self._sandbox.in_thread(row.id, row.strategy, 0, lambda: self._make(row))
+        strategy, names, features = await self._sandbox.in_thread(row.id, row.strategy, 0, lambda: self._make(row))
         inputs = await self._inputs.places(row.exchange, names)
         sealed_ns = await self._sealed(row, inputs)
         if sealed_ns is None or (row.cursor_ns is not None and sealed_ns < row.cursor_ns):
@@ -332,7 +334,7 @@ class StrategyWorker:
             return None
         anchor_ns, cursor_ns = await self._anchor(replace(row, sealed_ns=sealed_ns), strategy.warmup())
         bars = await self._bars.read(row.symbol, row.timeframe, anchor_ns, cursor_ns + US, exchange=row.exchange)
-        bars = await self._inputs.joined(row.exchange, bars, inputs)
+        bars = await self._inputs.joined(row.exchange, bars, inputs, features)
         await self._sandbox.in_thread(row.id, strategy.name, 0, lambda: ensure_checked(strategy, [bars[-CHECK_ROWS:]]))
         await self._store.set_state(row.id, state="RUNNING")
         self._log.info(
@@ -345,12 +347,12 @@ class StrategyWorker:
             bars=len(bars),
         )
         row = replace(row, anchor_ns=anchor_ns, cursor_ns=cursor_ns)
-        return _Runner(row, strategy, Columns(bars), anchor_ns, inputs)
+        return _Runner(row, strategy, Columns(bars), anchor_ns, inputs, features)
 
-    def _make(self, row: Instance) -> tuple[Strategy, tuple[str, ...]]:
-        """Return the instance's strategy, and the further symbols that it reads."""
+    def _make(self, row: Instance) -> tuple[Strategy, tuple[str, ...], tuple[str, ...]]:
+        """Return the instance's strategy, the further symbols that it reads, and its own columns."""
         made = NarrowCatalogue(self._folder).make(row.strategy, row.params)  # no other instance's file is run for it
-        return made, made.inputs()
+        return made, made.inputs(), made.features()
 
     async def _anchor(self, row: Instance, warmup: int) -> tuple[int, int]:
         """Return (anchor, cursor) of an instance, chosen and stored when it is new: `warmup` bars before the next one.
@@ -391,7 +393,7 @@ class StrategyWorker:
         cursor_ns = sealed_ns if len(bars) < BATCH else int(bars.time_ns[-1])
         if len(bars) and runner.columns.last_ns is not None and int(bars.time_ns[0]) <= runner.columns.last_ns:
             raise OutageError(f"bars of {row.id} moved under the cursor", remedy="it is loaded again")
-        bars = await self._inputs.joined(row.exchange, bars, runner.inputs)
+        bars = await self._inputs.joined(row.exchange, bars, runner.inputs, runner.features)
         known = len(runner.columns)
         runner.columns.append(bars)
         view, first, ages = runner.columns.view(), len(runner.columns), np.zeros(0)

@@ -19,9 +19,8 @@ import numpy as np
 import orjson
 
 from fks.config.settings import Database as DatabaseSettings
-from fks.jobs.backtest import joined
-from fks.jobs.bars import load_stored
-from fks.jobs.optimization import KIND, document_of_search, parse_optimization, symbols_of, task_for
+from fks.jobs.bars import load_stored_joined
+from fks.jobs.optimization import KIND, document_of_search, parse_optimization, searched, task_for
 from fks.model.bar import Bars
 from fks.search import Search, serial
 from fks.search.run import Evaluate
@@ -84,12 +83,9 @@ async def here(
     """Return what the search of a spec gives in this process. `folder`: of strategies' files."""
     parsed = parse_optimization(spec)
     catalogue = load_catalogue(folder)
-    loaded = await load_stored(db, parsed.request())
-    others = {
-        symbol: await load_stored(db, replace(parsed.request(), symbol=symbol))
-        for symbol in symbols_of(parsed, catalogue)
-    }
-    driver = Search(task_for(parsed, joined(loaded, others), catalogue))
+    space = searched(parsed, catalogue)
+    loaded = await load_stored_joined(db, parsed.request(space), space.inputs())
+    driver = Search(task_for(parsed, loaded, catalogue))
     while asked := driver.ask():
         for trial in evaluate_all(driver.task, asked):
             driver.record(trial)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import as_json, emit, table
+from fks.cli.data import features as data_features
 from fks.cli.data import files as data_files
 from fks.cli.data import quality as data_quality
 from fks.cli.data import quarantine as data_quarantine
@@ -122,6 +123,8 @@ for _command in (
     data_quarantine.quarantine,
     data_splits.splits,
     data_splits.import_events,
+    data_features.features,
+    data_features.import_features,
     *data_files.COMMANDS,
 ):
     data.add_command(_command)

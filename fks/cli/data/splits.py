@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fks.cli.base import as_json
-from fks.cli.data.store import show, with_store
+from fks.cli.data.store import csv_rows, show, with_store
 from fks.model.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,14 +87,7 @@ def import_events(ctx: click.Context, file: Path, exchange: str, as_json: bool) 
     Further columns that are read: exchange, source, and kind, which may be split. A symbol has to be stored, or its
     exchange be named. A split that is known already is replaced.
     """
-    import csv
-
-    try:
-        rows = list(_rows(file, exchange))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{file.name} is no csv file in UTF-8: {error}", code="FILE_WRONG", remedy="save it as csv, UTF-8"
-        ) from error
+    rows = list(_rows(file, exchange))
 
     async def work(db: Database) -> list[ListedSplit]:
         from dataclasses import replace
@@ -119,35 +112,20 @@ def import_events(ctx: click.Context, file: Path, exchange: str, as_json: bool) 
 
 def _rows(file: Path, exchange: str) -> Iterator[ListedSplit]:
     """Yield the splits of a file. Errors: InputError naming the row."""
-    import csv
-
     from fks.bars.splits import split_day
     from fks.store.corporate_actions import ListedSplit
 
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        names = [name.strip().lower() for name in reader.fieldnames or ()]
-        missing = [name for name in _COLUMNS if name not in names]
-        if missing:
-            raise InputError(
-                f"{file.name} row 1: there is no column {', '.join(missing)}",
-                code="FILE_WRONG",
-                remedy=f"write a header with {', '.join(_COLUMNS)}, and if you like {', '.join(_OTHERS)}",
-            )
-        reader.fieldnames = names
-        for row in reader:
-            values = {name: (row.get(name) or "").strip() for name in (*_COLUMNS, *_OTHERS)}
-            where = f"{file.name} row {reader.line_num}"
-            if values["kind"] not in ("", "split"):
-                raise InputError(f"{where}: {values['kind']} is no kind of event that is read; 'split' is")
-            if not values["symbol"]:
-                raise InputError(f"{where}: it names no symbol")
-            try:
-                split = split_day(values["day"], values["ratio"])
-            except InputError as error:
-                raise InputError(f"{where}: {error.message}", code=error.code, remedy=error.remedy) from error
-            place = values["exchange"] or exchange
-            yield ListedSplit(place.lower(), values["symbol"], split, values["source"] or file.name)
+    for where, values in csv_rows(file, _COLUMNS, _OTHERS):
+        if values["kind"] not in ("", "split"):
+            raise InputError(f"{where}: {values['kind']} is no kind of event that is read; 'split' is")
+        if not values["symbol"]:
+            raise InputError(f"{where}: it names no symbol")
+        try:
+            split = split_day(values["day"], values["ratio"])
+        except InputError as error:
+            raise InputError(f"{where}: {error.message}", code=error.code, remedy=error.remedy) from error
+        place = values["exchange"] or exchange
+        yield ListedSplit(place.lower(), values["symbol"], split, values["source"] or file.name)
 
 
 def _show(rows: list[ListedSplit], as_json: bool) -> None:

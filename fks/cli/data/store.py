@@ -17,6 +17,8 @@ from fks.model.errors import InputError, OutageError
 from fks.model.instrument import folded
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fks.config.endpoints import Node
     from fks.config.settings import Settings
     from fks.model.ports import Exchange
@@ -49,6 +51,32 @@ def with_store(ctx: click.Context, work: Callable[[Database], Awaitable[T]], *, 
 
     with opened_store(ctx, create=create) as (url, settings, _):
         return asyncio.run(run(url, settings.database.model_copy(update={"statement_timeout_s": STATEMENT_S})))
+
+
+def csv_rows(file: Path, columns: Sequence[str], others: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (place in words, cells by name) of each row of a csv file with a header that has `columns`, and may have
+    `others`. Errors: InputError FILE_WRONG."""
+    import csv
+
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            names = [name.strip().lower() for name in reader.fieldnames or ()]
+            missing = [name for name in columns if name not in names]
+            if missing:
+                raise InputError(
+                    f"{file.name} row 1: there is no column {', '.join(missing)}",
+                    code="FILE_WRONG",
+                    remedy=f"write a header with {', '.join(columns)}, and if you like {', '.join(others)}",
+                )
+            reader.fieldnames = names
+            for row in reader:
+                cells = {name: (row.get(name) or "").strip() for name in (*columns, *others)}
+                yield f"{file.name} row {reader.line_num}", cells
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{file.name} is no csv file in UTF-8: {error}", code="FILE_WRONG", remedy="save it as csv, UTF-8"
+        ) from error
 
 
 def node_of(ctx: click.Context) -> Node | None:

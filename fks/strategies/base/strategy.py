@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from fks.indicators.exact import keep_last
-from fks.model.bar import Bars, Floats, split_digits
+from fks.model.bar import Bars, Feature, Floats, split_digits
 from fks.model.errors import FksError, InputError
 from fks.model.instrument import folded
 from fks.model.timeframe import iso
@@ -104,6 +104,10 @@ class Strategy(BaseModel, ABC):
         """Return the further symbols whose bars `decide` reads, in any spelling (`input_bars`): those of its parts."""
         return tuple(dict.fromkeys(symbol for part in self.parts() for symbol in part.inputs()))
 
+    def features(self) -> tuple[str, ...]:
+        """Return the names of the columns of one's own that `decide` reads (`feature`): those of its parts."""
+        return tuple(dict.fromkeys(name for part in self.parts() for name in part.features()))
+
     def entries_max(self) -> int:
         """Return the most entries that a position of this strategy may have."""
         return 1
@@ -123,6 +127,21 @@ def input_bars(strategy: Strategy, bars: Bars, symbol: str) -> Bars:
             code="INPUT_MISSING",
             status=422,
             remedy=f"give it bars.joined({{{symbol!r}: …}})",
+        )
+    return found
+
+
+def feature(strategy: Strategy, bars: Bars, name: str) -> Feature:
+    """Return one of the strategy's own columns: row i has the value that was known when row i of `bars` ended, and the
+    time that it is of; NaN where none was. Errors: StrategyError FEATURE_MISSING when it was not given."""
+    found = bars.features.get(name)
+    if found is None:
+        raise StrategyError(
+            f"strategy {strategy.name} reads the column {name} besides {bars.symbol}, and did not get it",
+            code="FEATURE_MISSING",
+            status=422,
+            remedy=f"return its name from features() and import it (fks data import-features), or give it "
+            f"bars.with_features({{{name!r}: …}})",
         )
     return found
 
@@ -359,6 +378,9 @@ def _readonly(bars: Bars) -> Bars:
     for part in (view, *view.inputs.values()):
         for column in (part.time_ns, part.open, part.high, part.low, part.close, part.volume):
             column.setflags(write=False)
+    for one in view.features.values():
+        one.values.setflags(write=False)
+        one.time_ns.setflags(write=False)
     return view
 
 

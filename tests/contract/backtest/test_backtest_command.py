@@ -16,7 +16,7 @@ import orjson
 import pandas
 import pytest
 
-from fks.backtest import bars_from_frame, sample, setup_for
+from fks.backtest import bars_from_frame, resample, sample, setup_for
 from fks.backtest import run as run_backtest
 from fks.bars.calendars import calendar_of
 from fks.bars.splits import split_day
@@ -30,7 +30,7 @@ from fks.jobs.account import parse_account
 from fks.jobs.backtest import parse_spec, with_costs
 from fks.jobs.fingerprint import fingerprint
 from fks.jobs.runner import run_one
-from fks.model.bar import Bars
+from fks.model.bar import Bars, Feature
 from fks.model.tape import Tape
 from fks.model.timeframe import iso
 from fks.servers.embedded import postgres_pid
@@ -207,6 +207,76 @@ def test_shares_that_were_split_run_in_the_shares_of_their_end(fks: Shell, tmp_p
     bars = bars_from_frame(pandas.DataFrame(table), symbol="SHARE", splits={"2014-03-03": 2, "2015-03-02": 3})
     in_python = run_backtest(load_catalogue().make("buy_and_hold", {}), bars, setup_for(bars, size=9000))
     assert in_python.fills[0].price == Decimal(document["fills"][0]["price"])
+
+
+MOOD = """
+import numpy as np
+from fks.strategies.base import Decisions, Strategy, feature
+
+class Mood(Strategy):
+    name = "mood"
+    above: float = 0.0
+    def warmup(self):
+        return 2
+    def features(self):
+        return ("mood",)
+    def decide(self, bars):
+        return Decisions(np.where(feature(self, bars, "mood").values > self.above, 1.0, 0.0))
+"""
+
+
+def test_a_strategy_reads_a_column_that_was_imported(fks: Shell, tmp_path: Path) -> None:
+    fks("data", "sample")
+    folder = fks.home / "strategies"
+    folder.mkdir(exist_ok=True)
+    (folder / "mood.py").write_text(MOOD)
+    span = ("--from", "2026-03-05", "--to", "2026-03-25")
+    command = ("backtest", "run", "mood", "--timeframe", "1h", *span)
+    code, _, err = fks(*command)
+    assert (code, "there is no column mood of BTCUSDT" in err) == (USAGE, True), err
+    file = tmp_path / "mood.csv"
+    file.write_text(
+        "Time,known_at,value\n2026-03-01,2026-03-01,-1\n2026-03-10,2026-03-12T10:30:00Z,1\n2026-03-20,2026-03-20,\n"
+    )
+    command_import = ("data", "import-features", str(file), "--feature", "mood")
+    assert fks.json(*command_import) | {"schema": ""} == {"schema": "", "rows": 3, "new": 3}
+    assert fks.json(*command_import)["new"] == 0, "the same rows again change nothing"
+    document = fks.json(*command)
+    assert [fill["time"] for fill in document["fills"]] == ["2026-03-12T11:00:00Z", "2026-03-20T00:00:00Z"], (
+        "in at the open after the bar at whose end it was known, out when it was taken away"
+    )
+    bars = sample()
+    hours = resample(bars, "1h")
+    known = np.where(hours.time_ns < np.datetime64("2026-03-12T10:00", "ns").astype(np.int64), -1.0, 1.0)
+    known[hours.time_ns >= np.datetime64("2026-03-19T23:00", "ns").astype(np.int64)] = np.nan
+    in_python = hours.with_features({"mood": Feature(known, hours.time_ns)})
+    made = run_backtest(load_catalogue(folder).make("mood", {}), in_python, setup_for(in_python))
+    assert [iso(fill.time_ns) for fill in made.fills] == [fill["time"] for fill in document["fills"]]
+    found = fks.json("optimize", "run", "mood", "-p", "above=0,2", "--timeframe", "1h", *span, "--validation", "none")
+    assert found["trials"]["done"] == 2
+    (row,) = fks.json("data", "features")["items"]
+    assert row | {"source": ""} == {
+        "feature": "mood", "symbol": None, "rows": 3, "oldest": "2026-03-01T00:00:00Z",
+        "newest": "2026-03-20T00:00:00Z", "known_at": "2026-03-20T00:00:00Z", "source": "",
+    }  # fmt: skip
+    for text, said in (
+        ("time,value\n2026-03-01,1\n", "row 1: there is no column known_at"),
+        ("time,known_at,value\n2026-03-01,2026-02-28,1\n", "mood of 2026-03-01T00:00:00Z was known before"),
+        ("time,known_at,value\n2026-04-01,2026-04-01,5\n2026-03-10,2026-03-12T10:30,2\n", "is 1, known from 2026-03-12T10:30:00Z on, not 2"),
+        ("time,known_at,value\n2026-03-01,soon,1\n", "row 2: known_at='soon' is no time"),
+        ("time,known_at,value\n2026-03-01,,1\n", "row 2: known_at='' is no time"),
+        ("time,known_at,value\n2026-03-01,2026-03-01,much\n", "row 2: 'much' is no number"),
+        ("time,known_at,value,feature\n2026-03-01,2026-03-01,1,My Mood\n", "'My Mood' is no name of a column"),
+    ):  # fmt: skip
+        file.write_text(text)
+        code, _, err = fks(*command_import)
+        assert (code, said in err) == (USAGE, True), err
+    assert fks.json("data", "features")["items"] == [row], "all rows, or none"
+    code, _, err = fks(*command, "--tape", "sample")
+    assert (code, "the shipped sample has no column mood" in err) == (USAGE, True), err
+    assert fks.json("data", "features", "mood", "--remove")["items"] == []
+    code, _, err = fks("data", "features", "mood", "--remove")
+    assert (code, "there is no column mood" in err) == (USAGE, True), err
 
 
 def test_splits_are_listed_replaced_and_removed(fks: Shell, tmp_path: Path) -> None:

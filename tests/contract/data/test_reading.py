@@ -115,6 +115,35 @@ async def test_long_series_is_mapped_and_correct(store: BarStore, database: Data
     assert data.get_ohlcv_data("BTCUSDT", "1m")["close"].iloc[0] == 1.25
 
 
+async def test_own_columns_are_written_and_read_beside_bars(store: BarStore) -> None:
+    frame = pd.DataFrame(
+        {
+            "time": pd.to_datetime([START_NS, START_NS + 5 * MINUTE], utc=True),
+            "known_at": pd.to_datetime([START_NS + 3 * MINUTE, START_NS + 5 * MINUTE], utc=True),
+            "value": [1.5, None],
+        }
+    )
+    assert data.add_features(frame, "mood", "BTC/USDT") == 2
+    assert data.add_features(frame, "mood", "btcusdt") == 0
+    found = data.with_features(data.get_ohlcv_arrays("BTC/USDT", "1m", 10, start=T0), "mood").features["mood"]
+    assert np.array_equal(found.values, [np.nan] * 2 + [1.5] * 2 + [np.nan] * 6, equal_nan=True)
+    assert found.time_ns[1:5].tolist() == [-1, START_NS, START_NS, START_NS + 5 * MINUTE]
+    later = data.with_features(data.get_ohlcv_arrays("BTC/USDT", "1m", 3, start="2026-05-01T00:03"), "mood")
+    assert later.features["mood"].values[0] == 1.5, "what was known before the first bar"
+    assert data.add_features([{"time": T0, "value": 7.0}], "now") == 1, "without known_at it is known now"
+    assert np.isnan(data.with_features(later, "now").features["now"].values).all()
+    with pytest.raises(InputError, match=r"is 1.5, known from .* on, not 2") as refused:
+        data.add_features(
+            [{"time": T0, "known_at": "2026-05-01T00:03", "value": 2.0, "feature": "mood"}], symbol="BTCUSDT"
+        )
+    assert refused.value.code == "FEATURE_CHANGED"
+    with pytest.raises(InputError) as refused:
+        data.with_features(later, "none")
+    assert refused.value.code == "FEATURE_UNKNOWN"
+    with pytest.raises(InputError, match="lacks a time or a value"):
+        data.add_features([{"time": T0}], "mood")
+
+
 async def test_the_forms_are_one_memory(store: BarStore) -> None:
     arrays = data.get_ohlcv_arrays("BTC/USDT", "1m")
     assert np.array_equal(arrays.close, bars(1000).close)

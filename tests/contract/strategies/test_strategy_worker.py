@@ -22,6 +22,7 @@ from fks.model.errors import InputError, OutageError, StaleEpochError
 from fks.model.timeframe import NS, bar_end, iso, to_datetime, to_ns
 from fks.store.bus import BARS, SIGNALS, Bus
 from fks.store.db import Database
+from fks.store.feature_values import FeatureStore, FeatureValue, add_features
 from fks.store.strategies import Owner, StrategyStore
 from fks.strategies.base import evaluate
 from fks.strategies.registry import load_catalogue
@@ -35,6 +36,21 @@ from tests.support.strategies import EVERY_EDGE, START_NS, add_account, add_inst
 from tests.support.waiting import until
 
 PARAMS = {"fast": 2, "slow": 4}
+MOOD = """
+import numpy as np
+from fks.strategies.base import Decisions, Strategy, feature
+
+class Mood(Strategy):
+    name = "mood"
+    def warmup(self):
+        return 2
+    def features(self):
+        return ("mood",)
+    def decide(self, bars):
+        mood = feature(self, bars, "mood")
+        is_fresh = bars.time_ns - mood.time_ns < 180 * 10**9
+        return Decisions(np.where(is_fresh & (mood.values > 0), 1.0, 0.0))
+"""
 COLUMNS = ("time_ns", "open", "high", "low", "close", "volume")
 
 
@@ -183,6 +199,46 @@ async def test_two_legs_of_a_pair_decide_as_the_backtest(floor: Floor) -> None:
         changes = [int(t) for t in own.time_ns[1:][np.diff(target) != 0] if own.time_ns[15] < t <= cursor_ns]
         assert sorted({to_ns(row["ts_event"]) for row in rows}) == changes
         assert len(changes) > 6
+
+
+async def test_own_columns_decide_as_in_the_backtest(floor: Floor) -> None:
+    """Values come late, are corrected, and are taken away while the worker runs and is replaced; what it decided with
+    those that it had then is what the whole gives afterwards."""
+    (floor.home / "strategies").mkdir()
+    (floor.home / "strategies" / "mood.py").write_text(MOOD)
+    bars, dice = wave(90), np.random.default_rng(4)
+    await add_instance(floor.db, "a", "mood", {}, **EVERY_EDGE)
+    await seal(floor.db, bars[:10])
+    await (await floor.worker()).start()
+    row = await floor.row()
+    assert row["state"] == "CRASHED"
+    assert "there is no column mood of BTCUSDT" in row["error"]
+    assert await add_features(floor.db, [FeatureValue("mood", "", START_NS, START_NS, -1.0)]) == 1
+    await StrategyStore(floor.db).set_enabled("a", True)
+    worker = await floor.worker(2)
+    await worker.start()
+    for k in range(10, 90):
+        end_ns = bar_end(int(bars.time_ns[k]), "1m")
+        time_ns = end_ns - int(dice.integers(0, 240)) * NS
+        known_ns = end_ns + int(dice.integers(-3, 4)) * 10 * NS
+        value = float("nan") if k % 17 == 0 else float(dice.normal())
+        if known_ns <= end_ns:  # what is known later is written later, as a program would
+            await add_features(floor.db, [FeatureValue("mood", "BTC/USDT", time_ns, max(known_ns, time_ns), value)])
+        await seal(floor.db, bars[k : k + 1])
+        if k % 20 == 0:
+            worker = await floor.worker(k)
+            await worker.start()
+        else:
+            await worker.step()
+        if known_ns > end_ns:
+            await add_features(floor.db, [FeatureValue("mood", "BTC/USDT", time_ns, known_ns, value)])
+    row = await floor.row()
+    assert (row["state"], to_ns(row["cursor_time"])) == ("RUNNING", int(bars.time_ns[-1]))
+    whole = await FeatureStore(floor.db).aligned(["mood"], "BTCUSDT", bars)
+    target = evaluate(load_catalogue(floor.home / "strategies").make("mood", {}), whole).target
+    changes = [int(t) for t in bars.time_ns[1:][np.diff(target) != 0] if t > bars.time_ns[10]]
+    assert [t for t in sorted({to_ns(r["ts_event"]) for r in await floor.signals()}) if t > bars.time_ns[10]] == changes
+    assert len(changes) > 10
 
 
 async def test_an_instance_whose_input_is_not_collected_is_held_with_the_reason(floor: Floor) -> None:

@@ -1,0 +1,106 @@
+"""`fks data features | import-features`: own columns of strategies, each value with the moment it became known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fks.cli.base import as_json, emit
+from fks.cli.data.store import csv_rows, show, with_store
+from fks.model.errors import InputError
+from fks.model.timeframe import iso, to_ns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from fks.store.db import Database
+    from fks.store.feature_values import FeatureValue
+
+_COLUMNS = ("time", "known_at", "value")
+_OTHERS = ("feature", "symbol", "source")
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--symbol", help="With --remove: only the values of this symbol.")
+@click.option("--remove", "is_removed", is_flag=True, help="Delete the column NAME for good.")
+@as_json
+@click.pass_context
+def features(ctx: click.Context, name: str | None, symbol: str | None, is_removed: bool, as_json: bool) -> None:
+    """Show the columns that strategies can read beside bars, all or NAME, with what is stored of them.
+
+    docs/write-a-strategy.md shows how a strategy reads one.
+    """
+    if is_removed and name is None:
+        raise InputError("--remove needs the name of a column", remedy="fks data features NAME --remove")
+
+    async def work(db: Database) -> list[Mapping[str, Any]]:
+        from fks.store.feature_values import FeatureStore
+
+        store = FeatureStore(db)
+        if is_removed and name is not None and not await store.remove(name, symbol):
+            raise InputError(f"there is no column {name}", code="FEATURE_UNKNOWN", remedy="see 'fks data features'")
+        return await store.list(name)
+
+    shown = [
+        {
+            "feature": row["feature"],
+            "symbol": row["symbol"] or None,
+            "rows": row["rows"],
+            "oldest": iso(to_ns(row["oldest"])),
+            "newest": iso(to_ns(row["newest"])),
+            "known_at": iso(to_ns(row["known_at"])),
+            "source": row["source"],
+        }
+        for row in with_store(ctx, work)
+    ]
+    show(shown, as_json, "fks.data.features/1", "no column is stored")
+
+
+@click.command("import-features")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--feature", default="", help="Name of the column, where the file has no column `feature`.")
+@click.option("--symbol", default="", help="Of this symbol, where the file does not say it; none: of every symbol.")
+@as_json
+@click.pass_context
+def import_features(ctx: click.Context, file: Path, feature: str, symbol: str, as_json: bool) -> None:
+    """Import values of own columns from a csv FILE with time, known_at and value: all rows, or none.
+
+    `time` is what a value is of, `known_at` the moment from which on it could be read, both ISO 8601, UTC without a
+    zone. An empty value takes the one before away. Further columns that are read: feature, symbol, source. A row that
+    is stored already is left; one with another value is refused, since what was known stays known.
+    """
+    values = list(_values(file, feature, symbol))
+
+    async def work(db: Database) -> int:
+        from fks.store.feature_values import add_features
+
+        return await add_features(db, values)
+
+    added = with_store(ctx, work)
+    emit({"rows": len(values), "new": added}, as_json=as_json, schema="fks.data.import_features/1")
+    if not as_json:
+        click.echo(f"{len(values):,} rows read, {added:,} are new")
+
+
+def _values(file: Path, feature: str, symbol: str) -> Iterator[FeatureValue]:
+    """Yield the values of a file. Errors: InputError naming the row."""
+    from fks.data.frames import moment_ns
+    from fks.store.feature_values import FeatureValue
+
+    for where, row in csv_rows(file, _COLUMNS, _OTHERS):
+        try:
+            time_ns, known_ns = (moment_ns(row[name], name) for name in ("time", "known_at"))
+            value = float(row["value"] or "nan")
+        except InputError as error:
+            raise InputError(f"{where}: {error.message}", code=error.code, remedy=error.remedy) from error
+        except ValueError:
+            raise InputError(f"{where}: {row['value']!r} is no number", code="FILE_WRONG") from None
+        assert time_ns is not None
+        assert known_ns is not None
+        name = row["feature"] or feature
+        if not name:
+            raise InputError(f"{where}: it names no column", remedy="add a column `feature`, or say --feature NAME")
+        yield FeatureValue(name, row["symbol"] or symbol, time_ns, known_ns, value, row["source"] or file.name)

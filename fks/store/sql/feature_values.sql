@@ -1,0 +1,41 @@
+-- name: add
+-- Store rows that are not there yet; those that are stay as they are.
+INSERT INTO feature_values (feature, symbol, time, known_at, value, source)
+SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::text[])
+ON CONFLICT DO NOTHING
+RETURNING 1;
+
+-- name: changed
+-- Give the first of the rows that is stored with another value.
+SELECT f.feature, f.symbol, f.time, f.known_at, f.value, w.value AS given
+  FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[])
+       AS w (feature, symbol, time, known_at, value)
+  JOIN feature_values f USING (feature, symbol, time, known_at)
+ WHERE f.value <> w.value ORDER BY f.time LIMIT 1;
+
+-- name: place
+-- Give whose rows a symbol reads of a column: its own where there are some, else those of every symbol.
+SELECT symbol FROM feature_values WHERE feature = $1 AND symbol IN ($2, '') ORDER BY symbol DESC LIMIT 1;
+
+-- name: read
+-- Give what was known at $3 of a column, and all that came to be known after it until $4.
+(SELECT time, known_at, value FROM feature_values
+  WHERE feature = $1 AND symbol = $2 AND known_at <= $3 ORDER BY time DESC, known_at DESC LIMIT 1)
+UNION ALL
+SELECT time, known_at, value FROM feature_values
+ WHERE feature = $1 AND symbol = $2 AND known_at > $3 AND known_at <= $4;
+
+-- name: state
+-- Name the state of a column: how many rows it has, and when the newest was recorded.
+SELECT count(*) AS count, max(recorded_at) AS recorded_at FROM feature_values WHERE feature = $1 AND symbol IN ($2, '');
+
+-- name: list
+-- Columns by name and symbol, with what is stored of them.
+SELECT feature, symbol, count(*) AS rows, min(time) AS oldest, max(time) AS newest, max(known_at) AS known_at,
+       max(recorded_at) AS recorded_at, max(source) AS source
+  FROM feature_values WHERE $1::text IS NULL OR feature = $1 GROUP BY feature, symbol ORDER BY feature, symbol;
+
+-- name: remove
+-- Delete a column, of all symbols or of one.
+WITH gone AS (DELETE FROM feature_values WHERE feature = $1 AND ($2::text IS NULL OR symbol = $2) RETURNING 1)
+SELECT count(*) FROM gone;

@@ -1,6 +1,6 @@
 """Run both halves of the suite and print one summary: `python scripts/run_tests.py [arguments of pytest]`.
 
-The second half runs also when the first fails. FKS_TEST_WORKERS (4) is the number of processes of the first half,
+The second half runs also when the first fails. FKS_TEST_WORKERS (3) is the number of processes of the first half,
 FKS_TEST_SYSTEMS (one for each four cores, at least one) that of the second, whose tests start whole systems and have
 bounds in seconds.
 """
@@ -21,7 +21,7 @@ SPREAD = ("--dist", "loadfile", "--no-loadscope-reorder", "-n")
 HALVES = {
     "unit, contract, meta": (
         *("tests/unit", "tests/contract", "tests/meta"),
-        *(*SPREAD, os.environ.get("FKS_TEST_WORKERS", "4")),
+        *(*SPREAD, os.environ.get("FKS_TEST_WORKERS", "3")),
     ),
     "acceptance": ("tests/acceptance", *SPREAD, os.environ.get("FKS_TEST_SYSTEMS", SYSTEMS)),
 }

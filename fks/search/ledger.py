@@ -1,4 +1,6 @@
-"""Ledger of research: how many trials were ever made on a market, and what the best of so many shows by chance. Pure.
+"""Ledger of research: all trials that were made on a market, and the ratio that the best of so many has by chance.
+
+Pure.
 
 A search deflates its winner by its own trials. Whoever searches again, or tries backtests by hand until one looks good,
 makes trials as well: the ledger counts them over all searches and backtests of a symbol whose bars overlap in time.

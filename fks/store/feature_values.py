@@ -47,7 +47,7 @@ class FeatureStore:
                     f"there is no column {name} of {symbol}",
                     code="FEATURE_UNKNOWN",
                     status=422,
-                    remedy="'fks data import-features FILE' imports it, 'fks data features' lists what there is",
+                    remedy="'fks data import-features FILE' imports it, 'fks data features' lists the stored ones",
                 )
             ends = ends_ns(bars)
             span = (0, 0) if not len(ends) else (int(ends[0]), int(ends[-1]))
@@ -60,7 +60,7 @@ class FeatureStore:
         return bars.with_features(found) if found else bars
 
     async def state(self, names: Iterable[str], symbol: str) -> dict[str, list[Any]]:
-        """Return what tells one state of columns from another: the number of their rows, and the newest record."""
+        """Return the state of columns: the number of their rows, and when the newest was recorded."""
         found = {}
         for name in names:
             row = await self._db.fetchrow("feature_values.state", name, folded(symbol))
@@ -81,7 +81,7 @@ async def add_features(db: Database, values: Sequence[FeatureValue]) -> int:
     """Store values, all or none; return how many are new. The same ones again change nothing.
 
     Errors: InputError FEATURE_NAME; FEATURE_TIME for one that was known before the time it is of; FEATURE_CHANGED for
-    one that is stored with another value of the same times: what was known stays known.
+    one that is stored with another value of the same times: a known value is never changed.
     """
     for one in values:
         check_feature_name(one.feature)

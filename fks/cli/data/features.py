@@ -29,7 +29,7 @@ _OTHERS = ("feature", "symbol", "source")
 @as_json
 @click.pass_context
 def features(ctx: click.Context, name: str | None, symbol: str | None, is_removed: bool, as_json: bool) -> None:
-    """Show the columns that strategies can read beside bars, all or NAME, with what is stored of them.
+    """Show the columns that strategies can read beside bars, all or NAME, with their stored rows.
 
     docs/write-a-strategy.md shows how a strategy reads one.
     """
@@ -68,9 +68,9 @@ def features(ctx: click.Context, name: str | None, symbol: str | None, is_remove
 def import_features(ctx: click.Context, file: Path, feature: str, symbol: str, as_json: bool) -> None:
     """Import values of own columns from a csv FILE with time, known_at and value: all rows, or none.
 
-    `time` is what a value is of, `known_at` the moment from which on it could be read, both ISO 8601, UTC without a
-    zone. An empty value takes the one before away. Further columns that are read: feature, symbol, source. A row that
-    is stored already is left; one with another value is refused, since what was known stays known.
+    `time` is the time that a value is of, `known_at` the moment from which on it could be read, both ISO 8601, UTC
+    without a zone. An empty value takes the one before away. Further columns that are read: feature, symbol, source. A
+    row that is stored already is left; one with another value is refused: a known value is never changed.
     """
     values = list(_values(file, feature, symbol))
 

@@ -52,6 +52,7 @@ soak: dev ## the long ones, hours: chaos, memory, full disks, a bare machine
 	    tests/contract/order_manager/test_partitions.py tests/contract/supervision/test_partitions.py \
 	    tests/contract/strategies/test_strategy_worker.py tests/contract/guardian/test_guardian_postgres_dies.py \
 	    tests/contract/collector/test_collector.py
+	@$(BIN)/python -m pip install -q -e .[peers] -c constraints.txt
 	@$(BIN)/python -m pytest tests/soak -m soak --timeout=5400 -s -o addopts="-q" $(ARGS)
 	@scripts/bare_machine.sh
 

@@ -74,7 +74,7 @@ async def test_an_entry_that_arrives_after_done_reopens_the_kill_and_is_closed(
     """The exchange answered -1007 and executed it long after C5 had called it absent."""
     before = await btc(trader)
     entry = order("0.2", role=Role.ENTRY)
-    exchange.fault("accept_late", path=ORDERS, method="POST", count=1, seconds=3.0)
+    exchange.fault("accept_late", path=ORDERS, method="POST", count=1, seconds=6.0)
     assert (await trader.submit(entry)).outcome is Outcome.AMBIGUOUS
     write_positions(folder, [], orders=[known(entry, "UNKNOWN")])
     since = mark(exchange)
@@ -82,7 +82,7 @@ async def test_an_entry_that_arrives_after_done_reopens_the_kill_and_is_closed(
         report = await guardian.kill(reason="", by="me")
         await until(lambda: guardian.report()["is_done"])
         assert sells(exchange, since) == []
-        await until(lambda: len(sells(exchange, since)) == 1, deadline_s=8)
+        await until(lambda: len(sells(exchange, since)) == 1, deadline_s=14)
         await until(lambda: guardian.report()["is_done"])
         assert report["kill_id"] == guardian.report()["kill_id"]
     assert abs(await btc(trader) - before) < Decimal("0.00001")

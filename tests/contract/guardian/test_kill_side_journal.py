@@ -84,7 +84,7 @@ async def test_exit_of_unknown_outcome_in_the_side_journal_is_waited_for(outage:
 
     def begin() -> None:
         outage.postgres.kill()
-        outage.exchange.fault("accept_late", path=ORDERS, method="POST", count=1, seconds=3.0)
+        outage.exchange.fault("accept_late", path=ORDERS, method="POST", count=1, seconds=6.0)
 
     outage.rig.at = CrashPoints("place.before", 3, begin)
     await outage.rig.start()

@@ -25,7 +25,13 @@ DOCS = ROOT / "docs"
 PAGES = ("tutorial.md", "examples/why.md", "examples/incident.md")
 PATIENCE_S = 90.0
 _BLOCK = re.compile(r"((?:<!-- (?:until|exit): .*? -->\n)*)```console\n(.*?)```", re.DOTALL)
-REPORT = ("backtest", "run", "donchian", "--timeframe", "1h", "--tape", "sample", "--set", "sl_pct=2", "--report")
+#: file -> the command that writes it, in the order of its pages
+REPORTS = {
+    "report": "fks backtest run donchian --timeframe 1h --tape sample --set sl_pct=2",
+    "search": "fks optimize run sma_cross -p fast=5:50:5 -p slow=20:200:20 --timeframe 15m --tape sample "
+    "--validation combinatorial --folds 5",
+}
+KEPT = ("report.html", "report.png", "search.png")
 
 
 def run(command: str, folder: Path, until: str, exit_code: int) -> str:
@@ -67,13 +73,16 @@ def page(text: str, folder: Path) -> str:
     return _BLOCK.sub(block, text)
 
 
-def report(folder: Path) -> None:
-    """Write the sample report and its picture."""
-    target = folder / "report.html"
-    run(f"fks {' '.join(REPORT)} {target}", folder, "report", 0)
-    if browser := shutil.which("chromium"):
+def reports(folder: Path) -> None:
+    """Write the sample reports and their pictures."""
+    browser = shutil.which("chromium")
+    for name, command in REPORTS.items():
+        target = folder / f"{name}.html"
+        run(f"{command} --report {target}", folder, "report", 0)
+        if browser is None:
+            continue
         options = ("--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1280,900")
-        picture = f"--screenshot={folder / 'report.png'}"
+        picture = f"--screenshot={folder / name}.png"
         subprocess.run(
             [browser, *options, "--virtual-time-budget=4000", picture, target.as_uri()],
             check=True,
@@ -95,8 +104,8 @@ def main() -> None:
                     (DOCS / place).write_text(written)
         finally:
             run("fks down", folder, "", 0)
-        report(folder)
-        for made in ("report.html", "report.png"):
+        reports(folder)
+        for made in KEPT:
             if not is_check and (folder / made).is_file():
                 shutil.copyfile(folder / made, DOCS / "examples" / made)
 

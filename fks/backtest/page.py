@@ -77,6 +77,12 @@ def account_page(document: Mapping[str, Any]) -> Page:
     return Page(_assemble(title, "account", {**document, "version": fks.__version__}))
 
 
+def search_page(document: Mapping[str, Any]) -> Page:
+    """Return the report of a search of parameters from its document (`fks.search`)."""
+    title = f"search of {document['strategy']} {document['symbol']} {document['timeframe']}"
+    return Page(_assemble(title, "search", {**document, "version": fks.__version__}))
+
+
 def _assemble(title: str, name: str, data: dict[str, Any]) -> str:
     packed = base64.b64encode(zlib.compress(orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), _LEVEL)).decode()
     parts = {

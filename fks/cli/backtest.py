@@ -265,10 +265,7 @@ def account(
     else:
         show_account(document, seconds=time.perf_counter() - began)
     if report is not None or not (no_report or as_json):
-        page = account_page(document)
-        folder = paths_of(ctx).home / "reports" / "backtests"
-        name = f"account-{result.inputs_hash[:10]}.html"
-        written = page.save(report).absolute() if report is not None else _keep(page, folder, name)
+        written = keep_page(ctx, account_page(document), f"account-{result.inputs_hash[:10]}.html", report)
         if written is not None:
             click.echo(f"report: {written}", err=as_json)
 
@@ -373,22 +370,23 @@ def show_account(document: dict[str, Any], *, seconds: float | None = None) -> N
 
 
 def write_report(ctx: click.Context, result: Result, document: dict[str, Any], report: str | None) -> Path | None:
-    """Write the report to the file asked for, or under FKS_HOME/reports; return its path.
-
-    Errors: OSError for a file that was asked for. The default one is a convenience: a warning is printed.
-    """
+    """Write the report of a backtest and return its path, as `keep_page`."""
     from fks.backtest.page import report_page
 
     page = report_page(result, document=document)
+    name = f"{result.strategy}-{result.bars.symbol}-{result.bars.timeframe}-{result.inputs_hash[:10]}.html"
+    return keep_page(ctx, page, name, report)
+
+
+def keep_page(ctx: click.Context, page: Page, name: str, report: str | None, *, kind: str = "backtests") -> Path | None:
+    """Write a page to the file asked for, or under FKS_HOME/reports, where the oldest beyond REPORTS_MAX are removed;
+    return its path.
+
+    Errors: OSError for a file that was asked for. The default one is a convenience: a warning is printed.
+    """
     if report is not None:
         return page.save(report).absolute()
-    folder = paths_of(ctx).home / "reports" / "backtests"
-    name = f"{result.strategy}-{result.bars.symbol}-{result.bars.timeframe}-{result.inputs_hash[:10]}.html"
-    return _keep(page, folder, name)
-
-
-def _keep(page: Page, folder: Path, name: str) -> Path | None:
-    """Write a page into the folder of reports and remove the oldest ones beyond REPORTS_MAX."""
+    folder = paths_of(ctx).home / "reports" / kind
     try:
         file = page.save(folder / re.sub(r"[^\w.-]+", "_", name))
         for old in sorted(folder.glob("*.html"), key=lambda path: path.stat().st_mtime, reverse=True)[REPORTS_MAX:]:
@@ -700,10 +698,8 @@ def compare(ctx: click.Context, runs: tuple[str, ...], report: str | None, no_re
     else:
         _show_comparison(compared, found)
     if report is not None or not (no_report or as_json):
-        page = compare_page(found)
         digest = "-".join(run["inputs_hash"][:6] for run in found)[:80]
-        folder = paths_of(ctx).home / "reports" / "backtests"
-        written = _keep(page, folder, f"compare-{digest}.html") if report is None else page.save(report).absolute()
+        written = keep_page(ctx, compare_page(found), f"compare-{digest}.html", report)
         if written is not None:
             click.echo(f"\nreport: {written}", err=as_json)
 

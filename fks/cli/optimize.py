@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fks.cli.backtest import in_ledger, load_bars, market_options, spec_of
+from fks.cli.backtest import in_ledger, keep_page, load_bars, market_options, spec_of
 from fks.cli.base import as_json, emit, settings_of, table
 from fks.cli.catalogue import catalogue_of
 from fks.cli.client import gateway_of
 from fks.cli.jobs import log_options, more_of, queue_options, show_list, show_logs, wait_for
 from fks.cli.shown import time_of
-from fks.model.errors import FksError
+from fks.model.errors import FksError, InputError
 
 if TYPE_CHECKING:
     from fks.search import Search, Task
@@ -115,12 +115,16 @@ def _spec(options: Mapping[str, Any]) -> dict[str, Any]:
 @click.option(
     "--tape", metavar="sample|FILE", help="Run on the shipped sample or an .fksbars file, not on stored data."
 )
+@click.option("--report", metavar="FILE", help="Write the HTML report there (default: under FKS_HOME/reports).")
+@click.option("--no-report", is_flag=True, help="Write no report; so does --json without --report.")
 @as_json
 @click.pass_context
 def run(
     ctx: click.Context,
     /,
     tape: str | None,
+    report: str | None,
+    no_report: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -137,6 +141,8 @@ def run(
     )
     from fks.search import Search
 
+    if report is not None and no_report:
+        raise InputError("--report and --no-report exclude each other", remedy="give one of them")
     spec = parse_optimization(with_costs(_spec(options), settings_of(ctx).costs, settings_of(ctx).collar_pct))
     catalogue = catalogue_of(ctx)
     space = searched(spec, catalogue)  # errors of the request are reported before any data is loaded
@@ -153,6 +159,17 @@ def run(
     emit(document, as_json=as_json, schema=SCHEMA)
     if not as_json:
         show(document, seconds=time.perf_counter() - began)
+    if report is not None or not (no_report or as_json):
+        _write_report(ctx, document, report, as_json)
+
+
+def _write_report(ctx: click.Context, document: dict[str, Any], report: str | None, as_json: bool) -> None:
+    from fks.backtest.page import search_page
+
+    name = f"{document['strategy']}-{document['symbol']}-{document['timeframe']}-{document['inputs_hash'][:10]}.html"
+    written = keep_page(ctx, search_page(document), name, report, kind="searches")
+    if written is not None:
+        click.echo(f"report: {written}", err=as_json)
 
 
 def _play(
@@ -231,9 +248,10 @@ def status(ctx: click.Context, id: object, watch: bool, as_json: bool) -> None:
 
 @optimize.command()
 @click.argument("id", type=click.UUID)
+@click.option("--report", metavar="FILE", help="Write the HTML report there.")
 @as_json
 @click.pass_context
-def result(ctx: click.Context, id: object, as_json: bool) -> None:
+def result(ctx: click.Context, id: object, report: str | None, as_json: bool) -> None:
     """Show the result of a submitted search. Exit 1 when there is none."""
     with gateway_of(ctx) as gateway:
         job = gateway.get(f"/optimizations/{id}")
@@ -243,6 +261,8 @@ def result(ctx: click.Context, id: object, as_json: bool) -> None:
             remedy="see 'fks optimize status'" if job["state"] in ("queued", "running") else "submit it again",
         )
     _show_job(job, as_json, with_result=True)
+    if report is not None:
+        _write_report(ctx, job["result"], report, as_json)
 
 
 @optimize.command()

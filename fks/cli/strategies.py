@@ -354,6 +354,7 @@ def add(
     from fks.jobs.instances import ensure_collected
     from fks.model.timeframe import check_timeframe
     from fks.store.accounts import AccountStore
+    from fks.store.feature_values import FeatureStore
     from fks.store.reading import ReadingStore
     from fks.store.strategies import NewInstance, StrategyStore
     from fks.strategies.check import ensure_checked
@@ -371,6 +372,7 @@ def add(
         at = exchange if account is None else exchange_for(account, symbol, exchange, settings_of(ctx))
         known = await ReadingStore(db).find(symbol, at, listed=True)
         await ensure_collected(db, made.inputs(), known.exchange)
+        await FeatureStore(db).ensure(made.features(), known.symbol)
         new = NewInstance(
             id,
             strategy,

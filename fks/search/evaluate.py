@@ -12,7 +12,7 @@ import numpy as np
 from fks.backtest import Result, Setup, TapeRefused, run
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
-from fks.search.objectives import Returns, metrics_of, period_of, period_returns, values_of
+from fks.search.objectives import Returns, metrics_of, period_of, values_of
 from fks.search.overfitting import block_sums
 from fks.search.plans import Plan, Proposal
 from fks.search.space import Params, Space
@@ -111,18 +111,17 @@ def _returns(task: Task, strategy: Strategy, part: Range) -> Returns:
     result = _run(task, strategy, part)
     period = period_of(task.bars)
     cash = float(task.setup.cash)
-    values = period_returns(result.bars.time_ns[result.first :], result.equity, cash, period)
-    return Returns.of(values, period, result.pnl, cash)
+    return Returns.of(result.bars.time_ns[result.first :], result.equity, period, result.pnl, cash)
 
 
 def joined(parts: list[Returns]) -> Returns:
     """Return runs one after the other as one."""
     if len(parts) == 1:
         return parts[0]
-    values, pnl, trades = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "pnl", "trades")
+    values, ends_ns, pnl, trades = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "ends_ns", "pnl", "trades")
     )
-    return Returns(values, parts[0].period, pnl, parts[0].cash, trades)
+    return Returns(values, ends_ns, parts[0].period, pnl, parts[0].cash, trades)
 
 
 def _parts(ranges: tuple[Range, ...], count: int) -> tuple[Range, ...]:

@@ -32,21 +32,23 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class Returns:
-    """Returns of a run per period, its trades' profits in quote, its starting cash, and the trades' profits as
-    fractions of the equity that the earlier ones left (-1 where that was 0 or less)."""
+    """Returns of a run per period, the last bar of each period, its trades' profits in quote, its starting cash, and
+    the trades' profits as fractions of the equity that the earlier ones left (-1 where that was 0 or less)."""
 
     values: Floats
+    ends_ns: Ints
     period: Period
     pnl: Floats
     cash: float
     trades: Floats
 
     @staticmethod
-    def of(values: Floats, period: Period, pnl: Floats, cash: float) -> Returns:
-        """Return the returns of a run that began with `cash`."""
+    def of(time_ns: Ints, equity: Floats, period: Period, pnl: Floats, cash: float) -> Returns:
+        """Return the returns of a run that began with `cash`: its decided bars, and the equity at each."""
         before = cash + np.concatenate([[0.0], np.cumsum(pnl)[:-1]]) if len(pnl) else np.zeros(0)
         share = np.divide(pnl, before, out=np.full(len(pnl), -1.0), where=before > 0)
-        return Returns(values, period, pnl, cash, share)
+        ends_ns = time_ns[last_bars(time_ns, period.seconds, period.calendar)]
+        return Returns(period_returns(time_ns, equity, cash, period), ends_ns, period, pnl, cash, share)
 
 
 def period_of(bars: Bars) -> Period:

@@ -24,7 +24,7 @@ from fks.model.timeframe import iso
 from fks.risk.sizing import Sizing
 from fks.search.evaluate import Task, Trial, evaluate, evaluate_ranges, joined
 from fks.search.montecarlo import METHODS, resample_trades
-from fks.search.objectives import Returns, check_objectives, metrics_of, period_of, period_returns, values_of
+from fks.search.objectives import Returns, check_objectives, metrics_of, period_of, values_of
 from fks.search.overfitting import (
     PASS,
     backtest_overfitting,
@@ -42,6 +42,8 @@ from fks.strategies.base import Strategy
 KEPT = 20  # best trials of each fold that a result lists
 COMPARED_MAX = 1000  # trials of the cross-validation for overfitting: of more, every n-th and the best
 SURFACE_MAX = 20_000  # trials up to which the neighbourhood and the heat map are made
+CURVE_MAX = 400  # points of a curve in the result
+PATHS_MAX = 12  # of the validation beside the median one, whose curves a result has
 Asked = tuple[int, Proposal]  # (fold, proposal)
 Evaluate = Callable[[Task, Iterable[Asked]], Iterator[Trial]]
 
@@ -331,11 +333,14 @@ def _outside(task: Task, tested: Sequence[Mapping[str, Any]]) -> dict[str, Any] 
         if known := [part for part in parts if part is not None]:
             made = joined(known)
             value = values_of(task.objectives[:1], found := metrics_of(made), 0)
-            judged.append((-math.inf if value is None else value[0], made, found))
+            ranges = [part for (_, part), kept in zip(path, parts, strict=True) if kept is not None]
+            judged.append((-math.inf if value is None else value[0], made, found, ranges))
     if not judged:
         return None
     judged.sort(key=lambda row: row[0])
-    _, returns, metrics = judged[(len(judged) - 1) // 2]
+    middle = (len(judged) - 1) // 2
+    _, returns, metrics, ranges = judged[middle]
+    others = [row[1] for place, row in enumerate(judged) if place != middle]
     values = returns.values
     pairs = [
         (fold["value_train"], fold["value_test"])
@@ -361,10 +366,34 @@ def _outside(task: Task, tested: Sequence[Mapping[str, Any]]) -> dict[str, Any] 
                 "value": _rounded(value) if math.isfinite(value) else None,
                 **{name: _rounded(found[name]) for name in ("return_pct", "max_drawdown_pct")},
             }
-            for value, _, found in judged
+            for value, _, found, _ in judged
         ],
+        "curves": _curves(task, ranges, returns, others),
     }
     return {"summary": summary, "returns": returns}
+
+
+def _curves(task: Task, ranges: Sequence[Range], returns: Returns, others: Sequence[Returns]) -> dict[str, Any]:
+    """Return the growth over the held-back periods in percent, at no more than CURVE_MAX of them: of the median path,
+    of buying and holding, and of up to PATHS_MAX other paths, from the worst on."""
+    ends_ns = returns.ends_ns
+    shown = ends_ns[np.unique(np.linspace(0, len(ends_ns) - 1, min(CURVE_MAX, len(ends_ns))).astype(int))]
+    chosen: list[int] = []
+    if others:
+        chosen = np.unique(np.linspace(0, len(others) - 1, min(PATHS_MAX, len(others))).astype(int)).tolist()
+
+    def grown(one: Returns) -> list[float]:
+        rows = np.searchsorted(one.ends_ns, shown, side="right")
+        growth = np.append(1.0, np.cumprod(1.0 + one.values))[rows]
+        found: list[float] = np.round(100.0 * (growth - 1.0), 4).tolist()
+        return found
+
+    return {
+        "time": [iso(int(at)) for at in shown],
+        "return_pct": grown(returns),
+        "hold_pct": grown(_held(task, ranges)),
+        "others": [grown(others[place]) for place in chosen],
+    }
 
 
 def _tested(task: Task, fold: Mapping[str, Any], part: Range) -> Returns | None:
@@ -397,7 +426,7 @@ def _overfitting_of(task: Task, fold: _Fold, winner: Trial) -> dict[str, Any]:
     crossed = backtest_overfitting(np.stack(compared)) if len(compared) > 1 else None
     year = period_of(task.bars).per_year
     span = math.sqrt(year)
-    bar, hold = expected_best_sharpe(trials, variance), _hold_sharpe(task)
+    bar, hold = expected_best_sharpe(trials, variance), sharpe(_held(task, task.splits[-1].train).values) or 0.0
     above = probabilistic_sharpe(observed, periods, **shape, benchmark=bar + max(hold, 0.0))
     return {
         "trials": trials,
@@ -418,13 +447,13 @@ def _overfitting_of(task: Task, fold: _Fold, winner: Trial) -> dict[str, Any]:
     }
 
 
-def _hold_sharpe(task: Task) -> float:
-    """Return the Sharpe ratio a period of buying at the first open of each range of the last split, and holding."""
+def _held(task: Task, ranges: Sequence[Range]) -> Returns:
+    """Return what buying at the first open of each range made until its end."""
     period, found = period_of(task.bars), []
-    for low, high in task.splits[-1].train:
+    for low, high in ranges:
         part = task.bars[low:high]
-        found.append(period_returns(part.time_ns, part.close, float(part.open[0]), period))
-    return sharpe(np.concatenate(found)) or 0.0
+        found.append(Returns.of(part.time_ns, part.close, period, np.zeros(0), float(part.open[0])))
+    return joined(found)
 
 
 def _chosen(task: Task, winner: Trial, outside: dict[str, Any] | None) -> dict[str, Any]:

@@ -36,22 +36,26 @@ class FeatureStore:
     def __init__(self, db: Querier) -> None:
         self._db = db
 
-    async def aligned(self, names: Iterable[str], symbol: str, bars: Bars) -> Bars:
-        """Return bars of a symbol with columns beside them. Errors: InputError FEATURE_UNKNOWN when there is no row of
-        one."""
-        found = {}
+    async def ensure(self, names: Iterable[str], symbol: str) -> None:
+        """Refuse columns of which a symbol has no row, nor every symbol one. Errors: InputError FEATURE_UNKNOWN."""
         for name in names:
-            place = await self._db.fetchval("feature_values.place", name, folded(symbol))
-            if place is None:
+            if await self._db.fetchval("feature_values.is_known", name, folded(symbol)) is None:
                 raise InputError(
                     f"there is no column {name} of {symbol}",
                     code="FEATURE_UNKNOWN",
                     status=422,
                     remedy="'fks data import-features FILE' imports it, 'fks data features' lists the stored ones",
                 )
+
+    async def aligned(self, names: Iterable[str], symbol: str, bars: Bars) -> Bars:
+        """Return bars of a symbol with columns beside them, made of its own rows and those of every symbol; of two with
+        the same times its own counts. Errors: as `ensure`."""
+        found = {}
+        for name in names:
+            await self.ensure([name], symbol)
             ends = ends_ns(bars)
             span = (0, 0) if not len(ends) else (int(ends[0]), int(ends[-1]))
-            rows = await self._db.fetch("feature_values.read", name, place, *map(to_datetime, span))
+            rows = await self._db.fetch("feature_values.read", name, folded(symbol), *map(to_datetime, span))
             time_ns, known_ns = (
                 np.array([to_ns(r[key]) for r in rows], dtype=np.int64) for key in ("time", "known_at")
             )

@@ -13,17 +13,21 @@ SELECT f.feature, f.symbol, f.time, f.known_at, f.value, w.value AS given
   JOIN feature_values f USING (feature, symbol, time, known_at)
  WHERE f.value <> w.value ORDER BY f.time LIMIT 1;
 
--- name: place
--- Give whose rows a symbol reads of a column: its own where there are some, else those of every symbol.
-SELECT symbol FROM feature_values WHERE feature = $1 AND symbol IN ($2, '') ORDER BY symbol DESC LIMIT 1;
+-- name: is_known
+-- Tell whether a symbol has a row of a column, of its own or of every symbol.
+SELECT 1 FROM feature_values WHERE feature = $1 AND symbol IN ($2, '') LIMIT 1;
 
 -- name: read
--- Give what was known at $3 of a column, and all that came to be known after it until $4.
-(SELECT time, known_at, value FROM feature_values
-  WHERE feature = $1 AND symbol = $2 AND known_at <= $3 ORDER BY time DESC, known_at DESC LIMIT 1)
-UNION ALL
-SELECT time, known_at, value FROM feature_values
- WHERE feature = $1 AND symbol = $2 AND known_at > $3 AND known_at <= $4;
+-- Give what was known at $3 of a column, and all that came to be known after it until $4, of a symbol and of every symbol.
+SELECT time, known_at, value FROM (
+    SELECT b.* FROM unnest(ARRAY[$2, '']) AS s (symbol),
+           LATERAL (SELECT symbol, time, known_at, value FROM feature_values f
+                     WHERE f.feature = $1 AND f.symbol = s.symbol AND f.known_at <= $3
+                     ORDER BY f.time DESC, f.known_at DESC LIMIT 1) b
+    UNION ALL
+    SELECT symbol, time, known_at, value FROM feature_values
+     WHERE feature = $1 AND symbol IN ($2, '') AND known_at > $3 AND known_at <= $4) r
+ ORDER BY known_at, time, symbol;
 
 -- name: state
 -- Name the state of a column: how many rows it has, and when the newest was recorded.

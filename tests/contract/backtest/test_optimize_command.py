@@ -93,6 +93,24 @@ def test_a_search_here_prints_what_speaks_against_its_parameters(fks: Shell) -> 
         assert part in out
 
 
+def test_a_search_leaves_a_report(fks: Shell, tmp_path: Path) -> None:
+    code, out, _ = fks("optimize", "run", *SEARCH, *SAMPLE)
+    assert code == OK
+    (file,) = (fks.home / "reports" / "searches").glob("sma_cross-BTCUSDT-1h-*.html")
+    assert f"report: {file}" in out
+    code, out, err = fks("optimize", "run", *SEARCH, *SAMPLE, "--json", "--report", str(tmp_path / "mine.html"))
+    assert (code, f"report: {tmp_path / 'mine.html'}" in err) == (OK, True)
+    assert (tmp_path / "mine.html").read_bytes() == file.read_bytes(), "the same search, the same bytes"
+    curves = orjson.loads(out)["out_of_sample"]["curves"]
+    assert len(curves["time"]) == len(curves["return_pct"]) == len(curves["hold_pct"])
+    assert curves["return_pct"][-1] == pytest.approx(
+        orjson.loads(out)["out_of_sample"]["metrics"]["return_pct"], abs=1e-3
+    )
+    code, out, _ = fks("optimize", "run", *SEARCH, *SAMPLE, "--no-report")
+    assert (code, "report: " in out) == (OK, False)
+    assert fks("optimize", "run", *SEARCH, *SAMPLE, "--no-report", "--report", "x.html")[0] == USAGE
+
+
 def test_a_search_gives_the_same_document_on_any_number_of_workers(fks: Shell) -> None:
     arguments = ("optimize", "run", *SEARCH, *SAMPLE, "--method", "tpe", "--trials", "6", "--batch", "3")
     one = fks.json(*arguments)

@@ -10,9 +10,11 @@ import pytest
 import fks.backtest as bt
 from fks.backtest.account_report import account_document_of
 from fks.backtest.compare import run_of
-from fks.backtest.page import account_page, compare_page
+from fks.backtest.page import account_page, compare_page, search_page
 from fks.backtest.report import document_of
+from fks.search import Plan, Validation, search
 from fks.strategies.check import synthetic
+from fks.strategies.donchian import Donchian
 from fks.strategies.sma_cross import SmaCross
 from tests.support.browser import Page, page
 from tests.support.waiting import until
@@ -136,6 +138,64 @@ async def test_a_report_of_an_account_is_drawn_without_complaint_and_fits(tmp_pa
         assert await tab.run("document.getElementById('title').textContent") == "fast 3 · fast 5"
         assert await tab.run("document.querySelectorAll('#members tbody tr').length") == 3
         assert tab.complaints == []
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1400, "light"), (390, "dark")])
+async def test_a_report_of_a_search_is_drawn_without_complaint_and_fits(tmp_path: Path, width: int, theme: str) -> None:
+    bars = synthetic(6_000)
+    paths = Validation(kind="combinatorial", folds=4)
+    space = {"fast": "3:9:3", "slow": "12:24:6"}
+    found = search(SmaCross, space, bars, bt.setup_for(bars), validation=paths)
+    found |= {"ledger": {"trials": 99, "earlier_runs": 7, "deflated_sharpe": 0.41, "held_back_runs": 3}}
+    search_page(found).save(file := tmp_path / "search.html")
+    async with page() as tab:
+        await opened(tab, file, width, theme)
+        assert await is_narrow_enough(tab)
+        texts = {
+            name: str(await tab.run(f"document.getElementById('{name}').textContent"))
+            for name in ("title", "tiles", "read", "held-note", "map-title", "chance", "findings")
+        }
+        assert texts["title"] == "sma_cross on SYNTHETIC 1m"
+        assert "99 trials, 7 earlier runs" in texts["tiles"]
+        assert "buy and hold" in texts["read"]
+        assert texts["read"].endswith("other paths 2")
+        assert "the median of 3 paths" in texts["held-note"]
+        assert texts["map-title"] == "sharpe by fast and slow"
+        assert "earlier runs that used the bars held back here3" in texts["chance"]
+        assert all(finding in texts["findings"] for finding in found["findings"])
+        assert await tab.run("document.querySelectorAll('#map .cell').length") == 9
+        assert await tab.run("document.querySelectorAll('#map .wins').length") == 1
+        first = await tab.run("document.querySelector('#map .cell').title")
+        await tab.run("document.getElementById('map-mean').click()")
+        assert await tab.run("document.getElementById('map-mean').getAttribute('aria-pressed')") == "true"
+        assert await tab.run("document.querySelector('#map .cell').title") == first, "one trial: its mean is its best"
+        assert await tab.run("document.querySelectorAll('#tests tbody tr').length") == len(found["folds"])
+        assert tab.complaints == []
+
+
+async def test_a_report_of_a_search_leaves_out_what_there_is_not(tmp_path: Path) -> None:
+    """Nothing held back, one parameter without steps, no ledger; results of before have no curves either."""
+    bars = synthetic(3_000)
+    plan = Plan(method="random", trials=4)
+    found = search(Donchian, {"sl_pct": "0.5:4.0"}, bars, bt.setup_for(bars), plan, validation=Validation(kind="none"))
+    search_page(found).save(file := tmp_path / "search.html")
+    old = search(SmaCross, {"fast": "3:9:3"}, bars, bt.setup_for(bars))
+    del old["out_of_sample"]["curves"]
+    for name in ("hold_sharpe", "deflated_sharpe_above_hold"):
+        del old["overfitting"][name]
+    search_page(old).save(before := tmp_path / "before.html")
+    async with page() as tab:
+        for shown, hidden in ((file, ["held", "tests-section", "map-section"]), (before, ["held"])):
+            await tab.go(shown.as_uri())
+
+            async def is_drawn() -> bool:
+                return bool(await tab.look("document.querySelector('main')?.hidden === false"))
+
+            await until(is_drawn, deadline_s=20, every_s=0.1)
+            every = ("held", "tests-section", "map-section")
+            assert [id for id in every if await tab.run(f"document.getElementById('{id}').hidden")] == hidden
+            assert "not on stored bars" in await tab.run("document.getElementById('tiles').textContent")
+            assert tab.complaints == []
 
 
 async def test_a_notebook_frame_draws_the_report(result: bt.Backtest, tmp_path: Path) -> None:

@@ -130,6 +130,12 @@ async def test_own_columns_are_written_and_read_beside_bars(store: BarStore) -> 
     assert found.time_ns[1:5].tolist() == [-1, START_NS, START_NS, START_NS + 5 * MINUTE]
     later = data.with_features(data.get_ohlcv_arrays("BTC/USDT", "1m", 3, start="2026-05-01T00:03"), "mood")
     assert later.features["mood"].values[0] == 1.5, "what was known before the first bar"
+    for symbol, value in (("", 8.0), ("BTCUSDT", 9.0), ("ETHUSDT", 10.0)):  # of all, its own, of another
+        at = {"time": T0, "known_at": "2026-05-01T00:02", "value": value}
+        assert data.add_features([at], "both", symbol) == 1
+    assert data.add_features([{"time": "2026-05-01T00:04", "known_at": "2026-05-01T00:04", "value": 11.0}], "both") == 1
+    both = data.with_features(data.get_ohlcv_arrays("BTCUSDT", "1m", 5, start=T0), "both").features["both"]
+    assert np.array_equal(both.values, [np.nan, 9.0, 9.0, 11.0, 11.0], equal_nan=True)
     assert data.add_features([{"time": T0, "value": 7.0}], "now") == 1, "without known_at it is known now"
     assert np.isnan(data.with_features(later, "now").features["now"].values).all()
     with pytest.raises(InputError, match=r"is 1.5, known from .* on, not 2") as refused:

@@ -35,6 +35,7 @@ from tests.support.backtests import run
 from tests.support.no_skill import Coin, free_setup, walk
 
 BARS = walk(1500, seed=3)
+DAYS_NS = np.arange(3, dtype=np.int64) * 86_400_000_000_000
 
 
 class Tide(Strategy):
@@ -131,6 +132,13 @@ def test_of_paths_that_differ_the_median_one_is_shown() -> None:
     returns = [path["return_pct"] for path in found["out_of_sample"]["paths"]]
     assert len(set(returns)) == len(returns) == 4
     assert found["out_of_sample"]["metrics"]["return_pct"] == returns[1], "the lower of the two in the middle"
+    curves = found["out_of_sample"]["curves"]
+    assert [curves["return_pct"][-1], *(path[-1] for path in curves["others"])] == [
+        pytest.approx(returns[place], abs=1e-4) for place in (1, 0, 2, 3)
+    ]
+    assert curves["hold_pct"][-1] == pytest.approx(100 * (BARS.close[-1] / BARS.open[0] - 1), abs=1e-3), (
+        "each part opens where the one before closed"
+    )
 
 
 def test_what_is_there_is_found_and_holds_on_bars_that_did_not_choose_it() -> None:
@@ -262,7 +270,9 @@ def test_periods_are_those_of_the_market() -> None:
 
 def test_measures_are_those_written_out_by_hand() -> None:
     found = metrics_of(
-        Returns.of(np.array([0.01, -0.02, 0.03]), Period(86_400, 365.0), np.array([3.0, -1.0, 2.0]), 100.0)
+        Returns.of(
+            DAYS_NS, 100.0 * np.cumprod([1.01, 0.98, 1.03]), Period(86_400, 365.0), np.array([3.0, -1.0, 2.0]), 100.0
+        )
     )
     assert found["return_pct"] == pytest.approx(100 * (1.01 * 0.98 * 1.03 - 1))
     assert found["max_drawdown_pct"] == pytest.approx(2.0)
@@ -315,7 +325,7 @@ def test_losses_that_cluster_fall_deeper_in_blocks() -> None:
 
 @given(st.lists(st.floats(-900.0, 900.0), min_size=1, max_size=30))
 def test_trades_as_fractions_lead_to_the_same_equity(pnl: list[float]) -> None:
-    found = Returns.of(np.zeros(0), Period(60, 1.0), np.array(pnl), 1000.0)
+    found = Returns.of(DAYS_NS[:0], np.zeros(0), Period(60, 1.0), np.array(pnl), 1000.0)
     equity = 1000.0 + np.cumsum(pnl)
     alive = int(np.argmax(equity <= 0)) if (equity <= 0).any() else len(pnl)
     assert np.allclose(1000.0 * np.cumprod(1.0 + found.trades[:alive]), equity[:alive])

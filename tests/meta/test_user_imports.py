@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DATA = (
-    "connect create_account disconnect get_accounts get_balance_history get_indicator get_ohlcv_arrays get_ohlcv_data "
-    "get_ohlcv_table get_sync_status record_trade service"
+    "add_features connect create_account disconnect get_accounts get_balance_history get_indicator get_ohlcv_arrays get_ohlcv_data "
+    "get_ohlcv_table get_sync_status record_trade service with_features"
 )
 INDICATORS = (
     "INDICATORS Bands Indicator Macd Param adx atr band_side bbands compute cross_side deviation_numerator ema highest "

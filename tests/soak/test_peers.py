@@ -96,7 +96,6 @@ def of_vectorbt(portfolio: Any) -> Trades:
 def backtesting(bars: Bars, strategy: Strategy) -> Trades:
     """Run a strategy's decisions by backtesting.py, with its own stop and target orders."""
     library = importlib.import_module("backtesting")
-    importlib.import_module("backtesting.backtesting")._tqdm = lambda rows, **_: rows  # type: ignore[attr-defined]
     made = evaluate(strategy, bars)
     stop, profit = made.stop_loss, made.take_profit
 

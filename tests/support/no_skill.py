@@ -1,4 +1,4 @@
-"""Markets without anything to find, and strategies without skill: a search's finds there are chance."""
+"""Markets without anything to find and strategies without skill, where a search finds chance; and one of each with some."""
 
 from __future__ import annotations
 
@@ -65,6 +65,30 @@ def walk(count: int, seed: int, *, timeframe: str = "1h", step: float = 0.005) -
     return Bars(
         "LUCKUSDT", timeframe, times, open_, np.maximum(open_, close), np.minimum(open_, close), close, np.ones(count)
     )
+
+
+class Tide(Strategy):
+    """Long in the first `share` of each day of a tape whose price rises in its first half: 0.5 is right."""
+
+    name: ClassVar[str] = "tide"
+    share: float = Field(0.1, gt=0, lt=1)
+
+    def warmup(self) -> int:
+        return 1
+
+    def decide(self, bars: Bars) -> Decisions:
+        hour = (bars.time_ns // 3_600_000_000_000 + 1) % 24
+        return Decisions((hour < 24 * self.share).astype(np.float64))
+
+
+def tidal(count: int) -> Bars:
+    plain = walk(count, seed=9, step=0.001)
+    hour = (plain.time_ns // 3_600_000_000_000) % 24
+    moves = np.where(hour < 12, 0.002, -0.002) + np.diff(np.log(plain.close), prepend=np.log(100.0))
+    close = np.round(100.0 * np.exp(np.cumsum(moves)), 2)
+    open_ = np.concatenate([[100.0], close[:-1]])
+    high, low = np.maximum(open_, close), np.minimum(open_, close)
+    return Bars(plain.symbol, "1h", plain.time_ns, open_, high, low, close, np.ones(count))
 
 
 def free_setup(**changes: object) -> Setup:

@@ -15,8 +15,7 @@ from fks.search.ledger import Earlier, ResearchRun, held_back_ns, run_of_backtes
 from fks.search.objectives import period_of
 from fks.search.overfitting import sharpe
 from tests.support.backtests import run
-from tests.support.no_skill import Coin, free_setup, walk
-from tests.unit.search.test_search import Tide, tidal
+from tests.support.no_skill import Coin, Tide, free_setup, tidal, walk
 
 BARS = walk(1500, seed=3)
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
 
 from fks.backtest import TapeRefused
 from fks.bars.calendars import calendar_of
@@ -30,36 +29,12 @@ from fks.search import (
     task_of,
 )
 from fks.search.objectives import Period, Returns, period_of
-from fks.strategies.base import Decisions, Strategy
+from fks.strategies.base import Decisions
 from tests.support.backtests import run
-from tests.support.no_skill import Coin, free_setup, walk
+from tests.support.no_skill import Coin, Tide, free_setup, tidal, walk
 
 BARS = walk(1500, seed=3)
 DAYS_NS = np.arange(3, dtype=np.int64) * 86_400_000_000_000
-
-
-class Tide(Strategy):
-    """Long in the first `share` of each day of a tape whose price rises in its first half: 0.5 is right."""
-
-    name: ClassVar[str] = "tide"
-    share: float = Field(0.1, gt=0, lt=1)
-
-    def warmup(self) -> int:
-        return 1
-
-    def decide(self, bars: Bars) -> Decisions:
-        hour = (bars.time_ns // 3_600_000_000_000 + 1) % 24
-        return Decisions((hour < 24 * self.share).astype(np.float64))
-
-
-def tidal(count: int) -> Bars:
-    plain = walk(count, seed=9, step=0.001)
-    hour = (plain.time_ns // 3_600_000_000_000) % 24
-    moves = np.where(hour < 12, 0.002, -0.002) + np.diff(np.log(plain.close), prepend=np.log(100.0))
-    close = np.round(100.0 * np.exp(np.cumsum(moves)), 2)
-    open_ = np.concatenate([[100.0], close[:-1]])
-    high, low = np.maximum(open_, close), np.minimum(open_, close)
-    return Bars(plain.symbol, "1h", plain.time_ns, open_, high, low, close, np.ones(count))
 
 
 def shuffled(seed: int) -> Any:

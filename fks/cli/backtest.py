@@ -460,7 +460,7 @@ def _database_url(ctx: click.Context) -> str | None:
     key = f"{__name__}.url"
     if key not in ctx.meta:
         url = ctx.with_resource(opened_store(ctx))[0]
-        ctx.meta[key] = url if asyncio.run(migrate.current(url)) else None
+        ctx.meta[key] = url if asyncio.run(migrate.usable(url)) else None
     found: str | None = ctx.meta[key]
     return found
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +12,7 @@ from fks.cli.backtest import in_ledger, keep_page, load_bars, market_options, sp
 from fks.cli.base import as_json, emit, settings_of, table
 from fks.cli.catalogue import catalogue_of
 from fks.cli.client import gateway_of
+from fks.cli.data.store import with_store
 from fks.cli.jobs import log_options, more_of, queue_options, show_list, show_logs, wait_for
 from fks.cli.shown import time_of
 from fks.model.errors import FksError, InputError
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from fks.search import Search, Task
     from fks.store.db import Database
 
-T = TypeVar("T")
 SCHEMA = "fks.optimization/1"
 
 
@@ -303,22 +302,6 @@ def _show_job(job: dict[str, Any], as_json: bool, *, with_result: bool) -> None:
 
 
 # ── instances ────────────────────────────────────────────────────────────────────────────────────
-def _in_database(ctx: click.Context, work: Callable[[Database], Awaitable[T]]) -> T:
-    """Run `work` on this node's database, whether FKS runs or not. Errors: OutageError, ConfigError."""
-    from fks.cli.store import opened_store
-    from fks.store.db import Database
-
-    async def go(url: str, settings: Any) -> T:
-        db = await Database.connect(url, settings.database, application="optimize")
-        try:
-            return await work(db)
-        finally:
-            await db.close()
-
-    with opened_store(ctx) as (url, settings, _):
-        return asyncio.run(go(url, settings))
-
-
 @optimize.command()
 @click.argument("id", type=click.UUID)
 @click.option("--instance", required=True, metavar="X", help="A strategy instance: fks strategies instances.")
@@ -337,7 +320,7 @@ def promote(ctx: click.Context, id: Any, instance: str, despite_findings: bool, 
     async def go(db: Database) -> dict[str, Any]:
         return await promote_(db, catalogue, id, instance, by="optimize", despite_findings=despite_findings)
 
-    done = _in_database(ctx, go)
+    done = with_store(ctx, go)
     emit(done, as_json=as_json, schema="fks.promotion/1")
     if not as_json:
         text = " ".join(f"{name}={value}" for name, value in done["params"].items() if value is not None)
@@ -358,7 +341,7 @@ def rollback(ctx: click.Context, instance: str, as_json: bool) -> None:
     async def go(db: Database) -> dict[str, Any]:
         return await rollback_(db, catalogue, instance, by="optimize")
 
-    done = _in_database(ctx, go)
+    done = with_store(ctx, go)
     emit(done, as_json=as_json, schema="fks.promotion/1")
     if not as_json:
         click.echo(
@@ -375,7 +358,7 @@ def versions(ctx: click.Context, instance: str, as_json: bool) -> None:
     from fks.model.timeframe import iso
     from fks.store.strategies import StrategyStore
 
-    found = _in_database(ctx, lambda db: StrategyStore(db).versions(instance))
+    found = with_store(ctx, lambda db: StrategyStore(db).versions(instance))
     rows = [
         {
             "version": one.version,
@@ -429,7 +412,7 @@ def ledger(ctx: click.Context, symbol: str | None, limit: int, as_json: bool) ->
     from fks.store.research_runs import ResearchRunStore
 
     name = None if symbol is None else folded(symbol)
-    found = _in_database(ctx, lambda db: ResearchRunStore(db).list(name, limit=limit))
+    found = with_store(ctx, lambda db: ResearchRunStore(db).list(name, limit=limit))
     rows = [
         {
             "ran_at": iso(ran_ns),

@@ -82,6 +82,18 @@ async def current(url: str) -> str | None:
     return await _run(url, _current)
 
 
+async def usable(url: str) -> str | None:
+    """Return the revision of a database that a command may use, None for an empty one. Errors: ConfigError for one of
+    an older FKS; OutageError."""
+    at = await current(url)
+    if at is not None and int(at) < int(head()):
+        raise ConfigError(
+            f"the database is of an older FKS: its schema is {at}, and this one needs {head()}",
+            remedy="run 'fks db upgrade', or 'fks up', which does",
+        )
+    return at
+
+
 async def differences(url: str) -> list[Any]:
     """Return what differs between the database and fks.store.schema: an empty list when the migrations are right."""
     return await _run(url, _differences)

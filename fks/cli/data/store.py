@@ -41,7 +41,7 @@ def with_store(ctx: click.Context, work: Callable[[Database], Awaitable[T]], *, 
     async def run(url: str, settings: Any) -> T:
         if create:
             await migrate.upgrade(url)
-        elif await migrate.current(url) is None:
+        elif await migrate.usable(url) is None:
             raise InputError("the store is empty", code="NO_DATA", remedy="run 'fks data sample', or 'fks up' once")
         db = await Database.connect(url, settings, application="data")
         try:

@@ -279,6 +279,22 @@ def test_a_strategy_reads_a_column_that_was_imported(fks: Shell, tmp_path: Path)
     assert (code, "there is no column mood" in err) == (USAGE, True), err
 
 
+def test_a_database_of_an_older_version_is_refused_with_the_command(fks: Shell) -> None:
+    fks("data", "sample")
+    assert fks("db", "downgrade", "--yes", "0050")[0] == OK
+    for command in (
+        ("backtest", "run", "rsi", *SPAN),
+        ("optimize", "run", "rsi", "-p", "period=5:6", *SPAN),
+        ("optimize", "ledger"),
+        ("data", "splits"),
+    ):
+        code, _, err = fks(*command)
+        assert (code, "the database is of an older FKS: its schema is 0050" in err) == (USAGE, True), err
+        assert "run 'fks db upgrade'" in err
+    assert fks("db", "upgrade")[0] == OK
+    assert fks("backtest", "run", "rsi", *SPAN)[0] == OK
+
+
 def test_splits_are_listed_replaced_and_removed(fks: Shell, tmp_path: Path) -> None:
     bars = sample()[:50]
     frame = pandas.DataFrame(

@@ -434,8 +434,9 @@ def in_ledger(ctx: click.Context, tape: str | None, work: Callable[[ResearchRunS
 
     try:
         return asyncio.run(_with_database(ctx, url, lambda db: work(ResearchRunStore(db))))
-    except FksError as error:
-        click.echo(f"note: this run is not in the ledger of research: {error.message}", err=True)
+    except Exception as error:  # of any kind: the result of an hour must not be lost with a row of the ledger
+        reason = error.message if isinstance(error, FksError) else f"{type(error).__name__}: {error}"
+        click.echo(f"note: this run is not in the ledger of research: {reason}", err=True)
         return None
 
 

@@ -158,7 +158,10 @@ def add_features(rows: Any, feature: str = "", symbol: str = "", *, source: str 
         if time_ns is None or "value" not in row:
             raise InputError(f"the row {dict(row)} lacks a time or a value", code="INVALID", status=422)
         of = str(row.get("symbol") or symbol)
-        value = float("nan") if row["value"] is None else float(row["value"])
+        try:
+            value = float("nan") if row["value"] is None else float(row["value"])
+        except (TypeError, ValueError):
+            raise InputError(f"value={row['value']!r} is no number", code="INVALID", status=422) from None
         known_ns = now_ns if known_ns is None else known_ns
         found.append(FeatureValue(str(row.get("feature") or feature), of, time_ns, known_ns, value, source))
     return session().run(lambda db: add(db, found))

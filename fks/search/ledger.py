@@ -2,8 +2,8 @@
 
 Pure.
 
-A search deflates its winner by its own trials. Whoever searches again, or tries backtests by hand until one looks good,
-makes trials as well: the ledger counts them over all searches and backtests of a symbol whose bars overlap in time.
+A search deflates its winner by its own trials. Another search, or backtests by hand until one looks good, are trials as
+well: the ledger counts them over all searches and backtests of a symbol whose bars overlap in time.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isinf
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,8 @@ async def add_features(db: Database, values: Sequence[FeatureValue]) -> int:
     """
     for one in values:
         check_feature_name(one.feature)
+        if isinf(one.value):
+            raise InputError(f"{one.feature} of {iso(one.time_ns)} is infinite", status=422, remedy="leave it empty")
         if one.known_ns < one.time_ns:
             raise InputError(
                 f"{one.feature} of {iso(one.time_ns)} was known before, at {iso(one.known_ns)}",

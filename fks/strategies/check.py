@@ -107,8 +107,9 @@ def with_inputs(strategy: Strategy, bars: Bars) -> Bars:
         values = np.cumsum(dice.standard_normal(len(bars))) / 10.0
         values -= np.convolve(values, np.full(50, 0.02), mode="full")[: len(bars)]
         values[dice.random(len(bars)) < 0.01] = np.nan
-        features[name] = Feature(values, np.where(np.isnan(values), -1, bars.time_ns))
-    if not features.keys() <= bars.features.keys():
+        if name not in bars.features:
+            features[name] = Feature(values, np.where(np.isnan(values), -1, bars.time_ns))
+    if features:
         bars = bars.with_features(features)
     if bars.inputs:
         return bars

@@ -37,6 +37,7 @@ from fks.servers.embedded import postgres_pid
 from fks.store.bars import BarStore
 from fks.store.corporate_actions import CorporateActionStore, ListedSplit
 from fks.store.db import Database
+from fks.store.feature_values import FeatureValue, add_features
 from fks.store.jobs import JobStore
 from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.pairs import Pairs
@@ -254,6 +255,10 @@ def test_a_strategy_reads_a_column_that_was_imported(fks: Shell, tmp_path: Path)
     assert [iso(fill.time_ns) for fill in made.fills] == [fill["time"] for fill in document["fills"]]
     found = fks.json("optimize", "run", "mood", "-p", "above=0,2", "--timeframe", "1h", *span, "--validation", "none")
     assert found["trials"]["done"] == 2
+    member = {"name": "one", "strategy": "mood", "symbol": "BTCUSDT", "timeframe": "1h", "from": span[1], "to": span[3]}
+    (tmp_path / "account.json").write_bytes(orjson.dumps({"cash": 10_000, "members": [member]}))
+    account = fks.json("backtest", "account", str(tmp_path / "account.json"))
+    assert [fill["time"] for fill in account["fills"]] == [fill["time"] for fill in document["fills"]]
     (row,) = fks.json("data", "features")["items"]
     assert row | {"source": ""} == {
         "feature": "mood", "symbol": None, "rows": 3, "oldest": "2026-03-01T00:00:00Z",
@@ -392,6 +397,28 @@ async def test_a_split_makes_a_job_other_work(database: Database) -> None:
     assert await fingerprint(database, "backtest", spec, load_catalogue(), Risk()) != before
     assert await store.remove("nyse", "SHARE", split.split.day)
     assert await fingerprint(database, "backtest", spec, load_catalogue(), Risk()) == before
+
+
+async def test_a_value_of_a_column_makes_a_job_other_work(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "mood.py").write_text(MOOD)
+    catalogue = load_catalogue(tmp_path)
+    spec = {"strategy": "mood", "params": {}, "symbol": "BTCUSDT", "exchange": "binance"}
+    search = {"strategy": "mood", "symbol": "BTCUSDT", "exchange": "binance", "space": {"above": "0,1"}}
+
+    async def both() -> list[str]:
+        found = [("backtest", spec), ("optimization", search)]
+        return [await fingerprint(database, kind, one, catalogue, Risk()) for kind, one in found]
+
+    before = await both()
+    assert await add_features(
+        database, [FeatureValue("mood", "ETHUSDT", 0, 0, 1.0), FeatureValue("hate", "", 0, 0, 1.0)]
+    )
+    assert await both() == before, "of another symbol, and another column"
+    assert await add_features(database, [FeatureValue("mood", "", 0, 0, 1.0)])
+    of_all = await both()
+    assert await add_features(database, [FeatureValue("mood", "BTCUSDT", 0, 0, 1.0)])
+    for made, later, last in zip(before, of_all, await both(), strict=True):
+        assert len({made, later, last}) == 3
 
 
 async def test_collar_is_part_of_a_jobs_fingerprint_only_when_there_is_one(database: Database) -> None:

@@ -213,3 +213,16 @@ async def test_what_is_run_here_on_stored_bars_is_in_the_ledger(up: Shell) -> No
     assert len((await off_loop(up.json, "optimize", "ledger"))["items"]) == 2
     code, out, _ = await off_loop(up, "optimize", "ledger")
     assert (code, out.count("sma_cross")) == (OK, 2)
+
+
+async def test_a_result_is_not_lost_with_its_row_of_the_ledger(up: Shell, database: Database) -> None:
+    await database.sql("DROP TABLE research_runs")
+    stored = ("--symbol", "BTC/USDT", "--allow-gaps")
+    for command in (
+        ("backtest", "run", "sma_cross", *stored),
+        ("optimize", "run", *SEARCH, *stored, "--workers", "1"),
+    ):
+        code, out, err = await off_loop(up, *command, "--json")
+        assert code == OK, err
+        assert "note: this run is not in the ledger of research" in err
+        assert orjson.loads(out)["inputs_hash"]

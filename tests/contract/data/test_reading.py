@@ -146,6 +146,13 @@ async def test_own_columns_are_written_and_read_beside_bars(store: BarStore) -> 
     with pytest.raises(InputError) as refused:
         data.with_features(later, "none")
     assert refused.value.code == "FEATURE_UNKNOWN"
+    for value, said in (("much", "is no number"), ([1.0], "is no number"), (float("inf"), "is infinite")):
+        with pytest.raises(InputError, match=said):
+            data.add_features([{"time": T0, "value": value}], "mood")
+    with pytest.raises(InputError, match=r"is 3, known from .* on, not 4"):  # twice in one call, all or none
+        data.add_features([{"time": T0, "known_at": T0, "value": value} for value in (3.0, 4.0)], "twice")
+    with pytest.raises(InputError, match="there is no column twice"):
+        data.with_features(later, "twice")
     with pytest.raises(InputError, match="lacks a time or a value"):
         data.add_features([{"time": T0}], "mood")
 

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from fks.clock import FakeClock, RealClock
+from fks.config.settings import Settings
+from fks.jobs.drift import measure
 from fks.jobs.instances import ensure_collected
 from fks.model import ids
 from fks.model.bar import Bars
@@ -241,6 +243,14 @@ async def test_own_columns_decide_as_in_the_backtest(floor: Floor) -> None:
     changes = [int(t) for t in bars.time_ns[1:][np.diff(target) != 0] if t > bars.time_ns[9]]
     assert sorted({to_ns(row["ts_event"]) for row in await floor.signals()}) == changes
     assert len(changes) > 10
+    await list_symbol(floor.db, "BTC")
+    instance = await StrategyStore(floor.db).get("a")
+    assert instance is not None
+    catalogue = load_catalogue(floor.home / "strategies")
+    _, loaded = await measure(floor.db, instance, Settings(), catalogue, since=None)
+    assert np.array_equal(
+        loaded.bars.features["mood"].values, whole.features["mood"].values[-len(loaded.bars) :], equal_nan=True
+    )
 
 
 async def test_an_instance_whose_input_is_not_collected_is_held_with_the_reason(floor: Floor) -> None:

@@ -59,8 +59,8 @@ def test_a_bar_has_the_latest_value_that_was_known_at_its_end(
     first = int(bars.time_ns[0])
     values = [(first + t * unit, first + (t + d) * unit, np.nan if v is None else float(v)) for t, d, v in given_rows]
     dice.shuffle(values)  # type: ignore[attr-defined]
-    columns = [np.array([row[i] for row in values], dtype=np.int64) for i in (0, 1)]
-    found = aligned(bars, *columns, np.array([row[2] for row in values], dtype=np.float64))  # type: ignore[arg-type, call-arg]
+    time_ns, known_ns = (np.array([row[i] for row in values], dtype=np.int64) for i in (0, 1))
+    found = aligned(bars, time_ns, known_ns, np.array([row[2] for row in values], dtype=np.float64))
     for i, start in enumerate(bars.time_ns.tolist()):
         known = [row for row in values if row[1] <= bar_end(start, timeframe)]
         best = max(known, key=lambda row: row[:2], default=None)
@@ -100,6 +100,26 @@ def test_the_check_refuses_a_column_of_the_future_and_takes_an_honest_one() -> N
     ensure_causal(Mood(), tape)
     with pytest.raises(StrategyError, match="looks ahead"):
         ensure_causal(Mood(shift=2), tape)
+
+
+def test_the_check_keeps_the_columns_that_a_tape_has_and_adds_what_it_lacks() -> None:
+    class Rare(Mood):
+        """Looks ahead only where its column has values that a synthetic one never has."""
+
+        def features(self) -> tuple[str, ...]:
+            return ("mood", "calm")
+
+        def decide(self, bars: Bars) -> Decisions:
+            values = feature(self, bars, "mood").values
+            later = np.append(values[1:], np.nan)
+            target = np.where(np.abs(values) > 1e6, later > 0, values > 0).astype(np.float64)
+            return Decisions(np.where(np.isnan(feature(self, bars, "calm").values), 0.0, target))
+
+    assert check_strategy(Rare()) == []
+    bars = synthetic(700)
+    own = Feature(np.sin(np.arange(700.0)) * 1e7, bars.time_ns)
+    (finding,) = check_strategy(Rare(), [replace(bars, symbol="OWN").with_features({"mood": own})])
+    assert (finding.check, finding.tape) == ("lookahead", "OWN")
 
 
 def test_a_strategy_without_its_column_is_told_how_to_get_it() -> None:

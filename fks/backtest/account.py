@@ -271,7 +271,7 @@ def _walk(
         log.note(everyone, is_in_bar=True)
         for _, number, change in steps[at:end]:
             if change.leaves:
-                walkers[number].leave(change.index)
+                walkers[number].leave(change.index, change.share)
                 log.note([number], is_in_bar=False)
         for _, number, change in steps[at:end]:
             if change.enters:

@@ -21,6 +21,7 @@ from fks.backtest.kernel_walk import (
     FILLS,
     GUARD,
     GUARD_LIMIT,
+    GUARD_LOTS,
     GUARD_SELLS,
     GUARD_SINCE,
     GUARD_STOP,
@@ -40,6 +41,7 @@ from fks.backtest.kernel_walk import (
     WHOLE,
     Rules,
     book,
+    closed_parts,
     closing_lots,
     cut,
     deny,
@@ -144,6 +146,24 @@ def place_legs(
     state[FIRST_AT] = 0
     state[FIRST_BEFORE] = 0
     return True
+
+
+def shrink_legs(state: Ints, legs: Ints, bar: int) -> None:
+    """Place the legs of the entries that are left again in `bar`, in which a part of the position was closed: what is
+    held is made of the newest entries."""
+    count, left = state[LEGS], state[GUARD_LOTS]
+    for number in range(count - 1, 0, -1):
+        legs[number, PART] = min(left, legs[number, BOUGHT])
+        left -= legs[number, PART]
+    legs[0, PART] = left
+    gone = 0
+    while gone < count - 1 and legs[gone, PART] == 0:
+        gone += 1
+    for number in range(count - gone):
+        for field in range(LEG_WIDTH):
+            legs[number, field] = legs[number + gone, field]
+    state[LEGS], state[FIRST_AT] = count - gone, 0
+    state[GUARD_TAKES], state[GUARD_UNCLEAR] = bar, 0
 
 
 def fill_waiting(
@@ -253,7 +273,14 @@ def close_by_force(
     return True
 
 
-ORDERS_HELPERS: tuple[Callable[..., Any], ...] = (reach_entry, place_legs, fill_waiting, fill_legs, close_by_force)
+ORDERS_HELPERS: tuple[Callable[..., Any], ...] = (
+    reach_entry,
+    place_legs,
+    shrink_legs,
+    fill_waiting,
+    fill_legs,
+    close_by_force,
+)
 
 
 def make_walk(version: int) -> Callable[..., int]:
@@ -339,13 +366,16 @@ def make_walk(version: int) -> Callable[..., int]:
             if is_other:
                 opened = bar
             filled, span = state[FILLS], high[bar + 1] - low[bar + 1]
-            if before != 0.0 and is_other:
+            is_more = not is_other and abs(wanted) > abs(before)
+            parts = closed_parts(before, wanted)
+            if parts > 0:
                 state[WAITING] = 0
-                state[ENTRIES] = 0
-                leave(state, fills, trades, denied, rules, bar, close[bar], open_[bar + 1], span)
+                state[ENTRIES] = 0 if is_other else state[ENTRIES]
+                leave(state, fills, trades, denied, rules, bar, parts, close[bar], open_[bar + 1], span)
                 if state[FILLS] != filled:
                     fills[filled, DECIDED] = bar
-            is_more = not is_other and abs(wanted) > abs(before)
+                    if state[GUARD] == 1 and state[GUARD_SINCE] == bar + 1:
+                        shrink_legs(state, legs, bar + 1)
             before = wanted
             enters = (wanted != 0.0 and is_other) or (is_more and state[ENTRIES] > 0)
             is_next_day = time_ns[bar] + rules.bar_ns >= day_start_ns[day]

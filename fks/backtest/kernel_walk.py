@@ -458,11 +458,32 @@ def deny(
     state[DENIED] = number + 1
 
 
+def closed_parts(before: float, wanted: float) -> int:
+    """Return the millionths of the position that a change of the target closes, WHOLE where it leaves or turns; as
+    `fks.strategies.base.closed_parts`."""
+    if before * wanted <= 0.0:
+        return WHOLE if before != 0.0 else 0
+    fall = abs(before) - abs(wanted)
+    return min(int(np.rint(fall / abs(before) * WHOLE)), WHOLE - 1) if fall > 0.0 else 0
+
+
 def leave(
-    state: Ints, fills: Ints, trades: Ints, denied: Ints, rules: Rules, bar: int, close: int, next_open: int, span: int
+    state: Ints,
+    fills: Ints,
+    trades: Ints,
+    denied: Ints,
+    rules: Rules,
+    bar: int,
+    parts: int,
+    close: int,
+    next_open: int,
+    span: int,
 ) -> None:
-    """Close what is held at the open of the bar after `bar`; nothing when only dust is left."""
+    """Close `parts` millionths of what is held at the open of the bar after `bar`; nothing when that is dust. The
+    protection is over the rest then, placed in that bar."""
     lots = closing_lots(state, rules)
+    if parts < WHOLE:
+        lots = share_floor(lots, parts, WHOLE) // rules.lot * rules.lot
     if lots <= 0:
         return
     side = -1 if state[POSITION] > 0 else 1
@@ -477,8 +498,12 @@ def leave(
     ):
         deny(state, denied, bar, side, DUST, NONE, NONE, 0, lots, NONE, NONE, 0)
         return
-    state[GUARD] = 0
+    if parts == WHOLE:
+        state[GUARD] = 0
     book(state, fills, trades, rules, bar + 1, side, lots, next_open, span, EXIT_ROLE, False, NONE, False)
+    if state[GUARD] == 1 and (state[GUARD_SELLS] == 1) == (side < 0):
+        state[GUARD_LOTS] = closing_lots(state, rules)
+        state[GUARD_SINCE] = bar + 1
 
 
 def entry_price(close: int, order_limit: int, order_stop: int) -> int:
@@ -930,6 +955,7 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     closing_lots,
     leg_lots,
     deny,
+    closed_parts,
     leave,
     entry_price,
     is_out_of_band,
@@ -961,6 +987,7 @@ SELDOM: tuple[Callable[..., Any], ...] = (
     share_floor,
     is_out_of_band,
     share_lots,
+    closed_parts,
     first_trailed,
     *MARGIN_HELPERS,
 )
@@ -1052,7 +1079,15 @@ def make_walk(version: int) -> Callable[..., int]:
             if change == end:
                 continue
             wanted = target[change]
-            if wanted != 0.0 and wanted != 1.0 and wanted != -1.0:
+            is_less = before * wanted > 0.0 and abs(wanted) < abs(before)
+            is_more = before * wanted > 0.0 and not is_less
+            is_part = is_less
+            if change == first and abs(wanted) < 1.0:
+                begun = first
+                while begun > 0 and target[begun - 1] * wanted > 0.0:
+                    begun -= 1
+                is_part = abs(target[begun]) == 1.0  # a part was closed before the first decision
+            if is_more or (wanted != 0.0 and wanted != 1.0 and wanted != -1.0 and not is_part):
                 state[STATUS] = TARGET_WRONG
                 return change
             if bar == count:
@@ -1063,14 +1098,16 @@ def make_walk(version: int) -> Callable[..., int]:
             span = 0
             if rules.slip_of_range != 0:  # else these columns stay out of the processor's cache
                 span = high[bar] - low[bar]
-            if before != 0.0:
-                leave(state, fills, trades, denied, rules, change, close[change], open_[bar], span)
+            parts = closed_parts(before, wanted)
+            if parts > 0:
+                leave(state, fills, trades, denied, rules, change, parts, close[change], open_[bar], span)
                 watch_rest(state)
+            enters = wanted != 0.0 and not is_less
             is_next_day = time_ns[change] + rules.bar_ns >= day_start_ns[day]
-            if tracks_loss and not is_next_day and (wanted != 0.0 or state[FILLS] != filled):
+            if tracks_loss and not is_next_day and (enters or state[FILLS] != filled):
                 cut(state, rules, start_worth, start_cash, lowest, held_cash)
                 lowest = FAR
-            if wanted != 0.0 and state[STATUS] == DONE:
+            if enters and state[STATUS] == DONE:
                 side = 1 if wanted > 0.0 else -1
                 stop, limit, trail = NONE, NONE, NONE
                 if has_stops:

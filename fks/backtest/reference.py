@@ -25,9 +25,9 @@ from fks.model.codes import Code
 from fks.model.order import OrderType, Role, Side
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end
 from fks.risk.exits import is_dust
-from fks.risk.sizing import Sizing, SizingMissing, entry_quantity, exit_quantity
+from fks.risk.sizing import Sizing, SizingMissing, entry_quantity, exit_quantity, part_quantity
 from fks.risk.volatility import volatility_at
-from fks.strategies.base import Decisions
+from fks.strategies.base import Decisions, closed_share
 
 _ZERO = Decimal(0)
 _INT64 = 2**63
@@ -169,7 +169,7 @@ def walk(bars: Bars, first: int, setup: Setup, decisions: Decisions, reason: str
     for change in walker.changes():
         walker.resolve(change.index)
         if change.leaves:
-            walker.leave(change.index)
+            walker.leave(change.index, change.share)
         if change.enters:
             walker.enter(change.index, change.opened)
     walker.resolve(len(bars) - 1)
@@ -178,13 +178,14 @@ def walk(bars: Bars, first: int, setup: Setup, decisions: Decisions, reason: str
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A bar that changes the target: whether it closes what is held, and then enters. `opened`: the bar that decided
-    the first entry of the position it wants."""
+    """A bar that changes the target: whether it closes what is held, or a `share` of it, and then enters. `opened`: the
+    bar that decided the first entry of the position it wants."""
 
     index: int
     leaves: bool
     enters: bool
     opened: int
+    share: Decimal | None = None
 
 
 class Walker:
@@ -238,20 +239,25 @@ class Walker:
         opened = np.maximum.accumulate(np.where(is_other, np.arange(len(target)), 0))
         for place in np.flatnonzero(target[:-1] != before[:-1]).tolist():
             is_more = bool(is_other[place]) or abs(target[place]) > abs(before[place])
+            share = closed_share(float(before[place]), float(target[place]))
             yield Change(
                 first + place,
-                bool(before[place] and is_other[place]),
+                bool(before[place] and is_other[place]) or share is not None,
                 bool(target[place] and is_more),
                 first + int(opened[place]),
+                share,
             )
 
     def resolve(self, through: int) -> None:
         """Fill what rests at the first bar up to `through` (inclusive) that reaches it."""
         _resolve(self._book, through)
 
-    def leave(self, index: int) -> None:
-        """Close what is held, as decided on bar `index`: at the open of the next one."""
-        _leave(self._book, index)
+    def leave(self, index: int, share: Decimal | None = None) -> None:
+        """Close what is held, or a share of it, as decided on bar `index`: at the open of the next one."""
+        if share is None:
+            _leave(self._book, index)
+        else:
+            _leave_part(self._book, index, share)
 
     def enter(self, index: int, opened: int) -> None:
         """Enter what bar `index` wants, at the open of the next one, unless it is denied. `opened`: the bar that
@@ -444,6 +450,28 @@ def _leave(book: _Book, index: int) -> None:
         return
     book.protection = None
     _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.EXIT, index)
+
+
+def _leave_part(book: _Book, index: int, share: Decimal) -> None:
+    """End an entry's order that rests, and close a share of what is held at the open of the bar after `index`; nothing
+    when that is dust. Protections are placed again over the rest, so that they cannot have that bar's open."""
+    book.waiting = None
+    instrument, guard = book.setup.instrument, book.protection
+    quantity = part_quantity(book.position, share, instrument)
+    if quantity <= 0:
+        return
+    side = Side.SELL if book.position > 0 else Side.BUY
+    if is_dust(quantity, book.price(book.close[index]), instrument):
+        book.deny(index, side, Code.QTY_MIN.value, f"exit of {plain(quantity)}")
+        return
+    _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.EXIT, index)
+    if guard is not None and guard.side is side:
+        parts = _parts(book, guard.bought)
+        gone = next((number for number, part in enumerate(parts) if part), 0)  # entries that are closed: the oldest
+        guard.parts, guard.bought, guard.decided = parts[gone:], guard.bought[gone:], guard.decided[gone:]
+        guard.order = list(range(len(guard.parts)))
+        guard.since = guard.take_since = guard.scan_from = index + 1
+        guard.is_entry_unclear = False
 
 
 def _resolve(book: _Book, through: int) -> None:

@@ -70,7 +70,9 @@ class Signal:
     time_in_force: TimeInForce = TimeInForce.GTC
     reference_price: Decimal | None = None  # close of the deciding bar: what sizing divides by
     volatility: Decimal | None = None  # of a bar, in quote, for sizings that divide by it
-    size_share: Decimal | None = None  # of an entry: the share of its instance's size, above 0, at most 1; None = all
+    #: above 0; None = all. Of an entry: the share of its instance's size, at most 1; of an exit: of what its instance
+    #: holds, below 1
+    size_share: Decimal | None = None
     valid_until_ns: int | None = None
     rests_until_ns: int | None = None  # of a strategy's limit or stop entry: its order's end at the latest
     is_reduce_only: bool = False  # of a person's order: denied unless it can only bring the position nearer to zero

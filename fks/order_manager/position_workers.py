@@ -195,7 +195,8 @@ class PositionWorkers:
         record = await self._signals.get(last.signal_id)
         if record is None:
             return None
-        return m.ResumedExit(record.signal, known or last, ended_by="" if end is None else end.by)
+        closes = () if record.signal.size_share is None else tuple(await store.closes(last.signal_id))
+        return m.ResumedExit(record.signal, known or last, closes, ended_by="" if end is None else end.by)
 
     # ── state for others ─────────────────────────────────────────────────────────────────────────
     def drain(self) -> None:

@@ -48,6 +48,7 @@ from fks.orders.protection import (
 from fks.portfolio.position import EXTERNAL
 from fks.risk.exits import Books, closable, is_dust, left_at_venue, split_at_lot
 from fks.risk.policy import Action, Allow, Journal, Wait, allowed
+from fks.risk.sizing import part_quantity
 from fks.risk.view import without_replaced
 
 _LEG_ROLES = frozenset({Role.STOP_LOSS, Role.TAKE_PROFIT})
@@ -307,6 +308,7 @@ class OrderCore:
         exit_ = self._exits.get(order.instance)
         if exit_ is not None and order.signal_id == exit_.signal.id and (order.role is Role.EXIT or exit_.is_single):
             newest = exit_.order
+            exit_.closed[name] = order.filled
             if newest is None or order.attempt >= newest.attempt:  # an earlier attempt may still report a late fill
                 exit_.order = order
 
@@ -328,6 +330,7 @@ class OrderCore:
                 is_taken=True,
                 attempt=resumed.last.attempt + (not is_open),
                 order=resumed.last,
+                closed={order.client_order_id: order.filled for order in resumed.closes},
                 ended_by=resumed.ended_by,
                 page_at_s=self._now.mono_s + self._limits.exit_page_s,
             )
@@ -359,6 +362,10 @@ class OrderCore:
         if signal.is_exit:
             if instance in self._exits or self._entering_of(instance):
                 return False
+            if signal.size_share is not None and self._facts.keeps_bracket:
+                venue, remedy = self.key[1], "close all of it, or trade the strategy at another venue"
+                self._deny(ready, "TYPE_UNSUPPORTED", f"what {venue} can do", "closes a part of a position", remedy)
+                return True
             self._exits[instance] = Exit(signal, page_at_s=self._now.mono_s + self._limits.exit_page_s)
             return True
         if signal.id == self._entering:
@@ -591,6 +598,8 @@ class OrderCore:
             # it cannot close anything now: the submission says why, with its code
             self._out.append(m.SubmitEntry(exit_.signal.id))
             return
+        elif act is ExitAct.FINISH_PART:
+            detail = "the part of the position that it closes is below the venue's smallest order"
         elif act is ExitAct.FINISH_FLAT:
             detail = "nothing is held that an order could close"
         else:
@@ -638,16 +647,23 @@ class OrderCore:
         )
         may_fill = any(not self._is_unresolvable(order) for order in self._entries_open(instance, exit_))
         is_seen = self._facts.is_connected and self._facts.has_positions  # else the journal may be behind the venue
-        is_dusty, quantity = False, ZERO
+        is_dusty, is_part_closed, quantity = False, False, ZERO
         if instrument is not None and held:
             mark = self._facts.marks.get(exit_.signal.exchange)
             price = max(mark or ZERO, self._facts.averages.get(instance, ZERO)) or None  # one of them may be wrong
             is_dusty = is_dust(held, price if mark else None, instrument)
+            if exit_.signal.size_share is not None:
+                if exit_.part is None and is_seen and not may_fill:
+                    of = abs(held) + sum(exit_.closed.values(), ZERO)
+                    exit_.part = part_quantity(of, exit_.signal.size_share, instrument)
+                is_part_closed = exit_.part is not None and is_dust(exit_.left or ZERO, price, instrument)
             is_clearing = exit_.state is ExitState.CLEARING
             allowed = self._closable(instance, side, is_capped=exit_.is_short and not is_clearing)
             if is_clearing:
                 # the venue's balance may still show what the legs locked: what it had before they came down counts
                 allowed = min(allowed, exit_.cleared_for)
+            if exit_.left is not None and not exit_.is_single:
+                allowed = min(allowed, exit_.left)
             if not is_dust(allowed, price, instrument):
                 quantity = split_at_lot(allowed, instrument)[0]
         if exit_.is_single and exit_.signal.size is not None:
@@ -657,6 +673,7 @@ class OrderCore:
             side=side,
             is_flat=held == 0 and not may_fill and is_seen,
             is_dust=is_dusty and not may_fill and is_seen,
+            is_part_closed=is_part_closed,
             quantity=quantity,
             postponed=self._postponed(exit_.signal, instrument),
             has_legs=not self._facts.keeps_bracket and self._has_legs(instance, exit_),
@@ -716,8 +733,8 @@ class OrderCore:
         ]
 
     def _gives_back_part(self, instance: str, exit_: Exit) -> bool:
-        """Return whether legs are reduced for a person's order over a part of the position, none of them cancelled."""
-        size = exit_.signal.size if exit_.is_single and exit_.state is ExitState.CLEARING else None
+        """Return whether legs are reduced for an order over a part of the position, none of them cancelled."""
+        size = exit_.left if exit_.state is ExitState.CLEARING else None
         return self._facts.can_amend and size is not None and size < abs(self._positions.get(instance, ZERO))
 
     def _has_legs(self, instance: str, exit_: Exit) -> bool:
@@ -725,8 +742,9 @@ class OrderCore:
             item.is_placing and (parent := self._parents.get(name)) is not None and parent.instance == instance
             for name, item in self._protection.items()
         )
-        if self._gives_back_part(instance, exit_) and exit_.signal.size is not None:
-            return is_placing or exit_.signal.size > closable(self._books(), exit_.signal.side, None)
+        if self._gives_back_part(instance, exit_) and exit_.left is not None:
+            of = None if exit_.is_single else instance
+            return is_placing or exit_.left > closable(self._books(), exit_.signal.side, of)
         return is_placing or bool(self._legs_of(instance))
 
     # ── protection ───────────────────────────────────────────────────────────────────────────────
@@ -778,7 +796,7 @@ class OrderCore:
         )
         exit_ = self._exits.get(instance)
         if exit_ is not None and self._gives_back_part(instance, exit_):
-            still += exit_.signal.size or ZERO
+            still += exit_.left or ZERO
         wants = entries.desired(held, still, instrument)
         if entries.may_drop(held):
             self._drop_old_entries(entries, held)

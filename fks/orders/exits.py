@@ -1,10 +1,11 @@
 """An exit of one strategy instance, as a table: states, conditions, next states, actions.
 
-An exit lives until its instance is flat by our own books, the rest is dust, or a person ends it. A venue that shows
-less than our books makes it wait and page: a balance that was read wrong once passes. Its protective legs are touched
-only when the close can go out now: they are checked as if they were gone, come down for one attempt, and go up again
-when the close could not be sent in time, was refused, or left a remainder (protection works in every state but CLEARING
-and CLOSING). A second attempt is made only after the first has provably ended.
+An exit lives until its instance is flat by our own books, the rest is dust, or a person ends it; one of a share of the
+position until that part is closed. A venue that shows less than our books makes it wait and page: a balance that was
+read wrong once passes. Its protective legs are touched only when the close can go out now: they are checked as if they
+were gone, come down for one attempt, and go up again when the close could not be sent in time, was refused, or left a
+remainder (protection works in every state but CLEARING and CLOSING). A second attempt is made only after the first has
+provably ended.
 
     WAITING   the close cannot go now: nothing of the protection is touched
     CLEARING  the close can go: legs are being cancelled
@@ -17,7 +18,7 @@ The first row of a state whose condition holds is taken; rows are tried again un
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 
@@ -44,6 +45,7 @@ class ExitAct(StrEnum):
     GIVE_UP_CLEARING = "leave the legs, wait before the next try"
     FINISH_FLAT = "finish: nothing is held"
     FINISH_DUST = "finish: what is left is below the venue's smallest order"
+    FINISH_PART = "finish: the part that it closes is closed, or dust"
     FINISH_PERSON = "finish: a person ended it"
     FINISH_SINGLE = "finish: the person's order has had its attempt"
     SUBMIT_SINGLE = "submit the person's order as it is: the checks say why it cannot go"
@@ -61,6 +63,8 @@ class Exit:
     is_submitting: bool = False
     close_id: str = ""  # client order id of the newest closing order that was submitted
     order: Order | None = None  # the newest closing order
+    part: Decimal | None = None  # of a share of the position: the quantity that it closes, once that is known
+    closed: dict[str, Decimal] = field(default_factory=dict)  # by each of its closing orders
     ended_by: str = ""  # the person that asked for its end; "" = none did
     is_short: bool = False  # the venue has less than the journal: what it has caps the next attempts
     page_at_s: float = 0.0  # when it pages next
@@ -70,6 +74,15 @@ class Exit:
     retry_s: float = 0.0
     is_paged: bool = False
     last_problem: str = ""
+
+    @property
+    def left(self) -> Decimal | None:
+        """Return the quantity that it may still close; None = all that is held."""
+        if self.is_single:
+            return self.signal.size
+        if self.signal.size_share is None:
+            return None
+        return max((self.part or ZERO) - sum(self.closed.values(), ZERO), ZERO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +100,7 @@ class Situation:
     postponed: str
     has_legs: bool  # legs that live or may live at the venue
     has_attempt: bool  # a closing order may still fill, or its executions are not all here
+    is_part_closed: bool = False  # of a share of the position: what is left to close is below the smallest order
 
 
 Guard = Callable[[Exit, Situation], bool]
@@ -113,6 +127,11 @@ def is_flat(exit_: Exit, now: Situation) -> bool:
 def is_dust(exit_: Exit, now: Situation) -> bool:
     """the rest is dust, and no entry may still fill"""
     return now.is_dust
+
+
+def part_is_closed(exit_: Exit, now: Situation) -> bool:
+    """it closes a share of the position, and that is closed, or dust"""
+    return now.is_part_closed
 
 
 def single_cannot_go(exit_: Exit, now: Situation) -> bool:
@@ -173,6 +192,7 @@ EXIT_ROWS: tuple[ExitRow, ...] = (
     ExitRow(IDLE, single_cannot_go, S.ENDED, A.SUBMIT_SINGLE),
     ExitRow(IDLE, is_flat, S.ENDED, A.FINISH_FLAT),
     ExitRow(IDLE, is_dust, S.ENDED, A.FINISH_DUST),
+    ExitRow(IDLE, part_is_closed, S.ENDED, A.FINISH_PART),
     ExitRow(IDLE, ended_by_person, S.ENDED, A.FINISH_PERSON),
     ExitRow(_in(S.WAITING), is_backing_off, S.WAITING, A.NOTHING),
     ExitRow(_in(S.WAITING), is_postponed, S.WAITING, A.NOTHING),

@@ -124,10 +124,12 @@ class PositionsChanged:
 
 @dataclass(frozen=True, slots=True)
 class ResumedExit:
-    """An exit that an earlier process had begun: its signal and its newest order."""
+    """An exit that an earlier process had begun: its signal, its newest order, and all its orders where it closes a
+    share of the position."""
 
     signal: Signal
     last: Order
+    closes: tuple[Order, ...] = ()
     ended_by: str = ""  # the person that asked for its end, when that was not carried out yet
 
 

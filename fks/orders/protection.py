@@ -267,8 +267,9 @@ def diff(covers: Sequence[Cover], instrument: Instrument) -> list[LegStep]:
     free = sum((cover.want.quantity - cover.closing for cover in covers), _ZERO)
     lacking = sum((max(cover.want.quantity - cover.closing, _ZERO) for cover in covers), _ZERO)
     steps, is_freeing = [], False
-    # those whose legs live come first: what they give back others may need
-    for cover in sorted(covers, key=lambda cover: not cover.lists):
+    # those whose legs live come first: what they give back others may need; of the others the oldest, so that at one
+    # price legs fill in the order in which a position loses its entries
+    for cover in (*(one for one in covers if one.lists), *(one for one in reversed(covers) if not one.lists)):
         excess = cover.closing - cover.want.quantity
         step = _step(cover, excess, free, lacking, is_freeing, instrument)
         is_freeing |= excess > 0 and _is_giving_back(cover, step)

@@ -155,3 +155,8 @@ def risk_quantity(risk: Decimal, price: Decimal, stop_loss: Decimal, side: Side,
 def exit_quantity(position: Decimal, instrument: Instrument) -> Decimal:
     """Return the quantity (base, on the lot grid) that closes `position` (signed); less than one step stays as dust."""
     return instrument.round_quantity(abs(position))
+
+
+def part_quantity(position: Decimal, share: Decimal, instrument: Instrument) -> Decimal:
+    """Return the quantity (base, on the lot grid, rounded down) that closes `share` of `position` (signed)."""
+    return exit_quantity(position, instrument) * share // instrument.lot_step * instrument.lot_step

@@ -320,6 +320,10 @@ class OrderStore:
         row = await self._db.fetchrow("orders.by_signal", signal_id)
         return None if row is None else order_of(row)
 
+    async def closes(self, signal_id: uuid.UUID) -> list[Order]:
+        """Return the closing orders of an exit, oldest first."""
+        return [order_of(row) for row in await self._db.fetch("orders.closes", signal_id)]
+
     async def open(self, venues: Sequence[str]) -> list[Order]:
         """Return every order of these venues that may still fill or whose executions are not all here."""
         return [order_of(row) for row in await self._db.fetch("orders.open", list(venues))]

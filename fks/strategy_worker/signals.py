@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,9 +26,10 @@ from fks.risk.sizing import Sizing
 from fks.risk.volatility import volatility_at
 from fks.store.challengers import ShadowDecision
 from fks.store.strategies import Instance
-from fks.strategies.base import Decisions, opened_at
+from fks.strategies.base import SHARE_PLACES, Decisions, closed_share, opened_at
 
 _MONTH_MAX_S = 31 * 86_400
+_ALMOST_ALL = 1 - Decimal(1).scaleb(-SHARE_PLACES)
 _RESTS_MAX_S = 10 * 365 * 86_400  # an order that may rest for longer than this has no end of its own
 
 
@@ -87,14 +90,14 @@ def signals_for(
     decided_before = np.concatenate([[decisions.target[first - 1] if first else instance.last_target], target[:-1]])
     most = max_age_s(instance)
     edges = [
-        (int(place), ordinal, kind, side)
+        _Edge(int(place), ordinal, kind, side, share)
         for place in np.flatnonzero(target != before)
-        for ordinal, (kind, side) in enumerate(_edges(float(before[place]), float(target[place])))
+        for ordinal, (kind, side, share) in enumerate(_edges(float(before[place]), float(target[place])))
     ]
-    if not any(kind is Kind.ENTER for kind, _ in _edges(float(decided_before[0]), float(target[0]))):
-        edges = [edge for edge in edges if edge[0] > 0 or edge[2] is Kind.EXIT]
+    if not any(kind is Kind.ENTER for kind, _, _ in _edges(float(decided_before[0]), float(target[0]))):
+        edges = [edge for edge in edges if edge.row > 0 or edge.kind is Kind.EXIT]
     if instance.is_leaving:
-        edges = [edge for edge in edges if edge[2] is Kind.EXIT]
+        edges = [edge for edge in edges if edge.kind is Kind.EXIT]
     is_late = ages > most
     missed = None
     if is_late.any():
@@ -107,15 +110,13 @@ def signals_for(
             instance,
             bars,
             decisions,
-            first + place,
-            ordinal,
-            kind,
-            side,
-            kind is Kind.ENTER and bool(decided_before[place] * target[place] > 0),
-            None if kind is Kind.EXIT else now_ns + round((most - float(ages[place])) * NS),
-            0 if kind is Kind.EXIT else now_ns - round(float(ages[place]) * NS),
+            first + edge.row,
+            edge,
+            edge.kind is Kind.ENTER and bool(decided_before[edge.row] * target[edge.row] > 0),
+            None if edge.kind is Kind.EXIT else now_ns + round((most - float(ages[edge.row])) * NS),
+            0 if edge.kind is Kind.EXIT else now_ns - round(float(ages[edge.row]) * NS),
         )
-        for place, ordinal, kind, side in edges
+        for edge in edges
     ], missed
 
 
@@ -137,14 +138,21 @@ def shadow_decisions(before: float, bars: Bars, decisions: Decisions, *, first: 
     return found
 
 
-_Edge = tuple[int, int, Kind, Side]  # row, ordinal within the bar, kind, side
+class _Edge(NamedTuple):
+    """A signal of a change of target. `share`: of what is held, that an exit closes; None = all."""
+
+    row: int
+    ordinal: int  # within the bar
+    kind: Kind
+    side: Side
+    share: Decimal | None = None
 
 
 def _caught_up(
     edges: list[_Edge], held: float, wanted: float, ages: Floats, most: float, *, can_rest: bool
 ) -> list[_Edge]:
-    """Return the edges that still count once the newest target is known: the last exit from the earlier position, and
-    the entry into the one wanted now.
+    """Return the edges that still count once the newest target is known: the last exit from the earlier position, or
+    one of all the parts of it that were to be closed, and the entry into the one wanted now.
 
     A target left and wanted again counts as kept, unless entries may rest (`can_rest`): the order of the first entry
     may still be at the venue, at a price that the strategy gave up, and only the exit cancels it.
@@ -152,20 +160,25 @@ def _caught_up(
     if wanted == held and not can_rest:
         return []
     leaving = Side.SELL if held > 0 else Side.BUY
-    exits = [edge for edge in edges if held and edge[2] is Kind.EXIT and edge[3] is leaving]
-    entries = [edge for edge in edges if wanted and edge[2] is Kind.ENTER]
-    fresh = [edge for edge in entries[-1:] if ages[edge[0]] <= most]
-    return [*exits[-1:], *fresh]
+    exits = [edge for edge in edges if held and edge.kind is Kind.EXIT and edge.side is leaving]
+    whole = [edge for edge in exits if edge.share is None]
+    if not whole and len(exits) > 1:
+        left = prod((1 - edge.share for edge in exits if edge.share is not None), start=Decimal(1))
+        exits = [exits[-1]._replace(share=min(round(1 - left, SHARE_PLACES), _ALMOST_ALL).normalize())]
+    entries = [edge for edge in edges if wanted and edge.kind is Kind.ENTER]
+    fresh = [edge for edge in entries[-1:] if ages[edge.row] <= most]
+    return [*(whole or exits)[-1:], *fresh]
 
 
-def _edges(before: float, after: float) -> Iterator[tuple[Kind, Side]]:
+def _edges(before: float, after: float) -> Iterator[tuple[Kind, Side, Decimal | None]]:
     """Yield the signals of a change of target: exit the old one, then enter the new one. A target that grows on its
-    side enters once more."""
+    side enters once more, and one that falls closes a share."""
     is_other = before * after <= 0
-    if before and is_other:
-        yield Kind.EXIT, Side.SELL if before > 0 else Side.BUY
+    share = closed_share(before, after)
+    if before and (is_other or share is not None):
+        yield Kind.EXIT, Side.SELL if before > 0 else Side.BUY, share
     if after and (is_other or abs(after) > abs(before)):
-        yield Kind.ENTER, Side.BUY if after > 0 else Side.SELL
+        yield Kind.ENTER, Side.BUY if after > 0 else Side.SELL, None
 
 
 def _price(column: Floats | None, index: int) -> Decimal | None:
@@ -204,23 +217,21 @@ def _signal(
     bars: Bars,
     decisions: Decisions,
     index: int,
-    ordinal: int,
-    kind: Kind,
-    side: Side,
+    edge: _Edge,
     is_add: bool,
     until_ns: int | None,
     decided_ns: int,
 ) -> Signal:
     time_ns = int(bars.time_ns[index])
-    is_entry = kind is Kind.ENTER
+    is_entry = edge.kind is Kind.ENTER
     opened = opened_at(decisions.target, index) if is_entry else index  # its protections are those of the position
     limit, stop = (
         _price(column, index) if is_entry else None for column in (decisions.entry_limit, decisions.entry_stop)
     )
     trail = _price(decisions.trail, opened) if is_entry else None
-    share = decisions.share_at(index) if is_entry else None
+    share, of = (decisions.share_at(index), "its size") if is_entry else (edge.share, "what is held")
     return Signal(
-        id=ids.signal_id(instance.id, instance.symbol, instance.timeframe, time_ns, ordinal),
+        id=ids.signal_id(instance.id, instance.symbol, instance.timeframe, time_ns, edge.ordinal),
         source=f"strategy:{instance.id}",
         instance=instance.id,
         params_version=instance.params_version,
@@ -230,9 +241,9 @@ def _signal(
         symbol=instance.symbol,
         timeframe=instance.timeframe,
         ts_event_ns=time_ns,
-        ordinal=ordinal,
-        kind=kind,
-        side=side,
+        ordinal=edge.ordinal,
+        kind=edge.kind,
+        side=edge.side,
         type=_type(limit, stop),
         limit_price=limit,
         stop_price=stop,
@@ -246,7 +257,7 @@ def _signal(
         rests_until_ns=None if limit is None and stop is None else _rests_until_ns(decisions, bars, index, decided_ns),
         is_add=is_add,
         reason=f"{instance.strategy} v{instance.params_version}"
-        + ("" if share is None else f", {(share * 100).normalize():f} % of its size")
+        + ("" if share is None else f", {(share * 100).normalize():f} % of {of}")
         + ("" if trail is None else f", its stop trails by {trail:f}"),  # for a person that approves it
         state=SignalState.PENDING if _needs_approval(instance, is_entry) else SignalState.READY,
         trace_id=ids.trace_id(instance.symbol, instance.timeframe, time_ns),

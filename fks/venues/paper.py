@@ -127,6 +127,7 @@ class PaperVenue:
         self._live: dict[str, _Held] = {}  # in the order they came
         self._fills: deque[Fill] = deque(maxlen=_KEPT_FILLS)
         self._filled_in: OrderedDict[str, int] = OrderedDict()  # client id -> open time of the bar that filled it
+        self._closed_in: dict[tuple[str, str], int] = {}  # symbol and instance -> that of its last exit's fill
         self._late_takes: OrderedDict[str, None] = OrderedDict()  # limits that filled inside a bar, not at its open
         self._bars: dict[str, deque[Bar]] = {}
         self._last: dict[str, Decimal] = {}
@@ -367,13 +368,19 @@ class PaperVenue:
         return ()
 
     def _catch_up(self, held: _Held) -> tuple[Fill, ...]:
-        """Match a first-attempt protection against the bars since its entry filled: it was wanted from then on, and
-        only our own latency brought it later. The entry's bar is one it was placed in."""
-        order = held.order
-        since = self._filled_in.get(order.parent_id or "") if order.role in _PROTECTIVE and order.attempt == 0 else None
+        """Match a protection against the bars since it was wanted, when only our own latency brought it later: one of
+        the first attempt since its entry filled, a later one in the newest bar where a part of the position was closed
+        in it. The first of these bars is one it was placed in."""
+        order, known = held.order, self._bars.get(held.order.symbol)
+        if order.role not in _PROTECTIVE or not known:
+            return ()
+        since = self._filled_in.get(order.parent_id or "")
+        if order.attempt:
+            closed = self._closed_in.get((order.symbol, order.instance))
+            since = closed if closed == known[-1].time_ns else None
         if since is None:
             return ()
-        for bar in list(self._bars.get(order.symbol, ())):
+        for bar in list(known):
             if bar.time_ns >= since:
                 is_own = bar.time_ns == since
                 takes = not is_own or order.parent_id not in self._late_takes
@@ -465,6 +472,8 @@ class PaperVenue:
         held.filled = order.quantity
         self._book(fill)
         self._filled_in[order.client_order_id] = time_ns
+        if order.role is Role.EXIT:
+            self._closed_in[order.symbol, order.instance] = time_ns
         while len(self._filled_in) > _KEPT_ORDERS:
             self._filled_in.popitem(last=False)
         self._end(held, State.FILLED, time_ns)

@@ -175,6 +175,10 @@ SELECT * FROM orders o
 -- The newest order that a signal led to; its protections carry the same signal and are not meant.
 SELECT * FROM orders WHERE signal_id = $1 ORDER BY parent_id IS NOT NULL, created_at DESC, attempt DESC LIMIT 1;
 
+-- name: closes
+-- The closing orders of an exit, oldest first.
+SELECT * FROM orders WHERE signal_id = $1 AND role = 'exit' ORDER BY attempt;
+
 -- name: allocation
 -- The instances whose positions a person's sale closes, as it was journaled: no row when it closes persons' alone.
 SELECT payload -> 'allocation' AS allocation FROM order_events

@@ -35,13 +35,16 @@ class Context:
     one bar: the stop). What a limit denies or a venue fills otherwise is not in it. `entry_price` (NaN while flat) and
     `bars_held` are of the open position, and `entries` is how many made it (`add`); of several the price is the average
     one of amounts of quote in proportion to their `size_share`, as the sizing `notional` buys. `index` is the bar's
-    number. `is_waiting`: an entry's limit or stop order rests. `state` is the strategy's own: set any attribute; it is
-    empty at each evaluation's start.
+    number. `is_waiting`: an entry's limit or stop order rests. `kept`: the share of what was entered that is still held
+    (`reduce`). `state` is the strategy's own: set any attribute; it is empty at each evaluation's start.
     """
 
     __slots__ = (
         "_bars",
         "_columns",
+        "_cut",
+        "_entered",
+        "_is_adding",
         "_life",
         "_loss",
         "_most",
@@ -76,12 +79,19 @@ class Context:
         self.state = SimpleNamespace()
         self._bars = bars
         self._columns = columns
-        self._wanted = 0
+        self._wanted = 0.0  # the target
+        self._is_adding = False  # an entry more was ordered in this bar
+        self._cut = 1.0  # the share that a part closed in this bar leaves
         self._loss = self._stop_loss = self._profit = self._trail = _NAN
         self._share = 1.0  # of the size, of the entry that was ordered last
-        self._paid = 1.0  # in full sizes, of the open position
+        self._paid = self._entered = 1.0  # in full sizes: held, and entered in all, of the open position
         self._order: EntryOrder | None = None  # of the entry that was ordered last; None = at the market
         self._life = 0  # bars that it rests at most; 0 = without end
+
+    @property
+    def kept(self) -> float:
+        """Return the share of what was entered that is still held: 1 while no part was closed; NaN while flat."""
+        return self._paid / self._entered if self.position else _NAN
 
     def value(self, name: str, ago: int = 0) -> float:
         """Return an indicator's value at this bar, or `ago` bars before it. Errors: StrategyError for an unknown name,
@@ -155,13 +165,34 @@ class Context:
         """Enter once more at the next bar's open, on the side that is held, by the same sizing and under the same
         protections; `size_share` is this entry's own.
 
-        Return False and do nothing while flat, when it closes or turns, and when the position has the entries that
-        `entries_max` of the strategy allows, one that was ordered in this bar included.
+        Return False and do nothing while flat, when it closes (a part, too) or turns, and when the position has the
+        entries that `entries_max` of the strategy allows, one that was ordered in this bar included.
         """
-        if self._wanted * self.position <= 0 or abs(self._wanted) >= self._most or abs(self._wanted) > self.entries:
+        is_changing = self._is_adding or self._cut != 1.0
+        if self._wanted * self.position <= 0 or is_changing or self.entries >= self._most:
             return False
         self._share = self._valid(size_share)
         self._wanted += self.position
+        self._is_adding = True
+        return True
+
+    def reduce(self, share: float) -> bool:
+        """Close a share of what is held, above 0 and below 1, at the next bar's open; the rest keeps its protections.
+
+        Return False and do nothing while flat, and when it closes, turns or adds. Called twice in a bar, the second
+        share is one of the rest.
+        """
+        if not 0.0 < share < 1.0:
+            raise StrategyError(
+                f"reduce({share!r}) at bar {self.index} is no share of what is held",
+                code="STRATEGY_WRONG",
+                status=422,
+                remedy="give one above 0 and below 1; close() closes all",
+            )
+        if self._wanted * self.position <= 0 or self._is_adding:
+            return False
+        self._wanted *= 1.0 - share
+        self._cut *= 1.0 - share
         return True
 
     def _valid(self, share: float | None) -> float:
@@ -178,7 +209,7 @@ class Context:
 
     def close(self) -> None:
         """Be flat from the next bar's open on, and end an entry's order that rests; nothing when it is flat."""
-        self._wanted = 0
+        self._wanted = 0.0
 
     def _enter(
         self,
@@ -194,7 +225,9 @@ class Context:
         if self.is_stopped or self.is_expired:
             return False
         self._share = self._valid(size_share)
-        self._wanted = side
+        self._wanted = float(side)
+        self._cut = 1.0
+        self._is_adding = False
         self._order = None
         if limit is not None or stop is not None:
             self._order = EntryOrder(side, _NAN if limit is None else limit, _NAN if stop is None else stop)
@@ -241,7 +274,7 @@ class BarStrategy(Strategy):
         rows = zip(*lists, *(column[first:].tolist() for column in columns.values()), strict=True)
         trails, has_trails = np.full(count, np.nan), False
         loss = profit = trail = _NAN  # of the open position
-        before = start = 0  # the target of the bar before, and since which bar it has been the same
+        before, start = 0.0, 0  # the target of the bar before, and since which bar it has been the same
         for ctx.index, bar in enumerate(map(make, rows), first):
             if before:
                 side = 1 if before > 0 else -1
@@ -254,39 +287,41 @@ class BarStrategy(Strategy):
                     if price is not None:
                         ctx.is_waiting = False
                         ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = side, 1, 0, price
-                        ctx._paid = ctx._share
+                        ctx._paid = ctx._entered = ctx._share
                         loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
                         is_late = is_limit and price != bar.open
                     elif ctx._life and ctx.index >= start + ctx._life:
-                        ctx.is_waiting, ctx.is_expired, ctx._wanted = False, True, 0
+                        ctx.is_waiting, ctx.is_expired, ctx._wanted = False, True, 0.0
                 elif ctx.position != side:  # what was ordered on the bar before fills at this one's open
                     ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = side, 1, 0, bar.open
-                    ctx._paid = ctx._share
+                    ctx._paid = ctx._entered = ctx._share
                     loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
                 else:
                     ctx.bars_held += 1
-                    if ctx.entries != abs(before):
+                    ctx._paid *= ctx._cut
+                    if ctx._is_adding:
                         paid = ctx._paid + ctx._share
                         ctx.entry_price = paid / (ctx._paid / ctx.entry_price + ctx._share / bar.open)
-                        ctx.entries, ctx._paid = ctx.entries + 1, paid
+                        ctx.entries, ctx._paid, ctx._entered = ctx.entries + 1, paid, ctx._entered + ctx._share
                 target_profit = _NAN if is_late else profit
                 down, up = (loss, target_profit) if before > 0 else (target_profit, loss)
                 if ctx.position and (bar.low <= down or bar.high >= up):
                     ctx.is_stopped = True
-                    ctx.position = ctx.entries = ctx.bars_held = ctx._wanted = 0
-                    ctx.entry_price = _NAN
+                    ctx.position = ctx.entries = ctx.bars_held = 0
+                    ctx._wanted, ctx.entry_price = 0.0, _NAN
                 elif ctx.position and trail == trail:  # not NaN
                     level = trailed(bar.close, trail, side)
                     loss = max(loss, level) if before > 0 else min(loss, level)
             elif ctx.position:
                 ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = 0, 0, 0, _NAN
+            ctx._is_adding, ctx._cut = False, 1.0
             on_bar(ctx, bar)
             ctx.is_stopped = ctx.is_expired = False
             if ctx._wanted != before:
                 target[start : ctx.index] = before
-                is_further = before * ctx._wanted > 0
+                is_further, is_less = before * ctx._wanted > 0, ctx._cut != 1.0
                 before, start = ctx._wanted, ctx.index
-                if before and ctx._share != 1.0:
+                if before and ctx._share != 1.0 and not is_less:
                     shares[start], has_shares = ctx._share, True
                 if is_further:
                     continue

@@ -25,7 +25,8 @@ _PLACES = 9
 #: columns of `Decisions` in units of the price, read where the target enters
 PRICE_COLUMNS = ("stop_loss", "take_profit", "trail", "entry_limit", "entry_stop")
 _COLUMNS = ("target", *PRICE_COLUMNS, "entry_bars", "size_share")
-SHARE_PLACES = 6  # of `size_share`
+SHARE_PLACES = 6  # of `size_share`, and of a share that is closed
+_WHOLE_WITHIN = 1e-9
 
 
 class StrategyError(InputError):
@@ -38,9 +39,13 @@ class Decisions:
 
     `target`: -1 short, 0 flat, 1 long. Of a strategy whose positions may have several entries (`entries_max`) it is
     their number, negative for shorts: each bar on which it grows makes one more entry of the same sizing, at the
-    market; 0 or the other side closes them all, and it never shrinks otherwise. All entries of a position have the
-    protections of its first one. A growth while the first entry's position is not open, because a protection closed it
-    or it was denied, is no entry: nothing is entered until the target returns to 0 or changes its sign.
+    market; 0 or the other side closes them all. All entries of a position have the protections of its first one. A
+    growth while the first entry's position is not open, because a protection closed it or it was denied, is no entry:
+    nothing is entered until the target returns to 0 or changes its sign.
+
+    A target that falls on its side, from 1 to 0.4 or from 3 to 2, closes that share of what is held then (0.6, or a
+    third; `closed_parts`) at the market, rounded down to a lot. The rest keeps its protections. An entry's order that
+    rests ends with it.
 
     `stop_loss`, `take_profit`: absolute prices of the protections of an entry decided on that bar (NaN = none); they
     are read only where the target leaves 0 or changes its sign.
@@ -79,6 +84,30 @@ def share_parts(shares: Floats) -> npt.NDArray[np.int64]:
     parts = np.rint(np.clip(shares, 0.0, 1.0) * 10.0**SHARE_PLACES)
     found: npt.NDArray[np.int64] = np.where(np.isnan(parts), 10.0**SHARE_PLACES, parts).astype(np.int64)
     return found
+
+
+def closed_parts(before: float, after: float) -> int:
+    """Return the share of a position, in millionths, that a change of the target closes: 0 unless it falls on its side,
+    and never all."""
+    if before * after <= 0.0 or abs(after) >= abs(before):
+        return 0
+    most = int(10**SHARE_PLACES)
+    return min(round((abs(before) - abs(after)) / abs(before) * most), most - 1)
+
+
+def closes_part(target: Floats) -> Flags:
+    """Return on which rows `closed_parts` is not 0."""
+    before, now = np.abs(target[:-1]), np.abs(target[1:])
+    is_fall = (target[1:] * target[:-1] > 0.0) & (now < before)
+    parts = np.rint(np.divide(before - now, before, out=np.zeros(len(now)), where=is_fall) * 10.0**SHARE_PLACES)
+    found: Flags = np.concatenate([[False], parts >= 1.0])[: len(target)]
+    return found
+
+
+def closed_share(before: float, after: float) -> Decimal | None:
+    """Return `closed_parts` as a share above 0 and below 1; None when no part is closed."""
+    parts = closed_parts(before, after)
+    return Decimal(parts).scaleb(-SHARE_PLACES).normalize() if parts else None
 
 
 class Strategy(BaseModel, ABC):
@@ -184,7 +213,7 @@ def hold(enter: Flags, leave: Flags) -> Floats:
 
 
 def evaluate(strategy: Strategy, bars: Bars) -> Decisions:
-    """Return the strategy's decisions, checked: right shapes, targets only -1, 0 and 1, nothing during warm-up.
+    """Return the strategy's decisions, checked: right shapes and targets, nothing during warm-up.
 
     The strategy gets columns it cannot write to: they are shared with the next evaluation.
 
@@ -200,24 +229,32 @@ def checked(strategy: Strategy, decisions: Decisions, bars: Bars) -> Decisions:
     target = decisions.target.copy()
     target[:warmup] = 0.0
     most = strategy.entries_max()
-    wrong = np.flatnonzero((target != np.rint(target)) | ~(np.abs(target) <= most))
-    if len(wrong):
-        raise target_wrong(strategy, decisions, bars, int(wrong[0]))
+    before = np.concatenate([[0.0], target[:-1]])
+    is_same = target * before > 0.0
+    grown = np.where(is_same, np.abs(target) - np.abs(before), np.abs(target))
+    is_whole = np.abs(grown - np.rint(grown)) < _WHOLE_WITHIN  # a sum of floats
+    if warmup < len(target) and _began_whole(decisions.target, warmup):
+        is_whole[warmup] = True
+    is_wrong = ~(np.abs(target) <= most) | ((grown > 0.0) & ~is_whole) | (is_same & (grown > 0.0) & (most == 1))
+    if is_wrong.any():
+        raise target_wrong(strategy, decisions, bars, int(np.argmax(is_wrong)))
     if most > 1:
-        _ensure_entries(strategy, replace(decisions, target=target), bars)
+        _ensure_market_entries(strategy, replace(decisions, target=target), bars)
     return replace(decisions, target=target)
 
 
-def _ensure_entries(strategy: Strategy, decisions: Decisions, bars: Bars) -> None:
-    """Refuse what positions of several entries cannot do: leave in parts, or enter by an order that rests. Errors:
-    StrategyError."""
+def _began_whole(target: Floats, index: int) -> bool:
+    """Return whether the rows before `index` on its side begin with a whole number of entries: a part of these may have
+    been closed before the first decision."""
+    rows = np.flatnonzero(~(target[:index] * target[index] > 0.0))
+    start = float(target[rows[-1] + 1 if len(rows) else 0])
+    return start.is_integer()
+
+
+def _ensure_market_entries(strategy: Strategy, decisions: Decisions, bars: Bars) -> None:
+    """Refuse positions of several entries that enter by an order that rests. Errors: StrategyError."""
     target = decisions.target
     before = np.concatenate([[0.0], target[:-1]])
-    less = np.flatnonzero((target * before > 0.0) & (np.abs(target) < np.abs(before)))
-    if len(less):
-        at = int(less[0])
-        what = f"target falls from {before[at]:g} to {target[at]:g} at bar {_bar(bars, at)}"
-        raise _broken(strategy, f"{what}; a position is closed as a whole: 0, or the other side")
     for name in ("entry_limit", "entry_stop"):
         column = getattr(decisions, name)
         if column is not None and (rests := (target != before) & (target != 0.0) & np.isfinite(column)).any():
@@ -304,18 +341,21 @@ def _ensure_shares(strategy: Strategy, decisions: Decisions, bars: Bars) -> None
 
 def _expired(decisions: Decisions, bars: Bars) -> Floats:
     """Return the target, 0 where an entry's order has expired: from the last bar that it may rest on, unless the bars
-    reached its price, until the next change of the target."""
+    reached its price, until the target changes otherwise than by a fall on its side."""
     target = decisions.target.copy()
     nothing = np.full(len(target), np.nan)
     limits = nothing if decisions.entry_limit is None else decisions.entry_limit
     stops = nothing if decisions.entry_stop is None else decisions.entry_stop
     lives = nothing if decisions.entry_bars is None else decisions.entry_bars
-    changes = np.flatnonzero(decisions.target != np.concatenate([[0.0], decisions.target[:-1]]))
+    before = np.concatenate([[0.0], decisions.target[:-1]])
+    is_same = (decisions.target * before > 0.0) & (np.abs(decisions.target) < np.abs(before))
+    falls = np.append(np.flatnonzero(closes_part(decisions.target)), len(target))
+    changes = np.flatnonzero((decisions.target != before) & ~is_same)
     ends = np.append(changes[1:], len(target))
     rests = np.isfinite(lives[changes]) & (np.isfinite(limits[changes]) | np.isfinite(stops[changes]))
     for start, end in zip(changes[rests].tolist(), ends[rests].tolist(), strict=True):
         side, last = target[start], start + max(int(lives[start]), 1)
-        if side != 0.0 and last < end:
+        if side != 0.0 and last < min(end, falls[np.searchsorted(falls, start)]):  # a fall ends it, too
             order = EntryOrder(int(side), limits[start], stops[start])
             rows = range(start + 1, last + 1)
             if not any(order.reach(bars.open[row], bars.high[row], bars.low[row]) is not None for row in rows):
@@ -368,9 +408,13 @@ def ensure_prices(strategy: Strategy, bars: Bars, decisions: Decisions) -> None:
 
 def target_wrong(strategy: Strategy, decisions: Decisions, bars: Bars, index: int) -> StrategyError:
     """Return the error of a target that is none of -1, 0 and 1, or of the entries that a position may have."""
-    most = strategy.entries_max()
+    most, target = strategy.entries_max(), float(decisions.target[index])
+    before = float(decisions.target[index - 1]) if index > warmup_of(strategy) else 0.0
+    if before * target > 0.0 and abs(before) < abs(target) <= most == 1:
+        grows = f"target grows from {before:g} to {target:g} at bar {_bar(bars, index)}"
+        return _broken(strategy, f"{grows}; entries_max() says how many entries a position may have, and is 1")
     allowed = "-1, 0 or 1" if most == 1 else f"a whole number from -{most} to {most}"
-    return _broken(strategy, f"target is {decisions.target[index]} at bar {_bar(bars, index)}; it may be {allowed}")
+    return _broken(strategy, f"target is {target} at bar {_bar(bars, index)}; it may be {allowed}")
 
 
 def _readonly(bars: Bars) -> Bars:

@@ -54,6 +54,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "time_of_day": {"zone": "UTC", "start": "01:20", "end": "02:00"},
     "dca": {"every": 3, "buys": 4, "tp_pct": 0.1, "scale": 1.7},
     "grid": {"period": 5, "step_pct": 0.1, "levels": 4, "tp_pct": 0.1, "sl_pct": 1.0},
+    "scale_out": {"entry": 2, "leave": 6, "sales": 3, "step_pct": 0.05, "sl_pct": 0.3},
     "combination": {
         "members": [
             {"strategy": "donchian", "params": {"entry": 2, "leave": 2}, "weight": 2.0},
@@ -307,6 +308,61 @@ async def test_paper_fills_what_the_backtest_fills(market: Market, system: Runni
         assert (drift["mismatch"], drift["cost"]) == ("0", "0"), drift
         assert drift["matched"] == drift["expected"]
         assert drift["matched"] > 6 or strategy.name in SELDOM
+
+
+PILE = """
+from typing import Any, ClassVar
+
+from fks.model.bar import Bars
+from fks.strategies.base import BarStrategy, Context
+
+
+class Pile(BarStrategy):
+    name: ClassVar[str] = "pile"
+
+    def entries_max(self) -> int:
+        return 4
+
+    def warmup(self) -> int:
+        return 1
+
+    def on_bar(self, ctx: Context, bar: Any) -> None:
+        turn = bar.time_ns // 60_000_000_000 % 12
+        if not ctx.position:
+            ctx.buy(stop_loss=bar.close * 0.9975, take_profit=bar.close * 1.0025)
+        elif turn in (1, 3, 6):
+            ctx.add(size_share=0.7 if turn == 3 else 1.0)
+        elif turn in (4, 7, 9):
+            ctx.reduce(0.3 if turn == 7 else 0.55)
+        elif turn == 11:
+            ctx.close()
+"""
+
+
+async def test_positions_of_several_entries_are_closed_in_parts(database: Database, bus: Bus, tmp_path: Path) -> None:
+    """After a part is closed, the legs of the entries left cover the rest, on paper as in a backtest; killed once."""
+    (tmp_path / "strategies").mkdir(mode=0o700)
+    (tmp_path / "strategies" / "pile.py").write_text(PILE)
+    strategy = load_catalogue(tmp_path / "strategies").make("pile", {})
+    market = Market(database, bus, {"S00USDT": strategy}, synthetic(150), 20)
+    await market.seed()
+    running = Running(market, tmp_path)
+    await running.start()
+    try:
+        for index in range(market.first, len(market.tape)):
+            await running.advance(index)
+            if index == 85:
+                await until(running.is_at_rest, deadline_s=20)
+                await running.crash()
+                await running.start()
+    finally:
+        await running.crash()
+    start_ns, symbol = int(market.tape.time_ns[market.first]), "S00USDT"
+    setup = Setup(instrument(symbol), size=SIZE, cash=Decimal(100_000), start_ns=start_ns)
+    wanted = run(strategy, replace(market.tape, symbol=symbol), setup)
+    roles = [fill.role.value for fill in wanted.fills]
+    assert min(roles.count(role) for role in ("entry", "exit", "sl", "tp")) > 3, roles
+    assert_same_fills(wanted.fills, await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"))
 
 
 async def test_a_tape_goes_on_past_a_flip_to_short(database: Database, bus: Bus, tmp_path: Path) -> None:

@@ -354,7 +354,8 @@ def test_growth_of_a_position_that_was_denied_is_no_entry() -> None:
     [
         ((0.0, 3.0), "target is 3.0 at bar 1 .*; it may be a whole number from -2 to 2"),
         ((0.0, 1.5), "target is 1.5 at bar 1 .*; it may be a whole number from -2 to 2"),
-        ((2.0, 1.0), "target falls from 2 to 1 at bar 1 .*; a position is closed as a whole"),
+        ((1.0, 1.5), "target is 1.5 at bar 1 .*; it may be a whole number from -2 to 2"),
+        ((1.0, 0.4, 0.9), "target is 0.9 at bar 2 .*; it may be a whole number from -2 to 2"),
     ],
 )
 def test_entries_that_cannot_be_made_are_refused(target: tuple[float, ...], message: str) -> None:

@@ -97,6 +97,7 @@ class Dice:
 
     def __init__(self, seed: int) -> None:
         self.random, self.random_shares = np.random.default_rng(seed), np.random.default_rng(seed + 1)
+        self.random_parts = np.random.default_rng(seed + 2)
 
     def one_of(self, *values: Any) -> Any:
         return values[int(self.random.integers(len(values)))]
@@ -239,6 +240,23 @@ class Dice:
             found.append(now)
         return plain.model_copy(update={"target": tuple(found), "most": most})
 
+    def in_parts(self, plain: Given) -> Given:
+        """Return decisions whose targets also fall on their side, in every other case; some falls close nothing, or
+        nearly all."""
+        dice, found, before, now = self.random_parts, [], 0.0, 0.0
+        if dice.random() < 0.5:
+            return plain
+        for wanted in plain.target:
+            if wanted * before <= 0:
+                now = wanted
+            elif wanted != before:
+                now += wanted - before
+            elif dice.random() < 0.3:
+                now *= dice.choice([0.5, 0.25, 2 / 3, 0.9, 1 - 1e-9, 1e-7])
+            found.append(now)
+            before = wanted
+        return plain.model_copy(update={"target": tuple(found)})
+
     def trail(self, bars: Bars, scale: float) -> tuple[float, ...] | None:
         """Return distances of trailing stops, some of them none, or strange."""
         if self.one_of(0, 0, 1):
@@ -258,7 +276,7 @@ def test_engines_agree_on_any_tape_setup_and_decisions(seed: int) -> None:
     dice = Dice(seed)
     setup, scale = dice.setup()
     bars = dice.tape(scale)
-    assert_equal(dice.strategy(bars, scale), bars, setup)
+    assert_equal(dice.in_parts(dice.strategy(bars, scale)), bars, setup)
 
 
 @given(st.integers(0, 2**32))
@@ -267,7 +285,7 @@ def test_engines_agree_on_entries_that_rest(seed: int) -> None:
     dice = Dice(seed)
     setup, scale = dice.setup()
     bars = dice.tape(scale)
-    assert_equal(dice.resting(bars, scale), bars, setup)
+    assert_equal(dice.in_parts(dice.resting(bars, scale)), bars, setup)
 
 
 @given(st.integers(0, 2**32))
@@ -276,7 +294,9 @@ def test_engines_agree_on_positions_of_several_entries(seed: int) -> None:
     dice = Dice(seed)
     setup, scale = dice.setup()
     bars = dice.tape(scale)
-    assert_equal(dice.several(bars, scale), bars, replace(setup, pyramiding=dice.one_of(None, None, 1, 2)))
+    assert_equal(
+        dice.in_parts(dice.several(bars, scale)), bars, replace(setup, pyramiding=dice.one_of(None, None, 1, 2))
+    )
 
 
 def with_collar(seed: int, kind: str, pct: str) -> tuple[Given, Bars, Setup]:

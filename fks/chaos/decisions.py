@@ -88,10 +88,10 @@ ORACLES: Mapping[str, Callable[[Closes, Mapping[str, Any]], Iterator[Target]]] =
 
 def edges(targets: Sequence[Target], before: float) -> Iterator[Edge]:
     """Yield the signals that these targets give when `before` was wanted: leave the old position, then enter the new
-    one; a target that grows on its side enters once more."""
+    one; a target that grows on its side enters once more, and one that falls leaves in part."""
     for at_s, after in targets:
         is_left = before != after and before * after <= 0
-        if is_left and before:
+        if before and (is_left or abs(after) < abs(before)):
             yield at_s, "exit", _leaving(before)
         if after and (is_left or abs(after) > abs(before)):
             yield at_s, "enter", _leaving(-after)

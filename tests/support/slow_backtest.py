@@ -124,8 +124,10 @@ def slow_fills(
             close = Decimal(repr(float(bars.close[t])))
             if before and before * target <= 0:
                 wanted.append(Wanted("exit", close))
-            if target and before * target > 0:
-                assert abs(target) > abs(before)
+            if before * target > 0 and abs(target) < abs(before):
+                share = Decimal(repr(1.0 - abs(target / before))).quantize(Decimal("0.000001"), ROUND_HALF_EVEN)
+                wanted.append(Wanted("part", close, share=share))
+            elif target and before * target > 0:
                 assert first is not None
                 wanted.append(replace(first, close=close, is_further=True, share=_share(decisions, t)))
             elif target:
@@ -165,6 +167,12 @@ def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> 
             book.guard = None
             book.fill(time_ns, "sell" if book.position > 0 else "buy", quantity, o)
         return
+    if what == "part":
+        quantity = book.step(book.step(abs(book.position)) * order.share)
+        if quantity and quantity * reference >= book.instrument.notional_min:
+            book.fill(time_ns, "sell" if book.position > 0 else "buy", quantity, o)
+            _part_closed(book, t)
+        return
     if what == "sell" and not book.can_short:
         return
     if order.is_further and not book.is_open:
@@ -193,6 +201,21 @@ def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> 
     elif stop_at is not None or limit_at is not None:
         whole = book.step(abs(book.position))
         book.guard = Guard(stop_at, limit_at, distance, [Leg(whole, whole, t, book.seq)])
+
+
+def _part_closed(book: SlowBook, t: int) -> None:
+    """Place the legs over the rest again, the oldest first; entries that are closed have none. None of them can have
+    this bar's open."""
+    if book.guard is None:
+        return
+    left = book.step(abs(book.position))
+    for leg in reversed(book.guard.legs):
+        leg.quantity = min(left, leg.bought)
+        left -= leg.quantity
+    book.guard.legs = [leg for leg in book.guard.legs if leg.quantity]
+    for leg in book.guard.legs:
+        book.seq += 1
+        leg.placed_at, leg.seq = t, book.seq
 
 
 def _behind(price: Decimal, distance: Decimal, sign: int, tick: Decimal) -> Decimal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from dataclasses import replace
@@ -152,6 +153,49 @@ def test_g6_on_any_tape_and_any_targets(data: st.DataObject) -> None:
     assert_same_fills(
         result.fills, slow_fills(strategy, bars, BTC, rate=Decimal("0.001"), size=Decimal(1000), can_short=True)
     )
+
+
+def in_parts(seed: int) -> tuple[Scripted, Bars]:
+    """Return a tape, and targets of up to three entries that grow and fall on their side."""
+    dice = np.random.default_rng(seed)
+    moves = dice.integers(-4, 5, (60, 2))
+    close = np.maximum(100 + np.cumsum(moves.sum(axis=1)), 30)
+    open_ = np.maximum(close - moves[:, 1], 30)
+    high, low = np.maximum(open_, close) + dice.integers(0, 6, 60), np.minimum(open_, close) - dice.integers(0, 6, 60)
+    target, now = [], 0.0
+    for kind in dice.random(60):
+        if not now or kind < 0.08:
+            now = 0.0 if now else float(dice.choice([0.0, 0.0, 1.0, -1.0]))
+        elif kind < 0.25 and abs(now) <= 2.0:
+            now += np.sign(now)
+        elif kind < 0.5:
+            now *= dice.choice([0.5, 0.25, 0.9, 0.125])
+        target.append(now)
+    stop, limit = (dice.choice([None, *levels]) for levels in ((90.0, 97.5, 95.0), (104.0, 110.0, 107.0)))
+    trail = dice.choice([None, None, 3.0, 7.505])
+    made = Scripted(target=tuple(target), stop=stop, limit=limit, trail=trail, most=3)
+    return made, tape(*np.stack([open_, high, low, close], axis=1).tolist())
+
+
+@pytest.mark.parametrize("engine", ["compiled", "reference"])
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=100)
+def test_g6_on_any_tape_of_positions_that_are_closed_in_parts(engine: Any, seed: int) -> None:
+    strategy, bars = in_parts(seed)
+    result = run(strategy, bars, setup(can_short=True), engine=engine)
+    assert result.engine.name == engine
+    assert_same_fills(
+        result.fills, slow_fills(strategy, bars, BTC, rate=Decimal("0.001"), size=Decimal(1000), can_short=True)
+    )
+
+
+def test_generated_positions_are_closed_in_parts_before_their_protection_fills() -> None:
+    """The generator of the test above reaches what it is about."""
+    found = Counter[str]()
+    for seed in range(500):
+        roles = [fill.role.value for fill in run(*in_parts(seed), setup(can_short=True)).fills]
+        found.update(f"{now} after {before}" for before, now in itertools.pairwise(roles))
+    assert min(found[pair] for pair in ("exit after exit", "sl after exit", "tp after exit", "sl after sl")) > 20, found
 
 
 @pytest.mark.parametrize("engine", ["compiled", "reference"])

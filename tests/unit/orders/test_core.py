@@ -321,6 +321,86 @@ def test_an_exit_never_sells_twice_and_ends_flat(data: st.DataObject, seconds: i
 
 
 @settings(max_examples=100)
+@given(
+    data=st.data(),
+    seconds=st.integers(0, 12),
+    share=st.sampled_from(["0.5", "0.333333", "0.000001", "0.0021", "0.999999"]),
+    can_amend=st.booleans(),
+)
+def test_a_part_is_closed_once_and_the_rest_keeps_its_stop(
+    data: st.DataObject, seconds: int, share: str, can_amend: bool
+) -> None:
+    """Whatever the venue answers, what is left of the part in the end is below its smallest order."""
+    model = Model(lambda answers: data.draw(st.sampled_from(answers)))
+    model.facts = facts = replace(FACTS, can_amend=can_amend)
+    part = D(5) * D(share) // D("0.001") * D("0.001")
+    signal = replace(model.signal, size_share=D(share))
+    for second in range(seconds):
+        if second == 1:
+            model.give(m.SignalReady(signal, 0, None))
+        if data.draw(st.integers(0, 5)) == 0:
+            halted = replace(INSTRUMENT, is_trading=data.draw(st.booleans()))
+            model.facts = replace(facts, instruments={"binance": halted})
+        model.time_passes()
+    model.choose, model.facts = good, facts
+    model.give(m.SignalReady(signal, 0, None))
+    for _ in range(60):
+        model.time_passes()
+    assert D(0) <= part - (D(5) - model.position) < D("0.01")  # at 100, the least notional is 1
+    assert model.covered == (model.position if model.position * 90 >= 1 else 0)  # less cannot rest at 90
+    assert model.core.is_idle
+    assert model.core.exit_of("one") is None
+
+
+def test_a_part_that_is_closed_leaves_a_reduced_stop() -> None:
+    model = Model(good)
+    model.facts = replace(FACTS, can_amend=True)
+    stop = next(order for order in model.orders.values() if order.role is Role.STOP_LOSS)
+    model.give(m.SignalReady(replace(model.signal, size_share=D("0.4")), 0, None))
+    assert (model.position, model.covered, model.orders[stop.client_order_id].quantity) == (D(3), D(3), D(3))
+    model.give(m.SignalReady(a_signal(size_share=D("0.5")), 0, None))
+    assert (model.position, model.covered) == (D("1.5"), D("1.5"))
+    model.give(m.SignalReady(a_signal(), 0, None))
+    assert (model.position, model.covered) == (D(0), D(0))
+
+
+@pytest.mark.parametrize(("closed", "expected"), [("1", D("1.5")), ("2.495", None), ("2.5", None)])
+def test_a_resumed_part_goes_on_to_the_quantity_that_it_had(closed: str, expected: Decimal | None) -> None:
+    held = an_order(client_order_id="e" * 32, state=State.FILLED, quantity=D(5), filled=D(5))
+    core, signal = OrderCore(KEY, m.Limits()), a_signal(size_share=D("0.5"))
+    closes = [
+        an_order(
+            client_order_id=client_order_id(intent_id(signal.id), Role.EXIT, attempt),
+            role=Role.EXIT,
+            side=Side.SELL,
+            state=State.EXPIRED,
+            quantity=D("2.5"),
+            filled=filled,
+            attempt=attempt,
+            signal_id=signal.id,
+            is_reduce_only=True,
+        )
+        for attempt, filled in ((0, D("0.25")), (1, D(closed) - D("0.25")))
+    ]
+    exits = (m.ResumedExit(signal, closes[-1], tuple(closes)),)
+    restored = m.Restored((), (held,), {"one": D(5) - D(closed)}, exits)
+    commands = core.handle(restored, m.Now(0, 0.0), FACTS)
+    made = [(command.attempt, command.quantity) for command in commands if isinstance(command, m.SubmitClose)]
+    assert made == ([] if expected is None else [(2, expected)])
+    assert (core.exit_of("one") is None) is (expected is None)
+
+
+def test_a_venue_that_closes_a_position_as_a_whole_denies_a_part() -> None:
+    core, signal = OrderCore(KEY, m.Limits()), a_signal(size_share=D("0.5"))
+    held = an_order(client_order_id="e" * 32, state=State.FILLED, quantity=D(5), filled=D(5))
+    facts = replace(FACTS, keeps_bracket=True)
+    core.handle(m.Restored((), (held,), {"one": D(5)}), m.Now(0, 0.0), facts)
+    commands = core.handle(m.SignalReady(signal, 0, None), m.Now(0, 0.0), facts)
+    assert [command.code for command in commands if isinstance(command, m.DenySignal)] == ["TYPE_UNSUPPORTED"]
+    assert not [command for command in commands if isinstance(command, m.SubmitClose)]
+
+
+@settings(max_examples=100)
 @given(data=st.data(), seconds=st.integers(1, 10), has_exit=st.booleans())
 def test_trailed_stops_are_replaced_whatever_the_answers_are(data: st.DataObject, seconds: int, has_exit: bool) -> None:
     """Never more is sold than is held; in the end the stop is where it came to, or an exit left nothing."""

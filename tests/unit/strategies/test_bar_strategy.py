@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +24,7 @@ from fks.strategies.base import BarStrategy, Context, StrategyError, evaluate
 from fks.strategies.check import check_strategy, synthetic
 from fks.strategies.registry import load_catalogue
 from fks.strategies.rsi_dip import RsiDip
+from fks.strategies.scale_out import ScaleOut
 from fks.strategies.sma_cross import SmaCross
 from tests.support.backtests import run
 from tests.support.strategies import bars_of
@@ -210,6 +212,71 @@ def test_further_entries_are_those_that_a_backtest_has(seed: int, loss: float) -
     assert max(entries for _, entries in seen) == 3
 
 
+@given(seed=st.integers(0, 10**6), loss=st.sampled_from([0.05, 0.2, 1.0]))
+def test_parts_that_are_kept_are_those_that_a_backtest_has(seed: int, loss: float) -> None:
+    tape = synthetic(400)
+    dice = np.random.Generator(np.random.PCG64(seed)).random(len(tape))
+    seen: list[float] = []
+    ends: list[bool] = []
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        seen.append(ctx.position * ctx.entries * ctx.kept if ctx.position else 0.0)
+        draw, away = dice[ctx.index], bar.close * loss / 100
+        if draw < 0.1:
+            ctx.buy(stop_loss=round(bar.close - away, 2))
+        elif draw < 0.2:
+            ctx.sell(stop_loss=round(bar.close + away, 2))
+        elif draw < 0.25:
+            ctx.close()
+        elif draw < 0.4:
+            ctx.add()
+        elif draw < 0.6:
+            ends.append(ctx.reduce(0.25 if draw < 0.5 else 0.5))
+
+    fine = replace(FREE.instrument, lot_step=D("1E-8"), qty_min=D("1E-8"), notional_min=D("1E-6"))
+    result = run(made(on_bar, entries=3), tape, replace(FREE, instrument=fine))
+    moves = np.zeros(len(tape))
+    for fill in result.fills:
+        moves[int(np.searchsorted(tape.time_ns, fill.time_ns))] += float(fill.side.sign * fill.quantity)
+    assert np.allclose(seen, np.cumsum(moves), atol=1e-4)  # of a share a millionth is read
+    assert set(ends) == {True, False}
+
+
+def test_a_part_is_closed_at_the_next_open_and_reported_as_kept() -> None:
+    rows: list[tuple[float, int, float]] = []
+    answers: list[bool] = []
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        rows.append((ctx.kept, ctx.entries, ctx.entry_price))
+        if ctx.index == 0:
+            answers.append(ctx.reduce(0.5))  # while flat
+            ctx.buy(size_share=0.5)
+        elif ctx.index == 1:
+            answers.extend([ctx.reduce(0.2), ctx.reduce(0.5), ctx.add()])
+        elif ctx.index == 2:
+            answers.extend([ctx.add(), ctx.reduce(0.5)])
+        elif ctx.index == 4:
+            answers.append(ctx.reduce(0.25))
+            ctx.close()
+
+    decisions = evaluate(made(on_bar, entries=2), bars_of([10.0, 10.0, 40.0, 40.0, 40.0, 40.0, 40.0]))
+    assert decisions.target.tolist() == [1.0, 0.4, 1.4, 1.4, 0.0, 0.0, 0.0]
+    assert answers == [False, True, True, False, True, False, True]
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    # of 0.5 sizes 0.2 are kept; with one more at 40 it is 1.2 of 1.5
+    price = 1.2 / (0.2 / 10.0 + 1.0 / 40.0)
+    assert rows[:3] == [(nan, 0, nan), (1.0, 1, 10.0), (pytest.approx(0.4), 1, 10.0)]
+    assert rows[3] == (pytest.approx(0.8), 2, pytest.approx(price))
+    assert decisions.size_share is not None
+    assert [decisions.share_at(row) for row in (0, 1, 2)] == [Decimal("0.5"), None, None]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])
+def test_a_part_is_a_share_above_0_and_below_1(share: float) -> None:
+    with pytest.raises(StrategyError, match=r"reduce\(.*\) at bar 0 is no share of what is held"):
+        evaluate(made(lambda ctx, bar: ctx.reduce(share)), bars_of([10.0] * 3))
+
+
 def test_several_entries_have_the_average_price_of_equal_amounts() -> None:
     rows: list[tuple[int, float, bool]] = []
 
@@ -321,6 +388,16 @@ def test_indicator_that_looks_ahead_is_refused_by_the_check() -> None:
 
     (found,) = check_strategy(Ahead())
     assert found.check == "lookahead"
+
+
+def test_builtin_that_closes_parts_sells_equal_ones_as_it_gains() -> None:
+    closes = [10.0, 10.0, 10.0, 10.0, 10.0, 11.0, 11.0, 11.25, 11.5, 11.5, 12.5, 13.5, 10.0, 10.0]
+    strategy = ScaleOut(entry=2, leave=3, sales=3, step_pct=2.0, sl_pct=20.0)
+    target = evaluate(strategy, bars_of(closes)).target
+    sold = [(int(row), round(float(target[row]), 6)) for row in np.flatnonzero(np.diff(target, prepend=0.0))]
+    assert sold == [(5, 1.0), (7, 0.666667), (8, 0.333333), (12, 0.0)]
+    assert check_strategy(ScaleOut()) == []
+    assert check_strategy(strategy) == []
 
 
 @pytest.mark.parametrize("params", [{}, {"period": 5, "sl_pct": 0.1, "hold": 10, "pause": 3}])

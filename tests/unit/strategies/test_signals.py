@@ -107,6 +107,54 @@ def test_each_entry_carries_its_own_share_of_the_size() -> None:
     assert found[0].reason == "s v1, 33.3333 % of its size"
 
 
+def test_a_falling_target_closes_its_share_at_any_age() -> None:
+    target = np.array([1.0, 0.5, 0.5, 0.125, 0.1249999999, -2.0, -1.5, 0.0])
+    for age in (0.0, 1e6):
+        found, _ = signals_for(
+            instance(), bars_of([100.0] * 8), Decisions(target), first=0, ages=np.full(8, age), now_ns=NOW_NS
+        )
+        if not age:
+            assert [(s.kind.value, s.side.value, s.size_share) for s in found] == [
+                ("enter", "buy", None),
+                ("exit", "sell", Decimal("0.5")),
+                ("exit", "sell", Decimal("0.75")),
+                ("exit", "sell", None),
+                ("enter", "sell", None),
+                ("exit", "buy", Decimal("0.25")),
+                ("exit", "buy", None),
+            ]
+            assert found[1].reason == "s v1, 50 % of what is held"
+            assert found[1].valid_until_ns is None
+        else:
+            assert found == []  # flat before, and flat now
+
+
+@pytest.mark.parametrize(
+    ("held", "target", "expected"),
+    [
+        (1.0, [0.5, 0.5, 0.25], [("exit", "0.75", 2)]),  # one signal for all the parts
+        (1.0, [1.0, 0.5, 0.5], [("exit", "0.5", 1)]),
+        (2.0, [1.0, 2.0, 1.5], [("exit", "0.625", 2)]),  # what is held was not added to: half, and a quarter of the rest
+        (1.0, [0.5, 0.25, 0.0], [("exit", None, 2)]),
+        (1.0, [0.5, 0.0, 1.0], []),  # left and wanted again
+        (1.0, [0.5, 0.0, -1.0], [("exit", None, 1)]),
+        (1.0, [0.001, 0.000001, 0.000000001], [("exit", "0.999999", 2)]),
+        (0.5, [0.5, 0.0, 1.0, 0.5], []),
+    ],
+)
+def test_parts_that_were_missed_are_one_signal(
+    held: float, target: list[float], expected: list[tuple[str, str | None, int]]
+) -> None:
+    bars, decisions = bars_of([100.0] * len(target)), Decisions(np.array(target))
+    found, missed = signals_for(
+        instance(last_target=held), bars, decisions, first=0, ages=np.full(len(target), 1e6), now_ns=NOW_NS
+    )
+    rows = [(s.ts_event_ns - START_NS) // (60 * NS) for s in found]
+    shares = [None if s.size_share is None else str(s.size_share) for s in found]
+    assert list(zip([s.kind.value for s in found], shares, rows, strict=True)) == expected
+    assert missed is not None
+
+
 @pytest.mark.parametrize(
     ("held", "target", "expected"),
     [

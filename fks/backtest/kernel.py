@@ -112,13 +112,13 @@ def needs_orders(decisions: Decisions, entries_max: int) -> bool:
 def load() -> Callable[..., int]:
     """Import numba and return the compiled walk. Takes tenths of a second from the cache on disk, seconds the first
     time. Errors: ImportError where numba has no package."""
-    return _compiled(compiled.make_walk, prices=4, tables=3)
+    return _compiled(compiled.make_walk, prices=5, tables=3)
 
 
 @cache
 def load_orders() -> Callable[..., int]:
     """Return the compiled walk of entries that rest or are several. Errors: as `load`."""
-    return _compiled(orders.make_walk, prices=6, tables=4)
+    return _compiled(orders.make_walk, prices=7, tables=4)
 
 
 def _compiled(make: Callable[[int], Callable[..., int]], *, prices: int, tables: int) -> Callable[..., int]:
@@ -186,7 +186,7 @@ def walk(plan: Plan, decisions: Decisions, reason: str, entries_max: int = 1) ->
         compiled_walk = load_orders() if has_orders else load()
     except ImportError as error:
         return f"numba cannot be imported: {error}"
-    levels = [decisions.stop_loss, decisions.take_profit, decisions.trail]
+    levels = [decisions.stop_loss, decisions.take_profit, decisions.trail, decisions.moves()]
     levels += [decisions.entry_limit, decisions.entry_stop] if has_orders else []
     prices = (_EMPTY if column is None else column for column in levels)
     columns = (plan.bars.time_ns, ticks.open, ticks.high, ticks.low, ticks.close, decisions.target, *prices)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from fks.backtest.kernel_walk import (
     CASH,
     DAY_REACHED,
@@ -54,6 +56,7 @@ from fks.backtest.kernel_walk import (
     level_ticks,
     liquidate,
     liquidates,
+    nearer_stop,
 )
 from fks.matching.rule import behind, is_accepted, reach_down, reach_up
 from fks.model.bar import Floats, Ints
@@ -214,17 +217,18 @@ def fill_legs(
     high: int,
     low: int,
     close: int,
+    move: float,
 ) -> None:
-    """Fill the protection when a bar reaches it, each entry's leg apart, as one trade; else move its trailing stop to
-    the close. In the bar in which an entry filled, its leg cannot have the open."""
+    """Fill the protection when a bar reaches it, each entry's leg apart, as one trade; else move its stop by the close,
+    or to `move` (NaN: it stays). In the bar in which an entry filled, its leg cannot have the open."""
     stop, limit, sells = state[GUARD_STOP], state[GUARD_LIMIT], state[GUARD_SELLS] == 1
     placed_in_bar, takes = bar == state[GUARD_SINCE], bar >= state[GUARD_TAKES]
     leg, ticks, has_both = leg_hit(stop, limit, sells, placed_in_bar, takes, open_, high, low)
     if leg == 0:
-        trail = state[GUARD_TRAIL]
-        if trail != NONE:
-            level = behind(close, trail, 1 if sells else -1, rules.tick)
-            state[GUARD_STOP] = max(stop, level) if sells else min(stop, level)
+        if stop != NONE:
+            state[GUARD_STOP] = nearer_stop(stop, sells, state[GUARD_TRAIL], move, close, rules)
+            if abs(state[GUARD_STOP]) == FAR:
+                state[STATUS] = OVERFLOW
         return
     if leg == 1 and (has_both or (placed_in_bar and state[GUARD_UNCLEAR] == 1)):
         state[UNCLEAR] += 1
@@ -297,6 +301,7 @@ def make_walk(version: int) -> Callable[..., int]:
         stops: Floats,
         limits: Floats,
         trails: Floats,
+        moves: Floats,
         entry_limits: Floats,
         entry_stops: Floats,
         volatilities: Ints,
@@ -342,7 +347,9 @@ def make_walk(version: int) -> Callable[..., int]:
                 if state[LIQUIDATION] != NONE and state[STATUS] == DONE:
                     is_over = close_by_force(state, fills, trades, rules, bar, open_[bar], high[bar], low[bar])
                 if state[GUARD] != 0 and not is_over:
-                    fill_legs(state, fills, trades, legs, rules, bar, open_[bar], high[bar], low[bar], close[bar])
+                    is_moved = len(moves) > 0 and (target[bar] > 0.0) == (state[GUARD_SELLS] == 1)
+                    move = moves[bar] if is_moved else np.nan
+                    fill_legs(state, fills, trades, legs, rules, bar, open_[bar], high[bar], low[bar], close[bar], move)
                 if tracks_loss and state[FILLS] != filled:
                     cut(state, rules, start_worth, start_cash, lowest, cash)
                     lowest = FAR

@@ -860,25 +860,50 @@ def first_touch(state: Ints, low: Ints, high: Ints, start: int, last: int) -> in
     return -1
 
 
-def first_trailed(state: Ints, rules: Rules, low: Ints, high: Ints, close: Ints, start: int, last: int) -> int:
-    """Return what `first_touch` does where the stop follows the closes, and leave the stop as it is in that bar, or
-    after the last one."""
+def nearer_stop(stop: int, sells: bool, trail: int, move: float, close: int, rules: Rules) -> int:
+    """Return where a stop is after a close that it follows at `trail` (NONE: it does not), and that moves it to the
+    price `move` (NaN: it does not): nearer to the market, never back."""
+    if trail != NONE:
+        level = behind(close, trail, 1 if sells else -1, rules.tick)
+        stop = max(stop, level) if sells else min(stop, level)
+    if move == move:  # not NaN
+        level = level_ticks(move, rules.tick, rules.price_scale, not sells)
+        stop = max(stop, level) if sells else min(stop, level)
+    return stop
+
+
+def first_followed(
+    state: Ints,
+    rules: Rules,
+    low: Ints,
+    high: Ints,
+    close: Ints,
+    target: Floats,
+    moves: Floats,
+    start: int,
+    last: int,
+) -> int:
+    """Return what `first_touch` does where the stop follows the closes or is moved at some, and leave the stop as it is
+    in that bar, or after the last one."""
     stop, limit, trail = state[GUARD_STOP], state[GUARD_LIMIT], state[GUARD_TRAIL]
-    found, forced = -1, state[LIQUIDATION]
-    if state[GUARD_SELLS] == 1:
-        up = FAR if limit == NONE else limit
-        for bar in range(start, last + 1):
+    found, forced, sells, has_moves = -1, state[LIQUIDATION], state[GUARD_SELLS] == 1, len(moves) > 0
+    if not sells:
+        forced = FAR if forced == NONE else forced
+    up = FAR if limit == NONE else limit
+    for bar in range(start, last + 1):
+        if sells:
             if low[bar] <= max(stop, forced) or high[bar] >= up:
                 found = bar
                 break
-            stop = max(stop, behind(close[bar], trail, 1, rules.tick))
-    else:
-        forced = FAR if forced == NONE else forced
-        for bar in range(start, last + 1):
-            if high[bar] >= min(stop, forced) or low[bar] <= limit:
-                found = bar
-                break
-            stop = min(stop, behind(close[bar], trail, -1, rules.tick))
+        elif high[bar] >= min(stop, forced) or low[bar] <= limit:
+            found = bar
+            break
+        move = np.nan
+        if has_moves and (target[bar] > 0.0) == sells:
+            move = moves[bar]
+        stop = nearer_stop(stop, sells, trail, move, close[bar], rules)
+    if abs(stop) == FAR:
+        state[STATUS] = OVERFLOW
     state[GUARD_STOP] = stop
     return found
 
@@ -968,7 +993,8 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     leg_hit,
     protect,
     first_touch,
-    first_trailed,
+    nearer_stop,
+    first_followed,
     value_bars,
     least_worth,
     cut,
@@ -988,7 +1014,7 @@ SELDOM: tuple[Callable[..., Any], ...] = (
     is_out_of_band,
     share_lots,
     closed_parts,
-    first_trailed,
+    first_followed,
     *MARGIN_HELPERS,
 )
 
@@ -1008,6 +1034,7 @@ def make_walk(version: int) -> Callable[..., int]:
         stops: Floats,
         limits: Floats,
         trails: Floats,
+        moves: Floats,
         volatilities: Ints,
         shares: Ints,
         day_first: Ints,
@@ -1020,8 +1047,8 @@ def make_walk(version: int) -> Callable[..., int]:
     ) -> int:
         """Return the index of the bar at which the walk ended; the last five arguments are filled.
 
-        `stops`, `limits`, `trails`: prices and distances, or empty; `volatilities`: 1e-8, -1 for none, read where they
-        size an entry; `shares`: millionths of the size of an entry, or empty.
+        `stops`, `limits`, `trails`, `moves` (NaN where none is read): prices and distances, or empty; `volatilities`:
+        1e-8, -1 for none, read where they size an entry; `shares`: millionths of the size of an entry, or empty.
         `day_first`: the bars with which trading days begin after the first one, `len(close)` last; `day_start_ns`: when
         these days begin.
         """
@@ -1030,6 +1057,7 @@ def make_walk(version: int) -> Callable[..., int]:
         state[STATUS] = DONE * version
         capacity = min(len(fills), len(trades), len(denied)) - 3  # a bar adds at most three rows
         has_stops, has_limits, has_trails = len(stops) > 0, len(limits) > 0, len(trails) > 0
+        has_moves = len(moves) > 0
         tracks_loss = rules.loss_max < FAR
         before = 0.0
         cash, factor = rules.cash, 0  # after the bar's fills; of a close, to the position's worth
@@ -1050,10 +1078,12 @@ def make_walk(version: int) -> Callable[..., int]:
             filled = state[FILLS]
             scan = bar
             while state[GUARD] == 1 and scan <= last:
-                if has_trails and state[GUARD_TRAIL] != NONE:
-                    touch = first_trailed(state, rules, low, high, close, scan, last)
+                if (has_trails and state[GUARD_TRAIL] != NONE) or (has_moves and state[GUARD_STOP] != NONE):
+                    touch = first_followed(state, rules, low, high, close, target, moves, scan, last)
                 else:
                     touch = first_touch(state, low, high, scan, last)
+                if state[STATUS] != DONE:
+                    return int(last)
                 if touch < 0:
                     break
                 value_bars(rules, close, equity, bar, touch, cash, factor)

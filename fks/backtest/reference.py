@@ -96,6 +96,8 @@ class _Book:
     cash: Decimal
     checks: EntryChecks
     equity_of_account: Callable[[int], Decimal] | None
+    decisions: Decisions
+    stop_moves: Floats | None = None  # the prices to which stops are moved at the closes
     position: Decimal = _ZERO
     cost: Decimal = _ZERO  # what the open position cost in quote (negative: what a short brought in)
     entry: int | None = None  # the number of the fill of the position's first entry
@@ -136,6 +138,10 @@ class _Book:
         if self.equity_of_account is not None:
             return self.equity_of_account(index)
         return self.cash + self.position * self.price(self.close[index]) * self.setup.instrument.multiplier
+
+    def follows(self, guard: _Protection) -> bool:
+        """Return whether a protection's stop may be another one after each close."""
+        return guard.trail is not None or (self.stop_moves is not None and guard.stop is not None)
 
     def range(self, index: int) -> BarRange[int]:
         return BarRange(int(self.open[index]), int(self.high[index]), int(self.low[index]))
@@ -206,7 +212,7 @@ class Walker:
         finer: Bars | None = None,
         is_liquidated: bool = True,
     ) -> None:
-        self._book = _open_book(bars, setup, checks, equity, finer)
+        self._book = _open_book(bars, setup, checks, equity, finer, decisions)
         self._book.is_liquidated = is_liquidated
         self._decisions, self._first = decisions, first
 
@@ -304,6 +310,7 @@ def _open_book(
     checks: EntryChecks,
     equity: Callable[[int], Decimal] | None,
     finer: Bars | None,
+    decisions: Decisions,
 ) -> _Book:
     ticks = bars.ticks
     price_places = ticks.places if finer is None else max(ticks.places, finer.ticks.places)
@@ -311,7 +318,8 @@ def _open_book(
     ticks = ticks.on_grid(units.price)
     inside = None if finer is None else FinerBars(bars, finer, units.price)
     open_, high, low, close = ticks.open, ticks.high, ticks.low, ticks.close
-    return _Book(bars, setup, units, open_, high, low, close, setup.cash, checks, equity, finer=inside)
+    columns = (open_, high, low, close)
+    return _Book(bars, setup, units, *columns, setup.cash, checks, equity, decisions, decisions.moves(), finer=inside)
 
 
 def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: int) -> None:
@@ -569,7 +577,7 @@ def _resolve_entry_bar(book: _Book, guard: _Protection, index: int, entry: Resti
         return
     book.unclear += found.is_unclear
     guard.take_since, guard.scan_from, guard.is_entry_unclear = index + 1, index + 1, False
-    guard.stop = int(_stops(book, guard, index, index + 1)[-1]) if guard.trail is not None else guard.stop
+    guard.stop = int(_stops(book, guard, index, index + 1)[-1]) if book.follows(guard) else guard.stop
     if found.hit is not None:
         _leave_protected(book, guard, index, found.hit, is_known=True)
 
@@ -711,8 +719,8 @@ def _first_touch(book: _Book, guard: _Protection, through: int) -> int | None:
     """Return the first bar from the entry's own on whose range reaches a level: in growing slices, so that a near hit
     costs little and a far one is vectorised."""
     is_long = guard.side is Side.SELL
-    if guard.trail is not None:
-        return _first_trailed(book, guard, through)
+    if book.follows(guard):
+        return _first_followed(book, guard, through)
     if guard.take_since > guard.scan_from:
         down, up = (guard.stop, None) if is_long else (None, guard.stop)
         found = _first_reach(book, guard.scan_from, min(through, guard.take_since - 1), down, up)
@@ -722,9 +730,9 @@ def _first_touch(book: _Book, guard: _Protection, through: int) -> int | None:
     return _first_reach(book, max(guard.take_since, guard.scan_from), through, down, up)
 
 
-def _first_trailed(book: _Book, guard: _Protection, through: int) -> int | None:
-    """Return what `_first_touch` does where the stop follows the closes, and leave the stop as it is in that bar, or
-    after the last one."""
+def _first_followed(book: _Book, guard: _Protection, through: int) -> int | None:
+    """Return what `_first_touch` does where the stop follows the closes or is moved at some, and leave the stop as it
+    is in that bar, or after the last one."""
     size, is_long = 64, guard.sign > 0
     while guard.scan_from <= through:
         start, end = guard.scan_from, min(guard.scan_from + size, through + 1)
@@ -744,12 +752,20 @@ def _first_trailed(book: _Book, guard: _Protection, through: int) -> int | None:
 
 
 def _stops(book: _Book, guard: _Protection, start: int, end: int) -> Ints:
-    """Return the trailing stop in the bars from `start` to `end`, not included, and after them: (end - start + 1,)."""
-    assert guard.trail is not None, "it trails"
-    assert guard.stop is not None, "a trailing stop has a level"
-    levels = behind(book.close[start:end], np.array(guard.trail), guard.sign, np.array(book.tick))
-    path = np.concatenate([[guard.stop], levels])
-    return np.maximum.accumulate(path) if guard.sign > 0 else np.minimum.accumulate(path)
+    """Return the stop in the bars from `start` to `end`, not included, and after them: (end - start + 1,)."""
+    assert guard.stop is not None, "a stop that follows has a level"
+    nearer = np.maximum if guard.sign > 0 else np.minimum
+    path = np.full(end - start + 1, guard.stop, dtype=np.int64)
+    if guard.trail is not None:
+        path[1:] = behind(book.close[start:end], np.array(guard.trail), guard.sign, np.array(book.tick))
+    if book.stop_moves is not None:
+        target = book.decisions.target
+        for index in (start + np.flatnonzero(~np.isnan(book.stop_moves[start:end]))).tolist():
+            if target[index] * guard.sign > 0:
+                level = _level(book, book.stop_moves, index, guard.side, is_stop=True)
+                assert level is not None, "it is a number"
+                path[index - start + 1] = nearer(path[index - start + 1], level)
+    return nearer.accumulate(path)
 
 
 def _first_reach(book: _Book, start: int, through: int, down: int | None, up: int | None) -> int | None:

@@ -1,8 +1,9 @@
-"""Moves the trailing stops of held entries from sealed bars, by the rule of backtests (`fks.orders.trailing`).
+"""Moves the stops of held entries: trailing ones from sealed bars, by the rule of backtests (`fks.orders.trailing`),
+and any to the prices that their strategy moves them to (table `stop_moves`), only nearer to the market.
 
 Hard state: the stop loss of the entry's row, moved by the journaled event `StopMoved`; the core replaces the legs.
-Soft state: the signals and executions that were read, and up to which bar. A venue that is fed bars gets each bar
-before it moves a stop; elsewhere bars are read as they are sealed.
+Soft state: the signals and executions that were read, and up to which bar and move. A venue that is fed bars gets each
+bar before it moves a stop; elsewhere bars are read as they are sealed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from fks.order_manager.context import Context
 from fks.order_manager.position_workers import PositionWorkers
 from fks.orders import events as e
 from fks.orders.messages import PositionKey
-from fks.orders.trailing import is_below_step, left_behind, moved_stop
+from fks.orders.trailing import is_below_step, left_behind, moved_stop, nearest
 from fks.store.facts import Facts
 from fks.store.signals import SignalStore
 
@@ -34,12 +35,15 @@ _KNOWN_MAX = 5_000
 
 @dataclass(slots=True)
 class _Rule:
-    """The rule by which the stop of one entry trails; None instead of one: it does not. `after_ns`: bars up to this
-    open time are read, or do not count."""
+    """The rule by which the stop of one entry moves; None instead of one: it does not. `trail`: the distance at which
+    it follows the closes, or None. Bars up to the open time `after_ns` are read, or do not count, and so are moves up
+    to the number `moves`, and those of bars up to `since_ns`."""
 
-    trail: Decimal
+    trail: Decimal | None
     timeframe: str
     after_ns: int
+    since_ns: int
+    moves: int = 0
 
 
 class TrailingStops:
@@ -59,7 +63,8 @@ class TrailingStops:
         self._wake.set()
 
     async def run(self, without: Collection[str]) -> None:
-        """Move stops as bars are sealed, for ever; an outage pauses it. `without`: venues whose feed calls `follow`."""
+        """Move stops as bars are sealed and moves are decided, for ever; an outage pauses it. `without`: venues whose
+        feed calls `follow`."""
         while True:
             self._wake.clear()
             sealed, self._sealed = self._sealed, set()
@@ -87,21 +92,38 @@ class TrailingStops:
         instrument = self._context.cache.instruments.get((first.exchange, first.symbol))
         if instrument is None:
             return
-        found = await self._facts.best_close(
-            first.exchange,
-            first.symbol,
-            rule.timeframe,
-            after_ns=rule.after_ns,
+        stops, bar_ns, after_ns = [], 0, rule.after_ns
+        if rule.trail is not None:
+            found = await self._facts.best_close(
+                first.exchange,
+                first.symbol,
+                rule.timeframe,
+                after_ns=rule.after_ns,
+                through_ns=through_ns,
+                is_highest=first.side is Side.BUY,
+            )
+            stop = moved_stop(entries, None if found is None else found.close, rule.trail, instrument.tick)
+            step_pct = self._context.settings.venue.trail_step_pct
+            if first.venue != TRADED or stop is None or not is_below_step(entries, stop, step_pct):
+                stops += [] if stop is None else [stop]
+                bar_ns = after_ns = rule.after_ns if found is None else found.last_ns
+            # else these closes count again with the next one
+        moves = await self._facts.stop_moves(
+            copied_instance(first.instance) or first.instance,
+            after=rule.moves,
+            since_ns=rule.since_ns,
             through_ns=through_ns,
             is_highest=first.side is Side.BUY,
         )
-        stop = moved_stop(entries, None if found is None else found.close, rule.trail, instrument.tick)
-        settings = self._context.settings.venue
-        if first.venue == TRADED and stop is not None and is_below_step(entries, stop, settings.trail_step_pct):
-            return  # these closes count again with the next one
-        bar_ns = rule.after_ns if found is None else found.last_ns
+        if moves is not None:
+            stops.append(instrument.round_price(moves.price, side=first.side.opposite.value, is_stop=True))
+            bar_ns = max(bar_ns, moves.last_ns)
+        stop = nearest(stops, first.side.sign)
         for entry in [] if stop is None else left_behind(entries, stop):
             assert stop is not None
+            if self._context.cache.venues[entry.venue].capabilities.keeps_bracket:
+                self._report_kept(entry, stop)
+                continue
             event = e.StopMoved(**self._context.ledger.stamp("stop-moved"), stop_loss=stop, bar_ns=bar_ns)
             await self._context.ledger.apply(entry.client_order_id, event)
             self._context.log.info(
@@ -113,7 +135,17 @@ class TrailingStops:
                 bar=iso(bar_ns),
                 trace_id=entry.trace_id,
             )
-        rule.after_ns = bar_ns  # only now: what failed is read again
+        # only now: what failed is read again
+        rule.after_ns, rule.moves = after_ns, rule.moves if moves is None else moves.number
+
+    def _report_kept(self, entry: Order, stop: Decimal) -> None:
+        """Report that the venue holds the bracket, whose stop FKS cannot move."""
+        self._context.publisher.alert(
+            "warning",
+            "order.stop_kept",
+            f"{entry.symbol}: the strategy moves the stop to {stop:f}, and {entry.venue} keeps it where it is",
+            venue=entry.venue,
+        )
 
     async def _rule(self, entry: Order) -> _Rule | None:
         name = entry.client_order_id
@@ -126,7 +158,8 @@ class TrailingStops:
         return self._known[name]
 
     async def _rule_of(self, entry: Order, signal: Signal) -> _Rule | None:
-        if signal.trail is None:
+        is_moved = signal.source.startswith("strategy:") and entry.stop_loss is not None
+        if signal.trail is None and not is_moved:
             return None
         instance = self._context.cache.instances.get(copied_instance(entry.instance) or entry.instance)
         timeframe = signal.timeframe or (None if instance is None else instance.timeframe)
@@ -137,4 +170,4 @@ class TrailingStops:
         first_ns = bar_start(entry.created_ns if filled_ns is None else filled_ns, timeframe)
         if signal.timeframe is not None:  # a venue's clock may be a little behind the bars
             first_ns = max(first_ns, bar_end(signal.ts_event_ns, timeframe))
-        return _Rule(signal.trail, timeframe, first_ns - 1_000)
+        return _Rule(signal.trail, timeframe, first_ns - 1_000, first_ns - 1_000)

@@ -17,10 +17,14 @@ from fks.model.order import Order
 
 def stop_of(entries: Sequence[Order]) -> Decimal | None:
     """Return the stop that all entries of a position have: the one nearest to the market; None without any."""
-    stops = [entry.stop_loss for entry in entries if entry.stop_loss is not None]
+    return nearest([entry.stop_loss for entry in entries if entry.stop_loss is not None], entries[0].side.sign)
+
+
+def nearest(stops: Sequence[Decimal], sign: int) -> Decimal | None:
+    """Return the stop that is nearest to the market of a long position (`sign` 1) or a short one (-1); None of none."""
     if not stops:
         return None
-    return max(stops) if entries[0].side.sign > 0 else min(stops)
+    return max(stops) if sign > 0 else min(stops)
 
 
 def moved_stop(entries: Sequence[Order], best_close: Decimal | None, trail: Decimal, tick: Decimal) -> Decimal | None:

@@ -69,6 +69,15 @@ class Turnover:
 
 
 @dataclass(frozen=True, slots=True)
+class StopMoves:
+    """The best of some moves of a stop, the open time of the last one's bar, and its number."""
+
+    price: Decimal
+    last_ns: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class BestClose:
     """The best close of some bars, in quote, and the open time of the last of them."""
 
@@ -226,6 +235,22 @@ class Facts:
         if row is None or row["last"] is None:
             return None
         return BestClose(Decimal(repr(row["highest" if is_highest else "lowest"])), to_ns(row["last"]))
+
+    async def stop_moves(
+        self, instance: str, *, after: int, since_ns: int, through_ns: int | None, is_highest: bool
+    ) -> StopMoves | None:
+        """Return the highest price (or the lowest) that a strategy moved its stop to, of the moves after a number and
+        of bars that open after one moment and at most at another (None: any); None without such a move."""
+        row = await self._db.fetchrow(
+            "facts.stop_moves",
+            instance,
+            after,
+            to_datetime(since_ns),
+            None if through_ns is None else to_datetime(through_ns),
+        )
+        if row is None or row["number"] is None:
+            return None
+        return StopMoves(row["highest" if is_highest else "lowest"], to_ns(row["last"]), row["number"])
 
     async def trades_after(
         self, exchange: str, symbol: str, time_ns: int, trade_id: int, limit: int

@@ -474,6 +474,17 @@ challenger_decisions = Table(  # changes of a challenger's target; nothing is se
     PrimaryKeyConstraint("challenger_id", "ts_event"),
 )
 
+stop_moves = Table(  # the prices to which strategies move the stops of what they hold; the last seven days of each
+    "stop_moves",
+    metadata,
+    Column("number", BigInteger, Identity(always=False), nullable=False),
+    _text("instance"),
+    _time("time"),  # open time of the deciding bar
+    _money("price"),
+    _time("created_at", now=True),
+    PrimaryKeyConstraint("instance", "time"),
+)
+
 signals = Table(
     "signals",
     metadata,

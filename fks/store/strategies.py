@@ -220,9 +220,11 @@ class StrategyStore:
         anchor_ns: int,
         moved: Mapping[str, Any] | None = None,
         missed: Mapping[str, Any] | None = None,
+        stops: Sequence[tuple[int, Decimal]] = (),
     ) -> set[uuid.UUID] | None:
-        """Move the cursor from `expected_ns` to `cursor_ns`, insert the signals that are not there yet, record a
-        `moved` anchor and the bars that were `missed`, in one statement. Return the ids of the new signals; None when
+        """Move the cursor from `expected_ns` to `cursor_ns`, insert the signals that are not there yet, and the moves
+        of the stop (open time of the deciding bar, price), record a `moved` anchor and the bars that were `missed`, in
+        one statement. Return the ids of the new signals; None when
         nothing was written."""
         mine = self.owner
         row = await self._db.fetchrow(
@@ -239,6 +241,7 @@ class StrategyStore:
             None if moved is None else dict(moved),
             None if missed is None else dict(missed),
             instance.params_version,
+            [{"time": to_datetime(time_ns).isoformat(), "price": str(price)} for time_ns, price in stops],
         )
         assert row is not None
         return set(row["added"]) if row["is_ours"] else None

@@ -1,4 +1,4 @@
-"""Buys a breakout and sells it in parts as it gains: a strategy that closes parts of a position."""
+"""Buys a breakout and sells it in parts as it gains: a strategy that closes parts of a position, and moves its stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fks.strategies.base import BarStrategy, Context
 class ScaleOut(BarStrategy):
     """Long from a close above the highest high of the `entry` bars before. At each close that is `step_pct` further
     over the entry it sells one of `sales` equal parts, at most one a bar; the last one at a close below the lowest low
-    of the `leave` bars before. The stop loss closes what is left.
+    of the `leave` bars before. The stop loss closes what is left; with the first sale it goes to the entry's price.
 
     Ties: a close exactly at a high or low changes nothing; one exactly at a step sells.
     """
@@ -46,3 +46,4 @@ class ScaleOut(BarStrategy):
             next_at = ctx.entry_price * (1.0 + (ctx.state.sold + 1) * self.step_pct / 100.0)
             if bar.close >= next_at and ctx.reduce(1.0 / (self.sales - ctx.state.sold)):
                 ctx.state.sold += 1
+                ctx.move_stop(ctx.entry_price)

@@ -19,7 +19,7 @@ from fks.store.challengers import ShadowStore
 from fks.store.signals import signal_message
 from fks.store.strategies import Exposure, Instance, Owner, StrategyStore
 from fks.strategies.base import Decisions
-from fks.strategy_worker.signals import Missed, shadow_decisions, signals_for
+from fks.strategy_worker.signals import Missed, shadow_decisions, signals_for, stop_moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,8 @@ class SignalOutput:
         self._store, self._bus, self._meter, self._log = store, runtime.bus, runtime.meter, runtime.log
 
     async def record(self, step: Step) -> int | None:
-        """Write signals, cursor, target, anchor and missed bars in one statement; publish the new signals."""
+        """Write signals, moves of the stop, cursor, target, anchor and missed bars in one statement; publish the new
+        signals."""
         row, moved = step.row, step.moved
         signals, missed = _signals(step)
         new = await self._store.commit(
@@ -107,6 +108,7 @@ class SignalOutput:
             anchor_ns=step.anchor_ns,
             moved=moved,
             missed=None if missed is None else _document(row.id, missed),
+            stops=stop_moves(step.bars, step.decisions, first=step.first),
         )
         if new is None:
             return None

@@ -138,6 +138,13 @@ def shadow_decisions(before: float, bars: Bars, decisions: Decisions, *, first: 
     return found
 
 
+def stop_moves(bars: Bars, decisions: Decisions, *, first: int) -> list[tuple[int, Decimal]]:
+    """Return the moves of the stop on the bars from index `first` on: the bar's open time, and the price."""
+    moves = decisions.moves()
+    rows = [] if moves is None else (first + np.flatnonzero(~np.isnan(moves[first:]))).tolist()
+    return [(int(bars.time_ns[row]), Decimal(repr(float(moves[row])))) for row in rows if moves is not None]
+
+
 class _Edge(NamedTuple):
     """A signal of a change of target. `share`: of what is held, that an exit closes; None = all."""
 

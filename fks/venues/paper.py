@@ -128,6 +128,7 @@ class PaperVenue:
         self._fills: deque[Fill] = deque(maxlen=_KEPT_FILLS)
         self._filled_in: OrderedDict[str, int] = OrderedDict()  # client id -> open time of the bar that filled it
         self._closed_in: dict[tuple[str, str], int] = {}  # symbol and instance -> that of its last exit's fill
+        self._caught_up: OrderedDict[str, int] = OrderedDict()  # entry -> that in which its legs were placed again
         self._late_takes: OrderedDict[str, None] = OrderedDict()  # limits that filled inside a bar, not at its open
         self._bars: dict[str, deque[Bar]] = {}
         self._last: dict[str, Decimal] = {}
@@ -369,21 +370,26 @@ class PaperVenue:
 
     def _catch_up(self, held: _Held) -> tuple[Fill, ...]:
         """Match a protection against the bars since it was wanted, when only our own latency brought it later: one of
-        the first attempt since its entry filled, a later one in the newest bar where a part of the position was closed
-        in it. The first of these bars is one it was placed in."""
+        the first attempt since its entry filled, the next one of each entry in the newest bar where a part of the
+        position was closed in it. The first of these bars is one it was placed in."""
         order, known = held.order, self._bars.get(held.order.symbol)
         if order.role not in _PROTECTIVE or not known:
             return ()
-        since = self._filled_in.get(order.parent_id or "")
+        parent = order.parent_id or ""
+        since = self._filled_in.get(parent)
         if order.attempt:
-            closed = self._closed_in.get((order.symbol, order.instance))
-            since = closed if closed == known[-1].time_ns else None
+            since = self._closed_in.get((order.symbol, order.instance))
+            if since is None or since != known[-1].time_ns or self._caught_up.get(parent) == since:
+                return ()
+            self._caught_up[parent] = since
+            while len(self._caught_up) > _KEPT_ORDERS:
+                self._caught_up.popitem(last=False)
         if since is None:
             return ()
         for bar in list(known):
             if bar.time_ns >= since:
                 is_own = bar.time_ns == since
-                takes = not is_own or order.parent_id not in self._late_takes
+                takes = not is_own or parent not in self._late_takes
                 fills = self._match(held, bar, range_of(bar), placed_in_bar=is_own, takes=takes)
                 if fills or order.client_order_id not in self._live:
                     return fills

@@ -83,6 +83,11 @@ SELECT max(b.close) AS highest, min(b.close) AS lowest, max(b.time) AS last
  WHERE b.exchange = $1 AND b.symbol = $2 AND b.timeframe = $3 AND b.time > $4
    AND b.time <= least(f.sealed_through, $5::timestamptz) AND b.is_complete;
 
+-- name: stop_moves
+-- The highest and the lowest of the prices to which a strategy moved its stop, and the last of these moves.
+SELECT max(price) AS highest, min(price) AS lowest, max(time) AS last, max(number) AS number
+  FROM stop_moves WHERE instance = $1 AND number > $2 AND time > $3 AND time <= coalesce($4::timestamptz, 'infinity');
+
 -- name: turnover
 -- What an account's executions at a venue moved, by symbol, side and fee currency: the balances of a venue without memory.
 SELECT symbol, trade_type, fee_currency, sum(quantity) AS quantity, sum(quantity * price) AS value, sum(fee) AS fee

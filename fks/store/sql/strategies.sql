@@ -44,6 +44,13 @@ noted AS (
 late AS (
     INSERT INTO actor_events (child, event, reason, epoch, payload)
     SELECT $7, 'strategy.missed', 'decided too late', $2, $11::jsonb FROM moved WHERE $11::jsonb IS NOT NULL),
+old AS (
+    DELETE FROM stop_moves WHERE instance IN (SELECT id FROM moved) AND created_at < now() - interval '7 days'),
+stops AS (
+    INSERT INTO stop_moves (instance, time, price)
+    SELECT $1, w.time, w.price FROM moved, jsonb_to_recordset($13::jsonb) AS w(time timestamptz, price numeric)
+     ORDER BY w.time
+    ON CONFLICT (instance, time) DO NOTHING),
 added AS (
     INSERT INTO signals (
         id, source, instance, params_version, account_id, venue, exchange, symbol, timeframe, ts_event, ordinal, kind, side,

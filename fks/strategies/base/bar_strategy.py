@@ -36,7 +36,8 @@ class Context:
     `bars_held` are of the open position, and `entries` is how many made it (`add`); of several the price is the average
     one of amounts of quote in proportion to their `size_share`, as the sizing `notional` buys. `index` is the bar's
     number. `is_waiting`: an entry's limit or stop order rests. `kept`: the share of what was entered that is still held
-    (`reduce`). `state` is the strategy's own: set any attribute; it is empty at each evaluation's start.
+    (`reduce`), `stop_loss` where its stop is (NaN: it has none, or is flat). `state` is the strategy's own: set any
+    attribute; it is empty at each evaluation's start.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Context:
         "_life",
         "_loss",
         "_most",
+        "_move",
         "_order",
         "_paid",
         "_profit",
@@ -64,6 +66,7 @@ class Context:
         "is_waiting",
         "position",
         "state",
+        "stop_loss",
     )
 
     def __init__(self, bars: Bars, columns: Mapping[str, Floats], entries_max: int = 1) -> None:
@@ -82,6 +85,8 @@ class Context:
         self._wanted = 0.0  # the target
         self._is_adding = False  # an entry more was ordered in this bar
         self._cut = 1.0  # the share that a part closed in this bar leaves
+        self._move = _NAN  # where the stop is moved at this bar's close
+        self.stop_loss = _NAN
         self._loss = self._stop_loss = self._profit = self._trail = _NAN
         self._share = 1.0  # of the size, of the entry that was ordered last
         self._paid = self._entered = 1.0  # in full sizes: held, and entered in all, of the open position
@@ -195,6 +200,24 @@ class Context:
         self._cut *= 1.0 - share
         return True
 
+    def move_stop(self, price: float) -> bool:
+        """Move the stop loss of the position that is held to a price, from the next bar on; one that is no nearer to
+        the market than it is now leaves it. To `entry_price` is break-even, without fees.
+
+        Return False and do nothing while flat, when it closes or turns, and for a position without a stop.
+        """
+        if not 0.0 < price < float("inf"):
+            raise StrategyError(
+                f"move_stop({price!r}) at bar {self.index} is no price",
+                code="STRATEGY_WRONG",
+                status=422,
+                remedy="give one above 0",
+            )
+        if self._wanted * self.position <= 0 or self.stop_loss != self.stop_loss:
+            return False
+        self._move = price
+        return True
+
     def _valid(self, share: float | None) -> float:
         if share is None:
             return 1.0
@@ -273,7 +296,8 @@ class BarStrategy(Strategy):
         make = _bar_type((*BAR_COLUMNS, *columns))._make
         rows = zip(*lists, *(column[first:].tolist() for column in columns.values()), strict=True)
         trails, has_trails = np.full(count, np.nan), False
-        loss = profit = trail = _NAN  # of the open position
+        profit = trail = _NAN  # of the open position
+        moves, has_moves = np.full(count, np.nan), False
         before, start = 0.0, 0  # the target of the bar before, and since which bar it has been the same
         for ctx.index, bar in enumerate(map(make, rows), first):
             if before:
@@ -288,14 +312,14 @@ class BarStrategy(Strategy):
                         ctx.is_waiting = False
                         ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = side, 1, 0, price
                         ctx._paid = ctx._entered = ctx._share
-                        loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
+                        ctx.stop_loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
                         is_late = is_limit and price != bar.open
                     elif ctx._life and ctx.index >= start + ctx._life:
                         ctx.is_waiting, ctx.is_expired, ctx._wanted = False, True, 0.0
                 elif ctx.position != side:  # what was ordered on the bar before fills at this one's open
                     ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = side, 1, 0, bar.open
                     ctx._paid = ctx._entered = ctx._share
-                    loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
+                    ctx.stop_loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
                 else:
                     ctx.bars_held += 1
                     ctx._paid *= ctx._cut
@@ -304,18 +328,22 @@ class BarStrategy(Strategy):
                         ctx.entry_price = paid / (ctx._paid / ctx.entry_price + ctx._share / bar.open)
                         ctx.entries, ctx._paid, ctx._entered = ctx.entries + 1, paid, ctx._entered + ctx._share
                 target_profit = _NAN if is_late else profit
-                down, up = (loss, target_profit) if before > 0 else (target_profit, loss)
+                stop = ctx.stop_loss
+                down, up = (stop, target_profit) if before > 0 else (target_profit, stop)
                 if ctx.position and (bar.low <= down or bar.high >= up):
                     ctx.is_stopped = True
                     ctx.position = ctx.entries = ctx.bars_held = 0
-                    ctx._wanted, ctx.entry_price = 0.0, _NAN
+                    ctx._wanted, ctx.entry_price, ctx.stop_loss = 0.0, _NAN, _NAN
                 elif ctx.position and trail == trail:  # not NaN
                     level = trailed(bar.close, trail, side)
-                    loss = max(loss, level) if before > 0 else min(loss, level)
+                    ctx.stop_loss = max(stop, level) if before > 0 else min(stop, level)
             elif ctx.position:
-                ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = 0, 0, 0, _NAN
-            ctx._is_adding, ctx._cut = False, 1.0
+                ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price, ctx.stop_loss = 0, 0, 0, _NAN, _NAN
+            ctx._is_adding, ctx._cut, ctx._move = False, 1.0, _NAN
             on_bar(ctx, bar)
+            if ctx._move == ctx._move and ctx._wanted * ctx.position > 0:
+                moves[ctx.index], has_moves = ctx._move, True
+                ctx.stop_loss = (max if ctx.position > 0 else min)(ctx.stop_loss, ctx._move)
             ctx.is_stopped = ctx.is_expired = False
             if ctx._wanted != before:
                 target[start : ctx.index] = before
@@ -330,7 +358,7 @@ class BarStrategy(Strategy):
                     losses[start], profits[start], trails[start] = ctx._stop_loss, ctx._profit, ctx._trail
                     has_trails |= ctx._trail == ctx._trail
                     if ctx._order is not None:  # a flip leaves at the next open
-                        ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = 0, 0, 0, _NAN
+                        ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price, ctx.stop_loss = 0, 0, 0, _NAN, _NAN
                         entry_limits[start], entry_stops[start] = ctx._order.limit, ctx._order.stop
                         lives[start] = ctx._life or _NAN
                         has_orders = True
@@ -338,6 +366,8 @@ class BarStrategy(Strategy):
         found = Decisions(target, losses, profits, trail=trails if has_trails else None)
         if has_shares:
             found = replace(found, size_share=shares)
+        if has_moves:
+            found = replace(found, stop_move=moves)
         if not has_orders:
             return found
         return replace(found, entry_limit=entry_limits, entry_stop=entry_stops, entry_bars=lives)

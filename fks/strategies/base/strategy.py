@@ -22,8 +22,8 @@ Flags = npt.NDArray[np.bool_]
 _PLACES = 9
 
 
-#: columns of `Decisions` in units of the price, read where the target enters
-PRICE_COLUMNS = ("stop_loss", "take_profit", "trail", "entry_limit", "entry_stop")
+#: columns of `Decisions` in units of the price; but for the last one read where the target enters
+PRICE_COLUMNS = ("stop_loss", "take_profit", "trail", "entry_limit", "entry_stop", "stop_move")
 _COLUMNS = ("target", *PRICE_COLUMNS, "entry_bars", "size_share")
 SHARE_PLACES = 6  # of `size_share`, and of a share that is closed
 _WHOLE_WITHIN = 1e-9
@@ -70,6 +70,15 @@ class Decisions:
     entry_bars: Floats | None = None
     trail: Floats | None = None
     size_share: Floats | None = None
+    stop_move: Floats | None = None
+
+    def moves(self) -> Floats | None:
+        """Return `stop_move` where it is read, and NaN elsewhere; None when it moves no stop."""
+        if self.stop_move is None:
+            return None
+        before = np.concatenate([[0.0], self.target[:-1]])
+        found: Floats = np.where((self.target * before > 0.0) & np.isfinite(self.stop_move), self.stop_move, np.nan)
+        return None if np.isnan(found).all() else found
 
     def share_at(self, index: int) -> Decimal | None:
         """Return the share of the size of an entry decided on bar `index`; None = all of it."""
@@ -399,10 +408,10 @@ def ensure_prices(strategy: Strategy, bars: Bars, decisions: Decisions) -> None:
     target = decisions.target
     is_entry = (target != 0.0) & (np.sign(target) != np.sign(np.concatenate([[0.0], target[:-1]])))
     for name in PRICE_COLUMNS:
-        column = getattr(decisions, name)
-        if column is not None and (is_wrong := is_entry & (column <= 0.0)).any():
+        column, is_read = getattr(decisions, name), is_entry if name != "stop_move" else (target != 0.0) & ~is_entry
+        if column is not None and (is_wrong := is_read & (column <= 0.0)).any():
             at = int(np.argmax(is_wrong))
-            where = f"at bar {_bar(bars, at)}, where it enters"
+            where = f"at bar {_bar(bars, at)}, where it {'enters' if name != 'stop_move' else 'holds'}"
             raise _broken(strategy, f"{name} is {column[at]:g} {where}; it may be a price above 0, or NaN for none")
 
 

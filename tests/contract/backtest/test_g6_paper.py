@@ -330,6 +330,8 @@ class Pile(BarStrategy):
         turn = bar.time_ns // 60_000_000_000 % 12
         if not ctx.position:
             ctx.buy(stop_loss=bar.close * 0.9975, take_profit=bar.close * 1.0025)
+        elif turn in (8, 10):  # in no bar in which a further entry fills
+            ctx.move_stop(bar.close * (0.9985 if turn == 8 else 0.999))
         elif turn in (1, 3, 6):
             ctx.add(size_share=0.7 if turn == 3 else 1.0)
         elif turn in (4, 7, 9):
@@ -340,7 +342,8 @@ class Pile(BarStrategy):
 
 
 async def test_positions_of_several_entries_are_closed_in_parts(database: Database, bus: Bus, tmp_path: Path) -> None:
-    """After a part is closed, the legs of the entries left cover the rest, on paper as in a backtest; killed once."""
+    """After a part is closed the legs of the entries left cover the rest, and stops are moved, on paper as in a
+    backtest; killed once."""
     (tmp_path / "strategies").mkdir(mode=0o700)
     (tmp_path / "strategies" / "pile.py").write_text(PILE)
     strategy = load_catalogue(tmp_path / "strategies").make("pile", {})
@@ -362,6 +365,8 @@ async def test_positions_of_several_entries_are_closed_in_parts(database: Databa
     wanted = run(strategy, replace(market.tape, symbol=symbol), setup)
     roles = [fill.role.value for fill in wanted.fills]
     assert min(roles.count(role) for role in ("entry", "exit", "sl", "tp")) > 3, roles
+    moved = await database.sql("SELECT count(*) AS n FROM order_events WHERE event = 'StopMoved'")
+    assert moved[0]["n"] > 5
     assert_same_fills(wanted.fills, await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"))
 
 

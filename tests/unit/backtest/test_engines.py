@@ -257,6 +257,17 @@ class Dice:
             before = wanted
         return plain.model_copy(update={"target": tuple(found)})
 
+    def with_moves(self, plain: Given, bars: Bars, scale: float) -> Given:
+        """Return decisions that move stops, in half of the cases: nearer, back, beyond the market or to no price."""
+        dice, count = self.random_parts, len(bars)
+        if dice.random() < 0.5:
+            return plain
+        side = np.where(np.array(plain.target) < 0, -1.0, 1.0)
+        away = dice.integers(-2, 12, count) * scale * dice.choice([1.0, 1.0 / 3.0])
+        strange = np.array([np.nan, np.inf, -1.0, 0.0, 1e3 / 7])[dice.integers(0, 5, count)]
+        moves = np.where(dice.random(count) < 0.3, bars.close - side * away, strange if dice.random() < 0.2 else np.nan)
+        return plain.model_copy(update={"move": tuple(moves)})
+
     def trail(self, bars: Bars, scale: float) -> tuple[float, ...] | None:
         """Return distances of trailing stops, some of them none, or strange."""
         if self.one_of(0, 0, 1):
@@ -276,7 +287,7 @@ def test_engines_agree_on_any_tape_setup_and_decisions(seed: int) -> None:
     dice = Dice(seed)
     setup, scale = dice.setup()
     bars = dice.tape(scale)
-    assert_equal(dice.in_parts(dice.strategy(bars, scale)), bars, setup)
+    assert_equal(dice.with_moves(dice.in_parts(dice.strategy(bars, scale)), bars, scale), bars, setup)
 
 
 @given(st.integers(0, 2**32))
@@ -285,7 +296,7 @@ def test_engines_agree_on_entries_that_rest(seed: int) -> None:
     dice = Dice(seed)
     setup, scale = dice.setup()
     bars = dice.tape(scale)
-    assert_equal(dice.in_parts(dice.resting(bars, scale)), bars, setup)
+    assert_equal(dice.with_moves(dice.in_parts(dice.resting(bars, scale)), bars, scale), bars, setup)
 
 
 @given(st.integers(0, 2**32))

@@ -134,7 +134,11 @@ def test_a_falling_target_closes_its_share_at_any_age() -> None:
     [
         (1.0, [0.5, 0.5, 0.25], [("exit", "0.75", 2)]),  # one signal for all the parts
         (1.0, [1.0, 0.5, 0.5], [("exit", "0.5", 1)]),
-        (2.0, [1.0, 2.0, 1.5], [("exit", "0.625", 2)]),  # what is held was not added to: half, and a quarter of the rest
+        (
+            2.0,
+            [1.0, 2.0, 1.5],
+            [("exit", "0.625", 2)],
+        ),  # what is held was not added to: half, and a quarter of the rest
         (1.0, [0.5, 0.25, 0.0], [("exit", None, 2)]),
         (1.0, [0.5, 0.0, 1.0], []),  # left and wanted again
         (1.0, [0.5, 0.0, -1.0], [("exit", None, 1)]),

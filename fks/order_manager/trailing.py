@@ -24,7 +24,7 @@ from fks.order_manager.context import Context
 from fks.order_manager.position_workers import PositionWorkers
 from fks.orders import events as e
 from fks.orders.messages import PositionKey
-from fks.orders.trailing import is_below_step, left_behind, moved_stop, nearest
+from fks.orders.trailing import is_below_step, left_behind, moved_stop, nearest, stop_of
 from fks.store.facts import Facts
 from fks.store.signals import SignalStore
 
@@ -92,7 +92,7 @@ class TrailingStops:
         instrument = self._context.cache.instruments.get((first.exchange, first.symbol))
         if instrument is None:
             return
-        stops, bar_ns, after_ns = [], 0, rule.after_ns
+        stops, bar_ns, after_ns = [stop_of(entries)], rule.after_ns, rule.after_ns
         if rule.trail is not None:
             found = await self._facts.best_close(
                 first.exchange,
@@ -105,7 +105,7 @@ class TrailingStops:
             stop = moved_stop(entries, None if found is None else found.close, rule.trail, instrument.tick)
             step_pct = self._context.settings.venue.trail_step_pct
             if first.venue != TRADED or stop is None or not is_below_step(entries, stop, step_pct):
-                stops += [] if stop is None else [stop]
+                stops.append(stop)
                 bar_ns = after_ns = rule.after_ns if found is None else found.last_ns
             # else these closes count again with the next one
         moves = await self._facts.stop_moves(
@@ -118,7 +118,7 @@ class TrailingStops:
         if moves is not None:
             stops.append(instrument.round_price(moves.price, side=first.side.opposite.value, is_stop=True))
             bar_ns = max(bar_ns, moves.last_ns)
-        stop = nearest(stops, first.side.sign)
+        stop = nearest([stop for stop in stops if stop is not None], first.side.sign)
         for entry in [] if stop is None else left_behind(entries, stop):
             assert stop is not None
             if self._context.cache.venues[entry.venue].capabilities.keeps_bracket:
@@ -143,7 +143,7 @@ class TrailingStops:
         self._context.publisher.alert(
             "warning",
             "order.stop_kept",
-            f"{entry.symbol}: the strategy moves the stop to {stop:f}, and {entry.venue} keeps it where it is",
+            f"{entry.symbol}: the strategy moves the stop to {stop.normalize():f}, and {entry.venue} keeps it where it is",
             venue=entry.venue,
         )
 

@@ -119,6 +119,8 @@ def slow_fills(
             continue
         decisions = strategy.decide(bars[: t + 1])
         target = float(decisions.target[t])
+        if decisions.stop_move is not None and before * target > 0:
+            _move(book, float(decisions.stop_move[t]))
         wanted = []
         if target != before:
             close = Decimal(repr(float(bars.close[t])))
@@ -230,6 +232,14 @@ def _follow(book: SlowBook, close: Decimal) -> None:
     sign = 1 if book.position > 0 else -1
     level = _behind(close, guard.trail, sign, book.instrument.tick)
     guard.stop = max(guard.stop, level) if sign > 0 else min(guard.stop, level)
+
+
+def _move(book: SlowBook, price: float) -> None:
+    """Move the stop to a price, rounded away from the market, unless it is nearer already."""
+    guard, sign = book.guard, 1 if book.position > 0 else -1
+    if guard is not None and guard.stop is not None and np.isfinite(price):
+        level = _grid(price, book.instrument.tick, ROUND_FLOOR if sign > 0 else ROUND_CEILING)
+        guard.stop = max(guard.stop, level) if sign > 0 else min(guard.stop, level)
 
 
 def _resize(book: SlowBook) -> None:

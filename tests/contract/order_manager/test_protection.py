@@ -11,7 +11,7 @@ import pytest
 
 from fks.model.order import OrderType, Refusal, Role, State
 from fks.model.signal import Kind
-from fks.model.timeframe import bar_end, to_ns
+from fks.model.timeframe import bar_end, to_datetime, to_ns
 from fks.store.bus import BARS
 from tests.support.order_rig import Rig
 from tests.support.scripted_venue import Held
@@ -270,6 +270,59 @@ async def test_a_move_that_was_journaled_before_a_crash_is_carried_out(rig: Rig)
     await rig.db.sql("UPDATE orders SET stop_loss = 93 WHERE client_order_id = $1", stop.order.parent_id)
     await rig.start()
     await until(lambda: [held.order.stop_price for held in rig.venue.by_role("sl") if held in rig.venue.live()] == [93])
+
+
+async def test_a_stop_goes_where_its_strategy_moves_it_and_never_back(rig: Rig) -> None:
+    """Moves of bars before the entry, farther ones and those of other instances count for nothing; added entries get
+    the stop of their position, and a restart goes on from where it has come to."""
+    await rig.db.sql("UPDATE strategy_instances SET pyramiding = 2")
+    await rig.read_slow()
+    await protected(rig)
+    (signal,) = await rig.db.sql("SELECT ts_event FROM signals WHERE kind = 'enter'")
+    first_ns = bar_end(to_ns(signal["ts_event"]), "1m")
+
+    async def move(bar: int, price: str, instance: str = "one") -> None:
+        at = to_datetime(first_ns + bar * 60 * 10**9)
+        await rig.db.sql("INSERT INTO stop_moves (instance, time, price) VALUES ($1, $2, $3)", instance, at, D(price))
+
+    def stops() -> list[Decimal | None]:
+        return sorted(held.order.stop_price for held in rig.venue.by_role("sl") if held in rig.venue.live())
+
+    await move(-1, "99")
+    await move(0, "99.5", "two")
+    await move(1, "95.128")
+    await until(lambda: stops() == [D("95.12")])
+    await move(2, "94")
+    added = await rig.signal(is_add=True, size=D(2), **BOTH)
+    assert await rig.outcome(added) == ("ordered", None)
+    await until(lambda: stops() == [D("95.12"), D("95.12")])
+    await rig.crash()
+    await move(3, "97")
+    await move(4, "96")
+    await rig.start()
+    await until(lambda: stops() == [D(97), D(97)])
+    events = await rig.db.sql("SELECT payload FROM order_events WHERE event = 'StopMoved' ORDER BY id")
+    assert [D(event["payload"]["stop_loss"]) for event in events] == [D("95.12"), D("95.12"), D(97), D(97)]
+    assert len(rig.venue.received) == len(set(rig.venue.received))
+
+
+async def test_a_stop_that_the_venue_keeps_is_reported_as_not_moved(rig: Rig) -> None:
+    await protected(rig)
+    status = rig.service.cache.venues["ccxt"]
+    status.capabilities = replace(rig.venue.capabilities, keeps_bracket=True)
+    (signal,) = await rig.db.sql("SELECT ts_event FROM signals WHERE kind = 'enter'")
+    at = to_datetime(bar_end(to_ns(signal["ts_event"]), "1m"))
+    await rig.db.sql("INSERT INTO stop_moves (instance, time, price) VALUES ('one', $1, 95)", at)
+    await rig.bus.publish(BARS, {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m"})
+
+    async def is_reported() -> bool:
+        found = await rig.db.sql("SELECT message FROM alerts WHERE event = 'order.stop_kept'")
+        return [row["message"] for row in found] == [
+            "BTCUSDT: the strategy moves the stop to 95, and ccxt keeps it where it is"
+        ]
+
+    await until(is_reported)
+    assert not await rig.db.sql("SELECT FROM order_events WHERE event = 'StopMoved'")
 
 
 async def test_a_trailing_stop_is_denied_where_the_venue_keeps_the_bracket(rig: Rig) -> None:

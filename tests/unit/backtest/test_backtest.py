@@ -87,6 +87,7 @@ class Scripted(Strategy):
     limit: float | None = None
     trail: float | None = None
     most: int = 1
+    moves: tuple[float | None, ...] = (None,)
 
     def entries_max(self) -> int:
         return self.most
@@ -97,7 +98,8 @@ class Scripted(Strategy):
     def decide(self, bars: Bars) -> Decisions:
         n = len(bars)
         stop, limit, trail = (None if v is None else np.full(n, v) for v in (self.stop, self.limit, self.trail))
-        return Decisions(np.resize(np.array(self.target), n), stop, limit, trail=trail)
+        moves = np.resize(np.array(self.moves, dtype=float), n)
+        return Decisions(np.resize(np.array(self.target), n), stop, limit, trail=trail, stop_move=moves)
 
 
 def tape(*rows: tuple[float, float, float, float]) -> Bars:
@@ -156,7 +158,7 @@ def test_g6_on_any_tape_and_any_targets(data: st.DataObject) -> None:
 
 
 def in_parts(seed: int) -> tuple[Scripted, Bars]:
-    """Return a tape, and targets of up to three entries that grow and fall on their side."""
+    """Return a tape, and targets of up to three entries that grow and fall on their side, whose stops are moved."""
     dice = np.random.default_rng(seed)
     moves = dice.integers(-4, 5, (60, 2))
     close = np.maximum(100 + np.cumsum(moves.sum(axis=1)), 30)
@@ -173,7 +175,11 @@ def in_parts(seed: int) -> tuple[Scripted, Bars]:
         target.append(now)
     stop, limit = (dice.choice([None, *levels]) for levels in ((90.0, 97.5, 95.0), (104.0, 110.0, 107.0)))
     trail = dice.choice([None, None, 3.0, 7.505])
-    made = Scripted(target=tuple(target), stop=stop, limit=limit, trail=trail, most=3)
+    away = np.sign(target) * dice.integers(-1, 12, 60) * 0.995
+    moves = [
+        float(price) if is_moved else None for price, is_moved in zip(close - away, dice.random(60) < 0.2, strict=True)
+    ]
+    made = Scripted(target=tuple(target), stop=stop, limit=limit, trail=trail, most=3, moves=tuple(moves))
     return made, tape(*np.stack([open_, high, low, close], axis=1).tolist())
 
 

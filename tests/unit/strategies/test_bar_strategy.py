@@ -242,6 +242,60 @@ def test_parts_that_are_kept_are_those_that_a_backtest_has(seed: int, loss: floa
     assert set(ends) == {True, False}
 
 
+@given(seed=st.integers(0, 10**6), loss=st.sampled_from([0.1, 0.5, 1.0]), trail=st.sampled_from([None, 0.3]))
+def test_a_moved_stop_closes_the_position_when_it_does_in_a_backtest(
+    seed: int, loss: float, trail: float | None
+) -> None:
+    tape = synthetic(400)
+    dice = np.random.Generator(np.random.PCG64(seed)).random(len(tape))
+    seen: list[int] = []
+    moved: list[bool] = []
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        seen.append(ctx.position)
+        draw, away = dice[ctx.index], bar.close * loss / 100
+        distance = None if trail is None else round(bar.close * trail / 100, 2)
+        if draw < 0.1:
+            ctx.buy(stop_loss=round(bar.close - away, 2), trail=distance)
+        elif draw < 0.2:
+            ctx.sell(stop_loss=round(bar.close + away, 2), trail=distance)
+        elif draw < 0.22:
+            ctx.close()
+        elif draw < 0.5:
+            moved.append(ctx.move_stop(round(bar.close - ctx.position * away * (draw * 10 - 2.2), 2)))
+
+    result = run(made(on_bar), tape, FREE)
+    moves = np.zeros(len(tape))
+    for fill in result.fills:
+        moves[int(np.searchsorted(tape.time_ns, fill.time_ns))] += float(fill.side.sign * fill.quantity)
+    assert seen == np.cumsum(moves).round().astype(int).tolist()
+    assert set(moved) == {True, False}
+
+
+def test_a_stop_is_moved_nearer_only_and_where_there_is_one() -> None:
+    rows: list[tuple[int, float, bool]] = []
+    prices = [8.0, 8.0, 9.0, 8.5, 9.2, 9.3]
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        stop, is_moved = ctx.stop_loss, ctx.move_stop(prices[ctx.index])
+        rows.append((ctx.position, stop, is_moved))
+        if ctx.index == 0:
+            ctx.buy(stop_loss=8.0)
+        elif ctx.index == 4:
+            ctx.close()
+
+    decisions = evaluate(made(on_bar), bars_of([10.0] * 6))
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    assert rows == [(0, nan, False), (1, 8.0, True), (1, 8.0, True), (1, 9.0, True), (1, 9.0, True), (0, nan, False)]
+    moves = decisions.moves()
+    assert moves is not None
+    assert moves.tolist() == pytest.approx([float("nan"), 8.0, 9.0, 8.5, float("nan"), float("nan")], nan_ok=True)
+    without = evaluate(made(lambda ctx, bar: (ctx.buy(), ctx.move_stop(9.0))), bars_of([10.0] * 4))
+    assert without.moves() is None
+    with pytest.raises(StrategyError, match=r"move_stop\(-1.0\) at bar 0 is no price"):
+        evaluate(made(lambda ctx, bar: ctx.move_stop(-1.0)), bars_of([10.0] * 3))
+
+
 def test_a_part_is_closed_at_the_next_open_and_reported_as_kept() -> None:
     rows: list[tuple[float, int, float]] = []
     answers: list[bool] = []
@@ -391,11 +445,11 @@ def test_indicator_that_looks_ahead_is_refused_by_the_check() -> None:
 
 
 def test_builtin_that_closes_parts_sells_equal_ones_as_it_gains() -> None:
-    closes = [10.0, 10.0, 10.0, 10.0, 10.0, 11.0, 11.0, 11.25, 11.5, 11.5, 12.5, 13.5, 10.0, 10.0]
+    closes = [10.0, 10.0, 10.0, 10.0, 10.0, 11.0, 11.6, 12.0, 12.5, 13.0, 10.0, 10.0]
     strategy = ScaleOut(entry=2, leave=3, sales=3, step_pct=2.0, sl_pct=20.0)
     target = evaluate(strategy, bars_of(closes)).target
     sold = [(int(row), round(float(target[row]), 6)) for row in np.flatnonzero(np.diff(target, prepend=0.0))]
-    assert sold == [(5, 1.0), (7, 0.666667), (8, 0.333333), (12, 0.0)]
+    assert sold == [(5, 1.0), (6, 0.666667), (7, 0.333333), (10, 0.0)]  # stopped at the entry's price
     assert check_strategy(ScaleOut()) == []
     assert check_strategy(strategy) == []
 

@@ -19,7 +19,7 @@ from fks.model.timeframe import NS, bar_end
 from fks.orders.freshness import max_age_of
 from fks.store.strategies import Instance
 from fks.strategies.base import Decisions
-from fks.strategy_worker.signals import ages_s, max_age_s, signals_for
+from fks.strategy_worker.signals import ages_s, max_age_s, signals_for, stop_moves
 from tests.support.strategies import START_NS, bars_of
 
 
@@ -105,6 +105,15 @@ def test_each_entry_carries_its_own_share_of_the_size() -> None:
         ("enter", None),
     ]
     assert found[0].reason == "s v1, 33.3333 % of its size"
+
+
+def test_stops_are_moved_on_the_new_bars_that_hold() -> None:
+    target, moves = np.array([0.0, 1.0, 1.0, 1.0, -1.0, -1.0, 0.0]), np.array([1.0, 2.0, 3.0, np.nan, 5.0, 6.5, 7.0])
+    bars = bars_of([100.0] * 7)
+    found = stop_moves(bars, Decisions(target, stop_move=moves), first=1)
+    assert [((at - START_NS) // (60 * NS), str(price)) for at, price in found] == [(2, "3.0"), (5, "6.5")]
+    assert stop_moves(bars, Decisions(target, stop_move=moves), first=3)[0][1] == Decimal("6.5")
+    assert stop_moves(bars, Decisions(target), first=0) == []
 
 
 def test_a_falling_target_closes_its_share_at_any_age() -> None:

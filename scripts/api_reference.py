@@ -55,6 +55,7 @@ PROBLEMS: dict[str, str] = {
     "INTERNAL": "500: the gateway failed; the log has it under the answer's `X-Request-ID`",
     "FAILED": "500: a part failed and said why",
     "SYMBOL_UNKNOWN": "404: no instrument has this spelling",
+    "CONTRACT_EXPIRED": "422: an entry in a futures contract that is expired or rolled; the remedy names another",
     "SYMBOL_AMBIGUOUS": "400: several exchanges have it, and nothing says which one is meant; name it with "
     "`exchange`, or write `exchange:SYMBOL`",
     "TIMEFRAME_UNKNOWN": "400: no such timeframe",

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from fks.api.execution import ACTIONS, canonical_hash, result_of, wrong
 from fks.api.order_entry import Draft, EntryAnswer, OrderEntry, OrderRequest, positive
-from fks.futures import check_entry, contract_of
+from fks.futures import contract_of
 from fks.model.order import OrderType
 from fks.model.signal import Signal
 from fks.model.untrusted import shown
@@ -87,9 +87,6 @@ class NinjaSignal:
         """
 
         async def make(principal: str, key: str, arrived_ns: int) -> Signal:
-            contract = contract_of(self.order.symbol)
-            if contract is not None and not must_reduce:
-                check_entry(contract, arrived_ns)
             until_ns = self.order.valid_until_ns or arrived_ns + VALID_S * 10**9
             order = replace(self.order, valid_until_ns=until_ns)
             return await entry.signal_of(order, principal, key, arrived_ns, instance=instance)

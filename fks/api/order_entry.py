@@ -10,6 +10,7 @@ the two, commits the same signal.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 
 from fks.clock import Clock
 from fks.config.settings import Settings
+from fks.futures import check_entry, contract_of
 from fks.model.account import Account, keeps_bracket
 from fks.model.backoff import Backoff
 from fks.model.codes import Code
@@ -279,7 +281,7 @@ class OrderEntry:
         try:
             key = await self._signals.derived_key(draft.principal, draft.body_hash, DERIVED_S)
             if key is None:
-                signal = await draft.signal(own)  # a wrong request claims no key
+                signal = await self._made(draft, own)  # a wrong request claims no key
                 key = await self._signals.claim_key(draft.principal, draft.body_hash, own, DERIVED_S)
         except OutageError as error:
             # the claim may be on disk, or that of an equal request may have been first: no key can be promised
@@ -302,7 +304,7 @@ class OrderEntry:
         signal_id = request_signal_id(draft.principal, key)
         record = await self._signals.get(signal_id)
         if record is None:
-            signal = signal or await draft.signal(key)
+            signal = signal or await self._made(draft, key)
             try:
                 is_new = bool(await self._signals.insert([signal], draft.body_hash))
             except OutageError as error:
@@ -321,6 +323,20 @@ class OrderEntry:
                 remedy="use a new key for a new order",
             )
         return record
+
+    async def _made(self, draft: Draft, key: str) -> Signal:
+        """Return the signal of `draft`, checked by `check_contract`. Errors: those of both."""
+        signal = await draft.signal(key)
+        await self.check_contract(signal, draft.arrived_ns)
+        return signal
+
+    @staticmethod
+    async def check_contract(signal: Signal, now_ns: int) -> None:
+        """Refuse an entry at NinjaTrader in a past contract, before a missing price is the reason of its denial.
+
+        Errors: InputError CONTRACT_EXPIRED, naming the current contract."""
+        if is_ninja(signal.venue) and not signal.is_exit and not signal.is_reduce_only:
+            await _check_contract(signal.symbol, now_ns)
 
     async def _read_back(self, signal: Signal, body_hash: str) -> SignalRecord:
         """Return the record of a signal that was committed just now; as it was sent while the database is away."""
@@ -414,8 +430,13 @@ class OrderEntry:
     ) -> Signal:
         """Return the signal of a request for `instance`, READY, on one of `accounts` (None: any).
 
-        Errors: InputError for an unknown account or symbol."""
-        account, instrument = await self._place(request, accounts)
+        Errors: InputError for an unknown account or symbol; of a past contract it names the current one."""
+        try:
+            account, instrument = await self._place(request, accounts)
+        except InputError as error:
+            if error.code == "SYMBOL_UNKNOWN":
+                await _check_contract(request.symbol.rpartition(":")[2], arrived_ns)
+            raise
         return Signal(
             id=request_signal_id(principal, key),
             source=f"principal:{principal}",
@@ -552,6 +573,12 @@ class OrderEntry:
             is_settled &= order is None or order.state not in (State.SENDING, State.INTENDED)
             found.append({"account": account.name, "venue": account.venue} | _answer(copy, order).body)
         return found, is_settled
+
+
+async def _check_contract(symbol: str, now_ns: int) -> None:
+    """Refuse an expired or rolled futures contract. Errors: those of `check_entry`."""
+    if (contract := contract_of(symbol)) is not None:
+        await asyncio.to_thread(check_entry, contract, now_ns)  # the first one loads a calendar, for seconds
 
 
 def _is_further(account: Account, request: OrderRequest) -> bool:

@@ -199,8 +199,10 @@ class Webhooks:
         """Return the signal that a message would become. Nothing is committed, nothing is counted. Errors: those of
         `take` but the quota."""
         request = self.check(webhook, body, None)
-        caller = webhook.principal
-        return await self._execution.signal_of(request, caller, "rehearsal", self._clock.now_ns(), instance=caller)
+        caller, now_ns = webhook.principal, self._clock.now_ns()
+        signal = await self._execution.signal_of(request, caller, "rehearsal", now_ns, instance=caller)
+        await self._entry.check_contract(signal, now_ns)
+        return signal
 
     def check(self, webhook: Webhook, body: Mapping[str, object], address: str | None) -> ExecutionRequest:
         """Return the request in a message. `address` None is not checked.

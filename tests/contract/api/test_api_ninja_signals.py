@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,39 @@ async def test_an_expired_contract_is_refused_and_the_current_one_named(gateway:
     assert (answer.status_code, answer.json()["code"]) == (422, "CONTRACT_EXPIRED")
     assert ES in answer.json()["remedy"]
     assert await rows(traded) == []
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+async def test_every_way_in_names_the_current_contract(
+    fks: Fks, gateway: Running, traded: Database, is_listed: bool
+) -> None:
+    if is_listed:
+        await traded.sql(
+            "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min, "
+            "multiplier) VALUES ('ninja', 'ES 03-25', 'ESH25', 'USD', 0.25, 1, 1, 10000, 0, 50)"
+        )
+    hook = {"name": "tv", "account": "nt", "symbols": ["ES 03-25"], "sizing": "payload", "size": "1"}
+    place = {"symbol": "ES 03-25", "account": "nt", "quantity": 1}
+    order = {**place, "side": "buy", "type": "market"}
+    message = {"symbol": "ES 03-25", "action": "buy", "quantity": 1, "timenow": datetime.now(UTC).isoformat()}
+    async with gateway.client() as client:
+        if is_listed:
+            secret = (await client.post("/webhooks", json=hook)).json()["secret"]
+            signal = {**message, "secret": secret}
+            ways = {"/webhook/tradingview": signal, "/webhooks/tv/test": message}
+        else:
+            ways = {"/signals/send": {**BODY, "instrument": "ES 03-25"}}
+        ways |= {"/orders": order, "/execute/signal": {**place, "action": "buy"}}
+        for path, body in ways.items():
+            answer = await client.post(path, json=body)
+            assert (answer.status_code, answer.json()["code"]) == (422, "CONTRACT_EXPIRED"), (path, answer.text)
+            assert answer.json()["remedy"] == f"the current contract is {ES}"
+        assert await rows(traded) == []
+        reducing = await client.post("/orders", json={**order, "reduce_only": True})
+        assert reducing.status_code == (202 if is_listed else 422), "an exit is never refused for its contract"
+    code, _, err = await fks("ninja", "send", "buy", "ES 03-25", "--price", "6000")
+    assert code != OK
+    assert f"the current contract is {ES}" in err
 
 
 @pytest.mark.parametrize(

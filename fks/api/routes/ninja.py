@@ -53,13 +53,14 @@ async def copies(
 
 @router.get("/connection/test", response_model=ConnectionView)
 async def connection(
-    gate: Gate, caller: Reader, group: Annotated[str | None, Query(description="default: the first one")] = None
+    gate: Gate, caller: Reader, group: Annotated[str | None, Query(description="default: the one that trades")] = None
 ) -> ExactJson:
     """Return whether the link of a NinjaTrader group is connected, and the address of its bridge: connected, host,
-    port, and error when it is not. `fks ninja test` makes a connection of its own."""
+    port, and error when it is not. Without a group it is the one that an order without an account goes to, or else the
+    first by name. `fks ninja test` makes a connection of its own."""
     ninja = gate.deps.settings.ninja
-    known = ninja.links()
-    name = group if group is not None else next(iter(sorted(known)), ninja.group)
+    known, traded = ninja.links(), ninja.traded()
+    name = group or (traded[0] if traded is not None else next(iter(sorted(known)), ninja.group))
     if group is not None and group not in known:
         raise Problem(404, "GROUP_UNKNOWN", f"there is no group {group}", remedy=f"known: {', '.join(known) or 'none'}")
     where = known.get(name) or ninja.single()

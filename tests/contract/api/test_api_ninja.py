@@ -85,6 +85,16 @@ async def test_the_connection_test_has_the_form_of_the_replaced_service(gateway:
         assert (await client.get("/api/v1/connection/test")).status_code == 401
 
 
+async def test_the_connection_test_is_of_the_group_that_trades(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, link: NinjaStore
+) -> None:
+    traded = {**GROUPS, "account": "Sim101", "account_group": "sim"}
+    rest = (database_url, redis_url, tmp_path)
+    async with running(seeded, *rest, ninja=traded) as gateway, gateway.client("read") as client:
+        body = (await client.get("/api/v1/connection/test")).json()
+    assert (body["group"], body["connected"], body["port"]) == ("sim", True, 8080), "apex is the first by name"
+
+
 async def test_ready_tells_connected_from_able_to_trade(gateway: Running, link: NinjaStore, seeded: Database) -> None:
     async def ready() -> dict[str, Any]:
         async with gateway.client(None) as client:

@@ -31,7 +31,7 @@ from fks.config.secrets import derived
 from fks.config.settings import Settings
 from fks.config.version import build_id
 from fks.model.errors import OutageError
-from fks.monitor.health import Health, RequestRate
+from fks.monitor.health import Health, RequestRate, absent_reasons
 from fks.monitor.replica import BEAT_S, ReplicaBeat
 from fks.process.log import Redactor
 from fks.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY, PrometheusMeter, parse_snapshot
@@ -94,7 +94,12 @@ class Gateway:
         self.meter = meter
         self.rate = RequestRate(deps.clock)
         self._row = ReplicaBeat(db, deps.clock, deps.name, deps.host, deps.config_version)
-        self.health = Health(deps.clock, self.rate, written_age_s=lambda: self._row.written_age_s)
+        self.health = Health(
+            deps.clock,
+            self.rate,
+            written_age_s=lambda: self._row.written_age_s,
+            absent=absent_reasons(deps.settings),
+        )
         users = UserStore(db, is_demo=deps.settings.is_demo)
         self.logins = Logins(users, deps.clock, deps.settings.auth, deps.session_key.get_secret_value())
         forward_key = derived(deps.session_key.get_secret_value(), "pages")

@@ -9,6 +9,7 @@ from typing import Any
 
 from fks import __version__
 from fks.clock import Clock
+from fks.config.settings import Settings
 from fks.model.errors import OutageError
 from fks.model.ninja import LinkRecord
 from fks.model.timeframe import iso
@@ -30,7 +31,8 @@ OWNER_SERVICES: dict[str, tuple[str, ...]] = {
     "fks_meta": ("meta",),
     "fks_web": ("pages",),
 }
-
+#: Those of them that may be off, or are not built: they are registered and shown without a component, too.
+OPTIONAL = ("fks_ai", "fks_ninja", "fks_meta")
 
 #: Age of the last committed write from which the database counts as down: on a full disk it still answers questions.
 WRITE_AGE_MAX_S = 5.0
@@ -66,13 +68,16 @@ class Health:
         rate: RequestRate,
         *,
         written_age_s: Callable[[], float],
+        absent: Mapping[str, str] = {},
         service: str = "fks",
         ttl_s: float = 1.0,
     ) -> None:
-        """`written_age_s` returns the age of this replica's last committed write, infinite before the first."""
+        """`written_age_s` returns the age of this replica's last committed write, infinite before the first. `absent`:
+        see `absent_reasons`."""
         self._clock = clock
         self._written_age_s = written_age_s
         self._rate = rate
+        self._absent = absent
         self._service = service
         self._ttl_s = ttl_s
         self._started = clock.monotonic()
@@ -93,13 +98,15 @@ class Health:
         """Return the owner's health document of one of OWNER_SERVICES.
 
         Its dependencies are the database, Redis and the kinds of components that it became, each with the worst status
-        of its members. Without a component, or without the database, it is down.
+        of its members. Without a component, or without the database, it is down; one that is off says why.
         """
         shared, components = await self._checked(db, bus)
         dependencies = {name: shared[name] for name in ("database", "redis")}
         members = [c for c in components if kind_of(c) in OWNER_SERVICES[service]]
         for kind in sorted({kind_of(c) for c in members}):
             dependencies[kind] = status_of([c for c in members if kind_of(c) == kind])
+        if not members and service in self._absent:
+            dependencies |= dict.fromkeys(OWNER_SERVICES[service], f"{DOWN}: {self._absent[service]}")
         status = DOWN if not members or status_of(members) == DOWN else worst(dependencies)
         since = [c["since"].timestamp() for c in members if c["state"] in WELL and c["since"] is not None]
         up_s = max(self._clock.now_ns() / 1e9 - max(since), 0.0) if since else 0.0
@@ -203,15 +210,28 @@ def status_of(members: Sequence[Mapping[str, Any]]) -> str:
     return DEGRADED if any(c["state"] in WELL or c["state"] == DEGRADED for c in members) else DOWN
 
 
-def owner_services(components: list[dict[str, Any]], timestamp: str) -> list[dict[str, Any]]:
-    """Return the components grouped under the owner's service names; a service without components is left out."""
+def absent_reasons(settings: Settings) -> dict[str, str]:
+    """Return for each of OPTIONAL why it has no component, where it has none."""
+    ninja = "nothing of it runs, see 'fks status'"
+    if not settings.ninja.links():
+        ninja = "ninja.enabled is false, and there is no table [ninja.groups.NAME]"
+    return dict(zip(OPTIONAL, ("FKS has no models yet", ninja, "MetaTrader 5 is not built yet"), strict=True))
+
+
+def owner_services(
+    components: list[dict[str, Any]], timestamp: str, absent: Mapping[str, str] = {}
+) -> list[dict[str, Any]]:
+    """Return the components grouped under the owner's service names.
+
+    A service without components is left out, unless it is one of `absent` (see `absent_reasons`): then it is down.
+    """
     found = []
     for service, prefixes in OWNER_SERVICES.items():
         members = [c for c in components if kind_of(c) in prefixes]
-        if not members:
+        if not members and service not in absent:
             continue
         bad = [c["name"] for c in members if c["state"] not in WELL]
-        status = status_of(members)
+        status = status_of(members) if members else DOWN
         found.append(
             {
                 "id": service,
@@ -220,6 +240,7 @@ def owner_services(components: list[dict[str, Any]], timestamp: str) -> list[dic
                 "status": status,
                 "components": [c["name"] for c in members],
                 "unhealthy": bad,
+                "because": [] if members else [absent[service]],
                 "last_check": timestamp,
             }
         )

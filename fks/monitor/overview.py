@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fks.clock import Clock
+from fks.config.settings import Settings
 from fks.model.timeframe import iso
 from fks.monitor.deep import FRESH_S
-from fks.monitor.health import owner_services
+from fks.monitor.health import absent_reasons, owner_services
 from fks.monitor.registry import Registry
 from fks.monitor.status import assemble
 from fks.monitor.statuses import HEALTHY, UNKNOWN, Dependency, rolled_up
@@ -21,14 +22,16 @@ _OF_SYSTEM = {"healthy": "healthy", "starting": "degraded", "degraded": "degrade
 _COUNTED = ("healthy", "degraded", "down")
 
 
-async def overview(db: Database, clock: Clock) -> dict[str, Any]:
-    """Return status, timestamp, services, checks, summary and reasons. Errors: OutageError."""
+async def overview(db: Database, clock: Clock, settings: Settings) -> dict[str, Any]:
+    """Return status, timestamp, services, checks, summary and reasons. Services that are off are there, too. Errors:
+    OutageError."""
     system = await assemble(db)
     timestamp = iso(clock.now_ns())
     registry = Registry(db)
     latest = {row["service"]: dict(row) for row in await db.fetch("registry.latest_checks", FRESH_S)}
     dependencies = await registry.dependencies()
-    services = [{**row, "kind": "service"} for row in owner_services(system["components"], timestamp)]
+    own_services = owner_services(system["components"], timestamp, absent_reasons(settings))
+    services = [{**row, "kind": "service"} for row in own_services]
     names = {row["name"] for row in services}
     services += [_external(row, latest.get(row["name"])) for row in await registry.list() if row["kind"] == "external"]
     names |= {row["name"] for row in services}
@@ -38,7 +41,7 @@ async def overview(db: Database, clock: Clock) -> dict[str, Any]:
         name, found = row["name"], latest.get(row["name"])
         row |= {
             "status": rolled[name].status,
-            "because": list(rolled[name].because),
+            "because": [*row.get("because", ()), *rolled[name].because],
             "depends_on": _needs(name, dependencies, own),
             "uptime": {} if found is None else found["detail"].get("uptime", {}),
             "is_flapping": found is not None and bool(found["detail"].get("is_flapping")),

@@ -15,7 +15,7 @@ from typing import Any
 
 from fks import __version__
 from fks.model.errors import InputError
-from fks.monitor.health import OWNER_SERVICES, kind_of
+from fks.monitor.health import OPTIONAL, OWNER_SERVICES, kind_of
 from fks.monitor.hosts import addresses_of, checked_path
 from fks.monitor.statuses import Dependency
 from fks.store.db import Querier
@@ -130,15 +130,17 @@ def unknown(name: str) -> InputError:
 
 
 def own_rows(components: Sequence[Mapping[str, Any]], nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of our own services, components and nodes. A service without a component is left out.
+    """Return the rows of our own services, components and nodes. A service without a component is left out,
+    unless it is one of OPTIONAL.
 
     `age_s`: since the last heartbeat.
     """
     found: list[dict[str, Any]] = []
     for service, kinds in OWNER_SERVICES.items():
         ages = [_age_s(c["heartbeat_age_ms"]) for c in components if kind_of(c) in kinds]
-        if ages:
-            found.append(_row(service, "service", service.removeprefix("fks_"), [], "", __version__, min(ages)))
+        if ages or service in OPTIONAL:
+            age_s = min(ages, default=_age_s(None))
+            found.append(_row(service, "service", service.removeprefix("fks_"), [], "", __version__, age_s))
     for component in components:
         kind = kind_of(component)
         services = [service for service, kinds in OWNER_SERVICES.items() if kind in kinds]

@@ -18,7 +18,7 @@ from fks.api.routing import Router
 from fks.model.timeframe import iso
 from fks.model.untrusted import parse
 from fks.monitor.deep import DeepChecks
-from fks.monitor.health import OWNER_SERVICES
+from fks.monitor.health import OPTIONAL, OWNER_SERVICES
 from fks.monitor.overview import history_of, overview, summary_of
 from fks.monitor.registry import Registration, Registry, unknown
 from fks.monitor.status import component_view, node_view
@@ -105,7 +105,7 @@ async def registry(gate: Gate, caller: Reader) -> ExactJson:
     grouped = {
         service: [row["name"] for row in shown if service in row["services"]]
         for service in OWNER_SERVICES
-        if any(service in row["services"] for row in shown)
+        if service in OPTIONAL or any(service in row["services"] for row in shown)
     }
     return ExactJson({"services": shown, "groups": grouped, "count": len(shown)})
 
@@ -199,7 +199,7 @@ async def register_own(gate: Gateway) -> list[str]:
 
 
 async def _health(gate: Gateway) -> dict[str, Any]:
-    return await overview(gate.db, gate.deps.clock)
+    return await overview(gate.db, gate.deps.clock, gate.deps.settings)
 
 
 def _summary(found: dict[str, Any]) -> dict[str, Any]:

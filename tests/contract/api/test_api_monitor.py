@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from fks.cli.base import OK
+from fks.monitor.health import OWNER_SERVICES
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running
@@ -69,8 +71,10 @@ async def test_an_empty_body_registers_our_services_again(gateway: Running, part
         answer = await client.post("/monitor/api/discover/", content=body)
         assert answer.json() == {
             "success": True,
-            "registered": 5,
-            "services": ["fks_main", "fks_api", "fks_data", "fks_execution", "fks_web"],
+            "registered": 8,
+            "services": [
+                *("fks_main", "fks_api", "fks_ai", "fks_data", "fks_execution", "fks_ninja", "fks_meta", "fks_web"),
+            ],
         }
         found = (await client.get("/monitor/api/registry/")).json()
         drawn = (await client.get("/api/status")).json()["tree"]
@@ -85,6 +89,37 @@ async def test_an_empty_body_registers_our_services_again(gateway: Running, part
     kinds = {row["name"]: row["kind"] for row in found["services"]}
     assert (kinds["supervisor"], kinds["fks_main"]) == ("component", "service")
     assert found["count"] == len(found["services"])
+
+
+async def test_services_that_are_off_are_down_with_the_reason(gateway: Running, fks: Fks, parts: Database) -> None:
+    reasons = {
+        "fks_ai": "FKS has no models yet",
+        "fks_ninja": "ninja.enabled is false, and there is no table [ninja.groups.NAME]",
+        "fks_meta": "MetaTrader 5 is not built yet",
+    }
+    async with gateway.client("admin") as client:
+        await client.post("/monitor/api/discover/")
+        await client.post("/monitor/api/check/")
+        found = (await client.get("/monitor/api/registry/")).json()
+        health = (await client.get("/monitor/api/health/")).json()
+        rows = {row["name"]: row for row in health["services"]}
+        for name, reason in reasons.items():
+            assert {row["name"]: row["status"] for row in found["services"]}[name] == "down"
+            assert found["groups"][name] == rows[name]["components"] == []
+            assert (rows[name]["status"], rows[name]["because"]) == ("down", [reason])
+            one = (await client.get(f"/monitor/api/health/{name}/")).json()
+            assert (one["status"], one["because"], one["history"]) == ("down", [reason], []), "it is no outage"
+            answer = await client.get(f"/{name}/health")
+            assert (answer.status_code, answer.json()["status"]) == (503, "down")
+            needs = dict.fromkeys(OWNER_SERVICES[name], f"down: {reason}")
+            assert answer.json()["dependencies"] == {"database": "healthy", "redis": "healthy", **needs}
+        assert health["summary"]["down"] == 3
+    async with gateway.client(None) as client:
+        dashboard = (await client.get("/health/dashboard/")).json()
+    assert {row["id"]: row["status"] for row in dashboard["services"]}.items() >= dict.fromkeys(reasons, "down").items()
+    code, out, _ = await fks("monitor")
+    assert code == OK
+    assert "ninja.enabled is false" in out
 
 
 ATTACKS = [

@@ -101,6 +101,9 @@ async def test_ready_tells_connected_from_able_to_trade(gateway: Running, link: 
             body: dict[str, Any] = (await client.get("/fks_ninja/ready")).json()
         return body
 
+    async with gateway.client(None) as client:
+        body = (await client.get("/fks_ninja/health")).json()
+    assert (body["status"], body["dependencies"]["ninja"]) == ("down", "down: nothing of it runs, see 'fks status'")
     await seeded.sql(
         "INSERT INTO component_health (name, kind, state, pid, beat_at, since, detail) VALUES"
         " ('ninja:sim','actor','ready',1,now(),now(),'{}')"

@@ -342,7 +342,7 @@ async def test_the_owners_monitor_paths_group_components_under_their_services(
         assert texts["fks_data"] == "healthy"
         assert texts["fks_execution"] == "degraded"
         assert (await client.get("/monitor/api/health/fks_data/")).json()["components"] == ["collector:binance"]
-        assert (await client.get("/monitor/api/health/fks_ninja/")).status_code == 404
+        assert (await client.get("/monitor/api/health/fks_web/")).status_code == 404
         assert (await client.get("/monitor/api/services/")).json()["count"] == len(body["services"])
         assert (await client.get("/monitor/api/ping/")).json()["status"] == "ok"
         assert (await client.get("/health/dashboard/", headers={"Accept": "*/*"})).json()["services"]

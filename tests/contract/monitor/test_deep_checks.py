@@ -177,12 +177,16 @@ async def test_what_runs_registers_itself_and_leaves_the_registry(database: Data
         "fks_main": "service",
         "fks_api": "service",
         "fks_data": "service",
+        "fks_ai": "service",
+        "fks_ninja": "service",
+        "fks_meta": "service",
         "node:head": "node",
         "supervisor": "component",
         "collector:binance": "component",
         "gateway:0": "component",
     }
     assert rows["gateway:0"]["services"] == ["fks_api"]
+    assert not {"fks_ai", "fks_ninja", "fks_meta"} & set((await checks.run()).checks), "what is off is no outage"
     assert rows["collector:binance"]["version"] == "9"
     await database.sql("DELETE FROM component_health WHERE name = 'collector:binance'")
     await checks.run()

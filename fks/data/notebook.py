@@ -295,7 +295,8 @@ def get_sync_status(
     symbol: str | None = None, timeframe: str | None = None, *, exchange: str | None = None
 ) -> list[Record]:
     """Return the state of the syncs of a symbol (of all without one): symbol, timeframe, exchange, sync_status
-    (pending, running, done, failed), oldest, newest, candles, revision, error, last_sync_at."""
+    (pending, running, done, failed; collected or stored where bars came without a sync), error, last_sync_at, and what
+    is stored now: oldest, newest, candles, revision."""
     from fks.bars.aggregate import length_of
 
     rows = session().run(lambda db: ReadingStore(db).sync_status(symbol, timeframe, exchange))

@@ -123,7 +123,8 @@ class ReadingStore:
     async def sync_status(
         self, symbol: str | None = None, timeframe: str | None = None, exchange: str | None = None
     ) -> list[dict[str, Any]]:
-        """Return the state of syncs, by symbol; `symbol` in any spelling, one without a sync has no rows."""
+        """Return the state of syncs, by symbol; `symbol` in any spelling. A stored series without a sync is `collected`
+        when its asset is, else `stored`."""
         wanted = None if symbol is None else folded(symbol)
         return [dict(row) for row in await self._db.fetch("reading.sync_status", wanted, timeframe, exchange)]
 

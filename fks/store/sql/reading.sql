@@ -71,11 +71,12 @@ SELECT min(time) FROM (
      ORDER BY time DESC LIMIT $5) newest;
 
 -- name: sync_status
--- Give how syncs stand, of all or of one folded symbol, with what their series hold now.
-SELECT y.symbol, y.timeframe, y.exchange, y.sync_status, COALESCE(s.oldest, y.oldest) AS oldest,
-       COALESCE(s.newest, y.newest) AS newest, COALESCE(s.candles, y.candles) AS candles, COALESCE(s.revision, 0) AS revision,
-       y.error, y.last_sync_at, y.updated_at
-  FROM sync_status y LEFT JOIN series s USING (exchange, symbol, timeframe)
- WHERE ($1::text IS NULL OR translate(upper(y.symbol), '/-', '') = $1) AND ($2::text IS NULL OR y.timeframe = $2)
-   AND ($3::text IS NULL OR y.exchange = $3)
- ORDER BY y.symbol, y.exchange, y.timeframe;
+-- Give how syncs stand, of all or of one folded symbol, and the series without a sync, with what is stored of each now.
+SELECT symbol, timeframe, exchange, COALESCE(y.sync_status, CASE WHEN a.is_enabled THEN 'collected' ELSE 'stored' END) AS sync_status,
+       s.oldest, s.newest, COALESCE(s.candles, 0) AS candles, COALESCE(s.revision, 0) AS revision,
+       y.error, y.last_sync_at, COALESCE(y.updated_at, s.updated_at) AS updated_at
+  FROM sync_status y FULL JOIN series s USING (exchange, symbol, timeframe) LEFT JOIN assets a USING (exchange, symbol)
+ WHERE (y.symbol IS NOT NULL OR s.candles > 0)
+   AND ($1::text IS NULL OR translate(upper(symbol), '/-', '') = $1) AND ($2::text IS NULL OR timeframe = $2)
+   AND ($3::text IS NULL OR exchange = $3)
+ ORDER BY symbol, exchange, timeframe;

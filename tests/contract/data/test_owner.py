@@ -129,6 +129,27 @@ async def test_every_old_python_call_runs_unchanged(stored: Database, notebook: 
     assert orders[0][0] == 0, "record_trade sends nothing"
 
 
+async def test_sync_status_shows_what_is_stored_without_a_sync(stored: Database, notebook: Any) -> None:
+    def shown() -> list[tuple[str, str, int]]:
+        exec(PYTHON["status"], notebook)
+        return [(row.timeframe, row.sync_status, row.candles) for row in notebook["status"]]
+
+    assert shown() == [("1h", "stored", 1440)]
+    await stored.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', 'BTCUSDT')")
+    await stored.sql("INSERT INTO sync_status (symbol, timeframe) VALUES ('BTCUSDT', '4h')")
+    assert shown() == [("1h", "collected", 1440), ("4h", "pending", 0)]
+    oldest, newest = (await stored.sql("SELECT min(time), max(time) FROM ohlcv_data"))[0]
+    assert (notebook["status"][0].oldest, notebook["status"][0].newest) == (oldest, newest)
+    assert (notebook["status"][0].error, notebook["status"][0].last_sync_at) == (None, None)
+    await stored.sql(
+        "UPDATE sync_status SET sync_status = 'done', oldest = $1, newest = $2, candles = 360", oldest, newest
+    )
+    await stored.sql("DELETE FROM ohlcv_data")
+    assert shown() == [("4h", "done", 0)]
+    assert (notebook["status"][0].oldest, notebook["status"][0].newest) == (None, None)
+    assert notebook["get_sync_status"]("ETHUSDT") == []
+
+
 async def test_the_service_call_fetches_the_history(
     database: Database, notebook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

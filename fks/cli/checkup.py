@@ -126,7 +126,7 @@ def _settings(paths: Paths) -> tuple[Settings | None, Check]:
         first, _, rest = str(error).partition("\n")
         return None, Check("settings", "fail", first, rest.strip() or "see 'fks config check'")
     source = paths.config_file if paths.config_file.exists() else "defaults and the environment"
-    if lines := list(warnings_of(loaded.settings, loaded.sources)):
+    if lines := [*loaded.warnings, *warnings_of(loaded.settings, loaded.sources)]:
         remedy = "remove them, or see 'fks config check'"
         return loaded.settings, Check("settings", "warn", f"{source}; {'; '.join(lines)}", remedy)
     return loaded.settings, Check("settings", "ok", str(source))

@@ -89,7 +89,7 @@ def check(ctx: click.Context, as_json: bool) -> None:
         "home": str(paths.home),
         "hash": config_hash(loaded.settings),
         "files": [str(f) for f in loaded.files],
-        "warnings": list(warnings_of(loaded.settings, loaded.sources)),
+        "warnings": [*loaded.warnings, *warnings_of(loaded.settings, loaded.sources)],
     }
     emit(answer, as_json=as_json, schema="fks.config.check/1")
     if not as_json:

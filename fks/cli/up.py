@@ -185,7 +185,7 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
     if not is_json:
         screen.line(click.style(f"FKS starts in {site.paths.home}", bold=True))
         loaded = load(site.paths.home)
-        for line in warnings_of(loaded.settings, loaded.sources):
+        for line in (*loaded.warnings, *warnings_of(loaded.settings, loaded.sources)):
             screen.line(f"{click.style('warning:', fg='yellow')} {line}")
     spinner = asyncio.create_task(screen.spin())
     try:

@@ -21,7 +21,7 @@ from fks.config import aliases, toml
 from fks.config.check import problems_of
 from fks.config.paths import Paths
 from fks.config.problems import Source, WrongSetting, did_you_mean, joined
-from fks.config.secrets import wrong_passwords
+from fks.config.secrets import ignored_passwords, wrong_passwords
 from fks.config.settings import Section, Settings
 from fks.model.errors import ConfigError
 from fks.model.instrument import folded
@@ -35,11 +35,13 @@ SHORT_NAMES: dict[str, Key] = {"FKS_CORS_ORIGINS": ("http", "cors_origins")}
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Checked settings, the source of each that is not a default, and the files that were read."""
+    """Checked settings, the source of each that is not a default, the files that were read, and warnings about what
+    was ignored."""
 
     settings: Settings
     sources: Mapping[Key, Source]
     files: tuple[Path, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def load_settings(home: str | Path | None = None) -> Settings:
@@ -70,7 +72,8 @@ def load(home: str | Path | None = None, environ: Mapping[str, str] | None = Non
     _take(values, sources, ours)
     external = {f"{server}_password" for server, url in SERVERS.items() if url in values}
     given = aliases.embedded(names)
-    problems += wrong_passwords(paths, {secret: given[secret] for secret in given.keys() - external})
+    ignored = ignored_passwords({secret: given[secret] for secret in given.keys() - external})
+    problems += wrong_passwords(paths, {secret: given[secret] for secret in given.keys() - external - ignored.keys()})
     settings = _validate(paths, values, sources, problems)
     if settings is not None:
         settings = _expand_symbols(settings, sources)
@@ -78,7 +81,7 @@ def load(home: str | Path | None = None, environ: Mapping[str, str] | None = Non
     if problems:
         raise ConfigError(joined(problems))
     assert settings is not None
-    return Loaded(settings, sources, tuple(files))
+    return Loaded(settings, sources, tuple(files), tuple(map(str, ignored.values())))
 
 
 def env_name(section: str, key: str) -> str:
@@ -120,9 +123,11 @@ def _take(values: dict[Key, Any], sources: dict[Key, Source], given: Mapping[Key
 
 
 def given_passwords(paths: Paths, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the passwords that the environment or `.env` give for the embedded servers, by the name of our secret."""
+    """Return the passwords that the environment or `.env` give for the embedded servers, by the name of our secret.
+    One that is ignored is left out."""
     names, _ = names_of(paths, os.environ if environ is None else environ, [])
-    return {secret: value for secret, (value, _) in aliases.embedded(names).items()}
+    given = aliases.embedded(names)
+    return {secret: given[secret][0] for secret in given.keys() - ignored_passwords(given).keys()}
 
 
 def names_of(

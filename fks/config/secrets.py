@@ -239,6 +239,28 @@ def check_given(what: str, value: str) -> None:
         )
 
 
+def ignored_passwords(given: Mapping[str, tuple[str, Source]]) -> dict[str, WrongSetting]:
+    """Return a warning for a Redis password that is too weak for the embedded server, by the name of our secret.
+
+    The server has a strong one of its own then. It holds no data and has no port, so a start need not fail for it.
+    """
+    for name, (value, source) in given.items():
+        try:
+            if name == "redis_password":
+                check_given("it", value)
+        except ConfigError as error:
+            text = f"is ignored, the embedded server has its own: {error.message}"
+            return {name: WrongSetting(source.name, source, text, _remedy(source))}
+    return {}
+
+
+def _remedy(source: Source) -> str:
+    """Return what to do about a password that is not the embedded server's."""
+    is_file = not source.text.startswith("env ")
+    remedy = "run 'fks security-setup': it writes the right one there" if is_file else "unset it"
+    return f"{remedy}; set {source.name.replace('PASSWORD', 'HOST')} for an external server"
+
+
 def wrong_passwords(paths: Paths, given: Mapping[str, tuple[str, Source]]) -> list[WrongSetting]:
     """Return a problem for each password given for an embedded server that is not its password, or cannot become it.
 
@@ -260,10 +282,7 @@ def wrong_passwords(paths: Paths, given: Mapping[str, tuple[str, Source]]) -> li
             except ConfigError as error:
                 text = f"cannot be the embedded server's password: {error.message}"
         if text:
-            host = source.name.replace("PASSWORD", "HOST")
-            is_file = not source.text.startswith("env ")
-            remedy = "run 'fks security-setup': it writes the right one there" if is_file else "unset it"
-            problems.append(WrongSetting(source.name, source, text, f"{remedy}; set {host} for an external server"))
+            problems.append(WrongSetting(source.name, source, text, _remedy(source)))
     return problems
 
 

@@ -146,6 +146,31 @@ def test_a_weak_password_is_refused_before_there_is_a_server(home: Path) -> None
         assert weak not in str(caught.value)
 
 
+def test_a_weak_password_of_the_embedded_redis_is_a_warning(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = Paths.of(home)
+    for weak in ("hunter2hunter2", "x" * 40, REDIS + '"'):
+        _paste(home, f"REDIS_PASSWORD={weak}\n")
+        for _ in range(2):  # before the server is made, and with its own password afterwards
+            loaded = load(home, {})
+            (warning,) = loaded.warnings
+            assert warning.startswith(
+                "REDIS_PASSWORD (.env:1 REDIS_PASSWORD): is ignored, the embedded server has its own: it "
+            )
+            assert "security-setup" in warning
+            assert "REDIS_HOST" in warning
+            assert weak not in warning
+            assert loaded.sources == given_passwords(paths, {}) == {}
+            ensure_secrets(paths, given=given_passwords(paths, {}))
+        assert load_secrets(paths).redis_password.get_secret_value() != weak
+    assert run(cli, ["config", "check", "--json"]) == OK
+    assert json.loads(capsys.readouterr().out)["warnings"] == list(load(home, {}).warnings)
+    assert run(cli, ["security-setup"]) == OK
+    assert load(home, {}).warnings == (), "it wrote the server's own"
+    with pytest.raises(ConfigError, match="is not the embedded server's password"):
+        load(home, {"REDIS_PASSWORD": REDIS})
+    assert load(home, {"REDIS_PASSWORD": "short", "REDIS_HOST": "localhost"}).warnings == ()
+
+
 def test_a_password_beside_the_address_of_an_external_server_is_that_servers(home: Path) -> None:
     ensure_secrets(Paths.of(home))
     url = "postgresql://me:quite-long-enough@localhost/x"

@@ -193,7 +193,7 @@ def test_off_the_host_the_owners_names_mean_tls(home: Path) -> None:
     assert "TLS is required" in _refused(home, {**env, "POSTGRES_SSL_ENABLED": "false"})
 
 
-@pytest.mark.parametrize("name", ["POSTGRES_PASSWORD", "POSTGRES_DB", "REDIS_PASSWORD"])
+@pytest.mark.parametrize("name", ["POSTGRES_PASSWORD", "POSTGRES_DB", "REDIS_PORT"])
 def test_a_server_name_without_a_host_is_no_guess(home: Path, name: str) -> None:
     output = _refused(home, {name: "anything"})
     assert name in output

@@ -111,7 +111,7 @@ class Gateway:
             forward_key,
             reads_on_loopback=deps.settings.reads_on_loopback,
         )
-        self.limits = Limits(bus, deps.settings.auth)
+        self.limits = Limits(bus, deps.settings.auth, meter)
         self.idempotency = Idempotency(bus, deps.session_key.get_secret_value())
         self.audit = Auditing(AuditStore(db), deps.log)
         self.hub = Hub(bus, deps.clock, deps.log)

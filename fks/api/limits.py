@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from fks.api import policy
 from fks.api.problems import Problem
 from fks.config.settings import Auth
+from fks.model.ports import Meter
 from fks.store.bus import Bus
 from fks.store.tokens import Principal
 
@@ -73,9 +74,10 @@ class Allowance:
 class Limits:
     """Counts requests. Holds no state: all replicas share Redis."""
 
-    def __init__(self, bus: Bus, settings: Auth) -> None:
+    def __init__(self, bus: Bus, settings: Auth, meter: Meter) -> None:
         self._bus = bus
         self._settings = settings
+        self._meter = meter
 
     async def take(
         self, connection: HTTPConnection, principal: Principal, route: policy.Route, scope: str
@@ -123,6 +125,8 @@ class Limits:
         state = connection.scope.setdefault("state", {})
         state["allowance"] = found
         if not found.is_allowed:
+            bucket = "anonymous" if scope == "open" else key.partition(":")[0]
+            self._meter.count("fks_rate_limited_total", bucket=bucket)
             refusal = Problem(
                 429,
                 "RATE_LIMITED",

@@ -111,6 +111,12 @@ METRICS: dict[str, Metric] = {
             ("code",),
             "callers refused (401, 403, 421, 429), by problem code",
         ),
+        Metric(
+            "fks_rate_limited_total",
+            "counter",
+            ("bucket",),
+            "requests past a rate limit, by what was used up; `anonymous`: without a token",
+        ),
         Metric("fks_websocket_clients", "gauge", (), "open websockets of a gateway replica"),
         Metric("fks_account_pnl_day", "gauge", ("account",), "profit or loss of the day, in the account's currency"),
         Metric("fks_account_exposure", "gauge", ("account",), "value of what is held, long and short added up"),
@@ -124,8 +130,16 @@ METRICS: dict[str, Metric] = {
         Metric("fks_loop_lag_seconds", "gauge", (), "longest delay of the event loop since the last snapshot"),
         Metric("fks_process_cpu_seconds_total", "counter", (), "processor time of the process"),
         Metric("fks_process_memory_bytes", "gauge", (), "resident memory of the process"),
+        Metric(
+            "fks_process_files_ratio", "gauge", (), "open files and sockets of the process, as a share of its limit"
+        ),
         Metric("fks_snapshots_total", "counter", (), "snapshots that the process has published"),
         Metric("fks_disk_free_bytes", "gauge", (), "free space where FKS_HOME is, on the head"),
+        Metric(
+            "fks_database_connections_ratio", "gauge", (), "connections to the database server, as a share of its limit"
+        ),
+        Metric("fks_backup_age_seconds", "gauge", (), "age of the newest backup, when last looked"),
+        Metric("fks_certificate_days", "gauge", (), "days until the certificate that ends first, when last looked"),
         Metric(
             "fks_clock_offset_seconds",
             "gauge",

@@ -18,6 +18,7 @@ from fks.model.ports import Meter
 from fks.model.timeframe import to_datetime
 from fks.monitor.alerts import NewAlerts, message_of, settle_what_is_over
 from fks.monitor.guard import Guard
+from fks.monitor.measures import Check
 from fks.monitor.statuses import DOWN
 from fks.process.self_checks import stuck_problem
 from fks.runtime import SNAPSHOTS, SNAPSHOTS_TTL_S, Component
@@ -84,11 +85,9 @@ class Watcher:
             look = await self._guard.call("checks", checks.run)
             if look is None:
                 continue
-            clock = look.checks.get("clock")
-            if clock is not None and "offset_ms" in clock.detail:
-                c.meter.gauge("fks_clock_offset_seconds", -clock.detail["offset_ms"] / 1000, source="ntp")
-            else:  # an old distance says nothing
-                c.meter.remove("fks_clock_offset_seconds", source="ntp")
+            check_metrics(c.meter, look.checks)
+            with contextlib.suppress(OutageError):
+                c.meter.gauge("fks_database_connections_ratio", await c.db.fetchval("monitor.connections_ratio"))
             down = sorted(name for name, found in look.reported.items() if found.status == DOWN)
             if look.reported and down != before:
                 if down:
@@ -216,6 +215,25 @@ def host_metrics(meter: Meter, home: Path) -> None:
     """Set the gauges of this machine."""
     with contextlib.suppress(OSError):
         meter.gauge("fks_disk_free_bytes", float(shutil.disk_usage(home).free))
+
+
+#: metric, the check that measures it, the key of its detail, the factor to the metric's unit, labels
+_MEASURED: tuple[tuple[str, str, str, float, dict[str, str]], ...] = (
+    ("fks_clock_offset_seconds", "clock", "offset_ms", -0.001, {"source": "ntp"}),
+    ("fks_backup_age_seconds", "backup", "age_h", 3600.0, {}),
+    ("fks_certificate_days", "certificate", "days_left", 1.0, {}),
+)
+
+
+def check_metrics(meter: Meter, checks: Mapping[str, Check]) -> None:
+    """Set the gauges of measured values of the deep checks. One that was not measured is forgotten: an old value says
+    nothing."""
+    for name, check, key, factor, labels in _MEASURED:
+        value = checks[check].detail.get(key) if check in checks else None
+        if value is None:
+            meter.remove(name, **labels)
+        else:
+            meter.gauge(name, factor * float(value), **labels)
 
 
 def _object(kept: bytes) -> dict[str, Any] | None:

@@ -63,7 +63,9 @@ class PrometheusMeter:
         """Forget a gauge's series; harmless when there is none."""
         row = self._row(name, "gauge", labels)
         instrument = self._instruments.get(name)
-        if instrument is not None:
+        if instrument is not None and not row.labels:
+            self._registry.unregister(self._instruments.pop(name))
+        elif instrument is not None:
             with contextlib.suppress(KeyError):
                 instrument.remove(*(labels[label] for label in row.labels))
 

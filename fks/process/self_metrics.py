@@ -1,7 +1,9 @@
-"""Metrics that every process reports of itself: its build, memory, processor time, and the lag of its event loop."""
+"""Metrics that every process reports of itself: its build, memory, open files, processor time, and the lag of its
+event loop."""
 
 from __future__ import annotations
 
+import resource
 import time
 
 import psutil
@@ -28,6 +30,9 @@ class SelfMetrics:
         self._meter.count("fks_process_cpu_seconds_total", cpu_s - self._cpu_s)
         self._cpu_s = cpu_s
         self._meter.gauge("fks_process_memory_bytes", float(self._process.memory_info().rss))
+        files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if files_max != resource.RLIM_INFINITY:
+            self._meter.gauge("fks_process_files_ratio", self._process.num_fds() / files_max)
         self._meter.gauge("fks_loop_lag_seconds", self._lag_s)
         self._meter.count("fks_snapshots_total")
         self._lag_s = 0.0

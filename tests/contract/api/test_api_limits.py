@@ -56,6 +56,8 @@ async def test_the_thousand_and_first_read_is_refused_and_cancel_is_not(
         assert (statuses.count(200), statuses[-1]) == (999, 429)
         refused = await client.get("/assets")
         assert (refused.json()["code"], refused.headers["ratelimit-remaining"]) == ("RATE_LIMITED", "0")
+        metrics = gateway.app.state.gateway.meter.snapshot()
+        assert metrics['fks_rate_limited_total{bucket="requests"}'] == 2
         assert 0 < int(refused.headers["retry-after"]) <= 3600
         assert (await client.delete(f"/orders/{made.json()['id']}")).status_code == 409
         for path in ("/orders", f"/orders/{made.json()['id']}", "/positions", "/fills", "/kill"):

@@ -96,6 +96,7 @@ async def test_distance_from_ntp_is_a_metric(
         running = asyncio.create_task(monitor.run())
         try:
             await until(lambda: abs(meter.total("fks_clock_offset_seconds", source="ntp") - 10.0) < 1.0)
+            await until(lambda: 0 < meter.total("fks_database_connections_ratio") < 1)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

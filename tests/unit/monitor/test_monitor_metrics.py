@@ -12,6 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from fks.clock import FakeClock
 from fks.model.errors import BugError
 from fks.model.metrics import METRICS
+from fks.monitor import measures
+from fks.monitor.watcher import check_metrics
 from fks.process.metrics import (
     SILENT_S,
     Merger,
@@ -171,6 +173,16 @@ def test_a_removed_gauge_vanishes_and_again_is_harmless() -> None:
         meter.remove("fks_feed_age_seconds", coin="A")
 
 
+def test_what_the_deep_checks_measured_is_a_metric_until_it_is_not_measured() -> None:
+    meter = PrometheusMeter("monitor")
+    backup = measures.backup(12.0, max_h=48.0, is_own_server=True)
+    certificate = measures.certificate(9.5, None, min_days=14, file="x.pem")
+    check_metrics(meter, {"backup": backup, "certificate": certificate})
+    assert meter.snapshot() == {"fks_backup_age_seconds": 43_200.0, "fks_certificate_days": 9.5}
+    check_metrics(meter, {"backup": measures.backup(None, max_h=48.0, is_own_server=True)})
+    assert meter.snapshot() == {}
+
+
 async def test_a_process_reports_its_build_memory_and_loop_lag() -> None:
     clock, meter = LateClock(), PrometheusMeter("x")
     own = SelfMetrics(meter, clock, "1.2")
@@ -178,6 +190,7 @@ async def test_a_process_reports_its_build_memory_and_loop_lag() -> None:
     first = meter.snapshot()
     assert first['fks_build_info{version="1.2"}'] == 1
     assert first["fks_process_memory_bytes"] > 1e6
+    assert 0 < first["fks_process_files_ratio"] < 1
     assert first["fks_loop_lag_seconds"] == 0
     await own.sleep(1.0)
     own.sample()

@@ -508,6 +508,8 @@ class AssetView(View):
     name: str
     is_enabled: bool
     is_trading: bool
+    tick: Decimal | None
+    lot_step: Decimal | None
     status: str
     timeframes: list[str] | None
     history_days: int | None

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal, InvalidOperation
+from itertools import product
+from typing import Any
 from zoneinfo import ZoneInfo
 
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EM DASH}"
+#: Digits after the point of prices and quantities of a symbol whose steps are not known.
+PLACES_MAX = 8
+#: Digits after the point of `tick` and `lot_step`, by exchange and symbol; those of exchange "" are of any.
+Places = Mapping[tuple[str, str], Mapping[str, int]]
 
 
 def number(value: object, places: int | None = None, *, sign: bool = False) -> str:
@@ -24,10 +31,39 @@ def number(value: object, places: int | None = None, *, sign: bool = False) -> s
     if not found.is_finite():
         return str(value)
     if places is not None:
-        found = found.quantize(Decimal(1).scaleb(-places)) if abs(found) < Decimal(10) ** 20 else found
+        found = found.quantize(Decimal(1).scaleb(-places)) if found.adjusted() + places < 27 else found
     text = f"{abs(found):,f}"
     before = MINUS if found < 0 else "+" if sign and found > 0 else ""
     return before + text
+
+
+def at_step(value: object, places: int | None, more: int = 0) -> str:
+    """Return a price or a quantity with the `places` of its tick or lot, and `more` for an average of several.
+
+    With None, and for a value below the last of these digits: its own digits, PLACES_MAX at most, without zeros at the
+    end. What is left of a position is then not shown as nothing, nor as a whole lot.
+    """
+    if places is not None and (tone(value) == "" or Decimal(str(value)).adjusted() >= -places - more):
+        return number(value, places + more)
+    text = number(value, PLACES_MAX)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def places_of(step: object) -> int:
+    """Return the digits after the point of a step, a tick or a lot: 2 of 0.25, 0 of 5."""
+    exponent = Decimal(str(step)).normalize().as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
+
+
+def places_by_symbol(assets: Iterable[Mapping[str, Any]]) -> Places:
+    """Return the digits of each asset of the gateway. Of any exchange: the most that one of them has."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for row in assets:
+        for key, name in product(((row["exchange"], row["symbol"]), ("", row["symbol"])), ("tick", "lot_step")):
+            if row[name] is not None:
+                of = found.setdefault(key, {})
+                of[name] = max(of.get(name, 0), places_of(row[name]))
+    return found
 
 
 def money(value: object, currency: str = "", *, sign: bool = False) -> str:
@@ -46,9 +82,9 @@ def tone(value: object) -> str:
     """Return gain, loss or "" by the sign of a number. The sign stands in the text, too."""
     try:
         found = Decimal(str(value))
-    except InvalidOperation:
+        return "gain" if found > 0 else "loss" if found < 0 else ""
+    except InvalidOperation:  # no number, or NaN
         return ""
-    return "gain" if found > 0 else "loss" if found < 0 else ""
 
 
 def moment(value: object) -> datetime | None:

@@ -66,9 +66,9 @@ def _of_order(order: Mapping[str, Any]) -> Outcome:
     what = _what(order)
     if state is None:
         return Outcome(f"Committed, and not decided yet: {what}.", follow=id)
-    filled = f"filled {formats.number(order.get('filled') or 0)} of {formats.number(order.get('quantity'))}"
+    filled = f"filled {_digits(order.get('filled') or 0)} of {_digits(order.get('quantity'))}"
     if order.get("average_price") is not None:
-        filled += f" at {formats.number(order['average_price'])}"
+        filled += f" at {_digits(order['average_price'])}"
     text = f"{state}: {what}, {filled}."
     if state == State.DENIED:
         return Outcome(f"Denied: {what}.", kind="bad", details=_denial(order, id))
@@ -78,6 +78,10 @@ def _of_order(order: Mapping[str, Any]) -> Outcome:
     if order.get("request") not in (None, "", "none"):
         text = f"{state}, its cancel is asked for: {what}, {filled}."
     return Outcome(text, follow=id)
+
+
+def _digits(value: object) -> str:
+    return formats.at_step(value, None)
 
 
 def _what(row: Mapping[str, Any]) -> str:

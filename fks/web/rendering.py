@@ -39,6 +39,7 @@ class Renderer:
             "money": formats.money,
             "percent": formats.percent,
             "tone": formats.tone,
+            "at_step": _at_step,
             "iso": formats.iso,
             "span": formats.span,
             "when": _when,
@@ -67,6 +68,13 @@ def meaning(code: object) -> str:
     """Return what a denial code means, as a sentence; "" for a code that is not one of ours."""
     text = str(code or "")
     return MEANING[Code[text]] if text in Code.__members__ else ""
+
+
+@pass_context
+def _at_step(context: Context, value: object, row: Mapping[str, Any], step: str, more: int = 0) -> str:
+    """Return a price or a quantity of a row with the digits of its instrument; `step` is tick or lot_step."""
+    places: formats.Places = context["places"]
+    return formats.at_step(value, places.get((row.get("exchange") or "", row["symbol"]), {}).get(step), more)
 
 
 @pass_context

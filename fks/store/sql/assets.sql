@@ -5,7 +5,7 @@ SELECT symbol, timeframes, history_days, channels FROM assets WHERE exchange = $
 -- name: all
 -- Give what is collected, or was, and how that stands: live needs a living collector's word and no history under way.
 SELECT a.exchange, a.symbol, COALESCE(i.base || '/' || i.quote, a.symbol) AS name, a.is_enabled,
-       COALESCE(i.is_trading, false) AS is_trading,
+       COALESCE(i.is_trading, false) AS is_trading, i.tick, i.lot_step,
        CASE WHEN NOT a.is_enabled THEN 'off'
             WHEN f.state IS NULL THEN 'backfilling'
             WHEN f.state = 'STALE' OR NOT f.is_held THEN 'stale'

@@ -2,6 +2,8 @@
 const source = document.body.dataset.charts;
 const box = document.getElementById("bars-chart");
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const digits = Number(box?.dataset.digits ?? 2); // of the tick: labels of prices
+const priceFormat = { type: "price", precision: digits, minMove: 10 ** -digits };
 const seconds = (text) => Math.floor(Date.parse(text) / 1000);
 let chart = null, candles = null, averages = [], lines = [], marks = null, library = null, isFitted = false, newest = 0;
 
@@ -17,7 +19,7 @@ function options() {
 
 function colours() {
   const [up, down] = [colour("--good"), colour("--bad")];
-  return { upColor: up, wickUpColor: up, borderUpColor: up, downColor: "transparent", wickDownColor: down, borderDownColor: down };
+  return { priceFormat, upColor: up, wickUpColor: up, borderUpColor: up, downColor: "transparent", wickDownColor: down, borderDownColor: down };
 }
 
 function mark(row) {
@@ -37,7 +39,7 @@ async function draw() {
   if (chart === null) {
     chart = library.createChart(box, options());
     candles = chart.addSeries(library.CandlestickSeries, colours());
-    const line = { lineWidth: 1, priceLineVisible: false, lastValueVisible: false, crosshairMarkerVisible: false };
+    const line = { priceFormat, lineWidth: 1, priceLineVisible: false, lastValueVisible: false, crosshairMarkerVisible: false };
     averages = ["--accent", "--warn"].map((name) => chart.addSeries(library.LineSeries, { ...line, color: colour(name) }));
     marks = library.createSeriesMarkers(candles, []);
   }

@@ -9,6 +9,7 @@ from typing import Any
 
 from fks.model.timeframe import TIMEFRAMES
 from fks.web.client import Refusal
+from fks.web.formats import places_by_symbol
 from fks.web.forms import Form
 from fks.web.page import Outcome
 from fks.web.schemas import PREFIX, fields_of, params_of
@@ -63,8 +64,9 @@ async def load(visit: Visit) -> dict[str, Any]:
 async def load_report(visit: Visit) -> dict[str, Any]:
     """Return one backtest."""
     id = visit.request.path_params["id"]
-    found = await visit.read_all(job=f"/backtests/{_checked(id)}")
-    return {**found, "id": id, **_parts(found["job"])}
+    found = await visit.read_all(job=f"/backtests/{_checked(id)}", listed="/assets")
+    places = places_by_symbol(found["listed"].items)
+    return {**found, "id": id, "places": places, **_parts(found["job"])}
 
 
 async def load_search(visit: Visit) -> dict[str, Any]:

@@ -53,12 +53,20 @@ async def load(visit: Visit) -> dict[str, Any]:
         drawn = (await visit.read_all(drawn=(path, {**where, "from": rows[0]["time"], "limit": len(rows)})))["drawn"]
     by_time = {one["time"]: one["values"] for one in drawn.items}
     rows = [{**row, "values": by_time.get(row["time"], ())} for row in rows]
+    instrument = {"exchange": found["bars"].get("exchange"), "symbol": found["bars"].get("symbol") or symbol}
+    places = formats.places_by_symbol(known["listed"].items)
+    digits = places.get((instrument["exchange"] or "", instrument["symbol"]), {}).get("tick")
+    if digits is None:
+        digits = min(formats.PLACES_MAX, max((formats.places_of(row["close"]) for row in rows), default=2))
     marks = marks_of(bars, timeframe, found)
     marked = "" if at is None else iso(bar_start(to_ns(at), timeframe))
     return {
         **known,
         **found,
         "symbol": symbol,
+        "places": places,
+        "instrument": instrument,
+        "digits": digits,
         "exchange": exchange or found["bars"].get("exchange", ""),
         "timeframe": timeframe,
         "timeframes": TIMEFRAMES,

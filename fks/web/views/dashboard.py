@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from fks.web.formats import places_by_symbol
 from fks.web.visits import Visit
 
 
 async def load(visit: Visit) -> dict[str, Any]:
     """Return the newest of everything that a trader looks at first."""
-    return await visit.read_all(
+    found = await visit.read_all(
         status="/api/status",
         equity="/equity",
         positions="/positions",
         orders=("/orders", {"open": "true", "limit": 50}),
         signals=("/signals", {"state": "pending", "limit": 50}),
         alerts="/alerts",
+        listed="/assets",
     )
+    return {**found, "places": places_by_symbol(found["listed"].items)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from fks.web.formats import places_by_symbol
 from fks.web.forms import Form
 from fks.web.page import Outcome
 from fks.web.visits import Visit
@@ -12,11 +13,12 @@ from fks.web.visits import Visit
 
 async def load(visit: Visit) -> dict[str, Any]:
     """Return assets, the coverage of each series, and the values in quarantine."""
-    return await visit.read_all(
+    found = await visit.read_all(
         listed="/assets",
         coverage=("/data/coverage", {"cells": 30}),
         quarantine=("/data/quarantine", {"limit": 50}),
     )
+    return {**found, "places": places_by_symbol(found["listed"].items)}
 
 
 async def load_series(visit: Visit) -> dict[str, Any]:

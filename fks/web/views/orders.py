@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fks.web.client import Refusal
+from fks.web.formats import places_by_symbol
 from fks.web.forms import Form
 from fks.web.outcomes import outcome_of
 from fks.web.page import Outcome
@@ -25,9 +26,10 @@ async def load(visit: Visit) -> dict[str, Any]:
         opened=("/orders", {"open": "true", "limit": 200}),
         recent=("/orders", {"limit": 50, "before": before if before and _ID.fullmatch(before) else None}),
         fills=("/fills", {"limit": 30}),
+        listed="/assets",
     )
     ended = [row for row in found["recent"].items if row.get("state") not in _OPEN]
-    return {**found, "ended": ended, "key": uuid.uuid4().hex}
+    return {**found, "ended": ended, "key": uuid.uuid4().hex, "places": places_by_symbol(found["listed"].items)}
 
 
 _OPEN = {"INTENDED", "SENDING", "UNKNOWN", "ACCEPTED", "WORKING", "PARTIAL"}

@@ -25,10 +25,12 @@ async def load(visit: Visit) -> dict[str, Any]:
         recent=("/signals", {"limit": 30}),
         status="/api/status",
         incidents=("/incidents", {"open": "true", "limit": 50}),
+        listed="/assets",
     )
     checks = {row["id"]: checks_of(row, found["status"], found["incidents"], visit) for row in found["pending"].items}
     decided = [row for row in found["recent"].items if row["state"] != "pending"]
-    return {**found, "checks": checks, "decided": decided}
+    places = formats.places_by_symbol(found["listed"].items)
+    return {**found, "checks": checks, "decided": decided, "places": places}
 
 
 def checks_of(row: Mapping[str, Any], status: Result, incidents: Result, visit: Visit) -> list[tuple[str, str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fks.web.formats import places_by_symbol
 from fks.web.forms import Form
 from fks.web.page import Outcome
 from fks.web.visits import Visit
@@ -11,10 +12,12 @@ from fks.web.visits import Visit
 
 async def load(visit: Visit) -> dict[str, Any]:
     """Return what would be cancelled and closed."""
-    return await visit.read_all(
+    found = await visit.read_all(
         orders=("/orders", {"open": "true", "limit": 500}),
         positions="/positions",
+        listed="/assets",
     )
+    return {**found, "places": places_by_symbol(found["listed"].items)}
 
 
 async def engage(visit: Visit, form: Form) -> Outcome:

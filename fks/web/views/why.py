@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from fks.web.formats import places_by_symbol
 from fks.web.visits import Visit
 
 
 async def load(visit: Visit) -> dict[str, Any]:
     """Return the stories of an order or a signal."""
     what = visit.request.path_params["what"]
-    found = await visit.read_all(why=("/why", {"what": what}))
-    return {"what": what, "why": found["why"]}
+    found = await visit.read_all(why=("/why", {"what": what}), listed="/assets")
+    return {**found, "what": what, "places": places_by_symbol(found["listed"].items)}

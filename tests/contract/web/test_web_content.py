@@ -91,6 +91,28 @@ async def test_the_dashboard_shows_money_risk_and_ages(web: Web, database: Datab
     assert '<a class="btn btn-danger stop" href="/app/stop">' in text
 
 
+async def test_prices_and_quantities_have_the_digits_of_tick_and_lot(web: Web, database: Database) -> None:
+    """Averages have two more; a symbol without known steps has its own digits, eight at most."""
+    await populate(database)
+    await database.sql("UPDATE positions SET average_price = 63500.51234567891 WHERE symbol = 'BTCUSDT'")
+    await database.sql("UPDATE orders SET average_price = 63500.51234567891 WHERE state = 'FILLED'")
+    await make_user(web, "ann", "read")
+    async with web.client() as browser:
+        await log_in(web, browser, "ann")
+        pages = {path: shown((await browser.get(f"/app{path}")).text) for path in ("/", "/orders", "/signals")}
+        ids = dict.fromkeys(re.findall(r"/why/([0-9a-f]{32})", (await browser.get("/app/orders")).text))
+        stories = [shown((await browser.get(f"/app/why/{id}")).text) for id in ids]
+    for path in ("/", "/orders"):
+        assert "0.35000" in pages[path], path
+        assert "63,500.5123" in pages[path], path
+        assert "a person−2.53,100" in pages[path], "no asset has the steps of ETHUSDT"
+    assert "0.35000 at 63,500.5123" in pages["/orders"]
+    assert "63,000.00" in pages["/orders"], "the limit of the entry"
+    assert "stop loss 62,000.00, take profit 66,000.00" in pages["/signals"]
+    assert any("0.35000 at 63,500.5123" in story for story in stories)
+    assert not any("63,500.51234" in text for text in (*pages.values(), *stories))
+
+
 async def test_the_profit_of_today_leaves_transfers_out(web: Web, database: Database) -> None:
     await database.sql(
         "INSERT INTO balance_history (account_id, balance, equity, cause, time) VALUES"

@@ -5,7 +5,9 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const digits = Number(box?.dataset.digits ?? 2); // of the tick: labels of prices
 const priceFormat = { type: "price", precision: digits, minMove: 10 ** -digits };
 const seconds = (text) => Math.floor(Date.parse(text) / 1000);
+const MARK_PX = 20, TEXT_PX = 60; // between two marks, and between two with words, that do not overlap
 let chart = null, candles = null, averages = [], lines = [], marks = null, library = null, isFitted = false, newest = 0;
+let events = [], here = [], shownSpacing = 0;
 
 function options() {
   return {
@@ -22,15 +24,52 @@ function colours() {
   return { priceFormat, upColor: up, wickUpColor: up, borderUpColor: up, downColor: "transparent", wickDownColor: down, borderDownColor: down };
 }
 
-function mark(row) {
-  const isBuy = row.dataset.side === "buy", kind = row.dataset.mark;
+function mark(row, times) {
+  const isBuy = row.dataset.side === "buy", kind = row.dataset.mark, time = seconds(row.dataset.bar);
   return {
-    time: seconds(row.dataset.bar),
+    kind,
+    bar: times.findLastIndex((one) => one <= time),
+    time,
     position: isBuy ? "belowBar" : "aboveBar",
     shape: kind === "fill" ? (isBuy ? "arrowUp" : "arrowDown") : kind === "signal" ? "circle" : "square",
     color: colour(kind === "fill" ? (isBuy ? "--good" : "--bad") : kind === "signal" ? "--accent" : "--warn"),
     text: kind === "fill" ? row.dataset.text : "",
   };
+}
+
+// Joins marks that would overlap with `spacing` pixels from bar to bar: those above and those below the bars apart. Marks
+// of one bar stand over each other, so that there only those of one kind are joined.
+export function joined(found, spacing) {
+  const shown = [];
+  for (const side of ["aboveBar", "belowBar"]) {
+    const groups = [];
+    for (const one of found) {
+      if (one.position !== side) continue;
+      const last = groups.at(-1);
+      if (last && (one.bar - last[0].bar) * spacing < MARK_PX) last.push(one);
+      else groups.push([one]);
+    }
+    groups.forEach((group, place) => {
+      const kinds = [...new Set(group.map((one) => one.kind))];
+      const isOneBar = group[0].bar === group.at(-1).bar;
+      const isNear = (other) => other !== undefined && Math.abs(other[0].bar - group[0].bar) * spacing < TEXT_PX;
+      const hasRoom = !isNear(groups[place - 1]) && !isNear(groups[place + 1]);
+      for (const part of isOneBar ? kinds.map((kind) => group.filter((one) => one.kind === kind)) : [group]) {
+        const { kind, bar, ...first } = part[0];
+        const text = part.length > 1 ? String(part.length) : hasRoom ? first.text : "";
+        const mixed = !isOneBar && kinds.length > 1 ? { shape: "circle", color: colour("--text") } : {};
+        shown.push({ ...first, ...mixed, text });
+      }
+    });
+  }
+  return shown;
+}
+
+function showMarks() {
+  shownSpacing = chart.timeScale().options().barSpacing;
+  const shown = joined(events, shownSpacing);
+  marks.setMarkers([...shown, ...here].sort((one, other) => one.time - other.time));
+  box.dataset.marks = shown.length;
 }
 
 async function draw() {
@@ -42,6 +81,9 @@ async function draw() {
     const line = { priceFormat, lineWidth: 1, priceLineVisible: false, lastValueVisible: false, crosshairMarkerVisible: false };
     averages = ["--accent", "--warn"].map((name) => chart.addSeries(library.LineSeries, { ...line, color: colour(name) }));
     marks = library.createSeriesMarkers(candles, []);
+    chart.timeScale().subscribeVisibleLogicalRangeChange(() => {
+      if (chart.timeScale().options().barSpacing !== shownSpacing) showMarks();
+    });
   }
   const rows = [...document.querySelectorAll("tr[data-time]")].reverse();
   newest = Math.max(newest, rows.length ? seconds(rows.at(-1).dataset.time) : 0);
@@ -62,13 +104,12 @@ async function draw() {
   lines.forEach((line, place) => line.setData(
     rows.flatMap((row, at) => (values[at][place] ? [{ time: seconds(row.dataset.time), value: Number(values[at][place]) }] : [])),
   ));
-  const found = [...document.querySelectorAll("tr[data-mark]")].map(mark).sort((one, other) => one.time - other.time);
+  const times = rows.map((row) => seconds(row.dataset.time));
+  events = [...document.querySelectorAll("tr[data-mark]")].map((row) => mark(row, times)).filter((one) => one.bar >= 0);
+  events.sort((one, other) => one.time - other.time);
   const marked = document.querySelector("tr.marked");
-  if (marked) {
-    found.push({ time: seconds(marked.dataset.time), position: "aboveBar", shape: "arrowDown", color: colour("--text"), text: "here" });
-    found.sort((one, other) => one.time - other.time);
-  }
-  marks.setMarkers(found);
+  here = marked ? [{ time: seconds(marked.dataset.time), position: "aboveBar", shape: "arrowDown", color: colour("--text"), text: "here" }] : [];
+  showMarks();
   if (!isFitted) {
     isFitted = true;
     const place = rows.indexOf(marked);

@@ -204,6 +204,60 @@ async def test_a_burst_of_messages_is_read_twice_a_second_at_most(web: Web, data
         assert all(later - earlier >= 490 for earlier, later in itertools.pairwise(times)), times
 
 
+_JOIN = """
+import(document.querySelector('script[src*="bars-chart.js"]').src).then(({joined}) => {
+  const one = (kind, bar, side = 'belowBar') => ({kind, bar, time: bar, position: side, shape: kind, text: kind});
+  const found = [one('signal', 1), one('order', 1), one('fill', 1), one('fill', 1), one('fill', 3), one('fill', 3, 'aboveBar'), one('fill', 30)];
+  const shown = (spacing) => joined(found, spacing).map((m) => [m.position[0], m.time, m.shape, m.text].join(' '));
+  return JSON.stringify([shown(5), shown(20), shown(200)]);
+})
+"""
+
+
+async def test_marks_that_overlap_are_joined_with_a_count(web: Web, database: Database) -> None:
+    """Zoomed out, the marks of bars beside each other are one; of one bar, those of one kind. Zooming in parts them."""
+    rows = await populate(database)
+    await database.sql(
+        "INSERT INTO ohlcv_data (time, symbol, timeframe, open, high, low, close, volume, exchange)"
+        " SELECT date_trunc('minute', now()) - n * interval '1 min', 'BTCUSDT', '1m', 64000, 64010, 63990, 64005, 1.5,"
+        " 'binance' FROM generate_series(1, 300) n"
+    )
+    await database.sql(
+        "INSERT INTO trades (fill_id, client_order_id, account_id, venue, symbol, instance, trade_type, quantity, price,"
+        " fee, time) SELECT gen_random_uuid(), $1, 1, 'paper', 'BTCUSDT', 'sma-btc', 'BUY', 0.1, 64000, 0,"
+        " date_trunc('minute', now()) - n * interval '1 min' FROM generate_series(1, 60) n",
+        rows.order,
+    )
+    await make_user(web, "ann", "read")
+    async with page() as tab:
+        await enter(tab, web, "ann")
+        await tab.go(web.url + "/app/chart?symbol=BTCUSDT")
+        await is_true(tab, "Number(document.getElementById('bars-chart')?.dataset.marks) > 0")
+        far, near, single = json.loads(await tab.run(_JOIN))
+        assert far == ["a 3 fill fill", "b 1 circle 5", "b 30 fill fill"]
+        assert near == ["a 3 fill fill", "b 1 signal ", "b 1 order ", "b 1 fill 2", "b 3 fill ", "b 30 fill fill"]
+        assert single == [
+            "a 3 fill fill",
+            "b 1 signal signal",
+            "b 1 order order",
+            "b 1 fill 2",
+            "b 3 fill fill",
+            "b 30 fill fill",
+        ]
+        joined = await tab.run("Number(document.getElementById('bars-chart').dataset.marks)")
+        assert joined < 30, "sixty executions, in bars beside each other"
+        await look_at(tab, "wide", "light")
+        place = "(r => JSON.stringify([r.right - 120, r.top + 100]))(document.getElementById('bars-chart').getBoundingClientRect())"
+        x, y = json.loads(await tab.run(place))
+
+        async def is_apart() -> bool:
+            await tab.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-100)
+            return int(await tab.run("document.getElementById('bars-chart').dataset.marks")) >= 60
+
+        await until(is_apart, deadline_s=30, every_s=0.1)
+        assert tab.complaints == []
+
+
 @pytest.mark.timeout(400)  # axe-core looks at each element of twelve pages: minutes on a loaded machine
 async def test_every_page_is_accessible_in_both_themes(web: Web, database: Database) -> None:
     """axe-core finds nothing serious, nothing is wider than a phone, and the pictures of the docs are made."""

@@ -258,6 +258,41 @@ async def test_marks_that_overlap_are_joined_with_a_count(web: Web, database: Da
         assert tab.complaints == []
 
 
+#: By table: the cells that stand in the first line of its first row.
+_FIRST_LINES = """JSON.stringify(Object.fromEntries([...document.querySelectorAll('.table-responsive')].map(box => {
+  const cells = [...box.querySelector('tbody tr').children].map(e => [e, e.getBoundingClientRect()]).filter(([, r]) => r.height);
+  const end = Math.min(...cells.map(([, r]) => r.bottom));
+  return [box.ariaLabel, cells.filter(([, r]) => r.top < end).map(([e]) => e.innerText)];
+})))"""
+_SIDEWAYS = """[...document.querySelectorAll('.table-responsive')].filter(e => e.scrollWidth > e.clientWidth + 1)
+  .map(e => `${e.ariaLabel} ${e.scrollWidth} of ${e.clientWidth} px`).join(', ')"""
+
+
+async def test_tables_on_a_phone_show_every_column_important_ones_first(web: Web, database: Database) -> None:
+    rows = await populate(database)
+    await make_user(web, "ann", "read")
+    faults = {}
+    async with page() as tab:
+        await enter(tab, web, "ann")
+        await look_at(tab, "phone", "light")
+        for each in PAGES:
+            await tab.go(web.url + "/app" + each.path.replace("{what}", rows.order))
+            await is_true(tab, "document.readyState === 'complete' && document.getElementById('region') !== null")
+            await tab.run("document.querySelectorAll('details[data-free]').forEach(e => { e.open = true; })")
+            if sideways := await tab.run(_SIDEWAYS):
+                faults[each.name] = sideways
+            if each.name == "orders":
+                first = json.loads(await tab.run(_FIRST_LINES))
+                tree = (await tab.call("Accessibility.getFullAXTree"))["nodes"]
+    assert faults == {}
+    assert first["Positions"] == ["BTCUSDT", "1.50000", "+6,185.18"]
+    assert first["Open orders"][0:3:2] == ["BTCUSDT", "0.35000"]
+    assert first["Executions"] == ["BTCUSDT", "buy", "0.35000", "63,500.50"]
+    roles = [node["role"]["value"] for node in tree if not node["ignored"]]
+    assert (roles.count("table"), roles.count("columnheader")) == (4, 9 + 10 + 9 + 7), "a grid is still a table"
+    assert roles.count("rowheader") >= 8
+
+
 @pytest.mark.timeout(400)  # axe-core looks at each element of twelve pages: minutes on a loaded machine
 async def test_every_page_is_accessible_in_both_themes(web: Web, database: Database) -> None:
     """axe-core finds nothing serious, nothing is wider than a phone, and the pictures of the docs are made."""

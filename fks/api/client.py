@@ -1,8 +1,9 @@
 """One client of `WS /ws`: its subscriptions, its queue, and the rules for a client that cannot keep up.
 
 The queue is bounded, in messages and in bytes. Prices, quotes and books are conflated: the newest of a symbol replaces
-the one before. Bars and feed states are dropped, oldest first, and the client is sent their number. Signals, orders,
-fills, alerts and kills are never dropped: a client too slow for them is disconnected, and reads the rest over REST.
+the one before. Bars, feed states and jobs are dropped, oldest first, and the client is sent their number. Signals,
+orders, fills, alerts and kills are never dropped: a client too slow for them is disconnected, and reads the rest over
+REST.
 Answers are never dropped either, and never disconnect a client: while it does not read them, its requests are not read
 any further, see `wait_drained`. While its window is full (`window.py`) nothing is taken, and messages wait here.
 
@@ -34,7 +35,7 @@ ANSWERS_BYTES = 1_000_000
 #: Subscriptions of one client.
 TOPICS_MAX = 2000
 CONFLATED = frozenset({"prices", "quotes", "book"})
-DROPPABLE = frozenset({"bars", "feeds"}) | CONFLATED
+DROPPABLE = frozenset({"bars", "feeds", "jobs"}) | CONFLATED
 Message = Mapping[str, Any]
 
 

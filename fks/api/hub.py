@@ -35,6 +35,7 @@ CHANNELS: dict[str, str] = {
     "feeds": channels.FEEDS,
     "alerts": channels.ALERTS,
     "kill": channels.KILL,
+    "jobs": channels.JOBS,
 }
 #: Likewise, for channels with so many messages that they are subscribed only for a client.
 BUSY: dict[str, str] = {"prices": latest.PRICES, "quotes": latest.QUOTES, "book": latest.BOOKS}

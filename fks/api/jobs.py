@@ -59,8 +59,15 @@ async def submit_once(
         return known, True
     await check_quota(gate, caller)
     await store.submit(kind, spec, submitted_by=caller.name, job_id=job_id, fingerprint=fingerprint, priority=priority)
-    await gate.bus.publish(JOBS, {"type": "job", "id": str(job_id)})
+    await gate.bus.publish(JOBS, {"type": "job", "id": str(job_id), "state": "queued"})
     return job_id, False
+
+
+async def cancel_job(gate: Gateway, id: uuid.UUID) -> None:
+    """End a queued job; ask a running one to end. Harmless once it has ended."""
+    job = await JobStore(gate.db).cancel(id)
+    if job is not None:
+        await gate.bus.publish(JOBS, {"type": "job", "id": str(id), "state": job.state})
 
 
 async def check_quota(gate: Gateway, caller: Principal) -> None:

@@ -172,6 +172,7 @@ class Scheduler:
                     break
                 running += 1
                 self._launch(lane, jobs, claimed)
+                await self._c.bus.publish(JOBS, {"type": "job", "id": str(claimed.id), "state": "running"})
             if waits_s is not None and not lane.may_wait:
                 waits.append((waits_s, running >= lane.at_once))
         self._c.meter.gauge("fks_queue_depth", float(depth), queue="jobs")
@@ -191,6 +192,7 @@ class Scheduler:
                         await jobs.release(job.id, job.attempts, attempts_max=ATTEMPTS_MAX)
             finally:
                 self._running.pop(job_id, None)
+            await self._c.bus.publish(JOBS, {"type": "job", "id": job_id, "state": "ended"})
 
         self._c.log.info("job.started", job=job_id)
         self._running[job_id] = lane, asyncio.create_task(work())

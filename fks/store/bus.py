@@ -31,7 +31,7 @@ KILL = "fks.kill"
 HEALTH = "fks.health"
 #: wakes the order manager: a signal (`type` is "signal"), a cancel, or anything else that it has to read
 WAKE = "fks.orders.wake"
-#: wakes the scheduler: a new job
+#: a job was queued, started or ended; wakes the scheduler
 JOBS = "fks.jobs"
 #: a venue or an exchange asked every process of one rate limit to pause
 BUDGETS = "fks.budgets"

@@ -63,17 +63,20 @@ PAGES: tuple[Page, ...] = (
     ),
     Page("instance", "/strategies/{name}", "Strategy", strategies.load_instance, live=("signals",), every_s=15),
     Page(
-        "backtests", "/backtests", "Backtests", backtests.load, "Research", every_s=3,
+        "backtests", "/backtests", "Backtests", backtests.load, "Research", live=("jobs",), every_s=3,
         actions={
             "start": backtests.start, "search": backtests.search, "cancel": backtests.cancel,
             "promote": backtests.promote,
         },
     ),
-    Page("backtest", "/backtests/{id}", "Backtest", backtests.load_report, every_s=3, scripts=("curves.js",)),
-    Page("search", "/searches/{id}", "Search", backtests.load_search, every_s=3),
+    Page(
+        "backtest", "/backtests/{id}", "Backtest", backtests.load_report, live=("jobs",), every_s=3,
+        scripts=("curves.js",),
+    ),
+    Page("search", "/searches/{id}", "Search", backtests.load_search, live=("jobs",), every_s=3),
     Page("compare", "/compare", "Compare", backtests.load_comparison, every_s=0),
     Page(
-        "data", "/data", "Data", data.load, "Research", every_s=60,
+        "data", "/data", "Data", data.load, "Research", live=("feeds", "jobs"), every_s=60,
         actions={"enable": data.enable, "disable": data.disable, "sync": data.sync, "settle": data.settle},
     ),
     Page("series", "/data/series", "Series", data.load_series, every_s=0),
@@ -93,7 +96,7 @@ PAGES: tuple[Page, ...] = (
         },
     ),
     Page(
-        "schedules", "/schedules", "Schedules and jobs", schedules.load, "System", every_s=10,
+        "schedules", "/schedules", "Schedules and jobs", schedules.load, "System", live=("jobs",), every_s=10,
         actions={
             "add": schedules.add, "switch": schedules.switch, "run": schedules.run, "remove": schedules.remove,
         },

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.jobs import Again, Key, Priority, plain, submit_once, view
+from fks.api.jobs import Again, Key, Priority, cancel_job, plain, submit_once, view
 from fks.api.problems import Problem
 from fks.api.query import Body, Gate, JsonObject, Limit, Reader, Signaller, takes
 from fks.api.routing import Router
@@ -100,7 +100,7 @@ async def cancel(gate: Gate, caller: Signaller, id: uuid.UUID) -> ExactJson:
     """End a queued backtest; ask a running one to end. Harmless once it has ended."""
     store = JobStore(gate.db)
     await _view(store, id)  # 404 for one that is not there
-    await store.cancel(id)
+    await cancel_job(gate, id)
     return ExactJson(await _view(store, id), status_code=202)
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.jobs import Again, Key, Priority, plain, submit_once, view
+from fks.api.jobs import Again, Key, Priority, cancel_job, plain, submit_once, view
 from fks.api.problems import Problem
 from fks.api.query import Body, Gate, JsonObject, Limit, Reader, Signaller, takes
 from fks.api.routing import Router
@@ -138,7 +138,7 @@ async def trials(
 async def cancel(gate: Gate, caller: Signaller, id: uuid.UUID) -> ExactJson:
     """End a queued search; ask a running one to end. Harmless once it has ended."""
     await _job(gate, id)
-    await JobStore(gate.db).cancel(id)
+    await cancel_job(gate, id)
     return ExactJson(await _shown(gate, id), status_code=202)
 
 

@@ -70,6 +70,31 @@ def scheduler(
     return SchedulerActor(component, (), run_job=cluster.run_job, end_job=end_job)
 
 
+async def test_start_and_end_of_a_job_are_published(database: Database, bus: Bus) -> None:
+    cluster, seen = Cluster(database), list[Any]()
+    cluster.may_end.set()
+
+    async def listen() -> None:
+        async for _, message in bus.subscribe(JOBS):
+            seen.append(message)
+
+    listening = asyncio.create_task(listen())
+
+    async def is_heard() -> bool:
+        await bus.publish(JOBS, {"type": "echo"})
+        return bool(seen)
+
+    await until(is_heard)
+    id = str(await JobStore(database).submit("backtest", {}))
+    run = asyncio.create_task(scheduler(database, bus, cluster).run())
+    await until(lambda: any(message.get("state") == "ended" for message in seen))
+    run.cancel()
+    listening.cancel()
+    await asyncio.gather(run, listening, return_exceptions=True)
+    jobs = [message for message in seen if message["type"] == "job"]
+    assert jobs == [{"type": "job", "id": id, "state": state} for state in ("running", "ended")]
+
+
 async def test_drained_scheduler_claims_no_more_and_its_jobs_finish_once(database: Database, bus: Bus) -> None:
     store, cluster = JobStore(database), Cluster(database)
     for number in range(5):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fks.guardian.control_socket import ControlSocket
-from fks.store.bus import SIGNALS, Bus
+from fks.store.bus import FEEDS, JOBS, SIGNALS, Bus
 from fks.store.db import Database
 from fks.web.registry import PAGES
 from tests.support.browser import SIZES, Page, is_live, is_true, look_at, page, picture, press, says, type_
@@ -186,6 +186,30 @@ async def test_a_page_says_when_it_is_not_live_and_reads_again_after_it(web: Web
         await is_live(tab)
         await until(lambda: web.reads > before, deadline_s=10)
         assert tab.complaints == []
+
+
+async def test_pages_of_data_and_jobs_are_read_again_at_a_message(web: Web, database: Database, bus: Bus) -> None:
+    """The page of data reads by itself once a minute, and not within 30 s of its last read: a message is the cause."""
+    await make_user(web, "ann", "read")
+    add = "INSERT INTO assets (exchange, symbol, is_enabled) VALUES ('binance', $1, true)"
+    async with page() as tab:
+        await enter(tab, web, "ann")
+        for path in ("/app/backtests", "/app/searches/" + "0" * 32, "/app/schedules"):
+            await tab.go(web.url + path)
+            await is_live(tab)
+            assert await tab.run("document.body.dataset.live") == "jobs"
+        await tab.go(web.url + "/app/data")
+        await is_live(tab)
+        assert await tab.run("document.body.dataset.every") == "60"
+        feed = {"type": "feed", "exchange": "binance", "symbol": "ETHUSDT", "state": "LIVE"}
+        for symbol, channel, message in (("ETHUSDT", FEEDS, feed), ("SOLUSDT", JOBS, {"type": "job", "id": "1"})):
+            await database.sql(add, symbol)
+
+            async def is_shown(symbol: str = symbol, channel: str = channel, message: Any = message) -> bool:
+                await bus.publish(channel, message)
+                return bool(await tab.look(f"document.querySelector('#assets a[href*=\"symbol={symbol}\"]') !== null"))
+
+            await until(is_shown, deadline_s=20, every_s=0.2)
 
 
 async def test_a_burst_of_messages_is_read_twice_a_second_at_most(web: Web, database: Database, bus: Bus) -> None:

@@ -31,7 +31,7 @@ from fks.web.views import (
 PAGES: tuple[Page, ...] = (
     Page(
         "dashboard", "/", "Dashboard", dashboard.load, "Trade",
-        live=("orders", "fills", "signals", "alerts", "kill", "feeds"), is_early=True,
+        live=("orders", "fills", "signals", "alerts", "kill", "feeds"), scripts=("chart.js",), is_early=True,
     ),
     Page(
         "signals", "/signals", "Signals", signals.load, "Trade", live=("signals", "orders", "kill"),

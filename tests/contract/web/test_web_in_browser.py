@@ -212,6 +212,33 @@ async def test_pages_of_data_and_jobs_are_read_again_at_a_message(web: Web, data
             await until(is_shown, deadline_s=20, every_s=0.2)
 
 
+async def test_equity_chart_stays_while_the_dashboard_is_read_again(web: Web, database: Database, bus: Bus) -> None:
+    """Its points are read at most once a minute, however often an event replaces the numbers around it."""
+    rows = await populate(database)
+    await make_user(web, "ann", "read")
+    async with page() as tab:
+        await enter(tab, web, "ann")
+        await is_true(tab, "document.querySelector('#equity-1 canvas') !== null")
+        await is_live(tab)
+        await tab.run("document.getElementById('equity-1').isKept = true; 0")
+        for id in (rows.first, rows.second):
+            await database.sql("UPDATE signals SET state = 'expired' WHERE id = $1", id)
+            shown = await tab.run("document.querySelectorAll('#signals li').length")
+
+            async def is_read_again(before: int = shown) -> bool:
+                await bus.publish(SIGNALS, {"type": "signal", "id": "1", "symbol": "BTCUSDT", "state": "expired"})
+                return bool(await tab.look(f"document.querySelectorAll('#signals li').length < {before}"))
+
+            await until(is_read_again, deadline_s=20, every_s=0.2)
+        kept = (
+            "(box => box.isKept === true && box.querySelector('canvas') !== null)(document.getElementById('equity-1'))"
+        )
+        assert await tab.run(kept)
+        reads = "performance.getEntriesByType('resource').filter(e => e.name.includes('/equity/demo?days=7')).length"
+        assert await tab.run(reads) == 1
+        assert tab.complaints == []
+
+
 async def test_a_burst_of_messages_is_read_twice_a_second_at_most(web: Web, database: Database, bus: Bus) -> None:
     await populate(database)
     await make_user(web, "ann", "read")

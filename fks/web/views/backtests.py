@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import uuid
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ OBJECTIVES = (
 )
 VALIDATIONS = ("none", "holdout", "walk_forward", "k_fold", "combinatorial")
 _COMPARED_MAX = 6
+#: Shades of a heat map.
+_PARTS = 6
 
 
 async def load(visit: Visit) -> dict[str, Any]:
@@ -83,7 +86,40 @@ async def load_search(visit: Visit) -> dict[str, Any]:
     ]
     ended = [row for row in found["trials"].items if row["values"]]
     best = sorted(ended, key=lambda row: row["values"][0], reverse=True)[:20]
-    return {**found, "id": id, "best": best, "instances": instances, **_parts(found["job"]), "key": uuid.uuid4().hex}
+    parts = _parts(found["job"])
+    shown = {"best": best, "instances": instances, "map": heat_map(parts["result"])}
+    return {**found, **shown, **parts, "id": id, "key": uuid.uuid4().hex}
+
+
+def heat_map(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the objective of a search by its first two parameters as rows of cells; None where it has no such values.
+
+    A cell has the best value of its trials, their mean and number, `part` (0 to _PARTS) of the largest value, and
+    whether the winner is among them; None: no trial was there.
+    """
+    values = (result.get("stability") or {}).get("map")
+    if not values or not values["best"]:
+        return None
+    names = [name for name in values if name not in ("mean", "best", "count")]
+    x, y = names[-1], names[0] if len(names) > 1 else None
+    down = values[y] if y else [None] * len(values[x])
+    won = result["best"]["params"]
+    most = max(map(abs, values["best"])) or 1.0
+    cells = {
+        place: {
+            "best": best,
+            "mean": mean,
+            "count": count,
+            "part": math.ceil(_PARTS * abs(best) / most),
+            "is_winner": place == (won.get(x), won.get(y) if y else None),
+        }
+        for place, best, mean, count in zip(
+            zip(values[x], down, strict=True), values["best"], values["mean"], values["count"], strict=True
+        )
+    }
+    columns = list(dict.fromkeys(values[x]))
+    rows = [(row, [cells.get((column, row)) for column in columns]) for row in dict.fromkeys(down)]
+    return {"x": x, "y": y, "columns": columns, "rows": rows}
 
 
 async def load_comparison(visit: Visit) -> dict[str, Any]:

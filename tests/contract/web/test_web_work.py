@@ -253,6 +253,29 @@ async def test_pages_show_their_data_and_hostile_text_as_text(web: Web, seeded: 
     assert web.log.lines == []
 
 
+async def test_result_of_a_search_shows_its_leaders_and_a_heat_map(web: Web, seeded: Database) -> None:
+    ids = await fill(seeded)
+    cells = {"fast": [5, 9], "slow": [20, 30], "mean": [0.5, -0.4], "best": [1.004, -0.2], "count": [3, 2]}
+    winner = {"fast": 5, "slow": 20, "sl_pct": None}
+    leader = {"trial": 1, "params": {**winner, "kind": HOSTILE}, "values": [1.004], "metrics": {"return_pct": 3.21}}
+    result = {**FOUND, "best": {"params": winner}, "objectives": ["sharpe"], "leaders": [leader]}
+    result["stability"] = {"map": cells}
+    await seeded.sql("UPDATE jobs SET result = $1 WHERE id = $2", result, uuid.UUID(ids["search"]))
+    async with web.client() as browser:
+        await administrator(web, browser)
+        text = (await browser.get(f"/app/searches/{ids['search']}")).text
+    row = re.search(r'aria-label="Leaders".*?<tbody>(.*?)</tbody>', text, re.DOTALL)
+    assert row is not None
+    seen = re.sub(r"<[^>]+>", "", row[1])
+    assert ("fast 5, kind &lt;img" in seen, "slow 20" in seen, "sl_pct" in seen) == (True, True, False)
+    assert ("1.00" in seen, "+3.21" in seen) == (True, True)
+    assert "sharpe by fast and slow" in text
+    assert 'class="n gain p6 winner"' in text
+    assert 'class="n loss p2"' in text
+    assert '1.00<span class="visually-hidden">, mean 0.50 of 3, the winner' in text
+    assert text.count("<td>—</td>") == 2, "no trial was there"
+
+
 async def test_instance_is_switched_and_gets_parameters(web: Web, seeded: Database) -> None:
     await fill(seeded)
     async with web.client() as browser:

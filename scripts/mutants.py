@@ -42,8 +42,8 @@ CORES = {
     "supervision": "containment liveness machine policy rollout",
     "feed": "backlog exchange_clock feed liveness outages unstored",
     "guardian": (
-        "bridges flatten journal kill_work lease missing_stops ninja_kill ninja_rules positions progress self_checks "
-        "submission takeover unresolved venue_kill"
+        "bridges flatten journal kill_work lease missing_stops ninja_kill ninja_rules orders_at_venue positions "
+        "progress self_checks submission takeover venue_kill"
     ),
     "chaos": "auditor cover decisions exercise fold order_requests plan protection_time report",
     "matching": "costs rule",

@@ -16,22 +16,20 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 
 from fks.guardian.context import Context
-from fks.guardian.journal import ABSENT, ENDED, WORKING, KillJournal, KillOrder
+from fks.guardian.journal import ABSENT, ENDED, WORKING, KillJournal, KillOrder, order_from
 from fks.guardian.kill_work import at_once
+from fks.guardian.orders_at_venue import OrdersAtVenue
 from fks.guardian.positions import Holder, Rules, Snapshot
 from fks.guardian.submission import FilePorts
 from fks.model import ids
 from fks.model.account import Balance
 from fks.model.backoff import Backoff
 from fks.model.errors import OutageError
-from fks.model.order import TERMINAL, Fill, Order, OrderType, Presence, Role, Side, State, TimeInForce, evolve
-from fks.model.ports import Venue
-from fks.orders.absence import AbsenceProof
-from fks.orders.submit import Submission, Submitter
+from fks.model.order import TERMINAL, Fill, Order, Role, Side, evolve
 from fks.risk.exits import Books, closable, split_quantity
 
 _UNATTRIBUTED = "an order that was just executed is looked up: whose it is"
@@ -61,24 +59,22 @@ class _Pause:
 
 
 class Flatten:
-    """The closing half of a kill at one venue. `remaining` says what is left and why; `may_act` is asked before each
-    send."""
+    """The closing half of a kill at one venue. `remaining` says what is left and why; `why_not` returns the reason why
+    this guardian must not act now, and is asked before each send."""
 
     def __init__(
         self,
         context: Context,
-        venue: Venue,
+        orders: OrdersAtVenue,
         journal: KillJournal,
         *,
         save: Callable[[], Awaitable[None]],
-        may_act: Callable[[], bool],
+        why_not: Callable[[], str],
     ) -> None:
-        self._venue = venue
+        self._orders, self._venue = orders, orders.venue
         self._journal = journal
-        self._clock, self._log, self._timing, self._steps = context.clock, context.log, context.timing, context.steps
-        self._ports = FilePorts(venue, journal, save=save, may_act=may_act, clock=context.clock, log=context.log)
-        self._submitter = Submitter(self._ports)
-        self._proofs: dict[str, AbsenceProof] = {}  # of flattening orders that the venue does not find
+        self._clock, self._timing = context.clock, context.timing
+        self._ports = FilePorts(context, orders, why_not, journal, save)
         self._histories: dict[str, _History] = {}
         self._unknown_since: dict[str, float] = {}  # executed orders that the snapshot lacks -> first seen (monotonic)
         self._closing: set[Holder] = set()  # what an unclear order may be closing, beside other coins of the account
@@ -193,7 +189,7 @@ class Flatten:
             known = snapshot.orders.get(item.order.client_order_id)
             unbooked = item.filled - (known.filled if known else Decimal(0))
             if unbooked > 0:
-                holder = _holder(item.order)
+                holder = Holder.of(item.order)
                 positions[holder] = positions.get(holder, Decimal(0)) + item.order.side.sign * unbooked
         return positions, unattributed
 
@@ -316,7 +312,7 @@ class Flatten:
         if is_too_small:
             return "pending", "the balance is still held by orders being cancelled"
         order = self._order(holder, rules, side, size, attempt=len(before))
-        if not await self._submit(order):
+        if not (await self._ports.submit(order)).answers:
             return "pending", "not sent: an order under this id is asked about, or another guardian acts"
         if self._paused(holder) is not None:
             return "refused", ""
@@ -346,7 +342,7 @@ class Flatten:
         item = next((i for i in self._mine() if i.order.client_order_id == client_order_id), None)
         if item is None or item.order.role is not Role.STOP_LOSS:
             return False
-        holder = _holder(item.order)
+        holder = Holder.of(item.order)
         return holder in self._kept or self._paused(holder) is not None
 
     async def _protect(self, holder: Holder, quantity: Decimal, live: Collection[str]) -> str:
@@ -395,7 +391,7 @@ class Flatten:
         record, left = self._journal.record, abs(quantity) - self._stops(holder)
         assert record is not None
         side = Side.SELL if quantity > 0 else Side.BUY
-        stops = [stop for stop in record.stops if _holder(stop) == holder and stop.side is side]
+        stops = [stop for stop in record.stops if Holder.of(stop) == holder and stop.side is side]
         for stop in sorted(stops, key=lambda stop: stop.stop_price or 0, reverse=side is Side.SELL):
             size = min(stop.quantity, left)
             left -= max(size, Decimal(0))
@@ -404,76 +400,45 @@ class Flatten:
                 attempt = len(self._of(holder, Role.STOP_LOSS))
                 id = ids.client_order_id(intent, Role.STOP_LOSS.value, attempt)
                 new = {"client_order_id": id, "intent_id": intent, "attempt": attempt, "quantity": size}
-                await self._submit(evolve(stop, **new, created_ns=now, sent_ns=now))
+                await self._ports.submit(evolve(stop, **new, created_ns=now, sent_ns=now))
 
     def _intent(self, holder: Holder) -> uuid.UUID:
         assert self._journal.record is not None
-        return ids.flatten_id(
-            self._journal.record.kill_id,
-            venue=holder.venue,
-            account_id=holder.account_id,
-            symbol=holder.symbol,
-            instance=holder.instance,
-        )
+        return holder.kill_intent(self._journal.record.kill_id)
 
     def _order(self, holder: Holder, rules: Rules, side: Side, size: Decimal, *, attempt: int) -> Order:
-        intent, now = self._intent(holder), self._clock.now_ns()
-        return Order(
-            client_order_id=ids.client_order_id(intent, Role.KILL.value, attempt),
-            intent_id=intent,
-            signal_id=None,
-            account_id=holder.account_id,
-            venue=holder.venue,
-            exchange=rules.exchange,
-            symbol=holder.symbol,
-            instance=holder.instance,
-            role=Role.KILL,
-            attempt=attempt,
-            side=side,
-            type=OrderType.MARKET,
-            time_in_force=TimeInForce.GTC,
-            quantity=size,
-            state=State.SENDING,
-            is_reduce_only=True,
-            created_ns=now,
-            sent_ns=now,
-        )
-
-    async def _submit(self, order: Order) -> bool:
-        """Send a flattening order once, or take up the one that was sent under its id; return whether it was sent now.
-
-        Errors: OutageError when the venue does not say whether the id is free.
-        """
-        lookup = await self._venue.query(order.symbol, order.client_order_id)
-        if lookup.presence is Presence.NO_ANSWER:
-            raise OutageError(f"whether {order.client_order_id} was sent before is not known: {lookup.detail}")
-        if lookup.presence is Presence.FOUND:
-            self._ports.found.add(order.client_order_id)
-            self._log.warning("kill.order_found", client_order_id=order.client_order_id)
-        return bool((await self._submitter.submit(Submission((order,)))).answers)
+        intent = self._intent(holder)
+        fields = {
+            "client_order_id": ids.client_order_id(intent, Role.KILL.value, attempt),
+            "intent_id": intent,
+            "exchange": rules.exchange,
+            "attempt": attempt,
+            "side": side,
+            "quantity": size,
+        }
+        return order_from(fields | asdict(holder), self._clock.now_ns())
 
     async def _settle(self) -> None:
         """Ask about every flattening order whose end is not known."""
         await at_once(self._settle_one, [item for item in self._mine() if not item.is_settled])
 
     async def _settle_one(self, item: KillOrder) -> None:
-        id = item.order.client_order_id
-        lookup = await self._venue.query(item.order.symbol, id)
-        if lookup.presence is Presence.FOUND and lookup.report is not None:
-            outcome = ENDED if lookup.report.state in TERMINAL else WORKING
-            if (item.outcome, item.filled) != (outcome, lookup.report.filled):
-                self._ports.note_report(item.order, lookup.report)
-        elif lookup.presence is Presence.NOT_FOUND and item.outcome != WORKING:
-            new = AbsenceProof(self._timing.absence, self._steps, item.order.sent_ns or 0)
-            if self._proofs.setdefault(id, new).not_found():
-                self._journal.outcome(id, ABSENT, now_ns=self._clock.now_ns(), detail="not found often and long enough")
+        id, sent_ns, is_working = item.order.client_order_id, item.order.sent_ns, item.outcome == WORKING
+        order = self._orders.about(id, item.order.symbol, sent_ns=sent_ns, is_acknowledged=is_working)
+        report = await self._orders.ask(order)
+        if report is not None:
+            outcome = ENDED if report.state in TERMINAL else WORKING
+            if (item.outcome, item.filled) != (outcome, report.filled):
+                self._ports.note_report(item.order, report)
+        elif order.is_ended:
+            self._journal.outcome(id, ABSENT, now_ns=self._clock.now_ns(), detail="not found often and long enough")
 
     def _mine(self) -> list[KillOrder]:
         record = self._journal.record
         return [item for item in record.orders if item.order.venue == self._venue.name] if record else []
 
     def _of(self, holder: Holder, role: Role) -> list[KillOrder]:
-        return [item for item in self._mine() if item.order.role is role and _holder(item.order) == holder]
+        return [item for item in self._mine() if item.order.role is role and Holder.of(item.order) == holder]
 
 
 def _in_vain(before: list[KillOrder]) -> int:
@@ -515,10 +480,6 @@ def _first_part(quantity: Decimal, rules: Rules) -> Decimal:
 
 def _symbols(holders: Collection[Holder]) -> str:
     return ", ".join(sorted({holder.symbol for holder in holders}))
-
-
-def _holder(order: Order) -> Holder:
-    return Holder(order.venue, order.account_id, order.symbol, order.instance)
 
 
 def line_of(

@@ -48,7 +48,7 @@ def missing_stops(view: VenueView, orders: Sequence[Order]) -> tuple[list[tuple[
     for order in reversed(orders):  # newest first
         if order.parent_id is None:
             entry = evolve(order, filled=max(order.filled, executed.get(order.client_order_id, _ZERO)))
-            entries.setdefault(holder_of(order), []).append(entry)
+            entries.setdefault(Holder.of(order), []).append(entry)
     blocked = {*snapshot.orders_unknown(view.fills, frozenset(), view.since_ns).values(), *_symbols_of_unknown(view)}
     clear = {
         holder: mine
@@ -61,11 +61,6 @@ def missing_stops(view: VenueView, orders: Sequence[Order]) -> tuple[list[tuple[
         for missing in _missing_of(view, holder, mine, positions.get(holder, _ZERO))
     ]
     return found, len(clear) < len(entries)
-
-
-def holder_of(order: Order) -> Holder:
-    """Return whose position an order changes."""
-    return Holder(order.venue, order.account_id, order.symbol, order.instance)
 
 
 def _symbols_of_unknown(view: VenueView) -> set[str]:

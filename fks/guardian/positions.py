@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import msgspec
 
 from fks.model.account import Environment, VenueIdentity
+from fks.model.ids import flatten_id
 from fks.model.instrument import Lot
 from fks.model.order import OPEN, TERMINAL, Fill, Order, Role, State
 from fks.model.ports import Log
@@ -48,6 +50,15 @@ class Holder:
     account_id: int
     symbol: str
     instance: str
+
+    @staticmethod
+    def of(order: Order) -> Holder:
+        """Return whose position an order changes."""
+        return Holder(order.venue, order.account_id, order.symbol, order.instance)
+
+    def kill_intent(self, kill_id: str) -> uuid.UUID:
+        """Return the intent of the orders with which a kill closes or protects it."""
+        return flatten_id(kill_id, **asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +112,7 @@ class Known:
     def of(order: Order) -> Known:
         """Return an order that the database does not have: nothing of it is booked."""
         return Known(
-            Holder(order.venue, order.account_id, order.symbol, order.instance),
+            Holder.of(order),
             order.exchange,
             Decimal(0),
             order.role.value,

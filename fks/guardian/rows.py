@@ -14,10 +14,9 @@ from typing import Any
 
 from fks.guardian.context import Context
 from fks.guardian.journal import ABSENT, REFUSED, SENT, UNKNOWN, WORKING, Asked, KillJournal, KillRecord, order_from
-from fks.guardian.positions import WINDOW_S, Snapshot
-from fks.model import ids
+from fks.guardian.positions import WINDOW_S, Holder, Snapshot
 from fks.model.errors import FksError
-from fks.model.order import Order, State
+from fks.model.order import State
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Row
 from fks.store.facts import Facts
@@ -169,7 +168,7 @@ class KillTables:
         async def read(store: KillStore) -> None:
             for row in await store.orders(to_datetime(record.engaged_ns)):
                 order = order_from(dict(row), to_ns(row["sent_at"]))
-                is_of_kill = order.venue in venues and order.intent_id == _intent_of(record, order)
+                is_of_kill = order.venue in venues and order.intent_id == Holder.of(order).kill_intent(record.kill_id)
                 if is_of_kill and record.order(order.client_order_id) is None:
                     self._journal.sending(order, now_ns=order.sent_ns or 0)
                     outcome = _OUTCOMES.get(State(row["state"]), WORKING)
@@ -240,9 +239,3 @@ class KillTables:
 #: what the file notes of a predecessor's order in that state; the venue is asked about all but the refused and absent
 #: ones
 _OUTCOMES = {State.SENDING: SENT, State.UNKNOWN: UNKNOWN, State.REJECTED: REFUSED, State.ABSENT: ABSENT}
-
-
-def _intent_of(record: KillRecord, order: Order) -> object:
-    return ids.flatten_id(
-        record.kill_id, venue=order.venue, account_id=order.account_id, symbol=order.symbol, instance=order.instance
-    )

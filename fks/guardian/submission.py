@@ -1,5 +1,4 @@
-"""The submit protocol's ports over the kill's file: the guardian's journal is the line it fsynced before the bytes
-leave."""
+"""The submit protocol's ports of the guardian, whose journal is a line that it fsynced before the bytes leave."""
 
 from __future__ import annotations
 
@@ -7,36 +6,64 @@ import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from fks.clock import Clock
+from fks.guardian.context import Context
 from fks.guardian.journal import ENDED, REFUSED, UNKNOWN, WORKING, KillJournal
-from fks.model.order import TERMINAL, Answer, Order, Outcome, Report
-from fks.model.ports import Log, Venue
+from fks.guardian.orders_at_venue import OrdersAtVenue
+from fks.model.order import TERMINAL, Answer, Order, Report
 from fks.orders import events as e
-from fks.orders.submit import Journaled, Refuse, Submission
+from fks.orders.submit import Journaled, Refuse, Submission, SubmitPorts, Submitted, Submitter
 
 
-class FilePorts:
-    """The ports of the submit protocol for flattening orders. `found` notes ids that the venue knew before they were
-    sent here."""
+class VenuePorts(SubmitPorts):
+    """The ports at one venue, whatever file is the journal. `why_not` returns the reason why this guardian must not act
+    now, "" when it may."""
+
+    def __init__(self, context: Context, orders: OrdersAtVenue, why_not: Callable[[], str]) -> None:
+        self._clock, self._log = context.clock, context.log
+        self._orders, self._why_not = orders, why_not
+        self._numbers = itertools.count(1)
+
+    async def submit(self, order: Order) -> Submitted:
+        """Send an order once, or take up the one that was sent under its id.
+
+        Errors: OutageError when the venue does not say whether the id is free.
+        """
+        await self._orders.ask_first(order)
+        return await Submitter(self).submit(Submission((order,)))
+
+    async def may_send(self, submission: Submission, order: Order) -> Refuse | None:
+        """Check that this guardian may still act."""
+        why = self._why_not()
+        return Refuse("NOT_LEADER", f"{why}; no byte left") if why else None
+
+    async def left_before(self, orders: Sequence[Order]) -> Sequence[str | None]:
+        """Return for each order whether the venue knew its id before: a predecessor sent it."""
+        return ["the venue knew the id" if self._orders.has(order.client_order_id) else None for order in orders]
+
+    async def write(self, orders: Sequence[Order]) -> tuple[Sequence[Answer], int]:
+        """Write the bytes once. What raises may have left."""
+        sent_ns = self._clock.now_ns()
+        return [await self._orders.send(order) for order in orders], sent_ns
+
+    def stamp(self, kind: str, source: str = "us") -> dict[str, Any]:
+        """Return the fields that every event has."""
+        now_ns = self._clock.now_ns()
+        return {"event_id": f"guardian:{kind}:{now_ns}:{next(self._numbers)}", "source": source, "recv_ns": now_ns}
+
+
+class FilePorts(VenuePorts):
+    """The ports of a kill's own orders: its file is their journal."""
 
     def __init__(
         self,
-        venue: Venue,
+        context: Context,
+        orders: OrdersAtVenue,
+        why_not: Callable[[], str],
         journal: KillJournal,
-        *,
         save: Callable[[], Awaitable[None]],
-        may_act: Callable[[], bool],
-        clock: Clock,
-        log: Log,
     ) -> None:
-        self._venue = venue
-        self._journal = journal
-        self._save = save
-        self._may_act = may_act
-        self._clock = clock
-        self._log = log
-        self._numbers = itertools.count(1)
-        self.found: set[str] = set()
+        super().__init__(context, orders, why_not)
+        self._journal, self._save = journal, save
 
     async def journal(self, submission: Submission) -> Journaled:
         """Write the orders into the file; they are merged into the tables, too, when PostgreSQL answers at once."""
@@ -44,19 +71,6 @@ class FilePorts:
             self._journal.sending(order, now_ns=self._clock.now_ns())
         await self._save()
         return Journaled(submission.orders)
-
-    async def may_send(self, submission: Submission, order: Order) -> Refuse | None:
-        """Check that no other guardian has taken over."""
-        return None if self._may_act() else Refuse("NOT_LEADER", "another guardian acts; no byte left")
-
-    async def left_before(self, orders: Sequence[Order]) -> Sequence[str | None]:
-        """Return for each order whether the venue knew its id before: a predecessor sent it."""
-        return ["the venue knew the id" if order.client_order_id in self.found else None for order in orders]
-
-    async def write(self, orders: Sequence[Order]) -> tuple[Sequence[Answer], int]:
-        """Write the bytes once. What raises may have left."""
-        sent_ns = self._clock.now_ns()
-        return [await submitted(self._venue, order) for order in orders], sent_ns
 
     async def record(self, order: Order, event: e.Event, answer: Answer | None) -> Order:
         """Note in the file what the answer means."""
@@ -81,15 +95,3 @@ class FilePorts:
             code=report.code,
             detail=report.state.value,
         )
-
-    def stamp(self, kind: str, source: str = "us") -> dict[str, Any]:
-        """Return the fields that every event has."""
-        return {"event_id": f"kill:{kind}:{next(self._numbers)}", "source": source, "recv_ns": self._clock.now_ns()}
-
-
-async def submitted(venue: Venue, order: Order) -> Answer:
-    """Write an order's bytes once; return the answer. What raises may have left."""
-    try:
-        return await venue.submit(order)
-    except Exception as error:
-        return Answer(Outcome.AMBIGUOUS, detail=f"{type(error).__name__}: {error}")

@@ -15,31 +15,28 @@ leaves their symbol as it is.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.clock import Clock
 from fks.guardian.context import Context
-from fks.guardian.missing_stops import VenueView, holder_of, missing_stops, unended
-from fks.guardian.positions import SideOrders, Snapshot
-from fks.guardian.submission import submitted
+from fks.guardian.missing_stops import VenueView, missing_stops, unended
+from fks.guardian.orders_at_venue import OrdersAtVenue
+from fks.guardian.positions import Holder, SideOrders, Snapshot
+from fks.guardian.submission import VenuePorts
 from fks.model.backoff import Backoff
 from fks.model.errors import OutageError
-from fks.model.order import TERMINAL, Answer, Order, Presence, Report, Role, State
+from fks.model.order import Answer, Order, Report, Role, State
 from fks.model.ports import Venue
 from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.orders import events as e
-from fks.orders.absence import AbsenceProof
 from fks.orders.build import legs_of
 from fks.orders.machine import advance, begin
 from fks.orders.protection import GUARDIAN_ATTEMPTS, next_attempt
 from fks.orders.side_lines import happened_line, placed_line
-from fks.orders.submit import Journaled, Refuse, Submission, Submitter
+from fks.orders.submit import Journaled, Submission
 from fks.process.journal_file import JournalFile
-from fks.risk.policy import Action
 
 
 class Takeover:
@@ -63,9 +60,7 @@ class Takeover:
         self._venues, self._path, self._side = venues, side_journal, side
         self._look, self._why_not, self._page = look, why_not, page
         self._gone_s: float | None = None  # since when the process is proven gone (monotonic)
-        self._ended: dict[str, Report] = {}  # of orders of ours, in this outage
-        self._absent: set[str] = set()
-        self._proofs: dict[str, AbsenceProof] = {}
+        self._orders: dict[str, OrdersAtVenue] = {}  # in this outage, by venue
         self._seen: dict[str, tuple[object, float]] = {}  # venue -> its open orders when nothing lacked, and when
         self._due: dict[str, tuple[int, float]] = {}  # entry -> sends in a row without a live stop, and the next one
         self._paged: set[tuple[str, str]] = set()  # entries with states of their stops
@@ -111,7 +106,7 @@ class Takeover:
 
     def _end(self, why: str) -> None:
         self._gone_s, self.state = None, f"looks on: {why}"
-        for memory in (self._ended, self._absent, self._proofs, self._seen, self._due, self._paged):
+        for memory in (self._orders, self._seen, self._due, self._paged):
             memory.clear()
 
     async def _protect(self, venue: Venue, file: JournalFile) -> None:
@@ -130,50 +125,44 @@ class Takeover:
         was, read_s = self._seen.get(venue.name, (None, 0.0))
         if was == seen and now - read_s < self._timing.history_s:
             return
-        unclear = await self._ask(venue, snapshot, orders, live)
+        at_venue = self._orders.setdefault(venue.name, OrdersAtVenue(venue, self._context))
+        unclear = await self._ask(at_venue, snapshot, orders, live)
         since = {s: snapshot.history_from_ns(venue.name, s) for s in {order.symbol for order in orders}}
         fills = [fill for symbol, from_ns in since.items() for fill in await venue.fills_since(symbol, from_ns)]
-        ended = {id: report.filled for id, report in self._ended.items()}
-        view = VenueView(snapshot, live, ended, unclear, fills, since)
+        view = VenueView(snapshot, live, at_venue.filled, unclear, fills, since)
         missing, is_unclear = missing_stops(view, orders)
         for parent, quantity in missing:
-            await self._place(venue, file, parent, orders, quantity)
+            await self._place(at_venue, file, parent, orders, quantity)
         if not missing and not is_unclear:
             self._seen[venue.name] = seen, now
 
     async def _ask(
-        self, venue: Venue, snapshot: Snapshot, orders: Sequence[Order], live: dict[str, Report]
+        self, at_venue: OrdersAtVenue, snapshot: Snapshot, orders: Sequence[Order], live: dict[str, Report]
     ) -> set[str]:
         """Ask about the orders that may execute and are not listed; return those whose end is not proven."""
         unclear: set[str] = set()
-        for id in unended(snapshot, {holder_of(order) for order in orders}):
-            if id in live or id in self._ended or id in self._absent:
+        for id in [id for id in unended(snapshot, {Holder.of(order) for order in orders}) if id not in live]:
+            known = snapshot.orders[id]
+            order = at_venue.about(
+                id,
+                known.holder.symbol,
+                sent_ns=known.changed_ns,
+                is_acknowledged=known.is_acknowledged,
+                has_left=known.state != State.INTENDED.value,
+            )
+            if order.is_ended:
                 continue
             if why := self._why_not():  # an order manager that starts waits for the lock
                 raise OutageError(why)
-            known = snapshot.orders[id]
-            lookup = await venue.query(known.holder.symbol, id)
-            if lookup.presence is Presence.FOUND and lookup.report is not None:
-                if lookup.report.state in TERMINAL:
-                    self._ended[id] = lookup.report
-                else:
-                    live[id] = lookup.report
-            elif lookup.presence is Presence.NOT_FOUND and self._is_absent(id, snapshot):
-                self._absent.add(id)
-            else:
+            report = await at_venue.ask(order)
+            if report is not None and not order.is_ended:
+                live[id] = report
+            elif not order.is_ended:
                 unclear.add(id)
         return unclear
 
-    def _is_absent(self, id: str, snapshot: Snapshot) -> bool:
-        """Return whether an order that the venue does not find was never taken: no byte of it left, or C5 says so."""
-        known = snapshot.orders[id]
-        if known.state == State.INTENDED.value:
-            return True
-        new = AbsenceProof(self._timing.absence, self._context.steps, known.changed_ns)
-        return not known.is_acknowledged and self._proofs.setdefault(id, new).not_found()
-
     async def _place(
-        self, venue: Venue, file: JournalFile, parent: Order, orders: Sequence[Order], quantity: Decimal
+        self, at_venue: OrdersAtVenue, file: JournalFile, parent: Order, orders: Sequence[Order], quantity: Decimal
     ) -> None:
         """Send one stop under the next id of its entry, unless that id was sent before. Errors: OutageError."""
         tries, due_s = self._due.get(parent.client_order_id, (0, 0.0))
@@ -184,11 +173,7 @@ class Takeover:
         now_ns = self._clock.now_ns()
         made = legs_of(parent, quantity=quantity, attempt=attempt, epoch=parent.epoch, now_ns=now_ns)
         stop = next(leg for leg in made if leg.role is Role.STOP_LOSS)
-        lookup = await venue.query(stop.symbol, stop.client_order_id)
-        if lookup.presence is Presence.NO_ANSWER:
-            raise OutageError(f"whether {stop.client_order_id} was sent before is not known: {lookup.detail}")
-        ports = SidePorts(venue, file, self._clock, self._why_not, is_known=lookup.presence is Presence.FOUND)
-        done = await Submitter(ports).submit(Submission((stop,), action=Action.LEG))
+        done = await SidePorts(self._context, at_venue, self._why_not, file).submit(stop)
         wait_s = Backoff(self._timing.retry_s, self._timing.retry_max_s).wait_s(tries + 1)
         self._due[parent.client_order_id] = tries + 1, self._clock.monotonic() + wait_s
         for order in done.orders:
@@ -200,17 +185,12 @@ class Takeover:
                 self._page("guardian.protects", f"PostgreSQL and the order manager are away: {text}")
 
 
-class SidePorts:
-    """The ports of the submit protocol here: the order manager's side journal, whose lock this process holds.
+class SidePorts(VenuePorts):
+    """The ports of the submit protocol here: the order manager's side journal, whose lock this process holds."""
 
-    `is_known`: the venue knew the id before it was sent here.
-    """
-
-    def __init__(
-        self, venue: Venue, file: JournalFile, clock: Clock, why_not: Callable[[], str], *, is_known: bool
-    ) -> None:
-        self._venue, self._file, self._clock, self._why_not, self._is_known = venue, file, clock, why_not, is_known
-        self._numbers = itertools.count(1)
+    def __init__(self, context: Context, orders: OrdersAtVenue, why_not: Callable[[], str], file: JournalFile) -> None:
+        super().__init__(context, orders, why_not)
+        self._file = file
 
     async def journal(self, submission: Submission) -> Journaled:
         """Write the orders into the file. An order that is not on disk is not sent."""
@@ -218,29 +198,10 @@ class SidePorts:
         begun = tuple(begin(order, event).order for order, event in zip(submission.orders, events, strict=True))
         return Journaled(begun if self._write(placed_line(begun, events, None)) else ())
 
-    async def may_send(self, submission: Submission, order: Order) -> Refuse | None:
-        """Check that PostgreSQL is still away and no kill is engaged."""
-        why = self._why_not()
-        return Refuse("NOT_LEADER", f"{why}; no byte left") if why else None
-
-    async def left_before(self, orders: Sequence[Order]) -> Sequence[str | None]:
-        """Return for each order whether the venue knew its id before."""
-        return ["the venue knew the id" if self._is_known else None for _ in orders]
-
-    async def write(self, orders: Sequence[Order]) -> tuple[Sequence[Answer], int]:
-        """Write the bytes once. What raises may have left."""
-        sent_ns = self._clock.now_ns()
-        return [await submitted(self._venue, order) for order in orders], sent_ns
-
     async def record(self, order: Order, event: e.Event, answer: Answer | None) -> Order:
         """Write what the answer means; one that is not on disk is asked for again by the order's id."""
         self._write(happened_line([(order.client_order_id, event)]))
         return advance(order, event).order
-
-    def stamp(self, kind: str, source: str = "us") -> dict[str, Any]:
-        """Return the fields that every event has."""
-        now_ns = self._clock.now_ns()
-        return {"event_id": f"guardian:{kind}:{now_ns}:{next(self._numbers)}", "source": source, "recv_ns": now_ns}
 
     def _write(self, line: dict[str, Any]) -> bool:
         self._file.append({"at": iso(to_ns(to_datetime(self._clock.now_ns()))), **line})

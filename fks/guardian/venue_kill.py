@@ -20,14 +20,13 @@ from decimal import Decimal
 
 from fks.guardian.context import Context
 from fks.guardian.flatten import Flatten, line_of
-from fks.guardian.journal import KillJournal, order_from
+from fks.guardian.journal import KillJournal
 from fks.guardian.kill_work import KillWork, at_once
+from fks.guardian.orders_at_venue import OrderAtVenue, OrdersAtVenue, order_of
 from fks.guardian.positions import Snapshot
-from fks.guardian.unresolved import UnresolvedOrder, UnresolvedOrders
-from fks.model import ids
 from fks.model.account import VenueIdentity
 from fks.model.errors import OutageError
-from fks.model.order import TERMINAL, Order, OrderType, Outcome, Report, Role, Side, evolve
+from fks.model.order import OrderType, Report, Role, Side, evolve
 from fks.model.ports import Venue
 
 
@@ -54,10 +53,8 @@ class VenueKill(KillWork):
         self._journal = journal
         self._look = look
         self._why_not = why_not
-        self._unresolved = UnresolvedOrders(venue, context)
-        self._flatten = Flatten(context, venue, journal, save=save, may_act=lambda: not why_not())
-        self._journaled: dict[str, str] = {}  # cancels: client id -> last outcome journaled
-        self._ending: dict[str, str] = {}  # client id -> symbol of what was open and is to end
+        self._orders = OrdersAtVenue(venue, context)
+        self._flatten = Flatten(context, self._orders, journal, save=save, why_not=why_not)
         self._identity: VenueIdentity | None = None  # whose account the session is
         self._symbols: set[str] = set()  # where orders of any kind were seen open
 
@@ -83,14 +80,14 @@ class VenueKill(KillWork):
         self._symbols |= {report.symbol for report in reports}
         ending = [report for report in reports if not self._is_kept(report, snapshot, is_held=not record.flatten)]
         self._note_stops(ending, snapshot)
-        await self._end(ending, {report.client_order_id for report in reports})
+        await at_once(self._cancel, self._orders.take_list(ending, {report.client_order_id for report in reports}))
         self._note_unresolved(snapshot, is_held=not record.flatten)
-        await self._prove()
+        await at_once(self._prove, self._orders.due())
         is_flat, left = await self._close(snapshot if is_named else None) if record.flatten else (True, [])
         self.stuck = self._flatten.stuck
-        self.rest_s = 0.0 if ending or self._unresolved else self._flatten.rest_s
+        self.rest_s = 0.0 if ending or self._orders.unresolved else self._flatten.rest_s
         self.remaining = [*self._lines_of_unresolved(), *left]
-        is_quiet = is_flat and not ending and not self._unresolved
+        is_quiet = is_flat and not ending and not self._orders.unresolved
         self.state = ("flat" if record.flatten else "cancelled") if is_quiet else "working"
         self.detail = "positions unknown" if record.flatten and snapshot is None else ""
         return is_quiet
@@ -126,11 +123,11 @@ class VenueKill(KillWork):
             if known.holder.venue != self._venue.name or record.order(id) is not None:
                 continue  # our own flattening orders are settled where they are sent
             if known.is_ended:
-                self._unresolved.drop(id)
+                self._orders.drop(id)
             elif known.is_unresolved and not (is_held and known.is_kept_when_held):
-                self._unresolved.add(
-                    id, known.holder.symbol, sent_ns=known.changed_ns or None, is_acknowledged=known.is_acknowledged
-                )
+                sent_ns, is_acknowledged = known.changed_ns, known.is_acknowledged
+                order = self._orders.about(id, known.holder.symbol, sent_ns=sent_ns, is_acknowledged=is_acknowledged)
+                order.must_end = True
 
     def _note_stops(self, ending: list[Report], snapshot: Snapshot | None) -> None:
         """Write into the file which stops are about to end, so that they can be placed again while the venue refuses to
@@ -143,7 +140,7 @@ class VenueKill(KillWork):
             if known is not None and is_stop and known.parent_id and report.client_order_id not in noted:
                 is_limit, holder = report.price is not None, known.holder
                 stop = evolve(
-                    _stub(report.client_order_id, report.symbol, self._venue.name, report),
+                    order_of(self._venue.name, report.client_order_id, report.symbol, report),
                     account_id=holder.account_id,
                     instance=holder.instance,
                     exchange=known.exchange,
@@ -157,79 +154,41 @@ class VenueKill(KillWork):
                 self._journal.stop(stop, now_ns=self._clock.now_ns())
 
     # ── cancelling and proving ───────────────────────────────────────────────────────────────────
-    async def _end(self, ending: list[Report], open_ids: set[str]) -> None:
-        """Cancel open orders. One that is gone since the last round without a confirmed cancel is unresolved."""
-        for id in [id for id in self._ending if id not in open_ids]:
-            self._unresolved.add(id, self._ending.pop(id), is_acknowledged=True)
-        for report in ending:
-            self._unresolved.seen_open(report.client_order_id)
-            self._ending[report.client_order_id] = report.symbol
-        stubs = [_stub(report.client_order_id, report.symbol, self._venue.name, report) for report in ending]
-        await at_once(self._cancel, stubs)
+    async def _prove(self, order: OrderAtVenue) -> None:
+        """Cancel an unresolved order by its client id, and ask the venue what became of it."""
+        await self._cancel(order)
+        await self._orders.ask(order)
 
-    async def _prove(self) -> None:
-        """Cancel each unresolved order by its client id, and ask the venue what became of it."""
-        await at_once(self._prove_one, self._unresolved.due())
-
-    async def _prove_one(self, due: tuple[str, UnresolvedOrder]) -> None:
-        id, order = due
-        if not await self._cancel(_stub(id, order.symbol, self._venue.name)):
-            await self._unresolved.ask(id, order)
-
-    async def _cancel(self, order: Order) -> bool:
-        """Cancel one order; return whether its end is proven by the answer."""
-        answer = await self._venue.cancel(order)
-        id = order.client_order_id
-        if self._journaled.get(id) != answer.outcome.value:
-            self._journaled[id] = answer.outcome.value
+    async def _cancel(self, order: OrderAtVenue) -> None:
+        """Cancel one order, and write an answer into the file that is another one than the last."""
+        before = order.cancel_outcome
+        answer = await self._orders.cancel(order)
+        if answer.outcome is not before:
             self._journal.cancelled(
                 venue=self._venue.name,
                 symbol=order.symbol,
-                client_order_id=id,
+                client_order_id=order.client_order_id,
                 outcome=answer.outcome.value,
                 detail=answer.detail,
                 now_ns=self._clock.now_ns(),
             )
-        is_ended = answer.outcome is Outcome.ACK and answer.report is not None and answer.report.state in TERMINAL
-        if is_ended:
-            self._unresolved.end(id)
-            self._ending.pop(id, None)
-        return is_ended
 
     # ── closing ──────────────────────────────────────────────────────────────────────────────────
     async def _close(self, snapshot: Snapshot | None) -> tuple[bool, list[dict[str, str]]]:
         """Return whether nothing more can be closed, and the rest."""
         if snapshot is None:
             return False, [line_of("pending", "our positions are not known: the database was never reached")]
-        unclear = [id for id, _ in self._unresolved.items()]
-        is_flat = await self._flatten.step(snapshot, self._symbols, unclear, self._ending)
+        unclear = [order.client_order_id for order in self._orders.unresolved]
+        is_flat = await self._flatten.step(snapshot, self._symbols, unclear, self._orders.open_ids)
         return is_flat, self._flatten.remaining
 
     def _lines_of_unresolved(self) -> list[dict[str, str]]:
         return [
             line_of(
                 "in_doubt",
-                f"whether order {id} is live is not proven: the venue is asked",
+                f"whether order {order.client_order_id} is live is not proven: the venue is asked",
                 symbol=order.symbol,
                 venue=self._venue.name,
             )
-            for id, order in self._unresolved.items()
+            for order in self._orders.unresolved
         ]
-
-
-def _stub(client_order_id: str, symbol: str, venue: str, report: Report | None = None) -> Order:
-    """Return as much of an order as a cancel needs: it need not be one of ours."""
-    fields = {
-        "client_order_id": client_order_id,
-        "intent_id": ids.NAMESPACE,
-        "account_id": 0,
-        "venue": venue,
-        "exchange": "",
-        "symbol": symbol,
-        "instance": "",
-        "role": Role.ORDER,
-        "attempt": 0,
-        "side": (report and report.side) or Side.SELL,
-        "quantity": (report and report.quantity) or 0,
-    }
-    return evolve(order_from(fields, 0), venue_order_id=report and report.venue_order_id)

@@ -14,6 +14,7 @@ from fks.clock import FakeClock
 from fks.guardian.context import Context
 from fks.guardian.flatten import Flatten
 from fks.guardian.journal import ABSENT, UNKNOWN, Asked, KillJournal
+from fks.guardian.orders_at_venue import OrdersAtVenue
 from fks.guardian.positions import Holder, Known, Rules, Snapshot
 from fks.guardian.timing import Timing
 from fks.model import ids
@@ -38,7 +39,7 @@ def flattening(
         """The database is away."""
 
     context = Context(clock, CollectingLog(), RecordingMeter(), replace(Timing(), **waits))
-    return Flatten(context, venue, journal, save=save, may_act=lambda: True), journal
+    return Flatten(context, OrdersAtVenue(venue, context), journal, save=save, why_not=lambda: ""), journal
 
 
 async def test_a_lost_flattening_is_asked_about_until_it_is_absent(tmp_path: Path) -> None:
@@ -76,6 +77,24 @@ async def test_a_lost_flattening_is_not_absent_sooner_when_the_clock_is_set(tmp_
         assert len(venue.received) == (1 if second < 62 else 2), second
         await clock.advance(1.0)
     assert venue.totals["BTC"] == D("8.5")
+
+
+async def test_a_flattening_that_the_venue_had_once_is_never_absent(tmp_path: Path) -> None:
+    """A predecessor's order is found under the id, then not found for minutes: a second one could sell twice."""
+    clock, venue = FakeClock(), ScriptedVenue(script=deque(["rest"]), totals={"BTC": D(9), "USDT": D(0)})
+    flatten, journal = flattening(tmp_path, clock, venue)
+    intent = ids.flatten_id("k", venue="ccxt", account_id=1, symbol="BTCUSDT", instance="s")
+    id = ids.client_order_id(intent, Role.KILL)
+    await venue.submit(an_order(client_order_id=id, instance="s", side=Side.SELL, role=Role.KILL))
+    snapshot = Snapshot(clock.now_ns(), {HOLDER: D("0.5")}, RULES, {}, frozenset())
+    await flatten.step(snapshot, set())
+    venue.hidden[id] = 10**6
+    for _ in range(90):
+        await clock.advance(2.0)
+        assert not await flatten.step(snapshot, set())
+    assert journal.record is not None
+    assert [item.outcome for item in journal.record.orders] == [UNKNOWN]
+    assert venue.received == [id]
 
 
 PERSON = Holder("ccxt", 1, "BTCUSDT", "")

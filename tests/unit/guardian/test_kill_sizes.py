@@ -15,6 +15,7 @@ from fks.clock import FakeClock
 from fks.guardian.context import Context
 from fks.guardian.flatten import Flatten
 from fks.guardian.journal import ENDED, REFUSED, Asked, KillJournal, kill_mode
+from fks.guardian.orders_at_venue import OrdersAtVenue
 from fks.guardian.positions import Holder, Known, PositionsFile, Rules, Snapshot
 from fks.guardian.timing import Timing
 from fks.model import ids
@@ -65,10 +66,14 @@ class Closing:
         self.journal.engage("k", Asked("system", "", "me", True, self.clock.now_ns()))
         self.saves = 0
         context = Context(self.clock, CollectingLog(), RecordingMeter(), self.timing)
-        self.flatten = Flatten(context, self.venue, self.journal, save=self.save, may_act=lambda: self.may_act)
+        orders = OrdersAtVenue(self.venue, context)
+        self.flatten = Flatten(context, orders, self.journal, save=self.save, why_not=self.why_not)
 
     async def save(self) -> None:
         self.saves += 1
+
+    def why_not(self) -> str:
+        return "" if self.may_act else "another guardian acts"
 
     def snapshot(self, quantity: str, rules: Rules | None = RULES, **more: object) -> Snapshot:
         known = {} if rules is None else {"BTCUSDT": rules}

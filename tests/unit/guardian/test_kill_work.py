@@ -15,12 +15,12 @@ from fks.guardian.context import Context
 from fks.guardian.journal import Asked, KillJournal
 from fks.guardian.kill_work import KillWork
 from fks.guardian.lease import GuardianLease, is_machine_alone, is_placed_here
+from fks.guardian.orders_at_venue import OrdersAtVenue
 from fks.guardian.progress import Progress
 from fks.guardian.rows import KillTables
 from fks.guardian.timing import Timing
-from fks.guardian.unresolved import UnresolvedOrders
 from fks.model.errors import OutageError
-from fks.model.order import State
+from fks.model.order import OrderType, Outcome, Report, State
 from tests.support.order_values import an_order
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.scripted_venue import ScriptedVenue
@@ -145,69 +145,91 @@ async def test_more_to_do_unsettles_a_place_and_less_does_not() -> None:
 
 
 # ── orders without a proven end ──────────────────────────────────────────────────────────────────
-def unresolved(clock: FakeClock, venue: ScriptedVenue) -> UnresolvedOrders:
+def at_venue(clock: FakeClock, venue: ScriptedVenue) -> OrdersAtVenue:
     timing = replace(TIMING, absent_polls=3, absent_spacing_s=2.0, absent_first_s=5.0, absent_age_s=30.0)
-    return UnresolvedOrders(venue, replace(context(clock), timing=timing))
+    return OrdersAtVenue(venue, replace(context(clock), timing=timing))
+
+
+def add(orders: OrdersAtVenue, name: str, *, is_acknowledged: bool = False) -> None:
+    """Take up an order as one that is to end."""
+    orders.about(name, "BTCUSDT", is_acknowledged=is_acknowledged).must_end = True
 
 
 async def test_unresolved_orders_are_due_in_growing_steps() -> None:
     clock = FakeClock()
-    orders = unresolved(clock, ScriptedVenue())
-    orders.add("b", "BTCUSDT")
-    orders.add("a", "BTCUSDT")
-    assert [id for id, _ in orders.due()] == ["a", "b"]
+    orders = at_venue(clock, ScriptedVenue())
+    add(orders, "b")
+    add(orders, "a")
+    assert [order.client_order_id for order in orders.due()] == ["a", "b"]
     due = []
     for _ in range(40):
         await clock.advance(0.25)
-        due += [clock.monotonic() for id, _ in orders.due() if id == "a"]
+        due += [clock.monotonic() for order in orders.due() if order.client_order_id == "a"]
     assert due == [0.25, 0.75, 1.75, 3.75, 6.0, 8.25]
-    orders.add("a", "BTCUSDT")
+    add(orders, "a")
     assert orders.due() == [], "it is there already: its turn stays"
-    assert len(orders) == 2
+    assert len(orders.unresolved) == 2
 
 
 async def test_the_end_of_an_order_is_proven_by_a_report_or_by_absence() -> None:
     clock, venue = FakeClock(), ScriptedVenue(prices={"BTCUSDT": an_order().quantity})
-    orders = unresolved(clock, venue)
+    orders = at_venue(clock, venue)
     for name in "abcd":
-        orders.add(name * 32, "BTCUSDT", sent_ns=clock.now_ns(), is_acknowledged=name == "b")
+        add(orders, name * 32, is_acknowledged=name == "b")
     await venue.submit(an_order(client_order_id="c" * 32))  # filled
     venue.script = deque(["rest"])
     await venue.submit(an_order(client_order_id="d" * 32))  # it works
-    asked = dict(orders.items())
+    asked = {order.client_order_id: order for order in orders.unresolved}
     for seconds in (0.0, 2.0, 2.0, 25.0, 2.0, 2.0):
         await clock.advance(seconds)
-        reports = {id[0]: await orders.ask(id, order) for id, order in orders.items()}
-    assert [id[0] for id, _ in orders.items()] == ["b", "d"], "a: absent, b: acknowledged once, c: filled, d: it works"
+        reports = {order.client_order_id[0]: await orders.ask(order) for order in orders.unresolved}
+    left = [order.client_order_id[0] for order in orders.unresolved]
+    assert left == ["b", "d"], "a: absent, b: acknowledged once, c: filled, d: it works"
     assert {name: report and report.state for name, report in reports.items()} == {
         "a": None,
         "b": None,
         "d": State.WORKING,
     }
     assert asked["d" * 32].is_acknowledged
-    orders.add("a" * 32, "BTCUSDT")
-    assert len(orders) == 2, "its absence is proven"
-    orders.seen_open("a" * 32)
-    orders.add("a" * 32, "BTCUSDT")
-    assert len(orders) == 3, "whatever was proven: the venue lists it"
-    orders.seen_open("a" * 32)
-    assert dict(orders.items())["a" * 32].is_acknowledged
+    add(orders, "a" * 32)
+    assert len(orders.unresolved) == 2, "its absence is proven"
+    report = Report("a" * 32, "1", "BTCUSDT", State.WORKING, an_order().filled, clock.now_ns())
+    orders.take_list([report], {"a" * 32})
+    add(orders, "a" * 32)
+    assert len(orders.unresolved) == 3, "whatever was proven: the venue lists it"
+    assert asked["a" * 32].is_acknowledged
     orders.drop("a" * 32)
-    orders.add("a" * 32, "BTCUSDT")
-    assert len(orders) == 3, "dropped is not proven"
+    add(orders, "a" * 32)
+    assert len(orders.unresolved) == 3, "dropped is not proven"
+
+
+async def test_an_order_that_is_cancelled_as_open_is_not_asked_about() -> None:
+    """One cancel a round; once the venue lists it no more, it is queried until its end is proven."""
+    clock, venue = FakeClock(), ScriptedVenue(cancels=deque(["lost"]))
+    orders = at_venue(clock, venue)
+    add(orders, "a" * 32)
+    await venue.submit(an_order(client_order_id="a" * 32, type=OrderType.LIMIT, price=an_order().quantity))
+    [order] = orders.take_list(await venue.open_orders(), {"a" * 32})
+    await orders.cancel(order)
+    assert (orders.due(), orders.open_ids, [order]) == ([], {"a" * 32}, orders.unresolved)
+    assert orders.take_list([], set()) == []
+    assert (orders.due(), orders.open_ids) == ([order], set())
+    assert (await orders.cancel(order)).outcome is Outcome.ACK
+    assert (await orders.ask(order), venue.queried) == (order.report, []), "a confirmed cancel is the end"
+    assert (orders.unresolved, orders.filled) == ([], {"a" * 32: 0})
 
 
 async def test_an_order_is_not_absent_before_it_is_old_enough() -> None:
     clock, venue = FakeClock(), ScriptedVenue()
-    orders = unresolved(clock, venue)
-    orders.add("a" * 32, "BTCUSDT")
+    orders = at_venue(clock, venue)
+    add(orders, "a" * 32)
     for _ in range(29):
         await clock.advance(1.0)
-        await orders.ask("a" * 32, dict(orders.items())["a" * 32])
-    assert len(orders) == 1
+        await orders.ask(orders.unresolved[0])
+    assert len(orders.unresolved) == 1
     await clock.advance(2.0)
-    await orders.ask("a" * 32, dict(orders.items())["a" * 32])
-    assert len(orders) == 0
+    await orders.ask(orders.unresolved[0])
+    assert len(orders.unresolved) == 0
 
 
 # ── over all places ──────────────────────────────────────────────────────────────────────────────

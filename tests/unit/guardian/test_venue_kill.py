@@ -14,7 +14,7 @@ import pytest
 
 from fks.clock import FakeClock
 from fks.guardian.context import Context
-from fks.guardian.journal import Asked, KillJournal
+from fks.guardian.journal import ENDED, Asked, KillJournal
 from fks.guardian.positions import Holder, Known, Rules, Snapshot
 from fks.guardian.timing import Timing
 from fks.guardian.venue_kill import VenueKill
@@ -306,6 +306,25 @@ async def test_stops_are_back_while_the_venue_refuses_to_close(tmp_path: Path) -
         again = [item.order for item in now.journal.record.orders if item.order.type is OrderType.STOP]
         assert {(order.parent_id, order.instance, order.is_reduce_only) for order in again} == {("p", "s", True)}
     assert len(set(venue.received)) == len(venue.received), "no id twice"
+
+
+async def test_a_stop_of_the_kill_is_not_queried_after_a_confirmed_cancel(tmp_path: Path) -> None:
+    venue = Closed(totals={"BTC": D("0.5"), "USDT": D(0)}, locks_base=True)
+    await stopped(venue, "a", "0.5", "90")
+    async with killing(tmp_path, venue, taken({HOLDER: D("0.5")}, a=replace(known("sl"), parent_id="p"))) as now:
+        await now.passed(3)
+        [id], cancel, asked = [held.order.client_order_id for held in venue.live()], venue.cancel, list[int]()
+
+        async def watched(order: Order) -> Answer:
+            asked.append(venue.queried.count(id))
+            return await cancel(order)
+
+        venue.cancel, venue.is_closed = watched, False  # type: ignore[method-assign]
+        await now.passed(16)
+        assert (venue.totals["BTC"], now.left(), asked) == (0, [], [venue.queried.count(id)])
+        assert now.journal.record is not None
+        [ended] = [item for item in now.journal.record.orders if item.order.client_order_id == id]
+        assert (ended.outcome, ended.detail) == (ENDED, "CANCELLED")
 
 
 async def test_a_guardian_that_dies_between_cancel_and_refusal_puts_the_stop_back(tmp_path: Path) -> None:

@@ -143,7 +143,8 @@ class TrailingStops:
         self._context.publisher.alert(
             "warning",
             "order.stop_kept",
-            f"{entry.symbol}: the strategy moves the stop to {stop.normalize():f}, and {entry.venue} keeps it where it is",
+            f"{entry.symbol}: the strategy moves the stop to {stop.normalize():f}, and {entry.venue} keeps it where it "
+            "is",
             venue=entry.venue,
         )
 

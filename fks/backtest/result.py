@@ -49,6 +49,9 @@ ROLES = (Role.ENTRY, Role.EXIT, Role.STOP_LOSS, Role.TAKE_PROFIT, Role.LIQUIDATI
 EXPIRED = Code.SLIPPAGE_GUARD.value
 
 
+_ZERO = Decimal(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """The engine that walked the tape, `compiled` or `reference`, and the reason. Both give the same result."""
@@ -220,34 +223,45 @@ class Result:
 
     @cached_property
     def trades(self) -> tuple[TradeRow, ...]:
-        """Return every round trip, exact. Of one with several entries the prices are the average ones, to 8 places more
-        than the bars have."""
+        """Return every round trip, exact; of a position that is closed in parts, one for each part. Of one with several
+        entries the prices are the average ones, to 8 places more than the bars have."""
         columns, fills = self.trade_columns, self.fills
         rows = zip(columns.entry.tolist(), columns.exit.tolist(), columns.pnl.tolist(), strict=True)
-        found = []
+        found, before = [], (-1, -1)  # entry and exit of the trade before
         for entry, exit_, pnl in rows:
-            own = fills[entry : exit_ + 1]
-            bought = [fill for fill in own if fill.role is Role.ENTRY]
-            sold = [fill for fill in own if fill.role is not Role.ENTRY]
+            first_sold = before[1] + 1 if before[0] == entry else entry  # a part was closed before
+            sold = [fill for fill in fills[first_sold : exit_ + 1] if fill.role is not Role.ENTRY]
+            worth, quantity = sum((f.quantity * f.price for f in sold), _ZERO), sum((f.quantity for f in sold), _ZERO)
             found.append(
                 TradeRow(
-                    own[0].side,
-                    own[0].time_ns,
-                    own[-1].time_ns,
-                    sum((fill.quantity for fill in sold), Decimal(0)),
-                    self._average_price(bought),
-                    self._average_price(sold),
+                    fills[entry].side,
+                    fills[entry].time_ns,
+                    fills[exit_].time_ns,
+                    quantity,
+                    self._entry_price(fills[entry : exit_ + 1], first_sold - entry),
+                    sold[0].price if len(sold) == 1 else round(worth / quantity, self.units.price + 8),
                     from_units(pnl, self.units.cash),
-                    own[-1].role,
+                    fills[exit_].role,
                 )
             )
+            before = entry, exit_
         return tuple(found)
 
-    def _average_price(self, fills: Sequence[FillRow]) -> Decimal:
-        if len(fills) == 1:
-            return fills[0].price
-        worth = sum((fill.quantity * fill.price for fill in fills), Decimal(0))
-        return round(worth / sum((fill.quantity for fill in fills), Decimal(0)), self.units.price + 8)
+    def _entry_price(self, fills: Sequence[FillRow], first_sold: int) -> Decimal:
+        """Return the average price of what a trade closes: of the entries so far, less the parts closed before fill
+        `first_sold`."""
+        entries = [fill for fill in fills if fill.role is Role.ENTRY]
+        if len(entries) == 1:
+            return entries[0].price
+        held = worth = price = _ZERO
+        for number, fill in enumerate(fills):
+            if fill.role is Role.ENTRY:
+                held, worth = held + fill.quantity, worth + fill.quantity * fill.price
+                price = worth / held
+            elif number < first_sold:  # a short's fee in base is bought back, too: more than was sold
+                held = max(held - fill.quantity, _ZERO)
+                worth = held * price
+        return round(price, self.units.price + 8)
 
     @cached_property
     def denied(self) -> tuple[DeniedEntry, ...]:

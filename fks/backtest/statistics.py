@@ -11,7 +11,7 @@ from fks.backtest.curve import deepest_fall
 from fks.backtest.metrics import sharpe_ratio
 from fks.backtest.result import ROLES, Result
 from fks.backtest.series import returns_of
-from fks.backtest.units import from_units
+from fks.backtest.units import from_units, to_units
 from fks.indicators.exact import Exact
 from fks.model.order import Role
 from fks.model.timeframe import NS
@@ -53,10 +53,10 @@ def statistics_of(result: Result) -> Statistics:
     pnl, (returns, per_year) = result.pnl, returns_of(result)
     wins, losses = pnl[pnl > 0], pnl[pnl <= 0]
     fills, trades = result.fill_columns, result.trade_columns
-    held = int((fills.bar[trades.exit] - fills.bar[trades.entry]).sum())
-    if len(fills) and ROLES[int(fills.role[-1])] is Role.ENTRY:  # a position is open
-        opened = int(trades.exit[-1]) + 1 if len(trades) else 0
-        held += len(result.bars) - int(fills.bar[opened])
+    is_last = np.append(trades.entry[1:] != trades.entry[:-1], True)[: len(trades)]  # not of the parts before
+    held = int((fills.bar[trades.exit[is_last]] - fills.bar[trades.entry[is_last]]).sum())
+    if (since := _open_since(result)) is not None:
+        held += len(result.bars) - int(fills.bar[since])
     final = float(equity[-1]) if len(equity) else cash
     return Statistics(
         bars=len(bars),
@@ -95,3 +95,16 @@ def _exact_sum(values: Exact, factors: Exact) -> int:
     if bound >= 2**62:
         values = values.astype(object)
     return int((values * factors if len(factors) else values).sum())
+
+
+def _open_since(result: Result) -> int | None:
+    """Return the fill from which on a position that is open at the end is not counted by a trade, or None. After a part
+    of it was closed that is the last such part."""
+    fills, trades = result.fill_columns, result.trade_columns
+    first = int(trades.exit[-1]) + 1 if len(trades) else 0
+    if first and ROLES[int(fills.role[first - 1])] is Role.EXIT:
+        fees = np.where(fills.is_base_fee[:first], fills.fee[:first], 0)
+        position = int((fills.side[:first] * fills.quantity[:first] - fees).sum())
+        if abs(position) >= to_units(result.setup.instrument.lot_step, result.units.quantity):
+            return first - 1
+    return first if len(fills) and ROLES[int(fills.role[-1])] is Role.ENTRY else None

@@ -19,6 +19,7 @@ from fks.backtest import Result, Setup, TapeRefused, find_gaps, resample, statis
 from fks.backtest.fingerprint import inputs_hash
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
+from fks.backtest.series import trade_table
 from fks.config.settings import Risk
 from fks.jobs.backtest import Loaded, parse_spec, run_spec
 from fks.matching import Commission, CostModel, Slippage
@@ -202,6 +203,30 @@ def test_generated_positions_are_closed_in_parts_before_their_protection_fills()
         roles = [fill.role.value for fill in run(*in_parts(seed), setup(can_short=True)).fills]
         found.update(f"{now} after {before}" for before, now in itertools.pairwise(roles))
     assert min(found[pair] for pair in ("exit after exit", "sl after exit", "tp after exit", "sl after sl")) > 20, found
+
+
+@pytest.mark.parametrize("engine", ["compiled", "reference"])
+def test_each_part_of_a_position_is_a_trade_of_its_own(engine: Any) -> None:
+    bars = tape(*[(float(p), p + 1.0, p - 1.0, float(p)) for p in (100, 100, 110, 120, 120, 140, 150, 150, 160, 160)])
+    strategy = Scripted(target=(1.0, 0.5, 0.25, 1.25, 0.625, 0.0, 0.0, 1.0, 0.5, 0.5), most=2)
+    free = setup(costs=CostModel(Decimal(0)), sizing="quantity", size=Decimal(8))
+    result = run(strategy, bars, free, engine=engine)
+    # 8 at 100; 4 and 2 are sold; 8 more at 120 make 10 at 116; half is sold, then all
+    rows = [(t.quantity, t.entry_price, t.exit_price, t.pnl, t.reason.value) for t in result.trades]
+    assert rows == [
+        (4, 100, 110, 40, "exit"),
+        (2, 100, 120, 40, "exit"),
+        (5, 116, 140, 120, "exit"),
+        (5, 116, 150, 170, "exit"),
+        (4, 160, 160, 0, "exit"),
+    ]
+    table = trade_table(result)
+    assert table.quantity.tolist() == [4, 2, 5, 5, 4]
+    assert table.pnl_pct.tolist() == pytest.approx([10, 20, 100 * 24 / 116, 100 * 34 / 116, 0])
+    # held from bar 1 to 6, and from 8 to the end
+    assert statistics_of(result).exposure_pct == pytest.approx(100 * (5 + 2) / 10)
+    whole = run(Scripted(target=(1.0, 1.0, 1.0, 0.0) * 2 + (1.0, 1.0)), bars, free, engine=engine)
+    assert statistics_of(whole).exposure_pct == pytest.approx(100 * (3 + 3 + 1) / 10)
 
 
 @pytest.mark.parametrize("engine", ["compiled", "reference"])

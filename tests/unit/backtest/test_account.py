@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ConfigDict
 
 from fks.backtest import Backtest, Setup
 from fks.backtest.account import AccountBacktest, Member
@@ -19,14 +18,15 @@ from fks.config.risk import Risk
 from fks.jobs.account import parse_account
 from fks.matching import CostModel
 from fks.matching.margin import Margin
-from fks.model.bar import Bars
+from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.order import Role
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.risk.correlation import correlation_of, returns_before
-from fks.strategies.base import Decisions, Strategy
+from fks.strategies.base import Decisions
 from tests.support.backtests import run, run_account
+from tests.support.given import Given
 from tests.support.strategies import START_NS, bars_of
 
 D = Decimal
@@ -39,23 +39,6 @@ def instrument(symbol: str, quote: str = "USDT") -> Instrument:
 
 
 BTC, ETH = instrument("BTCUSDT"), instrument("ETHUSDT")
-
-
-class Given(Strategy):
-    """Decisions as they are given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
-    name: ClassVar[str] = "given"
-    target: tuple[float, ...]
-    stop: tuple[float, ...] | None = None
-    warm: int = 0
-
-    def warmup(self) -> int:
-        return self.warm
-
-    def decide(self, bars: Bars) -> Decisions:
-        part = slice(-len(bars), None)
-        return Decisions(np.array(self.target)[part], None if self.stop is None else np.array(self.stop)[part])
 
 
 def setup(item: Instrument = BTC, **changes: Any) -> Setup:
@@ -80,7 +63,7 @@ class Dice:
     """Random tapes, decisions and setups of a seed."""
 
     def __init__(self, seed: int) -> None:
-        self.random = np.random.default_rng(seed)
+        self.random, self.random_parts = np.random.default_rng(seed), np.random.default_rng(seed + 1)
 
     def one_of(self, *values: Any) -> Any:
         return values[int(self.random.integers(len(values)))]
@@ -102,8 +85,12 @@ class Dice:
         sides = self.one_of((0.0, 1.0), (-1.0, 0.0, 1.0), (-1.0, 1.0))
         target = np.repeat(np.array(sides)[self.random.integers(0, len(sides), count)], self.one_of(1, 4))[:count]
         stop = np.where(target < 0, bars.close * 1.02, bars.close * 0.98) if self.one_of(0, 1) else None
+        target, move = self.parts(target), np.where(self.random_parts.random(count) < 0.2, bars.close, np.nan)
         strategy = Given(
-            target=tuple(target), stop=None if stop is None else tuple(stop), warm=int(self.random.integers(0, 3))
+            target=tuple(target),
+            stop=None if stop is None else tuple(stop),
+            move=tuple(np.where(target < 0, move * 1.01, move * 0.99)),
+            warm=int(self.random.integers(0, 3)),
         )
         return Member(
             strategy,
@@ -118,6 +105,14 @@ class Dice:
                 margin=self.one_of(None, None, Margin.parse("0.5/0.3"), Margin.parse("0.02/0.01")),
             ),
         )
+
+    def parts(self, target: Floats) -> Floats:
+        """Return targets that also fall on their side."""
+        found, share = target.copy(), 1.0
+        for at in range(1, len(target)):
+            share = 1.0 if target[at] != target[at - 1] else share * (0.5 if self.random_parts.random() < 0.2 else 1.0)
+            found[at] *= share
+        return found
 
     def limits(self) -> Risk:
         return Risk(

@@ -247,15 +247,16 @@ async def measure(
 
 
 def _ensure_market_entries(strategy: Strategy, bars: Bars) -> None:
-    """Refuse decisions to enter by limit or stop orders, with a stop that trails, or with a share of the size: a
-    challenger's are recorded without these, and would be valued as others. Errors: InputError CHALLENGER_ENTRY_ORDERS;
-    of the strategy."""
+    """Refuse decisions to enter by limit or stop orders, with a stop that trails or is moved, or with a share of the
+    size: a challenger's are recorded without these, and would be valued as others. Errors: InputError
+    CHALLENGER_ENTRY_ORDERS; of the strategy."""
     found = evaluate(strategy, bars)
-    for prices in (found.entry_limit, found.entry_stop, found.trail, found.size_share):
+    for prices in (found.entry_limit, found.entry_stop, found.trail, found.size_share, found.moves()):
         if prices is not None and bool((np.isfinite(prices) & (found.target != 0.0)).any()):
             raise InputError(
-                f"strategy {strategy.name} enters by limit or stop orders, with stops that trail, or with a part of "
-                "its size, and challengers are compared by entries of all of it at the market, whose stops stay",
+                f"strategy {strategy.name} enters by limit or stop orders, with stops that trail or are moved, or "
+                "with a part of its size, and challengers are compared by entries of all of it at the market, whose "
+                "stops stay",
                 code="CHALLENGER_ENTRY_ORDERS",
                 status=422,
                 remedy="compare the parameters by backtests, and give them to the instance with 'fks optimize promote'",

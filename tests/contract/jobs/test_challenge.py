@@ -205,6 +205,15 @@ async def test_a_challenger_beside_entry_orders_is_refused(
     assert (await add_challenger(database, "a", {"minutes": 30}, OWN, by="me")).stage == "shadow"
 
 
+async def test_a_challenger_that_moves_its_stops_is_refused(database: Database) -> None:
+    await add_account(database)
+    await add_instance(database, "a", "scale_out", {"entry": 3, "step_pct": 0.1})
+    with pytest.raises(InputError, match="that trail or are moved") as refused:
+        await add_challenger(database, "a", {"entry": 4, "step_pct": 0.1}, CATALOGUE, by="me")
+    assert refused.value.code == "CHALLENGER_ENTRY_ORDERS"
+    assert await ChallengerStore(database).list("a") == []
+
+
 @pytest.mark.parametrize(("champion", "challenger"), [(False, True), (True, False)])
 async def test_entry_orders_are_not_valued_and_not_swapped_in(
     database: Database, champion: bool, challenger: bool

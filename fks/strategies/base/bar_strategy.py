@@ -36,8 +36,9 @@ class Context:
     `bars_held` are of the open position, and `entries` is how many made it (`add`); of several the price is the average
     one of amounts of quote in proportion to their `size_share`, as the sizing `notional` buys. `index` is the bar's
     number. `is_waiting`: an entry's limit or stop order rests. `kept`: the share of what was entered that is still held
-    (`reduce`), `stop_loss` where its stop is (NaN: it has none, or is flat). `state` is the strategy's own: set any
-    attribute; it is empty at each evaluation's start.
+    (`reduce`), `stop_loss` where its stop is (NaN: it has none, or is flat). `profit` is what was closed so far earned,
+    as a share of an entry of the full size and without costs: 0.02 is 2 % of that size; `drawdown` how far it is below
+    its highest. `state` is the strategy's own: set any attribute; it is empty at each evaluation's start.
     """
 
     __slots__ = (
@@ -52,6 +53,7 @@ class Context:
         "_move",
         "_order",
         "_paid",
+        "_peak",
         "_profit",
         "_share",
         "_stop_loss",
@@ -65,6 +67,7 @@ class Context:
         "is_stopped",
         "is_waiting",
         "position",
+        "profit",
         "state",
         "stop_loss",
     )
@@ -87,6 +90,7 @@ class Context:
         self._cut = 1.0  # the share that a part closed in this bar leaves
         self._move = _NAN  # where the stop is moved at this bar's close
         self.stop_loss = _NAN
+        self.profit = self._peak = 0.0
         self._loss = self._stop_loss = self._profit = self._trail = _NAN
         self._share = 1.0  # of the size, of the entry that was ordered last
         self._paid = self._entered = 1.0  # in full sizes: held, and entered in all, of the open position
@@ -97,6 +101,16 @@ class Context:
     def kept(self) -> float:
         """Return the share of what was entered that is still held: 1 while no part was closed; NaN while flat."""
         return self._paid / self._entered if self.position else _NAN
+
+    @property
+    def drawdown(self) -> float:
+        """Return how far `profit` is below the highest that it was, 0 at first."""
+        return self._peak - self.profit
+
+    def _left(self, price: float, share: float = 1.0) -> None:
+        """Take in that a share of the position was closed at a price."""
+        self.profit += self.position * share * self._paid * (price / self.entry_price - 1.0)
+        self._peak = max(self._peak, self.profit)
 
     def value(self, name: str, ago: int = 0) -> float:
         """Return an indicator's value at this bar, or `ago` bars before it. Errors: StrategyError for an unknown name,
@@ -300,12 +314,15 @@ class BarStrategy(Strategy):
         moves, has_moves = np.full(count, np.nan), False
         before, start = 0.0, 0  # the target of the bar before, and since which bar it has been the same
         for ctx.index, bar in enumerate(map(make, rows), first):
+            if ctx.position and ctx.position * before <= 0:  # it was left, or turned, on the bar before
+                ctx._left(bar.open)
             if before:
                 side = 1 if before > 0 else -1
                 is_late = False  # a limit filled inside this bar: its take profit counts from the next one on
                 if ctx.is_waiting:
                     order = ctx._order
                     assert order is not None, "an order waits"
+                    ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price, ctx.stop_loss = 0, 0, 0, _NAN, _NAN
                     is_limit = order.is_triggered
                     price = order.reach(bar.open, bar.high, bar.low)
                     if price is not None:
@@ -322,7 +339,9 @@ class BarStrategy(Strategy):
                     ctx.stop_loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
                 else:
                     ctx.bars_held += 1
-                    ctx._paid *= ctx._cut
+                    if ctx._cut != 1.0:
+                        ctx._left(bar.open, 1.0 - ctx._cut)
+                        ctx._paid *= ctx._cut
                     if ctx._is_adding:
                         paid = ctx._paid + ctx._share
                         ctx.entry_price = paid / (ctx._paid / ctx.entry_price + ctx._share / bar.open)
@@ -331,6 +350,7 @@ class BarStrategy(Strategy):
                 stop = ctx.stop_loss
                 down, up = (stop, target_profit) if before > 0 else (target_profit, stop)
                 if ctx.position and (bar.low <= down or bar.high >= up):
+                    ctx._left(_closed_at(bar, down, up, side, has_open=ctx.bars_held > 0 and ctx._cut == 1.0))
                     ctx.is_stopped = True
                     ctx.position = ctx.entries = ctx.bars_held = 0
                     ctx._wanted, ctx.entry_price, ctx.stop_loss = 0.0, _NAN, _NAN
@@ -357,8 +377,7 @@ class BarStrategy(Strategy):
                 if before:
                     losses[start], profits[start], trails[start] = ctx._stop_loss, ctx._profit, ctx._trail
                     has_trails |= ctx._trail == ctx._trail
-                    if ctx._order is not None:  # a flip leaves at the next open
-                        ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price, ctx.stop_loss = 0, 0, 0, _NAN, _NAN
+                    if ctx._order is not None:
                         entry_limits[start], entry_stops[start] = ctx._order.limit, ctx._order.stop
                         lives[start] = ctx._life or _NAN
                         has_orders = True
@@ -388,6 +407,17 @@ class BarStrategy(Strategy):
                 f"strategy {self.name}: {what}", code="STRATEGY_WRONG", status=422, remedy="correct indicators()"
             )
         return found
+
+
+def _closed_at(bar: Any, down: float, up: float, side: int, *, has_open: bool) -> float:
+    """Return the price at which the protections of a position on `side` close it in a bar that reaches one of them:
+    those below and above the market. Of both the stop, unless the open is beyond the take profit."""
+    stop, profit = (down, up) if side > 0 else (up, down)
+    is_stopped = bar.low <= down if side > 0 else bar.high >= up
+    is_through = has_open and (bar.open - profit) * side >= 0
+    if is_stopped and not is_through:
+        return bar.open if has_open and (stop - bar.open) * side >= 0 else stop
+    return bar.open if is_through else profit
 
 
 def _bar_type(names: tuple[str, ...]) -> Any:

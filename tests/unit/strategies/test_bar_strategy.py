@@ -272,6 +272,44 @@ def test_a_moved_stop_closes_the_position_when_it_does_in_a_backtest(
     assert set(moved) == {True, False}
 
 
+@given(seed=st.integers(0, 10**6), loss=st.sampled_from([0.1, 0.5]), has_orders=st.booleans())
+def test_the_profit_so_far_is_that_of_the_trades_of_a_backtest(seed: int, loss: float, has_orders: bool) -> None:
+    """Of entries of a share of the size, closed in parts, by orders, stops and take profits, and turned."""
+    tape = synthetic(400)
+    dice = np.random.Generator(np.random.PCG64(seed)).random(len(tape))
+    seen: list[tuple[float, float]] = []
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        seen.append((ctx.profit, ctx.drawdown))
+        draw, away = dice[ctx.index], bar.close * loss / 100
+        if 0.1 <= draw < 0.3:
+            side = 1 if draw < 0.2 else -1
+            (ctx.buy if side > 0 else ctx.sell)(
+                stop_loss=round(bar.close - side * away, 2),
+                take_profit=round(bar.close + side * away * 1.5, 2),
+                limit=round(bar.close - side * away / 4, 2) if has_orders and draw * 50 % 1 < 0.5 else None,
+                bars=5,
+                size_share=0.25 if draw * 70 % 1 < 0.5 else 1.0,
+            )
+        elif 0.3 < draw < 0.35:
+            ctx.close()
+        elif 0.35 < draw < 0.5:
+            ctx.reduce(0.5)
+        elif 0.5 < draw < 0.6 and ctx.position:
+            ctx.move_stop(round(bar.close - ctx.position * away / 3, 2))
+
+    fine = replace(FREE.instrument, lot_step=D("1E-8"), qty_min=D("1E-8"), notional_min=D("1E-6"))
+    result = run(made(on_bar), tape, replace(FREE, instrument=fine))
+    earned = np.zeros(len(tape))
+    for trade in result.trades:
+        at = int(np.searchsorted(tape.time_ns, trade.exit_ns))
+        earned[at] += float(trade.quantity * trade.side.sign * (trade.exit_price / trade.entry_price - 1))
+    total = np.cumsum(earned)
+    assert np.allclose([profit for profit, _ in seen], total, atol=1e-7)
+    assert np.all(np.array([fall for _, fall in seen]) >= 0)
+    assert len(result.trades) > 10
+
+
 def test_a_stop_is_moved_nearer_only_and_where_there_is_one() -> None:
     rows: list[tuple[int, float, bool]] = []
     prices = [8.0, 8.0, 9.0, 8.5, 9.2, 9.3]

@@ -21,7 +21,7 @@ import orjson
 import fks
 from fks.backtest.compare import compare
 from fks.backtest.metrics import Drawdown, drawdowns_of, yearly_returns
-from fks.backtest.report import ROWS_MAX, document_of
+from fks.backtest.report import document_of
 from fks.backtest.result import ROLES, Result, as_floats, plain
 from fks.backtest.series import decided_bars, drawdown_of, exposure_of, periods_of, rolling_of, trade_table
 from fks.model.bar import Bars, Floats, Ints
@@ -123,7 +123,7 @@ def report_data(result: Result, document: dict[str, Any], rows: int) -> dict[str
         "columns": _columns(result, bars, rows),
         "rolling": _rolling(result, bars),
         "trades": _trades(result, document),
-        "fills": _fills(result),
+        "fills": _fills(result, _price_scale(bars)),
         "denied_entries": [row.as_dict() for row in (*result.denied, *result.expired)[:DENIED_MAX]],
     }
 
@@ -210,13 +210,13 @@ def _trades(result: Result, document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _fills(result: Result) -> dict[str, Any]:
-    """Return the first fills for the price chart."""
-    fills, shown = result.fill_columns, slice(0, 2 * ROWS_MAX)
+def _fills(result: Result, scale: int) -> dict[str, Any]:
+    """Return the fills for the price chart, as packed columns; of `kind` each character is 0 to 3: 1 more for a buy,
+    2 more for an entry. `scale`: of the prices."""
+    fills = result.fill_columns
+    kind = (fills.side > 0) + 2 * (fills.role == ROLES.index(Role.ENTRY))
     return {
-        "count": len(fills),
-        "time": (result.bars.time_ns[fills.bar[shown]] // NS).tolist(),
-        "price": as_floats(fills.price[shown], result.units.price).tolist(),
-        "is_buy": (fills.side[shown] > 0).astype(int).tolist(),
-        "is_entry": (fills.role[shown] == ROLES.index(Role.ENTRY)).astype(int).tolist(),
+        "time": _deltas(result.bars.time_ns[fills.bar] // NS, 1),
+        "price": _deltas(as_floats(fills.price, result.units.price), scale),
+        "kind": (kind + ord("0")).astype(np.uint8).tobytes().decode("ascii"),
     }

@@ -86,6 +86,17 @@ function dates(plot, ticks, axis, space, step) { // UTC; the second line where a
   });
 }
 
+function logSplits(low, high) { // round values: even steps within a factor of 12, else 1, 2 and 5 of each power of ten, or the powers
+  const found = [];
+  if (high / low <= 12) {
+    const raw = (high - low) / 6, ten = 10 ** Math.floor(Math.log10(raw)), step = [1, 2, 5, 10].map(k => k * ten).find(k => k >= raw);
+    for (let v = Math.ceil(low / step) * step; v <= high; v += step) found.push(v);
+    return found;
+  }
+  for (let ten = 10 ** Math.floor(Math.log10(low)); ten <= high; ten *= 10) for (const k of high / low < 1000 ? [1, 2, 5] : [1]) if (k * ten >= low && k * ten <= high) found.push(k * ten);
+  return found;
+}
+
 // ── time charts that share one view and one cursor ──
 // A chart has columns over common times, or its own. Only as many points as pixels are drawn: each is the last value, the
 // lowest or the highest of the rows that it stands for, so that no extreme is lost.
@@ -104,7 +115,7 @@ class Charts {
     place.setAttribute("role", "img");
     place.setAttribute("aria-label", `chart over time: ${chart.label}`);
     if (chart.label) place.append(el("span", "label", chart.label));
-    const font = "11px system-ui, sans-serif", self = this;
+    const font = "11px system-ui, sans-serif", self = this, isLog = Boolean(chart.log && chart.log());
     const axis = { stroke: ink, font, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 } };
     chart.plot = new uPlot({
       width: Math.max(200, place.clientWidth - 12), height: innerWidth < 620 ? Math.round(chart.height * 0.8) : chart.height,
@@ -112,8 +123,8 @@ class Charts {
       legend: { show: false }, focus: { prox: -1 },
       cursor: { sync: { key: "time", scales: ["x", null], setSeries: false }, drag: { x: true, y: false, setScale: false, dist: 8 }, points: { size: 6 }, y: false },
       select: { show: true },
-      scales: { x: { time: true, min: this.view[0], max: this.view[1] }, y: { distr: chart.log && chart.log() ? 3 : 1, range: chart.range || undefined } },
-      axes: [{ ...axis, space: innerWidth < 620 ? 70 : 60, show: chart.axis !== false, size: chart.axis === false ? 0 : 36, values: dates }, { ...axis, size: 66, values: (u, ticks) => ticks.map(chart.tick || (v => v === null ? "" : digits(v, Math.abs(ticks[1] - ticks[0]) < 1 ? 2 : 0))), space: 34 }],
+      scales: { x: { time: true, min: this.view[0], max: this.view[1] }, y: isLog ? { distr: 3, range: (u, low, high) => [low / 1.02, high * 1.02] } : { distr: 1, range: chart.range || undefined } },
+      axes: [{ ...axis, space: innerWidth < 620 ? 70 : 60, show: chart.axis !== false, size: chart.axis === false ? 0 : 36, values: dates }, { ...axis, ...(isLog ? { splits: (u, i, low, high) => logSplits(low, high), filter: (u, splits) => splits } : {}), size: 66, values: (u, ticks) => ticks.map(chart.tick || (v => v === null ? "" : digits(v, isLog ? (v < 10 ? 2 : 0) : Math.abs(ticks[1] - ticks[0]) < 1 ? 2 : 0))), space: 34 }],
       series: [{}, ...chart.series().map(s => ({ points: { show: false }, width: 1.4, spanGaps: false, ...s }))],
       bands: chart.bands ? chart.bands() : [],
       hooks: {

@@ -1,5 +1,5 @@
 const MARKS = 400, PAGE = 50;
-let d, charts, columns, trades = [], shown = [], sorting = { key: "entry", down: false }, count = PAGE, excursion = "mae_pct";
+let d, charts, columns, fills, logarithmic = false, trades = [], shown = [], sorting = { key: "entry", down: false }, count = PAGE, excursion = "mae_pct";
 
 const money = value => missing(value) ? "–" : digits(value, 2);
 
@@ -8,6 +8,7 @@ function start(data) {
   const c = d.columns;
   columns = Object.fromEntries(Object.entries(c).filter(([, v]) => v && v.deltas).map(([name, packed]) => [name, column(packed)]));
   const cash = Number(d.cash);
+  fills = { time: column(d.fills.time), price: column(d.fills.price), kind: d.fills.kind };
   columns.benchmark = columns.close.map(v => cash * v / c.first_open);
   trades = d.trades.entry.map((_, i) => Object.fromEntries(["side", "entry", "exit", "bars", "quantity", "entry_price", "exit_price", "pnl", "pnl_pct", "mae_pct", "mfe_pct", "reason"].map(k => [k, d.trades[k][i]]).concat([["number", i + 1]])));
   document.querySelector("main").hidden = false;
@@ -58,7 +59,7 @@ function timeCharts() {
     const at = place(columns.time, data, i), get = name => columns[name][at];
     readout("read-equity", [["", stamp(get("time"), step)], ["equity", money(get("equity")), token("info")], ["buy and hold", money(get("benchmark")), token("dim")], ["drawdown", percent(-get("drawdown")), token("bad")], ["exposure", percent(get("exposure"), 1), token("ok")]]);
   };
-  charts.add({ id: "chart-equity", height: 300, label: `equity, ${d.quote}`, axis: false, read: readEquity,
+  charts.add({ id: "chart-equity", height: 300, label: `equity, ${d.quote}`, axis: false, read: readEquity, log: () => logarithmic,
     columns: [{ values: columns.benchmark }, { values: columns.equity_high, keep: "high" }, { values: columns.equity_low, keep: "low" }, { values: columns.equity }],
     series: () => [{ stroke: token("dim"), width: 1.1 }, { stroke: "transparent" }, { stroke: "transparent" }, { stroke: token("info"), width: 1.7 }],
     bands: () => [{ series: [2, 3], fill: faded(token("info"), .18) }] });
@@ -72,7 +73,7 @@ function timeCharts() {
     if (trade) parts.push([`trade ${trade.number}, ${trade.side}`, `${signed(trade.pnl_pct)}`, null, tone(trade.pnl_pct)]);
     readout("read-price", parts);
   };
-  charts.add({ id: "chart-price", height: 340, label: `${d.symbol}, close within high and low`, read: readPrice, draw: marks, tick: v => v === null ? "" : digits(v, priceDigits(Math.abs(v)) > 4 ? 6 : Math.abs(v) < 1000 ? 2 : 0),
+  charts.add({ id: "chart-price", height: 340, label: `${d.symbol}, close within high and low`, read: readPrice, draw: marks, log: () => logarithmic, tick: v => v === null ? "" : digits(v, priceDigits(Math.abs(v)) > 4 ? 6 : Math.abs(v) < 1000 ? 2 : 0),
     columns: [{ values: columns.high, keep: "high" }, { values: columns.low, keep: "low" }, { values: columns.close }],
     series: () => [{ stroke: "transparent" }, { stroke: "transparent" }, { stroke: token("text"), width: 1.1 }],
     bands: () => [{ series: [1, 2], fill: faded(token("dim"), .22) }] });
@@ -95,6 +96,12 @@ function timeCharts() {
     button.dataset.span = s;
     return button;
   }));
+  const log = el("button", "", "log axis");
+  log.disabled = columns.equity_low.some(v => v <= 0) || columns.low.some(v => v <= 0);
+  log.title = log.disabled ? "the equity or a price is not above 0" : "equity and price on a logarithmic axis";
+  log.setAttribute("aria-pressed", "false");
+  log.onclick = () => { logarithmic = !logarithmic; log.setAttribute("aria-pressed", String(logarithmic)); charts.build(); };
+  $("ranges").append(log);
   const drawn = c.step > 1 ? `each point stands for at least ${c.step} bars` : "every bar is there when zoomed in";
   const how = matchMedia("(pointer: coarse)").matches ? "pinch to zoom" : "drag to zoom, double-click for all";
   $("drawn").textContent = `${how} · ${drawn}; lows and highs stay visible`;
@@ -106,15 +113,24 @@ function zeroLine(u) {
   u.ctx.save(); u.ctx.strokeStyle = token("faint"); u.ctx.lineWidth = devicePixelRatio; u.ctx.beginPath(); u.ctx.moveTo(u.bbox.left, y); u.ctx.lineTo(u.bbox.left + u.bbox.width, y); u.ctx.stroke(); u.ctx.restore();
 }
 function viewChanged([from, to]) {
-  const inside = firstAt(d.fills.time, to + 1) - firstAt(d.fills.time, from), span = to - from;
-  $("marks").textContent = !d.fills.time.length ? "no fill" : inside > MARKS ? `${digits(inside, 0)} fills in view: zoom in to ${MARKS} to see each` : `${digits(inside, 0)} fills in view · ▲ buy ▼ sell, hollow = exit${d.fills.count > d.fills.time.length ? ` · the first ${digits(d.fills.time.length, 0)} of ${digits(d.fills.count, 0)}` : ""}`;
-  for (const button of $("ranges").children) button.setAttribute("aria-pressed", String(button.dataset.span === "Infinity" ? span >= charts.full[1] - charts.full[0] - 1 : Math.abs(span - button.dataset.span) < 1));
+  const inside = firstAt(fills.time, to + 1) - firstAt(fills.time, from), span = to - from;
+  $("marks").textContent = !fills.time.length ? "no fill" : `${digits(inside, 0)} fills in view · ${inside > MARKS ? `a dot each; zoom in to ${MARKS} to see which are exits` : "▲ buy ▼ sell, hollow = exit"}`;
+  for (const button of $("ranges").children) if (button.dataset.span) button.setAttribute("aria-pressed", String(button.dataset.span === "Infinity" ? span >= charts.full[1] - charts.full[0] - 1 : Math.abs(span - button.dataset.span) < 1));
 }
 function marks(u) {
-  const [from, to] = charts.view, f = d.fills, first = firstAt(f.time, from), end = firstAt(f.time, to + 1);
-  if (end - first > MARKS) return;
+  const [from, to] = charts.view, f = fills, first = firstAt(f.time, from), end = firstAt(f.time, to + 1);
   const ctx = u.ctx, size = 5 * devicePixelRatio;
   ctx.save(); ctx.beginPath(); ctx.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height); ctx.clip();
+  if (end - first > MARKS) { // a dot for each place on the canvas, however many fills it stands for
+    const dot = 2 * devicePixelRatio, seen = new Set(), colors = [faded(token("bad"), .7), faded(token("ok"), .7)];
+    for (let i = first; i < end; i++) {
+      const isBuy = f.kind.charCodeAt(i) & 1, x = Math.round(u.valToPos(f.time[i], "x", true) / dot), y = Math.round(u.valToPos(f.price[i], "y", true) / dot), place = (x * 20000 + y) * 2 + isBuy;
+      if (seen.has(place)) continue;
+      seen.add(place); ctx.fillStyle = colors[isBuy]; ctx.fillRect(x * dot, y * dot, dot, dot);
+    }
+    ctx.restore();
+    return;
+  }
   if (end - first <= 120) { // lines from entry to exit
     ctx.lineWidth = 1.2 * devicePixelRatio; ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
     for (const t of trades) {
@@ -125,9 +141,9 @@ function marks(u) {
     ctx.setLineDash([]);
   }
   for (let i = first; i < end; i++) {
-    const x = u.valToPos(f.time[i], "x", true), y = u.valToPos(f.price[i], "y", true), up = f.is_buy[i] ? 1 : -1, color = token(f.is_buy[i] ? "ok" : "bad");
+    const x = u.valToPos(f.time[i], "x", true), y = u.valToPos(f.price[i], "y", true), kind = f.kind.charCodeAt(i), up = kind & 1 ? 1 : -1, color = token(kind & 1 ? "ok" : "bad");
     ctx.beginPath(); ctx.moveTo(x, y); ctx.lineTo(x - size, y + up * size * 1.7); ctx.lineTo(x + size, y + up * size * 1.7); ctx.closePath();
-    ctx.lineWidth = 1.4 * devicePixelRatio; ctx.strokeStyle = color; ctx.fillStyle = f.is_entry[i] ? color : token("panel"); ctx.fill(); ctx.stroke();
+    ctx.lineWidth = 1.4 * devicePixelRatio; ctx.strokeStyle = color; ctx.fillStyle = kind & 2 ? color : token("panel"); ctx.fill(); ctx.stroke();
   }
   ctx.restore();
 }

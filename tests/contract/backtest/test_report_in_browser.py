@@ -85,6 +85,19 @@ async def test_a_report_zooms_sorts_filters_and_gives_a_file(result: bt.Backtest
     async with page() as tab:
         await opened(tab, file, 1400)
         assert await tab.run(rows) == 50
+        fills = f"{len(result.fills):,} fills in view · a dot each"
+        assert fills in await tab.run("document.getElementById('marks').textContent")
+        dots = "[...charts.all.find(c => c.id === 'chart-price').plot.ctx.getImageData(0, 0, 1400, 340).data]"
+        green = f"{dots}.filter((v, i, all) => i % 4 === 1 && v > all[i - 1] + 60 && v > all[i + 1] + 20).length"
+        assert await tab.run(green) > 100
+        scale = "charts.all[0].plot.scales.y"
+        linear = await tab.run(f"[{scale}.distr, {scale}.max / {scale}.min]")
+        await tab.run("document.querySelector('#ranges button:last-child').click()")
+        assert await tab.run(f"{scale}.distr") == 3
+        assert linear[0] == 1
+        assert 1 < await tab.run(f"{scale}.max / {scale}.min") < 2
+        assert tab.complaints == []
+        await tab.run("document.querySelector('#ranges button:last-child').click()")
         await tab.run("document.querySelectorAll('#trades th button')[8].click()")
         best = float(max(trade.pnl for trade in result.trades))
         shown = await tab.run("document.querySelector('#trades tbody tr').children[8].textContent")

@@ -61,7 +61,10 @@ def test_a_report_names_its_inputs_and_fingerprints(result: bt.Backtest) -> None
     assert (data["source"], data["params"]["fast"], data["cash"]) == ("here", 3, "10000")
     assert data["trades"]["count"] == data["trades"]["listed"] == len(result.trades) > 50
     assert sum(map(Decimal, data["trades"]["pnl"])) == sum(trade.pnl for trade in result.trades)
-    assert data["fills"]["count"] == len(result.fills)
+    kinds = [int(kind) for kind in data["fills"]["kind"]]
+    assert kinds == [(fill.side.value == "buy") + 2 * (fill.role.value == "entry") for fill in result.fills]
+    assert column(data["fills"]["price"]) == pytest.approx([float(fill.price) for fill in result.fills], rel=1e-6)
+    assert column(data["fills"]["time"]).tolist() == [fill.time_ns // 10**9 for fill in result.fills]
     assert data["metrics"]["trades"] == len(result.trades)
 
 

@@ -107,9 +107,10 @@ def expected_signals(
 ) -> tuple[set[Edge], set[Edge]]:
     """Return (required, allowed) signals when bars were missed.
 
-    Of each missed interval the last exit from the target before it is required if the target after it is another, and
-    the last entry into that one is allowed. Where both are the same, there is no signal; with entries that may rest
-    (`can_rest`) the exit that ends such an order and the entry are allowed.
+    Of each missed interval the last exit from the target before it (of all, or where there is none of a part of it) is
+    required if the target after it is another, and the last entry into that one is allowed. Where both are the same,
+    there is no signal; with entries that may rest (`can_rest`) the exit that ends such an order and the entry are
+    allowed.
     """
     found = list(edges(targets, before))
     required, allowed = set(found), set[Edge]()
@@ -117,7 +118,8 @@ def expected_signals(
         inside = [edge for edge in found if item.from_s <= edge[0] <= item.to_s]
         held = next((target for at_s, target in reversed(targets) if at_s < item.from_s), before)
         wanted = next((target for at_s, target in reversed(targets) if at_s <= item.to_s), before)
-        exits = [edge for edge in inside if held and edge[1:] == ("exit", _leaving(held))][-1:]
+        exits = [edge for edge in inside if held and edge[1:] == ("exit", _leaving(held))]
+        exits = ([edge for edge in exits if dict(targets)[edge[0]] * held <= 0] or exits)[-1:]
         entries = [edge for edge in inside if wanted and edge[1] == "enter"][-1:]
         required -= set(inside)
         if held != wanted:

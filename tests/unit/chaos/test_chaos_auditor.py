@@ -437,6 +437,7 @@ def test_each_strategy_of_the_demo_has_an_oracle_of_its_own() -> None:
         ([-1.0], 1.0, [(1, "exit", "sell"), (1, "enter", "sell")]),
         ([1.0, 2.0, 0.0], 0.0, [(1, "enter", "buy"), (2, "enter", "buy"), (3, "exit", "sell")]),
         ([0.0, -1.0, 0.0], 0.0, [(2, "enter", "sell"), (3, "exit", "buy")]),
+        ([-0.5, -0.5, -0.25], -1.0, [(1, "exit", "buy"), (3, "exit", "buy")]),
     ],
 )
 def test_signals_follow_the_changes_of_the_target(
@@ -467,6 +468,17 @@ def test_missed_bars_require_an_exit_and_allow_an_entry() -> None:
     assert expected(Missed("a", 5, 35)) == ({40, 50}, {30})
     assert expected(Missed("a", 15, 55)) == ({10}, set())
     assert expected(Missed("a", 15, 55), can_rest=True) == ({10}, {40, 50})
+
+
+def test_missed_parts_require_the_exit_of_all_or_the_last_one() -> None:
+    targets = [(10, 1.0), (20, 0.5), (30, 0.0), (40, 1.0), (50, 0.5), (60, 0.25)]
+    assert expected_signals(targets, 0.0, [Missed("a", 15, 55)])[0] == {
+        (10, "enter", "buy"),
+        (30, "exit", "sell"),
+        (60, "exit", "sell"),
+    }
+    kept, _ = expected_signals(targets, 0.0, [Missed("a", 45, 65)])
+    assert [at for at, _, _ in sorted(kept)] == [10, 20, 30, 40, 60]
 
 
 def test_entry_age_is_limited_except_on_a_tape() -> None:

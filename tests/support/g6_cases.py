@@ -56,7 +56,7 @@ CASES = (
     Case("dip", "rsi_dip", ETH, {"period": 2, "low": 35.0, "leave": 60.0, "sl_pct": 0.1, "hold": 5, "pause": 1}),
     Case("daytime", "time_of_day", BTC, {"zone": "UTC", "start": "14:40", "end": "15:30"}, fills_min=2),
     Case("dca", "dca", ETH, {"every": 2, "buys": 4, "tp_pct": 0.1, "scale": 1.7}),
-    Case("parts", "scale_out", ETH, {"entry": 2, "leave": 6, "sales": 3, "step_pct": 0.03, "sl_pct": 0.3}),
+    Case("parts", "scale_out", BTC, {"entry": 2, "leave": 3, "sales": 3, "step_pct": 0.02, "sl_pct": 0.15}),
     Case("grid", "grid", BTC, {"period": 5, "step_pct": 0.1, "levels": 4, "tp_pct": 0.1}),
     Case(
         "combination",

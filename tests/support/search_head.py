@@ -19,6 +19,7 @@ from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Research, Settings
 from fks.jobs.runner import run_one
 from fks.jobs.scheduler import RunnerDied, Scheduler
+from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.ports import CollectingLog, RecordingMeter
 
@@ -36,6 +37,7 @@ async def head(url: str, folder: str) -> None:
         meter=RecordingMeter(),
         paths=Paths.of(folder),
         lease=None,
+        bus=await Bus.connect("redis://127.0.0.1:9/0"),  # away: a job needs no message
     )
 
     async def run_job(home: str, job_id: str) -> None:

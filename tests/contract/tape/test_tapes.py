@@ -165,21 +165,25 @@ async def test_the_commands(
         assert "Traceback" not in out + err
         return code, out, err
 
-    tape = tmp_path / "tape"
-    code, out, err = await fks(
-        "data", "record", "btc/usdt", "--seconds", "4", "--channels", "trades,bars,quotes,book", "--to", tape, "--json"
-    )
-    assert code == OK, err
-    made = orjson.loads(out)
-    assert made["frames"] > 5
-    assert (made["symbols"], made["lost"], len(made["files"])) == (["BTCUSDT"], 0, 1)
+    channels = ("--channels", "trades,bars,quotes,book")
+    for seconds in (4, 20):  # on a slow machine 4 of them may hold no whole bar
+        tape = tmp_path / f"tape-{seconds}"
+        code, out, err = await fks(
+            "data", "record", "btc/usdt", "--seconds", seconds, *channels, "--to", tape, "--json"
+        )
+        assert code == OK, err
+        made = orjson.loads(out)
+        assert made["frames"] > 5
+        assert (made["symbols"], made["lost"], len(made["files"])) == (["BTCUSDT"], 0, 1)
 
-    code, out, _ = await fks("sim", "replay", tape, "--timeframe", "1s", "--json")
-    assert code == OK
-    first = orjson.loads(out)
-    assert first["frames"] == made["frames"]
-    assert first["symbols"][0]["trades"] > 0
-    assert first["troubles"] == {}
+        code, out, _ = await fks("sim", "replay", tape, "--timeframe", "1s", "--json")
+        assert code == OK
+        first = orjson.loads(out)
+        assert first["frames"] == made["frames"]
+        assert first["symbols"][0]["trades"] > 0
+        assert first["troubles"] == {}
+        if first["symbols"][0]["bars"]:
+            break
     code, out, _ = await fks("sim", "replay", made["files"][0], "--timeframe", "1s", "--expect", first["bars_digest"])
     assert (code, "BTCUSDT" in out) == (OK, True)
     mine = await fks("data", "record", "btc/usdt", "--seconds", "0.5", "--json")

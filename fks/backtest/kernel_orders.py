@@ -35,6 +35,7 @@ from fks.backtest.kernel_walk import (
     OF_VOLATILITY,
     OVERFLOW,
     POSITION,
+    SIDE,
     STATE_SIZE,
     STATUS,
     STOP_ROLE,
@@ -151,9 +152,9 @@ def place_legs(
     return True
 
 
-def shrink_legs(state: Ints, legs: Ints, bar: int) -> None:
-    """Place the legs of the entries that are left again in `bar`, in which a part of the position was closed: what is
-    held is made of the newest entries."""
+def shrink_legs(state: Ints, legs: Ints) -> None:
+    """Place the legs of the entries that are left again, after a part of the position was closed: what is held is made
+    of the newest entries."""
     count, left = state[LEGS], state[GUARD_LOTS]
     for number in range(count - 1, 0, -1):
         legs[number, PART] = min(left, legs[number, BOUGHT])
@@ -166,7 +167,6 @@ def shrink_legs(state: Ints, legs: Ints, bar: int) -> None:
         for field in range(LEG_WIDTH):
             legs[number, field] = legs[number + gone, field]
     state[LEGS], state[FIRST_AT] = count - gone, 0
-    state[GUARD_TAKES], state[GUARD_UNCLEAR] = bar, 0
 
 
 def fill_waiting(
@@ -381,8 +381,8 @@ def make_walk(version: int) -> Callable[..., int]:
                 leave(state, fills, trades, denied, rules, bar, parts, close[bar], open_[bar + 1], span)
                 if state[FILLS] != filled:
                     fills[filled, DECIDED] = bar
-                    if state[GUARD] == 1 and state[GUARD_SINCE] == bar + 1:
-                        shrink_legs(state, legs, bar + 1)
+                    if state[GUARD] == 1 and (state[GUARD_SELLS] == 1) == (fills[filled, SIDE] < 0):
+                        shrink_legs(state, legs)
             before = wanted
             enters = (wanted != 0.0 and is_other) or (is_more and state[ENTRIES] > 0)
             is_next_day = time_ns[bar] + rules.bar_ns >= day_start_ns[day]

@@ -480,7 +480,7 @@ def leave(
     span: int,
 ) -> None:
     """Close `parts` millionths of what is held at the open of the bar after `bar`; nothing when that is dust. The
-    protection is over the rest then, placed in that bar."""
+    protection is over the rest then."""
     lots = closing_lots(state, rules)
     if parts < WHOLE:
         lots = share_floor(lots, parts, WHOLE) // rules.lot * rules.lot
@@ -503,7 +503,6 @@ def leave(
     book(state, fills, trades, rules, bar + 1, side, lots, next_open, span, EXIT_ROLE, False, NONE, False)
     if state[GUARD] == 1 and (state[GUARD_SELLS] == 1) == (side < 0):
         state[GUARD_LOTS] = closing_lots(state, rules)
-        state[GUARD_SINCE] = bar + 1
 
 
 def entry_price(close: int, order_limit: int, order_stop: int) -> int:

@@ -462,7 +462,7 @@ def _leave(book: _Book, index: int) -> None:
 
 def _leave_part(book: _Book, index: int, share: Decimal) -> None:
     """End an entry's order that rests, and close a share of what is held at the open of the bar after `index`; nothing
-    when that is dust. Protections are placed again over the rest, so that they cannot have that bar's open."""
+    when that is dust. Protections are over the rest from then on."""
     book.waiting = None
     instrument, guard = book.setup.instrument, book.protection
     quantity = part_quantity(book.position, share, instrument)
@@ -478,8 +478,6 @@ def _leave_part(book: _Book, index: int, share: Decimal) -> None:
         gone = next((number for number, part in enumerate(parts) if part), 0)  # entries that are closed: the oldest
         guard.parts, guard.bought, guard.decided = parts[gone:], guard.bought[gone:], guard.decided[gone:]
         guard.order = list(range(len(guard.parts)))
-        guard.since = guard.take_since = guard.scan_from = index + 1
-        guard.is_entry_unclear = False
 
 
 def _resolve(book: _Book, through: int) -> None:

@@ -382,11 +382,14 @@ class OrderManager:
     async def _listen(self) -> None:
         """Turn messages into wake-ups; their contents are read from the tables."""
         async for channel, payload in self._bus.subscribe(WAKE, KILL, HEALTH, BARS):
+            symbol, kind = (payload.get("symbol"), payload.get("type")) if isinstance(payload, dict) else ("", "")
             if channel == BARS:
-                self._trailing.wake(str(payload.get("symbol")) if isinstance(payload, dict) else "")
+                self._trailing.wake(str(symbol))
                 for feed in self._feeds.values():
                     feed.wake()
-            elif channel == WAKE and isinstance(payload, dict) and payload.get("type") == "signal":
+            elif channel == WAKE and kind == "stop":  # a strategy moved it
+                self._trailing.wake(str(symbol))
+            elif channel == WAKE and kind == "signal":
                 self._intake.wake()
             elif channel == HEALTH:  # a part ended, maybe a collector: its feeds are not known to be fresh
                 self._refresher.wake()

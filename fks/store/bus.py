@@ -29,7 +29,8 @@ FEEDS = "fks.feeds"
 ALERTS = "fks.alerts"
 KILL = "fks.kill"
 HEALTH = "fks.health"
-#: wakes the order manager: a signal (`type` is "signal"), a cancel, or anything else that it has to read
+#: wakes the order manager: a signal (`type` is "signal"), a stop that a strategy moved ("stop", with its `symbol`), a
+#: cancel, or anything else that it has to read
 WAKE = "fks.orders.wake"
 #: a job was queued, started or ended; wakes the scheduler
 JOBS = "fks.jobs"

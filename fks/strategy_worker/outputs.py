@@ -99,6 +99,7 @@ class SignalOutput:
         signals."""
         row, moved = step.row, step.moved
         signals, missed = _signals(step)
+        stops = stop_moves(step.bars, step.decisions, first=step.first)
         new = await self._store.commit(
             row,
             signals,
@@ -108,7 +109,7 @@ class SignalOutput:
             anchor_ns=step.anchor_ns,
             moved=moved,
             missed=None if missed is None else _document(row.id, missed),
-            stops=stop_moves(step.bars, step.decisions, first=step.first),
+            stops=stops,
         )
         if new is None:
             return None
@@ -119,9 +120,11 @@ class SignalOutput:
         fresh = [signal for signal in signals if signal.id in new]
         for signal in fresh:
             self._report(signal)
-        if fresh:
-            wake = (WAKE, {"type": "signal"})
-            await self._bus.publish_many([wake, *((SIGNALS, signal_message(signal)) for signal in fresh)])
+        messages: list[tuple[str, Mapping[str, object]]] = [(WAKE, {"type": "signal"})] if fresh else []
+        messages += [(WAKE, {"type": "stop", "symbol": row.symbol})] if stops else []
+        messages += [(SIGNALS, signal_message(signal)) for signal in fresh]
+        if messages:
+            await self._bus.publish_many(messages)
         return len(fresh)
 
     def _report(self, signal: Signal) -> None:

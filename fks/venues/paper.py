@@ -371,7 +371,7 @@ class PaperVenue:
     def _catch_up(self, held: _Held) -> tuple[Fill, ...]:
         """Match a protection against the bars since it was wanted, when only our own latency brought it later: one of
         the first attempt since its entry filled, the next one of each entry in the newest bar where a part of the
-        position was closed in it. The first of these bars is one it was placed in."""
+        position was closed in it. The entry's bar is one that the first attempt was placed in."""
         order, known = held.order, self._bars.get(held.order.symbol)
         if order.role not in _PROTECTIVE or not known:
             return ()
@@ -390,7 +390,7 @@ class PaperVenue:
             if bar.time_ns >= since:
                 is_own = bar.time_ns == since
                 takes = not is_own or parent not in self._late_takes
-                fills = self._match(held, bar, range_of(bar), placed_in_bar=is_own, takes=takes)
+                fills = self._match(held, bar, range_of(bar), placed_in_bar=is_own and not order.attempt, takes=takes)
                 if fills or order.client_order_id not in self._live:
                     return fills
         return ()

@@ -173,7 +173,7 @@ def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> 
         quantity = book.step(book.step(abs(book.position)) * order.share)
         if quantity and quantity * reference >= book.instrument.notional_min:
             book.fill(time_ns, "sell" if book.position > 0 else "buy", quantity, o)
-            _part_closed(book, t)
+            _part_closed(book)
         return
     if what == "sell" and not book.can_short:
         return
@@ -205,9 +205,8 @@ def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> 
         book.guard = Guard(stop_at, limit_at, distance, [Leg(whole, whole, t, book.seq)])
 
 
-def _part_closed(book: SlowBook, t: int) -> None:
-    """Place the legs over the rest again, the oldest first; entries that are closed have none. None of them can have
-    this bar's open."""
+def _part_closed(book: SlowBook) -> None:
+    """Place the legs over the rest again, the oldest first; entries that are closed have none."""
     if book.guard is None:
         return
     left = book.step(abs(book.position))
@@ -217,7 +216,7 @@ def _part_closed(book: SlowBook, t: int) -> None:
     book.guard.legs = [leg for leg in book.guard.legs if leg.quantity]
     for leg in book.guard.legs:
         book.seq += 1
-        leg.placed_at, leg.seq = t, book.seq
+        leg.seq = book.seq
 
 
 def _behind(price: Decimal, distance: Decimal, sign: int, tick: Decimal) -> Decimal:

@@ -350,7 +350,7 @@ class BarStrategy(Strategy):
                 stop = ctx.stop_loss
                 down, up = (stop, target_profit) if before > 0 else (target_profit, stop)
                 if ctx.position and (bar.low <= down or bar.high >= up):
-                    ctx._left(_closed_at(bar, down, up, side, has_open=ctx.bars_held > 0 and ctx._cut == 1.0))
+                    ctx._left(_closed_at(bar, down, up, side, has_open=ctx.bars_held > 0))
                     ctx.is_stopped = True
                     ctx.position = ctx.entries = ctx.bars_held = 0
                     ctx._wanted, ctx.entry_price, ctx.stop_loss = 0.0, _NAN, _NAN

@@ -12,7 +12,7 @@ import pytest
 from fks.model.order import OrderType, Refusal, Role, State
 from fks.model.signal import Kind
 from fks.model.timeframe import bar_end, to_datetime, to_ns
-from fks.store.bus import BARS
+from fks.store.bus import BARS, WAKE
 from tests.support.order_rig import Rig
 from tests.support.scripted_venue import Held
 from tests.support.strategies import bars_of, seal
@@ -313,7 +313,7 @@ async def test_a_stop_that_the_venue_keeps_is_reported_as_not_moved(rig: Rig) ->
     (signal,) = await rig.db.sql("SELECT ts_event FROM signals WHERE kind = 'enter'")
     at = to_datetime(bar_end(to_ns(signal["ts_event"]), "1m"))
     await rig.db.sql("INSERT INTO stop_moves (instance, time, price) VALUES ('one', $1, 95)", at)
-    await rig.bus.publish(BARS, {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m"})
+    await rig.bus.publish(WAKE, {"type": "stop", "symbol": "BTCUSDT"})
 
     async def is_reported() -> bool:
         found = await rig.db.sql("SELECT message FROM alerts WHERE event = 'order.stop_kept'")

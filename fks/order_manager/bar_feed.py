@@ -203,9 +203,8 @@ class BarFeed:
     async def _give(self, bar: Bar) -> None:
         key = (self._cache.venues[self._fed.name].account_id, self._fed.name, bar.symbol)
         if self._is_strict:
-            await self._trailing.follow(
-                key, through_ns=bar.time_ns - 1, timeframe=bar.timeframe
-            )  # moves of the last bar
+            # stops that were moved on the bar before
+            await self._trailing.follow(key, through_ns=bar.time_ns - 1, timeframe=bar.timeframe, is_bar=False)
             await self._await_idle(key)  # what was decided before this bar reaches the venue before it
             await self._settle(key)
         self._fed.on_bar(bar)

@@ -388,7 +388,7 @@ class OrderManager:
                 for feed in self._feeds.values():
                     feed.wake()
             elif channel == WAKE and kind == "stop":  # a strategy moved it
-                self._trailing.wake(str(symbol))
+                self._trailing.wake(str(symbol), is_moved=True)
             elif channel == WAKE and kind == "signal":
                 self._intake.wake()
             elif channel == HEALTH:  # a part ended, maybe a collector: its feeds are not known to be fresh

@@ -54,12 +54,13 @@ class TrailingStops:
         self._signals, self._facts = signals, facts
         self._known: OrderedDict[str, _Rule | None] = OrderedDict()
         self._sealed: set[str] = set()  # symbols with a new bar
+        self._moved: set[str] = set()  # symbols in which a strategy moved a stop
         self._looked_s = float("-inf")  # when all keys were looked at last
         self._wake = asyncio.Event()
 
-    def wake(self, symbol: str) -> None:
-        """Look for bars of a symbol now instead of at the next poll."""
-        self._sealed.add(symbol)
+    def wake(self, symbol: str, *, is_moved: bool = False) -> None:
+        """Look for bars of a symbol now instead of at the next poll, or for stops that a strategy moved."""
+        (self._moved if is_moved else self._sealed).add(symbol)
         self._wake.set()
 
     async def run(self, without: Collection[str]) -> None:
@@ -67,33 +68,48 @@ class TrailingStops:
         feed calls `follow`."""
         while True:
             self._wake.clear()
-            sealed, self._sealed = self._sealed, set()
+            (sealed, self._sealed), (moved, self._moved) = (self._sealed, set()), (self._moved, set())
             now_s = self._context.clock.monotonic()
             is_poll = now_s - self._looked_s >= _POLL_S  # a message may be lost
             self._looked_s = now_s if is_poll else self._looked_s
             try:
                 for key in self._workers.keys:
-                    if key[1] not in without and (is_poll or key[2] in sealed):
-                        await self.follow(key)
+                    is_bar, is_moved = is_poll or key[2] in sealed, is_poll or key[2] in moved
+                    if key[1] not in without and (is_bar or is_moved):
+                        await self.follow(key, is_bar=is_bar, is_moved=is_moved)
             except OutageError as error:
                 self._context.log.warning("orders.trailing_paused", error=str(error))
             await wait_for_event(self._wake, _POLL_S, self._context.clock)
 
-    async def follow(self, key: PositionKey, *, through_ns: int | None = None, timeframe: str | None = None) -> None:
-        """Move the stops of a key's positions to where the sealed bars bring them: those that open at most at
-        `through_ns`, and of this timeframe alone when one is given. Errors: OutageError."""
+    async def follow(
+        self,
+        key: PositionKey,
+        *,
+        through_ns: int | None = None,
+        timeframe: str | None = None,
+        is_bar: bool = True,
+        is_moved: bool = True,
+    ) -> None:
+        """Move the stops of a key's positions to where the sealed bars bring them (`is_bar`), and to where their
+        strategies moved them (`is_moved`): by bars that open at most at `through_ns`, and of this timeframe alone when
+        one is given. Errors: OutageError."""
         for entries in self._workers.held_entries(key).values():
             found = [(entry, rule) for entry in entries if (rule := await self._rule(entry)) is not None]
-            if found and timeframe in (None, found[-1][1].timeframe):  # the first entry's rule is that of all
-                await self._follow([entry for entry, _ in found], found[-1][1], through_ns)
+            rule = found[-1][1] if found else None  # the first entry's rule is that of all
+            if rule is None or timeframe not in (None, rule.timeframe):
+                continue
+            if is_moved or (is_bar and rule.trail is not None):
+                await self._follow([entry for entry, _ in found], rule, through_ns, is_bar=is_bar, is_moved=is_moved)
 
-    async def _follow(self, entries: Sequence[Order], rule: _Rule, through_ns: int | None) -> None:
+    async def _follow(
+        self, entries: Sequence[Order], rule: _Rule, through_ns: int | None, *, is_bar: bool, is_moved: bool
+    ) -> None:
         first = entries[-1]
         instrument = self._context.cache.instruments.get((first.exchange, first.symbol))
         if instrument is None:
             return
         stops, bar_ns, after_ns = [stop_of(entries)], rule.after_ns, rule.after_ns
-        if rule.trail is not None:
+        if is_bar and rule.trail is not None:
             found = await self._facts.best_close(
                 first.exchange,
                 first.symbol,
@@ -108,13 +124,15 @@ class TrailingStops:
                 stops.append(stop)
                 bar_ns = after_ns = rule.after_ns if found is None else found.last_ns
             # else these closes count again with the next one
-        moves = await self._facts.stop_moves(
-            copied_instance(first.instance) or first.instance,
-            after=rule.moves,
-            since_ns=rule.since_ns,
-            through_ns=through_ns,
-            is_highest=first.side is Side.BUY,
-        )
+        moves = None
+        if is_moved:
+            moves = await self._facts.stop_moves(
+                copied_instance(first.instance) or first.instance,
+                after=rule.moves,
+                since_ns=rule.since_ns,
+                through_ns=through_ns,
+                is_highest=first.side is Side.BUY,
+            )
         if moves is not None:
             stops.append(instrument.round_price(moves.price, side=first.side.opposite.value, is_stop=True))
             bar_ns = max(bar_ns, moves.last_ns)

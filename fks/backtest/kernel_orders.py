@@ -153,8 +153,8 @@ def place_legs(
 
 
 def shrink_legs(state: Ints, legs: Ints) -> None:
-    """Place the legs of the entries that are left again, after a part of the position was closed: what is held is made
-    of the newest entries."""
+    """Place the legs of the entries that are left again, after a part of the position was closed: the rest is made of
+    the newest entries."""
     count, left = state[LEGS], state[GUARD_LOTS]
     for number in range(count - 1, 0, -1):
         legs[number, PART] = min(left, legs[number, BOUGHT])

@@ -479,7 +479,7 @@ def leave(
     next_open: int,
     span: int,
 ) -> None:
-    """Close `parts` millionths of what is held at the open of the bar after `bar`; nothing when that is dust. The
+    """Close `parts` millionths of the position at the open of the bar after `bar`; nothing when that is dust. The
     protection is over the rest then."""
     lots = closing_lots(state, rules)
     if parts < WHOLE:

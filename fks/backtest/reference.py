@@ -260,10 +260,7 @@ class Walker:
 
     def leave(self, index: int, share: Decimal | None = None) -> None:
         """Close what is held, or a share of it, as decided on bar `index`: at the open of the next one."""
-        if share is None:
-            _leave(self._book, index)
-        else:
-            _leave_part(self._book, index, share)
+        _leave(self._book, index, share)
 
     def enter(self, index: int, opened: int) -> None:
         """Enter what bar `index` wants, at the open of the next one, unless it is denied. `opened`: the bar that
@@ -443,37 +440,24 @@ def _distance(book: _Book, column: Floats | None, index: int) -> int | None:
     return int(steps.to_integral_value(ROUND_CEILING)) * book.tick
 
 
-def _leave(book: _Book, index: int) -> None:
-    """End an entry's order that rests, and close what is held at the open of the bar after `index`; nothing when only
-    dust is left."""
+def _leave(book: _Book, index: int, share: Decimal | None) -> None:
+    """End an entry's order that rests, and close the position, or a share of it, at the open of the bar after `index`;
+    nothing where that is dust. Of a share the protections cover the rest from then on."""
     book.waiting = None
-    book.entered.clear()
-    instrument = book.setup.instrument
-    quantity = exit_quantity(book.position, instrument)
-    if quantity <= 0:
-        return
-    side = Side.SELL if book.position > 0 else Side.BUY
-    if is_dust(quantity, book.price(book.close[index]), instrument):
-        book.deny(index, side, Code.QTY_MIN.value, f"exit of {plain(quantity)}")
-        return
-    book.protection = None
-    _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.EXIT, index)
-
-
-def _leave_part(book: _Book, index: int, share: Decimal) -> None:
-    """End an entry's order that rests, and close a share of what is held at the open of the bar after `index`; nothing
-    when that is dust. Protections are over the rest from then on."""
-    book.waiting = None
+    if share is None:
+        book.entered.clear()
     instrument, guard = book.setup.instrument, book.protection
-    quantity = part_quantity(book.position, share, instrument)
+    quantity = part_quantity(book.position, Decimal(1) if share is None else share, instrument)
     if quantity <= 0:
         return
     side = Side.SELL if book.position > 0 else Side.BUY
     if is_dust(quantity, book.price(book.close[index]), instrument):
         book.deny(index, side, Code.QTY_MIN.value, f"exit of {plain(quantity)}")
         return
+    if share is None:
+        book.protection = None
     _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.EXIT, index)
-    if guard is not None and guard.side is side:
+    if share is not None and guard is not None and guard.side is side:
         parts = _parts(book, guard.bought)
         gone = next((number for number, part in enumerate(parts) if part), 0)  # entries that are closed: the oldest
         guard.parts, guard.bought, guard.decided = parts[gone:], guard.bought[gone:], guard.decided[gone:]

@@ -248,8 +248,8 @@ class Result:
         return tuple(found)
 
     def _entry_price(self, fills: Sequence[FillRow], first_sold: int) -> Decimal:
-        """Return the average price of what a trade closes: of the entries so far, less the parts closed before fill
-        `first_sold`."""
+        """Return the average price of the quantity that a trade closes: of the entries so far, less the parts closed
+        before fill `first_sold`."""
         entries = [fill for fill in fills if fill.role is Role.ENTRY]
         if len(entries) == 1:
             return entries[0].price

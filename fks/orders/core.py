@@ -360,7 +360,7 @@ class OrderCore:
         if signal.id in self._ended:
             return True
         if signal.is_exit:
-            if instance in self._exits or self._entering_of(instance):
+            if self._entering_of(instance) or not self._makes_way(instance, signal):
                 return False
             if signal.size_share is not None and self._facts.keeps_bracket:
                 venue, remedy = self.key[1], "close all of it, or trade the strategy at another venue"
@@ -399,6 +399,21 @@ class OrderCore:
         self._entering = signal.id
         self._out.append(m.SubmitEntry(signal.id))
         return False
+
+    def _makes_way(self, instance: str, signal: Signal) -> bool:
+        """Return whether an exit may begin: no other one is in progress, but for one of a share that has no order on
+        its way, which an exit of all takes the place of."""
+        running = self._exits.get(instance)
+        if running is None:
+            return True
+        if signal.size_share is not None or running.signal.size_share is None or running.state is ExitState.CLOSING:
+            return False
+        del self._exits[instance]
+        self._forget(running.signal.id)
+        if not running.is_taken:
+            detail = "an exit of all of the position took its place"
+            self._out.append(m.FinishSignal(running.signal.id, SignalState.NOTHING, detail=detail))
+        return True
 
     def _entering_of(self, instance: str) -> bool:
         queue = self._queues.get(instance)
@@ -648,6 +663,7 @@ class OrderCore:
         may_fill = any(not self._is_unresolvable(order) for order in self._entries_open(instance, exit_))
         is_seen = self._facts.is_connected and self._facts.has_positions  # else the journal may be behind the venue
         is_dusty, is_part_closed, quantity = False, False, ZERO
+        postponed = self._postponed(exit_.signal, instrument)
         if instrument is not None and held:
             mark = self._facts.marks.get(exit_.signal.exchange)
             price = max(mark or ZERO, self._facts.averages.get(instance, ZERO)) or None  # one of them may be wrong
@@ -656,6 +672,8 @@ class OrderCore:
                 if exit_.part is None and is_seen and not may_fill:
                     of = abs(held) + sum(exit_.closed.values(), ZERO)
                     exit_.part = part_quantity(of, exit_.signal.size_share, instrument)
+                if exit_.part is None and may_fill:
+                    postponed = postponed or "an entry may still fill: the size of the part is not known"
                 is_part_closed = exit_.part is not None and is_dust(exit_.left or ZERO, price, instrument)
             is_clearing = exit_.state is ExitState.CLEARING
             allowed = self._closable(instance, side, is_capped=exit_.is_short and not is_clearing)
@@ -675,7 +693,7 @@ class OrderCore:
             is_dust=is_dusty and not may_fill and is_seen,
             is_part_closed=is_part_closed,
             quantity=quantity,
-            postponed=self._postponed(exit_.signal, instrument),
+            postponed=postponed,
             has_legs=not self._facts.keeps_bracket and self._has_legs(instance, exit_),
             has_attempt=has_attempt,
         )

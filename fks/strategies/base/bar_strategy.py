@@ -35,8 +35,8 @@ class Context:
     one bar: the stop). What a limit denies or a venue fills otherwise is not in it. `entry_price` (NaN while flat) and
     `bars_held` are of the open position, and `entries` is how many made it (`add`); of several the price is the average
     one of amounts of quote in proportion to their `size_share`, as the sizing `notional` buys. `index` is the bar's
-    number. `is_waiting`: an entry's limit or stop order rests. `kept`: the share of what was entered that is still held
-    (`reduce`), `stop_loss` where its stop is (NaN: it has none, or is flat). `profit` is what was closed so far earned,
+    number. `is_waiting`: an entry's limit or stop order rests. `kept`: the share of the entered quantity that is held
+    (`reduce`), `stop_loss` where its stop is (NaN: it has none, or is flat). `profit` is that of all closed positions,
     as a share of an entry of the full size and without costs: 0.02 is 2 % of that size; `drawdown` how far it is below
     its highest. `state` is the strategy's own: set any attribute; it is empty at each evaluation's start.
     """
@@ -99,7 +99,7 @@ class Context:
 
     @property
     def kept(self) -> float:
-        """Return the share of what was entered that is still held: 1 while no part was closed; NaN while flat."""
+        """Return the share of the entered quantity that is held: 1 while no part was closed; NaN while flat."""
         return self._paid / self._entered if self.position else _NAN
 
     @property
@@ -196,7 +196,7 @@ class Context:
         return True
 
     def reduce(self, share: float) -> bool:
-        """Close a share of what is held, above 0 and below 1, at the next bar's open; the rest keeps its protections.
+        """Close a share of the position, above 0 and below 1, at the next bar's open; the rest keeps its protections.
 
         Return False and do nothing while flat, and when it closes, turns or adds. Called twice in a bar, the second
         share is one of the rest.

@@ -77,7 +77,8 @@ class Decisions:
         if self.stop_move is None:
             return None
         before = np.concatenate([[0.0], self.target[:-1]])
-        found: Floats = np.where((self.target * before > 0.0) & np.isfinite(self.stop_move), self.stop_move, np.nan)
+        is_price = np.isfinite(self.stop_move) & (self.stop_move > 0.0)
+        found: Floats = np.where((self.target * before > 0.0) & is_price, self.stop_move, np.nan)
         return None if np.isnan(found).all() else found
 
     def share_at(self, index: int) -> Decimal | None:

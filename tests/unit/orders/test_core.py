@@ -352,6 +352,69 @@ def test_a_part_is_closed_once_and_the_rest_keeps_its_stop(
     assert model.core.exit_of("one") is None
 
 
+@settings(max_examples=100)
+@given(data=st.data(), seconds=st.integers(1, 12), when=st.integers(0, 6), can_amend=st.booleans())
+def test_an_exit_of_all_behind_a_part_ends_flat_whatever_the_answers_are(
+    data: st.DataObject, seconds: int, when: int, can_amend: bool
+) -> None:
+    model = Model(lambda answers: data.draw(st.sampled_from(answers)))
+    model.facts = facts = replace(FACTS, can_amend=can_amend)
+    part, whole = replace(model.signal, size_share=D("0.5")), a_signal()
+    model.give(m.SignalReady(part, 0, None))
+    for second in range(seconds):
+        if second == when:
+            model.give(m.SignalReady(whole, 0, None))
+        if data.draw(st.integers(0, 5)) == 0:
+            halted = replace(INSTRUMENT, is_trading=data.draw(st.booleans()))
+            model.facts = replace(facts, instruments={"binance": halted})
+        model.time_passes()
+    model.choose, model.facts = good, facts
+    model.give(m.SignalReady(whole, 0, None))
+    for _ in range(60):
+        model.time_passes()
+    assert model.position == 0
+    assert not [order for order in model.orders.values() if order.state in OPEN]
+    assert model.core.is_idle
+
+
+def test_an_exit_of_all_waits_for_the_order_of_a_part_that_is_on_its_way() -> None:
+    model = Model(lambda answers: "unknown" if "part" in answers else good(answers))
+    part, whole = replace(model.signal, size_share=D("0.4")), a_signal()
+    model.give(m.SignalReady(part, 0, None))
+    model.give(m.SignalReady(whole, 0, None))
+    exits = [order for order in model.orders.values() if order.role is Role.EXIT]
+    assert [(order.signal_id, order.quantity, order.state) for order in exits] == [(part.id, D(2), State.UNKNOWN)]
+    model.choose = lambda answers: "filled" if "filled" in answers else good(answers)
+    for _ in range(3):
+        model.time_passes()
+    exits = [order for order in model.orders.values() if order.role is Role.EXIT]
+    assert [(order.signal_id, order.filled) for order in exits] == [(part.id, D(2)), (whole.id, D(3))]
+
+
+def test_an_exit_of_all_takes_the_place_of_a_part_that_waits() -> None:
+    """The part waits for an entry whose outcome is not known; the exit of all goes at once, as without it."""
+    model = Model(good)
+    part, whole = replace(model.signal, size_share=D("0.4")), a_signal()
+    unclear = replace(
+        model.entry, client_order_id="f" * 32, created_ns=2, filled=D(0), state=State.UNKNOWN, intent_id=SECOND_ID
+    )
+    model.changed(unclear)
+    model.choose = lambda answers: "unanswered" if "unanswered" in answers else answers[0]
+    model.give(m.SignalReady(part, 0, None))
+    exit_ = model.core.exit_of("one")
+    assert exit_ is not None
+    assert (model.position, exit_.last_problem) == (D(5), "an entry may still fill: the size of the part is not known")
+    model.choose = good
+    model.give(m.SignalReady(whole, 0, None))
+    assert model.position == 0
+    assert [(c.signal_id, c.state.value) for c in model.finished if isinstance(c, m.FinishSignal)] == [
+        (part.id, "nothing")
+    ]
+    model.give(m.SignalReady(part, 0, None))  # reported again: it has its outcome
+    exit_ = model.core.exit_of("one")
+    assert exit_ is None or exit_.signal.id == whole.id
+
+
 def test_a_part_that_is_closed_leaves_a_reduced_stop() -> None:
     model = Model(good)
     model.facts = replace(FACTS, can_amend=True)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.backtest import Setup
+from fks.backtest import Backtest, Setup
 from fks.backtest.limits import UNLIMITED
 from fks.indicators.exact import rolling_sum, to_ticks
 from fks.matching import CostModel
@@ -33,6 +33,13 @@ D = Decimal
 INSTRUMENT = Instrument("binance", "BTCUSDT", "BTC", "USDT", D("0.01"), D("0.001"), D("0.001"), D(9000), D(5))
 FREE = Setup(INSTRUMENT, CostModel(D(0)), "quantity", D(1), cash=D(10**9), can_short=True, limits=UNLIMITED)
 OnBar = Callable[[Context, Any], None]
+
+
+def held_after(result: Backtest) -> Floats:
+    """Return the position after the fills of each bar, without fees."""
+    moves = np.zeros(len(result.bars))
+    np.add.at(moves, result.fill_columns.bar, [float(fill.side.sign * fill.quantity) for fill in result.fills])
+    return np.cumsum(moves)
 
 
 def made(on_bar: OnBar, warmup: int = 0, columns: Mapping[str, Any] | None = None, entries: int = 1) -> BarStrategy:
@@ -137,7 +144,7 @@ def expiries_as_in_a_backtest(seed: int, away: float) -> tuple[int, int]:
         moves[at] += float(fill.side.sign * fill.quantity)
         if fill.role is Role.ENTRY:
             prices[at] = float(fill.price)
-    held = np.cumsum(moves)
+    held = held_after(result)
     assert [position for position, _ in seen] == held.tolist()
     for at, (position, price) in enumerate(seen):
         if position and not np.isnan(prices[at]):
@@ -178,10 +185,7 @@ def test_position_is_the_one_that_a_backtest_has(seed: int, loss: float, profit:
             ctx.close()
 
     result = run(made(on_bar), tape, FREE)
-    moves = np.zeros(len(tape))
-    for fill in result.fills:
-        moves[int(np.searchsorted(tape.time_ns, fill.time_ns))] += float(fill.side.sign * fill.quantity)
-    assert seen == np.cumsum(moves).round().astype(int).tolist()
+    assert seen == held_after(result).round().astype(int).tolist()
     assert set(seen) == {-1, 0, 1}
 
 
@@ -204,10 +208,7 @@ def test_further_entries_are_those_that_a_backtest_has(seed: int, loss: float) -
             ctx.add()
 
     result = run(made(on_bar, entries=3), tape, FREE)
-    moves = np.zeros(len(tape))
-    for fill in result.fills:
-        moves[int(np.searchsorted(tape.time_ns, fill.time_ns))] += float(fill.side.sign * fill.quantity)
-    held = np.cumsum(moves).round().astype(int).tolist()
+    held = held_after(result).round().astype(int).tolist()
     assert [position * entries for position, entries in seen] == held
     assert max(entries for _, entries in seen) == 3
 
@@ -235,10 +236,7 @@ def test_parts_that_are_kept_are_those_that_a_backtest_has(seed: int, loss: floa
 
     fine = replace(FREE.instrument, lot_step=D("1E-8"), qty_min=D("1E-8"), notional_min=D("1E-6"))
     result = run(made(on_bar, entries=3), tape, replace(FREE, instrument=fine))
-    moves = np.zeros(len(tape))
-    for fill in result.fills:
-        moves[int(np.searchsorted(tape.time_ns, fill.time_ns))] += float(fill.side.sign * fill.quantity)
-    assert np.allclose(seen, np.cumsum(moves), atol=1e-4)  # of a share a millionth is read
+    assert np.allclose(seen, held_after(result), atol=1e-4)  # of a share a millionth is read
     assert set(ends) == {True, False}
 
 
@@ -265,18 +263,18 @@ def test_a_moved_stop_closes_the_position_when_it_does_in_a_backtest(
             moved.append(ctx.move_stop(round(bar.close - ctx.position * away * (draw * 10 - 2.2), 2)))
 
     result = run(made(on_bar), tape, FREE)
-    moves = np.zeros(len(tape))
-    for fill in result.fills:
-        moves[int(np.searchsorted(tape.time_ns, fill.time_ns))] += float(fill.side.sign * fill.quantity)
-    assert seen == np.cumsum(moves).round().astype(int).tolist()
+    assert seen == held_after(result).round().astype(int).tolist()
     assert set(moved) == {True, False}
 
 
 @given(seed=st.integers(0, 10**6), loss=st.sampled_from([0.1, 0.5]), has_orders=st.booleans())
 def test_the_profit_so_far_is_that_of_the_trades_of_a_backtest(seed: int, loss: float, has_orders: bool) -> None:
-    """Of entries of a share of the size, closed in parts, by orders, stops and take profits, and turned."""
+    """Of entries of a share of the size, closed in parts, by orders, stops and take profits, and turned; bars open
+    apart from the close before."""
     tape = synthetic(400)
-    dice = np.random.Generator(np.random.PCG64(seed)).random(len(tape))
+    random = np.random.Generator(np.random.PCG64(seed))
+    dice, opens = random.random(len(tape)), np.round(tape.open * (1 + random.normal(0, 0.002, len(tape))), 2)
+    tape = replace(tape, open=opens, high=np.maximum(tape.high, opens), low=np.minimum(tape.low, opens))
     seen: list[tuple[float, float]] = []
 
     def on_bar(ctx: Context, bar: Any) -> None:

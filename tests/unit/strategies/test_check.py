@@ -228,6 +228,10 @@ def test_a_protection_is_read_only_where_the_target_enters() -> None:
         ),
         (lambda b: Decisions(np.ones(len(b)), take_profit=np.zeros(len(b))), "take_profit is 0 at bar 1 "),
         (lambda b: Decisions(np.ones(len(b)), trail=np.zeros(len(b))), "trail is 0 at bar 1 "),
+        (
+            lambda b: Decisions(np.ones(len(b)), stop_loss=b.close * 0.9, stop_move=np.zeros(len(b))),
+            r"stop_move is 0 at bar 2 \(.*\), where it holds; it may be a price above 0, or NaN",
+        ),
     ],
 )
 def test_a_protection_that_is_no_price_is_refused(how: Any, message: str) -> None:

@@ -114,6 +114,8 @@ def test_stops_are_moved_on_the_new_bars_that_hold() -> None:
     assert [((at - START_NS) // (60 * NS), str(price)) for at, price in found] == [(2, "3.0"), (5, "6.5")]
     assert stop_moves(bars, Decisions(target, stop_move=moves), first=3)[0][1] == Decimal("6.5")
     assert stop_moves(bars, Decisions(target), first=0) == []
+    no_prices = np.array([np.nan, -1.0, 0.0, np.inf, -np.inf, -2.0, 0.0])
+    assert stop_moves(bars, Decisions(target, stop_move=no_prices), first=0) == []
 
 
 def test_a_falling_target_closes_its_share_at_any_age() -> None:

@@ -867,6 +867,10 @@ class OrderChaos:
         pages = await self.db.sql(
             "SELECT coalesce(payload->>'symbol', '') AS symbol, coalesce(payload->>'instance', '') AS instance"
             "  FROM alerts WHERE severity = 'page' AND resolved_at IS NULL"
+            # the page of a kill names its symbols in the message alone
+            " UNION ALL SELECT s, '' FROM alerts, unnest($1::text[]) AS s"
+            "  WHERE event = 'kill.stuck' AND resolved_at IS NULL AND position(s IN message) > 0",
+            list(SYMBOLS),
         )
         rules = {s: Rules(D(step), D(5), D(state["prices"][s])) for s, (_, step) in SYMBOLS.items()}
         return Sample(at_s, state["open_orders"], self._held.fills(), orders, pages, rules)

@@ -132,7 +132,7 @@ class Klines:
         if INTERVALS[interval] >= unit or not INTERVALS[interval]:
             whole = self._from_rows(interval, row_from, row_to + 1) if row_to >= row_from else []
             return whole[-1] if whole and whole[-1].start_ms == start else bar
-        for trade in market.between(market.id_at(start), market.id_next):
+        for trade in market.during(start, bar.end_ms):
             bar.add(trade)
         return bar
 
@@ -262,16 +262,17 @@ class Klines:
         """Return bars shorter than the source's rows; no-trade bars repeat the close before them."""
         market, length = self._market, INTERVALS[interval]
         first = market.id_at(begin)
-        trades = market.between(first, market.id_at(stop))
+        trades = market.during(begin, stop)
         before = market.between(first - 1, first)
         close = before[0].price if before else trades[0].price if trades else market.last.price
+        parts: dict[int, list[Trade]] = {}
+        for trade in trades:
+            parts.setdefault(trade.time_ms // length * length, []).append(trade)
         bars: list[Kline] = []
-        index = 0
         for start in range(begin, stop, length):
             bar = Kline(start, start + length, close, close, close, close)
-            while index < len(trades) and trades[index].time_ms < start + length:
-                bar.add(trades[index])
-                index += 1
+            for trade in parts.get(start, ()):
+                bar.add(trade)
             close = bar.close
             bars.append(bar)
         return bars

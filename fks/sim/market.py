@@ -125,9 +125,19 @@ class Market:
         return found + self._base(base, base + stop - start - len(found), own_to)
 
     def id_at(self, time_ms: int) -> int:
-        """Return the number of the first trade at or after `time_ms` (`id_next` when there is none yet)."""
+        """Return the number of the first trade at or after `time_ms` (`id_next` when there is none yet).
+
+        A fill by an earlier trade of a batch is numbered behind the batch: trades before the moment may follow it.
+        """
         base = min(self.count_until(time_ms, inclusive=False), self.shown)
-        return max(self.id_first, base + self.prints.before_time(time_ms))
+        number, own = base + self.prints.before_place(base), self.prints.before_time(time_ms)
+        return max(self.id_first, min([number, *self.prints.ids[own : own + 1]]))
+
+    def during(self, begin_ms: int, end_ms: int) -> list[Trade]:
+        """Return the trades at or after `begin_ms` and before `end_ms`, by number."""
+        last = self.prints.before_time(end_ms)
+        stop = max([self.id_at(end_ms), *(number + 1 for number in self.prints.ids[max(last - 1, 0) : last])])
+        return [t for t in self.between(self.id_at(begin_ms), stop) if begin_ms <= t.time_ms < end_ms]
 
     def columns(self, start: int, stop: int) -> Trades:
         """Return the source's trades start..stop-1 (its own numbers, our trades not counted) as columns."""

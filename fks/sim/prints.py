@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 
@@ -54,6 +54,10 @@ class Prints:
     def before_id(self, number: int) -> int:
         """Return how many have a number below `number`."""
         return bisect_left(self.ids, number)
+
+    def before_place(self, place: int) -> int:
+        """Return how many come before the market's trade number `place`."""
+        return bisect_right(self.place, place)
 
     def before_time(self, time_ms: int) -> int:
         """Return how many were made before `time_ms`."""

@@ -201,21 +201,23 @@ class Fuzz:
         return re.sub(r"\{\w+(:\w+)?\}", "x", path)
 
     async def walk(self, cases: Iterator[Case]) -> tuple[int, list[str]]:
-        """Send each; return their number and the faults: 5xx, an answer that took longer than ANSWER_S_MAX thrice, a
-        request that blocked the loop for longer than BLOCKED_S_MAX."""
+        """Send each; return their number and the faults: 5xx, an answer that took longer than ANSWER_S_MAX or a request
+        that blocked the loop for longer than BLOCKED_S_MAX, three times in a row: a dear number is dear again, while a
+        pause of the machine or a full collection of the test process's garbage is not."""
         wrong: list[str] = []
         count = 0
         async with self._gateway.client() as client, _Blocked() as blocked:
             for case in cases:
                 count += 1
-                status, took_s = await _sent(client, case)
-                for _ in range(
-                    2 if took_s > ANSWER_S_MAX else 0
-                ):  # once it may have been the machine; a dear number is dear again
-                    took_s = min(took_s, (await _sent(client, case))[1])
-                cpu_s = blocked.take()
-                if status >= 500 or took_s > ANSWER_S_MAX or cpu_s > BLOCKED_S_MAX:
-                    wrong.append(f"{status} {took_s:.2f} s, loop {cpu_s:.2f} s: {case}")
+                for _ in range(3):
+                    status, took_s = await _sent(client, case)
+                    cpu_s = blocked.take()
+                    if status >= 500 or (took_s <= ANSWER_S_MAX and cpu_s <= BLOCKED_S_MAX):
+                        break
+                else:
+                    wrong.append(f"{took_s:.2f} s, loop {cpu_s:.2f} s: {case}")
+                if status >= 500:
+                    wrong.append(f"{status}: {case}")
         return count, wrong
 
 
@@ -225,9 +227,10 @@ async def assert_no_number_hurts(gateway: Running, db: Database, *, each: int | 
     fuzz = Fuzz(gateway, db)
     assert await fuzz.prepare() == REFUSED, "a body is refused for another reason than its numbers"
     count, wrong = await fuzz.walk(fuzz.cases(each, random.Random(int(os.environ.get("FKS_FUZZ_SEED", "25")))))
-    assert wrong == []
+    assert wrong == [], wrong
     assert count >= least
-    assert (await fuzz.walk(fuzz.reads()))[1] == [], "a number that was stored breaks a read"
+    broken = (await fuzz.walk(fuzz.reads()))[1]
+    assert broken == [], f"a number that was stored breaks a read: {broken}"
 
 
 class _Blocked:

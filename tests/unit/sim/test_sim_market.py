@@ -139,6 +139,27 @@ def test_numbers_are_contiguous_and_times_ordered_with_our_trades_between(
         assert market.between(number, number + 1)[0].time_ms == trade.time_ms
 
 
+@settings(max_examples=25)
+@given(st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 2)), min_size=1, max_size=25))
+async def test_no_trade_is_left_out_after_a_fill_that_is_numbered_late(steps: list[tuple[int, int]]) -> None:
+    """A resting order filled by an earlier trade of a batch has that trade's time and a number behind the batch."""
+    market, now = generated(), NOW
+    first, seen = market.id_next, []
+    for wait_ms, own in steps:
+        now += wait_ms
+        batch = market.due(now)
+        seen += batch
+        seen += [market.print(market.last.price, 10, True, batch[0].time_ms) for _ in range(own if batch else 0)]
+    assert market.between(first, market.id_next) == seen
+    for second in range(NOW // 1000 + 1, now // 1000 + 1):
+        number = market.id_at(second * 1000)
+        assert [trade for trade in seen if trade.time_ms >= second * 1000 and trade.id < number] == []
+        assert number == market.id_next or market.between(number, number + 1)[0].time_ms >= second * 1000
+    klines = Klines(market)
+    for bar in await klines.fetch("1s", NOW + 1000 - NOW % 1000, None, 1000):
+        assert bar.volume == sum(trade.lots for trade in seen if bar.start_ms <= trade.time_ms < bar.end_ms)
+
+
 @settings(max_examples=15)
 @given(st.lists(st.tuples(st.integers(0, 40_000), st.integers(0, 2), st.integers(-50, 50)), min_size=1, max_size=12))
 async def test_klines_are_what_the_trades_amount_to(steps: list[tuple[int, int, int]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,9 +14,11 @@ import orjson
 
 from fks.api.exact import number
 from fks.backtest.trace import request_of
+from fks.jobs.catalogue import package_places
 from fks.model.codes import MEANING, Code
 from fks.model.errors import InputError
 from fks.model.timeframe import bar_end, iso, to_ns
+from fks.process.confinement import confined_command, environment
 from fks.risk.explain import rules
 from fks.store.bars import BarStore
 from fks.store.db import Database
@@ -178,9 +179,9 @@ class Why:
     async def _trace(self, request: bytes) -> dict[str, Any]:
         async with self._evaluations:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "fks.backtest.trace",
+                *confined_command("fks.backtest.trace", [*package_places(), *filter(None, [self._strategies])]),
+                env=environment(),
+                cwd="/",
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -11,17 +12,17 @@ import click
 from fks.cli.base import paths_of
 
 if TYPE_CHECKING:
+    from fks.jobs.confined import ConfinedCatalogue
     from fks.store.db import Database
-    from fks.strategies.registry import Catalogue
 
 T = TypeVar("T")
 
 
-def catalogue_of(ctx: click.Context) -> Catalogue:
-    """Return the strategies of this node: built-in, installed, and the files in its strategies folder."""
-    from fks.strategies.registry import load_catalogue
+def catalogue_of(ctx: click.Context, files: Sequence[Path] = ()) -> ConfinedCatalogue:
+    """Return the strategies of this node: built-in, installed, the files in its strategies folder, and `files`."""
+    from fks.jobs.confined import ConfinedCatalogue
 
-    return load_catalogue(paths_of(ctx).strategies)
+    return ConfinedCatalogue(paths_of(ctx).strategies, files)
 
 
 def params_of(pairs: tuple[str, ...]) -> dict[str, Any]:

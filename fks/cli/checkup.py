@@ -82,7 +82,18 @@ def _machine(paths: Paths) -> Iterator[Check]:
         f"run 'ulimit -n {FILES_MIN * 16}' before fks up",
     )
     yield _guard("sockets", str(paths.sockets), lambda: preflight.check_sockets(paths))
+    yield _confinement()
     yield _guard("programs", "PostgreSQL, Redis and Ray are installed", _programs)
+
+
+def _confinement() -> Check:
+    """Check that code of users can be confined. Without it, it runs with this account's rights."""
+    from fks.process.confinement import missing
+
+    if lacking := missing():
+        remedy = "use a kernel that has it; until then, take strategy files of persons whom you trust with your keys"
+        return Check("confinement", "warn", f"files of users are read with this account's rights: {lacking}", remedy)
+    return Check("confinement", "ok", "files of users are read without files, network or processes of this account")
 
 
 def _memory() -> Check:

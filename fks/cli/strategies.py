@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,7 +19,6 @@ from fks.model.errors import FksError, InputError
 if TYPE_CHECKING:
     from fks.store.db import Database
     from fks.store.strategies import Instance
-    from fks.strategies.registry import Catalogue
 
 T = TypeVar("T")
 _WANTS = {-1.0: "short", 0.0: "flat", 1.0: "long"}
@@ -38,7 +37,7 @@ strategies.add_command(challengers)
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
     """List every strategy: built-in, installed, and your own files."""
-    rows = [_described(entry) for entry in catalogue_of(ctx).entries.values()]
+    rows = [_shown(row) for row in catalogue_of(ctx).rows()]
     emit(rows, as_json=as_json, schema="fks.strategies/1")
     if not as_json:
         table(
@@ -47,40 +46,10 @@ def list_(ctx: click.Context, as_json: bool) -> None:
         )
 
 
-def _described(entry: Any) -> dict[str, Any]:
-    params = {}
-    if entry.kind is not None:
-        params = {
-            name: {"default": _default(field), "type": _type_of(field), "description": field.description or ""}
-            for name, field in entry.kind.model_fields.items()
-        }
-    return {
-        "name": entry.name,
-        "origin": entry.origin,
-        "where": entry.where,
-        "summary": entry.summary if entry.kind else "",
-        "error": entry.error or None,
-        "params": params,
-    }
-
-
-def _default(field: Any) -> Any:
-    """Return a parameter's default; members of a combination as text."""
-    from fks.strategies.registry import default_text
-
-    plain = field.default is None or isinstance(field.default, bool | int | float | str)
-    return field.default if plain else default_text(field.default)
-
-
-def _type_of(field: Any) -> str:
-    """Return the type of a parameter: int, a list, or its choices."""
-    origin = get_origin(field.annotation)
-    if origin in (tuple, list):
-        return "list"
-    if origin is Literal:
-        return " or ".join(map(str, get_args(field.annotation)))
-    kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)] or [field.annotation]
-    return " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the catalogue with its parameters as `fields_of` describes them."""
+    found = {name: row[name] for name in ("name", "origin", "where", "summary", "error")}
+    return {**found, "summary": "" if row["error"] else row["summary"], "params": row["fields"]}
 
 
 @strategies.command()
@@ -89,9 +58,11 @@ def _type_of(field: Any) -> str:
 @click.pass_context
 def show(ctx: click.Context, name: str, as_json: bool) -> None:
     """Show one strategy: description, parameters, warm-up."""
+    from fks.jobs.catalogue import described
+
     catalogue = catalogue_of(ctx)
     strategy = catalogue.make(name)
-    found = {**_described(catalogue.entries[name]), "warmup": strategy.warmup()}
+    found = {**_shown(described(catalogue.entries[name])), "warmup": strategy.warmup()}
     emit(found, as_json=as_json, schema="fks.strategy/1")
     if not as_json:
         click.echo(
@@ -133,15 +104,13 @@ def check(ctx: click.Context, names: tuple[str, ...], pairs: tuple[str, ...], as
     from fks.strategies.base import StrategyError
     from fks.strategies.check import check_strategy, remedy_of
 
-    catalogue = catalogue_of(ctx)
-    files = [Path(name) for name in names if name.endswith(".py")]
-    wanted = [name for name in names if not name.endswith(".py")] + [
-        n for file in files for n in _add_file(catalogue, file)
-    ]
+    files = [_existing(Path(name)) for name in names if name.endswith(".py")]
+    catalogue = catalogue_of(ctx, files)
+    wanted = [name for name in names if not name.endswith(".py")] + [str(row["name"]) for row in catalogue.file_rows]
     tape, _ = read_tape("sample")
     bars = tape.bars()
     rows = []
-    for name in wanted or list(catalogue.entries):
+    for name in wanted or [str(row["name"]) for row in catalogue.rows()]:
         warmup: int | None = None
         try:
             strategy = catalogue.make(name, params_of(pairs))
@@ -162,14 +131,10 @@ def check(ctx: click.Context, names: tuple[str, ...], pairs: tuple[str, ...], as
         raise FksError(f"refused: {', '.join(bad)}", remedy="correct decide() or the warm-up, then check again")
 
 
-def _add_file(catalogue: Catalogue, file: Path) -> list[str]:
-    from fks.strategies.registry import load_file
-
+def _existing(file: Path) -> Path:
     if not file.is_file():
         raise InputError(f"no file {file}", code="STRATEGY_UNKNOWN", remedy="give a strategy's name or its .py file")
-    found = list(load_file(file.absolute()))
-    catalogue.entries.update({entry.name: entry for entry in found})
-    return [entry.name for entry in found]
+    return file.absolute()
 
 
 @strategies.command()
@@ -184,7 +149,7 @@ def new(ctx: click.Context, name: str, as_json: bool) -> None:
         raise InputError(
             f"{name!r} is no name for a strategy", remedy="use lower-case letters, digits and _, as in my_idea"
         )
-    if name in catalogue_of(ctx).entries:
+    if name in (row["name"] for row in catalogue_of(ctx).rows()):
         raise InputError(f"there is a strategy {name} already", remedy="choose another name")
     kind = "".join(part.title() for part in name.split("_"))
     file = paths_of(ctx).strategies / f"{name}.py"

@@ -7,8 +7,10 @@ Run as a program (`python -m fks.jobs.catalogue`) it describes files and package
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +24,16 @@ from fks.process.isolated import answers, started
 from fks.store.catalogue import CatalogueStore, Key
 from fks.store.db import Database
 from fks.strategies.base.location import one_line
-from fks.strategies.registry import Entry, files_of, load_builtin, load_file, load_package, packages, refusal_of
+from fks.strategies.registry import (
+    Entry,
+    fields_of,
+    files_of,
+    load_builtin,
+    load_file,
+    load_package,
+    packages,
+    refusal_of,
+)
 
 #: How long one file or package may take, and how long the process may take to be ready for the first one.
 ITEM_S: Final = 10.0
@@ -63,8 +74,8 @@ class CatalogueReader:
         async with self._lock:  # of several readers the later ones find the rows
             if self._builtin is None:
                 self._builtin = await asyncio.to_thread(_builtin)
-            found = await self._described(await asyncio.to_thread(_items, self._folder))
-        return _merged([*self._builtin, *(one for entries in found for one in entries)])
+            found = await self._described(await asyncio.to_thread(items_of, self._folder))
+        return merged([*self._builtin, *(one for entries in found for one in entries)])
 
     async def _described(self, items: Sequence[Item]) -> list[list[Description]]:
         known = dict(await self._store.load([item.key for item in items], slow_s=SLOW_AGAIN_S))
@@ -87,7 +98,8 @@ async def describe(items: Sequence[Item], *, item_s: float = ITEM_S) -> dict[Ite
     while waiting:
         asked = [{"origin": i.origin, "name": i.name, "where": i.where, "value": i.value} for i in waiting]
         request = json.dumps(asked).encode()
-        async with started(__name__, request) as process:
+        places = [Path(i.where) for i in waiting if i.origin == "file"]
+        async with started(__name__, request, readable=[*places, *package_places()]) as process:
             try:
                 is_ready = await process.line(READY_S) == "ready"
             except TimeoutError:
@@ -111,22 +123,34 @@ async def describe(items: Sequence[Item], *, item_s: float = ITEM_S) -> dict[Ite
     return found
 
 
-def _items(folder: Path) -> list[Item]:
+def items_of(folder: Path | None) -> list[Item]:
     """Return the packages' entry points and the users' files. Reads files and runs none."""
     build, items = build_id(), []
     for point in packages():
         version = f"{point.dist.name} {point.dist.version}" if point.dist is not None else ""
         digest = hashlib.sha256(f"{version}\0{point.value}".encode()).hexdigest()
         items.append(Item(Key(f"package:{point.name}", digest, build), "package", point.name, point.value, point.value))
-    for path in files_of(folder):
-        refusal = refusal_of(path)
-        try:
-            source = refusal.encode() if refusal else path.read_bytes()[:_BYTES_MAX]
-        except OSError as error:
-            source = one_line(error).encode()
-        digest = hashlib.sha256(source).hexdigest()
-        items.append(Item(Key(str(path), digest, build), "file", path.stem, str(path)))
-    return items
+    return [*items, *map(item_of, files_of(folder))]
+
+
+def item_of(path: Path) -> Item:
+    """Return a file of users as an item. Reads it and does not run it."""
+    refusal = refusal_of(path)
+    try:
+        source = refusal.encode() if refusal else path.read_bytes()[:_BYTES_MAX]
+    except OSError as error:
+        source = one_line(error).encode()
+    return Item(Key(str(path), hashlib.sha256(source).hexdigest(), build_id()), "file", path.stem, str(path))
+
+
+def package_places() -> list[Path]:
+    """Return where the code of installed packages of strategies is. Runs none of it."""
+    found: list[Path] = []
+    for point in packages():
+        with contextlib.suppress(ImportError, ValueError):
+            spec = importlib.util.find_spec(point.value.partition(":")[0].partition(".")[0])
+            found += [] if spec is None else map(Path, spec.submodule_search_locations or [spec.origin or ""])
+    return found
 
 
 def _builtin() -> list[Description]:
@@ -135,10 +159,10 @@ def _builtin() -> list[Description]:
 
 def described(entry: Entry) -> Description:
     """Return an entry as JSON values."""
-    error, params = entry.error, None
+    error, params, fields = entry.error, None, dict[str, Any]()
     if entry.kind is not None:
         try:
-            params = entry.kind.model_json_schema().get("properties", {})
+            params, fields = entry.kind.model_json_schema().get("properties", {}), fields_of(entry.kind)
         except Exception as raised:  # a user's class may have no schema
             error = one_line(raised)
     return {
@@ -148,6 +172,7 @@ def described(entry: Entry) -> Description:
         "summary": error or entry.summary,
         "error": error or None,
         "params": params,
+        "fields": fields,
     }
 
 
@@ -155,7 +180,7 @@ def _broken(item: Item, error: str) -> Description:
     return described(Entry(item.name, item.origin, item.where, error=error))
 
 
-def _merged(descriptions: Iterable[Description]) -> list[Description]:
+def merged(descriptions: Iterable[Description]) -> list[Description]:
     """Return the descriptions by name: the first of two with one name wins, the other one's row has that error."""
     found: dict[str, Description] = {}
     for one in descriptions:

@@ -17,6 +17,7 @@ from fks.config.settings import Settings
 from fks.jobs.account import run_account_job
 from fks.jobs.backtest import KIND as BACKTEST
 from fks.jobs.backtest import run_job
+from fks.jobs.confined import ConfinedCatalogue
 from fks.jobs.optimization import KIND as OPTIMIZATION
 from fks.jobs.optimization import WORKER
 from fks.jobs.search import run_coordinator, run_helper
@@ -25,14 +26,16 @@ from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
 from fks.store.db import Database
 from fks.store.jobs import Job, JobStore
 from fks.store.research_runs import ResearchRunStore
-from fks.strategies.registry import load_catalogue
+from fks.strategies.registry import load_builtin
 
 BEAT_S = 1.0
 
 
 def _backtest(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
     run_it = run_account_job if "members" in spec else run_job
-    return run_it(spec, work.load_bars, work.advance, catalogue=load_catalogue(work.folder), limits=work.settings.risk)
+    return run_it(
+        spec, work.load_bars, work.advance, catalogue=ConfinedCatalogue(work.folder), limits=work.settings.risk
+    )
 
 
 async def _sync(job: Job, work: Work) -> dict[str, Any]:
@@ -50,13 +53,15 @@ async def _sync(job: Job, work: Work) -> dict[str, Any]:
 async def _drift(job: Job, work: Work) -> dict[str, Any]:
     from fks.jobs.drift import run_drift  # not needed by a backtest
 
-    return await run_drift(job.spec, work.db, work.settings, load_catalogue(work.folder), now_ns=RealClock().now_ns())
+    return await run_drift(
+        job.spec, work.db, work.settings, ConfinedCatalogue(work.folder), now_ns=RealClock().now_ns()
+    )
 
 
 async def _challenge(job: Job, work: Work) -> dict[str, Any]:
     from fks.jobs.challenge import run_challenge  # not needed by a backtest
 
-    catalogue = load_catalogue(work.folder)
+    catalogue = ConfinedCatalogue(work.folder)
     return await run_challenge(job.spec, work.db, work.settings, catalogue, now_ns=RealClock().now_ns())
 
 
@@ -76,7 +81,7 @@ def warm() -> None:
     """Load what a backtest needs: the strategies, and the compiled engine where numba has a package."""
     from fks.backtest import kernel
 
-    load_catalogue()
+    load_builtin()
     with contextlib.suppress(ImportError):  # then the reference engine runs, and says so
         kernel.load()
         kernel.load_orders()

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from fks.config.settings import Settings
 from fks.jobs.backtest import Loaded, Request, joined
 from fks.jobs.bars import load_stored
+from fks.jobs.confined import ConfinedCatalogue
 from fks.jobs.optimization import (
     WORKER,
     OptimizationSpec,
@@ -38,7 +39,6 @@ from fks.store.columns import ColumnCache
 from fks.store.jobs import Job, JobStore
 from fks.store.research_runs import ResearchRunStore
 from fks.store.trials import TrialRow, TrialStore
-from fks.strategies.registry import load_catalogue
 
 T = TypeVar("T")
 AHEAD = 1024  # trials of an unguided plan that are rows before they are run: work for every helper
@@ -158,7 +158,7 @@ def _check(work: Work) -> None:
 
 async def _task(spec: OptimizationSpec, work: Work) -> tuple[Task, str]:
     columns = None if work.node is None else ColumnCache.of(work.db, work.settings)
-    catalogue = await asyncio.to_thread(load_catalogue, work.folder)
+    catalogue = ConfinedCatalogue(work.folder)
 
     async def load(wanted: Request) -> Loaded:
         return await _persist(lambda: load_stored(work.db, wanted, columns), work)

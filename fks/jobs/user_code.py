@@ -20,11 +20,12 @@ from typing import Any, Final
 
 from fks.config.settings import Costs, Risk
 from fks.config.settings import Database as DatabaseSettings
+from fks.jobs.confined import ConfinedCatalogue
 from fks.model.errors import FksError, InputError, OutageError
 from fks.process.isolated import answers, started
 from fks.store.db import Database
 from fks.strategies.base import StrategyError
-from fks.strategies.registry import Catalogue, files_of, load_builtin, load_catalogue, packages
+from fks.strategies.registry import Catalogue, files_of, load_builtin, packages
 
 #: Seconds for one operation, and operations at a time of one process.
 LIMIT_S: Final = 45.0
@@ -248,7 +249,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
 # ── in a process of its own ──────────────────────────────────────────────────────────────────────
 async def answer_to(request: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of a request, or its error, as JSON values."""
-    catalogue = load_catalogue(Path(request["folder"]))
+    catalogue = ConfinedCatalogue(Path(request["folder"]))
     settings = DatabaseSettings.model_validate(request["database"])
     db = await Database.lazy(request["database_url"], settings, application="user code", is_api=True)
     try:

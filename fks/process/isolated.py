@@ -13,9 +13,12 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
+
+from fks.process.confinement import confined_command, environment
 
 _PR_SET_PDEATHSIG = 1
 _LINE_MAX = 16_000_000
@@ -43,23 +46,31 @@ class Isolated:
     @property
     def end(self) -> str:
         """Return how it ended, for a message."""
-        code = self._process.returncode
-        if code is None:
-            return "was ended"
-        if code >= 0:
-            return f"ended its process with status {code}"
-        with contextlib.suppress(ValueError):
-            return f"ended its process by {signal.Signals(-code).name}"
-        return f"ended its process by signal {-code}"
+        return end_of(self._process.returncode)
+
+
+def end_of(code: int | None) -> str:
+    """Return how a process ended, for a message, from its status."""
+    if code is None:
+        return "was ended"
+    if code >= 0:
+        return f"ended its process with status {code}"
+    with contextlib.suppress(ValueError):
+        return f"ended its process by {signal.Signals(-code).name}"
+    return f"ended its process by signal {-code}"
 
 
 @asynccontextmanager
-async def started(module: str, request: bytes) -> AsyncIterator[Isolated]:
-    """Run `python -m module` on one line of input until the block ends; then it and its children are killed."""
+async def started(module: str, request: bytes, *, readable: Sequence[Path] | None = None) -> AsyncIterator[Isolated]:
+    """Run `python -m module` on one line of input until the block ends; then it and its children are killed.
+
+    With `readable` it is confined to reading these files and folders (`fks.process.confinement`).
+    """
+    is_confined = readable is not None
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        module,
+        *(confined_command(module, readable) if readable is not None else (sys.executable, "-m", module)),
+        env=environment() if is_confined else None,
+        cwd="/" if is_confined else None,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -81,17 +92,31 @@ async def started(module: str, request: bytes) -> AsyncIterator[Isolated]:
 
 def answers() -> Callable[[Any], None]:
     """Prepare a child of `started` and return the function that sends an answer. Call it before code of users runs."""
-    with contextlib.suppress(OSError, AttributeError):  # where there is none (not Linux), a hung child outlives us
+    ends_with_parent()
+    send_bytes = discard_output()
+
+    def send(answer: Any) -> None:
+        send_bytes((json.dumps(answer, default=str) + "\n").encode())  # not orjson: numbers may be of any size
+
+    return send
+
+
+def ends_with_parent() -> None:
+    """End this process with the thread that started it, where the system can: elsewhere a hung one stays."""
+    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def discard_output() -> Callable[[bytes], None]:
+    """Discard what is printed from here on, and return the function that writes to standard output as it was."""
     own = os.dup(1)
     os.set_inheritable(own, False)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
 
-    def send(answer: Any) -> None:
-        data = (json.dumps(answer, default=str) + "\n").encode()  # not orjson: numbers may be of any size
+    def write(data: bytes) -> None:
         while data:
             data = data[os.write(own, data) :]
 
-    return send
+    return write

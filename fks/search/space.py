@@ -105,6 +105,10 @@ class Space:
             return self.strategy.model_validate({**self.fixed, **params}, context=self.context)
         except ValidationError:
             return None
+        except InputError as error:  # of a strategy whose code is in another process
+            if error.code != "PARAM_WRONG":
+                raise
+            return None
 
     def inputs(self) -> tuple[str, ...]:
         """Return the further symbols whose bars the combinations read: at both ends of each range, and at each choice

@@ -44,6 +44,7 @@ from fks.strategies.base import (
     warmup_of,
 )
 from fks.strategies.base.location import defined_at
+from fks.strategies.base.remote import RemoteStrategy
 
 _SEED = 20260101
 _PREFIXES = 40
@@ -133,22 +134,27 @@ def check_strategy(strategy: Strategy, tapes: Sequence[Bars] = (), *, prefixes: 
 
     `tapes`: real bars to check on besides the synthetic ones; those too short for the warm-up are left out.
     """
+    if isinstance(strategy, RemoteStrategy):
+        return [Violation(*found) for found in strategy.violations("check_strategy", tapes, prefixes)]
     warmup = warmup_of(strategy)
     need = max(600, 4 * warmup)
     for tape in (synthetic(need), *tapes):
         if len(tape) < warmup + 20:
             continue
         bars = with_inputs(strategy, tape)
-        found = next(_lookahead(strategy, bars, prefixes), None) or next(_warmups(strategy, bars), None)
+        found = next(_lookahead(strategy, bars, prefixes), None) or next(warmups(strategy, bars), None)
         if found:
             return [found]
     return []
 
 
-def _warmups(strategy: Strategy, bars: Bars) -> Iterator[Violation]:
+def warmups(strategy: Strategy, bars: Bars) -> Iterator[Violation]:
     """Yield what is wrong with the warm-up of each part, then of the whole."""
+    if isinstance(strategy, RemoteStrategy):
+        yield from (Violation(*found) for found in strategy.violations("warmups", [bars]))
+        return
     for part in strategy.parts():
-        for found in _warmups(part, bars):
+        for found in warmups(part, bars):
             yield replace(found, detail=f"its part {part.name}: {found.detail}")
     yield from _warmup(strategy, bars)
 
@@ -186,6 +192,15 @@ def ensure_causal(strategy: Strategy, bars: Bars) -> None:
     """Refuse a strategy that decides otherwise with fewer bars, at 20 places over all of `bars`: half of them where the
     target changes, the last bar, and random ones. Of a strategy with a method per bar its indicators are compared: it
     is given no later bar. About ten evaluations. Errors: StrategyError, as `ensure_checked`."""
+    for finding in causality(strategy, bars):
+        raise _refused(strategy, finding)
+
+
+def causality(strategy: Strategy, bars: Bars) -> Iterator[Violation]:
+    """Yield the first difference of each prefix of `ensure_causal`."""
+    if isinstance(strategy, RemoteStrategy):
+        yield from (Violation(*found) for found in strategy.violations("causality", [bars]))
+        return
     if len(bars) < strategy.warmup() + 20:
         return
     untouched = _copy_of(strategy)
@@ -199,10 +214,8 @@ def ensure_causal(strategy: Strategy, bars: Bars) -> None:
     whole = values_of(bars)
     changes = np.flatnonzero(np.diff(whole["target"])) + 1 if "target" in whole else np.zeros(0, dtype=np.int64)
     is_near = isinstance(strategy, BarStrategy)
-    for finding in _of_prefixes(
-        bars, whole, values_of, _cuts(bars, strategy.warmup(), changes, _PLACES), is_near=is_near
-    ):
-        raise _refused(strategy, finding)
+    cuts = _cuts(bars, strategy.warmup(), changes, _PLACES)
+    yield from _of_prefixes(bars, whole, values_of, cuts, is_near=is_near)
 
 
 def _copy_of(strategy: Strategy) -> Strategy:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, 
 
 from fks.model.bar import Bars, Floats
 from fks.strategies.base import Decisions, Protected, Strategy, evaluate
+from fks.strategies.base.remote import RemoteStrategy
 
 Make = Callable[[str, Mapping[str, Any]], Strategy]
 
@@ -147,8 +148,15 @@ def _json(text: str) -> Any:
         raise ValueError(f"is no JSON: {error}") from None
 
 
+def has_protections(strategy: Strategy) -> bool:
+    """Return whether a strategy has protections of its own."""
+    if isinstance(strategy, RemoteStrategy):
+        return strategy.facts.has_protections
+    return isinstance(strategy, Protected) and any((strategy.sl_pct, strategy.tp_pct, strategy.trail_pct))
+
+
 def _bare(strategy: Strategy) -> Strategy:
     """Return a member without protections of its own. Errors: ValueError when it has some, which nothing would use."""
-    if isinstance(strategy, Protected) and (strategy.sl_pct or strategy.tp_pct or strategy.trail_pct):
+    if has_protections(strategy):
         raise ValueError(f"set sl_pct, tp_pct and trail_pct on the combination, not on its member {strategy.name}")
     return strategy

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -29,6 +29,7 @@ import fks.strategies
 from fks.model.errors import FksError, InputError
 from fks.strategies.base import Strategy, StrategyError, warmup_of
 from fks.strategies.base.location import one_line, raised_at
+from fks.strategies.base.remote import RemoteStrategy
 
 GROUP = "fks.strategies"
 _LOADED = "__fks_source_sha256__"  # of a user's file as it was run: the file may be changed afterwards
@@ -160,6 +161,33 @@ def _param_error(kind: type[Strategy], error: ValidationError) -> InputError:
 def default_text(value: object) -> str:
     """Return a parameter's default as a person would type it."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def fields_of(kind: type[Strategy]) -> dict[str, dict[str, Any]]:
+    """Return the default, the type and the description of each parameter, for a person."""
+    if issubclass(kind, RemoteStrategy):
+        return {name: dict(field) for name, field in kind.described.fields.items()}
+    return {
+        name: {"default": _default(field), "type": _type_of(field), "description": field.description or ""}
+        for name, field in kind.model_fields.items()
+    }
+
+
+def _default(field: Any) -> Any:
+    """Return a parameter's default; members of a combination as text."""
+    plain = field.default is None or isinstance(field.default, bool | int | float | str)
+    return field.default if plain else default_text(field.default)
+
+
+def _type_of(field: Any) -> str:
+    """Return the type of a parameter: int, a list, or its choices."""
+    origin = get_origin(field.annotation)
+    if origin in (tuple, list):
+        return "list"
+    if origin is Literal:
+        return " or ".join(map(str, get_args(field.annotation)))
+    kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)] or [field.annotation]
+    return " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
 
 
 def load_catalogue(folder: Path | None = None) -> Catalogue:
@@ -316,7 +344,11 @@ def _with_line(error: BaseException, path: Path) -> str:
 def source_hash(strategy: Strategy | type[Strategy]) -> str:
     """Return the SHA-256 of the file that defines a strategy, as it was loaded, and, for an instance, of those of its
     parts: part of every result's fingerprint (C12)."""
+    if isinstance(strategy, RemoteStrategy):
+        return strategy.facts.source
     kind = strategy if isinstance(strategy, type) else type(strategy)
+    if issubclass(kind, RemoteStrategy):
+        return kind.described.source
     module = sys.modules.get(kind.__module__)
     file = getattr(module, "__file__", None)
     own: str | None = getattr(module, _LOADED, None)

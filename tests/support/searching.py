@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 import subprocess
@@ -51,7 +50,7 @@ from fks.strategies.sma_cross import SmaCross as Fast
 class Patient(Fast):
     name: ClassVar[str] = "patient_cross"
     def decide(self, bars):
-        time.sleep(float(os.environ.get("PATIENT_S", "0")))
+        time.sleep(0.02 if os.path.exists(__file__ + ".slow") else 0.0)
         return super().decide(bars)
 """
 COUNTED = """
@@ -127,7 +126,8 @@ def runners(url: str, folder: Path, count: int) -> Iterator[list[subprocess.Pope
 
 def start(url: str, folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tests.support.search_process", url, str(folder)]
-    return subprocess.Popen(command, env={**os.environ, "PATIENT_S": "0.02"})
+    (folder / "patient_cross.py.slow").touch()
+    return subprocess.Popen(command)
 
 
 async def survive_deaths(spec: dict[str, Any], total: int, folder: Path) -> None:

@@ -26,6 +26,8 @@ def raised_at(error: BaseException, kind: type) -> str:
 
 def defined_at(kind: type, method: str) -> str:
     """Return where a method of the strategy begins, as "decide() in mine.py, line 30"; `on_bar` when it has that."""
+    if (described := getattr(kind, "described", None)) is not None:  # its code is in another process
+        return str(described.places.get(method, f"{method}()"))
     method = "on_bar" if method == "decide" and hasattr(kind, "on_bar") else method
     code = getattr(inspect.unwrap(getattr(kind, method)), "__code__", None)
     return f"{method}()" if code is None else f"{method}() in {Path(code.co_filename).name}, line {code.co_firstlineno}"

@@ -24,7 +24,7 @@ _PLACES = 9
 
 #: columns of `Decisions` in units of the price; but for the last one read where the target enters
 PRICE_COLUMNS = ("stop_loss", "take_profit", "trail", "entry_limit", "entry_stop", "stop_move")
-_COLUMNS = ("target", *PRICE_COLUMNS, "entry_bars", "size_share")
+COLUMNS = ("target", *PRICE_COLUMNS, "entry_bars", "size_share")  # of `Decisions`
 SHARE_PLACES = 6  # of `size_share`, and of a share that is closed
 _WHOLE_WITHIN = 1e-9
 
@@ -293,7 +293,7 @@ def decide(strategy: Strategy, bars: Bars) -> Decisions:
     parts: list[dict[str, Floats]] = []
     for start, end in zip([0, *rows], [*rows, len(bars)], strict=True):
         part, factor = _decide(strategy, bars.known(end)), bars.split_factor(end - 1)
-        columns = {name: column[start:] for name in _COLUMNS if (column := getattr(part, name)) is not None}
+        columns = {name: column[start:] for name in COLUMNS if (column := getattr(part, name)) is not None}
         if factor != 1.0:
             columns |= {name: np.round(columns[name] / factor, places) for name in PRICE_COLUMNS if name in columns}
         parts.append(columns)
@@ -303,16 +303,27 @@ def decide(strategy: Strategy, bars: Bars) -> Decisions:
             name: np.concatenate(
                 [part.get(name, np.full(size, np.nan)) for part, size in zip(parts, sizes, strict=True)]
             )
-            for name in _COLUMNS
+            for name in COLUMNS
             if any(name in part for part in parts)
         }
     )
 
 
 def _decide(strategy: Strategy, bars: Bars) -> Decisions:
+    if len(bars) <= warmup_of(strategy):
+        return Decisions(np.zeros(len(bars)))
+    found = called(strategy, bars)
+    if found.size_share is not None:
+        _ensure_shares(strategy, found, bars)
+    if found.entry_bars is None or (found.entry_limit is None and found.entry_stop is None):
+        return found
+    return replace(found, target=_expired(found, bars))
+
+
+def called(strategy: Strategy, bars: Bars) -> Decisions:
+    """Return what `decide` returns, with the shapes of its columns checked. Errors: StrategyError, also when it
+    raises."""
     count = len(bars)
-    if count <= warmup_of(strategy):
-        return Decisions(np.zeros(count))
     try:
         decisions = strategy.decide(_readonly(bars))
     except FksError:
@@ -323,15 +334,10 @@ def _decide(strategy: Strategy, bars: Bars) -> Decisions:
         raise _broken(strategy, f"decide() returned {type(decisions).__name__}, not Decisions")
     columns = {
         name: _column(strategy, name, column, count)
-        for name in _COLUMNS
+        for name in COLUMNS
         if (column := getattr(decisions, name)) is not None
     }
-    found = Decisions(**columns)
-    if found.size_share is not None:
-        _ensure_shares(strategy, found, bars)
-    if found.entry_bars is None or (found.entry_limit is None and found.entry_stop is None):
-        return found
-    return replace(found, target=_expired(found, bars))
+    return Decisions(**columns)
 
 
 def _ensure_shares(strategy: Strategy, decisions: Decisions, bars: Bars) -> None:

@@ -156,8 +156,7 @@ class Slow(Strategy):
     def warmup(self) -> int:
         return 1
     def decide(self, bars) -> Decisions:
-        import pathlib, time
-        pathlib.Path(__file__).with_suffix(".began").touch()
+        import time
         end = time.monotonic() + 0.02
         while time.monotonic() < end:
             pass
@@ -172,7 +171,12 @@ async def test_a_running_job_ends_when_it_is_cancelled(database: Database, tmp_p
     job_id = await store.submit("backtest", {**SPEC, "strategy": "slow", "params": {}})
     await store.claim()
     running = asyncio.create_task(run_one(database, job_id, tmp_path))
-    await until(lambda: (tmp_path / "slow.began").exists())
+
+    async def is_deciding() -> bool:
+        row = await store.get(job_id)
+        return row is not None and row.progress >= 0.3
+
+    await until(is_deciding)
     assert (await store.cancel(job_id)).state == "running"  # type: ignore[union-attr]
     await asyncio.wait_for(running, 20)
     job = await store.get(job_id)

@@ -333,7 +333,9 @@ async def test_a_search_survives_kill_9_of_the_head_and_all_its_runners(
 
     def start() -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tests.support.search_head", database_url, str(tmp_path)]
-        return subprocess.Popen(command, env={**os.environ, "PATIENT_S": "0.02"}, start_new_session=True)
+        return subprocess.Popen(command, start_new_session=True)
+
+    (tmp_path / "patient_cross.py.slow").touch()
 
     head = start()
     try:
@@ -364,4 +366,5 @@ async def test_a_search_survives_kill_9_of_the_head_and_all_its_runners(
     assert (job.state, job.error, job.attempts) == ("done", None, 2)
     endings = await database.sql("SELECT fold, number, count(*) FROM endings GROUP BY 1, 2")
     assert (len(endings), {row["count"] for row in endings}) == (150, {1}), "each combination exactly once"
+    (tmp_path / "patient_cross.py.slow").unlink()
     assert job.result == await here(database, spec, folder=tmp_path), "the deaths changed the result"

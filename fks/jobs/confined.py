@@ -1,0 +1,376 @@
+"""Strategies of users' files and packages, run in a confined process (`fks.process.confinement`): the process that has
+the database and the keys runs none of their code.
+
+`ConfinedCatalogue` is a catalogue whose further strategies are `RemoteStrategy`; its process starts with the first of
+them and ends with the catalogue. Requests to the process are pickled; its answers are JSON and columns of numbers, and
+their shapes are checked: it may send anything.
+
+Run by `fks.process.confinement` (`main`), this module is that process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+from weakref import finalize
+
+import numpy as np
+
+from fks.jobs.catalogue import Description, Item, describe, described, item_of, items_of, merged, package_places
+from fks.model.bar import Bars, Floats
+from fks.model.errors import BugError, FksError, InputError, OutageError
+from fks.process.confinement import confined_command, environment
+from fks.process.isolated import discard_output, end_of, ends_with_parent
+from fks.strategies.base import Decisions, Strategy, StrategyError
+from fks.strategies.base.location import defined_at, one_line
+from fks.strategies.base.remote import RemoteFacts, RemoteKind, remote_class
+from fks.strategies.base.strategy import COLUMNS, called
+from fks.strategies.registry import (
+    Catalogue,
+    Entry,
+    NarrowCatalogue,
+    files_of,
+    load_builtin,
+    load_file,
+    packages,
+    source_hash,
+)
+
+_HEAD: Final = struct.Struct("<I")
+_ANSWER_MAX: Final = 16_000_000  # bytes of JSON
+_TAPES_KEPT: Final = 4  # tapes that both processes keep: a search asks for the same ones thousands of times
+_MADE_KEPT: Final = 64
+_METHODS: Final = ("decide", "warmup", "protect")
+
+
+class ConfinedCatalogue(Catalogue):
+    """The built-in strategies, and those of packages and users' files in a confined process. `files` are further files,
+    whose strategies come before others of the same name."""
+
+    def __init__(self, folder: Path | None = None, files: Sequence[Path] = ()) -> None:
+        super().__init__(iter(load_builtin().entries.values()))
+        self._folder, self._files = folder, files
+        self._process: ConfinedProcess | None = None
+        self.file_rows = self._described([item_of(file) for file in files])
+        for row in self.file_rows:
+            self.entries.pop(row["name"], None)
+
+    def kind(self, name: str) -> type[Strategy]:
+        """See `Catalogue.kind`."""
+        if name not in self.entries and (packages() or files_of(self._folder) or self._files):
+            self._process = self._process or ConfinedProcess(self._folder, self._files)
+            described = self._process.describe(name)
+            kind = remote_class(described, self._process)
+            self.entries[name] = Entry(name, described.origin, described.where, kind)
+        return super().kind(name)
+
+    def rows(self) -> list[Description]:
+        """Return the description of each strategy that has no file in `files`, as `CatalogueReader.read`; those are in
+        `file_rows`. Errors: OutageError when no process could be started."""
+        builtin = [described(entry) for entry in load_builtin().entries.values()]
+        return merged([*builtin, *self._described(items_of(self._folder))])
+
+    def _described(self, items: Sequence[Item]) -> list[Description]:
+        return [row for rows, _ in asyncio.run(describe(items)).values() for row in rows] if items else []
+
+
+class ConfinedProcess:
+    """The client of a confined process, a `RemotePort`: started when it is needed, again after a fork or its end."""
+
+    def __init__(self, folder: Path | None, files: Sequence[Path] = ()) -> None:
+        self._folder, self._files = folder, files
+        self._lock = threading.Lock()
+        self._running: _Running | None = None
+
+    def describe(self, kind: str) -> RemoteKind:
+        """Return the description of a class. Errors: InputError STRATEGY_UNKNOWN, StrategyError for a broken file."""
+        return RemoteKind(**self._asked("describe", kind))
+
+    def make(self, kind: str, params: Mapping[str, Any]) -> RemoteFacts:
+        found = self._asked("make", kind, dict(params))
+        found["inputs"], found["features"] = tuple(found["inputs"]), tuple(found["features"])
+        return RemoteFacts(**found)
+
+    def decide(self, kind: str, params: Mapping[str, Any], bars: Bars) -> Decisions:
+        columns = self._asked("decide", kind, dict(params), bars)
+        return Decisions(**columns)
+
+    def check(self, check: str, kind: str, params: Mapping[str, Any], tapes: Sequence[Bars], count: int) -> list[Any]:
+        found: list[Any] = self._asked("check", kind, dict(params), check, count, *tapes)
+        return found
+
+    def _asked(self, request: str, kind: str, *arguments: Any) -> Any:
+        """Return the answer to a request. Errors: those that the code raised; StrategyError STRATEGY_RAISED when the
+        process ended, or its answer is none."""
+        with self._lock:
+            if self._running is None or self._running.owner != os.getpid():
+                self._running = _Running(self._folder, self._files)
+            running = self._running
+            try:
+                head, columns = running.ask(request, kind, arguments)
+            except (OSError, EOFError, ValueError, KeyError, TypeError):
+                self._running = None
+                running.close()
+                raise StrategyError(
+                    f"strategy {kind}: its code {end_of(running.process.returncode)}",
+                    code="STRATEGY_RAISED",
+                    status=422,
+                    remedy="see 'fks strategies list'; raise an error, or decide",
+                ) from None
+        if "error" in head:
+            raise _raised(kind, head["error"])
+        return columns if columns is not None else head["result"]
+
+
+def _raised(kind: str, error: Mapping[str, Any]) -> FksError:
+    code, message, remedy = (str(error.get(name, "")) for name in ("code", "message", "remedy"))
+    status = error.get("status")
+    made = InputError if code in ("PARAM_WRONG", "STRATEGY_UNKNOWN") else StrategyError
+    status = status if isinstance(status, int) else 422
+    return made(message or f"strategy {kind} raised", code=code, status=status, remedy=remedy)
+
+
+class _Running:
+    """One started process, its pipes and the tapes that it has."""
+
+    def __init__(self, folder: Path | None, files: Sequence[Path]) -> None:
+        self.owner = os.getpid()
+        # the process ends with the thread that started it: this one lives as long as its executor
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="confined")
+        scratch = Path(tempfile.mkdtemp(prefix="fks-strategy-"))
+        self.process: subprocess.Popen[bytes] = self._starter.submit(
+            _start, [*([] if folder is None else [folder]), *files, *package_places()], scratch
+        ).result()
+        self.close = finalize(self, _close, self.process, self._starter, scratch, self.owner)
+        self._tapes: OrderedDict[Any, tuple[int, Bars]] = OrderedDict()
+        self._number = 0
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._requests, self._answers = self.process.stdin, self.process.stdout
+        try:
+            is_ready = self._read() == ("ready", b"")
+        except (EOFError, OSError, ValueError):
+            is_ready = False
+        if not is_ready:
+            self.close()
+            raise OutageError(
+                f"the process that runs code of users {end_of(self.process.returncode)} as it started",
+                remedy="see 'fks doctor', and the load of this machine",
+            )
+        _write(self._requests, (folder, files))
+
+    def ask(self, request: str, kind: str, arguments: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Floats] | None]:
+        """Return the head of an answer and its columns. Errors: OSError, EOFError, ValueError."""
+        sent = [self._tape(one) if isinstance(one, Bars) else one for one in arguments]
+        count = next((len(one) for one in arguments if isinstance(one, Bars)), 0)
+        _write(self._requests, (request, kind, sent))
+        head, body = self._read()
+        if not isinstance(head, dict):
+            raise ValueError("no answer")
+        names = head.get("columns")
+        if names is None:
+            return head, None
+        if not (set(names) <= set(COLUMNS) and "target" in names) or len(body) != len(names) * count * 8:
+            raise ValueError("no columns")
+        table = np.frombuffer(body, dtype=np.float64).reshape(len(names), count)
+        return head, {name: table[row] for row, name in enumerate(names)}
+
+    def _tape(self, bars: Bars) -> tuple[int, Bars | None]:
+        """Return the number of a tape, and the tape itself where the process has it no longer. Both keep the newest."""
+        key = _memory_of(bars)
+        if key in self._tapes:
+            self._tapes.move_to_end(key)
+            return self._tapes[key][0], None
+        self._number += 1
+        self._tapes[key] = self._number, bars  # as long as it is kept, its memory is no other tape's
+        if len(self._tapes) > _TAPES_KEPT:
+            self._tapes.popitem(last=False)
+        return self._number, bars
+
+    def _read(self) -> tuple[Any, bytes]:
+        size, body = (_HEAD.unpack(_exactly(self._answers, _HEAD.size))[0] for _ in range(2))
+        if size > _ANSWER_MAX:
+            raise ValueError("the answer is too long")
+        head = json.loads(_exactly(self._answers, size))
+        return head, _exactly(self._answers, body)
+
+
+def _memory_of(bars: Bars) -> Any:
+    """Return what tells a tape from any other that is in memory: where its columns are."""
+    parts = []
+    for part in (bars, *bars.inputs.values()):
+        columns = (part.time_ns, part.open, part.high, part.low, part.close, part.volume)
+        parts.append((part.symbol, part.timeframe, len(part), part.splits, *(c.ctypes.data for c in columns)))
+    features = [(name, one.values.ctypes.data, len(one.values)) for name, one in bars.features.items()]
+    return (*parts, *features, tuple(bars.inputs))
+
+
+def _start(readable: Sequence[Path], scratch: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        confined_command("fks.jobs.confined", readable, scratch),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(scratch),
+        cwd="/",
+    )
+
+
+def _close(process: subprocess.Popen[bytes], starter: ThreadPoolExecutor, scratch: Path, owner: int) -> None:
+    if os.getpid() != owner:
+        return  # a forked process: the other one ends it
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+    starter.shutdown(wait=False)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write(pipe: IO[bytes], value: Any) -> None:
+    data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    pipe.write(struct.pack("<Q", len(data)))
+    pipe.write(data)
+    pipe.flush()
+
+
+def _exactly(pipe: IO[bytes], size: int) -> bytes:
+    data = pipe.read(size)
+    if len(data) != size:
+        raise EOFError
+    return data
+
+
+# ── in the confined process ──────────────────────────────────────────────────────────────────────
+@dataclass
+class _Server:
+    """Answers requests with the code of packages and of the folder's files."""
+
+    catalogue: NarrowCatalogue
+
+    def __post_init__(self) -> None:
+        self._made: OrderedDict[tuple[str, str], Strategy] = OrderedDict()
+        self._tapes: OrderedDict[int, Bars] = OrderedDict()
+
+    def describe(self, kind: str) -> dict[str, Any]:
+        found, entry = self.catalogue.kind(kind), self.catalogue.entries[kind]
+        places = {method: defined_at(found, method) for method in _METHODS if hasattr(found, method)}
+        row = described(entry)
+        return asdict(
+            RemoteKind(
+                found.name, entry.origin, entry.where, entry.summary, found.model_json_schema(), row["fields"],
+                source_hash(found), places,
+            )
+        )  # fmt: skip
+
+    def make(self, kind: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        from fks.strategies.combination import has_protections
+
+        made = self._strategy(kind, params)
+        return asdict(
+            RemoteFacts(
+                made.model_dump(mode="json"),
+                made.warmup(),
+                tuple(made.inputs()),
+                tuple(made.features()),
+                made.entries_max(),
+                source_hash(made),
+                has_protections(made),
+            )
+        )
+
+    def decide(self, kind: str, params: Mapping[str, Any], bars: Bars) -> dict[str, Floats]:
+        decided = called(self._strategy(kind, params), bars)
+        return {name: column for name in COLUMNS if (column := getattr(decided, name)) is not None}
+
+    def check(self, kind: str, params: Mapping[str, Any], check: str, count: int, *tapes: Bars) -> list[Any]:
+        from fks.strategies import check as checks
+
+        made = self._strategy(kind, params)
+        if check == "check_strategy":
+            return [astuple(found) for found in checks.check_strategy(made, tapes, prefixes=count)]
+        find: Callable[[Strategy, Bars], Any] = {"warmups": checks.warmups, "causality": checks.causality}[check]
+        return [astuple(found) for found in find(made, tapes[0])]
+
+    def _strategy(self, kind: str, params: Mapping[str, Any]) -> Strategy:
+        key = kind, json.dumps(params, sort_keys=True, default=str)
+        if key not in self._made:
+            self._made[key] = self.catalogue.make(kind, params)
+            if len(self._made) > _MADE_KEPT:
+                self._made.popitem(last=False)
+        self._made.move_to_end(key)
+        return self._made[key]
+
+    def tape(self, given: Any) -> Any:
+        """Return the argument of a request: a tape that was sent with it, or one of before."""
+        if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], int)):
+            return given
+        number, bars = given
+        if bars is not None:
+            self._tapes[number] = bars
+            if len(self._tapes) > _TAPES_KEPT:
+                self._tapes.popitem(last=False)
+        self._tapes.move_to_end(number)
+        return self._tapes[number]
+
+
+def main() -> None:
+    """Answer requests on standard input until it ends."""
+    ends_with_parent()
+    requests, send = os.fdopen(os.dup(0), "rb"), discard_output()
+
+    def answer(head: Any, body: bytes = b"") -> None:
+        data = json.dumps(head, default=str).encode()
+        send(_HEAD.pack(len(data)) + _HEAD.pack(len(body)) + data + body)
+
+    def next_one() -> Any:
+        return pickle.loads(_exactly(requests, struct.unpack("<Q", _exactly(requests, 8))[0]))  # noqa: S301  our parent
+
+    answer("ready")
+    try:
+        folder, files = next_one()
+        catalogue = NarrowCatalogue(folder)
+        catalogue.entries |= {entry.name: entry for file in files for entry in load_file(file)}
+        server = _Server(catalogue)
+        while True:
+            request, kind, arguments = next_one()
+            given = [server.tape(one) for one in arguments]
+            try:
+                found = getattr(server, request)(kind, *given)
+                if request == "decide":
+                    answer({"columns": list(found)}, b"".join(column.tobytes() for column in found.values()))
+                else:
+                    answer({"result": found})
+            except InputError as error:
+                answer({"error": {"code": error.code, "status": error.status} | _text_of(error.message, error.remedy)})
+            except FksError as error:
+                answer({"error": {"code": "STRATEGY_RAISED", **_text_of(error.message, error.remedy)}})
+            except (Exception, SystemExit) as error:  # code of users may raise anything
+                text = f"strategy {kind} raised {one_line(error)}"
+                answer({"error": {"code": "STRATEGY_RAISED", **_text_of(text, "correct the strategy")}})
+    except EOFError:
+        return
+
+
+def _text_of(message: str, remedy: str) -> dict[str, str]:
+    return {"message": message[:2000], "remedy": remedy[:500]}
+
+
+if __name__ == "__main__":
+    raise BugError("run it by fks.process.confinement")

@@ -9,12 +9,15 @@ in either, interleaved, for columns of several lengths.
 from __future__ import annotations
 
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks._results import run as run_benchmark
+from benchmarks._results import same
 from fks.jobs.confined import ConfinedCatalogue
 from fks.strategies.base import Strategy, evaluate
 from fks.strategies.check import synthetic
@@ -60,7 +63,7 @@ def main() -> None:
         print("      bars   in this process      confined   ratio   first time (the bars are sent)")
         for count, bars in BARS.items():
             first_s = seconds(theirs, count)
-            assert np.array_equal(evaluate(ours, bars).target, evaluate(theirs, bars).target)
+            same(f"targets of {count:,} bars", evaluate(theirs, bars).target, evaluate(ours, bars).target)
             both = [(seconds(ours, count), seconds(theirs, count)) for _ in range(ROUNDS)]
             here_s, there_s = (statistics.median(pair[side] for pair in both) for side in (0, 1))
             ratio = there_s / here_s
@@ -74,4 +77,4 @@ def main() -> None:
 BARS = {count: synthetic(count) for count in (1_000, 20_000, 500_000)}
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

@@ -25,10 +25,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 from weakref import finalize
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from fks.jobs.catalogue import Description, Item, describe, described, item_of, items_of, merged, package_places
 from fks.model.bar import Bars, Floats
@@ -39,6 +40,7 @@ from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.base.location import defined_at, one_line
 from fks.strategies.base.remote import RemoteFacts, RemoteKind, remote_class
 from fks.strategies.base.strategy import COLUMNS, called
+from fks.strategies.check import Violation
 from fks.strategies.registry import (
     Catalogue,
     Entry,
@@ -55,6 +57,8 @@ _ANSWER_MAX: Final = 16_000_000  # bytes of JSON
 _TAPES_KEPT: Final = 4  # tapes that both processes keep: a search asks for the same ones thousands of times
 _MADE_KEPT: Final = 64
 _METHODS: Final = ("decide", "warmup", "protect")
+_KIND, _FACTS, _VIOLATIONS = TypeAdapter(RemoteKind), TypeAdapter(RemoteFacts), TypeAdapter(list[Violation])
+T = TypeVar("T")
 
 
 class ConfinedCatalogue(Catalogue):
@@ -98,31 +102,30 @@ class ConfinedProcess:
 
     def describe(self, kind: str) -> RemoteKind:
         """Return the description of a class. Errors: InputError STRATEGY_UNKNOWN, StrategyError for a broken file."""
-        return RemoteKind(**self._asked("describe", kind))
+        return self._asked(_KIND.validate_python, "describe", kind)
 
     def make(self, kind: str, params: Mapping[str, Any]) -> RemoteFacts:
-        found = self._asked("make", kind, dict(params))
-        found["inputs"], found["features"] = tuple(found["inputs"]), tuple(found["features"])
-        return RemoteFacts(**found)
+        return self._asked(_FACTS.validate_python, "make", kind, dict(params))
 
     def decide(self, kind: str, params: Mapping[str, Any], bars: Bars) -> Decisions:
-        columns = self._asked("decide", kind, dict(params), bars)
-        return Decisions(**columns)
+        return self._asked(lambda columns: Decisions(**columns), "decide", kind, dict(params), bars)
 
     def check(self, check: str, kind: str, params: Mapping[str, Any], tapes: Sequence[Bars], count: int) -> list[Any]:
-        found: list[Any] = self._asked("check", kind, dict(params), check, count, *tapes)
-        return found
+        found = self._asked(_VIOLATIONS.validate_python, "check", kind, dict(params), check, count, *tapes)
+        return [astuple(one) for one in found]
 
-    def _asked(self, request: str, kind: str, *arguments: Any) -> Any:
-        """Return the answer to a request. Errors: those that the code raised; StrategyError STRATEGY_RAISED when the
-        process ended, or its answer is none."""
+    def _asked(self, read: Callable[[Any], T], request: str, kind: str, *arguments: Any) -> T:
+        """Return the answer to a request, as `read` gives it. Errors: those that the code raised; StrategyError
+        STRATEGY_RAISED when the process ended, or its answer is none."""
         with self._lock:
             if self._running is None or self._running.owner != os.getpid():
                 self._running = _Running(self._folder, self._files)
             running = self._running
             try:
-                head, columns = running.ask(request, kind, arguments)
-            except (OSError, EOFError, ValueError, KeyError, TypeError):
+                answer = running.ask(request, kind, arguments)
+                if "error" not in answer:
+                    return read(answer["result"])
+            except (OSError, EOFError, ValueError, KeyError, TypeError):  # it may have sent anything
                 self._running = None
                 running.close()
                 raise StrategyError(
@@ -131,12 +134,11 @@ class ConfinedProcess:
                     status=422,
                     remedy="see 'fks strategies list'; raise an error, or decide",
                 ) from None
-        if "error" in head:
-            raise _raised(kind, head["error"])
-        return columns if columns is not None else head["result"]
+        raise _raised(kind, answer["error"])
 
 
-def _raised(kind: str, error: Mapping[str, Any]) -> FksError:
+def _raised(kind: str, error: Any) -> FksError:
+    error = error if isinstance(error, dict) else {}
     code, message, remedy = (str(error.get(name, "")) for name in ("code", "message", "remedy"))
     status = error.get("status")
     made = InputError if code in ("PARAM_WRONG", "STRATEGY_UNKNOWN") else StrategyError
@@ -162,7 +164,7 @@ class _Running:
         assert self.process.stdout is not None
         self._requests, self._answers = self.process.stdin, self.process.stdout
         try:
-            is_ready = self._read() == ("ready", b"")
+            is_ready = self._read(0) == ("ready", b"")
         except (EOFError, OSError, ValueError):
             is_ready = False
         if not is_ready:
@@ -173,21 +175,18 @@ class _Running:
             )
         _write(self._requests, (folder, files))
 
-    def ask(self, request: str, kind: str, arguments: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Floats] | None]:
-        """Return the head of an answer and its columns. Errors: OSError, EOFError, ValueError."""
+    def ask(self, request: str, kind: str, arguments: Sequence[Any]) -> dict[str, Any]:
+        """Return an answer: its "result" or its "error". Errors: OSError, EOFError, ValueError, TypeError."""
         sent = [self._tape(one) if isinstance(one, Bars) else one for one in arguments]
         count = next((len(one) for one in arguments if isinstance(one, Bars)), 0)
         _write(self._requests, (request, kind, sent))
-        head, body = self._read()
+        head, body = self._read(len(COLUMNS) * count * 8)
         if not isinstance(head, dict):
             raise ValueError("no answer")
-        names = head.get("columns")
-        if names is None:
-            return head, None
-        if not (set(names) <= set(COLUMNS) and "target" in names) or len(body) != len(names) * count * 8:
-            raise ValueError("no columns")
-        table = np.frombuffer(body, dtype=np.float64).reshape(len(names), count)
-        return head, {name: table[row] for row, name in enumerate(names)}
+        if "columns" in head:
+            table = np.frombuffer(body, dtype=np.float64).reshape(len(head["columns"]), count)
+            return {"result": {name: table[row] for row, name in enumerate(head["columns"])}}
+        return head
 
     def _tape(self, bars: Bars) -> tuple[int, Bars | None]:
         """Return the number of a tape, and the tape itself where the process has it no longer. Both keep the newest."""
@@ -201,9 +200,9 @@ class _Running:
             self._tapes.popitem(last=False)
         return self._number, bars
 
-    def _read(self) -> tuple[Any, bytes]:
+    def _read(self, body_max: int) -> tuple[Any, bytes]:
         size, body = (_HEAD.unpack(_exactly(self._answers, _HEAD.size))[0] for _ in range(2))
-        if size > _ANSWER_MAX:
+        if size > _ANSWER_MAX or body > body_max:
             raise ValueError("the answer is too long")
         head = json.loads(_exactly(self._answers, size))
         return head, _exactly(self._answers, body)
@@ -304,9 +303,9 @@ class _Server:
 
         made = self._strategy(kind, params)
         if check == "check_strategy":
-            return [astuple(found) for found in checks.check_strategy(made, tapes, prefixes=count)]
+            return [asdict(found) for found in checks.check_strategy(made, tapes, prefixes=count)]
         find: Callable[[Strategy, Bars], Any] = {"warmups": checks.warmups, "causality": checks.causality}[check]
-        return [astuple(found) for found in find(made, tapes[0])]
+        return [asdict(found) for found in find(made, tapes[0])]
 
     def _strategy(self, kind: str, params: Mapping[str, Any]) -> Strategy:
         key = kind, json.dumps(params, sort_keys=True, default=str)

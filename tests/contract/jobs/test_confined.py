@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import resource
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fks.jobs.backtest import run_job
@@ -179,6 +181,8 @@ def test_this_machine_can_confine_code_of_users() -> None:
 def test_hostile_files_reach_nothing(
     folder: Path, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    planted = Path("/dev/shm/fks_planted")
+    planted.unlink(missing_ok=True)
     secret = folder.parent / "secrets.toml"
     secret.write_text("key = 'the key of the venue'")
     secret.chmod(0o600)
@@ -295,30 +299,38 @@ def test_a_process_that_ends_is_an_error_and_the_next_request_has_another(folder
 def test_a_forged_answer_is_an_error(folder: Path) -> None:
     """Code of users may write to the pipe of the answers: no shape of an answer is trusted."""
     forged = "import os\n        for fd in range(3, 20):\n            try: os.write(fd, {data!r})\n            except OSError: pass"
-    for number, data in enumerate(
-        (b"\x02\x00\x00\x00\x00\x00\x00\x00[]", b"\xff" * 64, b"\x02\0\0\0\x08\0\0\0{}" + b"x" * 8)
-    ):
+    heads = (
+        b"[]",
+        b"{}",
+        b'{"columns": []}',
+        b'{"columns": ["target", "gains"]}',
+        b'{"columns": ["target", "target"]}',
+    )
+    bodies = [bytes(800 * head.count(b'"')) for head in heads]
+    answers = [
+        len(head).to_bytes(4, "little") + len(body).to_bytes(4, "little") + head + body
+        for head, body in zip(heads, bodies, strict=True)
+    ]
+    answers += [b"\xff" * 64, b"\x02\0\0\0\xff\xff\xff\x7f{}"]
+    for number, data in enumerate(answers):
         name = f"forger{number}"
         text = HONEST.replace("return 1 / 0", forged.format(data=data)).replace('name = "broken"', f'name = "{name}"')
         write(folder, name, text.replace('"cross"', f'"cross{number}"').replace('"per_bar"', f'"per{number}"'))
-        with pytest.raises(StrategyError):
+        with pytest.raises(StrategyError) as raised:
             evaluate(ConfinedCatalogue(folder).make(name), synthetic(100))
+        assert "Error" not in str(raised.value)
 
 
 def test_a_confined_process_ends_with_its_catalogue(folder: Path) -> None:
     write(folder, "honest", HONEST)
+    before = psutil.Process().children()
     catalogue = ConfinedCatalogue(folder)
     catalogue.make("cross")
-    assert catalogue._process is not None
-    assert catalogue._process._running is not None
-    process = catalogue._process._running.process
-    assert isinstance(process.args, list)
-    scratch = str(process.args[-1])
+    (process,) = set(psutil.Process().children()) - set(before)
+    scratch = process.cmdline()[-1]
     assert os.path.isdir(scratch)
-    catalogue.entries.clear()
     del catalogue
-    import gc
-
-    gc.collect()
-    assert process.wait(5) != 0
+    gc.collect()  # classes made by pydantic are in cycles
+    psutil.wait_procs([process], timeout=5)
+    assert not process.is_running()
     assert not os.path.exists(scratch)

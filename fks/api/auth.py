@@ -30,7 +30,7 @@ from fks.api.problems import Problem
 from fks.clock import Clock
 from fks.config.settings import Http
 from fks.model.errors import OutageError
-from fks.process.callers import address_of, client_of, is_local, is_own, is_own_origin
+from fks.process.callers import address_of, client_of, is_local, is_own, is_own_origin, network_of
 from fks.store.bus import Bus
 from fks.store.tokens import LOCAL, LOOPBACK, SCOPES, Principal, TokenStore
 
@@ -55,7 +55,7 @@ _TICKETS = "fks:ticket:"
 
 
 class Throttle:
-    """Counts wrong tokens per address. Bounded; the oldest address is forgotten first."""
+    """Counts wrong tokens per address (`network_of`). Bounded; the oldest address is forgotten first."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -64,6 +64,7 @@ class Throttle:
 
     def note_failure(self, address: str) -> None:
         """Count one wrong token."""
+        address = network_of(address)
         since, count = self._failures.pop(address, (self._clock.monotonic(), 0))
         if self._clock.monotonic() - since > FAILURES_PERIOD_S:
             since, count = self._clock.monotonic(), 0
@@ -73,13 +74,13 @@ class Throttle:
 
     def wait_s(self, address: str) -> float:
         """Return for how many seconds the address is throttled; 0 when it is not."""
-        since, count = self._failures.get(address, (0.0, 0))
+        since, count = self._failures.get(network_of(address), (0.0, 0))
         left = since + FAILURES_PERIOD_S - self._clock.monotonic()
         return max(left, 0.0) if count >= FAILURES_MAX else 0.0
 
     def may_look_up(self, address: str) -> bool:
         """Return whether a throttled address may have one more token looked up this second."""
-        second = int(self._clock.monotonic())
+        second, address = int(self._clock.monotonic()), network_of(address)
         at, count = self._lookups.get(address, (second, 0))
         count = count + 1 if at == second else 1
         if len(self._lookups) > _BOUND:

@@ -16,6 +16,7 @@ from fks.api import policy
 from fks.api.problems import Problem
 from fks.config.settings import Auth
 from fks.model.ports import Meter
+from fks.process.callers import network_of
 from fks.store.bus import Bus
 from fks.store.tokens import Principal
 
@@ -99,7 +100,7 @@ class Limits:
         bucket = policy.bucket_of(route)
         is_monitoring = bucket == "monitoring"
         limit = self._settings.monitoring_per_hour if is_monitoring else self._settings.anonymous_per_hour
-        return await self._take(connection, f"{bucket}:address:{address}", limit, route, "open")
+        return await self._take(connection, f"{bucket}:address:{network_of(address)}", limit, route, "open")
 
     async def _take(
         self, connection: HTTPConnection, key: str, limit: int, route: policy.Route, scope: str

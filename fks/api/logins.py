@@ -21,6 +21,7 @@ from fks.clock import Clock
 from fks.config.secrets import derived
 from fks.config.settings import Auth
 from fks.model.errors import InputError
+from fks.process.callers import network_of
 from fks.store.tokens import SCOPES, Principal
 from fks.store.users import WITHOUT_TOTP, User, UserStore
 
@@ -131,7 +132,7 @@ class Logins:
         429 LOGIN_LOCKED after too many failures of the account or the address.
         """
         name = name.lower()
-        keys = (f"user:{name}", f"address:{address}")
+        keys = await self._keys(name, address)
         await self._count(keys)
         user = await self.store.find(name)
         if not await self._is_password(user, password[:PASSWORD_MAX]):
@@ -265,7 +266,7 @@ class Logins:
         """Confirm the offered secret by a first code; this session then has its full scope. Errors: Problem 401,
         409, 429."""
         user = await self._user(principal)
-        keys = (f"user:{user.name}", f"address:{address}")
+        keys = await self._keys(user.name, address)
         if user.totp_secret is None or user.has_totp:
             raise Problem(409, "TOTP_EXISTS", "there is no second factor to confirm", remedy="POST /auth/totp first")
         await self._count(keys)
@@ -279,7 +280,7 @@ class Logins:
     async def proven(self, principal: Principal, password: str, address: str) -> User:
         """Return the user of a session once the password was given again. Errors: Problem 401, 429."""
         user = await self._user(principal)
-        keys = (f"user:{user.name}", f"address:{address}")
+        keys = await self._keys(user.name, address)
         await self._count(keys)
         if not await self._is_password(user, password[:PASSWORD_MAX]):
             raise _login_failed()
@@ -342,6 +343,13 @@ class Logins:
             ) from None
 
     # ── lockout ──────────────────────────────────────────────────────────────────────────────────
+    async def _keys(self, name: str, address: str) -> tuple[str, str]:
+        """Return what an attempt is counted by: the account and the network. From a network of which the account has a
+        session of the last 30 days its attempts are counted apart: strangers cannot lock it there."""
+        network = network_of(address)
+        known = {network_of(one) for one in await self.store.addresses(name)}
+        return f"user:{name}{f'@{network}' if network in known else ''}", f"address:{network}"
+
     async def _check_lock(self, keys: tuple[str, ...]) -> None:
         wait_s = await self.store.lock_s(keys)
         if wait_s > 0:

@@ -37,6 +37,20 @@ def is_trusted_proxy(address: str, trusted: Iterable[str]) -> bool:
     return any(found in ipaddress.ip_network(text, strict=False) for text in named)
 
 
+def network_of(address: str) -> str:
+    """Return what failures and requests of an address are counted by: an IPv4 address itself, of an IPv6 address its
+    /64, which one customer has whole (RFC 6177)."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found, 64), strict=False))
+
+
 def address_of(connection: HTTPConnection, behind_proxy: bool, trusted: Iterable[str] | None = None) -> str:
     """Return the caller's address: the last hop a trusted proxy saw, or the socket's peer.
 

@@ -222,9 +222,14 @@ class UserStore:
         """Take back one count of each key."""
         await self._db.execute("users.take_back", sorted(keys), attempts_max)
 
-    async def clear_failures(self, keys: Iterable[str]) -> bool:
-        """Forget the failures of these keys; return whether there were any."""
-        return bool(await self._db.fetch("users.clear_failures", sorted(keys)))
+    async def clear_failures(self, name: str, networks: Iterable[str] = ()) -> bool:
+        """Forget the failures of an account, from wherever, and of networks; return whether there were any."""
+        keys = sorted(f"address:{network}" for network in networks)
+        return bool(await self._db.fetch("users.clear_failures", f"user:{name}", keys))
+
+    async def addresses(self, name: str) -> list[str]:
+        """Return the addresses from which an account's sessions of the last 30 days were opened."""
+        return [row["address"] for row in await self._db.fetch("users.addresses", name)]
 
     async def list(self) -> list[dict[str, Any]]:
         """Return every user without secrets, by name."""

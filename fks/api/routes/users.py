@@ -16,6 +16,7 @@ from fks.api.query import Admin, Before, Body, Gate, Limit, body_of, moment, pag
 from fks.api.routing import Router
 from fks.api.views import AuditView, Page
 from fks.model.errors import InputError
+from fks.process.callers import network_of
 from fks.store.audit import AuditStore
 
 router = Router(tags=["users"])
@@ -105,8 +106,8 @@ async def unlock(
     address: Annotated[str | None, Query(max_length=64, description="also unlock this address")] = None,
 ) -> ExactJson:
     """Forget the failed logins of a user, and of an address when one is named."""
-    keys = [f"user:{name.lower()}", *([f"address:{address}"] if address else [])]
-    return ExactJson({"name": name, "unlocked": await gate.logins.store.clear_failures(keys)})
+    networks = [network_of(address)] if address else []
+    return ExactJson({"name": name, "unlocked": await gate.logins.store.clear_failures(name.lower(), networks)})
 
 
 @router.get("/users/{name}/sessions")

@@ -13,7 +13,8 @@ SELECT id, name, password_hash, scope, accounts, totp_secret, totp_confirmed_at,
 -- Every user, without anything that could be used to log in.
 SELECT u.name, u.scope, u.accounts, u.totp_confirmed_at IS NOT NULL AS has_totp, u.created_by, u.created_at, u.disabled_at,
        (SELECT count(*) FROM sessions s WHERE s.user_id = u.id AND s.revoked_at IS NULL AND s.expires_at > now()) AS sessions,
-       (SELECT locked_until FROM login_failures f WHERE f.key = 'user:' || u.name AND f.locked_until > now()) AS locked_until
+       (SELECT max(locked_until) FROM login_failures f
+         WHERE (f.key = 'user:' || u.name OR starts_with(f.key, 'user:' || u.name || '@')) AND f.locked_until > now()) AS locked_until
   FROM users u ORDER BY u.name;
 
 -- name: change
@@ -150,8 +151,13 @@ ON CONFLICT (key) DO UPDATE SET
 RETURNING key, failures, locked_until;
 
 -- name: clear_failures
--- Forget the failures of these keys.
-DELETE FROM login_failures WHERE key = ANY($1) RETURNING key;
+-- Forget the failures of an account, from any network, and of these keys.
+DELETE FROM login_failures WHERE key = $1 OR starts_with(key, $1 || '@') OR key = ANY($2) RETURNING key;
+
+-- name: addresses
+-- The addresses of an account's sessions of the last 30 days.
+SELECT DISTINCT s.address FROM sessions s JOIN users u ON u.id = s.user_id
+ WHERE u.name = $1 AND s.last_used_at > now() - interval '30 days';
 
 -- name: take_back
 -- Take one count of each of these keys back, and a lock that it caused. Locked in the order of the keys, as the counting does.

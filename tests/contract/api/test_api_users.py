@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from fks.api.logins import derived
 from fks.api.problems import Problem
 from fks.clock.fake import FakeClock
 from fks.model.timeframe import NS, to_ns
+from fks.process.callers import network_of
 from fks.store.db import Database
 from fks.store.tokens import TokenStore
 from tests.support.gateway import Running, running, serving
@@ -190,6 +192,58 @@ async def test_five_failures_lock_the_account_and_the_address(gateway: Running, 
         assert (await log_in(client, "ann")).status_code == 200, "the lock is over after its hour"
 
 
+async def test_strangers_cannot_lock_a_user_where_he_logged_in_lately(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    async with (
+        running(seeded, database_url, redis_url, tmp_path, http={"behind_proxy": True}) as gateway,
+        gateway.client(None) as client,
+    ):
+        await add_user(gateway, "ann", "read")
+
+        def log_in_from(address: str, password: str = PASSWORD) -> Awaitable[httpx.Response]:
+            body = {"user": "ann", "password": password}
+            return client.post("/auth/login", json=body, headers={"X-Forwarded-For": address})
+
+        assert (await log_in_from("2001:db8:1:2::5")).status_code == 200
+        for last in range(5):  # of one network: a customer has all of its addresses
+            assert (await log_in_from(f"2001:db8:9:9::{last}", "wrong horse battery")).status_code == 401
+        assert (await log_in_from("2001:db8:9:9::77", "wrong horse battery")).status_code == 429
+        assert (await log_in_from("198.51.100.7")).status_code == 429, "the account is locked for all others"
+        assert (await log_in_from("2001:db8:1:2::8")).status_code == 200, "the network is known"
+        codes = [(await log_in_from("2001:db8:1:2::9", "wrong horse battery")).json()["code"] for _ in range(6)]
+        assert codes == ["LOGIN_FAILED"] * 5 + ["LOGIN_LOCKED"], "guesses from there count, too"
+        keys = [row["key"] for row in await seeded.sql("SELECT key FROM login_failures ORDER BY key")]
+        networks = ["2001:db8:1:2::/64", "2001:db8:9:9::/64"]
+        assert keys == [*(f"address:{one}" for one in networks), "user:ann", f"user:ann@{networks[0]}"]
+        async with gateway.client("admin") as admin:
+            assert next(row for row in (await admin.get("/users")).json()["items"] if row["name"] == "ann")[
+                "locked_until"
+            ]
+            unlock = {"address": "2001:db8:1:2::1"}
+            assert (await admin.post("/users/ann/unlock", params=unlock)).json() == {"name": "ann", "unlocked": True}
+        assert (await log_in_from("2001:db8:1:2::9")).status_code == 200
+        assert (await log_in_from("198.51.100.7")).status_code == 200
+        await seeded.sql("UPDATE sessions SET last_used_at = now() - interval '31 days'")
+        for _ in range(5):
+            await log_in_from("203.0.113.4", "wrong horse battery")
+        assert (await log_in_from("2001:db8:1:2::9")).status_code == 429, "that was too long ago"
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_an_ipv6_address_counts_as_its_network(address: str, network: str) -> None:
+    assert network_of(address) == network
+
+
 async def test_guesses_sent_at_once_are_not_more_than_five(gateway: Running) -> None:
     await add_user(gateway, "ann", "read")
     async with gateway.client(None) as client:
@@ -343,7 +397,7 @@ async def test_a_shown_password_forgives_no_other_failures(gateway: Running, see
         for _ in range(3):
             await log_in(client, "ann", "wrong horse battery")
         await enrol(client, headers)
-    (row,) = await seeded.sql("SELECT failures FROM login_failures WHERE key = 'user:ann'")
+    (row,) = await seeded.sql("SELECT failures FROM login_failures WHERE key = 'user:ann@127.0.0.1'")
     assert row["failures"] == 3
 
 

@@ -18,12 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._results import run as run_benchmark
 from benchmarks._results import same
-from fks.jobs.confined import ConfinedCatalogue
+from fks.process.confined_strategies import ConfinedCatalogue
 from fks.strategies.base import Strategy, evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
+from fks.strategy_worker.columns import Columns
 
-ROUNDS = 60
+ROUNDS, LIVE = 60, 5_000
 FILE = '''
 import numpy as np
 from fks.indicators import sma
@@ -50,6 +51,17 @@ def seconds(strategy: Strategy, count: int) -> float:
     return time.perf_counter() - began_s
 
 
+def decided(live: list[tuple[Strategy, Columns]], row: int) -> list[float]:
+    """Return the seconds of each for a bar more, as a worker evaluates it: over all columns."""
+    took = []
+    for strategy, columns in live:
+        columns.append(BARS[20_000][row : row + 1])
+        began_s = time.perf_counter()
+        evaluate(strategy, columns.view())
+        took.append(time.perf_counter() - began_s)
+    return took
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "cross.py"
@@ -68,6 +80,12 @@ def main() -> None:
             here_s, there_s = (statistics.median(pair[side] for pair in both) for side in (0, 1))
             ratio = there_s / here_s
             print(f"{count:10,} {here_s * 1e3:14.2f} ms {there_s * 1e3:10.2f} ms {ratio:7.2f} {first_s * 1e3:14.2f} ms")
+        live = [(one, Columns(BARS[20_000][:LIVE])) for one in (ours, theirs)]
+        for row in range(LIVE, LIVE + 5):  # the first ones load what a process needs
+            decided(live, row)
+        both = [decided(live, row) for row in range(LIVE + 5, LIVE + 205)]
+        here_s, there_s = (statistics.median(pair[side] for pair in both) for side in (0, 1))
+        print(f"a sealed bar after {LIVE:,}: {here_s * 1e3:.2f} ms here, {there_s * 1e3:.2f} ms confined")
         began_s = time.perf_counter()
         for fast in range(2, 18):
             confined.make("cross", {"fast": fast})

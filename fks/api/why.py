@@ -14,7 +14,6 @@ import orjson
 
 from fks.api.exact import number
 from fks.backtest.trace import request_of
-from fks.jobs.catalogue import package_places
 from fks.model.codes import MEANING, Code
 from fks.model.errors import InputError
 from fks.model.timeframe import bar_end, iso, to_ns
@@ -24,6 +23,7 @@ from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.input_bars import InputBars
 from fks.store.reading import ReadingStore
+from fks.strategies.registry import package_places
 
 #: Limits of a strategy's own code: its duration, and the evaluations at a time in one replica.
 TRACE_S, TRACES_AT_ONCE = 12.0, 2

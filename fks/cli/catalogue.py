@@ -12,7 +12,7 @@ import click
 from fks.cli.base import paths_of
 
 if TYPE_CHECKING:
-    from fks.jobs.confined import ConfinedCatalogue
+    from fks.process.confined_strategies import ConfinedCatalogue
     from fks.store.db import Database
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 def catalogue_of(ctx: click.Context, files: Sequence[Path] = ()) -> ConfinedCatalogue:
     """Return the strategies of this node: built-in, installed, the files in its strategies folder, and `files`."""
-    from fks.jobs.confined import ConfinedCatalogue
+    from fks.process.confined_strategies import ConfinedCatalogue
 
     return ConfinedCatalogue(paths_of(ctx).strategies, files)
 

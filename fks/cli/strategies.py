@@ -37,7 +37,9 @@ strategies.add_command(challengers)
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
     """List every strategy: built-in, installed, and your own files."""
-    rows = [_shown(row) for row in catalogue_of(ctx).rows()]
+    from fks.jobs.catalogue import catalogue_rows
+
+    rows = [_shown(row) for row in catalogue_rows(paths_of(ctx).strategies)]
     emit(rows, as_json=as_json, schema="fks.strategies/1")
     if not as_json:
         table(
@@ -101,16 +103,17 @@ def check(ctx: click.Context, names: tuple[str, ...], pairs: tuple[str, ...], as
     """Prove by prefixes that strategies do not look ahead and that their warm-up suffices. NAMES or files; default
     all."""
     from fks.jobs.bars import read_tape
+    from fks.jobs.catalogue import catalogue_rows
     from fks.strategies.base import StrategyError
     from fks.strategies.check import check_strategy, remedy_of
 
     files = [_existing(Path(name)) for name in names if name.endswith(".py")]
     catalogue = catalogue_of(ctx, files)
-    wanted = [name for name in names if not name.endswith(".py")] + [str(row["name"]) for row in catalogue.file_rows]
+    wanted = [name for name in names if not name.endswith(".py")] + catalogue.of_files
     tape, _ = read_tape("sample")
     bars = tape.bars()
     rows = []
-    for name in wanted or [str(row["name"]) for row in catalogue.rows()]:
+    for name in wanted or [str(row["name"]) for row in catalogue_rows(paths_of(ctx).strategies)]:
         warmup: int | None = None
         try:
             strategy = catalogue.make(name, params_of(pairs))
@@ -143,13 +146,14 @@ def _existing(file: Path) -> Path:
 @click.pass_context
 def new(ctx: click.Context, name: str, as_json: bool) -> None:
     """Write a strategy file to start from, and tests for it, into this node's strategies folder."""
+    from fks.jobs.catalogue import catalogue_rows
     from fks.strategies.template import TEMPLATE, TEST
 
     if not name.isidentifier() or name != name.lower() or name.startswith("_"):
         raise InputError(
             f"{name!r} is no name for a strategy", remedy="use lower-case letters, digits and _, as in my_idea"
         )
-    if name in (row["name"] for row in catalogue_of(ctx).rows()):
+    if name in (row["name"] for row in catalogue_rows(paths_of(ctx).strategies)):
         raise InputError(f"there is a strategy {name} already", remedy="choose another name")
     kind = "".join(part.title() for part in name.split("_"))
     file = paths_of(ctx).strategies / f"{name}.py"

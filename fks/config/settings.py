@@ -336,6 +336,11 @@ class Strategies(Section):
         le=WORKERS_MAX,
         description="strategy workers for each worker node of a cluster, where that is more than strategies.workers",
     )
+    confined: bool = Field(
+        False,
+        description="workers run strategy files and installed packages in confined processes, one for each instance: "
+        "without files, network or environment of this account, as backtests do",
+    )
     crash_window_s: float = Field(
         900.0, gt=0, description="two crashes of its worker within this set an instance apart; two more switch it off"
     )

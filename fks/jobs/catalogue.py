@@ -7,10 +7,8 @@ Run as a program (`python -m fks.jobs.catalogue`) it describes files and package
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +29,7 @@ from fks.strategies.registry import (
     load_builtin,
     load_file,
     load_package,
+    package_places,
     packages,
     refusal_of,
 )
@@ -143,14 +142,11 @@ def item_of(path: Path) -> Item:
     return Item(Key(str(path), hashlib.sha256(source).hexdigest(), build_id()), "file", path.stem, str(path))
 
 
-def package_places() -> list[Path]:
-    """Return where the code of installed packages of strategies is. Runs none of it."""
-    found: list[Path] = []
-    for point in packages():
-        with contextlib.suppress(ImportError, ValueError):
-            spec = importlib.util.find_spec(point.value.partition(":")[0].partition(".")[0])
-            found += [] if spec is None else map(Path, spec.submodule_search_locations or [spec.origin or ""])
-    return found
+def catalogue_rows(folder: Path | None) -> list[Description]:
+    """Return the description of each strategy, as `CatalogueReader.read`, without a database. Errors: OutageError when
+    no process could be started."""
+    found = asyncio.run(describe(items_of(folder)))
+    return merged([*_builtin(), *(row for rows, _ in found.values() for row in rows)])
 
 
 def _builtin() -> list[Description]:

@@ -17,12 +17,12 @@ from fks.config.settings import Settings
 from fks.jobs.account import run_account_job
 from fks.jobs.backtest import KIND as BACKTEST
 from fks.jobs.backtest import run_job
-from fks.jobs.confined import ConfinedCatalogue
 from fks.jobs.optimization import KIND as OPTIMIZATION
 from fks.jobs.optimization import WORKER
 from fks.jobs.search import run_coordinator, run_helper
 from fks.jobs.work import Cancelled, Work
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
+from fks.process.confined_strategies import ConfinedCatalogue
 from fks.store.db import Database
 from fks.store.jobs import Job, JobStore
 from fks.store.research_runs import ResearchRunStore

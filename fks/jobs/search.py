@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 from fks.config.settings import Settings
 from fks.jobs.backtest import Loaded, Request, joined
 from fks.jobs.bars import load_stored
-from fks.jobs.confined import ConfinedCatalogue
 from fks.jobs.optimization import (
     WORKER,
     OptimizationSpec,
@@ -34,6 +33,7 @@ from fks.jobs.optimization import (
 )
 from fks.jobs.work import Cancelled, Work
 from fks.model.errors import BugError, OutageError
+from fks.process.confined_strategies import ConfinedCatalogue
 from fks.search import Proposal, Search, Task, evaluate
 from fks.store.columns import ColumnCache
 from fks.store.jobs import Job, JobStore

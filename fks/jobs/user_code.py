@@ -20,8 +20,8 @@ from typing import Any, Final
 
 from fks.config.settings import Costs, Risk
 from fks.config.settings import Database as DatabaseSettings
-from fks.jobs.confined import ConfinedCatalogue
 from fks.model.errors import FksError, InputError, OutageError
+from fks.process.confined_strategies import ConfinedCatalogue
 from fks.process.isolated import answers, started
 from fks.store.db import Database
 from fks.strategies.base import StrategyError

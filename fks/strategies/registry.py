@@ -18,6 +18,7 @@ import stat
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -213,6 +214,16 @@ def files_of(folder: Path | None) -> list[Path]:
 def packages() -> list[importlib.metadata.EntryPoint]:
     """Return the entry points of installed packages, in order."""
     return list(importlib.metadata.entry_points(group=GROUP))
+
+
+def package_places() -> list[Path]:
+    """Return where the code of installed packages of strategies is. Runs none of it."""
+    found: list[Path] = []
+    for point in packages():
+        with suppress(ImportError, ValueError):
+            spec = importlib.util.find_spec(point.value.partition(":")[0].partition(".")[0])
+            found += [] if spec is None else map(Path, spec.submodule_search_locations or [spec.origin or ""])
+    return found
 
 
 def _entries(folder: Path | None) -> Iterator[Entry]:

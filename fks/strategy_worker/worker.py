@@ -25,6 +25,7 @@ from fks.model.bar import Bars
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
 from fks.model.health import FailedCheck
 from fks.model.timeframe import bar_end, iso
+from fks.process.confined_strategies import ConfinedCatalogue
 from fks.runtime import Runtime
 from fks.store.bars import BarStore
 from fks.store.bus import BARS
@@ -32,13 +33,14 @@ from fks.store.challengers import ShadowStore
 from fks.store.input_bars import InputBars
 from fks.store.strategies import Instance, Owner, StrategyStore
 from fks.strategies.base import Decisions, Strategy, evaluate, opened_at
+from fks.strategies.base.remote import RemoteStrategy
 from fks.strategies.check import ensure_checked
 from fks.strategies.registry import NarrowCatalogue
 from fks.strategy_worker.columns import Columns
 from fks.strategy_worker.crash_attribution import CrashAttribution
 from fks.strategy_worker.crash_marker import CrashMarker
 from fks.strategy_worker.outputs import Output, ShadowOutput, SignalOutput, Step, WorkerStore
-from fks.strategy_worker.sandbox import Sandbox
+from fks.strategy_worker.sandbox import EVALUATE_S, Sandbox
 from fks.strategy_worker.signals import ages_s
 
 POLL_S = 1.0
@@ -174,6 +176,7 @@ class StrategyWorker:
         self._is_draining = False
         self._step_lock = asyncio.Lock()
         self._stalled = StalledInstances()
+        self._is_confined = settings.strategies.confined
         self._wait_max_s, self._is_tape = settings.supervision.bars_wait_max_s, settings.sim.plays_tape
 
     async def start(self) -> None:
@@ -351,7 +354,10 @@ class StrategyWorker:
 
     def _make(self, row: Instance) -> tuple[Strategy, tuple[str, ...], tuple[str, ...]]:
         """Return the instance's strategy, the further symbols that it reads, and its own columns."""
-        made = NarrowCatalogue(self._folder).make(row.strategy, row.params)  # no other instance's file is run for it
+        is_confined, folder = self._is_confined, self._folder
+        # no other instance's file is run for it
+        catalogue = ConfinedCatalogue(folder, limit_s=EVALUATE_S) if is_confined else NarrowCatalogue(folder)
+        made = catalogue.make(row.strategy, row.params)
         return made, made.inputs(), made.features()
 
     async def _anchor(self, row: Instance, warmup: int) -> tuple[int, int]:
@@ -418,7 +424,7 @@ class StrategyWorker:
     async def _evaluate(self, runner: _Runner) -> Decisions:
         strategy, bars, row = runner.strategy, runner.columns.view(), runner.row
         bar_ns, start = runner.columns.last_ns or 0, self._clock.monotonic()
-        if runner.eval_s < INLINE_S:
+        if runner.eval_s < INLINE_S and not isinstance(strategy, RemoteStrategy):
             decisions = self._sandbox.inline(row.id, bar_ns, lambda: evaluate(strategy, bars))
         else:
             decisions = await self._sandbox.in_thread(row.id, strategy.name, bar_ns, lambda: evaluate(strategy, bars))

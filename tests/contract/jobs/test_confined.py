@@ -20,9 +20,9 @@ import pytest
 from fks.jobs.backtest import run_job
 from fks.jobs.bars import load_tape, read_tape
 from fks.jobs.catalogue import describe, item_of
-from fks.jobs.confined import ConfinedCatalogue
 from fks.model.errors import InputError
 from fks.process import confinement
+from fks.process.confined_strategies import ConfinedCatalogue
 from fks.search.space import space_of
 from fks.strategies.base import StrategyError, evaluate
 from fks.strategies.check import check_strategy, ensure_causal, ensure_checked, synthetic

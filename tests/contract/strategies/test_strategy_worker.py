@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fks.clock import FakeClock, RealClock
-from fks.config.settings import Settings
+from fks.config.settings import Settings, Strategies
 from fks.jobs.drift import measure
 from fks.jobs.instances import ensure_collected
 from fks.model import ids
@@ -53,6 +53,19 @@ class Mood(Strategy):
         is_fresh = bars.time_ns - mood.time_ns < 180 * 10**9
         return Decisions(np.where(is_fresh & (mood.values > 0), 1.0, 0.0))
 """
+#: settings of a worker that confines strategy files
+CONFINED = TAPE.model_copy(update={"strategies": Strategies(confined=True)})
+UNTIL_BAR_30 = """
+import os, time
+from fks.strategies.sma_cross import SmaCross
+
+class {kind}(SmaCross):
+    name = "{name}"
+    def decide(self, bars):
+        if len(bars) > 30:
+            {does}
+        return super().decide(bars)
+"""
 COLUMNS = ("time_ns", "open", "high", "low", "close", "volume")
 
 
@@ -68,13 +81,15 @@ class Floor:
     clock: Any
     is_tape: bool = True  # the bars of most tests are of another year than the clock
 
-    async def worker(self, epoch: int = 1, *, shard: int | None = None) -> StrategyWorker:
+    async def worker(
+        self, epoch: int = 1, *, shard: int | None = None, settings: Settings | None = None
+    ) -> StrategyWorker:
         return StrategyWorker(
             runtime(
                 self.db,
                 self.bus,
                 await hold(self.db, epoch, f"strategy:{shard or 0}"),
-                settings=TAPE if self.is_tape else None,
+                settings=settings or (TAPE if self.is_tape else None),
                 clock=self.clock,
                 meter=self.meter,
                 log=self.log,
@@ -147,6 +162,42 @@ async def test_signals_are_the_edges_of_the_offline_target(floor: Floor) -> None
     assert (entry["state"], entry["account_id"], entry["venue"]) == ("ready", 1, "paper")
     committed = [f for level, e, f in floor.log.lines if e == "signal.committed"]
     assert {f["trace_id"] for f in committed} == {r["trace_id"] for r in rows}
+
+
+async def test_confined_files_trade_alike_and_cost_their_instance_alone(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that ends its process, hangs or reads the secrets crashes its instance; the worker and the others go on."""
+    monkeypatch.setattr(strategy_worker, "EVALUATE_S", 1.0)
+    secret = floor.home / "secrets.toml"
+    secret.write_text("the key of the venue")
+    attempts = {
+        "leaves": "os._exit(3)",
+        "hangs": "time.sleep(3600)",
+        "spies": f"raise ValueError(open({str(secret)!r}).read())",
+        "mine": "pass",
+    }
+    (floor.home / "strategies").mkdir()
+    for name, does in attempts.items():
+        path = floor.home / "strategies" / f"{name}.py"
+        path.write_text(UNTIL_BAR_30.format(kind=name.title(), name=name, does=does))
+        path.chmod(0o644)
+        await add_instance(floor.db, name, name, PARAMS)
+    bars = wave(70)
+    await seal(floor.db, bars[:10])
+    worker = await floor.worker(settings=CONFINED)
+    await worker.start()
+    for k in range(10, 70):
+        await seal(floor.db, bars[k : k + 1])
+        await worker.step()
+    assert seen(await floor.signals("mine")) == expected(bars[6:], 4)
+    assert (await floor.row("mine"))["state"] == "RUNNING"
+    found = {name: await floor.row(name) for name in ("leaves", "hangs", "spies")}
+    assert {name: row["state"] for name, row in found.items()} == dict.fromkeys(found, "CRASHED")
+    assert "ended its process with status 3" in found["leaves"]["error"]
+    assert "took longer than 1 s" in found["hangs"]["error"]
+    assert "Permission denied" in found["spies"]["error"]
+    assert "the key of the venue" not in str(found)
 
 
 async def list_symbol(db: Database, base: str) -> None:

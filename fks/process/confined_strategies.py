@@ -10,16 +10,17 @@ Run by `fks.process.confinement` (`main`), this module is that process.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import pickle
+import select
 import shutil
 import struct
 import subprocess
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,6 @@ from weakref import finalize
 import numpy as np
 from pydantic import TypeAdapter
 
-from fks.jobs.catalogue import Description, Item, describe, described, item_of, items_of, merged, package_places
 from fks.model.bar import Bars, Floats
 from fks.model.errors import BugError, FksError, InputError, OutageError
 from fks.process.confinement import confined_command, environment
@@ -45,60 +45,60 @@ from fks.strategies.registry import (
     Catalogue,
     Entry,
     NarrowCatalogue,
+    fields_of,
     files_of,
     load_builtin,
     load_file,
+    package_places,
     packages,
     source_hash,
 )
 
 _HEAD: Final = struct.Struct("<I")
 _ANSWER_MAX: Final = 16_000_000  # bytes of JSON
+_PIPE: Final = 1 << 20  # bytes of one read
+READY_S: Final = 60.0  # until a process that was started has to be ready
 _TAPES_KEPT: Final = 4  # tapes that both processes keep: a search asks for the same ones thousands of times
 _MADE_KEPT: Final = 64
 _METHODS: Final = ("decide", "warmup", "protect")
 _KIND, _FACTS, _VIOLATIONS = TypeAdapter(RemoteKind), TypeAdapter(RemoteFacts), TypeAdapter(list[Violation])
+_NAMES = TypeAdapter(list[str])
 T = TypeVar("T")
 
 
 class ConfinedCatalogue(Catalogue):
     """The built-in strategies, and those of packages and users' files in a confined process. `files` are further files,
-    whose strategies come before others of the same name."""
+    whose strategies come before others of the same name; `limit_s`: how long one request may take (None: no limit)."""
 
-    def __init__(self, folder: Path | None = None, files: Sequence[Path] = ()) -> None:
+    def __init__(self, folder: Path | None = None, files: Sequence[Path] = (), *, limit_s: float | None = None) -> None:
         super().__init__(iter(load_builtin().entries.values()))
-        self._folder, self._files = folder, files
-        self._process: ConfinedProcess | None = None
-        self.file_rows = self._described([item_of(file) for file in files])
-        for row in self.file_rows:
-            self.entries.pop(row["name"], None)
+        self._has_more = bool(packages() or files_of(folder) or files)
+        self._process = ConfinedProcess(folder, files, limit_s)
+        #: names of the strategies in `files`
+        self.of_files = self._process.names() if files else []
+        for name in self.of_files:
+            self.entries.pop(name, None)
 
     def kind(self, name: str) -> type[Strategy]:
         """See `Catalogue.kind`."""
-        if name not in self.entries and (packages() or files_of(self._folder) or self._files):
-            self._process = self._process or ConfinedProcess(self._folder, self._files)
+        if name not in self.entries and self._has_more:
             described = self._process.describe(name)
             kind = remote_class(described, self._process)
             self.entries[name] = Entry(name, described.origin, described.where, kind)
         return super().kind(name)
 
-    def rows(self) -> list[Description]:
-        """Return the description of each strategy that has no file in `files`, as `CatalogueReader.read`; those are in
-        `file_rows`. Errors: OutageError when no process could be started."""
-        builtin = [described(entry) for entry in load_builtin().entries.values()]
-        return merged([*builtin, *self._described(items_of(self._folder))])
-
-    def _described(self, items: Sequence[Item]) -> list[Description]:
-        return [row for rows, _ in asyncio.run(describe(items)).values() for row in rows] if items else []
-
 
 class ConfinedProcess:
     """The client of a confined process, a `RemotePort`: started when it is needed, again after a fork or its end."""
 
-    def __init__(self, folder: Path | None, files: Sequence[Path] = ()) -> None:
-        self._folder, self._files = folder, files
+    def __init__(self, folder: Path | None, files: Sequence[Path] = (), limit_s: float | None = None) -> None:
+        self._folder, self._files, self._limit_s = folder, files, limit_s
         self._lock = threading.Lock()
         self._running: _Running | None = None
+
+    def names(self) -> list[str]:
+        """Return the names of the strategies in the further files."""
+        return self._asked(_NAMES.validate_python, "names", "")
 
     def describe(self, kind: str) -> RemoteKind:
         """Return the description of a class. Errors: InputError STRATEGY_UNKNOWN, StrategyError for a broken file."""
@@ -122,9 +122,18 @@ class ConfinedProcess:
                 self._running = _Running(self._folder, self._files)
             running = self._running
             try:
-                answer = running.ask(request, kind, arguments)
+                answer = running.ask(request, kind, arguments, self._limit_s)
                 if "error" not in answer:
                     return read(answer["result"])
+            except TimeoutError:
+                self._running = None
+                running.close()
+                raise StrategyError(
+                    f"strategy {kind}: its code took longer than {self._limit_s:g} s",
+                    code="STRATEGY_SLOW",
+                    status=422,
+                    remedy="make decide() faster: 'fks strategies check' shows where it stands",
+                ) from None
             except (OSError, EOFError, ValueError, KeyError, TypeError):  # it may have sent anything
                 self._running = None
                 running.close()
@@ -163,9 +172,11 @@ class _Running:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._requests, self._answers = self.process.stdin, self.process.stdout
+        self._poll = select.poll()
+        self._poll.register(self._answers.fileno(), select.POLLIN)
         try:
-            is_ready = self._read(0) == ("ready", b"")
-        except (EOFError, OSError, ValueError):
+            is_ready = self._read(0, READY_S) == ("ready", b"")
+        except (EOFError, OSError, ValueError):  # TimeoutError is an OSError
             is_ready = False
         if not is_ready:
             self.close()
@@ -175,12 +186,13 @@ class _Running:
             )
         _write(self._requests, (folder, files))
 
-    def ask(self, request: str, kind: str, arguments: Sequence[Any]) -> dict[str, Any]:
-        """Return an answer: its "result" or its "error". Errors: OSError, EOFError, ValueError, TypeError."""
+    def ask(self, request: str, kind: str, arguments: Sequence[Any], limit_s: float | None) -> dict[str, Any]:
+        """Return an answer: its "result" or its "error". Errors: TimeoutError after `limit_s`; OSError, EOFError,
+        ValueError, TypeError."""
         sent = [self._tape(one) if isinstance(one, Bars) else one for one in arguments]
         count = next((len(one) for one in arguments if isinstance(one, Bars)), 0)
         _write(self._requests, (request, kind, sent))
-        head, body = self._read(len(COLUMNS) * count * 8)
+        head, body = self._read(len(COLUMNS) * count * 8, limit_s)
         if not isinstance(head, dict):
             raise ValueError("no answer")
         if "columns" in head:
@@ -200,12 +212,26 @@ class _Running:
             self._tapes.popitem(last=False)
         return self._number, bars
 
-    def _read(self, body_max: int) -> tuple[Any, bytes]:
-        size, body = (_HEAD.unpack(_exactly(self._answers, _HEAD.size))[0] for _ in range(2))
+    def _read(self, body_max: int, limit_s: float | None) -> tuple[Any, bytes]:
+        until_s = None if limit_s is None else time.monotonic() + limit_s
+        size, body = (_HEAD.unpack(self._exactly(_HEAD.size, until_s))[0] for _ in range(2))
         if size > _ANSWER_MAX or body > body_max:
             raise ValueError("the answer is too long")
-        head = json.loads(_exactly(self._answers, size))
-        return head, _exactly(self._answers, body)
+        head = json.loads(self._exactly(size, until_s))
+        return head, self._exactly(body, until_s)
+
+    def _exactly(self, size: int, until_s: float | None) -> bytes:
+        """Return so many bytes of the answers. Errors: EOFError; TimeoutError."""
+        parts = []
+        while size:
+            if until_s is not None and not self._poll.poll(max(0.0, until_s - time.monotonic()) * 1000):
+                raise TimeoutError
+            part = os.read(self._answers.fileno(), min(size, _PIPE))
+            if not part:
+                raise EOFError
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
 
 
 def _memory_of(bars: Bars) -> Any:
@@ -220,7 +246,7 @@ def _memory_of(bars: Bars) -> Any:
 
 def _start(readable: Sequence[Path], scratch: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        confined_command("fks.jobs.confined", readable, scratch),
+        confined_command("fks.process.confined_strategies", readable, scratch),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -262,18 +288,25 @@ class _Server:
     """Answers requests with the code of packages and of the folder's files."""
 
     catalogue: NarrowCatalogue
+    files: Sequence[Path]
 
     def __post_init__(self) -> None:
+        self._named: list[str] = []
+        for entry in (entry for file in self.files for entry in load_file(file)):
+            self._named.append(entry.name)
+            self.catalogue.entries[entry.name] = entry
         self._made: OrderedDict[tuple[str, str], Strategy] = OrderedDict()
         self._tapes: OrderedDict[int, Bars] = OrderedDict()
+
+    def names(self, kind: str) -> list[str]:
+        return self._named
 
     def describe(self, kind: str) -> dict[str, Any]:
         found, entry = self.catalogue.kind(kind), self.catalogue.entries[kind]
         places = {method: defined_at(found, method) for method in _METHODS if hasattr(found, method)}
-        row = described(entry)
         return asdict(
             RemoteKind(
-                found.name, entry.origin, entry.where, entry.summary, found.model_json_schema(), row["fields"],
+                found.name, entry.origin, entry.where, entry.summary, found.model_json_schema(), fields_of(found),
                 source_hash(found), places,
             )
         )  # fmt: skip
@@ -344,9 +377,7 @@ def main() -> None:
     answer("ready")
     try:
         folder, files = next_one()
-        catalogue = NarrowCatalogue(folder)
-        catalogue.entries |= {entry.name: entry for file in files for entry in load_file(file)}
-        server = _Server(catalogue)
+        server = _Server(NarrowCatalogue(folder), files)
         while True:
             request, kind, arguments = next_one()
             given = [server.tape(one) for one in arguments]

@@ -225,13 +225,13 @@ def channels(ctx: click.Context, as_json: bool) -> None:
     ]
     headers = ("channel", "kind", "from severity", "", "sent", "waiting", "failed", "last (UTC)", "last error")
     table(rows, headers, empty="no channels: alerts are sent to nobody ('fks alerts channels add')")
-    for reason in blocked_channels(paths_of(ctx)):
+    for reason in blocked_channels(paths_of(ctx))[1]:
         click.echo(f"{click.style('warning:', fg='yellow')} {reason}", err=True)
 
 
-def blocked_channels(paths: Paths) -> list[str]:
-    """Return why stored channels send nothing, each with the line to add, as far as names are resolved within
-    RESOLVE_S; [] when the database does not answer."""
+def blocked_channels(paths: Paths) -> tuple[int | None, list[str]]:
+    """Return how many channels there are (None: the database does not answer), and why some of them send nothing, each
+    with the line to add, as far as names are resolved within RESOLVE_S."""
     import threading
     import time
 
@@ -247,7 +247,7 @@ def blocked_channels(paths: Paths) -> list[str]:
         alerts, sealer = load_settings(paths.home).alerts, Sealer(load_secrets(paths).session_key)
         found = ask_database(paths, lambda db: Directory(AlertingStore(db), alerts, sealer).channels())
     except FksError:
-        return []
+        return None, []
     reasons: list[str] = []
 
     def look(channel: Channel) -> None:
@@ -260,7 +260,7 @@ def blocked_channels(paths: Paths) -> list[str]:
         each.start()
     for each in looks:
         each.join(max(end - time.monotonic(), 0.0))
-    return sorted(reasons)
+    return len(found), sorted(reasons)
 
 
 @channels.command()

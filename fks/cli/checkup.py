@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import resource
 import shutil
 import sys
@@ -47,6 +48,7 @@ async def examine(paths: Paths) -> list[Check]:
     found += _secrets(paths)
     if settings is not None:
         found.append(await _clock(settings))
+        found += safeguards(settings)
     keeper = holder_of(paths.run / "keeper.lock")
     if keeper is None:
         found += _asleep(paths, settings)
@@ -141,6 +143,25 @@ def _settings(paths: Paths) -> tuple[Settings | None, Check]:
         remedy = "remove them, or see 'fks config check'"
         return loaded.settings, Check("settings", "warn", f"{source}; {'; '.join(lines)}", remedy)
     return loaded.settings, Check("settings", "ok", str(source))
+
+
+def safeguards(settings: Settings) -> Iterator[Check]:
+    """Check what a system is worth less without: with real money (`venue.live`) a lack of it fails."""
+    lack = "fail" if settings.venue.live else "warn"
+    if os.geteuid() == 0:
+        remedy = "run FKS as a system user of its own (docs/install.md)"
+        yield Check("account", "warn", "runs as root: a strategy that trades has every right here", remedy)
+    backup = settings.backup
+    if backup.recipient is None:
+        detail = "backups have no recipient key: strategies, settings and secrets are in none of them"
+        yield Check("backup key", lack, detail, "'fks db backup-key FILE', then backup.recipient")
+    else:
+        yield Check("backup key", "ok", "backups hold strategies, settings and secrets, encrypted")
+    if backup.folder is None:
+        detail = "backups are written to FKS_HOME itself, and lost with its disk"
+        yield Check("backup folder", lack, detail, "set backup.folder to another disk")
+    else:
+        yield Check("backup folder", "ok", str(backup.folder))
 
 
 async def _clock(settings: Settings) -> Check:
@@ -287,7 +308,9 @@ async def _exchange(node: Node) -> str:
 async def _channels(paths: Paths) -> str:
     from fks.cli.alerts import blocked_channels
 
-    blocked = await asyncio.to_thread(blocked_channels, paths)
+    count, blocked = await asyncio.to_thread(blocked_channels, paths)
+    if count == 0:
+        return "!none: no alert leaves this machine; 'fks alerts channels add', or alerts.discord_webhook_url"
     return f"!{'; '.join(blocked)}" if blocked else "none is blocked"
 
 

@@ -120,7 +120,8 @@ def first_screen(
             lines.append(
                 f"  {name:<14}{click.style(f'{value:<38}', fg='cyan')} {click.style(note, fg='bright_black')}".rstrip()
             )
-    return [*lines, "", *(f"{click.style('warning:', fg='yellow')} {reason}" for reason in blocked_channels(paths))]
+    blocked = blocked_channels(paths)[1]
+    return [*lines, "", *(f"{click.style('warning:', fg='yellow')} {reason}" for reason in blocked)]
 
 
 def _short(paths: Paths) -> str:

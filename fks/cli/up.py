@@ -177,6 +177,7 @@ def _stop(keeper: Any, screen: Screen, number: int) -> None:
 
 
 async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: bool, is_json: bool) -> None:
+    from fks.cli.checkup import safeguards
     from fks.cli.live import watch
     from fks.cli.screen import first_screen
     from fks.config.load import load
@@ -187,6 +188,9 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
         loaded = load(site.paths.home)
         for line in (*loaded.warnings, *warnings_of(loaded.settings, loaded.sources)):
             screen.line(f"{click.style('warning:', fg='yellow')} {line}")
+        for check in safeguards(loaded.settings):
+            if loaded.settings.venue.live and check.state != "ok":
+                screen.line(f"{click.style('real money:', fg='red')} {check.detail}; {check.remedy}")
     spinner = asyncio.create_task(screen.spin())
     try:
         await ready.wait()

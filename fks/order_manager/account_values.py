@@ -23,19 +23,10 @@ from fks.model.instrument import Instrument
 from fks.model.order import Fill, Order
 from fks.order_manager.correlations import Correlations
 from fks.portfolio.position import EXTERNAL
+from fks.portfolio.valuation import Rates, rates_into, valued
 from fks.risk.holdings import coins_of_others, entries_of
 from fks.risk.intent import Intent
-from fks.risk.valuation import (
-    DayFlows,
-    Flow,
-    Rates,
-    day_start_ns,
-    held_over,
-    profit_of,
-    rates_into,
-    symbol_profit,
-    valued,
-)
+from fks.risk.valuation import DayFlows, Flow, day_start_ns, held_over, profit_of, symbol_profit
 from fks.store.facts import Instance, Mark
 from fks.store.risk import RiskStore
 

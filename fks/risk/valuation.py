@@ -1,7 +1,7 @@
-"""Valuation: rates between currencies from last prices, and the profit of one day in each currency. Pure.
+"""The profit of one trading day in each currency, for limits. Pure.
 
-Every limit is valued in the account's currency. No two currencies are taken as equal, stablecoins neither: without a
-price there is no rate, and without a rate entries are denied (PRICE_MISSING).
+Every limit is valued in the account's currency, at the rates of `fks.portfolio.valuation`; without a rate entries are
+denied (PRICE_MISSING).
 """
 
 from __future__ import annotations
@@ -17,47 +17,7 @@ from fks.model.order import Fill, Side
 from fks.model.timeframe import to_datetime, to_ns
 from fks.portfolio.position import net_quantity
 
-_ZERO, _ONE = Decimal(0), Decimal(1)
-
-
-class Rates:
-    """Exchange rates from last prices: directly, or through one currency between the two.
-
-    Where several exchanges have a price of the same pair, `preferred` is used first, then the others by name.
-    """
-
-    def __init__(
-        self,
-        prices: Mapping[tuple[str, str], Decimal],
-        instruments: Mapping[tuple[str, str], Instrument],
-        preferred: str = "",
-    ) -> None:
-        self._pairs: dict[tuple[str, str], Decimal] = {}
-        self._neighbours: dict[str, set[str]] = {}
-        for key in sorted(prices, key=lambda item: (item[0] != preferred, item)):
-            instrument, price = instruments.get(key), prices[key]
-            if instrument is None or price <= 0:
-                continue
-            base, quote = instrument.base, instrument.quote
-            if base == quote or (base, quote) in self._pairs:
-                continue
-            self._pairs[base, quote] = price
-            self._pairs.setdefault((quote, base), _ONE / price)
-            self._neighbours.setdefault(base, set()).add(quote)
-            self._neighbours.setdefault(quote, set()).add(base)
-
-    def rate(self, currency: str, into: str) -> Decimal | None:
-        """Return the value of one unit of `currency` in `into`; None without a price."""
-        if currency == into:
-            return _ONE
-        direct = self._pairs.get((currency, into))
-        if direct is not None:
-            return direct
-        between = self._neighbours.get(currency, set()) & self._neighbours.get(into, set())
-        if not between:
-            return None
-        middle = min(between)
-        return self._pairs[currency, middle] * self._pairs[middle, into]
+_ZERO = Decimal(0)
 
 
 def day_start_ns(now_ns: int, zone: str, hour: int) -> int:
@@ -173,14 +133,3 @@ def held_over(positions: Mapping[str, Decimal], day: DayFlows) -> list[str]:
     """Return the symbols of which something was held when the day began: these need a price of that moment."""
     symbols = {*positions, *day.flows}
     return sorted(s for s in symbols if positions.get(s, _ZERO) != day.flows.get(s, Flow()).quantity)
-
-
-def valued(amounts: Mapping[str, Decimal], rates: Mapping[str, Decimal]) -> tuple[Decimal, tuple[str, ...]]:
-    """Return the sum of amounts by currency at `rates`, and the currencies that have no rate."""
-    missing = tuple(sorted(currency for currency in amounts if currency not in rates))
-    return sum((value * rates[c] for c, value in amounts.items() if c in rates), _ZERO), missing
-
-
-def rates_into(rates: Rates, into: str, currencies: Iterable[str]) -> dict[str, Decimal]:
-    """Return the rate of each currency that has one."""
-    return {name: rate for name in currencies if (rate := rates.rate(name, into)) is not None}

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from fks.model.order import Side
 from fks.model.timeframe import to_ns
-from fks.risk.valuation import DayFlows, Rates, day_profit, day_start_ns, held_over, valued
+from fks.portfolio.valuation import Rates, valued
+from fks.risk.valuation import DayFlows, day_profit, day_start_ns, held_over
 from tests.support.order_values import a_fill, an_instrument
 
 D = Decimal
@@ -24,6 +25,7 @@ LISTED = {
         an_instrument(symbol="ETHBTC", base="ETH", quote="BTC"),
         an_instrument(symbol="SOLETH", base="SOL", quote="ETH"),
         an_instrument(symbol="BTCEUR", quote="EUR"),
+        an_instrument(symbol="ARBSOL", base="ARB", quote="SOL"),
         an_instrument(exchange="okx", symbol="BTC-USDT"),
     )
 }
@@ -32,6 +34,7 @@ PRICES = {
     ("binance", "ETHBTC"): D("0.05"),
     ("binance", "SOLETH"): D("0.04"),
     ("binance", "BTCEUR"): D(80_000),
+    ("binance", "ARBSOL"): D("0.01"),
     ("okx", "BTC-USDT"): D(100_100),
 }
 
@@ -45,11 +48,12 @@ PRICES = {
         ("ETH", "USDT", "5000"),
         ("EUR", "USDT", "1.25"),
         ("SOL", "BTC", "0.002"),
-        ("SOL", "USDT", None),  # two currencies between
+        ("SOL", "USDT", "200"),  # two currencies between
+        ("ARB", "USDT", None),  # three currencies between
         ("USDC", "USDT", None),  # no stablecoin is another
     ],
 )
-def test_a_rate_goes_through_one_currency_at_most(currency: str, into: str, expected: str | None) -> None:
+def test_a_rate_is_the_product_of_three_prices_at_most(currency: str, into: str, expected: str | None) -> None:
     rate = Rates(PRICES, LISTED, "binance").rate(currency, into)
     assert rate == (None if expected is None else D(expected))
 

@@ -109,6 +109,7 @@ class FillView(View):
     price: Decimal
     fee: Decimal | None
     fee_currency: str | None
+    fee_quote: Decimal | None
     realized_pnl: Decimal | None
     is_maker: bool | None
     is_late: bool
@@ -127,6 +128,7 @@ class PositionView(View):
     average_price: Decimal | None
     realized_pnl: Decimal
     fees: Decimal
+    fees_unvalued: int
     mark_price: Decimal | None
     unrealized_pnl: Decimal | None
     updated_at: datetime
@@ -140,6 +142,7 @@ class SymbolPosition(View):
     quantity: Decimal
     realized_pnl: Decimal
     fees: Decimal
+    fees_unvalued: int
     items: list[PositionView]
 
 

@@ -66,7 +66,7 @@ class Compared:
 class Drift:
     """The comparison. `matched`: steps that both sides have; `cost`: what slippage and fees of those took, in quote;
     `mismatch`: the share of steps that only one side has, 0 to 1; `slippage_bps`: mean of the matched steps, weighted
-    by their value."""
+    by their value; `fees_unvalued`: live fees that have no rate in quote and are in no sum."""
 
     steps: tuple[Compared, ...]
     from_ns: int
@@ -78,6 +78,7 @@ class Drift:
     slippage: Decimal
     slippage_bps: Decimal
     fees: Decimal
+    fees_unvalued: int = 0
 
     @property
     def cost(self) -> Decimal:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -162,12 +163,15 @@ class Actions:
 
     async def _pnl(self, principal: Principal) -> Reply:
         sums: dict[str, list[Decimal]] = {}
+        unvalued: Counter[str] = Counter()
         for row in await self._services.db.fetch("gateway.positions", None, True, None, principal.account_list):
             total = sums.setdefault(row["account"], [Decimal(0)] * 3)
             for number, name in enumerate(("realized_pnl", "unrealized_pnl", "fees")):
                 total[number] += row[name] or Decimal(0)
+            unvalued[row["account"]] += row["fees_unvalued"]
         lines = [
             f"{account}: realised {realized:+.2f}, open {unrealized:+.2f}, fees {fees:.2f}"
+            + (f" and {unvalued[account]} without a rate" if unvalued[account] else "")
             for account, (realized, unrealized, fees) in sums.items()
         ]
         return Reply(_listed(lines) or "nothing was traded yet")

@@ -38,7 +38,7 @@ def positions(ctx: click.Context, symbol: str | None, exchange: str | None, ever
                 price_of(i["mark_price"]),
                 "unknown" if i["average_price"] is None else money_of(i["unrealized_pnl"]),
                 money_of(i["realized_pnl"]),
-                money_of(i["fees"]),
+                money_of(i["fees"]) + (f" +{i['fees_unvalued']} unvalued" if i["fees_unvalued"] else ""),
                 time_of(i["updated_at"]),
             )
             for i in answer["items"]

@@ -315,6 +315,37 @@ class Costs(Section):
     )
 
 
+class Portfolio(Section):
+    """Values of accounts, fees and portfolios in one currency. Limits have a stricter age of their own in [risk]."""
+
+    rate_age_max_s: float = Field(
+        3600.0,
+        gt=0,
+        description="a price older than this values no fee and no holding of a portfolio: it is reported as missing, "
+        "seconds",
+    )
+    equal_currencies: tuple[str, ...] = Field(
+        (),
+        description="currencies that count as equal in portfolios and fees, each 'USDC=USDT'; without it a stablecoin "
+        "has the rate of its market",
+    )
+
+    @field_validator("equal_currencies")
+    @classmethod
+    def _are_pairs(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            one, sign, other = value.partition("=")
+            if not (sign and one.strip() and other.strip()):
+                raise ValueError(f"{value!r} is not two currencies: use 'USDC=USDT'")
+        return values
+
+    @property
+    def equals(self) -> tuple[tuple[str, str], ...]:
+        """Return the pairs of currencies that count as equal."""
+        pairs = (value.partition("=") for value in self.equal_currencies)
+        return tuple((one.strip().upper(), other.strip().upper()) for one, _, other in pairs)
+
+
 class Paper(Section):
     fills: Literal["trades", "quotes", "bars"] = Field(
         "trades",
@@ -767,6 +798,7 @@ class Settings(Section):
     orders: Orders = Orders()
     risk: Risk = Risk()
     costs: Costs = Costs()
+    portfolio: Portfolio = Portfolio()
     paper: Paper = Paper()
     strategies: Strategies = Strategies()
     research: Research = Research()

@@ -117,6 +117,7 @@ async def book(db: Database, listed: Listed, trade: ManualTrade) -> tuple[dict[s
             currency.upper(),
             trade.order_type.strip().lower(),
             None if trade.time_ns is None else to_datetime(trade.time_ns),
+            _fee_in_quote(trade, currency.upper(), listed),
         )
         if id is not None:
             await _restate(tx, listed, trade.account_id)
@@ -182,6 +183,14 @@ def realized_by(rows: Sequence[Row], listed: Listed) -> list[Decimal]:
         position = booking.position
         found.append(booking.realized)
     return found
+
+
+def _fee_in_quote(trade: ManualTrade, currency: str, listed: Listed) -> Decimal | None:
+    """Return the fee in quote; None for one in a third asset, which is valued later (fks.jobs.valuation). A fee whose
+    currency was not given is one in quote."""
+    if not trade.fee or trade.fee_currency is None or currency == listed.quote:
+        return trade.fee
+    return trade.fee * trade.price if currency == listed.base else None
 
 
 def _wrong(message: str, remedy: str) -> InputError:

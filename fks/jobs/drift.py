@@ -141,7 +141,8 @@ async def measure(
             if missed_from <= step.decided_ns <= missed_to:
                 reasons.setdefault(step.key, "decided too late: the worker was away")
     drift = compare(expected, made, reasons, from_ns=from_ns, to_ns=to_, lot_step=lot_step)
-    return drift, replace(loaded, bars=result.bars)
+    unvalued = sum(row["unvalued"] or 0 for row in rows)
+    return replace(drift, fees_unvalued=unvalued), replace(loaded, bars=result.bars)
 
 
 def _made(rows: Any) -> tuple[list[Step], dict[tuple[int, Role], str]]:
@@ -235,6 +236,7 @@ def document_of(instance: Instance, drift: Drift, loaded: Loaded) -> dict[str, A
         "slippage": plain(drift.slippage.quantize(Decimal("1e-8"))),
         "slippage_bps": plain(drift.slippage_bps.quantize(_BPS)),
         "fees_above_expected": plain(drift.fees.quantize(Decimal("1e-8"))),
+        "fees_unvalued": drift.fees_unvalued,
         "cost": plain(drift.cost.quantize(Decimal("1e-8"))),
         "steps": [_row(step) for step in drift.steps],
     }

@@ -13,6 +13,7 @@ from fks.config.settings import Settings
 from fks.jobs.drift import KIND as DRIFT
 from fks.jobs.drift import job_id_of
 from fks.jobs.sync import NOTHING, Continuous
+from fks.jobs.valuation import value_fees
 from fks.model.errors import OutageError
 from fks.model.timeframe import iso, to_datetime
 from fks.store.challengers import ChallengerStore
@@ -90,7 +91,8 @@ async def _old_rows(c: Context) -> str:
 
 
 async def _performance(c: Context) -> str:
-    return await refresh(c.db)
+    fees = await value_fees(c.db, c.settings)
+    return f"{await refresh(c.db)}, {fees}"
 
 
 async def _balances(c: Context) -> str:

@@ -150,11 +150,13 @@ def assumed_instrument(exchange: str, symbol: str, fee_currency: str) -> Instrum
     """Return what is assumed of a spot symbol without metadata, to book an execution: units of the base, on no grid.
 
     The fee's currency is the base where the symbol begins with it, the quote where it ends with it: a position needs
-    no more of the two than whether the fee was taken from the bought asset.
+    no more of the two than whether the fee was taken from the bought asset. With a fee in a third asset the quote is
+    not known, "".
     """
     name = symbol.replace("/", "").replace("-", "")
     is_base = bool(fee_currency) and name.startswith(fee_currency) and name != fee_currency
+    is_quote = not is_base and name.endswith(fee_currency)
     base = fee_currency if is_base else name.removesuffix(fee_currency)
-    quote = name.removeprefix(fee_currency) if is_base else fee_currency
+    quote = name.removeprefix(fee_currency) if is_base else fee_currency if is_quote else ""
     none, step = Decimal(0), Decimal("1e-12")
     return Instrument(exchange, symbol, base or symbol, quote, step, step, none, none, none)

@@ -2,8 +2,9 @@
 
 The quantity of a position is the actual holding: a fee taken in the base asset makes it smaller than the fill. Profit
 is realised at the average price of the holding, before fees; fees are summed beside it, in quote, a base fee at the
-price of its fill. So equity changes by `realized_pnl - fees` plus open profit, whatever asset the venue takes its fee
-in. A fee in a third asset moves neither; it stands on the execution alone.
+price of its fill. So equity changes by `realized_pnl - fees` plus open profit. A fee in a third asset has no value in
+quote without a rate, so it is not in `Position.fees`: the row of its execution takes the value from stored bars
+(fks.jobs.valuation), and readers of positions add it, or count it as unvalued.
 """
 
 from __future__ import annotations
@@ -57,18 +58,22 @@ def apply_fill(position: Position, fill: Fill, instrument: Instrument, *, is_new
         quantity=after,
         average_price=average.quantize(_AVERAGE_STEP, ROUND_HALF_EVEN).normalize() + _ZERO,
         realized_pnl=position.realized_pnl + realized,
-        fees=position.fees + fee_in_quote(fill, instrument),
+        fees=position.fees + (fee_in_quote(fill, instrument) or _ZERO),
         updated_ns=max(position.updated_ns, fill.time_ns),
         entries=0 if abs(after) < instrument.lot_step else position.entries + is_new_entry,
     )
     return Booking(moved, realized)
 
 
-def fee_in_quote(fill: Fill, instrument: Instrument) -> Decimal:
-    """Return the fee of `fill` in quote; 0 when it was taken in a third asset."""
+def fee_in_quote(fill: Fill, instrument: Instrument) -> Decimal | None:
+    """Return the fee of `fill` in quote; None when it was taken in a third asset, whose rate is not known here."""
+    if not fill.fee:
+        return _ZERO
+    if not fill.fee_currency:
+        return None
     if fill.fee_currency == instrument.quote:
         return fill.fee
-    return money(fill.fee * fill.price) if fill.fee_currency == instrument.base else _ZERO
+    return money(fill.fee * fill.price) if fill.fee_currency == instrument.base else None
 
 
 def is_shared(order: Order) -> bool:

@@ -37,13 +37,14 @@ class EventRow:
 @dataclass(frozen=True, slots=True)
 class TradeRow:
     """One execution of our accounts. `instance` is the owner of the moved position, `realized_pnl` (quote) is before
-    fees."""
+    fees. `fee_quote` is the fee in quote; None while a fee in a third asset has no rate."""
 
     fill: Fill
     instance: str
     realized_pnl: Decimal
     order_type: str = ""
     is_late: bool = False
+    fee_quote: Decimal | None = None
 
 
 Value = TypeVar("Value")
@@ -164,6 +165,7 @@ def _trade_values(trade: TradeRow) -> tuple[object, ...]:
         fill.price,
         fill.fee,
         fill.fee_currency,
+        trade.fee_quote,
         trade.realized_pnl,
         trade.order_type,
         fill.is_maker,
@@ -225,6 +227,7 @@ TRADE: Form[TradeRow] = Form(
         ("price", "numeric"),
         ("fee", "numeric"),
         ("fee_currency", "text"),
+        ("fee_quote", "numeric"),
         ("realized_pnl", "numeric"),
         ("order_type", "text"),
         ("is_maker", "boolean"),

@@ -4,9 +4,9 @@ Natively it is a materialised view, made by the first migration and refreshed he
 readers. With TimescaleDB it is a continuous aggregate of the same name and columns that refreshes itself
 (fks.store.timescale).
 
-`fees` is a sum of numbers, not of money: a fee in the quote currency counts as it is, one in the base asset at the
-trade's own price, and one in a third currency (BNB, say) as if it were in the quote currency, as no price of it is
-known here.
+`fees` is in the quote currency: a fee in the base asset counts at the trade's own price, and one in a third currency
+(BNB, say) as it was valued from bars of its own time (fks.jobs.valuation). `fees_unvalued` counts the fees that have no
+rate; they are not in `fees`, which is null when no fee of the day has one.
 """
 
 from __future__ import annotations

@@ -692,6 +692,8 @@ trades = Table(  # executions of our accounts: from fills, or booked by a person
     _money("price"),
     _money("fee", default="0"),
     _text("fee_currency", default=""),
+    _money("fee_quote", null=True),  # the fee in quote; None: it has no rate yet
+    _money("fee_rate", null=True),  # quote for one unit of a third asset, from bars at the trade's time
     _money("realized_pnl", default="0"),
     _text("order_type", default=""),
     _flag("is_maker"),
@@ -702,6 +704,15 @@ trades = Table(  # executions of our accounts: from fills, or booked by a person
     UniqueConstraint("fill_id"),
     Index(None, "account_id", "time"),
     Index(None, "client_order_id"),
+    # fees in a third asset: those valued from bars, and those that have no rate
+    Index(
+        "ix_trades_fees_in_third",
+        "account_id",
+        "venue",
+        "symbol",
+        "instance",
+        postgresql_where=text("fee_quote IS NULL OR fee_rate IS NOT NULL"),
+    ),
     # one execution is booked once, whichever version of the fill id it was booked under
     Index(
         "uq_trades_venue_trade",

@@ -183,7 +183,7 @@ _PERFORMANCE = (
     "CREATE TABLE trades_by_time (time timestamptz NOT NULL, id bigint NOT NULL, account_id integer NOT NULL, symbol "
     "text NOT NULL,"
     " quantity numeric NOT NULL, price numeric NOT NULL, fee numeric NOT NULL, fee_currency text NOT NULL,"
-    " realized_pnl numeric NOT NULL, PRIMARY KEY (id, time))",
+    " fee_quote numeric, realized_pnl numeric NOT NULL, PRIMARY KEY (id, time))",
     "SELECT create_hypertable('trades_by_time', by_range('time', INTERVAL '30 days'))",
     """CREATE FUNCTION trades_by_time_follow() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -191,17 +191,18 @@ BEGIN
     DELETE FROM trades_by_time t WHERE t.id = OLD.id AND t.time = OLD.time;
   END IF;
   IF TG_OP <> 'DELETE' THEN
-    INSERT INTO trades_by_time (time, id, account_id, symbol, quantity, price, fee, fee_currency, realized_pnl)
+    INSERT INTO trades_by_time (time, id, account_id, symbol, quantity, price, fee, fee_currency, fee_quote,
+      realized_pnl)
     VALUES (NEW.time, NEW.id, NEW.account_id, NEW.symbol, NEW.quantity, NEW.price, NEW.fee,
-      NEW.fee_currency, NEW.realized_pnl);
+      NEW.fee_currency, NEW.fee_quote, NEW.realized_pnl);
   END IF;
   RETURN NULL;
 END $$""",
     "LOCK TABLE trades IN SHARE ROW EXCLUSIVE MODE",
     "CREATE TRIGGER trades_by_time AFTER INSERT OR UPDATE OR DELETE ON trades FOR EACH ROW EXECUTE FUNCTION "
     "trades_by_time_follow()",
-    "INSERT INTO trades_by_time SELECT time, id, account_id, symbol, quantity, price, fee, fee_currency, realized_pnl "
-    "FROM trades",
+    "INSERT INTO trades_by_time SELECT time, id, account_id, symbol, quantity, price, fee, fee_currency, fee_quote, "
+    "realized_pnl FROM trades",
     "DROP MATERIALIZED VIEW daily_account_performance",
     "CREATE MATERIALIZED VIEW daily_account_performance WITH (timescaledb.continuous, timescaledb.materialized_only = "
     "false) AS\n"

@@ -49,7 +49,8 @@ async def position(gate: Gate, caller: Reader, symbol: str, exchange: Exchange =
     at = {item.exchange for item in listed} if exchange or ":" in symbol else set()
     rows = [dict(row) for row in held if not at or exchange_of(row["venue"], settings) in {None, *at}]
     total = {name: sum((row[name] for row in rows), Decimal(0)) for name in ("quantity", "realized_pnl", "fees")}
-    return ExactJson({"symbol": item.symbol, "name": name_of(item), **total, "items": rows})
+    unvalued = sum(row["fees_unvalued"] for row in rows)
+    return ExactJson({"symbol": item.symbol, "name": name_of(item), **total, "fees_unvalued": unvalued, "items": rows})
 
 
 @router.post("/positions/{symbol:path}/close", status_code=202)

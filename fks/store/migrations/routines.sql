@@ -146,8 +146,18 @@ SELECT f.exchange, f.symbol, f.timeframe, f.sealed_through, f.last_trade_id, f.l
        SELECT FROM leases l
         WHERE l.name = 'collector:' || f.exchange AND l.epoch = f.epoch AND l.expires_at > now()) AS is_held) h
 --
--- Realised PnL and fees in quote currency: a fee taken in the base asset counts at the trade's own price, one in a third
--- currency as it stands.
+-- The fee of an execution in its quote currency: as it was booked or valued later (fee_quote), else, of a row that has
+-- not been looked at yet, by the names alone. Null: a fee in a third asset that has no rate.
+CREATE FUNCTION fee_value(symbol text, price numeric, fee numeric, fee_currency text, fee_quote numeric) RETURNS numeric
+LANGUAGE sql IMMUTABLE AS $$
+SELECT CASE WHEN fee_quote IS NOT NULL THEN fee_quote
+            WHEN fee = 0 THEN 0
+            WHEN fee_currency = '' THEN NULL
+            WHEN starts_with(symbol, fee_currency) THEN fee * price
+            WHEN right(symbol, length(fee_currency)) = fee_currency THEN fee END
+$$
+--
+-- Realised PnL and fees in quote currency; fees_unvalued: how many fees have no rate and are not in the sum.
 CREATE MATERIALIZED VIEW daily_account_performance AS
 SELECT account_id,
        date_trunc('day', time, 'UTC') AS day,
@@ -158,8 +168,9 @@ SELECT account_id,
            / NULLIF(count(*) FILTER (WHERE realized_pnl <> 0), 0) AS win_rate,
        sum(realized_pnl) AS total_pnl,
        sum(realized_pnl) / NULLIF(count(*) FILTER (WHERE realized_pnl <> 0), 0) AS average_trade,
-       sum(CASE WHEN fee_currency <> '' AND starts_with(symbol, fee_currency) THEN fee * price ELSE fee END) AS fees,
-       sum(quantity * price) AS volume
+       sum(fee_value(symbol, price, fee, fee_currency, fee_quote)) AS fees,
+       sum(quantity * price) AS volume,
+       count(*) FILTER (WHERE fee_value(symbol, price, fee, fee_currency, fee_quote) IS NULL) AS fees_unvalued
 FROM trades
 GROUP BY account_id, date_trunc('day', time, 'UTC')
 --

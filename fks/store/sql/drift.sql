@@ -1,7 +1,7 @@
 -- name: made
 -- Give what the decisions of an instance led to under one version of its parameters: each entry and exit signal with the
--- executions of its orders, and the executions of the protections of its entries. Fees are in the quote currency; of
--- fees in a third currency nothing is counted.
+-- executions of its orders, and the executions of the protections of its entries. Fees are in the quote currency;
+-- those in a third currency count as they were valued from bars, and `unvalued` counts those that have no rate.
 WITH decided AS (
     SELECT s.id, s.ts_event, s.kind, s.side, s.state, s.code FROM signals s
      WHERE s.instance = $1 AND s.params_version = $2 AND s.ts_event >= $3 AND s.ts_event < $4
@@ -16,13 +16,16 @@ placed AS (
       JOIN orders p ON p.signal_id = d.id AND p.role = 'entry'
       JOIN orders o ON o.parent_id = p.client_order_id AND o.role IN ('sl', 'tp')
      WHERE o.filled > 0)
-SELECT p.ts_event, p.role, p.side, p.state, p.code, f.quantity, f.price, f.fee, f.at
+SELECT p.ts_event, p.role, p.side, p.state, p.code, f.quantity, f.price, f.fee, f.unvalued, f.at
   FROM placed p
   LEFT JOIN LATERAL (
        SELECT sum(t.quantity) AS quantity, sum(t.quantity * t.price) / nullif(sum(t.quantity), 0) AS price,
-              sum(CASE t.fee_currency WHEN $5 THEN t.fee * t.price WHEN $6 THEN t.fee ELSE 0 END) AS fee,
+              sum(v.fee) AS fee, count(*) FILTER (WHERE v.fee IS NULL) AS unvalued,
               min(t.time) AS at
-         FROM trades t WHERE t.client_order_id = p.client_order_id) f ON true
+         FROM trades t
+        CROSS JOIN LATERAL (SELECT CASE t.fee_currency WHEN $5 THEN t.fee * t.price WHEN $6 THEN t.fee ELSE
+                                   fee_value(t.symbol, t.price, t.fee, t.fee_currency, t.fee_quote) END AS fee) v
+        WHERE t.client_order_id = p.client_order_id) f ON true
  ORDER BY p.ts_event, p.role;
 
 -- name: missed

@@ -66,7 +66,8 @@ SELECT id AS seq, event, from_state, to_state, source, venue_time, recv_time, ep
 -- name: fills
 -- A page of executions, newest first; those of one exchange are those of orders for it.
 SELECT t.fill_id, t.id AS seq, t.client_order_id, t.venue_order_id, t.venue_trade_id, a.name AS account, t.venue, t.symbol,
-       t.instance, lower(t.trade_type) AS side, t.quantity, t.price, t.fee, t.fee_currency, t.realized_pnl, t.is_maker, t.is_late,
+       t.instance, lower(t.trade_type) AS side, t.quantity, t.price, t.fee, t.fee_currency,
+       fee_value(t.symbol, t.price, t.fee, t.fee_currency, t.fee_quote) AS fee_quote, t.realized_pnl, t.is_maker, t.is_late,
        t.source, t.time
   FROM trades t JOIN accounts a ON a.id = t.account_id
  WHERE ($7::int[] IS NULL OR t.account_id = ANY($7)) AND ($1::text[] IS NULL OR t.symbol = ANY($1)) AND ($2::text IS NULL OR t.instance = $2)
@@ -76,14 +77,22 @@ SELECT t.fill_id, t.id AS seq, t.client_order_id, t.venue_order_id, t.venue_trad
 
 -- name: positions
 -- Every position by instance, valued at the newest price: that of $3 where it is collected, a venue's own exchange. What is held
--- without executions of ours has no known cost: no average price and no profit.
-SELECT a.name AS account, p.venue, p.symbol, p.instance, p.quantity, c.average_price, p.realized_pnl, p.fees,
+-- without executions of ours has no known cost: no average price and no profit. Fees in a third asset are those of the
+-- executions of the instance, valued from bars; fees_unvalued counts those without a rate, which are not in the sum.
+SELECT a.name AS account, p.venue, p.symbol, p.instance, p.quantity, c.average_price, p.realized_pnl,
+       p.fees + third.valued AS fees, third.unvalued AS fees_unvalued,
        m.last_price AS mark_price, (m.last_price - c.average_price) * p.quantity * coalesce(
            (SELECT i.multiplier FROM instruments i WHERE i.exchange = m.exchange AND i.symbol = p.symbol), 1) AS unrealized_pnl,
        p.updated_at
   FROM positions p JOIN accounts a ON a.id = p.account_id
  CROSS JOIN LATERAL (
        SELECT CASE WHEN p.instance <> 'external' OR p.average_price <> 0 THEN p.average_price END AS average_price) c
+ CROSS JOIN LATERAL (
+       SELECT coalesce(sum(t.fee_quote) FILTER (WHERE t.fee_rate IS NOT NULL), 0) AS valued,
+              count(*) FILTER (WHERE fee_value(t.symbol, t.price, t.fee, t.fee_currency, t.fee_quote) IS NULL) AS unvalued
+         FROM trades t
+        WHERE (t.account_id, t.venue, t.symbol, t.instance) = (p.account_id, p.venue, p.symbol, p.instance)
+          AND (t.fee_quote IS NULL OR t.fee_rate IS NOT NULL)) third
   LEFT JOIN LATERAL (
        SELECT last_price, exchange FROM feeds f WHERE f.symbol = p.symbol AND f.timeframe = 'trades'
         ORDER BY f.exchange = $3 AND f.state <> 'OFF' DESC, last_message_at DESC NULLS LAST LIMIT 1) m ON true

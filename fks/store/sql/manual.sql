@@ -5,8 +5,8 @@ SELECT id, name, currency FROM accounts WHERE id = $1 FOR NO KEY UPDATE;
 -- name: book
 -- Book an execution that a person made elsewhere; no row back when it is booked already.
 INSERT INTO trades (fill_id, venue_trade_id, account_id, venue, symbol, trade_type, quantity, price, fee, fee_currency,
-                    order_type, source, time)
-VALUES ($1, $2, $3, 'manual', $4, $5, $6, $7, $8, $9, $10, 'manual', COALESCE($11::timestamptz, now()))
+                    order_type, source, time, fee_quote)
+VALUES ($1, $2, $3, 'manual', $4, $5, $6, $7, $8, $9, $10, 'manual', COALESCE($11::timestamptz, now()), $12)
 ON CONFLICT (fill_id) DO NOTHING RETURNING id;
 
 -- name: booked

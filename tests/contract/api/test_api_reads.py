@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -178,6 +179,33 @@ async def test_positions_add_up_and_are_valued_exactly(gateway: Running, seeded:
         assert (one["quantity"], one["realized_pnl"], one["fees"]) == ("0.3", "8.5", "0.3")
         assert len(one["items"]) == 3
         assert (await client.get("/positions/ETHUSDT")).json()["quantity"] == "0"
+
+
+async def test_fees_in_a_third_asset_are_in_the_sum_once_they_have_a_rate(gateway: Running, seeded: Database) -> None:
+    await _feed(seeded)
+    await seeded.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, fees) VALUES"
+        " (1,'paper','BTCUSDT','a',0.1,63000,2), (1,'paper','BTCUSDT','b',0.1,63000,0)"
+    )
+    for instance, fee, currency, value, rate in (
+        ("a", 2, "USDT", 2, None),
+        ("a", "0.01", "BNB", 6, 600),
+        ("a", "0.02", "BNB", None, None),
+        ("b", "0.03", "BNB", None, None),
+    ):
+        await seeded.sql(
+            "INSERT INTO trades (fill_id, account_id, venue, symbol, instance, trade_type, quantity, price, fee, "
+            "fee_currency, fee_quote, fee_rate, time) "
+            "VALUES (gen_random_uuid(), 1, 'paper', 'BTCUSDT', $1, 'BUY', 0.1, 63000, $2, $3, $4, $5, now())",
+            instance, Decimal(fee), currency, value, rate,
+        )  # fmt: skip
+    async with gateway.client("read") as client:
+        rows = (await client.get("/positions")).json()["items"]
+        assert [(row["instance"], row["fees"], row["fees_unvalued"]) for row in rows] == [("a", "8", 1), ("b", "0", 1)]
+        one = (await client.get("/positions/BTC/USDT")).json()
+        assert (one["fees"], one["fees_unvalued"]) == ("8", 2)
+        fills = (await client.get("/fills")).json()["items"]
+        assert [fill["fee_quote"] for fill in fills] == [None, None, "6", "2"]
 
 
 async def test_an_unexplained_difference_has_no_value(gateway: Running, seeded: Database) -> None:

@@ -40,8 +40,8 @@ async def test_days_of_an_account_after_a_refresh(database: Database) -> None:
     assert await database.sql(DAYS) == []  # as of the last refresh
     assert await performance.refresh(database) == "refreshed"
     assert [tuple(row) for row in await database.sql(DAYS)] == [
-        (1, T0 + timedelta(days=1), 1, 0, 0, None, D(0), None, D("0.1"), D(200)),
-        (1, T0, 4, 2, 1, 2 / 3, D(12), D(4), D("0.4"), D(800)),
+        (1, T0 + timedelta(days=1), 1, 0, 0, None, D(0), None, D("0.1"), D(200), 0),
+        (1, T0, 4, 2, 1, 2 / 3, D(12), D(4), D("0.4"), D(800), 0),
     ]
 
 

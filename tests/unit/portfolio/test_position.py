@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.model.account import Position
+from fks.model.instrument import assumed_instrument
 from fks.model.order import Fill, Side
-from fks.portfolio.position import EXTERNAL, allocate, apply_fill, share_of
+from fks.portfolio.position import EXTERNAL, allocate, apply_fill, fee_in_quote, share_of
 from tests.support.order_values import a_fill, an_instrument
 
 D = Decimal
@@ -26,6 +27,23 @@ def test_a_base_fee_makes_the_position_smaller() -> None:
     )
     assert (sold.position.quantity, sold.realized) == (0, D("9.99"))
     assert sold.position.fees == D("0.20989")
+
+
+def test_a_fee_in_a_third_asset_has_no_value_without_a_rate() -> None:
+    fill = a_fill(quantity=D(1), fee=D("0.01"), fee_currency="BNB")
+    assert fee_in_quote(fill, INSTRUMENT) is None
+    assert apply_fill(FLAT, fill, INSTRUMENT).position.fees == 0  # its value is in the row of the execution
+    assert fee_in_quote(replace(fill, fee=D(0)), INSTRUMENT) == 0
+    assert fee_in_quote(replace(fill, fee_currency="USDT"), INSTRUMENT) == D("0.01")
+    assert fee_in_quote(replace(fill, fee_currency="BTC"), INSTRUMENT) == 1
+
+
+def test_without_metadata_a_fee_in_a_third_asset_is_not_taken_for_quote() -> None:
+    fill = a_fill(quantity=D(1), fee=D("0.01"), fee_currency="BNB")
+    assert fee_in_quote(fill, assumed_instrument("binance", "BTCUSDT", "BNB")) is None
+    assert fee_in_quote(replace(fill, fee_currency="USDT"), assumed_instrument("binance", "BTCUSDT", "USDT")) == D(
+        "0.01"
+    )
 
 
 def test_averages_move_only_when_more_is_opened() -> None:

@@ -1,0 +1,44 @@
+-- name: pairs
+-- Every spot pair of which there are bars, with its currencies.
+SELECT DISTINCT i.exchange, i.symbol, i.base, i.quote
+  FROM series s JOIN instruments i ON (i.exchange, i.symbol) = (s.exchange, s.symbol)
+ WHERE i.multiplier = 1 AND s.candles > 0 ORDER BY i.exchange, i.symbol;
+
+-- name: closes
+-- The close of the last bar of each pair that had ended at a moment, of whichever timeframe ($2, of $3 seconds) ended
+-- last, and when it ended; of the symbols $4, or all. The newest price of its feed as well, when that is older than $1.
+SELECT DISTINCT ON (i.exchange, i.symbol) i.exchange, i.symbol, i.base, i.quote, p.price, p.at
+  FROM instruments i
+ CROSS JOIN LATERAL (
+       SELECT b.close::text::numeric AS price, b.time + make_interval(secs => t.seconds) AS at
+         FROM series s JOIN unnest($2::text[], $3::float8[]) AS t(timeframe, seconds) ON t.timeframe = s.timeframe
+        CROSS JOIN LATERAL (
+              SELECT o.time, o.close FROM ohlcv_data o
+               WHERE o.symbol = s.symbol AND o.timeframe = s.timeframe AND o.exchange = s.exchange AND o.close IS NOT NULL
+                 AND o.time <= $1::timestamptz - make_interval(secs => t.seconds)
+               ORDER BY o.time DESC LIMIT 1) b
+        WHERE (s.exchange, s.symbol) = (i.exchange, i.symbol) AND s.oldest <= $1
+       UNION ALL
+       SELECT f.last_price, f.last_message_at FROM feeds f
+        WHERE (f.exchange, f.symbol, f.timeframe) = (i.exchange, i.symbol, 'trades') AND f.last_message_at <= $1
+          AND f.last_price IS NOT NULL) p
+ WHERE ($4::text[] IS NULL OR i.symbol = ANY($4)) AND p.price > 0
+ ORDER BY i.exchange, i.symbol, p.at DESC;
+
+-- name: unvalued_fees
+-- Executions whose fee has no value in quote, newest first, before id $1, with the instrument that they were in as far
+-- as it is known.
+SELECT t.id, t.symbol, t.price, t.fee, t.fee_currency, t.time, coalesce(i.exchange, o.exchange, '') AS exchange, i.base,
+       i.quote
+  FROM trades t LEFT JOIN orders o ON o.client_order_id = t.client_order_id
+  LEFT JOIN LATERAL (
+       SELECT exchange, base, quote FROM instruments n WHERE n.symbol = t.symbol
+        ORDER BY n.exchange = o.exchange DESC NULLS LAST, n.exchange LIMIT 1) i ON true
+ WHERE t.fee_quote IS NULL AND ($1::bigint IS NULL OR t.id < $1)
+ ORDER BY t.id DESC LIMIT $2;
+
+-- name: value_fees
+-- Write the value in quote of fees that have none; the rate is null for fees in base or quote.
+UPDATE trades t SET fee_quote = v.fee_quote, fee_rate = v.fee_rate
+  FROM unnest($1::bigint[], $2::numeric[], $3::numeric[]) AS v(id, fee_quote, fee_rate)
+ WHERE t.id = v.id AND t.fee_quote IS NULL;

@@ -1,0 +1,77 @@
+"""Prices for valuation as the tables have them at a moment, and fees that wait for a rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from fks.model.timeframe import TIMEFRAMES, to_datetime, to_ns
+from fks.portfolio.valuation import PricedPair
+from fks.store.db import Querier
+
+#: Timeframes whose bars price a pair: from a minute to a day.
+_SPANS = {name: float(seconds) for name, seconds in TIMEFRAMES.items() if 60 <= seconds <= 86_400}
+
+
+@dataclass(frozen=True, slots=True)
+class UnvaluedFee:
+    """A fee without a value in quote. `base` and `quote` are None where the instrument is not listed any more."""
+
+    id: int
+    exchange: str
+    symbol: str
+    base: str | None
+    quote: str | None
+    price: Decimal
+    fee: Decimal
+    fee_currency: str
+    time_ns: int
+
+
+class ValuationStore:
+    """Reads prices of pairs, and writes the value of fees."""
+
+    def __init__(self, db: Querier) -> None:
+        self._db = db
+
+    async def pairs(self) -> list[PricedPair]:
+        """Return every spot pair of which there are bars, at the price 1: the graph of rates that may exist."""
+        rows = await self._db.fetch("valuation.pairs")
+        return [PricedPair(r["exchange"], r["symbol"], r["base"], r["quote"], Decimal(1), 0) for r in rows]
+
+    async def prices(self, at_ns: int, symbols: Sequence[str] | None = None) -> list[PricedPair]:
+        """Return the last price that each pair had at a moment: the close of the last bar that had ended, or the newest
+        price of its feed. `symbols`: of these alone."""
+        rows = await self._db.fetch(
+            "valuation.closes",
+            to_datetime(at_ns),
+            [*_SPANS],
+            [*_SPANS.values()],
+            None if symbols is None else [*symbols],
+        )
+        return [PricedPair(r["exchange"], r["symbol"], r["base"], r["quote"], r["price"], to_ns(r["at"])) for r in rows]
+
+    async def unvalued_fees(self, before: int | None, limit: int) -> list[UnvaluedFee]:
+        """Return fees without a value, newest first, those before an id."""
+        rows = await self._db.fetch("valuation.unvalued_fees", before, limit)
+        return [
+            UnvaluedFee(
+                id=row["id"],
+                exchange=row["exchange"],
+                symbol=row["symbol"],
+                base=row["base"],
+                quote=row["quote"],
+                price=row["price"],
+                fee=row["fee"],
+                fee_currency=row["fee_currency"],
+                time_ns=to_ns(row["time"]),
+            )
+            for row in rows
+        ]
+
+    async def value_fees(self, values: Sequence[tuple[int, Decimal, Decimal | None]]) -> None:
+        """Write (id, value in quote, rate or None) of fees; one that has a value by now keeps it."""
+        if values:
+            ids, amounts, rates = zip(*values, strict=True)
+            await self._db.execute("valuation.value_fees", [*ids], [*amounts], [*rates])

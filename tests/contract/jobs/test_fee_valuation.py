@@ -1,0 +1,121 @@
+"""Fees in a third asset: their value in quote follows from stored bars at the time of the execution, or is not known."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from fks.clock import Clock
+from fks.config.settings import Portfolio, Settings
+from fks.jobs.schedule import TASKS, Context
+from fks.jobs.sync import Continuous
+from fks.store.db import Database
+
+D = Decimal
+T0 = datetime(2026, 3, 1, 10, 0, 30, tzinfo=UTC)
+DAY = "SELECT fees, fees_unvalued FROM daily_account_performance WHERE account_id = 1"
+
+
+@pytest.fixture
+async def traded(database: Database) -> Database:
+    """An account that may trade BTCUSDT, with a pair of BNB to USDT and pairs that lead there over others."""
+    await database.sql("INSERT INTO accounts (id, name, venue) VALUES (1, 'a', 'paper')")
+    for symbol, base, quote in (
+        ("BTCUSDT", "BTC", "USDT"),
+        ("BNBUSDT", "BNB", "USDT"),
+        ("USDTTRY", "USDT", "TRY"),
+        ("XBTC", "X", "BTC"),
+        ("YX", "Y", "X"),
+        ("ZY", "Z", "Y"),
+    ):
+        await database.sql(
+            "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+            " VALUES ('binance', $1, $2, $3, 0.01, 0.00001, 0.00001, 9000, 5)",
+            symbol, base, quote,
+        )  # fmt: skip
+    return database
+
+
+async def bar(db: Database, symbol: str, open_time: datetime, close: float, timeframe: str = "1m") -> None:
+    await db.sql(
+        "INSERT INTO ohlcv_data (time, symbol, timeframe, open, high, low, close, volume) VALUES ($1,$2,$3,$4,$4,$4,$4,1)",
+        open_time, symbol, timeframe, close,
+    )  # fmt: skip
+
+
+async def trade(db: Database, fee: str, currency: str, *, at: datetime = T0, instance: str = "one") -> None:
+    await db.sql(
+        "INSERT INTO trades (fill_id, account_id, venue, symbol, instance, trade_type, quantity, price, fee, "
+        "fee_currency, time) VALUES (gen_random_uuid(), 1, 'paper', 'BTCUSDT', $1, 'BUY', 1, 50000, $2, $3, $4)",
+        instance, D(fee), currency, at,
+    )  # fmt: skip
+
+
+async def run_hourly(db: Database, clock: Clock, **portfolio: object) -> str:
+    settings = Settings(portfolio=Portfolio(**portfolio))  # type: ignore[arg-type]
+    task = TASKS["daily-performance"][1]
+    return await task(Context(db, clock, settings, Continuous(db, clock, settings)))
+
+
+async def test_a_third_assets_fee_counts_at_the_last_close_before_the_trade(traded: Database, clock: Clock) -> None:
+    await bar(traded, "BNBUSDT", T0.replace(second=0) - timedelta(minutes=2), 590)
+    await bar(traded, "BNBUSDT", T0.replace(second=0) - timedelta(minutes=1), 600)
+    await bar(traded, "BNBUSDT", T0.replace(second=0), 999)  # it ends after the trade
+    await trade(traded, "0.01", "BNB")
+    await trade(traded, "2", "USDT")
+    await trade(traded, "0.0001", "BTC")
+    await run_hourly(traded, clock)
+    [day] = await traded.sql(DAY)
+    assert (day["fees"], day["fees_unvalued"]) == (D(6) + 2 + 5, 0)
+    rows = await traded.sql("SELECT fee_currency, fee_quote, fee_rate FROM trades ORDER BY id")
+    assert [tuple(row) for row in rows] == [("BNB", 6, 600), ("USDT", 2, None), ("BTC", 5, None)]
+
+
+@pytest.mark.parametrize(
+    ("currency", "bars", "value"),
+    [
+        ("TRY", {"USDTTRY": 40.0}, "0.025"),  # the inverse of a price
+        ("X", {"XBTC": 0.5, "BTCUSDT": 50_000.0}, "25000"),
+        ("Y", {"YX": 0.1, "XBTC": 0.5, "BTCUSDT": 50_000.0}, "2500"),
+        ("Z", {"ZY": 1.0, "YX": 0.1, "XBTC": 0.5, "BTCUSDT": 50_000.0}, None),  # four prices
+        ("BNB", {}, None),
+        ("", {}, None),  # the venue named no currency
+    ],
+)
+async def test_a_rate_over_three_prices_at_most_or_none(
+    traded: Database, clock: Clock, currency: str, bars: dict[str, float], value: str | None
+) -> None:
+    for symbol, close in bars.items():
+        await bar(traded, symbol, T0.replace(second=0) - timedelta(minutes=1), close)
+    await trade(traded, "1", currency)
+    await trade(traded, "2", "USDT")
+    await run_hourly(traded, clock)
+    [day] = await traded.sql(DAY)
+    assert (day["fees"], day["fees_unvalued"]) == (D(value or 0) + 2, int(value is None))
+
+
+async def test_a_day_of_unvalued_fees_alone_has_no_sum(traded: Database, clock: Clock) -> None:
+    await trade(traded, "1", "BNB")
+    assert "1 fees have no rate" in await run_hourly(traded, clock)
+    [day] = await traded.sql(DAY)
+    assert (day["fees"], day["fees_unvalued"]) == (None, 1)
+
+
+async def test_an_old_bar_is_no_rate_and_a_bar_that_comes_later_is(traded: Database, clock: Clock) -> None:
+    await bar(traded, "BNBUSDT", T0 - timedelta(hours=3), 500, "1h")
+    await trade(traded, "0.01", "BNB")
+    await run_hourly(traded, clock, rate_age_max_s=3600)
+    assert [tuple(row) for row in await traded.sql(DAY)] == [(None, 1)]
+    await bar(traded, "BNBUSDT", T0.replace(minute=0, second=0) - timedelta(hours=1), 610, "1h")  # imported
+    await run_hourly(traded, clock, rate_age_max_s=3600)
+    assert [tuple(row) for row in await traded.sql(DAY)] == [(D("6.1"), 0)]
+
+
+async def test_a_stablecoin_is_another_only_when_it_is_configured(traded: Database, clock: Clock) -> None:
+    await trade(traded, "3", "USDC")
+    await run_hourly(traded, clock)
+    assert [tuple(row) for row in await traded.sql(DAY)] == [(None, 1)]
+    await run_hourly(traded, clock, equal_currencies=("USDC=USDT",))
+    assert [tuple(row) for row in await traded.sql(DAY)] == [(D(3), 0)]

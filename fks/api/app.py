@@ -60,7 +60,7 @@ def create_app(deps: Deps, pages: Sequence[APIRouter] = (), host_pages: Sequence
             CORSMiddleware,
             allow_origins=list(http.cors_origins),
             allow_credentials=False,
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
             max_age=600,
             allow_headers=[
                 "Authorization",

@@ -346,6 +346,88 @@ class EquityPoint(View):
     cause: str
 
 
+class PortfolioView(View):
+    """A portfolio with its members and its newest equity; of an archived one the last members."""
+
+    id: int
+    name: str
+    base_currency: str
+    benchmark: str | None
+    state: str
+    version: int
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+    archived_at: datetime | None
+    accounts: list[str]
+    instances: list[str]
+    equity_time: datetime | None
+    equity: Decimal | None
+    is_complete: bool | None
+
+
+class PortfolioHoldingView(View):
+    """A holding of a portfolio and its value in the portfolio's currency, null without a rate."""
+
+    account: str
+    instance: str
+    asset: str
+    symbol: str
+    quantity: Decimal | None
+    is_cash: bool
+    value: Decimal | None
+    rate: Decimal | None
+    rate_time: datetime | None
+    rate_from: list[str]
+    missing: str | None
+
+
+class HoldingsView(View):
+    """What a portfolio holds, and what it is worth."""
+
+    portfolio: str
+    currency: str
+    time: datetime
+    equity: Decimal
+    cash: Decimal
+    is_complete: bool
+    missing: list[str]
+    items: list[PortfolioHoldingView]
+
+
+class PortfolioEquityPoint(View):
+    """Equity of a portfolio at one time, and the money that flowed since the row before."""
+
+    time: datetime
+    equity: Decimal
+    cash: Decimal
+    net_flow: Decimal
+    is_complete: bool
+
+
+class PortfolioPerformance(View):
+    """Profit, return and risk of a portfolio between two complete hours. Percent and ratios are floats."""
+
+    portfolio: str
+    currency: str
+    first_at: datetime | None
+    last_at: datetime | None
+    hours: int
+    hours_incomplete: int
+    equity_at_start: Decimal | None
+    equity: Decimal | None
+    net_flow: Decimal
+    profit: Decimal | None
+    days: int
+    return_pct: float
+    cagr_pct: float | None
+    volatility_pct: float | None
+    sharpe: float | None
+    sortino: float | None
+    calmar: float | None
+    max_drawdown_pct: float
+
+
 # ── decisions ────────────────────────────────────────────────────────────────────────────────────
 class HandExecutionView(View):
     """An execution at NinjaTrader that no signal of FKS led to."""

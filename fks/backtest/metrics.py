@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fks.backtest.curve import deepest_fall
 from fks.backtest.result import ROLES, Result, as_floats
 from fks.backtest.series import (
     Periods,
@@ -23,14 +24,18 @@ from fks.backtest.series import (
     decided_bars,
     drawdown_of,
     exposure_of,
+    last_bars,
     periods_of,
+    returns_at,
     trade_table,
 )
+from fks.bars.calendars import ALWAYS
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.order import Role
 from fks.model.timeframe import NS, bar_end
 
-_YEAR_NS = 365 * 86_400 * NS
+_DAY_S = 86_400
+_YEAR_NS = 365 * _DAY_S * NS
 _CAGR_NS = 30 * 86_400 * NS  # a shorter run extrapolates noise to a year
 _TAIL = 0.05  # of the returns, for VaR and CVaR
 _RETURNS_MIN = 3  # fewer give no ratio
@@ -484,3 +489,41 @@ def _calendar_returns(result: Result, unit: str) -> list[MonthReturn]:
         ]
         rows.append(MonthReturn(moment.year, moment.month, *returns))
     return rows
+
+
+# ── an equity curve without a run ────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class EquityMetrics:
+    """Statistics of a growth curve by UTC day, with the formulas of `Metrics`; None where one is not defined."""
+
+    days: int
+    return_pct: float
+    cagr_pct: float | None
+    volatility_pct: float | None
+    sharpe: float | None
+    sortino: float | None
+    calmar: float | None
+    max_drawdown_pct: float
+
+
+def equity_metrics_of(time_ns: Ints, growth: Floats) -> EquityMetrics:
+    """Return the statistics of the growth of 1, whose first value is 1; the drawdown is that of every value.
+
+    Shapes: (n,) and (n,), oldest first. A day is a calendar day in UTC, and a year has 365.
+    """
+    ends = last_bars(time_ns, _DAY_S, ALWAYS)
+    returns = returns_at(growth, ends, 1.0)
+    facts = _return_facts(Periods("day", 365.0, ends, returns, returns))
+    total = float(growth[-1]) if len(growth) else 1.0
+    cagr = _cagr(total, int(time_ns[-1] - time_ns[0])) if len(time_ns) else None
+    deepest = 100.0 * deepest_fall(growth, 1.0)
+    return EquityMetrics(
+        days=len(ends),
+        return_pct=100.0 * (total - 1.0),
+        cagr_pct=cagr,
+        volatility_pct=facts["volatility_pct"],
+        sharpe=facts["sharpe"],
+        sortino=facts["sortino"],
+        calmar=None if cagr is None or deepest == 0 else cagr / deepest,
+        max_drawdown_pct=deepest,
+    )

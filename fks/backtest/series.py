@@ -98,14 +98,14 @@ def periods_of(result: Result) -> Periods:
     name, per_year = _calendar(bars)
     ends = _ends(bars)
     return Periods(
-        name, per_year, ends, _returns(result.equity, ends, cash), _returns(benchmark_of(result), ends, cash)
+        name, per_year, ends, returns_at(result.equity, ends, cash), returns_at(benchmark_of(result), ends, cash)
     )
 
 
 def returns_of(result: Result) -> tuple[Floats, float]:
     """Return the run's returns and how many a year has, as `periods_of`."""
     bars = decided_bars(result)
-    return _returns(result.equity, _ends(bars), float(result.setup.cash)), _calendar(bars)[1]
+    return returns_at(result.equity, _ends(bars), float(result.setup.cash)), _calendar(bars)[1]
 
 
 def days_per_year(calendar: str) -> float:
@@ -141,7 +141,9 @@ def _calendar(bars: Bars) -> tuple[str, float]:
     return "day", days_per_year(bars.calendar)
 
 
-def _returns(values: Floats, ends: Ints, start: float) -> Floats:
+def returns_at(values: Floats, ends: Ints, start: float) -> Floats:
+    """Return the return of each period that ends at an index of `ends`, the first against `start`; none where a value
+    is not positive."""
     levels = np.concatenate([[start], values[ends]])
     if (levels <= 0).any():
         return np.zeros(0)

@@ -52,6 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "positions": ("fks.cli.positions", "Show positions and profit."),
     "reconcile": ("fks.cli.incidents", "Compare the journal with the venues now."),
     "incidents": ("fks.cli.incidents", "List and close what only a person can explain."),
+    "portfolio": ("fks.cli.portfolio", "Value accounts and strategies together: list, holdings, equity."),
     "accounts": ("fks.cli.accounts", "List, create and change accounts."),
     "kill": ("fks.cli.kill", "Engage the kill switch: cancel, flatten, deny entries."),
     "resume": ("fks.cli.kill", "Release the kill switch."),

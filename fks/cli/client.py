@@ -55,6 +55,10 @@ class Gateway:
         kept = None if body is None else {name: value for name, value in body.items() if value is not None}
         return self._call("POST", path, json=kept, headers=headers)
 
+    def patch(self, path: str, body: Mapping[str, object]) -> Any:
+        """Return the JSON of a PATCH; None values of the body are left out."""
+        return self._call("PATCH", path, json={name: value for name, value in body.items() if value is not None})
+
     def delete(self, path: str) -> Any:
         """Return the JSON of a DELETE."""
         return self._call("DELETE", path)

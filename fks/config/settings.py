@@ -315,7 +315,7 @@ class Costs(Section):
     )
 
 
-class Portfolio(Section):
+class Portfolios(Section):
     """Values of accounts, fees and portfolios in one currency. Limits have a stricter age of their own in [risk]."""
 
     rate_age_max_s: float = Field(
@@ -798,7 +798,7 @@ class Settings(Section):
     orders: Orders = Orders()
     risk: Risk = Risk()
     costs: Costs = Costs()
-    portfolio: Portfolio = Portfolio()
+    portfolio: Portfolios = Portfolios()
     paper: Paper = Paper()
     strategies: Strategies = Strategies()
     research: Research = Research()

@@ -13,7 +13,7 @@ from fks.config.settings import Settings
 from fks.jobs.drift import KIND as DRIFT
 from fks.jobs.drift import job_id_of
 from fks.jobs.sync import NOTHING, Continuous
-from fks.jobs.valuation import value_fees
+from fks.jobs.valuation import note_portfolio_equity, value_fees
 from fks.model.errors import OutageError
 from fks.model.timeframe import iso, to_datetime
 from fks.store.challengers import ChallengerStore
@@ -99,6 +99,10 @@ async def _balances(c: Context) -> str:
     return await c.db.execute("schedules.snapshot_balances")
 
 
+async def _portfolios(c: Context) -> str:
+    return await note_portfolio_equity(c.db, c.settings)
+
+
 async def _drift(c: Context) -> str:
     """Submit the watch of each running instance, once a day; nothing without a limit to hold them to."""
     limits = c.settings.strategies
@@ -141,6 +145,7 @@ TASKS: dict[str, tuple[str, Callable[[Context], Awaitable[str]]]] = {
     "old-rows": ("55 0 * * *", _old_rows),
     "daily-performance": ("5 * * * *", _performance),
     "balance-snapshot": ("*/5 * * * *", _balances),
+    "portfolio-equity": ("0 * * * *", _portfolios),
     "drift": ("45 0 * * *", _drift),
     "challengers": ("50 * * * *", _challengers),
     "continuous": ("* * * * *", _continuous),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from decimal import Decimal
 
+from fks.bars.calendars import calendar_of, is_open_at
 from fks.config.settings import Settings
-from fks.futures import instrument_of_symbol
+from fks.futures import futures_calendar, instrument_of_symbol
 from fks.model.instrument import assumed_instrument, money
-from fks.portfolio.valuation import PricedPair, Rates
-from fks.store.db import Querier
+from fks.model.timeframe import to_ns
+from fks.portfolio.valuation import PricedPair, Rates, Valuation, net_flow, value_holdings
+from fks.store.db import Database, Querier
+from fks.store.portfolios import Portfolio, PortfolioStore
 from fks.store.valuation import UnvaluedFee, ValuationStore
 
 _MINUTE_NS = 60 * 10**9
@@ -25,10 +30,10 @@ async def value_fees(db: Querier, settings: Settings) -> str:
     Errors: OutageError; what was written stays.
     """
     store, valued, left = ValuationStore(db), 0, 0
-    rates_of = _FeeRates(store, settings, await store.pairs())
+    past = _FeeRates(store, settings, await store.pairs())
     before: int | None = None
     while fees := await store.unvalued_fees(before, _PAGE):
-        found = [(fee.id, *value) for fee in fees if (value := await _value_of(fee, rates_of)) is not None]
+        found = [(fee.id, *value) for fee in fees if (value := await _value_of(fee, past)) is not None]
         await store.value_fees(found)
         valued, left, before = valued + len(found), left + len(fees) - len(found), fees[-1].id
     return f"{valued} fees valued" + (f", {left} fees have no rate" if left else "")
@@ -56,14 +61,10 @@ class _FeeRates:
     """Rates at past moments, each read once a run; the pair itself is tried before all others are read."""
 
     def __init__(self, store: ValuationStore, settings: Settings, pairs: list[PricedPair]) -> None:
-        self._store, self._settings, self._pairs = store, settings.portfolio, pairs
-        self._possible = self._of(pairs, 0)
+        self._store, self._settings, self._pairs = store, settings, pairs
+        self._possible = rates_of(pairs, settings, 0)
         self._direct: dict[tuple[int, str, str], Rates] = {}
         self._every: dict[int, Rates] = {}
-
-    def _of(self, pairs: list[PricedPair], at_ns: int) -> Rates:
-        age_max_s, equals = self._settings.rate_age_max_s, self._settings.equals
-        return Rates.of(pairs, now_ns=at_ns, age_max_s=age_max_s, equals=equals)
 
     async def at(self, at_ns: int, currency: str, into: str) -> Decimal | None:
         if self._possible.rate(currency, into) is None:
@@ -71,12 +72,71 @@ class _FeeRates:
         key = (at_ns, currency, into)
         if key not in self._direct:
             symbols = sorted({pair.symbol for pair in self._pairs if {pair.base, pair.quote} == {currency, into}})
-            self._direct[key] = self._of(await self._store.prices(at_ns, symbols) if symbols else [], at_ns)
+            self._direct[key] = rates_of(
+                await self._store.prices(at_ns, symbols) if symbols else [], self._settings, at_ns
+            )
         rate = self._direct[key].rate(currency, into)
         if rate is not None:
             return rate
         if at_ns not in self._every:
             if len(self._every) >= _MOMENTS_MAX:
                 return None
-            self._every[at_ns] = self._of(await self._store.prices(at_ns), at_ns)
+            self._every[at_ns] = rates_of(await self._store.prices(at_ns), self._settings, at_ns)
         return self._every[at_ns].rate(currency, into)
+
+
+def rates_of(pairs: Iterable[PricedPair], settings: Settings, at_ns: int) -> Rates:
+    """Return the rates of fees and portfolios at a moment, by the settings."""
+    limits = settings.portfolio
+    return Rates.of(pairs, now_ns=at_ns, age_max_s=limits.rate_age_max_s, equals=limits.equals)
+
+
+@dataclass(frozen=True, slots=True)
+class ValuedPortfolio:
+    """A portfolio's holdings at a moment, the rates that they were valued at, and the money put in by then, by
+    currency."""
+
+    valuation: Valuation
+    rates: Rates
+    invested: dict[str, Decimal]
+
+
+async def value_portfolio(db: Querier, settings: Settings, portfolio: Portfolio, at_ns: int) -> ValuedPortfolio:
+    """Return what a portfolio holds and what it is worth. Errors: OutageError."""
+    store, pairs = PortfolioStore(db), await ValuationStore(db).prices(at_ns)
+    rates = rates_of(pairs, settings, at_ns)
+    contracts = await store.contracts(portfolio.id)
+    last = _contract_prices([pair for pair in pairs if pair.symbol in contracts], settings, at_ns)
+    valuation = value_holdings(await store.holdings(portfolio.id, last), rates, portfolio.base_currency)
+    invested = valuation.invested
+    for asset, amount in (await store.transferred(portfolio.id)).items():
+        invested[asset] = invested.get(asset, Decimal(0)) + amount
+    return ValuedPortfolio(valuation, rates, invested)
+
+
+def _contract_prices(pairs: list[PricedPair], settings: Settings, at_ns: int) -> dict[str, Decimal | None]:
+    """Return the newest price of each contract; None for one that is too old while its market is open."""
+    oldest_ns = at_ns - int(settings.portfolio.rate_age_max_s * 1e9)
+    found: dict[str, Decimal | None] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.time_ns):
+        is_old = pair.time_ns < oldest_ns
+        if is_old and (name := futures_calendar(pair.exchange, pair.symbol)) is not None:
+            is_old = is_open_at(calendar_of(name), at_ns)  # the last price of a closed session stays its price
+        found[pair.symbol] = None if is_old else pair.price
+    return found
+
+
+async def note_portfolio_equity(db: Database, settings: Settings) -> str:
+    """Write the equity of each active portfolio, now, and return a line about them. Errors: OutageError."""
+    noted = incomplete = 0
+    for portfolio in await PortfolioStore(db).all():
+        async with db.transaction() as tx:
+            store = PortfolioStore(tx)
+            at = await store.lock(portfolio.id)
+            if at is None:
+                continue
+            now = await value_portfolio(tx, settings, portfolio, to_ns(at))
+            flow = net_flow(now.valuation, now.invested, await store.before(portfolio.id), now.rates)
+            await store.note_equity(portfolio.id, at, now.valuation, flow, now.invested)
+        noted, incomplete = noted + 1, incomplete + (not now.valuation.is_complete or flow is None)
+    return f"{noted} portfolios" + (f", {incomplete} without a rate for all" if incomplete else "")

@@ -8,10 +8,10 @@ makes a total incomplete; it is never zero.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from fks.model.instrument import Instrument
+from fks.model.instrument import Instrument, money
 
 #: Prices that one rate may be the product of.
 LEGS_MAX = 3
@@ -20,7 +20,7 @@ _ZERO, _ONE = Decimal(0), Decimal(1)
 
 @dataclass(frozen=True, slots=True)
 class PricedPair:
-    """The last price of one pair at one exchange, and its time (ns)."""
+    """The last price of one pair at one exchange, and its time (ns). Without metadata `base` and `quote` are empty."""
 
     exchange: str
     symbol: str
@@ -84,7 +84,7 @@ class Rates:
                 rates._add(one, other, _Leg(_ONE, None, f"{one}={other}"))
         for pair in listed:
             leg = _Leg(pair.price, pair.time_ns, pair.symbol)
-            if pair.price > 0 and pair.time_ns <= now_ns:
+            if pair.quote and pair.price > 0 and pair.time_ns <= now_ns:
                 every._add(pair.base, pair.quote, leg)
                 if pair.time_ns >= oldest_ns:
                     fresh._add(pair.base, pair.quote, leg)
@@ -152,12 +152,13 @@ def rates_into(rates: Rates, into: str, currencies: Iterable[str]) -> dict[str, 
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class PortfolioHolding:
     """One thing that a portfolio holds: an amount of an asset, or contracts with their open profit.
 
-    `amount` of `asset` is what is valued: of coins the quantity, of contracts the open profit in their quote currency.
-    `amount` None: the open profit is not known, as the contract has no price. `is_cash`: it is in the currency of its
-    account. `instance`: of a strategy that is a member by itself, else "".
+    `amount` of `asset` is what is valued: of coins the quantity, of contracts the open profit in their quote currency;
+    None if that is not known, and `missing` says why. `is_cash`: it is in the currency of its account. `instance`: the
+    strategy that is a member by itself, else "". `invested`: of such a strategy the money, by currency, that it has
+    taken from its account less what it has given back.
     """
 
     account: str
@@ -167,13 +168,15 @@ class Holding:
     symbol: str = ""
     quantity: Decimal | None = None
     is_cash: bool = False
+    invested: Mapping[str, Decimal] = field(default_factory=dict)
+    missing: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ValuedHolding:
     """A holding in the portfolio's currency. `value` None: it has no rate, and `missing` says why."""
 
-    holding: Holding
+    holding: PortfolioHolding
     value: Decimal | None
     rate: Rate | None = None
     missing: str | None = None
@@ -195,8 +198,18 @@ class Valuation:
         """Return whether each holding has a rate."""
         return not self.missing
 
+    @property
+    def invested(self) -> dict[str, Decimal]:
+        """Return the money by currency that member strategies have taken from their accounts, less what they gave
+        back."""
+        found: dict[str, Decimal] = {}
+        for row in self.holdings:
+            for currency, amount in row.holding.invested.items():
+                found[currency] = found.get(currency, _ZERO) + amount
+        return found
 
-def value_holdings(holdings: Iterable[Holding], rates: Rates, currency: str) -> Valuation:
+
+def value_holdings(holdings: Iterable[PortfolioHolding], rates: Rates, currency: str) -> Valuation:
     """Return `holdings` valued in `currency`. Guarantees: equity = cash + the values of all other valued holdings."""
     rows = tuple(_valued_holding(holding, rates, currency) for holding in holdings)
     cash = sum((row.value for row in rows if row.value is not None and row.holding.is_cash), _ZERO)
@@ -205,12 +218,131 @@ def value_holdings(holdings: Iterable[Holding], rates: Rates, currency: str) -> 
     return Valuation(currency, rows, cash, cash + rest, missing)
 
 
-def _valued_holding(holding: Holding, rates: Rates, currency: str) -> ValuedHolding:
+def _valued_holding(holding: PortfolioHolding, rates: Rates, currency: str) -> ValuedHolding:
     if holding.amount is None:
-        return ValuedHolding(holding, None, missing=f"{holding.symbol} price: missing or stale")
+        return ValuedHolding(holding, None, missing=holding.missing or f"{holding.symbol}: missing")
     found = rates.find(holding.asset, currency)
     if found is not None:
-        return ValuedHolding(holding, holding.amount * found.value, found)
+        return ValuedHolding(holding, money(holding.amount * found.value), found)
     old = rates.stale(holding.asset, currency)
     reason = "missing" if old is None else "stale"
     return ValuedHolding(holding, None, old, f"{holding.asset}/{currency}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPosition:
+    """A position as a portfolio counts it. Money in quote; `price` is the last one that is not too old, or None.
+
+    `fees` are all fees that have a value. `is_contract`: it was not paid for, so that only its open profit counts.
+    """
+
+    account: str
+    instance: str
+    symbol: str
+    base: str
+    quote: str
+    quantity: Decimal
+    average_price: Decimal
+    realized_pnl: Decimal
+    fees: Decimal
+    multiplier: Decimal
+    price: Decimal | None
+    is_contract: bool
+
+
+def holding_of(position: HeldPosition, *, is_member: bool) -> PortfolioHolding:
+    """Return a position as a holding. `is_member`: its strategy is a member by itself, without its account.
+
+    Such a strategy has no cash of its own: what it pays for a position flows in, what it gets for one flows out. So its
+    equity is the value of what it holds, and the change of `invested` is the flow between two moments: the cost of what
+    is held, less realised profit, plus fees. Guarantees: equity - invested is its profit (realised + open - fees).
+    """
+    instance = position.instance if is_member else ""
+    cost = _ZERO if position.is_contract else position.quantity * position.average_price * position.multiplier
+    invested = {position.quote: cost - position.realized_pnl + position.fees} if is_member else {}
+    if not position.is_contract:
+        asset, amount, missing = position.base, position.quantity, None
+    elif not position.quantity:
+        asset, amount, missing = position.quote, _ZERO, None
+    elif position.price is None:
+        asset, amount, missing = position.quote, None, f"price of {position.symbol}: missing or stale"
+    else:
+        profit = (position.price - position.average_price) * position.quantity * position.multiplier
+        asset, amount, missing = position.quote, profit, None
+    return PortfolioHolding(
+        account=position.account,
+        asset=asset,
+        amount=amount,
+        instance=instance,
+        symbol=position.symbol,
+        quantity=position.quantity,
+        invested=invested,
+        missing=missing,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EquityBefore:
+    """The last complete equity of a portfolio, `invested` as it was then, and the `flows` of incomplete rows since."""
+
+    equity: Decimal
+    invested: Mapping[str, Decimal]
+    flows: Decimal
+    are_members_changed: bool
+
+
+def net_flow(
+    now: Valuation, invested: Mapping[str, Decimal], before: EquityBefore | None, rates: Rates
+) -> Decimal | None:
+    """Return the money that flowed in (positive) or out since the last row; None if a flow has no rate.
+
+    `invested`: by currency, the deposits less withdrawals of member accounts since they joined, and what member
+    strategies have taken from their accounts. The first complete row is all flow. When members changed, the whole
+    change of equity is a flow: that span earns nothing. Guarantees: over complete rows, change of equity = flows +
+    profit.
+    """
+    if before is None:
+        return now.equity if now.is_complete else _ZERO
+    if before.are_members_changed and now.is_complete:
+        return now.equity - before.equity - before.flows
+    total = -before.flows
+    for currency in sorted({*invested, *before.invested}):
+        moved = invested.get(currency, _ZERO) - before.invested.get(currency, _ZERO)
+        if moved:
+            rate = rates.rate(currency, now.currency)
+            if rate is None:
+                return None
+            total += moved * rate
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class EquityRow:
+    """The equity of a portfolio at one time (ns) and the money that flowed in since the row before."""
+
+    time_ns: int
+    equity: Decimal
+    net_flow: Decimal
+    is_complete: bool
+
+
+def growth_of(rows: Iterable[EquityRow]) -> list[tuple[int, float]]:
+    """Return (time, growth) of the complete rows, oldest first: the time-weighted growth of 1 since the first of them.
+
+    What flows in counts from the start of its span, what flows out until its end: a span grows by
+    (equity + out) / (equity before + in). Flows of incomplete rows belong to the span that the next complete row ends.
+    A span that began with nothing, and got nothing, grows by 1.
+    Source: the modified Dietz method with the flows at the ends (GIPS Standards, 2020, calculation of returns).
+    """
+    found: list[tuple[int, float]] = []
+    level, flow, before = 1.0, _ZERO, _ZERO
+    for row in rows:
+        flow += row.net_flow
+        if not row.is_complete:
+            continue
+        if found:
+            start, end = before + max(flow, _ZERO), row.equity + max(-flow, _ZERO)
+            level *= float(end / start) if start > 0 else 1.0
+        found.append((row.time_ns, level))
+        before, flow = row.equity, _ZERO
+    return found

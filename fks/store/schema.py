@@ -743,6 +743,51 @@ positions = Table(
     PrimaryKeyConstraint("account_id", "venue", "symbol", "instance"),
 )
 
+portfolios = Table(  # accounts and strategies that are valued together, in one currency
+    "portfolios",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    _text("name"),
+    _text("base_currency"),
+    _text("benchmark", null=True),  # exchange:symbol
+    _text("state", default="active"),
+    Column("version", Integer, nullable=False, server_default="1"),  # one more at each change
+    _text("created_by", default=""),
+    _time("created_at", now=True),
+    _time("updated_at", now=True),
+    _time("archived_at", null=True),
+    CheckConstraint("state IN ('active','archived')", name="state"),
+    UniqueConstraint("name"),
+)
+
+portfolio_members = Table(  # of one kind each: an account, or a strategy instance without its account
+    "portfolio_members",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("portfolio_id", BigInteger, ForeignKey("portfolios.id"), nullable=False, index=True),
+    Column("account_id", Integer, ForeignKey("accounts.id")),
+    _text("instance_id", null=True),
+    _time("joined_at", now=True),
+    _time("left_at", null=True),
+    CheckConstraint("num_nonnulls(account_id, instance_id) = 1", name="kind"),
+    # a holding belongs to one portfolio; portfolios.overlaps sees to instances of a member account
+    Index("uq_portfolio_members_account", "account_id", unique=True, postgresql_where=text("left_at IS NULL")),
+    Index("uq_portfolio_members_instance", "instance_id", unique=True, postgresql_where=text("left_at IS NULL")),
+)
+
+portfolio_equity = Table(  # in the portfolio's currency, every hour
+    "portfolio_equity",
+    metadata,
+    Column("portfolio_id", BigInteger, ForeignKey("portfolios.id"), nullable=False),
+    _time("time"),
+    _money("equity"),
+    _money("cash"),
+    _money("net_flow"),  # since the row before
+    _flag("is_complete"),  # false: something held has no rate and is not in equity, or a flow has none
+    Column("invested", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # money put in, by currency
+    PrimaryKeyConstraint("portfolio_id", "time"),
+)
+
 day_start_prices = Table(  # reference prices of LOSS_DAY, of symbols held when a trading day began
     "day_start_prices",
     metadata,

@@ -7,8 +7,10 @@ SELECT DISTINCT i.exchange, i.symbol, i.base, i.quote
 -- name: closes
 -- The close of the last bar of each pair that had ended at a moment, of whichever timeframe ($2, of $3 seconds) ended
 -- last, and when it ended; of the symbols $4, or all. The newest price of its feed as well, when that is older than $1.
-SELECT DISTINCT ON (i.exchange, i.symbol) i.exchange, i.symbol, i.base, i.quote, p.price, p.at
-  FROM instruments i
+SELECT DISTINCT ON (k.exchange, k.symbol) k.exchange, k.symbol, coalesce(i.base, '') AS base, coalesce(i.quote, '') AS quote,
+       p.price, p.at
+  FROM (SELECT exchange, symbol FROM series UNION SELECT exchange, symbol FROM feeds) k
+  LEFT JOIN instruments i ON (i.exchange, i.symbol) = (k.exchange, k.symbol)
  CROSS JOIN LATERAL (
        SELECT b.close::text::numeric AS price, b.time + make_interval(secs => t.seconds) AS at
          FROM series s JOIN unnest($2::text[], $3::float8[]) AS t(timeframe, seconds) ON t.timeframe = s.timeframe
@@ -17,13 +19,13 @@ SELECT DISTINCT ON (i.exchange, i.symbol) i.exchange, i.symbol, i.base, i.quote,
                WHERE o.symbol = s.symbol AND o.timeframe = s.timeframe AND o.exchange = s.exchange AND o.close IS NOT NULL
                  AND o.time <= $1::timestamptz - make_interval(secs => t.seconds)
                ORDER BY o.time DESC LIMIT 1) b
-        WHERE (s.exchange, s.symbol) = (i.exchange, i.symbol) AND s.oldest <= $1
+        WHERE (s.exchange, s.symbol) = (k.exchange, k.symbol) AND s.oldest <= $1
        UNION ALL
        SELECT f.last_price, f.last_message_at FROM feeds f
-        WHERE (f.exchange, f.symbol, f.timeframe) = (i.exchange, i.symbol, 'trades') AND f.last_message_at <= $1
+        WHERE (f.exchange, f.symbol, f.timeframe) = (k.exchange, k.symbol, 'trades') AND f.last_message_at <= $1
           AND f.last_price IS NOT NULL) p
- WHERE ($4::text[] IS NULL OR i.symbol = ANY($4)) AND p.price > 0
- ORDER BY i.exchange, i.symbol, p.at DESC;
+ WHERE ($4::text[] IS NULL OR k.symbol = ANY($4)) AND p.price > 0
+ ORDER BY k.exchange, k.symbol, p.at DESC;
 
 -- name: unvalued_fees
 -- Executions whose fee has no value in quote, newest first, before id $1, with the instrument that they were in as far

@@ -44,6 +44,10 @@ KEYED: dict[tuple[str, str], tuple[Any, Any]] = {
         {"name": "one", "account": "demo", "symbols": ["BTCUSDT"], "sizing": "quantity", "size": "1"},
         {"name": "two", "account": "demo", "symbols": ["BTCUSDT"], "sizing": "quantity", "size": "1"},
     ),
+    ("POST", "/portfolios"): (
+        {"name": "one", "base_currency": "USDT"},
+        {"name": "two", "base_currency": "USDT"},
+    ),
     ("POST", "/config/versions"): (
         {"set": {"risk.orders_per_minute": 7}, "reason": "one", "base_version": 0},
         {"set": {"risk.orders_per_minute": 8}, "reason": "two", "base_version": 0},
@@ -57,6 +61,7 @@ SAME_RULE = {
     *(("POST", "/users/{name}"), ("POST", "/users/{name}/unlock"), ("DELETE", "/users/{name}/sessions")),
     *(("POST", "/strategies/{id}/challengers"), ("DELETE", "/challengers/{id}"), ("POST", "/challengers/{id}/swap")),
     *(("POST", "/strategies/{id}/demote"), ("DELETE", "/tokens/{name}")),
+    *(("PATCH", "/portfolios/{id}"), ("DELETE", "/portfolios/{id}")),
     *(("POST", "/auth/password"), ("POST", "/auth/totp"), ("POST", "/auth/totp/confirm")),
 }
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from fks.clock import Clock
-from fks.config.settings import Portfolio, Settings
+from fks.config.settings import Portfolios, Settings
 from fks.jobs.schedule import TASKS, Context
 from fks.jobs.sync import Continuous
 from fks.store.db import Database
@@ -54,7 +54,7 @@ async def trade(db: Database, fee: str, currency: str, *, at: datetime = T0, ins
 
 
 async def run_hourly(db: Database, clock: Clock, **portfolio: object) -> str:
-    settings = Settings(portfolio=Portfolio(**portfolio))  # type: ignore[arg-type]
+    settings = Settings(portfolio=Portfolios(**portfolio))  # type: ignore[arg-type]
     task = TASKS["daily-performance"][1]
     return await task(Context(db, clock, settings, Continuous(db, clock, settings)))
 

@@ -1,9 +1,10 @@
-"""Fees in a third asset are valued in quote."""
+"""Portfolios, and fees in a third asset that are valued in quote."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0055"
 down_revision = "0054"
@@ -97,9 +98,70 @@ def upgrade() -> None:
         postgresql_where=sa.text("fee_quote IS NULL OR fee_rate IS NOT NULL"),
     )
     _run(*_view(NEW, is_aggregate=is_aggregate))
+    _create_portfolios()
+
+
+def _create_portfolios() -> None:
+    now, is_member = sa.text("now()"), sa.text("left_at IS NULL")
+    op.create_table(
+        "portfolios",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("base_currency", sa.Text(), nullable=False),
+        sa.Column("benchmark", sa.Text(), nullable=True),
+        sa.Column("state", sa.Text(), nullable=False, server_default="active"),
+        sa.Column("version", sa.Integer(), nullable=False, server_default="1"),
+        sa.Column("created_by", sa.Text(), nullable=False, server_default=""),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+        sa.Column("archived_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("state IN ('active','archived')", name=op.f("ck_portfolios_state")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_portfolios")),
+        sa.UniqueConstraint("name", name=op.f("uq_portfolios_name")),
+    )
+    op.create_table(
+        "portfolio_members",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("portfolio_id", sa.BigInteger(), nullable=False),
+        sa.Column("account_id", sa.Integer(), nullable=True),
+        sa.Column("instance_id", sa.Text(), nullable=True),
+        sa.Column("joined_at", sa.DateTime(timezone=True), nullable=False, server_default=now),
+        sa.Column("left_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("num_nonnulls(account_id, instance_id) = 1", name=op.f("ck_portfolio_members_kind")),
+        sa.ForeignKeyConstraint(
+            ["portfolio_id"], ["portfolios.id"], name=op.f("fk_portfolio_members_portfolio_id_portfolios")
+        ),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_portfolio_members_account_id_accounts")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_portfolio_members")),
+    )
+    op.create_index(op.f("ix_portfolio_members_portfolio_id"), "portfolio_members", ["portfolio_id"])
+    for kind in ("account", "instance"):
+        op.create_index(
+            f"uq_portfolio_members_{kind}",
+            "portfolio_members",
+            [f"{kind}_id"],
+            unique=True,
+            postgresql_where=is_member,
+        )
+    op.create_table(
+        "portfolio_equity",
+        sa.Column("portfolio_id", sa.BigInteger(), nullable=False),
+        sa.Column("time", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("equity", sa.Numeric(), nullable=False),
+        sa.Column("cash", sa.Numeric(), nullable=False),
+        sa.Column("net_flow", sa.Numeric(), nullable=False),
+        sa.Column("is_complete", sa.Boolean(), nullable=False, server_default=sa.text("false")),
+        sa.Column("invested", JSONB(), nullable=False, server_default=sa.text("'{}'::jsonb")),
+        sa.ForeignKeyConstraint(
+            ["portfolio_id"], ["portfolios.id"], name=op.f("fk_portfolio_equity_portfolio_id_portfolios")
+        ),
+        sa.PrimaryKeyConstraint("portfolio_id", "time", name=op.f("pk_portfolio_equity")),
+    )
 
 
 def downgrade() -> None:
+    for table in ("portfolio_equity", "portfolio_members", "portfolios"):
+        op.drop_table(table)
     is_aggregate = _has_timescale()
     _run("DROP MATERIALIZED VIEW daily_account_performance", "DROP FUNCTION fee_value")
     if is_aggregate:

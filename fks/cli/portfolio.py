@@ -14,7 +14,7 @@ from fks.cli.shown import money_of, price_of, time_of
 
 @click.group()
 def portfolio() -> None:
-    """Make, change and archive portfolios; show what they hold, in one currency, and their equity over time."""
+    """Make, change and archive portfolios; show their holdings, in one currency, and their equity over time."""
 
 
 @portfolio.command("list")
@@ -136,7 +136,7 @@ def archive(ctx: click.Context, name: str, as_json: bool) -> None:
 @as_json
 @click.pass_context
 def holdings(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Show what a portfolio holds now and what it is worth; a rate that is missing is named."""
+    """Show the holdings of a portfolio and their values now; a rate that is missing is named."""
     with gateway_of(ctx) as gateway:
         answer = gateway.get(f"{_path(name)}/holdings")
     emit(answer, as_json=as_json, schema="fks.portfolio.holdings/1")
@@ -190,7 +190,7 @@ def equity(ctx: click.Context, name: str, days: int, as_json: bool) -> None:
 @as_json
 @click.pass_context
 def performance(ctx: click.Context, name: str, days: int, as_json: bool) -> None:
-    """Show what a portfolio earned without deposits and withdrawals, its time-weighted return and its risk."""
+    """Show the profit of a portfolio without deposits and withdrawals, its time-weighted return and its risk."""
     with gateway_of(ctx) as gateway:
         found = gateway.get(f"{_path(name)}/performance", days=days)
     emit(found, as_json=as_json, schema="fks.portfolio.performance/1")
@@ -236,4 +236,4 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
 def _equity(amount: str | None, currency: str, is_complete: bool | None) -> str:
     if amount is None:
         return f"not known yet, {currency}"
-    return f"{money_of(amount)} {currency}" + ("" if is_complete else " without what has no rate")
+    return f"{money_of(amount)} {currency}" + ("" if is_complete else " (a rate is missing)")

@@ -27,7 +27,7 @@ async def value_fees(db: Querier, settings: Settings) -> str:
 
     A fee in base counts at its execution's price; one in a third asset at the prices that were known in the minute of
     the execution. Without a rate a fee stays unvalued, and is tried again by the next run: bars may be imported.
-    Errors: OutageError; what was written stays.
+    Errors: OutageError; values written before stay.
     """
     store, valued, left = ValuationStore(db), 0, 0
     past = _FeeRates(store, settings, await store.pairs())
@@ -102,7 +102,7 @@ class ValuedPortfolio:
 
 
 async def value_portfolio(db: Querier, settings: Settings, portfolio: Portfolio, at_ns: int) -> ValuedPortfolio:
-    """Return what a portfolio holds and what it is worth. Errors: OutageError."""
+    """Return the holdings of a portfolio with their values at a moment. Errors: OutageError."""
     store, pairs = PortfolioStore(db), await ValuationStore(db).prices(at_ns)
     rates = rates_of(pairs, settings, at_ns)
     contracts = await store.contracts(portfolio.id)

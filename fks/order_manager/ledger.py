@@ -32,7 +32,7 @@ from fks.orders.crash_points import At, nowhere
 from fks.orders.machine import Act, Step, advance, begin
 from fks.orders.messages import PositionKey
 from fks.orders.side_lines import Happened, Placed
-from fks.portfolio.position import EXTERNAL, allocate, apply_fill, fee_in_quote, is_shared, share_of
+from fks.portfolio.position import EXTERNAL, allocate, apply_fill, is_shared, share_of
 from fks.runtime import Runtime
 from fks.store.facts import Facts
 from fks.store.incidents import IncidentKind, IncidentStore
@@ -356,8 +356,7 @@ class Ledger:
             booking = apply_fill(position, part, instrument, is_new_entry=is_new_entry and name == instance)
             plan.positions[position_key] = booking.position
             realized, taken = realized + booking.realized, taken + quantity
-        fee_quote = fee_in_quote(fill, instrument)
-        plan.trades.append(TradeRow(fill, instance, realized, order.type.value, is_late, fee_quote))
+        plan.trades.append(TradeRow(fill, instance, realized, order.type.value, is_late))
         if fill.source not in (PERSON, BUST):  # the venue's balances hold what a person reports of the past already
             plan.fills.append((fill, order.is_acknowledged and order.price is not None))
 
@@ -493,8 +492,7 @@ class Ledger:
             booking = apply_fill(positions.get(name) or self._cache.position(*key, name), part, instrument)
             positions[name] = booking.position
             realized, taken = realized + booking.realized, taken + quantity
-        owner = shares[0][0] if len(shares) == 1 else EXTERNAL
-        trade = TradeRow(fill, owner, realized, fee_quote=fee_in_quote(fill, instrument))
+        trade = TradeRow(fill, shares[0][0] if len(shares) == 1 else EXTERNAL, realized)
         is_new = await self.in_time(self.journal.apply(Changes(trades=[trade], positions=list(positions.values()))))
         self._recent[fill.fill_id] = None
         if is_new:

@@ -155,7 +155,7 @@ def rates_into(rates: Rates, into: str, currencies: Iterable[str]) -> dict[str, 
 class PortfolioHolding:
     """One thing that a portfolio holds: an amount of an asset, or contracts with their open profit.
 
-    `amount` of `asset` is what is valued: of coins the quantity, of contracts the open profit in their quote currency;
+    The `amount` of `asset` is valued: of coins the quantity, of contracts the open profit in their quote currency;
     None if that is not known, and `missing` says why. `is_cash`: it is in the currency of its account. `instance`: the
     strategy that is a member by itself, else "". `invested`: of such a strategy the money, by currency, that it has
     taken from its account less what it has given back.
@@ -184,8 +184,8 @@ class ValuedHolding:
 
 @dataclass(frozen=True, slots=True)
 class Valuation:
-    """Holdings valued in one currency. `equity` is `cash` plus the value of what has a rate; it is the whole equity
-    only if `missing` is empty, which names each rate that is missing or stale."""
+    """Holdings valued in one currency. `equity` is `cash` plus the values of all other holdings that have a rate;
+    it is the whole equity only if `missing` is empty, which names each rate that is missing or stale."""
 
     currency: str
     holdings: tuple[ValuedHolding, ...]
@@ -253,9 +253,9 @@ class HeldPosition:
 def holding_of(position: HeldPosition, *, is_member: bool) -> PortfolioHolding:
     """Return a position as a holding. `is_member`: its strategy is a member by itself, without its account.
 
-    Such a strategy has no cash of its own: what it pays for a position flows in, what it gets for one flows out. So its
-    equity is the value of what it holds, and the change of `invested` is the flow between two moments: the cost of what
-    is held, less realised profit, plus fees. Guarantees: equity - invested is its profit (realised + open - fees).
+    Such a strategy has no cash of its own: the price of a position flows in when it opens, and out when it closes. So
+    its equity is the value of its holdings, and the change of `invested` (their cost, less realised profit, plus fees)
+    is the flow between two moments. Guarantees: equity - invested is its profit (realised + open - fees).
     """
     instance = position.instance if is_member else ""
     cost = _ZERO if position.is_contract else position.quantity * position.average_price * position.multiplier
@@ -329,7 +329,7 @@ class EquityRow:
 def growth_of(rows: Iterable[EquityRow]) -> list[tuple[int, float]]:
     """Return (time, growth) of the complete rows, oldest first: the time-weighted growth of 1 since the first of them.
 
-    What flows in counts from the start of its span, what flows out until its end: a span grows by
+    An inflow counts from the start of its span, an outflow until its end: a span grows by
     (equity + out) / (equity before + in). Flows of incomplete rows belong to the span that the next complete row ends.
     A span that began with nothing, and got nothing, grows by 1.
     Source: the modified Dietz method with the flows at the ends (GIPS Standards, 2020, calculation of returns).

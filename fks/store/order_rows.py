@@ -37,14 +37,13 @@ class EventRow:
 @dataclass(frozen=True, slots=True)
 class TradeRow:
     """One execution of our accounts. `instance` is the owner of the moved position, `realized_pnl` (quote) is before
-    fees. `fee_quote` is the fee in quote; None while a fee in a third asset has no rate."""
+    fees."""
 
     fill: Fill
     instance: str
     realized_pnl: Decimal
     order_type: str = ""
     is_late: bool = False
-    fee_quote: Decimal | None = None
 
 
 Value = TypeVar("Value")
@@ -165,7 +164,6 @@ def _trade_values(trade: TradeRow) -> tuple[object, ...]:
         fill.price,
         fill.fee,
         fill.fee_currency,
-        trade.fee_quote,
         trade.realized_pnl,
         trade.order_type,
         fill.is_maker,
@@ -227,7 +225,6 @@ TRADE: Form[TradeRow] = Form(
         ("price", "numeric"),
         ("fee", "numeric"),
         ("fee_currency", "text"),
-        ("fee_quote", "numeric"),
         ("realized_pnl", "numeric"),
         ("order_type", "text"),
         ("is_maker", "boolean"),

@@ -510,7 +510,7 @@ def trade_of(row: Row) -> TradeRow:
         is_maker=row["is_maker"],
         source=row["source"],
     )
-    return TradeRow(fill, row["instance"], row["realized_pnl"], row["order_type"], row["is_late"], row["fee_quote"])
+    return TradeRow(fill, row["instance"], row["realized_pnl"], row["order_type"], row["is_late"])
 
 
 def _ns(moment: datetime | None) -> int | None:

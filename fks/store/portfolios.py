@@ -1,4 +1,4 @@
-"""Portfolios in the database: their members, what these hold, and their equity over time."""
+"""Portfolios in the database: their members, the holdings of these, and their equity over time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _FIELDS = tuple(field.name for field in fields(Portfolio))
 
 
 class PortfolioStore:
-    """Reads of portfolios and of what they hold, in the transaction of a Session or each by itself."""
+    """Reads of portfolios and of their holdings, in the transaction of a Session or each by itself."""
 
     def __init__(self, db: Querier) -> None:
         self._db = db
@@ -67,10 +67,10 @@ class PortfolioStore:
     async def holdings(
         self, portfolio_id: int, contract_prices: Mapping[str, Decimal | None]
     ) -> list[PortfolioHolding]:
-        """Return what the members hold. `contract_prices`: by symbol, None if a price is missing or too old.
+        """Return the holdings of the members. `contract_prices`: by symbol, None if a price is missing or too old.
 
-        The coins of a member account are its venue's balances, whoever bought them; of its contracts the open profit
-        counts. A member instance has its own positions alone.
+        The coins of a member account are its venue's balances, its strategies' coins included; of its contracts the
+        open profit counts. A member instance has its own positions alone.
         """
         found = [
             PortfolioHolding(row["account"], row["asset"], row["quantity"], is_cash=row["asset"] == row["currency"])

@@ -692,8 +692,6 @@ trades = Table(  # executions of our accounts: from fills, or booked by a person
     _money("price"),
     _money("fee", default="0"),
     _text("fee_currency", default=""),
-    _money("fee_quote", null=True),  # the fee in quote; None: it has no rate yet
-    _money("fee_rate", null=True),  # quote for one unit of a third asset, from bars at the trade's time
     _money("realized_pnl", default="0"),
     _text("order_type", default=""),
     _flag("is_maker"),
@@ -704,14 +702,17 @@ trades = Table(  # executions of our accounts: from fills, or booked by a person
     UniqueConstraint("fill_id"),
     Index(None, "account_id", "time"),
     Index(None, "client_order_id"),
-    # fees in a third asset: those valued from bars, and those that have no rate
+    # fees in a third asset by the names, which is neither the base nor the quote of the symbol
     Index(
         "ix_trades_fees_in_third",
         "account_id",
         "venue",
         "symbol",
         "instance",
-        postgresql_where=text("fee_quote IS NULL OR fee_rate IS NOT NULL"),
+        postgresql_where=text(
+            "fee <> 0 AND (fee_currency = '' OR NOT (starts_with(symbol, fee_currency)"
+            " OR right(symbol, length(fee_currency)) = fee_currency))"
+        ),
     ),
     # one execution is booked once, whichever version of the fill id it was booked under
     Index(
@@ -723,6 +724,16 @@ trades = Table(  # executions of our accounts: from fills, or booked by a person
         unique=True,
         postgresql_where=text("venue_trade_id <> '' AND venue <> 'manual'"),
     ),
+)
+
+# values in quote of fees in a third asset; beside `trades`, whose columns a running order manager has read
+trade_fees = Table(
+    "trade_fees",
+    metadata,
+    Column("trade_id", BigInteger, ForeignKey("trades.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    _money("fee_quote"),
+    _money("fee_rate", null=True),  # quote for one unit of the third asset, at the trade's time; None: it was in quote
+    _time("valued_at", now=True),
 )
 
 positions = Table(

@@ -194,15 +194,24 @@ BEGIN
     INSERT INTO trades_by_time (time, id, account_id, symbol, quantity, price, fee, fee_currency, fee_quote,
       realized_pnl)
     VALUES (NEW.time, NEW.id, NEW.account_id, NEW.symbol, NEW.quantity, NEW.price, NEW.fee,
-      NEW.fee_currency, NEW.fee_quote, NEW.realized_pnl);
+      NEW.fee_currency, (SELECT f.fee_quote FROM trade_fees f WHERE f.trade_id = NEW.id), NEW.realized_pnl);
   END IF;
   RETURN NULL;
 END $$""",
+    """CREATE FUNCTION trade_fees_follow() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE trades_by_time b SET fee_quote = NEW.fee_quote FROM trades t
+   WHERE t.id = NEW.trade_id AND b.id = t.id AND b.time = t.time;
+  RETURN NULL;
+END $$""",
     "LOCK TABLE trades IN SHARE ROW EXCLUSIVE MODE",
+    "LOCK TABLE trade_fees IN SHARE ROW EXCLUSIVE MODE",
+    "CREATE TRIGGER trade_fees_follow AFTER INSERT OR UPDATE ON trade_fees FOR EACH ROW EXECUTE FUNCTION "
+    "trade_fees_follow()",
     "CREATE TRIGGER trades_by_time AFTER INSERT OR UPDATE OR DELETE ON trades FOR EACH ROW EXECUTE FUNCTION "
     "trades_by_time_follow()",
     "INSERT INTO trades_by_time SELECT time, id, account_id, symbol, quantity, price, fee, fee_currency, fee_quote, "
-    "realized_pnl FROM trades",
+    "realized_pnl FROM trades LEFT JOIN trade_fees ON trade_id = id",
     "DROP MATERIALIZED VIEW daily_account_performance",
     "CREATE MATERIALIZED VIEW daily_account_performance WITH (timescaledb.continuous, timescaledb.materialized_only = "
     "false) AS\n"

@@ -82,8 +82,8 @@ async def portfolio(gate: Gate, caller: Reader, id: str) -> ExactJson:
 async def change(
     gate: Gate, caller: Trader, id: str, body: Annotated[PortfolioChange, Depends(body_of(PortfolioChange))]
 ) -> ExactJson:
-    """Change the name, the benchmark or the members. The hour in which members changed has no profit: what they brought
-    or took is a flow."""
+    """Change the name, the benchmark or the members. The hour in which members changed has no profit: the
+    holdings that came or went are a flow."""
     given = body.model_dump(exclude_unset=True)
     if not given.keys() - {"version"}:
         raise Problem(
@@ -112,7 +112,7 @@ async def archive(gate: Gate, caller: Trader, id: str) -> ExactJson:
 
 @router.get("/portfolios/{id}/holdings", response_model=HoldingsView)
 async def holdings(gate: Gate, caller: Reader, id: str) -> ExactJson:
-    """Return what a portfolio holds now and what it is worth in its currency, with the age of each rate.
+    """Return the holdings of a portfolio with their values in its currency, now, and the age of each rate.
 
     `equity` is `cash` plus the values of the other holdings. A holding without a rate has the value null; then
     `is_complete` is false, `missing` names each rate, and `equity` is that of the rest.
@@ -156,7 +156,7 @@ async def equity(gate: Gate, caller: Reader, id: str, days: Days = 30) -> ExactJ
     """Return the equity of a portfolio over time, a row an hour, oldest first: at most the newest 10,000.
 
     `net_flow` is the money that came in (negative: went out) since the row before; the rest of the change is profit. A
-    row that is not complete lacks what had no rate.
+    row that is not complete lacks the holdings without a rate.
     """
     found = await PortfolioStore(gate.db).get(id)
     since = to_datetime(gate.deps.clock.now_ns()) - timedelta(days=days)
@@ -165,7 +165,7 @@ async def equity(gate: Gate, caller: Reader, id: str, days: Days = 30) -> ExactJ
 
 @router.get("/portfolios/{id}/performance", response_model=PortfolioPerformance)
 async def performance(gate: Gate, caller: Reader, id: str, days: Days = 365) -> ExactJson:
-    """Return what a portfolio earned: the profit without flows, the time-weighted return, and its risk by UTC day.
+    """Return the profit of a portfolio without flows, its time-weighted return, and its risk by UTC day.
 
     Only complete hours count. A ratio is null where it is not defined: fewer than three days, nothing to divide by, a
     yearly rate over less than 30 days. Over more than 10,000 hours the newest count.

@@ -146,15 +146,15 @@ SELECT f.exchange, f.symbol, f.timeframe, f.sealed_through, f.last_trade_id, f.l
        SELECT FROM leases l
         WHERE l.name = 'collector:' || f.exchange AND l.epoch = f.epoch AND l.expires_at > now()) AS is_held) h
 --
--- The fee of an execution in its quote currency: as it was booked or valued later (fee_quote), else, of a row that has
--- not been looked at yet, by the names alone. Null: a fee in a third asset that has no rate.
-CREATE FUNCTION fee_value(symbol text, price numeric, fee numeric, fee_currency text, fee_quote numeric) RETURNS numeric
+-- The fee of an execution in its quote currency by the names: in quote, in base at the trade's price, of a futures
+-- contract in USD. Null: it was taken in a third asset, whose value is in trade_fees once it has a rate.
+CREATE FUNCTION fee_value(symbol text, price numeric, fee numeric, fee_currency text) RETURNS numeric
 LANGUAGE sql IMMUTABLE AS $$
-SELECT CASE WHEN fee_quote IS NOT NULL THEN fee_quote
-            WHEN fee = 0 THEN 0
+SELECT CASE WHEN fee = 0 THEN 0
             WHEN fee_currency = '' THEN NULL
             WHEN starts_with(symbol, fee_currency) THEN fee * price
-            WHEN right(symbol, length(fee_currency)) = fee_currency THEN fee END
+            WHEN right(symbol, length(fee_currency)) = fee_currency THEN fee
+            WHEN fee_currency = 'USD' AND symbol ~ '^[A-Z0-9]+ [0-9]{2}-[0-9]{2}$' THEN fee END
 $$
 --
 -- Realised PnL and fees in quote currency; fees_unvalued: how many fees have no rate and are not in the sum.
@@ -168,10 +168,10 @@ SELECT account_id,
            / NULLIF(count(*) FILTER (WHERE realized_pnl <> 0), 0) AS win_rate,
        sum(realized_pnl) AS total_pnl,
        sum(realized_pnl) / NULLIF(count(*) FILTER (WHERE realized_pnl <> 0), 0) AS average_trade,
-       sum(fee_value(symbol, price, fee, fee_currency, fee_quote)) AS fees,
+       sum(coalesce(fee_quote, fee_value(symbol, price, fee, fee_currency))) AS fees,
        sum(quantity * price) AS volume,
-       count(*) FILTER (WHERE fee_value(symbol, price, fee, fee_currency, fee_quote) IS NULL) AS fees_unvalued
-FROM trades
+       count(*) FILTER (WHERE coalesce(fee_quote, fee_value(symbol, price, fee, fee_currency)) IS NULL) AS fees_unvalued
+FROM trades LEFT JOIN trade_fees ON trade_id = id
 GROUP BY account_id, date_trunc('day', time, 'UTC')
 --
 CREATE UNIQUE INDEX uq_daily_account_performance ON daily_account_performance (account_id, day)

@@ -22,9 +22,9 @@ SELECT p.ts_event, p.role, p.side, p.state, p.code, f.quantity, f.price, f.fee, 
        SELECT sum(t.quantity) AS quantity, sum(t.quantity * t.price) / nullif(sum(t.quantity), 0) AS price,
               sum(v.fee) AS fee, count(*) FILTER (WHERE v.fee IS NULL) AS unvalued,
               min(t.time) AS at
-         FROM trades t
+         FROM trades t LEFT JOIN trade_fees q ON q.trade_id = t.id
         CROSS JOIN LATERAL (SELECT CASE t.fee_currency WHEN $5 THEN t.fee * t.price WHEN $6 THEN t.fee ELSE
-                                   fee_value(t.symbol, t.price, t.fee, t.fee_currency, t.fee_quote) END AS fee) v
+                                   coalesce(q.fee_quote, fee_value(t.symbol, t.price, t.fee, t.fee_currency)) END AS fee) v
         WHERE t.client_order_id = p.client_order_id) f ON true
  ORDER BY p.ts_event, p.role;
 

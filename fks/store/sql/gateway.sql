@@ -67,9 +67,9 @@ SELECT id AS seq, event, from_state, to_state, source, venue_time, recv_time, ep
 -- A page of executions, newest first; those of one exchange are those of orders for it.
 SELECT t.fill_id, t.id AS seq, t.client_order_id, t.venue_order_id, t.venue_trade_id, a.name AS account, t.venue, t.symbol,
        t.instance, lower(t.trade_type) AS side, t.quantity, t.price, t.fee, t.fee_currency,
-       fee_value(t.symbol, t.price, t.fee, t.fee_currency, t.fee_quote) AS fee_quote, t.realized_pnl, t.is_maker, t.is_late,
+       coalesce(f.fee_quote, fee_value(t.symbol, t.price, t.fee, t.fee_currency)) AS fee_quote, t.realized_pnl, t.is_maker, t.is_late,
        t.source, t.time
-  FROM trades t JOIN accounts a ON a.id = t.account_id
+  FROM trades t JOIN accounts a ON a.id = t.account_id LEFT JOIN trade_fees f ON f.trade_id = t.id
  WHERE ($7::int[] IS NULL OR t.account_id = ANY($7)) AND ($1::text[] IS NULL OR t.symbol = ANY($1)) AND ($2::text IS NULL OR t.instance = $2)
    AND ($3::text IS NULL OR t.client_order_id = $3) AND ($4::bigint IS NULL OR t.id < $4)
    AND ($6::text IS NULL OR EXISTS (SELECT FROM orders o WHERE o.client_order_id = t.client_order_id AND o.exchange = $6))
@@ -88,11 +88,12 @@ SELECT a.name AS account, p.venue, p.symbol, p.instance, p.quantity, c.average_p
  CROSS JOIN LATERAL (
        SELECT CASE WHEN p.instance <> 'external' OR p.average_price <> 0 THEN p.average_price END AS average_price) c
  CROSS JOIN LATERAL (
-       SELECT coalesce(sum(t.fee_quote) FILTER (WHERE t.fee_rate IS NOT NULL), 0) AS valued,
-              count(*) FILTER (WHERE fee_value(t.symbol, t.price, t.fee, t.fee_currency, t.fee_quote) IS NULL) AS unvalued
-         FROM trades t
+       SELECT coalesce(sum(f.fee_quote) FILTER (WHERE f.fee_rate IS NOT NULL), 0) AS valued,
+              count(*) FILTER (WHERE coalesce(f.fee_quote, fee_value(t.symbol, t.price, t.fee, t.fee_currency)) IS NULL) AS unvalued
+         FROM trades t LEFT JOIN trade_fees f ON f.trade_id = t.id
         WHERE (t.account_id, t.venue, t.symbol, t.instance) = (p.account_id, p.venue, p.symbol, p.instance)
-          AND (t.fee_quote IS NULL OR t.fee_rate IS NOT NULL)) third
+          AND t.fee <> 0 AND (t.fee_currency = '' OR NOT (starts_with(t.symbol, t.fee_currency)
+                                                         OR right(t.symbol, length(t.fee_currency)) = t.fee_currency))) third
   LEFT JOIN LATERAL (
        SELECT last_price, exchange FROM feeds f WHERE f.symbol = p.symbol AND f.timeframe = 'trades'
         ORDER BY f.exchange = $3 AND f.state <> 'OFF' DESC, last_message_at DESC NULLS LAST LIMIT 1) m ON true

@@ -3,11 +3,16 @@
 SELECT id, name, currency FROM accounts WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: book
--- Book an execution that a person made elsewhere; no row back when it is booked already.
+-- Book an execution that a person made elsewhere, with its fee in quote where that is known; no row back when it is booked
+-- already.
+WITH booked AS (
 INSERT INTO trades (fill_id, venue_trade_id, account_id, venue, symbol, trade_type, quantity, price, fee, fee_currency,
-                    order_type, source, time, fee_quote)
-VALUES ($1, $2, $3, 'manual', $4, $5, $6, $7, $8, $9, $10, 'manual', COALESCE($11::timestamptz, now()), $12)
-ON CONFLICT (fill_id) DO NOTHING RETURNING id;
+                    order_type, source, time)
+VALUES ($1, $2, $3, 'manual', $4, $5, $6, $7, $8, $9, $10, 'manual', COALESCE($11::timestamptz, now()))
+ON CONFLICT (fill_id) DO NOTHING RETURNING id),
+valued AS (
+INSERT INTO trade_fees (trade_id, fee_quote) SELECT id, $12::numeric FROM booked WHERE $12 IS NOT NULL)
+SELECT id FROM booked;
 
 -- name: booked
 -- Give every execution booked by hand of one account and symbol, in order of time.

@@ -92,9 +92,11 @@ SELECT a.name AS account, a.currency, b.currency AS asset, b.free + b.locked AS 
 -- The positions of member accounts, and those of member instances (flat ones too: for what they realised), with their fees
 -- in quote.
 SELECT a.name AS account, p.instance, p.symbol, p.quantity, p.average_price, p.realized_pnl,
-       p.fees + coalesce((SELECT sum(t.fee_quote) FROM trades t
-                           WHERE (t.account_id, t.venue, t.symbol, t.instance) = (p.account_id, p.venue, p.symbol, p.instance)
-                             AND t.fee_rate IS NOT NULL), 0) AS fees,
+       p.fees + coalesce((SELECT sum(f.fee_quote) FROM trades t JOIN trade_fees f ON f.trade_id = t.id
+                           WHERE t.fee <> 0 AND (t.fee_currency = '' OR NOT (starts_with(t.symbol, t.fee_currency)
+                                                         OR right(t.symbol, length(t.fee_currency)) = t.fee_currency))
+                             AND (t.account_id, t.venue, t.symbol, t.instance) = (p.account_id, p.venue, p.symbol, p.instance)
+                             AND f.fee_rate IS NOT NULL), 0) AS fees,
        i.exchange, i.base, i.quote, i.multiplier, m.instance_id IS NOT NULL AS is_member
   FROM portfolio_members m
   JOIN positions p ON p.account_id = m.account_id OR p.instance = m.instance_id

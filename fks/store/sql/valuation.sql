@@ -28,19 +28,20 @@ SELECT DISTINCT ON (k.exchange, k.symbol) k.exchange, k.symbol, coalesce(i.base,
  ORDER BY k.exchange, k.symbol, p.at DESC;
 
 -- name: unvalued_fees
--- Executions whose fee has no value in quote, newest first, before id $1, with the instrument that they were in as far
--- as it is known.
+-- Executions with a fee in a third asset that has no value in quote, newest first, before id $1, with the instrument that
+-- they were in as far as it is known.
 SELECT t.id, t.symbol, t.price, t.fee, t.fee_currency, t.time, coalesce(i.exchange, o.exchange, '') AS exchange, i.base,
        i.quote
   FROM trades t LEFT JOIN orders o ON o.client_order_id = t.client_order_id
   LEFT JOIN LATERAL (
        SELECT exchange, base, quote FROM instruments n WHERE n.symbol = t.symbol
         ORDER BY n.exchange = o.exchange DESC NULLS LAST, n.exchange LIMIT 1) i ON true
- WHERE t.fee_quote IS NULL AND ($1::bigint IS NULL OR t.id < $1)
+ WHERE t.fee <> 0 AND (t.fee_currency = '' OR NOT (starts_with(t.symbol, t.fee_currency)
+                                                         OR right(t.symbol, length(t.fee_currency)) = t.fee_currency))
+   AND NOT EXISTS (SELECT FROM trade_fees f WHERE f.trade_id = t.id) AND ($1::bigint IS NULL OR t.id < $1)
  ORDER BY t.id DESC LIMIT $2;
 
 -- name: value_fees
--- Write the value in quote of fees that have none; the rate is null for fees in base or quote.
-UPDATE trades t SET fee_quote = v.fee_quote, fee_rate = v.fee_rate
-  FROM unnest($1::bigint[], $2::numeric[], $3::numeric[]) AS v(id, fee_quote, fee_rate)
- WHERE t.id = v.id AND t.fee_quote IS NULL;
+-- Write the value in quote of fees that have none; the rate is null for fees that were in base or quote after all.
+INSERT INTO trade_fees (trade_id, fee_quote, fee_rate)
+SELECT * FROM unnest($1::bigint[], $2::numeric[], $3::numeric[]) ON CONFLICT DO NOTHING;

@@ -1,4 +1,4 @@
-"""Portfolios: members, what they hold in one currency, their equity over time; and `fks portfolio`."""
+"""Portfolios: members, holdings in one currency, equity over time; and `fks portfolio`."""
 
 from __future__ import annotations
 

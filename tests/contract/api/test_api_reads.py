@@ -188,17 +188,19 @@ async def test_fees_in_a_third_asset_are_in_the_sum_once_they_have_a_rate(gatewa
         " (1,'paper','BTCUSDT','a',0.1,63000,2), (1,'paper','BTCUSDT','b',0.1,63000,0)"
     )
     for instance, fee, currency, value, rate in (
-        ("a", 2, "USDT", 2, None),
+        ("a", 2, "USDT", 0, None),
         ("a", "0.01", "BNB", 6, 600),
-        ("a", "0.02", "BNB", None, None),
-        ("b", "0.03", "BNB", None, None),
+        ("a", "0.02", "BNB", 0, None),
+        ("b", "0.03", "BNB", 0, None),
     ):
-        await seeded.sql(
+        [row] = await seeded.sql(
             "INSERT INTO trades (fill_id, account_id, venue, symbol, instance, trade_type, quantity, price, fee, "
-            "fee_currency, fee_quote, fee_rate, time) "
-            "VALUES (gen_random_uuid(), 1, 'paper', 'BTCUSDT', $1, 'BUY', 0.1, 63000, $2, $3, $4, $5, now())",
-            instance, Decimal(fee), currency, value, rate,
+            "fee_currency, time) "
+            "VALUES (gen_random_uuid(), 1, 'paper', 'BTCUSDT', $1, 'BUY', 0.1, 63000, $2, $3, now()) RETURNING id",
+            instance, Decimal(fee), currency,
         )  # fmt: skip
+        if rate is not None:
+            await seeded.sql("INSERT INTO trade_fees VALUES ($1, $2, $3)", row["id"], Decimal(value), Decimal(rate))
     async with gateway.client("read") as client:
         rows = (await client.get("/positions")).json()["items"]
         assert [(row["instance"], row["fees"], row["fees_unvalued"]) for row in rows] == [("a", "8", 1), ("b", "0", 1)]

@@ -69,8 +69,8 @@ async def test_a_third_assets_fee_counts_at_the_last_close_before_the_trade(trad
     await run_hourly(traded, clock)
     [day] = await traded.sql(DAY)
     assert (day["fees"], day["fees_unvalued"]) == (D(6) + 2 + 5, 0)
-    rows = await traded.sql("SELECT fee_currency, fee_quote, fee_rate FROM trades ORDER BY id")
-    assert [tuple(row) for row in rows] == [("BNB", 6, 600), ("USDT", 2, None), ("BTC", 5, None)]
+    rows = await traded.sql("SELECT trade_id = 1, fee_quote, fee_rate FROM trade_fees")
+    assert [tuple(row) for row in rows] == [(True, 6, 600)]
 
 
 @pytest.mark.parametrize(

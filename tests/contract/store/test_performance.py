@@ -61,7 +61,8 @@ async def test_the_columns_are_those_of_the_view(database: Database) -> None:
         await book(database, str(number - 2), T0 + timedelta(hours=10 * number))
     await performance.refresh(database)
     here = await database.sql(
-        f"SELECT account_id, date_trunc('day', time, 'UTC') AS day,{DAILY_COLUMNS} FROM trades GROUP BY 1, 2 ORDER BY 2"
+        f"SELECT account_id, date_trunc('day', time, 'UTC') AS day,{DAILY_COLUMNS} "
+        "FROM trades LEFT JOIN trade_fees ON trade_id = id GROUP BY 1, 2 ORDER BY 2"
     )
     there = await database.sql("SELECT * FROM daily_account_performance ORDER BY day")
     assert [dict(row) for row in here] == [dict(row) for row in there]

@@ -79,6 +79,12 @@ async def test_bars_executions_and_balances_go_on_after_the_steps(database: Data
     assert await refresh(database) == "refreshes itself"
     day = (await database.sql("SELECT trades, total_pnl FROM daily_account_performance WHERE account_id = 1"))[0]
     assert (day["trades"], day["total_pnl"]) == ((2, Decimal(3)) if is_filled else (1, Decimal(-2)))
+    await database.sql("UPDATE trades SET fee = 0.01, fee_currency = 'BNB' WHERE realized_pnl = -2")
+    fees = "SELECT fees, fees_unvalued FROM daily_account_performance WHERE account_id = 1"
+    assert (await database.sql(fees))[0]["fees_unvalued"] == 1
+    await database.sql("INSERT INTO trade_fees (trade_id, fee_quote) SELECT id, 6 FROM trades WHERE realized_pnl = -2")
+    await database.sql("UPDATE trades SET order_type = 'market'")  # a row that is followed again keeps the value
+    assert tuple((await database.sql(fees))[0]) == (Decimal(6), 0)
     await database.sql("INSERT INTO balance_history (account_id, balance) VALUES (1, 11)")
     assert (await database.sql("SELECT count(*) FROM balance_history"))[0][0] == 1 + is_filled
 

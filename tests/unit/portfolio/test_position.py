@@ -32,7 +32,7 @@ def test_a_base_fee_makes_the_position_smaller() -> None:
 def test_a_fee_in_a_third_asset_has_no_value_without_a_rate() -> None:
     fill = a_fill(quantity=D(1), fee=D("0.01"), fee_currency="BNB")
     assert fee_in_quote(fill, INSTRUMENT) is None
-    assert apply_fill(FLAT, fill, INSTRUMENT).position.fees == 0  # its value is in the row of the execution
+    assert apply_fill(FLAT, fill, INSTRUMENT).position.fees == 0  # its value is in trade_fees, once it has one
     assert fee_in_quote(replace(fill, fee=D(0)), INSTRUMENT) == 0
     assert fee_in_quote(replace(fill, fee_currency="USDT"), INSTRUMENT) == D("0.01")
     assert fee_in_quote(replace(fill, fee_currency="BTC"), INSTRUMENT) == 1

@@ -13,8 +13,8 @@ from fks.store.order_rows import EVENT, ORDER, POSITION, TRADE, EventRow, Form, 
 from tests.support.order_values import a_fill, an_order
 
 D = Decimal
-#: filled by PostgreSQL, or later: the rate of a fee in a third asset
-OWN = {"order_events": {"id"}, "trades": {"id", "created_at", "fee_rate"}}
+#: filled by PostgreSQL
+OWN = {"order_events": {"id"}, "trades": {"id", "created_at"}}
 
 
 @pytest.mark.parametrize("form", [ORDER, EVENT, TRADE, POSITION], ids=lambda form: form.table)

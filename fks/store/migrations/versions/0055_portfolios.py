@@ -11,13 +11,13 @@ down_revision = "0054"
 branch_labels = None
 depends_on = None
 
-FEE_VALUE = """CREATE FUNCTION fee_value(symbol text, price numeric, fee numeric, fee_currency text, fee_quote numeric) RETURNS numeric
+FEE_VALUE = """CREATE FUNCTION fee_value(symbol text, price numeric, fee numeric, fee_currency text) RETURNS numeric
 LANGUAGE sql IMMUTABLE AS $$
-SELECT CASE WHEN fee_quote IS NOT NULL THEN fee_quote
-            WHEN fee = 0 THEN 0
+SELECT CASE WHEN fee = 0 THEN 0
             WHEN fee_currency = '' THEN NULL
             WHEN starts_with(symbol, fee_currency) THEN fee * price
-            WHEN right(symbol, length(fee_currency)) = fee_currency THEN fee END
+            WHEN right(symbol, length(fee_currency)) = fee_currency THEN fee
+            WHEN fee_currency = 'USD' AND symbol ~ '^[A-Z0-9]+ [0-9]{2}-[0-9]{2}$' THEN fee END
 $$"""
 COLUMNS = """
        count(*) AS trades,
@@ -33,10 +33,16 @@ OLD = COLUMNS.format(
     fees="sum(CASE WHEN fee_currency <> '' AND starts_with(symbol, fee_currency) THEN fee * price ELSE fee END)"
 )
 NEW = (
-    COLUMNS.format(fees="sum(fee_value(symbol, price, fee, fee_currency, fee_quote))")
+    COLUMNS.format(fees="sum(coalesce(fee_quote, fee_value(symbol, price, fee, fee_currency)))")
     + """,
-       count(*) FILTER (WHERE fee_value(symbol, price, fee, fee_currency, fee_quote) IS NULL) AS fees_unvalued"""
+       count(*) FILTER (WHERE coalesce(fee_quote, fee_value(symbol, price, fee, fee_currency)) IS NULL) AS fees_unvalued"""
 )
+FEES_FOLLOW = """CREATE FUNCTION trade_fees_follow() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE trades_by_time b SET fee_quote = NEW.fee_quote FROM trades t
+   WHERE t.id = NEW.trade_id AND b.id = t.id AND b.time = t.time;
+  RETURN NULL;
+END $$"""
 FOLLOW = """CREATE OR REPLACE FUNCTION trades_by_time_follow() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   IF TG_OP <> 'INSERT' THEN
@@ -62,7 +68,7 @@ def _has_timescale() -> bool:
     return bool(op.get_bind().exec_driver_sql("SELECT to_regclass('trades_by_time') IS NOT NULL").scalar())
 
 
-def _view(columns: str, *, is_aggregate: bool) -> tuple[str, ...]:
+def _view(columns: str, source: str, *, is_aggregate: bool) -> tuple[str, ...]:
     if is_aggregate:
         return (
             "CREATE MATERIALIZED VIEW daily_account_performance WITH (timescaledb.continuous, "
@@ -75,29 +81,45 @@ def _view(columns: str, *, is_aggregate: bool) -> tuple[str, ...]:
     return (
         f"CREATE MATERIALIZED VIEW daily_account_performance AS\nSELECT account_id,\n"
         f"       date_trunc('day', time, 'UTC') AS day,{columns}\n"
-        "FROM trades\nGROUP BY account_id, date_trunc('day', time, 'UTC')",
+        f"FROM {source}\nGROUP BY account_id, date_trunc('day', time, 'UTC')",
         "CREATE UNIQUE INDEX uq_daily_account_performance ON daily_account_performance (account_id, day)",
     )
 
 
 def upgrade() -> None:
     is_aggregate = _has_timescale()
-    op.add_column("trades", sa.Column("fee_quote", sa.Numeric(), nullable=True))
-    op.add_column("trades", sa.Column("fee_rate", sa.Numeric(), nullable=True))
-    _run(FEE_VALUE, "DROP MATERIALIZED VIEW daily_account_performance")
-    if is_aggregate:
-        _run(
-            "ALTER TABLE trades_by_time ADD COLUMN fee_quote numeric",
-            FOLLOW.format(column="fee_quote,", value="NEW.fee_quote, "),
-        )
-    _run("UPDATE trades SET fee_quote = fee_value(symbol, price, fee, fee_currency, NULL)")
+    op.create_table(
+        "trade_fees",
+        sa.Column("trade_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("fee_quote", sa.Numeric(), nullable=False),
+        sa.Column("fee_rate", sa.Numeric(), nullable=True),
+        sa.Column("valued_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.text("now()")),
+        sa.ForeignKeyConstraint(
+            ["trade_id"], ["trades.id"], name=op.f("fk_trade_fees_trade_id_trades"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("trade_id", name=op.f("pk_trade_fees")),
+    )
     op.create_index(
         "ix_trades_fees_in_third",
         "trades",
         ["account_id", "venue", "symbol", "instance"],
-        postgresql_where=sa.text("fee_quote IS NULL OR fee_rate IS NOT NULL"),
+        postgresql_where=sa.text(
+            "fee <> 0 AND (fee_currency = '' OR NOT (starts_with(symbol, fee_currency)"
+            " OR right(symbol, length(fee_currency)) = fee_currency))"
+        ),
     )
-    _run(*_view(NEW, is_aggregate=is_aggregate))
+    _run(FEE_VALUE, "DROP MATERIALIZED VIEW daily_account_performance")
+    if is_aggregate:
+        _run(
+            "ALTER TABLE trades_by_time ADD COLUMN fee_quote numeric",
+            FOLLOW.format(
+                column="fee_quote,", value="(SELECT f.fee_quote FROM trade_fees f WHERE f.trade_id = NEW.id), "
+            ),
+            FEES_FOLLOW,
+            "CREATE TRIGGER trade_fees_follow AFTER INSERT OR UPDATE ON trade_fees FOR EACH ROW EXECUTE FUNCTION "
+            "trade_fees_follow()",
+        )
+    _run(*_view(NEW, "trades LEFT JOIN trade_fees ON trade_id = id", is_aggregate=is_aggregate))
     _create_portfolios()
 
 
@@ -164,9 +186,12 @@ def downgrade() -> None:
         op.drop_table(table)
     is_aggregate = _has_timescale()
     _run("DROP MATERIALIZED VIEW daily_account_performance", "DROP FUNCTION fee_value")
+    op.drop_table("trade_fees")
     if is_aggregate:
-        _run(FOLLOW.format(column="", value=""), "ALTER TABLE trades_by_time DROP COLUMN fee_quote")
+        _run(
+            FOLLOW.format(column="", value=""),
+            "DROP FUNCTION trade_fees_follow",
+            "ALTER TABLE trades_by_time DROP COLUMN fee_quote",
+        )
     op.drop_index("ix_trades_fees_in_third", table_name="trades")
-    op.drop_column("trades", "fee_rate")
-    op.drop_column("trades", "fee_quote")
-    _run(*_view(OLD, is_aggregate=is_aggregate))
+    _run(*_view(OLD, "trades", is_aggregate=is_aggregate))

@@ -234,10 +234,10 @@ async def _set_members(tx: Session, id: int, accounts: Sequence[str], instances:
     account_ids = sorted({known[name] if name in known else numbers[name] for name in accounts})
     if taken := await tx.fetchrow("portfolios.overlaps", id, account_ids, [*instances]):
         raise InputError(
-            f"what {taken['member']} holds is in portfolio {taken['portfolio']} already",
+            f"the holdings of {taken['member']} are in portfolio {taken['portfolio']} already",
             code="PORTFOLIO_MEMBER",
             status=409,
-            remedy="remove it there first; an account as a member holds what its strategy instances hold",
+            remedy="remove it there first; an account brings the holdings of its strategy instances",
         )
     await tx.execute("portfolios.leave", id, account_ids, [*instances])
     await tx.execute("portfolios.join", id, account_ids, sorted({*instances}))

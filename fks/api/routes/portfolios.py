@@ -58,8 +58,7 @@ async def portfolios(gate: Gate, caller: Reader, with_archived: Archived = False
 
 @router.post("/portfolios", status_code=201, response_model=PortfolioView, openapi_extra=takes(PortfolioBody))
 async def add(gate: Gate, caller: Trader, body: Annotated[PortfolioBody, Depends(body_of(PortfolioBody))]) -> ExactJson:
-    """Make a portfolio. A holding belongs to at most one: an account that is a member holds what its strategy instances
-    hold."""
+    """Make a portfolio. A holding belongs to at most one; an account brings the holdings of its strategy instances."""
     made = await PortfolioChanges(gate.db).add(
         _checked(body.name),
         base_currency=body.base_currency,

@@ -25,8 +25,8 @@ UNION ALL
 SELECT s.account_id, NULL, s.id FROM strategy_instances s WHERE s.id = ANY($2::text[]);
 
 -- name: overlaps
--- Members whose holdings another portfolio than $1 has, or that would be in this one twice: an account holds what its
--- instances hold.
+-- Members whose holdings another portfolio than $1 has, or that would be in this one twice: an account has the
+-- holdings of its instances.
 WITH wanted AS (
     SELECT a AS account_id, NULL::text AS instance_id FROM unnest($2::int[]) a
     UNION ALL

@@ -58,6 +58,22 @@ async def test_questions_are_answered(phone: Phone) -> None:
     assert [tuple(row) for row in rows][1] == ("ann", "/status", "done")
 
 
+async def test_fees_without_a_rate_are_counted_beside_the_sum(phone: Phone) -> None:
+    await phone.db.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, realized_pnl, fees)"
+        " VALUES (1, 'ccxt', 'BTCUSDT', 'one', 0, 0, 5, 2)"
+    )
+    await phone.db.sql(
+        "INSERT INTO trades (fill_id, account_id, venue, symbol, instance, trade_type, quantity, price, fee, "
+        "fee_currency, time) "
+        "VALUES (gen_random_uuid(), 1, 'ccxt', 'BTCUSDT', 'one', 'BUY', 1, 90, 0.01, 'BNB', now())"
+    )
+    async with phone.running():
+        phone.server.write("/pnl")
+        await phone.replies(1)
+    assert phone.server.texts == ["main: realised +5.00, open +0.00, fees 2.00 and 1 without a rate"]
+
+
 async def test_accounts_that_are_not_bound_are_not_answered(phone: Phone) -> None:
     server = phone.server
     async with phone.running():

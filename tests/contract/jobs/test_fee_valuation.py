@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -9,9 +10,13 @@ import pytest
 
 from fks.clock import Clock
 from fks.config.settings import Portfolios, Settings
+from fks.data.manual import ManualTrade, book
 from fks.jobs.schedule import TASKS, Context
 from fks.jobs.sync import Continuous
+from fks.model.order import Side
+from fks.model.timeframe import to_ns
 from fks.store.db import Database
+from fks.store.reading import Listed
 
 D = Decimal
 T0 = datetime(2026, 3, 1, 10, 0, 30, tzinfo=UTC)
@@ -119,3 +124,58 @@ async def test_a_stablecoin_is_another_only_when_it_is_configured(traded: Databa
     assert [tuple(row) for row in await traded.sql(DAY)] == [(None, 1)]
     await run_hourly(traded, clock, equal_currencies=("USDC=USDT",))
     assert [tuple(row) for row in await traded.sql(DAY)] == [(D(3), 0)]
+
+
+async def test_a_contracts_fee_in_dollars_counts_at_once(traded: Database, clock: Clock) -> None:
+    """NinjaTrader's commissions: no instrument lists the symbol, and its name ends with no currency."""
+    await traded.sql(
+        "INSERT INTO trades (fill_id, account_id, venue, symbol, trade_type, quantity, price, fee, fee_currency, time)"
+        " VALUES (gen_random_uuid(), 1, 'ninja', 'NQ 12-26', 'BUY', 1, 20000, 4.5, 'USD', $1)",
+        T0,
+    )
+    await traded.sql("REFRESH MATERIALIZED VIEW daily_account_performance")
+    assert [tuple(row) for row in await traded.sql(DAY)] == [(D("4.5"), 0)]
+    await run_hourly(traded, clock)
+    assert [tuple(row) for row in await traded.sql(DAY)] == [(D("4.5"), 0)]
+
+
+@pytest.mark.parametrize(
+    ("symbol", "base", "quote", "fee_currency", "value"),
+    [
+        ("AAPL", "", "", None, "2"),  # not listed: a fee without a currency is one in quote
+        ("AAPL", "AAPL", "USD", "USD", "2"),
+        ("AAPL", "AAPL", "USD", "EUR", None),
+    ],
+)
+async def test_a_fee_booked_by_hand_is_valued_where_its_currency_is_known(
+    traded: Database, symbol: str, base: str, quote: str, fee_currency: str | None, value: str | None
+) -> None:
+    listed = Listed("nasdaq", symbol, base, quote, D(1), has_bars=False, is_collected=False)
+    trade = ManualTrade(1, Side.BUY, D(1), D(100), D(2), fee_currency, "MARKET", to_ns(T0))
+    for is_new in (True, False):
+        assert (await book(traded, listed, trade))[1] is is_new
+    await traded.sql("REFRESH MATERIALIZED VIEW daily_account_performance")
+    assert [tuple(row) for row in await traded.sql(DAY)] == [(None if value is None else D(value), int(value is None))]
+
+
+async def test_drift_counts_third_fees_at_their_value_and_names_how_many_have_none(traded: Database) -> None:
+    signal = uuid.uuid4()
+    await traded.sql(
+        "INSERT INTO signals (id, source, instance, params_version, account_id, venue, symbol, ts_event, kind, side) "
+        "VALUES ($1, 'strategy', 'one', 1, 1, 'paper', 'BTCUSDT', $2, 'enter', 'buy')",
+        signal,
+        T0,
+    )
+    await traded.sql(
+        "INSERT INTO orders (client_order_id, intent_id, signal_id, account_id, venue, symbol, instance, role, side, "
+        "type, quantity, state) "
+        "VALUES ('c', $1, $1, 1, 'paper', 'BTCUSDT', 'one', 'entry', 'buy', 'market', 3, 'FILLED')",
+        signal,
+    )
+    for fee, currency in (("0.01", "BNB"), ("0.02", "BNB"), ("2", "USDT")):
+        await trade(traded, fee, currency)
+    await traded.sql("UPDATE trades SET client_order_id = 'c'")
+    await traded.sql("INSERT INTO trade_fees (trade_id, fee_quote, fee_rate) VALUES (1, 6, 600)")
+    span = (T0 - timedelta(days=1), T0 + timedelta(days=1))
+    [row] = await traded.fetch("drift.made", "one", 1, *span, "BTC", "USDT")
+    assert (row["quantity"], row["fee"], row["unvalued"]) == (3, 8, 1)

@@ -62,18 +62,19 @@ RETURNING id;
 -- Archive a portfolio; its members are free for another one.
 WITH done AS (
     UPDATE portfolios SET state = 'archived', version = version + 1, archived_at = now(), updated_at = now()
-     WHERE id = $1 AND state = 'active' RETURNING id)
-UPDATE portfolio_members m SET left_at = now() FROM done WHERE m.portfolio_id = done.id AND m.left_at IS NULL;
+     WHERE id = $1 AND state = 'active' RETURNING id, archived_at)
+UPDATE portfolio_members m SET left_at = done.archived_at FROM done WHERE m.portfolio_id = done.id AND m.left_at IS NULL;
 
 -- name: leave
--- End the membership of all that are in neither list.
-UPDATE portfolio_members SET left_at = now()
+-- End the membership of all that are in neither list. The time is that of the change, not of its transaction: an equity
+-- that was noted while the change waited is earlier.
+UPDATE portfolio_members SET left_at = clock_timestamp()
  WHERE portfolio_id = $1 AND left_at IS NULL AND NOT coalesce(account_id = ANY($2::int[]), instance_id = ANY($3::text[]));
 
 -- name: join
--- Begin the membership of all that are not members yet.
-INSERT INTO portfolio_members (portfolio_id, account_id, instance_id)
-SELECT $1::bigint, w.account_id, w.instance_id
+-- Begin the membership of all that are not members yet; the time is as in `leave`.
+INSERT INTO portfolio_members (portfolio_id, account_id, instance_id, joined_at)
+SELECT $1::bigint, w.account_id, w.instance_id, clock_timestamp()
   FROM (SELECT a AS account_id, NULL::text AS instance_id FROM unnest($2::int[]) a
          UNION ALL SELECT NULL, i FROM unnest($3::text[]) i) w
  WHERE NOT EXISTS (

@@ -16,6 +16,7 @@ from fks.jobs.valuation import note_portfolio_equity
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running
+from tests.support.waiting import until
 
 D = Decimal
 ALL = {"name": "all", "base_currency": "USDT", "accounts": ["demo", "sim"]}
@@ -225,6 +226,29 @@ async def test_changes_replace_the_members_of_a_kind_at_a_version(gateway: Runni
     await note_portfolio_equity(held, Settings())
     rows = (await call(gateway, "GET", "/portfolios/new/equity", scope="read")).json()["items"]
     assert (rows[1]["equity"], rows[1]["net_flow"]) == ("30100", "-200"), "an account that left is a flow"
+
+
+async def test_a_member_that_joins_while_equity_is_noted_is_a_flow(gateway: Running, held: Database) -> None:
+    """The change begins first, waits for the writer of the equity, and ends after it."""
+    await call(gateway, "POST", "/portfolios", {**ALL, "accounts": ["demo"]})
+    await note_portfolio_equity(held, Settings())
+    async with held.transaction() as writer:
+        at = await writer.fetchval("portfolios.lock", 1)
+        join = asyncio.create_task(
+            call(gateway, "PATCH", "/portfolios/all", {"version": 1, "accounts": ["demo", "sim"]})
+        )
+
+        async def is_waiting() -> bool:
+            return bool(await held.sql("SELECT FROM pg_locks WHERE NOT granted"))
+
+        await until(is_waiting)
+        assert at is not None
+    await note_portfolio_equity(held, Settings())
+    assert (await join).status_code == 200
+    await note_portfolio_equity(held, Settings())
+    rows = (await call(gateway, "GET", "/portfolios/all/equity", scope="read")).json()["items"]
+    assert rows[-1]["equity"] == "30300"
+    assert sum(D(row["net_flow"]) for row in rows) == 30_300, "nothing of it is profit"
 
 
 async def test_an_archived_portfolio_keeps_its_history_and_frees_its_members(gateway: Running, held: Database) -> None:

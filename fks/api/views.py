@@ -383,7 +383,7 @@ class PortfolioHoldingView(View):
 
 
 class HoldingsView(View):
-    """What a portfolio holds, and what it is worth."""
+    """The holdings of a portfolio with their values, and its equity."""
 
     portfolio: str
     currency: str

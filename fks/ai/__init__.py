@@ -1,1 +1,1 @@
-"""Advice from models; it cannot order. Not built yet."""
+"""Documents, search and answers with sources; advice that cannot order."""

@@ -29,6 +29,7 @@ from sqlalchemy.pool import NullPool
 
 from fks.model.errors import ConfigError, InputError, OutageError
 from fks.store.roles import GRANT
+from fks.store.routines import VECTOR
 
 T = TypeVar("T")
 #: where a build keeps its migrations, within its sources
@@ -202,6 +203,7 @@ def _upgraded(connection: Connection, revision: str) -> str | None:
 
     at = _act(connection, act)
     connection.exec_driver_sql(GRANT)  # after each one: a restored or copied table has no grants
+    connection.exec_driver_sql(VECTOR)  # a backup leaves it out, and a server may have got it since the last upgrade
     return at
 
 

@@ -23,6 +23,14 @@ DROP_INFORMATION = """DO $do$ BEGIN
   END IF;
 END $do$"""
 
+#: Installs pgvector where the server has it and the role may. No table needs it: without it search has no vectors.
+VECTOR = """DO $do$ BEGIN
+  IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector' AND installed_version IS NULL) THEN
+    CREATE EXTENSION vector;
+  END IF;
+EXCEPTION WHEN OTHERS THEN RAISE NOTICE 'pgvector is not installed: %', SQLERRM;
+END $do$"""
+
 #: drop them, but for the default partitions, which go with their tables; nothing of others that share the database
 DROPS = tuple(
     f"DROP {kind} IF EXISTS {name} CASCADE"

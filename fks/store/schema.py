@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Computed,
     Date,
     DateTime,
     Float,
@@ -30,7 +31,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL, TSVECTOR, UUID
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -1487,4 +1488,73 @@ nodes = Table(  # the machines of the cluster: each keeper writes its own row on
     Column("clock_skew_ms", Float(53)),
     _time("beat_at", now=True),
     Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+)
+
+# ── documents, search and answers ────────────────────────────────────────────────────────────────
+ai_documents = Table(  # collection `fks`: the pages of FKS itself; `user`: those that persons add
+    "ai_documents",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _text("collection"),
+    _text("name"),
+    _text("title"),
+    _text("kind"),
+    _text("content_hash"),
+    Column("characters", Integer, nullable=False),
+    Column("version", Integer, nullable=False, server_default="1"),
+    _text("added_by", default=""),
+    _time("created_at", now=True),
+    _time("updated_at", now=True),
+    UniqueConstraint("collection", "name"),
+    CheckConstraint("kind IN ('text','markdown','html')", name="kind"),
+)
+
+#: signs that PostgreSQL's parser would join to words are spaces, as in fks.ai.search.SIGNS
+_SPACED = "translate({0}, '!\"#$%&''()*+,-./:;<=>?@[\\]^_`{{|}}~', repeat(' ', 32))"
+
+ai_chunks = Table(  # parts of documents; an unchanged part of a new version keeps its row, and so its vectors
+    "ai_chunks",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("document_id", UUID, ForeignKey("ai_documents.id", ondelete="CASCADE"), nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("headings", ARRAY(Text), nullable=False),
+    _text("heading"),  # the headings as one text, for the words of `search`
+    _text("text"),
+    Column("start_at", Integer, nullable=False),  # characters of the source
+    Column("end_at", Integer, nullable=False),
+    Column("tokens", Integer, nullable=False),
+    Column(
+        "search",
+        TSVECTOR,
+        Computed(
+            f"setweight(to_tsvector('english'::regconfig, {_SPACED.format('heading')}), 'A')"
+            f" || setweight(to_tsvector('english'::regconfig, {_SPACED.format('text')}), 'D')",
+            persisted=True,
+        ),
+    ),
+    Index("ix_ai_chunks_document", "document_id", "ordinal"),
+    Index("ix_ai_chunks_search", "search", postgresql_using="gin"),
+)
+
+ai_embedders = Table(  # models that turn words into vectors; the newest one is in force
+    "ai_embedders",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    _text("name"),
+    Column("dimensions", Integer, nullable=False),
+    Column("chunks", Integer, nullable=False),  # on which it was fitted
+    _text("sha256"),
+    Column("model", LargeBinary, nullable=False),
+    _time("created_at", now=True),
+)
+
+ai_embeddings = Table(  # real[], which pgvector casts: the table exists where pgvector does not
+    "ai_embeddings",
+    metadata,
+    Column("embedder_id", BigInteger, ForeignKey("ai_embedders.id", ondelete="CASCADE"), nullable=False),
+    Column("chunk_id", UUID, ForeignKey("ai_chunks.id", ondelete="CASCADE"), nullable=False),
+    Column("embedding", ARRAY(REAL), nullable=False),
+    PrimaryKeyConstraint("embedder_id", "chunk_id"),
+    Index("ix_ai_embeddings_chunk", "chunk_id"),
 )

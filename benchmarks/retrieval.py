@@ -93,8 +93,9 @@ async def cost(db: Database, store: DocumentStore, texts: list[str], rounds: int
         vector = model.embed({term["lexeme"]: term["times"] for term in terms})
         assert vector is not None
         near = await db.fetch("documents.nearest", row["id"], "fks", vector.tolist(), 50)
-        words = " | ".join(f"'{term['lexeme']}'" for term in terms)
-        await db.fetch("documents.lexical", words, "fks", 50)
+        words = [f"'{term.lexeme}'" for term in found.terms]
+        weights = [term.weight(found.corpus) for term in found.terms]
+        await db.fetch("documents.lexical", words, weights, "fks", 50)
         ids = [hit.row["id"] for hit in found.hits]
         chunks = await db.fetch("documents.chunks", ids, [term["lexeme"] for term in terms])
         pool.append(time.perf_counter() - at)

@@ -224,8 +224,8 @@ class DocumentStore:
             else:
                 rankings.append(near)
         if mode != "vector":
-            words = " | ".join(f"'{term.lexeme}'" for term in terms)
-            found = await self._db.fetch("documents.lexical", words, collection, _DEPTH)
+            words, weights = [f"'{term.lexeme}'" for term in terms], [term.weight(corpus) for term in terms]
+            found = await self._db.fetch("documents.lexical", words, weights, collection, _DEPTH)
             rankings.append([str(row["id"]) for row in found])
         ranked = fused(*rankings)[:limit]
         ids = [uuid.UUID(one) for one, _ in ranked]

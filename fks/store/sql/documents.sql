@@ -79,8 +79,10 @@ SELECT e.id, e.sha256, e.model FROM (SELECT id FROM ai_embedders ORDER BY id DES
 
 -- name: words
 -- Lexemes of the chunks with their counts, in the order of the chunks' ids; of all, or without a vector of embedder $1.
+-- A word of a heading counts three times: headings say what a chunk is about, and are short.
 SELECT c.id, array_agg(w.lexeme ORDER BY w.lexeme) AS lexemes,
-       array_agg(coalesce(cardinality(w.positions), 1) ORDER BY w.lexeme) AS counts
+       array_agg(coalesce(cardinality(w.positions) + 2 * cardinality(array_positions(w.weights, 'A')), 1)
+                 ORDER BY w.lexeme) AS counts
   FROM ai_chunks c, unnest(c.search) w
  WHERE $1::bigint IS NULL OR NOT EXISTS (SELECT FROM ai_embeddings v WHERE v.embedder_id = $1 AND v.chunk_id = c.id)
  GROUP BY c.id ORDER BY c.id;
@@ -107,10 +109,13 @@ SELECT t.lexeme, cardinality(t.positions) AS times,
   FROM unnest(to_tsvector('english', $1)) t ORDER BY t.lexeme LIMIT 64;
 
 -- name: lexical
--- Chunks that have any of the words, best first.
-SELECT c.id FROM ai_chunks c JOIN ai_documents d ON d.id = c.document_id, CAST($1 AS tsquery) q
- WHERE c.search @@ q AND ($2::text IS NULL OR d.collection = $2)
- ORDER BY ts_rank_cd(c.search, q) DESC, c.id LIMIT $3;
+-- Chunks that have any of the words, best first: the sum over the words of weight times ts_rank_cd. Flag 32 maps each
+-- rank to 0 .. 1, so that a word that is repeated does not outweigh the others.
+SELECT c.id FROM ai_chunks c JOIN ai_documents d ON d.id = c.document_id
+ WHERE c.search @@ array_to_string($1::text[], ' | ')::tsquery AND ($3::text IS NULL OR d.collection = $3)
+ ORDER BY (SELECT sum(t.weight * ts_rank_cd(c.search, t.word::tsquery, 32))
+             FROM unnest($1::text[], $2::float8[]) t(word, weight)) DESC, c.id
+ LIMIT $4;
 
 -- name: nearest
 -- Chunks by the cosine distance of their vectors of one embedder, an exact scan.

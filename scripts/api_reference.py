@@ -196,6 +196,13 @@ PROBLEMS: dict[str, str] = {
     "SERVICE_EXISTS": "409: the name is a component's, or too many services of others are registered",
     "HOST_NOT_ALLOWED": "403: a host is not in `monitor.hosts`, or an address not allowed (there or in `alerts.hosts`)",
     "SPAN_TOO_LONG": "422: more bars than one request may value",
+    "DOCUMENT_UNKNOWN": "404: no document has this id",
+    "DOCUMENT_FORMAT": "422: PDF, Office and archive files are not read, nor a name without a known ending",
+    "DOCUMENT_TEXT": "422: not UTF-8, truncated, empty, or with NUL or half of a surrogate pair",
+    "DOCUMENT_NAME": "422: the name of a document is empty, longer than 200 characters, or not printable",
+    "DOCUMENT_SIZE": "413: the document has too many characters or chunks",
+    "DOCUMENT_SHIPPED": "409: a page of FKS itself cannot be removed",
+    "DOCUMENTS_FULL": "409: the documents would have more than 20,000 chunks",
 }
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 

@@ -39,7 +39,8 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 #: becomes one space, so that offsets stay
 _UNSEEN = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _BLOCK = re.compile(
-    r"address|article|aside|blockquote|body|br|caption|d[dlt]|details|div|fieldset|fig(?:caption|ure)|footer|form|h[1-6r]|head(?:er)?"
+    r"address|article|aside|blockquote|body|br|caption|d[dlt]|details|div|fieldset|fig(?:caption|ure)|footer"
+    r"|form|h[1-6r]|head(?:er)?"
     r"|html|li|main|nav|[ou]l|option|p|pre|section|summary|table|t(?:body|d|foot|h|head|r)"
 )
 _DROPPED = frozenset({"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "title"})
@@ -65,9 +66,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A block of text under its headings, with its place in the source."""
+    """A block of text under its headings, with its place in the source. Two sections may have the same headings."""
 
     headings: tuple[str, ...]
+    section: int
     text: str
     start: int
     end: int
@@ -176,13 +178,13 @@ def _lines(source: str) -> Iterator[tuple[int, str]]:
 
 def _plain_parts(source: str) -> Iterator[_Part]:
     """Yield paragraphs: runs of lines that are not blank."""
-    yield from _paragraphs(source, 0, len(source), ())
+    yield from _paragraphs(source, 0, len(source), (), 0)
 
 
 def _markdown_parts(source: str) -> Iterator[_Part]:
     """Yield blocks under the headings above them; a fenced block is one, whatever its lines look like."""
     path: list[tuple[int, str]] = []
-    begin, fence = 0, ""
+    begin, fence, section = 0, "", 0
     for at, line in _lines(source):
         mark = _FENCE.match(line)
         if fence:
@@ -192,11 +194,12 @@ def _markdown_parts(source: str) -> Iterator[_Part]:
         if mark:
             fence = mark[1]
         elif heading := _ATX.match(line):
-            yield from _paragraphs(source, begin, at, _texts(path))
+            yield from _paragraphs(source, begin, at, _texts(path), section)
+            section += 1
             level = len(heading[1])
             path = [(known, text) for known, text in path if known < level] + [(level, _shown(heading[2]))]
             begin = at + len(line) + 1
-    yield from _paragraphs(source, min(begin, len(source)), len(source), _texts(path))
+    yield from _paragraphs(source, min(begin, len(source)), len(source), _texts(path), section)
 
 
 def _texts(path: Sequence[tuple[int, str]]) -> tuple[str, ...]:
@@ -207,7 +210,7 @@ def _shown(heading: str) -> str:
     return " ".join(heading.split())[:_HEADING_MAX]
 
 
-def _paragraphs(source: str, start: int, end: int, headings: tuple[str, ...]) -> Iterator[_Part]:
+def _paragraphs(source: str, start: int, end: int, headings: tuple[str, ...], section: int) -> Iterator[_Part]:
     begin: int | None = None
     last = start
     for at, line in _lines(source[start:end]):
@@ -215,10 +218,10 @@ def _paragraphs(source: str, start: int, end: int, headings: tuple[str, ...]) ->
             begin = at if begin is None else begin
             last = at + len(line)
         elif begin is not None:
-            yield _Part(headings, source[start + begin : start + last], start + begin, start + last)
+            yield _Part(headings, section, source[start + begin : start + last], start + begin, start + last)
             begin = None
     if begin is not None:
-        yield _Part(headings, source[start + begin : start + last], start + begin, start + last)
+        yield _Part(headings, section, source[start + begin : start + last], start + begin, start + last)
 
 
 class _HtmlBlocks:
@@ -232,7 +235,7 @@ class _HtmlBlocks:
         self._path: list[tuple[int, str]] = []
         self._words: list[str] = []
         self._begin = self._end = 0
-        self._level = 0
+        self._level = self._section = 0
         self._read(source)
         self._flush()
 
@@ -281,8 +284,9 @@ class _HtmlBlocks:
         if self._level:
             kept = [(known, words) for known, words in self._path if known < self._level]
             self._path = [*kept, (self._level, text[:_HEADING_MAX])]
+            self._section += 1
         else:
-            self.parts.append(_Part(_texts(self._path), text, self._begin, self._end))
+            self.parts.append(_Part(_texts(self._path), self._section, text, self._begin, self._end))
 
 
 def _lower(source: str) -> str:
@@ -300,10 +304,10 @@ def _joined(source: str, kind: Kind, parts: Iterator[_Part]) -> Iterator[_Part]:
     held: _Part | None = None
     for part in parts:
         for piece in _cut(part, is_exact=kind != "html"):
-            if held is not None and held.headings == piece.headings:
+            if held is not None and held.section == piece.section:
                 text = f"{held.text}\n{piece.text}" if kind == "html" else source[held.start : piece.end]
                 if tokens_of(text) <= TOKENS_MAX:
-                    held = _Part(held.headings, text, held.start, piece.end)
+                    held = _Part(held.headings, held.section, text, held.start, piece.end)
                     continue
             if held is not None:
                 yield held
@@ -339,7 +343,7 @@ def _cut(part: _Part, *, is_exact: bool) -> Iterator[_Part]:
         kept = text.strip()
         if kept:
             start = part.start + begun + lead if is_exact else part.start
-            yield _Part(part.headings, kept, start, start + len(kept) if is_exact else part.end)
+            yield _Part(part.headings, part.section, kept, start, start + len(kept) if is_exact else part.end)
         at = max(bisect.bisect_right(ends, end), at + 1)
         begun = end
 

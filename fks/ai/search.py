@@ -50,7 +50,7 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
-class Quote:
+class Excerpt:
     """A literal part of a chunk; `start` and `end` are offsets into the chunk's text."""
 
     text: str
@@ -160,11 +160,11 @@ def coverage(terms: Sequence[Term], corpus: int, held: Sequence[str]) -> float:
     return sum(term.weight(corpus) for term in terms if term.lexeme in known) / total if total else 0.0
 
 
-def quote_of(text: str, terms: Sequence[Term], corpus: int) -> Quote:
+def quote_of(text: str, terms: Sequence[Term], corpus: int) -> Excerpt:
     """Return the part of a chunk that holds most of a question: whole lines, at most QUOTE_MAX characters where lines
     are no longer. It is literally in the chunk."""
     if len(text) <= QUOTE_MAX:
-        return Quote(text, 0, len(text))
+        return Excerpt(text, 0, len(text))
     lines: list[tuple[int, int, set[str]]] = []
     at = 0
     for line in text.split("\n"):
@@ -189,7 +189,7 @@ def quote_of(text: str, terms: Sequence[Term], corpus: int) -> Quote:
     kept = text[start:end]
     start += len(kept) - len(kept.lstrip())
     kept = kept.strip()
-    return Quote(kept, start, start + len(kept))
+    return Excerpt(kept, start, start + len(kept))
 
 
 def _is_form(word: str, lexeme: str) -> bool:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from fks.jobs.catalogue import CatalogueReader
     from fks.jobs.user_code import UserCode
     from fks.model.ports import Log
+    from fks.store.documents import DocumentStore
 
 #: How long a request waits for a database that is away before it is answered 503.
 PATIENCE_S = 2.0
@@ -124,6 +125,7 @@ class Gateway:
         self._why: Why | None = None
         self._catalogue: CatalogueReader | None = None
         self._user_code: UserCode | None = None
+        self._documents: DocumentStore | None = None
 
     @property
     def order_entry(self) -> OrderEntry:
@@ -195,6 +197,15 @@ class Gateway:
 
             self._catalogue = CatalogueReader(self.db, self.deps.paths.strategies)
         return self._catalogue
+
+    @property
+    def documents(self) -> DocumentStore:
+        """Return the documents and the search over them, which keeps a model in memory."""
+        if self._documents is None:
+            from fks.store.documents import DocumentStore
+
+            self._documents = DocumentStore(self.db)
+        return self._documents
 
     @property
     def user_code(self) -> UserCode:

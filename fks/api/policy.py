@@ -91,6 +91,9 @@ COSTS: Final[dict[Route, int]] = {
     ("POST", "/optimizations"): 50,
     ("POST", "/monitor/api/check/"): 10,
     ("POST", "/graphql"): 5,
+    ("POST", "/documents"): 10,
+    ("POST", "/search"): 2,
+    ("POST", "/answer"): 2,
 }
 
 #: Routes that need the limit to be known: without Redis they answer 503, all others are served uncounted.
@@ -132,7 +135,8 @@ ACCOUNT_SAFE: Final[frozenset[Route]] = frozenset(
     }
 )
 
-#: Changes that the journal of orders and signals records with their author: they need no rows in the audit.
+#: Changes that the journal of orders and signals records with their author, and reads by POST: they need no rows in
+#: the audit.
 JOURNALED: Final[frozenset[Route]] = frozenset(
     {
         ("POST", "/orders"),
@@ -144,6 +148,8 @@ JOURNALED: Final[frozenset[Route]] = frozenset(
         ("POST", "/signals/send"),
         ("POST", "/ws/ticket"),
         ("POST", "/graphql"),
+        ("POST", "/search"),
+        ("POST", "/answer"),
     }
 )
 #: Changes that must not wait for the audit: recorded when it can be.

@@ -56,6 +56,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "accounts": ("fks.cli.accounts", "List, create and change accounts."),
     "kill": ("fks.cli.kill", "Engage the kill switch: cancel, flatten, deny entries."),
     "resume": ("fks.cli.kill", "Release the kill switch."),
+    "ai": ("fks.cli.ai", "Ask and search documents; answers quote their sources."),
     "optimize": ("fks.cli.optimize", "Search parameters, judged on held-back bars; promote and roll back."),
     "backtest": ("fks.cli.backtest", "Run backtests here, or submit them as durable jobs."),
 }

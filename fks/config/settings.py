@@ -776,7 +776,7 @@ class Chat(Section):
 
 
 class Ai(Section):
-    """Language models. Read by fks.ai, which is not there yet."""
+    """Language models. There is none yet, so nothing reads it: answers quote documents."""
 
     openai_api_key: SecretStr | None = Field(None, description="OpenAI API key")
 

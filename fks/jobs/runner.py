@@ -65,6 +65,12 @@ async def _challenge(job: Job, work: Work) -> dict[str, Any]:
     return await run_challenge(job.spec, work.db, work.settings, catalogue, now_ns=RealClock().now_ns())
 
 
+async def _documents(job: Job, work: Work) -> dict[str, Any]:
+    from fks.jobs.documents import run_documents  # not needed by a backtest
+
+    return await run_documents(work.db)
+
+
 #: kind -> its function, run in a thread of its own
 KINDS: dict[str, Callable[[Mapping[str, Any], Work], dict[str, Any]]] = {BACKTEST: _backtest}
 #: kind -> its coroutine, run on the loop: it mostly waits
@@ -72,6 +78,7 @@ WAITING_KINDS: dict[str, Callable[[Job, Work], Awaitable[dict[str, Any]]]] = {
     "sync": _sync,
     "drift": _drift,
     "challenge": _challenge,
+    "documents": _documents,
     OPTIMIZATION: run_coordinator,
     WORKER: run_helper,
 }

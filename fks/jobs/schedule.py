@@ -130,6 +130,14 @@ async def _challengers(c: Context) -> str:
     return f"{len(ids)} instances"
 
 
+async def _documents(c: Context) -> str:
+    """Store the pages of this build where they are not, and submit the job of documents when chunks have no vectors."""
+    from fks.jobs.documents import store_shipped, submit_pending  # not needed before
+
+    changed, job = await store_shipped(c.db), await submit_pending(c.db, c.clock.now_ns())
+    return f"{changed} pages changed, job {job}" if changed or job else NOTHING
+
+
 async def _continuous(c: Context) -> str:
     return await c.continuous.look()
 
@@ -148,6 +156,7 @@ TASKS: dict[str, tuple[str, Callable[[Context], Awaitable[str]]]] = {
     "portfolio-equity": ("0 * * * *", _portfolios),
     "drift": ("45 0 * * *", _drift),
     "challengers": ("50 * * * *", _challengers),
+    "documents": ("*/5 * * * *", _documents),
     "continuous": ("* * * * *", _continuous),
 }
 

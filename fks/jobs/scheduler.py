@@ -44,11 +44,12 @@ class Lane:
 
 
 def lanes_of(settings: Settings) -> tuple[Lane, ...]:
-    """Return the lanes: a long sync of history delays no backtest, and no search delays either."""
+    """Return the lanes: a long sync of history delays no backtest, and no search or work on documents delays either."""
     searches = ("optimization", "optimization-worker")
     return (
-        Lane(None, ("sync", *searches), JOBS_AT_ONCE),
+        Lane(None, ("sync", "documents", *searches), JOBS_AT_ONCE),
         Lane(("sync",), (), 1),
+        Lane(("documents",), (), 1),
         Lane(searches[:1], (), 1, may_wait=True),
         Lane(searches[1:], (), settings.research.places - 1, may_wait=True),
     )

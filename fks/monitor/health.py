@@ -24,7 +24,7 @@ OWNER_SERVICES: dict[str, tuple[str, ...]] = {
     "fks_main": ("keeper", "keeper-parent", "supervisor", "monitor", "scheduler", "raylet", "gcs"),
     "fks_api": ("gateway", "controller", "proxy"),
     "fks_app": ("strategy",),
-    "fks_ai": ("inference",),
+    "fks_ai": ("gateway",),  # documents, search and answers have no process of their own
     "fks_data": ("collector", "postgres", "redis"),
     "fks_execution": ("orders", "guardian", "sim"),
     "fks_ninja": ("ninja",),
@@ -32,7 +32,7 @@ OWNER_SERVICES: dict[str, tuple[str, ...]] = {
     "fks_web": ("pages",),
 }
 #: Those of them that may be off, or are not built: they are registered and shown without a component, too.
-OPTIONAL = ("fks_ai", "fks_ninja", "fks_meta")
+OPTIONAL = ("fks_ninja", "fks_meta")
 
 #: Age of the last committed write from which the database counts as down: on a full disk it still answers questions.
 WRITE_AGE_MAX_S = 5.0
@@ -215,7 +215,7 @@ def absent_reasons(settings: Settings) -> dict[str, str]:
     ninja = "nothing of it runs, see 'fks status'"
     if not settings.ninja.links():
         ninja = "ninja.enabled is false, and there is no table [ninja.groups.NAME]"
-    return dict(zip(OPTIONAL, ("FKS has no models yet", ninja, "MetaTrader 5 is not built yet"), strict=True))
+    return dict(zip(OPTIONAL, (ninja, "MetaTrader 5 is not built yet"), strict=True))
 
 
 def owner_services(

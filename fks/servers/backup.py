@@ -18,6 +18,9 @@ from fks.model.errors import ConfigError, OutageError
 from fks.model.timeframe import to_datetime
 from fks.servers import binaries
 
+#: pgvector holds no data of ours, and a server that a backup is restored on may lack it: an upgrade installs it again
+_DUMP = ("--format=custom", "--no-owner", "--no-privileges", "--exclude-extension=vector")
+
 
 @dataclass(frozen=True, slots=True)
 class Client:
@@ -72,7 +75,7 @@ def dump(url: str, paths: Paths, *, label: str = "backup", clock: Clock | None =
     partial = target.with_suffix(".part")
     try:
         partial.touch(mode=0o600)
-        _run(url, paths, "pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={partial}")
+        _run(url, paths, "pg_dump", *_DUMP, f"--file={partial}")
         partial.rename(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -82,8 +85,7 @@ def dump(url: str, paths: Paths, *, label: str = "backup", clock: Clock | None =
 def dump_to(url: str, paths: Paths, file: Path, snapshot: str) -> None:
     """Write the database as of an exported snapshot to a file. Errors: OutageError with pg_dump's error."""
     file.touch(mode=0o600)
-    options = ("--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}", f"--file={file}")
-    _run(url, paths, "pg_dump", *options)
+    _run(url, paths, "pg_dump", *_DUMP, f"--snapshot={snapshot}", f"--file={file}")
 
 
 def restore(url: str, paths: Paths, file: Path) -> None:

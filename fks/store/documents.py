@@ -11,8 +11,11 @@ import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Any, Final
+
+import asyncpg
 
 from fks.ai.chunks import Chunk, Kind, checked_source, chunks_of, document_id, kind_of_name, title_of
 from fks.ai.search import CHUNKS_MIN, COVERAGE_MIN, Term, TfidfSvd, coverage, fused, quote_of, spaced
@@ -55,7 +58,7 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchHits:
     """The hits of a search, best first; `mode`: hybrid, lexical (no vectors can be had) or vector."""
 
     mode: str
@@ -74,10 +77,10 @@ class DocumentStore:
 
     # ── documents ──
     async def page(
-        self, collection: str | None = None, *, after: tuple[str, str] | None = None, limit: int = 100
+        self, collection: str | None = None, *, after: uuid.UUID | None = None, limit: int = 100
     ) -> list[dict[str, Any]]:
-        """Return documents by collection and name, from after a position on."""
-        rows = await self._db.fetch("documents.list", collection, *(after or (None, None)), limit)
+        """Return documents by collection and name, those after one of them."""
+        rows = await self._db.fetch("documents.list", collection, after, limit)
         return [dict(row) for row in rows]
 
     async def get(self, id: uuid.UUID) -> dict[str, Any]:
@@ -94,7 +97,7 @@ class DocumentStore:
         Guarantees: all of it or nothing; chunks that did not change keep their rows and vectors.
         """
         id = document_id(USER, name)
-        chunks = chunks_of(id, kind, source)
+        chunks = await asyncio.to_thread(chunks_of, id, kind, source)
         async with self._db.transaction() as tx:
             await tx.execute("documents.lock")
             counts = await tx.fetchrow("documents.counts", id)
@@ -129,15 +132,11 @@ class DocumentStore:
         `pages`: the shipped ones. Work is to store them, or to embed chunks.
         """
         digest = _digest(pages)
-        if await self._db.fetchval("documents.digest", SHIPPED) != digest:
-            return f"pages:{digest}"
-        row = await self._db.fetchrow("documents.embedder")
-        counts = await self._db.fetchrow("documents.counts", None)
-        assert counts is not None
-        if counts["chunks"] < CHUNKS_MIN or not await self.has_vectors() or (row is not None and not row["missing"]):
-            return None
-        state = await self._db.fetchval("documents.state")
-        return f"vectors:{0 if row is None else row['id']}:{state}"
+        row = await self._db.fetchrow("documents.state", SHIPPED)
+        assert row is not None
+        is_stored = row["digest"] == digest or not pages
+        is_embedded = row["chunks"] < CHUNKS_MIN or not row["missing"] or not await self.has_vectors()
+        return None if is_stored and is_embedded else f"{digest}:{row['state']}"
 
     async def has_vectors(self) -> bool:
         """Return whether pgvector is installed in this database."""
@@ -146,8 +145,10 @@ class DocumentStore:
 
     async def store_pages(self, pages: Mapping[str, str]) -> int:
         """Make the shipped collection equal to `pages`, name to Markdown; return how many changed. One transaction."""
+        if await self._db.fetchval("documents.digest", SHIPPED) == _digest(pages):
+            return 0
         made = {
-            name: (source, chunks_of(document_id(SHIPPED, name), "markdown", source))
+            name: (source, await asyncio.to_thread(chunks_of, document_id(SHIPPED, name), "markdown", source))
             for name, source in sorted(pages.items())
         }
         async with self._db.transaction() as tx:
@@ -168,45 +169,44 @@ class DocumentStore:
         """
         if not await self.has_vectors():
             return "pgvector is not installed: search is lexical"
-        async with self._db.transaction() as tx:
+        db = self._db  # fitting takes seconds: outside of a transaction, which the server would end
+        counts, row = await db.fetchrow("documents.counts", None), await db.fetchrow("documents.embedder")
+        assert counts is not None
+        total = int(counts["chunks"])
+        is_new = row is None or row["missing"] > _UNSEEN_MAX * total
+        rows = await db.fetch("documents.words", None if is_new or row is None else row["id"])
+        words = [dict(zip(one["lexemes"], one["counts"], strict=True)) for one in rows]
+        if is_new and len(words) < CHUNKS_MIN:
+            return f"{len(words)} chunks with words: too few to fit a model"
+        stored = None if is_new else await db.fetchrow("documents.model", None)
+        if stored is None:
+            model = await asyncio.to_thread(TfidfSvd.fit, words)
+        else:
+            model = TfidfSvd.load(stored["model"], stored["sha256"])
+        vectors = [(one["id"], model.embed(held)) for one, held in zip(rows, words, strict=True)]
+        async with db.transaction() as tx:
             await tx.execute("documents.lock")
-            row = await tx.fetchrow("documents.embedder")
-            counts = await tx.fetchrow("documents.counts", None)
-            assert counts is not None
-            total = int(counts["chunks"])
-            if total < CHUNKS_MIN:
-                return f"{total} chunks: too few to fit a model"
-            if row is not None and row["missing"] <= _UNSEEN_MAX * total:
-                stored = await tx.fetchrow("documents.model", None)
-                assert stored is not None
-                model, embedder = TfidfSvd.load(stored["model"], stored["sha256"]), stored["id"]
-                rows = await tx.fetch("documents.words", embedder)
-                words = [dict(zip(r["lexemes"], r["counts"], strict=True)) for r in rows]
-                done = f"{len(rows)} chunks embedded"
+            if stored is not None:
+                embedder = stored["id"]
+                if await tx.fetchrow("documents.model", embedder) is not None:
+                    return f"embedder {embedder} was replaced meanwhile"
             else:
-                rows = await tx.fetch("documents.words", None)
-                words = [dict(zip(r["lexemes"], r["counts"], strict=True)) for r in rows]
-                if len(words) < CHUNKS_MIN:
-                    return f"{len(words)} chunks with words: too few to fit a model"
-                model = await asyncio.to_thread(TfidfSvd.fit, words)
                 data = model.dump()
                 embedder = await tx.fetchval(
                     "documents.add_embedder", TfidfSvd.NAME, model.dimensions, total,
                     hashlib.sha256(data).hexdigest(), data,
                 )  # fmt: skip
                 await tx.execute("documents.drop_embedders", embedder)
-                done = f"embedder {embedder} fitted on {len(rows)} chunks"
-            vectors = [(row["id"], model.embed(counts)) for row, counts in zip(rows, words, strict=True)]
             await tx.executemany(
                 "documents.add_vector",
                 [(embedder, id, vector.tolist()) for id, vector in vectors if vector is not None],
             )
-            return done
+        return f"embedder {embedder} fitted on {len(rows)} chunks" if is_new else f"{len(rows)} chunks embedded"
 
     # ── search ──
     async def search(
         self, question: str, *, collection: str | None = None, limit: int = 10, mode: str = "hybrid"
-    ) -> Found:
+    ) -> SearchHits:
         """Return the chunks that fit a question best: full text (any of its words) and vectors, merged by rank.
 
         `mode`: lexical or vector leaves the other one out. Without vectors the result is lexical, and says so.
@@ -215,7 +215,7 @@ class DocumentStore:
         terms = [Term(row["lexeme"], row["chunks"]) for row in rows]
         corpus = int(rows[0]["corpus"]) if rows else 0
         if not terms:
-            return Found("lexical", [], [], corpus)
+            return SearchHits("lexical", [], [], corpus)
         rankings = []
         if mode != "lexical":
             near = await self._nearest({row["lexeme"]: row["times"] or 1 for row in rows}, collection)
@@ -234,7 +234,7 @@ class DocumentStore:
         hits = [
             Hit(by_id[one], score, coverage(terms, corpus, by_id[one]["held"])) for one, score in ranked if one in by_id
         ]
-        return Found(mode, hits, terms, corpus)
+        return SearchHits(mode, hits, terms, corpus)
 
     async def answer(self, question: str, *, collection: str | None = None) -> dict[str, Any]:
         """Return passages that answer a question, quoted literally, or `not_found`. No model writes any of it."""
@@ -259,11 +259,16 @@ class DocumentStore:
         vector = None if self._model is None else self._model[1].embed(counts)
         if self._model is None or vector is None:
             return None
-        rows = await self._db.fetch("documents.nearest", self._model[0], collection, vector.tolist(), _DEPTH)
+        try:
+            rows = await self._db.fetch("documents.nearest", self._model[0], collection, vector.tolist(), _DEPTH)
+        except asyncpg.UndefinedObjectError:  # a restored database has pgvector only after its next upgrade
+            self._has_vectors = False
+            return None
         return [str(row["id"]) for row in rows] or None  # none: it was replaced just now
 
 
-def shipped_pages() -> dict[str, str]:
+@cache
+def shipped_pages() -> Mapping[str, str]:
     """Return FKS's own pages, name to Markdown: docs/*.md, which the package holds."""
     folder = resources.files("fks.ai") / "docs"
     if not folder.is_dir():
@@ -279,7 +284,7 @@ def checked_document(name: str, source: str, kind: Kind | None = None) -> tuple[
             "the name is empty, longer than 200 characters, or not printable",
             code="DOCUMENT_NAME",
             status=422,
-            remedy="name it like a file: notes.md",
+            remedy="name it like a file: notes.txt",
         )
     return name.strip(), kind or kind_of_name(name), checked_source(source)
 
@@ -313,7 +318,7 @@ def _source_of(row: Row) -> dict[str, Any]:
     return {"id": row["document"], "collection": row["collection"], "name": row["name"], "title": row["title"]}
 
 
-def _passage(hit: Hit, found: Found) -> dict[str, Any]:
+def _passage(hit: Hit, found: SearchHits) -> dict[str, Any]:
     row = hit.row
     quote = quote_of(row["text"], found.terms, found.corpus)
     return {

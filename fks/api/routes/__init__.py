@@ -11,6 +11,7 @@ from fks.api.routes import (
     data,
     database,
     denials,
+    documents,
     equity,
     execution,
     graphql,
@@ -78,4 +79,5 @@ ROUTERS = (
     graphql.router,
     monitor.router,
     schedules.router,
+    documents.router,
 )

@@ -7,11 +7,12 @@ SELECT pg_advisory_xact_lock(7206157);
 SELECT to_regtype('vector') IS NOT NULL;
 
 -- name: list
--- The documents of a collection (null: of all), by collection and name, from after a position on.
+-- The documents of a collection (null: of all), by collection and name, those after one of them.
 SELECT d.*, (SELECT count(*) FROM ai_chunks c WHERE c.document_id = d.id) AS chunks
   FROM ai_documents d
- WHERE ($1::text IS NULL OR d.collection = $1) AND ($2::text IS NULL OR (d.collection, d.name) > ($2, $3::text))
- ORDER BY d.collection, d.name LIMIT $4;
+ WHERE ($1::text IS NULL OR d.collection = $1)
+   AND ($2::uuid IS NULL OR (d.collection, d.name) > (SELECT a.collection, a.name FROM ai_documents a WHERE a.id = $2))
+ ORDER BY d.collection, d.name LIMIT $3;
 
 -- name: get
 -- One document.
@@ -69,8 +70,17 @@ SELECT e.id, e.name, e.dimensions, e.chunks, e.sha256, e.created_at,
   FROM ai_embedders e ORDER BY e.id DESC LIMIT 1;
 
 -- name: state
--- The hash of the chunks that are stored.
-SELECT md5(string_agg(id::text, ',' ORDER BY id)) FROM ai_chunks;
+-- What is stored: the hash of a collection, chunks, those without a vector of the embedder in force, and a text that
+-- differs after every change of any of it.
+WITH newest AS (SELECT max(id) AS id FROM ai_embedders), counted AS (
+    SELECT count(*) AS chunks,
+           count(*) FILTER (WHERE NOT EXISTS (SELECT FROM ai_embeddings v WHERE v.embedder_id = n.id AND v.chunk_id = c.id)) AS missing
+      FROM ai_chunks c, newest n
+)
+SELECT (SELECT coalesce(md5(string_agg(name || ':' || content_hash, E'\n' ORDER BY name COLLATE "C")), '')
+          FROM ai_documents WHERE collection = $1) AS digest,
+       t.chunks, t.missing, concat_ws(':', n.id, t.chunks, t.missing, (SELECT max(updated_at) FROM ai_documents)) AS state
+  FROM counted t, newest n;
 
 -- name: model
 -- The model of the embedder in force, for a reader that has another one or none; no row back when it has this one.
@@ -109,11 +119,13 @@ SELECT t.lexeme, cardinality(t.positions) AS times,
   FROM unnest(to_tsvector('english', $1)) t ORDER BY t.lexeme LIMIT 64;
 
 -- name: lexical
--- Chunks that have any of the words, best first: the sum over the words of weight times ts_rank_cd. Flag 32 maps each
--- rank to 0 .. 1, so that a word that is repeated does not outweigh the others.
+-- Chunks that have any of the words, best first: the sum over the words of weight times ts_rank_cd, and as much again for
+-- all of them together, which ts_rank_cd ranks by how near they stand. Flag 32 maps each rank to 0 .. 1, so that a word
+-- that is repeated does not outweigh the others.
 SELECT c.id FROM ai_chunks c JOIN ai_documents d ON d.id = c.document_id
  WHERE c.search @@ array_to_string($1::text[], ' | ')::tsquery AND ($3::text IS NULL OR d.collection = $3)
  ORDER BY (SELECT sum(t.weight * ts_rank_cd(c.search, t.word::tsquery, 32))
+                  + sum(t.weight) * ts_rank_cd(c.search, array_to_string($1::text[], ' & ')::tsquery, 32)
              FROM unnest($1::text[], $2::float8[]) t(word, weight)) DESC, c.id
  LIMIT $4;
 

@@ -48,6 +48,7 @@ KEYED: dict[tuple[str, str], tuple[Any, Any]] = {
         {"name": "one", "base_currency": "USDT"},
         {"name": "two", "base_currency": "USDT"},
     ),
+    ("POST", "/documents"): ({"name": "a.markdown", "text": "one"}, {"name": "a.markdown", "text": "two"}),
     ("POST", "/config/versions"): (
         {"set": {"risk.orders_per_minute": 7}, "reason": "one", "base_version": 0},
         {"set": {"risk.orders_per_minute": 8}, "reason": "two", "base_version": 0},
@@ -60,7 +61,7 @@ SAME_RULE = {
     *(("POST", "/incidents/{id}/close"), ("DELETE", "/backtests/{id}"), ("DELETE", "/optimizations/{id}")),
     *(("POST", "/users/{name}"), ("POST", "/users/{name}/unlock"), ("DELETE", "/users/{name}/sessions")),
     *(("POST", "/strategies/{id}/challengers"), ("DELETE", "/challengers/{id}"), ("POST", "/challengers/{id}/swap")),
-    *(("POST", "/strategies/{id}/demote"), ("DELETE", "/tokens/{name}")),
+    *(("POST", "/strategies/{id}/demote"), ("DELETE", "/tokens/{name}"), ("DELETE", "/documents/{id}")),
     *(("PATCH", "/portfolios/{id}"), ("DELETE", "/portfolios/{id}")),
     *(("POST", "/auth/password"), ("POST", "/auth/totp"), ("POST", "/auth/totp/confirm")),
 }

@@ -24,6 +24,12 @@ from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
 
 
+@pytest.fixture(autouse=True)
+def _no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the job that stores FKS's pages at the first start: the tests count jobs."""
+    monkeypatch.delitem(schedule.TASKS, "documents")
+
+
 class Cluster:
     """Runs jobs until they are asked to end; like Ray's, a job goes on when its caller no longer waits."""
 

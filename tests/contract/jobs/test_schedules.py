@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from fks.clock import Clock
+from fks.clock import Clock, RealClock
 from fks.config.settings import Settings
 from fks.jobs import schedule
 from fks.jobs.schedule import Context, Schedules
 from fks.store.db import Database
+from fks.store.documents import DocumentStore, shipped_pages
 
 
 async def test_a_cron_that_is_none_and_a_task_that_fails_stop_no_other(
@@ -46,3 +47,14 @@ async def test_a_cron_that_is_none_and_a_task_that_fails_stop_no_other(
     await database.sql("UPDATE schedules SET is_enabled = false WHERE name = 'b-cron'")
     assert dict(await schedules.run_due()) == {"a-ill": "done"}
     assert dict(schedules.failing) == {}
+
+
+async def test_pages_are_stored_by_the_scheduler_itself_and_embedded_by_a_job(database: Database) -> None:
+    schedules = Schedules(database, RealClock(), Settings())
+    ran = dict(await schedules.run_due())
+    assert ran["documents"].startswith(f"{len(shipped_pages())} pages changed, job ")
+    assert schedules.failing == {}
+    answer = await DocumentStore(database).answer("how do I stop trading?")
+    assert (answer["state"], answer["search"]) == ("answered", "lexical")
+    rows = await database.sql("SELECT kind, state FROM jobs")
+    assert [tuple(row) for row in rows] == [("documents", "queued")]

@@ -185,8 +185,8 @@ async def test_what_runs_registers_itself_and_leaves_the_registry(database: Data
         "collector:binance": "component",
         "gateway:0": "component",
     }
-    assert rows["gateway:0"]["services"] == ["fks_api"]
-    assert not {"fks_ai", "fks_ninja", "fks_meta"} & set((await checks.run()).checks), "what is off is no outage"
+    assert rows["gateway:0"]["services"] == ["fks_api", "fks_ai"]
+    assert not {"fks_ninja", "fks_meta"} & set((await checks.run()).checks), "what is off is no outage"
     assert rows["collector:binance"]["version"] == "9"
     await database.sql("DELETE FROM component_health WHERE name = 'collector:binance'")
     await checks.run()

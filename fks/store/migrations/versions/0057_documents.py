@@ -30,7 +30,7 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.text("now()")),
         sa.CheckConstraint("kind IN ('text','markdown','html')", name=op.f("ck_ai_documents_kind")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ai_documents")),
-        sa.UniqueConstraint("collection", "name", name=op.f("uq_ai_documents_collection")),
+        sa.UniqueConstraint("collection", "name", name=op.f("uq_ai_documents_collection_name")),
     )
     op.create_table(
         "ai_chunks",
@@ -95,3 +95,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in ("ai_embeddings", "ai_embedders", "ai_chunks", "ai_documents"):
         op.drop_table(table)
+    # every upgrade installs pgvector (fks.store.routines); it stays where other tables use it
+    op.execute(
+        "DO $do$ BEGIN DROP EXTENSION IF EXISTS vector;"
+        " EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN NULL; END $do$"
+    )

@@ -1,0 +1,3 @@
+"""The gateway's fixtures."""
+
+from tests.support.api_fixtures import fks, gateway, seeded  # noqa: F401

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 from fks.clock import Clock, ClockSteps
 from fks.guardian.timing import Timing
@@ -22,8 +21,7 @@ class Context:
     timing: Timing
     db: Database | None = None
     bus: Bus | None = None
+    steps: ClockSteps = field(init=False)  # of the clock since this was made, not since the first order asked about
 
-    @cached_property
-    def steps(self) -> ClockSteps:
-        """Return the steps of the clock since this was first read."""
-        return ClockSteps(self.clock)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", ClockSteps(self.clock))

@@ -72,7 +72,6 @@ class Guardian:
         self._bridges = tuple(bridges)
         self._watching: list[asyncio.Task[None]] = []  # of the prop firms' rules
         self._bus, self._clock, self._meter = context.bus, context.clock, context.meter
-        context.steps.since_s()  # its steps count from here on, not from the first question about an order
         self._log, self._timing = context.log, context.timing
         self._exchange = exchange
         self._lease = GuardianLease(context, holder=holder_of(kill_file), is_placed=is_placed)

@@ -64,17 +64,21 @@ async def test_a_lost_flattening_is_asked_about_until_it_is_absent(tmp_path: Pat
     assert len(venue.received) == 2
 
 
-@pytest.mark.parametrize("step_s", [60.0, -60.0])
-async def test_a_lost_flattening_is_not_absent_sooner_when_the_clock_is_set(tmp_path: Path, step_s: float) -> None:
-    """The account has coins of the owner's: a second order beside a late first one would sell them."""
+@pytest.mark.parametrize("step_s", [60.0, -60.0, 3600.0])
+@pytest.mark.parametrize("at_s", [1, 2, 29])
+async def test_a_lost_flattening_is_not_absent_sooner_when_the_clock_is_set(
+    tmp_path: Path, at_s: int, step_s: float
+) -> None:
+    """The account has coins of the owner's: a second order beside a late first one would sell them. One that was set
+    before the order was first asked about counts as well."""
     clock, venue = FakeClock(), ScriptedVenue(script=deque(["lost"]), totals={"BTC": D(9), "USDT": D(0)})
     flatten, _ = flattening(tmp_path, clock, venue)
     snapshot = Snapshot(clock.now_ns(), {HOLDER: D("0.5")}, RULES, {}, frozenset())
-    for second in range(70):
-        if second == 2:
+    for second in range(at_s + 65):
+        if second == at_s:
             clock.step(step_s)
         await flatten.step(snapshot, set())
-        assert len(venue.received) == (1 if second < 62 else 2), second
+        assert len(venue.received) == (1 if second < max(at_s, 1) + 60 else 2), second
         await clock.advance(1.0)
     assert venue.totals["BTC"] == D("8.5")
 

@@ -23,9 +23,11 @@ SELECT client_order_id, role, symbol, instance, state, quantity, filled, is_redu
 FROM orders
  WHERE venue = 'ccxt' AND (client_order_id = ANY($1::text[])
     OR state IN ('SENDING', 'UNKNOWN', 'ACCEPTED', 'WORKING', 'PARTIAL'))"""
-_PAGES = """
-SELECT coalesce(payload->>'symbol', '') AS symbol, coalesce(payload->>'instance', '') AS instance
-  FROM alerts WHERE severity = 'page' AND resolved_at IS NULL"""
+#: open pages; one about several symbols (`kill.stuck`) is a row for each
+OPEN_PAGES = """
+SELECT coalesce(s #>> '{}', payload->>'symbol', '') AS symbol, coalesce(payload->>'instance', '') AS instance
+  FROM alerts LEFT JOIN LATERAL jsonb_path_query(payload, '$.symbols[*]') AS s ON true
+ WHERE severity = 'page' AND resolved_at IS NULL"""
 _WORKS = """
 SELECT (SELECT pid FROM component_health WHERE name = 'orders' AND state IN ('ready', 'running', 'degraded')
    AND beat_at > clock_timestamp() - make_interval(secs => $1)) AS pid,
@@ -63,6 +65,6 @@ class CoverSampler:
             self._since_ms = max(self._since_ms, fill["wallTime"])
         names = {row["clientOrderId"] for row in (*self._fills.values(), *state["open_orders"])}
         orders = await self._outside.sql(_ORDERS, list(names))
-        pages = await self._outside.sql(_PAGES)
+        pages = await self._outside.sql(OPEN_PAGES)
         rules = await rules_of(self._outside, state["prices"])
         return Sample(self._clock_s, state["open_orders"], list(self._fills.values()), orders, pages, rules, process)

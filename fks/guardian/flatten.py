@@ -86,7 +86,7 @@ class Flatten:
         self._troubles: dict[str, str] = {}  # symbol -> why the venue gave no answer about it in this round
         self._idle_count = 0  # in a row in which the venue's answers were all that was missing
         self.remaining: list[dict[str, str]] = []
-        self.stuck = ""  # what so many orders in a row did not close that a person must look; "" = nothing
+        self.stuck: dict[str, str] = {}  # symbols that a person must look at -> why
         self.rest_s = 0.0  # how long there is nothing to do but to wait
 
     async def step(
@@ -147,7 +147,7 @@ class Flatten:
         self._blocked = {holder: pause for holder, pause in self._blocked.items() if holder in blocked}
         self._kept &= blocked
         waits = [pause for holder in refused if (pause := self._pauses.get(holder)) is not None]
-        self.stuck = self._stuck(refused, max((pause.vain for pause in waits), default=0))
+        self.stuck = self._stuck(refused)
         pending = [line for line in left if line["kind"] == "pending"]
         due_s = [pause.due_s - self._clock.monotonic() for pause in waits]
         if pending and is_idle:
@@ -156,14 +156,14 @@ class Flatten:
         self.rest_s = max(min(due_s, default=0.0), 0.0) if is_idle and not unattributed else 0.0
         return not can_do_more
 
-    def _stuck(self, refused: Collection[Holder], vain: int) -> str:
-        """Return the positions that a person must look at, and why; "" when there are none."""
-        found, late = [], {holder for holder, pause in self._blocked.items() if pause.vain >= self._timing.vain_page}
-        if vain >= self._timing.vain_page:
-            found.append(f"{_symbols(refused)}: {vain} orders in a row closed nothing")
-        if late:
-            found.append(f"{_symbols(late)}: the venue lacks coins or answers that the close needs")
-        return "; ".join(found)
+    def _stuck(self, refused: Collection[Holder]) -> dict[str, str]:
+        """Return the symbols that a person must look at, and why."""
+        late = [holder for holder, pause in self._blocked.items() if pause.vain >= self._timing.vain_page]
+        found = {holder.symbol: "the venue lacks coins or answers that the close needs" for holder in late}
+        for holder in refused:
+            if (pause := self._pauses.get(holder)) is not None and pause.vain >= self._timing.vain_page:
+                found[holder.symbol] = f"{pause.vain} orders in a row closed nothing"
+        return found
 
     # ── positions ────────────────────────────────────────────────────────────────────────────────
     async def _positions(
@@ -476,10 +476,6 @@ def _is_too_small(quantity: Decimal, rules: Rules, price: Decimal | None) -> boo
 
 def _first_part(quantity: Decimal, rules: Rules) -> Decimal:
     return next(iter(split_quantity(quantity, rules.lot)), Decimal(0))
-
-
-def _symbols(holders: Collection[Holder]) -> str:
-    return ", ".join(sorted({holder.symbol for holder in holders}))
 
 
 def line_of(

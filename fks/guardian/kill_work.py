@@ -42,7 +42,7 @@ class KillWork(ABC):
         self.state = "working"
         self.detail = ""
         self.remaining: list[dict[str, str]] = []
-        self.stuck = ""  # what a person must look at although the work goes on; "" = nothing
+        self.stuck: Mapping[str, str] = {}  # symbols that a person must look at although the work goes on -> why
         self.rest_s = 0.0  # how long there is nothing to do but to wait
         self.quiet = asyncio.Event()  # nothing is open, unresolved or left to close
         self.is_settled = is_settled

@@ -38,7 +38,7 @@ class Progress:
         self._clock = clock
         self._log = log
         self._timing = timing
-        self._paged: dict[str, bool] = {}  # causes of pages -> whether it holds
+        self._paged: dict[str, object] = {}  # causes of pages -> symbols that the open page names; None = it is ended
         self._unsettled_s: float | None = None  # monotonic, since when it is not done
 
     async def run(self) -> None:
@@ -61,7 +61,9 @@ class Progress:
             self._journal.reopen(why, now_ns=self._clock.now_ns())
             self._tables.is_merged = False
             self._log.error("kill.reopened", kill_id=record.kill_id)
-        self._page_while(_STUCK, self._stuck(), record.kill_id)
+        stuck = self._stuck()
+        why = "; ".join(f"{symbol}: {why}" for symbol, why in sorted(stuck.items()))
+        self._page_while(_STUCK, f"the kill could not close {why}" if stuck else "", record.kill_id, sorted(stuck))
         if is_settled:
             self._unsettled_s = None
         elif self._unsettled_s is None:
@@ -71,21 +73,23 @@ class Progress:
         late = f"a kill is not done after {self._timing.page_s:g} s ({states})" if is_late else ""
         self._page_while(_UNFINISHED, late, record.kill_id)
 
-    def _stuck(self) -> str:
-        """Return why a person must look at a position; "" when none must."""
-        refused = "; ".join(work.stuck for work in self._works if work.stuck)
-        if refused:
-            return f"the kill could not close {refused}; it goes on every {self._timing.retry_max_s:g} s"
+    def _stuck(self) -> dict[str, str]:
+        """Return the symbols that a person must look at, and why."""
         record = self._journal.record
         lines = record.report["remaining"] if record is not None and record.is_done else []
-        symbols = [line["symbol"] for line in lines if line["kind"] == "stuck"]
-        return f"the kill could not close {', '.join(symbols)}: close it at the venue" if symbols else ""
+        found = {line["symbol"]: "close it at the venue" for line in lines if line["kind"] == "stuck"}
+        for work in self._works:
+            for symbol, why in work.stuck.items():
+                found[symbol] = f"{why}, it goes on every {self._timing.retry_max_s:g} s"
+        return found
 
-    def _page_while(self, event: str, message: str, kill_id: str) -> None:
-        """Page once while a cause holds, and end the page with it; one of before a restart, too."""
-        if self._paged.get(event) != bool(message):
-            self._paged[event] = bool(message)
+    def _page_while(self, event: str, message: str, kill_id: str, symbols: Sequence[str] = ()) -> None:
+        """Page once while a cause holds, and end the page with it; one of before a restart, too. The open page changes
+        with its symbols, so that each of them is named in it."""
+        named = symbols if message else None
+        if event not in self._paged or self._paged[event] != named:
+            self._paged[event] = named
             if message:
-                self._tables.page(event, message, kill_id=kill_id)
+                self._tables.page(event, message, kill_id=kill_id, symbols=list(symbols))
             else:
                 self._tables.end_page(event)

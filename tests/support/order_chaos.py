@@ -32,6 +32,7 @@ from typing import Any
 from fks.chaos.auditor import Evidence, audit_evidence, net
 from fks.chaos.cover import CoverWatch, Rules, Sample
 from fks.chaos.fold import journal_errors
+from fks.chaos.sampler import OPEN_PAGES
 from fks.config.settings import Database as DatabaseSettings
 from fks.guardian.service import Guardian
 from fks.model.errors import OutageError
@@ -864,14 +865,7 @@ class OrderChaos:
             "'WORKING', 'PARTIAL')",
             self._held.entries(),
         )
-        pages = await self.db.sql(
-            "SELECT coalesce(payload->>'symbol', '') AS symbol, coalesce(payload->>'instance', '') AS instance"
-            "  FROM alerts WHERE severity = 'page' AND resolved_at IS NULL"
-            # the page of a kill names its symbols in the message alone
-            " UNION ALL SELECT s, '' FROM alerts, unnest($1::text[]) AS s"
-            "  WHERE event = 'kill.stuck' AND resolved_at IS NULL AND position(s IN message) > 0",
-            list(SYMBOLS),
-        )
+        pages = await self.db.sql(OPEN_PAGES)
         rules = {s: Rules(D(step), D(5), D(state["prices"][s])) for s, (_, step) in SYMBOLS.items()}
         return Sample(at_s, state["open_orders"], self._held.fills(), orders, pages, rules)
 

@@ -120,11 +120,16 @@ SELECT client_order_id, 'kill:' || $21, $21, state, 'guardian', $22
 ON CONFLICT (client_order_id, event_id) DO NOTHING;
 
 -- name: open_alert
--- Page a person, unless that page of the kill is open.
+-- Page a person. A page of the kill that is open gets the message and the symbols of now.
+WITH open AS (
+    UPDATE alerts SET message = $2, payload = payload || $3::jsonb
+     WHERE component = 'guardian' AND event = $1 AND resolved_at IS NULL
+       AND payload ->> 'kill_id' = $3::jsonb ->> 'kill_id'
+    RETURNING 1
+)
 INSERT INTO alerts (severity, event, message, component, payload)
 SELECT 'page', $1, $2, 'guardian', $3::jsonb
- WHERE NOT EXISTS (SELECT FROM alerts WHERE component = 'guardian' AND event = $1 AND resolved_at IS NULL
-                                        AND payload ->> 'kill_id' = $3::jsonb ->> 'kill_id');
+ WHERE NOT EXISTS (SELECT FROM open);
 
 -- name: end_alert
 -- End a page of the kill: its cause is over.

@@ -385,7 +385,8 @@ async def test_a_kill_that_cannot_close_puts_the_stop_back_and_goes_on(
     no_close(venue, cause, monkeypatch)
 
     async def pages() -> list[bool]:
-        rows = await database.sql("SELECT resolved_at FROM alerts WHERE event = 'kill.stuck' ORDER BY id")
+        rows = await database.sql("SELECT resolved_at, payload FROM alerts WHERE event = 'kill.stuck' ORDER BY id")
+        assert all(row["payload"]["symbols"] == ["BTCUSDT"] for row in rows)
         return [row["resolved_at"] is None for row in rows]
 
     async def is_back() -> bool:

@@ -132,8 +132,9 @@ async def test_a_position_that_a_kill_cannot_close_pages(
         await until(lambda: holder.report()["is_done"])
 
         async def is_paged() -> bool:
-            rows = await database.sql("SELECT severity, event FROM alerts WHERE component = 'guardian'")
-            return ("page", "kill.stuck") in {(row["severity"], row["event"]) for row in rows}
+            rows = await database.sql("SELECT severity, event, payload FROM alerts WHERE component = 'guardian'")
+            found = [(row["severity"], row["event"], row["payload"].get("symbols")) for row in rows]
+            return ("page", "kill.stuck", ["BTCUSDT"]) in found
 
         await until(is_paged)
 

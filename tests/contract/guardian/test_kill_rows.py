@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fks.chaos.sampler import OPEN_PAGES
 from fks.model.order import Order, Role, Side, State
 from fks.store.db import Database
 from fks.store.kill import KillStore
@@ -13,6 +14,18 @@ from tests.support.order_values import an_order
 
 async def save(store: KillStore, order: Order, state: State, step: str) -> None:
     await store.save_order(order, state, venue_order_id=None, code=None, detail="", step=step)
+
+
+async def test_a_page_of_a_kill_is_one_row_that_names_its_symbols_of_now(database: Database) -> None:
+    store = KillStore(database)
+    for kill, symbols in (("k", ["BTCUSDT"]), ("k", ["BTCUSDT", "ETHUSDT"]), ("other", ["SOLUSDT"])):
+        await store.open_alert("kill.stuck", " ".join(symbols), {"kill_id": kill, "symbols": symbols})
+    alerts = await database.sql("SELECT message FROM alerts ORDER BY id")
+    assert [row["message"] for row in alerts] == ["BTCUSDT ETHUSDT", "SOLUSDT"]
+    pages = [(row["symbol"], row["instance"]) for row in await database.sql(OPEN_PAGES)]
+    assert sorted(pages) == [("BTCUSDT", ""), ("ETHUSDT", ""), ("SOLUSDT", "")]
+    await store.end_alert("kill.stuck")
+    assert await database.sql(OPEN_PAGES) == []
 
 
 async def rows(database: Database) -> tuple[list[str], list[tuple[str, str]]]:

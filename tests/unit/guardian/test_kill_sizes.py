@@ -231,10 +231,10 @@ async def test_a_symbol_without_answers_has_its_stop_and_pages(tmp_path: Path) -
         stuck_s += [now.clock.monotonic()] if now.flatten.stuck else []
         await now.clock.advance(0.5)
     assert (stuck_s[0], stuck_s[-1]) == (15.0, 19.5), "as after five orders that closed nothing"
-    assert now.flatten.stuck == "BTCUSDT: the venue lacks coins or answers that the close needs"
+    assert now.flatten.stuck == {"BTCUSDT": "the venue lacks coins or answers that the close needs"}
     now.venue.is_silent = False  # type: ignore[attr-defined]
     await now.flatten.step(now.snapshot("0.5"), {"BTCUSDT"})
-    assert (now.flatten.stuck, now.flatten.keeps(now.venue.received[-1])) == ("", False)
+    assert (now.flatten.stuck, now.flatten.keeps(now.venue.received[-1])) == ({}, False)
 
 
 async def test_a_stop_that_is_refused_is_placed_once_in_each_wait(tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ async def test_a_kill_never_gives_up_while_the_venue_refuses(tmp_path: Path, ref
     assert sent_s[:8] == [0.0, 1.0, 3.0, 7.0, 15.0, 30.0, 45.0, 60.0][: len(sent_s)]
     assert sent_s[-1] >= seconds, "it went when the market was open again"
     assert (stuck_s[0], stuck_s[-1] < sent_s[-1]) == (15.0, True), "a person looks after the fifth, until it succeeds"
-    assert (venue.totals["BTC"], now.flatten.remaining, now.flatten.stuck) == (0, [], "")
+    assert (venue.totals["BTC"], now.flatten.remaining, now.flatten.stuck) == (0, [], {})
     assert len(set(venue.received)) == len(venue.received)
 
 
@@ -377,11 +377,11 @@ async def test_an_order_that_closed_something_begins_the_count_again(tmp_path: P
     venue.totals["BTC"] = D("0.2")
     assert now.journal.record is not None
     while len(now.journal.record.orders) < 6:
-        assert now.flatten.stuck == ""
+        assert now.flatten.stuck == {}
         await now.clock.advance(1.0)
         is_done = await now.flatten.step(snapshot, set())
     assert [item.outcome for item in now.journal.record.orders] == [REFUSED, REFUSED, ENDED, REFUSED, REFUSED, REFUSED]
-    assert now.flatten.stuck == "BTCUSDT: 3 orders in a row closed nothing"
+    assert now.flatten.stuck == {"BTCUSDT": "3 orders in a row closed nothing"}
     assert ([line["kind"] for line in now.flatten.remaining], is_done) == (["refused"], False)
 
 

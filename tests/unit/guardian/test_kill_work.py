@@ -259,6 +259,9 @@ class Overall:
     def pages(self) -> list[str]:
         return [str(fields["alert"]) for _, event, fields in self.log.lines if event == "guardian.paged"]
 
+    def symbols(self) -> list[object]:
+        return [fields["symbols"] for _, event, fields in self.log.lines if event == "guardian.paged"]
+
 
 async def test_a_kill_is_done_when_every_place_is_settled_and_reopened_when_not(tmp_path: Path) -> None:
     now = Overall(tmp_path)
@@ -306,7 +309,21 @@ async def test_a_kill_that_could_not_close_something_pages(tmp_path: Path) -> No
     now.remaining += [{"kind": "stuck", "symbol": "BTCUSDT"}]
     now.works[0].is_settled = True
     await now.clock.advance(1.0)
-    assert now.pages() == ["kill.stuck"]
+    assert (now.pages(), now.symbols()) == (["kill.stuck"], [["BTCUSDT"]])
+    task.cancel()
+
+
+async def test_the_page_of_a_kill_names_each_symbol_that_is_stuck_now(tmp_path: Path) -> None:
+    now = Overall(tmp_path)
+    task = asyncio.create_task(now.progress.run())
+    first, second = now.works
+    for stuck, also in (({}, {}), ({"B": "5 in vain"}, {}), ({"B": "6 in vain"}, {"A": "no answers"}), ({}, {"A": ""})):
+        first.stuck, second.stuck = stuck, also
+        await now.clock.advance(1.0)
+    assert now.symbols() == [["B"], ["A", "B"], ["A"]]
+    message = next(fields["message"] for _, _, fields in now.log.lines if fields.get("symbols") == ["A", "B"])
+    assert "A: no answers" in str(message)
+    assert "B: 6 in vain" in str(message)
     task.cancel()
 
 

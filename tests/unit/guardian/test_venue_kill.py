@@ -295,11 +295,11 @@ async def test_stops_are_back_while_the_venue_refuses_to_close(tmp_path: Path) -
             covered += sorted(stops(venue)) == [(D("0.2"), D(80)), (D("0.3"), D(90))]
             assert not now.kill.quiet.is_set()
         assert covered > 235, "each try takes them down for less than a round"
-        assert (now.left(), bool(now.kill.stuck)) == ([("refused", "BTCUSDT")], True)
+        assert (now.left(), list(now.kill.stuck)) == ([("refused", "BTCUSDT")], ["BTCUSDT"])
         assert "0.5 has a stop" in now.kill.remaining[0]["why"]
         venue.is_closed = False
         await now.passed(16)
-        assert (live(venue), venue.totals["BTC"], now.left(), now.kill.stuck) == (set(), 0, [], "")
+        assert (live(venue), venue.totals["BTC"], now.left(), now.kill.stuck) == (set(), 0, [], {})
         await now.passed(7)
         assert now.kill.is_settled
         assert now.journal.record is not None

@@ -93,6 +93,11 @@ class KillRecord:
     released_ns: int | None = None
     joined: Asked | None = None  # the newest kill that joined this one
 
+    @property
+    def mode(self) -> KillMode:
+        """Return the request of this kill, whether or not it is engaged still."""
+        return KillMode.FLATTEN if self.flatten else KillMode.HELD
+
     def order(self, client_order_id: str) -> KillOrder | None:
         """Return the flattening order of that id, or None: it attributes a fill while the database is
         down."""
@@ -114,9 +119,7 @@ def kill_mode(path: Path) -> KillMode:
         record = read_kill(path)
     except OSError:
         return KillMode.FLATTEN
-    if record is None:
-        return KillMode.NONE
-    return KillMode.FLATTEN if record.flatten else KillMode.HELD
+    return KillMode.NONE if record is None else record.mode
 
 
 def last_kill(path: Path) -> KillRecord | None:

@@ -19,13 +19,14 @@ import msgspec
 from fks.model.account import Environment, VenueIdentity
 from fks.model.ids import flatten_id
 from fks.model.instrument import Lot
-from fks.model.order import OPEN, TERMINAL, Fill, Order, Role, State
+from fks.model.order import OPEN, TERMINAL, Fill, Order, State
 from fks.model.ports import Log
 from fks.model.timeframe import NS
 from fks.orders import events as e
 from fks.orders.machine import advance
 from fks.orders.side_lines import Placed, parse_line
 from fks.process.journal_file import read_lines
+from fks.risk.policy import Action, action_of
 
 #: executions of this window are compared with the venue's history: a fill lost on the stream is booked by the sweep
 #: (60 s) at the latest, so what is older than twice that and not booked is not ours to find
@@ -35,7 +36,6 @@ _UNMERGED_S = 60  # an order of ours is listed for longer than that, once the da
 DAY_NS = 86_400 * NS
 _NO_MAXIMUM = Decimal(10) ** 18
 
-_REDUCING = frozenset({Role.STOP_LOSS.value, Role.TAKE_PROFIT.value, Role.EXIT.value, Role.KILL.value})
 _OPEN = frozenset(state.value for state in OPEN)
 _ENDED = frozenset(state.value for state in TERMINAL)
 _KEPT = ("positions", "instruments", "orders", "booked", "booked_from_ns", "identities", "protected")
@@ -126,9 +126,9 @@ class Known:
         )
 
     @property
-    def is_kept_when_held(self) -> bool:
-        """Return whether a kill that keeps positions leaves it alone: protection, an exit, whatever only reduces."""
-        return self.is_reduce_only or self.role in _REDUCING
+    def action(self) -> Action:
+        """Return its kind, by which a kill cancels it or leaves it alone."""
+        return action_of(self.role, is_reduce_only=self.is_reduce_only)
 
     @property
     def is_unresolved(self) -> bool:

@@ -39,6 +39,7 @@ from fks.model.copies import is_ninja
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.ports import Venue
 from fks.model.timeframe import iso
+from fks.risk.policy import Action, Allow, Circumstances, Journal, KillMode, allowed
 from fks.store.bus import KILL
 
 __all__ = ["Guardian", "KillRecord", "Timing", "last_kill", "read_kill"]
@@ -340,7 +341,8 @@ class Guardian:
             self._wake()
 
     def _why_not(self) -> str:
-        """Return why this guardian must not cancel and close now, "" when it may."""
+        """Return why this guardian must not cancel and close now, "" when it may. It decides which guardian acts; which
+        orders may go is the policy's (`fks.risk.policy`)."""
         why, record = self._lease.why_not, self._journal.record
         if why or record is None or self._lease.state != HELD:
             return why
@@ -348,7 +350,9 @@ class Guardian:
 
     def _why_no_takeover(self) -> str:
         """Return why this guardian must not place stops in the order manager's stead now, "" when it may."""
-        if self._is_engaged or self._resuming:
+        record = self._journal.record
+        kill = record.mode if record is not None and record.is_engaged else KillMode.NONE
+        if self._resuming or not isinstance(allowed(Action.LEG, Circumstances(kill, journal=Journal.SIDE)), Allow):
             return "a kill is engaged: it cancels and closes"
         if self._snapshot is None:
             return "PostgreSQL was never read"

@@ -28,6 +28,7 @@ from fks.model.account import VenueIdentity
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Report, Role, Side, evolve
 from fks.model.ports import Venue
+from fks.risk.policy import Action, KillMode, is_ended
 
 
 class VenueKill(KillWork):
@@ -78,10 +79,10 @@ class VenueKill(KillWork):
             snapshot = snapshot.of_session(self._identity)
         reports = await self._venue.open_orders()
         self._symbols |= {report.symbol for report in reports}
-        ending = [report for report in reports if not self._is_kept(report, snapshot, is_held=not record.flatten)]
+        ending = [report for report in reports if self._is_ended(report, snapshot, record.mode)]
         self._note_stops(ending, snapshot)
         await at_once(self._cancel, self._orders.take_list(ending, {report.client_order_id for report in reports}))
-        self._note_unresolved(snapshot, is_held=not record.flatten)
+        self._note_unresolved(snapshot, record.mode)
         await at_once(self._prove, self._orders.due())
         is_flat, left = await self._close(snapshot if is_named else None) if record.flatten else (True, [])
         self.stuck = self._flatten.stuck
@@ -100,20 +101,24 @@ class VenueKill(KillWork):
         return self._identity is not None
 
     # ── which orders ─────────────────────────────────────────────────────────────────────────────
-    def _is_kept(self, report: Report, snapshot: Snapshot | None, *, is_held: bool) -> bool:
-        """Return whether the kill leaves this order alone: a stop that it placed again itself, and much more when it
-        keeps positions."""
-        if not is_held:
-            return self._flatten.keeps(report.client_order_id)
+    def _is_ended(self, report: Report, snapshot: Snapshot | None, kill: KillMode) -> bool:
+        """Return whether the kill ends this order. It keeps a stop that it placed again itself."""
+        is_its_own = self._flatten.keeps(report.client_order_id)
+        return not is_its_own and is_ended(self._action_of(report, snapshot), kill)
+
+    def _action_of(self, report: Report, snapshot: Snapshot | None) -> Action:
+        """Return the kind of an order; one that the snapshot lacks is an exit when it can only reduce what is held."""
         known = None if snapshot is None else snapshot.orders.get(report.client_order_id)
         if known is not None and known.role:
-            return known.is_kept_when_held
+            return known.action
         if not self._venue.capabilities.can_short:
-            return report.side is not Side.BUY  # what is sold there was held
-        held = Decimal(0) if snapshot is None else snapshot.net(self._venue.name, report.symbol)
-        return snapshot is None or report.side is None or held * report.side.sign < 0
+            is_exit = report.side is not Side.BUY  # what is sold there was held
+        else:
+            held = Decimal(0) if snapshot is None else snapshot.net(self._venue.name, report.symbol)
+            is_exit = snapshot is None or report.side is None or held * report.side.sign < 0
+        return Action.EXIT if is_exit else Action.ENTRY
 
-    def _note_unresolved(self, snapshot: Snapshot | None, *, is_held: bool) -> None:
+    def _note_unresolved(self, snapshot: Snapshot | None, kill: KillMode) -> None:
         """Take up the orders that are SENDING or UNKNOWN in the journal; those that have ended there since, by a
         person too, are proven."""
         record = self._journal.record
@@ -124,7 +129,7 @@ class VenueKill(KillWork):
                 continue  # our own flattening orders are settled where they are sent
             if known.is_ended:
                 self._orders.drop(id)
-            elif known.is_unresolved and not (is_held and known.is_kept_when_held):
+            elif known.is_unresolved and is_ended(known.action, kill):
                 sent_ns, is_acknowledged = known.changed_ns, known.is_acknowledged
                 order = self._orders.about(id, known.holder.symbol, sent_ns=sent_ns, is_acknowledged=is_acknowledged)
                 order.must_end = True

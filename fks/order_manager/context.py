@@ -13,7 +13,7 @@ from fks.order_manager.ledger import Ledger
 from fks.order_manager.publisher import Publisher
 from fks.order_manager.tasks import Tasks
 from fks.orders.crash_points import At
-from fks.risk.policy import Journal
+from fks.risk.policy import Action, Journal, journals_of
 from fks.runtime import Runtime
 
 
@@ -68,7 +68,9 @@ class Context:
             return Journal.COMMITS
         return Journal.SIDE if self.ledger.may_send_by_side_journal and not self.is_on_hold else Journal.AWAY
 
-    @property
-    def may_cancel(self) -> bool:
-        """Return whether this process may cancel and amend orders now."""
-        return self.lease.holds() or self.ledger.may_send_by_side_journal
+    def may_leave(self, action: Action) -> bool:
+        """Return whether bytes of a request that is journaled may leave this process now: a fact of its right to send,
+        by which the policy lets some actions go."""
+        if self.lease.holds():
+            return Journal.COMMITS in journals_of(action)
+        return Journal.SIDE in journals_of(action) and self.ledger.may_send_by_side_journal

@@ -22,7 +22,7 @@ from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.orders import events as e
 from fks.orders.side_lines import Happened, Placed, happened_line, parse_line, placed_line
 from fks.process.journal_file import JournalFile, read_lines
-from fks.risk.policy import KillMode
+from fks.risk.policy import Action, Allow, Circumstances, Journal, KillMode, allowed
 
 _RETRY_S = 0.5  # a file that took no line takes none for so long
 _LOCKED: dict[Path, JournalFile] = {}  # one writer a process, however often its order manager is made again
@@ -71,8 +71,9 @@ class SideJournal:
     def may_send(self) -> bool:
         """Return whether protection and exits may be sent now by this file alone: the lease was held lately enough, and
         no kill is engaged on this machine. From a kill on, the guardian alone cancels and closes."""
-        is_ours = self.is_usable and self._lease.held_within(self._hold_s)
-        return is_ours and self._kill_file() is KillMode.NONE
+        if not (self.is_usable and self._lease.held_within(self._hold_s)):
+            return False
+        return isinstance(allowed(Action.LEG, Circumstances(self._kill_file(), journal=Journal.SIDE)), Allow)
 
     def place(self, orders: Sequence[Order], events: Sequence[e.Event], signal_id: uuid.UUID | None) -> None:
         """Write new orders with their first events. Returned: they are on disk. Errors: OutageError when not."""

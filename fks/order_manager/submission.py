@@ -49,7 +49,7 @@ from fks.portfolio.position import EXTERNAL, allocate, is_shared
 from fks.risk.check import Approved, Denied, capped, check
 from fks.risk.explain import as_payload, explain, figures
 from fks.risk.intent import Intent, intend_entry, intend_exit, intend_order
-from fks.risk.policy import Action, Allow, Circumstances, Journal, KillMode, allowed, stopped_by, strongest
+from fks.risk.policy import Action, Allow, Circumstances, Journal, KillMode, allowed, journals_of, stopped_by, strongest
 from fks.risk.sizing import Sizing
 from fks.risk.view import View, without_replaced
 from fks.store.orders import EventRow, Placed
@@ -676,7 +676,7 @@ class Submissions:
         journal, store, first = self._ledger.journal, self._ledger.store, orders[0].client_order_id
         now_ns, is_unresolved = self._clock.now_ns(), False
         stopped = stopped_by(submission.action, is_by_person=submission.is_by_person) if not submission.is_known else ()
-        is_side = submission.action in (Action.EXIT, Action.LEG) and not submission.copies and not submission.with_it
+        is_side = Journal.SIDE in journals_of(submission.action) and not submission.copies and not submission.with_it
         while True:
             try:
                 if is_side and await self._ledger.place_in_side_journal(orders, events, submission.signal_id):
@@ -710,8 +710,7 @@ class Submissions:
     async def may_send(self, submission: Submission, order: Order) -> Refuse | None:
         """See SubmitPorts."""
         deadline = self._clock.monotonic() + self._context.settings.venue.order_timeout_s
-        is_side = submission.action in (Action.EXIT, Action.LEG)
-        while not (self._lease.holds() or (is_side and self._ledger.may_send_by_side_journal)):
+        while not self._context.may_leave(submission.action):
             if self._clock.monotonic() > deadline:
                 return Refuse(Code.NOT_LEADER.value, "the lease was lost between commit and send")
             await self._clock.sleep(HOLD_POLL_S)

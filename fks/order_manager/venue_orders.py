@@ -21,6 +21,7 @@ from fks.order_manager.context import Context
 from fks.orders import events as e
 from fks.orders.absence import IN_PROCESS, AbsenceProof, AbsenceRule, Polls, ladder_delay
 from fks.orders.sent_ids import SentIds
+from fks.risk.policy import Action
 
 MARGIN_S = 2.0  # a venue bounds its own calls; this is the second bound
 _PAGE_AFTER_S = 30.0
@@ -149,7 +150,7 @@ class VenueOrders:
     async def _send_cancel(self, order: Order) -> None:
         try:
             while True:
-                while not self._context.may_cancel:
+                while not self._context.may_leave(Action.CANCEL):
                     await self._clock.sleep(HOLD_POLL_S)
                 known = await self._ledger.find(order.client_order_id)
                 if known is None or known.request is not Request.CANCEL:  # withdrawn while the lease was away
@@ -212,7 +213,7 @@ class VenueOrders:
             Outcome.REFUSED, code=Code.CLIENT_VALIDATION.value, detail="a leg ended, or has another request"
         )
         if len(orders) == len(client_order_ids):
-            while not self._context.may_cancel:
+            while not self._context.may_leave(Action.CANCEL):
                 await self._clock.sleep(HOLD_POLL_S)
             answer = await self._answer(self._venues[orders[0].venue].amend(orders[0], quantity), orders[0])
         for order in orders:

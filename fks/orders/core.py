@@ -47,7 +47,7 @@ from fks.orders.protection import (
 )
 from fks.portfolio.position import EXTERNAL
 from fks.risk.exits import Books, closable, is_dust, left_at_venue, split_at_lot
-from fks.risk.policy import Action, Allow, Journal, Wait, allowed
+from fks.risk.policy import Action, Allow, Journal, Wait, action_of, allowed, is_ended
 from fks.risk.sizing import part_quantity
 from fks.risk.view import without_replaced
 
@@ -1128,14 +1128,16 @@ class OrderCore:
 
     # ── kill ─────────────────────────────────────────────────────────────────────────────────────
     def _kill(self) -> None:
-        """React to a kill at a venue where only the order manager has a session: cancel, then close when it
-        flattens."""
+        """React to a kill at a venue where only the order manager has a session, and which it therefore carries out:
+        cancel, then close when it flattens."""
         flattens = isinstance(allowed(Action.KILL, self._facts.circumstances()), Allow)
         kept = _LEG_ROLES if self._facts.keeps_bracket else frozenset()  # the venue ends these for the closing order
         theirs = [
             o
             for o in self._orders.values()
-            if o.role is not Role.KILL and o.role not in kept and (flattens or o.role is Role.ENTRY)
+            if o.role is not Role.KILL
+            and o.role not in kept
+            and is_ended(action_of(o.role, is_reduce_only=o.is_reduce_only), self._facts.kill)
         ]
         for order in theirs:
             self._cancel(order, "kill")

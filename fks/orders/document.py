@@ -67,12 +67,13 @@ def _line(row: Row) -> str:
 
 def policy_table() -> str:
     """Return what may go to a venue as a markdown table, in the order of its rows."""
-    lines = ["| # | Request | Kill | By | Venue | Journal | Answer |", "|---|---|---|---|---|---|---|"]
+    lines = ["| # | Request | Kill | By | Venue | Journal | Answer | Live ones |", "|---|---|---|---|---|---|---|---|"]
     for number, row in enumerate(POLICY, 1):
         by = {None: "any", True: "a person", False: "a strategy"}[row.is_by_person]
         journal = _values(row.journals, Journal)
         cells = (_values(row.actions, Action), _values(row.kills, KillMode), by, _values(row.venues, Reach), journal)
-        lines.append(f"| {number} | {' | '.join(cells)} | {_permission(row.permission)} |")
+        live = "the kill cancels them" if row.ends else "–"
+        lines.append(f"| {number} | {' | '.join(cells)} | {_permission(row.permission)} | {live} |")
     return "\n".join(lines)
 
 
@@ -141,8 +142,10 @@ The usual ways (all of them are in the [table](#transitions)):
 ## What may go
 Entries, exits, protective legs, cancels and the closing orders of a kill go to a venue by one table
 (`fks/risk/policy.py`), the first row that fits. The order core asks it before it commands, the checks before an order
-is journaled, the statement that journals it, and the last look before the bytes. An order that *waits* here and cannot
-wait, such as one that a person sent, is denied with the code of the reason.
+is journaled, the statement that journals it, and the last look before the bytes. A kill cancels by it, too: the
+guardian at its venues, the order manager on paper; its own orders follow the kill's rules. The side journal is the
+right to send of an order manager without lease or PostgreSQL; it ends with any kill (below). An order that *waits*
+here and cannot wait, such as one that a person sent, is denied with the code of the reason.
 
 {policy_table()}
 

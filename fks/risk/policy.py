@@ -1,8 +1,9 @@
-"""The one policy for orders that may go to a venue now, as a table. Pure.
+"""The one policy for orders that may go to a venue now, and for those that a kill ends there, as a table. Pure.
 
-The order core, the checks, the submission statement and the last look before the bytes ask `allowed`, and nothing else
-decides it. Entries fail closed: they are denied. An exit is never denied: it waits. While a kill that closes positions
-is engaged, its own orders alone close, so that nothing is sold twice.
+The order core, the checks, the submission statement, the last look before the bytes, the side journal and the guardian
+ask this table, and nothing else decides it. Which process may act at all (the lease, the lock of a file) is a fact that
+they bring along. Entries fail closed: they are denied. An exit is never denied: it waits. While a kill that closes
+positions is engaged, its own orders alone close, so that nothing is sold twice.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import cache
 from typing import TypeVar
 
 from fks.model.codes import Code
+from fks.model.order import Role
 
 
 class Action(StrEnum):
@@ -91,7 +93,8 @@ _AWAY = Wait("the venue is away", Code.VENUE_DOWN)
 
 @dataclass(frozen=True, slots=True)
 class PolicyRow:
-    """One row: it applies to these actions under these circumstances; None = any."""
+    """One row: it applies to these actions under these circumstances; None = any. `ends`: the process that carries out
+    the kill cancels live orders of these kinds."""
 
     actions: frozenset[Action]
     permission: Permission
@@ -99,6 +102,7 @@ class PolicyRow:
     is_by_person: bool | None = None
     venues: frozenset[Reach] | None = None
     journals: frozenset[Journal] | None = None
+    ends: bool = False
 
     def applies(self, action: Action, now: Circumstances) -> bool:
         """Return whether this row is about `action` and `now`."""
@@ -119,9 +123,9 @@ A, K, R, J = Action, KillMode, Reach, Journal
 ANY = frozenset(Action)
 #: The first row that applies decides.
 POLICY: tuple[PolicyRow, ...] = (
-    PolicyRow(_of(A.CANCEL), _ALLOW),
-    PolicyRow(_of(A.ENTRY), Deny(Code.KILLED), kills=_of(K.HELD, K.FLATTEN)),
-    PolicyRow(_of(A.EXIT, A.LEG), _KILLED, kills=_of(K.FLATTEN)),
+    PolicyRow(_of(A.CANCEL), _ALLOW, journals=_of(J.COMMITS, J.SIDE)),
+    PolicyRow(_of(A.ENTRY), Deny(Code.KILLED), kills=_of(K.HELD, K.FLATTEN), ends=True),
+    PolicyRow(_of(A.EXIT, A.LEG), _KILLED, kills=_of(K.FLATTEN), ends=True),
     PolicyRow(_of(A.EXIT), _KILLED, kills=_of(K.HELD), is_by_person=False),
     PolicyRow(_of(A.KILL), _NO_KILL, kills=_of(K.NONE, K.HELD)),
     PolicyRow(_of(A.EXIT, A.LEG), _KILLED, kills=_of(K.HELD), journals=_of(J.SIDE)),
@@ -145,6 +149,26 @@ def stopped_by(action: Action, *, is_by_person: bool = False) -> frozenset[KillM
     them."""
     engaged = (KillMode.HELD, KillMode.FLATTEN)
     return frozenset(mode for mode in engaged if allowed(action, Circumstances(mode, is_by_person)) != _ALLOW)
+
+
+def action_of(role: Role | str, *, is_reduce_only: bool) -> Action:
+    """Return the kind of a live order."""
+    if role in (Role.STOP_LOSS, Role.TAKE_PROFIT):
+        return Action.LEG
+    return Action.EXIT if is_reduce_only or role in (Role.EXIT, Role.KILL, Role.LIQUIDATION) else Action.ENTRY
+
+
+@cache
+def is_ended(action: Action, kill: KillMode) -> bool:
+    """Return whether an engaged kill cancels live orders of this kind; a kill looks after its own orders itself."""
+    return next(row.ends for row in POLICY if row.applies(action, Circumstances(kill)))
+
+
+@cache
+def journals_of(action: Action) -> frozenset[Journal]:
+    """Return the journals by which `action` goes, where no kill keeps it from going."""
+    kill = KillMode.FLATTEN if action is Action.KILL else KillMode.NONE
+    return frozenset(j for j in Journal if allowed(action, Circumstances(kill, journal=j)) == _ALLOW)
 
 
 def strongest(modes: Iterable[KillMode]) -> KillMode:

@@ -10,6 +10,7 @@ from fks.guardian.positions import DAY_NS, LOOKBACK_S, Holder, Known, Rules, Sna
 from fks.model import ids
 from fks.model.order import Fill, Side
 from fks.model.timeframe import NS
+from fks.risk.policy import KillMode, is_ended
 
 D = Decimal
 NOW = 1_790_000_000_000_000_000
@@ -79,7 +80,8 @@ def test_an_order_older_than_the_history_counts_by_booked_executions() -> None:
 
 def test_what_a_held_kill_keeps() -> None:
     kept = {
-        role: known("WORKING", role=role).is_kept_when_held for role in ("entry", "exit", "sl", "tp", "order", "kill")
+        role: not is_ended(known("WORKING", role=role).action, KillMode.HELD)
+        for role in ("entry", "exit", "sl", "tp", "order", "kill")
     }
     assert kept == {"entry": False, "exit": True, "sl": True, "tp": True, "order": False, "kill": True}
-    assert Known(HOLDER, "binance", D(0), "order", is_reduce_only=True).is_kept_when_held
+    assert not is_ended(Known(HOLDER, "binance", D(0), "order", is_reduce_only=True).action, KillMode.HELD)

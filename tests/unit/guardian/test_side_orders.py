@@ -13,6 +13,7 @@ from fks.model.order import Order, Role, Side, State, evolve
 from fks.model.timeframe import NS
 from fks.orders import events as e
 from fks.orders.side_lines import happened_line, placed_line
+from fks.risk.policy import Action
 from tests.support.order_values import a_fill, a_report, an_order
 from tests.support.ports import CollectingLog
 
@@ -111,7 +112,7 @@ def test_snapshot_counts_the_orders_that_were_sent_without_the_database(tmp_path
     assert after.orders["w" * 32] == replace(waiting, state="SENDING", changed_ns=AT_NS + 7)
     unknown = after.orders[EXIT]
     assert (unknown.holder, unknown.filled, unknown.is_unresolved, unknown.role) == (HOLDER, D(0), True, "exit")
-    assert (unknown.is_kept_when_held, after.orders["x" * 32].is_ended) == (True, True)
+    assert (unknown.action is Action.EXIT, after.orders["x" * 32].is_ended) == (True, True)
     assert before.with_side_orders(reading(None)[0]) is before
 
 

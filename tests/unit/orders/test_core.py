@@ -990,6 +990,22 @@ def test_a_kill_on_paper_that_closes_nothing_pages_and_goes_on_slower() -> None:
     assert core.handle(m.Tick(), m.Now(99 * SECOND, 99.0), KILLED)  # and it does not give up
 
 
+@pytest.mark.parametrize(
+    ("kill", "ended"), [(m.KillMode.HELD, "eo"), (m.KillMode.FLATTEN, "eors")], ids=["held", "flatten"]
+)
+def test_a_kill_on_paper_ends_the_orders_that_the_guardian_ends(kill: m.KillMode, ended: str) -> None:
+    """An entry, a person's order, one of a person's that only reduces, a stop: a person's resting buy ends as well."""
+    core, facts = OrderCore(KEY, m.Limits()), replace(KILLED, kill=kill)
+    given = {"e": (Role.ENTRY, False), "o": (Role.ORDER, False), "r": (Role.ORDER, True), "s": (Role.STOP_LOSS, True)}
+    orders = [
+        an_order(client_order_id=name * 32, role=role, is_reduce_only=reduces, state=State.WORKING)
+        for name, (role, reduces) in given.items()
+    ]
+    core.handle(m.Restored(tuple(orders), (), {}), m.Now(0, 0.0), FACTS)
+    commands = core.handle(m.Tick(), m.Now(0, 0.0), facts)
+    assert {c.client_order_id[0] for c in commands if isinstance(c, m.CancelOrder)} == set(ended)
+
+
 def test_answers_of_a_kill_and_of_an_exit_are_distinguished_by_the_order() -> None:
     """The close of an exit is on its way to the journal when a kill begins: each waits for the answer to its own."""
     core, signal = OrderCore(KEY, m.Limits()), a_signal()

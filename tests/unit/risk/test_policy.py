@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 
 from fks.model.codes import Code
+from fks.model.order import Role
 from fks.risk.policy import (
     POLICY,
     Action,
@@ -18,7 +19,10 @@ from fks.risk.policy import (
     Permission,
     Reach,
     Wait,
+    action_of,
     allowed,
+    is_ended,
+    journals_of,
     stopped_by,
     strongest,
 )
@@ -48,10 +52,12 @@ def test_an_entry_goes_only_where_nothing_speaks_against_it() -> None:
     assert going == [Circumstances(is_by_person=by) for by in (False, True)]
 
 
-def test_exits_legs_and_kill_orders_are_never_denied_and_cancels_always_go() -> None:
+def test_exits_legs_and_kill_orders_are_never_denied_and_cancels_go_by_either_journal() -> None:
     for action in (A.EXIT, A.LEG, A.KILL):
         assert not any(isinstance(answer, Deny) for answer in answers(action))
-    assert answers(A.CANCEL) == {Allow()}
+    for journal in (J.COMMITS, J.SIDE):
+        assert answers(A.CANCEL, journal=journal) == {Allow()}
+    assert answers(A.CANCEL, journal=J.AWAY) == {Wait("the lease or the journal is away", Code.JOURNAL_DOWN)}
 
 
 def test_under_a_kill_that_closes_only_its_own_orders_and_cancels_go() -> None:
@@ -97,6 +103,30 @@ def test_the_statement_looks_for_the_kills_that_stop_it(
     action: Action, is_by_person: bool, modes: set[KillMode]
 ) -> None:
     assert stopped_by(action, is_by_person=is_by_person) == modes
+
+
+@pytest.mark.parametrize(
+    ("action", "journals"),
+    [
+        (A.ENTRY, {J.COMMITS}),
+        (A.EXIT, {J.COMMITS, J.SIDE}),
+        (A.LEG, {J.COMMITS, J.SIDE}),
+        (A.CANCEL, {J.COMMITS, J.SIDE}),
+        (A.KILL, {J.COMMITS}),
+    ],
+)
+def test_the_last_look_asks_for_the_right_to_send(action: Action, journals: set[Journal]) -> None:
+    assert journals_of(action) == journals
+
+
+def test_a_kill_ends_entries_and_with_the_positions_everything_else() -> None:
+    entries = {(role, False) for role in (Role.ENTRY, Role.ORDER)}
+    every = set(product(Role, (False, True)))
+    ended = {
+        mode: {(role, reduces) for role, reduces in every if is_ended(action_of(role, is_reduce_only=reduces), mode)}
+        for mode in K
+    }
+    assert ended == {K.NONE: set(), K.HELD: entries, K.FLATTEN: every}
 
 
 def test_of_several_kills_the_one_that_closes_decides() -> None:

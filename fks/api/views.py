@@ -11,7 +11,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -64,6 +64,7 @@ class OrderView(View):
     is_late: bool | None = None
     trace_id: str | None = None
     valid_until: datetime | None = None
+    expires_by: Literal["venue", "order_manager"] | None = None
     created_at: datetime | None = None
     sent_at: datetime | None = None
     updated_at: datetime | None = None

@@ -103,6 +103,8 @@ def show(ctx: click.Context, id: str, as_json: bool) -> None:
     emit(item, as_json=as_json, schema="fks.order/1")
     if not as_json:
         table([(name, value) for name, value in item.items() if value not in (None, "", False)], ("FIELD", "VALUE"))
+        if item.get("expires_by") == "order_manager":
+            click.echo("the order manager ends it at valid_until: FKS must be running then, the venue would not end it")
 
 
 @orders.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Query, Request
@@ -35,8 +35,9 @@ from fks.api.query import (
 from fks.api.routing import Router
 from fks.api.views import OrderEventView, OrderPage, OrderView, Page
 from fks.model import ids
+from fks.model.copies import is_ninja
 from fks.model.errors import InputError
-from fks.model.order import Role, State
+from fks.model.order import OPEN, OrderType, Role, State
 from fks.model.untrusted import Exact
 from fks.store.settlements import ReportedFill
 from fks.store.tokens import Principal
@@ -153,12 +154,16 @@ async def orders(
     rows = await gate.db.fetch(
         "gateway.orders", wanted, symbols, instance, open_, before, limit, at, caller.account_list
     )
-    return ExactJson(page(rows, limit, "client_order_id"))
+    return ExactJson(page((_shown(dict(row)) for row in rows), limit, "client_order_id"))
 
 
 @router.get("/orders/{id}", response_model=OrderView)
 async def order(gate: Gate, caller: Reader, id: str) -> ExactJson:
-    """Return one order, by client_order_id or by the id in the answer of POST /orders."""
+    """Return one order, by client_order_id or by the id in the answer of POST /orders.
+
+    `expires_by` is the process that ends a live order at its `valid_until`: `venue`, or `order_manager`, which ends it
+    only while FKS runs, because the venue takes no good-till-date.
+    """
     found = await _find(gate, id, caller)
     if found is None:
         found = await _waiting(gate, id, caller)
@@ -288,7 +293,14 @@ _OWN = frozenset({"type", "title", "status", "code", "detail", "instance"})
 
 async def _find(gate: Gateway, id: str, caller: Principal) -> dict[str, Any] | None:
     row = await gate.db.fetchrow("gateway.order", id.lower(), _uuid(id), caller.account_list)
-    return None if row is None else dict(row)
+    return None if row is None else _shown(dict(row))
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an order's row with the process that ends it at its time."""
+    has_end = row["valid_until"] is not None and row["type"] != OrderType.MARKET and State(row["state"]) in OPEN
+    expires_by = ("venue" if is_ninja(row["venue"]) else "order_manager") if has_end else None
+    return {**row, "expires_by": expires_by}
 
 
 async def _waiting(gate: Gateway, id: str, caller: Principal) -> dict[str, Any]:

@@ -112,6 +112,37 @@ async def test_orders_fills_and_signals_are_shown(fks: Fks, seeded: Database) ->
     assert (await fks("orders", "show", "nonsense"))[0] == USAGE
 
 
+async def test_an_order_with_an_end_shows_the_process_that_ends_it(fks: Fks, seeded: Database) -> None:
+    """NinjaTrader's bridge ends it by itself; elsewhere no process does while FKS is down."""
+    names = dict[tuple[str, str, str], str]()
+    for given in (
+        ("paper", "limit", "WORKING"),
+        ("ninja:sim", "limit", "WORKING"),
+        ("paper", "limit", "CANCELLED"),
+        ("paper", "market", "SENDING"),
+    ):
+        venue, type, state = given
+        names[given] = uuid.uuid4().hex
+        await seeded.sql(
+            "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, role, side, type, quantity,"
+            " state, valid_until) VALUES ($1, $2, 1, $3, 'BTCUSDT', 'order', 'buy', $4, 0.5, $5, now())",
+            names[given],
+            uuid.uuid4(),
+            venue,
+            type,
+            state,
+        )
+    shown = {
+        order["client_order_id"]: order for order in json.loads((await fks("orders", "list", "--json"))[1])["items"]
+    }
+    assert [shown[name]["expires_by"] for name in names.values()] == ["order_manager", "venue", None, None]
+    first, second, *_ = names.values()
+    text = (await fks("orders", "show", first))[1]
+    assert "FKS must be running" in text
+    assert "FKS must be running" not in (await fks("orders", "show", second))[1]
+    assert json.loads((await fks("orders", "show", second, "--json"))[1])["expires_by"] == "venue"
+
+
 async def test_an_account_is_made(fks: Fks) -> None:
     code, out, _ = await fks("accounts", "create", "mine", "--initial-balance", "10000.10", "--json")
     assert (code, json.loads(out)["initial_balance"]) == (OK, "10000.1")

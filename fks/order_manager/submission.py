@@ -421,7 +421,8 @@ class Submissions:
             legs = [leg for leg in legs if leg.role in command.roles]
         if not legs:
             return m.ProtectionDone(parent.client_order_id)
-        return await self._submit_legs(parent, legs, is_release=is_release)
+        action = Action.KILL if isinstance(command, m.PutBackProtection) else Action.LEG
+        return await self._submit_legs(parent, legs, is_release=is_release, action=action)
 
     async def replace_stop(self, command: m.ReplaceStop) -> m.ProtectionDone:
         """Replace a stop by one request that ends it and places its successor. The outcome of each is recorded by
@@ -443,7 +444,9 @@ class Submissions:
             del self._replaced[legs[0].client_order_id]
         return done
 
-    async def _submit_legs(self, parent: Order, legs: list[Order], *, is_release: bool) -> m.ProtectionDone:
+    async def _submit_legs(
+        self, parent: Order, legs: list[Order], *, is_release: bool, action: Action = Action.LEG
+    ) -> m.ProtectionDone:
         has_oco = self._cache.venues[parent.venue].capabilities.has_oco
         if has_oco and {leg.role for leg in legs} == set(_LEG_ROLES):
             legs = [replace(leg, group_id=group_of(parent, leg.attempt)) for leg in legs]
@@ -456,7 +459,7 @@ class Submissions:
                 for leg in group:
                     self._reserve(leg)
             done = await self._submitter.submit(
-                Submission(group, is_release=is_release, action=Action.LEG, recheck=self._recheck_cover(parent))
+                Submission(group, is_release=is_release, action=action, recheck=self._recheck_cover(parent))
             )
             if not done.orders and not done.is_killed and self._cache.is_journal_up:
                 for known in await self._ledger.patiently(lambda: self._ledger.store.legs([parent.client_order_id])):

@@ -116,6 +116,10 @@ class _KillClose:
     in_vain: int = 0  # attempts in a row that closed nothing
     retry_at_s: float = 0.0
 
+    def is_vain(self, held: Decimal) -> bool:
+        """Return whether the last one closed nothing of the position."""
+        return bool(self.attempt) and abs(held) >= abs(self.held)
+
 
 @dataclass(slots=True)
 class _Uncovered:
@@ -853,11 +857,12 @@ class OrderCore:
                     forgotten.pop(name, None)
 
     def _protect(self, instance: str, wanted_now: list[Want]) -> None:
-        facts, exit_ = self._facts, self._exits.get(instance)
-        if facts.keeps_bracket or not isinstance(allowed(Action.LEG, facts.circumstances()), Allow):
+        facts, exit_, is_for_kill = self._facts, self._exits.get(instance), self._is_close_paused(instance)
+        action = Action.KILL if is_for_kill else Action.LEG
+        if facts.keeps_bracket or not isinstance(allowed(action, facts.circumstances()), Allow):
             return
         is_ending = exit_ is not None and exit_.state in (ExitState.CLEARING, ExitState.CLOSING)
-        if exit_ is not None and is_ending and not self._gives_back_part(instance, exit_):
+        if exit_ is not None and is_ending and not is_for_kill and not self._gives_back_part(instance, exit_):
             return
         wants = {want.parent.client_order_id: want for want in wanted_now}
         if any(want.parent.exchange not in facts.instruments for want in wants.values()):
@@ -979,8 +984,9 @@ class OrderCore:
             )
         item.is_placing, item.placing, item.is_replacing = True, step.quantity, False
         item.grow_at_s = self._now.mono_s + self._limits.protect_join_s
+        place = m.PutBackProtection if self._is_close_paused(parent.instance) else m.PlaceProtection
         self._out.append(
-            m.PlaceProtection(
+            place(
                 parent,
                 cover.roles,
                 step.quantity,
@@ -1129,7 +1135,7 @@ class OrderCore:
     # ── kill ─────────────────────────────────────────────────────────────────────────────────────
     def _kill(self) -> None:
         """React to a kill at a venue where only the order manager has a session, and which it therefore carries out:
-        cancel, then close when it flattens."""
+        cancel, then close when it flattens. A position whose next closing order waits keeps its stop until then."""
         flattens = isinstance(allowed(Action.KILL, self._facts.circumstances()), Allow)
         kept = _LEG_ROLES if self._facts.keeps_bracket else frozenset()  # the venue ends these for the closing order
         theirs = [
@@ -1138,6 +1144,7 @@ class OrderCore:
             if o.role is not Role.KILL
             and o.role not in kept
             and is_ended(action_of(o.role, is_reduce_only=o.is_reduce_only), self._facts.kill)
+            and not (o.role in _LEG_ROLES and self._is_close_paused(o.instance))
         ]
         for order in theirs:
             self._cancel(order, "kill")
@@ -1171,15 +1178,19 @@ class OrderCore:
 
         After such an order the next one waits, ever longer; after some of them in a row a person is paged, once.
         """
-        now_s = self._now.mono_s
-        is_vain = bool(close.attempt) and abs(held) >= abs(close.held)
-        if is_vain and now_s < close.retry_at_s:
-            self._wake_in(close.retry_at_s - now_s)
+        if wait_s := self._kill_wait_s(instance):
+            self._wake_in(wait_s)
             return False
-        close.in_vain = close.in_vain + 1 if is_vain else 0
+        is_placing = any(
+            item.is_placing and name in self._parents and self._parents[name].instance == instance
+            for name, item in self._protection.items()
+        )
+        if close.attempt and is_placing:  # its stop is just being put back: that ends first
+            return False
+        close.in_vain = close.in_vain + 1 if close.is_vain(held) else 0
         close.held = held
         wait = Backoff(self._limits.exit_retry_s, self._limits.exit_retry_max_s)
-        close.retry_at_s = now_s + wait.wait_s(close.in_vain + 1)
+        close.retry_at_s = self._now.mono_s + wait.wait_s(close.in_vain + 1)
         if close.in_vain == _KILL_IN_VAIN_MAX:
             self._alert(
                 "page",
@@ -1189,6 +1200,20 @@ class OrderCore:
                 instance,
             )
         return True
+
+    def _kill_wait_s(self, instance: str) -> float:
+        """Return how long the kill's next closing order of an instance waits after one that closed nothing."""
+        close = self._kill_closes.get((self._facts.kill_id, instance))
+        if close is None or not close.is_vain(self._positions.get(instance, ZERO)):
+            return 0.0
+        return max(close.retry_at_s - self._now.mono_s, 0.0)
+
+    def _is_close_paused(self, instance: str) -> bool:
+        """Return whether a kill that is carried out here waits with its next closing order, and none is on its way:
+        until then the position has its protection again."""
+        if not self._facts.closes_on_kill or instance in self._kill_busy or not self._kill_wait_s(instance):
+            return False
+        return not any(o.role is Role.KILL and o.instance == instance for o in self._orders.values())
 
     # ── out ──────────────────────────────────────────────────────────────────────────────────────
     def _cancel(self, order: Order, reason: str) -> bool:

@@ -143,9 +143,10 @@ The usual ways (all of them are in the [table](#transitions)):
 Entries, exits, protective legs, cancels and the closing orders of a kill go to a venue by one table
 (`fks/risk/policy.py`), the first row that fits. The order core asks it before it commands, the checks before an order
 is journaled, the statement that journals it, and the last look before the bytes. A kill cancels by it, too: the
-guardian at its venues, the order manager on paper; its own orders follow the kill's rules. The side journal is the
-right to send of an order manager without lease or PostgreSQL; it ends with any kill (below). An order that *waits*
-here and cannot wait, such as one that a person sent, is denied with the code of the reason.
+guardian at its venues, the order manager on paper; its own orders follow the kill's rules, the stops that it puts back
+between two closing orders among them. The side journal is the right to send of an order manager without lease or
+PostgreSQL; it ends with any kill (below). An order that *waits* here and cannot wait, such as one that a person sent,
+is denied with the code of the reason.
 
 {policy_table()}
 

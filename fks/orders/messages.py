@@ -270,6 +270,11 @@ class PlaceProtection:
 
 
 @dataclass(frozen=True, slots=True)
+class PutBackProtection(PlaceProtection):
+    """Submit legs as those of a kill that is carried out here, between its closing orders."""
+
+
+@dataclass(frozen=True, slots=True)
 class AmendLegs:
     """Reduce live legs of one list to `quantity` in place: one request, which changes both legs of an OCO."""
 

@@ -25,7 +25,7 @@ class Action(StrEnum):
     EXIT = "exit"  # only reduces one
     LEG = "protective leg"
     CANCEL = "cancel"
-    KILL = "closing order of a kill"
+    KILL = "closing order of a kill"  # and the protection that it puts back while a close is impossible
 
 
 class KillMode(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 from typing import Any
@@ -421,6 +422,33 @@ async def until_filled(rig: Rig, count: int) -> Sequence[Any]:
         return rows if len(rows) >= count else None
 
     return await until(enough)  # type: ignore[return-value]
+
+
+async def test_a_kill_on_paper_puts_the_stop_back_while_no_price_is_young_enough(live: Rig) -> None:
+    """A market order meets no price: the position has its stop until one is traded, and is then closed."""
+    live.venues = {"paper": a_live_paper(price_age_max_s=1.5)}
+    await live.start()
+    await live.outcome(await buy(live, stop_loss=D(95)))
+    await until(lambda: live.service.cache.counts()["ACCEPTED"] == 1)
+    await asyncio.sleep(2.0)
+    await live.db.sql("""INSERT INTO kill_switch (kill_id, report) VALUES ('k', '{"flatten": true}')""")
+    await live.bus.publish("fks.kill", {"type": "kill"})
+
+    async def orders() -> list[tuple[str, str, str | None]]:
+        rows = await live.db.sql(
+            "SELECT role, state, code FROM orders WHERE role IN ('kill', 'sl') ORDER BY created_at"
+        )
+        return [(row["role"], row["state"], row["code"]) for row in rows]
+
+    async def is_back() -> bool:
+        found = await orders()
+        return ("kill", "REJECTED", "PRICE_MISSING") in found and found[-1][:2] == ("sl", "ACCEPTED")
+
+    await until(is_back, deadline_s=8)
+    await trade(live, 1, "101")
+    rows = await until_filled(live, 2)
+    assert [(row["trade_type"], row["price"]) for row in rows] == [("BUY", D(100)), ("SELL", D(101))]
+    assert [state for role, state, _ in await orders() if role == "sl" and state != "CANCELLED"] == []
 
 
 async def test_trades_of_a_downtime_trigger_what_rested(live: Rig) -> None:

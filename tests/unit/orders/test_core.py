@@ -1006,6 +1006,43 @@ def test_a_kill_on_paper_ends_the_orders_that_the_guardian_ends(kill: m.KillMode
     assert {c.client_order_id[0] for c in commands if isinstance(c, m.CancelOrder)} == set(ended)
 
 
+def test_a_kill_on_paper_puts_the_stop_back_while_a_close_is_refused() -> None:
+    """Each closing order is refused for a minute: the stop ends for it, and rests again until the next one."""
+    model, tries, covered = Model(good), list[float](), 0
+    refuses = True
+
+    def kill(command: m.SubmitKill) -> None:
+        assert not any(o.role is Role.STOP_LOSS and o.state in OPEN for o in model.orders.values()), "never both"
+        tries.append(model.now_s)
+        order = an_order(
+            client_order_id=f"k{command.attempt:031}",
+            instance="one",
+            role=Role.KILL,
+            side=Side.SELL,
+            state=State.SENDING,
+            quantity=command.quantity,
+        )
+        if refuses:
+            model.end(order, State.REJECTED, refusal=Refusal.UNAVAILABLE)
+        else:
+            model.end(order, State.FILLED, command.quantity)
+        model.pending.append(m.CloseDone("one", order.client_order_id, is_used=True))
+
+    carry_out = model.carry_out
+    model.carry_out = lambda c: kill(c) if isinstance(c, m.SubmitKill) else carry_out(c)  # type: ignore[method-assign]
+    model.facts = KILLED
+    for tick in range(240):
+        model.now_s = tick / 4
+        model.give(m.Tick())
+        covered += sum(o.remaining for o in model.orders.values() if o.role is Role.STOP_LOSS and o.state in OPEN) == 5
+    assert (len(tries), tries[:4]) == (10, [0.0, 0.5, 1.5, 3.5])
+    assert covered > 225, "each try takes it down for less than a look"
+    refuses = False
+    model.now_s += 10
+    model.give(m.Tick())
+    assert (model.position, [o for o in model.orders.values() if o.state in OPEN]) == (0, [])
+
+
 def test_answers_of_a_kill_and_of_an_exit_are_distinguished_by_the_order() -> None:
     """The close of an exit is on its way to the journal when a kill begins: each waits for the answer to its own."""
     core, signal = OrderCore(KEY, m.Limits()), a_signal()

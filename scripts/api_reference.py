@@ -131,6 +131,7 @@ PROBLEMS: dict[str, str] = {
     "STRATEGY_REFUSED": "422: the strategy's check found a decision that depends on later bars, or a short warm-up",
     "PARAM_WRONG": "422: the strategy has no such parameter, or not with this value",
     "SPEC_WRONG": "422: the backtest or the optimization cannot run like this",
+    "LIMITS_CURRENCY": "422: no stored bars price the account's currency, in which a backtest's limits are",
     "BACKTEST_UNKNOWN": "404: no such backtest",
     "STRATEGY_SLOW": "422: the strategy's code takes too long to be checked",
     "INSTANCE_UNKNOWN": "404: no such strategy instance",

@@ -1,8 +1,9 @@
 """Pre-trade checks on a tape: the functions that live runs, on a view of the tape at the deciding bar (G6).
 
-What a tape cannot know (sessions, clocks, feeds, rates of orders) is taken as good. Limits are in the quote currency: a
-tape has no other price. The loss of the trading day is looked at on every close of the day up to the decision, as the
-order manager looks at it all the time, so that LOSS_DAY holds until the day's end here too.
+What a tape cannot know (sessions, clocks, feeds, rates of orders) is taken as good. Limits are in the account's
+currency, as live. A tape has no price of it, so they are converted into quote once, before the run (`in_quote`). The
+loss of the trading day is looked at on every close of the day up to the decision, as the order manager looks at it all
+the time, so that LOSS_DAY holds until the day's end here too.
 """
 
 from __future__ import annotations
@@ -73,6 +74,21 @@ UNLIMITED = Risk(
     price_band_pct=_HUGE,
     loss_day_max=_HUGE,
 )
+
+
+_SUMS = (
+    "notional_max_order",
+    "exposure_max_instrument",
+    "exposure_max_account",
+    "exposure_max_correlated",
+    "loss_day_max",
+)
+
+
+def in_quote(limits: Risk, rate: Decimal) -> Risk:
+    """Return limits whose sums are in another currency as limits in quote. `rate`: quote for one unit of it."""
+    sums = {name: value * rate for name in _SUMS if (value := getattr(limits, name)) is not None}
+    return limits.model_copy(update=sums)
 
 
 @dataclass(frozen=True, slots=True)

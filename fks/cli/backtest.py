@@ -101,6 +101,12 @@ def market_options(command: Callable[..., None]) -> Callable[..., None]:
                 show_default=True,
                 help="Hold entries to the [risk] limits of the settings, as live does.",
             ),
+            click.option(
+                "--limits-currency",
+                metavar="TEXT",
+                help="The account's currency, in which these limits are; converted at the last stored close before the "
+                "first bar (default: the quote currency).",
+            ),
         )
     ):
         command = option(command)
@@ -128,7 +134,7 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
             params[field] = options[option]
     is_coarse = {} if options.get("finer", True) else {"finer": False}
     wanted = ("symbol", "timeframe", "sizing", "size", "cash", "allow_gaps", "allow_short", "limits")
-    given = ("fee_rate", "fee_rate_maker", "slippage", "commission", "collar_pct", "margin")
+    given = ("fee_rate", "fee_rate_maker", "slippage", "commission", "collar_pct", "margin", "limits_currency")
     costs = {name: options[name] for name in given if options[name] is not None}
     times = {"from": options["start"], "to": options["end"], "exchange": options["exchange"]}
     return {

@@ -13,12 +13,12 @@ from fks.backtest.account_report import account_document_of
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.rows import AMOUNT_MAX
 from fks.config.settings import Risk
-from fks.jobs.backtest import BacktestSpec, LoadBars, Progress, Request, load_joined, setup_of
+from fks.jobs.backtest import BacktestSpec, LoadBars, Progress, Request, limits_of, load_joined, setup_of
 from fks.jobs.spec import checked_spec
 from fks.model.untrusted import Exact
 from fks.strategies.registry import Catalogue, load_catalogue
 
-_OF_ACCOUNT = ("cash", "limits")
+_OF_ACCOUNT = ("cash", "limits", "limits_currency")
 _REMEDY = "see docs/backtest-account.md"
 
 
@@ -48,6 +48,7 @@ class AccountSpec(BaseModel):
     members: tuple[AccountMember, ...] = Field(min_length=1, max_length=100)
     cash: Exact = Field(Decimal(10_000), gt=0, le=AMOUNT_MAX)
     limits: bool = False
+    limits_currency: str | None = Field(None, exclude_if=lambda value: value is None)
     risk: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -56,7 +57,7 @@ class AccountSpec(BaseModel):
         """Give each member what is written once for all."""
         if not isinstance(spec, Mapping) or not isinstance(spec.get("members"), list | tuple):
             return spec
-        own = {name: spec[name] for name in ("members", "cash", "limits", "risk") if name in spec}
+        own = {name: spec[name] for name in ("members", *_OF_ACCOUNT, "risk") if name in spec}
         common = {name: value for name, value in spec.items() if name not in own}
         if own.get("risk") and "limits" not in own:
             own["limits"] = True
@@ -107,7 +108,7 @@ def run_account_spec(
     """
     known = catalogue or load_catalogue()
     strategies = [known.make(member.strategy, member.params) for member in spec.members]
-    members, sources = [], []
+    members, sources, firsts = [], [], []
     for number, (wanted, strategy) in enumerate(zip(spec.members, strategies, strict=True)):
         request = Request(
             wanted.symbol,
@@ -122,8 +123,10 @@ def run_account_spec(
         setup = setup_of(wanted, loaded.instrument, limits)
         members.append(Member(strategy, loaded.bars, setup, wanted.name))
         sources.append(loaded.source)
+        firsts.append(wanted.start_ns or int(loaded.bars.time_ns[0]))
         progress(0.4 * (number + 1) / len(spec.members))
-    result = run_account(members, cash=spec.cash, limits=spec.risk_of(limits or Risk()))
+    held_to = limits_of(spec.members[0], loaded, spec.risk_of(limits or Risk()), load_bars, first_ns=min(firsts))
+    result = run_account(members, cash=spec.cash, limits=held_to)
     progress(0.9)
     return result, tuple(sources)
 

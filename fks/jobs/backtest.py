@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from fks.backtest import Result, Setup, run
-from fks.backtest.limits import UNLIMITED
+from fks.backtest.limits import UNLIMITED, in_quote
 from fks.backtest.report import document_of
 from fks.backtest.rows import AMOUNT_MAX
 from fks.backtest.run import check_tape
@@ -20,8 +20,9 @@ from fks.jobs.spec import checked_spec
 from fks.matching import Commission, CostModel, Slippage
 from fks.matching.margin import Margin
 from fks.model.bar import Bars
+from fks.model.errors import InputError
 from fks.model.instrument import Instrument
-from fks.model.timeframe import check_timeframe, to_ns
+from fks.model.timeframe import bar_end, check_timeframe, iso, to_ns
 from fks.model.untrusted import Exact
 from fks.risk.sizing import Sizing
 from fks.strategies.registry import Catalogue, load_catalogue
@@ -64,7 +65,9 @@ class BacktestSpec(BaseModel):
     margin: str | None = Field(None, exclude_if=lambda value: value is None)
     allow_gaps: bool = False
     allow_short: bool = False
-    limits: bool = False  # whether the node's [risk] limits hold, in quote
+    limits: bool = False  # whether the node's [risk] limits hold
+    #: the account's currency, in which these limits are; None: the quote currency
+    limits_currency: str | None = Field(None, pattern="^[A-Z0-9]{1,20}$", exclude_if=lambda value: value is None)
     finer: bool = True  # stored minutes decide the order of prices within a bar
 
     @field_validator("start", "end")
@@ -160,9 +163,45 @@ def _with_fee(spec: Any, is_short: Any) -> Any:
     return spec
 
 
+def rate_symbols(currency: str, quote: str) -> tuple[str, str]:
+    """Return the symbols whose bars price an account's currency in quote: directly, or by the reciprocal."""
+    return currency + quote, quote + currency
+
+
+def limits_of(
+    spec: BacktestSpec, loaded: Loaded, limits: Risk, load_bars: LoadBars, *, first_ns: int | None = None
+) -> Risk:
+    """Return the limits of a run in quote, at the last stored close before its first decided bar (`first_ns`; None: the
+    spec's start, or the first bar). Errors: InputError LIMITS_CURRENCY when no bars price the account's currency."""
+    currency, quote, exchange = spec.limits_currency, loaded.instrument.quote, loaded.instrument.exchange
+    if not spec.limits or currency in (None, quote):
+        return limits
+    assert currency is not None
+    first_ns = first_ns or spec.start_ns or int(loaded.bars.time_ns[0])
+    symbols = rate_symbols(currency, quote)
+    for symbol in symbols:
+        request = Request(symbol, exchange, spec.timeframe, first_ns, bar_end(first_ns, spec.timeframe), 1)
+        try:
+            found = load_bars(request)
+        except InputError:
+            continue
+        pair, bars = (found.instrument.base, found.instrument.quote), found.bars
+        before = [index for index, at in enumerate(bars.time_ns) if bar_end(int(at), bars.timeframe) <= first_ns]
+        if before and pair in ((currency, quote), (quote, currency)):
+            price = Decimal(repr(float(bars.close[before[-1]])))
+            return in_quote(limits, price if pair == (currency, quote) else 1 / price)
+    raise InputError(
+        f"limits in {currency} cannot be converted into {quote}: no {spec.timeframe} bar of {' or '.join(symbols)} on "
+        f"{exchange} before {iso(first_ns)}",
+        code="LIMITS_CURRENCY",
+        status=422,
+        remedy=f"store bars of one of them (fks sync), or give limits in {quote} without a currency",
+    )
+
+
 def setup_of(spec: BacktestSpec, instrument: Instrument, limits: Risk | None) -> Setup:
-    """Return the setup of a spec. `limits`: the node's [risk] settings (None: their defaults), used where the spec has
-    them on."""
+    """Return the setup of a spec. `limits`: those of the run in quote (None: the defaults of [risk]), used where the
+    spec has them on."""
     return Setup(
         instrument,
         CostModel.of(spec, instrument),
@@ -219,7 +258,7 @@ def run_spec(
     progress(0.3)
     check_tape(strategy, loaded.bars)
     progress(0.4)
-    setup = setup_of(spec, loaded.instrument, limits)
+    setup = setup_of(spec, loaded.instrument, limits_of(spec, loaded, limits or Risk(), load_bars))
     result = run(strategy, loaded.bars, setup, check=False, finer=loaded.finer if spec.finer else None)
     progress(0.9)
     return result, loaded.source

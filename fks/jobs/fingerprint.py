@@ -16,6 +16,7 @@ from fks.store.bars import BarStore
 from fks.store.corporate_actions import CorporateActionStore
 from fks.store.db import Database
 from fks.store.feature_values import FeatureStore
+from fks.store.instruments import InstrumentStore
 from fks.strategies.registry import Catalogue, source_hash
 
 if TYPE_CHECKING:
@@ -35,14 +36,18 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
     """
     if "members" in spec:
         return await _of_account(db, kind, spec, catalogue, limits)
-    from fks.jobs.backtest import parse_spec
+    from fks.jobs.backtest import parse_spec, rate_symbols
     from fks.jobs.optimization import KIND, parse_optimization
 
     parsed = parse_optimization(spec) if kind == KIND else parse_spec(spec)
     series = []
     exchange = parsed.exchange or "binance"
     reads = _reads(catalogue, parsed)
-    wanted = [parsed.symbol, *map(folded, reads.inputs())]
+    rates: tuple[str, ...] = ()
+    if parsed.limits and parsed.limits_currency is not None:
+        listed = await InstrumentStore(db).get(exchange, folded(parsed.symbol))
+        rates = () if listed is None else rate_symbols(parsed.limits_currency, listed.quote)
+    wanted = [parsed.symbol, *map(folded, reads.inputs()), *rates]
     for symbol, timeframe in ((symbol, tf) for symbol in wanted for tf in sorted({parsed.timeframe, "1m"})):
         found = await BarStore(db).series(symbol, timeframe, exchange=exchange)
         if found is not None and found.newest_ns is not None:

@@ -47,6 +47,13 @@ class OptimizationSpec(BacktestSpec):
             raise ValueError("a search reads each bar by the pessimistic rule; leave it out")
         return given
 
+    @field_validator("limits_currency")
+    @classmethod
+    def _in_quote(cls, given: str | None) -> str | None:
+        if given is not None:
+            raise ValueError("a search holds to limits in quote; leave it out")
+        return given
+
     @field_validator("objectives", mode="before")
     @classmethod
     def _several(cls, given: Any) -> Any:

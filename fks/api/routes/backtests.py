@@ -62,7 +62,12 @@ class BacktestBody(Body):
     )
     allow_gaps: bool = False
     allow_short: bool = False
-    limits: bool = Field(False, description="hold entries to the [risk] limits of the node, in quote")
+    limits: bool = Field(False, description="hold entries to the [risk] limits of the node")
+    limits_currency: str | None = Field(
+        None,
+        description="the account's currency, in which these limits are: converted at the last stored close before the "
+        "first bar; default the quote currency",
+    )
     finer: bool = Field(True, description="stored minutes decide the order of prices within a bar")
 
 

@@ -21,7 +21,7 @@ from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
 from fks.backtest.series import trade_table
 from fks.config.settings import Risk
-from fks.jobs.backtest import Loaded, parse_spec, run_spec
+from fks.jobs.backtest import Loaded, Request, parse_spec, run_spec
 from fks.matching import Commission, CostModel, Slippage
 from fks.matching.margin import Margin
 from fks.model.bar import Bars
@@ -750,6 +750,43 @@ def test_a_job_decides_from_its_start_on_however_much_was_loaded() -> None:
     assert result.fills
     assert min(fill.time_ns for fill in result.fills) > start_ns
     assert (result.setup.start_ns, result.setup.pyramiding) == (start_ns, None)
+
+
+@pytest.mark.parametrize(("pair", "prices"), [("EURUSDT", (2.0, 3.0)), ("USDTEUR", (0.5, 0.25))])
+def test_limits_in_the_accounts_currency_are_converted_before_the_first_bar(
+    pair: str, prices: tuple[float, float]
+) -> None:
+    """One unit is worth 2 in quote before the first decided bar, and another value from then on."""
+    bars, start = synthetic(400), 100
+    start_ns = int(bars.time_ns[start])
+    base, quote = ("EUR", "USDT") if pair == "EURUSDT" else ("USDT", "EUR")
+    eur = replace(BTC, symbol=pair, base=base, quote=quote)
+    rates = replace(bars[start - 1 : start + 1], symbol=pair, close=np.array(prices))
+    asked = []
+
+    def load(request: Request) -> Loaded:
+        if request.symbol == "BTCUSDT":
+            return Loaded(bars, BTC, "a test")
+        asked.append(request.symbol)
+        if request.symbol != pair:
+            raise InputError("no such symbol", code="SYMBOL_UNKNOWN")
+        return Loaded(rates, eur, "a test")
+
+    spec = {"strategy": "sma_cross", "params": FAST["sma_cross"], "symbol": "BTCUSDT", "from": iso(start_ns)}
+    limits = Risk(notional_max_order=Decimal(700))
+    given = parse_spec({**spec, "limits": True, "limits_currency": "EUR", "size": "1000"})
+    result, _ = run_spec(given, load, limits=limits)
+    assert result.setup.limits.notional_max_order == 1400
+    assert result.setup.limits.loss_day_max == 2 * limits.loss_day_max
+    assert result.setup.limits.price_band_pct == limits.price_band_pct
+    assert result.fills, "1000 is under the limit in quote, and above it in the account's currency"
+    in_quote, _ = run_spec(parse_spec({**spec, "limits": True, "size": "1000"}), load, limits=limits)
+    assert (in_quote.fills, set(in_quote.denied_count)) == ((), {"NOTIONAL_MAX_ORDER"})
+    asked.clear()
+    same, _ = run_spec(parse_spec({**spec, "limits": True, "limits_currency": "USDT"}), load, limits=limits)
+    assert (_hashes(same), asked) == (_hashes(in_quote), []), "an account in quote has the fingerprints that it had"
+    with pytest.raises(InputError, match="LIRA cannot be converted into USDT: no 1m bar of LIRAUSDT or USDTLIRA"):
+        run_spec(parse_spec({**spec, "limits": True, "limits_currency": "LIRA"}), load, limits=limits)
 
 
 def test_fingerprints_are_equal_for_equal_inputs_only() -> None:

@@ -18,6 +18,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -163,9 +164,7 @@ class OrderCore:
         self._entering: UUID | None = None
         self._exits: dict[str, Exit] = {}
         self._protection: dict[str, _Protection] = {}
-        self._commanded: dict[
-            str, float
-        ] = {}  # cancels and abandons that were commanded and not seen yet, and until when
+        self._commanded: dict[str, float] = {}  # orders with a command that is not seen yet, and until when
         self._withdrawn: set[str] = set()  # orders whose cancels were withdrawn, until that shows
         self._unknown_since: dict[str, float] = {}  # UNKNOWN orders; after a restart it counts from zero
         self._uncovered: dict[str, _Uncovered] = {}  # by instance
@@ -1217,8 +1216,9 @@ class OrderCore:
 
     # ── out ──────────────────────────────────────────────────────────────────────────────────────
     def _cancel(self, order: Order, reason: str) -> bool:
-        """Command one cancel; False when it is under way already."""
-        if order.request in _CANCELLING or not self._is_first_command(order):
+        """Command one cancel; False when it is under way already. It is not commanded again: the owner of the order's
+        requests sends it as soon as it may, and repeats one that got lost."""
+        if order.request in _CANCELLING or not self._is_first_command(order, for_s=math.inf):
             return False
         self._out.append(m.CancelOrder(order.client_order_id, reason))
         return True
@@ -1239,15 +1239,16 @@ class OrderCore:
                     self._withdrawn.add(name)
                     self._out.append(m.WithdrawCancel(name))
 
-    def _is_first_command(self, order: Order) -> bool:
-        """Return whether nothing is commanded of the order already; what shows no effect in `clear_s` is commanded
-        again."""
+    def _is_first_command(self, order: Order, *, for_s: float | None = None) -> bool:
+        """Return whether nothing is commanded of the order already; what shows no effect `for_s` (None: `clear_s`) is
+        commanded again."""
         until_s = self._commanded.get(order.client_order_id)
         is_away = self._facts.journal is Journal.AWAY
         if until_s is not None and (self._now.mono_s < until_s or is_away):
-            self._wake_in(max(until_s - self._now.mono_s, 1.0))
+            if until_s < math.inf:
+                self._wake_in(max(until_s - self._now.mono_s, 1.0))
             return False
-        self._commanded[order.client_order_id] = self._now.mono_s + self._limits.clear_s
+        self._commanded[order.client_order_id] = self._now.mono_s + (self._limits.clear_s if for_s is None else for_s)
         return True
 
     def _cancel_legs(self, legs: Iterable[Order], reason: str) -> None:

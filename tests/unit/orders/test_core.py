@@ -753,6 +753,17 @@ def test_no_cancel_of_a_stop_outlives_its_exit(how: str, request_: Request) -> N
     assert not [c for c in commands if isinstance(c, m.CancelOrder)]
 
 
+def test_the_core_commands_a_cancel_once() -> None:
+    """The journal takes the request late: the owner of the order's requests sends it, and repeats it, by itself."""
+    core, entry, held, signal = OrderCore(KEY, m.Limits()), Model(good).entry, {"one": D(5)}, a_signal()
+    (leg,) = Model(good).orders.values()
+    core.handle(m.Restored((leg, entry), (entry,), held), m.Now(0, 0.0), FACTS)
+    commands = core.handle(m.SignalReady(signal, 0, None), m.Now(0, 0.0), FACTS)
+    for second in range(1, 30):
+        commands += core.handle(m.Tick(), m.Now(second * SECOND, float(second)), FACTS)
+    assert [c.client_order_id for c in commands if isinstance(c, m.CancelOrder)] == [leg.client_order_id]
+
+
 def test_a_stop_whose_cancel_is_not_proven_is_no_cover() -> None:
     """The cancel took effect, its answer is lost and no query gets one: books and cover differ until that is known."""
     core, entry, held = OrderCore(KEY, m.Limits()), Model(good).entry, {"one": D(5)}

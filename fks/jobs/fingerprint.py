@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 import fks
+from fks.backtest.instrument import guess_instrument
 from fks.config.settings import Risk
 from fks.model.errors import InputError
 from fks.model.instrument import folded
@@ -45,8 +47,9 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
     reads = _reads(catalogue, parsed)
     rates: tuple[str, ...] = ()
     if parsed.limits and parsed.limits_currency is not None:
-        listed = await InstrumentStore(db).get(exchange, folded(parsed.symbol))
-        rates = () if listed is None else rate_symbols(parsed.limits_currency, listed.quote)
+        name, one = folded(parsed.symbol), Decimal(1)
+        item = await InstrumentStore(db).get(exchange, name) or guess_instrument(exchange, name, one, one)
+        rates = rate_symbols(parsed.limits_currency, item.quote)
     wanted = [parsed.symbol, *map(folded, reads.inputs()), *rates]
     for symbol, timeframe in ((symbol, tf) for symbol in wanted for tf in sorted({parsed.timeframe, "1m"})):
         found = await BarStore(db).series(symbol, timeframe, exchange=exchange)

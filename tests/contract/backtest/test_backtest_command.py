@@ -27,10 +27,12 @@ from fks.config.endpoints import Node, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Costs, Risk
 from fks.jobs.account import parse_account
-from fks.jobs.backtest import parse_spec, with_costs
+from fks.jobs.backtest import Loaded, Request, parse_spec, run_job, with_costs
+from fks.jobs.bars import load_stored
 from fks.jobs.fingerprint import fingerprint
 from fks.jobs.runner import run_one
 from fks.model.bar import Bars, Feature
+from fks.model.errors import InputError
 from fks.model.tape import Tape
 from fks.model.timeframe import iso
 from fks.servers.embedded import postgres_pid
@@ -419,6 +421,45 @@ async def test_a_value_of_a_column_makes_a_job_other_work(database: Database, tm
     assert await add_features(database, [FeatureValue("mood", "BTCUSDT", 0, 0, 1.0)])
     for made, later, last in zip(before, of_all, await both(), strict=True):
         assert len({made, later, last}) == 3
+
+
+async def test_limits_in_another_currency_are_converted_at_stored_bars(database: Database) -> None:
+    """Of a listed symbol and of one that is known by its bars alone; more bars of the rate are other work."""
+    store, bars = BarStore(database), replace(synthetic(900), symbol="BTCUSDT")
+    start = {"from": iso(int(bars.time_ns[500]))}
+    spec = {"strategy": "sma_cross", "symbol": "BTCUSDT", "exchange": "binance", "limits": True, **start}
+    await store.merge(bars, source="t")
+
+    async def done(spec: dict[str, Any], limits: Risk) -> Any:
+        return await asyncio.to_thread(run_job, spec, load, limits=limits)
+
+    loop = asyncio.get_running_loop()
+
+    def load(request: Request) -> Loaded:
+        return asyncio.run_coroutine_threadsafe(load_stored(database, request), loop).result()
+
+    limits = Risk(notional_max_order=Decimal(700))
+    in_euros = {**spec, "limits_currency": "EUR"}
+    before = [await fingerprint(database, "backtest", one, load_catalogue(), limits) for one in (spec, in_euros)]
+    with pytest.raises(InputError, match="EUR cannot be converted into USDT") as refused:
+        await done(in_euros, limits)
+    assert (refused.value.code, "fks sync" in refused.value.remedy) == ("LIMITS_CURRENCY", True)
+    await store.merge(
+        replace(
+            bars,
+            symbol="EURUSDT",
+            close=np.full(900, 2.0),
+            open=np.full(900, 2.0),
+            high=np.full(900, 2.0),
+            low=np.full(900, 2.0),
+        ),
+        source="t",
+    )
+    after = [await fingerprint(database, "backtest", one, load_catalogue(), limits) for one in (spec, in_euros)]
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False)
+    in_quote, converted = await done(spec, limits), await done(in_euros, limits)
+    assert in_quote["metrics"] != converted["metrics"]
+    assert converted["fills_hash"] == (await done(spec, Risk(notional_max_order=Decimal(1400))))["fills_hash"]
 
 
 async def test_collar_is_part_of_a_jobs_fingerprint_only_when_there_is_one(database: Database) -> None:

@@ -109,6 +109,7 @@ def compare(trades: list[LotTrade], fills: list[Fill]) -> int:
             in_steps(d.proceeds),
         )
         for d in book.disposals()
+        if d.kind != "short"
     ]
     same("disposals", found, pieces)
     same("open lots", [(in_steps(lot.quantity), in_steps(lot.cost)) for lot in book.lots()], lots)

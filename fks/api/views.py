@@ -585,6 +585,53 @@ class IncidentView(View):
     resolution: str | None
 
 
+class LotView(View):
+    """A quantity that is still held; below zero a short, whose `cost` is what its sale brought in. `cost` null: not
+    known. `acquired_at` null and `lot_id` "": the pool of the average method."""
+
+    seq: int
+    pool: str
+    asset: str
+    kind: str
+    acquired_at: datetime | None
+    lot_id: str
+    quantity: Decimal
+    cost: Decimal | None
+    note: str
+
+
+class LotDisposalView(View):
+    """The part of a disposal that one lot covers. Of a short, `disposed_at` is before `acquired_at`; of contracts only
+    `gain` is given. Amounts are null where they are not known."""
+
+    seq: int
+    pool: str
+    asset: str
+    kind: str
+    acquired_at: datetime | None
+    disposed_at: datetime
+    realized_at: datetime
+    quantity: Decimal
+    proceeds: Decimal | None
+    cost: Decimal | None
+    gain: Decimal | None
+    note: str
+    disposal_id: str
+    lot_id: str
+
+
+class LotPage(View, Generic[T]):
+    """Rows of lots, newest first, with the rule and the currency that they are in; `next` is the `before` of the
+    following page. `unknown_symbols`: traded ones that are left out, as no instrument names their assets."""
+
+    items: list[T]
+    next: int | None = None
+    method: str
+    currency: str
+    unknown_symbols: list[str]
+    notice: str
+
+
 # ── market data ──────────────────────────────────────────────────────────────────────────────────
 class AssetView(View):
     """A symbol that is collected, or was."""

@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "orders": ("fks.cli.orders", "List, show, place, cancel and settle orders."),
     "why": ("fks.cli.why", "Show why an order was placed, denied, or never made."),
     "fills": ("fks.cli.fills", "List fills."),
+    "lots": ("fks.cli.lots", "List lots, and export a year of disposals for a tax return."),
     "ninja": ("fks.cli.ninja", "Work with NinjaTrader 8 and the rules of its prop accounts."),
     "positions": ("fks.cli.positions", "Show positions and profit."),
     "reconcile": ("fks.cli.incidents", "Compare the journal with the venues now."),

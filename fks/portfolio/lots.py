@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from enum import StrEnum
+from itertools import chain
 from typing import Any, Final, NamedTuple, cast
 
 #: value of one unit of an asset in a currency at a time (UTC ns); None: not known
@@ -112,15 +113,16 @@ class OpenLot:
 class LotDisposal:
     """The part of a disposal that one lot covers.
 
-    `acquired_ns` is None where the lot is the pool of the average method. Of a short (`cover`) the sale comes first:
-    `disposed_ns` is before `acquired_ns`, and the later one is when the gain is realised. Of contracts only `gain` is
-    given. Amounts are in the reporting currency; None: not known, `note` says why.
+    `acquired_ns` is None where the lot is the pool of the average method. A sale beyond the lots is a `short` without
+    cost until an acquisition covers it. Then it is a `cover`, whose `disposed_ns` is before its `acquired_ns`; the
+    later one is when the gain is realised. Of contracts only `gain` is given. Amounts are in the reporting currency;
+    None: not known, `note` says why.
     """
 
     number: int  # 1 is the first one realised
     pool: str
     asset: str
-    kind: str  # sale | fee | cover | withdrawal | settlement | adopted | opening | contract | contract_fee
+    kind: str  # sale | fee | cover | short | withdrawal | settlement | adopted | opening | contract | contract_fee
     disposed_ns: int
     disposal_id: str
     acquired_ns: int | None
@@ -158,7 +160,7 @@ class _Stack:
 
 
 class LotBook:
-    """The lots and disposals of a history, as `match_lots` found them. `len` is the number of disposals."""
+    """The lots and disposals of a history, as `match_lots` found them."""
 
     def __init__(self, stacks: Iterable[_Stack], rows: Sequence[object]) -> None:
         self._stacks, self._rows = list(stacks), rows
@@ -182,11 +184,14 @@ class LotBook:
         return sorted(found, key=lambda lot: (lot.pool, lot.asset, lot.acquired_ns or 0, lot.id, lot.quantity))
 
     def disposals(self) -> Iterator[LotDisposal]:
-        """Yield the disposals in the order of the events that made them."""
-        return (_disposal(number, row) for number, row in enumerate(_rows_of(self._rows), 1))
-
-    def __len__(self) -> int:
-        return len(self._rows) // _WIDTH
+        """Yield the disposals in the order of the events that made them, then sales that no acquisition covers yet."""
+        shorts: list[_Row] = [
+            (stack, "short", source, None, "", quantity, proceeds, None)
+            for stack in self._stacks
+            for quantity, proceeds, source, _ in stack.shorts
+        ]
+        shorts.sort(key=lambda row: (row[2].time_ns, row[0].pool, row[0].asset, row[2].id))
+        return (_disposal(number, row) for number, row in enumerate(chain(_rows_of(self._rows), shorts), 1))
 
 
 def match_lots(
@@ -256,17 +261,21 @@ class _Matching:
     def __init__(self, currency: str, method: LotMethod, rate: RateAt, pools: Mapping[str, str]) -> None:
         self.pooled: dict[tuple[str, str], _Stack] = {}
         self.rows: list[object] = []
+        self._add = self.rows.extend
         self._stacks: dict[tuple[str, str], _Stack] = {}  # the same by account
         self._contracts: dict[tuple[str, str], _Stack] = {}
         self._currency, self._rate, self._pools = currency, rate, pools
         self._is_average = method is LotMethod.AVERAGE
         self._pairs: dict[str, str] = {}
+        self._inner: set[str] = set()  # ids of transfers within one pool, which move no lot
         self._in_transit: dict[str, list[_Lot]] = {}  # by the id of the deposit
 
     def run(self, trades: Sequence[LotTrade], flows: Sequence[LotFlow]) -> None:
         """Take in all events. `trades` are sorted. A flow that brings something in comes before the trades of its
         moment, another one after them."""
         self._pairs = paired_transfers(flows)
+        pool_of = {flow.id: self._pools.get(flow.account, flow.account) for flow in flows}
+        self._inner = {id for id, other in self._pairs.items() if pool_of[id] == pool_of[other]}
         waiting = iter(sorted(flows, key=self._order))
         flow = next(waiting, None)
         flow_ns = _NEVER_NS if flow is None else flow.time_ns
@@ -371,24 +380,25 @@ class _Matching:
         pool = self._pools.get(account, account)
         stack = self._contracts.setdefault((pool, symbol), _Stack(pool, symbol))
         amount = trade.quantity * trade.price * trade.multiplier
-        rows, self.rows = self.rows, list[object]()
+        start = len(self.rows)
         if trade.is_buy:
             self._put(stack, trade.quantity, amount, trade, "trade")
         else:
             self._take(stack, trade.quantity, amount, trade, "sale")
-        parts, self.rows = self.rows, rows
+        parts = self.rows[start:]
+        del self.rows[start:]
         settled = _ZERO
         for _, _, disposal, lot, _, quantity, proceeds, cost in _rows_of(parts):
             assert proceeds is not None
             assert cost is not None
             settled += proceeds - cost
             gain = self._converted(quote, proceeds - cost, time_ns)
-            self.rows.extend((stack, "contract", disposal, lot, "", quantity, gain, None))
+            self._add((stack, "contract", disposal, lot, "", quantity, gain, None))
         if trade.fee:
             fee_asset = trade.fee_asset or quote
             worth = self._converted(fee_asset, trade.fee, time_ns)
             paid = None if worth is None else -worth
-            self.rows.extend((stack, "contract_fee", trade, None, "", _ZERO, paid, None))
+            self._add((stack, "contract_fee", trade, None, "", _ZERO, paid, None))
             if fee_asset != self._currency:
                 self._pay_fee(account, fee_asset, trade.fee, worth, trade)
         if settled and quote != self._currency:
@@ -404,7 +414,9 @@ class _Matching:
             return
         stack = self._stack(flow.account, flow.asset)
         partner = self._pairs.get(flow.id)
-        if flow.amount > 0:
+        if flow.id in self._inner:
+            pass
+        elif flow.amount > 0:
             arrived = self._in_transit.pop(flow.id, None)
             if partner is None or arrived is None:
                 self._put(stack, flow.amount, None, flow, flow.kind.value)
@@ -449,7 +461,7 @@ class _Matching:
 
     def _take(self, stack: _Stack, quantity: Decimal, proceeds: Decimal | None, source: _Source, kind: str) -> None:
         """Dispose of a quantity, oldest lot first; the rest is a short."""
-        lots, add = stack.lots, self.rows.extend
+        lots, add = stack.lots, self._add
         while lots:
             lot = lots[0]
             held, cost, origin, lot_kind = lot
@@ -480,7 +492,7 @@ class _Matching:
 
     def _put(self, stack: _Stack, quantity: Decimal, cost: Decimal | None, source: _Source | None, kind: str) -> None:
         """Acquire a quantity: it covers shorts first, oldest first; the rest is a lot. `source` None: of the pool."""
-        shorts, add = stack.shorts, self.rows.extend
+        shorts, add = stack.shorts, self._add
         while shorts:
             short = shorts[0]
             owed, proceeds, sale, _ = short
@@ -534,6 +546,8 @@ def _disposal(number: int, row: _Row) -> LotDisposal:
     if kind in ("contract", "contract_fee"):
         gain, proceeds = proceeds, None
         note = "no rate" if gain is None else ""
+    elif kind == "short":
+        gain, note = None, "short"
     elif kind in (FlowKind.WITHDRAWAL, FlowKind.ADOPTED, FlowKind.OPENING):
         gain, note = None, "no sale"
     else:

@@ -1,0 +1,175 @@
+"""Lots and disposals of the accounts, computed from executions and transfers when they are read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+from fastapi import Query
+
+from fks.api.exact import ExactJson
+from fks.api.problems import Problem
+from fks.api.query import Before, Gate, Name, Reader
+from fks.api.routing import Router
+from fks.api.views import LotDisposalView, LotPage, LotView
+from fks.model.timeframe import iso, to_ns
+from fks.portfolio.lots import LotBook, LotDisposal, LotMethod, OpenLot, RateAt, match_lots
+from fks.store.lots import LotHistory, LotStore
+
+router = Router(tags=["accounts"])
+NOTICE = "computed from the executions and transfers that FKS recorded; this is no tax advice"
+Method = Annotated[LotMethod, Query(description="the rule by which a disposal uses up lots")]
+Account = Annotated[Name, Query(description="its own lots; without it, accounts share theirs")]
+Currency = Annotated[
+    str | None, Query(pattern="^[A-Z0-9]{2,12}$", description="of costs and proceeds; default: the accounts' own")
+]
+#: a page may have all disposals of a year: each page matches the whole history
+Rows = Annotated[int, Query(ge=1, le=100_000, description="most rows to return")]
+
+
+@router.get("/lots", response_model=LotPage[LotView])
+async def lots(
+    gate: Gate,
+    caller: Reader,
+    account: Account = None,
+    method: Method = LotMethod.FIFO,
+    currency: Currency = None,
+    before: Before = None,
+    limit: Rows = 100,
+) -> ExactJson:
+    """List what is held, lot by lot: when it was acquired, and at which cost.
+
+    Without `account` all accounts share their lots, those of paper money among themselves.
+    """
+    found = await _read(gate, caller.account_list, account, method, currency)
+    rows = [_lot(number, lot) for number, lot in enumerate(found.book.lots(), 1) if found.shows(lot.pool)]
+    return _answer(found, rows, before, limit)
+
+
+@router.get("/lots/disposals", response_model=LotPage[LotDisposalView])
+async def disposals(
+    gate: Gate,
+    caller: Reader,
+    account: Account = None,
+    method: Method = LotMethod.FIFO,
+    currency: Currency = None,
+    year: Annotated[int | None, Query(ge=1970, le=9998, description="in which the gain was realised, UTC")] = None,
+    before: Before = None,
+    limit: Rows = 100,
+) -> ExactJson:
+    """List disposals with proceeds, cost and gain: a row for each part that one lot covers.
+
+    Without `account` all accounts share their lots, those of paper money among themselves.
+    """
+    found = await _read(gate, caller.account_list, account, method, currency)
+    start, end = (0, 1 << 63) if year is None else (_new_year_ns(year), _new_year_ns(year + 1))
+    rows = [
+        _disposal(item) for item in found.book.disposals() if found.shows(item.pool) and start <= item.realized_ns < end
+    ]
+    return _answer(found, rows, before, limit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A book with what its answer says of it. `pool`: the only one that is shown; None: all."""
+
+    book: LotBook
+    method: LotMethod
+    currency: str
+    unknown_symbols: list[str]
+    pool: str | None
+
+    def shows(self, pool: str) -> bool:
+        """Return whether rows of a pool are part of the answer."""
+        return self.pool in (None, pool)
+
+
+async def _read(
+    gate: Gate, account_ids: list[int] | None, account: str | None, method: LotMethod, currency: str | None
+) -> _Found:
+    """Match the history of the caller's accounts. Errors: Problem ACCOUNT_UNKNOWN, INVALID without one currency."""
+    store = LotStore(gate.db, gate.deps.settings.venue.exchange)
+    history = await store.history(account_ids)
+    into = _currency(history, account, currency)
+    pools = {} if account else {item.name: item.mode for item in history.accounts}
+    asked: set[tuple[str, int]] = set()
+
+    def ask(asset: str, _: str, time_ns: int) -> Decimal | None:
+        asked.add((asset, time_ns))
+        return None
+
+    def match(rate: RateAt) -> LotBook:
+        return match_lots(history.trades, history.flows, currency=into, method=method, rate=rate, pools=pools)
+
+    book = await asyncio.to_thread(match, ask)
+    if asked:  # most histories are in one currency, and need no rate
+        book = await asyncio.to_thread(match, await store.rates(asked, into))
+    return _Found(book, method, into, history.unknown_symbols, account)
+
+
+def _currency(history: LotHistory, account: str | None, currency: str | None) -> str:
+    chosen = [item for item in history.accounts if account in (None, item.name)]
+    if account is not None and not chosen:
+        raise Problem(404, "ACCOUNT_UNKNOWN", f"there is no account {account!r}", remedy="see GET /accounts")
+    if currency is not None:
+        return currency
+    found = sorted({item.currency for item in chosen})
+    if len(found) == 1:
+        return found[0]
+    text = f"the accounts are in {', '.join(found)}" if found else "there are no accounts"
+    raise Problem(422, "INVALID", f"currency: {text}", remedy="name one currency, or one account")
+
+
+def _answer(found: _Found, rows: Sequence[dict[str, Any]], before: int | None, limit: int) -> ExactJson:
+    kept = [row for row in reversed(rows) if before is None or row["seq"] < before]
+    return ExactJson(
+        {
+            "items": kept[:limit],
+            "next": kept[limit - 1]["seq"] if len(kept) > limit else None,
+            "method": found.method,
+            "currency": found.currency,
+            "unknown_symbols": found.unknown_symbols,
+            "notice": NOTICE,
+        }
+    )
+
+
+def _lot(number: int, lot: OpenLot) -> dict[str, Any]:
+    return {
+        "seq": number,
+        "pool": lot.pool,
+        "asset": lot.asset,
+        "kind": lot.kind,
+        "acquired_at": None if lot.acquired_ns is None else iso(lot.acquired_ns),
+        "lot_id": lot.id,
+        "quantity": lot.quantity,
+        "cost": lot.cost,
+        "note": lot.note,
+    }
+
+
+def _disposal(item: LotDisposal) -> dict[str, Any]:
+    return {
+        "seq": item.number,
+        "pool": item.pool,
+        "asset": item.asset,
+        "kind": item.kind,
+        "acquired_at": None if item.acquired_ns is None else iso(item.acquired_ns),
+        "disposed_at": iso(item.disposed_ns),
+        "realized_at": iso(item.realized_ns),
+        "quantity": item.quantity,
+        "proceeds": item.proceeds,
+        "cost": item.cost,
+        "gain": item.gain,
+        "note": item.note,
+        "disposal_id": item.disposal_id,
+        "lot_id": item.lot_id,
+    }
+
+
+def _new_year_ns(year: int) -> int:
+    return to_ns(datetime(year, 1, 1, tzinfo=UTC))

@@ -1,0 +1,126 @@
+"""`fks lots`: what is held and what was disposed of, lot by lot, and a year of it as a file."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from typing import Any
+
+import click
+
+from fks.cli.base import as_json, emit, table
+from fks.cli.client import Gateway, gateway_of
+from fks.cli.shown import money_of
+
+#: of an export, in this order; docs/lots.md describes them
+COLUMNS = (
+    "number",
+    "pool",
+    "asset",
+    "kind",
+    "acquired_at",
+    "disposed_at",
+    "realized_at",
+    "quantity",
+    "proceeds",
+    "cost",
+    "gain",
+    "currency",
+    "method",
+    "note",
+    "disposal_id",
+    "lot_id",
+)
+_PAGE = 100_000
+_account = click.option("--account", help="Lots of this account alone. Without it, accounts share their lots.")
+_currency = click.option("--currency", help="Of costs and proceeds. Default: the accounts' own.")
+_method = click.option("--method", type=click.Choice(["fifo", "average"]), default="fifo", show_default=True)
+
+
+@click.group()
+def lots() -> None:
+    """List lots, and export a year of disposals for a tax return."""
+
+
+@lots.command("list")
+@_account
+@_method
+@_currency
+@as_json
+@click.pass_context
+def list_(ctx: click.Context, account: str | None, method: str, currency: str | None, as_json: bool) -> None:
+    """List what is held: when each lot was acquired, and at which cost.
+
+    A lot below zero is a short: more was sold than FKS knows to have been held.
+    """
+    found = _all(ctx, "/lots", account=account, method=method, currency=currency)
+    emit(found, as_json=as_json, schema="fks.lots/1")
+    if not as_json:
+        headers = ("POOL", "ASSET", "ACQUIRED", "QUANTITY", f"COST {found['currency']}", "FROM", "NOTE")
+        table([_lot(item) for item in found["items"]], headers, empty="nothing is held")
+    _notes(found)
+
+
+@lots.command()
+@click.option("--year", type=click.IntRange(1970, 9998), required=True, help="In which gains were realised, UTC.")
+@_method
+@click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
+@_account
+@_currency
+@as_json
+@click.pass_context
+def export(
+    ctx: click.Context, year: int, method: str, form: str, account: str | None, currency: str | None, as_json: bool
+) -> None:
+    """Write the disposals of a year, oldest first, with proceeds, cost and gain.
+
+    fks lots export --year 2026 > 2026.csv. It is no tax advice: the law that you are taxed by decides which rule
+    applies, and which rows are taxable.
+    """
+    found = _all(ctx, "/lots/disposals", account=account, method=method, currency=currency, year=year)
+    if as_json or form == "json":
+        emit({"year": year, **found}, as_json=True, schema="fks.lots_export/1")
+    else:
+        writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for item in found["items"]:
+            writer.writerow(item | {"number": item["seq"], "currency": found["currency"], "method": method})
+    _notes(found)
+
+
+def _all(ctx: click.Context, path: str, **query: object) -> dict[str, Any]:
+    """Return all rows of a list, oldest first, with the rest of its answer."""
+    with gateway_of(ctx) as gateway:
+        found = _page(gateway, path, None, query)
+        while found["next"] is not None:
+            page = _page(gateway, path, found["next"], query)
+            found["items"] += page["items"]
+            found["next"] = page["next"]
+    found["items"].reverse()
+    del found["next"]
+    return found
+
+
+def _page(gateway: Gateway, path: str, before: int | None, query: dict[str, object]) -> dict[str, Any]:
+    answer: dict[str, Any] = gateway.get(path, **query, before=before, limit=_PAGE)
+    return answer
+
+
+def _lot(item: dict[str, Any]) -> tuple[object, ...]:
+    acquired = (item["acquired_at"] or "")[:19].replace("T", " ")
+    return (item["pool"], item["asset"], acquired, item["quantity"], money_of(item["cost"]), item["kind"], item["note"])
+
+
+def _notes(found: dict[str, Any]) -> None:
+    """Print what a reader must know beside the rows."""
+    notes = [item["note"] for item in found["items"]]
+    for note, text in (
+        ("cost unknown", "rows have no cost: deposits, or holdings before FKS"),
+        ("no rate", f"rows have no value in {found['currency']}: no stored bars give a rate for their time"),
+        ("short", "rows are short: more was sold than FKS knows to have been held"),
+    ):
+        if count := notes.count(note):
+            click.echo(f"note: {count} {text}", err=True)
+    if found["unknown_symbols"]:
+        click.echo(f"note: left out, their assets are not known: {', '.join(found['unknown_symbols'])}", err=True)
+    click.echo(f"note: {found['notice']}", err=True)

@@ -1,4 +1,4 @@
-"""`fks lots`: what is held and what was disposed of, lot by lot, and a year of it as a file."""
+"""`fks lots`: holdings and disposals lot by lot, and the disposals of a year as a file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def lots() -> None:
 @as_json
 @click.pass_context
 def list_(ctx: click.Context, account: str | None, method: str, currency: str | None, as_json: bool) -> None:
-    """List what is held: when each lot was acquired, and at which cost.
+    """List the lots that are held, with the time and cost of their acquisition.
 
     A lot below zero is a short: more was sold than FKS knows to have been held.
     """

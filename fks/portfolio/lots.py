@@ -6,7 +6,7 @@ it is a disposal of that asset too. A disposal beyond the lots is a short: a lot
 acquisitions cover. Contracts (futures, perpetuals, CFDs) have no lots: closing them gives a realised result.
 
 A cost that is not known is None, never zero: of deposits, of holdings before FKS, and of trades whose currency has no
-rate. Quantities and costs are exact: whatever is acquired is either still in a lot or in a disposal, to the last digit.
+rate. Quantities and costs are exact: each acquisition is in open lots and disposals, to the last digit.
 """
 
 from __future__ import annotations
@@ -431,8 +431,8 @@ class _Matching:
             self._pay_fee(flow.account, flow.asset, flow.fee, worth, flow)
 
     def _lift(self, stack: _Stack, quantity: Decimal, flow: LotFlow) -> list[_Lot]:
-        """Return lots of that quantity, taken away with their cost; what there is no lot for arrives without one, and
-        is a short here."""
+        """Return lots of that quantity, taken away with their cost. A rest without a lot arrives without a cost, and is
+        a short here."""
         found: list[_Lot] = []
         while quantity and stack.lots:
             lot = stack.lots[0]
@@ -495,25 +495,25 @@ class _Matching:
         shorts, add = stack.shorts, self._add
         while shorts:
             short = shorts[0]
-            owed, proceeds, sale, _ = short
-            if owed > quantity:
+            uncovered, proceeds, sale, _ = short
+            if uncovered > quantity:
                 if proceeds is not None:
-                    part = (proceeds * quantity / owed).quantize(_STEP)
+                    part = (proceeds * quantity / uncovered).quantize(_STEP)
                     short[1], proceeds = proceeds - part, part
-                short[0] = owed - quantity
+                short[0] = uncovered - quantity
                 add((stack, "cover", sale, source, kind, quantity, proceeds, cost))
                 return
             shorts.popleft()
-            if owed == quantity:
-                add((stack, "cover", sale, source, kind, owed, proceeds, cost))
+            if uncovered == quantity:
+                add((stack, "cover", sale, source, kind, uncovered, proceeds, cost))
                 return
             if cost is None:
-                add((stack, "cover", sale, source, kind, owed, proceeds, None))
+                add((stack, "cover", sale, source, kind, uncovered, proceeds, None))
             else:
-                part = (cost * owed / quantity).quantize(_STEP)
-                add((stack, "cover", sale, source, kind, owed, proceeds, part))
+                part = (cost * uncovered / quantity).quantize(_STEP)
+                add((stack, "cover", sale, source, kind, uncovered, proceeds, part))
                 cost -= part
-            quantity -= owed
+            quantity -= uncovered
         lots = stack.lots
         if self._is_average and cost is not None:
             if lots and lots[0][3] == _POOL:

@@ -1,4 +1,4 @@
-"""History that lots are made of: executions, deposits and withdrawals, holdings before FKS, and past exchange rates."""
+"""The history behind lots: executions, deposits and withdrawals, holdings before FKS, and past exchange rates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fks.model.timeframe import NS, TIMEFRAMES, to_datetime, to_ns
 from fks.portfolio.lots import FlowKind, LotFlow, LotTrade, RateAt, without_busts
 from fks.store.db import Database, Row, Session, sql
 
-_BATCH = 10_000  # rows decoded at once: the event loop goes on in between
+_BATCH = 2_000  # rows taken at once, some 10 ms of CPU: other requests are served in between
 _LEGS_MAX = 3
 _PATHS_MAX = 6
 #: a bar is the rate of a moment until it ended so long before; of a bar longer than that, for the length of a bar
@@ -34,8 +34,8 @@ class LotAccount:
 
 @dataclass(frozen=True, slots=True)
 class LotHistory:
-    """Everything that lots are made of, of one moment. `unknown_symbols`: traded ones whose assets are not known; their
-    executions are left out."""
+    """All events that lots are made of, as of one moment. `unknown_symbols`: traded ones whose assets are not known;
+    their executions are left out."""
 
     accounts: list[LotAccount]
     trades: list[LotTrade]
@@ -44,7 +44,7 @@ class LotHistory:
 
 
 class LotStore:
-    """Reads of what lots are made of. Errors of all methods: OutageError."""
+    """Reads of the events that lots are made of. Errors of all methods: OutageError."""
 
     def __init__(self, db: Database, home: str) -> None:
         """`home`: the exchange of the venue, preferred where several list a symbol."""
@@ -60,10 +60,11 @@ class LotStore:
             busts: list[tuple[str, Decimal, Decimal]] = []
             async for rows in _batches(tx, account_ids):
                 for row in rows:
-                    if row["source"] == "bust":
-                        busts.append((row["venue_trade_id"].split(":")[1], row["quantity"], -row["fee"]))
-                    elif (found := assets.of(row["venue"], row["exchange"], row["symbol"])) is not None:
-                        trades.append(_trade(row, names[row["account_id"]], found))
+                    _, number, _, account, venue, exchange, symbol, _, quantity, _, fee, _, source = row
+                    if source == "bust":
+                        busts.append((number.split(":")[1], quantity, -fee))
+                    elif (found := assets.of((venue, exchange, symbol))) is not None:
+                        trades.append(_trade(row, names[account], found))
             flows = [_flow(row, names[row["account_id"]]) for row in await tx.fetch("lots.flows", account_ids)]
         return LotHistory(accounts, without_busts(trades, busts), flows, sorted(assets.unknown))
 
@@ -114,12 +115,8 @@ async def _batches(tx: Session, account_ids: list[int] | None) -> AsyncIterator[
         yield rows
 
 
-@dataclass(frozen=True, slots=True)
-class _Traded:
-    base: str
-    quote: str
-    multiplier: Decimal
-    is_contract: bool
+#: base, quote, multiplier, whether it is a contract
+_Traded = tuple[str, str, Decimal, bool]
 
 
 class _Assets:
@@ -134,13 +131,12 @@ class _Assets:
         for row in rows:
             self._listed.setdefault(row["symbol"], {})[row["exchange"]] = row["base"], row["quote"], row["multiplier"]
 
-    def of(self, venue: str, exchange: str, symbol: str) -> _Traded | None:
-        """Return the assets of an execution, or None. `exchange`: of its order, "" where there was none."""
-        key = venue, exchange, symbol
+    def of(self, key: tuple[str, str, str]) -> _Traded | None:
+        """Return the assets of an execution, or None. `key`: its venue, its order's exchange ("": no order), symbol."""
         if key not in self._known:
             self._known[key] = self._find(*key)
             if self._known[key] is None:
-                self.unknown.add(symbol)
+                self.unknown.add(key[2])
         return self._known[key]
 
     def _find(self, venue: str, exchange: str, symbol: str) -> _Traded | None:
@@ -149,31 +145,33 @@ class _Assets:
         at = exchange if exchange in listed else self._home
         every = {listed[at]} if at in listed else set(listed.values())
         if not every and (contract := instrument_of_symbol("", symbol)) is not None:
-            return _Traded(contract.base, contract.quote, contract.multiplier, True)
+            return contract.base, contract.quote, contract.multiplier, True
         if len(every) != 1:
             return None
         ((base, quote, multiplier),) = every
         is_future = at in EXCHANGES if at in listed else listed.keys() <= EXCHANGES
-        return _Traded(base, quote, multiplier, is_margin or is_future or multiplier != 1)
+        return base, quote, multiplier, is_margin or is_future or multiplier != 1
 
 
 def _trade(row: Row, account: str, assets: _Traded) -> LotTrade:
-    number = row["venue_trade_id"]
+    at_us, number, id, _, _, _, symbol, is_buy, quantity, price, fee, fee_asset, _ = row
+    base, quote, multiplier, is_contract = assets
+    sequence = int(number) if number.isascii() and number.isdigit() else 0
     return LotTrade(
-        row["time_us"] * 1000,
-        int(number) if number.isascii() and number.isdigit() else 0,
-        row["id"],
+        at_us * 1000,
+        sequence,
+        id,
         account,
-        row["symbol"],
-        assets.base,
-        assets.quote,
-        row["is_buy"],
-        row["quantity"],
-        row["price"],
-        row["fee"],
-        row["fee_currency"],
-        assets.multiplier,
-        assets.is_contract,
+        symbol,
+        base,
+        quote,
+        is_buy,
+        quantity,
+        price,
+        fee,
+        fee_asset,
+        multiplier,
+        is_contract,
     )
 
 

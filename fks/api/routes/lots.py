@@ -41,7 +41,7 @@ async def lots(
     before: Before = None,
     limit: Rows = 100,
 ) -> ExactJson:
-    """List what is held, lot by lot: when it was acquired, and at which cost.
+    """List the lots that are held, with the time and cost of their acquisition.
 
     Without `account` all accounts share their lots, those of paper money among themselves.
     """

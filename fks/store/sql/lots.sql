@@ -16,8 +16,8 @@ SELECT exchange, symbol, base, quote, multiplier FROM instruments
  WHERE symbol IN (SELECT DISTINCT symbol FROM trades) ORDER BY exchange, symbol;
 
 -- name: flows
--- What moved assets beside executions: holdings before FKS, differences that a person adopted, deposits and withdrawals. What
--- the account held before FKS contains the transfers that were listed until then. A paper account begins with its balance.
+-- Movements of assets beside executions: holdings before FKS, differences that a person adopted, deposits and withdrawals. The
+-- holding before FKS contains the transfers that were listed until then. A paper account begins with its balance.
 SELECT account_id, 'opening' AS kind, asset, asset AS reference, opening AS amount, 0::numeric AS fee,
        least(opened_at, (SELECT min(time) FROM trades t WHERE t.account_id = a.account_id)) AS time
   FROM account_assets a WHERE opening <> 0 AND ($1::int[] IS NULL OR account_id = ANY($1))

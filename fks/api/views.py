@@ -620,7 +620,7 @@ class LotDisposalView(View):
     lot_id: str
 
 
-class LotPage(View, Generic[T]):
+class Statement(View, Generic[T]):
     """Rows of lots, newest first, with the rule and the currency that they are in; `next` is the `before` of the
     following page. `unknown_symbols`: traded ones that are left out, as no instrument names their assets."""
 

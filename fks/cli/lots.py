@@ -31,7 +31,7 @@ COLUMNS = (
     "disposal_id",
     "lot_id",
 )
-_PAGE = 100_000
+_PAGE = 10_000
 _account = click.option("--account", help="Lots of this account alone. Without it, accounts share their lots.")
 _currency = click.option("--currency", help="Of costs and proceeds. Default: the accounts' own.")
 _method = click.option("--method", type=click.Choice(["fifo", "average"]), default="fifo", show_default=True)
@@ -115,12 +115,12 @@ def _notes(found: dict[str, Any]) -> None:
     """Print what a reader must know beside the rows."""
     notes = [item["note"] for item in found["items"]]
     for note, text in (
-        ("cost unknown", "rows have no cost: deposits, or holdings before FKS"),
-        ("no rate", f"rows have no value in {found['currency']}: no stored bars give a rate for their time"),
-        ("short", "rows are short: more was sold than FKS knows to have been held"),
+        ("cost unknown", "of deposits, or of holdings before FKS"),
+        ("no rate", f"no stored bars give a value in {found['currency']} for the time of the trade"),
+        ("short", "more was sold than FKS knows to have been held"),
     ):
         if count := notes.count(note):
-            click.echo(f"note: {count} {text}", err=True)
+            click.echo(f"note: {note} ({text}): rows: {count}", err=True)
     if found["unknown_symbols"]:
         click.echo(f"note: left out, their assets are not known: {', '.join(found['unknown_symbols'])}", err=True)
     click.echo(f"note: {found['notice']}", err=True)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from itertools import islice
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Query
 
@@ -15,11 +16,12 @@ from fks.api.exact import ExactJson
 from fks.api.problems import Problem
 from fks.api.query import Before, Gate, Name, Reader
 from fks.api.routing import Router
-from fks.api.views import LotDisposalView, LotPage, LotView
+from fks.api.views import LotDisposalView, LotView, Statement
 from fks.model.timeframe import iso, to_ns
 from fks.portfolio.lots import LotBook, LotDisposal, LotMethod, OpenLot, RateAt, match_lots
 from fks.store.lots import LotHistory, LotStore
 
+T = TypeVar("T")
 router = Router(tags=["accounts"])
 NOTICE = "computed from the executions and transfers that FKS recorded; this is no tax advice"
 Method = Annotated[LotMethod, Query(description="the rule by which a disposal uses up lots")]
@@ -27,11 +29,11 @@ Account = Annotated[Name, Query(description="its own lots; without it, accounts 
 Currency = Annotated[
     str | None, Query(pattern="^[A-Z0-9]{2,12}$", description="of costs and proceeds; default: the accounts' own")
 ]
-#: a page may have all disposals of a year: each page matches the whole history
-Rows = Annotated[int, Query(ge=1, le=100_000, description="most rows to return")]
+#: a page is large, as each one matches the whole history
+Rows = Annotated[int, Query(ge=1, le=10_000, description="most rows to return")]
 
 
-@router.get("/lots", response_model=LotPage[LotView])
+@router.get("/lots", response_model=Statement[LotView])
 async def lots(
     gate: Gate,
     caller: Reader,
@@ -46,11 +48,15 @@ async def lots(
     Without `account` all accounts share their lots, those of paper money among themselves.
     """
     found = await _read(gate, caller.account_list, account, method, currency)
-    rows = [_lot(number, lot) for number, lot in enumerate(found.book.lots(), 1) if found.shows(lot.pool)]
-    return _answer(found, rows, before, limit)
+
+    def rows() -> list[dict[str, Any]]:
+        numbered = [(number, lot) for number, lot in enumerate(found.book.lots(), 1) if found.shows(lot.pool)]
+        return [_lot(number, lot) for number, lot in _newest(numbered, before, limit)]
+
+    return _answer(found, await asyncio.to_thread(rows), limit)
 
 
-@router.get("/lots/disposals", response_model=LotPage[LotDisposalView])
+@router.get("/lots/disposals", response_model=Statement[LotDisposalView])
 async def disposals(
     gate: Gate,
     caller: Reader,
@@ -67,10 +73,16 @@ async def disposals(
     """
     found = await _read(gate, caller.account_list, account, method, currency)
     start, end = (0, 1 << 63) if year is None else (_new_year_ns(year), _new_year_ns(year + 1))
-    rows = [
-        _disposal(item) for item in found.book.disposals() if found.shows(item.pool) and start <= item.realized_ns < end
-    ]
-    return _answer(found, rows, before, limit)
+
+    def rows() -> list[dict[str, Any]]:
+        numbered = [
+            (item.number, item)
+            for item in found.book.disposals()
+            if found.shows(item.pool) and start <= item.realized_ns < end
+        ]
+        return [_disposal(item) for _, item in _newest(numbered, before, limit)]
+
+    return _answer(found, await asyncio.to_thread(rows), limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +136,18 @@ def _currency(history: LotHistory, account: str | None, currency: str | None) ->
     raise Problem(422, "INVALID", f"currency: {text}", remedy="name one currency, or one account")
 
 
-def _answer(found: _Found, rows: Sequence[dict[str, Any]], before: int | None, limit: int) -> ExactJson:
-    kept = [row for row in reversed(rows) if before is None or row["seq"] < before]
+def _newest(numbered: Sequence[tuple[int, T]], before: int | None, limit: int) -> list[tuple[int, T]]:
+    """Return the newest rows with a number below `before`, and one more where there is one."""
+    kept = (row for row in reversed(numbered) if before is None or row[0] < before)
+    return list(islice(kept, limit + 1))
+
+
+def _answer(found: _Found, rows: Sequence[dict[str, Any]], limit: int) -> ExactJson:
+    """Return a page of `rows`, of which one more than `limit` was read if there is a following page."""
     return ExactJson(
         {
-            "items": kept[:limit],
-            "next": kept[limit - 1]["seq"] if len(kept) > limit else None,
+            "items": rows[:limit],
+            "next": rows[limit - 1]["seq"] if len(rows) > limit else None,
             "method": found.method,
             "currency": found.currency,
             "unknown_symbols": found.unknown_symbols,

@@ -261,7 +261,7 @@ async def test_a_year_becomes_a_file(fks: Fks, seeded: Database) -> None:
         ("short", "1", "150", "", ""),
     ]
     assert {(row["currency"], row["method"], row["pool"]) for row in rows} == {("USDT", "fifo", "paper")}
-    assert "1 rows are short" in err
+    assert "note: short (more was sold than FKS knows to have been held): rows: 1" in err
     assert "no tax advice" in err
     for argv in (("--format", "json"), ("--json",)):
         code, out, _ = await fks("lots", "export", "--year", "2026", *argv)

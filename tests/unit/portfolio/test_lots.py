@@ -466,6 +466,26 @@ def test_order_of_arrival_changes_nothing(
     assert (list(one.disposals()), one.lots()) == (list(other.disposals()), other.lots())
 
 
+@st.composite
+def contracts(draw: st.DrawFn) -> LotTrade:
+    """Return an execution of 1 to 5 contracts with a fee in USD."""
+    units, fee, id = draw(st.integers(1, 5)), D(draw(st.integers(0, 9))).scaleb(-2), f"t{draw(st.uuids())}"
+    return trade(draw(days), draw(st.booleans()), units, draw(amounts), id=id, fee=fee, fee_asset="USD", **ES)
+
+
+@given(st.lists(contracts(), max_size=25), methods)
+def test_results_of_closed_contracts_are_the_money_they_moved(executions: list[LotTrade], method: LotMethod) -> None:
+    """Whatever the rule: once flat, results are the sum of all amounts received less paid, and fees stand beside them."""
+    net = sum(t.quantity if t.is_buy else -t.quantity for t in executions)
+    if net:
+        executions = [*executions, trade(10, net < 0, abs(net), 3, **ES)]
+    found = list(matched(*executions, method=method).disposals())
+    moved = sum(t.quantity * t.price * t.multiplier * (-1 if t.is_buy else 1) for t in executions)
+    assert sum(d.gain or 0 for d in found if d.kind == "contract") == moved
+    assert sum(d.gain or 0 for d in found if d.kind == "contract_fee") == -sum(t.fee for t in executions)
+    assert {d.kind for d in found} <= {"contract", "contract_fee"}
+
+
 def one_by_one(trades: Sequence[LotTrade]) -> list[tuple[str, str, int, Fraction, Fraction]]:
     """Return the disposals of whole units of BTC/USD by FIFO: each unit is bought and sold by itself, in fractions."""
     bought: list[tuple[str, Fraction]] = []

@@ -26,7 +26,7 @@ RateAt = Callable[[str, str, int], Decimal | None]
 TRANSIT_NS: Final = 3 * 24 * 3600 * 10**9
 _ZERO, _ONE = Decimal(0), Decimal(1)
 _STEP = Decimal("1e-8")  # of shares of an amount and of converted amounts; the rest stays in the last share
-_CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN)  # sums and products of stored numbers are exact in it
+_CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN)  # sums and products of numbers of 30 digits are exact
 _NEVER_NS = 1 << 63
 _POOL = "pool"
 _OUT = 3  # rank of a flow that leaves the accounts: after the trades of its moment
@@ -160,7 +160,7 @@ class _Stack:
 
 
 class LotBook:
-    """The lots and disposals of a history, as `match_lots` found them."""
+    """The lots and disposals of a history. Made by `match_lots`."""
 
     def __init__(self, stacks: Iterable[_Stack], rows: Sequence[object]) -> None:
         self._stacks, self._rows = list(stacks), rows
@@ -409,7 +409,7 @@ class _Matching:
                 self._take(self._stack(account, quote), -settled, value, trade, "settlement")
 
     def _flow(self, flow: LotFlow) -> None:
-        """Take in a flow. Without its other half what comes in has no known cost, and what goes out has no proceeds."""
+        """Take in a flow. Without its other half an incoming one has no known cost, and an outgoing one no proceeds."""
         if flow.asset == self._currency:
             return
         stack = self._stack(flow.account, flow.asset)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ from fks.portfolio.lots import (
 )
 
 D = Decimal
+Event = TypeVar("Event", LotTrade, LotFlow)
 DAY = 24 * 3600 * 10**9
 FIFO, AVERAGE = LotMethod.FIFO, LotMethod.AVERAGE
 #: value in USD; every product of these with the quantities and prices below is exact in steps of 1e-8
@@ -372,7 +374,12 @@ def flows(draw: st.DrawFn) -> LotFlow:
     )
 
 
-histories = st.tuples(st.lists(trades(), max_size=25), st.lists(flows(), max_size=8))
+def unique(events: st.SearchStrategy[Event], most: int) -> st.SearchStrategy[list[Event]]:
+    """Return lists of events; each has an id of its own, as in the database."""
+    return st.lists(events, max_size=most, unique_by=lambda event: event.id)
+
+
+histories = st.tuples(unique(trades(), 25), unique(flows(), 8))
 methods = st.sampled_from(list(LotMethod))
 pools_of = st.sampled_from([{}, SHARED])
 
@@ -412,9 +419,7 @@ def worths(t: LotTrade) -> tuple[D, D]:
     return value, t.fee * (RATES[asset] if each is None else each)
 
 
-@given(
-    st.lists(trades().filter(lambda t: t.base != "USD"), max_size=25), st.lists(flows(), max_size=8), methods, pools_of
-)
+@given(unique(trades().filter(lambda t: t.base != "USD"), 25), unique(flows(), 8), methods, pools_of)
 def test_disposals_and_open_lots_are_all_acquisitions(
     trades: list[LotTrade], flows: list[LotFlow], method: LotMethod, pools: dict[str, str]
 ) -> None:
@@ -473,7 +478,7 @@ def contracts(draw: st.DrawFn) -> LotTrade:
     return trade(draw(days), draw(st.booleans()), units, draw(amounts), id=id, fee=fee, fee_asset="USD", **ES)
 
 
-@given(st.lists(contracts(), max_size=25), methods)
+@given(unique(contracts(), 25), methods)
 def test_results_of_closed_contracts_are_the_money_they_moved(executions: list[LotTrade], method: LotMethod) -> None:
     """Whatever the rule: once flat, results are the sum of all amounts received less paid, and fees stand beside them."""
     net = sum(t.quantity if t.is_buy else -t.quantity for t in executions)
@@ -517,7 +522,7 @@ def whole_units(draw: st.DrawFn) -> LotTrade:
     return trade(draw(days), is_buy, units, draw(amounts), sequence=number, id=id, fee=fee, fee_asset="USD")
 
 
-@given(st.lists(whole_units(), max_size=30))
+@given(unique(whole_units(), 30))
 def test_fifo_agrees_with_a_calculator_that_takes_unit_by_unit(trades: list[LotTrade]) -> None:
     found = [
         (d.lot_id, d.disposal_id, int(d.quantity), d.proceeds, d.cost)

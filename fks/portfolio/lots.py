@@ -1,4 +1,4 @@
-"""Lots: what was acquired when and at which cost, and the disposals that used it up, by FIFO or average cost. Pure.
+"""Lots: acquisitions with their cost, matched with disposals by FIFO or average cost. Pure.
 
 Every asset but the reporting currency has lots. A trade moves two assets: it acquires one and disposes of the other,
 at the value of the trade. A fee is part of the cost of a purchase and lowers the proceeds of a sale; paid in an asset,

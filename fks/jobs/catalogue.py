@@ -31,6 +31,8 @@ from fks.strategies.registry import (
     load_package,
     package_places,
     packages,
+    private_group,
+    readable_of,
     refusal_of,
 )
 
@@ -97,7 +99,8 @@ async def describe(items: Sequence[Item], *, item_s: float = ITEM_S) -> dict[Ite
     while waiting:
         asked = [{"origin": i.origin, "name": i.name, "where": i.where, "value": i.value} for i in waiting]
         request = json.dumps(asked).encode()
-        places = [Path(i.where) for i in waiting if i.origin == "file"]
+        folders = {Path(i.where).parent for i in waiting if i.origin == "file"}
+        places = [place for folder in sorted(folders) for place in readable_of(folder)]
         async with started(__name__, request, readable=[*places, *package_places()]) as process:
             try:
                 is_ready = await process.line(READY_S) == "ready"
@@ -197,6 +200,11 @@ def entries_of(asked: Mapping[str, str]) -> list[Description]:
         points = points or [importlib.metadata.EntryPoint(asked["name"], asked["value"], "")]
         return [described(entry) for entry in load_package(points[0])]
     return [described(entry) for entry in load_file(Path(asked["where"]))]
+
+
+def prepare() -> None:
+    """Read what the process cannot read once it is confined."""
+    private_group()
 
 
 def main() -> None:

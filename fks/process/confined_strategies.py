@@ -11,6 +11,7 @@ Run by `fks.process.confinement` (`main`), this module is that process.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pickle
@@ -22,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -35,10 +36,10 @@ from pydantic import TypeAdapter
 from fks.model.bar import Bars, Floats
 from fks.model.errors import BugError, FksError, InputError, OutageError
 from fks.process.confinement import confined_command, environment
-from fks.process.isolated import discard_output, end_of, ends_with_parent
+from fks.process.isolated import discard_output, end_of
 from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.base.location import defined_at, one_line
-from fks.strategies.base.remote import RemoteFacts, RemoteKind, remote_class
+from fks.strategies.base.remote import RemoteFacts, RemoteGiven, RemoteKind, remote_class
 from fks.strategies.base.strategy import COLUMNS, called
 from fks.strategies.check import Violation
 from fks.strategies.registry import (
@@ -51,6 +52,9 @@ from fks.strategies.registry import (
     load_file,
     package_places,
     packages,
+    private_group,
+    readable_of,
+    refusal_of,
     source_hash,
 )
 
@@ -60,6 +64,9 @@ _PIPE: Final = 1 << 20  # bytes of one read
 READY_S: Final = 60.0  # until a process that was started has to be ready
 _TAPES_KEPT: Final = 4  # tapes that both processes keep: a search asks for the same ones thousands of times
 _MADE_KEPT: Final = 64
+_TEXT_MAX: Final = 3000  # characters of a message of the process
+_SCRATCH: Final = "fks-strategy-"
+_NEW_S: Final = 60.0
 _METHODS: Final = ("decide", "warmup", "protect")
 _KIND, _FACTS, _VIOLATIONS = TypeAdapter(RemoteKind), TypeAdapter(RemoteFacts), TypeAdapter(list[Violation])
 _NAMES = TypeAdapter(list[str])
@@ -102,16 +109,24 @@ class ConfinedProcess:
 
     def describe(self, kind: str) -> RemoteKind:
         """Return the description of a class. Errors: InputError STRATEGY_UNKNOWN, StrategyError for a broken file."""
-        return self._asked(_KIND.validate_python, "describe", kind)
+        described = self._asked(_KIND.validate_python, "describe", kind)
+        if described.name != kind:
+            raise StrategyError(
+                f"strategy {kind}: its code gave another name",
+                code="STRATEGY_BROKEN",
+                status=422,
+                remedy=f"name it {kind} in its file alone",
+            )
+        return described
 
-    def make(self, kind: str, params: Mapping[str, Any]) -> RemoteFacts:
-        return self._asked(_FACTS.validate_python, "make", kind, dict(params))
+    def make(self, given: RemoteGiven) -> RemoteFacts:
+        return self._asked(_FACTS.validate_python, "make", given.kind, given)
 
-    def decide(self, kind: str, params: Mapping[str, Any], bars: Bars) -> Decisions:
-        return self._asked(lambda columns: Decisions(**columns), "decide", kind, dict(params), bars)
+    def decide(self, given: RemoteGiven, bars: Bars) -> Decisions:
+        return self._asked(lambda columns: Decisions(**columns), "decide", given.kind, given, bars)
 
-    def check(self, check: str, kind: str, params: Mapping[str, Any], tapes: Sequence[Bars], count: int) -> list[Any]:
-        found = self._asked(_VIOLATIONS.validate_python, "check", kind, dict(params), check, count, *tapes)
+    def check(self, check: str, given: RemoteGiven, tapes: Sequence[Bars], count: int) -> list[Any]:
+        found = self._asked(_VIOLATIONS.validate_python, "check", given.kind, given, check, count, *tapes)
         return [astuple(one) for one in found]
 
     def _asked(self, read: Callable[[Any], T], request: str, kind: str, *arguments: Any) -> T:
@@ -134,7 +149,7 @@ class ConfinedProcess:
                     status=422,
                     remedy="make decide() faster: 'fks strategies check' shows where it stands",
                 ) from None
-            except (OSError, EOFError, ValueError, KeyError, TypeError):  # it may have sent anything
+            except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError):  # it may have sent anything
                 self._running = None
                 running.close()
                 raise StrategyError(
@@ -148,11 +163,16 @@ class ConfinedProcess:
 
 def _raised(kind: str, error: Any) -> FksError:
     error = error if isinstance(error, dict) else {}
-    code, message, remedy = (str(error.get(name, "")) for name in ("code", "message", "remedy"))
+    code, message, remedy = (_printable(str(error.get(name, ""))) for name in ("code", "message", "remedy"))
     status = error.get("status")
     made = InputError if code in ("PARAM_WRONG", "STRATEGY_UNKNOWN") else StrategyError
-    status = status if isinstance(status, int) else 422
+    status = status if isinstance(status, int) and 400 <= status < 500 else 422
     return made(message or f"strategy {kind} raised", code=code, status=status, remedy=remedy)
+
+
+def _printable(text: str) -> str:
+    """Return a text for databases, terminals and JSON: no control characters, no halves of characters, not too long."""
+    return "".join(one if one.isprintable() or one == "\n" else "?" for one in text[:_TEXT_MAX])
 
 
 class _Running:
@@ -162,18 +182,32 @@ class _Running:
         self.owner = os.getpid()
         # the process ends with the thread that started it: this one lives as long as its executor
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="confined")
-        scratch = Path(tempfile.mkdtemp(prefix="fks-strategy-"))
-        self.process: subprocess.Popen[bytes] = self._starter.submit(
-            _start, [*([] if folder is None else [folder]), *files, *package_places()], scratch
-        ).result()
-        self.close = finalize(self, _close, self.process, self._starter, scratch, self.owner)
+        try:
+            scratch, held = _scratch()
+        except OSError as error:
+            self._starter.shutdown(wait=False)
+            raise OutageError(
+                f"no folder for the process that runs code of users: {error}", remedy="see TMPDIR, and its free space"
+            ) from None
+        readable = [*readable_of(folder), *(file for file in files if not refusal_of(file)), *package_places()]
+        try:
+            self.process: subprocess.Popen[bytes] = self._starter.submit(_start, readable, scratch).result()
+        except OSError as error:
+            _delete(scratch, held)
+            self._starter.shutdown(wait=False)
+            raise OutageError(
+                f"the process that runs code of users did not start: {error}", remedy="see the load of this machine"
+            ) from None
+        self.close = finalize(self, _close, self.process, self._starter, scratch, held, self.owner)
         self._tapes: OrderedDict[Any, tuple[int, Bars]] = OrderedDict()
         self._number = 0
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._requests, self._answers = self.process.stdin, self.process.stdout
-        self._poll = select.poll()
+        os.set_blocking(self._requests.fileno(), False)  # a process that reads nothing would hold ours
+        self._poll, self._room = select.poll(), select.poll()
         self._poll.register(self._answers.fileno(), select.POLLIN)
+        self._room.register(self._requests.fileno(), select.POLLOUT)
         try:
             is_ready = self._read(0, READY_S) == ("ready", b"")
         except (EOFError, OSError, ValueError):  # TimeoutError is an OSError
@@ -184,15 +218,17 @@ class _Running:
                 f"the process that runs code of users {end_of(self.process.returncode)} as it started",
                 remedy="see 'fks doctor', and the load of this machine",
             )
-        _write(self._requests, (folder, files))
+        self._write((folder, files), READY_S)
 
     def ask(self, request: str, kind: str, arguments: Sequence[Any], limit_s: float | None) -> dict[str, Any]:
         """Return an answer: its "result" or its "error". Errors: TimeoutError after `limit_s`; OSError, EOFError,
         ValueError, TypeError."""
         sent = [self._tape(one) if isinstance(one, Bars) else one for one in arguments]
         count = next((len(one) for one in arguments if isinstance(one, Bars)), 0)
-        _write(self._requests, (request, kind, sent))
-        head, body = self._read(len(COLUMNS) * count * 8, limit_s)
+        began_s = time.monotonic()
+        self._write((request, kind, sent), limit_s)
+        left_s = None if limit_s is None else max(0.0, limit_s - (time.monotonic() - began_s))
+        head, body = self._read(len(COLUMNS) * count * 8, left_s)
         if not isinstance(head, dict):
             raise ValueError("no answer")
         if "columns" in head:
@@ -211,6 +247,17 @@ class _Running:
         if len(self._tapes) > _TAPES_KEPT:
             self._tapes.popitem(last=False)
         return self._number, bars
+
+    def _write(self, value: Any, limit_s: float | None) -> None:
+        """Send a request. Errors: TimeoutError; OSError when the process has ended."""
+        until_s = None if limit_s is None else time.monotonic() + limit_s
+        data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+        rest = memoryview(struct.pack("<Q", len(data)) + data)
+        while rest:
+            if not self._room.poll(None if until_s is None else max(0.0, until_s - time.monotonic()) * 1000):
+                raise TimeoutError
+            with contextlib.suppress(BlockingIOError):
+                rest = rest[os.write(self._requests.fileno(), rest) :]
 
     def _read(self, body_max: int, limit_s: float | None) -> tuple[Any, bytes]:
         until_s = None if limit_s is None else time.monotonic() + limit_s
@@ -239,9 +286,43 @@ def _memory_of(bars: Bars) -> Any:
     parts = []
     for part in (bars, *bars.inputs.values()):
         columns = (part.time_ns, part.open, part.high, part.low, part.close, part.volume)
-        parts.append((part.symbol, part.timeframe, len(part), part.splits, *(c.ctypes.data for c in columns)))
-    features = [(name, one.values.ctypes.data, len(one.values)) for name, one in bars.features.items()]
+        about = part.symbol, part.timeframe, part.calendar, part.exchange, part.splits
+        parts.append((about, *map(_place_of, columns)))
+    features = [(name, _place_of(one.values), _place_of(one.time_ns)) for name, one in bars.features.items()]
     return (*parts, *features, tuple(bars.inputs))
+
+
+def _place_of(column: Any) -> Any:
+    return column.ctypes.data, column.shape, column.strides
+
+
+def _scratch() -> tuple[Path, int]:
+    """Return a new folder for files, and a descriptor with a lock on it. The folders of processes that were killed,
+    which have no lock, are deleted. Errors: OSError."""
+    path = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    held = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    with contextlib.suppress(OSError):  # some network file systems have no locks: nothing is deleted there
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for old in path.parent.glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            if old != path and time.time() - old.lstat().st_ctime > _NEW_S:  # a new one has no lock yet
+                _delete_left(old)
+    return path, held
+
+
+def _delete_left(path: Path) -> None:
+    """Delete a folder that no process holds. Errors: OSError when one does, or it is of another account."""
+    held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.close(held)
+
+
+def _delete(scratch: Path, held: int) -> None:
+    shutil.rmtree(scratch, ignore_errors=True)
+    os.close(held)
 
 
 def _start(readable: Sequence[Path], scratch: Path) -> subprocess.Popen[bytes]:
@@ -250,14 +331,16 @@ def _start(readable: Sequence[Path], scratch: Path) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        bufsize=0,
         env=environment(scratch),
         cwd="/",
     )
 
 
-def _close(process: subprocess.Popen[bytes], starter: ThreadPoolExecutor, scratch: Path, owner: int) -> None:
+def _close(process: subprocess.Popen[bytes], starter: ThreadPoolExecutor, scratch: Path, held: int, owner: int) -> None:
     if os.getpid() != owner:
-        return  # a forked process: the other one ends it
+        os.close(held)  # a forked process: the other one ends it
+        return
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):
@@ -265,14 +348,7 @@ def _close(process: subprocess.Popen[bytes], starter: ThreadPoolExecutor, scratc
             with contextlib.suppress(OSError):
                 pipe.close()
     starter.shutdown(wait=False)
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _write(pipe: IO[bytes], value: Any) -> None:
-    data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-    pipe.write(struct.pack("<Q", len(data)))
-    pipe.write(data)
-    pipe.flush()
+    _delete(scratch, held)
 
 
 def _exactly(pipe: IO[bytes], size: int) -> bytes:
@@ -295,7 +371,7 @@ class _Server:
         for entry in (entry for file in self.files for entry in load_file(file)):
             self._named.append(entry.name)
             self.catalogue.entries[entry.name] = entry
-        self._made: OrderedDict[tuple[str, str], Strategy] = OrderedDict()
+        self._made: OrderedDict[int, Strategy] = OrderedDict()
         self._tapes: OrderedDict[int, Bars] = OrderedDict()
 
     def names(self, kind: str) -> list[str]:
@@ -311,10 +387,10 @@ class _Server:
             )
         )  # fmt: skip
 
-    def make(self, kind: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    def make(self, kind: str, given: RemoteGiven) -> dict[str, Any]:
         from fks.strategies.combination import has_protections
 
-        made = self._strategy(kind, params)
+        made = self._strategy(given)
         return asdict(
             RemoteFacts(
                 made.model_dump(mode="json"),
@@ -327,27 +403,26 @@ class _Server:
             )
         )
 
-    def decide(self, kind: str, params: Mapping[str, Any], bars: Bars) -> dict[str, Floats]:
-        decided = called(self._strategy(kind, params), bars)
+    def decide(self, kind: str, given: RemoteGiven, bars: Bars) -> dict[str, Floats]:
+        decided = called(self._strategy(given), bars)
         return {name: column for name in COLUMNS if (column := getattr(decided, name)) is not None}
 
-    def check(self, kind: str, params: Mapping[str, Any], check: str, count: int, *tapes: Bars) -> list[Any]:
+    def check(self, kind: str, given: RemoteGiven, check: str, count: int, *tapes: Bars) -> list[Any]:
         from fks.strategies import check as checks
 
-        made = self._strategy(kind, params)
+        made = self._strategy(given)
         if check == "check_strategy":
             return [asdict(found) for found in checks.check_strategy(made, tapes, prefixes=count)]
         find: Callable[[Strategy, Bars], Any] = {"warmups": checks.warmups, "causality": checks.causality}[check]
         return [asdict(found) for found in find(made, tapes[0])]
 
-    def _strategy(self, kind: str, params: Mapping[str, Any]) -> Strategy:
-        key = kind, json.dumps(params, sort_keys=True, default=str)
-        if key not in self._made:
-            self._made[key] = self.catalogue.make(kind, params)
+    def _strategy(self, given: RemoteGiven) -> Strategy:
+        if given.number not in self._made:
+            self._made[given.number] = self.catalogue.make(given.kind, given.params)
             if len(self._made) > _MADE_KEPT:
                 self._made.popitem(last=False)
-        self._made.move_to_end(key)
-        return self._made[key]
+        self._made.move_to_end(given.number)
+        return self._made[given.number]
 
     def tape(self, given: Any) -> Any:
         """Return the argument of a request: a tape that was sent with it, or one of before."""
@@ -362,9 +437,13 @@ class _Server:
         return self._tapes[number]
 
 
+def prepare() -> None:
+    """Read what the process cannot read once it is confined."""
+    private_group()
+
+
 def main() -> None:
     """Answer requests on standard input until it ends."""
-    ends_with_parent()
     requests, send = os.fdopen(os.dup(0), "rb"), discard_output()
 
     def answer(head: Any, body: bytes = b"") -> None:

@@ -11,12 +11,14 @@ Sources: landlock(7), seccomp(2) and the kernel's documentation of both.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import importlib
 import os
 import platform
 import resource
+import signal
 import struct
 import sys
 import sysconfig
@@ -51,26 +53,33 @@ _SYSTEM_READ: Final = (
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 38, 22, 2
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _CLONE_THREAD = 0x00010000
-#: architecture -> (its number in seccomp, clone, clone3, the calls allowed for the process itself, the refused calls).
-#: The latter are sockets, other processes and programs, what would get around the filter or landlock (io_uring, handles
-#: of files, namespaces), modes and owners of files, which landlock does not limit, and System V's memory and queues.
-_CALLS: Final[Mapping[str, tuple[int, int, int, tuple[int, ...], tuple[int, ...]]]] = {
+_PR_SET_PDEATHSIG, _FS_IOC_SETFLAGS, _FS_IOC_FSSETXATTR = 1, 0x40086602, 0x401C5820
+_NEWER: Final = 463  # the first call that FKS does not know; from 424 on numbers are the same on every architecture
+#: architecture -> (its number in seccomp, clone, clone3, prctl, ioctl, the calls allowed for the process itself, the
+#: refused calls). The latter are sockets, other processes and programs, what would get around the filter or landlock
+#: (io_uring, handles of files, namespaces), modes and owners of files and notices about them (inotify), which landlock
+#: does not limit, files in memory, which no limit counts, accounts and sessions, and System V's memory and queues.
+_CALLS: Final[Mapping[str, tuple[int, int, int, int, int, tuple[int, ...], tuple[int, ...]]]] = {
     "x86_64": (
-        0xC000003E, 56, 435, (302, 203),
+        0xC000003E, 56, 435, 157, 16, (302, 203),
         (
             41, 101, 310, 311, 62, 200, 234, 129, 297, 434, 424, 438, 425, 426, 427, 272, 308, 165, 166, 155, 161, 321,
             298, 250, 248, 249, 323, 59, 322, 57, 58, 304, 303, 90, 91, 268, 452, 92, 93, 94, 260, 132, 235, 280, 261,
             188, 189, 190, 197, 198, 199, 141, 142, 144, 29, 30, 31, 67, 64, 65, 66, 220, 68, 69, 70, 71, 240, 241,
             246, 175, 313, 169, 227, 159, 305, 164, 170, 171, 428, 429, 430, 431, 432, 433, 442, 440, 312, 314, 251,
+            319, 447, 253, 254, 294, 300, 105, 106, 113, 114, 116, 117, 119, 122, 123, 126, 109, 112, 103, 163, 167,
+            168, 179, 443, 176, 320, 172, 173,
         ),
     ),
     "aarch64": (
-        0xC00000B7, 220, 435, (261, 122),
+        0xC00000B7, 220, 435, 167, 29, (261, 122),
         (
             198, 117, 270, 271, 129, 130, 131, 138, 240, 434, 424, 438, 425, 426, 427, 97, 268, 40, 39, 41, 51, 280,
             241, 219, 217, 218, 282, 221, 281, 265, 264, 52, 53, 452, 54, 55, 88, 5, 6, 7, 14, 15, 16, 140, 118, 119,
             194, 195, 196, 197, 190, 191, 192, 193, 186, 187, 188, 189, 180, 181, 104, 105, 273, 142, 112, 171, 266,
             170, 161, 162, 428, 429, 430, 431, 432, 433, 442, 440, 272, 274, 30,
+            279, 447, 26, 27, 262, 143, 144, 145, 146, 147, 149, 151, 152, 159, 91, 154, 157, 116, 89, 224, 225, 60,
+            443, 106, 294,
         ),
     ),
 }  # fmt: skip
@@ -184,10 +193,13 @@ def _limit_files(libc: ctypes.CDLL, version: int, allowed: Iterable[tuple[Path, 
         os.close(rules)
 
 
-def _filter(architecture: int, clone: int, clone3: int, own: Sequence[int], refused: Sequence[int]) -> bytes:
+def _filter(
+    architecture: int, clone: int, clone3: int, prctl: int, ioctl: int, own: Sequence[int], refused: Sequence[int]
+) -> bytes:
     """Return the program of the filter, 8 bytes an instruction: it ends the process on another architecture, refuses
-    new processes but not new threads, and has clone3 as not implemented, so that libc uses clone. `own` calls take a
-    process as their first argument, and only 0, the caller, is allowed."""
+    new processes but not new threads, and has clone3 as not implemented, so that libc uses clone, and the calls newer
+    than this module. `own` calls take a process as their first argument, and only 0, the caller, is allowed. prctl may
+    not undo the end with the parent, ioctl not change attributes of files."""
     load, jump_eq, jump_ge, jump_set, end = 0x20, 0x15, 0x35, 0x45, 0x06
     denied, absent = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
     numbers = sorted(set(refused))
@@ -206,12 +218,24 @@ def _filter(architecture: int, clone: int, clone3: int, own: Sequence[int], refu
         (end, 0, 0, _ALLOW),
         (end, 0, 0, denied),
     ]
+    program += [(jump_ge, 0, 1, _NEWER), (end, 0, 0, absent)]
+    for number, argument, value in (
+        (prctl, 0, _PR_SET_PDEATHSIG), (ioctl, 1, _FS_IOC_SETFLAGS), (ioctl, 1, _FS_IOC_FSSETXATTR)
+    ):  # fmt: skip
+        program += [(jump_eq, 0, 4, number), (load, 0, 0, 16 + 8 * argument), (jump_eq, 0, 1, value)]
+        program += [(end, 0, 0, denied), (load, 0, 0, 0)]
     for number in own:
         program += [(jump_eq, 0, 4, number), (load, 0, 0, 16), (jump_eq, 0, 1, 0), (end, 0, 0, _ALLOW)]
         program += [(end, 0, 0, denied)]
     program += [(jump_eq, len(numbers) - place, 0, number) for place, number in enumerate(numbers)]
     program += [(end, 0, 0, _ALLOW), (end, 0, 0, denied)]
     return b"".join(struct.pack("HBBI", *line) for line in program)
+
+
+def ends_with_parent() -> None:
+    """End this process with the thread that started it, where the system can: elsewhere a hung one stays."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _checked(result: int, part: str) -> None:
@@ -221,12 +245,14 @@ def _checked(result: int, part: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Import a module, confine the process and call the module's `main`."""
+    """Import a module, call its `prepare` if it has one, confine the process and call the module's `main`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     module, options = given[0], dict[str, list[Path]]()
     for option, path in zip(given[1::2], given[2::2], strict=True):
         options.setdefault(option, []).append(Path(path))
     program = importlib.import_module(module)
+    ends_with_parent()  # the filter refuses to undo it
+    getattr(program, "prepare", lambda: None)()
     confine(options.get("--read", ()), next(iter(options.get("--write", ())), None))
     program.main()
 

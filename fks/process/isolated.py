@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -18,9 +17,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fks.process.confinement import confined_command, environment
+from fks.process.confinement import confined_command, ends_with_parent, environment
 
-_PR_SET_PDEATHSIG = 1
 _LINE_MAX = 16_000_000
 
 
@@ -99,12 +97,6 @@ def answers() -> Callable[[Any], None]:
         send_bytes((json.dumps(answer, default=str) + "\n").encode())  # not orjson: numbers may be of any size
 
     return send
-
-
-def ends_with_parent() -> None:
-    """End this process with the thread that started it, where the system can: elsewhere a hung one stays."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def discard_output() -> Callable[[bytes], None]:

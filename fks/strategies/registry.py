@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args, get_origin
@@ -287,13 +288,15 @@ def refusal_of(path: Path) -> str:
     try:
         if not path.is_file():
             return "it is not a regular file"
+        if path.is_symlink() and path.resolve().suffix != ".py":  # a link to a secret would make it readable
+            return f"it is a link to {path.resolve()}, which is no .py file"
         for place in (path, path.parent):
             found = place.stat()
             if found.st_uid not in (os.geteuid(), 0):
                 return f"{place} belongs to another account (uid {found.st_uid})"
             if place is not path and found.st_mode & stat.S_ISVTX:
                 continue  # as of /tmp: there others cannot replace a file of ours
-            group = found.st_mode & stat.S_IWGRP and not _is_private_group(found.st_gid)
+            group = found.st_mode & stat.S_IWGRP and found.st_gid != private_group()
             if group or found.st_mode & stat.S_IWOTH:
                 return f"other accounts may write to {place}: chmod go-w {place}"
     except OSError as error:
@@ -301,13 +304,24 @@ def refusal_of(path: Path) -> str:
     return ""
 
 
-def _is_private_group(gid: int) -> bool:
-    """Return whether a group is the one that many systems make for each account: of its name, without other members."""
+@cache
+def private_group() -> int | None:
+    """Return the group that many systems make for each account: of its name, without other members; None without one.
+    Kept: a confined process, which cannot read the accounts, asks before it is confined."""
     try:
-        owner, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
-    except KeyError:
-        return False
-    return gid == owner.pw_gid and group.gr_name == owner.pw_name and set(group.gr_mem) <= {owner.pw_name}
+        owner = pwd.getpwuid(os.geteuid())
+        group = grp.getgrgid(owner.pw_gid)
+    except (KeyError, OSError):
+        return None
+    return owner.pw_gid if group.gr_name == owner.pw_name and set(group.gr_mem) <= {owner.pw_name} else None
+
+
+def readable_of(folder: Path | None) -> list[Path]:
+    """Return what a confined process has to read for the users' files: their folder, and the files that links in it
+    lead to."""
+    if folder is None:
+        return []
+    return [folder, *(path.resolve() for path in files_of(folder) if path.is_symlink() and not refusal_of(path))]
 
 
 def _run_file(name: str, path: Path, source: bytes) -> ModuleType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count as counted
 from types import new_class
 from typing import Any, ClassVar, Protocol, Self
 
@@ -11,6 +12,8 @@ from pydantic import ConfigDict, PrivateAttr
 
 from fks.model.bar import Bars
 from fks.strategies.base.strategy import Decisions, Strategy
+
+_NUMBERS = counted(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +44,24 @@ class RemoteFacts:
     has_protections: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteGiven:
+    """A strategy that was asked for: its name, the parameters as they were given, and a number of its own. Strategies
+    that were made twice share no state, and their validators see what was given."""
+
+    kind: str
+    params: Mapping[str, Any]
+    number: int
+
+
 class RemotePort(Protocol):
     """The process that has the code. Errors of all methods: StrategyError, InputError of the strategy's own."""
 
-    def make(self, kind: str, params: Mapping[str, Any]) -> RemoteFacts: ...
+    def make(self, given: RemoteGiven) -> RemoteFacts: ...
 
-    def decide(self, kind: str, params: Mapping[str, Any], bars: Bars) -> Decisions: ...
+    def decide(self, given: RemoteGiven, bars: Bars) -> Decisions: ...
 
-    def check(self, check: str, kind: str, params: Mapping[str, Any], tapes: Sequence[Bars], count: int) -> list[Any]:
+    def check(self, check: str, given: RemoteGiven, tapes: Sequence[Bars], count: int) -> list[Any]:
         """Return the violations that a function of `fks.strategies.check` finds, as lists of their members."""
         ...
 
@@ -61,13 +74,15 @@ class RemoteStrategy(Strategy):
     described: ClassVar[RemoteKind]
     port: ClassVar[RemotePort]
     _facts: RemoteFacts = PrivateAttr()
+    _given: RemoteGiven = PrivateAttr()
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
         """Return the strategy with these parameters. Errors: InputError PARAM_WRONG; StrategyError."""
-        facts = cls.port.make(cls.name, dict(obj))
+        given = RemoteGiven(cls.name, dict(obj), next(_NUMBERS))
+        facts = cls.port.make(given)
         made: Self = cls.model_construct(**facts.params)  # type: ignore[assignment]
-        made._facts = facts
+        made._facts, made._given = facts, given
         return made
 
     @classmethod
@@ -91,11 +106,11 @@ class RemoteStrategy(Strategy):
         return self._facts.entries_max
 
     def decide(self, bars: Bars) -> Decisions:
-        return self.port.decide(self.name, self._facts.params, bars)
+        return self.port.decide(self._given, bars)
 
     def violations(self, check: str, tapes: Sequence[Bars], count: int = 0) -> list[Any]:
         """Return the violations that a function of `fks.strategies.check` finds, as lists of their members."""
-        return self.port.check(check, self.name, self._facts.params, tapes, count)
+        return self.port.check(check, self._given, tapes, count)
 
 
 def remote_class(described: RemoteKind, port: RemotePort) -> type[RemoteStrategy]:

@@ -10,23 +10,27 @@ import resource
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 from fks.jobs.backtest import run_job
 from fks.jobs.bars import load_tape, read_tape
-from fks.jobs.catalogue import describe, item_of
-from fks.model.errors import InputError
-from fks.process import confinement
+from fks.jobs.catalogue import describe, item_of, items_of
+from fks.model.bar import Feature
+from fks.model.errors import InputError, OutageError
+from fks.process import confined_strategies, confinement
 from fks.process.confined_strategies import ConfinedCatalogue
 from fks.search.space import space_of
 from fks.strategies.base import StrategyError, evaluate
 from fks.strategies.check import check_strategy, ensure_causal, ensure_checked, synthetic
-from fks.strategies.registry import load_catalogue, source_hash
+from fks.strategies.registry import load_catalogue, private_group, source_hash
 
 HONEST = '''
 """Strategies of a person."""
@@ -334,3 +338,254 @@ def test_a_confined_process_ends_with_its_catalogue(folder: Path) -> None:
     psutil.wait_procs([process], timeout=5)
     assert not process.is_running()
     assert not os.path.exists(scratch)
+
+
+MORE = '''
+import ctypes, fcntl, json, os, struct, time
+import numpy as np
+from pydantic import Field, PrivateAttr, computed_field, field_validator
+from fks.strategies.base import Decisions, Strategy
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+def forge(head):
+    data = json.dumps(head).encode()
+    for fd in range(3, 12):
+        try:
+            if os.fstat(fd).st_mode & 0o170000 == 0o010000:
+                os.write(fd, struct.pack("<II", len(data), 0) + data)
+        except OSError:
+            pass
+
+def tried(call):
+    result = call()
+    return "REACHED" if result >= 0 else f"refused {ctypes.get_errno()}"
+
+
+class Doubled(Strategy):
+    """Its validator changes what it is given."""
+
+    name = "doubled"
+    after: int = Field(5)
+
+    @field_validator("after", mode="before")
+    @classmethod
+    def _twice(cls, value):
+        return int(value) * 2
+
+    @computed_field
+    @property
+    def more(self) -> int:
+        return self.after + 1
+
+    def warmup(self):
+        return 1
+
+    def decide(self, bars):
+        return Decisions((np.arange(len(bars)) >= self.after) * 1.0)
+
+
+class Hidden(Strategy):
+    name = "hidden"
+    after: int = Field(5, exclude=True)
+    pair: tuple[int, int] = Field((1, 2), strict=True)
+
+    def warmup(self):
+        return 1
+
+    def decide(self, bars):
+        return Decisions((np.arange(len(bars)) >= self.after) * 1.0)
+
+
+class Fitted(Strategy):
+    """Keeps the last close of the first bars that it is given."""
+
+    name = "fitted"
+    _kept: float = PrivateAttr(0.0)
+
+    def warmup(self):
+        return 1
+
+    def decide(self, bars):
+        self._kept = self._kept or float(bars.close[-1])
+        return Decisions(np.where(bars.close > self._kept, 1.0, 0.0))
+
+
+class Mean(Strategy):
+    name = "mean"
+
+    def warmup(self):
+        return 0
+
+    def features(self):
+        return ("x",)
+
+    def decide(self, bars):
+        late = bars.features["x"].time_ns > 50 if "x" in bars.features else bars.close > np.mean(bars.close)
+        return Decisions(late * 1.0)
+
+
+class Deaf(Strategy):
+    """Answers for itself, and reads no more requests."""
+
+    name = "deaf"
+
+    def warmup(self):
+        forge({"result": {"params": {}, "warmup": 1, "inputs": [], "features": [], "entries_max": 1, "source": "x",
+                          "has_protections": False}})
+        time.sleep(60)
+
+    def decide(self, bars):
+        return Decisions(np.zeros(len(bars)))
+
+
+class Loud(Strategy):
+    name = "loud"
+
+    def warmup(self):
+        return 1
+
+    def decide(self, bars):
+        forge({"error": {"code": "PARAM_WRONG", "status": 200, "message": "m\\0\\ud800\\x1b" + "m" * 10**6}})
+        time.sleep(60)
+
+
+class Calls(Strategy):
+    """Tries calls of the system."""
+
+    name = "calls"
+
+    def warmup(self):
+        return 1
+
+    def decide(self, bars):
+        value = ctypes.create_string_buffer(b"x")
+        given = (ctypes.c_uint64 * 2)(ctypes.addressof(value), 1)
+        own = os.open(__file__, os.O_RDONLY)
+        calls = {
+            "stay": lambda: libc.prctl(1, 0, 0, 0, 0),
+            "leave": lambda: libc.syscall({"x86_64": 112}.get(os.uname().machine, 157)),
+            "memory": lambda: libc.syscall({"x86_64": 319}.get(os.uname().machine, 279), b"x", 0),
+            "watch": lambda: libc.inotify_init(),
+            "user": lambda: libc.setuid(os.getuid()),
+            "attribute": lambda: libc.syscall(463, -100, SECRET, 0, b"user.x", given, 16),
+            "flags": lambda: libc.ioctl(own, 0x40086602, bytes(8)),
+        }
+        raise ValueError(str({name: tried(call) for name, call in calls.items()}))
+
+
+class Stays(Strategy):
+    name = "stays"
+
+    def warmup(self):
+        return 1
+
+    def decide(self, bars):
+        libc.prctl(1, 0, 0, 0, 0)
+        time.sleep(60)
+'''
+
+
+def test_parameters_and_state_are_those_of_the_strategy_itself(folder: Path) -> None:
+    write(folder, "more", MORE)
+    bars, first = synthetic(2000), synthetic(2000)[:50]
+    for name, params in (("doubled", {"after": 7}), ("hidden", {"after": 50}), ("hidden", {}), ("fitted", {})):
+        found = []
+        for catalogue in (load_catalogue(folder), ConfinedCatalogue(folder)):
+            evaluate(catalogue.make(name, params), first)
+            again = catalogue.make(name, params)
+            found.append((evaluate(again, bars).target.tolist(), again.model_dump(mode="json")))
+            found[-1] = (*found[-1], [str(one) for one in check_strategy(catalogue.make(name, params))])
+        assert found[0] == found[1]
+
+
+def test_a_tape_is_never_taken_for_another_one(folder: Path) -> None:
+    write(folder, "more", MORE)
+    bars, ours, theirs = synthetic(400), load_catalogue(folder).make("mean"), ConfinedCatalogue(folder).make("mean")
+    values, times = np.arange(400.0), np.arange(400)
+    tapes = [bars[:200], bars[::2]]
+    tapes += [bars.with_features({"x": Feature(values, known)}) for known in (times, times[::-1].copy())]
+    for tape in tapes:
+        assert (evaluate(theirs, tape).target == evaluate(ours, tape).target).all()
+
+
+def test_a_process_that_reads_no_request_is_ended_in_time(folder: Path) -> None:
+    write(folder, "more", MORE)
+    strategy = ConfinedCatalogue(folder, limit_s=1.0).make("deaf")
+    with pytest.raises(StrategyError) as raised:
+        evaluate(strategy, synthetic(20_000))
+    assert raised.value.code == "STRATEGY_SLOW"
+
+
+def test_texts_of_the_process_are_short_and_printable(folder: Path) -> None:
+    write(folder, "more", MORE)
+    with pytest.raises(InputError) as raised:
+        evaluate(ConfinedCatalogue(folder).make("loud"), synthetic(100))
+    assert raised.value.status == 422
+    assert raised.value.message[:5] == "m???m"
+    assert len(raised.value.message) < 5000
+
+
+def test_calls_beside_landlock_are_refused(folder: Path) -> None:
+    secret = folder.parent / "secrets.toml"
+    secret.write_text("key")
+    write(folder, "more", f"SECRET = {str(secret).encode()!r}\n{MORE}")
+    with pytest.raises(StrategyError) as raised:
+        evaluate(ConfinedCatalogue(folder).make("calls"), synthetic(100))
+    assert str(raised.value).count("refused") == 7, str(raised.value)
+    assert os.listxattr(secret) == []
+
+
+def test_links_make_strategies_readable_and_nothing_else(folder: Path) -> None:
+    secret, elsewhere = folder.parent / "secrets.toml", folder.parent / "mine"
+    secret.write_text("key = 'the key of the venue'")
+    elsewhere.mkdir()
+    write(elsewhere, "honest", HONEST)
+    write(folder, "reader", HOSTILE.format(body=f"    return open({str(secret)!r}).read()", name="reader"))
+    (folder / "honest.py").symlink_to(elsewhere / "honest.py")
+    (folder / "secret.py").symlink_to("../secrets.toml")
+    found = asyncio.run(describe(items_of(folder)))
+    rows = {row["name"]: row["summary"] for entries, _ in found.values() for row in entries}
+    assert "no .py file" in rows["secret"]
+    assert rows["reader"].startswith("refused ")
+    assert evaluate(ConfinedCatalogue(folder).make("cross"), synthetic(100)).target.sum() > 0
+
+
+def test_a_file_of_the_accounts_own_group_is_run(folder: Path) -> None:
+    write(folder, "honest", HONEST).chmod(0o664)  # what umask 002, of many systems, makes
+    if private_group() is None:
+        pytest.skip("this account has no group of its own")
+    assert ConfinedCatalogue(folder).make("cross").name == "cross"
+
+
+def test_a_process_and_its_folder_do_not_outlive_a_killed_parent(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, "more", MORE)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        f"import sys\nfrom pathlib import Path\nfrom fks.process.confined_strategies import ConfinedCatalogue\n"
+        "from fks.strategies.base import evaluate\nfrom fks.strategies.check import synthetic\n"
+        f"made = ConfinedCatalogue(Path({str(folder)!r})).make('stays')\n"
+        "print('made', flush=True)\nevaluate(made, synthetic(100))"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"made\n"
+        (child,) = psutil.Process(parent.pid).children()
+        time.sleep(0.5)
+        parent.kill()
+    psutil.wait_procs([child], timeout=5)
+    assert not child.is_running()
+    monkeypatch.setattr(confined_strategies, "_NEW_S", 0.0)
+    catalogue = ConfinedCatalogue(folder)
+    catalogue.make("mean")
+    assert len(list(tmp_path.glob("fks-strategy-*"))) == 1
+
+
+def test_without_a_folder_for_files_it_is_an_outage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, "honest", HONEST)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "nowhere"))
+    with pytest.raises(OutageError, match="TMPDIR"):
+        ConfinedCatalogue(folder).make("cross")

@@ -117,12 +117,18 @@ async def describe(items: Sequence[Item], *, item_s: float = ITEM_S) -> dict[Ite
                 except TimeoutError:
                     entries, verdict, is_final = None, f"it took longer than {item_s:g} s to be loaded", False
                 item = waiting.pop(0)
-                if isinstance(entries, list):
+                if isinstance(entries, list) and all(map(_is_description, entries)):
                     found[item] = entries, True
                     continue
                 found[item] = [_broken(item, verdict)], is_final
                 break
     return found
+
+
+def _is_description(entry: Any) -> bool:
+    """Return whether an answer has the members of a description: the process may send anything."""
+    kinds = {"name": str, "origin": str, "where": str, "summary": str}
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
 
 
 def items_of(folder: Path | None) -> list[Item]:

@@ -36,7 +36,7 @@ from pydantic import TypeAdapter
 from fks.model.bar import Bars, Floats
 from fks.model.errors import BugError, FksError, InputError, OutageError
 from fks.process.confinement import confined_command, environment
-from fks.process.isolated import discard_output, end_of
+from fks.process.isolated import discard_output, end_of, storable
 from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.base.location import defined_at, one_line
 from fks.strategies.base.remote import RemoteFacts, RemoteGiven, RemoteKind, remote_class
@@ -171,7 +171,7 @@ def _raised(kind: str, error: Any) -> FksError:
 
 
 def _printable(text: str) -> str:
-    """Return a text for databases, terminals and JSON: no control characters, no halves of characters, not too long."""
+    """Return a text for databases, terminals and JSON: no control characters, not too long."""
     return "".join(one if one.isprintable() or one == "\n" else "?" for one in text[:_TEXT_MAX])
 
 
@@ -264,7 +264,7 @@ class _Running:
         size, body = (_HEAD.unpack(self._exactly(_HEAD.size, until_s))[0] for _ in range(2))
         if size > _ANSWER_MAX or body > body_max:
             raise ValueError("the answer is too long")
-        head = json.loads(self._exactly(size, until_s))
+        head = storable(json.loads(self._exactly(size, until_s)))
         return head, self._exactly(body, until_s)
 
     def _exactly(self, size: int, until_s: float | None) -> bytes:

@@ -32,19 +32,32 @@ class Isolated:
         """Return its next answer, or None when it has ended. Errors: TimeoutError after `limit_s` seconds."""
         assert self._process.stdout is not None
         async with asyncio.timeout(limit_s):
-            text = await self._process.stdout.readline()
+            try:
+                text = await self._process.stdout.readline()
+            except ValueError:  # it is too long
+                return None
             if not text:
                 await self._process.wait()
                 return None
         try:
-            return json.loads(text)
-        except ValueError:
+            return storable(json.loads(text))
+        except (ValueError, RecursionError):
             return None
 
     @property
     def end(self) -> str:
         """Return how it ended, for a message."""
         return end_of(self._process.returncode)
+
+
+def storable(value: Any) -> Any:
+    """Return JSON with texts that databases and encoders take: NUL and halves of characters are "?". Errors:
+    RecursionError when it is nested too deep."""
+    if isinstance(value, str):
+        return value.replace("\0", "?").encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {storable(name): storable(one) for name, one in value.items()}
+    return [storable(one) for one in value] if isinstance(value, list) else value
 
 
 def end_of(code: int | None) -> str:

@@ -26,6 +26,7 @@ from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
 from fks.model.health import FailedCheck
 from fks.model.timeframe import bar_end, iso
 from fks.process.confined_strategies import ConfinedCatalogue
+from fks.process.isolated import storable
 from fks.runtime import Runtime
 from fks.store.bars import BarStore
 from fks.store.bus import BARS
@@ -282,7 +283,7 @@ class StrategyWorker:
             # user code may raise anything; ours raising BugError here is as confined to this instance
             self._runners.pop(row.id, None)
             self._meter.count("fks_strategy_errors_total", strategy_instance=row.id)
-            reason = str(error) if isinstance(error, FksError) else f"{type(error).__name__}: {error}"
+            reason = storable(str(error) if isinstance(error, FksError) else f"{type(error).__name__}: {error}")
             self._log.error("strategy.crashed", instance=row.id, error=reason)
             await self._store.set_state(row.id, state="CRASHED", error=reason[:2000])
             return 0

@@ -22,12 +22,13 @@ import pytest
 
 from fks.jobs.backtest import run_job
 from fks.jobs.bars import load_tape, read_tape
-from fks.jobs.catalogue import describe, item_of, items_of
+from fks.jobs.catalogue import CatalogueReader, describe, item_of, items_of, merged
 from fks.model.bar import Feature
 from fks.model.errors import InputError, OutageError
 from fks.process import confined_strategies, confinement
 from fks.process.confined_strategies import ConfinedCatalogue
 from fks.search.space import space_of
+from fks.store.db import Database
 from fks.strategies.base import StrategyError, evaluate
 from fks.strategies.check import check_strategy, ensure_causal, ensure_checked, synthetic
 from fks.strategies.registry import load_catalogue, private_group, source_hash
@@ -589,3 +590,32 @@ def test_without_a_folder_for_files_it_is_an_outage(folder: Path, monkeypatch: p
     monkeypatch.setattr(tempfile, "tempdir", str(folder / "nowhere"))
     with pytest.raises(OutageError, match="TMPDIR"):
         ConfinedCatalogue(folder).make("cross")
+
+
+@pytest.mark.parametrize("text", ["a\\0b", "a\\ud800b"])
+async def test_a_text_that_no_database_takes_is_a_row_of_the_catalogue(
+    folder: Path, database: Database, text: str
+) -> None:
+    rude = (
+        HONEST.replace("Raises.", text).replace("1 / 0", "1").replace('"broken"', f'"broken"\n    text: str = "{text}"')
+    )
+    write(folder, "rude", rude)
+    write(folder, "fails", f'raise ValueError("{text}")')
+    rows = {row["name"]: row["summary"] for row in await CatalogueReader(database, folder).read()}
+    assert rows["broken"] == "a?b"
+    assert "a?b" in rows["fails"]
+    assert "cross" in rows
+
+
+async def test_forged_and_endless_rows_of_a_catalogue_are_errors_of_their_file(folder: Path) -> None:
+    rows = ('[{"name": 5}]', "[5]", "[" * 100_000, "x" * 17_000_000)
+    forged = "import os\nfor fd in range(3, 12):\n    try:\n        if os.fstat(fd).st_mode & 0o170000 == 0o010000:\n"
+    forged += "            data = {row}\n            while data: data = data[os.write(fd, data):]\n"
+    forged += "    except OSError: pass\nos._exit(0)\n"
+    for number, row in enumerate(rows):
+        text = f"({row[:20]!r} * {len(row[20:]) // 20 + 1} + chr(10)).encode()"
+        write(folder, f"forger{number}", forged.format(row=text))
+    write(folder, "honest", HONEST)
+    found = merged(row for entries, _ in (await describe(items_of(folder))).values() for row in entries)
+    assert [row["name"] for row in found if row["error"]] == [f"forger{number}" for number in range(len(rows))]
+    assert "cross" in [row["name"] for row in found]

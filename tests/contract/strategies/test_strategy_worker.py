@@ -200,6 +200,24 @@ async def test_confined_files_trade_alike_and_cost_their_instance_alone(
     assert "the key of the venue" not in str(found)
 
 
+@pytest.mark.parametrize("is_confined", [True, False])
+async def test_a_text_that_no_database_takes_crashes_its_instance_alone(floor: Floor, is_confined: bool) -> None:
+    (floor.home / "strategies").mkdir()
+    for name, does in {"rude": 'raise ValueError("a\\0b \\ud800")', "mine": "pass"}.items():
+        path = floor.home / "strategies" / f"{name}.py"
+        path.write_text(UNTIL_BAR_30.format(kind=name.title(), name=name, does=does))
+        path.chmod(0o644)
+        await add_instance(floor.db, name, name, PARAMS)
+    bars = wave(40)
+    await seal(floor.db, bars)
+    worker = await floor.worker(settings=CONFINED if is_confined else None)
+    await worker.start()
+    await worker.step()
+    assert (await floor.row("rude"))["state"] == "CRASHED"
+    assert "ValueError: a?b ?" in (await floor.row("rude"))["error"]
+    assert (await floor.row("mine"))["state"] == "RUNNING"
+
+
 async def list_symbol(db: Database, base: str) -> None:
     """List a symbol in USDT at the exchange."""
     await db.sql(

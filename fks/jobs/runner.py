@@ -26,6 +26,7 @@ from fks.process.confined_strategies import ConfinedCatalogue
 from fks.store.db import Database
 from fks.store.jobs import Job, JobStore
 from fks.store.research_runs import ResearchRunStore
+from fks.strategies.base import StrategyError
 from fks.strategies.registry import load_builtin
 
 BEAT_S = 1.0
@@ -34,7 +35,11 @@ BEAT_S = 1.0
 def _backtest(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
     run_it = run_account_job if "members" in spec else run_job
     return run_it(
-        spec, work.load_bars, work.advance, catalogue=ConfinedCatalogue(work.folder), limits=work.settings.risk
+        spec,
+        work.load_bars,
+        work.advance,
+        catalogue=ConfinedCatalogue(work.folder, stop=work.stop),
+        limits=work.settings.risk,
     )
 
 
@@ -54,14 +59,14 @@ async def _drift(job: Job, work: Work) -> dict[str, Any]:
     from fks.jobs.drift import run_drift  # not needed by a backtest
 
     return await run_drift(
-        job.spec, work.db, work.settings, ConfinedCatalogue(work.folder), now_ns=RealClock().now_ns()
+        job.spec, work.db, work.settings, ConfinedCatalogue(work.folder, stop=work.stop), now_ns=RealClock().now_ns()
     )
 
 
 async def _challenge(job: Job, work: Work) -> dict[str, Any]:
     from fks.jobs.challenge import run_challenge  # not needed by a backtest
 
-    catalogue = ConfinedCatalogue(work.folder)
+    catalogue = ConfinedCatalogue(work.folder, stop=work.stop)
     return await run_challenge(job.spec, work.db, work.settings, catalogue, now_ns=RealClock().now_ns())
 
 
@@ -161,6 +166,8 @@ async def _outcome(job: Job, work: Work) -> tuple[str, dict[str, Any] | None, st
     except OutageError:
         raise
     except FksError as error:
+        if isinstance(error, StrategyError) and work.stop.is_set():
+            return "cancelled", None, None  # its code was stopped
         return "failed", None, str(error)
     except Exception as error:  # a strategy's own code may raise anything; the row has the error
         return "failed", None, f"{type(error).__name__}: {error}"

@@ -158,7 +158,7 @@ def _check(work: Work) -> None:
 
 async def _task(spec: OptimizationSpec, work: Work) -> tuple[Task, str]:
     columns = None if work.node is None else ColumnCache.of(work.db, work.settings)
-    catalogue = ConfinedCatalogue(work.folder)
+    catalogue = ConfinedCatalogue(work.folder, stop=work.stop)
 
     async def load(wanted: Request) -> Loaded:
         return await _persist(lambda: load_stored(work.db, wanted, columns), work)

@@ -67,6 +67,7 @@ _MADE_KEPT: Final = 64
 _TEXT_MAX: Final = 3000  # characters of a message of the process
 _SCRATCH: Final = "fks-strategy-"
 _NEW_S: Final = 60.0
+_LOOK_S: Final = 0.5  # between two looks for a stop
 _METHODS: Final = ("decide", "warmup", "protect")
 _KIND, _FACTS, _VIOLATIONS = TypeAdapter(RemoteKind), TypeAdapter(RemoteFacts), TypeAdapter(list[Violation])
 _NAMES = TypeAdapter(list[str])
@@ -75,12 +76,20 @@ T = TypeVar("T")
 
 class ConfinedCatalogue(Catalogue):
     """The built-in strategies, and those of packages and users' files in a confined process. `files` are further files,
-    whose strategies come before others of the same name; `limit_s`: how long one request may take (None: no limit)."""
+    whose strategies come before others of the same name; `limit_s`: how long one request may take (None: no limit);
+    a request ends early once `stop` is set."""
 
-    def __init__(self, folder: Path | None = None, files: Sequence[Path] = (), *, limit_s: float | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        files: Sequence[Path] = (),
+        *,
+        limit_s: float | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
         super().__init__(iter(load_builtin().entries.values()))
         self._has_more = bool(packages() or files_of(folder) or files)
-        self._process = ConfinedProcess(folder, files, limit_s)
+        self._process = ConfinedProcess(folder, files, limit_s, stop)
         #: names of the strategies in `files`
         self.of_files = self._process.names() if files else []
         for name in self.of_files:
@@ -98,8 +107,15 @@ class ConfinedCatalogue(Catalogue):
 class ConfinedProcess:
     """The client of a confined process, a `RemotePort`: started when it is needed, again after a fork or its end."""
 
-    def __init__(self, folder: Path | None, files: Sequence[Path] = (), limit_s: float | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        files: Sequence[Path] = (),
+        limit_s: float | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
         self._folder, self._files, self._limit_s = folder, files, limit_s
+        self._stop = threading.Event() if stop is None else stop
         self._lock = threading.Lock()
         self._running: _Running | None = None
 
@@ -134,7 +150,7 @@ class ConfinedProcess:
         STRATEGY_RAISED when the process ended, or its answer is none."""
         with self._lock:
             if self._running is None or self._running.owner != os.getpid():
-                self._running = _Running(self._folder, self._files)
+                self._running = _Running(self._folder, self._files, self._stop)
             running = self._running
             try:
                 answer = running.ask(request, kind, arguments, self._limit_s)
@@ -144,7 +160,8 @@ class ConfinedProcess:
                 self._running = None
                 running.close()
                 raise StrategyError(
-                    f"strategy {kind}: its code took longer than {self._limit_s:g} s",
+                    f"strategy {kind}: its code "
+                    + ("was stopped" if self._stop.is_set() else f"took longer than {self._limit_s:g} s"),
                     code="STRATEGY_SLOW",
                     status=422,
                     remedy="make decide() faster: 'fks strategies check' shows where it stands",
@@ -178,8 +195,8 @@ def _printable(text: str) -> str:
 class _Running:
     """One started process, its pipes and the tapes that it has."""
 
-    def __init__(self, folder: Path | None, files: Sequence[Path]) -> None:
-        self.owner = os.getpid()
+    def __init__(self, folder: Path | None, files: Sequence[Path], stop: threading.Event) -> None:
+        self.owner, self._stop = os.getpid(), stop
         # the process ends with the thread that started it: this one lives as long as its executor
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="confined")
         try:
@@ -254,8 +271,7 @@ class _Running:
         data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
         rest = memoryview(struct.pack("<Q", len(data)) + data)
         while rest:
-            if not self._room.poll(None if until_s is None else max(0.0, until_s - time.monotonic()) * 1000):
-                raise TimeoutError
+            self._await(self._room, until_s)
             with contextlib.suppress(BlockingIOError):
                 rest = rest[os.write(self._requests.fileno(), rest) :]
 
@@ -267,12 +283,20 @@ class _Running:
         head = storable(json.loads(self._exactly(size, until_s)))
         return head, self._exactly(body, until_s)
 
+    def _await(self, poll: select.poll, until_s: float | None) -> None:
+        """Wait for a pipe. Errors: TimeoutError at `until_s`, and soon after the stop was asked for."""
+        while True:
+            left_s = _LOOK_S if until_s is None else max(0.0, min(_LOOK_S, until_s - time.monotonic()))
+            if poll.poll(left_s * 1000):
+                return
+            if self._stop.is_set() or (until_s is not None and time.monotonic() >= until_s):
+                raise TimeoutError
+
     def _exactly(self, size: int, until_s: float | None) -> bytes:
         """Return so many bytes of the answers. Errors: EOFError; TimeoutError."""
         parts = []
         while size:
-            if until_s is not None and not self._poll.poll(max(0.0, until_s - time.monotonic()) * 1000):
-                raise TimeoutError
+            self._await(self._poll, until_s)
             part = os.read(self._answers.fileno(), min(size, _PIPE))
             if not part:
                 raise EOFError

@@ -96,6 +96,12 @@ def landlock_version() -> int:
     return max(0, int(_libc().syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))))
 
 
+def _has_filters() -> bool:
+    """Return whether the kernel has seccomp filters: it then finds that none is at address 0."""
+    _libc().prctl(_PR_SET_SECCOMP, _FILTER, None, 0, 0)
+    return ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS)
+
+
 def missing() -> str:
     """Return what this machine lacks to confine code of users, for a person; "" when nothing is lacking."""
     if not sys.platform.startswith("linux"):
@@ -107,7 +113,7 @@ def missing() -> str:
         lacking.append(f"landlock's version is {version}: files can be cut short (Linux 6.2 has version 3)")
     if platform.machine() not in _CALLS:
         lacking.append(f"the numbers of system calls on {platform.machine()} are not known to FKS")
-    elif not Path("/proc/sys/kernel/seccomp").is_dir():
+    elif not _has_filters():
         lacking.append("the kernel has no seccomp filters")
     return "; ".join(lacking)
 
@@ -143,7 +149,7 @@ def confine(readable: Iterable[Path], scratch: Path | None = None) -> None:
         written = {Path(os.devnull): _READ | _WRITE_FILE} | ({scratch: _WRITE} if scratch else {})
         listed = {Path(place): _READ_DIR for place in sys.path if place}  # the import system lists them
         _limit_files(libc, version, [*listed.items(), *read.items(), *written.items()])
-    if platform.machine() in _CALLS:
+    if platform.machine() in _CALLS and _has_filters():
         program = _filter(*_CALLS[platform.machine()])
         buffer = ctypes.create_string_buffer(program, len(program))
         head = struct.pack("HL", len(program) // 8, ctypes.addressof(buffer))

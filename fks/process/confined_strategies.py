@@ -175,6 +175,10 @@ class ConfinedProcess:
                     status=422,
                     remedy="see 'fks strategies list'; raise an error, or decide",
                 ) from None
+            except BaseException:  # Ctrl-C: the answer that comes now is of no later request
+                self._running = None
+                running.close()
+                raise
         raise _raised(kind, answer["error"])
 
 

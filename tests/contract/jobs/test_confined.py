@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -637,3 +638,23 @@ def test_code_that_hangs_ends_once_its_job_is_stopped(folder: Path) -> None:
     threading.Timer(0.3, stop.set).start()
     with pytest.raises(StrategyError, match="was stopped"):
         evaluate(strategy, synthetic(100))
+
+
+def test_an_interrupted_request_leaves_no_answer_to_the_next_one(folder: Path) -> None:
+    slow = HONEST.replace("return 1 / 0", "import time; time.sleep(1.0); return Decisions(np.full(len(bars), -1.0))")
+    write(folder, "honest", slow)
+    catalogue, bars = ConfinedCatalogue(folder), synthetic(100)
+    broken, cross = catalogue.make("broken"), catalogue.make("cross")
+    wanted = evaluate(cross, bars).target
+
+    def interrupt(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(broken, bars)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert (evaluate(cross, bars).target == wanted).all()

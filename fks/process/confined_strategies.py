@@ -66,7 +66,7 @@ _TAPES_KEPT: Final = 4  # tapes that both processes keep: a search asks for the 
 _MADE_KEPT: Final = 64
 _TEXT_MAX: Final = 3000  # characters of a message of the process
 _SCRATCH: Final = "fks-strategy-"
-_NEW_S: Final = 60.0
+NEW_S: Final = 60.0  # of a folder that may have no lock yet
 _LOOK_S: Final = 0.5  # between two looks for a stop
 _METHODS: Final = ("decide", "warmup", "protect")
 _KIND, _FACTS, _VIOLATIONS = TypeAdapter(RemoteKind), TypeAdapter(RemoteFacts), TypeAdapter(list[Violation])
@@ -333,7 +333,7 @@ def _scratch() -> tuple[Path, int]:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     for old in path.parent.glob(f"{_SCRATCH}*"):
         with contextlib.suppress(OSError):
-            if old != path and time.time() - old.lstat().st_ctime > _NEW_S:  # a new one has no lock yet
+            if old != path and time.time() - old.lstat().st_ctime > NEW_S:  # a new one has no lock yet
                 _delete_left(old)
     return path, held
 

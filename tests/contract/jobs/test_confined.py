@@ -581,7 +581,7 @@ def test_a_process_and_its_folder_do_not_outlive_a_killed_parent(
         parent.kill()
     psutil.wait_procs([child], timeout=5)
     assert not child.is_running()
-    monkeypatch.setattr(confined_strategies, "_NEW_S", 0.0)
+    monkeypatch.setattr(confined_strategies, "NEW_S", 0.0)
     catalogue = ConfinedCatalogue(folder)
     catalogue.make("mean")
     assert len(list(tmp_path.glob("fks-strategy-*"))) == 1

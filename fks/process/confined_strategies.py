@@ -23,9 +23,10 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
+from itertools import count as counted
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 from weakref import finalize
@@ -117,6 +118,7 @@ class ConfinedProcess:
         self._folder, self._files, self._limit_s = folder, files, limit_s
         self._stop = threading.Event() if stop is None else stop
         self._lock = threading.Lock()
+        self._numbers = counted(1)
         self._running: _Running | None = None
 
     def names(self) -> list[str]:
@@ -135,8 +137,9 @@ class ConfinedProcess:
             )
         return described
 
-    def make(self, given: RemoteGiven) -> RemoteFacts:
-        return self._asked(_FACTS.validate_python, "make", given.kind, given)
+    def make(self, kind: str, params: Mapping[str, Any]) -> tuple[RemoteGiven, RemoteFacts]:
+        given = RemoteGiven(kind, params, next(self._numbers))
+        return given, self._asked(_FACTS.validate_python, "make", kind, given)
 
     def decide(self, given: RemoteGiven, bars: Bars) -> Decisions:
         return self._asked(lambda columns: Decisions(**columns), "decide", given.kind, given, bars)

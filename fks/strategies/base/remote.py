@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count as counted
 from types import new_class
 from typing import Any, ClassVar, Protocol, Self
 
@@ -12,8 +11,6 @@ from pydantic import ConfigDict, PrivateAttr
 
 from fks.model.bar import Bars
 from fks.strategies.base.strategy import Decisions, Strategy
-
-_NUMBERS = counted(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ class RemoteGiven:
 class RemotePort(Protocol):
     """The process that has the code. Errors of all methods: StrategyError, InputError of the strategy's own."""
 
-    def make(self, given: RemoteGiven) -> RemoteFacts: ...
+    def make(self, kind: str, params: Mapping[str, Any]) -> tuple[RemoteGiven, RemoteFacts]: ...
 
     def decide(self, given: RemoteGiven, bars: Bars) -> Decisions: ...
 
@@ -79,8 +76,7 @@ class RemoteStrategy(Strategy):
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
         """Return the strategy with these parameters. Errors: InputError PARAM_WRONG; StrategyError."""
-        given = RemoteGiven(cls.name, dict(obj), next(_NUMBERS))
-        facts = cls.port.make(given)
+        given, facts = cls.port.make(cls.name, dict(obj))
         made: Self = cls.model_construct(**facts.params)  # type: ignore[assignment]
         made._facts, made._given = facts, given
         return made

@@ -14,6 +14,7 @@ from fks.web.assets import VENDOR
 from tests.support.programs import leave_out
 from tests.support.wheel import ROOT, build_wheel
 
+DOCS = "fks/ai/docs/"  # a link to docs/, of which the wheel has the pages that 'fks ai ask' quotes
 NT8 = "fks/cli/ninja/nt8/"  # a link to nt8/, of which the wheel has what NinjaTrader imports
 
 
@@ -33,6 +34,8 @@ def files() -> Iterator[Path]:
 
 
 def is_shipped(name: str) -> bool:
+    if name.startswith(DOCS):
+        return name.endswith(".md") and "/" not in name.removeprefix(DOCS)
     if not name.startswith(NT8):
         return True
     part, _, file = name.removeprefix(NT8).partition("/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -113,8 +114,8 @@ class Scheduler:
                     self._c.log.info("schedule.ran", schedule=name, result=result)
                 for exchange, bars in schedules.missing_bars().items():
                     self._c.meter.gauge("fks_missing_bars", bars, exchange=exchange)
-                await self._end_hung(jobs)
-                for id in await jobs.requeue_lost(silent_s=SILENT_S, attempts_max=ATTEMPTS_MAX):
+                hung = await self._end_hung(jobs)
+                for id in await jobs.requeue_lost(silent_s=SILENT_S, attempts_max=ATTEMPTS_MAX, among=hung):
                     self._c.log.warning("job.requeued", job=str(id))
                 if not self._is_draining:
                     await personal.run_due()
@@ -129,10 +130,11 @@ class Scheduler:
             self._turned_s = self._c.clock.monotonic()
             await wait_for_event(self._wake, 1.0, self._c.clock)
 
-    async def _end_hung(self, jobs: JobStore) -> None:
+    async def _end_hung(self, jobs: JobStore) -> list[uuid.UUID]:
         """End the processes of jobs that are silent, before they are queued again: a stopped one would keep its place,
-        and a slow one would work beside its successor."""
-        for job in await jobs.silent(silent_s=SILENT_S):
+        and a slow one would work beside its successor. Return these jobs."""
+        silent = await jobs.silent(silent_s=SILENT_S)
+        for job in silent:
             try:
                 async with asyncio.timeout(END_S):
                     if self._end_job is not None:
@@ -142,6 +144,7 @@ class Scheduler:
             if known := self._running.get(str(job.id)):
                 known[1].cancel()
                 await asyncio.wait({known[1]})
+        return [job.id for job in silent]
 
     async def _swap_challengers(self) -> None:
         """Swap in the challengers that wait and whose instances are flat by now."""

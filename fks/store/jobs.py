@@ -186,9 +186,13 @@ class JobStore:
         rows = await self._db.fetch("jobs.silent", silent_s)
         return [SilentJob(row["id"], row["attempts"], row["runner"]) for row in rows]
 
-    async def requeue_lost(self, *, silent_s: float, attempts_max: int) -> Sequence[uuid.UUID]:
-        """Queue jobs again whose runner was silent for `silent_s`; fail those out of attempts. Return all of them."""
-        return [row["id"] for row in await self._db.fetch("jobs.requeue_lost", silent_s, attempts_max, SEARCHES)]
+    async def requeue_lost(
+        self, *, silent_s: float, attempts_max: int, among: Sequence[uuid.UUID] | None = None
+    ) -> Sequence[uuid.UUID]:
+        """Queue jobs again whose runner was silent for `silent_s`; fail those out of attempts. Return all of them.
+        `among`: no others, because their processes were not ended."""
+        rows = await self._db.fetch("jobs.requeue_lost", silent_s, attempts_max, SEARCHES, among)
+        return [row["id"] for row in rows]
 
     async def release(self, job_id: uuid.UUID, attempt: int, *, attempts_max: int) -> bool:
         """Queue a job again whose process is known to have ended without recording an end; False when that attempt is

@@ -85,15 +85,16 @@ UPDATE jobs
 RETURNING *;
 
 -- name: requeue_lost
--- Queue running jobs again whose runner has been silent for $1 seconds; those out of attempts or cancelled end. Of a search the
--- trials are counted instead, each of which ends after a few: the search itself may lose any number of runners.
+-- Queue running jobs again whose runner has been silent for $1 seconds, of those in $4 if it is given; those out of attempts or
+-- cancelled end. Of a search the trials are counted instead, each of which ends after a few: the search itself may lose any
+-- number of runners.
 UPDATE jobs
    SET state = CASE WHEN is_cancel_requested THEN 'cancelled' WHEN attempts >= $2 AND NOT kind = ANY($3::text[]) THEN 'failed'
                     ELSE 'queued' END,
        error = CASE WHEN is_cancel_requested THEN error
                     ELSE 'the runner of attempt ' || attempts || ' died or hung' END,
        finished_at = CASE WHEN is_cancel_requested OR (attempts >= $2 AND NOT kind = ANY($3::text[])) THEN now() END
- WHERE state = 'running' AND beat_at < now() - make_interval(secs => $1)
+ WHERE state = 'running' AND beat_at < now() - make_interval(secs => $1) AND ($4::uuid[] IS NULL OR id = ANY($4))
 RETURNING id;
 
 -- name: release

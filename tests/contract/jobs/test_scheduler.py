@@ -288,6 +288,28 @@ async def test_process_of_a_hung_job_is_ended_before_its_next_attempt(database: 
     assert (cluster.begun, cluster.most) == ([id, id], 1), "two processes worked on one job"
 
 
+async def test_a_job_that_falls_silent_in_between_is_ended_before_it_is_queued(
+    database: Database, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look for silent jobs and the statement that queues them again, another one falls silent."""
+    store, cluster, look = JobStore(database), Hung(database), JobStore.silent
+    id = str(await store.submit("backtest", {}))
+
+    async def look_too_early(store: JobStore, *, silent_s: float) -> Any:
+        found = await look(store, silent_s=silent_s)
+        if cluster.begun == [id]:
+            await database.sql("UPDATE jobs SET beat_at = now() - interval '31 s' WHERE runner IS NOT NULL")
+        return found
+
+    monkeypatch.setattr(JobStore, "silent", look_too_early)
+    run = asyncio.create_task(scheduler(database, bus, cluster, end_job=cluster.end_job).run())
+    await until(lambda: cluster.begun == [id, id])
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+    assert cluster.ended == [(id, {"actor": "job:x", "pid": 7, "space": "s"})]
+    assert cluster.most == 1, "two processes worked on one job"
+
+
 async def test_job_whose_process_cannot_be_ended_is_queued_all_the_same(database: Database, bus: Bus) -> None:
     async def away(job_id: str, runner: Any) -> None:
         raise OutageError("its machine is gone")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 import socket
 
 #: Below the ports that the kernel gives to connections and to servers without a number (32768 and more), and above
-#: those of a system's own blocks: one that is free now is not taken before it is bound.
-FIRST, COUNT = 32000, 768
+#: those of a system's own blocks. Each worker of pytest-xdist has a share of its own: one that is free now is not taken
+#: by another worker before it is bound.
+SHARES, COUNT = 8, 96
+FIRST = 32000 + COUNT * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % SHARES)
 _numbers = itertools.count(random.Random().randrange(COUNT))
 
 

@@ -52,7 +52,7 @@ class LocalExchange:
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], 30.0)
         line = self.process.stdout.readline() if ready else ""
-        assert line, "the local exchange did not start"
+        assert line, f"the local exchange did not start: status {self.process.poll()}, port {self._port}"
         self.info = json.loads(line)
         return self
 

@@ -127,8 +127,8 @@ async def test_a_late_order_may_still_be_refused(sim: Sim) -> None:
 
 
 async def test_a_banned_address_gets_418_until_the_ban_ends(sim: Sim) -> None:
-    sim.fault("ban", seconds=0.4, path="/api/v3/account")
     begun = time.monotonic()
+    sim.fault("ban", seconds=0.4, path="/api/v3/account")
     status, body = sim.signed("GET", "/api/v3/account")
     assert (status, body["code"]) == (418, -1003)
     assert "IP banned until" in body["msg"]

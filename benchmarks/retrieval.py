@@ -1,4 +1,4 @@
-"""Search on the docs of FKS: how often it finds the section that answers a question, and what it costs.
+"""Recall and cost of the search on the docs of FKS: the section that answers a question among the first results.
 
     python benchmarks/retrieval.py [--questions FILE] [--rounds 200] [--copies 9]
 

@@ -38,7 +38,7 @@ Vector = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class SearchTerm:
     """A lexeme of a question, and how many chunks of the corpus have it."""
 
     lexeme: str
@@ -153,14 +153,14 @@ def fused(*rankings: Sequence[str]) -> list[tuple[str, float]]:
     return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
 
 
-def coverage(terms: Sequence[Term], corpus: int, held: Sequence[str]) -> float:
+def coverage(terms: Sequence[SearchTerm], corpus: int, held: Sequence[str]) -> float:
     """Return the share, 0 to 1, of a question's weight in words that are among `held`."""
     total = sum(term.weight(corpus) for term in terms)
     known = set(held)
     return sum(term.weight(corpus) for term in terms if term.lexeme in known) / total if total else 0.0
 
 
-def quote_of(text: str, terms: Sequence[Term], corpus: int) -> Excerpt:
+def quote_of(text: str, terms: Sequence[SearchTerm], corpus: int) -> Excerpt:
     """Return the part of a chunk that holds most of a question: whole lines, at most QUOTE_MAX characters where lines
     are no longer. It is literally in the chunk."""
     if len(text) <= QUOTE_MAX:

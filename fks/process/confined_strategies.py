@@ -229,9 +229,9 @@ class _Running:
         assert self.process.stdout is not None
         self._requests, self._answers = self.process.stdin, self.process.stdout
         os.set_blocking(self._requests.fileno(), False)  # a process that reads nothing would hold ours
-        self._poll, self._room = select.poll(), select.poll()
-        self._poll.register(self._answers.fileno(), select.POLLIN)
-        self._room.register(self._requests.fileno(), select.POLLOUT)
+        self._readable, self._writable = select.poll(), select.poll()
+        self._readable.register(self._answers.fileno(), select.POLLIN)
+        self._writable.register(self._requests.fileno(), select.POLLOUT)
         try:
             is_ready = self._read(0, READY_S) == ("ready", b"")
         except (EOFError, OSError, ValueError):  # TimeoutError is an OSError
@@ -278,7 +278,7 @@ class _Running:
         data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
         rest = memoryview(struct.pack("<Q", len(data)) + data)
         while rest:
-            self._await(self._room, until_s)
+            self._await(self._writable, until_s)
             with contextlib.suppress(BlockingIOError):
                 rest = rest[os.write(self._requests.fileno(), rest) :]
 
@@ -303,7 +303,7 @@ class _Running:
         """Return so many bytes of the answers. Errors: EOFError; TimeoutError."""
         parts = []
         while size:
-            self._await(self._poll, until_s)
+            self._await(self._readable, until_s)
             part = os.read(self._answers.fileno(), min(size, _PIPE))
             if not part:
                 raise EOFError
@@ -313,7 +313,7 @@ class _Running:
 
 
 def _memory_of(bars: Bars) -> Any:
-    """Return what tells a tape from any other that is in memory: where its columns are."""
+    """Return the key of a tape among those in memory: the addresses, shapes and strides of its columns."""
     parts = []
     for part in (bars, *bars.inputs.values()):
         columns = (part.time_ns, part.open, part.high, part.low, part.close, part.volume)

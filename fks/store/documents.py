@@ -18,7 +18,7 @@ from typing import Any, Final
 import asyncpg
 
 from fks.ai.chunks import Chunk, Kind, checked_source, chunks_of, document_id, kind_of_name, title_of
-from fks.ai.search import CHUNKS_MIN, COVERAGE_MIN, Term, TfidfSvd, coverage, fused, quote_of, spaced
+from fks.ai.search import CHUNKS_MIN, COVERAGE_MIN, SearchTerm, TfidfSvd, coverage, fused, quote_of, spaced
 from fks.model.errors import InputError
 from fks.store.db import Database, Row, Session
 
@@ -63,7 +63,7 @@ class SearchHits:
 
     mode: str
     hits: list[Hit]
-    terms: list[Term]
+    terms: list[SearchTerm]
     corpus: int
 
 
@@ -212,7 +212,7 @@ class DocumentStore:
         `mode`: lexical or vector leaves the other one out. Without vectors the result is lexical, and says so.
         """
         rows = await self._db.fetch("documents.terms", spaced(question))
-        terms = [Term(row["lexeme"], row["chunks"]) for row in rows]
+        terms = [SearchTerm(row["lexeme"], row["chunks"]) for row in rows]
         corpus = int(rows[0]["corpus"]) if rows else 0
         if not terms:
             return SearchHits("lexical", [], [], corpus)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.ai.search import QUOTE_MAX, Term, TfidfSvd, coverage, fused, quote_of, spaced
+from fks.ai.search import QUOTE_MAX, SearchTerm, TfidfSvd, coverage, fused, quote_of, spaced
 from fks.model.errors import BugError
 
 TOPICS = [{"stop": 2, "kill": 1}, {"backup": 2, "restor": 1}, {"strategi": 3, "bar": 1}]
@@ -58,7 +58,7 @@ def test_rankings_are_fused_by_reciprocal_rank() -> None:
 
 
 def test_coverage_weighs_rare_words_more() -> None:
-    terms = [Term("order", 500), Term("deribit", 0)]
+    terms = [SearchTerm("order", 500), SearchTerm("deribit", 0)]
     assert coverage(terms, 1000, ["order"]) < 0.3 < 0.7 < coverage(terms, 1000, ["deribit"])
     assert coverage(terms, 1000, ["order", "deribit", "x"]) == pytest.approx(1.0)
     assert coverage([], 1000, []) == 0.0
@@ -66,13 +66,13 @@ def test_coverage_weighs_rare_words_more() -> None:
 
 @given(st.text(alphabet=st.sampled_from("stop kil\n.x"), max_size=2500))
 def test_a_quote_is_literally_in_its_chunk(text: str) -> None:
-    quote = quote_of(text, [Term("stop", 3), Term("kill", 1)], 100)
+    quote = quote_of(text, [SearchTerm("stop", 3), SearchTerm("kill", 1)], 100)
     assert text[quote.start : quote.end] == quote.text
     assert len(quote.text) <= QUOTE_MAX
 
 
 def test_a_quote_of_a_long_chunk_holds_the_words_of_the_question() -> None:
     text = "\n".join(["nothing of interest stands in this line"] * 40 + ["fks kill stops strategies"] + ["more"] * 200)
-    quote = quote_of(text, [Term("kill", 1), Term("strategi", 2)], 100)
+    quote = quote_of(text, [SearchTerm("kill", 1), SearchTerm("strategi", 2)], 100)
     assert "fks kill stops strategies" in quote.text
     assert spaced("a_b.c/d") == "a b c d"

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fks.api import policy
-from fks.api.problems import Problem
-from fks.model.errors import OutageError
+from fks.model.errors import OutageError, Problem
 from fks.store.audit import AuditStore, Entry
 from fks.store.tokens import Principal
 

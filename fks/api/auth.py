@@ -24,12 +24,11 @@ from starlette.requests import HTTPConnection
 from fks.api import policy
 from fks.api.auditing import Auditing
 from fks.api.limits import Limits
-from fks.api.logins import Logins, needs_totp
 from fks.api.parameters import check_parameters
-from fks.api.problems import Problem
 from fks.clock import Clock
 from fks.config.settings import Http
-from fks.model.errors import OutageError
+from fks.entry.logins import Logins, needs_totp
+from fks.model.errors import OutageError, Problem
 from fks.process.callers import address_of, client_of, is_local, is_own, is_own_origin, network_of
 from fks.store.bus import Bus
 from fks.store.tokens import LOCAL, LOOPBACK, SCOPES, Principal, TokenStore

@@ -10,6 +10,8 @@ from typing import Any
 import orjson
 from fastapi.responses import Response
 
+from fks.model.decimals import plain
+
 #: The longest accepted body, bytes: the largest regular one (a sweep of parameters) is a few kB.
 BODY_MAX = 256 * 1024
 
@@ -19,17 +21,9 @@ def dump(value: Any) -> bytes:
     return orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
 
 
-def number(value: Decimal) -> str:
-    """Return a Decimal as plain digits: no exponent, no trailing zeros, no negative zero."""
-    if not value:
-        return "0"
-    text = format(value, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
 def _plain(value: object) -> object:
     if isinstance(value, Decimal):
-        return number(value)
+        return plain(value)
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, tuple | set | frozenset):

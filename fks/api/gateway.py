@@ -22,7 +22,6 @@ from fks.api.exact import dump
 from fks.api.hub import Hub
 from fks.api.idempotency import Idempotency
 from fks.api.limits import Limits
-from fks.api.logins import Logins
 from fks.clock import Clock
 from fks.config.endpoints import Node
 from fks.config.machine import host_name
@@ -30,6 +29,7 @@ from fks.config.paths import Paths
 from fks.config.secrets import derived
 from fks.config.settings import Settings
 from fks.config.version import build_id
+from fks.entry.logins import Logins
 from fks.model.errors import OutageError
 from fks.monitor.health import Health, RequestRate, absent_reasons
 from fks.monitor.replica import BEAT_S, ReplicaBeat
@@ -45,13 +45,13 @@ from fks.store.tokens import TokenStore
 from fks.store.users import UserStore
 
 if TYPE_CHECKING:
-    from fks.api.approving import Approving
-    from fks.api.emergency_stop import EmergencyStop
-    from fks.api.execution import Execution
-    from fks.api.order_entry import OrderEntry
-    from fks.api.settling import Settling
-    from fks.api.webhooks import Webhooks
-    from fks.api.why import Why
+    from fks.entry.approving import Approving
+    from fks.entry.emergency_stop import EmergencyStop
+    from fks.entry.execution import Execution
+    from fks.entry.order_entry import OrderEntry
+    from fks.entry.settling import Settling
+    from fks.entry.webhooks import Webhooks
+    from fks.entry.why import Why
     from fks.jobs.catalogue import CatalogueReader
     from fks.jobs.user_code import UserCode
     from fks.model.ports import Log
@@ -131,7 +131,7 @@ class Gateway:
     def order_entry(self) -> OrderEntry:
         """Return the order entry."""
         if self._order_entry is None:
-            from fks.api.order_entry import OrderEntry
+            from fks.entry.order_entry import OrderEntry
 
             self._order_entry = OrderEntry(self.db, self.bus, self.deps.clock, self.deps.settings)
         return self._order_entry
@@ -140,7 +140,7 @@ class Gateway:
     def execution(self) -> Execution:
         """Return the entry of execution signals, which goes through order entry."""
         if self._execution is None:
-            from fks.api.execution import Execution
+            from fks.entry.execution import Execution
 
             self._execution = Execution(self.db, self.order_entry, self.deps.clock, self.deps.settings)
         return self._execution
@@ -149,7 +149,7 @@ class Gateway:
     def webhooks(self) -> Webhooks:
         """Return the taker of webhooks' messages."""
         if self._webhooks is None:
-            from fks.api.webhooks import Webhooks
+            from fks.entry.webhooks import Webhooks
             from fks.store.webhooks import WebhookStore
 
             store = WebhookStore(self.db)
@@ -160,14 +160,14 @@ class Gateway:
     @property
     def approving(self) -> Approving:
         """Return the approval of signals."""
-        from fks.api.approving import Approving
+        from fks.entry.approving import Approving
 
         return Approving(self.db, self.bus, self.deps.clock)
 
     @property
     def emergency_stop(self) -> EmergencyStop:
         """Return the way to the kill switch."""
-        from fks.api.emergency_stop import EmergencyStop
+        from fks.entry.emergency_stop import EmergencyStop
 
         return EmergencyStop(self.db, self.bus, self.deps.clock, self.deps.paths.guardian_socket)
 
@@ -175,7 +175,7 @@ class Gateway:
     def settling(self) -> Settling:
         """Return the handler of settlements by persons."""
         if self._settling is None:
-            from fks.api.settling import Settling
+            from fks.entry.settling import Settling
 
             self._settling = Settling(self.db, self.bus, self.deps.clock)
         return self._settling
@@ -184,7 +184,7 @@ class Gateway:
     def why(self) -> Why:
         """Return the reader of decisions."""
         if self._why is None:
-            from fks.api.why import Why
+            from fks.entry.why import Why
 
             self._why = Why(self.db, self.deps.paths.home / "strategies")
         return self._why

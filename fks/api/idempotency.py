@@ -23,7 +23,8 @@ from starlette.responses import Response
 
 from fks.api import policy
 from fks.api.exact import BODY_MAX
-from fks.api.problems import Answered, Problem
+from fks.api.problems import Answered
+from fks.model.errors import Problem
 from fks.store.bus import Bus
 from fks.store.tokens import Principal
 

@@ -12,8 +12,8 @@ from fastapi import Header, Query
 
 from fks.api.exact import dump
 from fks.api.gateway import Gateway
-from fks.api.problems import Problem
 from fks.model import ids, untrusted
+from fks.model.errors import Problem
 from fks.model.timeframe import iso
 from fks.store.bus import JOBS
 from fks.store.jobs import Job, JobStore

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from fks.api import policy
-from fks.api.problems import Problem
 from fks.config.settings import Auth
+from fks.model.errors import Problem
 from fks.model.ports import Meter
 from fks.process.callers import network_of
 from fks.store.bus import Bus

@@ -11,11 +11,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fks.api import aliases, policy
 from fks.api.idempotency import BufferedBody
 from fks.api.limits import Allowance
-from fks.api.problems import Answered, Problem, count_refusal, of_error
+from fks.api.problems import Answered, count_refusal, of_error
 from fks.api.tracing import Trace, request_id_of, trace_of
 from fks.clock import Clock
 from fks.config.settings import Http
-from fks.model.errors import FksError, InputError
+from fks.model.errors import FksError, InputError, Problem
 from fks.process.callers import admits_peer, is_own_host
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from fks.api.problems import Problem
+from fks.model.errors import Problem
 
 
 def check_parameters(connection: HTTPConnection) -> None:

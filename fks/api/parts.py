@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from fks.api.gateway import Gateway
-from fks.api.problems import Problem
+from fks.model.errors import Problem
 
 #: Age of a part's last beat at which it is taken for dead; the supervisor has restarted it by then.
 SILENT_S: Final = 10.0

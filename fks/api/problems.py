@@ -14,29 +14,9 @@ from starlette.responses import Response
 
 from fks.api.aliases import route_path
 from fks.api.exact import dump
-from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
+from fks.model.errors import FksError, InputError, OutageError, Problem, StaleEpochError
 
 MEDIA_TYPE = "application/problem+json"
-
-
-class Problem(FksError):
-    """An error with its whole response: status, code, headers, and further members."""
-
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        *,
-        remedy: str = "",
-        headers: dict[str, str] | None = None,
-        **members: object,
-    ) -> None:
-        super().__init__(message, remedy=remedy)
-        self.status = status
-        self.code = code
-        self.headers = headers or {}
-        self.members = members
 
 
 class Answered(FksError):

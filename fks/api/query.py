@@ -14,8 +14,8 @@ from starlette.requests import HTTPConnection, Request
 from fks.api.auth import require
 from fks.api.exact import BODY_MAX
 from fks.api.gateway import Gateway
-from fks.api.problems import Problem, of_model
-from fks.model.errors import InputError
+from fks.api.problems import of_model
+from fks.model.errors import InputError, Problem
 from fks.model.untrusted import parse
 from fks.store.tokens import Principal
 

@@ -23,9 +23,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fks.api.certificate_files import follow_files
-from fks.api.problems import Problem, of_error
+from fks.api.problems import of_error
 from fks.api.tracing import CheckedRequestId
 from fks.clock import RealClock
+from fks.model.errors import Problem
 from fks.process.callers import is_local
 
 ROUTES_S = 10.0  # the routes are there within a second, or the controller is away

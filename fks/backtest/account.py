@@ -23,10 +23,11 @@ from fks.backtest.instrument import setup_for
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.reference import Walker
 from fks.backtest.result import Setup
-from fks.backtest.rows import FillRow, plain
+from fks.backtest.rows import FillRow
 from fks.backtest.run import anchored, check_tape, ensure_splits, is_holding
 from fks.config.risk import Risk
 from fks.model.bar import Bars
+from fks.model.decimals import plain
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.timeframe import TIMEFRAMES

@@ -9,10 +9,11 @@ from decimal import Decimal
 import numpy as np
 import orjson
 
-from fks.backtest.rows import FillRow, Setup, plain
+from fks.backtest.rows import FillRow, Setup
 from fks.bars.calendars import ALWAYS
 from fks.config.risk import Risk
 from fks.model.bar import Bars, Floats, Ints
+from fks.model.decimals import plain
 from fks.model.timeframe import iso
 from fks.risk.sizing import Sizing
 

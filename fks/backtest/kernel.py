@@ -24,11 +24,12 @@ from fks.backtest import kernel_walk as compiled
 from fks.backtest.kernel_walk import FAR, Rules
 from fks.backtest.limits import EntryPrices, Funds, TapeChecks, denial_text, expiry
 from fks.backtest.result import DeniedColumns, Engine, FillColumns, Outcome, TradeColumns
-from fks.backtest.rows import Setup, plain
+from fks.backtest.rows import Setup
 from fks.backtest.units import Units, from_units, places, to_units
 from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.codes import Code
+from fks.model.decimals import plain
 from fks.model.errors import BugError, InputError
 from fks.model.order import OrderType, Side
 from fks.model.ticks import Ticks

@@ -14,7 +14,7 @@ import numpy as np
 
 from fks.backtest.limits import EntryChecks, EntryPrices, Holding, TapeChecks, denial_text, expiry
 from fks.backtest.result import ROLES, DeniedColumns, Engine, FillColumns, Outcome, TradeColumns
-from fks.backtest.rows import DeniedEntry, FillRow, Setup, plain
+from fks.backtest.rows import DeniedEntry, FillRow, Setup
 from fks.backtest.units import Units, divide_half_even, from_units, to_units
 from fks.indicators.exact import Exact
 from fks.matching import BarRange, Leg, Resting, behind, is_triggered, match_market, match_oco, match_resting
@@ -22,6 +22,7 @@ from fks.matching.margin import liquidation_ticks
 from fks.matching.rule import is_unclear
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.codes import Code
+from fks.model.decimals import plain
 from fks.model.order import OrderType, Role, Side
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end
 from fks.risk.exits import is_dust

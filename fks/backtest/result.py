@@ -14,11 +14,12 @@ import numpy.typing as npt
 import fks
 from fks.backtest.fingerprint import fills_hash, inputs_hash
 from fks.backtest.gaps import GapReport
-from fks.backtest.rows import DeniedEntry, FillRow, Setup, TradeRow, plain
+from fks.backtest.rows import DeniedEntry, FillRow, Setup, TradeRow
 from fks.backtest.units import Units, from_units
 from fks.indicators.exact import Exact
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.codes import Code
+from fks.model.decimals import plain
 from fks.model.order import Role, Side
 from fks.strategies.base import Strategy
 from fks.strategies.registry import source_hash

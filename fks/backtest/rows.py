@@ -8,6 +8,7 @@ from decimal import Decimal
 from fks.config.risk import Risk
 from fks.matching import CostModel
 from fks.matching.margin import Margin
+from fks.model.decimals import plain
 from fks.model.instrument import Instrument
 from fks.model.order import Role, Side
 from fks.model.timeframe import iso
@@ -41,12 +42,6 @@ class Setup:
         """Return the margin that entries need and positions keep; None where each buy is paid for and only what is held
         is sold, so that the account cannot lose more than it has."""
         return self.margin or (Margin() if self.can_short or self.instrument.is_contract else None)
-
-
-def plain(value: Decimal) -> str:
-    """Return a Decimal in its one canonical text: no exponent, no trailing zeros."""
-    text = format(value.normalize(), "f")
-    return "0" if text == "-0" else text
 
 
 @dataclass(frozen=True, slots=True)

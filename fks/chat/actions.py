@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from fks.api.approving import Approving
-from fks.api.closing import Closing
-from fks.api.emergency_stop import EmergencyStop
-from fks.api.logins import Logins
 from fks.chat.commands import Command, help_text
 from fks.clock import Clock
+from fks.entry.approving import Approving
+from fks.entry.closing import Closing
+from fks.entry.emergency_stop import EmergencyStop
+from fks.entry.logins import Logins
 from fks.model.errors import InputError, OutageError
 from fks.model.ports import Log
 from fks.monitor.status import assemble

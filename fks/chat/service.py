@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from fks.api.approving import Approving
-from fks.api.closing import Closing
-from fks.api.emergency_stop import EmergencyStop
-from fks.api.logins import Logins
-from fks.api.order_entry import OrderEntry
 from fks.chat.actions import Actions, Services
 from fks.chat.bot import KILL_AGE_MAX_S, Bot, http_client
 from fks.chat.discord import DiscordApi
 from fks.chat.port import ChatApi
 from fks.chat.telegram import TelegramApi
 from fks.config.settings import Chat
+from fks.entry.approving import Approving
+from fks.entry.closing import Closing
+from fks.entry.emergency_stop import EmergencyStop
+from fks.entry.logins import Logins
+from fks.entry.order_entry import OrderEntry
 from fks.runtime import Component
 from fks.store.chat import ChatStore
 from fks.store.users import UserStore

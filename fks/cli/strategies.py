@@ -335,7 +335,7 @@ def add(
     quantity, symbol, exchange = _positive(size), options.pop("symbol"), options.pop("exchange")
 
     async def insert(db: Database) -> bool:
-        from fks.api.order_entry import exchange_for
+        from fks.entry.order_entry import exchange_for
 
         account = next((one for one in await AccountStore(db).page() if one.name == options["account"]), None)
         at = exchange if account is None else exchange_for(account, symbol, exchange, settings_of(ctx))

@@ -15,6 +15,7 @@ from typing import Any
 
 from fks.model import ids
 from fks.model.account import Position
+from fks.model.decimals import plain
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.order import Fill, Side
@@ -49,9 +50,9 @@ class ManualTrade:
             return f"ref {self.reference}"
         parts = (
             self.side,
-            _plain(self.quantity),
-            _plain(self.price),
-            _plain(self.fee),
+            plain(self.quantity),
+            plain(self.price),
+            plain(self.fee),
             self.order_type.strip().upper(),
             self.time_ns,
         )
@@ -197,7 +198,3 @@ def _fee_in_quote(trade: ManualTrade, currency: str, listed: Listed) -> Decimal 
 
 def _wrong(message: str, remedy: str) -> InputError:
     return InputError(message, code="INVALID", status=422, remedy=remedy)
-
-
-def _plain(value: Decimal) -> str:
-    return format(value.normalize(), "f")

@@ -6,6 +6,7 @@ FksError
 ├── OutageError       expected failures             back off, not a crash
 ├── ConfigError       the operator                  refuse to start; names key, value and remedy
 ├── InputError        the caller                    4xx / exit 2; carries a code and the remedy
+├── Problem           the caller                    an InputError with headers and members of its own
 ├── StaleEpochError   an older instance of us       stop at once: a newer one is in charge
 └── FailoverError     another database              stop, reconcile, start again: committed rows may be missing
 """
@@ -60,6 +61,26 @@ class InputError(FksError):
         super().__init__(message, remedy=remedy)
         self.code = code
         self.status = status
+
+
+class Problem(FksError):
+    """A refusal with its whole HTTP response: status, code, headers, and further members of the document."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        remedy: str = "",
+        headers: dict[str, str] | None = None,
+        **members: object,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
+        self.code = code
+        self.headers = headers or {}
+        self.members = members
 
 
 class StaleEpochError(FksError):

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from decimal import Decimal
 
 from fks.clock import Clock
 from fks.model.codes import Code
@@ -51,12 +50,6 @@ class EventQueue:
                 yield self._events.popleft()
             self._wake.clear()
             await self._wake.wait()
-
-
-def text(value: Decimal) -> str:
-    """Return the shortest plain decimal of `value`: no exponent, no trailing zeros."""
-    plain = format(value, "f")
-    return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
 
 def refused(code: Code | str, refusal: Refusal, detail: str) -> Answer:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fks.api import logins
+from fks.entry import logins
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("fks/api", "fks/search")
+FOLDERS = ("fks/api", "fks/entry", "fks/search")
 CONVERSIONS = {"int", "float", "Decimal"}
 PARSERS = {"json.loads", "json.load", "orjson.loads", "msgspec.json.decode"}
 #: reason -> files, or functions of a file, that convert or parse: no value there comes from outside as it was sent.
@@ -26,24 +26,24 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "clocks and settings of this process": (
         "fks/api/auth.py::Throttle.may_look_up", "fks/api/limits.py::_up",
-        "fks/api/logins.py::Logins.access_token", "fks/api/logins.py::Logins._check_lock",
-        "fks/api/account_limits.py::_limit", "fks/api/routes/auth.py::_answer", "fks/api/gateway.py::Gateway.beat",
+        "fks/entry/logins.py::Logins.access_token", "fks/entry/logins.py::Logins._check_lock",
+        "fks/entry/account_limits.py::_limit", "fks/api/routes/auth.py::_answer", "fks/api/gateway.py::Gateway.beat",
         "fks/api/routes/webhooks.py::_count_refused",
     ),
     "rows of PostgreSQL, and values that our processes published": (
-        "fks/api/account_limits.py::gauges_of", "fks/api/account_limits.py::limits_of",
+        "fks/entry/account_limits.py::gauges_of", "fks/entry/account_limits.py::limits_of",
         "fks/api/routes/market.py::_of_bars", "fks/api/routes/market.py::_number",
     ),
     "answers of our own scripts in Redis": (
         "fks/api/limits.py::Limits._take", "fks/api/idempotency.py::Idempotency.begin",
     ),
     "a text of fixed length, or signed by us": (
-        "fks/api/tracing.py::trace_of", "fks/api/logins.py::Logins.session_of",
+        "fks/api/tracing.py::trace_of", "fks/entry/logins.py::Logins.session_of",
     ),
     "JSON that we wrote ourselves": (
-        "fks/api/auth.py::use_ticket", "fks/api/emergency_stop.py::EmergencyStop._answer",
+        "fks/api/auth.py::use_ticket", "fks/entry/emergency_stop.py::EmergencyStop._answer",
         "fks/api/graphql/calls.py::call", "fks/api/idempotency.py::Idempotency._opened",
-        "fks/api/jobs.py::submit_once", "fks/api/why.py::Why._trace", "fks/search/ledger.py",
+        "fks/api/jobs.py::submit_once", "fks/entry/why.py::Why._trace", "fks/search/ledger.py",
     ),
 }  # fmt: skip
 

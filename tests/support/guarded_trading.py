@@ -13,9 +13,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.api.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.clock import RealClock
 from fks.config.settings import Http, Settings, Venue
+from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.guardian.journal import kill_mode
 from fks.guardian.service import Guardian
 from fks.model.order import OrderType, Outcome

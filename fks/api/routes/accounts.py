@@ -9,11 +9,11 @@ from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Gate, Reader, body_of, page, takes
 from fks.api.routing import Router
 from fks.api.views import AccountView, Page
 from fks.model.account import VENUE_PATTERN
+from fks.model.errors import Problem
 from fks.model.untrusted import Exact
 
 router = Router(tags=["accounts"])

@@ -13,10 +13,10 @@ from fks.alerts.directory import Directory, unknown_channel
 from fks.alerts.rules import DEFAULTS, NAME, SEVERITIES, Rule
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.problems import Problem, of_model
+from fks.api.problems import of_model
 from fks.api.query import Admin, Before, Body, Gate, JsonObject, Limit, Name, Reader, Trader, body_of, page, takes
 from fks.api.routing import Router
-from fks.model.errors import InputError
+from fks.model.errors import InputError, Problem
 from fks.store.alerting import AlertingStore
 
 router = Router(tags=["alerts"])

@@ -9,11 +9,11 @@ from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.problems import Problem
 from fks.api.query import Body, Exchange, Gate, Reader, Trader, body_of, page, takes
 from fks.api.routing import Router
 from fks.api.views import AssetView, Page
 from fks.history.assets import HISTORY_MAX_DAYS, AssetSelection, Choice
+from fks.model.errors import Problem
 from fks.store.assets import AssetStore
 
 router = Router(tags=["market data"])

@@ -11,11 +11,11 @@ from starlette.responses import Response
 from fks.api.auth import require
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.logins import Login, check_password
-from fks.api.problems import Problem
 from fks.api.query import Body, Gate, Reader, body_of, takes
 from fks.api.routing import Router
 from fks.api.views import CallerView
+from fks.entry.logins import Login, check_password
+from fks.model.errors import Problem
 
 router = Router(tags=["auth"])
 

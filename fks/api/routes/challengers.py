@@ -11,11 +11,11 @@ from pydantic import Field
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.jobs import Key, check_quota, plain
-from fks.api.problems import Problem
 from fks.api.query import Body, Gate, Reader, Signaller, Trader, body_of, takes
 from fks.api.routing import Router
 from fks.api.views import ChallengerView, Page
 from fks.model import ids
+from fks.model.errors import Problem
 from fks.store.challengers import Challenger, ChallengerStore, shown
 from fks.store.jobs import JobStore
 from fks.store.strategies import StrategyStore

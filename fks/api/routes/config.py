@@ -10,7 +10,6 @@ from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Gate, Limit, Reader, body_of, takes
 from fks.api.routes.operations import view as operation_view
 from fks.api.routing import Router
@@ -18,6 +17,7 @@ from fks.api.views import ConfigVersionView, Page
 from fks.config.load import load_settings
 from fks.config.runtime import CHANGEABLE, changed, checked, difference, overlay, plain
 from fks.config.settings import Settings
+from fks.model.errors import Problem
 from fks.model.timeframe import iso
 from fks.store.operations import CHANNEL
 from fks.store.runtime_config import ConfigVersion, RuntimeConfigStore, propose

@@ -9,11 +9,11 @@ from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.problems import Problem
 from fks.api.query import Body, Exchange, Gate, Limit, Reader, Symbol, Trader, body_of, takes
 from fks.api.routing import Router
 from fks.history.coverage import CoverageReport
 from fks.history.quality import QualityReport
+from fks.model.errors import Problem
 from fks.model.instrument import folded
 from fks.model.timeframe import check_timeframe, iso
 from fks.store.gaps import GapStore, Series

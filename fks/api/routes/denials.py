@@ -7,12 +7,12 @@ from typing import Annotated
 
 from fastapi import Query
 
-from fks.api.denials import DenialLedger
 from fks.api.exact import ExactJson
-from fks.api.problems import Problem
 from fks.api.query import Gate, Name, Reader, moment
 from fks.api.routing import Router
+from fks.entry.denials import DenialLedger
 from fks.matching import CostModel
+from fks.model.errors import Problem
 from fks.model.timeframe import to_datetime
 
 router = Router(tags=["signals"])

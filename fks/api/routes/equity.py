@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import Query
 
 from fks.api.exact import ExactJson
-from fks.api.problems import Problem
 from fks.api.query import Gate, Reader, page
 from fks.api.routing import Router
 from fks.api.views import EquityPoint, EquityView, Page
+from fks.model.errors import Problem
 from fks.model.timeframe import to_datetime
 
 router = Router(tags=["accounts"])

@@ -17,7 +17,7 @@ router = Router(tags=["execution"])
 
 
 class ExecutionBody(Body):
-    """A signal to execute, for OpenAPI; `fks.api.execution.ExecutionRequest` checks it."""
+    """A signal to execute, for OpenAPI; `fks.entry.execution.ExecutionRequest` checks it."""
 
     symbol: str = Field(description="BTCUSDT, BTC/USDT or BTC-USDT")
     action: Literal["buy", "sell", "long", "short", "close", "exit", "flat"] = Field(
@@ -55,7 +55,7 @@ class EmergencyBody(Body):
 @router.get("/execute/signal")
 async def example(gate: Gate, caller: Reader) -> ExactJson:
     """Return an example body of POST /execute/signal. Nothing is sent."""
-    from fks.api.execution import EXAMPLE
+    from fks.entry.execution import EXAMPLE
 
     return ExactJson(dict(EXAMPLE))
 
@@ -68,7 +68,7 @@ async def execute(gate: Gate, caller: Trader, request: Request, body: JsonObject
     202 when it is committed (success true: the order may still be open), 422 with the code when it is denied. Keys and
     repeats are those of POST /orders.
     """
-    from fks.api.execution import ExecutionRequest
+    from fks.entry.execution import ExecutionRequest
 
     async def submit(must_reduce: bool) -> Any:
         return await gate.execution.submit(
@@ -112,7 +112,7 @@ async def release(gate: Gate, caller: Admin) -> ExactJson:
 
 def execution_answer(answer: Any, now_ns: int) -> ExactJson:
     """Return order entry's answer as an ExecutionResult; a refusal is a problem document with its members."""
-    from fks.api.execution import result_of, status_of
+    from fks.entry.execution import result_of, status_of
 
     result, status = result_of(answer, now_ns), status_of(answer)
     headers = {"Location": f"/orders/{result['signal_id']}", **key_headers(answer)}

@@ -10,10 +10,10 @@ from fastapi.responses import Response
 from fks.api.auth import Tokens, authenticate, read_off_host, require
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.problems import Problem
 from fks.api.query import Gate
 from fks.api.routing import Router
 from fks.api.views import HealthView, ReadyView
+from fks.model.errors import Problem
 from fks.monitor.health import DOWN, OWNER_SERVICES
 from fks.process.callers import is_own
 from fks.process.metrics import SNAPSHOT_PREFIX, joined, merge, parse_snapshot

@@ -15,11 +15,11 @@ from fks.api import columns
 from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.problems import Problem
 from fks.api.query import Exchange, Gate, Reader, moment
 from fks.api.routes.market import identity
 from fks.api.routing import Router
 from fks.api.views import BarsView
+from fks.model.errors import Problem
 from fks.model.timeframe import check_timeframe, iso, to_datetime, to_ns
 from fks.store.bars import BarStore
 from fks.store.reading import ReadingStore, read_columns

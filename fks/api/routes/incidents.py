@@ -10,10 +10,10 @@ from pydantic import Field
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.parts import ORDER_MANAGER, need
-from fks.api.problems import Problem
 from fks.api.query import Admin, Before, Body, Gate, Limit, Reader, Trader, body_of, takes
 from fks.api.routing import Router
 from fks.api.views import IncidentView, Page
+from fks.model.errors import Problem
 from fks.model.timeframe import iso
 from fks.store.bus import WAKE
 from fks.store.incidents import Incident, IncidentStore, Resolution

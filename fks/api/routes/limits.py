@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fks.api.account_limits import AccountLimits
 from fks.api.exact import ExactJson
 from fks.api.query import Gate, Reader, page
 from fks.api.routing import Router
 from fks.api.views import LimitsView, Page
+from fks.entry.account_limits import AccountLimits
 
 router = Router(tags=["accounts"])
 
@@ -15,4 +15,7 @@ router = Router(tags=["accounts"])
 async def limits(gate: Gate, caller: Reader) -> ExactJson:
     """List each account's limits with the amounts used and left, the rules of its prop firm with their distances, and
     the fees of today and of 30 days. An unknown value is null."""
-    return ExactJson(page(await AccountLimits(gate).document()))
+    deps = gate.deps
+    return ExactJson(
+        page(await AccountLimits(gate.db, deps.clock, deps.settings, deps.paths.home, gate.metrics_text).document())
+    )

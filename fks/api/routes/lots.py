@@ -13,10 +13,10 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Query
 
 from fks.api.exact import ExactJson
-from fks.api.problems import Problem
 from fks.api.query import Before, Gate, Name, Reader
 from fks.api.routing import Router
 from fks.api.views import LotDisposalView, LotView, Statement
+from fks.model.errors import Problem
 from fks.model.timeframe import iso, to_ns
 from fks.portfolio.lots import LotBook, LotDisposal, LotMethod, OpenLot, RateAt, match_lots
 from fks.store.lots import LotHistory, LotStore

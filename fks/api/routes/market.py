@@ -8,11 +8,10 @@ from typing import Any
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.problems import Problem
 from fks.api.query import Exchange, Gate, Reader
 from fks.api.routing import Router
 from fks.api.views import LatestView
-from fks.model.errors import InputError, OutageError
+from fks.model.errors import InputError, OutageError, Problem
 from fks.model.instrument import folded
 from fks.model.timeframe import bar_end, iso, to_ns
 from fks.store.latest import Latest, Message, Seen

@@ -11,10 +11,11 @@ from pydantic import Field, ValidationError
 from fks.api.auth import asks_inside
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.problems import Problem, of_model
+from fks.api.problems import of_model
 from fks.api.query import Admin, Body, Gate, Reader, body_of, read_body, takes
 from fks.api.routes.health import is_summary_only
 from fks.api.routing import Router
+from fks.model.errors import Problem
 from fks.model.timeframe import iso
 from fks.model.untrusted import parse
 from fks.monitor.deep import DeepChecks

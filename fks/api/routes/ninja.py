@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from fastapi import Query
 
-from fks.api.copies import Copies
 from fks.api.exact import ExactJson
-from fks.api.problems import Problem
 from fks.api.query import Gate, Reader
 from fks.api.routing import Router
 from fks.api.views import ConnectionView, NinjaCopiesView, NinjaLinksView
 from fks.config.settings import NinjaGroup
+from fks.entry.copies import Copies
+from fks.model.errors import Problem
 from fks.model.ninja import LinkRecord, NinjaEvent
 from fks.model.timeframe import iso
 from fks.store.ninja import NinjaStore

@@ -9,12 +9,12 @@ from fastapi import Depends, Header, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Gate, Limit, Reader, body_of, takes
 from fks.api.routing import Router
 from fks.api.views import OperationView, Page, WheelView
 from fks.config.runtime import GATEWAY, SUPERVISOR
 from fks.model import ids
+from fks.model.errors import Problem
 from fks.model.timeframe import iso
 from fks.store.operations import CHANNEL, Operation, OperationStore
 

@@ -15,7 +15,7 @@ from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.limits import admit, refusal_of
 from fks.api.parts import ORDER_MANAGER, need
-from fks.api.problems import MEDIA_TYPE, Problem, document
+from fks.api.problems import MEDIA_TYPE, document
 from fks.api.query import (
     Admin,
     Body,
@@ -36,7 +36,7 @@ from fks.api.routing import Router
 from fks.api.views import OrderEventView, OrderPage, OrderView, Page
 from fks.model import ids
 from fks.model.copies import is_ninja
-from fks.model.errors import InputError
+from fks.model.errors import InputError, Problem
 from fks.model.order import OPEN, OrderType, Role, State
 from fks.model.untrusted import Exact
 from fks.store.settlements import ReportedFill
@@ -51,7 +51,7 @@ Key = Annotated[
 
 
 class OrderBody(Body):
-    """An order request, for OpenAPI; `fks.api.order_entry.OrderRequest` checks it.
+    """An order request, for OpenAPI; `fks.entry.order_entry.OrderRequest` checks it.
 
     Numbers are decimal strings or JSON numbers and are kept exactly as written.
     """
@@ -92,7 +92,7 @@ async def place(gate: Gate, caller: Trader, request: Request, body: JsonObject, 
     same order: the answer has `is_repeat`, the derived key and a Warning header. The order's age counts from the
     arrival of its first byte here.
     """
-    from fks.api.order_entry import OrderRequest
+    from fks.entry.order_entry import OrderRequest
 
     async def submit(must_reduce: bool) -> Any:
         return await gate.order_entry.submit(
@@ -219,7 +219,7 @@ async def settle(
     Executions that the person reports are booked together with the end, and move the position. The code is valid for
     five minutes, for the person that requested it.
     """
-    from fks.api.settling import SettleRequest
+    from fks.entry.settling import SettleRequest
 
     found = await _find(gate, id, caller)
     if found is None:

@@ -12,11 +12,10 @@ from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.problems import Problem
 from fks.api.query import Body, Gate, Reader, Trader, body_of, page, takes
 from fks.api.routing import Router
 from fks.api.views import HoldingsView, Page, PortfolioEquityPoint, PortfolioPerformance, PortfolioView
-from fks.model.errors import InputError
+from fks.model.errors import InputError, Problem
 from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.store.portfolios import PORTFOLIO_NAME, PortfolioChanges, PortfolioStore, portfolio_json
 from fks.store.reading import ReadingStore

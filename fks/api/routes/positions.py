@@ -36,7 +36,7 @@ async def position(gate: Gate, caller: Reader, symbol: str, exchange: Exchange =
 
     Positions at other exchanges under other spellings of the symbol are part of the sum, unless one exchange is named.
     """
-    from fks.api.order_entry import exchange_of
+    from fks.entry.order_entry import exchange_of
 
     listed = await ReadingStore(gate.db).spelled(symbol, exchange)
     if len({(item.base, item.quote) for item in listed if item.is_listed}) > 1:
@@ -61,7 +61,7 @@ async def close(gate: Gate, caller: Trader, symbol: str, key: Key = None) -> Exa
     capped, split or retried until the position is flat, or a person ends it (DELETE /orders/{id}). Positions that FKS
     did not open (instance "external") stay. The same `Idempotency-Key` again makes no second exit.
     """
-    from fks.api.closing import Closing
+    from fks.entry.closing import Closing
 
     closing = Closing(gate.db, gate.order_entry, gate.deps.clock, gate.deps.settings)
     done = await closing.close(symbol, caller, checked_key(key) or uuid.uuid4().hex)

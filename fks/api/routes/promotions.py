@@ -10,11 +10,11 @@ from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.jobs import Key
-from fks.api.problems import Problem
 from fks.api.query import Body, Gate, Limit, Reader, Trader, body_of, takes
 from fks.api.routing import Router
 from fks.api.views import Page, ParametersVersion
 from fks.model import ids
+from fks.model.errors import Problem
 from fks.model.timeframe import iso
 from fks.store.strategies import StrategyStore
 from fks.store.tokens import Principal

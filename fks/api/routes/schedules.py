@@ -11,9 +11,9 @@ from pydantic import Field
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.jobs import plain
-from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Gate, Reader, body_of, takes
 from fks.api.routing import Router
+from fks.model.errors import Problem
 from fks.model.timeframe import to_datetime
 
 router = Router(tags=["schedules"])

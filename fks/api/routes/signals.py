@@ -37,7 +37,7 @@ router = Router(tags=["signals"])
 
 
 class NinjaSignalBody(Body):
-    """A signal in the form of fks_ninja, for OpenAPI; `fks.api.ninja_signals.NinjaSignal` checks it."""
+    """A signal in the form of fks_ninja, for OpenAPI; `fks.entry.ninja_signals.NinjaSignal` checks it."""
 
     action: Literal["buy", "sell", "long", "short"]
     instrument: str = Field(description="a contract: ES 03-25")
@@ -66,9 +66,9 @@ async def send(gate: Gate, caller: Trader, request: Request, body: JsonObject, k
     denied, or rejected at once. 503 only when nothing was committed; 504 when that is not known: send it again with the
     same key. Keys and repeats are those of POST /orders.
     """
-    from fks.api.execution import status_of
-    from fks.api.ninja_signals import NinjaSignal, answer_of
-    from fks.api.order_entry import CommitUnknownError
+    from fks.entry.execution import status_of
+    from fks.entry.ninja_signals import NinjaSignal, answer_of
+    from fks.entry.order_entry import CommitUnknownError
 
     signal, entry = NinjaSignal.parse(body), gate.order_entry
 

@@ -10,10 +10,10 @@ from pydantic import Field
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.jobs import plain
-from fks.api.problems import Problem
 from fks.api.query import Body, Gate, Reader, Trader, body_of, takes
 from fks.api.routing import Router
 from fks.api.views import StrategiesView
+from fks.model.errors import Problem
 from fks.store.strategies import StrategyStore
 
 router = Router(tags=["strategies"])

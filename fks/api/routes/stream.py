@@ -24,12 +24,12 @@ from fks.api.client import Client, topics_of
 from fks.api.exact import ExactJson, dump
 from fks.api.gateway import Gateway
 from fks.api.hub import DEFAULT, EVERY, HEARTBEAT_S
-from fks.api.problems import Problem, of_error
+from fks.api.problems import of_error
 from fks.api.query import Gate, Reader
 from fks.api.routing import Router
 from fks.api.subscriptions import handle, is_checked, wide
 from fks.api.window import Window
-from fks.model.errors import FksError, InputError, OutageError
+from fks.model.errors import FksError, InputError, OutageError, Problem
 from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso
 from fks.process.callers import is_own_origin
 from fks.store.tokens import Principal

@@ -11,10 +11,10 @@ from fastapi import Path, Query
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.machines import MACHINES
-from fks.api.problems import Problem
 from fks.api.query import Admin, Before, Gate, Limit, Name, Reader, Trader, moment, page
 from fks.api.routing import Router
 from fks.api.views import LogView, MachineView
+from fks.model.errors import Problem
 from fks.monitor.alerts import listed
 from fks.monitor.history import events as history
 from fks.monitor.logs import Line, newest

@@ -10,11 +10,11 @@ from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Gate, Time, body_of, takes
 from fks.api.routes.users import Accounts, numbers_of
 from fks.api.routing import Router
 from fks.api.views import Page, TokenView
+from fks.model.errors import Problem
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.tokens import LOCAL, TokenStore
 

@@ -11,10 +11,10 @@ from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.logins import check_password
 from fks.api.query import Admin, Before, Body, Gate, Limit, body_of, moment, page, takes
 from fks.api.routing import Router
 from fks.api.views import AuditView, Page
+from fks.entry.logins import check_password
 from fks.model.errors import InputError
 from fks.process.callers import network_of
 from fks.store.audit import AuditStore

@@ -13,11 +13,10 @@ from pydantic import Field
 from fks.api.auth import asks_inside, count_anonymous
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Gate, JsonObject, body_of, read_body, takes
 from fks.api.routes.execution import execution_answer
 from fks.api.routing import Router
-from fks.model.errors import InputError
+from fks.model.errors import InputError, Problem
 from fks.model.instrument import folded
 from fks.model.timeframe import iso
 from fks.model.untrusted import Exact, parse
@@ -27,7 +26,7 @@ from fks.store.signals import signal_json
 from fks.store.webhooks import NAME, Webhook, WebhookStore
 
 if TYPE_CHECKING:
-    from fks.api.webhooks import Webhooks
+    from fks.entry.webhooks import Webhooks
 
 router = Router(tags=["webhooks"])
 _HIDDEN = ("id", "salt", "key_check", "account_id")
@@ -165,7 +164,7 @@ async def rotate(gate: Gate, caller: Admin, name: str) -> ExactJson:
 @router.post("/webhooks/{name}/test", openapi_extra=takes(Body))
 async def test(gate: Gate, caller: Admin, name: str, request: Request, body: JsonObject) -> ExactJson:
     """Return the signal that a message (default: a sample) would become. Nothing is committed or counted."""
-    from fks.api.webhooks import sample
+    from fks.entry.webhooks import sample
 
     del request.state.body  # a pasted message may hold the secret: the audit keeps none of it
     webhook = await WebhookStore(gate.db).get(name)
@@ -203,7 +202,7 @@ def _view(webhook: Webhook) -> dict[str, Any]:
 
 def _shown_once(gate: Gateway, webhook: Webhook) -> dict[str, Any]:
     """Return the secret and a message to paste into an alert, with TradingView's placeholder for the time."""
-    from fks.api.webhooks import sample
+    from fks.entry.webhooks import sample
 
     secret = gate.webhooks.secret_of(webhook.salt)
     return {"secret": secret, "message": {"secret": secret, **sample(webhook, "{{timenow}}")}}

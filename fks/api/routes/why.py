@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import Query
 
 from fks.api.exact import ExactJson
-from fks.api.problems import Problem
 from fks.api.query import Exchange, Gate, Name, Reader, moment
 from fks.api.routing import Router
+from fks.model.errors import Problem
 
 router = Router(tags=["why"])
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from fks.api.execution import ACTIONS
 from fks.cli.base import as_json, emit
 from fks.cli.client import gateway_of, new_key
+from fks.entry.execution import ACTIONS
 
 
 @click.command()

@@ -8,9 +8,9 @@ from typing import Any
 
 from fks.model import ids
 from fks.model.account import Balance, VenueIdentity
+from fks.model.decimals import plain
 from fks.model.errors import PeerError
 from fks.model.order import PENDING, Fill, Order, OrderType, Report, Side, State
-from fks.venues.base import text
 from fks.venues.binance.classify import EXPIRIES, reject_refusal
 
 TYPES: dict[OrderType, str] = {
@@ -44,15 +44,15 @@ def order_params(order: Order) -> dict[str, str]:
         "symbol": order.symbol,
         "side": order.side.value.upper(),
         "type": kind,
-        "quantity": text(order.quantity),
+        "quantity": plain(order.quantity),
         "newClientOrderId": order.client_order_id,
         "newOrderRespType": "FULL",
     }
     if kind in _TIMED:
         params["timeInForce"] = order.time_in_force.value.upper()
-        params["price"] = text(_needed(order.price))
+        params["price"] = plain(_needed(order.price))
     if kind in _HELD:
-        params["stopPrice"] = text(_needed(order.stop_price))
+        params["stopPrice"] = plain(_needed(order.stop_price))
     return params
 
 
@@ -62,7 +62,7 @@ def oco_params(stop: Order, limit: Order) -> dict[str, str]:
     return {
         "symbol": stop.symbol,
         "side": stop.side.value.upper(),
-        "quantity": text(stop.quantity),
+        "quantity": plain(stop.quantity),
         "listClientOrderId": f"oco{stop.client_order_id}"[:36],
         "newOrderRespType": "FULL",
         **_leg_params(limit, limit_side),
@@ -81,13 +81,13 @@ def entry_params(entry: Order, legs: Sequence[Order], *, sells_received: bool) -
         "workingType": TYPES[entry.type],
         "workingSide": entry.side.value.upper(),
         "workingClientOrderId": entry.client_order_id,
-        "workingPrice": text(_needed(entry.price)),
-        "workingQuantity": text(entry.quantity),
+        "workingPrice": plain(_needed(entry.price)),
+        "workingQuantity": plain(entry.quantity),
         "workingTimeInForce": entry.time_in_force.value.upper(),
         "pendingSide": first.side.value.upper(),
     }
     if not sells_received:
-        params["pendingQuantity"] = text(first.quantity)
+        params["pendingQuantity"] = plain(first.quantity)
     if len(legs) == 1:
         return params | _leg_params(first, "pending")
     stop, limit = legs
@@ -99,11 +99,11 @@ def _leg_params(leg: Order, where: str) -> dict[str, str]:
     """Return the parameters of one exit of a list, whose names begin with `where`."""
     params = {f"{where}ClientOrderId": leg.client_order_id}
     if leg.type in (OrderType.STOP, OrderType.STOP_LIMIT):
-        params |= {f"{where}Type": TYPES[leg.type], f"{where}StopPrice": text(_needed(leg.stop_price))}
+        params |= {f"{where}Type": TYPES[leg.type], f"{where}StopPrice": plain(_needed(leg.stop_price))}
     else:
-        params |= {f"{where}Type": "LIMIT_MAKER", f"{where}Price": text(_needed(leg.price))}
+        params |= {f"{where}Type": "LIMIT_MAKER", f"{where}Price": plain(_needed(leg.price))}
     if leg.type is OrderType.STOP_LIMIT:
-        params[f"{where}Price"] = text(_needed(leg.price))
+        params[f"{where}Price"] = plain(_needed(leg.price))
         params[f"{where}TimeInForce"] = leg.time_in_force.value.upper()
     return params
 

@@ -14,10 +14,11 @@ from fks.clock import Clock
 from fks.model.account import Balance, Environment, Transfer, VenueIdentity
 from fks.model.bar import Bar
 from fks.model.codes import Code
+from fks.model.decimals import plain
 from fks.model.errors import ConfigError, OutageError, PeerError
 from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Outcome, Presence, Refusal, Report, TimeInForce
 from fks.model.ports import Log, Priority, VenueBudget, VenueCapabilities, VenueEvent
-from fks.venues.base import READ_WAIT_S, EventQueue, PauseOnly, hold_back, mistake_in, priority_of, refused, text
+from fks.venues.base import READ_WAIT_S, EventQueue, PauseOnly, hold_back, mistake_in, priority_of, refused
 from fks.venues.binance import calls
 from fks.venues.binance.account import deposits_of, identity_of, withdrawals_of
 from fks.venues.binance.calls import Call
@@ -250,7 +251,12 @@ class SpotVenue:
         if (held := await self._held(calls.AMEND, Priority.RESERVE)) is not None:
             return held
         name = order.client_order_id
-        params = {"symbol": order.symbol, "origClientOrderId": name, "newClientOrderId": name, "newQty": text(quantity)}
+        params = {
+            "symbol": order.symbol,
+            "origClientOrderId": name,
+            "newClientOrderId": name,
+            "newQty": plain(quantity),
+        }
         # the stream brings what came too late
         seen = await self._write(calls.AMEND, params, lambda late: [], self._may_protect)
         amended = seen.answer.get("amendedOrder") if seen.is_ok and isinstance(seen.answer, Mapping) else None

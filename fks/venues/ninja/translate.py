@@ -18,6 +18,7 @@ from fks.futures import SPECS, Contract, check_entry, contract_of, front_month, 
 from fks.model import ids
 from fks.model.account import Balance, VenueIdentity
 from fks.model.codes import Code
+from fks.model.decimals import plain
 from fks.model.errors import InputError
 from fks.model.ninja import NinjaEvent
 from fks.model.order import (
@@ -35,7 +36,7 @@ from fks.model.order import (
     TimeInForce,
 )
 from fks.ninja.messages import ORDER_NAME
-from fks.venues.base import refused, text
+from fks.venues.base import refused
 
 VENUE: Final = "ninja"
 CURRENCY: Final = "USD"  # NinjaTrader reports the account's money in its currency; CME contracts are in dollars
@@ -175,7 +176,7 @@ def _prices(order: Order, contract: Contract) -> dict[str, str]:
         "sl_price": order.stop_loss and rules.round_price(order.stop_loss, side=away, is_stop=True),
         "tp_price": order.take_profit and rules.round_price(order.take_profit, side=away),
     }
-    return {name: text(value) for name, value in found.items() if value is not None}
+    return {name: plain(value) for name, value in found.items() if value is not None}
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────

@@ -14,9 +14,9 @@ import jwt
 import pytest
 
 from fks.api import auth
-from fks.api.logins import derived
-from fks.api.problems import Problem
 from fks.clock.fake import FakeClock
+from fks.entry.logins import derived
+from fks.model.errors import Problem
 from fks.model.timeframe import NS, to_ns
 from fks.process.callers import network_of
 from fks.store.db import Database

@@ -9,8 +9,8 @@ import signal
 from decimal import Decimal
 from pathlib import Path
 
-from fks.api.emergency_stop import EmergencyStop
 from fks.clock import RealClock
+from fks.entry.emergency_stop import EmergencyStop
 from fks.guardian.journal import Asked, KillJournal, last_kill
 from fks.model.timeframe import to_datetime
 from fks.store.bus import Bus

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.api.order_entry import OrderEntry
 from fks.config.settings import Risk
+from fks.entry.order_entry import OrderEntry
 from fks.guardian.service import last_kill, read_kill
 from fks.model.order import Side
 from fks.store.bus import Bus

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from fks.api.order_entry import OrderEntry
 from fks.clock import RealClock
+from fks.entry.order_entry import OrderEntry
 from fks.model.errors import InputError
 from fks.model.ids import leg_id
 from fks.model.order import Side, State

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from fks.api.execution import Execution, ExecutionRequest, result_of
-from fks.api.order_entry import EntryAnswer, OrderEntry, OrderRequest
-from fks.api.webhooks import Webhooks
 from fks.clock import RealClock
+from fks.entry.execution import Execution, ExecutionRequest, result_of
+from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
+from fks.entry.webhooks import Webhooks
 from fks.model.errors import InputError
 from fks.model.order import Side
 from fks.model.signal import is_program

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from fks.api.execution import Execution, ExecutionRequest, result_of, status_of
-from fks.api.order_entry import EntryAnswer, OrderEntry
 from fks.clock import RealClock
+from fks.entry.execution import Execution, ExecutionRequest, result_of, status_of
+from fks.entry.order_entry import EntryAnswer, OrderEntry
 from fks.model.errors import InputError
 from tests.support.order_rig import Rig
 from tests.support.waiting import until

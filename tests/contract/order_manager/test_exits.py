@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from fks.api.order_entry import OrderEntry, OrderRequest
 from fks.clock import RealClock
 from fks.clock.wrong import WrongClock
 from fks.config.settings import Risk, Settings
+from fks.entry.order_entry import OrderEntry, OrderRequest
 from fks.model.order import OrderType, Side, State
 from fks.model.signal import Kind, SignalState
 from fks.orders.messages import Limits

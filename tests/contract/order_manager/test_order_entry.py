@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from fks.api.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.clock import RealClock
 from fks.config.settings import Http
+from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.model.errors import InputError, OutageError
 from fks.model.order import State
 from fks.model.timeframe import NS, iso

@@ -16,9 +16,10 @@ from starlette.requests import HTTPConnection
 
 from fks.api.auth import bearer_of
 from fks.api.client import Client, topics_of
-from fks.api.exact import dump, number
+from fks.api.exact import dump
 from fks.api.query import moment
 from fks.config.settings import Http
+from fks.model.decimals import plain
 from fks.model.errors import InputError
 from fks.model.untrusted import check_text, decimal_of, number_of, parse, whole_of
 from fks.process.callers import address_of, admits_peer, is_local, is_own_origin
@@ -29,7 +30,7 @@ DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**15
 @given(DECIMALS)
 @settings(max_examples=200)
 def test_a_number_comes_out_as_it_went_in(value: Decimal) -> None:
-    text = number(value)
+    text = plain(value)
     assert Decimal(text) == value
     assert "E" not in text.upper()
     assert text != "-0"

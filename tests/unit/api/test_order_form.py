@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fks.api.exact import dump
-from fks.api.order_entry import OrderRequest
+from fks.entry.order_entry import OrderRequest
 from fks.model.errors import InputError
 from fks.model.timeframe import iso, to_datetime
 from fks.model.untrusted import parse

@@ -14,10 +14,11 @@ from fks.clock import FakeClock
 from fks.config.endpoints import Node
 from fks.config.settings import Ninja, Settings, Sim, Venue
 from fks.model.account import VenueName
+from fks.model.decimals import plain
 from fks.model.errors import ConfigError, OutageError, PeerError
 from fks.model.order import Outcome, State
 from fks.model.ports import SessionBack, SessionLost
-from fks.venues.base import EventQueue, text
+from fks.venues.base import EventQueue
 from fks.venues.binance import calls
 from fks.venues.binance.classify import Wire, classify, describe
 from fks.venues.binance.config import SessionConfig
@@ -46,7 +47,7 @@ NODE = Node(
 
 @given(st.decimals(min_value=Decimal("1e-12"), max_value=Decimal("1e12"), allow_nan=False, places=12))
 def test_numbers_as_text_are_plain_and_exact(value: Decimal) -> None:
-    written = text(value)
+    written = plain(value)
     assert Decimal(written) == value
     assert "e" not in written.lower()
     assert not ("." in written and written.endswith("0"))

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from fks.api.exact import number
-from fks.api.order_entry import EntryAnswer, order_body
 from fks.clock import Clock
+from fks.entry.order_entry import EntryAnswer, order_body
+from fks.model.decimals import plain
 from fks.model.errors import InputError
 from fks.model.order import LIVE, Order, Side, State
 from fks.model.timeframe import NS, iso
@@ -158,8 +158,8 @@ class Settling:
         for fill in settlement.fills:
             if fill.quantity is not None:
                 texts.append(
-                    f"book {order.side.value} {number(fill.quantity)} {order.symbol} at "
-                    f"{number(fill.price or _ZERO)}, fee {number(fill.fee)} "
+                    f"book {order.side.value} {plain(fill.quantity)} {order.symbol} at "
+                    f"{plain(fill.price or _ZERO)}, fee {plain(fill.fee)} "
                     f"{fill.fee_currency}".rstrip()
                     + await self._moves(order, fill)
                 )
@@ -176,7 +176,7 @@ class Settling:
         taken = fill.fee if fill.fee_currency == base else _ZERO
         return (
             f", which moves the position of {order.instance or 'this account'} by "
-            f"{number(order.side.sign * fill.quantity - taken)}"
+            f"{plain(order.side.sign * fill.quantity - taken)}"
         )
 
 
@@ -201,14 +201,14 @@ def _checked(order: Order, request: SettleRequest) -> tuple[ReportedFill, ...]:
         return ()
     left = order.quantity - order.filled
     if request.outcome == "filled" and not fills:
-        raise _wrong(f"filled needs the executions of {number(left)}", "give price and fee, or trade_ids")
+        raise _wrong(f"filled needs the executions of {plain(left)}", "give price and fee, or trade_ids")
     completed = tuple(_completed(order, fill, left) for fill in fills)
     if named:
         return completed
     total = sum((fill.quantity or _ZERO for fill in completed), _ZERO)
     if total > left or (request.outcome == "filled" and total != left):
         raise _wrong(
-            f"the executions sum to {number(total)}, of {number(left)} left",
+            f"the executions sum to {plain(total)}, of {plain(left)} left",
             "filled takes all of it, cancelled up to it",
         )
     return completed

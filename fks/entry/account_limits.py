@@ -7,14 +7,16 @@ known while it does not report.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any
 
-from fks.api.gateway import Gateway
+from fks.clock import Clock
 from fks.config.risk import Risk
+from fks.config.settings import Settings
 from fks.model.codes import Code
 from fks.model.errors import FksError
 from fks.model.ninja import LinkRecord
@@ -23,6 +25,7 @@ from fks.prop_rules import Mode, distances, find_group, mode_of, problems_of, re
 from fks.prop_rules.groups import FOLDER, stored_groups
 from fks.prop_rules.snapshot import account_in, state_of
 from fks.risk.valuation import day_start_ns
+from fks.store.db import Database
 from fks.store.ninja import NinjaStore
 from fks.store.risk import RiskStore
 
@@ -101,19 +104,25 @@ def snapshot_of(link: LinkRecord | None, account: str, now_ns: int) -> Mapping[s
 class AccountLimits:
     """Reads what `GET /limits` answers. Errors: OutageError."""
 
-    def __init__(self, gate: Gateway) -> None:
-        self._gate = gate
+    def __init__(
+        self, db: Database, clock: Clock, settings: Settings, home: Path, metrics: Callable[[], Awaitable[bytes]]
+    ) -> None:
+        """`metrics` answers the text of the actors' metrics."""
+        self._db = db
+        self._clock = clock
+        self._settings = settings
+        self._home = home
+        self._metrics = metrics
 
     async def document(self) -> list[dict[str, Any]]:
         """Return every account, in the order of their ids."""
-        gate = self._gate
-        risk, now_ns = gate.deps.settings.risk, gate.deps.clock.now_ns()
-        accounts = await gate.db.fetch("gateway.accounts", None)
-        gauges = gauges_of((await gate.metrics_text()).decode(errors="replace"))
-        losses = await RiskStore(gate.db).losses(day_start_ns(now_ns, risk.day_zone, risk.day_start_hour))
-        counts = {row["account_id"]: row for row in await gate.db.fetch("gateway.order_counts")}
+        risk, now_ns = self._settings.risk, self._clock.now_ns()
+        accounts = await self._db.fetch("gateway.accounts", None)
+        gauges = gauges_of((await self._metrics()).decode(errors="replace"))
+        losses = await RiskStore(self._db).losses(day_start_ns(now_ns, risk.day_zone, risk.day_start_hour))
+        counts = {row["account_id"]: row for row in await self._db.fetch("gateway.order_counts")}
         fees: dict[int, list[dict[str, Any]]] = {}
-        for row in await gate.db.fetch("gateway.account_fees"):
+        for row in await self._db.fetch("gateway.account_fees"):
             fees.setdefault(row["account_id"], []).append(
                 {name: row[name] for name in ("currency", "today", "days_30")}
             )
@@ -137,13 +146,13 @@ class AccountLimits:
 
     async def _prop(self, now_ns: int, venues: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return the prop firm's rules of the accounts that have some, by venue."""
-        settings = self._gate.deps.settings.ninja
+        settings = self._settings.ninja
         named = {
             venue: (link, account, name)
             for venue, (link, account) in settings.sessions().items()
             if venue in set(venues) and (name := settings.rules_of(link, account)) is not None
         }
-        store, found = NinjaStore(self._gate.db), {}
+        store, found = NinjaStore(self._db), {}
         for venue, (link, account, name) in named.items():
             snapshot = snapshot_of(await store.link(link), account, now_ns)
             found[venue] = self._rules(name, snapshot, now_ns) | {"group": name, "is_known": snapshot is not None}
@@ -152,7 +161,7 @@ class AccountLimits:
     def _rules(self, name: str, snapshot: Mapping[str, Any] | None, now_ns: int) -> dict[str, Any]:
         today = datetime.fromtimestamp(now_ns // NS, UTC).date()
         try:
-            groups = [group for group, _ in stored_groups(self._gate.deps.paths.home / FOLDER)]
+            groups = [group for group, _ in stored_groups(self._home / FOLDER)]
             group, state = find_group(groups, name), state_of(snapshot)
             action = required_action(group, state, now_ns)
             shown = [asdict(distance) for distance in distances(group, state, now_ns)]

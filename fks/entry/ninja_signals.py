@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
-from fks.api.execution import ACTIONS, canonical_hash, result_of, wrong
-from fks.api.order_entry import Draft, EntryAnswer, OrderEntry, OrderRequest, positive
+from fks.entry.execution import ACTIONS, canonical_hash, result_of, wrong
+from fks.entry.order_entry import Draft, EntryAnswer, OrderEntry, OrderRequest, positive
 from fks.futures import contract_of
 from fks.model.order import OrderType
 from fks.model.signal import Signal

@@ -16,11 +16,10 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from fks.api.problems import Problem
 from fks.clock import Clock
 from fks.config.secrets import derived
 from fks.config.settings import Auth
-from fks.model.errors import InputError
+from fks.model.errors import InputError, Problem
 from fks.process.callers import network_of
 from fks.store.tokens import SCOPES, Principal
 from fks.store.users import WITHOUT_TOTP, User, UserStore

@@ -12,9 +12,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from fks.api.order_entry import Draft, OrderEntry, exchange_of
 from fks.clock import Clock
 from fks.config.settings import Settings
+from fks.entry.order_entry import Draft, OrderEntry, exchange_of
 from fks.model.copies import copied_instance
 from fks.model.errors import InputError
 from fks.model.ids import request_signal_id

@@ -21,11 +21,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from fks.api.execution import Execution, ExecutionRequest, canonical_hash, close_of, is_close, request_of, wrong
-from fks.api.order_entry import Draft, EntryAnswer, OrderEntry, positive
-from fks.api.problems import Problem
 from fks.clock import Clock
-from fks.model.errors import InputError
+from fks.entry.execution import Execution, ExecutionRequest, canonical_hash, close_of, is_close, request_of, wrong
+from fks.entry.order_entry import Draft, EntryAnswer, OrderEntry, positive
+from fks.model.errors import InputError, Problem
 from fks.model.instrument import folded
 from fks.model.signal import Signal
 from fks.model.timeframe import NS, to_ns

@@ -14,9 +14,9 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from fks.api.order_entry import Draft, EntryAnswer, Make, OrderEntry, OrderRequest, positive
 from fks.clock import Clock
 from fks.config.settings import Settings
+from fks.entry.order_entry import Draft, EntryAnswer, Make, OrderEntry, OrderRequest, positive
 from fks.model.errors import InputError
 from fks.model.order import Side
 from fks.model.signal import Kind, Signal

@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from fks.api.exact import number
 from fks.backtest.trace import request_of
 from fks.model.codes import MEANING, Code
+from fks.model.decimals import plain
 from fks.model.errors import InputError
 from fks.model.timeframe import bar_end, iso, to_ns
 from fks.process.confinement import confined_command, environment
@@ -224,8 +224,8 @@ def _verdict_of_signal(signal: Mapping[str, Any], orders: Sequence[Mapping[str, 
         }
         detail = f" ({signal['detail']})" if signal["detail"] else ""
         return f"{owner} wanted {what}; {ends.get(state, state)}{detail}"
-    filled = number(main["filled"])
-    verdict = f"{owner} wanted {what}; the order is {main['state']}, filled {filled} of {number(main['quantity'])}"
+    filled = plain(main["filled"])
+    verdict = f"{owner} wanted {what}; the order is {main['state']}, filled {filled} of {plain(main['quantity'])}"
     if signal["ended_by"]:
         verdict += f"; {signal['detail'] or signal['ended_by'] + ' asked for the end of the exit'}"
     return verdict

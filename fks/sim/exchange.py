@@ -3,38 +3,274 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
 import json
+import os
 import secrets
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
+import orjson
+
 from fks.clock import Clock
+from fks.model.bar import Ints
 from fks.model.errors import ConfigError, InputError
 from fks.model.tape import Tape, unpack_tape
 from fks.model.timeframe import to_ns
 from fks.sim.atoms import parse
 from fks.sim.engine import Engine, Terms
-from fks.sim.errors import refusal
+from fks.sim.errors import missing, refusal
 from fks.sim.faults import Faults, Target
 from fks.sim.generator import Generated
-from fks.sim.journal import Journal
-from fks.sim.keys import Keyring, load_keys
+from fks.sim.journal import Event, Journal
 from fks.sim.ledger import Ledger
 from fks.sim.limits import Limits
 from fks.sim.market import Market
 from fks.sim.options import Options
 from fks.sim.orders import Order
-from fks.sim.pace import TapePace
 from fks.sim.prints import Trade
 from fks.sim.publisher import Publisher, Publishers
+from fks.sim.sockets import Socket
 from fks.sim.source import Source
 from fks.sim.store import Store
 from fks.sim.symbol_state import SymbolState
 from fks.sim.symbols import FILTER_AMOUNTS, FILTER_COUNTS, FILTER_FLAGS, LISTINGS, with_filters
 from fks.sim.tape import Taped
 from fks.sim.tapefills import TapeBar
-from fks.sim.users import Users
+
+# The user data stream: subscriptions to the account's events, and events lost, duplicated or swapped by a fault.
+
+_STRUCK_MAX = 5_000
+
+
+class Users:
+    """Subscriptions of WebSocket API connections, and (when switched on) of listen keys."""
+
+    def __init__(self, faults: Faults, monotonic: Callable[[], float], wall_ms: Callable[[], int]) -> None:
+        self._faults = faults
+        self._monotonic = monotonic
+        self._wall_ms = wall_ms
+        self._subscriptions: dict[Socket, list[int]] = {}
+        self._next_id: dict[Socket, int] = {}
+        self._late: Event | None = None
+        #: reports that a fault dropped, repeated or swapped, the newest: kind, clientOrderId, event (its x), wallTime
+        self.struck: deque[dict[str, object]] = deque(maxlen=_STRUCK_MAX)
+        self.listen_key = secrets.token_urlsafe(45)[:60]
+
+    def subscribe(self, socket: Socket) -> int:
+        """Add a subscription to a connection; return its number on it."""
+        number = self._next_id.get(socket, 0)
+        self._next_id[socket] = number + 1
+        self._subscriptions.setdefault(socket, []).append(number)
+        return number
+
+    def unsubscribe(self, socket: Socket, number: int | None = None) -> None:
+        """End one subscription of a connection, or all."""
+        if number is None:
+            self._subscriptions.pop(socket, None)
+        elif number in (held := self._subscriptions.get(socket, [])):
+            held.remove(number)
+
+    def numbers(self, socket: Socket) -> list[int]:
+        """Return the subscriptions of a connection."""
+        return list(self._subscriptions.get(socket, []))
+
+    def gone(self, socket: Socket) -> None:
+        """Forget a closed connection."""
+        self._subscriptions.pop(socket, None)
+        self._next_id.pop(socket, None)
+
+    def sockets(self) -> set[Socket]:
+        """Return every connection with a subscription."""
+        return {socket for socket, numbers in self._subscriptions.items() if numbers}
+
+    def emit(self, event: Event) -> None:
+        """Send an event to every subscription, unless a fault drops, repeats or swaps it."""
+        if event["e"] == "executionReport":
+            at = Target(symbol=str(event["s"]), event=str(event["x"]), client_order_id=str(event["C"] or event["c"]))
+            struck = self._faults.strike(("lose_report", "duplicate_report", "reorder_reports"), at)
+            if struck is not None:
+                row = {"clientOrderId": at.client_order_id, "event": at.event, "wallTime": self._wall_ms()}
+                self.struck.append({"kind": struck.kind, **row})
+            if struck is not None and struck.kind == "lose_report":
+                return
+            if struck is not None and struck.kind == "reorder_reports":
+                late, self._late = self._late, event
+                if late is not None:
+                    self._send(late)
+                return
+            if struck is not None:
+                self._send(event)
+        self._send(event)
+        if self._late is not None:
+            late, self._late = self._late, None
+            self._send(late)
+
+    def terminate(self) -> None:
+        """End every subscription with eventStreamTerminated."""
+        self._send({"e": "eventStreamTerminated", "E": self._wall_ms()})
+        self._subscriptions.clear()
+
+    def _send(self, event: Event) -> None:
+        if not self.sockets() or self._faults.holds("freeze_stream", self._monotonic(), Target(path="/ws-api/v3")):
+            return
+        plain = orjson.dumps(event)
+        for socket, numbers in self._subscriptions.items():
+            for number in numbers:
+                if socket.path.startswith("/ws-api"):
+                    socket.send(b'{"subscriptionId":' + str(number).encode() + b',"event":' + plain + b"}")
+                else:
+                    socket.send(plain)
+
+
+# Market time: the wall clock's, or a tape's, which runs at a speed or moves only by request.
+
+
+class TapePace:
+    """Position on the tape. All tapes share one grid of open times; gaps in it are skipped.
+
+    `row` counts bars of the grid; `now_ms` is tape time. On `hold` only `step` moves it.
+    """
+
+    def __init__(self, sources: list[Taped], *, speed: float, hold: bool, row: float) -> None:
+        grids = [source.rows(0, source.row_end).time_ms for source in sources]
+        self.grid: Ints = grids[0] if len(grids) == 1 else np.unique(np.concatenate(grids))
+        self.unit_ms = sources[0].unit_ms
+        self.hold = hold
+        self._rows_per_s = speed * 1000 / self.unit_ms
+        self._origin = (0.0, row)
+        self.position = row
+
+    @property
+    def row(self) -> int:
+        """Return the open bar; at the end the last one."""
+        return min(int(self.position), len(self.grid) - 1)
+
+    @property
+    def is_ended(self) -> bool:
+        """Return whether the last bar is complete."""
+        return self.position >= len(self.grid)
+
+    @property
+    def now_ms(self) -> int:
+        """Return tape time."""
+        if self.is_ended:
+            return self.end_of(len(self.grid) - 1) - 1
+        return int(self.grid[self.row]) + int((self.position - self.row) * self.unit_ms)
+
+    def end_of(self, row: int) -> int:
+        """Return the first millisecond after a bar."""
+        return int(self.grid[row]) + self.unit_ms
+
+    def begin(self, monotonic: float) -> None:
+        """Start the clock at the current position."""
+        self._origin = (monotonic, self.position)
+
+    def target(self, monotonic: float) -> float:
+        """Return the position due at this time."""
+        if self.hold:
+            return self.position
+        start, row = self._origin
+        return min(row + (monotonic - start) * self._rows_per_s, float(len(self.grid)))
+
+
+# API keys of the account: made once, kept in files that only their owner may read; signatures are checked here.
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """An HMAC key with its secret; `ed25519_key` "" without the second key, whose private half is `ed25519_file`."""
+
+    api_key: str
+    api_secret: str
+    ed25519_key: str = ""
+    ed25519_file: str = ""
+
+
+def load_keys(folder: Path, *, with_ed25519: bool) -> Keys:
+    """Return the keys of a data directory, made when they are missing."""
+    found = _kept(folder / "api-key.json", {"api_key": secrets.token_hex(32), "api_secret": secrets.token_hex(32)})
+    if not with_ed25519:
+        return Keys(found["api_key"], found["api_secret"])
+    path = folder / "ed25519-key.pem"
+    if not path.exists():
+        _write(path, _make_ed25519())
+    second = _kept(folder / "ed25519-api-key.json", {"api_key": secrets.token_hex(32)})
+    return Keys(found["api_key"], found["api_secret"], second["api_key"], str(path))
+
+
+def _kept(path: Path, default: dict[str, str]) -> dict[str, str]:
+    if not path.exists():
+        _write(path, json.dumps(default).encode())
+    kept: dict[str, str] = json.loads(path.read_text())
+    return kept
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, for its owner only."""
+    draft = path.with_suffix(".new")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+    draft.replace(path)
+
+
+def _make_ed25519() -> bytes:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+class Keyring:
+    """Checks keys and signatures."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self.uid = int.from_bytes(hashlib.sha256(keys.api_key.encode()).digest()[:4], "big")
+        self._secret = keys.api_secret.encode()
+
+    def check_key(self, key: str) -> None:
+        """Refuse a missing or foreign key. Errors: −2014, −2015."""
+        if not key or len(key) < 16:
+            raise refusal("bad_key_format")
+        known = [self.keys.api_key, *([self.keys.ed25519_key] if self.keys.ed25519_key else [])]
+        if not any(hmac.compare_digest(key.encode(), one.encode()) for one in known):
+            raise refusal("bad_key")
+
+    def is_ed25519(self, key: str) -> bool:
+        """Return whether it is the second key, the only kind that may log a session on."""
+        return bool(key) and key == self.keys.ed25519_key
+
+    def check_signature(self, payload: bytes, signature: str, key: str) -> None:
+        """Refuse a wrong signature. Errors: −1102 without one, −1022."""
+        if not signature:
+            raise missing("signature")
+        if self.is_ed25519(key):
+            self._check_ed25519(payload, signature)
+            return
+        wanted = hmac.new(self._secret, payload, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(wanted.encode(), signature.lower().encode()):
+            raise refusal("bad_signature")
+
+    def _check_ed25519(self, payload: bytes, signature: str) -> None:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        private = load_pem_private_key(Path(self.keys.ed25519_file).read_bytes(), None)
+        assert isinstance(private, Ed25519PrivateKey)
+        try:
+            private.public_key().verify(base64.b64decode(signature), payload)
+        except (InvalidSignature, binascii.Error):
+            raise refusal("bad_signature") from None
+
 
 _DAY_MS = 86_400_000
 _POSITION_EVERY_S = 1.0

@@ -32,7 +32,7 @@ from typing import Any
 from fks.chaos.auditor import Evidence, audit_evidence, net
 from fks.chaos.cover import CoverWatch, Rules, Sample
 from fks.chaos.fold import journal_errors
-from fks.chaos.sampler import OPEN_PAGES
+from fks.chaos.run import OPEN_PAGES
 from fks.config.settings import Database as DatabaseSettings
 from fks.guardian.service import Guardian
 from fks.model.errors import OutageError

@@ -16,21 +16,82 @@ read by a wire made with `trades="trade"`, those of a book's changes with `book=
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
-from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, ConnectionCounters, Numbers, Reader, Subscribed, suspect_message
+from fks.exchanges.base import (
+    BROKEN,
+    HUGE,
+    MS,
+    ZERO,
+    ConnectionCounters,
+    Levels,
+    Numbers,
+    Reader,
+    Subscribed,
+    suspect_message,
+)
 from fks.exchanges.base.rows import bar_of
 from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.base.wire import answered, parts
-from fks.exchanges.binance.depth import DepthBook
-from fks.exchanges.binance.messages import AggFrame, Change, Depth, Envelope, Kline, Levels, Ticker, TradeFrame
+from fks.exchanges.binance.messages import AggFrame, Change, Depth, Envelope, Kline, Ticker, TradeFrame
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import FksError, OutageError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription
 from fks.model.timeframe import TIMEFRAMES
+
+# A Binance book from its stream of changes: a snapshot of REST, then changes without a gap in their update ids.
+#
+# Source: developers.binance.com, "How to manage a local order book correctly". Recordings hold books in this form; live
+# ones come whole (`@depth20`), which needs no snapshot, cannot have a gap, and suffices for a top of twenty.
+
+Rows = Sequence[tuple[Decimal, Decimal]]
+WAITING_MAX = 5000  # changes before the snapshot; it comes within seconds
+
+
+class DepthBook:
+    """One symbol's book. `update` is the id of its last change; None: it waits for a snapshot."""
+
+    def __init__(self) -> None:
+        self.levels = Levels()
+        self.update: int | None = None
+        self._is_joined = False  # the first change after a snapshot may begin before it
+        self._waiting: deque[tuple[int, int, Rows, Rows]] = deque(maxlen=WAITING_MAX)
+
+    def snapshot(self, update: int, bids: Rows, asks: Rows) -> bool:
+        """Set the whole book as of `update`, then apply waiting changes; return whether it is complete, else it waits
+        for another snapshot."""
+        self.levels.bids.replace(bids)
+        self.levels.asks.replace(asks)
+        self.update, self._is_joined = update, False
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        taken = [self.change(*change) for change in waiting]
+        return all(taken)
+
+    def change(self, first: int, last: int, bids: Rows, asks: Rows) -> bool:
+        """Apply the changes `first` to `last`; False: there is a gap before them, and the book waits for a snapshot.
+
+        Changes that the snapshot has already are skipped; those before any snapshot wait.
+        """
+        if self.update is None:
+            self._waiting.append((first, last, bids, asks))
+            return True
+        if last <= self.update:
+            return True
+        if first > self.update + 1 or (self._is_joined and first != self.update + 1):
+            self.update = None
+            self._waiting.append((first, last, bids, asks))
+            return False
+        self.levels.bids.change(bids)
+        self.levels.asks.change(asks)
+        self.update, self._is_joined = last, True
+        return True
+
 
 PUBLIC_WS = "wss://stream.binance.com:9443"
 BOOK_DEPTH = 20
@@ -239,7 +300,7 @@ def _requests(method: str, asked: Mapping[int, Sequence[str]]) -> list[bytes]:
     return [msgspec.json.encode({"method": method, "params": names, "id": number}) for number, names in asked.items()]
 
 
-def _check_levels(*sides: Levels) -> None:
+def _check_levels(*sides: Rows) -> None:
     for price, size in itertools.chain(*sides):
         if not (ZERO < price < HUGE and ZERO <= size < HUGE):
             raise PeerError(f"{size} at {price} cannot be")

@@ -11,9 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.api import client as module
-from fks.api import requests
-from fks.api.client import ANSWERS_BYTES, QUEUE_BYTES, QUEUE_MAX, Client, Topic, topics_of
-from fks.api.requests import Requests
+from fks.api.client import ANSWERS_BYTES, QUEUE_BYTES, QUEUE_MAX, Client, Requests, Topic, topics_of
 
 LARGE = "x" * (QUEUE_BYTES // 10)
 FEEDS = Topic("feeds", "binance", "BTCUSDT")
@@ -132,7 +130,7 @@ async def test_client_with_unread_answers_waits_with_its_next_request() -> None:
 
 
 async def test_requests_wait_in_their_order_and_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "REQUESTS_SIZE", 1000)
+    monkeypatch.setattr(module, "REQUESTS_SIZE", 1000)
     asked = Requests()
     async with asyncio.timeout(20):
         for n in range(4):

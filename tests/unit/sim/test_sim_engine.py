@@ -16,10 +16,9 @@ from fks.clock import FakeClock
 from fks.sim.atoms import parse, show, times
 from fks.sim.entry import NewOrder
 from fks.sim.errors import ApiError
-from fks.sim.exchange import Exchange
+from fks.sim.exchange import Exchange, Users
 from fks.sim.options import Options
 from fks.sim.orders import Order
-from fks.sim.users import Users
 
 SYMBOL = "SOLUSDT"
 START = {"USDT": "20000", "SOL": "50"}

@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.model.tape import Tape
-from fks.sim.expand import expand
 from fks.sim.generator import EPOCH_MS, Generated
 from fks.sim.intervals import INTERVALS, end_of, start_of, starts_of
 from fks.sim.klines import Kline, Klines
-from fks.sim.market import Market
+from fks.sim.market import Market, expand
 from fks.sim.source import Rows, dice
 from fks.sim.symbols import LISTINGS
 from fks.sim.tape import Taped

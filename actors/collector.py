@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fks.model.health import FailedCheck
+from fks.model.health import Check
 from fks.runtime import Component
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class CollectorActor:
     def is_ready(self) -> bool:
         return self._collector is not None and self._collector.is_ready
 
-    def problems(self) -> Sequence[FailedCheck]:
+    def problems(self) -> Sequence[Check]:
         """Return silent feeds, and a store that cannot be written."""
         return self._collector.problems() if self._collector else ()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fks.guardian.self_checks import guardian_problems
-from fks.model.health import FailedCheck
+from fks.model.health import Check
 from fks.runtime import Component
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class GuardianActor:
     def is_ready(self) -> bool:
         return self._guardian is not None and self._guardian.is_ready
 
-    def problems(self) -> Sequence[FailedCheck]:
+    def problems(self) -> Sequence[Check]:
         """Return venues without a session, a kill file that cannot be written, tables that cannot be read, a stuck
         loop."""
         return guardian_problems(self.detail(), stuck_max_s=self._component.settings.supervision.stuck_max_s)

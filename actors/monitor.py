@@ -10,10 +10,10 @@ from functools import partial
 from fks.alerts.channels import Sealer
 from fks.alerts.service import AlertService
 from fks.model.errors import OutageError
-from fks.model.health import FailedCheck
+from fks.model.health import Check
 from fks.monitor.guard import Guard
 from fks.monitor.watcher import Watcher
-from fks.process.self_checks import stuck_problem
+from fks.process.self_checks import stuck_problems
 from fks.runtime import Component
 
 CHAT_AGAIN_S = 5.0
@@ -61,12 +61,11 @@ class MonitorActor(Watcher):
                 await guard.call("bot", partial(serve, c, service))
             await c.clock.sleep(CHAT_AGAIN_S)
 
-    def problems(self) -> Sequence[FailedCheck]:
+    def problems(self) -> Sequence[Check]:
         """Return what the watcher finds, and a delivery of alerts that is stuck."""
         c = self._component
         silent_s = c.clock.monotonic() - self._alerts.turned_s
-        stuck = stuck_problem("alerts", silent_s, c.settings.supervision.stuck_max_s)
-        return [*super().problems(), *([] if stuck is None else [stuck])]
+        return [*super().problems(), *stuck_problems("alerts", silent_s, c.settings.supervision.stuck_max_s)]
 
     async def stop(self) -> None:
         """Nothing is left to be written: an attempt to send that was under way is made again by the next process."""

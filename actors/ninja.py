@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fks.model.errors import ConfigError, OutageError
-from fks.model.health import FailedCheck
+from fks.model.health import Check
 from fks.runtime import Component
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class NinjaActor:
     def is_ready(self) -> bool:
         return self._link is not None and self._link.is_ready
 
-    def problems(self) -> Sequence[FailedCheck]:
+    def problems(self) -> Sequence[Check]:
         """Return a secret that cannot be used, rows that cannot be written, a session that was taken, a required
         platform that cannot trade."""
         of = self._link or self._waiting

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fks.model.health import FailedCheck
+from fks.model.health import Check
 from fks.runtime import Component
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class OrderManagerActor:
     def is_ready(self) -> bool:
         return self._service is not None and self._service.is_ready
 
-    def problems(self) -> Sequence[FailedCheck]:
+    def problems(self) -> Sequence[Check]:
         """Return a journal that is down, venues that are unavailable, signals that wait too long."""
         return self._service.problems() if self._service else ()
 

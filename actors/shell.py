@@ -28,11 +28,11 @@ from fks.config.paths import Paths
 from fks.config.secrets import secret_values
 from fks.config.version import VERSION, is_installed
 from fks.model.errors import OutageError, StaleEpochError
-from fks.model.health import FailedCheck
+from fks.model.health import Check
 from fks.process.crash_files import catch_faults, write_exit
 from fks.process.heartbeat import HeartbeatWriter, heartbeat_file
 from fks.process.log import Redactor
-from fks.process.self_checks import LoopLag, SelfChecks, lease_problem, memory_mb, memory_problem
+from fks.process.self_checks import LoopLag, SelfChecks, lease_problems, memory_mb, memory_problems
 from fks.runtime import Component
 
 BEAT_S = 0.2
@@ -217,28 +217,27 @@ class Shell:
         """Look at the child: its state, its problems."""
         if self._child is None or self._component is None:
             return
-        changes = self._checks.update(self._problems(self._component, now_s), now_s)
+        began, ended = self._checks.update(self._problems(self._component, now_s), now_s)
         log = self._component.log
-        for problem in changes.failed:
-            log.warning("check.failed", kind=problem.kind, about=problem.about, problem=problem.text)
-        for problem in changes.recovered:
-            log.info("check.recovered", kind=problem.kind, about=problem.about)
+        for problem in began:
+            log.warning("check.failed", kind=problem.name, about=problem.about, problem=problem.detail)
+        for problem in ended:
+            log.info("check.recovered", kind=problem.name, about=problem.about)
         state = "ready" if self._child.is_ready and self._checks.is_well else "degraded"
         if self._state in ("draining", "stopping"):
             state = self._state
-        if state != self._state or changes.failed or changes.recovered:
+        if state != self._state or began or ended:
             self._status_written_s = float("-inf")  # a change is written at once
         self._state = state
 
-    def _problems(self, component: Component, now_s: float) -> list[FailedCheck]:
-        lease, timing = component.lease, component.settings.supervision
-        own = [
-            self._lag.turn(now_s),
-            memory_problem(self._memory_mb, timing.memory_max_mb),
-            lease_problem(has_lease=lease is not None, holds=lease is not None and lease.holds()),
-        ]
+    def _problems(self, component: Component, now_s: float) -> list[Check]:
         theirs = getattr(self._child, "problems", None)
-        return [*(problem for problem in own if problem is not None), *(theirs() if theirs is not None else ())]
+        return [
+            *self._lag.turn(now_s),
+            *memory_problems(self._memory_mb, component.settings.supervision.memory_max_mb),
+            *lease_problems(component.lease),
+            *(theirs() if theirs is not None else ()),
+        ]
 
     async def _end(
         self, component: Component, child: Any, run: asyncio.Task[Any], upkeep: Sequence[asyncio.Task[Any]]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fks.model.health import FailedCheck
+from fks.model.health import Check
 from fks.process.crash_files import last_crash_file
 from fks.runtime import Component
 
@@ -71,7 +71,7 @@ class StrategyActor:
     def is_ready(self) -> bool:
         return self._worker is not None and self._worker.is_ready
 
-    def problems(self) -> Sequence[FailedCheck]:
+    def problems(self) -> Sequence[Check]:
         """Return instances that do not advance though there are bars for them, and tables that cannot be read."""
         return self._worker.problems() if self._worker else ()
 

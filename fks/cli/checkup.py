@@ -10,7 +10,6 @@ import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,23 +20,14 @@ from fks.config.paths import Paths, free_mb
 from fks.config.secrets import load_secrets, refuse_tracked
 from fks.config.settings import Settings
 from fks.config.unread import warnings_of
-from fks.model.errors import FksError
+from fks.model.errors import ConfigError, FksError
+from fks.model.health import DEGRADED, DOWN, HEALTHY, Check, level
 from fks.node import ports, preflight, probe
 from fks.node.lock import holder_of
 from fks.servers.directories import FREE_MIN_MB
 
 MEMORY_MIN_MB = 3000
 FILES_MIN = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Result of one check: ok, warn (usable, mind it) or fail, and the remedy."""
-
-    name: str
-    state: str
-    detail: str
-    remedy: str = ""
 
 
 async def examine(paths: Paths) -> list[Check]:
@@ -53,7 +43,7 @@ async def examine(paths: Paths) -> list[Check]:
     if keeper is None:
         found += _asleep(paths, settings)
     else:
-        found.append(Check("keeper", "ok", f"running, pid {keeper}"))
+        found.append(Check("keeper", HEALTHY, f"running, pid {keeper}"))
         found += await _awake(paths)
     return found
 
@@ -65,24 +55,19 @@ def _machine(paths: Paths) -> Iterator[Check]:
     if drive := windows_drive(paths.home):
         yield Check(
             "drive",
-            "fail",
+            DOWN,
             f"{paths.home} is on the Windows drive {drive}, which has no unix sockets, locks or modes",
             "set FKS_HOME to a directory of the distribution; without one FKS takes ~/.local/share/fks by itself",
         )
     free = free_mb(paths.home)
-    state = "fail" if free < FREE_MIN_MB else "warn" if free < 4 * FREE_MIN_MB else "ok"
-    yield Check(
-        "disk", state, f"{free / 1000:.1f} GB free under {paths.home}", "free some, or set FKS_HOME to another disk"
-    )
+    status = level(free >= 4 * FREE_MIN_MB, free >= FREE_MIN_MB)
+    remedy = "free some, or set FKS_HOME to another disk"
+    yield Check("disk", status, f"{free / 1000:.1f} GB free under {paths.home}", remedy)
     yield _memory()
     yield _shared_memory()
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    yield Check(
-        "open files",
-        "ok" if soft >= FILES_MIN else "warn",
-        f"limit {soft}",
-        f"run 'ulimit -n {FILES_MIN * 16}' before fks up",
-    )
+    remedy = f"run 'ulimit -n {FILES_MIN * 16}' before fks up"
+    yield Check("open files", level(soft >= FILES_MIN), f"limit {soft}", remedy)
     yield _guard("sockets", str(paths.sockets), lambda: preflight.check_sockets(paths))
     yield _confinement()
     yield _guard("programs", "PostgreSQL, Redis and Ray are installed", _programs)
@@ -94,36 +79,28 @@ def _confinement() -> Check:
 
     if lacking := missing():
         remedy = "use a kernel that has it; until then, take strategy files of persons whom you trust with your keys"
-        return Check("confinement", "warn", f"files of users are read with this account's rights: {lacking}", remedy)
-    return Check("confinement", "ok", "files of users are read without files, network or processes of this account")
+        return Check("confinement", DEGRADED, f"files of users are read with this account's rights: {lacking}", remedy)
+    return Check("confinement", HEALTHY, "files of users are read without files, network or processes of this account")
 
 
 def _memory() -> Check:
     import psutil
 
     free_mb = psutil.virtual_memory().available // 1_000_000
-    state = "ok" if free_mb >= MEMORY_MIN_MB else "warn"
-    return Check(
-        "memory", state, f"{free_mb / 1000:.1f} GB available", "the whole tree wants about 2.5 GB; end other programs"
-    )
+    remedy = "the whole tree wants about 2.5 GB; end other programs"
+    return Check("memory", level(free_mb >= MEMORY_MIN_MB), f"{free_mb / 1000:.1f} GB available", remedy)
 
 
 def _shared_memory() -> Check:
     shm = Path("/dev/shm")  # noqa: S108
     if not shm.is_dir():
-        return Check("shared memory", "ok", f"no {shm} here")
+        return Check("shared memory", HEALTHY, f"no {shm} here")
     size_mb = shutil.disk_usage(shm).total // 1_000_000
-    state = "ok" if size_mb >= 128 else "warn"
-    return Check(
-        "shared memory",
-        state,
-        f"{size_mb} MB in {shm}",
-        "give a container --shm-size=256m: Ray uses the disk without",
-    )
+    remedy = "give a container --shm-size=256m: Ray uses the disk without"
+    return Check("shared memory", level(size_mb >= 128), f"{size_mb} MB in {shm}", remedy)
 
 
 def _programs() -> None:
-    from fks.model.errors import ConfigError
     from fks.servers import binaries
 
     binaries.postgres("postgres")
@@ -137,31 +114,31 @@ def _settings(paths: Paths) -> tuple[Settings | None, Check]:
         loaded = load(paths.home)
     except FksError as error:
         first, _, rest = str(error).partition("\n")
-        return None, Check("settings", "fail", first, rest.strip() or "see 'fks config check'")
+        return None, Check("settings", DOWN, first, rest.strip() or "see 'fks config check'")
     source = paths.config_file if paths.config_file.exists() else "defaults and the environment"
     if lines := [*loaded.warnings, *warnings_of(loaded.settings, loaded.sources)]:
         remedy = "remove them, or see 'fks config check'"
-        return loaded.settings, Check("settings", "warn", f"{source}; {'; '.join(lines)}", remedy)
-    return loaded.settings, Check("settings", "ok", str(source))
+        return loaded.settings, Check("settings", DEGRADED, f"{source}; {'; '.join(lines)}", remedy)
+    return loaded.settings, Check("settings", HEALTHY, str(source))
 
 
 def safeguards(settings: Settings) -> Iterator[Check]:
     """Check what a system is worth less without: with real money (`venue.live`) a lack of it fails."""
-    lack = "fail" if settings.venue.live else "warn"
+    lack = level(False, is_usable=not settings.venue.live)
     if os.geteuid() == 0:
         remedy = "run FKS as a system user of its own (docs/install.md)"
-        yield Check("account", "warn", "runs as root: a strategy that trades has every right here", remedy)
+        yield Check("account", DEGRADED, "runs as root: a strategy that trades has every right here", remedy)
     backup = settings.backup
     if backup.recipient is None:
         detail = "backups have no recipient key: strategies, settings and secrets are in none of them"
         yield Check("backup key", lack, detail, "'fks db backup-key FILE', then backup.recipient")
     else:
-        yield Check("backup key", "ok", "backups hold strategies, settings and secrets, encrypted")
+        yield Check("backup key", HEALTHY, "backups hold strategies, settings and secrets, encrypted")
     if backup.folder is None:
         detail = "backups are written to FKS_HOME itself, and lost with its disk"
         yield Check("backup folder", lack, detail, "set backup.folder to another disk")
     else:
-        yield Check("backup folder", "ok", str(backup.folder))
+        yield Check("backup folder", HEALTHY, str(backup.folder))
 
 
 async def _clock(settings: Settings) -> Check:
@@ -171,20 +148,20 @@ async def _clock(settings: Settings) -> Check:
 
     server, limit_ms = settings.monitor.ntp_server, settings.monitor.clock_offset_max_ms
     if server == "none":
-        return Check("clock", "ok", "not compared: monitor.ntp_server is none")
+        return Check("clock", HEALTHY, "not compared: monitor.ntp_server is none")
     try:
         offset_ms, _ = await ntp_offset_ms(server, RealClock())
     except (OSError, FksError, ValueError) as error:
         remedy = "allow UDP port 123, or name a server of your network in monitor.ntp_server (or none)"
-        return Check("clock", "warn", f"not compared: {server} gives no time ({error or 'no answer in 2 s'})", remedy)
-    state = "ok" if abs(offset_ms) <= limit_ms else "warn" if abs(offset_ms) <= 4 * limit_ms else "fail"
+        return Check("clock", DEGRADED, f"not compared: {server} gives no time ({error or 'no answer in 2 s'})", remedy)
+    status = level(abs(offset_ms) <= limit_ms, abs(offset_ms) <= 4 * limit_ms)
     remedy = "start a time service (chrony, systemd-timesyncd): venues refuse requests with a wrong time"
-    return Check("clock", state, f"{offset_ms:+.0f} ms from {server}", remedy)
+    return Check("clock", status, f"{offset_ms:+.0f} ms from {server}", remedy)
 
 
 def _secrets(paths: Paths) -> Iterator[Check]:
     if not paths.secrets_file.exists():
-        yield Check("secrets", "warn", "none yet", "'fks up' makes them, or run 'fks security-setup'")
+        yield Check("secrets", DEGRADED, "none yet", "'fks up' makes them, or run 'fks security-setup'")
         return
 
     def look() -> None:
@@ -192,8 +169,6 @@ def _secrets(paths: Paths) -> Iterator[Check]:
         load_secrets(paths)
         for file in (paths.ray_token_file, paths.cli_token_file):
             if file.exists() and file.stat().st_mode & 0o077:
-                from fks.model.errors import ConfigError
-
                 raise ConfigError(f"others can read {file}", remedy=f"run 'chmod 600 {file}'")
 
     yield _guard("secrets", f"{paths.secrets_file}, strong and private", look)
@@ -201,7 +176,7 @@ def _secrets(paths: Paths) -> Iterator[Check]:
 
 def _asleep(paths: Paths, settings: Settings | None) -> Iterator[Check]:
     """Check for obstacles to `fks up`."""
-    yield Check("keeper", "ok", "FKS does not run here; start it with 'fks up'")
+    yield Check("keeper", HEALTHY, "FKS does not run here; start it with 'fks up'")
     from fks.node.child_records import ChildRecords
     from fks.process.handle import ProcessHandle, find_by_command
 
@@ -211,12 +186,12 @@ def _asleep(paths: Paths, settings: Settings | None) -> Iterator[Check]:
     if left:
         yield Check(
             "leftovers",
-            "warn",
+            DEGRADED,
             f"still running without a keeper: {', '.join(left)}",
             "'fks up' takes them over, 'fks down' ends them",
         )
         return
-    yield Check("leftovers", "ok", "none")
+    yield Check("leftovers", HEALTHY, "none")
     if settings is not None:
         named = {key: pair for key, pair in (ports.ray_ports(settings) | ports.sim_ports(settings)).items() if pair[1]}
         numbers = ", ".join(f"{key} {port}" for key, (_, port) in named.items())
@@ -228,7 +203,7 @@ async def _awake(paths: Paths) -> list[Check]:
     try:
         node = load_node(paths)
     except FksError as error:
-        return [Check("endpoints", "fail", str(error), "run 'fks down', then 'fks up'")]
+        return [Check("endpoints", DOWN, str(error), "run 'fks down', then 'fks up'")]
     asks: list[tuple[str, Callable[[Node], Awaitable[str]]]] = [
         ("postgres", _postgres),
         ("redis", _redis),
@@ -247,11 +222,10 @@ async def _reach(name: str, ask: Callable[[Node], Awaitable[str]], node: Node) -
         async with asyncio.timeout(5.0):
             detail = await ask(node)
     except (FksError, OSError) as error:
-        return Check(
-            name, "fail", str(error) or "no answer within 5 s", f"see 'fks logs {name}'; the keeper restarts what died"
-        )
+        remedy = f"see 'fks logs {name}'; the keeper restarts what died"
+        return Check(name, DOWN, str(error) or "no answer within 5 s", remedy)
     is_bad = detail.startswith("!")
-    return Check(name, "warn" if is_bad else "ok", detail.lstrip("!"), "see 'fks status'" if is_bad else "")
+    return Check(name, level(not is_bad), detail.lstrip("!"), "see 'fks status'" if is_bad else "")
 
 
 async def _postgres(node: Node) -> str:
@@ -326,7 +300,7 @@ def _guard(name: str, detail: str, look: Callable[[], None]) -> Check:
     try:
         look()
     except FksError as error:
-        return Check(name, "fail", error.message, error.remedy)
+        return Check(name, DOWN, error.message, error.remedy)
     except OSError as error:
-        return Check(name, "fail", str(error))
-    return Check(name, "ok", detail)
+        return Check(name, DOWN, str(error))
+    return Check(name, HEALTHY, detail)

@@ -22,18 +22,20 @@ def check(ctx: click.Context, file: str, as_json: bool) -> int:
     from pathlib import Path
 
     from fks.cli.cluster_check import examine
+    from fks.model.health import DOWN, HEALTHY, UNKNOWN
 
     checks = asyncio.run(examine(paths_of(ctx), Path(file)))
-    is_bad = any(found.state == "bad" for found in checks)
+    words = {HEALTHY: ("ok", "green"), DOWN: ("bad", "red"), UNKNOWN: ("skipped", "bright_black")}
+    is_bad = any(found.status == DOWN for found in checks)
     if as_json:
-        items = [{"name": c.name, "state": c.state, "detail": c.detail, "remedy": c.remedy} for c in checks]
+        items = [{"name": c.name, "state": words[c.status][0], "detail": c.detail, "remedy": c.remedy} for c in checks]
         emit({"state": "bad" if is_bad else "ok", "checks": items}, as_json=True, schema="fks.cluster-check/1")
     else:
-        colours = {"ok": "green", "bad": "red", "skipped": "bright_black"}
         table(
             [
-                (click.style(c.state, fg=colours[c.state]), c.name, c.detail, c.remedy if c.state == "bad" else "")
+                (click.style(word, fg=colour), c.name, c.detail, c.remedy if c.status == DOWN else "")
                 for c in checks
+                for word, colour in [words[c.status]]
             ],
             ("", "check", "found", "what to do"),
         )

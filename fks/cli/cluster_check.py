@@ -11,8 +11,7 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -26,6 +25,7 @@ from fks.config.paths import Paths
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
+from fks.model.health import DOWN, HEALTHY, UNKNOWN, Check, level
 from fks.store.db import Database
 from fks.store.nodes import NodeRow, NodeStore
 
@@ -45,19 +45,15 @@ validate_config(prepare_config(json.loads(json.dumps(raw))))
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Result of one check: ok, bad or skipped, and the remedy."""
-
-    name: str
-    state: str
-    detail: str
-    remedy: str = ""
+def checked(name: str, fault: str, finding: str, remedy: str) -> Check:
+    """Return a check that fails with `fault`, or passes with `finding` where there is none."""
+    return Check(name, DOWN, fault, remedy) if fault else Check(name, HEALTHY, finding)
 
 
-def checked_as(name: str, is_ok: bool, detail: str, remedy: str = "") -> Check:
-    """Return a check that is ok or bad; the remedy is kept only when it is bad."""
-    return Check(name, "ok" if is_ok else "bad", detail, "" if is_ok else remedy)
+def _listed(names: Iterable[str], fault: str, *, by: str = ", ") -> str:
+    """Return `fault` with the names in it; "" without names."""
+    text = by.join(names)
+    return fault.format(text) if text else ""
 
 
 async def examine(paths: Paths, file: Path) -> list[Check]:
@@ -67,10 +63,10 @@ async def examine(paths: Paths, file: Path) -> list[Check]:
     try:
         settings = load_settings(paths.home)
         found.append(
-            Check("settings", "ok", str(paths.config_file) if paths.config_file.exists() else "defaults and FKS_*")
+            Check("settings", HEALTHY, str(paths.config_file) if paths.config_file.exists() else "defaults and FKS_*")
         )
     except FksError as error:
-        found.append(Check("settings", "bad", str(error).partition("\n")[0], "see 'fks config check'"))
+        found.append(Check("settings", DOWN, str(error).partition("\n")[0], "see 'fks config check'"))
     found += await _file(file, paths, settings)
     found += await _running(paths, settings)
     return found
@@ -81,9 +77,7 @@ async def examine(paths: Paths, file: Path) -> list[Check]:
 
 async def _file(file: Path, paths: Paths, settings: Settings | None) -> list[Check]:
     if not await asyncio.to_thread(file.exists):
-        return [
-            Check("cluster file", "skipped", f"no {file}", "name it with --file; FKS's own checkout has an example")
-        ]
+        return [Check("cluster file", UNKNOWN, f"no {file}", "name it with --file; FKS's own checkout has an example")]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _VALIDATOR, str(file), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -93,19 +87,16 @@ async def _file(file: Path, paths: Paths, settings: Settings | None) -> list[Che
     except TimeoutError:
         process.kill()
         await process.wait()
-        return [Check("cluster file", "bad", f"Ray's validator did not end within {VALIDATE_S:g} s", "try again")]
+        return [Check("cluster file", DOWN, f"Ray's validator did not end within {VALIDATE_S:g} s", "try again")]
     lines = [line.strip() for line in err.decode(errors="replace").splitlines() if line.strip()]
     try:
         document = json.loads(out.partition(b"\n")[0])  # Ray prints its own lines after it
     except ValueError:
-        return [Check("cluster file", "bad", lines[-1] if lines else "no YAML", f"repair {file}")]
+        return [Check("cluster file", DOWN, lines[-1] if lines else "no YAML", f"repair {file}")]
     reason = next((line for line in lines if "Error" in line), lines[-1] if lines else "")
-    schema = checked_as(
-        "cluster file",
-        process.returncode == 0,
-        reason or f"{file}: Ray accepts it",
-        f"mend {file}: 'ray up' would say the same",
-    )
+    is_valid = process.returncode == 0
+    remedy = "" if is_valid else f"mend {file}: 'ray up' would say the same"
+    schema = Check("cluster file", level(is_valid, False), reason or f"{file}: Ray accepts it", remedy)
     return [schema, *inspect(document, file.parent, _of_the_machines(document, file.parent, paths) or settings)]
 
 
@@ -123,47 +114,25 @@ def _of_the_machines(document: Mapping[str, Any], place: Path, paths: Paths) -> 
 
 def inspect(document: Mapping[str, Any], place: Path, settings: Settings | None) -> Iterator[Check]:
     """Yield FKS's own checks of a cluster file beyond Ray's schema. Paths in it are relative to `place`."""
-    yield checked_as(
-        "cluster name",
-        bool(document.get("cluster_name")),
-        str(document.get("cluster_name", "none")),
-        "set cluster_name",
-    )
+    name = str(document.get("cluster_name") or "")
+    yield checked("cluster name", "" if name else "none", name, "set cluster_name")
     examples = sorted(set(re.findall(r"\b(?:192\.0\.2|198\.51\.100|203\.0\.113)\.\d+\b", json.dumps(document))))
-    yield checked_as(
-        "addresses",
-        not examples,
-        f"{', '.join(examples)} are examples" if examples else "none is an example",
-        "put yours there",
-    )
+    yield checked("addresses", _listed(examples, "{} are examples"), "none is an example", "put yours there")
     head = " ; ".join(document.get("head_start_ray_commands", ()))
     worker = " ; ".join(document.get("worker_start_ray_commands", ()))
-    yield checked_as(
-        "head start", _runs("head", head), _first(head, "node head"), "start it with 'fks node head --detach'"
-    )
-    yield checked_as(
-        "worker start",
-        _runs("worker", worker),
-        _first(worker, "node worker"),
-        "start them with 'fks node worker --address $RAY_HEAD_IP:6379 --detach'",
-    )
-    yield checked_as(
+    yield _start("head", head, "start it with 'fks node head --detach'")
+    yield _start("worker", worker, "start them with 'fks node worker --address $RAY_HEAD_IP:6379 --detach'")
+    yield checked(
         "autoscaler",
-        "--autoscaling-config" in head,
-        "the head is mentioned its configuration"
-        if "--autoscaling-config" in head
-        else "without it nobody starts the workers",
+        "" if "--autoscaling-config" in head else "without it nobody starts the workers",
+        "the head is mentioned its configuration",
         "add --autoscaling-config=~/ray_bootstrap_config.yaml to the head's command",
     )
     asked = re.search(r"--address[ =]\S+:(\d+)", worker)
     given = re.search(r"--port[ =](\d+)", head)
     ports = (asked.group(1) if asked else "", given.group(1) if given else "6379")
-    yield checked_as(
-        "ports",
-        ports[0] == ports[1],
-        f"the head listens on {ports[1]}, workers ask at {ports[0] or 'nowhere'}",
-        "make them the same",
-    )
+    text = f"the head listens on {ports[1]}, workers ask at {ports[0] or 'nowhere'}"
+    yield checked("ports", "" if ports[0] == ports[1] else text, text, "make them the same")
     yield from _mounts(document.get("file_mounts") or {}, place)
     yield from _ray_up(document, head, worker, place)
     if settings is not None:
@@ -176,89 +145,88 @@ def inspect(document: Mapping[str, Any], place: Path, settings: Settings | None)
         )
         yield _placement(settings, offered)
         urls = {"database.url": settings.database.url, "redis.url": settings.redis.url}
-        missing = [name for name, url in urls.items() if url is None]
-        yield checked_as(
+        yield checked(
             "stores",
-            not missing,
-            f"{', '.join(missing)} not set here: the embedded ones are on the head's unix sockets"
-            if missing
-            else "both by URL",
+            _listed(
+                (name for name, url in urls.items() if url is None),
+                "{} not set here: the embedded ones are on the head's unix sockets",
+            ),
+            "both by URL",
             "workers on other machines need both by URL: FKS_DATABASE_URL, FKS_REDIS_URL",
         )
+
+
+def _start(role: str, commands: str, remedy: str) -> Check:
+    """Check that the start commands of a role run FKS's node: Ray alone would start without it."""
+    wanted = f"node {role}"
+    _, found, rest = commands.partition(wanted)
+    text = f"{found}{rest}" if found else commands.partition(" ; ")[0] or "no command"
+    is_run = re.search(rf"fks\b.* {wanted}\b", commands) is not None
+    return checked(f"{role} start", "" if is_run else text, text, remedy)
 
 
 def _mounts(mounts: Mapping[str, str], place: Path) -> Iterator[Check]:
     sources = {target: _local(source, place) for target, source in mounts.items()}
     tokens = [path for target, path in sources.items() if "token" in target]
-    yield checked_as(
+    yield checked(
         "token",
-        bool(tokens),
-        str(tokens[0]) if tokens else "no file_mounts entry delivers one",
+        "" if tokens else "no file_mounts entry delivers one",
+        "".join(map(str, tokens[:1])),
         'add "~/.fks/ray.token": "<FKS_HOME>/ray.token": Ray never hands it out itself',
     )
     for path in tokens:
         is_private = path.is_file() and not stat.S_IMODE(path.stat().st_mode) & 0o077
-        text = (
-            "readable by its owner alone"
-            if is_private
-            else "readable by others"
-            if path.exists()
-            else f"{path} is not there"
-        )
-        yield checked_as("token file", is_private, text, "make it with 'fks security-setup', mode 0600")
-    absent = [str(path) for path in sources.values() if not path.exists() and path not in tokens]
-    text = f"{', '.join(absent)} not there" if absent else f"{len(sources)} are there"
-    yield checked_as("file mounts", not absent, text, "make them: 'ray up' copies each to every machine")
-    wheels = [found for path in sources.values() for found in _wheels(path)]
-    yield checked_as(
-        "wheel",
-        bool(wheels),
-        wheels[0] if wheels else "no file_mounts entry holds fks-*.whl",
-        "build it with 'make wheel', mount dist/",
+        fault = "readable by others" if path.exists() else f"{path} is not there"
+        remedy = "make it with 'fks security-setup', mode 0600"
+        yield checked("token file", "" if is_private else fault, "readable by its owner alone", remedy)
+    absent = _listed(
+        (str(path) for path in sources.values() if not path.exists() and path not in tokens), "{} not there"
     )
+    yield checked(
+        "file mounts", absent, f"{len(sources)} are there", "make them: 'ray up' copies each to every machine"
+    )
+    wheels = [found for path in sources.values() for found in _wheels(path)]
+    fault = "" if wheels else "no file_mounts entry holds fks-*.whl"
+    yield checked("wheel", fault, "".join(wheels[:1]), "build it with 'make wheel', mount dist/")
 
 
 def _ray_up(document: Mapping[str, Any], head: str, worker: str, place: Path) -> Iterator[Check]:
     """Yield the checks of what `ray up` and `ray down` do on the machines beside starting Ray."""
-    programs = [name for name in ("ssh", "rsync") if shutil.which(name) is None]
-    yield checked_as(
+    yield checked(
         "programs",
-        not programs,
-        f"{', '.join(programs)} not installed here" if programs else "ssh and rsync are installed here",
+        _listed((name for name in ("ssh", "rsync") if shutil.which(name) is None), "{} not installed here"),
+        "ssh and rsync are installed here",
         "install them here and on the head: 'ray up' copies files with them",
     )
     provider, auth = document.get("provider") or {}, document.get("auth") or {}
     if provider.get("type") == "local":
         yield _ssh_key(auth, provider)
     setup = " ; ".join([*document.get("setup_commands", ()), *document.get("head_setup_commands", ())])
-    starts = (("head", head), ("worker", worker))
-    sourced = [name for name, text in starts if re.search(r"(?:^|[;&(]\s*)(?:\.|source) ", text)]
-    yield checked_as(
+    starts = {"head": head, "worker": worker}
+    sourced = [name for name, text in starts.items() if re.search(r"(?:^|[;&(]\s*)(?:\.|source) ", text)]
+    yield checked(
         "environment",
-        not sourced,
-        f"a shell reads it on the {' and the '.join(sourced)}" if sourced else "no shell reads it",
+        _listed(sourced, "a shell reads it on the {}", by=" and the "),
+        "no shell reads it",
         "use 'fks node … --env-file FILE': a shell expands $, & and # in a password",
     )
-    yield checked_as(
+    yield checked(
         "upgrade",
-        "--force-reinstall" in setup,
-        "a second 'ray up' installs the wheel again"
-        if "--force-reinstall" in setup
-        else "pip skips a wheel of the version that is installed",
+        "" if "--force-reinstall" in setup else "pip skips a wheel of the version that is installed",
+        "a second 'ray up' installs the wheel again",
         "add 'pip install --force-reinstall --no-deps WHEEL' to setup_commands",
     )
-    is_prepared = re.search(r"fks\b.* node prepare", setup) is not None
-    yield checked_as(
+    yield checked(
         "ray down",
-        is_prepared,
-        "stops FKS in order" if is_prepared else "Ray's own stop kills, and the keeper starts again",
+        "" if re.search(r"fks\b.* node prepare", setup) else "Ray's own stop kills, and the keeper starts again",
+        "stops FKS in order",
         "add 'fks --home HOME node prepare' to setup_commands",
     )
-    boots = [name for name, text in starts if "--at-boot" not in text]
-    yield checked_as(
+    boots = [name for name, text in starts.items() if "--at-boot" not in text]
+    yield checked(
         "boot",
-        not boots,
-        f"the {' and the '.join(boots)} would not start at boot" if boots else "each node starts at boot",
+        _listed(boots, "the {} would not start at boot", by=" and the "),
+        "each node starts at boot",
         "add --at-boot to the start commands, or use deploy/*.service",
     )
     for target, source in (document.get("file_mounts") or {}).items():
@@ -270,7 +238,7 @@ def _ssh_key(auth: Mapping[str, Any], provider: Mapping[str, Any]) -> Check:
     key = auth.get("ssh_private_key")
     file = _local(str(key), Path.cwd()) if key else None
     if not provider.get("worker_ips"):
-        return Check("ssh key", "ok", "no workers")
+        return Check("ssh key", HEALTHY, "no workers")
     if file is None:
         text = "auth.ssh_private_key is not set: the head has no key for its workers"
     elif not file.is_file():
@@ -278,8 +246,8 @@ def _ssh_key(auth: Mapping[str, Any], provider: Mapping[str, Any]) -> Check:
     elif stat.S_IMODE(file.stat().st_mode) & 0o077:
         text = f"{key} is readable by others: ssh refuses it"
     else:
-        return Check("ssh key", "ok", f"{key}: 'ray up' copies it to the head")
-    return Check("ssh key", "bad", text, "name a key of its own for this cluster, mode 0600, without a passphrase")
+        return Check("ssh key", HEALTHY, f"{key}: 'ray up' copies it to the head")
+    return Check("ssh key", DOWN, text, "name a key of its own for this cluster, mode 0600, without a passphrase")
 
 
 def _env_file(file: Path, mounts: Sequence[str]) -> Iterator[Check]:
@@ -287,24 +255,21 @@ def _env_file(file: Path, mounts: Sequence[str]) -> Iterator[Check]:
     try:
         found = env_file.read(file)
     except FksError as error:
-        yield Check("fks.env", "bad", error.message, error.remedy)
+        yield Check("fks.env", DOWN, error.message, error.remedy)
         return
     own = sorted(set(found) & {"FKS_NODE_ADDRESS", "FKS_NODE_NAME", "FKS_NODE_ROLE", "FKS_HOME"})
-    yield checked_as(
-        "fks.env",
-        not own,
-        f"{', '.join(own)} would be the same on every machine" if own else f"{len(found)} variables",
-        "remove them: each machine has its own",
-    )
+    fault = _listed(own, "{} would be the same on every machine")
+    yield checked("fks.env", fault, f"{len(found)} variables", "remove them: each machine has its own")
     query = parse_qs(urlsplit(found.get("FKS_DATABASE_URL", "")).query)
     mode = query.get("sslmode", [""])[0]
     root = query.get("sslrootcert", [found.get("PGSSLROOTCERT", "")])[0]
     is_delivered = any(target.endswith(".postgresql/root.crt") for target in mounts)
     if mode.startswith("verify-"):
-        yield checked_as(
+        text = f"sslmode={mode} with {root or 'no root certificate'}"
+        yield checked(
             "certificate",
-            root.startswith("/") or (not root and is_delivered),
-            f"sslmode={mode} with {root or 'no root certificate'}",
+            "" if root.startswith("/") or (not root and is_delivered) else text,
+            text,
             "add &sslrootcert=/etc/ssl/certs/ca-certificates.crt, or your authority's file by its whole path, "
             "or deliver ~/.postgresql/root.crt by file_mounts",
         )
@@ -318,13 +283,10 @@ def _wheels(path: Path) -> list[str]:
 
 def _placement(settings: Settings, offered: frozenset[str] | set[str]) -> Check:
     wanted = set(settings.supervision.placement.values())
-    absent = sorted(wanted - offered)
-    return checked_as(
+    return checked(
         "resources",
-        not absent,
-        f"supervision.placement asks for {', '.join(absent)}, which no node offers"
-        if absent
-        else ", ".join(sorted(offered)),
+        _listed(sorted(wanted - offered), "supervision.placement asks for {}, which no node offers"),
+        ", ".join(sorted(offered)),
         "start a node with --resource NAME=1, or change supervision.placement",
     )
 
@@ -333,10 +295,11 @@ def _guardian_node(settings: Settings, alive: Sequence[NodeRow]) -> Check:
     """Check that the guardian's placement names one machine: the one that acts while PostgreSQL is away."""
     wanted = settings.supervision.placement.get("guardian", "head")
     named = sorted(row.name for row in alive if wanted in row.detail.get("resources", {}))
-    return checked_as(
+    text = f"'{wanted}' is offered by {', '.join(named) or 'no node'}"
+    return checked(
         "guardian",
-        len(named) == 1,
-        f"'{wanted}' is offered by {', '.join(named) or 'no node'}",
+        "" if len(named) == 1 else text,
+        text,
         "name one node: without PostgreSQL only the guardian there acts, and two cut off from it could both flatten",
     )
 
@@ -346,15 +309,6 @@ def _local(source: str, place: Path) -> Path:
     return path if path.is_absolute() else place / path
 
 
-def _runs(role: str, commands: str) -> bool:
-    return re.search(rf"fks\b.* node {role}\b", commands) is not None
-
-
-def _first(commands: str, wanted: str) -> str:
-    _, found, rest = commands.partition(wanted)
-    return f"{found}{rest}" if found else commands.partition(" ; ")[0] or "no command"
-
-
 # ── while it runs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -362,13 +316,13 @@ async def _running(paths: Paths, settings: Settings | None) -> list[Check]:
     try:
         url = load_node(paths).database_url
     except FksError:
-        return [Check("nodes", "skipped", "nothing runs here", "run it on a machine of the cluster to check that too")]
+        return [Check("nodes", UNKNOWN, "nothing runs here", "run it on a machine of the cluster to check that too")]
     try:
         chosen = DatabaseSettings(pool_min=1, pool_max=1, connect_timeout_s=3.0)
         async with asyncio.timeout(5.0):
             db = await Database.connect(url, chosen, application="cluster check", retry_s=0.0)
     except (OutageError, TimeoutError) as error:
-        return [Check("database", "bad", str(error) or "no answer in 5 s", "see 'fks doctor'")]
+        return [Check("database", DOWN, str(error) or "no answer in 5 s", "see 'fks doctor'")]
     try:
         rows = await NodeStore(db).all()
     finally:
@@ -379,10 +333,10 @@ async def _running(paths: Paths, settings: Settings | None) -> list[Check]:
 def check_nodes(rows: Sequence[NodeRow], settings: Settings | None) -> Iterator[Check]:
     """Yield the checks of the machines by their rows."""
     head = next((row for row in rows if row.role != "worker" and row.is_alive), None)
-    yield checked_as(
+    yield checked(
         "head",
-        head is not None,
-        f"{head.name} at {head.address}" if head else "no keeper of a head speaks",
+        "" if head else "no keeper of a head speaks",
+        f"{head.name} at {head.address}" if head else "",
         "start it with 'fks node head'",
     )
     for row in rows:
@@ -400,55 +354,34 @@ def _gateway(rows: Sequence[NodeRow]) -> Iterator[Check]:
     heads = [row for row in alive if row.role == "head" and (row.detail.get("http") or {}).get("spreads")]
     if not heads:
         return
-    scheme = "HTTPS" if heads[0].detail["http"].get("tls_cert") else "HTTP"
+    finding = f"can answer {'HTTPS' if heads[0].detail['http'].get('tls_cert') else 'HTTP'} as the head does"
     faults = lacking((row.name, row.role, row.detail) for row in alive)
     for row in alive:
-        text, remedy = faults.get(row.name, (f"can answer {scheme} as the head does", ""))
-        yield checked_as(f"{row.name} gateway", row.name not in faults, text, remedy)
+        fault, remedy = faults.get(row.name, ("", ""))
+        yield checked(f"{row.name} gateway", fault, finding, remedy)
 
 
 def _node(row: NodeRow, head: NodeRow | None) -> Iterator[Check]:
-    name = row.name
-    yield checked_as(
-        f"{name} speaks",
-        row.is_alive,
-        f"{row.age_s:.1f} s ago, {row.role} at {row.address}",
-        "look at that machine: 'fks status' there; gone for good? its row leaves with 'fks node stop'",
-    )
+    name, detail = row.name, row.detail
+    text = f"{row.age_s:.1f} s ago, {row.role} at {row.address}"
+    remedy = "look at that machine: 'fks status' there; gone for good? its row leaves with 'fks node stop'"
+    yield checked(f"{name} speaks", "" if row.is_alive else text, text, remedy)
     if not row.is_alive:
         return
-    troubles = row.detail.get("troubles") or []
-    yield checked_as(
-        f"{name} services", not troubles, ", ".join(troubles) or "all ready", "see 'fks logs keeper' there"
-    )
-    yield checked_as(
-        f"{name} redis",
-        row.detail.get("redis") is not False,
-        "no answer" if row.detail.get("redis") is False else "answers",
-        "let that machine reach FKS_REDIS_URL",
-    )
-    skew, error = row.clock_skew_ms, float(row.detail.get("clock_error_ms", 0.0))
+    troubles = ", ".join(detail.get("troubles") or [])
+    yield checked(f"{name} services", troubles, "all ready", "see 'fks logs keeper' there")
+    fault = "no answer" if detail.get("redis") is False else ""
+    yield checked(f"{name} redis", fault, "answers", "let that machine reach FKS_REDIS_URL")
+    skew, error = row.clock_skew_ms, float(detail.get("clock_error_ms", 0.0))
+    text = "unknown" if skew is None else f"{skew:+.1f} ms against the database (±{error:.1f})"
     is_near = skew is not None and abs(skew) - error < SKEW_MAX_MS
-    yield checked_as(
-        f"{name} clock",
-        is_near,
-        "unknown" if skew is None else f"{skew:+.1f} ms against the database (±{error:.1f})",
-        "set its clock by NTP (chrony)",
-    )
+    yield checked(f"{name} clock", "" if is_near else text, text, "set its clock by NTP (chrony)")
     if head is None or head.name == name:
         return
-    for what, ours, theirs in (
-        ("fks", row.version, head.version),
-        *((key, row.detail.get(key), head.detail.get(key)) for key in ("ray", "python")),
-    ):
-        yield checked_as(
-            f"{name} {what}",
-            ours == theirs,
-            f"{ours}" if ours == theirs else f"{ours}, the head has {theirs}",
-            "install the same wheel on both, then 'fks deploy'",
-        )
-    keys = differing(row.detail.get("agreed", {}), head.detail.get("agreed", {}))
-    text = f"differs from the head in {', '.join(keys)}" if keys else f"agrees ({row.config_hash})"
-    yield checked_as(
-        f"{name} settings", not keys, text, "make fks.toml and the FKS_ environment the same, then restart its node"
-    )
+    builds = [(key, detail.get(key), head.detail.get(key)) for key in ("ray", "python")]
+    for part, ours, theirs in [("fks", row.version, head.version), *builds]:
+        fault = "" if ours == theirs else f"{ours}, the head has {theirs}"
+        yield checked(f"{name} {part}", fault, f"{ours}", "install the same wheel on both, then 'fks deploy'")
+    fault = _listed(differing(detail.get("agreed", {}), head.detail.get("agreed", {})), "differs from the head in {}")
+    remedy = "make fks.toml and the FKS_ environment the same, then restart its node"
+    yield checked(f"{name} settings", fault, f"agrees ({row.config_hash})", remedy)

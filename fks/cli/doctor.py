@@ -5,8 +5,14 @@ from __future__ import annotations
 import click
 
 from fks.cli.base import FAILED, OK, as_json, emit, home_of
+from fks.model.health import DEGRADED, DOWN, HEALTHY, level
 
-_MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
+#: Status of a check → its word, mark, colour, and the summary when it is the worst.
+_SHOWN = {
+    HEALTHY: ("ok", "✓", "green", "all is well"),
+    DEGRADED: ("warn", "!", "yellow", "usable, with remarks"),
+    DOWN: ("fail", "✗", "red", "something has to be fixed"),
+}
 
 
 @click.command()
@@ -21,18 +27,17 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
 
     paths = Paths.of(home_of(ctx) or ".fks")
     checks = asyncio.run(examine(paths))
-    worst = (
-        "fail" if any(c.state == "fail" for c in checks) else "warn" if any(c.state == "warn" for c in checks) else "ok"
-    )
+    statuses = {check.status for check in checks}
+    worst = level(statuses <= {HEALTHY}, DOWN not in statuses)
     if as_json:
-        rows = [{"name": c.name, "state": c.state, "detail": c.detail, "remedy": c.remedy} for c in checks]
-        emit({"state": worst, "home": str(paths.home), "checks": rows}, as_json=True, schema="fks.doctor/1")
+        rows = [{"name": c.name, "state": _SHOWN[c.status][0], "detail": c.detail, "remedy": c.remedy} for c in checks]
+        emit({"state": _SHOWN[worst][0], "home": str(paths.home), "checks": rows}, as_json=True, schema="fks.doctor/1")
     else:
         for check in checks:
-            mark, colour = _MARKS[check.state]
+            _, mark, colour, _ = _SHOWN[check.status]
             click.echo(f"{click.style(mark, fg=colour)} {check.name:<16} {check.detail}")
-            if check.remedy and check.state != "ok":
+            if check.remedy and check.status != HEALTHY:
                 click.echo(f"  {'':<16} {click.style('→ ' + check.remedy, fg=colour)}")
-        summaries = {"ok": "all is well", "warn": "usable, with remarks", "fail": "something has to be fixed"}
-        click.echo(click.style(summaries[worst], fg=_MARKS[worst][1], bold=True))
-    return FAILED if worst == "fail" else OK
+        _, _, colour, summary = _SHOWN[worst]
+        click.echo(click.style(summary, fg=colour, bold=True))
+    return FAILED if worst == DOWN else OK

@@ -182,6 +182,7 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
     from fks.cli.screen import first_screen
     from fks.config.load import load
     from fks.config.unread import warnings_of
+    from fks.model.health import HEALTHY
 
     if not is_json:
         screen.line(click.style(f"FKS starts in {site.paths.home}", bold=True))
@@ -189,7 +190,7 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
         for line in (*loaded.warnings, *warnings_of(loaded.settings, loaded.sources)):
             screen.line(f"{click.style('warning:', fg='yellow')} {line}")
         for check in safeguards(loaded.settings):
-            if loaded.settings.venue.live and check.state != "ok":
+            if loaded.settings.venue.live and check.status != HEALTHY:
                 screen.line(f"{click.style('real money:', fg='red')} {check.detail}; {check.remedy}")
     spinner = asyncio.create_task(screen.spin())
     try:

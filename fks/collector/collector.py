@@ -38,15 +38,15 @@ from fks.collector.connections import (
     is_refusal,
 )
 from fks.collector.gap_filler import GapFiller
-from fks.collector.self_checks import feed_problems, feed_rows
+from fks.collector.publisher import LatestPublisher, StatePublisher
 from fks.collector.writer import Writer
 from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
-from fks.feed.machine import FeedState, MarketData
+from fks.feed.machine import TRUSTED, FeedState, MarketData
 from fks.history.assets import Assets, subscriptions, timeframes_of
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import ConfigError, FksError, OutageError
-from fks.model.health import FailedCheck
+from fks.model.health import Check, failed
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
 from fks.model.ports import Exchange, Log, Meter
 from fks.runtime import Runtime
@@ -216,7 +216,7 @@ class Collector:
         """Return whether every feed is live and the store takes what they seal."""
         return self._is_listed and self._is_storing and all(f.state is FeedState.LIVE for f in self._feeds.values())
 
-    def problems(self) -> list[FailedCheck]:
+    def problems(self) -> list[Check]:
         """Return what is wrong now: silent feeds, an exchange that refuses us, a store that takes nothing."""
         refusal, now_s = self._refusal or self._connections.refusal, self._clock.monotonic()
         found = feed_problems(
@@ -226,10 +226,8 @@ class Collector:
             is_refused=bool(refusal),
             is_open=is_open_at(self._calendar, self._clock.now_ns()),
         )
-        found += [FailedCheck("feed", refusal, self.exchange.name)] if refusal else []
-        return (
-            found if self._is_storing else [*found, FailedCheck("database", "the store takes nothing", about="store")]
-        )
+        found += [failed("feed", refusal, self.exchange.name)] if refusal else []
+        return found if self._is_storing else [*found, failed("database", "the store takes nothing", about="store")]
 
     @property
     def feeds(self) -> Mapping[str, SymbolFeed]:
@@ -440,6 +438,52 @@ class Collector:
                 self._has_news.set()
             else:
                 await self._clock.sleep(TICK_S)
+
+
+WAITING_MAX = 5_000  # sealed bars of one symbol that wait for the store
+
+
+def feed_problems(
+    feeds: Iterable[SymbolFeed], now_s: float, *, away_max_s: float, is_refused: bool = False, is_open: bool = True
+) -> list[Check]:
+    """Return the feeds that are silent beyond their limit, or not live for `away_max_s`, or that wait for the store.
+
+    While the market is closed (`is_open` False) none has to be live: brokers end their price feeds at night.
+
+    The collector reconnects by itself, so a restart helps at most once it has tried for long, and not where the
+    exchange refuses the feed, or all of us (`is_refused`).
+    """
+    found = []
+    for feed in feeds:
+        away_s = 0.0 if feed.live_until_s is None else now_s - feed.live_until_s
+        if is_open and feed.state is not FeedState.LIVE and (feed.stream not in TRUSTED or away_s > away_max_s):
+            text = (
+                f"{feed.symbol} is {feed.state}, last message {feed.liveness.age_s(now_s):.1f} s "
+                f"ago{f': {feed.error}' if feed.error else ''}"
+            )
+            found.append(failed("feed", text, feed.symbol, is_mended_by_restart=not (is_refused or feed.is_refused)))
+        if len(feed.unstored.sealed) > WAITING_MAX:
+            text = f"{len(feed.unstored.sealed)} sealed bars of {feed.symbol} wait for the store"
+            found.append(failed("queue", text, feed.symbol))
+    return found
+
+
+def feed_rows(feeds: Iterable[SymbolFeed], now_s: float) -> list[dict[str, object]]:
+    """Return what status shows of feeds: ages in ms, of the feed and of each channel."""
+    return [
+        {
+            "symbol": feed.symbol,
+            "state": str(feed.state),
+            "age_ms": round(feed.liveness.age_s(now_s) * 1000),
+            "last_trade_id": feed.last_id,
+            "late": feed.late,
+            "waiting": len(feed.unstored.sealed),
+            "dropped": feed.dropped,
+            "problem": feed.error,
+            "channels": {str(c): round(liveness.age_s(now_s) * 1000) for c, liveness in feed.liveness.items()},
+        }
+        for feed in feeds
+    ]
 
 
 SUSPECTS_MAX = 1_000  # beyond it the oldest are dropped, counted

@@ -5,30 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from fks.model.health import FailedCheck
-from fks.process.self_checks import stuck_problem
+from fks.model.health import Check, failed
+from fks.process.self_checks import stuck_problems
 
 
-def guardian_problems(detail: Mapping[str, object], *, stuck_max_s: float = math.inf) -> list[FailedCheck]:
+def guardian_problems(detail: Mapping[str, object], *, stuck_max_s: float = math.inf) -> list[Check]:
     """Return venues and required NinjaTrader groups without a session, a kill file that cannot be written, tables that
     cannot be read, a loop that does not turn."""
-    found = []
     turned_s = detail.get("turned_s")
-    if isinstance(turned_s, float) and (stuck := stuck_problem("guardian", turned_s, stuck_max_s)):
-        found.append(stuck)
+    found = stuck_problems("guardian", turned_s, stuck_max_s) if isinstance(turned_s, float) else []
     venues = detail.get("venues")
     for name, venue in venues.items() if isinstance(venues, Mapping) else ():
         if not venue["open"]:
-            found.append(FailedCheck("venue", f"no session with {name}: a kill could not cancel there", name))
+            found.append(failed("venue", f"no session with {name}: a kill could not cancel there", name))
     bridges = detail.get("ninja")
     for group, bridge in bridges.items() if isinstance(bridges, Mapping) else ():
         if bridge["required"] and not bridge["open"]:
             text = f"no session with NinjaTrader group {group}: {bridge['reason'] or 'it is opened'}"
-            found.append(FailedCheck("venue", text, f"ninja:{group}"))
+            found.append(failed("venue", text, f"ninja:{group}"))
     if detail.get("journal", "ok") != "ok":
-        found.append(FailedCheck("disk", f"the kill file: {detail['journal']}", about="kill"))
+        found.append(failed("disk", f"the kill file: {detail['journal']}", about="kill"))
     if why := detail.get("looks_on"):
-        found.append(FailedCheck("lease", str(why), about="kill"))
+        found.append(failed("lease", str(why), about="kill"))
     if str(detail.get("database", "")).startswith("down"):
-        found.append(FailedCheck("database", "positions cannot be read: the last known ones count", about="positions"))
+        found.append(failed("database", "positions cannot be read: the last known ones count", about="positions"))
     return found

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fks.clock.waiting import wait_for_event
 from fks.model.errors import OutageError
-from fks.model.health import FailedCheck
+from fks.model.health import Check, failed
 from fks.runtime import Component
 from fks.store.bus import JOBS
 
@@ -216,21 +216,21 @@ class Scheduler:
     def is_ready(self) -> bool:
         return self._is_working
 
-    def problems(self) -> Sequence[FailedCheck]:
+    def problems(self) -> Sequence[Check]:
         """Return jobs that are not claimed, a loop that does not turn, and schedules that failed when they ran last."""
         limit_s, found = self._c.settings.supervision.jobs_wait_max_s, []
         if self._waits_s is not None and self._waits_s > limit_s:
             text = f"the oldest job waits for {self._waits_s:.0f} s" + (
                 ": all runners are busy" if self._is_full else ""
             )
-            found.append(FailedCheck("queue", text, about="jobs", is_mended_by_restart=not self._is_full))
+            found.append(failed("queue", text, about="jobs", is_mended_by_restart=not self._is_full))
         silent_s = self._c.clock.monotonic() - self._turned_s
         if silent_s > limit_s:
             text = f"no schedule was looked at for {silent_s:.0f} s"
-            found.append(FailedCheck("loop", text, about="schedules", is_mended_by_restart=True))
-        found += [FailedCheck("schedule", f"{name} {result}", about=name) for name, result in self._failing.items()]
+            found.append(failed("loop", text, about="schedules", is_mended_by_restart=True))
+        found += [failed("schedule", f"{name} {result}", about=name) for name, result in self._failing.items()]
         if not self._is_working:
-            found.append(FailedCheck("database", "schedules and jobs cannot be read", about="jobs"))
+            found.append(failed("database", "schedules and jobs cannot be read", about="jobs"))
         return found
 
     def detail(self) -> Mapping[str, object]:

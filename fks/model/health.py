@@ -1,21 +1,43 @@
-"""Results of self-checks."""
+"""Results of checks: of this machine, of a cluster, of a dependency, of a process by itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+HEALTHY, DEGRADED, DOWN, UNKNOWN = "healthy", "degraded", "down", "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class FailedCheck:
-    """One failed self-check, as it is now. Its duration is kept by `fks.process.self_checks`.
+class Check:
+    """Result of one check, the same for `fks doctor`, `fks cluster check`, the deep checks and self-checks.
 
-    `kind`: database, feed, venue, queue, memory, loop, disk, redis, schedule. `about` distinguishes checks of one kind
-    (a
-    symbol, a venue); kind and about stay the same while it lasts, `text` may change.
+    `status`: HEALTHY, DEGRADED (usable, but in need of attention), DOWN, or UNKNOWN (not checked, or no evidence).
+    `detail` is the finding and `remedy` the action against it. `about` distinguishes checks of one name (a symbol, a
+    venue): name and about stay the same while a fault lasts, `detail` may change.
     `is_mended_by_restart`: a new process of this component may pass the check; False where the cause lies elsewhere.
+    `values` are the measured numbers of a deep check, `response_ms` the time until the answer.
     """
 
-    kind: str
-    text: str
+    name: str
+    status: str
+    detail: str = ""
+    remedy: str = ""
     about: str = ""
     is_mended_by_restart: bool = False
+    response_ms: float | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def level(is_well: bool, is_usable: bool = True) -> str:
+    """Return HEALTHY, else DEGRADED while it is usable, else DOWN."""
+    return HEALTHY if is_well else DEGRADED if is_usable else DOWN
+
+
+def failed(name: str, detail: str, about: str = "", *, is_mended_by_restart: bool = False) -> Check:
+    """Return a failed self-check, as it is now. `fks.process.self_checks` keeps its duration.
+
+    `name`: database, feed, venue, queue, memory, loop, stuck, disk, lease, redis, schedule, ninja, ninja_secret.
+    """
+    return Check(name, DOWN, detail, about=about, is_mended_by_restart=is_mended_by_restart)

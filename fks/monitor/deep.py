@@ -8,35 +8,27 @@ kept in memory and written when it is back, so that its outage is part of the up
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar
 
 from fks.clock import Clock
 from fks.config.machine_http import certificate_end
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import FksError, InputError, OutageError
+from fks.model.health import DEGRADED, DOWN, HEALTHY, UNKNOWN, Check
 from fks.model.timeframe import iso, to_datetime
 from fks.monitor import measures, probes
 from fks.monitor.health import owner_services
 from fks.monitor.hosts import get_status
-from fks.monitor.measures import Check
 from fks.monitor.registry import Registry
 from fks.monitor.status import FEED_MS, component_view, node_view
-from fks.monitor.statuses import (
-    DEGRADED,
-    DOWN,
-    HEALTHY,
-    REMEMBERED,
-    UNKNOWN,
-    Dependency,
-    Reported,
-    damped,
-    rolled_up,
-    uptime_percent,
-)
+from fks.monitor.statuses import REMEMBERED, Dependency, Reported, damped, rolled_up, uptime_percent
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.jobs import SEARCHES
@@ -46,6 +38,7 @@ EVERY_S = 120.0
 FRESH_S = 3 * EVERY_S
 WINDOWS = ("24h", "7d", "30d")
 _UNSAVED_MAX = 50
+_NO_DATABASE = "the database does not answer"
 _AT_ONCE = 10
 _STARTING = frozenset({"starting", "restarting", "waiting", "draining"})
 
@@ -71,8 +64,8 @@ class Look:
                     "reported": self.reported[name].status if name in self.reported else check.status,
                     "is_flapping": name in self.reported and self.reported[name].is_flapping,
                     "response_ms": check.response_ms,
-                    "error": check.error,
-                    "detail": dict(check.detail),
+                    "error": check.detail or None,
+                    "detail": dict(check.values),
                 }
                 for name, check in self.checks.items()
             ],
@@ -94,7 +87,8 @@ class DeepChecks:
         Without the database the look is returned as it is, to be written by the next one. Never raises for an outage.
         """
         at_ns = self._clock.now_ns()
-        checks = {check.service: check for check in await self._measured()}
+        found = await asyncio.gather(*(self._measured(name) for name in self.CHECKS))
+        checks = {check.name: check for check in found if check is not None}
         if checks["database"].status == DOWN:
             return self._postponed(at_ns, checks)
         try:
@@ -104,34 +98,34 @@ class DeepChecks:
                 await self._save(await self._judged(earlier.at_ns, earlier.checks, earlier.services, dependencies))
                 self._unsaved.popleft()
             services = await self._services()
-            checks |= await self._certificates(checks.get("certificate"))
             self._known = frozenset(services)
             dependencies = await self._registry.dependencies()  # the first registration adds them
             look = await self._judged(at_ns, checks | services, self._known, dependencies)
             await self._save(look)
             await self._db.execute("registry.settle_unruled")
         except OutageError as error:  # it went away meanwhile
-            return self._postponed(at_ns, checks | {"database": Check("database", DOWN, None, str(error))})
+            return self._postponed(at_ns, checks | {"database": Check("database", DOWN, str(error))})
         return look
 
     def _postponed(self, at_ns: int, checks: Mapping[str, Check]) -> Look:
         """Return a look without the database, which is written later. Of the services it knows nothing itself."""
-        services = {name: Check(name, UNKNOWN, error="the database does not answer") for name in self._known}
+        services = {name: Check(name, UNKNOWN, _NO_DATABASE) for name in self._known}
         look = Look(at_ns, {**checks, **services}, services=self._known)
         self._unsaved.append(look)
         return look
 
     # ── measuring ────────────────────────────────────────────────────────────────────────────────
-    async def _measured(self) -> list[Check]:
-        found = await asyncio.gather(
-            self._answering("database", self._db.ping),
-            self._answering("redis", self._bus.ping),
-            self._from_rows(),
-            self._clock_check(),
-            asyncio.to_thread(self._files),
-        )
-        database, redis, rows, clock, files = found
-        return [database, redis, *rows, clock, *files]
+    async def _measured(self, name: str) -> Check | None:
+        """Return the result of one of CHECKS; None where it has nothing to look at."""
+        try:
+            return await self.CHECKS[name](self)
+        except (OSError, FksError):
+            return Check(name, UNKNOWN, _NO_DATABASE)
+
+    async def _rows(self, query: str, *args: object) -> list[dict[str, Any]]:
+        async with asyncio.timeout(5.0):
+            await self._db.ping()  # at once, without the retries of a query
+            return [dict(row) for row in await self._db.fetch(query, *args)]
 
     async def _answering(self, name: str, call: Callable[[], Awaitable[object]]) -> Check:
         limit_ms = self._settings.monitor.response_max_ms
@@ -140,86 +134,77 @@ class DeepChecks:
         except (OSError, FksError) as error:
             return measures.answering(name, None, str(error) or "no answer in time", degraded_ms=limit_ms)
 
-    async def _from_rows(self) -> list[Check]:
-        limits = self._settings.supervision
-        try:
-            async with asyncio.timeout(5.0):
-                await self._db.ping()
-                feeds = [dict(row) for row in await self._db.fetch("monitor.feeds")]
-                venues = [dict(row) for row in await self._db.fetch("monitor.venues")]
-                queues = await self._db.fetchrow("registry.queues", list(SEARCHES))
-        except (OSError, FksError):
-            return [
-                Check(name, UNKNOWN, error="the database does not answer") for name in ("exchange", "venue", "queue")
-            ]
-        assert queues is not None
-        return [
-            measures.feeds(feeds, stale_ms=FEED_MS),
-            measures.venues(venues),
-            measures.queues(
-                queues["jobs"],
-                queues["jobs_wait_s"],
-                queues["signals"],
-                queues["signals_wait_s"],
-                jobs_max_s=limits.jobs_wait_max_s,
-                signals_max_s=limits.signals_wait_max_s,
-            ),
-        ]
+    async def _exchange(self) -> Check:
+        return measures.feeds(await self._rows("monitor.feeds"), stale_ms=FEED_MS)
 
-    async def _clock_check(self) -> Check:
+    async def _venue(self) -> Check:
+        return measures.venues(await self._rows("monitor.venues"))
+
+    async def _queue(self) -> Check:
+        limits = self._settings.supervision
+        (row,) = await self._rows("registry.queues", list(SEARCHES))
+        maxima = {"jobs_max_s": limits.jobs_wait_max_s, "signals_max_s": limits.signals_wait_max_s}
+        return measures.queues(row["jobs"], row["jobs_wait_s"], row["signals"], row["signals_wait_s"], **maxima)
+
+    async def _clock_offset(self) -> Check:
         monitor = self._settings.monitor
-        offset: tuple[float, float] | None = None
+        offset_ms: float | None = None
+        response_ms: float | None = None
         error = "no NTP server is set"
         if monitor.ntp_server != "none":
             try:
-                offset = await probes.ntp_offset_ms(monitor.ntp_server, self._clock)
+                offset_ms, response_ms = await probes.ntp_offset_ms(monitor.ntp_server, self._clock)
             except (OSError, FksError, ValueError) as failed:
                 error = f"{monitor.ntp_server}: {failed or 'no answer in time'}"
-        return measures.clock(
-            None if offset is None else offset[0],
-            error,
-            offset_max_ms=monitor.clock_offset_max_ms,
-            response_ms=None if offset is None else offset[1],
+        return measures.clock(offset_ms, error, offset_max_ms=monitor.clock_offset_max_ms, response_ms=response_ms)
+
+    async def _disk(self) -> Check:
+        free_mb, total_mb = await asyncio.to_thread(probes.disk_mb, self._paths.home) or (None, None)
+        free_min_mb = self._settings.monitor.disk_free_min_mb
+        return measures.disk(free_mb, total_mb, free_min_mb=free_min_mb, place=str(self._paths.home))
+
+    async def _backup(self) -> Check:
+        folder, now_s = self._settings.backup.folder or self._paths.backups, self._clock.now_ns() / 1e9
+        return measures.backup(
+            *(await asyncio.to_thread(probes.newest_backup, folder, now_s) or (None, "")),
+            max_h=self._settings.monitor.backup_max_h,
+            is_own_server=self._settings.database.url is None,
         )
 
-    def _files(self) -> list[Check]:
-        """Return the checks that read files: disk, backup, and the certificate where the gateway has one."""
-        monitor, now_s = self._settings.monitor, self._clock.now_ns() / 1e9
-        free_mb, total_mb = probes.disk_mb(self._paths.home) or (None, None)
-        place = str(self._paths.home)
-        found = [
-            measures.disk(free_mb, total_mb, free_min_mb=monitor.disk_free_min_mb, place=place),
-            measures.backup(
-                *(probes.newest_backup(self._settings.backup.folder or self._paths.backups, now_s) or (None, "")),
-                max_h=monitor.backup_max_h,
-                is_own_server=self._settings.database.url is None,
-            ),
-        ]
-        file = self._settings.http.tls_cert
+    async def _certificate(self) -> Check | None:
+        """Return the check of the certificate that ends first: of this gateway, or another machine's, whose keeper
+        reports it. None where no gateway has one."""
+        file, now_s = self._settings.http.tls_cert, self._clock.now_ns() / 1e9
+        check = partial(measures.certificate, min_days=self._settings.monitor.certificate_min_days)
+        found: list[tuple[float, str]] = []
+        own_days = math.inf
         if file is not None:
-            days, error = None, None
             try:
-                days = (certificate_end(file).timestamp() - now_s) / 86_400
-            except (OSError, ValueError) as failed:
-                error = str(failed)
-            found.append(measures.certificate(days, error, min_days=monitor.certificate_min_days, file=str(file)))
-        return found
+                own_days = ((await asyncio.to_thread(certificate_end, file)).timestamp() - now_s) / 86_400
+            except (OSError, ValueError) as error:
+                return check(None, str(error), file=str(file))
+        with contextlib.suppress(OSError, FksError):
+            for node in map(node_view, await self._rows("monitor.nodes")):
+                http = (node.get("detail") or {}).get("http") or {}
+                if node["state"] != "silent" and http.get("ends_s") is not None:
+                    found.append(((float(http["ends_s"]) - now_s) / 86_400, f"{http['tls_cert']} on {node['name']}"))
+        days, name = min(found, default=(math.inf, ""))
+        if own_days <= days + 0.1:
+            days, name = own_days, str(file)
+        return None if days == math.inf else check(days, None, file=name)
 
-    async def _certificates(self, own: Check | None) -> dict[str, Check]:
-        """Return the check of the certificate that ends first, where that is another machine's: its keeper reports
-        it."""
-        now_s, found = self._clock.now_ns() / 1e9, list[tuple[float, str]]()
-        for row in await self._db.fetch("monitor.nodes"):
-            node = node_view(dict(row))
-            http = (node.get("detail") or {}).get("http") or {}
-            if node["state"] != "silent" and http.get("ends_s") is not None:
-                found.append(((float(http["ends_s"]) - now_s) / 86_400, f"{http['tls_cert']} on {node['name']}"))
-        first = min(found, default=None)
-        if first is None or (own is not None and (own.status == DOWN or own.detail["days_left"] <= first[0] + 0.1)):
-            return {}
-        days, file = first
-        check = measures.certificate(days, None, min_days=self._settings.monitor.certificate_min_days, file=file)
-        return {check.service: check}
+    #: Name of each check → the method that makes it.
+    CHECKS: ClassVar[Mapping[str, Callable[[DeepChecks], Awaitable[Check | None]]]] = {
+        "database": lambda self: self._answering("database", self._db.ping),
+        "redis": lambda self: self._answering("redis", self._bus.ping),
+        "exchange": _exchange,
+        "venue": _venue,
+        "queue": _queue,
+        "clock": _clock_offset,
+        "disk": _disk,
+        "backup": _backup,
+        "certificate": _certificate,
+    }
 
     async def _services(self) -> dict[str, Check]:
         """Return the checks of our own services, from their components, and of others, by asking them. The registry is
@@ -231,15 +216,15 @@ class DeepChecks:
         problems, states = ({c["name"]: c[key] for c in components} for key in ("problem", "state"))
         for row in owner_services(components, iso(self._clock.now_ns())):
             bad = [f"{name}: {problems[name]}" if problems[name] else name for name in row["unhealthy"]]
-            error = "; ".join(bad)[:500] or None
+            error = "; ".join(bad)[:500]
             is_starting = any(states[name] in _STARTING for name in row["unhealthy"])
             status = DEGRADED if row["status"] == DOWN and is_starting else row["status"]
-            found[row["name"]] = Check(row["name"], status, None, error, {"components": row["components"]})
+            found[row["name"]] = Check(row["name"], status, error, values={"components": row["components"]})
         external = [row for row in await self._registry.list() if row["kind"] == "external"]
         gate = asyncio.Semaphore(_AT_ONCE)
         asked = await asyncio.gather(*(self._ask(row, gate) for row in external))
-        found |= {check.service: check for check in asked}
-        answered = [check.service for check in asked if check.status in (HEALTHY, DEGRADED)]
+        found |= {check.name: check for check in asked}
+        answered = [check.name for check in asked if check.status in (HEALTHY, DEGRADED)]
         if answered:
             await self._db.execute("registry.seen", answered)
         return found
@@ -255,14 +240,14 @@ class DeepChecks:
             try:
                 took_ms = await probes.answer_ms(call, timeout_s=4.0)
             except InputError as error:  # what it resolves to is no longer allowed
-                return Check(row["name"], UNKNOWN, None, error.message)
+                return Check(row["name"], UNKNOWN, error.message)
             except (OSError, FksError) as error:
-                return Check(row["name"], DOWN, None, str(error) or "Connection timeout")
+                return Check(row["name"], DOWN, str(error) or "Connection timeout")
         status = statuses[0]
         if 200 <= status < 300:
             return measures.answering(row["name"], took_ms, None, degraded_ms=monitor.response_max_ms)
         text = "answers with a redirect, which is not followed" if 300 <= status < 400 else f"answers {status}"
-        return Check(row["name"], DOWN, took_ms, text)
+        return Check(row["name"], DOWN, text, response_ms=took_ms)
 
     # ── judging and writing ──────────────────────────────────────────────────────────────────────
     async def _judged(
@@ -282,9 +267,9 @@ class DeepChecks:
             because = rolled[name].because
             judged[name] = check
             if because:
-                reasons = [check.error] if check.error else []
+                reasons = [check.detail] if check.detail else []
                 reasons += [_because(one, checks[one]) for one in because]
-                judged[name] = Check(name, status, check.response_ms, "; ".join(reasons)[:500], check.detail)
+                judged[name] = replace(check, status=status, detail="; ".join(reasons)[:500])
         statuses = {name: rolled[name].status for name in checks}
         return Look(at_ns, judged, statuses, reported, services)
 
@@ -300,9 +285,9 @@ class DeepChecks:
                     "status": look.statuses[name],
                     "reported": look.reported[name].status,
                     "response_ms": check.response_ms,
-                    "error": check.error,
+                    "error": check.detail or None,
                     "detail": {
-                        **check.detail,
+                        **check.values,
                         "is_flapping": look.reported[name].is_flapping,
                         "uptime": uptime.get(name, {}),
                     },
@@ -324,4 +309,4 @@ class DeepChecks:
 
 
 def _because(name: str, check: Check) -> str:
-    return f"{name} is {check.status}" + (f": {check.error}" if check.error else "")
+    return f"{name} is {check.status}" + (f": {check.detail}" if check.detail else "")

@@ -11,14 +11,15 @@ from fks import __version__
 from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.model.errors import OutageError
+from fks.model.health import DEGRADED, DOWN, HEALTHY, level
 from fks.model.ninja import LinkRecord
 from fks.model.timeframe import iso
+from fks.monitor.measures import is_fresh
 from fks.monitor.status import FEED_MS, SILENT_MS, WELL, component_view
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.ninja import NinjaStore
 
-HEALTHY, DEGRADED, DOWN = "healthy", "degraded", "down"
 #: The owner's services, and which of our components each of them became (prefix of the component's name).
 OWNER_SERVICES: dict[str, tuple[str, ...]] = {
     "fks_main": ("keeper", "keeper-parent", "supervisor", "monitor", "scheduler", "raylet", "gcs"),
@@ -157,9 +158,7 @@ class Health:
 
 def worst(dependencies: Mapping[str, str]) -> str:
     """Return the overall status: down without the database, degraded when anything else is not well."""
-    if dependencies.get("database") == DOWN:
-        return DOWN
-    return HEALTHY if all(status == HEALTHY for status in dependencies.values()) else DEGRADED
+    return level({*dependencies.values()} <= {HEALTHY}, dependencies.get("database") != DOWN)
 
 
 async def _answers(bus: Bus) -> str:
@@ -194,8 +193,8 @@ def feeds_health(feeds: list[dict[str, Any]]) -> str:
     """Return the state of market data: healthy when every wanted feed is live and fresh."""
     if not feeds:
         return DOWN
-    fresh = [f for f in feeds if f["state"] == "LIVE" and f["age_ms"] is not None and f["age_ms"] <= FEED_MS]
-    return HEALTHY if len(fresh) == len(feeds) else (DEGRADED if fresh else DOWN)
+    fresh = [is_fresh(feed, FEED_MS) for feed in feeds]
+    return level(all(fresh), any(fresh))
 
 
 def kind_of(component: Mapping[str, Any]) -> str:
@@ -205,9 +204,8 @@ def kind_of(component: Mapping[str, Any]) -> str:
 
 def status_of(members: Sequence[Mapping[str, Any]]) -> str:
     """Return healthy when every component is well, down when none even works with limits, degraded otherwise."""
-    if all(c["state"] in WELL for c in members):
-        return HEALTHY
-    return DEGRADED if any(c["state"] in WELL or c["state"] == DEGRADED for c in members) else DOWN
+    states = [c["state"] for c in members]
+    return level(WELL.issuperset(states), any(state in WELL or state == DEGRADED for state in states))
 
 
 def absent_reasons(settings: Settings) -> dict[str, str]:

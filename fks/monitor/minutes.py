@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-import orjson
+from dataclasses import asdict, dataclass
 
 from fks.clock import Clock
 from fks.config.machine import can_reach
 from fks.model.timeframe import to_datetime
-from fks.process.metrics import SNAPSHOT_PREFIX
+from fks.process.metrics import SNAPSHOT_PREFIX, Snapshot, parse_snapshot
 from fks.runtime import SNAPSHOTS
 from fks.store.bus import Bus
 from fks.store.db import Database
 
-Snapshot = Mapping[str, float]
+_MINUTE_NS = 60 * 10**9
 Usage = tuple[float, float]  # CPU seconds so far, resident memory in MB
 
 
@@ -35,11 +31,6 @@ class Minute:
     requests: int | None
     errors: int | None
     latency_ms: float | None
-
-    def row(self, at: Any) -> dict[str, Any]:
-        """Return the row of service_metrics for the minute that began `at`."""
-        names = ("service", "cpu_percent", "memory_mb", "requests", "errors", "latency_ms")
-        return {"at": at, **{name: getattr(self, name) for name in names}}
 
 
 def minute_of(
@@ -107,35 +98,23 @@ class MinuteStore:
         Errors: OutageError.
         """
         components = [dict(row) for row in await self._db.fetch("monitor.components")]
-        kept = {name: _parsed(text) for name, text in (await self._bus.fields(SNAPSHOTS)).items()}
+        kept = {name: parse_snapshot(text) for name, text in (await self._bus.fields(SNAPSHOTS)).items()}
         for row in components:
             if row["kind"] == "serve" and (text := await self._bus.get(SNAPSHOT_PREFIX + row["name"])) is not None:
-                kept[row["name"]] = _parsed(text)
+                kept[row["name"]] = parse_snapshot(text)
         now_s = self._clock.monotonic()
         pids = {row["name"]: row["pid"] for row in components if row["pid"] and can_reach(row["detail"].get("space"))}
         usages = await asyncio.to_thread(lambda: {name: process_usage(pid) for name, pid in pids.items()})
         elapsed_s, self._at_s = now_s - self._at_s, now_s
         at = to_datetime(self._clock.now_ns() // _MINUTE_NS * _MINUTE_NS)
-        rows, seen = [], {}
+        rows, seen = [], dict[str, tuple[Snapshot, Usage | None]]()
         for row in components:
             name = row["name"]
             now, usage = kept.get(name, {}), usages.get(name)
             before, usage_before = self._before.get(name, (now, None))
             seen[name] = (now, usage)
-            rows.append(minute_of(name, before, now, usage_before, usage, elapsed_s).row(at))
+            rows.append({"at": at, **asdict(minute_of(name, before, now, usage_before, usage, elapsed_s))})
         self._before = seen
         if rows:
             await self._db.execute("registry.save_metrics", rows)
         return len(rows)
-
-
-def _parsed(text: bytes) -> Snapshot:
-    """Return a snapshot; an empty one for anything else (other programs may write to Redis)."""
-    with contextlib.suppress(orjson.JSONDecodeError):
-        found = orjson.loads(text)
-        if isinstance(found, dict):
-            return {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
-    return {}
-
-
-_MINUTE_NS = 60 * 10**9

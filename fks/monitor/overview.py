@@ -10,16 +10,14 @@ from typing import Any
 
 from fks.clock import Clock
 from fks.config.settings import Settings
+from fks.model.health import DEGRADED, DOWN, HEALTHY, UNKNOWN
 from fks.model.timeframe import iso
 from fks.monitor.deep import FRESH_S
 from fks.monitor.health import absent_reasons, owner_services
 from fks.monitor.registry import Registry
 from fks.monitor.status import assemble
-from fks.monitor.statuses import HEALTHY, UNKNOWN, Dependency, rolled_up
+from fks.monitor.statuses import Dependency, rolled_up
 from fks.store.db import Database
-
-_OF_SYSTEM = {"healthy": "healthy", "starting": "degraded", "degraded": "degraded", "down": "down"}
-_COUNTED = ("healthy", "degraded", "down")
 
 
 async def overview(db: Database, clock: Clock, settings: Settings) -> dict[str, Any]:
@@ -47,7 +45,7 @@ async def overview(db: Database, clock: Clock, settings: Settings) -> dict[str, 
             "is_flapping": found is not None and bool(found["detail"].get("is_flapping")),
         }
     return {
-        "status": _OF_SYSTEM[system["state"]],
+        "status": DEGRADED if system["state"] == "starting" else system["state"],
         "timestamp": timestamp,
         "services": services,
         "checks": [check_view(row) for name, row in sorted(latest.items()) if name not in names],
@@ -58,7 +56,7 @@ async def overview(db: Database, clock: Clock, settings: Settings) -> dict[str, 
 
 def summary_of(statuses: Sequence[str]) -> dict[str, int]:
     """Return how many services there are, and how many in each status."""
-    return {"total": len(statuses), **{status: statuses.count(status) for status in _COUNTED}}
+    return {"total": len(statuses), **{status: statuses.count(status) for status in (HEALTHY, DEGRADED, DOWN)}}
 
 
 def check_view(row: Mapping[str, Any]) -> dict[str, Any]:

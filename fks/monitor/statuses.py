@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-HEALTHY, DEGRADED, DOWN, UNKNOWN = "healthy", "degraded", "down", "unknown"
+from fks.model.health import DEGRADED, DOWN, HEALTHY, UNKNOWN
+
 #: Looks in a row that agree before a change is reported.
 CONFIRMED = 2
 #: Looks that are remembered, and the changes among them from which a service flaps and until which it goes on flapping.

@@ -13,14 +13,12 @@ from typing import Any
 import orjson
 
 from fks.model.errors import OutageError
-from fks.model.health import FailedCheck
+from fks.model.health import DOWN, Check, failed
 from fks.model.ports import Meter
 from fks.model.timeframe import to_datetime
 from fks.monitor.alerts import NewAlerts, message_of, settle_what_is_over
 from fks.monitor.guard import Guard
-from fks.monitor.measures import Check
-from fks.monitor.statuses import DOWN
-from fks.process.self_checks import stuck_problem
+from fks.process.self_checks import stuck_problems
 from fks.runtime import SNAPSHOTS, SNAPSHOTS_TTL_S, Component
 from fks.store.bus import ALERTS
 from fks.store.metrics import TEXT, MetricStore
@@ -45,13 +43,11 @@ class Watcher:
     def __init__(self, component: Component) -> None:
         self._c = component
         self._guard = Guard("monitor", component.log, component.meter)
-        self._database_is_up = False
-        self._redis_is_up = False
+        self._is_up: dict[str, bool | None] = {"database": None, "redis": None}  # None: before the first look
         self._database_up_s = component.clock.monotonic()  # not seen away since then
         self._nodes = NodeStore(component.db)
         self._new_alerts = NewAlerts(component.db)
         self._served: Set[str] = frozenset()  # parts of Ray Serve whose restarts were published last
-        self._has_looked = False
         self._turned_s = component.clock.monotonic()  # the last turn of `_watch`
         self._kept = MetricStore(component.db)
         self._seen: dict[str, tuple[bytes, float]] = {}  # component -> its last snapshot, and when it was new
@@ -138,7 +134,7 @@ class Watcher:
                 await self._kept.save(TEXT, text)
 
     async def _snapshots(self) -> Mapping[str, bytes]:
-        if self._redis_is_up or not self._database_is_up:
+        if self._is_up["redis"] or not self._is_up["database"]:
             return await self._c.bus.fields(SNAPSHOTS)
         try:
             return await self._kept.young(SNAPSHOTS_TTL_S)
@@ -146,24 +142,21 @@ class Watcher:
             return {}
 
     async def _check(self) -> None:
-        try:
-            await self._c.db.ping()
-            self._database_is_up = True
-        except OutageError:
-            self._database_is_up = False
+        looks = (("database", "fks_database_up", self._c.db), ("redis", "fks_redis_up", self._c.bus))
+        for name, metric, server in looks:
+            try:
+                await server.ping()
+                is_up = True
+            except OutageError:
+                is_up = False
+            self._is_up[name] = is_up
+            self._c.meter.gauge(metric, float(is_up))
+        if not self._is_up["database"]:
             self._database_up_s = self._c.clock.monotonic()
-        try:
-            await self._c.bus.ping()
-            self._redis_is_up = True
-        except OutageError:
-            self._redis_is_up = False
-        self._has_looked = True
-        self._c.meter.gauge("fks_database_up", float(self._database_is_up))
-        self._c.meter.gauge("fks_redis_up", float(self._redis_is_up))
 
     async def _count_served(self) -> None:
         """Publish how often Ray Serve replaced each of its parts; no supervisor of ours sees them end."""
-        if not self._database_is_up:
+        if not self._is_up["database"]:
             return
         with contextlib.suppress(OutageError):
             restarts = {row["child"]: row["restarts"] for row in await self._c.db.fetch("monitor.served")}
@@ -175,7 +168,7 @@ class Watcher:
 
     async def _update_alerts(self) -> None:
         """Publish new alerts, and resolve those whose cause is over."""
-        if not self._database_is_up:
+        if not self._is_up["database"]:
             return
         with contextlib.suppress(OutageError):
             now_s = self._c.clock.monotonic()
@@ -193,22 +186,19 @@ class Watcher:
 
     @property
     def is_ready(self) -> bool:
-        return self._database_is_up and self._redis_is_up
+        return all(self._is_up.values())
 
-    def problems(self) -> Sequence[FailedCheck]:
+    def problems(self) -> Sequence[Check]:
         """Return a stuck loop, and the databases that do not answer."""
-        reached = {"database": self._database_is_up, "redis": self._redis_is_up}
         silent_s = self._c.clock.monotonic() - self._turned_s
-        stuck = stuck_problem("monitor", silent_s, self._c.settings.supervision.stuck_max_s)
-        return ([] if stuck is None else [stuck]) + [
-            FailedCheck(kind, f"{kind} does not answer")
-            for kind, is_up in reached.items()
-            if self._has_looked and not is_up
+        return [
+            *stuck_problems("monitor", silent_s, self._c.settings.supervision.stuck_max_s),
+            *(failed(name, f"{name} does not answer") for name, is_up in self._is_up.items() if is_up is False),
         ]
 
     def detail(self) -> Mapping[str, object]:
         """Return whether database and Redis answer."""
-        return {"database": self._database_is_up, "redis": self._redis_is_up}
+        return {name: bool(is_up) for name, is_up in self._is_up.items()}
 
 
 def host_metrics(meter: Meter, home: Path) -> None:
@@ -229,7 +219,7 @@ def check_metrics(meter: Meter, checks: Mapping[str, Check]) -> None:
     """Set the gauges of measured values of the deep checks. One that was not measured is forgotten: an old value says
     nothing."""
     for name, check, key, factor, labels in _MEASURED:
-        value = checks[check].detail.get(key) if check in checks else None
+        value = checks[check].values.get(key) if check in checks else None
         if value is None:
             meter.remove(name, **labels)
         else:

@@ -44,61 +44,51 @@ class Checked:
         return self.round_trips_s[min(int(len(self.round_trips_s) * share), len(self.round_trips_s) - 1)]
 
 
-class _Check:
-    """Collects the events of one check and asks the next thing."""
-
-    def __init__(self, pings: int) -> None:
-        self.link: Link | None = None
-        self.pings = pings
-        self.welcomed: o.Welcomed | None = None
-        self.status: Status | None = None
-        self.round_trips_s: list[float] = []
-        self.failure: Exception | None = None
-        self.is_done = asyncio.Event()
-
-    def on_event(self, event: o.Event) -> None:
-        match event:
-            case o.Welcomed():
-                self.welcomed = event
-            case o.Ready(is_first=True):
-                assert self.link is not None
-                self.link.session.request(GetStatus(rid=self.link.session.new_rid()))
-            case o.Answered(message=Status() as status):
-                self.status = status
-                self.is_done.set()
-            case o.RoundTrip():
-                self.round_trips_s.append(event.took_s)
-            case o.Alarm(code=AlarmCode.BRIDGE_AUTH | AlarmCode.AUTH_FAILED):
-                self.failure = ConfigError(
-                    f"NinjaTrader: {event.detail}",
-                    remedy="the secret file here and secret.key on the NinjaTrader machine must hold the same text, "
-                    "and ninja.group the bridge's group",
-                )
-                self.is_done.set()
-            case o.Waiting() | o.Disconnected() | o.NotAnswered() | o.Stopped():
-                if self.failure is None:
-                    self.failure = OutageError(f"no connection to NinjaTrader: {event.reason}")
-                self.is_done.set()
-            case _:
-                return
-
-
 async def check_connection(identity: Identity, address: Address, clock: Clock, *, pings: int = 20) -> Checked:
     """Return what the bridge at `address` reports, after `pings` round trips. One attempt on each port.
 
     Errors: OutageError without a connection; ConfigError when the two ends do not have the same secret.
     """
-    check = _Check(pings)
+    welcomed: o.Welcomed | None = None
+    status: Status | None = None
+    failure: Exception | None = None
+    round_trips_s: list[float] = []
+    is_done = asyncio.Event()
+
+    def on_event(event: o.Event) -> None:
+        nonlocal welcomed, status, failure
+        match event:
+            case o.Welcomed():
+                welcomed = event
+            case o.Ready(is_first=True):
+                session.request(GetStatus(rid=session.new_rid()))
+            case o.Answered(message=Status() as answer):
+                status = answer
+                is_done.set()
+            case o.RoundTrip():
+                round_trips_s.append(event.took_s)
+            case o.Alarm(code=AlarmCode.BRIDGE_AUTH | AlarmCode.AUTH_FAILED):
+                failure = ConfigError(
+                    f"NinjaTrader: {event.detail}",
+                    remedy="the secret file here and secret.key on the NinjaTrader machine must hold the same text, "
+                    "and ninja.group the bridge's group",
+                )
+                is_done.set()
+            case o.Waiting() | o.Disconnected() | o.NotAnswered() | o.Stopped():
+                failure = failure or OutageError(f"no connection to NinjaTrader: {event.reason}")
+                is_done.set()
+            case _:
+                return
+
     session = ClientSession(identity, clock, system_draws(), ports=ports_of(address.port), timeout_s=address.timeout_s)
-    check.link = link = Link(session, address.host, clock, check.on_event)
+    link = Link(session, address.host, clock, on_event)
     running = asyncio.create_task(link.run())
     try:
         async with asyncio.timeout(6 * address.timeout_s):
-            await _first(check.is_done, running)
-            if check.failure is not None:
-                raise check.failure
-            check.is_done.clear()
-            while len(check.round_trips_s) < pings and check.failure is None:
+            await _first(is_done, running)
+            if failure is not None:
+                raise failure
+            while len(round_trips_s) < pings and failure is None:
                 session.ping()
                 link.flush()
                 await clock.sleep(PING_EVERY_S)
@@ -108,13 +98,11 @@ async def check_connection(identity: Identity, address: Address, clock: Clock, *
         session.stop()
         link.flush()
         await running
-    if check.failure is not None and len(check.round_trips_s) < pings:
-        raise check.failure
-    assert check.welcomed is not None
-    assert check.status is not None
-    return Checked(
-        check.welcomed.port, check.welcomed.welcome, check.status, tuple(sorted(check.round_trips_s)), session.offset.ms
-    )
+    if failure is not None and len(round_trips_s) < pings:
+        raise failure
+    assert welcomed is not None
+    assert status is not None
+    return Checked(welcomed.port, welcomed.welcome, status, tuple(sorted(round_trips_s)), session.offset.ms)
 
 
 async def follow(identity: Identity, address: Address, clock: Clock, publish: Callable[[o.Event], bool]) -> None:

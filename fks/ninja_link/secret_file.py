@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from fks.clock import Clock
 from fks.model.errors import ConfigError, OutageError
-from fks.model.health import FailedCheck
+from fks.model.health import Check, failed
 from fks.model.ninja import LinkReport
 from fks.model.ports import Log
 from fks.ninja.auth import parse_secret
@@ -111,9 +111,9 @@ class SecretWait:
             await self._clock.sleep(LOOK_S)
         return found
 
-    def problems(self) -> list[FailedCheck]:
+    def problems(self) -> list[Check]:
         """Return why there is no secret, with the remedy; nothing while there is no reason to wait."""
-        return [] if self._error is None else [FailedCheck("ninja_secret", self._text(self._error), self._group)]
+        return [] if self._error is None else [failed("ninja_secret", self._text(self._error), self._group)]
 
     def detail(self) -> dict[str, object]:
         """Return the alarm, in the form of the link's own detail."""

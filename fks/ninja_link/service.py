@@ -22,7 +22,7 @@ from fks.clock import Clock
 from fks.clock.waiting import wait_for_event
 from fks.model.backoff import Backoff
 from fks.model.errors import OutageError, StaleEpochError
-from fks.model.health import FailedCheck
+from fks.model.health import Check, failed
 from fks.model.ninja import LinkReport, NinjaEvent, RequestKind, RequestRecord, RequestState
 from fks.model.ports import Lease, Log, Meter
 from fks.ninja import messages as m
@@ -246,16 +246,16 @@ class NinjaLink:
         """Whether the link does its work: NinjaTrader may be away, unless it is required."""
         return self._session is not None and (self.can_trade or not self._options.is_required)
 
-    def problems(self) -> Sequence[FailedCheck]:
+    def problems(self) -> Sequence[Check]:
         """Return rows that cannot be written, a session that another instance took, a required platform that is not
         able to trade."""
-        found: list[FailedCheck] = []
+        found: list[Check] = []
         if self._are_rows_down:
-            found.append(FailedCheck("database", "PostgreSQL does not answer: nothing is sent or acknowledged"))
+            found.append(failed("database", "PostgreSQL does not answer: nothing is sent or acknowledged"))
         if self._is_superseded:
-            found.append(FailedCheck("ninja", "another client took the session of this group", self._group))
+            found.append(failed("ninja", "another client took the session of this group", self._group))
         elif self._options.is_required and not self.can_trade:
-            found.append(FailedCheck("ninja", f"NinjaTrader is required and {self._state_text()}", self._group))
+            found.append(failed("ninja", f"NinjaTrader is required and {self._state_text()}", self._group))
         return found
 
     def detail(self) -> Mapping[str, object]:

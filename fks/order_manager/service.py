@@ -19,7 +19,7 @@ from fks.model.account import Account
 from fks.model.codes import Code
 from fks.model.copies import LEADER
 from fks.model.errors import OutageError, StaleEpochError
-from fks.model.health import FailedCheck
+from fks.model.health import Check, failed
 from fks.model.order import LIVE, OPEN, Order, OrderType, Role, State
 from fks.model.ports import Meter, Pager, Venue
 from fks.model.signal import OUTCOMES, Signal
@@ -39,7 +39,6 @@ from fks.order_manager.position_workers import PositionWorkers, Recorder
 from fks.order_manager.publisher import Publisher
 from fks.order_manager.refresh import Refresher
 from fks.order_manager.roll_watch import RollWatch
-from fks.order_manager.self_checks import order_problems
 from fks.order_manager.side_journal import SideJournal
 from fks.order_manager.submission import Submissions
 from fks.order_manager.tasks import Tasks, settled
@@ -66,6 +65,7 @@ from fks.store.signals import SignalStore
 JOURNAL_LOOK_S = 0.2  # between two looks for a journal that is away
 SIDE_LOCK_S = 6.0  # the guardian may hold the side journal's lock for one read of the venue more
 JOURNAL_PAGE_S = 5.0  # until an outage of PostgreSQL pages, if money is at work
+HELD_S = 20.0  # a look at a place that holds its signals back takes a few seconds
 ENTERING = (Role.ENTRY, Role.ORDER)
 DRAIN_S, PUBLISH_S = 3.0, 0.5  # of a drain: for what is in flight; for messages and alerts
 
@@ -273,9 +273,34 @@ class OrderManager:
             self._state == "running" and self._context.can_commit and all(status.state == "READY" for status in venues)
         )
 
-    def problems(self) -> list[FailedCheck]:
-        """Return what is wrong now."""
-        return order_problems(self.cache, self._settings.supervision, self._clock.monotonic())
+    def problems(self) -> list[Check]:
+        """Return a journal that is down, venues without a session, and signals that wait though nothing keeps them.
+
+        Ages are of the last look at the tables, at most a second old. A new process does not help a venue that is
+        away: it would have to reconcile it first. Signals that no core takes while their venue is READY may need one.
+        Those that were looked at just now wait for something that no restart brings: the end of a halt, of an order.
+        """
+        cache, limits, now_s = self.cache, self._settings.supervision, self._clock.monotonic()
+        found = []
+        if not cache.is_journal_up:
+            found.append(failed("database", "the journal takes nothing: nothing is sent", about="journal"))
+        for status in cache.venues.values():
+            away_s = 0.0 if status.away_s is None else now_s - status.away_s
+            if away_s > limits.sessions_wait_max_s:
+                text = f"{status.name} is {status.state} for {away_s:.0f} s: {status.detail or 'no session yet'}"
+                found.append(failed("venue", text, status.name))
+            waiting = cache.ready.get(status.name)
+            if waiting is None or status.away_s is not None or cache.is_killed:
+                continue
+            if waiting.age_s > limits.signals_wait_max_s:
+                text = f"{waiting.count} signals wait for {status.name}, the oldest for {waiting.age_s:.0f} s"
+                held = sum(
+                    count
+                    for key, (count, at_s) in cache.held.items()
+                    if key[1] == status.name and now_s - at_s < HELD_S
+                )
+                found.append(failed("queue", text, status.name, is_mended_by_restart=waiting.count > held))
+        return found
 
     def detail(self) -> dict[str, object]:
         """Return what status shows: small and JSON-able."""

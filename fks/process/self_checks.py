@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-from fks.model.health import FailedCheck
+from fks.model.health import Check, failed
+from fks.model.ports import Lease
 
 LAG_SHOWN_S = 5.0  # a late loop stays a problem for this long: the next beat must show it
 _MB = 1024 * 1024
 _STATM = Path("/proc/self/statm")
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Problems that began and problems that ended with an update."""
-
-    failed: tuple[FailedCheck, ...] = ()
-    recovered: tuple[FailedCheck, ...] = ()
 
 
 class SelfChecks:
@@ -29,17 +21,14 @@ class SelfChecks:
     """
 
     def __init__(self) -> None:
-        self._since: dict[tuple[str, str], float] = {}
-        self._found: dict[tuple[str, str], FailedCheck] = {}
+        self._found: dict[tuple[str, str], tuple[Check, float]] = {}
 
-    def update(self, found: Iterable[FailedCheck], now_s: float) -> Changes:
-        """Replace the problems by those of now; return which began and which ended."""
-        now = {(problem.kind, problem.about): problem for problem in found}
-        failed = tuple(problem for key, problem in now.items() if key not in self._found)
-        recovered = tuple(problem for key, problem in self._found.items() if key not in now)
-        self._since = {key: self._since.get(key, now_s) for key in now}
-        self._found = now
-        return Changes(failed, recovered)
+    def update(self, found: Iterable[Check], now_s: float) -> tuple[list[Check], list[Check]]:
+        """Replace the problems by those of now; return those that began and those that ended."""
+        before, now = self._found, {(problem.name, problem.about): problem for problem in found}
+        self._found = {key: (problem, before[key][1] if key in before else now_s) for key, problem in now.items()}
+        began = [problem for key, problem in now.items() if key not in before]
+        return began, [problem for key, (problem, _) in before.items() if key not in now]
 
     @property
     def is_well(self) -> bool:
@@ -48,16 +37,15 @@ class SelfChecks:
 
     def beat(self, now_s: float) -> list[dict[str, object]]:
         """Return the problems for the beat: kind, about, text, since_s (how long it lasts), is_mended_by_restart."""
-        found, since = self._found, self._since
         return [
             {
-                "kind": problem.kind,
+                "kind": problem.name,
                 "about": problem.about,
-                "text": problem.text,
-                "since_s": round(now_s - since.get(key, now_s), 3),
+                "text": problem.detail,
+                "since_s": round(now_s - since_s, 3),
                 "is_mended_by_restart": problem.is_mended_by_restart,
             }
-            for key, problem in found.items()
+            for problem, since_s in self._found.values()
         ]
 
 
@@ -70,28 +58,23 @@ def memory_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / _MB
 
 
-def memory_problem(used_mb: float, limit_mb: float) -> FailedCheck | None:
+def memory_problems(used_mb: float, limit_mb: float) -> list[Check]:
     """Return the problem of this much resident memory, if any: a new process ends a leak."""
-    if used_mb <= limit_mb:
-        return None
-    return FailedCheck("memory", f"{used_mb:.0f} MB resident, above {limit_mb:.0f} MB", is_mended_by_restart=True)
+    text = f"{used_mb:.0f} MB resident, above {limit_mb:.0f} MB"
+    return [failed("memory", text, is_mended_by_restart=True)] if used_mb > limit_mb else []
 
 
-def stuck_problem(about: str, silent_s: float, limit_s: float) -> FailedCheck | None:
+def stuck_problems(about: str, silent_s: float, limit_s: float) -> list[Check]:
     """Return the problem of a loop that has not turned for `silent_s`, if any: one that waits for ever for an answer
     leaves the process alive and its beat fresh, so only a new process ends it."""
-    if silent_s <= limit_s:
-        return None
-    return FailedCheck("stuck", f"it has not turned for {silent_s:.0f} s", about=about, is_mended_by_restart=True)
+    text = f"it has not turned for {silent_s:.0f} s"
+    return [failed("stuck", text, about, is_mended_by_restart=True)] if silent_s > limit_s else []
 
 
-def lease_problem(*, has_lease: bool, holds: bool) -> FailedCheck | None:
-    """Return the problem of a lease that ran out: the database was unavailable for its whole life."""
-    if not has_lease or holds:
-        return None
-    return FailedCheck(
-        "database", "the lease could not be renewed before it ran out: nothing is sent or written", about="lease"
-    )
+def lease_problems(lease: Lease | None) -> list[Check]:
+    """Return the problem of a lease that ran out, if any: the database was unavailable for its whole life."""
+    text = "the lease could not be renewed before it ran out: nothing is sent or written"
+    return [failed("database", text, "lease")] if lease is not None and not lease.holds() else []
 
 
 class LoopLag:
@@ -103,12 +86,11 @@ class LoopLag:
         self._late_s = 0.0
         self._shown_until_s = float("-inf")
 
-    def turn(self, now_s: float) -> FailedCheck | None:
+    def turn(self, now_s: float) -> list[Check]:
         """Note a turn of the loop; return a problem for LAG_SHOWN_S after a late one."""
         late_s = 0.0 if self._last_s is None else now_s - self._last_s - self._turn_s
         self._last_s = now_s
         if late_s > self._limit_s:
             self._late_s, self._shown_until_s = late_s, now_s + LAG_SHOWN_S
-        if now_s >= self._shown_until_s:
-            return None
-        return FailedCheck("loop", f"the work loop stood still for {self._late_s:.2f} s")
+        text = f"the work loop stood still for {self._late_s:.2f} s"
+        return [failed("loop", text)] if now_s < self._shown_until_s else []

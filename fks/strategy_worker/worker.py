@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from fks.model.bar import Bars, Feature
 from fks.model.errors import BugError, FksError, InputError, OutageError, StaleEpochError
-from fks.model.health import FailedCheck
+from fks.model.health import Check, failed
 from fks.model.timeframe import bar_end, iso
 from fks.process.confined_strategies import ConfinedCatalogue
 from fks.process.isolated import storable
@@ -148,7 +148,7 @@ class StalledInstances:
         *,
         wait_max_s: float,
         behind: Mapping[str, str] | None = None,
-    ) -> list[FailedCheck]:
+    ) -> list[Check]:
         """Return the instances behind for longer than `wait_max_s`, of (id, cursor, newest sealed bar).
 
         One that moves, however slowly, is catching up and is no problem. `behind`: the symbol that an instance waits
@@ -163,7 +163,7 @@ class StalledInstances:
             since[id] = known if known is not None and known[0] == cursor_ns else (cursor_ns, now_s)
         self._since = since
         return [
-            FailedCheck(
+            failed(
                 "queue",
                 f"sealed bars wait for {id} for {now_s - began_s:.0f} s"
                 + (f": bars of {behind[id]} are not sealed" if id in behind else ""),
@@ -291,7 +291,7 @@ class StrategyWorker:
         """Return whether the last read of the database succeeded, so that inputs are current."""
         return self._is_ready
 
-    def problems(self) -> list[FailedCheck]:
+    def problems(self) -> list[Check]:
         """Return instances that stand still though there are sealed bars for them, and tables that cannot be read."""
         rows = [row for row in self._rows if row.state != "CRASHED"]
         running = {id: runner.row.cursor_ns for id, runner in self._runners.items()}
@@ -299,7 +299,7 @@ class StrategyWorker:
         found = self._stalled.problems(
             cursors, self._clock.monotonic(), wait_max_s=self._wait_max_s, behind=self._behind
         )
-        return found if self._is_ready else [*found, FailedCheck("database", "bars cannot be read", about="bars")]
+        return found if self._is_ready else [*found, failed("database", "bars cannot be read", about="bars")]
 
     def detail(self) -> dict[str, object]:
         """Return the instances (at most 50) with state, target and cursor, and how many bars are in memory."""

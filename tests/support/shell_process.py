@@ -20,7 +20,7 @@ import orjson
 from actors import tree
 from actors.shell import Shell
 from fks.model.errors import StaleEpochError
-from fks.model.health import FailedCheck
+from fks.model.health import Check
 
 
 class Steady:
@@ -28,7 +28,7 @@ class Steady:
 
     def __init__(self, component: Any, args: tuple[str, ...]) -> None:
         self.is_ready = True
-        self.found: list[FailedCheck] = []
+        self.found: list[Check] = []
 
     async def start(self) -> None:
         print("start", flush=True)
@@ -48,7 +48,7 @@ class Steady:
     def detail(self) -> Mapping[str, object]:
         return {}
 
-    def problems(self) -> Sequence[FailedCheck]:
+    def problems(self) -> Sequence[Check]:
         return self.found
 
 

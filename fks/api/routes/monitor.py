@@ -158,7 +158,7 @@ async def depend(
     known = {row["name"] for row in await Registry(gate.db).list() if row["kind"] in ("service", "external")}
     if body.service not in known:
         raise unknown(body.service)
-    if body.depends_on not in known | set(CHECKS) or body.depends_on == body.service:
+    if body.depends_on not in known | set(DeepChecks.CHECKS) or body.depends_on == body.service:
         raise unknown(body.depends_on)
     await gate.db.execute("registry.set_dependency", body.service, body.depends_on, body.is_critical)
     return ExactJson(body.model_dump())
@@ -186,9 +186,6 @@ async def ping(request: Request, gate: Gate) -> ExactJson:
     """Answer: the gateway serves. Open on loopback; from elsewhere it needs scope read."""
     await is_summary_only(request)
     return ExactJson({"status": "ok", "service": "fks_main", "timestamp": iso(gate.deps.clock.now_ns())})
-
-
-CHECKS = ("database", "redis", "exchange", "venue", "disk", "clock", "certificate", "backup", "queue")
 
 
 async def register_own(gate: Gateway) -> list[str]:

@@ -359,5 +359,5 @@ async def test_silent_feed_is_a_problem_until_its_next_message(
         await until(lambda: collector.is_ready and not collector.problems(), deadline_s=20)
         exchange.fault("freeze_stream", seconds=4)
         found = await until(collector.problems)
-        assert {(p.kind, p.is_mended_by_restart) for p in found} == {("feed", True)}
+        assert {(p.name, p.is_mended_by_restart) for p in found} == {("feed", True)}
         await until(lambda: collector.is_ready and not collector.problems(), deadline_s=20)

@@ -11,8 +11,7 @@ import pytest
 from aiohttp import web
 
 from fks.clock import RealClock
-from fks.collector.collector import Collector
-from fks.collector.self_checks import feed_problems
+from fks.collector.collector import Collector, feed_problems
 from fks.config.settings import Data, Settings
 from fks.exchanges.registry import make_exchange
 from fks.runtime import Runtime
@@ -131,7 +130,7 @@ async def test_what_the_plan_lacks_is_the_trouble_of_that_symbol_alone(
         later_s = clock.monotonic() + 61.0  # not live for longer than its limit
         problems = feed_problems(collector.feeds.values(), later_s, away_max_s=60.0)
         (found,) = [problem for problem in problems if problem.about == OTHER]
-        assert "not entitled" in found.text
+        assert "not entitled" in found.detail
         assert not found.is_mended_by_restart
         plan.symbols = ("AAPL", OTHER)
         await until(lambda: states(collector) == {"AAPL": "LIVE", OTHER: "LIVE"}, deadline_s=30)
@@ -146,9 +145,9 @@ async def test_refused_key_is_reported_and_tried_again_each_minute(
     collector = collect()
     async with running(collector):
         (found,) = await until(collector.problems, deadline_s=30)
-        assert (found.kind, found.about, found.is_mended_by_restart) == ("feed", "polygon", False)
-        assert "polygon_api_key" in found.text
-        assert KEY not in found.text
+        assert (found.name, found.about, found.is_mended_by_restart) == ("feed", "polygon", False)
+        assert "polygon_api_key" in found.detail
+        assert KEY not in found.detail
         assert not collector.is_ready
         await until(lambda: len(clock.waits) > 1, deadline_s=30)
         assert not collector.is_ready
@@ -162,5 +161,5 @@ async def test_without_a_key_the_collector_says_so_and_stays(collect: Callable[.
     async with running(collector):
         await until(lambda: len(clock.waits) > 1, deadline_s=30)
         (found,) = collector.problems()
-        assert "POLYGON_API_KEY" in found.text
+        assert "POLYGON_API_KEY" in found.detail
         assert not found.is_mended_by_restart

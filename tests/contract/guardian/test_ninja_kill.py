@@ -205,5 +205,5 @@ async def test_answers_of_a_bridge_are_no_orders_of_the_kill(folder: Path) -> No
 def test_required_group_without_a_session_is_a_failed_check() -> None:
     state = {"open": False, "halted": None, "required": True, "reason": "refused"}
     found = guardian_problems({"ninja": {"sim": state}})
-    assert [(check.about, check.kind) for check in found] == [("ninja:sim", "venue")]
+    assert [(check.about, check.name) for check in found] == [("ninja:sim", "venue")]
     assert guardian_problems({"ninja": {"sim": state | {"required": False}}}) == []

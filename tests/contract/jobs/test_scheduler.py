@@ -153,7 +153,7 @@ async def test_unclaimed_jobs_are_a_problem(database: Database, bus: Bus) -> Non
         await store.submit("backtest", {"n": number})
     run = asyncio.create_task(one.run())
     found = await until(lambda: [p for p in one.problems() if p.about == "jobs"])
-    assert [(p.kind, p.is_mended_by_restart) for p in found] == [("queue", False)]  # its runners are busy
+    assert [(p.name, p.is_mended_by_restart) for p in found] == [("queue", False)]  # its runners are busy
     cluster.may_end.set()
     await until(lambda: not [p for p in one.problems() if p.about == "jobs"])
     run.cancel()
@@ -174,8 +174,8 @@ async def test_failing_schedule_is_logged_and_a_problem_until_it_runs(
     one = scheduler(database, bus, Cluster(database), log=log)
     run = asyncio.create_task(one.run())
     found = await until(lambda: one.problems(), deadline_s=30)
-    assert [(p.kind, p.about, p.is_mended_by_restart) for p in found] == [("schedule", "ill", False)]
-    assert found[0].text == "ill failed: ZeroDivisionError: by a task"
+    assert [(p.name, p.about, p.is_mended_by_restart) for p in found] == [("schedule", "ill", False)]
+    assert found[0].detail == "ill failed: ZeroDivisionError: by a task"
     await until(lambda: "schedule.failed" in log.events(), deadline_s=30)
     assert {level for level, event, _ in log.lines if event == "schedule.failed"} == {"warning"}
     monkeypatch.setitem(schedule.TASKS, "ill", ("* * * * *", well))

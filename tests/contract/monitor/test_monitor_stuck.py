@@ -42,9 +42,9 @@ async def test_monitor_whose_loop_waits_for_ever_is_restarted(tmp_path: Path) ->
     task = asyncio.create_task(watcher.run())
     await until(lambda: db.asked == 1)
     await clock.advance(29.0)
-    assert [problem.kind for problem in watcher.problems()] == []
+    assert [problem.name for problem in watcher.problems()] == []
     await clock.advance(2.0)
     (found,) = watcher.problems()
-    assert (found.kind, found.about, found.is_mended_by_restart) == ("stuck", "monitor", True)
+    assert (found.name, found.about, found.is_mended_by_restart) == ("stuck", "monitor", True)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

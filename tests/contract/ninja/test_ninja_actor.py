@@ -105,9 +105,9 @@ async def test_without_a_usable_secret_the_actor_waits_degraded_and_goes_on(
 
             await until(is_shown)
             assert not actor.is_ready
-            assert [(found.kind, found.about) for found in actor.problems()] == [("ninja_secret", GROUP)]
-            assert actor.problems()[0].text == actor.detail()["alarm"]
-            assert remedy in actor.problems()[0].text
+            assert [(found.name, found.about) for found in actor.problems()] == [("ninja_secret", GROUP)]
+            assert actor.problems()[0].detail == actor.detail()["alarm"]
+            assert remedy in actor.problems()[0].detail
 
         await waits("secret_missing", "copy secret.key")
         put_secret(file, b"short")

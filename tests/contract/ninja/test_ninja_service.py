@@ -303,7 +303,7 @@ async def test_without_the_database_the_session_stays_and_nothing_moves(rig: Lin
         await until(lambda: any(event == "ninja.rows_down" for _, event, _ in rig.log.lines))
         await rig.polls()
         assert link.is_connected
-        assert [problem.kind for problem in link.problems()] == ["database"]
+        assert [problem.name for problem in link.problems()] == ["database"]
         assert bridge.lines("signal", "evack") == []
         rig.outage.is_down = False
         await reached(rig, "a1", S.ACKED)
@@ -386,8 +386,8 @@ async def test_a_required_platform_that_is_away_makes_the_link_not_ready(databas
     async with rig.running(is_required=True) as link:
         await until(lambda: any(event == "ninja.waiting" for _, event, _ in rig.log.lines))
         assert not link.is_ready
-        assert [problem.kind for problem in link.problems()] == ["ninja"]
-        assert "is not connected" in link.problems()[0].text
+        assert [problem.name for problem in link.problems()] == ["ninja"]
+        assert "is not connected" in link.problems()[0].detail
     async with rig.running() as link:
         assert link.is_ready
         assert link.problems() == []
@@ -403,7 +403,7 @@ async def test_a_superseded_session_stops_and_pages(rig: LinkRig, bridge: Script
 
         await until(paged)
         assert not link.is_connected
-        assert "took the session" in link.problems()[0].text
+        assert "took the session" in link.problems()[0].detail
         row = await rig.asker.link("sim")
         assert row is not None
         assert (row.report.state, row.can_trade) == ("STOPPED", False)

@@ -61,12 +61,12 @@ URLS = {"database": Database(url="postgresql://u:p@h/d?sslmode=require"), "redis
 
 def test_example_is_valid_for_ray_and_its_blanks_are_named():
     checks = {check.name: check for check in asyncio.run(examine(Paths.of("/nowhere/fks"), EXAMPLE))}
-    assert checks["cluster file"].state == "ok", checks["cluster file"]
-    assert checks["addresses"].state == "bad"
+    assert checks["cluster file"].status == "healthy", checks["cluster file"]
+    assert checks["addresses"].status == "down"
     assert {
-        checks[name].state
+        checks[name].status
         for name in ("cluster name", "head start", "worker start", "autoscaler", "ports", "token", "resources")
-    } == {"ok"}
+    } == {"healthy"}
 
 
 def test_ray_validation_errors_are_shown(tmp_path):
@@ -74,7 +74,7 @@ def test_ray_validation_errors_are_shown(tmp_path):
     document = yaml.safe_load(EXAMPLE.read_text())
     file.write_text(yaml.safe_dump(document | {"acelerator": 1}))
     checks = {check.name: check for check in asyncio.run(examine(Paths.of(tmp_path), file))}
-    assert checks["cluster file"].state == "bad"
+    assert checks["cluster file"].status == "down"
     assert "acelerator" in checks["cluster file"].detail
     file.write_text("provider: nothing\n")
     checks = {check.name: check for check in asyncio.run(examine(Paths.of(tmp_path), file))}
@@ -83,12 +83,12 @@ def test_ray_validation_errors_are_shown(tmp_path):
 
 def test_complete_cluster_passes_and_each_fault_is_reported(ready):
     settings = Settings(supervision=Supervision(placement={"ninja:*": "ninja", "orders": "head"}), **URLS)
-    assert {name: c.detail for name, c in found_in(ready, settings).items() if c.state != "ok"} == {}
+    assert {name: c.detail for name, c in found_in(ready, settings).items() if c.status != "healthy"} == {}
     (ready / ".fks" / "ray.token").chmod(0o644)
     (ready / "constraints.txt").unlink()
     shutil.rmtree(ready / "dist")
     odd = Settings(supervision=Supervision(placement={"orders": "moon"}))
-    bad = {name: c for name, c in found_in(ready, odd).items() if c.state == "bad"}
+    bad = {name: c for name, c in found_in(ready, odd).items() if c.status == "down"}
     assert set(bad) == {"token file", "wheel", "file mounts", "resources", "stores"}
     assert "moon" in bad["resources"].detail
     assert all(check.remedy for check in bad.values())
@@ -109,10 +109,10 @@ SOURCED = ["set -a && . ~/.fks/fks.env && set +a && ~/v/bin/fks node head --deta
     ],
 )
 def test_each_cause_of_a_broken_cluster_is_found_beforehand(ready, name, members, detail):
-    assert found_in(ready)[name].state == "ok"
+    assert found_in(ready)[name].status == "healthy"
     change(ready, **members)
     check = found_in(ready)[name]
-    assert (check.state, bool(check.remedy)) == ("bad", True)
+    assert (check.status, bool(check.remedy)) == ("down", True)
     assert detail in check.detail
 
 
@@ -134,10 +134,10 @@ def test_environment_file_is_examined_beforehand(ready, line, name, detail):
     file = ready / "deploy" / "fks.env"
     file.write_text(f"{line}\n")
     check = found_in(ready)[name]
-    assert (check.state, bool(check.remedy)) == ("bad", True)
+    assert (check.status, bool(check.remedy)) == ("down", True)
     assert detail in check.detail
     file.write_text("FKS_DATABASE_URL=postgresql://u:p@h/d?sslmode=verify-full&sslrootcert=/etc/ca.crt\n")
-    assert {name: check.detail for name, check in found_in(ready).items() if check.state == "bad"} == {}
+    assert {name: check.detail for name, check in found_in(ready).items() if check.status == "down"} == {}
 
 
 def test_machines_settings_are_those_of_their_environment_file(ready):
@@ -145,7 +145,7 @@ def test_machines_settings_are_those_of_their_environment_file(ready):
     urls = "FKS_DATABASE_URL=postgresql://u:p7x@h/d?sslmode=require\nFKS_REDIS_URL=rediss://:p7x@h/0\n"
     file.write_text(f"{urls}FKS_SUPERVISION_PLACEMENT=orders=moon\n")
     checks = {check.name: check for check in asyncio.run(examine(Paths.of("/nowhere/fks"), ready / "cluster.yaml"))}
-    assert checks["stores"].state == "ok"
+    assert checks["stores"].status == "healthy"
     assert "moon" in checks["resources"].detail
 
 
@@ -156,13 +156,13 @@ def test_example_environment_is_read_by_the_written_rule():
 
 def test_placement_on_gpus_is_a_resource_that_ray_finds(ready):
     settings = Settings(supervision=Supervision(placement={"strategy:*": "GPU"}), **URLS)
-    assert found_in(ready, settings)["resources"].state == "ok"
+    assert found_in(ready, settings)["resources"].status == "healthy"
 
 
 def test_ports_that_differ_are_reported(ready):
     file = ready / "cluster.yaml"
     file.write_text(file.read_text().replace("--port 6379", "--port 6380"))
-    assert found_in(ready)["ports"].state == "bad"
+    assert found_in(ready)["ports"].status == "down"
 
 
 def test_the_command_fails_with_one_when_something_is_bad(tmp_path, capsys, monkeypatch):

@@ -156,9 +156,9 @@ async def check_status_while_it_runs(paths, pids, capsys):
     assert {row["name"]: row["pid"] for row in document["components"] if row["kind"] == "service"} == pids
     assert document["sim"]["pid"] == pids["sim"]
     checks = {check.name: check for check in await examine(paths)}
-    assert {checks[name].state for name in ("keeper", "postgres", "redis", "secrets")} == {"ok"}
+    assert {checks[name].status for name in ("keeper", "postgres", "redis", "secrets")} == {"healthy"}
     assert "ms from ours" in checks["exchange"].detail
-    assert checks["gateway"].state == "fail"
+    assert checks["gateway"].status == "down"
     code = await asyncio.to_thread(run, cli, ["--home", str(paths.home), "up"])
     output = capsys.readouterr().out
     assert code == 0

@@ -154,7 +154,7 @@ async def test_a_venue_that_is_away_is_a_problem_that_no_restart_mends(idle: Rig
     idle.venue.outages["open_orders"] = 10_000
     await idle.start(wait_ready=False)
     (found,) = await until(idle.service.problems)
-    assert (found.kind, found.about, found.is_mended_by_restart) == ("venue", "ccxt", False)
+    assert (found.name, found.about, found.is_mended_by_restart) == ("venue", "ccxt", False)
     idle.venue.outages.clear()
     await until(lambda: not idle.service.problems())
 
@@ -171,7 +171,7 @@ async def test_an_exit_that_waits_for_a_halt_restarts_nothing(idle: Rig) -> None
     await rig.read_slow()
     await rig.signal(Kind.EXIT, trace_id="exit")
     (found,) = await until(rig.service.problems)
-    assert (found.kind, found.is_mended_by_restart) == ("queue", False)
+    assert (found.name, found.is_mended_by_restart) == ("queue", False)
     at_s = rig.service.cache.held[place][1]
     await until(lambda: rig.service.cache.held[place][1] > at_s)  # it is looked at again and again
 
@@ -188,5 +188,5 @@ async def test_signals_that_wait_though_their_venue_is_ready_are_a_problem(idle:
         await tx.sql("SELECT 1 FROM signals WHERE id = $1 FOR UPDATE", signal.id)
         await idle.bus.publish(WAKE, {"type": "signal"})
         (found,) = await until(idle.service.problems)
-        assert (found.kind, found.about, found.is_mended_by_restart) == ("queue", "ccxt", True)
+        assert (found.name, found.about, found.is_mended_by_restart) == ("queue", "ccxt", True)
     await until(lambda: not idle.service.problems())

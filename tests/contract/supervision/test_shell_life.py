@@ -23,7 +23,7 @@ from fks.config.endpoints import Node, save_node
 from fks.config.paths import Paths
 from fks.config.version import VERSION
 from fks.model.errors import OutageError
-from fks.model.health import FailedCheck
+from fks.model.health import Check, failed
 from fks.process.crash_files import crash_file, exit_file, last_crash_file
 from tests.support import servers
 from tests.support.waiting import until, wait_until
@@ -49,7 +49,7 @@ class Child:
         self.steps: list[str] = []
         self.may_drain, self.may_start = asyncio.Event(), asyncio.Event()
         self.may_start.set()
-        self.found: list[FailedCheck] = []
+        self.found: list[Check] = []
         self.is_ready = True
         self.drain_error: Exception | None = None
         Child.made = self
@@ -80,7 +80,7 @@ class Child:
     def detail(self) -> Mapping[str, object]:
         return {"steps": len(self.steps)}
 
-    def problems(self) -> Sequence[FailedCheck]:
+    def problems(self) -> Sequence[Check]:
         return self.found
 
 
@@ -149,7 +149,7 @@ async def test_failed_self_check_degrades_and_is_shown_with_its_age(
     home: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with living(home, monkeypatch) as shell:
-        Child.made.found = [FailedCheck("queue", "3 signals wait", about="BTCUSDT", is_mended_by_restart=True)]
+        Child.made.found = [failed("queue", "3 signals wait", about="BTCUSDT", is_mended_by_restart=True)]
         first = (await in_state(shell, "degraded"))["problems"]
         assert [(p["kind"], p["about"], p["text"], p["is_mended_by_restart"]) for p in first] == [
             ("queue", "BTCUSDT", "3 signals wait", True)
@@ -159,7 +159,7 @@ async def test_failed_self_check_degrades_and_is_shown_with_its_age(
             (problem,) = (await shell.health())["problems"]
             return problem["since_s"] > 0.3  # type: ignore[no-any-return]
 
-        Child.made.found = [FailedCheck("queue", "4 signals wait", about="BTCUSDT", is_mended_by_restart=True)]
+        Child.made.found = [failed("queue", "4 signals wait", about="BTCUSDT", is_mended_by_restart=True)]
         await until(older)  # another text is the same problem
         Child.made.found = []
         assert (await in_state(shell, "ready"))["problems"] == []

@@ -16,14 +16,14 @@ def test_missing_safeguards_are_named_and_fail_with_real_money(is_live: bool, mo
     venue = Venue.model_construct(live=is_live)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     bare = {check.name: check for check in safeguards(Settings.model_construct(venue=venue, backup=Backup()))}
-    lack = "fail" if is_live else "warn"
-    assert {name: check.state for name, check in bare.items()} == {
-        "account": "warn",
+    lack = "down" if is_live else "degraded"
+    assert {name: check.status for name, check in bare.items()} == {
+        "account": "degraded",
         "backup key": lack,
         "backup folder": lack,
     }
     assert all(check.remedy for check in bare.values())
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     kept = Backup.model_construct(recipient="age1x", folder=Path("/mnt/other"), verify=True)
-    states = [check.state for check in safeguards(Settings.model_construct(venue=venue, backup=kept))]
-    assert states == ["ok", "ok"]
+    states = [check.status for check in safeguards(Settings.model_construct(venue=venue, backup=kept))]
+    assert states == ["healthy", "healthy"]

@@ -239,5 +239,5 @@ def test_status_and_check_name_the_machine_and_the_remedy() -> None:
     silent = [node | {"state": "silent"} if node["name"] == "w1" else node for node in nodes]
     assert not any("gateway" in reason for reason in overall(well, [], [], silent)[1])
     checks = {check.name: check for check in check_nodes([NodeRow(n, r, "ready", detail=d) for n, r, d in rows], None)}
-    assert (checks["w1 gateway"].state, checks["w2 gateway"].state) == ("bad", "ok")
+    assert (checks["w1 gateway"].status, checks["w2 gateway"].status) == ("down", "healthy")
     assert f"{checks['w1 gateway'].detail}; {checks['w1 gateway'].remedy}" == expected

@@ -17,8 +17,8 @@ def test_guardian_without_a_fault_has_no_failed_check() -> None:
 
 def test_guardian_whose_loop_does_not_turn_needs_a_new_process() -> None:
     (found,) = guardian_problems(WELL | {"turned_s": 31.0}, stuck_max_s=30.0)
-    assert (found.kind, found.is_mended_by_restart) == ("stuck", True)
-    assert "31 s" in found.text
+    assert (found.name, found.is_mended_by_restart) == ("stuck", True)
+    assert "31 s" in found.detail
 
 
 @pytest.mark.parametrize(
@@ -32,4 +32,4 @@ def test_guardian_whose_loop_does_not_turn_needs_a_new_process() -> None:
 )
 def test_each_fault_is_a_failed_check(change: dict[str, object], kind: str, about: str) -> None:
     (found,) = guardian_problems(WELL | change)
-    assert (found.kind, found.about, found.is_mended_by_restart) == (kind, about, False)
+    assert (found.name, found.about, found.is_mended_by_restart) == (kind, about, False)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.errors import PeerError
+from fks.model.health import Check
 from fks.monitor import measures
 from fks.monitor.probes import NtpTimes, ntp_request, parse_ntp
 
@@ -42,9 +43,9 @@ from fks.monitor.probes import NtpTimes, ntp_request, parse_ntp
         (measures.queues(0, None, 1, 51, jobs_max_s=60, signals_max_s=5), "down"),
     ],
 )
-def test_a_measured_value_has_its_status_and_a_fault_its_reason(found: measures.Check, status: str) -> None:
+def test_a_measured_value_has_its_status_and_a_fault_its_reason(found: Check, status: str) -> None:
     assert found.status == status
-    assert (found.error is None) == (status == "healthy")
+    assert (found.detail == "") == (status == "healthy")
 
 
 def feed(state: str, age_ms: int | None) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def row(name, role="worker", **changes):
 
 
 def bad(rows, settings=None):
-    return {check.name for check in check_nodes(rows, settings) if check.state == "bad"}
+    return {check.name for check in check_nodes(rows, settings) if check.status == "down"}
 
 
 def test_machines_that_agree_pass():

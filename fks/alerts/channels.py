@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from fks.alerts.texts import Text
+from fks.alerts.rules import SEVERITIES, Rule
 from fks.config.secrets import derived
 from fks.config.urls import plaintext_host
 from fks.model.errors import InputError
@@ -55,7 +55,7 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class Channel:
     """One channel. `address` is a secret. `base` replaces the public address of the service's API (a proxy, a Bot API
-    server of one's own)."""
+    server of one's own). Alerts from before `created_at` are not for it."""
 
     name: str
     address: SecretStr
@@ -69,6 +69,25 @@ class Channel:
     def kind(self) -> str:
         """Return discord, email, telegram, slack or webhook."""
         return kind_of(self.address.get_secret_value())
+
+    def takes(self, rule: Rule, severity: str, at: datetime | None = None) -> bool:
+        """Return whether it takes alerts of a rule and severity: those that the rule sends to it by name, else those
+        of its own severity or more. `at` is when the alert was raised; None: now."""
+        if not self.is_enabled or (at is not None and self.created_at is not None and at < self.created_at):
+            return False
+        return self.name in rule.channels if rule.channels else _rank(severity) >= _rank(self.severity_min)
+
+
+def _rank(severity: str) -> int:
+    return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A notification. `title` is "" where the body holds it, too."""
+
+    title: str
+    body: str
 
 
 class Sealer:

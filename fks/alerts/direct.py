@@ -11,9 +11,9 @@ import contextlib
 from collections.abc import Callable
 from functools import partial
 
-from fks.alerts.channels import Channel, Outcome, send
+from fks.alerts.channels import Channel, Outcome, Text, send
 from fks.alerts.directory import Directory
-from fks.alerts.texts import REPEATED, Text
+from fks.alerts.texts import REPEATED
 from fks.clock import Clock
 from fks.model.backoff import Backoff
 from fks.model.errors import OutageError

@@ -8,7 +8,6 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from fks.alerts.channels import Channel, Sealer, kind_of
-from fks.alerts.routing import Recipient
 from fks.alerts.rules import DEFAULTS, Rule
 from fks.config.settings import Alerts
 from fks.model.errors import InputError
@@ -79,11 +78,6 @@ def unknown_channel(name: str) -> InputError:
         status=404,
         remedy="see fks alerts channels",
     )
-
-
-def recipient_of(channel: Channel) -> Recipient:
-    """Return what routing knows of a channel."""
-    return Recipient(channel.name, channel.severity_min, channel.is_enabled, channel.created_at)
 
 
 def _rule(row: Mapping[str, Any]) -> Rule | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -11,13 +11,12 @@ import orjson
 from fks.alerts.engine import Measure, Observed, Occurrence
 from fks.alerts.rules import WINDOW_MAX_S, Rule
 from fks.clock import Clock
+from fks.model.health import DOWN, UNKNOWN
 from fks.model.timeframe import iso, to_ns
 from fks.monitor.deep import FRESH_S
-from fks.monitor.health import DOWN, OWNER_SERVICES, kind_of, status_of
+from fks.monitor.health import OWNER_SERVICES, kind_of, status_of
 from fks.monitor.status import WELL, component_view, kill_view
-from fks.monitor.statuses import UNKNOWN
 from fks.runtime import SNAPSHOTS, SNAPSHOTS_TTL_S
-from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.metrics import MetricStore
@@ -39,7 +38,6 @@ class Observer:
         self._db = db
         self._bus = bus
         self._clock = clock
-        self._store = AlertingStore(db)
         self._drawdowns: list[Measure] = []
         self._drawdowns_s: float | None = None
         self._published: dict[str, frozenset[str]] = {}
@@ -51,19 +49,13 @@ class Observer:
         back_s = BACK_S if self._has_looked else WINDOW_MAX_S
         names = [rule for rule in rules if rule.is_enabled]
         occurrences: list[Occurrence] = []
-        if any(rule.matches("trade.fill") for rule in names):
-            occurrences += [_fill(row) for row in await self._store.new_fills(back_s)]
-        if any(rule.matches("signal.denied") for rule in names):
-            occurrences += [_denial(row) for row in await self._store.new_denials(back_s)]
-        if any(rule.matches("serve.replaced") for rule in names):
-            occurrences += [
-                Occurrence("serve.replaced", row["ref"], row["time"].timestamp(), {"child": row["child"]})
-                for row in await self._store.new_replacements(back_s)
-            ]
+        for name, (query, made) in _OCCURRENCES.items():
+            if any(rule.matches(name) for rule in names):
+                occurrences += [made(dict(row)) for row in await self._db.fetch(query, back_s)]
         components = [component_view(dict(row)) for row in await self._db.fetch("monitor.components")]
         verdicts = [dict(row) for row in await self._db.fetch("registry.verdicts", FRESH_S)]
         measures = [*services(components, verdicts, self._clock.now_ns()), *checks(verdicts)]
-        measures += [_pending(row) for row in await self._store.pending()]
+        measures += [_pending(dict(row)) for row in await self._db.fetch("alerting.pending")]
         kill = kill_view([dict(row) for row in await self._db.fetch("monitor.kills")])
         if kill["engaged"]:
             labels = {"scope": str(kill["scope"]), "by": str(kill["by"]), "reason": str(kill["reason"])}
@@ -80,7 +72,7 @@ class Observer:
     async def _drawdown(self) -> list[Measure]:
         now_s = self._clock.monotonic()
         if self._drawdowns_s is None or now_s - self._drawdowns_s >= DRAWDOWN_EVERY_S:
-            rows = await self._store.drawdowns()
+            rows = await self._db.fetch("alerting.drawdowns")
             self._drawdowns = [
                 Measure("account.drawdown_percent", row["percent"], {"account": row["account"]}) for row in rows
             ]
@@ -215,6 +207,18 @@ def _denial(row: Mapping[str, Any]) -> Occurrence:
     labels = {name: str(row[name] or "") for name in ("account", "symbol", "instance", "side", "code")}
     text = f"{row['account']}: {row['side']} {row['symbol']} was denied: {row['code']} {row['detail'] or ''}".strip()
     return Occurrence("signal.denied", row["ref"], row["decided_at"].timestamp(), labels, text)
+
+
+def _replacement(row: Mapping[str, Any]) -> Occurrence:
+    return Occurrence("serve.replaced", row["ref"], row["time"].timestamp(), {"child": row["child"]})
+
+
+#: Occurrence → the query of its rows in the last seconds, at most 500, and what one of them becomes.
+_OCCURRENCES: dict[str, tuple[str, Callable[[Mapping[str, Any]], Occurrence]]] = {
+    "trade.fill": ("alerting.new_fills", _fill),
+    "signal.denied": ("alerting.new_denials", _denial),
+    "serve.replaced": ("alerting.new_replacements", _replacement),
+}
 
 
 def _pending(row: Mapping[str, Any]) -> Measure:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from fks.alerts.rules import SEVERITIES, Rule, Silence, rule_for
+from fks.alerts.channels import Channel
+from fks.alerts.rules import Rule, Silence, rule_for
 
 About = Literal["raised", "resolved", "escalated"]
 
@@ -30,20 +31,6 @@ class Alert:
     escalated_at: datetime | None = None
     acknowledged_at: datetime | None = None
     raised_to: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """A channel as routing sees it. Alerts from before it was made are not for it."""
-
-    name: str
-    severity_min: str = "warning"
-    is_enabled: bool = True
-    created_at: datetime | None = None
-
-    def takes(self, severity: str) -> bool:
-        """Return whether it takes alerts of a severity that no rule sends to it by name."""
-        return _rank(severity) >= _rank(self.severity_min)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +58,12 @@ def route(
     alerts: Sequence[Alert],
     rules: tuple[Rule, ...],
     silences: Collection[Silence],
-    recipients: Sequence[Recipient],
+    channels: Sequence[Channel],
     now: datetime,
 ) -> Routing:
     """Return the notifications that these alerts need now. Each alert is routed once for each of raised, escalated and
     resolved; an end is sent only where the beginning was."""
-    by_name = {item.name: item for item in recipients if item.is_enabled}
+    enabled = {channel.name for channel in channels if channel.is_enabled}
     wanted: list[Wanted] = []
     routed: list[int] = []
     resolve_routed: list[int] = []
@@ -90,13 +77,14 @@ def route(
                 continue
             routed.append(alert.id)
             if not is_silenced and rule is not None and rule.is_enabled:
-                raised_to = [item.name for item in _recipients(rule, alert, recipients)]
+                takers = [channel for channel in channels if channel.takes(rule, alert.severity, alert.time)]
+                raised_to = [channel.name for channel in takers]
                 wanted += [Wanted(alert.id, name, "raised", rule.name, rule.group_s) for name in raised_to]
         if alert.resolved_at is not None:
             if alert.resolve_routed_at is None:
                 resolve_routed.append(alert.id)
                 if rule is not None and rule.is_resolve_sent:
-                    names = [name for name in raised_to if name in by_name]
+                    names = [name for name in raised_to if name in enabled]
                     wanted += [Wanted(alert.id, name, "resolved", rule.name, rule.group_s) for name in names]
         elif (
             rule is not None
@@ -107,28 +95,11 @@ def route(
             and now - alert.time >= timedelta(seconds=rule.escalate_after_s)
         ):
             escalated.append(alert.id)
-            names = [name for name in rule.escalate_to if name in by_name]
+            names = [name for name in rule.escalate_to if name in enabled]
             wanted += [Wanted(alert.id, name, "escalated", rule.name, 0.0) for name in names]
     return Routing(tuple(wanted), tuple(routed), tuple(resolve_routed), tuple(escalated))
 
 
-def _recipients(rule: Rule, alert: Alert, recipients: Sequence[Recipient]) -> list[Recipient]:
-    return [
-        item
-        for item in recipients
-        if item.is_enabled
-        and (item.created_at is None or alert.time >= item.created_at)
-        and (item.name in rule.channels if rule.channels else item.takes(alert.severity))
-    ]
-
-
-def _rank(severity: str) -> int:
-    return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES) - 1
-
-
-def has_recipient(rule: Rule, recipients: Sequence[Recipient]) -> bool:
+def has_recipient(rule: Rule, channels: Sequence[Channel]) -> bool:
     """Return whether an enabled channel would be notified of an alert of this rule."""
-    return any(
-        item.is_enabled and (item.name in rule.channels if rule.channels else item.takes(rule.severity))
-        for item in recipients
-    )
+    return any(channel.takes(rule, rule.severity) for channel in channels)

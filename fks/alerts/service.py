@@ -16,8 +16,8 @@ from datetime import timedelta
 from functools import partial
 
 from fks.alerts import texts
-from fks.alerts.channels import Channel, Outcome, Sealer, send
-from fks.alerts.directory import Directory, recipient_of
+from fks.alerts.channels import Channel, Outcome, Sealer, Text, send
+from fks.alerts.directory import Directory
 from fks.alerts.engine import Engine, Raise
 from fks.alerts.observing import Observer
 from fks.alerts.routing import Alert, has_recipient, route
@@ -48,7 +48,7 @@ RETRY = Backoff(2.0, 300.0, jitter=0.3)
 RETRY_UNCLEAR = Backoff(30.0, 900.0, jitter=0.3)
 _WRITE = Backoff(0.5, 5.0)
 _PRUNE_EVERY_S = 3600.0
-Sender = Callable[[Channel, texts.Text, str], Outcome]
+Sender = Callable[[Channel, Text, str], Outcome]
 
 
 class AlertService:
@@ -136,8 +136,7 @@ class AlertService:
     # ── rules ────────────────────────────────────────────────────────────────────────────────────
     async def _evaluate(self, rules: tuple[Rule, ...], channels: tuple[Channel, ...]) -> None:
         """Raise and settle the alerts of rules. A notice that no channel would take is not even kept."""
-        recipients = [recipient_of(channel) for channel in channels]
-        used = [rule for rule in rules if not rule.is_notice or has_recipient(rule, recipients)]
+        used = [rule for rule in rules if not rule.is_notice or has_recipient(rule, channels)]
         observed = await self._observer.look(used)
         for step in self._engine.step(used, observed, await self._store.open_keys()):
             if isinstance(step, Raise):
@@ -175,7 +174,7 @@ class AlertService:
             for row in await self._store.silences()
         ]
         now = to_datetime(self._clock.now_ns())
-        plan = route(alerts, rules, silences, [recipient_of(channel) for channel in channels], now)
+        plan = route(alerts, rules, silences, channels, now)
         if plan.routed or plan.resolve_routed or plan.escalated:
             await self._store.route(
                 [(item.alert_id, item.channel, item.about, item.rule, item.group_s) for item in plan.wanted],
@@ -219,10 +218,10 @@ class AlertService:
             self._stuck[channel.name] = sending
             return Outcome("unclear", f"no end within {self._send_max_s:g} s")
 
-    async def _text(self, delivery: Delivery) -> texts.Text:
+    async def _text(self, delivery: Delivery) -> Text:
         if delivery.about == "test":
             body = f"Messages from FKS reach this channel ({delivery.channel})."
-            return texts.Text("FKS test", f"{body}\n{texts.REPEATED}" if delivery.is_repeat else body)
+            return Text("FKS test", f"{body}\n{texts.REPEATED}" if delivery.is_repeat else body)
         rows = await self._store.alerts_of(delivery.id)
         alerts = [Alert(**row) for row in rows]
         return texts.compose(alerts, delivery.about, delivery.at, is_repeat=delivery.is_repeat)  # type: ignore[arg-type]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
+from fks.alerts.channels import Text
 from fks.alerts.routing import About, Alert
 
 _MARKS = {"info": "\N{INFORMATION SOURCE}\ufe0f", "warning": "⚠️", "error": "❌", "page": "🚨"}
@@ -13,14 +13,6 @@ _LISTED_MAX = 15
 _LIST_MAX = 1_800  # characters: Discord refuses a message of more than 2,000
 _LINE_MAX = 400
 REPEATED = "(repeated)"
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A notification. `title` is "" where the body holds it, too."""
-
-    title: str
-    body: str
 
 
 def compose(alerts: Sequence[Alert], about: About, now: datetime, *, is_repeat: bool = False) -> Text:

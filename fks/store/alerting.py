@@ -114,7 +114,7 @@ class AlertingStore:
 
     async def settle(self, key: str, message: str) -> Row | None:
         """Settle the open alert of a key; return it, or None."""
-        return await self._db.fetchrow("alerting.settle", key, message)
+        return await self._db.fetchrow("alerting.settle", [key], message)
 
     async def open_keys(self) -> frozenset[str]:
         """Return the keys of the open alerts that rules raised."""
@@ -196,24 +196,3 @@ class AlertingStore:
     async def prune(self) -> None:
         """Drop messages of more than 30 days ago."""
         await self._db.execute("alerting.prune", retry=True)
-
-    # ── what rules look at ───────────────────────────────────────────────────────────────────────
-    async def new_fills(self, back_s: float) -> list[dict[str, Any]]:
-        """Return the executions booked in the last `back_s` seconds, at most 500."""
-        return [dict(row) for row in await self._db.fetch("alerting.new_fills", back_s)]
-
-    async def new_denials(self, back_s: float) -> list[dict[str, Any]]:
-        """Return the signals denied in the last `back_s` seconds, at most 500."""
-        return [dict(row) for row in await self._db.fetch("alerting.new_denials", back_s)]
-
-    async def new_replacements(self, back_s: float) -> list[dict[str, Any]]:
-        """Return the parts that Ray Serve replaced in the last `back_s` seconds, at most 500."""
-        return [dict(row) for row in await self._db.fetch("alerting.new_replacements", back_s)]
-
-    async def pending(self) -> list[dict[str, Any]]:
-        """Return the signals that wait for a person, at most 500."""
-        return [dict(row) for row in await self._db.fetch("alerting.pending")]
-
-    async def drawdowns(self) -> list[dict[str, Any]]:
-        """Return by account how far its equity is below the highest of 30 days, percent."""
-        return [dict(row) for row in await self._db.fetch("alerting.drawdowns")]

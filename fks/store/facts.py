@@ -185,7 +185,7 @@ class Facts:
 
     async def end_alert(self, message: str, *conditions: str) -> None:
         """End the open alerts of conditions, if there are any."""
-        await self._db.execute("facts.end_alert", list(conditions), message)
+        await self._db.execute("alerting.settle", list(conditions), message)
 
     async def open_conditions(self, event: str) -> list[str]:
         """Return the conditions of an event's open alerts."""

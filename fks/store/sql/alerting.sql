@@ -66,10 +66,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, CASE WHEN $9::text IS NULL THEN NULL
 ON CONFLICT DO NOTHING RETURNING id;
 
 -- name: settle
--- Settle the open alert of a key; its rule says with which text.
+-- End the open alerts of keys: of a rule, or of a condition.
 UPDATE alerts
    SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', 'its cause is over', 'resolve_message', $2::text)
- WHERE dedupe_key = $1 AND resolved_at IS NULL RETURNING id, event, message, component;
+ WHERE dedupe_key = ANY($1::text[]) AND resolved_at IS NULL RETURNING id, event, message, component;
 
 -- name: open_keys
 -- The keys of the open alerts that rules raised.

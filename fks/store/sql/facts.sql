@@ -58,12 +58,6 @@ ON CONFLICT (venue, account_id) DO UPDATE
 INSERT INTO alerts (severity, event, message, component, payload, dedupe_key) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND resolved_at IS NULL DO NOTHING RETURNING id;
 
--- name: end_alert
--- End the open alerts of conditions.
-UPDATE alerts
-   SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', 'its cause is over', 'resolve_message', $2::text)
- WHERE dedupe_key = ANY($1::text[]) AND resolved_at IS NULL;
-
 -- name: open_conditions
 -- The conditions of an event's open alerts.
 SELECT dedupe_key FROM alerts WHERE event = $1 AND dedupe_key IS NOT NULL AND resolved_at IS NULL;

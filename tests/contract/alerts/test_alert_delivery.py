@@ -14,10 +14,9 @@ import pytest
 from pydantic import SecretStr
 
 from fks.alerts import channels, observing, service
-from fks.alerts.channels import Channel, Outcome, Sealer
+from fks.alerts.channels import Channel, Outcome, Sealer, Text
 from fks.alerts.directory import Directory
 from fks.alerts.service import AlertService
-from fks.alerts.texts import Text
 from fks.clock import RealClock
 from fks.config.settings import Alerts, Monitor, Settings
 from fks.runtime import SNAPSHOTS

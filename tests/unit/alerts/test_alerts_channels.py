@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from fks.alerts.channels import Channel, Sealer, checked, kind_of, obstacle, outcome_of, send
-from fks.alerts.texts import Text
+from fks.alerts.channels import Channel, Sealer, Text, checked, kind_of, obstacle, outcome_of, send
 from fks.model.errors import InputError
 
 HOSTS = ("localhost",)  # alerts.hosts

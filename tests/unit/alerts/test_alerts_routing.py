@@ -8,17 +8,19 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
+from fks.alerts.channels import Channel
 from fks.alerts.engine import Measure
 from fks.alerts.observing import checks, parsed, services
-from fks.alerts.routing import Alert, Recipient, Routing, has_recipient, route
+from fks.alerts.routing import Alert, Routing, has_recipient, route
 from fks.alerts.rules import DEFAULTS, Rule, Silence, rule_for
 from fks.alerts.texts import ago, compose
 from fks.model.timeframe import iso, to_ns
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
-ALL = Recipient("all", "info")
-PAGES = Recipient("pages", "page")
+ALL = Channel("all", SecretStr(""), "info")
+PAGES = Channel("pages", SecretStr(""), "page")
 
 
 def _alert(id: int = 1, event: str = "child.escalated", severity: str = "error", **fields: Any) -> Alert:

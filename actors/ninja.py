@@ -55,14 +55,7 @@ class NinjaActor:
             c.meter,
             c.lease,
         )
-        self._waiting = SecretWait(
-            name,
-            lambda: load_secret(group.secret_file, c.paths.home, group.host),
-            ports.rows,
-            ports.alerts,
-            c.clock,
-            c.log,
-        )
+        self._waiting = SecretWait(name, lambda: load_secret(group.secret_file, c.paths.home, group.host), ports)
         secret = await self._waiting.look()
         if secret is not None:
             self._link = await self._started(secret)

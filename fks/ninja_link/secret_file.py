@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from fks.clock import Clock
 from fks.model.errors import ConfigError, OutageError
 from fks.model.health import Check, failed
 from fks.model.ninja import LinkReport
-from fks.model.ports import Log
 from fks.ninja.auth import parse_secret
 from fks.ninja.machine import State
 from fks.ninja_link.link import is_loopback
+
+if TYPE_CHECKING:
+    from fks.ninja_link.service import LinkPorts
 
 LOOK_S: Final = 1.0  # between two looks at a file that cannot be used; the link's row is written as often
 
@@ -69,28 +70,12 @@ def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> SecretError:
     )
 
 
-class Rows(Protocol):
-    """The row of the link (`fks.store.ninja`). Errors: OutageError; StaleEpochError."""
-
-    async def record_link(self, group: str, report: LinkReport) -> tuple[str | None, int]: ...
-
-
-class Alerts(Protocol):
-    """Keeps alerts (`fks.store.facts`). Errors: OutageError."""
-
-    async def note_alert(
-        self, severity: str, event: str, message: str, component: str, payload: Mapping[str, object]
-    ) -> int | None: ...
-
-
 class SecretWait:
     """Wait of one link for its secret: a missing file must not end the actor, which would count as crashes."""
 
-    def __init__(
-        self, group: str, load: Callable[[], bytes], rows: Rows, alerts: Alerts, clock: Clock, log: Log
-    ) -> None:
+    def __init__(self, group: str, load: Callable[[], bytes], ports: LinkPorts) -> None:
         self._group, self._load = group, load
-        self._rows, self._alerts, self._clock, self._log = rows, alerts, clock, log
+        self._rows, self._alerts, self._clock, self._log = ports.rows, ports.alerts, ports.clock, ports.log
         self._error: SecretError | None = None
 
     async def look(self) -> bytes | None:

@@ -253,31 +253,26 @@ def outcome_of(is_sent: bool, log: str) -> Outcome:
     return Outcome("later", "not accepted")
 
 
-class _Captured:
+class _Captured(logging.Handler):
     """Collects what apprise logs in this thread, at every level, and keeps it from all other logs: it has tokens."""
 
-    _lock = threading.Lock()
+    _setting = threading.Lock()
 
     def __init__(self) -> None:
-        self._handler = _Lines(threading.get_ident())
+        super().__init__(logging.DEBUG)
+        self._thread = threading.get_ident()
+        self._lines: list[str] = []
 
-    def __enter__(self) -> _Lines:
+    def __enter__(self) -> _Captured:
         logger = logging.getLogger("apprise")
-        with _Captured._lock:
+        with _Captured._setting:
             logger.propagate = False
             logger.setLevel(logging.DEBUG)
-            logger.addHandler(self._handler)
-        return self._handler
+            logger.addHandler(self)
+        return self
 
     def __exit__(self, *_: object) -> None:
-        logging.getLogger("apprise").removeHandler(self._handler)
-
-
-class _Lines(logging.Handler):
-    def __init__(self, thread: int) -> None:
-        super().__init__(logging.DEBUG)
-        self._thread = thread
-        self._lines: list[str] = []
+        logging.getLogger("apprise").removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record of our thread."""

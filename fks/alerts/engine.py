@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fks.alerts.rules import WINDOW_MAX_S, Kind, Rule
@@ -73,6 +73,16 @@ class Settle:
     message: str
 
 
+@dataclass(slots=True)
+class RuleState:
+    """Soft state of one rule, by dedupe key."""
+
+    since: dict[str, float] = field(default_factory=dict)  # a level: since when it is beyond its limit
+    seen: dict[str, float] = field(default_factory=dict)  # an absence: when it was seen last
+    times: dict[str, deque[tuple[float, str]]] = field(default_factory=dict)  # a rate: its occurrences
+    refs: dict[str, float] = field(default_factory=dict)  # occurrences that were counted already, and their times
+
+
 class Engine:
     """Evaluates rules. Soft state: since when a condition holds, and the occurrences within each window.
 
@@ -80,126 +90,109 @@ class Engine:
     """
 
     def __init__(self) -> None:
-        self._since: dict[str, float] = {}  # a level's key -> since when it is beyond its limit
-        self._seen: dict[str, float] = {}  # an absence's key -> when it was seen last
-        self._times: dict[str, deque[tuple[float, str]]] = {}  # a rate's key -> its occurrences
-        self._refs: dict[tuple[str, str], float] = {}  # (rule, ref) -> its time: counted already
+        self._states: dict[str, RuleState] = {}
 
     def step(self, rules: Iterable[Rule], observed: Observed, open_keys: Collection[str]) -> list[Raise | Settle]:
         """Return what follows from the observations. `open_keys`: those of alerts that rules raised and are open."""
         found: list[Raise | Settle] = []
         known = {rule.name: rule for rule in rules if rule.is_enabled}
-        for rule in known.values():
-            mine = {key for key in open_keys if key.partition("|")[0] == rule.name}
-            if rule.kind is Kind.ROUTE:
-                continue
-            if rule.kind is Kind.RATE:
-                found += self._rate(rule, observed, mine)
-            elif rule.kind is Kind.ABSENCE:
-                found += self._absence(rule, observed, mine)
-            else:
-                found += self._level(rule, observed, mine)
+        self._states = {name: self._states.get(name, RuleState()) for name in known}
+        for name, rule in known.items():
+            if rule.kind is not Kind.ROUTE:
+                mine = {key for key in open_keys if key.partition("|")[0] == name}
+                found += _STEPS[rule.kind](rule, self._states[name], observed, mine)
         for key in sorted(open_keys):  # of a rule that was switched off or removed
             if key.partition("|")[0] not in known:
                 found.append(Settle(key.partition("|")[0], key, "the rule is not in use any more"))
-        self._forget(observed.now_s, known)
         return found
 
-    def _level(self, rule: Rule, observed: Observed, open_keys: Collection[str]) -> list[Raise | Settle]:
-        beyond: dict[str, Measure] = {}
-        labels: dict[str, Measure] = {}
-        unknown: set[str] = set()
-        for measure in observed.measures:
-            if rule.matches(measure.name):
-                key = key_of(rule, measure.name, measure.labels)
-                labels[key] = measure
-                if measure.value is None:
-                    unknown.add(key)
-                elif rule.is_beyond(measure.value):
-                    beyond.setdefault(key, measure)
-        prefix = f"{rule.name}|"
-        if rule.name in observed.incomplete:
-            unknown |= {key for key in (*open_keys, *self._since) if key.startswith(prefix) and key not in labels}
-        for key in [key for key in self._since if key.startswith(prefix) and key not in beyond and key not in unknown]:
-            del self._since[key]
-        found: list[Raise | Settle] = []
-        for key, measure in beyond.items():
-            since_s = self._since.setdefault(key, observed.now_s)
-            if key not in open_keys and observed.now_s - since_s >= rule.for_s:
-                labelled = {**measure.labels, **measure.detail}
-                found.append(_raised(rule, key, measure.name, labelled, measure.message, since_s, measure.value))
-        for key in sorted(set(open_keys) - set(beyond) - unknown):
-            last = labels.get(key)
-            text = filled(rule.resolve_message, last.labels, last.value) if last is not None else ""
-            found.append(Settle(rule.name, key, text))
-        return found
 
-    def _absence(self, rule: Rule, observed: Observed, open_keys: Collection[str]) -> list[Raise | Settle]:
-        seen: dict[str, float] = {}
-        for measure in observed.measures:
-            if rule.matches(measure.name) and measure.value is not None:
-                seen[key_of(rule, measure.name, measure.labels)] = observed.now_s
-        for item in observed.occurrences:
-            if rule.matches(item.name):
-                key = key_of(rule, item.name, item.labels)
-                seen[key] = max(seen.get(key, item.at_s), item.at_s)
-        prefix, is_whole = f"{rule.name}|", rule.name not in observed.incomplete
-        if is_whole and not seen and not any(key.startswith(prefix) for key in self._seen) and not open_keys:
-            self._seen[prefix] = observed.now_s  # nothing was ever seen: it counts from the first look
-        for key, at_s in seen.items():
-            self._seen[key] = max(self._seen.get(key, at_s), at_s)
-        if seen:
-            self._seen.pop(prefix, None) if prefix not in seen else None
-        found: list[Raise | Settle] = []
-        for key, at_s in [item for item in self._seen.items() if item[0].startswith(prefix)]:
-            is_absent = observed.now_s - at_s >= rule.for_s
-            if is_absent and is_whole and key not in open_keys:
-                found.append(_raised(rule, key, rule.on, {}, f"no {rule.on} {key[len(prefix) :]}".strip(), at_s))
-            elif not is_absent and key in open_keys:
-                found.append(Settle(rule.name, key, filled(rule.resolve_message, {}, None)))
-        if seen and prefix in open_keys and prefix not in self._seen:
-            found.append(Settle(rule.name, prefix, filled(rule.resolve_message, {}, None)))
-        return found
+def _level(rule: Rule, state: RuleState, observed: Observed, open_keys: Collection[str]) -> Iterator[Raise | Settle]:
+    beyond: dict[str, Measure] = {}
+    labels: dict[str, Measure] = {}
+    unknown: set[str] = set()
+    for measure in observed.measures:
+        if rule.matches(measure.name):
+            key = key_of(rule, measure.name, measure.labels)
+            labels[key] = measure
+            if measure.value is None:
+                unknown.add(key)
+            elif rule.is_beyond(measure.value):
+                beyond.setdefault(key, measure)
+    if rule.name in observed.incomplete:
+        unknown |= {key for key in (*open_keys, *state.since) if key not in labels}
+    state.since = {key: since_s for key, since_s in state.since.items() if key in beyond or key in unknown}
+    for key, measure in beyond.items():
+        since_s = state.since.setdefault(key, observed.now_s)
+        if key not in open_keys and observed.now_s - since_s >= rule.for_s:
+            labelled = {**measure.labels, **measure.detail}
+            yield _raised(rule, key, measure.name, labelled, measure.message, since_s, measure.value)
+    for key in sorted(set(open_keys) - set(beyond) - unknown):
+        last = labels.get(key)
+        text = filled(rule.resolve_message, last.labels, last.value) if last is not None else ""
+        yield Settle(rule.name, key, text)
 
-    def _rate(self, rule: Rule, observed: Observed, open_keys: Collection[str]) -> list[Raise | Settle]:
-        found: list[Raise | Settle] = []
-        newest: dict[str, Occurrence] = {}
-        for item in sorted(observed.occurrences, key=lambda item: (item.at_s, item.ref)):
-            if not rule.matches(item.name) or (rule.name, item.ref) in self._refs:
-                continue
-            self._refs[rule.name, item.ref] = item.at_s
-            if rule.is_notice:
-                key = f"{rule.name}|{item.ref}"
-                found.append(_raised(rule, key, item.name, item.labels, item.message, item.at_s, ref=item.ref))
-                continue
+
+def _absence(rule: Rule, state: RuleState, observed: Observed, open_keys: Collection[str]) -> Iterator[Raise | Settle]:
+    seen: dict[str, float] = {}
+    for measure in observed.measures:
+        if rule.matches(measure.name) and measure.value is not None:
+            seen[key_of(rule, measure.name, measure.labels)] = observed.now_s
+    for item in observed.occurrences:
+        if rule.matches(item.name):
             key = key_of(rule, item.name, item.labels)
-            if key in self._times or len(self._times) < KEYS_MAX:
-                self._times.setdefault(key, deque(maxlen=rule.count)).append((item.at_s, item.ref))
-                newest[key] = item
-        if rule.is_notice:
-            return found
-        prefix, oldest_s = f"{rule.name}|", observed.now_s - rule.window_s
-        for key in [key for key in self._times if key.startswith(prefix)]:
-            times = self._times[key]
-            while times and times[0][0] <= oldest_s:
-                times.popleft()
-            if not times:
-                del self._times[key]
-            if len(times) >= rule.count and key not in open_keys and key in newest:
-                item = newest[key]
-                found.append(_raised(rule, key, item.name, item.labels, item.message, item.at_s, float(len(times))))
-        for key in sorted(open_keys):
-            if len(self._times.get(key, ())) < rule.count:
-                found.append(Settle(rule.name, key, filled(rule.resolve_message, {}, None)))
-        return found
+            seen[key] = max(seen.get(key, item.at_s), item.at_s)
+    anything, is_whole = f"{rule.name}|", rule.name not in observed.incomplete
+    if is_whole and not seen and not state.seen and not open_keys:
+        state.seen[anything] = observed.now_s  # nothing was ever seen: it counts from the first look
+    for key, at_s in seen.items():
+        state.seen[key] = max(state.seen.get(key, at_s), at_s)
+    if seen and anything not in seen:
+        state.seen.pop(anything, None)
+    for key, at_s in state.seen.items():
+        is_absent = observed.now_s - at_s >= rule.for_s
+        if is_absent and is_whole and key not in open_keys:
+            yield _raised(rule, key, rule.on, {}, f"no {rule.on} {key[len(anything) :]}".strip(), at_s)
+        elif not is_absent and key in open_keys:
+            yield Settle(rule.name, key, filled(rule.resolve_message, {}, None))
+    if seen and anything in open_keys and anything not in state.seen:
+        yield Settle(rule.name, anything, filled(rule.resolve_message, {}, None))
 
-    def _forget(self, now_s: float, known: Collection[str]) -> None:
-        """Forget occurrences that cannot come again, and the state of rules that are gone."""
-        old_s = now_s - 2 * WINDOW_MAX_S
-        self._refs = {item: at_s for item, at_s in self._refs.items() if at_s > old_s and item[0] in known}
-        for state in (self._since, self._seen, self._times):
-            for key in [key for key in state if key.partition("|")[0] not in known]:
-                del state[key]
+
+def _rate(rule: Rule, state: RuleState, observed: Observed, open_keys: Collection[str]) -> Iterator[Raise | Settle]:
+    newest: dict[str, Occurrence] = {}
+    for item in sorted(observed.occurrences, key=lambda item: (item.at_s, item.ref)):
+        if not rule.matches(item.name) or item.ref in state.refs:
+            continue
+        state.refs[item.ref] = item.at_s
+        if rule.is_notice:
+            key = f"{rule.name}|{item.ref}"
+            yield _raised(rule, key, item.name, item.labels, item.message, item.at_s, ref=item.ref)
+            continue
+        key = key_of(rule, item.name, item.labels)
+        if key in state.times or len(state.times) < KEYS_MAX:
+            state.times.setdefault(key, deque(maxlen=rule.count)).append((item.at_s, item.ref))
+            newest[key] = item
+    # an occurrence of longer ago cannot come again
+    old_s = observed.now_s - 2 * WINDOW_MAX_S
+    state.refs = {ref: at_s for ref, at_s in state.refs.items() if at_s > old_s}
+    if rule.is_notice:
+        return
+    for key, times in list(state.times.items()):
+        while times and times[0][0] <= observed.now_s - rule.window_s:
+            times.popleft()
+        if not times:
+            del state.times[key]
+        if len(times) >= rule.count and key not in open_keys and key in newest:
+            item = newest[key]
+            yield _raised(rule, key, item.name, item.labels, item.message, item.at_s, float(len(times)))
+    for key in sorted(open_keys):
+        if len(state.times.get(key, ())) < rule.count:
+            yield Settle(rule.name, key, filled(rule.resolve_message, {}, None))
+
+
+#: Kind of a rule → the function that returns the alerts to raise and those that are over.
+_STEPS = {Kind.THRESHOLD: _level, Kind.DURATION: _level, Kind.ABSENCE: _absence, Kind.RATE: _rate}
 
 
 def key_of(rule: Rule, name: str, labels: Mapping[str, str]) -> str:
@@ -229,9 +222,6 @@ def _raised(
     *,
     ref: str | None = None,
 ) -> Raise:
-    text = filled(rule.message, labels, value) if rule.message else message or f"{event} {_shown(labels)}".strip()
+    shown = ", ".join(f"{name} {value}" for name, value in labels.items() if value)
+    text = filled(rule.message, labels, value) if rule.message else message or f"{event} {shown}".strip()
     return Raise(rule.name, rule.severity, event, key, text, labels, at_s, ref)
-
-
-def _shown(labels: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in labels.items() if value)

@@ -134,23 +134,19 @@ def services(
         members = [item for item in components if kind_of(item) in kinds]
         if not members and service not in looked:
             continue
-        bad: list[Mapping[str, Any]] = []
-        for kind in sorted({kind_of(item) for item in members}):
-            of_kind = [item for item in members if kind_of(item) == kind]
-            if status_of(of_kind) == DOWN:
-                bad += of_kind
+        groups = [[item for item in members if kind_of(item) == kind] for kind in sorted(set(map(kind_of, members)))]
+        bad = [item for group in groups if status_of(group) == DOWN for item in group]
+        value: float | None = 0.0
+        error, detail = "", dict[str, str]()
         if bad:
             ages = [float(item["heartbeat_age_ms"]) for item in bad if item["heartbeat_age_ms"] is not None]
-            detail = {
-                "components": ", ".join(str(item["name"]) for item in bad[:10]),
-                "last_seen": iso(now_ns - round(max(ages, default=0.0)) * 1_000_000),
-            }
-            error = "; ".join(_fault(item) for item in bad[:3])
-            found.append(_service(service, 1.0, error, detail))
+            last_seen = iso(now_ns - round(max(ages, default=0.0)) * 1_000_000)
+            value, error = 1.0, "; ".join(_fault(item) for item in bad[:3])
+            detail = {"components": ", ".join(str(item["name"]) for item in bad[:10]), "last_seen": last_seen}
         elif service in looked:
-            found.append(_service(service, *_judged(looked[service])))
-        else:
-            found.append(_service(service, 0.0, "", {}))
+            value, error, detail = _judged(looked[service])
+        shown = {**detail, "status": "Down", "error": error} if value else {}
+        found.append(Measure("service.down", value, {"service": service}, error, shown))
     return found
 
 
@@ -164,11 +160,6 @@ def checks(verdicts: Sequence[Mapping[str, Any]]) -> list[Measure]:
             message = f"check {name} is down: {error}" if error else ""
             found.append(Measure("check.down", value, {"service": name}, message, detail))
     return found
-
-
-def _service(service: str, value: float | None, error: str, detail: Mapping[str, str]) -> Measure:
-    shown = {**detail, "status": "Down", "error": error} if value else {}
-    return Measure("service.down", value, {"service": service}, error, shown)
 
 
 def _judged(row: Mapping[str, Any]) -> tuple[float | None, str, dict[str, str]]:

@@ -40,7 +40,8 @@ def _of_one(alert: Alert, about: About, now: datetime) -> Text:
     message = alert.message
     if about == "resolved":
         message = str(alert.payload.get("resolve_message") or alert.message)
-    lines = [message[:_LINE_MAX], f"from {alert.component or 'rule ' + str(alert.rule)} at {_at(alert.time)}"]
+    source = alert.component or f"rule {alert.rule}"
+    lines = [message[:_LINE_MAX], f"from {source} at {alert.time:%Y-%m-%d %H:%M:%S} UTC"]
     if about == "resolved" and alert.resolved_at is not None:
         lines.append(f"it lasted {ago((alert.resolved_at - alert.time).total_seconds())}")
     if about == "escalated":
@@ -95,7 +96,3 @@ def _last_seen(alert: Alert, now: datetime) -> str:
     if "last_seen_s" in alert.payload:
         return f"{ago(float(alert.payload['last_seen_s'] or 0.0))} ago"
     return "never"
-
-
-def _at(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fks.cli.status import find_status, read_database
 from fks.config.endpoints import Node, load_node
 from fks.config.home import windows_drive
 from fks.config.load import load
@@ -205,7 +206,7 @@ async def _awake(paths: Paths) -> list[Check]:
     except FksError as error:
         return [Check("endpoints", DOWN, str(error), "run 'fks down', then 'fks up'")]
     asks: list[tuple[str, Callable[[Node], Awaitable[str]]]] = [
-        ("postgres", _postgres),
+        ("postgres", lambda _: _postgres(paths)),
         ("redis", _redis),
         ("ray", _ray),
         ("gateway", _gateway),
@@ -228,15 +229,8 @@ async def _reach(name: str, ask: Callable[[Node], Awaitable[str]], node: Node) -
     return Check(name, level(not is_bad), detail.lstrip("!"), "see 'fks status'" if is_bad else "")
 
 
-async def _postgres(node: Node) -> str:
-    from fks.config.settings import Database as Options
-    from fks.store.db import Database
-
-    db = await Database.connect(node.database_url, Options(pool_max=1), application="doctor", retry_s=0.0)
-    try:
-        return f"answers in {await db.ping() * 1000:.1f} ms"
-    finally:
-        await db.close()
+async def _postgres(paths: Paths) -> str:
+    return f"answers in {await read_database(paths, lambda db: db.ping()) * 1000:.1f} ms"
 
 
 async def _redis(node: Node) -> str:
@@ -289,8 +283,6 @@ async def _channels(paths: Paths) -> str:
 
 
 async def _status(paths: Paths) -> str:
-    from fks.cli.status import find_status
-
     document = await asyncio.to_thread(find_status, paths)
     reasons = "; ".join(document.get("reasons", [])[:3])
     return "healthy" if document["state"] == "healthy" else f"!{document['state']}: {reasons}"

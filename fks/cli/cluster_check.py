@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from fks.cli.status import read_database
 from fks.config import env_file
 from fks.config.agreement import differing
 from fks.config.endpoints import load_node
 from fks.config.load import load, load_settings
 from fks.config.machine_http import lacking
 from fks.config.paths import Paths
-from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
 from fks.model.health import DOWN, HEALTHY, UNKNOWN, Check, level
-from fks.store.db import Database
 from fks.store.nodes import NodeRow, NodeStore
 
 SKEW_MAX_MS = 500.0
@@ -314,19 +313,14 @@ def _local(source: str, place: Path) -> Path:
 
 async def _running(paths: Paths, settings: Settings | None) -> list[Check]:
     try:
-        url = load_node(paths).database_url
+        load_node(paths)
     except FksError:
         return [Check("nodes", UNKNOWN, "nothing runs here", "run it on a machine of the cluster to check that too")]
     try:
-        chosen = DatabaseSettings(pool_min=1, pool_max=1, connect_timeout_s=3.0)
         async with asyncio.timeout(5.0):
-            db = await Database.connect(url, chosen, application="cluster check", retry_s=0.0)
+            rows = await read_database(paths, lambda db: NodeStore(db).all())
     except (OutageError, TimeoutError) as error:
         return [Check("database", DOWN, str(error) or "no answer in 5 s", "see 'fks doctor'")]
-    try:
-        rows = await NodeStore(db).all()
-    finally:
-        await db.close()
     return list(check_nodes(rows, settings))
 
 

@@ -137,24 +137,25 @@ def _from_database(paths: Paths) -> dict[str, Any]:
     return {**_document(ask_database(paths, lambda db: assemble(db, node))), "source": "database"}
 
 
-def ask_database(paths: Paths, read: Callable[[Database], Awaitable[T]]) -> T:
+async def read_database(paths: Paths, read: Callable[[Database], Awaitable[T]]) -> T:
     """Return the result of `read` on this node's database, without anything else running. Errors: OutageError."""
-    import asyncio
-
     from fks.config.endpoints import load_node
     from fks.config.settings import Database as Settings
     from fks.store.db import Database
 
     url = load_node(paths).database_url
+    db = await Database.connect(url, Settings(pool_max=1), application="fks-cli", retry_s=0.0)
+    try:
+        return await read(db)
+    finally:
+        await db.close()
 
-    async def ask() -> T:
-        db = await Database.connect(url, Settings(pool_max=1), application="fks-cli", retry_s=0.0)
-        try:
-            return await read(db)
-        finally:
-            await db.close()
 
-    return asyncio.run(ask())
+def ask_database(paths: Paths, read: Callable[[Database], Awaitable[T]]) -> T:
+    """Return the result of `read_database`, outside of an event loop. Errors: OutageError."""
+    import asyncio
+
+    return asyncio.run(read_database(paths, read))
 
 
 def _document(found: Any) -> dict[str, Any]:

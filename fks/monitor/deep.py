@@ -274,27 +274,12 @@ class DeepChecks:
         return Look(at_ns, judged, statuses, reported, services)
 
     async def _save(self, look: Look) -> None:
-        at = to_datetime(look.at_ns)
-        uptime = await self.uptime(look.at_ns)
-        await self._db.execute(
-            "registry.save_checks",
-            [
-                {
-                    "service": name,
-                    "at": at,
-                    "status": look.statuses[name],
-                    "reported": look.reported[name].status,
-                    "response_ms": check.response_ms,
-                    "error": check.detail or None,
-                    "detail": {
-                        **check.values,
-                        "is_flapping": look.reported[name].is_flapping,
-                        "uptime": uptime.get(name, {}),
-                    },
-                }
-                for name, check in look.checks.items()
-            ],
-        )
+        at, uptime = to_datetime(look.at_ns), await self.uptime(look.at_ns)
+        rows = look.document()["checks"]
+        for row in rows:
+            row["at"] = at
+            row["detail"] |= {"is_flapping": row["is_flapping"], "uptime": uptime.get(row["service"], {})}
+        await self._db.execute("registry.save_checks", rows)
 
     async def uptime(self, at_ns: int) -> dict[str, dict[str, float | None]]:
         """Return the uptime of each service over 24 hours, 7 and 30 days before a time, in percent."""

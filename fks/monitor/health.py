@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -143,11 +144,18 @@ class Health:
                 found = {"database": DOWN, "redis": DOWN, "tree": DOWN, "feeds": DOWN}
                 components: list[dict[str, Any]] = []
                 self._links = []
-                if bus is not None:
-                    found["redis"] = await _answers(bus)
-                if db is not None:
-                    rows, components, self._links = await _from_rows(db)
-                    found |= rows
+                with contextlib.suppress(OutageError):
+                    if bus is not None:
+                        await bus.ping()
+                        found["redis"] = HEALTHY
+                with contextlib.suppress(OutageError):
+                    if db is not None:
+                        await db.ping()  # at once, without the retries of a query: a health check must not wait
+                        rows = [component_view(dict(row)) for row in await db.fetch("monitor.components")]
+                        feeds = [dict(row) for row in await db.fetch("monitor.feeds")]
+                        self._links = await NinjaStore(db).links()
+                        components = rows
+                        found |= {"database": HEALTHY, "tree": tree_health(rows), "feeds": feeds_health(feeds)}
                 # before its first write this replica has proven nothing, and nothing is known to be wrong
                 age_s = min(self._written_age_s(), self._clock.monotonic() - self._started)
                 if age_s > WRITE_AGE_MAX_S:
@@ -159,25 +167,6 @@ class Health:
 def worst(dependencies: Mapping[str, str]) -> str:
     """Return the overall status: down without the database, degraded when anything else is not well."""
     return level({*dependencies.values()} <= {HEALTHY}, dependencies.get("database") != DOWN)
-
-
-async def _answers(bus: Bus) -> str:
-    try:
-        await bus.ping()
-    except OutageError:
-        return DOWN
-    return HEALTHY
-
-
-async def _from_rows(db: Database) -> tuple[dict[str, str], list[dict[str, Any]], list[LinkRecord]]:
-    try:
-        await db.ping()  # at once, without the retries of a query: a health check must not wait
-        components = [component_view(dict(row)) for row in await db.fetch("monitor.components")]
-        feeds = [dict(row) for row in await db.fetch("monitor.feeds")]
-        links = await NinjaStore(db).links()
-    except OutageError:
-        return {"database": DOWN, "tree": DOWN, "feeds": DOWN}, [], []
-    return {"database": HEALTHY, "tree": tree_health(components), "feeds": feeds_health(feeds)}, components, links
 
 
 def tree_health(components: list[dict[str, Any]]) -> str:

@@ -77,7 +77,7 @@ def describe(row: Mapping[str, Any]) -> Description:
     if event == "exited":
         what, tone = _EXITS.get(str(facts.get("how", "")), _EVENTS["exited"])
         if not facts and reason == "normal":
-            return Description(*_swap(_EXITS["normal"], "asked"))
+            return Description("ended in order", "asked", PLAIN)
         return Description(what, why_ended(facts, reason), tone)
     if event == "started" and reason.startswith("epoch "):
         reason = ""  # the epoch has a column of its own
@@ -85,10 +85,6 @@ def describe(row: Mapping[str, Any]) -> Description:
     if event in ("restarted", "start_failed") and facts.get("how"):
         return Description(what, why_ended(facts, reason), tone)
     return Description(what, reason, tone)
-
-
-def _swap(pair: tuple[str, str], why: str) -> tuple[str, str, str]:
-    return pair[0], why, pair[1]
 
 
 def why_ended(facts: Mapping[str, Any], reason: str) -> str:

@@ -66,7 +66,7 @@ def is_allowed(address: Address, allowed: Sequence[str]) -> bool:
     addresses never are allowed; an IPv4 address within IPv6 is judged as IPv4.
     """
     plain = _plain(address)
-    if plain.is_link_local or plain.is_multicast or plain.is_unspecified or _is_metadata(plain):
+    if plain.is_link_local or plain.is_multicast or plain.is_unspecified or plain in _METADATA:
         return False
     if plain.is_loopback and "localhost" in (entry.lower() for entry in allowed):
         return True
@@ -207,14 +207,8 @@ def _plain(address: Address) -> Address:
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+#: Where clouds serve credentials outside of the link-local networks.
 _METADATA = tuple(ipaddress.ip_address(text) for text in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192"))
-
-
-def _is_metadata(address: Address) -> bool:
-    """Return whether clouds serve credentials there, outside of the link-local networks."""
-    return address in _METADATA
-
-
 _REMEDY = "an operator adds it to monitor.hosts in fks.toml; link-local and metadata addresses stay refused"
 
 

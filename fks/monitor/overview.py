@@ -16,7 +16,7 @@ from fks.monitor.deep import FRESH_S
 from fks.monitor.health import absent_reasons, owner_services
 from fks.monitor.registry import Registry
 from fks.monitor.status import assemble
-from fks.monitor.statuses import Dependency, rolled_up
+from fks.monitor.statuses import rolled_up
 from fks.store.db import Database
 
 
@@ -40,7 +40,11 @@ async def overview(db: Database, clock: Clock, settings: Settings) -> dict[str, 
         row |= {
             "status": rolled[name].status,
             "because": [*row.get("because", ()), *rolled[name].because],
-            "depends_on": _needs(name, dependencies, own),
+            "depends_on": [
+                {"name": d.depends_on, "is_critical": d.is_critical, "status": own.get(d.depends_on, UNKNOWN)}
+                for d in dependencies
+                if d.service == name
+            ],
             "uptime": {} if found is None else found["detail"].get("uptime", {}),
             "is_flapping": found is not None and bool(found["detail"].get("is_flapping")),
         }
@@ -87,11 +91,3 @@ def _external(row: Mapping[str, Any], latest: Mapping[str, Any] | None) -> dict[
         "error": None if latest is None else latest["error"],
         "response_ms": None if latest is None else latest["response_ms"],
     }
-
-
-def _needs(name: str, dependencies: Sequence[Dependency], own: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [
-        {"name": d.depends_on, "is_critical": d.is_critical, "status": own.get(d.depends_on, UNKNOWN)}
-        for d in dependencies
-        if d.service == name
-    ]

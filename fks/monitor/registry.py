@@ -135,37 +135,24 @@ def own_rows(components: Sequence[Mapping[str, Any]], nodes: Sequence[Mapping[st
 
     `age_s`: since the last heartbeat.
     """
-    found: list[dict[str, Any]] = []
+    found: list[tuple[object, ...]] = []
     for service, kinds in OWNER_SERVICES.items():
         ages = [_age_s(c["heartbeat_age_ms"]) for c in components if kind_of(c) in kinds]
         if ages or service in OPTIONAL:
             age_s = min(ages, default=_age_s(None))
-            found.append(_row(service, "service", service.removeprefix("fks_"), [], "", __version__, age_s))
-    for component in components:
-        kind = kind_of(component)
+            found.append((service, "service", service.removeprefix("fks_"), [], "", __version__, age_s))
+    for c in components:
+        kind = kind_of(c)
         services = [service for service, kinds in OWNER_SERVICES.items() if kind in kinds]
-        age_s = _age_s(component["heartbeat_age_ms"])
-        found.append(
-            _row(component["name"], "component", kind, services, component["node"], component["version"], age_s)
-        )
-    for node in nodes:
-        age_s = _age_s(node["beat_age_ms"])
-        found.append(_row(f"node:{node['name']}", "node", node["role"], [], node["address"], node["version"], age_s))
-    return found
+        age_s = _age_s(c["heartbeat_age_ms"])
+        found.append((c["name"], "component", kind, services, c["node"] or "", c["version"] or "", age_s))
+    for n in nodes:
+        age_s, version = _age_s(n["beat_age_ms"]), n["version"] or ""
+        found.append((f"node:{n['name']}", "node", n["role"], [], n["address"] or "", version, age_s))
+    return [dict(zip(_COLUMNS, row, strict=True)) for row in found]
 
 
-def _row(
-    name: str, kind: str, service_type: str, services: list[str], host: str, version: str, age_s: float
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "kind": kind,
-        "service_type": service_type,
-        "services": services,
-        "host": host or "",
-        "version": version or "",
-        "age_s": age_s,
-    }
+_COLUMNS = ("name", "kind", "service_type", "services", "host", "version", "age_s")
 
 
 def _age_s(age_ms: int | None) -> float:

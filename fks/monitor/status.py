@@ -11,6 +11,7 @@ from typing import Any
 from fks.config.endpoints import Node
 from fks.config.machine_http import lacking
 from fks.model.errors import OutageError
+from fks.monitor.measures import is_fresh
 from fks.store.db import Querier, is_without_tables
 
 #: A component that has not beaten for this long is shown as silent, whatever state it last reported.
@@ -123,15 +124,15 @@ def overall(
         return "down", ["nothing beats"]
     reasons = [_amiss(c) for c in components if c["state"] not in WELL]
     for feed in feeds:
-        age = feed["age_ms"]
-        if feed["state"] != "LIVE" or age is None or age > FEED_MS:
-            reasons.append(
-                f"feed {feed['symbol']} is {feed['state']}, "
-                f"{'no message yet' if age is None else f'{age / 1000:.1f} s old'}"
-            )
+        if not is_fresh(feed, FEED_MS):
+            age = feed["age_ms"]
+            text = "no message yet" if age is None else f"{age / 1000:.1f} s old"
+            reasons.append(f"feed {feed['symbol']} is {feed['state']}, {text}")
     reasons += [f"venue {venue['name']} is {venue['state']}" for venue in venues if venue["state"] != "READY"]
     reasons += [f"node {node['name']} is {node['state']}" for node in nodes if node["state"] not in WELL]
-    reasons += [f"gateway on {name}: {text}; {remedy}" for name, (text, remedy) in _without_gateway(nodes).items()]
+    beating = [node for node in nodes if node["state"] != "silent"]
+    faults = lacking((str(node["name"]), str(node.get("role")), node.get("detail") or {}) for node in beating)
+    reasons += [f"gateway on {name}: {text}; {remedy}" for name, (text, remedy) in faults.items()]
     reasons += [_held(instance) for instance in strategies if instance["error"] or not instance["is_enabled"]]
     if not reasons:
         return "healthy", []
@@ -139,12 +140,6 @@ def overall(
         c["state"] in _STARTING for c in components
     )
     return ("starting" if starting else "degraded"), reasons
-
-
-def _without_gateway(nodes: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    """Return machine → what keeps the gateway from running there, and the remedy; of machines that send beats."""
-    rows = ((str(node["name"]), str(node.get("role")), node.get("detail") or {}) for node in nodes)
-    return lacking(row for row, node in zip(rows, nodes, strict=True) if node["state"] != "silent")
 
 
 def _amiss(component: Mapping[str, Any]) -> str:
@@ -178,9 +173,4 @@ def kill_view(kills: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def sim_view(node: Node | None) -> dict[str, Any] | None:
     """Return the local exchange's endpoints, keys and pid; None when none runs. The keys are valid there only."""
-    sim = getattr(node, "sim", None)
-    if sim is None:
-        return None
-    if isinstance(sim, Mapping):
-        return dict(sim)
-    return {name: getattr(sim, name) for name in ("rest", "ws", "ws_api", "api_key", "api_secret", "pid", "port")}
+    return None if node is None or node.sim is None else dict(node.sim)

@@ -127,7 +127,7 @@ class TreeJournal:
     async def page(self, event: str, message: str, component: str) -> bool:
         """Page a person; return whether it was stored."""
         try:
-            await self._db.execute("supervision.alert", "page", event, _clean(message), component)
+            await self._db.execute("facts.note_alert", "page", event, _clean(message), component, {}, None)
         except _COSTS_A_LINE:
             return False
         return True

@@ -65,7 +65,3 @@ SELECT name FROM component_health WHERE kind = 'actor';
 -- name: forget_components
 -- Drop rows of components that the running tree does not have (an older configuration's).
 DELETE FROM component_health WHERE kind = 'actor' AND NOT (name = ANY($1::text[]));
-
--- name: alert
--- Tell a person: one row that the monitor delivers.
-INSERT INTO alerts (severity, event, message, component) VALUES ($1, $2, $3, $4);

@@ -179,7 +179,7 @@ class Facts:
         Of one `condition` (a key that names it) one alert is open: while it is, nothing is stored and None returned.
         """
         number: int | None = await self._db.fetchval(
-            "facts.note_alert", severity, event, message, component, dict(payload), condition
+            "alerting.raise", None, severity, event, message, component, dict(payload), None, condition, None
         )
         return number
 

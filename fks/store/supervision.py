@@ -127,7 +127,9 @@ class TreeJournal:
     async def page(self, event: str, message: str, component: str) -> bool:
         """Page a person; return whether it was stored."""
         try:
-            await self._db.execute("facts.note_alert", "page", event, _clean(message), component, {}, None)
+            await self._db.execute(
+                "alerting.raise", None, "page", event, _clean(message), component, {}, None, None, None
+            )
         except _COSTS_A_LINE:
             return False
         return True

@@ -59,9 +59,9 @@ SELECT channel, count(*) FILTER (WHERE state = 'sent') AS sent, count(*) FILTER 
   FROM alert_deliveries WHERE created_at > now() - interval '7 days' GROUP BY channel;
 
 -- name: raise
--- Keep an alert of a rule: not a second time while one of its key is open, and a notice not twice for one occurrence.
+-- Keep an alert: of a key not a second time while one is open, and a notice not twice for one occurrence. $1 NULL: now.
 INSERT INTO alerts (time, severity, event, message, component, payload, rule, dedupe_key, source_ref, resolved_at, resolve_routed_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, CASE WHEN $9::text IS NULL THEN NULL ELSE now() END,
+VALUES (coalesce($1, now()), $2, $3, $4, $5, $6, $7, $8, $9, CASE WHEN $9::text IS NULL THEN NULL ELSE now() END,
         CASE WHEN $9::text IS NULL THEN NULL ELSE now() END)
 ON CONFLICT DO NOTHING RETURNING id;
 

@@ -53,11 +53,6 @@ SELECT $1, $2, $3, $4, $5, $6 WHERE $7::text IS NULL OR EXISTS (SELECT FROM leas
 ON CONFLICT (venue, account_id) DO UPDATE
    SET state = excluded.state, detail = excluded.detail, skew_ms = excluded.skew_ms, updated_at = excluded.updated_at;
 
--- name: note_alert
--- Keep an alert; one of a condition ($6) not a second time while it is open.
-INSERT INTO alerts (severity, event, message, component, payload, dedupe_key) VALUES ($1, $2, $3, $4, $5, $6)
-ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND resolved_at IS NULL DO NOTHING RETURNING id;
-
 -- name: open_conditions
 -- The conditions of an event's open alerts.
 SELECT dedupe_key FROM alerts WHERE event = $1 AND dedupe_key IS NOT NULL AND resolved_at IS NULL;

@@ -235,12 +235,26 @@ class Collector:
         return MappingProxyType(self._feeds)
 
     def detail(self) -> dict[str, object]:
-        """Return what status shows: the state of the whole and of each feed, ages in ms."""
+        """Return what status shows: the state of the whole and of each feed and channel, ages in ms."""
+        now_s = self._clock.monotonic()
         return {
             "exchange": self.exchange.name,
             "problem": self._problem,
             "sockets": len(self._connections),
-            "feeds": feed_rows(self._feeds.values(), self._clock.monotonic()),
+            "feeds": [
+                {
+                    "symbol": feed.symbol,
+                    "state": str(feed.state),
+                    "age_ms": round(feed.liveness.age_s(now_s) * 1000),
+                    "last_trade_id": feed.last_id,
+                    "late": feed.late,
+                    "waiting": len(feed.unstored.sealed),
+                    "dropped": feed.dropped,
+                    "problem": feed.error,
+                    "channels": {str(c): round(liveness.age_s(now_s) * 1000) for c, liveness in feed.liveness.items()},
+                }
+                for feed in self._feeds.values()
+            ],
         }
 
     # ── the assets ───────────────────────────────────────────────────────────────────────────────
@@ -466,24 +480,6 @@ def feed_problems(
             text = f"{len(feed.unstored.sealed)} sealed bars of {feed.symbol} wait for the store"
             found.append(failed("queue", text, feed.symbol))
     return found
-
-
-def feed_rows(feeds: Iterable[SymbolFeed], now_s: float) -> list[dict[str, object]]:
-    """Return what status shows of feeds: ages in ms, of the feed and of each channel."""
-    return [
-        {
-            "symbol": feed.symbol,
-            "state": str(feed.state),
-            "age_ms": round(feed.liveness.age_s(now_s) * 1000),
-            "last_trade_id": feed.last_id,
-            "late": feed.late,
-            "waiting": len(feed.unstored.sealed),
-            "dropped": feed.dropped,
-            "problem": feed.error,
-            "channels": {str(c): round(liveness.age_s(now_s) * 1000) for c, liveness in feed.liveness.items()},
-        }
-        for feed in feeds
-    ]
 
 
 SUSPECTS_MAX = 1_000  # beyond it the oldest are dropped, counted

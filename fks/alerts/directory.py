@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import contextlib
 
 from pydantic import SecretStr, ValidationError
 
@@ -27,22 +26,22 @@ class Directory:
 
     async def rules(self) -> tuple[Rule, ...]:
         """Return the rules in force, by name. A row that this build cannot read is left out."""
-        found = {rule.name: rule for rule in DEFAULTS}
-        for row in await self._store.rules():
-            rule = None if row["is_removed"] else _rule(row)
-            if rule is None:
-                found.pop(row["name"], None)
-            else:
-                found[row["name"]] = rule
-        return tuple(found[name] for name in sorted(found))
+        found = await self._in_force()
+        return tuple(found[name][0] for name in sorted(found))
 
     async def rule(self, name: str) -> tuple[Rule, int] | None:
         """Return a rule in force and the revision of its row (0: it has none), read together; or None."""
-        found = next((rule for rule in DEFAULTS if rule.name == name), None)
-        row = next((row for row in await self._store.rules() if row["name"] == name), None)
-        if row is not None:
-            found = None if row["is_removed"] else _rule(row)
-        return None if found is None else (found, 0 if row is None else int(row["revision"]))
+        return (await self._in_force()).get(name)
+
+    async def _in_force(self) -> dict[str, tuple[Rule, int]]:
+        found = {rule.name: (rule, 0) for rule in DEFAULTS}
+        for row in await self._store.rules():
+            found.pop(row["name"], None)
+            if not row["is_removed"]:
+                with contextlib.suppress(ValidationError):
+                    rule = Rule.model_validate({**row["spec"], "name": row["name"]})
+                    found[rule.name] = (rule, int(row["revision"]))
+        return found
 
     async def channels(self) -> tuple[Channel, ...]:
         """Return the channels, by name. One whose address was sealed with another session key has an empty address."""
@@ -78,10 +77,3 @@ def unknown_channel(name: str) -> InputError:
         status=404,
         remedy="see fks alerts channels",
     )
-
-
-def _rule(row: Mapping[str, Any]) -> Rule | None:
-    try:
-        return Rule.model_validate({**row["spec"], "name": row["name"]})
-    except ValidationError:
-        return None

@@ -18,9 +18,8 @@ from fks.api.routing import Router
 from fks.model.errors import Problem
 from fks.model.timeframe import iso
 from fks.model.untrusted import parse
-from fks.monitor.deep import DeepChecks
+from fks.monitor.deep import DeepChecks, history_of, overview, summary_of
 from fks.monitor.health import OPTIONAL, OWNER_SERVICES
-from fks.monitor.overview import history_of, overview, summary_of
 from fks.monitor.registry import Registration, Registry, unknown
 from fks.monitor.status import component_view, node_view
 

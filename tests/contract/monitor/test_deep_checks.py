@@ -82,6 +82,15 @@ async def test_each_dependency_is_measured_and_written(database: Database, bus: 
     assert [tuple(row) for row in rows] == [("healthy", "healthy"), ("down", "healthy"), ("unknown", "healthy")]
 
 
+async def test_check_without_its_row_in_the_table_is_made_nowhere(
+    database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(DeepChecks.CHECKS, "disk")
+    look = await deep(database, bus, tmp_path).run()
+    assert set(look.checks) == {*DeepChecks.CHECKS} - {"certificate"}, "no gateway has one here"
+    assert "disk" not in {row["service"] for row in await database.sql("SELECT service FROM health_checks")}
+
+
 async def test_feeds_venues_and_queues_are_judged_by_their_rows(database: Database, bus: Bus, tmp_path: Path) -> None:
     await database.sql("INSERT INTO accounts (id, name, venue) VALUES (1, 'a', 'ccxt')")
     await database.sql(

@@ -22,7 +22,7 @@ from fks.config.secrets import load_secrets, refuse_tracked
 from fks.config.settings import Settings
 from fks.config.unread import warnings_of
 from fks.model.errors import ConfigError, FksError
-from fks.model.health import DEGRADED, DOWN, HEALTHY, Check, level
+from fks.model.health import DEGRADED, DOWN, HEALTHY, Check, checked, level
 from fks.node import ports, preflight, probe
 from fks.node.lock import holder_of
 from fks.servers.directories import FREE_MIN_MB
@@ -78,10 +78,11 @@ def _confinement() -> Check:
     """Check that code of users can be confined. Without it, it runs with this account's rights."""
     from fks.process.confinement import missing
 
-    if lacking := missing():
-        remedy = "use a kernel that has it; until then, take strategy files of persons whom you trust with your keys"
-        return Check("confinement", DEGRADED, f"files of users are read with this account's rights: {lacking}", remedy)
-    return Check("confinement", HEALTHY, "files of users are read without files, network or processes of this account")
+    lacking = missing()
+    fault = f"files of users are read with this account's rights: {lacking}" if lacking else ""
+    finding = "files of users are read without files, network or processes of this account"
+    remedy = "use a kernel that has it; until then, take strategy files of persons whom you trust with your keys"
+    return checked("confinement", fault, finding, remedy, DEGRADED)
 
 
 def _memory() -> Check:
@@ -129,17 +130,12 @@ def safeguards(settings: Settings) -> Iterator[Check]:
     if os.geteuid() == 0:
         remedy = "run FKS as a system user of its own (docs/install.md)"
         yield Check("account", DEGRADED, "runs as root: a strategy that trades has every right here", remedy)
-    backup = settings.backup
-    if backup.recipient is None:
-        detail = "backups have no recipient key: strategies, settings and secrets are in none of them"
-        yield Check("backup key", lack, detail, "'fks db backup-key FILE', then backup.recipient")
-    else:
-        yield Check("backup key", HEALTHY, "backups hold strategies, settings and secrets, encrypted")
-    if backup.folder is None:
-        detail = "backups are written to FKS_HOME itself, and lost with its disk"
-        yield Check("backup folder", lack, detail, "set backup.folder to another disk")
-    else:
-        yield Check("backup folder", HEALTHY, str(backup.folder))
+    backup, finding = settings.backup, "backups hold strategies, settings and secrets, encrypted"
+    fault = "backups have no recipient key: strategies, settings and secrets are in none of them"
+    remedy = "'fks db backup-key FILE', then backup.recipient"
+    yield checked("backup key", fault if backup.recipient is None else "", finding, remedy, lack)
+    fault = "backups are written to FKS_HOME itself, and lost with its disk" if backup.folder is None else ""
+    yield checked("backup folder", fault, str(backup.folder), "set backup.folder to another disk", lack)
 
 
 async def _clock(settings: Settings) -> Check:
@@ -184,16 +180,9 @@ def _asleep(paths: Paths, settings: Settings | None) -> Iterator[Check]:
     known = ChildRecords(paths.run / "keeper.json").items()
     left = [name for name, entry in known if ProcessHandle.find(entry.pid, entry.mark)]
     left += [f"pid {pid}" for pid in find_by_command(f"{paths.sockets}/")] if not left else []
-    if left:
-        yield Check(
-            "leftovers",
-            DEGRADED,
-            f"still running without a keeper: {', '.join(left)}",
-            "'fks up' takes them over, 'fks down' ends them",
-        )
-        return
-    yield Check("leftovers", HEALTHY, "none")
-    if settings is not None:
+    fault = f"still running without a keeper: {', '.join(left)}" if left else ""
+    yield checked("leftovers", fault, "none", "'fks up' takes them over, 'fks down' ends them", DEGRADED)
+    if settings is not None and not left:
         named = {key: pair for key, pair in (ports.ray_ports(settings) | ports.sim_ports(settings)).items() if pair[1]}
         numbers = ", ".join(f"{key} {port}" for key, (_, port) in named.items())
         yield _guard("ports", f"free: {numbers}", lambda: ports.check_free(named))

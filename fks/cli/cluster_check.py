@@ -25,7 +25,7 @@ from fks.config.machine_http import lacking
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
-from fks.model.health import DOWN, HEALTHY, UNKNOWN, Check, level
+from fks.model.health import DOWN, HEALTHY, UNKNOWN, Check, checked, level
 from fks.store.nodes import NodeRow, NodeStore
 
 SKEW_MAX_MS = 500.0
@@ -42,11 +42,6 @@ if not isinstance(raw, dict) or not isinstance(raw.get("provider"), dict):
 print(json.dumps(raw))
 validate_config(prepare_config(json.loads(json.dumps(raw))))
 """
-
-
-def checked(name: str, fault: str, finding: str, remedy: str) -> Check:
-    """Return a check that fails with `fault`, or passes with `finding` where there is none."""
-    return Check(name, DOWN, fault, remedy) if fault else Check(name, HEALTHY, finding)
 
 
 def _listed(names: Iterable[str], fault: str, *, by: str = ", ") -> str:

@@ -35,6 +35,11 @@ def level(is_well: bool, is_usable: bool = True) -> str:
     return HEALTHY if is_well else DEGRADED if is_usable else DOWN
 
 
+def checked(name: str, fault: str, finding: str, remedy: str, status: str = DOWN) -> Check:
+    """Return a check that has `status` and `fault`, or is healthy with `finding` where there is no fault."""
+    return Check(name, status, fault, remedy) if fault else Check(name, HEALTHY, finding)
+
+
 def failed(name: str, detail: str, about: str = "", *, is_mended_by_restart: bool = False) -> Check:
     """Return a failed self-check, as it is now. `fks.process.self_checks` keeps its duration.
 

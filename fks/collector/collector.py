@@ -38,7 +38,6 @@ from fks.collector.connections import (
     is_refusal,
 )
 from fks.collector.gap_filler import GapFiller
-from fks.collector.publisher import LatestPublisher, StatePublisher
 from fks.collector.writer import Writer
 from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed

@@ -78,8 +78,6 @@ class StatusView:
             "reasons": reasons,
             "components": components,
             "feeds": feeds,
-            "venues": self._last["venues"],
-            "kill": self._last["kill"],
             "sim": sim_view(node),
             "source": "keeper",
         }

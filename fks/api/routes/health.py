@@ -15,7 +15,7 @@ from fks.api.routing import Router
 from fks.api.views import HealthView, ReadyView
 from fks.model.errors import Problem
 from fks.model.health import DOWN
-from fks.monitor.health import DOWN, OWNER_SERVICES
+from fks.monitor.health import OWNER_SERVICES
 from fks.process.callers import is_own
 from fks.process.metrics import SNAPSHOT_PREFIX, joined, merge, parse_snapshot
 

@@ -3,14 +3,14 @@ stored."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from fks.cli.base import as_json, emit, table
-from fks.cli.client import gateway_of
-from fks.cli.shown import time_of
+from fks.cli.client import Gateway, gateway_result
+from fks.cli.shown import at
 
 _collection = click.option("--collection", help="fks: FKS's own pages; user: added documents (default: both).")
 
@@ -20,42 +20,44 @@ def ai() -> None:
     """Ask and search documents: FKS's own pages, and those that you add. Nothing is downloaded or sent out."""
 
 
+def _place(item: dict[str, Any]) -> str:
+    place = item["document"]["name"]
+    return f"{place}: {' > '.join(item['headings'])}" if item["headings"] else place
+
+
+def _show_answer(answer: dict[str, Any], **_: Any) -> None:
+    for number, passage in enumerate(answer["passages"], 1):
+        click.echo(f"[{number}] {_place(passage)}\n")
+        click.echo("\n".join(f"    {line}" for line in passage["quote"].split("\n")) + "\n")
+    if not answer["passages"]:
+        click.echo("not found: no passage holds enough of the question", err=True)
+
+
 @ai.command()
 @click.argument("question", nargs=-1, required=True)
 @_collection
-@as_json
-@click.pass_context
-def ask(ctx: click.Context, question: tuple[str, ...], collection: str | None, as_json: bool) -> None:
+@gateway_result("fks.answer/1", _show_answer, failed=lambda answer: not answer["passages"])
+def ask(gateway: Gateway, question: tuple[str, ...], collection: str | None) -> Any:
     """Answer QUESTION with quoted passages and their sources. Exit 1 when nothing is found."""
-    with gateway_of(ctx) as gateway:
-        answer = gateway.post("/answer", {"question": " ".join(question), "collection": collection})
-    emit(answer, as_json=as_json, schema="fks.answer/1")
-    if not as_json:
-        for number, passage in enumerate(answer["passages"], 1):
-            click.echo(f"[{number}] {_place(passage)}\n")
-            click.echo("\n".join(f"    {line}" for line in passage["quote"].split("\n")) + "\n")
-        if not answer["passages"]:
-            click.echo("not found: no passage holds enough of the question", err=True)
-    if not answer["passages"]:
-        ctx.exit(1)
+    return gateway.post("/answer", {"question": " ".join(question), "collection": collection})
 
 
 @ai.command()
 @click.argument("query", nargs=-1, required=True)
 @_collection
 @click.option("--limit", type=click.IntRange(1, 50), default=10, show_default=True, help="Most chunks.")
-@as_json
-@click.pass_context
-def search(ctx: click.Context, query: tuple[str, ...], collection: str | None, limit: int, as_json: bool) -> None:
+@gateway_result(
+    "fks.search/1",
+    {
+        "WORDS": lambda i: f"{i['coverage']:.0%}",
+        "WHERE": _place,
+        "TEXT": lambda i: " ".join(i["text"].split())[:60],
+    },
+    empty="nothing is found",
+)
+def search(gateway: Gateway, query: tuple[str, ...], **options: Any) -> Any:
     """List the chunks that fit QUERY, best first."""
-    with gateway_of(ctx) as gateway:
-        found = gateway.post("/search", {"query": " ".join(query), "collection": collection, "limit": limit})
-    emit(found, as_json=as_json, schema="fks.search/1")
-    if not as_json:
-        rows = [
-            (f"{item['coverage']:.0%}", _place(item), " ".join(item["text"].split())[:60]) for item in found["items"]
-        ]
-        table(rows, ("WORDS", "WHERE", "TEXT"), empty="nothing is found")
+    return gateway.post("/search", {"query": " ".join(query), **options})
 
 
 @ai.group()
@@ -65,74 +67,53 @@ def documents() -> None:
 
 @documents.command("list")
 @_collection
-@as_json
-@click.pass_context
-def list_(ctx: click.Context, collection: str | None, as_json: bool) -> None:
+@gateway_result(
+    "fks.documents/1",
+    {
+        "COLLECTION": "collection",
+        "NAME": "name",
+        "TITLE": "title",
+        "VERSION": "version",
+        "CHUNKS": "chunks",
+        "UPDATED": at("updated_at"),
+        "ID": "id",
+    },
+    empty="no documents yet",
+)
+def list_(gateway: Gateway, collection: str | None) -> Any:
     """List documents."""
-    items: list[dict[str, Any]] = []
-    after = None
-    with gateway_of(ctx) as gateway:
-        while True:
-            page = gateway.get("/documents", collection=collection, after=after, limit=1000)
-            items += page["items"]
-            after = page["next"]
-            if after is None:
-                break
-    emit(items, as_json=as_json, schema="fks.documents/1")
-    if not as_json:
-        rows = [
-            (i["collection"], i["name"], i["title"], i["version"], i["chunks"], time_of(i["updated_at"]), i["id"])
-            for i in items
-        ]
-        table(rows, ("COLLECTION", "NAME", "TITLE", "VERSION", "CHUNKS", "UPDATED", "ID"), empty="no documents yet")
+    return gateway.pages("/documents", sys.maxsize, cursor="after", collection=collection)
 
 
 @documents.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--name", help="Name to store it under (default: the file's).")
-@as_json
-@click.pass_context
-def add(ctx: click.Context, file: Path, name: str | None, as_json: bool) -> None:
+@gateway_result("fks.document/1", "{0[name]}: version {0[version]}, {0[chunks]} chunks, id {0[id]}")
+def add(gateway: Gateway, file: Path, name: str | None) -> Any:
     """Store FILE (text, Markdown or HTML), or its next version."""
     from fks.ai.chunks import decoded, kind_of_name
 
-    text = decoded(file.read_bytes())
-    kind = kind_of_name(file.name)
-    with gateway_of(ctx) as gateway:
-        stored = gateway.post("/documents", {"name": name or file.name, "text": text, "kind": kind})
-    emit(stored, as_json=as_json, schema="fks.document/1")
-    if not as_json:
-        click.echo(f"{stored['name']}: version {stored['version']}, {stored['chunks']} chunks, id {stored['id']}")
+    body = {"name": name or file.name, "text": decoded(file.read_bytes()), "kind": kind_of_name(file.name)}
+    return gateway.post("/documents", body)
+
+
+def _show_parts(found: dict[str, Any], **_: Any) -> None:
+    for part in found["parts"]:
+        click.echo(f"{found['name']} {part['start_at']}-{part['end_at']}  {' > '.join(part['headings'])}\n")
+        click.echo(f"{part['text']}\n")
 
 
 @documents.command()
 @click.argument("id")
-@as_json
-@click.pass_context
-def show(ctx: click.Context, id: str, as_json: bool) -> None:
+@gateway_result("fks.document-chunks/1", _show_parts)
+def show(gateway: Gateway, id: str) -> Any:
     """Show a document's chunks."""
-    with gateway_of(ctx) as gateway:
-        found = gateway.get(f"/documents/{id}")
-    emit(found, as_json=as_json, schema="fks.document-chunks/1")
-    if not as_json:
-        for part in found["parts"]:
-            click.echo(f"{found['name']} {part['start_at']}-{part['end_at']}  {' > '.join(part['headings'])}\n")
-            click.echo(f"{part['text']}\n")
+    return gateway.get(f"/documents/{id}")
 
 
 @documents.command()
 @click.argument("id")
-@as_json
-@click.pass_context
-def remove(ctx: click.Context, id: str, as_json: bool) -> None:
+@gateway_result("fks.document-removed/1", "document {id} is removed")
+def remove(gateway: Gateway, id: str) -> Any:
     """Remove a document."""
-    with gateway_of(ctx) as gateway:
-        answer = gateway.delete(f"/documents/{id}")
-    emit(answer, as_json=as_json, schema="fks.document-removed/1")
-    if not as_json:
-        click.echo(f"document {id} is removed")
-
-
-def _place(item: dict[str, Any]) -> str:
-    place = item["document"]["name"]
-    return f"{place}: {' > '.join(item['headings'])}" if item["headings"] else place
+    return gateway.delete(f"/documents/{id}")

@@ -17,7 +17,7 @@ import click
 from fks.cli.base import Denied, as_json, emit, paths_of, settings_of, table
 from fks.cli.catalogue import catalogue_of, params_of
 from fks.cli.client import gateway_of
-from fks.cli.jobs import log_options, queue_options, show_list, show_logs, wait_for
+from fks.cli.jobs import add_list_and_logs, ensure_done, queue_options, wait_for
 from fks.cli.sizing import SIZE_HELP, SIZING_HELP, SizingType
 from fks.model.errors import FksError, InputError, OutageError
 
@@ -812,23 +812,7 @@ def submit(
         _compare(job["result"], expect)
 
 
-@backtest.command()
-@click.argument("id", type=click.UUID)
-@log_options
-@as_json
-@click.pass_context
-def logs(ctx: click.Context, id: object, follow: bool, as_json: bool) -> None:
-    """Show what the system logged about a submitted backtest: starts, lost runners."""
-    show_logs(ctx, str(id), follow=follow, as_json=as_json)
-
-
-@backtest.command("list")
-@click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
-@as_json
-@click.pass_context
-def list_(ctx: click.Context, limit: int, as_json: bool) -> None:
-    """List submitted backtests, newest first."""
-    show_list(ctx, "/backtests", limit, as_json=as_json, empty="no backtests yet")
+add_list_and_logs(backtest, "backtests", "backtest", "/backtests")
 
 
 @backtest.command()
@@ -851,11 +835,7 @@ def result(ctx: click.Context, id: object, report: str | None, as_json: bool) ->
     """Show the result of a submitted backtest. Exit 1 when there is none."""
     with gateway_of(ctx) as gateway:
         job = gateway.get(f"/backtests/{id}")
-    if job["state"] != "done":
-        raise FksError(
-            f"backtest {id} is {job['state']}{': ' + job['error'] if job['error'] else ''}",
-            remedy="see 'fks backtest status'" if job["state"] in ("queued", "running") else "submit it again",
-        )
+    ensure_done(job, "backtest", "backtest")
     _show_job(job, as_json, with_result=True)
     if report is not None:
         click.echo(f"report: {_report_of_job(ctx, job, report)}", err=as_json)

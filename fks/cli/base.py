@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from fks.config.settings import Settings
 
 OK, FAILED, USAGE, NOT_RUNNING, DENIED = 0, 1, 2, 3, 4
+
+#: heading -> name of an item's field, or a function of the item
+Columns = Mapping[str, str | Callable[[Any], object]]
+#: a template of the document (`{0[name]}`) and the options (`{name}`), the columns of its items, or a function of the
+#: document and the options that prints it, or returns the line to print
+Text = str | Columns | Callable[..., str | None]
+Command = Callable[..., Any]
 
 
 class NotRunning(FksError):
@@ -122,12 +130,18 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def table(rows: Iterable[Sequence[object]], headers: Sequence[str], *, empty: str = "nothing yet") -> None:
-    """Print rows as a table that fits the terminal; colour only on a terminal. `empty` is printed without rows."""
+def table(rows: Iterable[Any], headers: Sequence[str] | Columns, *, empty: str = "nothing yet") -> None:
+    """Print rows as a table that fits the terminal; colour only on a terminal. `empty` is printed without rows.
+
+    A row is a sequence of cells; under `Columns` it is an item that has them.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    if isinstance(headers, Mapping):
+        cells = [(lambda item, of=of: item[of]) if isinstance(of, str) else of for of in headers.values()]
+        rows = [[cell(item) for cell in cells] for item in rows]
     listed = [[("" if cell is None else str(cell)) for cell in row] for row in rows]
     if not listed:
         click.echo(empty)
@@ -142,3 +156,51 @@ def table(rows: Iterable[Sequence[object]], headers: Sequence[str], *, empty: st
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def options(*given: Command) -> Command:
+    """Return a decorator that adds these options and arguments to a command, in this order."""
+    return lambda command: functools.reduce(lambda made, add: add(made), reversed(given), command)
+
+
+def result(
+    schema: str,
+    text: Text,
+    *,
+    items: str = "items",
+    empty: str | Callable[..., str] = "nothing yet",
+    err: bool = False,
+    failed: Callable[[Any], bool] | None = None,
+) -> Callable[[Command], Command]:
+    """Make a command of a function of the context and the options that returns a document: it is printed as JSON with
+    --json, else as `text`.
+
+    Columns show the document itself, or its field `items`; `empty`, text or a function of the options, is printed when
+    there are none. `err` sends a line to stderr. The exit code is FAILED for a document that has `failed`. A group
+    shows its document when it is called without a command.
+    """
+
+    def show(found: Any, options: Mapping[str, Any]) -> None:
+        if isinstance(text, Mapping):
+            rows = found[items] if isinstance(found, Mapping) else found
+            table(rows, text, empty=empty if isinstance(empty, str) else empty(**options))
+            return
+        line = text.format(found, **options) if isinstance(text, str) else text(found, **options)
+        if line is not None:
+            click.echo(line, err=err)
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def command(*, as_json: bool, **options: Any) -> int:
+            ctx = click.get_current_context()
+            if ctx.invoked_subcommand is not None:
+                return OK
+            found = function(ctx, **options)
+            emit(found, as_json=as_json, schema=schema)
+            if not as_json:
+                show(found, options)
+            return FAILED if failed is not None and failed(found) else OK
+
+        return as_json(command)
+
+    return decorate

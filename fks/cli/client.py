@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
-from fks.cli.base import Denied, NotRunning, paths_of
+from fks.cli.base import Command, Denied, NotRunning, paths_of, result
 from fks.model.errors import FksError, InputError
 
 if TYPE_CHECKING:
     import ssl
 
+    from fks.cli.base import Text
     from fks.config.paths import Paths
 
 TIMEOUT_S = 15.0
@@ -63,15 +67,15 @@ class Gateway:
         """Return the JSON of a DELETE."""
         return self._call("DELETE", path)
 
-    def pages(self, path: str, limit: int, **query: object) -> list[dict[str, Any]]:
-        """Return up to `limit` items of a paged list, however many pages that takes."""
+    def pages(self, path: str, limit: int, *, cursor: str = "before", **query: object) -> list[dict[str, Any]]:
+        """Return up to `limit` items of a paged list, however many pages that takes; `cursor` names its parameter."""
         found: list[dict[str, Any]] = []
-        before: object = None
+        place: object = None
         while len(found) < limit:
-            answer = self.get(path, **query, before=before, limit=min(limit - len(found), 1000))
+            answer = self.get(path, **query, **{cursor: place}, limit=min(limit - len(found), 1000))
             found += answer["items"]
-            before = answer["next"]
-            if before is None:
+            place = answer["next"]
+            if place is None:
                 break
         return found
 
@@ -126,25 +130,61 @@ def _is_denial(code: str) -> bool:
 def _plain(query: Mapping[str, object]) -> dict[str, str]:
     texts = {True: "true", False: "false"}
     return {
-        name.rstrip("_"): texts[value] if isinstance(value, bool) else str(value)
+        name.rstrip("_"): texts[value]
+        if isinstance(value, bool)
+        else value.isoformat()
+        if isinstance(value, datetime)
+        else str(value)
         for name, value in query.items()
         if value is not None
     }
 
 
+class OwnGateway(Gateway):
+    """The gateway of the node at `paths`, found at the first request, so that a wrong option is refused before.
+
+    Errors of that request, too: NotRunning when the node is down, ConfigError on a bad token file.
+    """
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths: Paths | None = paths
+
+    def __exit__(self, *_: object) -> None:
+        if self._paths is None:
+            super().__exit__()
+
+    def _call(self, method: str, path: str, **kwargs: Any) -> Any:
+        from fks.config.endpoints import load_node
+
+        if self._paths is not None:
+            node = load_node(self._paths)
+            super().__init__(node.gateway_url, local_token(self._paths), node.tls_context())
+            self._paths = None
+        return super()._call(method, path, **kwargs)
+
+
 def gateway_of(ctx: click.Context) -> Gateway:
-    """Return the client of this node's gateway. Errors: NotRunning when the node is down, ConfigError on a bad token
-    file."""
-    paths = paths_of(ctx)
-    return own_gateway(paths)
+    """Return the client of this node's gateway."""
+    return OwnGateway(paths_of(ctx))
 
 
-def own_gateway(paths: Paths) -> Gateway:
-    """Return the client of the gateway of the node at `paths`. Errors: those of `gateway_of`."""
-    from fks.config.endpoints import load_node
+def gateway_result(schema: str, text: Text, **more: Any) -> Callable[[Command], Command]:
+    """Make a command of a function of the gateway and the options that returns a document; see `result`."""
 
-    node = load_node(paths)
-    return Gateway(node.gateway_url, local_token(paths), node.tls_context())
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def ask(ctx: click.Context, **options: Any) -> Any:
+            with gateway_of(ctx) as gateway:
+                return function(gateway, **options)
+
+        return result(schema, text, **more)(ask)
+
+    return decorate
+
+
+def path_of(*parts: str) -> str:
+    """Return the path of these parts; a name may hold any character."""
+    return "".join(f"/{quote(part, safe='')}" for part in parts)
 
 
 def base_url_of(paths: Paths) -> str:

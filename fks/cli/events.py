@@ -83,11 +83,11 @@ def find_events(
 ) -> list[dict[str, Any]]:
     """Return events, oldest first, from the gateway, else from the database itself. Errors: OutageError, NotRunning."""
     from fks.cli.base import NotRunning
-    from fks.cli.client import own_gateway
+    from fks.cli.client import OwnGateway
     from fks.model.errors import OutageError
 
     try:
-        with own_gateway(paths) as gateway:
+        with OwnGateway(paths) as gateway:
             answer = gateway.get(
                 "/system/events",
                 child=child,

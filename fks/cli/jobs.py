@@ -1,4 +1,5 @@
-"""Parts that the commands of durable jobs share: options of the queue, waiting with a progress bar, logs of one job."""
+"""Parts that the commands of durable jobs share: options of the queue, waiting with a progress bar, the list and the
+logs."""
 
 from __future__ import annotations
 
@@ -8,64 +9,54 @@ from typing import Any
 
 import click
 
-from fks.cli.base import emit, table
-from fks.cli.client import Gateway, gateway_of
-from fks.cli.shown import time_of
+from fks.cli.base import Columns, as_json, options
+from fks.cli.client import Gateway, gateway_result
+from fks.cli.shown import at
+from fks.model.errors import FksError
 
 POLL_S = 0.3
 
-
-def queue_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of a job's place in the queue."""
-    for option in (
-        click.option("--again", is_flag=True, help="Run it although the same one on the same data is stored."),
-        click.option(
-            "--priority",
-            type=click.IntRange(-10, 10),
-            default=0,
-            show_default=True,
-            help="Of queued jobs the highest is started first.",
-        ),
-    ):
-        command = option(command)
-    return command
+queue_options = options(
+    click.option(
+        "--priority",
+        type=click.IntRange(-10, 10),
+        default=0,
+        show_default=True,
+        help="Of queued jobs the highest is started first.",
+    ),
+    click.option("--again", is_flag=True, help="Run it although the same one on the same data is stored."),
+)
 
 
-def log_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of a job's logs."""
-    return click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")(command)
+def add_list_and_logs(group: click.Group, jobs: str, job: str, path: str, more: Columns | None = None) -> None:
+    """Add the commands `list` and `logs` of one kind of job to its group; `more` columns stand before the state."""
+    columns: Columns = {
+        "SUBMITTED": at("created_at"),
+        "ID": "id",
+        "STRATEGY": lambda item: _series(item["spec"])[0],
+        "SYMBOL": lambda item: _series(item["spec"])[1],
+        "TF": lambda item: _series(item["spec"])[2],
+        **(more or {}),
+        "STATE": "state",
+        "DONE": lambda item: f"{100 * item['progress']:.0f} %",
+        "ERROR": "error",
+    }
 
+    @group.command("list", help=f"List submitted {jobs}, newest first.")
+    @click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+    @gateway_result("fks.jobs/1", columns, empty=f"no {jobs} yet")
+    def list_(gateway: Gateway, limit: int) -> Any:
+        return gateway.get(path, limit=limit)["items"]
 
-def show_logs(ctx: click.Context, id: str, *, follow: bool, as_json: bool) -> None:
-    """Print the lines of this node's logs that name a job. Errors: OutageError when there are no logs."""
-    from fks.cli.logs import logs
+    @group.command(help=f"Show what the system logged about a submitted {job}: starts, lost runners.")
+    @click.argument("id", type=click.UUID)
+    @click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")
+    @as_json
+    @click.pass_context
+    def logs(ctx: click.Context, id: object, follow: bool, as_json: bool) -> None:
+        from fks.cli.logs import logs
 
-    ctx.invoke(logs, component=(), follow=follow, lines=1000, level="DEBUG", trace=id, as_json=as_json)
-
-
-def show_list(
-    ctx: click.Context, path: str, limit: int, *, as_json: bool, empty: str, has_method: bool = False
-) -> None:
-    """Print the newest jobs of one kind. `has_method`: with the column of a search's method."""
-    with gateway_of(ctx) as gateway:
-        items = gateway.get(path, limit=limit)["items"]
-    emit(items, as_json=as_json, schema="fks.jobs/1")
-    if as_json:
-        return
-    rows = [
-        (
-            time_of(item["created_at"]),
-            item["id"],
-            *_series(item["spec"]),
-            *([item["spec"]["plan"]["method"]] if has_method else []),
-            item["state"],
-            f"{100 * item['progress']:.0f} %",
-            item["error"],
-        )
-        for item in items
-    ]
-    titles = ("METHOD",) if has_method else ()
-    table(rows, ("SUBMITTED", "ID", "STRATEGY", "SYMBOL", "TF", *titles, "STATE", "DONE", "ERROR"), empty=empty)
+        ctx.invoke(logs, component=(), follow=follow, lines=1000, level="DEBUG", trace=str(id), as_json=as_json)
 
 
 def _series(spec: dict[str, Any]) -> tuple[str, str, str]:
@@ -76,6 +67,15 @@ def _series(spec: dict[str, Any]) -> tuple[str, str, str]:
         " ".join(dict.fromkeys(member[name] for member in spec["members"])) for name in ("symbol", "timeframe")
     )
     return f"account of {len(spec['members'])}", symbol, timeframe
+
+
+def ensure_done(job: dict[str, Any], kind: str, command: str) -> None:
+    """Errors: FksError when a job has no result."""
+    if job["state"] != "done":
+        raise FksError(
+            f"{kind} {job['id']} is {job['state']}{': ' + job['error'] if job['error'] else ''}",
+            remedy=f"see 'fks {command} status'" if job["state"] in ("queued", "running") else "submit it again",
+        )
 
 
 def wait_for(gateway: Gateway, path: str, *, is_quiet: bool) -> dict[str, Any]:

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 import click
 
-from fks.cli.base import as_json, emit, table
-from fks.cli.client import gateway_of
-from fks.cli.shown import time_of
+from fks.cli.base import table
+from fks.cli.client import Gateway, gateway_result, path_of
+from fks.cli.shown import at, time_of
 
 _COLOURS = {"healthy": "green", "degraded": "yellow", "down": "red"}
 _WINDOWS = ("24h", "7d", "30d")
 
 
-@click.group(invoke_without_command=True)
-@as_json
-@click.pass_context
-def monitor(ctx: click.Context, as_json: bool) -> None:
-    """Show the services with their uptime, and the results of the last deep checks."""
-    if ctx.invoked_subcommand is not None:
-        return
-    with gateway_of(ctx) as gateway:
-        found = gateway.get("/monitor/api/health/")
-    emit(found, as_json=as_json, schema="fks.monitor/1")
-    if as_json:
-        return
+def _show_health(found: dict[str, Any]) -> None:
     rows = [(row["name"], *_seen(row), "; ".join(row["because"] or row["unhealthy"])) for row in found["services"]]
     table(rows, ("SERVICE", "STATUS", "24 H", "7 D", "30 D", "BECAUSE OF"), empty="no services")
     click.echo()
@@ -38,34 +26,31 @@ def monitor(ctx: click.Context, as_json: bool) -> None:
     )
 
 
+@click.group(invoke_without_command=True)
+@gateway_result("fks.monitor/1", _show_health)
+def monitor(gateway: Gateway) -> Any:
+    """Show the services with their uptime, and the results of the last deep checks."""
+    return gateway.get("/monitor/api/health/")
+
+
 @monitor.command()
-@as_json
-@click.pass_context
-def check(ctx: click.Context, as_json: bool) -> None:
+@gateway_result(
+    "fks.monitor-check/1",
+    {
+        "CHECK": "service",
+        "STATUS": lambda row: _coloured(row["status"]),
+        "RESPONSE": lambda row: _ms(row["response_ms"]),
+        "FOUND": "error",
+    },
+    items="checks",
+    failed=lambda found: any(row["status"] == "down" for row in found["checks"]),
+)
+def check(gateway: Gateway) -> Any:
     """Run the deep checks now; exit 1 when one is down."""
-    with gateway_of(ctx) as gateway:
-        found = gateway.post("/monitor/api/check/")
-    emit(found, as_json=as_json, schema="fks.monitor-check/1")
-    if not as_json:
-        rows = [
-            (r["service"], _coloured(r["status"]), _ms(r["response_ms"]), r["error"] or "") for r in found["checks"]
-        ]
-        table(rows, ("CHECK", "STATUS", "RESPONSE", "FOUND"))
-    if any(row["status"] == "down" for row in found["checks"]):
-        raise click.exceptions.Exit(1)
+    return gateway.post("/monitor/api/check/")
 
 
-@monitor.command()
-@click.argument("service")
-@as_json
-@click.pass_context
-def show(ctx: click.Context, service: str, as_json: bool) -> None:
-    """Show one service or check: its dependencies, and its last checks."""
-    with gateway_of(ctx) as gateway:
-        found = gateway.get(f"/monitor/api/health/{quote(service, safe='')}/")
-    emit(found, as_json=as_json, schema="fks.monitor-service/1")
-    if as_json:
-        return
+def _show_service(found: dict[str, Any], service: str) -> None:
     click.echo(f"{service} is {_coloured(found['status'])}")
     for need in found.get("depends_on", ()):
         kind = "critical" if need["is_critical"] else "optional"
@@ -75,27 +60,30 @@ def show(ctx: click.Context, service: str, as_json: bool) -> None:
 
 
 @monitor.command()
-@as_json
-@click.pass_context
-def registry(ctx: click.Context, as_json: bool) -> None:
+@click.argument("service")
+@gateway_result("fks.monitor-service/1", _show_service)
+def show(gateway: Gateway, service: str) -> Any:
+    """Show one service or check: its dependencies, and its last checks."""
+    return gateway.get(path_of("monitor", "api", "health", service, ""))
+
+
+@monitor.command()
+@gateway_result(
+    "fks.monitor-registry/1",
+    {
+        "NAME": "name",
+        "KIND": "kind",
+        "TYPE": "service_type",
+        "PART OF": lambda row: " ".join(row["services"]),
+        "WHERE": lambda row: f"{row['host']}:{row['port']}{row['health_endpoint']}" if row["port"] else row["host"],
+        "STATUS": lambda row: _coloured(row["status"] or ""),
+        "SEEN": at("seen_at", "never"),
+    },
+    empty="nothing is registered",
+)
+def registry(gateway: Gateway) -> Any:
     """List the registry: services, services of others, nodes and components."""
-    with gateway_of(ctx) as gateway:
-        items = gateway.get("/monitor/api/registry/")["services"]
-    emit(items, as_json=as_json, schema="fks.monitor-registry/1")
-    if not as_json:
-        rows = [
-            (
-                row["name"],
-                row["kind"],
-                row["service_type"],
-                " ".join(row["services"]),
-                f"{row['host']}:{row['port']}{row['health_endpoint']}" if row["port"] else row["host"],
-                _coloured(row["status"] or ""),
-                time_of(row["seen_at"]) or "never",
-            )
-            for row in items
-        ]
-        table(rows, ("NAME", "KIND", "TYPE", "PART OF", "WHERE", "STATUS", "SEEN"), empty="nothing is registered")
+    return gateway.get("/monitor/api/registry/")["services"]
 
 
 @monitor.command()
@@ -105,51 +93,28 @@ def registry(ctx: click.Context, as_json: bool) -> None:
 @click.option("--type", "service_type", default="", help="Type, e.g. data.")
 @click.option("--health-endpoint", default="/health", show_default=True, help="Path that is asked for its health.")
 @click.option("--version", default="", help="Its version.")
-@as_json
-@click.pass_context
-def register(
-    ctx: click.Context,
-    /,
-    name: str | None,
-    host: str | None,
-    port: int | None,
-    service_type: str,
-    health_endpoint: str,
-    version: str,
-    as_json: bool,
-) -> None:
+@gateway_result(
+    "fks.monitor-register/1",
+    lambda answer, name, **_: f"registered: {name or ', '.join(answer['services']) or 'nothing runs'}",
+)
+def register(gateway: Gateway, **body: Any) -> Any:
     """Register FKS's own services again, or service NAME of another system, which is checked every two minutes."""
-    body: dict[str, object] = {}
-    if name is not None:
-        if host is None or port is None:
-            raise click.UsageError("give --host and --port")
-        body = {
-            "name": name,
-            "service_type": service_type,
-            "host": host,
-            "port": port,
-            "health_endpoint": health_endpoint,
-            "version": version,
-        }
-    with gateway_of(ctx) as gateway:
-        answer = gateway.post("/monitor/api/discover/", body)
-    emit(answer, as_json=as_json, schema="fks.monitor-register/1")
-    if not as_json:
-        names = [name] if name is not None else answer["services"]
-        click.echo(f"registered: {', '.join(names) or 'nothing runs'}")
+    if body["name"] is not None and (body["host"] is None or body["port"] is None):
+        raise click.UsageError("give --host and --port")
+    return gateway.post("/monitor/api/discover/", body if body["name"] is not None else {})
 
 
 @monitor.command()
 @click.argument("name")
-@as_json
-@click.pass_context
-def remove(ctx: click.Context, name: str, as_json: bool) -> None:
+@gateway_result("fks.monitor-removed/1", "{name} is removed")
+def remove(gateway: Gateway, name: str) -> Any:
     """Remove a service of another system from the registry."""
-    with gateway_of(ctx) as gateway:
-        answer = gateway.delete(f"/monitor/api/registry/{quote(name, safe='')}/")
-    emit(answer, as_json=as_json, schema="fks.monitor-removed/1")
-    if not as_json:
-        click.echo(f"{name} is removed")
+    return gateway.delete(path_of("monitor", "api", "registry", name, ""))
+
+
+def _needed(_: object, service: str, depends_on: str, critical: bool, is_removed: bool) -> str:
+    how = "does not need" if is_removed else "is down without" if critical else "is degraded without"
+    return f"{service} {how} {depends_on}"
 
 
 @monitor.command()
@@ -157,21 +122,13 @@ def remove(ctx: click.Context, name: str, as_json: bool) -> None:
 @click.argument("depends_on")
 @click.option("--critical", is_flag=True, help="Without it the service is down, not degraded.")
 @click.option("--remove", "is_removed", is_flag=True, help="It is not needed.")
-@as_json
-@click.pass_context
-def depend(ctx: click.Context, service: str, depends_on: str, critical: bool, is_removed: bool, as_json: bool) -> None:
+@gateway_result("fks.monitor-dependency/1", _needed)
+def depend(gateway: Gateway, service: str, depends_on: str, critical: bool, is_removed: bool) -> Any:
     """Say that SERVICE needs DEPENDS_ON, a service or a check, or that it does not."""
-    with gateway_of(ctx) as gateway:
-        if is_removed:
-            path = f"/monitor/api/dependencies/{quote(service, safe='')}/{quote(depends_on, safe='')}/"
-            answer = gateway.delete(path)
-        else:
-            body = {"service": service, "depends_on": depends_on, "is_critical": critical}
-            answer = gateway.post("/monitor/api/dependencies/", body)
-    emit(answer, as_json=as_json, schema="fks.monitor-dependency/1")
-    if not as_json:
-        how = "does not need" if is_removed else "is down without" if critical else "is degraded without"
-        click.echo(f"{service} {how} {depends_on}")
+    if is_removed:
+        return gateway.delete(path_of("monitor", "api", "dependencies", service, depends_on, ""))
+    body = {"service": service, "depends_on": depends_on, "is_critical": critical}
+    return gateway.post("/monitor/api/dependencies/", body)
 
 
 def _seen(row: dict[str, Any]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from fks.cli.base import as_json, emit, settings_of, table
 from fks.cli.catalogue import catalogue_of
 from fks.cli.client import gateway_of
 from fks.cli.data.store import with_store
-from fks.cli.jobs import log_options, more_of, queue_options, show_list, show_logs, wait_for
+from fks.cli.jobs import add_list_and_logs, ensure_done, more_of, queue_options, wait_for
 from fks.cli.shown import time_of
 from fks.model.errors import FksError, InputError
 
@@ -222,13 +222,9 @@ def submit(ctx: click.Context, /, wait: bool, priority: int, again: bool, as_jso
     _show_job(job, as_json, with_result=wait)
 
 
-@optimize.command("list")
-@click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
-@as_json
-@click.pass_context
-def list_(ctx: click.Context, limit: int, as_json: bool) -> None:
-    """List submitted searches, newest first."""
-    show_list(ctx, "/optimizations", limit, as_json=as_json, empty="no searches yet", has_method=True)
+add_list_and_logs(
+    optimize, "searches", "search", "/optimizations", {"METHOD": lambda item: item["spec"]["plan"]["method"]}
+)
 
 
 @optimize.command()
@@ -254,11 +250,7 @@ def result(ctx: click.Context, id: object, report: str | None, as_json: bool) ->
     """Show the result of a submitted search. Exit 1 when there is none."""
     with gateway_of(ctx) as gateway:
         job = gateway.get(f"/optimizations/{id}")
-    if job["state"] != "done":
-        raise FksError(
-            f"optimization {id} is {job['state']}{': ' + job['error'] if job['error'] else ''}",
-            remedy="see 'fks optimize status'" if job["state"] in ("queued", "running") else "submit it again",
-        )
+    ensure_done(job, "optimization", "optimize")
     _show_job(job, as_json, with_result=True)
     if report is not None:
         _write_report(ctx, job["result"], report, as_json)
@@ -273,16 +265,6 @@ def cancel(ctx: click.Context, id: object, as_json: bool) -> None:
     with gateway_of(ctx) as gateway:
         job = gateway.delete(f"/optimizations/{id}")
     _show_job({**job, "result": None}, as_json, with_result=False)
-
-
-@optimize.command()
-@click.argument("id", type=click.UUID)
-@log_options
-@as_json
-@click.pass_context
-def logs(ctx: click.Context, id: object, follow: bool, as_json: bool) -> None:
-    """Show what the system logged about a submitted search: starts, lost runners."""
-    show_logs(ctx, str(id), follow=follow, as_json=as_json)
 
 
 def _show_job(job: dict[str, Any], as_json: bool, *, with_result: bool) -> None:

@@ -1,17 +1,17 @@
-"""`fks orders`: list, show, place, cancel and settle orders."""
+"""`fks signals`, `orders`, `fills`, `positions` and `denials`: signals and their approval, orders, executions,
+holdings, and the value of the entries that were denied."""
 
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 import click
 
-from fks.cli.base import as_json, emit, table
-from fks.cli.client import gateway_of, new_key
-from fks.cli.shown import brief, time_of
+from fks.cli.base import Columns, as_json, emit, options, table
+from fks.cli.client import Gateway, gateway_of, gateway_result, new_key, path_of
+from fks.cli.shown import at, brief, money_of, price_of
 
-STATES = (
+ORDER_STATES = (
     "DENIED",
     "INTENDED",
     "ABANDONED",
@@ -26,99 +26,117 @@ STATES = (
     "REJECTED",
     "ABSENT",
 )
+SIGNAL_STATES = ("pending", "ready", "ordered", "denied", "expired", "declined", "nothing")
+_symbol = options(
+    click.option("--symbol", help="Only this symbol, in any spelling."),
+    click.option("--exchange", help="Only this exchange."),
+    click.option("--instance", help="Only this strategy instance."),
+)
+_limit = click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 
 
+# ── signals ──────────────────────────────────────────────────────────────────────────────────────
+@click.group()
+def signals() -> None:
+    """List signals; approve or reject them."""
+
+
+@signals.command("list")
+@click.option("--state", type=click.Choice(SIGNAL_STATES), help="Only those in this state.")
+@_symbol
+@_limit
+@gateway_result(
+    "fks.signals/1",
+    {
+        "TIME": at("created_at"),
+        "ID": "id",
+        "FROM": lambda i: i["instance"] or i["source"],
+        "SYMBOL": "symbol",
+        "WANTS": lambda i: f"{i['kind']} {i['side']}",
+        "SIZE": "size",
+        "STATE": "state",
+        "BECAUSE": lambda i: brief(i["code"] or i["detail"] or i["reason"]),
+    },
+    empty="no signals yet",
+)
+def list_signals(gateway: Gateway, **query: Any) -> Any:
+    """List signals, newest first."""
+    return gateway.pages("/signals", **query)
+
+
+@signals.command()
+@click.argument("id", type=click.UUID)
+@gateway_result("fks.signal/1", "signal {id}: {0[state]}")
+def approve(gateway: Gateway, id: object) -> Any:
+    """Approve a pending signal: the order manager takes it from here."""
+    return gateway.post(f"/signals/{id}/approve")
+
+
+@signals.command()
+@click.argument("id", type=click.UUID)
+@gateway_result("fks.signal/1", "signal {id}: {0[state]}")
+def reject(gateway: Gateway, id: object) -> Any:
+    """Decline a pending signal."""
+    return gateway.post(f"/signals/{id}/reject")
+
+
+# ── orders ───────────────────────────────────────────────────────────────────────────────────────
 @click.group()
 def orders() -> None:
     """List, show, place, cancel and settle orders."""
 
 
 @orders.command("list")
-@click.option("--open", "is_open", is_flag=True, help="Only those that may still fill.")
-@click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="Only those in this state.")
-@click.option("--symbol", help="Only this symbol, in any spelling.")
-@click.option("--exchange", help="Only this exchange.")
-@click.option("--instance", help="Only this strategy instance.")
-@click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
-@as_json
-@click.pass_context
-def list_(
-    ctx: click.Context,
-    is_open: bool,
-    state: str | None,
-    symbol: str | None,
-    exchange: str | None,
-    instance: str | None,
-    limit: int,
-    as_json: bool,
-) -> None:
+@click.option("--open", is_flag=True, help="Only those that may still fill.")
+@click.option("--state", type=click.Choice(ORDER_STATES, case_sensitive=False), help="Only those in this state.")
+@_symbol
+@_limit
+@gateway_result(
+    "fks.orders/1",
+    {
+        "TIME": at("created_at"),
+        "CLIENT ORDER ID": "client_order_id",
+        "SYMBOL": "symbol",
+        "ROLE": "role",
+        "SIDE": "side",
+        "TYPE": "type",
+        "QUANTITY": "quantity",
+        "FILLED": "filled",
+        "PRICE": lambda i: i["average_price"] or i["price"] or i["stop_price"],
+        "STATE": "state",
+        "WHY": lambda i: brief(i["code"] or i["detail"]),
+    },
+    empty="no orders yet",
+)
+def list_orders(gateway: Gateway, **query: Any) -> Any:
     """List orders, newest first, protections included."""
-    with gateway_of(ctx) as gateway:
-        items = gateway.pages(
-            "/orders", limit, open=is_open, state=state, symbol=symbol, exchange=exchange, instance=instance
-        )
-    emit(items, as_json=as_json, schema="fks.orders/1")
-    if not as_json:
-        headers = (
-            "TIME",
-            "CLIENT ORDER ID",
-            "SYMBOL",
-            "ROLE",
-            "SIDE",
-            "TYPE",
-            "QUANTITY",
-            "FILLED",
-            "PRICE",
-            "STATE",
-            "WHY",
-        )
-        table([_row(item) for item in items], headers, empty="no orders yet")
+    return gateway.pages("/orders", **query)
 
 
-def _row(item: dict[str, Any]) -> tuple[object, ...]:
-    price = item["average_price"] or item["price"] or item["stop_price"]
-    return (
-        time_of(item["created_at"]),
-        item["client_order_id"],
-        item["symbol"],
-        item["role"],
-        item["side"],
-        item["type"],
-        item["quantity"],
-        item["filled"],
-        price,
-        item["state"],
-        brief(item["code"] or item["detail"]),
-    )
+def _show_order(item: dict[str, Any], **_: Any) -> None:
+    table([(name, value) for name, value in item.items() if value not in (None, "", False)], ("FIELD", "VALUE"))
+    if item.get("expires_by") == "order_manager":
+        click.echo("the order manager ends it at valid_until: FKS must be running then, the venue would not end it")
 
 
 @orders.command()
 @click.argument("id")
-@as_json
-@click.pass_context
-def show(ctx: click.Context, id: str, as_json: bool) -> None:
+@gateway_result("fks.order/1", _show_order)
+def show(gateway: Gateway, id: str) -> Any:
     """Show one order, by its client order id or the id that placing it answered."""
-    with gateway_of(ctx) as gateway:
-        item = gateway.get(f"/orders/{quote(id, safe='')}")
-    emit(item, as_json=as_json, schema="fks.order/1")
-    if not as_json:
-        table([(name, value) for name, value in item.items() if value not in (None, "", False)], ("FIELD", "VALUE"))
-        if item.get("expires_by") == "order_manager":
-            click.echo("the order manager ends it at valid_until: FKS must be running then, the venue would not end it")
+    return gateway.get(path_of("orders", id))
 
 
 @orders.command()
 @click.argument("id")
-@as_json
-@click.pass_context
-def events(ctx: click.Context, id: str, as_json: bool) -> None:
+@gateway_result(
+    "fks.order-events/1",
+    {"TIME": at("recv_time"), "EVENT": "event", "FROM": "from_state", "TO": "to_state", "SOURCE": "source"},
+    empty="no events",
+)
+def events(gateway: Gateway, id: str) -> Any:
     """Show every step of one order."""
-    with gateway_of(ctx) as gateway:
-        items = gateway.get(f"/orders/{quote(id, safe='')}/events")["items"]
-    emit(items, as_json=as_json, schema="fks.order-events/1")
-    if not as_json:
-        rows = [(time_of(i["recv_time"]), i["event"], i["from_state"], i["to_state"], i["source"]) for i in items]
-        table(rows, ("TIME", "EVENT", "FROM", "TO", "SOURCE"), empty="no events")
+    return gateway.get(path_of("orders", id, "events"))["items"]
 
 
 class _Place(click.Command):
@@ -135,7 +153,7 @@ class _Place(click.Command):
 @click.argument("quantity")
 @click.argument("symbol")
 @click.option(
-    "--type", "kind", type=click.Choice(["market", "limit", "stop", "stop_limit"]), default="market", show_default=True
+    "--type", type=click.Choice(["market", "limit", "stop", "stop_limit"]), default="market", show_default=True
 )
 @click.option("--price", help="Limit price.")
 @click.option("--stop-price", help="Trigger price.")
@@ -148,52 +166,34 @@ class _Place(click.Command):
 @click.option("--exchange", help="Whose symbol is meant (default: the account's; on paper the one that is collected).")
 @click.option("--reduce-only", is_flag=True, help="Deny it unless it only brings the position nearer to zero.")
 @click.option("--key", help="Idempotency key; the same key again is the same order.")
-@as_json
-@click.pass_context
-def place(
-    ctx: click.Context,
-    /,
-    side: str,
-    quantity: str,
-    symbol: str,
-    kind: str,
-    reduce_only: bool,
-    key: str | None,
-    as_json: bool,
-    **more: str | None,
-) -> None:
+@gateway_result(
+    "fks.order/1",
+    lambda order, **_: f"order {order['client_order_id']}: {order.get('state') or 'accepted, see fks orders show'}",
+)
+def place(gateway: Gateway, reduce_only: bool, key: str | None, **body: Any) -> Any:
     """Place an order: fks orders place buy 0.01 BTC/USDT --type limit --price 60000."""
-    body: dict[str, Any] = {"side": side, "quantity": quantity, "symbol": symbol, "type": kind, **more}
-    if reduce_only:
-        body["reduce_only"] = True
-    with gateway_of(ctx) as gateway:
-        answer = gateway.post("/orders", body, key=key or new_key())
-    emit(answer, as_json=as_json, schema="fks.order/1")
-    if not as_json:
-        click.echo(f"order {answer['client_order_id']}: {answer.get('state') or 'accepted, see fks orders show'}")
+    return gateway.post("/orders", {**body, "reduce_only": reduce_only or None}, key=key or new_key())
+
+
+def _cancelled(answer: dict[str, Any], id: str) -> str:
+    end = answer.get("exit_end")
+    if end is None:
+        return f"order {id}: cancel requested (it is {answer.get('state') or 'asked'}); see fks orders show"
+    if end["state"] == "accepted":
+        return f"the exit of signal {end['signal_id']} ends; what is held stays, with its protection"
+    return f"the end of the exit of signal {end['signal_id']} is {end['state']}; see fks why {id}"
 
 
 @orders.command()
 @click.argument("id")
-@as_json
-@click.pass_context
-def cancel(ctx: click.Context, id: str, as_json: bool) -> None:
+@gateway_result("fks.order/1", _cancelled)
+def cancel(gateway: Gateway, id: str) -> Any:
     """Request the cancel of an order.
 
     Any order of an exit, or the id of its signal, ends the exit, also while it waits between two attempts. The position
     stays, and its protection is placed again.
     """
-    with gateway_of(ctx) as gateway:
-        answer = gateway.delete(f"/orders/{quote(id, safe='')}")
-    emit(answer, as_json=as_json, schema="fks.order/1")
-    if not as_json:
-        end = answer.get("exit_end")
-        if end is None:
-            click.echo(f"order {id}: cancel requested (it is {answer.get('state') or 'asked'}); see fks orders show")
-        elif end["state"] == "accepted":
-            click.echo(f"the exit of signal {end['signal_id']} ends; what is held stays, with its protection")
-        else:
-            click.echo(f"the end of the exit of signal {end['signal_id']} is {end['state']}; see fks why {id}")
+    return gateway.delete(path_of("orders", id))
 
 
 @orders.command()
@@ -213,14 +213,7 @@ def cancel(ctx: click.Context, id: str, as_json: bool) -> None:
 @as_json
 @click.pass_context
 def settle(
-    ctx: click.Context,
-    /,
-    id: str,
-    outcome: str | None,
-    trade_ids: tuple[str, ...],
-    confirm: str | None,
-    as_json: bool,
-    **more: str | None,
+    ctx: click.Context, /, id: str, confirm: str | None, trade_ids: tuple[str, ...], as_json: bool, **more: str | None
 ) -> None:
     """End an order of unknown outcome: shows the effects, and carries them out when called again with --confirm CODE.
 
@@ -228,13 +221,11 @@ def settle(
     books nothing. busted reverses executions that the venue took back. Look at the exchange first: your report moves
     the position. When the exchange reports an execution later, its figures replace yours.
     """
-    if confirm is None and (outcome is None or more["reason"] is None):
+    if confirm is None and (more["outcome"] is None or more["reason"] is None):
         raise click.UsageError("give --as and --reason, or --confirm CODE")
-    body: dict[str, object] = {"outcome": outcome, "confirm": confirm, **more}
-    if trade_ids:
-        body["trade_ids"] = list(trade_ids)
     with gateway_of(ctx) as gateway:
-        answer = gateway.post(f"/orders/{quote(id, safe='')}/settle", body)
+        body = {"confirm": confirm, "trade_ids": trade_ids or None, **more}
+        answer = gateway.post(path_of("orders", id, "settle"), body)
     emit(answer, as_json=as_json, schema="fks.settlement/1" if confirm is None else "fks.order/1")
     if as_json:
         return
@@ -245,3 +236,113 @@ def settle(
         )
         return
     click.echo(f"order {id}: {answer['settlement']}; it is {answer['state']}, filled {answer['filled']}")
+
+
+# ── fills ────────────────────────────────────────────────────────────────────────────────────────
+@click.command()
+@_symbol
+@click.option("--order", help="Only this client order id.")
+@_limit
+@gateway_result(
+    "fks.fills/1",
+    {
+        "TIME": at("time"),
+        "SYMBOL": "symbol",
+        "SIDE": "side",
+        "QUANTITY": "quantity",
+        "PRICE": "price",
+        "FEE": lambda i: f"{i['fee']} {i['fee_currency']}",
+        "PNL": "realized_pnl",
+        "FROM": lambda i: "by hand" if i["source"] == "manual" else i["instance"],
+        "CLIENT ORDER ID": "client_order_id",
+    },
+    empty="no fills yet",
+)
+def fills(gateway: Gateway, **query: Any) -> Any:
+    """List fills, newest first.
+
+    Those that a person booked (FROM: by hand) are part of no position.
+    """
+    return gateway.pages("/fills", **query)
+
+
+# ── positions ────────────────────────────────────────────────────────────────────────────────────
+_POSITION: Columns = {
+    "ACCOUNT": "account",
+    "SYMBOL": "symbol",
+    "FROM": lambda i: i["instance"] or "-",
+    "QUANTITY": "quantity",
+    "AVERAGE": lambda i: price_of(i["average_price"]),
+    "MARK": lambda i: price_of(i["mark_price"]),
+    "OPEN PNL": lambda i: "unknown" if i["average_price"] is None else money_of(i["unrealized_pnl"]),
+    "REALISED": lambda i: money_of(i["realized_pnl"]),
+    "FEES": lambda i: money_of(i["fees"]) + (f" +{i['fees_unvalued']} unvalued" if i["fees_unvalued"] else ""),
+    "UPDATED": at("updated_at"),
+}
+
+
+@click.command()
+@click.argument("symbol", required=False)
+@click.option("--exchange", help="What is held of SYMBOL there alone, where several exchanges have it.")
+@click.option("--all", "every", is_flag=True, help="Also flat ones, for their realised profit.")
+@gateway_result("fks.positions/1", _POSITION, empty="no positions")
+def positions(gateway: Gateway, symbol: str | None, exchange: str | None, every: bool) -> Any:
+    """Show positions per strategy instance, valued at the newest price; SYMBOL shows one with its sum."""
+    if symbol is not None:
+        return gateway.get(path_of("positions", symbol), exchange=exchange)
+    if exchange:
+        raise click.UsageError("--exchange says which SYMBOL is meant: name one")
+    return gateway.get("/positions", all=every)["items"]
+
+
+# ── denials ──────────────────────────────────────────────────────────────────────────────────────
+@click.group()
+def denials() -> None:
+    """Value the entries that were denied, expired or declined."""
+
+
+_ENTRY: Columns = {
+    "TIME": at("time"),
+    "SIGNAL": "signal_id",
+    "FROM": lambda i: i["instance"] or i["source"],
+    "SYMBOL": "symbol",
+    "WANTED": lambda i: f"{i['side']} {i['quantity'] or ''}".strip(),
+    "CODE": "code",
+    "END": lambda i: i["ending"] or "no size",
+    "WOULD HAVE MADE": lambda i: "" if i["value"] is None else f"{i['value']} {i['currency']}",
+}
+_SUM: Columns = {
+    "CODE": "code",
+    "ENTRIES": "entries",
+    "FILLED": "filled",
+    "WON": "won",
+    "STILL OPEN": "open",
+    "WOULD HAVE MADE": lambda row: f"{row['value']} {row['currency'] or ''}".strip(),
+    "": lambda row: "it cost that" if float(row["value"]) > 0 else "it saved that" if float(row["value"]) < 0 else "",
+}
+
+
+def _show_cost(found: dict[str, Any], each: bool, **_: Any) -> None:
+    if each:
+        table(found["items"], _ENTRY, empty="no entry was denied")
+        click.echo()
+    table(found["total"], _SUM, empty="no entry was denied")
+    if found["is_cut"]:
+        click.echo("note: these are the oldest of more entries; choose a shorter span", err=True)
+
+
+@denials.command()
+@click.option("--since", default="7d", show_default=True, metavar="TIME", help="From when on: 2h, 7d, or an ISO time.")
+@click.option("--until", metavar="TIME", help="Until when, not included (default: now).")
+@click.option("--instance", help="Only this strategy instance.")
+@click.option("--each", is_flag=True, help="Show each entry, not only the sums.")
+@gateway_result("fks.denials_cost/1", _show_cost)
+def cost(gateway: Gateway, since: str, until: str | None, instance: str | None, each: bool) -> Any:
+    """Show by code what the denied entries would have made on the stored bars.
+
+    A positive value is a profit that was missed, a negative one a loss that was avoided. Each entry is valued alone: by
+    the fill rule and the fees of a backtest, until its stop loss, take profit, or the strategy's next exit.
+    """
+    from fks.cli.events import moment
+
+    return gateway.get("/denials/cost", since=moment(since), until=moment(until), instance=instance)

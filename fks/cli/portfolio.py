@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 import click
 
-from fks.cli.base import as_json, emit, table
-from fks.cli.client import gateway_of
-from fks.cli.shown import money_of, price_of, time_of
+from fks.cli.base import Columns, table
+from fks.cli.client import Gateway, gateway_result, path_of
+from fks.cli.shown import at, money_of, price_of, time_of
 
 
 @click.group()
@@ -17,40 +16,47 @@ def portfolio() -> None:
     """Make, change and archive portfolios; show their holdings, in one currency, and their equity over time."""
 
 
+def _equity(amount: str | None, currency: str, is_complete: bool | None) -> str:
+    if amount is None:
+        return f"not known yet, {currency}"
+    return f"{money_of(amount)} {currency}" + ("" if is_complete else " (a rate is missing)")
+
+
 @portfolio.command("list")
 @click.option("--all", "every", is_flag=True, help="Archived ones, too.")
-@as_json
-@click.pass_context
-def list_(ctx: click.Context, every: bool, as_json: bool) -> None:
+@gateway_result(
+    "fks.portfolios/1",
+    {
+        "ID": "id",
+        "NAME": "name",
+        "STATE": "state",
+        "EQUITY": lambda i: _equity(i["equity"], i["base_currency"], i["is_complete"]),
+        "AT": at("equity_time"),
+        "ACCOUNTS": lambda i: " ".join(i["accounts"]),
+        "INSTANCES": lambda i: " ".join(i["instances"]),
+    },
+    empty="no portfolios; make one: fks portfolio create",
+)
+def list_(gateway: Gateway, every: bool) -> Any:
     """List portfolios with their newest equity."""
-    with gateway_of(ctx) as gateway:
-        items = gateway.get("/portfolios", all=every)["items"]
-    emit(items, as_json=as_json, schema="fks.portfolios/1")
-    if not as_json:
-        rows = [
-            (
-                i["id"],
-                i["name"],
-                i["state"],
-                _equity(i["equity"], i["base_currency"], i["is_complete"]),
-                time_of(i["equity_time"]),
-                " ".join(i["accounts"]),
-                " ".join(i["instances"]),
-            )
-            for i in items
-        ]
-        heads = ("ID", "NAME", "STATE", "EQUITY", "AT", "ACCOUNTS", "INSTANCES")
-        table(rows, heads, empty="no portfolios; make one: fks portfolio create")
+    return gateway.get("/portfolios", all=every)["items"]
+
+
+def _shown(found: dict[str, Any], **_: Any) -> str:
+    members = [*found["accounts"], *found["instances"]]
+    return (
+        f"portfolio {found['id']} {found['name']}, {found['state']}, version {found['version']}: "
+        f"{', '.join(members) or 'no members'}; equity "
+        f"{_equity(found['equity'], found['base_currency'], found['is_complete'])}"
+    )
 
 
 @portfolio.command()
 @click.argument("name")
-@as_json
-@click.pass_context
-def show(ctx: click.Context, name: str, as_json: bool) -> None:
+@gateway_result("fks.portfolio/1", _shown)
+def show(gateway: Gateway, name: str) -> Any:
     """Show one portfolio, by its name or its number."""
-    with gateway_of(ctx) as gateway:
-        _show(gateway.get(_path(name)), as_json=as_json)
+    return gateway.get(path_of("portfolios", name))
 
 
 @portfolio.command()
@@ -59,28 +65,10 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
 @click.option("--account", "accounts", multiple=True, help="Account that is a member; repeat it for more.")
 @click.option("--instance", "instances", multiple=True, help="Strategy instance that is a member, without its account.")
 @click.option("--benchmark", help="Symbol that it is compared with.")
-@as_json
-@click.pass_context
-def create(
-    ctx: click.Context,
-    /,
-    name: str,
-    base_currency: str,
-    accounts: tuple[str, ...],
-    instances: tuple[str, ...],
-    benchmark: str | None,
-    as_json: bool,
-) -> None:
+@gateway_result("fks.portfolio/1", _shown)
+def create(gateway: Gateway, base_currency: str, **body: Any) -> Any:
     """Make a portfolio. A holding belongs to at most one."""
-    body = {
-        "name": name,
-        "base_currency": base_currency.upper(),
-        "accounts": list(accounts),
-        "instances": list(instances),
-        "benchmark": benchmark,
-    }
-    with gateway_of(ctx) as gateway:
-        _show(gateway.post("/portfolios", body), as_json=as_json)
+    return gateway.post("/portfolios", {**body, "base_currency": base_currency.upper()})
 
 
 @portfolio.command()
@@ -92,69 +80,37 @@ def create(
 @click.option("--no-instances", is_flag=True, help="No instance is a member any more.")
 @click.option("--benchmark", help='Symbol that it is compared with; "" for none.')
 @click.option("--version", type=int, help="Change it only if it is still at this version; default the present one.")
-@as_json
-@click.pass_context
-def change(
-    ctx: click.Context,
-    /,
-    name: str,
-    rename: str | None,
-    accounts: tuple[str, ...],
-    instances: tuple[str, ...],
-    no_accounts: bool,
-    no_instances: bool,
-    benchmark: str | None,
-    version: int | None,
-    as_json: bool,
-) -> None:
+@gateway_result("fks.portfolio/1", _shown)
+def change(gateway: Gateway, name: str, **given: Any) -> Any:
     """Change the name, the benchmark, or the members: a list replaces that of its kind."""
-    if (accounts and no_accounts) or (instances and no_instances):
-        raise click.UsageError("members are named, or there are to be none: give one of the two")
-    with gateway_of(ctx) as gateway:
-        body = {
-            "version": version if version is not None else gateway.get(_path(name))["version"],
-            "name": rename,
-            "accounts": list(accounts) if accounts or no_accounts else None,
-            "instances": list(instances) if instances or no_instances else None,
-            "benchmark": benchmark,
-        }
-        _show(gateway.patch(_path(name), body), as_json=as_json)
+    body = {"name": given["rename"], "benchmark": given["benchmark"]}
+    for kind in ("accounts", "instances"):
+        if given[kind] and given[f"no_{kind}"]:
+            raise click.UsageError("members are named, or there are to be none: give one of the two")
+        body[kind] = given[kind] if given[kind] or given[f"no_{kind}"] else None
+    path, version = path_of("portfolios", name), given["version"]
+    return gateway.patch(path, {**body, "version": gateway.get(path)["version"] if version is None else version})
 
 
 @portfolio.command()
 @click.argument("name")
-@as_json
-@click.pass_context
-def archive(ctx: click.Context, name: str, as_json: bool) -> None:
+@gateway_result("fks.portfolio/1", _shown)
+def archive(gateway: Gateway, name: str) -> Any:
     """Archive a portfolio: its equity stays, its members may join another one. Nothing is sold."""
-    with gateway_of(ctx) as gateway:
-        _show(gateway.delete(_path(name)), as_json=as_json)
+    return gateway.delete(path_of("portfolios", name))
 
 
-@portfolio.command()
-@click.argument("name")
-@as_json
-@click.pass_context
-def holdings(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Show the holdings of a portfolio and their values now; a rate that is missing is named."""
-    with gateway_of(ctx) as gateway:
-        answer = gateway.get(f"{_path(name)}/holdings")
-    emit(answer, as_json=as_json, schema="fks.portfolio.holdings/1")
-    if as_json:
-        return
-    rows = [
-        (
-            i["account"],
-            i["instance"] or "-",
-            i["symbol"] or i["asset"],
-            i["quantity"],
-            price_of(i["rate"]),
-            time_of(i["rate_time"]),
-            "unknown" if i["value"] is None else money_of(i["value"]),
-        )
-        for i in answer["items"]
-    ]
-    table(rows, ("ACCOUNT", "INSTANCE", "HOLDING", "QUANTITY", "RATE", "OF", f"VALUE {answer['currency']}"))
+def _show_holdings(answer: dict[str, Any], **_: Any) -> None:
+    columns: Columns = {
+        "ACCOUNT": "account",
+        "INSTANCE": lambda i: i["instance"] or "-",
+        "HOLDING": lambda i: i["symbol"] or i["asset"],
+        "QUANTITY": "quantity",
+        "RATE": lambda i: price_of(i["rate"]),
+        "OF": at("rate_time"),
+        f"VALUE {answer['currency']}": lambda i: "unknown" if i["value"] is None else money_of(i["value"]),
+    }
+    table(answer["items"], columns)
     click.echo(f"equity {_equity(answer['equity'], answer['currency'], answer['is_complete'])}")
     for missing in answer["missing"]:
         click.echo(f"not in it: {missing}", err=True)
@@ -162,40 +118,32 @@ def holdings(ctx: click.Context, name: str, as_json: bool) -> None:
 
 @portfolio.command()
 @click.argument("name")
-@click.option("--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="How far back.")
-@as_json
-@click.pass_context
-def equity(ctx: click.Context, name: str, days: int, as_json: bool) -> None:
-    """Show the equity of a portfolio over time, a row an hour, with the money that flowed in or out."""
-    with gateway_of(ctx) as gateway:
-        items = gateway.get(f"{_path(name)}/equity", days=days)["items"]
-    emit(items, as_json=as_json, schema="fks.portfolio.equity/1")
-    if not as_json:
-        rows = [
-            (
-                time_of(i["time"]),
-                money_of(i["equity"]),
-                money_of(i["cash"]),
-                money_of(i["net_flow"]),
-                "" if i["is_complete"] else "a rate is missing",
-            )
-            for i in items
-        ]
-        table(rows, ("TIME", "EQUITY", "CASH", "FLOW", ""), empty="nothing yet: it is written every hour")
+@gateway_result("fks.portfolio.holdings/1", _show_holdings)
+def holdings(gateway: Gateway, name: str) -> Any:
+    """Show the holdings of a portfolio and their values now; a rate that is missing is named."""
+    return gateway.get(path_of("portfolios", name, "holdings"))
 
 
 @portfolio.command()
 @click.argument("name")
-@click.option("--days", type=click.IntRange(1, 3660), default=365, show_default=True, help="How far back.")
-@as_json
-@click.pass_context
-def performance(ctx: click.Context, name: str, days: int, as_json: bool) -> None:
-    """Show the profit of a portfolio without deposits and withdrawals, its time-weighted return and its risk."""
-    with gateway_of(ctx) as gateway:
-        found = gateway.get(f"{_path(name)}/performance", days=days)
-    emit(found, as_json=as_json, schema="fks.portfolio.performance/1")
-    if as_json:
-        return
+@click.option("--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="How far back.")
+@gateway_result(
+    "fks.portfolio.equity/1",
+    {
+        "TIME": at("time"),
+        "EQUITY": lambda i: money_of(i["equity"]),
+        "CASH": lambda i: money_of(i["cash"]),
+        "FLOW": lambda i: money_of(i["net_flow"]),
+        "": lambda i: "" if i["is_complete"] else "a rate is missing",
+    },
+    empty="nothing yet: it is written every hour",
+)
+def equity(gateway: Gateway, name: str, days: int) -> Any:
+    """Show the equity of a portfolio over time, a row an hour, with the money that flowed in or out."""
+    return gateway.get(path_of("portfolios", name, "equity"), days=days)["items"]
+
+
+def _show_performance(found: dict[str, Any], **_: Any) -> None:
     rows = [
         ("from", time_of(found["first_at"])),
         ("to", time_of(found["last_at"])),
@@ -218,22 +166,10 @@ def performance(ctx: click.Context, name: str, days: int, as_json: bool) -> None
     table(rows, ("", found["currency"]))
 
 
-def _path(name: str) -> str:
-    return f"/portfolios/{quote(name, safe='')}"
-
-
-def _show(found: dict[str, Any], *, as_json: bool) -> None:
-    emit(found, as_json=as_json, schema="fks.portfolio/1")
-    if not as_json:
-        members = [*found["accounts"], *found["instances"]]
-        click.echo(
-            f"portfolio {found['id']} {found['name']}, {found['state']}, version {found['version']}: "
-            f"{', '.join(members) or 'no members'}; equity "
-            f"{_equity(found['equity'], found['base_currency'], found['is_complete'])}"
-        )
-
-
-def _equity(amount: str | None, currency: str, is_complete: bool | None) -> str:
-    if amount is None:
-        return f"not known yet, {currency}"
-    return f"{money_of(amount)} {currency}" + ("" if is_complete else " (a rate is missing)")
+@portfolio.command()
+@click.argument("name")
+@click.option("--days", type=click.IntRange(1, 3660), default=365, show_default=True, help="How far back.")
+@gateway_result("fks.portfolio.performance/1", _show_performance)
+def performance(gateway: Gateway, name: str, days: int) -> Any:
+    """Show the profit of a portfolio without deposits and withdrawals, its time-weighted return and its risk."""
+    return gateway.get(path_of("portfolios", name, "performance"), days=days)

@@ -91,10 +91,10 @@ def _restart_one(
 
 def _drained(paths: Paths, name: str, why: str, *, as_json: bool) -> None:
     """Request the restart from the supervisor and watch it."""
-    from fks.cli.client import new_key, own_gateway
+    from fks.cli.client import OwnGateway, new_key
     from fks.cli.operation import follow
 
-    with own_gateway(paths) as gateway:
+    with OwnGateway(paths) as gateway:
         try:
             asked = gateway.post("/operations", {"kind": "restart", "target": name, "reason": why}, key=new_key())
         except NotRunning as error:

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 def version_of(home: Path) -> tuple[int, dict[str, Any]]:
     """Return (version, values) of this node: from the gateway when it runs, else from the node's copy."""
-    from fks.cli.client import own_gateway
+    from fks.cli.client import OwnGateway
     from fks.config.paths import Paths
     from fks.store.runtime_config import read_copy
 
     paths = Paths.of(home)
     try:
-        with own_gateway(paths) as gateway:
+        with OwnGateway(paths) as gateway:
             found = gateway.get("/config")
         return int(found["version"]), dict(found["values"])
     except (FksError, OSError):

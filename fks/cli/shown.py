@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from decimal import Decimal
+from typing import Any
 
 TEXT_MAX = 48
 
@@ -10,6 +12,11 @@ TEXT_MAX = 48
 def time_of(text: str | None) -> str:
     """Return an ISO time as `MM-DD HH:MM:SS`, UTC; empty for none."""
     return "" if text is None else text[5:19].replace("T", " ")
+
+
+def at(name: str, otherwise: str = "") -> Callable[[Mapping[str, Any]], str]:
+    """Return a column that shows the time in the field `name` of an item."""
+    return lambda item: time_of(item[name]) or otherwise
 
 
 def money_of(text: str | None) -> str:

@@ -8,8 +8,7 @@ from fks.cli.ninja.certify import certify
 from fks.cli.ninja.connection import tail, test
 from fks.cli.ninja.package import package
 from fks.cli.ninja.rules import rules
-from fks.cli.ninja.send import send
-from fks.cli.ninja.status import status
+from fks.cli.ninja.status import send, status
 
 __all__ = ["ninja"]
 
@@ -19,10 +18,5 @@ def ninja() -> None:
     """Work with NinjaTrader 8 and the rules of its prop accounts."""
 
 
-ninja.add_command(certify)
-ninja.add_command(package)
-ninja.add_command(rules)
-ninja.add_command(send)
-ninja.add_command(status)
-ninja.add_command(tail)
-ninja.add_command(test)
+for _command in (certify, package, rules, send, status, tail, test):
+    ninja.add_command(_command)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fks.cli.base import Denied, as_json, emit, paths_of, settings_of, table
+from fks.cli.base import Denied, as_json, emit, options, paths_of, settings_of, table
 from fks.cli.catalogue import catalogue_of, params_of
 from fks.cli.client import gateway_of
 from fks.cli.jobs import add_list_and_logs, ensure_done, queue_options, wait_for
@@ -41,77 +41,67 @@ def backtest() -> None:
     """Run backtests here, or submit them as durable jobs."""
 
 
-def market_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of a backtest, shared by `run` and `submit`."""
-    for option in reversed(
-        (
-            click.argument("name"),
-            click.option("--symbol", default="BTC/USDT", show_default=True, help="In any spelling."),
-            click.option("--exchange", help="Whose bars (default: the one that is collected, or has bars)."),
-            click.option("--timeframe", default="1m", show_default=True),
-            click.option(
-                "--from", "start", metavar="TIME", help="First decided bar: 2026-03-01 or 2026-03-01T12:00 (UTC)."
-            ),
-            click.option("--to", "end", metavar="TIME", help="End, not included."),
-            click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; repeatable."),
-            click.option("--stop-loss", type=float, metavar="PCT", help="Same as --set sl_pct=PCT."),
-            click.option("--trailing-stop", type=float, metavar="PCT", help="Same as --set trail_pct=PCT."),
-            click.option("--take-profit", type=float, metavar="PCT", help="Same as --set tp_pct=PCT."),
-            click.option("--sizing", type=SizingType(), default="notional", show_default=True, help=SIZING_HELP),
-            click.option("--size", default="1000", show_default=True, help=SIZE_HELP),
-            click.option("--cash", default="10000", show_default=True, help="Quote at the start."),
-            click.option("--fee-rate", help="Fraction of each fill (default: the setting costs.fee_rate)."),
-            click.option(
-                "--fee-rate-maker",
-                help="Fraction of the fills of limit orders that rested (default: --fee-rate, else the setting).",
-            ),
-            click.option(
-                "--slippage",
-                metavar="TEXT",
-                help="Of market and stop orders: none, '2 ticks', '5 bps' or '0.1 range' (default: costs.slippage).",
-            ),
-            click.option(
-                "--commission",
-                metavar="TEXT",
-                help="In quote for each contract or share, beside --fee-rate: '2.25 each', '0.005 each min 1' for an "
-                "order (default: costs.commission).",
-            ),
-            click.option(
-                "--collar",
-                "collar_pct",
-                metavar="PCT",
-                help="Market entries with SL or TP expire that far from the close, 0: never (default: "
-                "risk.slippage_max_pct with venue.entry_protection = venue, else 0).",
-            ),
-            click.option(
-                "--margin",
-                metavar="TEXT",
-                help="Margin of a position: '0.1' of its value (ten times leverage) or '22000 each' contract; behind a "
-                "slash the maintenance margin: '0.1/0.05' (default: its value in full).",
-            ),
-            click.option(
-                "--allow-short", is_flag=True, help="Let it go short; fees are then taken in quote, as derivatives do."
-            ),
-            click.option(
-                "--allow-gaps", is_flag=True, help="Go on although bars are missing; the fingerprint says so."
-            ),
-            click.option(
-                "--limits/--no-limits",
-                default=False,
-                show_default=True,
-                help="Hold entries to the [risk] limits of the settings, as live does.",
-            ),
-            click.option(
-                "--limits-currency",
-                metavar="TEXT",
-                help="The account's currency, in which these limits are; converted at the last stored close before the "
-                "first bar (default: the quote currency).",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
+market_options = options(
+    click.argument("name"),
+    click.option("--symbol", default="BTC/USDT", show_default=True, help="In any spelling."),
+    click.option("--exchange", help="Whose bars (default: the one that is collected, or has bars)."),
+    click.option("--timeframe", default="1m", show_default=True),
+    click.option("--from", "start", metavar="TIME", help="First decided bar: 2026-03-01 or 2026-03-01T12:00 (UTC)."),
+    click.option("--to", "end", metavar="TIME", help="End, not included."),
+    click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; repeatable."),
+    click.option("--stop-loss", type=float, metavar="PCT", help="Same as --set sl_pct=PCT."),
+    click.option("--trailing-stop", type=float, metavar="PCT", help="Same as --set trail_pct=PCT."),
+    click.option("--take-profit", type=float, metavar="PCT", help="Same as --set tp_pct=PCT."),
+    click.option("--sizing", type=SizingType(), default="notional", show_default=True, help=SIZING_HELP),
+    click.option("--size", default="1000", show_default=True, help=SIZE_HELP),
+    click.option("--cash", default="10000", show_default=True, help="Quote at the start."),
+    click.option("--fee-rate", help="Fraction of each fill (default: the setting costs.fee_rate)."),
+    click.option(
+        "--fee-rate-maker",
+        help="Fraction of the fills of limit orders that rested (default: --fee-rate, else the setting).",
+    ),
+    click.option(
+        "--slippage",
+        metavar="TEXT",
+        help="Of market and stop orders: none, '2 ticks', '5 bps' or '0.1 range' (default: costs.slippage).",
+    ),
+    click.option(
+        "--commission",
+        metavar="TEXT",
+        help="In quote for each contract or share, beside --fee-rate: '2.25 each', '0.005 each min 1' for an "
+        "order (default: costs.commission).",
+    ),
+    click.option(
+        "--collar",
+        "collar_pct",
+        metavar="PCT",
+        help="Market entries with SL or TP expire that far from the close, 0: never (default: "
+        "risk.slippage_max_pct with venue.entry_protection = venue, else 0).",
+    ),
+    click.option(
+        "--margin",
+        metavar="TEXT",
+        help="Margin of a position: '0.1' of its value (ten times leverage) or '22000 each' contract; behind a "
+        "slash the maintenance margin: '0.1/0.05' (default: its value in full).",
+    ),
+    click.option(
+        "--allow-short", is_flag=True, help="Let it go short; fees are then taken in quote, as derivatives do."
+    ),
+    click.option("--allow-gaps", is_flag=True, help="Go on although bars are missing; the fingerprint says so."),
+    click.option(
+        "--limits/--no-limits",
+        default=False,
+        show_default=True,
+        help="Hold entries to the [risk] limits of the settings, as live does.",
+    ),
+    click.option(
+        "--limits-currency",
+        metavar="TEXT",
+        help="The account's currency, in which these limits are; converted at the last stored close before the "
+        "first bar (default: the quote currency).",
+    ),
+)
+"""Options of a backtest, shared by `run` and `submit`."""
 
 _finer_option = click.option(
     "--finer/--no-finer",

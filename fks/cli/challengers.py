@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, settings_of, table
+from fks.cli.base import Columns, as_json, emit, result, settings_of
+from fks.cli.catalogue import catalogue_of, in_database, params_of
 from fks.cli.shown import time_of
 from fks.model.errors import FksError, InputError
 
@@ -24,56 +25,45 @@ def challengers() -> None:
     """
 
 
+def _tested(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: "" if row["evaluation"] is None else f"{row['evaluation'][name]:.2f}"
+
+
+_CHALLENGER: Columns = {
+    "ID": "id",
+    "STAGE": "stage",
+    "STATE": "state",
+    "PARAMETERS": lambda row: " ".join(f"{name}={value}" for name, value in row["params"].items() if value is not None),
+    "DECISIONS": "decisions",
+    "BARS": lambda row: "" if row["evaluation"] is None else row["evaluation"]["bars"],
+    "PROFIT": _tested("profit"),
+    "CHAMPION'S": _tested("champion_profit"),
+    "DEFLATED": _tested("deflated_sharpe"),
+    "WHY NOT": lambda row: row["error"] or "; ".join((row["evaluation"] or {}).get("findings", ())),
+}
+
+
 @challengers.command("list")
 @click.argument("instance", required=False)
 @click.option("--ended", is_flag=True, help="Also those that were swapped in or removed.")
-@as_json
-@click.pass_context
-def list_(ctx: click.Context, instance: str | None, ended: bool, as_json: bool) -> None:
+@result("fks.challengers/1", _CHALLENGER, empty="no challengers")
+def list_(ctx: click.Context, instance: str | None, ended: bool) -> Any:
     """List challengers with the result of their last test: of INSTANCE, or of all."""
-    from fks.cli.catalogue import in_database
     from fks.store.challengers import ChallengerStore, shown
 
-    rows = [shown(one) for one in in_database(ctx, lambda db: ChallengerStore(db).list(instance, with_ended=ended))]
-    emit(rows, as_json=as_json, schema="fks.challengers/1")
-    if not as_json:
-        table(
-            (
-                (
-                    row["id"],
-                    row["stage"],
-                    row["state"],
-                    " ".join(f"{name}={value}" for name, value in row["params"].items() if value is not None),
-                    row["decisions"],
-                    *_tested(row["evaluation"]),
-                    row["error"] or "; ".join((row["evaluation"] or {}).get("findings", ())),
-                )
-                for row in rows
-            ),
-            ("ID", "STAGE", "STATE", "PARAMETERS", "DECISIONS", "BARS", "PROFIT", "CHAMPION'S", "DEFLATED", "WHY NOT"),
-            empty="no challengers",
-        )
-
-
-def _tested(evaluation: Mapping[str, Any] | None) -> tuple[object, ...]:
-    if evaluation is None:
-        return "", "", "", ""
-    profits = (f"{evaluation[name]:.2f}" for name in ("profit", "champion_profit"))
-    return evaluation["bars"], *profits, f"{evaluation['deflated_sharpe']:.2f}"
+    return [shown(one) for one in in_database(ctx, lambda db: ChallengerStore(db).list(instance, with_ended=ended))]
 
 
 @challengers.command()
 @click.argument("instance")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter that differs; repeatable.")
 @click.option("--search", type=click.UUID, help="Take the best parameters of this search (fks optimize list).")
-@as_json
-@click.pass_context
-def add(ctx: click.Context, instance: str, pairs: tuple[str, ...], search: Any, as_json: bool) -> None:
+@result("fks.challenger/1", "{0[id]} decides in shadow from the next bar on")
+def add(ctx: click.Context, instance: str, pairs: tuple[str, ...], search: Any) -> Any:
     """Add a challenger to INSTANCE; a running system starts it within seconds. It is checked first.
 
     Each challenger that is ever added counts as a trial in the tests of all of them.
     """
-    from fks.cli.catalogue import catalogue_of, in_database, params_of
     from fks.jobs.challenge import add_challenger, best_of
     from fks.store.challengers import shown
 
@@ -87,28 +77,21 @@ def add(ctx: click.Context, instance: str, pairs: tuple[str, ...], search: Any, 
             params, provenance = await best_of(db, search, instance)
         return shown(await add_challenger(db, instance, params, catalogue, by="cli", provenance=provenance))
 
-    found = in_database(ctx, insert)
-    emit(found, as_json=as_json, schema="fks.challenger/1")
-    if not as_json:
-        click.echo(f"{found['id']} decides in shadow from the next bar on")
+    return in_database(ctx, insert)
 
 
 @challengers.command()
 @click.argument("id")
-@as_json
-@click.pass_context
-def remove(ctx: click.Context, id: str, as_json: bool) -> None:
+@result("fks.challenger.removed/1", "{id} decides no more")
+def remove(ctx: click.Context, id: str) -> Any:
     """End challenger ID. Its decisions stay, and it stays counted as a trial."""
-    from fks.cli.catalogue import in_database
     from fks.store.challengers import ChallengerStore
 
     if not in_database(ctx, lambda db: ChallengerStore(db).remove(id, by="cli")):
         raise InputError(
             f"there is no challenger {id!r}, or it has ended", remedy="see 'fks strategies challengers list --ended'"
         )
-    emit({"id": id, "state": "removed"}, as_json=as_json, schema="fks.challenger.removed/1")
-    if not as_json:
-        click.echo(f"{id} decides no more")
+    return {"id": id, "state": "removed"}
 
 
 @challengers.command()
@@ -121,7 +104,6 @@ def propose(ctx: click.Context, id: str, as_json: bool) -> None:
     The system tests each challenger by itself after strategies.challenger_bars_min bars and at each doubling of them.
     Each further test makes a good result by chance likelier, and counts as a trial.
     """
-    from fks.cli.catalogue import catalogue_of, in_database
     from fks.clock import RealClock
     from fks.jobs.challenge import run_challenge
     from fks.store.challengers import ChallengerStore
@@ -132,7 +114,12 @@ def propose(ctx: click.Context, id: str, as_json: bool) -> None:
         known = await ChallengerStore(db).get(id)
         spec = {"instance": "" if known is None else known.instance_id, "challenger": id}
         if known is None:
-            raise _unknown(id)
+            raise InputError(
+                f"there is no challenger {id!r}",
+                code="CHALLENGER_UNKNOWN",
+                status=404,
+                remedy="see 'fks strategies challengers list'",
+            )
         return await run_challenge(spec, db, settings, catalogue, now_ns=RealClock().now_ns())
 
     document = in_database(ctx, test)
@@ -157,60 +144,10 @@ def propose(ctx: click.Context, id: str, as_json: bool) -> None:
         click.echo(f"  it is {found['stage']}: 'fks strategies challengers swap {id}' swaps it in")
 
 
-@challengers.command()
-@click.argument("id")
-@click.option("--despite-findings", is_flag=True, help="Swap although no test speaks for it.")
-@click.option("--no-wait", is_flag=True, help="Refuse when the instance is not flat, instead of waiting for its exit.")
-@click.option("--cancel", is_flag=True, help="Let a challenger that waits go on in shadow.")
-@as_json
-@click.pass_context
-def swap(ctx: click.Context, id: str, despite_findings: bool, no_wait: bool, cancel: bool, as_json: bool) -> None:
-    """Give the instance of challenger ID its parameters, as the next version, once the instance is flat.
-
-    While it waits, the instance sends exits alone. 'demote' or 'fks optimize rollback' leads back.
-    """
-    from fks.cli.catalogue import catalogue_of, in_database
-    from fks.jobs.challenge import swap_in
-    from fks.store.challengers import ChallengerStore
-
-    if cancel:
-        if not in_database(ctx, lambda db: ChallengerStore(db).stop_waiting(id)):
-            raise InputError(f"challenger {id!r} does not wait", remedy="see 'fks strategies challengers list'")
-        emit({"challenger": id, "stage": "shadow"}, as_json=as_json, schema="fks.swap/1")
-        if not as_json:
-            click.echo(f"{id} goes on in shadow, and its instance enters again")
-        return
-    catalogue = catalogue_of(ctx)
-    _show(
-        in_database(
-            ctx,
-            lambda db: swap_in(db, id, catalogue, by="cli", may_wait=not no_wait, despite_findings=despite_findings),
-        ).as_dict(),
-        as_json,
-    )
-
-
-@challengers.command()
-@click.argument("instance")
-@as_json
-@click.pass_context
-def demote(ctx: click.Context, instance: str, as_json: bool) -> None:
-    """Give INSTANCE the parameters back that its challenger replaced, once it is flat."""
-    from fks.cli.catalogue import catalogue_of, in_database
-    from fks.jobs.challenge import demote as demote_
-
-    catalogue = catalogue_of(ctx)
-    _show(
-        in_database(ctx, lambda db: demote_(db, instance, catalogue, by="cli", reason="a person's command")).as_dict(),
-        as_json,
-    )
-
-
-def _show(found: dict[str, Any], as_json: bool) -> None:
-    emit(found, as_json=as_json, schema="fks.swap/1")
-    if as_json:
-        return
-    if found["version"] is not None:
+def _show(found: dict[str, Any], **_: Any) -> None:
+    if "version" not in found:
+        click.echo(f"{found['challenger']} goes on in shadow, and its instance enters again")
+    elif found["version"] is not None:
         click.echo(f"{found['instance']} runs version {found['version']} from the next bar on")
     elif found["waits_for"] is not None:
         click.echo(f"{found['challenger']} waits: {found['instance']} is not flat, {found['waits_for']}")
@@ -222,10 +159,37 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
         click.echo(f"{found['challenger']} was swapped in before")
 
 
-def _unknown(id: str) -> InputError:
-    return InputError(
-        f"there is no challenger {id!r}",
-        code="CHALLENGER_UNKNOWN",
-        status=404,
-        remedy="see 'fks strategies challengers list'",
-    )
+@challengers.command()
+@click.argument("id")
+@click.option("--despite-findings", is_flag=True, help="Swap although no test speaks for it.")
+@click.option("--no-wait", is_flag=True, help="Refuse when the instance is not flat, instead of waiting for its exit.")
+@click.option("--cancel", is_flag=True, help="Let a challenger that waits go on in shadow.")
+@result("fks.swap/1", _show)
+def swap(ctx: click.Context, id: str, despite_findings: bool, no_wait: bool, cancel: bool) -> Any:
+    """Give the instance of challenger ID its parameters, as the next version, once the instance is flat.
+
+    While it waits, the instance sends exits alone. 'demote' or 'fks optimize rollback' leads back.
+    """
+    from fks.jobs.challenge import swap_in
+    from fks.store.challengers import ChallengerStore
+
+    if cancel:
+        if not in_database(ctx, lambda db: ChallengerStore(db).stop_waiting(id)):
+            raise InputError(f"challenger {id!r} does not wait", remedy="see 'fks strategies challengers list'")
+        return {"challenger": id, "stage": "shadow"}
+    catalogue = catalogue_of(ctx)
+    return in_database(
+        ctx,
+        lambda db: swap_in(db, id, catalogue, by="cli", may_wait=not no_wait, despite_findings=despite_findings),
+    ).as_dict()
+
+
+@challengers.command()
+@click.argument("instance")
+@result("fks.swap/1", _show)
+def demote(ctx: click.Context, instance: str) -> Any:
+    """Give INSTANCE the parameters back that its challenger replaced, once it is flat."""
+    from fks.jobs.challenge import demote
+
+    catalogue = catalogue_of(ctx)
+    return in_database(ctx, lambda db: demote(db, instance, catalogue, by="cli", reason="a person's command")).as_dict()

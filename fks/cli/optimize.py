@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.backtest import in_ledger, keep_page, load_bars, market_options, spec_of
-from fks.cli.base import as_json, emit, settings_of, table
+from fks.cli.base import as_json, emit, options, result, settings_of, table
 from fks.cli.catalogue import catalogue_of
 from fks.cli.client import gateway_of
 from fks.cli.data.store import with_store
 from fks.cli.jobs import add_list_and_logs, ensure_done, more_of, queue_options, wait_for
-from fks.cli.shown import time_of
+from fks.cli.shown import at
 from fks.model.errors import FksError, InputError
+from fks.search.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
     from fks.search import Search, Task
-    from fks.store.db import Database
 
 SCHEMA = "fks.optimization/1"
 
@@ -29,60 +29,49 @@ def optimize() -> None:
     """Search parameters of a strategy, judged on bars that did not choose them; promote what holds."""
 
 
-def _search_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of a search, shared by `run` and `submit`."""
-    from fks.search.objectives import OBJECTIVES
-
-    for option in reversed(
-        (
-            click.option(
-                "--param",
-                "-p",
-                "ranges",
-                multiple=True,
-                required=True,
-                metavar="NAME=RANGE",
-                help="LOW:HIGH[:STEP], LOW:HIGH:log or A,B,C; NAME alone: all that its field allows. Repeatable.",
-            ),
-            click.option(
-                "--method",
-                type=click.Choice(["grid", "random", "tpe", "cmaes", "nsga2"]),
-                default="grid",
-                show_default=True,
-            ),
-            click.option("--trials", type=click.IntRange(1), help="Budget; a grid takes all combinations."),
-            click.option("--seed", type=click.IntRange(0), default=1, show_default=True),
-            click.option(
-                "--batch", type=click.IntRange(1), help="Trials a guided search proposes at once (default 8)."
-            ),
-            click.option(
-                "--prune", is_flag=True, help="End trials early that are below the median of the earlier ones."
-            ),
-            click.option(
-                "--objective",
-                "objectives",
-                multiple=True,
-                type=click.Choice(list(OBJECTIVES)),
-                help="Greater is better (default sharpe); several with nsga2.",
-            ),
-            click.option("--min-trades", type=click.IntRange(0), default=1, show_default=True),
-            click.option(
-                "--validation",
-                type=click.Choice(["none", "holdout", "walk_forward", "k_fold", "combinatorial"]),
-                default="holdout",
-                show_default=True,
-                help="How parameters are judged on bars that did not choose them.",
-            ),
-            click.option("--folds", type=click.IntRange(2), help="Of walk_forward, k_fold, combinatorial (default 5)."),
-            click.option("--anchored", is_flag=True, help="walk_forward: search on all bars before each test."),
-            click.option("--test-share", type=float, help="holdout: share of the bars held back (default 0.25)."),
-            click.option("--purge", type=click.IntRange(0), help="Bars left out before each test (default 0)."),
-            click.option("--embargo", type=click.IntRange(0), help="Bars left out after each test (default 1 %)."),
-            click.option("--workers", type=click.IntRange(1), help="Processes at once (default: one per core)."),
-        )
-    ):
-        command = option(command)
-    return command
+_search_options = options(
+    click.option(
+        "--param",
+        "-p",
+        "ranges",
+        multiple=True,
+        required=True,
+        metavar="NAME=RANGE",
+        help="LOW:HIGH[:STEP], LOW:HIGH:log or A,B,C; NAME alone: all that its field allows. Repeatable.",
+    ),
+    click.option(
+        "--method",
+        type=click.Choice(["grid", "random", "tpe", "cmaes", "nsga2"]),
+        default="grid",
+        show_default=True,
+    ),
+    click.option("--trials", type=click.IntRange(1), help="Budget; a grid takes all combinations."),
+    click.option("--seed", type=click.IntRange(0), default=1, show_default=True),
+    click.option("--batch", type=click.IntRange(1), help="Trials a guided search proposes at once (default 8)."),
+    click.option("--prune", is_flag=True, help="End trials early that are below the median of the earlier ones."),
+    click.option(
+        "--objective",
+        "objectives",
+        multiple=True,
+        type=click.Choice(list(OBJECTIVES)),
+        help="Greater is better (default sharpe); several with nsga2.",
+    ),
+    click.option("--min-trades", type=click.IntRange(0), default=1, show_default=True),
+    click.option(
+        "--validation",
+        type=click.Choice(["none", "holdout", "walk_forward", "k_fold", "combinatorial"]),
+        default="holdout",
+        show_default=True,
+        help="How parameters are judged on bars that did not choose them.",
+    ),
+    click.option("--folds", type=click.IntRange(2), help="Of walk_forward, k_fold, combinatorial (default 5)."),
+    click.option("--anchored", is_flag=True, help="walk_forward: search on all bars before each test."),
+    click.option("--test-share", type=float, help="holdout: share of the bars held back (default 0.25)."),
+    click.option("--purge", type=click.IntRange(0), help="Bars left out before each test (default 0)."),
+    click.option("--embargo", type=click.IntRange(0), help="Bars left out after each test (default 1 %)."),
+    click.option("--workers", type=click.IntRange(1), help="Processes at once (default: one per core)."),
+)
+"""Options of a search, shared by `run` and `submit`."""
 
 
 def _spec(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,12 +230,12 @@ def status(ctx: click.Context, id: object, watch: bool, as_json: bool) -> None:
     _show_job({**job, "result": None}, as_json, with_result=False)
 
 
-@optimize.command()
+@optimize.command("result")
 @click.argument("id", type=click.UUID)
 @click.option("--report", metavar="FILE", help="Write the HTML report there.")
 @as_json
 @click.pass_context
-def result(ctx: click.Context, id: object, report: str | None, as_json: bool) -> None:
+def result_(ctx: click.Context, id: object, report: str | None, as_json: bool) -> None:
     """Show the result of a submitted search. Exit 1 when there is none."""
     with gateway_of(ctx) as gateway:
         job = gateway.get(f"/optimizations/{id}")
@@ -284,89 +273,47 @@ def _show_job(job: dict[str, Any], as_json: bool, *, with_result: bool) -> None:
 
 
 # ── instances ────────────────────────────────────────────────────────────────────────────────────
+_instance = click.option(
+    "--instance", required=True, metavar="X", help="A strategy instance: fks strategies instances."
+)
+
+
+def _promoted(done: dict[str, Any], instance: str, **_: Any) -> None:
+    text = " ".join(f"{name}={value}" for name, value in done["params"].items() if value is not None)
+    click.echo(f"{instance} ({done['mode']}) runs version {done['version']} from the next bar on: {text}")
+    click.echo(f"undo: fks optimize rollback --instance {instance}")
+
+
 @optimize.command()
 @click.argument("id", type=click.UUID)
-@click.option("--instance", required=True, metavar="X", help="A strategy instance: fks strategies instances.")
+@_instance
 @click.option("--despite-findings", is_flag=True, help="Promote although the search names reasons against it.")
-@as_json
-@click.pass_context
-def promote(ctx: click.Context, id: Any, instance: str, despite_findings: bool, as_json: bool) -> None:
+@result("fks.promotion/1", _promoted)
+def promote(ctx: click.Context, id: Any, instance: str, despite_findings: bool) -> Any:
     """Give the best parameters of search ID to an instance as its next version; an instance on paper first.
 
     Only parameters change. A live instance takes them a day after one on a paper account did. 'rollback' undoes it.
     """
-    from fks.jobs.promotion import promote as promote_
+    from fks.jobs.promotion import promote
 
     catalogue = catalogue_of(ctx)
-
-    async def go(db: Database) -> dict[str, Any]:
-        return await promote_(db, catalogue, id, instance, by="optimize", despite_findings=despite_findings)
-
-    done = with_store(ctx, go)
-    emit(done, as_json=as_json, schema="fks.promotion/1")
-    if not as_json:
-        text = " ".join(f"{name}={value}" for name, value in done["params"].items() if value is not None)
-        click.echo(f"{instance} ({done['mode']}) runs version {done['version']} from the next bar on: {text}")
-        click.echo(f"undo: fks optimize rollback --instance {instance}")
+    return with_store(
+        ctx, lambda db: promote(db, catalogue, id, instance, by="optimize", despite_findings=despite_findings)
+    )
 
 
 @optimize.command()
-@click.option("--instance", required=True, metavar="X", help="A strategy instance: fks strategies instances.")
-@as_json
-@click.pass_context
-def rollback(ctx: click.Context, instance: str, as_json: bool) -> None:
+@_instance
+@result(
+    "fks.promotion/1",
+    "{instance} runs version {0[version]} from the next bar on, with the parameters of {0[back_to]}",
+)
+def rollback(ctx: click.Context, instance: str) -> Any:
     """Give an instance the parameters back that the ones in force replaced, as its next version."""
-    from fks.jobs.promotion import rollback as rollback_
+    from fks.jobs.promotion import rollback
 
     catalogue = catalogue_of(ctx)
-
-    async def go(db: Database) -> dict[str, Any]:
-        return await rollback_(db, catalogue, instance, by="optimize")
-
-    done = with_store(ctx, go)
-    emit(done, as_json=as_json, schema="fks.promotion/1")
-    if not as_json:
-        click.echo(
-            f"{instance} runs version {done['version']} from the next bar on, with the parameters of {done['back_to']}"
-        )
-
-
-@optimize.command()
-@click.argument("instance")
-@as_json
-@click.pass_context
-def versions(ctx: click.Context, instance: str, as_json: bool) -> None:
-    """List the versions of an instance's parameters with where they came from, newest first."""
-    from fks.model.timeframe import iso
-    from fks.store.strategies import StrategyStore
-
-    found = with_store(ctx, lambda db: StrategyStore(db).versions(instance))
-    rows = [
-        {
-            "version": one.version,
-            "created_at": iso(one.created_ns),
-            "by": one.changed_by,
-            "params": dict(one.params),
-            "provenance": None if one.provenance is None else dict(one.provenance),
-        }
-        for one in found
-    ]
-    emit(rows, as_json=as_json, schema="fks.versions/1")
-    if not as_json:
-        table(
-            (
-                (
-                    r["version"],
-                    time_of(str(r["created_at"])),
-                    r["by"],
-                    _params_of(dict(one.params)),
-                    _came_from(r["provenance"]),
-                )
-                for r, one in zip(rows, found, strict=True)
-            ),
-            ("VERSION", "SINCE", "BY", "PARAMETERS", "FROM"),
-            empty=f"no versions of {instance}",
-        )
+    return with_store(ctx, lambda db: rollback(db, catalogue, instance, by="optimize"))
 
 
 def _came_from(provenance: Any) -> str:
@@ -380,11 +327,54 @@ def _came_from(provenance: Any) -> str:
 
 
 @optimize.command()
+@click.argument("instance")
+@result(
+    "fks.versions/1",
+    {
+        "VERSION": "version",
+        "SINCE": at("created_at"),
+        "BY": "by",
+        "PARAMETERS": lambda row: _params_of(row["params"]),
+        "FROM": lambda row: _came_from(row["provenance"]),
+    },
+    empty=lambda instance: f"no versions of {instance}",
+)
+def versions(ctx: click.Context, instance: str) -> Any:
+    """List the versions of an instance's parameters with where they came from, newest first."""
+    from fks.model.timeframe import iso
+    from fks.store.strategies import StrategyStore
+
+    return [
+        {
+            "version": one.version,
+            "created_at": iso(one.created_ns),
+            "by": one.changed_by,
+            "params": dict(one.params),
+            "provenance": None if one.provenance is None else dict(one.provenance),
+        }
+        for one in with_store(ctx, lambda db: StrategyStore(db).versions(instance))
+    ]
+
+
+@optimize.command()
 @click.argument("symbol", required=False)
 @click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
-@as_json
-@click.pass_context
-def ledger(ctx: click.Context, symbol: str | None, limit: int, as_json: bool) -> None:
+@result(
+    "fks.ledger/1",
+    {
+        "RAN AT": at("ran_at"),
+        "KIND": "kind",
+        "STRATEGY": "strategy",
+        "SYMBOL": "symbol",
+        "TIMEFRAME": "timeframe",
+        "BARS": lambda row: f"{row['from'][:10]} to {row['to'][:10]}",
+        "TRIALS": "trials",
+        "BEST SHARPE": lambda row: f"{row['sharpe_best']:.2f}",
+        "FINGERPRINT": lambda row: row["inputs_hash"][:10],
+    },
+    empty="no searches or backtests on stored bars yet",
+)
+def ledger(ctx: click.Context, symbol: str | None, limit: int) -> Any:
     """List the searches and backtests that were run on stored bars (of SYMBOL), newest first.
 
     A search is deflated by the trials of all of them on its symbol whose bars overlap its own in time.
@@ -394,8 +384,7 @@ def ledger(ctx: click.Context, symbol: str | None, limit: int, as_json: bool) ->
     from fks.store.research_runs import ResearchRunStore
 
     name = None if symbol is None else folded(symbol)
-    found = with_store(ctx, lambda db: ResearchRunStore(db).list(name, limit=limit))
-    rows = [
+    return [
         {
             "ran_at": iso(ran_ns),
             "kind": run.kind,
@@ -410,26 +399,8 @@ def ledger(ctx: click.Context, symbol: str | None, limit: int, as_json: bool) ->
             "sharpe_mean": round(run.sharpe_mean, 4),
             "inputs_hash": run.fingerprint,
         }
-        for run, ran_ns in found
+        for run, ran_ns in with_store(ctx, lambda db: ResearchRunStore(db).list(name, limit=limit))
     ]
-    emit(rows, as_json=as_json, schema="fks.ledger/1")
-    if not as_json:
-        shown = ("kind", "strategy", "symbol", "timeframe")
-        table(
-            (
-                (
-                    time_of(str(row["ran_at"])),
-                    *(row[name] for name in shown),
-                    f"{str(row['from'])[:10]} to {str(row['to'])[:10]}",
-                    row["trials"],
-                    f"{row['sharpe_best']:.2f}",
-                    str(row["inputs_hash"])[:10],
-                )
-                for row in rows
-            ),
-            ("RAN AT", "KIND", "STRATEGY", "SYMBOL", "TIMEFRAME", "BARS", "TRIALS", "BEST SHARPE", "FINGERPRINT"),
-            empty="no searches or backtests on stored bars yet",
-        )
 
 
 # ── output ───────────────────────────────────────────────────────────────────────────────────────

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, paths_of, settings_of, table
+from fks.cli.base import Columns, as_json, emit, paths_of, result, settings_of, table
 from fks.cli.catalogue import catalogue_of, in_database, params_of
 from fks.cli.challengers import challengers
-from fks.cli.shown import time_of
+from fks.cli.shown import at, time_of
 from fks.cli.sizing import SIZE_HELP, SIZING_HELP, SizingType
 from fks.model.errors import FksError, InputError
 
 if TYPE_CHECKING:
     from fks.store.db import Database
-    from fks.store.strategies import Instance
+    from fks.store.strategies import Instance, StrategyStore
 
-T = TypeVar("T")
+_CHANGE = "fks.strategy.change/1"
 _WANTS = {-1.0: "short", 0.0: "flat", 1.0: "long"}
 
 
@@ -33,19 +33,20 @@ strategies.add_command(challengers)
 
 
 @strategies.command("list")
-@as_json
-@click.pass_context
-def list_(ctx: click.Context, as_json: bool) -> None:
+@result(
+    "fks.strategies/1",
+    {
+        "NAME": "name",
+        "FROM": "origin",
+        "STATE": lambda r: "broken" if r["error"] else "ok",
+        "WHAT": lambda r: r["error"] or r["summary"],
+    },
+)
+def list_(ctx: click.Context) -> Any:
     """List every strategy: built-in, installed, and your own files."""
     from fks.jobs.catalogue import catalogue_rows
 
-    rows = [_shown(row) for row in catalogue_rows(paths_of(ctx).strategies)]
-    emit(rows, as_json=as_json, schema="fks.strategies/1")
-    if not as_json:
-        table(
-            ((r["name"], r["origin"], "broken" if r["error"] else "ok", r["error"] or r["summary"]) for r in rows),
-            ("NAME", "FROM", "STATE", "WHAT"),
-        )
+    return [_shown(row) for row in catalogue_rows(paths_of(ctx).strategies)]
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,11 +141,18 @@ def _existing(file: Path) -> Path:
     return file.absolute()
 
 
+def _written(made: dict[str, str], name: str) -> None:
+    click.echo(f"wrote {made['file']}\n  and {made['test']}")
+    click.echo(
+        f"next: fks strategies check {name}; fks backtest run {name}; python -m pytest {made['test']} (needs pytest)"
+    )
+    click.echo(f"trade it on paper: fks up; fks strategies add my-{name} {name} --symbol BTC/USDT --account demo")
+
+
 @strategies.command()
 @click.argument("name")
-@as_json
-@click.pass_context
-def new(ctx: click.Context, name: str, as_json: bool) -> None:
+@result("fks.strategy-new/1", _written)
+def new(ctx: click.Context, name: str) -> Any:
     """Write a strategy file to start from, and tests for it, into this node's strategies folder."""
     from fks.jobs.catalogue import catalogue_rows
     from fks.strategies.template import TEMPLATE, TEST
@@ -165,48 +173,10 @@ def new(ctx: click.Context, name: str, as_json: bool) -> None:
     test.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(TEMPLATE.format(title=title, kind=kind, name=name))
     test.write_text(TEST.format(name=name, file=test))
-    emit({"name": name, "file": str(file), "test": str(test)}, as_json=as_json, schema="fks.strategy-new/1")
-    if not as_json:
-        click.echo(f"wrote {file}\n  and {test}")
-        click.echo(
-            f"next: fks strategies check {name}; fks backtest run {name}; python -m pytest {test} (needs pytest)"
-        )
-        click.echo(f"trade it on paper: fks up; fks strategies add my-{name} {name} --symbol BTC/USDT --account demo")
+    return {"name": name, "file": str(file), "test": str(test)}
 
 
 # ── instances ────────────────────────────────────────────────────────────────────────────────────
-@strategies.command()
-@as_json
-@click.pass_context
-def instances(ctx: click.Context, as_json: bool) -> None:
-    """List the instances that run, or would: symbol, parameters, state, last decided bar."""
-    from fks.store.strategies import StrategyStore
-
-    rows = in_database(ctx, lambda db: StrategyStore(db).list())
-    shown = [_instance(row) for row in rows]
-    emit(shown, as_json=as_json, schema="fks.instances/1")
-    if not as_json:
-        table(
-            (
-                (
-                    r["id"],
-                    r["strategy"],
-                    r["symbol"],
-                    r["timeframe"],
-                    r["venue"],
-                    _state_of(r),
-                    _WANTS.get(r["target"], ""),
-                    r["approval"],
-                    time_of(r["cursor"]),
-                    r["error"],
-                )
-                for r in shown
-            ),
-            ("ID", "STRATEGY", "SYMBOL", "TF", "VENUE", "STATE", "WANTS", "APPROVAL", "DECIDED TO", "ERROR"),
-            empty="no instances yet",
-        )
-
-
 def _instance(row: Instance) -> dict[str, Any]:
     from fks.model.timeframe import iso
 
@@ -241,10 +211,52 @@ def _state_of(shown: Mapping[str, Any]) -> str:
 
 
 @strategies.command()
+@result(
+    "fks.instances/1",
+    {
+        "ID": "id",
+        "STRATEGY": "strategy",
+        "SYMBOL": "symbol",
+        "TF": "timeframe",
+        "VENUE": "venue",
+        "STATE": _state_of,
+        "WANTS": lambda r: _WANTS.get(r["target"], ""),
+        "APPROVAL": "approval",
+        "DECIDED TO": at("cursor"),
+        "ERROR": "error",
+    },
+    empty="no instances yet",
+)
+def instances(ctx: click.Context) -> Any:
+    """List the instances that run, or would: symbol, parameters, state, last decided bar."""
+    from fks.store.strategies import StrategyStore
+
+    return [_instance(row) for row in in_database(ctx, lambda db: StrategyStore(db).list())]
+
+
+def _show_instance(shown: dict[str, Any], id: str) -> None:
+    click.echo(
+        f"{click.style(id, bold=True)} {shown['strategy']} v{shown['params_version']} on {shown['symbol']} "
+        f"{shown['timeframe']}: {_state_of(shown)}"
+    )
+    if shown["error"]:
+        click.echo(f"  {shown['error']}")
+    for item in shown["holds"]:
+        count = item["protections"]
+        guard = f"{count} protective order(s)" if count else "no stop-loss or take-profit"
+        click.echo(f"  holds {format(item['quantity'], 'f')} {item['symbol']} on {item['venue']}, {guard}")
+    if shown["crashes"]:
+        where = "a worker of its own" if shown["is_isolated"] else "the worker it shares"
+        click.echo(
+            f"  took its worker down {shown['crashes']} times, last {time_of(shown['crashed_at'])}; it runs in {where}"
+        )
+        click.echo(f"\n{shown['traceback'] or 'it left no traceback'}")
+
+
+@strategies.command()
 @click.argument("id")
-@as_json
-@click.pass_context
-def instance(ctx: click.Context, id: str, as_json: bool) -> None:
+@result("fks.instance/1", _show_instance)
+def instance(ctx: click.Context, id: str) -> Any:
     """Show one instance: state, crashes of its worker, the last traceback, holdings."""
     from fks.store.strategies import StrategyStore
 
@@ -254,31 +266,8 @@ def instance(ctx: click.Context, id: str, as_json: bool) -> None:
     row, held = in_database(ctx, read)
     if row is None:
         raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
-    shown = {
-        **_instance(row),
-        "traceback": row.traceback,
-        "holds": [
-            {"symbol": h.symbol, "quantity": h.quantity, "venue": h.venue, "protections": h.protections} for h in held
-        ],
-    }
-    emit(shown, as_json=as_json, schema="fks.instance/1")
-    if as_json:
-        return
-    click.echo(
-        f"{click.style(id, bold=True)} {row.strategy} v{row.params_version} on {row.symbol} {row.timeframe}: "
-        f"{_state_of(shown)}"
-    )
-    if row.error:
-        click.echo(f"  {row.error}")
-    for item in held:
-        guard = f"{item.protections} protective order(s)" if item.protections else "no stop-loss or take-profit"
-        click.echo(f"  holds {format(item.quantity, 'f')} {item.symbol} on {item.venue}, {guard}")
-    if row.crashes:
-        where = "a worker of its own" if row.is_isolated else "the worker it shares"
-        click.echo(
-            f"  took its worker down {row.crashes} times, last {time_of(shown['crashed_at'])}; it runs in {where}"
-        )
-        click.echo(f"\n{row.traceback or 'it left no traceback'}")
+    holds = [{"symbol": h.symbol, "quantity": h.quantity, "venue": h.venue, "protections": h.protections} for h in held]
+    return {**_instance(row), "traceback": row.traceback, "holds": holds}
 
 
 @strategies.command()
@@ -306,19 +295,10 @@ def instance(ctx: click.Context, id: str, as_json: bool) -> None:
     help="Most entries that one position may have (default: as many as the strategy makes).",
 )
 @click.option("--disabled", is_flag=True, help="Add it switched off.")
-@as_json
-@click.pass_context
+@result(_CHANGE, "added {id}")
 def add(
-    ctx: click.Context,
-    /,
-    id: str,
-    strategy: str,
-    pairs: tuple[str, ...],
-    size: str,
-    disabled: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+    ctx: click.Context, /, id: str, strategy: str, pairs: tuple[str, ...], size: str, disabled: bool, **options: Any
+) -> Any:
     """Add instance ID of STRATEGY; a running system starts it within a second. It is checked first."""
     from fks.jobs.instances import ensure_collected
     from fks.model.timeframe import check_timeframe
@@ -360,7 +340,7 @@ def add(
             f"instance {id!r} exists already, or there is no account {options['account']!r}",
             remedy="see 'fks strategies instances' and 'fks accounts list'",
         )
-    _show_change(f"added {id}", as_json, id=id, is_enabled=not disabled)
+    return {"id": id, "is_enabled": not disabled}
 
 
 def _positive(text: str) -> Decimal:
@@ -373,33 +353,23 @@ def _positive(text: str) -> Decimal:
     return value
 
 
-@strategies.command()
-@click.argument("id")
-@click.option("--since", metavar="TIME", help="From when on: 2h, 7d, or ISO (default: since its parameters hold).")
-@click.option("--each", is_flag=True, help="Show each step, not only those that differ.")
-@as_json
-@click.pass_context
-def drift(ctx: click.Context, id: str, since: str | None, each: bool, as_json: bool) -> None:
-    """Compare an instance's live signals and fills with a backtest on the same bars.
+def _made(quantity: str, price: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda step: "" if step[quantity] is None else f"{step[quantity]} @ {step[price]}"
 
-    A step is a fill that a decision led to. Slippage is positive where live paid more, or received less, than the
-    backtest. Steps that live did not make are shown with the reason: a denial code, or that the worker was away.
-    """
-    from fks.cli.events import moment
-    from fks.clock import RealClock
-    from fks.jobs.drift import run_drift
 
-    at = moment(since)
-    spec = {"instance": id, **({} if at is None else {"since": at.isoformat()})}
-    catalogue, settings = catalogue_of(ctx), settings_of(ctx)
+_STEP: Columns = {
+    "DECIDED": at("decided"),
+    "STEP": "role",
+    "SIDE": "side",
+    "DIFFERENCE": lambda step: "" if step["difference"] == "none" else step["difference"],
+    "BACKTEST": _made("expected_quantity", "expected_price"),
+    "LIVE": _made("quantity", "price"),
+    "BPS": lambda step: step["slippage_bps"] or "",
+    "WHY": "reason",
+}
 
-    async def compare(db: Database) -> dict[str, Any]:
-        return await run_drift(spec, db, settings, catalogue, now_ns=RealClock().now_ns())
 
-    found = in_database(ctx, compare)
-    emit(found, as_json=as_json, schema="fks.drift/1")
-    if as_json:
-        return
+def _show_drift(found: dict[str, Any], id: str, each: bool, **_: Any) -> None:
     click.echo(
         f"{click.style(id, bold=True)} {found['strategy']} v{found['params_version']} on {found['symbol']} "
         f"{found['timeframe']}, {found['bars']} bars from {time_of(found['from'])} to {time_of(found['to'])}"
@@ -416,85 +386,90 @@ def drift(ctx: click.Context, id: str, since: str | None, each: bool, as_json: b
         click.echo(click.style(f"  beyond the limit: {text}", fg="red"))
     shown = [step for step in found["steps"] if each or step["difference"] != "none"]
     if shown or each:
-        headers = ("DECIDED", "STEP", "SIDE", "DIFFERENCE", "BACKTEST", "LIVE", "BPS", "WHY")
-        table([_step(step) for step in shown], headers, empty="no step yet")
-
-
-def _step(step: Mapping[str, Any]) -> tuple[object, ...]:
-    def at(quantity: str | None, price: str | None) -> str:
-        return "" if quantity is None else f"{quantity} @ {price}"
-
-    return (
-        time_of(step["decided"]),
-        step["role"],
-        step["side"],
-        "" if step["difference"] == "none" else step["difference"],
-        at(step["expected_quantity"], step["expected_price"]),
-        at(step["quantity"], step["price"]),
-        step["slippage_bps"] or "",
-        step["reason"],
-    )
+        table(shown, _STEP, empty="no step yet")
 
 
 @strategies.command()
 @click.argument("id")
-@as_json
-@click.pass_context
-def enable(ctx: click.Context, id: str, as_json: bool) -> None:
+@click.option("--since", metavar="TIME", help="From when on: 2h, 7d, or ISO (default: since its parameters hold).")
+@click.option("--each", is_flag=True, help="Show each step, not only those that differ.")
+@result("fks.drift/1", _show_drift)
+def drift(ctx: click.Context, id: str, since: str | None, each: bool) -> Any:
+    """Compare an instance's live signals and fills with a backtest on the same bars.
+
+    A step is a fill that a decision led to. Slippage is positive where live paid more, or received less, than the
+    backtest. Steps that live did not make are shown with the reason: a denial code, or that the worker was away.
+    """
+    from fks.cli.events import moment
+    from fks.clock import RealClock
+    from fks.jobs.drift import run_drift
+
+    at = moment(since)
+    spec = {"instance": id, **({} if at is None else {"since": at.isoformat()})}
+    catalogue, settings = catalogue_of(ctx), settings_of(ctx)
+
+    async def compare(db: Database) -> dict[str, Any]:
+        return await run_drift(spec, db, settings, catalogue, now_ns=RealClock().now_ns())
+
+    return in_database(ctx, compare)
+
+
+@strategies.command()
+@click.argument("id")
+@result(_CHANGE, "{id} is on")
+def enable(ctx: click.Context, id: str) -> Any:
     """Switch an instance on; a crashed one starts again, an isolated one returns to its shard."""
-    _switch(ctx, id, True, as_json)
+    return _change(ctx, id, lambda store: store.set_enabled(id, True), is_enabled=True)
 
 
 @strategies.command()
 @click.argument("id")
-@as_json
-@click.pass_context
-def disable(ctx: click.Context, id: str, as_json: bool) -> None:
+@result(_CHANGE, "{id} is off")
+def disable(ctx: click.Context, id: str) -> Any:
     """Switch an instance off, or acknowledge a DISABLED one. It sends no more signals; its position stays."""
-    _switch(ctx, id, False, as_json)
+    return _change(ctx, id, lambda store: store.set_enabled(id, False), is_enabled=False)
 
 
-def _switch(ctx: click.Context, id: str, is_enabled: bool, as_json: bool) -> None:
+def _change(
+    ctx: click.Context, id: str, work: Callable[[StrategyStore], Awaitable[bool]], **changed: object
+) -> dict[str, object]:
+    """Return the fields that `work` changed. Errors: InputError when there is no such instance."""
     from fks.store.strategies import StrategyStore
 
-    if not in_database(ctx, lambda db: StrategyStore(db).set_enabled(id, is_enabled)):
+    if not in_database(ctx, lambda db: work(StrategyStore(db))):
         raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
-    _show_change(f"{id} is {'on' if is_enabled else 'off'}", as_json, id=id, is_enabled=is_enabled)
+    return {"id": id, **changed}
 
 
-def _show_change(text: str, as_json: bool, **fields: Any) -> None:
-    """Print what was changed: one line, or the instance's changed fields as JSON."""
-    emit(fields, as_json=as_json, schema="fks.strategy.change/1")
-    if not as_json:
-        click.echo(text)
+_APPROVAL = {
+    "auto": "signals go out at once",
+    "manual": "entries wait for fks signals approve",
+    "all": "signals wait for fks signals approve",
+}
 
 
 @strategies.command()
 @click.argument("id")
-@click.argument("by", type=click.Choice(["auto", "manual", "all"]))
-@as_json
-@click.pass_context
-def approval(ctx: click.Context, id: str, by: str, as_json: bool) -> None:
+@click.argument("by", type=click.Choice(list(_APPROVAL)))
+@result(_CHANGE, lambda _, id, by: f"{id}: {_APPROVAL[by]} from the next bar on")
+def approval(ctx: click.Context, id: str, by: str) -> Any:
     """Set the approval of instance ID: at once (auto), by a person for entries (manual), or for exits too (all)."""
-    from fks.store.strategies import StrategyStore
+    return _change(ctx, id, lambda store: store.set_approval(id, by), approval=by)
 
-    if not in_database(ctx, lambda db: StrategyStore(db).set_approval(id, by)):
-        raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
-    which = {
-        "auto": "signals go out at once",
-        "manual": "entries wait for fks signals approve",
-        "all": "signals wait for fks signals approve",
-    }
-    _show_change(f"{id}: {which[by]} from the next bar on", as_json, id=id, approval=by)
+
+def _show_set(changed: dict[str, Any], id: str, pairs: tuple[str, ...], pyramiding: int | None) -> None:
+    if pyramiding is not None:
+        click.echo(f"{id}: a position may have {pyramiding} {'entry' if pyramiding == 1 else 'entries'}")
+    if pairs:
+        click.echo(f"{id} runs version {changed['params_version']} from the next bar on")
 
 
 @strategies.command("set")
 @click.argument("id")
 @click.argument("pairs", nargs=-1, metavar="[NAME=VALUE…]")
 @click.option("--pyramiding", type=click.IntRange(1), help="Most entries that one position may have, from now on.")
-@as_json
-@click.pass_context
-def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | None, as_json: bool) -> None:
+@result(_CHANGE, _show_set)
+def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | None) -> Any:
     """Give an instance new parameters as its next version, from the next bar on; or another pyramiding, at once.
 
     New parameters are refused while an order that enters is open, or a signal to enter waits.
@@ -525,11 +500,5 @@ def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | 
                 )
             return await change_params(tx, row, made.model_dump(mode="json"), by="cli")
 
-    version = in_database(ctx, update)
-    lines = []
-    if pyramiding is not None:
-        lines.append(f"{id}: a position may have {pyramiding} {'entry' if pyramiding == 1 else 'entries'}")
-    if pairs:
-        lines.append(f"{id} runs version {version} from the next bar on")
-    changed = {} if pyramiding is None else {"pyramiding": pyramiding}
-    _show_change("\n".join(lines), as_json, id=id, params_version=version, **changed)
+    changed = {"id": id, "params_version": in_database(ctx, update)}
+    return changed if pyramiding is None else {**changed, "pyramiding": pyramiding}

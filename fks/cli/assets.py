@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, settings_of, table
+from fks.cli.base import options, result, settings_of
 from fks.model.timeframe import iso, to_ns
 
 if TYPE_CHECKING:
     from fks.history.assets import AssetSelection, Choice
     from fks.store.db import Database
-
-C = TypeVar("C", bound=Callable[..., Any])
 
 
 @click.group()
@@ -22,36 +20,44 @@ def assets() -> None:
     """List, enable, disable and add collected symbols."""
 
 
-def _choosing(command: C) -> C:
-    """Add the arguments for symbols and their collection to a command."""
-    for add in (
-        as_json,
-        click.option("--channel", "channels", multiple=True, help="trades, quotes, book; may be repeated."),
-        click.option(
-            "--history",
-            type=click.IntRange(0, 7300),
-            metavar="DAYS",
-            help="Days to fetch (default: data.history_days).",
-        ),
-        click.option(
-            "--timeframe",
-            "-t",
-            "timeframes",
-            multiple=True,
-            help="Bars to build (default: data.timeframes); may be repeated.",
-        ),
-        click.option("--exchange", "-e", help="Which exchange (default: data.exchange, or the one that lists it)."),
-        click.argument("symbols", nargs=-1, required=True),
-    ):
-        command = add(command)
-    return command
+_exchange = click.option("--exchange", "-e", help="Which exchange (default: data.exchange, or the one that lists it).")
+_choosing = options(
+    click.argument("symbols", nargs=-1, required=True),
+    _exchange,
+    click.option(
+        "--timeframe",
+        "-t",
+        "timeframes",
+        multiple=True,
+        help="Bars to build (default: data.timeframes); may be repeated.",
+    ),
+    click.option(
+        "--history",
+        type=click.IntRange(0, 7300),
+        metavar="DAYS",
+        help="Days to fetch (default: data.history_days).",
+    ),
+    click.option("--channel", "channels", multiple=True, help="trades, quotes, book; may be repeated."),
+)
+_assets = result(
+    "fks.assets/2",
+    {
+        "EXCHANGE": "exchange",
+        "SYMBOL": "symbol",
+        "NAME": "name",
+        "COLLECTED": lambda row: "yes" if row["is_enabled"] else "no",
+        "STATUS": "status",
+        "TIMEFRAMES": lambda row: " ".join(row.get("timeframes") or ()) or "as set",
+        "TRADING": lambda row: "yes" if row["is_trading"] else "no",
+    },
+    empty="none yet: 'fks assets enable BTCUSDT'",
+)
 
 
 @assets.command("list")
 @click.option("--all", "is_all", is_flag=True, help="Show what the exchange lists, not only what was chosen.")
-@as_json
-@click.pass_context
-def list_(ctx: click.Context, is_all: bool, as_json: bool) -> None:
+@_assets
+def list_(ctx: click.Context, is_all: bool) -> Any:
     """List assets, whether they are collected, and their state."""
     from fks.cli.data.store import with_store
     from fks.store.assets import AssetStore
@@ -74,63 +80,55 @@ def list_(ctx: click.Context, is_all: bool, as_json: bool) -> None:
             if (item.exchange, item.symbol) not in known
         ]
 
-    _show(with_store(ctx, work), as_json)
+    return with_store(ctx, work)
 
 
 @assets.command()
 @_choosing
-@click.pass_context
-def enable(ctx: click.Context, /, as_json: bool, symbols: tuple[str, ...], **how: Any) -> None:
+@_assets
+def enable(ctx: click.Context, /, **how: Any) -> Any:
     """Collect SYMBOLS and fetch their history. A running system begins within seconds. Safe to repeat."""
-    _decide(ctx, as_json, _choice(symbols, **how), lambda selection, choice: selection.enable(choice))
+    return _decide(ctx, lambda selection, choice: selection.enable(choice), **how)
 
 
 @assets.command()
 @click.argument("symbols", nargs=-1, required=True)
-@click.option("--exchange", "-e", help="Which exchange (default: data.exchange, or the one that lists it).")
-@as_json
-@click.pass_context
-def disable(ctx: click.Context, symbols: tuple[str, ...], exchange: str | None, as_json: bool) -> None:
+@_exchange
+@_assets
+def disable(ctx: click.Context, /, **how: Any) -> Any:
     """Stop collecting SYMBOLS. Stored data stays."""
-    _decide(ctx, as_json, _choice(symbols, exchange), lambda selection, choice: selection.disable(choice))
+    return _decide(ctx, lambda selection, choice: selection.disable(choice), **how)
 
 
 @assets.command()
 @_choosing
-@click.pass_context
-def add(ctx: click.Context, /, as_json: bool, symbols: tuple[str, ...], **how: Any) -> None:
+@_assets
+def add(ctx: click.Context, /, **how: Any) -> Any:
     """Add SYMBOLS to the list without collecting them yet; existing entries stay."""
-    _decide(ctx, as_json, _choice(symbols, **how), lambda selection, choice: selection.add(choice))
-
-
-def _choice(
-    symbols: Sequence[str],
-    exchange: str | None = None,
-    timeframes: Sequence[str] = (),
-    history: int | None = None,
-    channels: Sequence[str] = (),
-) -> Choice:
-    from fks.history.assets import Choice
-
-    return Choice(tuple(symbols), exchange, tuple(timeframes) or None, history, tuple(channels) or None)
+    return _decide(ctx, lambda selection, choice: selection.add(choice), **how)
 
 
 def _decide(
     ctx: click.Context,
-    as_json: bool,
-    choice: Choice,
-    one: Callable[[AssetSelection, Choice], Awaitable[list[dict[str, Any]]]],
-) -> None:
+    change: Callable[[AssetSelection, Choice], Awaitable[list[dict[str, Any]]]],
+    *,
+    symbols: tuple[str, ...],
+    exchange: str | None,
+    timeframes: tuple[str, ...] = (),
+    history: int | None = None,
+    channels: tuple[str, ...] = (),
+) -> list[dict[str, Any]]:
     from fks.cli.data.store import with_store
     from fks.exchanges.registry import EXCHANGES
-    from fks.history.assets import AssetSelection
+    from fks.history.assets import AssetSelection, Choice
 
     data = settings_of(ctx).data
+    choice = Choice(symbols, exchange, timeframes or None, history, channels or None)
 
     async def work(db: Database) -> list[dict[str, Any]]:
-        return [_plain(row) for row in await one(AssetSelection(db, data, EXCHANGES), choice)]
+        return [_plain(row) for row in await change(AssetSelection(db, data, EXCHANGES), choice)]
 
-    _show(with_store(ctx, work), as_json)
+    return with_store(ctx, work)
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -141,25 +139,3 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
         "last_price": None if price is None else format(price, "f"),
         "updated_at": iso(to_ns(row["updated_at"])),
     }
-
-
-def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
-    emit(rows, as_json=as_json, schema="fks.assets/2")
-    if as_json:
-        return
-    table(
-        (
-            (
-                row["exchange"],
-                row["symbol"],
-                row["name"],
-                "yes" if row["is_enabled"] else "no",
-                row["status"],
-                " ".join(row.get("timeframes") or ()) or "as set",
-                "yes" if row["is_trading"] else "no",
-            )
-            for row in rows
-        ),
-        ("EXCHANGE", "SYMBOL", "NAME", "COLLECTED", "STATUS", "TIMEFRAMES", "TRADING"),
-        empty="none yet: 'fks assets enable BTCUSDT'",
-    )

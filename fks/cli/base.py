@@ -165,7 +165,7 @@ def options(*given: Command) -> Command:
 
 def result(
     schema: str,
-    text: Text,
+    text: Text | None = None,
     *,
     items: str = "items",
     empty: str | Callable[..., str] = "nothing yet",
@@ -175,15 +175,17 @@ def result(
     """Make a command of a function of the context and the options that returns a document: it is printed as JSON with
     --json, else as `text`.
 
-    Columns show the document itself, or its field `items`; `empty`, text or a function of the options, is printed when
-    there are none. `err` sends a line to stderr. The exit code is FAILED for a document that has `failed`. A group
-    shows its document when it is called without a command.
+    Columns show the document itself, or its field `items`; without `text` the fields of the items are the columns.
+    `empty`, text or a function of the options, is printed when there are no items. `err` sends a line to stderr. The
+    exit code is FAILED for a document that has `failed`. A group shows its document when it is called without a
+    command.
     """
 
     def show(found: Any, options: Mapping[str, Any]) -> None:
-        if isinstance(text, Mapping):
+        if text is None or isinstance(text, Mapping):
             rows = found[items] if isinstance(found, Mapping) else found
-            table(rows, text, empty=empty if isinstance(empty, str) else empty(**options))
+            columns = {name.upper().replace("_", " "): name for name in rows[0]} if text is None and rows else text
+            table(rows, columns or {}, empty=empty if isinstance(empty, str) else empty(**options))
             return
         line = text.format(found, **options) if isinstance(text, str) else text(found, **options)
         if line is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from fks.cli.base import as_json, emit, home_of, table
-from fks.model.errors import ConfigError, InputError
+from fks.cli.base import as_json, emit, home_of, result, table
+from fks.cli.client import Gateway, OwnGateway, gateway_of, gateway_result
+from fks.model.errors import ConfigError, FksError, InputError
 
 why = click.option("--why", required=True, metavar="TEXT", help="The reason, kept with the version.")
 
@@ -28,12 +30,11 @@ def show(ctx: click.Context, prefix: str, changed: bool, as_json: bool) -> None:
 
     A value that was changed at run time wins: FROM then names the version, and the file's value.
     """
-    from fks.cli.runtime import version_of
     from fks.config.load import load, sections
     from fks.config.runtime import overlay
 
     loaded = load(home_of(ctx))
-    number, runtime = version_of(loaded.settings.home)
+    number, runtime = _version_of(loaded.settings.home)
     effective = overlay(loaded.settings, runtime, f"runtime version {number}")
     rows: list[dict[str, Any]] = []
     for section, model in sections().items():
@@ -100,16 +101,17 @@ def check(ctx: click.Context, as_json: bool) -> None:
 
 @config.command()
 @click.argument("prefix", default="")
-@as_json
-@click.pass_context
-def keys(ctx: click.Context, prefix: str, as_json: bool) -> None:
+@result(
+    "fks.config.keys/1",
+    {"KEY": "key", "RESTARTS": lambda row: _parts(row["parts"])},
+    items="keys",
+    empty="no such key",
+)
+def keys(ctx: click.Context, prefix: str) -> Any:
     """List what can change while the system runs, and which parts are restarted for it, one at a time."""
     from fks.config.runtime import CHANGEABLE
 
-    rows = [{"key": key, "parts": list(parts)} for key, parts in CHANGEABLE.items() if key.startswith(prefix)]
-    emit({"keys": rows}, as_json=as_json, schema="fks.config.keys/1")
-    if not as_json:
-        table([(row["key"], _parts(row["parts"])) for row in rows], ("KEY", "RESTARTS"), empty="no such key")
+    return {"keys": [{"key": key, "parts": list(of)} for key, of in CHANGEABLE.items() if key.startswith(prefix)]}
 
 
 @config.command("set")
@@ -125,11 +127,9 @@ def set_(ctx: click.Context, pairs: tuple[str, ...], why: str, as_json: bool) ->
     fks config set risk.notional_max_order 5000 --why "smaller until Monday"
     fks config set venue.sweep_s 30 venue.order_timeout_s 4 --why "a slow venue"
     """
-    from fks.cli.runtime import change
-
     if len(pairs) % 2:
         raise InputError(f"{pairs[-1]} has no value", remedy="give KEY VALUE, as often as you like")
-    change(ctx, {"set": dict(zip(pairs[::2], pairs[1::2], strict=True))}, why, as_json=as_json)
+    _change(ctx, {"set": dict(zip(pairs[::2], pairs[1::2], strict=True))}, why, as_json=as_json)
 
 
 @config.command()
@@ -139,9 +139,7 @@ def set_(ctx: click.Context, pairs: tuple[str, ...], why: str, as_json: bool) ->
 @click.pass_context
 def unset(ctx: click.Context, keys: tuple[str, ...], why: str, as_json: bool) -> None:
     """Return keys to their values in fks.toml."""
-    from fks.cli.runtime import change
-
-    change(ctx, {"unset": list(keys)}, why, as_json=as_json)
+    _change(ctx, {"unset": list(keys)}, why, as_json=as_json)
 
 
 @config.command()
@@ -151,32 +149,45 @@ def unset(ctx: click.Context, keys: tuple[str, ...], why: str, as_json: bool) ->
 @click.pass_context
 def rollback(ctx: click.Context, version: int, why: str, as_json: bool) -> None:
     """Go back to the values of VERSION (0: the files alone), as a new version."""
-    from fks.cli.runtime import change
-
-    change(ctx, {"rollback_to": version}, why, as_json=as_json)
+    _change(ctx, {"rollback_to": version}, why, as_json=as_json)
 
 
 @config.command()
 @click.option("--limit", "-n", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many.")
-@as_json
-@click.pass_context
-def history(ctx: click.Context, limit: int, as_json: bool) -> None:
+@gateway_result(
+    "fks.config.history/1",
+    {
+        "VERSION": "version",
+        "STATE": "state",
+        "MADE": lambda item: item["created_at"][:19],
+        "BY": "changed_by",
+        "CHANGES": lambda item: _summary(item),
+        "WHY": "reason",
+        "ERROR": "error",
+    },
+    empty="nothing was changed at run time: the files are in force",
+)
+def history(gateway: Gateway, limit: int) -> Any:
     """List the versions of the settings: what changed, by which person, the reason, the result."""
-    from fks.cli.runtime import history as listed
+    return gateway.get("/config/versions", limit=limit)["items"]
 
-    listed(ctx, limit, as_json=as_json)
+
+def _show_diff(found: dict[str, Any], **_: Any) -> None:
+    _print_changes(found["changes"])
+    if not found["changes"]:
+        click.echo("they are the same")
 
 
 @config.command()
 @click.argument("before", type=click.IntRange(0))
 @click.argument("after", type=click.IntRange(0))
-@as_json
-@click.pass_context
-def diff(ctx: click.Context, before: int, after: int, as_json: bool) -> None:
+@gateway_result("fks.config.diff/1", _show_diff)
+def diff(gateway: Gateway, before: int, after: int) -> Any:
     """Show the differences between two versions (0: the files alone)."""
-    from fks.cli.runtime import diff as differing
+    from fks.config.runtime import difference
 
-    differing(ctx, before, after, as_json=as_json)
+    changes = difference(_values(gateway, before), _values(gateway, after))
+    return {"before": before, "after": after, "changes": changes}
 
 
 @config.command()
@@ -205,3 +216,58 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+# ── run time ─────────────────────────────────────────────────────────────────────────────────────
+def _version_of(home: Path) -> tuple[int, dict[str, Any]]:
+    """Return (version, values) of this node: from the gateway when it runs, else from the node's copy."""
+    from fks.config.paths import Paths
+    from fks.store.runtime_config import read_copy
+
+    paths = Paths.of(home)
+    try:
+        with OwnGateway(paths) as gateway:
+            found = gateway.get("/config")
+        return int(found["version"]), dict(found["values"])
+    except (FksError, OSError):
+        pass
+    try:
+        return read_copy(paths)
+    except ConfigError:
+        return 0, {}
+
+
+def _change(ctx: click.Context, wanted: dict[str, Any], why: str, *, as_json: bool) -> None:
+    """Make a version and watch it until it is in force. Errors: FksError when it did not take and was undone."""
+    from fks.cli.operation import follow
+
+    with gateway_of(ctx) as gateway:
+        base = gateway.get("/config")["version"]
+        made = gateway.post("/config/versions", {**wanted, "reason": why, "base_version": base})
+        if not as_json:
+            _print_changes(made["changes"])
+        follow(gateway, made["operation"], is_quiet=as_json)
+        found = gateway.get(f"/config/versions/{made['version']}")
+    emit(found, as_json=as_json, schema="fks.config.version/1")
+    if not as_json:
+        click.echo(f"version {found['version']} is in force")
+
+
+def _values(gateway: Gateway, version: int) -> dict[str, Any]:
+    return dict(gateway.get(f"/config/versions/{version}")["values"]) if version else {}
+
+
+def _print_changes(changes: dict[str, dict[str, Any]]) -> None:
+    for key, change in changes.items():
+        click.echo(f"{key}: {_run_time_value(change['from'])} → {_run_time_value(change['to'])}")
+
+
+def _summary(item: dict[str, Any]) -> str:
+    back = f"back to {item['rolls_back_to']}: " if item["kind"] == "rollback" else ""
+    return back + ", ".join(f"{key} = {_run_time_value(change['to'])}" for key, change in item["changes"].items())
+
+
+def _run_time_value(value: Any) -> str:
+    if value is None:
+        return "as in the file"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

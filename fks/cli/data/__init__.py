@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, table
+from fks.cli.base import as_json, emit, result, table
 from fks.cli.data import features as data_features
 from fks.cli.data import files as data_files
 from fks.cli.data import quality as data_quality
 from fks.cli.data import quarantine as data_quarantine
 from fks.cli.data import splits as data_splits
 from fks.cli.data import sync as data_sync
-from fks.cli.data.store import is_symbol, progress, show, with_store
+from fks.cli.data.store import is_symbol, progress, with_store
 from fks.model.timeframe import iso
 
 if TYPE_CHECKING:
@@ -41,34 +41,36 @@ def sample(ctx: click.Context, as_json: bool) -> None:
     start = time.monotonic()
     with progress(f"{tape.symbol} {tape.timeframe}", is_shown=not as_json) as report:
         loaded = with_store(ctx, lambda db: load_tape(db, tape, report), create=True)
-    took_s = time.monotonic() - start
-    first, last = iso(int(tape.time_ns[0])), iso(int(tape.time_ns[-1]))
-    emit(
-        {
-            "symbol": tape.symbol,
-            "exchange": tape.exchange,
-            "source": tape.source,
-            "licence": tape.licence,
-            "oldest": first,
-            "newest": last,
-            "seconds": round(took_s, 2),
-            "series": [{"timeframe": name, "candles": rows, "changed": new} for name, (rows, new) in loaded.items()],
-        },
-        as_json=as_json,
-        schema="fks.files.sample/1",
-    )
+    document: dict[str, Any] = {
+        "symbol": tape.symbol,
+        "exchange": tape.exchange,
+        "source": tape.source,
+        "licence": tape.licence,
+        "oldest": iso(int(tape.time_ns[0])),
+        "newest": iso(int(tape.time_ns[-1])),
+        "seconds": round(time.monotonic() - start, 2),
+        "series": [{"timeframe": name, "candles": rows, "changed": new} for name, (rows, new) in loaded.items()],
+    }
+    emit(document, as_json=as_json, schema="fks.files.sample/1")
     if not as_json:
-        table(((name, rows, new) for name, (rows, new) in loaded.items()), ("TIMEFRAME", "BARS", "NEW"))
-        click.echo(f"{tape.symbol} {first} to {last} in {took_s:.1f} s; source: {tape.source} ({tape.licence})")
+        table(document["series"], {"TIMEFRAME": "timeframe", "BARS": "candles", "NEW": "changed"})
+        click.echo(
+            f"{document['symbol']} {document['oldest']} to {document['newest']} in {document['seconds']:.1f} s; "
+            f"source: {document['source']} ({document['licence']})"
+        )
         click.echo("try: fks backtest run sma_cross --symbol BTC/USDT --timeframe 5m")
 
 
 # ── status ───────────────────────────────────────────────────────────────────────────────────────
 @data.command()
 @click.argument("symbol", required=False)
-@as_json
-@click.pass_context
-def status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
+@result(
+    "fks.data.status/1",
+    empty=lambda symbol: (
+        f"nothing is stored of {symbol}" if symbol else "nothing stored yet: 'fks data sample' loads three real months"
+    ),
+)
+def status(ctx: click.Context, symbol: str | None) -> Any:
     """Show what is stored: bars, oldest, newest and range of each series, and the state of its sync."""
 
     async def work(db: Database) -> list[dict[str, Any]]:
@@ -100,10 +102,7 @@ def status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
             if is_symbol(symbol, one.symbol, one.exchange)
         ]
 
-    empty = (
-        f"nothing is stored of {symbol}" if symbol else "nothing stored yet: 'fks data sample' loads three real months"
-    )
-    show(with_store(ctx, work), as_json, "fks.data.status/1", empty)
+    return with_store(ctx, work)
 
 
 def _range(oldest_ns: int | None, newest_ns: int | None) -> str | None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit
-from fks.cli.data.store import csv_rows, show, with_store
+from fks.cli.base import result
+from fks.cli.data.store import csv_rows, with_store
 from fks.model.errors import InputError
 from fks.model.timeframe import iso, to_ns
 
@@ -26,9 +26,8 @@ _OTHERS = ("feature", "symbol", "source")
 @click.argument("name", required=False)
 @click.option("--symbol", help="With --remove: only the values of this symbol.")
 @click.option("--remove", "is_removed", is_flag=True, help="Delete the column NAME for good.")
-@as_json
-@click.pass_context
-def features(ctx: click.Context, name: str | None, symbol: str | None, is_removed: bool, as_json: bool) -> None:
+@result("fks.data.features/1", empty="no column is stored")
+def features(ctx: click.Context, name: str | None, symbol: str | None, is_removed: bool) -> Any:
     """Show the columns that strategies can read beside bars, all or NAME, with their stored rows.
 
     docs/write-a-strategy.md shows how a strategy reads one.
@@ -44,7 +43,7 @@ def features(ctx: click.Context, name: str | None, symbol: str | None, is_remove
             raise InputError(f"there is no column {name}", code="FEATURE_UNKNOWN", remedy="see 'fks data features'")
         return await store.list(name)
 
-    shown = [
+    return [
         {
             "feature": row["feature"],
             "symbol": row["symbol"] or None,
@@ -56,16 +55,14 @@ def features(ctx: click.Context, name: str | None, symbol: str | None, is_remove
         }
         for row in with_store(ctx, work)
     ]
-    show(shown, as_json, "fks.data.features/1", "no column is stored")
 
 
 @click.command("import-features")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--feature", default="", help="Name of the column, where the file has no column `feature`.")
 @click.option("--symbol", default="", help="Of this symbol, where the file does not say it; none: of every symbol.")
-@as_json
-@click.pass_context
-def import_features(ctx: click.Context, file: Path, feature: str, symbol: str, as_json: bool) -> None:
+@result("fks.data.import_features/1", lambda done, **_: f"{done['rows']:,} rows read, {done['new']:,} are new")
+def import_features(ctx: click.Context, file: Path, feature: str, symbol: str) -> Any:
     """Import values of own columns from a csv FILE with time, known_at and value: all rows, or none.
 
     `time` is the time that a value is of, `known_at` the moment from which on it could be read, both ISO 8601, UTC
@@ -79,10 +76,7 @@ def import_features(ctx: click.Context, file: Path, feature: str, symbol: str, a
 
         return await add_features(db, values)
 
-    added = with_store(ctx, work)
-    emit({"rows": len(values), "new": added}, as_json=as_json, schema="fks.data.import_features/1")
-    if not as_json:
-        click.echo(f"{len(values):,} rows read, {added:,} are new")
+    return {"rows": len(values), "new": with_store(ctx, work)}
 
 
 def _values(file: Path, feature: str, symbol: str) -> Iterator[FeatureValue]:

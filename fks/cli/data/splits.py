@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json
-from fks.cli.data.store import csv_rows, show, with_store
+from fks.cli.base import result
+from fks.cli.data.store import csv_rows, with_store
 from fks.model.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,16 +29,10 @@ _OTHERS = ("exchange", "source", "kind")
     "--add", "added", multiple=True, metavar="DAY=RATIO", help="Add a split: 2020-08-31=4:1. May be repeated."
 )
 @click.option("--remove", "removed", multiple=True, metavar="DAY", help="Remove the split of a day. May be repeated.")
-@as_json
-@click.pass_context
+@result("fks.data.splits/1", empty="no split is known")
 def splits(
-    ctx: click.Context,
-    symbol: str | None,
-    exchange: str,
-    added: tuple[str, ...],
-    removed: tuple[str, ...],
-    as_json: bool,
-) -> None:
+    ctx: click.Context, symbol: str | None, exchange: str, added: tuple[str, ...], removed: tuple[str, ...]
+) -> Any:
     """Show the known splits of SYMBOL, or of all; add and remove some.
 
     DAY is the first on which the new shares are traded, RATIO the new ones for each old one; 1:1 says that the price
@@ -73,15 +67,14 @@ def splits(
             await store.put(list(every.values()))
             return await store.listed(found.exchange, found.symbol)
 
-    _show(with_store(ctx, work), as_json)
+    return _shown(with_store(ctx, work))
 
 
 @click.command("import-events")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--exchange", default="", help="Of this exchange, where the file does not say it.")
-@as_json
-@click.pass_context
-def import_events(ctx: click.Context, file: Path, exchange: str, as_json: bool) -> None:
+@result("fks.data.splits/1", empty="no split is known")
+def import_events(ctx: click.Context, file: Path, exchange: str) -> Any:
     """Import splits from a csv FILE with the columns symbol, day and ratio: all of them, or none.
 
     Further columns that are read: exchange, source, and kind, which may be split. A symbol has to be stored, or its
@@ -107,7 +100,7 @@ def import_events(ctx: click.Context, file: Path, exchange: str, as_json: bool) 
         await CorporateActionStore(db).put(list(every.values()))
         return list(every.values())
 
-    _show(with_store(ctx, work), as_json)
+    return _shown(with_store(ctx, work))
 
 
 def _rows(file: Path, exchange: str) -> Iterator[ListedSplit]:
@@ -128,8 +121,8 @@ def _rows(file: Path, exchange: str) -> Iterator[ListedSplit]:
         yield ListedSplit(place.lower(), values["symbol"], split, values["source"] or file.name)
 
 
-def _show(rows: list[ListedSplit], as_json: bool) -> None:
-    shown = [
+def _shown(rows: list[ListedSplit]) -> list[dict[str, Any]]:
+    return [
         {
             "symbol": row.symbol,
             "exchange": row.exchange,
@@ -139,4 +132,3 @@ def _show(rows: list[ListedSplit], as_json: bool) -> None:
         }
         for row in rows
     ]
-    show(shown, as_json, "fks.data.splits/1", "no split is known")

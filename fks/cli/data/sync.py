@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import FAILED, NOT_RUNNING, as_json, settings_of
+from fks.cli.base import FAILED, NOT_RUNNING, as_json, result, settings_of
 from fks.cli.data.store import Report, exchange_of, is_symbol, node_of, parse_series, progress, show, with_store
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.timeframe import iso, to_ns
@@ -271,15 +271,17 @@ async def _round(ctx: click.Context, db: Database) -> None:
 
 @sync.command("status")
 @click.argument("symbol", required=False)
-@as_json
-@click.pass_context
-def sync_status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
+@result(
+    "fks.data.sync.status/1",
+    empty=lambda symbol: f"no sync of {symbol}" if symbol else "no sync yet: 'fks data init BTCUSDT'",
+)
+def sync_status(ctx: click.Context, symbol: str | None) -> Any:
     """Show how syncs stand: pending, running (and how far), done, failed (and why)."""
     from fks.bars.aggregate import length_of
     from fks.store.sync import SyncStore
 
     rows = with_store(ctx, lambda db: SyncStore(db).all())
-    shown = [
+    return [
         {
             "symbol": row["symbol"],
             "timeframe": row["timeframe"],
@@ -296,8 +298,6 @@ def sync_status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
         for row in sorted(rows, key=lambda row: (row["symbol"], length_of(row["timeframe"])))
         if is_symbol(symbol, row["symbol"], row["exchange"])
     ]
-    empty = f"no sync of {symbol}" if symbol else "no sync yet: 'fks data init BTCUSDT'"
-    show(shown, as_json, "fks.data.sync.status/1", empty)
 
 
 def _iso(moment: Any) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fks.cli.node_logs import OtherNodes, line_of
+from fks.cli.logs import OtherNodes, line_of
 from fks.config.paths import Paths
 from fks.monitor.logs import Wanted
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, paths_of, table
+from fks.cli.base import Columns, as_json, emit, paths_of, result, table
 
 if TYPE_CHECKING:
     from fks.config.settings import Data as DataSettings
@@ -30,9 +30,13 @@ def db() -> None:
 
 @db.command()
 @click.argument("revision", default="head")
-@as_json
-@click.pass_context
-def upgrade(ctx: click.Context, revision: str, as_json: bool) -> None:
+@result(
+    "fks.db.upgrade/1",
+    lambda done, **_: (
+        f"at {done['to']}" + (" already" if done["from"] == done["to"] else f" (was {done['from'] or 'empty'})")
+    ),
+)
+def upgrade(ctx: click.Context, revision: str) -> Any:
     """Bring the schema to REVISION (default: the newest) and make the partitions of the time ahead. Safe to repeat."""
     from fks.cli.store import opened_store
     from fks.store import migrate
@@ -46,17 +50,14 @@ def upgrade(ctx: click.Context, revision: str, as_json: bool) -> None:
 
     with opened_store(ctx, create=True) as (url, _, _):
         before, after = asyncio.run(work(url))
-    emit({"from": before, "to": after}, as_json=as_json, schema="fks.db.upgrade/1")
-    if not as_json:
-        click.echo(f"at {after}" + (" already" if before == after else f" (was {before or 'empty'})"))
+    return {"from": before, "to": after}
 
 
 @db.command()
 @click.argument("revision")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@as_json
-@click.pass_context
-def downgrade(ctx: click.Context, revision: str, yes: bool, as_json: bool) -> None:
+@result("fks.db.downgrade/1", lambda done, **_: f"at {done['revision'] or 'empty'}; backup {done['backup']}")
+def downgrade(ctx: click.Context, revision: str, yes: bool) -> Any:
     """Take the schema back to REVISION ("base", an id, or -1 after a "--"). Data of dropped tables and columns is lost;
     a backup is made first."""
     from fks.cli.store import opened_store
@@ -68,9 +69,7 @@ def downgrade(ctx: click.Context, revision: str, yes: bool, as_json: bool) -> No
     with opened_store(ctx) as (url, _, paths):
         kept = backup.dump(url, paths, label="before-downgrade")
         after = asyncio.run(migrate.downgrade(url, revision))
-    emit({"revision": after, "backup": str(kept)}, as_json=as_json, schema="fks.db.downgrade/1")
-    if not as_json:
-        click.echo(f"at {after or 'empty'}; backup {kept}")
+    return {"revision": after, "backup": str(kept)}
 
 
 @db.command()
@@ -94,37 +93,34 @@ def revision(ctx: click.Context, message: str, empty: bool) -> None:
 
 
 @db.command()
-@as_json
-def history(as_json: bool) -> None:
+@result("fks.db.history/1", {"ID": "id", "AFTER": "parent", "WHAT": "message"})
+def history(_: click.Context) -> Any:
     """List the steps of the schema, newest first."""
     from fks.store import migrate
 
-    steps = [{"id": step.id, "parent": step.parent, "message": step.message} for step in migrate.history()]
-    emit(steps, as_json=as_json, schema="fks.db.history/1")
-    if not as_json:
-        table([(step["id"], step["parent"], step["message"]) for step in steps], ("ID", "AFTER", "WHAT"))
+    return [{"id": step.id, "parent": step.parent, "message": step.message} for step in migrate.history()]
+
+
+def _show_status(answer: dict[str, Any]) -> None:
+    step = "up to date" if answer["is_current"] else f"the newest is {answer['head']}: run 'fks db upgrade'"
+    click.echo(f"{answer['server']} PostgreSQL {answer['server_version']}, database {answer['database']}")
+    click.echo(f"schema {answer['revision'] or 'empty'}, {step}")
+    click.echo(f"{_size(answer['bytes'])}, {answer['connections']} connections, up {answer['uptime_s']:.0f} s")
+    columns: Columns = {"TABLE": "name", "ROWS (ABOUT)": "rows", "SIZE": lambda t: _size(t["bytes"])}
+    table(answer["tables"], columns, empty="no tables yet")
 
 
 @db.command()
-@as_json
-@click.pass_context
-def status(ctx: click.Context, as_json: bool) -> None:
+@result("fks.db.status/1", _show_status)
+def status(ctx: click.Context) -> Any:
     """Show the schema's revision, the database's size, and its contents."""
     from fks.cli.store import opened_store
     from fks.store import migrate
 
     with opened_store(ctx) as (url, settings, _):
         answer = asyncio.run(_overview(url))
-    answer["server"] = "external" if settings.database.url is not None else "embedded"
-    answer |= {"head": migrate.head(), "is_current": answer["revision"] == migrate.head()}
-    emit(answer, as_json=as_json, schema="fks.db.status/1")
-    if not as_json:
-        step = "up to date" if answer["is_current"] else f"the newest is {answer['head']}: run 'fks db upgrade'"
-        click.echo(f"{answer['server']} PostgreSQL {answer['server_version']}, database {answer['database']}")
-        click.echo(f"schema {answer['revision'] or 'empty'}, {step}")
-        click.echo(f"{_size(answer['bytes'])}, {answer['connections']} connections, up {answer['uptime_s']:.0f} s")
-        rows = [(t["name"], t["rows"], _size(t["bytes"])) for t in answer["tables"]]
-        table(rows, ("TABLE", "ROWS (ABOUT)", "SIZE"), empty="no tables yet")
+    server = "external" if settings.database.url is not None else "embedded"
+    return {**answer, "server": server, "head": migrate.head(), "is_current": answer["revision"] == migrate.head()}
 
 
 @db.command(context_settings={"ignore_unknown_options": True})
@@ -176,13 +172,17 @@ def backup_command(ctx: click.Context, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
+def _show_key(made: dict[str, str], **_: Any) -> None:
+    click.echo(f"{made['file']} is made: keep it where FKS_HOME is not, for nothing else opens the backups", err=True)
+    click.echo(f"fks config set backup.recipient {made['recipient']}")
+
+
 @db.command("backup-key")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--passphrase", "is_protected", is_flag=True, help="Protect the key by a passphrase, which is asked for.")
 @_passphrase_file
-@as_json
-@click.pass_context
-def backup_key(ctx: click.Context, file: Path, is_protected: bool, passphrase_file: Path | None, as_json: bool) -> None:
+@result("fks.db.backup-key/1", _show_key)
+def backup_key(ctx: click.Context, file: Path, is_protected: bool, passphrase_file: Path | None) -> Any:
     """Make the key that opens encrypted backups, in FILE outside of FKS_HOME, and show its public part.
 
     Only FILE opens the backups: keep it on another machine or on paper. The public part goes into backup.recipient.
@@ -194,11 +194,15 @@ def backup_key(ctx: click.Context, file: Path, is_protected: bool, passphrase_fi
         passphrase = _first_line(passphrase_file)
     elif is_protected:
         passphrase = click.prompt("passphrase", hide_input=True, confirmation_prompt=True, err=True)
-    public = bundle.make_key(file, paths_of(ctx), passphrase)
-    emit({"file": str(file), "recipient": public}, as_json=as_json, schema="fks.db.backup-key/1")
-    if not as_json:
-        click.echo(f"{file} is made: keep it where FKS_HOME is not, for nothing else opens the backups", err=True)
-        click.echo(f"fks config set backup.recipient {public}")
+    return {"file": str(file), "recipient": bundle.make_key(file, paths_of(ctx), passphrase)}
+
+
+def _restored(done: dict[str, Any], **_: Any) -> None:
+    click.echo(f"restored {done['file']}; run 'fks db upgrade' if it is of an older FKS")
+    if done["written"]:
+        click.echo(f"also restored: {', '.join(done['written'])}")
+    if done["kept"]:
+        click.echo(f"kept as they are here (--replace-files restores them): {', '.join(done['kept'])}", err=True)
 
 
 @db.command("restore")
@@ -207,17 +211,10 @@ def backup_key(ctx: click.Context, file: Path, is_protected: bool, passphrase_fi
 @_passphrase_file
 @click.option("--replace-files", is_flag=True, help="Write settings, secrets and strategies over those that are there.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@as_json
-@click.pass_context
+@result("fks.db.restore/1", _restored)
 def restore_command(
-    ctx: click.Context,
-    file: Path,
-    key: Path | None,
-    passphrase_file: Path | None,
-    replace_files: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+    ctx: click.Context, file: Path, key: Path | None, passphrase_file: Path | None, replace_files: bool, yes: bool
+) -> Any:
     """Replace the database's content by that of FILE, all or nothing. FKS must be down.
 
     An encrypted backup also brings back secrets, settings and strategies that are not here.
@@ -241,13 +238,7 @@ def restore_command(
         written, kept = bundle.put_files(files, paths, replace=replace_files)
         with opened_store(ctx, create=True) as (url, _, _):
             backup.restore(url, paths, dump)
-    emit({"file": str(file), "written": written, "kept": kept}, as_json=as_json, schema="fks.db.restore/1")
-    if not as_json:
-        click.echo(f"restored {file}; run 'fks db upgrade' if it is of an older FKS")
-        if written:
-            click.echo(f"also restored: {', '.join(written)}")
-        if kept:
-            click.echo(f"kept as they are here (--replace-files restores them): {', '.join(kept)}", err=True)
+    return {"file": str(file), "written": written, "kept": kept}
 
 
 def _first_line(file: Path) -> str:

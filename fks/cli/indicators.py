@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, table
+from fks.cli.base import Columns, as_json, emit, result, table
 
 if TYPE_CHECKING:
     from fks.indicators import Indicator
@@ -17,29 +17,32 @@ def indicators() -> None:
     """List and show indicators: TA-Lib's, and others."""
 
 
+def _show_groups(found: list[dict[str, Any]], group: str | None) -> None:
+    from fks.indicators.registry import GROUPS
+
+    columns: Columns = {
+        "NAME": "name",
+        "PARAMETERS": lambda row: " ".join(row["params"]),
+        "READS": lambda row: " ".join(row["columns"]),
+        "RETURNS": lambda row: " ".join(row["outputs"]),
+        "WHAT": "summary",
+    }
+    for name in GROUPS:
+        if group is None or group.lower() in name.lower():
+            click.echo(click.style(name, bold=True))
+            table((row for row in found if row["group"] == name), columns)
+            click.echo()
+
+
 @indicators.command("list")
 @click.option("--group", help="Only a group whose name contains this: overlap, momentum, pattern.")
-@as_json
-def list_(group: str | None, as_json: bool) -> None:
+@result("fks.indicators/1", _show_groups)
+def list_(_: click.Context, group: str | None) -> Any:
     """List every indicator with its inputs and outputs."""
-    from fks.indicators.registry import GROUPS, INDICATORS
+    from fks.indicators.registry import INDICATORS
 
-    wanted = [name for name in GROUPS if group is None or group.lower() in name.lower()]
-    found = sorted((row for row in INDICATORS.values() if row.group in wanted), key=lambda row: row.name)
-    emit([_described(row) for row in found], as_json=as_json, schema="fks.indicators/1")
-    if as_json:
-        return
-    for name in wanted:
-        click.echo(click.style(name, bold=True))
-        table(
-            (
-                (row.name, " ".join(row.params), " ".join(row.columns), " ".join(row.outputs), row.summary)
-                for row in found
-                if row.group == name
-            ),
-            ("NAME", "PARAMETERS", "READS", "RETURNS", "WHAT"),
-        )
-        click.echo()
+    rows = sorted(INDICATORS.values(), key=lambda row: row.name)
+    return [_described(row) for row in rows if group is None or group.lower() in row.group.lower()]
 
 
 @indicators.command()

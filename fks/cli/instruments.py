@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, table
+from fks.cli.base import Columns, as_json, emit, result, table
 from fks.model.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,11 +21,32 @@ def instruments() -> None:
     """Show futures contracts: specifications, front month, expiry and roll."""
 
 
+_PRODUCT: Columns = {
+    "ROOT": "root",
+    "PRODUCT": "name",
+    "EXCHANGE": "exchange",
+    "TICK": lambda row: f"{row['tick']:f}",
+    "POINT USD": lambda row: f"{row['point_value']:f}",
+    "TICK USD": lambda row: f"{row['tick_value']:f}",
+    "MONTHS": lambda row: " ".join(row["months"]),
+    "FRONT": lambda row: row["front"]["name"],
+    "CODE": lambda row: row["front"]["code"],
+    "ROLLS ON": lambda row: row["front"]["roll_date"],
+    "LAST DAY": lambda row: row["front"]["last_trading_day"],
+}
+
+
+def _show_products(found: dict[str, Any], **_: Any) -> None:
+    table(found["items"], _PRODUCT)
+    oldest = min(row["source_date"] for row in found["items"])
+    click.echo(f"trade date {found['on']}; specifications read on {oldest}: check them against the exchange's pages")
+
+
 @instruments.command()
 @click.argument("roots", nargs=-1)
 @_on
-@as_json
-def futures(roots: tuple[str, ...], day: str | None, as_json: bool) -> None:
+@result("fks.instruments.futures/1", _show_products)
+def futures(_: click.Context, roots: tuple[str, ...], day: str | None) -> Any:
     """List the products that FKS knows, or ROOTS of them (ES NQ), with their front months.
 
     Front month and roll follow the exchange calendar; see docs/futures.md. With --json: every figure with its source.
@@ -33,43 +54,8 @@ def futures(roots: tuple[str, ...], day: str | None, as_json: bool) -> None:
     from fks.futures import SPECS, spec_of
 
     on = _day(day)
-    rows = [_product(spec_of(root), on) for root in roots or tuple(SPECS)]
-    emit({"on": on.isoformat(), "items": rows}, as_json=as_json, schema="fks.instruments.futures/1")
-    if as_json:
-        return
-    table(
-        (
-            (
-                row["root"],
-                row["name"],
-                row["exchange"],
-                f"{row['tick']:f}",
-                f"{row['point_value']:f}",
-                f"{row['tick_value']:f}",
-                " ".join(row["months"]),
-                row["front"]["name"],
-                row["front"]["code"],
-                row["front"]["roll_date"],
-                row["front"]["last_trading_day"],
-            )
-            for row in rows
-        ),
-        (
-            "ROOT",
-            "PRODUCT",
-            "EXCHANGE",
-            "TICK",
-            "POINT USD",
-            "TICK USD",
-            "MONTHS",
-            "FRONT",
-            "CODE",
-            "ROLLS ON",
-            "LAST DAY",
-        ),
-    )
-    oldest = min(row["source_date"] for row in rows)
-    click.echo(f"trade date {on}; specifications read on {oldest}: check them against the exchange's pages")
+    items = [_product(spec_of(root), on) for root in roots or tuple(SPECS)]
+    return {"on": on.isoformat(), "items": items}
 
 
 @instruments.command()

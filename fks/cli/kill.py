@@ -12,15 +12,38 @@ from typing import Any
 
 import click
 
-from fks.cli.base import Denied, NotRunning, as_json, emit, paths_of, table
+from fks.cli.base import Denied, NotRunning, as_json, emit, paths_of, result, table
 from fks.model.errors import FksError
 
+_ORDER = ("venue", "symbol", "instance", "side", "quantity", "filled", "outcome")
+_REMAINING = ("venue", "symbol", "instance", "quantity", "why")
 CONNECT_S = 6.0  # a guardian that was killed is back within five seconds
 _ANSWER_S = 30.0
 _UNREACHABLE = (
     "see 'fks status' and start the system with 'fks up'; until the guardian is back nothing here can cancel or close: "
     "with a real exchange, do it in the exchange's own app now"
 )
+
+
+def _show(answer: Mapping[str, Any]) -> None:
+    head = "joined the kill that is engaged" if answer.get("already") else "the kill switch is engaged"
+    click.echo(
+        f"{click.style(head, fg='red', bold=True)} ({answer['kill_id'][:8]}); entries are denied until 'fks resume'"
+    )
+    click.echo(f"orders cancelled: {answer['cancelled']}")
+    if answer["orders"]:
+        click.echo("positions closed:")
+        table(answer["orders"], {name: name for name in _ORDER})
+    if answer["remaining"]:
+        click.echo("left:")
+        table(answer["remaining"], {name: name for name in _REMAINING})
+    for venue in answer["venues"]:
+        if venue["state"] not in ("flat", "cancelled"):
+            click.echo(f"{venue['name']}: {venue['state']} {venue['detail']}")
+    if not answer["is_quiet"]:
+        click.echo("still at work; 'fks kill' again shows how far it is")
+    if answer["journal"] != "ok":
+        click.echo(f"warning: {answer['journal']}", err=True)
 
 
 @click.command()
@@ -56,23 +79,23 @@ def kill(ctx: click.Context, reason: str, no_flatten: bool, yes: bool, as_json: 
     return 0 if answer.get("is_quiet") and not left else 1
 
 
+def _released(answer: Mapping[str, Any], **_: Any) -> None:
+    click.echo(
+        "no kill was engaged" if answer.get("already") else "the kill switch is released; entries are allowed again"
+    )
+    for group in answer.get("still_halted", ()):
+        click.echo(f"NinjaTrader group {group} is still halted: press FKS Resume on its status indicator")
+
+
 @click.command()
 @click.option("--force", is_flag=True, help="Also give up a kill that is still at work.")
-@as_json
-@click.pass_context
-def resume(ctx: click.Context, force: bool, as_json: bool) -> None:
+@result("fks.resume/1", _released)
+def resume(ctx: click.Context, force: bool) -> Any:
     """Release the kill switch: entries are allowed again. Safe to repeat.
 
     NinjaTrader keeps a latch of its own: it is lifted there, with the button FKS Resume.
     """
-    answer = _ask(paths_of(ctx).guardian_socket, {"op": "resume", "by": _who(), "force": force})
-    emit(answer, as_json=as_json, schema="fks.resume/1")
-    if not as_json:
-        click.echo(
-            "no kill was engaged" if answer.get("already") else "the kill switch is released; entries are allowed again"
-        )
-        for group in answer.get("still_halted", ()):
-            click.echo(f"NinjaTrader group {group} is still halted: press FKS Resume on its status indicator")
+    return _ask(paths_of(ctx).guardian_socket, {"op": "resume", "by": _who(), "force": force})
 
 
 def _ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,33 +141,3 @@ def _who() -> str:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):
         return "cli"
-
-
-def _show(answer: Mapping[str, Any]) -> None:
-    head = "joined the kill that is engaged" if answer.get("already") else "the kill switch is engaged"
-    click.echo(
-        f"{click.style(head, fg='red', bold=True)} ({answer['kill_id'][:8]}); entries are denied until 'fks resume'"
-    )
-    click.echo(f"orders cancelled: {answer['cancelled']}")
-    if answer["orders"]:
-        click.echo("positions closed:")
-        table(
-            [
-                [o["venue"], o["symbol"], o["instance"], o["side"], o["quantity"], o["filled"], o["outcome"]]
-                for o in answer["orders"]
-            ],
-            ["venue", "symbol", "instance", "side", "quantity", "filled", "outcome"],
-        )
-    if answer["remaining"]:
-        click.echo("left:")
-        table(
-            [[r["venue"], r["symbol"], r["instance"], r["quantity"], r["why"]] for r in answer["remaining"]],
-            ["venue", "symbol", "instance", "quantity", "why"],
-        )
-    for venue in answer["venues"]:
-        if venue["state"] not in ("flat", "cancelled"):
-            click.echo(f"{venue['name']}: {venue['state']} {venue['detail']}")
-    if not answer["is_quiet"]:
-        click.echo("still at work; 'fks kill' again shows how far it is")
-    if answer["journal"] != "ok":
-        click.echo(f"warning: {answer['journal']}", err=True)

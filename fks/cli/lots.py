@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from fks.cli.base import as_json, emit, table
-from fks.cli.client import Gateway, gateway_of
+from fks.cli.base import Columns, as_json, emit, table
+from fks.cli.client import gateway_of
 from fks.cli.shown import money_of
 
 #: of an export, in this order; docs/lots.md describes them
@@ -48,16 +48,24 @@ def lots() -> None:
 @_currency
 @as_json
 @click.pass_context
-def list_(ctx: click.Context, account: str | None, method: str, currency: str | None, as_json: bool) -> None:
+def list_(ctx: click.Context, /, as_json: bool, **query: str | None) -> None:
     """List the lots that are held, with the time and cost of their acquisition.
 
     A lot below zero is a short: more was sold than FKS knows to have been held.
     """
-    found = _all(ctx, "/lots", account=account, method=method, currency=currency)
+    found = _all(ctx, "/lots", **query)
     emit(found, as_json=as_json, schema="fks.lots/1")
     if not as_json:
-        headers = ("POOL", "ASSET", "ACQUIRED", "QUANTITY", f"COST {found['currency']}", "FROM", "NOTE")
-        table([_lot(item) for item in found["items"]], headers, empty="nothing is held")
+        columns: Columns = {
+            "POOL": "pool",
+            "ASSET": "asset",
+            "ACQUIRED": lambda item: (item["acquired_at"] or "")[:19].replace("T", " "),
+            "QUANTITY": "quantity",
+            f"COST {found['currency']}": lambda item: money_of(item["cost"]),
+            "FROM": "kind",
+            "NOTE": "note",
+        }
+        table(found["items"], columns, empty="nothing is held")
     _notes(found)
 
 
@@ -69,46 +77,34 @@ def list_(ctx: click.Context, account: str | None, method: str, currency: str | 
 @_currency
 @as_json
 @click.pass_context
-def export(
-    ctx: click.Context, year: int, method: str, form: str, account: str | None, currency: str | None, as_json: bool
-) -> None:
+def export(ctx: click.Context, /, year: int, form: str, as_json: bool, **query: str | None) -> None:
     """Write the disposals of a year, oldest first, with proceeds, cost and gain.
 
     fks lots export --year 2026 > 2026.csv. It is no tax advice: the law that you are taxed by decides which rule
     applies, and which rows are taxable.
     """
-    found = _all(ctx, "/lots/disposals", account=account, method=method, currency=currency, year=year)
+    found = _all(ctx, "/lots/disposals", **query, year=year)
     if as_json or form == "json":
         emit({"year": year, **found}, as_json=True, schema="fks.lots_export/1")
     else:
         writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for item in found["items"]:
-            writer.writerow(item | {"number": item["seq"], "currency": found["currency"], "method": method})
+            writer.writerow(item | {"number": item["seq"], "currency": found["currency"], "method": query["method"]})
     _notes(found)
 
 
 def _all(ctx: click.Context, path: str, **query: object) -> dict[str, Any]:
     """Return all rows of a list, oldest first, with the rest of its answer."""
     with gateway_of(ctx) as gateway:
-        found = _page(gateway, path, None, query)
+        found: dict[str, Any] = gateway.get(path, **query, limit=_PAGE)
         while found["next"] is not None:
-            page = _page(gateway, path, found["next"], query)
+            page = gateway.get(path, **query, before=found["next"], limit=_PAGE)
             found["items"] += page["items"]
             found["next"] = page["next"]
     found["items"].reverse()
     del found["next"]
     return found
-
-
-def _page(gateway: Gateway, path: str, before: int | None, query: dict[str, object]) -> dict[str, Any]:
-    answer: dict[str, Any] = gateway.get(path, **query, before=before, limit=_PAGE)
-    return answer
-
-
-def _lot(item: dict[str, Any]) -> tuple[object, ...]:
-    acquired = (item["acquired_at"] or "")[:19].replace("T", " ")
-    return (item["pool"], item["asset"], acquired, item["quantity"], money_of(item["cost"]), item["kind"], item["note"])
 
 
 def _notes(found: dict[str, Any]) -> None:

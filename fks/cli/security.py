@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import click
 
-from fks.cli.base import as_json, emit, paths_of
+from fks.cli.base import paths_of, result
+
+
+def _show(done: dict[str, Any], **_: Any) -> None:
+    made = f"made {', '.join(done['made'])}" if done["made"] else "nothing to make"
+    kept = f"; kept {', '.join(done['kept'])}" if done["kept"] else ""
+    click.echo(f"{done['file']} (mode 0600): {made}{kept}")
+    wrote = f"wrote {', '.join(done['env_written'])}" if done["env_written"] else "nothing to change"
+    click.echo(f"{done['env_file']} (mode 0600): {wrote}")
 
 
 @click.command("security-setup")
 @click.option("--rotate", is_flag=True, help="Make new secrets in place of all existing ones (while FKS is down).")
-@as_json
-@click.pass_context
-def security_setup(ctx: click.Context, rotate: bool, as_json: bool) -> None:
+@result("fks.security-setup/1", _show)
+def security_setup(ctx: click.Context, rotate: bool) -> Any:
     """Make strong secrets in a 0600 file, and write the embedded servers' passwords into .env as well.
 
     Safe to repeat: existing secrets are kept unless --rotate. A strong POSTGRES_PASSWORD or REDIS_PASSWORD of a .env
@@ -48,16 +56,10 @@ def security_setup(ctx: click.Context, rotate: bool, as_json: bool) -> None:
         if not any(host in named for host in hosts)  # then it is an external server's, which only its admin knows
     }
     written = write_passwords(env_file, passwords)
-    answer = {
+    return {
         "file": str(setup.file),
         "made": list(setup.made),
         "kept": list(setup.kept),
         "env_file": str(env_file),
         "env_written": list(written),
     }
-    emit(answer, as_json=as_json, schema="fks.security-setup/1")
-    if not as_json:
-        made = f"made {', '.join(setup.made)}" if setup.made else "nothing to make"
-        kept = f"; kept {', '.join(setup.kept)}" if setup.kept else ""
-        click.echo(f"{setup.file} (mode 0600): {made}{kept}")
-        click.echo(f"{env_file} (mode 0600): {'wrote ' + ', '.join(written) if written else 'nothing to change'}")

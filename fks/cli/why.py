@@ -8,11 +8,20 @@ from typing import Any
 
 import click
 
-from fks.cli.base import as_json, emit
-from fks.cli.client import gateway_of
+from fks.cli.client import Gateway, gateway_result
 from fks.cli.shown import price_of, time_of
 
 _TONES = {"failed": "red", "passed": "green", "exempt": "yellow", "skipped": "bright_black"}
+
+
+def _print_stories(stories: Sequence[Mapping[str, Any]], **_: Any) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    # into a pipe a line stays one line, however long
+    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+    for line in (line for story in stories for line in lines_of(story)):
+        console.print(Text.from_ansi(line), soft_wrap=not sys.stdout.isatty())
 
 
 @click.command()
@@ -20,11 +29,8 @@ _TONES = {"failed": "red", "passed": "green", "exempt": "yellow", "skipped": "br
 @click.argument("time", required=False)
 @click.option("--instance", help="Of a symbol: only this strategy instance.")
 @click.option("--exchange", help="Whose symbol is meant.")
-@as_json
-@click.pass_context
-def why(
-    ctx: click.Context, what: str, time: str | None, instance: str | None, exchange: str | None, as_json: bool
-) -> None:
+@gateway_result("fks.why/1", _print_stories)
+def why(gateway: Gateway, time: str | None, **query: str | None) -> Any:
     """Show why an order was placed, denied, or never made: fks why ORDER, fks why SIGNAL, fks why SYMBOL TIME.
 
     The history is the journal's: the bar, the strategy's values on it, its signal, every check with its limit and
@@ -33,25 +39,7 @@ def why(
     """
     from fks.cli.events import moment
 
-    at = moment(time)
-    with gateway_of(ctx) as gateway:
-        items = gateway.get(
-            "/why", what=what, time=None if at is None else at.isoformat(), instance=instance, exchange=exchange
-        )["items"]
-    emit(items, as_json=as_json, schema="fks.why/1")
-    if not as_json:
-        for story in items:
-            _print_story(story)
-
-
-def _print_story(story: Mapping[str, Any]) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    # into a pipe a line stays one line, however long
-    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
-    for line in lines_of(story):
-        console.print(Text.from_ansi(line), soft_wrap=not sys.stdout.isatty())
+    return gateway.get("/why", time=moment(time), **query)["items"]
 
 
 def lines_of(story: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import USAGE, as_json, emit, paths_of, settings_of, table
+from fks.cli.base import USAGE, Columns, as_json, emit, paths_of, settings_of, table
 from fks.cli.data.record import record
 from fks.cli.data.store import progress, with_store
 from fks.model.errors import InputError
@@ -48,19 +48,13 @@ if TYPE_CHECKING:
 @click.pass_context
 def import_(
     ctx: click.Context,
+    /,
     files: tuple[Path, ...],
-    exchange: str,
-    symbol: str,
-    timeframe: str,
-    zone: str | None,
-    stamps: str | None,
-    date_order: str | None,
-    columns: str,
-    calendar: str,
     larger: bool,
     replace: bool,
     dry_run: bool,
     as_json: bool,
+    **how: Any,
 ) -> int:
     """Import bars from FILES: csv, txt or parquet, also in a zip or gz.
 
@@ -71,8 +65,8 @@ def import_(
     """
     from fks.files.bars import ImportOptions
 
-    is_end = None if stamps is None else stamps == "end"
-    options = ImportOptions(exchange, symbol, timeframe, zone, columns, is_end, calendar, date_order or "")
+    stamps, date_order = how.pop("stamps"), how.pop("date_order") or ""
+    options = ImportOptions(**how, is_end=None if stamps is None else stamps == "end", date_order=date_order)
     rows = _imported(ctx, files, options, is_dry=dry_run, replaces=replace, with_larger=larger)
     emit(rows, as_json=as_json, schema="fks.data.import/1")
     if not as_json:
@@ -143,26 +137,24 @@ def _row(done: Imported) -> dict[str, Any]:
     }
 
 
+_STORED: Columns = {
+    "FILE": lambda row: Path(row["file"]).name,
+    "FORM": "form",
+    "EXCHANGE": "exchange",
+    "SYMBOL": "symbol",
+    "TIMEFRAME": "timeframe",
+    "OLDEST": "oldest",
+    "NEWEST": "newest",
+    "NEW": "new",
+    "CHANGED": "changed",
+    "SAME": "same",
+}
+
+
 def _print(rows: list[dict[str, Any]]) -> None:
     good = [row for row in rows if "error" not in row]
-    shown = [
-        (
-            Path(row["file"]).name,
-            row["form"],
-            row["exchange"],
-            row["symbol"],
-            stored["timeframe"],
-            row["oldest"],
-            row["newest"],
-            stored["new"],
-            stored["changed"],
-            stored["same"],
-        )
-        for row in good
-        for stored in row["stored"]
-    ]
-    if shown:
-        table(shown, ("FILE", "FORM", "EXCHANGE", "SYMBOL", "TIMEFRAME", "OLDEST", "NEWEST", "NEW", "CHANGED", "SAME"))
+    if shown := [{**row, **stored} for row in good for stored in row["stored"]]:
+        table(shown, _STORED)
     for row in good:
         for note in _notes(row):
             click.echo(f"{Path(row['file']).name}: {note}")
@@ -204,15 +196,7 @@ def _notes(row: dict[str, Any]) -> list[str]:
 @as_json
 @click.pass_context
 def export(
-    ctx: click.Context,
-    symbol: str,
-    timeframe: str,
-    exchange: str,
-    start: str | None,
-    end: str | None,
-    out: Path | None,
-    force: bool,
-    as_json: bool,
+    ctx: click.Context, /, symbol: str, timeframe: str, exchange: str, out: Path | None, as_json: bool, **how: Any
 ) -> None:
     """Write the stored bars of SYMBOL and TIMEFRAME into a file; 'fks data import' reads it back bit for bit."""
     from fks.cli.events import moment
@@ -220,9 +204,9 @@ def export(
     from fks.model.timeframe import check_timeframe, to_ns
 
     check_timeframe(timeframe)
-    begin, stop = (None if found is None else to_ns(found) for found in (moment(start), moment(end)))
+    begin, stop = (None if found is None else to_ns(found) for found in (moment(how["start"]), moment(how["end"])))
     if begin is not None and stop is not None and begin >= stop:
-        raise InputError(f"--from {start} is not before --to {end}", remedy="exchange them")
+        raise InputError(f"--from {how['start']} is not before --to {how['end']}", remedy="exchange them")
 
     async def work(db: Database) -> Any:
         where, name = await _stored_series(db, symbol, exchange)
@@ -236,7 +220,7 @@ def export(
                 timeframe=timeframe,
                 from_ns=begin or 0,
                 to_ns=stop,
-                replaces=force,
+                replaces=how["force"],
                 progress=report,
             )
 

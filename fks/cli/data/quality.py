@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import OK, as_json, emit, settings_of, table
+from fks.cli.base import FAILED, OK, Columns, as_json, emit, settings_of, table
 from fks.cli.data.store import ensure_some, exchange_of, is_symbol, lasting, progress, show, with_store
 from fks.model.errors import InputError
 from fks.model.timeframe import check_timeframe, iso, to_ns
@@ -54,14 +54,13 @@ def _report(ctx: click.Context, db: Database) -> QualityReport:
 @click.pass_context
 def gaps(
     ctx: click.Context,
+    /,
     symbol: str | None,
     timeframe: str | None,
     exchange: str,
-    is_all: bool,
-    fill: bool,
-    ask_again: bool,
     limit: int,
     as_json: bool,
+    **how: bool,
 ) -> None:
     """Show which bars are missing, by the calendar of the exchange: newest first.
 
@@ -75,13 +74,13 @@ def gaps(
         report = _report(ctx, db)
         listed = await report.series(wanted)
         ensure_some(listed, symbol, timeframe, exchange)
-        if ask_again:
+        if how["ask_again"]:
             for one in listed:
                 await GapStore(db).forget_known(one.exchange, one.symbol, one.timeframe)
-        found = [item for one in listed for item in await report.missing(one, is_all=is_all)]
-        if fill and found:
+        found = [item for one in listed for item in await report.missing(one, is_all=how["is_all"])]
+        if how["fill"] and found:
             await _fill(ctx, db, [gap for gap, state in found if state in LACKING], is_shown=not as_json)
-            found = [item for one in listed for item in await report.missing(one, is_all=is_all)]
+            found = [item for one in listed for item in await report.missing(one, is_all=how["is_all"])]
         return sorted(found, key=lambda item: item[0].span.end_ns, reverse=True)
 
     found = with_store(ctx, work)
@@ -122,13 +121,51 @@ async def _fill(ctx: click.Context, db: Database, missing: list[Missing], *, is_
 
 
 # ── quality ──────────────────────────────────────────────────────────────────────────────────────
+_QUALITY: Columns = {
+    "SYMBOL": "symbol",
+    "TIMEFRAME": "timeframe",
+    "EXCHANGE": "exchange",
+    "COVERAGE": lambda one: click.style(_percent(one["coverage"]), fg="green" if one["is_good"] else "red"),
+    "BARS": "candles",
+    "MISSING": "missing",
+    "NOT THERE": "absent",
+    "REFUSED": "refused",
+    "UNAVAILABLE": "unavailable",
+    "LONGEST GAP": lambda one: _gap(one["longest_gap"]),
+    "NULLS": "nulls",
+    "DUPLICATES": "duplicates",
+    "WRONG": lambda one: one["incomplete"] + one["inconsistent"],
+    "CORRECTED": "corrected",
+    "LAST REVISION": lambda one: "" if one["last_revision_at"] is None else one["last_revision_at"][:19] + "Z",
+    "QUARANTINED": "quarantined",
+    "OUTAGES": lambda one: f"{one['outages']}, {lasting(one['outage_seconds'])}" if one["outages"] else "",
+}
+_OUTAGE: Columns = {
+    "SYMBOL": "symbol",
+    "EXCHANGE": "exchange",
+    "CHANNEL": "channel",
+    "FROM": "began_at",
+    "TO": lambda one: one["ended_at"] or "still",
+    "CAUSE": "cause",
+}
+
+
+def _print_quality(found: dict[str, Any]) -> None:
+    table(found["items"], _QUALITY, empty="nothing stored yet: 'fks data sample' loads three real months")
+    if outages := found["outages"]:
+        click.echo("\noutages of feeds, newest first:")
+        table(outages[:OUTAGES_SHOWN], _OUTAGE)
+        if len(outages) > OUTAGES_SHOWN:
+            click.echo(f"… and {len(outages) - OUTAGES_SHOWN} more: --json has them all")
+
+
 @click.command()
 @click.argument("symbol", required=False)
 @click.argument("timeframe", required=False)
 @click.option("--exchange", default="", help="Only of this exchange.")
 @as_json
 @click.pass_context
-def quality(ctx: click.Context, symbol: str | None, timeframe: str | None, exchange: str, as_json: bool) -> None:
+def quality(ctx: click.Context, symbol: str | None, timeframe: str | None, exchange: str, as_json: bool) -> int:
     """Show how far stored bars can be trusted: coverage, gaps, nulls, duplicates, corrections, outages of the feed.
 
     Coverage counts the bars that the exchange has. Exit code 1 when something is missing or wrong.
@@ -152,88 +189,19 @@ def quality(ctx: click.Context, symbol: str | None, timeframe: str | None, excha
         return found, [outage for outage in await report.outages() if (outage.exchange, outage.symbol) in keys]
 
     found, outages = with_store(ctx, work)
-    emit(
-        {"items": [_quality(one) for one in found], "outages": [_outage(one) for one in outages]},
-        as_json=as_json,
-        schema="fks.data.quality/1",
-    )
+    document = {"items": [_quality(one) for one in found], "outages": [_outage(one) for one in outages]}
+    emit(document, as_json=as_json, schema="fks.data.quality/1")
     if not as_json:
-        _print_quality(found, outages)
-    ctx.exit(OK if all(one.is_good for one in found) else 1)
-
-
-def _print_quality(found: list[Quality], outages: list[Outage]) -> None:
-    headers = (
-        "SYMBOL",
-        "TIMEFRAME",
-        "EXCHANGE",
-        "COVERAGE",
-        "BARS",
-        "MISSING",
-        "NOT THERE",
-        "REFUSED",
-        "UNAVAILABLE",
-        "LONGEST GAP",
-        "NULLS",
-        "DUPLICATES",
-        "WRONG",
-        "CORRECTED",
-        "LAST REVISION",
-        "QUARANTINED",
-        "OUTAGES",
-    )
-    table(
-        (
-            (
-                one.symbol,
-                one.timeframe,
-                one.exchange,
-                click.style(_percent(one.coverage), fg="green" if one.is_good else "red"),
-                one.candles,
-                one.missing,
-                one.absent,
-                one.refused,
-                one.unavailable,
-                "" if one.longest is None else _gap(one.longest),
-                one.nulls,
-                one.duplicates,
-                one.incomplete + one.inconsistent,
-                one.corrected,
-                "" if one.corrected_ns is None else iso(one.corrected_ns)[:19] + "Z",
-                one.quarantined,
-                "" if not one.outages else f"{one.outages}, {lasting(one.outage_ns / 1e9)}",
-            )
-            for one in found
-        ),
-        headers,
-        empty="nothing stored yet: 'fks data sample' loads three real months",
-    )
-    if outages:
-        click.echo("\noutages of feeds, newest first:")
-        table(
-            (
-                (
-                    one.symbol,
-                    one.exchange,
-                    one.channel,
-                    iso(one.began_ns),
-                    "still" if one.ended_ns is None else iso(one.ended_ns),
-                    one.cause,
-                )
-                for one in outages[:OUTAGES_SHOWN]
-            ),
-            ("SYMBOL", "EXCHANGE", "CHANNEL", "FROM", "TO", "CAUSE"),
-        )
-        if len(outages) > OUTAGES_SHOWN:
-            click.echo(f"… and {len(outages) - OUTAGES_SHOWN} more: --json has them all")
+        _print_quality(document)
+    return OK if all(one.is_good for one in found) else FAILED
 
 
 def _percent(share: float) -> str:
     return "100 %" if share == 1 else f"{100 * share:.2f} %"
 
 
-def _gap(gap: Missing) -> str:
-    return f"{gap.bars} {'bar' if gap.bars == 1 else 'bars'} from {iso(gap.span.start_ns)}"
+def _gap(gap: dict[str, Any] | None) -> str:
+    return "" if gap is None else f"{gap['bars']} {'bar' if gap['bars'] == 1 else 'bars'} from {gap['from']}"
 
 
 def _quality(one: Quality) -> dict[str, Any]:
@@ -297,14 +265,13 @@ def _outage(one: Outage) -> dict[str, Any]:
 @click.pass_context
 def prune(
     ctx: click.Context,
+    /,
     limit: str,
     symbol: str | None,
     timeframes: tuple[str, ...],
     exchange: str,
-    disabled: bool,
-    dry_run: bool,
-    yes: bool,
     as_json: bool,
+    **how: bool,
 ) -> None:
     """Delete old bars for good. They are not fetched again, unless a sync asks for them."""
     from fks.cli.events import moment
@@ -326,7 +293,7 @@ def prune(
         return is_symbol(symbol, one.symbol, one.exchange) and exchange in ("", one.exchange)
 
     def wanted(one: Series) -> bool:
-        return is_named(one) and not (disabled and one.is_collected)
+        return is_named(one) and not (how["disabled"] and one.is_collected)
 
     async def work(db: Database, *, is_dry: bool) -> list[Any]:
         from fks.history.prune import prune as pruned
@@ -336,8 +303,8 @@ def prune(
 
     found = with_store(ctx, lambda db: work(db, is_dry=True))
     count = sum(one.bars for one in found)
-    if not dry_run and count:
-        if not yes:
+    if not how["dry_run"] and count:
+        if not how["yes"]:
             if as_json:
                 raise InputError(
                     "--json asks nothing, and this deletes", remedy="add --yes, or --dry-run to look first"
@@ -348,10 +315,14 @@ def prune(
         {"symbol": one.symbol, "timeframe": one.timeframe, "exchange": one.exchange, "bars": one.bars, "kept": one.kept}
         for one in found
     ]
-    emit({"before": iso(before_ns), "is_dry_run": dry_run, "items": rows}, as_json=as_json, schema="fks.data.prune/1")
+    emit(
+        {"before": iso(before_ns), "is_dry_run": how["dry_run"], "items": rows},
+        as_json=as_json,
+        schema="fks.data.prune/1",
+    )
     if not as_json:
         table(
             [list(row.values()) for row in rows],
-            ("SYMBOL", "TIMEFRAME", "EXCHANGE", "WOULD GO" if dry_run else "DELETED", "KEPT"),
+            ("SYMBOL", "TIMEFRAME", "EXCHANGE", "WOULD GO" if how["dry_run"] else "DELETED", "KEPT"),
             empty=f"nothing is older than {iso(before_ns)}",
         )

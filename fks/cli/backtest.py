@@ -17,7 +17,7 @@ import click
 from fks.cli.base import Denied, as_json, emit, options, paths_of, settings_of, table
 from fks.cli.catalogue import catalogue_of, params_of
 from fks.cli.client import gateway_of
-from fks.cli.jobs import add_list_and_logs, ensure_done, queue_options, wait_for
+from fks.cli.jobs import JobCommands, queue_options
 from fks.cli.sizing import SIZE_HELP, SIZING_HELP, SizingType
 from fks.model.errors import FksError, InputError, OutageError
 
@@ -166,8 +166,7 @@ def run(
     from fks.backtest.report import document_of
     from fks.jobs.backtest import parse_spec, run_spec, with_costs
 
-    if report is not None and no_report:
-        raise InputError("--report and --no-report exclude each other", remedy="give one of them")
+    with_report = wants_report(report, no_report=no_report, as_json=as_json)
     if trades is not None:
         trades_path(trades)
     spec = parse_spec(with_costs(spec_of(options), settings_of(ctx).costs, settings_of(ctx).collar_pct))
@@ -189,7 +188,7 @@ def run(
         show(document, seconds=seconds)
     if trades is not None:
         click.echo(f"trades: {write_trades(result, trades)}", err=as_json)
-    if report is not None or not (no_report or as_json):
+    if with_report:
         written = write_report(ctx, result, document, report)
         if written is not None:
             click.echo(f"report: {written}", err=as_json)
@@ -222,10 +221,8 @@ def account(
     report: str | None,
     no_report: bool,
     submit: bool,
-    wait: bool,
-    priority: int,
-    again: bool,
     as_json: bool,
+    **queue: Any,
 ) -> None:
     """Run the members that a TOML or JSON FILE names on one account (docs/backtest-account.md)."""
     from fks.backtest import TapeRefused
@@ -234,15 +231,10 @@ def account(
     from fks.jobs.account import parse_account, run_account_spec
     from fks.jobs.backtest import with_costs
 
-    if report is not None and no_report:
-        raise InputError("--report and --no-report exclude each other", remedy="give one of them")
+    with_report = wants_report(report, no_report=no_report, as_json=as_json)
     wanted = _account_file(file)
     if submit:
-        with gateway_of(ctx) as gateway:
-            job = gateway.post(f"/backtests?priority={priority}&again={str(again).lower()}", wanted)
-            if wait:
-                job = wait_for(gateway, f"/backtests/{job['id']}", is_quiet=as_json)
-        _show_job(job, as_json, with_result=wait)
+        _jobs.submit(ctx, wanted, as_json=as_json, **queue)
         return
     spec = parse_account(with_costs(wanted, settings_of(ctx).costs, settings_of(ctx).collar_pct))
     if not tapes and _database_url(ctx) is None:
@@ -260,7 +252,7 @@ def account(
         emit(document, as_json=True, schema="fks.account_backtest/1")
     else:
         show_account(document, seconds=time.perf_counter() - began)
-    if report is not None or not (no_report or as_json):
+    if with_report:
         written = keep_page(ctx, account_page(document), f"account-{result.inputs_hash[:10]}.html", report)
         if written is not None:
             click.echo(f"report: {written}", err=as_json)
@@ -372,6 +364,13 @@ def write_report(ctx: click.Context, result: Result, document: dict[str, Any], r
     page = report_page(result, document=document)
     name = f"{result.strategy}-{result.bars.symbol}-{result.bars.timeframe}-{result.inputs_hash[:10]}.html"
     return keep_page(ctx, page, name, report)
+
+
+def wants_report(report: str | None, *, no_report: bool, as_json: bool) -> bool:
+    """Return whether a report is written. Errors: InputError for options that exclude each other."""
+    if report is not None and no_report:
+        raise InputError("--report and --no-report exclude each other", remedy="give one of them")
+    return report is not None or not (no_report or as_json)
 
 
 def keep_page(ctx: click.Context, page: Page, name: str, report: str | None, *, kind: str = "backtests") -> Path | None:
@@ -686,15 +685,14 @@ def compare(ctx: click.Context, runs: tuple[str, ...], report: str | None, no_re
     from fks.backtest.compare import run_of
     from fks.backtest.page import compare_page
 
-    if report is not None and no_report:
-        raise InputError("--report and --no-report exclude each other", remedy="give one of them")
+    with_report = wants_report(report, no_report=no_report, as_json=as_json)
     found = [run_of(document, name) for name, document in _documents(ctx, runs)]
     compared = compared_of(found)
     if as_json:
         emit(compared, as_json=True, schema="fks.backtest_comparison/1")
     else:
         _show_comparison(compared, found)
-    if report is not None or not (no_report or as_json):
+    if with_report:
         digest = "-".join(run["inputs_hash"][:6] for run in found)[:80]
         written = keep_page(ctx, compare_page(found), f"compare-{digest}.html", report)
         if written is not None:
@@ -776,6 +774,18 @@ def _show_comparison(compared: dict[str, Any], runs: list[dict[str, Any]]) -> No
 
 
 # ── as a durable job ─────────────────────────────────────────────────────────────────────────────
+_jobs = JobCommands(
+    backtest,
+    kind="backtest",
+    job="backtest",
+    jobs="backtests",
+    path="/backtests",
+    schema_of=lambda found: "fks.account_backtest/1" if "members" in found else "fks.backtest/1",
+    show_result=lambda found: (show_account if "members" in found else show)(found),
+)
+_jobs.add()
+
+
 @backtest.command()
 @market_options
 @_finer_option
@@ -793,16 +803,9 @@ def submit(
     end.
     """
     wait = wait or expect is not None
-    with gateway_of(ctx) as gateway:
-        job = gateway.post(f"/backtests?priority={priority}&again={str(again).lower()}", spec_of(options))
-        if wait:
-            job = wait_for(gateway, f"/backtests/{job['id']}", is_quiet=as_json)
-    _show_job(job, as_json, with_result=wait)
+    job = _jobs.submit(ctx, spec_of(options), wait=wait, priority=priority, again=again, as_json=as_json)
     if expect is not None:
         _compare(job["result"], expect)
-
-
-add_list_and_logs(backtest, "backtests", "backtest", "/backtests")
 
 
 @backtest.command()
@@ -811,9 +814,7 @@ add_list_and_logs(backtest, "backtests", "backtest", "/backtests")
 @click.pass_context
 def status(ctx: click.Context, id: object, as_json: bool) -> None:
     """Show how far a submitted backtest is."""
-    with gateway_of(ctx) as gateway:
-        job = gateway.get(f"/backtests/{id}")
-    _show_job({**job, "result": None}, as_json, with_result=False)
+    _jobs.status(ctx, id, as_json=as_json)
 
 
 @backtest.command()
@@ -823,10 +824,7 @@ def status(ctx: click.Context, id: object, as_json: bool) -> None:
 @click.pass_context
 def result(ctx: click.Context, id: object, report: str | None, as_json: bool) -> None:
     """Show the result of a submitted backtest. Exit 1 when there is none."""
-    with gateway_of(ctx) as gateway:
-        job = gateway.get(f"/backtests/{id}")
-    ensure_done(job, "backtest", "backtest")
-    _show_job(job, as_json, with_result=True)
+    job = _jobs.result(ctx, id, as_json=as_json)
     if report is not None:
         click.echo(f"report: {_report_of_job(ctx, job, report)}", err=as_json)
 
@@ -853,32 +851,3 @@ def _report_of_job(ctx: click.Context, job: dict[str, Any], report: str) -> Path
             remedy="submit it again, or use 'fks backtest run'",
         )
     return write_report(ctx, fresh, document_of(fresh, source=source), report)
-
-
-@backtest.command()
-@click.argument("id", type=click.UUID)
-@as_json
-@click.pass_context
-def cancel(ctx: click.Context, id: object, as_json: bool) -> None:
-    """End a queued backtest, or ask a running one to end."""
-    with gateway_of(ctx) as gateway:
-        job = gateway.delete(f"/backtests/{id}")
-    _show_job({**job, "result": None}, as_json, with_result=False)
-
-
-def _show_job(job: dict[str, Any], as_json: bool, *, with_result: bool) -> None:
-    if as_json:
-        found = job["result"] if with_result and job["result"] else job
-        kind = "fks.account_backtest/1" if "members" in found else "fks.backtest/1"
-        emit(found, as_json=True, schema=kind if found is not job else "fks.job/1")
-    elif with_result and job["result"]:
-        (show_account if "members" in job["result"] else show)(job["result"])
-    else:
-        stored = " (stored before)" if job.get("is_stored") else ""
-        click.echo(f"backtest {job['id']}: {job['state']}, {100 * job['progress']:.0f} %{_because(job)}{stored}")
-    if job["state"] == "failed":
-        raise FksError(f"backtest {job['id']} failed: {job['error']}")
-
-
-def _because(job: dict[str, Any]) -> str:
-    return " (cancel asked for)" if job["is_cancel_requested"] and job["state"] == "running" else ""

@@ -1,16 +1,17 @@
-"""Parts that the commands of durable jobs share: options of the queue, waiting with a progress bar, the list and the
-logs."""
+"""Parts that the commands of durable jobs share: options of the queue, waiting with a progress bar, the commands
+of each kind."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from fks.cli.base import Columns, as_json, options
-from fks.cli.client import Gateway, gateway_result
+from fks.cli.base import Columns, as_json, emit, options
+from fks.cli.client import Gateway, gateway_of, gateway_result
 from fks.cli.shown import at
 from fks.model.errors import FksError
 
@@ -28,35 +29,108 @@ queue_options = options(
 )
 
 
-def add_list_and_logs(group: click.Group, jobs: str, job: str, path: str, more: Columns | None = None) -> None:
-    """Add the commands `list` and `logs` of one kind of job to its group; `more` columns stand before the state."""
-    columns: Columns = {
-        "SUBMITTED": at("created_at"),
-        "ID": "id",
-        "STRATEGY": lambda item: _series(item["spec"])[0],
-        "SYMBOL": lambda item: _series(item["spec"])[1],
-        "TF": lambda item: _series(item["spec"])[2],
-        **(more or {}),
-        "STATE": "state",
-        "DONE": lambda item: f"{100 * item['progress']:.0f} %",
-        "ERROR": "error",
-    }
+@dataclass(frozen=True, slots=True)
+class JobCommands:
+    """One kind of durable job: its commands `list`, `logs` and `cancel`, and the printing of a job and its result.
 
-    @group.command("list", help=f"List submitted {jobs}, newest first.")
-    @click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
-    @gateway_result("fks.jobs/1", columns, empty=f"no {jobs} yet")
-    def list_(gateway: Gateway, limit: int) -> Any:
-        return gateway.get(path, limit=limit)["items"]
+    `kind` names it in messages, `job` and `jobs` in help texts.
+    """
 
-    @group.command(help=f"Show what the system logged about a submitted {job}: starts, lost runners.")
-    @click.argument("id", type=click.UUID)
-    @click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")
-    @as_json
-    @click.pass_context
-    def logs(ctx: click.Context, id: object, follow: bool, as_json: bool) -> None:
-        from fks.cli.logs import logs
+    group: click.Group
+    kind: str
+    job: str
+    jobs: str
+    path: str
+    schema_of: Callable[[dict[str, Any]], str]  # of a result
+    show_result: Callable[[dict[str, Any]], None]
 
-        ctx.invoke(logs, component=(), follow=follow, lines=1000, level="DEBUG", trace=str(id), as_json=as_json)
+    def add(self, columns: Columns | None = None) -> None:
+        """Add the commands to the group; `columns` stand before the state."""
+        shown: Columns = {
+            "SUBMITTED": at("created_at"),
+            "ID": "id",
+            "STRATEGY": lambda item: _series(item["spec"])[0],
+            "SYMBOL": lambda item: _series(item["spec"])[1],
+            "TF": lambda item: _series(item["spec"])[2],
+            **(columns or {}),
+            "STATE": "state",
+            "DONE": lambda item: f"{100 * item['progress']:.0f} %",
+            "ERROR": "error",
+        }
+
+        @self.group.command("list", help=f"List submitted {self.jobs}, newest first.")
+        @click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+        @gateway_result("fks.jobs/1", shown, empty=f"no {self.jobs} yet")
+        def list_(gateway: Gateway, limit: int) -> Any:
+            return gateway.get(self.path, limit=limit)["items"]
+
+        @self.group.command(help=f"Show what the system logged about a submitted {self.job}: starts, lost runners.")
+        @click.argument("id", type=click.UUID)
+        @click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")
+        @as_json
+        @click.pass_context
+        def logs(ctx: click.Context, id: object, follow: bool, as_json: bool) -> None:
+            from fks.cli.logs import logs
+
+            ctx.invoke(logs, component=(), follow=follow, lines=1000, level="DEBUG", trace=str(id), as_json=as_json)
+
+        @self.group.command(help=f"End a queued {self.job}, or ask a running one to end.")
+        @click.argument("id", type=click.UUID)
+        @as_json
+        @click.pass_context
+        def cancel(ctx: click.Context, id: object, as_json: bool) -> None:
+            with gateway_of(ctx) as gateway:
+                job = gateway.delete(f"{self.path}/{id}")
+            self.show({**job, "result": None}, as_json=as_json)
+
+    def submit(
+        self, ctx: click.Context, spec: dict[str, Any], *, wait: bool, priority: int, again: bool, as_json: bool
+    ) -> dict[str, Any]:
+        """Queue a job and print it; with `wait` at its end, with its result."""
+        with gateway_of(ctx) as gateway:
+            job: dict[str, Any] = gateway.post(f"{self.path}?priority={priority}&again={str(again).lower()}", spec)
+            if wait:
+                job = wait_for(gateway, f"{self.path}/{job['id']}", is_quiet=as_json)
+        self.show(job, as_json=as_json, with_result=wait)
+        return job
+
+    def status(self, ctx: click.Context, id: object, *, as_json: bool, watch: bool = False) -> None:
+        """Print how far a job is; with `watch` at its end."""
+        with gateway_of(ctx) as gateway:
+            job = gateway.get(f"{self.path}/{id}")
+            if watch:
+                job = wait_for(gateway, f"{self.path}/{id}", is_quiet=as_json)
+        self.show({**job, "result": None}, as_json=as_json)
+
+    def result(self, ctx: click.Context, id: object, *, as_json: bool) -> dict[str, Any]:
+        """Print the result of a job; return the job. Errors: FksError when there is no result."""
+        with gateway_of(ctx) as gateway:
+            job: dict[str, Any] = gateway.get(f"{self.path}/{id}")
+        if job["state"] != "done":
+            raise FksError(
+                f"{self.kind} {id} is {job['state']}{': ' + job['error'] if job['error'] else ''}",
+                remedy=f"see 'fks {self.group.name} status'"
+                if job["state"] in ("queued", "running")
+                else "submit it again",
+            )
+        self.show(job, as_json=as_json, with_result=True)
+        return job
+
+    def show(self, job: dict[str, Any], *, as_json: bool, with_result: bool = False) -> None:
+        """Print a job, or its result. Errors: FksError when it failed."""
+        found = job["result"] if with_result else None
+        if as_json:
+            emit(found or job, as_json=True, schema=self.schema_of(found) if found else "fks.job/1")
+        elif found:
+            self.show_result(found)
+        else:
+            more = more_of(job)
+            rest = f", {more}" if more else ""
+            asked = " (cancel asked for)" if job["is_cancel_requested"] and job["state"] == "running" else ""
+            stored = " (stored before)" if job.get("is_stored") else ""
+            click.echo(f"{self.kind} {job['id']}: {job['state']}, {100 * job['progress']:.0f} %{rest}{asked}{stored}")
+        if job["state"] == "failed":
+            raise FksError(f"{self.kind} {job['id']} failed: {job['error']}")
 
 
 def _series(spec: dict[str, Any]) -> tuple[str, str, str]:
@@ -67,15 +141,6 @@ def _series(spec: dict[str, Any]) -> tuple[str, str, str]:
         " ".join(dict.fromkeys(member[name] for member in spec["members"])) for name in ("symbol", "timeframe")
     )
     return f"account of {len(spec['members'])}", symbol, timeframe
-
-
-def ensure_done(job: dict[str, Any], kind: str, command: str) -> None:
-    """Errors: FksError when a job has no result."""
-    if job["state"] != "done":
-        raise FksError(
-            f"{kind} {job['id']} is {job['state']}{': ' + job['error'] if job['error'] else ''}",
-            remedy=f"see 'fks {command} status'" if job["state"] in ("queued", "running") else "submit it again",
-        )
 
 
 def wait_for(gateway: Gateway, path: str, *, is_quiet: bool) -> dict[str, Any]:

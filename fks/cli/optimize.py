@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.backtest import in_ledger, keep_page, load_bars, market_options, spec_of
+from fks.cli.backtest import in_ledger, keep_page, load_bars, market_options, spec_of, wants_report
 from fks.cli.base import as_json, emit, options, result, settings_of, table
 from fks.cli.catalogue import catalogue_of
-from fks.cli.client import gateway_of
 from fks.cli.data.store import with_store
-from fks.cli.jobs import add_list_and_logs, ensure_done, more_of, queue_options, wait_for
+from fks.cli.jobs import JobCommands, queue_options
 from fks.cli.shown import at
-from fks.model.errors import FksError, InputError
 from fks.search.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -129,8 +127,7 @@ def run(
     )
     from fks.search import Search
 
-    if report is not None and no_report:
-        raise InputError("--report and --no-report exclude each other", remedy="give one of them")
+    with_report = wants_report(report, no_report=no_report, as_json=as_json)
     spec = parse_optimization(with_costs(_spec(options), settings_of(ctx).costs, settings_of(ctx).collar_pct))
     catalogue = catalogue_of(ctx)
     space = searched(spec, catalogue)  # errors of the request are reported before any data is loaded
@@ -147,7 +144,7 @@ def run(
     emit(document, as_json=as_json, schema=SCHEMA)
     if not as_json:
         show(document, seconds=time.perf_counter() - began)
-    if report is not None or not (no_report or as_json):
+    if with_report:
         _write_report(ctx, document, report, as_json)
 
 
@@ -195,6 +192,18 @@ def _play(
                 bar.update(shown, advance=1, total=driver.total, best=text)
 
 
+_jobs = JobCommands(
+    optimize,
+    kind="optimization",
+    job="search",
+    jobs="searches",
+    path="/optimizations",
+    schema_of=lambda found: SCHEMA,
+    show_result=lambda found: show(found),
+)
+_jobs.add({"METHOD": lambda item: item["spec"]["plan"]["method"]})
+
+
 @optimize.command()
 @market_options
 @_search_options
@@ -204,16 +213,7 @@ def _play(
 @click.pass_context
 def submit(ctx: click.Context, /, wait: bool, priority: int, again: bool, as_json: bool, **options: Any) -> None:
     """Queue a search on the running system; it survives restarts of any part."""
-    with gateway_of(ctx) as gateway:
-        job = gateway.post(f"/optimizations?priority={priority}&again={str(again).lower()}", _spec(options))
-        if wait:
-            job = wait_for(gateway, f"/optimizations/{job['id']}", is_quiet=as_json)
-    _show_job(job, as_json, with_result=wait)
-
-
-add_list_and_logs(
-    optimize, "searches", "search", "/optimizations", {"METHOD": lambda item: item["spec"]["plan"]["method"]}
-)
+    _jobs.submit(ctx, _spec(options), wait=wait, priority=priority, again=again, as_json=as_json)
 
 
 @optimize.command()
@@ -223,11 +223,7 @@ add_list_and_logs(
 @click.pass_context
 def status(ctx: click.Context, id: object, watch: bool, as_json: bool) -> None:
     """Show how far a submitted search is: trials, rate, time left."""
-    with gateway_of(ctx) as gateway:
-        job = gateway.get(f"/optimizations/{id}")
-        if watch:
-            job = wait_for(gateway, f"/optimizations/{id}", is_quiet=as_json)
-    _show_job({**job, "result": None}, as_json, with_result=False)
+    _jobs.status(ctx, id, as_json=as_json, watch=watch)
 
 
 @optimize.command("result")
@@ -237,39 +233,9 @@ def status(ctx: click.Context, id: object, watch: bool, as_json: bool) -> None:
 @click.pass_context
 def result_(ctx: click.Context, id: object, report: str | None, as_json: bool) -> None:
     """Show the result of a submitted search. Exit 1 when there is none."""
-    with gateway_of(ctx) as gateway:
-        job = gateway.get(f"/optimizations/{id}")
-    ensure_done(job, "optimization", "optimize")
-    _show_job(job, as_json, with_result=True)
+    job = _jobs.result(ctx, id, as_json=as_json)
     if report is not None:
         _write_report(ctx, job["result"], report, as_json)
-
-
-@optimize.command()
-@click.argument("id", type=click.UUID)
-@as_json
-@click.pass_context
-def cancel(ctx: click.Context, id: object, as_json: bool) -> None:
-    """End a queued search, or ask a running one to end."""
-    with gateway_of(ctx) as gateway:
-        job = gateway.delete(f"/optimizations/{id}")
-    _show_job({**job, "result": None}, as_json, with_result=False)
-
-
-def _show_job(job: dict[str, Any], as_json: bool, *, with_result: bool) -> None:
-    if as_json:
-        found = job["result"] if with_result and job["result"] else job
-        emit(found, as_json=True, schema=SCHEMA if found is not job else "fks.job/1")
-    elif with_result and job["result"]:
-        show(job["result"])
-    else:
-        more = more_of(job)
-        stored = " (stored before)" if job.get("is_stored") else ""
-        asked = " (cancel asked for)" if job["is_cancel_requested"] and job["state"] == "running" else ""
-        rest = f", {more}" if more else ""
-        click.echo(f"optimization {job['id']}: {job['state']}, {100 * job['progress']:.0f} %{rest}{asked}{stored}")
-    if job["state"] == "failed":
-        raise FksError(f"optimization {job['id']} failed: {job['error']}")
 
 
 # ── instances ────────────────────────────────────────────────────────────────────────────────────

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from fks.cli.base import named
 from fks.cli.client import Gateway, gateway_result
 from fks.cli.shown import at
 
@@ -70,11 +71,7 @@ def documents() -> None:
 @gateway_result(
     "fks.documents/1",
     {
-        "COLLECTION": "collection",
-        "NAME": "name",
-        "TITLE": "title",
-        "VERSION": "version",
-        "CHUNKS": "chunks",
+        **named("collection", "name", "title", "version", "chunks"),
         "UPDATED": at("updated_at"),
         "ID": "id",
     },

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import options, result, settings_of
+from fks.cli.base import fields, named, options, result, settings_of
 from fks.model.timeframe import iso, to_ns
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ _choosing = options(
 _assets = result(
     "fks.assets/2",
     {
-        "EXCHANGE": "exchange",
-        "SYMBOL": "symbol",
-        "NAME": "name",
+        **named("exchange", "symbol", "name"),
         "COLLECTED": lambda row: "yes" if row["is_enabled"] else "no",
         "STATUS": "status",
         "TIMEFRAMES": lambda row: " ".join(row.get("timeframes") or ()) or "as set",
@@ -68,9 +66,7 @@ def list_(ctx: click.Context, is_all: bool) -> Any:
         known = {(row["exchange"], row["symbol"]) for row in rows}
         return rows + [
             {
-                "exchange": item.exchange,
-                "symbol": item.symbol,
-                "name": item.name,
+                **fields(item, "exchange", "symbol", "name"),
                 "is_enabled": False,
                 "is_trading": item.is_trading,
                 "status": "off",

@@ -163,6 +163,16 @@ def options(*given: Command) -> Command:
     return lambda command: functools.reduce(lambda made, add: add(made), reversed(given), command)
 
 
+def fields(item: object, *names: str) -> dict[str, Any]:
+    """Return these attributes of an object, by name."""
+    return {name: getattr(item, name) for name in names}
+
+
+def named(*names: str) -> dict[str, str | Callable[[Any], object]]:
+    """Return columns of the fields of these names, under their own names as headings."""
+    return {name.upper().replace("_", " "): name for name in names}
+
+
 def result(
     schema: str,
     text: Text | None = None,
@@ -184,8 +194,8 @@ def result(
     def show(found: Any, options: Mapping[str, Any]) -> None:
         if text is None or isinstance(text, Mapping):
             rows = found[items] if isinstance(found, Mapping) else found
-            columns = {name.upper().replace("_", " "): name for name in rows[0]} if text is None and rows else text
-            table(rows, columns or {}, empty=empty if isinstance(empty, str) else empty(**options))
+            columns = text or (named(*rows[0]) if rows else {})
+            table(rows, columns, empty=empty if isinstance(empty, str) else empty(**options))
             return
         line = text.format(found, **options) if isinstance(text, str) else text(found, **options)
         if line is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import Columns, as_json, emit, result, settings_of
+from fks.cli.base import Columns, as_json, emit, named, result, settings_of
 from fks.cli.catalogue import catalogue_of, in_database, params_of
 from fks.cli.shown import time_of
 from fks.model.errors import FksError, InputError
@@ -30,9 +30,7 @@ def _tested(name: str) -> Callable[[Mapping[str, Any]], str]:
 
 
 _CHALLENGER: Columns = {
-    "ID": "id",
-    "STAGE": "stage",
-    "STATE": "state",
+    **named("id", "stage", "state"),
     "PARAMETERS": lambda row: " ".join(f"{name}={value}" for name, value in row["params"].items() if value is not None),
     "DECISIONS": "decisions",
     "BARS": lambda row: "" if row["evaluation"] is None else row["evaluation"]["bars"],

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fks.cli.base import Columns
+from fks.cli.base import Columns, named
 from fks.cli.client import Gateway, gateway_result
 from fks.cli.shown import at, time_of
 
@@ -30,9 +30,7 @@ def _end(item: dict[str, Any]) -> str:
 _INCIDENT: Columns = {
     "ID": "id",
     "OPENED": at("opened_at"),
-    "ACCOUNT": "account",
-    "KIND": "kind",
-    "SUBJECT": "subject",
+    **named("account", "kind", "subject"),
     "WHAT": "detail",
     "CLOSED": _end,
 }

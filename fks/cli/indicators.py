@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import Columns, as_json, emit, result, table
+from fks.cli.base import Columns, as_json, emit, fields, result, table
 
 if TYPE_CHECKING:
     from fks.indicators import Indicator
@@ -76,18 +76,14 @@ def _limit(value: float) -> str:
 
 def _described(row: Indicator) -> dict[str, Any]:
     return {
-        "name": row.name,
-        "group": row.group,
-        "summary": row.summary,
+        **fields(row, "name", "group", "summary"),
         "talib": row.talib or None,
         "columns": list(row.columns),
         "outputs": list(row.outputs),
         "warmup": row.warmup,
         "params": {
             name: {
-                "default": param.default,
-                "least": param.least,
-                "most": param.most,
+                **fields(param, "default", "least", "most"),
                 "type": "int" if isinstance(param.default, int) else "float",
             }
             for name, param in row.params.items()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import Columns, as_json, emit, result, table
+from fks.cli.base import Columns, as_json, emit, fields, result, table
 from fks.model.errors import InputError
 
 if TYPE_CHECKING:
@@ -98,21 +98,13 @@ def _product(spec: ContractSpec, on: date) -> dict[str, Any]:
 
     root, number = spec.full_size
     return {
-        "root": spec.root,
-        "name": spec.name,
-        "exchange": spec.exchange,
-        "currency": spec.currency,
-        "tick": spec.tick,
-        "point_value": spec.point_value,
-        "tick_value": spec.tick_value,
-        "months": spec.months,
-        "front_months": spec.front_months,
+        **fields(
+            spec, "root", "name", "exchange", "currency", "tick", "point_value", "tick_value", "months", "front_months"
+        ),
         "last_day_rule": spec.last_day,
         "micro_of": root if spec.is_micro else None,
         "micros_per_contract": number,
-        "calendar": spec.calendar,
-        "source": spec.source,
-        "source_date": spec.source_date,
+        **fields(spec, "calendar", "source", "source_date"),
         "front": _contract(front_month(spec.root, on)),
     }
 
@@ -121,12 +113,7 @@ def _contract(found: Contract) -> dict[str, Any]:
     from fks.model.timeframe import iso
 
     return {
-        "name": found.name,
-        "code": found.code,
-        "short_code": found.short_code,
-        "roll_date": found.roll_date,
-        "first_notice": found.first_notice,
-        "last_trading_day": found.last_trading_day,
+        **fields(found, "name", "code", "short_code", "roll_date", "first_notice", "last_trading_day"),
         "expires": iso(found.expires_ns),
     }
 

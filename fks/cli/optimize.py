@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.backtest import in_ledger, keep_page, load_bars, market_options, spec_of, wants_report
-from fks.cli.base import as_json, emit, options, result, settings_of, table
+from fks.cli.base import as_json, emit, fields, named, options, result, settings_of, table
 from fks.cli.catalogue import catalogue_of
 from fks.cli.data.store import with_store
 from fks.cli.jobs import JobCommands, queue_options
@@ -329,10 +329,7 @@ def versions(ctx: click.Context, instance: str) -> Any:
     "fks.ledger/1",
     {
         "RAN AT": at("ran_at"),
-        "KIND": "kind",
-        "STRATEGY": "strategy",
-        "SYMBOL": "symbol",
-        "TIMEFRAME": "timeframe",
+        **named("kind", "strategy", "symbol", "timeframe"),
         "BARS": lambda row: f"{row['from'][:10]} to {row['to'][:10]}",
         "TRIALS": "trials",
         "BEST SHARPE": lambda row: f"{row['sharpe_best']:.2f}",
@@ -353,11 +350,7 @@ def ledger(ctx: click.Context, symbol: str | None, limit: int) -> Any:
     return [
         {
             "ran_at": iso(ran_ns),
-            "kind": run.kind,
-            "strategy": run.strategy,
-            "exchange": run.exchange,
-            "symbol": run.symbol,
-            "timeframe": run.timeframe,
+            **fields(run, "kind", "strategy", "exchange", "symbol", "timeframe"),
             "from": iso(run.start_ns),
             "to": iso(run.end_ns),
             "trials": run.trials,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fks.cli.base import Columns, as_json, emit, options, table
+from fks.cli.base import Columns, as_json, emit, named, options, table
 from fks.cli.client import Gateway, gateway_of, gateway_result, new_key, path_of
 from fks.cli.shown import at, brief, money_of, price_of
 
@@ -95,13 +95,7 @@ def orders() -> None:
     "fks.orders/1",
     {
         "TIME": at("created_at"),
-        "CLIENT ORDER ID": "client_order_id",
-        "SYMBOL": "symbol",
-        "ROLE": "role",
-        "SIDE": "side",
-        "TYPE": "type",
-        "QUANTITY": "quantity",
-        "FILLED": "filled",
+        **named("client_order_id", "symbol", "role", "side", "type", "quantity", "filled"),
         "PRICE": lambda i: i["average_price"] or i["price"] or i["stop_price"],
         "STATE": "state",
         "WHY": lambda i: brief(i["code"] or i["detail"]),
@@ -247,10 +241,7 @@ def settle(
     "fks.fills/1",
     {
         "TIME": at("time"),
-        "SYMBOL": "symbol",
-        "SIDE": "side",
-        "QUANTITY": "quantity",
-        "PRICE": "price",
+        **named("symbol", "side", "quantity", "price"),
         "FEE": lambda i: f"{i['fee']} {i['fee_currency']}",
         "PNL": "realized_pnl",
         "FROM": lambda i: "by hand" if i["source"] == "manual" else i["instance"],
@@ -312,10 +303,7 @@ _ENTRY: Columns = {
     "WOULD HAVE MADE": lambda i: "" if i["value"] is None else f"{i['value']} {i['currency']}",
 }
 _SUM: Columns = {
-    "CODE": "code",
-    "ENTRIES": "entries",
-    "FILLED": "filled",
-    "WON": "won",
+    **named("code", "entries", "filled", "won"),
     "STILL OPEN": "open",
     "WOULD HAVE MADE": lambda row: f"{row['value']} {row['currency'] or ''}".strip(),
     "": lambda row: "it cost that" if float(row["value"]) > 0 else "it saved that" if float(row["value"]) < 0 else "",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fks.cli.base import Columns, table
+from fks.cli.base import Columns, named, table
 from fks.cli.client import Gateway, gateway_result, path_of
 from fks.cli.shown import at, money_of, price_of, time_of
 
@@ -27,9 +27,7 @@ def _equity(amount: str | None, currency: str, is_complete: bool | None) -> str:
 @gateway_result(
     "fks.portfolios/1",
     {
-        "ID": "id",
-        "NAME": "name",
-        "STATE": "state",
+        **named("id", "name", "state"),
         "EQUITY": lambda i: _equity(i["equity"], i["base_currency"], i["is_complete"]),
         "AT": at("equity_time"),
         "ACCOUNTS": lambda i: " ".join(i["accounts"]),

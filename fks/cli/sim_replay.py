@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import FAILED, as_json, emit, table
+from fks.cli.base import FAILED, as_json, emit, fields, table
 from fks.model.errors import InputError
 from fks.model.timeframe import iso
 
@@ -81,16 +81,12 @@ def _document(summary: Summary, timeframe: str) -> dict[str, Any]:
     return {
         "from": _moment(summary.first_ns),
         "to": _moment(summary.last_ns),
-        "connections": summary.connections,
-        "frames": summary.frames,
-        "events": summary.events,
+        **fields(summary, "connections", "frames", "events"),
         "timeframe": timeframe,
         "symbols": [
             {
                 "symbol": name,
-                "trades": row.trades,
-                "quotes": row.quotes,
-                "books": row.books,
+                **fields(row, "trades", "quotes", "books"),
                 "bars": len(row.bars),
                 "repeated": row.repeated,
                 "ids_missing": row.ids_missing,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import Columns, as_json, emit, paths_of, result, settings_of, table
+from fks.cli.base import Columns, as_json, emit, fields, named, paths_of, result, settings_of, table
 from fks.cli.catalogue import catalogue_of, in_database, params_of
 from fks.cli.challengers import challengers
 from fks.cli.shown import at, time_of
@@ -184,17 +184,20 @@ def _instance(row: Instance) -> dict[str, Any]:
         "id": row.id,
         "strategy": row.strategy,
         "params": dict(row.params),
-        "params_version": row.params_version,
-        "symbol": row.symbol,
-        "timeframe": row.timeframe,
-        "venue": row.venue,
-        "sizing": row.sizing,
-        "size": row.size,
-        "pyramiding": row.pyramiding,
-        "approval": row.approval,
-        "is_enabled": row.is_enabled,
-        "state": row.state,
-        "error": row.error,
+        **fields(
+            row,
+            "params_version",
+            "symbol",
+            "timeframe",
+            "venue",
+            "sizing",
+            "size",
+            "pyramiding",
+            "approval",
+            "is_enabled",
+            "state",
+            "error",
+        ),
         "target": row.last_target,
         "cursor": None if row.cursor_ns is None else iso(row.cursor_ns),
         "is_isolated": row.is_isolated,
@@ -214,9 +217,7 @@ def _state_of(shown: Mapping[str, Any]) -> str:
 @result(
     "fks.instances/1",
     {
-        "ID": "id",
-        "STRATEGY": "strategy",
-        "SYMBOL": "symbol",
+        **named("id", "strategy", "symbol"),
         "TF": "timeframe",
         "VENUE": "venue",
         "STATE": _state_of,

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from fks.cli.base import Columns, Command
+from fks.cli.base import Columns, Command, named
 from fks.cli.client import Gateway, gateway_result, path_of
 from fks.cli.shown import at, time_of
 
@@ -249,12 +249,7 @@ def audit() -> None:
     "fks.audit/1",
     {
         "AT": at("at"),
-        "ACTOR": "actor",
-        "PHASE": "phase",
-        "ACTION": "action",
-        "OBJECT": "object",
-        "STATUS": "status",
-        "ADDRESS": "address",
+        **named("actor", "phase", "action", "object", "status", "address"),
     },
     empty="nothing was changed",
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, result, table
+from fks.cli.base import as_json, emit, fields, result, table
 from fks.cli.data import features as data_features
 from fks.cli.data import files as data_files
 from fks.cli.data import quality as data_quality
@@ -42,10 +42,7 @@ def sample(ctx: click.Context, as_json: bool) -> None:
     with progress(f"{tape.symbol} {tape.timeframe}", is_shown=not as_json) as report:
         loaded = with_store(ctx, lambda db: load_tape(db, tape, report), create=True)
     document: dict[str, Any] = {
-        "symbol": tape.symbol,
-        "exchange": tape.exchange,
-        "source": tape.source,
-        "licence": tape.licence,
+        **fields(tape, "symbol", "exchange", "source", "licence"),
         "oldest": iso(int(tape.time_ns[0])),
         "newest": iso(int(tape.time_ns[-1])),
         "seconds": round(time.monotonic() - start, 2),
@@ -86,10 +83,7 @@ def status(ctx: click.Context, symbol: str | None) -> Any:
         )
         return [
             {
-                "symbol": one.symbol,
-                "timeframe": one.timeframe,
-                "exchange": one.exchange,
-                "candles": one.candles,
+                **fields(one, "symbol", "timeframe", "exchange", "candles"),
                 "oldest": None if one.oldest_ns is None else iso(one.oldest_ns),
                 "newest": None if one.newest_ns is None else iso(one.newest_ns),
                 "time_range": _range(one.oldest_ns, one.newest_ns),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import USAGE, Columns, as_json, emit, paths_of, settings_of, table
+from fks.cli.base import USAGE, Columns, as_json, emit, fields, named, paths_of, settings_of, table
 from fks.cli.data.record import record
 from fks.cli.data.store import progress, with_store
 from fks.model.errors import InputError
@@ -114,17 +114,13 @@ def _row(done: Imported) -> dict[str, Any]:
     file = done.file
     return {
         "file": str(file.path),
-        "form": file.form,
-        "stamps": file.stamps,
-        "exchange": file.exchange,
+        **fields(file, "form", "stamps", "exchange"),
         "symbol": file.bars.symbol,
         "timeframe": file.bars.timeframe,
         "bars": len(file.bars),
         "oldest": iso(int(file.bars.time_ns[0])),
         "newest": iso(int(file.bars.time_ns[-1])),
-        "missing": file.missing,
-        "gaps": file.gaps,
-        "gap_longest": file.gap_longest,
+        **fields(file, "missing", "gaps", "gap_longest"),
         "stored": [
             {"timeframe": name, "new": merged.inserted, "changed": merged.changed, "same": merged.unchanged}
             for name, merged in done.merged.items()
@@ -139,15 +135,7 @@ def _row(done: Imported) -> dict[str, Any]:
 
 _STORED: Columns = {
     "FILE": lambda row: Path(row["file"]).name,
-    "FORM": "form",
-    "EXCHANGE": "exchange",
-    "SYMBOL": "symbol",
-    "TIMEFRAME": "timeframe",
-    "OLDEST": "oldest",
-    "NEWEST": "newest",
-    "NEW": "new",
-    "CHANGED": "changed",
-    "SAME": "same",
+    **named("form", "exchange", "symbol", "timeframe", "oldest", "newest", "new", "changed", "same"),
 }
 
 
@@ -227,10 +215,7 @@ def export(
     done = with_store(ctx, work)
     row = {
         "file": str(done.path),
-        "exchange": done.exchange,
-        "symbol": done.symbol,
-        "timeframe": done.timeframe,
-        "bars": done.bars,
+        **fields(done, "exchange", "symbol", "timeframe", "bars"),
         "oldest": iso(done.first_ns),
         "newest": iso(done.last_ns),
         "bytes": done.size,

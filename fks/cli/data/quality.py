@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import FAILED, OK, Columns, as_json, emit, settings_of, table
+from fks.cli.base import FAILED, OK, Columns, as_json, emit, fields, named, settings_of, table
 from fks.cli.data.store import ensure_some, exchange_of, is_symbol, lasting, progress, show, with_store
 from fks.model.errors import InputError
 from fks.model.timeframe import check_timeframe, iso, to_ns
@@ -86,9 +86,7 @@ def gaps(
     found = with_store(ctx, work)
     rows = [
         {
-            "symbol": gap.symbol,
-            "timeframe": gap.timeframe,
-            "exchange": gap.exchange,
+            **fields(gap, "symbol", "timeframe", "exchange"),
             "from": iso(gap.span.start_ns),
             "to": iso(gap.span.end_ns),
             "bars": gap.bars,
@@ -122,9 +120,7 @@ async def _fill(ctx: click.Context, db: Database, missing: list[Missing], *, is_
 
 # ── quality ──────────────────────────────────────────────────────────────────────────────────────
 _QUALITY: Columns = {
-    "SYMBOL": "symbol",
-    "TIMEFRAME": "timeframe",
-    "EXCHANGE": "exchange",
+    **named("symbol", "timeframe", "exchange"),
     "COVERAGE": lambda one: click.style(_percent(one["coverage"]), fg="green" if one["is_good"] else "red"),
     "BARS": "candles",
     "MISSING": "missing",
@@ -141,9 +137,7 @@ _QUALITY: Columns = {
     "OUTAGES": lambda one: f"{one['outages']}, {lasting(one['outage_seconds'])}" if one["outages"] else "",
 }
 _OUTAGE: Columns = {
-    "SYMBOL": "symbol",
-    "EXCHANGE": "exchange",
-    "CHANNEL": "channel",
+    **named("symbol", "exchange", "channel"),
     "FROM": "began_at",
     "TO": lambda one: one["ended_at"] or "still",
     "CAUSE": "cause",
@@ -210,30 +204,14 @@ def _quality(one: Quality) -> dict[str, Any]:
         span = one.longest.span
         longest = {"from": iso(span.start_ns), "to": iso(span.end_ns), "bars": one.longest.bars}
     return {
-        "symbol": one.symbol,
-        "timeframe": one.timeframe,
-        "exchange": one.exchange,
+        **fields(one, "symbol", "timeframe", "exchange"),
         "from": iso(one.from_ns),
         "to": iso(one.to_ns),
-        "coverage": one.coverage,
-        "expected": one.expected,
-        "candles": one.candles,
-        "missing": one.missing,
-        "absent": one.absent,
-        "refused": one.refused,
-        "unavailable": one.unavailable,
-        "gaps": one.gaps,
+        **fields(one, "coverage", "expected", "candles", "missing", "absent", "refused", "unavailable", "gaps"),
         "longest_gap": longest,
-        "nulls": one.nulls,
-        "duplicates": one.duplicates,
-        "incomplete": one.incomplete,
-        "inconsistent": one.inconsistent,
-        "silent": one.silent,
-        "corrected": one.corrected,
+        **fields(one, "nulls", "duplicates", "incomplete", "inconsistent", "silent", "corrected"),
         "last_revision_at": None if one.corrected_ns is None else iso(one.corrected_ns),
-        "revision": one.revision,
-        "quarantined": one.quarantined,
-        "outages": one.outages,
+        **fields(one, "revision", "quarantined", "outages"),
         "outage_seconds": round(one.outage_ns / 1e9, 3),
         "is_good": one.is_good,
     }
@@ -241,9 +219,7 @@ def _quality(one: Quality) -> dict[str, Any]:
 
 def _outage(one: Outage) -> dict[str, Any]:
     return {
-        "symbol": one.symbol,
-        "exchange": one.exchange,
-        "channel": one.channel,
+        **fields(one, "symbol", "exchange", "channel"),
         "began_at": iso(one.began_ns),
         "ended_at": None if one.ended_ns is None else iso(one.ended_ns),
         "cause": one.cause,

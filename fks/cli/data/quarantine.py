@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit
+from fks.cli.base import as_json, emit, fields
 from fks.cli.data.store import is_symbol, show, with_store
 from fks.model.errors import InputError
 from fks.model.timeframe import iso
@@ -109,10 +109,7 @@ def _shown(row: HeldRow, *, is_whole: bool) -> dict[str, Any]:
     return {
         "id": row.id,
         "received_at": iso(row.received_ns),
-        "exchange": held.exchange,
-        "symbol": held.symbol,
-        "channel": held.channel,
-        "timeframe": held.timeframe,
+        **fields(held, "exchange", "symbol", "channel", "timeframe"),
         "time": None if held.time_ns is None else iso(held.time_ns),
         "reason": held.reason,
         "source": held.source,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, paths_of, settings_of
+from fks.cli.base import as_json, emit, fields, paths_of, settings_of
 from fks.cli.data.store import node_of
 from fks.model.errors import InputError, OutageError, PeerError
 
@@ -113,9 +113,7 @@ async def _record(
         "exchange": name,
         "symbols": sorted({item.symbol for item in wanted}),
         "channels": list(channels),
-        "frames": recorder.counts.frames,
-        "bytes": recorder.counts.bytes,
-        "lost": recorder.counts.lost,
+        **fields(recorder.counts, "frames", "bytes", "lost"),
         "folder": str(folder),
         "files": [str(path) for path in recorder.files],
         "size": recorder.size,

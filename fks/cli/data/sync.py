@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import FAILED, NOT_RUNNING, as_json, result, settings_of
+from fks.cli.base import FAILED, NOT_RUNNING, as_json, fields, result, settings_of
 from fks.cli.data.store import Report, exchange_of, is_symbol, node_of, parse_series, progress, show, with_store
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.timeframe import iso, to_ns
@@ -209,10 +209,7 @@ def _synced(exchange: str, done: Synced) -> dict[str, Any]:
         "symbol": done.symbol,
         "timeframe": done.timeframe,
         "exchange": exchange,
-        "fetched": done.fetched,
-        "changed": done.changed,
-        "absent": done.absent,
-        "candles": done.candles,
+        **fields(done, "fetched", "changed", "absent", "candles"),
         "oldest": None if done.oldest_ns is None else iso(done.oldest_ns),
         "newest": None if done.newest_ns is None else iso(done.newest_ns),
         "error": None,

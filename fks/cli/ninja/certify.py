@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, paths_of, table
+from fks.cli.base import as_json, emit, fields, paths_of, table
 from fks.model.errors import FksError, InputError
 from fks.model.timeframe import NS, iso
 
@@ -186,10 +186,7 @@ class Report:
         steps = [{"name": step.name, "title": step.title, **asdict(self.results[step.name])} for step in STEPS]
         return {
             "release": installed_version(),
-            "group": self.group,
-            "account": self.account,
-            "instrument": self.instrument,
-            "is_complete": self.is_complete,
+            **fields(self, "group", "account", "instrument", "is_complete"),
             "steps": steps,
         }
 
@@ -271,13 +268,9 @@ def _checks(certifier: Certifier, report: Report) -> dict[str, Callable[[], Coro
         return await certifier.still_protected(str(report.results["bracket"].measured["id"]))
 
     return {
-        "connection": certifier.connection,
-        "working_order": certifier.working_order,
-        "bracket": certifier.bracket,
+        **fields(certifier, "connection", "working_order", "bracket"),
         _PROTECTED: still_protected,
-        "flatten": certifier.flatten,
-        "latch": certifier.latch,
-        "released": certifier.released,
+        **fields(certifier, "flatten", "latch", "released"),
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, paths_of, table
+from fks.cli.base import as_json, emit, fields, paths_of, table
 from fks.model.errors import InputError
 
 if TYPE_CHECKING:
@@ -110,10 +110,7 @@ def _group(group: RuleGroup, file: str, state: AccountState, now_ns: int) -> dic
     today = datetime.fromtimestamp(now_ns // NS, UTC).date()
     action = required_action(group, state, now_ns)
     return {
-        "group": group.group,
-        "firm": group.firm,
-        "program": group.program,
-        "starting_balance": group.starting_balance,
+        **fields(group, "group", "firm", "program", "starting_balance"),
         "file": file,
         "mode_at_most": mode_of(Mode.AUTO, group, today),
         "reasons": [why for _, why in problems_of(group, today)],
@@ -129,17 +126,9 @@ def _rule(group: RuleGroup, distance: Any, today: date) -> dict[str, Any]:
 
     rule = group.rules.present()[distance.rule]
     return {
-        "rule": distance.rule,
-        "limit": distance.limit,
-        "own_limit": distance.own_limit,
-        "used": distance.used,
-        "left": distance.left,
-        "unit": distance.unit,
+        **fields(distance, "rule", "limit", "own_limit", "used", "left", "unit"),
         "detail": distance.text,
-        "source": rule.source,
-        "source_date": rule.source_date,
-        "verified_on": rule.verified_on,
-        "verified_by": rule.verified_by,
+        **fields(rule, "source", "source_date", "verified_on", "verified_by"),
         "age_days": age_days(rule, today),
         "note": rule.note,
     }

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fks.cli.base import Denied, as_json, emit, options, paths_of, settings_of, table
-from fks.cli.catalogue import catalogue_of, params_of
+from fks.cli.catalogue import SIZE_HELP, SIZING_HELP, SizingType, catalogue_of, params_of
 from fks.cli.client import gateway_of
 from fks.cli.jobs import JobCommands, queue_options
-from fks.cli.sizing import SIZE_HELP, SIZING_HELP, SizingType
 from fks.model.errors import FksError, InputError, OutageError
 
 if TYPE_CHECKING:
@@ -410,13 +409,9 @@ def load_bars(ctx: click.Context, request: Request, tape: str | None) -> Loaded:
 
 
 async def _with_database(ctx: click.Context, url: str, work: Callable[[Database], Awaitable[T]]) -> T:
-    from fks.store.db import Database
+    from fks.cli.store import on_database
 
-    db = await Database.connect(url, settings_of(ctx).database, application="backtest", retry_s=2.0)
-    try:
-        return await work(db)
-    finally:
-        await db.close()
+    return await on_database(url, work, settings_of(ctx).database, application="backtest", retry_s=2.0)
 
 
 def in_ledger(ctx: click.Context, tape: str | None, work: Callable[[ResearchRunStore], Awaitable[T]]) -> T | None:

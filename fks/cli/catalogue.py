@@ -1,4 +1,5 @@
-"""Strategies of this node, their parameters as options, and its database, for the commands about strategies."""
+"""Strategies of this node, their parameters and sizing as options, and its database, for the commands that trade or
+test a strategy."""
 
 from __future__ import annotations
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from fks.store.db import Database
 
 T = TypeVar("T")
+SIZING_HELP = (
+    "What --size is: notional, quantity, equity_pct, risk_pct (percent of the equity lost at the stop loss), "
+    "atr_pct[:BARS] or stdev_pct[:BARS] (percent of the equity that a bar's volatility is worth)."
+)
+SIZE_HELP = "Quote per entry (notional), base (quantity), or percent of the equity (the others)."
 
 
 def catalogue_of(ctx: click.Context, files: Sequence[Path] = ()) -> ConfinedCatalogue:
@@ -38,15 +44,23 @@ def params_of(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 def in_database(ctx: click.Context, work: Callable[[Database], Awaitable[T]]) -> T:
     """Run `work` on this node's database, whether FKS runs or not. Errors: OutageError, ConfigError."""
-    from fks.cli.store import opened_store
-    from fks.store.db import Database
-
-    async def go(url: str, settings: Any) -> T:
-        db = await Database.connect(url, settings.database, application="strategies")
-        try:
-            return await work(db)
-        finally:
-            await db.close()
+    from fks.cli.store import on_database, opened_store
 
     with opened_store(ctx) as (url, settings, _):
-        return asyncio.run(go(url, settings))
+        return asyncio.run(on_database(url, work, settings.database, application="strategies"))
+
+
+class SizingType(click.ParamType[str]):
+    """A sizing, as `fks.risk.sizing.Sizing` reads it."""
+
+    name = "sizing"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the sizing's text. Errors: BadParameter."""
+        from fks.model.errors import InputError
+        from fks.risk.sizing import Sizing
+
+        try:
+            return str(Sizing.parse(str(value)))
+        except InputError as error:
+            self.fail(str(error), param, ctx)

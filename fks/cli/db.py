@@ -13,6 +13,7 @@ from fks.cli.base import Columns, as_json, emit, paths_of, result, table
 
 if TYPE_CHECKING:
     from fks.config.settings import Data as DataSettings
+    from fks.store.db import Database
     from fks.store.timescale import Found, Step
 
 
@@ -290,46 +291,40 @@ def timescale(ctx: click.Context, is_applied: bool, yes: bool, as_json: bool) ->
 
 
 async def _timescale(url: str, data: DataSettings, steps: list[Step] | None = None) -> tuple[Found, list[Step]]:
+    from fks.cli.store import on_database
     from fks.store import timescale
-    from fks.store.db import Database
 
-    store = await Database.connect(url, application="db timescale", retry_s=5.0)
-    try:
+    async def work(store: Database) -> tuple[Found, list[Step]]:
         if steps is not None:
             await timescale.apply(store, steps)
         found = await timescale.find(store)
         return found, timescale.plan(found, data)
-    finally:
-        await store.close()
+
+    return await on_database(url, work, application="db timescale", retry_s=5.0)
 
 
 async def _ensure_partitions(url: str) -> None:
+    from fks.cli.store import on_database
     from fks.clock import RealClock
     from fks.model.timeframe import to_datetime
-    from fks.store.db import Database
     from fks.store.partitions import ensure_partitions
 
-    store = await Database.connect(url, application="db upgrade", retry_s=5.0)
-    try:
-        await ensure_partitions(store, to_datetime(RealClock().now_ns()))
-    finally:
-        await store.close()
+    now = to_datetime(RealClock().now_ns())
+    await on_database(url, lambda store: ensure_partitions(store, now), application="db upgrade", retry_s=5.0)
 
 
 async def _overview(url: str) -> dict[str, Any]:
+    from fks.cli.store import on_database
     from fks.store import migrate
-    from fks.store.db import Database
 
-    store = await Database.connect(url, application="db status", retry_s=5.0)
-    try:
+    async def work(store: Database) -> dict[str, Any]:
         row = await store.fetchrow("store.overview")
         assert row is not None
-        tables = [dict(found) for found in await store.fetch("store.sizes")]
-    finally:
-        await store.close()
-    answer = dict(row)
-    answer["uptime_s"] = answer.pop("uptime").total_seconds()
-    return {"revision": await migrate.current(url), **answer, "tables": tables}
+        return {**row, "tables": [dict(found) for found in await store.fetch("store.sizes")]}
+
+    answer = await on_database(url, work, application="db status", retry_s=5.0)
+    tables, uptime = answer.pop("tables"), answer.pop("uptime")
+    return {"revision": await migrate.current(url), **answer, "uptime_s": uptime.total_seconds(), "tables": tables}
 
 
 def _size(count: int) -> str:

@@ -405,12 +405,9 @@ def _machines(paths: Paths) -> list[NodeRow]:
 
 
 async def _in_nodes(url: str, work: Callable[[NodeStore], Awaitable[T]], *, retry_s: float) -> T:
+    from fks.cli.store import on_database
     from fks.config.settings import Database as Options
-    from fks.store.db import Database
     from fks.store.nodes import NodeStore
 
-    db = await Database.connect(url, Options(pool_max=1), application="node", retry_s=retry_s)
-    try:
-        return await work(NodeStore(db))
-    finally:
-        await db.close()
+    pool = Options(pool_max=1)
+    return await on_database(url, lambda db: work(NodeStore(db)), pool, application="node", retry_s=retry_s)

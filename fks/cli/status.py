@@ -139,16 +139,12 @@ def _from_database(paths: Paths) -> dict[str, Any]:
 
 async def read_database(paths: Paths, read: Callable[[Database], Awaitable[T]]) -> T:
     """Return the result of `read` on this node's database, without anything else running. Errors: OutageError."""
+    from fks.cli.store import on_database
     from fks.config.endpoints import load_node
     from fks.config.settings import Database as Settings
-    from fks.store.db import Database
 
     url = load_node(paths).database_url
-    db = await Database.connect(url, Settings(pool_max=1), application="fks-cli", retry_s=0.0)
-    try:
-        return await read(db)
-    finally:
-        await db.close()
+    return await on_database(url, read, Settings(pool_max=1), application="fks-cli", retry_s=0.0)
 
 
 def ask_database(paths: Paths, read: Callable[[Database], Awaitable[T]]) -> T:

@@ -5,14 +5,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fks.cli.base import settings_of
 from fks.config.paths import Paths
+from fks.config.settings import Database as Options
 from fks.config.settings import Settings
+
+if TYPE_CHECKING:
+    from fks.store.db import Database
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -45,6 +52,19 @@ def opened_store(ctx: click.Context, *, create: bool = False) -> Iterator[tuple[
         if watch is not None:
             server.stop(process)
             watch.close()
+
+
+async def on_database(
+    url: str, work: Callable[[Database], Awaitable[T]], settings: Options | None = None, **connect: Any
+) -> T:
+    """Return the result of `work` on a pool opened for it. `connect` and errors: those of `Database.connect`."""
+    from fks.store.db import Database
+
+    db = await Database.connect(url, settings, **connect)
+    try:
+        return await work(db)
+    finally:
+        await db.close()
 
 
 def is_running(paths: Paths) -> bool:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import Columns, as_json, emit, fields, named, paths_of, result, settings_of, table
-from fks.cli.catalogue import catalogue_of, in_database, params_of
+from fks.cli.catalogue import SIZE_HELP, SIZING_HELP, SizingType, catalogue_of, in_database, params_of
 from fks.cli.challengers import challengers
 from fks.cli.shown import at, time_of
-from fks.cli.sizing import SIZE_HELP, SIZING_HELP, SizingType
 from fks.model.errors import FksError, InputError
 
 if TYPE_CHECKING:

@@ -34,20 +34,15 @@ PACE_S = 30.0  # of the average rate
 def with_store(ctx: click.Context, work: Callable[[Database], Awaitable[T]], *, create: bool = False) -> T:
     """Run `work` on the store: the running one, or the embedded one, started for this call; `create` makes and migrates
     it."""
-    from fks.cli.store import opened_store
+    from fks.cli.store import on_database, opened_store
     from fks.store import migrate
-    from fks.store.db import Database
 
     async def run(url: str, settings: Any) -> T:
         if create:
             await migrate.upgrade(url)
         elif await migrate.usable(url) is None:
             raise InputError("the store is empty", code="NO_DATA", remedy="run 'fks data sample', or 'fks up' once")
-        db = await Database.connect(url, settings, application="data")
-        try:
-            return await work(db)
-        finally:
-            await db.close()
+        return await on_database(url, work, settings, application="data")
 
     with opened_store(ctx, create=create) as (url, settings, _):
         return asyncio.run(run(url, settings.database.model_copy(update={"statement_timeout_s": STATEMENT_S})))

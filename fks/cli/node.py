@@ -3,7 +3,6 @@ installed build by a second `ray up`."""
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import os
 import socket
@@ -152,6 +151,8 @@ def worker(
 @result("fks.node-forget/1", "machine {name} is forgotten")
 def forget(ctx: click.Context, name: str) -> Any:
     """Drop a machine that is gone for good: 'fks node stop' cannot be run there any more."""
+    import asyncio
+
     from fks.cli.store import opened_store
     from fks.model.errors import InputError
 
@@ -399,6 +400,8 @@ def _wait_for_workers(paths: Paths, build: str, *, is_json: bool) -> None:
 
 
 def _machines(paths: Paths) -> list[NodeRow]:
+    import asyncio
+
     from fks.config.endpoints import load_node
 
     return asyncio.run(_in_nodes(load_node(paths).database_url, lambda nodes: nodes.all(), retry_s=5.0))

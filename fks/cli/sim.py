@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -20,6 +19,8 @@ from fks.model.timeframe import iso
 from fks.sim.options import Wire
 
 if TYPE_CHECKING:
+    import asyncio
+
     from fks.sim.nt8.server import ServerOptions
     from fks.sim.options import Options
     from fks.tape.summary import Summary
@@ -72,6 +73,8 @@ def exchange(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     """Run a local exchange until SIGTERM or Ctrl-C."""
     given["data_dir"] = given["data_dir"] or Path(ctx.obj["home"]) / "sim-exchange"
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: no pool of threads for tiny arrays
+    import asyncio
+
     runner = _event_loops()
     with asyncio.Runner(loop_factory=runner) as loop:
         loop.run(_serve(_options(given), as_json=as_json))
@@ -177,6 +180,8 @@ def nt8(ctx: click.Context, /, as_json: bool, is_list: bool, **given: Any) -> No
         click.echo(json.dumps(KINDS) if as_json else "\n".join(lines))
         return
     given["data_dir"] = given["data_dir"] or Path(ctx.obj["home"]) / "sim-nt8"
+    import asyncio
+
     asyncio.run(_serve_nt8(_nt8_options(given), as_json=as_json))
 
 
@@ -250,6 +255,8 @@ class _StandIn(Protocol):
 
 def _stop_signal() -> asyncio.Event:
     """Return an event that SIGTERM and Ctrl-C set. Call it before the server is started."""
+    import asyncio
+
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

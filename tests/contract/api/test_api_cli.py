@@ -44,6 +44,14 @@ async def test_a_token_made_here_works_there(fks: Fks, gateway: Running) -> None
     assert (await fks("token", "create", "--name", "x", "--scope", "root"))[0] == USAGE
 
 
+async def test_a_generated_password_is_in_the_json(fks: Fks) -> None:
+    code, _, _ = await fks("users", "add", "ann", "--scope", "read", "--generate", "--json")
+    assert code == OK
+    code, out, _ = await fks("users", "password", "ann", "--generate", "--json")
+    assert code == OK
+    assert len(json.loads(out)["password"]) >= 24, "nothing else shows it"
+
+
 LISTS = [
     (("signals", "list"), "fks.signals/1"),
     (("orders", "list"), "fks.orders/1"),

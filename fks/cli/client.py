@@ -141,30 +141,36 @@ def _plain(query: Mapping[str, object]) -> dict[str, str]:
 
 
 class OwnGateway(Gateway):
-    """The gateway of the node at `paths`, found at the first request, so that a wrong option is refused before.
+    """The gateway of the node at `paths`. With `is_late` it is found at the first request: a wrong option is refused
+    before.
 
-    Errors of that request, too: NotRunning when the node is down, ConfigError on a bad token file.
+    Errors of finding it: NotRunning when the node is down, ConfigError on a bad token file.
     """
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, *, is_late: bool = False) -> None:
         self._paths: Paths | None = paths
+        if not is_late:
+            self._find(paths)
 
     def __exit__(self, *_: object) -> None:
         if self._paths is None:
             super().__exit__()
 
     def _call(self, method: str, path: str, **kwargs: Any) -> Any:
+        if self._paths is not None:
+            self._find(self._paths)
+        return super()._call(method, path, **kwargs)
+
+    def _find(self, paths: Paths) -> None:
         from fks.config.endpoints import load_node
 
-        if self._paths is not None:
-            node = load_node(self._paths)
-            super().__init__(node.gateway_url, local_token(self._paths), node.tls_context())
-            self._paths = None
-        return super()._call(method, path, **kwargs)
+        node = load_node(paths)
+        super().__init__(node.gateway_url, local_token(paths), node.tls_context())
+        self._paths = None
 
 
 def gateway_of(ctx: click.Context) -> Gateway:
-    """Return the client of this node's gateway."""
+    """Return the client of this node's gateway. Errors: those of `OwnGateway`."""
     return OwnGateway(paths_of(ctx))
 
 
@@ -174,7 +180,7 @@ def gateway_result(schema: str, text: Text, **more: Any) -> Callable[[Command], 
     def decorate(function: Command) -> Command:
         @functools.wraps(function)
         def ask(ctx: click.Context, **options: Any) -> Any:
-            with gateway_of(ctx) as gateway:
+            with OwnGateway(paths_of(ctx), is_late=True) as gateway:
                 return function(gateway, **options)
 
         return result(schema, text, **more)(ask)

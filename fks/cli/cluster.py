@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from fks.cli.base import FAILED, OK, as_json, emit, paths_of, table
+from fks.cli.base import Columns, fields, paths_of, result
+
+_COLOURS = {"ok": "green", "bad": "red", "skipped": "bright_black"}
+_CHECK: Columns = {
+    "": lambda c: click.style(c["state"], fg=_COLOURS[c["state"]]),
+    "check": "name",
+    "found": "detail",
+    "what to do": lambda c: c["remedy"] if c["state"] == "bad" else "",
+}
 
 
 @click.group()
@@ -14,9 +24,8 @@ def cluster() -> None:
 
 @cluster.command()
 @click.option("--file", "-f", metavar="FILE", default="cluster.yaml", show_default=True, help="What `ray up` is given.")
-@as_json
-@click.pass_context
-def check(ctx: click.Context, file: str, as_json: bool) -> int:
+@result("fks.cluster-check/1", _CHECK, items="checks", failed=lambda found: found["state"] == "bad")
+def check(ctx: click.Context, file: str) -> Any:
     """Check cluster.yaml, tokens, the wheel and resources; on a running system every node. Exit 1 when one fails."""
     import asyncio
     from pathlib import Path
@@ -25,18 +34,7 @@ def check(ctx: click.Context, file: str, as_json: bool) -> int:
     from fks.model.health import DOWN, HEALTHY, UNKNOWN
 
     checks = asyncio.run(examine(paths_of(ctx), Path(file)))
-    words = {HEALTHY: ("ok", "green"), DOWN: ("bad", "red"), UNKNOWN: ("skipped", "bright_black")}
-    is_bad = any(found.status == DOWN for found in checks)
-    if as_json:
-        items = [{"name": c.name, "state": words[c.status][0], "detail": c.detail, "remedy": c.remedy} for c in checks]
-        emit({"state": "bad" if is_bad else "ok", "checks": items}, as_json=True, schema="fks.cluster-check/1")
-    else:
-        table(
-            [
-                (click.style(word, fg=colour), c.name, c.detail, c.remedy if c.status == DOWN else "")
-                for c in checks
-                for word, colour in [words[c.status]]
-            ],
-            ("", "check", "found", "what to do"),
-        )
-    return FAILED if is_bad else OK
+    words = {HEALTHY: "ok", DOWN: "bad", UNKNOWN: "skipped"}
+    state = "bad" if any(found.status == DOWN for found in checks) else "ok"
+    rows = [{"name": c.name, "state": words[c.status]} | fields(c, "detail", "remedy") for c in checks]
+    return {"state": state, "checks": rows}

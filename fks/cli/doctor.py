@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from fks.cli.base import FAILED, OK, as_json, emit, home_of
-from fks.model.health import DEGRADED, DOWN, HEALTHY, level
+from fks.cli.base import fields, home_of, result
+from fks.model.health import DEGRADED, DOWN, HEALTHY
 
-#: Status of a check → its word, mark, colour, and the summary when it is the worst.
-_SHOWN = {
-    HEALTHY: ("ok", "✓", "green", "all is well"),
-    DEGRADED: ("warn", "!", "yellow", "usable, with remarks"),
-    DOWN: ("fail", "✗", "red", "something has to be fixed"),
-}
+_WORDS = {HEALTHY: "ok", DEGRADED: "warn", DOWN: "fail"}
+_MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
+_SUMMARIES = {"ok": "all is well", "warn": "usable, with remarks", "fail": "something has to be fixed"}
+
+
+def _show(found: dict[str, Any]) -> None:
+    for check in found["checks"]:
+        mark, colour = _MARKS[check["state"]]
+        click.echo(f"{click.style(mark, fg=colour)} {check['name']:<16} {check['detail']}")
+        if check["remedy"] and check["state"] != "ok":
+            click.echo(f"  {'':<16} {click.style('→ ' + check['remedy'], fg=colour)}")
+    click.echo(click.style(_SUMMARIES[found["state"]], fg=_MARKS[found["state"]][1], bold=True))
 
 
 @click.command()
-@as_json
-@click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> int:
+@result("fks.doctor/1", _show, failed=lambda found: found["state"] == "fail")
+def doctor(ctx: click.Context) -> Any:
     """Check this machine and the running system; name what to fix. Exit 1 when anything fails."""
     import asyncio
 
@@ -27,17 +34,6 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
 
     paths = Paths.of(home_of(ctx) or ".fks")
     checks = asyncio.run(examine(paths))
-    statuses = {check.status for check in checks}
-    worst = level(statuses <= {HEALTHY}, DOWN not in statuses)
-    if as_json:
-        rows = [{"name": c.name, "state": _SHOWN[c.status][0], "detail": c.detail, "remedy": c.remedy} for c in checks]
-        emit({"state": _SHOWN[worst][0], "home": str(paths.home), "checks": rows}, as_json=True, schema="fks.doctor/1")
-    else:
-        for check in checks:
-            _, mark, colour, _ = _SHOWN[check.status]
-            click.echo(f"{click.style(mark, fg=colour)} {check.name:<16} {check.detail}")
-            if check.remedy and check.status != HEALTHY:
-                click.echo(f"  {'':<16} {click.style('→ ' + check.remedy, fg=colour)}")
-        _, _, colour, summary = _SHOWN[worst]
-        click.echo(click.style(summary, fg=colour, bold=True))
-    return FAILED if worst == DOWN else OK
+    rows = [{"name": c.name, "state": _WORDS[c.status]} | fields(c, "detail", "remedy") for c in checks]
+    worst = max((row["state"] for row in rows), key=list(_MARKS).index, default="ok")
+    return {"state": worst, "home": str(paths.home), "checks": rows}

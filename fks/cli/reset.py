@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, settings_of
+from fks.cli.base import result, settings_of
 from fks.model.errors import ConfigError, FksError, InputError
 
 if TYPE_CHECKING:
     from fks.config.paths import Paths
 
 
+def _shown(done: dict[str, Any], **_: Any) -> None:
+    kept = f"backup {done['backup']}" if done["backup"] else "no backup"
+    click.echo(f"removed {', '.join(done['removed']) or 'nothing'}; {kept}")
+    click.echo("start again with 'fks up'")
+
+
 @click.command()
 @click.option("--yes-delete", metavar="NAME", help="Do not ask: NAME is the last part of FKS_HOME's path.")
 @click.option("--no-backup", is_flag=True, help="Do not keep a copy of the database first.")
-@as_json
-@click.pass_context
-def reset(ctx: click.Context, yes_delete: str | None, no_backup: bool, as_json: bool) -> None:
+@result("fks.reset/1", _shown)
+def reset(ctx: click.Context, yes_delete: str | None, no_backup: bool) -> Any:
     """Clear all data and start again: bars, signals, orders, fills, accounts, the local exchange, logs.
 
     fks.toml, the secrets, your strategies, the backups and an engaged kill switch stay.
@@ -41,10 +46,7 @@ def reset(ctx: click.Context, yes_delete: str | None, no_backup: bool, as_json: 
 
         asyncio.run(migrate.downgrade(settings.database.url.get_secret_value(), "base"))
     removed = _remove(paths)
-    emit({"removed": removed, "backup": str(backup) if backup else None}, as_json=as_json, schema="fks.reset/1")
-    if not as_json:
-        click.echo(f"removed {', '.join(removed) or 'nothing'}; " + (f"backup {backup}" if backup else "no backup"))
-        click.echo("start again with 'fks up'")
+    return {"removed": removed, "backup": str(backup) if backup else None}
 
 
 def _confirm(paths: Paths, typed: str | None) -> None:

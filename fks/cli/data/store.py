@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fks.cli.base import emit, paths_of, settings_of, table
+from fks.cli.base import emit, named, paths_of, settings_of, table
 from fks.model.errors import InputError, OutageError
 from fks.model.instrument import folded
 
@@ -135,8 +135,7 @@ def show(rows: Sequence[dict[str, Any]], as_json: bool, schema: str, empty: str)
     """Print mappings as JSON, or as a table whose headers are their keys."""
     emit(list(rows), as_json=as_json, schema=schema)
     if not as_json:
-        headers = [name.upper().replace("_", " ") for name in rows[0]] if rows else []
-        table((list(row.values()) for row in rows), headers, empty=empty)
+        table(rows, named(*rows[0]) if rows else {}, empty=empty)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import click
 
-from fks.cli.base import as_json, emit
+from fks.cli.base import result
 from fks.model.errors import InputError
 
 PARTS = ("AddOns", "Indicators", "Strategies")
@@ -30,8 +31,10 @@ _STAMP = (2025, 1, 1, 0, 0, 0)
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder with AddOns, Indicators, Strategies and Info.xml. Default: those of this release.",
 )
-@as_json
-def package(target: Path, source: Path | None, as_json: bool) -> None:
+@result(
+    "fks.ninja.package/1", lambda done, **_: f"{done['file']}: {len(done['entries'])} files, SHA-256 {done['sha256']}"
+)
+def package(_: click.Context, target: Path, source: Path | None) -> Any:
     """Write the zip for Control Center > Tools > Import > NinjaScript Add-On, by default fks-nt8.zip.
 
     An existing file is replaced. Equal sources give an equal file, so the SHA-256 names what was imported. Needs no
@@ -40,10 +43,7 @@ def package(target: Path, source: Path | None, as_json: bool) -> None:
     found = entries(source or source_folder())
     write(target, found)
     digest = hashlib.sha256(target.read_bytes()).hexdigest()
-    document = {"file": str(target), "sha256": digest, "entries": [name for name, _ in found]}
-    emit(document, as_json=as_json, schema="fks.ninja.package/1")
-    if not as_json:
-        click.echo(f"{target}: {len(found)} files, SHA-256 {digest}")
+    return {"file": str(target), "sha256": digest, "entries": [name for name, _ in found]}
 
 
 def source_folder() -> Path:

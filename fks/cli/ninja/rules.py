@@ -8,11 +8,43 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, fields, paths_of, table
+from fks.cli.base import fields, paths_of, result, table
 from fks.model.errors import InputError
 
 if TYPE_CHECKING:
     from fks.prop_rules import AccountState, RuleGroup
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value.normalize():f}"
+
+
+def _show(found: dict[str, Any], **_: Any) -> None:
+    rows = found["items"]
+    table(
+        (
+            (
+                row["group"],
+                rule["rule"],
+                *(_number(rule[key]) for key in ("limit", "own_limit", "used", "left")),
+                rule["unit"],
+                rule["detail"],
+                "never" if rule["age_days"] is None else f"{rule['age_days']} days",
+                rule["source"],
+            )
+            for row in rows
+            for rule in row["rules"]
+        ),
+        ("GROUP", "RULE", "LIMIT", "OWN LIMIT", "USED", "LEFT", "UNIT", "DETAIL", "VERIFIED", "SOURCE"),
+    )
+    for row in rows:
+        why = f": {'; '.join(row['reasons'])}" if row["reasons"] else ""
+        click.echo(f"{row['group']} ({row['file']}): mode {row['mode_at_most']} at most{why}")
+        if row["required_action"] is not None:
+            action = row["required_action"]
+            click.echo(
+                f"{row['group']}: close and block until {action['block_until']}: {action['code']}, {action['detail']}"
+            )
 
 
 @click.command()
@@ -30,11 +62,8 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the rules of --group as the JSON that the NT8 add-on reads.",
 )
-@as_json
-@click.pass_context
-def rules(
-    ctx: click.Context, name: str | None, state_file: Path | None, is_copy: bool, target: Path | None, as_json: bool
-) -> None:
+@result("fks.ninja.rules/1", _show)
+def rules(ctx: click.Context, name: str | None, state_file: Path | None, is_copy: bool, target: Path | None) -> Any:
     """Show each rule of a group of prop accounts: figure, distance, source and age, and the mode that follows.
 
     A figure that was verified with the firm more than 30 days ago, or never, allows mode relay; a missing one off.
@@ -55,10 +84,7 @@ def rules(
         _export(groups[0][0], target)
     state = AccountState() if state_file is None else _state(state_file)
     now_ns = RealClock().now_ns()
-    rows = [_group(group, file, state, now_ns) for group, file in groups]
-    emit({"items": rows}, as_json=as_json, schema="fks.ninja.rules/1")
-    if not as_json:
-        _show(rows)
+    return {"items": [_group(group, file, state, now_ns) for group, file in groups]}
 
 
 def _groups(folder: Path, name: str | None) -> list[tuple[RuleGroup, str]]:
@@ -132,34 +158,3 @@ def _rule(group: RuleGroup, distance: Any, today: date) -> dict[str, Any]:
         "age_days": age_days(rule, today),
         "note": rule.note,
     }
-
-
-def _show(rows: list[dict[str, Any]]) -> None:
-    table(
-        (
-            (
-                row["group"],
-                rule["rule"],
-                *(_number(rule[key]) for key in ("limit", "own_limit", "used", "left")),
-                rule["unit"],
-                rule["detail"],
-                "never" if rule["age_days"] is None else f"{rule['age_days']} days",
-                rule["source"],
-            )
-            for row in rows
-            for rule in row["rules"]
-        ),
-        ("GROUP", "RULE", "LIMIT", "OWN LIMIT", "USED", "LEFT", "UNIT", "DETAIL", "VERIFIED", "SOURCE"),
-    )
-    for row in rows:
-        why = f": {'; '.join(row['reasons'])}" if row["reasons"] else ""
-        click.echo(f"{row['group']} ({row['file']}): mode {row['mode_at_most']} at most{why}")
-        if row["required_action"] is not None:
-            action = row["required_action"]
-            click.echo(
-                f"{row['group']}: close and block until {action['block_until']}: {action['code']}, {action['detail']}"
-            )
-
-
-def _number(value: Any) -> str:
-    return "" if value is None else f"{value.normalize():f}"

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from fks.api.execution import ACTIONS
 from fks.cli.base import Columns, table
 from fks.cli.client import Gateway, gateway_result, new_key
 from fks.cli.shown import time_of
+from fks.entry.execution import ACTIONS
 
 
 def _rule(of: dict[str, Any]) -> str:

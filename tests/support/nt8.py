@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
+import tempfile
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
-from fks.sim.nt8.bridge import Bridge, BridgeConfig, Broadcast, Reply
+from fks.sim.nt8.bridge import Bridge, BridgeConfig
+from fks.sim.nt8.journal import Journal
 from fks.sim.nt8.platform import Platform
 from fks.sim.nt8.unkindness import KIND, Unkindness
-from tests.support.memory_disk import MemoryDisk
 
 START_MS = 1_738_594_800_000  # 2025-02-03 15:00 UTC: ES 03-25 is the front month
 ES = "ES 03-25"
@@ -32,18 +34,16 @@ class Rig:
         unkind: Unkindness = KIND,
         broker: bool = False,
         config: BridgeConfig | None = None,
-        accounts: tuple[str, ...] = (ACCOUNT,),
     ) -> None:
         self.platform = Platform(START_MS - 6_000, seed=seed, unkind=unkind, broker=broker)
-        for name in accounts:
-            self.platform.add_account(name)
+        self.platform.add_account(ACCOUNT)
         self.platform.trade(ES, Decimal(4500))
-        self.disk = MemoryDisk(seed)
+        self._folder = tempfile.TemporaryDirectory()
+        self.folder = Path(self._folder.name)
         self.config = config or BridgeConfig()
         self.replies: list[dict[str, Any]] = []
         self.stored: list[dict[str, Any]] = []
         self.kills = 0
-        self.new_lines = 0
         self._kill_at = ""
         self._ids = itertools.count(1)
         self._dice = random.Random(seed)
@@ -55,22 +55,16 @@ class Rig:
 
     def start(self) -> None:
         """Start the bridge; the client connects and stores what it missed."""
-        self.bridge = Bridge(self.platform, self.disk, self.config, self._new_id, self._crash)
+        self.bridge = Bridge(self.platform, Journal(self.folder, self._new_id), self.config, self._new_id, self._crash)
         for event in self.bridge.events_after(self.stored[-1]["seq"] if self.stored else 0):
             self._store(event)
 
     def kill_at(self, point: str) -> None:
         self._kill_at = point
 
-    def restart(self) -> None:
-        """Kill the bridge with the platform's process and start both again, connected."""
-        self.kill()
-        self.resurrect()
-
     def kill(self) -> None:
         self.bridge = None
         self.kills += 1
-        self.disk.crash()
         self.platform.restart()
 
     def resurrect(self) -> None:
@@ -85,12 +79,12 @@ class Rig:
             return
         try:
             out = self.bridge.turn()
-            for one in out:
+            for peer, message in out:
                 self._crash("before_send")
-                if isinstance(one, Reply):
-                    self.replies.append(one.message)
-                elif isinstance(one, Broadcast) and one.message["t"] == "ev":
-                    self._store(one.message)
+                if peer is not None:
+                    self.replies.append(message)
+                elif message["t"] == "ev":
+                    self._store(message)
                 self._crash("after_send")
         except Killed:
             self.kill()
@@ -130,9 +124,6 @@ class Rig:
             for one in self.stored
             if one["kind"] == kind and all(one.get(name) == value for name, value in fields.items())
         ]
-
-    def calls(self, kind: str) -> list[str]:
-        return [call.name or ",".join(call.instruments) for call in self.platform.calls if call.kind == kind]
 
     def live_stops(self, signal_id: str) -> int:
         return sum(
@@ -179,7 +170,6 @@ def signal(signal_id: str, now_ms: int, **changes: Any) -> dict[str, Any]:
 
 
 POINTS = (
-    "before_intent", "after_intent", "before_submit", "after_submit", "before_submitted", "after_submitted",
-    "before_event", "after_event", "before_leg", "after_leg", "before_nack", "after_nack", "before_sync",
+    "before_intent", "after_intent", "before_submit", "after_submit", "before_event", "after_event", "before_sync",
     "after_sync", "before_send", "after_send",
 )  # fmt: skip

@@ -7,24 +7,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from fks.ninja import messages, strict_json
 from fks.ninja.auth import bridge_mac, client_mac
 from fks.sim.nt8.bridge import Bridge, BridgeConfig
+from fks.sim.nt8.journal import Journal
 from fks.sim.nt8.platform import Bar, Order, Platform, Quote
-from fks.sim.nt8.sessions import Close, Sessions, Write
+from fks.sim.nt8.sessions import Output, Sessions
 from tests.support import conversations
 from tests.support.conversations import Step, Variables
-from tests.support.memory_disk import MemoryDisk
-from tests.support.nt8 import ACCOUNT, ES, Killed
 
+ES = "ES 03-25"
+ACCOUNT = "Sim101"
 SECRET = b"correct-horse-battery-staple-0001"
 INSTANCE = "3f0c9c9e5f0b4c3fa0a1d2e3f4a5b6c7"
 SKIPPABLE = {"ev", "status", "trade", "quote", "md_status"}
 PROTECTIVE = ("Accepted", "Working", "Suspended", "PartFilled")
 SETTLE_MS = 6_000
+
+
+class Killed(BaseException):
+    """The bridge's process was killed at a named point."""
 
 
 @dataclass
@@ -53,14 +59,14 @@ class Wire:
 
 
 class Conversation:
-    """Runs the steps of one script."""
+    """Runs the steps of one script; the journal is in `folder`."""
 
-    def __init__(self, script: conversations.Conversation) -> None:
+    def __init__(self, script: conversations.Conversation, folder: Path) -> None:
         self.script = script
         self.now_ms = script.clock_ms
         self.vars = Variables(lambda: self.now_ms)
         self.platform = Platform(script.clock_ms - SETTLE_MS)
-        self.disk = MemoryDisk()
+        self.folder = folder
         known = {one.name for one in fields(BridgeConfig)}
         self.config = BridgeConfig(**{name: value for name, value in script.config.items() if name in known})
         self.modes = {one["name"]: one["mode"] for one in script.config.get("accounts", []) if "mode" in one}
@@ -83,8 +89,6 @@ class Conversation:
         self._advance(SETTLE_MS, is_setup=True)
         self.platform.trade(ES, Decimal(4500), at_ms=self.platform.now_ms - 60_000)
         self.platform.keep_quotes()
-        assert self.sessions is not None
-        self.sessions.market.stop()
         self._restart_market()
         for step in self.script.steps:
             try:
@@ -96,13 +100,15 @@ class Conversation:
     # ── process ───────────────────────────────────────────────────────────────────────────────────
 
     def _start(self) -> None:
-        self.bridge = Bridge(self.platform, self.disk, self.config, self._new_id, self._crash)
+        journal = Journal(self.folder, self._new_id)
+        self.bridge = Bridge(self.platform, journal, self.config, self._new_id, self._crash)
         self.bridge.modes.update(self.modes)
         self.sessions = Sessions(self.bridge, SECRET, lambda: f"{next(self._ids):064x}")
 
     def _restart_market(self) -> None:
         """Count trades from here on: the start price is none of them."""
         assert self.bridge is not None
+        self._work()
         self.sessions = Sessions(self.bridge, SECRET, lambda: f"{next(self._ids):064x}")
 
     def _new_id(self) -> str:
@@ -116,7 +122,6 @@ class Conversation:
     def _die(self) -> None:
         """End the process without a word; the platform's process is started again and connects."""
         self.bridge = self.sessions = None
-        self.disk.crash()
         for wire in self.wires.values():
             wire.is_ended = True
         self.platform.restart()
@@ -140,13 +145,13 @@ class Conversation:
                 return
             self._deliver(out)
 
-    def _deliver(self, out: list[Write | Close]) -> None:
-        for one in out:
-            wire = self.wires[one.conn]
-            if isinstance(one, Close):
+    def _deliver(self, out: list[Output]) -> None:
+        for conn, data in out:
+            wire = self.wires[conn]
+            if data is None:
                 wire.is_ended = True
             elif not wire.is_silent:
-                wire.take(one.data)
+                wire.take(data)
         for number, wire in self.wires.items():
             for ping in [line for line in wire.lines if line.get("t") == "ping"]:
                 wire.lines.remove(ping)
@@ -181,8 +186,8 @@ class Conversation:
             self._start()
         else:
             assert verb == "DELETE_JOURNAL", verb
-            for name in self.disk.names():
-                self.disk.delete(name)
+            for path in self.folder.iterdir():
+                path.unlink()
         self._work()
 
     # ── steps ─────────────────────────────────────────────────────────────────────────────────────
@@ -213,8 +218,8 @@ class Conversation:
     def _connect(self, step: Step) -> None:
         self.last = step.connection or self.last + 1
         assert self.sessions is not None
-        wire = self.wires[self.last] = Wire()
-        wire.is_ended = not self.sessions.open(self.last, "127.0.0.1")
+        self.wires[self.last] = Wire()
+        self.sessions.open(self.last)
 
     def _disconnect(self, step: Step) -> None:
         number = step.connection or self.last
@@ -399,9 +404,6 @@ class Conversation:
                 comment=asked.get("comment", ""),
                 order_id=asked.get("order_id", ""),
             )
-
-    def _do_disk(self, asked: dict[str, Any]) -> None:
-        self.disk.is_full = asked["full"]
 
     def _do_fill(self, asked: dict[str, Any]) -> None:
         self.platform.fill(asked["name"], asked["qty"], Decimal(asked["price"]), asked["exec"])

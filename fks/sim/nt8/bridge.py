@@ -1,24 +1,23 @@
-"""The bridge's decisions: signals to orders at most once, brackets, protection, flatten, and the event log.
+"""The simulated bridge: it answers signals and requests, places the orders, keeps the brackets and logs the events.
 
 One object per NinjaTrader process, driven by `handle` and `turn`: messages and platform events in, replies and events
-out. The intent of an entry is in the journal before its Submit, an event before it is sent; what closes or protects a
-position is done first. Handlers of the platform only enqueue.
+out. The intent of an entry is in the journal before its Submit, an event before it is sent. Exits follow from a
+comparison: the live stops and targets at the platform are made equal to the open quantity, again at each turn.
+
+The group's rules, calendars, limits of rate and position, and a journal on a bad disk are the AddOn's alone (nt8/).
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections import deque
+import itertools
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from fks.sim.nt8.checks import Nack, check_fields, is_id, is_number
 from fks.sim.nt8.contracts import Contract
-from fks.sim.nt8.disk import Disk
-from fks.sim.nt8.event_log import EventLog
-from fks.sim.nt8.journal import Journal, Record
+from fks.sim.nt8.journal import Journal
 from fks.sim.nt8.platform import (
     CONNECTED,
     TERMINAL,
@@ -26,41 +25,61 @@ from fks.sim.nt8.platform import (
     ConnectionUpdate,
     Event,
     Execution,
+    MarketEvent,
     Order,
-    OrderUpdate,
     Platform,
     PlatformError,
     Position,
 )
-from fks.sim.nt8.prices import bracket_prices, check_bracket, used_prices
-from fks.sim.nt8.seed import SeedOrders, seed_reply
-from fks.sim.nt8.signals import FINAL, LIVE, ORDER_NAME, PROTECTIVE, REPORTED, TABLE, Leg, Signal, content
+from fks.sim.nt8.signals import (
+    FINAL,
+    LIVE,
+    ORDER_NAME,
+    PROTECTIVE,
+    REPORTED,
+    TABLE,
+    Message,
+    Nack,
+    Signal,
+    bracket_prices,
+    check_bracket,
+    check_request,
+    check_signal,
+    content,
+    is_id,
+    used_prices,
+)
 
-Message = dict[str, Any]
+Key = tuple[str, str]  # account, instrument
+Output = tuple[int | None, Message]  # a session, or None for all that take events (`ev`, or a pushed `status`)
 _TYPES = {"market": "Market", "limit": "Limit", "stop": "StopMarket", "stop_limit": "StopLimit"}
 _TIFS = {"day": "Day", "gtc": "Gtc", "ioc": "Ioc"}
 _EXIT_ACTIONS = ("Sell", "BuyToCover")  # of a market order that closes; an entry is Buy or SellShort
+_ORDER_FIELDS = ("name", "order_id", "state", "qty", "filled", "limit", "stop")
 _TICK_MS = 100
 _VALUE_MS = 1_000  # between two looks at the equity of the accounts
-_LACKING_MS = 2_000  # nt8: a position may be without its stop for 2 s, then it is repaired, then closed
+_OUTSIDE_MS = 2_000  # a position may be smaller than the open signals so long, then it was closed by others
 _SURPLUS_MS = 500  # time for the platform's own OCO to cancel the partner
-_RETRY_MS = 3_000
+_CANCEL_AGAIN_MS = 3_000
 _FLATTEN_AGAIN_MS = 5_000
 _FLATTEN_MS = 30_000
+_STOPS_MAX = 2  # rejected stops of a signal, then its instrument is closed
 _NOT_FINAL = frozenset(
-    {
-        "not_ready", "replaying", "not_connected", "price_feed_lost", "flattening", "rate_limited", "not_control",
-        "halted", "no_quote", "journal_error",
-    }
-)  # fmt: skip
+    {"not_ready", "not_connected", "price_feed_lost", "flattening", "not_control", "halted", "no_quote"}
+)
+_SEED_FIELDS = frozenset({"action", "instrument", "price", "tp_points", "sl_points", "quantity", "account"})
+_SEED_SAME_MS = 2_000
+_SEED_VALID_MS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
 class BridgeConfig:
-    """The bridge's configuration file. Units: *_ms milliseconds, quantities in contracts."""
+    """The settings of the bridge. Units: *_ms milliseconds, quantities in contracts.
+
+    `max_position` and `signals_per_*` are reported in `welcome`; only the AddOn refuses what is above them.
+    """
 
     group: str = "sim"
-    hb_ms: int = 2_000
     settle_ms: int = 5_000
     max_qty: int = 10
     max_position: int = 20
@@ -68,40 +87,8 @@ class BridgeConfig:
     quote_age_ms: int = 10_000
     signals_per_s: int = 5
     signals_per_min: int = 60
-    on_client_lost: str = "cancel_entries"  # keep | cancel_entries | flatten
-    client_lost_grace_ms: int = 10_000
-    allow_widen: bool = False
-    remote_resume: bool = False
-    instruments: frozenset[str] | None = None  # allow-list of roots; None: all that the platform knows
+    on_client_lost: str = "cancel_entries"  # keep | cancel_entries
     features: tuple[str, ...] = ("exit_entries",)  # what it can do beyond the first version
-    seed_account: str = "Sim101"
-    seed_entry_type: str = "limit"
-    seed_unauthenticated: str = "sim_only"  # sim_only | off
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A message for one session."""
-
-    peer: int
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Broadcast:
-    """A message for every session that takes events: an `ev`, or a pushed `status`."""
-
-    message: Message
-
-
-Output = Reply | Broadcast
-
-
-@dataclass(slots=True)
-class _Flatten:
-    """One instrument of one account that is being closed."""
-
-    last_ms: int
 
 
 @dataclass(slots=True)
@@ -110,19 +97,8 @@ class _Request:
 
     peer: int
     rid: str
-    keys: set[tuple[str, str]]
+    keys: set[Key]
     due_ms: int
-    is_incomplete: bool = False
-
-
-@dataclass(slots=True)
-class _Seen:
-    """An account's connection as the bridge has it."""
-
-    connected_ms: int = -1
-    is_settled: bool = False
-    was_settled: bool = False
-    names: set[str] = field(default_factory=set)
 
 
 class Bridge:
@@ -131,48 +107,45 @@ class Bridge:
     def __init__(
         self,
         platform: Platform,
-        disk: Disk,
+        journal: Journal,
         config: BridgeConfig,
         new_id: Callable[[], str],
         crash: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Load the journal, attach to the platform. Errors: JournalWriteError."""
+        """Take over the journal's records, attach to the platform."""
         self.platform = platform
         self.config = config
         self.modes: dict[str, str] = {}  # by account: auto | relay | off; a simulation account is auto by default
-        self.blocks: dict[str, str] = {}  # by account: a code of the risk gate that refuses entries
         self.halted = False
         self.signals: dict[str, Signal] = {}
-        self.blocked: set[tuple[str, str]] = set()  # (account, instrument) of an ambiguous signal
         self.counters = {"signals": 0, "submits": 0}
-        self.journal = Journal(disk, new_id)
-        self._log = EventLog()
-        self._has_failed = False  # the journal, at the end of the last turn
+        self._journal = journal
+        self._log: list[Message] = []  # all events; the number of an event is its place, from 1
         self._durable_seq = 0  # the last event that is on the disk: later ones are not sent
-        self._held_back: list[Output] = []  # events that wait for the disk
+        self._state: Message = {"acked": 0, "highest": {}}  # also in the journal
+        self._changed: set[str] = set()  # signals that differ from the journal
         self._new_id = new_id
         self._crash = crash
-        self._exec_seen: set[tuple[str, str]] = set()
-        self._exec_prints: dict[tuple[object, ...], set[str]] = {}
-        self._amended: set[tuple[object, ...]] = set()
+        self._executions: set[tuple[str, str]] = set()  # (account, id) of those that were reported
+        self.market_events: deque[MarketEvent] = deque()  # for the sessions of role data
         self._inbox: deque[Event] = deque()
         self._out: list[Output] = []
-        self._rate: deque[int] = deque()
-        self._flattening: dict[tuple[str, str], _Flatten] = {}
+        self._flattening: dict[Key, int] = {}  # since when, at the platform's clock
         self._requests: list[_Request] = []
         self._waiting: dict[str, int] = {}  # exit signal that waits for its cancels -> peer
-        self._outside_since: dict[tuple[str, str], int] = {}
-        self._late_fills: list[tuple[Signal, int, Decimal]] | None = None  # collected while an account is compared
-        self._orphans: dict[tuple[str, str], int] = {}  # since when; 0 once it was reported
-        self._seeds = SeedOrders(config.seed_account, config.seed_entry_type, config.seed_unauthenticated)
-        self._seen: dict[str, _Seen] = {}
-        self._highest: dict[str, Decimal] = {}  # by account: the highest equity, from which a trailing limit counts
-        self._valued_ms = -_VALUE_MS
+        self._since: dict[tuple[str, ...], int] = {}  # of `_lasts`
+        self._asked: dict[str, int] = {}  # by order name: when its cancellation was last asked for
+        self._rejected_stops: dict[str, int] = defaultdict(int)  # by signal, since one was accepted
+        self._blocked: set[Key] = set()  # of an ambiguous signal
+        self._seeds: dict[str, tuple[str, int]] = {}  # by content: id, and when it came
+        self._connected_ms: dict[str, int] = {}  # by account
+        self._settled: set[str] = set()  # accounts that were compared since they are connected
+        self._ready: set[str] = set()  # accounts that were compared once
         self._offset_ms = 0
-        self._ticked_ms = -1
+        self._ticked_ms = self._valued_ms = -_VALUE_MS
         self._load()
-        self._started_ms = self.now_ms
-        self._detach = platform.subscribe(self._enqueue)
+        self._started_ms = platform.now_ms
+        self.stop: Callable[[], None] = platform.subscribe(self._inbox.append)
 
     # ── for the sessions ──────────────────────────────────────────────────────────────────────────
 
@@ -183,12 +156,7 @@ class Bridge:
 
     @property
     def epoch(self) -> str:
-        return self.journal.epoch
-
-    @property
-    def oldest_seq(self) -> int:
-        """Return the first event that is kept; last_seq + 1 when none is."""
-        return self._log.oldest_seq
+        return self._journal.epoch
 
     @property
     def last_seq(self) -> int:
@@ -197,49 +165,35 @@ class Bridge:
 
     @property
     def is_ready(self) -> bool:
-        """Return whether an account could take a signal now, the halt latch and the journal aside."""
-        return any(self._is_ready(one) for one in self.platform.accounts)
+        """Return whether an account could take a signal now, the halt latch aside."""
+        return any(map(self._is_ready, self.platform.accounts))
 
     def set_clock_offset(self, offset_ms: int) -> None:
         """Make the PC's clock wrong by `offset_ms`."""
         self._offset_ms = offset_ms
 
-    def stop(self) -> None:
-        """Detach from the platform: no handler is left behind."""
-        self._detach()
-
     def welcome(self) -> Message:
         """Return the fields of `welcome` that come from here."""
+        limits = "max_qty", "max_position", "max_distance_ticks", "signals_per_s", "signals_per_min"
         return {
             "epoch": self.epoch,
             "last_seq": self.last_seq,
-            "oldest_seq": self.oldest_seq,
+            "oldest_seq": 1,
             "now_ms": self.now_ms,
-            "hb_ms": self.config.hb_ms,
             "group": self.config.group,
             "accounts": [
-                {"name": one.name, "sim": one.is_sim, "mode": self.mode(one.name), "connected": _is_connected(one)}
-                for one in self.platform.accounts.values()
+                {"name": name, "sim": one.is_sim, "mode": self.mode(name), "connected": self._is_connected(name)}
+                for name, one in self.platform.accounts.items()
             ],
-            "limits": {
-                "max_qty": self.config.max_qty,
-                "max_position": self.config.max_position,
-                "max_distance_ticks": self.config.max_distance_ticks,
-                "signals_per_s": self.config.signals_per_s,
-                "signals_per_min": self.config.signals_per_min,
-            },
+            "limits": _fields(self.config, *limits),
             "halted": self.halted,
             "ready": self.is_ready,
             "features": list(self.config.features),
-            **self._journal_error(),
         }
 
     def events_after(self, seq: int) -> list[Message]:
-        """Return the kept events with a higher number that are on the disk, oldest first."""
-        return [event for event in self._log.after(seq) if event["seq"] <= self._durable_seq]
-
-    def _journal_error(self) -> Message:
-        return {"journal_error": self.journal.error} if self.journal.error else {}
+        """Return the events with a higher number that are on the disk, oldest first."""
+        return self._log[seq : self._durable_seq]
 
     def mode(self, account: str) -> str:
         """Return auto, relay or off."""
@@ -261,14 +215,45 @@ class Bridge:
                     "action": "exit" if one.is_exit else "buy" if one.is_buy else "sell",
                     "state": one.state,
                     "filled": one.filled,
-                    "protected": self._is_protected(one),
+                    "protected": self._stops_of(one) >= one.open_qty,
                 }
                 for one in self.signals.values()
                 if one.state not in FINAL
             ],
             "features": sorted({name for one in self.platform.accounts.values() for name in one.features}),
-            "counters": {**self.counters, "events": self._log.last_seq, "acked": self._log.acked},
-            **self._journal_error(),
+            "counters": {**self.counters, "events": len(self._log), "acked": self._state["acked"]},
+        }
+
+    def _stops_of(self, signal: Signal) -> int:
+        return sum(order.left for order in self._exits(signal, "S") if order.state in PROTECTIVE)
+
+    def _account_status(self, account: Account) -> Message:
+        highest = self._state["highest"].get(account.name)
+        return {
+            "name": account.name,
+            "status": account.status,
+            "price_status": account.price_status,
+            "trade_date": None,
+            "values": {**self.platform.values(account.name), "FksHighest": highest},
+            "positions": [
+                {
+                    "instrument": one.instrument,
+                    "nt_name": one.instrument,
+                    "side": "long" if one.qty > 0 else "short",
+                    "qty": abs(one.qty),
+                    "avg": one.avg_price,
+                }
+                for one in self.platform.positions(account.name)
+            ],
+            "orders": [
+                {
+                    **_fields(one, *_ORDER_FIELDS, "type", "oco"),
+                    "side": "buy" if one.is_buy else "sell",
+                    "ours": ORDER_NAME.fullmatch(one.name) is not None,
+                }
+                for one in self.platform.orders(account.name)
+                if one.is_live
+            ],
         }
 
     def handle(self, peer: int, message: Message) -> None:
@@ -277,301 +262,168 @@ class Bridge:
         if kind == "signal":
             self._answer(peer, lambda: self._signal(peer, message))
         elif kind == "evack":
-            self._acknowledge(int(message["seq"]))
+            if self._state["acked"] < message["seq"] <= len(self._log):
+                self._state = {**self._state, "acked": message["seq"]}
         elif kind == "query":
-            self._out.append(Reply(peer, self._query(message)))
+            self._out.append((peer, self._query(message)))
         elif kind == "status":
-            self._out.append(Reply(peer, self.status(message.get("rid"))))
+            self._out.append((peer, self.status(message["rid"])))
         else:
             requests = {
                 "cancel": self._cancel,
                 "modify": self._modify,
-                "flatten": self._flatten,
-                "kill": self._kill,
+                "flatten": self._close,
+                "kill": self._close,
                 "resume": self._resume,
             }
-            result = self._check_request(message) or requests[kind](peer, message)
+            if nack := check_request(message):
+                result: Message | None = {"ok": False, "code": nack[0], "detail": nack[1]}
+            else:
+                result = requests[kind](peer, message)
             if result is not None:
-                self._out.append(Reply(peer, {"t": "result", "rid": message.get("rid"), **result}))
+                self._out.append((peer, {"t": "result", "rid": message["rid"], **result}))
 
     def _answer(self, peer: int, decide: Callable[[], Message | None]) -> None:
         """Send the reply of `decide` before the events that it causes."""
         before = len(self._out)
         if (reply := decide()) is not None:
-            self._out.insert(before, Reply(peer, reply))
-
-    def handle_seed(self, peer: int, order: Message, *, is_authenticated: bool) -> None:
-        """Take one line of the seed dialect; its reply comes out of the next `turn`."""
-
-        def decide() -> Message:
-            found = self._seeds.signal_of(order, self.platform.accounts, self.now_ms, is_authenticated=is_authenticated)
-            if "success" in found:
-                return found
-            reply = self._signal(peer, found)
-            assert reply is not None
-            return seed_reply(found["id"], reply)
-
-        self._answer(peer, decide)
+            self._out.insert(before, (peer, reply))
 
     def client_lost(self) -> None:
         """Apply the policy for a control session that is gone and did not come back in time."""
-        if self.config.on_client_lost == "keep":
-            return
-        for signal in self.signals.values():
-            if signal.state in ("submitted", "working", "open") and not signal.is_exit:
-                self._cancel_entry(signal)
-        if self.config.on_client_lost == "flatten":
-            for account in list(self.platform.accounts):
-                for instrument in self._instruments(account):
-                    self._begin_flatten(account, instrument)
+        if self.config.on_client_lost == "cancel_entries":
+            for signal in self.signals.values():
+                if signal.state in ("submitted", "working", "open") and not signal.is_exit:
+                    self._cancel_entry(signal)
 
     def halt(self, reason: str) -> None:
         """Latch the halt: entries are refused until it is lifted on the PC."""
-        if self.halted:
-            return
-        self.halted = True
-        self._write({"r": "halt", "on": True, "reason": reason})
-        self._emit("halt", on=True, reason=reason)
+        if not self.halted:
+            self.halted = True
+            self._emit("halt", on=True, reason=reason)
 
     def lift_halt(self, reason: str) -> None:
         """Lift the halt, as the button on the PC does."""
         self.halted = False
-        self._write({"r": "halt", "on": False, "reason": reason})
         self._emit("halt", on=False, reason=reason)
-
-    def compact(self) -> None:
-        """Write the journal anew with what still matters. Errors: OSError."""
-        self._log.drop_acknowledged()
-        self.journal.compact(self._snapshot())
 
     def turn(self) -> list[Output]:
         """Handle what the platform reported and what time has made due; return what may be sent.
 
-        Guarantees: every returned event is in the journal and synced.
+        Guarantees: every returned event is in the journal.
         """
-        while self._inbox:
-            self._on_event(self._inbox.popleft())
-        if self._ticked_ms < 0 or abs(self.now_ms - self._ticked_ms) >= _TICK_MS:
-            self._ticked_ms = self.now_ms
+        self._take_events()
+        if self.platform.now_ms - self._ticked_ms >= _TICK_MS:
+            self._ticked_ms = self.platform.now_ms
             self._tick()
-            while self._inbox:
-                self._on_event(self._inbox.popleft())
-        self._continue()
+            self._take_events()
+        for signal_id in list(self._changed):
+            self._protect(self.signals[signal_id])
+        self._continue_exits()
+        for key in list(self._flattening):
+            self._continue_flatten(key)
+        self._answer_requests()
         self._crash("before_sync")
-        had_failed = self._has_failed
-        self._has_failed = not self.journal.sync(self.now_ms)
-        if self._has_failed:
-            if not had_failed:
-                self._emit("risk", code="journal_error", detail=self.journal.error)
-            events = [one for one in self._out if isinstance(one, Broadcast) and one.message["t"] == "ev"]
-            self._held_back += events
-            out = [one for one in self._out if one not in events]
-        else:
-            self._durable_seq = self._log.last_seq
-            out, self._held_back = self._held_back + self._out, []
-        self._out = []
-        if had_failed != self._has_failed:
-            out.append(Broadcast(self.status(None)))
+        self._record()
         self._crash("after_sync")
+        out, self._out = self._out, []
         return out
 
     # ── journal ───────────────────────────────────────────────────────────────────────────────────
 
     def _load(self) -> None:
-        for record in self.journal.records:
-            getattr(self, f"_load_{record['r']}")(record)
-        self.journal.records = []
-        self._durable_seq = self._log.last_seq
+        for record in self._journal.records:
+            if "intent" in record:
+                self._register(record["intent"], record["at"])
+                continue
+            self._log += record["events"]
+            self._state = record["state"]
+            for found in record["signals"]:
+                self.signals[found["id"]] = Signal(**found | {"closing": 0})
+        self._durable_seq = len(self._log)
+        for event in self._log:
+            if event["kind"] == "exec" and event["op"] == "add":
+                self._executions.add((event["account"], event["exec_id"]))
+            elif event["kind"] == "halt":
+                self.halted = event["on"]
         for signal in self.signals.values():
-            if signal.state == "intent":
-                self._move(signal, "lost")
-        if self.journal.is_large:
-            with contextlib.suppress(OSError):  # the disk is full: it is compacted at a later start
-                self.compact()
+            self._move(signal, "lost")
+        self._recorded = self._state
 
-    def _load_intent(self, record: Record) -> None:
-        self._register(record["fields"], record["at"])
-
-    def _load_submitted(self, record: Record) -> None:
-        self.signals[record["id"]].state = "submitted"
-        self.signals[record["id"]].entry.state = "Submitted"
-
-    def _load_nack(self, record: Record) -> None:
-        signal = self.signals.get(record["id"]) or self._register(record["fields"], record["at"])
-        signal.state, signal.code, signal.detail = "nacked", record["code"], record["detail"]
-
-    def _load_leg(self, record: Record) -> None:
-        signal = self.signals[record["id"]]
-        leg = Leg(record["name"], record["role"], record["lot"], record["qty"], record["price"])
-        signal.legs.setdefault(leg.name, leg)
-        signal.lots = max(signal.lots, leg.lot)
-
-    def _load_recovered(self, record: Record) -> None:
-        signal = self._register(record["fields"], record["at"])
-        signal.is_recovered = True
-        signal.state = "submitted"
-
-    def _load_exec_seen(self, record: Record) -> None:
-        self._exec_seen.add((record["account"], record["exec_id"]))
-
-    def _load_halt(self, record: Record) -> None:
-        self.halted = bool(record["on"])
-
-    def _load_highest(self, record: Record) -> None:
-        self._highest[record["account"]] = record["value"]
-
-    def _load_acked(self, record: Record) -> None:
-        self._log.acknowledge(int(record["seq"]))
-
-    def _load_state(self, record: Record) -> None:
-        signal = self.signals[record["id"]]
-        signal.state, signal.code, signal.detail = record["state"], record["code"], record["detail"]
-        signal.filled, signal.exited, signal.paid = record["filled"], record["exited"], record["paid"]
-        signal.is_recovered = bool(record["recovered"])
-        for name, state, filled in record["legs"]:
-            signal.legs[name].state, signal.legs[name].filled = state, filled
-
-    def _load_event(self, record: Record) -> None:
-        event = record["ev"]
-        self._log.restore(event)
-        signal = self.signals.get(event.get("id", ""))
-        if event["kind"] == "exec" and event["op"] == "add":
-            self._count_execution(signal, event)
-        elif signal is not None and event["kind"] == "signal":
-            signal.state, signal.code = event["state"], event.get("code", "")
-            signal.detail = event.get("detail", "")
-            if signal.state == "closed":
-                signal.exited = max(signal.exited, signal.filled)  # also what a flatten or a person closed
-        elif signal is not None and event["kind"] == "order" and event["name"] in signal.legs:
-            leg = signal.legs[event["name"]]
-            leg.state, leg.qty = event["state"], event["qty"]
-            leg.reported = _order_print(event)
-            if leg.role == "E" and leg.state in LIVE and signal.state == "submitted":
-                signal.state = "working"
-        elif signal is not None and event["kind"] == "relay":
-            signal.state = "relayed"
-
-    def _count_execution(self, signal: Signal | None, event: Message) -> None:
-        self._exec_seen.add((event["account"], event["exec_id"]))
-        self._exec_prints.setdefault(_execution_print(event), set()).add(event["exec_id"])
-        if signal is None or event["name"] not in signal.legs:
-            return
-        leg = signal.legs[event["name"]]
-        leg.filled += event["qty"]
-        if leg.role == "E":
-            signal.filled += event["qty"]
-            signal.paid += event["price"] * event["qty"]
-            if signal.is_exit:
-                self._allocate(signal, event["qty"])
-        else:
-            signal.exited += event["qty"]
-
-    def _snapshot(self) -> Iterable[Record]:
-        """Yield the records of a compacted journal: states of all signals, the events that are not acknowledged."""
-        for signal in self.signals.values():
-            kind = "recovered" if signal.is_recovered else "intent"
-            yield {"r": kind, "id": signal.id, "at": signal.at_ms, "fields": signal.fields}
-            for leg in signal.legs.values():
-                if leg.role != "E":
-                    yield _leg_record(signal, leg)
-            yield {
-                "r": "state", "id": signal.id, "state": signal.state, "code": signal.code, "detail": signal.detail,
-                "filled": signal.filled, "exited": signal.exited, "paid": signal.paid,
-                "recovered": signal.is_recovered,
-                "legs": [[leg.name, leg.state, leg.filled] for leg in signal.legs.values()],
-            }  # fmt: skip
-        for account, exec_id in sorted(self._exec_seen):
-            yield {"r": "exec_seen", "account": account, "exec_id": exec_id}
-        yield {"r": "halt", "on": self.halted, "reason": "compacted"}
-        for account, value in self._highest.items():
-            yield {"r": "highest", "account": account, "value": value}
-        yield {"r": "acked", "seq": self._log.acked}
-        for event in self._log.after(0):
-            yield {"r": "event_kept", "ev": event}
-
-    def _load_event_kept(self, record: Record) -> None:
-        self._log.restore(record["ev"])
-
-    def _write(self, record: Record, *, must: bool = False) -> bool:
-        """Append a record; with `must` it is on the disk when True is returned, and forgotten otherwise."""
-        self._crash(f"before_{record['r']}")
-        is_written = True
-        if must:
-            is_written = self.journal.commit(record, self.now_ms)
-        else:
-            self.journal.append(record)
-        self._crash(f"after_{record['r']}")
-        return is_written
+    def _record(self) -> None:
+        """Write what this turn has changed."""
+        if len(self._log) > self._durable_seq or self._changed or self._state != self._recorded:
+            signals = [asdict(self.signals[one]) for one in sorted(self._changed)]
+            self._journal.append({"events": self._log[self._durable_seq :], "signals": signals, "state": self._state})
+            self._changed.clear()
+            self._durable_seq, self._recorded = len(self._log), self._state
 
     def _emit(self, kind: str, **fields: Any) -> None:
-        event = {
-            "t": "ev",
-            "seq": self._log.last_seq + 1,
-            "epoch": self.epoch,
-            "at_ms": self.now_ms,
-            "kind": kind,
-            **fields,
-        }
-        self._write({"r": "event", "ev": event})
-        self._log.add(event)
-        self._out.append(Broadcast(event))
-
-    def _acknowledge(self, seq: int) -> None:
-        if seq <= self._log.last_seq and self._log.acknowledge(seq):
-            self._write({"r": "acked", "seq": seq})
+        self._crash("before_event")
+        seq = len(self._log) + 1
+        event = {"t": "ev", "seq": seq, "epoch": self.epoch, "at_ms": self.now_ms, "kind": kind, **fields}
+        self._log.append(event)
+        self._out.append((None, event))
+        self._crash("after_event")
 
     # ── signals ───────────────────────────────────────────────────────────────────────────────────
 
     def _register(self, fields: Message, at_ms: int) -> Signal:
-        signal = Signal(
-            fields["id"], fields, "intent", at_ms, str(fields.get("account", "")), str(fields.get("instrument", "")),
-            is_buy=fields.get("action") in ("buy", "long"), qty=_whole(fields.get("qty")),
-            is_exit=fields.get("action") == "exit",
-        )  # fmt: skip
-        signal.legs[signal.entry_name] = Leg(signal.entry_name, "E", 1, signal.qty, None)
+        qty = fields.get("qty")
+        signal = Signal(fields["id"], fields, "intent", at_ms, qty if isinstance(qty, int) else 0)
         self.signals[signal.id] = signal
+        self._changed.add(signal.id)
         return signal
 
-    def _move(self, signal: Signal, event: str, code: str = "", detail: str = "") -> bool:
-        """Apply an event of the signal's table; report and journal the new state. Return whether it changed."""
+    def _intend(self, message: Message) -> Signal:
+        """Record that an order is about to be submitted: after a crash it is never submitted again."""
+        self._crash("before_intent")
+        self._journal.append({"intent": message, "at": self.now_ms})
+        self._crash("after_intent")
+        self.counters["signals"] += 1
+        return self._register(message, self.now_ms)
+
+    def _move(self, signal: Signal, event: str, detail: str = "") -> bool:
+        """Apply an event of the signal's table; report the new state. Return whether it changed."""
         state = TABLE.get((signal.state, event))
         if state is None or state == signal.state:
             return False
-        signal.state, signal.code, signal.detail = state, code, detail
-        if state not in REPORTED:
-            return True
-        extra = {"code": code} if code else {}
-        extra |= {"detail": detail} if detail else {}
-        self._emit("signal", id=signal.id, account=signal.account, state=state, **extra)
+        signal.state, signal.code, signal.detail = state, "", detail
+        self._changed.add(signal.id)
+        if state in REPORTED:
+            extra = {"detail": detail} if detail else {}
+            self._emit("signal", id=signal.id, account=signal.account, state=state, **extra)
         return True
 
     def _signal(self, peer: int, message: Message) -> Message | None:
-        if (nack := check_fields(message, self.now_ms)) is not None:
+        if (nack := check_signal(message, self.now_ms)) is not None:
             return self._nack(message, *nack)
         known = self.signals.get(message["id"])
         if known is not None:
             return self._answer_again(known, message)
         if message["valid_until"] <= self.now_ms:
             return self._nack(message, "expired", "valid_until has passed")
-        refusal = self._refuse(message)
-        if refusal is not None:
+        if (refusal := self._refuse(message)) is not None:
             return self._nack(message, *refusal)
         contract = self.platform.contract(message["instrument"])
         assert contract is not None
         used = used_prices(message, contract)
         if self.mode(message["account"]) == "relay":
-            return self._relay(message, used)
-        if any(order.name == f"FKS:{message['id']}:E" for order in self.platform.orders(message["account"])):
-            self._recover(message["account"], f"FKS:{message['id']}:E")
-            return self._answer_again(self.signals[message["id"]], message)
+            signal = self._intend(message)
+            signal.state = "relayed"
+            self._emit("relay", **{name: value for name, value in message.items() if name != "t"})
+            return self._ack(signal, is_dup=False, used=used)
         if message["action"] == "exit":
             return self._exit(peer, message)
-        return self._enter(message, used)
+        signal = self._intend(message)
+        order = Order(
+            signal.entry_name, *signal.key, "Buy" if signal.is_buy else "SellShort", _TYPES[message["type"]],
+            _TIFS[message.get("tif", "day")], signal.qty, used.get("price_used"), used.get("stop_used"),
+        )  # fmt: skip
+        return self._answer_submit(signal, self._submit(order), used)
 
     def _answer_again(self, signal: Signal, message: Message) -> Message:
         """Return the answer for an id that is known."""
-        if signal.is_recovered and signal.is_exit and message["action"] == "exit":
-            return self._ack(signal, is_dup=True)  # its order is at the platform; the record was lost with the process
         if signal.is_recovered:
             return self._nack_of(signal.id, "duplicate_recovered", "known from an order of an earlier epoch")
         if content(signal.fields) != content(message):
@@ -589,33 +441,29 @@ class Bridge:
         account, instrument = message["account"], message["instrument"]
         found = self.platform.accounts.get(account)
         is_exit = message["action"] == "exit"
-        if self.journal.error and not is_exit:
-            return "journal_error", self.journal.error
         if self.halted and not is_exit:
             return "halted", "the kill latch is set"
         if found is None:
             return "unknown_account", f"no account {account!r}"
         mode = self.mode(account)
-        if not found.has_connection or found.status != CONNECTED:
+        if not self._is_connected(account):
             return "not_connected", f"the order feed of {account} is {found.status}"
         if not is_exit and found.price_status != CONNECTED:
             return "price_feed_lost", f"the price feed of {account} is {found.price_status}"
         if mode == "off":
             return "automation_forbidden", f"the mode of {account} is off"
-        if mode == "auto" and not self._is_ready(account):
+        if mode == "auto" and account not in self._ready:
             return "not_ready", "the account was not compared with the journal yet"
         contract = self.platform.contract(instrument)
         if contract is None:
             return "unknown_instrument", f"no instrument {instrument!r}"
         if contract.expiry.toordinal() < _day_of(self.now_ms):
             return "expired_contract", f"{instrument} expired on {contract.expiry}"
-        if self.config.instruments is not None and contract.root not in self.config.instruments:
-            return "instrument_not_allowed", f"{contract.root} is not in the allow-list"
         if (account, instrument) in self._flattening:
             return "flattening", f"{instrument} is being closed"
         if is_exit:
             return None
-        return self._refuse_prices(message, contract, found) or self._refuse_risk(message, found)
+        return self._refuse_prices(message, contract, found) or self._refuse_size(message)
 
     def _refuse_prices(self, message: Message, contract: Contract, account: Account) -> Nack | None:
         last = self.platform.last_trade(contract.name)
@@ -629,167 +477,28 @@ class Bridge:
             return "no_stop", "an order on a live account needs a stop"
         return check_bracket(message, contract, last.price)
 
-    def _refuse_risk(self, message: Message, account: Account) -> Nack | None:
-        instrument, qty, is_buy = message["instrument"], message["qty"], message["action"] in ("buy", "long")
+    def _refuse_size(self, message: Message) -> Nack | None:
+        qty, is_buy = message["qty"], message["action"] in ("buy", "long")
+        key = message["account"], message["instrument"]
         if qty > self.config.max_qty:
             return "qty_limit", f"qty {qty} is above {self.config.max_qty}"
-        others = [one for one in self.signals.values() if one.account == account.name and not one.is_exit]
-        if any(
-            one.instrument == instrument and one.is_buy != is_buy and (one.open_qty or one.is_working) for one in others
-        ):
-            return "opposite_position", f"a position or entry on the other side of {instrument} is open"
-        used = sum(one.open_qty + one.entry.left for one in others if one.state not in ("nacked", "relayed"))
-        if used + qty > self.config.max_position:
-            return "position_limit", f"{used} contracts open or working, limit {self.config.max_position}"
-        if account.name in self.blocks:
-            return self.blocks[account.name], "refused by the group's rules"
-        if (account.name, instrument) in self.blocked:
-            return "not_ready", f"an order on {instrument} is ambiguous; an operator has to decide"
-        while self._rate and self._rate[0] <= self.now_ms - 60_000:
-            self._rate.popleft()
-        in_second = sum(at > self.now_ms - 1_000 for at in self._rate)
-        if in_second >= self.config.signals_per_s or len(self._rate) >= self.config.signals_per_min:
-            return "rate_limited", f"more than {self.config.signals_per_s}/s or {self.config.signals_per_min}/min"
-        self._rate.append(self.now_ms)
+        others = [one for one in self.signals.values() if one.key == key and not one.is_exit]
+        if any(one.is_buy != is_buy and (one.open_qty or one.is_working) for one in others):
+            return "opposite_position", f"a position or entry on the other side of {key[1]} is open"
+        if key in self._blocked:
+            return "not_ready", f"an order on {key[1]} is ambiguous; an operator has to decide"
         return None
-
-    def _enter(self, message: Message, used: dict[str, Decimal]) -> Message:
-        if not self._write({"r": "intent", "at": self.now_ms, "fields": message}, must=True):
-            return self._nack_of(message["id"], "journal_error", self.journal.error)
-        self.counters["signals"] += 1
-        signal = self._register(message, self.now_ms)
-        action = "Buy" if signal.is_buy else "SellShort"
-        outcome = self._submit_leg(
-            signal, signal.entry, action, _TYPES[message["type"]], _TIFS[message.get("tif", "day")],
-            used.get("price_used") if message["type"] in ("limit", "stop_limit") else None,
-            used.get("stop_used"), "",
-        )  # fmt: skip
-        return self._answer_submit(signal, outcome, used)
 
     def _answer_submit(self, signal: Signal, outcome: str, used: dict[str, Decimal]) -> Message:
         if outcome == "failed":
-            self._fail(signal, "submit_failed", "CreateOrder failed")
-            return self._nack_of(signal.id, "submit_failed", "CreateOrder failed")
+            signal.state, signal.code, signal.detail = "nacked", "submit_failed", "CreateOrder failed"
+            return self._nack_of(signal.id, signal.code, signal.detail)
         if outcome == "unknown":
             signal.at_ms = self.now_ms
             self._move(signal, "lost")
             return self._indeterminate(signal)
-        self._write({"r": "submitted", "id": signal.id})
-        signal.state = "submitted"
-        reply = self._ack(signal, is_dup=False, used=used)
-        self._emit("signal", id=signal.id, account=signal.account, state="submitted")
-        return reply
-
-    def _intend(self, message: Message) -> Signal:
-        """Record an intent that need not be on the disk first: an exit, or what a person will do."""
-        self._write({"r": "intent", "at": self.now_ms, "fields": message})
-        self.counters["signals"] += 1
-        return self._register(message, self.now_ms)
-
-    def _fail(self, signal: Signal, code: str, detail: str) -> None:
-        signal.state, signal.code, signal.detail = "nacked", code, detail
-        self._write(
-            {"r": "nack", "id": signal.id, "code": code, "detail": detail, "at": self.now_ms, "fields": signal.fields}
-        )
-
-    def _relay(self, message: Message, used: dict[str, Decimal]) -> Message:
-        signal = self._intend(message)
-        signal.state = "relayed"
-        reply = self._ack(signal, is_dup=False, used=used)
-        self._emit("relay", **{name: value for name, value in message.items() if name != "t"})
-        return reply
-
-    def _exit(self, peer: int, message: Message) -> Message | None:
-        """Close what the bridge holds on the instrument: first its exit orders go, then a market order closes."""
-        wanted = message.get("entries")
-        held = [
-            one for one in self._held(message["account"], message["instrument"]) if wanted is None or one.id in wanted
-        ]
-        total = sum(one.open_qty - one.closing for one in held)
-        if total <= 0:
-            return self._nack(message, "opposite_position", "nothing of FKS is open on this instrument")
-        signal = self._intend(message)
-        signal.qty = min(message.get("qty") or total, total)
-        signal.is_buy = not held[0].is_buy
-        left = signal.qty
-        for one in held:
-            take = min(left, one.open_qty - one.closing)
-            one.closing += take
-            left -= take
-            self._protect(one)
-        self._waiting[signal.id] = peer
-        self._continue_exits()
-        return None
-
-    def _held(self, account: str, instrument: str) -> list[Signal]:
-        return [
-            one
-            for one in self.signals.values()
-            if one.account == account and one.instrument == instrument and not one.is_exit and one.open_qty
-        ]
-
-    def _closable(self, signal: Signal) -> list[Signal]:
-        """Return the signals that an exit closes."""
-        return [one for one in self._held(signal.account, signal.instrument) if signal.closes(one.id)]
-
-    def _continue_exits(self) -> None:
-        for signal_id, peer in list(self._waiting.items()):
-            signal = self.signals[signal_id]
-            held = self._closable(signal)
-            if (signal.account, signal.instrument) in self._flattening or signal.valid_until <= self.now_ms:
-                del self._waiting[signal_id]
-                self._release(signal)
-                self._move(signal, "due")
-                self._out.append(Reply(peer, self._ack(signal, is_dup=False)))
-                continue
-            if any(
-                sum(leg.left for leg in one.role(role)) > one.open_qty - one.closing
-                for one in held
-                if one.closing
-                for role in "ST"
-            ):
-                continue
-            # the platform's position decides: an exit must not open a reverse one
-            qty = min(signal.qty, sum(one.closing for one in held), self._position_of(held) if held else 0)
-            del self._waiting[signal_id]
-            if qty == 0:
-                self._release(signal)
-                self._move(signal, "due")
-                self._out.append(Reply(peer, self._ack(signal, is_dup=False)))
-                continue
-            signal.qty = signal.entry.qty = qty
-            action = "BuyToCover" if signal.is_buy else "Sell"
-            outcome = self._submit_leg(signal, signal.entry, action, "Market", "Day", None, None, "")
-            if outcome == "failed":
-                self._release(signal)
-            before = len(self._out)
-            self._out.insert(before, Reply(peer, self._answer_submit(signal, outcome, {})))
-
-    def _release(self, signal: Signal) -> None:
-        """End the reservations of an exit signal that is over: what it did not close gets its stops again."""
-        held = self._closable(signal)
-        others = [
-            one
-            for one in self.signals.values()
-            if one.is_exit
-            and one is not signal
-            and any(one.closes(other.id) for other in held)
-            and (one.account, one.instrument) == (signal.account, signal.instrument)
-            and (one.id in self._waiting or one.is_working)
-        ]
-        reserved = sum(one.entry.left if one.id not in self._waiting else one.qty for one in others)
-        for one in held:
-            one.closing = min(one.closing, one.open_qty, reserved)
-            reserved -= one.closing
-
-    def _allocate(self, signal: Signal, qty: int) -> None:
-        """Book executions of an exit signal on the signals that they close, oldest first."""
-        held = self._closable(signal)
-        for one in sorted(held, key=lambda one: not one.closing):
-            take = min(qty, one.open_qty)
-            one.exited += take
-            one.closing = max(one.closing - take, 0)
-            qty -= take
+        self._move(signal, "returned")
+        return self._ack(signal, is_dup=False, used=used)
 
     def _ack(self, signal: Signal, *, is_dup: bool, used: dict[str, Decimal] | None = None) -> Message:
         prices = {name: value for name, value in (used or {}).items() if name != "stop_used"}
@@ -804,13 +513,11 @@ class Bridge:
         }
 
     def _nack(self, message: Message, code: str, detail: str) -> Message:
-        """Return a nack; a final one is journalled under a well-formed id that is not known yet."""
+        """Return a nack; a final one is kept under a well-formed id that is not known yet."""
         signal_id = message.get("id")
         if code not in _NOT_FINAL and is_id(signal_id) and signal_id not in self.signals:
-            fields = {name: value for name, value in message.items() if name != "t"}
-            record = {"r": "nack", "id": signal_id, "code": code, "detail": detail, "at": self.now_ms, "fields": fields}
-            self._write(record)
-            self._load_nack(record)
+            signal = self._register({name: value for name, value in message.items() if name != "t"}, self.now_ms)
+            signal.state, signal.code, signal.detail = "nacked", code, detail
         return self._nack_of(signal_id if isinstance(signal_id, str) else None, code, detail)
 
     def _nack_of(self, signal_id: str | None, code: str, detail: str) -> Message:
@@ -827,45 +534,109 @@ class Bridge:
         detail = "ambiguous: an operator has to decide" if signal.state == "ambiguous" else "Submit has no known result"
         return {"t": "indeterminate", "id": signal.id, "since_ms": signal.at_ms, "detail": detail}
 
-    # ── requests ──────────────────────────────────────────────────────────────────────────────────
+    # ── seed dialect ──────────────────────────────────────────────────────────────────────────────
 
-    def _check_request(self, message: Message) -> Message | None:
-        if not isinstance(message.get("rid"), str) or len(message["rid"]) > 32:
-            return {"rid": None, "ok": False, "code": "bad_field", "detail": "rid: a text of at most 32 characters"}
-        known = {
-            "cancel": {"id"},
-            "modify": {"id", "sl_price", "tp_price"},
-            "flatten": {"account", "instruments", "reason"},
-            "kill": {"reason"},
-            "resume": {"reason"},
-        }[message["t"]]
-        if unknown := sorted(message.keys() - known - {"t", "rid"}):
-            return {"ok": False, "code": "unknown_field", "detail": f"unknown field {unknown[0]!r}"}
-        needed = {"cancel": {"id"}, "modify": {"id"}, "flatten": {"account", "instruments"}}.get(message["t"], set())
-        if missing := sorted(needed - message.keys()):
-            return {"ok": False, "code": "missing_field", "detail": f"missing field {missing[0]!r}"}
-        for name in ("id", "account", "reason"):
-            if name in message and not isinstance(message[name], str):
-                return {"ok": False, "code": "bad_field", "detail": f"{name}: a text"}
-        for name in ("sl_price", "tp_price"):
-            if name in message and (not is_number(message[name]) or message[name] <= 0):
-                return {"ok": False, "code": "bad_field", "detail": f"{name}: a number above 0"}
-        instruments = message.get("instruments", "all")
-        if instruments != "all" and not (
-            isinstance(instruments, list) and all(isinstance(one, str) for one in instruments)
-        ):
-            return {"ok": False, "code": "bad_field", "detail": 'instruments: a list of names or "all"'}
+    def handle_seed(self, peer: int, order: Message, *, is_authenticated: bool) -> None:
+        """Take a line without a type that asks for an order; its reply comes out of the next `turn`."""
+        self._answer(peer, lambda: self._seed(peer, order, is_authenticated=is_authenticated))
+
+    def _seed(self, peer: int, order: Message, *, is_authenticated: bool) -> Message:
+        if unknown := sorted(order.keys() - _SEED_FIELDS):
+            return _seed_failure("unknown_field", f"unknown field {unknown[0]!r}")
+        if order.get("action") not in ("buy", "sell", "long", "short"):
+            return _seed_failure("bad_field", "action: one of buy, sell, long, short")
+        account = order.get("account", "Sim101")
+        found = self.platform.accounts.get(account) if isinstance(account, str) else None
+        if not is_authenticated and (found is None or not found.is_sim):
+            return _seed_failure("auth_required", "without the secret only a simulation account takes orders")
+        given = {name: order.get(name) for name in ("instrument", "action", "price", "sl_points", "tp_points")}
+        signal: Message = {
+            "t": "signal", "id": self._seed_id(order), "account": account, "qty": order.get("quantity", 1),
+            "type": "limit", "created_ms": self.now_ms, "valid_until": self.now_ms + _SEED_VALID_MS,
+            **{name: value for name, value in given.items() if value is not None},
+        }  # fmt: skip
+        reply = self._signal(peer, signal)
+        assert reply is not None
+        if reply["t"] == "nack":
+            return _seed_failure(reply["code"], reply["detail"], signal["id"])
+        state = ("duplicate " if reply.get("dup") else "") + reply.get("state", "indeterminate")
+        return {"success": True, "message": f"{state} FKS:{signal['id']}:E", "signal_id": signal["id"]}
+
+    def _seed_id(self, order: Message) -> str:
+        """Return the id of a line; the same line within two seconds is the same order, so it has the same id."""
+        digest = content(order)
+        known_id, at_ms = self._seeds.get(digest, ("", 0))
+        if known_id and 0 <= self.now_ms - at_ms <= _SEED_SAME_MS:
+            return known_id
+        signal_id = f"s{digest[:12]}-{self.now_ms // 1000:x}"
+        self._seeds[digest] = (signal_id, self.now_ms)
+        return signal_id
+
+    # ── exits that a signal asks for ──────────────────────────────────────────────────────────────
+
+    def _exit(self, peer: int, message: Message) -> Message | None:
+        """Close what the bridge holds on the instrument: first its exit orders go, then a market order closes."""
+        wanted = message.get("entries")
+        held = self._held((message["account"], message["instrument"]))
+        total = sum(one.open_qty - one.closing for one in held if wanted is None or one.id in wanted)
+        if total <= 0:
+            return self._nack(message, "opposite_position", "nothing of FKS is open on this instrument")
+        signal = self._intend(message)
+        signal.qty = min(message.get("qty") or total, total)
+        self._waiting[signal.id] = peer
+        self._reserve(signal)
         return None
+
+    def _held(self, key: Key) -> list[Signal]:
+        return [one for one in self.signals.values() if one.key == key and one.open_qty]
+
+    def _reserve(self, exit_signal: Signal) -> None:
+        """Reserve open quantities of the instrument for its exits that are not over, oldest first."""
+        held = self._held(exit_signal.key)
+        for one in held:
+            one.closing = 0
+        for signal in self.signals.values():
+            is_sent = signal.state in ("submitted", "working", "cancelling")
+            if not signal.is_exit or signal.key != exit_signal.key or not (is_sent or signal.id in self._waiting):
+                continue
+            left = signal.entry_left
+            for one in [other for other in held if signal.closes(other.id)]:
+                take = min(left, one.open_qty - one.closing)
+                one.closing += take
+                left -= take
+        self._changed.update(one.id for one in held)
+
+    def _continue_exits(self) -> None:
+        for signal_id, peer in list(self._waiting.items()):
+            signal = self.signals[signal_id]
+            closed = [one for one in self._held(signal.key) if signal.closes(one.id) and one.closing]
+            is_over = signal.key in self._flattening or signal.valid_until <= self.now_ms
+            if not is_over and any(
+                sum(order.left for order in self._exits(one, role)) > one.open_qty - one.closing
+                for one in closed
+                for role in "ST"
+            ):
+                continue
+            # the platform's position decides: an exit must not open a reverse one
+            qty = 0 if is_over else min(signal.qty, sum(one.closing for one in closed), self._position(signal.key))
+            del self._waiting[signal_id]
+            if qty == 0:
+                self._move(signal, "due")
+                self._reserve(signal)
+                self._out.append((peer, self._ack(signal, is_dup=False)))
+                continue
+            signal.qty = qty
+            action = "Sell" if closed[0].is_buy else "BuyToCover"
+            outcome = self._submit(Order(signal.entry_name, *signal.key, action, "Market", "Day", qty, None, None))
+            before = len(self._out)
+            self._out.insert(before, (peer, self._answer_submit(signal, outcome, {})))
+            self._reserve(signal)
+
+    # ── requests ──────────────────────────────────────────────────────────────────────────────────
 
     def _query(self, message: Message) -> Message:
         signal = self.signals.get(str(message.get("id")))
-        reply: Message = {"t": "sigstate", "rid": message.get("rid"), "id": message.get("id")}
-        if signal is None:
-            name = f"FKS:{message.get('id')}:E"
-            for account in self.platform.accounts:
-                if any(order.name == name for order in self.platform.orders(account)):
-                    self._recover(account, name)
-            signal = self.signals.get(str(message.get("id")))
+        reply: Message = {"t": "sigstate", "rid": message["rid"], "id": message.get("id")}
         if signal is None:
             return reply | {"state": "unknown_id", "filled": 0, "avg_price": None}
         average = signal.avg_price if signal.filled else None
@@ -879,8 +650,9 @@ class Bridge:
         if signal.state == "relayed":
             self._move(signal, "due")
             return {"ok": True}
-        if signal.entry.left == 0 or signal.state in FINAL:
-            return {"ok": False, "code": "nothing_to_do", "detail": f"the entry is {signal.entry.state}"}
+        if signal.entry_left == 0 or signal.state in FINAL:
+            state = signal.seen.get(signal.entry_name, ["Submitted"])[0]
+            return {"ok": False, "code": "nothing_to_do", "detail": f"the entry is {state}"}
         if not self._is_connected(signal.account):
             return {"ok": False, "code": "not_connected", "detail": "the order feed is lost"}
         self._cancel_entry(signal)
@@ -895,719 +667,59 @@ class Bridge:
             return {"ok": False, "code": "nothing_to_do", "detail": "no position is open"}
         if not self._is_connected(signal.account):
             return {"ok": False, "code": "not_connected", "detail": "the order feed is lost"}
-        moves: list[tuple[Leg, Decimal]] = []
-        for field_name, role in (("sl_price", "S"), ("tp_price", "T")):
-            if field_name not in message:
-                continue
-            toward_entry_is_up = signal.is_buy == (role == "S")
-            price = contract.ceiling(message[field_name]) if toward_entry_is_up else contract.floor(message[field_name])
-            for leg in signal.role(role):
-                if not leg.left or leg.price is None:
-                    continue
-                is_wider = price < leg.price if signal.is_buy else price > leg.price
-                if role == "S" and is_wider and not self.config.allow_widen:
-                    return {
-                        "ok": False,
-                        "code": "bad_bracket",
-                        "detail": f"the stop may not move off {leg.price}",
-                    }
-                moves.append((leg, price))
-        if not moves:
+        wanted = {name: message[name] for name in ("sl_price", "tp_price") if message.get(name) is not None}
+        stop, target = bracket_prices(wanted, contract, Decimal(0), is_buy=signal.is_buy)
+        stops = self._exits(signal, "S") if stop is not None else []
+        targets = self._exits(signal, "T") if target is not None else []
+        for order in stops:
+            assert stop is not None
+            assert order.stop is not None
+            if stop < order.stop if signal.is_buy else stop > order.stop:
+                return {"ok": False, "code": "bad_bracket", "detail": f"the stop may not move off {order.stop}"}
+        if not stops and not targets:
             return {"ok": False, "code": "nothing_to_do", "detail": "no exit order is live"}
-        for leg, price in moves:
-            leg.price = price
-            self._change(signal, leg, leg.qty)
+        signal.moved |= wanted
+        self._changed.add(signal.id)
+        for order in stops:
+            self.platform.change(order, qty=order.qty, limit=None, stop=stop)
+        for order in targets:
+            self.platform.change(order, qty=order.qty, limit=target, stop=None)
         return {"ok": True}
-
-    def _flatten(self, peer: int, message: Message) -> Message | None:
-        account = message["account"]
-        if account not in self.platform.accounts:
-            return {"ok": False, "code": "unknown_account", "flat": False, "remaining": []}
-        wanted = message["instruments"]
-        instruments = self._instruments(account) if wanted == "all" else list(dict.fromkeys(wanted))
-        if not self._is_connected(account):
-            return {"ok": False, "code": "not_connected", "flat": False, "remaining": self._remaining([account])}
-        return self._flatten_all(peer, message["rid"], [(account, one) for one in instruments])
-
-    def _kill(self, peer: int, message: Message) -> Message | None:
-        self.halt(str(message.get("reason", "")))
-        accounts = [one for one in self.platform.accounts if self.mode(one) != "off"]
-        keys = [(one, name) for one in accounts if self._is_connected(one) for name in self._instruments(one)]
-        lost = [one for one in accounts if not self._is_connected(one)]
-        if lost and (remaining := self._remaining(lost)):
-            self._flatten_all(peer, None, keys)
-            return {"ok": False, "code": "not_connected", "flat": False, "remaining": remaining}
-        return self._flatten_all(peer, message["rid"], keys)
-
-    def _flatten_all(self, peer: int, rid: str | None, keys: list[tuple[str, str]]) -> Message | None:
-        open_keys = {key for key in keys if key in self._flattening or not self._is_flat(*key)}
-        for account, instrument in sorted(open_keys):
-            self._begin_flatten(account, instrument)
-        if not open_keys:
-            return {"ok": True, "flat": True, "remaining": []}
-        if rid is not None:
-            self._requests.append(_Request(peer, rid, open_keys, self.now_ms + _FLATTEN_MS))
-        return None
 
     def _resume(self, peer: int, message: Message) -> Message:
-        if not self.config.remote_resume:
-            return {"ok": False, "code": "local_only", "detail": "the halt is lifted on the PC"}
-        self.lift_halt(str(message.get("reason", "")))
-        return {"ok": True}
+        return {"ok": False, "code": "local_only", "detail": "the halt is lifted on the PC"}
 
-    # ── orders at the platform ────────────────────────────────────────────────────────────────────
-
-    def _submit_leg(
-        self,
-        signal: Signal,
-        leg: Leg,
-        action: str,
-        kind: str,
-        tif: str,
-        limit: Decimal | None,
-        stop: Decimal | None,
-        oco: str,
-    ) -> str:
-        """Create and submit an order of `signal`. Returns submitted, failed (not sent) or unknown."""
-        signal.legs[leg.name] = leg  # before Submit: its events may come first
-        try:
-            order = self.platform.create_order(
-                signal.account, signal.instrument, action, kind, tif, leg.qty, limit, stop, oco, leg.name
-            )
-        except PlatformError:
-            order = None
-        if order is None:
-            leg.state = "Rejected"
-            return "failed"
-        self._crash("before_submit")
-        try:
-            self.counters["submits"] += 1
-            self.platform.submit(order)
-        except PlatformError:
-            return "unknown"
-        if leg.state == "Initialized":
-            leg.state = "Submitted"
-        self._crash("after_submit")
-        return "submitted"
-
-    def _bracket(self, signal: Signal, qty: int, price: Decimal) -> None:
-        """Place stop and target of one lot of the entry."""
-        contract = self.platform.contract(signal.instrument)
-        if contract is None or signal.is_recovered:
-            return  # its lots may have brackets: what is missing is found by the check of the protection
-        stop, target = bracket_prices(signal.fields, contract, price, is_buy=signal.is_buy)
-        signal.lots += 1
-        lot = signal.lots
-        oco = self._new_id() if stop is not None and target is not None else ""
-        self._place(signal, [("S", lot, qty, stop), ("T", lot, qty, target)], oco)
-
-    def _place(self, signal: Signal, wanted: list[tuple[str, int, int, Decimal | None]], oco: str) -> None:
-        """Submit exits, then record them: after a crash those that the journal lacks are found at the platform."""
-        legs = [
-            Leg(signal.leg(role, lot), role, lot, qty, price) for role, lot, qty, price in wanted if price is not None
-        ]
-        action = "Sell" if signal.is_buy else "BuyToCover"
-        for leg in legs:
-            if leg.role == "S":
-                self._submit_leg(signal, leg, action, "StopMarket", "Gtc", None, leg.price, oco)
-            else:
-                self._submit_leg(signal, leg, action, "Limit", "Gtc", leg.price, None, oco)
-        for leg in legs:
-            self._write(_leg_record(signal, leg))
-
-    def _order(self, account: str, name: str) -> Order | None:
-        return next((one for one in reversed(self.platform.orders(account)) if one.name == name), None)
-
-    def _cancel_leg(self, signal: Signal, leg: Leg) -> None:
-        if leg.is_cancel_asked and self.now_ms - leg.asked_ms < _RETRY_MS:
-            return
-        order = self._order(signal.account, leg.name)
-        if order is None:
-            return
-        if order.state in TERMINAL:
-            leg.state = order.state  # its event was lost, and is not waited for
-            return
-        leg.is_cancel_asked, leg.asked_ms = True, self.now_ms
-        self.platform.cancel(order)
-
-    def _change(self, signal: Signal, leg: Leg, qty: int) -> None:
-        order = self._order(signal.account, leg.name)
-        if order is None or order.state in TERMINAL:
-            return
-        leg.asked_ms = self.now_ms
-        leg.qty = qty
-        is_stop = leg.role == "S"
-        self.platform.change(
-            order, qty=qty, limit=None if is_stop else leg.price, stop=leg.price if is_stop else order.stop
-        )
-
-    def _cancel_entry(self, signal: Signal) -> None:
-        if signal.entry.left == 0:
-            return
-        self._move(signal, "cancel")
-        signal.is_cancel_wanted = True
-        if self._is_connected(signal.account):
-            self._cancel_leg(signal, signal.entry)
-
-    # ── platform events ───────────────────────────────────────────────────────────────────────────
-
-    def _enqueue(self, event: Event) -> None:
-        self._inbox.append(event)
-
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, OrderUpdate):
-            self._on_order(event)
-        elif isinstance(event, Execution):
-            self._on_execution(event)
-        elif isinstance(event, Position):
-            self._on_position(event)
-        elif isinstance(event, ConnectionUpdate):
-            self._emit(
-                "conn",
-                account=event.account,
-                connection="simulated",
-                status=event.status,
-                price_status=event.price_status,
-                prev=event.previous,
-                native_error=event.native_error,
-            )
-            self._tick_account(event.account)
-
-    def _on_order(self, update: OrderUpdate) -> None:
-        found = ORDER_NAME.fullmatch(update.name)
-        if found is None:
-            return
-        signal = self.signals.get(found[1])
-        if signal is None:
-            return  # of another epoch: taken over when the account is compared
-        leg = self._leg_of(signal, update)
-        seen = (update.state, update.filled, update.qty, update.limit, update.stop, update.error)
-        if leg.reported == seen or (leg.state in TERMINAL and update.state not in TERMINAL):
-            return  # doubled, or late
-        leg.reported, leg.state = seen, update.state
-        if update.qty != leg.qty and leg.role != "E":
-            leg.qty = update.qty
-        self._emit(
-            "order",
-            id=signal.id,
-            role=leg.role,
-            name=leg.name,
-            account=update.account,
-            order_id=update.order_id,
-            state=update.state,
-            qty=update.qty,
-            filled=update.filled,
-            avg_price=update.avg_price,
-            limit=update.limit,
-            stop=update.stop,
-            error=update.error,
-            comment=update.comment,
-        )
-        if update.error in ("UnableToCancelOrder", "UnableToChangeOrder"):
-            leg.is_cancel_asked = False
-            leg.failures += 1
-            leg.qty = update.qty
-        if update.state == "Unknown":
-            self._emit("risk", account=signal.account, code="order_unknown", detail=leg.name)
-        if leg.role == "E":
-            self._on_entry(signal, update)
-        elif leg.role == "S" and update.state == "Rejected" and signal.open_qty:
-            signal.lacking_since_ms = self.now_ms - _LACKING_MS
-        self._protect(signal)
-
-    def _leg_of(self, signal: Signal, update: OrderUpdate) -> Leg:
-        found = ORDER_NAME.fullmatch(update.name)
-        assert found is not None
-        leg = signal.legs.get(update.name)
-        if leg is None:
-            leg = Leg(update.name, found[2], int(found[3] or 1), update.qty, update.stop or update.limit)
-            signal.legs[update.name] = leg
-            signal.lots = max(signal.lots, leg.lot)
-        return leg
-
-    def _on_entry(self, signal: Signal, update: OrderUpdate) -> None:
-        if update.state in LIVE:
-            self._move(signal, "live")
-        elif update.state == "Submitted":
-            self._move(signal, "returned")
-        elif update.state == "Rejected" and not signal.filled:
-            self._move(signal, "rejected", detail=update.comment)
-            self._end_exit(signal)
-        elif update.state == "Cancelled" and update.filled == 0 and not signal.filled:
-            self._move(signal, "expired" if signal.is_expiring else "ended")
-            self._end_exit(signal)
-        self._close_if_done(signal)
-
-    def _end_exit(self, signal: Signal) -> None:
-        if signal.is_exit:
-            self._release(signal)
-
-    def _on_execution(self, execution: Execution, *, is_handed_again: bool = False) -> None:
-        name = execution.name or self._name_by_order_id(execution)
-        found = ORDER_NAME.fullmatch(name)
-        signal = self.signals.get(found[1]) if found else None
-        ours = {"id": signal.id, "role": found[2]} if signal is not None and found is not None else {}
-        event: Message = {
-            **ours,
-            "name": name,
-            "account": execution.account,
-            "instrument": execution.instrument,
-            "exec_id": execution.exec_id,
-            "op": execution.op,
-            "side": "buy" if execution.is_buy else "sell",
-            "qty": execution.qty,
-            "price": execution.price,
-            "commission": execution.commission,
-            "fee": execution.fee,
-            "time_ms": execution.at_ms,
-            "sod": execution.is_sod,
-        }
-        if execution.op != "add":
-            amended = (execution.account, execution.exec_id, execution.op, execution.qty, execution.price)
-            if amended not in self._amended:
-                self._amended.add(amended)
-                self._emit("exec", **event)
-            return
-        key = (execution.account, execution.exec_id)
-        if key in self._exec_seen:
-            return
-        if is_handed_again and self._is_suspect(event):
-            self._exec_seen.add(key)
-            self._write({"r": "exec_seen", "account": execution.account, "exec_id": execution.exec_id})
-            self._emit("risk", account=execution.account, code="exec_suspect", detail=f"{name} {execution.exec_id}")
-            return
-        if signal is not None and name not in signal.legs:
-            assert found is not None
-            signal.legs[name] = Leg(name, found[2], int(found[3] or 1), execution.qty, None)
-        if signal is not None and ours["role"] == "E" and signal.state in ("indeterminate", "ambiguous"):
-            self._move(signal, "filled")  # the outcome is known: it is reported before what follows from it
-        self._emit("exec", **event)
-        if execution.is_sod:
-            self._exec_seen.add(key)
-            return
-        self._count_execution(signal, event)
-        if signal is not None and found is not None:
-            self._after_execution(signal, found[2], execution)
-
-    def _is_suspect(self, event: Message) -> bool:
-        """Return whether an equal execution was reported under an id that the platform does not list any more."""
-        known = self._exec_prints.get(_execution_print(event), set())
-        return bool(known - {one.exec_id for one in self.platform.executions(event["account"])})
-
-    def _after_execution(self, signal: Signal, role: str, execution: Execution) -> None:
-        key = (signal.account, signal.instrument)
-        if role == "E":
-            self._move(signal, "filled")
-            if signal.is_exit:
-                for one in list(self.signals.values()):
-                    if (one.account, one.instrument) == key and not one.is_exit:
-                        self._close_if_done(one)
-            elif key in self._flattening:
-                self._move(signal, "flatten")
-                self._begin_flatten(*key)
-            elif self._late_fills is not None:
-                self._late_fills.append((signal, execution.qty, execution.price))
-            else:
-                self._bracket(signal, execution.qty, execution.price)
-        elif signal.exited > signal.filled:
-            self._emit(
-                "risk", account=signal.account, code="over_exit", detail=signal.id,
-                value=signal.exited, limit=signal.filled,
-            )  # fmt: skip
-            self._begin_flatten(*key)
-        self._close_if_done(signal)
-        self._protect(signal)
-
-    def _name_by_order_id(self, execution: Execution) -> str:
-        """Return the name of the order of an execution that came without one, or an empty text."""
-        if not execution.order_id:
-            return ""
-        orders = self.platform.orders(execution.account)
-        return next((one.name for one in orders if one.order_id == execution.order_id), "")
-
-    def _on_position(self, position: Position) -> None:
-        traded = {(one.account, one.instrument) for one in self.signals.values()}
-        if (position.account, position.instrument) not in traded:
-            return
-        side = "long" if position.qty > 0 else "short" if position.qty < 0 else "flat"
-        self._emit(
-            "position",
-            account=position.account,
-            instrument=position.instrument,
-            side=side,
-            qty=abs(position.qty),
-            avg=position.avg_price,
-        )
-
-    def _close_if_done(self, signal: Signal, detail: str = "") -> None:
-        if not signal.filled or (not signal.entry.is_over and signal.entry.left):
-            return
-        if signal.is_exit or signal.exited >= signal.filled:
-            self._move(signal, "flat", detail=detail)
-            self._end_exit(signal)
-
-    # ── time ──────────────────────────────────────────────────────────────────────────────────────
-
-    def _tick(self) -> None:
-        for account in list(self.platform.accounts):
-            self._tick_account(account)
-        for signal in list(self.signals.values()):
-            if signal.state not in FINAL:
-                self._tick_signal(signal)
-            elif any(leg.role != "E" and leg.left for leg in signal.legs.values()):
-                self._protect(signal)  # an exit that outlives its position would open another
-        self._find_outside_closes()
-        self._find_orphans()
-        if abs(self.now_ms - self._valued_ms) >= _VALUE_MS:
-            self._valued_ms = self.now_ms
-            self._note_equity()
-
-    def _note_equity(self) -> None:
-        """Keep the highest equity of each account, as the AddOn does for a limit that trails it at once."""
-        for name in self.platform.accounts:
-            equity = self.platform.values(name)["NetLiquidation"]
-            if equity is not None and equity > self._highest.get(name, equity - 1):
-                self._highest[name] = equity
-                self._write({"r": "highest", "account": name, "value": equity})
-
-    def _continue(self) -> None:
-        """Go on with what waits for the platform: exits for their cancels, requests for flat positions."""
-        self._continue_exits()
-        for key in list(self._flattening):
-            self._continue_flatten(key)
-        self._answer_requests()
-
-    def _tick_account(self, name: str) -> None:
-        account = self.platform.accounts.get(name)
-        seen = self._seen.setdefault(name, _Seen())
-        if account is None or not _is_connected(account):
-            seen.connected_ms, seen.is_settled = -1, False
-            return
-        if seen.connected_ms != account.connected_ms:
-            seen.connected_ms, seen.is_settled = account.connected_ms, False
-            self._compare(name, is_settled=False)
-            self._out.append(Broadcast(self.status(None)))
-        since = max(account.connected_ms, self._started_ms - self._offset_ms)
-        if not seen.is_settled and self.platform.now_ms - since >= self.config.settle_ms:
-            seen.is_settled = seen.was_settled = True
-            self._compare(name, is_settled=True)
-
-    def _tick_signal(self, signal: Signal) -> None:
-        if signal.state == "relayed":
-            if signal.valid_until <= self.now_ms:
-                self._move(signal, "due")
-            return
-        if signal.state == "indeterminate" and self._is_settled(signal.account):
-            if self.now_ms - signal.at_ms >= self.config.settle_ms:
-                self._resolve(signal)
-            return
-        if signal.entry.left and signal.valid_until and signal.valid_until <= self.now_ms and not signal.is_exit:
-            if signal.state in ("submitted", "working", "cancelling", "open", "flattening"):
-                signal.is_expiring = signal.is_expiring or not signal.is_cancel_wanted
-                self._cancel_entry(signal)
-        elif signal.is_cancel_wanted and signal.entry.left:
-            self._cancel_entry(signal)
-        self._protect(signal)
-
-    def _compare(self, account: str, *, is_settled: bool) -> None:
-        """Take over what the platform lists of an account; after it settled, what is not listed is gone."""
-        self._late_fills = []
-        self._take_over(account, is_settled=is_settled)
-        self._bracket_late_fills()
-
-    def _bracket_late_fills(self) -> None:
-        """Protect fills that happened unseen, as far as the platform still has their position."""
-        late, self._late_fills = self._late_fills or [], None
-        for signal, qty, price in late:
-            self._book_outside_close(signal.account, signal.instrument, [signal])
-            unprotected = signal.open_qty - sum(leg.left for leg in signal.role("S"))
-            if (qty := min(qty, unprotected)) > 0:
-                self._bracket(signal, qty, price)
-
-    def _book_outside_close(self, account: str, instrument: str, signals: list[Signal]) -> None:
-        """Book on `signals` what others closed: the platform's position is smaller than what is open here."""
-        held = self._held(account, instrument)
-        missing = sum(one.open_qty for one in held) - self._position_of(held) if held else 0
-        for one in signals:
-            take = min(max(missing, 0), one.open_qty)
-            if take:
-                missing -= take
-                one.exited += take
-                one.closing = min(one.closing, one.open_qty)
-                self._close_if_done(one, detail="closed outside")
-
-    def _position_of(self, held: list[Signal]) -> int:
-        """Return the platform's position on the side of the signals `held`; 0 when it is on the other."""
-        qty = sum(one.qty for one in self.platform.positions(held[0].account) if one.instrument == held[0].instrument)
-        return max(qty if held[0].is_buy else -qty, 0)
-
-    def _take_over(self, account: str, *, is_settled: bool) -> None:
-        orders = self.platform.orders(account)
-        for order in orders:
-            found = ORDER_NAME.fullmatch(order.name)
-            if found is not None and found[1] not in self.signals:
-                self._recover(account, f"FKS:{found[1]}:E")
-        for signal in list(self.signals.values()):
-            if signal.account == account and signal.state == "indeterminate" and is_settled:
-                self._resolve(signal)
-        for execution in self.platform.executions(account):
-            name = execution.name or self._name_by_order_id(execution)
-            found = ORDER_NAME.fullmatch(name)
-            if found is not None and found[1] not in self.signals:
-                self._recover(account, f"FKS:{found[1]}:E")
-            owner = self.signals.get(found[1]) if found else None
-            if owner is None or owner.state != "indeterminate":
-                self._on_execution(execution, is_handed_again=True)
-        for order in orders:
-            found = ORDER_NAME.fullmatch(order.name)
-            owner = self.signals.get(found[1]) if found else None
-            if owner is not None and owner.state != "indeterminate":
-                self._on_order(_as_update(order))
-        if is_settled:
-            self._find_missing(account, {order.name for order in orders})
-
-    def _find_missing(self, account: str, listed: set[str]) -> None:
-        for signal in list(self.signals.values()):
-            if signal.account != account or signal.state in FINAL or signal.state in ("indeterminate", "relayed"):
-                continue
-            for leg in list(signal.legs.values()):
-                if leg.is_over or leg.name in listed or signal.id in self._waiting:
-                    continue
-                if leg.role == "E" and leg.left:
-                    self._doubt(signal, f"{leg.name} is not listed by the platform")
-                    self._end_exit(signal)
-                leg.state = "missing"
-            self._protect(signal)
-
-    def _resolve(self, signal: Signal) -> None:
-        """Decide an indeterminate signal from what the platform lists."""
-        is_alone = self._late_fills is None
-        if is_alone:
-            self._late_fills = []
-        self._decide(signal)
-        if is_alone:
-            self._bracket_late_fills()
-
-    def _decide(self, signal: Signal) -> None:
-        name = signal.entry_name
-        if (order := self._order(signal.account, name)) is not None:
-            fills = [one for one in self.platform.executions(signal.account) if one.name == name]
-            if fills or order.filled:
-                self._move(signal, "filled")
-            self._on_order(_as_update(order))
-            for execution in fills:
-                self._on_execution(execution)
-            return
-        fills = [one for one in self.platform.executions(signal.account) if one.name == name]
-        if fills:
-            self._move(signal, "filled")
-            for execution in fills:
-                self._on_execution(execution)
-            return
-        if self._nameless(signal):
-            self._doubt(signal, "an automated order without a name was made on this instrument")
+    def _close(self, peer: int, message: Message) -> Message | None:
+        """Take a `flatten` of one account or a `kill` of all; None: the answer waits until they are flat."""
+        if message["t"] == "kill":
+            self.halt(str(message.get("reason", "")))
+            accounts, wanted = [one for one in self.platform.accounts if self.mode(one) != "off"], "all"
         else:
-            self._move(signal, "absent")
-
-    def _nameless(self, signal: Signal) -> bool:
-        """Return whether the platform lists an order that may be this signal's under another name."""
-        return any(
-            order.automated
-            and order.instrument == signal.instrument
-            and not ORDER_NAME.fullmatch(order.name)
-            and order.name != "Close"
-            and order.created_ms >= signal.at_ms - self._offset_ms - 1_000
-            for order in self.platform.orders(signal.account)
-        )
-
-    def _doubt(self, signal: Signal, detail: str) -> None:
-        if self._move(signal, "doubtful", detail=detail):
-            self.blocked.add((signal.account, signal.instrument))
-            self._emit("risk", account=signal.account, code="ambiguous", detail=f"{signal.id}: {detail}")
-
-    def _recover(self, account: str, name: str) -> None:
-        """Take over a signal that is known only from the names of its orders: the journal is newer than they are."""
-        found = ORDER_NAME.fullmatch(name)
-        assert found is not None
-        order = self._order(account, name)
-        others = [one for one in self.platform.orders(account) if one.name.startswith(f"FKS:{found[1]}:")]
-        known = order or (others[0] if others else None)
-        if known is None:
-            fills = [one for one in self.platform.executions(account) if one.name.startswith(f"FKS:{found[1]}:")]
-            if not fills:
-                return
-            instrument, qty, is_buy = fills[0].instrument, fills[0].qty, fills[0].is_buy
-        else:
-            instrument, qty, is_buy = known.instrument, known.qty, known.is_buy
-        if order is None and known is not None:
-            is_buy = not is_buy  # only an exit is left of it
-        fields = {
-            "id": found[1],
-            "account": account,
-            "instrument": instrument,
-            "action": "exit" if order is not None and order.action in _EXIT_ACTIONS else "buy" if is_buy else "sell",
-            "qty": qty,
+            accounts, wanted = [message["account"]], message["instruments"]
+            if accounts[0] not in self.platform.accounts:
+                return {"ok": False, "code": "unknown_account", "flat": False, "remaining": []}
+        keys = {
+            (account, instrument)
+            for account in accounts
+            if self._is_connected(account)
+            for instrument in (self._instruments(account) if wanted == "all" else wanted)
         }
-        stop = next((one.stop for one in others if ORDER_NAME.fullmatch(one.name) and one.type == "StopMarket"), None)
-        if stop is not None:
-            fields["sl_price"] = stop
-        self._write({"r": "recovered", "id": found[1], "at": self.now_ms, "fields": fields})
-        signal = self._register(fields, self.now_ms)
-        signal.is_recovered = True
-        signal.state = "submitted"
-        signal.lots = len([one for one in others if one.type == "StopMarket"])
-        self._emit("signal", id=signal.id, account=account, state="submitted", detail="recovered from order names")
-        if known is not None and order is None:
-            signal.legs[name].state = "missing"
-
-    # ── protection ────────────────────────────────────────────────────────────────────────────────
-
-    def _is_protected(self, signal: Signal) -> bool:
-        return self._protection(signal) >= signal.open_qty
-
-    def _protection(self, signal: Signal) -> int:
-        return sum(leg.left for leg in signal.role("S") if leg.state in PROTECTIVE and not leg.is_cancel_asked)
-
-    def _protect(self, signal: Signal) -> None:
-        """Keep the live stops of a signal equal to its open quantity, and its targets not above it."""
-        key = (signal.account, signal.instrument)
-        if signal.is_exit or not signal.legs or key in self._flattening or not self._is_connected(signal.account):
-            return
-        if signal.state in ("indeterminate", "relayed", "nacked"):
-            return
-        required = max(signal.open_qty - signal.closing, 0)
-        if signal.has_stop or signal.role("S") or signal.is_recovered:
-            self._restore(signal, required)
-        self._trim(signal, required)
-
-    def _restore(self, signal: Signal, required: int) -> None:
-        protected = self._protection(signal)
-        lack = required - protected
-        if lack > 0:
-            # a stop for contracts that the platform does not have would open a reverse position
-            held = self._held(signal.account, signal.instrument)
-            lack = min(required, self._position_of(held) if held else 0) - protected
-        if lack <= 0:
-            signal.lacking_since_ms, signal.repairs = None, 0
-            return
-        if signal.lacking_since_ms is None:
-            signal.lacking_since_ms = self.now_ms
-        if self.now_ms - signal.lacking_since_ms < _LACKING_MS:
-            return
-        signal.lacking_since_ms = self.now_ms
-        price = self._stop_price(signal)
-        if signal.repairs or price is None:
-            signal.lacking_since_ms, signal.repairs = None, 0
-            self._emit("risk", account=signal.account, code="unprotected", detail=signal.id, value=lack, limit=0)
-            self._begin_flatten(signal.account, signal.instrument)
-            return
-        signal.repairs += 1
-        signal.lots += 1
-        self._place(signal, [("S", signal.lots, lack, price)], "")
-
-    def _stop_price(self, signal: Signal) -> Decimal | None:
-        known = [leg.price for leg in signal.role("S") if leg.price is not None]
-        if known:
-            return known[-1]
-        contract = self.platform.contract(signal.instrument)
-        if contract is None or not signal.has_stop:
-            return None
-        return bracket_prices(signal.fields, contract, signal.avg_price, is_buy=signal.is_buy)[0]
-
-    def _trim(self, signal: Signal, required: int) -> None:
-        """Cancel or reduce exits that are larger than the position: they would open a reverse one."""
-        for leg in signal.legs.values():
-            if leg.role != "E" and leg.is_cancel_asked and not leg.is_over:
-                self._cancel_leg(signal, leg)  # again, when the last one had no effect
-        excess = {
-            role: sum(leg.left for leg in signal.role(role) if not leg.is_cancel_asked) - required for role in "ST"
-        }
-        if max(excess.values()) <= 0:
-            signal.surplus_since_ms = None
-            return
-        if signal.surplus_since_ms is None:
-            signal.surplus_since_ms = self.now_ms
-        if self.now_ms - signal.surplus_since_ms < _SURPLUS_MS and not signal.closing:
-            return
-        for role in "ST":
-            left = excess[role]
-            legs = [leg for leg in signal.role(role) if leg.left and not leg.is_cancel_asked]
-            for leg in sorted(legs, key=lambda one: (one.state in PROTECTIVE, -one.lot)):
-                if left <= 0:
-                    break
-                cut = min(left, leg.left)
-                if self.now_ms - leg.asked_ms < 1_000:
-                    left -= cut
-                    continue
-                left -= cut
-                if cut == leg.left or leg.failures >= 3:
-                    self._cancel_leg(signal, leg)
-                else:
-                    self._change(signal, leg, leg.qty - cut)
-
-    # ── flatten ───────────────────────────────────────────────────────────────────────────────────
+        keys = {key for key in keys if key in self._flattening or key[1] in self._instruments(key[0])}
+        for key in sorted(keys):
+            self._begin_flatten(key)
+        lost = [account for account in accounts if not self._is_connected(account)]
+        remaining = self._remaining(lost)
+        if lost and (remaining or message["t"] == "flatten"):
+            return {"ok": False, "code": "not_connected", "flat": False, "remaining": remaining}
+        if not keys:
+            return {"ok": True, "flat": True, "remaining": []}
+        self._requests.append(_Request(peer, message["rid"], keys, self.platform.now_ms + _FLATTEN_MS))
+        return None
 
     def _instruments(self, account: str) -> list[str]:
         """Return the instruments with a position or a live order."""
         open_ones = {one.instrument for one in self.platform.positions(account)}
-        open_ones |= {one.instrument for one in self.platform.orders(account) if one.is_live}
-        return sorted(open_ones)
-
-    def _is_flat(self, account: str, instrument: str) -> bool:
-        if any(one.instrument == instrument for one in self.platform.positions(account)):
-            return False
-        return not any(one.instrument == instrument and one.is_live for one in self.platform.orders(account))
-
-    def _begin_flatten(self, account: str, instrument: str) -> None:
-        """Cancel our entries, then let the platform cancel and close; called again it does both again."""
-        if not self._is_connected(account):
-            return
-        for signal in list(self.signals.values()):
-            if (signal.account, signal.instrument) != (account, instrument):
-                continue
-            if signal.entry.left and not signal.entry.is_over and signal.state not in FINAL:
-                self._cancel_entry(signal)
-            self._move(signal, "flatten")
-        self._flattening[account, instrument] = _Flatten(self.now_ms)
-        self.platform.flatten(account, [instrument])
-
-    def _continue_flatten(self, key: tuple[str, str]) -> None:
-        account, instrument = key
-        if not self._is_connected(account) or self._inbox:
-            return
-        mine = [one for one in self.signals.values() if (one.account, one.instrument) == key]
-        is_open = any(one.instrument == instrument for one in self.platform.positions(account))
-        works = any(
-            order.is_live and order.instrument == instrument and order.name.endswith(":E")
-            for order in self.platform.orders(account)
-        )
-        if is_open or works:
-            if self.now_ms - self._flattening[key].last_ms >= _FLATTEN_AGAIN_MS:
-                self._begin_flatten(*key)
-            return
-        del self._flattening[key]
-        for signal in mine:
-            if signal.filled and signal.state in ("open", "flattening"):
-                signal.exited = max(signal.exited, signal.filled)
-                signal.closing = 0
-                self._move(signal, "flat")
-            for leg in signal.legs.values():
-                if leg.role != "E" and leg.left:
-                    self._cancel_leg(signal, leg)
-
-    def _answer_requests(self) -> None:
-        for request in list(self._requests):
-            is_flat = not any(key in self._flattening for key in request.keys)
-            if not is_flat and self.now_ms < request.due_ms:
-                continue
-            self._requests.remove(request)
-            result: Message = {"t": "result", "rid": request.rid, "ok": is_flat, "flat": is_flat}
-            result["remaining"] = [] if is_flat else self._remaining(sorted({one for one, _ in request.keys}))
-            if not is_flat:
-                result["code"] = "timeout"
-                for account, instrument in sorted(request.keys & self._flattening.keys()):
-                    self._emit("risk", account=account, code="flatten_timeout", detail=instrument)
-            self._out.append(Reply(request.peer, result))
+        return sorted(open_ones | {one.instrument for one in self.platform.orders(account) if one.is_live})
 
     def _remaining(self, accounts: Iterable[str]) -> list[Message]:
         return [
@@ -1616,94 +728,423 @@ class Bridge:
             for one in self.platform.positions(account)
         ]
 
-    def _find_outside_closes(self) -> None:
-        """Book what a person closed on the platform: the exits of such signals would open a reverse position."""
-        for key in {(one.account, one.instrument) for one in self.signals.values() if one.open_qty}:
-            account, instrument = key
-            held = self._held(account, instrument)
-            is_whole = sum(one.open_qty for one in held) <= self._position_of(held)
-            if is_whole or key in self._flattening or not self._is_connected(account):
-                self._outside_since.pop(key, None)
-                continue
-            since = self._outside_since.setdefault(key, self.now_ms)
-            if self.now_ms - since >= _LACKING_MS:
-                self._book_outside_close(account, instrument, held)
+    def _begin_flatten(self, key: Key) -> None:
+        """Cancel our entries, then let the platform cancel and close; called again it does both again."""
+        if not self._is_connected(key[0]):
+            return
+        for signal in self.signals.values():
+            if signal.key == key:
+                if signal.is_working:
+                    self._cancel_entry(signal)
+                self._move(signal, "flatten")
+        self._flattening[key] = self.platform.now_ms
+        self.platform.flatten(key[0], [key[1]])
 
-    def _find_orphans(self) -> None:
-        """Report a position on an instrument of FKS that belongs to no signal; a person may hold it on purpose.
+    def _continue_flatten(self, key: Key) -> None:
+        account, instrument = key
+        if not self._is_connected(account) or self._inbox:
+            return
+        works = any(
+            one.is_live and one.instrument == instrument and one.name.endswith(":E")
+            for one in self.platform.orders(account)
+        )
+        if works or any(one.instrument == instrument for one in self.platform.positions(account)):
+            if self.platform.now_ms - self._flattening[key] >= _FLATTEN_AGAIN_MS:
+                self._begin_flatten(key)
+            return
+        del self._flattening[key]
+        for signal in self.signals.values():
+            if signal.key == key and signal.filled and signal.state in ("open", "flattening"):
+                signal.exited, signal.closing = max(signal.exited, signal.filled), 0
+                self._move(signal, "flat")
 
-        In mode relay a person trades: there it belongs to none.
+    def _answer_requests(self) -> None:
+        for request in list(self._requests):
+            is_flat = request.keys.isdisjoint(self._flattening)
+            if is_flat or self.platform.now_ms >= request.due_ms:
+                self._requests.remove(request)
+                remaining = [] if is_flat else self._remaining(sorted({account for account, _ in request.keys}))
+                result = {"t": "result", "rid": request.rid, "ok": is_flat, "flat": is_flat, "remaining": remaining}
+                self._out.append((request.peer, result | ({} if is_flat else {"code": "timeout"})))
+
+    # ── orders at the platform ────────────────────────────────────────────────────────────────────
+
+    def _submit(self, order: Order) -> str:
+        """Create and submit an order. Returns submitted, failed (not sent) or unknown."""
+        try:
+            if not self.platform.create(order):
+                return "failed"
+        except PlatformError:
+            return "failed"
+        self._crash("before_submit")
+        self.counters["submits"] += 1
+        try:
+            self.platform.submit(order)
+        except PlatformError:
+            return "unknown"
+        self._crash("after_submit")
+        return "submitted"
+
+    def _cancel_entry(self, signal: Signal) -> None:
+        """Ask for the end of an entry; asked again until it is over."""
+        signal.is_cancel_wanted = True
+        self._end_entry(signal)
+
+    def _end_entry(self, signal: Signal) -> None:
+        self._move(signal, "cancel")
+        for order in self.platform.orders(signal.account):
+            if order.name == signal.entry_name and order.is_live:
+                self._cancel_order(order)
+
+    def _cancel_order(self, order: Order) -> None:
+        asked_ms = self._asked.get(order.name)
+        if asked_ms is not None and self.platform.now_ms - asked_ms < _CANCEL_AGAIN_MS:
+            return
+        if self._is_connected(order.account):
+            self._asked[order.name] = self.platform.now_ms
+            self.platform.cancel(order)
+
+    def _exits(self, signal: Signal, role: str) -> list[Order]:
+        """Return the live stops or targets of a signal, oldest first."""
+        prefix = f"FKS:{signal.id}:{role}"
+        return [one for one in self.platform.orders(signal.account) if one.is_live and one.name.startswith(prefix)]
+
+    def _protect(self, signal: Signal) -> None:
+        """Make the live stops and targets of a signal equal to its open quantity.
+
+        None is placed while the platform may still lack orders in its list, after a reconnect.
         """
-        signals = [one for one in self.signals.values() if one.state != "nacked" and self.mode(one.account) == "auto"]
-        for key in {(one.account, one.instrument) for one in signals}:
-            account, instrument = key
-            has_position = any(one.instrument == instrument for one in self.platform.positions(account))
-            if not has_position or self._held(account, instrument) or key in self._flattening:
-                self._orphans.pop(key, None)
-                continue
-            since = self._orphans.setdefault(key, self.now_ms)
-            if 0 < since <= self.now_ms - self.config.settle_ms and self._is_settled(account):
-                self._orphans[key] = 0
-                self._emit("risk", account=account, code="orphan_position", detail=instrument)
+        if signal.is_exit or signal.key in self._flattening or not self._is_ready(signal.account):
+            return
+        needed = max(signal.open_qty - signal.closing, 0)
+        orders = {role: self._exits(signal, role) for role in "ST"}
+        for role, found in orders.items():
+            for order in found:
+                if order.name in self._asked:
+                    self._cancel_order(order)  # again, when the last one had no effect
+            kept = orders[role] = [one for one in found if one.name not in self._asked]
+            surplus = sum(one.left for one in kept) - needed
+            if self._lasts((signal.id, role), surplus > 0, 0 if signal.closing else _SURPLUS_MS):
+                self._reduce(kept[::-1], surplus)
+        lacks = [needed - sum(one.left for one in orders[role]) for role in "ST"]
+        if max(lacks) > 0 and signal.account in self._settled:
+            # an exit of contracts that the platform does not have would open a reverse position
+            too_many = max(needed - self._position(signal.key), 0)
+            self._place_exits(signal, lacks[0] - too_many, lacks[1] - too_many)
 
-    # ── views ─────────────────────────────────────────────────────────────────────────────────────
+    def _reduce(self, orders: list[Order], surplus: int) -> None:
+        """Cancel or reduce exits, which come newest first; those that protect nothing yet go before the others."""
+        for order in sorted(orders, key=lambda one: one.state in PROTECTIVE):
+            cut = min(surplus, order.left)
+            surplus -= cut
+            if cut and cut == order.left:
+                self._cancel_order(order)
+            elif cut:
+                self.platform.change(order, qty=order.qty - cut, limit=order.limit, stop=order.stop)
+
+    def _place_exits(self, signal: Signal, stop_qty: int, target_qty: int) -> None:
+        """Place what a signal lacks. A target goes with its stop: one that the platform has ended is not renewed."""
+        contract = self.platform.contract(signal.instrument)
+        if contract is None:
+            return
+        stop, target = bracket_prices(signal.fields | signal.moved, contract, signal.price, is_buy=signal.is_buy)
+        if stop is None:
+            stop_qty = 0
+        else:
+            target_qty = min(stop_qty, target_qty)
+        if self._rejected_stops[signal.id] >= _STOPS_MAX and stop_qty > 0:
+            del self._rejected_stops[signal.id]
+            self._emit("risk", account=signal.account, code="unprotected", detail=signal.id, value=stop_qty, limit=0)
+            self._begin_flatten(signal.key)
+            return
+        names = {one.name for one in self.platform.orders(signal.account)}
+        lots = itertools.chain([""], map(str, itertools.count(2)))
+        suffix = next(lot for lot in lots if not {f"FKS:{signal.id}:{role}{lot}" for role in "ST"} & names)
+        action = "Sell" if signal.is_buy else "BuyToCover"
+        oco = self._new_id() if target is not None and stop_qty == target_qty else ""
+        if stop_qty > 0:
+            name = f"FKS:{signal.id}:S{suffix}"
+            self._submit(Order(name, *signal.key, action, "StopMarket", "Gtc", stop_qty, None, stop, oco))
+        if target is not None and target_qty > 0:
+            name = f"FKS:{signal.id}:T{suffix}"
+            self._submit(Order(name, *signal.key, action, "Limit", "Gtc", target_qty, target, None, oco))
+
+    def _position(self, key: Key) -> int:
+        """Return the platform's position on the side of the signals that are open; 0 when it is on the other."""
+        held = self._held(key)
+        qty = sum(one.qty for one in self.platform.positions(key[0]) if one.instrument == key[1])
+        return max(qty if held and held[0].is_buy else -qty, 0)
+
+    def _lasts(self, about: tuple[str, ...], is_so: bool, ms: int) -> bool:
+        """Return whether something has been so for `ms` milliseconds."""
+        if not is_so:
+            self._since.pop(about, None)
+            return False
+        return self.platform.now_ms - self._since.setdefault(about, self.platform.now_ms) >= ms
+
+    # ── platform events ───────────────────────────────────────────────────────────────────────────
+
+    def _take_events(self) -> None:
+        while self._inbox:
+            event = self._inbox.popleft()
+            if isinstance(event, Order):
+                self._on_order(event)
+            elif isinstance(event, Execution):
+                self._on_execution(event)
+            elif isinstance(event, Position):
+                self._on_position(event)
+            else:
+                self.market_events.append(event)
+                if isinstance(event, ConnectionUpdate):
+                    self._on_connection(event)
+
+    def _on_connection(self, event: ConnectionUpdate) -> None:
+        self._emit(
+            "conn",
+            account=event.account,
+            connection="simulated",
+            status=event.status,
+            price_status=event.price_status,
+            prev=event.previous,
+            native_error=event.native_error,
+        )
+        self._look_at(event.account)
+
+    def _on_position(self, position: Position) -> None:
+        if any(one.key == (position.account, position.instrument) for one in self.signals.values()):
+            self._emit(
+                "position",
+                account=position.account,
+                instrument=position.instrument,
+                side="long" if position.qty > 0 else "short" if position.qty < 0 else "flat",
+                qty=abs(position.qty),
+                avg=position.avg_price,
+            )
+
+    def _on_order(self, update: Order) -> None:
+        found = ORDER_NAME.fullmatch(update.name)
+        signal = self.signals.get(found[1]) if found else None
+        if found is None or signal is None:
+            return  # of another epoch: taken over when the account is compared
+        seen = [update.state, update.filled, update.qty, update.limit, update.stop, update.error]
+        last = signal.seen.get(update.name)
+        if last is not None and (last == seen or (last[0] in TERMINAL and update.state not in TERMINAL)):
+            return  # doubled, or late
+        signal.seen[update.name] = seen
+        self._changed.add(signal.id)
+        more = _fields(update, *_ORDER_FIELDS, "account", "avg_price", "error", "comment")
+        self._emit("order", id=signal.id, role=found[2], **more)
+        if update.error in ("UnableToCancelOrder", "UnableToChangeOrder"):
+            self._asked.pop(update.name, None)
+        if found[2] == "E":
+            self._on_entry(signal, update)
+        elif found[2] == "S" and update.state in PROTECTIVE:
+            self._rejected_stops.pop(signal.id, None)
+        elif found[2] == "S" and update.state == "Rejected":
+            self._rejected_stops[signal.id] += 1
+
+    def _on_entry(self, signal: Signal, update: Order) -> None:
+        if update.state in LIVE:
+            self._move(signal, "live")
+        elif update.state == "Submitted":
+            self._move(signal, "returned")
+        elif update.state == "Rejected" and not signal.filled:
+            self._move(signal, "rejected", detail=update.comment)
+        elif update.state == "Cancelled" and update.filled == 0 and not signal.filled:
+            is_due = signal.valid_until <= self.now_ms and not signal.is_cancel_wanted
+            self._move(signal, "expired" if is_due else "ended")
+        self._close_if_done(signal)
+        if signal.is_exit and update.state in TERMINAL:
+            self._reserve(signal)
+
+    def _on_execution(self, execution: Execution) -> None:
+        name = execution.name or self._name_by_order_id(execution)
+        found = ORDER_NAME.fullmatch(name)
+        signal = self.signals.get(found[1]) if found else None
+        role = found[2] if found else ""
+        if execution.op == "add":
+            if (execution.account, execution.exec_id) in self._executions:
+                return
+            self._executions.add((execution.account, execution.exec_id))
+            if signal is not None and role == "E" and signal.state in ("indeterminate", "ambiguous"):
+                self._move(signal, "filled")  # the outcome is known: it is reported before what follows from it
+        self._emit(
+            "exec",
+            **({"id": signal.id, "role": role} if signal is not None else {}),
+            **_fields(execution, "account", "instrument", "exec_id", "op", "qty", "price", "commission", "fee"),
+            name=name,
+            side="buy" if execution.is_buy else "sell",
+            time_ms=execution.at_ms,
+            sod=execution.is_sod,
+        )
+        if signal is None or execution.op != "add" or execution.is_sod:
+            return
+        self._changed.add(signal.id)
+        if role == "E":
+            self._book_entry(signal, execution)
+        else:
+            signal.exited += execution.qty
+            if signal.exited > signal.filled:
+                self._emit(
+                    "risk", account=signal.account, code="over_exit", detail=signal.id,
+                    value=signal.exited, limit=signal.filled,
+                )  # fmt: skip
+                self._begin_flatten(signal.key)
+        self._close_if_done(signal)
+
+    def _book_entry(self, signal: Signal, execution: Execution) -> None:
+        signal.filled += execution.qty
+        signal.paid += execution.price * execution.qty
+        signal.price = execution.price
+        self._move(signal, "filled")
+        if signal.is_exit:
+            held, left = [one for one in self._held(signal.key) if signal.closes(one.id)], execution.qty
+            for one in sorted(held, key=lambda one: not one.closing):
+                take = min(left, one.open_qty)
+                one.exited += take
+                left -= take
+                self._changed.add(one.id)
+                self._close_if_done(one)
+            self._reserve(signal)
+        elif signal.key in self._flattening:
+            self._begin_flatten(signal.key)
+
+    def _name_by_order_id(self, execution: Execution) -> str:
+        """Return the name of the order of an execution that came without one, or an empty text."""
+        orders = self.platform.orders(execution.account)
+        return next((one.name for one in orders if one.order_id == execution.order_id != ""), "")
+
+    def _close_if_done(self, signal: Signal, detail: str = "") -> None:
+        if signal.filled and not signal.entry_left and (signal.is_exit or signal.exited >= signal.filled):
+            self._move(signal, "flat", detail=detail)
+
+    # ── time ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _tick(self) -> None:
+        for account in list(self.platform.accounts):
+            self._look_at(account)
+        live = {
+            found[1]
+            for account in self.platform.accounts
+            for one in self.platform.orders(account)
+            if one.is_live and (found := ORDER_NAME.fullmatch(one.name))
+        }
+        for signal in list(self.signals.values()):
+            if signal.state not in FINAL:
+                self._look_at_signal(signal)
+            if signal.open_qty or signal.id in live:
+                self._protect(signal)
+        for key in {one.key for one in self.signals.values() if one.open_qty}:
+            self._find_outside_close(key)
+        if self.platform.now_ms - self._valued_ms >= _VALUE_MS:
+            self._valued_ms = self.platform.now_ms
+            equity = {name: self.platform.values(name)["NetLiquidation"] for name in self.platform.accounts}
+            known = self._state["highest"]
+            highest = {name: max(value, known.get(name, value)) for name, value in equity.items() if value is not None}
+            self._state = {**self._state, "highest": highest}
+
+    def _look_at(self, name: str) -> None:
+        """Follow the connection of an account: after it came up, and once it settled, it is compared."""
+        account = self.platform.accounts[name]
+        if not self._is_connected(name):
+            self._connected_ms.pop(name, None)
+            self._settled.discard(name)
+            return
+        if self._connected_ms.get(name) != account.connected_ms:
+            self._connected_ms[name] = account.connected_ms
+            self._settled.discard(name)
+            self._compare(name, is_settled=False)
+            self._out.append((None, self.status(None)))
+        since_ms = max(account.connected_ms, self._started_ms)
+        if name not in self._settled and self.platform.now_ms - since_ms >= self.config.settle_ms:
+            self._settled.add(name)
+            self._ready.add(name)
+            self._compare(name, is_settled=True)
+
+    def _look_at_signal(self, signal: Signal) -> None:
+        is_due = 0 < signal.valid_until <= self.now_ms
+        if signal.state == "relayed" and is_due:
+            self._move(signal, "due")
+        elif signal.state == "indeterminate" and signal.account in self._settled:
+            if self.now_ms - signal.at_ms >= self.config.settle_ms:
+                self._resolve(signal)
+        elif signal.is_working and (signal.is_cancel_wanted or (is_due and not signal.is_exit)):
+            self._end_entry(signal)
+
+    def _find_outside_close(self, key: Key) -> None:
+        """Book what a person closed on the platform: the exits of such signals would open a reverse position."""
+        held = self._held(key)
+        missing = sum(one.open_qty for one in held) - self._position(key)
+        is_so = missing > 0 and key not in self._flattening and key[0] in self._settled
+        if self._lasts(key, is_so, _OUTSIDE_MS):
+            for one in held:
+                take = min(missing, one.open_qty)
+                if take:
+                    missing -= take
+                    one.exited += take
+                    self._changed.add(one.id)
+                    self._close_if_done(one, detail="closed outside")
+
+    def _compare(self, account: str, *, is_settled: bool) -> None:
+        """Take over what the platform lists of an account; after it settled, what is not listed is gone."""
+        orders = self.platform.orders(account)
+        listed = {order.name for order in orders}
+        for order in orders:
+            found = ORDER_NAME.fullmatch(order.name)
+            if found is not None and found[2] == "E" and found[1] not in self.signals:
+                self._recover(found[1], order)
+        for execution in self.platform.executions(account):
+            self._on_execution(execution)
+        for order in orders:
+            self._on_order(order)
+        for signal in list(self.signals.values()):
+            if is_settled and signal.account == account and signal.is_working and signal.entry_name not in listed:
+                if signal.state == "indeterminate":
+                    self._resolve(signal)
+                elif signal.id not in self._waiting and signal.state != "intent":
+                    self._doubt(signal, f"{signal.entry_name} is not listed by the platform")
+
+    def _recover(self, signal_id: str, entry: Order) -> None:
+        """Take over a signal that is known only from the name of its entry: the journal is newer than that."""
+        action = "exit" if entry.action in _EXIT_ACTIONS else "buy" if entry.is_buy else "sell"
+        fields = {"id": signal_id, "account": entry.account, "instrument": entry.instrument, "action": action}
+        signal = self._register({**fields, "qty": entry.qty}, self.now_ms)
+        signal.is_recovered, signal.state = True, "submitted"
+        detail = "recovered from order names"
+        self._emit("signal", id=signal.id, account=signal.account, state="submitted", detail=detail)
+
+    def _resolve(self, signal: Signal) -> None:
+        """Decide an indeterminate signal from what the platform lists."""
+        orders = self.platform.orders(signal.account)
+        if (entry := next((one for one in orders if one.name == signal.entry_name), None)) is not None:
+            self._move(signal, "returned")
+            self._on_order(entry)
+        elif any(
+            one.automated
+            and one.instrument == signal.instrument
+            and not ORDER_NAME.fullmatch(one.name)
+            and one.name != "Close"
+            and one.created_ms >= signal.at_ms - self._offset_ms - 1_000
+            for one in orders
+        ):
+            self._doubt(signal, "an automated order without a name was made on this instrument")
+        else:
+            self._move(signal, "absent")
+
+    def _doubt(self, signal: Signal, detail: str) -> None:
+        if self._move(signal, "doubtful", detail=detail):
+            self._blocked.add(signal.key)
+            self._emit("risk", account=signal.account, code="ambiguous", detail=f"{signal.id}: {detail}")
+
+    def _is_ready(self, account: str) -> bool:
+        return self._is_connected(account) and account in self._ready
 
     def _is_connected(self, account: str) -> bool:
         found = self.platform.accounts.get(account)
-        return found is not None and _is_connected(found)
-
-    def _is_settled(self, account: str) -> bool:
-        return account in self._seen and self._seen[account].is_settled
-
-    def _is_ready(self, account: str) -> bool:
-        return self._is_connected(account) and account in self._seen and self._seen[account].was_settled
-
-    def _account_status(self, account: Account) -> Message:
-        return {
-            "name": account.name,
-            "status": account.status,
-            "price_status": account.price_status,
-            "trade_date": None,
-            "values": {**self.platform.values(account.name), "FksHighest": self._highest.get(account.name)},
-            "positions": [
-                {
-                    "instrument": one.instrument,
-                    "nt_name": one.instrument,
-                    "side": "long" if one.qty > 0 else "short",
-                    "qty": abs(one.qty),
-                    "avg": one.avg_price,
-                }
-                for one in self.platform.positions(account.name)
-            ],
-            "orders": [
-                {
-                    "name": one.name,
-                    "order_id": one.order_id,
-                    "state": one.state,
-                    "side": "buy" if one.is_buy else "sell",
-                    "type": one.type,
-                    "qty": one.qty,
-                    "filled": one.filled,
-                    "limit": one.limit,
-                    "stop": one.stop,
-                    "oco": one.oco,
-                    "ours": ORDER_NAME.fullmatch(one.name) is not None,
-                }
-                for one in self.platform.orders(account.name)
-                if one.is_live
-            ],
-        }
+        return found is not None and found.has_connection and found.status == CONNECTED
 
 
 # ── small functions ───────────────────────────────────────────────────────────────────────────────
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
-
-
-def _is_connected(account: Account) -> bool:
-    return account.has_connection and account.status == CONNECTED
 
 
 def _day_of(now_ms: int) -> int:
@@ -1711,23 +1152,10 @@ def _day_of(now_ms: int) -> int:
     return now_ms // 86_400_000 + 719_163
 
 
-def _leg_record(signal: Signal, leg: Leg) -> Record:
-    return {
-        "r": "leg", "id": signal.id, "name": leg.name, "role": leg.role, "lot": leg.lot, "qty": leg.qty,
-        "price": leg.price,
-    }  # fmt: skip
+def _fields(source: object, *names: str) -> Message:
+    """Return fields of a platform object that have the same name on the wire."""
+    return {name: getattr(source, name) for name in names}
 
 
-def _order_print(event: Message) -> tuple[object, ...]:
-    return tuple(event[name] for name in ("state", "filled", "qty", "limit", "stop", "error"))
-
-
-def _execution_print(event: Message) -> tuple[object, ...]:
-    return tuple(event[name] for name in ("account", "name", "side", "qty", "price", "time_ms"))
-
-
-def _as_update(order: Order) -> OrderUpdate:
-    return OrderUpdate(
-        order, order.name, order.account, order.order_id, order.state, order.qty, order.filled, order.avg_price,
-        order.limit, order.stop,
-    )  # fmt: skip
+def _seed_failure(code: str, detail: str, signal_id: str | None = None) -> Message:
+    return {"success": False, "message": f"{code}: {detail}", "signal_id": signal_id}

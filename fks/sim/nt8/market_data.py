@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -29,34 +28,21 @@ class _Subscription:
     newest: Quote | None = None
 
 
-@dataclass(slots=True)
-class _Reader:
-    """One data session. `is_slow`: its connection is behind, so quotes are dropped."""
-
-    subscriptions: dict[str, _Subscription] = field(default_factory=dict)
-    is_slow: bool = False
-
-
 class MarketData:
-    """Serves any number of data sessions; the handler of the platform only enqueues."""
+    """Serves any number of data sessions. `events` are those of the platform that are still to be handled."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, events: deque[MarketEvent]) -> None:
         self._platform = platform
-        self._readers: dict[int, _Reader] = {}
+        self._readers: dict[int, dict[str, _Subscription]] = {}  # by session and instrument
         self._numbers: dict[str, int] = {}
-        self._inbox: deque[MarketEvent] = deque()
+        self._inbox = events
         self._out: list[tuple[int, Message]] = []
-        self.stop: Callable[[], None] = platform.subscribe_market(self._inbox.append)
 
     def open(self, session: int) -> None:
-        self._readers[session] = _Reader()
+        self._readers[session] = {}
 
     def close(self, session: int) -> None:
         self._readers.pop(session, None)
-
-    def set_slow(self, session: int, *, is_slow: bool) -> None:
-        if session in self._readers:
-            self._readers[session].is_slow = is_slow
 
     def handle(self, session: int, message: Message) -> None:
         """Take a subscribe, unsubscribe or history request; what it causes comes out of the next `work`."""
@@ -65,7 +51,7 @@ class MarketData:
         self._out.append((session, {"t": "result", "rid": message["rid"], **handler(session, message)}))
         if kind == "subscribe":
             for name in message.get("instruments", []):
-                if name in self._readers[session].subscriptions:
+                if name in self._readers[session]:
                     self._out.append((session, self._status(name)))
 
     def work(self) -> list[tuple[int, Message]]:
@@ -74,9 +60,9 @@ class MarketData:
             self._on_event(self._inbox.popleft())
         now_ms = self._platform.now_ms
         for session, reader in self._readers.items():
-            for name, one in reader.subscriptions.items():
+            for name, one in reader.items():
                 if one.newest is not None and now_ms - one.quoted_ms >= QUOTE_EVERY_MS:
-                    self._send_quote(session, reader, one)
+                    self._send_quote(session, one)
                 if now_ms - one.quiet_since_ms >= STATUS_EVERY_MS:
                     one.quiet_since_ms = now_ms
                     self._out.append((session, self._status(name)))
@@ -92,7 +78,7 @@ class MarketData:
         unknown = [name for name in names if not self._is_known(name)]
         for name in names:
             if name not in unknown:
-                self._readers[session].subscriptions[name] = _Subscription(message["quotes"], self._platform.now_ms)
+                self._readers[session][name] = _Subscription(message["quotes"], self._platform.now_ms)
         if unknown:
             detail = "unknown or expired: " + ", ".join(unknown)
             return {"ok": len(unknown) < len(names), "code": "unknown_instrument", "detail": detail[:200]}
@@ -108,7 +94,7 @@ class MarketData:
         if not isinstance(names, list) or not _are_texts(names):
             return _bad("instruments: a list of names")
         for name in names:
-            self._readers[session].subscriptions.pop(name, None)
+            self._readers[session].pop(name, None)
         return {"ok": True}
 
     def _history(self, session: int, message: Message) -> Message:
@@ -126,25 +112,33 @@ class MarketData:
             before_ms, at_ms = close_ms, close_ms - _PERIODS[period]
             if begin <= at_ms < end:
                 count += 1
-                fields = {"instrument": name, "at_ms": at_ms, "o": bar.o, "h": bar.h, "l": bar.l, "c": bar.c, "v": bar.v}
+                fields = {
+                    "instrument": name,
+                    "at_ms": at_ms,
+                    "o": bar.o,
+                    "h": bar.h,
+                    "l": bar.l,
+                    "c": bar.c,
+                    "v": bar.v,
+                }
                 self._out.append((session, {"t": "bar", "rid": message["rid"], **fields}))
         return {"ok": True, "count": count}
 
     def _on_event(self, event: MarketEvent) -> None:
         if isinstance(event, ConnectionUpdate):
             for session, reader in self._readers.items():
-                for name, one in reader.subscriptions.items():
+                for name, one in reader.items():
                     one.quiet_since_ms = self._platform.now_ms
                     self._out.append((session, self._status(name)))
         elif isinstance(event, Trade):
             self._on_trade(event)
         else:
             for session, reader in self._readers.items():
-                subscription = reader.subscriptions.get(event.instrument)
+                subscription = reader.get(event.instrument)
                 if subscription is not None and subscription.wants_quotes:
                     subscription.newest = event
                     if self._platform.now_ms - subscription.quoted_ms >= QUOTE_EVERY_MS:
-                        self._send_quote(session, reader, subscription)
+                        self._send_quote(session, subscription)
 
     def _on_trade(self, trade: Trade) -> None:
         number = self._numbers[trade.instrument] = self._numbers.get(trade.instrument, 0) + 1
@@ -158,14 +152,14 @@ class MarketData:
         }
         message |= {"side": trade.side} if trade.side else {}
         for session, reader in self._readers.items():
-            subscription = reader.subscriptions.get(trade.instrument)
+            subscription = reader.get(trade.instrument)
             if subscription is not None:
                 subscription.quiet_since_ms = self._platform.now_ms
                 self._out.append((session, message))
 
-    def _send_quote(self, session: int, reader: _Reader, subscription: _Subscription) -> None:
+    def _send_quote(self, session: int, subscription: _Subscription) -> None:
         quote, subscription.newest = subscription.newest, None
-        if quote is None or reader.is_slow:
+        if quote is None:
             return
         subscription.quoted_ms = self._platform.now_ms
         fields = {"bid": quote.bid, "bid_qty": quote.bid_qty, "ask": quote.ask, "ask_qty": quote.ask_qty}

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from zoneinfo import ZoneInfo
 
 from fks.sim.nt8.contracts import Contract, find_contract
-from fks.sim.nt8.unkindness import KIND, Unkindness
+from fks.sim.nt8.unkindness import KIND, KINDS, Unkindness
 
 TERMINAL = frozenset({"Filled", "Cancelled", "Rejected"})
 CONNECTED = "Connected"
@@ -36,7 +37,10 @@ class PlatformError(Exception):
 
 @dataclass(slots=True)
 class Order:
-    """A live order: the platform changes it while others hold it. Prices are None where the type has none."""
+    """A live order: the platform changes it while others hold it. Prices are None where the type has none.
+
+    As an event (OrderUpdate) it is a copy: the order as it was then, with `error` and `comment`.
+    """
 
     name: str
     account: str
@@ -47,13 +51,15 @@ class Order:
     qty: int
     limit: Decimal | None
     stop: Decimal | None
-    oco: str
+    oco: str = ""
     order_id: str = ""
     state: str = "Initialized"
     filled: int = 0
     avg_price: Decimal = _ZERO
     created_ms: int = 0
     automated: bool = True
+    error: str = "NoError"
+    comment: str = ""
 
     @property
     def is_buy(self) -> bool:
@@ -66,24 +72,6 @@ class Order:
     @property
     def left(self) -> int:
         return max(self.qty - self.filled, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class OrderUpdate:
-    """The arguments of OrderUpdate: what happened; `order` is live and may be ahead of it."""
-
-    order: Order
-    name: str
-    account: str
-    order_id: str
-    state: str
-    qty: int
-    filled: int
-    avg_price: Decimal
-    limit: Decimal | None
-    stop: Decimal | None
-    error: str = "NoError"
-    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +149,8 @@ class Bar:
     v: int
 
 
-Event = OrderUpdate | Execution | Position | ConnectionUpdate
 MarketEvent = Trade | Quote | ConnectionUpdate
+Event = Order | Execution | Position | MarketEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +199,12 @@ class Platform:
         self._dice = random.Random(seed)  # noqa: S311
         self._due: list[tuple[int, int, Callable[[], None]]] = []
         self._numbers = itertools.count(1)
-        self._market_handlers: list[Callable[[MarketEvent], None]] = []
         self._trades: dict[str, Trade] = {}
         self._minutes: dict[str, dict[int, Bar]] = {}
         self._history: dict[tuple[str, str], list[Bar]] = {}
         self.zone = ZoneInfo("UTC")  # of the platform: bars are stamped in it
         self._market_ms = now_ms
-        self._flatten_rejects = 1 if unkind.flatten_rejected_once else 0
+        self._flatten_rejects = 1 if "flatten_rejected_once" in unkind.on else 0
         self._carried_over: set[str] = set()
 
     # ── what the bridge sees ──────────────────────────────────────────────────────────────────────
@@ -238,16 +225,6 @@ class Platform:
         def detach() -> None:
             if handler in self._handlers:
                 self._handlers.remove(handler)
-
-        return detach
-
-    def subscribe_market(self, handler: Callable[[MarketEvent], None]) -> Callable[[], None]:
-        """Attach `handler` to trades, quotes and the state of the price feed; return what detaches it."""
-        self._market_handlers.append(handler)
-
-        def detach() -> None:
-            if handler in self._market_handlers:
-                self._market_handlers.remove(handler)
 
         return detach
 
@@ -298,49 +275,39 @@ class Platform:
             "BuyingPower": None,
         }
 
-    def create_order(
-        self,
-        account: str,
-        instrument: str,
-        action: str,
-        kind: str,
-        tif: str,
-        qty: int,
-        limit: Decimal | None,
-        stop: Decimal | None,
-        oco: str,
-        name: str,
-    ) -> Order | None:
-        """Return `Account.CreateOrder(…)`, with NinjaTrader's order of arguments. Errors: PlatformError."""
-        if len(name) > 50:
-            raise PlatformError(f"order name {name!r} is longer than 50 characters")
-        if self.unkind.create_returns_null and self._chance():
-            return None
-        if self.unkind.create_throws and self._chance():
+    def create(self, order: Order) -> bool:
+        """Make an order as `Account.CreateOrder` does; False stands for null. Errors: PlatformError."""
+        if len(order.name) > 50:
+            raise PlatformError(f"order name {order.name!r} is longer than 50 characters")
+        if self._strikes("create_returns_null"):
+            return False
+        if self._strikes("create_throws"):
             raise PlatformError("CreateOrder failed")
-        return Order(name, account, instrument, action, kind, tif, qty, limit, stop, oco, created_ms=self.now_ms)
+        order.created_ms = self.now_ms
+        return True
 
     def submit(self, order: Order) -> None:
         """Send a created order. Errors: PlatformError, which leaves open whether the broker has it."""
-        if self.unkind.submit_throws_before and self._chance():
+        if self._strikes("submit_throws_before"):
             raise PlatformError("Submit failed")
         self.calls.append(Call("submit", order.account, order.name, (order.instrument,), order.qty, replace(order)))
         self._accounts[order.account].orders.append(order)
-        order.order_id = "" if self.unkind.order_id_replaced else self._id("N")
+        order.order_id = "" if self._is("order_id_replaced") else self._id("N")
         order.state = "Submitted"
         if (script := self.scripts.pop(order.name, None)) is not None:
             script(order)
         elif self.broker:
-            if self.unkind.update_inside_submit:
+            if self._is("update_inside_submit"):
                 self._raise_order(order)
             else:
-                self._after(2_000 if self.unkind.update_late and self._chance() else 1, self._update_of(order))
+                update = replace(order)
+                self._after(2_000 if self._strikes("update_late") else 1, lambda: self._raise(update))
             self._after(_LATENCY_MS, lambda: self._accept(order))
         role = order.name.rpartition(":")[2][:1]
         if self.reject_next.get(role, 0):
             self.reject_next[role] -= 1
             self._end(order, "Rejected", "OrderRejected", "rejected by a script")
-        if self.unkind.submit_throws_after and self._chance():
+        if self._strikes("submit_throws_after"):
             raise PlatformError("Submit failed late")
 
     def change(self, order: Order, *, qty: int, limit: Decimal | None, stop: Decimal | None) -> None:
@@ -362,7 +329,7 @@ class Platform:
         names = tuple(instruments)
         self.calls.append(Call("flatten", account, "", names))
         if self.broker:
-            self._after(3_000 if self.unkind.flatten_slow else _LATENCY_MS, lambda: self._flatten(account, names))
+            self._after(3_000 if self._is("flatten_slow") else _LATENCY_MS, lambda: self._flatten(account, names))
 
     # ── what a script does ────────────────────────────────────────────────────────────────────────
 
@@ -377,12 +344,12 @@ class Platform:
     def connect(self, account: str) -> None:
         """Bring both feeds of an account up; orders come back as new objects, perhaps late or without a name."""
         found = self._accounts[account]
-        if self._has_come_back(found):
+        if found.status != CONNECTED:
             found.connected_ms = self.now_ms
             found.orders = [replace(order) for order in found.orders]
             self._mistreat(found)
         self.set_status(account, CONNECTED, CONNECTED)
-        if self.unkind.executions_replayed:
+        if self._is("executions_replayed"):
             for execution in list(found.executions):
                 self._raise(execution)
 
@@ -394,14 +361,11 @@ class Platform:
         if status == CONNECTED != before:
             found.connected_ms = self.now_ms
         if (before, price_before) != (status, price_status):
-            update = ConnectionUpdate(account, status, price_status, before)
-            self._raise(update)
-            self._raise_market(update)
+            self._raise(ConnectionUpdate(account, status, price_status, before))
 
     def restart(self) -> None:
         """End the process and start it again: no handler is left, nothing is connected, the broker goes on."""
         self._handlers.clear()
-        self._market_handlers.clear()
         self.scripts.clear()
         for account in self._accounts.values():
             account.status = account.price_status = "Disconnected"
@@ -444,19 +408,17 @@ class Platform:
         self._accounts[account].positions[instrument] = position
         self._raise(position)
 
-    def trade(
-        self, instrument: str, price: Decimal, qty: int = 1, *, side: str = "", at_ms: int | None = None
-    ) -> None:
+    def trade(self, instrument: str, price: Decimal, qty: int = 1, *, side: str = "", at_ms: int | None = None) -> None:
         """Print a trade: the last price, its bar, and with the broker on the fills that it causes."""
         trade = Trade(instrument, self.now_ms if at_ms is None else at_ms, price, qty, side)
         self._trades[instrument] = trade
         self._count_trade(trade)
-        self._raise_market(trade)
+        self._raise(trade)
         if self.broker:
             self._match(instrument, price)
 
     def show_quote(self, quote: Quote) -> None:
-        self._raise_market(quote)
+        self._raise(quote)
 
     def keep_quotes(self) -> None:
         """Renew the time of each last price, as a market does that trades at an unchanged price."""
@@ -470,10 +432,6 @@ class Platform:
     def submits_of(self, name: str) -> int:
         return sum(call.kind == "submit" and call.name == name for call in self.calls)
 
-    def next_due_ms(self) -> int | None:
-        """Return when the next thing happens by itself, or None."""
-        return self._due[0][0] if self._due else None
-
     def advance(self, now_ms: int) -> None:
         """Move the clock to `now_ms`; what is due happens in its order."""
         while self._due and self._due[0][0] <= now_ms:
@@ -484,27 +442,22 @@ class Platform:
         self._walk(now_ms)
         self.now_ms = max(self.now_ms, now_ms)
 
-    def settle(self) -> None:
-        """Finish what the broker has begun: for a script that wants the end of a run."""
-        while (due := self.next_due_ms()) is not None:
-            self.advance(due)
-
     def strike(self) -> None:
         """Do one of the bad things that come by themselves: a feed lost, an execution amended, a clock jump."""
         for account in self._accounts.values():
-            if self.unkind.price_feed_lost and self._chance() and account.status == CONNECTED:
+            if self._strikes("price_feed_lost") and account.status == CONNECTED:
                 self.set_status(account.name, CONNECTED, LOST)
-                self._after(1_500, self._reconnection(account.name))
-            elif self.unkind.order_feed_lost and self._chance():
+                self._after(1_500, partial(self.connect, account.name))
+            elif self._strikes("order_feed_lost"):
                 self.set_status(account.name, LOST, account.price_status)
-                self._after(2_500, self._reconnection(account.name))
-            elif self.unkind.connection_flaps and self._chance():
+                self._after(2_500, partial(self.connect, account.name))
+            elif self._strikes("connection_flaps"):
                 for n in range(5):
-                    self._after(200 * n + 1, self._loss(account.name))
-                    self._after(200 * n + 100, self._reconnection(account.name))
-            if self.unkind.execution_amended and account.executions and self._chance():
+                    self._after(200 * n + 1, partial(self.set_status, account.name, LOST, LOST))
+                    self._after(200 * n + 100, partial(self.connect, account.name))
+            if account.executions and self._strikes("execution_amended"):
                 self.amend(self._dice.choice(account.executions), "update")
-            if self.unkind.position_carried_over and account.name not in self._carried_over:
+            if self._is("position_carried_over") and account.name not in self._carried_over:
                 self._carried_over.add(account.name)
                 self._raise(
                     Execution(
@@ -518,13 +471,18 @@ class Platform:
                         Decimal(16_000),
                         self.now_ms,
                         is_sod=True,
-                    )
+                    )  # fmt: skip
                 )
 
     # ── the broker ────────────────────────────────────────────────────────────────────────────────
 
-    def _chance(self) -> bool:
-        return self._dice.random() < self.unkind.chance
+    def _strikes(self, behaviour: str) -> bool:
+        """Return whether a behaviour is on and happens this time."""
+        return self._is(behaviour) and self._dice.random() < self.unkind.chance
+
+    def _is(self, behaviour: str) -> bool:
+        assert behaviour in KINDS, behaviour
+        return behaviour in self.unkind.on
 
     def _id(self, prefix: str) -> str:
         return f"{prefix}{next(self._numbers)}"
@@ -534,10 +492,6 @@ class Platform:
 
     def _raise(self, event: Event) -> None:
         for handler in list(self._handlers):
-            handler(event)
-
-    def _raise_market(self, event: MarketEvent) -> None:
-        for handler in list(self._market_handlers):
             handler(event)
 
     def _count_trade(self, trade: Trade) -> None:
@@ -551,39 +505,28 @@ class Platform:
             high, low = max(known.h, price), min(known.l, price)
             minutes[minute] = Bar(known.close, known.o, high, low, price, known.v + trade.qty)
 
-    def _update_of(self, order: Order) -> Callable[[], None]:
-        """Return an action that raises the order's state of now, whatever the order has become by then."""
-        update = self._snapshot(order)
-        return lambda: self._raise(update)
-
-    def _snapshot(self, order: Order, error: str = "NoError", comment: str = "") -> OrderUpdate:
-        return OrderUpdate(
-            order, order.name, order.account, order.order_id, order.state, order.qty, order.filled, order.avg_price,
-            order.limit, order.stop, error, comment,
-        )  # fmt: skip
-
     def _raise_order(self, order: Order, error: str = "NoError", comment: str = "") -> None:
-        update = self._snapshot(order, error, comment)
+        update = replace(order, error=error, comment=comment)
         if self._accounts[order.account].status != CONNECTED and self.broker:
             return  # nobody reports it: the platform learns it at the reconnect
         self._raise(update)
-        if self.unkind.updates_doubled and self._chance():
+        if self._strikes("updates_doubled"):
             self._raise(update)
 
     def _accept(self, order: Order) -> None:
         if not order.is_live:
             return
-        if self.unkind.order_id_replaced:
+        if self._is("order_id_replaced"):
             order.order_id = order.order_id or self._id("local-")
             self._raise_order(order)
             order.order_id = self._id("B")
         is_stop = order.type == "StopMarket"
-        if (self.unkind.stop_rejected and is_stop and self._chance()) or (
-            self.unkind.submit_rejected and order.name.endswith(":E") and self._chance()
+        if (is_stop and self._strikes("stop_rejected")) or (
+            order.name.endswith(":E") and self._strikes("submit_rejected")
         ):
             self._end(order, "Rejected", "OrderRejected", "rejected by the simulated broker")
             return
-        if self.unkind.state_unknown and self._chance():
+        if self._strikes("state_unknown"):
             order.state = "Unknown"
             self._raise_order(order)
             self._after(1_000, lambda: self._accept_now(order))
@@ -594,20 +537,20 @@ class Platform:
         if not order.is_live:
             return
         is_stop = order.type == "StopMarket"
-        if self.unkind.stop_held_on_pc and is_stop and self._chance():
+        if is_stop and self._strikes("stop_held_on_pc"):
             order.state = "TriggerPending"
             self._raise_order(order)
             return
         order.state = "Accepted"
-        accepted = self._snapshot(order)
-        if not (self.unkind.stop_only_accepted and is_stop):
+        accepted = replace(order)
+        if not (self._is("stop_only_accepted") and is_stop):
             order.state = "Working"
-        if self.unkind.order_ahead_of_event:
+        if self._is("order_ahead_of_event"):
             self._raise(accepted)  # `order` is Working already
         else:
             order.state = "Accepted"
             self._raise_order(order)
-        if not (self.unkind.stop_only_accepted and is_stop):
+        if not (self._is("stop_only_accepted") and is_stop):
             order.state = "Working"
             self._raise_order(order)
         trade = self._trades.get(order.instrument)
@@ -617,11 +560,11 @@ class Platform:
     def _changed(self, order: Order, qty: int, limit: Decimal | None, stop: Decimal | None) -> None:
         if not order.is_live:
             return
-        if self.unkind.change_rejected and self._chance():
+        if self._strikes("change_rejected"):
             self._raise_order(order, "UnableToChangeOrder", "change rejected")
             return
         order.qty, order.limit, order.stop = max(qty, order.filled), limit, stop
-        if self.unkind.order_id_unstable:
+        if self._is("order_id_unstable"):
             order.order_id = self._id("B")
         if order.left == 0:
             self._end(order, "Filled")
@@ -631,11 +574,11 @@ class Platform:
     def _cancelled(self, order: Order) -> None:
         if not order.is_live:
             return
-        if self.unkind.cancel_rejected and self._chance():
+        if self._strikes("cancel_rejected"):
             self._raise_order(order, "UnableToCancelOrder", "cancel rejected")
             return
         trade = self._trades.get(order.instrument)
-        if self.unkind.fill_during_cancel and trade is not None and order.left and self._chance():
+        if trade is not None and order.left and self._strikes("fill_during_cancel"):
             order.state = "CancelPending"
             self._raise_order(order)
             qty = self._dice.randint(1, order.left)
@@ -651,7 +594,7 @@ class Platform:
     def _flatten(self, account: str, instruments: tuple[str, ...]) -> None:
         for instrument in instruments:
             for order in self.open_orders(account, instrument):
-                if not (self.unkind.flatten_leaves_entry and order.name.endswith(":E")):
+                if not (self._is("flatten_leaves_entry") and order.name.endswith(":E")):
                     self._end(order, "Cancelled")
             position = self._accounts[account].positions.get(instrument)
             if position is None or position.qty == 0:
@@ -689,11 +632,11 @@ class Platform:
         if at is None:
             return
         while order.is_live and order.left:
-            qty = self._dice.randint(1, order.left) if self.unkind.partial_fills else order.left
-            if self.unkind.overfill and qty == order.left and order.name.endswith(":E") and self._chance():
+            qty = self._dice.randint(1, order.left) if self._is("partial_fills") else order.left
+            if qty == order.left and order.name.endswith(":E") and self._strikes("overfill"):
                 qty += 1
             self._fill(order, qty, at, self._id("X"), "")
-            if self.unkind.partial_fills and order.type == "Limit" and self._chance():
+            if order.type == "Limit" and self._strikes("partial_fills"):
                 return  # the rest waits for the next trade
 
     def _fill(self, order: Order, qty: int, price: Decimal, exec_id: str, events: str) -> Execution:
@@ -702,7 +645,7 @@ class Platform:
         order.filled += qty
         order.avg_price = (total / order.filled).quantize(_AVERAGE_STEP)
         order.state = "Filled" if order.filled >= order.qty else "PartFilled"
-        name = "" if self.unkind.execution_without_order and self.broker and self._chance() else order.name
+        name = "" if self.broker and self._strikes("execution_without_order") else order.name
         execution = Execution(
             account.name, order.instrument, exec_id, name, order.order_id, order.is_buy, qty, price, self.now_ms,
             commission=Decimal("2.04") * qty,
@@ -712,15 +655,15 @@ class Platform:
         self._report_fill(order, execution, events or self._order_of_events())
         if self.broker:
             self._end_partners(order)
-            if self.unkind.working_after_filled and order.state == "Filled" and self._chance():
-                late = replace(self._snapshot(order), state="Working", filled=0)
+            if order.state == "Filled" and self._strikes("working_after_filled"):
+                late = replace(replace(order), state="Working", filled=0)
                 self._after(50, lambda: self._raise(late))
         return execution
 
     def _order_of_events(self) -> str:
-        if self.unkind.positions_first and self._chance():
+        if self._strikes("positions_first"):
             return "peo"
-        return "eop" if self.unkind.executions_first and self._chance() else "oep"
+        return "eop" if self._strikes("executions_first") else "oep"
 
     def _report_fill(self, order: Order, execution: Execution, events: str) -> None:
         account = self._accounts[order.account]
@@ -735,9 +678,9 @@ class Platform:
                 self._raise(account.positions[order.instrument])
 
     def _end_partners(self, order: Order) -> None:
-        if not order.oco or (order.state != "Filled" and not self.unkind.oco_cancels_on_partial):
+        if not order.oco or (order.state != "Filled" and not self._is("oco_cancels_on_partial")):
             return
-        if self.unkind.oco_partner_kept and self._chance():
+        if self._strikes("oco_partner_kept"):
             return
         for partner in self.open_orders(order.account, order.instrument):
             if partner.oco == order.oco and partner is not order:
@@ -768,24 +711,15 @@ class Platform:
 
     # ── connections and prices ────────────────────────────────────────────────────────────────────
 
-    def _has_come_back(self, account: Account) -> bool:
-        return account.status != CONNECTED
-
     def _mistreat(self, account: Account) -> None:
         """Hide one order for 3 s, or take the name from one: what a reconnect may do."""
         live = [order for order in account.orders if order.is_live and order.name.startswith("FKS:")]
-        if live and self.unkind.order_missing and self._chance():
+        if live and self._strikes("order_missing"):
             hidden = self._dice.choice(live)
             account.hidden.add(id(hidden))
             self._after(3_000, lambda: account.hidden.discard(id(hidden)))
-        if live and self.unkind.names_lost and self._chance():
+        if live and self._strikes("names_lost"):
             self._dice.choice(live).name = ""
-
-    def _loss(self, account: str) -> Callable[[], None]:
-        return lambda: self.set_status(account, LOST, LOST) if account in self._accounts else None
-
-    def _reconnection(self, account: str) -> Callable[[], None]:
-        return lambda: self.connect(account) if account in self._accounts else None
 
     def _walk(self, until_ms: int) -> None:
         """Let the market trade each quarter of a second up to `until_ms`; instruments move that had a first price."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
+import os
 import random
 import secrets
 import socket
@@ -17,9 +19,9 @@ from fks.clock import Clock, RealClock
 from fks.model.errors import ConfigError
 from fks.sim.nt8.bridge import Bridge, BridgeConfig
 from fks.sim.nt8.contracts import find_contract
-from fks.sim.nt8.disk import Folder
+from fks.sim.nt8.journal import Journal
 from fks.sim.nt8.platform import Platform
-from fks.sim.nt8.sessions import Close, Sessions, Write
+from fks.sim.nt8.sessions import Output, Sessions
 from fks.sim.nt8.unkindness import KIND, Unkindness
 
 log = logging.getLogger(__name__)
@@ -65,12 +67,12 @@ class Server:
         self._clock = clock
         self._begun = clock.monotonic()
         self._start_ms = options.start_ms or clock.now_ns() // 1_000_000
-        self._disk = Folder(options.data_dir)
-        self.secret = self._load_secret()
+        self._lock = _lock(options.data_dir)
+        self.secret = _load_secret(options.data_dir / "secret.key")
         self.platform = Platform(self._start_ms, seed=options.seed, unkind=options.unkind, broker=True)
         self._modes = {name: mode for name, mode, _ in options.accounts}
         for name, _, is_sim in options.accounts:
-            status = "Disconnected" if options.unkind.account_late else "Connected"
+            status = "Disconnected" if "account_late" in options.unkind.on else "Connected"
             self.platform.add_account(name, is_sim=is_sim, status=status)
         for name in options.instruments:
             contract = find_contract(name)
@@ -84,15 +86,9 @@ class Server:
         self._task: asyncio.Task[None] | None = None
         self.sessions = self._load_bridge()
 
-    def _load_secret(self) -> bytes:
-        name = "secret.key"
-        if name not in self._disk.names():
-            self._disk.replace(name, secrets.token_hex(32).encode())
-            (self.options.data_dir / name).chmod(0o600)
-        return b"".join(self._disk.read(name).split())
-
     def _load_bridge(self) -> Sessions:
-        bridge = Bridge(self.platform, self._disk, self.options.config, lambda: secrets.token_hex(16), self._crash)
+        journal = Journal(self.options.data_dir, _new_id)
+        bridge = Bridge(self.platform, journal, self.options.config, _new_id, self._crash)
         bridge.modes.update(self._modes)
         return Sessions(bridge, self.secret, lambda: secrets.token_hex(32))
 
@@ -102,7 +98,7 @@ class Server:
         try:
             self._listener = await asyncio.start_server(self._serve, options.host, options.port, limit=_READ_MAX)
         except OSError as error:
-            self._disk.close()
+            os.close(self._lock)
             raise ConfigError(
                 f"the stand-in cannot listen on {options.host}:{options.port}: {error.strerror}",
                 remedy="choose another --port, or 0 for any free one",
@@ -135,7 +131,7 @@ class Server:
             self._listener.close()
         for writer in list(self._writers.values()):
             writer.close()
-        self._disk.close()
+        os.close(self._lock)
 
     def restart_bridge(self) -> None:
         """End the bridge without a word, as a killed process, and start it again on the same journal."""
@@ -174,40 +170,33 @@ class Server:
         now_ms = self._start_ms + int((self._clock.monotonic() - self._begun) * 1000)
         options = self.options
         self.platform.advance(now_ms)
-        if options.unkind.account_late and now_ms - self._start_ms >= 10_000:
+        if "account_late" in options.unkind.on and now_ms - self._start_ms >= 10_000:
             for account in self.platform.accounts.values():
                 if account.status == "Disconnected":
                     self.platform.connect(account.name)
         if now_ms - self._struck_ms >= options.strike_s * 1000:
             self._struck_ms = now_ms
             self.platform.strike()
-            if options.unkind.clock_jumps and self._dice.random() < options.unkind.chance:
+            if "clock_jumps" in options.unkind.on and self._dice.random() < options.unkind.chance:
                 self.sessions.bridge.set_clock_offset(self._dice.randint(-10_000, 10_000))
         if options.crash_s and now_ms - self._crashed_ms >= options.crash_s * 1000:
             self._crashed_ms = now_ms
             self.restart_bridge()
-        for conn, writer in self._writers.items():
-            self.sessions.set_backlog(conn, writer.transport.get_write_buffer_size())
         self._deliver(self.sessions.work())
 
-    def _deliver(self, out: list[Write | Close]) -> None:
-        for one in out:
-            writer = self._writers.get(one.conn)
-            if writer is None:
-                continue
-            if isinstance(one, Write):
-                writer.write(one.data)
-            else:
-                del self._writers[one.conn]
+    def _deliver(self, out: list[Output]) -> None:
+        for conn, data in out:
+            writer = self._writers.get(conn)
+            if writer is not None and data is not None:
+                writer.write(data)
+            elif writer is not None:
+                del self._writers[conn]
                 writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._next += 1
         conn = self._next
-        address = str((writer.get_extra_info("peername") or ("",))[0])
-        if not self.sessions.open(conn, address):
-            writer.transport.abort()
-            return
+        self.sessions.open(conn)
         made = writer.get_extra_info("socket")
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._writers[conn] = writer
@@ -225,6 +214,32 @@ class Server:
             self._deliver(self.sessions.work())
         except BridgeKilled:
             self._revive()
+
+
+def _new_id() -> str:
+    return secrets.token_hex(16)
+
+
+def _lock(folder: Path) -> int:
+    """Take the folder for this process; return the lock's file. Errors: ConfigError when another process has it."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise ConfigError(
+            f"another bridge uses the folder {folder}", remedy="stop it, or choose another --data-dir"
+        ) from error
+    return lock
+
+
+def _load_secret(path: Path) -> bytes:
+    """Return the secret of `path`, made at the first start."""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32))
+    return b"".join(path.read_bytes().split())
 
 
 def check_instruments(names: tuple[str, ...]) -> list[str]:
@@ -250,4 +265,3 @@ async def start(
     server = Server(options, clock or RealClock(), crash)
     await server.open()
     return server
-

@@ -129,7 +129,8 @@ def _unprotected(rig: Rig, signal: Signal) -> str:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_hundred_signals_with_kills_keep_the_rules(seed: int) -> None:
     # without the behaviours that may end ambiguous: the next tests have them
-    unkind = replace(drawn(seed), names_lost=False)
+    unkind = drawn(seed)
+    unkind = replace(unkind, on=unkind.on - {"names_lost"})
     rig = run(seed, unkind)
     assert broken_rules(rig) == [], f"seed {seed}: {unkind.switched_on()}"
     assert rig.kills > 0

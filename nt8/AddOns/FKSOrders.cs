@@ -1189,7 +1189,6 @@ namespace NinjaTrader.NinjaScript.AddOns
         {
             AnswerOnce(exit, FKSProtocol.Nack(exit.Signal.Id, refusal, runtime.Clock.NowMs()));
             Finish(exit, "rejected", refusal.Code, refusal.Detail);
-            Released(exit);
         }
 
         // ================= platform events =================
@@ -1565,7 +1564,6 @@ namespace NinjaTrader.NinjaScript.AddOns
                 if (ended && t.ExitSubmitted && !t.IsFinal)
                 {
                     Finish(t, "closed", null, null);
-                    Released(t);
                 }
                 return;
             }
@@ -2461,6 +2459,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             t.State = state;
             EmitSignal(t, state, code, detail);
             active.Remove(t);
+            Released(t); // also of an exit that the broker ended: its position has no stop until then
         }
 
         private void EmitSignal(FKSTrack t, string state, string code, string detail)

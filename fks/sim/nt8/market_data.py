@@ -33,16 +33,13 @@ class MarketData:
 
     def __init__(self, platform: Platform, events: deque[MarketEvent]) -> None:
         self._platform = platform
-        self._readers: dict[int, dict[str, _Subscription]] = {}  # by session and instrument
+        self._subscriptions: dict[tuple[int, str], _Subscription] = {}  # by session and instrument
         self._numbers: dict[str, int] = {}
         self._inbox = events
         self._out: list[tuple[int, Message]] = []
 
-    def open(self, session: int) -> None:
-        self._readers[session] = {}
-
     def close(self, session: int) -> None:
-        self._readers.pop(session, None)
+        self._subscriptions = {key: one for key, one in self._subscriptions.items() if key[0] != session}
 
     def handle(self, session: int, message: Message) -> None:
         """Take a subscribe, unsubscribe or history request; what it causes comes out of the next `work`."""
@@ -51,7 +48,7 @@ class MarketData:
         self._out.append((session, {"t": "result", "rid": message["rid"], **handler(session, message)}))
         if kind == "subscribe":
             for name in message.get("instruments", []):
-                if name in self._readers[session]:
+                if (session, name) in self._subscriptions:
                     self._out.append((session, self._status(name)))
 
     def work(self) -> list[tuple[int, Message]]:
@@ -59,13 +56,11 @@ class MarketData:
         while self._inbox:
             self._on_event(self._inbox.popleft())
         now_ms = self._platform.now_ms
-        for session, reader in self._readers.items():
-            for name, one in reader.items():
-                if one.newest is not None and now_ms - one.quoted_ms >= QUOTE_EVERY_MS:
-                    self._send_quote(session, one)
-                if now_ms - one.quiet_since_ms >= STATUS_EVERY_MS:
-                    one.quiet_since_ms = now_ms
-                    self._out.append((session, self._status(name)))
+        for (session, name), one in self._subscriptions.items():
+            self._send_quote(session, one)
+            if now_ms - one.quiet_since_ms >= STATUS_EVERY_MS:
+                one.quiet_since_ms = now_ms
+                self._out.append((session, self._status(name)))
         out, self._out = self._out, []
         return out
 
@@ -78,7 +73,7 @@ class MarketData:
         unknown = [name for name in names if not self._is_known(name)]
         for name in names:
             if name not in unknown:
-                self._readers[session][name] = _Subscription(message["quotes"], self._platform.now_ms)
+                self._subscriptions[session, name] = _Subscription(message["quotes"], self._platform.now_ms)
         if unknown:
             detail = "unknown or expired: " + ", ".join(unknown)
             return {"ok": len(unknown) < len(names), "code": "unknown_instrument", "detail": detail[:200]}
@@ -94,7 +89,7 @@ class MarketData:
         if not isinstance(names, list) or not _are_texts(names):
             return _bad("instruments: a list of names")
         for name in names:
-            self._readers[session].pop(name, None)
+            self._subscriptions.pop((session, name), None)
         return {"ok": True}
 
     def _history(self, session: int, message: Message) -> Message:
@@ -125,43 +120,33 @@ class MarketData:
         return {"ok": True, "count": count}
 
     def _on_event(self, event: MarketEvent) -> None:
-        if isinstance(event, ConnectionUpdate):
-            for session, reader in self._readers.items():
-                for name, one in reader.items():
-                    one.quiet_since_ms = self._platform.now_ms
-                    self._out.append((session, self._status(name)))
-        elif isinstance(event, Trade):
-            self._on_trade(event)
-        else:
-            for session, reader in self._readers.items():
-                subscription = reader.get(event.instrument)
-                if subscription is not None and subscription.wants_quotes:
-                    subscription.newest = event
-                    if self._platform.now_ms - subscription.quoted_ms >= QUOTE_EVERY_MS:
-                        self._send_quote(session, subscription)
-
-    def _on_trade(self, trade: Trade) -> None:
-        number = self._numbers[trade.instrument] = self._numbers.get(trade.instrument, 0) + 1
-        message: Message = {
-            "t": "trade",
-            "instrument": trade.instrument,
-            "n": number,
-            "at_ms": trade.at_ms,
-            "price": trade.price,
-            "qty": trade.qty,
-        }
-        message |= {"side": trade.side} if trade.side else {}
-        for session, reader in self._readers.items():
-            subscription = reader.get(trade.instrument)
-            if subscription is not None:
-                subscription.quiet_since_ms = self._platform.now_ms
-                self._out.append((session, message))
+        message: Message = {}
+        if isinstance(event, Trade):
+            number = self._numbers[event.instrument] = self._numbers.get(event.instrument, 0) + 1
+            message = {
+                "t": "trade",
+                "instrument": event.instrument,
+                "n": number,
+                "at_ms": event.at_ms,
+                "price": event.price,
+                "qty": event.qty,
+                **({"side": event.side} if event.side else {}),
+            }
+        for (session, name), one in self._subscriptions.items():
+            if isinstance(event, Quote):
+                if name == event.instrument and one.wants_quotes:
+                    one.newest = event
+                    self._send_quote(session, one)
+            elif isinstance(event, ConnectionUpdate) or name == event.instrument:
+                one.quiet_since_ms = self._platform.now_ms
+                self._out.append((session, message or self._status(name)))
 
     def _send_quote(self, session: int, subscription: _Subscription) -> None:
-        quote, subscription.newest = subscription.newest, None
-        if quote is None:
+        """Send the newest quote, unless one was sent a moment ago."""
+        quote, now_ms = subscription.newest, self._platform.now_ms
+        if quote is None or now_ms - subscription.quoted_ms < QUOTE_EVERY_MS:
             return
-        subscription.quoted_ms = self._platform.now_ms
+        subscription.newest, subscription.quoted_ms = None, now_ms
         fields = {"bid": quote.bid, "bid_qty": quote.bid_qty, "ask": quote.ask, "ask_qty": quote.ask_qty}
         self._out.append((session, {"t": "quote", "instrument": quote.instrument, "at_ms": quote.at_ms, **fields}))
 

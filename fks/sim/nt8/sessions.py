@@ -248,7 +248,6 @@ class Sessions:
         about = {"max_line": LINE_MAX, "hb_ms": HEARTBEAT_MS, "platform": "simulated NinjaTrader 8"}
         self._send(session, {"t": "welcome", "mac": mac, **bridge.welcome(), **about})
         if session.role == "data":
-            self.market.open(session.conn)
             return
         if session.role == "control":
             self.control_state, self._lost_ms = "READY", None

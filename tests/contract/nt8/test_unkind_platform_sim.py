@@ -349,6 +349,17 @@ A live_stops {"id":"a1","qty":2}
 A submits {"name":"FKS:x1:E","count":1}
 A submits {"count":7}
 """,
+    "rejected_exit_gives_the_protection_back": OPENED
+    + """\
+I SIG x1 {"action":"exit","qty":2,"type":"market","price":null,"sl_points":null,"tp_points":null}
+P order {"name":"FKS:a1:S","states":["Cancelled"]}
+P order {"name":"FKS:a1:T","states":["Cancelled"]}
+E* {"t":"ack","id":"x1"}
+P order {"name":"FKS:x1:E","states":["Rejected"]}
+T +2500
+A order {"name":"FKS:a1:S2","type":"StopMarket","qty":2,"stop":4490.00}
+A submits {"name":"FKS:a1:S2","count":1}
+""",
     "second_partial_exit_signal_closes_what_is_left": OPENED
     + """\
 I SIG a2 {"action":"exit","qty":1,"type":"market","price":null,"sl_points":null,"tp_points":null}

@@ -317,7 +317,7 @@ class Bridge:
             self._ticked_ms = self.platform.now_ms
             self._tick()
             self._take_events()
-        for signal_id in list(self._changed):
+        for signal_id in sorted(self._changed):
             self._protect(self.signals[signal_id])
         self._continue_exits()
         for key in list(self._flattening):
@@ -591,8 +591,12 @@ class Bridge:
         return [one for one in self.signals.values() if one.key == key and one.open_qty]
 
     def _reserve(self, exit_signal: Signal) -> None:
-        """Reserve open quantities of the instrument for its exits that are not over, oldest first."""
+        """Reserve open quantities of the instrument for its exits that are not over, oldest first.
+
+        One that still waits gets smaller where nothing is left for it.
+        """
         held = self._held(exit_signal.key)
+        before = {one.id: one.closing for one in held}
         for one in held:
             one.closing = 0
         for signal in self.signals.values():
@@ -604,11 +608,14 @@ class Bridge:
                 take = min(left, one.open_qty - one.closing)
                 one.closing += take
                 left -= take
-        self._changed.update(one.id for one in held)
+            if signal.id in self._waiting:
+                signal.qty -= left
+        self._changed.update(one.id for one in held if one.closing != before[one.id])
 
     def _continue_exits(self) -> None:
         for signal_id, peer in list(self._waiting.items()):
             signal = self.signals[signal_id]
+            self._reserve(signal)
             closed = [one for one in self._held(signal.key) if signal.closes(one.id) and one.closing]
             is_over = signal.key in self._flattening or signal.valid_until <= self.now_ms
             if not is_over and any(
@@ -618,7 +625,7 @@ class Bridge:
             ):
                 continue
             # the platform's position decides: an exit must not open a reverse one
-            qty = 0 if is_over else min(signal.qty, sum(one.closing for one in closed), self._position(signal.key))
+            qty = 0 if is_over else min(signal.qty, self._position(signal.key))
             del self._waiting[signal_id]
             if qty == 0:
                 self._move(signal, "due")
@@ -1034,7 +1041,7 @@ class Bridge:
                 self._look_at_signal(signal)
             if signal.open_qty or signal.id in live:
                 self._protect(signal)
-        for key in {one.key for one in self.signals.values() if one.open_qty}:
+        for key in sorted({one.key for one in self.signals.values() if one.open_qty}):
             self._find_outside_close(key)
         if self.platform.now_ms - self._valued_ms >= _VALUE_MS:
             self._valued_ms = self.platform.now_ms
@@ -1141,7 +1148,7 @@ class Bridge:
 
     def _is_connected(self, account: str) -> bool:
         found = self.platform.accounts.get(account)
-        return found is not None and found.has_connection and found.status == CONNECTED
+        return found is not None and found.status == CONNECTED
 
 
 # ── small functions ───────────────────────────────────────────────────────────────────────────────

@@ -167,14 +167,13 @@ class Call:
 
 @dataclass(slots=True)
 class Account:
-    """One account. `has_connection` false is NinjaTrader's `Account.Connection == null`."""
+    """One account."""
 
     name: str
     is_sim: bool = True
     status: str = CONNECTED
     price_status: str = CONNECTED
     connected_ms: int = 0
-    has_connection: bool = True
     features: tuple[str, ...] = ("NativeOcoOrders",)
     cash: Decimal = Decimal(50_000)
     realized: Decimal = _ZERO

@@ -46,7 +46,7 @@ class ServerOptions:
     config: BridgeConfig = field(default_factory=BridgeConfig)
 
 
-class BridgeKilled(BaseException):  # noqa: N818 (no error: the bridge's process ended)
+class BridgeKilled(BaseException):
     """The bridge's process was killed at a named point; its platform goes on."""
 
 

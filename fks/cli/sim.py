@@ -198,7 +198,6 @@ def _nt8_options(given: dict[str, Any]) -> ServerOptions:
     if unknown := check_instruments(instruments):
         raise InputError(f"no instrument {unknown[0]!r}", remedy="write NinjaTrader's name, such as 'ES 03-25'")
     unkind = drawn(given["seed"]) if given["hostile"] else only(*given["behaviours"])
-    chosen = dict.fromkeys(given["behaviours"], True)
     return ServerOptions(
         given["data_dir"],
         host=given["host"],
@@ -206,7 +205,7 @@ def _nt8_options(given: dict[str, Any]) -> ServerOptions:
         seed=given["seed"],
         accounts=tuple(_account(text) for text in given["accounts"]) or (("Sim101", "auto", True),),
         instruments=tuple(instruments),
-        unkind=replace(unkind, chance=given["chance"], **chosen),
+        unkind=replace(unkind, chance=given["chance"], on=unkind.on | set(given["behaviours"])),
         strike_s=given["strike_seconds"],
         crash_s=given["crash_seconds"],
         config=BridgeConfig(group=given["group"]),

@@ -66,10 +66,10 @@ _KEPT_MAX = 2  # of the order manager's two queues, one statement in flight each
 class Querier(Protocol):
     """Interface for named queries: a Database (each statement by itself) or a Session (inside one transaction)."""
 
-    async def fetch(self, query: str, *args: object) -> list[Row]: ...
-    async def fetchrow(self, query: str, *args: object) -> Row | None: ...
-    async def fetchval(self, query: str, *args: object) -> Any: ...
-    async def execute(self, query: str, *args: object) -> str: ...
+    async def fetch(self, query: str, *args: object, retry: bool = True) -> list[Row]: ...
+    async def fetchrow(self, query: str, *args: object, retry: bool = True) -> Row | None: ...
+    async def fetchval(self, query: str, *args: object, retry: bool = True) -> Any: ...
+    async def execute(self, query: str, *args: object, retry: bool = False) -> str: ...
     async def executemany(self, query: str, rows: Iterable[Sequence[object]]) -> None: ...
 
 
@@ -100,24 +100,24 @@ def sql(query: str) -> str:
 
 
 class Session:
-    """One connection inside one transaction. An exception inside rolls everything back."""
+    """One connection inside one transaction. An exception inside rolls everything back, so `retry` has no effect."""
 
     def __init__(self, connection: Any) -> None:
         #: the raw asyncpg connection, for COPY and cursors in store repositories
         self.connection = connection
 
-    async def fetch(self, query: str, *args: object) -> list[Row]:
+    async def fetch(self, query: str, *args: object, retry: bool = True) -> list[Row]:
         rows: list[Row] = await self.connection.fetch(sql(query), *args)
         return rows
 
-    async def fetchrow(self, query: str, *args: object) -> Row | None:
+    async def fetchrow(self, query: str, *args: object, retry: bool = True) -> Row | None:
         row: Row | None = await self.connection.fetchrow(sql(query), *args)
         return row
 
-    async def fetchval(self, query: str, *args: object) -> Any:
+    async def fetchval(self, query: str, *args: object, retry: bool = True) -> Any:
         return await self.connection.fetchval(sql(query), *args)
 
-    async def execute(self, query: str, *args: object) -> str:
+    async def execute(self, query: str, *args: object, retry: bool = False) -> str:
         status: str = await self.connection.execute(sql(query), *args)
         return status
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
 from fks.model.errors import InputError
+from fks.store.base import SqlStore, query
 from fks.store.db import Database
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -43,19 +44,26 @@ class Webhook:
         return f"webhook:{self.name}"
 
 
-_FIELDS = tuple(field.name for field in fields(Webhook))
+def _unknown(name: str) -> InputError:
+    return InputError(
+        f"there is no webhook named {name!r}", code="WEBHOOK_UNKNOWN", status=404, remedy="see fks webhooks list"
+    )
 
 
-class WebhookStore:
+def _taken(name: str) -> InputError:
+    return InputError(
+        f"there is a webhook named {name!r} already",
+        code="WEBHOOK_EXISTS",
+        status=409,
+        remedy="choose another name, or remove it first",
+    )
+
+
+class WebhookStore(SqlStore[Database], queries="webhooks"):
     """Reads and writes of the webhooks table."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def list(self) -> list[Webhook]:
         """Return every webhook, by name."""
-        rows = await self._db.fetch("webhooks.list")
-        return [Webhook(**{name: row[name] for name in _FIELDS}) for row in rows]
 
     async def get(self, name: str) -> Webhook:
         """Return one webhook. Errors: InputError 404."""
@@ -64,6 +72,7 @@ class WebhookStore:
             raise _unknown(name)
         return found
 
+    @query(missing=_taken)
     async def add(
         self,
         name: str,
@@ -80,18 +89,8 @@ class WebhookStore:
         by: str,
     ) -> None:
         """Make a webhook. Errors: InputError 409 when the name is taken."""
-        row = await self._db.fetchrow(
-            "webhooks.add", name, salt, key_check, account_id, [*symbols], sizing, size, quota_per_hour, confidence_min,
-            is_tradingview_only, by,
-        )  # fmt: skip
-        if row is None:
-            raise InputError(
-                f"there is a webhook named {name!r} already",
-                code="WEBHOOK_EXISTS",
-                status=409,
-                remedy="choose another name, or remove it first",
-            )
 
+    @query(missing=_unknown)
     async def change(
         self,
         name: str,
@@ -105,33 +104,19 @@ class WebhookStore:
     ) -> None:
         """Change what the sender may do; None stays. The next message meets it, on every replica. Errors: InputError
         404."""
-        listed = None if symbols is None else [*symbols]
-        row = await self._db.fetchrow(
-            "webhooks.change", name, listed, sizing, size, quota_per_hour, confidence_min, is_tradingview_only
-        )
-        if row is None:
-            raise _unknown(name)
 
+    @query(missing=_unknown)
     async def rotate(self, name: str, *, salt: str, key_check: str) -> None:
         """Replace the salt, and so the secret. Errors: InputError 404."""
-        if await self._db.fetchrow("webhooks.rotate", name, salt, key_check) is None:
-            raise _unknown(name)
 
+    @query(missing=_unknown)
     async def remove(self, name: str) -> None:
         """Remove a webhook. Errors: InputError 404."""
-        if await self._db.fetchrow("webhooks.remove", name) is None:
-            raise _unknown(name)
 
+    @query(binds=("webhook.id", "webhook.salt"), retry=False)
     async def use(self, webhook: Webhook) -> bool:
         """Count one message of the webhook. False: its quota is used up, or it was removed or rotated meanwhile."""
-        return await self._db.fetchrow("webhooks.use", webhook.id, webhook.salt, retry=False) is not None
 
     async def wait_s(self, webhook: Webhook) -> float:
         """Return the seconds until the hour of its quota ends; 0 when that has ended, or it was removed."""
         return await self._db.fetchval("webhooks.wait_s", webhook.id) or 0.0
-
-
-def _unknown(name: str) -> InputError:
-    return InputError(
-        f"there is no webhook named {name!r}", code="WEBHOOK_UNKNOWN", status=404, remedy="see fks webhooks list"
-    )

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from fks.model.errors import InputError
-from fks.model.ports import Lease
+from fks.store.base import FencedStore, query, reads
 from fks.store.db import Database, Row
 from fks.store.leases import fence_of
 
@@ -27,65 +27,57 @@ class Delivery:
     at: datetime
 
 
-class AlertingStore:
-    """Reads and writes. With a lease, only its holder routes and claims. Errors: OutageError."""
+reads(Delivery, attempt="attempts")
 
-    def __init__(self, db: Database, lease: Lease | None = None) -> None:
-        self._db = db
-        self._lease = lease
+
+def _changed(name: str) -> InputError:
+    return InputError(
+        f"rule {name} was changed meanwhile",
+        code="ALERT_RULE_CHANGED",
+        status=409,
+        remedy="look at it again: fks alerts rules",
+    )
+
+
+class AlertingStore(FencedStore[Database], queries="alerting"):
+    """Reads and writes. With a lease, only its holder routes and claims. Errors: OutageError."""
 
     # ── rules ────────────────────────────────────────────────────────────────────────────────────
     async def rules(self) -> list[dict[str, Any]]:
         """Return the rules of persons: name, spec, is_removed, revision, changed_by, changed_at."""
-        return [dict(row) for row in await self._db.fetch("alerting.rules")]
 
+    @query(missing=_changed)
     async def save_rule(
-        self, name: str, spec: Mapping[str, Any], *, by: str, is_removed: bool = False, revision: int | None = None
+        self, name: str, spec: Mapping[str, Any], *, revision: int | None = None, is_removed: bool = False, by: str
     ) -> int:
         """Make or replace a rule; return its revision. Errors: InputError 409 when another revision is stored."""
-        row = await self._db.fetchrow("alerting.save_rule", name, dict(spec), revision, is_removed, by)
-        if row is None:
-            raise InputError(
-                f"rule {name} was changed meanwhile",
-                code="ALERT_RULE_CHANGED",
-                status=409,
-                remedy="look at it again: fks alerts rules",
-            )
-        return int(row["revision"])
 
     # ── silences ─────────────────────────────────────────────────────────────────────────────────
     async def silences(self, *, is_all: bool = False) -> list[dict[str, Any]]:
         """Return the silences that hold; with `is_all` those of the last 30 days, too."""
-        return [dict(row) for row in await self._db.fetch("alerting.silences", is_all)]
 
+    @query(retry=False)
     async def add_silence(self, *, event: str, component: str, lasts_s: float, reason: str, by: str) -> dict[str, Any]:
         """Make a silence and return it."""
-        row = await self._db.fetchrow("alerting.add_silence", event, component, lasts_s, reason, by, retry=False)
-        assert row is not None
-        return dict(row)
 
     async def end_silence(self, id: int) -> bool:
         """End a silence; return False when it does not hold."""
-        return await self._db.fetchrow("alerting.end_silence", id) is not None
 
     # ── channels ─────────────────────────────────────────────────────────────────────────────────
     async def channels(self) -> list[dict[str, Any]]:
         """Return the channels; `address` is sealed."""
-        return [dict(row) for row in await self._db.fetch("alerting.channels")]
 
+    @query(retry=True)
     async def save_channel(
         self, name: str, *, kind: str, address: str, base: str | None, severity_min: str, is_enabled: bool, by: str
     ) -> None:
         """Make a channel or replace it. `address` is sealed."""
-        await self._db.fetchrow("alerting.save_channel", name, kind, address, base, severity_min, is_enabled, by)
 
     async def change_channel(self, name: str, *, severity_min: str | None, is_enabled: bool | None) -> bool:
         """Change what is given; return False when there is no such channel."""
-        return await self._db.fetchrow("alerting.change_channel", name, severity_min, is_enabled) is not None
 
     async def remove_channel(self, name: str) -> bool:
         """Remove a channel and give up what waits for it; return False when there is none."""
-        return await self._db.fetchrow("alerting.remove_channel", name) is not None
 
     async def channel_states(self) -> dict[str, dict[str, Any]]:
         """Return by channel how the deliveries of the last 7 days went."""
@@ -118,7 +110,6 @@ class AlertingStore:
 
     async def open_keys(self) -> frozenset[str]:
         """Return the keys of the open alerts that rules raised."""
-        return frozenset(row["dedupe_key"] for row in await self._db.fetch("alerting.open_keys"))
 
     async def unrouted(self) -> list[dict[str, Any]]:
         """Return the alerts that routing has to look at, oldest first."""
@@ -126,8 +117,6 @@ class AlertingStore:
 
     async def acknowledge(self, id: int, by: str) -> dict[str, Any] | None:
         """Record that a person has seen an alert; return the first person and time, or None when there is no alert."""
-        row = await self._db.fetchrow("alerting.acknowledge", id, by)
-        return None if row is None else dict(row)
 
     # ── deliveries ───────────────────────────────────────────────────────────────────────────────
     async def route(
@@ -150,49 +139,41 @@ class AlertingStore:
         )  # fmt: skip
         return len(rows)
 
+    @query(retry=False)
     async def enqueue_test(self, channel: str) -> int:
         """Make a message that is about no alert; return its id."""
-        return int(await self._db.fetchval("alerting.enqueue_test", channel, retry=False))
 
+    @query(retry=False, is_fenced=True)
     async def claim(self, channel: str) -> Delivery | None:
         """Take the oldest message of a channel that is due, or None."""
-        row = await self._db.fetchrow("alerting.claim", channel, *fence_of(self._lease), retry=False)
-        if row is None:
-            return None
-        return Delivery(
-            row["id"], row["channel"], row["about"], row["rule"], row["attempts"], row["is_repeat"], row["created_at"],
-            row["at"],
-        )  # fmt: skip
 
     async def alerts_of(self, delivery: int) -> list[dict[str, Any]]:
         """Return the alerts of a message."""
-        return [dict(row) for row in await self._db.fetch("alerting.alerts_of", delivery)]
 
+    @query(binds=("delivery.id", "delivery.attempt", "state", "wait_s", "error", "is_unclear"))
     async def finish(
-        self, delivery: Delivery, state: str, *, wait_s: float = 0.0, error: str | None = None, is_unclear: bool = False
+        self,
+        delivery: Delivery,
+        state: str,
+        *,
+        wait_s: float = 0.0,
+        error: str | None = None,
+        is_unclear: bool = False,
     ) -> bool:
         """Write the outcome of an attempt; return False when it is not the attempt under way any more."""
-        row = await self._db.fetchrow(
-            "alerting.finish", delivery.id, delivery.attempt, state, wait_s, error, is_unclear
-        )
-        return row is not None
 
     async def recover(self, *, epoch: int, after_s: float, under_way: Sequence[int] = ()) -> list[dict[str, Any]]:
         """Take back attempts of earlier epochs, and those older than `after_s`; return them. `under_way`: those that
         the caller makes now stay."""
-        return [dict(row) for row in await self._db.fetch("alerting.recover", epoch, after_s, list(under_way))]
 
     async def delivery(self, id: int) -> dict[str, Any] | None:
         """Return one message, or None."""
-        row = await self._db.fetchrow("alerting.delivery", id)
-        return None if row is None else dict(row)
 
     async def deliveries(
         self, *, channel: str | None = None, state: str | None = None, before: int | None = None, limit: int = 100
     ) -> list[dict[str, Any]]:
         """Return messages, newest first."""
-        return [dict(row) for row in await self._db.fetch("alerting.deliveries", channel, state, before, limit)]
 
+    @query(retry=True)
     async def prune(self) -> None:
         """Drop messages of more than 30 days ago."""
-        await self._db.execute("alerting.prune", retry=True)

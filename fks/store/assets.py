@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fks.store.base import SqlStore
 from fks.store.db import Querier
 
 
@@ -20,11 +21,8 @@ class Asset:
     channels: tuple[str, ...] | None = None
 
 
-class AssetStore:
+class AssetStore(SqlStore[Querier], queries="assets"):
     """The table `assets`. Symbols are in the exchange's own spelling. Errors of all methods: OutageError."""
-
-    def __init__(self, db: Querier) -> None:
-        self._db = db
 
     async def enabled(self, exchange: str) -> list[Asset]:
         """Return the assets to collect from one exchange, by symbol."""
@@ -36,11 +34,9 @@ class AssetStore:
 
     async def all(self, exchange: str | None = None, symbols: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Return one mapping per asset, of all or of these, with its `status`: backfilling, live, stale or off."""
-        return [dict(row) for row in await self._db.fetch("assets.all", exchange, list(symbols))]
 
     async def seed(self, exchange: str, symbols: Sequence[str]) -> None:
         """Enable symbols without a row; one that was disabled stays so."""
-        await self._db.execute("assets.seed", exchange, list(symbols))
 
     async def enable(self, asset: Asset, timeframes: Sequence[str], history_days: int) -> None:
         """Enable the collection of an asset and of its history: `history_days` of `timeframes`. Idempotent."""
@@ -58,7 +54,6 @@ class AssetStore:
 
     async def respell(self, exchange: str, symbol: str, spelled: str) -> None:
         """Rename an asset that was added in another spelling to the exchange's own."""
-        await self._db.execute("assets.respell", exchange, symbol, spelled)
 
     async def _set(self, asset: Asset, *, is_enabled: bool) -> None:
         await self._db.execute("assets.set", asset.exchange, asset.symbol, is_enabled, *_columns(asset))

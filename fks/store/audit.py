@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from fks.store.base import SqlStore, query
 from fks.store.db import Database
 
 
@@ -30,27 +31,15 @@ class Entry:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-class AuditStore:
+_COLUMNS = ("request_id", "phase", "actor", "kind", "action", "object", "status", "address", "detail")
+
+
+class AuditStore(SqlStore[Database], queries="audit"):
     """Adds and reads rows of audit_log."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
-
+    @query(binds=tuple(f"entry.{name}" for name in _COLUMNS))
     async def add(self, entry: Entry) -> None:
         """Add a row. Errors: OutageError, then it may or may not be there."""
-        await self._db.fetchval(
-            "audit.add",
-            entry.request_id,
-            entry.phase,
-            entry.actor,
-            entry.kind,
-            entry.action,
-            entry.object,
-            entry.status,
-            entry.address,
-            dict(entry.detail),
-            retry=False,
-        )
 
     async def list(
         self,
@@ -62,4 +51,3 @@ class AuditStore:
         limit: int = 100,
     ) -> list[dict[str, Any]]:
         """Return rows, newest first; `action` is a part of the action's text."""
-        return [dict(row) for row in await self._db.fetch("audit.list", actor, action, since, before, limit)]

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from fks.model.bar import Bars
 from fks.model.errors import InputError, OutageError
-from fks.model.timeframe import iso, to_datetime, to_ns
+from fks.model.timeframe import iso, to_datetime
 from fks.store import copy, merging
+from fks.store.base import SqlStore, reads
 from fks.store.db import Database, Session, sql
 from fks.store.merging import PRICES, Incoming, Merged
 from fks.store.partitions import ensure_months
@@ -41,11 +42,11 @@ class Series:
     calendar: str | None = None
 
 
-class BarStore:
-    """The table `ohlcv_data`, by series. Symbols are in the exchange's spelling. Errors of all methods: OutageError."""
+_series = reads(Series, oldest_ns="oldest", newest_ns="newest")
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+
+class BarStore(SqlStore[Database], queries="bars"):
+    """The table `ohlcv_data`, by series. Symbols are in the exchange's spelling. Errors of all methods: OutageError."""
 
     async def read(
         self,
@@ -143,14 +144,10 @@ class BarStore:
     async def series(self, symbol: str, timeframe: str, *, exchange: str = "binance") -> Series | None:
         """Return the summary of one series, without reading its bars; None when it does not exist."""
         row = await self._db.fetchrow("bars.series", exchange, symbol, timeframe)
-        if row is None:
-            return None
-        oldest, newest = (None if row[name] is None else to_ns(row[name]) for name in ("oldest", "newest"))
-        return Series(row["revision"], row["candles"], oldest, newest, row["calendar"])
+        return None if row is None else _series(row)
 
     async def coverage(self) -> list[dict[str, Any]]:
         """Return symbol, timeframe, candles, oldest, newest, time_range of each series."""
-        return [dict(row) for row in await self._db.fetch("bars.coverage")]
 
     async def edges(
         self, symbol: str, timeframe: str, *, exchange: str = "binance"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fks.store.base import SqlStore, columns_of, query
 from fks.store.db import Database
 
 
@@ -18,25 +19,16 @@ class Key:
     build: str
 
 
-class CatalogueStore:
+class CatalogueStore(SqlStore[Database], queries="catalogue"):
     """Reads and writes strategy_files. Errors: OutageError."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def load(self, keys: Sequence[Key], *, slow_s: float) -> Mapping[Key, list[dict[str, Any]]]:
         """Return the descriptions that are known; those of files that took too long for `slow_s` seconds only."""
         if not keys:
             return {}
-        rows = await self._db.fetch(
-            "catalogue.load",
-            [key.place for key in keys],
-            [key.sha256 for key in keys],
-            [key.build for key in keys],
-            slow_s,
-        )
+        rows = await self._db.fetch("catalogue.load", *columns_of(keys, "place", "sha256", "build"), slow_s)
         return {Key(row["place"], row["sha256"], row["build"]): row["entries"] for row in rows}
 
+    @query(binds=("key.place", "key.sha256", "key.build", "entries", "is_final"))
     async def save(self, key: Key, entries: Sequence[Mapping[str, Any]], *, is_final: bool) -> None:
         """Keep the descriptions of a file, and forget those that nothing asked for in a long time."""
-        await self._db.execute("catalogue.save", key.place, key.sha256, key.build, list(entries), is_final)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from fks.model.bar import Bars, Floats
-from fks.model.timeframe import iso, to_datetime, to_ns
-from fks.store.db import Querier, Row
+from fks.model.timeframe import iso, to_datetime
+from fks.store.base import SqlStore, dataclass_reader, query, reads
+from fks.store.db import Querier
 from fks.store.strategies import Exposure, Instance, Owner, StrategyStore, instance_of
 
 #: worker of all challengers, and its lease
@@ -69,38 +69,6 @@ class Challenger:
         return self.stage in OPEN
 
 
-_SAME = (
-    "id",
-    "instance_id",
-    "number",
-    "params",
-    "provenance",
-    "added_by",
-    "stage",
-    "state",
-    "error",
-    "last_target",
-    "crashes",
-    "evaluation",
-    "looks",
-    "swap_requested_by",
-    "ended_by",
-)
-
-
-def _challenger(row: Row) -> Challenger:
-    return Challenger(
-        **{name: row[name] for name in _SAME},
-        begun_ns=_ns(row["begun_time"]),
-        cursor_ns=_ns(row["cursor_time"]),
-        evaluated_ns=_ns(row["evaluated_at"]),
-        swap_requested_ns=_ns(row["swap_requested_at"]),
-        ended_ns=_ns(row["ended_at"]),
-        created_ns=to_ns(row["created_at"]),
-        decisions=row.get("decisions") or 0,
-    )
-
-
 def shown(challenger: Challenger) -> dict[str, Any]:
     """Return a challenger as the command line and the API show it."""
 
@@ -133,42 +101,6 @@ def shown(challenger: Challenger) -> dict[str, Any]:
     }
 
 
-def _ns(moment: datetime | None) -> int | None:
-    return None if moment is None else to_ns(moment)
-
-
-def _as_instance(row: Row) -> Instance:
-    """Return a challenger as the instance that its worker evaluates."""
-    return Instance(
-        id=row["id"],
-        strategy=row["strategy"],
-        params=row["params"],
-        params_version=row["number"],
-        exchange=row["exchange"],
-        symbol=row["symbol"],
-        timeframe=row["timeframe"],
-        account_id=row["account_id"],
-        venue=row["venue"],
-        sizing=row["sizing"],
-        size=row["size"],
-        approval="auto",
-        valid_for_s=0.0,
-        is_enabled=row["stage"] in OPEN and row["state"] != "DISABLED",
-        shard=0,
-        state=row["state"],
-        error=row["error"],
-        anchor_ns=_ns(row["anchor_time"]),
-        cursor_ns=_ns(row["cursor_time"]),
-        last_target=row["last_target"],
-        epoch=row["epoch"],
-        sealed_ns=_ns(row["sealed_through"]),
-        crashes=row["crashes"],
-        crashed_ns=_ns(row["crashed_at"]),
-        traceback=row["traceback"],
-        pyramiding=row["pyramiding"],
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Standing:
     """The reasons why an instance is not flat. `orders`: open ones, `entries` of them enter. `signals`: not ordered
@@ -190,7 +122,32 @@ class Standing:
         return f"{self.signals} signal(s) of it wait" if self.signals else None
 
 
-class ShadowStore:
+reads(
+    Challenger,
+    begun_ns="begun_time",
+    cursor_ns="cursor_time",
+    decisions=lambda row: row.get("decisions") or 0,
+)
+reads(ShadowDecision, time_ns="ts_event")
+
+
+#: a challenger as the instance that its worker evaluates
+_as_instance = dataclass_reader(
+    Instance,
+    params_version="number",
+    approval=lambda row: "auto",
+    valid_for_s=lambda row: 0.0,
+    is_enabled=lambda row: row["stage"] in OPEN and row["state"] != "DISABLED",
+    shard=lambda row: 0,
+    anchor_ns="anchor_time",
+    cursor_ns="cursor_time",
+    sealed_ns="sealed_through",
+    is_isolated=lambda row: False,
+    is_leaving=lambda row: False,
+)
+
+
+class ShadowStore(SqlStore[Querier], queries="challengers"):
     """Reads and fenced writes of the worker of the challengers; the counterpart of `StrategyStore`.
 
     A fenced write that returns False or None found a newer epoch, an ended challenger, a moved cursor or no row:
@@ -200,16 +157,17 @@ class ShadowStore:
     is_shadow = True
 
     def __init__(self, querier: Querier, owner: Owner) -> None:
-        self._db, self.owner = querier, owner
+        super().__init__(querier)
+        self.owner = owner
         self._strategies = StrategyStore(querier, owner)
 
+    @query(binds=("owner.lease", "owner.epoch"))
     async def claim(self) -> None:
         """Write our epoch on the challengers, for people; the fence is the lease itself."""
-        await self._db.execute("challengers.claim", self.owner.lease, self.owner.epoch)
 
+    @query(row=_as_instance)
     async def due(self) -> list[Instance]:
         """Return the challengers that decide, with how far their bars are sealed; suspects of a crash last."""
-        return [_as_instance(row) for row in await self._db.fetch("challengers.due")]
 
     async def lease_epoch(self) -> int:
         """Return the epoch that holds the owner's lease now; 0 when it never had one."""
@@ -257,24 +215,13 @@ class ShadowStore:
         assert row is not None
         return int(row["added"]) if row["is_ours"] else None
 
+    @query(binds=("instance_id", "owner.epoch", "anchor_ns", "cursor_ns", "owner.lease"))
     async def anchor(self, instance_id: str, *, anchor_ns: int, cursor_ns: int) -> bool:
         """Write the anchor of a new challenger's evaluation and the bar from which on it decides."""
-        row = await self._db.fetchrow(
-            "challengers.anchor",
-            instance_id,
-            self.owner.epoch,
-            to_datetime(anchor_ns),
-            to_datetime(cursor_ns),
-            self.owner.lease,
-        )
-        return row is not None
 
+    @query(binds=("instance_id", "owner.epoch", "state", "error", "owner.lease"))
     async def set_state(self, instance_id: str, *, state: str, error: str | None = None) -> bool:
         """Write LOADING, RUNNING, or CRASHED with the reason."""
-        row = await self._db.fetchrow(
-            "challengers.set_state", instance_id, self.owner.epoch, state, error, self.owner.lease
-        )
-        return row is not None
 
     async def record_crash(
         self,
@@ -318,67 +265,47 @@ class ShadowStore:
         """Record an event (a new anchor)."""
         await self._strategies.note(worker, event, reason, epoch=epoch, payload=payload)
 
+    @query(row=_as_instance)
     async def get(self, instance_id: str) -> Instance | None:
-        row = await self._db.fetchrow("challengers.get", instance_id)
-        return None if row is None else _as_instance(row)
+        """Return one challenger as the instance that its worker evaluates, or None."""
 
 
-class ChallengerStore:
+class ChallengerStore(SqlStore[Querier], queries="challengers"):
     """Reads of challengers, their tests, and a person's writes. Takes a database or an open transaction. Errors:
     OutageError."""
 
-    def __init__(self, querier: Querier) -> None:
-        self._db = querier
-
     async def get(self, challenger_id: str) -> Challenger | None:
-        row = await self._db.fetchrow("challengers.get", challenger_id)
-        return None if row is None else _challenger(row)
+        """Return one challenger, or None."""
 
     async def list(self, instance_id: str | None = None, *, with_ended: bool = False) -> Sequence[Challenger]:
         """Return the challengers of one instance, or of all, in the order in which they were added."""
-        return [_challenger(row) for row in await self._db.fetch("challengers.list", instance_id, with_ended)]
 
+    @query(row=instance_of)
     async def lock_instance(self, instance_id: str) -> Instance | None:
         """Return an instance and hold its row until the transaction ends: its worker commits no signal meanwhile."""
-        row = await self._db.fetchrow("challengers.lock_instance", instance_id)
-        return None if row is None else instance_of(row)
 
     async def add(
-        self, instance_id: str, params: Mapping[str, Any], *, by: str, provenance: Mapping[str, Any] | None = None
+        self, instance_id: str, params: Mapping[str, Any], *, provenance: Mapping[str, Any] | None = None, by: str
     ) -> str:
         """Add a challenger and return its id. Needs a transaction that holds the instance (`lock_instance`)."""
-        kept = None if provenance is None else dict(provenance)
-        found: str = await self._db.fetchval("challengers.add", instance_id, dict(params), kept, by)
-        return found
 
     async def remove(self, challenger_id: str, *, by: str) -> bool:
         """End a challenger; False when it has ended, or there is none. Its rows stay."""
-        return await self._db.fetchrow("challengers.remove", challenger_id, by) is not None
 
     async def decisions(self, challenger_id: str, after_ns: int = 0) -> Sequence[ShadowDecision]:
         """Return the recorded decisions on bars that opened after a moment, oldest first."""
-        return [
-            ShadowDecision(
-                to_ns(row["ts_event"]), row["target"], row["reference_price"], row["stop_loss"], row["take_profit"]
-            )
-            for row in await self._db.fetch("challengers.decisions", challenger_id, to_datetime(after_ns))
-        ]
 
     async def evaluated(
         self, challenger_id: str, evaluation: Mapping[str, Any], *, passes: bool, is_look: bool
     ) -> tuple[str, str] | None:
         """Write the result of a test and return the stage after and before it. None when the challenger waits to be
         swapped in, or has ended."""
-        row = await self._db.fetchrow("challengers.evaluated", challenger_id, dict(evaluation), passes, is_look)
-        return None if row is None else (row["stage"], row["was"])
 
     async def contested(self) -> Sequence[str]:
         """Return the enabled instances with a challenger that decides."""
-        return [row["id"] for row in await self._db.fetch("challengers.contested")]
 
     async def waiting(self) -> Sequence[tuple[str, str]]:
         """Return (challenger, instance) of those that wait to be swapped in."""
-        return [(row["id"], row["instance_id"]) for row in await self._db.fetch("challengers.waiting")]
 
     async def counts(self) -> Mapping[str, int]:
         """Return how many challengers are in each stage that is none of an end."""
@@ -388,17 +315,12 @@ class ChallengerStore:
     async def standing(self, instance_id: str) -> Standing:
         """Return what keeps an instance from being flat. It holds while a transaction holds the instance, but for fills
         of orders that had ended which their venue has not reported at all yet."""
-        row = await self._db.fetchrow("challengers.standing", instance_id)
-        assert row is not None
-        return Standing(row["signals"], row["orders"], row["held"], row["entries"], row["entering"])
 
     async def wait(self, challenger_id: str, *, by: str) -> bool:
         """Let a challenger wait until its instance is flat; False when it waits already, or has ended."""
-        return await self._db.fetchrow("challengers.wait", challenger_id, by) is not None
 
     async def stop_waiting(self, challenger_id: str) -> bool:
         """Let a challenger that waits go on in shadow; False when it does not wait."""
-        return await self._db.fetchrow("challengers.stop_waiting", challenger_id) is not None
 
     async def install(
         self, challenger: Challenger, params: Mapping[str, Any], *, by: str, provenance: Mapping[str, Any]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fks.model.timeframe import to_datetime, to_ns
+from fks.model.timeframe import to_datetime
+from fks.store.base import SqlStore, reads
 from fks.store.db import Database
 
 
@@ -23,11 +24,11 @@ class PostedMark:
     epoch: int
 
 
-class CrashMarkStore:
-    """The table `crash_marks`. Errors of all: OutageError."""
+reads(PostedMark, at_ns="marked_at")
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+
+class CrashMarkStore(SqlStore[Database], queries="crash_marks"):
+    """The table `crash_marks`. Errors of all: OutageError."""
 
     async def post(self, worker: str, mark: PostedMark, *, node: str) -> bool:
         """Keep a mark; False while its worker lives, or when it is kept already."""
@@ -38,12 +39,6 @@ class CrashMarkStore:
 
     async def unsettled(self, worker: str) -> PostedMark | None:
         """Return the mark of the worker's predecessor that was not taken up, or None."""
-        row = await self._db.fetchrow("crash_marks.unsettled", worker)
-        if row is None:
-            return None
-        bar_ns = 0 if row["bar_at"] is None else to_ns(row["bar_at"])
-        return PostedMark(row["instance"], to_ns(row["marked_at"]), bar_ns, row["epoch"])
 
     async def settle(self, worker: str, at_ns: int) -> None:
         """Note that the mark made at `at_ns` was taken up."""
-        await self._db.execute("crash_marks.settle", worker, to_datetime(at_ns))

@@ -20,6 +20,7 @@ import asyncpg
 from fks.ai.chunks import Chunk, Kind, checked_source, chunks_of, document_id, kind_of_name, title_of
 from fks.ai.search import CHUNKS_MIN, COVERAGE_MIN, SearchTerm, TfidfSvd, coverage, fused, quote_of, spaced
 from fks.model.errors import InputError
+from fks.store.base import SqlStore, query
 from fks.store.db import Database, Row, Session
 
 #: the collection of FKS's own pages, which ship with it, and that of persons
@@ -67,21 +68,20 @@ class SearchHits:
     corpus: int
 
 
-class DocumentStore:
+class DocumentStore(SqlStore[Database], queries="documents"):
     """Documents and search over them. Keeps the model of the embedder in force. Errors of all methods: OutageError."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        super().__init__(db)
         self._model: tuple[int, TfidfSvd] | None = None
         self._has_vectors = False
 
     # ── documents ──
+    @query("list")
     async def page(
         self, collection: str | None = None, *, after: uuid.UUID | None = None, limit: int = 100
     ) -> list[dict[str, Any]]:
         """Return documents by collection and name, those after one of them."""
-        rows = await self._db.fetch("documents.list", collection, after, limit)
-        return [dict(row) for row in rows]
 
     async def get(self, id: uuid.UUID) -> dict[str, Any]:
         """Return a document with its chunks. Errors: InputError 404 DOCUMENT_UNKNOWN."""

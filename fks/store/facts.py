@@ -8,11 +8,10 @@ from decimal import Decimal
 
 from fks.model.bar import Bar
 from fks.model.instrument import Instrument
-from fks.model.ports import Lease
 from fks.model.timeframe import to_datetime, to_ns
+from fks.store.base import FencedStore, query, reads
 from fks.store.db import Querier
 from fks.store.instruments import instrument_of
-from fks.store.leases import fence_of
 from fks.store.supervision import MONEY
 
 #: seconds: older feed rows of a collector are out of date; it writes several times in that time
@@ -85,52 +84,30 @@ class BestClose:
     last_ns: int
 
 
-class Facts:
+reads(Mark, price="last_price", message_ns="last_message_at")
+reads(Instance, cursor_ns="cursor_time")
+reads(StoredTrade, time_ns="time")
+reads(Turnover, is_buy=lambda row: row["trade_type"] == "BUY")
+
+
+class Facts(FencedStore[Querier], queries="facts"):
     """Reads of instruments, feeds, instances, kill switch and lease; writes of venue_states and alerts."""
 
-    def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
-        self._db, self._lease = querier, lease
-
+    @query(row=instrument_of)
     async def instruments(self) -> list[Instrument]:
         """Return every instrument."""
-        return [instrument_of(row) for row in await self._db.fetch("facts.instruments")]
 
-    async def marks(self) -> list[Mark]:
-        """Return the last price and message time of every live feed."""
-        return [
-            Mark(
-                row["exchange"], row["symbol"], row["last_price"], to_ns(at) if (at := row["last_message_at"]) else None
-            )
-            for row in await self._db.fetch("facts.marks", FEED_ROW_MAX_AGE_S)
-        ]
+    async def marks(self, age_max_s: float = FEED_ROW_MAX_AGE_S) -> list[Mark]:
+        """Return the last price and message time of every live feed. `age_max_s`: older feed rows are not live."""
 
     async def instances(self) -> list[Instance]:
         """Return every strategy instance."""
-        return [
-            Instance(
-                id=row["id"],
-                sizing=row["sizing"],
-                size=row["size"],
-                is_enabled=row["is_enabled"],
-                state=row["state"],
-                account_id=row["account_id"],
-                venue=row["venue"],
-                exchange=row["exchange"],
-                symbol=row["symbol"],
-                timeframe=row["timeframe"],
-                cursor_ns=to_ns(at) if (at := row["cursor_time"]) else None,
-                pyramiding=row["pyramiding"],
-            )
-            for row in await self._db.fetch("facts.instances")
-        ]
 
     async def is_killed(self) -> bool:
         """Return whether the kill switch is engaged in the database (the guardian's own file may know sooner)."""
-        return bool(await self._db.fetchval("facts.is_killed"))
 
     async def is_guardian_alive(self, age_max_s: float) -> bool:
         """Return whether a guardian renewed its lease within `age_max_s`, by the server's clock."""
-        return bool(await self._db.fetchval("facts.is_guardian_alive", age_max_s))
 
     async def escalated(self) -> tuple[str, str] | None:
         """Return a child that orders depend on and why it escalated, None when none did or a person has ended it."""
@@ -140,30 +117,20 @@ class Facts:
     async def kills(self) -> list[tuple[str, bool | None]]:
         """Return the engaged kills, newest first: id, and whether positions are to be closed (None = not in the
         row)."""
-        return [(row["kill_id"], row["flatten"]) for row in await self._db.fetch("facts.kills")]
 
+    @query(is_fenced=True)
     async def halt(self, instance: str, reason: str) -> None:
         """Hold an instance until a person enables it again: its entries are denied (STRATEGY_CRASHED)."""
-        await self._db.execute("facts.halt", instance, reason, *fence_of(self._lease))
 
     async def lease_epoch(self, name: str) -> int:
         """Return the epoch that owns a role; 0 when it never had an owner."""
         return await self._db.fetchval("facts.lease_epoch", name) or 0
 
+    @query(is_fenced=True)
     async def save_venue_state(
         self, venue: str, account_id: int, state: str, detail: str, skew_ms: float | None, now_ns: int
     ) -> None:
         """Write the order manager's state of a venue."""
-        await self._db.execute(
-            "facts.save_venue_state",
-            venue,
-            account_id,
-            state,
-            detail,
-            skew_ms,
-            to_datetime(now_ns),
-            *fence_of(self._lease),
-        )
 
     async def note_alert(
         self,
@@ -189,7 +156,6 @@ class Facts:
 
     async def open_conditions(self, event: str) -> list[str]:
         """Return the conditions of an event's open alerts."""
-        return [row["dedupe_key"] for row in await self._db.fetch("facts.open_conditions", event)]
 
     async def sealed_bars(
         self, exchange: str, symbol: str, timeframe: str, after_ns: int, limit: int = 1000
@@ -256,44 +222,23 @@ class Facts:
         self, exchange: str, symbol: str, time_ns: int, trade_id: int, limit: int
     ) -> list[StoredTrade]:
         """Return stored public trades after one of them (time and id), oldest first."""
-        rows = await self._db.fetch("facts.trades_after", exchange, symbol, to_datetime(time_ns), trade_id, limit)
-        return [StoredTrade(to_ns(row["time"]), row["trade_id"], row["price"]) for row in rows]
 
     async def turnover(self, account_id: int, venue: str) -> list[Turnover]:
         """Return the amounts that all executions of an account at a venue moved."""
-        return [
-            Turnover(
-                row["symbol"],
-                row["trade_type"] == "BUY",
-                row["fee_currency"],
-                row["quantity"],
-                row["value"],
-                row["fee"],
-            )
-            for row in await self._db.fetch("facts.turnover", account_id, venue)
-        ]
 
     async def sealed_through(self, exchange: str, symbol: str, timeframe: str) -> int | None:
         """Return the open time of the last sealed bar of a feed, or None."""
-        at = await self._db.fetchval("facts.sealed_through", exchange, symbol, timeframe)
-        return None if at is None else to_ns(at)
 
+    @query("undecided")
     async def is_undecided(self, venue: str, symbol: str, before_ns: int) -> bool:
         """Return whether a signal of a bar before that moment still waits for its outcome at a venue, unless it waits
         for an exit that rests there."""
-        return bool(await self._db.fetchval("facts.undecided", venue, symbol, to_datetime(before_ns)))
 
     async def oldest_decisions(self, venue: str) -> dict[str, int]:
         """Return the time (ns) of the bar on which each symbol's oldest open order was decided."""
-        return {row["symbol"]: to_ns(row["time"]) for row in await self._db.fetch("facts.oldest_decisions", venue)}
 
     async def decisions(self, venue: str) -> dict[str, int]:
         """Return the bar (ns) on which each open order at a venue was decided, for those that were decided on one."""
-        return {
-            row["client_order_id"]: to_ns(row["ts_event"]) for row in await self._db.fetch("facts.decisions", venue)
-        }
 
     async def oldest_ready(self, venue: str, symbol: str) -> int | None:
         """Return the bar time (ns) of the oldest signal in a symbol that waits for its outcome at a venue."""
-        at = await self._db.fetchval("facts.oldest_ready", venue, symbol)
-        return None if at is None else to_ns(at)

@@ -14,6 +14,7 @@ from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import folded
 from fks.model.timeframe import iso, to_datetime, to_ns
+from fks.store.base import SqlStore
 from fks.store.db import Database, Querier
 
 _AT_ONCE = 10_000  # rows that one statement stores
@@ -31,11 +32,8 @@ class FeatureValue:
     source: str = ""
 
 
-class FeatureStore:
+class FeatureStore(SqlStore[Querier], queries="feature_values"):
     """The table `feature_values`. Errors: OutageError."""
-
-    def __init__(self, db: Querier) -> None:
-        self._db = db
 
     async def ensure(self, names: Iterable[str], symbol: str) -> None:
         """Refuse columns of which a symbol has no row, nor every symbol one. Errors: InputError FEATURE_UNKNOWN."""
@@ -75,7 +73,6 @@ class FeatureStore:
 
     async def list(self, name: str | None = None) -> list[Mapping[str, Any]]:
         """Return each column and symbol with its rows, oldest and newest time, and the newest `known_at`."""
-        return [dict(row) for row in await self._db.fetch("feature_values.list", name)]
 
     async def remove(self, name: str, symbol: str | None = None) -> int:
         """Delete a column, of all symbols or of one; return how many rows."""

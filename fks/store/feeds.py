@@ -3,7 +3,7 @@ positions together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,7 +13,9 @@ from fks.feed.rows import TRADES, FeedRow, Outage, SealedPosition, StoredFeed
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import StaleEpochError
 from fks.model.timeframe import to_datetime, to_ns
+from fks.store.base import SqlStore, columns_of, query, reads
 from fks.store.db import Database
+from fks.store.merging import PRICES
 
 WAIT_S = 0.5  # for a connection: the collector must know soon whether its rows are stored
 TRADE_GAPS_MAX = 1000  # returned at a time
@@ -30,11 +32,14 @@ class TradeGap:
     after_ns: int
 
 
-class FeedStore:
+_trade_gap = reads(TradeGap, before_ns="before", after_ns="time")
+
+
+class FeedStore(SqlStore[Database], queries="feeds"):
     """The feeds of one exchange, written under one epoch. Errors of all methods: OutageError, StaleEpochError."""
 
     def __init__(self, db: Database, exchange: str, epoch: int, clock: Clock) -> None:
-        self._db = db
+        super().__init__(db)
         self._exchange = exchange
         self._epoch = epoch
         self._clock = clock
@@ -73,7 +78,7 @@ class FeedStore:
     async def trade_gaps(self, symbol: str, since_ns: int) -> list[TradeGap]:
         """Return what the stored trades since then leave out, newest first, at most TRADE_GAPS_MAX."""
         rows = await self._db.fetch("feeds.trade_gaps", self._exchange, symbol, to_datetime(since_ns), TRADE_GAPS_MAX)
-        return [TradeGap(row["from_id"], row["to_id"], to_ns(row["before"]), to_ns(row["time"])) for row in rows]
+        return [_trade_gap(row) for row in rows]
 
     async def flush(
         self,
@@ -110,13 +115,13 @@ class FeedStore:
             raise self._superseded()
         return {(symbol, frame, us * 1000): revision for symbol, frame, us, revision in row["corrected"] or ()}
 
+    @query("cold", binds=("_exchange", "_epoch"), retry=True)
     async def set_cold(self) -> None:
         """Set every feed of the exchange to not live until its new collector reports it live."""
-        await self._db.execute("feeds.cold", self._exchange, self._epoch, retry=True)
 
+    @query("state", binds=("_exchange", "symbol", "_epoch", "state"), retry=True)
     async def set_state(self, symbol: str, state: str) -> None:
         """Write the state of a symbol that is no longer collected."""
-        await self._db.execute("feeds.state", self._exchange, symbol, self._epoch, state, retry=True)
 
     def _server_now(self) -> datetime | None:
         """Return the server's time, or a little earlier (by the duration of its last answer); None: it never
@@ -134,37 +139,12 @@ class FeedStore:
 
 def _feed_columns(feeds: Sequence[FeedRow]) -> list[list[Any]]:
     rows = sorted(feeds, key=lambda row: (row.symbol, row.timeframe))
-    return [
-        [row.symbol for row in rows],
-        [row.timeframe for row in rows],
-        [None if row.sealed_ns is None else to_datetime(row.sealed_ns) for row in rows],
-        [row.last_trade_id for row in rows],
-        [None if row.message_ns is None else to_datetime(row.message_ns) for row in rows],
-        [row.last_price for row in rows],
-        [row.state for row in rows],
-    ]
+    return columns_of(rows, "symbol", "timeframe", "sealed_ns", "last_trade_id", "message_ns", "last_price", "state")
 
 
-def _bar_columns(bars: Iterable[tuple[Bar, str]]) -> list[list[Any]]:
-    columns: list[list[Any]] = [[] for _ in range(12)]
-    for bar, source in bars:
-        values = (
-            bar.symbol,
-            bar.timeframe,
-            to_datetime(bar.time_ns),
-            bar.open,
-            bar.high,
-            bar.low,
-            bar.close,
-            bar.volume,
-            bar.trades,
-            bar.is_complete,
-            bar.is_empty,
-            source,
-        )
-        for column, value in zip(columns, values, strict=True):
-            column.append(value)
-    return columns
+def _bar_columns(bars: Sequence[tuple[Bar, str]]) -> list[list[Any]]:
+    names = ("symbol", "timeframe", "time_ns", *PRICES, "trades", "is_complete", "is_empty")
+    return [*columns_of((bar for bar, _ in bars), *names), [source for _, source in bars]]
 
 
 def _trade_columns(trades: Sequence[PublicTrade]) -> list[list[Any]]:
@@ -184,10 +164,4 @@ def _trade_columns(trades: Sequence[PublicTrade]) -> list[list[Any]]:
 
 def _outage_columns(outages: Sequence[Outage]) -> list[list[Any]]:
     rows = {(row.symbol, row.channel, row.began_ns): row for row in outages}.values()  # the last state of each
-    return [
-        [row.symbol for row in rows],
-        [row.channel for row in rows],
-        [to_datetime(row.began_ns) for row in rows],
-        [None if row.ended_ns is None else to_datetime(row.ended_ns) for row in rows],
-        [row.cause for row in rows],
-    ]
+    return columns_of(rows, "symbol", "channel", "began_ns", "ended_ns", "cause")

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fks.model.timeframe import TIMEFRAMES, to_datetime, to_ns
-from fks.store.db import Database, Row
+from fks.model.timeframe import TIMEFRAMES, to_datetime
+from fks.store.base import RowCount, SqlStore, reads
+from fks.store.db import Database
 from fks.store.sync import finite
 
 SPANS_MAX = 200_000  # of one look at one series: the rest is found once these are filled
@@ -53,11 +54,19 @@ class Series:
     calendar: str | None = None
 
 
-class GapStore:
-    """Finds missing bars in `ohlcv_data`; keeps `known_gaps`. Errors of all methods: OutageError."""
+_span = reads(Span, start_ns="gap_from", end_ns="gap_to")
+_known = reads(KnownGap)
+_series = reads(
+    Series,
+    oldest_ns="oldest",
+    newest_ns="newest",
+    wanted_from_ns="wanted_from",
+    wanted_to_ns="wanted_to",
+)
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+
+class GapStore(SqlStore[Database], queries="gaps"):
+    """Finds missing bars in `ohlcv_data`; keeps `known_gaps`. Errors of all methods: OutageError."""
 
     async def missing(self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> list[Span]:
         """Return where whole bars are missing in [start, end), newest first, calendars not considered.
@@ -69,11 +78,10 @@ class GapStore:
         rows = await self._db.fetch(
             "gaps.missing", exchange, symbol, timeframe, to_datetime(start_ns), to_datetime(end_ns), step, SPANS_MAX
         )
-        return [Span(to_ns(row["gap_from"]), to_ns(row["gap_to"])) for row in rows]
+        return [_span(row) for row in rows]
 
     async def known(self, exchange: str, symbol: str, timeframe: str) -> list[KnownGap]:
         """Return the known gaps of a series, oldest first."""
-        return [_known(row) for row in await self._db.fetch("gaps.known", exchange, symbol, timeframe)]
 
     async def note_known(
         self, exchange: str, symbol: str, timeframe: str, asked: Span, found: Sequence[KnownGap]
@@ -89,52 +97,24 @@ class GapStore:
 
     async def forget_known(
         self, exchange: str | None = None, symbol: str | None = None, timeframe: str | None = None
-    ) -> int:
+    ) -> RowCount:
         """Forget known gaps, so that they are requested again; return how many."""
-        return int((await self._db.execute("gaps.forget_known", exchange, symbol, timeframe)).rsplit(" ", 1)[-1])
 
     async def series(self) -> list[Series]:
         """Return every series that is stored or wanted."""
-        return [
-            Series(
-                r["exchange"],
-                r["symbol"],
-                r["timeframe"],
-                r["candles"],
-                r["oldest"] and to_ns(r["oldest"]),
-                r["newest"] and to_ns(r["newest"]),
-                r["revision"],
-                r["sync_status"],
-                r["wanted_from"] and to_ns(r["wanted_from"]),
-                r["wanted_to"] and to_ns(r["wanted_to"]),
-                r["error"],
-                r["is_collected"],
-                None if r["frames"] is None else tuple(r["frames"]),
-                r["calendar"],
-            )
-            for r in map(finite, await self._db.fetch("gaps.series"))
-        ]
+        return [_series(finite(row)) for row in await self._db.fetch("gaps.series")]
 
     async def counts(self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> dict[str, Any]:
         """Return candles, nulls, duplicates, incomplete, silent, inconsistent, corrected, revision_max, corrected_at,
         oldest, newest of the stored bars in [start, end)."""
-        row = await self._db.fetchrow(
-            "gaps.counts", exchange, symbol, timeframe, to_datetime(start_ns), to_datetime(end_ns)
-        )
-        assert row is not None
-        return dict(row)
 
     async def outages(
         self, exchange: str | None = None, symbol: str | None = None, *, since_ns: int = 0, limit: int = 100
     ) -> list[dict[str, Any]]:
         """Return the outages of feeds, newest first: exchange, symbol, channel, began_at, ended_at, cause."""
-        return [
-            dict(row) for row in await self._db.fetch("gaps.outages", exchange, symbol, to_datetime(since_ns), limit)
-        ]
 
     async def quarantined(self, exchange: str, symbol: str, timeframe: str) -> int:
         """Return how many bars of one series are in quarantine and not settled."""
-        return int(await self._db.fetchval("gaps.quarantined", exchange, symbol, timeframe))
 
 
 def known_after(before: Iterable[KnownGap], asked: Span, found: Iterable[KnownGap]) -> list[KnownGap]:
@@ -157,7 +137,3 @@ def known_after(before: Iterable[KnownGap], asked: Span, found: Iterable[KnownGa
             gap = KnownGap(whole, gap.cause, max(last.asked_ns, gap.asked_ns))
         known.append(gap)
     return known
-
-
-def _known(row: Row) -> KnownGap:
-    return KnownGap(Span(to_ns(row["gap_from"]), to_ns(row["gap_to"])), row["cause"], to_ns(row["asked_at"]))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from fks.config.machine import Machine
+from fks.store.base import SqlStore, query
 from fks.store.db import Database
 
 
@@ -36,11 +37,15 @@ class Head:
         return f"{self.host} ({self.address}, FKS_HOME {self.home}, machine {self.machine[:8]})"
 
 
-class HeadStore:
+_MACHINE = ("machine.id", "machine.boot")
+
+
+class HeadStore(SqlStore[Database], queries="heads"):
     """The row of the head. Errors of all: OutageError when PostgreSQL is away."""
 
     def __init__(self, db: Database, ttl_s: float) -> None:
-        self._db, self._ttl_s = db, ttl_s
+        super().__init__(db)
+        self._ttl_s = ttl_s
 
     async def claim(self, machine: Machine, *, host: str, home: str, address: str, is_alone: bool) -> int | None:
         """Return the number of our deployment, None when another head lives; 0 when there is no table for it yet.
@@ -55,24 +60,22 @@ class HeadStore:
             return 0
         return None if found is None else int(found)
 
+    @query(binds=_MACHINE, retry=False)
     async def renew(self, machine: Machine) -> bool:
         """Renew the claim; return whether it is ours."""
-        return await self._db.fetchval("heads.renew", machine.id, machine.boot, retry=False) is not None
 
+    @query(binds=_MACHINE)
     async def release(self, machine: Machine) -> None:
         """Release the claim."""
-        await self._db.execute("heads.release", machine.id, machine.boot)
 
+    @query(binds=_MACHINE, retry=False)
     async def deploy(self, machine: Machine) -> int | None:
         """Return the number of a new deployment; None when this machine is not the head."""
-        found = await self._db.fetchval("heads.deploy", machine.id, machine.boot, retry=False)
-        return None if found is None else int(found)
 
+    @query(retry=False)
     async def hold(self, deployment: int) -> bool:
         """Renew the claim for a supervisor; return whether its deployment is the newest."""
-        return await self._db.fetchval("heads.hold", deployment, retry=False) is not None
 
+    @query(binds=("_ttl_s",))
     async def holder(self) -> Head | None:
         """Return the head, None when there never was one."""
-        row = await self._db.fetchrow("heads.holder", self._ttl_s)
-        return None if row is None else Head(**dict(row))

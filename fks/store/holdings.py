@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
-from fks.model.account import Transfer, TransferKind
-from fks.model.ports import Lease
-from fks.model.timeframe import iso, to_ns
-from fks.store.db import Querier, Row
+from fks.model.account import Transfer
+from fks.model.timeframe import iso
+from fks.store.base import FencedStore, query, reads
+from fks.store.db import Querier
 from fks.store.leases import fence_of
 
+transfer_of = reads(Transfer, time_ns="time")
 
-class HoldingStore:
+
+class HoldingStore(FencedStore[Querier], queries="holdings"):
     """Reads and writes of account_assets and transfers, fenced by `lease`. Takes a database or an open transaction."""
-
-    def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
-        self._db, self._lease = querier, lease
 
     async def known(self, account_id: int) -> dict[str, Decimal]:
         """Return the opening of each asset plus adopted differences; empty before the opening was recorded."""
-        return {row["asset"]: row["amount"] for row in await self._db.fetch("holdings.known", account_id)}
 
     async def set_opening(self, account_id: int, opening: Mapping[str, Decimal]) -> None:
         """Record the holdings before FKS; an asset that has an opening keeps it."""
@@ -47,29 +45,15 @@ class HoldingStore:
         found = await self._db.fetch("holdings.add_transfers", account_id, rows, *fence_of(self._lease))
         return [transfer_of(row) for row in found]
 
+    @query("page")
     async def transfers(self, account_id: int, limit: int = 100) -> list[Transfer]:
         """Return the newest deposits and withdrawals of an account, newest first."""
-        return [transfer_of(row) for row in await self._db.fetch("holdings.page", account_id, limit)]
 
+    @query("moved")
     async def transferred(self, account_id: int) -> dict[str, Decimal]:
         """Return the amounts moved by transfers that were listed after the opening, by asset (signed, withdrawal fees
         included)."""
-        return {row["asset"]: row["amount"] for row in await self._db.fetch("holdings.moved", account_id)}
 
+    @query("last_transfer")
     async def last_transfer_ns(self, account_id: int) -> int | None:
         """Return the time of the newest transfer, or None."""
-        at = await self._db.fetchval("holdings.last_transfer", account_id)
-        return None if at is None else to_ns(at)
-
-
-def transfer_of(row: Row) -> Transfer:
-    """Return a row of the transfers table as a value."""
-    return Transfer(
-        kind=TransferKind(row["kind"]),
-        reference=row["reference"],
-        asset=row["asset"],
-        amount=row["amount"],
-        time_ns=to_ns(row["time"]),
-        fee=row["fee"],
-        source=row["source"],
-    )

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from fks.model.errors import InputError
-from fks.model.ports import Lease
-from fks.model.timeframe import to_datetime, to_ns
-from fks.store.db import Querier, Row
+from fks.model.timeframe import to_datetime
+from fks.store.base import FencedStore, query, reads
+from fks.store.db import Querier
 from fks.store.leases import fence_of
 
 
@@ -54,12 +54,12 @@ class Incident:
         return self.closed_ns is None
 
 
-class IncidentStore:
+incident_of = reads(Incident)
+
+
+class IncidentStore(FencedStore[Querier], queries="incidents"):
     """Reads and writes of incidents; `open` and `end` are fenced by `lease`. Takes a database or an open
     transaction."""
-
-    def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
-        self._db, self._lease = querier, lease
 
     async def open(
         self,
@@ -90,16 +90,12 @@ class IncidentStore:
 
     async def get(self, incident_id: int) -> Incident | None:
         """Return one incident, or None."""
-        row = await self._db.fetchrow("incidents.get", incident_id)
-        return None if row is None else incident_of(row)
 
+    @query("list")
     async def page(
         self, *, account_id: int | None = None, is_open: bool = False, before_id: int | None = None, limit: int = 100
     ) -> list[Incident]:
         """Return a page of incidents, newest first; go on with the last one's id as `before_id`."""
-        return [
-            incident_of(row) for row in await self._db.fetch("incidents.list", account_id, is_open, before_id, limit)
-        ]
 
     async def close(
         self, incident_id: int, *, by: str, resolution: Resolution, reason: str, now_ns: int
@@ -117,27 +113,7 @@ class IncidentStore:
         )
         return None if row is None else incident_of(row)
 
+    @query(is_fenced=True)
     async def end(self, account_id: int, kind: str, subject: str, *, now_ns: int, resolution: str) -> bool:
         """Close the open incident of an account, kind and subject, its cause being gone; return whether there was
         one."""
-        found = await self._db.fetchval(
-            "incidents.end", account_id, kind, subject, to_datetime(now_ns), resolution, *fence_of(self._lease)
-        )
-        return found is not None
-
-
-def incident_of(row: Row) -> Incident:
-    """Return a row of the incidents table as a value."""
-    return Incident(
-        id=row["id"],
-        account_id=row["account_id"],
-        kind=row["kind"],
-        subject=row["subject"],
-        detail=row["detail"],
-        opened_ns=to_ns(row["opened_at"]),
-        payload=row["payload"],
-        updated_ns=to_ns(row["updated_at"]),
-        closed_by=row["closed_by"],
-        closed_ns=None if row["closed_at"] is None else to_ns(row["closed_at"]),
-        resolution=row["resolution"],
-    )

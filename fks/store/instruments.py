@@ -8,7 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 from fks.model.instrument import Instrument, Lot, PercentPrice
-from fks.model.timeframe import to_datetime, to_ns
+from fks.model.timeframe import to_ns
+from fks.store.base import SqlStore, columns_of, reader
 from fks.store.db import Querier, Row
 
 _COLUMNS = (
@@ -26,19 +27,22 @@ _COLUMNS = (
 )
 
 
-class InstrumentStore:
-    """The table `instruments`."""
+@reader
+def instrument_of(row: Row) -> Instrument:
+    """Return a row of the table as an instrument."""
+    columns = {name: row[name] for name in _COLUMNS}
+    return Instrument(**columns, updated_ns=to_ns(row["updated_at"]), **_from_filters(row["filters"]))
 
-    def __init__(self, db: Querier) -> None:
-        self._db = db
+
+class InstrumentStore(SqlStore[Querier], queries="instruments"):
+    """The table `instruments`."""
 
     async def merge(self, instruments: Sequence[Instrument]) -> None:
         """Store the present list of one exchange; instruments that are no longer listed are marked as not trading."""
         if not instruments:
             return
-        columns: list[list[Any]] = [[getattr(item, name) for item in instruments] for name in _COLUMNS]
-        times = [to_datetime(item.updated_ns) for item in instruments]
-        await self._db.execute("instruments.merge", *columns, times, [filters_of(item) for item in instruments])
+        columns = columns_of(instruments, *_COLUMNS, "updated_ns")
+        await self._db.execute("instruments.merge", *columns, [filters_of(item) for item in instruments])
         await self._db.execute("instruments.retire", instruments[0].exchange, [item.symbol for item in instruments])
 
     async def all(self, exchange: str | None = None) -> list[Instrument]:
@@ -51,14 +55,6 @@ class InstrumentStore:
 
     async def get(self, exchange: str, symbol: str) -> Instrument | None:
         """Return one instrument, or None."""
-        row = await self._db.fetchrow("instruments.get", exchange, symbol)
-        return None if row is None else instrument_of(row)
-
-
-def instrument_of(row: Row) -> Instrument:
-    """Return a row of the table as an instrument."""
-    columns = {name: row[name] for name in _COLUMNS}
-    return Instrument(**columns, updated_ns=to_ns(row["updated_at"]), **_from_filters(row["filters"]))
 
 
 def filters_of(instrument: Instrument) -> dict[str, Any]:

@@ -10,14 +10,13 @@ import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import orjson
 
 from fks.model.errors import StaleEpochError
-from fks.model.timeframe import to_ns
-from fks.store.db import Querier, Row
+from fks.store.base import SqlStore, query
+from fks.store.db import Querier
 
 _SAME = uuid.UUID("5d1f3c0e-2f7b-4a54-9d7d-0a6a1c1f9b11")
 #: kinds whose trials count lost runners themselves: the job may lose any number
@@ -59,35 +58,12 @@ class SilentJob:
     runner: Mapping[str, Any] | None
 
 
-def _ns(moment: datetime | None) -> int | None:
-    return None if moment is None else to_ns(moment)
+def _taken(job: Job) -> StaleEpochError:
+    return StaleEpochError(f"job {job.id} attempt {job.attempts} is no longer the running one", remedy="stop at once")
 
 
-def _job(row: Row) -> Job:
-    return Job(
-        id=row["id"],
-        kind=row["kind"],
-        spec=row["spec"],
-        state=row["state"],
-        progress=row["progress"],
-        result=row["result"],
-        error=row["error"],
-        submitted_by=row["submitted_by"],
-        attempts=row["attempts"],
-        is_cancel_requested=row["is_cancel_requested"],
-        created_ns=to_ns(row["created_at"]),
-        started_ns=_ns(row["started_at"]),
-        finished_ns=_ns(row["finished_at"]),
-        fingerprint=row["fingerprint"],
-        priority=row["priority"],
-    )
-
-
-class JobStore:
+class JobStore(SqlStore[Querier], queries="jobs"):
     """Reads and writes of jobs. Takes a database or an open transaction. Errors: OutageError."""
-
-    def __init__(self, querier: Querier) -> None:
-        self._db = querier
 
     async def submit(
         self,
@@ -127,39 +103,27 @@ class JobStore:
 
     async def get(self, job_id: uuid.UUID) -> Job | None:
         """Return one job with its result, or None."""
-        row = await self._db.fetchrow("jobs.get", job_id)
-        return None if row is None else _job(row)
 
     async def open_of(self, submitted_by: str) -> int:
         """Return how many jobs of a caller are queued or run."""
-        return int(await self._db.fetchval("jobs.open_of", submitted_by))
 
     async def list(self, *, kind: str | None = None, state: str | None = None, limit: int = 50) -> list[Job]:
         """Return the newest jobs, without their results."""
-        return [_job(row) for row in await self._db.fetch("jobs.list", kind, state, limit)]
 
     async def claim(self, kinds: Sequence[str] | None = None, *, besides: Sequence[str] = ()) -> Job | None:
         """Take the oldest queued job (of these kinds, of none in `besides`) for one attempt, or None. Two callers never
         get the same one; a claim whose answer is lost is queued again by `requeue_lost`."""
-        row = await self._db.fetchrow("jobs.claim", None if kinds is None else list(kinds), list(besides))
-        return None if row is None else _job(row)
 
     async def load(
         self, kinds: Sequence[str] | None = None, *, besides: Sequence[str] = ()
     ) -> tuple[int, int, float | None]:
         """Return how many jobs run on all machines and are queued, and how long the oldest queued one waits (None: none
         does)."""
-        row = await self._db.fetchrow("jobs.load", None if kinds is None else list(kinds), list(besides))
-        assert row is not None
-        return int(row["running"]), int(row["queued"]), row["oldest_queued_s"]
 
+    @query(binds=("job.id", "job.attempts", "progress"), missing=_taken)
     async def beat(self, job: Job, progress: float) -> bool:
         """Record that the attempt is alive; return whether a person asked to cancel it. Errors: StaleEpochError when
         the job is no longer this attempt's."""
-        row = await self._db.fetchrow("jobs.beat", job.id, job.attempts, progress)
-        if row is None:
-            raise _taken(job)
-        return bool(row["is_cancel_requested"])
 
     async def finish(
         self, job: Job, state: str, *, result: Mapping[str, Any] | None = None, error: str | None = None
@@ -174,17 +138,13 @@ class JobStore:
 
     async def cancel(self, job_id: uuid.UUID) -> Job | None:
         """End a queued job, mark a running one to be ended; return it, or None when there is nothing to cancel."""
-        row = await self._db.fetchrow("jobs.cancel", job_id)
-        return None if row is None else _job(row)
 
+    @query(binds=("job.id", "job.attempts", "runner"))
     async def note_runner(self, job: Job, runner: Mapping[str, Any]) -> None:
         """Name the process of the running attempt: `actor`, `pid` and the `space` in which the pid counts."""
-        await self._db.execute("jobs.note_runner", job.id, job.attempts, dict(runner))
 
     async def silent(self, *, silent_s: float) -> Sequence[SilentJob]:
         """Return the running jobs whose runner was silent for `silent_s`."""
-        rows = await self._db.fetch("jobs.silent", silent_s)
-        return [SilentJob(row["id"], row["attempts"], row["runner"]) for row in rows]
 
     async def requeue_lost(
         self, *, silent_s: float, attempts_max: int, among: Sequence[uuid.UUID] | None = None
@@ -198,7 +158,3 @@ class JobStore:
         """Queue a job again whose process is known to have ended without recording an end; False when that attempt is
         not the running one."""
         return await self._db.fetchrow("jobs.release", job_id, attempt, attempts_max, SEARCHES) is not None
-
-
-def _taken(job: Job) -> StaleEpochError:
-    return StaleEpochError(f"job {job.id} attempt {job.attempts} is no longer the running one", remedy="stop at once")

@@ -8,22 +8,18 @@ from typing import Any
 
 from fks.model.order import Order, State
 from fks.model.timeframe import to_datetime
+from fks.store.base import SqlStore, query
 from fks.store.db import Querier, Row
 
 
-class KillStore:
+class KillStore(SqlStore[Querier], queries="kill"):
     """Statements of the guardian. Each is idempotent."""
-
-    def __init__(self, querier: Querier) -> None:
-        self._db = querier
 
     async def snapshot(self, window_s: float, client_order_ids: Sequence[str] = (), exchange: str = "") -> Row:
         """Return positions, instruments, orders and executions of the last `window_s` seconds, from one moment.
         Orders that are open, or named, are among them however old. The instruments of `exchange` come last."""
-        row = await self._db.fetchrow("kill.snapshot", window_s, list(client_order_ids), exchange)
-        assert row is not None
-        return row
 
+    @query("upsert")
     async def save(
         self,
         *,
@@ -38,35 +34,26 @@ class KillStore:
         report: Mapping[str, Any],
     ) -> None:
         """Record the kill itself."""
-        await self._db.execute(
-            "kill.upsert", kill_id, scope, is_engaged, reason, by, engaged_at, released_by, released_at, dict(report)
-        )
 
     async def engaged(self) -> list[Row]:
         """Return kill_id, scope, reason, engaged_by, engaged_at, flatten and asked of the kills that are engaged.
 
         The oldest comes first. `asked`: a request that no guardian has taken over yet."""
-        return list(await self._db.fetch("kill.engaged"))
 
     async def orders(self, since: datetime) -> list[Row]:
         """Return the flattening orders created since then, oldest first."""
-        return list(await self._db.fetch("kill.orders", since))
 
     async def open_alert(self, event: str, message: str, payload: Mapping[str, Any]) -> None:
         """Page a person about a kill (`kill_id` in `payload`), unless that page is open."""
-        await self._db.execute("kill.open_alert", event, message, dict(payload))
 
     async def end_alert(self, event: str) -> None:
         """End the page of that event: its cause is over."""
-        await self._db.execute("kill.end_alert", event)
 
     async def release(self, kill_id: str) -> Row | None:
         """Return released_by and released_at of a kill that was released; None of any other."""
-        return await self._db.fetchrow("kill.release", kill_id)
 
     async def release_all(self, *, by: str, at: datetime) -> None:
         """Leave no kill engaged that was engaged by `at`."""
-        await self._db.execute("kill.release_all", by, at)
 
     async def save_order(
         self, order: Order, state: State, *, venue_order_id: str | None, code: str | None, detail: str, step: str

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from fks.store.base import SqlStore
 from fks.store.db import Database
 
 #: Name of the row with the merged text of all actors; no component has brackets in its name.
 TEXT: Final = "(merged)"
 
 
-class MetricStore:
+class MetricStore(SqlStore[Database], queries="metrics"):
     """Reads and writes metric_snapshots."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def save(self, component: str, body: str) -> None:
         """Keep the newest snapshot of a component. Errors: OutageError."""
-        await self._db.execute("metrics.save", component, body)
 
     async def young(self, age_max_s: float) -> Mapping[str, bytes]:
         """Return the snapshots that are not older, by component. Errors: OutageError."""

@@ -17,14 +17,13 @@ from fks.model.ninja import (
     LinkReport,
     NinjaEvent,
     NinjaRequest,
-    RequestKind,
     RequestRecord,
     RequestState,
     sources_of,
 )
-from fks.model.ports import Lease
-from fks.model.timeframe import iso, to_datetime, to_ns
-from fks.store.db import Querier, Row
+from fks.model.timeframe import iso, to_datetime
+from fks.store.base import FencedStore, query, reads
+from fks.store.db import Querier
 from fks.store.leases import fence_of
 
 
@@ -48,11 +47,15 @@ class WaitingRequests:
     age_s: float
 
 
-class NinjaStore:
-    """Reads and writes. `lease`: of the caller, which fences what it writes; None for a person. Errors: OutageError."""
+_event = reads(NinjaEvent, epoch="bridge_epoch", at_ns="at")
+reads(WaitingRequests, group="group_name")
+reads(NinjaRequest, group="group_name", valid_until_ns="valid_until")
+_request = reads(RequestRecord)
+reads(LinkRecord, group="group_name")
 
-    def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
-        self._db, self._lease = querier, lease
+
+class NinjaStore(FencedStore[Querier], queries="ninja"):
+    """Reads and writes. `lease`: of the caller, which fences what it writes; None for a person. Errors: OutageError."""
 
     # ── askers ───────────────────────────────────────────────────────────────────────────────────
     async def ask(self, request: NinjaRequest, now_ns: int) -> bool:
@@ -66,21 +69,17 @@ class NinjaStore:
 
     async def withdraw(self, id: str, now_ns: int) -> bool:
         """Withdraw a request. True proves that no byte of it has left, and none will."""
-        return await self._db.fetchrow("ninja.withdraw", id, to_datetime(now_ns)) is not None
 
+    @query("get")
     async def answer_of(self, id: str) -> RequestRecord | None:
         """Return a request with its state and answer, or None."""
-        row = await self._db.fetchrow("ninja.get", id)
-        return None if row is None else _request(row)
 
     async def events_after(self, group: str, epoch: str | None, seq: int, limit: int = 1_000) -> list[NinjaEvent]:
         """Return the events after number `seq` of the journal `epoch`, oldest first, through changes of the journal;
         from the first one that is kept when `epoch` is None."""
-        return [_event(row) for row in await self._db.fetch("ninja.events_after", group, epoch, seq, limit)]
 
     async def events_of(self, signal_id: str) -> list[NinjaEvent]:
         """Return the events of one signal, oldest first."""
-        return [_event(row) for row in await self._db.fetch("ninja.events_of", signal_id)]
 
     async def executions(self, group: str, account: str, instrument: str, since_ns: int) -> list[NinjaEvent]:
         """Return the executions of an account in an instrument whose events are of `since_ns` or later (the bridge's
@@ -90,13 +89,9 @@ class NinjaStore:
 
     async def leg_names(self, group: str, account: str, since_ns: int) -> list[tuple[str, str]]:
         """Return signal id and name of every stop and target reported since a moment."""
-        rows = await self._db.fetch("ninja.leg_names", group, account, to_datetime(since_ns))
-        return [(row["signal_id"], row["name"]) for row in rows]
 
     async def entries(self, account_id: int, venue: str, symbol: str) -> list[tuple[str, str]]:
         """Return instance and id of the entries that may fill, or whose instance holds the contract; newest first."""
-        rows = await self._db.fetch("ninja.entries", account_id, venue, symbol)
-        return [(row["instance"], row["client_order_id"]) for row in rows]
 
     async def last_events(self, count: int = 1) -> list[tuple[str, NinjaEvent]]:
         """Return the newest `count` events of each group, each group's oldest first."""
@@ -104,19 +99,12 @@ class NinjaStore:
 
     async def link(self, group: str) -> LinkRecord | None:
         """Return the state of a link; None: no actor ever wrote one."""
-        row = await self._db.fetchrow("ninja.link", group)
-        return None if row is None else _link(row)
 
     async def links(self) -> list[LinkRecord]:
         """Return the state of every link, by group."""
-        return [_link(row) for row in await self._db.fetch("ninja.links")]
 
     async def waiting(self) -> list[WaitingRequests]:
         """Return how many requests have no final answer, by group and state."""
-        return [
-            WaitingRequests(row["group_name"], RequestState(row["state"]), row["count"], row["age_s"])
-            for row in await self._db.fetch("ninja.waiting")
-        ]
 
     # ── the link ─────────────────────────────────────────────────────────────────────────────────
     async def claim(self, group: str, limit: int, now_ns: int, *, has_signals: bool = True) -> list[RequestRecord]:
@@ -167,9 +155,9 @@ class NinjaStore:
         """End the requests that wait and whose time is over; return their ids."""
         return [row["id"] for row in await self._db.fetch("ninja.expire", *self._fence(), group, to_datetime(now_ns))]
 
+    @query("open")
     async def open_requests(self, group: str) -> list[RequestRecord]:
         """Return the requests that may have left and have no final answer, oldest first."""
-        return [_request(row) for row in await self._db.fetch("ninja.open", group)]
 
     async def record_events(self, group: str, events: Sequence[NinjaEvent]) -> int:
         """Store the next events, all of one journal and in order, and move `stored_seq` to the last one.
@@ -206,7 +194,6 @@ class NinjaStore:
 
     async def prune(self, group: str) -> int:
         """Delete requests and events of more than 90 days ago; return the number of events."""
-        return int(await self._db.fetchval("ninja.prune", group))
 
     def _fence(self) -> tuple[str, int]:
         if self._lease is None:
@@ -247,37 +234,5 @@ def _event_json(event: NinjaEvent) -> dict[str, Any]:
     }
 
 
-def _event(row: Row) -> NinjaEvent:
-    return NinjaEvent(
-        row["bridge_epoch"], row["seq"], row["kind"], row["account"], row["signal_id"], row["body"], to_ns(row["at"]),
-        to_ns(row["received_at"]),
-    )  # fmt: skip
-
-
-def _request(row: Row) -> RequestRecord:
-    return RequestRecord(
-        NinjaRequest(
-            row["id"], row["group_name"], RequestKind(row["kind"]), row["body"], row["asked_by"],
-            _ns(row["valid_until"]),
-        ),
-        row["seq"], RequestState(row["state"]), row["asker_epoch"], row["line"], row["bridge_epoch"], row["answer"],
-        row["code"], row["detail"], to_ns(row["created_at"]), _ns(row["answered_at"]),
-    )  # fmt: skip
-
-
-def _link(row: Row) -> LinkRecord:
-    report = LinkReport(
-        row["state"], row["is_ready"], row["is_halted"], tuple(row["accounts"]), row["offset_ms"], row["alarm"],
-        row["snapshot"], _ns(row["snapshot_at"]),
-    )  # fmt: skip
-    return LinkRecord(
-        row["group_name"], row["writer_epoch"], row["bridge_epoch"], row["stored_seq"], report, row["age_s"]
-    )
-
-
 def _time(moment_ns: int | None) -> datetime | None:
     return None if moment_ns is None else to_datetime(moment_ns)
-
-
-def _ns(moment: datetime | None) -> int | None:
-    return None if moment is None else to_ns(moment)

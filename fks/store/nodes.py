@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fks.model.errors import InputError
+from fks.store.base import SqlStore, query
 from fks.store.db import Database
 
 SILENT_S = 5.0  # a keeper beats every second
@@ -40,11 +41,11 @@ class NodeRow:
         return self.age_s <= SILENT_S
 
 
-class NodeStore:
-    """Rows of the machines. Errors of all: OutageError when PostgreSQL is away."""
+_COLUMNS = ("name", "role", "address", "ray_node_id", "state", "version", "config_hash", "clock_skew_ms", "detail")
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+
+class NodeStore(SqlStore[Database], queries="nodes"):
+    """Rows of the machines. Errors of all: OutageError when PostgreSQL is away."""
 
     async def clock_skew_ms(self, now_ns: Callable[[], int]) -> tuple[float, float]:
         """Return how far our clock is ahead of the database's and how wrong that may be (half the round trip), in
@@ -55,24 +56,13 @@ class NodeStore:
         half_ms = (time.monotonic() - start) * 500.0
         return before_ms + half_ms - theirs, half_ms
 
+    @query(binds=tuple(f"row.{name}" for name in _COLUMNS))
     async def beat(self, row: NodeRow) -> None:
         """Write our row."""
-        await self._db.execute(
-            "nodes.beat",
-            row.name,
-            row.role,
-            row.address,
-            row.ray_node_id,
-            row.state,
-            row.version,
-            row.config_hash,
-            row.clock_skew_ms,
-            row.detail,
-        )
 
+    @query(retry=False)
     async def all(self) -> list[NodeRow]:
         """Return every machine, heads first."""
-        return [NodeRow(**dict(row)) for row in await self._db.fetch("nodes.all", retry=False)]
 
     async def page_silent(self) -> list[str]:
         """Page for every machine that fell silent and was not paged for yet; return their names."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from fks.model.errors import InputError, StaleEpochError
-from fks.model.timeframe import to_ns
-from fks.store.db import Database, Querier, Row
+from fks.store.base import RowCount, SqlStore, query
+from fks.store.db import Querier
 
 #: Published on the bus when an operation is requested; the supervisor polls besides.
 CHANNEL = "operations"
@@ -45,34 +45,14 @@ class Operation:
         return self.state in ("done", "failed")
 
 
-def _ns(moment: datetime | None) -> int | None:
-    return None if moment is None else to_ns(moment)
-
-
-def _operation(row: Row) -> Operation:
-    return Operation(
-        id=row["id"],
-        kind=row["kind"],
-        target=row["target"],
-        args=row["args"],
-        reason=row["reason"],
-        requested_by=row["requested_by"],
-        state=row["state"],
-        progress=row["progress"],
-        error=row["error"],
-        result=row["result"],
-        attempt=row["attempt"],
-        created_ns=to_ns(row["created_at"]),
-        started_ns=_ns(row["started_at"]),
-        finished_ns=_ns(row["finished_at"]),
+def _taken(operation: Operation) -> StaleEpochError:
+    return StaleEpochError(
+        f"operation {operation.id} attempt {operation.attempt} is another supervisor's now", remedy="leave it alone"
     )
 
 
-class OperationStore:
+class OperationStore(SqlStore[Querier], queries="operations"):
     """Reads and writes of operations. Takes a database or an open transaction. Errors: OutageError."""
-
-    def __init__(self, querier: Querier) -> None:
-        self._db = querier
 
     async def request(
         self,
@@ -103,40 +83,30 @@ class OperationStore:
 
     async def get(self, id: uuid.UUID) -> Operation | None:
         """Return one operation, or None."""
-        row = await self._db.fetchrow("operations.get", id)
-        return None if row is None else _operation(row)
 
     async def list(self, *, state: str | None = None, limit: int = 50) -> list[Operation]:
         """Return the newest operations first."""
-        return [_operation(row) for row in await self._db.fetch("operations.list", state, limit)]
 
+    @query(retry=False)
     async def claim(self) -> Operation | None:
         """Take the oldest queued operation; None when there is none, or one runs already.
 
         Errors: OutageError; then it may be taken all the same, and `take_up` finds it.
         """
-        if isinstance(self._db, Database):
-            # repeated after a lost answer it would find its own row running, and leave it so
-            row = await self._db.fetchrow("operations.claim", retry=False)
-        else:
-            row = await self._db.fetchrow("operations.claim")
-        return None if row is None else _operation(row)
 
     async def take_up(self) -> Operation | None:
         """Take over the running operation of a supervisor that died; that one's writes are refused from now on."""
-        row = await self._db.fetchrow("operations.take_up")
-        return None if row is None else _operation(row)
 
-    async def expire(self, older_than_s: float) -> int:
+    @query(retry=True)
+    async def expire(self, older_than_s: float) -> RowCount:
         """Fail operations that were requested longer ago and never claimed; return how many. Changed configuration
         stays wanted."""
-        return len(await self._db.fetch("operations.expire", older_than_s))
 
+    @query(binds=("operation.id", "operation.attempt", "progress", "result"), missing=_taken)
     async def note(self, operation: Operation, progress: str, result: Mapping[str, Any]) -> None:
         """Record the progress. Errors: StaleEpochError when another supervisor has it."""
-        if await self._db.fetchrow("operations.note", operation.id, operation.attempt, progress, dict(result)) is None:
-            raise _taken(operation)
 
+    @query(binds=("operation.id", "operation.attempt", "state", "error", "result", "progress"), missing=_taken)
     async def finish(
         self,
         operation: Operation,
@@ -147,24 +117,12 @@ class OperationStore:
         progress: str = "",
     ) -> None:
         """Write the end (done or failed). Errors: StaleEpochError when another supervisor has it."""
-        row = await self._db.fetchrow(
-            "operations.finish", operation.id, operation.attempt, state, error, dict(result), progress
-        )
-        if row is None:
-            raise _taken(operation)
 
+    @query("known_parts")
     async def parts(self) -> dict[str, str]:
         """Return the parts that run and can be named: name -> kind (actor or serve)."""
-        return {row["name"]: row["kind"] for row in await self._db.fetch("operations.known_parts")}
 
+    @query(row=itemgetter("args"))
     async def last_wheel(self) -> dict[str, Any] | None:
         """Return the arguments of the newest deployment of a wheel: `wheel` and `previous_wheel`; None when there was
         none."""
-        row = await self._db.fetchrow("operations.last_wheel")
-        return None if row is None else dict(row["args"])
-
-
-def _taken(operation: Operation) -> StaleEpochError:
-    return StaleEpochError(
-        f"operation {operation.id} attempt {operation.attempt} is another supervisor's now", remedy="leave it alone"
-    )

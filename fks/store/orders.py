@@ -6,17 +6,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import asyncpg
 
 from fks.model.account import Position
 from fks.model.errors import BugError, StaleEpochError
-from fks.model.order import Fill, Order, OrderType, Request, Role, Side, State, TimeInForce
+from fks.model.order import Fill, Order, Side
 from fks.model.signal import Signal, SignalState
-from fks.model.timeframe import to_datetime, to_ns
+from fks.model.timeframe import to_datetime
+from fks.store.base import SqlStore, columns_of, query, reads
 from fks.store.db import Database, Querier, Row
 from fks.store.group_commit import GroupCommit
 from fks.store.order_rows import EVENT, ORDER, POSITION, TRADE, EventRow, Packers, TradeRow, statement
@@ -253,16 +253,8 @@ class OrderJournal:
 
     async def booked(self, account_id: int, fills: Sequence[Fill]) -> set[uuid.UUID]:
         """Return the ids of those executions of an account that are booked already, under these ids or earlier ones."""
-        return set(
-            await self._db.fetchval(
-                "orders.booked",
-                [f.fill_id for f in fills],
-                account_id,
-                [f.venue for f in fills],
-                [f.symbol for f in fills],
-                [f.venue_trade_id for f in fills],
-            )
-        )
+        ids, *names = columns_of(fills, "fill_id", "venue", "symbol", "venue_trade_id")
+        return set(await self._db.fetchval("orders.booked", ids, account_id, *names))
 
     def _led(self, row: Row | None) -> Row:
         assert row is not None
@@ -293,16 +285,22 @@ def _numbers(groups: Iterable[Sequence[object]]) -> list[int]:
     return [number for number, group in enumerate(groups) for _ in group]
 
 
-class OrderStore:
-    """Reads of orders, events and executions, and the cancel request. Takes a database or an open transaction."""
+order_of = reads(
+    Order,
+    venue_time_ns="venue_time",
+    valid_until_ns="valid_until",
+    refusal=lambda row: None,  # not stored
+)
+reads(EventRow, recv_ns="recv_time", venue_time_ns="venue_time")
+reads(Fill, side=lambda row: Side(row["trade_type"].lower()), time_ns="time")
+trade_of = reads(TradeRow)
 
-    def __init__(self, querier: Querier) -> None:
-        self._db = querier
+
+class OrderStore(SqlStore[Querier], queries="orders"):
+    """Reads of orders, events and executions, and the cancel request. Takes a database or an open transaction."""
 
     async def get(self, client_order_id: str) -> Order | None:
         """Return one order, or None."""
-        row = await self._db.fetchrow("orders.get", client_order_id)
-        return None if row is None else order_of(row)
 
     async def allocation(self, client_order_id: str) -> list[tuple[str, str]]:
         """Return the instances, and how much of each, whose positions a person's sale closes; [] when it closes those
@@ -312,44 +310,31 @@ class OrderStore:
 
     async def by_venue_id(self, venue: str, symbol: str, venue_order_id: str) -> Order | None:
         """Return the order with that `venue_order_id`, or None."""
-        row = await self._db.fetchrow("orders.by_venue_id", venue, symbol, venue_order_id)
-        return None if row is None else order_of(row)
 
     async def by_signal(self, signal_id: uuid.UUID) -> Order | None:
         """Return the newest order that a signal led to, or None."""
-        row = await self._db.fetchrow("orders.by_signal", signal_id)
-        return None if row is None else order_of(row)
 
     async def closes(self, signal_id: uuid.UUID) -> list[Order]:
         """Return the closing orders of an exit, oldest first."""
-        return [order_of(row) for row in await self._db.fetch("orders.closes", signal_id)]
 
     async def open(self, venues: Sequence[str]) -> list[Order]:
         """Return every order of these venues that may still fill or whose executions are not all here."""
-        return [order_of(row) for row in await self._db.fetch("orders.open", list(venues))]
 
     async def legs(self, parents: Sequence[str]) -> list[Order]:
         """Return the protection legs of these orders, of all attempts, oldest first."""
-        return [order_of(row) for row in await self._db.fetch("orders.legs", list(parents))]
 
+    @query("first_fill")
     async def first_fill_ns(self, client_order_id: str) -> int | None:
         """Return the time (ns) of an order's first execution, or None."""
-        at = await self._db.fetchval("orders.first_fill", client_order_id)
-        return None if at is None else to_ns(at)
 
     async def entries_of(self, account_id: int, venue: str, symbol: str, instance: str, held: Decimal) -> list[Order]:
         """Return the executed entries that make up `held` (absolute) of an instance, newest first."""
-        rows = await self._db.fetch("orders.entries_of", account_id, venue, symbol, instance, held)
-        return [order_of(row) for row in rows]
 
     async def is_ended_by_person(self, client_order_id: str) -> bool:
         """Return whether a person asked for the order's cancel."""
-        return bool(await self._db.fetchval("orders.is_ended_by_person", client_order_id))
 
     async def last_decision(self, account_id: int, symbol: str, instance: str) -> Order | None:
         """Return the newest entry, exit or person's order of an instance that was not denied, or None."""
-        row = await self._db.fetchrow("orders.last_decision", account_id, symbol, instance)
-        return None if row is None else order_of(row)
 
     async def page(
         self,
@@ -363,13 +348,9 @@ class OrderStore:
         limit: int = 100,
     ) -> list[Order]:
         """Return a page of orders, newest first; go on with the last one's `created_ns` as `before_ns`."""
-        before = None if before_ns is None else to_datetime(before_ns)
-        rows = await self._db.fetch("orders.page", state, symbol, instance, account_id, before, is_open, limit)
-        return [order_of(row) for row in rows]
 
     async def events(self, client_order_id: str) -> list[EventRow]:
         """Return every step of one order, in order."""
-        return [_event_of(row) for row in await self._db.fetch("orders.events", client_order_id)]
 
     async def fills(
         self,
@@ -387,12 +368,9 @@ class OrderStore:
 
     async def person_fills(self) -> list[TradeRow]:
         """Return the executions that persons reported when they settled orders, and reversed ones, oldest first."""
-        return [trade_of(row) for row in await self._db.fetch("orders.person_fills")]
 
     async def trade(self, fill_id: uuid.UUID) -> TradeRow | None:
         """Return one execution, or None."""
-        row = await self._db.fetchrow("orders.trade", fill_id)
-        return None if row is None else trade_of(row)
 
     async def newest_fill(self, account_id: int, venue: str) -> Fill | None:
         """Return the account's newest execution at a venue that carries the venue's own id, or None."""
@@ -401,9 +379,6 @@ class OrderStore:
 
     async def last_fills(self, account_id: int, venue: str) -> dict[str, int]:
         """Return the time (ns) of the newest stored execution by symbol."""
-        return {
-            row["symbol"]: to_ns(row["time"]) for row in await self._db.fetch("orders.last_fills", account_id, venue)
-        }
 
     async def want_cancel(self, client_order_id: str, *, by: str, now_ns: int) -> Order | None:
         """Record the request to cancel an order; None when it is not open, or a cancel is under way already."""
@@ -414,104 +389,3 @@ class OrderStore:
 
     async def wanted_cancels(self, venues: Sequence[str]) -> list[str]:
         """Return the ids of open orders whose cancel was requested."""
-        return [row["client_order_id"] for row in await self._db.fetch("orders.wanted_cancels", list(venues))]
-
-
-_TIMES = {
-    "venue_time_ns": "venue_time",
-    "valid_until_ns": "valid_until",
-    "created_ns": "created_at",
-    "sent_ns": "sent_at",
-    "updated_ns": "updated_at",
-}
-_PLAIN = (
-    "client_order_id",
-    "account_id",
-    "venue",
-    "exchange",
-    "symbol",
-    "instance",
-    "venue_order_id",
-    "parent_id",
-    "group_id",
-    "code",
-    "detail",
-    "is_reduce_only",
-    "is_stale",
-    "is_late",
-    "is_overfilled",
-    "is_acknowledged",
-    "epoch",
-    "trace_id",
-    "attempt",
-)
-_MONEY = (
-    "quantity",
-    "price",
-    "stop_price",
-    "stop_loss",
-    "take_profit",
-    "filled",
-    "average_price",
-    "reported_cum_qty",
-)
-
-
-def order_of(row: Row) -> Order:
-    """Return a row of the orders table as a value."""
-    values: dict[str, Any] = {name: _ns(row[column]) for name, column in _TIMES.items()}
-    for name in ("venue_time_ns", "created_ns", "updated_ns"):
-        values[name] = values[name] or 0
-    values.update({name: row[name] for name in (*_PLAIN, *_MONEY)})
-    return Order(
-        intent_id=row["intent_id"],
-        signal_id=row["signal_id"],
-        role=Role(row["role"]),
-        side=Side(row["side"]),
-        type=OrderType(row["type"]),
-        time_in_force=TimeInForce(row["time_in_force"]),
-        state=State(row["state"]),
-        request=Request(row["request"]),
-        **values,
-    )
-
-
-def _event_of(row: Row) -> EventRow:
-    return EventRow(
-        client_order_id=row["client_order_id"],
-        event_id=row["event_id"],
-        event=row["event"],
-        from_state=None if row["from_state"] is None else State(row["from_state"]),
-        to_state=State(row["to_state"]),
-        source=row["source"],
-        recv_ns=to_ns(row["recv_time"]),
-        epoch=row["epoch"],
-        venue_time_ns=_ns(row["venue_time"]) or 0,
-        payload=row["payload"],
-    )
-
-
-def trade_of(row: Row) -> TradeRow:
-    """Return a row of the trades table as a value."""
-    fill = Fill(
-        fill_id=row["fill_id"],
-        client_order_id=row["client_order_id"],
-        venue_order_id=row["venue_order_id"],
-        venue_trade_id=row["venue_trade_id"],
-        account_id=row["account_id"],
-        venue=row["venue"],
-        symbol=row["symbol"],
-        side=Side(row["trade_type"].lower()),
-        quantity=row["quantity"],
-        price=row["price"],
-        fee=row["fee"],
-        fee_currency=row["fee_currency"],
-        time_ns=to_ns(row["time"]),
-        is_maker=row["is_maker"],
-        source=row["source"],
-    )
-    return TradeRow(fill, row["instance"], row["realized_pnl"], row["order_type"], row["is_late"])
-
-
-def _ns(moment: datetime | None) -> int | None:
-    return None if moment is None else to_ns(moment)

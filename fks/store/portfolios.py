@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from fks.futures import instrument_of_symbol
 from fks.model.errors import InputError
 from fks.portfolio.valuation import EquityBefore, HeldPosition, PortfolioHolding, Valuation, holding_of
+from fks.store.base import SqlStore, query, reads
 from fks.store.db import Database, Querier, Row, Session
 
 #: Not a number alone: a portfolio is named by its number or its name.
@@ -39,14 +40,11 @@ class Portfolio:
     is_complete: bool | None
 
 
-_FIELDS = tuple(field.name for field in fields(Portfolio))
+_portfolio = reads(Portfolio)
 
 
-class PortfolioStore:
+class PortfolioStore(SqlStore[Querier], queries="portfolios"):
     """Reads of portfolios and of their holdings, in the transaction of a Session or each by itself."""
-
-    def __init__(self, db: Querier) -> None:
-        self._db = db
 
     async def all(self, *, with_archived: bool = False) -> list[Portfolio]:
         """Return the portfolios, by name."""
@@ -91,9 +89,9 @@ class PortfolioStore:
         held = (_position(row, {}) for row in rows if row["quantity"])
         return {position.symbol for position in held if position is not None and position.is_contract}
 
+    @query("transfers")
     async def transferred(self, portfolio_id: int) -> dict[str, Decimal]:
         """Return deposits less withdrawals of member accounts since they joined, by asset."""
-        return {row["asset"]: row["amount"] for row in await self._db.fetch("portfolios.transfers", portfolio_id)}
 
     async def before(self, portfolio_id: int) -> EquityBefore | None:
         """Return the last complete equity; None while there is none."""
@@ -105,8 +103,6 @@ class PortfolioStore:
 
     async def lock(self, portfolio_id: int) -> datetime | None:
         """Keep other writers of its equity out until the transaction ends, and return the time; None if archived."""
-        moment: datetime | None = await self._db.fetchval("portfolios.lock", portfolio_id)
-        return moment
 
     async def note_equity(
         self,
@@ -130,7 +126,6 @@ class PortfolioStore:
 
     async def equity(self, portfolio_id: int, since: datetime, limit: int) -> list[dict[str, Any]]:
         """Return the equity over time, oldest first: the newest `limit` rows."""
-        return [dict(row) for row in await self._db.fetch("portfolios.equity", portfolio_id, since, limit)]
 
 
 class PortfolioChanges:
@@ -260,10 +255,6 @@ def _taken(name: str) -> InputError:
         status=409,
         remedy="choose another name",
     )
-
-
-def _portfolio(row: Row) -> Portfolio:
-    return Portfolio(**{name: row[name] for name in _FIELDS})
 
 
 def _position(row: Row, prices: Mapping[str, Decimal | None]) -> HeldPosition | None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from fks.model.timeframe import bar_end, bar_start, to_datetime
+from fks.store.base import RowCount, SqlStore, query
 from fks.store.db import Database
 
 
-class PruneStore:
+class PruneStore(SqlStore[Database], queries="prune"):
     """Deletes by series. Errors of all methods: OutageError."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def count(self, exchange: str, symbol: str, timeframe: str, before_ns: int) -> int:
         """Return how many bars of a series open before `before_ns`."""
-        return int(await self._db.fetchval("prune.count", exchange, symbol, timeframe, to_datetime(before_ns)))
 
     async def series(self, exchange: str, symbol: str, timeframe: str, oldest_ns: int, before_ns: int) -> int:
         """Delete the bars of a series from `oldest_ns` to before `before_ns`, a month at a time; return how many.
@@ -36,6 +33,6 @@ class PruneStore:
             at_ns = end_ns
         return deleted
 
-    async def outages(self, before_ns: int) -> int:
+    @query(retry=True)
+    async def outages(self, before_ns: int) -> RowCount:
         """Delete outages of feeds that ended before a time; return how many."""
-        return int((await self._db.execute("prune.outages", to_datetime(before_ns), retry=True)).rsplit(" ", 1)[-1])

@@ -12,7 +12,8 @@ import asyncpg
 from fks.model.bar import Bar
 from fks.model.market import Suspect
 from fks.model.timeframe import to_datetime, to_ns
-from fks.store.db import Querier, Row
+from fks.store.base import RowCount, SqlStore, columns_of, query, reads
+from fks.store.db import Querier
 
 TEXT_MAX = 4000  # characters stored of a message
 NAME_MAX = 200  # characters stored of a name: an index holds no more than 2.7 kB
@@ -75,13 +76,16 @@ class HeldRow:
 Refused = Callable[[Held, Exception], None]
 
 
-class QuarantineStore:
+reads(Held, time_ns="time")
+
+
+class QuarantineStore(SqlStore[Querier], queries="quarantine"):
     """The table `quarantine`. Errors of all methods: OutageError."""
 
     def __init__(self, db: Querier, refused: Refused | None = None) -> None:
         """Make a store. `refused` is called with rows that PostgreSQL does not take, and `add` goes on; None: `add`
         raises the error."""
-        self._db = db
+        super().__init__(db)
         self._refused = refused
 
     async def add(self, items: Sequence[Held]) -> int:
@@ -103,18 +107,14 @@ class QuarantineStore:
         if not items:
             return 0
         unique = list({_key(item): item for item in items}.values())
-        columns: list[list[Any]] = [
-            [getattr(item, name) for item in unique] for name in ("exchange", "symbol", "channel", "timeframe")
-        ]
-        columns.append([None if item.time_ns is None else to_datetime(item.time_ns) for item in unique])
-        columns += [[getattr(item, name) for item in unique] for name in ("reason", "payload", "source")]
+        names = ("exchange", "symbol", "channel", "timeframe", "time_ns", "reason", "payload", "source")
+        columns = columns_of(unique, *names)
         return len(await self._db.fetch("quarantine.add", *columns))
 
     async def rows(
         self, exchange: str | None = None, symbol: str | None = None, *, with_settled: bool = False, limit: int = 100
     ) -> list[HeldRow]:
         """Return the newest first."""
-        return [_row(row) for row in await self._db.fetch("quarantine.rows", exchange, symbol, with_settled, limit)]
 
     async def confirmed(self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> set[Numbers]:
         """Return the numbers of the bars with start <= open time < end that were held and then confirmed.
@@ -126,13 +126,13 @@ class QuarantineStore:
         )
         return {(to_ns(row["time"]), *(row["payload"].get(name, "") for name in _COLUMNS)) for row in rows}
 
+    @query("count")
     async def counts(self) -> list[dict[str, Any]]:
         """Return exchange, symbol, channel, timeframe, reason, held, oldest, newest of the unsettled values."""
-        return [dict(row) for row in await self._db.fetch("quarantine.count")]
 
-    async def settle(self, ids: Sequence[int], verdict: Settled) -> int:
+    @query(retry=True)
+    async def settle(self, ids: Sequence[int], verdict: Settled) -> RowCount:
         """Settle rows; return how many. The first result of a row stands."""
-        return len(await self._db.fetch("quarantine.settle", list(ids), verdict.value))
 
     async def settle_bars(
         self, exchange: str, symbol: str, timeframe: str, times_ns: Sequence[int], verdict: Settled
@@ -141,9 +141,9 @@ class QuarantineStore:
         times = [to_datetime(time_ns) for time_ns in times_ns]
         return len(await self._db.fetch("quarantine.settle_bars", exchange, symbol, timeframe, times, verdict.value))
 
-    async def forget(self, before_ns: int) -> int:
+    @query(retry=True)
+    async def forget(self, before_ns: int) -> RowCount:
         """Drop what was received before a moment, settled or not; return how many rows."""
-        return len(await self._db.fetch("quarantine.forget", to_datetime(before_ns)))
 
 
 def numbers_of(bar: Bar) -> Numbers:
@@ -173,26 +173,6 @@ def _texts(value: Any) -> Any:
     if isinstance(value, dict):
         return {_text(key): _texts(one) for key, one in value.items()}
     return [_texts(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def _row(row: Row) -> HeldRow:
-    held = Held(
-        row["exchange"],
-        row["symbol"],
-        row["channel"],
-        row["reason"],
-        row["payload"],
-        row["timeframe"],
-        None if row["time"] is None else to_ns(row["time"]),
-        row["source"],
-    )
-    return HeldRow(
-        row["id"],
-        held,
-        to_ns(row["received_at"]),
-        None if row["verdict"] is None else Settled(row["verdict"]),
-        None if row["settled_at"] is None else to_ns(row["settled_at"]),
-    )
 
 
 def _key(item: Held) -> tuple[object, ...]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from fks.model.timeframe import to_datetime, to_ns
 from fks.search.ledger import Earlier, ResearchRun, held_back_ns, run_of_backtest, run_of_search, with_ledger
+from fks.store.base import SqlStore, query, reads
 from fks.store.db import Querier
 
+_run = reads(ResearchRun, start_ns="start_time", end_ns="end_time")
 
-class ResearchRunStore:
+
+class ResearchRunStore(SqlStore[Querier], queries="research_runs"):
     """The table `research_runs`. Errors: OutageError."""
-
-    def __init__(self, db: Querier) -> None:
-        self._db = db
 
     async def record_search(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Record a search; return its document with the section `ledger`. The same search again sees the same others,
@@ -28,23 +29,9 @@ class ResearchRunStore:
         """Record a backtest of one strategy."""
         await self.add(run_of_backtest(document))
 
+    @query(binds=tuple(f"run.{field.name}" for field in fields(ResearchRun)))
     async def add(self, run: ResearchRun) -> None:
         """Record a run; one with the same fingerprint stays as it is."""
-        await self._db.execute(
-            "research_runs.add",
-            run.fingerprint,
-            run.kind,
-            run.strategy,
-            run.exchange,
-            run.symbol,
-            run.timeframe,
-            to_datetime(run.start_ns),
-            to_datetime(run.end_ns),
-            run.trials,
-            run.sharpe_mean,
-            run.sharpe_spread,
-            run.sharpe_best,
-        )
 
     async def earlier(self, run: ResearchRun, held_back_ns: tuple[int, int] | None = None) -> Earlier:
         """Return the sums over the other runs on its symbol whose bars overlap its own in time."""
@@ -64,23 +51,4 @@ class ResearchRunStore:
 
     async def list(self, symbol: str | None = None, *, limit: int = 100) -> list[tuple[ResearchRun, int]]:
         """Return runs with the moment they were recorded, newest first."""
-        return [
-            (
-                ResearchRun(
-                    row["fingerprint"],
-                    row["kind"],
-                    row["strategy"],
-                    row["exchange"],
-                    row["symbol"],
-                    row["timeframe"],
-                    to_ns(row["start_time"]),
-                    to_ns(row["end_time"]),
-                    row["trials"],
-                    row["sharpe_mean"],
-                    row["sharpe_spread"],
-                    row["sharpe_best"],
-                ),
-                to_ns(row["ran_at"]),
-            )
-            for row in await self._db.fetch("research_runs.list", symbol, limit)
-        ]
+        return [(_run(row), to_ns(row["ran_at"])) for row in await self._db.fetch("research_runs.list", symbol, limit)]

@@ -10,7 +10,6 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from fks.config.runtime import overlay
 from fks.config.secrets import check_private, write_private
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, FksError, InputError
-from fks.model.timeframe import to_ns
-from fks.store.db import Database, Querier, Row, Session
+from fks.store.base import SqlStore, reads
+from fks.store.db import Database, Querier, Session
 from fks.store.operations import Operation, OperationStore
 
 #: Seconds that a starting process waits for the newest version before it takes the node's copy.
@@ -63,35 +62,29 @@ def copy_file(paths: Paths) -> Path:
     return paths.run / "runtime.json"
 
 
-class RuntimeConfigStore:
-    """Reads and writes of versions. Errors: OutageError."""
+_version = reads(ConfigVersion)
 
-    def __init__(self, querier: Querier) -> None:
-        self._db = querier
+
+class RuntimeConfigStore(SqlStore[Querier], queries="runtime_config"):
+    """Reads and writes of versions. Errors: OutageError."""
 
     async def wanted(self) -> ConfigVersion | None:
         """Return the newest version that did not fail; None when nothing was ever changed."""
-        return _maybe(await self._db.fetchrow("runtime_config.wanted"))
 
     async def get(self, version: int) -> ConfigVersion | None:
         """Return one version, or None."""
-        return _maybe(await self._db.fetchrow("runtime_config.get", version))
 
     async def before(self, version: int) -> ConfigVersion | None:
         """Return the version that was in force before this one; None for the file alone."""
-        return _maybe(await self._db.fetchrow("runtime_config.before", version))
 
     async def history(self, limit: int = 50) -> list[ConfigVersion]:
         """Return the newest versions first."""
-        return [_version(row) for row in await self._db.fetch("runtime_config.history", limit)]
 
     async def activate(self, version: int) -> None:
         """Mark a version as rolled out. Idempotent."""
-        await self._db.execute("runtime_config.activate", version)
 
     async def fail(self, version: int, error: str) -> None:
         """Mark a version as failed. Idempotent."""
-        await self._db.execute("runtime_config.fail", version, error)
 
 
 async def propose(
@@ -218,27 +211,3 @@ def _keep(paths: Paths, version: int, values: Mapping[str, Any]) -> None:
         write_private(copy_file(paths), json.dumps({"version": version, "values": dict(values)}, indent=1) + "\n")
     except OSError:
         return
-
-
-def _ns(moment: datetime | None) -> int | None:
-    return None if moment is None else to_ns(moment)
-
-
-def _maybe(row: Row | None) -> ConfigVersion | None:
-    return None if row is None else _version(row)
-
-
-def _version(row: Row) -> ConfigVersion:
-    return ConfigVersion(
-        version=row["version"],
-        values=row["values"],
-        changes=row["changes"],
-        kind=row["kind"],
-        rolls_back_to=row["rolls_back_to"],
-        state=row["state"],
-        changed_by=row["changed_by"],
-        reason=row["reason"],
-        error=row["error"],
-        created_ns=to_ns(row["created_at"]),
-        finished_ns=_ns(row["finished_at"]),
-    )

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from fks.model.ports import Lease
-from fks.model.timeframe import to_datetime, to_ns
-from fks.store.db import Querier, Row
-from fks.store.leases import fence_of
+from fks.model.timeframe import to_datetime
+from fks.store.base import FencedStore, query, reads
+from fks.store.db import Querier
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +62,22 @@ class Settlement:
         return f"settle:{self.id}"
 
 
-class SettlementStore:
-    """Reads and writes of order_settlements and reconcile_requests."""
+def _fill(item: Mapping[str, str]) -> ReportedFill:
+    if item.get("venue_trade_id"):
+        return ReportedFill(venue_trade_id=item["venue_trade_id"])
+    return ReportedFill(
+        quantity=Decimal(item["quantity"]),
+        price=Decimal(item["price"]),
+        fee=Decimal(item["fee"]),
+        fee_currency=item["fee_currency"],
+    )
 
-    def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
-        self._db, self._lease = querier, lease
+
+_settlement = reads(Settlement, fills=lambda row: tuple(map(_fill, row["fills"])))
+
+
+class SettlementStore(FencedStore[Querier], queries="settlements"):
+    """Reads and writes of order_settlements and reconcile_requests."""
 
     async def propose(
         self,
@@ -98,78 +108,32 @@ class SettlementStore:
 
     async def find(self, client_order_id: str, code: str) -> Settlement | None:
         """Return the settlement of an order that has this confirmation code, or None."""
-        row = await self._db.fetchrow("settlements.find", client_order_id, code)
-        return None if row is None else _settlement(row)
 
     async def confirm(self, id: int, now_ns: int) -> None:
         """Release it to the order manager. Idempotent."""
-        await self._db.execute("settlements.confirm", id, to_datetime(now_ns))
 
     async def get(self, id: int) -> Settlement | None:
         """Return one settlement, or None."""
-        row = await self._db.fetchrow("settlements.get", id)
-        return None if row is None else _settlement(row)
 
     async def confirmed(self, venues: Sequence[str]) -> list[Settlement]:
         """Return the settlements that the order manager of these venues has to apply, oldest first."""
-        return [_settlement(row) for row in await self._db.fetch("settlements.confirmed", list(venues))]
 
+    @query(is_fenced=True)
     async def finish(self, id: int, error: str | None, now_ns: int) -> None:
         """End a settlement: applied, or refused with `error`."""
-        await self._db.execute("settlements.finish", id, error, to_datetime(now_ns), *fence_of(self._lease))
 
     # ── requests to reconcile ────────────────────────────────────────────────────────────────────
     async def request_reconcile(self, venue: str, *, by: str, now_ns: int) -> int:
         """Ask for the comparison of a venue with the journal; return the request's id."""
-        id = await self._db.fetchval("settlements.request_reconcile", venue, by, to_datetime(now_ns))
-        assert isinstance(id, int)
-        return id
 
     async def reconcile_requests(self, venues: Sequence[str]) -> dict[str, list[int]]:
         """Return the ids of the open requests, by venue."""
-        rows = await self._db.fetch("settlements.reconcile_requests", list(venues))
-        return {row["venue"]: row["ids"] for row in rows}
 
+    @query(is_fenced=True)
     async def finish_reconcile(
         self, ids: Sequence[int], result: Mapping[str, object], error: str | None, now_ns: int
     ) -> None:
         """End requests with the findings of the comparison."""
-        await self._db.execute(
-            "settlements.finish_reconcile", list(ids), dict(result), error, to_datetime(now_ns), *fence_of(self._lease)
-        )
 
     async def reconcile(self, ids: Sequence[int]) -> list[dict[str, Any]]:
         """Return requests by id, as the API shows them."""
-        return [dict(row) for row in await self._db.fetch("settlements.reconcile", list(ids))]
-
-
-def _settlement(row: Row) -> Settlement:
-    def ns(name: str) -> int | None:
-        return None if row[name] is None else to_ns(row[name])
-
-    return Settlement(
-        id=row["id"],
-        client_order_id=row["client_order_id"],
-        outcome=row["outcome"],
-        fills=tuple(_fill(item) for item in row["fills"]),
-        filled=row["filled"],
-        by=row["by"],
-        reason=row["reason"],
-        confirm_code=row["confirm_code"],
-        requested_ns=to_ns(row["requested_at"]),
-        confirmed_ns=ns("confirmed_at"),
-        applied_ns=ns("applied_at"),
-        error=row["error"],
-        is_journaled=row["is_journaled"],
-    )
-
-
-def _fill(item: Mapping[str, str]) -> ReportedFill:
-    if item.get("venue_trade_id"):
-        return ReportedFill(venue_trade_id=item["venue_trade_id"])
-    return ReportedFill(
-        quantity=Decimal(item["quantity"]),
-        price=Decimal(item["price"]),
-        fee=Decimal(item["fee"]),
-        fee_currency=item["fee_currency"],
-    )

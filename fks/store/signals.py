@@ -5,15 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from fks.model.order import OrderType, Side, TimeInForce
-from fks.model.ports import Lease
-from fks.model.signal import Kind, Signal, SignalState
-from fks.model.timeframe import iso, to_datetime, to_ns
-from fks.store.db import Querier, Row
-from fks.store.leases import fence_of
+from fks.model.signal import Signal, SignalState
+from fks.model.timeframe import iso, to_datetime
+from fks.store.base import FencedStore, query, reads
+from fks.store.db import Querier
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +63,15 @@ class Waiting:
     age_s: float
 
 
-class SignalStore:
-    """Reads and writes of the signals table. Takes a database or an open transaction."""
+reads(EndRequest)
 
-    def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
-        self._db, self._lease = querier, lease
+
+reads(Signal, ts_event_ns="ts_event", valid_until_ns="valid_until", rests_until_ns="rests_until")
+record_of = reads(SignalRecord)
+
+
+class SignalStore(FencedStore[Querier], queries="signals"):
+    """Reads and writes of the signals table. Takes a database or an open transaction."""
 
     async def insert(self, signals: Sequence[Signal], body_hash: str | None = None) -> list[uuid.UUID]:
         """Insert the signals that are not stored yet and return their ids; a replay inserts nothing and returns
@@ -85,12 +86,9 @@ class SignalStore:
     ) -> list[SignalRecord]:
         """Return signals of these venues that have no outcome and need no approval, oldest first: at most `limit` of
         one instance and symbol, and twenty times that in all. Those that are `known` are left out."""
-        rows = await self._db.fetch("signals.ready", list(venues), limit, list(known))
-        return [record_of(row) for row in rows]
 
     async def ready_elsewhere(self, venues: Sequence[str], limit: int = 500) -> list[SignalRecord]:
         """Return the oldest signals without outcome at any other venue than these: no session carries them."""
-        return [record_of(row) for row in await self._db.fetch("signals.ready_elsewhere", list(venues), limit)]
 
     async def waiting(self, venues: Sequence[str]) -> dict[str, Waiting]:
         """Return the number and age of the signals that `ready` would find, by venue; venues without any are left
@@ -100,23 +98,18 @@ class SignalStore:
 
     async def get(self, signal_id: uuid.UUID) -> SignalRecord | None:
         """Return one signal, or None."""
-        row = await self._db.fetchrow("signals.get", signal_id)
-        return None if row is None else record_of(row)
 
+    @query(is_fenced=True)
     async def finish(
         self,
         signal_id: uuid.UUID,
         state: SignalState,
         *,
-        now_ns: int,
         code: str | None = None,
         detail: str | None = None,
+        now_ns: int,
     ) -> bool:
         """Write the outcome of a signal that leads to no order. False: it already had one, and keeps it."""
-        row = await self._db.fetchrow(
-            "signals.finish", signal_id, state.value, code, detail, to_datetime(now_ns), *fence_of(self._lease)
-        )
-        return row is not None
 
     async def decide(self, signal_id: uuid.UUID, *, approve: bool, by: str, now_ns: int) -> SignalRecord | None:
         """Approve or decline a pending signal in a person's name; None when it is not pending or its time is over."""
@@ -124,17 +117,13 @@ class SignalStore:
         row = await self._db.fetchrow("signals.decide", signal_id, state.value, by, to_datetime(now_ns))
         return None if row is None else record_of(row)
 
+    @query(is_fenced=True)
     async def expire(self, now_ns: int) -> list[SignalRecord]:
         """End every pending signal whose `valid_until` has passed, and return those."""
-        rows = await self._db.fetch("signals.expire", to_datetime(now_ns), *fence_of(self._lease))
-        return [record_of(row) for row in rows]
 
     # ── keys of requests without one ─────────────────────────────────────────────────────────────
     async def derived_key(self, principal: str, body_hash: str, window_s: float) -> str | None:
         """Return the key of the caller's request with this body that arrived within `window_s`, or None."""
-        key = await self._db.fetchval("signals.derived_key", principal, body_hash, window_s)
-        assert key is None or isinstance(key, str)
-        return key
 
     async def claim_key(self, principal: str, body_hash: str, key: str, window_s: float) -> str:
         """Return the key under which the caller's request with this body is committed: `key`, or the one that another
@@ -149,33 +138,27 @@ class SignalStore:
     async def request_end(self, signal_id: uuid.UUID, *, by: str, now_ns: int) -> int | None:
         """Request the end of a signal's exit and return the request's id; None when the journal shows no such exit in
         progress. A request that is still open is returned instead of a second one."""
-        id = await self._db.fetchval("signals.request_end", signal_id, by, to_datetime(now_ns))
-        assert id is None or isinstance(id, int)
-        return id
 
     async def end_request(self, id: int) -> EndRequest | None:
         """Return one request to end an exit, or None."""
-        row = await self._db.fetchrow("signals.end_request", id)
-        return None if row is None else _end_request(row)
 
     async def end_of(self, signal_id: uuid.UUID) -> EndRequest | None:
         """Return the newest request to end a signal's exit that was not refused, or None."""
-        row = await self._db.fetchrow("signals.end_of", signal_id)
-        return None if row is None else _end_request(row)
 
     async def end_requests(self) -> list[tuple[int, str, Signal]]:
         """Return the open requests, oldest first: their id, the person, and the signal whose exit is meant."""
         rows = await self._db.fetch("signals.end_requests")
         return [(row["request_id"], row["request_by"], record_of(row).signal) for row in rows]
 
+    @query(is_fenced=True)
     async def finish_end_request(self, id: int, error: str | None, now_ns: int) -> None:
         """Answer a request to end an exit: carried out, or refused with `error`."""
-        await self._db.execute("signals.finish_end_request", id, error, to_datetime(now_ns), *fence_of(self._lease))
 
+    @query(is_fenced=True)
     async def record_end(self, signal_id: uuid.UUID, detail: str) -> bool:
         """Add `detail` to a signal that led to orders. False: it did not, or a newer epoch owns the lease."""
-        return await self._db.fetchrow("signals.record_end", signal_id, detail, *fence_of(self._lease)) is not None
 
+    @query("list")
     async def page(
         self,
         *,
@@ -186,8 +169,6 @@ class SignalStore:
         limit: int = 100,
     ) -> list[SignalRecord]:
         """Return a page of signals, newest first; go on with the last one's `seq` as `before_seq`."""
-        rows = await self._db.fetch("signals.list", state, instance, symbol, before_seq, limit)
-        return [record_of(row) for row in rows]
 
 
 def signal_json(signal: Signal) -> dict[str, Any]:
@@ -229,53 +210,3 @@ _NUMBERS = (
     *("size", "limit_price", "stop_price", "stop_loss", "take_profit", "trail", "reference_price", "volatility"),
     "size_share",
 )
-
-
-def record_of(row: Row) -> SignalRecord:
-    """Return a row of the signals table as a value."""
-    signal = Signal(
-        id=row["id"],
-        source=row["source"],
-        instance=row["instance"],
-        params_version=row["params_version"],
-        account_id=row["account_id"],
-        venue=row["venue"],
-        exchange=row["exchange"],
-        symbol=row["symbol"],
-        timeframe=row["timeframe"],
-        ts_event_ns=to_ns(row["ts_event"]),
-        ordinal=row["ordinal"],
-        kind=Kind(row["kind"]),
-        side=Side(row["side"]),
-        type=OrderType(row["type"]),
-        time_in_force=TimeInForce(row["time_in_force"]),
-        **{name: row[name] for name in _NUMBERS},
-        valid_until_ns=_ns(row["valid_until"]),
-        rests_until_ns=_ns(row["rests_until"]),
-        is_reduce_only=row["is_reduce_only"],
-        is_add=row["is_add"],
-        reason=row["reason"],
-        state=SignalState(row["state"]),
-        trace_id=row["trace_id"],
-    )
-    return SignalRecord(
-        signal=signal,
-        seq=row["seq"],
-        code=row["code"],
-        detail=row["detail"],
-        client_order_id=row["client_order_id"],
-        decided_by=row["decided_by"],
-        decided_ns=_ns(row["decided_at"]),
-        body_hash=row["body_hash"],
-        created_ns=to_ns(row["created_at"]),
-    )
-
-
-def _end_request(row: Row) -> EndRequest:
-    return EndRequest(
-        row["id"], row["signal_id"], row["by"], to_ns(row["requested_at"]), _ns(row["finished_at"]), row["error"]
-    )
-
-
-def _ns(moment: datetime | None) -> int | None:
-    return None if moment is None else to_ns(moment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -14,8 +14,9 @@ import numpy as np
 from fks.model.bar import Bars, Floats
 from fks.model.errors import BugError
 from fks.model.signal import Signal
-from fks.model.timeframe import to_datetime, to_ns
-from fks.store.db import Querier, Row
+from fks.model.timeframe import to_datetime
+from fks.store.base import SqlStore, query, reads
+from fks.store.db import Querier
 from fks.store.signals import signal_json
 
 
@@ -77,6 +78,10 @@ class Owner:
     shards: int = 1
     only: str | None = None
 
+    @property
+    def is_single(self) -> bool:
+        return self.only is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
@@ -108,54 +113,15 @@ class NewInstance:
     pyramiding: int = 1  # most entries of one position
 
 
-def _ns(moment: datetime | None) -> int | None:
-    return None if moment is None else to_ns(moment)
-
-
 def _time(time_ns: int | None) -> datetime | None:
     return None if time_ns is None else to_datetime(time_ns)
 
 
-_SAME = (
-    "id",
-    "strategy",
-    "params",
-    "params_version",
-    "exchange",
-    "symbol",
-    "timeframe",
-    "account_id",
-    "venue",
-    "sizing",
-    "size",
-    "approval",
-    "valid_for_s",
-    "is_enabled",
-    "shard",
-    "state",
-    "error",
-    "last_target",
-    "epoch",
-    "is_isolated",
-    "crashes",
-    "traceback",
-    "pyramiding",
-    "is_leaving",
-)
+_version = reads(ParameterVersion)
+instance_of = reads(Instance, anchor_ns="anchor_time", cursor_ns="cursor_time", sealed_ns="sealed_through")
 
 
-def instance_of(row: Row) -> Instance:
-    """Return a row of strategy_instances."""
-    return Instance(
-        **{name: row[name] for name in _SAME},
-        anchor_ns=_ns(row["anchor_time"]),
-        cursor_ns=_ns(row["cursor_time"]),
-        sealed_ns=_ns(row["sealed_through"]),
-        crashed_ns=_ns(row["crashed_at"]),
-    )
-
-
-class StrategyStore:
+class StrategyStore(SqlStore[Querier], queries="strategies"):
     """Reads and fenced writes of strategy_instances. Takes a database or an open transaction.
 
     `owner` is the worker that writes; without one only a person's writes and reads may be used. A fenced write that
@@ -166,7 +132,7 @@ class StrategyStore:
     is_shadow = False
 
     def __init__(self, querier: Querier, owner: Owner | None = None) -> None:
-        self._db = querier
+        super().__init__(querier)
         self._owner = owner
 
     @property
@@ -176,15 +142,13 @@ class StrategyStore:
             raise BugError("a fenced write of strategy_instances without an owner")
         return self._owner
 
+    @query(binds=("owner.shard", "owner.shards", "owner.only", "owner.lease", "owner.epoch"))
     async def claim(self) -> None:
         """Write our epoch on our instances, for people; the fence is the lease itself."""
-        mine = self.owner
-        await self._db.execute("strategies.claim", mine.shard, mine.shards, mine.only, mine.lease, mine.epoch)
 
+    @query(binds=("owner.shard", "owner.shards", "owner.only"))
     async def due(self) -> list[Instance]:
         """Return the owner's enabled instances with how far their bars are sealed; suspects of a crash last."""
-        mine = self.owner
-        return [instance_of(row) for row in await self._db.fetch("strategies.due", mine.shard, mine.shards, mine.only)]
 
     async def lease_epoch(self) -> int:
         """Return the epoch that holds the owner's lease now; 0 when it never had one."""
@@ -236,7 +200,7 @@ class StrategyStore:
             target,
             to_datetime(anchor_ns),
             mine.lease,
-            mine.only is not None,
+            mine.is_single,
             [signal_json(s) for s in signals],
             None if moved is None else dict(moved),
             None if missed is None else dict(missed),
@@ -246,27 +210,13 @@ class StrategyStore:
         assert row is not None
         return set(row["added"]) if row["is_ours"] else None
 
+    @query(binds=("instance_id", "owner.epoch", "anchor_ns", "cursor_ns", "owner.lease", "owner.is_single"))
     async def anchor(self, instance_id: str, *, anchor_ns: int, cursor_ns: int) -> bool:
         """Write the anchor of a new instance's evaluation and the bar from which on it decides."""
-        mine = self.owner
-        row = await self._db.fetchrow(
-            "strategies.anchor",
-            instance_id,
-            mine.epoch,
-            to_datetime(anchor_ns),
-            to_datetime(cursor_ns),
-            mine.lease,
-            mine.only is not None,
-        )
-        return row is not None
 
+    @query(binds=("instance_id", "owner.epoch", "state", "error", "owner.lease", "owner.is_single"))
     async def set_state(self, instance_id: str, *, state: str, error: str | None = None) -> bool:
         """Write LOADING, RUNNING, or CRASHED with the reason."""
-        mine = self.owner
-        row = await self._db.fetchrow(
-            "strategies.set_state", instance_id, mine.epoch, state, error, mine.lease, mine.only is not None
-        )
-        return row is not None
 
     async def record_crash(
         self,
@@ -305,49 +255,30 @@ class StrategyStore:
 
     async def last_exit(self, worker: str, after_ns: int) -> tuple[str, Mapping[str, Any]] | None:
         """Return (reason, facts) of a worker's last end after a moment, from the supervisor's record; None: unknown."""
-        row = await self._db.fetchrow("strategies.last_exit", worker, to_datetime(after_ns))
-        return None if row is None else (row["reason"], row["payload"])
 
     async def exposure(self, instance_id: str) -> list[Exposure]:
         """Return the holdings of an instance and their protection."""
-        rows = await self._db.fetch("strategies.exposure", instance_id)
-        return [Exposure(row["symbol"], row["quantity"], row["venue"], row["protections"]) for row in rows]
 
     async def note(self, worker: str, event: str, reason: str, *, epoch: int, payload: Mapping[str, Any]) -> None:
         """Record an event (a new anchor)."""
-        await self._db.execute("strategies.note", worker, event, reason, epoch, dict(payload))
 
     async def get(self, instance_id: str) -> Instance | None:
-        row = await self._db.fetchrow("strategies.get", instance_id)
-        return None if row is None else instance_of(row)
+        """Return one instance, or None."""
 
     async def list(self) -> list[Instance]:
         """Return every instance, by id."""
-        return [instance_of(row) for row in await self._db.fetch("strategies.list")]
 
     async def add(self, new: NewInstance, *, by: str) -> bool:
         """Add an instance and its first parameter version; False when the id is taken or the account unknown. Needs a
         transaction to be all or nothing."""
-        row = await self._db.fetchrow(
-            "strategies.add",
-            new.id,
-            new.strategy,
-            dict(new.params),
-            new.exchange,
-            new.symbol,
-            new.timeframe,
-            new.account,
-            new.venue,
-            new.sizing,
-            new.size,
-            new.approval,
-            new.valid_for_s,
-            new.is_enabled,
-            new.pyramiding,
-        )
-        if row is not None:
+        is_added = await self._add(new)
+        if is_added:
             await self._db.execute("strategies.add_version", new.id, by, None)
-        return row is not None
+        return is_added
+
+    @query("add", binds=tuple(f"new.{field.name}" for field in fields(NewInstance)))
+    async def _add(self, new: NewInstance) -> bool:
+        """Add an instance without a parameter version."""
 
     async def set_params(
         self, instance_id: str, params: Mapping[str, Any], *, by: str, provenance: Mapping[str, Any] | None = None
@@ -362,41 +293,23 @@ class StrategyStore:
 
     async def versions(self, instance_id: str, *, limit: int = 100) -> Sequence[ParameterVersion]:
         """Return the versions of an instance's parameters, newest first."""
-        return [
-            ParameterVersion(
-                row["version"], row["params"], row["changed_by"], to_ns(row["created_at"]), row["provenance"]
-            )
-            for row in await self._db.fetch("strategies.versions", instance_id, limit)
-        ]
 
     async def version_of_request(self, request: str) -> tuple[str, ParameterVersion] | None:
         """Return (instance, version) of the parameters that a request with an id of the caller's made, or None."""
         row = await self._db.fetchrow("strategies.version_of_request", request)
-        if row is None:
-            return None
-        made = ParameterVersion(
-            row["version"], row["params"], row["changed_by"], to_ns(row["created_at"]), row["provenance"]
-        )
-        return row["instance_id"], made
+        return None if row is None else (row["instance_id"], _version(row))
 
     async def mode(self, instance_id: str) -> str | None:
         """Return the mode (paper or live) of the account that an instance trades on; None without such an instance."""
-        found: str | None = await self._db.fetchval("strategies.mode", instance_id)
-        return found
 
     async def on_paper_s(self, search_id: str, params: Mapping[str, Any]) -> float | None:
         """Return for how many seconds an instance on paper has known these parameters of a search; None: none does."""
-        found: float | None = await self._db.fetchval("strategies.on_paper_s", search_id, dict(params))
-        return found
 
     async def set_enabled(self, instance_id: str, is_enabled: bool) -> bool:
         """Switch an instance on or off; False when there is no such instance."""
-        return await self._db.fetchrow("strategies.set_enabled", instance_id, is_enabled) is not None
 
     async def set_approval(self, instance_id: str, approval: str) -> bool:
         """Set the approval of an instance: 'auto' or 'manual'; False when there is no such instance."""
-        return await self._db.fetchrow("strategies.set_approval", instance_id, approval) is not None
 
     async def set_pyramiding(self, instance_id: str, pyramiding: int) -> bool:
         """Let one position of an instance have so many entries; False when there is no such instance."""
-        return await self._db.fetchrow("strategies.set_pyramiding", instance_id, pyramiding) is not None

@@ -11,6 +11,7 @@ import asyncpg
 
 from fks.model.errors import OutageError
 from fks.model.timeframe import to_datetime
+from fks.store.base import SqlStore, query
 from fks.store.db import Database
 
 #: key of a child's `component_health.detail` with the reason of its escalation, until a person has ended that
@@ -49,11 +50,11 @@ class WantedTree:
     worker_nodes: int
 
 
-class TreeJournal:
+class TreeJournal(SqlStore[Database], queries="supervision"):
     """The supervisor's access to its rows. A database that is away costs a line of history, never a restart."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        super().__init__(db)
         self._written: dict[str, HealthRow] = {}  # rows as stored, but for their beats
 
     async def note(
@@ -99,30 +100,27 @@ class TreeJournal:
             lives.setdefault(row["child"], []).append((row["event"], float(row["age_s"])))
         return lives
 
+    @query(retry=False)
     async def escalations(self) -> dict[str, str]:
         """Return each escalated child with the reason, unless a person has ended the escalation. Errors:
         OutageError."""
-        rows = await self._db.fetch("supervision.escalations", retry=False)
-        return {row["child"]: row["reason"] for row in rows}
 
+    @query(retry=False)
     async def restart_counts(self) -> dict[str, int]:
         """Return how often each child was ever restarted. Errors: OutageError."""
-        rows = await self._db.fetch("supervision.restart_counts", retry=False)
-        return {row["child"]: int(row["count"]) for row in rows}
 
+    @query(retry=False)
     async def proven_end(self, child: str) -> int | None:
         """Return the epoch of the last process of a child that was seen to end, if it is proven gone. Errors:
         OutageError.
 
         Where no epoch was raised since, no process of the child is left anywhere.
         """
-        epoch: int | None = await self._db.fetchval("supervision.proven_end", child, retry=False)
-        return epoch
 
+    @query(retry=False)
     async def actors(self) -> list[str]:
         """Return the names of the actors that have a row: those of this tree, and of the one before. Errors:
         OutageError."""
-        return [row["name"] for row in await self._db.fetch("supervision.actors", retry=False)]
 
     async def page(self, event: str, message: str, component: str) -> bool:
         """Page a person; return whether it was stored."""
@@ -172,9 +170,9 @@ class TreeJournal:
         ]
         await self._db.execute("supervision.upsert_health", *(list(column) for column in zip(*table, strict=True)))
 
+    @query("forget_components")
     async def forget_others(self, names: Sequence[str]) -> None:
         """Drop the actor rows of components that this tree does not have. Errors: OutageError."""
-        await self._db.execute("supervision.forget_components", list(names))
 
 
 def _clean(value: Any) -> Any:

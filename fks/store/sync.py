@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from fks.model.timeframe import to_datetime, to_ns
+from fks.store.base import SqlStore, query, reader, reads
 from fks.store.db import Database, Row
 
 RETRY_S = 60.0  # after an outage of the exchange
@@ -47,14 +47,40 @@ class Begun:
     done_to_ns: int | None
 
 
-class SyncStore:
+reads(Begun, from_ns="wanted_from", to_ns="wanted_to", done_from_ns="done_from", done_to_ns="done_to")
+
+
+def finite(row: Row) -> dict[str, Any]:
+    """Return a row of `sync_status`; as failed, without those times, when it has infinite ones.
+
+    asyncpg returns them as naive first and last times of Python, which cannot be computed with.
+    """
+    found = dict(row)
+    endless = [name for name, value in found.items() if isinstance(value, datetime) and value.tzinfo is None]
+    return found if not endless else found | {"sync_status": "failed", "error": ENDLESS} | dict.fromkeys(endless)
+
+
+_finite_row = reads(
+    SyncRow,
+    status="sync_status",
+    wanted_from_ns="wanted_from",
+    wanted_to_ns="wanted_to",
+    cursor_ns="cursor",
+    oldest_ns="oldest",
+    newest_ns="newest",
+)
+
+
+@reader
+def _row(row: Row) -> SyncRow:
+    return _finite_row(finite(row))
+
+
+class SyncStore(SqlStore[Database], queries="sync"):
     """Reads and writes `sync_status`. Errors of all methods: OutageError.
 
     A row with an infinite time reads as failed: it cannot be done, and delays no other.
     """
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def all(self) -> list[dict[str, Any]]:
         """Return every row, by symbol and timeframe, with the stored span of its series (stored, stored_from,
@@ -63,9 +89,8 @@ class SyncStore:
 
     async def get(self, exchange: str, symbol: str, timeframe: str) -> SyncRow | None:
         """Return one row, or None."""
-        row = await self._db.fetchrow("sync.get", exchange, symbol, timeframe)
-        return None if row is None else _row(row)
 
+    @query(retry=True)
     async def want(
         self,
         exchange: str,
@@ -75,10 +100,8 @@ class SyncStore:
         to_ns: int | None = None,
     ) -> None:
         """Request the history of `symbol`: a running system begins within seconds. Idempotent."""
-        await self._db.execute(
-            "sync.want", exchange, symbol, list(timeframes), _time(from_ns), _time(to_ns), retry=True
-        )
 
+    @query(retry=True)
     async def begin(
         self, exchange: str, symbol: str, timeframe: str, from_ns: int, to_ns: int | None, *, default_ns: int
     ) -> Begun:
@@ -86,34 +109,26 @@ class SyncStore:
 
         `default_ns`: the start of history for a waiting row without one.
         """
-        row = await self._db.fetchrow(
-            "sync.begin", exchange, symbol, timeframe, _time(from_ns), _time(to_ns), _time(default_ns), retry=True
-        )
-        assert row is not None
-        return _begun(row)
 
     async def claim(self, exchange: str, *, retry_s: float = RETRY_S, silent_s: float = SILENT_S) -> SyncRow | None:
         """Take the next sync that waits, or whose runner was silent for `silent_s`; None when there is none."""
-        row = await self._db.fetchrow("sync.claim", exchange, retry_s, silent_s)
-        return None if row is None else _row(row)
 
     async def waiting(self, *, retry_s: float = RETRY_S, silent_s: float = SILENT_S) -> list[str]:
         """Return the exchanges for which `claim` would find something."""
-        return [row["exchange"] for row in await self._db.fetch("sync.waiting", retry_s, silent_s)]
 
+    @query(retry=True)
     async def advance(self, exchange: str, symbol: str, timeframe: str, cursor_ns: int) -> None:
         """Record that everything wanted from `cursor_ns` on is done; it is also a beat."""
-        await self._db.execute("sync.advance", exchange, symbol, timeframe, _time(cursor_ns), retry=True)
 
+    @query(retry=True)
     async def beat(self, exchange: str, symbol: str, timeframe: str) -> None:
         """Record that the sync's runner is alive: more often than each SILENT_S, or another runner takes the sync
         over."""
-        await self._db.execute("sync.beat", exchange, symbol, timeframe, retry=True)
 
+    @query(retry=True)
     async def finish(self, exchange: str, symbol: str, timeframe: str, from_ns: int, to_ns: int | None) -> None:
         """Record that [from, to) is done, with the present span of the series; the row waits again when it wants
         more."""
-        await self._db.execute("sync.finish", exchange, symbol, timeframe, _time(from_ns), _time(to_ns), retry=True)
 
     async def give_up(self, exchange: str, symbol: str, timeframe: str, error: str, *, is_final: bool) -> None:
         """Note why the sync stopped. Not final: it waits for RETRY_S and is tried again."""
@@ -132,50 +147,10 @@ class SyncStore:
         """Fail every waiting sync of `exchange` with the reason."""
         await self._db.execute("sync.refuse", exchange, error[:500], retry=True)
 
+    @query(retry=False)
     async def submit_job(self, exchanges: Sequence[str], submitted_by: str) -> bool:
         """Queue the job that runs the syncs of `exchanges`; False when one is queued or runs already."""
-        return await self._db.fetchval("sync.submit_job", list(exchanges), submitted_by, retry=False) is not None
 
+    @query(retry=True)
     async def forget_jobs(self) -> None:
         """Forget sync jobs that ended a day ago."""
-        await self._db.execute("sync.forget_jobs", retry=True)
-
-
-def _time(time_ns: int | None) -> datetime | None:
-    return None if time_ns is None else to_datetime(time_ns)
-
-
-def _ns(moment: datetime | None) -> int | None:
-    return None if moment is None else to_ns(moment)
-
-
-def finite(row: Row) -> dict[str, Any]:
-    """Return a row of `sync_status`; as failed, without those times, when it has infinite ones.
-
-    asyncpg returns them as naive first and last times of Python, which cannot be computed with.
-    """
-    found = dict(row)
-    endless = [name for name, value in found.items() if isinstance(value, datetime) and value.tzinfo is None]
-    return found if not endless else found | {"sync_status": "failed", "error": ENDLESS} | dict.fromkeys(endless)
-
-
-def _begun(row: Row) -> Begun:
-    return Begun(to_ns(row["wanted_from"]), _ns(row["wanted_to"]), _ns(row["done_from"]), _ns(row["done_to"]))
-
-
-def _row(read: Row) -> SyncRow:
-    row = finite(read)
-    return SyncRow(
-        row["exchange"],
-        row["symbol"],
-        row["timeframe"],
-        row["sync_status"],
-        _ns(row["wanted_from"]),
-        _ns(row["wanted_to"]),
-        _ns(row["cursor"]),
-        row["candles"],
-        _ns(row["oldest"]),
-        _ns(row["newest"]),
-        row["error"],
-        _ns(row["last_sync_at"]),
-    )

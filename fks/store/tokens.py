@@ -20,6 +20,7 @@ from fks.config.secrets import check_private, write_private
 from fks.model.errors import InputError
 from fks.model.signal import KEY
 from fks.model.timeframe import to_ns
+from fks.store.base import SqlStore, query
 from fks.store.db import Querier
 
 #: Scopes, weakest first; each includes those before it.
@@ -133,11 +134,17 @@ def check_scope(scope: str) -> str:
     return scope
 
 
-class TokenStore:
-    """Reads and writes of the api_tokens table."""
+def _unknown(name: str) -> InputError:
+    return InputError(
+        f"there is no living token named {name!r}",
+        code="TOKEN_UNKNOWN",
+        status=404,
+        remedy="see fks token list",
+    )
 
-    def __init__(self, querier: Querier) -> None:
-        self._db = querier
+
+class TokenStore(SqlStore[Querier], queries="tokens"):
+    """Reads and writes of the api_tokens table."""
 
     async def find(self, token: str) -> Principal | None:
         """Return the owner of this token, or None when it is unknown or revoked. Takes the same time for every wrong
@@ -193,21 +200,14 @@ class TokenStore:
 
     async def list(self) -> list[TokenRecord]:
         """Return every token, revoked ones included, oldest first."""
-        return [TokenRecord(**dict(row)) for row in await self._db.fetch("tokens.list")]
 
+    @query(missing=_unknown)
     async def revoke(self, name: str) -> None:
         """End a token. Errors: InputError 404 when none alive has that name."""
-        if await self._db.fetchrow("tokens.revoke", name) is None:
-            raise InputError(
-                f"there is no living token named {name!r}",
-                code="TOKEN_UNKNOWN",
-                status=404,
-                remedy="see fks token list",
-            )
 
+    @query(binds=("principal.token_id",))
     async def touch(self, principal: Principal) -> None:
         """Note that a token was used (kept to the minute)."""
-        await self._db.execute("tokens.touch", principal.token_id)
 
 
 async def ensure_local_token(db: Querier, paths: Paths, *, name: str = LOCAL) -> None:

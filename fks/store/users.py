@@ -15,6 +15,7 @@ from typing import Any
 
 from fks.model.errors import InputError
 from fks.model.timeframe import to_ns
+from fks.store.base import SqlStore, query
 from fks.store.db import Database
 from fks.store.tokens import SCOPES, Principal, check_name, check_scope, hash_of
 
@@ -49,12 +50,12 @@ def effective_scope(scope: str, *, has_totp: bool, may_trade: bool = False) -> s
     return scope if has_totp else min(scope, most, key=SCOPES.index)
 
 
-class UserStore:
+class UserStore(SqlStore[Database], queries="users"):
     """Reads and writes of users, sessions, refresh_tokens and login_failures."""
 
     def __init__(self, db: Database, *, is_demo: bool = False) -> None:
         """`is_demo`: all money is paper money (`Settings.is_demo`); the first user trades without a second factor."""
-        self._db = db
+        super().__init__(db)
         self._is_demo = is_demo
 
     # ── users ────────────────────────────────────────────────────────────────────────────────────
@@ -73,8 +74,6 @@ class UserStore:
 
     async def find(self, name: str) -> User | None:
         """Return a user, or None."""
-        row = await self._db.fetchrow("users.find", name)
-        return None if row is None else User(**dict(row))
 
     async def change(
         self,
@@ -99,9 +98,9 @@ class UserStore:
         row = self._known(await self._db.fetchrow("users.set_password", name, password_hash), name)
         await self._db.execute("users.end_sessions", row["id"], "the password was changed", keep)
 
+    @query(binds=("user.id", "user.password_hash", "password_hash"))
     async def rehash(self, user: User, password_hash: str) -> None:
         """Store the password of `user` under newer parameters."""
-        await self._db.execute("users.rehash", user.id, user.password_hash, password_hash)
 
     @staticmethod
     def _known(row: Any, name: str) -> Any:
@@ -114,15 +113,13 @@ class UserStore:
     # ── second factor ────────────────────────────────────────────────────────────────────────────
     async def offer_totp(self, user_id: int, secret: str) -> bool:
         """Keep an encrypted secret that awaits its first code; return False when another one is confirmed."""
-        return await self._db.fetchrow("users.offer_totp", user_id, secret) is not None
 
     async def confirm_totp(self, user_id: int, secret: str, step: int) -> bool:
         """Confirm the second factor by the code of `step`; return False when another secret took its place."""
-        return await self._db.fetchrow("users.confirm_totp", user_id, secret, step) is not None
 
+    @query(retry=False)
     async def use_totp(self, user_id: int, step: int) -> bool:
         """Spend the code of `step`; return False when it, or a later one, was used before."""
-        return await self._db.fetchrow("users.use_totp", user_id, step, retry=False) is not None
 
     async def drop_totp(self, name: str) -> None:
         """Forget a user's second factor and end the sessions. Errors: InputError 404."""
@@ -167,21 +164,18 @@ class UserStore:
             expires_ns=to_ns(row["expires_at"]),
         )
 
+    @query("touch_session")
     async def touch(self, session_id: uuid.UUID) -> None:
         """Note that a session was used (kept to the minute)."""
-        await self._db.execute("users.touch_session", session_id)
 
     async def sessions(self, name: str) -> list[dict[str, Any]]:
         """Return the living sessions of a user, newest first."""
-        return [dict(row) for row in await self._db.fetch("users.sessions", name)]
 
     async def raise_session(self, session_id: uuid.UUID) -> None:
         """Note that a session has shown a second factor."""
-        await self._db.execute("users.raise_session", session_id)
 
     async def end_session(self, session_id: uuid.UUID, reason: str) -> None:
         """End one session."""
-        await self._db.execute("users.end_session", session_id, reason)
 
     async def end_sessions(self, name: str, reason: str) -> int:
         """End every session of a user; return how many there were. Errors: InputError 404."""
@@ -216,7 +210,6 @@ class UserStore:
     async def forgive(self, account: str, address: str, attempts_max: int) -> None:
         """Forget the account's failures after a complete login, and take back its attempt from the address, whose
         other failures stay: an attacker with an account of his own cannot clear them."""
-        await self._db.execute("users.forgive", account, address, attempts_max)
 
     async def take_back(self, keys: Iterable[str], attempts_max: int) -> None:
         """Take back one count of each key."""
@@ -229,8 +222,6 @@ class UserStore:
 
     async def addresses(self, name: str) -> list[str]:
         """Return the addresses from which an account's sessions of the last 30 days were opened."""
-        return [row["address"] for row in await self._db.fetch("users.addresses", name)]
 
     async def list(self) -> list[dict[str, Any]]:
         """Return every user without secrets, by name."""
-        return [dict(row) for row in await self._db.fetch("users.list")]

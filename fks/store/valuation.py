@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from fks.model.timeframe import TIMEFRAMES, to_datetime, to_ns
 from fks.portfolio.valuation import PricedPair
+from fks.store.base import SqlStore, reads
 from fks.store.db import Querier
 
 #: Timeframes whose bars price a pair: from a minute to a day.
@@ -29,11 +30,11 @@ class UnvaluedFee:
     time_ns: int
 
 
-class ValuationStore:
-    """Reads prices of pairs, and writes the value of fees."""
+reads(UnvaluedFee, time_ns="time")
 
-    def __init__(self, db: Querier) -> None:
-        self._db = db
+
+class ValuationStore(SqlStore[Querier], queries="valuation"):
+    """Reads prices of pairs, and writes the value of fees."""
 
     async def pairs(self) -> list[PricedPair]:
         """Return every spot pair of which there are bars, at the price 1: the graph of rates that may exist."""
@@ -54,21 +55,6 @@ class ValuationStore:
 
     async def unvalued_fees(self, before: int | None, limit: int) -> list[UnvaluedFee]:
         """Return fees without a value, newest first, those before an id."""
-        rows = await self._db.fetch("valuation.unvalued_fees", before, limit)
-        return [
-            UnvaluedFee(
-                id=row["id"],
-                exchange=row["exchange"],
-                symbol=row["symbol"],
-                base=row["base"],
-                quote=row["quote"],
-                price=row["price"],
-                fee=row["fee"],
-                fee_currency=row["fee_currency"],
-                time_ns=to_ns(row["time"]),
-            )
-            for row in rows
-        ]
 
     async def value_fees(self, values: Sequence[tuple[int, Decimal, Decimal | None]]) -> None:
         """Write (id, value in quote, rate or None) of fees; one that has a value by now keeps it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -186,7 +186,6 @@ _STEPS = st.lists(
 )
 
 
-@settings(max_examples=80)
 @given(_RULES, _STEPS)
 def test_open_alerts_are_unique_and_end_with_their_cause(rule: Rule, steps: list[Any]) -> None:
     """`_Part.step` asserts it of each step: no key is open twice, and none settles that is not open."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -103,7 +103,6 @@ _ALERTS = st.builds(
 _SILENCES = st.lists(st.builds(lambda s: Silence(until=NOW + timedelta(seconds=s)), st.integers(-5, 5)), max_size=2)
 
 
-@settings(max_examples=80)
 @given(st.lists(_ALERTS, unique_by=lambda a: a.id, max_size=6), _SILENCES)
 def test_routing_again_after_its_rows_are_written_sends_nothing(alerts: list[Alert], silences: list[Silence]) -> None:
     plan = route(alerts, DEFAULTS, silences, [ALL, PAGES], NOW)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.api import client as module
@@ -118,7 +118,6 @@ def test_orders_that_cannot_be_held_give_the_client_up() -> None:
     assert client.is_overrun
 
 
-@settings(max_examples=200)
 @given(
     st.lists(st.sampled_from(["bars", "quotes", "book", "orders", "take", "answer"]), max_size=120),
     st.integers(min_value=3, max_value=8),

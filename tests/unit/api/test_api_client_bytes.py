@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.api import client as module
@@ -150,7 +150,6 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=200)
 @given(st.lists(STEPS, max_size=60))
 def test_whatever_happens_the_bytes_are_those_that_wait(steps: list[tuple[str, int, str]]) -> None:
     before, module.QUEUE_BYTES = module.QUEUE_BYTES, 1000

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
@@ -28,7 +28,6 @@ DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**15
 
 
 @given(DECIMALS)
-@settings(max_examples=200)
 def test_a_number_comes_out_as_it_went_in(value: Decimal) -> None:
     text = plain(value)
     assert Decimal(text) == value
@@ -38,7 +37,6 @@ def test_a_number_comes_out_as_it_went_in(value: Decimal) -> None:
 
 
 @given(st.from_regex(r"-?(0|[1-9][0-9]{0,20})\.[0-9]{1,25}", fullmatch=True))
-@settings(max_examples=200)
 def test_a_json_number_is_read_digit_for_digit(text: str) -> None:
     found = parse(f'{{"x": {text}}}'.encode())["x"]
     assert isinstance(found, Decimal)
@@ -46,7 +44,6 @@ def test_a_json_number_is_read_digit_for_digit(text: str) -> None:
 
 
 @given(st.binary(max_size=40))
-@settings(max_examples=200)
 def test_any_bytes_are_json_or_one_clear_error(body: bytes) -> None:
     refused = None
     try:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fks.api.exact import dump
@@ -76,7 +76,6 @@ def taken(body: bytes) -> OrderRequest | None:
     return request
 
 
-@settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from(NAMES), JSON, max_size=8), st.booleans())
 @example({"valid_until": "0001-01-01T00:00:00+23:59"}, True)
 @example({"valid_until": "9999-12-31T23:59:59.999999-23:59"}, True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.backtest import Backtest, Setup
@@ -135,7 +135,6 @@ def assert_same(left: Backtest, right: Backtest) -> None:
 
 # ── one member ───────────────────────────────────────────────────────────────────────────────────
 @given(st.integers(0, 2**32), st.booleans())
-@settings(max_examples=150)
 def test_one_member_equals_the_single_run(seed: int, has_limits: bool) -> None:
     dice = Dice(seed)
     one, limits, cash = dice.member(BTC), dice.limits() if has_limits else UNLIMITED, D(dice.one_of(500, 10_000))
@@ -149,7 +148,6 @@ def test_one_member_equals_the_single_run(seed: int, has_limits: bool) -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=60)
 def test_members_that_never_meet_a_limit_trade_as_they_would_alone(seed: int) -> None:
     dice = Dice(seed)
     members = [dice.member(instrument(name)) for name in ("AUSDT", "BUSDT", "CUSDT")[: dice.one_of(2, 3)]]
@@ -169,7 +167,6 @@ def test_members_that_never_meet_a_limit_trade_as_they_would_alone(seed: int) ->
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=60)
 def test_spot_members_never_spend_more_cash_than_there_is(seed: int) -> None:
     dice = Dice(seed)
     members = [dice.member(instrument(name)) for name in ("AUSDT", "BUSDT", "AUSDT", "CUSDT")]
@@ -191,7 +188,6 @@ def test_spot_members_never_spend_more_cash_than_there_is(seed: int) -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=40)
 def test_statistics_of_one_member_are_those_of_its_run(seed: int) -> None:
     one = Dice(seed).member(BTC)
     assert one.setup is not None

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import fks.backtest as bt
@@ -134,7 +134,6 @@ def test_g6_every_built_in_strategy_equals_the_slow_reading(
 
 
 @given(st.data())
-@settings(max_examples=60)
 def test_g6_on_any_tape_and_any_targets(data: st.DataObject) -> None:
     count = data.draw(st.integers(4, 40))
     target = tuple(data.draw(st.lists(st.sampled_from([-1.0, 0.0, 0.0, 1.0]), min_size=count, max_size=count)))
@@ -186,7 +185,6 @@ def in_parts(seed: int) -> tuple[Scripted, Bars]:
 
 @pytest.mark.parametrize("engine", ["compiled", "reference"])
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=100)
 def test_g6_on_any_tape_of_positions_that_are_closed_in_parts(engine: Any, seed: int) -> None:
     strategy, bars = in_parts(seed)
     result = run(strategy, bars, setup(can_short=True), engine=engine)
@@ -316,7 +314,6 @@ def test_trailing_stop_that_the_open_gaps_through_fills_at_the_open() -> None:
 
 
 @given(st.data(), st.sampled_from(["received", "quote"]))
-@settings(max_examples=80)
 def test_g6_on_any_tape_with_several_entries(data: st.DataObject, fee_in: str) -> None:
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     count, target = 60, [0.0]

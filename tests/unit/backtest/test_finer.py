@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ConfigDict
 
@@ -67,7 +67,6 @@ def traded(result: Any, step_ns: int) -> list[tuple[Any, ...]]:
 
 
 @given(st.integers(0, 2**32), st.sampled_from(["5m", "15m"]))
-@settings(max_examples=150)
 def test_a_run_with_finer_bars_trades_like_one_on_them(seed: int, timeframe: str) -> None:
     random, per = np.random.default_rng(seed), int(timeframe[:-1])
     count = int(random.integers(6, 40))

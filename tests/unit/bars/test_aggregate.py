@@ -10,7 +10,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.bars.aggregate import (
@@ -66,7 +66,6 @@ def built(trades: list[PublicTrade], frames: tuple[str, ...] = ALL, through_ns: 
 
 
 @given(streams())
-@settings(max_examples=60)
 def test_bars_equal_a_plain_sum_of_their_trades(trades: list[PublicTrade]) -> None:
     bars = built(trades)
     for frame in ("1s", "5s", "1m"):
@@ -85,7 +84,6 @@ def test_bars_equal_a_plain_sum_of_their_trades(trades: list[PublicTrade]) -> No
 
 
 @given(streams())
-@settings(max_examples=60)
 def test_base_bars_are_contiguous_and_no_trade_bars_flat(trades: list[PublicTrade]) -> None:
     bars = [bar for bar in built(trades) if bar.timeframe == "1s"]
     assert [bar.time_ns for bar in bars] == [bars[0].time_ns + i * NS for i in range(len(bars))]
@@ -97,7 +95,6 @@ def test_base_bars_are_contiguous_and_no_trade_bars_flat(trades: list[PublicTrad
 @given(
     streams(), st.sampled_from([("1s", "5s"), ("5s", "15s"), ("1s", "1m"), ("15s", "1m"), ("1m", "5m"), ("1s", "15s")])
 )
-@settings(max_examples=60)
 def test_a_timeframe_equals_the_aggregate_of_a_smaller_one(trades: list[PublicTrade], pair: tuple[str, str]) -> None:
     small, large = pair
     end_ns = bar_end(bar_start(trades[-1].time_ns, "5m"), "5m")
@@ -112,7 +109,6 @@ def test_a_timeframe_equals_the_aggregate_of_a_smaller_one(trades: list[PublicTr
 
 
 @given(streams(), st.integers(0, 39))
-@settings(max_examples=60)
 def test_a_builder_started_in_the_middle_with_seeds_makes_the_same_bars(trades: list[PublicTrade], cut: int) -> None:
     whole = built(trades)
     begin = bar_start(trades[min(cut, len(trades) - 1)].time_ns, "1s")
@@ -140,7 +136,6 @@ def test_a_builder_started_in_the_middle_with_seeds_makes_the_same_bars(trades: 
     st.sampled_from([TradeIds.CONTIGUOUS, TradeIds.RISING, TradeIds.OPAQUE]),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=60)
 def test_order_of_trades_inside_a_bar_does_not_matter(trades: list[PublicTrade], ids: TradeIds, dice: Random) -> None:
     shuffled = sorted(trades, key=lambda t: (bar_start(t.time_ns, "5s"), dice.random()))
     builder = BarBuilder(BarStart("binance", "BTCUSDT", ("5s", "1m"), bar_start(trades[0].time_ns, "5s"), ids=ids))
@@ -264,7 +259,6 @@ def test_trades_in_columns_must_be_in_order() -> None:
 
 
 @given(streams(), st.sampled_from(["1s", "5s", "1m", "1h"]))
-@settings(max_examples=40)
 def test_trades_in_columns_make_the_bars_of_the_builder(trades: list[PublicTrade], frame: str) -> None:
     begin, end = bar_start(trades[0].time_ns, frame), bar_end(bar_start(trades[-1].time_ns, frame), frame)
     made = aggregate_trades(

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.bars.buckets import ends_of, starts_of, starts_within
@@ -32,7 +32,6 @@ moments = st.integers(at("1995-01-01"), at("2035-01-01"))
 
 
 @given(moments, st.sampled_from(FRAMES), st.integers(0, 90 * 86400 * NS))
-@settings(max_examples=150)
 def test_buckets_in_columns_are_the_scalar_ones(time_ns: int, frame: str, span_ns: int) -> None:
     span_ns = min(span_ns, max(TIMEFRAMES[frame], 1) * 500 * NS)
     starts = starts_within(time_ns, time_ns + span_ns, frame)
@@ -118,7 +117,6 @@ def test_globex_closes_early_on_days_that_the_library_lacks() -> None:
 
 
 @given(st.sampled_from(["XNYS", "CMES", "XHKG"]), moments, st.sampled_from(["1m", "30m", "1h", "4h", "1d", "1w", "1M"]))
-@settings(max_examples=40)
 def test_a_bar_is_expected_exactly_when_a_minute_of_it_trades(name: str, time_ns: int, frame: str) -> None:
     market = calendar_of(name)
     start, end = bar_start(time_ns, frame), bar_end(bar_start(time_ns, frame), frame)

@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fks.bars.calendars import calendar_of
@@ -135,7 +135,6 @@ def test_no_outliers_before_there_are_enough_bars() -> None:
     st.lists(st.tuples(st.integers(0, 399), st.floats(0.3, 3.0)), max_size=12),
 )
 @example(cuts=[], bad=[(30, 0.5), (32, 0.5)])  # an accepted bar in between ends a row of suspect ones
-@settings(max_examples=40)
 def test_faults_are_the_same_in_one_piece_or_many(cuts: list[int], bad: list[tuple[int, float]]) -> None:
     rows = walk(400)
     for row, factor in bad:
@@ -165,7 +164,6 @@ moments = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(0, 200).map(la
     st.sampled_from(["1m", "1h", "1w", "1M"]),
     st.sampled_from(["24/7", "XNYS"]),
 )
-@settings(max_examples=150)
 def test_no_impossible_value_passes_for_any_input(rows: list[tuple[float, ...]], frame: str, market: str) -> None:
     times = np.array([row[0] for row in rows], dtype=np.int64)
     bars = Bars("X", frame, times, *(np.array([row[i] for row in rows], dtype=np.float64) for i in range(1, 6)))

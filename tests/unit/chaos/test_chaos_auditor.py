@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.chaos.auditor import Evidence, OrderRequest, audit_evidence
@@ -406,7 +406,6 @@ def test_a_fee_in_the_base_asset_is_taken_from_the_position(is_buy: bool, curren
 CASES = [("sma_cross", {"fast": 3, "slow": 8}), ("ema_cross", {"fast": 2, "slow": 3})]
 
 
-@settings(max_examples=60)
 @given(
     st.sampled_from(CASES),
     st.lists(st.tuples(st.integers(9990, 10010), st.integers(1, 12)), min_size=6, max_size=30),

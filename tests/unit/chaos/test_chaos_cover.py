@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.chaos.cover import Cover, CoverWatch, Rules, Sample, covers
@@ -187,7 +187,6 @@ def test_stops_that_do_not_equal_the_holding_are_found(found: Sample, text: str)
     assert [text in item.text() for item in breaches_of(found)] == [True]
 
 
-@settings(max_examples=100)
 @given(st.integers(0, 300), st.integers(0, 9), st.lists(st.integers(1, 300), max_size=3), st.booleans())
 def test_stops_are_sound_only_at_the_held_lots(lots: int, dust: int, stops: list[int], is_exact: bool) -> None:
     """Whatever is held and however many stops there are: they are sound exactly when they make the held lots; less than

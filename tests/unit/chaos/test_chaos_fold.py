@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.chaos.fold import journal_errors
@@ -125,7 +125,6 @@ def histories(draw: st.DrawFn) -> tuple[e.Event, list[e.Event]]:
     return first, found
 
 
-@settings(max_examples=400)
 @given(histories())
 def test_the_fold_makes_of_every_history_what_the_machine_made(history: tuple[e.Event, list[e.Event]]) -> None:
     order, events, trades = live_through(*history)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.chaos.kinds import KINDS, SCENARIOS, Scenario
@@ -30,7 +30,6 @@ def plan_of(seed: int, minutes: float, count: int, name: str, roster: Roster = R
     return make_plan(seed=seed, minutes=minutes, count=count, scenarios=[SCENARIOS[name]], roster=roster)
 
 
-@settings(max_examples=60)
 @given(RUNS, st.randoms(use_true_random=False))
 def test_the_same_seed_is_the_same_plan_however_the_names_are_listed(run: dict[str, object], dice: object) -> None:
     actors, services = list(ROSTER.actors), list(ROSTER.services)
@@ -40,7 +39,6 @@ def test_the_same_seed_is_the_same_plan_however_the_names_are_listed(run: dict[s
     assert plan_of(**run) == again  # type: ignore[arg-type]
 
 
-@settings(max_examples=60)
 @given(RUNS)
 def test_a_plan_keeps_its_promises(run: dict[str, object]) -> None:
     plan = plan_of(**run)  # type: ignore[arg-type]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import event, example, given, settings
+from hypothesis import event, example, given
 from hypothesis import strategies as st
 
 from fks.collector.gap_filler import GapFiller
@@ -321,7 +320,6 @@ SEALED_TOO_EARLY: tuple[Any, ...] = (
 @example(*CUT_BEFORE_BEGUN)
 @example(*SEALED_TOO_EARLY)
 @given(steps, st.sampled_from(KINDS), acts)
-@settings(max_examples=int(os.environ.get("FKS_EXAMPLES", "200")))
 def test_any_interleaving_gives_the_bars_of_the_exchange(
     drawn: list[tuple[int, int, int]], kind: tuple[TradeIds, TradesFrom, int], script: list[tuple[str, int, int | None]]
 ) -> None:

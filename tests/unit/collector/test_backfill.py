@@ -8,7 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.bars.aggregate import by_length
@@ -70,7 +70,6 @@ def adopt(feed: SymbolFeed, made: Recovery, now_ns: int) -> Gap | None:
     st.sampled_from(FRAMES),
     st.lists(st.tuples(st.integers(1, 20), st.integers(0, 5), st.booleans()), min_size=2, max_size=5),
 )
-@settings(max_examples=60)
 def test_store_holds_every_bar_once_wherever_it_is_interrupted(
     venue: PaperMarket, frames: tuple[str, ...], stops: list[tuple[int, int, bool]]
 ) -> None:
@@ -110,7 +109,6 @@ def test_store_holds_every_bar_once_wherever_it_is_interrupted(
     st.sampled_from(list(TradeIds)),
     st.lists(st.tuples(st.integers(1, 20), st.integers(0, 5), st.booleans()), min_size=2, max_size=5),
 )
-@settings(max_examples=60)
 def test_bars_are_the_same_where_trades_are_fetched_by_time(
     paper: PaperMarket, frames: tuple[str, ...], ids: TradeIds, stops: list[tuple[int, int, bool]]
 ) -> None:

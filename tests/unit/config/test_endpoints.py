@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.config.endpoints import (
@@ -70,7 +70,6 @@ def _ports(found: Settings) -> list[int]:
     return [getattr(getattr(found, section), key) for section, key in port_settings()]
 
 
-@settings(max_examples=50)
 @given(st.text("abc/", min_size=1, max_size=12), st.integers(0, 3), st.integers(PORT_FIRST, PORT_LAST))
 def test_open_ports_are_distinct_in_range_and_the_same_each_time(home: str, attempt: int, fixed: int) -> None:
     paths = Paths.of("/" + home)

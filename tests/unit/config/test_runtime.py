@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.config.load import is_secret, sections
@@ -105,7 +105,6 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
 _CHANGES = st.fixed_dictionaries({}, optional=_VALUES)
 
 
-@settings(max_examples=60)
 @given(_CHANGES, _CHANGES)
 def test_what_is_kept_reads_back_as_itself(first: dict[str, Any], second: dict[str, Any]) -> None:
     base = checked(FILES, first, first)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.exchanges.base import Levels
@@ -13,7 +13,6 @@ CHANGES = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3)), max_size=12
 
 
 @given(st.lists(st.tuples(CHANGES, CHANGES), max_size=10), st.integers(1, 8))
-@settings(max_examples=80)
 def test_the_best_levels_are_those_of_a_sorted_dict(
     batches: list[tuple[list[tuple[int, int]], ...]], depth: int
 ) -> None:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.exchanges.base import ConnectionCounters, Subscribed, Wire
@@ -294,7 +294,6 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("name", sorted(CASES))
 @given(data=st.data())
-@settings(max_examples=150)
 def test_any_message_gives_valid_events_or_a_classified_error(name: str, data: st.DataObject) -> None:
     frames = [frame for part in CASES[name].tape.frames.values() for frame in part]
     message = json.loads(data.draw(st.sampled_from(frames)))

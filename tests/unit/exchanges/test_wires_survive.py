@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.exchanges.base import Subscribed, Wire
@@ -113,7 +113,6 @@ def test_a_new_field_at_any_depth_changes_nothing_and_is_counted(name: str, chan
 
 @pytest.mark.parametrize(("name", "channel"), CASES)
 @given(st.data())
-@settings(max_examples=60)
 def test_spoilt_message_is_suspect_or_still_a_value(name: str, channel: Channel, data: st.DataObject) -> None:
     """One leaf of a good message is exchanged for something else."""
     message = json.loads(encoded(GOOD[name][channel]))
@@ -158,7 +157,6 @@ def test_spoilt_message_is_suspect_or_still_a_value(name: str, channel: Channel,
         st.binary(max_size=60), st.sampled_from(["{}", "[]", "1", '"x"', "null", '{"data":', "[[["]).map(str.encode)
     )
 )
-@settings(max_examples=60)
 def test_noise_is_survived(name: str, noise: bytes) -> None:
     wire, _ = made(name)
     found = wire.receive(noise, 9)

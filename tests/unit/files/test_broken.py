@@ -382,13 +382,13 @@ def outcome(path: Path, data: bytes) -> int | None:
     return None
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=400) | st.text(alphabet="0123456789,;.-:T Z\nabc", max_size=400).map(str.encode))
 def test_no_bytes_get_more_than_one_message(tmp_path: Path, data: bytes) -> None:
     outcome(tmp_path / "x.csv", data)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.integers(0, 1600), byte=st.integers(0, 255))
 def test_one_damaged_byte_is_read_or_refused_never_worse(tmp_path: Path, where: int, byte: int) -> None:
     data = bytearray(text(ROWS).encode())

@@ -189,7 +189,7 @@ def test_a_bad_date_is_named(tmp_path: Path, stamp: str, what: str) -> None:
         read(tmp_path / "x.csv", ["2024-01-01 00:00:00Z", "2024-01-01 00:01:00Z", stamp])
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     begin=st.integers(631_152_000, 1_767_225_600),
     offset=st.integers(-12 * 4, 14 * 4),

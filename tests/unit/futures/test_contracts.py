@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.futures import SPECS, Contract, Listing, check_entry, front_month, listed_contracts, trade_date
@@ -121,7 +121,6 @@ def test_year_of_one_digit_is_the_closest(on: date, digit: int) -> None:
 
 
 @given(st.text(max_size=12))
-@settings(max_examples=100)
 def test_other_texts_are_refused_as_input(text: str) -> None:
     found: Contract | InputError
     try:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.guardian.journal import ABSENT, ENDED, Asked, KillJournal, KillRecord, kill_mode, last_kill, read_kill
@@ -92,7 +92,6 @@ def test_no_file_and_a_released_kill_are_no_kill(tmp_path: Path) -> None:
     assert last.released_by == "you"
 
 
-@settings(max_examples=80)
 @given(st.data())
 def test_a_file_cut_anywhere_is_a_shorter_story(data: st.DataObject) -> None:
     """And a journal that goes on from it starts on a line of its own."""

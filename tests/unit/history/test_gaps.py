@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.exchanges.registry import EXCHANGES, capabilities_of
@@ -41,7 +41,6 @@ def points(spans: list[Span]) -> set[int]:
 
 
 @given(st.lists(ranges, max_size=4), st.lists(ranges, max_size=5))
-@settings(max_examples=200)
 def test_subtract_leaves_the_rest(spans: list[Span], taken: list[Span]) -> None:
     left = subtract(spans, taken)
     assert points(left) == points(spans) - points(taken)
@@ -49,7 +48,6 @@ def test_subtract_leaves_the_rest(spans: list[Span], taken: list[Span]) -> None:
 
 
 @given(st.lists(ranges, max_size=4), st.lists(ranges, max_size=4))
-@settings(max_examples=100)
 def test_an_overlap_is_in_both(spans: list[Span], others: list[Span]) -> None:
     assert points(overlap(spans, others)) == points(spans) & points(others)
 
@@ -102,7 +100,6 @@ def test_runs_are_joined_only_over_closed_time() -> None:
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 12))
-@settings(max_examples=200)
 def test_runs_with_the_shortest_distances_are_joined_first(steps: list[int], most: int) -> None:
     ends = list(accumulate([1, *(step + 1 for step in steps)]))
     runs = [Span(end - 1, end) for end in ends]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.indicators import INDICATORS, compute
@@ -99,7 +99,6 @@ def test_the_values_of_a_prefix_never_change(row: Indicator) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60)
 def test_the_values_of_a_prefix_never_change_with_any_parameters(data: st.DataObject) -> None:
     row = data.draw(st.sampled_from([row for row in PLAIN if row.params]))
     params = scaled(row, data.draw(st.floats(0.2, 3.0)))

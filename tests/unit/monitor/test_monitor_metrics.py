@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -102,7 +102,6 @@ def test_counters_go_on_over_a_restart_and_gauges_do_not() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), min_size=1, max_size=6))
-@settings(max_examples=60)
 def test_counters_never_fall_however_often_a_component_dies(lives: list[list[int]]) -> None:
     key = 'fks_fills_total{symbol="B"}'
     merger = Merger()

@@ -6,7 +6,7 @@ import itertools
 from collections import defaultdict
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.ninja import outputs as o
@@ -38,7 +38,6 @@ def after_auth(wire: Wire) -> list[dict[str, Any]]:
     ]
 
 
-@settings(max_examples=60)
 @given(st.lists(st.integers(0, 4_000), max_size=40), st.sampled_from([b"\n", b"\r\n", b"\n\n"]))
 def test_any_chunking_gives_the_same_events(cuts: list[int], end: bytes) -> None:
     def run(cuts: list[int]) -> tuple[list[o.Event], list[bytes], State]:
@@ -146,7 +145,6 @@ class Play:
         self.seen = len(self.wire.raw)
 
 
-@settings(max_examples=100)
 @given(st.lists(HAPPENINGS, min_size=25, max_size=60))
 def test_no_interleaving_sends_a_second_line_or_repeats_one_in_another_epoch(steps: list[tuple[Any, ...]]) -> None:
     play = Play()
@@ -158,7 +156,6 @@ def test_no_interleaving_sends_a_second_line_or_repeats_one_in_another_epoch(ste
         assert {epoch for _, epoch in written} == {play.prepared[id_].epoch}
 
 
-@settings(max_examples=100)
 @given(st.lists(HAPPENINGS, min_size=25, max_size=60))
 def test_an_ended_signal_stays_ended_and_is_never_written_again(steps: list[tuple[Any, ...]]) -> None:
     play = Play()
@@ -177,7 +174,6 @@ def test_an_ended_signal_stays_ended_and_is_never_written_again(steps: list[tupl
         assert SignalState.ACKED not in states[:-1]
 
 
-@settings(max_examples=100)
 @given(st.lists(HAPPENINGS, min_size=25, max_size=60))
 def test_every_connected_signal_without_answer_is_asked_for(steps: list[tuple[Any, ...]]) -> None:
     play = Play()

@@ -7,7 +7,7 @@ import logging
 import stat
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.config.paths import Paths
@@ -114,7 +114,6 @@ def test_fields_named_like_secrets_are_hidden_at_every_depth(paths):
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
-@settings(max_examples=50)
 def test_known_secret_is_removed_from_any_text(before, after):
     assert SECRET not in Redactor((SECRET,)).text(before + SECRET + after)
 

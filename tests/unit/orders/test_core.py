@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.ids import client_order_id, intent_id
@@ -300,7 +300,6 @@ def good(answers: list[str]) -> str:
     return answers[0]
 
 
-@settings(max_examples=120)
 @given(data=st.data(), seconds=st.integers(0, 12), when=st.integers(0, 3))
 def test_an_exit_never_sells_twice_and_ends_flat(data: st.DataObject, seconds: int, when: int) -> None:
     model = Model(lambda answers: data.draw(st.sampled_from(answers)))
@@ -320,7 +319,6 @@ def test_an_exit_never_sells_twice_and_ends_flat(data: st.DataObject, seconds: i
     assert model.core.is_idle
 
 
-@settings(max_examples=100)
 @given(
     data=st.data(),
     seconds=st.integers(0, 12),
@@ -352,7 +350,6 @@ def test_a_part_is_closed_once_and_the_rest_keeps_its_stop(
     assert model.core.exit_of("one") is None
 
 
-@settings(max_examples=100)
 @given(data=st.data(), seconds=st.integers(1, 12), when=st.integers(0, 6), can_amend=st.booleans())
 def test_an_exit_of_all_behind_a_part_ends_flat_whatever_the_answers_are(
     data: st.DataObject, seconds: int, when: int, can_amend: bool
@@ -463,7 +460,6 @@ def test_a_venue_that_closes_a_position_as_a_whole_denies_a_part() -> None:
     assert not [command for command in commands if isinstance(command, m.SubmitClose)]
 
 
-@settings(max_examples=100)
 @given(data=st.data(), seconds=st.integers(1, 10), has_exit=st.booleans())
 def test_trailed_stops_are_replaced_whatever_the_answers_are(data: st.DataObject, seconds: int, has_exit: bool) -> None:
     """Never more is sold than is held; in the end the stop is where it came to, or an exit left nothing."""
@@ -581,7 +577,6 @@ def test_a_replacement_without_an_answer_pages_as_a_missing_stop() -> None:
     assert "position.unprotected" in model.alerts
 
 
-@settings(max_examples=60)
 @given(data=st.data(), seconds=st.integers(0, 12))
 def test_without_an_exit_the_stop_is_there_in_the_end(data: st.DataObject, seconds: int) -> None:
     model = Model(lambda answers: data.draw(st.sampled_from(answers)))
@@ -593,7 +588,6 @@ def test_without_an_exit_the_stop_is_there_in_the_end(data: st.DataObject, secon
     assert model.covered == model.position == D(5)
 
 
-@settings(max_examples=100)
 @given(data=st.data(), parts=st.lists(st.integers(1, 300), min_size=1, max_size=8), can_amend=st.booleans())
 def test_entries_that_fill_in_parts_are_covered_in_the_end(
     data: st.DataObject, parts: list[int], can_amend: bool

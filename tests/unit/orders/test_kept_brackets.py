@@ -7,7 +7,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.ids import leg_id
@@ -238,7 +238,6 @@ def test_a_held_kill_leaves_the_legs_and_cancels_the_entry() -> None:
 _TOUCHES = (m.PlaceProtection, m.AbandonOrder)
 
 
-@settings(max_examples=150)
 @given(data=st.data())
 def test_whatever_happens_no_leg_is_placed_abandoned_or_cancelled(data: st.DataObject) -> None:
     side = data.draw(st.sampled_from(list(Side)))

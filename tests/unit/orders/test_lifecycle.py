@@ -251,5 +251,5 @@ class Lifecycle(RuleBasedStateMachine):
         assert (order.state, order.filled, order.request) == (self.order.state, self.order.filled, self.order.request)
 
 
-Lifecycle.TestCase.settings = settings(max_examples=150, stateful_step_count=30)
+Lifecycle.TestCase.settings = settings(stateful_step_count=30)
 TestLifecycle = Lifecycle.TestCase

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.clock import ClockSteps, FakeClock
@@ -59,7 +59,6 @@ def test_entries_without_levels_take_their_part_and_want_nothing() -> None:
     assert [(want.parent.client_order_id, want.quantity) for want in wants] == [("old", D(2))]
 
 
-@settings(max_examples=100)
 @given(position=st.decimals(D(-20), D(20), places=4), fills=st.lists(st.integers(1, 9), max_size=6))
 def test_what_is_wanted_never_exceeds_the_position(position: Decimal, fills: list[int]) -> None:
     entries = [entry(str(number), filled) for number, filled in enumerate(fills)]
@@ -245,7 +244,6 @@ def test_small_wants_of_one_price_are_joined() -> None:
 LEAST = D("0.056")
 
 
-@settings(max_examples=200)
 @given(data=st.data(), can_amend=st.booleans())
 def test_the_last_stop_stands_while_legs_follow_the_want(data: st.DataObject, can_amend: bool) -> None:
     """A venue that answers well: live legs never close more than is wanted at most, and reach what is wanted."""
@@ -276,7 +274,6 @@ def test_the_last_stop_stands_while_legs_follow_the_want(data: st.DataObject, ca
     assert not stop_was_down
 
 
-@settings(max_examples=100)
 @given(quantity=st.integers(120, 9000).map(lambda n: D(n) / 1000), moves=st.integers(1, 4))
 def test_a_pair_that_trails_moves_in_two_halves(quantity: Decimal, moves: int) -> None:
     """Half of the position, a lot less at most, has its stop at each moment; a list is ended by none but its turn."""

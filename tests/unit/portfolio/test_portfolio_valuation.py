@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.backtest.metrics import equity_metrics_of
@@ -49,7 +49,6 @@ PAIRS = st.lists(
 )
 
 
-@settings(max_examples=300)
 @given(rows=HOLDINGS, prices=PAIRS)
 def test_equity_is_cash_plus_value_and_what_is_missing_is_named(
     rows: list[tuple[str, int, bool]], prices: list[tuple[str, str, int, int]]
@@ -125,7 +124,6 @@ FILLS = st.lists(
 )
 
 
-@settings(max_examples=150)
 @given(fills=FILLS, cuts=st.sets(st.integers(0, 19)))
 def test_change_of_equity_is_flows_plus_profit_of_a_member_strategy(
     fills: list[tuple[Side, int, int, str]], cuts: set[int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.account import Position
@@ -72,7 +72,6 @@ FILLS = st.lists(
 )
 
 
-@settings(max_examples=150)
 @given(rows=FILLS)
 def test_equity_is_cash_plus_what_is_held(rows: list[tuple[Side, int, int, str, int]]) -> None:
     position, cash, held, mark = FLAT, D(0), D(0), D(100)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.futures import trade_date
@@ -218,7 +218,6 @@ def usable(name: str) -> RuleGroup:
 
 
 @given(groups, accounts(), roots, quantities, losses)
-@settings(max_examples=200)
 def test_an_accepted_entry_cannot_break_the_firms_limits(
     name: str, drawn: tuple[int, AccountState], root: str, quantity: int, loss: Decimal
 ) -> None:
@@ -237,7 +236,6 @@ def test_an_accepted_entry_cannot_break_the_firms_limits(
 
 
 @given(groups, accounts(), roots, quantities, losses, st.integers(1, 2_000))
-@settings(max_examples=200)
 def test_more_risk_is_never_accepted_where_less_was_refused(
     name: str, drawn: tuple[int, AccountState], root: str, quantity: int, loss: Decimal, more: int
 ) -> None:
@@ -251,7 +249,6 @@ def test_more_risk_is_never_accepted_where_less_was_refused(
 
 
 @given(groups, accounts(), st.sampled_from(["equity", "day_start_balance", "day", "highest"]))
-@settings(max_examples=100)
 def test_unknown_values_refuse_entries(name: str, drawn: tuple[int, AccountState], field: str) -> None:
     from dataclasses import replace
 
@@ -267,7 +264,6 @@ def test_unknown_values_refuse_entries(name: str, drawn: tuple[int, AccountState
 
 
 @given(groups, st.lists(amounts, min_size=1, max_size=8))
-@settings(max_examples=100)
 def test_the_threshold_never_falls(name: str, balances: list[Decimal]) -> None:
     group, highest, before = usable(name), Decimal(50_000), None
     for balance in balances:

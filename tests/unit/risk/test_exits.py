@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.account import Balance
@@ -124,7 +124,6 @@ def test_an_exit_is_split_at_the_market_lot() -> None:
     assert split_at_lot(D(1000), an_instrument()) == (D(1000),)
 
 
-@settings(max_examples=100)
 @given(quantity=st.decimals(D("0.001"), D(5000), places=3), most=st.decimals(D(1), D(50), places=4))
 def test_the_parts_of_an_exit_add_up_and_fit_the_lot(quantity: Decimal, most: Decimal) -> None:
     parts = split_at_lot(quantity, an_instrument(market_lot=Lot(D(0), most, D(0))))

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.account import Position
@@ -27,7 +27,6 @@ MONEY = st.decimals(D("0.01"), D(10_000_000), places=2)
 PRICES = st.decimals(D("0.00000001"), D(1_000_000), places=8).filter(lambda price: price > 0)
 
 
-@settings(max_examples=200)
 @given(size=MONEY, price=PRICES, step=STEPS)
 def test_a_notional_is_never_exceeded_and_one_more_step_would_exceed_it(
     size: Decimal, price: Decimal, step: Decimal
@@ -38,7 +37,6 @@ def test_a_notional_is_never_exceeded_and_one_more_step_would_exceed_it(
     assert quantity * price <= size < (quantity + step) * price
 
 
-@settings(max_examples=200)
 @given(size=MONEY, price=PRICES, step=STEPS, share=st.decimals(D("0.000001"), D(1), places=6))
 def test_a_share_of_an_entry_is_the_most_whole_steps_of_that_share(
     size: Decimal, price: Decimal, step: Decimal, share: Decimal
@@ -53,7 +51,6 @@ def test_a_share_of_an_entry_is_the_most_whole_steps_of_that_share(
     assert intent.quantity == quantity
 
 
-@settings(max_examples=200)
 @given(position=st.decimals(D(-1000), D(1000), places=8), step=STEPS)
 def test_an_exit_never_sells_more_than_is_held(position: Decimal, step: Decimal) -> None:
     quantity = exit_quantity(position, an_instrument(lot_step=step))
@@ -84,7 +81,6 @@ def test_dust_leads_to_no_exit() -> None:
 
 
 # ── percent of the equity ────────────────────────────────────────────────────────────────────────
-@settings(max_examples=200)
 @given(
     equity=MONEY, price=PRICES, step=STEPS, percent=st.decimals(D("0.01"), D(300), places=2),
     away=st.decimals(D("0.001"), D("0.9"), places=3),

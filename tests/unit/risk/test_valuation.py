@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.order import Side
@@ -128,7 +128,6 @@ AMOUNTS = st.decimals(D("0.001"), D(10), places=3)
 QUOTES = st.decimals(D("0.01"), D(1000), places=2)
 
 
-@settings(max_examples=100)
 @given(fills=st.lists(st.tuples(SIDES, AMOUNTS, QUOTES, QUOTES), max_size=6), opening=AMOUNTS, start=QUOTES, now=QUOTES)
 def test_a_days_profit_is_the_change_of_cash_and_coins(
     fills: Any, opening: Decimal, start: Decimal, now: Decimal

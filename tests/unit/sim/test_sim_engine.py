@@ -202,7 +202,7 @@ class Trading(RuleBasedStateMachine):
 
 
 TestTrading = Trading.TestCase
-TestTrading.settings = settings(max_examples=15, stateful_step_count=20)
+TestTrading.settings = settings(max_examples=settings.default.max_examples // 3, stateful_step_count=20)
 
 
 @pytest.fixture

@@ -41,7 +41,6 @@ def tapes(draw: st.DrawFn) -> Tape:
     return Tape("binance", "BTCUSDT", "1m", 2, 5, "", "", time_ns, *columns)
 
 
-@settings(max_examples=60)
 @given(tapes(), st.integers(0, 2**31))
 def test_trades_of_any_bar_are_that_bar_again(tape: Tape, seed: int) -> None:
     source = Taped(tape)
@@ -117,7 +116,7 @@ def test_seconds_move() -> None:
     assert len(set(prices)) > 200
 
 
-@settings(max_examples=25)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 2), st.integers(-5, 5), st.booleans()), max_size=25))
 def test_numbers_are_contiguous_and_times_ordered_with_our_trades_between(
     steps: list[tuple[int, int, int, bool]],
@@ -138,7 +137,7 @@ def test_numbers_are_contiguous_and_times_ordered_with_our_trades_between(
         assert market.between(number, number + 1)[0].time_ms == trade.time_ms
 
 
-@settings(max_examples=25)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 2)), min_size=1, max_size=25))
 async def test_no_trade_is_left_out_after_a_fill_that_is_numbered_late(steps: list[tuple[int, int]]) -> None:
     """A resting order filled by an earlier trade of a batch has that trade's time and a number behind the batch."""
@@ -159,7 +158,7 @@ async def test_no_trade_is_left_out_after_a_fill_that_is_numbered_late(steps: li
         assert bar.volume == sum(trade.lots for trade in seen if bar.start_ms <= trade.time_ms < bar.end_ms)
 
 
-@settings(max_examples=15)
+@settings(max_examples=settings.default.max_examples // 3)
 @given(st.lists(st.tuples(st.integers(0, 40_000), st.integers(0, 2), st.integers(-50, 50)), min_size=1, max_size=12))
 async def test_klines_are_what_the_trades_amount_to(steps: list[tuple[int, int, int]]) -> None:
     market, now = generated(), NOW

@@ -187,7 +187,7 @@ def drawn(data: st.DataObject, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", LOOPS)
 @given(data=st.data())
-@settings(max_examples=12)
+@settings(max_examples=settings.default.max_examples // 3)
 def test_a_strategy_decides_as_the_loop_does(name: str, data: st.DataObject) -> None:
     strategy = CATALOGUE.make(name, drawn(data, name))
     found = evaluate(strategy, BARS).target
@@ -206,7 +206,7 @@ def differs_by_warmup(found: Any, wanted: list[float], warmup: int) -> bool:
 
 @pytest.mark.parametrize("name", [*LOOPS, "time_of_day"])
 @given(data=st.data())
-@settings(max_examples=8)
+@settings(max_examples=settings.default.max_examples // 5)
 def test_a_strategy_passes_its_check_with_any_parameters(name: str, data: st.DataObject) -> None:
     params = drawn(data, name) | {
         "sl_pct": data.draw(st.sampled_from([None, 0.5])),

@@ -163,7 +163,7 @@ def test_built_in_strategies_pass_on_synthetic_bars_quickly(name: str) -> None:
 
 
 @given(st.data())
-@settings(max_examples=25)
+@settings(max_examples=settings.default.max_examples // 2)
 def test_built_in_strategies_pass_with_any_parameters(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([n for n in BUILTIN if n != "buy_and_hold"]))
     fast = data.draw(st.integers(2, 40))

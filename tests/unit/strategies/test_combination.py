@@ -86,7 +86,7 @@ MEMBERS = [
 
 
 @given(st.data())
-@settings(max_examples=15)
+@settings(max_examples=settings.default.max_examples // 3)
 def test_members_that_pass_the_check_pass_it_in_any_combination(data: st.DataObject) -> None:
     members = data.draw(st.lists(st.sampled_from(MEMBERS), min_size=1, max_size=4))
     params = {

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.indicators import band_side, compute, cross_side, places_of, rsi, sma, to_ticks
@@ -19,7 +19,6 @@ ticks = st.lists(st.integers(1, 40), min_size=1, max_size=60)  # a coarse grid: 
 
 
 @given(ticks, st.integers(1, 6), st.integers(1, 8))
-@settings(max_examples=80)
 def test_cross_side_is_what_fractions_say(values: list[int], fast: int, extra: int) -> None:
     slow, last, wanted = fast + extra, 0.0, []
     for i in range(len(values)):
@@ -32,7 +31,6 @@ def test_cross_side_is_what_fractions_say(values: list[int], fast: int, extra: i
 
 
 @given(ticks, st.integers(2, 8), st.sampled_from([0.5, 1.0, 2.0]))
-@settings(max_examples=80)
 def test_band_side_is_what_fractions_say(values: list[int], period: int, width: float) -> None:
     wanted = []
     for i in range(len(values)):

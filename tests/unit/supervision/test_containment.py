@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.strategy_worker.crash_marker import CrashMarker
@@ -31,7 +31,6 @@ def _run(between: list[float]) -> list[tuple[str, bool]]:
     return found
 
 
-@settings(max_examples=200)
 @given(gaps)
 def test_isolated_before_disabled_and_never_after_one_crash(between: list[float]) -> None:
     found = _run(between)

@@ -190,7 +190,7 @@ class Protocol(RuleBasedStateMachine):
                 holder.renewal.close()
 
 
-Protocol.TestCase.settings = settings(max_examples=80, stateful_step_count=60)
+Protocol.TestCase.settings = settings(stateful_step_count=60)
 TestProtocol = Protocol.TestCase
 
 

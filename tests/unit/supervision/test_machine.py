@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.supervision import (
@@ -243,7 +243,6 @@ def changed(tree: SupervisorSpec, choice: int, fresh: str) -> SupervisorSpec:
     return replace(tree, children=(grown, *rest))
 
 
-@settings(max_examples=200)
 @given(trees(), st.sets(st.integers(0, 12)), steps, st.booleans())
 def test_invariants_hold_for_every_interleaving(
     tree: SupervisorSpec, living: set[int], steps: list[tuple[str, int]], is_ended: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.supervision import (
@@ -128,7 +128,6 @@ exits = st.lists(
 )
 
 
-@settings(max_examples=200)
 @given(trees(), exits)
 def test_machine_restarts_the_children_otp_restarts_in_its_order(
     top: Thing, exits: list[tuple[float, int, bool, int]]

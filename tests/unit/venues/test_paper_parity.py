@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ConfigDict
 
@@ -184,7 +184,6 @@ async def on_paper(result: Result, decisions: Decisions) -> tuple[list[tuple[Any
 
 
 @given(st.integers(0, 2**32), st.sampled_from([None, "0.3", "1", "5"]))
-@settings(max_examples=200)
 def test_paper_fills_what_a_backtest_fills(seed: int, collar_pct: str | None) -> None:
     random = np.random.default_rng(seed)
     bars = tape(random, int(random.integers(8, 60)))

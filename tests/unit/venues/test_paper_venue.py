@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.clock import FakeClock
@@ -317,7 +317,6 @@ async def test_bars_fed_again_do_not_meet_a_stop_that_a_later_bar_moved(mode: st
     assert [(side, price) for side, price, _ in fills_of(await drain(venue))] == [("sell", D(105))]
 
 
-@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

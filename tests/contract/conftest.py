@@ -6,12 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from fks.api import logins
 from fks.entry import logins
+from fks.exchanges.binance.exchange import CcxtBinance
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cheap_passwords() -> Iterator[None]:
-    """Hash passwords at the least cost in this process: hundreds of logins, each a fifth of a second of CPU."""
+def _cheap_passwords_and_closes() -> Iterator[None]:
+    """Hash passwords at the least cost in this process: hundreds of logins, each a fifth of a second of CPU; and have
+    ccxt close a client at once: the quarter of a second that it waits is for TLS, which the local exchanges have not.
+    """
+    (client,) = (kind for kind in CcxtBinance.__mro__ if "timeout_on_exit" in vars(kind))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logins, "HASH_COST", {"time_cost": 1, "memory_cost": 32, "parallelism": 1})
+        patch.setattr(client, "timeout_on_exit", 0)
         yield

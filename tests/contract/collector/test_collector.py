@@ -168,16 +168,14 @@ async def test_collector_killed_and_back_goes_on_where_the_store_ends(
             cwd=Path(__file__).parents[3],
         )
         try:
-            for symbol in FEW["symbols"]:
-                await later(database, 4, deadline_s=30, symbol=symbol)
+            await asyncio.gather(*(later(database, 4, deadline_s=30, symbol=symbol) for symbol in FEW["symbols"]))
         finally:
             process.kill()
             await process.wait()
     ended = {symbol: await sealed_ns(database, symbol=symbol) for symbol in FEW["symbols"]}
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log, epoch=3)) as collector:
         await until(lambda: collector.is_ready, deadline_s=15)
-        for symbol in FEW["symbols"]:
-            await later(database, 2, symbol=symbol)
+        await asyncio.gather(*(later(database, 2, symbol=symbol) for symbol in FEW["symbols"]))
     await check_stored(database, exchange)
     for symbol, at_ns in ended.items():
         sources = await database.sql(
@@ -333,8 +331,7 @@ async def test_drain_stores_all_and_the_next_collector_has_no_gap(
         collector = make_collector(settings, database, bus, CollectingLog(), epoch=epoch)
         async with running(collector):
             await until(lambda: collector.is_ready, deadline_s=20)  # noqa: B023
-            for symbol in FEW["symbols"]:
-                await later(database, 2, symbol=symbol)
+            await asyncio.gather(*(later(database, 2, symbol=symbol) for symbol in FEW["symbols"]))
             await until(lambda: all((f.last_id or -1) > newest.get(f.symbol, -1) for f in collector.feeds.values()))  # noqa: B023
             await collector.drain()
             for feed in collector.feeds.values():

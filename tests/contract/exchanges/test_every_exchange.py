@@ -433,7 +433,7 @@ async def test_x43_missing_answer_is_an_outage(
     """Neither the dial nor the subscriptions are waited for without end: a collector has no watch of its own for
     that."""
     peer.deaf_to = what
-    monkeypatch.setattr(socket, "CONNECT_S", 1.0)
+    monkeypatch.setattr(socket, "CONNECT_S", 0.3)
     async with asyncio.timeout(20):
         with pytest.raises(OutageError):
             await anext(exchange.watch(case.wanted))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fks.config.paths import Paths
+from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.node.control_socket import ask
 from fks.node.keeper import sweep
@@ -389,6 +390,12 @@ async def test_tree_is_redeployed_when_its_supervisor_is_silent(paths, monkeypat
         await until(lambda: driver.deploys >= 2, deadline_s=20.0)
 
 
+@pytest.fixture
+def _soon(monkeypatch):
+    monkeypatch.setattr("fks.node.tree_deployer.BACKOFF", Backoff(0.2, 1.0))
+
+
+@pytest.mark.usefixtures("_soon")
 async def test_failed_deploy_is_retried_once_at_start_and_always_later(paths):
     driver = FakeDriver(fail=[FksError("first")], age_s=None)
     async with running(paths, [small(paths, "ray")], driver):
@@ -398,6 +405,7 @@ async def test_failed_deploy_is_retried_once_at_start_and_always_later(paths):
         await until(lambda: driver.deploys == 4)
 
 
+@pytest.mark.usefixtures("_soon")
 async def test_unexpected_deploy_errors_do_not_end_the_keeper(paths):
     driver = FakeDriver()
     async with running(paths, [small(paths, "ray")], driver) as keeper:

@@ -28,7 +28,7 @@ from tests.support.servers import MortalPostgres
 from tests.support.waiting import until
 
 D = Decimal
-MAX_AGE_S = float(os.environ.get("FKS_MAX_AGE_S", "2"))  # of a decision; the database is away for three times as long
+MAX_AGE_S = float(os.environ.get("FKS_MAX_AGE_S", "1"))  # of a decision; the database is away for three times as long
 SLACK_S = 0.5  # between the last check of the age and the venue's note, when other processes hold the machine up
 SETTINGS = FAST.model_copy(update={"risk": Risk(feed_age_max_s=3600, decision_age_max_s=MAX_AGE_S)})
 

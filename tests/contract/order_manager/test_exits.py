@@ -26,7 +26,9 @@ from tests.support.waiting import until
 
 D = Decimal
 BOTH = {"stop_loss": D(90), "take_profit": D(120)}
-QUICK = Limits(clear_s=0.3, unprotected_s=0.5, exit_page_s=0.5, exit_retry_s=0.05, exit_retry_max_s=0.3)
+QUICK = Limits(
+    clear_s=0.3, unprotected_s=0.5, exit_page_s=0.5, exit_retry_s=0.05, exit_retry_max_s=0.3, protect_retry_max_s=0.3
+)
 
 
 def stops(rig: Rig) -> Decimal:
@@ -74,7 +76,7 @@ async def test_an_exit_that_has_to_wait_leaves_the_stop_and_pages(rig: Rig) -> N
 async def test_a_held_kill_keeps_the_stop_and_the_exit_waits(rig: Rig) -> None:
     await protected(rig)
     await rig.db.sql("INSERT INTO kill_switch (kill_id, report) VALUES ('k', '{\"flatten\": false}')")
-    await until(lambda: rig.service.cache.is_killed)
+    await rig.read_slow()
     out = await rig.signal(Kind.EXIT)
     denied = await rig.signal(instance="two", source="strategy:two")
     assert await rig.outcome(denied) == ("denied", "KILLED")
@@ -96,7 +98,7 @@ async def test_a_held_kill_keeps_the_stop_and_the_exit_waits(rig: Rig) -> None:
 async def test_a_person_closes_a_strategys_position_under_a_held_kill(rig: Rig, request_: dict[str, Any]) -> None:
     await protected(rig)
     await rig.db.sql("INSERT INTO kill_switch (kill_id, report) VALUES ('k', '{\"flatten\": false}')")
-    await until(lambda: rig.service.cache.is_killed)
+    await rig.read_slow()
     out = await rig.signal(source="principal:me", timeframe=None, **request_)
     await until(lambda: rig.venue.totals["BTC"] == 0)
     assert (await rig.outcome(out))[0] == "ordered"
@@ -117,7 +119,7 @@ async def test_a_fill_that_crosses_a_held_kill_is_protected(rig: Rig) -> None:
 async def test_a_missing_stop_is_placed_under_a_held_kill(rig: Rig) -> None:
     await protected(rig)
     await rig.db.sql("INSERT INTO kill_switch (kill_id, report) VALUES ('k', '{\"flatten\": false}')")
-    await until(lambda: rig.service.cache.is_killed)
+    await rig.read_slow()
     rig.venue.end(next(held for held in rig.venue.live() if held.order.role.value == "sl"), State.CANCELLED)
     await until(lambda: stops(rig) == D("9.99"))
     assert {held.order.attempt for held in rig.venue.live()} == {1}

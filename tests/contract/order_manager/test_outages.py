@@ -129,7 +129,7 @@ async def test_a_fill_the_stream_lost_is_found_by_the_sweep(rig: Rig) -> None:
 async def test_a_venue_that_cannot_be_read_gets_no_order_and_holds_up_no_other(idle: Rig) -> None:
     await idle.db.sql("INSERT INTO accounts (name, venue) VALUES ('second', 'other')")
     other = ScriptedVenue(name="other", account_id=3)
-    idle.venue.outages["open_orders"] = 4
+    idle.venue.outages["open_orders"] = 2
     idle.venues = {"ccxt": idle.venue, "other": other}
     await idle.start(wait_ready=False)
     book = idle.service.cache

@@ -20,7 +20,6 @@ from fks.config.settings import Risk
 from fks.model.order import State
 from fks.model.signal import Kind
 from fks.orders.crash_points import CrashPoints
-from fks.store import migrate
 from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
@@ -44,7 +43,6 @@ LATER = [f"later{number}" for number in range(12)]
 @pytest.fixture
 def postgres() -> Iterator[MortalPostgres]:
     with servers.mortal_postgres() as found:
-        asyncio.run(migrate.upgrade(found.url))
         yield found
 
 

@@ -21,7 +21,6 @@ from fks.chaos.fold import journal_errors
 from fks.config.settings import Database as DatabaseSettings
 from fks.model import ids
 from fks.model.order import OrderType, TimeInForce
-from fks.store import migrate
 from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
@@ -61,7 +60,6 @@ class EverythingDead:
     db: Database = field(init=False)
 
     async def open(self, entries: int) -> None:
-        await migrate.upgrade(self.postgres.url)
         options = DatabaseSettings(retry_s=2.0, connect_timeout_s=1.0)
         self.db = await Database.connect(self.postgres.url, options, application="test")
         await seed_accounts(self.db, instances=tuple(f"dead-{number}" for number in range(entries)))

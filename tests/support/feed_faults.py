@@ -26,7 +26,6 @@ from fks.model.errors import OutageError
 from fks.model.timeframe import to_ns
 from fks.risk.figures import Passed
 from fks.risk.market import feed_stale
-from fks.store import migrate
 from fks.store.db import Database
 from fks.store.facts import Facts
 from fks.store.leases import raise_epoch
@@ -156,7 +155,6 @@ class FaultRun:
     async def opened(self) -> AsyncIterator[FaultRun]:
         """Start PostgreSQL and the collector; end both."""
         with servers.mortal_postgres() as self._postgres:
-            await migrate.upgrade(self._postgres.url)
             self.db = await Database.connect(self._postgres.url, DatabaseSettings(retry_s=30.0))
             try:
                 async with asyncio.TaskGroup() as group:  # one that falls ends the run

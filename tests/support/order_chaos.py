@@ -39,7 +39,6 @@ from fks.model.errors import OutageError
 from fks.model.order import OrderType, Side, TimeInForce
 from fks.model.signal import Kind
 from fks.orders.crash_points import LABELS
-from fks.store import migrate
 from fks.store.bus import BARS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.orders import OrderStore
@@ -975,7 +974,6 @@ async def order_chaos(
 ) -> AsyncIterator[OrderChaos]:
     """Make a run on a local exchange and a PostgreSQL of its own, which is killed. `options`: those of OrderChaos."""
     with mortal_postgres() as postgres:
-        await migrate.upgrade(postgres.url)
         db = await Database.connect(postgres.url, DatabaseSettings(retry_s=3.0), application="test")
         exchange = LocalExchange(exchange_home, ("--rate-limits", "off", "--balance", BALANCE)).start()
         urls = {"database_url": postgres.url, "redis_url": redis_url}

@@ -18,7 +18,6 @@ from fks.model.order import OrderType, Outcome, State
 from fks.model.tape import unpack_tape
 from fks.model.timeframe import iso
 from fks.order_manager.side_journal import SideJournal
-from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import HeldLease, raise_epoch
@@ -217,7 +216,6 @@ async def outage_rig(
     postgres: MortalPostgres, exchange: LocalExchange, bus: Bus, side: Path | None, **changes: Any
 ) -> AsyncIterator[Outage]:
     """Give a seeded order manager that is not started."""
-    await migrate.upgrade(postgres.url)
     db = await Database.connect(postgres.url, DatabaseSettings(), application="test")
     await seed(db)
     await db.sql("UPDATE instruments SET lot_step = 0.00001, qty_min = 0.00001 WHERE symbol = 'BTCUSDT'")

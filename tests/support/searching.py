@@ -23,7 +23,6 @@ from fks.jobs.optimization import KIND, document_of_search, parse_optimization, 
 from fks.model.bar import Bars
 from fks.search import Search, serial
 from fks.search.run import Evaluate
-from fks.store import migrate
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.jobs import SEARCHES, Job, JobStore
@@ -137,7 +136,6 @@ async def survive_deaths(spec: dict[str, Any], total: int, folder: Path) -> None
     spec = {**spec, "strategy": "patient_cross"}
     dice = random.Random(7)
     with mortal_postgres() as postgres:
-        await migrate.upgrade(postgres.url)
         db = await Database.connect(postgres.url, DatabaseSettings(retry_s=20.0), application="test")
         await stored(db, 400)
         for statement in COUNTED.strip().split(";\n"):

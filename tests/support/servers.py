@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import contextlib
+import functools
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -17,6 +22,7 @@ from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
 from fks.model.errors import ConfigError
 from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait
+from fks.store import migrate
 from tests.support.waiting import wait_until
 
 TEMPLATE = "fks_template"  # the migrated database that tests clone
@@ -106,10 +112,25 @@ class MortalPostgres:
         self._server.stop(self._process)
 
 
+@functools.cache
+def _migrated_home() -> Path:
+    """Return a home whose PostgreSQL is stopped and has a migrated database: made once, removed with this process."""
+    made = contextlib.ExitStack()
+    atexit.register(made.close)
+    paths = made.enter_context(home())
+    postgres = MortalPostgres(paths)
+    with ThreadPoolExecutor(1) as beside:  # the caller's event loop may run
+        beside.submit(lambda: asyncio.run(migrate.upgrade(postgres.url))).result()
+    postgres.stop()
+    return paths.home
+
+
 @contextlib.contextmanager
 def mortal_postgres() -> Iterator[MortalPostgres]:
-    """Give a running PostgreSQL in a home of its own, which may be killed and started; it is stopped at the end."""
+    """Give a running PostgreSQL with a migrated database, in a home of its own, which may be killed and started; it is
+    stopped at the end."""
     with home() as paths:
+        subprocess.run(["cp", "-a", f"{_migrated_home()}/.", paths.home], check=True)
         postgres = MortalPostgres(paths)
         try:
             yield postgres

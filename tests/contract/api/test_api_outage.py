@@ -69,7 +69,6 @@ async def test_cached_token_reads_the_newest_price_without_postgresql(
     trade = PublicTrade("binance", "BTCUSDT", 1, now_ns, Decimal("64001.2"), Decimal(1), False, received_ns=now_ns)
     await Latest(bus).publish([trade])
     with servers.mortal_postgres() as postgres:
-        await migrate.upgrade(postgres.url)
         async with running_on(postgres.url, redis_url, tmp_path) as (gateway, token), gateway.client("read") as client:
             assert (await client.get("/orders")).status_code == 200
             postgres.kill()
@@ -88,7 +87,6 @@ async def test_unknown_tokens_cost_nothing_while_postgresql_is_away(
     monkeypatch.setattr(auth, "AWAY_S", 60.0)
     clock = RealClock()
     with servers.mortal_postgres() as postgres:
-        await migrate.upgrade(postgres.url)
         async with (
             running_on(postgres.url, redis_url, tmp_path, retry_s=1.0) as (gateway, _),
             gateway.client(None) as client,

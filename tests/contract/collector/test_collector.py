@@ -21,7 +21,6 @@ from fks.feed.rows import TRADES, FeedRow
 from fks.files.sample import SAMPLE, sample_tape
 from fks.model.errors import OutageError, StaleEpochError
 from fks.model.timeframe import NS, to_datetime
-from fks.store import migrate
 from fks.store.bars import BarStore
 from fks.store.bus import BARS, Bus
 from fks.store.db import Database
@@ -204,7 +203,6 @@ async def test_newer_collector_ends_an_older_one(
 
 async def test_database_killed_and_back_misses_nothing(bus: Bus, log: CollectingLog, exchange: LocalExchange) -> None:
     with servers.mortal_postgres() as postgres:
-        await migrate.upgrade(postgres.url)
         db = await Database.connect(postgres.url, DatabaseSettings(retry_s=1.0))
         async with running(make_collector(settings_for(exchange.info, **FEW), db, bus, log)) as collector:
             await until(lambda: collector.is_ready, deadline_s=15)
@@ -240,7 +238,6 @@ async def test_partition_from_the_database_leaves_no_gap(
 async def test_value_not_published_in_time_is_not_published_later() -> None:
     """The state of a feed when PostgreSQL is back is another one, and is published then."""
     with servers.mortal_postgres() as postgres:
-        await migrate.upgrade(postgres.url)
         db = await Database.connect(postgres.url, DatabaseSettings(retry_s=60.0))
         store = FeedStore(db, "binance", 1, RealClock())
         await store.claim(["BTCUSDT"], ["1m"])

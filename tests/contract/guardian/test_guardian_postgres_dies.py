@@ -11,7 +11,6 @@ import pytest
 
 from fks.config.settings import Database as DatabaseSettings
 from fks.guardian.service import read_kill
-from fks.store import migrate
 from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
 from tests.support import servers
@@ -26,7 +25,6 @@ async def test_postgres_is_killed_then_the_switch_is_thrown(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path
 ) -> None:
     with servers.mortal_postgres() as postgres:
-        await migrate.upgrade(postgres.url)
         db = await Database.lazy(postgres.url, DatabaseSettings(connect_timeout_s=1.0))
         await seed_account(db, position="0.3")
         await rest_one(trader)

@@ -15,7 +15,6 @@ from fks.history.sync import Stopped, Sync
 from fks.model.bar import Bar
 from fks.model.errors import FksError
 from fks.model.timeframe import NS, bar_start, to_datetime, to_ns
-from fks.store import migrate
 from fks.store.db import Database
 from tests.support import servers
 from tests.support.history_exchange import HistoryExchange
@@ -104,7 +103,6 @@ async def test_any_order_of_syncs_and_faults_ends_with_the_exchanges_bars(databa
 
 async def test_killing_postgresql_repeatedly_loses_no_bar() -> None:
     with servers.mortal_postgres() as postgres:
-        await migrate.upgrade(postgres.url)
         db = await Database.connect(postgres.url, DatabaseSettings(retry_s=10.0), application="test")
         clock, log = RealClock(), CollectingLog()
         exchange = HistoryExchange(clock)

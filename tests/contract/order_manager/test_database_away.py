@@ -16,7 +16,6 @@ from fks.config.settings import Risk
 from fks.model.order import Answer, Order
 from fks.model.signal import Kind
 from fks.orders.crash_points import LABELS, CrashPoints
-from fks.store import migrate
 from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
@@ -48,7 +47,6 @@ class NotingVenue(ScriptedVenue):
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[MortalPostgres]:
     with servers.mortal_postgres() as found:
-        asyncio.run(migrate.upgrade(found.url))
         yield found
 
 

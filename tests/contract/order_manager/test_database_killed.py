@@ -12,7 +12,6 @@ import pytest
 from fks.config.settings import Database as DatabaseSettings
 from fks.model.order import State
 from fks.model.signal import Kind
-from fks.store import migrate
 from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
@@ -28,7 +27,6 @@ D = Decimal
 @pytest.fixture
 async def own(bus: Bus) -> AsyncIterator[tuple[MortalPostgres, Rig]]:
     with servers.mortal_postgres() as postgres:
-        await migrate.upgrade(postgres.url)
         db = await Database.connect(
             postgres.url, DatabaseSettings(retry_s=0.5, connect_timeout_s=1.0), application="test"
         )

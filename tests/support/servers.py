@@ -22,7 +22,6 @@ from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
 from fks.model.errors import ConfigError
 from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait
-from fks.store import migrate
 from tests.support.waiting import wait_until
 
 TEMPLATE = "fks_template"  # the migrated database that tests clone
@@ -115,6 +114,8 @@ class MortalPostgres:
 @functools.cache
 def _migrated_home() -> Path:
     """Return a home whose PostgreSQL is stopped and has a migrated database: made once, removed with this process."""
+    from fks.store import migrate  # Alembic: a third of the start of a process that uses the rest of this module
+
     made = contextlib.ExitStack()
     atexit.register(made.close)
     paths = made.enter_context(home())

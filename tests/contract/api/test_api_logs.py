@@ -28,5 +28,3 @@ async def test_last_lines_of_one_component_come_without_secrets(gateway: Running
     assert "hunter2222" not in json.dumps(raw)
     assert (none.status_code, none.json()["code"]) == (404, "COMPONENT_UNKNOWN")
     assert outside.status_code == 404
-    async with gateway.client("trade") as client:
-        assert (await client.get("/system/logs/orders")).status_code == 403

@@ -104,5 +104,3 @@ async def test_a_search_that_cannot_run_is_refused_at_once(gateway: Running) -> 
         for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/trials")):
             answer = await client.request(method, f"/optimizations/{unknown}{path}")
             assert (answer.status_code, answer.json()["code"]) == (404, "OPTIMIZATION_UNKNOWN")
-    async with gateway.client("read") as client:
-        assert (await client.post("/optimizations", json=SEARCH)).status_code == 403

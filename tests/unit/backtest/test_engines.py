@@ -555,7 +555,7 @@ def built_in() -> list[str]:
 @pytest.mark.parametrize("protected", [{}, {"sl_pct": 0.3, "tp_pct": 0.41}, {"trail_pct": 0.2, "tp_pct": 0.6}])
 @pytest.mark.parametrize("name", built_in())
 def test_engines_agree_on_the_sample_for_built_in_strategies(name: str, protected: dict[str, float]) -> None:
-    bars = unpack_tape(SAMPLE.read_bytes()).bars()[20_000:32_000]
+    bars = unpack_tape(SAMPLE.read_bytes()).bars()[20_000:24_000]
     kind = CATALOGUE.kind(name)
     params = {**FAST.get(name, {}), **{key: value for key, value in protected.items() if key in kind.model_fields}}
     limits = Risk(loss_day_max=Decimal(40))

@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any, cast
 
 from fks.clock import RealClock
@@ -29,25 +28,11 @@ from fks.store.db import Database
 from fks.store.leases import HeldLease
 from tests.support.feed_histories import MakeFeed, feed_maker
 from tests.support.local_exchange import LocalExchange
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.waiting import until
 
 NAME = "collector:binance"
 LEASE_S = 3.0
-
-
-@dataclass(frozen=True)
-class Held:
-    """A lease that holds."""
-
-    name: str
-    epoch: int
-
-    def holds(self) -> bool:
-        return True
-
-    def held_within(self, seconds: float | None) -> bool:
-        return True
 
 
 def settings_for(info: dict[str, Any], **data: Any) -> Settings:
@@ -72,7 +57,7 @@ def make_collector(
     assert endpoint_of(settings, None, name) != Endpoint()
     exchange = make_exchange(name, settings=settings, node=None, clock=clock, log=log)
     runtime = Runtime(
-        settings, clock, db, bus, log, meter or RecordingMeter(), lease or Held(f"collector:{name}", epoch)
+        settings, clock, db, bus, log, meter or RecordingMeter(), lease or TestLease(f"collector:{name}", epoch)
     )
     return Collector(exchange, runtime, make_feed=make_feed)
 

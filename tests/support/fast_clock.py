@@ -9,12 +9,13 @@ import time
 class FastClock:
     """Monotonic time and sleeps run `rate` times as fast; `step` moves the time of day alone."""
 
-    def __init__(self) -> None:
-        self.rate = 1.0
+    def __init__(self, start_ns: int | None = None, rate: float = 1.0) -> None:
+        """`start_ns`: its first time of day; None = the machine's."""
+        self.rate = rate
         self._offset_ns = 0
         self._from_s = time.monotonic()  # of the machine, when `rate` was last changed
         self._elapsed_s = 0.0
-        self._start_ns = time.time_ns()
+        self._start_ns = time.time_ns() if start_ns is None else start_ns
 
     def run(self, rate: float) -> None:
         """Run `rate` times as fast from now on. Sleeps under way keep their end."""

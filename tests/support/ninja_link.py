@@ -19,8 +19,7 @@ from fks.store.facts import Facts
 from fks.store.leases import raise_epoch
 from fks.store.ninja import NinjaStore
 from tests.support.ninja import SECRET
-from tests.support.order_rig import TestLease
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.waiting import until
 
 BODY = {

@@ -22,8 +22,7 @@ from fks.store.db import Database
 from fks.store.facts import Facts
 from fks.store.leases import raise_epoch
 from fks.store.ninja import NinjaStore
-from tests.support.order_rig import TestLease
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 
 WRITES = frozenset({"mark_sending", "release", "record_answer", "record_events", "open_requests"})
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from fks.clock import Clock, RealClock
+from fks.clock import Clock
 from fks.config.settings import Data, Ninja, Settings
 from fks.exchanges.ninja.exchange import NinjaExchange
 from fks.exchanges.registry import make_exchange
@@ -21,22 +21,6 @@ from tests.support.ports import CollectingLog
 MONDAY_NS = 1_738_594_800 * NS  # 2025-02-03 15:00 UTC, 09:00 in Chicago: Globex is open, ES 03-25 the front month
 SYMBOL = "ES 03-25"
 ACCOUNT = "Sim101"
-
-
-class FastClock(RealClock):
-    """A clock that begins at a moment and runs `speed` times as fast as the machine's; waits are shorter by as much."""
-
-    def __init__(self, start_ns: int = MONDAY_NS, speed: float = 1.0) -> None:
-        self._start_ns, self._speed, self._begun_s = start_ns, speed, RealClock().monotonic()
-
-    def now_ns(self) -> int:
-        return self._start_ns + round(self.monotonic() * NS)
-
-    def monotonic(self) -> float:
-        return (super().monotonic() - self._begun_s) * self._speed
-
-    async def sleep(self, seconds: float) -> None:
-        await super().sleep(seconds / self._speed)
 
 
 class Relay:

@@ -30,7 +30,7 @@ from fks.store.leases import raise_epoch
 from fks.store.orders import OrderStore
 from fks.store.signals import SignalStore
 from tests.support.histories import Histories, is_recording
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.strategies import collect
 from tests.support.waiting import until
@@ -44,22 +44,6 @@ FAST = Settings(
     risk=Risk(feed_age_max_s=3600),
     http=Http(order_wait_s=10.0),
 )  # fmt: skip
-
-
-@dataclass
-class TestLease:
-    """A lease that the test holds, or does not."""
-
-    __test__ = False
-    name: str
-    epoch: int
-    is_held: bool = True
-
-    def holds(self) -> bool:
-        return self.is_held
-
-    def held_within(self, seconds: float | None) -> bool:
-        return True
 
 
 async def seed(db: Database, *, instances: tuple[str, ...] = ("one", "two"), pyramiding: int = 1_000_000) -> None:

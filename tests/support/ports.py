@@ -63,3 +63,19 @@ class CollectingLog:
     def events(self, level: str | None = None) -> list[str]:
         """Return the names of the events logged, of one level or all."""
         return [event for known, event, _ in self.lines if level in (None, known)]
+
+
+@dataclass
+class TestLease:
+    """A lease that the test holds, or does not."""
+
+    __test__ = False
+    name: str
+    epoch: int
+    is_held: bool = True
+
+    def holds(self) -> bool:
+        return self.is_held
+
+    def held_within(self, seconds: float | None) -> bool:
+        return True

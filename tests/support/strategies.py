@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +17,7 @@ from fks.store.challengers import ChallengerStore
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
 from fks.store.strategies import NewInstance, StrategyStore
+from tests.support.ports import TestLease
 
 #: What makes each decision of an instance fresh, however old its bars are and however many come at once.
 EVERY_EDGE: dict[str, Any] = {"approval": "manual", "valid_for_s": 1e8}
@@ -45,20 +45,6 @@ class Gate:
 GATE = Gate()
 
 
-@dataclass
-class HeldForTest:
-    """A lease that always holds."""
-
-    epoch: int = 1
-    name: str = "strategy:0"
-
-    def holds(self) -> bool:
-        return True
-
-    def held_within(self, seconds: float | None) -> bool:
-        return True
-
-
 def bars_of(
     closes: Sequence[float], *, symbol: str = "BTCUSDT", timeframe: str = "1m", start_ns: int = START_NS
 ) -> Bars:
@@ -70,7 +56,7 @@ def bars_of(
     return Bars(symbol, timeframe, times, open_, high, low, close, np.ones(len(close)))
 
 
-async def hold(db: Database, epoch: int, name: str = "strategy:0") -> HeldForTest:
+async def hold(db: Database, epoch: int, name: str = "strategy:0") -> TestLease:
     """Give a role to `epoch`, as the supervisor does before it starts a worker: an older one cannot write any more."""
     await db.sql(
         "INSERT INTO leases (name, epoch) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE"
@@ -78,7 +64,7 @@ async def hold(db: Database, epoch: int, name: str = "strategy:0") -> HeldForTes
         name,
         epoch,
     )
-    return HeldForTest(epoch, name)
+    return TestLease(name, epoch)
 
 
 async def collect(db: Database) -> None:

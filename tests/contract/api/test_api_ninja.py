@@ -18,7 +18,7 @@ from fks.store.leases import raise_epoch
 from fks.store.ninja import NinjaStore
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running
-from tests.support.order_rig import TestLease
+from tests.support.ports import TestLease
 from tests.support.waiting import until
 
 ACCOUNT = {"name": "Sim101", "sim": True, "mode": "auto", "connected": True}

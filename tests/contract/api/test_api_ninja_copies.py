@@ -22,7 +22,8 @@ from fks.store.ninja import NinjaStore
 from fks.store.signals import SignalStore
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running
-from tests.support.order_rig import TestLease, signal_of
+from tests.support.order_rig import signal_of
+from tests.support.ports import TestLease
 
 ES = "ES 12-26"
 NINJA: dict[str, Any] = {

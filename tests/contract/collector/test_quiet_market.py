@@ -33,8 +33,8 @@ from fks.model.timeframe import NS, bar_end, bar_start
 from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
-from tests.support.collecting import Held, running
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.collecting import running
+from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.waiting import until
 
 SYMBOL = "ILQ/USD"
@@ -112,7 +112,7 @@ def collector_on(exchange: QuietExchange, database: Database, bus: Bus, log: Col
     data = Data(
         exchange="kraken", symbols=(SYMBOL,), timeframes=("1m", "5m"), backfill_bars=3, stale_min_s=2.0, stale_max_s=2.0
     )
-    lease = Held("collector:kraken", 1)
+    lease = TestLease("collector:kraken", 1)
     runtime = Runtime(Settings(data=data), RealClock(), database, bus, log, RecordingMeter(), lease)
     return Collector(exchange, runtime)  # type: ignore[arg-type]
 

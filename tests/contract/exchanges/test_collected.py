@@ -18,11 +18,11 @@ from fks.exchanges.registry import make_exchange
 from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
-from tests.support.collecting import Held, running
+from tests.support.collecting import running
 from tests.support.exchange_cases import CASES
 from tests.support.exchange_peer import Peer, playing
 from tests.support.okx_market import Market, trading
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.waiting import until
 
 
@@ -53,7 +53,7 @@ async def test_okx_is_collected_through_a_cut(
     settings = Settings(data=data)
     clock = RealClock()
     exchange = make_exchange("okx", settings=settings, node=None, clock=clock, log=log)
-    lease = Held("collector:okx", 1)
+    lease = TestLease("collector:okx", 1)
     collector = Collector(exchange, Runtime(settings, clock, database, bus, log, RecordingMeter(), lease))
 
     async def stored() -> dict[int, tuple[float, ...]]:

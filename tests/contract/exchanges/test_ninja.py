@@ -30,9 +30,10 @@ from fks.model.timeframe import NS, to_ns
 from fks.sim.nt8 import platform
 from fks.store.db import Database
 from tests.support.exchange_peer import CountingBudget
+from tests.support.fast_clock import FastClock
 from tests.support.free_port import free_port
 from tests.support.ninja import put_secret
-from tests.support.ninja_prices import MONDAY_NS, SYMBOL, Bridge, FastClock, bridge_at
+from tests.support.ninja_prices import MONDAY_NS, SYMBOL, Bridge, bridge_at
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 
@@ -42,7 +43,7 @@ BOTH = (*TRADES, Subscription(Channel.QUOTES, SYMBOL))
 
 @pytest.fixture
 def clock() -> FastClock:
-    return FastClock()
+    return FastClock(MONDAY_NS)
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def at(text: str) -> int:
 # ── the module ───────────────────────────────────────────────────────────────────────────────────
 async def test_x11_it_connects_to_nothing_and_reads_no_secret_by_being_opened(log: CollectingLog) -> None:
     settings = Settings(ninja=Ninja(port=free_port(), secret_file="/nowhere/ninja.key"))
-    made = make_exchange("ninja", settings=settings, node=None, clock=FastClock(), log=log)
+    made = make_exchange("ninja", settings=settings, node=None, clock=FastClock(MONDAY_NS), log=log)
     await made.open()
     assert [item.symbol for item in await made.instruments() if item.base == "ESH25"] == [SYMBOL]
     assert made.counters.connects == 0
@@ -331,7 +332,7 @@ async def test_x41_refused_connection_is_an_outage_that_names_the_address(
     put_secret(tmp_path / "key")
     port = free_port()
     settings = Settings(ninja=Ninja(port=port, secret_file=str(tmp_path / "key")))
-    made = make_exchange("ninja", settings=settings, node=None, clock=FastClock(), log=log)
+    made = make_exchange("ninja", settings=settings, node=None, clock=FastClock(MONDAY_NS), log=log)
     try:
         for call in (made.watch(TRADES).__anext__, lambda: made.fetch_bars(SYMBOL, "1m", None, 1)):
             with pytest.raises(OutageError, match=f"127.0.0.1:{port}"):
@@ -369,7 +370,7 @@ async def test_x42_another_secret_is_refused_and_in_no_error_or_log(
 
 
 async def test_x42_a_missing_secret_is_the_operators_fault(log: CollectingLog, tmp_path: Path) -> None:
-    made = make_exchange("ninja", settings=Settings(home=tmp_path), node=None, clock=FastClock(), log=log)
+    made = make_exchange("ninja", settings=Settings(home=tmp_path), node=None, clock=FastClock(MONDAY_NS), log=log)
     with pytest.raises(ConfigError, match=r"ninja\.key"):
         await anext(made.watch(TRADES))
     await made.close()
@@ -387,7 +388,7 @@ async def test_x43_missing_answer_is_an_outage(
     put_secret(tmp_path / "key")
     port = server.sockets[0].getsockname()[1]
     settings = Settings(ninja=Ninja(port=port, secret_file=str(tmp_path / "key")))
-    made = make_exchange("ninja", settings=settings, node=None, clock=FastClock(), log=log)
+    made = make_exchange("ninja", settings=settings, node=None, clock=FastClock(MONDAY_NS), log=log)
     with pytest.raises(OutageError):
         await anext(made.watch(TRADES))
     await made.close()

@@ -18,9 +18,10 @@ from fks.runtime import Runtime
 from fks.store.assets import Asset, AssetStore
 from fks.store.bus import Bus
 from fks.store.db import Database
-from tests.support.collecting import Held, running
-from tests.support.ninja_prices import MONDAY_NS, SYMBOL, Bridge, FastClock, bridge_at
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.collecting import running
+from tests.support.fast_clock import FastClock
+from tests.support.ninja_prices import MONDAY_NS, SYMBOL, Bridge, bridge_at
+from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.waiting import until
 
 SPEED = 20.0
@@ -43,7 +44,7 @@ async def collector(bridge: Bridge, database: Database, bus: Bus, log: Collectin
     async with database.transaction() as tx:
         await AssetStore(tx).enable(Asset("ninja", SYMBOL, ("1m", "5m"), channels=("trades", "quotes")), [], 0)
     settings = bridge.settings
-    runtime = Runtime(settings, bridge.clock, database, bus, log, RecordingMeter(), Held("collector:ninja", 1))
+    runtime = Runtime(settings, bridge.clock, database, bus, log, RecordingMeter(), TestLease("collector:ninja", 1))
     async with running(Collector(bridge.exchange(log), runtime)) as made:
         yield made
 

@@ -17,10 +17,10 @@ from fks.exchanges.registry import make_exchange
 from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
-from tests.support.collecting import Held, running
+from tests.support.collecting import running
 from tests.support.exchange_cases import CASES, FRIDAY, KEY, MS
 from tests.support.exchange_peer import Peer, TapeClock, playing
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.waiting import until
 
 OTHER = "MSFT"
@@ -102,7 +102,7 @@ def collect(peer: Peer, database: Database, bus: Bus, log: CollectingLog, clock:
         )
         settings = Settings(data=data)
         exchange = make_exchange("polygon", settings=settings, node=None, clock=clock, log=log)
-        lease = Held("collector:polygon", 1)
+        lease = TestLease("collector:polygon", 1)
         return Collector(exchange, Runtime(settings, clock, database, bus, log, RecordingMeter(), lease))
 
     return made

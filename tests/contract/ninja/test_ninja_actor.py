@@ -25,8 +25,7 @@ from fks.store.ninja import NinjaStore, events_topic, requests_topic
 from tests.support.ninja import SECRET, ack, put_secret
 from tests.support.ninja_link import BODY
 from tests.support.ninja_server import ScriptedBridge
-from tests.support.order_rig import TestLease
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.waiting import until
 
 GROUP = "actor-test"  # Redis is shared with other tests: a name of its own

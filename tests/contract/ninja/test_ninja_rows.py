@@ -26,7 +26,7 @@ from fks.model.timeframe import NS
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
 from fks.store.ninja import NinjaStore
-from tests.support.order_rig import TestLease
+from tests.support.ports import TestLease
 
 NOW = 1_767_225_600 * NS
 S = RequestState

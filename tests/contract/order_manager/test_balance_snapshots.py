@@ -24,8 +24,8 @@ from fks.store.accounts import AccountStore
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
-from tests.support.order_rig import FAST, TestLease, seed
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.order_rig import FAST, seed
+from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.waiting import until
 

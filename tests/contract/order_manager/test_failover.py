@@ -18,7 +18,8 @@ from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.failover import load_record, watch_failover
-from tests.support.order_rig import Rig, TestLease, seed
+from tests.support.order_rig import Rig, seed
+from tests.support.ports import TestLease
 from tests.support.replication import ReplicatedPostgres, replicated_postgres
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.waiting import until

@@ -27,9 +27,9 @@ from fks.tape.reader import check_file, read_records, tape_files
 from fks.tape.recorded_exchange import RecordedExchange, taped
 from fks.tape.replay import TapeExchange
 from fks.tape.summary import Summary
-from tests.support.collecting import Held, running, settings_for
+from tests.support.collecting import running, settings_for
 from tests.support.local_exchange import LocalExchange
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.waiting import until
 
 FEW: dict[str, Any] = {"timeframes": ("1s", "5s", "1m"), "symbols": ("BTCUSDT", "ETHUSDT"), "backfill_bars": 20}
@@ -45,7 +45,7 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange
 @pytest.fixture
 async def collect(database: Database, bus: Bus, log: CollectingLog) -> Any:
     def make(source: Exchange, settings: Any, epoch: int) -> Collector:
-        lease = Held("collector:binance", epoch)
+        lease = TestLease("collector:binance", epoch)
         return Collector(source, Runtime(settings, RealClock(), database, bus, log, RecordingMeter(), lease))
 
     return make

@@ -23,9 +23,8 @@ from fks.orders.machine import advance
 from fks.orders.side_lines import Placed, parse_line
 from fks.process.journal_file import JournalFile, read_lines
 from fks.risk.policy import KillMode
-from tests.support.order_rig import TestLease
 from tests.support.order_values import a_fill, an_order
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.scripted_venue import ScriptedVenue
 
 D = Decimal

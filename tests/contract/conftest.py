@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from fks.api import logins
 from fks.entry import logins
 from fks.exchanges.binance.exchange import CcxtBinance
 

@@ -14,27 +14,10 @@ from fks.exchanges.base import MS, check_ascending, check_trade, exact, instrume
 from fks.exchanges.base.rest import CcxtExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows
 from fks.exchanges.base.values import offered
-from fks.exchanges.binance.wire import KLINES, BinanceWire
+from fks.exchanges.binance.capabilities import CAPABILITIES
+from fks.exchanges.binance.wire import BinanceWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
-from fks.model.market import Allowance, Channel, ExchangeCapabilities, RateLimits, TradeIds, TradesFrom
-
-# Source: developers.binance.com/docs/binance-spot-api-docs (limits, websocket streams), read 2026-07.
-
-CAPABILITIES = ExchangeCapabilities(
-    timeframes=KLINES,
-    channels=frozenset(Channel),
-    trade_ids=TradeIds.CONTIGUOUS,
-    trades_from=TradesFrom.ID,
-    streams_max=1024,
-    has_empty_bars=True,
-    limits=RateLimits(
-        requests=Allowance(6000, 60),
-        connects=Allowance(60, 60),  # documented as 300 in 5 minutes; by the minute, so that no connect waits for five
-        orders=Allowance(100, 10),
-    ),
-)
-
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT):
     from ccxt.pro.binance import binance as CcxtBinance  # the class the order venue loads anyway

@@ -18,28 +18,11 @@ from fks.exchanges.base.paging import first_from, page_end
 from fks.exchanges.base.rest import CcxtExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows, rows_of, trade_of
 from fks.exchanges.base.values import offered
+from fks.exchanges.bybit.capabilities import CAPABILITIES
 from fks.exchanges.bybit.wire import INTERVALS, BybitWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
-from fks.model.market import Allowance, Channel, ExchangeCapabilities, RateLimits, TradeIds, TradesFrom
 from fks.model.timeframe import NS, TIMEFRAMES
-
-# Source: bybit-exchange.github.io/docs/v5 (rate limits, websocket connect), read 2026-11.
-
-CAPABILITIES = ExchangeCapabilities(
-    timeframes=frozenset(INTERVALS),
-    channels=frozenset(Channel),
-    trade_ids=TradeIds.OPAQUE,
-    trades_from=TradesFrom.NEWEST,
-    streams_max=200,  # our choice: such a connection is quick to open again; Bybit allows 21,000 characters of topics
-    has_empty_bars=True,
-    newest_max=60,
-    limits=RateLimits(
-        requests=Allowance(600, 5),
-        connects=Allowance(100, 60),  # documented as 500 in 5 minutes; by the minute, so that no connect waits for five
-    ),
-)
-
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"bybit"}):
     from ccxt.async_support.bybit import bybit as CcxtBybit

@@ -16,41 +16,12 @@ from fks.exchanges.base import check_trade, exact, ns_of_iso
 from fks.exchanges.base.rest import CcxtExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows
 from fks.exchanges.base.values import offered
-from fks.exchanges.coinbase.wire import LIVE_TIMEFRAME, CoinbaseWire
+from fks.exchanges.coinbase.capabilities import CAPABILITIES, GRANULARITIES
+from fks.exchanges.coinbase.wire import CoinbaseWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
-from fks.model.market import Allowance, Channel, ExchangeCapabilities, RateLimits, TradeIds, TradesFrom
 from fks.model.timeframe import NS, TIMEFRAMES, bar_start
-
-# Source: docs.cdp.coinbase.com/advanced-trade (rate limits, candles), read 2026-07.
-
-#: timeframe -> REST's name of it
-GRANULARITIES = {
-    "1m": "ONE_MINUTE",
-    "5m": "FIVE_MINUTE",
-    "15m": "FIFTEEN_MINUTE",
-    "30m": "THIRTY_MINUTE",
-    "1h": "ONE_HOUR",
-    "1d": "ONE_DAY",
-}
-CAPABILITIES = ExchangeCapabilities(
-    timeframes=frozenset(GRANULARITIES),
-    channels=frozenset(Channel),
-    trade_ids=TradeIds.RISING,
-    trades_from=TradesFrom.TIME,
-    streams_max=100,
-    has_empty_bars=False,
-    live_bars=frozenset({LIVE_TIMEFRAME}),
-    separator="-",
-    limits=RateLimits(
-        requests=Allowance(10, 1),
-        # documented as 8 a second, and 8 messages before a login, of which a connection sends three; less here, since
-        # two windows of ours meet in one second of theirs
-        connects=Allowance(2, 1),
-    ),
-)
-
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"} | {"coinbase"}):
     from ccxt.async_support.coinbase import coinbase as CcxtCoinbase

@@ -18,32 +18,13 @@ from fks.exchanges.base import Endpoint, check_trade, exact
 from fks.exchanges.base.rest import CcxtExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows, rows_of
 from fks.exchanges.base.values import offered
+from fks.exchanges.kraken.capabilities import CAPABILITIES
 from fks.exchanges.kraken.wire import INTERVALS, KrakenWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
-from fks.model.market import Allowance, Channel, ExchangeCapabilities, RateLimits, TradeIds, TradesFrom
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import NS
-
-# Source: docs.kraken.com/api (REST limits, WebSocket v2), read 2026-07.
-
-CAPABILITIES = ExchangeCapabilities(
-    timeframes=frozenset(INTERVALS),
-    channels=frozenset(Channel),
-    trade_ids=TradeIds.RISING,  # they rise by one, and the wire reports where they do not; but REST knows only times
-    trades_from=TradesFrom.TIME,
-    streams_max=200,
-    has_empty_bars=True,
-    bars_newest_max=720,
-    separator="/",
-    renamed={"XBT": "BTC", "XDG": "DOGE"},  # REST's old names and those of the websocket's version 2
-    limits=RateLimits(
-        requests=Allowance(60, 60),
-        connects=Allowance(15, 60),  # documented as 150 in 10 minutes; by the minute, so that no connect waits for ten
-    ),
-)
-
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"} | {"kraken"}):
     from ccxt.async_support.kraken import kraken as CcxtKraken

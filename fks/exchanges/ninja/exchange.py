@@ -17,6 +17,7 @@ from fks.config.settings import Settings
 from fks.exchanges.base import MS, EventQueue
 from fks.exchanges.base.rows import closed
 from fks.exchanges.base.values import offered
+from fks.exchanges.ninja.capabilities import CAPABILITIES, HISTORY_DAYS, TIMEFRAMES
 from fks.exchanges.ninja.session import BridgeAddress, DataSession, Published
 from fks.exchanges.ninja.stream import NAME, InstrumentStream, Sent, history_bar, quote_of
 from fks.futures import SPECS, Contract, Listing, futures_instrument, trade_date
@@ -24,19 +25,7 @@ from fks.futures.specs import MONTH_CODES
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, OutageError
 from fks.model.instrument import Instrument
-from fks.model.market import (
-    Allowance,
-    Channel,
-    ConnectionCounters,
-    ExchangeCapabilities,
-    MarketEvent,
-    Quote,
-    RateLimits,
-    Subscription,
-    Suspect,
-    TradeIds,
-    TradesFrom,
-)
+from fks.model.market import Channel, ConnectionCounters, MarketEvent, Quote, Subscription, Suspect
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import NS
 from fks.model.timeframe import TIMEFRAMES as LENGTHS
@@ -44,26 +33,6 @@ from fks.ninja import messages as m
 from fks.ninja import outputs as o
 from fks.ninja.offset import SKEW_MS
 from fks.ninja_link.secret_file import load_secret
-
-# Source: the bridge in `nt8/` (FKSMarket.cs) and its conversations C21 to C24; docs/connect-ninjatrader.md#prices.
-
-#: bars of the platform; its days are trade dates (17:00 in Chicago), so FKS makes every larger bar from minutes itself
-TIMEFRAMES = frozenset({"1m"})
-HISTORY_DAYS = 31  # of one request
-CAPABILITIES = ExchangeCapabilities(
-    timeframes=TIMEFRAMES,
-    channels=frozenset({Channel.TRADES, Channel.QUOTES}),
-    trade_ids=TradeIds.CONTIGUOUS,  # made of the bridge's own count of trades: see `stream`
-    trades_from=TradesFrom.STREAM,
-    streams_max=200,  # our choice; all share one session
-    has_empty_bars=False,
-    calendar="CMES",  # of every contract in fks.futures
-    bars_page_max=10_000,  # a week of minutes: the platform answers more in seconds, but nothing else meanwhile
-    separator=None,
-    # the bridge counts no requests; it performs one history request at a time
-    limits=RateLimits(requests=Allowance(120, 60), connects=Allowance(60, 60)),
-)
-
 
 DAY_NS = 86_400 * NS
 CLOSED_NS = 5 * DAY_NS  # a market is closed so long at most: further back lie bars

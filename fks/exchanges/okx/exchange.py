@@ -24,38 +24,13 @@ from fks.exchanges.base.paging import first_from, page_end
 from fks.exchanges.base.rest import CcxtExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows
 from fks.exchanges.base.values import offered
+from fks.exchanges.okx.capabilities import CAPABILITIES
 from fks.exchanges.okx.wire import BARS, OkxWire, Trade, is_over, side_of, trade
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError
 from fks.model.instrument import Instrument
-from fks.model.market import (
-    Allowance,
-    Channel,
-    ExchangeCapabilities,
-    MarketEvent,
-    RateLimits,
-    Subscription,
-    TradeIds,
-    TradesFrom,
-)
+from fks.model.market import MarketEvent, Subscription
 from fks.model.timeframe import NS, TIMEFRAMES
-
-# Source: www.okx.com/docs-v5/en (rate limits, websocket connect), read 2026-11.
-
-CAPABILITIES = ExchangeCapabilities(
-    timeframes=frozenset(BARS),
-    channels=frozenset(Channel),
-    trade_ids=TradeIds.RISING,
-    trades_from=TradesFrom.TIME,  # from an id would work too, if OKX promised that ids have no gaps
-    streams_max=200,  # our choice: such a connection is quick to open again; OKX allows 64 KB of subscriptions
-    has_empty_bars=True,
-    separator="-",
-    limits=RateLimits(
-        requests=Allowance(20, 2),
-        connects=Allowance(2, 1),  # documented as 3 a second; two windows of ours meet in one second of theirs
-    ),
-)
-
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"okx"}):
     from ccxt.async_support.okx import okx as CcxtOkx

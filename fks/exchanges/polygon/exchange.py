@@ -24,35 +24,13 @@ from fks.exchanges.base import MS, Endpoint
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rows import UNREADABLE, bar_of, closed
 from fks.exchanges.base.values import TOO_MUCH, offered, retry_after_s
+from fks.exchanges.polygon.capabilities import CAPABILITIES, SPANS
 from fks.exchanges.polygon.wire import PolygonWire, trade_of
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError
 from fks.model.instrument import Instrument
-from fks.model.market import Allowance, Channel, ExchangeCapabilities, RateLimits, TradeIds, TradesFrom
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import NS, TIMEFRAMES
-
-# Source: polygon.io/docs (stocks; knowledge base: request limits), read 2026-11.
-
-#: timeframe -> REST's name of it; both are streamed, too. An answer counts minutes, so 5m would return no more bars
-SPANS = {"1s": "1/second", "1m": "1/minute"}
-CAPABILITIES = ExchangeCapabilities(
-    timeframes=frozenset(SPANS),
-    channels=frozenset({Channel.TRADES, Channel.BARS, Channel.QUOTES}),
-    trade_ids=TradeIds.RISING,
-    trades_from=TradesFrom.TIME,
-    streams_max=1_000,  # our choice
-    connections_max=1,  # of a key, in most plans
-    has_empty_bars=False,
-    calendar="XNYS",
-    bars_page_max=50_000,
-    separator=None,
-    key_setting="polygon_api_key",
-    # plans with a websocket have no limit, and Polygon asks to stay below 100 a second: half of that. The free plan is
-    # configured with data.requests_per_minute. No limit of connects is documented
-    limits=RateLimits(requests=Allowance(50, 1)),
-)
-
 
 PUBLIC_REST = "https://api.polygon.io"
 TIMEOUT_S = 20.0

@@ -122,9 +122,9 @@ def pages_app(home: str, name: str) -> Any:
     from fks.process.log import open_log
     from fks.store.db import Database
     from fks.web.app import create_app
-    from fks.web.assets import Assets
+    from fks.web.assets import AssetFiles
     from fks.web.client import GatewayClient
-    from fks.web.site import Deps
+    from fks.web.site import SiteDeps
 
     settings = load_settings(home)
     paths = Paths.of(settings.home)
@@ -142,7 +142,7 @@ def pages_app(home: str, name: str) -> Any:
         db = await Database.lazy(node.database_url, options, application=name, is_api=True)
         await ReplicaBeat(db, RealClock(), name, node_name(settings)).run(log)
 
-    deps = Deps(http=settings.http, clock=RealClock(), log=log, gateway=gateway, assets=Assets())
+    deps = SiteDeps(http=settings.http, clock=RealClock(), log=log, gateway=gateway, assets=AssetFiles())
     return create_app(deps, beside=beside)
 
 

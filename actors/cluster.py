@@ -188,13 +188,13 @@ class LogReader:
         from fks.config.machine import node_name
         from fks.config.paths import Paths
         from fks.config.secrets import load_secrets, secret_values
-        from fks.monitor.logs import BYTES_RECENT, Reader, Wanted
+        from fks.monitor.logs import BYTES_RECENT, FolderReader, LogFilter
         from fks.process.log import Redactor
 
         settings = load_settings(os.environ.get("FKS_HOME"))
         paths = Paths.of(settings.home)
         self._node, self._lines = node_name(settings), lines
-        self._reader, self._wanted = Reader(paths.logs, BYTES_RECENT), Wanted(names)
+        self._reader, self._wanted = FolderReader(paths.logs, BYTES_RECENT), LogFilter(names)
         self._redactor = Redactor(secret_values(settings, load_secrets(paths)))
 
     def drain(self) -> list[dict[str, Any]]:

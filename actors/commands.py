@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fks.config.endpoints import Node, load_node
+from fks.config.endpoints import NodeEndpoints, load_node
 from fks.config.load import load_settings
 from fks.config.machine import machine_of
 from fks.config.machine_http import can_spread, lacking
@@ -156,7 +156,7 @@ def with_runtime(settings: Settings, paths: Paths, database_url: str) -> Setting
     return asyncio.run(ask())
 
 
-def ready_nodes(settings: Settings, node: Node) -> frozenset[str] | None:
+def ready_nodes(settings: Settings, node: NodeEndpoints) -> frozenset[str] | None:
     """Return the Ray node ids of the workers that can answer HTTP as this head does, by the rows that their keepers
     write; None when any machine can. Errors: OutageError."""
     if not can_spread(settings):

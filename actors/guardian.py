@@ -33,7 +33,7 @@ class GuardianActor:
 
         from fks.exchanges.registry import rate_limits_of
         from fks.guardian.bridges import BridgeFiles
-        from fks.guardian.context import Context
+        from fks.guardian.context import GuardianContext
         from fks.guardian.lease import is_machine_alone, is_placed_here
         from fks.guardian.ninja_session import NinjaSession
         from fks.guardian.service import Guardian
@@ -48,7 +48,7 @@ class GuardianActor:
         )
         making = Making(settings=c.settings, node=c.node, clock=c.clock, log=c.log, budget=budget)
         venues = make_venues("guardian", making)
-        context = Context(c.clock, c.log, c.meter, Timing.of(c.settings), c.db, c.bus)
+        context = GuardianContext(c.clock, c.log, c.meter, Timing.of(c.settings), c.db, c.bus)
         files = BridgeFiles(c.settings, c.paths.home, c.log)
         self._guardian = Guardian(
             context,

@@ -38,7 +38,7 @@ class NinjaActor:
         be used is none: `run` waits for it."""
         from fks.ninja_link.secret_file import SecretWait, load_secret
         from fks.ninja_link.service import LinkPorts
-        from fks.store.facts import Facts
+        from fks.store.facts import FactStore
         from fks.store.ninja import NinjaStore, events_topic
 
         c, name = self._component, self._group
@@ -48,7 +48,7 @@ class NinjaActor:
             raise ConfigError(f"no group {name!r} in [ninja]", remedy=f"write [ninja.groups.{name}], or restart FKS")
         self._ports = ports = LinkPorts(
             NinjaStore(c.db, c.lease),
-            Facts(c.db),
+            FactStore(c.db),
             lambda: c.bus.publish(events_topic(name), {"group": name}),
             c.clock,
             c.log,

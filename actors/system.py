@@ -35,7 +35,7 @@ from fks.process.handle import ProcessHandle, is_proven_gone
 from fks.process.heartbeat import HeartbeatReader, heartbeat_file
 from fks.runtime import Component
 from fks.supervision import ChildSpec
-from fks.supervision.exits import Exit, How
+from fks.supervision.exits import How, ProcessExit
 from fks.supervision.placement import Place, misplaced, place_for
 
 NAMESPACE = "fks"
@@ -237,7 +237,7 @@ class RayChild:
             async with asyncio.timeout(1.0):
                 await self._handle.begin.remote()
 
-    async def join(self) -> Exit:
+    async def join(self) -> ProcessExit:
         """Return how it ended, seen by the end of its process or reported by Ray, whichever comes first."""
         reported = asyncio.create_task(self._reported_end())
         waits: set[asyncio.Task[Any]] = {reported}
@@ -266,7 +266,7 @@ class RayChild:
                 is_lost = "node has died" in str(error).lower()
                 return How.NODE_LOST if is_lost else How.CRASH, f"died: {cause(error)}"
 
-    async def stop(self, deadline_s: float) -> Exit:
+    async def stop(self, deadline_s: float) -> ProcessExit:
         """Have it stop, wait, then kill."""
         try:
             async with asyncio.timeout(deadline_s):
@@ -286,7 +286,7 @@ class RayChild:
                 return not await asyncio.to_thread(_is_alive, self._node_id)
         return False
 
-    async def kill(self, how: How, reason: str) -> Exit:
+    async def kill(self, how: How, reason: str) -> ProcessExit:
         """Kill by pid on this host, and through Ray: Ray alone lets a stopped process live for 5 s."""
         if self._process is not None:
             await self._process.kill(is_hung=how is How.HUNG)
@@ -403,7 +403,7 @@ def _undo(making: asyncio.Future[Any]) -> None:
         ray.kill(making.result())
 
 
-class Job:
+class JobProcess:
     """Runs one claimed job in a process of its own, which outlives the scheduler that started it."""
 
     _ending: threading.Timer | None = None
@@ -452,7 +452,7 @@ def _yield_to_others() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-_Job = ray.remote(max_restarts=0, max_task_retries=0)(Job)
+_Job = ray.remote(max_restarts=0, max_task_retries=0)(JobProcess)
 
 
 def _place_of_jobs() -> dict[str, Any]:

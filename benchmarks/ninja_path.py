@@ -26,13 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the 
 
 from benchmarks._results import run, same
 from fks.clock import RealClock
-from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import DatabaseSettings as DatabaseSettings
 from fks.model.ninja import NinjaRequest, RequestKind
 from fks.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.leases import raise_epoch
 from fks.store.ninja import NinjaStore, events_topic, requests_topic
 from tests.support import mono, nt8_host, servers
@@ -65,7 +65,7 @@ async def serve_link(database_url: str, redis_url: str, port: int) -> None:
     lease = TestLease(f"ninja:{GROUP}", await raise_epoch(db, f"ninja:{GROUP}", "bench"))
     ports = LinkPorts(
         NinjaStore(db, lease),
-        Facts(db),
+        FactStore(db),
         lambda: bus.publish(events_topic(GROUP), {"group": GROUP}),
         RealClock(),
         CollectingLog(),

@@ -26,8 +26,8 @@ import psutil
 
 from benchmarks._results import run, same
 from fks.clock import RealClock
-from fks.config.settings import Database as DatabaseSettings
-from fks.config.settings import Risk, Venue
+from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import Risk, VenueSettings
 from fks.matching import CostModel
 from fks.model.order import Side
 from fks.model.signal import Kind
@@ -49,7 +49,7 @@ INSTRUMENTS, SIDES = 16, (Side.BUY, Side.SELL)
 WARM = 160
 SETTINGS = FAST.model_copy(
     update={
-        "venue": Venue(),
+        "venue": VenueSettings(),
         "risk": Risk(
             feed_age_max_s=36000,
             orders_per_minute=10**6,

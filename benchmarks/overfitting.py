@@ -26,13 +26,23 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from benchmarks._results import near, run, same
 from fks.backtest import run as backtest
-from fks.search import Plan, Search, Task, Trial, Validation, deflated_sharpe, evaluate, probabilistic_sharpe, task_of
+from fks.search import (
+    Plan,
+    Search,
+    SearchTask,
+    Trial,
+    Validation,
+    deflated_sharpe,
+    evaluate,
+    probabilistic_sharpe,
+    task_of,
+)
 from tests.support.no_skill import PASS, Coin, free_setup, passes_without_skill, walk
 
 LIMIT = 0.07
 
 
-def compare(task: Task, trials: list[Trial]) -> None:
+def compare(task: SearchTask, trials: list[Trial]) -> None:
     """Compare the first coins with runs of the reference engine, and the two ratios where they must agree."""
     ((low, high),) = task.splits[0].train
     bars, setup = task.bars[max(0, low - 1) : high], replace(task.setup, start_ns=int(task.bars.time_ns[low]))

@@ -29,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the 
 
 from benchmarks._results import run, same
 from benchmarks.order_burst import seed_instruments
-from fks.chaos.protection_time import Kind as Line
-from fks.chaos.protection_time import LogLine, protection_time
-from fks.config.settings import Database as DatabaseSettings
-from fks.config.settings import Risk, Settings, Venue
+from fks.chaos.protection_time import LogLineKind as Line
+from fks.chaos.protection_time import PositionLogLine, protection_time
+from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import Risk, Settings, VenueSettings
 from fks.model.order import Answer, Fill, Order, OrderType, Role, Side
 from fks.model.ports import VenueEvent
 from fks.model.signal import Kind
@@ -53,7 +53,9 @@ POSITIONS, SEED, MOVE_S = 8, 27, 6.0
 STOPS = {"stop_loss": D(90), "take_profit": D(120)}
 TRAILED = {"stop_loss": D(90), "take_profit": None, "trail": D(10)}
 PAIRS = TRAILED | {"take_profit": D(1000)}
-SETTINGS = Settings(venue=Venue(), risk=Risk(feed_age_max_s=36000, orders_per_minute=10**6, orders_open_max=10**4))
+SETTINGS = Settings(
+    venue=VenueSettings(), risk=Risk(feed_age_max_s=36000, orders_per_minute=10**6, orders_open_max=10**4)
+)
 
 
 class DistantVenue(ScriptedVenue):
@@ -61,7 +63,7 @@ class DistantVenue(ScriptedVenue):
 
     def __init__(self, symbols: list[str], *, can_amend: bool, can_replace: bool) -> None:
         super().__init__(prices=dict.fromkeys(symbols, D(100)), can_amend=can_amend, can_replace=can_replace)
-        self.log: list[LogLine] = []
+        self.log: list[PositionLogLine] = []
         self.totals["USDT"] = D(10**6)
         self._resting: dict[str, Decimal] = {}
 
@@ -73,7 +75,7 @@ class DistantVenue(ScriptedVenue):
                 left = held.order.quantity - held.filled if held.state in OPEN else D(0)
                 if left != self._resting.get(name, D(0)):
                     self._resting[name] = left
-                    self.log.append(LogLine(now_s, held.order.symbol, Line.STOP, left, name))
+                    self.log.append(PositionLogLine(now_s, held.order.symbol, Line.STOP, left, name))
 
     async def submit(self, order: Order) -> Answer:
         await asyncio.sleep(LATENCY_S)
@@ -124,7 +126,7 @@ class DistantVenue(ScriptedVenue):
     def _execute(self, held: Held, quantity: Decimal, price: Decimal) -> Fill:
         fill = super()._execute(held, quantity, price)
         net = quantity - fill.fee if fill.side is Side.BUY else -quantity
-        self.log.append(LogLine(time.monotonic(), fill.symbol, Line.EXECUTION, net))
+        self.log.append(PositionLogLine(time.monotonic(), fill.symbol, Line.EXECUTION, net))
         self.note()
         return fill
 

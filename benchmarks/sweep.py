@@ -50,7 +50,7 @@ from fks.backtest import run
 from fks.indicators import sma
 from fks.jobs.pool import Processes
 from fks.model.bar import Bars, Floats
-from fks.search import Plan, Search, Task, Validation, evaluate, task_of
+from fks.search import Plan, Search, SearchTask, Validation, evaluate, task_of
 from fks.strategies.base import BarStrategy, Context
 from fks.strategies.sma_cross import SmaCross
 
@@ -98,7 +98,7 @@ def pairs_of(count: int) -> list[tuple[int, int]]:
     return [grid[place] for place in np.linspace(0, len(grid) - 1, count).astype(int)]
 
 
-def sweep_of(bars: Bars, count: int) -> tuple[Task, list[Any]]:
+def sweep_of(bars: Bars, count: int) -> tuple[SearchTask, list[Any]]:
     """Return the task of a search over all pairs, and `count` of its proposals."""
     space = {"fast": "5:50", "slow": "20:200"}
     task = task_of(SmaCross, space, bars, SETUP, Plan(method="grid"), validation=Validation(kind="none"))
@@ -108,7 +108,7 @@ def sweep_of(bars: Bars, count: int) -> tuple[Task, list[Any]]:
     return task, found
 
 
-def check_sweep(task: Task, asked: list[Any], bars: Bars) -> int:
+def check_sweep(task: SearchTask, asked: list[Any], bars: Bars) -> int:
     """Return the trades of all pairs. Errors: DifferError when trades or final equity differ from the floor's."""
     trades = 0
     for fold, proposal in asked:
@@ -122,18 +122,18 @@ def check_sweep(task: Task, asked: list[Any], bars: Bars) -> int:
     return trades
 
 
-def _only(task: Task, asked: list[Any]) -> None:
+def _only(task: SearchTask, asked: list[Any]) -> None:
     for fold, proposal in asked:
         evaluate(task, fold, proposal)
 
 
-def _over(task: Task, asked: list[Any], workers: int) -> None:
+def _over(task: SearchTask, asked: list[Any], workers: int) -> None:
     with Processes(workers) as evaluate_all:
         for _ in evaluate_all(task, asked):
             pass
 
 
-def peak_gb(task: Task, asked: list[Any]) -> float:
+def peak_gb(task: SearchTask, asked: list[Any]) -> float:
     """Return the greatest resident memory of a process of its own that runs the trials, in GB."""
 
     def measured(line: Any) -> None:

@@ -39,10 +39,10 @@ from fks.config.settings import Http
 from fks.model.timeframe import iso
 from fks.store.bus import BARS, Bus
 from fks.web.app import create_app
-from fks.web.assets import Assets
-from fks.web.client import Caller, GatewayClient
+from fks.web.assets import AssetFiles
+from fks.web.client import BrowserCaller, GatewayClient
 from fks.web.registry import PAGES
-from fks.web.site import Deps
+from fks.web.site import SiteDeps
 from tests.support.browser import close_shared, is_live, is_true
 from tests.support.ports import CollectingLog
 from tests.support.system import System
@@ -61,7 +61,7 @@ class Timed(GatewayClient):
         self._open, self._since = 0, 0.0
 
     async def _call(
-        self, method: str, caller: Caller, path: str, headers: Mapping[str, str] | None = None, **more: Any
+        self, method: str, caller: BrowserCaller, path: str, headers: Mapping[str, str] | None = None, **more: Any
     ) -> httpx.Response:
         if self._open == 0:
             self._since = time.perf_counter()
@@ -84,7 +84,9 @@ async def server_times(system: System, cookie: str, repeats: int) -> list[tuple[
     """Return (page, median seconds, median seconds of its gateway reads)."""
     secrets = load_secrets(Paths.of(system.home))
     gateway = Timed(system.url, forward_key=derived(secrets.session_key.get_secret_value(), "pages"))
-    app = create_app(Deps(http=Http(), clock=RealClock(), log=CollectingLog(), gateway=gateway, assets=Assets()))
+    app = create_app(
+        SiteDeps(http=Http(), clock=RealClock(), log=CollectingLog(), gateway=gateway, assets=AssetFiles())
+    )
     transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 40000))
     found = []
     async with httpx.AsyncClient(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from fks.clock import Clock, RealClock, WrongClock
-from fks.config.endpoints import Node, load_node
+from fks.config.endpoints import NodeEndpoints, load_node
 from fks.config.load import load_settings
 from fks.config.machine import process_space
 from fks.config.paths import Paths
@@ -58,7 +58,7 @@ class Component:
     settings: Settings
     paths: Paths
     secrets: Secrets
-    node: Node
+    node: NodeEndpoints
     clock: Clock
     log: Log
     meter: PrometheusMeter

@@ -6,7 +6,18 @@ import re
 import sys
 from enum import Enum
 
-from fks.feed.machine import ACTIONS, EVENTS, STREAM, TRANSITIONS, Act, Action, Event, FeedState, Row, Stream
+from fks.feed.machine import (
+    ACTIONS,
+    EVENTS,
+    STREAM,
+    TRANSITIONS,
+    FeedAct,
+    FeedAction,
+    FeedEvent,
+    FeedState,
+    FeedTransition,
+    Stream,
+)
 
 _STATES: dict[FeedState, str] = {
     FeedState.COLD: "nothing is built yet",
@@ -40,7 +51,7 @@ def document() -> str:
     streams = "\n".join(f"| {stream.value} | {meaning} |" for stream, meaning in _STREAMS.items())
     events = "\n".join(f"| {_spaced(event)} | {_first_line(event)} |" for event in EVENTS)
     actions = "\n".join(f"| `{action.__name__}` | {_first_line(action)} |" for action in ACTIONS)
-    acts = "\n".join(f"* {act.name.lower()}: {act.value}" for act in Act)
+    acts = "\n".join(f"* {act.name.lower()}: {act.value}" for act in FeedAct)
     return f"""# Feeds
 
 This page is made of the tables of `fks/feed/machine.py` by `python scripts/feeds_page.py > docs/feeds.md`; a test keeps
@@ -90,7 +101,7 @@ def _table() -> str:
     return "\n".join([*lines, *map(_line, TRANSITIONS)])
 
 
-def _line(row: Row) -> str:
+def _line(row: FeedTransition) -> str:
     target = "–" if row.target is None else row.target.value
     acts = ", ".join(act.name.lower() for act in row.acts) or "–"
     when = (row.guard.__doc__ or "").strip()
@@ -113,11 +124,11 @@ def _names(kind: type[Enum], chosen: frozenset[FeedState] | frozenset[Stream]) -
     return "any" if len(chosen) == len(kind) else ", ".join(str(one.value) for one in kind if one in chosen)
 
 
-def _spaced(event: type[Event]) -> str:
+def _spaced(event: type[FeedEvent]) -> str:
     return re.sub(r"(?<!^)([A-Z])", r" \1", event.__name__).lower()
 
 
-def _first_line(kind: type[Event] | type[Action]) -> str:
+def _first_line(kind: type[FeedEvent] | type[FeedAction]) -> str:
     return re.sub(r"\s+", " ", (kind.__doc__ or "").strip().split("\n\n")[0])
 
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from fks.alerts.rules import SEVERITIES, Rule
+from fks.alerts.rules import SEVERITIES, AlertRule
 from fks.config.secrets import derived
 from fks.config.urls import plaintext_host
 from fks.model.errors import InputError
@@ -43,7 +43,7 @@ Result = Literal["sent", "refused", "later", "unclear"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DeliveryResult:
     """The end of one attempt. sent: accepted; refused: another attempt would fail as well; later: it surely did not
     arrive, and may at another attempt; unclear: it may have arrived. `retry_after_s`: as requested."""
 
@@ -53,7 +53,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Channel:
+class AlertChannel:
     """One channel. `address` is a secret. `base` replaces the public address of the service's API (a proxy, a Bot API
     server of one's own). Alerts from before `created_at` are not for it."""
 
@@ -70,7 +70,7 @@ class Channel:
         """Return discord, email, telegram, slack or webhook."""
         return kind_of(self.address.get_secret_value())
 
-    def takes(self, rule: Rule, severity: str, at: datetime | None = None) -> bool:
+    def takes(self, rule: AlertRule, severity: str, at: datetime | None = None) -> bool:
         """Return whether it takes alerts of a rule and severity: those that the rule sends to it by name, else those
         of its own severity or more. `at` is when the alert was raised; None: now."""
         if not self.is_enabled or (at is not None and self.created_at is not None and at < self.created_at):
@@ -146,7 +146,7 @@ def check_destinations(plugin: Any, kind: str, base: str | None, allowed: Sequen
             check_destination(host, allowed)
 
 
-def obstacle(channel: Channel, allowed: Sequence[str]) -> str:
+def obstacle(channel: AlertChannel, allowed: Sequence[str]) -> str:
     """Return why nothing is sent to a stored channel, with the remedy; "" when nothing stands against it. Blocks while
     it resolves names."""
     address = channel.address.get_secret_value()
@@ -168,7 +168,7 @@ def _wrong(message: str) -> InputError:
     )
 
 
-def send(channel: Channel, text: Text, key: str, *, allowed: Sequence[str]) -> Outcome:
+def send(channel: AlertChannel, text: Text, key: str, *, allowed: Sequence[str]) -> DeliveryResult:
     """Send a text; blocks for up to READ_S and more. `key` goes with it where the receiver can detect repeats by it (a
     webhook: header Idempotency-Key and field `delivery`). A name may lead elsewhere than when the channel was made, so
     the address that it connects to is checked against `allowed`. Never raises."""
@@ -176,14 +176,14 @@ def send(channel: Channel, text: Text, key: str, *, allowed: Sequence[str]) -> O
         with _Captured() as lines, only_allowed(allowed):
             plugin = _plugin(channel.address.get_secret_value(), channel.base, {"delivery": key})
             if plugin is None:
-                return Outcome("refused", "apprise cannot read the address of the channel")
+                return DeliveryResult("refused", "apprise cannot read the address of the channel")
             check_destinations(plugin, channel.kind, channel.base, allowed)  # a proxy would resolve the name itself
             is_sent = bool(plugin.notify(body=text.body, title=text.title))
         return outcome_of(is_sent, lines.text)
     except InputError as error:
-        return Outcome("refused", error.code)
+        return DeliveryResult("refused", error.code)
     except Exception as error:  # a fault of a plugin must not end the process that delivers for all channels
-        return Outcome("unclear", type(error).__name__)
+        return DeliveryResult("unclear", type(error).__name__)
 
 
 def _plugin(address: str, base: str | None, extras: Mapping[str, str] | None = None) -> Any:
@@ -227,30 +227,30 @@ _UNCLEAR = ("timed out", "Connection aborted", "RemoteDisconnected", "Connection
 _SMTP = re.compile(r"\(?\b([45]\d{2})\b,? b?['\"]")
 
 
-def outcome_of(is_sent: bool, log: str) -> Outcome:
+def outcome_of(is_sent: bool, log: str) -> DeliveryResult:
     """Return the outcome of an attempt from apprise's answer and from its log lines meanwhile.
 
     Statuses: 408, 425, 429 and 5xx pass; any other is final. A 5xx is no answer of the service itself but, as with a
     lost answer, of a proxy before it: the message may have arrived only when the answer is missing altogether.
     """
     if is_sent:
-        return Outcome("sent")
+        return DeliveryResult("sent")
     statuses = _STATUS.findall(log)
     if statuses:
         status = int(statuses[-1])
         if status >= 500 or status in (408, 425, 429):
             wait = _RETRY_AFTER.search(log)
             wait_s = min(float(wait.group(1)), RETRY_AFTER_MAX_S) if wait is not None else None
-            return Outcome("later", f"status {status}", wait_s)
-        return Outcome("refused", f"status {status}")
+            return DeliveryResult("later", f"status {status}", wait_s)
+        return DeliveryResult("refused", f"status {status}")
     if any(part in log for part in _NOT_SENT):
-        return Outcome("later", "no connection")
+        return DeliveryResult("later", "no connection")
     if any(part in log for part in _UNCLEAR):
-        return Outcome("unclear", "no answer")
+        return DeliveryResult("unclear", "no answer")
     reply = _SMTP.search(log)
     if reply is not None:
-        return Outcome("later" if reply.group(1)[0] == "4" else "refused", f"SMTP {reply.group(1)}")
-    return Outcome("later", "not accepted")
+        return DeliveryResult("later" if reply.group(1)[0] == "4" else "refused", f"SMTP {reply.group(1)}")
+    return DeliveryResult("later", "not accepted")
 
 
 class _Captured(logging.Handler):

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable
 from functools import partial
 
-from fks.alerts.channels import Channel, Outcome, Text, send
+from fks.alerts.channels import AlertChannel, DeliveryResult, Text, send
 from fks.alerts.directory import Directory
 from fks.alerts.texts import REPEATED
 from fks.clock import Clock
@@ -24,7 +24,7 @@ SEND_MAX_S = 60.0
 TRIES_MAX = 8
 UNDER_WAY_MAX = 50
 RETRY = Backoff(2.0, 60.0)
-Sender = Callable[[Channel, Text, str], Outcome]
+Sender = Callable[[AlertChannel, Text, str], DeliveryResult]
 
 
 class DirectPager:
@@ -35,7 +35,7 @@ class DirectPager:
     ) -> None:
         self._directory, self._clock, self._log = directory, clock, log
         self._sender = sender or partial(send, allowed=hosts)
-        self._channels: tuple[Channel, ...] = ()
+        self._channels: tuple[AlertChannel, ...] = ()
         self._sending: set[asyncio.Task[None]] = set()
         self._number = 0
 
@@ -63,7 +63,7 @@ class DirectPager:
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
 
-    async def _deliver(self, channel: Channel, text: Text, key: str) -> None:
+    async def _deliver(self, channel: AlertChannel, text: Text, key: str) -> None:
         wait_s = 0.0
         for attempt in range(TRIES_MAX):
             shown = Text(text.title, f"{text.body}\n{REPEATED}") if attempt else text
@@ -71,7 +71,7 @@ class DirectPager:
                 async with asyncio.timeout(SEND_MAX_S):
                     outcome = await asyncio.to_thread(self._sender, channel, shown, key)
             except TimeoutError:
-                outcome = Outcome("unclear", f"no end within {SEND_MAX_S:g} s")
+                outcome = DeliveryResult("unclear", f"no end within {SEND_MAX_S:g} s")
             if outcome.result in ("sent", "refused"):
                 break
             wait_s = max(RETRY.next_s(wait_s), outcome.retry_after_s or 0.0)

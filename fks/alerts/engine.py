@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fks.alerts.rules import WINDOW_MAX_S, Kind, Rule
+from fks.alerts.rules import WINDOW_MAX_S, AlertRule, RuleKind
 
 #: Keys of one rule that are followed at once. A rule whose labels never repeat must not fill the memory.
 KEYS_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class MeasuredValue:
     """A value now; None: it could not be measured, and its known state stays. A measure that is not observed any
     more is over. `detail` is shown with an alert, and is no part of its dedupe key."""
 
@@ -44,7 +44,7 @@ class Observed:
     """
 
     now_s: float
-    measures: Sequence[Measure] = ()
+    measures: Sequence[MeasuredValue] = ()
     occurrences: Sequence[Occurrence] = ()
     incomplete: frozenset[str] = frozenset()
 
@@ -83,7 +83,7 @@ class RuleState:
     refs: dict[str, float] = field(default_factory=dict)  # occurrences that were counted already, and their times
 
 
-class Engine:
+class AlertEngine:
     """Evaluates rules. Soft state: since when a condition holds, and the occurrences within each window.
 
     What is open is not part of it: the caller passes the keys of open alerts, so that a restart raises nothing twice.
@@ -92,13 +92,13 @@ class Engine:
     def __init__(self) -> None:
         self._states: dict[str, RuleState] = {}
 
-    def step(self, rules: Iterable[Rule], observed: Observed, open_keys: Collection[str]) -> list[Raise | Settle]:
+    def step(self, rules: Iterable[AlertRule], observed: Observed, open_keys: Collection[str]) -> list[Raise | Settle]:
         """Return what follows from the observations. `open_keys`: those of alerts that rules raised and are open."""
         found: list[Raise | Settle] = []
         known = {rule.name: rule for rule in rules if rule.is_enabled}
         self._states = {name: self._states.get(name, RuleState()) for name in known}
         for name, rule in known.items():
-            if rule.kind is not Kind.ROUTE:
+            if rule.kind is not RuleKind.ROUTE:
                 mine = {key for key in open_keys if key.partition("|")[0] == name}
                 found += _STEPS[rule.kind](rule, self._states[name], observed, mine)
         for key in sorted(open_keys):  # of a rule that was switched off or removed
@@ -107,9 +107,11 @@ class Engine:
         return found
 
 
-def _level(rule: Rule, state: RuleState, observed: Observed, open_keys: Collection[str]) -> Iterator[Raise | Settle]:
-    beyond: dict[str, Measure] = {}
-    labels: dict[str, Measure] = {}
+def _level(
+    rule: AlertRule, state: RuleState, observed: Observed, open_keys: Collection[str]
+) -> Iterator[Raise | Settle]:
+    beyond: dict[str, MeasuredValue] = {}
+    labels: dict[str, MeasuredValue] = {}
     unknown: set[str] = set()
     for measure in observed.measures:
         if rule.matches(measure.name):
@@ -133,7 +135,9 @@ def _level(rule: Rule, state: RuleState, observed: Observed, open_keys: Collecti
         yield Settle(rule.name, key, text)
 
 
-def _absence(rule: Rule, state: RuleState, observed: Observed, open_keys: Collection[str]) -> Iterator[Raise | Settle]:
+def _absence(
+    rule: AlertRule, state: RuleState, observed: Observed, open_keys: Collection[str]
+) -> Iterator[Raise | Settle]:
     seen: dict[str, float] = {}
     for measure in observed.measures:
         if rule.matches(measure.name) and measure.value is not None:
@@ -159,7 +163,9 @@ def _absence(rule: Rule, state: RuleState, observed: Observed, open_keys: Collec
         yield Settle(rule.name, anything, filled(rule.resolve_message, {}, None))
 
 
-def _rate(rule: Rule, state: RuleState, observed: Observed, open_keys: Collection[str]) -> Iterator[Raise | Settle]:
+def _rate(
+    rule: AlertRule, state: RuleState, observed: Observed, open_keys: Collection[str]
+) -> Iterator[Raise | Settle]:
     newest: dict[str, Occurrence] = {}
     for item in sorted(observed.occurrences, key=lambda item: (item.at_s, item.ref)):
         if not rule.matches(item.name) or item.ref in state.refs:
@@ -192,10 +198,10 @@ def _rate(rule: Rule, state: RuleState, observed: Observed, open_keys: Collectio
 
 
 #: Kind of a rule → the function that returns the alerts to raise and those that are over.
-_STEPS = {Kind.THRESHOLD: _level, Kind.DURATION: _level, Kind.ABSENCE: _absence, Kind.RATE: _rate}
+_STEPS = {RuleKind.THRESHOLD: _level, RuleKind.DURATION: _level, RuleKind.ABSENCE: _absence, RuleKind.RATE: _rate}
 
 
-def key_of(rule: Rule, name: str, labels: Mapping[str, str]) -> str:
+def key_of(rule: AlertRule, name: str, labels: Mapping[str, str]) -> str:
     """Return the dedupe key of an observation under a rule."""
     names = rule.by or tuple(sorted(labels))
     exact = [name] if "*" in rule.on else []
@@ -212,7 +218,7 @@ def filled(text: str, labels: Mapping[str, str], value: float | None) -> str:
 
 
 def _raised(
-    rule: Rule,
+    rule: AlertRule,
     key: str,
     event: str,
     labels: Mapping[str, str],

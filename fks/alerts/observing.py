@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from fks.alerts.engine import Measure, Observed, Occurrence
-from fks.alerts.rules import WINDOW_MAX_S, Rule
+from fks.alerts.engine import MeasuredValue, Observed, Occurrence
+from fks.alerts.rules import WINDOW_MAX_S, AlertRule
 from fks.clock import Clock
 from fks.model.health import DOWN, UNKNOWN
 from fks.model.timeframe import iso, to_ns
@@ -38,13 +38,13 @@ class Observer:
         self._db = db
         self._bus = bus
         self._clock = clock
-        self._drawdowns: list[Measure] = []
+        self._drawdowns: list[MeasuredValue] = []
         self._drawdowns_s: float | None = None
         self._published: dict[str, frozenset[str]] = {}
         self._snapshots = MetricStore(db)
         self._has_looked = False
 
-    async def look(self, rules: Sequence[Rule]) -> Observed:
+    async def look(self, rules: Sequence[AlertRule]) -> Observed:
         """Return what the rules are about now. The first look goes back as far as a rule can. Errors: OutageError."""
         back_s = BACK_S if self._has_looked else WINDOW_MAX_S
         names = [rule for rule in rules if rule.is_enabled]
@@ -59,7 +59,7 @@ class Observer:
         kill = kill_view([dict(row) for row in await self._db.fetch("monitor.kills")])
         if kill["engaged"]:
             labels = {"scope": str(kill["scope"]), "by": str(kill["by"]), "reason": str(kill["reason"])}
-            measures.append(Measure("kill.switch", 1.0, labels))
+            measures.append(MeasuredValue("kill.switch", 1.0, labels))
         measures += await self._drawdown()
         incomplete: frozenset[str] = frozenset()
         if any(rule.on.startswith(_METRICS) for rule in names):
@@ -69,17 +69,17 @@ class Observer:
         self._has_looked = True
         return Observed(self._clock.now_ns() / 1e9, measures, occurrences, incomplete)
 
-    async def _drawdown(self) -> list[Measure]:
+    async def _drawdown(self) -> list[MeasuredValue]:
         now_s = self._clock.monotonic()
         if self._drawdowns_s is None or now_s - self._drawdowns_s >= DRAWDOWN_EVERY_S:
             rows = await self._db.fetch("alerting.drawdowns")
             self._drawdowns = [
-                Measure("account.drawdown_percent", row["percent"], {"account": row["account"]}) for row in rows
+                MeasuredValue("account.drawdown_percent", row["percent"], {"account": row["account"]}) for row in rows
             ]
             self._drawdowns_s = now_s
         return self._drawdowns
 
-    async def _metrics(self, components: Collection[str]) -> tuple[list[Measure], frozenset[str] | None]:
+    async def _metrics(self, components: Collection[str]) -> tuple[list[MeasuredValue], frozenset[str] | None]:
         """Return every series of every component that published within the last minute, and the names of the series
         that are missing: a component of the system published them, and its snapshot is not there. None: of all.
 
@@ -88,7 +88,7 @@ class Observer:
         """
         kept = await self._bus.known_fields(SNAPSHOTS)
         snapshots = kept if kept is not None else await self._snapshots.young(SNAPSHOTS_TTL_S)
-        found: list[Measure] = []
+        found: list[MeasuredValue] = []
         present: dict[str, frozenset[str]] = {}
         for component, body in snapshots.items():
             try:
@@ -97,7 +97,7 @@ class Observer:
                 continue
             if isinstance(snapshot, dict):
                 series = [
-                    Measure(name, float(value), {"component": component, **labels})
+                    MeasuredValue(name, float(value), {"component": component, **labels})
                     for text, value in snapshot.items()
                     if isinstance(value, int | float)
                     for name, labels in [parsed(str(text))]
@@ -111,7 +111,7 @@ class Observer:
         return found, frozenset().union(*missing)
 
 
-def _is_incomplete(rule: Rule, missing: frozenset[str] | None) -> bool:
+def _is_incomplete(rule: AlertRule, missing: frozenset[str] | None) -> bool:
     """Return whether a rule may be about a series that is missing; None: every metric is."""
     if missing is not None:
         return any(rule.matches(name) for name in missing)
@@ -121,14 +121,14 @@ def _is_incomplete(rule: Rule, missing: frozenset[str] | None) -> bool:
 
 def services(
     components: Sequence[Mapping[str, Any]], verdicts: Sequence[Mapping[str, Any]], now_ns: int
-) -> list[Measure]:
+) -> list[MeasuredValue]:
     """Return a measure `service.down` for each service: 1 while a kind of its components is down altogether (the
     collector of fks_data), or the deep checks report it down, else 0.
 
     `verdicts`: the newest look of the deep checks (`registry.verdicts`). One that is too old ends nothing.
     """
     looked = {str(row["service"]): row for row in verdicts if row["is_service"]}
-    found: list[Measure] = []
+    found: list[MeasuredValue] = []
     for service in sorted({*OWNER_SERVICES, *looked}):
         kinds = OWNER_SERVICES.get(service, ())
         members = [item for item in components if kind_of(item) in kinds]
@@ -146,11 +146,11 @@ def services(
         elif service in looked:
             value, error, detail = _judged(looked[service])
         shown = {**detail, "status": "Down", "error": error} if value else {}
-        found.append(Measure("service.down", value, {"service": service}, error, shown))
+        found.append(MeasuredValue("service.down", value, {"service": service}, error, shown))
     return found
 
 
-def checks(verdicts: Sequence[Mapping[str, Any]]) -> list[Measure]:
+def checks(verdicts: Sequence[Mapping[str, Any]]) -> list[MeasuredValue]:
     """Return a measure `check.down` for each dependency that the deep checks look at: 1 while it is reported down."""
     found = []
     for row in verdicts:
@@ -158,7 +158,7 @@ def checks(verdicts: Sequence[Mapping[str, Any]]) -> list[Measure]:
             value, error, detail = _judged(row)
             name = str(row["service"])
             message = f"check {name} is down: {error}" if error else ""
-            found.append(Measure("check.down", value, {"service": name}, message, detail))
+            found.append(MeasuredValue("check.down", value, {"service": name}, message, detail))
     return found
 
 
@@ -212,12 +212,12 @@ _OCCURRENCES: dict[str, tuple[str, Callable[[Mapping[str, Any]], Occurrence]]] =
 }
 
 
-def _pending(row: Mapping[str, Any]) -> Measure:
+def _pending(row: Mapping[str, Any]) -> MeasuredValue:
     until = "" if row["valid_until"] is None else f", until {row['valid_until']:%H:%M:%S} UTC"
     size = "" if row["size"] is None else f" {row['size']:f}"
     what = f"{row['kind']} {row['side']}{size} {row['symbol']} on {row['account']}"
     what += f" ({row['instance']})" if row["instance"] else ""
     labels = {"id": row["id"], "account": str(row["account"]), "symbol": str(row["symbol"])}
-    return Measure(
+    return MeasuredValue(
         "signal.pending", 1.0, labels | {"instance": str(row["instance"]), "what": f"{what}{until}, id {row['id']}"}
     )

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from fks.alerts.channels import Channel
-from fks.alerts.rules import Rule, Silence, rule_for
+from fks.alerts.channels import AlertChannel
+from fks.alerts.rules import AlertRule, Silence, rule_for
 
 About = Literal["raised", "resolved", "escalated"]
 
@@ -34,7 +34,7 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedNotification:
     """One notification: alert × channel × what about. `group_s`: it may join, or wait for, others of its rule."""
 
     alert_id: int
@@ -48,7 +48,7 @@ class Wanted:
 class Routing:
     """The outcome: the notifications, and the alerts that are done with (a silenced one is not: it waits)."""
 
-    wanted: tuple[Wanted, ...] = ()
+    wanted: tuple[WantedNotification, ...] = ()
     routed: tuple[int, ...] = ()
     resolve_routed: tuple[int, ...] = ()
     escalated: tuple[int, ...] = ()
@@ -56,15 +56,15 @@ class Routing:
 
 def route(
     alerts: Sequence[Alert],
-    rules: tuple[Rule, ...],
+    rules: tuple[AlertRule, ...],
     silences: Collection[Silence],
-    channels: Sequence[Channel],
+    channels: Sequence[AlertChannel],
     now: datetime,
 ) -> Routing:
     """Return the notifications that these alerts need now. Each alert is routed once for each of raised, escalated and
     resolved; an end is sent only where the beginning was."""
     enabled = {channel.name for channel in channels if channel.is_enabled}
-    wanted: list[Wanted] = []
+    wanted: list[WantedNotification] = []
     routed: list[int] = []
     resolve_routed: list[int] = []
     escalated: list[int] = []
@@ -79,13 +79,15 @@ def route(
             if not is_silenced and rule is not None and rule.is_enabled:
                 takers = [channel for channel in channels if channel.takes(rule, alert.severity, alert.time)]
                 raised_to = [channel.name for channel in takers]
-                wanted += [Wanted(alert.id, name, "raised", rule.name, rule.group_s) for name in raised_to]
+                wanted += [WantedNotification(alert.id, name, "raised", rule.name, rule.group_s) for name in raised_to]
         if alert.resolved_at is not None:
             if alert.resolve_routed_at is None:
                 resolve_routed.append(alert.id)
                 if rule is not None and rule.is_resolve_sent:
                     names = [name for name in raised_to if name in enabled]
-                    wanted += [Wanted(alert.id, name, "resolved", rule.name, rule.group_s) for name in names]
+                    wanted += [
+                        WantedNotification(alert.id, name, "resolved", rule.name, rule.group_s) for name in names
+                    ]
         elif (
             rule is not None
             and rule.escalate_after_s is not None
@@ -96,10 +98,10 @@ def route(
         ):
             escalated.append(alert.id)
             names = [name for name in rule.escalate_to if name in enabled]
-            wanted += [Wanted(alert.id, name, "escalated", rule.name, 0.0) for name in names]
+            wanted += [WantedNotification(alert.id, name, "escalated", rule.name, 0.0) for name in names]
     return Routing(tuple(wanted), tuple(routed), tuple(resolve_routed), tuple(escalated))
 
 
-def has_recipient(rule: Rule, channels: Sequence[Channel]) -> bool:
+def has_recipient(rule: AlertRule, channels: Sequence[AlertChannel]) -> bool:
     """Return whether an enabled channel would be notified of an alert of this rule."""
     return any(channel.takes(rule, rule.severity) for channel in channels)

@@ -18,7 +18,7 @@ Names = Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_le
 _YEAR_S = 366 * 86400.0
 
 
-class Kind(StrEnum):
+class RuleKind(StrEnum):
     THRESHOLD = "threshold"  # a measure is beyond the limit
     DURATION = "duration"  # it has been beyond the limit for `for_s`
     ABSENCE = "absence"  # nothing of that name was seen for `for_s`
@@ -26,13 +26,13 @@ class Kind(StrEnum):
     ROUTE = "route"  # raises nothing: it selects the channels for alerts that other parts raise
 
 
-class Rule(BaseModel):
+class AlertRule(BaseModel):
     """One rule. `on` is the pattern of a measure's or an occurrence's name; of a route, of an alert's event."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=f"^{NAME}$", description="name of the rule")
-    kind: Kind = Field(description="threshold, duration, absence, rate or route")
+    kind: RuleKind = Field(description="threshold, duration, absence, rate or route")
     on: str = Field(min_length=1, max_length=128, description="what it is about; * stands for anything")
     severity: str = Field("warning", description="info, warning, error or page")
     above: float | None = Field(
@@ -58,12 +58,12 @@ class Rule(BaseModel):
     def _is_complete(self) -> Self:
         if self.severity not in SEVERITIES:
             raise ValueError(f"severity is one of {', '.join(SEVERITIES)}")
-        is_level = self.kind in (Kind.THRESHOLD, Kind.DURATION)
+        is_level = self.kind in (RuleKind.THRESHOLD, RuleKind.DURATION)
         if is_level != ((self.above is None) != (self.below is None)):
             raise ValueError("threshold and duration take one of above and below; the other kinds take neither")
-        if (self.kind in (Kind.DURATION, Kind.ABSENCE)) != (self.for_s > 0):
+        if (self.kind in (RuleKind.DURATION, RuleKind.ABSENCE)) != (self.for_s > 0):
             raise ValueError("duration and absence need for_s; the other kinds take none")
-        if self.kind is not Kind.RATE and (self.count != 1 or self.window_s):
+        if self.kind is not RuleKind.RATE and (self.count != 1 or self.window_s):
             raise ValueError("count and window_s belong to rate")
         if self.count > 1 and not self.window_s:
             raise ValueError("a rate with a count needs window_s")
@@ -74,7 +74,7 @@ class Rule(BaseModel):
     @property
     def is_notice(self) -> bool:
         """Return whether each occurrence is a notice of its own, which has no end."""
-        return self.kind is Kind.RATE and not self.window_s
+        return self.kind is RuleKind.RATE and not self.window_s
 
     def matches(self, name: str) -> bool:
         """Return whether the rule is about a name."""
@@ -100,44 +100,45 @@ class Silence(BaseModel):
 
 
 #: The rules that come with FKS. A row of the same name takes the place of one of them.
-DEFAULTS: tuple[Rule, ...] = (
-    Rule(name="fill", kind=Kind.RATE, on="trade.fill", severity="info", group_s=10),
-    Rule(
-        name="denial", kind=Kind.RATE, on="signal.denied", severity="warning", window_s=900,
+DEFAULTS: tuple[AlertRule, ...] = (
+    AlertRule(name="fill", kind=RuleKind.RATE, on="trade.fill", severity="info", group_s=10),
+    AlertRule(
+        name="denial", kind=RuleKind.RATE, on="signal.denied", severity="warning", window_s=900,
         by=("instance", "symbol", "code"), group_s=60, is_resolve_sent=False,
     ),
-    Rule(
-        name="approval", kind=Kind.THRESHOLD, on="signal.pending", severity="warning", above=1, by=("id",),
+    AlertRule(
+        name="approval", kind=RuleKind.THRESHOLD, on="signal.pending", severity="warning", above=1, by=("id",),
         message="approve or decline: {what}", resolve_message="decided: {what}",
     ),
-    Rule(name="unknown-order", kind=Kind.ROUTE, on="order.unknown", severity="page"),
-    Rule(name="unprotected", kind=Kind.ROUTE, on="position.*", severity="page"),
-    Rule(
-        name="kill", kind=Kind.THRESHOLD, on="kill.switch", severity="page", above=1, by=("scope",),
+    AlertRule(name="unknown-order", kind=RuleKind.ROUTE, on="order.unknown", severity="page"),
+    AlertRule(name="unprotected", kind=RuleKind.ROUTE, on="position.*", severity="page"),
+    AlertRule(
+        name="kill", kind=RuleKind.THRESHOLD, on="kill.switch", severity="page", above=1, by=("scope",),
         message="the kill switch is engaged by {by}: {reason}",
         resolve_message="the kill switch was released",
     ),
-    Rule(
-        name="drawdown", kind=Kind.THRESHOLD, on="account.drawdown_percent", severity="error", above=10,
+    AlertRule(
+        name="drawdown", kind=RuleKind.THRESHOLD, on="account.drawdown_percent", severity="error", above=10,
         by=("account",),
         message="account {account} is {value}% below its highest equity of 30 days",
         resolve_message="account {account} is no longer 10% below its highest equity of 30 days",
     ),
-    Rule(name="service", kind=Kind.DURATION, on="service.down", severity="error", above=1, for_s=10, by=("service",)),
-    Rule(name="check", kind=Kind.THRESHOLD, on="check.down", severity="warning", above=1, by=("service",)),
-    Rule(
-        name="serve", kind=Kind.RATE, on="serve.replaced", severity="error", count=3, window_s=600, by=("child",),
+    AlertRule(name="service", kind=RuleKind.DURATION, on="service.down", severity="error", above=1, for_s=10,
+        by=("service",)),
+    AlertRule(name="check", kind=RuleKind.THRESHOLD, on="check.down", severity="warning", above=1, by=("service",)),
+    AlertRule(
+        name="serve", kind=RuleKind.RATE, on="serve.replaced", severity="error", count=3, window_s=600, by=("child",),
         message="{child} was replaced by Ray Serve {value} times in 10 minutes; see 'fks events {child}'",
     ),
-    Rule(name="other", kind=Kind.ROUTE, on="*", severity="warning", group_s=30),
+    AlertRule(name="other", kind=RuleKind.ROUTE, on="*", severity="warning", group_s=30),
 )  # fmt: skip
 
 
-def rule_for(event: str, rules: tuple[Rule, ...], name: str | None = None) -> Rule | None:
+def rule_for(event: str, rules: tuple[AlertRule, ...], name: str | None = None) -> AlertRule | None:
     """Return the rule that selects the channels for an alert: the one that raised it (`name`), else the enabled one
     route with the longest pattern that matches its event."""
     named = next((rule for rule in rules if rule.name == name), None)
     if named is not None:
         return named
-    found = [rule for rule in rules if rule.kind is Kind.ROUTE and rule.is_enabled and rule.matches(event)]
+    found = [rule for rule in rules if rule.kind is RuleKind.ROUTE and rule.is_enabled and rule.matches(event)]
     return max(found, key=lambda rule: (len(rule.on.replace("*", "")), rule.name), default=None)

@@ -16,12 +16,12 @@ from datetime import timedelta
 from functools import partial
 
 from fks.alerts import texts
-from fks.alerts.channels import Channel, Outcome, Sealer, Text, send
+from fks.alerts.channels import AlertChannel, DeliveryResult, Sealer, Text, send
 from fks.alerts.directory import Directory
-from fks.alerts.engine import Engine, Raise
+from fks.alerts.engine import AlertEngine, Raise
 from fks.alerts.observing import Observer
 from fks.alerts.routing import Alert, has_recipient, route
-from fks.alerts.rules import Rule, Silence
+from fks.alerts.rules import AlertRule, Silence
 from fks.clock import Clock
 from fks.clock.waiting import retry
 from fks.config.settings import Settings
@@ -48,7 +48,7 @@ RETRY = Backoff(2.0, 300.0, jitter=0.3)
 RETRY_UNCLEAR = Backoff(30.0, 900.0, jitter=0.3)
 _WRITE = Backoff(0.5, 5.0)
 _PRUNE_EVERY_S = 3600.0
-Sender = Callable[[Channel, Text, str], Outcome]
+Sender = Callable[[AlertChannel, Text, str], DeliveryResult]
 
 
 class AlertService:
@@ -78,13 +78,15 @@ class AlertService:
         self._store = AlertingStore(db, lease)
         self._directory = Directory(self._store, settings.alerts, sealer)
         self._observer = Observer(db, bus, clock)
-        self._engine = Engine()
+        self._engine = AlertEngine()
         self._epoch = lease.epoch if lease is not None else 0
         self._sender = sender or partial(send, allowed=settings.alerts.hosts)
         self._send_max_s = send_max_s
         self._senders = concurrent.futures.ThreadPoolExecutor(SENDERS_MAX, thread_name_prefix="alert")
         self._sending: dict[str, asyncio.Task[None]] = {}
-        self._stuck: dict[str, concurrent.futures.Future[Outcome]] = {}  # by channel: an attempt that was given up
+        self._stuck: dict[
+            str, concurrent.futures.Future[DeliveryResult]
+        ] = {}  # by channel: an attempt that was given up
         self._under_way: set[int] = set()
         self._pruned_s: float | None = None
         self.turned_s = clock.monotonic()  # the last turn of `run`
@@ -134,7 +136,7 @@ class AlertService:
             self._log.warning("alert.delivery_lost", delivery=row["id"], channel=row["channel"], state=row["state"])
 
     # ── rules ────────────────────────────────────────────────────────────────────────────────────
-    async def _evaluate(self, rules: tuple[Rule, ...], channels: tuple[Channel, ...]) -> None:
+    async def _evaluate(self, rules: tuple[AlertRule, ...], channels: tuple[AlertChannel, ...]) -> None:
         """Raise and settle the alerts of rules. A notice that no channel would take is not even kept."""
         used = [rule for rule in rules if not rule.is_notice or has_recipient(rule, channels)]
         observed = await self._observer.look(used)
@@ -164,7 +166,7 @@ class AlertService:
             )
 
     # ── routing ──────────────────────────────────────────────────────────────────────────────────
-    async def _route(self, rules: tuple[Rule, ...], channels: tuple[Channel, ...]) -> None:
+    async def _route(self, rules: tuple[AlertRule, ...], channels: tuple[AlertChannel, ...]) -> None:
         rows = await self._store.unrouted()
         if not rows:
             return
@@ -184,11 +186,11 @@ class AlertService:
             )
 
     # ── delivery ─────────────────────────────────────────────────────────────────────────────────
-    async def _deliver_or_wait(self, channel: Channel) -> None:
+    async def _deliver_or_wait(self, channel: AlertChannel) -> None:
         with contextlib.suppress(OutageError):
             await self._guard.call("deliver", partial(self._deliver, channel))
 
-    async def _deliver(self, channel: Channel) -> None:
+    async def _deliver(self, channel: AlertChannel) -> None:
         """Send what is due to one channel, one message after the other, until one fails. Errors: OutageError."""
         while (delivery := await self._store.claim(channel.name)) is not None:
             self._under_way.add(delivery.id)
@@ -200,23 +202,23 @@ class AlertService:
             if outcome.result not in ("sent", "refused"):
                 return
 
-    async def _attempt(self, channel: Channel, delivery: Delivery) -> Outcome:
+    async def _attempt(self, channel: AlertChannel, delivery: Delivery) -> DeliveryResult:
         """Send a message and return the outcome, after `send_max_s` at the latest. Errors: OutageError."""
         try:
             text = await self._text(delivery)
         except OutageError:
             raise
         except Exception as error:  # rows that no text can be made of: another attempt would fail as well
-            return Outcome("refused", f"no text: {type(error).__name__}: {error}"[:200])
+            return DeliveryResult("refused", f"no text: {type(error).__name__}: {error}"[:200])
         sending = self._senders.submit(self._sender, channel, text, f"fks-{delivery.id}")
         try:
             async with asyncio.timeout(self._send_max_s):
                 return await asyncio.wrap_future(sending)
         except TimeoutError:
             if sending.cancel():
-                return Outcome("later", "all senders are busy")
+                return DeliveryResult("later", "all senders are busy")
             self._stuck[channel.name] = sending
-            return Outcome("unclear", f"no end within {self._send_max_s:g} s")
+            return DeliveryResult("unclear", f"no end within {self._send_max_s:g} s")
 
     async def _text(self, delivery: Delivery) -> Text:
         if delivery.about == "test":
@@ -226,7 +228,7 @@ class AlertService:
         alerts = [Alert(**row) for row in rows]
         return texts.compose(alerts, delivery.about, delivery.at, is_repeat=delivery.is_repeat)  # type: ignore[arg-type]
 
-    async def _finish(self, delivery: Delivery, outcome: Outcome) -> None:
+    async def _finish(self, delivery: Delivery, outcome: DeliveryResult) -> None:
         """Write the outcome, however long PostgreSQL is away: a sent message must not be sent again."""
         draw = random.random()  # noqa: S311  jitter only
         is_unclear = outcome.result == "unclear"

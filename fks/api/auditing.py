@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fks.api import policy
 from fks.model.errors import OutageError, Problem
-from fks.store.audit import AuditStore, Entry
+from fks.store.audit import AuditEntry, AuditStore
 from fks.store.tokens import Principal
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _INT_MAX = 2**53  # larger ones are kept as text: JSON readers would round them
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    entry: Entry
+    entry: AuditEntry
 
 
 class Auditing:
@@ -45,7 +45,7 @@ class Auditing:
     async def requested(self, connection: HTTPConnection, principal: Principal, route: policy.Route) -> None:
         """Record that `principal` is about to change something. Errors: Problem 503 while that cannot be recorded."""
         state = connection.scope.setdefault("state", {})
-        entry = Entry(
+        entry = AuditEntry(
             request_id=state.get("request_id", ""),
             actor=principal.name,
             kind=principal.kind,
@@ -76,10 +76,10 @@ class Auditing:
         begun = state.pop("audited", None)
         if begun is None:
             return
-        entry: Entry = begun.entry
+        entry: AuditEntry = begun.entry
         detail = redacted(state["body"]) if isinstance(state.get("body"), Mapping) else {}
         await self._add(
-            Entry(
+            AuditEntry(
                 request_id=entry.request_id,
                 actor=entry.actor,
                 kind=entry.kind,
@@ -98,10 +98,10 @@ class Auditing:
         """Record an event that no authenticated request stands for: a login, a lockout. Never raises for an outage."""
         state = connection.scope.get("state") or {}
         address = connection.app.state.tokens.address_of(connection)
-        entry = Entry(state.get("request_id", ""), actor, "user", action, object, address=address, detail=detail)
+        entry = AuditEntry(state.get("request_id", ""), actor, "user", action, object, address=address, detail=detail)
         await self._add(entry)
 
-    async def _add(self, entry: Entry) -> None:
+    async def _add(self, entry: AuditEntry) -> None:
         try:
             await self._store.add(entry)
         except OutageError as error:

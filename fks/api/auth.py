@@ -23,7 +23,7 @@ from starlette.requests import HTTPConnection
 
 from fks.api import policy
 from fks.api.auditing import Auditing
-from fks.api.limits import Limits
+from fks.api.limits import RequestLimits
 from fks.api.parameters import check_parameters
 from fks.clock import Clock
 from fks.config.settings import Http
@@ -299,7 +299,7 @@ async def authenticate(connection: HTTPConnection, scope: str) -> Principal:
 
 async def admitted(connection: HTTPConnection, principal: Principal, scope: str) -> Principal:
     """Return `principal` when it may call this route now. Errors: Problem 403, 429, 503."""
-    limits: Limits = connection.app.state.gateway.limits
+    limits: RequestLimits = connection.app.state.gateway.limits
     audit: Auditing = connection.app.state.gateway.audit
     route = route_of(connection)
     if principal.accounts is not None and route not in policy.ACCOUNT_SAFE:
@@ -323,7 +323,7 @@ async def count_anonymous(connection: HTTPConnection) -> None:
     """Count a request without a token on its address; this host's own are not counted. Errors: Problem 429."""
     tokens: Tokens = connection.app.state.tokens
     if not is_own(connection, tokens.http):
-        limits: Limits = connection.app.state.gateway.limits
+        limits: RequestLimits = connection.app.state.gateway.limits
         address = tokens.address_of(connection)
         await limits.take_anonymous(connection, address, route_of(connection))
 

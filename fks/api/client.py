@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fks.api.exact import dump
-from fks.api.window import Window
+from fks.api.window import ClientWindow
 from fks.clock import RealClock
 
 # Requests of one `WS /ws` client that wait for their answers.
@@ -108,12 +108,12 @@ class Queued(NamedTuple):
     data: bytes
 
 
-class Client:
+class SocketClient:
     """State of one websocket. Its methods are called by one event loop; only `take` and `wait_drained` wait."""
 
-    def __init__(self, topics: Iterable[Topic] = (), window: Window | None = None) -> None:
+    def __init__(self, topics: Iterable[Topic] = (), window: ClientWindow | None = None) -> None:
         self.topics: set[Topic] = set(topics)
-        self.window = window or Window(RealClock().monotonic)
+        self.window = window or ClientWindow(RealClock().monotonic)
         self.is_overrun = False
         self.is_closing = False
         self._held: dict[Topic, deque[Queued]] = {}  # topics whose snapshot is being read

@@ -21,9 +21,9 @@ from fks.api.auth import Tokens
 from fks.api.exact import dump
 from fks.api.hub import Hub
 from fks.api.idempotency import Idempotency
-from fks.api.limits import Limits
+from fks.api.limits import RequestLimits
 from fks.clock import Clock
-from fks.config.endpoints import Node
+from fks.config.endpoints import NodeEndpoints
 from fks.config.machine import host_name
 from fks.config.paths import Paths
 from fks.config.secrets import derived
@@ -47,7 +47,7 @@ from fks.store.users import UserStore
 if TYPE_CHECKING:
     from fks.entry.approving import Approving
     from fks.entry.emergency_stop import EmergencyStop
-    from fks.entry.execution import Execution
+    from fks.entry.execution import ExecutionEntry
     from fks.entry.order_entry import OrderEntry
     from fks.entry.settling import Settling
     from fks.entry.webhooks import Webhooks
@@ -76,7 +76,7 @@ class Deps:
     database_url: str
     redis_url: str
     name: str = "gateway:0"
-    node: Callable[[], Node | None] = lambda: None
+    node: Callable[[], NodeEndpoints | None] = lambda: None
     host: str = field(default_factory=host_name)
     config_version: int = 0  # of the runtime configuration that `settings` holds; 0 = the files alone
     is_behind_serve: bool = False  # Ray Serve's proxy answers with the request's id itself
@@ -85,7 +85,7 @@ class Deps:
     session_key: SecretStr = field(default_factory=lambda: SecretStr(secrets.token_urlsafe(32)))
 
 
-class Gateway:
+class Replica:
     """One replica, opened by the app's lifespan and found by routes as `app.state.gateway`."""
 
     def __init__(self, deps: Deps, db: Database, bus: Bus, meter: PrometheusMeter) -> None:
@@ -112,14 +112,14 @@ class Gateway:
             forward_key,
             reads_on_loopback=deps.settings.reads_on_loopback,
         )
-        self.limits = Limits(bus, deps.settings.auth, meter)
+        self.limits = RequestLimits(bus, deps.settings.auth, meter)
         self.idempotency = Idempotency(bus, deps.session_key.get_secret_value())
         self.audit = Auditing(AuditStore(db), deps.log)
         self.hub = Hub(bus, deps.clock, deps.log)
         self._own_metrics = SelfMetrics(meter, deps.clock, build_id())
         self._last_text = (b"", float("-inf"))  # of the actors' metrics, and when it was read
         self._order_entry: OrderEntry | None = None
-        self._execution: Execution | None = None
+        self._execution: ExecutionEntry | None = None
         self._webhooks: Webhooks | None = None
         self._settling: Settling | None = None
         self._why: Why | None = None
@@ -137,12 +137,12 @@ class Gateway:
         return self._order_entry
 
     @property
-    def execution(self) -> Execution:
+    def execution(self) -> ExecutionEntry:
         """Return the entry of execution signals, which goes through order entry."""
         if self._execution is None:
-            from fks.entry.execution import Execution
+            from fks.entry.execution import ExecutionEntry
 
-            self._execution = Execution(self.db, self.order_entry, self.deps.clock, self.deps.settings)
+            self._execution = ExecutionEntry(self.db, self.order_entry, self.deps.clock, self.deps.settings)
         return self._execution
 
     @property
@@ -261,7 +261,7 @@ class Gateway:
 
 
 @asynccontextmanager
-async def opened(deps: Deps) -> AsyncIterator[Gateway]:
+async def opened(deps: Deps) -> AsyncIterator[Replica]:
     """Open a gateway, keep its beat and its subscriptions going, and close it in order. Never fails because a server is
     away."""
     kept = deps.settings.database
@@ -272,7 +272,7 @@ async def opened(deps: Deps) -> AsyncIterator[Gateway]:
     bus = await Bus.connect(deps.redis_url, timeout_s=deps.settings.redis.timeout_s)
     # counters go on where the replica of this name stopped, so that /metrics never falls when one is replaced
     before = await bus.get(SNAPSHOT_PREFIX + deps.name)
-    gateway = Gateway(deps, db, bus, PrometheusMeter(deps.name, parse_snapshot(before)))
+    gateway = Replica(deps, db, bus, PrometheusMeter(deps.name, parse_snapshot(before)))
     tasks = [asyncio.create_task(run_for_ever(work, deps)) for work in (gateway.keep_beating, gateway.hub.listen)]
     try:
         yield gateway

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from fks.api.client import QUEUE_MAX, Client, Message, Queued, Topic, wanted
+from fks.api.client import QUEUE_MAX, Message, Queued, SocketClient, Topic, wanted
 from fks.api.exact import dump
 from fks.clock import Clock
 from fks.model.timeframe import iso
@@ -59,8 +59,8 @@ class Hub:
         self._bus = bus
         self._clock = clock
         self._log = log
-        self.clients: set[Client] = set()
-        self._owners: dict[Client, str] = {}
+        self.clients: set[SocketClient] = set()
+        self._owners: dict[SocketClient, str] = {}
         self._names = {source: name for name, source in CHANNELS.items()}
         self.own_channel = f"{_TICK}.{secrets.token_hex(8)}"
         self.stream = secrets.token_hex(8)  # names this replica's numbers
@@ -76,7 +76,7 @@ class Hub:
     def __len__(self) -> int:
         return len(self.clients)
 
-    def join(self, client: Client, owner: str = "") -> bool:
+    def join(self, client: SocketClient, owner: str = "") -> bool:
         """Add a client; False when this replica is full. `owner` names the caller, for `held_by`."""
         if len(self.clients) >= CLIENTS_MAX:
             return False
@@ -85,7 +85,7 @@ class Hub:
         self.changed()
         return True
 
-    def leave(self, client: Client) -> None:
+    def leave(self, client: SocketClient) -> None:
         """Remove a client; harmless when it is removed already."""
         self.clients.discard(client)
         self._owners.pop(client, None)

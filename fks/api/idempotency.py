@@ -23,7 +23,7 @@ from starlette.responses import Response
 
 from fks.api import policy
 from fks.api.exact import BODY_MAX
-from fks.api.problems import Answered
+from fks.api.problems import AnsweredBefore
 from fks.model.errors import Problem
 from fks.store.bus import Bus
 from fks.store.tokens import Principal
@@ -101,7 +101,7 @@ class BufferedBody:
 
 
 @dataclass(slots=True)
-class Call:
+class KeyedCall:
     """A call under a key, in progress."""
 
     name: str
@@ -138,7 +138,7 @@ class Idempotency:
         digest = hashlib.sha256(await body.read(timeout_s))
         digest.update(b"\0" + connection.url.path.encode() + b"?" + connection.url.query.encode())
         named = "\0".join((principal.key, *route, key))
-        call = Call(_PREFIX + hashlib.sha256(named.encode()).hexdigest(), digest.hexdigest())
+        call = KeyedCall(_PREFIX + hashlib.sha256(named.encode()).hexdigest(), digest.hexdigest())
         call.marker = b" ".join((_RUNNING, call.body_hash.encode(), secrets.token_hex(8).encode()))
         replaced = b""
         while True:
@@ -152,7 +152,7 @@ class Idempotency:
             replaced = self._refuse_or_answer(bytes(found[1]), int(found[2]) / 1000, call)
         state["idempotent"] = call
 
-    def _refuse_or_answer(self, kept: bytes, age_s: float, call: Call) -> bytes:
+    def _refuse_or_answer(self, kept: bytes, age_s: float, call: KeyedCall) -> bytes:
         """Return what is kept when it cannot be read. Errors: Answered, Problem 409."""
         conflict = Problem(
             409, "IDEMPOTENCY_CONFLICT", "this idempotency key was used for another body", remedy="use a new key"
@@ -176,9 +176,9 @@ class Idempotency:
         if found["body_hash"] != call.body_hash:
             raise conflict
         headers = {**found["headers"], "Idempotent-Replayed": "true"}
-        raise Answered(Response(base64.b64decode(found["body"]), found["status"], headers))
+        raise AnsweredBefore(Response(base64.b64decode(found["body"]), found["status"], headers))
 
-    def note(self, call: Call, message: Message) -> bool:
+    def note(self, call: KeyedCall, message: Message) -> bool:
         """Keep a part of the answer to a call; return whether it was the last one."""
         if message["type"] == "http.response.start":
             call.status = message["status"]
@@ -188,7 +188,7 @@ class Idempotency:
         call.parts.append(message.get("body", b""))
         return not message.get("more_body", False)
 
-    async def finish(self, call: Call) -> None:
+    async def finish(self, call: KeyedCall) -> None:
         """Keep the answer of a call that changed something; free the key of a refusal. A call that failed midway has
         neither: its outcome is unknown."""
         if not 200 <= call.status < 300:

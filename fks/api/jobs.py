@@ -11,7 +11,7 @@ import orjson
 from fastapi import Header, Query
 
 from fks.api.exact import dump
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.model import ids, untrusted
 from fks.model.errors import Problem
 from fks.model.timeframe import iso
@@ -25,7 +25,7 @@ Priority = Annotated[int, Query(ge=-10, le=10, description="of queued jobs the h
 
 
 async def submit_once(
-    gate: Gateway,
+    gate: Replica,
     caller: Principal,
     kind: str,
     spec: Mapping[str, Any],
@@ -63,14 +63,14 @@ async def submit_once(
     return job_id, False
 
 
-async def cancel_job(gate: Gateway, id: uuid.UUID) -> None:
+async def cancel_job(gate: Replica, id: uuid.UUID) -> None:
     """End a queued job; ask a running one to end. Harmless once it has ended."""
     job = await JobStore(gate.db).cancel(id)
     if job is not None:
         await gate.bus.publish(JOBS, {"type": "job", "id": str(id), "state": job.state})
 
 
-async def check_quota(gate: Gateway, caller: Principal) -> None:
+async def check_quota(gate: Replica, caller: Principal) -> None:
     """Refuse more work of a caller than it may have at once. Errors: Problem 429 JOBS_MANY."""
     most = gate.deps.settings.auth.jobs_max
     if await JobStore(gate.db).open_of(caller.name) >= most:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from fks.api import policy
-from fks.config.settings import Auth
+from fks.config.settings import AuthSettings
 from fks.model.errors import Problem
 from fks.model.ports import Meter
 from fks.process.callers import network_of
@@ -52,7 +52,7 @@ return {0, math.max(0, math.floor(limit - used)), span - passed, math.max(1, mat
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class RequestAllowance:
     """The answer to one request: whether it may go on, the budget left, and when that changes (seconds)."""
 
     limit: int
@@ -72,17 +72,17 @@ class Allowance:
         return found if self.is_allowed else found | {"Retry-After": str(_up(self.wait_s))}
 
 
-class Limits:
+class RequestLimits:
     """Counts requests. Holds no state: all replicas share Redis."""
 
-    def __init__(self, bus: Bus, settings: Auth, meter: Meter) -> None:
+    def __init__(self, bus: Bus, settings: AuthSettings, meter: Meter) -> None:
         self._bus = bus
         self._settings = settings
         self._meter = meter
 
     async def take(
         self, connection: HTTPConnection, principal: Principal, route: policy.Route, scope: str
-    ) -> Allowance | None:
+    ) -> RequestAllowance | None:
         """Count a request of `principal`; None when it does not count. The answer's headers will say what is left.
 
         Past the limit of orders it returns all the same: their handler lets those pass that only reduce a position
@@ -95,7 +95,9 @@ class Limits:
             limit = self._settings.monitoring_per_hour
         return await self._take(connection, f"{bucket}:{principal.key}", limit, route, scope)
 
-    async def take_anonymous(self, connection: HTTPConnection, address: str, route: policy.Route) -> Allowance | None:
+    async def take_anonymous(
+        self, connection: HTTPConnection, address: str, route: policy.Route
+    ) -> RequestAllowance | None:
         """Count a request without a token. Errors: Problem 429 RATE_LIMITED."""
         bucket = policy.bucket_of(route)
         is_monitoring = bucket == "monitoring"
@@ -104,7 +106,7 @@ class Limits:
 
     async def _take(
         self, connection: HTTPConnection, key: str, limit: int, route: policy.Route, scope: str
-    ) -> Allowance | None:
+    ) -> RequestAllowance | None:
         cost = min(policy.cost_of(route, is_anonymous=scope == "open"), limit)
         if cost == 0:
             return None
@@ -122,7 +124,7 @@ class Limits:
                 )
             return None
         allowed, left, reset_ms, wait_ms = (int(number) for number in answer)
-        found = Allowance(limit, bool(allowed), left, reset_ms / 1000, wait_ms / 1000)
+        found = RequestAllowance(limit, bool(allowed), left, reset_ms / 1000, wait_ms / 1000)
         state = connection.scope.setdefault("state", {})
         state["allowance"] = found
         if not found.is_allowed:

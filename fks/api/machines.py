@@ -29,7 +29,7 @@ def order_machine() -> dict[str, Any]:
     }
 
 
-def _order_row(row: orders.Row) -> dict[str, Any]:
+def _order_row(row: orders.OrderTransition) -> dict[str, Any]:
     target = _doc(row.target)
     if target.startswith("as reported"):
         states = [state.value for state in REPORTED]

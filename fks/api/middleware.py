@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fks.api import aliases, policy
 from fks.api.idempotency import BufferedBody
-from fks.api.limits import Allowance
-from fks.api.problems import Answered, count_refusal, of_error
+from fks.api.limits import RequestAllowance
+from fks.api.problems import AnsweredBefore, count_refusal, of_error
 from fks.api.tracing import Trace, request_id_of, trace_of
 from fks.clock import Clock
 from fks.config.settings import Http
@@ -99,7 +99,7 @@ class RequestMiddleware:
             if (refusal := self._refusal(scope)) is not None:
                 raise refusal
             await self._app(scope, receive, send_with_headers)
-        except (InputError, Problem, Answered) as error:
+        except (InputError, Problem, AnsweredBefore) as error:
             count_refusal(_gateway_of(scope), error)
             await of_error(error, scope["path"])(scope, receive, send_with_headers)
         except Exception as error:  # the outermost handler: the caller gets a document and the log the trace
@@ -135,7 +135,7 @@ class RequestMiddleware:
     ) -> list[tuple[bytes, bytes]]:
         """Return the headers that an answer gets besides its own."""
         given = {name.lower(): value for name, value in headers}
-        allowance: Allowance | None = state.get("allowance")
+        allowance: RequestAllowance | None = state.get("allowance")
         limits = {} if allowance is None else {k.lower().encode(): v.encode() for k, v in allowance.headers.items()}
         if status == 429 and limits and (retry_after := given.get(b"retry-after")):
             limits[b"ratelimit-reset"] = retry_after  # a client that waits for either one is served

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.model.errors import Problem
 
 #: Age of a part's last beat at which it is taken for dead; the supervisor has restarted it by then.
@@ -18,7 +18,7 @@ RETRY_S: Final = 5
 _DEAD: Final = frozenset({"dead", "stopped", "failed"})
 
 
-async def need(gate: Gateway, part: str) -> None:
+async def need(gate: Replica, part: str) -> None:
     """Errors: Problem 503 PART_DOWN naming the part when its last beat is too old, or it is known to be dead."""
     rows = await gate.db.fetch("monitor.components")
     row = next((row for row in rows if row["name"] == part), None)

@@ -19,7 +19,7 @@ from fks.model.errors import FksError, InputError, OutageError, Problem, StaleEp
 MEDIA_TYPE = "application/problem+json"
 
 
-class Answered(FksError):
+class AnsweredBefore(FksError):
     """The answer to a request is known already: the one of an earlier call."""
 
     def __init__(self, response: Response) -> None:
@@ -48,7 +48,7 @@ def answer(problem: dict[str, Any], headers: dict[str, str] | None = None) -> Re
 
 def of_error(error: Exception, path: str) -> Response:
     """Return the response to an error; an unexpected exception becomes a bare 500."""
-    if isinstance(error, Answered):
+    if isinstance(error, AnsweredBefore):
         return error.response
     if isinstance(error, Problem):
         body = document(error.status, error.code, error.message, remedy=error.remedy, instance=path, **error.members)

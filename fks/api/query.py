@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection, Request
 
 from fks.api.auth import require
 from fks.api.exact import BODY_MAX
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.problems import of_model
 from fks.model.errors import InputError, Problem
 from fks.model.untrusted import parse
@@ -22,13 +22,13 @@ from fks.store.tokens import Principal
 M = TypeVar("M", bound=BaseModel)
 
 
-async def gateway_of(connection: HTTPConnection) -> Gateway:
+async def gateway_of(connection: HTTPConnection) -> Replica:
     """Return the replica that serves this connection. A coroutine: FastAPI would call a plain function on a thread."""
-    gateway: Gateway = connection.app.state.gateway
+    gateway: Replica = connection.app.state.gateway
     return gateway
 
 
-Gate = Annotated[Gateway, Depends(gateway_of)]
+Gate = Annotated[Replica, Depends(gateway_of)]
 Reader = Annotated[Principal, require("read")]
 Signaller = Annotated[Principal, require("signal")]
 Approver = Annotated[Principal, require("approve")]

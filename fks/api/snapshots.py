@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from fks.api.client import Message, Topic
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.model.timeframe import iso, to_ns
 from fks.store.db import Row
 from fks.store.latest import Latest
@@ -20,7 +20,7 @@ _KINDS = {"prices": "price", "quotes": "quote", "book": "book"}
 Contains = Callable[[Message], bool]
 
 
-async def snapshot_of(gate: Gateway, topic: Topic, bars: int) -> tuple[Message, Contains]:
+async def snapshot_of(gate: Replica, topic: Topic, bars: int) -> tuple[Message, Contains]:
     """Return the snapshot of a topic, and the test whether it contains a message.
 
     `items` are messages in their usual form, oldest first: the newest `bars` bars (of each timeframe the newest, when
@@ -46,7 +46,7 @@ async def snapshot_of(gate: Gateway, topic: Topic, bars: int) -> tuple[Message, 
     return message, contained_bars(items) if topic.channel == "bars" else _contained_newest(topic.channel, items)
 
 
-async def stored_bars(gate: Gateway, topic: Topic, bars: int) -> list[dict[str, Any]]:
+async def stored_bars(gate: Replica, topic: Topic, bars: int) -> list[dict[str, Any]]:
     """Return the newest stored bars of a topic as messages, oldest first."""
     place = (topic.exchange, topic.symbol)
     if not topic.timeframe:

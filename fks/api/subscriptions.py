@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fks.api import snapshots
-from fks.api.client import TOPICS_MAX, Client, Topic, topics_of
-from fks.api.gateway import Gateway
+from fks.api.client import TOPICS_MAX, SocketClient, Topic, topics_of
+from fks.api.gateway import Replica
 from fks.api.hub import BUSY, EVERY
 from fks.model.errors import FksError, InputError
 from fks.model.timeframe import check_timeframe, iso
@@ -33,7 +33,7 @@ _KEYS = {
 }
 
 
-def is_checked(client: Client, text: str) -> bool:
+def is_checked(client: SocketClient, text: str) -> bool:
     """Take the answer to a check; False for any other message, also a wrong answer: `handle` reports its error."""
     try:
         request = _parsed(text)
@@ -45,7 +45,7 @@ def is_checked(client: Client, text: str) -> bool:
     return True
 
 
-async def handle(gate: Gateway, client: Client, text: str) -> None:
+async def handle(gate: Replica, client: SocketClient, text: str) -> None:
     """Handle a client's message; an error is answered, and the client stays connected."""
     request: Mapping[str, Any] = {}
     try:
@@ -77,7 +77,7 @@ def _parsed(text: str) -> Mapping[str, Any]:
     return request
 
 
-def _note_checked(client: Client, number: object) -> None:
+def _note_checked(client: SocketClient, number: object) -> None:
     try:
         if isinstance(number, bool) or not isinstance(number, int):
             raise ValueError("n is no number")
@@ -86,7 +86,7 @@ def _note_checked(client: Client, number: object) -> None:
         raise _wrong(f"checked: {error}", 'answer {"type": "check"} with its own n') from error
 
 
-async def _subscribe(gate: Gateway, client: Client, request: Mapping[str, Any]) -> None:
+async def _subscribe(gate: Replica, client: SocketClient, request: Mapping[str, Any]) -> None:
     channels = _channels(request)
     if not channels:
         raise _wrong("channels: at least one is needed", f"use {', '.join(EVERY)}")
@@ -125,7 +125,7 @@ async def _subscribe(gate: Gateway, client: Client, request: Mapping[str, Any]) 
         client.release(topic, message, contains)
 
 
-async def _unsubscribe(gate: Gateway, client: Client, request: Mapping[str, Any]) -> None:
+async def _unsubscribe(gate: Replica, client: SocketClient, request: Mapping[str, Any]) -> None:
     channels = _channels(request) or list(EVERY)
     reading, exchange, texts = ReadingStore(gate.db), _exchange(request), _names(request, "symbols")
     places = [(item.exchange, item.symbol) for text in texts for item in await reading.spelled(text, exchange)]

@@ -24,7 +24,7 @@ _LOOK_S = 0.2  # between two looks at least
 _STEP_S = 0.05  # of one that never answered, some messages at a time
 
 
-class Window:
+class ClientWindow:
     """The checks of one socket. Pure but for the clock, seconds that never go back."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:

@@ -14,9 +14,9 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from fks.backtest.account_checks import AccountChecks, Tape
+from fks.backtest.account_checks import AccountChecks, MemberBars
 from fks.backtest.account_result import AccountFill, AccountResult
-from fks.backtest.account_statistics import AccountStatistics, Correlations, account_statistics_of, correlations_of
+from fks.backtest.account_statistics import AccountStatistics, RunCorrelations, account_statistics_of, correlations_of
 from fks.backtest.backtest import Backtest
 from fks.backtest.gaps import ensure_inputs, ensure_seen, ensure_whole, find_gaps
 from fks.backtest.instrument import setup_for
@@ -60,7 +60,7 @@ class AccountBacktest(AccountResult):
         return account_statistics_of(self)
 
     @cached_property
-    def correlations(self) -> Correlations:
+    def correlations(self) -> RunCorrelations:
         """Return the correlations of the symbols and of the members."""
         return correlations_of(self)
 
@@ -92,7 +92,7 @@ def run_account(
             ensure_inputs(part)
             ensure_whole(gaps)
         ensure_splits(part, setup)
-    tapes = [Tape.of(part, setup) for part, setup in zip(parts, setups, strict=True)]
+    tapes = [MemberBars.of(part, setup) for part, setup in zip(parts, setups, strict=True)]
     checks = AccountChecks(tapes, start, limits)
     walkers = [
         Walker(
@@ -208,7 +208,7 @@ class _Log:
     """The fills of all members in the order of the account."""
 
     names: tuple[str, ...]
-    tapes: Sequence[Tape]
+    tapes: Sequence[MemberBars]
     walkers: Sequence[Walker]
     checks: AccountChecks
     taken: list[int] = field(default_factory=list)
@@ -243,7 +243,7 @@ def _decisions(strategy: Strategy, bars: Bars) -> Decisions:
 
 
 def _walk(
-    walkers: Sequence[Walker], tapes: Sequence[Tape], checks: AccountChecks, names: tuple[str, ...]
+    walkers: Sequence[Walker], tapes: Sequence[MemberBars], checks: AccountChecks, names: tuple[str, ...]
 ) -> list[AccountFill]:
     """Trade all members in order of time, and return the fills in that order.
 

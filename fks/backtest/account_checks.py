@@ -12,7 +12,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from fks.backtest.limits import EntryPrices, Funds, Holding, TapeChecks
+from fks.backtest.limits import AccountHolding, EntryPrices, Funds, TapeChecks
 from fks.backtest.reference import Walker
 from fks.backtest.rows import FillRow, Setup
 from fks.config.risk import Risk
@@ -34,7 +34,7 @@ _IN_BAR, _AT_OPEN = 0, 2  # order of a fill at one moment; a close of that momen
 
 
 @dataclass(frozen=True, slots=True)
-class Tape:
+class MemberBars:
     """A member's bars with the end of each."""
 
     bars: Bars
@@ -42,13 +42,13 @@ class Tape:
     ends_ns: Ints
 
     @staticmethod
-    def of(bars: Bars, setup: Setup) -> Tape:
+    def of(bars: Bars, setup: Setup) -> MemberBars:
         """Return the tape of some bars."""
         length = TIMEFRAMES[bars.timeframe] * NS
         if length:
-            return Tape(bars, setup, bars.time_ns + length)
+            return MemberBars(bars, setup, bars.time_ns + length)
         ends = [bar_end(start, bars.timeframe) for start in bars.time_ns.tolist()]
-        return Tape(bars, setup, np.array(ends, dtype=np.int64))
+        return MemberBars(bars, setup, np.array(ends, dtype=np.int64))
 
     @property
     def symbol(self) -> str:
@@ -76,7 +76,7 @@ class AccountChecks:
     `book` is called for every fill, in the account's order.
     """
 
-    def __init__(self, tapes: Sequence[Tape], cash: Decimal, limits: Risk) -> None:
+    def __init__(self, tapes: Sequence[MemberBars], cash: Decimal, limits: Risk) -> None:
         self.walkers: Sequence[Walker] = ()
         self._tapes, self._cash, self._limits = tapes, cash, limits
         self._single = [TapeChecks(tape.bars, tape.setup) for tape in tapes]
@@ -239,11 +239,11 @@ class MemberChecks:
     account: AccountChecks
     number: int
 
-    def look(self, index: int, holding: Holding) -> None:
+    def look(self, index: int, holding: AccountHolding) -> None:
         """See the account at the close of bar `index`, on which an entry is decided."""
         self.account.look(self.number, index)
 
-    def reaches_loss(self, start: int, through: int, holding: Holding) -> bool:
+    def reaches_loss(self, start: int, through: int, holding: AccountHolding) -> bool:
         """Members of an account enter at the market: no entry rests."""
         return False
 
@@ -254,7 +254,7 @@ class MemberChecks:
         quantity: Decimal,
         close: Decimal,
         levels: tuple[Decimal | None, Decimal | None],
-        holding: Holding,
+        holding: AccountHolding,
         order: EntryPrices | None = None,
     ) -> Denial | None:
         """Return why live would deny an entry decided on bar `index`, or None."""
@@ -272,7 +272,7 @@ class _Series:
     closes: Floats
 
     @staticmethod
-    def of(tapes: Sequence[Tape]) -> _Series:
+    def of(tapes: Sequence[MemberBars]) -> _Series:
         by_length = sorted(tapes, key=lambda tape: TIMEFRAMES[tape.bars.timeframe] or 31 * 86_400)
         ends = np.concatenate([tape.ends_ns for tape in by_length])
         closes = np.concatenate([tape.bars.close for tape in by_length])

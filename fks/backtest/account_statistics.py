@@ -104,7 +104,7 @@ def account_statistics_of(account: AccountResult) -> AccountStatistics:
 
 
 @dataclass(frozen=True, slots=True)
-class Correlations:
+class RunCorrelations:
     """Pearson's correlation over the whole run; None where it is not known. `symbols`: of the logarithmic returns of
     each pair of symbols by `interval` (at most the newest 5,000 of the run); `members`: of the members' daily profits.
     """
@@ -114,7 +114,7 @@ class Correlations:
     members: tuple[tuple[float | None, ...], ...]
 
 
-def correlations_of(account: AccountResult) -> Correlations:
+def correlations_of(account: AccountResult) -> RunCorrelations:
     """Return the correlations of an account's symbols and members."""
     series: dict[str, tuple[Ints, Floats]] = {}
     longest = "1m"
@@ -134,7 +134,7 @@ def correlations_of(account: AccountResult) -> Correlations:
         np.diff(account.on_account(number)[_day_ends(account)], prepend=float(account.starting_cash))
         for number in range(len(account.results))
     ]
-    return Correlations(
+    return RunCorrelations(
         "1d" if step_s == 86_400 else interval,
         {a: {b: correlation_of(returns[a], returns[b]) for b in series} for a in series},
         tuple(tuple(correlation_of(a, b) for b in profits) for a in profits),

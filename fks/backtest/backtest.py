@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from fks.backtest.metrics import Metrics
-    from fks.backtest.page import Page
+    from fks.backtest.page import ReportPage
 
 NOTEBOOK_ROWS = 10_000  # a notebook keeps every report in its file
 
@@ -51,7 +51,7 @@ class Backtest(Result):
 
         return equity_frame(self)
 
-    def plot(self, path: str | Path | None = None, *, rows: int | None = None) -> Page:
+    def plot(self, path: str | Path | None = None, *, rows: int | None = None) -> ReportPage:
         """Return the report as a page that a notebook shows; with `path` it is written there, too.
 
         `rows` bounds the points that its charts can draw: 10,000 in a notebook, 50,000 in a file. Errors: OSError.

@@ -22,7 +22,7 @@ _DECIDED = (Role.ENTRY, Role.EXIT)
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DecidedFill:
     """One fill of a decision. `decided_ns`: open time of the deciding bar (of a protection: of its entry's bar); `fee`
     in quote."""
 
@@ -39,7 +39,7 @@ class Step:
         return self.decided_ns, self.role
 
 
-class Difference(StrEnum):
+class DifferenceKind(StrEnum):
     """The kind of difference between live and backtest in one step."""
 
     NONE = "none"
@@ -53,9 +53,9 @@ class Compared:
     """A step of either side. `reason`: why live did not make it, a denial code where there is one. `slippage` and `fee`
     (live's less the backtest's) in quote, `slippage_bps` of the backtest's price."""
 
-    expected: Step | None
-    made: Step | None
-    difference: Difference
+    expected: DecidedFill | None
+    made: DecidedFill | None
+    difference: DifferenceKind
     reason: str = ""
     slippage: Decimal = _ZERO
     slippage_bps: Decimal = _ZERO
@@ -85,9 +85,9 @@ class Drift:
         return self.slippage + self.fees
 
 
-def expected_steps(result: Result, from_ns: int) -> list[Step]:
+def expected_steps(result: Result, from_ns: int) -> list[DecidedFill]:
     """Return the steps of a backtest whose decision bar opens at or after `from_ns`."""
-    steps: list[Step] = []
+    steps: list[DecidedFill] = []
     times, item = result.bars.time_ns, result.setup.instrument
     opened_ns = 0
     columns = result.fill_columns
@@ -100,13 +100,13 @@ def expected_steps(result: Result, from_ns: int) -> list[Step]:
             decided_ns = opened_ns if columns.decided is None else int(times[index])
         fee = fill.fee * (fill.price if fill.fee_currency == item.base else 1)
         if decided_ns >= from_ns:
-            steps.append(Step(decided_ns, fill.role, fill.side, fill.quantity, fill.price, fee, fill.time_ns))
+            steps.append(DecidedFill(decided_ns, fill.role, fill.side, fill.quantity, fill.price, fee, fill.time_ns))
     return steps
 
 
 def compare(
-    expected: Sequence[Step],
-    made: Sequence[Step],
+    expected: Sequence[DecidedFill],
+    made: Sequence[DecidedFill],
     reasons: Mapping[tuple[int, Role], str],
     *,
     from_ns: int,
@@ -141,8 +141,8 @@ def compare(
     )
 
 
-def _joined(steps: Sequence[Step]) -> dict[tuple[int, Role], Step]:
-    found: dict[tuple[int, Role], Step] = {}
+def _joined(steps: Sequence[DecidedFill]) -> dict[tuple[int, Role], DecidedFill]:
+    found: dict[tuple[int, Role], DecidedFill] = {}
     for step in steps:
         before = found.get(step.key)
         if before is None:
@@ -150,23 +150,23 @@ def _joined(steps: Sequence[Step]) -> dict[tuple[int, Role], Step]:
             continue
         quantity = before.quantity + step.quantity
         price = (before.price * before.quantity + step.price * step.quantity) / quantity
-        found[step.key] = Step(
+        found[step.key] = DecidedFill(
             step.decided_ns, step.role, step.side, quantity, price, before.fee + step.fee, step.time_ns
         )
     return found
 
 
-def _compared(expected: Step | None, made: Step | None, reason: str, lot_step: Decimal) -> Compared:
+def _compared(expected: DecidedFill | None, made: DecidedFill | None, reason: str, lot_step: Decimal) -> Compared:
     if made is None:
-        return Compared(expected, None, Difference.NOT_MADE, reason or "no fill")
+        return Compared(expected, None, DifferenceKind.NOT_MADE, reason or "no fill")
     if expected is None:
-        return Compared(None, made, Difference.EXTRA)
+        return Compared(None, made, DifferenceKind.EXTRA)
     is_same = abs(expected.quantity - made.quantity) < lot_step
     per_unit = made.side.sign * (made.price - expected.price)
     return Compared(
         expected,
         made,
-        Difference.NONE if is_same else Difference.QUANTITY,
+        DifferenceKind.NONE if is_same else DifferenceKind.QUANTITY,
         slippage=per_unit * made.quantity,
         slippage_bps=per_unit / expected.price * _BPS,
         # of the quantity that live filled

@@ -21,9 +21,9 @@ import fks.matching.margin
 import fks.matching.rule
 from fks.backtest import kernel_orders as orders
 from fks.backtest import kernel_walk as compiled
-from fks.backtest.kernel_walk import FAR, Rules
+from fks.backtest.kernel_walk import FAR, KernelRules
 from fks.backtest.limits import EntryPrices, Funds, TapeChecks, denial_text, expiry
-from fks.backtest.result import DeniedColumns, Engine, FillColumns, Outcome, TradeColumns
+from fks.backtest.result import DeniedColumns, EngineChoice, EngineResult, FillColumns, TradeColumns
 from fks.backtest.rows import Setup
 from fks.backtest.units import Units, from_units, places, to_units
 from fks.matching.margin import Margin
@@ -74,7 +74,7 @@ _SIZINGS = {
 _DAY_NS = 86_400 * NS
 _NEXT_DAY_NS = 26 * 3600 * NS  # after a day's start it is the next day, summer time or not
 _MONTH_NS = 28 * _DAY_NS
-_RULES = np.dtype([(name, np.int64) for name in Rules._fields])
+_RULES = np.dtype([(name, np.int64) for name in KernelRules._fields])
 _EMPTY = np.zeros(0)
 
 
@@ -87,14 +87,14 @@ class TargetWrong(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class KernelPlan:
     """A run that the compiled engine can walk."""
 
     bars: Bars
     setup: Setup
     units: Units
     ticks: Ticks
-    rules: Rules
+    rules: KernelRules
     day_first: Ints
     day_start_ns: Ints
 
@@ -149,7 +149,7 @@ def _register() -> None:
         register_jitable(_nrt=False, forceinline=helper not in compiled.SELDOM)(helper)
 
 
-def plan(bars: Bars, first: int, setup: Setup) -> Plan | str:
+def plan(bars: Bars, first: int, setup: Setup) -> KernelPlan | str:
     """Return what the walk needs, or why the reference engine must run instead."""
     units = Units.of(bars.ticks.places, setup.instrument, setup.cash, has_base_fees=setup.costs.fee_in == "received")
     if reason := _not_covered(setup, units):
@@ -167,10 +167,10 @@ def plan(bars: Bars, first: int, setup: Setup) -> Plan | str:
     ):
         return "an amount may not fit 64 bits"
     day_first, starts = _trading_days(bars, first, setup)
-    return Plan(bars, setup, units, ticks, rules, day_first, starts)
+    return KernelPlan(bars, setup, units, ticks, rules, day_first, starts)
 
 
-def walk(plan: Plan, decisions: Decisions, reason: str, entries_max: int = 1) -> Outcome | str:
+def walk(plan: KernelPlan, decisions: Decisions, reason: str, entries_max: int = 1) -> EngineResult | str:
     """Return what the decisions would have traded, or why the reference engine must run instead.
 
     `entries_max`: the most entries that a position may have. Where `needs_orders` is true the targets of `decisions`
@@ -228,7 +228,7 @@ def walk(plan: Plan, decisions: Decisions, reason: str, entries_max: int = 1) ->
 
 
 def _outcome(
-    plan: Plan,
+    plan: KernelPlan,
     decisions: Decisions,
     reason: str,
     state: Ints,
@@ -236,13 +236,13 @@ def _outcome(
     trades: Ints,
     denied: Ints,
     equity: Floats,
-) -> Outcome:
+) -> EngineResult:
     """Return the filled tables of a walk as columns."""
     fills = fills[: state[compiled.FILLS]]
     trades = trades[: state[compiled.TRADES]]
     denied = denied[: state[compiled.DENIED]]
-    return Outcome(
-        engine=Engine("compiled", reason),
+    return EngineResult(
+        engine=EngineChoice("compiled", reason),
         units=plan.units,
         fills=FillColumns(
             bar=fills[:, compiled.BAR],
@@ -310,7 +310,7 @@ def _orders_not_covered(setup: Setup, decisions: Decisions) -> str:
     return ""
 
 
-def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> Rules:
+def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> KernelRules:
     item, costs, limits = setup.instrument, setup.costs, setup.limits
     makers, takers = (costs.rate(is_maker=is_maker) for is_maker in (True, False))
     rate_places = max(places(makers), places(takers))
@@ -335,7 +335,7 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
     initial, kept = (setup.margin_kept or Margin()).terms(units.price + units.multiplier)
     factors = (Decimal(0),) * 4 if band is None else (band.sell_down, band.sell_up, band.buy_down, band.buy_up)
     band_places = max(places(factor) for factor in factors)
-    return Rules(
+    return KernelRules(
         first=first,
         cash=to_units(setup.cash, units.cash),
         tick=to_units(item.tick, units.price),
@@ -423,7 +423,7 @@ def _share(sizing: Sizing, percent: Decimal, units: Units) -> tuple[int, int]:
     return times // common, over // common
 
 
-def _volatilities(plan: Plan, decisions: Decisions) -> Ints:
+def _volatilities(plan: KernelPlan, decisions: Decisions) -> Ints:
     """Return the volatility at the bars that may enter, by bar; empty when none sizes by it."""
     sizing, first, target = Sizing.parse(plan.setup.sizing), plan.rules.first, decisions.target
     if not sizing.bars:
@@ -461,7 +461,7 @@ def _trading_days(bars: Bars, first: int, setup: Setup) -> tuple[Ints, Ints]:
 class _Details:
     """Live's words for a denial, from live's own check on the state that the walk noted."""
 
-    plan: Plan
+    plan: KernelPlan
     decisions: Decisions
     denied: Ints
 

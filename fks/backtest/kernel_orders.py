@@ -42,7 +42,7 @@ from fks.backtest.kernel_walk import (
     TABLE_FULL,
     UNCLEAR,
     WHOLE,
-    Rules,
+    KernelRules,
     book,
     closed_parts,
     closing_lots,
@@ -103,7 +103,7 @@ def reach_entry(side: int, limit: int, stop: int, open_: int, high: int, low: in
 def place_legs(
     state: Ints,
     legs: Ints,
-    rules: Rules,
+    rules: KernelRules,
     bar: int,
     side: int,
     stop: int,
@@ -174,7 +174,7 @@ def fill_waiting(
     fills: Ints,
     trades: Ints,
     legs: Ints,
-    rules: Rules,
+    rules: KernelRules,
     bar: int,
     open_: int,
     high: int,
@@ -211,7 +211,7 @@ def fill_legs(
     fills: Ints,
     trades: Ints,
     legs: Ints,
-    rules: Rules,
+    rules: KernelRules,
     bar: int,
     open_: int,
     high: int,
@@ -258,7 +258,7 @@ def fill_legs(
 
 
 def close_by_force(
-    state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, open_: int, high: int, low: int
+    state: Ints, fills: Ints, trades: Ints, rules: KernelRules, bar: int, open_: int, high: int, low: int
 ) -> bool:
     """Close all that is held by force when a bar reaches that price first; an entry's order that rests ends with it.
     Return whether it did."""
@@ -291,7 +291,7 @@ def make_walk(version: int) -> Callable[..., int]:
     """Return the walk. `version`: as `fks.backtest.kernel_walk.make_walk`."""
 
     def walk(
-        rules: Rules,
+        rules: KernelRules,
         time_ns: Ints,
         open_: Ints,
         high: Ints,

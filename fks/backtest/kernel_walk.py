@@ -109,7 +109,7 @@ ENTRY_ROLE, EXIT_ROLE, STOP_ROLE, LIMIT_ROLE, LIQUIDATION_ROLE = range(5)
 NOTIONAL, FIXED, OF_EQUITY, OF_RISK, OF_VOLATILITY = range(5)
 
 
-class Rules(NamedTuple):
+class KernelRules(NamedTuple):
     """Setup of a run as integers. Units: `value` is lots' places + prices' places + the multiplier's, `worth` the same
     with the places of quantities, else those of `fks.backtest.units.Units`. Limits that do not bind are 2^62."""
 
@@ -266,7 +266,7 @@ def level_ticks(price: float, tick: int, price_scale: int, up: bool) -> int:
     return level
 
 
-def taker_ticks(rules: Rules, side: int, ticks: int, span: int) -> int:
+def taker_ticks(rules: KernelRules, side: int, ticks: int, span: int) -> int:
     """Return the slipped price of a taker. `span`: high less low of the bar."""
     away = ticks * rules.slip_of_price + span * rules.slip_of_range
     return slip(ticks, side, away, rules.slip_per_tick, rules.tick, rules.slip_fixed)
@@ -276,7 +276,7 @@ def book(
     state: Ints,
     fills: Ints,
     trades: Ints,
-    rules: Rules,
+    rules: KernelRules,
     bar: int,
     side: int,
     lots: int,
@@ -367,7 +367,7 @@ def book(
         state[LIQUIDATION] = liquidation_price(state, rules)
 
 
-def liquidation_price(state: Ints, rules: Rules) -> int:
+def liquidation_price(state: Ints, rules: KernelRules) -> int:
     """Return the price at which the position is closed by force, or NONE where nothing is held that can be closed, or
     no price of the tape comes near it."""
     position = state[POSITION]
@@ -390,7 +390,7 @@ def liquidation_price(state: Ints, rules: Rules) -> int:
     return liquidation_ticks(position, cash, rules.multiplier, *terms, rules.tick)
 
 
-def lacks_margin(state: Ints, rules: Rules, lots: int, price: int, close: int) -> bool:
+def lacks_margin(state: Ints, rules: KernelRules, lots: int, price: int, close: int) -> bool:
     """Return whether the account's equity at the close does not cover the margin of the position and of `lots` more at
     `price`. In floats where these decide it surely."""
     held, quantity = abs(state[POSITION]), lots * rules.lot_to_quantity
@@ -412,13 +412,13 @@ def lacks_margin(state: Ints, rules: Rules, lots: int, price: int, close: int) -
     return lacks
 
 
-def closing_lots(state: Ints, rules: Rules) -> int:
+def closing_lots(state: Ints, rules: KernelRules) -> int:
     """Return the lots that close what is held; less than a step stays as dust."""
     lots: int = abs(state[POSITION]) // (rules.lot * rules.lot_to_quantity) * rules.lot
     return lots
 
 
-def leg_lots(state: Ints, rules: Rules, part: int, sells: bool) -> int:
+def leg_lots(state: Ints, rules: KernelRules, part: int, sells: bool) -> int:
     """Return the lots that a protection over `part` lots closes: no more than is held, 0 when that is less than a venue
     takes, or on the other side."""
     if (state[POSITION] > 0) != sells:
@@ -472,7 +472,7 @@ def leave(
     fills: Ints,
     trades: Ints,
     denied: Ints,
-    rules: Rules,
+    rules: KernelRules,
     bar: int,
     parts: int,
     close: int,
@@ -512,7 +512,7 @@ def entry_price(close: int, order_limit: int, order_stop: int) -> int:
     return order_stop if order_stop != NONE else close
 
 
-def is_out_of_band(state: Ints, rules: Rules, side: int, close: int, limit: int) -> bool:
+def is_out_of_band(state: Ints, rules: KernelRules, side: int, close: int, limit: int) -> bool:
     """Return whether the limit of an order that rests is too far from the close, by our setting or the exchange's
     filter."""
     if rules.away_most < FAR:
@@ -531,7 +531,7 @@ def is_out_of_band(state: Ints, rules: Rules, side: int, close: int, limit: int)
     return False
 
 
-def collar_ticks(state: Ints, rules: Rules, side: int, close: int, stop: int, limit: int) -> int:
+def collar_ticks(state: Ints, rules: KernelRules, side: int, close: int, stop: int, limit: int) -> int:
     """Return the worst price at which a market entry decided at `close` may fill, or NONE where it has no collar."""
     if rules.collar_times == 0 or side < 0 or (stop == NONE and limit == NONE):
         return NONE
@@ -541,7 +541,9 @@ def collar_ticks(state: Ints, rules: Rules, side: int, close: int, stop: int, li
     return collar(close, rules.collar_times, rules.collar_over, side, rules.tick)
 
 
-def expires(state: Ints, rules: Rules, side: int, close: int, next_open: int, span: int, stop: int, limit: int) -> bool:
+def expires(
+    state: Ints, rules: KernelRules, side: int, close: int, next_open: int, span: int, stop: int, limit: int
+) -> bool:
     """Return whether a market entry decided at `close` expires at the next bar's open."""
     worst = collar_ticks(state, rules, side, close, stop, limit)
     if worst == NONE:
@@ -552,7 +554,7 @@ def expires(state: Ints, rules: Rules, side: int, close: int, next_open: int, sp
 
 def refusal(
     state: Ints,
-    rules: Rules,
+    rules: KernelRules,
     side: int,
     lots: int,
     close: int,
@@ -642,7 +644,7 @@ def refusal(
     return OK
 
 
-def share_lots(state: Ints, rules: Rules, close: int, at: int, stop: int, volatility: int) -> tuple[int, int]:
+def share_lots(state: Ints, rules: KernelRules, close: int, at: int, stop: int, volatility: int) -> tuple[int, int]:
     """Return the lots of an entry at the price `at` whose size is a share of the equity, and OK or why it has none."""
     per_unit = at
     if rules.sizing == OF_RISK:
@@ -672,7 +674,7 @@ def share_lots(state: Ints, rules: Rules, close: int, at: int, stop: int, volati
 def entry_lots(
     state: Ints,
     denied: Ints,
-    rules: Rules,
+    rules: KernelRules,
     bar: int,
     side: int,
     close: int,
@@ -720,7 +722,7 @@ def enter(
     fills: Ints,
     trades: Ints,
     denied: Ints,
-    rules: Rules,
+    rules: KernelRules,
     bar: int,
     side: int,
     close: int,
@@ -805,7 +807,7 @@ def liquidates(
     return True, ticks, high >= limit if sells else low <= limit
 
 
-def liquidate(state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, ticks: int, span: int) -> None:
+def liquidate(state: Ints, fills: Ints, trades: Ints, rules: KernelRules, bar: int, ticks: int, span: int) -> None:
     """Close all that is held by force, and end its protection."""
     side, lots = -1 if state[POSITION] > 0 else 1, closing_lots(state, rules)
     state[GUARD] = 0
@@ -819,7 +821,9 @@ def watch_rest(state: Ints) -> None:
         state[GUARD_STOP], state[GUARD_LIMIT], state[GUARD_TRAIL] = NONE, NONE, NONE
 
 
-def protect(state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, open_: int, high: int, low: int) -> None:
+def protect(
+    state: Ints, fills: Ints, trades: Ints, rules: KernelRules, bar: int, open_: int, high: int, low: int
+) -> None:
     """Fill the resting protection when `bar` reaches it, or close the position by force."""
     sells, placed_in_bar = state[GUARD_SELLS] == 1, bar == state[GUARD_SINCE]
     stop, limit = state[GUARD_STOP], state[GUARD_LIMIT]
@@ -859,7 +863,7 @@ def first_touch(state: Ints, low: Ints, high: Ints, start: int, last: int) -> in
     return -1
 
 
-def nearer_stop(stop: int, sells: bool, trail: int, move: float, close: int, rules: Rules) -> int:
+def nearer_stop(stop: int, sells: bool, trail: int, move: float, close: int, rules: KernelRules) -> int:
     """Return where a stop is after a close that it follows at `trail` (NONE: it does not), and that moves it to the
     price `move` (NaN: it does not): nearer to the market, never back."""
     if trail != NONE:
@@ -873,7 +877,7 @@ def nearer_stop(stop: int, sells: bool, trail: int, move: float, close: int, rul
 
 def first_followed(
     state: Ints,
-    rules: Rules,
+    rules: KernelRules,
     low: Ints,
     high: Ints,
     close: Ints,
@@ -907,7 +911,7 @@ def first_followed(
     return found
 
 
-def value_bars(rules: Rules, close: Ints, equity: Floats, start: int, end: int, cash: int, factor: int) -> None:
+def value_bars(rules: KernelRules, close: Ints, equity: Floats, start: int, end: int, cash: int, factor: int) -> None:
     """Fill the equity of the bars from `start` to `end`, not included, through which nothing changes."""
     amount, scale, first = float(cash) / float(rules.cash_scale), float(rules.worth_scale), rules.first
     if factor == 0:
@@ -919,7 +923,7 @@ def value_bars(rules: Rules, close: Ints, equity: Floats, start: int, end: int, 
 
 
 def least_worth(
-    rules: Rules, close: Ints, start: int, end: int, factor: int, lowest: int, start_worth: int, flow: int
+    rules: KernelRules, close: Ints, start: int, end: int, factor: int, lowest: int, start_worth: int, flow: int
 ) -> int:
     """Return the least that the position was worth on the closes from `start` to `end`, not included, or `lowest` if
     that is less. A position that cannot have lost the day's limit at any price of the tape is not looked at."""
@@ -936,7 +940,7 @@ def least_worth(
     return int(min(lowest, extreme * factor))
 
 
-def cut(state: Ints, rules: Rules, start_worth: int, start_cash: int, lowest: int, cash: int) -> None:
+def cut(state: Ints, rules: KernelRules, start_worth: int, start_cash: int, lowest: int, cash: int) -> None:
     """Look at the day's loss on closes with one and the same holding: `lowest` is its least value, `cash` the account's
     money beside it. The first loss that reaches the limit holds for the day."""
     if lowest == FAR or state[DAY_REACHED] != 0:
@@ -1023,7 +1027,7 @@ def make_walk(version: int) -> Callable[..., int]:
     on disk notices only a change of this file."""
 
     def walk(
-        rules: Rules,
+        rules: KernelRules,
         time_ns: Ints,
         open_: Ints,
         high: Ints,

@@ -32,7 +32,7 @@ from fks.risk.check import CHECKS
 from fks.risk.intent import Intent
 from fks.risk.limits import balance
 from fks.risk.valuation import DayFlows, day_profit, day_start_ns
-from fks.risk.view import VenueView, View
+from fks.risk.view import RiskView, VenueView
 
 _ZERO, _PERCENT = Decimal(0), Decimal(100)
 _HUGE = Decimal(10) ** 30
@@ -92,7 +92,7 @@ def in_quote(limits: Risk, rate: Decimal) -> Risk:
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class AccountHolding:
     """The account's holding at a decision: base (signed), quote, every fill so far with the index of its bar, and the
     number of entries in the position."""
 
@@ -179,11 +179,11 @@ class EntryPrices:
 class EntryChecks(Protocol):
     """The checks of an account, for one tape of it."""
 
-    def look(self, index: int, holding: Holding) -> None:
+    def look(self, index: int, holding: AccountHolding) -> None:
         """See the account at the close of bar `index`, on which an entry is decided, whether it can be sized or not.
         The day's loss is the first one seen that reaches the limit, so both engines have to look at the same closes."""
 
-    def reaches_loss(self, start: int, through: int, holding: Holding) -> bool:
+    def reaches_loss(self, start: int, through: int, holding: AccountHolding) -> bool:
         """Return whether one of the closes from `start` through `through`, with the present holding, shows a loss of
         its day that reaches the limit: live ends entries that rest then (`ENDS_RESTING`)."""
 
@@ -194,7 +194,7 @@ class EntryChecks(Protocol):
         quantity: Decimal,
         close: Decimal,
         levels: tuple[Decimal | None, Decimal | None],
-        holding: Holding,
+        holding: AccountHolding,
         order: EntryPrices | None = None,
     ) -> Denial | None:
         """Return why live would deny an entry decided on bar `index`, or None. `levels`: stop loss and take profit;
@@ -234,11 +234,11 @@ class TapeChecks:
             self._fee_in_base = max(costs.rate(is_maker=False), costs.rate(is_maker=True))
         self._account = Account(0, _VENUE, "personal", _VENUE, "", item.quote, self.setup.cash)
 
-    def look(self, index: int, holding: Holding) -> None:
+    def look(self, index: int, holding: AccountHolding) -> None:
         """See the account at the close of bar `index`, on which an entry is decided."""
         self._loss(index, self._end_ns(index), holding)
 
-    def reaches_loss(self, start: int, through: int, holding: Holding) -> bool:
+    def reaches_loss(self, start: int, through: int, holding: AccountHolding) -> bool:
         """Return whether one of the closes, with the present holding, shows a loss that reaches the limit."""
         limit = self.setup.limits.loss_day_max
         while start <= through and limit < _HUGE:
@@ -258,7 +258,7 @@ class TapeChecks:
         quantity: Decimal,
         close: Decimal,
         levels: tuple[Decimal | None, Decimal | None],
-        holding: Holding,
+        holding: AccountHolding,
         order: EntryPrices | None = None,
     ) -> Denial | None:
         """Return why live would deny an entry decided on bar `index`, or None. `levels`: stop loss and take profit;
@@ -300,7 +300,7 @@ class TapeChecks:
             take_profit=profit,
             reference_price=close.normalize(),
         )
-        view = View(
+        view = RiskView(
             now_ns=self._end_ns(index),
             limits=self.setup.limits,
             account=self._account,
@@ -342,7 +342,7 @@ class TapeChecks:
     def _end_ns(self, index: int) -> int:
         return bar_end(int(self.bars.time_ns[index]), self.bars.timeframe)
 
-    def _loss(self, index: int, now_ns: int, holding: Holding) -> Decimal:
+    def _loss(self, index: int, now_ns: int, holding: AccountHolding) -> Decimal:
         """Return the day's loss at a bar's close when it reached the limit on any close of the day so far, else 0."""
         if now_ns >= self._day_end_ns:
             self._begin(now_ns, holding)
@@ -352,7 +352,7 @@ class TapeChecks:
         self._look(index, holding)
         return self._reached
 
-    def _begin(self, now_ns: int, holding: Holding) -> None:
+    def _begin(self, now_ns: int, holding: AccountHolding) -> None:
         """Start the day of a moment: fills of bars before it only say what is held then."""
         limits = self.setup.limits
         day_ns = day_start_ns(now_ns, limits.day_zone, limits.day_start_hour)
@@ -369,7 +369,7 @@ class TapeChecks:
         self._cash -= fill.side.sign * quantity * float(fill.price) * self._multiplier + (0.0 if is_base else fee)
         self._used += 1
 
-    def _look(self, through: int, holding: Holding) -> None:
+    def _look(self, through: int, holding: AccountHolding) -> None:
         """Look at the closes up to one, with the present holding: the least favourable of them shows the greatest loss.
 
         In float64 first; a value near the limit is worked out exactly.
@@ -384,7 +384,7 @@ class TapeChecks:
         if -worth > float(limit) * _NEAR and (loss := self._exact(at, holding)) >= limit:
             self._reached = loss
 
-    def _exact(self, index: int, holding: Holding) -> Decimal:
+    def _exact(self, index: int, holding: AccountHolding) -> Decimal:
         """Return the day's loss at a bar's close by the function that live uses."""
         item, symbol, flows, held = self._instrument, self._instrument.symbol, DayFlows(), _ZERO
         for number, fill in enumerate(holding.fills[: self._used]):

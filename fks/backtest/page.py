@@ -36,7 +36,7 @@ _FRAME_PX = 900  # height of a report inside a notebook
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ReportPage:
     """A report as text. Notebooks show it; `save` writes it."""
 
     text: str
@@ -57,30 +57,30 @@ class Page:
 
 def report_page(
     result: Result, *, source: str = "", rows: int = DRAWN_MAX, document: dict[str, Any] | None = None
-) -> Page:
+) -> ReportPage:
     """Return the report of a result. `rows` bounds the points that its charts draw; `document` is its document, when
     there is one already."""
     data = report_data(result, document or document_of(result, source=source), rows)
     title = f"{result.strategy} {result.bars.symbol} {result.bars.timeframe}"
-    return Page(_assemble(title, "report", data))
+    return ReportPage(_assemble(title, "report", data))
 
 
-def compare_page(runs: Sequence[Mapping[str, Any]]) -> Page:
+def compare_page(runs: Sequence[Mapping[str, Any]]) -> ReportPage:
     """Return the comparison of runs made by `fks.backtest.compare.run_of`. Errors: as `compare`."""
     data = {"compared": compare(runs), "runs": [dict(run) for run in runs], "version": fks.__version__}
-    return Page(_assemble("Backtests compared", "compare", data))
+    return ReportPage(_assemble("Backtests compared", "compare", data))
 
 
-def account_page(document: Mapping[str, Any]) -> Page:
+def account_page(document: Mapping[str, Any]) -> ReportPage:
     """Return the report of an account from its document (`fks.backtest.account_report`)."""
     title = ", ".join(member["name"] for member in document["members"])
-    return Page(_assemble(title, "account", {**document, "version": fks.__version__}))
+    return ReportPage(_assemble(title, "account", {**document, "version": fks.__version__}))
 
 
-def search_page(document: Mapping[str, Any]) -> Page:
+def search_page(document: Mapping[str, Any]) -> ReportPage:
     """Return the report of a search of parameters from its document (`fks.search`)."""
     title = f"search of {document['strategy']} {document['symbol']} {document['timeframe']}"
-    return Page(_assemble(title, "search", {**document, "version": fks.__version__}))
+    return ReportPage(_assemble(title, "search", {**document, "version": fks.__version__}))
 
 
 def _assemble(title: str, name: str, data: dict[str, Any]) -> str:

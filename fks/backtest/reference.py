@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fks.backtest.limits import EntryChecks, EntryPrices, Holding, TapeChecks, denial_text, expiry
-from fks.backtest.result import ROLES, DeniedColumns, Engine, FillColumns, Outcome, TradeColumns
+from fks.backtest.limits import AccountHolding, EntryChecks, EntryPrices, TapeChecks, denial_text, expiry
+from fks.backtest.result import ROLES, DeniedColumns, EngineChoice, EngineResult, FillColumns, TradeColumns
 from fks.backtest.rows import DeniedEntry, FillRow, Setup
 from fks.backtest.units import Units, divide_half_even, from_units, to_units
 from fks.indicators.exact import Exact
@@ -124,8 +124,8 @@ class _Book:
         return to_units(self.setup.instrument.tick, self.units.price)
 
     @property
-    def holding(self) -> Holding:
-        return Holding(self.position, self.cash, self.fills, self.fill_index, len(self.entered))
+    def holding(self) -> AccountHolding:
+        return AccountHolding(self.position, self.cash, self.fills, self.fill_index, len(self.entered))
 
     def price(self, ticks: int) -> Decimal:
         return from_units(ticks, self.units.price)
@@ -166,7 +166,9 @@ class FinerBars:
         return [BarRange(*row) for row in zip(*columns, strict=True)]
 
 
-def walk(bars: Bars, first: int, setup: Setup, decisions: Decisions, reason: str, finer: Bars | None = None) -> Outcome:
+def walk(
+    bars: Bars, first: int, setup: Setup, decisions: Decisions, reason: str, finer: Bars | None = None
+) -> EngineResult:
     """Return what the decisions would have traded, from the bar at index `first` on, in exact decimals. `finer`: bars
     of a shorter timeframe, which decide where a bar does not show the order of its prices.
 
@@ -184,7 +186,7 @@ def walk(bars: Bars, first: int, setup: Setup, decisions: Decisions, reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class TargetChange:
     """A bar that changes the target: whether it closes what is held, or a `share` of it, and then enters. `opened`: the
     bar that decided the first entry of the position it wants."""
 
@@ -237,7 +239,7 @@ class Walker:
         """Return the index of each fill's bar."""
         return self._book.fill_index
 
-    def changes(self) -> Iterator[Change]:
+    def changes(self) -> Iterator[TargetChange]:
         """Yield the bars that change the target, but for the last bar."""
         first = self._first
         target = self._decisions.target[first:]
@@ -247,7 +249,7 @@ class Walker:
         for place in np.flatnonzero(target[:-1] != before[:-1]).tolist():
             is_more = bool(is_other[place]) or abs(target[place]) > abs(before[place])
             share = closed_share(float(before[place]), float(target[place]))
-            yield Change(
+            yield TargetChange(
                 first + place,
                 bool(before[place] and is_other[place]) or share is not None,
                 bool(target[place] and is_more),
@@ -269,17 +271,17 @@ class Walker:
         side = Side.BUY if self._decisions.target[index] > 0 else Side.SELL
         _enter(self._book, index, side, self._decisions, opened)
 
-    def outcome(self, reason: str) -> Outcome:
+    def outcome(self, reason: str) -> EngineResult:
         """Return what was traded. `reason`: why this engine walked the tape."""
         return _outcome(self._book, self._first, reason)
 
 
-def _outcome(book: _Book, first: int, reason: str) -> Outcome:
+def _outcome(book: _Book, first: int, reason: str) -> EngineResult:
     codes = tuple(dict.fromkeys(row.code for row in book.denied))
     details = tuple(row.detail for row in book.denied)
     fills = _fill_columns(book)
-    return Outcome(
-        engine=Engine("reference", reason),
+    return EngineResult(
+        engine=EngineChoice("reference", reason),
         units=book.units,
         fills=fills,
         trades=TradeColumns(

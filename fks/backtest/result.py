@@ -28,10 +28,10 @@ __all__ = [
     "ROLES",
     "DeniedColumns",
     "DeniedEntry",
-    "Engine",
+    "EngineChoice",
+    "EngineResult",
     "FillColumns",
     "FillRow",
-    "Outcome",
     "Result",
     "Setup",
     "TradeColumns",
@@ -54,7 +54,7 @@ _ZERO = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineChoice:
     """The engine that walked the tape, `compiled` or `reference`, and the reason. Both give the same result."""
 
     name: str
@@ -109,13 +109,13 @@ class DeniedColumns:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class EngineResult:
     """An engine's result. `equity` is quote at each bar's close: float64, from the first decided bar on. `cash` and
     `position` are those at the end; `detail` gives live's words for a row of `denied`; `unclear` counts the bars that
     did not show in which order prices were reached, where the pessimistic rule decided; `slipped` is how much worse
     than the fill rule's prices the fills were, in all, in the places of amounts."""
 
-    engine: Engine
+    engine: EngineChoice
     units: Units
     fills: FillColumns
     trades: TradeColumns
@@ -141,11 +141,11 @@ class Result:
     first: int  # index of the first bar that was decided on
     setup: Setup
     gaps: GapReport
-    outcome: Outcome
+    outcome: EngineResult
     finer: Bars | None = None  # bars that decided where a bar did not show the order of its prices
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> EngineChoice:
         """Return the engine that walked the tape."""
         return self.outcome.engine
 

@@ -20,7 +20,7 @@ from fks.backtest.gaps import (
     long_gaps,
 )
 from fks.backtest.instrument import setup_for
-from fks.backtest.result import Outcome, Setup
+from fks.backtest.result import EngineResult, Setup
 from fks.backtest.units import to_units
 from fks.bars.splits import ensure_splits_known
 from fks.model.bar import Bars, Ints
@@ -128,7 +128,9 @@ def _ensure_finer(bars: Bars, finer: Bars | None) -> None:
         )
 
 
-def _walk(strategy: Strategy, bars: Bars, first: int, setup: Setup, engine: EngineName, finer: Bars | None) -> Outcome:
+def _walk(
+    strategy: Strategy, bars: Bars, first: int, setup: Setup, engine: EngineName, finer: Bars | None
+) -> EngineResult:
     reason, most = "chosen", strategy.entries_max()
     decisions = decide(strategy, bars)
     has_orders = kernel.needs_orders(decisions, most)
@@ -139,13 +141,15 @@ def _walk(strategy: Strategy, bars: Bars, first: int, setup: Setup, engine: Engi
         if has_orders:
             decisions = checked(strategy, decisions, bars)
         try:
-            outcome: Outcome | str = plan if isinstance(plan, str) else kernel.walk(plan, decisions, reason, most)
+            outcome: EngineResult | str = plan if isinstance(plan, str) else kernel.walk(plan, decisions, reason, most)
         except kernel.TargetWrong as error:
             raise target_wrong(strategy, decisions, bars, error.index) from None
-        if isinstance(outcome, Outcome) and (finer is None or not outcome.unclear):
+        if isinstance(outcome, EngineResult) and (finer is None or not outcome.unclear):
             return outcome
         reason = (
-            f"{finer.timeframe} bars decide {outcome.unclear} bars" if isinstance(outcome, Outcome) and finer else ""
+            f"{finer.timeframe} bars decide {outcome.unclear} bars"
+            if isinstance(outcome, EngineResult) and finer
+            else ""
         )
         reason = reason or str(outcome)
     return reference.walk(bars, first, setup, checked(strategy, decisions, bars), reason, finer)
@@ -159,7 +163,7 @@ def _cheaper(count: int, *, has_orders: bool) -> tuple[EngineName, str]:
     return "reference", f"fewer than {_LOAD_FROM} bars, and the compiled engine is not loaded"
 
 
-def is_holding(outcome: Outcome, setup: Setup, places: Ints) -> npt.NDArray[np.bool_]:
+def is_holding(outcome: EngineResult, setup: Setup, places: Ints) -> npt.NDArray[np.bool_]:
     """Return whether a lot step or more is held after each of some bars."""
     fills = outcome.fills
     moves = fills.side * fills.quantity - np.where(fills.is_base_fee, fills.fee, 0)

@@ -141,7 +141,7 @@ class AlwaysOpen:
         return times_ns // _DAY_NS
 
 
-class Sessions:
+class MarketSessions:
     """A market that opens and closes. Sessions are computed for the years that are asked for, and cached."""
 
     def __init__(self, name: str) -> None:
@@ -194,14 +194,14 @@ class Sessions:
 
 
 @cache
-def _sessions_of(name: str) -> Sessions:
+def _sessions_of(name: str) -> MarketSessions:
     import exchange_calendars
 
     if name not in exchange_calendars.get_calendar_names(include_aliases=True):
         raise ConfigError(
             f"no calendar is called {name!r}", remedy=f"use {ALWAYS} or a name of exchange_calendars, such as XNYS"
         )
-    return Sessions(name)
+    return MarketSessions(name)
 
 
 def _year(time_ns: int) -> int:

@@ -50,7 +50,7 @@ _ORDER = tuple(Reason)
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class RowFault:
     """One fault of one row. `detail` has the numbers."""
 
     row: int
@@ -66,7 +66,7 @@ class Fault:
 
 def check_bars(
     bars: Bars, *, now_ns: int | None = None, calendar: Calendar | None = None, outliers: OutlierDetector | None = None
-) -> list[Fault]:
+) -> list[RowFault]:
     """Return the faults of columns, at most one per row, in row order.
 
     `now_ns` is needed to find bars that are not over yet, `calendar` for bars outside a session, `outliers` for
@@ -90,7 +90,7 @@ def check_bars(
     for row in details:
         verdict[row] = _ORDER.index(Reason.OUTLIER) + 1
     return [
-        Fault(row, int(bars.time_ns[row]), reason, details.get(row) or _detail(bars, row, reason))
+        RowFault(row, int(bars.time_ns[row]), reason, details.get(row) or _detail(bars, row, reason))
         for row in np.flatnonzero(verdict).tolist()
         for reason in (_ORDER[verdict[row] - 1],)
     ]

@@ -15,8 +15,8 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from fks.chaos.cover import WITHIN_S, Rules, compare, net, wanted
-from fks.chaos.decisions import ORACLES, Closes, Instance, Missed, Target, expected_signals
+from fks.chaos.cover import WITHIN_S, SmallestAmounts, compare, net, wanted
+from fks.chaos.decisions import ORACLES, Closes, InstanceStart, MissedDecisions, Target, expected_signals
 from fks.chaos.fold import journal_errors
 
 Row = Mapping[str, Any]
@@ -55,7 +55,7 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True)
-class OrderRequest:
+class RequestEvidence:
     """An order requested over HTTP under one key: the signals that its answers promised, or the reason of its
     refusal."""
 
@@ -84,16 +84,16 @@ class Evidence:
     trades: Sequence[Row] = ()
     positions: Sequence[Row] = ()
     instances: Sequence[Row] = ()
-    started: Mapping[str, Instance] = field(default_factory=dict)
+    started: Mapping[str, InstanceStart] = field(default_factory=dict)
     closes: Mapping[str, Closes] = field(default_factory=dict)
     targets: Mapping[str, Sequence[Target]] = field(default_factory=dict)
-    rules: Mapping[str, Rules] = field(default_factory=dict)
+    rules: Mapping[str, SmallestAmounts] = field(default_factory=dict)
     bars: Mapping[str, tuple[Mapping[int, tuple[Decimal, Decimal]], Mapping[int, tuple[Decimal, Decimal]]]] = field(
         default_factory=dict
     )
     leaks: Sequence[str] = ()
-    requests: Sequence[OrderRequest] = ()
-    missed: Sequence[Missed] = ()
+    requests: Sequence[RequestEvidence] = ()
+    missed: Sequence[MissedDecisions] = ()
     events: Sequence[Row] | None = None
     uncovered: Sequence[str] = ()
     is_tape: bool = False
@@ -501,7 +501,8 @@ def _protection(evidence: Evidence, resting: Resting) -> Iterator[Violation]:
     """The stops of an instance at rest equal its holding."""
     prices = {row["symbol"]: abs(row["average_price"]) for row in evidence.positions if row["average_price"]}
     rules = {
-        symbol: Rules(Decimal(1).scaleb((DUST / price).adjusted()), DUST, price) for symbol, price in prices.items()
+        symbol: SmallestAmounts(Decimal(1).scaleb((DUST / price).adjusted()), DUST, price)
+        for symbol, price in prices.items()
     }
     found = compare(
         {key: held for key, (held, _) in resting.items()},

@@ -33,7 +33,7 @@ _LEGS = ("sl", "tp")
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class SmallestAmounts:
     """Smallest sellable amounts of a symbol: a lot, and a notional."""
 
     step: Decimal
@@ -55,12 +55,12 @@ class Sample:
     fills: Iterable[Row]
     orders: Sequence[Row]
     pages: Iterable[Row]  # open ones: symbol, instance (either may be empty)
-    rules: Mapping[str, Rules]
+    rules: Mapping[str, SmallestAmounts]
     process: int | None = None  # the order manager's pid
 
 
 @dataclass(frozen=True, slots=True)
-class Cover:
+class HoldingCover:
     """The quantity of a holding that orders of `role` must protect, and the quantity that they cover; with `is_over`
     the most that its stops and targets may close, and the quantity that they close."""
 
@@ -81,7 +81,7 @@ class Cover:
         return f"{name} holds {self.wanted:f}, {what} and exits cover {self.covered:f}"
 
 
-def covers(sample: Sample) -> Iterator[Cover]:
+def covers(sample: Sample) -> Iterator[HoldingCover]:
     """Yield the protection that the holdings of a sample want, and whether it is there."""
     owner = {row["client_order_id"]: row["instance"] for row in sample.orders}
     held: dict[Key, Decimal] = defaultdict(Decimal)
@@ -94,8 +94,8 @@ def covers(sample: Sample) -> Iterator[Cover]:
 
 
 def compare(
-    held: Mapping[Key, Decimal], orders: Iterable[Row], open_orders: Iterable[Row], rules: Mapping[str, Rules]
-) -> Iterator[Cover]:
+    held: Mapping[Key, Decimal], orders: Iterable[Row], open_orders: Iterable[Row], rules: Mapping[str, SmallestAmounts]
+) -> Iterator[HoldingCover]:
     """Yield what the holdings `held` (signed) want, by the journal's `orders` and those open at the exchange; and where
     there is more than that. One that waits there for its entry covers nothing."""
     at_venue = {row["clientOrderId"]: row for row in open_orders if row.get("status") != "PENDING_NEW"}
@@ -119,7 +119,7 @@ def compare(
         for role, part in least.items():
             if part > 0:
                 covered = exits + sum((left for row, left in live if row["role"] == role), Decimal(0))
-                yield Cover(*key, part, covered, role, is_breach=part - covered >= rules[key[0]].step)
+                yield HoldingCover(*key, part, covered, role, is_breach=part - covered >= rules[key[0]].step)
         tied: dict[object, Decimal] = defaultdict(Decimal)
         for row in mine[key]:
             there = at_venue.get(row["client_order_id"])
@@ -128,7 +128,7 @@ def compare(
                 name = row["client_order_id"] if pair == -1 else pair
                 tied[name] = max(tied[name], _rest_at(there, row))
         if (total := sum(tied.values(), Decimal(0))) > most:
-            yield Cover(*key, most, total, "", is_breach=True, is_over=True)
+            yield HoldingCover(*key, most, total, "", is_breach=True, is_over=True)
 
 
 def _unbooked(sample: Sample) -> set[Key]:

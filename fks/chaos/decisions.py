@@ -21,7 +21,7 @@ Edge = tuple[int, str, str]  # bar, kind and side of a signal
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
+class InstanceStart:
     """A strategy instance at the start of the run: the oracle starts from `cursor_s` and `target`, with the bars from
     `anchor_s` on."""
 
@@ -32,7 +32,7 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
+class MissedDecisions:
     """Bars that an instance decided on too late, by its own record: from the first to the last of them (open times)."""
 
     instance: str
@@ -103,7 +103,7 @@ def _leaving(target: float) -> str:
 
 
 def expected_signals(
-    targets: Sequence[Target], before: float, missed: Sequence[Missed], *, can_rest: bool = False
+    targets: Sequence[Target], before: float, missed: Sequence[MissedDecisions], *, can_rest: bool = False
 ) -> tuple[set[Edge], set[Edge]]:
     """Return (required, allowed) signals when bars were missed.
 

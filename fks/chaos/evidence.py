@@ -19,10 +19,10 @@ import numpy as np
 import psutil
 
 from fks.chaos.auditor import Evidence
-from fks.chaos.cover import Rules
-from fks.chaos.decisions import ORACLES, Instance, Missed, Target
+from fks.chaos.cover import SmallestAmounts
+from fks.chaos.decisions import ORACLES, InstanceStart, MissedDecisions, Target
 from fks.chaos.evaluated import strategy_of, targets_of
-from fks.chaos.outside import RAY_TITLE, Outside, Task
+from fks.chaos.outside import RAY_TITLE, Outside, SystemProcess
 from fks.model.bar import Bars
 from fks.model.errors import FksError, OutageError
 from fks.model.instrument import folded
@@ -73,7 +73,7 @@ class Baseline:
     """State when the run began: the oracle's start, the first bar that counts, every component's size."""
 
     at_s: float
-    instances: dict[str, Instance]
+    instances: dict[str, InstanceStart]
     sealed: dict[str, int]
     sizes: dict[str, Size]
 
@@ -88,7 +88,7 @@ async def take_baseline(outside: Outside) -> Baseline:
             break
         await outside.clock.sleep(0.5)
     instances = {
-        row["id"]: Instance(
+        row["id"]: InstanceStart(
             row["id"],
             int(row["cursor_time"].timestamp()),
             float(row["last_target"]),
@@ -167,17 +167,17 @@ async def collect(outside: Outside, baseline: Baseline) -> Evidence:
     )
 
 
-async def rules_of(outside: Outside, prices: Mapping[str, str]) -> dict[str, Rules]:
+async def rules_of(outside: Outside, prices: Mapping[str, str]) -> dict[str, SmallestAmounts]:
     """Return the smallest orders of each symbol that the exchange trades, at its prices. Errors: OutageError."""
     return {
-        row["symbol"]: Rules(row["lot_step"], row["notional_min"], Decimal(prices[row["symbol"]]))
+        row["symbol"]: SmallestAmounts(row["lot_step"], row["notional_min"], Decimal(prices[row["symbol"]]))
         for row in await outside.sql(_INSTRUMENTS)
         if row["symbol"] in prices
     }
 
 
 async def _evaluated(
-    connection: Any, folder: Path, row: Mapping[str, Any], start: Instance, rows: Sequence[Mapping[str, Any]]
+    connection: Any, folder: Path, row: Mapping[str, Any], start: InstanceStart, rows: Sequence[Mapping[str, Any]]
 ) -> list[Target] | None:
     """Return the targets that the strategy's own code gives; None when it gives none, or a symbol that it reads has no
     bars."""
@@ -215,9 +215,9 @@ def _with_payload(row: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _missed(payload: Mapping[str, Any]) -> Missed:
+def _missed(payload: Mapping[str, Any]) -> MissedDecisions:
     first, last = (int(datetime.fromisoformat(payload[name]).timestamp()) for name in ("from", "to"))
-    return Missed(payload["instance"], first, last)
+    return MissedDecisions(payload["instance"], first, last)
 
 
 def _with_params(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,7 +256,9 @@ async def sizes(outside: Outside) -> dict[str, Size]:
     return found
 
 
-def left_over(tasks: Sequence[Task], known: AbstractSet[int | None], now_s: float, *, pages: int = 0) -> list[Task]:
+def left_over(
+    tasks: Sequence[SystemProcess], known: AbstractSet[int | None], now_s: float, *, pages: int = 0
+) -> list[SystemProcess]:
     """Return the processes that no row of `known` pids names and that are old enough to have one.
 
     Every process of Ray's is one of ours unless Ray's own name is in its title: a class that is added to the tree is

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from fks.chaos.auditor import EXCHANGE_OPEN, Evidence, OrderRequest
+from fks.chaos.auditor import EXCHANGE_OPEN, Evidence, RequestEvidence
 
 FILLED_SHARE_MIN = 0.5  # of the orders asked for
 PARTS_SHARE_MIN = 0.1  # of the filled orders: filled in parts
@@ -46,7 +46,7 @@ class Exercise:
             yield "no protected position was sampled"
 
 
-def exercise_of(requests: Sequence[OrderRequest], evidence: Evidence, *, protected_s: float) -> Exercise:
+def exercise_of(requests: Sequence[RequestEvidence], evidence: Evidence, *, protected_s: float) -> Exercise:
     """Return the counts of a run, by the exchange's own records and the journal's denials."""
     promised = {id for request in requests for id in request.promised}
     denied = Counter(

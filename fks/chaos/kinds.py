@@ -9,7 +9,7 @@ ORDERS_PATH = "/api/v3/order"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FaultKind:
     """One kind of fault. `on`: a group of targets, or their names; `seconds`: how long it lasts, from and to.
 
     `amount` is the range of the kind's own number (a clock's jump in seconds). `is_alone`: no other fault is injected
@@ -27,15 +27,15 @@ class Kind:
     is_seen: bool = True
 
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, FaultKind] = {
     kind.name: kind
     for kind in (
-        Kind("kill", "kill -9 of an actor", 30, ACTORS),
-        Kind("kill-service", "kill -9 of PostgreSQL, Redis or the exchange", 9, SERVICES),
-        Kind("kill-replica", "kill -9 of a gateway replica", 4, ("gateway:first", "gateway:last")),
-        Kind("kill-serve", "kill -9 of Serve's proxy or controller", 3, ("proxy", "controller"), is_seen=False),
-        Kind("kill-ray", "kill -9 of the GCS or the raylet", 1, ("gcs", "raylet"), is_alone=True),
-        Kind(
+        FaultKind("kill", "kill -9 of an actor", 30, ACTORS),
+        FaultKind("kill-service", "kill -9 of PostgreSQL, Redis or the exchange", 9, SERVICES),
+        FaultKind("kill-replica", "kill -9 of a gateway replica", 4, ("gateway:first", "gateway:last")),
+        FaultKind("kill-serve", "kill -9 of Serve's proxy or controller", 3, ("proxy", "controller"), is_seen=False),
+        FaultKind("kill-ray", "kill -9 of the GCS or the raylet", 1, ("gcs", "raylet"), is_alone=True),
+        FaultKind(
             "kill-keeper",
             "kill -9 of the keeper; `fks up` after the time given",
             1,
@@ -44,7 +44,7 @@ KINDS: dict[str, Kind] = {
             is_alone=True,
             is_seen=False,
         ),
-        Kind(
+        FaultKind(
             "power-cut",
             "kill -9 of every process at once; `fks up` after the time given",
             0.5,
@@ -53,25 +53,27 @@ KINDS: dict[str, Kind] = {
             is_alone=True,
             is_seen=False,
         ),
-        Kind(
+        FaultKind(
             "stop",
             "SIGSTOP of an actor, SIGCONT after the time given: a zombie when it was replaced",
             8,
             ACTORS,
             (2, 9),
         ),
-        Kind("stop-service", "SIGSTOP of Redis or the exchange", 3, ANSWERING, (2, 8), is_seen=False),
-        Kind("restart", "an orderly restart of a service", 5, SERVICES),
-        Kind("flush-redis", "FLUSHALL: every cache is gone", 3, ("redis",), is_seen=False),
-        Kind("cut-database", "pg_terminate_backend of a component's connections", 6, ACTORS, is_seen=False),
-        Kind("cut-redis", "CLIENT KILL of everybody", 4, ("redis",), is_seen=False),
-        Kind("pause-redis", "Redis answers nobody for a while", 3, ("redis",), (1, 6), is_seen=False),
-        Kind("cut-streams", "every websocket to the exchange is cut", 5, ("sim",), is_seen=False),
-        Kind("freeze-streams", "the exchange's sockets stay open and say nothing", 3, ("sim",), (3, 12), is_seen=False),
-        Kind("half-open", "the exchange's open sockets never answer again", 3, ("sim",), (3, 10), is_seen=False),
-        Kind("refuse", "every request to the exchange is dropped", 4, ("sim",), (1, 8), is_seen=False),
-        Kind("no-space", "the journal cannot be written: disk full", 4, ("postgres",), (1, 6), is_seen=False),
-        Kind(
+        FaultKind("stop-service", "SIGSTOP of Redis or the exchange", 3, ANSWERING, (2, 8), is_seen=False),
+        FaultKind("restart", "an orderly restart of a service", 5, SERVICES),
+        FaultKind("flush-redis", "FLUSHALL: every cache is gone", 3, ("redis",), is_seen=False),
+        FaultKind("cut-database", "pg_terminate_backend of a component's connections", 6, ACTORS, is_seen=False),
+        FaultKind("cut-redis", "CLIENT KILL of everybody", 4, ("redis",), is_seen=False),
+        FaultKind("pause-redis", "Redis answers nobody for a while", 3, ("redis",), (1, 6), is_seen=False),
+        FaultKind("cut-streams", "every websocket to the exchange is cut", 5, ("sim",), is_seen=False),
+        FaultKind(
+            "freeze-streams", "the exchange's sockets stay open and say nothing", 3, ("sim",), (3, 12), is_seen=False
+        ),
+        FaultKind("half-open", "the exchange's open sockets never answer again", 3, ("sim",), (3, 10), is_seen=False),
+        FaultKind("refuse", "every request to the exchange is dropped", 4, ("sim",), (1, 8), is_seen=False),
+        FaultKind("no-space", "the journal cannot be written: disk full", 4, ("postgres",), (1, 6), is_seen=False),
+        FaultKind(
             "clock",
             "the clock jumps, the exchange's or everybody else's",
             5,
@@ -80,7 +82,7 @@ KINDS: dict[str, Kind] = {
             (-8, 8),
             is_seen=False,
         ),
-        Kind(
+        FaultKind(
             "order-fault",
             "an order's answer or report goes wrong",
             12,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psutil
 
 from fks.chaos.outside import Outside
-from fks.chaos.watch import Component, Watch
+from fks.chaos.watch import ComponentRow, Watch
 from fks.model.errors import InputError
 
 UP_S = 90.0  # wait for a target that is not up yet
@@ -47,11 +47,11 @@ class ObservedSystem:
     outside: Outside
     watch: Watch
 
-    async def component(self, name: str, title: str) -> tuple[Component, int]:
+    async def component(self, name: str, title: str) -> tuple[ComponentRow, int]:
         """Return a component that is up and its pid; waits for it. Errors: InputError when it does not come up in
         time."""
         since_s = self.outside.now_s() - ALIVE_S
-        found: list[tuple[Component, int]] = []
+        found: list[tuple[ComponentRow, int]] = []
 
         def is_up() -> bool:
             row = self._find(name, title)
@@ -64,7 +64,7 @@ class ObservedSystem:
             raise InputError(f"{name} is not up")
         return found[0]
 
-    def _find(self, name: str, title: str) -> tuple[Component, int] | None:
+    def _find(self, name: str, title: str) -> tuple[ComponentRow, int] | None:
         row = self.watch.view.rows.get(name)
         if row is None or not row.pid or not self.watch.view.is_database_up:
             return None

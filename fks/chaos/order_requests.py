@@ -23,7 +23,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
-from fks.chaos.auditor import OrderRequest
+from fks.chaos.auditor import RequestEvidence
 from fks.chaos.outside import Outside
 from fks.model.errors import FksError, OutageError
 
@@ -51,7 +51,7 @@ SELECT t.name AS account, n.symbol, n.tick, n.lot_step AS step, n.notional_min, 
 
 
 @dataclass(frozen=True, slots=True)
-class Market:
+class SymbolMarket:
     """A symbol: its filters, its last price, and what persons' orders hold there, with how many stops."""
 
     account: str
@@ -80,7 +80,7 @@ class RequestedOrder:
 
 def choose(
     dice: random.Random,
-    markets: Sequence[Market],
+    markets: Sequence[SymbolMarket],
     open_orders: Sequence[RequestedOrder],
     denied: Collection[str] = (),
 ) -> RequestedOrder | None:
@@ -88,7 +88,7 @@ def choose(
 
     `open_orders` have no end yet.
     """
-    options: list[tuple[Market, str, float]] = []  # the order in words, and its weight
+    options: list[tuple[SymbolMarket, str, float]] = []  # the order in words, and its weight
     protected = {m.symbol for m in markets if m.stops} | {
         order.body["symbol"] for order in open_orders if order.is_protected
     }
@@ -112,12 +112,12 @@ def choose(
     return _drawn(dice, market, what, is_protected=what == "protected" or market.symbol in protected)
 
 
-def _is_sellable(market: Market) -> bool:
+def _is_sellable(market: SymbolMarket) -> bool:
     whole = _on_grid(market.held, market.step, ROUND_FLOOR)
     return whole * market.price > market.notional_min * Decimal("1.05")
 
 
-def _drawn(dice: random.Random, market: Market, what: str, *, is_protected: bool) -> RequestedOrder:
+def _drawn(dice: random.Random, market: SymbolMarket, what: str, *, is_protected: bool) -> RequestedOrder:
     side = "sell" if what == "sell" else "buy"
     away = -RESTING if what == "rest" else CROSSING if side == "buy" else -CROSSING
     is_limit = what == "rest" or dice.random() < 0.5
@@ -157,10 +157,10 @@ class OrderRequester:
         self._outside = outside
         self._dice = random.Random(f"{seed} requests")  # noqa: S311 (dice, not secrets)
         self._is_over = False
-        self._markets: list[Market] = []
+        self._markets: list[SymbolMarket] = []
         self._open: dict[str, RequestedOrder] = {}
         self._denied: dict[str, tuple[float, float]] = {}  # by symbol: the wait after a denial, and until when
-        self.requests: dict[str, OrderRequest] = {}
+        self.requests: dict[str, RequestEvidence] = {}
 
     def end(self) -> None:
         """Start no new request; `run` returns when the last one has ended or is given up."""
@@ -179,15 +179,15 @@ class OrderRequester:
                 order = choose(self._dice, self._markets, list(self._open.values()), denied)
                 if order is not None:
                     key = f"chaos-{uuid.uuid4()}"
-                    self.requests[key], self._open[key] = OrderRequest(key), order
+                    self.requests[key], self._open[key] = RequestEvidence(key), order
                     group.create_task(self._follow(key, order, times=1 + number // 2 % 2))
                 await self._outside.clock.sleep(EVERY_S)
 
-    async def _look(self) -> list[Market]:
+    async def _look(self) -> list[SymbolMarket]:
         now_ms = round(self._outside.now_s() * 1000)
         prices = (await self._outside.exchange("GET", f"/sim/state?since={now_ms}"))["prices"]
         rows = await self._outside.sql(_MARKETS)
-        return [Market(**row, price=Decimal(prices[row["symbol"]])) for row in rows]
+        return [SymbolMarket(**row, price=Decimal(prices[row["symbol"]])) for row in rows]
 
     async def _follow(self, key: str, order: RequestedOrder, *, times: int) -> None:
         """Send a request until it is answered `times` times, and follow its order to its end."""

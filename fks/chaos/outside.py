@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from fks.chaos.plan import Roster
 from fks.clock import Clock
-from fks.config.endpoints import Node, load_node
+from fks.config.endpoints import NodeEndpoints, load_node
 from fks.config.load import load
 from fks.config.machine import can_reach, is_in_this_space
 from fks.config.paths import Paths
@@ -42,7 +42,7 @@ DATABASE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, async
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class SystemProcess:
     """A process of the system. `title` is its name in the process table."""
 
     pid: int
@@ -69,7 +69,7 @@ class Outside:
             await self._https.aclose()
 
     @property
-    def node(self) -> Node:
+    def node(self) -> NodeEndpoints:
         """Return the node file's present contents. Errors: OutageError when nothing runs."""
         return load_node(self.paths)
 
@@ -156,7 +156,7 @@ class Outside:
             raise OutageError(f"the gateway does not answer ({type(error).__name__})") from error
         return answer.status_code, found if isinstance(found, dict) else {}
 
-    def _client(self, node: Node) -> httpx.AsyncClient:
+    def _client(self, node: NodeEndpoints) -> httpx.AsyncClient:
         """Return the client for the gateway: by HTTPS it trusts the node's own certificate, and no other."""
         context = node.tls_context() if self._https is None else None
         if context is not None:
@@ -181,7 +181,7 @@ class Outside:
         return answer
 
     # ── processes ────────────────────────────────────────────────────────────────────────────────
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[SystemProcess]:
         """Return Ray's processes of this system: those whose raylet keeps its sockets under this home's own path."""
         return [task for root in self._raylets() for task in descendants(root)]
 
@@ -192,7 +192,7 @@ class Outside:
                 if process.name().startswith("raylet") and any(mark in part for part in process.cmdline()):
                     yield process
 
-    def of_home(self) -> list[Task]:
+    def of_home(self) -> list[SystemProcess]:
         """Return the processes of this system's Ray wherever they hang: those that were started with this FKS_HOME.
 
         An orphan whose raylet died is no descendant of anything; its environment stays. What Ray's titles cannot hold
@@ -209,7 +209,7 @@ class Outside:
                     and is_in_this_space(process.pid)
                     and process.status() != psutil.STATUS_ZOMBIE
                 ):
-                    found.append(Task(process.pid, title, process.create_time()))
+                    found.append(SystemProcess(process.pid, title, process.create_time()))
         return found
 
     def everything(self) -> list[int]:
@@ -293,7 +293,7 @@ def refuse_machines(addresses: Sequence[str]) -> None:
         raise InputError(f"the system is on {len(addresses)} machines", code="NOT_A_DEMO", remedy=DEMO)
 
 
-def descendants(root: psutil.Process) -> list[Task]:
+def descendants(root: psutil.Process) -> list[SystemProcess]:
     """Return a process's living descendants."""
     found = []
     with contextlib.suppress(psutil.Error, OSError):
@@ -301,7 +301,7 @@ def descendants(root: psutil.Process) -> list[Task]:
             with contextlib.suppress(psutil.Error, OSError):
                 title = " ".join(child.cmdline()) or child.name()
                 if child.status() != psutil.STATUS_ZOMBIE:
-                    found.append(Task(child.pid, title, child.create_time()))
+                    found.append(SystemProcess(child.pid, title, child.create_time()))
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fks.chaos.kinds import ACTORS, ANSWERING, KINDS, SCENARIOS, SERVICES, Kind, Scenario
+from fks.chaos.kinds import ACTORS, ANSWERING, KINDS, SCENARIOS, SERVICES, FaultKind, Scenario
 from fks.model.errors import InputError
 
 TOGETHER = 0.15  # share of the faults that come at the same moment as the one before
@@ -40,7 +40,7 @@ class Roster:
     actors: tuple[str, ...]
     services: tuple[str, ...]
 
-    def names(self, kind: Kind) -> tuple[str, ...]:
+    def names(self, kind: FaultKind) -> tuple[str, ...]:
         """Return the targets of a kind, sorted where they come from what runs."""
         if kind.on == ACTORS:
             return tuple(sorted(self.actors))

@@ -13,7 +13,7 @@ import psutil
 from fks.chaos.observed_system import UP_S, ActiveFault, ObservedSystem
 from fks.chaos.outside import Outside, send
 from fks.chaos.plan import Injection
-from fks.chaos.watch import Component
+from fks.chaos.watch import ComponentRow
 from fks.config.python import module
 from fks.model.errors import InputError, OutageError
 
@@ -53,7 +53,7 @@ async def kill_replica(system: ObservedSystem, injection: Injection) -> ActiveFa
     return ActiveFault(at_s, is_back, system.gone_since(name, at_s, pid), note=f"pid {pid}")
 
 
-def _replicas(system: ObservedSystem) -> list[Component]:
+def _replicas(system: ObservedSystem) -> list[ComponentRow]:
     return [row for row in system.watch.view.rows.values() if row.name.startswith("gateway:")]
 
 

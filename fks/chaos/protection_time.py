@@ -19,7 +19,7 @@ _ALLOWANCE_S = 0.1
 _ZERO = Decimal(0)
 
 
-class Kind(StrEnum):
+class LogLineKind(StrEnum):
     """A line of the log."""
 
     EXECUTION = "execution"  # `quantity` signed, less a fee in the base asset
@@ -27,12 +27,12 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class LogLine:
+class PositionLogLine:
     """One line of the exchange's log of a position, at its own time in seconds."""
 
     at_s: float
     position: str
-    kind: Kind
+    kind: LogLineKind
     quantity: Decimal
     order_id: str = ""
 
@@ -60,7 +60,7 @@ class ProtectionTime:
 
 
 def protection_time(
-    lines: Iterable[LogLine],
+    lines: Iterable[PositionLogLine],
     *,
     latency_s: float,
     until_s: float,
@@ -70,7 +70,7 @@ def protection_time(
 ) -> ProtectionTime:
     """Return the time without a stop of all positions in a log that ends at `until_s`; `least`: the smallest quantity
     that can have a stop, `step`: its lot."""
-    by_position: dict[str, list[LogLine]] = {}
+    by_position: dict[str, list[PositionLogLine]] = {}
     for line in lines:
         by_position.setdefault(line.position, []).append(line)
     allowance_s = 2 * latency_s + _ALLOWANCE_S
@@ -105,7 +105,9 @@ class _Part:
     taken_down: int = 0
 
 
-def _parts(lines: list[LogLine], allowance_s: float, until_s: float, least: Decimal, step: Decimal) -> Iterable[_Part]:
+def _parts(
+    lines: list[PositionLogLine], allowance_s: float, until_s: float, least: Decimal, step: Decimal
+) -> Iterable[_Part]:
     """Yield what the log says of one position, from each first execution until it is flat."""
     moments = sorted({line.at_s for line in lines} | {line.at_s + allowance_s for line in lines} | {until_s})
     held, stops, young, left = _ZERO, dict[str, Decimal](), list[tuple[float, Decimal]](), list(lines)
@@ -116,7 +118,7 @@ def _parts(lines: list[LogLine], allowance_s: float, until_s: float, least: Deci
         has_shrunk, has_sold = False, False
         while left and left[0].at_s <= at_s:
             line = left.pop(0)
-            if line.kind is Kind.STOP:
+            if line.kind is LogLineKind.STOP:
                 before = stops.pop(line.order_id, _ZERO)
                 has_shrunk |= line.quantity < before
                 if line.quantity:

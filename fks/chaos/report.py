@@ -11,13 +11,13 @@ from fks.chaos.auditor import CHECKS, Audit
 from fks.chaos.exercise import Exercise
 from fks.chaos.kinds import KINDS
 from fks.chaos.plan import Injection
-from fks.chaos.run import Outcome
+from fks.chaos.run import ChaosResult
 
 FAULT_HEADERS = ("fault", "injected", "detected p50", "max", "recovered p50", "max", "not back")
 SHOWN = 20  # violations that are printed
 
 
-def fault_rows(outcome: Outcome) -> list[tuple[str, ...]]:
+def fault_rows(outcome: ChaosResult) -> list[tuple[str, ...]]:
     """Return a row for each kind of fault (kills by target, since each has its own promise)."""
     groups: dict[str, list[Any]] = {}
     for attempt in outcome.attempts:
@@ -68,7 +68,7 @@ def exercise_rows(exercise: Exercise) -> list[tuple[str, str]]:
     ]
 
 
-def violation_lines(outcome: Outcome) -> list[str]:
+def violation_lines(outcome: ChaosResult) -> list[str]:
     """Return the first violations as lines."""
     audit = outcome.audit
     lines = [f"{violation.check}: {violation.text}" for violation in audit.violations[:SHOWN]]
@@ -78,7 +78,7 @@ def violation_lines(outcome: Outcome) -> list[str]:
     return [*lines, *([f"and {rest} more"] if rest > 0 else []), *moving, *resting]
 
 
-def summary(outcome: Outcome, *, seed: int) -> str:
+def summary(outcome: ChaosResult, *, seed: int) -> str:
     """Return the last line: the result, the audited amounts, and why it is no proof."""
     audit, not_done = outcome.audit, sum(bool(a.error) for a in outcome.attempts)
     missed = sum(not a.error and not a.is_injected for a in outcome.attempts)
@@ -97,7 +97,7 @@ def summary(outcome: Outcome, *, seed: int) -> str:
 
 
 def document(
-    outcome: Outcome, plan: Sequence[Injection], *, seed: int, minutes: float, scenarios: Sequence[str]
+    outcome: ChaosResult, plan: Sequence[Injection], *, seed: int, minutes: float, scenarios: Sequence[str]
 ) -> dict[str, Any]:
     """Return the whole run as plain JSON values."""
     return {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fks.chaos.auditor import Audit, Evidence, OrderRequest, Violation, audit_evidence
+from fks.chaos.auditor import Audit, Evidence, RequestEvidence, Violation, audit_evidence
 from fks.chaos.cover import CoverWatch, Sample
 from fks.chaos.evidence import Baseline, rules_of, take_baseline, try_collect
 from fks.chaos.exercise import STRUCK_NOTHING_SHARE_MAX, Exercise, exercise_of
@@ -91,7 +91,7 @@ Say = Callable[[str, Attempt | Injection | None], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ChaosResult:
     """Result of a run. `seconds` is its duration; `is_well`: all was well again within WELL_S of the last fault."""
 
     attempts: tuple[Attempt, ...]
@@ -128,7 +128,7 @@ class Outcome:
 
 async def run_plan(
     outside: Outside, plan: Sequence[Injection], say: Say = lambda what, about: None, *, seed: int
-) -> Outcome:
+) -> ChaosResult:
     """Perform the plan on a running demo and audit it. Every injected fault is undone, whatever happens.
 
     The orders that are asked for meanwhile are drawn from `seed`.
@@ -169,7 +169,7 @@ async def run_plan(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return Outcome(tuple(attempts), audit, outside.clock.monotonic() - start_s, exercise, is_well)
+    return ChaosResult(tuple(attempts), audit, outside.clock.monotonic() - start_s, exercise, is_well)
 
 
 async def _perform(outside: Outside, injector: Injector, plan: Sequence[Injection], say: Say) -> list[Attempt]:
@@ -214,7 +214,7 @@ async def _perform(outside: Outside, injector: Injector, plan: Sequence[Injectio
 
 
 async def _audit(
-    outside: Outside, baseline: Baseline, requests: Sequence[OrderRequest], uncovered: Sequence[str]
+    outside: Outside, baseline: Baseline, requests: Sequence[RequestEvidence], uncovered: Sequence[str]
 ) -> tuple[Audit, Evidence]:
     """Audit until there is no violation or the time is over: rows on their way may arrive, true violations stay."""
     end = outside.clock.monotonic() + AUDIT_S

@@ -34,7 +34,7 @@ SELECT
 
 
 @dataclass(frozen=True, slots=True)
-class Component:
+class ComponentRow:
     """One row of component_health."""
 
     name: str
@@ -45,11 +45,11 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ObservedState:
     """Observed state at `at_s`. `rows` keep their last values while the database is away."""
 
     at_s: float = 0.0
-    rows: dict[str, Component] = field(default_factory=dict)
+    rows: dict[str, ComponentRow] = field(default_factory=dict)
     has_feeds: bool = False
     has_venues: bool = False
     undecided: int = 0
@@ -72,7 +72,7 @@ class Watch:
 
     def __init__(self, outside: Outside) -> None:
         self._outside = outside
-        self.view = View()
+        self.view = ObservedState()
         self.events: list[SystemEvent] = []
         self._connection: Any = None
         self._last_id: int | None = None
@@ -89,7 +89,9 @@ class Watch:
                 except (*DATABASE_ERRORS, FksError, TimeoutError):
                     await self._drop()
                     old = self.view
-                    self.view = View(self._outside.now_s(), old.rows, old.has_feeds, old.has_venues, old.undecided)
+                    self.view = ObservedState(
+                        self._outside.now_s(), old.rows, old.has_feeds, old.has_venues, old.undecided
+                    )
                 await self._outside.clock.sleep(POLL_S)
         finally:
             await self._drop()
@@ -104,10 +106,10 @@ class Watch:
             self._last_id = event["id"]
             self.events.append(SystemEvent(event["at_s"], "tree", event["child"], event["event"], event["pid"]))
         found = {
-            one["name"]: Component(one["name"], one["kind"], one["state"], one["pid"], one["beat_s"] or 0.0)
+            one["name"]: ComponentRow(one["name"], one["kind"], one["state"], one["pid"], one["beat_s"] or 0.0)
             for one in json.loads(row["rows"] or "[]")
         }
-        self.view = View(
+        self.view = ObservedState(
             self._outside.now_s(), found, bool(row["feeds"]), bool(row["venues"]), row["undecided"], is_database_up=True
         )
 

@@ -22,7 +22,7 @@ from fks.entry.logins import Logins
 from fks.model.errors import InputError, OutageError
 from fks.model.ports import Log
 from fks.monitor.status import assemble
-from fks.store.audit import AuditStore, Entry
+from fks.store.audit import AuditEntry, AuditStore
 from fks.store.db import Database
 from fks.store.tokens import SCOPES, Principal
 from fks.store.users import User, UserStore, effective_scope
@@ -33,7 +33,7 @@ _WAITS_FOR_NOTHING = frozenset({"kill", "reject"})
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class ChatCaller:
     """A person in a chat: the user that the chat account is bound to, where the message came from, and its reference,
     under which a change is made once."""
 
@@ -43,7 +43,7 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ChatReply:
     """The answer to a command. `buttons`: (label, command without its slash) of each."""
 
     text: str
@@ -73,13 +73,13 @@ class Actions:
         self._users = UserStore(services.db)
         self._audit = AuditStore(services.db)
 
-    async def run(self, command: Command, caller: Caller) -> list[Reply]:
+    async def run(self, command: Command, caller: ChatCaller) -> list[ChatReply]:
         """Return the answers to a command, at least one.
 
         Errors: InputError with the command's fault; OutageError when it is not known whether something was changed.
         """
         if command.name == "help":
-            return [Reply(help_text())]
+            return [ChatReply(help_text())]
         if command.name == "kill":
             return [await self._kill(command, caller)]
         principal = await self._principal(command, caller)
@@ -95,7 +95,7 @@ class Actions:
             await self._note_if_possible(command, caller, "answered", 200)
         return found
 
-    async def _answers(self, command: Command, caller: Caller, principal: Principal) -> list[Reply]:
+    async def _answers(self, command: Command, caller: ChatCaller, principal: Principal) -> list[ChatReply]:
         match command.name:
             case "status":
                 return [await self._status(principal)]
@@ -111,7 +111,7 @@ class Actions:
                 return [await self._close(command, caller, principal)]
 
     # ── authorisation ──────────────────────────────────────────────────────────────────────────────────
-    async def _principal(self, command: Command, caller: Caller) -> Principal:
+    async def _principal(self, command: Command, caller: ChatCaller) -> Principal:
         """Return the user with the scope that this command has shown. Errors: InputError CHAT_REFUSED, CHAT_CODE."""
         user = await self._enabled(caller)
         spec = command.spec
@@ -123,13 +123,13 @@ class Actions:
         accounts = None if user.accounts is None else frozenset(user.accounts)
         return Principal(f"user:{user.name}", scope, accounts=accounts, user_id=user.id, granted=user.scope)
 
-    async def _enabled(self, caller: Caller) -> User:
+    async def _enabled(self, caller: ChatCaller) -> User:
         user = await self._users.find(caller.user)
         if user is None or user.disabled_at is not None:
             raise _refused(f"there is no user {caller.user}, or it is disabled")
         return user
 
-    async def _prove(self, user: User, command: Command, caller: Caller) -> None:
+    async def _prove(self, user: User, command: Command, caller: ChatCaller) -> None:
         if not user.has_totp:
             raise _refused(f"user {user.name} has no second factor", "set one up: POST /auth/totp")
         if not await self._services.logins.is_code(user, command.code, f"chat:{caller.address}"):
@@ -139,7 +139,7 @@ class Actions:
             )
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
-    async def _status(self, principal: Principal) -> Reply:
+    async def _status(self, principal: Principal) -> ChatReply:
         """Return the state of the system; its reasons name instances of every account, and are for unbound users."""
         found = await assemble(self._services.db)
         kill = found["kill"]
@@ -148,9 +148,9 @@ class Actions:
         if kill["engaged"]:
             lines.append(f"KILL SWITCH: engaged by {kill['by']}: {kill['reason']}")
         lines.append(f"open alerts: {len(found['alerts'])}")
-        return Reply("\n".join(lines))
+        return ChatReply("\n".join(lines))
 
-    async def _positions(self, principal: Principal) -> Reply:
+    async def _positions(self, principal: Principal) -> ChatReply:
         rows = await self._held(principal)
         lines = [
             f"{row['account']} {row['symbol']}: {row['quantity']:f}"
@@ -159,9 +159,9 @@ class Actions:
             + ("" if row["unrealized_pnl"] is None else f", {row['unrealized_pnl']:+.2f}")
             for row in rows
         ]
-        return Reply(_listed(lines) or "nothing is held")
+        return ChatReply(_listed(lines) or "nothing is held")
 
-    async def _pnl(self, principal: Principal) -> Reply:
+    async def _pnl(self, principal: Principal) -> ChatReply:
         sums: dict[str, list[Decimal]] = {}
         unvalued: Counter[str] = Counter()
         for row in await self._services.db.fetch("gateway.positions", None, True, None, principal.account_list):
@@ -174,27 +174,27 @@ class Actions:
             + (f" and {unvalued[account]} without a rate" if unvalued[account] else "")
             for account, (realized, unrealized, fees) in sums.items()
         ]
-        return Reply(_listed(lines) or "nothing was traded yet")
+        return ChatReply(_listed(lines) or "nothing was traded yet")
 
     async def _held(self, principal: Principal) -> Sequence[Any]:
         return await self._services.db.fetch("gateway.positions", None, False, None, principal.account_list)
 
-    async def _signals(self, principal: Principal) -> list[Reply]:
+    async def _signals(self, principal: Principal) -> list[ChatReply]:
         rows = await self._services.approving.pending(principal, _SHOWN_MAX)
         return [
-            Reply(_signal_text(row), (("Reject", f"reject {row['id']}"), ("Approve…", f"ask {row['id']}")))
+            ChatReply(_signal_text(row), (("Reject", f"reject {row['id']}"), ("Approve…", f"ask {row['id']}")))
             for row in rows
-        ] or [Reply("no signal waits")]
+        ] or [ChatReply("no signal waits")]
 
     # ── changing ─────────────────────────────────────────────────────────────────────────────────
-    async def _decide(self, command: Command, principal: Principal) -> Reply:
+    async def _decide(self, command: Command, principal: Principal) -> ChatReply:
         given = command.arguments[0].lower()
         try:
             id = uuid.UUID(given)
         except ValueError:
             id = await self._by_prefix(given, principal)
         found = await self._services.approving.decide(id, approve=command.name == "approve", caller=principal)
-        return Reply(f"{_signal_text(found)}\nnow {found['state']}")
+        return ChatReply(f"{_signal_text(found)}\nnow {found['state']}")
 
     async def _by_prefix(self, given: str, principal: Principal) -> uuid.UUID:
         ids = [row["id"] for row in await self._services.approving.pending(principal, 500)]
@@ -204,7 +204,7 @@ class Actions:
             raise InputError(text, code="SIGNAL_UNKNOWN", status=404, remedy="send /signals")
         return uuid.UUID(str(matching[0]))
 
-    async def _close(self, command: Command, caller: Caller, principal: Principal) -> Reply:
+    async def _close(self, command: Command, caller: ChatCaller, principal: Principal) -> ChatReply:
         closed = await self._services.closing.close(command.arguments[0], principal, caller.ref)
         lines = []
         for item in closed:
@@ -214,9 +214,9 @@ class Actions:
             lines.append(
                 f"{place}: {end}" + (f", order {order['client_order_id']}" if order.get("client_order_id") else "")
             )
-        return Reply(_listed(lines))
+        return ChatReply(_listed(lines))
 
-    async def _kill(self, command: Command, caller: Caller) -> Reply:
+    async def _kill(self, command: Command, caller: ChatCaller) -> ChatReply:
         """Engage the kill switch for any bound user that is not known to be disabled; without the database, too."""
         with contextlib.suppress(OutageError):
             await self._enabled(caller)
@@ -229,16 +229,16 @@ class Actions:
         quiet = (
             "all is cancelled and closed" if done.get("is_quiet") else "orders are being cancelled, positions closed"
         )
-        return Reply(f"KILL SWITCH engaged: {quiet}. Trading is resumed on the machine only: fks resume")
+        return ChatReply(f"KILL SWITCH engaged: {quiet}. Trading is resumed on the machine only: fks resume")
 
     # ── audit ────────────────────────────────────────────────────────────────────────────────────
-    async def _note(self, command: Command, caller: Caller, phase: str, status: int | None = None) -> None:
+    async def _note(self, command: Command, caller: ChatCaller, phase: str, status: int | None = None) -> None:
         if command.name in _WAITS_FOR_NOTHING:
             await self._note_if_possible(command, caller, phase, status)
             return
         await self._audit.add(_entry(command, caller, phase, status))
 
-    async def _note_if_possible(self, command: Command, caller: Caller, phase: str, status: int | None) -> None:
+    async def _note_if_possible(self, command: Command, caller: ChatCaller, phase: str, status: int | None) -> None:
         try:
             await self._audit.add(_entry(command, caller, phase, status))
         except OutageError as error:
@@ -247,13 +247,13 @@ class Actions:
             )
 
 
-def asked_for_code(id: str) -> Reply:
+def asked_for_code(id: str) -> ChatReply:
     """Return the answer to the button that approves: the code has to be written."""
-    return Reply(f"send: /approve {id} CODE, with a code of your authenticator")
+    return ChatReply(f"send: /approve {id} CODE, with a code of your authenticator")
 
 
-def _entry(command: Command, caller: Caller, phase: str, status: int | None) -> Entry:
-    return Entry(
+def _entry(command: Command, caller: ChatCaller, phase: str, status: int | None) -> AuditEntry:
+    return AuditEntry(
         caller.ref, f"user:{caller.user}", "user", f"chat /{command.name}", " ".join(command.arguments)[:200], phase,
         status, caller.address,
     )  # fmt: skip

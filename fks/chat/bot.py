@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import httpx
 
-from fks.chat.actions import Actions, Caller, Reply, asked_for_code
+from fks.chat.actions import Actions, ChatCaller, ChatReply, asked_for_code
 from fks.chat.commands import Command, parse
 from fks.chat.port import POLL_S, ChatApi, Update
 from fks.clock import Clock
@@ -111,7 +111,7 @@ class Bot:
                 tasks.create_task(self._carry_out(update, parse(row["command"]), row["user_name"]))
                 continue
             text = f"{row['command']}: the process ended in the middle of it. Its outcome is not known; look: /status"
-            tasks.create_task(self._reply(row["chat_id"], Reply(text)))
+            tasks.create_task(self._reply(row["chat_id"], ChatReply(text)))
         return True
 
     async def _take(self, update: Update, tasks: asyncio.TaskGroup) -> None:
@@ -129,7 +129,7 @@ class Bot:
             command = parse(f"/{update.text}" if update.pressed else update.text)
         except InputError as error:
             if self._is_within_limit(update.user_id):
-                tasks.create_task(self._reply(update.chat_id, Reply(str(error))))
+                tasks.create_task(self._reply(update.chat_id, ChatReply(str(error))))
             return
         is_kill, now_s = command.name == "kill", self._clock.now_ns() / NS
         age_s = now_s - update.sent_at_s if update.sent_at_s else 0.0
@@ -137,7 +137,7 @@ class Bot:
             return
         if age_s > (KILL_AGE_MAX_S if is_kill else AGE_MAX_S):
             text = f"{command.text} was sent {age_s / 60:.0f} minutes ago and is not carried out; send it again"
-            tasks.create_task(self._reply(update.chat_id, Reply(text)))
+            tasks.create_task(self._reply(update.chat_id, ChatReply(text)))
             return
         if update.id in self._seen:
             return
@@ -149,12 +149,12 @@ class Bot:
             self._seen.append(update.id)
             if not is_kill:
                 text = "the database does not answer: nothing was done. /kill works all the same"
-                tasks.create_task(self._reply(update.chat_id, Reply(text)))
+                tasks.create_task(self._reply(update.chat_id, ChatReply(text)))
                 return
         tasks.create_task(self._carry_out(update, command, user))
 
     async def _carry_out(self, update: Update, command: Command, user: str) -> None:
-        caller = Caller(user, f"{self._api.service}:{update.user_id}", f"{self._api.service}-{update.id}")
+        caller = ChatCaller(user, f"{self._api.service}:{update.user_id}", f"{self._api.service}-{update.id}")
         if command.name == "kill":
             replies = await self._answers(command, caller)
         else:
@@ -176,22 +176,22 @@ class Bot:
         for reply in replies:
             await self._reply(update.chat_id, reply)
 
-    async def _answers(self, command: Command, caller: Caller) -> list[Reply]:
+    async def _answers(self, command: Command, caller: ChatCaller) -> list[ChatReply]:
         try:
             return await self._actions.run(command, caller)
         except OutageError as error:
             text = f"{command.text}: {error.message}. It is not known whether something was changed; look: /status"
-            return [Reply(text, state="refused", code="UNAVAILABLE")]
+            return [ChatReply(text, state="refused", code="UNAVAILABLE")]
         except FksError as error:
             code = str(getattr(error, "code", "FAILED"))
             if code in ("CHAT_CODE", "CHAT_REFUSED", "LOGIN_LOCKED"):
                 self._meter.count("fks_auth_failures_total", code=code)
-            return [Reply(f"{command.text}: {error}", state="refused", code=code)]
+            return [ChatReply(f"{command.text}: {error}", state="refused", code=code)]
         except Exception as error:  # one command that fails must not end the others
             self._log.error("chat.failed", service=self._api.service, command=command.text, error=type(error).__name__)
-            return [Reply(f"{command.text}: it failed; see 'fks logs monitor'", state="refused", code="INTERNAL")]
+            return [ChatReply(f"{command.text}: it failed; see 'fks logs monitor'", state="refused", code="INTERNAL")]
 
-    async def _reply(self, chat_id: int, reply: Reply) -> None:
+    async def _reply(self, chat_id: int, reply: ChatReply) -> None:
         """Send an answer, over outages of the service for a while. One whose arrival is not known may come twice."""
         for attempt in range(1, REPLIES_MAX + 1):
             try:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import click
 
-from fks.cli.client import Gateway, gateway_result
+from fks.cli.client import GatewaySession, gateway_result
 from fks.model.account import VenueName
 
 
@@ -36,7 +36,7 @@ def _tied(item: dict[str, Any]) -> str:
     },
     empty="no accounts",
 )
-def list_(gateway: Gateway) -> Any:
+def list_(gateway: GatewaySession) -> Any:
     """List accounts with their balances."""
     return gateway.get("/accounts")["items"]
 
@@ -56,7 +56,7 @@ def list_(gateway: Gateway) -> Any:
 @click.option("--initial-balance", default="0", show_default=True)
 @click.option("--mode", type=click.Choice(["paper", "live"]), default="paper", show_default=True)
 @gateway_result("fks.account/1", "account {0[id]} {0[name]}: {0[mode]} at {0[venue]}")
-def create(gateway: Gateway, **body: str) -> Any:
+def create(gateway: GatewaySession, **body: str) -> Any:
     """Make an account."""
     return gateway.post("/accounts", body)
 
@@ -72,6 +72,6 @@ def create(gateway: Gateway, **body: str) -> Any:
         f"{'enabled' if made['is_enabled'] else 'disabled'}; fks restart orders takes it up"
     ),
 )
-def set_(gateway: Gateway, **body: Any) -> Any:
+def set_(gateway: GatewaySession, **body: Any) -> Any:
     """Change an account; 'fks restart orders' applies it."""
     return gateway.post("/accounts/change", body)

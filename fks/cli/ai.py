@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from fks.cli.base import named
-from fks.cli.client import Gateway, gateway_result
+from fks.cli.client import GatewaySession, gateway_result
 from fks.cli.shown import at
 
 _collection = click.option("--collection", help="fks: FKS's own pages; user: added documents (default: both).")
@@ -38,7 +38,7 @@ def _show_answer(answer: dict[str, Any], **_: Any) -> None:
 @click.argument("question", nargs=-1, required=True)
 @_collection
 @gateway_result("fks.answer/1", _show_answer, failed=lambda answer: not answer["passages"])
-def ask(gateway: Gateway, question: tuple[str, ...], collection: str | None) -> Any:
+def ask(gateway: GatewaySession, question: tuple[str, ...], collection: str | None) -> Any:
     """Answer QUESTION with quoted passages and their sources. Exit 1 when nothing is found."""
     return gateway.post("/answer", {"question": " ".join(question), "collection": collection})
 
@@ -56,7 +56,7 @@ def ask(gateway: Gateway, question: tuple[str, ...], collection: str | None) -> 
     },
     empty="nothing is found",
 )
-def search(gateway: Gateway, query: tuple[str, ...], **options: Any) -> Any:
+def search(gateway: GatewaySession, query: tuple[str, ...], **options: Any) -> Any:
     """List the chunks that fit QUERY, best first."""
     return gateway.post("/search", {"query": " ".join(query), **options})
 
@@ -77,7 +77,7 @@ def documents() -> None:
     },
     empty="no documents yet",
 )
-def list_(gateway: Gateway, collection: str | None) -> Any:
+def list_(gateway: GatewaySession, collection: str | None) -> Any:
     """List documents."""
     return gateway.pages("/documents", sys.maxsize, cursor="after", collection=collection)
 
@@ -86,7 +86,7 @@ def list_(gateway: Gateway, collection: str | None) -> Any:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--name", help="Name to store it under (default: the file's).")
 @gateway_result("fks.document/1", "{0[name]}: version {0[version]}, {0[chunks]} chunks, id {0[id]}")
-def add(gateway: Gateway, file: Path, name: str | None) -> Any:
+def add(gateway: GatewaySession, file: Path, name: str | None) -> Any:
     """Store FILE (text, Markdown or HTML), or its next version."""
     from fks.ai.chunks import decoded, kind_of_name
 
@@ -103,7 +103,7 @@ def _show_parts(found: dict[str, Any], **_: Any) -> None:
 @documents.command()
 @click.argument("id")
 @gateway_result("fks.document-chunks/1", _show_parts)
-def show(gateway: Gateway, id: str) -> Any:
+def show(gateway: GatewaySession, id: str) -> Any:
     """Show a document's chunks."""
     return gateway.get(f"/documents/{id}")
 
@@ -111,6 +111,6 @@ def show(gateway: Gateway, id: str) -> Any:
 @documents.command()
 @click.argument("id")
 @gateway_result("fks.document-removed/1", "document {id} is removed")
-def remove(gateway: Gateway, id: str) -> Any:
+def remove(gateway: GatewaySession, id: str) -> Any:
     """Remove a document."""
     return gateway.delete(f"/documents/{id}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import Columns, as_json, emit, paths_of, result, table
-from fks.cli.client import Gateway, OwnGateway, gateway_of, gateway_result
+from fks.cli.client import GatewaySession, OwnGateway, gateway_of, gateway_result
 from fks.model.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def alerts(ctx: click.Context, is_all: bool, limit: int) -> Any:
 @click.argument("ids", nargs=-1, type=click.IntRange(1))
 @click.option("--all", "is_all", is_flag=True, help="Every open one.")
 @gateway_result("fks.alerts.settle/1", lambda done, **_: f"{sum(row['is_changed'] for row in done)} settled")
-def settle(gateway: Gateway, ids: tuple[int, ...], is_all: bool) -> Any:
+def settle(gateway: GatewaySession, ids: tuple[int, ...], is_all: bool) -> Any:
     """Settle alerts by their id: you have seen to them."""
     if bool(ids) == is_all:
         raise InputError("name the alerts, or --all", remedy="see 'fks alerts'")
@@ -71,7 +71,7 @@ def _show_acknowledged(done: list[dict[str, Any]], **_: Any) -> None:
 @alerts.command()
 @click.argument("ids", nargs=-1, required=True, type=click.IntRange(1))
 @gateway_result("fks.alerts.ack/1", _show_acknowledged)
-def ack(gateway: Gateway, ids: tuple[int, ...]) -> Any:
+def ack(gateway: GatewaySession, ids: tuple[int, ...]) -> Any:
     """Acknowledge alerts: you have seen them, and they are not escalated any more."""
     return [gateway.post(f"/alerts/{number}/acknowledge") for number in ids]
 
@@ -99,7 +99,7 @@ def _show_rules(items: list[dict[str, Any]]) -> None:
 
 @alerts.group(invoke_without_command=True)
 @gateway_result("fks.alerts.rules/1", _show_rules)
-def rules(gateway: Gateway) -> Any:
+def rules(gateway: GatewaySession) -> Any:
     """List the rules of alerts; set, switch off and remove them."""
     return gateway.get("/alerts/rules")["items"]
 
@@ -123,7 +123,7 @@ def _field(text: str) -> tuple[str, object]:
 @click.argument("name")
 @click.argument("fields", nargs=-1, required=True, metavar="FIELD=VALUE...")
 @gateway_result("fks.alerts.rule/1", "rule {0[name]} is set", err=True)
-def set_rule(gateway: Gateway, name: str, fields: tuple[str, ...]) -> Any:
+def set_rule(gateway: GatewaySession, name: str, fields: tuple[str, ...]) -> Any:
     """Make a rule, or change FIELDs of one: `set margin kind=threshold on=account.drawdown_percent above=20`.
 
     A value is JSON, or else text; a list is values with commas between them. Fields: docs/alerts.md.
@@ -141,7 +141,7 @@ def set_rule(gateway: Gateway, name: str, fields: tuple[str, ...]) -> Any:
 @click.argument("name")
 @click.option("--restore", is_flag=True, help="Put the rule that comes with FKS in its place.")
 @gateway_result("fks.alerts.change/1", "done", err=True)
-def remove_rule(gateway: Gateway, name: str, restore: bool) -> Any:
+def remove_rule(gateway: GatewaySession, name: str, restore: bool) -> Any:
     """Remove a rule; its open alerts are settled."""
     return gateway.delete(f"/alerts/rules/{name}{'?restore=true' if restore else ''}")
 
@@ -211,7 +211,7 @@ def _show_channels(items: list[dict[str, Any]]) -> None:
 
 @alerts.group(invoke_without_command=True)
 @gateway_result("fks.alerts.channels/1", _show_channels)
-def channels(gateway: Gateway) -> Any:
+def channels(gateway: GatewaySession) -> Any:
     """List where alerts are sent to; add, change, test and remove channels."""
     return gateway.get("/alerts/channels")["items"]
 
@@ -222,7 +222,7 @@ def blocked_channels(paths: Paths) -> tuple[int | None, list[str]]:
     import threading
     import time
 
-    from fks.alerts.channels import Channel, Sealer, obstacle
+    from fks.alerts.channels import AlertChannel, Sealer, obstacle
     from fks.alerts.directory import Directory
     from fks.cli.status import ask_database
     from fks.config.load import load_settings
@@ -237,7 +237,7 @@ def blocked_channels(paths: Paths) -> tuple[int | None, list[str]]:
         return None, []
     reasons: list[str] = []
 
-    def look(channel: Channel) -> None:
+    def look(channel: AlertChannel) -> None:
         if reason := obstacle(channel, alerts.hosts):
             reasons.append(reason)
 
@@ -260,7 +260,7 @@ def blocked_channels(paths: Paths) -> tuple[int | None, list[str]]:
 @gateway_result(
     "fks.alerts.channel/1", "channel {0[name]} ({0[kind]}) is made; try it: fks alerts test {0[name]}", err=True
 )
-def add(gateway: Gateway, url: str | None, **body: Any) -> Any:
+def add(gateway: GatewaySession, url: str | None, **body: Any) -> Any:
     """Make a channel, or replace the one of this NAME. Its address is asked for, or read from a pipe.
 
     Addresses: discord://WEBHOOK_ID/TOKEN, slack://A/B/C, tgram://BOT_TOKEN/CHAT_ID,
@@ -282,7 +282,7 @@ def add(gateway: Gateway, url: str | None, **body: Any) -> Any:
     lambda made, name, **_: f"channel {name} is {'on' if made['is_enabled'] else 'off'}, from {made['severity_min']}",
     err=True,
 )
-def change_channel(gateway: Gateway, name: str, **body: Any) -> Any:
+def change_channel(gateway: GatewaySession, name: str, **body: Any) -> Any:
     """Change the lowest severity of a channel, or switch it on or off."""
     return gateway.post(f"/alerts/channels/{name}", body)
 
@@ -290,7 +290,7 @@ def change_channel(gateway: Gateway, name: str, **body: Any) -> Any:
 @channels.command("remove")
 @click.argument("name")
 @gateway_result("fks.alerts.change/1", "done", err=True)
-def remove_channel(gateway: Gateway, name: str) -> Any:
+def remove_channel(gateway: GatewaySession, name: str) -> Any:
     """Remove a channel, and give up what waits for it."""
     return gateway.delete(f"/alerts/channels/{name}")
 
@@ -302,7 +302,7 @@ def remove_channel(gateway: Gateway, name: str) -> Any:
     lambda row, **_: f"{row['state']}{': ' + row['error'] if row['error'] else ''}",
     failed=lambda row: row["state"] != "sent",
 )
-def test(gateway: Gateway, channel: str) -> Any:
+def test(gateway: GatewaySession, channel: str) -> Any:
     """Send a message to a channel, the same way as an alert. Exits with 1 when it was not accepted."""
     return gateway.post(f"/alerts/channels/{channel}/test")
 
@@ -324,7 +324,7 @@ _DELIVERY: Columns = {
 @click.option("--state", type=click.Choice(["queued", "sending", "sent", "failed", "unknown"]), help="In one state.")
 @_limit
 @gateway_result("fks.alerts.deliveries/1", _DELIVERY, empty="no messages")
-def deliveries(gateway: Gateway, **query: Any) -> Any:
+def deliveries(gateway: GatewaySession, **query: Any) -> Any:
     """List the messages to channels, newest first."""
     return gateway.pages("/alerts/deliveries", **query)
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fks.cli.base import Denied, as_json, emit, options, paths_of, settings_of, table
+from fks.cli.base import CommandDenied, as_json, emit, options, paths_of, settings_of, table
 from fks.cli.catalogue import SIZE_HELP, SIZING_HELP, SizingType, catalogue_of, params_of
 from fks.cli.client import gateway_of
 from fks.cli.jobs import JobCommands, queue_options
 from fks.model.errors import FksError, InputError, OutageError
 
 if TYPE_CHECKING:
-    from fks.backtest.page import Page
+    from fks.backtest.page import ReportPage
     from fks.backtest.result import Result
-    from fks.jobs.backtest import Loaded, Request
+    from fks.jobs.backtest import BarsRequest, LoadedBars
     from fks.store.db import Database
     from fks.store.research_runs import ResearchRunStore
 
@@ -177,7 +177,7 @@ def run(
             spec, lambda request: load_bars(ctx, request, tape), catalogue=catalogue, limits=settings_of(ctx).risk
         )
     except TapeRefused as error:
-        raise Denied(error.message, remedy=error.remedy) from None
+        raise CommandDenied(error.message, remedy=error.remedy) from None
     document = document_of(result, source=source)
     seconds = time.perf_counter() - began
     in_ledger(ctx, tape, lambda runs: runs.record_backtest(document))
@@ -245,7 +245,7 @@ def account(
             spec, _loader(ctx, tapes), catalogue=catalogue_of(ctx), limits=settings_of(ctx).risk
         )
     except TapeRefused as error:
-        raise Denied(error.message, remedy=error.remedy) from None
+        raise CommandDenied(error.message, remedy=error.remedy) from None
     document = account_document_of(result, sources=sources)
     if as_json:
         emit(document, as_json=True, schema="fks.account_backtest/1")
@@ -274,7 +274,7 @@ def _account_file(file: Path) -> dict[str, Any]:
     return found
 
 
-def _loader(ctx: click.Context, tapes: tuple[str, ...]) -> Callable[[Request], Loaded]:
+def _loader(ctx: click.Context, tapes: tuple[str, ...]) -> Callable[[BarsRequest], LoadedBars]:
     """Return the function that loads bars: of the tape with the symbol, else of the running database.
 
     Errors of the returned function: InputError SYMBOL_UNKNOWN when no tape has the symbol; those of `load_bars`.
@@ -284,7 +284,7 @@ def _loader(ctx: click.Context, tapes: tuple[str, ...]) -> Callable[[Request], L
 
     found = {folded(tape.symbol): (tape, name) for tape, name in map(read_tape, tapes)}
 
-    def load(request: Request) -> Loaded:
+    def load(request: BarsRequest) -> LoadedBars:
         if not found:
             return load_bars(ctx, request, None)
         if folded(request.symbol) not in found:
@@ -372,7 +372,9 @@ def wants_report(report: str | None, *, no_report: bool, as_json: bool) -> bool:
     return report is not None or not (no_report or as_json)
 
 
-def keep_page(ctx: click.Context, page: Page, name: str, report: str | None, *, kind: str = "backtests") -> Path | None:
+def keep_page(
+    ctx: click.Context, page: ReportPage, name: str, report: str | None, *, kind: str = "backtests"
+) -> Path | None:
     """Write a page to the file asked for, or under FKS_HOME/reports, where the oldest beyond REPORTS_MAX are removed;
     return its path.
 
@@ -391,7 +393,7 @@ def keep_page(ctx: click.Context, page: Page, name: str, report: str | None, *, 
     return file
 
 
-def load_bars(ctx: click.Context, request: Request, tape: str | None) -> Loaded:
+def load_bars(ctx: click.Context, request: BarsRequest, tape: str | None) -> LoadedBars:
     """Return the bars: of a tape when one is named, else of the database, else of the shipped sample."""
     from fks.jobs.bars import load_stored, load_tape, read_tape
 

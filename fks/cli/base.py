@@ -32,7 +32,7 @@ class NotRunning(FksError):
     """The system, or the component in question, does not run."""
 
 
-class Denied(FksError):
+class CommandDenied(FksError):
     """FKS or the gateway refused: a denial code, a missing scope."""
 
 
@@ -73,7 +73,7 @@ def exit_code(error: FksError) -> int:
     """Return the stable exit code of an error's class."""
     if isinstance(error, NotRunning):
         return NOT_RUNNING
-    if isinstance(error, Denied):
+    if isinstance(error, CommandDenied):
         return DENIED
     if isinstance(error, InputError | ConfigError):
         return USAGE

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fks.chaos.plan import Injection
-    from fks.chaos.run import Outcome
+    from fks.chaos.run import ChaosResult
 
 FAULTS_A_MINUTE = 8
 
@@ -107,7 +107,7 @@ def _show_plan(plan: Sequence[Injection], seed: int, *, is_json: bool, rows: lis
         click.echo(injection.line())
 
 
-def _show(outcome: Outcome, seed: int) -> None:
+def _show(outcome: ChaosResult, seed: int) -> None:
     from fks.chaos.report import FAULT_HEADERS, check_rows, exercise_rows, fault_rows, summary, violation_lines
 
     table(fault_rows(outcome), FAULT_HEADERS)

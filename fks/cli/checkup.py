@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fks.cli.status import find_status, read_database
-from fks.config.endpoints import Node, load_node
+from fks.config.endpoints import NodeEndpoints, load_node
 from fks.config.home import windows_drive
 from fks.config.load import load
 from fks.config.paths import Paths, free_mb
@@ -194,7 +194,7 @@ async def _awake(paths: Paths) -> list[Check]:
         node = load_node(paths)
     except FksError as error:
         return [Check("endpoints", DOWN, str(error), "run 'fks down', then 'fks up'")]
-    asks: list[tuple[str, Callable[[Node], Awaitable[str]]]] = [
+    asks: list[tuple[str, Callable[[NodeEndpoints], Awaitable[str]]]] = [
         ("postgres", lambda _: _postgres(paths)),
         ("redis", _redis),
         ("ray", _ray),
@@ -207,7 +207,7 @@ async def _awake(paths: Paths) -> list[Check]:
     return list(await asyncio.gather(*(_reach(name, ask, node) for name, ask in asks)))
 
 
-async def _reach(name: str, ask: Callable[[Node], Awaitable[str]], node: Node) -> Check:
+async def _reach(name: str, ask: Callable[[NodeEndpoints], Awaitable[str]], node: NodeEndpoints) -> Check:
     try:
         async with asyncio.timeout(5.0):
             detail = await ask(node)
@@ -222,7 +222,7 @@ async def _postgres(paths: Paths) -> str:
     return f"answers in {await read_database(paths, lambda db: db.ping()) * 1000:.1f} ms"
 
 
-async def _redis(node: Node) -> str:
+async def _redis(node: NodeEndpoints) -> str:
     from fks.store.bus import Bus
 
     bus = await Bus.connect(node.redis_url)
@@ -234,21 +234,21 @@ async def _redis(node: Node) -> str:
         await bus.close()
 
 
-async def _ray(node: Node) -> str:
+async def _ray(node: NodeEndpoints) -> str:
     host, _, port = node.ray_address.rpartition(":")
     if not await probe.listens(host, int(port)):
         raise OSError(f"nothing listens on {node.ray_address}")
     return f"GCS listens on {node.ray_address}"
 
 
-async def _gateway(node: Node) -> str:
+async def _gateway(node: NodeEndpoints) -> str:
     where = urlsplit(node.gateway_url)
     status, _ = await probe.http_get(str(where.hostname), int(node.http["port"]), "/ready", tls=node.tls_context())
     base = node.gateway_url
     return f"{base} is ready" if status == 200 else f"!{base}/ready answers {status}"
 
 
-async def _exchange(node: Node) -> str:
+async def _exchange(node: NodeEndpoints) -> str:
     import orjson
 
     assert node.sim is not None

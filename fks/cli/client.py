@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import click
 
-from fks.cli.base import Command, Denied, NotRunning, paths_of, result
+from fks.cli.base import Command, CommandDenied, NotRunning, paths_of, result
 from fks.model.errors import FksError, InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 15.0
 
 
-class Gateway:
+class GatewaySession:
     """A client of the running gateway. One request at a time; use it as a context manager.
 
     Errors of every call: NotRunning when there is no answer, Denied for a denial code or a missing right, InputError
@@ -43,7 +43,7 @@ class Gateway:
             verify=tls or base_url.startswith("https:"),  # authorities are read for TLS alone: that takes 40 ms
         )
 
-    def __enter__(self) -> Gateway:
+    def __enter__(self) -> GatewaySession:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -111,9 +111,9 @@ def error_of(status: int, body: object) -> FksError:
         from fks.model.codes import MEANING, Code
 
         detail = str(problem.get("detail") or "")
-        return Denied(f"{code}: {MEANING[Code[code]]}{f' ({detail})' if detail else ''}", remedy=remedy)
+        return CommandDenied(f"{code}: {MEANING[Code[code]]}{f' ({detail})' if detail else ''}", remedy=remedy)
     if status in (401, 403, 429):
-        return Denied(text, remedy=remedy)
+        return CommandDenied(text, remedy=remedy)
     if status in (502, 503, 504) or (status == 404 and not code):
         return NotRunning(text, remedy=remedy or "see 'fks status'")
     if 400 <= status < 500:
@@ -140,7 +140,7 @@ def _plain(query: Mapping[str, object]) -> dict[str, str]:
     }
 
 
-class OwnGateway(Gateway):
+class OwnGateway(GatewaySession):
     """The gateway of the node at `paths`. With `is_late` it is found at the first request: a wrong option is refused
     before.
 
@@ -169,7 +169,7 @@ class OwnGateway(Gateway):
         self._paths = None
 
 
-def gateway_of(ctx: click.Context) -> Gateway:
+def gateway_of(ctx: click.Context) -> GatewaySession:
     """Return the client of this node's gateway. Errors: those of `OwnGateway`."""
     return OwnGateway(paths_of(ctx))
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fks.cli.base import as_json, emit, home_of, result, table
-from fks.cli.client import Gateway, OwnGateway, gateway_of, gateway_result
+from fks.cli.client import GatewaySession, OwnGateway, gateway_of, gateway_result
 from fks.model.errors import ConfigError, FksError, InputError
 
 why = click.option("--why", required=True, metavar="TEXT", help="The reason, kept with the version.")
@@ -167,7 +167,7 @@ def rollback(ctx: click.Context, version: int, why: str, as_json: bool) -> None:
     },
     empty="nothing was changed at run time: the files are in force",
 )
-def history(gateway: Gateway, limit: int) -> Any:
+def history(gateway: GatewaySession, limit: int) -> Any:
     """List the versions of the settings: what changed, by which person, the reason, the result."""
     return gateway.get("/config/versions", limit=limit)["items"]
 
@@ -182,7 +182,7 @@ def _show_diff(found: dict[str, Any], **_: Any) -> None:
 @click.argument("before", type=click.IntRange(0))
 @click.argument("after", type=click.IntRange(0))
 @gateway_result("fks.config.diff/1", _show_diff)
-def diff(gateway: Gateway, before: int, after: int) -> Any:
+def diff(gateway: GatewaySession, before: int, after: int) -> Any:
     """Show the differences between two versions (0: the files alone)."""
     from fks.config.runtime import difference
 
@@ -253,7 +253,7 @@ def _change(ctx: click.Context, wanted: dict[str, Any], why: str, *, as_json: bo
         click.echo(f"version {found['version']} is in force")
 
 
-def _values(gateway: Gateway, version: int) -> dict[str, Any]:
+def _values(gateway: GatewaySession, version: int) -> dict[str, Any]:
     return dict(gateway.get(f"/config/versions/{version}")["values"]) if version else {}
 
 

@@ -14,7 +14,7 @@ from fks.cli.base import Columns, as_json, emit, paths_of, result, table
 if TYPE_CHECKING:
     from fks.config.settings import Data as DataSettings
     from fks.store.db import Database
-    from fks.store.timescale import Found, Step
+    from fks.store.timescale import Found, StatementGroup
 
 
 _passphrase_file = click.option(
@@ -290,11 +290,13 @@ def timescale(ctx: click.Context, is_applied: bool, yes: bool, as_json: bool) ->
     click.echo(f"done; backup {kept}", err=as_json)
 
 
-async def _timescale(url: str, data: DataSettings, steps: list[Step] | None = None) -> tuple[Found, list[Step]]:
+async def _timescale(
+    url: str, data: DataSettings, steps: list[StatementGroup] | None = None
+) -> tuple[Found, list[StatementGroup]]:
     from fks.cli.store import on_database
     from fks.store import timescale
 
-    async def work(store: Database) -> tuple[Found, list[Step]]:
+    async def work(store: Database) -> tuple[Found, list[StatementGroup]]:
         if steps is not None:
             await timescale.apply(store, steps)
         found = await timescale.find(store)

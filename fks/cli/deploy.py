@@ -12,7 +12,7 @@ from fks.cli.base import as_json, emit, paths_of
 from fks.model.errors import FksError, InputError
 
 if TYPE_CHECKING:
-    from fks.cli.client import Gateway
+    from fks.cli.client import GatewaySession
     from fks.config.paths import Paths
 
 
@@ -101,7 +101,7 @@ def check_schema(paths: Paths, wheel: Path | None) -> None:
     migrate.check_rolling(at, migrations_of(wheel), build=name)
 
 
-def _previous(gateway: Gateway, paths: Paths) -> Path:
+def _previous(gateway: GatewaySession, paths: Paths) -> Path:
     """Return the wheel that the last deployment replaced. Errors: InputError when there is none."""
     name = gateway.get("/operations/last-wheel")["previous_wheel"]
     if not name:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fks.cli.base import Columns, named
-from fks.cli.client import Gateway, gateway_result
+from fks.cli.client import GatewaySession, gateway_result
 from fks.cli.shown import at, time_of
 
 _PATIENCE_S = 60.0
@@ -42,7 +42,7 @@ _INCIDENT: Columns = {
 @gateway_result(
     "fks.incidents/1", _INCIDENT, empty=lambda is_all, **_: "no incidents" if is_all else "no open incidents"
 )
-def list_(gateway: Gateway, is_all: bool, limit: int) -> Any:
+def list_(gateway: GatewaySession, is_all: bool, limit: int) -> Any:
     """List open incidents, newest first."""
     return gateway.pages("/incidents", limit, open=not is_all)
 
@@ -58,7 +58,7 @@ def list_(gateway: Gateway, is_all: bool, limit: int) -> Any:
 )
 @click.option("--reason", required=True, help="Why; kept with the incident.")
 @gateway_result("fks.incident/1", "incident {id} is closed: {0[resolution]}")
-def close(gateway: Gateway, id: int, **body: str) -> Any:
+def close(gateway: GatewaySession, id: int, **body: str) -> Any:
     """Close an incident: the entries that it denied are allowed again."""
     return gateway.post(f"/incidents/{id}/close", body)
 
@@ -93,7 +93,7 @@ _COMPARED: Columns = {
     empty="the order manager has no venue",
     failed=lambda items: any(item["finished_at"] is None or item["error"] is not None for item in items),
 )
-def reconcile(gateway: Gateway, venue: str | None) -> Any:
+def reconcile(gateway: GatewaySession, venue: str | None) -> Any:
     """Compare the journal with the venues now: open orders, executions, balances; and show the result.
 
     Exit code 1 when a venue could not be compared within a minute.

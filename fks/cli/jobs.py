@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from fks.cli.base import Columns, as_json, emit, options
-from fks.cli.client import Gateway, gateway_of, gateway_result
+from fks.cli.client import GatewaySession, gateway_of, gateway_result
 from fks.cli.shown import at
 from fks.model.errors import FksError
 
@@ -61,7 +61,7 @@ class JobCommands:
         @self.group.command("list", help=f"List submitted {self.jobs}, newest first.")
         @click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
         @gateway_result("fks.jobs/1", shown, empty=f"no {self.jobs} yet")
-        def list_(gateway: Gateway, limit: int) -> Any:
+        def list_(gateway: GatewaySession, limit: int) -> Any:
             return gateway.get(self.path, limit=limit)["items"]
 
         @self.group.command(help=f"Show what the system logged about a submitted {self.job}: starts, lost runners.")
@@ -143,7 +143,7 @@ def _series(spec: dict[str, Any]) -> tuple[str, str, str]:
     return f"account of {len(spec['members'])}", symbol, timeframe
 
 
-def wait_for(gateway: Gateway, path: str, *, is_quiet: bool) -> dict[str, Any]:
+def wait_for(gateway: GatewaySession, path: str, *, is_quiet: bool) -> dict[str, Any]:
     """Return a job when it has ended, with a progress bar on a terminal. Ctrl-C ends the wait, not the job."""
     if is_quiet:
         return _ended(gateway, path, lambda job: None)
@@ -165,7 +165,7 @@ def wait_for(gateway: Gateway, path: str, *, is_quiet: bool) -> dict[str, Any]:
         )
 
 
-def _ended(gateway: Gateway, path: str, look: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _ended(gateway: GatewaySession, path: str, look: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     while True:
         job: dict[str, Any] = gateway.get(path)
         look(job)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from fks.cli.base import Denied, NotRunning, as_json, emit, paths_of, result, table
+from fks.cli.base import CommandDenied, NotRunning, as_json, emit, paths_of, result, table
 from fks.model.errors import FksError
 
 _ORDER = ("venue", "symbol", "instance", "side", "quantity", "filled", "outcome")
@@ -113,7 +113,7 @@ def _ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
         raise NotRunning("the guardian hung up before it answered", remedy="ask again: a kill is joined, not repeated")
     answer = json.loads(line)
     if not answer.get("ok"):
-        refused = Denied if answer.get("code") == "KILL_WORKING" else FksError
+        refused = CommandDenied if answer.get("code") == "KILL_WORKING" else FksError
         raise refused(str(answer.get("error")), remedy=str(answer.get("remedy") or ""))
     return dict(answer)
 

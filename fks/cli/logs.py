@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import as_json, paths_of
-from fks.monitor.logs import BYTES_MAX, BYTES_RECENT, LEVELS, Line, Reader, Wanted, component_of, is_of
+from fks.monitor.logs import BYTES_MAX, BYTES_RECENT, LEVELS, FolderReader, Line, LogFilter, component_of, is_of
 
 if TYPE_CHECKING:
     from fks.config.paths import Paths
@@ -51,14 +51,14 @@ def logs(
     come from every machine, with the machine's name: strategy:0@w1.
     """
     paths = paths_of(ctx)
-    wanted = Wanted(component, level.upper(), trace)
+    wanted = LogFilter(component, level.upper(), trace)
     others = OtherNodes(paths, component, lines=lines, is_following=follow)
     if not others.is_open:
         _check_names(paths, component)
     show = _json_line if as_json else _Painter()
     ends = Restarts() if component and not as_json else None
     is_search = trace is not None or wanted.level != "DEBUG" or lines > 1000
-    reader = Reader(paths.logs, BYTES_MAX if is_search else BYTES_RECENT)
+    reader = FolderReader(paths.logs, BYTES_MAX if is_search else BYTES_RECENT)
     try:
         recent = seamed(reader.drain() + others.first(), wanted, ends)
         for seam, line in recent[max(0, len(recent) - lines) :]:
@@ -71,7 +71,7 @@ def logs(
         others.close()
 
 
-def seamed(lines: list[Line], wanted: Wanted, ends: Restarts | None = None) -> list[tuple[str, Line | None]]:
+def seamed(lines: list[Line], wanted: LogFilter, ends: Restarts | None = None) -> list[tuple[str, Line | None]]:
     """Return the wanted lines in the order of time, each with the restart line before it, if any."""
     found: list[tuple[str, Line | None]] = []
     for line in sorted(lines, key=lambda line: line.time):

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fks.cli.base import table
-from fks.cli.client import Gateway, gateway_result, path_of
+from fks.cli.client import GatewaySession, gateway_result, path_of
 from fks.cli.shown import at, time_of
 
 _COLOURS = {"healthy": "green", "degraded": "yellow", "down": "red"}
@@ -28,7 +28,7 @@ def _show_health(found: dict[str, Any]) -> None:
 
 @click.group(invoke_without_command=True)
 @gateway_result("fks.monitor/1", _show_health)
-def monitor(gateway: Gateway) -> Any:
+def monitor(gateway: GatewaySession) -> Any:
     """Show the services with their uptime, and the results of the last deep checks."""
     return gateway.get("/monitor/api/health/")
 
@@ -45,7 +45,7 @@ def monitor(gateway: Gateway) -> Any:
     items="checks",
     failed=lambda found: any(row["status"] == "down" for row in found["checks"]),
 )
-def check(gateway: Gateway) -> Any:
+def check(gateway: GatewaySession) -> Any:
     """Run the deep checks now; exit 1 when one is down."""
     return gateway.post("/monitor/api/check/")
 
@@ -62,7 +62,7 @@ def _show_service(found: dict[str, Any], service: str) -> None:
 @monitor.command()
 @click.argument("service")
 @gateway_result("fks.monitor-service/1", _show_service)
-def show(gateway: Gateway, service: str) -> Any:
+def show(gateway: GatewaySession, service: str) -> Any:
     """Show one service or check: its dependencies, and its last checks."""
     return gateway.get(path_of("monitor", "api", "health", service, ""))
 
@@ -81,7 +81,7 @@ def show(gateway: Gateway, service: str) -> Any:
     },
     empty="nothing is registered",
 )
-def registry(gateway: Gateway) -> Any:
+def registry(gateway: GatewaySession) -> Any:
     """List the registry: services, services of others, nodes and components."""
     return gateway.get("/monitor/api/registry/")["services"]
 
@@ -97,7 +97,7 @@ def registry(gateway: Gateway) -> Any:
     "fks.monitor-register/1",
     lambda answer, name, **_: f"registered: {name or ', '.join(answer['services']) or 'nothing runs'}",
 )
-def register(gateway: Gateway, **body: Any) -> Any:
+def register(gateway: GatewaySession, **body: Any) -> Any:
     """Register FKS's own services again, or service NAME of another system, which is checked every two minutes."""
     if body["name"] is not None and (body["host"] is None or body["port"] is None):
         raise click.UsageError("give --host and --port")
@@ -107,7 +107,7 @@ def register(gateway: Gateway, **body: Any) -> Any:
 @monitor.command()
 @click.argument("name")
 @gateway_result("fks.monitor-removed/1", "{name} is removed")
-def remove(gateway: Gateway, name: str) -> Any:
+def remove(gateway: GatewaySession, name: str) -> Any:
     """Remove a service of another system from the registry."""
     return gateway.delete(path_of("monitor", "api", "registry", name, ""))
 
@@ -123,7 +123,7 @@ def _needed(_: object, service: str, depends_on: str, critical: bool, is_removed
 @click.option("--critical", is_flag=True, help="Without it the service is down, not degraded.")
 @click.option("--remove", "is_removed", is_flag=True, help="It is not needed.")
 @gateway_result("fks.monitor-dependency/1", _needed)
-def depend(gateway: Gateway, service: str, depends_on: str, critical: bool, is_removed: bool) -> Any:
+def depend(gateway: GatewaySession, service: str, depends_on: str, critical: bool, is_removed: bool) -> Any:
     """Say that SERVICE needs DEPENDS_ON, a service or a check, or that it does not."""
     if is_removed:
         return gateway.delete(path_of("monitor", "api", "dependencies", service, depends_on, ""))

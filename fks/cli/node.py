@@ -409,7 +409,7 @@ def _machines(paths: Paths) -> list[NodeRow]:
 
 async def _in_nodes(url: str, work: Callable[[NodeStore], Awaitable[T]], *, retry_s: float) -> T:
     from fks.cli.store import on_database
-    from fks.config.settings import Database as Options
+    from fks.config.settings import DatabaseSettings as Options
     from fks.store.nodes import NodeStore
 
     pool = Options(pool_max=1)

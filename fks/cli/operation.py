@@ -12,7 +12,7 @@ from fks.cli.base import NotRunning
 from fks.model.errors import FksError
 
 if TYPE_CHECKING:
-    from fks.cli.client import Gateway
+    from fks.cli.client import GatewaySession
 
 EVERY_S = 0.2
 AWAY_S = 30.0  # the gateway may be replaced, or PostgreSQL restarted, meanwhile
@@ -25,7 +25,7 @@ class _Abandoned(NotRunning):
     """No supervisor performs operations."""
 
 
-def follow(gateway: Gateway, operation: dict[str, Any], *, is_quiet: bool) -> dict[str, Any]:
+def follow(gateway: GatewaySession, operation: dict[str, Any], *, is_quiet: bool) -> dict[str, Any]:
     """Return an operation that is done, printing each step as it ends.
 
     Errors: FksError with the operation's own message when it failed; NotRunning when the gateway does not answer for

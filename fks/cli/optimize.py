@@ -17,7 +17,7 @@ from fks.cli.shown import at
 from fks.search.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
-    from fks.search import Search, Task
+    from fks.search import Search, SearchTask
 
 SCHEMA = "fks.optimization/1"
 
@@ -116,7 +116,7 @@ def run(
 ) -> None:
     """Search the parameters of strategy NAME here, on stored data (where nothing is stored: on the shipped sample)."""
     from fks.backtest import TapeRefused
-    from fks.cli.base import Denied
+    from fks.cli.base import CommandDenied
     from fks.jobs.backtest import load_joined, with_costs
     from fks.jobs.optimization import (
         check_strategy_of,
@@ -139,7 +139,7 @@ def run(
         _play(task, driver, spec.workers or settings_of(ctx).research.places, check_strategy_of, is_quiet=as_json)
         document = document_of_search(driver, source=loaded.source)
     except TapeRefused as error:
-        raise Denied(error.message, remedy=error.remedy) from None
+        raise CommandDenied(error.message, remedy=error.remedy) from None
     document = in_ledger(ctx, tape, lambda runs: runs.record_search(document)) or {**document, "ledger": None}
     emit(document, as_json=as_json, schema=SCHEMA)
     if not as_json:
@@ -158,7 +158,12 @@ def _write_report(ctx: click.Context, document: dict[str, Any], report: str | No
 
 
 def _play(
-    task: Task, driver: Search, workers: int, check: Callable[[Task, Mapping[str, Any]], None], *, is_quiet: bool
+    task: SearchTask,
+    driver: Search,
+    workers: int,
+    check: Callable[[SearchTask, Mapping[str, Any]], None],
+    *,
+    is_quiet: bool,
 ) -> None:
     """Run a search in `workers` processes, with a progress bar on a terminal."""
     from contextlib import ExitStack

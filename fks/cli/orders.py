@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fks.cli.base import Columns, as_json, emit, named, options, table
-from fks.cli.client import Gateway, gateway_of, gateway_result, new_key, path_of
+from fks.cli.client import GatewaySession, gateway_of, gateway_result, new_key, path_of
 from fks.cli.shown import at, brief, money_of, price_of
 
 ORDER_STATES = (
@@ -59,7 +59,7 @@ def signals() -> None:
     },
     empty="no signals yet",
 )
-def list_signals(gateway: Gateway, **query: Any) -> Any:
+def list_signals(gateway: GatewaySession, **query: Any) -> Any:
     """List signals, newest first."""
     return gateway.pages("/signals", **query)
 
@@ -67,7 +67,7 @@ def list_signals(gateway: Gateway, **query: Any) -> Any:
 @signals.command()
 @click.argument("id", type=click.UUID)
 @gateway_result("fks.signal/1", "signal {id}: {0[state]}")
-def approve(gateway: Gateway, id: object) -> Any:
+def approve(gateway: GatewaySession, id: object) -> Any:
     """Approve a pending signal: the order manager takes it from here."""
     return gateway.post(f"/signals/{id}/approve")
 
@@ -75,7 +75,7 @@ def approve(gateway: Gateway, id: object) -> Any:
 @signals.command()
 @click.argument("id", type=click.UUID)
 @gateway_result("fks.signal/1", "signal {id}: {0[state]}")
-def reject(gateway: Gateway, id: object) -> Any:
+def reject(gateway: GatewaySession, id: object) -> Any:
     """Decline a pending signal."""
     return gateway.post(f"/signals/{id}/reject")
 
@@ -102,7 +102,7 @@ def orders() -> None:
     },
     empty="no orders yet",
 )
-def list_orders(gateway: Gateway, **query: Any) -> Any:
+def list_orders(gateway: GatewaySession, **query: Any) -> Any:
     """List orders, newest first, protections included."""
     return gateway.pages("/orders", **query)
 
@@ -116,7 +116,7 @@ def _show_order(item: dict[str, Any], **_: Any) -> None:
 @orders.command()
 @click.argument("id")
 @gateway_result("fks.order/1", _show_order)
-def show(gateway: Gateway, id: str) -> Any:
+def show(gateway: GatewaySession, id: str) -> Any:
     """Show one order, by its client order id or the id that placing it answered."""
     return gateway.get(path_of("orders", id))
 
@@ -128,7 +128,7 @@ def show(gateway: Gateway, id: str) -> Any:
     {"TIME": at("recv_time"), "EVENT": "event", "FROM": "from_state", "TO": "to_state", "SOURCE": "source"},
     empty="no events",
 )
-def events(gateway: Gateway, id: str) -> Any:
+def events(gateway: GatewaySession, id: str) -> Any:
     """Show every step of one order."""
     return gateway.get(path_of("orders", id, "events"))["items"]
 
@@ -164,7 +164,7 @@ class _Place(click.Command):
     "fks.order/1",
     lambda order, **_: f"order {order['client_order_id']}: {order.get('state') or 'accepted, see fks orders show'}",
 )
-def place(gateway: Gateway, reduce_only: bool, key: str | None, **body: Any) -> Any:
+def place(gateway: GatewaySession, reduce_only: bool, key: str | None, **body: Any) -> Any:
     """Place an order: fks orders place buy 0.01 BTC/USDT --type limit --price 60000."""
     return gateway.post("/orders", {**body, "reduce_only": reduce_only or None}, key=key or new_key())
 
@@ -181,7 +181,7 @@ def _cancelled(answer: dict[str, Any], id: str) -> str:
 @orders.command()
 @click.argument("id")
 @gateway_result("fks.order/1", _cancelled)
-def cancel(gateway: Gateway, id: str) -> Any:
+def cancel(gateway: GatewaySession, id: str) -> Any:
     """Request the cancel of an order.
 
     Any order of an exit, or the id of its signal, ends the exit, also while it waits between two attempts. The position
@@ -249,7 +249,7 @@ def settle(
     },
     empty="no fills yet",
 )
-def fills(gateway: Gateway, **query: Any) -> Any:
+def fills(gateway: GatewaySession, **query: Any) -> Any:
     """List fills, newest first.
 
     Those that a person booked (FROM: by hand) are part of no position.
@@ -277,7 +277,7 @@ _POSITION: Columns = {
 @click.option("--exchange", help="What is held of SYMBOL there alone, where several exchanges have it.")
 @click.option("--all", "every", is_flag=True, help="Also flat ones, for their realised profit.")
 @gateway_result("fks.positions/1", _POSITION, empty="no positions")
-def positions(gateway: Gateway, symbol: str | None, exchange: str | None, every: bool) -> Any:
+def positions(gateway: GatewaySession, symbol: str | None, exchange: str | None, every: bool) -> Any:
     """Show positions per strategy instance, valued at the newest price; SYMBOL shows one with its sum."""
     if symbol is not None:
         return gateway.get(path_of("positions", symbol), exchange=exchange)
@@ -325,7 +325,7 @@ def _show_cost(found: dict[str, Any], each: bool, **_: Any) -> None:
 @click.option("--instance", help="Only this strategy instance.")
 @click.option("--each", is_flag=True, help="Show each entry, not only the sums.")
 @gateway_result("fks.denials_cost/1", _show_cost)
-def cost(gateway: Gateway, since: str, until: str | None, instance: str | None, each: bool) -> Any:
+def cost(gateway: GatewaySession, since: str, until: str | None, instance: str | None, each: bool) -> Any:
     """Show by code what the denied entries would have made on the stored bars.
 
     A positive value is a profit that was missed, a negative one a loss that was avoided. Each entry is valued alone: by

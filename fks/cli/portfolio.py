@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fks.cli.base import Columns, named, table
-from fks.cli.client import Gateway, gateway_result, path_of
+from fks.cli.client import GatewaySession, gateway_result, path_of
 from fks.cli.shown import at, money_of, price_of, time_of
 
 
@@ -35,7 +35,7 @@ def _equity(amount: str | None, currency: str, is_complete: bool | None) -> str:
     },
     empty="no portfolios; make one: fks portfolio create",
 )
-def list_(gateway: Gateway, every: bool) -> Any:
+def list_(gateway: GatewaySession, every: bool) -> Any:
     """List portfolios with their newest equity."""
     return gateway.get("/portfolios", all=every)["items"]
 
@@ -52,7 +52,7 @@ def _shown(found: dict[str, Any], **_: Any) -> str:
 @portfolio.command()
 @click.argument("name")
 @gateway_result("fks.portfolio/1", _shown)
-def show(gateway: Gateway, name: str) -> Any:
+def show(gateway: GatewaySession, name: str) -> Any:
     """Show one portfolio, by its name or its number."""
     return gateway.get(path_of("portfolios", name))
 
@@ -64,7 +64,7 @@ def show(gateway: Gateway, name: str) -> Any:
 @click.option("--instance", "instances", multiple=True, help="Strategy instance that is a member, without its account.")
 @click.option("--benchmark", help="Symbol that it is compared with.")
 @gateway_result("fks.portfolio/1", _shown)
-def create(gateway: Gateway, base_currency: str, **body: Any) -> Any:
+def create(gateway: GatewaySession, base_currency: str, **body: Any) -> Any:
     """Make a portfolio. A holding belongs to at most one."""
     return gateway.post("/portfolios", {**body, "base_currency": base_currency.upper()})
 
@@ -79,7 +79,7 @@ def create(gateway: Gateway, base_currency: str, **body: Any) -> Any:
 @click.option("--benchmark", help='Symbol that it is compared with; "" for none.')
 @click.option("--version", type=int, help="Change it only if it is still at this version; default the present one.")
 @gateway_result("fks.portfolio/1", _shown)
-def change(gateway: Gateway, name: str, **given: Any) -> Any:
+def change(gateway: GatewaySession, name: str, **given: Any) -> Any:
     """Change the name, the benchmark, or the members: a list replaces that of its kind."""
     body = {"name": given["rename"], "benchmark": given["benchmark"]}
     for kind in ("accounts", "instances"):
@@ -93,7 +93,7 @@ def change(gateway: Gateway, name: str, **given: Any) -> Any:
 @portfolio.command()
 @click.argument("name")
 @gateway_result("fks.portfolio/1", _shown)
-def archive(gateway: Gateway, name: str) -> Any:
+def archive(gateway: GatewaySession, name: str) -> Any:
     """Archive a portfolio: its equity stays, its members may join another one. Nothing is sold."""
     return gateway.delete(path_of("portfolios", name))
 
@@ -117,7 +117,7 @@ def _show_holdings(answer: dict[str, Any], **_: Any) -> None:
 @portfolio.command()
 @click.argument("name")
 @gateway_result("fks.portfolio.holdings/1", _show_holdings)
-def holdings(gateway: Gateway, name: str) -> Any:
+def holdings(gateway: GatewaySession, name: str) -> Any:
     """Show the holdings of a portfolio and their values now; a rate that is missing is named."""
     return gateway.get(path_of("portfolios", name, "holdings"))
 
@@ -136,7 +136,7 @@ def holdings(gateway: Gateway, name: str) -> Any:
     },
     empty="nothing yet: it is written every hour",
 )
-def equity(gateway: Gateway, name: str, days: int) -> Any:
+def equity(gateway: GatewaySession, name: str, days: int) -> Any:
     """Show the equity of a portfolio over time, a row an hour, with the money that flowed in or out."""
     return gateway.get(path_of("portfolios", name, "equity"), days=days)["items"]
 
@@ -168,6 +168,6 @@ def _show_performance(found: dict[str, Any], **_: Any) -> None:
 @click.argument("name")
 @click.option("--days", type=click.IntRange(1, 3660), default=365, show_default=True, help="How far back.")
 @gateway_result("fks.portfolio.performance/1", _show_performance)
-def performance(gateway: Gateway, name: str, days: int) -> Any:
+def performance(gateway: GatewaySession, name: str, days: int) -> Any:
     """Show the profit of a portfolio without deposits and withdrawals, its time-weighted return and its risk."""
     return gateway.get(path_of("portfolios", name, "performance"), days=days)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fks.cli.base import options, table
-from fks.cli.client import Gateway, gateway_result, path_of
+from fks.cli.client import GatewaySession, gateway_result, path_of
 from fks.cli.shown import at, time_of
 
 
@@ -34,7 +34,7 @@ def _rhythm_of(row: dict[str, Any]) -> str:
     },
     empty="no schedules",
 )
-def list_(gateway: Gateway) -> Any:
+def list_(gateway: GatewaySession) -> Any:
     """List the schedules, FKS's own too."""
     return gateway.get("/schedules")["items"]
 
@@ -51,7 +51,7 @@ def _show_runs(found: dict[str, Any], name: str) -> None:
 @schedule.command()
 @click.argument("name")
 @gateway_result("fks.schedule/1", _show_runs)
-def show(gateway: Gateway, name: str) -> Any:
+def show(gateway: GatewaySession, name: str) -> Any:
     """Show one schedule with its last runs."""
     return gateway.get(path_of("schedules", name))
 
@@ -73,7 +73,7 @@ def _shown(found: dict[str, Any], **_: Any) -> str:
 @click.argument("action")
 @_rhythm
 @gateway_result("fks.schedule/1", _shown)
-def add(gateway: Gateway, params: str | None, **body: Any) -> Any:
+def add(gateway: GatewaySession, params: str | None, **body: Any) -> Any:
     """Add a schedule that runs ACTION.
 
     Actions: deep-check, retention; backup {"keep": 7}; sync {"symbol": "BTCUSDT"}; drift-check {"instance": ID};
@@ -86,7 +86,7 @@ def add(gateway: Gateway, params: str | None, **body: Any) -> Any:
 @click.argument("name")
 @_rhythm
 @gateway_result("fks.schedule/1", _shown)
-def edit(gateway: Gateway, name: str, params: str | None, **body: Any) -> Any:
+def edit(gateway: GatewaySession, name: str, params: str | None, **body: Any) -> Any:
     """Change when a schedule runs, or its parameters."""
     return gateway.post(path_of("schedules", name), {**body, "params": _object(params)})
 
@@ -94,7 +94,7 @@ def edit(gateway: Gateway, name: str, params: str | None, **body: Any) -> Any:
 @schedule.command()
 @click.argument("name")
 @gateway_result("fks.schedule/1", "{name} will run; see 'fks schedule show {name}'")
-def run(gateway: Gateway, name: str) -> Any:
+def run(gateway: GatewaySession, name: str) -> Any:
     """Run a schedule's action now, within seconds."""
     return gateway.post(path_of("schedules", name, "run"))
 
@@ -102,7 +102,7 @@ def run(gateway: Gateway, name: str) -> Any:
 @schedule.command()
 @click.argument("name")
 @gateway_result("fks.schedule/1", _shown)
-def pause(gateway: Gateway, name: str) -> Any:
+def pause(gateway: GatewaySession, name: str) -> Any:
     """Let a schedule rest until it is resumed."""
     return gateway.post(path_of("schedules", name), {"is_enabled": False})
 
@@ -110,7 +110,7 @@ def pause(gateway: Gateway, name: str) -> Any:
 @schedule.command()
 @click.argument("name")
 @gateway_result("fks.schedule/1", _shown)
-def resume(gateway: Gateway, name: str) -> Any:
+def resume(gateway: GatewaySession, name: str) -> Any:
     """Let a paused schedule run again from its next due time."""
     return gateway.post(path_of("schedules", name), {"is_enabled": True})
 
@@ -118,7 +118,7 @@ def resume(gateway: Gateway, name: str) -> Any:
 @schedule.command()
 @click.argument("name")
 @gateway_result("fks.schedule-removed/1", "{name} is removed")
-def remove(gateway: Gateway, name: str) -> Any:
+def remove(gateway: GatewaySession, name: str) -> Any:
     """Remove a schedule; its runs stay."""
     return gateway.delete(path_of("schedules", name))
 

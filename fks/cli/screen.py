@@ -13,7 +13,7 @@ from collections.abc import Callable
 import click
 
 from fks.clock import RealClock
-from fks.config.endpoints import Node
+from fks.config.endpoints import NodeEndpoints
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.node.services import TITLES
@@ -92,7 +92,7 @@ class Screen:
 
 
 def first_screen(
-    paths: Paths, node: Node, settings: Settings, *, market: str, took_s: float, is_detached: bool
+    paths: Paths, node: NodeEndpoints, settings: Settings, *, market: str, took_s: float, is_detached: bool
 ) -> list[str]:
     """Return the lines that say what runs, where to look, and which channels of alerts are blocked."""
     from fks.cli.alerts import blocked_channels

@@ -16,7 +16,7 @@ import click
 from fks.cli.base import FAILED, as_json, emit, fields, table
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import iso
-from fks.sim.options import Wire
+from fks.sim.options import WireProtocol
 
 if TYPE_CHECKING:
     import asyncio
@@ -43,8 +43,8 @@ def sim() -> None:
 @click.option("--port", default=0, show_default=True, help="Port; 0 takes any free one.")
 @click.option(
     "--wire",
-    default=Wire.BINANCE.value,
-    type=click.Choice([wire.value for wire in Wire]),
+    default=WireProtocol.BINANCE.value,
+    type=click.Choice([wire.value for wire in WireProtocol]),
     show_default=True,
     help="Protocol of market data; kraken: REST and WebSocket v2, beside Binance's.",
 )
@@ -103,7 +103,7 @@ def _options(given: dict[str, Any]) -> Options:
         raise InputError(f"speed {given['speed']} is not above 0", remedy="use --hold to stop the tape")
     return Options(
         given["data_dir"],
-        wire=Wire(given["wire"]),
+        wire=WireProtocol(given["wire"]),
         seed=given["seed"],
         host=given["host"],
         port=given["port"],
@@ -404,7 +404,7 @@ def _play_tape(tape: Path, speed: float | None, timeframe: str) -> tuple[Summary
     """Return the result of the tape, and how many seconds the playing took."""
     from fks.tape.player import play, wires_of
     from fks.tape.reader import header_of, read_records, tape_files
-    from fks.tape.records import Kind
+    from fks.tape.records import RecordKind
     from fks.tape.summary import Summary
 
     files = tape_files(tape)
@@ -416,7 +416,7 @@ def _play_tape(tape: Path, speed: float | None, timeframe: str) -> tuple[Summary
     make_wire = wires_of(header.exchange)
     begin_s, begin_ns = time.monotonic(), 0
     for played in play(read_records(files), make_wire):
-        if speed is not None and played.kind is Kind.FRAME:
+        if speed is not None and played.kind is RecordKind.FRAME:
             begin_ns = begin_ns or played.received_ns
             wait_s = (played.received_ns - begin_ns) / 1e9 / speed - (time.monotonic() - begin_s)
             if wait_s > 0.002:

@@ -141,7 +141,7 @@ async def read_database(paths: Paths, read: Callable[[Database], Awaitable[T]]) 
     """Return the result of `read` on this node's database, without anything else running. Errors: OutageError."""
     from fks.cli.store import on_database
     from fks.config.endpoints import load_node
-    from fks.config.settings import Database as Settings
+    from fks.config.settings import DatabaseSettings as Settings
 
     url = load_node(paths).database_url
     return await on_database(url, read, Settings(pool_max=1), application="fks-cli", retry_s=0.0)

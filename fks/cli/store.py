@@ -13,7 +13,7 @@ import click
 
 from fks.cli.base import settings_of
 from fks.config.paths import Paths
-from fks.config.settings import Database as Options
+from fks.config.settings import DatabaseSettings as Options
 from fks.config.settings import Settings
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fks.cli.screen import Screen
     from fks.config.paths import Paths
     from fks.config.settings import Settings
-    from fks.node.build import Site
+    from fks.node.build import NodeSite
 
 ANSWER_S = 15.0  # until a keeper that is being started again answers
 UP_S = 180.0  # a detached start may take this long on a slow machine; its keeper gives up long before
@@ -176,7 +176,7 @@ def _stop(keeper: Any, screen: Screen, number: int) -> None:
     screen.line(click.style(f"{signal.Signals(number).name}: {text}", fg="yellow"))
 
 
-async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: bool, is_json: bool) -> None:
+async def _watch(site: NodeSite, screen: Screen, ready: asyncio.Event, *, is_quiet: bool, is_json: bool) -> None:
     from fks.cli.checkup import safeguards
     from fks.cli.live import watch
     from fks.cli.screen import first_screen

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import click
 
 from fks.cli.base import Columns, Command, named
-from fks.cli.client import Gateway, gateway_result, path_of
+from fks.cli.client import GatewaySession, gateway_result, path_of
 from fks.cli.shown import at, time_of
 
 SCOPES = ("read", "signal", "approve", "trade", "admin")
@@ -45,7 +45,7 @@ def _with_password(text: str) -> Command:
 @click.option("--account", "accounts", multiple=True, metavar="A", help="Bind to this account; may be repeated.")
 @_generate
 @gateway_result("fks.user/1", _with_password("user {0[name]} ({scope}) is added"))
-def add(gateway: Gateway, name: str, scope: str, accounts: tuple[str, ...], generate: bool) -> Any:
+def add(gateway: GatewaySession, name: str, scope: str, accounts: tuple[str, ...], generate: bool) -> Any:
     """Add a user. The password is asked for, or read from a pipe; scopes trade and admin need a second factor.
 
     In the demo the first user trades without one.
@@ -73,12 +73,12 @@ _STATE: Columns = {
 
 @users.command("list")
 @gateway_result("fks.users/1", _STATE, empty="no users")
-def list_(gateway: Gateway) -> Any:
+def list_(gateway: GatewaySession) -> Any:
     """List users, their sessions and locks."""
     return gateway.get("/users")["items"]
 
 
-def _change(gateway: Gateway, name: str, **body: object) -> Any:
+def _change(gateway: GatewaySession, name: str, **body: object) -> Any:
     return gateway.post(path_of("users", name), body)
 
 
@@ -86,7 +86,7 @@ def _change(gateway: Gateway, name: str, **body: object) -> Any:
 @click.argument("name")
 @_generate
 @gateway_result("fks.user/1", _with_password("user {name} has a new password"))
-def password(gateway: Gateway, name: str, generate: bool) -> Any:
+def password(gateway: GatewaySession, name: str, generate: bool) -> Any:
     """Give a user a new password; the user's sessions end."""
     password = _password(generate)
     return _change(gateway, name, password=password) | ({"password": password} if generate else {})
@@ -96,7 +96,7 @@ def password(gateway: Gateway, name: str, generate: bool) -> Any:
 @click.argument("name")
 @click.argument("scope", type=click.Choice(SCOPES))
 @gateway_result("fks.user/1", "user {name} has scope {scope}", err=True)
-def scope(gateway: Gateway, name: str, scope: str) -> Any:
+def scope(gateway: GatewaySession, name: str, scope: str) -> Any:
     """Change a user's scope, also for sessions that are open."""
     return _change(gateway, name, scope=scope)
 
@@ -107,7 +107,7 @@ def scope(gateway: Gateway, name: str, scope: str) -> Any:
 @gateway_result(
     "fks.user/1", lambda _, name, account: f"user {name} is bound to {', '.join(account) or 'no account'}", err=True
 )
-def accounts(gateway: Gateway, name: str, account: tuple[str, ...]) -> Any:
+def accounts(gateway: GatewaySession, name: str, account: tuple[str, ...]) -> Any:
     """Bind a user to accounts; without any, the user may see and trade all of them."""
     return _change(gateway, name, accounts=account) if account else _change(gateway, name, all_accounts=True)
 
@@ -115,7 +115,7 @@ def accounts(gateway: Gateway, name: str, account: tuple[str, ...]) -> Any:
 @users.command()
 @click.argument("name")
 @gateway_result("fks.user/1", "user {name} is disabled", err=True)
-def disable(gateway: Gateway, name: str) -> Any:
+def disable(gateway: GatewaySession, name: str) -> Any:
     """Refuse a user's logins and end the sessions."""
     return _change(gateway, name, disabled=True)
 
@@ -123,7 +123,7 @@ def disable(gateway: Gateway, name: str) -> Any:
 @users.command()
 @click.argument("name")
 @gateway_result("fks.user/1", "user {name} is enabled", err=True)
-def enable(gateway: Gateway, name: str) -> Any:
+def enable(gateway: GatewaySession, name: str) -> Any:
     """Accept a disabled user's logins again."""
     return _change(gateway, name, disabled=False)
 
@@ -131,7 +131,7 @@ def enable(gateway: Gateway, name: str) -> Any:
 @users.command("totp-reset")
 @click.argument("name")
 @gateway_result("fks.user/1", "user {name} has no second factor any more", err=True)
-def totp_reset(gateway: Gateway, name: str) -> Any:
+def totp_reset(gateway: GatewaySession, name: str) -> Any:
     """Forget a user's second factor, when the authenticator is lost; the user's sessions end."""
     return _change(gateway, name, reset_totp=True)
 
@@ -143,7 +143,7 @@ def totp_reset(gateway: Gateway, name: str) -> Any:
     "fks.user-unlocked/1",
     lambda done, name, **_: f"user {name} is unlocked" if done["unlocked"] else f"user {name} was not locked",
 )
-def unlock(gateway: Gateway, name: str, address: str | None) -> Any:
+def unlock(gateway: GatewaySession, name: str, address: str | None) -> Any:
     """Forget a user's failed logins."""
     return gateway.post(path_of("users", name, "unlock") + (f"?address={quote(address, safe='')}" if address else ""))
 
@@ -151,7 +151,7 @@ def unlock(gateway: Gateway, name: str, address: str | None) -> Any:
 @users.command()
 @click.argument("name")
 @gateway_result("fks.user-logout/1", "{0[ended]} sessions of {name} are ended")
-def logout(gateway: Gateway, name: str) -> Any:
+def logout(gateway: GatewaySession, name: str) -> Any:
     """End every session of a user."""
     return gateway.delete(path_of("users", name, "sessions"))
 
@@ -201,7 +201,7 @@ def _created(made: dict[str, Any], name: str, scope: str, **_: Any) -> None:
     help="Requests per hour; default auth.limit_per_hour.",
 )
 @gateway_result("fks.token/1", _created)
-def create(gateway: Gateway, accounts: tuple[str, ...], **body: Any) -> Any:
+def create(gateway: GatewaySession, accounts: tuple[str, ...], **body: Any) -> Any:
     """Make a token and show it, this once."""
     return gateway.post("/tokens", {**body, "accounts": accounts or None})
 
@@ -221,7 +221,7 @@ def create(gateway: Gateway, accounts: tuple[str, ...], **body: Any) -> Any:
     },
     empty="no tokens",
 )
-def list_tokens(gateway: Gateway) -> Any:
+def list_tokens(gateway: GatewaySession) -> Any:
     """List tokens, revoked ones included; none can be shown again."""
     return gateway.get("/tokens")["items"]
 
@@ -229,7 +229,7 @@ def list_tokens(gateway: Gateway) -> Any:
 @token.command()
 @click.argument("name")
 @gateway_result("fks.token-revoked/1", "token {name} is revoked")
-def revoke(gateway: Gateway, name: str) -> Any:
+def revoke(gateway: GatewaySession, name: str) -> Any:
     """End a token; it is refused everywhere within two seconds."""
     return gateway.delete(path_of("tokens", name))
 
@@ -253,6 +253,6 @@ def audit() -> None:
     },
     empty="nothing was changed",
 )
-def list_audit(gateway: Gateway, **query: Any) -> Any:
+def list_audit(gateway: GatewaySession, **query: Any) -> Any:
     """List the audit, newest first: `requested` before a change, `answered` with its status, `noted` for logins."""
     return gateway.pages("/audit", **query)

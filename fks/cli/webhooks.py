@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fks.cli.client import Gateway, gateway_result, path_of
+from fks.cli.client import GatewaySession, gateway_result, path_of
 from fks.cli.shown import at
 
 _SIZINGS = click.Choice(["payload", "quantity", "notional", "risk"])
@@ -41,7 +41,7 @@ def _show(made: dict[str, Any], **_: Any) -> None:
 @click.option("--confidence-min", default="0.6", show_default=True, help="Lowest confidence, where a message has one.")
 @click.option("--tradingview-only", is_flag=True, help="Take messages from TradingView's four addresses alone.")
 @gateway_result("fks.webhook/1", _show)
-def add(gateway: Gateway, **body: Any) -> Any:
+def add(gateway: GatewaySession, **body: Any) -> Any:
     """Make a webhook and show its secret, this once, with the message to paste into the alert."""
     return gateway.post("/webhooks", body)
 
@@ -61,7 +61,7 @@ def add(gateway: Gateway, **body: Any) -> Any:
         f"{changed['quota_per_hour']} an hour"
     ),
 )
-def edit(gateway: Gateway, name: str, symbols: tuple[str, ...], **body: Any) -> Any:
+def edit(gateway: GatewaySession, name: str, symbols: tuple[str, ...], **body: Any) -> Any:
     """Change what a webhook's sender may do; its secret and its account stay."""
     return gateway.post(path_of("webhooks", name), {**body, "symbols": symbols or None})
 
@@ -69,7 +69,7 @@ def edit(gateway: Gateway, name: str, symbols: tuple[str, ...], **body: Any) -> 
 @webhooks.command()
 @click.argument("name")
 @gateway_result("fks.webhook/1", _show)
-def rotate(gateway: Gateway, name: str) -> Any:
+def rotate(gateway: GatewaySession, name: str) -> Any:
     """Give a webhook another secret and show it, this once; the old one is refused at once."""
     return gateway.post(path_of("webhooks", name, "rotate"))
 
@@ -81,7 +81,7 @@ def rotate(gateway: Gateway, name: str) -> Any:
     "fks.webhook-test/1",
     "would place: {0[signal][side]} {0[signal][size]} {0[signal][symbol]} {0[signal][type]}; nothing was sent",
 )
-def test(gateway: Gateway, name: str, message: str | None) -> Any:
+def test(gateway: GatewaySession, name: str, message: str | None) -> Any:
     """Show the signal that a message would become. Nothing is sent or counted."""
     try:
         body = json.loads(message) if message else {}
@@ -104,7 +104,7 @@ def test(gateway: Gateway, name: str, message: str | None) -> Any:
     },
     empty="no webhooks",
 )
-def list_(gateway: Gateway) -> Any:
+def list_(gateway: GatewaySession) -> Any:
     """List webhooks, without their secrets."""
     return gateway.get("/webhooks")["items"]
 
@@ -112,6 +112,6 @@ def list_(gateway: Gateway) -> Any:
 @webhooks.command()
 @click.argument("name")
 @gateway_result("fks.webhook-removed/1", "webhook {name} is removed")
-def remove(gateway: Gateway, name: str) -> Any:
+def remove(gateway: GatewaySession, name: str) -> Any:
     """Remove a webhook; its secret is refused at once."""
     return gateway.delete(path_of("webhooks", name))

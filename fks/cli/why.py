@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fks.cli.client import Gateway, gateway_result
+from fks.cli.client import GatewaySession, gateway_result
 from fks.cli.shown import price_of, time_of
 
 _TONES = {"failed": "red", "passed": "green", "exempt": "yellow", "skipped": "bright_black"}
@@ -30,7 +30,7 @@ def _print_stories(stories: Sequence[Mapping[str, Any]], **_: Any) -> None:
 @click.option("--instance", help="Of a symbol: only this strategy instance.")
 @click.option("--exchange", help="Whose symbol is meant.")
 @gateway_result("fks.why/1", _print_stories)
-def why(gateway: Gateway, time: str | None, **query: str | None) -> Any:
+def why(gateway: GatewaySession, time: str | None, **query: str | None) -> Any:
     """Show why an order was placed, denied, or never made: fks why ORDER, fks why SIGNAL, fks why SYMBOL TIME.
 
     The history is the journal's: the bar, the strategy's values on it, its signal, every check with its limit and

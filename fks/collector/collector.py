@@ -54,7 +54,7 @@ from fks.store.bus import FEEDS, Bus
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
 from fks.store.latest import Latest
-from fks.store.quarantine import Held, QuarantineStore
+from fks.store.quarantine import QuarantinedRow, QuarantineStore
 
 # Publishers to Redis: the newest price, quote and book of each symbol, and the states of feeds.
 #
@@ -366,7 +366,7 @@ class Collector:
     def _now(self) -> tuple[int, float]:
         return self._clock.now_ns(), self._clock.monotonic()
 
-    def _handle(self, feed: SymbolFeed, event: m.Event) -> list[ChannelGroup]:
+    def _handle(self, feed: SymbolFeed, event: m.FeedEvent) -> list[ChannelGroup]:
         """Give an event to a feed and perform its actions; return the groups to subscribe again."""
         silent: list[ChannelGroup] = []
         for action in feed.handle(event):
@@ -490,7 +490,7 @@ class Suspects:
     def __init__(self, exchange: str, db: Database, meter: Meter, log: Log) -> None:
         self._exchange, self._meter, self._log = exchange, meter, log
         self._store = QuarantineStore(db, self._not_held)
-        self._held: deque[Held] = deque(maxlen=SUSPECTS_MAX)
+        self._held: deque[QuarantinedRow] = deque(maxlen=SUSPECTS_MAX)
 
     def add(self, event: Suspect) -> None:
         """Keep a message until `store` takes it."""
@@ -499,7 +499,7 @@ class Suspects:
         )
         if len(self._held) == SUSPECTS_MAX:
             self._meter.count("fks_market_dropped_total", channel="suspects")
-        self._held.append(Held.suspect(self._exchange, event))
+        self._held.append(QuarantinedRow.suspect(self._exchange, event))
 
     async def store(self) -> None:
         """Put what waits into the quarantine. Errors: OutageError; then it waits on."""
@@ -509,7 +509,7 @@ class Suspects:
             for _ in held:
                 self._held.popleft()
 
-    def _not_held(self, held: Held, error: Exception) -> None:
+    def _not_held(self, held: QuarantinedRow, error: Exception) -> None:
         """Count and log a message that PostgreSQL cannot hold; the others are stored."""
         self._meter.count("fks_market_dropped_total", channel="suspects")
         self._log.warning(

@@ -30,8 +30,8 @@ from fks.model.ports import Exchange, Log
 from fks.model.timeframe import NS, bar_end, bar_start, iso
 from fks.rate_limits.budgets import in_background
 from fks.store.feeds import TRADE_GAPS_MAX, FeedStore, TradeGap
-from fks.store.gaps import Span
-from fks.store.quarantine import Held, QuarantineStore, Settled, numbers_of
+from fks.store.gaps import TimeRange
+from fks.store.quarantine import QuarantinedRow, QuarantineStore, SettledAs, numbers_of
 
 RETRY = Backoff(0.2, 5.0, jitter=0.5)
 LATE_TRIES = 5  # REST shows trades later than the stream: a trade that it lacks after so many queries is false
@@ -39,7 +39,7 @@ FOLLOWED, FOLLOWED_TRIES = 3, 25  # unless so many consecutive ids arrived: then
 RECHECK_NS = 300 * NS  # so far back bars are fetched again after a restart: one may lack a trade that came late
 REFETCH_MAX = 200_000  # trades fetched for the store at a time
 
-Handle = Callable[[SymbolFeed, m.Event], object]
+Handle = Callable[[SymbolFeed, m.FeedEvent], object]
 
 
 class GapFiller:
@@ -66,7 +66,7 @@ class GapFiller:
         )
         self._left_out: dict[str, list[tuple[int, int]]] = {}  # symbol -> [from id, to id) that the exchange lacks, too
         self._backfills: dict[tuple[str, ...], Backfill] = {}
-        self._tasks: dict[tuple[type[m.Action], str], asyncio.Task[None]] = {}
+        self._tasks: dict[tuple[type[m.FeedAction], str], asyncio.Task[None]] = {}
         self._next: dict[str, m.StartBackfill] = {}  # of symbols whose backfill runs: the one that follows it
         self._group: asyncio.TaskGroup | None = None
         self.is_draining = False
@@ -92,7 +92,7 @@ class GapFiller:
         if backfills := [task for (kind, _), task in self._tasks.items() if kind is m.StartBackfill]:
             await asyncio.wait(backfills, timeout=seconds)
 
-    def perform(self, feed: SymbolFeed, action: m.Action) -> None:
+    def perform(self, feed: SymbolFeed, action: m.FeedAction) -> None:
         """Start an action of a feed, unless one of its kind runs; a backfill then follows the one that runs."""
         if self.is_draining:
             return
@@ -114,7 +114,7 @@ class GapFiller:
         elif isinstance(action, m.RefetchTrades) and self._has_past_trades:
             self._begin(feed, action, self._refetch(feed))
 
-    def _begin(self, feed: SymbolFeed, action: m.Action, work: Coroutine[None, None, None]) -> None:
+    def _begin(self, feed: SymbolFeed, action: m.FeedAction, work: Coroutine[None, None, None]) -> None:
         key = (type(action), feed.symbol)
         if key in self._tasks or self._group is None:
             work.close()
@@ -283,14 +283,14 @@ class GapFiller:
         while (suspect := feed.suspect) is not None:
             bar, reason = suspect
             try:
-                await self._quarantine.add([Held.bar(bar, "outlier", reason, source="live")])
+                await self._quarantine.add([QuarantinedRow.bar(bar, "outlier", reason, source="live")])
                 self._log.warning(
                     "bar.suspect", symbol=bar.symbol, timeframe=bar.timeframe, time=iso(bar.time_ns), reason=reason
                 )
                 await self._clock.sleep(GRACE_NS / NS)
                 for own in await self._own_bars(feed, bar.timeframe, bar.time_ns, bar_end(bar.time_ns, bar.timeframe)):
                     is_same = numbers_of(own) == numbers_of(bar)
-                    verdict = Settled.CONFIRMED if is_same else Settled.REFUSED
+                    verdict = SettledAs.CONFIRMED if is_same else SettledAs.REFUSED
                     await self._quarantine.settle_bars(bar.exchange, bar.symbol, bar.timeframe, [bar.time_ns], verdict)
                     if not is_same:
                         feed.correct([own])
@@ -314,7 +314,9 @@ class GapFiller:
             newest = await backfill.newest(feed.symbol)
             if newest is None or not (newest.time_ns >= end_ns or self._has_all_known(feed, newest)):
                 raise OutageError(f"{feed.symbol}: REST does not show the trades up to {iso(end_ns)} yet")
-            return await TradeBars(self._exchange, self._clock).bars(feed.symbol, timeframe, Span(start_ns, end_ns))
+            return await TradeBars(self._exchange, self._clock).bars(
+                feed.symbol, timeframe, TimeRange(start_ns, end_ns)
+            )
         source = backfill.native(timeframe)
         rows = [bar async for page in backfill.bars(feed.symbol, source, start_ns, end_ns) for bar in page]
         rows = [bar for bar in rows if start_ns <= bar.time_ns < end_ns]
@@ -379,7 +381,7 @@ class GapFiller:
         source, count = TradeBars(self._exchange, self._clock), 0
         for gap in wanted:
             times = gap.before_ns, gap.after_ns
-            span = Span(min(times), max(times) + NEAR_NS)  # the store keeps microseconds
+            span = TimeRange(min(times), max(times) + NEAR_NS)  # the store keeps microseconds
             async for page in source.pages(feed.symbol, span):
                 if trades := [trade for trade in page if gap.from_id <= trade.trade_id < gap.to_id]:
                     await self._store.flush([FeedRow(feed.symbol, TRADES)], [], trades)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from fks.config.problems import Source, WrongSetting
+from fks.config.problems import ValueSource, WrongSetting
 from fks.config.urls import is_on_this_host
 
 Key = tuple[str, str]
-Names = Mapping[str, tuple[str, Source]]
+Names = Mapping[str, tuple[str, ValueSource]]
 
 #: names that are one setting of ours each
 DIRECT: dict[str, Key] = {
@@ -60,7 +60,7 @@ def is_secret(name: str, value: str) -> bool:
     return is_ours and name.endswith(_SECRET_ENDS) and not _PLACEHOLDER.fullmatch(value)
 
 
-def embedded(names: Names) -> dict[str, tuple[str, Source]]:
+def embedded(names: Names) -> dict[str, tuple[str, ValueSource]]:
     """Return the passwords that are given for the embedded servers, by the name of our secret.
 
     A password without the host of its server means the embedded one. `<secure-random-password>`, as the README of the
@@ -73,16 +73,18 @@ def embedded(names: Names) -> dict[str, tuple[str, Source]]:
     }
 
 
-def read(names: Names, problems: list[WrongSetting]) -> dict[Key, tuple[Any, Source]]:
+def read(names: Names, problems: list[WrongSetting]) -> dict[Key, tuple[Any, ValueSource]]:
     """Return our settings from the owner's names."""
-    found: dict[Key, tuple[Any, Source]] = {key: names[name] for name, key in DIRECT.items() if name in names}
+    found: dict[Key, tuple[Any, ValueSource]] = {key: names[name] for name, key in DIRECT.items() if name in names}
     for key, url in ((("database", "url"), _postgres(names, problems)), (("redis", "url"), _redis(names, problems))):
         if url is not None:
             found[key] = url
     return found
 
 
-def conflicts(owners: Mapping[Key, tuple[Any, Source]], ours: Mapping[Key, tuple[Any, Source]]) -> list[WrongSetting]:
+def conflicts(
+    owners: Mapping[Key, tuple[Any, ValueSource]], ours: Mapping[Key, tuple[Any, ValueSource]]
+) -> list[WrongSetting]:
     """Return a problem for each setting that both kinds of names set, to different values."""
     problems = []
     for key in owners.keys() & ours.keys():
@@ -93,7 +95,7 @@ def conflicts(owners: Mapping[Key, tuple[Any, Source]], ours: Mapping[Key, tuple
     return sorted(problems, key=str)
 
 
-def _postgres(names: Names, problems: list[WrongSetting]) -> tuple[str, Source] | None:
+def _postgres(names: Names, problems: list[WrongSetting]) -> tuple[str, ValueSource] | None:
     given = [name for name in POSTGRES if name in names]
     if "POSTGRES_HOST" not in names:
         # the embedded server takes the password (`embedded`), and without a network of its own it needs no TLS
@@ -125,10 +127,10 @@ def _postgres(names: Names, problems: list[WrongSetting]) -> tuple[str, Source] 
     credentials = quote(user, safe="") + (":" + quote(password, safe="") if password else "")
     mode = "require" if tls else "disable"
     url = f"postgresql://{credentials}@{_bracketed(host)}:{port}/{quote(database, safe='')}?sslmode={mode}"
-    return url, Source(", ".join(names[name][1].text for name in given), "POSTGRES_HOST")
+    return url, ValueSource(", ".join(names[name][1].text for name in given), "POSTGRES_HOST")
 
 
-def _redis(names: Names, problems: list[WrongSetting]) -> tuple[str, Source] | None:
+def _redis(names: Names, problems: list[WrongSetting]) -> tuple[str, ValueSource] | None:
     given = [name for name in REDIS if name in names and (name != "REDIS_PASSWORD" or "REDIS_HOST" in names)]
     if not given:
         return None
@@ -147,7 +149,7 @@ def _redis(names: Names, problems: list[WrongSetting]) -> tuple[str, Source] | N
     scheme = "redis" if is_on_this_host(host) else "rediss"
     credentials = f":{quote(password, safe='')}@" if password else ""
     url = f"{scheme}://{credentials}{_bracketed(host)}:{port}/0"
-    return url, Source(", ".join(names[name][1].text for name in given), "REDIS_HOST")
+    return url, ValueSource(", ".join(names[name][1].text for name in given), "REDIS_HOST")
 
 
 def _flag(names: Names, name: str, *, default: bool, problems: list[WrongSetting]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from fks.config.problems import Source, WrongSetting, did_you_mean
+from fks.config.problems import ValueSource, WrongSetting, did_you_mean
 from fks.config.settings import Settings
 from fks.config.urls import (
     database_faults,
@@ -23,7 +23,7 @@ from fks.config.urls import (
 from fks.model.errors import InputError
 from fks.model.timeframe import TIMEFRAMES, check_together
 
-Sources = Mapping[tuple[str, str], Source]
+Sources = Mapping[tuple[str, str], ValueSource]
 _SYMBOL = re.compile(r"[A-Z0-9]{2,20}([._:][A-Z0-9]+)?")
 
 
@@ -39,7 +39,7 @@ def problems_of(settings: Settings, sources: Sources) -> list[WrongSetting]:
     ]
 
 
-def _at(sources: Sources, name: str) -> Source | None:
+def _at(sources: Sources, name: str) -> ValueSource | None:
     section, _, key = name.partition(".")
     return sources.get((section, key))
 

@@ -32,7 +32,7 @@ def port_settings() -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class NodeEndpoints:
     """The endpoints of a running node. The URLs carry passwords: never log them. `sim` has rest, ws, ws_api, api_key,
     api_secret, pid and port; `pids` the keeper's children."""
 
@@ -111,12 +111,12 @@ class TrustedFile:
             return 0
 
 
-def save_node(paths: Paths, node: Node) -> None:
+def save_node(paths: Paths, node: NodeEndpoints) -> None:
     """Write the endpoints, whole or not at all, for this user only."""
     write_private(paths.node_file, json.dumps(asdict(node), indent=1) + "\n")
 
 
-def load_node(paths: Paths) -> Node:
+def load_node(paths: Paths) -> NodeEndpoints:
     """Return the endpoints of the running node.
 
     Errors: OutageError when it does not run, ConfigError when the file is damaged or others may read it.
@@ -124,8 +124,8 @@ def load_node(paths: Paths) -> Node:
     try:
         check_private(paths.node_file)
         content = json.loads(paths.node_file.read_text())
-        known = {name: content[name] for name in Node.__dataclass_fields__ if name in content}
-        return Node(**known)
+        known = {name: content[name] for name in NodeEndpoints.__dataclass_fields__ if name in content}
+        return NodeEndpoints(**known)
     except FileNotFoundError:
         raise OutageError(f"FKS is not running at {paths.home}", remedy="start it with 'fks up'") from None
     except (ValueError, TypeError, AttributeError) as error:

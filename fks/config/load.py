@@ -20,7 +20,7 @@ from pydantic import SecretStr, ValidationError
 from fks.config import aliases, toml
 from fks.config.check import problems_of
 from fks.config.paths import Paths
-from fks.config.problems import Source, WrongSetting, did_you_mean, joined
+from fks.config.problems import ValueSource, WrongSetting, did_you_mean, joined
 from fks.config.secrets import ignored_passwords, wrong_passwords
 from fks.config.settings import Section, Settings
 from fks.model.errors import ConfigError
@@ -34,12 +34,12 @@ SHORT_NAMES: dict[str, Key] = {"FKS_CORS_ORIGINS": ("http", "cors_origins")}
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedSettings:
     """Checked settings, the source of each that is not a default, the files that were read, and warnings about what
     was ignored."""
 
     settings: Settings
-    sources: Mapping[Key, Source]
+    sources: Mapping[Key, ValueSource]
     files: tuple[Path, ...]
     warnings: tuple[str, ...] = ()
 
@@ -52,12 +52,12 @@ def load_settings(home: str | Path | None = None) -> Settings:
     return load(home).settings
 
 
-def load(home: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
+def load(home: str | Path | None = None, environ: Mapping[str, str] | None = None) -> LoadedSettings:
     """Return the settings with their sources. `environ` stands in for the process's environment."""
     env = os.environ if environ is None else environ
     paths = Paths.of(home or env.get("FKS_HOME") or ".fks")
     values: dict[Key, Any] = {}
-    sources: dict[Key, Source] = {}
+    sources: dict[Key, ValueSource] = {}
     problems: list[WrongSetting] = []
     files: list[Path] = []
     if paths.config_file.exists():
@@ -81,7 +81,7 @@ def load(home: str | Path | None = None, environ: Mapping[str, str] | None = Non
     if problems:
         raise ConfigError(joined(problems))
     assert settings is not None
-    return Loaded(settings, sources, tuple(files), tuple(map(str, ignored.values())))
+    return LoadedSettings(settings, sources, tuple(files), tuple(map(str, ignored.values())))
 
 
 def env_name(section: str, key: str) -> str:
@@ -117,7 +117,9 @@ def config_hash(settings: Settings) -> str:
     return hashlib.sha256(repr(plain(dumped)).encode()).hexdigest()[:16]
 
 
-def _take(values: dict[Key, Any], sources: dict[Key, Source], given: Mapping[Key, tuple[Any, Source]]) -> None:
+def _take(
+    values: dict[Key, Any], sources: dict[Key, ValueSource], given: Mapping[Key, tuple[Any, ValueSource]]
+) -> None:
     for key, (value, source) in given.items():
         values[key], sources[key] = value, source
 
@@ -132,24 +134,26 @@ def given_passwords(paths: Paths, environ: Mapping[str, str] | None = None) -> d
 
 def names_of(
     paths: Paths, env: Mapping[str, str], problems: list[WrongSetting]
-) -> tuple[dict[str, tuple[str, Source]], list[Path]]:
+) -> tuple[dict[str, tuple[str, ValueSource]], list[Path]]:
     """Return every set name with its value, the environment's over .env's, and the files that were read."""
-    found: dict[str, tuple[str, Source]] = {}
+    found: dict[str, tuple[str, ValueSource]] = {}
     files = []
     for file in paths.env_files:
         if file.is_file():
             files.append(file)
             found |= toml.read_env(file, problems)
-    found |= {name: (value, Source(f"env {name}", name)) for name, value in env.items()}
+    found |= {name: (value, ValueSource(f"env {name}", name)) for name, value in env.items()}
     return {name: pair for name, pair in found.items() if pair[0] != ""}, files
 
 
-def _our_names(names: Mapping[str, tuple[str, Source]], problems: list[WrongSetting]) -> dict[Key, tuple[Any, Source]]:
+def _our_names(
+    names: Mapping[str, tuple[str, ValueSource]], problems: list[WrongSetting]
+) -> dict[Key, tuple[Any, ValueSource]]:
     known = {
         env_name(section, key): (section, key) for section, model in sections().items() for key in model.model_fields
     }
     known |= SHORT_NAMES
-    found: dict[Key, tuple[Any, Source]] = {}
+    found: dict[Key, tuple[Any, ValueSource]] = {}
     for name, (value, source) in sorted(names.items()):
         if not name.startswith("FKS_") or name in NOT_SETTINGS or name in aliases.SERVICE_URLS:
             continue
@@ -164,7 +168,7 @@ def _our_names(names: Mapping[str, tuple[str, Source]], problems: list[WrongSett
 
 
 def _validate(
-    paths: Paths, values: Mapping[Key, Any], sources: Mapping[Key, Source], problems: list[WrongSetting]
+    paths: Paths, values: Mapping[Key, Any], sources: Mapping[Key, ValueSource], problems: list[WrongSetting]
 ) -> Settings | None:
     tree: dict[str, Any] = {"home": paths.home}
     for (section, key), value in values.items():
@@ -193,7 +197,7 @@ def _shaped(section: str, key: str, value: Any) -> Any:
     return {name.strip(): text.strip() for name, _, text in (part.partition("=") for part in parts)}
 
 
-def _problem(found: Any, values: Mapping[Key, Any], sources: Mapping[Key, Source]) -> WrongSetting:
+def _problem(found: Any, values: Mapping[Key, Any], sources: Mapping[Key, ValueSource]) -> WrongSetting:
     section, key = str(found["loc"][0]), str(found["loc"][1]) if len(found["loc"]) > 1 else ""
     field = sections()[section].model_fields.get(key)
     name = f"{section}.{key}"
@@ -208,7 +212,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _expand_symbols(settings: Settings, sources: Mapping[Key, Source]) -> Settings:
+def _expand_symbols(settings: Settings, sources: Mapping[Key, ValueSource]) -> Settings:
     """Expand MAINS and ALTS and write symbols as the venue does; MAINS or ALTS alone mean: collect those."""
     data = settings.data
     wanted = data.symbols

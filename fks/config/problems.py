@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ValueSource:
     """Source of a value: `text` for people ("fks.toml:3", "env FKS_HTTP_PORT"), `name` the name that set it."""
 
     text: str
@@ -20,7 +20,7 @@ class WrongSetting:
     """One wrong setting. `key` may carry its value; a secret's never does."""
 
     key: str
-    source: Source | None
+    source: ValueSource | None
     text: str
     remedy: str = ""
 

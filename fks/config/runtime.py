@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from fks.config.check import problems_of
-from fks.config.problems import Source, WrongSetting, did_you_mean, joined
-from fks.config.settings import Auth, Risk, Section, Settings, Supervision, Venue
+from fks.config.problems import ValueSource, WrongSetting, did_you_mean, joined
+from fks.config.settings import AuthSettings, Risk, Section, Settings, Supervision, VenueSettings
 from fks.model.errors import ConfigError, InputError
 from fks.model.untrusted import check_text
 
@@ -50,7 +50,8 @@ def _keys(section: str, model: type[Section], *left_out: str) -> list[str]:
 CHANGEABLE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_keys("risk", Risk), _ORDERS),
     **dict.fromkeys(
-        _keys("venue", Venue, "exchange", "rest_url", "ws_url", "ws_api_url", "api_key", "api_secret", "live"), _TRADING
+        _keys("venue", VenueSettings, "exchange", "rest_url", "ws_url", "ws_api_url", "api_key", "api_secret", "live"),
+        _TRADING,
     ),
     "costs.fee_rate": ("orders", GATEWAY),
     "costs.fee_rate_maker": ("orders", GATEWAY),
@@ -64,7 +65,7 @@ CHANGEABLE: dict[str, tuple[str, ...]] = {
     "strategies.crash_window_s": (SUPERVISOR, "strategy:*"),
     **dict.fromkeys(_keys("supervision", Supervision, "lease_ttl_s", "lease_renew_s", "placement"), ("*", SUPERVISOR)),
     **dict.fromkeys(_SUPERVISORS, (SUPERVISOR,)),
-    **dict.fromkeys(_keys("auth", Auth), (GATEWAY,)),
+    **dict.fromkeys(_keys("auth", AuthSettings), (GATEWAY,)),
     "ninja.copies": ("orders", GATEWAY),
     "http.replicas": (GATEWAY,),
     "http.replicas_per_node": (GATEWAY,),
@@ -139,7 +140,7 @@ def overlay(settings: Settings, values: Values, source: str) -> Settings:
             section, _, name = key.partition(".")
             wanted.setdefault(section, {})[name] = _shaped(settings, section, name, value)
     origin = {
-        (section, name): Source(source, f"{section}.{name}") for section, names in wanted.items() for name in names
+        (section, name): ValueSource(source, f"{section}.{name}") for section, names in wanted.items() for name in names
     }
     problems: list[WrongSetting] = []
     updated: dict[str, Section] = {}
@@ -189,7 +190,7 @@ def _shaped(settings: Settings, section: str, name: str, value: Any) -> Any:
 
 
 def _problem(
-    section: str, names: Mapping[str, Any], found: Any, origin: Mapping[tuple[str, str], Source]
+    section: str, names: Mapping[str, Any], found: Any, origin: Mapping[tuple[str, str], ValueSource]
 ) -> WrongSetting:
     name = str(found["loc"][0])
     key, text = f"{section}.{name}", str(found["msg"])

@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, SecretStr
 
 from fks.config.paths import Paths
-from fks.config.problems import Source, WrongSetting
+from fks.config.problems import ValueSource, WrongSetting
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError
 
@@ -55,7 +55,7 @@ class Secrets:
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class SecretsSetup:
     """The result of `ensure_secrets`: the names it made and those it kept."""
 
     file: Path
@@ -107,7 +107,7 @@ def load_secrets(paths: Paths) -> Secrets:
     return Secrets(**{name: SecretStr(values[name]) for name in NAMES})
 
 
-def ensure_secrets(paths: Paths, *, rotate: bool = False, given: Mapping[str, str] | None = None) -> Setup:
+def ensure_secrets(paths: Paths, *, rotate: bool = False, given: Mapping[str, str] | None = None) -> SecretsSetup:
     """Make the secrets that are missing (all of them when `rotate`) and write the files that hold them, mode 0600.
 
     A missing one that is in `given` (a person's password for an embedded server) is taken from there. Idempotent. A
@@ -128,7 +128,7 @@ def ensure_secrets(paths: Paths, *, rotate: bool = False, given: Mapping[str, st
         write_private(paths.secrets_file, _HEADER + _toml(values))
     for file, name in ((paths.ray_token_file, "ray_token"), (paths.cli_token_file, "cli_token")):
         _ensure_holds(file, values[name])
-    return Setup(paths.secrets_file, made, tuple(name for name in NAMES if name not in made))
+    return SecretsSetup(paths.secrets_file, made, tuple(name for name in NAMES if name not in made))
 
 
 def _strong() -> str:
@@ -239,7 +239,7 @@ def check_given(what: str, value: str) -> None:
         )
 
 
-def ignored_passwords(given: Mapping[str, tuple[str, Source]]) -> dict[str, WrongSetting]:
+def ignored_passwords(given: Mapping[str, tuple[str, ValueSource]]) -> dict[str, WrongSetting]:
     """Return a warning for a Redis password that is too weak for the embedded server, by the name of our secret.
 
     The server has a strong one of its own then. It holds no data and has no port, so a start need not fail for it.
@@ -254,14 +254,14 @@ def ignored_passwords(given: Mapping[str, tuple[str, Source]]) -> dict[str, Wron
     return {}
 
 
-def _remedy(source: Source) -> str:
+def _remedy(source: ValueSource) -> str:
     """Return what to do about a password that is not the embedded server's."""
     is_file = not source.text.startswith("env ")
     remedy = "run 'fks security-setup': it writes the right one there" if is_file else "unset it"
     return f"{remedy}; set {source.name.replace('PASSWORD', 'HOST')} for an external server"
 
 
-def wrong_passwords(paths: Paths, given: Mapping[str, tuple[str, Source]]) -> list[WrongSetting]:
+def wrong_passwords(paths: Paths, given: Mapping[str, tuple[str, ValueSource]]) -> list[WrongSetting]:
     """Return a problem for each password given for an embedded server that is not its password, or cannot become it.
 
     `given`: by the name of our secret. Before the server is made, a strong one becomes its password.

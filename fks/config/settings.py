@@ -65,7 +65,7 @@ class Web(Section):
     replicas: int = Field(1, ge=1, le=16, description="replicas of the pages")
 
 
-class Auth(Section):
+class AuthSettings(Section):
     """Logins of users, and rate limits of all callers."""
 
     access_minutes: int = Field(10, ge=1, le=60, description="life of an access token (JWT), minutes")
@@ -94,7 +94,7 @@ class Auth(Section):
     )
 
 
-class Database(Section):
+class DatabaseSettings(Section):
     url: SecretStr | None = Field(None, description="external PostgreSQL; unset = the embedded server")
     pool_min: int = Field(1, ge=1, description="connections a process keeps")
     pool_max: int = Field(8, ge=1, description="connections a process may open")
@@ -133,7 +133,7 @@ class Ray(Section):
     worker_port_max: int = _port(0, "last worker port")
 
 
-class Node(Section):
+class NodeSettings(Section):
     """This machine's place in a cluster. Alone (`fks up`) none of it has to be said."""
 
     role: Literal["single", "head", "worker"] = Field(
@@ -238,7 +238,7 @@ class Data(Section):
     tape_keep_gb: float = Field(10.0, gt=0, description="tapes kept of one exchange; beyond it the oldest files go, GB")
 
 
-class Venue(Section):
+class VenueSettings(Section):
     """The venue that strategies trade on; its name in tables is ccxt, whatever its session."""
 
     exchange: str = Field("binance", description="exchange id")
@@ -506,7 +506,7 @@ class Supervision(Section):
     )
 
 
-class Log(Section):
+class LogSettings(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level written")
     json_lines: bool = Field(True, description="one JSON object a line in files under FKS_HOME/logs")
 
@@ -733,7 +733,7 @@ class Backup(Section):
     verify: bool = Field(True, description="restore each backup into a scratch database and compare the rows")
 
 
-class Alerts(Section):
+class AlertsSettings(Section):
     discord_webhook_url: SecretStr | None = Field(None, description="Discord webhook that alerts go to")
     hosts: tuple[str, ...] = Field(
         (),
@@ -787,14 +787,14 @@ class Settings(Section):
     home: Path = Field(Path(".fks"), description="where all state lives (FKS_HOME)")
     http: Http = Http()
     web: Web = Web()
-    auth: Auth = Auth()
-    database: Database = Database()
+    auth: AuthSettings = AuthSettings()
+    database: DatabaseSettings = DatabaseSettings()
     redis: Redis = Redis()
     ray: Ray = Ray()
-    node: Node = Node()
+    node: NodeSettings = NodeSettings()
     sim: Sim = Sim()
     data: Data = Data()
-    venue: Venue = Venue()
+    venue: VenueSettings = VenueSettings()
     orders: Orders = Orders()
     risk: Risk = Risk()
     costs: Costs = Costs()
@@ -803,12 +803,12 @@ class Settings(Section):
     strategies: Strategies = Strategies()
     research: Research = Research()
     supervision: Supervision = Supervision()
-    log: Log = Log()
+    log: LogSettings = LogSettings()
     ninja: Ninja = Ninja()
     mt5: Mt5 = Mt5()
     monitor: Monitor = Monitor()
     backup: Backup = Backup()
-    alerts: Alerts = Alerts()
+    alerts: AlertsSettings = AlertsSettings()
     chat: Chat = Chat()
     ai: Ai = Ai()
 

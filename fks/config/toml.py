@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.config import aliases
-from fks.config.problems import Source, WrongSetting, did_you_mean
+from fks.config.problems import ValueSource, WrongSetting, did_you_mean
 from fks.config.settings import Section, Settings
 
 _HEADER = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]")
@@ -19,7 +19,7 @@ _QUOTED = re.compile(r"\s*([\"'])(.*?)\1\s*(?:#.*)?")
 _COMMENT = re.compile(r"(?:^|\s)\s*#.*$")
 
 
-def read(file: Path, problems: list[WrongSetting]) -> dict[tuple[str, str], tuple[Any, Source]]:
+def read(file: Path, problems: list[WrongSetting]) -> dict[tuple[str, str], tuple[Any, ValueSource]]:
     """Return (section, key) -> (value, source) of a TOML file; what FKS does not know becomes a problem."""
     text = file.read_text(encoding="utf-8", errors="replace")
     try:
@@ -31,9 +31,9 @@ def read(file: Path, problems: list[WrongSetting]) -> dict[tuple[str, str], tupl
         return {}
     lines = _lines(text)
     known = {name: field.annotation for name, field in Settings.model_fields.items() if name != "home"}
-    found: dict[tuple[str, str], tuple[Any, Source]] = {}
+    found: dict[tuple[str, str], tuple[Any, ValueSource]] = {}
     for section, content in document.items():
-        source = Source(f"{file.name}:{lines.get((section, ''), lines.get(('', section), 1))}", section)
+        source = ValueSource(f"{file.name}:{lines.get((section, ''), lines.get(('', section), 1))}", section)
         if section == "home":
             problems.append(WrongSetting("home", source, "is not set here", "set FKS_HOME or use --home"))
         elif section not in known:
@@ -54,7 +54,7 @@ def read(file: Path, problems: list[WrongSetting]) -> dict[tuple[str, str], tupl
             assert isinstance(model, type)
             assert issubclass(model, Section)
             for key, value in content.items():
-                at = Source(f"{file.name}:{lines.get((section, key), '?')}", f"{section}.{key}")
+                at = ValueSource(f"{file.name}:{lines.get((section, key), '?')}", f"{section}.{key}")
                 if key in model.model_fields:
                     found[section, key] = (value, at)
                 else:
@@ -66,13 +66,13 @@ def read(file: Path, problems: list[WrongSetting]) -> dict[tuple[str, str], tupl
     return found
 
 
-def read_env(file: Path, problems: list[WrongSetting]) -> dict[str, tuple[str, Source]]:
+def read_env(file: Path, problems: list[WrongSetting]) -> dict[str, tuple[str, ValueSource]]:
     """Return name -> (value, source) of a .env file: NAME=value, quotes and `export` allowed, # comments, also after
     a value (`NAME=value  # why`) and after none (`NAME=  # why`).
 
     A file with one of our secrets in it must be readable by its owner only.
     """
-    found: dict[str, tuple[str, Source]] = {}
+    found: dict[str, tuple[str, ValueSource]] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -81,7 +81,7 @@ def read_env(file: Path, problems: list[WrongSetting]) -> dict[str, tuple[str, S
             problems.append(WrongSetting(f"{file.name}:{number}", None, "is no NAME=value", "comments start with #"))
             continue
         name, value = match.groups()
-        found[name] = (_value(value), Source(f"{file.name}:{number} {name}", name))
+        found[name] = (_value(value), ValueSource(f"{file.name}:{number} {name}", name))
     mode = stat.S_IMODE(file.stat().st_mode)
     secret = sorted(name for name, (value, _) in found.items() if value and aliases.is_secret(name, value))
     if mode & 0o077 and secret:

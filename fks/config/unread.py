@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from fks.config.problems import Source, WrongSetting
+from fks.config.problems import ValueSource, WrongSetting
 from fks.config.settings import Settings
 
 Key = tuple[str, str]
@@ -20,13 +20,13 @@ UNREAD: dict[Key, str] = {
 _OWN_RAY = frozenset({"storage", "num_cpus", "object_store_mb", "gcs_port", "dashboard_port", "client_port"})
 
 
-def unread(settings: Settings, sources: Mapping[Key, Source]) -> list[WrongSetting]:
+def unread(settings: Settings, sources: Mapping[Key, ValueSource]) -> list[WrongSetting]:
     """Return the settings that were set without an effect, each with the reason."""
     reasons = [(key, reason) for key in sources if (reason := _reason(key, settings))]
     return [WrongSetting(f"{section}.{key}", sources[section, key], why) for (section, key), why in reasons]
 
 
-def warnings_of(settings: Settings, sources: Mapping[Key, Source]) -> Iterator[str]:
+def warnings_of(settings: Settings, sources: Mapping[Key, ValueSource]) -> Iterator[str]:
     """Yield the lines in which a command reports them."""
     for setting in unread(settings, sources):
         yield f"{setting.key} ({setting.source.text if setting.source else ''}) has no effect: {setting.text}"

@@ -19,7 +19,7 @@ from fks import __version__
 from fks.indicators import INDICATORS, compute
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.errors import InputError, OutageError
-from fks.store.bars import BarStore, Series
+from fks.store.bars import BarStore, SeriesSummary
 from fks.store.columns import ColumnCache
 from fks.store.db import Database
 from fks.store.indicators import IndicatorStore
@@ -82,7 +82,7 @@ class IndicatorCache:
         await self._store.save(exchange, symbol, timeframe, name, key, params, state, bars.time_ns, columns)
         return Computed(exchange, symbol, state.revision, bars.time_ns, columns)
 
-    async def _still(self, exchange: str, symbol: str, timeframe: str) -> tuple[Series, Bars]:
+    async def _still(self, exchange: str, symbol: str, timeframe: str) -> tuple[SeriesSummary, Bars]:
         """Return a series and its state, which was the same before and after reading it."""
         before = await self._state(exchange, symbol, timeframe)
         for _ in range(_TRIES):
@@ -93,8 +93,8 @@ class IndicatorCache:
             before = after
         raise OutageError(f"{symbol} {timeframe} is being written all the time", remedy="try again in a moment")
 
-    async def _state(self, exchange: str, symbol: str, timeframe: str) -> Series:
-        return await self._bars.series(symbol, timeframe, exchange=exchange) or Series(0, 0, None, None)
+    async def _state(self, exchange: str, symbol: str, timeframe: str) -> SeriesSummary:
+        return await self._bars.series(symbol, timeframe, exchange=exchange) or SeriesSummary(0, 0, None, None)
 
 
 def params_key(name: str, params: Mapping[str, float]) -> str:

@@ -21,7 +21,7 @@ from fks.model.instrument import Instrument
 from fks.model.order import Fill, Side
 from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.portfolio.position import apply_fill
-from fks.store.db import Database, Row, Session
+from fks.store.db import Database, Row, Transaction
 from fks.store.reading import Listed
 
 VENUE = SOURCE = "manual"
@@ -149,7 +149,7 @@ def _check_same(row: Row, trade: ManualTrade) -> None:
         )
 
 
-async def _restate(tx: Session, listed: Listed, account_id: int) -> None:
+async def _restate(tx: Transaction, listed: Listed, account_id: int) -> None:
     rows = await tx.fetch("manual.booked", account_id, listed.symbol)
     realized = realized_by(rows, listed)
     await tx.execute("manual.restate", [row["id"] for row in rows], realized)

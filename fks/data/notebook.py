@@ -23,7 +23,7 @@ from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, bar_end, bar_start, check_timeframe, iso
 from fks.store.accounts import AccountStore
-from fks.store.bars import BarStore, Series
+from fks.store.bars import BarStore, SeriesSummary
 from fks.store.columns import ColumnCache
 from fks.store.corporate_actions import CorporateActionStore
 from fks.store.db import Database
@@ -39,7 +39,7 @@ _FEW = 20_000
 _session: Session | None = None
 
 
-class Record(dict[str, Any]):
+class NamedRow(dict[str, Any]):
     """One row: `row["name"]` and `row.name` are the same."""
 
     __slots__ = ()
@@ -52,9 +52,9 @@ class Record(dict[str, Any]):
             raise AttributeError(f"this row has no {name!r}: it has {', '.join(self)}") from None
 
 
-def _record(row: Mapping[str, Any]) -> Record:
+def _record(row: Mapping[str, Any]) -> NamedRow:
     """Return a row with plain numbers: the driver says 5E+4 where the table says 50000."""
-    return Record({key: Decimal(format(v, "f")) if isinstance(v, Decimal) else v for key, v in row.items()})
+    return NamedRow({key: Decimal(format(v, "f")) if isinstance(v, Decimal) else v for key, v in row.items()})
 
 
 # ── which node ───────────────────────────────────────────────────────────────────────────────────
@@ -219,7 +219,7 @@ def get_indicator(
 
 def _read(
     symbol: str, timeframe: str, limit: int | None, start: object, end: object, exchange: str | None
-) -> tuple[Listed, Series, Bars]:
+) -> tuple[Listed, SeriesSummary, Bars]:
     """Return the listed symbol and exchange, the summary of the series, and the bars."""
     check_timeframe(timeframe)
     first_ns, last_ns, limit = _span(start, end, limit)
@@ -227,7 +227,7 @@ def _read(
 
     now = session()
 
-    async def work(db: Database) -> tuple[Listed, Series, Bars]:
+    async def work(db: Database) -> tuple[Listed, SeriesSummary, Bars]:
         listed = await ReadingStore(db).find(symbol, exchange)
         store = BarStore(db)
         state = await store.series(listed.symbol, timeframe, exchange=listed.exchange)
@@ -242,7 +242,7 @@ def _read(
             exchange=listed.exchange,
             is_newest=first_ns is None,
         )
-        state = state or Series(0, 0, None, None)
+        state = state or SeriesSummary(0, 0, None, None)
         market = calendar_for(listed.exchange, state.calendar, listed.symbol, bars)
         return listed, state, replace(bars, calendar=market, exchange=listed.exchange)
 
@@ -256,7 +256,7 @@ def _missing(
     from fks.exchanges.registry import EXCHANGES
     from fks.futures import futures_calendar
     from fks.history.gaps import calendar_for, count_bars, has_empty_bars
-    from fks.store.gaps import Span
+    from fks.store.gaps import TimeRange
 
     is_known = kept or listed.exchange in EXCHANGES or futures_calendar(listed.exchange, listed.symbol)
     if not is_known or not has_empty_bars(listed.exchange):
@@ -280,9 +280,9 @@ def _missing(
         last_ns = bar_end(int(bars.time_ns[-1]), timeframe) if len(bars) else closed_ns
     if last_ns <= first_ns:
         return 0
-    return count_bars(Span(first_ns, last_ns), timeframe, calendar_for(listed.exchange, kept, listed.symbol)) - len(
-        bars
-    )
+    return count_bars(
+        TimeRange(first_ns, last_ns), timeframe, calendar_for(listed.exchange, kept, listed.symbol)
+    ) - len(bars)
 
 
 def _span(start: object, end: object, limit: int | None) -> tuple[int | None, int | None, int | None]:
@@ -293,7 +293,7 @@ def _span(start: object, end: object, limit: int | None) -> tuple[int | None, in
 
 def get_sync_status(
     symbol: str | None = None, timeframe: str | None = None, *, exchange: str | None = None
-) -> list[Record]:
+) -> list[NamedRow]:
     """Return the state of the syncs of a symbol (of all without one): symbol, timeframe, exchange, sync_status
     (pending, running, done, failed; collected or stored where bars came without a sync), error, last_sync_at, and what
     is stored now: oldest, newest, candles, revision."""
@@ -305,7 +305,7 @@ def get_sync_status(
 
 
 # ── accounts ─────────────────────────────────────────────────────────────────────────────────────
-def get_accounts() -> list[Record]:
+def get_accounts() -> list[NamedRow]:
     """Return every account: id, name, account_type, venue, broker, currency, initial_balance (Decimal), mode,
     is_enabled."""
     from dataclasses import asdict
@@ -315,7 +315,7 @@ def get_accounts() -> list[Record]:
 
 def create_account(
     name: str, account_type: str = "personal", initial_balance: object = 0, broker: str = "", *, currency: str = "USDT"
-) -> Record:
+) -> NamedRow:
     """Return the account of that name, created if there is none: a paper account, which never sends an order.
 
     Twice equals once. Errors: InputError for an impossible name or value, or when the existing account has other
@@ -345,7 +345,7 @@ def create_account(
         )
     given = {"account_type": account_type, "broker": broker, "currency": currency, "initial_balance": balance}
 
-    async def work(db: Database) -> Record:
+    async def work(db: Database) -> NamedRow:
         made = await AccountStore(db).create(
             name, venue="paper", account_type=account_type, broker=broker, currency=currency, initial_balance=balance
         )
@@ -375,7 +375,7 @@ def record_trade(
     reference: str | None = None,
     fee_currency: str | None = None,
     exchange: str | None = None,
-) -> Record:
+) -> NamedRow:
     """Book an execution that was made elsewhere, and return its row; nothing is sent, no position changes.
 
     Equal arguments are the same trade: it is not booked twice, a warning is given, and `is_new` is False. Two equal
@@ -466,7 +466,7 @@ class Service:
         end: object = None,
         exchange: str | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> Record:
+    ) -> NamedRow:
         """Fetch the bars of one series that are not stored, by default of two years up to now; return a summary.
 
         `progress` is called with (bars done, bars in all), from another thread. Safe to interrupt and to repeat: stored

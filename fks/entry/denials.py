@@ -20,7 +20,7 @@ from fks.model.timeframe import bar_end, iso, to_ns
 from fks.risk.sizing import entry_quantity
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 
 SIGNALS_MAX = 2_000
 BARS_MAX = 1_000_000  # of one series: 12 days of seconds, two years of minutes; 48 MB in this process
@@ -43,7 +43,7 @@ class DenialLedger:
         `is_cut`: there were more than SIGNALS_MAX entries, and the later ones are left out.
         """
         rows = await self._db.fetch("denials.unmade", since, until, instance, SIGNALS_MAX + 1)
-        listed = {(item.exchange, item.symbol): item for item in await Facts(self._db).instruments()}
+        listed = {(item.exchange, item.symbol): item for item in await FactStore(self._db).instruments()}
         series: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
         for row in map(dict, rows[:SIGNALS_MAX]):
             series[row["exchange"], row["symbol"], row["timeframe"] or _PERSON_TIMEFRAME].append(row)

@@ -109,7 +109,7 @@ def request_of(
     return ExecutionRequest(order, sizing, amount, reference, body_hash, trusts_price)
 
 
-class Execution:
+class ExecutionEntry:
     """Submits execution signals through order entry. Holds no state; many may exist."""
 
     def __init__(self, db: Database, entry: OrderEntry, clock: Clock, settings: Settings) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from fks.clock import Clock
 from fks.config.secrets import derived
-from fks.config.settings import Auth
+from fks.config.settings import AuthSettings
 from fks.model.errors import InputError, Problem
 from fks.process.callers import network_of
 from fks.store.tokens import SCOPES, Principal
@@ -74,7 +74,7 @@ def check_password(password: str, name: str) -> str:
 class Logins:
     """Begins, continues and ends sessions. Soft state: none that another replica lacks."""
 
-    def __init__(self, store: UserStore, clock: Clock, settings: Auth, key: str) -> None:
+    def __init__(self, store: UserStore, clock: Clock, settings: AuthSettings, key: str) -> None:
         from argon2 import PasswordHasher
 
         self.store = store

@@ -22,7 +22,7 @@ from decimal import Decimal
 from typing import Any
 
 from fks.clock import Clock
-from fks.entry.execution import Execution, ExecutionRequest, canonical_hash, close_of, is_close, request_of, wrong
+from fks.entry.execution import ExecutionEntry, ExecutionRequest, canonical_hash, close_of, is_close, request_of, wrong
 from fks.entry.order_entry import Draft, EntryAnswer, OrderEntry, positive
 from fks.model.errors import InputError, Problem
 from fks.model.instrument import folded
@@ -52,7 +52,7 @@ _ORDER = frozenset(
 _ALIASES = {"ticker": "symbol", "side": "action", "sl": "stop_loss", "tp": "take_profit"}
 
 
-class Refused:
+class RefusedAddresses:
     """Addresses that are past their limit, until they may send again. Bounded; the oldest is forgotten first.
 
     TradingView's are never among them: all of its users send from them, and one could stop the alerts of another.
@@ -83,14 +83,14 @@ class Webhooks:
     """Takes messages of webhooks. Holds the node's key and the addresses that are refused; many may exist."""
 
     def __init__(
-        self, store: WebhookStore, entry: OrderEntry, execution: Execution, clock: Clock, session_key: str
+        self, store: WebhookStore, entry: OrderEntry, execution: ExecutionEntry, clock: Clock, session_key: str
     ) -> None:
         self._store = store
         self._entry = entry
         self._execution = execution
         self._clock = clock
         self._key = session_key.encode()
-        self.refused = Refused(clock)
+        self.refused = RefusedAddresses(clock)
 
     # ── secrets ──────────────────────────────────────────────────────────────────────────────────
     def new_salt(self) -> tuple[str, str]:

@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import SecretStr
 
 from fks.clock import Clock
-from fks.config.endpoints import Node
+from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Settings
-from fks.exchanges.base import Endpoint
+from fks.exchanges.base import ExchangeAddresses
 from fks.model.errors import ConfigError, OutageError
 from fks.model.market import Allowance, ExchangeCapabilities, RateLimits
 from fks.model.ports import Budget, Exchange, Log
@@ -65,7 +65,7 @@ def key_of(settings: Settings, name: str) -> SecretStr | None:
     return None if setting is None else getattr(settings.data, setting)
 
 
-def endpoint_of(settings: Settings, node: Node | None, name: str = SIMULATED) -> Endpoint:
+def endpoint_of(settings: Settings, node: NodeEndpoints | None, name: str = SIMULATED) -> ExchangeAddresses:
     """Return where market data of `name` comes from.
 
     For `data.exchange`: data.rest_url and data.ws_url. Else its line of data.endpoints. Else, for the one that the
@@ -83,24 +83,24 @@ def endpoint_of(settings: Settings, node: Node | None, name: str = SIMULATED) ->
             remedy="set both: trades from one market and history from another do not fit together",
         )
     if rest is not None and name == settings.data.exchange:
-        return Endpoint(rest, ws)
+        return ExchangeAddresses(rest, ws)
     for line in settings.data.endpoints:
         owner, *urls = line.split()
         if owner == name:
             if len(urls) != 2:
                 raise ConfigError(f"data.endpoints has {line!r}", remedy="write 'name https://rest wss://stream'")
-            return Endpoint(*urls)
+            return ExchangeAddresses(*urls)
     if name != SIMULATED or not settings.sim.enabled:
-        return Endpoint()
+        return ExchangeAddresses()
     if node is None or not node.sim:
         raise OutageError(
             "the local exchange does not run", remedy="start it with 'fks up', or set sim.enabled = false"
         )
-    return Endpoint(str(node.sim["rest"]), str(node.sim["ws"]))
+    return ExchangeAddresses(str(node.sim["rest"]), str(node.sim["ws"]))
 
 
 def make_exchange(
-    name: str, *, settings: Settings, node: Node | None, clock: Clock, log: Log, budget: Budget | None = None
+    name: str, *, settings: Settings, node: NodeEndpoints | None, clock: Clock, log: Log, budget: Budget | None = None
 ) -> Exchange:
     """Return the exchange `name`, not yet opened. REST takes from `budget`; without one, ccxt's own throttle applies.
 

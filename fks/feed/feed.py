@@ -26,7 +26,7 @@ from fks.feed import machine as m
 from fks.feed.backlog import Backlog
 from fks.feed.exchange_clock import ExchangeClock
 from fks.feed.liveness import FeedLiveness
-from fks.feed.machine import Act, Action, FeedState, Gap, SilenceCheck, Stream
+from fks.feed.machine import FeedAct, FeedAction, FeedState, Gap, SilenceCheck, Stream
 from fks.feed.outages import Outages
 from fks.feed.rows import TRADES, SealedPosition
 from fks.feed.unstored import Batch, Sealed, Unstored
@@ -101,9 +101,9 @@ class SymbolFeed:
         self._needs_resync = False  # a trade was refused: where ids do not show it missing, REST comes before the next
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────
-    def handle(self, event: m.Event) -> list[Action]:
+    def handle(self, event: m.FeedEvent) -> list[FeedAction]:
         """Apply an event; return what the collector has to do, in order."""
-        actions: list[Action] = []
+        actions: list[FeedAction] = []
         self.applied = ()
         if self.state is not FeedState.OFF:
             handler = _HANDLERS.get(type(event))
@@ -113,20 +113,20 @@ class SymbolFeed:
                 handler(self, event, actions)
         return actions
 
-    def _on_received(self, event: m.Received, actions: list[Action]) -> None:
+    def _on_received(self, event: m.Received, actions: list[FeedAction]) -> None:
         trades = self._receive(event)
         if trades:
             actions.append(m.Publish(trades[-1], len(trades)))
         self._follow(event, actions)
 
-    def _on_book(self, event: m.BookReceived, actions: list[Action]) -> None:
+    def _on_book(self, event: m.BookReceived, actions: list[FeedAction]) -> None:
         channel = Channel.QUOTES if isinstance(event.value, Quote) else Channel.BOOK
         if channel in self.liveness:
             self.liveness[channel].received(event.now_s)
             self.outages.end(event.now_ns, channel)
             actions.append(m.Publish(event.value))
 
-    def _on_subscribed(self, event: m.Subscribed, actions: list[Action]) -> None:
+    def _on_subscribed(self, event: m.Subscribed, actions: list[FeedAction]) -> None:
         self._subscribed.add(event.channel)
         if event.channel is not Channel.TRADES:
             self.liveness[event.channel].restart(event.now_s)
@@ -136,7 +136,7 @@ class SymbolFeed:
         self._stream(m.SUBSCRIBED)
         self._apply(event, actions, cause="disconnected")
 
-    def _on_disconnected(self, event: m.Disconnected, actions: list[Action]) -> None:
+    def _on_disconnected(self, event: m.Disconnected, actions: list[FeedAction]) -> None:
         self._subscribed.discard(event.channel)
         if event.channel is not Channel.TRADES:
             self._begin_outage("disconnected", event.now_ns, event.channel)  # no second one where it was silent
@@ -145,14 +145,14 @@ class SymbolFeed:
             self._suspect(event.now_s)
         self._apply(event, actions, cause=event.cause)
 
-    def _on_discontinued(self, event: m.Discontinued, actions: list[Action]) -> None:
+    def _on_discontinued(self, event: m.Discontinued, actions: list[FeedAction]) -> None:
         if event.channel is Channel.TRADES:
             self.backlog.break_run()
             self._apply(event, actions)
         elif event.channel in (Channel.QUOTES, Channel.BOOK):
             self._begin_outage("gap", event.now_ns, event.channel)
 
-    def _on_tick(self, event: m.Ticked, actions: list[Action]) -> None:
+    def _on_tick(self, event: m.Ticked, actions: list[FeedAction]) -> None:
         if len(self.unstored.sealed) > SEALED_MAX and self.state is not FeedState.BACKFILL:
             actions.append(m.BarsDropped(len(self.unstored.sealed)))
             self._apply(m.Overflowed(event.now_ns, event.now_s), actions)
@@ -170,7 +170,7 @@ class SymbolFeed:
         elif event.is_measured:
             self._find_silence(event, actions)
 
-    def _on_claimed(self, event: m.Claimed, actions: list[Action]) -> None:
+    def _on_claimed(self, event: m.Claimed, actions: list[FeedAction]) -> None:
         self.positions = event.positions
         before = event.before
         if before is None:
@@ -185,7 +185,7 @@ class SymbolFeed:
             self._begin_outage("collector", event.now_ns)
         actions.append(m.RecheckBars())
 
-    def _on_checked(self, event: m.SilenceChecked, actions: list[Action]) -> None:
+    def _on_checked(self, event: m.SilenceChecked, actions: list[FeedAction]) -> None:
         is_building = self.state is FeedState.LIVE or self.state is FeedState.STALE
         if event.check.restarts != self.restarts or not is_building:
             return
@@ -203,10 +203,10 @@ class SymbolFeed:
                 self._suspect_since_s = event.now_s
         self._follow(event, actions)
 
-    def _on_tried(self, event: m.BackfillTried, actions: list[Action]) -> None:
+    def _on_tried(self, event: m.BackfillTried, actions: list[FeedAction]) -> None:
         self.error, self.is_refused = event.error, event.is_refused
 
-    def _on_stored(self, event: m.Stored, actions: list[Action]) -> None:
+    def _on_stored(self, event: m.Stored, actions: list[FeedAction]) -> None:
         if event.last_trade_id is not None:
             self.stored_id = event.last_trade_id
         timeframe = next((name for name in self.timeframes if length_of(name) >= 60), "")
@@ -216,11 +216,11 @@ class SymbolFeed:
                 if reason:
                     self._suspects.append((bar, reason))
 
-    def _on_draining(self, event: m.Draining, actions: list[Action]) -> None:
+    def _on_draining(self, event: m.Draining, actions: list[FeedAction]) -> None:
         self._build(event.now_ns, event.now_s)
         self._quarantine(actions)
 
-    def _follow(self, event: m.Event, actions: list[Action]) -> None:
+    def _follow(self, event: m.FeedEvent, actions: list[FeedAction]) -> None:
         """Build from the backlog and apply the events that follow from it."""
         found = self._build(event.now_ns, event.now_s)
         if found is not None:
@@ -233,11 +233,11 @@ class SymbolFeed:
         if self.clock.refused:
             self._quarantine(actions)
 
-    def _quarantine(self, actions: list[Action]) -> None:
+    def _quarantine(self, actions: list[FeedAction]) -> None:
         if suspects := self.clock.take_refused():
             actions.append(m.Quarantine(suspects))
 
-    def _find_silence(self, event: m.Ticked, actions: list[Action]) -> None:
+    def _find_silence(self, event: m.Ticked, actions: list[FeedAction]) -> None:
         for channel in self.liveness.silent(event.now_s):
             group = channel if channel in (Channel.QUOTES, Channel.BOOK) else Channel.TRADES
             if group not in self._subscribed:
@@ -260,8 +260,8 @@ class SymbolFeed:
 
     def _apply(
         self,
-        event: m.Event,
-        actions: list[Action],
+        event: m.FeedEvent,
+        actions: list[FeedAction],
         *,
         cause: str = "gap",
         gap: Gap | None = None,
@@ -273,26 +273,26 @@ class SymbolFeed:
         if row is None:
             return
         self.applied += (row.number,)
-        if Act.RECOVER in row.acts:
+        if FeedAct.RECOVER in row.acts:
             self._forget()
         if row.target is not None:
             self._set_state(row.target, event, cause, actions)
         for act in row.acts:
-            if act is Act.FETCH:
+            if act is FeedAct.FETCH:
                 actions.append(m.StartBackfill(self.missing(), settle_s=self._settle_s))
-            elif act is Act.FILL:
+            elif act is FeedAct.FILL:
                 actions.append(m.StartBackfill(gap, settle_s=settle_s, is_found=True))
-            elif act is Act.RECOVER:
+            elif act is FeedAct.RECOVER:
                 actions.append(m.StartBackfill(None))
-            elif act is Act.REBUILD:
+            elif act is FeedAct.REBUILD:
                 actions.append(m.StartBackfill(None, by_bars=True))
-            elif act is Act.CHECK:
+            elif act is FeedAct.CHECK:
                 assert check is not None
                 actions.append(m.CheckSilence(check))
-            elif act is Act.BUILD:
+            elif act is FeedAct.BUILD:
                 self._follow(event, actions)
 
-    def _set_state(self, state: FeedState, event: m.Event, cause: str, actions: list[Action]) -> None:
+    def _set_state(self, state: FeedState, event: m.FeedEvent, cause: str, actions: list[FeedAction]) -> None:
         old = self.state
         if isinstance(event, m.Stopped):  # nothing more is written about it but that it is off
             self.outages.end_all(event.now_ns)
@@ -691,7 +691,7 @@ class SymbolFeed:
                     self._late_ns.add(item.bar.time_ns)
 
 
-_HANDLERS: Mapping[type[m.Event], Callable[[SymbolFeed, Any, list[Action]], None]] = {
+_HANDLERS: Mapping[type[m.FeedEvent], Callable[[SymbolFeed, Any, list[FeedAction]], None]] = {
     m.Received: SymbolFeed._on_received,
     m.BookReceived: SymbolFeed._on_book,
     m.Subscribed: SymbolFeed._on_subscribed,

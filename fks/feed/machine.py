@@ -70,7 +70,7 @@ class SilenceCheck:
 
 # ── events ───────────────────────────────────────────────────────────────────────────────────────
 @dataclass(slots=True)
-class Event:
+class FeedEvent:
     """Something that happened to a feed. `now_ns` is the time of day, `now_s` the monotonic clock."""
 
     now_ns: int
@@ -78,14 +78,14 @@ class Event:
 
 
 @dataclass(slots=True)
-class Subscribed(Event):
+class Subscribed(FeedEvent):
     """The subscription of a channel group stands; TRADES is the group of trades and bars."""
 
     channel: Channel = Channel.TRADES
 
 
 @dataclass(slots=True)
-class Disconnected(Event):
+class Disconnected(FeedEvent):
     """The subscription of a channel group ended. `cause` is "silent" when most of its connection was silent."""
 
     channel: Channel = Channel.TRADES
@@ -93,28 +93,28 @@ class Disconnected(Event):
 
 
 @dataclass(slots=True)
-class Received(Event):
+class Received(FeedEvent):
     """Trades and the exchange's own bars arrived."""
 
     events: list[MarketData]
 
 
 @dataclass(slots=True)
-class BookReceived(Event):
+class BookReceived(FeedEvent):
     """A quote or a book arrived."""
 
     value: Quote | Book
 
 
 @dataclass(slots=True)
-class Discontinued(Event):
+class Discontinued(FeedEvent):
     """The exchange left out messages of a channel."""
 
     channel: Channel = Channel.TRADES
 
 
 @dataclass(slots=True)
-class Ticked(Event):
+class Ticked(FeedEvent):
     """Time passed. `is_measured`: silence counts, because the market is open and the tick was on time."""
 
     is_open: bool = True
@@ -122,7 +122,7 @@ class Ticked(Event):
 
 
 @dataclass(slots=True)
-class Claimed(Event):
+class Claimed(FeedEvent):
     """The store gave the feed its positions, and the state left by the collector before this one."""
 
     positions: dict[str, SealedPosition]
@@ -130,7 +130,7 @@ class Claimed(Event):
 
 
 @dataclass(slots=True)
-class SilenceChecked(Event):
+class SilenceChecked(FeedEvent):
     """REST answered a SilenceCheck with all trades after the last known one."""
 
     check: SilenceCheck
@@ -138,7 +138,7 @@ class SilenceChecked(Event):
 
 
 @dataclass(slots=True)
-class BackfillTried(Event):
+class BackfillTried(FeedEvent):
     """An attempt to backfill ended. `error` is "" when it succeeded; `is_refused`: the exchange refuses to answer."""
 
     error: str = ""
@@ -146,17 +146,17 @@ class BackfillTried(Event):
 
 
 @dataclass(slots=True)
-class BackfillFinished(Event):
+class BackfillFinished(FeedEvent):
     """Everything that was missing is in the feed."""
 
 
 @dataclass(slots=True)
-class BarsOutdated(Event):
+class BarsOutdated(FeedEvent):
     """Open bars lack a trade that came late: they are built again from the exchange's bars and trades."""
 
 
 @dataclass(slots=True)
-class Stored(Event):
+class Stored(FeedEvent):
     """The store committed bars, and trades up to `last_trade_id` (None: no trades)."""
 
     bars: list[Bar]
@@ -164,41 +164,41 @@ class Stored(Event):
 
 
 @dataclass(slots=True)
-class Draining(Event):
+class Draining(FeedEvent):
     """The collector ends: build from what arrived, start nothing."""
 
 
 @dataclass(slots=True)
-class Stopped(Event):
+class Stopped(FeedEvent):
     """The symbol is not collected any more."""
 
 
 @dataclass(slots=True)
-class GapFound(Event):
+class GapFound(FeedEvent):
     """Follows inside the feed: the next trade is not the one after the last."""
 
 
 @dataclass(slots=True)
-class CheckDue(Event):
+class CheckDue(FeedEvent):
     """Follows inside the feed: a bar is overdue, or trades have been silent for half their limit."""
 
 
 @dataclass(slots=True)
-class FellSilent(Event):
+class FellSilent(FeedEvent):
     """Follows inside the feed: trades have been silent beyond their limit (C7)."""
 
 
 @dataclass(slots=True)
-class Trusted(Event):
+class Trusted(FeedEvent):
     """Follows inside the feed: its subscription stands and its stream is trusted."""
 
 
 @dataclass(slots=True)
-class Overflowed(Event):
+class Overflowed(FeedEvent):
     """Follows inside the feed: more sealed bars wait for the store than memory may hold."""
 
 
-EVENTS: tuple[type[Event], ...] = (
+EVENTS: tuple[type[FeedEvent], ...] = (
     Subscribed, Disconnected, Received, BookReceived, Discontinued, Ticked, Claimed, SilenceChecked, BackfillTried,
     BackfillFinished, BarsOutdated, Stored, Draining, Stopped, GapFound, CheckDue, FellSilent, Trusted, Overflowed,
 )  # fmt: skip
@@ -206,12 +206,12 @@ EVENTS: tuple[type[Event], ...] = (
 
 # ── actions ──────────────────────────────────────────────────────────────────────────────────────
 @dataclass(slots=True)
-class Action:
+class FeedAction:
     """Something that the collector does for a feed."""
 
 
 @dataclass(slots=True)
-class StartBackfill(Action):
+class StartBackfill(FeedAction):
     """Fetch missing trades; `gap` None: recover from stored trades. While one runs, another follows it."""
 
     gap: Gap | None
@@ -221,14 +221,14 @@ class StartBackfill(Action):
 
 
 @dataclass(slots=True)
-class CheckSilence(Action):
+class CheckSilence(FeedAction):
     """Ask REST for the trades after the last one."""
 
     check: SilenceCheck
 
 
 @dataclass(slots=True)
-class Resubscribe(Action):
+class Resubscribe(FeedAction):
     """Subscribe a silent channel again, on another connection if there may be one."""
 
     channel: Channel
@@ -237,27 +237,27 @@ class Resubscribe(Action):
 
 
 @dataclass(slots=True)
-class CorrectBars(Action):
+class CorrectBars(FeedAction):
     """Fetch the exchange's own bars of the times at which trades came late."""
 
 
 @dataclass(slots=True)
-class ConfirmBars(Action):
+class ConfirmBars(FeedAction):
     """Fetch stored bars again that are outliers."""
 
 
 @dataclass(slots=True)
-class RefetchTrades(Action):
+class RefetchTrades(FeedAction):
     """Fetch the public trades that the store lacks."""
 
 
 @dataclass(slots=True)
-class RecheckBars(Action):
+class RecheckBars(FeedAction):
     """Fetch the bars sealed last again: the collector before may have died with a correction of one."""
 
 
 @dataclass(slots=True)
-class Publish(Action):
+class Publish(FeedAction):
     """Publish the newest trade, quote or book; `trades` arrived with it."""
 
     value: PublicTrade | Quote | Book
@@ -265,14 +265,14 @@ class Publish(Action):
 
 
 @dataclass(slots=True)
-class Quarantine(Action):
+class Quarantine(FeedAction):
     """Keep messages that failed validation."""
 
     suspects: tuple[Suspect, ...]
 
 
 @dataclass(slots=True)
-class StateChanged(Action):
+class StateChanged(FeedAction):
     """Log and store the new state."""
 
     old: FeedState
@@ -280,20 +280,20 @@ class StateChanged(Action):
 
 
 @dataclass(slots=True)
-class BarsDropped(Action):
+class BarsDropped(FeedAction):
     """Log that sealed bars were dropped because the store takes none; they are fetched again."""
 
     bars: int
 
 
-ACTIONS: tuple[type[Action], ...] = (
+ACTIONS: tuple[type[FeedAction], ...] = (
     StartBackfill, CheckSilence, Resubscribe, CorrectBars, ConfirmBars, RefetchTrades, RecheckBars, Publish, Quarantine,
     StateChanged, BarsDropped,
 )  # fmt: skip
 
 
 # ── the tables ───────────────────────────────────────────────────────────────────────────────────
-class Facts(Protocol):
+class FeedFacts(Protocol):
     """The values of a feed that guards look at."""
 
     @property
@@ -304,25 +304,25 @@ class Facts(Protocol):
     def last_id(self) -> int | None: ...
 
 
-Guard = Callable[[Facts], bool]
+Guard = Callable[[FeedFacts], bool]
 
 
-def always(feed: Facts) -> bool:
+def always(feed: FeedFacts) -> bool:
     """always"""
     return True
 
 
-def is_trusted(feed: Facts) -> bool:
+def is_trusted(feed: FeedFacts) -> bool:
     """its subscription stands and its stream is trusted"""
     return feed.is_subscribed and feed.stream in TRUSTED
 
 
-def has_trades(feed: Facts) -> bool:
+def has_trades(feed: FeedFacts) -> bool:
     """it has a last trade"""
     return feed.last_id is not None
 
 
-class Act(StrEnum):
+class FeedAct(StrEnum):
     """An action of a row besides the change of state."""
 
     BUILD = "build from the events that waited"
@@ -334,15 +334,15 @@ class Act(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FeedTransition:
     """One transition. `target` None keeps the state; `guard` has a docstring that the docs show."""
 
     number: int
     states: frozenset[FeedState]
-    event: type[Event]
+    event: type[FeedEvent]
     guard: Guard
     target: FeedState | None
-    acts: tuple[Act, ...]
+    acts: tuple[FeedAct, ...]
     note: str = ""
 
 
@@ -353,22 +353,25 @@ def _in(*states: FeedState) -> frozenset[FeedState]:
 S = FeedState
 BUILDING = _in(S.LIVE, S.STALE)
 
-TRANSITIONS: tuple[Row, ...] = (
-    Row(1, _in(S.COLD, S.LIVE, S.STALE), Subscribed, always, S.BACKFILL, (Act.FETCH,), "trades before it were missed"),
-    Row(2, _in(S.BACKFILL), Subscribed, always, None, (Act.FETCH,), "after the one that runs"),
-    Row(3, _in(S.LIVE), Disconnected, always, S.STALE, (), "an outage begins"),
-    Row(4, BUILDING, Discontinued, has_trades, S.BACKFILL, (Act.FETCH,), ""),
-    Row(5, _in(S.BACKFILL), Discontinued, has_trades, None, (Act.FETCH,), "after the one that runs"),
-    Row(6, BUILDING, GapFound, always, S.BACKFILL, (Act.FILL,), "trades wait until it is filled"),
-    Row(7, BUILDING, CheckDue, always, None, (Act.CHECK,), "silence alone proves nothing"),
-    Row(8, _in(S.LIVE), FellSilent, always, S.STALE, (), "a connection that answers pings proves nothing"),
-    Row(9, _in(S.STALE), Trusted, always, S.LIVE, (), "the outage ends"),
-    Row(10, _in(S.BACKFILL), BackfillFinished, is_trusted, S.LIVE, (Act.BUILD,), "the outage ends"),
-    Row(11, _in(S.BACKFILL), BackfillFinished, always, S.STALE, (Act.BUILD,), "not subscribed, or silent"),
-    Row(12, _in(S.COLD, S.LIVE, S.STALE), Overflowed, always, S.BACKFILL, (Act.RECOVER,), "REST has the bars"),
-    Row(13, BUILDING, BarsOutdated, always, S.BACKFILL, (Act.REBUILD,), ""),
-    Row(14, _in(S.BACKFILL), BarsOutdated, always, None, (Act.REBUILD,), "after the one that runs"),
-    Row(15, _in(S.COLD, S.BACKFILL, S.LIVE, S.STALE), Stopped, always, S.OFF, (), "its outages end"),
+TRANSITIONS: tuple[FeedTransition, ...] = (
+    FeedTransition(1, _in(S.COLD, S.LIVE, S.STALE), Subscribed, always, S.BACKFILL, (FeedAct.FETCH,),
+        "trades before it were missed"),
+    FeedTransition(2, _in(S.BACKFILL), Subscribed, always, None, (FeedAct.FETCH,), "after the one that runs"),
+    FeedTransition(3, _in(S.LIVE), Disconnected, always, S.STALE, (), "an outage begins"),
+    FeedTransition(4, BUILDING, Discontinued, has_trades, S.BACKFILL, (FeedAct.FETCH,), ""),
+    FeedTransition(5, _in(S.BACKFILL), Discontinued, has_trades, None, (FeedAct.FETCH,), "after the one that runs"),
+    FeedTransition(6, BUILDING, GapFound, always, S.BACKFILL, (FeedAct.FILL,), "trades wait until it is filled"),
+    FeedTransition(7, BUILDING, CheckDue, always, None, (FeedAct.CHECK,), "silence alone proves nothing"),
+    FeedTransition(8, _in(S.LIVE), FellSilent, always, S.STALE, (), "a connection that answers pings proves nothing"),
+    FeedTransition(9, _in(S.STALE), Trusted, always, S.LIVE, (), "the outage ends"),
+    FeedTransition(10, _in(S.BACKFILL), BackfillFinished, is_trusted, S.LIVE, (FeedAct.BUILD,), "the outage ends"),
+    FeedTransition(11, _in(S.BACKFILL), BackfillFinished, always, S.STALE, (FeedAct.BUILD,),
+        "not subscribed, or silent"),
+    FeedTransition(12, _in(S.COLD, S.LIVE, S.STALE), Overflowed, always, S.BACKFILL, (FeedAct.RECOVER,),
+        "REST has the bars"),
+    FeedTransition(13, BUILDING, BarsOutdated, always, S.BACKFILL, (FeedAct.REBUILD,), ""),
+    FeedTransition(14, _in(S.BACKFILL), BarsOutdated, always, None, (FeedAct.REBUILD,), "after the one that runs"),
+    FeedTransition(15, _in(S.COLD, S.BACKFILL, S.LIVE, S.STALE), Stopped, always, S.OFF, (), "its outages end"),
 )  # fmt: skip
 
 ARRIVED = "a new trade arrived"
@@ -390,8 +393,8 @@ STREAM: Mapping[tuple[str, Stream], Stream] = {
 }
 
 
-def _index(rows: Iterable[Row]) -> dict[tuple[FeedState, type[Event]], tuple[Row, ...]]:
-    found: dict[tuple[FeedState, type[Event]], tuple[Row, ...]] = {}
+def _index(rows: Iterable[FeedTransition]) -> dict[tuple[FeedState, type[FeedEvent]], tuple[FeedTransition, ...]]:
+    found: dict[tuple[FeedState, type[FeedEvent]], tuple[FeedTransition, ...]] = {}
     for row in rows:
         for state in row.states:
             found[state, row.event] = (*found.get((state, row.event), ()), row)
@@ -401,7 +404,7 @@ def _index(rows: Iterable[Row]) -> dict[tuple[FeedState, type[Event]], tuple[Row
 _ROWS = _index(TRANSITIONS)
 
 
-def row_of(state: FeedState, event: type[Event], feed: Facts) -> Row | None:
+def row_of(state: FeedState, event: type[FeedEvent], feed: FeedFacts) -> FeedTransition | None:
     """Return the row that applies to an event in a state; None when it changes nothing."""
     for row in _ROWS.get((state, event), ()):
         if row.guard(feed):

@@ -6,27 +6,27 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fks.feed.rows import TRADES, Outage
+from fks.feed.rows import TRADES, ChannelOutage
 
 
 class Outages:
     """One outage at a time for each channel. Changes wait in `unstored`, in order, until the store has them."""
 
     def __init__(self, symbol: str) -> None:
-        self.unstored: deque[Outage] = deque()
+        self.unstored: deque[ChannelOutage] = deque()
         self._symbol = symbol
-        self._open: dict[str, Outage] = {}
+        self._open: dict[str, ChannelOutage] = {}
 
     @property
-    def open(self) -> tuple[Outage, ...]:
+    def open(self) -> tuple[ChannelOutage, ...]:
         """Return the outages without an end."""
         return tuple(self._open.values())
 
     def begin(self, cause: str, began_ns: int, channel: str = TRADES) -> None:
         """Begin an outage of a channel; an open one goes on."""
-        self.go_on(Outage(self._symbol, channel, began_ns // 1000 * 1000, cause))
+        self.go_on(ChannelOutage(self._symbol, channel, began_ns // 1000 * 1000, cause))
 
-    def go_on(self, outage: Outage) -> None:
+    def go_on(self, outage: ChannelOutage) -> None:
         """Continue an open outage of the collector before this one, unless the channel has one here."""
         if outage.channel not in self._open:
             self._open[outage.channel] = outage
@@ -43,12 +43,12 @@ class Outages:
         for channel in list(self._open):
             self.end(now_ns, channel)
 
-    def take(self) -> list[Outage]:
+    def take(self) -> list[ChannelOutage]:
         """Return the changes that wait, oldest first."""
         taken = list(self.unstored)
         self.unstored.clear()
         return taken
 
-    def put_back(self, outages: Sequence[Outage]) -> None:
+    def put_back(self, outages: Sequence[ChannelOutage]) -> None:
         """Put changes back that the store did not take."""
         self.unstored.extendleft(reversed(outages))

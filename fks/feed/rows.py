@@ -30,7 +30,7 @@ class SealedPosition:
 
 
 @dataclass(frozen=True, slots=True)
-class Outage:
+class ChannelOutage:
     """A channel of a symbol that was not live: from its last message until it was complete again (None: not yet).
 
     `began_ns` is part of its identity: writing it again only sets its end.
@@ -49,4 +49,4 @@ class StoredFeed:
 
     state: str
     message_ns: int | None
-    outages: tuple[Outage, ...]
+    outages: tuple[ChannelOutage, ...]

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fks.feed.rows import Outage
+from fks.feed.rows import ChannelOutage
 from fks.model.bar import Bar, PublicTrade
 
 TRADES_KEPT = (
@@ -34,7 +34,7 @@ class Batch:
     sealed: list[Sealed]
     revised: list[Sealed]
     trades: list[PublicTrade]
-    outages: list[Outage]
+    outages: list[ChannelOutage]
 
     def __bool__(self) -> bool:
         return bool(self.sealed or self.revised or self.trades or self.outages)

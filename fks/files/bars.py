@@ -12,12 +12,12 @@ from fks.bars.aggregate import length_of
 from fks.bars.calendars import ALWAYS, Calendar, calendar_of
 from fks.bars.columns import find_unsummable
 from fks.bars.outliers import OutlierDetector
-from fks.bars.validation import Fault, check_bars
+from fks.bars.validation import RowFault, check_bars
 from fks.exchanges.registry import EXCHANGES, capabilities_of
 from fks.files.column_mapping import ColumnMapping, map_columns
 from fks.files.errors import file_error
 from fks.files.rows import (
-    Rows,
+    OrderedRows,
     check_close,
     check_numbers,
     count_closed,
@@ -26,11 +26,11 @@ from fks.files.rows import (
     numbers,
     opens_of,
 )
-from fks.files.source import Source, open_source
+from fks.files.source import SourceFile, open_source
 from fks.files.symbols import alphanumeric, check_exchange, symbol_at
 from fks.files.table import Table, read_table
 from fks.files.times import read_times
-from fks.files.trades import TradeColumns, bars_of_trades, map_trades
+from fks.files.trades import TradeColumnPositions, bars_of_trades, map_trades
 from fks.history.gaps import calendar_for
 from fks.model.bar import Bars, Ints
 from fks.model.timeframe import NS, check_timeframe, iso
@@ -73,7 +73,7 @@ class FileBars:
     missing: int
     gaps: int
     gap_longest: int
-    suspects: tuple[Fault, ...]
+    suspects: tuple[RowFault, ...]
     suspect_texts: tuple[str, ...]
     notes: tuple[str, ...]
     calendar: str = ALWAYS
@@ -107,7 +107,7 @@ def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
         fault for fault in check_bars(bars, outliers=OutlierDetector(), calendar=calendar) if not fault.is_refused
     )
 
-    def described(fault: Fault) -> str:
+    def described(fault: RowFault) -> str:
         place = f"row {read.rows.row(fault.row)}, " if read.rows is not None else ""
         return f"{place}{iso(fault.time_ns)}, {fault.reason.replace('_', ' ')}: {fault.detail}"
 
@@ -141,10 +141,10 @@ class _Read:
     exchange: str
     stamps: str
     notes: list[str]
-    rows: Rows | None
+    rows: OrderedRows | None
 
 
-def _read_trades(table: Table, columns: TradeColumns, options: ImportOptions, now_ns: int) -> _Read:
+def _read_trades(table: Table, columns: TradeColumnPositions, options: ImportOptions, now_ns: int) -> _Read:
     symbol, exchange, named = _series(table, columns.mapping, options)
     found = read_times(table, columns.mapping.time, zone=options.zone, is_utc=True, date_order=options.date_order)
     timeframe = check_timeframe(options.timeframe) if options.timeframe else "1m"
@@ -155,13 +155,13 @@ def _read_trades(table: Table, columns: TradeColumns, options: ImportOptions, no
     return _Read(bars, counts, columns.mapping, exchange, found.written, notes, None)
 
 
-def _read_table(source: Source, table: Table, options: ImportOptions, now_ns: int) -> _Read:
+def _read_table(source: SourceFile, table: Table, options: ImportOptions, now_ns: int) -> _Read:
     mapping = map_columns(table, source.stem, columns=options.columns)
     if options.is_end is not None:
         mapping = replace(mapping, is_end=options.is_end)
     symbol, exchange, named = _series(table, mapping, options)
     found = read_times(table, mapping.time, zone=options.zone, is_utc=mapping.is_utc, date_order=options.date_order)
-    rows = Rows(table, mapping, found, has_zone=options.zone is not None)
+    rows = OrderedRows(table, mapping, found, has_zone=options.zone is not None)
     stamps = rows.ordered(found.time_ns)
     rows.check(stamps)
     open_, high, low, close = (rows.ordered(numbers(table, position)) for position in mapping.prices)

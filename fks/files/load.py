@@ -19,7 +19,7 @@ from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.merging import Merged
 from fks.store.partitions import ensure_months
-from fks.store.quarantine import Held, QuarantineStore
+from fks.store.quarantine import QuarantinedRow, QuarantineStore
 from fks.store.reading import ReadingStore, ambiguous
 
 HELD_MAX = 1000  # of one file; more suspect bars mean another market, or the wrong calendar
@@ -125,10 +125,10 @@ async def _attempt(
     return None
 
 
-def _held(file: FileBars) -> list[Held]:
+def _held(file: FileBars) -> list[QuarantinedRow]:
     """Return the suspect bars of a file for the quarantine: they are stored, and a person may check them."""
     return [
-        Held.bar(file.bars.bar(fault.row, file.exchange), fault.reason.value, fault.detail, source="import")
+        QuarantinedRow.bar(file.bars.bar(fault.row, file.exchange), fault.reason.value, fault.detail, source="import")
         for fault in file.suspects[:HELD_MAX]
     ]
 

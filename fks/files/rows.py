@@ -24,7 +24,7 @@ PRICES = ("open", "high", "low", "close")
 _COLUMNS = "say which column is which: --columns time,open,high,low,close,volume"
 
 
-class Rows:
+class OrderedRows:
     """Rows in ascending order of time: a file with the newest first is reversed, any other disorder is an error."""
 
     def __init__(self, table: Table, mapping: ColumnMapping, stamps: Stamps, *, has_zone: bool) -> None:
@@ -131,7 +131,7 @@ def _slowly(table: Table, position: int) -> Floats:
     return values
 
 
-def note_rounded(rows: Rows, positions: list[int]) -> list[str]:
+def note_rounded(rows: OrderedRows, positions: list[int]) -> list[str]:
     """Return the note on numbers that float64 does not hold exactly: mostly those of more than 15 digits."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -155,7 +155,7 @@ def note_rounded(rows: Rows, positions: list[int]) -> list[str]:
     ]
 
 
-def check_numbers(rows: Rows, mapping: ColumnMapping, prices: list[Floats], volume: Floats) -> None:
+def check_numbers(rows: OrderedRows, mapping: ColumnMapping, prices: list[Floats], volume: Floats) -> None:
     names = [rows.table.column(position) for position in mapping.prices]
     open_, high, low, close = prices
     for name, column in zip(names, prices, strict=True):
@@ -180,7 +180,7 @@ def check_numbers(rows: Rows, mapping: ColumnMapping, prices: list[Floats], volu
         _each(rows, rows.table.column(mapping.volume), volume >= 0, volume, "is below 0")
 
 
-def _each(rows: Rows, column: str, is_good: npt.NDArray[np.bool_], values: Floats, what: str) -> None:
+def _each(rows: OrderedRows, column: str, is_good: npt.NDArray[np.bool_], values: Floats, what: str) -> None:
     bad = np.flatnonzero(~is_good)
     if len(bad):
         index = int(bad[0])
@@ -189,7 +189,7 @@ def _each(rows: Rows, column: str, is_good: npt.NDArray[np.bool_], values: Float
 
 
 # ── time ─────────────────────────────────────────────────────────────────────────────────────────
-def find_timeframe(rows: Rows, time_ns: Ints, given: str, named: str) -> str:
+def find_timeframe(rows: OrderedRows, time_ns: Ints, given: str, named: str) -> str:
     """Return the timeframe: the `given` one, that of the file's name, or the most frequent step.
 
     Errors: InputError; also for bars of a larger timeframe than that of the file's name. A given one is not checked for
@@ -229,7 +229,7 @@ def find_timeframe(rows: Rows, time_ns: Ints, given: str, named: str) -> str:
     return known or found
 
 
-def _check_named(rows: Rows, time_ns: Ints, named: str, found: str) -> None:
+def _check_named(rows: OrderedRows, time_ns: Ints, named: str, found: str) -> None:
     """Refuse bars of a larger timeframe than that of the file's name. `found`: the timeframe of the most frequent step,
     "" for none.
 
@@ -253,7 +253,7 @@ def _check_named(rows: Rows, time_ns: Ints, named: str, found: str) -> None:
     )
 
 
-def opens_of(rows: Rows, time_ns: Ints, timeframe: str, *, is_end: bool) -> Ints:
+def opens_of(rows: OrderedRows, time_ns: Ints, timeframe: str, *, is_end: bool) -> Ints:
     """Return open times. Errors: InputError for a timestamp at which no bar begins (or ends)."""
     if is_end and timeframe == "1M":
         raise rows.fail(0, rows.column, "months by their ends are not read", remedy="stamp bars with their open")
@@ -283,7 +283,7 @@ def opens_of(rows: Rows, time_ns: Ints, timeframe: str, *, is_end: bool) -> Ints
     raise rows.fail(index, rows.column, text, code="TIME_GRID", remedy="bars of 24-hour UTC days only")
 
 
-def check_close(rows: Rows, position: int, opens: Ints, timeframe: str) -> None:
+def check_close(rows: OrderedRows, position: int, opens: Ints, timeframe: str) -> None:
     """Check the close times of Binance rows: one unit before the next bar."""
     closes = rows.ordered(read_times(rows.table, (position,), zone=None, is_utc=True).time_ns)
     ends = starts_of(opens + 32 * 86400 * NS, timeframe) if timeframe == "1M" else opens + length_of(timeframe) * NS
@@ -299,7 +299,7 @@ def check_close(rows: Rows, position: int, opens: Ints, timeframe: str) -> None:
         )
 
 
-def count_closed(rows: Rows, time_ns: Ints, timeframe: str, now_ns: int) -> tuple[int, list[str]]:
+def count_closed(rows: OrderedRows, time_ns: Ints, timeframe: str, now_ns: int) -> tuple[int, list[str]]:
     """Return (number of closed bars, notes). Errors: InputError when a bar begins in the future."""
     future = np.flatnonzero(time_ns > now_ns)
     if len(future):

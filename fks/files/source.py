@@ -19,7 +19,7 @@ _PARQUET = b"PAR1"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceFile:
     """The content of a file: `name` is used in messages, `stem` has no endings, `sha256` is of the file on disk."""
 
     path: Path
@@ -32,7 +32,7 @@ class Source:
     is_proven_whole: bool = False  # by the checksum inside a zip or gz, or one published beside the file
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path) -> SourceFile:
     """Return the unpacked bytes of `path`.
 
     A `.CHECKSUM` file beside it (as Binance publishes them) is compared. Errors: InputError when the file does not
@@ -78,7 +78,7 @@ def open_source(path: Path) -> Source:
             code="FILE_UNKNOWN",
             remedy="write it as csv with a header: time,open,high,low,close,volume",
         )
-    return Source(path, name, _stem(inner), data, is_parquet, digest, notes, is_packed or bool(notes))
+    return SourceFile(path, name, _stem(inner), data, is_parquet, digest, notes, is_packed or bool(notes))
 
 
 def _compared(path: Path, digest: str) -> tuple[str, ...]:

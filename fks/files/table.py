@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fks.files.errors import file_error
-from fks.files.source import Source
+from fks.files.source import SourceFile
 
 _SAMPLE = 64 << 10  # bytes from which delimiter and header are detected
 _LINES = 50
@@ -52,12 +52,12 @@ class Table:
         return str(self.columns[position][index].as_py())
 
 
-def read_table(source: Source) -> Table:
+def read_table(source: SourceFile) -> Table:
     """Return the columns of a file. Errors: InputError naming the row whose number of cells differs."""
     return _parquet(source) if source.is_parquet else _text(source)
 
 
-def _parquet(source: Source) -> Table:
+def _parquet(source: SourceFile) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -73,7 +73,7 @@ def _parquet(source: Source) -> Table:
 
 
 # ── text ─────────────────────────────────────────────────────────────────────────────────────────
-def _text(source: Source) -> Table:
+def _text(source: SourceFile) -> Table:
     data = _utf8(source)
     whole = data.rstrip(b"\r\n \t\x1a")
     is_ended = any(end in data[len(whole) :] for end in (b"\n", b"\r"))
@@ -115,7 +115,7 @@ def _has_one_form(column: Any) -> bool:
     return len(places) == 1 and places != {0}
 
 
-def _utf8(source: Source) -> bytes:
+def _utf8(source: SourceFile) -> bytes:
     data = source.data
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         try:

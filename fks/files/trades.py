@@ -33,7 +33,7 @@ _TIMES = ("transacttime", *NAMES["time"])
 
 
 @dataclass(frozen=True, slots=True)
-class TradeColumns:
+class TradeColumnPositions:
     """Positions of the columns of trades. `ids` are the first and the last single trade of a row, where rows are
     aggregates. `is_archive`: the file holds whole days, by its name."""
 
@@ -45,7 +45,7 @@ class TradeColumns:
     is_archive: bool
 
 
-def map_trades(table: Table, stem: str) -> TradeColumns | None:
+def map_trades(table: Table, stem: str) -> TradeColumnPositions | None:
     """Return the columns of a file of trades; None when it holds something else."""
     match = _NAME.match(stem)
     width = len(table.names)
@@ -78,9 +78,9 @@ def map_trades(table: Table, stem: str) -> TradeColumns | None:
     )
 
 
-def _columns(form: str, exchange: str, symbol: str, time: int, price: int, quantity: int) -> TradeColumns:
+def _columns(form: str, exchange: str, symbol: str, time: int, price: int, quantity: int) -> TradeColumnPositions:
     mapping = ColumnMapping(form, (time,), (price,) * 4, quantity, is_utc=True, exchange=exchange, symbol=symbol)
-    return TradeColumns(mapping, price, quantity, None, None, is_archive=False)
+    return TradeColumnPositions(mapping, price, quantity, None, None, is_archive=False)
 
 
 def _at(names: tuple[str, ...], known: tuple[str, ...]) -> int | None:
@@ -88,7 +88,14 @@ def _at(names: tuple[str, ...], known: tuple[str, ...]) -> int | None:
 
 
 def bars_of_trades(
-    table: Table, columns: TradeColumns, stamps: Stamps, *, symbol: str, exchange: str, timeframe: str, now_ns: int
+    table: Table,
+    columns: TradeColumnPositions,
+    stamps: Stamps,
+    *,
+    symbol: str,
+    exchange: str,
+    timeframe: str,
+    now_ns: int,
 ) -> tuple[Bars, Ints, list[str]]:
     """Return the bars that a file's trades make, the number of trades in each, and notes.
 
@@ -167,7 +174,7 @@ def bars_of_trades(
     return bars, trades, notes
 
 
-def _span(columns: TradeColumns, time_ns: Ints, timeframe: str) -> tuple[int, int]:
+def _span(columns: TradeColumnPositions, time_ns: Ints, timeframe: str) -> tuple[int, int]:
     """Return the time of which a file has all trades."""
     if columns.is_archive:
         return bar_start(int(time_ns[0]), "1d"), bar_end(bar_start(int(time_ns[-1]), "1d"), "1d")

@@ -1,6 +1,6 @@
 """Futures contracts: specifications, names, expiry and roll dates, the front month, prices in 32nds. Pure."""
 
-from fks.futures.contract import Contract, Listing, check_entry, front_month, listed_contracts
+from fks.futures.contract import Contract, ContractState, check_entry, front_month, listed_contracts
 from fks.futures.instrument import (
     EXCHANGES,
     contract_of,
@@ -18,7 +18,7 @@ __all__ = [
     "SPECS",
     "Contract",
     "ContractSpec",
-    "Listing",
+    "ContractState",
     "check_entry",
     "contract_of",
     "format_price",

@@ -29,7 +29,7 @@ _MONTHS_AHEAD = 36  # contracts that are looked through for a front month
 _YEAR_FIRST, _YEAR_LAST = 1990, 2089
 
 
-class Listing(StrEnum):
+class ContractState(StrEnum):
     """State of a contract on a trade date."""
 
     FRONT = "front"
@@ -136,19 +136,19 @@ class Contract:
         close = session_close_ns(last, self.spec.calendar)
         return moment_ns(last, _SESSION_END) if close is None else close
 
-    def listing(self, on: date) -> Listing:
+    def listing(self, on: date) -> ContractState:
         """Return its state on a trade date; on the last trading day it is ROLLED, the day after EXPIRED."""
         if on > self.last_trading_day:
-            return Listing.EXPIRED
+            return ContractState.EXPIRED
         if on >= self.roll_date:
-            return Listing.ROLLED
+            return ContractState.ROLLED
         if MONTH_CODES[self.month - 1] not in self.spec.front_months:
-            return Listing.THIN
-        return Listing.FRONT if self == front_month(self.root, on) else Listing.BACK
+            return ContractState.THIN
+        return ContractState.FRONT if self == front_month(self.root, on) else ContractState.BACK
 
-    def listing_at(self, now_ns: int) -> Listing:
+    def listing_at(self, now_ns: int) -> ContractState:
         """Return its state at a moment: EXPIRED from the end of trading on."""
-        return Listing.EXPIRED if now_ns >= self.expires_ns else self.listing(trade_date(now_ns))
+        return ContractState.EXPIRED if now_ns >= self.expires_ns else self.listing(trade_date(now_ns))
 
 
 def front_month(root: str, on: date) -> Contract:
@@ -178,12 +178,12 @@ def check_entry(contract: Contract, now_ns: int) -> None:
     Errors: InputError CONTRACT_EXPIRED (the code `expired_contract` of the bridge), naming the current contract.
     """
     state = contract.listing_at(now_ns)
-    if state not in (Listing.EXPIRED, Listing.ROLLED):
+    if state not in (ContractState.EXPIRED, ContractState.ROLLED):
         return
     front = front_month(contract.root, trade_date(now_ns))
     past = (
         f"expired on {contract.last_trading_day}"
-        if state is Listing.EXPIRED
+        if state is ContractState.EXPIRED
         else f"takes no entries since its roll date {contract.roll_date}"
     )
     raise InputError(

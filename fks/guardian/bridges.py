@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fks.config.settings import Settings
-from fks.guardian.ninja_session import BridgeAddress
+from fks.guardian.ninja_session import GroupBridge
 from fks.model.errors import ConfigError, FksError
 from fks.model.ports import Log
 from fks.ninja_link.secret_file import load_secret, secret_path
@@ -14,7 +14,7 @@ from fks.prop_rules import RuleGroup
 from fks.prop_rules.groups import FOLDER, files_stamp, find_group, stored_groups
 
 
-def bridge_addresses(settings: Settings, home: Path) -> tuple[list[BridgeAddress], list[str]]:
+def bridge_addresses(settings: Settings, home: Path) -> tuple[list[GroupBridge], list[str]]:
     """Return the groups that have a link, and the fault of those whose secret or rules cannot be used.
 
     Nothing here raises: a wrong file must not keep the guardian from other venues. With wrong rules a kill still
@@ -32,7 +32,7 @@ def bridge_addresses(settings: Settings, home: Path) -> tuple[list[BridgeAddress
         wrong += [f"{name}: {text}" for text in (fault, *(text for _, text in own.values())) if text]
         account_rules = {account: found_rules for account, (found_rules, _) in own.items()}
         found.append(
-            BridgeAddress(name, group.host, group.port, secret, group.timeout_s, group.required, rules, account_rules)
+            GroupBridge(name, group.host, group.port, secret, group.timeout_s, group.required, rules, account_rules)
         )
     return found, wrong
 
@@ -48,7 +48,7 @@ class BridgeFiles:
         self._settings, self._home, self._log = settings, home, log
         self._faults: set[str] = set()
         self._known = {
-            name: BridgeAddress(name, group.host, group.port, b"", group.timeout_s, group.required)
+            name: GroupBridge(name, group.host, group.port, b"", group.timeout_s, group.required)
             for name, group in settings.ninja.links().items()
         }
         self._stamp = self._files()
@@ -60,11 +60,11 @@ class BridgeFiles:
         """Return the groups that have a link."""
         return tuple(self._known)
 
-    def address(self, group: str) -> BridgeAddress:
+    def address(self, group: str) -> GroupBridge:
         """Return the newest usable address of a group."""
         return self._known[group]
 
-    def changed(self, group: str) -> BridgeAddress | None:
+    def changed(self, group: str) -> GroupBridge | None:
         """Return the address of a group if it is another one than the last that was returned, else None."""
         stamp = self._files()
         if stamp != self._stamp:

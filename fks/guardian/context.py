@@ -12,7 +12,7 @@ from fks.store.db import Database
 
 
 @dataclass(frozen=True)
-class Context:
+class GuardianContext:
     """The surroundings of one guardian. It works without `db` and `bus`: a kill needs the venues and its file alone."""
 
     clock: Clock

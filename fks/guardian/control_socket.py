@@ -16,7 +16,7 @@ from fks.model.ports import Log
 _LINE_MAX = 65_536
 
 
-class ControlSocket:
+class GuardianSocket:
     """Serves `answer`. Answers carry "ok"; a refusal has "error", "remedy" and "code". Callers do not disturb each
     other."""
 

@@ -19,11 +19,11 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 
-from fks.guardian.context import Context
+from fks.guardian.context import GuardianContext
 from fks.guardian.journal import ABSENT, ENDED, WORKING, KillJournal, KillOrder, order_from
 from fks.guardian.kill_work import at_once
 from fks.guardian.orders_at_venue import OrdersAtVenue
-from fks.guardian.positions import Holder, Rules, Snapshot
+from fks.guardian.positions import DatabaseSnapshot, Holder, VenueRules
 from fks.guardian.submission import FilePorts
 from fks.model import ids
 from fks.model.account import Balance
@@ -58,13 +58,13 @@ class _Pause:
     is_protected: bool = False  # its stops were placed again, or were refused
 
 
-class Flatten:
+class VenueFlatten:
     """The closing half of a kill at one venue. `remaining` says what is left and why; `why_not` returns the reason why
     this guardian must not act now, and is asked before each send."""
 
     def __init__(
         self,
-        context: Context,
+        context: GuardianContext,
         orders: OrdersAtVenue,
         journal: KillJournal,
         *,
@@ -90,7 +90,7 @@ class Flatten:
         self.rest_s = 0.0  # how long there is nothing to do but to wait
 
     async def step(
-        self, snapshot: Snapshot, symbols: set[str], unclear: Collection[str] = (), live: Collection[str] = ()
+        self, snapshot: DatabaseSnapshot, symbols: set[str], unclear: Collection[str] = (), live: Collection[str] = ()
     ) -> bool:
         """Settle earlier flattening orders, send the next ones; return whether all is flat, or dust.
 
@@ -167,7 +167,7 @@ class Flatten:
 
     # ── positions ────────────────────────────────────────────────────────────────────────────────
     async def _positions(
-        self, snapshot: Snapshot, symbols: set[str], balances: Mapping[str, Balance]
+        self, snapshot: DatabaseSnapshot, symbols: set[str], balances: Mapping[str, Balance]
     ) -> tuple[dict[Holder, Decimal], set[str]]:
         """Return positions now (the snapshot, the venue's executions since, and those of our flattening), and the
         symbols in which it is not yet known whose they are."""
@@ -223,7 +223,7 @@ class Flatten:
 
     def _being_closed(
         self,
-        snapshot: Snapshot,
+        snapshot: DatabaseSnapshot,
         unclear: Collection[str],
         positions: Mapping[Holder, Decimal],
         balances: Mapping[str, Balance],
@@ -245,8 +245,8 @@ class Flatten:
 
     def _has_more(
         self,
-        rules: Rules | None,
-        snapshot: Snapshot,
+        rules: VenueRules | None,
+        snapshot: DatabaseSnapshot,
         positions: Mapping[Holder, Decimal],
         balances: Mapping[str, Balance],
     ) -> bool:
@@ -263,7 +263,7 @@ class Flatten:
         return held is not None and held.total - ours >= max(rules.lot.least, rules.lot.step)
 
     async def _history(
-        self, symbol: str, from_ns: int, rules: Rules | None, balances: Mapping[str, Balance]
+        self, symbol: str, from_ns: int, rules: VenueRules | None, balances: Mapping[str, Balance]
     ) -> tuple[Fill, ...]:
         """Return a symbol's executions. They are read again while its balance moves, for `settle_s` after that, and
         every `history_s`: nothing can have been executed otherwise, and one reading costs Binance a weight of 20."""
@@ -285,7 +285,7 @@ class Flatten:
 
     # ── one position ─────────────────────────────────────────────────────────────────────────────
     async def _close(
-        self, holder: Holder, quantity: Decimal, rules: Rules | None, balances: dict[str, Balance]
+        self, holder: Holder, quantity: Decimal, rules: VenueRules | None, balances: dict[str, Balance]
     ) -> tuple[str, str]:
         """Send one order against a position when it may be sent; return why it is not flat yet: `pending` (more will
         be done), `refused` (the next order follows after a wait), `dust` (too small to sell) or `stuck` (there is
@@ -406,7 +406,7 @@ class Flatten:
         assert self._journal.record is not None
         return holder.kill_intent(self._journal.record.kill_id)
 
-    def _order(self, holder: Holder, rules: Rules, side: Side, size: Decimal, *, attempt: int) -> Order:
+    def _order(self, holder: Holder, rules: VenueRules, side: Side, size: Decimal, *, attempt: int) -> Order:
         intent = self._intent(holder)
         fields = {
             "client_order_id": ids.client_order_id(intent, Role.KILL.value, attempt),
@@ -452,7 +452,7 @@ def _in_vain(before: list[KillOrder]) -> int:
 
 
 def _size(
-    wanted: Decimal, side: Side, rules: Rules, balances: Mapping[str, Balance], price: Decimal | None
+    wanted: Decimal, side: Side, rules: VenueRules, balances: Mapping[str, Balance], price: Decimal | None
 ) -> tuple[Decimal, bool]:
     """Return how much the next order may close, and whether orders hold the rest back.
 
@@ -469,12 +469,12 @@ def _size(
     return size, is_locked and size < _first_part(wanted, rules)
 
 
-def _is_too_small(quantity: Decimal, rules: Rules, price: Decimal | None) -> bool:
+def _is_too_small(quantity: Decimal, rules: VenueRules, price: Decimal | None) -> bool:
     is_below_value = price is not None and quantity * price < rules.notional_min
     return quantity < max(rules.lot.least, rules.lot.step) or is_below_value
 
 
-def _first_part(quantity: Decimal, rules: Rules) -> Decimal:
+def _first_part(quantity: Decimal, rules: VenueRules) -> Decimal:
     return next(iter(split_quantity(quantity, rules.lot)), Decimal(0))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from fks.clock.waiting import wait_for_event
-from fks.guardian.context import Context
+from fks.guardian.context import GuardianContext
 from fks.model.errors import OutageError
 
 _AT_ONCE = 10  # requests under way together
@@ -34,7 +34,7 @@ class KillWork(ABC):
     arrives late changes nothing but the number of rounds.
     """
 
-    def __init__(self, context: Context, name: str, *, is_settled: bool = False) -> None:
+    def __init__(self, context: GuardianContext, name: str, *, is_settled: bool = False) -> None:
         self.name = name
         self._clock, self._log, self._timing = context.clock, context.log, context.timing
         self._quiet_since: float | None = None

@@ -17,7 +17,7 @@ from pathlib import Path
 from fks.config.machine import boot_id, machine_of
 from fks.config.paths import Paths
 from fks.config.settings import Settings
-from fks.guardian.context import Context
+from fks.guardian.context import GuardianContext
 from fks.model.errors import FksError
 from fks.model.timeframe import NS
 from fks.store.db import Database
@@ -35,7 +35,7 @@ _MARGIN_S = 0.5  # another holder's lease is left alone for so much longer than 
 class GuardianLease:
     """One guardian's right to act. `keep` renews it for ever; `may_act` is cheap and asked before every send."""
 
-    def __init__(self, context: Context, *, holder: str, is_placed: bool) -> None:
+    def __init__(self, context: GuardianContext, *, holder: str, is_placed: bool) -> None:
         timing = context.timing
         self._db, self._clock, self._log = context.db, context.clock, context.log
         self._holder = holder

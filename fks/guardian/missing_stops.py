@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from fks.guardian.positions import Holder, Snapshot, is_ours
+from fks.guardian.positions import DatabaseSnapshot, Holder, is_ours
 from fks.model.order import OPEN, Fill, Order, Report, Role, evolve
 from fks.orders.protection import desired
 
@@ -19,7 +19,7 @@ _ZERO = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
-class VenueView:
+class ReadVenue:
     """One venue as it was read: first `live`, its reports of orders that may execute, by client order id; then `ended`,
     what was executed of ours that have ended; at last `fills`, complete from `since_ns` (by symbol) on. In that order
     a stop that executes in between still counts as cover.
@@ -27,7 +27,7 @@ class VenueView:
     `unclear`: orders of ours that may execute, as far as is known, and that the venue neither lists nor has ended.
     """
 
-    snapshot: Snapshot
+    snapshot: DatabaseSnapshot
     live: Mapping[str, Report]
     ended: Mapping[str, Decimal]
     unclear: Collection[str]
@@ -35,7 +35,7 @@ class VenueView:
     since_ns: Mapping[str, int]
 
 
-def missing_stops(view: VenueView, orders: Sequence[Order]) -> tuple[list[tuple[Order, Decimal]], bool]:
+def missing_stops(view: ReadVenue, orders: Sequence[Order]) -> tuple[list[tuple[Order, Decimal]], bool]:
     """Return the entries of `orders` (entries and their legs) that lack a stop, each with the quantity that it lacks,
     and whether something else was left as it is because it is unclear."""
     snapshot = view.snapshot
@@ -63,12 +63,12 @@ def missing_stops(view: VenueView, orders: Sequence[Order]) -> tuple[list[tuple[
     return found, len(clear) < len(entries)
 
 
-def _symbols_of_unknown(view: VenueView) -> set[str]:
+def _symbols_of_unknown(view: ReadVenue) -> set[str]:
     """Return the symbols of live orders that have ids of ours and are not known."""
     return {report.symbol for id, report in view.live.items() if is_ours(id) and id not in view.snapshot.orders}
 
 
-def _is_unclear(view: VenueView, holder: Holder, executed: Mapping[str, Decimal]) -> bool:
+def _is_unclear(view: ReadVenue, holder: Holder, executed: Mapping[str, Decimal]) -> bool:
     """Return whether an order of unknown outcome may change the position, or the history lacks executions of it."""
     reported = {id: report.filled for id, report in view.live.items()} | dict(view.ended)
     unsized = {id for id, report in view.live.items() if report.quantity is None or report.side is None}
@@ -80,7 +80,7 @@ def _is_unclear(view: VenueView, holder: Holder, executed: Mapping[str, Decimal]
 
 
 def _missing_of(
-    view: VenueView, holder: Holder, entries: Sequence[Order], position: Decimal
+    view: ReadVenue, holder: Holder, entries: Sequence[Order], position: Decimal
 ) -> list[tuple[Order, Decimal]]:
     rules = view.snapshot.rules.get(holder.symbol)
     if rules is None or any(entry.group_id is not None and entry.filled < entry.quantity for entry in entries):
@@ -99,7 +99,7 @@ def _missing_of(
     return found
 
 
-def _cover(view: VenueView, holder: Holder, position: Decimal) -> tuple[dict[str, Decimal], Decimal]:
+def _cover(view: ReadVenue, holder: Holder, position: Decimal) -> tuple[dict[str, Decimal], Decimal]:
     """Return what live stops cover, by entry, and what other live orders may close; a take profit closes nothing beside
     the stop of its entry, to which it is tied."""
     covered: dict[str, Decimal] = {}
@@ -121,6 +121,6 @@ def _cover(view: VenueView, holder: Holder, position: Decimal) -> tuple[dict[str
     return covered, others + sum((left for parent, left in takes if parent not in covered), _ZERO)
 
 
-def unended(snapshot: Snapshot, holders: Collection[Holder]) -> list[str]:
+def unended(snapshot: DatabaseSnapshot, holders: Collection[Holder]) -> list[str]:
     """Return the ids of orders of `holders` that have not ended, as far as is known."""
     return [id for id, known in snapshot.orders.items() if known.holder in holders and known.state in OPEN]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from fks.guardian.context import Context
+from fks.guardian.context import GuardianContext
 from fks.guardian.flatten import line_of
 from fks.guardian.journal import KillJournal
 from fks.guardian.kill_work import KillWork
@@ -32,7 +32,7 @@ class NinjaKill(KillWork):
 
     def __init__(
         self,
-        context: Context,
+        context: GuardianContext,
         session: NinjaSession,
         journal: KillJournal,
         *,
@@ -81,7 +81,7 @@ class NinjaKill(KillWork):
             raise OutageError(f"NinjaTrader refused a status: {answer.code}")
         return answer
 
-    async def _request(self, kind: str, make: Callable[[str], m.Request], about: str = "") -> m.Result:
+    async def _request(self, kind: str, make: Callable[[str], m.LinkRequest], about: str = "") -> m.ResultMessage:
         """Send a request that changes something, its line in the file first. Errors: OutageError."""
         self._journal.asked(self.name, kind, about, now_ns=self._clock.now_ns())
         try:
@@ -89,7 +89,7 @@ class NinjaKill(KillWork):
         except OutageError as error:
             self._journal.answered(self.name, kind, about, "unknown", str(error), now_ns=self._clock.now_ns())
             raise
-        assert isinstance(answer, m.Result)
+        assert isinstance(answer, m.ResultMessage)
         outcome = "ok" if answer.ok else "refused"
         detail = str(answer.code or answer.detail or "")
         self._journal.answered(self.name, kind, about, outcome, detail, now_ns=self._clock.now_ns())
@@ -126,7 +126,7 @@ class NinjaKill(KillWork):
         return line_of(kind, why, symbol=symbol, venue=self.name)
 
 
-def _cancel(id: str, rid: str) -> m.Request:
+def _cancel(id: str, rid: str) -> m.LinkRequest:
     return m.Cancel(rid=rid, id=id)
 
 

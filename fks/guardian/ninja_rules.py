@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fks.guardian.context import Context
+from fks.guardian.context import GuardianContext
 from fks.guardian.ninja_session import NinjaSession
 from fks.model.errors import OutageError
 from fks.ninja import messages as m
 from fks.ninja.fields import written
-from fks.prop_rules import Action, WorkingEntry, required_action
+from fks.prop_rules import RequiredAction, WorkingEntry, required_action
 from fks.prop_rules.snapshot import state_of
 
 _LOOK_S = 2.0
@@ -28,7 +28,7 @@ class RuleWatch:
 
     def __init__(
         self,
-        context: Context,
+        context: GuardianContext,
         session: NinjaSession,
         *,
         may_act: Callable[[], bool],
@@ -64,7 +64,7 @@ class RuleWatch:
             if account.name in traded and (action := self._action(account)) is not None:
                 await self._flatten(account.name, action)
 
-    def _action(self, account: m.AccountStatus) -> Action | None:
+    def _action(self, account: m.AccountStatus) -> RequiredAction | None:
         """Return what the rules demand of an account with something to close, or None."""
         rules = self._session.address.rules_of(account.name)
         if rules is None:
@@ -73,7 +73,7 @@ class RuleWatch:
         state = state_of(written(account), (WorkingEntry("", 1, None),) if working else ())
         return required_action(rules, state, self._clock.now_ns()) if state.has_risk else None
 
-    async def _flatten(self, account: str, action: Action) -> None:
+    async def _flatten(self, account: str, action: RequiredAction) -> None:
         now, key = self._clock.monotonic(), (account, action.code)
         before = self._demanded.get(key)
         if (before is not None and now - before < _AGAIN_S) or not self._may_act():
@@ -86,8 +86,8 @@ class RuleWatch:
         self._page("prop.flatten", f"account {account} is flattened by the rules of {named}: {why}")
         reason = why.encode("ascii", "replace").decode()[:_REASON_MAX]
         answer = await self._session.ask(
-            lambda rid: m.Flatten(rid=rid, account=account, instruments="all", reason=reason)
+            lambda rid: m.FlattenRequest(rid=rid, account=account, instruments="all", reason=reason)
         )
-        if not isinstance(answer, m.Result) or not answer.flat:
+        if not isinstance(answer, m.ResultMessage) or not answer.flat:
             left = getattr(answer, "code", None) or "not flat"
             self._page("prop.not_flat", f"account {account} is not flat: {left}; close it in NinjaTrader now")

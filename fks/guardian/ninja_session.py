@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from fks.guardian.context import Context
+from fks.guardian.context import GuardianContext
 from fks.model.errors import OutageError
 from fks.ninja import messages as m
 from fks.ninja import outputs as o
@@ -26,7 +26,7 @@ _MARGIN_S = 1.0  # an answer is waited for so much longer than the session itsel
 
 
 @dataclass(frozen=True, slots=True)
-class BridgeAddress:
+class GroupBridge:
     """A NinjaTrader group and where its bridge listens. `is_required`: a missing session is a fault of the system.
     `rules`: of the prop firm of its accounts; `account_rules`: of accounts with rules of their own, by name; None: its
     rules cannot be used, and those of another firm must not stand in for them."""
@@ -59,10 +59,10 @@ class NinjaSession:
 
     def __init__(
         self,
-        context: Context,
-        address: BridgeAddress,
+        context: GuardianContext,
+        address: GroupBridge,
         new_instance: Callable[[], str],
-        changed: Callable[[], BridgeAddress | None] = lambda: None,
+        changed: Callable[[], GroupBridge | None] = lambda: None,
     ) -> None:
         self._clock, self._log = context.clock, context.log
         self.address, self.name = address, f"ninja:{address.group}"
@@ -71,7 +71,7 @@ class NinjaSession:
         self._secret = address.secret  # of the connection that runs
         self._link: Link | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._asked: dict[str, asyncio.Future[m.Result | m.Status]] = {}
+        self._asked: dict[str, asyncio.Future[m.ResultMessage | m.Status]] = {}
         self.welcome: m.Welcome | None = None
         self.status: m.Status | None = None
         self.reason = "not connected yet"
@@ -100,7 +100,7 @@ class NinjaSession:
             return self.status.halted
         return None if self.welcome is None else self.welcome.halted
 
-    async def ask(self, make: Callable[[str], m.Request]) -> m.Result | m.Status:
+    async def ask(self, make: Callable[[str], m.LinkRequest]) -> m.ResultMessage | m.Status:
         """Send the request that `make` returns for a new id, and return its answer.
 
         Errors: OutageError without a connection or an answer: whether the bridge acted on it is then unknown.
@@ -112,7 +112,7 @@ class NinjaSession:
         refusal = link.session.request(request)
         if refusal is not None:
             raise OutageError(f"nothing was sent to NinjaTrader: {refusal.value}")
-        answer: asyncio.Future[m.Result | m.Status] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[m.ResultMessage | m.Status] = asyncio.get_running_loop().create_future()
         self._asked[request.rid] = answer
         link.flush()
         try:
@@ -188,7 +188,7 @@ class NinjaSession:
                 self._log.info("guardian.ninja_connected", group=self.address.group, port=event.port)
             case o.Snapshot():
                 self.status = event.status
-            case o.Answered(message=m.Result() | m.Status() as message):
+            case o.Answered(message=m.ResultMessage() | m.Status() as message):
                 self._settle(event.request.rid, message)
             case o.NotAnswered():
                 if (waiting := self._asked.get(event.request.rid)) is not None and not waiting.done():
@@ -197,9 +197,9 @@ class NinjaSession:
                 # the link stores the log; here it is only let go of, so that a new connection replays little
                 assert self._link is not None
                 self._link.session.stored(event.event.epoch, event.event.seq)
-            case o.Disconnected() | o.Waiting() | o.Stopped():
+            case o.LinkLost() | o.Waiting() | o.LinkStopped():
                 self.reason = event.reason
-                if isinstance(event, o.Disconnected):
+                if isinstance(event, o.LinkLost):
                     self._log.warning("guardian.ninja_lost", group=self.address.group, reason=event.reason)
                 self._fail(event.reason)
             case o.Alarm():
@@ -209,7 +209,7 @@ class NinjaSession:
             case _:
                 return
 
-    def _settle(self, rid: str, message: m.Result | m.Status) -> None:
+    def _settle(self, rid: str, message: m.ResultMessage | m.Status) -> None:
         waiting = self._asked.get(rid)
         if waiting is not None and not waiting.done():
             waiting.set_result(message)

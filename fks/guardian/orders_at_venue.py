@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from fks.guardian.context import Context
+from fks.guardian.context import GuardianContext
 from fks.guardian.journal import order_from
 from fks.model import ids
 from fks.model.backoff import Backoff
@@ -53,7 +53,7 @@ class OrderAtVenue:
 class OrdersAtVenue:
     """Sends, cancels and queries at one venue. Soft state: a restart begins from the journals."""
 
-    def __init__(self, venue: Venue, context: Context) -> None:
+    def __init__(self, venue: Venue, context: GuardianContext) -> None:
         self.venue, self._context = venue, context
         self._orders: dict[str, OrderAtVenue] = {}
 

@@ -24,7 +24,7 @@ from fks.model.ports import Log
 from fks.model.timeframe import NS
 from fks.orders import events as e
 from fks.orders.machine import advance
-from fks.orders.side_lines import Placed, parse_line
+from fks.orders.side_lines import PlacedOrders, parse_line
 from fks.process.journal_file import read_lines
 from fks.risk.policy import Action, action_of
 
@@ -62,7 +62,7 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class VenueRules:
     """The venue's rules for an order in one symbol."""
 
     exchange: str
@@ -75,12 +75,12 @@ class Rules:
     market_lot: Lot | None = None  # for market orders, beside the lot of all orders
 
     @staticmethod
-    def of(row: Sequence[Any]) -> Rules:
+    def of(row: Sequence[Any]) -> VenueRules:
         """Return the rules of a row of `kill.snapshot`; a file of an earlier version lacks the last members."""
         exchange, _, base, quote, step, least, notional, *more = row
         most = Decimal(more[0]) if more else None
         market = Lot(*(Decimal(value) for value in more[1])) if len(more) > 1 and more[1] else None
-        return Rules(exchange, base, quote, Decimal(step), Decimal(least), Decimal(notional), most, market)
+        return VenueRules(exchange, base, quote, Decimal(step), Decimal(least), Decimal(notional), most, market)
 
     @property
     def lot(self) -> Lot:
@@ -147,14 +147,14 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class DatabaseSnapshot:
     """The database at one moment. `booked`: (venue, symbol, venue trade id) of recent executions it holds, and of those
     of old orders that may still execute; other orders' from before `booked_from_ns` may be booked without being listed,
     so they are taken as booked."""
 
     as_of_ns: int
     positions: Mapping[Holder, Decimal]
-    rules: Mapping[str, Rules]
+    rules: Mapping[str, VenueRules]
     orders: Mapping[str, Known]
     booked: frozenset[tuple[str, str, str]]
     booked_from_ns: int = 0
@@ -162,13 +162,13 @@ class Snapshot:
     protected: Sequence[Mapping[str, Any]] = ()  # rows of the entries that may need a stop, and of their legs
 
     @staticmethod
-    def of(row: Mapping[str, Any]) -> Snapshot:
+    def of(row: Mapping[str, Any]) -> DatabaseSnapshot:
         """Return a snapshot from a row of `kill.snapshot`, or from the file: of rules for the same symbol the last
         ones."""
-        return Snapshot(
+        return DatabaseSnapshot(
             as_of_ns=int(row["as_of_ns"]),
             positions={Holder(v, int(a), s, i): Decimal(q) for v, a, s, i, q in row["positions"]},
-            rules={str(rules[1]): Rules.of(rules) for rules in row["instruments"]},
+            rules={str(rules[1]): VenueRules.of(rules) for rules in row["instruments"]},
             orders={
                 c: Known(Holder(v, int(a), s, i), x, Decimal(f), *more) for c, v, a, x, s, i, f, *more in row["orders"]
             },
@@ -182,7 +182,7 @@ class Snapshot:
         """Return the entries at `venue` that may need a stop, and their legs of all attempts, oldest first."""
         return [msgspec.convert(row, Order) for row in self.protected if row["venue"] == venue]
 
-    def of_session(self, reported: VenueIdentity) -> Snapshot:
+    def of_session(self, reported: VenueIdentity) -> DatabaseSnapshot:
         """Return what of it belongs to a session: accounts that are known to be others at their venues are left out."""
 
         def is_other(account_id: int) -> bool:
@@ -202,7 +202,7 @@ class Snapshot:
         known = [self.identities.get(account_id) for account_id in accounts]
         return bool(known) and all(one is not None and not one.is_session(reported) for one in known)
 
-    def differs(self, before: Snapshot) -> bool:
+    def differs(self, before: DatabaseSnapshot) -> bool:
         """Return whether positions, or the unresolved orders, are others than before."""
         return self.positions != before.positions or self._unresolved() != before._unresolved()
 
@@ -263,7 +263,7 @@ class Snapshot:
                 positions[order.holder] = positions.get(order.holder, Decimal(0)) + self._moved(fill, left)
         return positions
 
-    def with_orders(self, orders: Iterable[Order]) -> Snapshot:
+    def with_orders(self, orders: Iterable[Order]) -> DatabaseSnapshot:
         """Return it with orders of ours that are younger than it, or that the database does not have yet: nothing of
         them is booked."""
         young = {
@@ -273,7 +273,7 @@ class Snapshot:
         }
         return replace(self, orders={**self.orders, **young}) if young else self
 
-    def with_side_orders(self, side: SideOrders) -> Snapshot:
+    def with_side_orders(self, side: SideOrders) -> DatabaseSnapshot:
         """Return it with the orders that were sent while the database was away; it knows better those that it has."""
         sent = {
             id: replace(known, state=State.SENDING.value, changed_ns=sent_ns)
@@ -345,10 +345,10 @@ class PositionsFile:
         self._path = path
         self._kept: str | None = None
 
-    def load(self) -> Snapshot | None:
+    def load(self) -> DatabaseSnapshot | None:
         """Return what was kept last, or None when there is none or it is damaged."""
         try:
-            return Snapshot.of(json.loads(self._path.read_text()))
+            return DatabaseSnapshot.of(json.loads(self._path.read_text()))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -398,7 +398,7 @@ class SideOrders:
             except Exception as reason:  # of a later version, or damaged
                 error = f"{type(reason).__name__}: {reason}"
                 continue
-            if isinstance(content, Placed):
+            if isinstance(content, PlacedOrders):
                 orders |= {order.client_order_id: order for order in content.orders}
                 continue
             for id, event in content.events if content is not None else ():

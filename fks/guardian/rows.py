@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from dataclasses import dataclass
 from typing import Any
 
-from fks.guardian.context import Context
+from fks.guardian.context import GuardianContext
 from fks.guardian.journal import ABSENT, REFUSED, SENT, UNKNOWN, WORKING, Asked, KillJournal, KillRecord, order_from
-from fks.guardian.positions import WINDOW_S, Holder, Snapshot
+from fks.guardian.positions import WINDOW_S, DatabaseSnapshot, Holder
 from fks.model.errors import FksError
 from fks.model.order import State
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Row
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.kill import KillStore
 
 _PAGES_MAX = 100
@@ -44,7 +44,7 @@ class KillTables:
     No method raises: without an answer in time the kill goes on, from the file and the rows that were read last.
     """
 
-    def __init__(self, context: Context, journal: KillJournal) -> None:
+    def __init__(self, context: GuardianContext, journal: KillJournal) -> None:
         self._db, self._log, self._timing = context.db, context.log, context.timing
         self._journal = journal
         self.state = "unknown" if context.db is not None else "none"
@@ -76,7 +76,7 @@ class KillTables:
                 elif "kill_id" in payload:
                     await store.open_alert(event, message, payload)
                 else:
-                    await Facts(db).note_alert("page", event, message, "guardian", payload)
+                    await FactStore(db).note_alert("page", event, message, "guardian", payload)
                 self._pages.popleft()
 
         if self._pages:
@@ -92,7 +92,7 @@ class KillTables:
 
         async def read(store: KillStore) -> None:
             row.update(await store.snapshot(WINDOW_S, ours, exchange))
-            Snapshot.of(row)
+            DatabaseSnapshot.of(row)
 
         return row if await self._try(read, "snapshot", self._timing.database_s) else None
 

@@ -20,8 +20,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fks.guardian.context import Context
-from fks.guardian.control_socket import ControlSocket
+from fks.guardian.context import GuardianContext
+from fks.guardian.control_socket import GuardianSocket
 from fks.guardian.flatten import line_of
 from fks.guardian.journal import Asked, KillJournal, KillRecord, last_kill, read_kill
 from fks.guardian.kill_work import KillWork
@@ -29,7 +29,7 @@ from fks.guardian.lease import HELD, UNANSWERED, GuardianLease, holder_of
 from fks.guardian.ninja_kill import NinjaKill
 from fks.guardian.ninja_rules import RuleWatch
 from fks.guardian.ninja_session import NinjaSession
-from fks.guardian.positions import PositionsFile, SideOrders, Snapshot
+from fks.guardian.positions import DatabaseSnapshot, PositionsFile, SideOrders
 from fks.guardian.progress import PAGES, Progress
 from fks.guardian.rows import KillTables
 from fks.guardian.takeover import Takeover
@@ -39,7 +39,7 @@ from fks.model.copies import is_ninja
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.ports import Venue
 from fks.model.timeframe import iso
-from fks.risk.policy import Action, Allow, Circumstances, Journal, KillMode, allowed
+from fks.risk.policy import Action, Allow, Circumstances, JournalState, KillMode, allowed
 from fks.store.bus import KILL
 
 __all__ = ["Guardian", "KillRecord", "Timing", "last_kill", "read_kill"]
@@ -56,7 +56,7 @@ class Guardian:
 
     def __init__(
         self,
-        context: Context,
+        context: GuardianContext,
         venues: Mapping[str, Venue],
         *,
         kill_file: Path,
@@ -78,13 +78,13 @@ class Guardian:
         self._lease = GuardianLease(context, holder=holder_of(kill_file), is_placed=is_placed)
         self._journal = KillJournal(kill_file, reserve)
         self._positions = PositionsFile(kill_file.with_name("kill-positions.json"))
-        self._snapshot: Snapshot | None = None
+        self._snapshot: DatabaseSnapshot | None = None
         self._side = SideOrders(side_journal, context.log)
         self._opened: set[str] = set()
         self._skews: dict[str, float] = {}
         self._works: dict[str, KillWork] = {}
         self._work: asyncio.Task[None] | None = None
-        self._socket = ControlSocket(socket_path, self.answer, context.log)
+        self._socket = GuardianSocket(socket_path, self.answer, context.log)
         self._renewing: asyncio.Task[None] | None = None
         self._publishing: set[asyncio.Task[Any]] = set()
         self._acting = asyncio.Lock()  # one kill or resume is taken at a time
@@ -352,7 +352,7 @@ class Guardian:
         """Return why this guardian must not place stops in the order manager's stead now, "" when it may."""
         record = self._journal.record
         kill = record.mode if record is not None and record.is_engaged else KillMode.NONE
-        if self._resuming or not isinstance(allowed(Action.LEG, Circumstances(kill, journal=Journal.SIDE)), Allow):
+        if self._resuming or not isinstance(allowed(Action.LEG, Circumstances(kill, journal=JournalState.SIDE)), Allow):
             return "a kill is engaged: it cancels and closes"
         if self._snapshot is None:
             return "PostgreSQL was never read"
@@ -453,7 +453,7 @@ class Guardian:
         if row is None:
             return
         self._side.forget(stored)
-        before, self._snapshot = self._snapshot, Snapshot.of(row)
+        before, self._snapshot = self._snapshot, DatabaseSnapshot.of(row)
         if before is None or self._snapshot.differs(before):
             self._wake(is_settled=True)
         try:
@@ -461,7 +461,7 @@ class Guardian:
         except OSError as error:
             self._log.error("guardian.snapshot_failed", error=str(error))
 
-    def _look(self) -> Snapshot | None:
+    def _look(self) -> DatabaseSnapshot | None:
         """Return our positions and orders, those included that the order manager sent without the database."""
         self._side.read()
         return None if self._snapshot is None else self._snapshot.with_side_orders(self._side)

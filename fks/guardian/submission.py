@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from fks.guardian.context import Context
+from fks.guardian.context import GuardianContext
 from fks.guardian.journal import ENDED, REFUSED, UNKNOWN, WORKING, KillJournal
 from fks.guardian.orders_at_venue import OrdersAtVenue
 from fks.model.order import TERMINAL, Answer, Order, Report
@@ -18,7 +18,7 @@ class VenuePorts(SubmitPorts):
     """The ports at one venue, whatever file is the journal. `why_not` returns the reason why this guardian must not act
     now, "" when it may."""
 
-    def __init__(self, context: Context, orders: OrdersAtVenue, why_not: Callable[[], str]) -> None:
+    def __init__(self, context: GuardianContext, orders: OrdersAtVenue, why_not: Callable[[], str]) -> None:
         self._clock, self._log = context.clock, context.log
         self._orders, self._why_not = orders, why_not
         self._numbers = itertools.count(1)
@@ -56,7 +56,7 @@ class FilePorts(VenuePorts):
 
     def __init__(
         self,
-        context: Context,
+        context: GuardianContext,
         orders: OrdersAtVenue,
         why_not: Callable[[], str],
         journal: KillJournal,

@@ -20,10 +20,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.guardian.context import Context
-from fks.guardian.missing_stops import VenueView, missing_stops, unended
+from fks.guardian.context import GuardianContext
+from fks.guardian.missing_stops import ReadVenue, missing_stops, unended
 from fks.guardian.orders_at_venue import OrdersAtVenue
-from fks.guardian.positions import Holder, SideOrders, Snapshot
+from fks.guardian.positions import DatabaseSnapshot, Holder, SideOrders
 from fks.guardian.submission import VenuePorts
 from fks.model.backoff import Backoff
 from fks.model.errors import OutageError
@@ -48,11 +48,11 @@ class Takeover:
 
     def __init__(
         self,
-        context: Context,
+        context: GuardianContext,
         venues: Mapping[str, Venue],
         side_journal: Path,
         side: SideOrders,
-        look: Callable[[], Snapshot | None],
+        look: Callable[[], DatabaseSnapshot | None],
         why_not: Callable[[], str],
         page: Callable[[str, str], None],
     ) -> None:
@@ -129,7 +129,7 @@ class Takeover:
         unclear = await self._ask(at_venue, snapshot, orders, live)
         since = {s: snapshot.history_from_ns(venue.name, s) for s in {order.symbol for order in orders}}
         fills = [fill for symbol, from_ns in since.items() for fill in await venue.fills_since(symbol, from_ns)]
-        view = VenueView(snapshot, live, at_venue.filled, unclear, fills, since)
+        view = ReadVenue(snapshot, live, at_venue.filled, unclear, fills, since)
         missing, is_unclear = missing_stops(view, orders)
         for parent, quantity in missing:
             await self._place(at_venue, file, parent, orders, quantity)
@@ -137,7 +137,7 @@ class Takeover:
             self._seen[venue.name] = seen, now
 
     async def _ask(
-        self, at_venue: OrdersAtVenue, snapshot: Snapshot, orders: Sequence[Order], live: dict[str, Report]
+        self, at_venue: OrdersAtVenue, snapshot: DatabaseSnapshot, orders: Sequence[Order], live: dict[str, Report]
     ) -> set[str]:
         """Ask about the orders that may execute and are not listed; return those whose end is not proven."""
         unclear: set[str] = set()
@@ -188,7 +188,9 @@ class Takeover:
 class SidePorts(VenuePorts):
     """The ports of the submit protocol here: the order manager's side journal, whose lock this process holds."""
 
-    def __init__(self, context: Context, orders: OrdersAtVenue, why_not: Callable[[], str], file: JournalFile) -> None:
+    def __init__(
+        self, context: GuardianContext, orders: OrdersAtVenue, why_not: Callable[[], str], file: JournalFile
+    ) -> None:
         super().__init__(context, orders, why_not)
         self._file = file
 

@@ -18,12 +18,12 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
-from fks.guardian.context import Context
-from fks.guardian.flatten import Flatten, line_of
+from fks.guardian.context import GuardianContext
+from fks.guardian.flatten import VenueFlatten, line_of
 from fks.guardian.journal import KillJournal
 from fks.guardian.kill_work import KillWork, at_once
 from fks.guardian.orders_at_venue import OrderAtVenue, OrdersAtVenue, order_of
-from fks.guardian.positions import Snapshot
+from fks.guardian.positions import DatabaseSnapshot
 from fks.model.account import VenueIdentity
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Report, Role, Side, evolve
@@ -40,10 +40,10 @@ class VenueKill(KillWork):
 
     def __init__(
         self,
-        context: Context,
+        context: GuardianContext,
         venue: Venue,
         journal: KillJournal,
-        look: Callable[[], Snapshot | None],
+        look: Callable[[], DatabaseSnapshot | None],
         *,
         why_not: Callable[[], str],
         save: Callable[[], Awaitable[None]],
@@ -55,7 +55,7 @@ class VenueKill(KillWork):
         self._look = look
         self._why_not = why_not
         self._orders = OrdersAtVenue(venue, context)
-        self._flatten = Flatten(context, self._orders, journal, save=save, why_not=why_not)
+        self._flatten = VenueFlatten(context, self._orders, journal, save=save, why_not=why_not)
         self._identity: VenueIdentity | None = None  # whose account the session is
         self._symbols: set[str] = set()  # where orders of any kind were seen open
 
@@ -101,12 +101,12 @@ class VenueKill(KillWork):
         return self._identity is not None
 
     # ── which orders ─────────────────────────────────────────────────────────────────────────────
-    def _is_ended(self, report: Report, snapshot: Snapshot | None, kill: KillMode) -> bool:
+    def _is_ended(self, report: Report, snapshot: DatabaseSnapshot | None, kill: KillMode) -> bool:
         """Return whether the kill ends this order. It keeps a stop that it placed again itself."""
         is_its_own = self._flatten.keeps(report.client_order_id)
         return not is_its_own and is_ended(self._action_of(report, snapshot), kill)
 
-    def _action_of(self, report: Report, snapshot: Snapshot | None) -> Action:
+    def _action_of(self, report: Report, snapshot: DatabaseSnapshot | None) -> Action:
         """Return the kind of an order; one that the snapshot lacks is an exit when it can only reduce what is held."""
         known = None if snapshot is None else snapshot.orders.get(report.client_order_id)
         if known is not None and known.role:
@@ -118,7 +118,7 @@ class VenueKill(KillWork):
             is_exit = snapshot is None or report.side is None or held * report.side.sign < 0
         return Action.EXIT if is_exit else Action.ENTRY
 
-    def _note_unresolved(self, snapshot: Snapshot | None, kill: KillMode) -> None:
+    def _note_unresolved(self, snapshot: DatabaseSnapshot | None, kill: KillMode) -> None:
         """Take up the orders that are SENDING or UNKNOWN in the journal; those that have ended there since, by a
         person too, are proven."""
         record = self._journal.record
@@ -134,7 +134,7 @@ class VenueKill(KillWork):
                 order = self._orders.about(id, known.holder.symbol, sent_ns=sent_ns, is_acknowledged=is_acknowledged)
                 order.must_end = True
 
-    def _note_stops(self, ending: list[Report], snapshot: Snapshot | None) -> None:
+    def _note_stops(self, ending: list[Report], snapshot: DatabaseSnapshot | None) -> None:
         """Write into the file which stops are about to end, so that they can be placed again while the venue refuses to
         close their position."""
         record = self._journal.record
@@ -179,7 +179,7 @@ class VenueKill(KillWork):
             )
 
     # ── closing ──────────────────────────────────────────────────────────────────────────────────
-    async def _close(self, snapshot: Snapshot | None) -> tuple[bool, list[dict[str, str]]]:
+    async def _close(self, snapshot: DatabaseSnapshot | None) -> tuple[bool, list[dict[str, str]]]:
         """Return whether nothing more can be closed, and the rest."""
         if snapshot is None:
             return False, [line_of("pending", "our positions are not known: the database was never reached")]

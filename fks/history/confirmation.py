@@ -13,7 +13,7 @@ from fks.bars.outliers import OutlierDetector
 from fks.bars.validation import SUSPECT, Reason, check_bars
 from fks.model.bar import Bar, Bars
 from fks.model.timeframe import bar_end, bar_start
-from fks.store.quarantine import Held, Numbers, QuarantineStore, Settled, numbers_of
+from fks.store.quarantine import Numbers, QuarantinedRow, QuarantineStore, SettledAs, numbers_of
 
 #: requests one bar from the exchange again; None: the exchange no longer has it
 Again = Callable[[Bar], Awaitable[Bar | None]]
@@ -50,7 +50,7 @@ class BarFilter:
             else:
                 made[finding.row] = replace(bar, is_complete=False)
             if finding.reason is not Reason.DUPLICATE:
-                held.append(Held.bar(bar, finding.reason.value, finding.detail, source=self._source))
+                held.append(QuarantinedRow.bar(bar, finding.reason.value, finding.detail, source=self._source))
         await self._store.add(held)
         return list(made.values())
 
@@ -68,7 +68,7 @@ class BarFilter:
             bar = bars[finding.row]
             if numbers_of(bar) in known:
                 continue
-            await self._store.add([Held.bar(bar, finding.reason.value, finding.detail, source=self._source)])
+            await self._store.add([QuarantinedRow.bar(bar, finding.reason.value, finding.detail, source=self._source)])
             kept[finding.row] = await self._settled(bar, again)
         return [bar for _, bar in sorted(kept.items()) if bar is not None]
 
@@ -82,7 +82,7 @@ class BarFilter:
         """Return the exchange's second answer for a suspect bar, if that can be true."""
         second = await again(bar)
         is_same = second is not None and numbers_of(second) == numbers_of(bar)
-        verdict = Settled.CONFIRMED if is_same else Settled.REFUSED
+        verdict = SettledAs.CONFIRMED if is_same else SettledAs.REFUSED
         await self._store.settle_bars(bar.exchange, bar.symbol, bar.timeframe, [bar.time_ns], verdict)
         return second
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fks.clock import Clock
-from fks.history.gaps import Missing, expected_gaps
+from fks.history.gaps import MissingBars, expected_gaps
 from fks.history.quality import QualityReport
 from fks.model.timeframe import bar_end, bar_start
 from fks.store.db import Database
-from fks.store.gaps import GapStore, Series, Span
+from fks.store.gaps import GapStore, Series, TimeRange
 
 #: Bars of one series that one look reads at most: a month of minutes, two days of seconds.
 BARS_MAX = 200_000
@@ -21,12 +21,12 @@ _DAY_NS = 86_400 * 10**9
 class Coverage:
     """One series over a time range: `cells` are the shares, 0 to 1, of equal parts, oldest first; `missing`: bars."""
 
-    span: Span
+    span: TimeRange
     cells: tuple[float, ...]
     missing: int
 
 
-def shares(span: Span, gaps: Sequence[Span], count: int) -> tuple[float, ...]:
+def shares(span: TimeRange, gaps: Sequence[TimeRange], count: int) -> tuple[float, ...]:
     """Return for each of `count` equal parts of `span` which share of its time is in none of the `gaps`."""
     length = (span.end_ns - span.start_ns) / count
     if length <= 0:
@@ -52,11 +52,11 @@ class CoverageReport:
         length_ns = bar_end(bar_start(end_ns, one.timeframe), one.timeframe) - bar_start(end_ns, one.timeframe)
         earliest_ns = max(self._clock.now_ns() - days * _DAY_NS, end_ns - BARS_MAX * length_ns)
         start_ns = bar_start(max(start_ns, min(earliest_ns, end_ns - length_ns)), one.timeframe)
-        span = Span(start_ns, max(start_ns, end_ns))
+        span = TimeRange(start_ns, max(start_ns, end_ns))
         gaps = await self.missing(one, span)
         return Coverage(span, shares(span, [gap.span for gap in gaps], cells), sum(gap.bars for gap in gaps))
 
-    async def missing(self, one: Series, span: Span) -> list[Missing]:
+    async def missing(self, one: Series, span: TimeRange) -> list[MissingBars]:
         """Return the gaps of a series in a time range, newest first, without those that its calendar explains."""
         key = (one.exchange, one.symbol, one.timeframe)
         return expected_gaps(*key, await self._store.missing(*key, span.start_ns, span.end_ns), one.calendar)

@@ -31,7 +31,7 @@ from fks.model.ports import Exchange
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, check_timeframe, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.gaps import GapStore, KnownGap, Span
+from fks.store.gaps import GapStore, KnownGap, TimeRange
 from fks.store.partitions import ensure_partitions
 from fks.store.quarantine import QuarantineStore
 
@@ -49,21 +49,21 @@ TRIES, RETRY = 6, Backoff(1.0, 60.0)  # of one request, after the exchange has a
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class FetchedWindow:
     """Result of one window, in bars: fetched and accepted, written (new or different), and proven to be unavailable
     (the exchange has none, or one that cannot be true).
 
     `is_asked` False: a time before the exchange's first bar, which was not requested.
     """
 
-    window: Span
+    window: TimeRange
     fetched: int
     written: int
     absent: int
     is_asked: bool = True
 
 
-class History:
+class HistoryFetcher:
     """Fetches bars of one exchange through REST. Errors of `fill`: InputError, OutageError, PeerError."""
 
     def __init__(self, exchange: Exchange, db: Database, clock: Clock) -> None:
@@ -99,11 +99,11 @@ class History:
             )
         return by_length(fits)[-1]
 
-    def count(self, timeframe: str, span: Span) -> int:
+    def count(self, timeframe: str, span: TimeRange) -> int:
         """Return how many bars the exchange's calendar expects in `span`."""
         return count_bars(span, timeframe, self._exchange.capabilities.calendar)
 
-    async def fill(self, symbol: str, timeframe: str, span: Span) -> AsyncIterator[Step]:
+    async def fill(self, symbol: str, timeframe: str, span: TimeRange) -> AsyncIterator[FetchedWindow]:
         """Fetch and store the bars of `span`, newest first, yielding after each window is stored. Twice equals once."""
         source = self.source(timeframe)
         newest_ns = await self._newest(symbol, source)
@@ -111,37 +111,39 @@ class History:
         served_ns = self._served_from(source, timeframe, newest_ns)
         start_ns = await self._listed(symbol, timeframe, span, newest_ns)
         if start_ns > span.start_ns:
-            unlisted = Span(span.start_ns, min(start_ns, span.end_ns))
+            unlisted = TimeRange(span.start_ns, min(start_ns, span.end_ns))
             noted = await self._note(symbol, timeframe, unlisted, {"unlisted": [unlisted]}, proven_ns)
-            yield Step(unlisted, 0, 0, noted, is_asked=False)
+            yield FetchedWindow(unlisted, 0, 0, noted, is_asked=False)
         end_ns = span.end_ns if newest_ns is None else min(span.end_ns, bar_start(newest_ns, timeframe))
         empty = 0
         while end_ns > max(start_ns, served_ns):
-            window = Span(max(start_ns, served_ns, self._back(end_ns, timeframe, source)), end_ns)
+            window = TimeRange(max(start_ns, served_ns, self._back(end_ns, timeframe, source)), end_ns)
             step = await self._window(symbol, timeframe, source, window, proven_ns)
             yield step
             end_ns = window.start_ns
             empty = 0 if step.fetched else empty + 1
-            before = Span(start_ns, end_ns)
+            before = TimeRange(start_ns, end_ns)
             if empty == EMPTY_MAX and end_ns > served_ns and not await self._has_any(symbol, source, before):
                 if await self._has_traded(symbol, source, before):
                     break
                 noted = await self._note(symbol, timeframe, before, {"exchange": [before]}, proven_ns)
-                yield Step(before, 0, 0, noted, is_asked=False)
+                yield FetchedWindow(before, 0, 0, noted, is_asked=False)
                 return
         if end_ns > start_ns:
-            async for step in self._unserved(symbol, timeframe, Span(start_ns, end_ns), proven_ns):
+            async for step in self._unserved(symbol, timeframe, TimeRange(start_ns, end_ns), proven_ns):
                 yield step
 
     # ── bars that the exchange does not serve ───────────────────────────────────────────────────
-    async def _unserved(self, symbol: str, timeframe: str, span: Span, proven_ns: int) -> AsyncIterator[Step]:
+    async def _unserved(
+        self, symbol: str, timeframe: str, span: TimeRange, proven_ns: int
+    ) -> AsyncIterator[FetchedWindow]:
         """Build and store the bars of `span`, newest first, yielding after each window."""
         oldest_ns = await self._trade_bars.served_from(symbol)
         start_ns = span.end_ns if oldest_ns is None else max(span.start_ns, bar_start(oldest_ns, timeframe))
         end_ns, size_ns = span.end_ns, TRADES_WINDOW_NS
         while end_ns > start_ns:
             begin_ns = bar_start(end_ns - size_ns, timeframe)
-            window = Span(max(start_ns, min(begin_ns, bar_start(end_ns - 1, timeframe))), end_ns)
+            window = TimeRange(max(start_ns, min(begin_ns, bar_start(end_ns - 1, timeframe))), end_ns)
             before = self._trade_bars.requests
             yield await self._built_window(symbol, timeframe, window, proven_ns)
             spent = self._trade_bars.requests - before
@@ -151,17 +153,17 @@ class History:
                 size_ns //= 2
             end_ns = window.start_ns
         if span.start_ns < end_ns:
-            rest = Span(span.start_ns, end_ns)
+            rest = TimeRange(span.start_ns, end_ns)
             is_first = oldest_ns is not None and self._exchange.capabilities.bars_newest_max > 0
             cause = "unlisted" if is_first else UNAVAILABLE
             noted = await self._note(symbol, timeframe, rest, {cause: [rest]}, proven_ns)
-            yield Step(rest, 0, 0, noted, is_asked=False)
+            yield FetchedWindow(rest, 0, 0, noted, is_asked=False)
 
-    async def _built_window(self, symbol: str, timeframe: str, window: Span, proven_ns: int) -> Step:
+    async def _built_window(self, symbol: str, timeframe: str, window: TimeRange, proven_ns: int) -> FetchedWindow:
         bars, source = await self._built(symbol, timeframe, window)
 
         async def again(bar: Bar) -> Bar | None:
-            one = Span(bar.time_ns, bar_end(bar.time_ns, timeframe))
+            one = TimeRange(bar.time_ns, bar_end(bar.time_ns, timeframe))
             return next(iter(await self._trade_bars.bars(symbol, timeframe, one)), None)
 
         bars = await self._bar_filter.confirmed(bars, again)
@@ -174,9 +176,9 @@ class History:
             found = {"silent": bridged(absent, SILENT_RUNS_MAX)}
         await self._note(symbol, timeframe, window, found, proven_ns)
         not_had = proven_part(absent, timeframe, proven_ns)
-        return Step(window, len(bars), written, sum(self.count(timeframe, span) for span in not_had))
+        return FetchedWindow(window, len(bars), written, sum(self.count(timeframe, span) for span in not_had))
 
-    async def _built(self, symbol: str, timeframe: str, window: Span) -> tuple[list[Bar], str]:
+    async def _built(self, symbol: str, timeframe: str, window: TimeRange) -> tuple[list[Bar], str]:
         """Return the bars of `window` and their source: stored smaller bars if none is missing, else trades."""
         name = self._exchange.name
         for smaller in reversed(by_length(TIMEFRAMES)):
@@ -188,7 +190,7 @@ class History:
                 return [made.bar(row, name) for row in range(len(made))], "sync"
         return await self._trade_bars.bars(symbol, timeframe, window), "trades"
 
-    async def _has_traded(self, symbol: str, source: str, span: Span) -> bool:
+    async def _has_traded(self, symbol: str, source: str, span: TimeRange) -> bool:
         """Return whether the exchange's days show that the market traded in `span`, of which it returns no bars."""
         if source == "1d" or "1d" not in self._exchange.capabilities.timeframes:
             return False
@@ -204,7 +206,9 @@ class History:
         return aligned(newest_ns - (most - SLIDE) * length_of(source) * NS, timeframe)
 
     # ── one window ───────────────────────────────────────────────────────────────────────────────
-    async def _window(self, symbol: str, timeframe: str, source: str, window: Span, proven_ns: int) -> Step:
+    async def _window(
+        self, symbol: str, timeframe: str, source: str, window: TimeRange, proven_ns: int
+    ) -> FetchedWindow:
         rows = await self._fetched(symbol, source, window)
 
         async def again(bar: Bar) -> Bar | None:
@@ -228,7 +232,7 @@ class History:
             found["silent"] = bridged(absent, SILENT_RUNS_MAX)
         await self._note(symbol, timeframe, window, found, proven_ns)
         not_had = proven_part([*absent, *found[REFUSED]], timeframe, proven_ns)
-        return Step(window, len(bars), written, sum(self.count(timeframe, span) for span in not_had))
+        return FetchedWindow(window, len(bars), written, sum(self.count(timeframe, span) for span in not_had))
 
     async def _store(self, symbol: str, timeframe: str, bars: Sequence[Bar], source: str) -> int:
         """Store bars, oldest first; return how many were new or different."""
@@ -245,7 +249,7 @@ class History:
         filtered = await self._bar_filter.filtered(rows)
         return whole(filtered if source == timeframe else folded(filtered, timeframe), filtered, timeframe)
 
-    async def _fetched(self, symbol: str, source: str, window: Span) -> list[Bar]:
+    async def _fetched(self, symbol: str, source: str, window: TimeRange) -> list[Bar]:
         """Return the bars in `window`. An empty answer at its end counts only after it was requested in small
         pieces."""
         rows: list[Bar] = []
@@ -264,7 +268,7 @@ class History:
         return rows
 
     async def _note(
-        self, symbol: str, timeframe: str, window: Span, found: Mapping[str, Sequence[Span]], proven_ns: int
+        self, symbol: str, timeframe: str, window: TimeRange, found: Mapping[str, Sequence[TimeRange]], proven_ns: int
     ) -> int:
         """Replace the known gaps of `window` by the proven ones, by cause; return the number of their bars."""
         proven = proven_part([window], timeframe, proven_ns)
@@ -300,7 +304,7 @@ class History:
         page = await self._ask(symbol, source, None, 3, self._clock.now_ns() - SETTLE_NS)
         return bar_end(page[-1].time_ns, source) if page else None
 
-    async def _listed(self, symbol: str, timeframe: str, span: Span, newest_ns: int | None) -> int:
+    async def _listed(self, symbol: str, timeframe: str, span: TimeRange, newest_ns: int | None) -> int:
         """Return the time to begin at: the start of `span`, or the first day of a market that was listed later.
 
         The years before a listing would otherwise be requested page by page, each of them empty.
@@ -315,7 +319,7 @@ class History:
             return span.start_ns
         return max(span.start_ns, bar_start(days[0].time_ns, timeframe))
 
-    async def _has_any(self, symbol: str, source: str, span: Span) -> bool:
+    async def _has_any(self, symbol: str, source: str, span: TimeRange) -> bool:
         """Return whether the exchange has bars in `span`, by samples; True without any for a short one: a market may
         have had no trades for a month."""
         size_ns = CONFIRM * length_of(source) * NS
@@ -350,7 +354,7 @@ def folded(rows: Sequence[Bar], timeframe: str) -> list[Bar]:
     return [bar for bar in sealed if bar is not None]
 
 
-def runs_missing(expected: Ints, there: Ints, timeframe: str) -> list[Span]:
+def runs_missing(expected: Ints, there: Ints, timeframe: str) -> list[TimeRange]:
     """Return the runs of `expected` open times that are not `there`, oldest first; the time between two sessions does
     not split a run."""
     is_missing = ~np.isin(expected, there)
@@ -358,27 +362,27 @@ def runs_missing(expected: Ints, there: Ints, timeframe: str) -> list[Span]:
         return []
     edges = np.flatnonzero(np.diff(is_missing.astype(np.int8), prepend=0, append=0))
     return [
-        Span(int(expected[first]), bar_end(int(expected[last - 1]), timeframe))
+        TimeRange(int(expected[first]), bar_end(int(expected[last - 1]), timeframe))
         for first, last in zip(edges[::2], edges[1::2], strict=True)
     ]
 
 
-def bridged(runs: Sequence[Span], most: int) -> list[Span]:
+def bridged(runs: Sequence[TimeRange], most: int) -> list[TimeRange]:
     """Return at most `most` runs (oldest first): those with the shortest distances between them are joined."""
     if len(runs) <= most:
         return list(runs)
     between = [later.start_ns - run.end_ns for run, later in pairwise(runs)]
     longest = sorted(sorted(range(len(between)), key=between.__getitem__)[len(between) - most + 1 :])
     return [
-        Span(runs[first].start_ns, runs[last].end_ns)
+        TimeRange(runs[first].start_ns, runs[last].end_ns)
         for first, last in zip([0, *(at + 1 for at in longest)], [*longest, len(runs) - 1], strict=True)
     ]
 
 
-def proven_part(spans: Sequence[Span], timeframe: str, proven_ns: int) -> list[Span]:
+def proven_part(spans: Sequence[TimeRange], timeframe: str, proven_ns: int) -> list[TimeRange]:
     """Return the whole bars of `spans` that end by `proven_ns`."""
     until_ns = bar_start(proven_ns, timeframe)
-    return [Span(span.start_ns, min(span.end_ns, until_ns)) for span in spans if span.start_ns < until_ns]
+    return [TimeRange(span.start_ns, min(span.end_ns, until_ns)) for span in spans if span.start_ns < until_ns]
 
 
 def times_of(bars: Sequence[Bar]) -> Ints:

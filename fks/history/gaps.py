@@ -19,7 +19,7 @@ from fks.model.backoff import Backoff
 from fks.model.bar import Bars
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 from fks.store.db import Database
-from fks.store.gaps import GapStore, KnownGap, Series, Span
+from fks.store.gaps import GapStore, KnownGap, Series, TimeRange
 
 DAY_NS = 86400 * NS
 ASK_AGAIN_NS = DAY_NS  # interval in which a young known gap is requested again
@@ -34,24 +34,24 @@ WAIT = Backoff(60.0, 3600.0)  # between two tries to fill gaps that remain
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class MissingBars:
     """A run of missing bars of one series, and how many bars are expected in it."""
 
     exchange: str
     symbol: str
     timeframe: str
-    span: Span
+    span: TimeRange
     bars: int
 
 
-def count_bars(span: Span, timeframe: str, calendar: str = ALWAYS) -> int:
+def count_bars(span: TimeRange, timeframe: str, calendar: str = ALWAYS) -> int:
     """Return how many bars are expected to open in `span`, whose ends are boundaries of `timeframe`."""
     if calendar == ALWAYS and TIMEFRAMES[timeframe]:
         return (span.end_ns - span.start_ns) // (TIMEFRAMES[timeframe] * NS)
     return len(calendar_of(calendar).expected(timeframe, span.start_ns, span.end_ns))
 
 
-def expected_part(span: Span, timeframe: str, calendar: str) -> tuple[Span, int] | None:
+def expected_part(span: TimeRange, timeframe: str, calendar: str) -> tuple[TimeRange, int] | None:
     """Return the part of `span` from its first expected bar to its last, and the number of bars; None when none is
     expected."""
     if calendar == ALWAYS:
@@ -60,53 +60,53 @@ def expected_part(span: Span, timeframe: str, calendar: str) -> tuple[Span, int]
     starts = calendar_of(calendar).expected(timeframe, span.start_ns, span.end_ns)
     if not len(starts):
         return None
-    return Span(int(starts[0]), bar_end(int(starts[-1]), timeframe)), len(starts)
+    return TimeRange(int(starts[0]), bar_end(int(starts[-1]), timeframe)), len(starts)
 
 
 def expected_gaps(
-    exchange: str, symbol: str, timeframe: str, spans: Iterable[Span], calendar: str | None = None
-) -> list[Missing]:
+    exchange: str, symbol: str, timeframe: str, spans: Iterable[TimeRange], calendar: str | None = None
+) -> list[MissingBars]:
     """Return the `spans` in which bars are expected, cut to those. `calendar` is the series' own, None: the
     exchange's."""
     parts = (expected_part(span, timeframe, calendar_for(exchange, calendar, symbol)) for span in spans)
-    return [Missing(exchange, symbol, timeframe, *part) for part in parts if part is not None]
+    return [MissingBars(exchange, symbol, timeframe, *part) for part in parts if part is not None]
 
 
-def subtract(spans: Iterable[Span], taken: Iterable[Span]) -> list[Span]:
+def subtract(spans: Iterable[TimeRange], taken: Iterable[TimeRange]) -> list[TimeRange]:
     """Return the parts of `spans` outside `taken`, in the order of `spans`, the pieces of one newest first."""
     cuts = _joined(taken)
     starts, ends = [cut.start_ns for cut in cuts], [cut.end_ns for cut in cuts]
-    left: list[Span] = []
+    left: list[TimeRange] = []
     for span in spans:
         pieces, at = [], span.start_ns
         for cut in cuts[bisect_right(ends, span.start_ns) : bisect_left(starts, span.end_ns)]:
             if at < cut.start_ns:
-                pieces.append(Span(at, cut.start_ns))
+                pieces.append(TimeRange(at, cut.start_ns))
             at = cut.end_ns
         if at < span.end_ns:
-            pieces.append(Span(at, span.end_ns))
+            pieces.append(TimeRange(at, span.end_ns))
         left += reversed(pieces)
     return left
 
 
-def _joined(spans: Iterable[Span]) -> list[Span]:
+def _joined(spans: Iterable[TimeRange]) -> list[TimeRange]:
     """Return the union of `spans` without overlaps, oldest first."""
-    joined: list[Span] = []
+    joined: list[TimeRange] = []
     for span in sorted(spans, key=lambda span: span.start_ns):
         if joined and span.start_ns <= joined[-1].end_ns:
-            joined[-1] = Span(joined[-1].start_ns, max(joined[-1].end_ns, span.end_ns))
+            joined[-1] = TimeRange(joined[-1].start_ns, max(joined[-1].end_ns, span.end_ns))
         else:
             joined.append(span)
     return joined
 
 
-def overlap(spans: Iterable[Span], others: Iterable[Span]) -> list[Span]:
+def overlap(spans: Iterable[TimeRange], others: Iterable[TimeRange]) -> list[TimeRange]:
     """Return the parts of `spans` that lie in `others`."""
     kept = list(spans)
     return subtract(kept, subtract(kept, others))
 
 
-def settled(known: Iterable[KnownGap], now_ns: int) -> list[Span]:
+def settled(known: Iterable[KnownGap], now_ns: int) -> list[TimeRange]:
     """Return the parts of known gaps that are not requested again at present."""
     found = []
     for gap in known:
@@ -117,7 +117,7 @@ def settled(known: Iterable[KnownGap], now_ns: int) -> list[Span]:
         else:
             end = min(gap.span.end_ns, now_ns - YOUNG_NS)
         if gap.span.start_ns < end:
-            found.append(Span(gap.span.start_ns, end))
+            found.append(TimeRange(gap.span.start_ns, end))
     return found
 
 
@@ -159,7 +159,7 @@ class Gaps:
         *,
         is_all: bool = False,
         calendar: str | None = None,
-    ) -> list[Missing]:
+    ) -> list[MissingBars]:
         """Return the gaps in [start, end), newest first; known gaps only with `is_all`, or when they are due.
 
         `calendar` is the one stored with the series, if any. Both ends are moved inwards to boundaries of `timeframe`.
@@ -188,7 +188,7 @@ class _Seen:
     revision: int
     clean_ns: int  # every bar before it is stored, or being fetched
     wanted: tuple[str | None, int | None, int | None]
-    missing: tuple[Missing, ...] = ()
+    missing: tuple[MissingBars, ...] = ()
     wait_s: float = WAIT.first_s
     due_s: float = 0.0
 
@@ -209,13 +209,13 @@ class GapWatch:
         self._days = days
         self._seen: dict[tuple[str, str, str], _Seen] = {}
 
-    async def look(self) -> list[Missing]:
+    async def look(self) -> list[MissingBars]:
         """Return the gaps to fill now, newest first. Errors: OutageError.
 
         It takes LOOK_MAX_S and one series more: series that were never checked come first, the others the next time.
         """
         now_s = self._clock.monotonic()
-        found: list[Missing] = []
+        found: list[MissingBars] = []
         series = {(one.exchange, one.symbol, one.timeframe): one for one in await self._store.series() if is_kept(one)}
         self._seen = {key: seen for key, seen in self._seen.items() if key in series}
         for key in sorted(series, key=lambda key: key in self._seen):
@@ -231,7 +231,7 @@ class GapWatch:
             found[exchange] = found.get(exchange, 0) + sum(gap.bars for gap in seen.missing)
         return found
 
-    async def _check(self, one: Series, now_s: float) -> tuple[Missing, ...]:
+    async def _check(self, one: Series, now_s: float) -> tuple[MissingBars, ...]:
         key = (one.exchange, one.symbol, one.timeframe)
         start_ns, end_ns = kept_range(one, self._clock.now_ns(), self._days)
         horizon_ns = aligned(start_ns, one.timeframe)

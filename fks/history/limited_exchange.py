@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from fks.clock import Clock
-from fks.config.endpoints import Node
+from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Settings
 from fks.exchanges.registry import EXCHANGES, endpoint_of, key_of, make_exchange, rate_limits_of
 from fks.model.market import Allowance
@@ -21,7 +21,7 @@ from fks.store.bus import Bus
 CONNECTS_LOCAL = Allowance(6000, 60)  # the local exchange counts no connects
 
 
-def budget_for(bus: Bus, clock: Clock, settings: Settings, node: Node | None, name: str) -> RedisBudget:
+def budget_for(bus: Bus, clock: Clock, settings: Settings, node: NodeEndpoints | None, name: str) -> RedisBudget:
     """Return the budget of requests and connects of `name`, one of EXCHANGES. Errors: those of `endpoint_of`."""
     address = endpoint_of(settings, node, name).rest
     is_local = bool(node and node.sim and address == node.sim["rest"])
@@ -32,7 +32,9 @@ def budget_for(bus: Bus, clock: Clock, settings: Settings, node: Node | None, na
 
 
 @asynccontextmanager
-async def shared_budget(name: str, settings: Settings, node: Node | None, clock: Clock) -> AsyncIterator[Budget | None]:
+async def shared_budget(
+    name: str, settings: Settings, node: NodeEndpoints | None, clock: Clock
+) -> AsyncIterator[Budget | None]:
     """Yield the budget of an exchange for history, which yields to live feeds; None where FKS does not run.
 
     Errors: those of `endpoint_of`.
@@ -50,7 +52,7 @@ async def shared_budget(name: str, settings: Settings, node: Node | None, clock:
 
 @asynccontextmanager
 async def opened_exchange(
-    name: str, settings: Settings, node: Node | None, log: Log, clock: Clock
+    name: str, settings: Settings, node: NodeEndpoints | None, log: Log, clock: Clock
 ) -> AsyncIterator[Exchange]:
     """Yield an opened exchange for history, with the budget of `shared_budget`. Errors: those of `make_exchange`."""
     async with shared_budget(name, settings, node, clock) as budget:

@@ -11,7 +11,7 @@ from fks.history.gaps import (
     REFUSED,
     UNAVAILABLE,
     Gaps,
-    Missing,
+    MissingBars,
     aligned,
     calendar_for,
     closed_until,
@@ -24,7 +24,7 @@ from fks.history.gaps import (
 )
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, to_ns
 from fks.store.db import Database
-from fks.store.gaps import GapStore, Series, Span
+from fks.store.gaps import GapStore, Series, TimeRange
 
 LATE_NS = 180 * NS  # bars that ended later are not missing yet: the next check fetches them
 SILENT_LATE_NS = 3600 * NS  # the same for exchanges that leave out no-trade bars
@@ -59,7 +59,7 @@ class Quality:
     refused: int
     unavailable: int
     gaps: int
-    longest: Missing | None
+    longest: MissingBars | None
     nulls: int
     duplicates: int
     incomplete: int
@@ -88,7 +88,7 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
-class Outage:
+class FeedOutage:
     """Time in which a feed was not live: from its last message to its next; `ended_ns` None: it still is not."""
 
     exchange: str
@@ -130,7 +130,7 @@ class QualityReport:
         unserved = [gap.span for gap in known if gap.cause == UNAVAILABLE]
         lacking = [gap.span for gap in known if gap.cause not in (REFUSED, UNAVAILABLE)]
 
-        def count(parts: Sequence[Span]) -> int:
+        def count(parts: Sequence[TimeRange]) -> int:
             return sum(count_bars(part, one.timeframe, calendar) for part in parts)
 
         missing = expected_gaps(*key, subtract(spans, [*refused, *unserved, *lacking]), one.calendar)
@@ -149,7 +149,7 @@ class QualityReport:
             one.oldest_ns,
             one.newest_ns,
             one.revision,
-            expected=count_bars(Span(start_ns, end_ns), one.timeframe, calendar) if end_ns > start_ns else 0,
+            expected=count_bars(TimeRange(start_ns, end_ns), one.timeframe, calendar) if end_ns > start_ns else 0,
             missing=sum(gap.bars for gap in missing),
             absent=count(overlap(subtract(spans, [*refused, *unserved]), lacking)),
             refused=count(overlap(spans, refused)),
@@ -168,7 +168,7 @@ class QualityReport:
             quarantined=await self._store.quarantined(*key),
         )
 
-    async def missing(self, one: Series, *, is_all: bool = False) -> list[tuple[Missing, str]]:
+    async def missing(self, one: Series, *, is_all: bool = False) -> list[tuple[MissingBars, str]]:
         """Return the gaps of one series, newest first, each "missing", "unavailable" or, with `is_all`, the cause it is
         known by."""
         key = (one.exchange, one.symbol, one.timeframe)
@@ -187,11 +187,11 @@ class QualityReport:
 
     async def outages(
         self, exchange: str | None = None, symbol: str | None = None, *, since_ns: int = 0, limit: int = 1000
-    ) -> list[Outage]:
+    ) -> list[FeedOutage]:
         """Return the times in which feeds were not live, newest first."""
         rows: list[dict[str, Any]] = await self._store.outages(exchange, symbol, since_ns=since_ns, limit=limit)
         return [
-            Outage(
+            FeedOutage(
                 row["exchange"],
                 row["symbol"],
                 row["channel"],
@@ -230,4 +230,4 @@ def behind(one: Series, now_ns: int) -> int:
     if one.newest_ns is None:
         return 0
     newest_ns, over_ns = bar_end(one.newest_ns, one.timeframe), closed_until(now_ns, one.timeframe)
-    return count_bars(Span(newest_ns, over_ns), one.timeframe) if over_ns > newest_ns else 0
+    return count_bars(TimeRange(newest_ns, over_ns), one.timeframe) if over_ns > newest_ns else 0

@@ -12,15 +12,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from fks.clock import Clock
-from fks.history.fetch import History
-from fks.history.gaps import DAY_NS, Gaps, Missing, closed_until, subtract
+from fks.history.fetch import HistoryFetcher
+from fks.history.gaps import DAY_NS, Gaps, MissingBars, closed_until, subtract
 from fks.model.errors import FksError, InputError, OutageError, PeerError
 from fks.model.instrument import Instrument, find_instrument
 from fks.model.ports import Exchange, Log
 from fks.model.timeframe import bar_start, check_timeframe, iso
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.gaps import Span
+from fks.store.gaps import TimeRange
 from fks.store.sync import Begun, SyncRow, SyncStore
 
 DAYS_INIT = 730  # the owner's `init`: two years
@@ -42,7 +42,7 @@ class QuietLog:
     def error(self, event: str, **fields: object) -> None: ...
 
 
-class Stopped(FksError):
+class SyncStopped(FksError):
     """The caller stopped the sync; stored bars stay."""
 
 
@@ -101,7 +101,7 @@ class Sync:
         self._clock = clock
         self._log = log
         self._bars, self._status = BarStore(db), SyncStore(db)
-        self._history, self._gaps = History(exchange, db, clock), Gaps(db, clock)
+        self._history, self._gaps = HistoryFetcher(exchange, db, clock), Gaps(db, clock)
         self._should_stop = should_stop or (lambda: False)
         self._instruments: dict[str, Instrument] | None = None
         self._listing = asyncio.Lock()
@@ -205,7 +205,7 @@ class Sync:
         name, default_ns = self._exchange.name, self._default_ns()
         return await self._status.begin(name, symbol, timeframe, start_ns, end_ns, default_ns=default_ns)
 
-    async def fill(self, gaps: Sequence[Missing]) -> tuple[int, int]:
+    async def fill(self, gaps: Sequence[MissingBars]) -> tuple[int, int]:
         """Fill gaps of this exchange, in the order given; return numbers of bars (new or changed, proven not to exist).
 
         A refused series does not stop the others: the first refusal is raised after they are filled.
@@ -245,7 +245,7 @@ class Sync:
         try:
             yield
         except FksError as error:
-            await self._status.give_up(*key, str(error), is_final=isinstance(error, InputError | Stopped))
+            await self._status.give_up(*key, str(error), is_final=isinstance(error, InputError | SyncStopped))
             raise
         except asyncio.CancelledError:  # Ctrl-C, or a process that ends in order
             await self._status.give_up(*key, "stopped; the same sync goes on where it was", is_final=by_hand)
@@ -284,13 +284,13 @@ class Sync:
 
     async def _to_fetch(
         self, symbol: str, timeframe: str, wanted: tuple[int, int | None], again: tuple[int, int | None] | None
-    ) -> list[Span]:
+    ) -> list[TimeRange]:
         """Return the ranges to fetch, newest first: the gaps of `wanted`, and all of `again`."""
         over_ns = closed_until(self._clock.now_ns(), timeframe)
 
-        def whole(start_ns: int, end_ns: int | None) -> Span:
+        def whole(start_ns: int, end_ns: int | None) -> TimeRange:
             end_ns = over_ns if end_ns is None else min(bar_start(end_ns, timeframe), over_ns)
-            return Span(bar_start(start_ns, timeframe), end_ns)
+            return TimeRange(bar_start(start_ns, timeframe), end_ns)
 
         part = whole(*wanted)
         gaps = await self._gaps.missing(self._exchange.name, symbol, timeframe, part.start_ns, part.end_ns)
@@ -329,4 +329,4 @@ class Sync:
 
     def _check_wanted(self) -> None:
         if self._should_stop():
-            raise Stopped("stopped on request", remedy="'fks data sync' goes on where it stands")
+            raise SyncStopped("stopped on request", remedy="'fks data sync' goes on where it stands")

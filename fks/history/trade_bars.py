@@ -19,7 +19,7 @@ from fks.model.errors import OutageError, PeerError
 from fks.model.market import TradesFrom
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, bar_end, iso
-from fks.store.gaps import Span
+from fks.store.gaps import TimeRange
 
 PAGE = 1000  # trades of one request
 FIRST_NS = 86400 * NS  # a time before any market: trades from here on begin with the oldest that is served
@@ -46,7 +46,7 @@ class TradeBars:
             self._oldest[symbol] = page[0].time_ns if page else None
         return self._oldest[symbol]
 
-    async def bars(self, symbol: str, timeframe: str, span: Span) -> list[Bar]:
+    async def bars(self, symbol: str, timeframe: str, span: TimeRange) -> list[Bar]:
         """Return the bars of `span`, whose ends are boundaries of `timeframe`, oldest first.
 
         No-trade bars are built where the exchange has such bars, except before its oldest trade.
@@ -78,7 +78,7 @@ class TradeBars:
         # the builder marks sums that no float64 holds; the exchange's own bar would have the nearest float, too
         return [replace(bar, is_complete=True) for bar in made]
 
-    async def pages(self, symbol: str, span: Span) -> AsyncIterator[list[PublicTrade]]:
+    async def pages(self, symbol: str, span: TimeRange) -> AsyncIterator[list[PublicTrade]]:
         """Yield the trades of `span` in order of time, each once. Errors: PeerError when one moment fills a page."""
         cursor, known = span.start_ns, set[int]()
         while True:

@@ -13,7 +13,7 @@ from fks.backtest.account_report import account_document_of
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.rows import AMOUNT_MAX
 from fks.config.settings import Risk
-from fks.jobs.backtest import BacktestSpec, LoadBars, Progress, Request, limits_of, load_joined, setup_of
+from fks.jobs.backtest import BacktestSpec, BarsRequest, LoadBars, Progress, limits_of, load_joined, setup_of
 from fks.jobs.spec import checked_spec
 from fks.model.untrusted import Exact
 from fks.strategies.registry import Catalogue, load_catalogue
@@ -110,7 +110,7 @@ def run_account_spec(
     strategies = [known.make(member.strategy, member.params) for member in spec.members]
     members, sources, firsts = [], [], []
     for number, (wanted, strategy) in enumerate(zip(spec.members, strategies, strict=True)):
-        request = Request(
+        request = BarsRequest(
             wanted.symbol,
             wanted.exchange,
             wanted.timeframe,

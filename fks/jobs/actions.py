@@ -87,10 +87,10 @@ async def _drift(c: Component, params: DriftParams, id: uuid.UUID) -> str:
 
 
 async def _retention(c: Component, params: Any, id: uuid.UUID) -> str:
-    from fks.jobs.schedule import TASKS, Context
+    from fks.jobs.schedule import TASKS, TaskServices
     from fks.jobs.sync import Continuous
 
-    context = Context(c.db, c.clock, c.settings, Continuous(c.db, c.clock, c.settings))
+    context = TaskServices(c.db, c.clock, c.settings, Continuous(c.db, c.clock, c.settings))
     return "; ".join([await run(context) for name, (_, run) in TASKS.items() if name.startswith("old-")])
 
 

@@ -109,7 +109,7 @@ class BacktestSpec(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class BarsRequest:
     """The bars of a backtest: [start, end) of a series, and `warmup` bars before it. `exchange` None: the one that is
     collected, or has bars. `features`: own columns of the strategy beside them."""
 
@@ -123,7 +123,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedBars:
     """Loaded data: bars, the instrument's rules, and their source in words."""
 
     bars: Bars
@@ -132,7 +132,7 @@ class Loaded:
     finer: Bars | None = None  # bars of a shorter timeframe inside them, where some are stored
 
 
-LoadBars = Callable[[Request], Loaded]
+LoadBars = Callable[[BarsRequest], LoadedBars]
 Progress = Callable[[float], None]
 
 
@@ -169,7 +169,7 @@ def rate_symbols(currency: str, quote: str) -> tuple[str, str]:
 
 
 def limits_of(
-    spec: BacktestSpec, loaded: Loaded, limits: Risk, load_bars: LoadBars, *, first_ns: int | None = None
+    spec: BacktestSpec, loaded: LoadedBars, limits: Risk, load_bars: LoadBars, *, first_ns: int | None = None
 ) -> Risk:
     """Return the limits of a run in quote, at the last stored close before its first decided bar (`first_ns`; None: the
     spec's start, or the first bar). Errors: InputError LIMITS_CURRENCY when no bars price the account's currency."""
@@ -180,7 +180,7 @@ def limits_of(
     first_ns = first_ns or spec.start_ns or int(loaded.bars.time_ns[0])
     symbols = rate_symbols(currency, quote)
     for symbol in symbols:
-        request = Request(symbol, exchange, spec.timeframe, first_ns, bar_end(first_ns, spec.timeframe), 1)
+        request = BarsRequest(symbol, exchange, spec.timeframe, first_ns, bar_end(first_ns, spec.timeframe), 1)
         try:
             found = load_bars(request)
         except InputError:
@@ -217,7 +217,7 @@ def setup_of(spec: BacktestSpec, instrument: Instrument, limits: Risk | None) ->
     )
 
 
-def load_joined(symbols: Sequence[str], request: Request, load_bars: LoadBars) -> Loaded:
+def load_joined(symbols: Sequence[str], request: BarsRequest, load_bars: LoadBars) -> LoadedBars:
     """Return the bars of a request, with those of further symbols (`Strategy.inputs`) beside them.
 
     Errors: as `load_bars`.
@@ -226,7 +226,7 @@ def load_joined(symbols: Sequence[str], request: Request, load_bars: LoadBars) -
     return joined(load_bars(request), others)
 
 
-def joined(loaded: Loaded, others: Mapping[str, Loaded]) -> Loaded:
+def joined(loaded: LoadedBars, others: Mapping[str, LoadedBars]) -> LoadedBars:
     """Return what was loaded with the bars of further symbols, by name, beside its own."""
     if not others:
         return loaded
@@ -251,7 +251,7 @@ def run_spec(
     strategy = (catalogue or load_catalogue()).make(spec.strategy, spec.params)
     progress(0.05)
     span = (spec.start_ns, spec.end_ns)
-    request = Request(
+    request = BarsRequest(
         spec.symbol, spec.exchange, spec.timeframe, *span, strategy.warmup(), features=strategy.features()
     )
     loaded = load_joined(strategy.inputs(), request, load_bars)

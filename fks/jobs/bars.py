@@ -16,7 +16,7 @@ from fks.backtest.instrument import guess_instrument
 from fks.bars.splits import adjusted, tick_of
 from fks.futures import contract_of, instrument_of_symbol
 from fks.history.gaps import calendar_for
-from fks.jobs.backtest import Loaded, Request, joined
+from fks.jobs.backtest import BarsRequest, LoadedBars, joined
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument, find_instrument
@@ -33,7 +33,7 @@ from fks.store.reading import Listed, ReadingStore
 _SHOWN = 1000  # bars from which tick and lot of an unlisted symbol are derived
 
 
-async def load_stored(db: Database, request: Request, columns: ColumnCache | None = None) -> Loaded:
+async def load_stored(db: Database, request: BarsRequest, columns: ColumnCache | None = None) -> LoadedBars:
     """Return bars from `ohlcv_data`: the timeframe itself, or resampled from stored minutes where those reach further.
 
     Shares that were split are in shares of the end (`fks.bars.splits`). With `columns` bars are mapped from its files
@@ -60,17 +60,17 @@ async def load_stored(db: Database, request: Request, columns: ColumnCache | Non
     has_finer = stored_minutes is not None and len(stored_minutes) > 0
     instrument = replace(instrument, tick=tick_of(bars, instrument.tick))
     bars = await FeatureStore(db).aligned(request.features, instrument.symbol, bars)
-    return Loaded(bars, instrument, source, stored_minutes if has_finer else None)
+    return LoadedBars(bars, instrument, source, stored_minutes if has_finer else None)
 
 
-async def load_stored_joined(db: Database, request: Request, symbols: Iterable[str]) -> Loaded:
+async def load_stored_joined(db: Database, request: BarsRequest, symbols: Iterable[str]) -> LoadedBars:
     """Return `load_stored` with the bars of further symbols of the exchange (`Strategy.inputs`) beside its own."""
     loaded = await load_stored(db, request)
     others = {symbol: await load_stored(db, replace(request, symbol=symbol, features=())) for symbol in symbols}
     return joined(loaded, others)
 
 
-async def _instrument(db: Database, request: Request) -> Instrument:
+async def _instrument(db: Database, request: BarsRequest) -> Instrument:
     """Return the instrument: as listed, by the specification of a futures contract, else derived from its bars."""
     found = await _found(db, request)
     if found.is_listed:
@@ -89,7 +89,7 @@ async def _instrument(db: Database, request: Request) -> Instrument:
     return guess_instrument(found.exchange, found.symbol, _step(prices), _step(bars.volume))
 
 
-async def _found(db: Database, request: Request) -> Listed:
+async def _found(db: Database, request: BarsRequest) -> Listed:
     """Return the symbol that a request names; ESH25 is ES 03-25 too. Errors: those of `ReadingStore.find`."""
     store = ReadingStore(db)
     try:
@@ -112,7 +112,7 @@ async def _read(
     db: Database,
     store: BarStore | ColumnCache,
     instrument: Instrument,
-    request: Request,
+    request: BarsRequest,
     timeframe: str,
     warmup: int,
 ) -> Bars:
@@ -132,7 +132,7 @@ async def _read(
     )
 
 
-async def _stored(store: BarStore, instrument: Instrument, request: Request) -> str:
+async def _stored(store: BarStore, instrument: Instrument, request: BarsRequest) -> str:
     """Return in words what there is of the series, or of its minutes."""
     for timeframe in (request.timeframe, "1m"):
         count, oldest, newest = await store.edges(instrument.symbol, timeframe, exchange=instrument.exchange)
@@ -141,7 +141,7 @@ async def _stored(store: BarStore, instrument: Instrument, request: Request) -> 
     return "nothing is stored of it"
 
 
-def load_tape(tape: Tape, name: str, request: Request) -> Loaded:
+def load_tape(tape: Tape, name: str, request: BarsRequest) -> LoadedBars:
     """Return bars from a tape. Errors: InputError SYMBOL_UNKNOWN when it is of another symbol or exchange,
     TIMEFRAME_FINER, NO_DATA, FEATURE_UNKNOWN for a strategy with columns of its own."""
     if request.features:
@@ -172,7 +172,7 @@ def load_tape(tape: Tape, name: str, request: Request) -> Loaded:
         raise _no_data(
             request, tape.symbol, f"the tape has {iso(int(bars.time_ns[0]))} to {iso(int(bars.time_ns[-1]))}"
         )
-    return Loaded(part, instrument, name, None if played.timeframe == bars.timeframe else played)
+    return LoadedBars(part, instrument, name, None if played.timeframe == bars.timeframe else played)
 
 
 def read_tape(where: str) -> tuple[Tape, str]:
@@ -189,7 +189,7 @@ def read_tape(where: str) -> tuple[Tape, str]:
     return unpack_tape(path.read_bytes()), str(path)
 
 
-def _no_data(request: Request, symbol: str, there_is: str) -> InputError:
+def _no_data(request: BarsRequest, symbol: str, there_is: str) -> InputError:
     start = "the beginning" if request.start_ns is None else iso(request.start_ns)
     end = "the end" if request.end_ns is None else iso(request.end_ns)
     return InputError(

@@ -23,7 +23,7 @@ from fks.store.catalogue import CatalogueStore, Key
 from fks.store.db import Database
 from fks.strategies.base.location import one_line
 from fks.strategies.registry import (
-    Entry,
+    CatalogueEntry,
     fields_of,
     files_of,
     load_builtin,
@@ -162,7 +162,7 @@ def _builtin() -> list[Description]:
     return [described(entry) for entry in load_builtin().entries.values()]
 
 
-def described(entry: Entry) -> Description:
+def described(entry: CatalogueEntry) -> Description:
     """Return an entry as JSON values."""
     error, params, fields = entry.error, None, dict[str, Any]()
     if entry.kind is not None:
@@ -182,7 +182,7 @@ def described(entry: Entry) -> Description:
 
 
 def _broken(item: Item, error: str) -> Description:
-    return described(Entry(item.name, item.origin, item.where, error=error))
+    return described(CatalogueEntry(item.name, item.origin, item.where, error=error))
 
 
 def merged(descriptions: Iterable[Description]) -> list[Description]:

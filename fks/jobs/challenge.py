@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from fks.backtest import Setup, run
 from fks.backtest.limits import UNLIMITED
 from fks.config.settings import Settings
-from fks.jobs.backtest import Request
+from fks.jobs.backtest import BarsRequest
 from fks.jobs.bars import load_stored_joined
 from fks.jobs.checking import CHECK_S, checked_in_thread
 from fks.jobs.instances import instance_of, unknown_instance
@@ -31,10 +31,10 @@ from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES, iso, to_ns
 from fks.risk.sizing import Sizing
-from fks.search.challenge import Change, Excess, Recorded, Rules, evaluate_excess, excess_of
+from fks.search.challenge import ChallengeRules, Excess, RecordedChange, RecordedDecisions, evaluate_excess, excess_of
 from fks.store.challengers import Challenger, ChallengerStore
-from fks.store.db import Database, Session
-from fks.store.facts import Facts
+from fks.store.db import Database, Transaction
+from fks.store.facts import FactStore
 from fks.store.jobs import JobStore
 from fks.store.strategies import Instance, StrategyStore
 from fks.strategies.base import Strategy, evaluate, warmup_of
@@ -117,7 +117,7 @@ async def _test(
     limits, store = settings.strategies, ChallengerStore(db)
     excess = await measure(db, instance, challenger, settings, catalogue)
     everyone = await store.list(instance.id, with_ended=True)
-    rules = Rules(limits.challenger_bars_min, limits.challenger_trades_min, limits.challenger_confidence)
+    rules = ChallengeRules(limits.challenger_bars_min, limits.challenger_trades_min, limits.challenger_confidence)
     evaluation = dict(
         evaluate_excess(
             excess, rules, trials=trials_of(everyone, challenger.id), others=ratios_of(everyone, challenger.id)
@@ -138,7 +138,7 @@ async def _test(
         if held is not None and held.params_version == instance.params_version:
             stages = await ChallengerStore(tx).evaluated(challenger.id, evaluation, passes=passes, is_look=is_look)
         if stages == ("proposed", "shadow"):
-            await Facts(tx).note_alert(
+            await FactStore(tx).note_alert(
                 "warning",
                 "strategy.challenger_proposed",
                 message,
@@ -197,7 +197,7 @@ async def measure(
         raise _no_data(challenger)
     champion = catalogue.make(instance.strategy, instance.params)
     rival = catalogue.make(instance.strategy, challenger.params)
-    request = Request(
+    request = BarsRequest(
         instance.symbol,
         instance.exchange,
         instance.timeframe,
@@ -212,7 +212,7 @@ async def measure(
     if len(later) < 3:
         raise _no_data(challenger)
     changes = tuple(
-        Change(
+        RecordedChange(
             one.time_ns,
             one.target,
             None if one.stop_loss is None else float(one.stop_loss),
@@ -240,7 +240,7 @@ async def measure(
     def both() -> Excess:
         for one in (champion, rival):
             _ensure_market_entries(one, bars)
-        made = run(Recorded(changes=changes), later, setup, check=False)
+        made = run(RecordedDecisions(changes=changes), later, setup, check=False)
         return excess_of(made, run(champion, bars, setup, check=False))
 
     return await asyncio.to_thread(both)
@@ -452,7 +452,7 @@ async def _wait(store: ChallengerStore, challenger: Challenger, *, by: str) -> N
     await store.wait(challenger.id, by=by)
 
 
-async def _install(tx: Session, challenger: Challenger, instance: Instance, *, by: str) -> Swap:
+async def _install(tx: Transaction, challenger: Challenger, instance: Instance, *, by: str) -> Swap:
     """Give the instance the challenger's parameters; within a transaction that holds it and found it flat."""
     provenance: dict[str, Any] = {
         "challenger": challenger.id,
@@ -508,7 +508,7 @@ async def demote(db: Database, instance_id: str, catalogue: Catalogue, *, by: st
         return Swap(challenger.id, instance_id, "waiting", None, standing)
 
 
-async def _replaced(tx: Session, instance: Instance) -> tuple[int, Mapping[str, Any]]:
+async def _replaced(tx: Transaction, instance: Instance) -> tuple[int, Mapping[str, Any]]:
     """Return the version that a challenger replaced in an instance, and its parameters."""
     versions = {one.version: one for one in await StrategyStore(tx).versions(instance.id)}
     provenance = came_from_challenger(versions[instance.params_version].provenance)

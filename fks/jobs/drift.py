@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from fks.backtest import Setup, run
-from fks.backtest.drift import Compared, Drift, Step, compare, expected_steps
+from fks.backtest.drift import Compared, DecidedFill, Drift, compare, expected_steps
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.result import plain
 from fks.config.settings import Settings
-from fks.jobs.backtest import Loaded, Request
+from fks.jobs.backtest import BarsRequest, LoadedBars
 from fks.jobs.bars import load_stored_joined
 from fks.jobs.challenge import came_from_challenger, demote
 from fks.jobs.instances import instance_of
@@ -28,7 +28,7 @@ from fks.model.order import Role, Side
 from fks.model.timeframe import NS, TIMEFRAMES, iso, to_datetime, to_ns
 from fks.risk.sizing import Sizing
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.strategies import Instance, StrategyStore
 from fks.strategies.registry import Catalogue
 
@@ -84,14 +84,14 @@ async def run_drift(
 
 async def measure(
     db: Database, instance: Instance, settings: Settings, catalogue: Catalogue, *, since: datetime | None
-) -> tuple[Drift, Loaded]:
+) -> tuple[Drift, LoadedBars]:
     """Return the drift of an instance under its present parameters, and the bars of the comparison."""
     if instance.cursor_ns is None or instance.anchor_ns is None:
         raise InputError(
             f"instance {instance.id} has not decided on a bar yet", code="NO_DATA", status=422, remedy="try again later"
         )
     strategy = catalogue.make(instance.strategy, instance.params)
-    request = Request(
+    request = BarsRequest(
         instance.symbol,
         instance.exchange,
         instance.timeframe,
@@ -145,16 +145,16 @@ async def measure(
     return replace(drift, fees_unvalued=unvalued), replace(loaded, bars=result.bars)
 
 
-def _made(rows: Any) -> tuple[list[Step], dict[tuple[int, Role], str]]:
+def _made(rows: Any) -> tuple[list[DecidedFill], dict[tuple[int, Role], str]]:
     """Return the fills of decisions, and why decisions without a fill have none."""
-    steps: list[Step] = []
+    steps: list[DecidedFill] = []
     reasons: dict[tuple[int, Role], str] = {}
     for row in rows:
         decided_ns, role = to_ns(row["ts_event"]), Role(row["role"])
         if row["quantity"]:
             at_ns = to_ns(row["at"])
             steps.append(
-                Step(
+                DecidedFill(
                     decided_ns, role, Side(row["side"]), row["quantity"], row["price"], row["fee"] or Decimal(0), at_ns
                 )
             )
@@ -202,7 +202,7 @@ async def _report(
             then += " The parameters that its challenger replaced are swapped in again once it is flat."
         elif is_swapped:
             then += f" Its parameters came from a challenger: 'fks strategies challengers demote {instance.id}'."
-        await Facts(tx).note_alert(
+        await FactStore(tx).note_alert(
             "page" if is_paused else "warning",
             "strategy.drift",
             f"strategy {instance.id} drifts from its backtest: {what}.{then} See 'fks strategies drift {instance.id}'.",
@@ -217,7 +217,7 @@ def job_id_of(instance: str, day: str) -> uuid.UUID:
     return uuid.uuid5(uuid.NAMESPACE_OID, f"drift|{instance}|{day}")
 
 
-def document_of(instance: Instance, drift: Drift, loaded: Loaded) -> dict[str, Any]:
+def document_of(instance: Instance, drift: Drift, loaded: LoadedBars) -> dict[str, Any]:
     """Return the drift as JSON values; money as exact text."""
     return {
         "instance": instance.id,

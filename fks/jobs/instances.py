@@ -7,7 +7,7 @@ from typing import Any
 
 from fks.model.errors import InputError
 from fks.store.challengers import ChallengerStore
-from fks.store.db import Database, Querier, Session
+from fks.store.db import Database, Querier, Transaction
 from fks.store.reading import ReadingStore
 from fks.store.strategies import Instance, StrategyStore
 
@@ -20,7 +20,7 @@ async def instance_of(db: Database, instance_id: str) -> Instance:
     return found
 
 
-async def held_instance(tx: Session, instance_id: str) -> Instance:
+async def held_instance(tx: Transaction, instance_id: str) -> Instance:
     """Return an instance and hold its row until the transaction ends: its worker commits no signal meanwhile. Errors:
     InputError INSTANCE_UNKNOWN."""
     found = await ChallengerStore(tx).lock_instance(instance_id)
@@ -37,7 +37,7 @@ async def ensure_collected(db: Querier, inputs: Iterable[str], exchange: str) ->
 
 
 async def change_params(
-    tx: Session,
+    tx: Transaction,
     instance: Instance,
     params: Mapping[str, Any],
     *,

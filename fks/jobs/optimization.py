@@ -12,9 +12,9 @@ import fks
 from fks.backtest.fingerprint import inputs_hash
 from fks.backtest.run import check_tape
 from fks.config.settings import Risk
-from fks.jobs.backtest import BacktestSpec, Loaded, Request, setup_of
+from fks.jobs.backtest import BacktestSpec, BarsRequest, LoadedBars, setup_of
 from fks.jobs.spec import checked_spec
-from fks.search import Plan, Search, Task, Trial, Validation, task_of
+from fks.search import Plan, Search, SearchTask, Trial, Validation, task_of
 from fks.search.objectives import check_objectives
 from fks.search.space import Space, space_of
 from fks.strategies.registry import Catalogue, source_hash
@@ -59,10 +59,10 @@ class OptimizationSpec(BacktestSpec):
     def _several(cls, given: Any) -> Any:
         return (given,) if isinstance(given, str) else given
 
-    def request(self, space: Space) -> Request:
+    def request(self, space: Space) -> BarsRequest:
         """Return which bars it wants, with the columns that its combinations read beside them."""
         span = (self.start_ns, self.end_ns)
-        return Request(self.symbol, self.exchange, self.timeframe, *span, 0, features=space.features())
+        return BarsRequest(self.symbol, self.exchange, self.timeframe, *span, 0, features=space.features())
 
 
 def parse_optimization(spec: Mapping[str, Any]) -> OptimizationSpec:
@@ -72,7 +72,9 @@ def parse_optimization(spec: Mapping[str, Any]) -> OptimizationSpec:
     return found
 
 
-def task_for(spec: OptimizationSpec, loaded: Loaded, catalogue: Catalogue, limits: Risk | None = None) -> Task:
+def task_for(
+    spec: OptimizationSpec, loaded: LoadedBars, catalogue: Catalogue, limits: Risk | None = None
+) -> SearchTask:
     """Return the task of a spec on its bars. `limits`: the node's [risk] settings.
 
     Errors: InputError STRATEGY_UNKNOWN, SPACE_WRONG, SPLITS_WRONG, NO_DATA.
@@ -97,7 +99,7 @@ def searched(spec: OptimizationSpec, catalogue: Catalogue) -> Space:
     return space_of(catalogue.kind(spec.strategy), spec.space, spec.params, context=catalogue.context)
 
 
-def check_strategy_of(task: Task, params: Mapping[str, Any]) -> None:
+def check_strategy_of(task: SearchTask, params: Mapping[str, Any]) -> None:
     """Prove on a prefix of the bars that the strategy with `params` does not look ahead. Errors: StrategyError."""
     strategy = task.space.make(params)
     assert strategy is not None, "an invalid combination is never proposed"
@@ -111,7 +113,7 @@ def document_of_search(driver: Search, *, source: str) -> dict[str, Any]:
     }
 
 
-def search_hash(task: Task) -> str:
+def search_hash(task: SearchTask) -> str:
     """Return the SHA-256 over all inputs of a search: same inputs, same result, on any number of workers."""
     params: dict[str, object] = {
         "fixed": dict(task.space.fixed),

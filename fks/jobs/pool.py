@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from fks.model.errors import FksError
-from fks.search import Task, Trial, evaluate
+from fks.search import SearchTask, Trial, evaluate
 from fks.search.run import Asked, Evaluate
 
 _CHUNK = 4  # trials sent at once: few, so that all processes end at about the same time
@@ -28,7 +28,7 @@ class Processes:
     def __init__(self, count: int) -> None:
         self._count = count
         self._processes: list[tuple[BaseProcess, Connection]] = []
-        self._task: Task | None = None
+        self._task: SearchTask | None = None
 
     def __enter__(self) -> Evaluate:
         return self._evaluate
@@ -42,7 +42,7 @@ class Processes:
                 process.join()
         self._processes = []
 
-    def _start(self, task: Task) -> None:
+    def _start(self, task: SearchTask) -> None:
         context = multiprocessing.get_context("fork")
         self._task = task
         for _ in range(self._count):
@@ -53,7 +53,7 @@ class Processes:
             theirs.close()
             self._processes.append((process, ours))
 
-    def _evaluate(self, task: Task, asked: Iterable[Asked]) -> Iterator[Trial]:
+    def _evaluate(self, task: SearchTask, asked: Iterable[Asked]) -> Iterator[Trial]:
         if self._task is None:
             self._start(task)
         if task is not self._task:
@@ -86,7 +86,7 @@ def _send(line: Connection, waiting: deque[Asked], busy: dict[Connection, int]) 
         busy[line] = len(part)
 
 
-def _serve(task: Task, line: Connection, others: list[Connection]) -> None:
+def _serve(task: SearchTask, line: Connection, others: list[Connection]) -> None:
     """Run trials until the parent closes its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends its children
     for other in others:

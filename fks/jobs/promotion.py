@@ -10,7 +10,7 @@ from typing import Any
 from fks.jobs.checking import CHECK_S, checked_in_thread
 from fks.jobs.instances import change_params, ensure_collected, held_instance, unknown_instance
 from fks.model.errors import InputError
-from fks.store.db import Database, Session
+from fks.store.db import Database, Transaction
 from fks.store.jobs import Job, JobStore
 from fks.store.strategies import Instance, ParameterVersion, StrategyStore
 from fks.strategies.check import ensure_checked
@@ -89,7 +89,7 @@ async def rollback(
         return await _write(tx, row, mode, made.model_dump(mode="json"), provenance, by=by, request=request)
 
 
-async def _held(tx: Session, instance_id: str) -> tuple[Instance, str]:
+async def _held(tx: Transaction, instance_id: str) -> tuple[Instance, str]:
     """Return an instance, whose row is held until the transaction ends, and the mode of its account."""
     row, mode = await held_instance(tx, instance_id), await StrategyStore(tx).mode(instance_id)
     if mode is None:
@@ -98,7 +98,7 @@ async def _held(tx: Session, instance_id: str) -> tuple[Instance, str]:
 
 
 async def _done(
-    tx: Session, request: uuid.UUID | None, instance_id: str, is_same: Callable[[Mapping[str, Any]], bool]
+    tx: Transaction, request: uuid.UUID | None, instance_id: str, is_same: Callable[[Mapping[str, Any]], bool]
 ) -> ParameterVersion | None:
     """Return the version that a request made before. Errors: InputError IDEMPOTENCY_CONFLICT: it was another one."""
     known = None if request is None else await StrategyStore(tx).version_of_request(str(request))
@@ -116,7 +116,7 @@ async def _done(
 
 
 async def _write(
-    tx: Session,
+    tx: Transaction,
     row: Instance,
     mode: str,
     params: Mapping[str, Any],

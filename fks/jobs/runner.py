@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
-from fks.config.endpoints import Node, load_node
+from fks.config.endpoints import NodeEndpoints, load_node
 from fks.config.load import load_settings
 from fks.config.paths import Paths
 from fks.config.settings import Settings
@@ -20,7 +20,7 @@ from fks.jobs.backtest import run_job
 from fks.jobs.optimization import KIND as OPTIMIZATION
 from fks.jobs.optimization import WORKER
 from fks.jobs.search import run_coordinator, run_helper
-from fks.jobs.work import Cancelled, Work
+from fks.jobs.work import Cancelled, JobWork
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
 from fks.process.confined_strategies import ConfinedCatalogue
 from fks.store.db import Database
@@ -32,7 +32,7 @@ from fks.strategies.registry import load_builtin
 BEAT_S = 1.0
 
 
-def _backtest(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
+def _backtest(spec: Mapping[str, Any], work: JobWork) -> dict[str, Any]:
     run_it = run_account_job if "members" in spec else run_job
     return run_it(
         spec,
@@ -43,7 +43,7 @@ def _backtest(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
     )
 
 
-async def _sync(job: Job, work: Work) -> dict[str, Any]:
+async def _sync(job: Job, work: JobWork) -> dict[str, Any]:
     from fks.history.sync import QuietLog
     from fks.jobs.sync import run_sync  # not needed by a backtest
 
@@ -55,7 +55,7 @@ async def _sync(job: Job, work: Work) -> dict[str, Any]:
     return result
 
 
-async def _drift(job: Job, work: Work) -> dict[str, Any]:
+async def _drift(job: Job, work: JobWork) -> dict[str, Any]:
     from fks.jobs.drift import run_drift  # not needed by a backtest
 
     return await run_drift(
@@ -63,23 +63,23 @@ async def _drift(job: Job, work: Work) -> dict[str, Any]:
     )
 
 
-async def _challenge(job: Job, work: Work) -> dict[str, Any]:
+async def _challenge(job: Job, work: JobWork) -> dict[str, Any]:
     from fks.jobs.challenge import run_challenge  # not needed by a backtest
 
     catalogue = ConfinedCatalogue(work.folder, stop=work.stop)
     return await run_challenge(job.spec, work.db, work.settings, catalogue, now_ns=RealClock().now_ns())
 
 
-async def _documents(job: Job, work: Work) -> dict[str, Any]:
+async def _documents(job: Job, work: JobWork) -> dict[str, Any]:
     from fks.jobs.documents import run_documents  # not needed by a backtest
 
     return await run_documents(work.db)
 
 
 #: kind -> its function, run in a thread of its own
-KINDS: dict[str, Callable[[Mapping[str, Any], Work], dict[str, Any]]] = {BACKTEST: _backtest}
+KINDS: dict[str, Callable[[Mapping[str, Any], JobWork], dict[str, Any]]] = {BACKTEST: _backtest}
 #: kind -> its coroutine, run on the loop: it mostly waits
-WAITING_KINDS: dict[str, Callable[[Job, Work], Awaitable[dict[str, Any]]]] = {
+WAITING_KINDS: dict[str, Callable[[Job, JobWork], Awaitable[dict[str, Any]]]] = {
     "sync": _sync,
     "drift": _drift,
     "challenge": _challenge,
@@ -127,7 +127,7 @@ async def run_one(
     folder: Path,
     *,
     settings: Settings | None = None,
-    node: Node | None = None,
+    node: NodeEndpoints | None = None,
     runner: Mapping[str, Any] | None = None,
 ) -> None:
     """Run the running attempt of a job and write its end; a job that was ended or claimed meanwhile is not changed."""
@@ -137,7 +137,7 @@ async def run_one(
         return
     if runner is not None:
         await store.note_runner(job, runner)
-    work = Work(db, asyncio.get_running_loop(), folder, settings or Settings(), node)
+    work = JobWork(db, asyncio.get_running_loop(), folder, settings or Settings(), node)
     beating = asyncio.create_task(_beat(store, job, work))
     try:
         state, result, error = await _outcome(job, work)
@@ -150,7 +150,7 @@ async def run_one(
         return  # another runner has it now, and records its end
 
 
-async def _outcome(job: Job, work: Work) -> tuple[str, dict[str, Any] | None, str | None]:
+async def _outcome(job: Job, work: JobWork) -> tuple[str, dict[str, Any] | None, str | None]:
     try:
         if job.kind in WAITING_KINDS:
             return "done", await WAITING_KINDS[job.kind](job, work), None
@@ -173,7 +173,7 @@ async def _outcome(job: Job, work: Work) -> tuple[str, dict[str, Any] | None, st
         return "failed", None, f"{type(error).__name__}: {error}"
 
 
-async def _beat(store: JobStore, job: Job, work: Work) -> None:
+async def _beat(store: JobStore, job: Job, work: JobWork) -> None:
     """Send a heartbeat every second; stop the job when it is cancelled or given to another runner."""
     while True:
         try:

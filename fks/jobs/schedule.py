@@ -27,11 +27,11 @@ from fks.store.trials import delete_old_trials
 
 DAY_NS = 86_400 * 10**9
 
-__all__ = ["NOTHING", "TASKS", "Context", "Schedules", "is_due"]
+__all__ = ["NOTHING", "TASKS", "Schedules", "TaskServices", "is_due"]
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class TaskServices:
     """Services that a task may use."""
 
     db: Database
@@ -40,33 +40,33 @@ class Context:
     continuous: Continuous
 
 
-async def _partitions(c: Context) -> str:
+async def _partitions(c: TaskServices) -> str:
     made = await ensure_partitions(c.db, to_datetime(c.clock.now_ns()))
     return f"{len(made)} partitions made"
 
 
-async def _old_trades(c: Context) -> str:
+async def _old_trades(c: TaskServices) -> str:
     dropped = await drop_old_trades(c.db, to_datetime(c.clock.now_ns()), keep_h=c.settings.data.trades_keep_h)
     return f"{len(dropped)} partitions dropped"
 
 
-async def _old_bars(c: Context) -> str:
+async def _old_bars(c: TaskServices) -> str:
     keep_days = {str(timeframe): days for timeframe, days in c.settings.data.bars_keep_days.items()}
     return f"{await drop_old_bars(c.db, to_datetime(c.clock.now_ns()), keep_days)} bars deleted"
 
 
-async def _old_quarantine(c: Context) -> str:
+async def _old_quarantine(c: TaskServices) -> str:
     before_ns = c.clock.now_ns() - round(c.settings.data.quarantine_keep_days * DAY_NS)
     return f"{await QuarantineStore(c.db).forget(before_ns)} rows of the quarantine deleted"
 
 
-async def _old_trials(c: Context) -> str:
+async def _old_trials(c: TaskServices) -> str:
     before_ns = c.clock.now_ns() - round(c.settings.research.trials_keep_days * DAY_NS)
     searches, trials = await delete_old_trials(c.db, before_ns)
     return f"{trials} trials of {searches} searches deleted"
 
 
-async def _old_checks(c: Context) -> str:
+async def _old_checks(c: TaskServices) -> str:
     monitor, now_ns = c.settings.monitor, c.clock.now_ns()
     first_check, first_minute = (
         to_datetime(now_ns - days * DAY_NS) for days in (monitor.checks_keep_days, monitor.metrics_keep_days)
@@ -77,7 +77,7 @@ async def _old_checks(c: Context) -> str:
     return f"{checks.rpartition(' ')[2]} checks and {minutes.rpartition(' ')[2]} minutes of metrics deleted"
 
 
-async def _old_rows(c: Context) -> str:
+async def _old_rows(c: TaskServices) -> str:
     """Delete what is kept for people and is old. Orders, fills and signals stay."""
     now_ns, settings, store = c.clock.now_ns(), c.settings, RetentionStore(c.db)
 
@@ -90,20 +90,20 @@ async def _old_rows(c: Context) -> str:
     return f"{events} events, {alerts} alerts and {jobs} results deleted"
 
 
-async def _performance(c: Context) -> str:
+async def _performance(c: TaskServices) -> str:
     fees = await value_fees(c.db, c.settings)
     return f"{await refresh(c.db)}, {fees}"
 
 
-async def _balances(c: Context) -> str:
+async def _balances(c: TaskServices) -> str:
     return await c.db.execute("schedules.snapshot_balances")
 
 
-async def _portfolios(c: Context) -> str:
+async def _portfolios(c: TaskServices) -> str:
     return await note_portfolio_equity(c.db, c.settings)
 
 
-async def _drift(c: Context) -> str:
+async def _drift(c: TaskServices) -> str:
     """Submit the watch of each running instance, once a day; nothing without a limit to hold them to."""
     limits = c.settings.strategies
     if limits.drift_slippage_max_bps is None and limits.drift_mismatch_max is None:
@@ -117,7 +117,7 @@ async def _drift(c: Context) -> str:
     return f"{len(ids)} instances"
 
 
-async def _challengers(c: Context) -> str:
+async def _challengers(c: TaskServices) -> str:
     """Submit the tests of each instance with a challenger, once an hour; those that are not due are left out there."""
     ids = await ChallengerStore(c.db).contested()
     if ids:
@@ -130,7 +130,7 @@ async def _challengers(c: Context) -> str:
     return f"{len(ids)} instances"
 
 
-async def _documents(c: Context) -> str:
+async def _documents(c: TaskServices) -> str:
     """Store the pages of this build where they are not, and submit the job of documents when chunks have no vectors."""
     from fks.jobs.documents import store_shipped, submit_pending  # not needed before
 
@@ -138,12 +138,12 @@ async def _documents(c: Context) -> str:
     return f"{changed} pages changed, job {job}" if changed or job else NOTHING
 
 
-async def _continuous(c: Context) -> str:
+async def _continuous(c: TaskServices) -> str:
     return await c.continuous.look()
 
 
 #: task name -> (default cron in UTC, function). The rows of `schedules` may change the cron or disable a task
-TASKS: dict[str, tuple[str, Callable[[Context], Awaitable[str]]]] = {
+TASKS: dict[str, tuple[str, Callable[[TaskServices], Awaitable[str]]]] = {
     "partitions": ("0 * * * *", _partitions),
     "old-trades": ("15 * * * *", _old_trades),
     "old-bars": ("25 0 * * *", _old_bars),
@@ -174,7 +174,7 @@ class Schedules:
     others."""
 
     def __init__(self, db: Database, clock: Clock, settings: Settings) -> None:
-        self._context = Context(db, clock, settings, Continuous(db, clock, settings))
+        self._context = TaskServices(db, clock, settings, Continuous(db, clock, settings))
         self._is_seeded = False
         self._failing: dict[str, str] = {}
 

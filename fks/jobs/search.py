@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fks.config.settings import Settings
-from fks.jobs.backtest import Loaded, Request, joined
+from fks.jobs.backtest import BarsRequest, LoadedBars, joined
 from fks.jobs.bars import load_stored
 from fks.jobs.optimization import (
     WORKER,
@@ -31,10 +31,10 @@ from fks.jobs.optimization import (
     task_for,
     trial_of,
 )
-from fks.jobs.work import Cancelled, Work
+from fks.jobs.work import Cancelled, JobWork
 from fks.model.errors import BugError, OutageError
 from fks.process.confined_strategies import ConfinedCatalogue
-from fks.search import Proposal, Search, Task, evaluate
+from fks.search import Proposal, Search, SearchTask, evaluate
 from fks.store.columns import ColumnCache
 from fks.store.jobs import Job, JobStore
 from fks.store.research_runs import ResearchRunStore
@@ -49,7 +49,7 @@ IDLE_S = 60.0  # a helper without work for so long ends: its search waits for a 
 OUTAGE_S = 600.0  # how long the database may be away before a runner gives up; its rows wait
 
 
-async def run_coordinator(job: Job, work: Work) -> dict[str, Any]:
+async def run_coordinator(job: Job, work: JobWork) -> dict[str, Any]:
     """Run a search to its end and return its document. Errors: InputError; OutageError; Cancelled."""
     spec = parse_optimization(job.spec)
     task, source = await _task(spec, work)
@@ -89,7 +89,7 @@ async def run_coordinator(job: Job, work: Work) -> dict[str, Any]:
     return await _persist(lambda: ResearchRunStore(work.db).record_search(document), work)
 
 
-async def run_helper(job: Job, work: Work) -> dict[str, Any]:
+async def run_helper(job: Job, work: JobWork) -> dict[str, Any]:
     """Run trials of a search until it has ended. Errors: InputError; OutageError; Cancelled."""
     search_id = uuid.UUID(str(job.spec["optimization"]))
     jobs = JobStore(work.db)
@@ -119,7 +119,7 @@ async def run_helper(job: Job, work: Work) -> dict[str, Any]:
 class _Runner:
     """Claims trials and runs them in a thread, so that the heartbeat goes on."""
 
-    def __init__(self, task: Task, store: TrialStore, job: Job, work: Work) -> None:
+    def __init__(self, task: SearchTask, store: TrialStore, job: Job, work: JobWork) -> None:
         self._task, self._store, self._job, self._work = task, store, job, work
         self._each_s = CHUNK_S
         self.ran = 0
@@ -151,16 +151,16 @@ class _Runner:
         return ended
 
 
-def _check(work: Work) -> None:
+def _check(work: JobWork) -> None:
     if work.stop.is_set():
         raise Cancelled
 
 
-async def _task(spec: OptimizationSpec, work: Work) -> tuple[Task, str]:
+async def _task(spec: OptimizationSpec, work: JobWork) -> tuple[SearchTask, str]:
     columns = None if work.node is None else ColumnCache.of(work.db, work.settings)
     catalogue = ConfinedCatalogue(work.folder, stop=work.stop)
 
-    async def load(wanted: Request) -> Loaded:
+    async def load(wanted: BarsRequest) -> LoadedBars:
         return await _persist(lambda: load_stored(work.db, wanted, columns), work)
 
     space = searched(spec, catalogue)
@@ -168,13 +168,13 @@ async def _task(spec: OptimizationSpec, work: Work) -> tuple[Task, str]:
     others = {symbol: await load(replace(request, symbol=symbol, features=())) for symbol in space.inputs()}
     loaded = joined(await load(request), others)
 
-    def make() -> Task:
+    def make() -> SearchTask:
         return task_for(spec, loaded, catalogue, work.settings.risk)
 
     return await asyncio.to_thread(make), loaded.source
 
 
-async def _summon(job: Job, spec: OptimizationSpec, work: Work) -> None:
+async def _summon(job: Job, spec: OptimizationSpec, work: JobWork) -> None:
     """Queue helpers; each is claimed when there is capacity for it, and ends when there is nothing left to run."""
     jobs = JobStore(work.db)
     for number in range(helpers_of(spec, work.settings)):
@@ -192,7 +192,7 @@ def helpers_of(spec: OptimizationSpec, settings: Settings) -> int:
     return min(spec.workers or settings.research.places, settings.research.places) - 1
 
 
-async def _persist(call: Callable[[], Awaitable[T]], work: Work) -> T:
+async def _persist(call: Callable[[], Awaitable[T]], work: JobWork) -> T:
     """Return what `call` returns, again and again while the database is away. Errors: OutageError after a while;
     Cancelled."""
     until_s = time.monotonic() + OUTAGE_S

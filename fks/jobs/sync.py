@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fks.clock import Clock
-from fks.config.endpoints import Node
+from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Settings
 from fks.exchanges.registry import EXCHANGES
 from fks.history.gaps import GapWatch
@@ -69,7 +69,7 @@ async def run_sync(
     spec: Mapping[str, Any],
     db: Database,
     settings: Settings,
-    node: Node | None,
+    node: NodeEndpoints | None,
     *,
     log: Log,
     clock: Clock,
@@ -105,7 +105,7 @@ async def _of_exchange(
     name: str,
     db: Database,
     settings: Settings,
-    node: Node | None,
+    node: NodeEndpoints | None,
     log: Log,
     clock: Clock,
     should_stop: Callable[[], bool],

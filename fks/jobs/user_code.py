@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fks.config.settings import Costs, Risk
-from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import DatabaseSettings as DatabaseSettings
 from fks.model.errors import FksError, InputError, OutageError
 from fks.process.confined_strategies import ConfinedCatalogue
 from fks.process.isolated import answers, started
@@ -34,7 +34,7 @@ Arguments = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class OperationServices:
     """Services of an operation."""
 
     db: Database
@@ -44,7 +44,7 @@ class Context:
     collar_pct: Decimal | None
 
 
-Operation = Callable[[Context, Any], Awaitable[Any]]
+Operation = Callable[[OperationServices, Any], Awaitable[Any]]
 
 
 class UserCode:
@@ -70,7 +70,7 @@ class UserCode:
         if self._builtin is None:
             self._builtin = await asyncio.to_thread(load_builtin)
         try:
-            context = Context(self._db, self._builtin, self._costs, self._risk, self._collar_pct)
+            context = OperationServices(self._db, self._builtin, self._costs, self._risk, self._collar_pct)
             return await OPERATIONS[operation](context, arguments)
         except InputError as error:
             if error.code != "STRATEGY_UNKNOWN" or not (packages() or files_of(self._folder)):
@@ -122,7 +122,7 @@ def _raised(error: Mapping[str, Any]) -> FksError:
 
 
 # ── the operations ───────────────────────────────────────────────────────────────────────────────
-async def _backtest(c: Context, a: Arguments) -> Any:
+async def _backtest(c: OperationServices, a: Arguments) -> Any:
     """Return the checked spec of a backtest, and its fingerprint."""
     from fks.jobs.account import parse_account
     from fks.jobs.backtest import parse_spec, with_costs
@@ -138,7 +138,7 @@ async def _backtest(c: Context, a: Arguments) -> Any:
     return await _named(c, "backtest", spec.model_dump(mode="json", by_alias=True))
 
 
-async def _optimization(c: Context, a: Arguments) -> Any:
+async def _optimization(c: OperationServices, a: Arguments) -> Any:
     """Return the checked spec of a search, and its fingerprint."""
     from fks.jobs.backtest import with_costs
     from fks.jobs.optimization import KIND, parse_optimization
@@ -154,7 +154,7 @@ async def _optimization(c: Context, a: Arguments) -> Any:
     return await _named(c, KIND, spec.model_dump(mode="json", by_alias=True))
 
 
-async def _named(c: Context, kind: str, spec: dict[str, Any]) -> Any:
+async def _named(c: OperationServices, kind: str, spec: dict[str, Any]) -> Any:
     """Return a spec with the symbols as they are stored, and its fingerprint."""
     from fks.jobs.fingerprint import fingerprint
     from fks.store.reading import ReadingStore
@@ -165,7 +165,7 @@ async def _named(c: Context, kind: str, spec: dict[str, Any]) -> Any:
     return {"spec": spec, "fingerprint": await fingerprint(c.db, kind, spec, c.catalogue, c.risk)}
 
 
-async def _promote(c: Context, a: Arguments) -> Any:
+async def _promote(c: OperationServices, a: Arguments) -> Any:
     from fks.jobs.promotion import promote
 
     return await promote(
@@ -179,7 +179,7 @@ async def _promote(c: Context, a: Arguments) -> Any:
     )
 
 
-async def _change_params(c: Context, a: Arguments) -> Any:
+async def _change_params(c: OperationServices, a: Arguments) -> Any:
     """Give an instance parameters as its next version, and return that."""
     from fks.jobs.instances import change_params, ensure_collected, held_instance, instance_of
     from fks.strategies.check import ensure_checked
@@ -202,13 +202,13 @@ async def _change_params(c: Context, a: Arguments) -> Any:
     return {"id": row.id, "version": version, "params": params}
 
 
-async def _rollback(c: Context, a: Arguments) -> Any:
+async def _rollback(c: OperationServices, a: Arguments) -> Any:
     from fks.jobs.promotion import rollback
 
     return await rollback(c.db, c.catalogue, a["instance"], by=a["by"], request=_id(a["request"]))
 
 
-async def _add_challenger(c: Context, a: Arguments) -> Any:
+async def _add_challenger(c: OperationServices, a: Arguments) -> Any:
     from fks.jobs.challenge import add_challenger
 
     provenance = a["provenance"]
@@ -216,7 +216,7 @@ async def _add_challenger(c: Context, a: Arguments) -> Any:
     return found.id
 
 
-async def _swap(c: Context, a: Arguments) -> Any:
+async def _swap(c: OperationServices, a: Arguments) -> Any:
     from fks.jobs.challenge import swap_in
 
     may_wait, despite = a["may_wait"], a["despite_findings"]
@@ -224,7 +224,7 @@ async def _swap(c: Context, a: Arguments) -> Any:
     return done.as_dict()
 
 
-async def _demote(c: Context, a: Arguments) -> Any:
+async def _demote(c: OperationServices, a: Arguments) -> Any:
     from fks.jobs.challenge import demote
 
     return (await demote(c.db, a["instance"], c.catalogue, by=a["by"], reason=a["reason"])).as_dict()
@@ -255,7 +255,7 @@ async def answer_to(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         collar_pct = None if request["collar_pct"] is None else Decimal(request["collar_pct"])
         costs, risk = Costs.model_validate(request["costs"]), Risk.model_validate(request["risk"])
-        context = Context(db, catalogue, costs, risk, collar_pct)
+        context = OperationServices(db, catalogue, costs, risk, collar_pct)
         return {"result": await OPERATIONS[request["operation"]](context, request["arguments"])}
     finally:
         await db.close()

@@ -7,9 +7,9 @@ import threading
 from concurrent.futures import Future
 from pathlib import Path
 
-from fks.config.endpoints import Node
+from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Settings
-from fks.jobs.backtest import Loaded, Request
+from fks.jobs.backtest import BarsRequest, LoadedBars
 from fks.jobs.bars import load_stored
 from fks.store.columns import ColumnCache
 from fks.store.db import Database
@@ -19,7 +19,7 @@ class Cancelled(Exception):
     """A person cancelled the job, or it was given to another runner."""
 
 
-class Work:
+class JobWork:
     """Context of a job's own thread: data through the loop, and progress to report.
 
     `advance` raises Cancelled after the job was cancelled; a kind calls it as often as it can. A kind that runs on the
@@ -32,7 +32,7 @@ class Work:
         loop: asyncio.AbstractEventLoop,
         folder: Path,
         settings: Settings,
-        node: Node | None,
+        node: NodeEndpoints | None,
     ) -> None:
         self.folder, self.db, self.settings, self.node = folder, db, settings, node
         self.share = 0.0
@@ -44,8 +44,8 @@ class Work:
         if self.stop.is_set():
             raise Cancelled
 
-    def load_bars(self, request: Request) -> Loaded:
+    def load_bars(self, request: BarsRequest) -> LoadedBars:
         columns = None if self.node is None else ColumnCache.of(self.db, self.settings)
         loading = load_stored(self.db, request, columns)
-        future: Future[Loaded] = asyncio.run_coroutine_threadsafe(loading, self._loop)
+        future: Future[LoadedBars] = asyncio.run_coroutine_threadsafe(loading, self._loop)
         return future.result()

@@ -21,7 +21,7 @@ WARNING_KEPT = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class AlertFacts:
     """The rows that the rules use, read together. `orders`: state and number of protections by client order id."""
 
     now: datetime
@@ -32,54 +32,54 @@ class Facts:
     nodes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-Rule = Callable[[Mapping[str, Any], Facts], bool]
+Rule = Callable[[Mapping[str, Any], AlertFacts], bool]
 
 
-def _child_is_back(alert: Mapping[str, Any], facts: Facts) -> bool:
+def _child_is_back(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     row = facts.components.get(alert["component"])
     if row is None:  # no longer in the tree, or a supervisor of it: its children decide
         return _has_passed(CALM, alert["time"], facts) and all(_is_calm(c, facts) for c in facts.components.values())
     return _is_calm(row, facts)
 
 
-def _is_an_hour_old(alert: Mapping[str, Any], facts: Facts) -> bool:
+def _is_an_hour_old(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     return _has_passed(timedelta(hours=1), alert["time"], facts)  # it is raised again while the child goes on dying
 
 
-def _is_calm(row: Mapping[str, Any], facts: Facts) -> bool:
+def _is_calm(row: Mapping[str, Any], facts: AlertFacts) -> bool:
     return row["state"] in WELL and row["since"] is not None and _has_passed(CALM, row["since"], facts)
 
 
-def _has_passed(wait: timedelta, since: datetime, facts: Facts) -> bool:
+def _has_passed(wait: timedelta, since: datetime, facts: AlertFacts) -> bool:
     return facts.now - since > wait
 
 
-def _instance_runs(alert: Mapping[str, Any], facts: Facts) -> bool:
+def _instance_runs(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     name = alert["payload"].get("instance") or alert["component"]
     row = facts.instances.get(str(name))
     return row is None or bool(row["is_enabled"] and not row["error"])
 
 
-def _node_is_back(alert: Mapping[str, Any], facts: Facts) -> bool:
+def _node_is_back(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     row = facts.nodes.get(str(alert["payload"].get("node") or alert["component"]).rpartition("@")[2])
     return row is None or row["state"] in WELL
 
 
-def _is_known_again(alert: Mapping[str, Any], facts: Facts) -> bool:
+def _is_known_again(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     order = facts.orders.get(str(alert["payload"].get("client_order_id")))
     return order is not None and order["state"] not in ("UNKNOWN", "SENDING")
 
 
-def _is_flat(alert: Mapping[str, Any], facts: Facts) -> bool:
+def _is_flat(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     return (str(alert["payload"].get("symbol")), str(alert["payload"].get("instance") or "")) not in facts.held
 
 
-def _is_protected(alert: Mapping[str, Any], facts: Facts) -> bool:
+def _is_protected(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     order = facts.orders.get(str(alert["payload"].get("client_order_id")))
     return _is_flat(alert, facts) or (order is not None and int(order["protections"]) > 0)
 
 
-def _database_answers(alert: Mapping[str, Any], facts: Facts) -> bool:
+def _database_answers(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     return True  # these facts were read from it
 
 
@@ -108,7 +108,7 @@ def rule_of(event: str) -> Rule | None:
     return RULES[max(known, key=len)] if known else None
 
 
-def is_over(alert: Mapping[str, Any], facts: Facts) -> bool:
+def is_over(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     """Return whether the cause of an alert has ended."""
     rule = rule_of(alert["event"])
     if rule is not None:
@@ -172,14 +172,14 @@ async def settle_what_is_over(db: Querier, now: datetime) -> list[dict[str, Any]
     return [dict(row) for row in await db.fetch("monitor.resolve_alerts", over, "its cause is over")]
 
 
-async def _facts(db: Querier, alerts: Sequence[Mapping[str, Any]], now: datetime) -> Facts:
+async def _facts(db: Querier, alerts: Sequence[Mapping[str, Any]], now: datetime) -> AlertFacts:
     about = [alert["payload"] for alert in alerts]
     ids = sorted({str(p["client_order_id"]) for p in about if p.get("client_order_id")})
     symbols = sorted({str(p["symbol"]) for p in about if p.get("symbol")})
     orders = await db.fetch("monitor.alert_orders", ids) if ids else []
     held = await db.fetch("monitor.alert_positions", symbols) if symbols else []
     components = [component_view(dict(row)) for row in await db.fetch("monitor.components")]
-    return Facts(
+    return AlertFacts(
         now,
         components={row["name"]: row for row in components if row["kind"] == "actor"},
         orders={row["client_order_id"]: dict(row) for row in orders},

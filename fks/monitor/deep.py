@@ -28,7 +28,7 @@ from fks.monitor.health import absent_reasons, owner_services
 from fks.monitor.hosts import get_status
 from fks.monitor.registry import Registry
 from fks.monitor.status import FEED_MS, assemble, component_view, node_view
-from fks.monitor.statuses import REMEMBERED, Dependency, Reported, damped, rolled_up, uptime_percent
+from fks.monitor.statuses import REMEMBERED, Dependency, ReportedStatus, damped, rolled_up, uptime_percent
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.jobs import SEARCHES
@@ -50,7 +50,7 @@ class Look:
     at_ns: int
     checks: Mapping[str, Check]
     statuses: Mapping[str, str] = field(default_factory=dict)
-    reported: Mapping[str, Reported] = field(default_factory=dict)
+    reported: Mapping[str, ReportedStatus] = field(default_factory=dict)
     services: frozenset[str] = frozenset()  # the others are dependencies
 
     def document(self) -> dict[str, Any]:
@@ -261,7 +261,11 @@ class DeepChecks:
         reported, judged = {}, {}
         for name, check in checks.items():
             before = recent.get(name, [])
-            last = Reported(before[-1]["reported"], bool(before[-1]["detail"].get("is_flapping"))) if before else None
+            last = (
+                ReportedStatus(before[-1]["reported"], bool(before[-1]["detail"].get("is_flapping")))
+                if before
+                else None
+            )
             status = rolled[name].status
             reported[name] = damped([*(row["status"] for row in before), status], last)
             because = rolled[name].because

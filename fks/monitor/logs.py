@@ -35,7 +35,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class LogFilter:
     """The filter of the lines that are shown."""
 
     components: tuple[str, ...] = ()
@@ -55,12 +55,12 @@ def newest(folder: Path, component: str, count: int, level: str = "DEBUG") -> li
     """Return the last lines of a component by the files of `folder`, oldest first; None when it has none there."""
     if not any(is_of(name, component) for path in folder.glob("*") if (name := component_of(path))):
         return None
-    wanted = Wanted((component,), level)
-    reader = Reader(folder, BYTES_RECENT if level == "DEBUG" else BYTES_MAX, component)
+    wanted = LogFilter((component,), level)
+    reader = FolderReader(folder, BYTES_RECENT if level == "DEBUG" else BYTES_MAX, component)
     return sorted((line for line in reader.drain() if wanted.takes(line)), key=lambda line: line.time)[-count:]
 
 
-class Reader:
+class FolderReader:
     """Reads the lines appended to the files of a folder since the last call. Identifies a file by its inode, so a
     rotated file is read to its end and the new one from its start."""
 

@@ -82,7 +82,7 @@ async def ntp_offset_ms(server: str, clock: Clock, *, timeout_s: float = 2.0) ->
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[tuple[bytes, float]] = loop.create_future()
 
-    class Client(asyncio.DatagramProtocol):
+    class NtpClient(asyncio.DatagramProtocol):
         def datagram_received(self, data: bytes, addr: object) -> None:
             if not answer.done():
                 answer.set_result((data, clock.now_ns() / 1e9))
@@ -92,7 +92,7 @@ async def ntp_offset_ms(server: str, clock: Clock, *, timeout_s: float = 2.0) ->
                 answer.set_exception(error)
 
     async with asyncio.timeout(timeout_s):
-        transport, _ = await loop.create_datagram_endpoint(Client, remote_addr=(host, int(port or NTP_PORT)))
+        transport, _ = await loop.create_datagram_endpoint(NtpClient, remote_addr=(host, int(port or NTP_PORT)))
         try:
             sent_s = clock.now_ns() / 1e9
             request = ntp_request(sent_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fks.config.endpoints import Node
+from fks.config.endpoints import NodeEndpoints
 from fks.config.machine_http import lacking
 from fks.model.errors import OutageError
 from fks.monitor.measures import is_fresh
@@ -24,7 +24,7 @@ _STARTING = frozenset({"starting", "waiting"})
 _STILL = frozenset({"down", "failed", "stopped", "done", "waiting"})
 
 
-async def assemble(db: Querier, node: Node | None = None) -> dict[str, Any]:
+async def assemble(db: Querier, node: NodeEndpoints | None = None) -> dict[str, Any]:
     """Return the status document: state, reasons, components, feeds, venues, kill, sim, nodes, strategies in trouble,
     operations under way and the alerts that nothing has settled.
 
@@ -171,6 +171,6 @@ def kill_view(kills: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def sim_view(node: Node | None) -> dict[str, Any] | None:
+def sim_view(node: NodeEndpoints | None) -> dict[str, Any] | None:
     """Return the local exchange's endpoints, keys and pid; None when none runs. The keys are valid there only."""
     return None if node is None or node.sim is None else dict(node.sim)

@@ -16,14 +16,14 @@ _BAD = {UNKNOWN: 0, HEALTHY: 0, DEGRADED: 1, DOWN: 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Reported:
+class ReportedStatus:
     """The status that is reported of a service, and whether it flaps: then it does not change."""
 
     status: str
     is_flapping: bool = False
 
 
-def damped(looks: Sequence[str], before: Reported | None = None) -> Reported:
+def damped(looks: Sequence[str], before: ReportedStatus | None = None) -> ReportedStatus:
     """Return the status reported after `looks`, oldest first, the newest of which was not reported yet.
 
     `before`: the status reported after the look before; None: nothing, and the newest look is reported as it is.
@@ -37,16 +37,16 @@ def damped(looks: Sequence[str], before: Reported | None = None) -> Reported:
         raise ValueError("there is no look")
     known = [status for status in looks[-REMEMBERED:] if status != UNKNOWN]
     if not known:
-        return before or Reported(UNKNOWN)
+        return before or ReportedStatus(UNKNOWN)
     changes = sum(one != other for one, other in pairwise(known))
     newest = known[-CONFIRMED:]
     is_agreed = len(newest) == CONFIRMED and len(set(newest)) == 1
     if before is None or before.status == UNKNOWN:
-        return Reported(known[-1], is_flapping=changes >= FLAPS_FROM)
+        return ReportedStatus(known[-1], is_flapping=changes >= FLAPS_FROM)
     is_flapping = changes > FLAPS_UNTIL if before.is_flapping else changes >= FLAPS_FROM
     if is_agreed and (not is_flapping or _BAD[known[-1]] > _BAD[before.status]):
-        return Reported(known[-1], is_flapping)
-    return Reported(before.status, is_flapping)
+        return ReportedStatus(known[-1], is_flapping)
+    return ReportedStatus(before.status, is_flapping)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class State(StrEnum):
+class LinkState(StrEnum):
     """State of the connection."""
 
     IDLE = "IDLE"  # not started
@@ -61,7 +61,7 @@ class When(StrEnum):
     DATA = "role data"
 
 
-class Act(StrEnum):
+class LinkAct(StrEnum):
     """An effect of a transition."""
 
     DIAL = "open a socket to the next port"
@@ -81,63 +81,66 @@ class Act(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LinkTransition:
     """One transition."""
 
-    states: frozenset[State]
+    states: frozenset[LinkState]
     input: Input
-    target: State
-    acts: tuple[Act, ...]
+    target: LinkState
+    acts: tuple[LinkAct, ...]
     when: When = When.ALWAYS
     note: str = ""
 
 
-def _in(*states: State) -> frozenset[State]:
+def _in(*states: LinkState) -> frozenset[LinkState]:
     return frozenset(states)
 
 
-S = State
+S = LinkState
 I = Input  # noqa: E741 - one letter, as the table is read by column
-A = Act
+A = LinkAct
 UNTRUSTED = _in(S.CONNECTING, S.HELLO, S.AUTH)
 LIVE = _in(S.REPLAY, S.READY, S.SUSPECT)
-ANY = frozenset(State)
+ANY = frozenset(LinkState)
 
-TRANSITIONS: tuple[Row, ...] = (
-    Row(_in(S.IDLE), I.START, S.CONNECTING, (A.DIAL,)),
-    Row(_in(S.CONNECTING), I.CONNECTED, S.HELLO, (A.SEND_HELLO,), note="the client speaks first"),
-    Row(_in(S.HELLO), I.CHALLENGE, S.AUTH, (A.SEND_AUTH,)),
-    Row(_in(S.AUTH), I.WELCOME, S.READY, (A.WELCOMED, A.GO_READY), When.DATA, "no log on a data session"),
-    Row(_in(S.AUTH), I.WELCOME, S.REPLAY, (A.WELCOMED,)),
-    Row(_in(S.AUTH), I.IMPOSTOR, S.CONNECTING, (A.ALARM, A.CLOSE, A.DIAL), When.OTHER_PORT),
-    Row(_in(S.AUTH), I.IMPOSTOR, S.BACKOFF, (A.ALARM, A.CLOSE, A.WAIT_LONG), note="another program is on the port"),
-    Row(UNTRUSTED, I.BYE_AUTH, S.CONNECTING, (A.ALARM, A.CLOSE, A.DIAL), When.OTHER_PORT),
-    Row(UNTRUSTED, I.BYE_AUTH, S.BACKOFF, (A.ALARM, A.CLOSE, A.WAIT_LONG), note="five failures a minute shut us out"),
-    *(Row(UNTRUSTED, way, S.CONNECTING, (A.CLOSE, A.DIAL), When.OTHER_PORT)
+TRANSITIONS: tuple[LinkTransition, ...] = (
+    LinkTransition(_in(S.IDLE), I.START, S.CONNECTING, (A.DIAL,)),
+    LinkTransition(_in(S.CONNECTING), I.CONNECTED, S.HELLO, (A.SEND_HELLO,), note="the client speaks first"),
+    LinkTransition(_in(S.HELLO), I.CHALLENGE, S.AUTH, (A.SEND_AUTH,)),
+    LinkTransition(_in(S.AUTH), I.WELCOME, S.READY, (A.WELCOMED, A.GO_READY), When.DATA, "no log on a data session"),
+    LinkTransition(_in(S.AUTH), I.WELCOME, S.REPLAY, (A.WELCOMED,)),
+    LinkTransition(_in(S.AUTH), I.IMPOSTOR, S.CONNECTING, (A.ALARM, A.CLOSE, A.DIAL), When.OTHER_PORT),
+    LinkTransition(_in(S.AUTH), I.IMPOSTOR, S.BACKOFF, (A.ALARM, A.CLOSE, A.WAIT_LONG),
+        note="another program is on the port"),
+    LinkTransition(UNTRUSTED, I.BYE_AUTH, S.CONNECTING, (A.ALARM, A.CLOSE, A.DIAL), When.OTHER_PORT),
+    LinkTransition(UNTRUSTED, I.BYE_AUTH, S.BACKOFF, (A.ALARM, A.CLOSE, A.WAIT_LONG),
+        note="five failures a minute shut us out"),
+    *(LinkTransition(UNTRUSTED, way, S.CONNECTING, (A.CLOSE, A.DIAL), When.OTHER_PORT)
       for way in (I.FAILED, I.TIMEOUT, I.CLOSED, I.VIOLATION, I.BYE)),
-    *(Row(UNTRUSTED, way, S.BACKOFF, (A.CLOSE, A.WAIT))
+    *(LinkTransition(UNTRUSTED, way, S.BACKOFF, (A.CLOSE, A.WAIT))
       for way in (I.FAILED, I.TIMEOUT, I.CLOSED, I.VIOLATION, I.BYE)),
-    Row(_in(S.REPLAY), I.REPLAY_END, S.READY, (A.GO_READY,)),
-    Row(_in(S.READY), I.QUIET, S.SUSPECT, (A.GO_SUSPECT,)),
-    Row(_in(S.SUSPECT), I.ALIVE, S.READY, (A.RECOVER,)),
-    Row(LIVE, I.SILENT, S.BACKOFF, (A.CLOSE, A.LOSE, A.WAIT), note="half-open"),
-    Row(LIVE, I.HOLE, S.BACKOFF, (A.CLOSE, A.LOSE, A.WAIT), note="asked again from the last stored event"),
-    Row(LIVE, I.VIOLATION, S.BACKOFF, (A.ALARM, A.CLOSE, A.LOSE, A.WAIT)),
-    Row(LIVE, I.CLOSED, S.BACKOFF, (A.CLOSE, A.LOSE, A.WAIT)),
-    Row(LIVE, I.BYE, S.BACKOFF, (A.CLOSE, A.LOSE, A.WAIT)),
-    Row(LIVE, I.BYE_AUTH, S.BACKOFF, (A.ALARM, A.CLOSE, A.LOSE, A.WAIT_LONG)),
-    Row(UNTRUSTED, I.BYE_SUPERSEDED, S.STOPPED, (A.CLOSE, A.STOPPED), note="the supervisor decides"),
-    Row(LIVE, I.BYE_SUPERSEDED, S.STOPPED, (A.CLOSE, A.LOSE, A.STOPPED), note="another instance took over"),
-    Row(UNTRUSTED, I.BYE_SEQ_AHEAD, S.BACKOFF, (A.ALARM, A.CLOSE, A.WAIT_LONG), note="the journal was rolled back"),
-    Row(LIVE, I.BYE_SEQ_AHEAD, S.BACKOFF, (A.ALARM, A.CLOSE, A.LOSE, A.WAIT_LONG)),
-    Row(_in(S.BACKOFF), I.WAITED, S.CONNECTING, (A.DIAL,)),
-    Row(LIVE, I.STOP, S.STOPPED, (A.SEND_BYE, A.CLOSE, A.LOSE, A.STOPPED)),
-    Row(ANY - LIVE - _in(S.STOPPED), I.STOP, S.STOPPED, (A.CLOSE, A.STOPPED)),
+    LinkTransition(_in(S.REPLAY), I.REPLAY_END, S.READY, (A.GO_READY,)),
+    LinkTransition(_in(S.READY), I.QUIET, S.SUSPECT, (A.GO_SUSPECT,)),
+    LinkTransition(_in(S.SUSPECT), I.ALIVE, S.READY, (A.RECOVER,)),
+    LinkTransition(LIVE, I.SILENT, S.BACKOFF, (A.CLOSE, A.LOSE, A.WAIT), note="half-open"),
+    LinkTransition(LIVE, I.HOLE, S.BACKOFF, (A.CLOSE, A.LOSE, A.WAIT), note="asked again from the last stored event"),
+    LinkTransition(LIVE, I.VIOLATION, S.BACKOFF, (A.ALARM, A.CLOSE, A.LOSE, A.WAIT)),
+    LinkTransition(LIVE, I.CLOSED, S.BACKOFF, (A.CLOSE, A.LOSE, A.WAIT)),
+    LinkTransition(LIVE, I.BYE, S.BACKOFF, (A.CLOSE, A.LOSE, A.WAIT)),
+    LinkTransition(LIVE, I.BYE_AUTH, S.BACKOFF, (A.ALARM, A.CLOSE, A.LOSE, A.WAIT_LONG)),
+    LinkTransition(UNTRUSTED, I.BYE_SUPERSEDED, S.STOPPED, (A.CLOSE, A.STOPPED), note="the supervisor decides"),
+    LinkTransition(LIVE, I.BYE_SUPERSEDED, S.STOPPED, (A.CLOSE, A.LOSE, A.STOPPED), note="another instance took over"),
+    LinkTransition(UNTRUSTED, I.BYE_SEQ_AHEAD, S.BACKOFF, (A.ALARM, A.CLOSE, A.WAIT_LONG),
+        note="the journal was rolled back"),
+    LinkTransition(LIVE, I.BYE_SEQ_AHEAD, S.BACKOFF, (A.ALARM, A.CLOSE, A.LOSE, A.WAIT_LONG)),
+    LinkTransition(_in(S.BACKOFF), I.WAITED, S.CONNECTING, (A.DIAL,)),
+    LinkTransition(LIVE, I.STOP, S.STOPPED, (A.SEND_BYE, A.CLOSE, A.LOSE, A.STOPPED)),
+    LinkTransition(ANY - LIVE - _in(S.STOPPED), I.STOP, S.STOPPED, (A.CLOSE, A.STOPPED)),
 )  # fmt: skip
 
 
-def _index(rows: Iterable[Row]) -> dict[tuple[State, Input], tuple[Row, ...]]:
-    found: dict[tuple[State, Input], list[Row]] = {}
+def _index(rows: Iterable[LinkTransition]) -> dict[tuple[LinkState, Input], tuple[LinkTransition, ...]]:
+    found: dict[tuple[LinkState, Input], list[LinkTransition]] = {}
     for row in rows:
         for state in row.states:
             found.setdefault((state, row.input), []).append(row)
@@ -147,7 +150,7 @@ def _index(rows: Iterable[Row]) -> dict[tuple[State, Input], tuple[Row, ...]]:
 _ROWS = _index(TRANSITIONS)
 
 
-def row_of(state: State, given: Input, holds: frozenset[When]) -> Row | None:
+def row_of(state: LinkState, given: Input, holds: frozenset[When]) -> LinkTransition | None:
     """Return the row that applies, or None where nothing changes. `holds`: the conditions that are true now."""
     for row in _ROWS.get((state, given), ()):
         if row.when is When.ALWAYS or row.when in holds:

@@ -78,7 +78,7 @@ class Challenge(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Auth(Message):
+class AuthMessage(Message):
     t: ClassVar[str] = "auth"
     mac: str = need(HEX64)
     epoch: str | None = need(nullable(HEX32))
@@ -117,7 +117,7 @@ class Welcome(Message):
 
 # ── event log ────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignalState(Record):
+class SignalEvent(Record):
     """Event `signal`: the state of a signal at the bridge."""
 
     kind: ClassVar[str] = "signal"
@@ -149,7 +149,7 @@ class OrderState(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Execution(Record):
+class ExecutionEvent(Record):
     """Event `exec`: a fill. `update` and `remove` are amendments of the broker's back office."""
 
     kind: ClassVar[str] = "exec"
@@ -237,9 +237,9 @@ class UnreadableEvent:
 
 
 EventBody = (
-    SignalState
+    SignalEvent
     | OrderState
-    | Execution
+    | ExecutionEvent
     | PositionState
     | ConnectionState
     | RiskAlarm
@@ -249,7 +249,7 @@ EventBody = (
 )
 _BODIES: dict[str, type[Record]] = {
     cls.kind: cls
-    for cls in (SignalState, OrderState, Execution, PositionState, ConnectionState, RiskAlarm, Halt, Relayed)
+    for cls in (SignalEvent, OrderState, ExecutionEvent, PositionState, ConnectionState, RiskAlarm, Halt, Relayed)
 }
 
 
@@ -305,7 +305,7 @@ class Pong(Message):
 
 # ── signals ──────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Signal(Message):
+class SignalMessage(Message):
     """A new intention. `qty` may be absent only for `exit` (all of it). The bridge's clock decides on `valid_until`."""
 
     t: ClassVar[str] = "signal"
@@ -377,7 +377,7 @@ class Indeterminate(Message):
 
 
 # ── requests and their answers ───────────────────────────────────────────────────────────────────
-class Request(Message):
+class LinkRequest(Message):
     """Base of the messages with a request id that get one answer with the same id."""
 
     __slots__ = ()
@@ -385,7 +385,7 @@ class Request(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Query(Request):
+class Query(LinkRequest):
     t: ClassVar[str] = "query"
     rid: str = need(RID)
     id: str = need(ID)
@@ -403,14 +403,14 @@ class SigState(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cancel(Request):
+class Cancel(LinkRequest):
     t: ClassVar[str] = "cancel"
     rid: str = need(RID)
     id: str = need(ID)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Modify(Request):
+class Modify(LinkRequest):
     t: ClassVar[str] = "modify"
     is_closed: ClassVar[bool] = True
     rid: str = need(RID)
@@ -428,7 +428,7 @@ def _instruments(value: object) -> object:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flatten(Request):
+class FlattenRequest(LinkRequest):
     t: ClassVar[str] = "flatten"
     is_closed: ClassVar[bool] = True
     rid: str = need(RID)
@@ -438,7 +438,7 @@ class Flatten(Request):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kill(Request):
+class Kill(LinkRequest):
     t: ClassVar[str] = "kill"
     is_closed: ClassVar[bool] = True
     rid: str = need(RID)
@@ -446,14 +446,14 @@ class Kill(Request):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resume(Request):
+class Resume(LinkRequest):
     t: ClassVar[str] = "resume"
     rid: str = need(RID)
     reason: str = need(text(120))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GetStatus(Request):
+class GetStatus(LinkRequest):
     """`status` of the client. The bridge's `status` has the same type on the wire."""
 
     t: ClassVar[str] = "status"
@@ -527,7 +527,7 @@ class Status(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result(Message):
+class ResultMessage(Message):
     t: ClassVar[str] = "result"
     rid: str = need(RID)
     ok: bool = need(boolean)
@@ -540,7 +540,7 @@ class Result(Message):
 
 # ── market data ──────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subscribe(Request):
+class Subscribe(LinkRequest):
     t: ClassVar[str] = "subscribe"
     rid: str = need(RID)
     instruments: tuple[str, ...] = need(list_of(INSTRUMENT, 50))
@@ -548,14 +548,14 @@ class Subscribe(Request):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unsubscribe(Request):
+class Unsubscribe(LinkRequest):
     t: ClassVar[str] = "unsubscribe"
     rid: str = need(RID)
     instruments: tuple[str, ...] = need(list_of(INSTRUMENT, 50))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trade(Message):
+class TradeMessage(Message):
     """A trade. `n` counts the trades of the instrument since the bridge's start, so that losses are visible."""
 
     t: ClassVar[str] = "trade"
@@ -568,7 +568,7 @@ class Trade(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quote(Message):
+class QuoteMessage(Message):
     t: ClassVar[str] = "quote"
     instrument: str = need(INSTRUMENT)
     at_ms: int = need(MS)
@@ -589,7 +589,7 @@ class MarketStatus(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class History(Request):
+class HistoryRequest(LinkRequest):
     t: ClassVar[str] = "history"
     rid: str = need(RID)
     instrument: str = need(INSTRUMENT)
@@ -642,12 +642,12 @@ class Unknown:
 
 
 FROM_CLIENT: tuple[type[Message], ...] = (
-    Hello, Auth, EvAck, Ping, Pong, Signal, Query, Cancel, Modify, Flatten, Kill, Resume, GetStatus,
-    Subscribe, Unsubscribe, History, Bye,
+    Hello, AuthMessage, EvAck, Ping, Pong, SignalMessage, Query, Cancel, Modify, FlattenRequest, Kill, Resume,
+    GetStatus, Subscribe, Unsubscribe, HistoryRequest, Bye,
 )  # fmt: skip
 FROM_BRIDGE: tuple[type[Message], ...] = (
-    Challenge, Welcome, LogEvent, ReplayEnd, LogGap, Ping, Pong, Ack, Nack, Indeterminate, SigState, Status, Result,
-    LineError, Bye, Trade, Quote, MarketStatus, HistoryBar,
+    Challenge, Welcome, LogEvent, ReplayEnd, LogGap, Ping, Pong, Ack, Nack, Indeterminate, SigState, Status,
+    ResultMessage, LineError, Bye, TradeMessage, QuoteMessage, MarketStatus, HistoryBar,
 )  # fmt: skip
 _CLIENT = {cls.t: cls for cls in FROM_CLIENT}
 _BRIDGE = {cls.t: cls for cls in FROM_BRIDGE}

@@ -7,18 +7,18 @@ from enum import StrEnum
 
 from fks.ninja.messages import (
     HistoryBar,
+    LinkRequest,
     LogEvent,
     MarketStatus,
     Message,
-    Quote,
-    Request,
-    Result,
+    QuoteMessage,
+    ResultMessage,
     SigState,
     Status,
-    Trade,
+    TradeMessage,
     Welcome,
 )
-from fks.ninja.signals import SignalState
+from fks.ninja.signals import LinkSignalState
 
 
 class AlarmCode(StrEnum):
@@ -73,12 +73,12 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
+class LinkSuspect:
     """No byte came for two heartbeats: no new signals until one comes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Disconnected:
+class LinkLost:
     """An authenticated connection is lost."""
 
     reason: str
@@ -93,7 +93,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped:
+class LinkStopped:
     """The session has ended for good and does not connect again."""
 
     reason: str
@@ -135,8 +135,8 @@ class Snapshot:
 class Answered:
     """The answer to a request of the application. `message` of a status request is the whole status."""
 
-    request: Request
-    message: Result | SigState | Status
+    request: LinkRequest
+    message: ResultMessage | SigState | Status
     took_s: float
 
 
@@ -144,7 +144,7 @@ class Answered:
 class NotAnswered:
     """A request without an answer: its effect is not known. `reason`: `timeout` or `disconnected`."""
 
-    request: Request
+    request: LinkRequest
     reason: str
 
 
@@ -153,7 +153,7 @@ class SignalChanged:
     """The state of a signal. `code` and `message` come from the answer, if there was one."""
 
     id: str
-    state: SignalState
+    state: LinkSignalState
     code: str = ""
     message: Message | None = None
 
@@ -162,11 +162,11 @@ class SignalChanged:
 class MarketData:
     """A message of a data session."""
 
-    message: Trade | Quote | MarketStatus | HistoryBar
+    message: TradeMessage | QuoteMessage | MarketStatus | HistoryBar
 
 
 @dataclass(frozen=True, slots=True)
-class TradeGap:
+class TradesMissing:
     """Trades of an instrument are missing between these two numbers: backfill."""
 
     instrument: str
@@ -194,10 +194,10 @@ Command = Dial | Write | Close
 Event = (
     Welcomed
     | Ready
-    | Suspect
-    | Disconnected
+    | LinkSuspect
+    | LinkLost
     | Waiting
-    | Stopped
+    | LinkStopped
     | Logged
     | LogLost
     | EpochChanged
@@ -206,7 +206,7 @@ Event = (
     | NotAnswered
     | SignalChanged
     | MarketData
-    | TradeGap
+    | TradesMissing
     | RoundTrip
     | Alarm
 )

@@ -27,10 +27,10 @@ from fks.ninja import auth, strict_json
 from fks.ninja import messages as m
 from fks.ninja import outputs as o
 from fks.ninja.framing import LINE_MAX, LineReader
-from fks.ninja.machine import LIVE, Act, Input, State, When, row_of
+from fks.ninja.machine import LIVE, Input, LinkAct, LinkState, When, row_of
 from fks.ninja.offset import SKEW_MS, WARN_MS, ClockOffset
 from fks.ninja.outputs import AlarmCode
-from fks.ninja.signals import ENDED, SignalAct, SignalInput, SignalState, input_of_state, signal_row
+from fks.ninja.signals import ENDED, LinkSignalState, SignalAct, SignalInput, input_of_state, signal_row
 
 PORTS = (8080, 47740)
 HEARTBEAT_S = 2.0  # until the bridge names its own
@@ -41,16 +41,16 @@ LONG_WAIT_S = 60.0
 CONNECT_S = 3.0
 SIGNALS_MAX, REQUESTS_MAX, ENDED_IDS_MAX, PARTS_MAX = 1_000, 1_000, 10_000, 1_000
 #: How long a request may take; all others have the session's time-out. The bridge gives a flatten 30 s.
-REQUEST_S: dict[type[m.Request], float] = {m.Flatten: 35.0, m.Kill: 35.0, m.History: 30.0}
-ALLOWED: dict[str, tuple[type[m.Request], ...]] = {
-    "control": (m.Query, m.Cancel, m.Modify, m.Flatten, m.Kill, m.Resume, m.GetStatus),
-    "guardian": (m.Cancel, m.Flatten, m.Kill, m.GetStatus),
+REQUEST_S: dict[type[m.LinkRequest], float] = {m.FlattenRequest: 35.0, m.Kill: 35.0, m.HistoryRequest: 30.0}
+ALLOWED: dict[str, tuple[type[m.LinkRequest], ...]] = {
+    "control": (m.Query, m.Cancel, m.Modify, m.FlattenRequest, m.Kill, m.Resume, m.GetStatus),
+    "guardian": (m.Cancel, m.FlattenRequest, m.Kill, m.GetStatus),
     "observe": (m.GetStatus,),
-    "data": (m.Subscribe, m.Unsubscribe, m.History),
+    "data": (m.Subscribe, m.Unsubscribe, m.HistoryRequest),
 }
 
 
-class Clock(Protocol):
+class SessionClock(Protocol):
     """The clock that the session reads."""
 
     def now_ns(self) -> int: ...
@@ -77,7 +77,7 @@ class Draws:
     share: Callable[[], float]
 
 
-class Refusal(StrEnum):
+class UnsentReason(StrEnum):
     """Why a signal or request was not sent. Nothing has left."""
 
     NOT_READY = "not_ready"
@@ -103,13 +103,13 @@ class Prepared:
 @dataclass(slots=True)
 class _Tracked:
     prepared: Prepared
-    state: SignalState
+    state: LinkSignalState
     due_s: float = 0.0
 
 
 @dataclass(slots=True)
 class _Pending:
-    request: m.Request
+    request: m.LinkRequest
     sent_s: float
     due_s: float
     is_own: bool
@@ -119,12 +119,12 @@ class ClientSession:
     """See the module. `epoch` and `seq`: the last event that the application has stored."""
 
     def __init__(
-        self, identity: Identity, clock: Clock, draws: Draws, *,
+        self, identity: Identity, clock: SessionClock, draws: Draws, *,
         epoch: str | None = None, seq: int = 0, ports: Sequence[int] = PORTS, timeout_s: float = 5.0,
     ) -> None:  # fmt: skip
         self._identity, self._clock, self._draws = identity, clock, draws
         self._ports, self._timeout_s = tuple(ports), timeout_s
-        self.state = State.IDLE
+        self.state = LinkState.IDLE
         has_log = identity.role != "data" and epoch is not None
         self.epoch = epoch if has_log else None
         self.stored_seq = seq if has_log else 0
@@ -175,7 +175,7 @@ class ClientSession:
 
     def connected(self) -> None:
         """Report that the socket of the last `Dial` is open."""
-        if self.state is not State.CONNECTING:
+        if self.state is not LinkState.CONNECTING:
             self._out(o.Close())
             return
         self._is_open = True
@@ -213,25 +213,25 @@ class ClientSession:
     def tick(self) -> None:
         """Do what is due by now: heartbeats, time-outs, waits, acknowledgements."""
         now = self._clock.monotonic()
-        if self.state in (State.CONNECTING, State.HELLO, State.AUTH) and now >= self._deadline_s:
+        if self.state in (LinkState.CONNECTING, LinkState.HELLO, LinkState.AUTH) and now >= self._deadline_s:
             self._reason = f"no answer in state {self.state}"
             self._apply(Input.TIMEOUT)
-        elif self.state is State.BACKOFF and now >= self._deadline_s:
+        elif self.state is LinkState.BACKOFF and now >= self._deadline_s:
             self._apply(Input.WAITED)
         elif self.state in LIVE:
             self._tick_live(now)
 
     def due_s(self) -> float | None:
         """Return the monotonic time at which `tick` has something to do, or None."""
-        if self.state in (State.CONNECTING, State.HELLO, State.AUTH, State.BACKOFF):
+        if self.state in (LinkState.CONNECTING, LinkState.HELLO, LinkState.AUTH, LinkState.BACKOFF):
             return self._deadline_s
         if self.state not in LIVE:
             return None
         times = [
-            self._received_s + (2 if self.state is State.READY else 3) * self._hb_s,
+            self._received_s + (2 if self.state is LinkState.READY else 3) * self._hb_s,
             min(self._sent_s + self._hb_s, self._pinged_s + PING_S_MAX),
             *(pending.due_s for pending in self._requests.values()),
-            *(signal.due_s for signal in self._signals.values() if signal.state is SignalState.SENT),
+            *(signal.due_s for signal in self._signals.values() if signal.state is LinkSignalState.SENT),
         ]
         if self._ack_due_s is not None:
             times.append(self._ack_due_s)
@@ -255,61 +255,61 @@ class ClientSession:
         elif self._ack_due_s is None:
             self._ack_due_s = self._clock.monotonic() + ACK_S
 
-    def prepare(self, signal: m.Signal) -> Prepared | Refusal:
+    def prepare(self, signal: m.SignalMessage) -> Prepared | UnsentReason:
         """Return the line of `signal`, whose times are of our clock: in it they are of the bridge's.
 
         Nothing is sent. The line belongs to this epoch: after another `Welcomed` prepare it again.
         """
         if self.epoch is None or self.state not in LIVE:
-            return Refusal.NOT_READY
+            return UnsentReason.NOT_READY
         shift = self.offset.ms
         there = dataclasses.replace(
             signal, created_ms=signal.created_ms + shift, valid_until=signal.valid_until + shift
         )
         return Prepared(signal.id, m.to_line(there), self.epoch, there.valid_until)
 
-    def send(self, prepared: Prepared) -> Refusal | None:
+    def send(self, prepared: Prepared) -> UnsentReason | None:
         """Send a signal that the application has committed; None when it was written."""
         refusal = self._refusal_of(prepared)
         if refusal is None:
-            self._signals[prepared.id] = tracked = _Tracked(prepared, SignalState.SENT)
+            self._signals[prepared.id] = tracked = _Tracked(prepared, LinkSignalState.SENT)
             self._write_signal(tracked)
         return refusal
 
-    def adopt(self, prepared: Prepared) -> Refusal | None:
+    def adopt(self, prepared: Prepared) -> UnsentReason | None:
         """Take over a signal that an earlier process may have sent: the bridge is asked for it."""
         if prepared.id in self._signals or prepared.id in self._ended_ids:
-            return Refusal.KNOWN_ID
+            return UnsentReason.KNOWN_ID
         if len(self._signals) >= SIGNALS_MAX:
-            return Refusal.TOO_MANY
-        self._signals[prepared.id] = _Tracked(prepared, SignalState.UNANSWERED)
-        if self.state in (State.READY, State.SUSPECT):
+            return UnsentReason.TOO_MANY
+        self._signals[prepared.id] = _Tracked(prepared, LinkSignalState.UNANSWERED)
+        if self.state in (LinkState.READY, LinkState.SUSPECT):
             self._signal(prepared.id, SignalInput.READY)
         return None
 
-    def retry(self, signal_id: str) -> Refusal | None:
+    def retry(self, signal_id: str) -> UnsentReason | None:
         """Send the same line of a RETRYABLE signal again, or drop it if that is no longer allowed."""
         tracked = self._signals.get(signal_id)
-        if tracked is None or tracked.state is not SignalState.RETRYABLE:
-            return Refusal.KNOWN_ID
+        if tracked is None or tracked.state is not LinkSignalState.RETRYABLE:
+            return UnsentReason.KNOWN_ID
         refusal = self._not_sendable()
         if refusal is None:
             self._signal(signal_id, SignalInput.RETRY)
         return refusal
 
-    def request(self, request: m.Request) -> Refusal | None:
+    def request(self, request: m.LinkRequest) -> UnsentReason | None:
         """Send a request; `Answered` or `NotAnswered` follows. None when it was written.
 
         Requests leave in every authenticated state, so that a flatten or kill does not wait for the replay.
         """
         if not isinstance(request, ALLOWED[self._identity.role]):
-            return Refusal.NOT_ALLOWED
+            return UnsentReason.NOT_ALLOWED
         if self.state not in LIVE:
-            return Refusal.NOT_READY
+            return UnsentReason.NOT_READY
         if request.rid in self._requests:
-            return Refusal.KNOWN_ID
+            return UnsentReason.KNOWN_ID
         if len(self._requests) >= REQUESTS_MAX:
-            return Refusal.TOO_MANY
+            return UnsentReason.TOO_MANY
         self._ask(request, is_own=False)
         return None
 
@@ -330,7 +330,7 @@ class ClientSession:
         self._pinged_s = now
         self._write(m.Ping(n=self._numbers, t_ms=self._now_ms()))
 
-    def signals_open(self) -> dict[str, SignalState]:
+    def signals_open(self) -> dict[str, LinkSignalState]:
         """Return the signals without a final answer."""
         return {id_: tracked.state for id_, tracked in self._signals.items()}
 
@@ -348,16 +348,16 @@ class ClientSession:
         for act in row.acts:
             self._act(act, given)
 
-    def _act(self, act: Act, given: Input) -> None:
+    def _act(self, act: LinkAct, given: Input) -> None:
         now = self._clock.monotonic()
         match act:
-            case Act.DIAL:
+            case LinkAct.DIAL:
                 if not self._untried:
                     self._untried = list(self._ports)
                 self._port = self._untried.pop(0)
                 self._deadline_s = now + CONNECT_S
                 self._out(o.Dial(self._port))
-            case Act.SEND_HELLO:
+            case LinkAct.SEND_HELLO:
                 known = self._identity
                 self._reader = LineReader(LINE_MAX)
                 self._deadline_s = now + self._timeout_s
@@ -367,45 +367,45 @@ class ClientSession:
                     v=m.VERSION, client=known.client, instance=known.instance, group=known.group, role=known.role,
                     nonce=self._nonce,
                 ))  # fmt: skip
-            case Act.SEND_AUTH:
+            case LinkAct.SEND_AUTH:
                 self._deadline_s = now + self._timeout_s
                 self._auth_sent = (now, self._now_ms())
                 mac = auth.client_mac(
                     self._identity.secret, bridge_nonce=self._bridge_nonce, client_nonce=self._nonce,
                     instance=self._identity.instance, group=self._identity.group,
                 )  # fmt: skip
-                self._write(m.Auth(mac=mac, epoch=self.epoch, last_seq=self.stored_seq))
-            case Act.SEND_BYE:
+                self._write(m.AuthMessage(mac=mac, epoch=self.epoch, last_seq=self.stored_seq))
+            case LinkAct.SEND_BYE:
                 self._write(m.Bye(code="shutdown", detail=self._reason))
-            case Act.WELCOMED:
+            case LinkAct.WELCOMED:
                 self._welcomed()
-            case Act.GO_READY:
+            case LinkAct.GO_READY:
                 self._ready_s = now
                 self._out(o.Ready(is_first=True))
                 for signal_id in list(self._signals):
                     self._signal(signal_id, SignalInput.READY)
                 self.ping()
-            case Act.GO_SUSPECT:
-                self._out(o.Suspect())
-            case Act.RECOVER:
+            case LinkAct.GO_SUSPECT:
+                self._out(o.LinkSuspect())
+            case LinkAct.RECOVER:
                 self._out(o.Ready(is_first=False))
-            case Act.CLOSE:
+            case LinkAct.CLOSE:
                 if self._is_open or given in (Input.TIMEOUT, Input.STOP):
                     self._out(o.Close())
                 self._is_open = False
-            case Act.LOSE:
+            case LinkAct.LOSE:
                 self._lose(now)
-            case Act.WAIT:
+            case LinkAct.WAIT:
                 self._failures += 1
                 full_s = BACKOFF.wait_s(self._failures) * (1 - JITTER + 2 * JITTER * self._draws.share())
                 self._wait(LONG_WAIT_S if self._was_refused else full_s)
-            case Act.WAIT_LONG:
+            case LinkAct.WAIT_LONG:
                 self._failures += 1
                 self._wait(LONG_WAIT_S)
-            case Act.ALARM:
+            case LinkAct.ALARM:
                 self._alarm_of(given)
-            case Act.STOPPED:
-                self._out(o.Stopped(self._reason))
+            case LinkAct.STOPPED:
+                self._out(o.LinkStopped(self._reason))
 
     def _alarm_of(self, given: Input) -> None:
         port, group = f"port {self._port}", self._identity.group
@@ -440,7 +440,7 @@ class ClientSession:
         self._pings.clear()
         self._parts.clear()
         self._trades.clear()
-        self._out(o.Disconnected(self._reason))
+        self._out(o.LinkLost(self._reason))
         pending, self._requests = self._requests, OrderedDict()
         for of in pending.values():
             if not of.is_own:
@@ -479,18 +479,18 @@ class ClientSession:
     def _handle(self, message: m.Message) -> None:
         if isinstance(message, m.Bye):
             self._bye(message)
-        elif self.state is State.HELLO:
+        elif self.state is LinkState.HELLO:
             if not isinstance(message, m.Challenge):
                 raise PeerError(f"{message.t} instead of challenge")
             self._bridge_nonce = message.nonce
             self._apply(Input.CHALLENGE)
-        elif self.state is State.AUTH:
+        elif self.state is LinkState.AUTH:
             if not isinstance(message, m.Welcome):
                 raise PeerError(f"{message.t} instead of welcome")
             self._check_welcome(message)
         elif isinstance(message, m.Challenge | m.Welcome):
             raise PeerError(f"a second {message.t}")
-        elif isinstance(message, m.Trade | m.Quote | m.MarketStatus | m.HistoryBar):
+        elif isinstance(message, m.TradeMessage | m.QuoteMessage | m.MarketStatus | m.HistoryBar):
             self._market(message)
         else:
             self._handle_live(message)
@@ -548,7 +548,7 @@ class ClientSession:
                 self._signal(message.id, given, code=code, message=message)
             case m.Status():
                 self._status(message)
-            case m.Result():
+            case m.ResultMessage():
                 self._answer(message.rid, message)
             case m.LineError():
                 self._alarm(AlarmCode.BRIDGE_ERROR, f"{message.code}: {message.detail}")
@@ -567,7 +567,7 @@ class ClientSession:
         if isinstance(event.body, m.UnreadableEvent):
             self._alarm(AlarmCode.BAD_EVENT, f"event {event.seq} of kind {event.kind}: {event.body.problem}")
         self._out(o.Logged(event))
-        if isinstance(event.body, m.SignalState):
+        if isinstance(event.body, m.SignalEvent):
             self._signal(event.body.id, input_of_state(event.body.state), code=event.body.code or "", message=event)
 
     def _missing(self, seq: int) -> None:
@@ -607,46 +607,46 @@ class ClientSession:
         if whole.rid is not None:
             self._answer(whole.rid, whole)
 
-    def _answer(self, rid: str, message: m.Result | m.SigState | m.Status) -> None:
+    def _answer(self, rid: str, message: m.ResultMessage | m.SigState | m.Status) -> None:
         pending = self._requests.pop(rid, None)
         if pending is not None and not pending.is_own:
             self._out(o.Answered(pending.request, message, self._clock.monotonic() - pending.sent_s))
 
-    def _market(self, message: m.Trade | m.Quote | m.MarketStatus | m.HistoryBar) -> None:
+    def _market(self, message: m.TradeMessage | m.QuoteMessage | m.MarketStatus | m.HistoryBar) -> None:
         if self._identity.role != "data":
             raise PeerError(f"{message.t} on a {self._identity.role} session")
-        if isinstance(message, m.Trade):
+        if isinstance(message, m.TradeMessage):
             last = self._trades.get(message.instrument)
             self._trades[message.instrument] = message.n
             if last is not None and message.n != last + 1:
-                self._out(o.TradeGap(message.instrument, last, message.n))
+                self._out(o.TradesMissing(message.instrument, last, message.n))
         elif isinstance(message, m.HistoryBar):
             pending = self._requests.get(message.rid)
             if pending is not None:
-                pending.due_s = self._clock.monotonic() + REQUEST_S[m.History]
+                pending.due_s = self._clock.monotonic() + REQUEST_S[m.HistoryRequest]
         self._out(o.MarketData(message))
 
     # ── signals ──────────────────────────────────────────────────────────────────────────────────
-    def _refusal_of(self, prepared: Prepared) -> Refusal | None:
+    def _refusal_of(self, prepared: Prepared) -> UnsentReason | None:
         if self._identity.role != "control":
-            return Refusal.NOT_ALLOWED
+            return UnsentReason.NOT_ALLOWED
         if prepared.id in self._signals or prepared.id in self._ended_ids:
-            return Refusal.KNOWN_ID
+            return UnsentReason.KNOWN_ID
         if len(self._signals) >= SIGNALS_MAX:
-            return Refusal.TOO_MANY
+            return UnsentReason.TOO_MANY
         refusal = self._not_sendable()
         if refusal is not None:
             return refusal
         if prepared.epoch != self.epoch:
-            return Refusal.EPOCH_CHANGED
-        return None if self._is_valid(prepared) else Refusal.EXPIRED
+            return UnsentReason.EPOCH_CHANGED
+        return None if self._is_valid(prepared) else UnsentReason.EXPIRED
 
-    def _not_sendable(self) -> Refusal | None:
-        if self.state is State.SUSPECT:
-            return Refusal.SUSPECT
-        if self.state is not State.READY:
-            return Refusal.NOT_READY
-        return Refusal.CLOCK_SKEW if self._skew is AlarmCode.CLOCK_SKEW else None
+    def _not_sendable(self) -> UnsentReason | None:
+        if self.state is LinkState.SUSPECT:
+            return UnsentReason.SUSPECT
+        if self.state is not LinkState.READY:
+            return UnsentReason.NOT_READY
+        return UnsentReason.CLOCK_SKEW if self._skew is AlarmCode.CLOCK_SKEW else None
 
     def _is_valid(self, prepared: Prepared) -> bool:
         return self._now_ms() + self.offset.ms < prepared.valid_until_ms
@@ -677,7 +677,7 @@ class ClientSession:
         tracked.due_s = self._clock.monotonic() + self._timeout_s
         self._send(tracked.prepared.line)
 
-    def _ask(self, request: m.Request, *, is_own: bool) -> None:
+    def _ask(self, request: m.LinkRequest, *, is_own: bool) -> None:
         now = self._clock.monotonic()
         due_s = now + REQUEST_S.get(type(request), self._timeout_s)
         self._requests[request.rid] = _Pending(request, now, due_s, is_own)
@@ -701,7 +701,7 @@ class ClientSession:
                 else:
                     self._out(o.NotAnswered(pending.request, "timeout"))
         for signal_id, tracked in list(self._signals.items()):
-            if tracked.state is SignalState.SENT and now >= tracked.due_s:
+            if tracked.state is LinkSignalState.SENT and now >= tracked.due_s:
                 self._signal(signal_id, SignalInput.NO_ANSWER)
         if self._ack_due_s is not None and now >= self._ack_due_s:
             self._acknowledge()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class SignalState(StrEnum):
+class LinkSignalState(StrEnum):
     """The state of a signal."""
 
     SENT = "SENT"  # the line is written; no answer yet
@@ -25,7 +25,7 @@ class SignalState(StrEnum):
     DROPPED = "DROPPED"  # the bridge does not know it, and it may not be sent again
 
 
-ENDED = frozenset({SignalState.ACKED, SignalState.NACKED, SignalState.DROPPED})
+ENDED = frozenset({LinkSignalState.ACKED, LinkSignalState.NACKED, LinkSignalState.DROPPED})
 
 
 class SignalInput(StrEnum):
@@ -56,22 +56,22 @@ class SignalAct(StrEnum):
 class SignalRow:
     """One transition. `is_repeatable`: same epoch, and still valid on the bridge's clock; None: either way."""
 
-    states: frozenset[SignalState]
+    states: frozenset[LinkSignalState]
     input: SignalInput
-    target: SignalState
+    target: LinkSignalState
     acts: tuple[SignalAct, ...] = ()
     is_repeatable: bool | None = None
     note: str = ""
 
 
-def _in(*states: SignalState) -> frozenset[SignalState]:
+def _in(*states: LinkSignalState) -> frozenset[LinkSignalState]:
     return frozenset(states)
 
 
-S = SignalState
+S = LinkSignalState
 I = SignalInput  # noqa: E741 - one letter, as the table is read by column
 A = SignalAct
-OPEN = frozenset(SignalState) - ENDED
+OPEN = frozenset(LinkSignalState) - ENDED
 
 TRANSITIONS: tuple[SignalRow, ...] = (
     SignalRow(OPEN, I.ACK, S.ACKED),
@@ -92,8 +92,8 @@ TRANSITIONS: tuple[SignalRow, ...] = (
 )
 
 
-def _index(rows: Iterable[SignalRow]) -> dict[tuple[SignalState, SignalInput], tuple[SignalRow, ...]]:
-    found: dict[tuple[SignalState, SignalInput], list[SignalRow]] = {}
+def _index(rows: Iterable[SignalRow]) -> dict[tuple[LinkSignalState, SignalInput], tuple[SignalRow, ...]]:
+    found: dict[tuple[LinkSignalState, SignalInput], list[SignalRow]] = {}
     for row in rows:
         for state in row.states:
             found.setdefault((state, row.input), []).append(row)
@@ -103,7 +103,7 @@ def _index(rows: Iterable[SignalRow]) -> dict[tuple[SignalState, SignalInput], t
 _ROWS = _index(TRANSITIONS)
 
 
-def signal_row(state: SignalState, given: SignalInput, *, is_repeatable: bool) -> SignalRow | None:
+def signal_row(state: LinkSignalState, given: SignalInput, *, is_repeatable: bool) -> SignalRow | None:
     """Return the row that applies, or None where nothing changes."""
     for row in _ROWS.get((state, given), ()):
         if row.is_repeatable is None or row.is_repeatable is is_repeatable:

@@ -143,7 +143,7 @@ class Certifier:
             _require(held == 1, f"the account holds {held} contracts instead of 1")
             executions = [
                 event.event.body for event in control.events
-                if isinstance(event, o.Logged) and isinstance(event.event.body, m.Execution)
+                if isinstance(event, o.Logged) and isinstance(event.event.body, m.ExecutionEvent)
             ]  # fmt: skip
             mine = [each for each in executions if each.id == signal_id and each.op == "add"]
             filled = sum(each.qty for each in mine)
@@ -156,7 +156,7 @@ class Certifier:
         async with self._control() as control:
             begun_s = self._clock.monotonic()
             result = await control.ask(
-                lambda rid: m.Flatten(rid=rid, account=account, instruments="all", reason="fks certify")
+                lambda rid: m.FlattenRequest(rid=rid, account=account, instruments="all", reason="fks certify")
             )
             _require(bool(result.ok and result.flat), f"not flat: {result.code or result.detail or result.remaining}")
             took_s = self._clock.monotonic() - begun_s
@@ -193,7 +193,7 @@ class Certifier:
         async with talk.running():
             yield talk
 
-    def _signal(self, **fields: object) -> m.Signal:
+    def _signal(self, **fields: object) -> m.SignalMessage:
         now_ms = self._clock.now_ns() // 1_000_000
         points = self._subject.stop_points
         given: dict[str, object] = {
@@ -202,7 +202,7 @@ class Certifier:
             "created_ms": now_ms, "valid_until": now_ms + _VALID_MS,
             "note": "fks certify", **fields,
         }  # fmt: skip
-        return m.Signal(**given)  # type: ignore[arg-type]
+        return m.SignalMessage(**given)  # type: ignore[arg-type]
 
     async def _check_is_flat(self) -> None:
         async with self._control("observe") as talk:
@@ -219,7 +219,9 @@ class Certifier:
             talk.request(lambda rid: m.Subscribe(rid=rid, instruments=(name,), quotes=False))
             trade = await talk.event(
                 lambda event: (
-                    event.message if isinstance(event, o.MarketData) and isinstance(event.message, m.Trade) else None
+                    event.message
+                    if isinstance(event, o.MarketData) and isinstance(event.message, m.TradeMessage)
+                    else None
                 ),
                 f"no trade of {name}; give its price with --price",
                 _PRICE_S,
@@ -282,11 +284,11 @@ class _Talk:
         running = asyncio.create_task(self._link.run())
         try:
             ready = await self.event(
-                lambda event: event if isinstance(event, o.Ready | o.Waiting | o.Stopped) else None,
+                lambda event: event if isinstance(event, o.Ready | o.Waiting | o.LinkStopped) else None,
                 "the bridge did not answer",
                 2 * self._address.timeout_s,
             )
-            if isinstance(ready, o.Waiting | o.Stopped):
+            if isinstance(ready, o.Waiting | o.LinkStopped):
                 raise OutageError(f"no connection to NinjaTrader: {ready.reason}")
             yield
         finally:
@@ -331,7 +333,7 @@ class _Talk:
                 raise CheckFailed(missing)
             await self._clock.sleep(_LOOK_S)
 
-    def request(self, make: Callable[[str], m.Request]) -> m.Request:
+    def request(self, make: Callable[[str], m.LinkRequest]) -> m.LinkRequest:
         """Send a request. Errors: CheckFailed when the session refuses it."""
         made = make(self._session.new_rid())
         refusal = self._session.request(made)
@@ -339,10 +341,10 @@ class _Talk:
         _require(refusal is None, f"{made.t} was not sent: {refusal}")
         return made
 
-    async def ask(self, make: Callable[[str], m.Request]) -> m.Result:
+    async def ask(self, make: Callable[[str], m.LinkRequest]) -> m.ResultMessage:
         """Send a request and return its result."""
         answer = await self._answer(self.request(make))
-        assert isinstance(answer, m.Result)
+        assert isinstance(answer, m.ResultMessage)
         return answer
 
     async def status(self) -> m.Status:
@@ -358,7 +360,7 @@ class _Talk:
             raise CheckFailed(f"the status has no account {name}")
         return found
 
-    async def _answer(self, request: m.Request) -> m.Message:
+    async def _answer(self, request: m.LinkRequest) -> m.Message:
         def choose(event: o.Event) -> m.Message | None:
             if isinstance(event, o.Answered) and event.request.rid == request.rid:
                 return event.message
@@ -368,7 +370,7 @@ class _Talk:
 
         return await self.event(choose, f"{request.t} was not answered", _FLAT_S)
 
-    def prepare(self, signal: m.Signal) -> Prepared:
+    def prepare(self, signal: m.SignalMessage) -> Prepared:
         """Return the line of a signal. Errors: CheckFailed."""
         prepared = self._session.prepare(signal)
         if not isinstance(prepared, Prepared):

@@ -74,7 +74,7 @@ async def check_connection(identity: Identity, address: Address, clock: Clock, *
                     "and ninja.group the bridge's group",
                 )
                 is_done.set()
-            case o.Waiting() | o.Disconnected() | o.NotAnswered() | o.Stopped():
+            case o.Waiting() | o.LinkLost() | o.NotAnswered() | o.LinkStopped():
                 failure = failure or OutageError(f"no connection to NinjaTrader: {event.reason}")
                 is_done.set()
             case _:

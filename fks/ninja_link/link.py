@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from fks.clock import Clock
 from fks.ninja import outputs as o
-from fks.ninja.machine import State
+from fks.ninja.machine import LinkState
 from fks.ninja.session import PORTS, ClientSession, Draws
 
 UNSENT_MAX = 8 * 1024 * 1024  # bytes that wait in the socket; beyond it the connection is given up
@@ -60,7 +60,7 @@ class Link:
         self.session.start()
         self.flush()
         try:
-            while self.session.state is not State.STOPPED:
+            while self.session.state is not LinkState.STOPPED:
                 await self._wait()
                 self.session.tick()
                 self.flush()

@@ -13,17 +13,17 @@ from fks.ninja import outputs as o
 from fks.ninja import strict_json
 from fks.ninja.fields import FieldError, read
 from fks.ninja.session import Prepared
-from fks.ninja.signals import SignalState
+from fks.ninja.signals import LinkSignalState
 
 MS_NS: Final = 1_000_000
 #: Code of a signal whose outcome the bridge cannot know any more: it is not asked about again.
 JOURNAL_LOST: Final = "journal_lost"
 _AT_MS_MAX: Final = 7_258_118_400_000  # 2200-01-01: a bridge's clock may be wrong, and a row must hold its time
 _PRICES: Final = ("price", "stop_price", "sl_points", "sl_price", "tp_points", "tp_price")
-_CLASSES: Final[Mapping[RequestKind, type[m.Request]]] = {
+_CLASSES: Final[Mapping[RequestKind, type[m.LinkRequest]]] = {
     RequestKind.CANCEL: m.Cancel,
     RequestKind.MODIFY: m.Modify,
-    RequestKind.FLATTEN: m.Flatten,
+    RequestKind.FLATTEN: m.FlattenRequest,
     RequestKind.KILL: m.Kill,
     RequestKind.RESUME: m.Resume,
     RequestKind.STATUS: m.GetStatus,
@@ -32,7 +32,7 @@ _CLASSES: Final[Mapping[RequestKind, type[m.Request]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RequestChange:
     """The new state of a request's row. `is_final`: with the time of the answer. `answer` None: as before."""
 
     id: str
@@ -43,7 +43,7 @@ class Outcome:
     is_final: bool = True
 
 
-def message_of(record: RequestRecord) -> m.Signal | m.Request:
+def message_of(record: RequestRecord) -> m.SignalMessage | m.LinkRequest:
     """Return the message of a request; a signal's times are those of our clock.
 
     Errors: FieldError, and ValueError for a price that is no number: no message can be made of the row.
@@ -55,7 +55,7 @@ def message_of(record: RequestRecord) -> m.Signal | m.Request:
     if request.valid_until_ns is None:
         raise FieldError("missing_field", "valid_until")
     found.setdefault("created_ms", record.created_ns // MS_NS)
-    return read(m.Signal, {**found, "id": request.id, "valid_until": request.valid_until_ns // MS_NS})
+    return read(m.SignalMessage, {**found, "id": request.id, "valid_until": request.valid_until_ns // MS_NS})
 
 
 def _decimal(key: str, value: object) -> object:
@@ -77,7 +77,7 @@ def prepared_of(record: RequestRecord) -> Prepared | None:
     return Prepared(record.request.id, record.line, record.bridge_epoch, valid_until)
 
 
-def outcome_of_signal(event: o.SignalChanged, *, is_same_journal: bool) -> Outcome | None:
+def outcome_of_signal(event: o.SignalChanged, *, is_same_journal: bool) -> RequestChange | None:
     """Return what a change of a signal makes of its row; None: nothing.
 
     `is_same_journal`: the bridge still has the journal for which the line was made. Only then its not knowing the
@@ -86,44 +86,44 @@ def outcome_of_signal(event: o.SignalChanged, *, is_same_journal: bool) -> Outco
     answer = None if event.message is None else m.as_object(event.message)
     detail = str((answer or {}).get("detail") or "")
     match event.state:
-        case SignalState.ACKED:
-            return Outcome(event.id, RequestState.ACKED, answer, event.code, detail)
-        case SignalState.NACKED:
-            return Outcome(event.id, RequestState.NACKED, answer, event.code, detail)
-        case SignalState.INDETERMINATE:
-            return Outcome(event.id, RequestState.INDETERMINATE, answer, event.code, detail, is_final=False)
-        case SignalState.UNANSWERED:
+        case LinkSignalState.ACKED:
+            return RequestChange(event.id, RequestState.ACKED, answer, event.code, detail)
+        case LinkSignalState.NACKED:
+            return RequestChange(event.id, RequestState.NACKED, answer, event.code, detail)
+        case LinkSignalState.INDETERMINATE:
+            return RequestChange(event.id, RequestState.INDETERMINATE, answer, event.code, detail, is_final=False)
+        case LinkSignalState.UNANSWERED:
             text = "the connection was lost before an answer; the bridge is asked once it is back"
-            return Outcome(event.id, RequestState.UNANSWERED, None, "disconnected", text, is_final=False)
-        case SignalState.QUERIED:
+            return RequestChange(event.id, RequestState.UNANSWERED, None, "disconnected", text, is_final=False)
+        case LinkSignalState.QUERIED:
             text = "no answer yet; the bridge is asked for its state"
-            return Outcome(event.id, RequestState.UNANSWERED, None, "queried", text, is_final=False)
-        case SignalState.RETRYABLE if event.code == "halted":
+            return RequestChange(event.id, RequestState.UNANSWERED, None, "queried", text, is_final=False)
+        case LinkSignalState.RETRYABLE if event.code == "halted":
             # sent again after a resume, it would trade on a decision from before the halt
-            return Outcome(event.id, RequestState.NACKED, answer, event.code, detail)
-        case SignalState.RETRYABLE:
-            return Outcome(event.id, RequestState.SENDING, answer, event.code, detail, is_final=False)
-        case SignalState.DROPPED if is_same_journal:
+            return RequestChange(event.id, RequestState.NACKED, answer, event.code, detail)
+        case LinkSignalState.RETRYABLE:
+            return RequestChange(event.id, RequestState.SENDING, answer, event.code, detail, is_final=False)
+        case LinkSignalState.DROPPED if is_same_journal:
             text = "the bridge has no order of it, and its time is over"
-            return Outcome(event.id, RequestState.EXPIRED, answer, "expired", text)
-        case SignalState.DROPPED:
+            return RequestChange(event.id, RequestState.EXPIRED, answer, "expired", text)
+        case LinkSignalState.DROPPED:
             text = "the bridge's journal is another one: whether it was executed is seen at the platform alone"
-            return Outcome(event.id, RequestState.UNANSWERED, answer, JOURNAL_LOST, text, is_final=False)
+            return RequestChange(event.id, RequestState.UNANSWERED, answer, JOURNAL_LOST, text, is_final=False)
         case _:
             return None
 
 
-def outcome_of_request(event: o.Answered | o.NotAnswered) -> Outcome:
+def outcome_of_request(event: o.Answered | o.NotAnswered) -> RequestChange:
     """Return what the answer to a request other than a signal makes of its row."""
     if isinstance(event, o.NotAnswered):
         text = "its effect is not known; look at the next status and repeat it if needed"
-        return Outcome(event.request.rid, RequestState.UNANSWERED, None, event.reason, text, is_final=False)
+        return RequestChange(event.request.rid, RequestState.UNANSWERED, None, event.reason, text, is_final=False)
     message = event.message
     answer = m.as_object(message)
-    if isinstance(message, m.Result) and not message.ok:
-        return Outcome(message.rid, RequestState.NACKED, answer, message.code or "", message.detail or "")
-    code = message.code or "" if isinstance(message, m.Result | m.SigState) else ""
-    return Outcome(event.request.rid, RequestState.ACKED, answer, code)
+    if isinstance(message, m.ResultMessage) and not message.ok:
+        return RequestChange(message.rid, RequestState.NACKED, answer, message.code or "", message.detail or "")
+    code = message.code or "" if isinstance(message, m.ResultMessage | m.SigState) else ""
+    return RequestChange(event.request.rid, RequestState.ACKED, answer, code)
 
 
 def row_of_event(event: m.LogEvent) -> NinjaEvent:

@@ -13,7 +13,7 @@ from fks.model.errors import ConfigError, OutageError
 from fks.model.health import Check, failed
 from fks.model.ninja import LinkReport
 from fks.ninja.auth import parse_secret
-from fks.ninja.machine import State
+from fks.ninja.machine import LinkState
 from fks.ninja_link.link import is_loopback
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class SecretWait:
         before, self._error = self._error, error
         text = self._text(error)
         with contextlib.suppress(OutageError):
-            await self._rows.record_link(self._group, LinkReport(State.IDLE.value, False, False, (), 0, alarm=text))
+            await self._rows.record_link(self._group, LinkReport(LinkState.IDLE.value, False, False, (), 0, alarm=text))
         if before is not None and before.code == error.code:
             return
         self._log.error("ninja.secret_unusable", group=self._group, code=error.code, message=str(error))

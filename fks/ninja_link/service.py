@@ -28,15 +28,15 @@ from fks.model.ports import Lease, Log, Meter
 from fks.ninja import messages as m
 from fks.ninja import outputs as o
 from fks.ninja.fields import FieldError
-from fks.ninja.machine import LIVE, State
+from fks.ninja.machine import LIVE, LinkState
 from fks.ninja.outputs import AlarmCode
-from fks.ninja.session import SIGNALS_MAX, ClientSession, Identity, Prepared, Refusal
-from fks.ninja.signals import ENDED, SignalState
+from fks.ninja.session import SIGNALS_MAX, ClientSession, Identity, Prepared, UnsentReason
+from fks.ninja.signals import ENDED, LinkSignalState
 from fks.ninja_link.link import Link, ports_of, system_draws
 from fks.ninja_link.requests import (
     JOURNAL_LOST,
     MS_NS,
-    Outcome,
+    RequestChange,
     message_of,
     outcome_of_request,
     outcome_of_signal,
@@ -70,7 +70,7 @@ _CLOCK: Final = (AlarmCode.CLOCK_OFFSET, AlarmCode.CLOCK_SKEW, AlarmCode.CLOCK_O
 T = TypeVar("T")
 
 
-class Rows(Protocol):
+class LinkRows(Protocol):
     """The rows of the link (`fks.store.ninja`). Errors: OutageError; StaleEpochError of the fenced ones."""
 
     async def record_link(self, group: str, report: LinkReport) -> tuple[str | None, int]: ...
@@ -93,7 +93,7 @@ class Rows(Protocol):
     ) -> bool: ...
 
 
-class Alerts(Protocol):
+class LinkAlerts(Protocol):
     """Keeps alerts (`fks.store.facts`). Errors: OutageError."""
 
     async def note_alert(
@@ -125,8 +125,8 @@ class LinkOptions:
 class LinkPorts:
     """The ports of the link. `notify` wakes readers of answers and events; a lost wake-up costs them a poll."""
 
-    rows: Rows
-    alerts: Alerts
+    rows: LinkRows
+    alerts: LinkAlerts
     notify: Callable[[], Awaitable[object]]
     clock: Clock
     log: Log
@@ -159,7 +159,7 @@ class NinjaLink:
         self._sent: dict[str, _Sent] = {}
         self._asked: dict[str, float] = {}  # requests other than signals, and when they were sent
         self._events: deque[NinjaEvent] = deque()
-        self._outcomes: dict[str, Outcome] = {}  # by request, the newest alone: an earlier one says nothing more
+        self._outcomes: dict[str, RequestChange] = {}  # by request, the newest alone: an earlier one says nothing more
         self._alerts: deque[Callable[[], Awaitable[object]]] = deque(maxlen=1_000)
         self._has_events, self._has_outcomes, self._has_alerts = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._has_requests, self._has_changed = asyncio.Event(), asyncio.Event()
@@ -179,7 +179,7 @@ class NinjaLink:
         Errors: OutageError, StaleEpochError.
         """
         options = self._options
-        first = LinkReport(State.IDLE.value, False, False, (), 0)
+        first = LinkReport(LinkState.IDLE.value, False, False, (), 0)
         epoch, seq = await self._rows.record_link(self._group, first)
         identity = Identity(options.group, "control", uuid.uuid4().hex, options.secret)
         self._session = ClientSession(
@@ -192,7 +192,7 @@ class NinjaLink:
             if record.request.kind is RequestKind.SIGNAL:
                 adopted += self._adopt(record)
             else:
-                outcome = Outcome(
+                outcome = RequestChange(
                     record.request.id, RequestState.UNANSWERED, code="restarted", is_final=False,
                     detail="the link was started again before an answer; repeat it if needed",
                 )  # fmt: skip
@@ -335,13 +335,13 @@ class NinjaLink:
             case o.Ready():
                 self._has_requests.set()
                 self._end_alert(f"{self._component}: connected to NinjaTrader", "unreachable", *_NO_SESSION)
-            case o.Disconnected():
+            case o.LinkLost():
                 self._lost_s = self._clock.monotonic()
                 log.warning("ninja.disconnected", group=group, reason=event.reason)
                 self._ports.meter.count("fks_ninja_disconnects_total", group=group)
             case o.Waiting():
                 log.info("ninja.waiting", group=group, reason=event.reason, seconds=round(event.wait_s, 1))
-            case o.Suspect():
+            case o.LinkSuspect():
                 log.warning("ninja.suspect", group=group)
             case _:
                 return
@@ -379,12 +379,12 @@ class NinjaLink:
                     self._end_alert(text, "halt")
                 lasting = "halt" if halt.on else None
                 self._alert("page" if halt.on else "warning", "ninja.halt", text, lasting=lasting, on=halt.on)
-            case m.Execution() as execution:
+            case m.ExecutionEvent() as execution:
                 self._note_execution(execution)
             case m.ConnectionState() if not event.replay and self._session is not None:
                 self._session.request(m.GetStatus(rid=self._session.new_rid()))
 
-    def _note_execution(self, execution: m.Execution) -> None:
+    def _note_execution(self, execution: m.ExecutionEvent) -> None:
         """Page an execution that the broker amends in quantity, price or side: it stays booked as first reported."""
         key = execution.account or "", execution.exec_id
         form = execution.side, execution.qty, execution.price
@@ -426,7 +426,7 @@ class NinjaLink:
         self._events.append(event)
         self._has_events.set()
 
-    def _queue_outcome(self, outcome: Outcome) -> None:
+    def _queue_outcome(self, outcome: RequestChange) -> None:
         self._outcomes[outcome.id] = outcome
         self._has_outcomes.set()
 
@@ -458,7 +458,7 @@ class NinjaLink:
         sent.retry_s = None
         if event.state in ENDED:
             del self._sent[event.id]
-        elif event.state is SignalState.RETRYABLE:
+        elif event.state is LinkSignalState.RETRYABLE:
             sent.refusals += 1
             sent.is_given_up = sent.is_given_up or (outcome is not None and outcome.is_final)
             sent.retry_s = self._clock.monotonic() + RETRY.wait_s(sent.refusals)
@@ -476,7 +476,7 @@ class NinjaLink:
             sent.retry_s = now_s + POLL_S
             if sent.is_given_up and there_ms < sent.valid_until_ms:
                 continue
-            if not self._is_draining and self._ports.lease.holds() and session.retry(id) is Refusal.KNOWN_ID:
+            if not self._is_draining and self._ports.lease.holds() and session.retry(id) is UnsentReason.KNOWN_ID:
                 sent.retry_s = None
         link.flush()
 
@@ -513,19 +513,19 @@ class NinjaLink:
         assert link is not None
         if session.state not in LIVE or not self._ports.lease.holds():
             return 0
-        has_signals = session.state is State.READY and not self._view.is_skewed and len(self._sent) < SIGNALS_MAX
+        has_signals = session.state is LinkState.READY and not self._view.is_skewed and len(self._sent) < SIGNALS_MAX
         claimed = await self._rows.claim(self._group, CLAIM_MAX, self._clock.now_ns(), has_signals=has_signals)
-        batch: list[tuple[RequestRecord, Prepared | m.Request, bytes]] = []
+        batch: list[tuple[RequestRecord, Prepared | m.LinkRequest, bytes]] = []
         for record in claimed:
             try:
                 message = message_of(record)
-                ready = session.prepare(message) if isinstance(message, m.Signal) else message
-                if isinstance(ready, Refusal):
+                ready = session.prepare(message) if isinstance(message, m.SignalMessage) else message
+                if isinstance(ready, UnsentReason):
                     continue  # it stays NEW
                 batch.append((record, ready, ready.line if isinstance(ready, Prepared) else m.to_line(ready)))
             except (FieldError, ValueError) as error:
                 code, text = (error.code, error.detail) if isinstance(error, FieldError) else ("bad_field", str(error))
-                await self._record(Outcome(record.request.id, RequestState.NACKED, None, code, text))
+                await self._record(RequestChange(record.request.id, RequestState.NACKED, None, code, text))
         if not batch:
             return 0
         lines = [(record.request.id, line, session.epoch) for record, _, line in batch]
@@ -539,7 +539,7 @@ class NinjaLink:
             await self._persist(lambda id=id: self._rows.release(id))  # type: ignore[misc]
         return len(claimed)
 
-    def _send(self, record: RequestRecord, ready: Prepared | m.Request) -> bool:
+    def _send(self, record: RequestRecord, ready: Prepared | m.LinkRequest) -> bool:
         """Write a committed request; False: no byte of it has left, and it may be released."""
         session, id = self._session, record.request.id
         assert session is not None
@@ -553,7 +553,7 @@ class NinjaLink:
         else:
             until_ns = record.request.valid_until_ns
             is_over = until_ns is not None and self._clock.now_ns() >= until_ns
-            refusal = Refusal.EXPIRED if is_over else session.request(ready)
+            refusal = UnsentReason.EXPIRED if is_over else session.request(ready)
             if refusal is None:
                 self._asked[id] = self._clock.monotonic()
         if refusal is None:
@@ -561,10 +561,10 @@ class NinjaLink:
             self._ports.meter.observe("fks_ninja_send_seconds", waited_s, group=self._group)
             return True
         self._ports.log.info("ninja.not_sent", group=self._group, id=id, reason=refusal.value)
-        if refusal is Refusal.KNOWN_ID:
+        if refusal is UnsentReason.KNOWN_ID:
             # this session has had the id before: what became of it, the bridge knows
             text = "this id was sent before"
-            self._queue_outcome(Outcome(id, RequestState.UNANSWERED, None, "known_id", text, is_final=False))
+            self._queue_outcome(RequestChange(id, RequestState.UNANSWERED, None, "known_id", text, is_final=False))
             return True
         return False
 
@@ -605,7 +605,7 @@ class NinjaLink:
                 if self._outcomes.get(id) is outcome:
                     del self._outcomes[id]
 
-    async def _record(self, outcome: Outcome) -> None:
+    async def _record(self, outcome: RequestChange) -> None:
         now_ns = self._clock.now_ns() if outcome.is_final else None
         is_written = await self._persist(
             lambda: self._rows.record_answer(
@@ -701,7 +701,7 @@ class NinjaLink:
 
     def _is_working(self) -> bool:
         open_now = self._session.signals_open().values() if self._session is not None else ()
-        is_sent = self.is_connected and any(state is SignalState.SENT for state in open_now)
+        is_sent = self.is_connected and any(state is LinkSignalState.SENT for state in open_now)
         return bool(is_sent or self._events or self._outcomes)
 
 

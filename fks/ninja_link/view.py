@@ -9,7 +9,7 @@ from fks.model.ninja import EXIT_ENTRIES, LinkReport
 from fks.ninja import messages as m
 from fks.ninja import outputs as o
 from fks.ninja.fields import written
-from fks.ninja.machine import LIVE, State
+from fks.ninja.machine import LIVE, LinkState
 from fks.ninja.outputs import AlarmCode
 
 _CLOCK: Final = (AlarmCode.CLOCK_OFFSET, AlarmCode.CLOCK_SKEW, AlarmCode.CLOCK_OK)
@@ -59,9 +59,9 @@ class LinkView:
                 self.skew = "" if code is AlarmCode.CLOCK_OK else f"{code.value}: {detail}"
             case o.Alarm(code=code, detail=detail):
                 self.alarm = f"{code.value}: {detail}"
-            case o.Stopped(reason=reason):
+            case o.LinkStopped(reason=reason):
                 self.alarm = f"stopped: {reason}"
-            case o.Ready() | o.Suspect() | o.Disconnected() | o.Waiting():
+            case o.Ready() | o.LinkSuspect() | o.LinkLost() | o.Waiting():
                 pass
             case _:
                 return False
@@ -72,11 +72,11 @@ class LinkView:
         """Return what a person should know of the link now."""
         return " | ".join(text for text in (self.alarm, self.skew, self.journal_error) if text)
 
-    def is_ready(self, state: State) -> bool:
+    def is_ready(self, state: LinkState) -> bool:
         """Return whether a signal may be sent now, the kill latch apart."""
-        return state is State.READY and self._is_platform_ready and not self.is_skewed
+        return state is LinkState.READY and self._is_platform_ready and not self.is_skewed
 
-    def report(self, state: State, offset_ms: int, *, has_snapshot: bool) -> LinkReport:
+    def report(self, state: LinkState, offset_ms: int, *, has_snapshot: bool) -> LinkReport:
         """Return the row; with the last status when `has_snapshot`."""
         status = self._status if has_snapshot else None
         can_name = EXIT_ENTRIES in self._features

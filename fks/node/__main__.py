@@ -12,12 +12,12 @@ import sys
 from fks.config.paths import FULL_ERRORS
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.node.build import check_host, make_keeper, open_site
-from fks.node.cluster_driver import Start
+from fks.node.cluster_driver import KeeperStart
 from fks.node.home_disk import REMEDY
 from fks.node.lock import keeper_lock
 
 
-async def _run(home: str, start: Start) -> None:
+async def _run(home: str, start: KeeperStart) -> None:
     paths = check_host(home)
     with keeper_lock(paths.run / "keeper.lock"):
         keeper = make_keeper(open_site(paths), start=start)
@@ -30,7 +30,7 @@ async def _run(home: str, start: Start) -> None:
 def main(argv: list[str]) -> int:
     """Run until stopped. Exit 0 after an orderly end, 2 for a wrong setting, 3 when a dependency is unavailable, else
     1."""
-    start = Start(True, int(argv[1]), argv[2]) if len(argv) > 2 else Start()
+    start = KeeperStart(True, int(argv[1]), argv[2]) if len(argv) > 2 else KeeperStart()
     try:
         asyncio.run(_run(argv[0], start))
     except FksError as error:

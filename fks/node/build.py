@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fks.clock import RealClock
-from fks.config.endpoints import Node, resolve_ports
+from fks.config.endpoints import NodeEndpoints, resolve_ports
 from fks.config.load import given_passwords, load
 from fks.config.machine_http import listens_at
 from fks.config.paths import Paths
@@ -22,11 +22,11 @@ from fks.model.errors import ConfigError
 from fks.model.ports import Log
 from fks.node import ports, preflight
 from fks.node.child_records import ChildRecords, has_living
-from fks.node.cluster_driver import KeeperContext, Start
+from fks.node.cluster_driver import KeeperContext, KeeperStart
 from fks.node.head_driver import HeadDriver
 from fks.node.keeper import Keeper, ReportProgress
 from fks.node.lock import PARENT_LOCK, holder_of
-from fks.node.presence import Presence
+from fks.node.presence import NodePresence
 from fks.node.ray_node import check_head, has_gcs, resources_of
 from fks.node.services import services
 from fks.node.sim_node import SimFiles, check_market, tape_symbol
@@ -39,7 +39,7 @@ BLOCKS_TRIED = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class NodeSite:
     """A node that could run: paths, checked settings with every port chosen, secrets."""
 
     paths: Paths
@@ -51,11 +51,11 @@ class Site:
         """Return the services this node runs."""
         return services(self.paths, self.settings, self.secrets)
 
-    def node(self) -> Node:
+    def node(self) -> NodeEndpoints:
         """Return the endpoints as they are now; `sim` is None until the local exchange has written its own."""
         settings = self.settings
         url, redis = settings.database.url, settings.redis.url
-        return Node(
+        return NodeEndpoints(
             database_url=url.get_secret_value() if url else PostgresServer(self.paths, self.secrets).url(),
             redis_url=redis.get_secret_value() if redis else RedisServer(self.paths, self.secrets).url(),
             ray_address=settings.ray.address or f"{settings.node.address}:{settings.ray.gcs_port}",
@@ -86,7 +86,7 @@ def check_host(home: str | Path) -> Paths:
     return paths.ensure()
 
 
-def open_site(paths: Paths) -> Site:
+def open_site(paths: Paths) -> NodeSite:
     """Return the node at `paths`, its secrets made if need be. Call under `keeper_lock`.
 
     Errors: ConfigError naming what is wrong with the settings, the secrets, the market or a port.
@@ -98,17 +98,21 @@ def open_site(paths: Paths) -> Site:
         check_market(SimFiles.of(paths), settings)
     ensure_secrets(paths, given=given_passwords(paths))
     secrets = load_secrets(paths)
-    return Site(paths, settings, secrets, Redactor(secret_values(settings, secrets)))
+    return NodeSite(paths, settings, secrets, Redactor(secret_values(settings, secrets)))
 
 
 def make_keeper(
-    site: Site, *, on_progress: ReportProgress | None = None, log: Log | None = None, start: Start | None = None
+    site: NodeSite,
+    *,
+    on_progress: ReportProgress | None = None,
+    log: Log | None = None,
+    start: KeeperStart | None = None,
 ) -> Keeper:
     """Return the keeper of a node."""
     log = log or open_log("keeper", site.paths, site.settings.log, secret_values(site.settings, site.secrets))
     clock = RealClock()
-    presence = Presence(site.paths, site.settings, site.secrets, site.node().redis_url, clock)
-    context = KeeperContext(site.paths, site.node, clock, log, site.redactor, start or Start())
+    presence = NodePresence(site.paths, site.settings, site.secrets, site.node().redis_url, clock)
+    context = KeeperContext(site.paths, site.node, clock, log, site.redactor, start or KeeperStart())
     if site.settings.node.role != "worker":
         driver = HeadDriver(context, site.settings, presence)
         return Keeper(context, site.specs(), driver, on_progress=on_progress)

@@ -10,14 +10,14 @@ from datetime import datetime
 from typing import Any
 
 from fks.clock import Clock
-from fks.config.endpoints import Node
+from fks.config.endpoints import NodeEndpoints
 from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import FksError
 from fks.model.ports import Log
 from fks.model.timeframe import to_datetime
-from fks.node.presence import Presence
+from fks.node.presence import NodePresence
 from fks.node.service import ServiceStatus
 from fks.process.log import Redactor
 from fks.store.crash_marks import CrashMarkStore, PostedMark
@@ -28,7 +28,7 @@ QUERY_S = 2.0  # the keeper does not wait longer for its database
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class KeeperStart:
     """The start of this keeper: under a parent or not, the number of restarts before it, and why the last one ended."""
 
     has_parent: bool = False
@@ -41,11 +41,11 @@ class KeeperContext:
     """The services that the keeper and its parts are given. `make_node` returns the endpoints as they are now."""
 
     paths: Paths
-    make_node: Callable[[], Node]
+    make_node: Callable[[], NodeEndpoints]
     clock: Clock
     log: Log
     redactor: Redactor = field(default_factory=Redactor)
-    start: Start = Start()
+    start: KeeperStart = KeeperStart()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class ClusterDriver:
     worker_name = ""
     node_name = ""
 
-    def __init__(self, context: KeeperContext, settings: Settings, presence: Presence) -> None:
+    def __init__(self, context: KeeperContext, settings: Settings, presence: NodePresence) -> None:
         self.waits_for = ""
         self.node_name = presence.name
         self._context, self._settings, self._presence = context, settings, presence

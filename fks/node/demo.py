@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fks.config.settings import Settings
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 
 _FAST = {"fast": 3, "slow": 8}
 #: id, strategy, params, symbol, timeframe, account, size in quote; fast enough that one trade is seen in a minute.
@@ -62,7 +62,7 @@ async def switch_off(db: Database) -> list[str]:
         rows = await tx.fetch("demo.switch_off", [id for id, *_ in INSTANCES])
         ids = sorted(row["id"] for row in rows)
         if ids:
-            await Facts(tx).note_alert(
+            await FactStore(tx).note_alert(
                 "warning",
                 "demo.switched_off",
                 f"venue.live is true: the demo's strategies {', '.join(ids)} are switched off; add your own with 'fks "

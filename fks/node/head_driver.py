@@ -18,7 +18,7 @@ from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
 from fks.node.cluster_driver import QUERY_S, ClusterDriver, ClusterState, KeeperContext
 from fks.node.head import HeadClaim
-from fks.node.presence import Presence
+from fks.node.presence import NodePresence
 from fks.node.ray_node import ray_env
 from fks.node.service import ServiceStatus
 from fks.node.tree_deployer import SILENT_S
@@ -67,7 +67,7 @@ class GatewayGrowth:
 class HeadDriver(ClusterDriver):
     """Soft state: a connection to the database, and the helper process that runs."""
 
-    def __init__(self, context: KeeperContext, settings: Settings, presence: Presence) -> None:
+    def __init__(self, context: KeeperContext, settings: Settings, presence: NodePresence) -> None:
         super().__init__(context, settings, presence)
         self._claim = HeadClaim(context.paths, settings, context.log)
         self._helper: ProcessHandle | None = None

@@ -19,7 +19,7 @@ from itertools import groupby
 from typing import Any
 
 from fks.clock import Clock
-from fks.config.endpoints import Node, clear_node, save_node
+from fks.config.endpoints import NodeEndpoints, clear_node, save_node
 from fks.config.machine import host_name
 from fks.config.paths import Paths
 from fks.config.urls import is_on_this_host
@@ -37,7 +37,7 @@ from fks.node.lock import PARENT_LOCK, holder_of
 from fks.node.ports import check_free
 from fks.node.ray_node import SERVICE as RAY
 from fks.node.ray_node import forget_storage, ray_processes, serve_proxy
-from fks.node.service import Service, ServiceStatus
+from fks.node.service import NodeService, ServiceStatus
 from fks.node.spec import RestartPolicy, ServiceSpec
 from fks.node.supervised_child import SupervisedChild
 from fks.node.tree_deployer import TreeDeployer
@@ -58,7 +58,11 @@ class StatusView:
         self._last_at = clock.monotonic()
 
     def merge(
-        self, document: dict[str, Any] | None, own: Sequence[tuple[str, ServiceStatus]], phase: str, node: Node | None
+        self,
+        document: dict[str, Any] | None,
+        own: Sequence[tuple[str, ServiceStatus]],
+        phase: str,
+        node: NodeEndpoints | None,
     ) -> dict[str, Any]:
         """Return the whole document. `document` None: the database does not answer, the last one ages."""
         if document is not None:
@@ -151,7 +155,7 @@ class Keeper:
         self._must_hurry = asyncio.Event()
         self._must_end_all = False  # the workers of this head, too
         self.services = {
-            spec.name: Service(spec, self._records, clock, log, policy or RestartPolicy(), self._on_change)
+            spec.name: NodeService(spec, self._records, clock, log, policy or RestartPolicy(), self._on_change)
             for spec in self._specs
         }
         self._view = StatusView(clock, driver.node_name)
@@ -420,7 +424,7 @@ class Keeper:
             await asyncio.gather(*(self._stop_service(self.services[spec.name]) for spec in list(wave)))
         await self._driver.release()
 
-    async def _stop_service(self, service: Service) -> None:
+    async def _stop_service(self, service: NodeService) -> None:
         self._report(f"{service.name} stop", "running")
         await service.stop()
         self._report(f"{service.name} stop", "done")
@@ -487,7 +491,7 @@ class Keeper:
 
     def _on_change(self, child: SupervisedChild) -> None:
         self._changed.set()
-        if not isinstance(child, Service):
+        if not isinstance(child, NodeService):
             is_first = (self.phase, child.state) == ("starting", "ready")
             self._report(child.name, "done" if is_first else child.state, child.error)
         elif child.state == "ready" and self.phase == "starting":

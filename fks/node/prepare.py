@@ -14,7 +14,7 @@ from fks.config.problems import joined
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, FksError
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 
 
 async def prepare(home: str) -> None:
@@ -56,7 +56,7 @@ async def refuse_plaintext(db: Database, settings: Settings) -> None:
     if not await db.fetchval("keeper.is_open_at", "ccxt"):
         raise ConfigError(joined(wrong))
     text = f"entries are denied and what is open can only be closed: {joined(wrong)}"
-    await Facts(db).note_alert("page", "venue.plaintext", text, "keeper", {})
+    await FactStore(db).note_alert("page", "venue.plaintext", text, "keeper", {})
 
 
 def main() -> int:

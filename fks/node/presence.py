@@ -29,7 +29,7 @@ REDIS_EVERY = 5  # beats between looks at Redis
 CERTIFICATE_EVERY = 5  # beats between looks at the files of the gateway's certificate
 
 
-class Presence:
+class NodePresence:
     """Writes the machine's row. Soft state: a connection to Redis."""
 
     def __init__(self, paths: Paths, settings: Settings, secrets: Secrets, redis_url: str, clock: Clock) -> None:

@@ -54,7 +54,7 @@ KILL_S = 2.0
 
 
 @dataclass(slots=True)
-class Part:
+class RayDaemon:
     """One daemon: its command line and environment, and when it died (monotonic seconds)."""
 
     name: str
@@ -94,7 +94,7 @@ class Host:
     def __init__(self, command: Sequence[str], *, is_stored: bool) -> None:
         self._command = list(command)
         self._is_stored = is_stored
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, RayDaemon] = {}
         self._must_stop = False
         self._wakeup, wakeup_end = socket.socketpair()
         for end in (self._wakeup, wakeup_end):
@@ -134,7 +134,7 @@ class Host:
         for pid in procfs.children(os.getpid()):
             argv = procfs.arguments(pid)
             if (name := kind_of(argv)) and name not in self._parts:
-                self._parts[name] = Part(name, pid, argv, procfs.environment(pid))
+                self._parts[name] = RayDaemon(name, pid, argv, procfs.environment(pid))
         _print("watches " + ", ".join(f"{part.name} {part.pid}" for part in self._parts.values()))
 
     def _watch(self) -> int:
@@ -159,7 +159,7 @@ class Host:
             self._sleep(max(min(due) - time.monotonic(), 0.0) if due else None)
         return 0
 
-    def _restart(self, part: Part) -> None:
+    def _restart(self, part: RayDaemon) -> None:
         if part.name == GCS and (place := part.env.get(STORAGE_ENV)) and free_mb(Path(os.fsdecode(place))) < FULL_MB:
             part.due = time.monotonic() + 1.0
             return

@@ -40,7 +40,7 @@ class ServiceStatus:
     ended: str = ""
 
 
-class Service(SupervisedChild):
+class NodeService(SupervisedChild):
     """One service and the task that supervises it. Hard state: its record. Soft state: the restart window."""
 
     def __init__(

@@ -11,7 +11,7 @@ from fks.model.backoff import Backoff
 from fks.model.errors import FksError, OutageError
 from fks.model.ports import Log
 from fks.node.cluster_driver import ClusterDriver
-from fks.node.service import Service
+from fks.node.service import NodeService
 from fks.node.supervised_child import SupervisedChild
 
 SILENT_S = 10.0  # the supervisor beats every second
@@ -29,7 +29,7 @@ class TreeDeployer(SupervisedChild):
     def __init__(
         self,
         driver: ClusterDriver,
-        head: Service | None,
+        head: NodeService | None,
         clock: Clock,
         log: Log,
         on_change: Callable[[SupervisedChild], None],

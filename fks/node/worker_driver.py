@@ -18,7 +18,7 @@ from fks.config.settings import Settings
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.node import boot
 from fks.node.cluster_driver import QUERY_S, ClusterDriver, ClusterState, KeeperContext
-from fks.node.presence import Presence
+from fks.node.presence import NodePresence
 from fks.store.db import Database
 from fks.store.nodes import NodeRow, NodeStore
 from fks.store.tokens import LOCAL, ensure_local_token
@@ -31,7 +31,7 @@ OTHER_SESSION_BEATS = 3  # beats in a row with a head of another session before 
 class WorkerDriver(ClusterDriver):
     """Soft state: a connection to the database, and beats in a row that found another session."""
 
-    def __init__(self, context: KeeperContext, settings: Settings, presence: Presence) -> None:
+    def __init__(self, context: KeeperContext, settings: Settings, presence: NodePresence) -> None:
         super().__init__(context, settings, presence)
         self.worker_name = presence.name
         self._other_session_beats = 0

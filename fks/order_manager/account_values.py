@@ -27,7 +27,7 @@ from fks.portfolio.valuation import Rates, rates_into, valued
 from fks.risk.holdings import coins_of_others, entries_of
 from fks.risk.intent import Intent
 from fks.risk.valuation import DayFlows, Flow, day_start_ns, held_over, profit_of, symbol_profit
-from fks.store.facts import Instance, Mark
+from fks.store.facts import InstanceFacts, Mark
 from fks.store.risk import RiskStore
 
 _ZERO = Decimal(0)
@@ -43,14 +43,14 @@ class DayNews:
     reached: Mapping[int, Decimal] = field(default_factory=dict)
 
 
-class OrderCache(Protocol):
+class CachedOrders(Protocol):
     """The part of the order cache that is read here."""
 
     settings: Settings
     positions: dict[tuple[int, str, str, str], Position]
     instruments: dict[tuple[str, str], Instrument]
     accounts: dict[int, Account]
-    instances: dict[str, Instance]
+    instances: dict[str, InstanceFacts]
     marks: dict[tuple[str, str], Mark]
 
     def open_of(self, account_id: int) -> tuple[Order, ...]: ...
@@ -198,7 +198,7 @@ class AccountValues:
         self._noted.add(fill.fill_id)
         self._flows[fill.account_id] = self._flows.get(fill.account_id, DayFlows()).after(fill, instrument)
 
-    async def refresh(self, cache: OrderCache, now_ns: int) -> DayNews:
+    async def refresh(self, cache: CachedOrders, now_ns: int) -> DayNews:
         """Begin a new day when it is time, and store what a restart must not forget.
 
         Errors: OutageError; the next call does what this one could not, and returns what this one found.
@@ -232,7 +232,7 @@ class AccountValues:
         self._news = DayNews()
         return news
 
-    async def _begin(self, cache: OrderCache, day_ns: int) -> None:
+    async def _begin(self, cache: CachedOrders, day_ns: int) -> None:
         assert self._store is not None
         self._meanwhile = []
         try:
@@ -262,7 +262,7 @@ class AccountValues:
         for fill, instance, instrument in booked:
             self.note(fill, instance, instrument)
 
-    async def _save_start_prices(self, cache: OrderCache, account_id: int, now_ns: int) -> None:
+    async def _save_start_prices(self, cache: CachedOrders, account_id: int, now_ns: int) -> None:
         """Find and store the price at the day's start of each holding of then: the price now when the day is seconds
         old, else the close of the minute before it, else the first price that is known."""
         assert self._store is not None
@@ -278,7 +278,7 @@ class AccountValues:
                     self._figures.clear()
 
     def _loss_of(
-        self, cache: OrderCache, account: Account, exchange: str, now_ns: int
+        self, cache: CachedOrders, account: Account, exchange: str, now_ns: int
     ) -> tuple[Decimal, tuple[str, ...]]:
         """Return the greatest loss of the day so far when it reached the limit, else the loss now; and the symbols
         without a price."""
@@ -289,7 +289,7 @@ class AccountValues:
         worst = self._losses.get(account.id, _ZERO)
         return (worst if worst >= cache.settings.risk.loss_day_max else loss), unvalued
 
-    def _figures_of(self, cache: OrderCache, account: Account, exchange: str, now_ns: int) -> _Figures:
+    def _figures_of(self, cache: CachedOrders, account: Account, exchange: str, now_ns: int) -> _Figures:
         """Return the figures of an account as of now."""
         listing = self._listing(cache, exchange, now_ns)
         known = self._figures.get((account.id, exchange))
@@ -298,7 +298,7 @@ class AccountValues:
         known.update(cache.held_by(account.id), self._flows.get(account.id, _NO_FLOWS))
         return known
 
-    def figures(self, cache: OrderCache, now_ns: int) -> dict[str, tuple[Decimal | None, Decimal | None]]:
+    def figures(self, cache: CachedOrders, now_ns: int) -> dict[str, tuple[Decimal | None, Decimal | None]]:
         """Return each account's profit of the day and exposure, by name; None where something held has no price."""
         found = {}
         for account in cache.accounts.values():
@@ -310,7 +310,7 @@ class AccountValues:
         return found
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────
-    def of(self, cache: OrderCache, intent: Intent, now_ns: int) -> Values:
+    def of(self, cache: CachedOrders, intent: Intent, now_ns: int) -> Values:
         """Return what a view of `intent` needs."""
         listing = self._listing(cache, intent.exchange, now_ns)
         account = cache.accounts.get(intent.account_id)
@@ -360,11 +360,11 @@ class AccountValues:
             pyramiding=pyramiding,
         )
 
-    def rates(self, cache: OrderCache, exchange: str, now_ns: int) -> Rates:
+    def rates(self, cache: CachedOrders, exchange: str, now_ns: int) -> Rates:
         """Return the rates of last prices, those of `exchange` first."""
         return self._listing(cache, exchange, now_ns).rates
 
-    def _listing(self, cache: OrderCache, exchange: str, now_ns: int) -> _Listing:
+    def _listing(self, cache: CachedOrders, exchange: str, now_ns: int) -> _Listing:
         known = self._listings.get(exchange)
         if known is not None and known.marks is cache.marks and known.listed is cache.instruments:
             return known

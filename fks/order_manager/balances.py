@@ -13,11 +13,11 @@ from fks.model.order import State
 from fks.model.ports import Lease, Venue
 from fks.model.timeframe import NS
 from fks.order_manager.cache import VenueStatus
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.portfolio.position import EXTERNAL
 from fks.store.accounts import AccountStore, HistoryRow
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.holdings import HoldingStore
 from fks.store.incidents import IncidentStore
 from fks.store.orders import OrderStore
@@ -38,7 +38,7 @@ class AccountStores:
     positions: PositionStore
     holdings: HoldingStore
     incidents: IncidentStore
-    facts: Facts
+    facts: FactStore
     orders: OrderStore
 
     @staticmethod
@@ -49,7 +49,7 @@ class AccountStores:
             PositionStore(db, lease),
             HoldingStore(db, lease),
             IncidentStore(db, lease),
-            Facts(db, lease),
+            FactStore(db, lease),
             OrderStore(db),
         )
 
@@ -57,7 +57,7 @@ class AccountStores:
 class AccountBalances:
     """Balances of one venue in the book and in the tables. The venue's word replaces what fills made us expect."""
 
-    def __init__(self, context: Context, venue: Venue, status: VenueStatus, stores: AccountStores) -> None:
+    def __init__(self, context: OrderManagerContext, venue: Venue, status: VenueStatus, stores: AccountStores) -> None:
         self._venue = venue
         self._status = status
         self._accounts, self._positions = stores.accounts, stores.positions

@@ -20,11 +20,11 @@ from fks.model.order import LIVE, Fill, Order, State
 from fks.model.ports import Venue
 from fks.model.signal import Signal
 from fks.model.timeframe import TIMEFRAMES, bar_start
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.position_workers import PositionWorkers
 from fks.order_manager.trailing import TrailingStops
 from fks.orders.messages import PositionKey
-from fks.store.facts import Facts, Instance
+from fks.store.facts import FactStore, InstanceFacts
 
 _POLL_S = 1.0
 _SETTLE_S = 5.0
@@ -56,10 +56,10 @@ class BarFeed:
 
     def __init__(
         self,
-        context: Context,
+        context: OrderManagerContext,
         venue: Venue,
         workers: PositionWorkers,
-        facts: Facts,
+        facts: FactStore,
         trailing: TrailingStops,
     ) -> None:
         assert isinstance(venue, FedVenue)
@@ -182,7 +182,7 @@ class BarFeed:
             starts.extend([ready_ns] if ready_ns is not None else [])
         return min(starts) - 1
 
-    async def _consumers(self, feed: Feed) -> list[Instance]:
+    async def _consumers(self, feed: Feed) -> list[InstanceFacts]:
         return [
             instance
             for instance in await self._facts.instances()

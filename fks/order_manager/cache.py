@@ -27,9 +27,9 @@ from fks.orders.messages import PositionKey
 from fks.portfolio.position import EXTERNAL
 from fks.risk.intent import Intent
 from fks.risk.policy import KillMode, Reach
-from fks.risk.view import VenueView, View, reach_of
-from fks.store.facts import Instance, Mark
-from fks.store.signals import Waiting
+from fks.risk.view import RiskView, VenueView, reach_of
+from fks.store.facts import InstanceFacts, Mark
+from fks.store.signals import WaitingSignals
 
 _ZERO = Decimal(0)
 _MINUTE_S = 60.0
@@ -87,7 +87,7 @@ class OrderCache:
     flows: dict[tuple[str, str], tuple[Decimal, Decimal]] = field(default_factory=dict)
     instruments: dict[tuple[str, str], Instrument] = field(default_factory=dict)
     accounts: dict[int, Account] = field(default_factory=dict)
-    instances: dict[str, Instance] = field(default_factory=dict)
+    instances: dict[str, InstanceFacts] = field(default_factory=dict)
     marks: dict[tuple[str, str], Mark] = field(default_factory=dict)
     venues: dict[str, VenueStatus] = field(default_factory=dict)
     kill_mode: KillMode = KillMode.NONE
@@ -97,7 +97,7 @@ class OrderCache:
     escalated: tuple[str, str] | None = None  # a child that money depends on, and why
     disk_free_mb: float | None = None  # under FKS_HOME
     is_journal_up: bool = True
-    ready: dict[str, Waiting] = field(default_factory=dict)  # signals that wait, by venue
+    ready: dict[str, WaitingSignals] = field(default_factory=dict)  # signals that wait, by venue
     #: signals that were looked at and have to wait for something (a halt, the end of an order): how many, and when
     held: dict[PositionKey, tuple[int, float]] = field(default_factory=dict)
     #: instances that were halted, and when (monotonic): their rows say so to every read that begins later
@@ -266,7 +266,7 @@ class OrderCache:
             is_plaintext=name == "ccxt" and bool(venue_plaintext(self.settings)),
         )
 
-    def view(self, intent: Intent, *, now_ns: int, monotonic_s: float, is_leader: bool) -> View:
+    def view(self, intent: Intent, *, now_ns: int, monotonic_s: float, is_leader: bool) -> RiskView:
         """Return the snapshot that `intent` is checked against."""
         exchange, symbol, account_id = intent.exchange, intent.symbol, intent.account_id
         values = self.values.of(self, intent, now_ns)
@@ -280,7 +280,7 @@ class OrderCache:
         instrument, costs = self.instruments.get((exchange, symbol)), self.settings.costs
         is_in_base = self.venues[intent.venue].capabilities.fee_in_received_asset
         is_in_base &= instrument is not None and not instrument.is_contract
-        return View(
+        return RiskView(
             now_ns=now_ns,
             limits=self.settings.risk,
             account=self._account(account_id, intent.venue),

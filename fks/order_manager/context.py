@@ -13,12 +13,12 @@ from fks.order_manager.ledger import Ledger
 from fks.order_manager.publisher import Publisher
 from fks.order_manager.tasks import Tasks
 from fks.orders.crash_points import At
-from fks.risk.policy import Action, Journal, journals_of
+from fks.risk.policy import Action, JournalState, journals_of
 from fks.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class OrderManagerContext:
     """The surroundings of one order manager. `at` is called at the labelled points of the order path. Nothing is
     submitted before the monotonic time `hold_s`."""
 
@@ -62,15 +62,15 @@ class Context:
         return self.hold_s > 0 and self.clock.monotonic() < self.hold_s
 
     @property
-    def journal(self) -> Journal:
+    def journal(self) -> JournalState:
         """Return which journal takes commits."""
         if self.can_commit:
-            return Journal.COMMITS
-        return Journal.SIDE if self.ledger.may_send_by_side_journal and not self.is_on_hold else Journal.AWAY
+            return JournalState.COMMITS
+        return JournalState.SIDE if self.ledger.may_send_by_side_journal and not self.is_on_hold else JournalState.AWAY
 
     def may_leave(self, action: Action) -> bool:
         """Return whether bytes of a request that is journaled may leave this process now: a fact of its right to send,
         by which the policy lets some actions go."""
         if self.lease.holds():
-            return Journal.COMMITS in journals_of(action)
-        return Journal.SIDE in journals_of(action) and self.ledger.may_send_by_side_journal
+            return JournalState.COMMITS in journals_of(action)
+        return JournalState.SIDE in journals_of(action) and self.ledger.may_send_by_side_journal

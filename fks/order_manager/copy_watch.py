@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Final
 
 from fks.model.copies import LEADER, CopyRule, expected
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 
 _PERIOD_S: Final = 1.0
 DIVERGED_S: Final = 30.0  # an order of one account may fill later than the other's
@@ -18,7 +18,7 @@ _GAUGE: Final = "fks_copy_difference"
 class CopyWatch:
     """Compares the positions of followers with those that they should have. Soft state: since when they differ."""
 
-    def __init__(self, context: Context, rules: Iterable[CopyRule]) -> None:
+    def __init__(self, context: OrderManagerContext, rules: Iterable[CopyRule]) -> None:
         self._context = context
         self._rules = [rule for rule in rules if rule.mode != "off"]
         self._since: dict[tuple[str, str], float] = {}

@@ -19,7 +19,7 @@ from fks.model.copies import LEADER, PREFIX, CopyRule
 from fks.model.ids import client_order_id, copy_signal_id, intent_id
 from fks.model.order import Role
 from fks.model.signal import Kind, Signal, SignalState
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.orders.messages import PositionKey
 from fks.store.signals import SignalRecord, SignalStore
 
@@ -30,14 +30,16 @@ _PENDING_S = 60.0  # a signal without an order after this was denied
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class CopiedPositions:
     """The positions of leader and follower in the signal's symbol, orders on their way included (signed contracts)."""
 
     leader: Decimal
     follower: Decimal
 
 
-def copy_of(record: SignalRecord, rule: CopyRule, account_id: int, quantity: Decimal | None, held: Held) -> Signal:
+def copy_of(
+    record: SignalRecord, rule: CopyRule, account_id: int, quantity: Decimal | None, held: CopiedPositions
+) -> Signal:
     """Return the signal by which an account repeats a leader's one. Pure.
 
     `quantity`: the leader's contracts, None when they are not known. An exit closes all that the account holds for the
@@ -67,7 +69,7 @@ def copy_of(record: SignalRecord, rule: CopyRule, account_id: int, quantity: Dec
     )
 
 
-def _is_closing(leader: Signal, held: Held) -> bool:
+def _is_closing(leader: Signal, held: CopiedPositions) -> bool:
     """Return whether a person's order only reduces what the leader holds."""
     if leader.kind is not Kind.ORDER or leader.size is None or leader.stop_loss or leader.take_profit:
         return False
@@ -77,7 +79,7 @@ def _is_closing(leader: Signal, held: Held) -> bool:
 class Copier:
     """Makes copies. Soft state: copies whose order is not journaled yet."""
 
-    def __init__(self, context: Context, signals: SignalStore, rules: Iterable[CopyRule]) -> None:
+    def __init__(self, context: OrderManagerContext, signals: SignalStore, rules: Iterable[CopyRule]) -> None:
         self._context, self._signals = context, signals
         self._rules = [rule for rule in rules if rule.mode != "off"]
         self._pending: OrderedDict[uuid.UUID, tuple[PositionKey, Decimal, float, str]] = OrderedDict()
@@ -120,7 +122,7 @@ class Copier:
                 self._report_missing(rule)
                 continue
             follower = self._prospective((status.account_id, rule.venue, signal.symbol))
-            made.append(copy_of(record, rule, status.account_id, quantity, Held(leader, follower)))
+            made.append(copy_of(record, rule, status.account_id, quantity, CopiedPositions(leader, follower)))
             self._note(made[-1], made[-1].size)
         return made
 

@@ -17,7 +17,7 @@ from fks.model.ports import Venue
 from fks.model.timeframe import NS
 from fks.order_manager.balances import AccountBalances, AccountStores
 from fks.order_manager.cache import VenueStatus
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.portfolio.drift import Executed, differences, is_drift, moved_by, total
 from fks.store.incidents import IncidentKind
 
@@ -31,7 +31,12 @@ class DriftWatch:
     """The watch over one venue's account. Hard state: account_assets, transfers, incidents."""
 
     def __init__(
-        self, context: Context, venue: Venue, status: VenueStatus, stores: AccountStores, balances: AccountBalances
+        self,
+        context: OrderManagerContext,
+        venue: Venue,
+        status: VenueStatus,
+        stores: AccountStores,
+        balances: AccountBalances,
     ) -> None:
         self._venue = venue
         self._status = status

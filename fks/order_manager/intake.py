@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from fks.clock.waiting import wait_for_event
 from fks.model.signal import Kind, Signal
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.copying import Copier
 from fks.order_manager.position_workers import PositionWorkers
 from fks.orders.messages import PositionKey
@@ -28,7 +28,7 @@ class Intake:
 
     def __init__(
         self,
-        context: Context,
+        context: OrderManagerContext,
         signals: SignalStore,
         workers: PositionWorkers,
         prepare: Callable[[Signal], Awaitable[None]],

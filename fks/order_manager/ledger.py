@@ -31,12 +31,12 @@ from fks.orders.build import reported_leg
 from fks.orders.crash_points import At, nowhere
 from fks.orders.machine import Act, Step, advance, begin
 from fks.orders.messages import PositionKey
-from fks.orders.side_lines import Happened, Placed
+from fks.orders.side_lines import Happened, PlacedOrders
 from fks.portfolio.position import EXTERNAL, allocate, apply_fill, is_shared, share_of
 from fks.runtime import Runtime
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.incidents import IncidentKind, IncidentStore
-from fks.store.orders import Changes, EventRow, OrderJournal, OrderStore, TradeRow
+from fks.store.orders import EventRow, ExecutionRow, OrderChanges, OrderJournal, OrderStore
 from fks.store.positions import PositionStore
 
 _RECENT_MAX = 50_000
@@ -56,7 +56,7 @@ class _Plan:
 
     order: Order
     steps: list[tuple[e.Event, Step]] = field(default_factory=list)
-    trades: list[TradeRow] = field(default_factory=list)
+    trades: list[ExecutionRow] = field(default_factory=list)
     positions: dict[tuple[int, str, str, str], Position] = field(default_factory=dict)
     fills: list[tuple[Fill, bool]] = field(default_factory=list)
     is_side: bool = False  # in the side journal, not in PostgreSQL yet
@@ -83,7 +83,7 @@ class Ledger:
         self._returning = asyncio.Lock()
         self.journal = OrderJournal(runtime.db, lease=runtime.lease.name, epoch=runtime.lease.epoch)
         self.store = OrderStore(runtime.db)
-        self._facts = Facts(runtime.db, runtime.lease)
+        self._facts = FactStore(runtime.db, runtime.lease)
         self._db, self._lease, self._clock = runtime.db, runtime.lease, runtime.clock
         self._meter, self._log = runtime.meter, runtime.log
         self._cache = cache
@@ -166,7 +166,7 @@ class Ledger:
                     changes = [self._changes(plan) for plan in plans]
                     rows = [row for c in changes for row in c.events]
                     orders = [order for change in changes for order in change.orders]
-                    await self.in_time(self.journal.apply(Changes(orders=orders, events=rows)))
+                    await self.in_time(self.journal.apply(OrderChanges(orders=orders, events=rows)))
                     break
                 except OutageError as error:
                     if not await self.wait_for_journal(error, is_side=True):
@@ -356,7 +356,7 @@ class Ledger:
             booking = apply_fill(position, part, instrument, is_new_entry=is_new_entry and name == instance)
             plan.positions[position_key] = booking.position
             realized, taken = realized + booking.realized, taken + quantity
-        plan.trades.append(TradeRow(fill, instance, realized, order.type.value, is_late))
+        plan.trades.append(ExecutionRow(fill, instance, realized, order.type.value, is_late))
         if fill.source not in (PERSON, BUST):  # the venue's balances hold what a person reports of the past already
             plan.fills.append((fill, order.is_acknowledged and order.price is not None))
 
@@ -382,13 +382,13 @@ class Ledger:
                 "page", "fill.no_metadata", detail, venue=order.venue, symbol=order.symbol, incident=found[0].id
             )
 
-    def _changes(self, plan: _Plan) -> Changes:
+    def _changes(self, plan: _Plan) -> OrderChanges:
         rows = [
             self._row(event, step)
             for event, step in plan.steps
             if step.is_changed or step.number in _ALWAYS_KEPT or isinstance(event, e.FillSeen)
         ]
-        return Changes(
+        return OrderChanges(
             orders=[plan.order] if any(step.is_changed for _, step in plan.steps) else [],
             events=rows,
             trades=plan.trades,
@@ -492,8 +492,10 @@ class Ledger:
             booking = apply_fill(positions.get(name) or self._cache.position(*key, name), part, instrument)
             positions[name] = booking.position
             realized, taken = realized + booking.realized, taken + quantity
-        trade = TradeRow(fill, shares[0][0] if len(shares) == 1 else EXTERNAL, realized)
-        is_new = await self.in_time(self.journal.apply(Changes(trades=[trade], positions=list(positions.values()))))
+        trade = ExecutionRow(fill, shares[0][0] if len(shares) == 1 else EXTERNAL, realized)
+        is_new = await self.in_time(
+            self.journal.apply(OrderChanges(trades=[trade], positions=list(positions.values())))
+        )
         self._recent[fill.fill_id] = None
         if is_new:
             for position in positions.values():
@@ -520,7 +522,7 @@ class Ledger:
         orders = [order for change in changes for order in change.orders]
         if orders:
             rows = [row for change in changes for row in change.events]
-            await self.patiently(lambda: self.journal.apply(Changes(orders=orders, events=rows)))
+            await self.patiently(lambda: self.journal.apply(OrderChanges(orders=orders, events=rows)))
         for plan in plans:
             self._cache.put(plan.order)
         return [plan.order for plan in plans]
@@ -643,15 +645,15 @@ class Ledger:
         finally:
             self._is_draining = False
 
-    async def repeat(self, line: Placed | Happened) -> None:
+    async def repeat(self, line: PlacedOrders | Happened) -> None:
         """Do to what PostgreSQL has what a line of the side journal did here. Errors: OutageError."""
-        if isinstance(line, Placed):
+        if isinstance(line, PlacedOrders):
             await self._insert(line)
             return
         for name, event in line.events:
             await self._apply_again(name, event)
 
-    async def _insert(self, line: Placed) -> None:
+    async def _insert(self, line: PlacedOrders) -> None:
         rows = [first_row(order, event) for order, event in zip(line.orders, line.events, strict=True)]
         ids = [line.signal_id] if line.signal_id is None else [line.signal_id, None]  # it may have an outcome by now
         for signal_id in ids:

@@ -11,7 +11,7 @@ from fks.model import ids
 from fks.model.instrument import money
 from fks.model.order import Fill, Order
 from fks.orders import events as e
-from fks.store.orders import TradeRow
+from fks.store.orders import ExecutionRow
 
 #: `trades.source` of an execution that a person reported, and of an entry that takes one back
 PERSON, BUST = "person", "bust"
@@ -40,13 +40,13 @@ class PersonFills:
     def __init__(self) -> None:
         self._left: dict[str, list[_Reported]] = {}
 
-    def load(self, trades: Iterable[TradeRow]) -> None:
+    def load(self, trades: Iterable[ExecutionRow]) -> None:
         """Forget everything and read again: executions by person and the part taken back of them, oldest first."""
         self._left = {}
         for trade in trades:
             self.note(trade)
 
-    def note(self, trade: TradeRow) -> None:
+    def note(self, trade: ExecutionRow) -> None:
         """Take in one booked row of the trades table; others than a person's and busts change nothing."""
         fill = trade.fill
         if fill.client_order_id is None:
@@ -62,7 +62,7 @@ class PersonFills:
         else:
             self._left.pop(fill.client_order_id, None)
 
-    def replaced_by(self, fill: Fill, planned: Iterable[TradeRow]) -> list[e.Busted]:
+    def replaced_by(self, fill: Fill, planned: Iterable[ExecutionRow]) -> list[e.Busted]:
         """Return what the venue's execution `fill` takes back; `planned` are the rows that come before it."""
         if fill.client_order_id not in self._left or fill.source == PERSON:
             return []

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from fks.model.errors import OutageError
 from fks.model.signal import SignalState
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.position_workers import PositionWorkers
 from fks.order_manager.settlement import Settlements
 from fks.order_manager.venue_session import VenueSession
@@ -28,7 +28,7 @@ class PersonRequests:
     """
 
     def __init__(
-        self, context: Context, db: Database, sessions: Mapping[str, VenueSession], workers: PositionWorkers
+        self, context: OrderManagerContext, db: Database, sessions: Mapping[str, VenueSession], workers: PositionWorkers
     ) -> None:
         self._store = SettlementStore(db, context.lease)
         self._signals = SignalStore(db, context.lease)

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from fks.model.order import Order, Role
 from fks.model.signal import Signal
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.submission import Submissions
 from fks.order_manager.venue_orders import VenueOrders
 from fks.orders import events as e
@@ -24,8 +24,8 @@ from fks.orders.core import OrderCore
 from fks.orders.freshness import max_age_of
 from fks.orders.messages import PositionKey
 from fks.orders.trailing import stop_of
-from fks.risk.policy import Journal
-from fks.store.facts import Facts
+from fks.risk.policy import JournalState
+from fks.store.facts import FactStore
 from fks.store.signals import SignalRecord, SignalStore
 
 _ZERO = Decimal(0)
@@ -52,11 +52,11 @@ class PositionWorkers:
 
     def __init__(
         self,
-        context: Context,
+        context: OrderManagerContext,
         submissions: Submissions,
         venue_orders: VenueOrders,
         signals: SignalStore,
-        facts: Facts,
+        facts: FactStore,
         *,
         limits: m.Limits,
         flattened_here: Collection[str],
@@ -392,8 +392,8 @@ class PositionWorkers:
         age_max_s = None if self._tape_venues else self._context.settings.risk.feed_age_max_s
         marks = {on: price for on in instruments if (price := cache.mark(on, symbol, now_ns, age_max_s)) is not None}
         return m.Facts(
-            can_commit=journal is Journal.COMMITS,
-            has_side_journal=journal is Journal.SIDE and not status.capabilities.keeps_bracket,
+            can_commit=journal is JournalState.COMMITS,
+            has_side_journal=journal is JournalState.SIDE and not status.capabilities.keeps_bracket,
             kill=cache.kill_mode,
             kill_id=cache.kill_id,
             is_connected=status.is_connected,

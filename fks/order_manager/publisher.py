@@ -19,8 +19,8 @@ from fks.model.signal import SignalState
 from fks.model.timeframe import iso
 from fks.store.bus import ALERTS, FILLS, ORDERS, SIGNALS, Bus
 from fks.store.db import Database
-from fks.store.facts import Facts
-from fks.store.orders import TradeRow
+from fks.store.facts import FactStore
+from fks.store.orders import ExecutionRow
 from fks.store.signals import SignalRecord, signal_message
 
 QUEUE_MAX = 20_000
@@ -43,7 +43,7 @@ class Publisher:
         is_away: Callable[[], bool] = lambda: False,
     ) -> None:
         """`pager` takes the pages while PostgreSQL `is_away`."""
-        self._facts, self._pager, self._is_away = Facts(db), pager, is_away
+        self._facts, self._pager, self._is_away = FactStore(db), pager, is_away
         self._bus = bus
         self._log = log
         self._queue: deque[tuple[str, Callable[[], Mapping[str, object]]]] = deque(maxlen=QUEUE_MAX)
@@ -55,7 +55,7 @@ class Publisher:
         """Publish an order's new state."""
         self._put(ORDERS, partial(_order_message, order))
 
-    def fill(self, trade: TradeRow, position: Decimal) -> None:
+    def fill(self, trade: ExecutionRow, position: Decimal) -> None:
         """Publish an execution and the position after it."""
         self._put(FILLS, partial(_fill_message, trade, position))
 
@@ -135,7 +135,7 @@ def _order_message(order: Order) -> dict[str, object]:
     }
 
 
-def _fill_message(trade: TradeRow, position: Decimal) -> dict[str, object]:
+def _fill_message(trade: ExecutionRow, position: Decimal) -> dict[str, object]:
     fill = trade.fill
     return {
         "type": "fill",

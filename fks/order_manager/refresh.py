@@ -13,14 +13,14 @@ from fks.model.errors import OutageError
 from fks.model.order import OPEN, Order, Request, Role, Side, State
 from fks.model.signal import Signal, SignalState
 from fks.model.timeframe import iso
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.position_workers import PositionWorkers
 from fks.order_manager.venue_orders import VenueOrders
 from fks.risk.intent import intent_of
-from fks.risk.policy import Journal, KillMode, strongest
+from fks.risk.policy import JournalState, KillMode, strongest
 from fks.risk.resting import RestingEntries
 from fks.store.accounts import AccountStore
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.signals import SignalStore
 
 _PERIOD_S = 1.0
@@ -33,8 +33,8 @@ class Refresher:
 
     def __init__(
         self,
-        context: Context,
-        facts: Facts,
+        context: OrderManagerContext,
+        facts: FactStore,
         signals: SignalStore,
         accounts: AccountStore,
         workers: PositionWorkers,
@@ -109,7 +109,7 @@ class Refresher:
             await self._clock.sleep(_PERIOD_S)
             if not self._cache.is_journal_up:
                 self._read_kill_file()
-                if self._context.journal is Journal.SIDE:
+                if self._context.journal is JournalState.SIDE:
                     await self._unless_away(self._end_resting)
 
     async def _unless_away(self, act: Callable[[], Awaitable[None]]) -> None:

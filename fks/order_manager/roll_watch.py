@@ -14,7 +14,7 @@ from fks.futures import contract_of, trade_date
 from fks.futures.roll import roll_notice
 from fks.model.copies import is_ninja
 from fks.model.errors import InputError
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 
 _PERIOD_S: Final = 60.0
 _ZERO = Decimal(0)
@@ -23,7 +23,7 @@ _ZERO = Decimal(0)
 class RollWatch:
     """Looks at the positions. Soft state: the reports of a trade date, so that each is made once a day."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: OrderManagerContext) -> None:
         self._context = context
         self._days = context.settings.ninja.roll_page_days
         self._reported: dict[tuple[str, str], tuple[date, bool]] = {}

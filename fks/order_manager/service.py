@@ -28,7 +28,7 @@ from fks.order_manager.account_values import AccountValues
 from fks.order_manager.balances import AccountStores
 from fks.order_manager.bar_feed import BarFeed, FedVenue
 from fks.order_manager.cache import OrderCache, VenueStatus
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.copy_watch import CopyWatch
 from fks.order_manager.copying import Copier
 from fks.order_manager.correlations import Correlations
@@ -52,12 +52,12 @@ from fks.orders.machine import Act, Step
 from fks.orders.messages import Limits, PositionKey
 from fks.orders.sent_ids import SentIds
 from fks.portfolio.position import EXTERNAL
-from fks.risk.policy import Journal, KillMode
+from fks.risk.policy import JournalState, KillMode
 from fks.runtime import Runtime
 from fks.store.accounts import AccountStore
 from fks.store.bars import BarStore
 from fks.store.bus import BARS, HEALTH, KILL, WAKE
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.positions import PositionStore
 from fks.store.risk import RiskStore
 from fks.store.signals import SignalStore
@@ -92,14 +92,14 @@ class OrderManager:
         db, bus, settings, lease = runtime.db, runtime.bus, runtime.settings, runtime.lease
         self._db, self._bus, self._venues, self._settings = db, bus, dict(venues), settings
         self._clock, self._meter, self._log, self._lease = runtime.clock, runtime.meter, runtime.log, lease
-        self._facts, self._signals = Facts(db, lease), SignalStore(db, lease)
+        self._facts, self._signals = FactStore(db, lease), SignalStore(db, lease)
         self._accounts, self._positions = AccountStore(db, lease), PositionStore(db, lease)
         self._tasks, self._sent = Tasks(), sent or SentIds()
         self.cache = OrderCache(settings, values=AccountValues(RiskStore(db), Correlations(BarStore(db))))
         self._pager, self._side = pager, side
         self._publisher = Publisher(db, bus, runtime.log, pager=pager, is_away=lambda: not self.cache.is_journal_up)
         self._ledger = Ledger(runtime, self.cache, self._publisher, side=side, at=at, on_commit=self._on_commit)
-        context = self._context = Context(
+        context = self._context = OrderManagerContext(
             runtime,
             self._venues,
             self.cache,
@@ -385,7 +385,7 @@ class OrderManager:
             before = journal
             self._log.warning("journal.changed", journal=journal.value)
             self._workers.recheck()
-            if journal is Journal.COMMITS:
+            if journal is JournalState.COMMITS:
                 for session in self._sessions.values():
                     await session.save_state()
                     session.compare_now()
@@ -398,7 +398,7 @@ class OrderManager:
         resting = sum(1 for order in self.cache.orders.values() if order.role in ENTERING and order.state in LIVE)
         if not held and not resting:
             return False
-        goes_on = "go on through the side journal" if self._context.journal is Journal.SIDE else "wait"
+        goes_on = "go on through the side journal" if self._context.journal is JournalState.SIDE else "wait"
         text = f"PostgreSQL is away with {held} open positions and {resting} resting orders"
         message = f"{text}: protection and exits {goes_on}"
         self._publisher.alert("page", "journal.down", message, positions=held, orders=resting)

@@ -27,7 +27,7 @@ _ZERO = Decimal(0)
 _STATES = {"filled": State.FILLED, "cancelled": State.CANCELLED, "absent": State.ABSENT}
 
 
-class Refused(Exception):
+class SettlementRefused(Exception):
     """A settlement that cannot be applied, with the reason that its row keeps."""
 
 
@@ -50,7 +50,7 @@ class Settlements:
             if not settlement.is_journaled:
                 try:
                     await self._apply(settlement)
-                except Refused as refusal:
+                except SettlementRefused as refusal:
                     error = str(refusal)
             await self._store.finish(settlement.id, error, self._clock.now_ns())
             self._log.warning(
@@ -65,20 +65,22 @@ class Settlements:
     async def _apply(self, settlement: Settlement) -> None:
         order = await self._ledger.find(settlement.client_order_id)
         if order is None:
-            raise Refused("the journal has no such order")
+            raise SettlementRefused("the journal has no such order")
         if order.filled != settlement.filled:
-            raise Refused(f"{order.filled:f} is booked now, it was {settlement.filled:f}; look at it again")
+            raise SettlementRefused(f"{order.filled:f} is booked now, it was {settlement.filled:f}; look at it again")
         if settlement.outcome == "busted":
             await self._bust(settlement, order)
             return
         if order.state is not State.UNKNOWN:
-            raise Refused(f"the order is {order.state.value} by now: there is nothing to settle")
+            raise SettlementRefused(f"the order is {order.state.value} by now: there is nothing to settle")
         fills = await self._fills(settlement, order)
         filled = order.filled + sum((fill.quantity for fill in fills), _ZERO)
         if settlement.outcome == "filled" and filled != order.quantity:
-            raise Refused(f"the executions sum to {filled:f} of {order.quantity:f}: settle it as cancelled instead")
+            raise SettlementRefused(
+                f"the executions sum to {filled:f} of {order.quantity:f}: settle it as cancelled instead"
+            )
         if filled > order.quantity:
-            raise Refused(f"the executions sum to {filled:f}, more than the order's {order.quantity:f}")
+            raise SettlementRefused(f"the executions sum to {filled:f}, more than the order's {order.quantity:f}")
         stamp = self._ledger.stamp("settle", "person") | {"event_id": settlement.event_id}
         event = e.Settled(
             **stamp, outcome=_STATES[settlement.outcome], by=settlement.by, reason=settlement.reason, filled=filled
@@ -123,22 +125,24 @@ class Settlements:
             async with asyncio.timeout(_HISTORY_S):
                 history = await self._venues[order.venue].fills_since(order.symbol, since_ns)
         except (OutageError, TimeoutError):
-            raise Refused(f"{order.venue} does not answer; try again, or give quantity, price and fee") from None
+            raise SettlementRefused(
+                f"{order.venue} does not answer; try again, or give quantity, price and fee"
+            ) from None
         known = {fill.venue_trade_id: fill for fill in history if fill.side is order.side}
         if missing := [id for id in wanted if id not in known]:
-            raise Refused(
+            raise SettlementRefused(
                 f"{order.venue} shows no {order.side.value} trade {missing[0]} in {order.symbol} since the order"
             )
         others = [id for id in wanted if known[id].client_order_id not in (None, "", order.client_order_id)]
         if others:
-            raise Refused(f"trade {others[0]} belongs to order {known[others[0]].client_order_id}")
+            raise SettlementRefused(f"trade {others[0]} belongs to order {known[others[0]].client_order_id}")
         fills = [
             replace(known[id], account_id=order.account_id, venue=order.venue, client_order_id=order.client_order_id)
             for id in wanted
         ]
         booked = await self._ledger.journal.booked(order.account_id, fills)
         if taken := [fill.venue_trade_id for fill in fills if fill.fill_id in booked]:
-            raise Refused(f"trade {taken[0]} is booked already")
+            raise SettlementRefused(f"trade {taken[0]} is booked already")
         return fills
 
     async def _bust(self, settlement: Settlement, order: Order) -> None:
@@ -150,11 +154,11 @@ class Settlements:
             if wanted & {trade.fill.venue_trade_id, str(trade.fill.fill_id)}
         ]
         if len(trades) != len(wanted):
-            raise Refused(f"the order has not all of these executions: {', '.join(sorted(wanted))}")
+            raise SettlementRefused(f"the order has not all of these executions: {', '.join(sorted(wanted))}")
         busts = [replace(t.fill, fill_id=ids.bust_id(t.fill.fill_id, "venue"), venue_trade_id="") for t in trades]
         gone = await self._ledger.journal.booked(order.account_id, busts)
         if gone:
-            raise Refused("one of the executions was taken back already")
+            raise SettlementRefused("one of the executions was taken back already")
         stamp = self._ledger.stamp("settle", "person") | {"event_id": settlement.event_id}
         events = [
             e.Busted(
@@ -177,4 +181,4 @@ class Settlements:
             return (now.state, now.filled) == (state, order.filled)
 
         if await self._ledger.apply(order.client_order_id, *events, guard=is_same) is None:
-            raise Refused("the order changed meanwhile; look at it again")
+            raise SettlementRefused("the order changed meanwhile; look at it again")

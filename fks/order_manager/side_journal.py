@@ -20,9 +20,9 @@ from fks.model.order import Order
 from fks.model.ports import Lease
 from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.orders import events as e
-from fks.orders.side_lines import Happened, Placed, happened_line, parse_line, placed_line
+from fks.orders.side_lines import Happened, PlacedOrders, happened_line, parse_line, placed_line
 from fks.process.journal_file import JournalFile, read_lines
-from fks.risk.policy import Action, Allow, Circumstances, Journal, KillMode, allowed
+from fks.risk.policy import Action, Allow, Circumstances, JournalState, KillMode, allowed
 
 _RETRY_S = 0.5  # a file that took no line takes none for so long
 _LOCKED: dict[Path, JournalFile] = {}  # one writer a process, however often its order manager is made again
@@ -73,7 +73,7 @@ class SideJournal:
         no kill is engaged on this machine. From a kill on, the guardian alone cancels and closes."""
         if not (self.is_usable and self._lease.held_within(self._hold_s)):
             return False
-        return isinstance(allowed(Action.LEG, Circumstances(self._kill_file(), journal=Journal.SIDE)), Allow)
+        return isinstance(allowed(Action.LEG, Circumstances(self._kill_file(), journal=JournalState.SIDE)), Allow)
 
     def place(self, orders: Sequence[Order], events: Sequence[e.Event], signal_id: uuid.UUID | None) -> None:
         """Write new orders with their first events. Returned: they are on disk. Errors: OutageError when not."""
@@ -83,7 +83,7 @@ class SideJournal:
         """Write events of orders. Returned: they are on disk. Errors: OutageError when not."""
         self._write(happened_line(events))
 
-    def read(self) -> Iterator[Placed | Happened]:
+    def read(self) -> Iterator[PlacedOrders | Happened]:
         """Yield what the file holds, oldest first. Errors: OutageError when the file cannot be read."""
         try:
             lines = read_lines(self._file.path)

@@ -34,7 +34,7 @@ from fks.model.order import (
 )
 from fks.model.ports import ReplacesOrders, TakesEntryLists
 from fks.model.signal import Kind, Signal, SignalState
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.copying import Copier
 from fks.order_manager.ledger import first_row
 from fks.order_manager.venue_orders import HOLD_POLL_S, MARGIN_S, VenueOrders
@@ -46,12 +46,22 @@ from fks.orders.machine import begin
 from fks.orders.messages import PositionKey
 from fks.orders.submit import Journaled, Refuse, Submission, Submitter
 from fks.portfolio.position import EXTERNAL, allocate, is_shared
-from fks.risk.check import Approved, Denied, capped, check
+from fks.risk.check import Approved, RiskDenied, capped, check
 from fks.risk.explain import as_payload, explain, figures
 from fks.risk.intent import Intent, intend_entry, intend_exit, intend_order
-from fks.risk.policy import Action, Allow, Circumstances, Journal, KillMode, allowed, journals_of, stopped_by, strongest
+from fks.risk.policy import (
+    Action,
+    Allow,
+    Circumstances,
+    JournalState,
+    KillMode,
+    allowed,
+    journals_of,
+    stopped_by,
+    strongest,
+)
 from fks.risk.sizing import Sizing
-from fks.risk.view import View, without_replaced
+from fks.risk.view import RiskView, without_replaced
 from fks.store.orders import EventRow, Placed
 from fks.store.signals import SignalRecord, SignalStore
 
@@ -80,7 +90,7 @@ class Submissions:
 
     def __init__(
         self,
-        context: Context,
+        context: OrderManagerContext,
         venue_orders: VenueOrders,
         signals: SignalStore,
         *,
@@ -111,7 +121,7 @@ class Submissions:
         is_expired = signal.valid_until_ns is not None and self._clock.now_ns() > signal.valid_until_ns
         try:
             intended = self._intend(record)
-            verdict = intended if isinstance(intended, Denied) else self._check(intended)
+            verdict = intended if isinstance(intended, RiskDenied) else self._check(intended)
         except (
             ArithmeticError
         ) as error:  # its numbers lie outside any grid: a malformed signal must not end the order manager
@@ -123,8 +133,8 @@ class Submissions:
                 "use smaller numbers",
             )
         if (
-            not isinstance(intended, Denied)
-            and (is_expired or isinstance(verdict, Denied))
+            not isinstance(intended, RiskDenied)
+            and (is_expired or isinstance(verdict, RiskDenied))
             and await self._adopt(record, intended)
         ):
             return
@@ -133,15 +143,15 @@ class Submissions:
                 record, SignalState.EXPIRED, Code.SIGNAL_EXPIRED, "its time was over before it could be used"
             )
             return
-        if isinstance(intended, Denied):
+        if isinstance(intended, RiskDenied):
             await self.deny(record, intended)
             return
-        if isinstance(verdict, Denied) and verdict.denial.code is Code.BALANCE:
+        if isinstance(verdict, RiskDenied) and verdict.denial.code is Code.BALANCE:
             await self.refresh_balances(signal.venue)  # what is known may be a fill behind: read once
             verdict = self._check(intended)
         if isinstance(verdict, Approved):
             verdict = self._affordable(verdict)
-        if isinstance(verdict, Denied):
+        if isinstance(verdict, RiskDenied):
             await self.deny(record, verdict)
             return
         await self._submit_entry(record, verdict, started_s)
@@ -260,7 +270,7 @@ class Submissions:
         detail = f"a market entry that may cost {price:f} at most, {beyond}"
         return replace(order, type=OrderType.LIMIT, time_in_force=TimeInForce.FOK, price=price, detail=detail)
 
-    def _affordable(self, approved: Approved) -> Approved | Denied:
+    def _affordable(self, approved: Approved) -> Approved | RiskDenied:
         """Return the verdict on the balance that the venue locks: a market entry with a collar may cost that much."""
         intent = approved.intent
         order = self._collared(order_of(approved, epoch=0, now_ns=0), intent)
@@ -268,9 +278,9 @@ class Submissions:
             return approved
         costly = replace(intent, type=order.type, price=order.price)
         verdict = check(costly, self._view(costly), only={Code.BALANCE})
-        return replace(verdict, intent=intent) if isinstance(verdict, Denied) else approved
+        return replace(verdict, intent=intent) if isinstance(verdict, RiskDenied) else approved
 
-    def _intend(self, record: SignalRecord) -> Intent | Denied:
+    def _intend(self, record: SignalRecord) -> Intent | RiskDenied:
         """Size a signal; one that cannot be sized is denied, with the missing value."""
         signal = record.signal
         instrument = self._cache.instruments.get((signal.exchange, signal.symbol))
@@ -328,7 +338,7 @@ class Submissions:
         if intent is None:
             return m.CloseDone(command.instance, name, Code.QTY_MIN.value, "less than one step")
         verdict = self._check(intent, lost)
-        if isinstance(verdict, Denied):
+        if isinstance(verdict, RiskDenied):
             return m.CloseDone(command.instance, name, verdict.denial.code.value, denial_text(verdict.denial))
         order = self._reserve(order_of(verdict, epoch=self._lease.epoch, now_ns=self._clock.now_ns()))
         self._seen[order.client_order_id] = verdict
@@ -510,10 +520,10 @@ class Submissions:
         return None
 
     # ── checks ───────────────────────────────────────────────────────────────────────────────────
-    def _check(self, intent: Intent, lost: Collection[str] = ()) -> Approved | Denied:
+    def _check(self, intent: Intent, lost: Collection[str] = ()) -> Approved | RiskDenied:
         return check(intent, self._view(intent, lost))
 
-    def _view(self, intent: Intent, lost: Collection[str] = ()) -> View:
+    def _view(self, intent: Intent, lost: Collection[str] = ()) -> RiskView:
         view = self._cache.view(
             intent, now_ns=self._clock.now_ns(), monotonic_s=self._clock.monotonic(), is_leader=self._lease.holds()
         )
@@ -526,15 +536,15 @@ class Submissions:
             view = replace(view, open_orders=others)
         if intent.role is not Role.EXIT:
             return view
-        if self._context.journal is Journal.SIDE:
+        if self._context.journal is JournalState.SIDE:
             view = replace(view, is_leader=True, is_journal_up=True)
         # legs whose end no venue will ever report do not count: a person was paged, what is known is closed now
         counted = (o for o in view.open_orders if o.client_order_id not in lost or o.state is not State.UNKNOWN)
         return replace(view, open_orders=tuple(counted)) if lost else view
 
-    def _as_killed(self, intent: Intent) -> Denied:
+    def _as_killed(self, intent: Intent) -> RiskDenied:
         verdict = self._check(intent)
-        if isinstance(verdict, Denied):
+        if isinstance(verdict, RiskDenied):
             return verdict
         return denied(intent, Code.KILLED, "not engaged", "engaged", "`fks resume` clears it")
 
@@ -544,7 +554,7 @@ class Submissions:
         return order
 
     # ── outcomes of signals ──────────────────────────────────────────────────────────────────────
-    async def deny(self, record: SignalRecord, no: Denied) -> None:
+    async def deny(self, record: SignalRecord, no: RiskDenied) -> None:
         """Keep a denial: an order row in DENIED with the code, and the signal's outcome, in one statement."""
         context, now_ns, denial = self._context, self._clock.now_ns(), no.denial
         event = e.Denied(**self._ledger.stamp("deny"), code=denial.code.value, detail=denial_text(denial))
@@ -679,7 +689,9 @@ class Submissions:
         journal, store, first = self._ledger.journal, self._ledger.store, orders[0].client_order_id
         now_ns, is_unresolved = self._clock.now_ns(), False
         stopped = stopped_by(submission.action, is_by_person=submission.is_by_person) if not submission.is_known else ()
-        is_side = Journal.SIDE in journals_of(submission.action) and not submission.copies and not submission.with_it
+        is_side = (
+            JournalState.SIDE in journals_of(submission.action) and not submission.copies and not submission.with_it
+        )
         while True:
             try:
                 if is_side and await self._ledger.place_in_side_journal(orders, events, submission.signal_id):
@@ -791,10 +803,10 @@ class Submissions:
         return self._ledger.stamp(kind, source)
 
 
-def denied(intent: Intent, code: Code, limit: str, observed: str, remedy: str) -> Denied:
+def denied(intent: Intent, code: Code, limit: str, observed: str, remedy: str) -> RiskDenied:
     """Return the denial of an intent that no check saw."""
     denial = Denial(code, limit, observed, intent.symbol, remedy)
-    return Denied(intent, denial, (denial,))
+    return RiskDenied(intent, denial, (denial,))
 
 
 def _all_of(orders: Sequence[Order]) -> Placed:

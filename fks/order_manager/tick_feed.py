@@ -20,9 +20,9 @@ from fks.model.order import LIVE, Order
 from fks.model.signal import Signal
 from fks.model.timeframe import to_ns
 from fks.order_manager.bar_feed import BarFeed
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.store.bus import Bus
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.latest import PRICES, QUOTES
 
 _POLL_S = 0.25  # how often stored trades are read for symbols in which orders rest
@@ -42,7 +42,9 @@ class TickVenue(Protocol):
 class TickFeed:
     """Feeds one venue; `bars` rebuilds it from the journal. Soft state: how far each symbol's trades were read."""
 
-    def __init__(self, context: Context, bars: BarFeed, venue: TickVenue, facts: Facts, bus: Bus) -> None:
+    def __init__(
+        self, context: OrderManagerContext, bars: BarFeed, venue: TickVenue, facts: FactStore, bus: Bus
+    ) -> None:
         self._context = context
         self._bars = bars
         self._venue = venue

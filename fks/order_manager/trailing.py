@@ -20,12 +20,12 @@ from fks.model.errors import OutageError
 from fks.model.order import Order, Side
 from fks.model.signal import Signal
 from fks.model.timeframe import bar_end, bar_start, iso
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.position_workers import PositionWorkers
 from fks.orders import events as e
 from fks.orders.messages import PositionKey
 from fks.orders.trailing import is_below_step, left_behind, moved_stop, nearest, stop_of
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.signals import SignalStore
 
 TRADED = "ccxt"  # the name of the venue that `settings.venue` is about
@@ -49,7 +49,9 @@ class _Rule:
 class TrailingStops:
     """See the module's text."""
 
-    def __init__(self, context: Context, workers: PositionWorkers, signals: SignalStore, facts: Facts) -> None:
+    def __init__(
+        self, context: OrderManagerContext, workers: PositionWorkers, signals: SignalStore, facts: FactStore
+    ) -> None:
         self._context, self._workers = context, workers
         self._signals, self._facts = signals, facts
         self._known: OrderedDict[str, _Rule | None] = OrderedDict()

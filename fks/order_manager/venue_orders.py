@@ -17,7 +17,7 @@ from fks.clock import ClockSteps
 from fks.model.codes import Code
 from fks.model.errors import OutageError
 from fks.model.order import LIVE, TERMINAL, Answer, Fill, Lookup, Order, Outcome, Presence, Request, Role, State
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.orders import events as e
 from fks.orders.absence import IN_PROCESS, AbsenceProof, AbsenceRule, Polls, ladder_delay
 from fks.orders.sent_ids import SentIds
@@ -45,7 +45,7 @@ class VenueOrders:
     """Sends, cancels and queries. Soft state: the requests in progress. Hard state: `sent` (this process and
     the last failover)."""
 
-    def __init__(self, context: Context, sent: SentIds) -> None:
+    def __init__(self, context: OrderManagerContext, sent: SentIds) -> None:
         self._context, self._sent = context, sent
         self._venues = context.venues
         self._ledger = context.ledger

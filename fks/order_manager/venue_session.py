@@ -20,12 +20,12 @@ from fks.model.ports import BalancesSeen, SessionBack, SessionLost, Venue
 from fks.order_manager.account_identity import AccountIdentity, IdentityRefusedError, session_accounts
 from fks.order_manager.balances import AccountBalances, AccountStores
 from fks.order_manager.cache import VenueStatus
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.drift import DriftWatch
 from fks.order_manager.position_workers import PositionWorkers
 from fks.order_manager.venue_orders import VenueOrders
 from fks.orders import events as e
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 
 _OVERLAP_NS = 600 * 1_000_000_000  # C3: fills since the last stored one minus ten minutes
 _READS_MAX = 5
@@ -45,13 +45,13 @@ class VenueSession:
 
     def __init__(
         self,
-        context: Context,
+        context: OrderManagerContext,
         venue: Venue,
         status: VenueStatus,
         workers: PositionWorkers,
         venue_orders: VenueOrders,
         *,
-        facts: Facts,
+        facts: FactStore,
         stores: AccountStores,
     ) -> None:
         self._venue, self._context = venue, context

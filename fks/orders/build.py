@@ -8,7 +8,7 @@ from decimal import Decimal
 from fks.model.codes import Denial
 from fks.model.ids import client_order_id
 from fks.model.order import PENDING, BracketLeg, Order, OrderType, Report, Role, State, TimeInForce
-from fks.risk.check import Approved, Denied
+from fks.risk.check import Approved, RiskDenied
 from fks.risk.intent import Intent
 
 #: what the orders of one list share; a role of its own, so that it collides with no order's id
@@ -20,7 +20,7 @@ def order_of(approved: Approved, *, epoch: int, now_ns: int) -> Order:
     return _order(approved.intent, epoch, now_ns, is_reduce_only=approved.is_reduce_only)
 
 
-def denied_order(denied: Denied, *, epoch: int, now_ns: int) -> Order:
+def denied_order(denied: RiskDenied, *, epoch: int, now_ns: int) -> Order:
     """Return the row that keeps a denied intent: nothing of it was ever sent."""
     return _order(denied.intent, epoch, now_ns)
 

@@ -48,7 +48,7 @@ from fks.orders.protection import (
 )
 from fks.portfolio.position import EXTERNAL
 from fks.risk.exits import Books, closable, is_dust, left_at_venue, split_at_lot
-from fks.risk.policy import Action, Allow, Journal, Wait, action_of, allowed, is_ended
+from fks.risk.policy import Action, Allow, JournalState, Wait, action_of, allowed, is_ended
 from fks.risk.sizing import part_quantity
 from fks.risk.view import without_replaced
 
@@ -707,7 +707,7 @@ class OrderCore:
         permission = allowed(Action.EXIT, facts.circumstances(is_by_person=signal.is_by_person))
         if isinstance(permission, Wait):
             return facts.account_problem or permission.reason
-        if facts.journal is Journal.SIDE and signal.kind is Kind.ORDER:
+        if facts.journal is JournalState.SIDE and signal.kind is Kind.ORDER:
             return "PostgreSQL is away"  # a person's order has one attempt, and its outcome is read from the journal
         if instrument is None:
             return "the instrument's metadata is missing"
@@ -1243,7 +1243,7 @@ class OrderCore:
         """Return whether nothing is commanded of the order already; what shows no effect `for_s` (None: `clear_s`) is
         commanded again."""
         until_s = self._commanded.get(order.client_order_id)
-        is_away = self._facts.journal is Journal.AWAY
+        is_away = self._facts.journal is JournalState.AWAY
         if until_s is not None and (self._now.mono_s < until_s or is_away):
             if until_s < math.inf:
                 self._wake_in(max(until_s - self._now.mono_s, 1.0))

@@ -9,8 +9,8 @@ from enum import StrEnum
 
 from fks.model.order import State
 from fks.orders import events
-from fks.orders.machine import QUARANTINE, TRANSITIONS, Act, Row
-from fks.risk.policy import POLICY, Action, Deny, Journal, KillMode, Permission, Reach, Wait
+from fks.orders.machine import QUARANTINE, TRANSITIONS, Act, OrderTransition
+from fks.risk.policy import POLICY, Action, Deny, JournalState, KillMode, Permission, Reach, Wait
 
 _STATES: dict[State, tuple[str, str]] = {
     State.DENIED: ("our own no; nothing was ever sent", "no"),
@@ -58,7 +58,7 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def _line(row: Row) -> str:
+def _line(row: OrderTransition) -> str:
     whence = "–" if row.states is None else _names(row.states)
     acts = "; ".join(act.value for act in row.acts) or "–"
     guard, target = (row.guard.__doc__ or "").strip(), (row.target.__doc__ or "").strip()
@@ -70,7 +70,7 @@ def policy_table() -> str:
     lines = ["| # | Request | Kill | By | Venue | Journal | Answer | Live ones |", "|---|---|---|---|---|---|---|---|"]
     for number, row in enumerate(POLICY, 1):
         by = {None: "any", True: "a person", False: "a strategy"}[row.is_by_person]
-        journal = _values(row.journals, Journal)
+        journal = _values(row.journals, JournalState)
         cells = (_values(row.actions, Action), _values(row.kills, KillMode), by, _values(row.venues, Reach), journal)
         live = "the kill cancels them" if row.ends else "–"
         lines.append(f"| {number} | {' | '.join(cells)} | {_permission(row.permission)} | {live} |")

@@ -17,7 +17,7 @@ from fks.model.timeframe import NS, bar_end
 AGE_LEAST_S = 5.0
 
 
-class Recorded(Protocol):
+class RecordedSignal(Protocol):
     """A signal with a person's decision about it."""
 
     @property
@@ -28,7 +28,7 @@ class Recorded(Protocol):
     def decided_ns(self) -> int | None: ...
 
 
-def max_age_of(record: Recorded, limits: Risk) -> tuple[int, float | None]:
+def max_age_of(record: RecordedSignal, limits: Risk) -> tuple[int, float | None]:
     """Return when the signal was decided (ns UTC), and for how many seconds it may be traded; None = for ever.
 
     Default: one bar of its timeframe, at least AGE_LEAST_S and at most `limits.decision_age_max_s`;

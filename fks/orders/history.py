@@ -22,7 +22,7 @@ _EVENTS = {kind.__name__: kind for kind in get_args(m.Event)}
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ReplayDifference:
     """The first line at which a replay gave other commands. `line` counts from 1, the header included."""
 
     line: int
@@ -51,7 +51,7 @@ class HistoryWriter:
         self.lines.append(_text(line))
 
 
-def replay(lines: Iterable[str]) -> Difference | None:
+def replay(lines: Iterable[str]) -> ReplayDifference | None:
     """Return the first difference between the recorded commands and those of the core as it is now; None = there is
     none.
 
@@ -74,7 +74,7 @@ def replay(lines: Iterable[str]) -> Difference | None:
         recorded = tuple(_text(command) for command in line["commands"])
         replayed = tuple(_text(_tagged(command)) for command in commands)
         if recorded != replayed:
-            return Difference(number, kind, recorded, replayed)
+            return ReplayDifference(number, kind, recorded, replayed)
     return None
 
 

@@ -16,7 +16,7 @@ from fks.model.account import Balance
 from fks.model.instrument import Instrument
 from fks.model.order import Order, Refusal, Role, Side
 from fks.model.signal import Signal, SignalState
-from fks.risk.policy import Circumstances, Journal, Reach
+from fks.risk.policy import Circumstances, JournalState, Reach
 from fks.risk.policy import KillMode as KillMode
 
 ZERO = Decimal(0)
@@ -70,11 +70,11 @@ class Facts:
         return Circumstances(self.kill, is_by_person, reach, self.journal)
 
     @property
-    def journal(self) -> Journal:
+    def journal(self) -> JournalState:
         """Return which journal takes commits."""
         if self.can_commit:
-            return Journal.COMMITS
-        return Journal.SIDE if self.has_side_journal else Journal.AWAY
+            return JournalState.COMMITS
+        return JournalState.SIDE if self.has_side_journal else JournalState.AWAY
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ _EVENTS = {kind.__name__: kind for kind in e.EVENTS}
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedOrders:
     """New orders, each with its first event, and the signal that gets its outcome with them."""
 
     orders: tuple[Order, ...]
@@ -52,11 +52,11 @@ def happened_line(events: Sequence[tuple[str, e.Event]]) -> dict[str, Any]:
     return {"act": "happened", "events": [[name, _tagged(event)] for name, event in events]}
 
 
-def parse_line(line: Mapping[str, Any]) -> Placed | Happened | None:
+def parse_line(line: Mapping[str, Any]) -> PlacedOrders | Happened | None:
     """Return the content of a line; None for an unknown act. Errors: KeyError, TypeError, ValueError."""
     if line["act"] == "placed":
         signal_id = line["signal_id"]
-        return Placed(
+        return PlacedOrders(
             tuple(msgspec.convert(line["orders"], list[Order])),
             tuple(_event(item) for item in line["events"]),
             None if signal_id is None else uuid.UUID(signal_id),

@@ -42,10 +42,10 @@ from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.base.location import defined_at, one_line
 from fks.strategies.base.remote import RemoteFacts, RemoteGiven, RemoteKind, remote_class
 from fks.strategies.base.strategy import COLUMNS, called
-from fks.strategies.check import Violation
+from fks.strategies.check import CheckViolation
 from fks.strategies.registry import (
     Catalogue,
-    Entry,
+    CatalogueEntry,
     NarrowCatalogue,
     fields_of,
     files_of,
@@ -70,7 +70,7 @@ _SCRATCH: Final = "fks-strategy-"
 NEW_S: Final = 60.0  # of a folder that may have no lock yet
 _LOOK_S: Final = 0.5  # between two looks for a stop
 _METHODS: Final = ("decide", "warmup", "protect")
-_KIND, _FACTS, _VIOLATIONS = TypeAdapter(RemoteKind), TypeAdapter(RemoteFacts), TypeAdapter(list[Violation])
+_KIND, _FACTS, _VIOLATIONS = TypeAdapter(RemoteKind), TypeAdapter(RemoteFacts), TypeAdapter(list[CheckViolation])
 _NAMES = TypeAdapter(list[str])
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ class ConfinedCatalogue(Catalogue):
         if name not in self.entries and self._has_more:
             described = self._process.describe(name)
             kind = remote_class(described, self._process)
-            self.entries[name] = Entry(name, described.origin, described.where, kind)
+            self.entries[name] = CatalogueEntry(name, described.origin, described.where, kind)
         return super().kind(name)
 
 

@@ -19,7 +19,7 @@ import orjson
 from fks.config.paths import Paths
 from fks.process.handle import ProcessHandle
 from fks.process.log import Redactor, log_file
-from fks.supervision.exits import Exit, How
+from fks.supervision.exits import How, ProcessExit
 
 TEXT_MAX = 20_000  # characters of a traceback that a process writes
 TEXT_KEPT_MAX = 8000  # characters of it in an `Exit`
@@ -77,10 +77,12 @@ def write_exit(paths: Paths, component: str, *, code: int, traceback: str, redac
         exit_file(paths, component).write_bytes(line + b"\n")
 
 
-async def exit_of(how: How, reason: str, process: ProcessHandle | None, paths: Paths | None, component: str) -> Exit:
+async def exit_of(
+    how: How, reason: str, process: ProcessHandle | None, paths: Paths | None, component: str
+) -> ProcessExit:
     """Return everything that is known of an end. `reason` stands when the process left nothing more precise."""
     if process is None:
-        return Exit(how, reason)
+        return ProcessExit(how, reason)
     status = None if process.was_killed else await process.wait_status()
     code = os.waitstatus_to_exitcode(status) if status is not None else None
     exit_code, number = (None, None) if code is None else (code, None) if code >= 0 else (None, -code)
@@ -98,7 +100,7 @@ async def exit_of(how: How, reason: str, process: ProcessHandle | None, paths: P
         reason = _crash_text(exit_code, number, trace) or reason
         reason += " (inferred: it left no trace)" if is_inferred and number == signal.SIGKILL else ""
     lines = tuple(last_lines(log_file(paths, component))) if paths is not None and how is not How.NORMAL else ()
-    return Exit(
+    return ProcessExit(
         how,
         reason,
         is_gone=not process.is_alive(),

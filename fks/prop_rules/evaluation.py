@@ -35,7 +35,7 @@ ORDER_CODES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Denial:
+class RuleDenial:
     """A refused entry: the code of the bridge's protocol, and the values that decided."""
 
     code: Code
@@ -43,7 +43,7 @@ class Denial:
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class RequiredAction:
     """Required now: cancel entries, close all positions, and block entries until a moment (ns UTC)."""
 
     code: Code
@@ -87,14 +87,14 @@ def drawdown_threshold(group: RuleGroup, state: AccountState) -> Decimal | None:
 
 def check_entry(
     group: RuleGroup | None, state: AccountState, entry: EntryRequest, now_ns: int, *, wanted: Mode = Mode.AUTO
-) -> Denial | None:
+) -> RuleDenial | None:
     """Return why an entry is refused, or None. Exits are not asked about.
 
     In mode `relay` an entry is checked alike and then shown to a person. Errors: InputError CALENDAR_RANGE.
     """
     today = datetime.fromtimestamp(now_ns // NS, UTC).date()
     if group is None or mode_of(wanted, group, today) is Mode.OFF:
-        return Denial("automation_forbidden", _why_off(group, wanted, now_ns))
+        return RuleDenial("automation_forbidden", _why_off(group, wanted, now_ns))
     hours = hours_of(group.rules.flat_by, now_ns)
     for denial in (
         _hours_denial(hours, now_ns),
@@ -109,7 +109,7 @@ def check_entry(
     return None
 
 
-def required_action(group: RuleGroup | None, state: AccountState, now_ns: int) -> Action | None:
+def required_action(group: RuleGroup | None, state: AccountState, now_ns: int) -> RequiredAction | None:
     """Return what must be done now to keep the firm's rules, or None. It is the same however often it is asked.
 
     A loss that is not known demands nothing: entries are refused meanwhile, and closing needs a reason. Errors:
@@ -125,12 +125,12 @@ def required_action(group: RuleGroup | None, state: AccountState, now_ns: int) -
     is_strict = daily is not None and daily.action == "flatten_and_block"
     if is_strict and limit is not None and result is not None and result <= -OWN_SHARE * limit:
         detail = f"result of the day {_usd(result)}, own limit {_usd(-OWN_SHARE * limit)}"
-        return Action("daily_loss", detail, until_ns)
+        return RequiredAction("daily_loss", detail, until_ns)
     left, most = _above_threshold(group, state), group.max_loss
     if left is not None and most is not None and left <= (1 - OWN_SHARE) * most:
-        return Action("drawdown", f"{_usd(left)} above the firm's threshold, {_usd(most)} allowed", until_ns)
+        return RequiredAction("drawdown", f"{_usd(left)} above the firm's threshold, {_usd(most)} allowed", until_ns)
     if hours.must_be_flat and state.has_risk and (now_ns >= hours.flat_at_ns or not hours.is_open):
-        return Action("outside_session", f"to be flat by {_clock(hours.flat_at_ns)}", until_ns)
+        return RequiredAction("outside_session", f"to be flat by {_clock(hours.flat_at_ns)}", until_ns)
     return _news_action(group.rules.news, state, now_ns)
 
 
@@ -178,69 +178,69 @@ def _why_off(group: RuleGroup | None, wanted: Mode, now_ns: int) -> str:
     return "; ".join(why for mode, why in problems_of(group, today) if mode is Mode.OFF)
 
 
-def _hours_denial(hours: Hours, now_ns: int) -> Denial | None:
+def _hours_denial(hours: Hours, now_ns: int) -> RuleDenial | None:
     if not hours.is_open:
-        return Denial("outside_session", f"the market is closed, the next trade date is {hours.day}")
+        return RuleDenial("outside_session", f"the market is closed, the next trade date is {hours.day}")
     if now_ns >= hours.entries_end_ns:
         early = " on a day that closes early" if hours.is_early_close else ""
-        return Denial("outside_session", f"no entries from {_clock(hours.entries_end_ns)}{early}")
+        return RuleDenial("outside_session", f"no entries from {_clock(hours.entries_end_ns)}{early}")
     return None
 
 
-def _news_denial(news: News | None, now_ns: int) -> Denial | None:
+def _news_denial(news: News | None, now_ns: int) -> RuleDenial | None:
     if news is None:
         return None
     for event in news.value:
         begin, end = news.window_ns(event)
         if begin <= now_ns < end:
-            return Denial("news_block", f"{event.name}: no entries from {_clock(begin)} to {_clock(end)}")
+            return RuleDenial("news_block", f"{event.name}: no entries from {_clock(begin)} to {_clock(end)}")
     return None
 
 
-def _block_denial(state: AccountState, hours: Hours) -> Denial | None:
+def _block_denial(state: AccountState, hours: Hours) -> RuleDenial | None:
     if state.blocked is None or hours.day > state.blocked:
         return None
-    return Denial("daily_loss", f"blocked until the end of trade date {state.blocked}")
+    return RuleDenial("daily_loss", f"blocked until the end of trade date {state.blocked}")
 
 
-def _lots_denial(group: RuleGroup, state: AccountState, entry: EntryRequest) -> Denial | None:
+def _lots_denial(group: RuleGroup, state: AccountState, entry: EntryRequest) -> RuleDenial | None:
     rule = group.rules.max_lots
     if rule is None or not isinstance(rule.value, Decimal):
         return None
     lots = lots_at_most(state.holdings, (*state.entries, entry), rule.micro_factor)
     if lots <= rule.value:
         return None
-    return Denial("position_limit", f"{lots.normalize():f} lots with this one, {rule.value.normalize():f} allowed")
+    return RuleDenial("position_limit", f"{lots.normalize():f} lots with this one, {rule.value.normalize():f} allowed")
 
 
-def _daily_denial(group: RuleGroup, state: AccountState, entry: EntryRequest, hours: Hours) -> Denial | None:
+def _daily_denial(group: RuleGroup, state: AccountState, entry: EntryRequest, hours: Hours) -> RuleDenial | None:
     rule = group.rules.daily_loss
     if rule is None or not rule.has_value:
         return None
     result, worst = _day_result(state, hours), worst_loss((*state.entries, entry))
     if result is None or worst is None or state.day_start_balance is None:
-        return Denial("daily_loss", _unknown("the result of the day", worst))
+        return RuleDenial("daily_loss", _unknown("the result of the day", worst))
     limit = group.daily_loss(state.day_start_balance)
     assert limit is not None
     if result - worst > -OWN_SHARE * limit:
         return None
-    return Denial(
+    return RuleDenial(
         "daily_loss",
         f"result of the day {_usd(result)} less {_usd(worst)} at the stops; own limit {_usd(-OWN_SHARE * limit)}",
     )
 
 
-def _drawdown_denial(group: RuleGroup, state: AccountState, entry: EntryRequest) -> Denial | None:
+def _drawdown_denial(group: RuleGroup, state: AccountState, entry: EntryRequest) -> RuleDenial | None:
     rule, most = group.rules.max_loss, group.max_loss
     if rule is None or most is None:
         return None
     left, worst = _above_threshold(group, state), worst_loss((*state.entries, entry))
     if left is None or worst is None:
-        return Denial("drawdown", _unknown("the distance to the firm's threshold", worst))
+        return RuleDenial("drawdown", _unknown("the distance to the firm's threshold", worst))
     if worst < OWN_SHARE * left and left - worst > (1 - OWN_SHARE) * most:
         return None
     own = min(OWN_SHARE * left, left - (1 - OWN_SHARE) * most)
-    return Denial(
+    return RuleDenial(
         "drawdown", f"{_usd(worst)} at the stops; {_usd(left)} above the firm's threshold, own limit {_usd(own)}"
     )
 
@@ -262,13 +262,13 @@ def _above_threshold(group: RuleGroup, state: AccountState) -> Decimal | None:
     return None if threshold is None or state.equity is None else state.equity - threshold
 
 
-def _news_action(news: News | None, state: AccountState, now_ns: int) -> Action | None:
+def _news_action(news: News | None, state: AccountState, now_ns: int) -> RequiredAction | None:
     if news is None or news.action != "flatten_and_block" or not state.has_risk:
         return None
     for event in news.value:
         begin, end = news.window_ns(event)
         if begin <= now_ns < end:
-            return Action("news_block", f"{event.name}: to be flat from {_clock(begin)}", end)
+            return RequiredAction("news_block", f"{event.name}: to be flat from {_clock(begin)}", end)
     return None
 
 

@@ -31,13 +31,13 @@ Amount = Annotated[Decimal, BeforeValidator(_amount), Field(gt=0)]
 Clock = Annotated[time, BeforeValidator(_clock)]
 
 
-class Section(BaseModel):
+class RuleSection(BaseModel):
     """A table of a rule file: unknown keys are refused, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Rule(Section):
+class Rule(RuleSection):
     """A figure of a firm with its origin. `verified_on` None: it was not compared with the firm's own page yet."""
 
     source: str = Field(min_length=1)
@@ -141,7 +141,7 @@ class Consistency(Rule):
     value: Amount | Literal["none"]
 
 
-class NewsEvent(Section):
+class NewsEvent(RuleSection):
     """One release, UTC or with a zone."""
 
     at: datetime
@@ -168,7 +168,7 @@ class News(Rule):
         return at_ns - self.minutes_before * 60_000_000_000, at_ns + self.minutes_after * 60_000_000_000
 
 
-class Rules(Section):
+class Rules(RuleSection):
     """The rules; a missing one means that its figure is not known."""
 
     max_loss: MaxLoss | None = None
@@ -185,7 +185,7 @@ class Rules(Section):
         return {name: rule for name, rule in named if rule is not None}
 
 
-class RuleGroup(Section):
+class RuleGroup(RuleSection):
     """A rule file: one group of accounts under one program of one firm. `starting_balance` is in USD."""
 
     group: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")

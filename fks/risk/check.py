@@ -18,9 +18,9 @@ from fks.risk.exits import left_to_close
 from fks.risk.figures import Passed
 from fks.risk.intent import Intent
 from fks.risk.limits import reduces
-from fks.risk.view import View
+from fks.risk.view import RiskView
 
-Check = Callable[[Intent, View], Passed | Denial | None]
+Check = Callable[[Intent, RiskView], Passed | Denial | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Approved:
 
 
 @dataclass(frozen=True, slots=True)
-class Denied:
+class RiskDenied:
     """A denial. `all` holds every failure when an explanation was requested, else the first alone."""
 
     intent: Intent
@@ -44,7 +44,7 @@ class Denied:
     all: tuple[Denial, ...]
 
 
-def _reduce_only(intent: Intent, view: View) -> Denial | None:
+def _reduce_only(intent: Intent, view: RiskView) -> Denial | None:
     if not intent.must_reduce or reduces(intent, view):
         return None
     pending = view.pending(intent.symbol, intent.side)
@@ -114,7 +114,7 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
 )
 
 
-def capped(intent: Intent, view: View) -> Intent:
+def capped(intent: Intent, view: RiskView) -> Intent:
     """Return the intent, a program's reduce-only order at most as large as what its instance has left to close."""
     if not intent.must_reduce or intent.is_by_person or view.instrument is None:
         return intent
@@ -123,8 +123,8 @@ def capped(intent: Intent, view: View) -> Intent:
 
 
 def check(
-    intent: Intent, view: View, *, explain: bool = False, only: Collection[Code] | None = None
-) -> Approved | Denied:
+    intent: Intent, view: RiskView, *, explain: bool = False, only: Collection[Code] | None = None
+) -> Approved | RiskDenied:
     """Return Approved, or Denied with the first failure; with `explain` every failure is listed in `all`.
 
     `only`: these checks and no others.
@@ -145,11 +145,11 @@ def check(
             if not explain:
                 break
     if failures:
-        return Denied(intent, failures[0], tuple(failures))
+        return RiskDenied(intent, failures[0], tuple(failures))
     return Approved(intent, is_reduce_only, tuple(figures))
 
 
-def is_waived(code: Code, intent: Intent, view: View) -> bool:
+def is_waived(code: Code, intent: Intent, view: RiskView) -> bool:
     """Return whether a failure does not stop an exit: the exit is capped or split instead, or only warned of
     (docs/trade.md)."""
     if intent.role is not Role.EXIT:

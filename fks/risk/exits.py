@@ -16,7 +16,7 @@ from fks.model.instrument import Instrument, Lot
 from fks.model.order import LIVE, Order, Role, Side
 from fks.portfolio.position import EXTERNAL
 from fks.risk.intent import Intent
-from fks.risk.view import View, pending_of
+from fks.risk.view import RiskView, pending_of
 
 _ZERO = Decimal(0)
 _LEGS = frozenset({Role.STOP_LOSS, Role.TAKE_PROFIT})
@@ -60,7 +60,7 @@ def closable(
     return max(most if at_venue is None else min(most, at_venue), _ZERO)
 
 
-def left_to_close(intent: Intent, view: View) -> Decimal:
+def left_to_close(intent: Intent, view: RiskView) -> Decimal:
     """Return how much an order may close beside every other one that may still fill."""
     is_all = view.own is None or intent.is_by_person
     own = _ZERO if view.own is None else view.own

@@ -12,10 +12,10 @@ from fks.risk.check import CHECKS, Approved, Check, is_waived
 from fks.risk.figures import Passed
 from fks.risk.intent import Intent
 from fks.risk.limits import reduces
-from fks.risk.view import View
+from fks.risk.view import RiskView
 
 
-class Outcome(StrEnum):
+class CheckOutcome(StrEnum):
     """Result of a check. Stored in order events; append-only."""
 
     PASSED = "passed"
@@ -29,13 +29,13 @@ class CheckResult:
     """One check: its rule as a sentence, its limit and the actual value (empty where there is none to show)."""
 
     code: Code
-    outcome: Outcome
+    outcome: CheckOutcome
     rule: str
     limit: str = ""
     observed: str = ""
 
 
-def explain(intent: Intent, view: View) -> list[CheckResult]:
+def explain(intent: Intent, view: RiskView) -> list[CheckResult]:
     """Return the result of every check of an intent, in their order."""
     is_reduce_only = reduces(intent, view)
     return [_result(code, check, intent, view, is_reduce_only) for code, check in CHECKS]
@@ -47,13 +47,13 @@ def as_payload(results: Iterable[CheckResult]) -> list[list[str]]:
     return [
         [result.code.value, result.outcome.value, result.limit, result.observed]
         for result in results
-        if result.observed or result.outcome is not Outcome.PASSED
+        if result.observed or result.outcome is not CheckOutcome.PASSED
     ]
 
 
 def figures(approved: Approved) -> list[list[str]]:
     """Return the payload of an approved intent: what its checks compared."""
-    return [[code.value, Outcome.PASSED.value, seen.limit(), seen.observed()] for code, seen in approved.figures]
+    return [[code.value, CheckOutcome.PASSED.value, seen.limit(), seen.observed()] for code, seen in approved.figures]
 
 
 def rules() -> dict[Code, str]:
@@ -61,20 +61,22 @@ def rules() -> dict[Code, str]:
     return {code: _rule(check) for code, check in CHECKS}
 
 
-def _result(code: Code, check: Check, intent: Intent, view: View, is_reduce_only: bool) -> CheckResult:
+def _result(code: Code, check: Check, intent: Intent, view: RiskView, is_reduce_only: bool) -> CheckResult:
     rule = _rule(check)
     if view.instrument is None and code not in _BEFORE_INSTRUMENT:
-        return CheckResult(code, Outcome.SKIPPED, rule)
+        return CheckResult(code, CheckOutcome.SKIPPED, rule)
     try:
         result = check(intent, view)
     except ArithmeticError:  # numbers outside any grid
-        return CheckResult(code, Outcome.SKIPPED, rule)
+        return CheckResult(code, CheckOutcome.SKIPPED, rule)
     if result is None:
-        return CheckResult(code, Outcome.PASSED, rule)
+        return CheckResult(code, CheckOutcome.PASSED, rule)
     if isinstance(result, Passed):
-        return CheckResult(code, Outcome.PASSED, rule, result.limit(), result.observed())
+        return CheckResult(code, CheckOutcome.PASSED, rule, result.limit(), result.observed())
     is_exempt = (is_reduce_only and code not in REDUCE_ONLY_APPLIES) or is_waived(code, intent, view)
-    return CheckResult(code, Outcome.EXEMPT if is_exempt else Outcome.FAILED, rule, result.limit, result.observed)
+    return CheckResult(
+        code, CheckOutcome.EXEMPT if is_exempt else CheckOutcome.FAILED, rule, result.limit, result.observed
+    )
 
 
 @lru_cache(maxsize=128)

@@ -13,14 +13,14 @@ from fks.risk.figures import Passed, compared
 from fks.risk.intent import Intent
 from fks.risk.order_checks import worst_price
 from fks.risk.policy import Action, Allow, Circumstances, KillMode, allowed
-from fks.risk.view import WAIT_MAX_S, View, is_dormant
+from fks.risk.view import WAIT_MAX_S, RiskView, is_dormant
 
 _ZERO = Decimal(0)
 _STOPS = (OrderType.STOP, OrderType.STOP_LIMIT)
 _LEGS = (Role.STOP_LOSS, Role.TAKE_PROFIT)
 
 
-def reduces(intent: Intent, view: View) -> bool:
+def reduces(intent: Intent, view: RiskView) -> bool:
     """Return whether the order can only bring the holding nearer to zero, after every other order that may still fill.
 
     A strategy's order reduces the holding of its own instance; external coins and other instances' are not its to sell.
@@ -30,7 +30,7 @@ def reduces(intent: Intent, view: View) -> bool:
     return intent.quantity <= left_to_close(intent, view) > 0
 
 
-def killed(intent: Intent, view: View) -> Denial | None:
+def killed(intent: Intent, view: RiskView) -> Denial | None:
     """The kill switch is not engaged."""
     is_exit = view.kill is not KillMode.NONE and reduces(intent, view)
     now = Circumstances(view.kill, intent.is_by_person)
@@ -40,7 +40,7 @@ def killed(intent: Intent, view: View) -> Denial | None:
     return Denial(Code.KILLED, "not engaged", f"engaged ({view.kill})", "system", remedy)
 
 
-def guardian_down(intent: Intent, view: View) -> Denial | None:
+def guardian_down(intent: Intent, view: RiskView) -> Denial | None:
     """The guardian reported within `risk.guardian_age_max_s`."""
     if view.is_guardian_alive:
         return None
@@ -53,7 +53,7 @@ def guardian_down(intent: Intent, view: View) -> Denial | None:
     )
 
 
-def escalated(intent: Intent, view: View) -> Denial | None:
+def escalated(intent: Intent, view: RiskView) -> Denial | None:
     """No child that orders depend on is escalated (`fks.supervision`), whether or not it runs just now."""
     if not view.escalated:
         return None
@@ -63,7 +63,7 @@ def escalated(intent: Intent, view: View) -> Denial | None:
     )
 
 
-def disk_full(intent: Intent, view: View) -> Denial | None:
+def disk_full(intent: Intent, view: RiskView) -> Denial | None:
     """There is space left for the journal: an entry needs an exit later, and that needs the journal."""
     if view.disk_free_mb is None or view.disk_free_mb >= view.disk_free_min_mb:
         return None
@@ -76,7 +76,7 @@ def disk_full(intent: Intent, view: View) -> Denial | None:
     )
 
 
-def not_leader(intent: Intent, view: View) -> Denial | None:
+def not_leader(intent: Intent, view: RiskView) -> Denial | None:
     """We hold the lease."""
     if view.is_leader:
         return None
@@ -85,14 +85,14 @@ def not_leader(intent: Intent, view: View) -> Denial | None:
     )
 
 
-def journal_down(intent: Intent, view: View) -> Denial | None:
+def journal_down(intent: Intent, view: RiskView) -> Denial | None:
     """The journal takes commits."""
     if view.is_journal_up:
         return None
     return Denial(Code.JOURNAL_DOWN, "a journal that commits", "down", "orders", "wait for PostgreSQL")
 
 
-def account_unknown(intent: Intent, view: View) -> Denial | None:
+def account_unknown(intent: Intent, view: RiskView) -> Denial | None:
     """The account exists, is enabled, and trades on this venue."""
     account = view.account
     if view.account_refusal:
@@ -111,7 +111,7 @@ def account_unknown(intent: Intent, view: View) -> Denial | None:
     )
 
 
-def unknown_order(intent: Intent, view: View) -> Denial | None:
+def unknown_order(intent: Intent, view: RiskView) -> Denial | None:
     """Nothing on the account and instrument is unknown: no order without an outcome, no missing execution."""
     for order in view.open_orders:
         if order.symbol == intent.symbol and (order.state is State.UNKNOWN or order.reported_cum_qty > order.filled):
@@ -126,7 +126,7 @@ def unknown_order(intent: Intent, view: View) -> Denial | None:
     return None
 
 
-def incident_open(intent: Intent, view: View) -> Denial | None:
+def incident_open(intent: Intent, view: RiskView) -> Denial | None:
     """The venue's holdings of the instrument's base and quote are explained."""
     instrument = view.instrument
     for asset in () if instrument is None else (instrument.base, instrument.quote):
@@ -141,7 +141,7 @@ def incident_open(intent: Intent, view: View) -> Denial | None:
     return None
 
 
-def signal_expired(intent: Intent, view: View) -> Denial | None:
+def signal_expired(intent: Intent, view: RiskView) -> Denial | None:
     """The signal is still valid."""
     if intent.valid_until_ns is None or view.now_ns <= intent.valid_until_ns:
         return None
@@ -149,7 +149,7 @@ def signal_expired(intent: Intent, view: View) -> Denial | None:
     return Denial(Code.SIGNAL_EXPIRED, "valid_until", f"{late:.1f} s late", intent.symbol, "send a new one")
 
 
-def stale_decision(intent: Intent, view: View) -> Denial | None:
+def stale_decision(intent: Intent, view: RiskView) -> Denial | None:
     """The decision is young enough, on the exchange's clock."""
     if intent.max_age_s is None:
         return None
@@ -161,7 +161,7 @@ def stale_decision(intent: Intent, view: View) -> Denial | None:
     )
 
 
-def balance(intent: Intent, view: View) -> Passed | Denial | None:
+def balance(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """The balance covers this order, after everything open orders may still spend and the holdings of others; where
     contracts are held on margin, the broker checks that."""
     assert view.instrument is not None
@@ -199,7 +199,7 @@ def balance(intent: Intent, view: View) -> Passed | Denial | None:
     )
 
 
-def _added(intent: Intent, view: View) -> Decimal:
+def _added(intent: Intent, view: RiskView) -> Decimal:
     """Return the exposure (account currency) in the instrument if this and every open order on its side fill; the
     position's included. 0 without a rate: PRICE_MISSING denied it."""
     assert view.instrument is not None
@@ -208,7 +208,7 @@ def _added(intent: Intent, view: View) -> Decimal:
     return max(quantity, _ZERO) * price * view.instrument.multiplier
 
 
-def exposure_instrument(intent: Intent, view: View) -> Passed | Denial | None:
+def exposure_instrument(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """The instrument's exposure stays below its limit at the worst."""
     limit, value = view.limits.exposure_max_instrument, _added(intent, view)
     return compared(
@@ -221,7 +221,7 @@ def exposure_instrument(intent: Intent, view: View) -> Passed | Denial | None:
     )
 
 
-def _opening_elsewhere(intent: Intent, view: View) -> Iterator[Order]:
+def _opening_elsewhere(intent: Intent, view: RiskView) -> Iterator[Order]:
     """Yield the open orders in other instruments that may open or add to a position."""
     for order in view.open_orders:
         is_opening = order.side is Side.BUY or (view.venue.capabilities.can_short and not order.is_reduce_only)
@@ -229,7 +229,7 @@ def _opening_elsewhere(intent: Intent, view: View) -> Iterator[Order]:
             yield order
 
 
-def exposure_account(intent: Intent, view: View) -> Passed | Denial | None:
+def exposure_account(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """The account's exposure over all instruments stays below its limit at the worst."""
     others = sum((value for symbol, value in view.exposures.items() if symbol != intent.symbol), _ZERO)
     others += sum((view.value_of(order) or _ZERO for order in _opening_elsewhere(intent, view)), _ZERO)
@@ -244,7 +244,7 @@ def exposure_account(intent: Intent, view: View) -> Passed | Denial | None:
     )
 
 
-def exposure_correlated(intent: Intent, view: View) -> Passed | Denial | None:
+def exposure_correlated(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """The exposure in the instrument and in what moves with it stays below its limit at the worst.
 
     What is held or ordered in another instrument moves with the entry when the correlation of the two returns, with the
@@ -286,7 +286,7 @@ def _correlation(value: float | None) -> str:
     return "(unknown)" if value is None else f"({value:+.2f})"
 
 
-def order_count(intent: Intent, view: View) -> Passed | Denial | None:
+def order_count(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """One more open order is within the limit, and at the exchange the order and its protection are."""
     limit, count = view.limits.orders_open_max, sum(not is_dormant(order) for order in view.open_orders)
     result = compared(
@@ -318,7 +318,7 @@ def order_count(intent: Intent, view: View) -> Passed | Denial | None:
     return result
 
 
-def _open_at_exchange(symbol: str, view: View) -> tuple[int, int]:
+def _open_at_exchange(symbol: str, view: RiskView) -> tuple[int, int]:
     """Return how many orders and how many stops are open in a symbol or reserved for what protects open entries."""
     here = [order for order in view.open_orders if order.symbol == symbol]
     with_legs = {order.parent_id for order in here if order.parent_id is not None}
@@ -328,7 +328,7 @@ def _open_at_exchange(symbol: str, view: View) -> tuple[int, int]:
     return len(here) + legs, stops
 
 
-def loss_day(intent: Intent, view: View) -> Passed | Denial | None:
+def loss_day(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """The trading day's loss, realised and open and with all fees, is within its limit; once it was not, until the
     day's end."""
     limit, loss = view.limits.loss_day_max, view.loss_today
@@ -343,7 +343,7 @@ def loss_day(intent: Intent, view: View) -> Passed | Denial | None:
     )
 
 
-def pyramiding(intent: Intent, view: View) -> Passed | Denial | None:
+def pyramiding(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """The instance has no entry in this direction yet, or fewer than its `pyramiding` allows."""
     if intent.role is not Role.ENTRY or not intent.instance:
         return None
@@ -357,7 +357,7 @@ def pyramiding(intent: Intent, view: View) -> Passed | Denial | None:
     )
 
 
-def no_position(intent: Intent, view: View) -> Denial | None:
+def no_position(intent: Intent, view: RiskView) -> Denial | None:
     """The position that an entry adds to is held, or its own entry is open."""
     if not intent.is_add or view.entries:
         return None
@@ -370,41 +370,41 @@ def no_position(intent: Intent, view: View) -> Denial | None:
     )
 
 
-def prop_daily(intent: Intent, view: View) -> Denial | None:
+def prop_daily(intent: Intent, view: RiskView) -> Denial | None:
     """The prop firm's daily loss is not reached, also if all stops are hit."""
     return _prop(view, Code.PROP_DAILY)
 
 
-def prop_trailing(intent: Intent, view: View) -> Denial | None:
+def prop_trailing(intent: Intent, view: RiskView) -> Denial | None:
     """The prop firm's largest loss is not reached, also if all stops are hit."""
     return _prop(view, Code.PROP_TRAILING)
 
 
-def prop_size(intent: Intent, view: View) -> Denial | None:
+def prop_size(intent: Intent, view: RiskView) -> Denial | None:
     """Positions and working entries stay within the prop firm's number of lots."""
     return _prop(view, Code.PROP_SIZE)
 
 
-def prop_news(intent: Intent, view: View) -> Denial | None:
+def prop_news(intent: Intent, view: RiskView) -> Denial | None:
     """No news window of the prop firm's rules is open."""
     return _prop(view, Code.PROP_NEWS)
 
 
-def prop_hours(intent: Intent, view: View) -> Denial | None:
+def prop_hours(intent: Intent, view: RiskView) -> Denial | None:
     """The market is open, and the prop firm's hours allow entries."""
     return _prop(view, Code.PROP_HOURS)
 
 
-def prop_off(intent: Intent, view: View) -> Denial | None:
+def prop_off(intent: Intent, view: RiskView) -> Denial | None:
     """The rules of the prop firm are known, complete and not switched off."""
     return _prop(view, Code.PROP_OFF)
 
 
-def _prop(view: View, code: Code) -> Denial | None:
+def _prop(view: RiskView, code: Code) -> Denial | None:
     return view.prop if view.prop is not None and view.prop.code is code else None
 
 
-def rate_account(intent: Intent, view: View) -> Passed | Denial | None:
+def rate_account(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """The account's orders of the last minute are within their budget."""
     limit, count = view.limits.orders_per_minute, view.orders_last_minute
     return compared(
@@ -417,7 +417,7 @@ def rate_account(intent: Intent, view: View) -> Passed | Denial | None:
     )
 
 
-def rate_venue(intent: Intent, view: View) -> Denial | None:
+def rate_venue(intent: Intent, view: RiskView) -> Denial | None:
     """The venue's rate limit allows an entry now; cancels, exits and protection have a reserve of their own."""
     wait_s = view.venue.wait_s
     if wait_s <= WAIT_MAX_S:
@@ -431,7 +431,7 @@ def rate_venue(intent: Intent, view: View) -> Denial | None:
     )
 
 
-def self_trade(intent: Intent, view: View) -> Denial | None:
+def self_trade(intent: Intent, view: RiskView) -> Denial | None:
     """The order would not trade with a resting order of our own: a market order trades at the mark, a limit order up to
     its price."""
     mine = intent.price or intent.stop_price or view.mark
@@ -451,7 +451,7 @@ def self_trade(intent: Intent, view: View) -> Denial | None:
     return None
 
 
-def short_forbidden(intent: Intent, view: View) -> Passed | Denial | None:
+def short_forbidden(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """A venue without shorts never sells more than the holding that is not promised elsewhere."""
     if view.venue.capabilities.can_short:
         return _beyond_flat(intent, view)
@@ -468,7 +468,7 @@ def short_forbidden(intent: Intent, view: View) -> Passed | Denial | None:
     )
 
 
-def _beyond_flat(intent: Intent, view: View) -> Passed | Denial | None:
+def _beyond_flat(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """A person's order never closes, together with the position's own protection, more than the holding.
 
     Both may fill where a venue can go short, and a position in the other direction was never intended.
@@ -490,14 +490,14 @@ def _beyond_flat(intent: Intent, view: View) -> Passed | Denial | None:
     )
 
 
-def strategy_disabled(intent: Intent, view: View) -> Denial | None:
+def strategy_disabled(intent: Intent, view: RiskView) -> Denial | None:
     """The instance is enabled."""
     if view.instance_state != "DISABLED":
         return None
     return Denial(Code.STRATEGY_DISABLED, "enabled", "disabled", intent.instance, "enable the instance")
 
 
-def strategy_crashed(intent: Intent, view: View) -> Denial | None:
+def strategy_crashed(intent: Intent, view: RiskView) -> Denial | None:
     """The instance did not crash."""
     if view.instance_state != "CRASHED":
         return None

@@ -7,13 +7,13 @@ from fks.model.order import Role
 from fks.risk.figures import Passed, compared
 from fks.risk.intent import Intent
 from fks.risk.policy import Action, Allow, Circumstances, Reach, allowed
-from fks.risk.view import View, reach_of
+from fks.risk.view import RiskView, reach_of
 
 SKEW_AGE_MAX_S = 60.0  # a skew not measured for this long counts as unknown
 _HOUR_NS = 3_600_000_000_000
 
 
-def clock_skew(intent: Intent, view: View) -> Passed | Denial | None:
+def clock_skew(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """Our clock and the venue's were compared lately and agree."""
     venue, limit = view.venue, view.skew_limit_ms
     is_known = venue.skew_ms is not None and venue.skew_age_s <= SKEW_AGE_MAX_S
@@ -27,14 +27,14 @@ def clock_skew(intent: Intent, view: View) -> Passed | Denial | None:
     )
 
 
-def venue_down(intent: Intent, view: View) -> Denial | None:
+def venue_down(intent: Intent, view: RiskView) -> Denial | None:
     """There is a session with the venue."""
     if _entry_code(view.venue.reach) is not Code.VENUE_DOWN or view.account_refusal:
         return None  # another account's session is ACCOUNT_UNKNOWN
     return Denial(Code.VENUE_DOWN, "a session", view.venue.state, intent.venue, "wait until the venue is back")
 
 
-def venue_not_reconciled(intent: Intent, view: View) -> Denial | None:
+def venue_not_reconciled(intent: Intent, view: RiskView) -> Denial | None:
     """The journal and the venue's reports were compared."""
     is_known = _entry_code(reach_of(view.venue.state, is_connected=True)) is not Code.VENUE_NOT_RECONCILED
     if is_known or view.account_refusal:
@@ -48,7 +48,7 @@ def _entry_code(reach: Reach) -> Code | None:
     return None if isinstance(permission, Allow) else permission.code
 
 
-def venue_plaintext(intent: Intent, view: View) -> Denial | None:
+def venue_plaintext(intent: Intent, view: RiskView) -> Denial | None:
     """Keys and orders reach the venue through TLS."""
     if not view.venue.is_plaintext:
         return None
@@ -56,7 +56,7 @@ def venue_plaintext(intent: Intent, view: View) -> Denial | None:
     return Denial(Code.VENUE_PLAINTEXT, "TLS", "plain http", intent.venue, remedy)
 
 
-def instrument_unknown(intent: Intent, view: View) -> Denial | None:
+def instrument_unknown(intent: Intent, view: RiskView) -> Denial | None:
     """There is fresh metadata: tick, step and minima are needed."""
     instrument = view.instrument
     if instrument is None:
@@ -72,14 +72,14 @@ def instrument_unknown(intent: Intent, view: View) -> Denial | None:
     )
 
 
-def instrument_halted(intent: Intent, view: View) -> Denial | None:
+def instrument_halted(intent: Intent, view: RiskView) -> Denial | None:
     """The venue trades it now."""
     if view.instrument is None or view.instrument.is_trading:
         return None
     return Denial(Code.INSTRUMENT_HALTED, "trading", "halted", intent.symbol, "wait until the venue trades it again")
 
 
-def feed_stale(intent: Intent, view: View) -> Passed | Denial | None:
+def feed_stale(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """The last market data message is young enough."""
     limit, age_s = view.limits.feed_age_max_s, view.feed_age_s
     return compared(
@@ -92,7 +92,7 @@ def feed_stale(intent: Intent, view: View) -> Passed | Denial | None:
     )
 
 
-def price_missing(intent: Intent, view: View) -> Denial | None:
+def price_missing(intent: Intent, view: RiskView) -> Denial | None:
     """There is a price to check against, and one for everything that limits value in the account's currency."""
     if view.mark is None or view.mark <= 0:
         return Denial(Code.PRICE_MISSING, "a last price", "none", intent.symbol, "wait for a trade")

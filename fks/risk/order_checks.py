@@ -9,17 +9,17 @@ from fks.model.instrument import Lot, money
 from fks.model.order import OrderType, Side
 from fks.risk.figures import Passed, compared
 from fks.risk.intent import Intent
-from fks.risk.view import View
+from fks.risk.view import RiskView
 
 _ZERO = Decimal(0)
 
 
-def worst_price(intent: Intent, view: View) -> Decimal:
+def worst_price(intent: Intent, view: RiskView) -> Decimal:
     """Return the price (quote) the order may cost: its limit, its stop, or the mark."""
     return intent.price or intent.stop_price or view.mark or intent.reference_price or _ZERO
 
 
-def type_unsupported(intent: Intent, view: View) -> Denial | None:
+def type_unsupported(intent: Intent, view: RiskView) -> Denial | None:
     """The venue and the instrument allow the type and the time in force, and the order carries the prices its type
     needs; a stop that trails needs a venue whose legs FKS places."""
     can = view.venue.capabilities
@@ -54,7 +54,7 @@ def type_unsupported(intent: Intent, view: View) -> Denial | None:
     return None
 
 
-def price_tick(intent: Intent, view: View) -> Denial | None:
+def price_tick(intent: Intent, view: RiskView) -> Denial | None:
     """Every price is positive and on the tick grid."""
     assert view.instrument is not None
     tick = view.instrument.tick
@@ -66,7 +66,7 @@ def price_tick(intent: Intent, view: View) -> Denial | None:
     return None
 
 
-def price_band(intent: Intent, view: View) -> Passed | Denial | None:
+def price_band(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """A limit price is near the mark, and it and the take-profit are within the exchange's percent-price filter."""
     if view.mark is None:
         return None
@@ -100,7 +100,7 @@ def price_band(intent: Intent, view: View) -> Passed | Denial | None:
     return result
 
 
-def stop_wrong_side(intent: Intent, view: View) -> Denial | None:
+def stop_wrong_side(intent: Intent, view: RiskView) -> Denial | None:
     """A stop does not trigger at once, and SL and TP stand on their sides of the entry."""
     sign = intent.side.sign
     if intent.stop_price is not None and view.mark is not None and (intent.stop_price - view.mark) * sign <= 0:
@@ -127,7 +127,7 @@ def stop_wrong_side(intent: Intent, view: View) -> Denial | None:
     return None
 
 
-def _lot(intent: Intent, view: View) -> Lot:
+def _lot(intent: Intent, view: RiskView) -> Lot:
     """Return the lot that the order must fit. A stop becomes a market order when it triggers, so that lot counts too,
     and the one that protects an entry has its quantity."""
     assert view.instrument is not None
@@ -135,7 +135,7 @@ def _lot(intent: Intent, view: View) -> Lot:
     return view.instrument.lot(is_market=is_market)
 
 
-def qty_step(intent: Intent, view: View) -> Denial | None:
+def qty_step(intent: Intent, view: RiskView) -> Denial | None:
     """The quantity is on the lot grid."""
     step = _lot(intent, view).step
     if intent.quantity % step == 0:
@@ -144,7 +144,7 @@ def qty_step(intent: Intent, view: View) -> Denial | None:
     return Denial(Code.QTY_STEP, f"step {step}", f"{intent.quantity:f}", intent.symbol, f"use {near or step:f}")
 
 
-def qty_min(intent: Intent, view: View) -> Passed | Denial | None:
+def qty_min(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """The quantity is positive and not below the venue's minimum; market orders may have one of their own."""
     least = _lot(intent, view).least
     return compared(
@@ -157,7 +157,7 @@ def qty_min(intent: Intent, view: View) -> Passed | Denial | None:
     )
 
 
-def qty_max(intent: Intent, view: View) -> Passed | Denial | None:
+def qty_max(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """The quantity is not above the venue's maximum; market orders may have one of their own."""
     most = _lot(intent, view).most
     return compared(
@@ -170,12 +170,12 @@ def qty_max(intent: Intent, view: View) -> Passed | Denial | None:
     )
 
 
-def _notional(intent: Intent, view: View) -> Decimal:
+def _notional(intent: Intent, view: RiskView) -> Decimal:
     assert view.instrument is not None
     return intent.quantity * worst_price(intent, view) * view.instrument.multiplier
 
 
-def notional_min(intent: Intent, view: View) -> Passed | Denial | None:
+def notional_min(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """Price times quantity reaches the venue's minimum."""
     instrument = view.instrument
     assert instrument is not None
@@ -192,7 +192,7 @@ def notional_min(intent: Intent, view: View) -> Passed | Denial | None:
     )
 
 
-def notional_max_order(intent: Intent, view: View) -> Passed | Denial | None:
+def notional_max_order(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """Price times quantity, in the account's currency, stays below our limit for one order."""
     assert view.instrument is not None
     most, rate = view.limits.notional_max_order, view.rate(view.instrument.quote)
@@ -209,7 +209,7 @@ def notional_max_order(intent: Intent, view: View) -> Passed | Denial | None:
     )
 
 
-def no_protection(intent: Intent, view: View) -> Denial | None:
+def no_protection(intent: Intent, view: RiskView) -> Denial | None:
     """The venue and the instrument can hold the stop loss and the take-profit of the intent, over what it leaves to
     protect: the quantity bought without a fee taken from it, in whole lots."""
     instrument, can = view.instrument, view.venue.capabilities

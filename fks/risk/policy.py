@@ -44,7 +44,7 @@ class Reach(StrEnum):
     AWAY = "away"
 
 
-class Journal(StrEnum):
+class JournalState(StrEnum):
     """The journal that takes commits now."""
 
     COMMITS = "commits"  # PostgreSQL, and the lease is held
@@ -59,7 +59,7 @@ class Circumstances:
     kill: KillMode = KillMode.NONE
     is_by_person: bool = False
     venue: Reach = Reach.READY
-    journal: Journal = Journal.COMMITS
+    journal: JournalState = JournalState.COMMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class PolicyRow:
     kills: frozenset[KillMode] | None = None
     is_by_person: bool | None = None
     venues: frozenset[Reach] | None = None
-    journals: frozenset[Journal] | None = None
+    journals: frozenset[JournalState] | None = None
     ends: bool = False
 
     def applies(self, action: Action, now: Circumstances) -> bool:
@@ -119,7 +119,7 @@ def _of(*values: _T) -> frozenset[_T]:
     return frozenset(values)
 
 
-A, K, R, J = Action, KillMode, Reach, Journal
+A, K, R, J = Action, KillMode, Reach, JournalState
 ANY = frozenset(Action)
 #: The first row that applies decides.
 POLICY: tuple[PolicyRow, ...] = (
@@ -165,10 +165,10 @@ def is_ended(action: Action, kill: KillMode) -> bool:
 
 
 @cache
-def journals_of(action: Action) -> frozenset[Journal]:
+def journals_of(action: Action) -> frozenset[JournalState]:
     """Return the journals by which `action` goes, where no kill keeps it from going."""
     kill = KillMode.FLATTEN if action is Action.KILL else KillMode.NONE
-    return frozenset(j for j in Journal if allowed(action, Circumstances(kill, journal=j)) == _ALLOW)
+    return frozenset(j for j in JournalState if allowed(action, Circumstances(kill, journal=j)) == _ALLOW)
 
 
 def strongest(modes: Iterable[KillMode]) -> KillMode:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from fks.model.codes import ENDS_RESTING, Code, Denial
-from fks.risk.check import Denied, check
+from fks.risk.check import RiskDenied, check
 from fks.risk.intent import Intent
-from fks.risk.view import View
+from fks.risk.view import RiskView
 
 
 class RestingEntries:
@@ -25,10 +25,10 @@ class RestingEntries:
         """Forget all orders but these."""
         self._since = {name: since for name, since in self._since.items() if name in client_order_ids}
 
-    def due(self, intent: Intent, view: View, now_s: float) -> Denial | None:
+    def due(self, intent: Intent, view: RiskView, now_s: float) -> Denial | None:
         """Return why the entry ends now, None when it rests on. `view` is without the order itself."""
         verdict = check(intent, view, explain=True, only=ENDS_RESTING)
-        failures = {denial.code: denial for denial in verdict.all} if isinstance(verdict, Denied) else {}
+        failures = {denial.code: denial for denial in verdict.all} if isinstance(verdict, RiskDenied) else {}
         before = self._since.get(intent.client_order_id, {})
         first_s = max(now_s, self._others_start_s)
         since = self._since[intent.client_order_id] = {

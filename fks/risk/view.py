@@ -40,7 +40,7 @@ class VenueView:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class RiskView:
     """Everything the checks may know. Units: prices in quote, `position` and `held` in base, signed.
 
     `position` is the sum over our instances, `held` also counts what fills of ours do not explain, `own` is the

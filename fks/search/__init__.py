@@ -5,7 +5,7 @@
 """
 
 from fks.backtest.metrics import probabilistic_sharpe
-from fks.search.evaluate import Task, Trial, evaluate, evaluate_ranges, run_range
+from fks.search.evaluate import SearchTask, Trial, evaluate, evaluate_ranges, run_range
 from fks.search.montecarlo import TradeRuns, resample_trades
 from fks.search.objectives import OBJECTIVES, metrics_of, period_returns
 from fks.search.overfitting import (
@@ -30,10 +30,10 @@ __all__ = [
     "Plan",
     "Proposal",
     "Search",
+    "SearchTask",
     "Space",
     "Split",
     "Surface",
-    "Task",
     "TradeRuns",
     "Trial",
     "Validation",

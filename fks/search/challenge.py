@@ -25,7 +25,7 @@ PERIODS_MIN = 30  # of returns; with fewer the test says nothing, whatever its v
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RecordedChange:
     """A recorded change of the target, decided on the bar that opened at `time_ns`; protections: of an entry."""
 
     time_ns: int
@@ -34,12 +34,12 @@ class Change:
     take_profit: float | None = None
 
 
-class Recorded(Strategy):
+class RecordedDecisions(Strategy):
     """Decisions that were recorded when they were made; the first bar is the one before them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
     name: ClassVar[str] = "recorded"
-    changes: tuple[Change, ...] = ()
+    changes: tuple[RecordedChange, ...] = ()
 
     def warmup(self) -> int:
         return 1
@@ -56,7 +56,7 @@ class Recorded(Strategy):
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class ChallengeRules:
     """Least number of decided bars and of the challenger's trades, and the probability that the test must reach."""
 
     bars_min: int
@@ -111,7 +111,9 @@ def _from(result: Result, start_ns: int) -> tuple[Ints, Floats, float]:
     return times[at:], result.equity[at:], before
 
 
-def evaluate_excess(excess: Excess, rules: Rules, *, trials: int, others: Sequence[float]) -> Mapping[str, Any]:
+def evaluate_excess(
+    excess: Excess, rules: ChallengeRules, *, trials: int, others: Sequence[float]
+) -> Mapping[str, Any]:
     """Return the evaluation of a challenger as JSON values; `findings` speak against it, and without one it passes.
 
     `trials`: challengers that were tried for this champion and looks taken at them, this one included. `others`: Sharpe

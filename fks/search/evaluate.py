@@ -23,7 +23,7 @@ BLOCKS = 16  # of the cross-validation for overfitting, as in its paper
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class SearchTask:
     """Inputs of every trial of a search. The last split chooses the final parameters."""
 
     space: Space
@@ -54,7 +54,7 @@ class Trial:
     error: str = ""
 
 
-def evaluate(task: Task, fold: int, proposal: Proposal) -> Trial:
+def evaluate(task: SearchTask, fold: int, proposal: Proposal) -> Trial:
     """Return the trial. An error of the strategy is the trial's own. Errors: TapeRefused, which is every trial's."""
     split = task.splits[fold]
     strategy = task.space.make(proposal.params)
@@ -84,21 +84,21 @@ def evaluate(task: Task, fold: int, proposal: Proposal) -> Trial:
     return Trial(fold, proposal.number, proposal.params, "done", values, metrics, tuple(steps), sums)
 
 
-def evaluate_ranges(task: Task, params: Params, ranges: tuple[Range, ...]) -> Returns:
+def evaluate_ranges(task: SearchTask, params: Params, ranges: tuple[Range, ...]) -> Returns:
     """Return what these parameters made on `ranges`, each started flat. Errors: those of the strategy and of `run`."""
     strategy = task.space.make(params)
     assert strategy is not None, "an invalid combination is never chosen"
     return joined([_returns(task, strategy, part) for part in ranges])
 
 
-def run_range(task: Task, params: Params, part: Range) -> Result:
+def run_range(task: SearchTask, params: Params, part: Range) -> Result:
     """Return the whole result, with its equity, of parameters on one range."""
     strategy = task.space.make(params)
     assert strategy is not None, "an invalid combination is never chosen"
     return _run(task, strategy, part)
 
 
-def _run(task: Task, strategy: Strategy, part: Range) -> Result:
+def _run(task: SearchTask, strategy: Strategy, part: Range) -> Result:
     low, high = part
     first = max(0, low - strategy.warmup())
     bars = task.bars[first:high]
@@ -107,7 +107,7 @@ def _run(task: Task, strategy: Strategy, part: Range) -> Result:
     )
 
 
-def _returns(task: Task, strategy: Strategy, part: Range) -> Returns:
+def _returns(task: SearchTask, strategy: Strategy, part: Range) -> Returns:
     result = _run(task, strategy, part)
     period = period_of(task.bars)
     cash = float(task.setup.cash)

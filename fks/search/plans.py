@@ -69,7 +69,7 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TrialResult:
     """Result of a proposal. `values`: one per objective, greater is better; None when there is nothing to compare.
     `steps`: the first objective after each part, of a plan that prunes."""
 
@@ -96,7 +96,7 @@ class Planner(Protocol):
         ones."""
         ...
 
-    def record(self, answers: Sequence[Answer]) -> None:
+    def record(self, answers: Sequence[TrialResult]) -> None:
         """Take the answers to all proposals of the last batch."""
         ...
 
@@ -152,7 +152,7 @@ class _Grid:
             self._number += 1
         return found
 
-    def record(self, answers: Sequence[Answer]) -> None:
+    def record(self, answers: Sequence[TrialResult]) -> None:
         """Nothing depends on them."""
 
 
@@ -193,7 +193,7 @@ class _Random:
             self._trials = self._number  # the space has no more to give
         return found
 
-    def record(self, answers: Sequence[Answer]) -> None:
+    def record(self, answers: Sequence[TrialResult]) -> None:
         """Nothing depends on them."""
 
 
@@ -285,7 +285,7 @@ class _Guided:
             return ()
         return tuple(float(np.median(column)) for column in zip(*self._steps, strict=True))
 
-    def record(self, answers: Sequence[Answer]) -> None:
+    def record(self, answers: Sequence[TrialResult]) -> None:
         from optuna.trial import TrialState
 
         if {answer.number for answer in answers} != set(self._open):

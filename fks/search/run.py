@@ -22,7 +22,7 @@ from fks.model.bar import Bars, Floats
 from fks.model.errors import FksError, InputError
 from fks.model.timeframe import iso
 from fks.risk.sizing import Sizing
-from fks.search.evaluate import Task, Trial, evaluate, evaluate_ranges, joined
+from fks.search.evaluate import SearchTask, Trial, evaluate, evaluate_ranges, joined
 from fks.search.montecarlo import METHODS, resample_trades
 from fks.search.objectives import Returns, check_objectives, metrics_of, period_of, values_of
 from fks.search.overfitting import (
@@ -33,7 +33,7 @@ from fks.search.overfitting import (
     sharpe,
     track_record_needed,
 )
-from fks.search.plans import Answer, Plan, Planner, Proposal, planner_of
+from fks.search.plans import Plan, Planner, Proposal, TrialResult, planner_of
 from fks.search.space import Params, space_of
 from fks.search.splits import Range, Split, Validation, paths_of
 from fks.search.stability import Surface
@@ -45,7 +45,7 @@ SURFACE_MAX = 20_000  # trials up to which the neighbourhood and the heat map ar
 CURVE_MAX = 400  # points of a curve in the result
 PATHS_MAX = 12  # of the validation beside the median one, whose curves a result has
 Asked = tuple[int, Proposal]  # (fold, proposal)
-Evaluate = Callable[[Task, Iterable[Asked]], Iterator[Trial]]
+Evaluate = Callable[[SearchTask, Iterable[Asked]], Iterator[Trial]]
 
 
 @dataclass(slots=True)
@@ -147,7 +147,7 @@ class Search:
     driver of the same task that is given the stored results.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: SearchTask) -> None:
         check_objectives(task.objectives)
         self.task = task
         self._folds = []
@@ -211,7 +211,7 @@ class Search:
         fold.waiting = {}
         for known in batch:
             fold.count(known, len(self.task.objectives))
-        fold.planner.record([Answer(one.number, one.values, one.state == "pruned", one.steps) for one in batch])
+        fold.planner.record([TrialResult(one.number, one.values, one.state == "pruned", one.steps) for one in batch])
 
     def outcome(self) -> dict[str, Any]:
         """Return the result as JSON-able values (`fks.optimization/1`): the final parameters, how they and each fold's
@@ -285,14 +285,14 @@ def _rounded(value: float) -> float:
     return round(float(value), 8)
 
 
-def _span(task: Task, ranges: Sequence[Range]) -> list[dict[str, Any]]:
+def _span(task: SearchTask, ranges: Sequence[Range]) -> list[dict[str, Any]]:
     return [
         {"from": iso(int(task.bars.time_ns[low])), "to": iso(int(task.bars.time_ns[high - 1])), "bars": high - low}
         for low, high in ranges
     ]
 
 
-def _judged(task: Task, split: Split, fold: _Fold) -> dict[str, Any]:
+def _judged(task: SearchTask, split: Split, fold: _Fold) -> dict[str, Any]:
     """Return a fold's winner on its train and its test ranges."""
     found: dict[str, Any] = {"train": _span(task, split.train), "test": _span(task, split.test), "winner": None}
     winner = fold.winner
@@ -325,7 +325,7 @@ def _without_returns(fold: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fold.items() if not name.startswith("_")}
 
 
-def _outside(task: Task, tested: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _outside(task: SearchTask, tested: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return the tests of the folds' winners as one record, and its summary: of several paths the median one."""
     judged = []
     for path in paths_of([split for split in task.splits if not split.is_final]):
@@ -373,7 +373,7 @@ def _outside(task: Task, tested: Sequence[Mapping[str, Any]]) -> dict[str, Any] 
     return {"summary": summary, "returns": returns}
 
 
-def _curves(task: Task, ranges: Sequence[Range], returns: Returns, others: Sequence[Returns]) -> dict[str, Any]:
+def _curves(task: SearchTask, ranges: Sequence[Range], returns: Returns, others: Sequence[Returns]) -> dict[str, Any]:
     """Return the growth over the held-back periods in percent, at no more than CURVE_MAX of them: of the median path,
     of buying and holding, and of up to PATHS_MAX other paths, from the worst on."""
     ends_ns = returns.ends_ns
@@ -396,7 +396,7 @@ def _curves(task: Task, ranges: Sequence[Range], returns: Returns, others: Seque
     }
 
 
-def _tested(task: Task, fold: Mapping[str, Any], part: Range) -> Returns | None:
+def _tested(task: SearchTask, fold: Mapping[str, Any], part: Range) -> Returns | None:
     """Return the returns of a fold's winner on a part of its test; None where it has none."""
     returns: Returns | None = fold.get("_returns")
     if returns is None or fold["_ranges"] == (part,):
@@ -409,7 +409,7 @@ def _tested(task: Task, fold: Mapping[str, Any], part: Range) -> Returns | None:
         return None
 
 
-def _overfitting_of(task: Task, fold: _Fold, winner: Trial) -> dict[str, Any]:
+def _overfitting_of(task: SearchTask, fold: _Fold, winner: Trial) -> dict[str, Any]:
     """Return what the statistics say of the winner, given how many trials it was chosen from.
 
     `hold_sharpe` is that of buying and holding on the same bars; `deflated_sharpe_above_hold` the probability that the
@@ -447,7 +447,7 @@ def _overfitting_of(task: Task, fold: _Fold, winner: Trial) -> dict[str, Any]:
     }
 
 
-def _held(task: Task, ranges: Sequence[Range]) -> Returns:
+def _held(task: SearchTask, ranges: Sequence[Range]) -> Returns:
     """Return what buying at the first open of each range made until its end."""
     period, found = period_of(task.bars), []
     for low, high in ranges:
@@ -456,13 +456,13 @@ def _held(task: Task, ranges: Sequence[Range]) -> Returns:
     return joined(found)
 
 
-def _chosen(task: Task, winner: Trial, outside: dict[str, Any] | None) -> dict[str, Any]:
+def _chosen(task: SearchTask, winner: Trial, outside: dict[str, Any] | None) -> dict[str, Any]:
     strategy = task.space.make(winner.params)
     assert strategy is not None
     return {**_shown(winner), "all_params": strategy.model_dump(mode="json")}
 
 
-def _stability(task: Task, fold: _Fold, winner: Trial) -> dict[str, Any] | None:
+def _stability(task: SearchTask, fold: _Fold, winner: Trial) -> dict[str, Any] | None:
     if not fold.values or winner.values is None:
         return None
     names = [one.name for one in task.space.dimensions]
@@ -474,7 +474,7 @@ def _stability(task: Task, fold: _Fold, winner: Trial) -> dict[str, Any] | None:
     return {**shown, "map": surface.columns(names[0], names[1] if len(names) > 1 else None)}
 
 
-def _histories(task: Task, winner: Trial, outside: dict[str, Any] | None) -> dict[str, Any] | None:
+def _histories(task: SearchTask, winner: Trial, outside: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return Monte Carlo histories of the out-of-sample trades, or of the winner's own when nothing was held back."""
     if outside is not None:
         returns: Returns = outside["returns"]
@@ -528,7 +528,7 @@ def _findings(document: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def serial(task: Task, asked: Iterable[Asked]) -> Iterator[Trial]:
+def serial(task: SearchTask, asked: Iterable[Asked]) -> Iterator[Trial]:
     """Yield the results of trials, one after the other, in this process."""
     return (evaluate(task, fold, proposal) for fold, proposal in asked)
 
@@ -545,14 +545,14 @@ def task_of(
     validation: Validation | None = None,
     trades_min: int = 1,
     context: dict[str, Any] | None = None,
-) -> Task:
+) -> SearchTask:
     """Return the checked task of a search. Errors: InputError and TapeRefused, as `search`."""
     names = (objective,) if isinstance(objective, str) else tuple(objective)
     if not setup.allow_gaps:
         ensure_whole(find_gaps(bars))  # before any trial; each range is looked at again
     ensure_splits(bars, setup)
     _ = bars.ticks, bars.breaks  # made once here; the ranges of all trials are views of them
-    return Task(
+    return SearchTask(
         space_of(strategy, space, fixed, context=context),
         bars,
         setup,

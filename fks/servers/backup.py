@@ -23,7 +23,7 @@ _DUMP = ("--format=custom", "--no-owner", "--no-privileges", "--exclude-extensio
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class ProgramArguments:
     """Arguments and environment for a program of PostgreSQL: `args` go after its name."""
 
     args: tuple[str, ...]
@@ -31,7 +31,7 @@ class Client:
 
 
 @contextlib.contextmanager
-def client(url: str, folder: Path) -> Iterator[Client]:
+def client(url: str, folder: Path) -> Iterator[ProgramArguments]:
     """Yield the arguments and environment that reach the database of `url`; the password file is removed afterwards.
 
     Errors: ConfigError when `url` names no database.
@@ -54,7 +54,7 @@ def client(url: str, folder: Path) -> Iterator[Client]:
             env["PGSSLMODE"] = query["sslmode"]
         if "sslrootcert" in query:
             env["PGSSLROOTCERT"] = query["sslrootcert"]
-        yield Client(("-h", host, "-p", port, *(("-U", user) if user else ()), "-d", database, "-w"), env)
+        yield ProgramArguments(("-h", host, "-p", port, *(("-U", user) if user else ()), "-d", database, "-w"), env)
 
 
 def psql(url: str, folder: Path, extra: Sequence[str] = ()) -> int:

@@ -28,7 +28,7 @@ _SYSTEM_USER = "fks-postgres"
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class SystemUser:
     """A system user."""
 
     name: str
@@ -65,7 +65,7 @@ def _program(package: str, relative: str, distribution: str) -> Path:
     raise ConfigError(f"{relative} of the package {distribution} is not installed", remedy="run 'make install'")
 
 
-def postgres_account(data: Path) -> Account:
+def postgres_account(data: Path) -> SystemUser:
     """Return the user PostgreSQL runs as when we are root: the owner of `data` when there is a cluster already, else an
     account of its own, created once. Errors: ConfigError when none can be created."""
     if (data / "PG_VERSION").exists():
@@ -97,11 +97,11 @@ def postgres_account(data: Path) -> Account:
     )
 
 
-def _account(entry: pwd.struct_passwd) -> Account:
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+def _account(entry: pwd.struct_passwd) -> SystemUser:
+    return SystemUser(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def command_prefix(account: Account, *places: Path) -> list[str]:
+def command_prefix(account: SystemUser, *places: Path) -> list[str]:
     """Return the prefix of a command that lets `account` reach `places`; [] when every user can reach them.
 
     A checkout under /root is closed to others. Instead of opening folders of the operator to every user of the host,
@@ -134,7 +134,7 @@ def command_prefix(account: Account, *places: Path) -> list[str]:
     ]
 
 
-def _closed_folder(path: Path, account: Account) -> Path | None:
+def _closed_folder(path: Path, account: SystemUser) -> Path | None:
     """Return the folder above `path` that keeps `account` out, or None."""
     for folder in reversed(path.resolve().parents):
         found = folder.stat()
@@ -158,7 +158,7 @@ def has_capabilities() -> bool:
     return False
 
 
-def run_as(account: Account | None) -> dict[str, Any]:
+def run_as(account: SystemUser | None) -> dict[str, Any]:
     """Return Popen's arguments that drop root's rights, or nothing."""
     if account is None or os.geteuid() != 0:
         return {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fks.config.paths import free_mb
 from fks.model.errors import ConfigError, FksError
-from fks.servers.binaries import Account
+from fks.servers.binaries import SystemUser
 
 FREE_MIN_MB = 500  # for a new home
 SOCKET_MAX = 107  # bytes of sockaddr_un.sun_path
@@ -32,7 +32,7 @@ def check_socket(path: Path) -> None:
         )
 
 
-def own_directory(path: Path, *, mode: int, account: Account | None = None) -> None:
+def own_directory(path: Path, *, mode: int, account: SystemUser | None = None) -> None:
     """Make `path` a directory of ours (of `account`), exactly `mode`.
 
     Errors: ConfigError when another user owns it or it is a link: names under /tmp can be guessed.

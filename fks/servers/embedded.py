@@ -24,7 +24,7 @@ from fks.config.secrets import Secrets, write_private
 from fks.model.errors import ConfigError, OutageError
 from fks.process.handle import Launch, ProcessHandle, runs_in
 from fks.servers import binaries
-from fks.servers.binaries import Account
+from fks.servers.binaries import SystemUser
 from fks.servers.directories import check_free, check_socket, own_directory
 
 LEFTOVERS_S = 5.0  # the backends of a killed postmaster leave by themselves within this
@@ -101,7 +101,7 @@ class PostgresServer:
         self._password = secrets.postgres_password.get_secret_value()
         self._is_durable = is_durable
         self._sockets = paths.sockets / "pg"
-        self._account: Account | None = None
+        self._account: SystemUser | None = None
 
     def url(self, database: str = "fks") -> str:
         """Return the URL with the password in it: for node_file and connect, never for logs."""
@@ -152,7 +152,7 @@ class PostgresServer:
             "PGDATA": str(self._paths.pgdata),
         }
 
-    def user(self) -> Account | None:
+    def user(self) -> SystemUser | None:
         """Return the system user to start it as (Popen's user and group); None for our own, or when `command` changes
         it."""
         return None if self._command_prefix() else self._runs_as()
@@ -179,13 +179,13 @@ class PostgresServer:
         """Stop a started or adopted server: fast shutdown, then immediate, then kill. Data is safe in each case."""
         _stop(process, (signal.SIGINT, signal.SIGQUIT), timeout_s)
 
-    def _prepare_account(self) -> Account | None:
+    def _prepare_account(self) -> SystemUser | None:
         make_home(self._paths.home)
         account = self._runs_as()
         self._command_prefix()
         return account
 
-    def _runs_as(self) -> Account | None:
+    def _runs_as(self) -> SystemUser | None:
         """Return the system user the server runs as."""
         if self._account is None and os.geteuid() == 0:
             self._account = binaries.postgres_account(self._paths.pgdata)
@@ -197,7 +197,7 @@ class PostgresServer:
             return []
         return binaries.command_prefix(account, binaries.postgres("postgres"), self._paths.home / "postgres")
 
-    def _initialise(self, data: Path, account: Account | None) -> None:
+    def _initialise(self, data: Path, account: SystemUser | None) -> None:
         if data.exists() and any(data.iterdir()):
             raise ConfigError(f"{data} holds files but no PostgreSQL cluster", remedy="move it away")
         fresh = data.with_name(f".{data.name}.new")
@@ -232,7 +232,7 @@ class PostgresServer:
         fresh.rename(data)
         self._write_password_mark(account)
 
-    def _write_conf(self, data: Path, account: Account | None) -> None:
+    def _write_conf(self, data: Path, account: SystemUser | None) -> None:
         fsync = "on" if self._is_durable else "off"
         conf = _CONF.format(port=_PORT, sockets=str(self._sockets).replace("'", "''"), fsync=fsync)
         for name, text in (("postgresql.conf", conf), ("pg_hba.conf", "local all all scram-sha-256\n")):
@@ -242,7 +242,7 @@ class PostgresServer:
             if account is not None:
                 os.chown(file, account.uid, account.gid)
 
-    def _ensure_password(self, data: Path, account: Account | None) -> None:
+    def _ensure_password(self, data: Path, account: SystemUser | None) -> None:
         """Give the role the password of the secrets file when that was rotated while the server was down."""
         mark = self._password_mark()
         if mark.exists() and mark.read_text() == binaries.fingerprint(self._password):
@@ -254,7 +254,7 @@ class PostgresServer:
     def _password_mark(self) -> Path:
         return self._paths.home / ".postgres.password-mark"
 
-    def _write_password_mark(self, account: Account | None) -> None:
+    def _write_password_mark(self, account: SystemUser | None) -> None:
         write_private(self._password_mark(), binaries.fingerprint(self._password))
 
     def _single(self, data: Path, statement: str, *, database: str) -> None:
@@ -319,7 +319,7 @@ class RedisServer:
         """Return the whole environment of the server process."""
         return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
 
-    def user(self) -> Account | None:
+    def user(self) -> SystemUser | None:
         """Return None: Redis runs as ourselves."""
         return None
 

@@ -14,7 +14,7 @@ from fks.sim.atoms import parse, show
 from fks.sim.calls import NEW_ID_NAMES
 from fks.sim.endpoints import AS_REST
 from fks.sim.errors import ApiError
-from fks.sim.exchange import Exchange
+from fks.sim.exchange import LocalExchange
 from fks.sim.faults import IMMEDIATE, KINDS, Fault
 from fks.sim.handlers import Handlers
 from fks.sim.options import Options
@@ -25,7 +25,7 @@ Handler = Callable[[web.Request], Awaitable[object]]
 class Admin:
     """The handlers under /sim/."""
 
-    def __init__(self, exchange: Exchange, handlers: Handlers) -> None:
+    def __init__(self, exchange: LocalExchange, handlers: Handlers) -> None:
         self._exchange = exchange
         self._handlers = handlers
         self._routes: dict[tuple[str, str], Handler] = {

@@ -12,7 +12,7 @@ import orjson
 from fks.sim.auth import check_time
 from fks.sim.endpoints import AS_REST, ORDER_METHODS, ORDER_PATHS, Endpoint
 from fks.sim.errors import ApiError, refusal
-from fks.sim.exchange import Exchange
+from fks.sim.exchange import LocalExchange
 from fks.sim.faults import Fault, Target
 from fks.sim.params import Params
 from fks.sim.store import DiskFull
@@ -67,7 +67,7 @@ class Reply:
         return self.raw if self.raw is not None else orjson.dumps(self.body)
 
 
-async def answer(exchange: Exchange, call: Call) -> Reply:
+async def answer(exchange: LocalExchange, call: Call) -> Reply:
     """Return the answer to a request; its effects are on disk before.
 
     On a full disk a private request is refused: −1008, nothing was done. One whose effects found no space is answered
@@ -118,7 +118,7 @@ async def answer(exchange: Exchange, call: Call) -> Reply:
     return await _after(reply, after) if after is not None else reply
 
 
-def _banned(exchange: Exchange, fault: Fault) -> Reply:
+def _banned(exchange: LocalExchange, fault: Fault) -> Reply:
     """Return the 418 of an address that is banned: until the fault ends, else for two minutes more."""
     left_s = 120.0 if fault.until is None else max(0.0, fault.until - exchange.clock.monotonic())
     now_ms = exchange.wall_ms()
@@ -126,7 +126,7 @@ def _banned(exchange: Exchange, fault: Fault) -> Reply:
     return Reply(error.status, error.body(), error.headers)
 
 
-def _accept_late(exchange: Exchange, call: Call, seq: int, fault: Fault) -> Reply:
+def _accept_late(exchange: LocalExchange, call: Call, seq: int, fault: Fault) -> Reply:
     """Answer −1007 now and run the request later; it is checked now, while its signature is valid.
 
     A restart of the exchange meanwhile loses it, as it would lose what waits in a queue of the real one.
@@ -160,7 +160,7 @@ def _outcome(reply: Reply) -> str:
     return f"{reply.status} {code}".strip()
 
 
-async def _do(exchange: Exchange, call: Call) -> Reply:
+async def _do(exchange: LocalExchange, call: Call) -> Reply:
     headers: dict[str, str] = {}
     try:
         exchange.limits.spend(call.endpoint.cost(call.params))
@@ -175,7 +175,7 @@ async def _do(exchange: Exchange, call: Call) -> Reply:
     return Reply(status, body, exchange.limits.headers(with_orders=counts) | headers)
 
 
-def _check_security(exchange: Exchange, call: Call) -> None:
+def _check_security(exchange: LocalExchange, call: Call) -> None:
     if not call.endpoint.security:
         return
     exchange.keyring.check_key(call.api_key)
@@ -185,7 +185,7 @@ def _check_security(exchange: Exchange, call: Call) -> None:
         check_time(call.params, exchange.wall_ms())
 
 
-async def _before(exchange: Exchange, fault: Fault) -> Reply | None:
+async def _before(exchange: LocalExchange, fault: Fault) -> Reply | None:
     """Return the answer of a fault that replaces the real one; None to go on."""
     kind, seconds = fault.kind, fault.seconds
     if kind == "latency":

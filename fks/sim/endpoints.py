@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from fks.sim import market_api as public
 from fks.sim import trade_api as private
-from fks.sim.exchange import Exchange
+from fks.sim.exchange import LocalExchange
 from fks.sim.params import Params
 
-Handler = Callable[[Exchange, Params], object]
+Handler = Callable[[LocalExchange, Params], object]
 
 
 @dataclass(frozen=True, slots=True)

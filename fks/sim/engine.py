@@ -15,10 +15,10 @@ from fks.sim.atoms import times
 from fks.sim.entry import NewOrder, affordable, check_filters, check_prices, check_quantity
 from fks.sim.errors import ApiError, filter_failure, refusal, reject_reason
 from fks.sim.journal import Journal
-from fks.sim.ledger import Ledger
+from fks.sim.ledger import BalanceLedger
 from fks.sim.market import RAW_OFFSET
-from fks.sim.orders import CONDITIONAL, PROFITS, STOPS, Amendment, Fill, Order, OrderList
-from fks.sim.prints import Trade
+from fks.sim.orders import CONDITIONAL, PROFITS, STOPS, Amendment, OrderList, SimFill, SimOrder
+from fks.sim.prints import AggregateTrade
 from fks.sim.store import Store
 from fks.sim.symbol_state import SymbolState
 from fks.sim.tapefills import TapeBar, Touch, choose, touch
@@ -45,11 +45,11 @@ class Engine:
         self,
         states: dict[str, SymbolState],
         store: Store,
-        ledger: Ledger,
+        ledger: BalanceLedger,
         journal: Journal,
         terms: Terms,
         wall_ms: Callable[[], int],
-        is_thin: Callable[[Order], bool],
+        is_thin: Callable[[SimOrder], bool],
     ) -> None:
         """`is_thin`: whether an order finds half of its quantity in the book."""
         self.states = states
@@ -90,7 +90,7 @@ class Engine:
         if not is_pending:
             self._check_market(state, new, self.last_price(state))
 
-    def _check_market(self, state: SymbolState, order: NewOrder | Order, last: int) -> None:
+    def _check_market(self, state: SymbolState, order: NewOrder | SimOrder, last: int) -> None:
         """Refuse a stop that would trigger at once, and a maker that would take."""
         if order.stop_price:
             rises = (order.side == "BUY") == (order.type in STOPS)
@@ -99,7 +99,7 @@ class Engine:
         if order.type == "LIMIT_MAKER" and self._crosses(state, order.side, order.price, last):
             raise refusal("would_take")
 
-    def place(self, new: NewOrder) -> tuple[Order, list[Fill]]:
+    def place(self, new: NewOrder) -> tuple[SimOrder, list[SimFill]]:
         """Take an order; return it with its immediate fills. Errors: ApiError, without effects."""
         self.check(new)
         state = self.states[new.symbol]
@@ -121,7 +121,7 @@ class Engine:
 
     def place_list(
         self, client_id: str, legs: list[NewOrder], working: NewOrder | None = None
-    ) -> tuple[OrderList, list[Order], list[Fill]]:
+    ) -> tuple[OrderList, list[SimOrder], list[SimFill]]:
         """Take a one-cancels-the-other pair: above, below; return its orders as placed, and their immediate fills.
 
         With `working` the pair waits for that order's complete fill. Legs without a quantity sell what it receives.
@@ -181,12 +181,12 @@ class Engine:
         self._journal.settle()
         return number
 
-    def _make(self, new: NewOrder, list_id: int = -1) -> Order:
+    def _make(self, new: NewOrder, list_id: int = -1) -> SimOrder:
         self._order_id += 1
         now = self._wall_ms()
         waits = new.type in STOPS + PROFITS
         bar = self.bars.get(new.symbol)
-        return Order(
+        return SimOrder(
             self._order_id,
             new.symbol,
             new.client_id or f"sim{now:x}{self._order_id:x}",
@@ -208,17 +208,17 @@ class Engine:
             strategy_type=new.strategy_type,
         )
 
-    def _open(self, state: SymbolState, order: Order) -> None:
+    def _open(self, state: SymbolState, order: SimOrder) -> None:
         state.orders[order.order_id] = order
         self._journal.note(order, "NEW")
 
-    def _to_lock(self, order: Order) -> tuple[str, int]:
+    def _to_lock(self, order: SimOrder) -> tuple[str, int]:
         listing = self.states[order.symbol].market.listing
         if order.is_buy:
             return listing.quote, times(order.price or order.stop_price, order.remaining)
         return listing.base, order.remaining
 
-    def amend(self, order: Order, quantity: int, client_id: str = "") -> Amendment:
+    def amend(self, order: SimOrder, quantity: int, client_id: str = "") -> Amendment:
         """Reduce an open order and the other one of its pair, which keep their ids and their places in the queue.
 
         One that has executed as much expires. `client_id` may be the order's present one; "" is a new random one.
@@ -278,7 +278,7 @@ class Engine:
         tick = state.market.listing.tick
         return price >= ask * tick if side == "BUY" else price <= bid * tick
 
-    def _plan(self, state: SymbolState, order: Order) -> list[tuple[int, int]]:
+    def _plan(self, state: SymbolState, order: SimOrder) -> list[tuple[int, int]]:
         """Return (price, quantity) pairs at which the order can fill at once."""
         listing = state.market.listing
         budget, left = order.quote_wanted, order.remaining
@@ -298,7 +298,7 @@ class Engine:
             budget -= times(price, quantity)
         return plan
 
-    def _check_market_funds(self, state: SymbolState, order: Order) -> None:
+    def _check_market_funds(self, state: SymbolState, order: SimOrder) -> None:
         plan, listing = self._plan(state, order), state.market.listing
         if order.is_buy:
             asset, needed = listing.quote, sum(times(price, quantity) for price, quantity in plan)
@@ -309,7 +309,7 @@ class Engine:
         ):
             raise refusal("no_funds")
 
-    def _arrive(self, state: SymbolState, order: Order) -> None:
+    def _arrive(self, state: SymbolState, order: SimOrder) -> None:
         """Execute the fills that are possible at once; leave the rest on the book, or end the order."""
         is_beyond = False
         if not order.has_limit or order.tif != "GTC" or not self.terms.by_tape:
@@ -325,7 +325,7 @@ class Engine:
             side = "bid" if order.is_buy else "ask"
             order.queue = dict(state.book.levels(side, state.market.now_ms)).get(ticks, 0)
 
-    def _take(self, state: SymbolState, order: Order) -> bool:
+    def _take(self, state: SymbolState, order: SimOrder) -> bool:
         """Fill what the order finds at once; return whether the price range rule kept it from filling more."""
         rests = self.terms.by_tape and order.has_limit
         if rests and not self._crosses(state, order.side, order.price, self.last_price(state)):
@@ -353,11 +353,11 @@ class Engine:
         return is_beyond
 
     @staticmethod
-    def _may_execute(state: SymbolState, order: Order, price: int) -> bool:
+    def _may_execute(state: SymbolState, order: SimOrder, price: int) -> bool:
         listing = state.market.listing
         return not listing.price_range() or listing.may_execute(order.side, price, state.average_price())
 
-    def _found(self, plan: list[tuple[int, int]], order: Order) -> list[tuple[int, int]]:
+    def _found(self, plan: list[tuple[int, int]], order: SimOrder) -> list[tuple[int, int]]:
         """Return what the order finds of `plan` in the book: everything, or half of it while the book is thin."""
         step = self.states[order.symbol].market.listing.step
         left = sum(quantity for _, quantity in plan) // step // 2 * step
@@ -370,7 +370,7 @@ class Engine:
         return found
 
     def _fill(
-        self, state: SymbolState, order: Order, price: int, quantity: int, *, is_maker: bool, time_ms: int
+        self, state: SymbolState, order: SimOrder, price: int, quantity: int, *, is_maker: bool, time_ms: int
     ) -> None:
         listing, terms = state.market.listing, self.terms
         self._claim(state, order)
@@ -391,7 +391,7 @@ class Engine:
             self.ledger.spend(listing.base, quantity, locked=released)
             self.ledger.receive(listing.quote, quote - commission)
         trade_id, place, time_ms = self._number(state, order, price, quantity, is_maker, time_ms)
-        fill = Fill(
+        fill = SimFill(
             trade_id,
             order.symbol,
             order.order_id,
@@ -415,7 +415,7 @@ class Engine:
             if pair is not None and pair.is_pending:
                 self._activate(state, pair, price)
 
-    def _receive(self, order: Order, asset: str, amount: int, commission: int) -> None:
+    def _receive(self, order: SimOrder, asset: str, amount: int, commission: int) -> None:
         """Add what a buy received. Where a pair waits to sell it, it is locked for that pair, and the free balance
         pays the commission if it can and the asset is not BNB."""
         pair = self.lists.get(order.list_id)
@@ -465,7 +465,7 @@ class Engine:
         self._journal.keep_list(pair)
 
     def _number(
-        self, state: SymbolState, order: Order, price: int, quantity: int, is_maker: bool, time_ms: int
+        self, state: SymbolState, order: SimOrder, price: int, quantity: int, is_maker: bool, time_ms: int
     ) -> tuple[int, int, int]:
         """Return the trade id of a fill, its place in the public tape (−1: not there) and its time."""
         if not self.terms.prints:
@@ -477,7 +477,7 @@ class Engine:
         self._journal.note_print(state, trade)
         return trade.id + RAW_OFFSET, state.market.prints.place[-1], trade.time_ms
 
-    def _claim(self, state: SymbolState, order: Order) -> None:
+    def _claim(self, state: SymbolState, order: SimOrder) -> None:
         """Give an order of a list the list's locked amount and end the other order, before it acts."""
         pair = self.lists.get(order.list_id)
         if pair is None or pair.is_pending:
@@ -507,7 +507,7 @@ class Engine:
 
     # -- the market moves --------------------------------------------------------------------------------------------
 
-    def on_trades(self, state: SymbolState, trades: list[Trade]) -> None:
+    def on_trades(self, state: SymbolState, trades: list[AggregateTrade]) -> None:
         """Match the market's trades with our resting orders."""
         if not state.orders or not trades:
             return
@@ -546,13 +546,13 @@ class Engine:
                     self._fill(state, order, order.price, order.remaining, is_maker=True, time_ms=state.market.now_ms)
         self._journal.settle()
 
-    def _maybe_trigger(self, state: SymbolState, order: Order, price: int) -> None:
+    def _maybe_trigger(self, state: SymbolState, order: SimOrder, price: int) -> None:
         rises = order.is_buy == (order.type in STOPS)
         if price >= order.stop_price if rises else price <= order.stop_price:
             self._trigger(state, order)
             self._arrive(state, order)
 
-    def _trigger(self, state: SymbolState, order: Order) -> None:
+    def _trigger(self, state: SymbolState, order: SimOrder) -> None:
         self._claim(state, order)
         order.is_triggered = order.is_working = True
         order.working_ms = order.update_ms = self._wall_ms()
@@ -583,7 +583,7 @@ class Engine:
                 self._meet(state, chosen, met, bar)
         self._journal.settle()
 
-    def _meet(self, state: SymbolState, order: Order, met: Touch, bar: TapeBar) -> None:
+    def _meet(self, state: SymbolState, order: SimOrder, met: Touch, bar: TapeBar) -> None:
         waited = not order.is_working
         if waited:
             self._trigger(state, order)
@@ -602,7 +602,7 @@ class Engine:
 
     # -- ending ------------------------------------------------------------------------------------------------------
 
-    def cancel(self, order: Order, cancel_id: str = "") -> list[Order]:
+    def cancel(self, order: SimOrder, cancel_id: str = "") -> list[SimOrder]:
         """Cancel an open order, and with it the list it belongs to; return what was cancelled, `order` first."""
         state, pair = self.states[order.symbol], self.lists.get(order.list_id)
         order.cancel_id = cancel_id or f"c{self._wall_ms():x}{order.order_id:x}"
@@ -618,7 +618,7 @@ class Engine:
         self._journal.settle()
         return members
 
-    def _end(self, state: SymbolState, order: Order, status: str, reason: str = "NONE") -> None:
+    def _end(self, state: SymbolState, order: SimOrder, status: str, reason: str = "NONE") -> None:
         """End an order, and with it a pair that waits for it. `reason` is that of an expiry."""
         order.status, order.expiry = status, reason
         order.update_ms = self._wall_ms()
@@ -631,5 +631,5 @@ class Engine:
         if pair is not None and pair.is_pending:
             self._end_list(state, pair, {}, "OTO_PHASE_ONE_EXPIRED")
 
-    def _gone(self, state: SymbolState, order: Order) -> None:
+    def _gone(self, state: SymbolState, order: SimOrder) -> None:
         state.orders.pop(order.order_id, None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fks.sim.atoms import SCALE, times
 from fks.sim.errors import ApiError, filter_failure, missing, not_wanted, refusal
-from fks.sim.orders import CONDITIONAL, Order
+from fks.sim.orders import CONDITIONAL, SimOrder
 from fks.sim.params import Params
 from fks.sim.symbols import ORDER_TYPES, Listing
 
@@ -117,7 +117,7 @@ def check_filters(order: NewOrder, listing: Listing, average: int, open_orders: 
         raise filter_failure("MAX_NUM_ALGO_ORDERS")
 
 
-def check_prices(order: NewOrder | Order, listing: Listing, average: int) -> None:
+def check_prices(order: NewOrder | SimOrder, listing: Listing, average: int) -> None:
     """Refuse prices by the symbol's filters. Errors: −1013."""
     for price in (order.price, order.stop_price):
         if price and (price > listing.price_max or price < listing.tick or price % listing.tick):
@@ -127,7 +127,7 @@ def check_prices(order: NewOrder | Order, listing: Listing, average: int) -> Non
         raise filter_failure("PERCENT_PRICE_BY_SIDE")
 
 
-def check_quantity(order: NewOrder | Order, listing: Listing, average: int) -> None:
+def check_quantity(order: NewOrder | SimOrder, listing: Listing, average: int) -> None:
     """Refuse a quantity by the symbol's filters. Errors: −1013."""
     quantity = order.quantity
     if not order.quote_wanted:

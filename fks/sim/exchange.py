@@ -30,13 +30,13 @@ from fks.sim.errors import missing, refusal
 from fks.sim.faults import Faults, Target
 from fks.sim.generator import Generated
 from fks.sim.journal import Event, Journal
-from fks.sim.ledger import Ledger
-from fks.sim.limits import Limits
+from fks.sim.ledger import BalanceLedger
+from fks.sim.limits import AddressLimits
 from fks.sim.market import Market
 from fks.sim.options import Options
-from fks.sim.orders import Order
-from fks.sim.prints import Trade
-from fks.sim.publisher import Publisher, Publishers
+from fks.sim.orders import SimOrder
+from fks.sim.prints import AggregateTrade
+from fks.sim.publisher import Publishers, StreamPublisher
 from fks.sim.sockets import Socket
 from fks.sim.source import Source
 from fks.sim.store import Store
@@ -277,7 +277,7 @@ _POSITION_EVERY_S = 1.0
 _FAULTS_EACH = 100_000  # numbers of faults that one process may give
 
 
-class Exchange:
+class LocalExchange:
     """Everything but the connections. `advance` brings the markets to now; trading code calls it first."""
 
     def __init__(self, options: Options, clock: Clock) -> None:
@@ -290,7 +290,7 @@ class Exchange:
         first_id = int(self.store.meta("fault_id", "1"))
         self.store.set_meta("fault_id", str(first_id + _FAULTS_EACH))
         self.faults = Faults(options.seed, first_id)
-        self.limits = Limits(
+        self.limits = AddressLimits(
             self.wall_ms,
             is_on=options.has_rate_limits,
             weight_per_minute=options.weight_per_minute,
@@ -304,7 +304,7 @@ class Exchange:
         self._load_prints()
         for state in self.states.values():
             state.market.seek(self._market_ms())
-        self.publisher = Publisher(self.states, self.faults, clock.monotonic)
+        self.publisher = StreamPublisher(self.states, self.faults, clock.monotonic)
         self.publishers = Publishers([self.publisher])
         self.users = Users(self.faults, clock.monotonic, self.wall_ms)
         ledger = self._ledger()
@@ -327,7 +327,7 @@ class Exchange:
         jump = self.faults.holds("clock_jump", self.clock.monotonic(), Target(), is_struck=False)
         return self.clock.now_ns() // 1_000_000 + int((jump.seconds or 0) * 1000 if jump else 0)
 
-    def _is_thin(self, order: Order) -> bool:
+    def _is_thin(self, order: SimOrder) -> bool:
         at = Target(symbol=order.symbol, client_order_id=order.client_id)
         return self.faults.strike(("thin_book",), at) is not None
 
@@ -399,7 +399,7 @@ class Exchange:
             raise ConfigError(f"start {self.options.start} is after the tape", remedy="choose an earlier one")
         return row
 
-    def _ledger(self) -> Ledger:
+    def _ledger(self) -> BalanceLedger:
         known = self.store.balances()
         if not known:
             for asset, amount in self.options.balances.items():
@@ -408,7 +408,7 @@ class Exchange:
         for state in self.states.values():
             for asset in (state.market.listing.base, state.market.listing.quote):
                 known.setdefault(asset, (0, 0))
-        return Ledger(known)
+        return BalanceLedger(known)
 
     def _terms(self) -> Terms:
         rates = parse(self.options.maker_rate), parse(self.options.taker_rate)
@@ -476,7 +476,7 @@ class Exchange:
             if not self.by_tape:
                 self.engine.on_trades(state, trades)
 
-    def _on_print(self, state: SymbolState, trade: Trade) -> None:
+    def _on_print(self, state: SymbolState, trade: AggregateTrade) -> None:
         self.publishers.trades(state, [trade])
 
     def _advance_tape(self) -> None:

@@ -15,7 +15,7 @@ from fks.sim.auth import rest_payload
 from fks.sim.calls import Call, Reply, answer
 from fks.sim.endpoints import REST
 from fks.sim.errors import ApiError
-from fks.sim.exchange import Exchange
+from fks.sim.exchange import LocalExchange
 from fks.sim.kraken.publisher import KrakenPublisher
 from fks.sim.kraken.rest import REST as KRAKEN_REST
 from fks.sim.params import Params
@@ -29,7 +29,7 @@ _GONE = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
 class Handlers:
     """Handlers of one exchange. `sockets` are the open websocket connections."""
 
-    def __init__(self, exchange: Exchange, kraken: KrakenPublisher | None = None) -> None:
+    def __init__(self, exchange: LocalExchange, kraken: KrakenPublisher | None = None) -> None:
         self._exchange = exchange
         self._kraken = kraken
         self._endpoints = REST if kraken is None else REST | KRAKEN_REST

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable
 
 from fks.sim.atoms import show
-from fks.sim.ledger import Ledger
-from fks.sim.orders import Amendment, Fill, Order, OrderList
-from fks.sim.prints import Trade
+from fks.sim.ledger import BalanceLedger
+from fks.sim.orders import Amendment, OrderList, SimFill, SimOrder
+from fks.sim.prints import AggregateTrade
 from fks.sim.store import DiskFull, Store
 from fks.sim.symbol_state import SymbolState
 
@@ -26,28 +26,28 @@ class Journal:
     def __init__(
         self,
         store: Store,
-        ledger: Ledger,
+        ledger: BalanceLedger,
         wall_ms: Callable[[], int],
         emit: Callable[[Event], None],
-        on_print: Callable[[SymbolState, Trade], None],
+        on_print: Callable[[SymbolState, AggregateTrade], None],
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._wall_ms = wall_ms
         self._emit = emit
         self._on_print = on_print
-        self._orders: dict[int, Order] = {}
+        self._orders: dict[int, SimOrder] = {}
         self._lists: dict[int, OrderList] = {}
         self._events: list[Event] = []
-        self._prints: list[tuple[SymbolState, Trade]] = []
+        self._prints: list[tuple[SymbolState, AggregateTrade]] = []
         self._transfers: list[tuple[str, str, str, int, int, int]] = []
         self._amendments: list[Amendment] = []
         self._balances: dict[str, tuple[int, int]] = {}
         self._is_full = False
         self._report_id = max(wall_ms(), int(store.meta("report_id", "0")))  # a restart gives no number twice
-        self.fills: list[Fill] = []
+        self.fills: list[SimFill] = []
 
-    def note(self, order: Order, what: str, fill: Fill | None = None) -> int:
+    def note(self, order: SimOrder, what: str, fill: SimFill | None = None) -> int:
         """Note that an order changed, for an executionReport of that kind; return the report's number."""
         self._report_id += 1
         self._orders[order.order_id] = order
@@ -57,7 +57,7 @@ class Journal:
             self.fills.append(fill)
         return self._report_id
 
-    def note_amendment(self, order: Order, old_quantity: int) -> Amendment:
+    def note_amendment(self, order: SimOrder, old_quantity: int) -> Amendment:
         """Note that an order was reduced, for an executionReport and the order's list of amendments."""
         number = self.note(order, "REPLACED")
         quantities = old_quantity, order.quantity
@@ -75,7 +75,7 @@ class Journal:
         self.keep_list(pair)
         self._events.append(pair.event(self._wall_ms(), pair.time_ms, status_type))
 
-    def note_print(self, state: SymbolState, trade: Trade) -> None:
+    def note_print(self, state: SymbolState, trade: AggregateTrade) -> None:
         """Note that a trade of ours became public."""
         self._prints.append((state, trade))
 

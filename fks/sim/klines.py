@@ -12,7 +12,7 @@ from fks.model.bar import Ints
 from fks.sim.atoms import show
 from fks.sim.intervals import INTERVALS, end_of, start_of, starts_of
 from fks.sim.market import CHUNK_ROWS, RAW_OFFSET, Market
-from fks.sim.prints import Trade
+from fks.sim.prints import AggregateTrade
 
 _SUMS_KEPT = 1500
 _YIELD_EVERY = 8  # chunks summed before the event loop runs other tasks
@@ -34,7 +34,7 @@ class Kline:
     taker: int = 0
     taker_quote: int = 0
 
-    def add(self, trade: Trade) -> None:
+    def add(self, trade: AggregateTrade) -> None:
         """Add a trade to the bar."""
         if self.count == 0:
             self.open = self.high = self.low = trade.price
@@ -265,7 +265,7 @@ class Klines:
         trades = market.during(begin, stop)
         before = market.between(first - 1, first)
         close = before[0].price if before else trades[0].price if trades else market.last.price
-        parts: dict[int, list[Trade]] = {}
+        parts: dict[int, list[AggregateTrade]] = {}
         for trade in trades:
             parts.setdefault(trade.time_ms // length * length, []).append(trade)
         bars: list[Kline] = []

@@ -6,7 +6,7 @@ from fks.sim.atoms import show
 from fks.sim.errors import refusal
 
 
-class Ledger:
+class BalanceLedger:
     """Balances of the one account, in memory; `take_changed` returns the changes to write and report."""
 
     def __init__(self, balances: dict[str, tuple[int, int]]) -> None:

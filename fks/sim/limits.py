@@ -30,7 +30,7 @@ class Window:
         return self._count
 
 
-class Limits:
+class AddressLimits:
     """The limits of one address (every client here is on this machine). `is_on` False counts and never refuses."""
 
     def __init__(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fks.model.bar import Floats, Ints
 from fks.sim.atoms import show
-from fks.sim.prints import Prints, Trade
+from fks.sim.prints import AggregateTrade, Prints
 from fks.sim.source import Rows, Source, dice
 
 # Expansion of bars to trades: a deterministic walk open → (one extreme → the other) → close whose aggregate is exactly
@@ -139,7 +139,7 @@ class Market:
         self.prints = Prints()
         self.now_ms = 0
         self.shown = 0
-        self.last = Trade(0, 1, 0, 0, False)
+        self.last = AggregateTrade(0, 1, 0, 0, False)
         self._chunks: OrderedDict[int, Trades] = OrderedDict()
         self.id_first = int(source.rows(source.row_first, source.row_first + 1).first[0])
 
@@ -196,9 +196,9 @@ class Market:
             self.last = before[0]
         else:
             row = self.source.rows(self.source.row_first, self.source.row_first + 1)
-            self.last = Trade(self.id_first - 1, int(row.open[0]), 0, time_ms, False)
+            self.last = AggregateTrade(self.id_first - 1, int(row.open[0]), 0, time_ms, False)
 
-    def due(self, time_ms: int) -> list[Trade]:
+    def due(self, time_ms: int) -> list[AggregateTrade]:
         """Go on to `time_ms` and return the source's trades since, in order. Time never goes back."""
         self.now_ms = max(self.now_ms, time_ms)
         target = self.count_until(self.now_ms)
@@ -212,19 +212,19 @@ class Market:
         self.last = fresh[-1]
         return fresh
 
-    def print(self, price: int, lots: int, is_maker: bool, time_ms: int) -> Trade:
+    def print(self, price: int, lots: int, is_maker: bool, time_ms: int) -> AggregateTrade:
         """Make a trade of our accounts part of the market, now; return it with its number."""
         self.last = self.prints.add(self.shown, price, lots, time_ms, is_maker)
         return self.last
 
-    def between(self, start: int, stop: int) -> list[Trade]:
+    def between(self, start: int, stop: int) -> list[AggregateTrade]:
         """Return trades number start..stop-1, as far as they are shown."""
         start, stop = max(start, self.id_first), min(stop, self.id_next)
         if stop <= start:
             return []
         own_from, own_to = self.prints.before_id(start), self.prints.before_id(stop)
         base = start - own_from
-        found: list[Trade] = []
+        found: list[AggregateTrade] = []
         for index in range(own_from, own_to):
             found += self._base(base, self.prints.place[index], index)
             base = max(base, self.prints.place[index])
@@ -240,7 +240,7 @@ class Market:
         number, own = base + self.prints.before_place(base), self.prints.before_time(time_ms)
         return max(self.id_first, min([number, *self.prints.ids[own : own + 1]]))
 
-    def during(self, begin_ms: int, end_ms: int) -> list[Trade]:
+    def during(self, begin_ms: int, end_ms: int) -> list[AggregateTrade]:
         """Return the trades at or after `begin_ms` and before `end_ms`, by number."""
         last = self.prints.before_time(end_ms)
         stop = max([self.id_at(end_ms), *(number + 1 for number in self.prints.ids[max(last - 1, 0) : last])])
@@ -275,12 +275,12 @@ class Market:
             none,
         )
 
-    def _base(self, start: int, stop: int, shift: int) -> list[Trade]:
+    def _base(self, start: int, stop: int, shift: int) -> list[AggregateTrade]:
         if stop <= start:
             return []
         found = self.columns(start, stop)
         return [
-            Trade(*row)
+            AggregateTrade(*row)
             for row in zip(
                 range(start + shift, stop + shift),
                 found.price.tolist(),

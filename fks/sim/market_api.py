@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fks.sim.atoms import show
 from fks.sim.errors import ApiError, refusal
-from fks.sim.exchange import Exchange
+from fks.sim.exchange import LocalExchange
 from fks.sim.faults import Target
 from fks.sim.intervals import INTERVALS
 from fks.sim.market import RAW_OFFSET
 from fks.sim.params import Params
-from fks.sim.prints import Trade
+from fks.sim.prints import AggregateTrade
 from fks.sim.publisher import depth_rows
 from fks.sim.symbol_state import SymbolState
 from fks.sim.tickers import rest_ticker
@@ -30,22 +30,22 @@ _MINI = (
 )
 
 
-def ping(_exchange: Exchange, _params: Params) -> object:
+def ping(_exchange: LocalExchange, _params: Params) -> object:
     """Return {}."""
     return {}
 
 
-def server_time(exchange: Exchange, _params: Params) -> object:
+def server_time(exchange: LocalExchange, _params: Params) -> object:
     """Return the server's (wall) time."""
     return {"serverTime": exchange.wall_ms()}
 
 
-def nothing(_exchange: Exchange, _params: Params) -> object:
+def nothing(_exchange: LocalExchange, _params: Params) -> object:
     """Return []: products this exchange does not have."""
     return []
 
 
-def no_symbols(exchange: Exchange, _params: Params) -> object:
+def no_symbols(exchange: LocalExchange, _params: Params) -> object:
     """Return an exchangeInfo without symbols: the derivatives this exchange does not have."""
     return {
         "timezone": "UTC",
@@ -57,7 +57,7 @@ def no_symbols(exchange: Exchange, _params: Params) -> object:
     }
 
 
-def exchange_info(exchange: Exchange, params: Params) -> object:
+def exchange_info(exchange: LocalExchange, params: Params) -> object:
     """Return the symbols wanted, or all."""
     states = _wanted(exchange, params)
     permissions = params.maybe("permissions")
@@ -74,12 +74,12 @@ def exchange_info(exchange: Exchange, params: Params) -> object:
     }
 
 
-def _status(exchange: Exchange, state: SymbolState) -> str:
+def _status(exchange: LocalExchange, state: SymbolState) -> str:
     halted = exchange.faults.holds("halt", exchange.clock.monotonic(), Target(symbol=state.symbol))
     return "BREAK" if halted else state.market.listing.status
 
 
-def execution_rules(exchange: Exchange, params: Params) -> object:
+def execution_rules(exchange: LocalExchange, params: Params) -> object:
     """Return the price range rules of the symbols wanted, or of all that have one."""
     if len([name for name in ("symbol", "symbols", "symbolStatus") if name in params]) > 1:
         raise refusal("bad_combination")
@@ -94,7 +94,7 @@ def execution_rules(exchange: Exchange, params: Params) -> object:
     return {"symbolRules": rules}
 
 
-def reference_price(exchange: Exchange, params: Params) -> object:
+def reference_price(exchange: LocalExchange, params: Params) -> object:
     """Return the price that the price range rule compares with. Errors: −2043 without a rule."""
     state = exchange.current_state(params.text("symbol"), is_new=False)
     listing = state.market.listing
@@ -104,7 +104,7 @@ def reference_price(exchange: Exchange, params: Params) -> object:
     return {"symbol": state.symbol, "referencePrice": show(price), "timestamp": exchange.wall_ms()}
 
 
-def _wanted(exchange: Exchange, params: Params) -> list[SymbolState]:
+def _wanted(exchange: LocalExchange, params: Params) -> list[SymbolState]:
     """Return the states of the symbols that `symbol` or `symbols` name; all without either. Errors: −1121, −1128."""
     symbol, symbols = params.maybe("symbol"), params.names("symbols")
     if symbol and symbols:
@@ -114,15 +114,15 @@ def _wanted(exchange: Exchange, params: Params) -> list[SymbolState]:
     return list(exchange.states.values())
 
 
-def _one_or_all(exchange: Exchange, params: Params, rows: list[dict[str, object]]) -> object:
+def _one_or_all(exchange: LocalExchange, params: Params, rows: list[dict[str, object]]) -> object:
     return rows[0] if params.maybe("symbol") else rows
 
 
-def _state(exchange: Exchange, params: Params) -> SymbolState:
+def _state(exchange: LocalExchange, params: Params) -> SymbolState:
     return exchange.state(params.text("symbol"))
 
 
-def depth(exchange: Exchange, params: Params) -> object:
+def depth(exchange: LocalExchange, params: Params) -> object:
     """Return the book; its number fits the diff stream."""
     state = _state(exchange, params)
     limit = params.limit(100, 5000)
@@ -137,7 +137,7 @@ def depth_weight(params: Params) -> int:
     return 5 if limit <= 100 else 25 if limit <= 500 else 50 if limit <= 1000 else 250
 
 
-def _raw(state: SymbolState, trade: Trade) -> dict[str, object]:
+def _raw(state: SymbolState, trade: AggregateTrade) -> dict[str, object]:
     row = state.aggregate(trade)
     quote = trade.price * trade.lots * state.market.listing.quote_factor
     return {
@@ -151,14 +151,14 @@ def _raw(state: SymbolState, trade: Trade) -> dict[str, object]:
     }
 
 
-def trades(exchange: Exchange, params: Params) -> object:
+def trades(exchange: LocalExchange, params: Params) -> object:
     """Return the last raw trades."""
     state = _state(exchange, params)
     market = state.market
     return [_raw(state, t) for t in market.between(market.id_next - params.limit(500, 1000), market.id_next)]
 
 
-def historical_trades(exchange: Exchange, params: Params) -> object:
+def historical_trades(exchange: LocalExchange, params: Params) -> object:
     """Return raw trades from an id on."""
     from_id = params.number("fromId")
     if from_id is None:
@@ -168,7 +168,7 @@ def historical_trades(exchange: Exchange, params: Params) -> object:
     return [_raw(state, t) for t in state.market.between(start, start + params.limit(500, 1000))]
 
 
-def aggregate_trades(exchange: Exchange, params: Params) -> object:
+def aggregate_trades(exchange: LocalExchange, params: Params) -> object:
     """Return aggregate trades, ascending: from an id, from a time, or the last ones."""
     state = _state(exchange, params)
     market, limit = state.market, params.limit(500, 1000)
@@ -189,7 +189,7 @@ def _check_window(start: int | None, end: int | None) -> None:
         raise ApiError(-1100, "Illegal parameter combination: startTime must be before endTime.")
 
 
-async def klines(exchange: Exchange, params: Params) -> object:
+async def klines(exchange: LocalExchange, params: Params) -> object:
     """Return klines, ascending; the last may be unfinished."""
     state = _state(exchange, params)
     interval = params.text("interval")
@@ -200,13 +200,13 @@ async def klines(exchange: Exchange, params: Params) -> object:
     return [bar.wire(state.market) for bar in found]
 
 
-def average_price(exchange: Exchange, params: Params) -> object:
+def average_price(exchange: LocalExchange, params: Params) -> object:
     """Return the five minutes' average price."""
     state = _state(exchange, params)
     return {"mins": 5, "price": show(state.average_price()), "closeTime": state.market.last.time_ms}
 
 
-def ticker_24h(exchange: Exchange, params: Params) -> object:
+def ticker_24h(exchange: LocalExchange, params: Params) -> object:
     """Return rolling day statistics."""
     rows = [rest_ticker(state) for state in _wanted(exchange, params)]
     if params.maybe("type") == "MINI":
@@ -214,7 +214,7 @@ def ticker_24h(exchange: Exchange, params: Params) -> object:
     return _one_or_all(exchange, params, rows)
 
 
-def ticker_price(exchange: Exchange, params: Params) -> object:
+def ticker_price(exchange: LocalExchange, params: Params) -> object:
     """Return last prices."""
     rows: list[dict[str, object]] = [
         {"symbol": state.symbol, "price": show(state.market.last_price)} for state in _wanted(exchange, params)
@@ -222,7 +222,7 @@ def ticker_price(exchange: Exchange, params: Params) -> object:
     return _one_or_all(exchange, params, rows)
 
 
-def ticker_book(exchange: Exchange, params: Params) -> object:
+def ticker_book(exchange: LocalExchange, params: Params) -> object:
     """Return best bids and asks."""
     rows: list[dict[str, object]] = []
     for state in _wanted(exchange, params):

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 
-class Wire(StrEnum):
+class WireProtocol(StrEnum):
     """The protocol of market data that the local exchange speaks beside Binance's, or that alone."""
 
     BINANCE = "binance"
@@ -44,4 +44,4 @@ class Options:
     tick_s: float = 0.1
     ping_s: float = 20.0
     history_days: int = 30
-    wire: Wire = Wire.BINANCE
+    wire: WireProtocol = WireProtocol.BINANCE

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fks.model.bar import Ints
 from fks.sim.market import Market
-from fks.sim.orders import Order
+from fks.sim.orders import SimOrder
 
 LEVELS = 60
 _REFRESH_MS = 6_000
@@ -88,7 +88,7 @@ class OrderBook:
         found: Ints = np.maximum(1, size * (1 + 0.05 * np.arange(len(ticks)))).astype(np.int64)
         return found
 
-    def refresh(self, time_ms: int, own: Iterable[Order]) -> tuple[Depth, Depth]:
+    def refresh(self, time_ms: int, own: Iterable[SimOrder]) -> tuple[Depth, Depth]:
         """Go on to a new snapshot; return the old and the new one. `own` are our open limit orders in this market."""
         bids, asks = dict(self.levels("bid", time_ms)), dict(self.levels("ask", time_ms))
         listing = self._market.listing

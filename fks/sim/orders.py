@@ -13,7 +13,7 @@ CONDITIONAL = STOPS + PROFITS
 
 
 @dataclass(frozen=True, slots=True)
-class Fill:
+class SimFill:
     """One execution. `time_ms` is its event time (tape time on a tape), `wall_ms` when it was made. Atoms."""
 
     trade_id: int
@@ -88,7 +88,7 @@ class Amendment:
 
 
 @dataclass(slots=True)
-class Order:
+class SimOrder:
     """One order. Prices and amounts in atoms; `locked` is the amount reserved for this order.
 
     `is_working` is false while a conditional order waits for its trigger. `placed_row` is the tape's bar that was open
@@ -249,7 +249,7 @@ class Order:
             found["workingTime"] = self.working_ms
         return found | {"selfTradePreventionMode": self.stp}
 
-    def report(self, what: str, event_ms: int, fill: Fill | None, time_ms: int, report_id: int) -> dict[str, object]:
+    def report(self, what: str, event_ms: int, fill: SimFill | None, time_ms: int, report_id: int) -> dict[str, object]:
         """Return the `executionReport`. `what` is NEW, CANCELED, REPLACED, TRADE, EXPIRED or REJECTED."""
         is_cancel = what == "CANCELED" and bool(self.cancel_id)
         original = self.client_id if is_cancel else self.former_id if what == "REPLACED" else ""

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 
-class Trade(NamedTuple):
+class AggregateTrade(NamedTuple):
     """One aggregate trade on the wire. `price` in ticks; `is_maker`: the buyer was resting."""
 
     id: int
@@ -32,7 +32,7 @@ class Prints:
     def __len__(self) -> int:
         return len(self.place)
 
-    def add(self, place: int, price: int, lots: int, time_ms: int, is_maker: bool) -> Trade:
+    def add(self, place: int, price: int, lots: int, time_ms: int, is_maker: bool) -> AggregateTrade:
         """Note a trade made after `place` trades of the market; return it with its number."""
         if self.place:
             place, time_ms = max(place, self.place[-1]), max(time_ms, self.time_ms[-1])
@@ -43,11 +43,11 @@ class Prints:
         self.lots.append(lots)
         self.time_ms.append(time_ms)
         self.is_maker.append(is_maker)
-        return Trade(number, price, lots, time_ms, is_maker)
+        return AggregateTrade(number, price, lots, time_ms, is_maker)
 
-    def trade(self, index: int) -> Trade:
+    def trade(self, index: int) -> AggregateTrade:
         """Return the trade at `index`."""
-        return Trade(
+        return AggregateTrade(
             self.ids[index], self.price[index], self.lots[index], self.time_ms[index], bool(self.is_maker[index])
         )
 

@@ -14,7 +14,7 @@ from fks.sim.intervals import INTERVALS, end_of, start_of
 from fks.sim.klines import Kline
 from fks.sim.market import RAW_OFFSET
 from fks.sim.order_book import Depth
-from fks.sim.prints import Trade
+from fks.sim.prints import AggregateTrade
 from fks.sim.sockets import Socket
 from fks.sim.symbol_state import SymbolState
 from fks.sim.tickers import day_ticker, mini_ticker
@@ -27,7 +27,7 @@ _SECOND_MS = 1000
 class MarketPublisher(Protocol):
     """Publishes what happens in the markets to the connections of one wire."""
 
-    def trades(self, state: SymbolState, trades: list[Trade]) -> None: ...
+    def trades(self, state: SymbolState, trades: list[AggregateTrade]) -> None: ...
     def klines(self, state: SymbolState, now_ms: int, *, is_final: bool = False) -> None: ...
     def tick(self, state: SymbolState, *, is_final: bool = False) -> None: ...
     def sockets(self) -> set[Socket]: ...
@@ -39,7 +39,7 @@ class Publishers:
     def __init__(self, items: list[MarketPublisher]) -> None:
         self.items = items
 
-    def trades(self, state: SymbolState, trades: list[Trade]) -> None:
+    def trades(self, state: SymbolState, trades: list[AggregateTrade]) -> None:
         """Publish trades on every wire."""
         for publisher in self.items:
             publisher.trades(state, trades)
@@ -69,7 +69,7 @@ class LiveKline:
         self.published_ms = 0
         self.is_new = True
 
-    def add(self, trade: Trade) -> list[Kline]:
+    def add(self, trade: AggregateTrade) -> list[Kline]:
         """Add a trade; return the bars that it ended."""
         ended = self.roll(trade.time_ms)
         self.bar.add(trade)
@@ -96,7 +96,7 @@ class LiveKline:
         return Kline(start, end_of(start, self.interval), close, close, close, close)
 
 
-class Publisher:
+class StreamPublisher:
     """Subscriptions and events. Times in events are market time."""
 
     def __init__(self, states: dict[str, SymbolState], faults: Faults, monotonic: Callable[[], float]) -> None:
@@ -159,7 +159,7 @@ class Publisher:
 
     # -- what happens ------------------------------------------------------------------------------------------------
 
-    def trades(self, state: SymbolState, trades: list[Trade]) -> None:
+    def trades(self, state: SymbolState, trades: list[AggregateTrade]) -> None:
         """Publish trades as they happen: raw, aggregate, and in the klines."""
         name, market = state.symbol.lower(), state.market
         raw, aggregate = f"{name}@trade", f"{name}@aggTrade"

@@ -14,12 +14,12 @@ from aiohttp import web
 from fks.clock import Clock, RealClock
 from fks.model.errors import ConfigError
 from fks.sim.admin import Admin
-from fks.sim.exchange import Exchange
+from fks.sim.exchange import LocalExchange
 from fks.sim.handlers import Handlers
 from fks.sim.kraken.publisher import PATH as KRAKEN_WS
 from fks.sim.kraken.publisher import KrakenPublisher
-from fks.sim.options import Options, Wire
-from fks.sim.session import Sessions
+from fks.sim.options import Options, WireProtocol
+from fks.sim.session import SocketCalls
 
 log = logging.getLogger(__name__)
 _LIFE_S = 86_400.0
@@ -28,10 +28,10 @@ _LIFE_S = 86_400.0
 class Server:
     """A running exchange. `failed` is done when it cannot go on (its disk is gone): the process should end then."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: LocalExchange) -> None:
         self.exchange = exchange
         self.kraken: KrakenPublisher | None = None
-        if exchange.options.wire is Wire.KRAKEN:
+        if exchange.options.wire is WireProtocol.KRAKEN:
             self.kraken = KrakenPublisher(exchange.states, exchange.faults, exchange.clock.monotonic, exchange.wall_ms)
             exchange.publishers.items.append(self.kraken)
         self.handlers = Handlers(exchange, self.kraken)
@@ -48,7 +48,7 @@ class Server:
         app.router.add_route("*", "/sim/{rest:.*}", self._guarded(self.admin.handle))
         if self.kraken is not None:
             app.router.add_get(KRAKEN_WS, self._guarded(self.handlers.kraken_stream))
-        app.router.add_get("/ws-api/v3", self._guarded(Sessions(self.exchange, self.handlers).serve))
+        app.router.add_get("/ws-api/v3", self._guarded(SocketCalls(self.exchange, self.handlers).serve))
         app.router.add_get("/{door:ws|stream}", self._guarded(self.handlers.streams))
         app.router.add_get("/{door:ws|stream}/{rest:.*}", self._guarded(self.handlers.streams))
         app.router.add_route("*", "/{rest:.*}", self._guarded(self.handlers.rest))
@@ -136,7 +136,7 @@ class Server:
 
 async def start(options: Options, clock: Clock | None = None) -> Server:
     """Start an exchange in this process and return it listening. Errors: ConfigError, InputError."""
-    exchange = Exchange(options, clock or RealClock())
+    exchange = LocalExchange(options, clock or RealClock())
     server = Server(exchange)
     try:
         await server.open()

@@ -13,7 +13,7 @@ from fks.sim.auth import socket_payloads
 from fks.sim.calls import Call, Reply, answer
 from fks.sim.endpoints import ORDER_METHODS, SOCKET, Endpoint
 from fks.sim.errors import ApiError, refusal
-from fks.sim.exchange import Exchange
+from fks.sim.exchange import LocalExchange
 from fks.sim.handlers import Handlers
 from fks.sim.params import Params
 from fks.sim.sockets import Socket
@@ -21,10 +21,10 @@ from fks.sim.sockets import Socket
 _LISTEN_KEY_METHODS = ("userDataStream.start", "userDataStream.ping", "userDataStream.stop")
 
 
-class Sessions:
+class SocketCalls:
     """Handlers of /ws-api/v3. Connections are registered with those of `handlers`."""
 
-    def __init__(self, exchange: Exchange, handlers: Handlers) -> None:
+    def __init__(self, exchange: LocalExchange, handlers: Handlers) -> None:
         self._exchange = exchange
         self._handlers = handlers
         self._tasks: set[asyncio.Task[None]] = set()
@@ -107,14 +107,14 @@ class Sessions:
         """Return the methods that are about this connection."""
         users = self._exchange.users
 
-        def subscribe(_exchange: Exchange, _params: Params) -> object:
+        def subscribe(_exchange: LocalExchange, _params: Params) -> object:
             return {"subscriptionId": users.subscribe(socket)}
 
-        def unsubscribe(_exchange: Exchange, params: Params) -> object:
+        def unsubscribe(_exchange: LocalExchange, params: Params) -> object:
             users.unsubscribe(socket, params.number("subscriptionId"))
             return {}
 
-        def listing(_exchange: Exchange, _params: Params) -> object:
+        def listing(_exchange: LocalExchange, _params: Params) -> object:
             return [{"subscriptionId": number} for number in users.numbers(socket)]
 
         found = {

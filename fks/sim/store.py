@@ -15,7 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from fks.model.errors import ConfigError
-from fks.sim.orders import Amendment, Fill, Order, OrderList
+from fks.sim.orders import Amendment, OrderList, SimFill, SimOrder
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -92,9 +92,9 @@ class Store:
         self,
         *,
         balances: Iterable[tuple[str, int, int]] = (),
-        orders: Iterable[Order] = (),
+        orders: Iterable[SimOrder] = (),
         lists: Iterable[OrderList] = (),
-        fills: Iterable[Fill] = (),
+        fills: Iterable[SimFill] = (),
         meta: Iterable[tuple[str, str]] = (),
         transfers: Iterable[tuple[str, str, str, int, int, int]] = (),
         amendments: Iterable[Amendment] = (),
@@ -158,10 +158,10 @@ class Store:
 
     def orders(
         self, where: str = "1", values: tuple[object, ...] = (), *, limit: int = -1, last: bool = False
-    ) -> list[Order]:
+    ) -> list[SimOrder]:
         """Return orders by a condition over the columns, ascending; with `last` the last `limit` of them."""
         query = f"SELECT body FROM orders WHERE {where} ORDER BY order_id {'DESC' if last else 'ASC'} LIMIT ?"
-        found = [Order(**json.loads(body)) for (body,) in self._db.execute(query, (*values, limit))]
+        found = [SimOrder(**json.loads(body)) for (body,) in self._db.execute(query, (*values, limit))]
         return found[::-1] if last else found
 
     def lists(self, where: str = "1", values: tuple[object, ...] = (), *, limit: int = -1) -> list[OrderList]:
@@ -176,13 +176,13 @@ class Store:
 
     def fills(
         self, where: str = "1", values: tuple[object, ...] = (), *, limit: int = -1, last: bool = False
-    ) -> list[Fill]:
+    ) -> list[SimFill]:
         """Return fills by a condition over the columns, by trade id; with `last` the last `limit` of them."""
         return list(
             self._fills(f"{where} ORDER BY trade_id {'DESC' if last else 'ASC'} LIMIT ?", (*values, limit), last)
         )
 
-    def fills_since(self, wall_ms: int) -> list[tuple[Fill, str]]:
+    def fills_since(self, wall_ms: int) -> list[tuple[SimFill, str]]:
         """Return the fills made at that wall time or later, each with its order's client id, by wall time."""
         found = list(self._fills("wall_ms >= ? ORDER BY wall_ms, trade_id", (wall_ms,), False))
         names = {
@@ -195,13 +195,13 @@ class Store:
         }
         return [(fill, names[fill.order_id]) for fill in found]
 
-    def _fills(self, rest: str, values: tuple[object, ...], last: bool) -> Iterator[Fill]:
-        names = [field.name for field in fields(Fill)]
+    def _fills(self, rest: str, values: tuple[object, ...], last: bool) -> Iterator[SimFill]:
+        names = [field.name for field in fields(SimFill)]
         rows = self._db.execute(f"SELECT {', '.join(names)} FROM fills WHERE {rest}", values).fetchall()
         for row in reversed(rows) if last else rows:
             fill = dict(zip(names, row, strict=True))
             fill["is_buyer"], fill["is_maker"] = bool(fill["is_buyer"]), bool(fill["is_maker"])
-            yield Fill(**fill)
+            yield SimFill(**fill)
 
     def transfers(self, kind: str, start_ms: int, end_ms: int) -> list[tuple[str, str, int, int, int]]:
         """Return (id, asset, amount, fee, time) of deposits or withdrawals in a time window, newest first as Binance

@@ -6,8 +6,8 @@ from fks.sim.atoms import SCALE
 from fks.sim.klines import Klines
 from fks.sim.market import RAW_OFFSET, Market
 from fks.sim.order_book import OrderBook
-from fks.sim.orders import Order
-from fks.sim.prints import Trade
+from fks.sim.orders import SimOrder
+from fks.sim.prints import AggregateTrade
 
 _AVERAGE_MS = 300_000
 
@@ -19,7 +19,7 @@ class SymbolState:
         self.market = market
         self.book = OrderBook(market, now_ms)
         self.klines = Klines(market)
-        self.orders: dict[int, Order] = {}
+        self.orders: dict[int, SimOrder] = {}
         self._average = (-1, 0)
 
     @property
@@ -38,7 +38,7 @@ class SymbolState:
             self._average = (second, ticks * market.listing.tick // SCALE)
         return self._average[1]
 
-    def by_client_id(self, client_id: str) -> Order | None:
+    def by_client_id(self, client_id: str) -> SimOrder | None:
         """Return the open order of that client order id."""
         return next((order for order in self.orders.values() if order.client_id == client_id), None)
 
@@ -46,11 +46,11 @@ class SymbolState:
         """Return how many open orders wait for a trigger."""
         return sum(1 for order in self.orders.values() if order.is_conditional)
 
-    def own_limits(self) -> list[Order]:
+    def own_limits(self) -> list[SimOrder]:
         """Return our open limit orders."""
         return [order for order in self.orders.values() if order.has_limit and order.is_working]
 
-    def aggregate(self, trade: Trade) -> dict[str, object]:
+    def aggregate(self, trade: AggregateTrade) -> dict[str, object]:
         """Return a trade as `aggTrades` shows it."""
         return {
             "a": trade.id,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fks.sim.orders import STOPS, Order
+from fks.sim.orders import STOPS, SimOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Touch:
     rests: bool = False
 
 
-def touch(order: Order, bar: TapeBar) -> Touch | None:
+def touch(order: SimOrder, bar: TapeBar) -> Touch | None:
     """Return where `order` meets `bar`, None when it does not."""
     waits = order.is_conditional and not order.is_triggered
     level = order.stop_price if waits else order.price
@@ -51,7 +51,7 @@ def touch(order: Order, bar: TapeBar) -> Touch | None:
     return found
 
 
-def choose(legs: list[tuple[Order, Touch]]) -> tuple[Order, Touch]:
+def choose(legs: list[tuple[SimOrder, Touch]]) -> tuple[SimOrder, Touch]:
     """Return the one of a list's touched orders that acts: a profit taken at the open, else the stop."""
     at_open = [leg for leg in legs if leg[1].at_open]
     stops = [leg for leg in legs if leg[0].type in STOPS]

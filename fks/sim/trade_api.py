@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from fks.sim.atoms import SCALE, show
 from fks.sim.entry import NewOrder, check_positive, read_order
 from fks.sim.errors import ApiError, missing, refusal
-from fks.sim.exchange import Exchange
+from fks.sim.exchange import LocalExchange
 from fks.sim.faults import Target
-from fks.sim.orders import PROFITS, STOPS, Fill, Order, OrderList
+from fks.sim.orders import PROFITS, STOPS, OrderList, SimFill, SimOrder
 from fks.sim.params import Params
 from fks.sim.symbol_state import SymbolState
 
@@ -20,7 +20,7 @@ _DAY_MS = 86_400_000
 # -- orders ----------------------------------------------------------------------------------------------------------
 
 
-def new_order(exchange: Exchange, params: Params) -> object:
+def new_order(exchange: LocalExchange, params: Params) -> object:
     """Place an order."""
     state = exchange.current_state(params.text("symbol"))
     new = read_order(params, state.symbol)
@@ -29,7 +29,7 @@ def new_order(exchange: Exchange, params: Params) -> object:
     return _answer(new, order, fills)
 
 
-def _answer(new: NewOrder, order: Order, fills: list[Fill]) -> dict[str, object]:
+def _answer(new: NewOrder, order: SimOrder, fills: list[SimFill]) -> dict[str, object]:
     if new.resp_type == "ACK":
         return order.ack()
     if new.resp_type == "RESULT":
@@ -37,14 +37,14 @@ def _answer(new: NewOrder, order: Order, fills: list[Fill]) -> dict[str, object]
     return order.result() | _executed(fills)
 
 
-def _executed(fills: list[Fill]) -> dict[str, object]:
+def _executed(fills: list[SimFill]) -> dict[str, object]:
     """Return the fills of a FULL answer and the moment the engine acted: in the time of the market, as in the fill's
     own report and in the history of trades."""
     acted = {"transactTime": fills[-1].time_ms} if fills else {}
     return acted | {"fills": [fill.brief() for fill in fills]}
 
 
-def test_order(exchange: Exchange, params: Params) -> object:
+def test_order(exchange: LocalExchange, params: Params) -> object:
     """Check an order and do nothing."""
     state = exchange.current_state(params.text("symbol"))
     exchange.engine.check(read_order(params, state.symbol))
@@ -58,20 +58,20 @@ def test_order(exchange: Exchange, params: Params) -> object:
     return {}
 
 
-def _hidden(exchange: Exchange, order: Order) -> bool:
+def _hidden(exchange: LocalExchange, order: SimOrder) -> bool:
     at = Target(symbol=order.symbol, client_order_id=order.client_id)
     age_s = (exchange.wall_ms() - order.time_ms) / 1000
     return exchange.faults.strike(("hide_order",), at, age_s=age_s) is not None
 
 
-def find_order(exchange: Exchange, params: Params, error: str) -> Order:
+def find_order(exchange: LocalExchange, params: Params, error: str) -> SimOrder:
     """Return the order that `orderId` or `origClientOrderId` names, open or not. Errors: −1102, or the one named."""
     symbol = exchange.state(params.text("symbol")).symbol
     order_id, client_id = params.number("orderId"), params.client_id("origClientOrderId")
     if order_id is None and not client_id:
         raise ApiError(-1102, "Param 'origClientOrderId' or 'orderId' must be sent, but both were empty/null!")
     open_orders = exchange.states[symbol].orders
-    found: list[Order] = []
+    found: list[SimOrder] = []
     if order_id is not None:
         found = (
             [open_orders[order_id]]
@@ -91,7 +91,7 @@ def find_order(exchange: Exchange, params: Params, error: str) -> Order:
     return found[0]
 
 
-def query_order(exchange: Exchange, params: Params) -> object:
+def query_order(exchange: LocalExchange, params: Params) -> object:
     """Return one order."""
     order = find_order(exchange, params, "no_order")
     if _hidden(exchange, order):
@@ -99,7 +99,7 @@ def query_order(exchange: Exchange, params: Params) -> object:
     return order.row()
 
 
-def cancel_order(exchange: Exchange, params: Params) -> object:
+def cancel_order(exchange: LocalExchange, params: Params) -> object:
     """Cancel one order (and the list it belongs to)."""
     order = _cancellable(exchange, params)
     pair = exchange.engine.lists.get(order.list_id)
@@ -109,7 +109,7 @@ def cancel_order(exchange: Exchange, params: Params) -> object:
     return order.cancelled()
 
 
-def _cancellable(exchange: Exchange, params: Params) -> Order:
+def _cancellable(exchange: LocalExchange, params: Params) -> SimOrder:
     exchange.current_state(params.text("symbol"), is_new=False)
     order = find_order(exchange, params, "unknown_order")
     if not order.is_open:
@@ -120,14 +120,14 @@ def _cancellable(exchange: Exchange, params: Params) -> Order:
     return order
 
 
-def open_orders(exchange: Exchange, params: Params) -> object:
+def open_orders(exchange: LocalExchange, params: Params) -> object:
     """Return the open orders of a symbol, or all."""
     symbol = params.maybe("symbol")
     states = [exchange.state(symbol)] if symbol else list(exchange.states.values())
     return [order.row() for state in states for order in state.orders.values() if not _hidden(exchange, order)]
 
 
-def cancel_open_orders(exchange: Exchange, params: Params) -> object:
+def cancel_open_orders(exchange: LocalExchange, params: Params) -> object:
     """Cancel all open orders of a symbol. Errors: −2011 when there is none."""
     state = exchange.current_state(params.text("symbol"), is_new=False)
     if not state.orders:
@@ -141,7 +141,7 @@ def cancel_open_orders(exchange: Exchange, params: Params) -> object:
     return found
 
 
-def all_orders(exchange: Exchange, params: Params) -> object:
+def all_orders(exchange: LocalExchange, params: Params) -> object:
     """Return orders of a symbol from an id or a time on, else the last ones."""
     symbol, limit = exchange.state(params.text("symbol")).symbol, params.limit(500, 1000)
     from_id, (start, end) = params.number("orderId"), _window(params)
@@ -160,7 +160,7 @@ def _window(params: Params) -> tuple[int | None, int | None]:
     return start, end
 
 
-def my_trades(exchange: Exchange, params: Params) -> object:
+def my_trades(exchange: LocalExchange, params: Params) -> object:
     """Return fills of a symbol. On a tape a fill is in the window by its tape time or by the wall time it was made
     at."""
     symbol, limit = exchange.state(params.text("symbol")).symbol, params.limit(500, 1000)
@@ -181,7 +181,7 @@ def my_trades(exchange: Exchange, params: Params) -> object:
 # -- cancel and replace ----------------------------------------------------------------------------------------------
 
 
-def cancel_replace(exchange: Exchange, params: Params) -> object:
+def cancel_replace(exchange: LocalExchange, params: Params) -> object:
     """Cancel an order and place another. Errors: −2022 when both fail or nothing was tried, −2021 when one failed."""
     state = exchange.current_state(params.text("symbol"))
     mode = params.choice("cancelReplaceMode", ("STOP_ON_FAILURE", "ALLOW_FAILURE"), "bad_combination")
@@ -217,7 +217,7 @@ def cancel_replace(exchange: Exchange, params: Params) -> object:
 # -- amendments ------------------------------------------------------------------------------------------------------
 
 
-def amend_order(exchange: Exchange, params: Params) -> object:
+def amend_order(exchange: LocalExchange, params: Params) -> object:
     """Reduce an order's quantity; it keeps its id and its place in the queue."""
     exchange.current_state(params.text("symbol"))
     params.text("newQty")
@@ -232,7 +232,7 @@ def amend_order(exchange: Exchange, params: Params) -> object:
     return found | ({"listStatus": pair.status()} if pair is not None else {})
 
 
-def amendments(exchange: Exchange, params: Params) -> object:
+def amendments(exchange: LocalExchange, params: Params) -> object:
     """Return the amendments of one order."""
     params.text("orderId")
     order = find_order(exchange, params, "no_order")
@@ -247,7 +247,7 @@ def _list_answer(pair: OrderList, reports: list[dict[str, object]]) -> dict[str,
     return pair.row() | {"orderReports": reports}
 
 
-def new_oco(exchange: Exchange, params: Params) -> object:
+def new_oco(exchange: LocalExchange, params: Params) -> object:
     """Place a pair of which one cancels the other: `above…` and `below…`."""
     state = exchange.current_state(params.text("symbol"))
     shared = {name: params.text(name) for name in ("side", "quantity")}
@@ -255,19 +255,19 @@ def new_oco(exchange: Exchange, params: Params) -> object:
     return _place_oco(exchange, state, params, legs)
 
 
-def new_oto(exchange: Exchange, params: Params) -> object:
+def new_oto(exchange: LocalExchange, params: Params) -> object:
     """Place an order, `working…`, and the one that goes to the book when it is filled: `pending…`."""
     return _place_oto(
         exchange, params, {"side": params.text("pendingSide"), "quantity": params.text("pendingQuantity")}, ("",)
     )
 
 
-def new_opo(exchange: Exchange, params: Params) -> object:
+def new_opo(exchange: LocalExchange, params: Params) -> object:
     """Place an order that buys, and the one that sells what it receives."""
     return _place_opo(exchange, params, ("",))
 
 
-def new_otoco(exchange: Exchange, params: Params) -> object:
+def new_otoco(exchange: LocalExchange, params: Params) -> object:
     """Place an order, `working…`, and the pair that goes to the book when it is filled: `pendingAbove…`,
     `pendingBelow…`."""
     return _place_oto(
@@ -275,19 +275,19 @@ def new_otoco(exchange: Exchange, params: Params) -> object:
     )
 
 
-def new_opoco(exchange: Exchange, params: Params) -> object:
+def new_opoco(exchange: LocalExchange, params: Params) -> object:
     """Place an order that buys, and the pair that sells what it receives."""
     return _place_opo(exchange, params)
 
 
-def _place_opo(exchange: Exchange, params: Params, parts: tuple[str, ...] = ("Above", "Below")) -> object:
+def _place_opo(exchange: LocalExchange, params: Params, parts: tuple[str, ...] = ("Above", "Below")) -> object:
     if "pendingQuantity" in params:
         raise refusal("opo_quantity")
     return _place_oto(exchange, params, {"side": params.text("pendingSide")}, parts)
 
 
 def _place_oto(
-    exchange: Exchange, params: Params, shared: dict[str, str], parts: tuple[str, ...] = ("Above", "Below")
+    exchange: LocalExchange, params: Params, shared: dict[str, str], parts: tuple[str, ...] = ("Above", "Below")
 ) -> object:
     state, is_opo = exchange.current_state(params.text("symbol")), "quantity" not in shared
     params.choice("workingType", ("LIMIT", "LIMIT_MAKER"), "bad_type")
@@ -333,7 +333,7 @@ def _part(params: Params, symbol: str, where: str, shared: dict[str, str], *, is
     return read_order(Params(values | shared), symbol, is_opo=is_opo)
 
 
-def old_oco(exchange: Exchange, params: Params) -> object:
+def old_oco(exchange: LocalExchange, params: Params) -> object:
     """Place a pair by the deprecated endpoint: a limit maker and a stop."""
     state = exchange.current_state(params.text("symbol"))
     side = params.choice("side", ("BUY", "SELL"), "bad_side")
@@ -353,7 +353,7 @@ def old_oco(exchange: Exchange, params: Params) -> object:
     return _place_oco(exchange, state, params, [profit, stop] if side == "SELL" else [stop, profit])
 
 
-def _place_oco(exchange: Exchange, state: SymbolState, params: Params, legs: list[NewOrder]) -> object:
+def _place_oco(exchange: LocalExchange, state: SymbolState, params: Params, legs: list[NewOrder]) -> object:
     upper, lower = _check_pair(state, legs)
     if not lower < exchange.engine.last_price(state) < upper:
         raise refusal("bad_oco_prices")
@@ -371,7 +371,9 @@ def _check_pair(state: SymbolState, legs: list[NewOrder]) -> tuple[int, int]:
     return above.stop_price or above.price, below.stop_price or below.price
 
 
-def _place_list(exchange: Exchange, params: Params, legs: list[NewOrder], working: NewOrder | None = None) -> object:
+def _place_list(
+    exchange: LocalExchange, params: Params, legs: list[NewOrder], working: NewOrder | None = None
+) -> object:
     resp = params.choice("newOrderRespType", ("ACK", "RESULT", "FULL"), "bad_resp_type", default="FULL")
     exchange.spend_orders(legs[0].symbol, len(legs) + (working is not None))
     pair, orders, fills = exchange.engine.place_list(params.client_id("listClientOrderId"), legs, working)
@@ -381,7 +383,7 @@ def _place_list(exchange: Exchange, params: Params, legs: list[NewOrder], workin
     return _list_answer(pair, reports)
 
 
-def _find_list(exchange: Exchange, params: Params, names: tuple[str, str], error: str) -> OrderList:
+def _find_list(exchange: LocalExchange, params: Params, names: tuple[str, str], error: str) -> OrderList:
     list_id, client_id = params.number(names[0]), params.client_id(names[1])
     if list_id is None and not client_id:
         raise missing(names[0])
@@ -392,12 +394,12 @@ def _find_list(exchange: Exchange, params: Params, names: tuple[str, str], error
     return exchange.engine.lists.get(found[-1].list_id, found[-1])
 
 
-def query_list(exchange: Exchange, params: Params) -> object:
+def query_list(exchange: LocalExchange, params: Params) -> object:
     """Return one order list."""
     return _find_list(exchange, params, ("orderListId", "origClientOrderId"), "no_list").row()
 
 
-def cancel_list(exchange: Exchange, params: Params) -> object:
+def cancel_list(exchange: LocalExchange, params: Params) -> object:
     """Cancel an order list."""
     state = exchange.current_state(params.text("symbol"), is_new=False)
     pair = _find_list(exchange, params, ("orderListId", "listClientOrderId"), "unknown_order")
@@ -408,12 +410,12 @@ def cancel_list(exchange: Exchange, params: Params) -> object:
     return _list_answer(pair, [order.cancelled() for order in members])
 
 
-def open_lists(exchange: Exchange, _params: Params) -> object:
+def open_lists(exchange: LocalExchange, _params: Params) -> object:
     """Return the order lists that still execute."""
     return [pair.row() for pair in exchange.engine.lists.values()]
 
 
-def all_lists(exchange: Exchange, params: Params) -> object:
+def all_lists(exchange: LocalExchange, params: Params) -> object:
     """Return order lists from an id or a time on."""
     from_id, (start, end) = params.number("fromId"), _window(params)
     found = exchange.store.lists(
@@ -427,7 +429,7 @@ def all_lists(exchange: Exchange, params: Params) -> object:
 # -- the account -----------------------------------------------------------------------------------------------------
 
 
-def _rates(exchange: Exchange) -> dict[str, str]:
+def _rates(exchange: LocalExchange) -> dict[str, str]:
     terms = exchange.engine.terms
     return {
         "maker": _rate_of(terms.maker_rate),
@@ -445,7 +447,7 @@ def _discount() -> dict[str, object]:
     return {"enabledForAccount": False, "enabledForSymbol": False, "discountAsset": "BNB", "discount": show(0)}
 
 
-def account(exchange: Exchange, params: Params) -> object:
+def account(exchange: LocalExchange, params: Params) -> object:
     """Return the account with its balances."""
     terms = exchange.engine.terms
     hidden = exchange.faults.strike(("hide_balances",), Target())
@@ -477,7 +479,7 @@ def account(exchange: Exchange, params: Params) -> object:
     }
 
 
-def commission(exchange: Exchange, params: Params) -> object:
+def commission(exchange: LocalExchange, params: Params) -> object:
     """Return the commission rates of a symbol."""
     return {
         "symbol": exchange.state(params.text("symbol")).symbol,
@@ -488,7 +490,7 @@ def commission(exchange: Exchange, params: Params) -> object:
     }
 
 
-def order_counts(exchange: Exchange, _params: Params) -> object:
+def order_counts(exchange: LocalExchange, _params: Params) -> object:
     """Return how many orders were placed in the current windows."""
     rows = exchange.limits.counts(with_orders=True)
     return [row for row in rows if row["rateLimitType"] == "ORDERS"]
@@ -502,7 +504,7 @@ def _rate_of(text_atoms: int) -> str:
 # -- deposits and withdrawals ----------------------------------------------------------------------------------------
 
 
-def deposits(exchange: Exchange, params: Params) -> object:
+def deposits(exchange: LocalExchange, params: Params) -> object:
     """Return credited deposits, newest first."""
     return [
         {
@@ -519,7 +521,7 @@ def deposits(exchange: Exchange, params: Params) -> object:
     ]
 
 
-def withdrawals(exchange: Exchange, params: Params) -> object:
+def withdrawals(exchange: LocalExchange, params: Params) -> object:
     """Return completed withdrawals, newest first."""
     return [
         {
@@ -537,7 +539,7 @@ def withdrawals(exchange: Exchange, params: Params) -> object:
     ]
 
 
-def _transfers(exchange: Exchange, params: Params, kind: str) -> list[tuple[str, str, int, int, int]]:
+def _transfers(exchange: LocalExchange, params: Params, kind: str) -> list[tuple[str, str, int, int, int]]:
     start, end = params.number("startTime"), params.number("endTime")
     rows = exchange.store.transfers(kind, start or 0, end or 1 << 60)
     coin = params.maybe("coin")

@@ -17,7 +17,7 @@ from fks.store.db import Database
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AuditEntry:
     """A row of the audit. `action` is a route (`POST /tokens`) or an event (`login`); `object` what it was about."""
 
     request_id: str
@@ -38,7 +38,7 @@ class AuditStore(SqlStore[Database], queries="audit"):
     """Adds and reads rows of audit_log."""
 
     @query(binds=tuple(f"entry.{name}" for name in _COLUMNS))
-    async def add(self, entry: Entry) -> None:
+    async def add(self, entry: AuditEntry) -> None:
         """Add a row. Errors: OutageError, then it may or may not be there."""
 
     async def list(

@@ -14,11 +14,11 @@ from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import iso, to_datetime
 from fks.store import copy, merging
 from fks.store.base import SqlStore, reads
-from fks.store.db import Database, Session, sql
+from fks.store.db import Database, Transaction, sql
 from fks.store.merging import PRICES, Incoming, Merged
 from fks.store.partitions import ensure_months
 
-__all__ = ["BarStore", "Merged", "Series"]
+__all__ = ["BarStore", "Merged", "SeriesSummary"]
 
 _LATEST_NS = 253_402_300_799_000_000_000  # the year 9999: what timestamptz and datetime both hold
 _LONG_S = 600.0
@@ -27,7 +27,7 @@ _READ = copy.row_form([("time", copy.TIME), *((name, copy.FLOAT) for name in PRI
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class SeriesSummary:
     """Summary of one stored series.
 
     `revision` changes whenever a stored bar was changed, deleted, or inserted before the newest: a copy of the same
@@ -42,7 +42,7 @@ class Series:
     calendar: str | None = None
 
 
-_series = reads(Series, oldest_ns="oldest", newest_ns="newest")
+_series = reads(SeriesSummary, oldest_ns="oldest", newest_ns="newest")
 
 
 class BarStore(SqlStore[Database], queries="bars"):
@@ -93,7 +93,7 @@ class BarStore(SqlStore[Database], queries="bars"):
         source: str,
         trades: npt.ArrayLike | None = None,
         is_empty: npt.ArrayLike | None = None,
-        tx: Session | None = None,
+        tx: Transaction | None = None,
     ) -> Merged:
         """Store bars of one series, oldest first; return how many were new, different, and the same. Idempotent.
 
@@ -124,12 +124,12 @@ class BarStore(SqlStore[Database], queries="bars"):
             f"merge of {bars.symbol} {bars.timeframe}: other writers were faster {_ATTEMPTS} times"
         ) from met
 
-    async def keep_calendar(self, bars: Bars, calendar: str, *, exchange: str, tx: Session) -> None:
+    async def keep_calendar(self, bars: Bars, calendar: str, *, exchange: str, tx: Transaction) -> None:
         """Store the trading calendar of a stored series, which decides which bars can be missing; the last one counts.
         Idempotent."""
         await tx.execute("bars.keep_calendar", exchange, bars.symbol, bars.timeframe, calendar)
 
-    async def stand(self, bars: Bars, *, exchange: str, tx: Session | None = None) -> tuple[int, int]:
+    async def stand(self, bars: Bars, *, exchange: str, tx: Transaction | None = None) -> tuple[int, int]:
         """Return (how many bars are stored over the span of `bars`, how often they were changed).
 
         A merge of `bars` adds its own Merged to them; when they grew by another amount, another writer wrote there.
@@ -141,7 +141,7 @@ class BarStore(SqlStore[Database], queries="bars"):
         assert row is not None
         return row["bars"], row["changes"]
 
-    async def series(self, symbol: str, timeframe: str, *, exchange: str = "binance") -> Series | None:
+    async def series(self, symbol: str, timeframe: str, *, exchange: str = "binance") -> SeriesSummary | None:
         """Return the summary of one series, without reading its bars; None when it does not exist."""
         row = await self._db.fetchrow("bars.series", exchange, symbol, timeframe)
         return None if row is None else _series(row)

@@ -102,7 +102,7 @@ def shown(challenger: Challenger) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class InstanceStanding:
     """The reasons why an instance is not flat. `orders`: open ones, `entries` of them enter. `signals`: not ordered
     yet, `entering` of them enter. `held`: its holdings of a lot or more, in words; None: nothing."""
 
@@ -312,7 +312,7 @@ class ChallengerStore(SqlStore[Querier], queries="challengers"):
         found = {row["stage"]: int(row["count"]) for row in await self._db.fetch("challengers.counts")}
         return {stage: found.get(stage, 0) for stage in OPEN}
 
-    async def standing(self, instance_id: str) -> Standing:
+    async def standing(self, instance_id: str) -> InstanceStanding:
         """Return what keeps an instance from being flat. It holds while a transaction holds the instance, but for fills
         of orders that had ended which their venue has not reported at all yet."""
 

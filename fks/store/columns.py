@@ -28,7 +28,7 @@ import numpy.typing as npt
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.bar import Bars, Ints
-from fks.store.bars import BarStore, Series
+from fks.store.bars import BarStore, SeriesSummary
 from fks.store.db import Database
 from fks.store.merging import PRICES
 
@@ -116,16 +116,16 @@ class ColumnCache:
         assert meta is not None
         return _mapped(folder, meta, symbol, timeframe)
 
-    def _is_fresh(self, meta: _Meta | None, series: Series) -> bool:
+    def _is_fresh(self, meta: _Meta | None, series: SeriesSummary) -> bool:
         return meta is not None and self._is_true(meta, series) and meta.newest_ns == series.newest_ns
 
-    def _is_true(self, meta: _Meta, series: Series) -> bool:
+    def _is_true(self, meta: _Meta, series: SeriesSummary) -> bool:
         return (meta.database, meta.revision) == (self._database, series.revision) and meta.newest_ns <= (
             series.newest_ns or 0
         )
 
     async def _renew(
-        self, folder: Path, meta: _Meta | None, series: Series, symbol: str, timeframe: str, exchange: str
+        self, folder: Path, meta: _Meta | None, series: SeriesSummary, symbol: str, timeframe: str, exchange: str
     ) -> _Meta:
         """Update a folder to `series`: append bars after its newest one, or write it again."""
         assert series.newest_ns is not None

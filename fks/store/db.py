@@ -27,7 +27,7 @@ from typing import Any, Protocol, TypeVar
 import asyncpg
 import orjson
 
-from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import DatabaseSettings as DatabaseSettings
 from fks.config.urls import certificate_fault
 from fks.model.backoff import Backoff
 from fks.model.errors import BugError, ConfigError, OutageError
@@ -99,7 +99,7 @@ def sql(query: str) -> str:
         ) from None
 
 
-class Session:
+class Transaction:
     """One connection inside one transaction. An exception inside rolls everything back, so `retry` has no effect."""
 
     def __init__(self, connection: Any) -> None:
@@ -273,7 +273,7 @@ class Database:
     @asynccontextmanager
     async def transaction(
         self, *, isolation: str = "read_committed", is_readonly: bool = False
-    ) -> AsyncIterator[Session]:
+    ) -> AsyncIterator[Transaction]:
         """Yield a Session in a transaction: committed when the block ends, rolled back when it raises.
 
         Getting the connection is retried, the block never is. A lost connection is an OutageError: when it happened at
@@ -284,7 +284,7 @@ class Database:
             try:
                 await frame.start()
                 try:
-                    yield Session(connection)
+                    yield Transaction(connection)
                 except BaseException:
                     with contextlib.suppress(*_MAYBE_LOST):  # the block's exception matters, not the rollback's
                         await frame.rollback()

@@ -21,7 +21,7 @@ from fks.ai.chunks import Chunk, Kind, checked_source, chunks_of, document_id, k
 from fks.ai.search import CHUNKS_MIN, COVERAGE_MIN, SearchTerm, TfidfSvd, coverage, fused, quote_of, spaced
 from fks.model.errors import InputError
 from fks.store.base import SqlStore, query
-from fks.store.db import Database, Row, Session
+from fks.store.db import Database, Row, Transaction
 
 #: the collection of FKS's own pages, which ship with it, and that of persons
 SHIPPED: Final = "fks"
@@ -290,7 +290,7 @@ def checked_document(name: str, source: str, kind: Kind | None = None) -> tuple[
 
 
 async def _save(
-    tx: Session, collection: str, name: str, kind: Kind, source: str, chunks: Sequence[Chunk], *, by: str
+    tx: Transaction, collection: str, name: str, kind: Kind, source: str, chunks: Sequence[Chunk], *, by: str
 ) -> bool:
     id, digest = document_id(collection, name), hashlib.sha256(source.encode()).hexdigest()
     row = await tx.fetchrow(

@@ -29,7 +29,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
+class InstanceFacts:
     """The fields of a strategy instance that the order path needs."""
 
     id: str
@@ -85,12 +85,12 @@ class BestClose:
 
 
 reads(Mark, price="last_price", message_ns="last_message_at")
-reads(Instance, cursor_ns="cursor_time")
+reads(InstanceFacts, cursor_ns="cursor_time")
 reads(StoredTrade, time_ns="time")
 reads(Turnover, is_buy=lambda row: row["trade_type"] == "BUY")
 
 
-class Facts(FencedStore[Querier], queries="facts"):
+class FactStore(FencedStore[Querier], queries="facts"):
     """Reads of instruments, feeds, instances, kill switch and lease; writes of venue_states and alerts."""
 
     @query(row=instrument_of)
@@ -100,7 +100,7 @@ class Facts(FencedStore[Querier], queries="facts"):
     async def marks(self, age_max_s: float = FEED_ROW_MAX_AGE_S) -> list[Mark]:
         """Return the last price and message time of every live feed. `age_max_s`: older feed rows are not live."""
 
-    async def instances(self) -> list[Instance]:
+    async def instances(self) -> list[InstanceFacts]:
         """Return every strategy instance."""
 
     async def is_killed(self) -> bool:

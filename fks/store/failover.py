@@ -44,7 +44,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class LastServer:
     """The last server that this node's order manager wrote to, and when it was another one (ns UTC, 0 = never)."""
 
     system_id: int
@@ -55,7 +55,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class FailoverHistory:
     """Consequence of the journal's past: an intent of before `ask_before_ns` (ns UTC, 0 = none) must be looked up at
     the venue before it is sent. `change`: why this start counts as a change, None when it does not."""
 
@@ -63,7 +63,7 @@ class History:
     change: str | None
 
 
-def difference(record: Record | None, origin: Origin, *, epoch: int, process: str) -> str | None:
+def difference(record: LastServer | None, origin: Origin, *, epoch: int, process: str) -> str | None:
     """Return why the journal may lack committed rows, or None. `epoch` is the one given to this process.
 
     Epochs only grow, so the same one in a second process means that the first raise was lost.
@@ -98,7 +98,7 @@ async def watch_failover(
     is_live: bool,
     process: str = _PROCESS,
     arrived_s: float | None = None,
-) -> History:
+) -> FailoverHistory:
     """Compare the database with this node's record, renew the record, and check each further connection of `db`.
 
     `arrived_s`: given where another machine may run an order manager, the time after which all that one sent has
@@ -117,7 +117,7 @@ async def watch_failover(
         ask_before_ns = clock.now_ns()
     elif arrived_s is not None and record is not None and record.epoch not in (lease.epoch - 1, lease.epoch):
         ask_before_ns = clock.now_ns() - round(arrived_s * NS)
-    save_record(file, Record(origin.system_id, origin.timeline, lease.epoch, ask_before_ns, process))
+    save_record(file, LastServer(origin.system_id, origin.timeline, lease.epoch, ask_before_ns, process))
 
     async def check(connection: Any) -> None:
         found = await _read(connection, lease)
@@ -131,18 +131,18 @@ async def watch_failover(
             )
 
     db.check_connections(check)
-    return History(ask_before_ns, reason)
+    return FailoverHistory(ask_before_ns, reason)
 
 
-def load_record(file: Path) -> Record | None:
+def load_record(file: Path) -> LastServer | None:
     """Return the record of an earlier start; None when it is absent or unreadable."""
     try:
-        return Record(**orjson.loads(file.read_bytes()))
+        return LastServer(**orjson.loads(file.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def save_record(file: Path, record: Record) -> None:
+def save_record(file: Path, record: LastServer) -> None:
     """Write the record with mode 0600; returned, it survives a power failure. Errors: OutageError without space."""
     try:
         write_private(file, orjson.dumps(asdict(record)).decode() + "\n")

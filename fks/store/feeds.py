@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fks.clock.real import Clock
-from fks.feed.rows import TRADES, FeedRow, Outage, SealedPosition, StoredFeed
+from fks.feed.rows import TRADES, ChannelOutage, FeedRow, SealedPosition, StoredFeed
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import StaleEpochError
 from fks.model.timeframe import to_datetime, to_ns
@@ -71,7 +71,7 @@ class FeedStore(SqlStore[Database], queries="feeds"):
         for row in await self._db.fetch("feeds.received", self._exchange, list(symbols)):
             symbol, began, message = row["symbol"], row["began_at"], row["last_message_at"]
             before = found[symbol].outages if symbol in found else ()
-            open_ = () if began is None else (Outage(symbol, row["channel"], to_ns(began), row["cause"]),)
+            open_ = () if began is None else (ChannelOutage(symbol, row["channel"], to_ns(began), row["cause"]),)
             found[symbol] = StoredFeed(row["state"], None if message is None else to_ns(message), (*before, *open_))
         return found
 
@@ -85,7 +85,7 @@ class FeedStore(SqlStore[Database], queries="feeds"):
         feeds: Sequence[FeedRow],
         bars: Sequence[tuple[Bar, str]],
         trades: Sequence[PublicTrade],
-        outages: Sequence[Outage] = (),
+        outages: Sequence[ChannelOutage] = (),
     ) -> dict[tuple[str, str, int], int]:
         """Store bars (each with its source), trades, outages and positions in one statement. Idempotent.
 
@@ -162,6 +162,6 @@ def _trade_columns(trades: Sequence[PublicTrade]) -> list[list[Any]]:
     ]
 
 
-def _outage_columns(outages: Sequence[Outage]) -> list[list[Any]]:
+def _outage_columns(outages: Sequence[ChannelOutage]) -> list[list[Any]]:
     rows = {(row.symbol, row.channel, row.began_ns): row for row in outages}.values()  # the last state of each
     return columns_of(rows, "symbol", "channel", "began_ns", "ended_ns", "cause")

@@ -15,7 +15,7 @@ SPANS_MAX = 200_000  # of one look at one series: the rest is found once these a
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TimeRange:
     """A half-open time range [start, end), ns."""
 
     start_ns: int
@@ -27,7 +27,7 @@ class KnownGap:
     """A range of missing bars that was requested already: `cause` is exchange | unlisted | silent (no trade) where the
     exchange has none, refused where it has one that cannot be true, unavailable where it does not serve them."""
 
-    span: Span
+    span: TimeRange
     cause: str
     asked_ns: int
 
@@ -54,7 +54,7 @@ class Series:
     calendar: str | None = None
 
 
-_span = reads(Span, start_ns="gap_from", end_ns="gap_to")
+_span = reads(TimeRange, start_ns="gap_from", end_ns="gap_to")
 _known = reads(KnownGap)
 _series = reads(
     Series,
@@ -68,7 +68,7 @@ _series = reads(
 class GapStore(SqlStore[Database], queries="gaps"):
     """Finds missing bars in `ohlcv_data`; keeps `known_gaps`. Errors of all methods: OutageError."""
 
-    async def missing(self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> list[Span]:
+    async def missing(self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> list[TimeRange]:
         """Return where whole bars are missing in [start, end), newest first, calendars not considered.
 
         `start_ns` is where a bar of `timeframe` opens.
@@ -84,7 +84,7 @@ class GapStore(SqlStore[Database], queries="gaps"):
         """Return the known gaps of a series, oldest first."""
 
     async def note_known(
-        self, exchange: str, symbol: str, timeframe: str, asked: Span, found: Sequence[KnownGap]
+        self, exchange: str, symbol: str, timeframe: str, asked: TimeRange, found: Sequence[KnownGap]
     ) -> None:
         """Record that all of `asked` was requested from the exchange and that `found` is missing there, instead of
         earlier knowledge of it; neighbours with the same cause become one row."""
@@ -117,11 +117,11 @@ class GapStore(SqlStore[Database], queries="gaps"):
         """Return how many bars of one series are in quarantine and not settled."""
 
 
-def known_after(before: Iterable[KnownGap], asked: Span, found: Iterable[KnownGap]) -> list[KnownGap]:
+def known_after(before: Iterable[KnownGap], asked: TimeRange, found: Iterable[KnownGap]) -> list[KnownGap]:
     """Return what is known once `found` is all that is missing in `asked`: `before` outside of it, neighbours of one
     cause joined."""
     outside = [
-        KnownGap(Span(start_ns, end_ns), gap.cause, gap.asked_ns)
+        KnownGap(TimeRange(start_ns, end_ns), gap.cause, gap.asked_ns)
         for gap in before
         for start_ns, end_ns in (
             (gap.span.start_ns, min(gap.span.end_ns, asked.start_ns)),
@@ -133,7 +133,7 @@ def known_after(before: Iterable[KnownGap], asked: Span, found: Iterable[KnownGa
     for gap in sorted([*outside, *found], key=lambda gap: gap.span.start_ns):
         if known and known[-1].cause == gap.cause and gap.span.start_ns <= known[-1].span.end_ns:
             last = known.pop()
-            whole = Span(last.span.start_ns, max(last.span.end_ns, gap.span.end_ns))
+            whole = TimeRange(last.span.start_ns, max(last.span.end_ns, gap.span.end_ns))
             gap = KnownGap(whole, gap.cause, max(last.asked_ns, gap.asked_ns))
         known.append(gap)
     return known

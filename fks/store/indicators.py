@@ -17,7 +17,7 @@ import orjson
 
 from fks.model.bar import Floats, Ints
 from fks.model.timeframe import to_datetime
-from fks.store.bars import Series
+from fks.store.bars import SeriesSummary
 from fks.store.db import Database
 
 _FORM = 1
@@ -47,7 +47,7 @@ class IndicatorStore:
         indicator: str,
         params_key: str,
         params: Mapping[str, float],
-        state: Series,
+        state: SeriesSummary,
         time_ns: Ints,
         columns: Mapping[str, Floats],
     ) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from fks.model.bar import Bars
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.feature_values import FeatureStore
 from fks.store.reading import ReadingStore
 from fks.store.strategies import Instance
@@ -19,7 +19,7 @@ class InputBars:
     """Reads what `Strategy.inputs` names, at the instance's exchange and in its timeframe. Errors: OutageError."""
 
     def __init__(self, db: Database) -> None:
-        self._bars, self._facts, self._reading = BarStore(db), Facts(db), ReadingStore(db)
+        self._bars, self._facts, self._reading = BarStore(db), FactStore(db), ReadingStore(db)
         self._features = FeatureStore(db)
 
     async def places(self, exchange: str, names: Iterable[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from fks.futures import EXCHANGES, instrument_of_symbol
 from fks.model.timeframe import NS, TIMEFRAMES, to_datetime, to_ns
 from fks.portfolio.lots import FlowKind, LotFlow, LotTrade, RateAt, without_busts
-from fks.store.db import Database, Row, Session, sql
+from fks.store.db import Database, Row, Transaction, sql
 
 _BATCH = 2_000  # rows taken at once, some 10 ms of CPU: other requests are served in between
 _LEGS_MAX = 3
@@ -109,7 +109,7 @@ class LotStore:
                 closes[*place, left[row["place"] - 1]] = Decimal(repr(row["close"]))
 
 
-async def _batches(tx: Session, account_ids: list[int] | None) -> AsyncIterator[list[Row]]:
+async def _batches(tx: Transaction, account_ids: list[int] | None) -> AsyncIterator[list[Row]]:
     cursor = await tx.connection.cursor(sql("lots.trades"), account_ids)
     while rows := await cursor.fetch(_BATCH):
         yield rows

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from fks.model.bar import Bars
 from fks.model.timeframe import to_datetime
 from fks.store import copy
-from fks.store.db import Row, Session, sql
+from fks.store.db import Row, Transaction, sql
 from fks.store.partitions import month_of
 
 FEW = 2_000  # rows that one statement with arrays takes faster than four round trips
@@ -122,7 +122,7 @@ class Incoming:
         return copy.encoded(columns, values, len(self)), tuple(name for name, _ in columns)
 
 
-async def merge(tx: Session, rows: Incoming) -> Merged:
+async def merge(tx: Transaction, rows: Incoming) -> Merged:
     """Merge the rows, in order of time and finite, into their series, all or nothing."""
     if len(rows) <= FEW:
         return await _merge_few(tx, rows)
@@ -148,7 +148,7 @@ class Added:
         self.oldest, self.newest = self.oldest or first, last
 
 
-async def _merge_few(tx: Session, rows: Incoming) -> Merged:
+async def _merge_few(tx: Transaction, rows: Incoming) -> Merged:
     bars = rows.bars
     trades: list[int | None] = [None] * len(rows) if rows.trades is None else rows.trades.tolist()
     row = await tx.fetchrow(
@@ -163,7 +163,7 @@ async def _merge_few(tx: Session, rows: Incoming) -> Merged:
     return _merged(row, len(rows))
 
 
-async def merge_piece(tx: Session, rows: Incoming, added: Added) -> Merged:
+async def merge_piece(tx: Transaction, rows: Incoming, added: Added) -> Merged:
     """Merge at most PIECE rows of one series."""
     is_stored, is_same = await compared(tx, rows)
     new = rows.where(~is_stored)
@@ -177,7 +177,7 @@ async def merge_piece(tx: Session, rows: Incoming, added: Added) -> Merged:
     return Merged(inserted + done.inserted, done.changed, int(is_same.sum()) + done.unchanged)
 
 
-async def compared(tx: Session, rows: Incoming) -> tuple[Bools, Bools]:
+async def compared(tx: Transaction, rows: Incoming) -> tuple[Bools, Bools]:
     """Return for each row whether its bar is stored, and whether it is stored with the same values."""
     first, last = to_datetime(int(rows.bars.time_ns[0])), to_datetime(int(rows.bars.time_ns[-1]))
     stream = await copy.copy_out(tx.connection, sql("bars.stored"), *rows.key, first, last)
@@ -200,7 +200,7 @@ async def compared(tx: Session, rows: Incoming) -> tuple[Bools, Bools]:
     return is_stored, is_same
 
 
-async def _add(tx: Session, rows: Incoming, added: Added) -> bool:
+async def _add(tx: Transaction, rows: Incoming, added: Added) -> bool:
     """COPY new bars into their partitions; False, with nothing done, when a concurrent writer has stored one of
     them."""
     partitions = {row["name"] for row in await tx.fetch("store.partitions")}
@@ -228,7 +228,7 @@ def _by_table(rows: Incoming, partitions: set[str]) -> Iterator[tuple[str, Incom
         yield (name if name in partitions else "ohlcv_data_default"), rows[start:end]
 
 
-async def _merge_staged(tx: Session, rows: Incoming) -> Merged:
+async def _merge_staged(tx: Transaction, rows: Incoming) -> Merged:
     """Merge through a staging table: for changed bars, and for those that another writer stored meanwhile."""
     connection = tx.connection
     await connection.execute(sql("bars.stage"))

@@ -35,7 +35,7 @@ class EventRow:
 
 
 @dataclass(frozen=True, slots=True)
-class TradeRow:
+class ExecutionRow:
     """One execution of our accounts. `instance` is the owner of the moved position, `realized_pnl` (quote) is before
     fees."""
 
@@ -50,7 +50,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
-class Form(Generic[Value]):
+class RowForm(Generic[Value]):
     """Conversion of a value to a row: `columns` with their PostgreSQL types, and `values`, which returns them in that
     order."""
 
@@ -148,7 +148,7 @@ def _event_values(event: EventRow) -> tuple[object, ...]:
     )
 
 
-def _trade_values(trade: TradeRow) -> tuple[object, ...]:
+def _trade_values(trade: ExecutionRow) -> tuple[object, ...]:
     fill = trade.fill
     return (
         fill.fill_id,
@@ -188,12 +188,12 @@ def _position_values(position: Position) -> tuple[object, ...]:
     )
 
 
-ORDER: Form[Order] = Form(
+ORDER: RowForm[Order] = RowForm(
     "orders",
     (*((column, kind) for column, kind, _ in _ORDER_PLAIN), *((column, "timestamptz") for column, _ in _ORDER_TIMES)),
     _order_values,
 )
-EVENT: Form[EventRow] = Form(
+EVENT: RowForm[EventRow] = RowForm(
     "order_events",
     (
         ("client_order_id", "text"),
@@ -209,7 +209,7 @@ EVENT: Form[EventRow] = Form(
     ),
     _event_values,
 )
-TRADE: Form[TradeRow] = Form(
+TRADE: RowForm[ExecutionRow] = RowForm(
     "trades",
     (
         ("fill_id", "uuid"),
@@ -234,7 +234,7 @@ TRADE: Form[TradeRow] = Form(
     ),
     _trade_values,
 )
-POSITION: Form[Position] = Form(
+POSITION: RowForm[Position] = RowForm(
     "positions",
     (
         ("account_id", "int"),

@@ -19,7 +19,7 @@ from fks.model.timeframe import to_datetime
 from fks.store.base import SqlStore, columns_of, query, reads
 from fks.store.db import Database, Querier, Row
 from fks.store.group_commit import GroupCommit
-from fks.store.order_rows import EVENT, ORDER, POSITION, TRADE, EventRow, Packers, TradeRow, statement
+from fks.store.order_rows import EVENT, ORDER, POSITION, TRADE, EventRow, ExecutionRow, Packers, statement
 from fks.store.signals import SIGNAL_COLUMNS, signal_json
 
 #: Copies of signals for other accounts, inserted if the item ($14: its number) was taken.
@@ -38,7 +38,7 @@ _PLACE_ONE, _PLACE_MANY, _PLACE_COPIED, _APPLY = (
 )
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-__all__ = ["Changes", "EventRow", "OrderJournal", "OrderStore", "Placed", "TradeRow", "order_of", "trade_of"]
+__all__ = ["EventRow", "ExecutionRow", "OrderChanges", "OrderJournal", "OrderStore", "Placed", "order_of", "trade_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,12 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class OrderChanges:
     """Changes caused by some events, to be written together: one row each, its newest state."""
 
     orders: Sequence[Order] = ()
     events: Sequence[EventRow] = ()
-    trades: Sequence[TradeRow] = ()
+    trades: Sequence[ExecutionRow] = ()
     positions: Sequence[Position] = ()
 
 
@@ -92,7 +92,7 @@ class OrderJournal:
         self._lease = lease
         self._epoch = epoch
         self._places = GroupCommit[_Place, Placed](self._write_places, _Place.keys)
-        self._changes = GroupCommit[Changes, bool](self._write_changes, _rows_of)
+        self._changes = GroupCommit[OrderChanges, bool](self._write_changes, _rows_of)
         self._packers: Packers | None = None
 
     async def place(
@@ -119,7 +119,7 @@ class OrderJournal:
             _Place([order], [event], signal_id, SignalState.DENIED, now_ns, "", order.code, order.detail)
         )
 
-    async def apply(self, changes: Changes) -> bool:
+    async def apply(self, changes: OrderChanges) -> bool:
         """Write the changes in one statement. False: one of the executions is booked already; nothing was written.
 
         A takeover waits for it: its rows are there for the next epoch to read.
@@ -183,10 +183,10 @@ class OrderJournal:
             for number, item in enumerate(items)
         ]
 
-    async def _write_changes(self, items: Sequence[Changes]) -> Sequence[bool | Exception]:
+    async def _write_changes(self, items: Sequence[OrderChanges]) -> Sequence[bool | Exception]:
         return await self._each_or_all(items, self._apply_many)
 
-    async def _apply_many(self, items: Sequence[Changes]) -> Sequence[bool | Exception]:
+    async def _apply_many(self, items: Sequence[OrderChanges]) -> Sequence[bool | Exception]:
         order, event, trade, position = await self._packed()
         moved = [_newest(item.positions) for item in items]
         row = await self._db.hot_row(
@@ -266,7 +266,7 @@ class OrderJournal:
         return StaleEpochError(f"lease {self._lease} epoch {self._epoch}: a newer epoch owns it", remedy="stop at once")
 
 
-def _rows_of(changes: Changes) -> list[Hashable]:
+def _rows_of(changes: OrderChanges) -> list[Hashable]:
     """Return the keys of the rows that changes touch."""
     names: list[Hashable] = [order.client_order_id for order in changes.orders]
     names += [event.client_order_id for event in changes.events]
@@ -293,7 +293,7 @@ order_of = reads(
 )
 reads(EventRow, recv_ns="recv_time", venue_time_ns="venue_time")
 reads(Fill, side=lambda row: Side(row["trade_type"].lower()), time_ns="time")
-trade_of = reads(TradeRow)
+trade_of = reads(ExecutionRow)
 
 
 class OrderStore(SqlStore[Querier], queries="orders"):
@@ -361,15 +361,15 @@ class OrderStore(SqlStore[Querier], queries="orders"):
         account_id: int | None = None,
         before_id: int | None = None,
         limit: int = 100,
-    ) -> list[tuple[int, TradeRow]]:
+    ) -> list[tuple[int, ExecutionRow]]:
         """Return a page of executions, newest first, each with its number; go on with the last one as `before_id`."""
         rows = await self._db.fetch("orders.fills", symbol, client_order_id, instance, account_id, before_id, limit)
         return [(row["id"], trade_of(row)) for row in rows]
 
-    async def person_fills(self) -> list[TradeRow]:
+    async def person_fills(self) -> list[ExecutionRow]:
         """Return the executions that persons reported when they settled orders, and reversed ones, oldest first."""
 
-    async def trade(self, fill_id: uuid.UUID) -> TradeRow | None:
+    async def trade(self, fill_id: uuid.UUID) -> ExecutionRow | None:
         """Return one execution, or None."""
 
     async def newest_fill(self, account_id: int, venue: str) -> Fill | None:

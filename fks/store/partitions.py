@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from fks.model.timeframe import NS, TIMEFRAMES, to_ns
-from fks.store.db import Database, Session
+from fks.store.db import Database, Transaction
 from fks.store.prune import PruneStore
 
 MONTHS_AHEAD = 2
@@ -26,7 +26,7 @@ _LOCK_WAIT = "1s"  # a reader may hold the table; others queue behind us, so we 
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class PartitionSpan:
     """One partition: its table, its name and the half-open time it holds."""
 
     table: str
@@ -35,14 +35,14 @@ class Span:
     end: datetime
 
 
-def month_of(moment: datetime) -> Span:
+def month_of(moment: datetime) -> PartitionSpan:
     """Return the partition of ohlcv_data that holds `moment` (UTC), whether it is there or not."""
     start = datetime(moment.year, moment.month, 1, tzinfo=UTC)
     end = datetime(start.year + start.month // 12, start.month % 12 + 1, 1, tzinfo=UTC)
-    return Span("ohlcv_data", f"ohlcv_data_p{start:%Y%m}", start, end)
+    return PartitionSpan("ohlcv_data", f"ohlcv_data_p{start:%Y%m}", start, end)
 
 
-def months(start: datetime, end: datetime) -> Iterator[Span]:
+def months(start: datetime, end: datetime) -> Iterator[PartitionSpan]:
     """Yield the partitions of ohlcv_data from the month of `start` to the month of `end`."""
     span = month_of(start)
     while span.start <= end:
@@ -50,12 +50,12 @@ def months(start: datetime, end: datetime) -> Iterator[Span]:
         span = month_of(span.end)
 
 
-def days(start: datetime, end: datetime) -> Iterator[Span]:
+def days(start: datetime, end: datetime) -> Iterator[PartitionSpan]:
     """Yield the partitions of market_trades from the day of `start` to the day of `end`."""
     moment = datetime(start.year, start.month, start.day, tzinfo=UTC)
     while moment <= end:
         following = moment + timedelta(days=1)
-        yield Span("market_trades", f"market_trades_p{moment:%Y%m%d}", moment, following)
+        yield PartitionSpan("market_trades", f"market_trades_p{moment:%Y%m%d}", moment, following)
         moment = following
 
 
@@ -85,7 +85,7 @@ def _recent(start: datetime, end: datetime) -> datetime:
     return max(min(start, end), end - timedelta(days=366 * YEARS_MAX)).astimezone(UTC)
 
 
-async def _ensure(db: Database, wanted: Sequence[Span]) -> list[str]:
+async def _ensure(db: Database, wanted: Sequence[PartitionSpan]) -> list[str]:
     there = await _existing(db)
     if not there:  # not natively partitioned: TimescaleDB makes its own chunks
         return []
@@ -179,11 +179,11 @@ async def _existing(db: Database) -> set[str]:
     return {row["name"] for row in await db.fetch("store.partitions")}
 
 
-async def _impatient(tx: Session) -> None:
+async def _impatient(tx: Transaction) -> None:
     await tx.sql(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'")
 
 
-async def _make(db: Database, span: Span) -> bool:
+async def _make(db: Database, span: PartitionSpan) -> bool:
     """Make one partition, taking its rows out of the default one; False when another process was faster."""
     low, high = f"'{span.start.isoformat()}'", f"'{span.end.isoformat()}'"
     async with db.transaction() as tx:

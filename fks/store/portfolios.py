@@ -13,7 +13,7 @@ from fks.futures import instrument_of_symbol
 from fks.model.errors import InputError
 from fks.portfolio.valuation import EquityBefore, HeldPosition, PortfolioHolding, Valuation, holding_of
 from fks.store.base import SqlStore, query, reads
-from fks.store.db import Database, Querier, Row, Session
+from fks.store.db import Database, Querier, Row, Transaction
 
 #: Not a number alone: a portfolio is named by its number or its name.
 PORTFOLIO_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -207,7 +207,7 @@ def portfolio_json(portfolio: Portfolio) -> dict[str, Any]:
     return asdict(portfolio)
 
 
-async def _set_members(tx: Session, id: int, accounts: Sequence[str], instances: Sequence[str]) -> None:
+async def _set_members(tx: Transaction, id: int, accounts: Sequence[str], instances: Sequence[str]) -> None:
     """Make exactly these the members. Errors: InputError 404 for one that is unknown, 409 for one that is taken."""
     rows = await tx.fetch("portfolios.known_members", [*accounts], [*instances])
     known = {row["name"]: row["account_id"] for row in rows if row["instance_id"] is None}

@@ -25,7 +25,7 @@ _COLUMNS = ("open", "high", "low", "close", "volume")
 Numbers = tuple[int, str, str, str, str, str]
 
 
-class Settled(StrEnum):
+class SettledAs(StrEnum):
     """Result of a settled row. CONFIRMED: the exchange returned it again, or a person accepted it. REFUSED: it is wrong
     and stays out."""
 
@@ -34,7 +34,7 @@ class Settled(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class QuarantinedRow:
     """A suspect message or bar. `payload` has all its numbers, so that it can be stored later; `source` is its origin
     (live, klines, sync, import); `timeframe` and `time_ns` are of bars, `time_ns` of trades too."""
 
@@ -48,17 +48,17 @@ class Held:
     source: str = "live"
 
     @staticmethod
-    def bar(bar: Bar, reason: str, detail: str, *, source: str) -> Held:
+    def bar(bar: Bar, reason: str, detail: str, *, source: str) -> QuarantinedRow:
         """Return a suspect bar; prices go in as the exchange's text again."""
         numbers = dict(zip(_COLUMNS, numbers_of(bar)[1:], strict=True))
         payload: dict[str, Any] = {"detail": detail, **numbers, "trades": bar.trades}
-        return Held(bar.exchange, bar.symbol, "bars", reason, payload, bar.timeframe, bar.time_ns, source)
+        return QuarantinedRow(bar.exchange, bar.symbol, "bars", reason, payload, bar.timeframe, bar.time_ns, source)
 
     @staticmethod
-    def suspect(exchange: str, suspect: Suspect, *, source: str = "live") -> Held:
+    def suspect(exchange: str, suspect: Suspect, *, source: str = "live") -> QuarantinedRow:
         """Return a suspect message; a long one is cut and marked as cut."""
         text = suspect.text if len(suspect.text) <= TEXT_MAX else suspect.text[:TEXT_MAX] + "…"
-        return Held(exchange, suspect.symbol, suspect.channel, suspect.reason, {"text": text}, source=source)
+        return QuarantinedRow(exchange, suspect.symbol, suspect.channel, suspect.reason, {"text": text}, source=source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +66,17 @@ class HeldRow:
     """A row of the quarantine."""
 
     id: int
-    held: Held
+    held: QuarantinedRow
     received_ns: int
-    verdict: Settled | None = None
+    verdict: SettledAs | None = None
     settled_ns: int | None = None
 
 
 #: called with a row that PostgreSQL does not take, and the reason
-Refused = Callable[[Held, Exception], None]
+Refused = Callable[[QuarantinedRow, Exception], None]
 
 
-reads(Held, time_ns="time")
+reads(QuarantinedRow, time_ns="time")
 
 
 class QuarantineStore(SqlStore[Querier], queries="quarantine"):
@@ -88,7 +88,7 @@ class QuarantineStore(SqlStore[Querier], queries="quarantine"):
         super().__init__(db)
         self._refused = refused
 
-    async def add(self, items: Sequence[Held]) -> int:
+    async def add(self, items: Sequence[QuarantinedRow]) -> int:
         """Store suspect items; return how many are new: repeated items fill no table.
 
         Texts come from outside: characters that PostgreSQL cannot hold become "�", names longer than NAME_MAX are cut.
@@ -103,7 +103,7 @@ class QuarantineStore(SqlStore[Querier], queries="quarantine"):
                 return 0
         return sum([await self.add([item]) for item in items])  # one bad row costs no other
 
-    async def _add(self, items: Sequence[Held]) -> int:
+    async def _add(self, items: Sequence[QuarantinedRow]) -> int:
         if not items:
             return 0
         unique = list({_key(item): item for item in items}.values())
@@ -131,11 +131,11 @@ class QuarantineStore(SqlStore[Querier], queries="quarantine"):
         """Return exchange, symbol, channel, timeframe, reason, held, oldest, newest of the unsettled values."""
 
     @query(retry=True)
-    async def settle(self, ids: Sequence[int], verdict: Settled) -> RowCount:
+    async def settle(self, ids: Sequence[int], verdict: SettledAs) -> RowCount:
         """Settle rows; return how many. The first result of a row stands."""
 
     async def settle_bars(
-        self, exchange: str, symbol: str, timeframe: str, times_ns: Sequence[int], verdict: Settled
+        self, exchange: str, symbol: str, timeframe: str, times_ns: Sequence[int], verdict: SettledAs
     ) -> int:
         """Settle all rows of some bars; return how many."""
         times = [to_datetime(time_ns) for time_ns in times_ns]
@@ -151,7 +151,7 @@ def numbers_of(bar: Bar) -> Numbers:
     return (bar.time_ns, repr(bar.open), repr(bar.high), repr(bar.low), repr(bar.close), repr(bar.volume))
 
 
-def _storable(item: Held) -> Held:
+def _storable(item: QuarantinedRow) -> QuarantinedRow:
     """Return `item` with texts that PostgreSQL holds."""
     exchange, symbol, channel, source = (
         _text(name)[:NAME_MAX] for name in (item.exchange, item.symbol, item.channel, item.source)
@@ -175,7 +175,7 @@ def _texts(value: Any) -> Any:
     return [_texts(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _key(item: Held) -> tuple[object, ...]:
+def _key(item: QuarantinedRow) -> tuple[object, ...]:
     return (
         item.exchange,
         item.symbol,

@@ -21,7 +21,7 @@ from fks.config.secrets import check_private, write_private
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, FksError, InputError
 from fks.store.base import SqlStore, reads
-from fks.store.db import Database, Querier, Session
+from fks.store.db import Database, Querier, Transaction
 from fks.store.operations import Operation, OperationStore
 
 #: Seconds that a starting process waits for the newest version before it takes the node's copy.
@@ -120,7 +120,7 @@ async def propose(
     return version, operation
 
 
-async def _check_base(tx: Session, base_version: int) -> None:
+async def _check_base(tx: Transaction, base_version: int) -> None:
     newest = await RuntimeConfigStore(tx).wanted()
     if newest is not None and newest.state == "rolling":
         raise InputError(

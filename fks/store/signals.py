@@ -56,7 +56,7 @@ class EndRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingSignals:
     """The number of signals of one venue that are ready and have no outcome yet, and the age of the oldest."""
 
     count: int
@@ -90,11 +90,11 @@ class SignalStore(FencedStore[Querier], queries="signals"):
     async def ready_elsewhere(self, venues: Sequence[str], limit: int = 500) -> list[SignalRecord]:
         """Return the oldest signals without outcome at any other venue than these: no session carries them."""
 
-    async def waiting(self, venues: Sequence[str]) -> dict[str, Waiting]:
+    async def waiting(self, venues: Sequence[str]) -> dict[str, WaitingSignals]:
         """Return the number and age of the signals that `ready` would find, by venue; venues without any are left
         out."""
         rows = await self._db.fetch("signals.waiting", list(venues))
-        return {row["venue"]: Waiting(row["count"], row["age_s"]) for row in rows}
+        return {row["venue"]: WaitingSignals(row["count"], row["age_s"]) for row in rows}
 
     async def get(self, signal_id: uuid.UUID) -> SignalRecord | None:
         """Return one signal, or None."""

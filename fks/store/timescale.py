@@ -62,7 +62,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StatementGroup:
     """Statements that are done together or not at all, and their purpose."""
 
     name: str
@@ -83,15 +83,15 @@ async def find(db: Database) -> Found:
     return Found(version, True, row["edition"] or "", frozenset(str(table[0]) for table in tables))
 
 
-def plan(found: Found, data: Data) -> list[Step]:
+def plan(found: Found, data: Data) -> list[StatementGroup]:
     """Return the remaining steps, in order: none where TimescaleDB is missing, too old, or in use already. Pure."""
     if found.version is None and found.is_available:
-        return [Step("timescaledb", "the extension, in the place of our views of its names", _EXTENSION)]
+        return [StatementGroup("timescaledb", "the extension, in the place of our views of its names", _EXTENSION)]
     if not found.is_usable:
         return []
     bars, balances = data.bars_compress_days, data.balances_compress_days
     steps = [
-        Step(
+        StatementGroup(
             "ohlcv_data",
             "bars as a hypertable in chunks of a week",
             (
@@ -111,7 +111,7 @@ def plan(found: Found, data: Data) -> list[Step]:
                 *_compressed(found, "ohlcv_data", "exchange, symbol, timeframe", "time", bars),
             ),
         ),
-        Step(
+        StatementGroup(
             "market_trades",
             "public trades as a hypertable in chunks of a day",
             (
@@ -119,7 +119,7 @@ def plan(found: Found, data: Data) -> list[Step]:
                 *_compressed(found, "market_trades", "exchange, symbol", "time, trade_id", bars),
             ),
         ),
-        Step(
+        StatementGroup(
             "balance_history",
             "balances as a hypertable in chunks of a week",
             (
@@ -132,11 +132,13 @@ def plan(found: Found, data: Data) -> list[Step]:
         ),
     ]
     if found.is_community:
-        steps.append(Step("trades_by_time", "daily_account_performance as a continuous aggregate", _PERFORMANCE))
+        steps.append(
+            StatementGroup("trades_by_time", "daily_account_performance as a continuous aggregate", _PERFORMANCE)
+        )
     return [step for step in steps if step.name not in found.hypertables]
 
 
-async def apply(db: Database, steps: list[Step]) -> None:
+async def apply(db: Database, steps: list[StatementGroup]) -> None:
     """Run steps, each in a transaction of its own. What failed can be planned again. Errors: OutageError, asyncpg's."""
     for step in steps:
         async with db.transaction() as tx:

@@ -55,7 +55,7 @@ _NEAR = 1e-6  # what a recursive average may still differ by after its warm-up
 
 
 @dataclass(frozen=True, slots=True)
-class Violation:
+class CheckViolation:
     """A failed check: the bar and both values."""
 
     check: str  # lookahead | warmup
@@ -129,13 +129,15 @@ def with_inputs(strategy: Strategy, bars: Bars) -> Bars:
     return bars.joined(others) if others else bars
 
 
-def check_strategy(strategy: Strategy, tapes: Sequence[Bars] = (), *, prefixes: int = _PREFIXES) -> list[Violation]:
+def check_strategy(
+    strategy: Strategy, tapes: Sequence[Bars] = (), *, prefixes: int = _PREFIXES
+) -> list[CheckViolation]:
     """Return what is wrong with the strategy, nothing when it may be used. Takes milliseconds to tens of them.
 
     `tapes`: real bars to check on besides the synthetic ones; those too short for the warm-up are left out.
     """
     if isinstance(strategy, RemoteStrategy):
-        return [Violation(*found) for found in strategy.violations("check_strategy", tapes, prefixes)]
+        return [CheckViolation(*found) for found in strategy.violations("check_strategy", tapes, prefixes)]
     warmup = warmup_of(strategy)
     need = max(600, 4 * warmup)
     for tape in (synthetic(need), *tapes):
@@ -148,10 +150,10 @@ def check_strategy(strategy: Strategy, tapes: Sequence[Bars] = (), *, prefixes: 
     return []
 
 
-def warmups(strategy: Strategy, bars: Bars) -> Iterator[Violation]:
+def warmups(strategy: Strategy, bars: Bars) -> Iterator[CheckViolation]:
     """Yield what is wrong with the warm-up of each part, then of the whole."""
     if isinstance(strategy, RemoteStrategy):
-        yield from (Violation(*found) for found in strategy.violations("warmups", [bars]))
+        yield from (CheckViolation(*found) for found in strategy.violations("warmups", [bars]))
         return
     for part in strategy.parts():
         for found in warmups(part, bars):
@@ -172,7 +174,7 @@ def ensure_checked(strategy: Strategy, tapes: Sequence[Bars] = ()) -> None:
         raise _refused(strategy, finding)
 
 
-def _refused(strategy: Strategy, finding: Violation) -> StrategyError:
+def _refused(strategy: Strategy, finding: CheckViolation) -> StrategyError:
     return StrategyError(
         f"strategy {strategy.name} is refused: {finding}",
         code="STRATEGY_REFUSED",
@@ -181,7 +183,7 @@ def _refused(strategy: Strategy, finding: Violation) -> StrategyError:
     )
 
 
-def remedy_of(strategy: Strategy, finding: Violation) -> str:
+def remedy_of(strategy: Strategy, finding: CheckViolation) -> str:
     """Return what to change, and in which line of the strategy's file."""
     if finding.check == "lookahead":
         return f"use only rows up to the bar that decides, in {defined_at(type(strategy), 'decide')}"
@@ -196,10 +198,10 @@ def ensure_causal(strategy: Strategy, bars: Bars) -> None:
         raise _refused(strategy, finding)
 
 
-def causality(strategy: Strategy, bars: Bars) -> Iterator[Violation]:
+def causality(strategy: Strategy, bars: Bars) -> Iterator[CheckViolation]:
     """Yield the first difference of each prefix of `ensure_causal`."""
     if isinstance(strategy, RemoteStrategy):
-        yield from (Violation(*found) for found in strategy.violations("causality", [bars]))
+        yield from (CheckViolation(*found) for found in strategy.violations("causality", [bars]))
         return
     if len(bars) < strategy.warmup() + 20:
         return
@@ -234,7 +236,7 @@ def _columns(decisions: Decisions) -> Iterator[tuple[str, Floats]]:
             yield name, column
 
 
-def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[Violation]:
+def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[CheckViolation]:
     """Yield the first difference of each prefix that decides otherwise than the whole."""
     untouched = _copy_of(strategy)
     whole = evaluate(_copy_of(untouched), bars)
@@ -246,7 +248,7 @@ def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[Violat
     yield from _kept_outside(strategy, bars, columns, cuts)
 
 
-def _kept_outside(strategy: Strategy, bars: Bars, whole: dict[str, Floats], cuts: Ints) -> Iterator[Violation]:
+def _kept_outside(strategy: Strategy, bars: Bars, whole: dict[str, Floats], cuts: Ints) -> Iterator[CheckViolation]:
     """Yield the first difference of a strategy made again from its file, which decides over a prefix first: a value
     that class or module keep of the whole is not there. None where it cannot be made, or the file was changed since."""
 
@@ -304,7 +306,7 @@ def _of_prefixes(
     cuts: Ints,
     *,
     is_near: bool = False,
-) -> Iterator[Violation]:
+) -> Iterator[CheckViolation]:
     """Yield the first difference of each prefix whose columns are not those of the whole; `is_near`: beyond the last
     digits of a float."""
     count = len(bars)
@@ -313,7 +315,7 @@ def _of_prefixes(
         for name, values in values_of(bars[:k]).items():
             at = _first_difference(values, whole.get(name, np.full(count, np.nan))[:k], is_near=is_near)
             if at is not None:
-                yield Violation(
+                yield CheckViolation(
                     "lookahead",
                     bars.symbol,
                     name,
@@ -332,7 +334,7 @@ def _first_difference(left: Floats, right: Floats, *, is_near: bool = False) -> 
     return int(np.argmax(differ)) if differ.any() else None
 
 
-def _warmup(strategy: Strategy, bars: Bars) -> Iterator[Violation]:
+def _warmup(strategy: Strategy, bars: Bars) -> Iterator[CheckViolation]:
     """Yield the first difference of each later start that is still there after the warm-up."""
     if isinstance(strategy, BarStrategy):
         yield from _indicator_warmup(strategy, bars)
@@ -356,7 +358,7 @@ def _warmup(strategy: Strategy, bars: Bars) -> Iterator[Violation]:
         wrong = int(np.argmax(is_bad)) if is_bad.any() else None
         if wrong is not None:
             index = at + warmup + agreed + wrong
-            yield Violation(
+            yield CheckViolation(
                 "warmup",
                 bars.symbol,
                 "target",
@@ -368,7 +370,7 @@ def _warmup(strategy: Strategy, bars: Bars) -> Iterator[Violation]:
             )
 
 
-def _indicator_warmup(strategy: BarStrategy, bars: Bars) -> Iterator[Violation]:
+def _indicator_warmup(strategy: BarStrategy, bars: Bars) -> Iterator[CheckViolation]:
     """Yield the first indicator value that a later start gives otherwise after the warm-up.
 
     What such a strategy remembers of earlier bars is its own, and has no bound: its indicators have.
@@ -386,7 +388,7 @@ def _indicator_warmup(strategy: BarStrategy, bars: Bars) -> Iterator[Violation]:
             wrong = np.flatnonzero(~np.isclose(early, late, rtol=_NEAR, atol=_NEAR, equal_nan=True))
             if len(wrong):
                 index = at + warmup + int(wrong[0])
-                yield Violation(
+                yield CheckViolation(
                     "warmup",
                     bars.symbol,
                     name,

@@ -18,7 +18,7 @@ from fks.strategies.base.remote import RemoteStrategy
 Make = Callable[[str, Mapping[str, Any]], Strategy]
 
 
-class Member(BaseModel):
+class CombinationMember(BaseModel):
     """A strategy by its name in the catalogue, its parameters and its weight."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -41,15 +41,19 @@ class Combination(Protected):
     """
 
     name: ClassVar[str] = "combination"
-    members: tuple[Member, ...] = Field(
-        (Member(strategy="sma_cross"), Member(strategy="donchian"), Member(strategy="macd")),
+    members: tuple[CombinationMember, ...] = Field(
+        (
+            CombinationMember(strategy="sma_cross"),
+            CombinationMember(strategy="donchian"),
+            CombinationMember(strategy="macd"),
+        ),
         min_length=1,
         max_length=32,
         description='names ("rsi macd"), or JSON: [{"strategy": "rsi", "params": {"period": 7}, "weight": 2}]',
     )
     rule: Literal["vote", "weights"] = Field("vote", description="vote: more than half; weights: mean of targets")
     threshold: float = Field(0.5, gt=0, le=1, description="least mean of targets, by weight, for a position")
-    regime: Member | None = Field(None, description="strategy that must be on the same side: a name or JSON")
+    regime: CombinationMember | None = Field(None, description="strategy that must be on the same side: a name or JSON")
     allow: Literal["same", "any"] = Field("same", description="same: its side only; any: every side while it has one")
 
     _members: tuple[Strategy, ...] = PrivateAttr(())

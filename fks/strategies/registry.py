@@ -39,7 +39,7 @@ _NOT_STRATEGIES = frozenset({"base", "check", "registry", "template"})
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """A row of the catalogue. `origin` is builtin, file or package; `error` is why it cannot be used."""
 
     name: str
@@ -57,14 +57,14 @@ class Entry:
 class Catalogue:
     """The strategies this node knows, by name. The first of two with one name wins: built-in, package, file."""
 
-    def __init__(self, entries: Iterator[Entry]) -> None:
-        self.entries: dict[str, Entry] = {}
+    def __init__(self, entries: Iterator[CatalogueEntry]) -> None:
+        self.entries: dict[str, CatalogueEntry] = {}
         for entry in entries:
             if entry.name in self.entries:
                 first = self.entries[entry.name]
                 message = f"the name {entry.name} is taken by {first.where}"
                 spare = f"{entry.name} ({Path(entry.where).name})"
-                self.entries[spare] = Entry(spare, entry.origin, entry.where, error=message)
+                self.entries[spare] = CatalogueEntry(spare, entry.origin, entry.where, error=message)
             else:
                 self.entries[entry.name] = entry
 
@@ -227,11 +227,11 @@ def package_places() -> list[Path]:
     return found
 
 
-def _entries(folder: Path | None) -> Iterator[Entry]:
+def _entries(folder: Path | None) -> Iterator[CatalogueEntry]:
     yield from _entries_of(files_of(folder))
 
 
-def _entries_of(files: Sequence[Path]) -> Iterator[Entry]:
+def _entries_of(files: Sequence[Path]) -> Iterator[CatalogueEntry]:
     yield from _builtin()
     for point in packages():
         yield from load_package(point)
@@ -239,35 +239,35 @@ def _entries_of(files: Sequence[Path]) -> Iterator[Entry]:
         yield from load_file(path)
 
 
-def _builtin() -> Iterator[Entry]:
+def _builtin() -> Iterator[CatalogueEntry]:
     for found in pkgutil.iter_modules(fks.strategies.__path__):
         if found.name not in _NOT_STRATEGIES:
             module = importlib.import_module(f"fks.strategies.{found.name}")
             yield from _from_module(module, "builtin", module.__name__, found.name)
 
 
-def load_package(point: importlib.metadata.EntryPoint) -> Iterator[Entry]:
+def load_package(point: importlib.metadata.EntryPoint) -> Iterator[CatalogueEntry]:
     """Yield the strategies that an installed package offers by one entry point."""
     try:
         loaded = point.load()
     except (Exception, SystemExit) as error:  # another package's code may raise anything: its row has the error
-        yield Entry(point.name, "package", point.value, error=one_line(error))
+        yield CatalogueEntry(point.name, "package", point.value, error=one_line(error))
         return
     if isinstance(loaded, type) and issubclass(loaded, Strategy):
-        yield Entry(getattr(loaded, "name", point.name), "package", point.value, loaded)
+        yield CatalogueEntry(getattr(loaded, "name", point.name), "package", point.value, loaded)
     elif isinstance(loaded, ModuleType):
         yield from _from_module(loaded, "package", point.value, point.name)
     else:
-        yield Entry(point.name, "package", point.value, error="it is neither a Strategy class nor a module")
+        yield CatalogueEntry(point.name, "package", point.value, error="it is neither a Strategy class nor a module")
 
 
-def load_file(path: Path) -> Iterator[Entry]:
+def load_file(path: Path) -> Iterator[CatalogueEntry]:
     """Yield the strategies of one file. It is run as a module of its own; a changed file is run again.
 
     A file that another account may change is not run: its row has the error.
     """
     if refusal := refusal_of(path):
-        yield Entry(path.stem, "file", str(path), error=refusal)
+        yield CatalogueEntry(path.stem, "file", str(path), error=refusal)
         return
     try:
         source = path.read_bytes()
@@ -277,9 +277,9 @@ def load_file(path: Path) -> Iterator[Entry]:
         setattr(module, _LOADED, digest)
         yield from _from_module(module, "file", str(path), path.stem)
     except FksError as error:
-        yield Entry(path.stem, "file", str(path), error=error.message)
+        yield CatalogueEntry(path.stem, "file", str(path), error=error.message)
     except (Exception, SystemExit) as error:  # a user's file may raise anything
-        yield Entry(path.stem, "file", str(path), error=_with_line(error, path))
+        yield CatalogueEntry(path.stem, "file", str(path), error=_with_line(error, path))
 
 
 def refusal_of(path: Path) -> str:
@@ -339,7 +339,7 @@ def _run_file(name: str, path: Path, source: bytes) -> ModuleType:
     return module
 
 
-def _from_module(module: ModuleType, origin: str, where: str, default_name: str) -> Iterator[Entry]:
+def _from_module(module: ModuleType, origin: str, where: str, default_name: str) -> Iterator[CatalogueEntry]:
     kinds = [
         kind
         for kind in vars(module).values()
@@ -349,13 +349,13 @@ def _from_module(module: ModuleType, origin: str, where: str, default_name: str)
         and not inspect.isabstract(kind)
     ]
     if not kinds:
-        yield Entry(
+        yield CatalogueEntry(
             default_name, origin, where, error="it defines no class derived from Strategy with decide() and warmup()"
         )
     for kind in kinds:
         if not isinstance(getattr(kind, "name", None), str):
             kind.name = default_name if len(kinds) == 1 else kind.__name__.lower()
-        yield Entry(kind.name, origin, where, kind)
+        yield CatalogueEntry(kind.name, origin, where, kind)
 
 
 def _with_line(error: BaseException, path: Path) -> str:

@@ -13,7 +13,7 @@ from fks.model.timeframe import NS, iso
 from fks.runtime import Runtime
 from fks.store.crash_marks import CrashMarkStore
 from fks.store.strategies import Exposure, Instance
-from fks.strategy_worker.crash_marker import CrashMarker, Mark
+from fks.strategy_worker.crash_marker import CrashMark, CrashMarker
 from fks.strategy_worker.outputs import WorkerStore
 from fks.supervision.containment import Disable, Isolate, respond_to_crash
 
@@ -45,10 +45,10 @@ class CrashAttribution:
             return
         row = await self._posted.unsettled(self._owner.lease)
         if row is not None:
-            await self._settle(Mark(row.instance, row.at_ns, row.bar_ns, row.epoch))
+            await self._settle(CrashMark(row.instance, row.at_ns, row.bar_ns, row.epoch))
             await self._posted.settle(self._owner.lease, row.at_ns)
 
-    async def _settle(self, mark: Mark) -> None:
+    async def _settle(self, mark: CrashMark) -> None:
         at_ns = mark.at_ns // _US * _US
         if self._clock.now_ns() - at_ns > self._window_s * NS:
             # too old to be of our predecessor: the worker ran on another machine since, or not at all
@@ -64,7 +64,7 @@ class CrashAttribution:
         self._mark = None
         self._marker.clear()
 
-    async def _record(self, before: Instance, mark: Mark, at_ns: int, facts: Mapping[str, str]) -> None:
+    async def _record(self, before: Instance, mark: CrashMark, at_ns: int, facts: Mapping[str, str]) -> None:
         since_s = None if before.crashed_ns is None or not before.crashes else (at_ns - before.crashed_ns) / NS
         verdict = respond_to_crash(
             crashes=before.crashes, is_isolated=before.is_isolated, since_last_s=since_s, window_s=self._window_s

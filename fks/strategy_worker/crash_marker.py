@@ -25,7 +25,7 @@ _EMPTY = bytes(_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class CrashMark:
     """`instance` was running since `at_ns`, on the bar that opened at `bar_ns` (0: while it was loaded)."""
 
     instance: str
@@ -48,7 +48,7 @@ class CrashMarker:
         return run / f"{quote(worker, safe='')}.inhand"
 
     @classmethod
-    def all_left(cls, run: Path) -> list[tuple[str, Mark]]:
+    def all_left(cls, run: Path) -> list[tuple[str, CrashMark]]:
         """Return (worker, mark) of every mark in a node's run directory; those of living workers are among them."""
         found = []
         for path in sorted(run.glob("*.inhand")):
@@ -56,7 +56,7 @@ class CrashMarker:
                 found.append((unquote(path.stem), mark))
         return found
 
-    def left(self) -> Mark | None:
+    def left(self) -> CrashMark | None:
         """Return the mark that the predecessor left when it died; None when there is none, or it cannot be read."""
         if self._path is None:
             return None
@@ -70,7 +70,7 @@ class CrashMarker:
         name = data[_HEAD.size : _HEAD.size + length]
         if magic != _MAGIC or len(name) != length:
             return None
-        return Mark(name.decode(errors="replace"), at_ns, bar_ns, epoch)
+        return CrashMark(name.decode(errors="replace"), at_ns, bar_ns, epoch)
 
     def set(self, instance: str, *, at_ns: int, bar_ns: int, epoch: int) -> None:
         """Mark an instance."""

@@ -19,11 +19,11 @@ from fks.store.challengers import ShadowStore
 from fks.store.signals import signal_message
 from fks.store.strategies import Exposure, Instance, Owner, StrategyStore
 from fks.strategies.base import Decisions
-from fks.strategy_worker.signals import Missed, shadow_decisions, signals_for, stop_moves
+from fks.strategy_worker.signals import MissedBars, shadow_decisions, signals_for, stop_moves
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class BatchDecisions:
     """Decisions on a batch of new bars of one instance, whose `row` is as before the batch.
 
     `bars` start at the anchor; those from index `first` on decide (all others are known or warm up), and `ages` has the
@@ -83,7 +83,7 @@ class WorkerStore(Protocol):
 class Output(Protocol):
     """The destination of a worker's decisions."""
 
-    async def record(self, step: Step) -> int | None:
+    async def record(self, step: BatchDecisions) -> int | None:
         """Commit what follows from a step together with the cursor and return how many rows were new; None when nothing
         was written, because the row or the lease changed meanwhile. Errors: OutageError."""
 
@@ -94,7 +94,7 @@ class SignalOutput:
     def __init__(self, runtime: Runtime, store: StrategyStore) -> None:
         self._store, self._bus, self._meter, self._log = store, runtime.bus, runtime.meter, runtime.log
 
-    async def record(self, step: Step) -> int | None:
+    async def record(self, step: BatchDecisions) -> int | None:
         """Write signals, moves of the stop, cursor, target, anchor and missed bars in one statement; publish the new
         signals."""
         row, moved = step.row, step.moved
@@ -148,7 +148,7 @@ class ShadowOutput:
     def __init__(self, runtime: Runtime, store: ShadowStore) -> None:
         self._store, self._meter, self._log = store, runtime.meter, runtime.log
 
-    async def record(self, step: Step) -> int | None:
+    async def record(self, step: BatchDecisions) -> int | None:
         """Write decisions, cursor, target and anchor in one statement."""
         row, moved = step.row, step.moved
         decisions = shadow_decisions(row.last_target, step.bars, step.decisions, first=step.first)
@@ -168,14 +168,14 @@ class ShadowOutput:
         return added
 
 
-def _signals(step: Step) -> tuple[Sequence[Signal], Missed | None]:
+def _signals(step: BatchDecisions) -> tuple[Sequence[Signal], MissedBars | None]:
     """Return the signals of the bars that decide, and those that came too late."""
     if step.first >= len(step.bars):
         return [], None
     return signals_for(step.row, step.bars, step.decisions, first=step.first, ages=step.ages, now_ns=step.now_ns)
 
 
-def _document(instance: str, missed: Missed) -> dict[str, object]:
+def _document(instance: str, missed: MissedBars) -> dict[str, object]:
     """Return the record of bars that were decided on late."""
     return {
         "instance": instance,

@@ -34,7 +34,7 @@ _RESTS_MAX_S = 10 * 365 * 86_400  # an order that may rest for longer than this 
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
+class MissedBars:
     """Bars that were decided on late: from the first to the last bar of the batch, how many of them were too old, and
     how many edges gave no signal."""
 
@@ -75,7 +75,7 @@ def ages_s(bars: Bars, *, live_age_s: Floats, now_ns: int, is_tape: bool) -> Flo
 
 def signals_for(
     instance: Instance, bars: Bars, decisions: Decisions, *, first: int, ages: Floats, now_ns: int
-) -> tuple[list[Signal], Missed | None]:
+) -> tuple[list[Signal], MissedBars | None]:
     """Return the signals of the bars from index `first` on, given that `instance.last_target` was wanted before it.
 
     `ages`: the age in seconds of each of those bars (`ages_s`). An entry may be used until its decision is `max_age_s`
@@ -103,7 +103,7 @@ def signals_for(
     if is_late.any():
         can_rest = decisions.entry_limit is not None or decisions.entry_stop is not None
         kept = _caught_up(edges, instance.last_target, float(target[-1]), ages, most, can_rest=can_rest)
-        missed = Missed(int(bars.time_ns[first]), int(bars.time_ns[-1]), int(is_late.sum()), len(edges) - len(kept))
+        missed = MissedBars(int(bars.time_ns[first]), int(bars.time_ns[-1]), int(is_late.sum()), len(edges) - len(kept))
         edges = kept
     return [
         _signal(

@@ -41,7 +41,7 @@ from fks.strategies.check import ensure_checked
 from fks.strategies.registry import NarrowCatalogue
 from fks.strategy_worker.crash_attribution import CrashAttribution
 from fks.strategy_worker.crash_marker import CrashMarker
-from fks.strategy_worker.outputs import Output, ShadowOutput, SignalOutput, Step, WorkerStore
+from fks.strategy_worker.outputs import BatchDecisions, Output, ShadowOutput, SignalOutput, WorkerStore
 from fks.strategy_worker.sandbox import EVALUATE_S, Sandbox
 from fks.strategy_worker.signals import ages_s
 
@@ -477,7 +477,7 @@ class StrategyWorker:
                 ages = ages_s(view[first:], live_age_s=live_age_s, now_ns=self._clock.now_ns(), is_tape=self._is_tape)
                 target = float(decisions.target[-1])
         anchor_ns = await self._moved_anchor(runner, decisions)
-        step = Step(
+        step = BatchDecisions(
             row, view, decisions, min(first, len(view)), ages, self._clock.now_ns(), cursor_ns, target, anchor_ns
         )
         made = await self._output.record(step)

@@ -5,7 +5,7 @@ Input: what happened (a child exited, a beat was missed, a person wants a restar
 decisions.
 """
 
-from fks.supervision.exits import Exit, How
+from fks.supervision.exits import How, ProcessExit
 from fks.supervision.machine import decide
 from fks.supervision.policy import backoff_s, note_restart
 from fks.supervision.spec import (
@@ -13,7 +13,7 @@ from fks.supervision.spec import (
     Containment,
     Intensity,
     RestartBackoff,
-    Strategy,
+    RestartStrategy,
     SupervisorSpec,
     check_tree,
     start_waves,
@@ -23,11 +23,11 @@ from fks.supervision.state import TreeState
 __all__ = [
     "ChildSpec",
     "Containment",
-    "Exit",
     "How",
     "Intensity",
+    "ProcessExit",
     "RestartBackoff",
-    "Strategy",
+    "RestartStrategy",
     "SupervisorSpec",
     "TreeState",
     "backoff_s",

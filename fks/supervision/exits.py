@@ -19,7 +19,7 @@ class How(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
+class ProcessExit:
     """One end of one process. `is_gone`: the process is proven to be no more (same machine, pid vanished).
 
     `exit_code` and `signal` are None where they could not be seen; `is_inferred` marks a signal that was concluded, not

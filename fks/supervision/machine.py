@@ -26,9 +26,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fks.supervision.exits import Exit, How
+from fks.supervision.exits import How, ProcessExit
 from fks.supervision.policy import backoff_s, jitter_draw, note_restart
-from fks.supervision.spec import ChildSpec, Containment, Strategy, SupervisorSpec, edges, predecessors
+from fks.supervision.spec import ChildSpec, Containment, RestartStrategy, SupervisorSpec, edges, predecessors
 from fks.supervision.state import (
     Adopted,
     Begin,
@@ -36,13 +36,13 @@ from fks.supervision.state import (
     Event,
     Exited,
     Find,
-    Missing,
     Node,
     Note,
-    Page,
+    NotFound,
     Phase,
     Remembered,
     RestartWanted,
+    SendPage,
     Start,
     Started,
     Stop,
@@ -107,7 +107,7 @@ class _Machine:
         """Report supervisors that ended because their windows were exceeded to their parents."""
         ended, self._ended_by_itself = self._ended_by_itself, []
         for id, why in ended:
-            self._failed(id, Exit(How.CRASH, why))
+            self._failed(id, ProcessExit(How.CRASH, why))
         return bool(ended)
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────
@@ -119,7 +119,7 @@ class _Machine:
                 self._remember(event)
             case Adopted(id, is_up):
                 self._adopted(id, is_up)
-            case Missing(id):
+            case NotFound(id):
                 self._missing(id)
             case Started(id, run):
                 if self._is(id, run, Phase.STARTING):
@@ -207,7 +207,7 @@ class _Machine:
         """After the last worker of a group was looked for: siblings that depend on a missing one end with it."""
         parent: SupervisorSpec | None = self._parents[id]
         while self._is_taking_over and parent is not None and not self._is_sought(parent):
-            if parent.strategy is not Strategy.ONE_FOR_ONE:
+            if parent.strategy is not RestartStrategy.ONE_FOR_ONE:
                 self._end_siblings_of_missing(parent)
             parent = self._parents.get(parent.id)
         self._is_taking_over = self._is_taking_over and self._is_sought(self._tree)
@@ -224,7 +224,7 @@ class _Machine:
         self._set(id, phase=Phase.UP, was_up=True, up_s=self._now_s)
         self.commands.append(Note(id, event, ""))
 
-    def _exited(self, id: str, run: int, exit: Exit) -> None:
+    def _exited(self, id: str, run: int, exit: ProcessExit) -> None:
         if not self._is(id, run, *ALIVE):
             return
         node = self._nodes[id]
@@ -320,7 +320,7 @@ class _Machine:
         return True
 
     # ── failure ──────────────────────────────────────────────────────────────────────────────────
-    def _failed(self, id: str, exit: Exit) -> None:
+    def _failed(self, id: str, exit: ProcessExit) -> None:
         """Restart a child that ended unasked, or escalate."""
         spec, parent, node = self._specs[id], self._parents[id], self._nodes[id]
         if not self._runs(parent):  # what is to end anyway takes no notice
@@ -343,7 +343,7 @@ class _Machine:
         return spec.containment or (Containment() if spec.id == self._tree.id else None)
 
     def _contained(
-        self, parent: SupervisorSpec, containment: Containment, id: str, exit: Exit, *, has_lasted: bool
+        self, parent: SupervisorSpec, containment: Containment, id: str, exit: ProcessExit, *, has_lasted: bool
     ) -> None:
         """Restart a child that is counted for itself, or have it escalate."""
         if has_lasted:
@@ -361,7 +361,7 @@ class _Machine:
         else:
             self._restart(parent, id, exit)
 
-    def _note_death(self, id: str, containment: Containment, exit: Exit) -> None:
+    def _note_death(self, id: str, containment: Containment, exit: ProcessExit) -> None:
         """Page for a child that dies slowly enough never to escalate, once an hour."""
         node = self._nodes[id]
         deaths = (self._now_s, *(at for at in node.deaths if at > self._now_s - HOUR_S))
@@ -381,33 +381,33 @@ class _Machine:
         self._set(parent.id, window=((self._now_s, id), *kept))
         return may_go_on
 
-    def _restart(self, parent: SupervisorSpec, id: str, exit: Exit) -> None:
+    def _restart(self, parent: SupervisorSpec, id: str, exit: ProcessExit) -> None:
         tries = self._nodes[id].tries
         wait_s = backoff_s(tries, parent.backoff, draw=jitter_draw(id, tries, self._now_s))
         self._set(id, phase=Phase.WAITING)
         if wait_s > 0:
             self._timer(id, wait_s)
         self.commands.append(Note(id, "restarted", exit.reason, exit))
-        if parent.strategy is not Strategy.ONE_FOR_ONE:
+        if parent.strategy is not RestartStrategy.ONE_FOR_ONE:
             self._set(id, was_up=False)
         for other in self._siblings(parent, id):
             self._mark_stopping(other, f"{id} ended", is_afresh=True)
 
     def _siblings(self, parent: SupervisorSpec, id: str) -> tuple[Spec, ...]:
         """Return the siblings that end when `id` does."""
-        if parent.strategy is Strategy.ONE_FOR_ONE:
+        if parent.strategy is RestartStrategy.ONE_FOR_ONE:
             return ()
         index = [child.id for child in parent.children].index(id)
         return parent.children[index + 1 :]
 
-    def _escalate(self, parent: SupervisorSpec, id: str, exit: Exit) -> None:
+    def _escalate(self, parent: SupervisorSpec, id: str, exit: ProcessExit) -> None:
         text = f"{_exceeded_text(parent)}, the last of {id}: {exit.reason}"
         self.commands.append(Note(parent.id, "escalated", text, exit))
         self.commands.append(_branch_escalated_page(parent.id, text))
         self._set(parent.id, has_failed=True)
         self._stop_supervisor(parent, text)
 
-    def _contain(self, parent: SupervisorSpec, containment: Containment, id: str, exit: Exit) -> None:
+    def _contain(self, parent: SupervisorSpec, containment: Containment, id: str, exit: ProcessExit) -> None:
         """Page, and start the child alone from now on, every `retry_s`."""
         why = _escalation_text(parent, self._nodes[id], exit, self._now_s)
         self._forget(parent, id)
@@ -522,7 +522,7 @@ class _Machine:
 
     def _is_group_held(self, spec: SupervisorSpec) -> bool:
         """Return whether a group may not start yet: one of it is to end or looked for first."""
-        if spec.strategy is Strategy.ONE_FOR_ONE:
+        if spec.strategy is RestartStrategy.ONE_FOR_ONE:
             return False
         return self._is_sought(spec) or any(self._nodes[child.id].is_marked for child in spec.children)
 
@@ -590,24 +590,24 @@ def _exceeded_text(spec: SupervisorSpec) -> str:
     return f"more than {spec.limit.restarts_max} restarts in {spec.limit.period_s:g} s"
 
 
-def _escalation_text(parent: SupervisorSpec, node: Node, exit: Exit, now_s: float) -> str:
+def _escalation_text(parent: SupervisorSpec, node: Node, exit: ProcessExit, now_s: float) -> str:
     """Return why a child escalated."""
     row = f"{node.tries} deaths in {now_s - node.row_s:.0f} s, none after {parent.backoff.reset_s:g} s up"
     return f"{row}; the last: {exit.reason}"
 
 
-def _escalated_page(id: str, why: str, retry_s: float) -> Page:
+def _escalated_page(id: str, why: str, retry_s: float) -> SendPage:
     """Return the page for a child that is contained from now on."""
     text = f"{id}: {why}; the others run on; it is started again every {retry_s:g} s until you end that"
-    return Page("child.escalated", id, f"{text}: 'fks restart {id}'; see 'fks events {id} --full'")
+    return SendPage("child.escalated", id, f"{text}: 'fks restart {id}'; see 'fks events {id} --full'")
 
 
-def _branch_escalated_page(id: str, why: str) -> Page:
+def _branch_escalated_page(id: str, why: str) -> SendPage:
     """Return the page for a supervisor that ends its children and leaves the rest to its parent."""
-    return Page("child.escalated", id, f"{id}: {why}; all its children start anew")
+    return SendPage("child.escalated", id, f"{id}: {why}; all its children start anew")
 
 
-def _unstable_page(id: str, deaths: int, exit: Exit) -> Page:
+def _unstable_page(id: str, deaths: int, exit: ProcessExit) -> SendPage:
     """Return the page for a child that dies too often within an hour, and too seldom to escalate."""
     text = f"{id}: {deaths} deaths within an hour, the last: {exit.reason}"
-    return Page("child.unstable", id, f"{text}; it is restarted each time; see 'fks events {id} --full'")
+    return SendPage("child.unstable", id, f"{text}; it is restarted each time; see 'fks events {id} --full'")

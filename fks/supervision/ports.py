@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from fks.supervision.exits import Exit, How
+from fks.supervision.exits import How, ProcessExit
 from fks.supervision.spec import ChildSpec
 
 
 class Child(Protocol):
-    """A handle to one process of a child. Each of its ends is described by an `Exit`."""
+    """A handle to one process of a child. Each of its ends is described by an `ProcessExit`."""
 
-    async def join(self) -> Exit:
+    async def join(self) -> ProcessExit:
         """Wait until its process ends; NORMAL when it was asked to, CRASH or NODE_LOST when it was not."""
         ...
 
@@ -28,11 +28,11 @@ class Child(Protocol):
         """End the wait of a child that was spawned with one. Never raises; the message may be lost."""
         ...
 
-    async def stop(self, deadline_s: float) -> Exit:
+    async def stop(self, deadline_s: float) -> ProcessExit:
         """Have it drain and end in order; kill it when the deadline passes (KILLED). Never raises for a dead one."""
         ...
 
-    async def kill(self, how: How, reason: str) -> Exit:
+    async def kill(self, how: How, reason: str) -> ProcessExit:
         """Kill its process and return what is known of its end, as `how` for `reason`.
 
         A hung one on this host first writes its stacks, for 0.2 s at most. `is_gone` is true only when the process is

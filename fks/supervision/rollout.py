@@ -18,7 +18,7 @@ WELL = frozenset({"ready", "degraded"})
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RolloutPart:
     """One child as its supervisor last saw it. `version` and `config_version` are those its process reports."""
 
     state: str
@@ -50,7 +50,7 @@ def is_child(part: str) -> bool:
     return part not in (SUPERVISOR, GATEWAY)
 
 
-def find_part(part: str, children: Mapping[str, Part]) -> Part:
+def find_part(part: str, children: Mapping[str, RolloutPart]) -> RolloutPart:
     """Return a child as it is known. Errors: InputError for one that is not there."""
     if part not in children:
         raise InputError(
@@ -62,7 +62,7 @@ def find_part(part: str, children: Mapping[str, Part]) -> Part:
     return children[part]
 
 
-def check_returned(part: str, seen: Part, *, build: str, config_version: int | None) -> None:
+def check_returned(part: str, seen: RolloutPart, *, build: str, config_version: int | None) -> None:
     """Refuse a part that came back with another build or other settings than intended. Errors: FksError.
 
     A part that reports no version is accepted: its process predates the reports.
@@ -77,7 +77,7 @@ def check_returned(part: str, seen: Part, *, build: str, config_version: int | N
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RolloutStep:
     """One part of a plan: `record` is its step of an earlier attempt, None before the first."""
 
     part: str
@@ -90,14 +90,14 @@ class Step:
         return self.record is not None
 
 
-def steps_left(plan: Sequence[str], records: Sequence[dict[str, Any]]) -> list[Step]:
+def steps_left(plan: Sequence[str], records: Sequence[dict[str, Any]]) -> list[RolloutStep]:
     """Return the steps of a plan that no earlier attempt finished, in order."""
     known = {record["part"]: record for record in records}
-    steps = [Step(part, place, known.get(part)) for place, part in enumerate(plan, 1)]
+    steps = [RolloutStep(part, place, known.get(part)) for place, part in enumerate(plan, 1)]
     return [step for step in steps if step.record is None or step.record["state"] != "done"]
 
 
-class Settled(StrEnum):
+class PartState(StrEnum):
     """Whether a part is back."""
 
     PENDING = "pending"
@@ -106,7 +106,7 @@ class Settled(StrEnum):
 
 
 @dataclass(slots=True)
-class Settling:
+class PartSettling:
     """Waits until a part that was ready is ready again, and any other at least degraded.
 
     With `must_settle` it must stay so for `steady_s`, with at most LIVES_MAX processes: a start alone proves little.
@@ -119,16 +119,16 @@ class Settling:
     _since_s: float = float("inf")
     _pids: set[int | None] = field(default_factory=set)
 
-    def take(self, seen: Part, now_s: float) -> Settled:
+    def take(self, seen: RolloutPart, now_s: float) -> PartState:
         """Return whether the part is back, given how it is now."""
         is_well = seen.state == "ready" or (seen.state in WELL and self.was != "ready")
         self._since_s = min(self._since_s, now_s) if is_well else float("inf")
         if now_s - self._since_s >= (self.steady_s if self.must_settle else 0.0):
-            return Settled.DONE
+            return PartState.DONE
         self._pids.add(seen.pid)
-        return Settled.FAILED if self.must_settle and len(self._pids) > LIVES_MAX else Settled.PENDING
+        return PartState.FAILED if self.must_settle and len(self._pids) > LIVES_MAX else PartState.PENDING
 
-    def end(self, seen: Part, waited_s: float) -> None:
+    def end(self, seen: RolloutPart, waited_s: float) -> None:
         """Accept or refuse a part that did not settle in time. Errors: OutageError."""
         if seen.state in WELL and not self.must_settle:
             return

@@ -13,7 +13,7 @@ from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError
 
 
-class Strategy(StrEnum):
+class RestartStrategy(StrEnum):
     """The siblings that are restarted with a child that died."""
 
     ONE_FOR_ONE = "one_for_one"  # none
@@ -93,7 +93,7 @@ class SupervisorSpec:
     id: str
     children: tuple[ChildSpec | SupervisorSpec, ...]
     limit: Intensity
-    strategy: Strategy = Strategy.ONE_FOR_ONE
+    strategy: RestartStrategy = RestartStrategy.ONE_FOR_ONE
     after: tuple[str, ...] = ()
     backoff: RestartBackoff = RestartBackoff()
     containment: Containment | None = None
@@ -109,7 +109,7 @@ class SupervisorSpec:
 
 def check_tree(root: SupervisorSpec) -> None:
     """Refuse a tree that cannot be run. Errors: ConfigError naming the child and the field."""
-    if root.strategy is not Strategy.ONE_FOR_ONE:
+    if root.strategy is not RestartStrategy.ONE_FOR_ONE:
         raise ConfigError(
             f"supervisor {root.id}: the root must be one_for_one: it gives up one branch and lets the others run on",
             remedy="put another strategy one level down",
@@ -124,7 +124,7 @@ def check_tree(root: SupervisorSpec) -> None:
 def _check_supervisor(spec: SupervisorSpec, ids: list[str]) -> None:
     if spec.limit.restarts_max < 0 or spec.limit.period_s <= 0:
         raise ConfigError(f"supervisor {spec.id}: limit {spec.limit} is not a window", remedy="use e.g. 20 in 60 s")
-    if spec.containment is not None and spec.strategy is not Strategy.ONE_FOR_ONE:
+    if spec.containment is not None and spec.strategy is not RestartStrategy.ONE_FOR_ONE:
         raise ConfigError(
             f"supervisor {spec.id}: only one_for_one can contain a child: the others end its siblings with it",
             remedy="leave out the containment, or use one_for_one",
@@ -154,7 +154,7 @@ def predecessors(spec: SupervisorSpec) -> dict[str, frozenset[str]]:
     """
     earlier: dict[str, frozenset[str]] = {}
     direct: dict[str, tuple[str, ...]] = {}
-    is_chain = spec.strategy is not Strategy.ONE_FOR_ONE
+    is_chain = spec.strategy is not RestartStrategy.ONE_FOR_ONE
     for index, child in enumerate(spec.children):
         listed = tuple(other.id for other in spec.children[:index]) if is_chain else ()
         direct[child.id] = (*child.after, *listed)

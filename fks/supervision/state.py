@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from fks.supervision.exits import Exit
+from fks.supervision.exits import ProcessExit
 from fks.supervision.spec import SupervisorSpec
 
 
@@ -111,7 +111,7 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class NotFound:
     """The answer to `Find`: there is none, or none that could be taken over."""
 
     id: str
@@ -131,7 +131,7 @@ class Exited:
 
     id: str
     run: int
-    exit: Exit
+    exit: ProcessExit
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,9 @@ class StopWanted:
     why: str = "asked"
 
 
-Event = Begin | Remembered | Adopted | Missing | Started | Exited | TimerFired | RestartWanted | TreeWanted | StopWanted
+Event = (
+    Begin | Remembered | Adopted | NotFound | Started | Exited | TimerFired | RestartWanted | TreeWanted | StopWanted
+)
 
 
 # ── what is to be done ───────────────────────────────────────────────────────────────────────────
@@ -201,7 +203,7 @@ class Timer:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class SendPage:
     """Page a person."""
 
     event: str
@@ -216,10 +218,10 @@ class Note:
     id: str
     event: str
     reason: str
-    exit: Exit | None = field(default=None)
+    exit: ProcessExit | None = field(default=None)
 
 
-Command = Find | Start | Stop | Timer | Page | Note
+Command = Find | Start | Stop | Timer | SendPage | Note
 
 #: every `Note.event`, described
 EVENTS: Mapping[str, str] = {

@@ -19,11 +19,11 @@ from fks.runtime import Component
 from fks.store.bus import HEALTH
 from fks.store.leases import Authority
 from fks.store.supervision import TreeJournal
-from fks.supervision.exits import Exit, How
+from fks.supervision.exits import How, ProcessExit
 from fks.supervision.liveness import COMING, LOOK_S, LivenessLimits, LivenessWatch, StartStep, StartWatch
 from fks.supervision.ports import Child, World
 from fks.supervision.spec import ChildSpec
-from fks.supervision.state import Adopted, Event, Exited, Missing, Started
+from fks.supervision.state import Adopted, Event, Exited, NotFound, Started
 from fks.supervisor.heartbeat_poller import HeartbeatPoller
 
 EVICTIONS_MAX = 3  # tries to get a name that another process holds
@@ -36,7 +36,7 @@ class Silenced(OutageError):
 
 
 @dataclass(slots=True)
-class Record:
+class RunningChild:
     """The state of one child in the supervisor: soft state, refilled from rows and by adoption.
 
     `is_gone`: it is proven that no process of it is left. `is_known`: this supervisor saw it alive, or saw it end.
@@ -82,7 +82,7 @@ class Record:
         """Return how long its next start may take: twice as long after each that was late."""
         return self.spec.start_s * min(1 << self.late, LATE_FACTOR_MAX)
 
-    def ended(self, end: Exit) -> None:
+    def ended(self, end: ProcessExit) -> None:
         """Note its end."""
         self.child, self.state = None, "down"
         self.is_known, self.is_gone = True, end.is_gone
@@ -99,7 +99,7 @@ class ChildRunner:
         self,
         component: Component,
         world: World,
-        record: Record,
+        record: RunningChild,
         post: Callable[[Event], None],
         authority: Authority,
         poller: HeartbeatPoller,
@@ -150,21 +150,21 @@ class ChildRunner:
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             self._c.log.error("child.keeping_failed", child=self.record.spec.id, error=text)
-            self._post_end(run, Exit(How.FAILED_START, text))
+            self._post_end(run, ProcessExit(How.FAILED_START, text))
 
     # ── finding and starting ─────────────────────────────────────────────────────────────────────
     async def _find(self, run: int) -> None:
         record = self.record
         child = None if record.is_known and record.child is None else await self._world.find(record.spec)
         if child is None:
-            self._post(Missing(record.spec.id))
+            self._post(NotFound(record.spec.id))
             return
         record.child = child
         try:
             beat = await child.health(timeout_s=self._limits.silence_max_s)
         except (TimeoutError, OutageError) as error:
             await self._evict(child, "found without a beat", str(error) or "no answer in time")
-            self._post(Missing(record.spec.id))
+            self._post(NotFound(record.spec.id))
             return
         self._take(beat)
         if beat["state"] not in COMING:
@@ -206,7 +206,7 @@ class ChildRunner:
                 continue
             await self._come_up(run, child, wait_s, raised_s)
             return
-        self._post_end(run, Exit(How.FAILED_START, reason))
+        self._post_end(run, ProcessExit(How.FAILED_START, reason))
 
     async def _next_epoch(self) -> int:
         """Return the raised epoch; wait for the database as long as it takes: no lease, no start."""
@@ -292,7 +292,7 @@ class ChildRunner:
             self._post_end(run, end)
             return
 
-    async def _end_of(self, child: Child) -> Exit:
+    async def _end_of(self, child: Child) -> ProcessExit:
         """Return how the child ended: by itself, hung and killed, or unwell and drained."""
         monotonic = self._c.clock.monotonic
         join = asyncio.create_task(child.join())
@@ -305,7 +305,7 @@ class ChildRunner:
                 else:
                     await self._poller.until_suspect(self, join)
                 if join.done():
-                    return Exit(How.CRASH, "died: its join was cancelled") if join.cancelled() else join.result()
+                    return ProcessExit(How.CRASH, "died: its join was cancelled") if join.cancelled() else join.result()
                 beat = await self._call(child, watch.call_timeout_s(monotonic()))
                 watch.spec = self.record.spec
                 found = watch.take(beat, monotonic())
@@ -335,7 +335,7 @@ class ChildRunner:
         self._take(beat)
         return True
 
-    async def _end_ill(self, child: Child, how: How, reason: str) -> Exit:
+    async def _end_ill(self, child: Child, how: How, reason: str) -> ProcessExit:
         """Kill a hung child; drain one that is unwell."""
         if how is How.HUNG:
             return await child.kill(how, reason)
@@ -357,14 +357,14 @@ class ChildRunner:
         if record.run != run:
             return  # it had ended by itself, and its successor is on its way
         try:
-            end = Exit(How.NORMAL, f"{why}; it had not started", is_gone=record.is_gone)
+            end = ProcessExit(How.NORMAL, f"{why}; it had not started", is_gone=record.is_gone)
             if record.child is not None:
                 end = await record.child.stop(deadline_s)
         except Exception as error:
-            end = Exit(How.KILLED, f"stopping it failed: {type(error).__name__}: {error}")
+            end = ProcessExit(How.KILLED, f"stopping it failed: {type(error).__name__}: {error}")
         self._post_end(run, end)
 
-    def _post_end(self, run: int, end: Exit) -> None:
+    def _post_end(self, run: int, end: ProcessExit) -> None:
         """Post the end of a run, once."""
         if self.record.run == run:
             self.record.ended(end)

@@ -27,10 +27,10 @@ from fks.store.operations import CHANNEL, Operation, OperationStore
 from fks.store.runtime_config import ConfigVersion, RuntimeConfigStore
 from fks.store.supervision import TreeJournal
 from fks.supervision.rollout import (
-    Part,
-    Settled,
-    Settling,
-    Step,
+    PartSettling,
+    PartState,
+    RolloutPart,
+    RolloutStep,
     check_returned,
     deploy_plan,
     find_part,
@@ -55,7 +55,7 @@ _RAYS_OWN = ("RAY_JOB_ID", "RAY_RAYLET_PID", "RAY_ADDRESS", "RAY_CLIENT_MODE", "
 class Parts(Protocol):
     """The supervisor, as operations use it."""
 
-    def children(self) -> Mapping[str, Part]:
+    def children(self) -> Mapping[str, RolloutPart]:
         """Return every child by id, in the order in which they are started."""
         ...
 
@@ -68,7 +68,7 @@ class Parts(Protocol):
 
 
 @dataclass(slots=True)
-class Work:
+class OperationWork:
     """An operation under way: its row, and the steps taken. `why` goes into the history of the tree."""
 
     operation: Operation
@@ -156,7 +156,7 @@ class Operations:
         """Perform one operation and write its end. Errors: OutageError, StaleEpochError: then it is resumed later."""
         by = operation.requested_by or "somebody"
         why = f"{operation.kind} asked by {by}" + (f": {operation.reason}" if operation.reason else "")
-        work = Work(operation, why, dict(operation.result))
+        work = OperationWork(operation, why, dict(operation.result))
         facts = {"operation": str(operation.id), "kind": operation.kind, "target": operation.target, "by": by}
         self._c.log.info("operation.started", **facts, attempt=operation.attempt)
         if not work.is_resumed:
@@ -185,17 +185,17 @@ class Operations:
         await self._finish(work, "done")
         self._c.log.info("operation.done", **facts)
 
-    async def _finish(self, work: Work, state: str, *, error: str | None = None) -> None:
+    async def _finish(self, work: OperationWork, state: str, *, error: str | None = None) -> None:
         """Write the end, for as long as the database needs to come back."""
         await self._persist(
             lambda: self._store.finish(work.operation, state, result=work.result, error=error, progress=state)
         )
 
     # ── the three kinds ──────────────────────────────────────────────────────────────────────────
-    async def _restart(self, work: Work) -> None:
+    async def _restart(self, work: OperationWork) -> None:
         await self._roll(work, [work.operation.target], must_settle=False)
 
-    async def _deploy(self, work: Work) -> None:
+    async def _deploy(self, work: OperationWork) -> None:
         """Bring every part, one at a time, to the build that is installed."""
         if "build" not in work.result:
             requested = work.operation.args.get("build")
@@ -204,7 +204,7 @@ class Operations:
         plan = work.result.setdefault("plan", plan)  # a supervisor that has just begun does not know every child yet
         await self._roll(work, plan, build=str(work.result["build"]))
 
-    async def _config(self, work: Work) -> None:
+    async def _config(self, work: OperationWork) -> None:
         """Bring every part that a changed setting concerns to a version; on failure bring them back to the one
         before."""
         number = int(work.operation.args["version"])
@@ -227,7 +227,7 @@ class Operations:
         if version.state == "failed":
             await self._roll_back(work, version)
 
-    async def _roll_back(self, work: Work, version: ConfigVersion) -> None:
+    async def _roll_back(self, work: OperationWork, version: ConfigVersion) -> None:
         """Bring the parts that run a version that failed back to the one before, and page. Errors: FksError,
         always."""
         before = await self._persist(lambda: self._versions.before(version.version))
@@ -252,7 +252,7 @@ class Operations:
     # ── one part after the other ─────────────────────────────────────────────────────────────────
     async def _roll(
         self,
-        work: Work,
+        work: OperationWork,
         plan: Sequence[str],
         *,
         name: str = "steps",
@@ -300,7 +300,9 @@ class Operations:
         )
         return records[-1]
 
-    async def _restart_part(self, work: Work, step: Step, record: dict[str, Any], *, must_settle: bool) -> None:
+    async def _restart_part(
+        self, work: OperationWork, step: RolloutStep, record: dict[str, Any], *, must_settle: bool
+    ) -> None:
         """Restart one part and return when it is well; completed steps of an earlier attempt are not done again."""
         part = step.part
         if part == SUPERVISOR:
@@ -318,14 +320,14 @@ class Operations:
 
     async def _until_well(self, part: str, was: str, *, must_settle: bool) -> None:
         """Wait until a part has settled, for SETTLE_S. Errors: OutageError."""
-        settling = Settling(part, was, must_settle, STEADY_S)
+        settling = PartSettling(part, was, must_settle, STEADY_S)
         end_s = self._c.clock.monotonic() + SETTLE_S
-        settled = Settled.PENDING
-        while settled is Settled.PENDING and self._c.clock.monotonic() < end_s:
+        settled = PartState.PENDING
+        while settled is PartState.PENDING and self._c.clock.monotonic() < end_s:
             settled = settling.take(self._seen(part), self._c.clock.monotonic())
-            if settled is Settled.PENDING:
+            if settled is PartState.PENDING:
                 await asyncio.sleep(LOOK_S)
-        if settled is not Settled.DONE:
+        if settled is not PartState.DONE:
             settling.end(self._seen(part), SETTLE_S)
 
     async def _is_there(self, part: str) -> bool:
@@ -346,15 +348,15 @@ class Operations:
         record |= {"pid": seen.pid, "version": seen.version, "config_version": seen.config_version}
         check_returned(part, seen, build=build, config_version=config_version)
 
-    def _seen(self, part: str) -> Part:
+    def _seen(self, part: str) -> RolloutPart:
         """Return a part as it is known. Errors: InputError for one that is not there."""
         if part == SUPERVISOR:
-            return Part("ready", os.getpid(), VERSION, self._c.config_version, node_name(self._c.settings))
+            return RolloutPart("ready", os.getpid(), VERSION, self._c.config_version, node_name(self._c.settings))
         if part == GATEWAY:
-            return Part("ready")
+            return RolloutPart("ready")
         return find_part(part, self._parts.children())
 
-    async def _note(self, work: Work, progress: str) -> None:
+    async def _note(self, work: OperationWork, progress: str) -> None:
         """Write the steps, waiting for a database that is unavailable: a step that is not written is not taken."""
         self._c.log.info("operation.step", operation=str(work.operation.id), progress=progress)
         await self._persist(lambda: self._store.note(work.operation, progress, work.result))

@@ -17,10 +17,10 @@ from fks.model.errors import OutageError
 from fks.model.ports import Meter
 from fks.runtime import Component
 from fks.store.supervision import ESCALATION, HealthRow, TreeJournal
-from fks.supervision.exits import Exit, How
+from fks.supervision.exits import How, ProcessExit
 from fks.supervision.ports import World
-from fks.supervision.state import Note, Page
-from fks.supervisor.child_runner import Record
+from fks.supervision.state import Note, SendPage
+from fks.supervisor.child_runner import RunningChild
 
 SUPERVISOR = "supervisor"
 LINES_MAX = 1000  # of history that wait for the database; the oldest go first
@@ -33,7 +33,7 @@ _ERRORS = frozenset({"escalated"})
 class _Line:
     """One row to be written, and since when it waits."""
 
-    entry: Note | Page
+    entry: Note | SendPage
     at_s: float
     pid: int | None = None
     epoch: int = 0
@@ -66,7 +66,7 @@ class TreeHistory:
         return self._counters
 
     # ── history ──────────────────────────────────────────────────────────────────────────────────
-    def note(self, note: Note, record: Record | None) -> None:
+    def note(self, note: Note, record: RunningChild | None) -> None:
         """Log, count and write one event of the tree. `record`: of a child, as it is at that moment."""
         pid, epoch = (record.pid, record.epoch) if record is not None else (None, 0)
         facts: dict[str, object] = {"child": note.id, "reason": note.reason, "child_pid": pid, "epoch": epoch}
@@ -89,18 +89,18 @@ class TreeHistory:
         )
         self._add(note, pid, epoch, record.node if record is not None else "")
 
-    def page(self, page: Page) -> None:
+    def page(self, page: SendPage) -> None:
         """Notify a person."""
         if page.event == "child.unstable":  # the others have a note, which is logged
             self._c.log.error("child.unstable", child=page.id, reason=page.text)
         self._add(page, None, 0)
 
-    def _unseen_s(self, record: Record | None) -> float | None:
+    def _unseen_s(self, record: RunningChild | None) -> float | None:
         if record is None or record.beat_s is None:
             return None
         return self._c.clock.monotonic() - record.beat_s
 
-    def _add(self, entry: Note | Page, pid: int | None, epoch: int, node: str = "") -> None:
+    def _add(self, entry: Note | SendPage, pid: int | None, epoch: int, node: str = "") -> None:
         self._lines.append(_Line(entry, self._c.clock.monotonic(), pid, epoch, node))
         self._has_lines.set()
 
@@ -126,9 +126,9 @@ class TreeHistory:
 
     async def _write(self, line: _Line) -> bool:
         entry = line.entry
-        if isinstance(entry, Page):
+        if isinstance(entry, SendPage):
             return await self._journal.page(entry.event, entry.text, entry.id)
-        payload: dict[str, object] = entry.exit.payload() if isinstance(entry.exit, Exit) else {}
+        payload: dict[str, object] = entry.exit.payload() if isinstance(entry.exit, ProcessExit) else {}
         late_s = self._c.clock.monotonic() - line.at_s
         if late_s > 1.0:
             payload["late_s"] = round(late_s, 1)  # the row's time is when it was written
@@ -175,7 +175,7 @@ class TreeHistory:
         )
 
 
-def health_row(record: Record) -> HealthRow:
+def health_row(record: RunningChild) -> HealthRow:
     """Return a child's row of `component_health`; one that escalated is at best degraded, until a person ends
     that."""
     state, detail = record.state, record.detail

@@ -27,17 +27,17 @@ from fks.supervision import ChildSpec, SupervisorSpec, TreeState, check_tree, de
 from fks.supervision.machine import HOUR_S
 from fks.supervision.policy import death_ages, row_ages
 from fks.supervision.ports import World
-from fks.supervision.rollout import Part
+from fks.supervision.rollout import RolloutPart
 from fks.supervision.state import (
     Begin,
     Command,
     Event,
     Find,
     Note,
-    Page,
     Phase,
     Remembered,
     RestartWanted,
+    SendPage,
     Start,
     Stop,
     StopWanted,
@@ -46,7 +46,7 @@ from fks.supervision.state import (
     TreeWanted,
 )
 from fks.supervision.tree_view import below, shape
-from fks.supervisor.child_runner import ChildRunner, Record
+from fks.supervisor.child_runner import ChildRunner, RunningChild
 from fks.supervisor.heartbeat_poller import HeartbeatPoller
 from fks.supervisor.operations import Operations
 from fks.supervisor.tree_history import SUPERVISOR, TreeHistory, health_row
@@ -192,11 +192,11 @@ class TreeSupervisor:
         return found | ({"reason": self._superseded} if self._superseded else {})
 
     # ── used by operations ───────────────────────────────────────────────────────────────────────
-    def children(self) -> Mapping[str, Part]:
+    def children(self) -> Mapping[str, RolloutPart]:
         """Return every child by id, in the order of the tree."""
         states = self._states()
         return {
-            id: Part(
+            id: RolloutPart(
                 states[id],
                 runner.record.pid,
                 runner.record.version,
@@ -259,7 +259,7 @@ class TreeSupervisor:
                 task = asyncio.create_task(self._fire(token, after_s))
                 self._timers.add(task)
                 task.add_done_callback(self._timers.discard)
-            case Page():
+            case SendPage():
                 self._history.page(command)
             case Note():
                 self._note(command)
@@ -292,7 +292,7 @@ class TreeSupervisor:
             else:
                 self._history.counters.expect(id)
                 self._runners[id] = ChildRunner(
-                    self._c, self._world, Record(spec), self._events.put_nowait, self._authority, self._poller
+                    self._c, self._world, RunningChild(spec), self._events.put_nowait, self._authority, self._poller
                 )
         self._runners = {id: self._runners[id] for id in specs}
         self._must_forget = True

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import msgspec
 
 from fks.exchanges.base.exchange import WireExchange
-from fks.exchanges.base.wire import Subscribed, Wire
+from fks.exchanges.base.wire import SubscriptionsAnswered, Wire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import ConfigError, FksError
 from fks.model.instrument import Instrument
 from fks.model.market import Channel, Discontinuity, MarketEvent, Subscription
 from fks.model.ports import Log
-from fks.tape.records import Kind, Record
+from fks.tape.records import RecordKind, TapeRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Played:
     `answer` are trades of a REST answer; `hole` is a gap of the tape.
     """
 
-    kind: Kind
+    kind: RecordKind
     connection: int
     received_ns: int
     events: tuple[MarketEvent, ...] = ()
@@ -74,7 +74,7 @@ def wanted_of(data: bytes) -> tuple[Subscription, ...]:
     )
 
 
-def play(records: Iterable[Record], make_wire: Callable[[], Wire]) -> Iterator[Played]:
+def play(records: Iterable[TapeRecord], make_wire: Callable[[], Wire]) -> Iterator[Played]:
     """Yield the result of each record, with one wire per connection.
 
     Guarantees: no clock and no randomness, so two replays are equal. A connection whose wire raised yields nothing
@@ -83,29 +83,29 @@ def play(records: Iterable[Record], make_wire: Callable[[], Wire]) -> Iterator[P
     wires: dict[int, Wire] = {}
     for record in records:
         number = record.connection
-        if record.kind is Kind.OPEN or (record.kind is Kind.STANDING and number not in wires):
+        if record.kind is RecordKind.OPEN or (record.kind is RecordKind.STANDING and number not in wires):
             wires[number] = wire = make_wire()
             wanted = wanted_of(record.data)
             wire.subscribe_frames(wanted)
             yield Played(record.kind, number, record.received_ns, wanted=wanted)
-        elif record.kind is Kind.FRAME and number in wires:
+        elif record.kind is RecordKind.FRAME and number in wires:
             played = _received(wires[number], record)
             if played.error:
                 del wires[number]
             yield played
-        elif record.kind is Kind.TRADES:
+        elif record.kind is RecordKind.TRADES:
             yield Played(
                 record.kind, number, record.received_ns, answer=msgspec.json.decode(record.data, type=TradesAnswer)
             )
-        elif record.kind is Kind.LOST:
+        elif record.kind is RecordKind.LOST:
             yield Played(record.kind, number, record.received_ns)
-        elif record.kind is Kind.HOLE:
+        elif record.kind is RecordKind.HOLE:
             wires.clear()  # the open connections are listed again after it
             yield Played(record.kind, number, record.received_ns, hole=msgspec.json.decode(record.data, type=HoleFound))
 
 
-def _received(wire: Wire, record: Record) -> Played:
-    found: Sequence[MarketEvent | Subscribed] = ()
+def _received(wire: Wire, record: TapeRecord) -> Played:
+    found: Sequence[MarketEvent | SubscriptionsAnswered] = ()
     error = ""
     try:
         found = wire.receive(record.data, record.received_ns)
@@ -113,7 +113,7 @@ def _received(wire: Wire, record: Record) -> Played:
             wire.due_frames(record.received_ns / 1e9)  # it requested a new snapshot then, and the answer is on the tape
     except FksError as raised:
         error = str(raised)
-    events = tuple(event for event in found if not isinstance(event, Subscribed))
+    events = tuple(event for event in found if not isinstance(event, SubscriptionsAnswered))
     return Played(record.kind, record.connection, record.received_ns, events, error)
 
 
@@ -145,10 +145,10 @@ class InstrumentsAnswer(msgspec.Struct, rename={"values": "told"}):
     values: list[Instrument]
 
 
-def answer_of(record: Record) -> BarsAnswer | TradesAnswer | InstrumentsAnswer:
+def answer_of(record: TapeRecord) -> BarsAnswer | TradesAnswer | InstrumentsAnswer:
     """Return the request and the answer of a BARS, TRADES or INSTRUMENTS record."""
-    if record.kind is Kind.BARS:
+    if record.kind is RecordKind.BARS:
         return msgspec.json.decode(record.data, type=BarsAnswer)
-    if record.kind is Kind.TRADES:
+    if record.kind is RecordKind.TRADES:
         return msgspec.json.decode(record.data, type=TradesAnswer)
     return msgspec.json.decode(record.data, type=InstrumentsAnswer)

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import msgspec
 
 from fks.model.errors import InputError
-from fks.tape.records import BLOCK, END, ENDING, HEAD, HEAD_CRC, MAGIC, RECORD, Header, Kind, Record
+from fks.tape.records import BLOCK, END, ENDING, HEAD, HEAD_CRC, MAGIC, RECORD, Header, RecordKind, TapeRecord
 from fks.tape.writer import lock_shared
 
 _END_SIZE = len(END) + 32 + 8
@@ -78,7 +78,7 @@ def header_of(paths: Sequence[Path]) -> Header:
     return headers[0]
 
 
-def read_records(paths: Sequence[Path]) -> Iterator[Record]:
+def read_records(paths: Sequence[Path]) -> Iterator[TapeRecord]:
     """Yield the records of files in order, and a HOLE at every gap of the tape.
 
     Gaps are: a missing file, an incomplete one (valid up to there), one older than the file before it, and the
@@ -114,8 +114,8 @@ def check_file(path: Path) -> TapeFile:
         records = frames = lost = first_ns = last_ns = 0
         for record in reader.records():
             records += 1
-            frames += record.kind is Kind.FRAME
-            if record.kind is Kind.LOST:
+            frames += record.kind is RecordKind.FRAME
+            if record.kind is RecordKind.LOST:
                 lost += int(msgspec.json.decode(record.data)["frames"])
             first_ns, last_ns = first_ns or record.received_ns, record.received_ns
         return TapeFile(path, reader.header, records, frames, lost, first_ns, last_ns, path.stat().st_size, reader.cut)
@@ -138,8 +138,8 @@ def _between(before: Header | None, now: Header, name: str) -> Iterator[tuple[st
         )
 
 
-def _hole(at_ns: int, kind: str, text: str) -> Record:
-    return Record(Kind.HOLE, 0, at_ns, msgspec.json.encode({"kind": kind, "text": text}))
+def _hole(at_ns: int, kind: str, text: str) -> TapeRecord:
+    return TapeRecord(RecordKind.HOLE, 0, at_ns, msgspec.json.encode({"kind": kind, "text": text}))
 
 
 class _Form(msgspec.Struct):
@@ -178,7 +178,7 @@ class _Reader:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._broken("does not begin as one") from error
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[TapeRecord]:
         """Yield the records up to the end, or to where the file was cut."""
         while self.header is not None and (found := self._block()) is not None:
             block, count = found
@@ -187,8 +187,8 @@ class _Reader:
             for _ in range(count):
                 try:
                     kind, connection, received_ns, length = RECORD.unpack_from(block, at)
-                    record = Record(
-                        Kind(kind), connection, received_ns, block[at + RECORD.size : at + RECORD.size + length]
+                    record = TapeRecord(
+                        RecordKind(kind), connection, received_ns, block[at + RECORD.size : at + RECORD.size + length]
                     )
                 except (ValueError, struct.error) as error:
                     raise self._broken("a record is damaged") from error

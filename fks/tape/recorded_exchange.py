@@ -11,14 +11,14 @@ from fks.clock import Clock
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.exchanges.base.exchange import WireExchange
-from fks.exchanges.base.wire import Subscribed, Wire
+from fks.exchanges.base.wire import SubscriptionsAnswered, Wire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import ConfigError
 from fks.model.instrument import Instrument
 from fks.model.market import MarketEvent, Subscription
 from fks.model.ports import Exchange, Log
 from fks.tape.recorder import Recorder
-from fks.tape.records import Header, Kind
+from fks.tape.records import Header, RecordKind
 from fks.tape.writer import TapeWriter
 
 FILE_S = 3600.0  # a file is closed after an hour, whatever its size
@@ -41,7 +41,7 @@ class RecordedWire:
         self._connection = self._recorder.opened(self._wire.url(wanted), wanted)
         return self._wire.subscribe_frames(wanted)
 
-    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | SubscriptionsAnswered]:
         """Record a frame and return the events that the wire decodes."""
         self._recorder.frame(self._connection, received_ns, frame)
         return self._wire.receive(frame, received_ns)
@@ -81,7 +81,7 @@ class RecordedExchange:
     async def instruments(self) -> list[Instrument]:
         """Return the listed instruments, and record them."""
         found = await self._exchange.instruments()
-        self.recorder.answer(Kind.INSTRUMENTS, [], found)
+        self.recorder.answer(RecordKind.INSTRUMENTS, [], found)
         return found
 
     async def fetch_bars(
@@ -89,7 +89,7 @@ class RecordedExchange:
     ) -> list[Bar]:
         """Return closed bars; see the port."""
         found = await self._exchange.fetch_bars(symbol, timeframe, since_ns, limit, until_ns=until_ns)
-        self.recorder.answer(Kind.BARS, [symbol, timeframe, since_ns, limit, until_ns], found)
+        self.recorder.answer(RecordKind.BARS, [symbol, timeframe, since_ns, limit, until_ns], found)
         return found
 
     async def fetch_trades(
@@ -97,7 +97,7 @@ class RecordedExchange:
     ) -> list[PublicTrade]:
         """Return public trades; see the port."""
         found = await self._exchange.fetch_trades(symbol, from_id=from_id, since_ns=since_ns, limit=limit)
-        self.recorder.answer(Kind.TRADES, [symbol, from_id, since_ns, limit], found)
+        self.recorder.answer(RecordKind.TRADES, [symbol, from_id, since_ns, limit], found)
         return found
 
     def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:

@@ -13,7 +13,7 @@ import msgspec
 from fks.clock import Clock
 from fks.model.market import Subscription
 from fks.model.ports import Log
-from fks.tape.records import RECORD, Kind, Record
+from fks.tape.records import RECORD, RecordKind, TapeRecord
 from fks.tape.writer import TapeWriter
 
 WAITING_MAX = 64 << 20  # bytes that wait for the disk; beyond it frames are left out, counted and noted on the tape
@@ -79,16 +79,16 @@ class Recorder:
             self._standing[number] = data
             if len(self._standing) > _STANDING_MAX:
                 del self._standing[next(iter(self._standing))]
-        self._keep(Kind.OPEN, number, self._clock.now_ns(), data)
+        self._keep(RecordKind.OPEN, number, self._clock.now_ns(), data)
         return number
 
     def frame(self, connection: int, received_ns: int, data: bytes) -> None:
         """Record a message as received."""
         self.counts.frames += 1
         self.counts.bytes += len(data)
-        self._keep(Kind.FRAME, connection, received_ns, data)
+        self._keep(RecordKind.FRAME, connection, received_ns, data)
 
-    def answer(self, kind: Kind, asked: Sequence[object], values: Sequence[object]) -> None:
+    def answer(self, kind: RecordKind, asked: Sequence[object], values: Sequence[object]) -> None:
         """Record a REST request and its answer: bars, trades or instruments."""
         self._keep(kind, 0, self._clock.now_ns(), msgspec.json.encode({"asked": asked, "told": values}))
 
@@ -98,7 +98,7 @@ class Recorder:
         self._wake.set()
         self._thread.join(timeout=30)
 
-    def _keep(self, kind: Kind, connection: int, received_ns: int, data: bytes) -> None:
+    def _keep(self, kind: RecordKind, connection: int, received_ns: int, data: bytes) -> None:
         if self.error:
             return
         head = RECORD.pack(kind, connection, received_ns, len(data))
@@ -147,13 +147,15 @@ class Recorder:
         now_ns = self._clock.now_ns()
         if left_out:
             data = msgspec.json.encode({"frames": left_out, "bytes": left_out_bytes})
-            parts.append(Record(Kind.LOST, 0, last_ns or now_ns, data).pack())
+            parts.append(TapeRecord(RecordKind.LOST, 0, last_ns or now_ns, data).pack())
             records += 1
             self._log.warning("tape.behind", frames=left_out, bytes=left_out_bytes)
         if not records:
             return
         if self._writer.is_due(now_ns):
             self._writer.begin(now_ns)
-            stand = [Record(Kind.STANDING, number, first_ns, data).pack() for number, data in standing.items()]
+            stand = [
+                TapeRecord(RecordKind.STANDING, number, first_ns, data).pack() for number, data in standing.items()
+            ]
             parts, records = stand + parts, records + len(stand)
         self._writer.write(parts, records, first_ns, last_ns)

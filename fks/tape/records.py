@@ -32,7 +32,7 @@ HEAD_CRC = struct.Struct("<I")
 RECORD = struct.Struct("<BIqI")
 
 
-class Kind(IntEnum):
+class RecordKind(IntEnum):
     """Kinds of records."""
 
     OPEN = 1  # a new connection: JSON {url, wanted}
@@ -46,10 +46,10 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class TapeRecord:
     """One record. `connection` counts connections of one recorder from 1; 0: none. Times are ns UTC of our clock."""
 
-    kind: Kind
+    kind: RecordKind
     connection: int
     received_ns: int
     data: bytes

@@ -19,7 +19,7 @@ from fks.model.market import BarSeen, Book, Channel, ConnectionCounters, Discont
 from fks.model.timeframe import NS, bar_end
 from fks.tape.player import BarsAnswer, InstrumentsAnswer, Played, TradesAnswer, answer_of, play, wires_of
 from fks.tape.reader import header_of, read_records, tape_files
-from fks.tape.records import Kind, Record
+from fks.tape.records import RecordKind, TapeRecord
 
 # REST answers of a tape: an equal request gets the recorded answer; others are answered from the recorded data.
 #
@@ -29,7 +29,7 @@ from fks.tape.records import Kind, Record
 
 TRADES_MAX = 200_000  # kept of one symbol; the oldest are removed
 BURST_NS = NS // 2  # answers within this time belong to one recovery
-_REST = (Kind.BARS, Kind.TRADES, Kind.INSTRUMENTS)
+_REST = (RecordKind.BARS, RecordKind.TRADES, RecordKind.INSTRUMENTS)
 
 Asked = tuple[str | int | None, ...]
 T = TypeVar("T")
@@ -47,11 +47,11 @@ class RestAnswers:
         self._bar_answers: dict[Asked, deque[tuple[int, list[Bar]]]] = defaultdict(deque)
         self._trade_answers: dict[Asked, deque[tuple[int, list[PublicTrade]]]] = defaultdict(deque)
 
-    def prepare(self, records: Iterable[Record]) -> None:
+    def prepare(self, records: Iterable[TapeRecord]) -> None:
         """Read all answers of a tape; their trades are known up to the end of the first recovery, no further."""
         burst_ns: int | None = None
         for record in records:
-            if record.kind is Kind.FRAME:
+            if record.kind is RecordKind.FRAME:
                 self.now_ns = self.now_ns or record.received_ns
             if record.kind not in _REST:
                 continue
@@ -70,9 +70,9 @@ class RestAnswers:
                 self.pass_by(record)
         self.now_ns = max(self.now_ns, burst_ns or 0)
 
-    def pass_by(self, record: Record) -> None:
+    def pass_by(self, record: TapeRecord) -> None:
         """Add the trades of a REST answer when its time is replayed."""
-        if record.kind is Kind.TRADES and isinstance(answer := answer_of(record), TradesAnswer):
+        if record.kind is RecordKind.TRADES and isinstance(answer := answer_of(record), TradesAnswer):
             for trade in answer.values:
                 self._insert(trade)
 
@@ -253,14 +253,14 @@ class TapeExchange:
             await watcher.queue.join()
         self.ended.set()
 
-    def _passing(self) -> Iterator[Record]:
+    def _passing(self) -> Iterator[TapeRecord]:
         for record in read_records(self._files):
             self.answers.pass_by(record)
             yield record
 
     def _wait_s(self, played: Played) -> float:
         """Return the wait until a record is due; 0 at full speed."""
-        if self._speed is None or played.kind is not Kind.FRAME:
+        if self._speed is None or played.kind is not RecordKind.FRAME:
             return 0.0
         self._begun_ns = self._begun_ns or played.received_ns
         return self._begun_s + (played.received_ns - self._begun_ns) / NS / self._speed - self._clock.monotonic()

@@ -13,7 +13,7 @@ from fks.model.market import BarSeen, Book, Channel, Discontinuity, Quote, Subsc
 from fks.model.timeframe import NS, bar_end, bar_start, iso
 from fks.tape.line import Following, TradeSequence
 from fks.tape.player import Played
-from fks.tape.records import Kind
+from fks.tape.records import RecordKind
 
 TROUBLES_MAX = 20  # described one by one
 
@@ -114,12 +114,12 @@ class Summary:
             self._trouble("time", f"time steps back from {iso(self._before_ns)} to {iso(at_ns)}")
         self._before_ns = at_ns
         self.first_ns, self.last_ns = min(self.first_ns or at_ns, at_ns), max(self.last_ns, at_ns)
-        if played.kind is Kind.FRAME:
+        if played.kind is RecordKind.FRAME:
             self.frames += 1
-        elif played.kind is Kind.OPEN:
+        elif played.kind is RecordKind.OPEN:
             self.connections += 1
             self._mark_discontinuity("it was dialled again", played.wanted)
-        elif played.kind is Kind.LOST:
+        elif played.kind is RecordKind.LOST:
             self._trouble("lost", "the recorder was behind: frames are missing here")
             self._mark_discontinuity("the recorder was behind")
         if played.error:

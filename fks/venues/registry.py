@@ -9,14 +9,14 @@ from typing import Any, Literal
 from pydantic import SecretStr
 
 from fks.clock import Clock
-from fks.config.endpoints import Node
+from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Settings
 from fks.config.urls import is_loopback, is_test_host
 from fks.matching import CostModel
 from fks.model.errors import ConfigError, OutageError
 from fks.model.ports import Log, Venue, VenueBudget
 from fks.venues.binance.config import SessionConfig
-from fks.venues.ninja.rows import Rows
+from fks.venues.ninja.rows import VenueRows
 from fks.venues.paper import PaperVenue
 
 
@@ -31,7 +31,7 @@ class Making:
     """
 
     settings: Settings
-    node: Node | None
+    node: NodeEndpoints | None
     clock: Clock
     log: Log
     account_id: int = 0
@@ -39,7 +39,7 @@ class Making:
     may_send: Callable[[], bool] | None = None
     may_protect: Callable[[], bool] | None = None
     budget: VenueBudget | None = None
-    ninja: Rows | None = None
+    ninja: VenueRows | None = None
 
 
 def make_venue(name: str, making: Making) -> Venue:
@@ -126,7 +126,7 @@ def _ninja(name: str, making: Making) -> Venue:
     return NinjaVenue(config, making.ninja, making.clock, making.log, making.may_send)
 
 
-def limits_of(settings: Settings, node: Node | None) -> tuple[str, str | None, str]:
+def limits_of(settings: Settings, node: NodeEndpoints | None) -> tuple[str, str | None, str]:
     """Return what the rate limits of the venue's sessions go by: exchange, REST address (None: its own), API key."""
     wanted = settings.venue
     sim = node.sim if node is not None else None

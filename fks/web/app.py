@@ -15,14 +15,14 @@ from starlette.routing import Route
 
 from fks.web import login, outcomes
 from fks.web.middleware import PageMiddleware
-from fks.web.page import Page
+from fks.web.page import WebPage
 from fks.web.registry import PAGES
-from fks.web.site import Deps, Site
+from fks.web.site import Site, SiteDeps
 from fks.web.views import diagrams
 
 
 def create_app(
-    deps: Deps, pages: tuple[Page, ...] = PAGES, *, beside: Callable[[], Coroutine[Any, Any, None]] | None = None
+    deps: SiteDeps, pages: tuple[WebPage, ...] = PAGES, *, beside: Callable[[], Coroutine[Any, Any, None]] | None = None
 ) -> Starlette:
     """Return the application with these pages. `beside` runs on its loop for as long as it serves."""
     site = Site(deps, pages)

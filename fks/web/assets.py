@@ -44,7 +44,7 @@ _GZIP_LEAST = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Asset:
+class AssetFile:
     """One file: its bytes, the same compressed where that is shorter, its media type and the hash in its address."""
 
     body: bytes = field(repr=False)
@@ -53,11 +53,11 @@ class Asset:
     digest: str
 
 
-class Assets:
+class AssetFiles:
     """The files of both folders by name. A file of `static/` wins over one of `vendor/`."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
-        self._found: dict[str, Asset] = {}
+        self._found: dict[str, AssetFile] = {}
         for part in ("vendor", "static"):
             for path in sorted((folder / part).glob("*")):
                 if path.is_file() and path.suffix in _TYPES:
@@ -77,7 +77,7 @@ class Assets:
         """Return whether the file is there."""
         return name in self._found
 
-    def get(self, name: str) -> Asset | None:
+    def get(self, name: str) -> AssetFile | None:
         """Return a file, or None."""
         return self._found.get(name)
 
@@ -86,9 +86,9 @@ class Assets:
         return f"static/{name}?v={self._found[name].digest}"
 
 
-def _asset(body: bytes, suffix: str) -> Asset:
+def _asset(body: bytes, suffix: str) -> AssetFile:
     zipped = gzip.compress(body, 6, mtime=0) if len(body) >= _GZIP_LEAST else None
-    return Asset(body, zipped, _TYPES[suffix], digest(body))
+    return AssetFile(body, zipped, _TYPES[suffix], digest(body))
 
 
 def digest(body: bytes) -> str:

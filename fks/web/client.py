@@ -21,7 +21,7 @@ _COOKIE = re.compile(r"[A-Za-z0-9._~-]{1,400}")
 _KEPT_ALIVE_MAX, _CONNECTIONS_MAX = 20, 100
 
 
-class Refusal(Exception):
+class GatewayRefusal(Exception):
     """An answer of the gateway that is an error (RFC 9457), or that did not come."""
 
     def __init__(self, status: int, code: str, detail: str, remedy: str = "", **members: Any) -> None:
@@ -43,7 +43,7 @@ class Refusal(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class BrowserCaller:
     """Facts of the browser's request that the gateway needs to decide: `session` is the value of its cookie."""
 
     session: str = field(repr=False)
@@ -53,7 +53,7 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GatewayAnswer:
     """A successful answer of the gateway."""
 
     status: int
@@ -64,7 +64,7 @@ class Answer:
 class _Read(NamedTuple):
     """A read, as far as its answer depends on it."""
 
-    caller: Caller
+    caller: BrowserCaller
     path: str
     params: tuple[tuple[str, Any], ...]
 
@@ -104,7 +104,7 @@ class GatewayClient:
         found = cookies.get(self.cookie_name, "")
         return found if _COOKIE.fullmatch(found) else ""
 
-    async def read(self, caller: Caller, path: str, params: Mapping[str, Any] | None = None) -> Any:
+    async def read(self, caller: BrowserCaller, path: str, params: Mapping[str, Any] | None = None) -> Any:
         """Return what GET `path` answers. Errors: Refusal."""
         known = tuple(
             (name, tuple(value) if isinstance(value, list) else value)
@@ -117,14 +117,14 @@ class GatewayClient:
 
     async def change(
         self,
-        caller: Caller,
+        caller: BrowserCaller,
         method: str,
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
         csrf: str = "",
         key: str | None = None,
-    ) -> Answer:
+    ) -> GatewayAnswer:
         """Send a change. `key` makes its repeat harmless where the route takes one. Errors: Refusal."""
         headers = {} if not csrf else {"X-CSRF-Token": csrf}
         if key is not None:
@@ -133,11 +133,11 @@ class GatewayClient:
             content = None if body is None else orjson.dumps(body)
         except TypeError:  # too deep, or a whole number beyond 64 bits
             text = "the form holds a value that the gateway does not take"
-            raise Refusal(422, "FIELD_WRONG", text, "write fewer levels, or a smaller number") from None
+            raise GatewayRefusal(422, "FIELD_WRONG", text, "write fewer levels, or a smaller number") from None
         return _answer(await self._call(method, caller, path, headers=headers, content=content))
 
     async def _call(
-        self, method: str, caller: Caller, path: str, headers: Mapping[str, str] | None = None, **more: Any
+        self, method: str, caller: BrowserCaller, path: str, headers: Mapping[str, str] | None = None, **more: Any
     ) -> httpx.Response:
         if self._trust is not None:
             self._trust.refresh()
@@ -172,17 +172,17 @@ class GatewayClient:
             return await self._http.request(method, path, headers=headers, **more)
 
 
-def _answer(answer: httpx.Response) -> Answer:
+def _answer(answer: httpx.Response) -> GatewayAnswer:
     """Return an answer with a body of its own for each reader. Errors: Refusal."""
     body = _parsed(answer)
     if answer.status_code >= 400:
         raise _refusal(answer, body)
-    return Answer(answer.status_code, body, tuple(answer.headers.get_list("set-cookie")))
+    return GatewayAnswer(answer.status_code, body, tuple(answer.headers.get_list("set-cookie")))
 
 
-def _away(what: str, method: str) -> Refusal:
+def _away(what: str, method: str) -> GatewayRefusal:
     remedy = "this page tries again" if method == "GET" else "look at what happened before you repeat it"
-    return Refusal(503, "GATEWAY_AWAY", what, remedy)
+    return GatewayRefusal(503, "GATEWAY_AWAY", what, remedy)
 
 
 def _parsed(answer: httpx.Response) -> Any:
@@ -192,7 +192,7 @@ def _parsed(answer: httpx.Response) -> Any:
         return None
 
 
-def _refusal(answer: httpx.Response, body: Any) -> Refusal:
+def _refusal(answer: httpx.Response, body: Any) -> GatewayRefusal:
     found = body if isinstance(body, dict) else {}
     known = {name: found.get(name) for name in ("code", "detail", "remedy")}
     members = {name: value for name, value in found.items() if name not in (*known, "status")}
@@ -200,6 +200,6 @@ def _refusal(answer: httpx.Response, body: Any) -> Refusal:
     if wait.isdigit():
         members["retry_after"] = int(wait)
     code = str(known["code"] or f"HTTP_{answer.status_code}")
-    return Refusal(
+    return GatewayRefusal(
         answer.status_code, code, str(known["detail"] or "no reason given"), str(known["remedy"] or ""), **members
     )

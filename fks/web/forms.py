@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
-from fks.web.client import Refusal
+from fks.web.client import GatewayRefusal
 
 BODY_MAX, FIELDS_MAX = 64 * 1024, 200
 
@@ -27,14 +27,16 @@ class Form:
         """Return a field that has to be filled in. Errors: Refusal 422."""
         found = self.text(name)
         if not found:
-            raise Refusal(422, "FIELD_MISSING", f"{label or name} is missing", "fill it in and send the form again")
+            raise GatewayRefusal(
+                422, "FIELD_MISSING", f"{label or name} is missing", "fill it in and send the form again"
+            )
         return found
 
     def whole(self, name: str, what: str, remedy: str) -> int:
         """Return a field that is a whole number of at most 10^9. Errors: Refusal 422 FIELD_WRONG."""
         text = self.text(name)
         if not re.fullmatch("[0-9]{1,18}", text) or int(text) > 10**9:
-            raise Refusal(422, "FIELD_WRONG", f"{text[:40]!r} is no {what}", remedy)
+            raise GatewayRefusal(422, "FIELD_WRONG", f"{text[:40]!r} is no {what}", remedy)
         return int(text)
 
     def is_ticked(self, name: str) -> bool:
@@ -46,14 +48,14 @@ async def form_of(request: Request) -> Form:
     """Return the form of a request. Errors: Refusal 413, 415, 422."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
-        raise Refusal(415, "FORM_TYPE", "the request is no form", "send application/x-www-form-urlencoded")
+        raise GatewayRefusal(415, "FORM_TYPE", "the request is no form", "send application/x-www-form-urlencoded")
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > BODY_MAX:
-            raise Refusal(413, "BODY_TOO_LARGE", "the form is longer than 64 KiB", "send less")
+            raise GatewayRefusal(413, "BODY_TOO_LARGE", "the form is longer than 64 KiB", "send less")
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=False, max_num_fields=FIELDS_MAX)
     except ValueError as error:
-        raise Refusal(422, "FORM_INVALID", "the form cannot be read", "send it again") from error
+        raise GatewayRefusal(422, "FORM_INVALID", "the form cannot be read", "send it again") from error
     return Form(dict(pairs))

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from fks.web.client import Refusal
+from fks.web.client import GatewayRefusal
 from fks.web.forms import form_of
 from fks.web.site import Site
 
@@ -28,7 +28,7 @@ async def submit(site: Site, request: Request) -> Response:
         body["totp"] = code
     try:
         answer = await site.deps.gateway.change(site.caller(request), "POST", "/auth/login", body)
-    except Refusal as refusal:
+    except GatewayRefusal as refusal:
         return _form(site, request, next_=next_, user=user, refusal=refusal)
     root = request.scope.get("root_path", "")
     response = RedirectResponse(root + safe_path(next_), status_code=303)
@@ -63,7 +63,7 @@ def _form(
     next_: str,
     user: str = "",
     ended: str | None = None,
-    refusal: Refusal | None = None,
+    refusal: GatewayRefusal | None = None,
 ) -> Response:
     status = 200 if refusal is None else refusal.status
     is_code_wanted = refusal is not None and refusal.code == "TOTP_REQUIRED"

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from fks.model.order import TERMINAL, State
 from fks.model.signal import OUTCOMES, SignalState
 from fks.web import formats
-from fks.web.client import Refusal
-from fks.web.page import Outcome
+from fks.web.client import GatewayRefusal
+from fks.web.page import ActionResult
 from fks.web.rendering import meaning
 from fks.web.site import Site
 from fks.web.visits import Visit
@@ -39,11 +39,11 @@ async def show(site: Site, request: Request) -> Response:
     )
 
 
-async def outcome_of(visit: Visit, id: str) -> Outcome:
+async def outcome_of(visit: Visit, id: str) -> ActionResult:
     """Return what the journal says of a signal or an order. Errors: Refusal 404."""
     try:
         signal = await visit.read(f"/signals/{id}")
-    except Refusal as refusal:
+    except GatewayRefusal as refusal:
         if refusal.status not in (404, 422):
             raise
         return _of_order(await visit.read(f"/orders/{id}"))
@@ -52,32 +52,32 @@ async def outcome_of(visit: Visit, id: str) -> Outcome:
         return _of_order(await visit.read(f"/orders/{signal['client_order_id']}"))
     what = _what(signal)
     if state == SignalState.DENIED:
-        return Outcome(f"Denied: {what}.", kind="bad", details=_denial(signal, id))
+        return ActionResult(f"Denied: {what}.", kind="bad", details=_denial(signal, id))
     if state in {outcome.value for outcome in OUTCOMES}:
         texts = {"expired": "Expired before it was used", "declined": "Rejected", "nothing": "Nothing to do"}
         text = f"{texts.get(state, state)}: {what}."
-        return Outcome(text, kind="info", details=_detail(signal))
+        return ActionResult(text, kind="info", details=_detail(signal))
     texts = {"pending": "Waits for approval", "ready": "Approved; the order manager has not decided yet"}
-    return Outcome(f"{texts.get(state, state)}: {what}.", follow=id)
+    return ActionResult(f"{texts.get(state, state)}: {what}.", follow=id)
 
 
-def _of_order(order: Mapping[str, Any]) -> Outcome:
+def _of_order(order: Mapping[str, Any]) -> ActionResult:
     state, id = order.get("state"), str(order.get("client_order_id") or order.get("id"))
     what = _what(order)
     if state is None:
-        return Outcome(f"Committed, and not decided yet: {what}.", follow=id)
+        return ActionResult(f"Committed, and not decided yet: {what}.", follow=id)
     filled = f"filled {_digits(order.get('filled') or 0)} of {_digits(order.get('quantity'))}"
     if order.get("average_price") is not None:
         filled += f" at {_digits(order['average_price'])}"
     text = f"{state}: {what}, {filled}."
     if state == State.DENIED:
-        return Outcome(f"Denied: {what}.", kind="bad", details=_denial(order, id))
+        return ActionResult(f"Denied: {what}.", kind="bad", details=_denial(order, id))
     if state in _FINAL:
         kind = "good" if state == State.FILLED else "bad" if state in _BAD else "info"
-        return Outcome(text, kind=kind, details=_detail(order))
+        return ActionResult(text, kind=kind, details=_detail(order))
     if order.get("request") not in (None, "", "none"):
         text = f"{state}, its cancel is asked for: {what}, {filled}."
-    return Outcome(text, follow=id)
+    return ActionResult(text, follow=id)
 
 
 def _digits(value: object) -> str:

@@ -10,11 +10,11 @@ from fks.web.forms import Form
 from fks.web.visits import Visit
 
 Loader = Callable[[Visit], Awaitable[dict[str, Any]]]
-Performer = Callable[[Visit, Form], Awaitable["Outcome"]]
+Performer = Callable[[Visit, Form], Awaitable["ActionResult"]]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ActionResult:
     """The outcome of an action, as the gateway reported it: a sentence, and the id to follow until it ends.
 
     `follow` is the id of a signal or an order; the page then asks for its state until that is final.
@@ -29,7 +29,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class WebPage:
     """One page. `load` gives the template `pages/NAME.html` its values.
 
     `scope` is what its reads need; the gateway checks it. `live` are channels of `/ws` whose messages make it load its

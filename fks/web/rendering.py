@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from fks.model.codes import MEANING, Code
 from fks.web import formats
-from fks.web.assets import Assets
+from fks.web.assets import AssetFiles
 from fks.web.glossary import Glossary
 
 _EXPLAIN = Markup(
@@ -24,7 +24,7 @@ _EXPLAIN = Markup(
 class Renderer:
     """Renders templates of `fks/web/templates`. `root`: path of the application as the browser sees it, `/app`."""
 
-    def __init__(self, assets: Assets) -> None:
+    def __init__(self, assets: AssetFiles) -> None:
         self._glossary = Glossary()
         self._environment = Environment(
             loader=PackageLoader("fks.web", "templates"),

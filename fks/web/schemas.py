@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from fks.model.untrusted import decimal_of
-from fks.web.client import Refusal
+from fks.web.client import GatewayRefusal
 from fks.web.forms import Form
 
 PREFIX = "p."
@@ -95,5 +95,7 @@ def _value(field: Field, text: str) -> Any:
             return orjson.loads(text) if text[:1] in "[{" else text
     except ValueError:
         expected = {"integer": "a whole number", "number": "a number"}.get(field.kind, "JSON")
-        raise Refusal(422, "PARAMETER_WRONG", f"{field.name}: {text!r} is not {expected}", field.sentence) from None
+        raise GatewayRefusal(
+            422, "PARAMETER_WRONG", f"{field.name}: {text!r} is not {expected}", field.sentence
+        ) from None
     return text

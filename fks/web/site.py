@@ -17,14 +17,14 @@ from fks.config.settings import Http
 from fks.model.timeframe import to_datetime
 from fks.process.callers import address_of, is_own_origin
 from fks.web import formats
-from fks.web.assets import FRAMED, Assets
-from fks.web.client import Caller, GatewayClient, Refusal
+from fks.web.assets import FRAMED, AssetFiles
+from fks.web.client import BrowserCaller, GatewayClient, GatewayRefusal
 from fks.web.forms import form_of
 from fks.web.middleware import record_failure
-from fks.web.page import Outcome, Page, Performer
+from fks.web.page import ActionResult, Performer, WebPage
 from fks.web.rendering import Renderer
 from fks.web.sharing import Shared
-from fks.web.visits import Result, Session, Visit
+from fks.web.visits import ReadResult, Visit, WebSession
 
 if TYPE_CHECKING:
     from fks.model.ports import Log
@@ -34,34 +34,34 @@ ZONE_COOKIE, THEME_COOKIE = "fks_zone", "fks_theme"
 _WRONG_INPUT = ("LOGIN_FAILED", "TOTP_REQUIRED")
 _HTML = "text/html; charset=utf-8"
 #: Values of a template that is not in the registry.
-_NO_SESSION: Mapping[str, Any] = {"me": None, "page": None, "kill": Result(), "outcome": None}
+_NO_SESSION: Mapping[str, Any] = {"me": None, "page": None, "kill": ReadResult(), "outcome": None}
 #: Tabs get an event within some milliseconds of each other.
 _GATHER_S = 0.025
 _YEAR = "public, max-age=31536000, immutable"
 
 
 @dataclass(frozen=True, slots=True)
-class Deps:
+class SiteDeps:
     """Arguments of `create_app`. `gateway` is closed with the application."""
 
     http: Http
     clock: Clock
     log: Log
     gateway: GatewayClient
-    assets: Assets
+    assets: AssetFiles
 
 
 class Site:
     """Serves the pages. Soft state: the regions that are being made; none of any session."""
 
-    def __init__(self, deps: Deps, pages: tuple[Page, ...]) -> None:
+    def __init__(self, deps: SiteDeps, pages: tuple[WebPage, ...]) -> None:
         self.deps = deps
         self.pages = pages
         self._renderer = Renderer(deps.assets)
-        self._regions: Shared[tuple[Caller, str, str, str], str] = Shared(_GATHER_S)
+        self._regions: Shared[tuple[BrowserCaller, str, str, str], str] = Shared(_GATHER_S)
 
     # ── handlers ─────────────────────────────────────────────────────────────────────────────────
-    def page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
+    def page(self, page: WebPage) -> Callable[[Request], Awaitable[Response]]:
         """Return the handler of a page: the whole of it, or for htmx its region alone."""
 
         async def show(site: Site, request: Request) -> Response:
@@ -74,7 +74,7 @@ class Site:
 
         return self.guarded(show)
 
-    def action(self, page: Page, perform: Performer) -> Callable[[Request], Awaitable[Response]]:
+    def action(self, page: WebPage, perform: Performer) -> Callable[[Request], Awaitable[Response]]:
         """Return the handler of an action of a page: its outcome alone for htmx, else the page with the outcome."""
 
         async def act(site: Site, request: Request) -> Response:
@@ -82,10 +82,10 @@ class Site:
             form = await form_of(request)
             visit = await self.visit(request)
             if not hmac.compare_digest(form.text("csrf").encode(), visit.session.csrf.encode()):
-                raise Refusal(403, "CSRF", "the form has not the token of this session", "load the page again")
+                raise GatewayRefusal(403, "CSRF", "the form has not the token of this session", "load the page again")
             try:
                 outcome = await perform(visit, form)
-            except Refusal as refusal:
+            except GatewayRefusal as refusal:
                 if refusal.status == 401 and refusal.code not in _WRONG_INPUT:
                     raise
                 if is_htmx(request):
@@ -100,12 +100,12 @@ class Site:
         return self.guarded(act)
 
     async def _shown(
-        self, page: Page, visit: Visit, outcome: Outcome | None = None, refusal: Refusal | None = None
+        self, page: WebPage, visit: Visit, outcome: ActionResult | None = None, refusal: GatewayRefusal | None = None
     ) -> Response:
         text = await self._text(page, visit, outcome=outcome, refusal=refusal)
         return _html(text, 200 if refusal is None else refusal.status)
 
-    async def _region(self, page: Page, request: Request) -> str:
+    async def _region(self, page: WebPage, request: Request) -> str:
         """Return the region of a page. Tabs of one session that one event makes read again share it.
 
         The session is a part of the shared work, so that an ended one is refused from its next read on.
@@ -117,7 +117,7 @@ class Site:
 
         return await self._regions.get((self.caller(request), path_of(request), request.url.query, zone), make)
 
-    async def _in_parts(self, page: Page, visit: Visit) -> AsyncIterator[str]:
+    async def _in_parts(self, page: WebPage, visit: Visit) -> AsyncIterator[str]:
         """Give all before the content at once, and the content after its reads: the browser loads style sheets and
         scripts meanwhile, and paints. The status is sent with the first part, so that a fault is shown as content."""
         rest = asyncio.create_task(self._text(page, visit, part="rest"))
@@ -126,7 +126,7 @@ class Site:
             yield self._renderer.render("shell.html", shell)
             try:
                 yield await rest
-            except Refusal as refusal:
+            except GatewayRefusal as refusal:
                 yield self._problem_text(visit.request, refusal, part="rest")
             except Exception as error:
                 request_id = record_failure(self.deps.log, visit.request.scope["path"], error)
@@ -134,7 +134,7 @@ class Site:
         finally:
             rest.cancel()  # the browser has gone
 
-    async def _text(self, page: Page, visit: Visit, **more: Any) -> str:
+    async def _text(self, page: WebPage, visit: Visit, **more: Any) -> str:
         """Read what a page shows, and return it as HTML. Errors: Refusal."""
         values, common = await asyncio.gather(page.load(visit), visit.read_all(kill="/kill"))
         return self._renderer.render(
@@ -144,7 +144,7 @@ class Site:
             | values,
         )
 
-    def _values(self, page: Page, visit: Visit) -> dict[str, Any]:
+    def _values(self, page: WebPage, visit: Visit) -> dict[str, Any]:
         """Return the values of a page of a session, without those that it reads."""
         return {**self.common(visit.request), "page": page, "me": visit.session, "may": visit.may}
 
@@ -164,7 +164,7 @@ class Site:
 
     async def unknown(self, request: Request, _: Any) -> Response:
         """Return the page for a path that does not exist."""
-        refusal = Refusal(404, "PAGE_UNKNOWN", "there is no such page", "use the navigation")
+        refusal = GatewayRefusal(404, "PAGE_UNKNOWN", "there is no such page", "use the navigation")
         return self.problem(request, refusal)
 
     def failed(self, request: Request, request_id: str) -> Response:
@@ -180,7 +180,7 @@ class Site:
         async def handler(request: Request) -> Response:
             try:
                 return await handle(self, request)
-            except Refusal as refusal:
+            except GatewayRefusal as refusal:
                 if refusal.status == 401:
                     return self.to_login(request)
                 if is_htmx(request):
@@ -189,10 +189,10 @@ class Site:
 
         return handler
 
-    def caller(self, request: Request) -> Caller:
+    def caller(self, request: Request) -> BrowserCaller:
         """Return what the gateway has to know about the browser."""
         http = self.deps.http
-        return Caller(
+        return BrowserCaller(
             session=self.deps.gateway.session_of(request.cookies),
             address=address_of(request, http.behind_proxy, http.trusted_proxies),
             host=request.headers.get("host", ""),
@@ -204,10 +204,10 @@ class Site:
         each such call counts as a wrong token of the browser's address."""
         caller = self.caller(request)
         if not caller.session:
-            raise Refusal(401, "UNAUTHORIZED", "nobody is logged in", "log in")
+            raise GatewayRefusal(401, "UNAUTHORIZED", "nobody is logged in", "log in")
         gateway = self.deps.gateway
         body = await gateway.read(caller, "/auth/session")
-        return Visit(request, gateway, caller, Session.of(body), self.zone(request), self.now())
+        return Visit(request, gateway, caller, WebSession.of(body), self.zone(request), self.now())
 
     def now(self) -> Any:
         """Return the present, UTC."""
@@ -223,7 +223,7 @@ class Site:
         """Refuse a form of another origin's page. Errors: Refusal 403 ORIGIN_FORBIDDEN."""
         is_foreign = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
         if is_foreign or not is_own_origin(request, ()):
-            raise Refusal(
+            raise GatewayRefusal(
                 403, "ORIGIN_FORBIDDEN", "a page of another origin may change nothing here", "use the page itself"
             )
 
@@ -247,18 +247,18 @@ class Site:
 
     def fragment(self, request: Request, name: str, **values: Any) -> Response:
         """Return a part of a page, for htmx."""
-        refusal: Refusal | None = values.get("refusal")
+        refusal: GatewayRefusal | None = values.get("refusal")
         text = self._renderer.render(name, {**self.common(request), **values})
         return _html(text, 200 if refusal is None else refusal.status)
 
-    def problem(self, request: Request, refusal: Refusal) -> Response:
+    def problem(self, request: Request, refusal: GatewayRefusal) -> Response:
         """Return a page that shows a refusal alone."""
         answer = _html(self._problem_text(request, refusal), refusal.status)
         if refusal.retry_after_s is not None:
             answer.headers["Retry-After"] = str(refusal.retry_after_s)
         return answer
 
-    def _problem_text(self, request: Request, refusal: Refusal, **more: Any) -> str:
+    def _problem_text(self, request: Request, refusal: GatewayRefusal, **more: Any) -> str:
         known = {**_NO_SESSION, **self.common(request), "refusal": refusal, "layout": "layout.html"}
         return self._renderer.render("problem.html", {**known, **more})
 
@@ -284,9 +284,9 @@ def _is_region(request: Request) -> bool:
     return is_htmx(request) and request.headers.get("hx-target") == "region"
 
 
-def _failure(request_id: str) -> Refusal:
+def _failure(request_id: str) -> GatewayRefusal:
     remedy = f"the log has it under {request_id}: fks logs web"
-    return Refusal(500, "PAGE_FAILED", "this page could not be made", remedy)
+    return GatewayRefusal(500, "PAGE_FAILED", "this page could not be made", remedy)
 
 
 def path_of(request: Request) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from fks.web.client import Answer, Caller, GatewayClient, Refusal
+from fks.web.client import BrowserCaller, GatewayAnswer, GatewayClient, GatewayRefusal
 
 #: Scopes of the gateway; each includes those before it.
 SCOPES = ("read", "signal", "approve", "trade", "admin")
@@ -20,7 +20,7 @@ _AT_ONCE = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class WebSession:
     """The reader as the gateway knows it. `csrf` goes with each change."""
 
     name: str
@@ -30,7 +30,7 @@ class Session:
     accounts: tuple[int, ...] | None = None
 
     @classmethod
-    def of(cls, body: Mapping[str, Any]) -> Session:
+    def of(cls, body: Mapping[str, Any]) -> WebSession:
         """Return the session that GET /auth/session shows."""
         accounts = body.get("accounts")
         return cls(
@@ -52,11 +52,11 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ReadResult:
     """The result of one read: `data`, or the refusal that the page shows in its place."""
 
     data: Any = None
-    refusal: Refusal | None = None
+    refusal: GatewayRefusal | None = None
 
     @property
     def items(self) -> list[Any]:
@@ -76,8 +76,8 @@ class Visit:
 
     request: Request
     gateway: GatewayClient
-    caller: Caller
-    session: Session
+    caller: BrowserCaller
+    session: WebSession
     zone: tzinfo
     now: datetime
 
@@ -85,30 +85,30 @@ class Visit:
         """Return what the gateway answers. Errors: Refusal."""
         return await self.gateway.read(self.caller, path, params)
 
-    async def read_all(self, **wanted: str | tuple[str, Mapping[str, Any]]) -> dict[str, Result]:
+    async def read_all(self, **wanted: str | tuple[str, Mapping[str, Any]]) -> dict[str, ReadResult]:
         """Return the result of each read under its name, read at the same time. `wanted` are paths, or (path,
         parameters). Errors: Refusal 401: the session has ended, and no part of the page can be shown."""
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(of: str | tuple[str, Mapping[str, Any]]) -> Result:
+        async def one(of: str | tuple[str, Mapping[str, Any]]) -> ReadResult:
             path, params = (of, {}) if isinstance(of, str) else of
             async with gate:
                 try:
-                    return Result(await self.read(path, **params))
-                except Refusal as refusal:
+                    return ReadResult(await self.read(path, **params))
+                except GatewayRefusal as refusal:
                     if refusal.status == 401:
                         raise
-                    return Result(refusal=refusal)
+                    return ReadResult(refusal=refusal)
 
         found = await asyncio.gather(*(one(of) for of in wanted.values()), return_exceptions=True)
         for each in found:
             if isinstance(each, BaseException):
                 raise each
-        return {name: each for name, each in zip(wanted, found, strict=True) if isinstance(each, Result)}
+        return {name: each for name, each in zip(wanted, found, strict=True) if isinstance(each, ReadResult)}
 
     async def change(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, csrf: str, key: str | None = None
-    ) -> Answer:
+    ) -> GatewayAnswer:
         """Send a change with the token of the form that asked for it. Errors: Refusal."""
         return await self.gateway.change(self.caller, method, path, body, csrf=csrf, key=key)
 
@@ -121,4 +121,4 @@ class Visit:
         Refusal 403 SCOPE_MISSING."""
         if not self.may(scope):
             detail = f"this needs scope {scope}, and yours is {self.session.scope}"
-            raise Refusal(403, "SCOPE_MISSING", detail, "an administrator gives it: fks users scope NAME SCOPE")
+            raise GatewayRefusal(403, "SCOPE_MISSING", detail, "an administrator gives it: fks users scope NAME SCOPE")

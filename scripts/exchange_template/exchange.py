@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 
 from fks.clock import Clock
-from fks.exchanges.base import MS, Endpoint, exact
+from fks.exchanges.base import MS, ExchangeAddresses, exact
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows, rows_of
 from fks.exchanges.base.values import TOO_MUCH, offered, retry_after_s
@@ -35,7 +35,7 @@ class TemplateExchange(WireExchange):
     name = NAME
     capabilities = CAPABILITIES
 
-    def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
+    def __init__(self, endpoint: ExchangeAddresses, clock: Clock, log: Log, budget: Budget | None = None) -> None:
         super().__init__(endpoint, clock, log, budget)
         self._base = (endpoint.rest or PUBLIC_REST).rstrip("/")
         self._session: aiohttp.ClientSession | None = None

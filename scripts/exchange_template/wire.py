@@ -11,8 +11,8 @@ from functools import partial
 
 import msgspec
 
-from fks.exchanges.base import ConnectionCounters, Reader, Subscribed, suspect_message
-from fks.exchanges.base.rows import UNREADABLE, Rows, bar_of, check_sides, time_of, trade_of
+from fks.exchanges.base import ConnectionCounters, MessageReader, SubscriptionsAnswered, suspect_message
+from fks.exchanges.base.rows import UNREADABLE, RowReader, bar_of, check_sides, time_of, trade_of
 from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.base.wire import answered
 from fks.model.bar import PublicTrade
@@ -65,10 +65,10 @@ class TemplateWire:
     def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._url = (base or PUBLIC_WS).rstrip("/")
         self.counters = counters = ConnectionCounters() if counters is None else counters
-        self._message = Reader(NAME, _Message, counters)
-        self._trades = Rows(f"{NAME}.trades", Trade, counters)
-        self._bars = Rows(f"{NAME}.bars", _Bar, counters)
-        self._quotes = Rows(f"{NAME}.quotes", _Quote, counters)
+        self._message = MessageReader(NAME, _Message, counters)
+        self._trades = RowReader(f"{NAME}.trades", Trade, counters)
+        self._bars = RowReader(f"{NAME}.bars", _Bar, counters)
+        self._quotes = RowReader(f"{NAME}.quotes", _Quote, counters)
         self._asked: set[str] = set()
 
     def url(self, wanted: Sequence[Subscription]) -> str:
@@ -89,7 +89,7 @@ class TemplateWire:
         """Return nothing: this protocol needs no pings."""
         return []
 
-    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | SubscriptionsAnswered]:
         """Return the events of a message."""
         try:
             message = self._message(frame)

@@ -28,9 +28,9 @@ import pytest
 
 from fks.backtest import Result
 from fks.clock import RealClock
-from fks.config.endpoints import Node
-from fks.config.settings import Costs, Data, Risk, Settings, Sim, Venue
-from fks.config.settings import Database as DatabaseSettings
+from fks.config.endpoints import NodeEndpoints
+from fks.config.settings import Costs, Data, Risk, Settings, Sim, VenueSettings
+from fks.config.settings import DatabaseSettings as DatabaseSettings
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.servers.embedded import PostgresServer
@@ -139,7 +139,7 @@ async def play(
         sim=Sim(fills="tape"),
         costs=Costs(fee_rate=FEE_RATE, fee_in="received"),
         data=Data(symbols=SYMBOLS, timeframes=("1m",), backfill_bars=HISTORY),
-        venue=Venue(sweep_s=2.0, entry_protection="venue" if is_listed else "local"),
+        venue=VenueSettings(sweep_s=2.0, entry_protection="venue" if is_listed else "local"),
         risk=Risk(orders_per_minute=100_000, slippage_max_pct=g6_cases.COLLAR_PCT),
     )
     opens_ns = int(bars[g6_cases.BTC].time_ns[HISTORY])
@@ -150,7 +150,7 @@ async def play(
         bus = await Bus.connect(redis_url)
         stack.push_async_callback(bus.close)
         sim = await stack.enter_async_context(exchange(home / "sim", files, opens_ns))
-        node = Node(database_url="", redis_url="", ray_address="", http={}, sim=sim)
+        node = NodeEndpoints(database_url="", redis_url="", ray_address="", http={}, sim=sim)
         line = await Line.open(settings, node, db, bus, RealClock(), RecordingMeter(), CollectingLog(), home)
         for venue in VENUES:
             for symbol in SYMBOLS:

@@ -27,7 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "clocks and settings of this process": (
         "fks/api/auth.py::Throttle.may_look_up", "fks/api/limits.py::_up",
         "fks/entry/logins.py::Logins.access_token", "fks/entry/logins.py::Logins._check_lock",
-        "fks/entry/account_limits.py::_limit", "fks/api/routes/auth.py::_answer", "fks/api/gateway.py::Gateway.beat",
+        "fks/entry/account_limits.py::_limit", "fks/api/routes/auth.py::_answer", "fks/api/gateway.py::Replica.beat",
         "fks/api/routes/webhooks.py::_count_refused",
     ),
     "rows of PostgreSQL, and values that our processes published": (
@@ -35,7 +35,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "fks/api/routes/market.py::_of_bars", "fks/api/routes/market.py::_number",
     ),
     "answers of our own scripts in Redis": (
-        "fks/api/limits.py::Limits._take", "fks/api/idempotency.py::Idempotency.begin",
+        "fks/api/limits.py::RequestLimits._take", "fks/api/idempotency.py::Idempotency.begin",
     ),
     "a text of fixed length, or signed by us": (
         "fks/api/tracing.py::trace_of", "fks/entry/logins.py::Logins.session_of",

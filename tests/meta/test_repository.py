@@ -47,6 +47,15 @@ def test_import_contracts_are_kept() -> None:
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+def test_public_class_names_are_unique() -> None:
+    places: dict[str, list[str]] = {}
+    for name, path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(f"{name}:{node.lineno}")
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
 def test_only_three_files_import_ray() -> None:
     importers = {name for name, path in sources() if "ray" in imports(ast.parse(path.read_text()))}
     assert importers == RAY_MODULES

@@ -10,7 +10,7 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import run
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets
 from fks.store.db import Database
@@ -56,7 +56,7 @@ async def fks(
     ensure_secrets(paths, given={"session_key": gateway.app.state.gateway.deps.session_key.get_secret_value()})
     await ensure_local_token(seeded, paths)
     port = int(gateway.url.rpartition(":")[2])
-    save_node(paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": port}))
+    save_node(paths, NodeEndpoints(database_url, redis_url, "", {"host": "127.0.0.1", "port": port}))
 
     async def call(*argv: str) -> tuple[int, str, str]:
         capsys.readouterr()

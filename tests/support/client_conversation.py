@@ -14,8 +14,8 @@ from tests.support.conversations import Conversation, Step, Variables, parse
 from tests.support.ninja import SECRET, ManualClock, Wire, draws, identity, right_mac
 
 EVENTS: dict[str, type[Any]] = {
-    "stored_event": o.Logged, "alarm": o.Alarm, "trade_gap": o.TradeGap, "bar": o.MarketData, "result": o.Answered,
-    "signal": o.SignalChanged, "stopped": o.Stopped, "suspect": o.Suspect, "ready": o.Ready, "log_lost": o.LogLost,
+    "stored_event": o.Logged, "alarm": o.Alarm, "trade_gap": o.TradesMissing, "bar": o.MarketData, "result": o.Answered,
+    "signal": o.SignalChanged, "stopped": o.LinkStopped, "suspect": o.LinkSuspect, "ready": o.Ready, "log_lost": o.LogLost,
     "epoch_changed": o.EpochChanged, "not_answered": o.NotAnswered,
 }  # fmt: skip
 
@@ -86,14 +86,14 @@ class ClientRun:
                     "sl_points": 10, "tp_points": 20, "created_ms": self.clock.now_ms, "valid_until": self.clock.now_ms + 30_000, **data,
                 }  # fmt: skip
                 message = m.from_client({key: value for key, value in fields.items() if value is not None})
-                assert isinstance(message, m.Signal)
+                assert isinstance(message, m.SignalMessage)
                 prepared = self._wire.session.prepare(message)
                 assert isinstance(prepared, Prepared), prepared
                 refusal = self._wire.session.send(prepared)
                 assert refusal is None, refusal
             case "send":
                 message = m.from_client(data)
-                assert isinstance(message, m.Request), data
+                assert isinstance(message, m.LinkRequest), data
                 refusal = self._wire.session.request(message)
                 assert refusal is None, refusal
             case "stop":

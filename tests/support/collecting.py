@@ -15,7 +15,7 @@ from typing import Any, cast
 from fks.clock import RealClock
 from fks.collector.collector import Collector
 from fks.config.settings import Data, Settings
-from fks.exchanges.base import Endpoint
+from fks.exchanges.base import ExchangeAddresses
 from fks.exchanges.registry import endpoint_of, make_exchange
 from fks.feed import machine as m
 from fks.feed.feed import SymbolFeed
@@ -54,7 +54,7 @@ def make_collector(
     """Return a collector, not started."""
     clock = RealClock()
     name = settings.data.exchange
-    assert endpoint_of(settings, None, name) != Endpoint()
+    assert endpoint_of(settings, None, name) != ExchangeAddresses()
     exchange = make_exchange(name, settings=settings, node=None, clock=clock, log=log)
     runtime = Runtime(
         settings, clock, db, bus, log, meter or RecordingMeter(), lease or TestLease(f"collector:{name}", epoch)
@@ -128,7 +128,7 @@ def _logged_feed(log: CollectingLog) -> MakeFeed:
     """Return a maker of feeds that log each answer about a silence, too."""
 
     class LoggedFeed(SymbolFeed):
-        def handle(self, event: m.Event) -> list[m.Action]:
+        def handle(self, event: m.FeedEvent) -> list[m.FeedAction]:
             actions = super().handle(event)
             if isinstance(event, m.SilenceChecked):
                 found = {"trades": len(event.trades), "stream": str(self.stream), "state": str(self.state)}

@@ -20,14 +20,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from fks.collector.collector import TICK_S
-from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import DatabaseSettings as DatabaseSettings
 from fks.config.settings import Risk
 from fks.model.errors import OutageError
 from fks.model.timeframe import to_ns
 from fks.risk.figures import Passed
 from fks.risk.market import feed_stale
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.leases import raise_epoch
 from tests.support import servers
 from tests.support.collecting import check_stored
@@ -197,7 +197,7 @@ class FaultRun:
     async def _ask(self) -> None:
         """Ask ten times a second what the order manager asks before an entry: its row of risk.market, on its own
         read."""
-        facts, limits = Facts(self.db), Risk()
+        facts, limits = FactStore(self.db), Risk()
         while not self._is_ending:
             try:
                 async with asyncio.timeout(1.0):

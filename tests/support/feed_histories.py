@@ -63,7 +63,7 @@ class RecordedFeed(SymbolFeed):
         self._shown: tuple[str, str] = ("", "")
         self._write({"format": FORMAT, "spec": _plain(spec), "now_s": now_s})
 
-    def handle(self, event: m.Event) -> list[m.Action]:
+    def handle(self, event: m.FeedEvent) -> list[m.FeedAction]:
         given = _tagged(event)
         actions = super().handle(event)
         line: dict[str, Any] = {"actions": [_tagged(action) for action in actions]} if actions else {}

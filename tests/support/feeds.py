@@ -49,19 +49,19 @@ def live(
     return feed
 
 
-def receive(feed: SymbolFeed, second: float, *events: m.MarketData) -> list[m.Action]:
+def receive(feed: SymbolFeed, second: float, *events: m.MarketData) -> list[m.FeedAction]:
     """Give events to a feed, or let time pass where there are none; return all actions."""
     return receive_at(feed, T0 + round(second * 1e9), second, *events)
 
 
-def receive_at(feed: SymbolFeed, now_ns: int, second: float, *events: m.MarketData) -> list[m.Action]:
+def receive_at(feed: SymbolFeed, now_ns: int, second: float, *events: m.MarketData) -> list[m.FeedAction]:
     """Do the same while our time of day is `now_ns`."""
     if events:
         return feed.handle(m.Received(now_ns, second, list(events)))
     return feed.handle(m.Ticked(now_ns, second, is_measured=False))
 
 
-def query_of(actions: list[m.Action]) -> m.Gap | m.SilenceCheck | None:
+def query_of(actions: list[m.FeedAction]) -> m.Gap | m.SilenceCheck | None:
     """Return the gap or the check that a feed asks REST for."""
     for action in actions:
         if isinstance(action, m.StartBackfill):
@@ -76,14 +76,14 @@ def query(feed: SymbolFeed, second: float, *events: m.MarketData) -> m.Gap | m.S
     return query_of(receive(feed, second, *events))
 
 
-def backfilled(feed: SymbolFeed, second: float, trades: list[PublicTrade]) -> list[m.Action]:
+def backfilled(feed: SymbolFeed, second: float, trades: list[PublicTrade]) -> list[m.FeedAction]:
     """Finish the backfill of a feed with these trades, which join; return the actions that follow."""
     now_ns = T0 + round(second * 1e9)
     assert feed.add(trades, now_ns, second) is None
     return feed.handle(m.BackfillFinished(now_ns, second))
 
 
-def checked(feed: SymbolFeed, second: float, check: m.SilenceCheck, trades: list[PublicTrade]) -> list[m.Action]:
+def checked(feed: SymbolFeed, second: float, check: m.SilenceCheck, trades: list[PublicTrade]) -> list[m.FeedAction]:
     """Answer a check of a feed with these trades."""
     return feed.handle(m.SilenceChecked(T0 + round(second * 1e9), second, check, trades))
 
@@ -103,7 +103,7 @@ def claimed(
     return feed
 
 
-def made_live(feed: SymbolFeed, now_ns: int, second: float) -> list[m.Action]:
+def made_live(feed: SymbolFeed, now_ns: int, second: float) -> list[m.FeedAction]:
     """Finish the backfill of a feed; return the actions that follow."""
     actions = feed.handle(m.BackfillFinished(now_ns, second))
     assert feed.state is m.FeedState.LIVE

@@ -17,7 +17,7 @@ from fks.api.app import create_app
 from fks.api.gateway import Deps
 from fks.clock import RealClock
 from fks.config.paths import Paths
-from fks.config.settings import Alerts, Settings
+from fks.config.settings import AlertsSettings, Settings
 from fks.store.db import Database
 from fks.store.tokens import SCOPES, TokenStore
 from fks.web.pages import host_router
@@ -105,7 +105,7 @@ async def serving(
     """Serve the gateway until the block ends; nothing behind it needs to be up. Without limits unless `auth` is given,
     with channels that may lead to this host unless `alerts` is, and no demo unless `sim` is: every call needs a token."""
     settings.setdefault("auth", NO_LIMITS)
-    settings.setdefault("alerts", Alerts(hosts=("localhost",)))
+    settings.setdefault("alerts", AlertsSettings(hosts=("localhost",)))
     settings.setdefault("sim", {"enabled": False})
     settings.setdefault("redis", {"timeout_s": 20.0})  # what tells a slow Redis from a busy machine names its own
     log = CollectingLog()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
-from fks.config.settings import Http, Settings, Venue
+from fks.config.settings import Http, Settings, VenueSettings
 from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.guardian.journal import kill_mode
 from fks.guardian.service import Guardian
@@ -34,7 +34,7 @@ from tests.support.waiting import until
 
 SETTINGS = Settings(
     http=Http(order_wait_s=10.0),
-    venue=Venue(
+    venue=VenueSettings(
         order_timeout_s=1.0,
         poll_delays_s=(0.1, 0.2, 0.5),
         absent_spacing_s=0.2,

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
-from fks.guardian.context import Context
-from fks.guardian.ninja_session import BridgeAddress, NinjaSession
+from fks.guardian.context import GuardianContext
+from fks.guardian.ninja_session import GroupBridge, NinjaSession
 from fks.guardian.service import Guardian, Timing
 from fks.model.ports import Venue
 from fks.store.db import Database
@@ -73,8 +73,8 @@ def guardian_with(
     bridge: dict[str, Any] | None = None,
 ) -> Guardian:
     """Return an unstarted guardian with its files in `folder`. `bridge`: group, port and secret of a NinjaTrader."""
-    context = Context(RealClock(), CollectingLog(), RecordingMeter(), timing, db)
-    address = bridge and BridgeAddress(bridge["group"], "127.0.0.1", bridge["port"], bridge["secret"].encode(), 2.0)
+    context = GuardianContext(RealClock(), CollectingLog(), RecordingMeter(), timing, db)
+    address = bridge and GroupBridge(bridge["group"], "127.0.0.1", bridge["port"], bridge["secret"].encode(), 2.0)
     return Guardian(
         context,
         venues,

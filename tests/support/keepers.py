@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
-from fks.config.endpoints import Node
+from fks.config.endpoints import NodeEndpoints
 from fks.config.paths import Paths
 from fks.model.backoff import Backoff
 from fks.model.errors import OutageError
-from fks.node.cluster_driver import ClusterDriver, ClusterState, KeeperContext, Start
+from fks.node.cluster_driver import ClusterDriver, ClusterState, KeeperContext, KeeperStart
 from fks.node.control_socket import ask
 from fks.node.keeper import Keeper
 from fks.node.lock import PARENT_LOCK, keeper_lock
@@ -137,12 +137,12 @@ def start_stray(spec: ServiceSpec) -> subprocess.Popen[bytes]:
     return subprocess.Popen(list(spec.launch().command), start_new_session=True)
 
 
-def node() -> Node:
-    return Node("postgresql:///none", "unix:///none", "127.0.0.1:1", {"host": "127.0.0.1", "port": 1})
+def node() -> NodeEndpoints:
+    return NodeEndpoints("postgresql:///none", "unix:///none", "127.0.0.1:1", {"host": "127.0.0.1", "port": 1})
 
 
-def context_of(paths: Paths, log: CollectingLog | None = None, start: Start | None = None) -> KeeperContext:
-    return KeeperContext(paths, node, RealClock(), log or CollectingLog(), start=start or Start())
+def context_of(paths: Paths, log: CollectingLog | None = None, start: KeeperStart | None = None) -> KeeperContext:
+    return KeeperContext(paths, node, RealClock(), log or CollectingLog(), start=start or KeeperStart())
 
 
 def keeper_of(
@@ -151,14 +151,14 @@ def keeper_of(
     driver: ClusterDriver | None = None,
     *,
     log: CollectingLog | None = None,
-    start: Start | None = None,
+    start: KeeperStart | None = None,
     **options: Any,
 ) -> Keeper:
     """Return a keeper with a quick policy."""
     return Keeper(context_of(paths, log, start), specs, driver or FakeDriver(), **({"policy": QUICK} | options))
 
 
-async def _main(home: str, names: list[str], start: Start) -> None:
+async def _main(home: str, names: list[str], start: KeeperStart) -> None:
     paths = Paths.of(home).ensure()
     with keeper_lock(paths.run / "keeper.lock"):
         specs = [small(paths, name, is_group=name == "ray") for name in names]
@@ -174,8 +174,8 @@ if __name__ == "__main__":
         with keeper_lock(paths.run / PARENT_LOCK):
             command = [sys.executable, "-m", "tests.support.keepers", home, *rest[1:], "--child"]
             sys.exit(Parent(paths, command).run())
-    start = Start()
+    start = KeeperStart()
     if "--child" in rest:
         *rest, _, restarts, ended = rest
-        start = Start(True, int(restarts), ended)
+        start = KeeperStart(True, int(restarts), ended)
     asyncio.run(_main(home, rest, start))

@@ -11,7 +11,7 @@ from typing import Any
 
 from fks.clock import Clock, RealClock
 from fks.collector.collector import TICK_S, Collector
-from fks.config.endpoints import Node
+from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Settings
 from fks.exchanges.registry import make_exchange
 from fks.model.timeframe import to_ns
@@ -73,7 +73,7 @@ class Line:
 
     @staticmethod
     async def open(
-        settings: Settings, node: Node, db: Any, bus: Any, clock: Clock, meter: Any, log: Any, home: Path
+        settings: Settings, node: NodeEndpoints, db: Any, bus: Any, clock: Clock, meter: Any, log: Any, home: Path
     ) -> Line:
         """Build the parts; nothing runs yet."""
         leases = {}

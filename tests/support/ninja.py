@@ -11,7 +11,7 @@ from fks.ninja import messages as m
 from fks.ninja import outputs as o
 from fks.ninja import strict_json
 from fks.ninja.auth import bridge_mac, client_mac
-from fks.ninja.machine import State
+from fks.ninja.machine import LinkState
 from fks.ninja.session import ClientSession, Draws, Identity
 
 SECRET = b"correct-horse-battery-staple-0001"
@@ -108,14 +108,14 @@ def nack(signal_id: str, code: str, *, final: bool) -> dict[str, Any]:
     return {"t": "nack", "id": signal_id, "code": code, "detail": "test", "final": final, "at_ms": START_MS}
 
 
-def signal(signal_id: str, now_ms: int = START_MS, **changes: Any) -> m.Signal:
+def signal(signal_id: str, now_ms: int = START_MS, **changes: Any) -> m.SignalMessage:
     """Return the standard signal of the conversations."""
     fields: dict[str, Any] = {
         "t": "signal", "id": signal_id, "account": "Sim101", "instrument": "ES 03-25", "action": "buy", "qty": 1, "type": "limit",
         "price": 4500, "sl_points": 10, "tp_points": 20, "created_ms": now_ms, "valid_until": now_ms + 30_000, **changes,
     }  # fmt: skip
     message = m.from_client({key: value for key, value in fields.items() if value is not None})
-    assert isinstance(message, m.Signal)
+    assert isinstance(message, m.SignalMessage)
     return message
 
 
@@ -199,17 +199,17 @@ class Wire:
 
     def to_ready(self, **fields: Any) -> None:
         """Open and authenticate up to READY, with these fields of the welcome."""
-        if self.session.state is State.IDLE:
+        if self.session.state is LinkState.IDLE:
             self.session.start()
             self.pull()
-        elif self.session.state is State.BACKOFF:
+        elif self.session.state is LinkState.BACKOFF:
             self.until_dialled()
         self.open()
         self.give(challenge(), welcome(self.opening, self.clock, **fields))
-        if self.session.state is State.REPLAY:
+        if self.session.state is LinkState.REPLAY:
             last = self.session.welcome.last_seq if self.session.welcome else 0
             self.give({"t": "replay_end", "last_seq": last, "count": 0}, status())
-        assert self.session.state is State.READY
+        assert self.session.state is LinkState.READY
 
     def pop(self, t: str) -> dict[str, Any]:
         """Return the next line that the session wrote, which must be of this type."""

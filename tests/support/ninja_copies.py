@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
-from fks.config.settings import Http, Ninja, Risk, Settings, Venue
+from fks.config.settings import Http, Ninja, Risk, Settings, VenueSettings
 from fks.futures import contract_of
 from fks.model.ids import copy_signal_id, intent_id
 from fks.model.ninja import NinjaRequest
@@ -22,7 +22,7 @@ from fks.ninja_link.service import NinjaLink
 from fks.order_manager.ninja_rows import NinjaRows
 from fks.orders.messages import Limits
 from fks.sim.nt8.bridge import BridgeConfig
-from fks.sim.nt8.server import Server, ServerOptions
+from fks.sim.nt8.server import BridgeServer, ServerOptions
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.venues.ninja.venue import NinjaConfig, NinjaVenue
@@ -57,7 +57,7 @@ class Rows(NinjaRows):
 class Bridge:
     """One simulated NinjaTrader and its link, which may be ended."""
 
-    server: Server
+    server: BridgeServer
     link_rig: LinkRig
     links: dict[str, NinjaLink]
     is_killed: bool = False
@@ -143,7 +143,7 @@ def settings_of(copies: Sequence[str]) -> Settings:
     }
     return Settings(
         ninja=Ninja(**ninja),
-        venue=Venue(order_timeout_s=4.0, poll_delays_s=(0.05, 0.1, 0.2), sweep_s=2.0, skew_limit_ms=2_000),
+        venue=VenueSettings(order_timeout_s=4.0, poll_delays_s=(0.05, 0.1, 0.2), sweep_s=2.0, skew_limit_ms=2_000),
         risk=Risk(
             feed_age_max_s=3600,
             notional_max_order=D(10_000_000),
@@ -199,7 +199,7 @@ async def copying(
             names = [account for of, account in PLACES.values() if of == group]
             accounts = tuple((name, (modes or {}).get(name, "auto"), True) for name in names)
             config = BridgeConfig(group=group, settle_ms=500, signals_per_s=50)
-            server = Server(
+            server = BridgeServer(
                 ServerOptions(data_dir=folder / group, accounts=accounts, instruments=(ES,), config=config), clock
             )
             await server.open()

@@ -15,7 +15,7 @@ from fks.model.errors import OutageError
 from fks.model.ninja import NinjaRequest, RequestKind, RequestRecord
 from fks.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.leases import raise_epoch
 from fks.store.ninja import NinjaStore
 from tests.support.ninja import SECRET
@@ -71,7 +71,7 @@ class LinkRig:
         self.lease = TestLease(f"ninja:{self.group}", await raise_epoch(self.db, f"ninja:{self.group}", "test"))
         options = LinkOptions(self.group, "127.0.0.1", self.port, 2.0, self.secret, is_required)
         ports = LinkPorts(
-            Gated(NinjaStore(self.db, self.lease), self.outage), Gated(Facts(self.db), self.outage), self._notify,
+            Gated(NinjaStore(self.db, self.lease), self.outage), Gated(FactStore(self.db), self.outage), self._notify,
             RealClock(), self.log, self.meter, self.lease,
         )  # fmt: skip
         link = NinjaLink(options, ports)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
-from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import DatabaseSettings as DatabaseSettings
 from fks.ninja_link.secret_file import load_secret
 from fks.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.leases import raise_epoch
 from fks.store.ninja import NinjaStore
 from tests.support.ports import CollectingLog, RecordingMeter, TestLease
@@ -58,7 +58,7 @@ async def main(url: str, port: str, secret_file: str, seed: str, chance: str) ->
     rows = Deadly(NinjaStore(db, lease), random.Random(int(seed)), float(chance))
     options = LinkOptions("sim", "127.0.0.1", int(port), 2.0, load_secret(secret_file, Path(), "127.0.0.1"))
     link = NinjaLink(
-        options, LinkPorts(rows, Facts(db), _notify, RealClock(), CollectingLog(), RecordingMeter(), lease)
+        options, LinkPorts(rows, FactStore(db), _notify, RealClock(), CollectingLog(), RecordingMeter(), lease)
     )
     await link.start()
     running = asyncio.create_task(link.run())

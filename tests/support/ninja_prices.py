@@ -15,7 +15,7 @@ from fks.exchanges.ninja.exchange import NinjaExchange
 from fks.exchanges.registry import make_exchange
 from fks.model.ports import Budget
 from fks.model.timeframe import NS, to_ns
-from fks.sim.nt8.server import Server, ServerOptions
+from fks.sim.nt8.server import BridgeServer, ServerOptions
 from tests.support.ports import CollectingLog
 
 MONDAY_NS = 1_738_594_800 * NS  # 2025-02-03 15:00 UTC, 09:00 in Chicago: Globex is open, ES 03-25 the front month
@@ -62,7 +62,7 @@ class Bridge:
     folder: Path
     port: int
     clock: Clock
-    server: Server
+    server: BridgeServer
     relay: Relay
 
     @property
@@ -103,7 +103,7 @@ class Bridge:
 async def bridge_at(folder: Path, clock: Clock, *, port: int = 0, is_trading: bool = False) -> AsyncIterator[Bridge]:
     """A running bridge. `is_trading`: its market trades by itself, four times a second, else only by `trade`."""
     instruments = (SYMBOL,) if is_trading else ()
-    server = Server(ServerOptions(folder, instruments=instruments, start_ms=clock.now_ns() // 1_000_000), clock)
+    server = BridgeServer(ServerOptions(folder, instruments=instruments, start_ms=clock.now_ns() // 1_000_000), clock)
     server.platform.broker = is_trading
     await server.open()
     relay = Relay(server.port)

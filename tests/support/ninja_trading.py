@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.chaos.fold import journal_errors
-from fks.config.settings import Http, Risk, Settings, Venue
+from fks.config.settings import Http, Risk, Settings, VenueSettings
 from fks.futures import contract_of
 from fks.model.ids import leg_id
 from fks.model.order import Order, Side, State
@@ -27,7 +27,7 @@ from tests.support.waiting import until
 
 D = Decimal
 SETTINGS = Settings(
-    venue=Venue(order_timeout_s=4.0, poll_delays_s=(0.05, 0.1, 0.2), sweep_s=2.0, skew_limit_ms=2_000),
+    venue=VenueSettings(order_timeout_s=4.0, poll_delays_s=(0.05, 0.1, 0.2), sweep_s=2.0, skew_limit_ms=2_000),
     risk=Risk(
         feed_age_max_s=3600,
         notional_max_order=D(10_000_000),

@@ -20,7 +20,7 @@ from fks.model.ports import VenueEvent
 from fks.ninja_link.service import NinjaLink
 from fks.order_manager.ninja_rows import NinjaRows
 from fks.sim.nt8.bridge import BridgeConfig
-from fks.sim.nt8.server import Server, ServerOptions, front_contract
+from fks.sim.nt8.server import BridgeServer, ServerOptions, front_contract
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.venues.ninja.venue import NinjaConfig, NinjaVenue
@@ -52,7 +52,7 @@ class NinjaRig:
 
     db: Database
     bus: Bus
-    server: Server
+    server: BridgeServer
     link_rig: LinkRig
     rows: WakingRows
     venue: NinjaVenue
@@ -160,7 +160,7 @@ async def ninja_rig(database: Database, bus: Bus, folder: Path, **options: Any) 
     """Yield a rig whose link does not run yet."""
     clock = RealClock()
     config = options.pop("config", BridgeConfig(settle_ms=500))
-    server = Server(ServerOptions(data_dir=folder, instruments=(ES,), config=config, **options), clock)
+    server = BridgeServer(ServerOptions(data_dir=folder, instruments=(ES,), config=config, **options), clock)
     await server.open()
     rows = WakingRows(database, bus, None, clock)
     ours, log = NinjaConfig(GROUP, ACCOUNT, timeout_s=3.0, account_id=1), CollectingLog()

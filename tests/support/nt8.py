@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.sim.nt8.bridge import Bridge, BridgeConfig
-from fks.sim.nt8.journal import Journal
+from fks.sim.nt8.journal import EpochJournal
 from fks.sim.nt8.platform import Platform
 from fks.sim.nt8.unkindness import KIND, Unkindness
 
@@ -55,7 +55,9 @@ class Rig:
 
     def start(self) -> None:
         """Start the bridge; the client connects and stores what it missed."""
-        self.bridge = Bridge(self.platform, Journal(self.folder, self._new_id), self.config, self._new_id, self._crash)
+        self.bridge = Bridge(
+            self.platform, EpochJournal(self.folder, self._new_id), self.config, self._new_id, self._crash
+        )
         for event in self.bridge.events_after(self.stored[-1]["seq"] if self.stored else 0):
             self._store(event)
 

@@ -14,10 +14,10 @@ from fks.clock import RealClock
 from fks.ninja import messages as m
 from fks.ninja import outputs as o
 from fks.ninja.session import ClientSession, Identity, Prepared
-from fks.ninja.signals import SignalState
+from fks.ninja.signals import LinkSignalState
 from fks.ninja_link.link import Link, system_draws
 from fks.sim.nt8.bridge import BridgeConfig
-from fks.sim.nt8.server import Server, ServerOptions, front_contract, start
+from fks.sim.nt8.server import BridgeServer, ServerOptions, front_contract, start
 from fks.sim.nt8.unkindness import KIND, Unkindness
 from tests.support.waiting import until
 
@@ -42,7 +42,7 @@ def options(
 
 
 @contextlib.asynccontextmanager
-async def platform(folder: Path, **given: object) -> AsyncIterator[Server]:
+async def platform(folder: Path, **given: object) -> AsyncIterator[BridgeServer]:
     """A running platform; given: the arguments of `options`."""
     server = await start(options(folder, **given))  # type: ignore[arg-type]
     try:
@@ -54,7 +54,7 @@ async def platform(folder: Path, **given: object) -> AsyncIterator[Server]:
 class Control:
     """A control session: `enter` sends a signal and returns its answer."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: BridgeServer) -> None:
         self.server, self.events = server, list[o.Event]()
         identity = Identity(server.options.config.group, "control", uuid.uuid4().hex, server.secret)
         self.session = ClientSession(identity, RealClock(), system_draws(), ports=(server.port,))
@@ -68,20 +68,20 @@ class Control:
             "type": "market", "sl_points": Decimal(10), "tp_points": Decimal(20), "created_ms": at_ms, "valid_until": at_ms + 30_000,
             **changes,
         }  # fmt: skip
-        prepared = self.session.prepare(m.Signal(**fields))  # type: ignore[arg-type]
+        prepared = self.session.prepare(m.SignalMessage(**fields))  # type: ignore[arg-type]
         assert isinstance(prepared, Prepared), prepared
         assert self.session.send(prepared) is None
         self.link.flush()
         return await until(lambda: next((found for found in self.answers(signal_id)), None))
 
     def answers(self, signal_id: str) -> list[o.SignalChanged]:
-        ended = (SignalState.ACKED, SignalState.NACKED, SignalState.RETRYABLE)
+        ended = (LinkSignalState.ACKED, LinkSignalState.NACKED, LinkSignalState.RETRYABLE)
         changed = [event for event in self.events if isinstance(event, o.SignalChanged)]
         return [event for event in changed if event.id == signal_id and event.state in ended]
 
 
 @contextlib.asynccontextmanager
-async def control(server: Server) -> AsyncIterator[Control]:
+async def control(server: BridgeServer) -> AsyncIterator[Control]:
     """A control session that is ready."""
     found = Control(server)
     running = asyncio.create_task(found.link.run())
@@ -94,19 +94,19 @@ async def control(server: Server) -> AsyncIterator[Control]:
         await running
 
 
-async def open_position(server: Server, **changes: object) -> None:
+async def open_position(server: BridgeServer, **changes: object) -> None:
     """Open a position with stop and target, and leave: the process that sent it is gone."""
     async with control(server) as client:
         answer = await client.enter(**changes)
-        assert answer.state is SignalState.ACKED, answer
+        assert answer.state is LinkSignalState.ACKED, answer
         await until(lambda: held(server) != 0 and len(resting(server)) == 2)
 
 
-def held(server: Server) -> int:
+def held(server: BridgeServer) -> int:
     """Contracts that the account holds."""
     return sum(position.qty for position in server.platform.positions(ACCOUNT))
 
 
-def resting(server: Server) -> list[str]:
+def resting(server: BridgeServer) -> list[str]:
     """Names of the account's live orders."""
     return [order.name for order in server.platform.orders(ACCOUNT) if order.is_live]

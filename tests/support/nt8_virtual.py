@@ -14,9 +14,9 @@ from zoneinfo import ZoneInfo
 from fks.ninja import messages, strict_json
 from fks.ninja.auth import bridge_mac, client_mac
 from fks.sim.nt8.bridge import Bridge, BridgeConfig
-from fks.sim.nt8.journal import Journal
-from fks.sim.nt8.platform import Bar, Order, Platform, Quote
-from fks.sim.nt8.sessions import Output, Sessions
+from fks.sim.nt8.journal import EpochJournal
+from fks.sim.nt8.platform import Platform, PlatformBar, PlatformOrder, PlatformQuote
+from fks.sim.nt8.sessions import BridgeSessions, Output
 from tests.support import conversations
 from tests.support.conversations import Step, Variables
 
@@ -71,7 +71,7 @@ class Conversation:
         self.config = BridgeConfig(**{name: value for name, value in script.config.items() if name in known})
         self.modes = {one["name"]: one["mode"] for one in script.config.get("accounts", []) if "mode" in one}
         self.bridge: Bridge | None = None
-        self.sessions: Sessions | None = None
+        self.sessions: BridgeSessions | None = None
         self.wires: dict[int, Wire] = {}
         self.last = 0
         self._kill_at = ""
@@ -100,16 +100,16 @@ class Conversation:
     # ── process ───────────────────────────────────────────────────────────────────────────────────
 
     def _start(self) -> None:
-        journal = Journal(self.folder, self._new_id)
+        journal = EpochJournal(self.folder, self._new_id)
         self.bridge = Bridge(self.platform, journal, self.config, self._new_id, self._crash)
         self.bridge.modes.update(self.modes)
-        self.sessions = Sessions(self.bridge, SECRET, lambda: f"{next(self._ids):064x}")
+        self.sessions = BridgeSessions(self.bridge, SECRET, lambda: f"{next(self._ids):064x}")
 
     def _restart_market(self) -> None:
         """Count trades from here on: the start price is none of them."""
         assert self.bridge is not None
         self._work()
-        self.sessions = Sessions(self.bridge, SECRET, lambda: f"{next(self._ids):064x}")
+        self.sessions = BridgeSessions(self.bridge, SECRET, lambda: f"{next(self._ids):064x}")
 
     def _new_id(self) -> str:
         return f"{next(self._ids):032x}"
@@ -425,7 +425,7 @@ class Conversation:
                 else:
                     self._do_exec({"name": name, **act["exec"]})
 
-        def inside(_: Order) -> None:
+        def inside(_: PlatformOrder) -> None:
             play(asked["inside"])
             self._afterwards.append(lambda: play(asked["after"]))
 
@@ -453,7 +453,7 @@ class Conversation:
 
     def _do_quote(self, asked: dict[str, Any]) -> None:
         bid, ask = Decimal(asked["bid"]), Decimal(asked["ask"])
-        quote = Quote(asked["instrument"], self.platform.now_ms, bid, asked["bid_qty"], ask, asked["ask_qty"])
+        quote = PlatformQuote(asked["instrument"], self.platform.now_ms, bid, asked["bid_qty"], ask, asked["ask_qty"])
         self.platform.show_quote(quote)
 
     def _do_timezone(self, asked: dict[str, Any]) -> None:
@@ -461,7 +461,7 @@ class Conversation:
 
     def _do_bars(self, asked: dict[str, Any]) -> None:
         bars = [
-            Bar(datetime.fromisoformat(one["close"]), *(Decimal(one[name]) for name in "ohlc"), one["v"])
+            PlatformBar(datetime.fromisoformat(one["close"]), *(Decimal(one[name]) for name in "ohlc"), one["v"])
             for one in asked["bars"]
         ]
         self.platform.set_bars(asked["instrument"], asked["period"], bars)
@@ -472,7 +472,7 @@ class Conversation:
         name, asked = step.verb, step.data
         getattr(self, f"_check_{name}")(self.vars.filled(asked))
 
-    def _submitted(self) -> list[Order]:
+    def _submitted(self) -> list[PlatformOrder]:
         return [call.order for call in self.platform.calls if call.order is not None]
 
     def _check_submits(self, asked: dict[str, Any]) -> None:
@@ -498,7 +498,7 @@ class Conversation:
 
     def _check_pair(self, asked: dict[str, Any]) -> None:
         suffix = str(asked["n"]) if asked.get("n", 1) > 1 else ""
-        legs: list[Order] = []
+        legs: list[PlatformOrder] = []
         for role, kind, price in (("S", "StopMarket", "stop"), ("T", "Limit", "target")):
             found = [one for one in self._submitted() if one.name == f"FKS:{asked['id']}:{role}{suffix}"]
             assert len(found) == 1, f"{role}{suffix} was submitted {len(found)} times"

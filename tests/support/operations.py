@@ -11,7 +11,7 @@ from typing import Any
 from fks.store.db import Database
 from fks.store.operations import Operation, OperationStore
 from fks.store.runtime_config import RuntimeConfigStore
-from fks.supervision.rollout import Part
+from fks.supervision.rollout import RolloutPart
 from fks.supervisor.operations import Operations
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
@@ -27,8 +27,8 @@ class Dead(BaseException):
 class FakeParts:
     """Children as a supervisor shows them; a restart gives a new pid, the build `build` and the newest settings."""
 
-    parts: dict[str, Part] = field(
-        default_factory=lambda: {id: Part("ready", 100 + n, "old", 0, "n") for n, id in enumerate(IDS)}
+    parts: dict[str, RolloutPart] = field(
+        default_factory=lambda: {id: RolloutPart("ready", 100 + n, "old", 0, "n") for n, id in enumerate(IDS)}
     )
     restarted: list[str] = field(default_factory=list)
     build: str = "new"
@@ -40,7 +40,7 @@ class FakeParts:
 
     looks: int = 0
 
-    def children(self) -> Mapping[str, Part]:
+    def children(self) -> Mapping[str, RolloutPart]:
         self.looks += 1
         return self.parts
 

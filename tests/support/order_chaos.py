@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from fks.chaos.auditor import Evidence, audit_evidence, net
-from fks.chaos.cover import CoverWatch, Rules, Sample
+from fks.chaos.cover import CoverWatch, Sample, SmallestAmounts
 from fks.chaos.fold import journal_errors
 from fks.chaos.run import OPEN_PAGES
-from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import DatabaseSettings as DatabaseSettings
 from fks.guardian.service import Guardian
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Side, TimeInForce
@@ -680,7 +680,7 @@ class OrderChaos:
             f"{held[base]:f} {base}"
             for symbol, (_, step) in SYMBOLS.items()
             if (base := symbol.removesuffix("USDT")) in held
-            and Rules(D(step), D(5), self.price(symbol)).without_dust(held[base])
+            and SmallestAmounts(D(step), D(5), self.price(symbol)).without_dust(held[base])
         )
 
     async def _held_rows(self) -> list[Any]:
@@ -865,7 +865,7 @@ class OrderChaos:
             self._held.entries(),
         )
         pages = await self.db.sql(OPEN_PAGES)
-        rules = {s: Rules(D(step), D(5), D(state["prices"][s])) for s, (_, step) in SYMBOLS.items()}
+        rules = {s: SmallestAmounts(D(step), D(5), D(state["prices"][s])) for s, (_, step) in SYMBOLS.items()}
         return Sample(at_s, state["open_orders"], self._held.fills(), orders, pages, rules)
 
     async def _seal(self, closes: dict[str, str]) -> None:
@@ -963,7 +963,7 @@ class OrderChaos:
                 newest[row["instance"], row["symbol"]] = row  # a webhook trades several symbols
         for position in evidence.positions:
             last = newest.get((position["instance"], position["symbol"]))
-            rules = Rules(D(SYMBOLS[position["symbol"]][1]), D(5), position["average_price"])
+            rules = SmallestAmounts(D(SYMBOLS[position["symbol"]][1]), D(5), position["average_price"])
             if last is not None and last["kind"] == "exit" and rules.without_dust(position["quantity"]) > 0:
                 yield f"{position['instance']} was told to exit and holds {position['quantity']:f} {position['symbol']}"
 

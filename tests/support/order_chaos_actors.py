@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from fks.chaos.auditor import OrderRequest as Promise
+from fks.chaos.auditor import RequestEvidence as Promise
 from fks.clock import RealClock
 from fks.config.settings import Http, Settings
-from fks.entry.execution import Execution
+from fks.entry.execution import ExecutionEntry
 from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.entry.webhooks import Webhooks
 from fks.model.errors import OutageError
@@ -34,7 +34,9 @@ class Actors:
         self._db = db
         self._entry = OrderEntry(db, bus, clock, settings)
         self._store = WebhookStore(db)
-        self._webhooks = Webhooks(self._store, self._entry, Execution(db, self._entry, clock, settings), clock, "key")
+        self._webhooks = Webhooks(
+            self._store, self._entry, ExecutionEntry(db, self._entry, clock, settings), clock, "key"
+        )
         self.promises: list[Promise] = []
 
     async def open(self, symbols: list[str]) -> None:

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fks.config.settings import Http, Risk, Settings, Venue
+from fks.config.settings import Http, Risk, Settings, VenueSettings
 from fks.model.order import Answer, Order, Outcome, Role
 from fks.orders.crash_points import At, CrashPoints, nowhere
 from fks.store.bus import Bus
@@ -106,7 +106,9 @@ def killing(venue: SpotVenue, job: dict[str, Any]) -> SpotVenue:
 
 async def live(job: dict[str, Any]) -> None:
     """Be an order manager on the local exchange until killed."""
-    settings = Settings(venue=Venue(**(VENUE | job.get("settings", {}))), risk=RISK, http=Http(order_wait_s=10.0))
+    settings = Settings(
+        venue=VenueSettings(**(VENUE | job.get("settings", {}))), risk=RISK, http=Http(order_wait_s=10.0)
+    )
     db = await Database.connect(job["database_url"], application="orders")
     bus, info = await Bus.connect(job["redis_url"]), job["exchange"]
     config = SessionConfig(

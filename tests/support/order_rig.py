@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import Clock, RealClock
-from fks.config.settings import Http, Risk, Settings, Venue
+from fks.config.settings import Http, Risk, Settings, VenueSettings
 from fks.guardian.journal import kill_mode
 from fks.model.order import Order, OrderType, Side, State, TimeInForce
 from fks.model.ports import Pager
@@ -37,7 +37,7 @@ from tests.support.waiting import until
 
 D = Decimal
 FAST = Settings(
-    venue=Venue(
+    venue=VenueSettings(
         order_timeout_s=0.5, poll_delays_s=(0.01, 0.02, 0.05, 0.1), absent_polls=3, absent_spacing_s=0.02,
         absent_first_s=0.02, absent_age_s=0.3, sweep_s=0.5,
     ),

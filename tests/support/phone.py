@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from fks.chat.service import serve, services_of
 from fks.clock import RealClock
 from fks.config.paths import Paths
-from fks.config.settings import Auth, Chat, Http
+from fks.config.settings import AuthSettings, Chat, Http
 from fks.entry.logins import Logins
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -67,7 +67,7 @@ class Phone:
 
     async def add_user(self, name: str, scope: str = "trade", accounts: list[int] | None = None) -> str:
         """Make a user with a second factor, and return its secret. The code of the step before is spent."""
-        logins = Logins(UserStore(self.db), RealClock(), Auth(), KEY)
+        logins = Logins(UserStore(self.db), RealClock(), AuthSettings(), KEY)
         await logins.store.create(name, await logins.hash(PASSWORD), scope, accounts, "test")
         login = await logins.log_in(name, PASSWORD, None, kind="token", address="t")
         principal = await logins.principal_of(login.access)

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from fks.exchanges.base import Endpoint
+from fks.exchanges.base import ExchangeAddresses
 
 
 @dataclass
@@ -28,7 +28,7 @@ class RecordedPeer:
     frames_after: int = 1
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     received: list[dict[str, Any]] = field(default_factory=list)
-    endpoint: Endpoint = field(default_factory=Endpoint)
+    endpoint: ExchangeAddresses = field(default_factory=ExchangeAddresses)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Answer a request or a dial."""
@@ -70,7 +70,7 @@ async def serving(peer: RecordedPeer) -> AsyncIterator[RecordedPeer]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host = f"127.0.0.1:{runner.addresses[0][1]}"
-    peer.endpoint = Endpoint(f"http://{host}", f"ws://{host}")
+    peer.endpoint = ExchangeAddresses(f"http://{host}", f"ws://{host}")
     try:
         yield peer
     finally:

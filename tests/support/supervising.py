@@ -16,7 +16,7 @@ from fks.clock import RealClock
 from fks.config.settings import Settings, Supervision
 from fks.model.errors import OutageError
 from fks.supervision import ChildSpec, Intensity, RestartBackoff, SupervisorSpec
-from fks.supervision.exits import Exit, How
+from fks.supervision.exits import How, ProcessExit
 from fks.supervisor.tree_supervisor import Want
 
 QUICK = RestartBackoff(first_s=0.01, max_s=0.05)
@@ -31,7 +31,7 @@ class FakeChild:
     epoch: int
     pid: int
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    end: Exit = field(default_factory=lambda: Exit(How.NORMAL, "asked", is_gone=True))
+    end: ProcessExit = field(default_factory=lambda: ProcessExit(How.NORMAL, "asked", is_gone=True))
     is_silent: bool = False
     state: str = "ready"
     is_provable: bool = True
@@ -48,7 +48,7 @@ class FakeChild:
     is_garbled: bool = False
     calls: int = 0
 
-    async def join(self) -> Exit:
+    async def join(self) -> ProcessExit:
         self.joins += 1
         if self.join_error is not None:
             error, self.join_error = self.join_error, None
@@ -89,17 +89,17 @@ class FakeChild:
         if self.begins_when_allowed:
             self.state = "ready"
 
-    async def stop(self, deadline_s: float) -> Exit:
+    async def stop(self, deadline_s: float) -> ProcessExit:
         self.was_drained = not self.ended.is_set()
         self.ended.set()
         return self.end
 
-    async def kill(self, how: How, reason: str) -> Exit:
+    async def kill(self, how: How, reason: str) -> ProcessExit:
         self.die(reason, how)
         return self.end
 
     def die(self, reason: str, how: How = How.CRASH) -> None:
-        self.end = Exit(how, f"died: {reason}", is_gone=self.is_provable)
+        self.end = ProcessExit(how, f"died: {reason}", is_gone=self.is_provable)
         self.ended.set()
 
 

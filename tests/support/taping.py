@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fks
 from fks.clock import FakeClock
-from fks.exchanges.base.wire import Subscribed, Wire
+from fks.exchanges.base.wire import SubscriptionsAnswered, Wire
 from fks.exchanges.binance.exchange import BinanceExchange
 from fks.exchanges.binance.wire import BinanceWire
 from fks.model.market import Channel, MarketEvent, Subscription
@@ -53,7 +53,7 @@ def recorder_into(
 
 def events_of(wire: Wire, rows: list[tuple[int, bytes]]) -> list[MarketEvent]:
     """Return what a wire reads in frames."""
-    return [e for ns, frame in rows for e in wire.receive(frame, ns) if not isinstance(e, Subscribed)]
+    return [e for ns, frame in rows for e in wire.receive(frame, ns) if not isinstance(e, SubscriptionsAnswered)]
 
 
 def make_tape(folder: Path, rows: list[tuple[int, bytes]] | None = None) -> list[MarketEvent]:

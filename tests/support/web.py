@@ -18,9 +18,9 @@ from fks.clock import RealClock
 from fks.config.secrets import derived
 from fks.config.settings import Http
 from fks.web.app import create_app
-from fks.web.assets import Assets
+from fks.web.assets import AssetFiles
 from fks.web.client import GatewayClient
-from fks.web.site import Deps
+from fks.web.site import SiteDeps
 from tests.support.gateway import Running, Server
 from tests.support.ports import CollectingLog
 from tests.support.users import PASSWORD, add_user, enrol
@@ -68,13 +68,15 @@ class _Beside:
 
 @asynccontextmanager
 async def pages_beside(
-    gateway: Running, *, http: Http | None = None, assets: Assets | None = None
+    gateway: Running, *, http: Http | None = None, assets: AssetFiles | None = None
 ) -> AsyncIterator[Web]:
     """Serve the pages and a running gateway's application at a new address until the block ends."""
     log = CollectingLog()
     key = gateway.app.state.gateway.deps.session_key.get_secret_value()
     client = GatewayClient(gateway.url, forward_key=derived(key, "pages"), is_tls=gateway.app.state.tokens.is_tls)
-    app = create_app(Deps(http=http or Http(), clock=RealClock(), log=log, gateway=client, assets=assets or Assets()))
+    app = create_app(
+        SiteDeps(http=http or Http(), clock=RealClock(), log=log, gateway=client, assets=assets or AssetFiles())
+    )
     beside = _Beside(app, gateway.app)
     server = Server(
         uvicorn.Config(

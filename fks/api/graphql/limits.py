@@ -42,7 +42,7 @@ _LISTS: Final = frozenset({"fields", "inputFields", "interfaces", "possibleTypes
 
 
 @dataclass(slots=True)
-class Measure:
+class QuerySize:
     """The size of a query so far."""
 
     fields: int = 0
@@ -52,7 +52,7 @@ class Measure:
     is_introspection: bool = False
 
 
-def checked(text: str, variables: Mapping[str, Any], costs: Mapping[str, int]) -> Measure:
+def checked(text: str, variables: Mapping[str, Any], costs: Mapping[str, int]) -> QuerySize:
     """Return the size of a query that is within the limits. `costs`: what one call of each read costs.
 
     Errors: InputError 400 GRAPHQL_INVALID for a text that is no query, 422 GRAPHQL_LIMIT naming the limit.
@@ -86,7 +86,7 @@ def checked(text: str, variables: Mapping[str, Any], costs: Mapping[str, int]) -
 class _Walker:
     variables: Mapping[str, Any]
     costs: Mapping[str, int]
-    measure: Measure = field(default_factory=Measure)
+    measure: QuerySize = field(default_factory=QuerySize)
     fragments: dict[str, FragmentDefinitionNode] = field(default_factory=dict)
     defaults: dict[str, int] = field(default_factory=dict)
 

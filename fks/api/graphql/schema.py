@@ -64,7 +64,7 @@ _DROPPED = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class RouteReply:
     """The answer of a route: status, headers (lower case) and JSON value."""
 
     status: int
@@ -72,7 +72,7 @@ class Reply:
     value: Any
 
 
-async def call(outer: Scope, read: Read, arguments: Mapping[str, Any]) -> Reply:
+async def call(outer: Scope, read: Read, arguments: Mapping[str, Any]) -> RouteReply:
     """Return what `read` answers the caller of `outer` to `arguments` (None is left out).
 
     Errors: ValueError for an answer that is not JSON; unexpected exceptions of the route.
@@ -97,7 +97,7 @@ async def call(outer: Scope, read: Read, arguments: Mapping[str, Any]) -> Reply:
     answer = _Collected()
     await read.route.app(scope, answer.receive, answer.send)
     _keep_lowest(outer, state)
-    return Reply(answer.status, answer.headers, orjson.loads(b"".join(answer.parts)))
+    return RouteReply(answer.status, answer.headers, orjson.loads(b"".join(answer.parts)))
 
 
 def _text(value: object) -> str:
@@ -183,7 +183,7 @@ class _ReadField(StrawberryField):
 
     async def get_result(self, source: Any, info: Any, args: list[Any], kwargs: Any) -> Any:
         """Return the route's JSON value. Errors: GraphQLError with the members of its problem."""
-        caller: Caller = info.context
+        caller: QueryCaller = info.context
         return await caller.read(self.metadata["read"], kwargs)
 
 
@@ -196,7 +196,7 @@ class _Member(StrawberryField):
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class QueryCaller:
     """The request that a query belongs to."""
 
     scope: Scope
@@ -255,7 +255,7 @@ class GraphQL:
             result = await self._schema.execute(
                 query,
                 variable_values=dict(variables),
-                context_value=Caller(scope, self._log),
+                context_value=QueryCaller(scope, self._log),
                 operation_name=operation,
             )
         except InputError as error:
@@ -305,7 +305,7 @@ def _internal() -> dict[str, Any]:
     return document(500, "INTERNAL", "the gateway failed", remedy=remedy)
 
 
-def _is_problem(reply: Reply) -> bool:
+def _is_problem(reply: RouteReply) -> bool:
     """Return whether an answer is a refusal; a health document of a system that is down is none."""
     return reply.headers.get("content-type", "").startswith("application/problem+json")
 

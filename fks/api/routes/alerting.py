@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 from pydantic import Field, ValidationError
 
-from fks.alerts.channels import Channel, Sealer, checked, kind_of
+from fks.alerts.channels import AlertChannel, Sealer, checked, kind_of
 from fks.alerts.directory import Directory, unknown_channel
-from fks.alerts.rules import DEFAULTS, NAME, SEVERITIES, Rule
+from fks.alerts.rules import DEFAULTS, NAME, SEVERITIES, AlertRule
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.problems import of_model
 from fks.api.query import Admin, Before, Body, Gate, JsonObject, Limit, Name, Reader, Trader, body_of, page, takes
 from fks.api.routing import Router
@@ -51,7 +51,7 @@ class ChannelChange(Body):
     enabled: bool | None = None
 
 
-def directory_of(gate: Gateway) -> Directory:
+def directory_of(gate: Replica) -> Directory:
     """Return the rules and channels in force."""
     return Directory(AlertingStore(gate.db), gate.deps.settings.alerts, Sealer(gate.deps.session_key))
 
@@ -77,11 +77,11 @@ async def rules(gate: Gate, caller: Reader) -> ExactJson:
     return ExactJson({"items": items, "next": None})
 
 
-@router.post("/alerts/rules", openapi_extra=takes(Rule))
+@router.post("/alerts/rules", openapi_extra=takes(AlertRule))
 async def save_rule(
     gate: Gate,
     caller: Admin,
-    rule: Annotated[Rule, Depends(body_of(Rule))],
+    rule: Annotated[AlertRule, Depends(body_of(AlertRule))],
     revision: Annotated[int | None, Query(ge=0, lt=2**31, description="refuse when another one is stored")] = None,
 ) -> ExactJson:
     """Make a rule, or replace the one of this name, also one that comes with FKS."""
@@ -101,7 +101,7 @@ async def change_rule(gate: Gate, caller: Admin, name: str, change: JsonObject) 
         raise _no_rule(name)
     rule, revision = known
     try:
-        changed = Rule.model_validate({**rule.model_dump(), **change, "name": name})
+        changed = AlertRule.model_validate({**rule.model_dump(), **change, "name": name})
     except ValidationError as error:
         raise of_model(error, f"/alerts/rules/{name}") from None
     await _check_channels(gate, (*changed.channels, *changed.escalate_to))
@@ -129,7 +129,7 @@ def _no_rule(name: str) -> InputError:
     )
 
 
-async def _check_channels(gate: Gateway, names: tuple[str, ...]) -> None:
+async def _check_channels(gate: Replica, names: tuple[str, ...]) -> None:
     known = {channel.name for channel in await directory_of(gate).channels()}
     for name in names:
         if name not in known:
@@ -266,7 +266,7 @@ def _check_severity(severity: str | None) -> None:
         )
 
 
-def _view(channel: Channel, state: dict[str, Any]) -> dict[str, Any]:
+def _view(channel: AlertChannel, state: dict[str, Any]) -> dict[str, Any]:
     counts = {name: state.get(name, 0) for name in ("sent", "waiting", "failed", "unknown")}
     return {
         "name": channel.name,

@@ -8,7 +8,7 @@ from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.query import Body, Exchange, Gate, Reader, Trader, body_of, page, takes
 from fks.api.routing import Router
 from fks.api.views import AssetView, Page
@@ -51,7 +51,7 @@ async def disable(gate: Gate, caller: Trader, body: Wanted) -> ExactJson:
     return ExactJson({"items": await _selection(gate).disable(_choice(body))})
 
 
-def _selection(gate: Gateway) -> AssetSelection:
+def _selection(gate: Replica) -> AssetSelection:
     from fks.exchanges.registry import EXCHANGES
 
     return AssetSelection(gate.db, gate.deps.settings.data, EXCHANGES)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from fks.api.auth import require
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.query import Body, Gate, Reader, body_of, takes
 from fks.api.routing import Router
 from fks.api.views import CallerView
@@ -146,7 +146,7 @@ async def confirm(
     return ExactJson({"name": caller.name, "has_totp": True, "scope": caller.granted})
 
 
-def _answer(gate: Gateway, found: Login, *, is_browser: bool) -> Response:
+def _answer(gate: Replica, found: Login, *, is_browser: bool) -> Response:
     body: dict[str, Any] = {
         "user": found.user,
         "scope": found.scope,

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.jobs import Again, Key, Priority, cancel_job, plain, submit_once, view
 from fks.api.query import Body, Gate, JsonObject, Limit, Reader, Signaller, takes
 from fks.api.routing import Router
@@ -109,7 +109,7 @@ async def cancel(gate: Gate, caller: Signaller, id: uuid.UUID) -> ExactJson:
     return ExactJson(await _view(store, id), status_code=202)
 
 
-async def _spec(gate: Gateway, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
+async def _spec(gate: Replica, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the job's spec, checked, and its fingerprint. Errors: InputError naming what is wrong."""
     wanted = dict(plain(body)) if "members" in body else {**body, "params": plain(body.get("params", {}))}
     found = await gate.user_code.run(KIND, body=wanted)

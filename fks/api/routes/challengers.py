@@ -9,7 +9,7 @@ from fastapi import Depends, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.jobs import Key, check_quota, plain
 from fks.api.query import Body, Gate, Reader, Signaller, Trader, body_of, takes
 from fks.api.routing import Router
@@ -125,7 +125,7 @@ async def demote(gate: Gate, caller: Trader, id: str) -> ExactJson:
     return ExactJson(done)
 
 
-async def _find(gate: Gateway, id: str) -> Challenger:
+async def _find(gate: Replica, id: str) -> Challenger:
     found = await ChallengerStore(gate.db).get(id)
     if found is None:
         raise Problem(404, "CHALLENGER_UNKNOWN", f"there is no challenger {id!r}", remedy="see GET /strategies")

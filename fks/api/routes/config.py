@@ -9,7 +9,7 @@ from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.query import Admin, Body, Gate, Limit, Reader, body_of, takes
 from fks.api.routes.operations import view as operation_view
 from fks.api.routing import Router
@@ -25,7 +25,7 @@ from fks.store.runtime_config import ConfigVersion, RuntimeConfigStore, propose
 router = Router(tags=["config"])
 
 
-class ChangeBody(Body):
+class ConfigChangeBody(Body):
     """A change: values to set and keys to unset, or a version to go back to; always with its reason.
 
     `base_version` is the version the change was made against: when the settings have changed since, the answer is 409.
@@ -75,8 +75,10 @@ async def version(gate: Gate, caller: Reader, version: int) -> ExactJson:
     return ExactJson(view(await _known(gate, version)))
 
 
-@router.post("/config/versions", status_code=202, openapi_extra=takes(ChangeBody))
-async def change(gate: Gate, caller: Admin, body: Annotated[ChangeBody, Depends(body_of(ChangeBody))]) -> ExactJson:
+@router.post("/config/versions", status_code=202, openapi_extra=takes(ConfigChangeBody))
+async def change(
+    gate: Gate, caller: Admin, body: Annotated[ConfigChangeBody, Depends(body_of(ConfigChangeBody))]
+) -> ExactJson:
     """Change settings: a new version that is rolled out at once, one part at a time, and rolled back if it does not
     take."""
     before = await RuntimeConfigStore(gate.db).wanted()
@@ -107,7 +109,7 @@ async def change(gate: Gate, caller: Admin, body: Annotated[ChangeBody, Depends(
     return ExactJson(answer, status_code=202, headers={"Location": f"/config/versions/{made.version}"})
 
 
-async def _known(gate: Gateway, version: int) -> ConfigVersion:
+async def _known(gate: Replica, version: int) -> ConfigVersion:
     found = await RuntimeConfigStore(gate.db).get(version) if 0 < version < 2**63 else None
     if found is None:
         raise Problem(
@@ -119,7 +121,7 @@ async def _known(gate: Gateway, version: int) -> ConfigVersion:
     return found
 
 
-async def _files(gate: Gateway) -> Settings:
+async def _files(gate: Replica) -> Settings:
     """Return the settings of this node's files and environment, without the runtime version over them."""
     return await asyncio.to_thread(load_settings, gate.deps.paths.home)
 

@@ -8,7 +8,7 @@ from fastapi import Depends, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.query import Body, Exchange, Gate, Limit, Reader, Symbol, Trader, body_of, takes
 from fks.api.routing import Router
 from fks.history.coverage import CoverageReport
@@ -17,7 +17,7 @@ from fks.model.errors import Problem
 from fks.model.instrument import folded
 from fks.model.timeframe import check_timeframe, iso
 from fks.store.gaps import GapStore, Series
-from fks.store.quarantine import HeldRow, QuarantineStore, Settled
+from fks.store.quarantine import HeldRow, QuarantineStore, SettledAs
 
 router = Router(tags=["market data"])
 SERIES_MAX = 100
@@ -114,7 +114,7 @@ async def settle(
 ) -> ExactJson:
     """Confirm or refuse a suspect value, once: the first verdict stands. A confirmed bar is stored by the next sync
     that asks for it."""
-    changed = await QuarantineStore(gate.db).settle([id], Settled(body.verdict)) if 0 < id < 2**63 else 0
+    changed = await QuarantineStore(gate.db).settle([id], SettledAs(body.verdict)) if 0 < id < 2**63 else 0
     if not changed:
         raise Problem(
             404, "QUARANTINE_UNKNOWN", f"no suspect value {id} waits for a verdict", remedy="see GET /data/quarantine"
@@ -123,7 +123,7 @@ async def settle(
     return ExactJson({"id": id, "verdict": body.verdict})
 
 
-def _report(gate: Gateway) -> QualityReport:
+def _report(gate: Replica) -> QualityReport:
     data = gate.deps.settings.data
     return QualityReport(gate.db, gate.deps.clock, days=data.gaps_days, frames=data.timeframes)
 

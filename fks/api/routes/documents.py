@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fks.ai.chunks import SOURCE_MAX
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.query import Body, Gate, Limit, Reader, Trader, body_of, takes
 from fks.api.routing import Router
 from fks.store.bus import JOBS
@@ -99,7 +99,7 @@ async def answer(
     return ExactJson(found)
 
 
-async def _embed(gate: Gateway) -> None:
+async def _embed(gate: Replica) -> None:
     from fks.jobs.documents import submit_pending
 
     job = await submit_pending(gate.db, gate.deps.clock.now_ns())

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from fks.api.auth import Tokens, authenticate, read_off_host, require
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.query import Gate
 from fks.api.routing import Router
 from fks.api.views import HealthView, ReadyView
@@ -89,7 +89,7 @@ async def is_summary_only(request: Request) -> bool:
     return False
 
 
-async def _merged(gate: Gateway) -> bytes:
+async def _merged(gate: Replica) -> bytes:
     """Return the actors' text as the monitor merged it, and after it that of every gateway replica."""
     text = await gate.metrics_text()
     own = gate.deps.name

@@ -14,7 +14,7 @@ from fastapi.responses import Response, StreamingResponse
 from fks.api import columns
 from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.query import Exchange, Gate, Reader, moment
 from fks.api.routes.market import identity
 from fks.api.routing import Router
@@ -86,7 +86,7 @@ async def historical(
 
 
 async def _pages(
-    gate: Gateway, series: tuple[str, str, str], first: datetime | None, end: datetime | None, count: int
+    gate: Replica, series: tuple[str, str, str], first: datetime | None, end: datetime | None, count: int
 ) -> AsyncIterator[columns.Columns]:
     while first is not None and count > 0:
         page = await read_columns(gate.db, series, first, end, min(PAGE, count))

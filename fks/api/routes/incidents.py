@@ -8,7 +8,7 @@ from fastapi import Depends, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.parts import ORDER_MANAGER, need
 from fks.api.query import Admin, Before, Body, Gate, Limit, Reader, Trader, body_of, takes
 from fks.api.routing import Router
@@ -105,7 +105,7 @@ async def close(
     return ExactJson(_view(closed, await _names(gate)))
 
 
-async def _names(gate: Gateway) -> dict[int, str]:
+async def _names(gate: Replica) -> dict[int, str]:
     return {row["id"]: row["name"] for row in await gate.db.fetch("gateway.account_names")}
 
 

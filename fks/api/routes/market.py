@@ -7,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.query import Exchange, Gate, Reader
 from fks.api.routing import Router
 from fks.api.views import LatestView
@@ -54,7 +54,7 @@ async def latest(gate: Gate, caller: Reader, symbol: str, exchange: Exchange = N
     return ExactJson({**identity(item), **price, "state": state, **extras, "bars": sealed})
 
 
-async def _located(gate: Gateway, symbol: str, exchange: str | None) -> tuple[Listed, OutageError | None]:
+async def _located(gate: Replica, symbol: str, exchange: str | None) -> tuple[Listed, OutageError | None]:
     """Return the meaning of a symbol; while PostgreSQL is away, the symbol at the exchange that is named, or
     collected."""
     try:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from fks.api.auth import asks_inside
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.problems import of_model
 from fks.api.query import Admin, Body, Gate, Reader, body_of, read_body, takes
 from fks.api.routes.health import is_summary_only
@@ -187,7 +187,7 @@ async def ping(request: Request, gate: Gate) -> ExactJson:
     return ExactJson({"status": "ok", "service": "fks_main", "timestamp": iso(gate.deps.clock.now_ns())})
 
 
-async def register_own(gate: Gateway) -> list[str]:
+async def register_own(gate: Replica) -> list[str]:
     """Write what runs into the registry, from its heartbeats; return the names of the services."""
     components = [component_view(dict(row)) for row in await gate.db.fetch("monitor.components")]
     nodes = [node_view(dict(row)) for row in await gate.db.fetch("monitor.nodes")]
@@ -195,7 +195,7 @@ async def register_own(gate: Gateway) -> list[str]:
     return [name for name in names if name in OWNER_SERVICES]
 
 
-async def _health(gate: Gateway) -> dict[str, Any]:
+async def _health(gate: Replica) -> dict[str, Any]:
     return await overview(gate.db, gate.deps.clock, gate.deps.settings)
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.jobs import Again, Key, Priority, cancel_job, plain, submit_once, view
 from fks.api.query import Body, Gate, JsonObject, Limit, Reader, Signaller, takes
 from fks.api.routing import Router
@@ -142,7 +142,7 @@ async def cancel(gate: Gate, caller: Signaller, id: uuid.UUID) -> ExactJson:
     return ExactJson(await _shown(gate, id), status_code=202)
 
 
-async def _spec(gate: Gateway, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
+async def _spec(gate: Replica, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the job's spec, checked, and its fingerprint. Errors: InputError naming what is wrong."""
     wanted = dict(body)
     for name in ("params", "space", "plan", "validation"):
@@ -152,14 +152,14 @@ async def _spec(gate: Gateway, body: dict[str, Any]) -> tuple[dict[str, Any], st
     return found["spec"], found["fingerprint"]
 
 
-async def _job(gate: Gateway, id: uuid.UUID) -> Job:
+async def _job(gate: Replica, id: uuid.UUID) -> Job:
     job = await JobStore(gate.db).get(id)
     if job is None or job.kind != KIND:
         raise Problem(404, "OPTIMIZATION_UNKNOWN", f"there is no optimization {id}", remedy="see GET /optimizations")
     return job
 
 
-async def _shown(gate: Gateway, id: uuid.UUID) -> dict[str, Any]:
+async def _shown(gate: Replica, id: uuid.UUID) -> dict[str, Any]:
     job = await _job(gate, id)
     counts = await TrialStore(gate.db, id).counts()
     left_s = None

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.limits import admit, refusal_of
 from fks.api.parts import ORDER_MANAGER, need
 from fks.api.problems import MEDIA_TYPE, document
@@ -291,7 +291,7 @@ def key_headers(answer: Any) -> dict[str, str]:
 _OWN = frozenset({"type", "title", "status", "code", "detail", "instance"})
 
 
-async def _find(gate: Gateway, id: str, caller: Principal) -> dict[str, Any] | None:
+async def _find(gate: Replica, id: str, caller: Principal) -> dict[str, Any] | None:
     row = await gate.db.fetchrow("gateway.order", id.lower(), _uuid(id), caller.account_list)
     return None if row is None else _shown(dict(row))
 
@@ -303,7 +303,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "expires_by": expires_by}
 
 
-async def _waiting(gate: Gateway, id: str, caller: Principal) -> dict[str, Any]:
+async def _waiting(gate: Replica, id: str, caller: Principal) -> dict[str, Any]:
     """Return the request that has no order (yet) in an order's shape. Errors: InputError 404."""
     row = await _request(gate, id, caller)
     if row is None:
@@ -323,7 +323,7 @@ async def _waiting(gate: Gateway, id: str, caller: Principal) -> dict[str, Any]:
     }
 
 
-async def _request(gate: Gateway, id: str, caller: Principal) -> Any:
+async def _request(gate: Replica, id: str, caller: Principal) -> Any:
     """Return the signal that `id` names: by its own id, or by the client order id that its order will have."""
     signal_id = _uuid(id)
     row = None if signal_id is None else await gate.db.fetchrow("gateway.signal", signal_id, caller.account_list)

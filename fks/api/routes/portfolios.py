@@ -11,7 +11,7 @@ from fastapi import Depends, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.query import Body, Gate, Reader, Trader, body_of, page, takes
 from fks.api.routing import Router
 from fks.api.views import HoldingsView, Page, PortfolioEquityPoint, PortfolioPerformance, PortfolioView
@@ -211,7 +211,7 @@ def _checked(name: str) -> str:
     return name
 
 
-async def _benchmark_of(gate: Gateway, symbol: str | None) -> str | None:
+async def _benchmark_of(gate: Replica, symbol: str | None) -> str | None:
     """Return a benchmark as exchange:symbol, None for none. Errors: InputError for an unknown or ambiguous symbol."""
     if not symbol:
         return None

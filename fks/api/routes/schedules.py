@@ -9,7 +9,7 @@ from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.jobs import plain
 from fks.api.query import Admin, Body, Gate, Reader, body_of, takes
 from fks.api.routing import Router
@@ -33,7 +33,7 @@ class ScheduleBody(Body):
     params: dict[str, Any] = Field(default_factory=dict, description="of the action")
 
 
-class ChangeBody(Body):
+class ScheduleChangeBody(Body):
     """Changes of a schedule; a field that is left out stays."""
 
     cron: str | None = Field(None, max_length=100)
@@ -77,9 +77,9 @@ async def schedule(gate: Gate, caller: Reader, name: str) -> ExactJson:
     return ExactJson({**await _one(gate, name), "runs": runs})
 
 
-@router.post("/schedules/{name}", openapi_extra=takes(ChangeBody))
+@router.post("/schedules/{name}", openapi_extra=takes(ScheduleChangeBody))
 async def change(
-    gate: Gate, caller: Admin, name: str, body: Annotated[ChangeBody, Depends(body_of(ChangeBody))]
+    gate: Gate, caller: Admin, name: str, body: Annotated[ScheduleChangeBody, Depends(body_of(ScheduleChangeBody))]
 ) -> ExactJson:
     """Change, pause or resume a schedule. A new rhythm, and a resumed one, counts from now."""
     from fks.jobs.actions import checked_params
@@ -121,7 +121,7 @@ async def remove(gate: Gate, caller: Admin, name: str) -> ExactJson:
     return ExactJson({"name": name, "removed": True})
 
 
-async def _list(gate: Gateway) -> list[dict[str, Any]]:
+async def _list(gate: Replica) -> list[dict[str, Any]]:
     from fks.jobs.rhythm import Rhythm
 
     now, found = to_datetime(gate.deps.clock.now_ns()), []
@@ -137,7 +137,7 @@ async def _list(gate: Gateway) -> list[dict[str, Any]]:
     return found
 
 
-async def _one(gate: Gateway, name: str) -> dict[str, Any]:
+async def _one(gate: Replica, name: str) -> dict[str, Any]:
     found = next((row for row in await _list(gate) if row["name"] == name), None)
     if found is None:
         raise Problem(404, "SCHEDULE_UNKNOWN", f"there is no schedule {name[:80]!r}", remedy="see GET /schedules")

@@ -8,7 +8,7 @@ from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.jobs import plain
 from fks.api.query import Body, Gate, Reader, Trader, body_of, takes
 from fks.api.routing import Router
@@ -48,7 +48,7 @@ async def disable(gate: Gate, caller: Trader, id: str) -> ExactJson:
     return await _switched(gate, id, False, by=caller.name)
 
 
-async def _switched(gate: Gateway, id: str, is_enabled: bool, *, by: str) -> ExactJson:
+async def _switched(gate: Replica, id: str, is_enabled: bool, *, by: str) -> ExactJson:
     if not await StrategyStore(gate.db).set_enabled(id, is_enabled):
         raise Problem(404, "INSTANCE_UNKNOWN", f"there is no instance {id!r}", remedy="see GET /strategies")
     gate.deps.log.info("strategy.switched", instance=id, is_enabled=is_enabled, by=by)

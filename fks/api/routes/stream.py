@@ -20,15 +20,15 @@ from fks.api.auth import (
     unauthorized,
     use_ticket,
 )
-from fks.api.client import Client, topics_of
+from fks.api.client import SocketClient, topics_of
 from fks.api.exact import ExactJson, dump
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.hub import DEFAULT, EVERY, HEARTBEAT_S
 from fks.api.problems import of_error
 from fks.api.query import Gate, Reader
 from fks.api.routing import Router
 from fks.api.subscriptions import handle, is_checked, wide
-from fks.api.window import Window
+from fks.api.window import ClientWindow
 from fks.model.errors import FksError, InputError, OutageError, Problem
 from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso
 from fks.process.callers import is_own_origin
@@ -60,7 +60,7 @@ async def stream(
 ) -> None:
     """Send messages until either side ends; subscriptions may change meanwhile. Refused before the handshake: 401, 403
     (scope or Origin), 400, 503."""
-    gate: Gateway = socket.app.state.gateway
+    gate: Replica = socket.app.state.gateway
     try:
         principal = await _admit(socket, gate, ticket)
         client = await _client(gate, channels, symbol, timeframe, exchange)
@@ -97,7 +97,7 @@ async def stream(
         gate.hub.leave(client)
 
 
-async def _admit(socket: WebSocket, gate: Gateway, ticket: str | None) -> Principal:
+async def _admit(socket: WebSocket, gate: Replica, ticket: str | None) -> Principal:
     """Authenticate a reader and return the principal. Errors: Problem 401, 403."""
     if not is_own_origin(socket, gate.deps.settings.http.cors_origins):
         raise Problem(
@@ -114,8 +114,8 @@ async def _admit(socket: WebSocket, gate: Gateway, ticket: str | None) -> Princi
 
 
 async def _client(
-    gate: Gateway, channels: str | None, symbol: str | None, timeframe: str | None, exchange: str | None
-) -> Client:
+    gate: Replica, channels: str | None, symbol: str | None, timeframe: str | None, exchange: str | None
+) -> SocketClient:
     """Return the client with the subscriptions of its address; `-` is no channel: it subscribes by message only."""
     wanted = [] if channels == "-" else _listed(channels) or list(DEFAULT)
     if unknown := sorted(set(wanted) - EVERY.keys()):
@@ -127,14 +127,14 @@ async def _client(
     if exchange and not places:
         raise InputError("exchange: of which symbol?", code="INVALID", status=422, remedy="name symbols along with it")
     topics = wide(topics_of(wanted, places, [check_timeframe(text) for text in _listed(timeframe)]))
-    return Client(topics, Window(gate.deps.clock.monotonic))
+    return SocketClient(topics, ClientWindow(gate.deps.clock.monotonic))
 
 
 def _listed(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()][: len(TIMEFRAMES) * 8]
 
 
-async def _serve(socket: WebSocket, gate: Gateway, client: Client, principal: Principal) -> None:
+async def _serve(socket: WebSocket, gate: Replica, client: SocketClient, principal: Principal) -> None:
     """Send and receive until the client, the gateway or the token ends; then end the other tasks."""
     tasks = {
         asyncio.create_task(work)
@@ -155,7 +155,7 @@ async def _serve(socket: WebSocket, gate: Gateway, client: Client, principal: Pr
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _until_revoked(socket: WebSocket, gate: Gateway, principal: Principal) -> None:
+async def _until_revoked(socket: WebSocket, gate: Replica, principal: Principal) -> None:
     """Close the socket when its token is revoked. While the database is away the token counts as valid."""
     while True:
         await gate.deps.clock.sleep(RECHECK_S)
@@ -166,7 +166,7 @@ async def _until_revoked(socket: WebSocket, gate: Gateway, principal: Principal)
                 return
 
 
-async def _send_all(socket: WebSocket, gate: Gateway, client: Client) -> None:
+async def _send_all(socket: WebSocket, gate: Replica, client: SocketClient) -> None:
     """Send waiting messages, one at a time: new ones still find the rest in the queue."""
     window, clock = client.window, gate.deps.clock
     beat_s = clock.monotonic() + HEARTBEAT_S
@@ -194,23 +194,23 @@ async def _send_all(socket: WebSocket, gate: Gateway, client: Client) -> None:
             await _send(socket, dump({"type": "check", "n": window.check()}))
 
 
-async def _is_late(gate: Gateway, client: Client) -> bool:
+async def _is_late(gate: Replica, client: SocketClient) -> bool:
     """Return whether it left a check unanswered for SEND_S, and this process was reading meanwhile."""
     if client.window.is_late(SEND_S):
         await gate.deps.clock.sleep(STALL_S)
     return client.window.is_late(SEND_S)
 
 
-def _count_dropped(gate: Gateway, counts: Mapping[str, int]) -> None:
+def _count_dropped(gate: Replica, counts: Mapping[str, int]) -> None:
     for channel, count in counts.items():
         gate.meter.count("fks_market_dropped_total", count, channel=channel)
 
 
-def _note_slow(gate: Gateway, client: Client) -> None:
+def _note_slow(gate: Replica, client: SocketClient) -> None:
     gate.deps.log.warning("gateway.slow_listener", channels=sorted(client.channels))
 
 
-async def _receive_all(socket: WebSocket, client: Client) -> None:
+async def _receive_all(socket: WebSocket, client: SocketClient) -> None:
     """Receive the client's messages until it leaves. Answers to checks count at once: its requests may wait for
     them."""
     while True:
@@ -225,7 +225,7 @@ async def _receive_all(socket: WebSocket, client: Client) -> None:
             await client.requests.put(text)
 
 
-async def _answer_all(gate: Gateway, client: Client) -> None:
+async def _answer_all(gate: Replica, client: SocketClient) -> None:
     """Handle the client's requests, one after another and no faster than it reads the answers; an invalid one is
     answered with an error."""
     while True:

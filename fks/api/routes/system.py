@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Query
 
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.machines import MACHINES
 from fks.api.query import Admin, Before, Gate, Limit, Name, Reader, Trader, moment, page
 from fks.api.routing import Router
@@ -81,7 +81,7 @@ async def logs(
     return ExactJson({"component": component, "node": gate.deps.host, "items": items})
 
 
-def _lines(gate: Gateway, component: str, count: int, level: str) -> list[dict[str, Any]] | None:
+def _lines(gate: Replica, component: str, count: int, level: str) -> list[dict[str, Any]] | None:
     found = newest(gate.deps.paths.logs, component, count, level)
     # our own lines are without secrets already, those of PostgreSQL, Redis and Ray are not
     return None if found is None else [_line(line, gate.deps.redactor) for line in found]

@@ -10,7 +10,7 @@ from fastapi import Depends, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.query import Admin, Before, Body, Gate, Limit, body_of, moment, page, takes
 from fks.api.routing import Router
 from fks.api.views import AuditView, Page
@@ -45,7 +45,7 @@ class UserChange(Body):
     reset_totp: bool = Field(False, description="forget the second factor")
 
 
-async def numbers_of(gate: Gateway, accounts: Iterable[str | int] | None) -> list[int] | None:
+async def numbers_of(gate: Replica, accounts: Iterable[str | int] | None) -> list[int] | None:
     """Return the numbers of accounts given by name or number. Errors: InputError 404 ACCOUNT_UNKNOWN."""
     if accounts is None:
         return None

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from fks.api.auth import asks_inside, count_anonymous
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
+from fks.api.gateway import Replica
 from fks.api.query import Admin, Body, Gate, JsonObject, body_of, read_body, takes
 from fks.api.routes.execution import execution_answer
 from fks.api.routing import Router
@@ -188,7 +188,7 @@ _SIGNAL = (
 )
 
 
-async def _symbols_of(gate: Gateway, texts: tuple[str, ...]) -> list[str]:
+async def _symbols_of(gate: Replica, texts: tuple[str, ...]) -> list[str]:
     """Return the symbols as they are listed, sorted. Errors: InputError for one that is unknown, or named twice."""
     symbols = [(await ReadingStore(gate.db).spelled(symbol, listed=True))[0].symbol for symbol in texts]
     if len({folded(symbol) for symbol in symbols}) < len(symbols):  # in a message they would be the same
@@ -200,7 +200,7 @@ def _view(webhook: Webhook) -> dict[str, Any]:
     return {name: value for name, value in asdict(webhook).items() if name not in _HIDDEN}
 
 
-def _shown_once(gate: Gateway, webhook: Webhook) -> dict[str, Any]:
+def _shown_once(gate: Replica, webhook: Webhook) -> dict[str, Any]:
     """Return the secret and a message to paste into an alert, with TradingView's placeholder for the time."""
     from fks.entry.webhooks import sample
 

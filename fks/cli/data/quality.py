@@ -13,8 +13,8 @@ from fks.model.errors import InputError
 from fks.model.timeframe import check_timeframe, iso, to_ns
 
 if TYPE_CHECKING:
-    from fks.history.gaps import Missing
-    from fks.history.quality import Outage, Quality, QualityReport
+    from fks.history.gaps import MissingBars
+    from fks.history.quality import FeedOutage, Quality, QualityReport
     from fks.store.db import Database
     from fks.store.gaps import Series
 
@@ -68,7 +68,7 @@ def gaps(
     """
     wanted = chosen(symbol, timeframe, exchange)
 
-    async def work(db: Database) -> list[tuple[Missing, str]]:
+    async def work(db: Database) -> list[tuple[MissingBars, str]]:
         from fks.store.gaps import GapStore
 
         report = _report(ctx, db)
@@ -102,7 +102,7 @@ def gaps(
         ctx.exit(1)
 
 
-async def _fill(ctx: click.Context, db: Database, missing: list[Missing], *, is_shown: bool) -> None:
+async def _fill(ctx: click.Context, db: Database, missing: list[MissingBars], *, is_shown: bool) -> None:
     from fks.clock import RealClock
     from fks.history.sync import QuietLog, Sync
 
@@ -166,7 +166,7 @@ def quality(ctx: click.Context, symbol: str | None, timeframe: str | None, excha
     """
     wanted = chosen(symbol, timeframe, exchange)
 
-    async def work(db: Database) -> tuple[list[Quality], list[Outage]]:
+    async def work(db: Database) -> tuple[list[Quality], list[FeedOutage]]:
         from fks.bars.aggregate import length_of
 
         report = _report(ctx, db)
@@ -217,7 +217,7 @@ def _quality(one: Quality) -> dict[str, Any]:
     }
 
 
-def _outage(one: Outage) -> dict[str, Any]:
+def _outage(one: FeedOutage) -> dict[str, Any]:
     return {
         **fields(one, "symbol", "exchange", "channel"),
         "began_at": iso(one.began_ns),

@@ -13,7 +13,7 @@ from fks.model.timeframe import iso
 
 if TYPE_CHECKING:
     from fks.store.db import Database
-    from fks.store.quarantine import HeldRow, Settled
+    from fks.store.quarantine import HeldRow, SettledAs
 
 TEXT_SHOWN = 60
 _LOOKED_AT = 10_000  # rows of all symbols in which one symbol's are searched
@@ -76,10 +76,13 @@ async def _rows(db: Database, exchange: str, *, is_all: bool, limit: int) -> lis
 
 def _settle(ctx: click.Context, confirmed: tuple[int, ...], refused: tuple[int, ...], *, as_json: bool) -> None:
     async def work(db: Database) -> list[int]:
-        from fks.store.quarantine import QuarantineStore, Settled
+        from fks.store.quarantine import QuarantineStore, SettledAs
 
         store = QuarantineStore(db)
-        verdicts: list[tuple[tuple[int, ...], Settled]] = [(confirmed, Settled.CONFIRMED), (refused, Settled.REFUSED)]
+        verdicts: list[tuple[tuple[int, ...], SettledAs]] = [
+            (confirmed, SettledAs.CONFIRMED),
+            (refused, SettledAs.REFUSED),
+        ]
         return [await store.settle(list(ids), verdict) for ids, verdict in verdicts]
 
     in_, out = with_store(ctx, work)

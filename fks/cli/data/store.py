@@ -19,7 +19,7 @@ from fks.model.instrument import folded
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fks.config.endpoints import Node
+    from fks.config.endpoints import NodeEndpoints
     from fks.config.settings import Settings
     from fks.model.ports import Exchange
     from fks.store.db import Database
@@ -74,7 +74,7 @@ def csv_rows(file: Path, columns: Sequence[str], others: Sequence[str]) -> Itera
         ) from error
 
 
-def node_of(ctx: click.Context) -> Node | None:
+def node_of(ctx: click.Context) -> NodeEndpoints | None:
     """Return the endpoints of the running node; None when FKS does not run: history of a real exchange needs none."""
     from fks.config.endpoints import load_node
 

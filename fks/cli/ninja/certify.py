@@ -32,7 +32,7 @@ _PROTECTED = "still_protected"  # a check that needs the position of the step `b
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class CertifyStep:
     """A step: the person's action before it, "" for none; the check that runs then, "" for none."""
 
     name: str
@@ -48,23 +48,23 @@ _RESTART = "end NinjaTrader in the Task Manager, start it, connect the account, 
 _NETWORK = "pull the network cable for 60 s, plug it in, wait for the connection"
 _COMPILE = "press F5 in the NinjaScript Editor, wait 10 s"
 STEPS = (
-    Step("import", "NinjaTrader imported and compiled the zip", _IMPORT),
-    Step("listening", "the bridge listens on the right address only", _NETSTAT),
-    Step("broker", "the broker connection is known", "note the connection's name and the broker"),
-    Step("connection", "secret, clocks, round trips, a simulation account that is ready", check="connection"),
-    Step("working_order", _ORDER, check="working_order"),
-    Step("bracket", "one contract fills, stop and target rest with one OCO id", check="bracket"),
-    Step("restart", "order names survive a killed NinjaTrader", _RESTART, _PROTECTED),
-    Step("network", "a lost network brings no execution twice", _NETWORK, _PROTECTED),
-    Step("recompile", "a compilation leaves orders and events as they are", _COMPILE, _PROTECTED),
-    Step("flatten", "a flatten closes the position and its orders", check="flatten"),
-    Step("latch", "the kill latch refuses a signal", check="latch"),
-    Step("release", "a person lifts the latch", "press FKS Resume on the status indicator", "released"),
+    CertifyStep("import", "NinjaTrader imported and compiled the zip", _IMPORT),
+    CertifyStep("listening", "the bridge listens on the right address only", _NETSTAT),
+    CertifyStep("broker", "the broker connection is known", "note the connection's name and the broker"),
+    CertifyStep("connection", "secret, clocks, round trips, a simulation account that is ready", check="connection"),
+    CertifyStep("working_order", _ORDER, check="working_order"),
+    CertifyStep("bracket", "one contract fills, stop and target rest with one OCO id", check="bracket"),
+    CertifyStep("restart", "order names survive a killed NinjaTrader", _RESTART, _PROTECTED),
+    CertifyStep("network", "a lost network brings no execution twice", _NETWORK, _PROTECTED),
+    CertifyStep("recompile", "a compilation leaves orders and events as they are", _COMPILE, _PROTECTED),
+    CertifyStep("flatten", "a flatten closes the position and its orders", check="flatten"),
+    CertifyStep("latch", "the kill latch refuses a signal", check="latch"),
+    CertifyStep("release", "a person lifts the latch", "press FKS Resume on the status indicator", "released"),
 )
 
 
 @dataclass(slots=True)
-class Result:
+class StepResult:
     """The result of a step. `measured`: values that the check reports."""
 
     outcome: str = OPEN
@@ -116,7 +116,7 @@ def certify(
             raise InputError("a control session would be taken over", remedy="stop FKS for this group, then give --yes")
         click.confirm("FKS must not be connected to this group. Go on?", abort=True)
     name, make = _certifier(ctx)
-    report = Report.load(paths_of(ctx).home, name, account, instrument or _front_month(), is_new=is_new)
+    report = CertifyReport.load(paths_of(ctx).home, name, account, instrument or _front_month(), is_new=is_new)
     subject = _subject(report, price, stop_points)
     report.reopen(again)
     asked = _Answers(answers, is_asking=is_asking)
@@ -127,21 +127,21 @@ def certify(
     return 0 if report.is_complete else 1
 
 
-class Report:
+class CertifyReport:
     """The results of one group's steps, and their files."""
 
     def __init__(self, home: Path, group: str, account: str, instrument: str) -> None:
         self.group, self.account, self.instrument = group, account, instrument
         self.path = home / f"certify-{group}.json"
-        self.results = {step.name: Result() for step in STEPS}
+        self.results = {step.name: StepResult() for step in STEPS}
 
     @staticmethod
-    def load(home: Path, group: str, account: str, instrument: str, *, is_new: bool) -> Report:
+    def load(home: Path, group: str, account: str, instrument: str, *, is_new: bool) -> CertifyReport:
         """Return the report of a group, a new one when there is none or when it is asked for.
 
         Errors: InputError for a file of another account, or one that cannot be read.
         """
-        report = Report(home, group, account, instrument)
+        report = CertifyReport(home, group, account, instrument)
         if is_new or not report.path.exists():
             return report
         try:
@@ -161,20 +161,22 @@ class Report:
     def reopen(self, names: tuple[str, ...]) -> None:
         """Open steps again, and with them the position that they need."""
         for name in names:
-            self.results[name] = Result()
+            self.results[name] = StepResult()
         needs = any(step.check == _PROTECTED and self.results[step.name].outcome in (OPEN, FAILED) for step in STEPS)
         if needs and self.results["flatten"].outcome == PASSED:
-            self.results["bracket"], self.results["flatten"] = Result(), Result()
+            self.results["bracket"], self.results["flatten"] = StepResult(), StepResult()
 
     @property
     def is_complete(self) -> bool:
         """Whether every step passed or was skipped."""
         return all(result.outcome in (PASSED, SKIPPED) for result in self.results.values())
 
-    def note(self, step: Step, outcome: str, detail: str, by: str, measured: Mapping[str, Any] | None = None) -> None:
+    def note(
+        self, step: CertifyStep, outcome: str, detail: str, by: str, measured: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the result of a step; it is on disk after return."""
         at = iso(_now_ns() // NS * NS)
-        self.results[step.name] = Result(outcome, detail, by, at, dict(measured or {}))
+        self.results[step.name] = StepResult(outcome, detail, by, at, dict(measured or {}))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps({"schema": _SCHEMA, **self.document()}, indent=2, default=str) + "\n")
         self.path.with_suffix(".md").write_text(self.text())
@@ -209,7 +211,7 @@ class _Answers:
         self._given = dict(_answer(text) for text in given)
         self._is_asking = is_asking
 
-    def get(self, step: Step) -> tuple[str, str]:
+    def get(self, step: CertifyStep) -> tuple[str, str]:
         """Return outcome and note; `open` when there is no answer."""
         if step.name in self._given:
             return self._given[step.name]
@@ -223,7 +225,7 @@ class _Answers:
         return _OUTCOMES[chosen], click.prompt("note", default="", show_default=False)
 
 
-def _run(report: Report, certifier: Certifier, answers: _Answers, *, shows: bool) -> None:
+def _run(report: CertifyReport, certifier: Certifier, answers: _Answers, *, shows: bool) -> None:
     """Run the steps that are open. A step whose predecessor by machine failed stays open."""
     is_blocked = False
     for step in STEPS:
@@ -247,7 +249,7 @@ def _run(report: Report, certifier: Certifier, answers: _Answers, *, shows: bool
             click.echo(f"{step.name}: {result.outcome} {result.detail}".rstrip())
 
 
-def _check(report: Report, certifier: Certifier, step: Step) -> bool:
+def _check(report: CertifyReport, certifier: Certifier, step: CertifyStep) -> bool:
     from fks.ninja_link.certify import CheckFailed
 
     by = "fks" if not step.task else f"{_who()}, fks"
@@ -263,7 +265,9 @@ def _check(report: Report, certifier: Certifier, step: Step) -> bool:
     return True
 
 
-def _checks(certifier: Certifier, report: Report) -> dict[str, Callable[[], Coroutine[Any, Any, Mapping[str, object]]]]:
+def _checks(
+    certifier: Certifier, report: CertifyReport
+) -> dict[str, Callable[[], Coroutine[Any, Any, Mapping[str, object]]]]:
     async def still_protected() -> Mapping[str, object]:
         return await certifier.still_protected(str(report.results["bracket"].measured["id"]))
 
@@ -283,7 +287,7 @@ def _certifier(ctx: click.Context) -> tuple[str, Callable[[Subject], Certifier]]
     return identity.group, lambda subject: Certifier(identity, address, subject, RealClock(), lambda: uuid.uuid4().hex)
 
 
-def _subject(report: Report, price: Decimal | None, stop_points: Decimal) -> Subject:
+def _subject(report: CertifyReport, price: Decimal | None, stop_points: Decimal) -> Subject:
     from fks.futures import Contract, trade_date
     from fks.ninja_link.certify import Subject
 
@@ -327,7 +331,7 @@ def _who() -> str:
         return "a person"
 
 
-def _show(report: Report) -> None:
+def _show(report: CertifyReport) -> None:
     table(((step.name, report.results[step.name].outcome, step.title) for step in STEPS), ("STEP", "OUTCOME", "RULE"))
     click.echo(f"written: {report.path} and {report.path.with_suffix('.md').name}")
     if "id" in report.results["bracket"].measured and report.results["flatten"].outcome != PASSED:

@@ -158,7 +158,7 @@ def _note(event: o.Event) -> str:
     match event:
         case o.Welcomed():
             return f"connected to port {event.port}"
-        case o.Disconnected():
+        case o.LinkLost():
             return f"disconnected: {event.reason}"
         case o.Waiting():
             return f"no connection ({event.reason}); next attempt in {event.wait_s:.1f} s"

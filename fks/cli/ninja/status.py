@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fks.cli.base import Columns, table
-from fks.cli.client import Gateway, gateway_result, new_key
+from fks.cli.client import GatewaySession, gateway_result, new_key
 from fks.cli.shown import time_of
 from fks.entry.execution import ACTIONS
 
@@ -96,7 +96,7 @@ def _show(answer: dict[str, Any]) -> None:
 
 @click.command()
 @gateway_result("fks.ninja.status/1", _show)
-def status(gateway: Gateway) -> Any:
+def status(gateway: GatewaySession) -> Any:
     """Show the links to NinjaTrader: connection, ability to trade, kill latch, accounts, what waits, the last event.
 
     Where accounts repeat signals (ninja.copies), also each one's rule, the positions that differ from it, and the
@@ -124,7 +124,7 @@ def _sent(answer: dict[str, Any], **_: Any) -> None:
 @click.option("--valid-until", metavar="TIME", help="ISO 8601 time after which it is given up (default: in 30 s).")
 @click.option("--key", help="Idempotency key; the same key again is the same signal.")
 @gateway_result("fks.ninja.signal/1", _sent)
-def send(gateway: Gateway, key: str | None, **body: Any) -> Any:
+def send(gateway: GatewaySession, key: str | None, **body: Any) -> Any:
     """Send a signal: fks ninja send buy "ES 03-27" --price 6050.25 --tp-points 20 --sl-points 10.
 
     It goes the way of every order: rows first, risk and the firm's rules, then the bridge. Exit code 4 when it is

@@ -4,15 +4,15 @@ class (`exchange`). `socket`, `rest` and `exchange` import aiohttp or ccxt, so t
 """
 
 from fks.exchanges.base.book_resync import BookResync
-from fks.exchanges.base.event_queue import EventQueue
+from fks.exchanges.base.event_queue import ArrivedEvents
 from fks.exchanges.base.levels import Levels
-from fks.exchanges.base.reader import BROKEN, Reader
+from fks.exchanges.base.reader import BROKEN, MessageReader
 from fks.exchanges.base.values import (
     HUGE,
     ID_MAX,
     MS,
     ZERO,
-    Endpoint,
+    ExchangeAddresses,
     Numbers,
     check_ascending,
     check_bar,
@@ -21,7 +21,7 @@ from fks.exchanges.base.values import (
     instrument_of_filters,
     ns_of_iso,
 )
-from fks.exchanges.base.wire import Subscribed, Wire, suspect_message
+from fks.exchanges.base.wire import SubscriptionsAnswered, Wire, suspect_message
 from fks.model.market import ConnectionCounters
 
 __all__ = [
@@ -30,14 +30,14 @@ __all__ = [
     "ID_MAX",
     "MS",
     "ZERO",
+    "ArrivedEvents",
     "BookResync",
     "ConnectionCounters",
-    "Endpoint",
-    "EventQueue",
+    "ExchangeAddresses",
     "Levels",
+    "MessageReader",
     "Numbers",
-    "Reader",
-    "Subscribed",
+    "SubscriptionsAnswered",
     "Wire",
     "check_ascending",
     "check_bar",

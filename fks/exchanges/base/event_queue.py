@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from fks.exchanges.base.wire import Subscribed
+from fks.exchanges.base.wire import SubscriptionsAnswered
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.market import BarSeen, Book, Channel, ConnectionCounters, Discontinuity, MarketEvent, Quote, Suspect
 
 KEPT_MAX = 200_000  # about a minute of the busiest market; 30 MB
 
 
-class EventQueue:
+class ArrivedEvents:
     """Events that arrived and were not taken yet. `arrived` is set while a batch waits."""
 
     def __init__(self, counters: ConnectionCounters, kept_max: int = KEPT_MAX, *, is_subscribed: bool = False) -> None:
@@ -32,7 +32,7 @@ class EventQueue:
         self._kept: list[MarketEvent] = []
         self._newest: dict[tuple[type, str, str], MarketEvent] = {}  # keyed by type: an enum is slow to hash
 
-    def put(self, events: Sequence[MarketEvent | Subscribed]) -> None:
+    def put(self, events: Sequence[MarketEvent | SubscriptionsAnswered]) -> None:
         """Add the events of a frame. Never waits."""
         for event in events:
             if type(event) is PublicTrade:
@@ -43,7 +43,7 @@ class EventQueue:
                 self._replace(Channel.BOOK, (Book, event.symbol, ""), event)
             elif isinstance(event, BarSeen):
                 self._bar(event)
-            elif isinstance(event, Subscribed):
+            elif isinstance(event, SubscriptionsAnswered):
                 self.is_subscribed = True
             else:
                 if isinstance(event, Discontinuity):  # what waits is older than the discontinuity

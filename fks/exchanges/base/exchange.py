@@ -10,7 +10,7 @@ from typing import Any
 from fks.clock import Clock
 from fks.exchanges.base.rows import read_rows
 from fks.exchanges.base.socket import Sockets
-from fks.exchanges.base.values import Endpoint
+from fks.exchanges.base.values import ExchangeAddresses
 from fks.exchanges.base.wire import Wire
 from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
@@ -28,7 +28,7 @@ class WireExchange(ABC):
     name: str
     capabilities: ExchangeCapabilities
 
-    def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
+    def __init__(self, endpoint: ExchangeAddresses, clock: Clock, log: Log, budget: Budget | None = None) -> None:
         self._endpoint = endpoint
         self._clock = clock
         self._log = log

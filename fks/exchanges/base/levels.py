@@ -13,7 +13,7 @@ from decimal import Decimal
 Level = tuple[Decimal, Decimal]
 
 
-class Side:
+class BookSide:
     """One side of a book. Prices are kept sorted: a full book of 20,000 levels changes in microseconds."""
 
     __slots__ = ("_prices", "_sizes", "is_bid")
@@ -65,8 +65,8 @@ class Levels:
     __slots__ = ("asks", "bids")
 
     def __init__(self) -> None:
-        self.bids = Side(is_bid=True)
-        self.asks = Side(is_bid=False)
+        self.bids = BookSide(is_bid=True)
+        self.asks = BookSide(is_bid=False)
 
     def keep(self, count: int) -> None:
         """Drop all but the best `count` of each side."""

@@ -24,7 +24,7 @@ LEARNED_MAX = 32  # unknown fields of one kind of message
 BROKEN = (msgspec.MsgspecError, ArithmeticError, ValueError, UnicodeError)
 
 
-class Reader(Generic[T]):
+class MessageReader(Generic[T]):
     """Callable: bytes to `kind`. Unknown fields are counted as `name.field`, each once. Errors: those of BROKEN."""
 
     def __init__(self, name: str, kind: type[T], counters: ConnectionCounters) -> None:

@@ -18,7 +18,7 @@ from fks.clock import Clock
 from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rows import rows_of
-from fks.exchanges.base.values import TOO_MUCH, Endpoint, retry_after_s
+from fks.exchanges.base.values import TOO_MUCH, ExchangeAddresses, retry_after_s
 from fks.model.errors import FksError, InputError, OutageError, PeerError
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import to_ns
@@ -62,7 +62,7 @@ class CcxtExchange(WireExchange):
     weights: ClassVar[Mapping[str, int]] = {}
     used_header: ClassVar[str] = ""
 
-    def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
+    def __init__(self, endpoint: ExchangeAddresses, clock: Clock, log: Log, budget: Budget | None = None) -> None:
         super().__init__(endpoint, clock, log, budget)
         self._client: Any = None
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from fks.exchanges.base.reader import BROKEN, Reader
+from fks.exchanges.base.reader import BROKEN, MessageReader
 from fks.exchanges.base.values import HUGE, ID_MAX, MS, NS_MAX, ZERO, check_trade, exact
 from fks.exchanges.base.wire import suspect_message
 from fks.model.bar import Bar, PublicTrade
@@ -26,13 +26,13 @@ _MS_MAX = NS_MAX // MS
 UNREADABLE = (*BROKEN, PeerError, KeyError, IndexError, TypeError)
 
 
-class Rows(Generic[T]):
+class RowReader(Generic[T]):
     """Reads the list of rows in a message. Unknown fields are counted as `name.field`."""
 
     def __init__(self, name: str, kind: type[T], counters: ConnectionCounters) -> None:
         many: Any = list[kind]  # type: ignore[valid-type]
-        self._many: Reader[list[T]] = Reader(name, many, counters)
-        self._one: Reader[T] = Reader(name, kind, counters)
+        self._many: MessageReader[list[T]] = MessageReader(name, many, counters)
+        self._one: MessageReader[T] = MessageReader(name, kind, counters)
 
     def read(
         self,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from fks.clock import Clock
-from fks.exchanges.base.event_queue import KEPT_MAX, EventQueue
+from fks.exchanges.base.event_queue import KEPT_MAX, ArrivedEvents
 from fks.exchanges.base.values import TOO_MUCH, retry_after_s
 from fks.exchanges.base.wire import Wire
 from fks.model.errors import FksError, OutageError, PeerError
@@ -92,7 +92,7 @@ class Sockets:
     async def _served(
         self, socket: aiohttp.ClientWebSocketResponse[bool], wire: Wire, frames: list[bytes], connection: _Connection
     ) -> AsyncGenerator[list[MarketEvent]]:
-        queue = EventQueue(self.counters, self.kept_max, is_subscribed=not frames)
+        queue = ArrivedEvents(self.counters, self.kept_max, is_subscribed=not frames)
         tasks = {
             asyncio.create_task(self._read(socket, wire, queue)),
             asyncio.create_task(self._send(socket, wire, frames, connection)),
@@ -119,7 +119,7 @@ class Sockets:
             self._closing.add(ending)
             ending.add_done_callback(self._closing.discard)
 
-    async def _subscribed(self, queue: EventQueue, tasks: set[asyncio.Task[None]], frames: int) -> bool:
+    async def _subscribed(self, queue: ArrivedEvents, tasks: set[asyncio.Task[None]], frames: int) -> bool:
         """Return once the subscriptions stand or the connection is over. Errors: OutageError when no answer comes."""
         try:
             async with asyncio.timeout(CONNECT_S + frames * FRAME_PAUSE_S):
@@ -174,7 +174,7 @@ class Sockets:
                 wait_s = retry_after_s(error.headers.get("Retry-After", ""), 0.0)
             raise OutageError(f"{self.name}: no market data socket: {error!r}"[:300], wait_s=wait_s) from error
 
-    async def _read(self, socket: aiohttp.ClientWebSocketResponse[bool], wire: Wire, queue: EventQueue) -> None:
+    async def _read(self, socket: aiohttp.ClientWebSocketResponse[bool], wire: Wire, queue: ArrivedEvents) -> None:
         """Read until the connection ends, which always raises."""
         counters, now_ns, suspects = self.counters, self.clock.now_ns, 0
         while True:

@@ -30,7 +30,7 @@ _SCALES: tuple[int, ...] = tuple(10 ** (9 - digits) for digits in range(10))
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class ExchangeAddresses:
     """Addresses of an exchange; None: the public one."""
 
     rest: str | None = None

@@ -6,7 +6,7 @@ a test.
 | In | Out |
 |---|---|
 | a message of a subscribed channel | its values, in the order of the message |
-| every subscription has been answered | `Subscribed`, once |
+| every subscription has been answered | `SubscriptionsAnswered`, once |
 | one subscription was refused | `Suspect` with the reason; the others stand |
 | an unknown kind of message | nothing; counted in `ConnectionCounters.unknown` |
 | a known kind with an unknown field | its values; the field is counted once a connection |
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Subscribed:
+class SubscriptionsAnswered:
     """Every subscription of `subscribe_frames` has been answered."""
 
 
@@ -42,7 +42,7 @@ class Wire(Protocol):
         """Return the frames that subscribe. Errors: InputError for a channel or timeframe that the exchange lacks."""
         ...
 
-    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | SubscriptionsAnswered]:
         """Return the events of a frame; see the table above. Errors: OutageError, PeerError end the connection."""
         ...
 
@@ -66,11 +66,11 @@ def parts(items: Sequence[T], most: int) -> list[Sequence[T]]:
     return [items[start : start + most] for start in range(0, len(items), most)]
 
 
-def answered(asked: set[T], one: T) -> list[Subscribed]:
+def answered(asked: set[T], one: T) -> list[SubscriptionsAnswered]:
     """Remove `one` from the unanswered subscriptions; return Subscribed when it was the last."""
     was_open = bool(asked)
     asked.discard(one)
-    return [Subscribed()] if was_open and not asked else []
+    return [SubscriptionsAnswered()] if was_open and not asked else []
 
 
 def suspect_message(channel: Channel, symbol: str, why: object, frame: bytes, received_ns: int) -> list[MarketEvent]:

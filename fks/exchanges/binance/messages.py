@@ -15,7 +15,7 @@ Moment = Annotated[int, msgspec.Meta(gt=0, lt=NS_MAX // MS)]
 _NOTHING = msgspec.Raw()
 
 
-class Envelope(msgspec.Struct):
+class BinanceEnvelope(msgspec.Struct):
     """Any message: a stream's data, or the answer to a request."""
 
     stream: str = ""
@@ -41,7 +41,7 @@ class AggTrade(msgspec.Struct, gc=False):
     M: bool = True
 
 
-class Trade(msgspec.Struct, gc=False):
+class BinanceTrade(msgspec.Struct, gc=False):
     """A single trade."""
 
     e: Literal["trade"]
@@ -64,14 +64,14 @@ class AggFrame(msgspec.Struct, gc=False):
     data: AggTrade
 
 
-class TradeFrame(msgspec.Struct, gc=False):
+class BinanceTradeFrame(msgspec.Struct, gc=False):
     """A message of a single trade."""
 
     stream: str
-    data: Trade
+    data: BinanceTrade
 
 
-class Ticker(msgspec.Struct):
+class BinanceTicker(msgspec.Struct):
     """Best bid and ask; `u` rises."""
 
     u: int
@@ -82,7 +82,7 @@ class Ticker(msgspec.Struct):
     A: Decimal
 
 
-class BarRow(msgspec.Struct):
+class BinanceBar(msgspec.Struct):
     """A bar; `x`: it is over, `n`: how many single trades."""
 
     t: int
@@ -104,16 +104,16 @@ class BarRow(msgspec.Struct):
     B: str = ""
 
 
-class Kline(msgspec.Struct):
+class BinanceKline(msgspec.Struct):
     """A message of a bar."""
 
     e: str
     E: int
     s: str
-    k: BarRow
+    k: BinanceBar
 
 
-class Depth(msgspec.Struct):
+class BinanceDepth(msgspec.Struct):
     """The top of a book, or a snapshot of REST."""
 
     lastUpdateId: int
@@ -121,7 +121,7 @@ class Depth(msgspec.Struct):
     asks: Levels
 
 
-class Change(msgspec.Struct):
+class BookChange(msgspec.Struct):
     """Changes `U` to `u` of a book."""
 
     e: Literal["depthUpdate"]

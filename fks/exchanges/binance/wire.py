@@ -30,15 +30,23 @@ from fks.exchanges.base import (
     ZERO,
     ConnectionCounters,
     Levels,
+    MessageReader,
     Numbers,
-    Reader,
-    Subscribed,
+    SubscriptionsAnswered,
     suspect_message,
 )
 from fks.exchanges.base.rows import bar_of
 from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.base.wire import answered, parts
-from fks.exchanges.binance.messages import AggFrame, Change, Depth, Envelope, Kline, Ticker, TradeFrame
+from fks.exchanges.binance.messages import (
+    AggFrame,
+    BinanceDepth,
+    BinanceEnvelope,
+    BinanceKline,
+    BinanceTicker,
+    BinanceTradeFrame,
+    BookChange,
+)
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import FksError, OutageError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription
@@ -99,7 +107,7 @@ STREAMS_A_FRAME = 100  # names in one SUBSCRIBE
 NAME = "binance"
 KLINES = frozenset({"1s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"})
 MARK_WITHIN = 64  # the stream's name comes first in a message
-Events = Sequence[MarketEvent | Subscribed]
+Events = Sequence[MarketEvent | SubscriptionsAnswered]
 
 
 class BinanceWire:
@@ -123,18 +131,20 @@ class BinanceWire:
         self._prices, self._sizes = Numbers("price"), Numbers("quantity", is_zero_good=True)
         #: stream name -> (decoder of its data, channel, symbol)
         self._streams: dict[str, tuple[Callable[[Any, int, str], Events], Channel, str]] = {}
-        self._envelope = Reader("envelope", Envelope, self.counters)
+        self._envelope = MessageReader("envelope", BinanceEnvelope, self.counters)
         is_agg = trades == "aggTrade"
         self._mark = f'@{trades}"'.encode()
-        self._read_trade: Reader[AggFrame] | Reader[TradeFrame]
+        self._read_trade: MessageReader[AggFrame] | MessageReader[BinanceTradeFrame]
         self._read_trade = (
-            Reader(trades, AggFrame, self.counters) if is_agg else Reader(trades, TradeFrame, self.counters)
+            MessageReader(trades, AggFrame, self.counters)
+            if is_agg
+            else MessageReader(trades, BinanceTradeFrame, self.counters)
         )
         self._trade = self._agg_trade if is_agg else self._single_trade
-        self._read_ticker = Reader("bookTicker", Ticker, self.counters)
-        self._read_kline = Reader("kline", Kline, self.counters)
-        self._read_depth = Reader("depth", Depth, self.counters)
-        self._read_change = Reader("depthUpdate", Change, self.counters)
+        self._read_ticker = MessageReader("bookTicker", BinanceTicker, self.counters)
+        self._read_kline = MessageReader("kline", BinanceKline, self.counters)
+        self._read_depth = MessageReader("depth", BinanceDepth, self.counters)
+        self._read_change = MessageReader("depthUpdate", BookChange, self.counters)
         self._books: dict[str, DepthBook] | None = {} if book == "changes" else None
 
     def url(self, wanted: Sequence[Subscription]) -> str:
@@ -198,7 +208,7 @@ class BinanceWire:
             return f"{symbol}@depth{BOOK_DEPTH}@100ms", self._book
         return f"{symbol}@kline_{offered(NAME, KLINES, item.timeframe)}", self._kline
 
-    def _control(self, envelope: Envelope, frame: bytes, received_ns: int) -> Events:
+    def _control(self, envelope: BinanceEnvelope, frame: bytes, received_ns: int) -> Events:
         if b"serverShutdown" in frame:
             raise OutageError("binance is about to close the connection")
         if self._books and b'"lastUpdateId"' in frame[:40]:

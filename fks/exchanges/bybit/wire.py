@@ -20,8 +20,15 @@ from functools import partial
 
 import msgspec
 
-from fks.exchanges.base import BookResync, ConnectionCounters, Levels, Reader, Subscribed, suspect_message
-from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, bar_of, check_sides, time_of, trade_of
+from fks.exchanges.base import (
+    BookResync,
+    ConnectionCounters,
+    Levels,
+    MessageReader,
+    SubscriptionsAnswered,
+    suspect_message,
+)
+from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, RowReader, bar_of, check_sides, time_of, trade_of
 from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.base.wire import parts
 from fks.model.bar import PublicTrade
@@ -116,10 +123,10 @@ class BybitWire:
     def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._url = f"{(base or PUBLIC_WS).rstrip('/')}{WS_PATH}"
         self.counters = counters = ConnectionCounters() if counters is None else counters
-        self._message = Reader("bybit", _Message, counters)
-        self._trades = Rows("bybit.publicTrade", _Trade, counters)
-        self._klines = Rows("bybit.kline", _Kline, counters)
-        self._levels = Reader("bybit.orderbook", _Levels, counters)
+        self._message = MessageReader("bybit", _Message, counters)
+        self._trades = RowReader("bybit.publicTrade", _Trade, counters)
+        self._klines = RowReader("bybit.kline", _Kline, counters)
+        self._levels = MessageReader("bybit.orderbook", _Levels, counters)
         self._books: dict[str, _Ladder] = {}
         self._parts: dict[str, Sequence[str]] = {}  # requests not answered yet, by number
         self._due: list[bytes] = []
@@ -154,7 +161,7 @@ class BybitWire:
             frames.append(b'{"op":"ping"}')
         return frames
 
-    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | SubscriptionsAnswered]:
         """Return the events of a message; see `fks.exchanges.base.wire`."""
         try:
             message = self._message(frame)
@@ -178,7 +185,9 @@ class BybitWire:
         self.counters.unknown[f"bybit.{kind}"] += 1
         return []
 
-    def _answered(self, message: _Message, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+    def _answered(
+        self, message: _Message, frame: bytes, received_ns: int
+    ) -> Sequence[MarketEvent | SubscriptionsAnswered]:
         if message.op in ("ping", "pong", "unsubscribe"):
             return []
         if message.op != "subscribe":
@@ -186,7 +195,7 @@ class BybitWire:
             return []
         was_open = bool(self._parts)
         topics = self._parts.pop(message.req_id, [])
-        events: list[MarketEvent | Subscribed] = []
+        events: list[MarketEvent | SubscriptionsAnswered] = []
         if not message.success and len(topics) > 1:  # the whole request was refused: each topic is requested alone
             for topic in topics:
                 self._parts[topic] = [topic]
@@ -196,7 +205,7 @@ class BybitWire:
             symbol = topics[0].rpartition(".")[2] if topics else ""
             events.append(Suspect("", symbol, reason, frame.decode(errors="replace"), received_ns))
         if was_open and not self._parts:
-            events.append(Subscribed())
+            events.append(SubscriptionsAnswered())
         return events
 
     def _quote(self, symbol: str, message: _Message, received_ns: int) -> Sequence[MarketEvent]:

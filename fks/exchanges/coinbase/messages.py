@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 
-class Message(msgspec.Struct, gc=False):
+class CoinbaseMessage(msgspec.Struct, gc=False):
     """Any message: `channel` says what its events are. An error has `type` instead, and no sequence number."""
 
     channel: str = ""
@@ -20,7 +20,7 @@ class Message(msgspec.Struct, gc=False):
     message: str = ""
 
 
-class Trade(msgspec.Struct, gc=False):
+class CoinbaseTrade(msgspec.Struct, gc=False):
     """One public trade. `side` is the maker's."""
 
     product_id: str
@@ -31,10 +31,10 @@ class Trade(msgspec.Struct, gc=False):
     side: Literal["BUY", "SELL"]
 
 
-class Trades(msgspec.Struct, gc=False):
+class CoinbaseTrades(msgspec.Struct, gc=False):
     """Trades of one product, newest first."""
 
-    trades: list[Trade]
+    trades: list[CoinbaseTrade]
     type: str = ""
 
 
@@ -44,7 +44,7 @@ class TradesMessage(msgspec.Struct, gc=False):
     channel: str
     sequence_num: int
     timestamp: str
-    events: list[Trades]
+    events: list[CoinbaseTrades]
     client_id: str = ""
 
 
@@ -67,7 +67,7 @@ class Candles(msgspec.Struct):
     type: str = ""
 
 
-class Ticker(msgspec.Struct):
+class CoinbaseTicker(msgspec.Struct):
     """Best bid and ask, and the day and year so far."""
 
     product_id: str
@@ -88,11 +88,11 @@ class Ticker(msgspec.Struct):
 class Tickers(msgspec.Struct):
     """Quotes."""
 
-    tickers: list[Ticker]
+    tickers: list[CoinbaseTicker]
     type: str = ""
 
 
-class Change(msgspec.Struct, gc=False):
+class LevelChange(msgspec.Struct, gc=False):
     """One price level; `new_quantity` zero removes it. `side` is bid or offer."""
 
     side: str
@@ -101,15 +101,15 @@ class Change(msgspec.Struct, gc=False):
     event_time: str = ""
 
 
-class Changes(msgspec.Struct):
+class BookChanges(msgspec.Struct):
     """A whole book or its changes."""
 
     type: str
     product_id: str
-    updates: list[Change]
+    updates: list[LevelChange]
 
 
-class Standing(msgspec.Struct):
+class StandingSubscriptions(msgspec.Struct):
     """The subscriptions of now: channel to products."""
 
     subscriptions: dict[str, list[str]]

@@ -28,15 +28,24 @@ from fks.exchanges.base import (
     BookResync,
     ConnectionCounters,
     Levels,
+    MessageReader,
     Numbers,
-    Reader,
-    Subscribed,
+    SubscriptionsAnswered,
     check_bar,
     ns_of_iso,
     suspect_message,
 )
 from fks.exchanges.base.rows import bar_of
-from fks.exchanges.coinbase.messages import Candle, Candles, Changes, Message, Standing, Tickers, Trades, TradesMessage
+from fks.exchanges.coinbase.messages import (
+    BookChanges,
+    Candle,
+    Candles,
+    CoinbaseMessage,
+    CoinbaseTrades,
+    StandingSubscriptions,
+    Tickers,
+    TradesMessage,
+)
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import FksError, InputError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
@@ -55,7 +64,7 @@ NAMES = {
 _CHANNELS = {**{name: channel for channel, name in NAMES.items()}, "l2_data": Channel.BOOK}
 _TRADES = b'{"channel":"market_trades"'
 _QUIET = frozenset({"heartbeats"})
-Events = Sequence[MarketEvent | Subscribed]
+Events = Sequence[MarketEvent | SubscriptionsAnswered]
 
 
 class CoinbaseWire:
@@ -74,13 +83,13 @@ class CoinbaseWire:
         self._resync = BookResync()
         self._books: dict[str, Levels] = {}
         self._bars: dict[str, Bar] = {}
-        self._message = Reader("message", Message, self.counters)
-        self._trades = Reader("market_trades", TradesMessage, self.counters)
-        self._candles = Reader("candles", list[Candles], self.counters)
-        self._tickers = Reader("ticker", list[Tickers], self.counters)
-        self._changes = Reader("l2_data", list[Changes], self.counters)
-        self._standing = Reader("subscriptions", list[Standing], self.counters)
-        self._read: dict[Channel, Callable[[Message, int], list[MarketEvent]]] = {
+        self._message = MessageReader("message", CoinbaseMessage, self.counters)
+        self._trades = MessageReader("market_trades", TradesMessage, self.counters)
+        self._candles = MessageReader("candles", list[Candles], self.counters)
+        self._tickers = MessageReader("ticker", list[Tickers], self.counters)
+        self._changes = MessageReader("l2_data", list[BookChanges], self.counters)
+        self._standing = MessageReader("subscriptions", list[StandingSubscriptions], self.counters)
+        self._read: dict[Channel, Callable[[CoinbaseMessage, int], list[MarketEvent]]] = {
             Channel.BARS: self._read_bars,
             Channel.QUOTES: self._read_quotes,
             Channel.BOOK: self._read_books,
@@ -167,7 +176,7 @@ class CoinbaseWire:
         ]
 
     # ── subscriptions and gaps ──────────────────────────────────────────────────────────────────
-    def _control(self, message: Message) -> Events:
+    def _control(self, message: CoinbaseMessage) -> Events:
         if message.channel != "subscriptions":
             if message.channel not in _QUIET:
                 self.counters.unknown[f"message {message.channel or 'without a channel'}"] += 1
@@ -184,9 +193,9 @@ class CoinbaseWire:
         if self._is_subscribed or not (is_all or self._unanswered <= 0):
             return ()
         self._is_subscribed = True
-        return (Subscribed(),)
+        return (SubscriptionsAnswered(),)
 
-    def _refused(self, message: Message, frame: bytes, received_ns: int) -> Events:
+    def _refused(self, message: CoinbaseMessage, frame: bytes, received_ns: int) -> Events:
         text = frame[:1000].decode(errors="replace")
         suspect = Suspect("subscribe", "", f"subscription refused: {message.message}", text, received_ns)
         return [suspect, *self._answered(is_all=False)]
@@ -204,7 +213,7 @@ class CoinbaseWire:
         self._resync.broken(symbol)
 
     def _suspect(
-        self, channel: Channel, message: Message, frame: bytes, why: object, received_ns: int
+        self, channel: Channel, message: CoinbaseMessage, frame: bytes, why: object, received_ns: int
     ) -> list[MarketEvent]:
         text = bytes(message.events)
         wanted = self._wanted.get(channel, [])
@@ -220,7 +229,7 @@ class CoinbaseWire:
     def _trades_of(self, frame: bytes, received_ns: int) -> list[MarketEvent]:
         return self._read_trades(self._trades(frame).events, received_ns)
 
-    def _read_trades(self, rows: list[Trades], received_ns: int) -> list[MarketEvent]:
+    def _read_trades(self, rows: list[CoinbaseTrades], received_ns: int) -> list[MarketEvent]:
         events: list[MarketEvent] = []
         known, prices, sizes = self._traded, self._prices, self._sizes
         for event in rows:
@@ -234,7 +243,7 @@ class CoinbaseWire:
                 )
         return events
 
-    def _read_quotes(self, message: Message, received_ns: int) -> list[MarketEvent]:
+    def _read_quotes(self, message: CoinbaseMessage, received_ns: int) -> list[MarketEvent]:
         time_ns = ns_of_iso(message.timestamp)
         events: list[MarketEvent] = []
         for event in self._tickers(message.events):
@@ -249,7 +258,7 @@ class CoinbaseWire:
                 events.append(Quote(NAME, row.product_id, time_ns, bid, bid_size, ask, ask_size, received_ns))
         return events
 
-    def _read_bars(self, message: Message, received_ns: int) -> list[MarketEvent]:
+    def _read_bars(self, message: CoinbaseMessage, received_ns: int) -> list[MarketEvent]:
         events: list[MarketEvent] = []
         bars = [_bar(row) for event in self._candles(message.events) for row in event.candles]
         if not self._known.issuperset(bar.symbol for bar in bars):
@@ -263,7 +272,7 @@ class CoinbaseWire:
             events.append(BarSeen(bar, newest is not None and bar.time_ns < newest.time_ns, received_ns))
         return events
 
-    def _read_books(self, message: Message, received_ns: int) -> list[MarketEvent]:
+    def _read_books(self, message: CoinbaseMessage, received_ns: int) -> list[MarketEvent]:
         time_ns = ns_of_iso(message.timestamp)
         events: list[MarketEvent] = []
         for event in self._changes(message.events):

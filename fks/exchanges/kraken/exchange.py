@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from fks.clock import Clock
 from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
-from fks.exchanges.base import Endpoint, check_trade, exact
+from fks.exchanges.base import ExchangeAddresses, check_trade, exact
 from fks.exchanges.base.rest import CcxtExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows, rows_of
 from fks.exchanges.base.values import offered
@@ -41,7 +41,7 @@ class KrakenExchange(CcxtExchange):
     kind = CcxtKraken
     rest_paths: ClassVar = {"public": ""}
 
-    def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
+    def __init__(self, endpoint: ExchangeAddresses, clock: Clock, log: Log, budget: Budget | None = None) -> None:
         super().__init__(endpoint, clock, log, budget)
         self._pairs: dict[str, str] = {}  # symbol -> REST's name for it
 

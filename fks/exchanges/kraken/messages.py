@@ -24,7 +24,7 @@ class _Answer(msgspec.Struct):
     warnings: list[str] = []
 
 
-class Envelope(msgspec.Struct):
+class KrakenEnvelope(msgspec.Struct):
     """Any message: data of a channel, or the answer to a request."""
 
     channel: str = ""
@@ -42,7 +42,7 @@ class Envelope(msgspec.Struct):
     time_out: str = ""
 
 
-class TradeRow(msgspec.Struct, gc=False):
+class KrakenTrade(msgspec.Struct, gc=False):
     """One public trade; `side` is the taker's."""
 
     symbol: str
@@ -54,12 +54,12 @@ class TradeRow(msgspec.Struct, gc=False):
     ord_type: str = ""
 
 
-class TradeFrame(msgspec.Struct, gc=False):
+class KrakenTradeFrame(msgspec.Struct, gc=False):
     """Trades, oldest first."""
 
     channel: str
     type: str
-    data: list[TradeRow]
+    data: list[KrakenTrade]
 
 
 class TickerRow(msgspec.Struct):
@@ -89,7 +89,7 @@ class TickerFrame(msgspec.Struct):
     data: list[TickerRow]
 
 
-class BarRow(msgspec.Struct):
+class KrakenBar(msgspec.Struct):
     """One bar, forming or over. `interval` in minutes."""
 
     symbol: str
@@ -110,7 +110,7 @@ class OhlcFrame(msgspec.Struct):
 
     channel: str
     type: str
-    data: list[BarRow]
+    data: list[KrakenBar]
     timestamp: str = ""
 
 

@@ -29,8 +29,8 @@ from fks.exchanges.base import (
     BookResync,
     ConnectionCounters,
     Levels,
-    Reader,
-    Subscribed,
+    MessageReader,
+    SubscriptionsAnswered,
     ns_of_iso,
     suspect_message,
 )
@@ -38,13 +38,13 @@ from fks.exchanges.base.rows import bar_of
 from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.kraken.messages import (
     NAMES,
-    BarRow,
     BookFrame,
     BookRow,
-    Envelope,
+    KrakenBar,
+    KrakenEnvelope,
+    KrakenTradeFrame,
     OhlcFrame,
     TickerFrame,
-    TradeFrame,
 )
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, PeerError
@@ -59,7 +59,7 @@ NAME = "kraken"
 _CHANNELS = {name: channel for channel, name in NAMES.items()}
 _TRADE = b'{"channel":"trade"'
 _QUIET = frozenset({"heartbeat", "status"})
-Events = Sequence[MarketEvent | Subscribed]
+Events = Sequence[MarketEvent | SubscriptionsAnswered]
 
 
 class KrakenWire:
@@ -82,12 +82,12 @@ class KrakenWire:
         self._books: dict[str, Levels] = {}
         self._bars: dict[tuple[str, str], Bar] = {}
         self._trade_ids: dict[str, int] = {}  # newest id of each subscribed symbol; -1 before the first
-        self._envelope = Reader("envelope", Envelope, self.counters)
-        self._trades = Reader("trade", TradeFrame, self.counters)
+        self._envelope = MessageReader("envelope", KrakenEnvelope, self.counters)
+        self._trades = MessageReader("trade", KrakenTradeFrame, self.counters)
         ohlc, ticker, book = (
-            Reader("ohlc", OhlcFrame, self.counters),
-            Reader("ticker", TickerFrame, self.counters),
-            Reader("book", BookFrame, self.counters),
+            MessageReader("ohlc", OhlcFrame, self.counters),
+            MessageReader("ticker", TickerFrame, self.counters),
+            MessageReader("book", BookFrame, self.counters),
         )
         self._readers: dict[Channel, Callable[[bytes, int], list[MarketEvent]]] = {
             Channel.TRADES: lambda frame, at: self._read_trades(self._trades(frame), at),
@@ -174,18 +174,18 @@ class KrakenWire:
             self._unanswered.update((number, symbol) for symbol in symbols)
         return msgspec.json.encode({"method": method, "params": params, "req_id": number})
 
-    def _answered(self, envelope: Envelope, frame: bytes, received_ns: int) -> Events:
+    def _answered(self, envelope: KrakenEnvelope, frame: bytes, received_ns: int) -> Events:
         number = envelope.req_id or 0
         symbol = envelope.symbol or (envelope.result.symbol if envelope.result is not None else "")
         self._unanswered -= {(n, s) for n, s in self._unanswered if n == number and symbol in ("", s)}
-        events: list[MarketEvent | Subscribed] = []
+        events: list[MarketEvent | SubscriptionsAnswered] = []
         if not envelope.success:
             channel = self._asked.get(number, "subscribe")
             text = frame[:1000].decode(errors="replace")
             events.append(Suspect(str(channel), symbol, f"subscription refused: {envelope.error}", text, received_ns))
         if not self._unanswered and not self._is_subscribed:
             self._is_subscribed = True
-            events.append(Subscribed())
+            events.append(SubscriptionsAnswered())
         return events
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────
@@ -209,7 +209,7 @@ class KrakenWire:
         first, *rest = events
         return [first, *(event for event in rest if not isinstance(event, Suspect))]  # the message is reported once
 
-    def _read_trades(self, message: TradeFrame, received_ns: int) -> list[MarketEvent]:
+    def _read_trades(self, message: KrakenTradeFrame, received_ns: int) -> list[MarketEvent]:
         events: list[MarketEvent] = []
         ids = self._trade_ids
         for row in message.data:
@@ -312,7 +312,7 @@ def checksum(bids: Sequence[tuple[Decimal, Decimal]], asks: Sequence[tuple[Decim
     return crc32("".join(digits).encode())
 
 
-def _bar(row: BarRow) -> Bar:
+def _bar(row: KrakenBar) -> Bar:
     if row.interval not in FRAMES or row.trades < 0:
         raise PeerError(f"{row.symbol}: a bar of {row.interval} minutes and {row.trades} trades cannot be")
     numbers, begin_ms = (row.open, row.high, row.low, row.close, row.volume), ns_of_iso(row.interval_begin) // MS

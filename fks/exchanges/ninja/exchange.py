@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 
 from fks.clock import Clock
 from fks.config.settings import Settings
-from fks.exchanges.base import MS, EventQueue
+from fks.exchanges.base import MS, ArrivedEvents
 from fks.exchanges.base.rows import closed
 from fks.exchanges.base.values import offered
 from fks.exchanges.ninja.capabilities import CAPABILITIES, HISTORY_DAYS, TIMEFRAMES
 from fks.exchanges.ninja.session import BridgeAddress, DataSession, Published
 from fks.exchanges.ninja.stream import NAME, InstrumentStream, Sent, history_bar, quote_of
-from fks.futures import SPECS, Contract, Listing, futures_instrument, trade_date
+from fks.futures import SPECS, Contract, ContractState, futures_instrument, trade_date
 from fks.futures.specs import MONTH_CODES
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, OutageError
@@ -45,7 +45,7 @@ class _Watch:
     """One open `watch`. `end`: why its subscriptions ended."""
 
     wanted: set[Subscription]
-    queue: EventQueue
+    queue: ArrivedEvents
     end: OutageError | None = None
 
 
@@ -166,7 +166,7 @@ class NinjaExchange:
         for item in wanted:
             if item.channel not in self.capabilities.channels:
                 raise InputError(f"{NAME} has no live {item.channel}", code="CHANNEL_UNKNOWN")
-        watch = _Watch(set(wanted), EventQueue(self._counters, is_subscribed=True))
+        watch = _Watch(set(wanted), ArrivedEvents(self._counters, is_subscribed=True))
         self._watches.add(watch)
         try:
             await self._session.ready()
@@ -241,7 +241,7 @@ class NinjaExchange:
         match event:
             case o.Ready():
                 return
-            case o.Disconnected(reason=reason):
+            case o.LinkLost(reason=reason):
                 self._streams.clear()
                 self._quoted.clear()
                 for watch in self._watches:
@@ -253,9 +253,9 @@ class NinjaExchange:
         if stream is None:
             return  # on its way when the instrument was unsubscribed
         match event:
-            case m.Trade():
+            case m.TradeMessage():
                 self._hand_on(stream.trade(event, now_ns, self._session.present_ns(), now_s))
-            case m.Quote():
+            case m.QuoteMessage():
                 self._hand_on(quote_of(event, now_ns, self._counters))
             case m.MarketStatus():
                 self._hand_on(stream.set_status(event.price_status, self._session.present_ns(), now_s))
@@ -295,7 +295,7 @@ def contracts_at(now_ns: int) -> list[tuple[Contract, bool]]:
             year, index = divmod(today.year * 12 + today.month - 1 + number, 12)
             if MONTH_CODES[index] in spec.months:
                 contract = Contract(spec.root, year, index + 1)
-                found.append((contract, contract.listing_at(now_ns) is not Listing.EXPIRED))
+                found.append((contract, contract.listing_at(now_ns) is not ContractState.EXPIRED))
     return found
 
 

@@ -16,7 +16,7 @@ from fks.clock import Clock
 from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError
 from fks.ninja import messages as m
 from fks.ninja import outputs as o
-from fks.ninja.machine import State
+from fks.ninja.machine import LinkState
 from fks.ninja.outputs import AlarmCode
 from fks.ninja.session import ClientSession, Identity
 from fks.ninja_link.link import Link, ports_of, system_draws
@@ -25,7 +25,7 @@ READY_S = 10.0  # for the connection and the authentication, on both ports
 CLOSE_S = 1.0
 BUSY_TRIES, BUSY_S = 60, 1.0  # another program's history request is running
 
-Published = m.Trade | m.Quote | m.MarketStatus | o.Ready | o.Disconnected
+Published = m.TradeMessage | m.QuoteMessage | m.MarketStatus | o.Ready | o.LinkLost
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class DataSession:
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._problem: FksError | None = None  # of the last attempt to connect
-        self._answers: dict[str, asyncio.Future[m.Result]] = {}
+        self._answers: dict[str, asyncio.Future[m.ResultMessage]] = {}
         self._bars: dict[str, list[m.HistoryBar]] = {}
         self._history = asyncio.Lock()
         self._is_closed = False
@@ -58,7 +58,7 @@ class DataSession:
     @property
     def is_ready(self) -> bool:
         """Return whether requests may be sent."""
-        return self._link is not None and self._link.session.state in (State.READY, State.SUSPECT)
+        return self._link is not None and self._link.session.state in (LinkState.READY, LinkState.SUSPECT)
 
     @property
     def offset_ms(self) -> int:
@@ -102,7 +102,7 @@ class DataSession:
         async with self._history:
             for _ in range(BUSY_TRIES):
                 await self.ready()
-                request = m.History(
+                request = m.HistoryRequest(
                     rid=self._rid(), instrument=instrument, from_ms=from_ms, to_ms=to_ms, period="1m"
                 )  # fmt: skip
                 found = self._bars[request.rid] = []
@@ -167,9 +167,9 @@ class DataSession:
             case o.MarketData(message=m.HistoryBar() as bar):
                 if bar.rid in self._bars:
                     self._bars[bar.rid].append(bar)
-            case o.MarketData(message=m.Trade() | m.Quote() | m.MarketStatus() as message):
+            case o.MarketData(message=m.TradeMessage() | m.QuoteMessage() | m.MarketStatus() as message):
                 self._publish(message)
-            case o.Answered(request=request, message=m.Result() as result):
+            case o.Answered(request=request, message=m.ResultMessage() as result):
                 self._answer(request.rid, result)
             case o.NotAnswered(request=request, reason=reason):
                 self._answer(request.rid, OutageError(self._text(f"no answer to {request.t}: {reason}")))
@@ -177,10 +177,10 @@ class DataSession:
                 self.connects += 1
                 self._problem = None
                 self._publish(event)
-            case o.Disconnected(reason=reason):
+            case o.LinkLost(reason=reason):
                 self._problem = OutageError(self._text(reason))
                 self._publish(event)
-            case o.Waiting(reason=reason) | o.Stopped(reason=reason):
+            case o.Waiting(reason=reason) | o.LinkStopped(reason=reason):
                 if not isinstance(self._problem, ConfigError):
                     self._problem = OutageError(self._text(reason))
             case o.Alarm(code=AlarmCode.BRIDGE_AUTH | AlarmCode.AUTH_FAILED, detail=detail):
@@ -197,7 +197,7 @@ class DataSession:
         self._problem = error
         for rid in list(self._answers):
             self._answer(rid, error)
-        self._publish(o.Disconnected(str(error)))
+        self._publish(o.LinkLost(str(error)))
         self._changed.set()
 
     def _text(self, reason: str) -> str:
@@ -208,28 +208,28 @@ class DataSession:
         assert self._link is not None, "ready() comes first"
         return self._link.session.new_rid()
 
-    async def _ask(self, request: m.Request) -> m.Result:
+    async def _ask(self, request: m.LinkRequest) -> m.ResultMessage:
         link = self._link
         assert link is not None, "ready() comes first"
         refusal = link.session.request(request)
         if refusal is not None:
             raise OutageError(self._text(f"{request.t} was not sent: {refusal}"))
-        future: asyncio.Future[m.Result] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[m.ResultMessage] = asyncio.get_running_loop().create_future()
         self._answers[request.rid] = future
         link.flush()
         return await future
 
-    def _answer(self, rid: str, answer: m.Result | FksError) -> None:
+    def _answer(self, rid: str, answer: m.ResultMessage | FksError) -> None:
         future = self._answers.pop(rid, None)
         if future is None or future.done():
             return
-        if isinstance(answer, m.Result):
+        if isinstance(answer, m.ResultMessage):
             future.set_result(answer)
         else:
             future.set_exception(answer)
 
 
-def _check(answer: m.Result, instrument: str) -> None:
+def _check(answer: m.ResultMessage, instrument: str) -> None:
     """Raise what a refusal stands for."""
     if answer.ok and answer.code is None:
         return

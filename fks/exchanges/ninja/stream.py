@@ -69,7 +69,7 @@ class InstrumentStream:
         reason = f"NinjaTrader's price feed is {status}"
         return [Discontinuity(channel, self.symbol, reason) for channel in (Channel.TRADES, Channel.QUOTES)]
 
-    def trade(self, message: m.Trade, received_ns: int, present_ns: int, now_s: float) -> list[Sent]:
+    def trade(self, message: m.TradeMessage, received_ns: int, present_ns: int, now_s: float) -> list[Sent]:
         """Return the trade, or a Suspect and a Discontinuity for one that cannot be."""
         self.heard_s = now_s
         if self._last_n is not None and message.n <= self._last_n:
@@ -137,7 +137,7 @@ class InstrumentStream:
         return [kept[place] for place in range(first, min(len(kept), first + limit))]
 
 
-def quote_of(message: m.Quote, received_ns: int, counters: ConnectionCounters) -> list[Sent]:
+def quote_of(message: m.QuoteMessage, received_ns: int, counters: ConnectionCounters) -> list[Sent]:
     """Return the quote; none where a side is missing, a Suspect where it cannot be."""
     if message.bid is None or message.ask is None:
         counters.unknown[f"{NAME}.quote of one side"] += 1
@@ -158,5 +158,5 @@ def history_bar(message: m.HistoryBar, timeframe: str) -> Bar:
     return bar_of(NAME, message.instrument, timeframe, message.at_ms, numbers)
 
 
-def _suspect(channel: Channel, message: m.Trade | m.Quote, error: Exception, received_ns: int) -> Suspect:
+def _suspect(channel: Channel, message: m.TradeMessage | m.QuoteMessage, error: Exception, received_ns: int) -> Suspect:
     return Suspect(channel, message.instrument, str(error), m.to_line(message).decode(), received_ns)

@@ -25,7 +25,7 @@ from fks.exchanges.base.rest import CcxtExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows
 from fks.exchanges.base.values import offered
 from fks.exchanges.okx.capabilities import CAPABILITIES
-from fks.exchanges.okx.wire import BARS, OkxWire, Trade, is_over, side_of, trade
+from fks.exchanges.okx.wire import BARS, OkxTrade, OkxWire, is_over, side_of, trade
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError
 from fks.model.instrument import Instrument
@@ -185,7 +185,7 @@ class OkxExchange(CcxtExchange):
         """Return the newest hundred trades below an id or a time, oldest first."""
         request = {"instId": symbol, "limit": PAGE_MAX, **request}
         rows = await self.rows("publicGetMarketHistoryTrades", request, "data")
-        trades = read_rows(self.name, lambda row: trade(symbol, 0, msgspec.convert(row, Trade, strict=False)), rows)
+        trades = read_rows(self.name, lambda row: trade(symbol, 0, msgspec.convert(row, OkxTrade, strict=False)), rows)
         return sorted(trades, key=lambda trade: trade.trade_id)
 
     def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:

@@ -21,8 +21,8 @@ from functools import partial
 
 import msgspec
 
-from fks.exchanges.base import ConnectionCounters, Reader, Subscribed, suspect_message
-from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, bar_of, check_sides, time_of, trade_of
+from fks.exchanges.base import ConnectionCounters, MessageReader, SubscriptionsAnswered, suspect_message
+from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, RowReader, bar_of, check_sides, time_of, trade_of
 from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.base.wire import answered, parts
 from fks.model.bar import PublicTrade
@@ -66,7 +66,7 @@ class _Message(msgspec.Struct):
     id: str = ""
 
 
-class Trade(msgspec.Struct):
+class OkxTrade(msgspec.Struct):
     """One public trade, as the stream and REST write it."""
 
     inst_id: str = msgspec.field(name="instId")
@@ -108,10 +108,10 @@ class OkxWire:
     def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._base = (base or PUBLIC_WS).rstrip("/")
         self.counters = counters = ConnectionCounters() if counters is None else counters
-        self._message = Reader("okx", _Message, counters)
-        self._trades = Rows("okx.trades-all", Trade, counters)
-        self._candles: Rows[list[str]] = Rows("okx.candle", list[str], counters)
-        self._levels = Rows("okx.books", _Levels, counters)
+        self._message = MessageReader("okx", _Message, counters)
+        self._trades = RowReader("okx.trades-all", OkxTrade, counters)
+        self._candles: RowReader[list[str]] = RowReader("okx.candle", list[str], counters)
+        self._levels = RowReader("okx.books", _Levels, counters)
         self._asked: set[tuple[str, str]] = set()
         self._left: set[tuple[str, str]] = set()
         self._pinged_s: float | None = None
@@ -142,7 +142,7 @@ class OkxWire:
         self._pinged_s = now_s
         return [b"ping"]
 
-    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | SubscriptionsAnswered]:
         """Return the events of a message; see `fks.exchanges.base.wire`. Errors: OutageError when OKX announces a
         shutdown."""
         if frame == b"pong":
@@ -169,7 +169,9 @@ class OkxWire:
         self.counters.unknown[f"okx.{channel}"] += 1
         return []
 
-    def _event(self, message: _Message, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+    def _event(
+        self, message: _Message, frame: bytes, received_ns: int
+    ) -> Sequence[MarketEvent | SubscriptionsAnswered]:
         match message.event:
             case "subscribe":
                 return answered(self._asked, (message.arg.channel, message.arg.inst_id))
@@ -232,7 +234,7 @@ def _pairs(levels: list[list[Decimal]]) -> tuple[tuple[Decimal, Decimal], ...]:
     return tuple((level[0], level[1]) for level in levels[:BOOK_LEVELS])
 
 
-def trade(symbol: str, received_ns: int, row: Trade) -> PublicTrade:
+def trade(symbol: str, received_ns: int, row: OkxTrade) -> PublicTrade:
     """Return a public trade, live or (`received_ns` 0) from REST. Errors: PeerError when it cannot be."""
     if row.inst_id != symbol:
         raise PeerError(f"a trade of {row.inst_id} came under {symbol}")

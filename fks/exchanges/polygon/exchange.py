@@ -20,7 +20,7 @@ import msgspec
 from pydantic import SecretStr
 
 from fks.clock import Clock
-from fks.exchanges.base import MS, Endpoint
+from fks.exchanges.base import MS, ExchangeAddresses
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rows import UNREADABLE, bar_of, closed
 from fks.exchanges.base.values import TOO_MUCH, offered, retry_after_s
@@ -75,7 +75,13 @@ class PolygonExchange(WireExchange):
     capabilities = CAPABILITIES
 
     def __init__(
-        self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None, *, key: SecretStr | None = None
+        self,
+        endpoint: ExchangeAddresses,
+        clock: Clock,
+        log: Log,
+        budget: Budget | None = None,
+        *,
+        key: SecretStr | None = None,
     ) -> None:
         super().__init__(endpoint, clock, log, budget)
         self._base = (endpoint.rest or PUBLIC_REST).rstrip("/")

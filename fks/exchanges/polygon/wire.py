@@ -20,7 +20,14 @@ from decimal import Decimal
 
 import msgspec
 
-from fks.exchanges.base import ConnectionCounters, Reader, Subscribed, check_bar, check_trade, suspect_message
+from fks.exchanges.base import (
+    ConnectionCounters,
+    MessageReader,
+    SubscriptionsAnswered,
+    check_bar,
+    check_trade,
+    suspect_message,
+)
 from fks.exchanges.base.rows import UNREADABLE, amount_of, bar_of, check_sides, time_of
 from fks.exchanges.base.wire import answered, parts
 from fks.model.bar import PublicTrade
@@ -133,9 +140,9 @@ class PolygonWire:
         self.counters = counters = ConnectionCounters() if counters is None else counters
         self._list = msgspec.json.Decoder(list[msgspec.Raw])
         self._kind = msgspec.json.Decoder(_Kind)
-        self._trade = Reader("polygon.T", _Trade, counters)
-        self._quote = Reader("polygon.Q", _Quote, counters)
-        self._bar = Reader("polygon.bar", _Bar, counters)
+        self._trade = MessageReader("polygon.T", _Trade, counters)
+        self._quote = MessageReader("polygon.Q", _Quote, counters)
+        self._bar = MessageReader("polygon.bar", _Bar, counters)
         self._topics: list[str] = []
         self._asked: set[str] = set()
         self._is_known, self._is_in = False, False  # the key was accepted; the subscriptions were sent
@@ -171,14 +178,14 @@ class PolygonWire:
             for part in parts(self._topics, TOPICS_MAX)
         ]
 
-    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | SubscriptionsAnswered]:
         """Return the events of a message. Errors: ConfigError when the key is refused, OutageError when others use
         it."""
         try:
             rows = self._list.decode(frame)
         except msgspec.MsgspecError as error:
             return suspect_message(Channel.TRADES, "", error, frame, received_ns)
-        found: list[MarketEvent | Subscribed] = []
+        found: list[MarketEvent | SubscriptionsAnswered] = []
         gone: list[MarketEvent] = []
         for row in rows:
             try:
@@ -201,7 +208,7 @@ class PolygonWire:
                 found += [] if event is None else [event]
         return found + gone
 
-    def _answered(self, kind: _Kind, row: msgspec.Raw, received_ns: int) -> list[MarketEvent | Subscribed]:
+    def _answered(self, kind: _Kind, row: msgspec.Raw, received_ns: int) -> list[MarketEvent | SubscriptionsAnswered]:
         match kind.status:
             case "auth_success":
                 self._is_known = True

@@ -12,7 +12,7 @@ from fks.sim.faults import Faults, Target
 from fks.sim.klines import Kline
 from fks.sim.kraken.pairs import Pair, iso_us, pair_of
 from fks.sim.kraken.rest import INTERVALS
-from fks.sim.prints import Trade
+from fks.sim.prints import AggregateTrade
 from fks.sim.publisher import LiveKline
 from fks.sim.sockets import Socket
 from fks.sim.symbol_state import SymbolState
@@ -44,7 +44,7 @@ class KrakenPublisher:
         self._books: dict[Channel, tuple[Levels, Levels]] = {}
         self._tops: dict[str, tuple[int, ...]] = {}
         self._days: dict[str, tuple[int, dict[str, object]]] = {}
-        self._held: dict[str, Trade] = {}
+        self._held: dict[str, AggregateTrade] = {}
 
     # ── connections ──────────────────────────────────────────────────────────────────────────────
     def connected(self, socket: Socket) -> None:
@@ -157,7 +157,7 @@ class KrakenPublisher:
                 kept.pop(channel, None)
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────
-    def trades(self, state: SymbolState, trades: list[Trade]) -> None:
+    def trades(self, state: SymbolState, trades: list[AggregateTrade]) -> None:
         """Publish trades as they happen, in one message, and the bars that they end."""
         pair = self._by_state[state.symbol]
         for channel, live in list(self._bars.items()):
@@ -168,9 +168,9 @@ class KrakenPublisher:
         if channel in self._wanted and (sent := self._sent(pair, trades)):
             self._publish(channel, [_trade(pair, trade) for trade in sent])
 
-    def _sent(self, pair: Pair, trades: list[Trade]) -> list[Trade]:
+    def _sent(self, pair: Pair, trades: list[AggregateTrade]) -> list[AggregateTrade]:
         """Return the trades as they go out: faults lose, repeat and swap some."""
-        at, sent = Target(symbol=pair.state.symbol), list[Trade]()
+        at, sent = Target(symbol=pair.state.symbol), list[AggregateTrade]()
         for trade in trades:
             if self._faults.strike(("trade_gap",), at):
                 continue
@@ -295,7 +295,7 @@ def _frame(channel: Channel, kind: str, rows: list[dict[str, object]]) -> bytes:
     return orjson.dumps({"channel": channel[0], "type": kind, "data": rows})
 
 
-def _trade(pair: Pair, trade: Trade) -> dict[str, object]:
+def _trade(pair: Pair, trade: AggregateTrade) -> dict[str, object]:
     return {
         "symbol": pair.symbol,
         "side": "sell" if trade.is_maker else "buy",

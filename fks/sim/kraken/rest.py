@@ -10,7 +10,7 @@ import orjson
 from fks.sim.atoms import show
 from fks.sim.endpoints import Endpoint
 from fks.sim.errors import ApiError
-from fks.sim.exchange import Exchange
+from fks.sim.exchange import LocalExchange
 from fks.sim.klines import Kline
 from fks.sim.kraken.pairs import Pair, pair_of
 from fks.sim.params import Params
@@ -38,19 +38,19 @@ def _answer(found: object) -> dict[str, object]:
     return {"error": [], "result": found}
 
 
-def server_time(exchange: Exchange, _params: Params) -> object:
+def server_time(exchange: LocalExchange, _params: Params) -> object:
     """Return the server's time in seconds."""
     now_s = exchange.wall_ms() // 1000
     return _answer({"unixtime": now_s, "rfc1123": f"{datetime.fromtimestamp(now_s, UTC):%a, %d %b %y %H:%M:%S +0000}"})
 
 
-def system_status(exchange: Exchange, _params: Params) -> object:
+def system_status(exchange: LocalExchange, _params: Params) -> object:
     """Return that it is online."""
     now_s = exchange.wall_ms() // 1000
     return _answer({"status": "online", "timestamp": f"{datetime.fromtimestamp(now_s, UTC):%Y-%m-%dT%H:%M:%SZ}"})
 
 
-def asset_pairs(exchange: Exchange, params: Params) -> object:
+def asset_pairs(exchange: LocalExchange, params: Params) -> object:
     """Return the pairs that `pair` names, comma-separated; all without it."""
     pairs = [pair_of(state) for state in exchange.states.values()]
     named = params.maybe("pair")
@@ -84,7 +84,7 @@ def _info(pair: Pair) -> dict[str, object]:
     }
 
 
-def _pair(exchange: Exchange, name: str) -> Pair:
+def _pair(exchange: LocalExchange, name: str) -> Pair:
     for state in exchange.states.values():
         pair = pair_of(state)
         if name in (pair.altname, pair.wsname, state.symbol):
@@ -99,7 +99,7 @@ def _number(params: Params, name: str) -> int | None:
     return int(text) if text else None
 
 
-async def ohlc(exchange: Exchange, params: Params) -> object:
+async def ohlc(exchange: LocalExchange, params: Params) -> object:
     """Return bars later than `since` (seconds) of the newest 720, the one that forms among them."""
     pair, since_s = _pair(exchange, params.text("pair")), _number(params, "since")
     interval = INTERVALS.get(_number(params, "interval") or 1)
@@ -117,7 +117,7 @@ def _bar(pair: Pair, bar: Kline) -> list[object]:
     return [bar.start_ms // 1000, *prices, average, pair.lots_text(bar.volume), bar.count]
 
 
-def trades(exchange: Exchange, params: Params) -> object:
+def trades(exchange: LocalExchange, params: Params) -> object:
     """Return the first trades later than `since` (ns, or seconds), at most `count`; the newest without it."""
     pair, since = _pair(exchange, params.text("pair")), _number(params, "since")
     count = min(_number(params, "count") or TRADES_MAX, TRADES_MAX)
@@ -144,7 +144,7 @@ def trades(exchange: Exchange, params: Params) -> object:
     return _answer({pair.altname: rows, "last": str(last_ns)})
 
 
-_handlers: dict[str, Callable[[Exchange, Params], object]] = {
+_handlers: dict[str, Callable[[LocalExchange, Params], object]] = {
     "Time": server_time,
     "SystemStatus": system_status,
     "AssetPairs": asset_pairs,

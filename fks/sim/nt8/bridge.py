@@ -16,20 +16,20 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from fks.sim.nt8.contracts import Contract
-from fks.sim.nt8.journal import Journal
+from fks.sim.nt8.contracts import PlatformContract
+from fks.sim.nt8.journal import EpochJournal
 from fks.sim.nt8.platform import (
     CONNECTED,
     TERMINAL,
-    Account,
+    PlatformAccount,
     ConnectionUpdate,
     Event,
-    Execution,
+    PlatformExecution,
     MarketEvent,
-    Order,
+    PlatformOrder,
     Platform,
     PlatformError,
-    Position,
+    PlatformPosition,
 )
 from fks.sim.nt8.signals import (
     FINAL,
@@ -40,7 +40,7 @@ from fks.sim.nt8.signals import (
     TABLE,
     Message,
     Nack,
-    Signal,
+    BridgeSignal,
     bracket_prices,
     check_bracket,
     check_request,
@@ -107,7 +107,7 @@ class Bridge:
     def __init__(
         self,
         platform: Platform,
-        journal: Journal,
+        journal: EpochJournal,
         config: BridgeConfig,
         new_id: Callable[[], str],
         crash: Callable[[str], None] = lambda _: None,
@@ -117,7 +117,7 @@ class Bridge:
         self.config = config
         self.modes: dict[str, str] = {}  # by account: auto | relay | off; a simulation account is auto by default
         self.halted = False
-        self.signals: dict[str, Signal] = {}
+        self.signals: dict[str, BridgeSignal] = {}
         self.counters = {"signals": 0, "submits": 0}
         self._journal = journal
         self._log: list[Message] = []  # all events; the number of an event is its place, from 1
@@ -224,10 +224,10 @@ class Bridge:
             "counters": {**self.counters, "events": len(self._log), "acked": self._state["acked"]},
         }
 
-    def _stops_of(self, signal: Signal) -> int:
+    def _stops_of(self, signal: BridgeSignal) -> int:
         return sum(order.left for order in self._exits(signal, "S") if order.state in PROTECTIVE)
 
-    def _account_status(self, account: Account) -> Message:
+    def _account_status(self, account: PlatformAccount) -> Message:
         highest = self._state["highest"].get(account.name)
         return {
             "name": account.name,
@@ -339,7 +339,7 @@ class Bridge:
             self._log += record["events"]
             self._state = record["state"]
             for found in record["signals"]:
-                self.signals[found["id"]] = Signal(**found | {"closing": 0})
+                self.signals[found["id"]] = BridgeSignal(**found | {"closing": 0})
         self._durable_seq = len(self._log)
         for event in self._log:
             if event["kind"] == "exec" and event["op"] == "add":
@@ -368,14 +368,14 @@ class Bridge:
 
     # ── signals ───────────────────────────────────────────────────────────────────────────────────
 
-    def _register(self, fields: Message, at_ms: int) -> Signal:
+    def _register(self, fields: Message, at_ms: int) -> BridgeSignal:
         qty = fields.get("qty")
-        signal = Signal(fields["id"], fields, "intent", at_ms, qty if isinstance(qty, int) else 0)
+        signal = BridgeSignal(fields["id"], fields, "intent", at_ms, qty if isinstance(qty, int) else 0)
         self.signals[signal.id] = signal
         self._changed.add(signal.id)
         return signal
 
-    def _intend(self, message: Message) -> Signal:
+    def _intend(self, message: Message) -> BridgeSignal:
         """Record that an order is about to be submitted: after a crash it is never submitted again."""
         self._crash("before_intent")
         self._journal.append({"intent": message, "at": self.now_ms})
@@ -383,7 +383,7 @@ class Bridge:
         self.counters["signals"] += 1
         return self._register(message, self.now_ms)
 
-    def _move(self, signal: Signal, event: str, detail: str = "") -> bool:
+    def _move(self, signal: BridgeSignal, event: str, detail: str = "") -> bool:
         """Apply an event of the signal's table; report the new state. Return whether it changed."""
         state = TABLE.get((signal.state, event))
         if state is None or state == signal.state:
@@ -416,13 +416,13 @@ class Bridge:
         if message["action"] == "exit":
             return self._exit(peer, message)
         signal = self._intend(message)
-        order = Order(
+        order = PlatformOrder(
             signal.entry_name, *signal.key, "Buy" if signal.is_buy else "SellShort", _TYPES[message["type"]],
             _TIFS[message.get("tif", "day")], signal.qty, used.get("price_used"), used.get("stop_used"),
         )  # fmt: skip
         return self._answer_submit(signal, self._submit(order), used)
 
-    def _answer_again(self, signal: Signal, message: Message) -> Message:
+    def _answer_again(self, signal: BridgeSignal, message: Message) -> Message:
         """Return the answer for an id that is known."""
         if signal.is_recovered:
             return self._nack_of(signal.id, "duplicate_recovered", "known from an order of an earlier epoch")
@@ -465,7 +465,7 @@ class Bridge:
             return None
         return self._refuse_prices(message, contract, found) or self._refuse_size(message)
 
-    def _refuse_prices(self, message: Message, contract: Contract, account: Account) -> Nack | None:
+    def _refuse_prices(self, message: Message, contract: PlatformContract, account: PlatformAccount) -> Nack | None:
         last = self.platform.last_trade(contract.name)
         if last is None or self.platform.now_ms - last.at_ms > self.config.quote_age_ms:
             return "no_quote", f"no price of {contract.name} in {self.config.quote_age_ms // 1000} s"
@@ -489,7 +489,7 @@ class Bridge:
             return "not_ready", f"an order on {key[1]} is ambiguous; an operator has to decide"
         return None
 
-    def _answer_submit(self, signal: Signal, outcome: str, used: dict[str, Decimal]) -> Message:
+    def _answer_submit(self, signal: BridgeSignal, outcome: str, used: dict[str, Decimal]) -> Message:
         if outcome == "failed":
             signal.state, signal.code, signal.detail = "nacked", "submit_failed", "CreateOrder failed"
             return self._nack_of(signal.id, signal.code, signal.detail)
@@ -500,7 +500,7 @@ class Bridge:
         self._move(signal, "returned")
         return self._ack(signal, is_dup=False, used=used)
 
-    def _ack(self, signal: Signal, *, is_dup: bool, used: dict[str, Decimal] | None = None) -> Message:
+    def _ack(self, signal: BridgeSignal, *, is_dup: bool, used: dict[str, Decimal] | None = None) -> Message:
         prices = {name: value for name, value in (used or {}).items() if name != "stop_used"}
         return {
             "t": "ack",
@@ -530,7 +530,7 @@ class Bridge:
             "at_ms": self.now_ms,
         }
 
-    def _indeterminate(self, signal: Signal) -> Message:
+    def _indeterminate(self, signal: BridgeSignal) -> Message:
         detail = "ambiguous: an operator has to decide" if signal.state == "ambiguous" else "Submit has no known result"
         return {"t": "indeterminate", "id": signal.id, "since_ms": signal.at_ms, "detail": detail}
 
@@ -587,10 +587,10 @@ class Bridge:
         self._reserve(signal)
         return None
 
-    def _held(self, key: Key) -> list[Signal]:
+    def _held(self, key: Key) -> list[BridgeSignal]:
         return [one for one in self.signals.values() if one.key == key and one.open_qty]
 
-    def _reserve(self, exit_signal: Signal) -> None:
+    def _reserve(self, exit_signal: BridgeSignal) -> None:
         """Reserve open quantities of the instrument for its exits that are not over, oldest first.
 
         One that still waits gets smaller where nothing is left for it.
@@ -634,7 +634,7 @@ class Bridge:
                 continue
             signal.qty = qty
             action = "Sell" if closed[0].is_buy else "BuyToCover"
-            outcome = self._submit(Order(signal.entry_name, *signal.key, action, "Market", "Day", qty, None, None))
+            outcome = self._submit(PlatformOrder(signal.entry_name, *signal.key, action, "Market", "Day", qty, None, None))
             before = len(self._out)
             self._out.insert(before, (peer, self._answer_submit(signal, outcome, {})))
             self._reserve(signal)
@@ -776,7 +776,7 @@ class Bridge:
 
     # ── orders at the platform ────────────────────────────────────────────────────────────────────
 
-    def _submit(self, order: Order) -> str:
+    def _submit(self, order: PlatformOrder) -> str:
         """Create and submit an order. Returns submitted, failed (not sent) or unknown."""
         try:
             if not self.platform.create(order):
@@ -792,18 +792,18 @@ class Bridge:
         self._crash("after_submit")
         return "submitted"
 
-    def _cancel_entry(self, signal: Signal) -> None:
+    def _cancel_entry(self, signal: BridgeSignal) -> None:
         """Ask for the end of an entry; asked again until it is over."""
         signal.is_cancel_wanted = True
         self._end_entry(signal)
 
-    def _end_entry(self, signal: Signal) -> None:
+    def _end_entry(self, signal: BridgeSignal) -> None:
         self._move(signal, "cancel")
         for order in self.platform.orders(signal.account):
             if order.name == signal.entry_name and order.is_live:
                 self._cancel_order(order)
 
-    def _cancel_order(self, order: Order) -> None:
+    def _cancel_order(self, order: PlatformOrder) -> None:
         asked_ms = self._asked.get(order.name)
         if asked_ms is not None and self.platform.now_ms - asked_ms < _CANCEL_AGAIN_MS:
             return
@@ -811,12 +811,12 @@ class Bridge:
             self._asked[order.name] = self.platform.now_ms
             self.platform.cancel(order)
 
-    def _exits(self, signal: Signal, role: str) -> list[Order]:
+    def _exits(self, signal: BridgeSignal, role: str) -> list[PlatformOrder]:
         """Return the live stops or targets of a signal, oldest first."""
         prefix = f"FKS:{signal.id}:{role}"
         return [one for one in self.platform.orders(signal.account) if one.is_live and one.name.startswith(prefix)]
 
-    def _protect(self, signal: Signal) -> None:
+    def _protect(self, signal: BridgeSignal) -> None:
         """Make the live stops and targets of a signal equal to its open quantity.
 
         None is placed while the platform may still lack orders in its list, after a reconnect.
@@ -839,7 +839,7 @@ class Bridge:
             too_many = max(needed - self._position(signal.key), 0)
             self._place_exits(signal, lacks[0] - too_many, lacks[1] - too_many)
 
-    def _reduce(self, orders: list[Order], surplus: int) -> None:
+    def _reduce(self, orders: list[PlatformOrder], surplus: int) -> None:
         """Cancel or reduce exits, which come newest first; those that protect nothing yet go before the others."""
         for order in sorted(orders, key=lambda one: one.state in PROTECTIVE):
             cut = min(surplus, order.left)
@@ -849,7 +849,7 @@ class Bridge:
             elif cut:
                 self.platform.change(order, qty=order.qty - cut, limit=order.limit, stop=order.stop)
 
-    def _place_exits(self, signal: Signal, stop_qty: int, target_qty: int) -> None:
+    def _place_exits(self, signal: BridgeSignal, stop_qty: int, target_qty: int) -> None:
         """Place what a signal lacks. A target goes with its stop: one that the platform has ended is not renewed."""
         contract = self.platform.contract(signal.instrument)
         if contract is None:
@@ -871,10 +871,10 @@ class Bridge:
         oco = self._new_id() if target is not None and stop_qty == target_qty else ""
         if stop_qty > 0:
             name = f"FKS:{signal.id}:S{suffix}"
-            self._submit(Order(name, *signal.key, action, "StopMarket", "Gtc", stop_qty, None, stop, oco))
+            self._submit(PlatformOrder(name, *signal.key, action, "StopMarket", "Gtc", stop_qty, None, stop, oco))
         if target is not None and target_qty > 0:
             name = f"FKS:{signal.id}:T{suffix}"
-            self._submit(Order(name, *signal.key, action, "Limit", "Gtc", target_qty, target, None, oco))
+            self._submit(PlatformOrder(name, *signal.key, action, "Limit", "Gtc", target_qty, target, None, oco))
 
     def _position(self, key: Key) -> int:
         """Return the platform's position on the side of the signals that are open; 0 when it is on the other."""
@@ -894,11 +894,11 @@ class Bridge:
     def _take_events(self) -> None:
         while self._inbox:
             event = self._inbox.popleft()
-            if isinstance(event, Order):
+            if isinstance(event, PlatformOrder):
                 self._on_order(event)
-            elif isinstance(event, Execution):
+            elif isinstance(event, PlatformExecution):
                 self._on_execution(event)
-            elif isinstance(event, Position):
+            elif isinstance(event, PlatformPosition):
                 self._on_position(event)
             else:
                 self.market_events.append(event)
@@ -917,7 +917,7 @@ class Bridge:
         )
         self._look_at(event.account)
 
-    def _on_position(self, position: Position) -> None:
+    def _on_position(self, position: PlatformPosition) -> None:
         if any(one.key == (position.account, position.instrument) for one in self.signals.values()):
             self._emit(
                 "position",
@@ -928,7 +928,7 @@ class Bridge:
                 avg=position.avg_price,
             )
 
-    def _on_order(self, update: Order) -> None:
+    def _on_order(self, update: PlatformOrder) -> None:
         found = ORDER_NAME.fullmatch(update.name)
         signal = self.signals.get(found[1]) if found else None
         if found is None or signal is None:
@@ -950,7 +950,7 @@ class Bridge:
         elif found[2] == "S" and update.state == "Rejected":
             self._rejected_stops[signal.id] += 1
 
-    def _on_entry(self, signal: Signal, update: Order) -> None:
+    def _on_entry(self, signal: BridgeSignal, update: PlatformOrder) -> None:
         if update.state in LIVE:
             self._move(signal, "live")
         elif update.state == "Submitted":
@@ -964,7 +964,7 @@ class Bridge:
         if signal.is_exit and update.state in TERMINAL:
             self._reserve(signal)
 
-    def _on_execution(self, execution: Execution) -> None:
+    def _on_execution(self, execution: PlatformExecution) -> None:
         name = execution.name or self._name_by_order_id(execution)
         found = ORDER_NAME.fullmatch(name)
         signal = self.signals.get(found[1]) if found else None
@@ -999,7 +999,7 @@ class Bridge:
                 self._begin_flatten(signal.key)
         self._close_if_done(signal)
 
-    def _book_entry(self, signal: Signal, execution: Execution) -> None:
+    def _book_entry(self, signal: BridgeSignal, execution: PlatformExecution) -> None:
         signal.filled += execution.qty
         signal.paid += execution.price * execution.qty
         signal.price = execution.price
@@ -1016,12 +1016,12 @@ class Bridge:
         elif signal.key in self._flattening:
             self._begin_flatten(signal.key)
 
-    def _name_by_order_id(self, execution: Execution) -> str:
+    def _name_by_order_id(self, execution: PlatformExecution) -> str:
         """Return the name of the order of an execution that came without one, or an empty text."""
         orders = self.platform.orders(execution.account)
         return next((one.name for one in orders if one.order_id == execution.order_id != ""), "")
 
-    def _close_if_done(self, signal: Signal, detail: str = "") -> None:
+    def _close_if_done(self, signal: BridgeSignal, detail: str = "") -> None:
         if signal.filled and not signal.entry_left and (signal.is_exit or signal.exited >= signal.filled):
             self._move(signal, "flat", detail=detail)
 
@@ -1068,7 +1068,7 @@ class Bridge:
             self._ready.add(name)
             self._compare(name, is_settled=True)
 
-    def _look_at_signal(self, signal: Signal) -> None:
+    def _look_at_signal(self, signal: BridgeSignal) -> None:
         is_due = 0 < signal.valid_until <= self.now_ms
         if signal.state == "relayed" and is_due:
             self._move(signal, "due")
@@ -1111,7 +1111,7 @@ class Bridge:
                 elif signal.id not in self._waiting and signal.state != "intent":
                     self._doubt(signal, f"{signal.entry_name} is not listed by the platform")
 
-    def _recover(self, signal_id: str, entry: Order) -> None:
+    def _recover(self, signal_id: str, entry: PlatformOrder) -> None:
         """Take over a signal that is known only from the name of its entry: the journal is newer than that."""
         action = "exit" if entry.action in _EXIT_ACTIONS else "buy" if entry.is_buy else "sell"
         fields = {"id": signal_id, "account": entry.account, "instrument": entry.instrument, "action": action}
@@ -1120,7 +1120,7 @@ class Bridge:
         detail = "recovered from order names"
         self._emit("signal", id=signal.id, account=signal.account, state="submitted", detail=detail)
 
-    def _resolve(self, signal: Signal) -> None:
+    def _resolve(self, signal: BridgeSignal) -> None:
         """Decide an indeterminate signal from what the platform lists."""
         orders = self.platform.orders(signal.account)
         if (entry := next((one for one in orders if one.name == signal.entry_name), None)) is not None:
@@ -1138,7 +1138,7 @@ class Bridge:
         else:
             self._move(signal, "absent")
 
-    def _doubt(self, signal: Signal, detail: str) -> None:
+    def _doubt(self, signal: BridgeSignal, detail: str) -> None:
         if self._move(signal, "doubtful", detail=detail):
             self._blocked.add(signal.key)
             self._emit("risk", account=signal.account, code="ambiguous", detail=f"{signal.id}: {detail}")

@@ -27,7 +27,7 @@ _ROOTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Contract:
+class PlatformContract:
     """One futures contract. Units: `tick` and prices in price units, `point_value` in USD for one unit."""
 
     name: str
@@ -46,7 +46,7 @@ class Contract:
         return (price / self.tick).to_integral_value(ROUND_CEILING) * self.tick
 
 
-def find_contract(name: str) -> Contract | None:
+def find_contract(name: str) -> PlatformContract | None:
     """Return the contract with NinjaTrader's name `name`, or None when the database has no such root.
 
     The expiry is the third Friday of the month: exact for the stock indices, near enough for the others here.
@@ -57,4 +57,4 @@ def find_contract(name: str) -> Contract | None:
     tick, point_value, first_price = _ROOTS[found[1]]
     first = date(2000 + int(found[3]), int(found[2]), 1)
     expiry = first + timedelta(days=(_FRIDAY - first.weekday()) % 7 + 14)
-    return Contract(name, found[1], Decimal(tick), Decimal(point_value), expiry, Decimal(first_price))
+    return PlatformContract(name, found[1], Decimal(tick), Decimal(point_value), expiry, Decimal(first_price))

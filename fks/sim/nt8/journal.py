@@ -16,7 +16,7 @@ from typing import Any
 Record = dict[str, Any]
 
 
-class Journal:
+class EpochJournal:
     """The records of one epoch. Guarantees: after `append` a record survives a kill of the process. Errors: OSError."""
 
     def __init__(self, folder: Path, new_epoch: Callable[[], str]) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from fks.sim.nt8.platform import ConnectionUpdate, MarketEvent, Platform, Quote, Trade
+from fks.sim.nt8.platform import ConnectionUpdate, MarketEvent, Platform, PlatformQuote, LastTrade
 
 Message = dict[str, Any]
 QUOTE_EVERY_MS = 100
@@ -25,10 +25,10 @@ class _Subscription:
     wants_quotes: bool
     quiet_since_ms: int
     quoted_ms: int = -QUOTE_EVERY_MS
-    newest: Quote | None = None
+    newest: PlatformQuote | None = None
 
 
-class MarketData:
+class MarketDataServer:
     """Serves any number of data sessions. `events` are those of the platform that are still to be handled."""
 
     def __init__(self, platform: Platform, events: deque[MarketEvent]) -> None:
@@ -121,7 +121,7 @@ class MarketData:
 
     def _on_event(self, event: MarketEvent) -> None:
         message: Message = {}
-        if isinstance(event, Trade):
+        if isinstance(event, LastTrade):
             number = self._numbers[event.instrument] = self._numbers.get(event.instrument, 0) + 1
             message = {
                 "t": "trade",
@@ -133,7 +133,7 @@ class MarketData:
                 **({"side": event.side} if event.side else {}),
             }
         for (session, name), one in self._subscriptions.items():
-            if isinstance(event, Quote):
+            if isinstance(event, PlatformQuote):
                 if name == event.instrument and one.wants_quotes:
                     one.newest = event
                     self._send_quote(session, one)

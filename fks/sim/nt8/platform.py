@@ -1,6 +1,6 @@
 """The simulated NinjaTrader 8: accounts, orders, executions, positions, connections and prices on a virtual clock.
 
-Names and states are those of NinjaTrader's `Account` class. The platform calls its handlers synchronously, as
+Names and states are those of NinjaTrader's `PlatformAccount` class. The platform calls its handlers synchronously, as
 NinjaTrader raises events on a thread of its own choosing; a handler must only copy and enqueue.
 
 With `broker` on, orders are accepted and filled against a seeded random walk. With it off nothing happens by itself:
@@ -19,7 +19,7 @@ from decimal import Decimal
 from functools import partial
 from zoneinfo import ZoneInfo
 
-from fks.sim.nt8.contracts import Contract, find_contract
+from fks.sim.nt8.contracts import PlatformContract, find_contract
 from fks.sim.nt8.unkindness import KIND, KINDS, Unkindness
 
 TERMINAL = frozenset({"Filled", "Cancelled", "Rejected"})
@@ -36,7 +36,7 @@ class PlatformError(Exception):
 
 
 @dataclass(slots=True)
-class Order:
+class PlatformOrder:
     """A live order: the platform changes it while others hold it. Prices are None where the type has none.
 
     As an event (OrderUpdate) it is a copy: the order as it was then, with `error` and `comment`.
@@ -75,7 +75,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Execution:
+class PlatformExecution:
     """One execution. `name` is empty when the platform gives no order with it. `op`: add, update or remove."""
 
     account: str
@@ -94,7 +94,7 @@ class Execution:
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class PlatformPosition:
     """A position: `qty` is signed, positive when long. Also the arguments of PositionUpdate."""
 
     account: str
@@ -115,7 +115,7 @@ class ConnectionUpdate:
 
 
 @dataclass(frozen=True, slots=True)
-class Trade:
+class LastTrade:
     """One trade of the market data: NinjaTrader's Last. `side` is empty when it is not known."""
 
     instrument: str
@@ -126,7 +126,7 @@ class Trade:
 
 
 @dataclass(frozen=True, slots=True)
-class Quote:
+class PlatformQuote:
     """Best bid and ask of one instrument with their sizes."""
 
     instrument: str
@@ -138,7 +138,7 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class PlatformBar:
     """One bar of the history, stamped as NinjaTrader does: at its close, in the platform's time zone."""
 
     close: datetime
@@ -149,12 +149,12 @@ class Bar:
     v: int
 
 
-MarketEvent = Trade | Quote | ConnectionUpdate
-Event = Order | Execution | Position | MarketEvent
+MarketEvent = LastTrade | PlatformQuote | ConnectionUpdate
+Event = PlatformOrder | PlatformExecution | PlatformPosition | MarketEvent
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class PlatformCall:
     """One call that the bridge made: submit, change, cancel or flatten. `order` is a copy as it was submitted."""
 
     kind: str
@@ -162,11 +162,11 @@ class Call:
     name: str
     instruments: tuple[str, ...] = ()
     qty: int = 0
-    order: Order | None = None
+    order: PlatformOrder | None = None
 
 
 @dataclass(slots=True)
-class Account:
+class PlatformAccount:
     """One account."""
 
     name: str
@@ -177,9 +177,9 @@ class Account:
     features: tuple[str, ...] = ("NativeOcoOrders",)
     cash: Decimal = Decimal(50_000)
     realized: Decimal = _ZERO
-    orders: list[Order] = field(default_factory=list)
-    executions: list[Execution] = field(default_factory=list)
-    positions: dict[str, Position] = field(default_factory=dict)
+    orders: list[PlatformOrder] = field(default_factory=list)
+    executions: list[PlatformExecution] = field(default_factory=list)
+    positions: dict[str, PlatformPosition] = field(default_factory=dict)
     hidden: set[int] = field(default_factory=set)
 
 
@@ -190,17 +190,17 @@ class Platform:
         self.now_ms = now_ms
         self.unkind = unkind
         self.broker = broker
-        self.calls: list[Call] = []
-        self.scripts: dict[str, Callable[[Order], None]] = {}  # by order name: called inside Submit
+        self.calls: list[PlatformCall] = []
+        self.scripts: dict[str, Callable[[PlatformOrder], None]] = {}  # by order name: called inside Submit
         self.reject_next: dict[str, int] = {}  # by role: how many of the next orders are rejected after Submit
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[str, PlatformAccount] = {}
         self._handlers: list[Callable[[Event], None]] = []
         self._dice = random.Random(seed)  # noqa: S311
         self._due: list[tuple[int, int, Callable[[], None]]] = []
         self._numbers = itertools.count(1)
-        self._trades: dict[str, Trade] = {}
-        self._minutes: dict[str, dict[int, Bar]] = {}
-        self._history: dict[tuple[str, str], list[Bar]] = {}
+        self._trades: dict[str, LastTrade] = {}
+        self._minutes: dict[str, dict[int, PlatformBar]] = {}
+        self._history: dict[tuple[str, str], list[PlatformBar]] = {}
         self.zone = ZoneInfo("UTC")  # of the platform: bars are stamped in it
         self._market_ms = now_ms
         self._flatten_rejects = 1 if "flatten_rejected_once" in unkind.on else 0
@@ -209,7 +209,7 @@ class Platform:
     # ── what the bridge sees ──────────────────────────────────────────────────────────────────────
 
     @property
-    def accounts(self) -> dict[str, Account]:
+    def accounts(self) -> dict[str, PlatformAccount]:
         return self._accounts
 
     @property
@@ -227,39 +227,39 @@ class Platform:
 
         return detach
 
-    def orders(self, account: str) -> list[Order]:
+    def orders(self, account: str) -> list[PlatformOrder]:
         """Return the account's orders as the platform lists them now."""
         found = self._accounts.get(account)
         if found is None or not found.hidden:
             return list(found.orders) if found is not None else []
         return [order for order in found.orders if id(order) not in found.hidden]
 
-    def executions(self, account: str) -> list[Execution]:
+    def executions(self, account: str) -> list[PlatformExecution]:
         return list(self._accounts[account].executions) if account in self._accounts else []
 
-    def positions(self, account: str) -> list[Position]:
+    def positions(self, account: str) -> list[PlatformPosition]:
         found = self._accounts.get(account)
         return [one for one in found.positions.values() if one.qty] if found else []
 
-    def contract(self, name: str) -> Contract | None:
+    def contract(self, name: str) -> PlatformContract | None:
         """Return `Instrument.GetInstrument(name)`."""
         return find_contract(name)
 
-    def last_trade(self, instrument: str) -> Trade | None:
+    def last_trade(self, instrument: str) -> LastTrade | None:
         return self._trades.get(instrument)
 
     def price_status(self) -> str:
         """Return the state of the price feed: of the connection of the first account."""
         return next((one.price_status for one in self._accounts.values()), "Disconnected")
 
-    def bars(self, instrument: str, period: str) -> list[Bar]:
+    def bars(self, instrument: str, period: str) -> list[PlatformBar]:
         """Return what BarsRequest finds, oldest first: a script's bars, else the minutes that were traded here."""
         if (instrument, period) in self._history:
             return self._history[instrument, period]
         minutes = self._minutes.get(instrument, {})
         return [minutes[at] for at in sorted(minutes)] if period == "1m" else []
 
-    def set_bars(self, instrument: str, period: str, bars: list[Bar]) -> None:
+    def set_bars(self, instrument: str, period: str, bars: list[PlatformBar]) -> None:
         self._history[instrument, period] = bars
 
     def values(self, account: str) -> dict[str, Decimal | None]:
@@ -274,8 +274,8 @@ class Platform:
             "BuyingPower": None,
         }
 
-    def create(self, order: Order) -> bool:
-        """Make an order as `Account.CreateOrder` does; False stands for null. Errors: PlatformError."""
+    def create(self, order: PlatformOrder) -> bool:
+        """Make an order as `PlatformAccount.CreateOrder` does; False stands for null. Errors: PlatformError."""
         if len(order.name) > 50:
             raise PlatformError(f"order name {order.name!r} is longer than 50 characters")
         if self._strikes("create_returns_null"):
@@ -285,11 +285,11 @@ class Platform:
         order.created_ms = self.now_ms
         return True
 
-    def submit(self, order: Order) -> None:
+    def submit(self, order: PlatformOrder) -> None:
         """Send a created order. Errors: PlatformError, which leaves open whether the broker has it."""
         if self._strikes("submit_throws_before"):
             raise PlatformError("Submit failed")
-        self.calls.append(Call("submit", order.account, order.name, (order.instrument,), order.qty, replace(order)))
+        self.calls.append(PlatformCall("submit", order.account, order.name, (order.instrument,), order.qty, replace(order)))
         self._accounts[order.account].orders.append(order)
         order.order_id = "" if self._is("order_id_replaced") else self._id("N")
         order.state = "Submitted"
@@ -309,32 +309,32 @@ class Platform:
         if self._strikes("submit_throws_after"):
             raise PlatformError("Submit failed late")
 
-    def change(self, order: Order, *, qty: int, limit: Decimal | None, stop: Decimal | None) -> None:
+    def change(self, order: PlatformOrder, *, qty: int, limit: Decimal | None, stop: Decimal | None) -> None:
         """Ask for another quantity or price of a live order."""
-        self.calls.append(Call("change", order.account, order.name, (order.instrument,), qty))
+        self.calls.append(PlatformCall("change", order.account, order.name, (order.instrument,), qty))
         if not self.broker:
             order.qty, order.limit, order.stop = qty, limit, stop
             return
         self._after(_LATENCY_MS, lambda: self._changed(order, qty, limit, stop))
 
-    def cancel(self, order: Order) -> None:
+    def cancel(self, order: PlatformOrder) -> None:
         """Ask for the cancellation of a live order."""
-        self.calls.append(Call("cancel", order.account, order.name, (order.instrument,)))
+        self.calls.append(PlatformCall("cancel", order.account, order.name, (order.instrument,)))
         if self.broker:
             self._after(_LATENCY_MS, lambda: self._cancelled(order))
 
     def flatten(self, account: str, instruments: Iterable[str]) -> None:
         """Cancel the orders and close the positions of `instruments`; returns before either is done."""
         names = tuple(instruments)
-        self.calls.append(Call("flatten", account, "", names))
+        self.calls.append(PlatformCall("flatten", account, "", names))
         if self.broker:
             self._after(3_000 if self._is("flatten_slow") else _LATENCY_MS, lambda: self._flatten(account, names))
 
     # ── what a script does ────────────────────────────────────────────────────────────────────────
 
-    def add_account(self, name: str, *, is_sim: bool = True, status: str = CONNECTED) -> Account:
+    def add_account(self, name: str, *, is_sim: bool = True, status: str = CONNECTED) -> PlatformAccount:
         """Add an account, connected unless `status` is another."""
-        account = Account(name, is_sim, status, status, self.now_ms)
+        account = PlatformAccount(name, is_sim, status, status, self.now_ms)
         self._accounts[name] = account
         if status == CONNECTED:
             self._raise(ConnectionUpdate(name, status, status, "Connecting"))
@@ -369,7 +369,7 @@ class Platform:
         for account in self._accounts.values():
             account.status = account.price_status = "Disconnected"
 
-    def find_order(self, name: str) -> Order:
+    def find_order(self, name: str) -> PlatformOrder:
         """Return the newest order called `name`. Errors: KeyError."""
         for account in self._accounts.values():
             for order in reversed(account.orders):
@@ -388,11 +388,11 @@ class Platform:
         order.state = state
         self._raise_order(order, error, comment)
 
-    def fill(self, name: str, qty: int, price: Decimal, exec_id: str = "", *, events: str = "") -> Execution:
+    def fill(self, name: str, qty: int, price: Decimal, exec_id: str = "", *, events: str = "") -> PlatformExecution:
         """Fill an order and raise the events: order, execution, position, or as `events` ("oep") orders them."""
         return self._fill(self.find_order(name), qty, price, exec_id or self._id("X"), events)
 
-    def amend(self, execution: Execution, op: str) -> None:
+    def amend(self, execution: PlatformExecution, op: str) -> None:
         """Raise an execution again as `update` or `remove`."""
         self._raise(replace(execution, op=op))
 
@@ -403,20 +403,20 @@ class Platform:
 
     def set_position(self, account: str, instrument: str, qty: int, avg_price: Decimal = _ZERO) -> None:
         """Set a position (signed) and raise PositionUpdate."""
-        position = Position(account, instrument, qty, avg_price)
+        position = PlatformPosition(account, instrument, qty, avg_price)
         self._accounts[account].positions[instrument] = position
         self._raise(position)
 
     def trade(self, instrument: str, price: Decimal, qty: int = 1, *, side: str = "", at_ms: int | None = None) -> None:
         """Print a trade: the last price, its bar, and with the broker on the fills that it causes."""
-        trade = Trade(instrument, self.now_ms if at_ms is None else at_ms, price, qty, side)
+        trade = LastTrade(instrument, self.now_ms if at_ms is None else at_ms, price, qty, side)
         self._trades[instrument] = trade
         self._count_trade(trade)
         self._raise(trade)
         if self.broker:
             self._match(instrument, price)
 
-    def show_quote(self, quote: Quote) -> None:
+    def show_quote(self, quote: PlatformQuote) -> None:
         self._raise(quote)
 
     def keep_quotes(self) -> None:
@@ -424,7 +424,7 @@ class Platform:
         for name, trade in self._trades.items():
             self._trades[name] = replace(trade, at_ms=self.now_ms)
 
-    def open_orders(self, account: str, instrument: str) -> list[Order]:
+    def open_orders(self, account: str, instrument: str) -> list[PlatformOrder]:
         """Return the live orders of an instrument, hidden ones included: the broker's truth."""
         return [one for one in self._accounts[account].orders if one.instrument == instrument and one.is_live]
 
@@ -459,7 +459,7 @@ class Platform:
             if self._is("position_carried_over") and account.name not in self._carried_over:
                 self._carried_over.add(account.name)
                 self._raise(
-                    Execution(
+                    PlatformExecution(
                         account.name,
                         "NQ 03-25",
                         self._id("SOD"),
@@ -493,18 +493,18 @@ class Platform:
         for handler in list(self._handlers):
             handler(event)
 
-    def _count_trade(self, trade: Trade) -> None:
+    def _count_trade(self, trade: LastTrade) -> None:
         minute = trade.at_ms // 60_000
         minutes = self._minutes.setdefault(trade.instrument, {})
         price, known = trade.price, minutes.get(minute)
         if known is None:
             end = datetime.fromtimestamp((minute + 1) * 60, self.zone).replace(tzinfo=None)
-            minutes[minute] = Bar(end, price, price, price, price, trade.qty)
+            minutes[minute] = PlatformBar(end, price, price, price, price, trade.qty)
         else:
             high, low = max(known.h, price), min(known.l, price)
-            minutes[minute] = Bar(known.close, known.o, high, low, price, known.v + trade.qty)
+            minutes[minute] = PlatformBar(known.close, known.o, high, low, price, known.v + trade.qty)
 
-    def _raise_order(self, order: Order, error: str = "NoError", comment: str = "") -> None:
+    def _raise_order(self, order: PlatformOrder, error: str = "NoError", comment: str = "") -> None:
         update = replace(order, error=error, comment=comment)
         if self._accounts[order.account].status != CONNECTED and self.broker:
             return  # nobody reports it: the platform learns it at the reconnect
@@ -512,7 +512,7 @@ class Platform:
         if self._strikes("updates_doubled"):
             self._raise(update)
 
-    def _accept(self, order: Order) -> None:
+    def _accept(self, order: PlatformOrder) -> None:
         if not order.is_live:
             return
         if self._is("order_id_replaced"):
@@ -532,7 +532,7 @@ class Platform:
             return
         self._accept_now(order)
 
-    def _accept_now(self, order: Order) -> None:
+    def _accept_now(self, order: PlatformOrder) -> None:
         if not order.is_live:
             return
         is_stop = order.type == "StopMarket"
@@ -556,7 +556,7 @@ class Platform:
         if trade is not None:
             self._try_to_fill(order, trade.price)
 
-    def _changed(self, order: Order, qty: int, limit: Decimal | None, stop: Decimal | None) -> None:
+    def _changed(self, order: PlatformOrder, qty: int, limit: Decimal | None, stop: Decimal | None) -> None:
         if not order.is_live:
             return
         if self._strikes("change_rejected"):
@@ -570,7 +570,7 @@ class Platform:
             return
         self._raise_order(order)
 
-    def _cancelled(self, order: Order) -> None:
+    def _cancelled(self, order: PlatformOrder) -> None:
         if not order.is_live:
             return
         if self._strikes("cancel_rejected"):
@@ -586,7 +586,7 @@ class Platform:
                 return
         self._end(order, "Cancelled")
 
-    def _end(self, order: Order, state: str, error: str = "NoError", comment: str = "") -> None:
+    def _end(self, order: PlatformOrder, state: str, error: str = "NoError", comment: str = "") -> None:
         order.state = state
         self._raise_order(order, error, comment)
 
@@ -599,7 +599,7 @@ class Platform:
             if position is None or position.qty == 0:
                 continue
             action = "Sell" if position.qty > 0 else "BuyToCover"
-            close = Order(
+            close = PlatformOrder(
                 "Close", account, instrument, action, "Market", "Day", abs(position.qty), None, None, "",
                 self._id("N"), "Submitted", created_ms=self.now_ms,
             )  # fmt: skip
@@ -624,7 +624,7 @@ class Platform:
                 if order.instrument == instrument and order.is_live:
                     self._try_to_fill(order, price)
 
-    def _try_to_fill(self, order: Order, price: Decimal) -> None:
+    def _try_to_fill(self, order: PlatformOrder, price: Decimal) -> None:
         if order.state not in ("Working", "Accepted", "PartFilled", "Suspended", "TriggerPending", "Unknown"):
             return
         at = _fill_price(order, price)
@@ -638,14 +638,14 @@ class Platform:
             if order.type == "Limit" and self._strikes("partial_fills"):
                 return  # the rest waits for the next trade
 
-    def _fill(self, order: Order, qty: int, price: Decimal, exec_id: str, events: str) -> Execution:
+    def _fill(self, order: PlatformOrder, qty: int, price: Decimal, exec_id: str, events: str) -> PlatformExecution:
         account = self._accounts[order.account]
         total = order.avg_price * order.filled + price * qty
         order.filled += qty
         order.avg_price = (total / order.filled).quantize(_AVERAGE_STEP)
         order.state = "Filled" if order.filled >= order.qty else "PartFilled"
         name = "" if self.broker and self._strikes("execution_without_order") else order.name
-        execution = Execution(
+        execution = PlatformExecution(
             account.name, order.instrument, exec_id, name, order.order_id, order.is_buy, qty, price, self.now_ms,
             commission=Decimal("2.04") * qty,
         )  # fmt: skip
@@ -664,7 +664,7 @@ class Platform:
             return "peo"
         return "eop" if self._strikes("executions_first") else "oep"
 
-    def _report_fill(self, order: Order, execution: Execution, events: str) -> None:
+    def _report_fill(self, order: PlatformOrder, execution: PlatformExecution, events: str) -> None:
         account = self._accounts[order.account]
         if self.broker and account.status != CONNECTED:
             return  # the execution is listed; its event is lost with the connection
@@ -676,7 +676,7 @@ class Platform:
             else:
                 self._raise(account.positions[order.instrument])
 
-    def _end_partners(self, order: Order) -> None:
+    def _end_partners(self, order: PlatformOrder) -> None:
         if not order.oco or (order.state != "Filled" and not self._is("oco_cancels_on_partial")):
             return
         if self._strikes("oco_partner_kept"):
@@ -685,7 +685,7 @@ class Platform:
             if partner.oco == order.oco and partner is not order:
                 self._end(partner, "Cancelled")
 
-    def _move_position(self, account: Account, execution: Execution) -> None:
+    def _move_position(self, account: PlatformAccount, execution: PlatformExecution) -> None:
         before = account.positions.get(execution.instrument)
         had, avg = (before.qty, before.avg_price) if before else (0, _ZERO)
         signed = execution.qty if execution.is_buy else -execution.qty
@@ -700,9 +700,9 @@ class Platform:
             avg = ((avg * abs(had) + execution.price * abs(signed)) / abs(now)).quantize(_AVERAGE_STEP)
         elif had * now < 0:
             avg = execution.price
-        account.positions[execution.instrument] = Position(account.name, execution.instrument, now, avg)
+        account.positions[execution.instrument] = PlatformPosition(account.name, execution.instrument, now, avg)
 
-    def _open_profit(self, position: Position) -> Decimal:
+    def _open_profit(self, position: PlatformPosition) -> Decimal:
         contract = find_contract(position.instrument)
         if contract is None or not position.qty:
             return _ZERO
@@ -710,7 +710,7 @@ class Platform:
 
     # ── connections and prices ────────────────────────────────────────────────────────────────────
 
-    def _mistreat(self, account: Account) -> None:
+    def _mistreat(self, account: PlatformAccount) -> None:
         """Hide one order for 3 s, or take the name from one: what a reconnect may do."""
         live = [order for order in account.orders if order.is_live and order.name.startswith("FKS:")]
         if live and self._strikes("order_missing"):
@@ -735,10 +735,10 @@ class Platform:
                 price = max(trade.price + step, contract.tick)
                 self.trade(name, price, self._dice.randint(1, 5), side=side)
                 sizes = self._dice.randint(1, 20), self._dice.randint(1, 20)
-                self.show_quote(Quote(name, self.now_ms, price, sizes[0], price + contract.tick, sizes[1]))
+                self.show_quote(PlatformQuote(name, self.now_ms, price, sizes[0], price + contract.tick, sizes[1]))
 
 
-def _fill_price(order: Order, last: Decimal) -> Decimal | None:
+def _fill_price(order: PlatformOrder, last: Decimal) -> Decimal | None:
     """Return the price at which `order` fills when the market trades at `last`, or None."""
     if order.type == "Market":
         return last

@@ -19,9 +19,9 @@ from fks.clock import Clock, RealClock
 from fks.model.errors import ConfigError
 from fks.sim.nt8.bridge import Bridge, BridgeConfig
 from fks.sim.nt8.contracts import find_contract
-from fks.sim.nt8.journal import Journal
+from fks.sim.nt8.journal import EpochJournal
 from fks.sim.nt8.platform import Platform
-from fks.sim.nt8.sessions import Output, Sessions
+from fks.sim.nt8.sessions import Output, BridgeSessions
 from fks.sim.nt8.unkindness import KIND, Unkindness
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class BridgeKilled(BaseException):
     """The bridge's process was killed at a named point; its platform goes on."""
 
 
-class Server:
+class BridgeServer:
     """A running stand-in: all decisions run on the event loop's thread, as on the AddOn's worker.
 
     `failed` is done when it cannot go on: the process should end then.
@@ -86,11 +86,11 @@ class Server:
         self._task: asyncio.Task[None] | None = None
         self.sessions = self._load_bridge()
 
-    def _load_bridge(self) -> Sessions:
-        journal = Journal(self.options.data_dir, _new_id)
+    def _load_bridge(self) -> BridgeSessions:
+        journal = EpochJournal(self.options.data_dir, _new_id)
         bridge = Bridge(self.platform, journal, self.options.config, _new_id, self._crash)
         bridge.modes.update(self._modes)
-        return Sessions(bridge, self.secret, lambda: secrets.token_hex(32))
+        return BridgeSessions(bridge, self.secret, lambda: secrets.token_hex(32))
 
     async def open(self) -> None:
         """Listen. Errors: ConfigError when the port is taken."""
@@ -260,8 +260,8 @@ def front_contract(root: str, now_ms: int) -> str:
 
 async def start(
     options: ServerOptions, clock: Clock | None = None, crash: Callable[[str], None] = lambda _: None
-) -> Server:
+) -> BridgeServer:
     """Start a stand-in in this process and return it listening. Errors: ConfigError."""
-    server = Server(options, clock or RealClock(), crash)
+    server = BridgeServer(options, clock or RealClock(), crash)
     await server.open()
     return server

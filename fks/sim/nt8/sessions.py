@@ -16,7 +16,7 @@ from fks.ninja import strict_json
 from fks.ninja.auth import ALGORITHM, bridge_mac, client_mac, is_equal
 from fks.ninja.framing import LINE_MAX, LINE_MAX_UNAUTHENTICATED, LineReader, LineTooLongError
 from fks.sim.nt8.bridge import Bridge
-from fks.sim.nt8.market_data import MarketData
+from fks.sim.nt8.market_data import MarketDataServer
 
 Message = dict[str, Any]
 Output = tuple[int, bytes | None]  # bytes for a connection; None: its end, after what was written to it
@@ -62,12 +62,12 @@ class _Session:
     errors: deque[int] = field(default_factory=deque)
 
 
-class Sessions:
+class BridgeSessions:
     """All connections of one bridge. `work` after each input and every 100 ms; it returns what the server does."""
 
     def __init__(self, bridge: Bridge, secret: bytes, new_nonce: Callable[[], str]) -> None:
         self.bridge = bridge
-        self.market = MarketData(bridge.platform, bridge.market_events)
+        self.market = MarketDataServer(bridge.platform, bridge.market_events)
         self.control_state = "CLOSED"  # of the newest control session: READY, LOST, CLOSED
         self._secret = secret
         self._new_nonce = new_nonce

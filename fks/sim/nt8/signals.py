@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from fks.sim.nt8.contracts import Contract
+from fks.sim.nt8.contracts import PlatformContract
 from fks.sim.nt8.platform import TERMINAL
 
 Message = dict[str, Any]
@@ -68,7 +68,7 @@ _BRACKET = ("sl_points", "sl_price", "tp_points", "tp_price")
 
 
 @dataclass(slots=True)
-class Signal:
+class BridgeSignal:
     """One signal. `fields` is the message; `filled` and `exited` count executions of the entry and of its exits.
 
     `price`: of the newest execution of the entry, from which the next bracket counts; `moved`: bracket prices that a
@@ -261,7 +261,7 @@ def check_signal(message: Message, now_ms: int) -> Nack | None:
 # ── prices ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def used_prices(message: Message, contract: Contract) -> dict[str, Decimal]:
+def used_prices(message: Message, contract: PlatformContract) -> dict[str, Decimal]:
     """Return the prices on the tick: an entry's limit is never worse than asked, its stop never earlier."""
     if message["action"] == "exit":
         return {}
@@ -284,7 +284,7 @@ def used_prices(message: Message, contract: Contract) -> dict[str, Decimal]:
 
 
 def bracket_prices(
-    fields: Message, contract: Contract, fill: Decimal, *, is_buy: bool
+    fields: Message, contract: PlatformContract, fill: Decimal, *, is_buy: bool
 ) -> tuple[Decimal | None, Decimal | None]:
     """Return stop and target of a fill at `fill`, on the tick, rounded toward the entry."""
     sign = 1 if is_buy else -1
@@ -301,7 +301,7 @@ def bracket_prices(
     )
 
 
-def check_bracket(message: Message, contract: Contract, last: Decimal) -> Nack | None:
+def check_bracket(message: Message, contract: PlatformContract, last: Decimal) -> Nack | None:
     """Return why a bracket cannot be: below a tick, or on the wrong side of the entry; None when it can."""
     is_buy = message["action"] in ("buy", "long")
     for name in ("sl_points", "tp_points"):

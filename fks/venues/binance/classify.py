@@ -29,7 +29,7 @@ _BY_PARAMETER = "a parameter is malformed or missing"
 
 
 @dataclass(slots=True)
-class Wire:
+class CallCourse:
     """The course of one HTTP call on the wire. `bytes_left` is set just before the request's first byte is written.
 
     `may_leave` is asked at that very moment; when it says no, nothing is written and `is_held_back` is set.
@@ -103,7 +103,7 @@ class Wire:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RefusalRow:
     """One definitive row: `first` ≥ code ≥ `last` in a 4xx, with `text` in the message, means `outcome` and
     `refusal`."""
 
@@ -119,45 +119,47 @@ class Row:
 
 
 #: The rows that are not UNKNOWN, most specific first. Texts as on Binance's page of error codes (read 2026-07).
-DEFINITIVE: tuple[Row, ...] = (
-    Row(-2010, -2010, Outcome.EXISTS, "the id is known: the order exists", "Duplicate order sent.", None),
-    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "insufficient balance", Refusal.INSUFFICIENT_BALANCE),
-    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "would trigger immediately", Refusal.WOULD_TRIGGER),
-    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "would immediately match", Refusal.WOULD_MATCH),
+DEFINITIVE: tuple[RefusalRow, ...] = (
+    RefusalRow(-2010, -2010, Outcome.EXISTS, "the id is known: the order exists", "Duplicate order sent.", None),
+    RefusalRow(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "insufficient balance", Refusal.INSUFFICIENT_BALANCE),
+    RefusalRow(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "would trigger immediately", Refusal.WOULD_TRIGGER),
+    RefusalRow(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "would immediately match", Refusal.WOULD_MATCH),
     # an OCO whose stop or limit the market has passed already
-    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "relationship of the prices", Refusal.WOULD_TRIGGER),
-    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "Market is closed", Refusal.HALTED),
-    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "liquidity is less than", Refusal.UNAVAILABLE),
-    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "QTY is zero or less", Refusal.QUANTITY),
-    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "disabled", Refusal.PERMISSION),
-    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "not enabled", Refusal.PERMISSION),
-    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "may not place or cancel", Refusal.PERMISSION),
-    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "not permitted", Refusal.PERMISSION),
-    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "not supported for this symbol", Refusal.PERMISSION),
-    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE),
-    Row(-1003, -1003, Outcome.REFUSED, "too many requests: refused at the gate", refusal=Refusal.RATE_LIMITED),
-    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "Market is closed", Refusal.HALTED),
-    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "PRICE_FILTER", Refusal.PRICE),
-    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "PERCENT_PRICE", Refusal.PRICE),
-    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "LOT_SIZE", Refusal.QUANTITY),
-    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "NOTIONAL", Refusal.QUANTITY),
-    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "Invalid quantity", Refusal.QUANTITY),
-    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "Invalid price", Refusal.PRICE),
-    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "MAX_NUM", Refusal.TOO_MANY_ORDERS),
-    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "not supported for this symbol", Refusal.PERMISSION),
-    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER),
-    Row(-1015, -1015, Outcome.REFUSED, "too many orders: refused at the gate", refusal=Refusal.RATE_LIMITED),
-    Row(
+    RefusalRow(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "relationship of the prices", Refusal.WOULD_TRIGGER),
+    RefusalRow(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "Market is closed", Refusal.HALTED),
+    RefusalRow(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "liquidity is less than", Refusal.UNAVAILABLE),
+    RefusalRow(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "QTY is zero or less", Refusal.QUANTITY),
+    RefusalRow(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "disabled", Refusal.PERMISSION),
+    RefusalRow(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "not enabled", Refusal.PERMISSION),
+    RefusalRow(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "may not place or cancel", Refusal.PERMISSION),
+    RefusalRow(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "not permitted", Refusal.PERMISSION),
+    RefusalRow(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "not supported for this symbol", Refusal.PERMISSION),
+    RefusalRow(-2010, -2010, Outcome.REFUSED, _BY_ENGINE),
+    RefusalRow(-1003, -1003, Outcome.REFUSED, "too many requests: refused at the gate", refusal=Refusal.RATE_LIMITED),
+    RefusalRow(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "Market is closed", Refusal.HALTED),
+    RefusalRow(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "PRICE_FILTER", Refusal.PRICE),
+    RefusalRow(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "PERCENT_PRICE", Refusal.PRICE),
+    RefusalRow(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "LOT_SIZE", Refusal.QUANTITY),
+    RefusalRow(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "NOTIONAL", Refusal.QUANTITY),
+    RefusalRow(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "Invalid quantity", Refusal.QUANTITY),
+    RefusalRow(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "Invalid price", Refusal.PRICE),
+    RefusalRow(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "MAX_NUM", Refusal.TOO_MANY_ORDERS),
+    RefusalRow(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "not supported for this symbol", Refusal.PERMISSION),
+    RefusalRow(-1013, -1013, Outcome.REFUSED, _BY_FILTER),
+    RefusalRow(-1015, -1015, Outcome.REFUSED, "too many orders: refused at the gate", refusal=Refusal.RATE_LIMITED),
+    RefusalRow(
         -1021, -1021, Outcome.REFUSED, "the timestamp is outside the window: compare clocks", refusal=Refusal.CLOCK_SKEW
     ),
-    Row(-1022, -1022, Outcome.REFUSED, "the signature is wrong: halt the account", refusal=Refusal.PERMISSION),
-    Row(-1111, -1111, Outcome.REFUSED, _BY_PARAMETER, "'price'", Refusal.PRICE),
-    Row(-1111, -1111, Outcome.REFUSED, _BY_PARAMETER, "Price'", Refusal.PRICE),
-    Row(-1111, -1111, Outcome.REFUSED, _BY_PARAMETER, refusal=Refusal.QUANTITY),
-    Row(-1116, -1116, Outcome.REFUSED, _BY_PARAMETER, refusal=Refusal.PERMISSION),
-    Row(-1100, -1130, Outcome.REFUSED, _BY_PARAMETER),
-    Row(-2038, -2038, Outcome.REFUSED, "the amendment is refused: the order is as it was"),
-    Row(-2014, -2015, Outcome.REFUSED, "the key is not valid here: halt the account", refusal=Refusal.PERMISSION),
+    RefusalRow(-1022, -1022, Outcome.REFUSED, "the signature is wrong: halt the account", refusal=Refusal.PERMISSION),
+    RefusalRow(-1111, -1111, Outcome.REFUSED, _BY_PARAMETER, "'price'", Refusal.PRICE),
+    RefusalRow(-1111, -1111, Outcome.REFUSED, _BY_PARAMETER, "Price'", Refusal.PRICE),
+    RefusalRow(-1111, -1111, Outcome.REFUSED, _BY_PARAMETER, refusal=Refusal.QUANTITY),
+    RefusalRow(-1116, -1116, Outcome.REFUSED, _BY_PARAMETER, refusal=Refusal.PERMISSION),
+    RefusalRow(-1100, -1130, Outcome.REFUSED, _BY_PARAMETER),
+    RefusalRow(-2038, -2038, Outcome.REFUSED, "the amendment is refused: the order is as it was"),
+    RefusalRow(
+        -2014, -2015, Outcome.REFUSED, "the key is not valid here: halt the account", refusal=Refusal.PERMISSION
+    ),
 )
 #: the reject reasons of an executionReport; a REJECTED order with another reason, or none, is OTHER
 REJECT_REASONS: dict[str, Refusal] = {
@@ -190,7 +192,7 @@ class Classification:
     refusal: Refusal | None = None
 
 
-def classify(wire: Wire, error: BaseException | None, *, is_network: bool = False) -> Classification:
+def classify(wire: CallCourse, error: BaseException | None, *, is_network: bool = False) -> Classification:
     """Return the outcome of a send or a cancel that did not succeed.
 
     `error` is the exception (None: an answer came but is not the needed one), `is_network` whether it is of a network
@@ -226,7 +228,7 @@ def reject_refusal(reason: str | None) -> Refusal:
     return REJECT_REASONS.get(reason or "", Refusal.OTHER)
 
 
-def describe(wire: Wire, error: BaseException | None) -> str:
+def describe(wire: CallCourse, error: BaseException | None) -> str:
     """Return one line about a call for logs and events: exception, status and raw body, secrets blanked."""
     parts = []
     if error is not None:

@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 import certifi
 
-from fks.venues.binance.classify import Wire
+from fks.venues.binance.classify import CallCourse
 
-WIRE: contextvars.ContextVar[Wire | None] = contextvars.ContextVar("fks_wire", default=None)
+WIRE: contextvars.ContextVar[CallCourse | None] = contextvars.ContextVar("fks_wire", default=None)
 
 
 def tls_of(url: str) -> ssl.SSLContext | bool:
@@ -44,7 +44,7 @@ def trace() -> aiohttp.TraceConfig:
     return config
 
 
-async def on_wire(wire: Wire, call: Callable[[], Awaitable[Any]]) -> Any:
+async def on_wire(wire: CallCourse, call: Callable[[], Awaitable[Any]]) -> Any:
     """Await `call()` so that what it does on the wire is noted in `wire`. Run it in a task of its own."""
     WIRE.set(wire)
     return await call()

@@ -18,8 +18,8 @@ from fks.clock import Clock
 from fks.clock.waiting import wait_for_event
 from fks.model.errors import PeerError
 from fks.model.ports import Log, VenueBudget, VenueEvent
-from fks.venues.binance.calls import Call
-from fks.venues.binance.classify import Wire
+from fks.venues.binance.calls import VenueCall
+from fks.venues.binance.classify import CallCourse
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.http import WIRE, tls_of, trace
 from fks.venues.binance.socket_api import SocketApi, VenueError, plain
@@ -71,7 +71,7 @@ class OwnTransport:
             await self._http.close()
             self._http = None
 
-    async def begin(self, call: Call, params: Mapping[str, Any], wire: Wire) -> asyncio.Future[Any]:
+    async def begin(self, call: VenueCall, params: Mapping[str, Any], wire: CallCourse) -> asyncio.Future[Any]:
         """Send the call once, over whichever way is there now, and return the future of its answer."""
         if call.socket is not None and self._socket.is_up:
             return await self._socket.begin(call, params, wire)
@@ -99,7 +99,7 @@ class OwnTransport:
             )
         return self._http
 
-    async def _rest(self, call: Call, params: Mapping[str, Any], wire: Wire) -> Any:
+    async def _rest(self, call: VenueCall, params: Mapping[str, Any], wire: CallCourse) -> Any:
         """Make one REST call. Errors: VenueError for an error of the venue, PeerError, aiohttp's."""
         WIRE.set(wire)
         if self._is_closed:

@@ -18,8 +18,8 @@ import orjson
 
 from fks.clock import Clock
 from fks.model.errors import PeerError
-from fks.venues.binance.calls import SUBSCRIBE, SUBSCRIPTIONS, Call
-from fks.venues.binance.classify import Wire
+from fks.venues.binance.calls import SUBSCRIBE, SUBSCRIPTIONS, VenueCall
+from fks.venues.binance.classify import CallCourse
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.http import tls_of
 
@@ -48,7 +48,7 @@ class SocketApi:
         self._ws: aiohttp.ClientWebSocketResponse | None = None
         self._reading: asyncio.Task[None] | None = None
         self._broken: asyncio.Future[Any] | None = None
-        self._pending: dict[str, tuple[asyncio.Future[Any], Wire]] = {}
+        self._pending: dict[str, tuple[asyncio.Future[Any], CallCourse]] = {}
         self._numbers = itertools.count(1)
         self._is_leaving = False  # the venue announced that it closes this connection
         self.skew_ms = 0
@@ -92,14 +92,14 @@ class SocketApi:
 
     async def subscribe(self) -> None:
         """Subscribe to user events on this connection. Errors: VenueError, ConnectionError."""
-        await (await self.begin(SUBSCRIBE, {}, Wire()))
+        await (await self.begin(SUBSCRIBE, {}, CallCourse()))
 
     async def probe(self) -> None:
         """Ask for the connection's subscriptions. Errors: ConnectionError. An error of the venue is an answer, too."""
         with contextlib.suppress(VenueError):
-            await (await self.begin(SUBSCRIPTIONS, {}, Wire()))
+            await (await self.begin(SUBSCRIPTIONS, {}, CallCourse()))
 
-    async def begin(self, call: Call, params: Mapping[str, Any], wire: Wire) -> asyncio.Future[Any]:
+    async def begin(self, call: VenueCall, params: Mapping[str, Any], wire: CallCourse) -> asyncio.Future[Any]:
         """Send a request once and return the future of its result."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         ws = self._ws

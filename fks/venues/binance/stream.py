@@ -16,7 +16,7 @@ from fks.model.backoff import Backoff
 from fks.model.errors import PeerError
 from fks.model.order import Report
 from fks.model.ports import BalancesSeen, Log, SessionBack, SessionLost, VenueEvent
-from fks.venues.binance.classify import Wire, describe
+from fks.venues.binance.classify import CallCourse, describe
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.dialect import FillReader, balances_of, report_of_event
 
@@ -157,7 +157,7 @@ class UserStream:
             self.tried.set()
             await self._hold(broken)
         except errors as error:
-            return describe(Wire(), error)
+            return describe(CallCourse(), error)
         return "the connection closed"
 
     async def _hold(self, broken: asyncio.Future[Any]) -> None:

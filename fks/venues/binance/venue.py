@@ -23,13 +23,13 @@ from fks.model.ports import Log, Priority, VenueBudget, VenueCapabilities, Venue
 from fks.model.timeframe import to_ns
 from fks.venues.base import READ_WAIT_S, EventQueue, PauseOnly, hold_back, mistake_in, priority_of, refused
 from fks.venues.binance import calls
-from fks.venues.binance.calls import Call
+from fks.venues.binance.calls import VenueCall
 from fks.venues.binance.classify import (
     GATE_STATUSES,
     NO_SUCH_ORDER,
     UNKNOWN_ORDER,
+    CallCourse,
     Classification,
-    Wire,
     classify,
     describe,
 )
@@ -111,7 +111,7 @@ _TRANSFERS_NS = 89 * 86_400_000_000_000  # the exchange answers for at most 90 d
 class _Seen:
     """One call: its course on the wire, the value that ccxt returned, the exception."""
 
-    wire: Wire
+    wire: CallCourse
     answer: Any
     error: BaseException | None
 
@@ -127,7 +127,7 @@ class Transport(Protocol):
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...
-    async def begin(self, call: Call, params: Mapping[str, Any], wire: Wire) -> asyncio.Future[Any]:
+    async def begin(self, call: VenueCall, params: Mapping[str, Any], wire: CallCourse) -> asyncio.Future[Any]:
         """Send the call once and return the future of its answer; `wire` gets what is seen. Never raises for the
         network."""
         ...
@@ -504,7 +504,7 @@ class SpotVenue:
 
     async def _write(
         self,
-        call: Call,
+        call: VenueCall,
         params: dict[str, str],
         read_late: Callable[[_Seen], list[Answer]],
         may_leave: Callable[[], bool] | None,
@@ -516,19 +516,19 @@ class SpotVenue:
                 if answer.report is not None:
                     self._queue.put(answer.report)
 
-        wire = Wire(may_leave=may_leave, now_ns=self._clock.now_ns)
+        wire = CallCourse(may_leave=may_leave, now_ns=self._clock.now_ns)
         return await self._call(call, params, self.config.order_timeout_s, on_late=publish, wire=wire)
 
     async def _call(
         self,
-        call: Call,
+        call: VenueCall,
         params: Mapping[str, Any],
         timeout_s: float,
         on_late: Callable[[_Seen], None] | None = None,
-        wire: Wire | None = None,
+        wire: CallCourse | None = None,
     ) -> _Seen:
         """Make one call. Neither a timeout nor the caller's end cuts bytes in two: a late answer is published."""
-        wire = wire or Wire()
+        wire = wire or CallCourse()
         wire.sent_s = self._clock.monotonic()
         task = await self.transport.begin(call, params, wire)
         self._calls.add(task)
@@ -551,7 +551,7 @@ class SpotVenue:
             return _Seen(wire, None, TimeoutError(f"no answer within {timeout_s} s"))
         return self._seen(wire, task)
 
-    def _seen(self, wire: Wire, task: asyncio.Future[Any]) -> _Seen:
+    def _seen(self, wire: CallCourse, task: asyncio.Future[Any]) -> _Seen:
         error = OutageError("the session was closed") if task.cancelled() else task.exception()
         self._budget.seen(wire.used_weight, wire.used_orders, sent_s=wire.sent_s)
         if wire.status in GATE_STATUSES and wire.retry_after_s is not None:
@@ -565,17 +565,17 @@ class SpotVenue:
         if self._refusal:
             raise OutageError(f"{self.name}: {what}: {self._refusal}")
 
-    async def _held(self, call: Call, priority: Priority, orders: int = 0) -> Answer | None:
+    async def _held(self, call: VenueCall, priority: Priority, orders: int = 0) -> Answer | None:
         """Return our refusal when the session is refused, or the venue's rate limit is used up."""
         if self._refusal:
             return refused(Code.ACCOUNT_UNKNOWN, Refusal.NOT_SENT, f"nothing was sent: {self._refusal}")
         return await hold_back(self._budget, call.weight, priority, orders)
 
-    async def _turn_s(self, call: Call) -> float:
+    async def _turn_s(self, call: VenueCall) -> float:
         """Take a read's weight from the rate limit; return the wait when it is too long, else 0."""
         return await self._budget.take(call.weight, Priority.READ, wait_max_s=READ_WAIT_S)
 
-    async def _read(self, call: Call, params: Mapping[str, Any], what: str) -> Any:
+    async def _read(self, call: VenueCall, params: Mapping[str, Any], what: str) -> Any:
         if (wait_s := await self._turn_s(call)) > 0:
             raise OutageError(f"{self.name}: {what}: the venue's rate limit has room in {wait_s:.1f} s")
         seen = await self._call(call, params, self.config.read_timeout_s)
@@ -583,7 +583,7 @@ class SpotVenue:
             raise OutageError(f"{self.name}: {what}: {describe(seen.wire, seen.error)}")
         return seen.answer
 
-    async def _read_list(self, call: Call, params: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:
+    async def _read_list(self, call: VenueCall, params: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:
         rows = await self._read(call, params, what)
         if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
             raise OutageError(f"{self.name}: {what}: the answer is no list of objects")

@@ -10,8 +10,8 @@ from typing import Any
 
 from fks.clock import Clock
 from fks.model.ports import Log, VenueBudget, VenueEvent
-from fks.venues.binance.calls import Call
-from fks.venues.binance.classify import Wire
+from fks.venues.binance.calls import VenueCall
+from fks.venues.binance.classify import CallCourse
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.http import on_wire
 from fks.venues.binance.stream import EventReader, UserStream
@@ -56,7 +56,7 @@ class CcxtTransport:
             self._streaming = None
         await self.session.disconnect()
 
-    async def begin(self, call: Call, params: Mapping[str, Any], wire: Wire) -> asyncio.Future[Any]:
+    async def begin(self, call: VenueCall, params: Mapping[str, Any], wire: CallCourse) -> asyncio.Future[Any]:
         """Make one HTTP call in a task of its own, so that nothing cuts its bytes in two."""
         method = getattr(self.session, call.ccxt)
         return asyncio.create_task(on_wire(wire, lambda: method(dict(params))))

@@ -8,7 +8,7 @@ from typing import Protocol
 from fks.model.ninja import LinkRecord, NinjaEvent, NinjaRequest, RequestRecord
 
 
-class Rows(Protocol):
+class VenueRows(Protocol):
     """The tables of requests, events and links, as one writer sees them. Errors of every call: OutageError."""
 
     async def ask(self, request: NinjaRequest) -> bool:

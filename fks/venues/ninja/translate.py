@@ -325,7 +325,7 @@ def fill_of(
 
 
 @dataclass(frozen=True, slots=True)
-class AccountView:
+class AccountReading:
     """One account in a status. `at_ns`: the bridge's clock."""
 
     fields: Mapping[str, Any]
@@ -352,11 +352,11 @@ class AccountView:
             yield parse_name(str(order.get("name") or "")), order
 
 
-def account_in(status: Mapping[str, Any], account: str) -> AccountView | None:
+def account_in(status: Mapping[str, Any], account: str) -> AccountReading | None:
     """Return an account of a status; None when the platform does not list it."""
     for fields in status.get("accounts") or ():
         if fields.get("name") == account:
-            return AccountView(fields, _ns(status.get("at_ms")))
+            return AccountReading(fields, _ns(status.get("at_ms")))
     return None
 
 

@@ -50,7 +50,7 @@ from fks.model.ports import Log, Priority, SessionBack, SessionLost, VenueCapabi
 from fks.model.signal import Signal
 from fks.venues.base import mistake_in, refused
 from fks.venues.ninja import translate as t
-from fks.venues.ninja.rows import Rows
+from fks.venues.ninja.rows import VenueRows
 
 CAPABILITIES: Final = VenueCapabilities(
     types=frozenset({OrderType.MARKET, OrderType.LIMIT, OrderType.STOP, OrderType.STOP_LIMIT}),
@@ -100,7 +100,7 @@ class NinjaVenue:
     capabilities = CAPABILITIES
 
     def __init__(
-        self, config: NinjaConfig, rows: Rows, clock: Clock, log: Log, may_send: Callable[[], bool] | None = None
+        self, config: NinjaConfig, rows: VenueRows, clock: Clock, log: Log, may_send: Callable[[], bool] | None = None
     ) -> None:
         self.name = config.name
         self._config, self._rows, self._clock, self._log = config, rows, clock, log
@@ -622,7 +622,7 @@ class NinjaVenue:
             )
         return link
 
-    async def _account_view(self, *, max_age_s: float) -> t.AccountView:
+    async def _account_view(self, *, max_age_s: float) -> t.AccountReading:
         """Return the account by a status that is at most so old: asked for, or the one that the link has."""
         status = await self._fresh_status(max_age_s)
         found = t.account_in(status, self._config.account)

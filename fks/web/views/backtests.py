@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from fks.model.timeframe import TIMEFRAMES
-from fks.web.client import Refusal
+from fks.web.client import GatewayRefusal
 from fks.web.formats import places_by_symbol
 from fks.web.forms import Form
-from fks.web.page import Outcome
+from fks.web.page import ActionResult
 from fks.web.schemas import PREFIX, fields_of, params_of
 from fks.web.views.strategies import entry_of
-from fks.web.visits import Result, Visit
+from fks.web.visits import ReadResult, Visit
 
 _ID = re.compile(r"[0-9a-fA-F-]{32,36}")
 _KEY = re.compile(r"[0-9a-f]{32}")
@@ -132,7 +132,7 @@ async def load_comparison(visit: Visit) -> dict[str, Any]:
     return {"jobs": jobs, "whole": whole, "figures_of_all": sorted(rows)}
 
 
-def _parts(job: Result) -> dict[str, Any]:
+def _parts(job: ReadResult) -> dict[str, Any]:
     """Return the parts of a job's result that the templates show."""
     result = job.get("result") or {}
     statistics = {**(result.get("statistics") or {}), **(result.get("metrics") or {})}
@@ -145,16 +145,16 @@ def _checked(id: str) -> str:
 
 
 # ── actions ──────────────────────────────────────────────────────────────────────────────────────
-async def start(visit: Visit, form: Form) -> Outcome:
+async def start(visit: Visit, form: Form) -> ActionResult:
     """Queue a backtest."""
     visit.ensure("signal")
     body, key = await _body(visit, form), _key(form)
     answer = (await visit.change("POST", "/backtests", body, csrf=form.text("csrf"), key=key)).body
     stored = "The same one was done before: its report is there." if answer.get("is_stored") else "It is queued."
-    return Outcome(stored, kind="good", links=(("Its report", f"/backtests/{answer['id']}"),))
+    return ActionResult(stored, kind="good", links=(("Its report", f"/backtests/{answer['id']}"),))
 
 
-async def search(visit: Visit, form: Form) -> Outcome:
+async def search(visit: Visit, form: Form) -> ActionResult:
     """Queue a search of parameters; its space is the fields with a range `LOW:HIGH` or `LOW:HIGH:STEP`."""
     visit.ensure("signal")
     kind = await _kind(visit, form)
@@ -165,7 +165,7 @@ async def search(visit: Visit, form: Form) -> Outcome:
         else:
             fixed.fields[name] = text
     if not space:
-        raise Refusal(
+        raise GatewayRefusal(
             422, "SPACE_MISSING", "no parameter has a range", "write LOW:HIGH or LOW:HIGH:STEP in a field, like 10:50:5"
         )
     body = {**_common(form), "params": params_of(fixed, kind["params"]), "space": space}
@@ -175,36 +175,36 @@ async def search(visit: Visit, form: Form) -> Outcome:
     body["objectives"] = [form.text("objective") or "sharpe"]
     body["validation"] = {"kind": form.text("validation") or "holdout"}
     answer = (await visit.change("POST", "/optimizations", body, csrf=form.text("csrf"), key=_key(form))).body
-    return Outcome("The search is queued.", kind="good", links=(("Its progress", f"/searches/{answer['id']}"),))
+    return ActionResult("The search is queued.", kind="good", links=(("Its progress", f"/searches/{answer['id']}"),))
 
 
-async def cancel(visit: Visit, form: Form) -> Outcome:
+async def cancel(visit: Visit, form: Form) -> ActionResult:
     """End a backtest or a search."""
     id = form.needed("id", "the job")
     if not _ID.fullmatch(id):
-        raise Refusal(422, "JOB_UNKNOWN", "this is no job's id", "use the buttons of the page")
+        raise GatewayRefusal(422, "JOB_UNKNOWN", "this is no job's id", "use the buttons of the page")
     path = "/optimizations" if form.text("kind") == "search" else "/backtests"
     answer = (await visit.change("DELETE", f"{path}/{id}", csrf=form.text("csrf"))).body
-    return Outcome(f"Its state is {answer['state']}; a running one ends within seconds.")
+    return ActionResult(f"Its state is {answer['state']}; a running one ends within seconds.")
 
 
-async def promote(visit: Visit, form: Form) -> Outcome:
+async def promote(visit: Visit, form: Form) -> ActionResult:
     """Give the best parameters of a search to an instance."""
     id = form.needed("id", "the search")
     if not _ID.fullmatch(id):
-        raise Refusal(422, "OPTIMIZATION_UNKNOWN", "this is no search's id", "use the buttons of the page")
+        raise GatewayRefusal(422, "OPTIMIZATION_UNKNOWN", "this is no search's id", "use the buttons of the page")
     body = {"instance": form.needed("instance", "the instance"), "despite_findings": form.is_ticked("despite")}
     path = f"/optimizations/{id}/promote"
     answer = (await visit.change("POST", path, body, csrf=form.text("csrf"), key=_key(form))).body
     plain = tuple((name, str(value)) for name, value in answer.items() if isinstance(value, str | int | float))
-    return Outcome(f"{body['instance']} has the parameters of this search.", kind="good", details=plain)
+    return ActionResult(f"{body['instance']} has the parameters of this search.", kind="good", details=plain)
 
 
 async def _kind(visit: Visit, form: Form) -> Mapping[str, Any]:
     name = form.needed("strategy", "the strategy")
     kind = entry_of(await visit.read("/strategies"), name)
     if kind is None:
-        raise Refusal(404, "STRATEGY_UNKNOWN", f"there is no strategy {name!r}", "choose one of the list")
+        raise GatewayRefusal(404, "STRATEGY_UNKNOWN", f"there is no strategy {name!r}", "choose one of the list")
     return kind
 
 
@@ -231,5 +231,5 @@ def _common(form: Form) -> dict[str, Any]:
 def _key(form: Form) -> str:
     key = form.text("key")
     if not _KEY.fullmatch(key):
-        raise Refusal(422, "FIELD_MISSING", "the form has no key", "load the page again")
+        raise GatewayRefusal(422, "FIELD_MISSING", "the form has no key", "load the page again")
     return key

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from fks.model.errors import InputError
 from fks.model.timeframe import bar_end, bar_start, check_timeframe, iso, to_ns
 from fks.web import formats
-from fks.web.visits import Result, Visit
+from fks.web.visits import ReadResult, Visit
 
 TIMEFRAMES = ("1s", "1m", "5m", "15m", "1h", "4h", "1d")
 AVERAGES = (20, 50)
@@ -30,7 +30,7 @@ async def load(visit: Visit) -> dict[str, Any]:
     known = await visit.read_all(listed="/assets", **({"indicators": "/indicators"} if is_whole else {}))
     names = [row["symbol"] for row in known["listed"].items]
     symbol = asked.get("symbol", "")[:64] or next(iter(names), "")
-    found: dict[str, Result] = {name: Result() for name in ("bars", "signals", "orders", "fills", "latest")}
+    found: dict[str, ReadResult] = {name: ReadResult() for name in ("bars", "signals", "orders", "fills", "latest")}
     if symbol:
         span: dict[str, Any] = {"exchange": exchange}
         here = {"symbol": symbol, "exchange": exchange, "limit": 200}
@@ -46,7 +46,7 @@ async def load(visit: Visit) -> dict[str, Any]:
         )
     bars = with_averages(found["bars"].get("bars", []))
     rows = bars[-_BARS:]
-    drawn = Result()
+    drawn = ReadResult()
     if chosen and rows:
         where = {"symbol": symbol, "exchange": exchange, "timeframe": timeframe, "params": params or None}
         path = f"/indicators/{quote(chosen, safe='')}"
@@ -75,7 +75,7 @@ async def load(visit: Visit) -> dict[str, Any]:
         "rows": rows,
         "chosen": chosen,
         "params": params,
-        "choices": one_series(known.get("indicators", Result()).items),
+        "choices": one_series(known.get("indicators", ReadResult()).items),
         "drawn": drawn,
         "is_over_prices": drawn.get("group") in OVER_PRICES,
         "marks": marks,
@@ -119,7 +119,9 @@ def with_averages(bars: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def marks_of(bars: Sequence[Mapping[str, Any]], timeframe: str, found: Mapping[str, Result]) -> list[dict[str, Any]]:
+def marks_of(
+    bars: Sequence[Mapping[str, Any]], timeframe: str, found: Mapping[str, ReadResult]
+) -> list[dict[str, Any]]:
     """Return signals, orders and fills within the bars, newest first, each with the open time of its bar."""
     if not bars:
         return []

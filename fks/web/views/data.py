@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from fks.web.formats import places_by_symbol
 from fks.web.forms import Form
-from fks.web.page import Outcome
+from fks.web.page import ActionResult
 from fks.web.visits import Visit
 
 
@@ -28,7 +28,7 @@ async def load_series(visit: Visit) -> dict[str, Any]:
     return {**names, **await visit.read_all(gaps=("/data/gaps", names))}
 
 
-async def enable(visit: Visit, form: Form) -> Outcome:
+async def enable(visit: Visit, form: Form) -> ActionResult:
     """Collect a symbol and fetch its history."""
     body: dict[str, Any] = {"symbol": form.needed("symbol", "the symbol")}
     if form.text("history"):
@@ -38,37 +38,37 @@ async def enable(visit: Visit, form: Form) -> Outcome:
     if form.text("timeframes"):
         body["timeframes"] = form.text("timeframes").replace(",", " ").split()
     items = (await visit.change("POST", "/assets/enable", body, csrf=form.text("csrf"))).body["items"]
-    return Outcome(
+    return ActionResult(
         f"{_names(items)} is collected, and its history fetched; the state below shows how far.", kind="good"
     )
 
 
-async def sync(visit: Visit, form: Form) -> Outcome:
+async def sync(visit: Visit, form: Form) -> ActionResult:
     """Fetch the history of a collected symbol again, or further back."""
     days = form.whole("history", "number of days", "write 30")
     body = {"symbol": form.needed("symbol", "the symbol"), "history": days}
     if form.text("exchange"):
         body["exchange"] = form.text("exchange")
     items = (await visit.change("POST", "/assets/enable", body, csrf=form.text("csrf"))).body["items"]
-    return Outcome(
+    return ActionResult(
         f"{days} days of {_names(items)} are fetched; what is stored is only completed. Coverage shows how far.",
         kind="good",
     )
 
 
-async def disable(visit: Visit, form: Form) -> Outcome:
+async def disable(visit: Visit, form: Form) -> ActionResult:
     """Stop to collect a symbol."""
     body = {"symbol": form.needed("symbol", "the symbol"), "exchange": form.text("exchange") or None}
     items = (await visit.change("POST", "/assets/disable", body, csrf=form.text("csrf"))).body["items"]
-    return Outcome(f"{_names(items)} is not collected any more; what is stored stays.", kind="good")
+    return ActionResult(f"{_names(items)} is not collected any more; what is stored stays.", kind="good")
 
 
-async def settle(visit: Visit, form: Form) -> Outcome:
+async def settle(visit: Visit, form: Form) -> ActionResult:
     """Confirm or refuse a value that is in quarantine."""
     id, verdict = form.needed("id", "the number"), form.text("verdict")
     path = f"/data/quarantine/{quote(id, safe='')}/settle"
     answer = (await visit.change("POST", path, {"verdict": verdict}, csrf=form.text("csrf"))).body
-    return Outcome(f"Value {id} is {answer['verdict']}.", kind="good")
+    return ActionResult(f"Value {id} is {answer['verdict']}.", kind="good")
 
 
 def _names(items: list[dict[str, Any]]) -> str:

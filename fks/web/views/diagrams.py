@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fks.web import diagrams
-from fks.web.client import Refusal
+from fks.web.client import GatewayRefusal
 from fks.web.site import Site
-from fks.web.visits import Result, Visit
+from fks.web.visits import ReadResult, Visit
 
 TITLES = {"orders": "Life of an order", "feeds": "Life of a feed", "flow": "Data flow", "tree": "Supervision tree"}
 #: Of the frame alone: Mermaid writes styles into its picture. Without an origin it reaches neither cookies nor pages.
@@ -46,7 +46,7 @@ async def _read(visit: Visit, name: str) -> dict[str, Any]:
         return {
             "refusal_of": tree.refusal,
             "text": diagrams.tree(roots),
-            "machine": Result(),
+            "machine": ReadResult(),
             "ways": [],
             "parts": parts,
         }
@@ -55,7 +55,7 @@ async def _read(visit: Visit, name: str) -> dict[str, Any]:
     ways = diagrams.flow_rows(
         read["listed"].items, read["strategies"].get("instances", []), read["status"].get("venues", [])
     )
-    return {"refusal_of": refusal, "text": diagrams.flow(ways), "machine": Result(), "ways": ways, "parts": []}
+    return {"refusal_of": refusal, "text": diagrams.flow(ways), "machine": ReadResult(), "ways": ways, "parts": []}
 
 
 async def frame(site: Site, request: Request) -> Response:
@@ -63,7 +63,7 @@ async def frame(site: Site, request: Request) -> Response:
     visit = await site.visit(request)
     name = request.path_params["name"]
     if name not in TITLES:
-        raise Refusal(404, "PAGE_UNKNOWN", "there is no such diagram", "use the page's own links")
+        raise GatewayRefusal(404, "PAGE_UNKNOWN", "there is no such diagram", "use the page's own links")
     found = await _read(visit, name)
     if found["refusal_of"] is not None:
         raise found["refusal_of"]

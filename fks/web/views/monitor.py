@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import quote
 
 from fks.web.forms import Form
-from fks.web.page import Outcome
-from fks.web.visits import Result, Visit
+from fks.web.page import ActionResult
+from fks.web.visits import ReadResult, Visit
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _EVENTS = 60
@@ -42,7 +42,7 @@ async def load_part(visit: Visit) -> dict[str, Any]:
     )
     level = visit.request.query_params.get("level", "")
     level = level if level in LEVELS else LEVELS[0]
-    log = {"log": Result()}
+    log = {"log": ReadResult()}
     if visit.may("admin"):
         log = await visit.read_all(log=(f"/system/logs/{quote(name, safe='')}", {"lines": 200, "level": level}))
     rows = [row for row in _rows(found["tree"].get("tree") or ()) if row["id"] == name]
@@ -83,19 +83,21 @@ def without_echoes(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
     return kept[::-1]
 
 
-async def restart(visit: Visit, form: Form) -> Outcome:
+async def restart(visit: Visit, form: Form) -> ActionResult:
     """Ask the supervisor to restart a part."""
     target = form.needed("target", "the part")
     body = {"kind": "restart", "target": target, "reason": form.needed("reason", "a reason")}
     answer = (await visit.change("POST", "/operations", body, csrf=form.text("csrf"))).body
     details = (("State", str(answer["state"])), ("Operation", str(answer["id"])))
-    return Outcome(f"The restart of {answer['target']} is asked for; this page shows its progress.", details=details)
+    return ActionResult(
+        f"The restart of {answer['target']} is asked for; this page shows its progress.", details=details
+    )
 
 
-async def check(visit: Visit, form: Form) -> Outcome:
+async def check(visit: Visit, form: Form) -> ActionResult:
     """Run the deep checks now."""
     answer = (await visit.change("POST", "/monitor/api/check/", csrf=form.text("csrf"))).body
     bad = [row for row in answer["checks"] if row["status"] in ("down", "degraded")]
     details = tuple((str(row["service"]), f"{row['status']}: {row['error'] or ''}") for row in bad)
     text = f"{len(answer['checks'])} checks were made, {len(bad)} of them not healthy."
-    return Outcome(text, kind="bad" if bad else "good", details=details)
+    return ActionResult(text, kind="bad" if bad else "good", details=details)

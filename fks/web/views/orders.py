@@ -7,11 +7,11 @@ import uuid
 from typing import Any
 from urllib.parse import quote
 
-from fks.web.client import Refusal
+from fks.web.client import GatewayRefusal
 from fks.web.formats import places_by_symbol
 from fks.web.forms import Form
 from fks.web.outcomes import outcome_of
-from fks.web.page import Outcome
+from fks.web.page import ActionResult
 from fks.web.visits import Visit
 
 _ID = re.compile(r"[0-9a-fA-F-]{32,36}")
@@ -35,20 +35,20 @@ async def load(visit: Visit) -> dict[str, Any]:
 _OPEN = {"INTENDED", "SENDING", "UNKNOWN", "ACCEPTED", "WORKING", "PARTIAL"}
 
 
-async def cancel(visit: Visit, form: Form) -> Outcome:
+async def cancel(visit: Visit, form: Form) -> ActionResult:
     """Ask for the cancel of an order and return what the journal says of it then."""
     id = form.needed("id", "the order")
     if not _ID.fullmatch(id):
-        raise Refusal(422, "ORDER_UNKNOWN", "this is no order's id", "use the buttons of the page")
+        raise GatewayRefusal(422, "ORDER_UNKNOWN", "this is no order's id", "use the buttons of the page")
     await visit.change("DELETE", f"/orders/{id}", csrf=form.text("csrf"))
     return await outcome_of(visit, id)
 
 
-async def close(visit: Visit, form: Form) -> Outcome:
+async def close(visit: Visit, form: Form) -> ActionResult:
     """Close what is held in a symbol. `key` makes a form that is sent twice one exit."""
     symbol, key = form.needed("symbol", "the symbol"), form.text("key")
     if not _KEY.fullmatch(key):
-        raise Refusal(422, "FIELD_MISSING", "the form has no key", "load the page again")
+        raise GatewayRefusal(422, "FIELD_MISSING", "the form has no key", "load the page again")
     answer = await visit.change("POST", f"/positions/{quote(symbol, safe='')}/close", csrf=form.text("csrf"), key=key)
     items = answer.body["items"]
     bodies = [item["order"] for item in items]
@@ -56,7 +56,7 @@ async def close(visit: Visit, form: Form) -> Outcome:
     ids = [str(body.get("id") or body.get("client_order_id") or "") for body in bodies]
     if len(items) == 1 and ids[0]:
         return await outcome_of(visit, ids[0])
-    return Outcome(f"{len(items)} exits were committed in {symbol}.", details=tuple(details))
+    return ActionResult(f"{len(items)} exits were committed in {symbol}.", details=tuple(details))
 
 
 def _state_of(body: dict[str, Any]) -> str:

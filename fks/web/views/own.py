@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fks.web.client import Refusal
+from fks.web.client import GatewayRefusal
 from fks.web.forms import Form
-from fks.web.page import Outcome
+from fks.web.page import ActionResult
 from fks.web.visits import Visit
 
 
@@ -15,33 +15,33 @@ async def load(visit: Visit) -> dict[str, Any]:
     return {}
 
 
-async def begin(visit: Visit, form: Form) -> Outcome:
+async def begin(visit: Visit, form: Form) -> ActionResult:
     """Offer a second factor: the secret as a picture for the authenticator, and as text. It is shown once."""
     body = {"password": _secret(form, "password", "your password")}
     answer = (await visit.change("POST", "/auth/totp", body, csrf=form.text("csrf"))).body
     details = (("Secret", str(answer["secret"])), ("Address", str(answer["otpauth"])))
     text = "Scan the picture with your authenticator, or type the secret. Then write its six digits below."
-    return Outcome(text, details=details, picture=picture_of(str(answer["otpauth"])))
+    return ActionResult(text, details=details, picture=picture_of(str(answer["otpauth"])))
 
 
-async def confirm(visit: Visit, form: Form) -> Outcome:
+async def confirm(visit: Visit, form: Form) -> ActionResult:
     """Complete the second factor with a first code."""
     answer = (
         await visit.change(
             "POST", "/auth/totp/confirm", {"totp": form.needed("totp", "the code")}, csrf=form.text("csrf")
         )
     ).body
-    return Outcome(f"The second factor is on. Your scope is {answer['scope']} from now on.", kind="good")
+    return ActionResult(f"The second factor is on. Your scope is {answer['scope']} from now on.", kind="good")
 
 
-async def password(visit: Visit, form: Form) -> Outcome:
+async def password(visit: Visit, form: Form) -> ActionResult:
     """Change the own password."""
     body = {
         "password": _secret(form, "password", "your password"),
         "new_password": _secret(form, "new_password", "the new password"),
     }
     await visit.change("POST", "/auth/password", body, csrf=form.text("csrf"))
-    return Outcome("The password is changed; your other sessions have ended.", kind="good")
+    return ActionResult("The password is changed; your other sessions have ended.", kind="good")
 
 
 def picture_of(text: str) -> str:
@@ -54,5 +54,5 @@ def picture_of(text: str) -> str:
 def _secret(form: Form, name: str, label: str) -> str:
     found = form.fields.get(name, "")  # white space belongs to it
     if not found:
-        raise Refusal(422, "FIELD_MISSING", f"{label} is missing", "fill it in and send the form again")
+        raise GatewayRefusal(422, "FIELD_MISSING", f"{label} is missing", "fill it in and send the form again")
     return found

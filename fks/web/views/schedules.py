@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 import orjson
 
-from fks.web.client import Refusal
+from fks.web.client import GatewayRefusal
 from fks.web.forms import Form
-from fks.web.page import Outcome
+from fks.web.page import ActionResult
 from fks.web.visits import Visit
 
 ACTIONS = ("deep-check", "backup", "sync", "drift-check", "retention", "backtest", "optimize")
@@ -35,7 +35,7 @@ async def load_one(visit: Visit) -> dict[str, Any]:
     return {**found, "name": name}
 
 
-async def add(visit: Visit, form: Form) -> Outcome:
+async def add(visit: Visit, form: Form) -> ActionResult:
     """Add a schedule."""
     params = form.text("params")
     body: dict[str, Any] = {"name": form.needed("name", "the name"), "action": form.needed("action", "the action")}
@@ -46,28 +46,28 @@ async def add(visit: Visit, form: Form) -> Outcome:
     if params:
         body["params"] = _object(params)
     answer = (await visit.change("POST", "/schedules", body, csrf=form.text("csrf"))).body
-    return Outcome(f"{answer['name']} is first due at {answer['next_run_at']}.", kind="good")
+    return ActionResult(f"{answer['name']} is first due at {answer['next_run_at']}.", kind="good")
 
 
-async def switch(visit: Visit, form: Form) -> Outcome:
+async def switch(visit: Visit, form: Form) -> ActionResult:
     """Pause or resume a schedule."""
     name, is_on = form.needed("name", "the schedule"), form.text("on") == "1"
     await visit.change("POST", _path(name), {"is_enabled": is_on}, csrf=form.text("csrf"))
-    return Outcome(f"{name} is {'resumed; its rhythm counts from now' if is_on else 'paused'}.", kind="good")
+    return ActionResult(f"{name} is {'resumed; its rhythm counts from now' if is_on else 'paused'}.", kind="good")
 
 
-async def run(visit: Visit, form: Form) -> Outcome:
+async def run(visit: Visit, form: Form) -> ActionResult:
     """Run a schedule's action now."""
     name = form.needed("name", "the schedule")
     await visit.change("POST", f"{_path(name)}/run", csrf=form.text("csrf"))
-    return Outcome(f"{name} was asked to run; its runs show the outcome.")
+    return ActionResult(f"{name} was asked to run; its runs show the outcome.")
 
 
-async def remove(visit: Visit, form: Form) -> Outcome:
+async def remove(visit: Visit, form: Form) -> ActionResult:
     """Remove a schedule."""
     name = form.needed("name", "the schedule")
     await visit.change("DELETE", _path(name), csrf=form.text("csrf"))
-    return Outcome(f"{name} is removed; its runs stay.", kind="good")
+    return ActionResult(f"{name} is removed; its runs stay.", kind="good")
 
 
 def _path(name: str) -> str:
@@ -80,5 +80,5 @@ def _object(text: str) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         found = None
     if not isinstance(found, dict):
-        raise Refusal(422, "FIELD_WRONG", "the parameters are no JSON object", 'write {"symbol": "BTC/USDT"}')
+        raise GatewayRefusal(422, "FIELD_WRONG", "the parameters are no JSON object", 'write {"symbol": "BTC/USDT"}')
     return found

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from fks.web.forms import Form
-from fks.web.page import Outcome
+from fks.web.page import ActionResult
 from fks.web.visits import Visit
 
 
@@ -16,7 +16,7 @@ async def load(visit: Visit) -> dict[str, Any]:
     return await visit.read_all(config="/config", versions=("/config/versions", {"limit": 50}))
 
 
-async def change(visit: Visit, form: Form) -> Outcome:
+async def change(visit: Visit, form: Form) -> ActionResult:
     """Set one setting, or unset it so that the file's value holds again."""
     key, text = form.needed("key", "the setting"), form.text("value")
     body: dict[str, Any] = {"reason": form.needed("reason", "a reason"), "base_version": _version(form, "base")}
@@ -24,7 +24,7 @@ async def change(visit: Visit, form: Form) -> Outcome:
     return _made((await visit.change("POST", "/config/versions", body, csrf=form.text("csrf"))).body)
 
 
-async def rollback(visit: Visit, form: Form) -> Outcome:
+async def rollback(visit: Visit, form: Form) -> ActionResult:
     """Take the values of an earlier version."""
     version = _version(form, "version")
     body = {
@@ -35,10 +35,10 @@ async def rollback(visit: Visit, form: Form) -> Outcome:
     return _made((await visit.change("POST", "/config/versions", body, csrf=form.text("csrf"))).body)
 
 
-def _made(answer: dict[str, Any]) -> Outcome:
+def _made(answer: dict[str, Any]) -> ActionResult:
     details = (("Changes", orjson.dumps(answer["changes"]).decode()), ("State", str(answer["state"])))
     text = f"Version {answer['version']} is rolled out, one part at a time, and rolled back if it does not take."
-    return Outcome(text, details=details)
+    return ActionResult(text, details=details)
 
 
 def _version(form: Form, name: str) -> int:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fks.web import formats
-from fks.web.client import Refusal
+from fks.web.client import GatewayRefusal
 from fks.web.forms import Form
 from fks.web.outcomes import outcome_of
-from fks.web.page import Outcome
-from fks.web.visits import Result, Visit
+from fks.web.page import ActionResult
+from fks.web.visits import ReadResult, Visit
 
 _ID = re.compile(r"[0-9a-fA-F-]{32,36}")
 #: Age of a feed's last message at which an entry would be denied by default (risk.feed_age_max_s).
@@ -33,7 +33,9 @@ async def load(visit: Visit) -> dict[str, Any]:
     return {**found, "checks": checks, "decided": decided, "places": places}
 
 
-def checks_of(row: Mapping[str, Any], status: Result, incidents: Result, visit: Visit) -> list[tuple[str, str, str]]:
+def checks_of(
+    row: Mapping[str, Any], status: ReadResult, incidents: ReadResult, visit: Visit
+) -> list[tuple[str, str, str]]:
     """Return (check, outcome, detail) of the checks that can be made from outside now. Outcomes are pass, fail and
     unknown.
 
@@ -79,14 +81,14 @@ def checks_of(row: Mapping[str, Any], status: Result, incidents: Result, visit: 
     return found
 
 
-async def approve(visit: Visit, form: Form) -> Outcome:
+async def approve(visit: Visit, form: Form) -> ActionResult:
     """Approve a signal and return what the journal says of it then."""
     id = _id(form)
     await visit.change("POST", f"/signals/{id}/approve", csrf=form.text("csrf"))
     return await outcome_of(visit, id)
 
 
-async def reject(visit: Visit, form: Form) -> Outcome:
+async def reject(visit: Visit, form: Form) -> ActionResult:
     """Reject a signal and return what the journal says of it then."""
     id = _id(form)
     await visit.change("POST", f"/signals/{id}/reject", csrf=form.text("csrf"))
@@ -96,5 +98,5 @@ async def reject(visit: Visit, form: Form) -> Outcome:
 def _id(form: Form) -> str:
     found = form.needed("id", "the signal")
     if not _ID.fullmatch(found):
-        raise Refusal(422, "SIGNAL_UNKNOWN", "this is no signal's id", "use the buttons of the page")
+        raise GatewayRefusal(422, "SIGNAL_UNKNOWN", "this is no signal's id", "use the buttons of the page")
     return found

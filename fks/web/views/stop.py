@@ -6,7 +6,7 @@ from typing import Any
 
 from fks.web.formats import places_by_symbol
 from fks.web.forms import Form
-from fks.web.page import Outcome
+from fks.web.page import ActionResult
 from fks.web.visits import Visit
 
 
@@ -20,7 +20,7 @@ async def load(visit: Visit) -> dict[str, Any]:
     return {**found, "places": places_by_symbol(found["listed"].items)}
 
 
-async def engage(visit: Visit, form: Form) -> Outcome:
+async def engage(visit: Visit, form: Form) -> ActionResult:
     """Engage the kill switch."""
     body = {"reason": form.needed("reason", "a reason"), "flatten": form.is_ticked("flatten")}
     answer = (await visit.change("POST", "/emergency-stop", body, csrf=form.text("csrf"))).body
@@ -36,10 +36,10 @@ async def engage(visit: Visit, form: Form) -> Outcome:
     ]
     joined = "was engaged already and goes on" if answer.get("already") else "is engaged"
     text = f"The kill switch {joined}. {state}: this page shows what is left."
-    return Outcome(text, kind="good", details=tuple((name, text) for name, text in found if text))
+    return ActionResult(text, kind="good", details=tuple((name, text) for name, text in found if text))
 
 
-async def release(visit: Visit, form: Form) -> Outcome:
+async def release(visit: Visit, form: Form) -> ActionResult:
     """Release the kill switch."""
     answer = (await visit.change("POST", "/emergency-stop/release", csrf=form.text("csrf"))).body
     halted = answer.get("still_halted") or ()
@@ -47,4 +47,4 @@ async def release(visit: Visit, form: Form) -> Outcome:
         (("Still halted", f"NinjaTrader groups {', '.join(halted)}: release them at the platform"),) if halted else ()
     )
     text = "It was not engaged." if answer.get("already") else "The kill switch is released: entries are allowed again."
-    return Outcome(text, kind="good", details=details)
+    return ActionResult(text, kind="good", details=details)

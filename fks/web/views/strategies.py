@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from fks.web.client import Refusal
+from fks.web.client import GatewayRefusal
 from fks.web.forms import Form
-from fks.web.page import Outcome
+from fks.web.page import ActionResult
 from fks.web.schemas import fields_of, params_of
 from fks.web.visits import Visit
 
@@ -44,26 +44,26 @@ def entry_of(strategies: Mapping[str, Any] | None, name: str) -> Mapping[str, An
     return next((entry for entry in found if entry["name"] == name), None)
 
 
-async def rollback(visit: Visit, form: Form) -> Outcome:
+async def rollback(visit: Visit, form: Form) -> ActionResult:
     """Give an instance the parameters back that the ones in force replaced."""
     return await _changed(visit, form, "rollback", "has the parameters back that it had before")
 
 
-async def demote(visit: Visit, form: Form) -> Outcome:
+async def demote(visit: Visit, form: Form) -> ActionResult:
     """Give an instance the parameters back that its challenger replaced."""
     return await _changed(
         visit, form, "demote", "gets the parameters back that its challenger replaced, once it is flat"
     )
 
 
-async def _changed(visit: Visit, form: Form, what: str, outcome: str) -> Outcome:
+async def _changed(visit: Visit, form: Form, what: str, outcome: str) -> ActionResult:
     name = form.needed("instance", "the instance")
     path = f"/strategies/{quote(name, safe='')}/{what}"
     answer = (await visit.change("POST", path, csrf=form.text("csrf"), key=form.text("key") or None)).body
-    return Outcome(f"{name} {outcome}.", kind="good", details=_details(answer))
+    return ActionResult(f"{name} {outcome}.", kind="good", details=_details(answer))
 
 
-async def switch(visit: Visit, form: Form) -> Outcome:
+async def switch(visit: Visit, form: Form) -> ActionResult:
     """Switch an instance on or off."""
     name, is_on = form.needed("instance", "the instance"), form.text("on") == "1"
     path = f"/strategies/{quote(name, safe='')}/{'enable' if is_on else 'disable'}"
@@ -71,10 +71,10 @@ async def switch(visit: Visit, form: Form) -> Outcome:
     text = (
         "is on: it decides again from the next bar" if is_on else "is off: it sends no more signals; its position stays"
     )
-    return Outcome(f"{name} {text}.", kind="good")
+    return ActionResult(f"{name} {text}.", kind="good")
 
 
-async def change(visit: Visit, form: Form) -> Outcome:
+async def change(visit: Visit, form: Form) -> ActionResult:
     """Give an instance the parameters of the form as its next version."""
     name = form.needed("instance", "the instance")
     visit.ensure("trade")
@@ -82,26 +82,26 @@ async def change(visit: Visit, form: Form) -> Outcome:
     row = next((row for row in found["instances"] if row["id"] == name), None)
     kind = None if row is None else entry_of(found, row["strategy"])
     if row is None or kind is None:
-        raise Refusal(404, "INSTANCE_UNKNOWN", f"there is no instance {name!r}", "see the list of strategies")
+        raise GatewayRefusal(404, "INSTANCE_UNKNOWN", f"there is no instance {name!r}", "see the list of strategies")
     version = form.whole("version", "version", "load the page again")
     body = {"params": params_of(form, kind["params"]), "base_version": version}
     path = f"/strategies/{quote(name, safe='')}/params"
     answer = (await visit.change("POST", path, body, csrf=form.text("csrf"))).body
-    return Outcome(f"{name} runs version {answer['version']} from the next bar on.", kind="good")
+    return ActionResult(f"{name} runs version {answer['version']} from the next bar on.", kind="good")
 
 
-async def propose(visit: Visit, form: Form) -> Outcome:
+async def propose(visit: Visit, form: Form) -> ActionResult:
     """Queue a test of a challenger against its champion."""
     id = _challenger(form)
     answer = (await visit.change("POST", f"/challengers/{id}/propose", csrf=form.text("csrf"))).body
-    return Outcome("The test is queued; its outcome shows below.", details=_details(answer))
+    return ActionResult("The test is queued; its outcome shows below.", details=_details(answer))
 
 
-async def swap(visit: Visit, form: Form) -> Outcome:
+async def swap(visit: Visit, form: Form) -> ActionResult:
     """Give the instance the parameters of a challenger, once it is flat."""
     id = _challenger(form)
     answer = (await visit.change("POST", f"/challengers/{id}/swap", csrf=form.text("csrf"))).body
-    return Outcome("The instance takes the challenger's parameters once it is flat.", details=_details(answer))
+    return ActionResult("The instance takes the challenger's parameters once it is flat.", details=_details(answer))
 
 
 def _challenger(form: Form) -> str:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import orjson
 
 from fks.web.forms import Form
-from fks.web.page import Outcome
+from fks.web.page import ActionResult
 from fks.web.visits import Visit
 
 SIZINGS = ("payload", "quantity", "notional", "risk")
@@ -20,7 +20,7 @@ async def load(visit: Visit) -> dict[str, Any]:
     return {**found, "sizings": SIZINGS}
 
 
-async def add(visit: Visit, form: Form) -> Outcome:
+async def add(visit: Visit, form: Form) -> ActionResult:
     """Make a webhook; its secret is shown once."""
     body = {
         "name": form.needed("name", "the name"),
@@ -34,32 +34,32 @@ async def add(visit: Visit, form: Form) -> Outcome:
     return _once(f"Webhook {body['name']} is made.", answer)
 
 
-async def rotate(visit: Visit, form: Form) -> Outcome:
+async def rotate(visit: Visit, form: Form) -> ActionResult:
     """Give a webhook another secret, shown once."""
     name = form.needed("name", "the webhook")
     answer = (await visit.change("POST", f"{_path(name)}/rotate", csrf=form.text("csrf"))).body
     return _once(f"{name} has another secret; the old one is refused.", answer)
 
 
-async def test(visit: Visit, form: Form) -> Outcome:
+async def test(visit: Visit, form: Form) -> ActionResult:
     """Return the signal that a sample message would become."""
     name = form.needed("name", "the webhook")
     answer = (await visit.change("POST", f"{_path(name)}/test", {}, csrf=form.text("csrf"))).body
     details = tuple((key, str(value)) for key, value in answer["signal"].items() if value is not None)
-    return Outcome("A sample message would become this signal. Nothing was sent.", details=details)
+    return ActionResult("A sample message would become this signal. Nothing was sent.", details=details)
 
 
-async def remove(visit: Visit, form: Form) -> Outcome:
+async def remove(visit: Visit, form: Form) -> ActionResult:
     """Remove a webhook."""
     name = form.needed("name", "the webhook")
     await visit.change("DELETE", _path(name), csrf=form.text("csrf"))
-    return Outcome(f"{name} is removed: its secret is refused.", kind="good")
+    return ActionResult(f"{name} is removed: its secret is refused.", kind="good")
 
 
-def _once(text: str, answer: dict[str, Any]) -> Outcome:
+def _once(text: str, answer: dict[str, Any]) -> ActionResult:
     message = orjson.dumps(answer["message"], option=orjson.OPT_INDENT_2).decode()
     details = (("Secret", str(answer["secret"])), ("Message for the alert", message))
-    return Outcome(f"{text} Copy the secret now: it is not shown again.", kind="good", details=details)
+    return ActionResult(f"{text} Copy the secret now: it is not shown again.", kind="good", details=details)
 
 
 def _path(name: str) -> str:

@@ -14,16 +14,16 @@ import pytest
 from pydantic import SecretStr
 
 from fks.alerts import channels, observing, service
-from fks.alerts.channels import Channel, Outcome, Sealer, Text
+from fks.alerts.channels import AlertChannel, DeliveryResult, Sealer, Text
 from fks.alerts.directory import Directory
 from fks.alerts.service import AlertService
 from fks.clock import RealClock
-from fks.config.settings import Alerts, Monitor, Settings
+from fks.config.settings import AlertsSettings, Monitor, Settings
 from fks.runtime import SNAPSHOTS
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.leases import HeldLease, raise_epoch
 from fks.store.metrics import MetricStore
 from tests.support import servers
@@ -33,7 +33,7 @@ from tests.support.waiting import until
 
 SEALER = Sealer(SecretStr("s" * 43))
 #: Channels may lead to this host by their own list; that of services, which has it by default, does not count.
-SETTINGS = Settings(alerts=Alerts(hosts=("localhost",)), monitor=Monitor(hosts=()))
+SETTINGS = Settings(alerts=AlertsSettings(hosts=("localhost",)), monitor=Monitor(hosts=()))
 DISCORD = "discord://1234567890/abcdefghijklmnopqrstuvwxyz"
 TELEGRAM = "tgram://123456789:abcdefghijklmnopqrstuvwxyzABCDEFGHI/12345?format=text"
 SLACK = "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#ops"
@@ -92,7 +92,7 @@ class _Rig:
             await asyncio.gather(task, return_exceptions=True)
 
     async def page(self, event: str = "child.escalated", message: str = "it died", severity: str = "page") -> int:
-        return await Facts(self.db).note_alert(severity, event, message, "orders", {})
+        return await FactStore(self.db).note_alert(severity, event, message, "orders", {})
 
     async def states(self) -> list[tuple[str, str]]:
         return [(row["about"], row["state"]) for row in reversed(await self.store.deliveries())]
@@ -229,7 +229,7 @@ class _Died(BaseException):
 async def test_death_between_send_and_record_repeats_once_with_a_mark(rig: _Rig, receiver: HttpReceiver) -> None:
     await rig.add("w", f"json://{receiver.host}/hook")
 
-    def dying(channel: Channel, text: Text, key: str) -> Outcome:
+    def dying(channel: AlertChannel, text: Text, key: str) -> DeliveryResult:
         channels.send(channel, text, key, allowed=("localhost",))
         raise _Died
 
@@ -255,7 +255,7 @@ async def test_attempt_that_is_under_way_is_not_taken_back(
     await rig.add("w", f"json://{receiver.host}/hook")
     may_end = threading.Event()
 
-    def slow(channel: Channel, text: Text, key: str) -> Outcome:
+    def slow(channel: AlertChannel, text: Text, key: str) -> DeliveryResult:
         assert may_end.wait(10)
         return channels.send(channel, text, key, allowed=("localhost",))
 
@@ -275,11 +275,11 @@ async def test_sender_that_never_ends_is_given_up_and_stops_no_other_channel(rig
     await rig.add("good", f"json://{receiver.host}/good")
     may_end, begun = threading.Event(), []
 
-    def hung(channel: Channel, text: Text, key: str) -> Outcome:
+    def hung(channel: AlertChannel, text: Text, key: str) -> DeliveryResult:
         if channel.name == "bad":
             begun.append(key)
             assert may_end.wait(20)
-            return Outcome("sent")
+            return DeliveryResult("sent")
         return channels.send(channel, text, key, allowed=("localhost",))
 
     await rig.store.save_rule("other", {"kind": "route", "on": "*"}, by="test")
@@ -325,7 +325,7 @@ async def test_message_that_no_text_can_be_made_of_is_given_up(rig: _Rig, receiv
     await rig.add("w", f"json://{receiver.host}/hook")
     await rig.store.save_rule("other", {"kind": "route", "on": "*"}, by="test")
     async with rig.running():
-        await Facts(rig.db).note_alert("page", "service.down", "m", "orders", {"last_seen": "yesterday"})
+        await FactStore(rig.db).note_alert("page", "service.down", "m", "orders", {"last_seen": "yesterday"})
         await until(lambda: _ended(rig, 1))
         await rig.page()
         await until(lambda: _ended(rig, 2))
@@ -339,7 +339,7 @@ async def test_long_text_is_cut_to_what_the_service_takes(rig: _Rig, receiver: H
     receiver.text_max = {"/api/": 2000, "/bot": 4096}
     sent = [
         await asyncio.to_thread(channels.send, channel, Text("title", "x" * 9000), "k", allowed=("localhost",))
-        for channel in await Directory(rig.store, Alerts(), SEALER).channels()
+        for channel in await Directory(rig.store, AlertsSettings(), SEALER).channels()
     ]
     assert [outcome.result for outcome in sent] == ["sent", "sent"]
     assert len(receiver.received) == 2, "a part of a text is one message"
@@ -521,14 +521,14 @@ async def test_trading_events_become_messages(rig: _Rig, receiver: HttpReceiver)
 
 async def test_owners_setting_is_a_channel(rig: _Rig) -> None:
     url = "https://discord.com/api/webhooks/1234567890/abcdefghijklmnopqrstuvwxyz"
-    sent: list[tuple[Channel, Text]] = []
+    sent: list[tuple[AlertChannel, Text]] = []
 
-    def keep(channel: Channel, text: Text, key: str) -> Outcome:
+    def keep(channel: AlertChannel, text: Text, key: str) -> DeliveryResult:
         sent.append((channel, text))
-        return Outcome("sent")
+        return DeliveryResult("sent")
 
     async with rig.running(
-        settings=Settings(alerts=Alerts(discord_webhook_url=SecretStr(url), hosts=("localhost",))), sender=keep
+        settings=Settings(alerts=AlertsSettings(discord_webhook_url=SecretStr(url), hosts=("localhost",))), sender=keep
     ):
         await rig.page()
         await until(lambda: _ended(rig, 1))

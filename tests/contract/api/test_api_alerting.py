@@ -17,7 +17,7 @@ from fks.config.settings import Settings
 from fks.node.lock import keeper_lock
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running
 from tests.support.ports import CollectingLog, RecordingMeter
@@ -124,7 +124,7 @@ async def test_rule_that_is_not_there_has_no_revision(gateway: Running) -> None:
 
 
 async def test_an_alert_is_acknowledged_once(gateway: Running, seeded: Database) -> None:
-    id = await Facts(seeded).note_alert("page", "fill.stray", "x", "orders", {})
+    id = await FactStore(seeded).note_alert("page", "fill.stray", "x", "orders", {})
     status, seen = await _call(gateway, "POST", f"/alerts/{id}/acknowledge", scope="trade")
     assert (status, seen["id"]) == (200, id)
     by = seen["acknowledged_by"]
@@ -207,6 +207,6 @@ async def test_the_commands(gateway: Running, fks: Fks, seeded: Database, bus: B
     assert (await fks("alerts", "silence", "--end", str(number)))[0] == 0
     assert "nothing is held back" in (await fks("alerts", "silence"))[1]
 
-    id = await Facts(seeded).note_alert("page", "fill.stray", "x", "orders", {})
+    id = await FactStore(seeded).note_alert("page", "fill.stray", "x", "orders", {})
     code, out, _ = await fks("alerts", "ack", str(id))
     assert (code, "acknowledged by" in out) == (0, True)

@@ -11,7 +11,7 @@ import pytest
 
 from fks.api import client as queue
 from fks.api import window
-from fks.api.client import Client
+from fks.api.client import SocketClient
 from fks.api.hub import Hub
 from fks.api.routes import stream
 from fks.store.db import Database
@@ -29,7 +29,7 @@ class Endless:
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._incoming.put_nowait({"type": "websocket.connect"})
         self._gateway = gateway
-        self.client: Client | None = None
+        self.client: SocketClient | None = None
 
     async def listen(self, channels: str) -> None:
         """Serve the socket until it ends."""

@@ -14,7 +14,7 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
 from fks.cli.client import error_of
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.model.errors import ConfigError
@@ -177,7 +177,7 @@ async def test_without_a_system_every_command_exits_3(tmp_path: Path, capsys: py
 async def test_a_gateway_that_does_not_answer_is_exit_3(
     fks: Fks, tmp_path: Path, unused_tcp_port_factory: Callable[[], int]
 ) -> None:
-    save_node(Paths.of(tmp_path), Node("", "", "", {"host": "127.0.0.1", "port": unused_tcp_port_factory()}))
+    save_node(Paths.of(tmp_path), NodeEndpoints("", "", "", {"host": "127.0.0.1", "port": unused_tcp_port_factory()}))
     code, _, err = await fks("orders", "list")
     assert (code, "does not answer" in err) == (NOT_RUNNING, True)
 

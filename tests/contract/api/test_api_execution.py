@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fks.config.paths import Paths
-from fks.guardian.control_socket import ControlSocket
+from fks.guardian.control_socket import GuardianSocket
 from fks.model.copies import PREFIX
 from fks.store.db import Database
 from fks.store.signals import SignalStore
@@ -51,7 +51,7 @@ async def test_an_emergency_stop_asks_the_guardian(gateway: Running, seeded: Dat
         return {"ok": True, "engaged": True, "kill_id": "k", "already": len(asked) > 1}
 
     paths: Paths = gateway.app.state.gateway.deps.paths
-    socket = ControlSocket(paths.guardian_socket, answer, CollectingLog())
+    socket = GuardianSocket(paths.guardian_socket, answer, CollectingLog())
     await socket.open()
     try:
         async with gateway.client("trade") as client:
@@ -148,7 +148,7 @@ async def test_a_release_goes_to_the_guardian_and_is_recorded(gateway: Running, 
     paths: Paths = gateway.app.state.gateway.deps.paths
     async with gateway.client("admin") as client:
         away = await client.post("/emergency-stop/release")
-        socket = ControlSocket(paths.guardian_socket, answer, CollectingLog())
+        socket = GuardianSocket(paths.guardian_socket, answer, CollectingLog())
         await socket.open()
         try:
             early = await client.post("/emergency-stop/release")

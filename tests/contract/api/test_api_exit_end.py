@@ -12,7 +12,7 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import OK, USAGE, run
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.model.order import State
 from fks.model.signal import Kind, SignalState
@@ -54,7 +54,7 @@ async def fks(
     paths = Paths.of(tmp_path)
     await ensure_local_token(rig.db, paths)
     port = int(gateway.url.rpartition(":")[2])
-    save_node(paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": port}))
+    save_node(paths, NodeEndpoints(database_url, redis_url, "", {"host": "127.0.0.1", "port": port}))
 
     async def call(*argv: str) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidStatus
 from fks.api import policy
 from fks.api.app import table
 from fks.api.auth import OPEN
-from fks.store.audit import AuditStore, Entry
+from fks.store.audit import AuditEntry, AuditStore
 from fks.store.db import Database
 from fks.store.tokens import SCOPES
 from tests.support.gateway import Running, running
@@ -238,7 +238,7 @@ async def test_a_change_is_recorded_before_and_after_without_secrets(gateway: Ru
 
 async def test_rows_of_the_audit_cannot_be_changed_or_removed(database: Database) -> None:
     store = AuditStore(database)
-    await store.add(Entry("r1", "ann", "user", "login"))
+    await store.add(AuditEntry("r1", "ann", "user", "login"))
     for statement in (
         "UPDATE audit_log SET actor = 'bob'",
         "DELETE FROM audit_log",

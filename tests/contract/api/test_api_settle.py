@@ -14,7 +14,7 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import FAILED, OK, USAGE, run
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.model.order import Order, State
 from fks.store.bus import Bus
@@ -145,7 +145,8 @@ async def fks(
     paths = Paths.of(tmp_path)
     await ensure_local_token(rig.db, paths)
     save_node(
-        paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": int(gateway.url.rpartition(":")[2])})
+        paths,
+        NodeEndpoints(database_url, redis_url, "", {"host": "127.0.0.1", "port": int(gateway.url.rpartition(":")[2])}),
     )
 
     async def call(*argv: str) -> tuple[int, str, str]:

@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from fks.api import gateway as replica
-from fks.api.client import QUEUE_MAX, Client, topics_of
+from fks.api.client import QUEUE_MAX, SocketClient, topics_of
 from fks.api.hub import Hub
 from fks.api.routes import stream
 from fks.clock import RealClock
@@ -167,7 +167,7 @@ async def test_missing_tick_is_published_as_a_gap(gateway: Running, bus: Bus) ->
 
 
 async def test_bars_are_dropped_oldest_first_and_counted() -> None:
-    client = Client(topics_of(["bars", "orders"]))
+    client = SocketClient(topics_of(["bars", "orders"]))
     for number in range(QUEUE_MAX + 10):
         client.put("bars", {"n": number})
     client.put("orders", {"n": "order"})
@@ -179,7 +179,7 @@ async def test_bars_are_dropped_oldest_first_and_counted() -> None:
 
 
 async def test_orders_are_never_dropped_the_slow_client_is_given_up_instead() -> None:
-    client = Client(topics_of(["orders"]))
+    client = SocketClient(topics_of(["orders"]))
     for number in range(QUEUE_MAX + 1):
         client.put("orders", {"n": number})
     assert client.is_overrun
@@ -188,7 +188,7 @@ async def test_orders_are_never_dropped_the_slow_client_is_given_up_instead() ->
 
 async def test_a_full_gateway_refuses_more(bus: Bus) -> None:
     hub = Hub(bus, RealClock(), CollectingLog())
-    clients = [Client(topics_of(["bars"])) for _ in range(101)]
+    clients = [SocketClient(topics_of(["bars"])) for _ in range(101)]
     assert [hub.join(client) for client in clients] == [True] * 100 + [False]
     hub.leave(clients[0])
     assert hub.join(clients[100])

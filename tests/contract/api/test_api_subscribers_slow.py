@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fks.api import client as queue
-from fks.api.client import Client
+from fks.api.client import SocketClient
 from fks.api.hub import Hub
 from fks.api.routes import stream
 from fks.store.db import Database
@@ -24,14 +24,14 @@ async def test_requests_are_not_read_while_answers_stay_unread(
     await seeded.sql(STORED, 0, 1000)
     hub: Hub = gateway.app.state.gateway.hub
     most = 0
-    answer = Client.answer
+    answer = SocketClient.answer
 
-    def noted(client: Client, message: Any) -> None:
+    def noted(client: SocketClient, message: Any) -> None:
         nonlocal most
         answer(client, message)
         most = max(most, sum(len(received.data) for received in client.waiting))
 
-    monkeypatch.setattr(Client, "answer", noted)
+    monkeypatch.setattr(SocketClient, "answer", noted)
     wanted = {"channels": ["bars"], "symbols": ["BTCUSDT"], "timeframes": ["1m"], "bars": 1000}
     async with open_socket(gateway) as slow, open_socket(gateway) as fast:
         await next_of(slow, "hello")

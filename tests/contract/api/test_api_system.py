@@ -13,12 +13,12 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import NOT_RUNNING, OK, USAGE, run
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.store.db import Database
 from fks.store.supervision import HealthRow, TreeJournal
 from fks.store.tokens import ensure_local_token
-from fks.supervision.exits import Exit, How
+from fks.supervision.exits import How, ProcessExit
 from tests.support.gateway import Running
 from tests.support.waiting import until
 
@@ -69,11 +69,13 @@ async def story(seeded: Database) -> Database:
         ]
     )
     await seeded.sql("UPDATE component_health SET beat_at = now() + interval '1 minute', since = now()")
-    end = Exit(How.CRASH, "died: worker exit: end of file", True, None, 9, last_lines=('{"event":"order.answered"}',))
+    end = ProcessExit(
+        How.CRASH, "died: worker exit: end of file", True, None, 9, last_lines=('{"event":"order.answered"}',)
+    )
     await journal.note("orders", "exited", end.reason, pid=12, epoch=3, node="b", payload=end.payload())
     await journal.note("orders", "restarted", end.reason, pid=12, epoch=3, payload=end.payload())
     await journal.note("orders", "started", "epoch 4", pid=34, epoch=4, node="b")
-    broken = Exit(
+    broken = ProcessExit(
         How.CRASH, "died", True, 1, traceback="Traceback (most recent call last):\n  File x\nKeyError: 'BTC'\n"
     )
     await journal.note("strategy:0", "exited", broken.reason, pid=13, epoch=7, payload=broken.payload())
@@ -95,7 +97,10 @@ async def fks(
     port = int(gateway.url.rpartition(":")[2])
 
     async def call(*argv: str, is_gateway_up: bool = True) -> tuple[int, str, str]:
-        save_node(paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": port if is_gateway_up else 1}))
+        save_node(
+            paths,
+            NodeEndpoints(database_url, redis_url, "", {"host": "127.0.0.1", "port": port if is_gateway_up else 1}),
+        )
         capsys.readouterr()
         code = await asyncio.to_thread(run, cli, ["--home", str(tmp_path), *argv])
         out = capsys.readouterr()

@@ -22,21 +22,21 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fks.api import serve_proxy
 from fks.chaos.outside import Outside
-from fks.cli.client import Gateway
+from fks.cli.client import GatewaySession
 from fks.clock import RealClock
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.model.errors import FksError
 from fks.node.probe import http_get
 from fks.store.db import Database
-from fks.web.client import Caller, GatewayClient
+from fks.web.client import BrowserCaller, GatewayClient
 from tests.support.certificates import certificate
 from tests.support.gateway import Running, Server, running
 from tests.support.waiting import until
 
 
 @asynccontextmanager
-async def https(gateway: Running, cert: Path, key: Path) -> AsyncIterator[Node]:
+async def https(gateway: Running, cert: Path, key: Path) -> AsyncIterator[NodeEndpoints]:
     """Serve the gateway with a certificate; give its node."""
     config = uvicorn.Config(
         gateway.app, host="127.0.0.1", port=0, lifespan="off", ssl_certfile=cert, ssl_keyfile=key, proxy_headers=False
@@ -45,7 +45,9 @@ async def https(gateway: Running, cert: Path, key: Path) -> AsyncIterator[Node]:
     task = asyncio.create_task(server.serve())
     await until(lambda: server.started or task.done(), deadline_s=20)
     try:
-        yield Node("", "", "", {"host": "127.0.0.1", "port": server.port, "tls_cert": str(cert), "tls_key": str(key)})
+        yield NodeEndpoints(
+            "", "", "", {"host": "127.0.0.1", "port": server.port, "tls_cert": str(cert), "tls_key": str(key)}
+        )
     finally:
         server.should_exit = True
         await asyncio.wait_for(task, 20)
@@ -58,8 +60,8 @@ async def test_own_commands_reach_a_gateway_with_a_certificate(gateway: Running,
         http, port = node.http, node.http["port"]
         assert node.gateway_url == f"https://127.0.0.1:{port}"
 
-        def orders(trusted: Node) -> object:
-            with Gateway(trusted.gateway_url, gateway.tokens["read"], trusted.tls_context()) as client:
+        def orders(trusted: NodeEndpoints) -> object:
+            with GatewaySession(trusted.gateway_url, gateway.tokens["read"], trusted.tls_context()) as client:
                 return client.get("/orders")["items"]
 
         assert await asyncio.to_thread(orders, node) == []
@@ -70,7 +72,7 @@ async def test_own_commands_reach_a_gateway_with_a_certificate(gateway: Running,
         assert await outside.gateway_answers(), "fks chaos reaches it too"
         await outside.close()
         with pytest.raises(FksError):
-            await asyncio.to_thread(orders, Node("", "", "", http | {"tls_cert": str(other)}))
+            await asyncio.to_thread(orders, NodeEndpoints("", "", "", http | {"tls_cert": str(other)}))
         with pytest.raises((ssl.SSLError, httpx.HTTPError, OSError)):
             await http_get("127.0.0.1", port, "/ready", tls=ssl.create_default_context())
 
@@ -103,7 +105,7 @@ async def test_renewed_certificate_is_presented_and_trusted_without_a_restart(
     async with https(gateway, cert, key) as node:
         # made before, and used for the first time after the renewal
         before, pages = node.tls_context(), GatewayClient(node.gateway_url, forward_key=b"k" * 32, trust=node.trust())
-        caller = Caller(session="", host=f"127.0.0.1:{node.http['port']}", address="127.0.0.1")
+        caller = BrowserCaller(session="", host=f"127.0.0.1:{node.http['port']}", address="127.0.0.1")
 
         async def presented(name: str | None) -> bytes:
             """Return the certificate that a new connection is shown; one by address names no host."""

@@ -16,7 +16,7 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import OK, USAGE, run
 from fks.clock import RealClock
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.model.codes import Code
 from fks.model.order import State
@@ -76,7 +76,8 @@ async def fks(
     paths = Paths.of(tmp_path)
     await ensure_local_token(rig.db, paths)
     save_node(
-        paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": int(gateway.url.rpartition(":")[2])})
+        paths,
+        NodeEndpoints(database_url, redis_url, "", {"host": "127.0.0.1", "port": int(gateway.url.rpartition(":")[2])}),
     )
 
     async def call(*argv: str) -> tuple[int, str, str]:

@@ -18,7 +18,7 @@ from websockets.exceptions import InvalidStatus
 
 from fks.api.app import table
 from fks.api.auth import OPEN
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.store.db import Database
@@ -228,7 +228,7 @@ async def test_owners_curl_lines_answer_as_typed_or_after_the_three_lines(
     async with running(seeded, database_url, redis_url, tmp_path, sim={"enabled": is_demo}) as gateway:
         paths, port = Paths.of(tmp_path), gateway.url.rpartition(":")[2]
         await ensure_local_token(seeded, paths)
-        save_node(paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": int(port)}))
+        save_node(paths, NodeEndpoints(database_url, redis_url, "", {"host": "127.0.0.1", "port": int(port)}))
         before = await asyncio.to_thread(_bash, typed.replace("8000", port), tmp_path)
         assert (before.returncode == 0) == is_demo, before.stderr
         script = f"set -e\n{block[1]}\n{typed}"

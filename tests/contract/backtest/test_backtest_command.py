@@ -23,11 +23,11 @@ from fks.bars.splits import split_day
 from fks.cli import cli
 from fks.cli.backtest import sparkline
 from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Costs, Risk
 from fks.jobs.account import parse_account
-from fks.jobs.backtest import Loaded, Request, parse_spec, run_job, with_costs
+from fks.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_job, with_costs
 from fks.jobs.bars import load_stored
 from fks.jobs.fingerprint import fingerprint
 from fks.jobs.runner import run_one
@@ -435,7 +435,7 @@ async def test_limits_in_another_currency_are_converted_at_stored_bars(database:
 
     loop = asyncio.get_running_loop()
 
-    def load(request: Request) -> Loaded:
+    def load(request: BarsRequest) -> LoadedBars:
         return asyncio.run_coroutine_threadsafe(load_stored(database, request), loop).result()
 
     limits = Risk(notional_max_order=Decimal(700))
@@ -689,7 +689,7 @@ async def up(fks: Shell, database: Database, database_url: str, redis_url: str) 
     paths = Paths.of(fks.home).ensure()
     async with running(database, database_url, redis_url, fks.home) as gateway:
         port = int(gateway.url.rsplit(":", 1)[1])
-        save_node(paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": port}))
+        save_node(paths, NodeEndpoints(database_url, redis_url, "", {"host": "127.0.0.1", "port": port}))
         paths.cli_token_file.touch(0o600)
         paths.cli_token_file.write_text(gateway.tokens["admin"])
         yield fks

@@ -14,7 +14,7 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import FAILED, OK, USAGE, run
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Research, Settings
 from fks.jobs.runner import run_one
@@ -67,7 +67,7 @@ async def up(fks: Shell, database: Database, database_url: str, redis_url: str) 
     (paths.home / "fks.toml").write_text(f'[database]\nurl = "{database_url}"\n')
     async with running(database, database_url, redis_url, fks.home) as gateway:
         port = int(gateway.url.rsplit(":", 1)[1])
-        save_node(paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": port}))
+        save_node(paths, NodeEndpoints(database_url, redis_url, "", {"host": "127.0.0.1", "port": port}))
         paths.cli_token_file.touch(0o600)
         paths.cli_token_file.write_text(gateway.tokens["admin"])
         yield fks

@@ -16,7 +16,7 @@ import pytest
 
 from fks.clock import RealClock
 from fks.config.settings import Data
-from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import DatabaseSettings as DatabaseSettings
 from fks.feed.rows import TRADES, FeedRow
 from fks.files.sample import SAMPLE, sample_tape
 from fks.model.errors import OutageError, StaleEpochError

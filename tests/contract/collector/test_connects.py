@@ -14,7 +14,7 @@ from aiohttp import web
 
 from fks.clock import RealClock
 from fks.collector.connections import CONNECTIONS_MAX, ChannelGroup, Connections
-from fks.exchanges.base import Endpoint
+from fks.exchanges.base import ExchangeAddresses
 from fks.exchanges.binance.exchange import BinanceExchange
 from fks.model.market import Allowance, Channel, RateLimits, Subscription
 from fks.rate_limits.budgets import CONNECTS_SHARE, budget_of
@@ -67,7 +67,7 @@ async def test_many_refused_connections_keep_to_the_limit_of_connects(
 ) -> None:
     clock = RealClock()
     budget = budget_of(bus, clock, "binance", uuid.uuid4().hex, limits=RateLimits(connects=ALLOWED))
-    exchange = BinanceExchange(Endpoint(f"http://{refusing.url}", f"ws://{refusing.url}"), clock, log, budget)
+    exchange = BinanceExchange(ExchangeAddresses(f"http://{refusing.url}", f"ws://{refusing.url}"), clock, log, budget)
     connections = Connections(exchange, clock, log, RecordingMeter(), Random(1), Deaf())
     began_s = time.monotonic()
     async with asyncio.TaskGroup() as group:

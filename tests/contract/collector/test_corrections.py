@@ -30,7 +30,7 @@ from fks.model.timeframe import NS
 from fks.store.bus import BARS, Bus
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
-from fks.store.quarantine import QuarantineStore, Settled
+from fks.store.quarantine import QuarantineStore, SettledAs
 from tests.support.paper_market import PaperMarket
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
@@ -57,7 +57,7 @@ class Rig:
         data = Data(backfill_bars=5, trades_keep_h=24.0)
         self.gap_filler = GapFiller(market, store, self.quarantine, RealClock(), log, data, handle=self.handle)
 
-    def handle(self, feed: SymbolFeed, event: m.Event) -> None:
+    def handle(self, feed: SymbolFeed, event: m.FeedEvent) -> None:
         for action in feed.handle(event):
             if not isinstance(action, m.CheckSilence):  # our clock is no clock of this market
                 self.gap_filler.perform(feed, action)
@@ -387,8 +387,8 @@ async def test_outlier_is_in_quarantine_until_the_exchange_confirms_it(
         rig.gap_filler.perform(rig.feed, m.ConfirmBars())
         await until(lambda: rig.feed.suspect is None)
     rows = {row.held.time_ns: row for row in await rig.quarantine.rows("binance", with_settled=True)}
-    assert rows[suspect.time_ns].verdict is Settled.CONFIRMED
-    assert rows[false.time_ns].verdict is Settled.REFUSED
+    assert rows[suspect.time_ns].verdict is SettledAs.CONFIRMED
+    assert rows[false.time_ns].verdict is SettledAs.REFUSED
     assert [item.bar for item in rig.feed.unstored.revised] == [bars[3]]
     assert log.events("warning").count("bar.suspect") == 2
 

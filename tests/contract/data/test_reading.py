@@ -18,7 +18,7 @@ import pytest
 
 from fks import data
 from fks.data.indicators import IndicatorCache
-from fks.data.notebook import Record
+from fks.data.notebook import NamedRow
 from fks.indicators import compute
 from fks.model.bar import Bars
 from fks.model.errors import ConfigError, InputError, OutageError
@@ -317,7 +317,7 @@ async def test_profit_follows_the_order_of_time_not_of_booking(store: BarStore, 
 
 async def test_an_account_is_made_once_and_never_changed(store: BarStore) -> None:
     one = data.create_account("prop one", "prop", 50_000, "Topstep")
-    assert isinstance(one, Record)
+    assert isinstance(one, NamedRow)
     assert data.create_account("prop one", "prop", 50_000.0, "Topstep").id == one.id
     with pytest.raises(InputError, match="initial_balance 50000"):
         data.create_account("prop one", "prop", 60_000, "Topstep")

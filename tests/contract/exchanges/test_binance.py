@@ -16,7 +16,7 @@ from aiohttp import WSCloseCode, web
 
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings, Sim
-from fks.exchanges.base import Endpoint
+from fks.exchanges.base import ExchangeAddresses
 from fks.exchanges.binance.exchange import BinanceExchange
 from fks.exchanges.registry import EXCHANGES, endpoint_of, make_exchange
 from fks.model.bar import Bar, BarClosed, PublicTrade
@@ -228,7 +228,7 @@ async def test_a_refused_subscription_ends_the_connection(peer: Peer, exchange: 
 
 async def test_budget_is_taken_usage_is_reported_and_a_refusal_pauses(peer: Peer, log: CollectingLog) -> None:
     budget = RecordingBudget()
-    exchange = BinanceExchange(Endpoint(f"http://{peer.url}", f"ws://{peer.url}"), RealClock(), log, budget)
+    exchange = BinanceExchange(ExchangeAddresses(f"http://{peer.url}", f"ws://{peer.url}"), RealClock(), log, budget)
     await exchange.open()
     try:
         peer.rest = lambda request: web.json_response([], headers={"X-MBX-USED-WEIGHT-1M": "417"})
@@ -309,8 +309,8 @@ def test_the_real_exchange_is_never_taken_for_the_local_one() -> None:
     with pytest.raises(ConfigError, match="does not know"):
         make_exchange("nowhere", settings=Settings(), node=None, clock=RealClock(), log=CollectingLog())
     Node.sim = {"rest": "http://127.0.0.1:1", "ws": "ws://127.0.0.1:1"}
-    assert endpoint_of(Settings(), Node()) == Endpoint("http://127.0.0.1:1", "ws://127.0.0.1:1")
-    assert endpoint_of(Settings(sim=Sim(enabled=False)), Node()) == Endpoint()
+    assert endpoint_of(Settings(), Node()) == ExchangeAddresses("http://127.0.0.1:1", "ws://127.0.0.1:1")
+    assert endpoint_of(Settings(sim=Sim(enabled=False)), Node()) == ExchangeAddresses()
 
 
 @pytest.fixture(scope="module")

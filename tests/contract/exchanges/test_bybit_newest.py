@@ -17,7 +17,7 @@ from aiohttp import web
 from fks.bars.aggregate import BarBuilder, BarStart
 from fks.clock import RealClock
 from fks.collector.backfill import Backfill
-from fks.exchanges.base import Endpoint
+from fks.exchanges.base import ExchangeAddresses
 from fks.exchanges.bybit.exchange import BybitExchange
 from fks.feed import machine as m
 from fks.feed.feed import SymbolFeed
@@ -93,7 +93,7 @@ async def bybit(market: Market, log: CollectingLog) -> AsyncIterator[BybitExchan
     async with playing(CASES["bybit"]) as peer:
         peer.rest = market
         clock = TapeClock(NEW_YEAR - RealClock().now_ns())
-        made = BybitExchange(Endpoint(f"http://{peer.url}", f"ws://{peer.url}"), clock, log, CountingBudget())
+        made = BybitExchange(ExchangeAddresses(f"http://{peer.url}", f"ws://{peer.url}"), clock, log, CountingBudget())
         await made.open()
         yield made
         await made.close()
@@ -132,7 +132,7 @@ async def test_waiting_trades_count_where_sixty_of_rest_do_not_reach_back(
     ]
 
 
-def receive(feed: SymbolFeed, *spans: tuple[int, int]) -> list[m.Action]:
+def receive(feed: SymbolFeed, *spans: tuple[int, int]) -> list[m.FeedAction]:
     """Have the trades of spans, in seconds after the new year, arrive at once."""
     trades = [t for since_s, until_s in spans for t in TRADES if since_s * NS <= t.time_ns - NEW_YEAR < until_s * NS]
     return feed.handle(m.Received(NEW_YEAR + spans[-1][1] * NS, float(spans[-1][1]), [*trades]))

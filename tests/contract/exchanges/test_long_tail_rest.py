@@ -17,7 +17,7 @@ from aiohttp import web
 
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings
-from fks.exchanges.base import Endpoint
+from fks.exchanges.base import ExchangeAddresses
 from fks.exchanges.registry import endpoint_of, make_exchange
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
 from fks.model.ports import Exchange
@@ -257,13 +257,13 @@ def test_where_an_exchange_is_found() -> None:
 
     lines = ("kraken http://127.0.0.1:1 ws://127.0.0.1:2", "okx https://only.one")
     set_ = Settings(data=Data(exchange="kraken", endpoints=lines))
-    assert endpoint_of(set_, None, "kraken") == Endpoint("http://127.0.0.1:1", "ws://127.0.0.1:2")
-    assert endpoint_of(set_, Node(), "bybit") == Endpoint()  # the local exchange speaks Binance alone
+    assert endpoint_of(set_, None, "kraken") == ExchangeAddresses("http://127.0.0.1:1", "ws://127.0.0.1:2")
+    assert endpoint_of(set_, Node(), "bybit") == ExchangeAddresses()  # the local exchange speaks Binance alone
     with pytest.raises(ConfigError, match=r"only\.one"):
         endpoint_of(set_, None, "okx")
     with pytest.raises(OutageError, match="local exchange"):
         endpoint_of(set_, Node(), "binance")
     own = Settings(data=Data(exchange="kraken", rest_url="http://127.0.0.1:3", ws_url="ws://127.0.0.1:3"))
-    assert endpoint_of(own, None, "kraken") == Endpoint("http://127.0.0.1:3", "ws://127.0.0.1:3")
-    assert endpoint_of(own, None, "okx") == Endpoint()
+    assert endpoint_of(own, None, "kraken") == ExchangeAddresses("http://127.0.0.1:3", "ws://127.0.0.1:3")
+    assert endpoint_of(own, None, "okx") == ExchangeAddresses()
     assert json.dumps(KEY) not in repr(Settings(data=Data(polygon_api_key=KEY)))  # type: ignore[arg-type]

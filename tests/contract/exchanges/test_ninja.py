@@ -104,7 +104,7 @@ def put_bars(bridge: Bridge, *closes: str, zone: str = "UTC") -> None:
     """Give the platform a history of minutes with these local times of their close."""
     bridge.server.platform.zone = ZoneInfo(zone)
     prices = [Decimal(text) for text in ("5770.25", "5771.5", "5769", "5771")]
-    made = [platform.Bar(datetime.fromisoformat(close), *prices, 812) for close in closes]
+    made = [platform.PlatformBar(datetime.fromisoformat(close), *prices, 812) for close in closes]
     bridge.server.platform.set_bars(SYMBOL, "1m", made)
 
 
@@ -222,7 +222,7 @@ async def test_x30_trades_and_quotes_are_exact_and_in_order(bridge: Bridge, exch
         bridge.trade("4500.00", 1, "sell")
         now_ms = bridge.server.platform.now_ms
         prices = Decimal("4500.00"), 11, Decimal("4500.25"), 7
-        bridge.server.platform.show_quote(platform.Quote(SYMBOL, now_ms, *prices))
+        bridge.server.platform.show_quote(platform.PlatformQuote(SYMBOL, now_ms, *prices))
         first, second = await listener.until(PublicTrade, 2)
         (quote,) = await listener.until(Quote)
     assert (first.price, first.quantity, first.is_buyer_maker) == (Decimal("4500.25"), Decimal(2), False)
@@ -237,7 +237,7 @@ async def test_x30_a_watch_gets_only_the_channels_it_wants(bridge: Bridge, excha
     async with listening(exchange) as trades, listening(exchange, BOTH[1:]) as quotes:
         bridge.trade("4500.25")
         bridge.server.platform.show_quote(
-            platform.Quote(SYMBOL, bridge.server.platform.now_ms, Decimal(4500), 1, Decimal(4501), 1)
+            platform.PlatformQuote(SYMBOL, bridge.server.platform.now_ms, Decimal(4500), 1, Decimal(4501), 1)
         )
         await trades.until(PublicTrade)
         await quotes.until(Quote)

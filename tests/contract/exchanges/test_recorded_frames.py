@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from fks.exchanges.base import ConnectionCounters, Subscribed, Wire
+from fks.exchanges.base import ConnectionCounters, SubscriptionsAnswered, Wire
 from fks.exchanges.binance.wire import BinanceWire
 from fks.exchanges.coinbase.wire import CoinbaseWire
 from fks.exchanges.kraken.wire import KrakenWire
@@ -149,7 +149,7 @@ def coinbase_rows(
 def test_coinbase(path: Path) -> None:
     frames, counters = frames_of(path), ConnectionCounters()
     found = read(CoinbaseWire(counters=counters), wanted(["BTC-USD", "ETH-USD"], "5m"), frames)
-    assert (counters.unknown, len(found[Subscribed])) == ({}, 1)
+    assert (counters.unknown, len(found[SubscriptionsAnswered])) == ({}, 1)
     assert not {Discontinuity, Suspect} & set(found)
     trades = [
         PublicTrade(

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from fks.clock import RealClock
-from fks.exchanges.base import Subscribed, Wire, socket
+from fks.exchanges.base import SubscriptionsAnswered, Wire, socket
 from fks.exchanges.base import book_resync as anew
 from fks.exchanges.base.socket import Sockets
 from fks.exchanges.binance.wire import BinanceWire
@@ -202,7 +202,7 @@ async def test_slow_reader_costs_no_memory_and_gets_a_discontinuity(peer: Peer, 
 
 async def test_a_mistake_of_ours_ends_the_connection_loudly(peer: Peer, sockets: Sockets, log: CollectingLog) -> None:
     class Mistaken(BinanceWire):
-        def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+        def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | SubscriptionsAnswered]:
             return super().receive(frame, received_ns) if b"stream" not in frame else [{}["nothing"]]
 
     async def play(ws: web.WebSocketResponse) -> None:

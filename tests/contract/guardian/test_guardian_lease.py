@@ -10,19 +10,19 @@ from pathlib import Path
 from fks.clock import RealClock
 from fks.config.machine import machine_of
 from fks.config.paths import Paths
-from fks.config.settings import Node, Settings, Supervision
-from fks.guardian.context import Context
+from fks.config.settings import NodeSettings, Settings, Supervision
+from fks.guardian.context import GuardianContext
 from fks.guardian.lease import GuardianLease, holder_of, is_placed_here
 from fks.guardian.timing import Timing
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
 
 
 def lease_of(db: Database | None, holder: str, *, is_placed: bool = True, ttl_s: float = 0.4) -> GuardianLease:
     timing = Timing(lease_ttl_s=ttl_s, lease_renew_s=0.05, answer_s=1.0)
-    context = Context(RealClock(), CollectingLog(), RecordingMeter(), timing, db)
+    context = GuardianContext(RealClock(), CollectingLog(), RecordingMeter(), timing, db)
     return GuardianLease(context, holder=holder, is_placed=is_placed)
 
 
@@ -85,7 +85,7 @@ async def test_without_postgres_the_placement_decides(database: Database) -> Non
 
 
 async def test_the_renewal_is_the_heartbeat_that_entries_need(database: Database) -> None:
-    facts = Facts(database)
+    facts = FactStore(database)
     assert not await facts.is_guardian_alive(4.0)
     lease = lease_of(database, "a")
     await lease.renew()
@@ -95,7 +95,7 @@ async def test_the_renewal_is_the_heartbeat_that_entries_need(database: Database
 
 
 def placed(role: str, resources: tuple[str, ...] = (), **placement: str) -> bool:
-    node = Node.model_validate({"role": role, "resources": resources})
+    node = NodeSettings.model_validate({"role": role, "resources": resources})
     return is_placed_here(Settings(node=node, supervision=Supervision(placement=placement)))
 
 

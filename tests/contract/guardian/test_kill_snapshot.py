@@ -9,7 +9,7 @@ from decimal import Decimal
 import orjson
 import pytest
 
-from fks.guardian.positions import WINDOW_S, Holder, Snapshot
+from fks.guardian.positions import WINDOW_S, DatabaseSnapshot, Holder
 from fks.model.instrument import Lot
 from fks.model.order import Fill, Order, OrderType, Role, Side, State, TimeInForce
 from fks.store.db import Database
@@ -30,7 +30,7 @@ async def test_an_execution_that_fell_off_the_list_is_not_counted_twice(database
         "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', 'one', "
         "1200)"
     )
-    snapshot = Snapshot.of(dict(await KillStore(database).snapshot(WINDOW_S)))
+    snapshot = DatabaseSnapshot.of(dict(await KillStore(database).snapshot(WINDOW_S)))
     assert ("ccxt", "BTCUSDT", "1") not in snapshot.booked
     first = Fill(
         fill_id=uuid.uuid4(),
@@ -68,10 +68,10 @@ async def test_a_closing_order_follows_the_rules_of_the_venues_exchange(database
         "0.1234567)"
     )
     row = dict(await KillStore(database).snapshot(WINDOW_S, exchange=home))
-    rules = Snapshot.of(row).rules["BTCUSDT"]
+    rules = DatabaseSnapshot.of(row).rules["BTCUSDT"]
     assert (rules.exchange, rules.lot_step) == (home, Decimal(steps[home]))
     assert rules.lot == Lot(Decimal(steps[home]), Decimal(120), Decimal(steps[home]))
-    assert Snapshot.of(orjson.loads(orjson.dumps(row))).rules["BTCUSDT"] == rules  # and from the file
+    assert DatabaseSnapshot.of(orjson.loads(orjson.dumps(row))).rules["BTCUSDT"] == rules  # and from the file
 
 
 async def test_an_ended_order_whose_executions_are_missing_is_attributed(database: Database) -> None:
@@ -90,7 +90,10 @@ async def test_an_ended_order_whose_executions_are_missing_is_attributed(databas
         stop,
     )
     row = dict(await KillStore(database).snapshot(WINDOW_S))
-    for snapshot in (Snapshot.of(row), Snapshot.of(orjson.loads(orjson.dumps(row)))):  # and from the file
+    for snapshot in (
+        DatabaseSnapshot.of(row),
+        DatabaseSnapshot.of(orjson.loads(orjson.dumps(row))),
+    ):  # and from the file
         since = {"BTCUSDT": snapshot.history_from_ns("ccxt", "BTCUSDT")}
         assert since["BTCUSDT"] < old_ns
         fills = [
@@ -131,7 +134,7 @@ async def test_the_booked_executions_of_an_old_order_that_may_still_execute_are_
             str(number),
             ids[name],
         )
-    snapshot = Snapshot.of(dict(await KillStore(database).snapshot(WINDOW_S)))
+    snapshot = DatabaseSnapshot.of(dict(await KillStore(database).snapshot(WINDOW_S)))
     assert snapshot.booked == {("ccxt", "BTCUSDT", "0")}
     assert {name: snapshot.orders[id].is_listed for name, id in ids.items() if id in snapshot.orders} == {
         "open": True,
@@ -197,7 +200,7 @@ async def test_entries_that_may_need_a_stop_are_listed_with_their_legs(database:
             parent,
         )
     row = dict(await KillStore(database).snapshot(WINDOW_S))
-    for snapshot in (Snapshot.of(row), Snapshot.of(orjson.loads(orjson.dumps(row)))):
+    for snapshot in (DatabaseSnapshot.of(row), DatabaseSnapshot.of(orjson.loads(orjson.dumps(row)))):
         orders = {order.client_order_id: order for order in snapshot.protected_orders("ccxt")}
         assert orders.keys() == {"resting", "held", "stop", "ended stop"}
         assert (orders["held"].quantity, orders["held"].stop_loss) == (Decimal("0.123456789"), Decimal("90.1"))

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.guardian.context import Context
+from fks.guardian.context import GuardianContext
 from fks.guardian.journal import Asked, KillJournal
-from fks.guardian.ninja_session import BridgeAddress, NinjaSession
+from fks.guardian.ninja_session import GroupBridge, NinjaSession
 from fks.guardian.self_checks import guardian_problems
 from fks.guardian.service import Guardian, read_kill
 from fks.model.errors import OutageError
 from fks.ninja.messages import GetStatus
-from fks.sim.nt8.server import Server, start
+from fks.sim.nt8.server import BridgeServer, start
 from fks.sim.nt8.unkindness import only
 from tests.support.guardian_process import QUICK, GuardianProcess, guardian_with
 from tests.support.nt8_platform import control, held, open_position, options, platform, resting
@@ -29,16 +29,16 @@ from tests.support.waiting import until
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
+async def server(tmp_path: Path) -> AsyncIterator[BridgeServer]:
     async with platform(tmp_path / "nt8", unkind=only("flatten_slow", chance=1.0)) as server:
         yield server
 
 
-def bridge(server: Server) -> dict[str, Any]:
+def bridge(server: BridgeServer) -> dict[str, Any]:
     return {"group": "sim", "port": server.port, "secret": server.secret.decode()}
 
 
-def is_halted(server: Server) -> bool:
+def is_halted(server: BridgeServer) -> bool:
     return server.sessions.bridge.halted
 
 
@@ -51,14 +51,14 @@ def names(folder: Path) -> list[str]:
     return [f"{line['act']} {line.get('kind', '')}".strip() for line in acts(folder)]
 
 
-async def started(folder: Path, server: Server) -> Guardian:
+async def started(folder: Path, server: BridgeServer) -> Guardian:
     guardian = guardian_with({}, folder, None, bridge=bridge(server))
     await guardian.start()
     await until(lambda: guardian.detail()["ninja"]["sim"]["open"])  # type: ignore[index]
     return guardian
 
 
-async def test_kill_flattens_cancels_and_latches(server: Server, folder: Path) -> None:
+async def test_kill_flattens_cancels_and_latches(server: BridgeServer, folder: Path) -> None:
     await open_position(server)
     guardian = await started(folder, server)
     answer = await guardian.kill(reason="a test", by="me")
@@ -75,7 +75,7 @@ async def test_kill_flattens_cancels_and_latches(server: Server, folder: Path) -
     await guardian.stop()
 
 
-async def test_kill_that_keeps_positions_cancels_entries_only(server: Server, folder: Path) -> None:
+async def test_kill_that_keeps_positions_cancels_entries_only(server: BridgeServer, folder: Path) -> None:
     await open_position(server)
     async with control(server) as client:
         last = server.platform.last_trade(server.options.instruments[0])
@@ -91,7 +91,7 @@ async def test_kill_that_keeps_positions_cancels_entries_only(server: Server, fo
     await guardian.stop()
 
 
-async def test_kill_that_keeps_positions_cancels_a_market_entry_that_works(server: Server, folder: Path) -> None:
+async def test_kill_that_keeps_positions_cancels_a_market_entry_that_works(server: BridgeServer, folder: Path) -> None:
     await open_position(server)
     server.platform.broker = False  # nothing fills: as before the market opens
     async with control(server) as client:
@@ -110,7 +110,7 @@ async def test_kill_that_keeps_positions_cancels_a_market_entry_that_works(serve
     await guardian.stop()
 
 
-async def test_kill_that_keeps_positions_leaves_an_exit_that_works(server: Server, folder: Path) -> None:
+async def test_kill_that_keeps_positions_leaves_an_exit_that_works(server: BridgeServer, folder: Path) -> None:
     await open_position(server)
     server.platform.broker = False
     async with control(server) as client:
@@ -144,7 +144,7 @@ async def test_kill_waits_for_a_platform_that_is_away(tmp_path: Path, folder: Pa
 
 
 @pytest.mark.parametrize("moment", ["engaged", "asked kill", "halted"])
-async def test_kill_goes_on_from_the_file_after_kill_9(server: Server, folder: Path, moment: str) -> None:
+async def test_kill_goes_on_from_the_file_after_kill_9(server: BridgeServer, folder: Path, moment: str) -> None:
     await open_position(server)
     process = GuardianProcess(None, folder, bridge=bridge(server)).start()
     try:
@@ -167,7 +167,7 @@ async def test_kill_goes_on_from_the_file_after_kill_9(server: Server, folder: P
     assert {line["kill_id"] for line in acts(folder)} == {record.kill_id}
 
 
-async def test_session_is_closed_while_another_guardian_acts(server: Server) -> None:
+async def test_session_is_closed_while_another_guardian_acts(server: BridgeServer) -> None:
     asked: list[bool] = []
     is_ours = True
 
@@ -175,9 +175,9 @@ async def test_session_is_closed_while_another_guardian_acts(server: Server) -> 
         asked.append(is_ours)
         return is_ours
 
-    given = BridgeAddress("sim", "127.0.0.1", server.port, server.secret)
+    given = GroupBridge("sim", "127.0.0.1", server.port, server.secret)
     session = NinjaSession(
-        Context(RealClock(), CollectingLog(), RecordingMeter(), QUICK), given, lambda: uuid.uuid4().hex
+        GuardianContext(RealClock(), CollectingLog(), RecordingMeter(), QUICK), given, lambda: uuid.uuid4().hex
     )
     session.start(may_act)
     await until(lambda: session.is_open)

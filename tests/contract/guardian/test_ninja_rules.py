@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.guardian.context import Context
+from fks.guardian.context import GuardianContext
 from fks.guardian.ninja_rules import RuleWatch
-from fks.guardian.ninja_session import BridgeAddress, NinjaSession
+from fks.guardian.ninja_session import GroupBridge, NinjaSession
 from fks.prop_rules import RuleGroup, shipped_group
-from fks.sim.nt8.server import Server
+from fks.sim.nt8.server import BridgeServer
 from tests.support.guardian_process import QUICK
 from tests.support.nt8_platform import held, open_position, platform, resting
 from tests.support.ports import CollectingLog, RecordingMeter
@@ -33,7 +33,7 @@ def rules(**changes: Any) -> RuleGroup:
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
+async def server(tmp_path: Path) -> AsyncIterator[BridgeServer]:
     async with platform(tmp_path / "nt8") as server:
         await open_position(server)
         yield server
@@ -42,10 +42,10 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 class Watched:
     """A session, its watch, and the pages."""
 
-    def __init__(self, server: Server, group: RuleGroup | None, *, may_act: bool = True, **of: RuleGroup) -> None:
+    def __init__(self, server: BridgeServer, group: RuleGroup | None, *, may_act: bool = True, **of: RuleGroup) -> None:
         self.pages: list[str] = []
-        context = Context(RealClock(), CollectingLog(), RecordingMeter(), QUICK)
-        address = BridgeAddress("sim", "127.0.0.1", server.port, server.secret, rules=group, account_rules=of)
+        context = GuardianContext(RealClock(), CollectingLog(), RecordingMeter(), QUICK)
+        address = GroupBridge("sim", "127.0.0.1", server.port, server.secret, rules=group, account_rules=of)
         self.session = NinjaSession(context, address, lambda: uuid.uuid4().hex)
         self.watch = RuleWatch(context, self.session, may_act=lambda: may_act, page=self.page)
         self.session.start(lambda: True)
@@ -58,7 +58,7 @@ class Watched:
         await self.watch.look()
 
 
-async def test_static_loss_that_is_reached_flattens_and_pages_once(server: Server) -> None:
+async def test_static_loss_that_is_reached_flattens_and_pages_once(server: BridgeServer) -> None:
     # 50,000 in the account: a group that began at 60,000 has lost 10,000 of 2,000
     group = rules(max_loss={"value": 2000, "trailing": "static"}).model_copy(update={"starting_balance": 60_000})
     watched = Watched(server, group)
@@ -71,14 +71,14 @@ async def test_static_loss_that_is_reached_flattens_and_pages_once(server: Serve
     await watched.session.close()
 
 
-async def test_account_within_its_rules_is_left_alone(server: Server) -> None:
+async def test_account_within_its_rules_is_left_alone(server: BridgeServer) -> None:
     watched = Watched(server, rules())
     await watched.look()
     assert (held(server), watched.pages) == (2, [])
     await watched.session.close()
 
 
-async def test_account_with_rules_of_its_own_is_judged_by_those(server: Server) -> None:
+async def test_account_with_rules_of_its_own_is_judged_by_those(server: BridgeServer) -> None:
     lost = rules(max_loss={"value": 2000, "trailing": "static"}).model_copy(update={"starting_balance": 60_000})
     lenient = Watched(server, lost, Sim101=rules())
     await lenient.look()
@@ -91,7 +91,7 @@ async def test_account_with_rules_of_its_own_is_judged_by_those(server: Server) 
     await strict.session.close()
 
 
-async def test_guardian_that_must_not_act_only_looks_on(server: Server) -> None:
+async def test_guardian_that_must_not_act_only_looks_on(server: BridgeServer) -> None:
     group = rules(max_loss={"value": 2000, "trailing": "static"}).model_copy(update={"starting_balance": 60_000})
     watched = Watched(server, group, may_act=False)
     await watched.look()
@@ -99,13 +99,13 @@ async def test_guardian_that_must_not_act_only_looks_on(server: Server) -> None:
     await watched.session.close()
 
 
-async def test_another_secret_and_other_rules_count_without_a_restart(server: Server) -> None:
+async def test_another_secret_and_other_rules_count_without_a_restart(server: BridgeServer) -> None:
     watched = Watched(server, None)
     right = watched.session.address
     lost = rules(max_loss={"value": 2000, "trailing": "static"}).model_copy(update={"starting_balance": 60_000})
     await watched.session.close()
-    changes: list[BridgeAddress] = []
-    context = Context(RealClock(), CollectingLog(), RecordingMeter(), QUICK)
+    changes: list[GroupBridge] = []
+    context = GuardianContext(RealClock(), CollectingLog(), RecordingMeter(), QUICK)
     session = watched.session = NinjaSession(
         context,
         replace(right, secret=b"a secret that is another one by now"),

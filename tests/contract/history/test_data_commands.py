@@ -10,7 +10,7 @@ import pytest
 
 from fks.cli.base import FAILED, NOT_RUNNING, OK, USAGE
 from fks.cli.data.store import lasting
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.store.db import Database
 from tests.support.data_shell import Shell
@@ -37,7 +37,7 @@ def fks(
 ) -> Shell:
     monkeypatch.setenv("FKS_DATABASE_URL", database_url)
     paths = Paths.of(tmp_path / "home").ensure()
-    save_node(paths, Node(database_url, redis_url, "", {}, sim=exchange.info))
+    save_node(paths, NodeEndpoints(database_url, redis_url, "", {}, sim=exchange.info))
     return Shell(paths.home, capsys)
 
 

@@ -16,8 +16,8 @@ from fks.model.errors import InputError
 from fks.model.timeframe import NS, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.gaps import GapStore, Span
-from fks.store.quarantine import Held, QuarantineStore, Settled
+from fks.store.gaps import GapStore, TimeRange
+from fks.store.quarantine import QuarantinedRow, QuarantineStore, SettledAs
 from fks.store.sync import SyncStore
 from tests.support.history_exchange import HistoryExchange
 from tests.support.ports import CollectingLog
@@ -56,8 +56,8 @@ async def test_gap_of_a_collected_series_is_filled_newest_first(
     await delete(database, START_NS - 2 * HOUR, START_NS - HOUR)
     found = await watch.look()
     assert [(gap.span, gap.bars) for gap in found] == [
-        (Span(START_NS - 2 * HOUR, START_NS - HOUR), 60),
-        (Span(START_NS - 5 * HOUR, START_NS - 4 * HOUR), 60),
+        (TimeRange(START_NS - 2 * HOUR, START_NS - HOUR), 60),
+        (TimeRange(START_NS - 5 * HOUR, START_NS - 4 * HOUR), 60),
     ]
     written, absent = await Sync(exchange, database, clock, log).fill(found)
     assert (written, absent) == (120, 0)
@@ -88,7 +88,7 @@ async def test_series_that_only_grew_is_read_where_it_grew(
 
     async def missing(
         self: GapStore, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int
-    ) -> list[Span]:
+    ) -> list[TimeRange]:
         looked.append((start_ns, end_ns))
         return await real(self, exchange, symbol, timeframe, start_ns, end_ns)
 
@@ -100,7 +100,7 @@ async def test_series_that_only_grew_is_read_where_it_grew(
     await collected(database, exchange, START_NS + 3 * MINUTE, START_NS + 9 * MINUTE)
     found = await watch.look()
     assert looked[1:] == [(START_NS, START_NS + 9 * MINUTE)]
-    assert [gap.span for gap in found] == [Span(START_NS, START_NS + 3 * MINUTE)]
+    assert [gap.span for gap in found] == [TimeRange(START_NS, START_NS + 3 * MINUTE)]
 
 
 async def test_remaining_gaps_are_reported_less_and_less_often(
@@ -121,7 +121,7 @@ async def test_a_bar_that_was_built_over_a_gap_counts_as_missing(
 ) -> None:
     await collected(database, exchange, START_NS - 2 * HOUR, START_NS)
     await database.sql("UPDATE ohlcv_data SET is_complete = false WHERE time = $1", to_datetime(START_NS - HOUR))
-    assert [gap.span for gap in await watch.look()] == [Span(START_NS - HOUR, START_NS - HOUR + MINUTE)]
+    assert [gap.span for gap in await watch.look()] == [TimeRange(START_NS - HOUR, START_NS - HOUR + MINUTE)]
 
 
 async def test_synced_series_is_kept_up_to_the_present(
@@ -211,7 +211,7 @@ async def test_dead_feed_is_checked_to_the_present_but_not_a_stopped_one(
     assert not found.is_good
     assert (found.outages, found.outage_ns) == (1, 3 * DAY_NS - 90 * NS)
     assert [(gap.span, state) for gap, state in await report.missing(one)] == [
-        (Span(START_NS, START_NS + 3 * DAY_NS), "missing")
+        (TimeRange(START_NS, START_NS + 3 * DAY_NS), "missing")
     ]
 
 
@@ -247,7 +247,10 @@ async def test_the_quarantine_is_counted_by_series_until_it_is_settled(
     await collected(database, exchange, START_NS - 10 * HOUR, START_NS, "1h")
     store = QuarantineStore(database)
     await store.add(
-        [Held.bar(exchange.bar("BTCUSDT", "1m", START_NS - n * HOUR), "odd", "", source="sync") for n in (1, 2)]
+        [
+            QuarantinedRow.bar(exchange.bar("BTCUSDT", "1m", START_NS - n * HOUR), "odd", "", source="sync")
+            for n in (1, 2)
+        ]
     )
     report = QualityReport(database, clock, days=7)
 
@@ -255,7 +258,7 @@ async def test_the_quarantine_is_counted_by_series_until_it_is_settled(
         return {one.timeframe: (await report.of(one)).quarantined for one in await report.series()}
 
     assert await counted() == {"1m": 2, "1h": 0}
-    await store.settle_bars("binance", "BTCUSDT", "1m", [START_NS - HOUR], Settled.REFUSED)
+    await store.settle_bars("binance", "BTCUSDT", "1m", [START_NS - HOUR], SettledAs.REFUSED)
     assert await counted() == {"1m": 1, "1h": 0}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from fks.cli.base import NOT_RUNNING, OK, USAGE
 from fks.clock import RealClock
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.exchanges.registry import make_exchange
 from fks.files.sample import load_tape, sample_tape
@@ -108,7 +108,7 @@ async def test_the_commands(
     assert (await fks("data", "sync", "update", "BTCUSDT"))[0] == NOT_RUNNING
     code, _, err = await fks("assets", "enable", "BTC/USDT")
     assert (code, "fks up" in err) == (USAGE, True)
-    save_node(paths, Node(database_url, "redis://unused", "", {}, sim=exchange.info))
+    save_node(paths, NodeEndpoints(database_url, "redis://unused", "", {}, sim=exchange.info))
 
     done = await fks.json("data", "sync", "init", "BTC-USDT", "1h", "4h", "--days", "3")
     assert [(row["timeframe"], row["fetched"]) for row in done["items"]] == [("1h", 72), ("4h", 18)] or done["items"][

@@ -11,7 +11,7 @@ from fks.model.bar import Bar
 from fks.model.market import Suspect
 from fks.model.timeframe import NS
 from fks.store.db import Database
-from fks.store.quarantine import Held, QuarantineStore, Settled, numbers_of
+from fks.store.quarantine import QuarantinedRow, QuarantineStore, SettledAs, numbers_of
 from tests.support.data_shell import Shell
 
 T0 = 1_767_225_600 * NS
@@ -35,8 +35,8 @@ async def test_quarantined_values_are_shown_and_settled(database: Database, fks:
     store = QuarantineStore(database)
     await store.add(
         [
-            Held.bar(BAR, "outlier", "far away", source="sync"),
-            Held.suspect("kraken", Suspect("trades", "ETHUSD", "malformed", "x" * 500)),
+            QuarantinedRow.bar(BAR, "outlier", "far away", source="sync"),
+            QuarantinedRow.suspect("kraken", Suspect("trades", "ETHUSD", "malformed", "x" * 500)),
         ]
     )
     code, out, _ = await fks("data", "quarantine")
@@ -56,7 +56,7 @@ async def test_quarantined_values_are_shown_and_settled(database: Database, fks:
     code, out, _ = await fks("data", "quarantine", "--refuse", str(row["id"]))
     assert (code, out) == (OK, "0 confirmed, 0 refused, 1 not there or settled before\n")
     assert (await fks.json("data", "quarantine", "BTCUSDT"))["items"] == []
-    assert (await fks.json("data", "quarantine", "BTCUSDT", "--all"))["items"][0]["verdict"] == Settled.CONFIRMED
+    assert (await fks.json("data", "quarantine", "BTCUSDT", "--all"))["items"][0]["verdict"] == SettledAs.CONFIRMED
     assert await store.confirmed("binance", "BTCUSDT", "1m", T0, T0 + NS) == {numbers_of(BAR)}
 
 

@@ -11,7 +11,7 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import OK, run
 from fks.clock import RealClock
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Data, Settings
 from fks.history.gaps import DAY_NS
@@ -36,7 +36,7 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange
 def home(tmp_path: Path, database_url: str, redis_url: str) -> Paths:
     """The home of a node that runs, as far as its database and its Redis."""
     paths = Paths.of(tmp_path)
-    save_node(paths, Node(database_url, redis_url, "", {}))
+    save_node(paths, NodeEndpoints(database_url, redis_url, "", {}))
     return paths
 
 
@@ -99,7 +99,7 @@ async def test_settings_set_the_requests_per_minute(bus: Bus) -> None:
 
 async def test_connects_are_limited_at_a_real_exchange_and_not_at_the_local(bus: Bus, tmp_path: Path) -> None:
     where = "http://127.0.0.1:9/" + tmp_path.name
-    node = Node("", "", "", {}, sim={"rest": where, "ws": "ws://127.0.0.1:9"})
+    node = NodeEndpoints("", "", "", {}, sim={"rest": where, "ws": "ws://127.0.0.1:9"})
     kraken = Settings(data=Data(endpoints=(f"kraken {where} ws://127.0.0.1:9",)))
     real, local = (
         budget_for(bus, Impatient(), kraken, None, "kraken"),

@@ -14,14 +14,14 @@ from fks.clock import FakeClock
 from fks.history.fetch import SILENT_RUNS_MAX
 from fks.history.gaps import DAY_NS, GapWatch
 from fks.history.quality import QualityReport
-from fks.history.sync import Stopped, Sync
+from fks.history.sync import Sync, SyncStopped
 from fks.model.bar import Bar
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import NS, bar_end, bar_start, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.gaps import GapStore, Span
-from fks.store.quarantine import QuarantineStore, Settled
+from fks.store.gaps import GapStore, TimeRange
+from fks.store.quarantine import QuarantineStore, SettledAs
 from fks.store.sync import SyncStore
 from tests.support.history_exchange import HistoryExchange
 from tests.support.ports import CollectingLog
@@ -90,8 +90,8 @@ async def test_unavailable_bars_are_known_and_requested_once(
     assert done.absent == 67
     known = await GapStore(database).known("binance", "BTCUSDT", "1m")
     assert [(gap.span, gap.cause) for gap in known] == [
-        (Span(now - 20 * DAY_NS, now - 20 * DAY_NS + 7 * MINUTE), "exchange"),
-        (Span(now - 30 * HOUR, now - 29 * HOUR), "exchange"),
+        (TimeRange(now - 20 * DAY_NS, now - 20 * DAY_NS + 7 * MINUTE), "exchange"),
+        (TimeRange(now - 30 * HOUR, now - 29 * HOUR), "exchange"),
     ]
     exchange.asked.clear()
     assert (await sync.sync("BTCUSDT", "1m", now - 21 * DAY_NS)).fetched == 0
@@ -112,7 +112,7 @@ async def test_gap_longer_than_a_window_is_one_known_gap(
     done = await sync.sync("BTCUSDT", "1m", now - 14 * DAY_NS)
     assert (done.fetched, done.absent) == (8 * 1440, 6 * 1440)
     known = await GapStore(database).known("binance", "BTCUSDT", "1m")
-    assert [gap.span for gap in known] == [Span(now - 12 * DAY_NS, now - 6 * DAY_NS)]
+    assert [gap.span for gap in known] == [TimeRange(now - 12 * DAY_NS, now - 6 * DAY_NS)]
 
 
 async def test_years_before_a_listing_are_not_requested_page_by_page(
@@ -200,8 +200,8 @@ async def test_bars_that_appear_later_are_no_longer_known_gaps(
     exchange.missing = [(now - 20 * HOUR, now - 19 * HOUR)]
     await sync.sync("BTCUSDT", "1m", now - 19 * HOUR, now - 17 * HOUR, is_again=True)
     assert [(gap.span, gap.cause) for gap in await store.known("binance", "BTCUSDT", "1m")] == [
-        (Span(now - 20 * HOUR, now - 19 * HOUR), "exchange"),
-        (Span(now - 17 * HOUR, now - 16 * HOUR), "exchange"),
+        (TimeRange(now - 20 * HOUR, now - 19 * HOUR), "exchange"),
+        (TimeRange(now - 17 * HOUR, now - 16 * HOUR), "exchange"),
     ]
 
 
@@ -276,7 +276,7 @@ async def test_stopped_sync_resumes_where_it_was(
     database: Database, exchange: HistoryExchange, clock: FakeClock, log: CollectingLog
 ) -> None:
     start, windows = now_of(clock) - 5 * DAY_NS, iter([False, False, True])
-    with pytest.raises(Stopped):
+    with pytest.raises(SyncStopped):
         await Sync(exchange, database, clock, log, should_stop=lambda: next(windows)).sync("BTCUSDT", "1m", start)
     row = await SyncStore(database).get("binance", "BTCUSDT", "1m")
     assert row is not None
@@ -431,8 +431,8 @@ async def test_impossible_bar_is_never_stored_and_suspect_requested_again(
     held = {row.held.time_ns: row for row in await QuarantineStore(database).rows(with_settled=True)}
     assert {at: (row.held.reason, row.verdict) for at, row in held.items()} == {
         broken: ("inconsistent", None),
-        odd: ("outlier", Settled.CONFIRMED),
-        slip: ("outlier", Settled.REFUSED),
+        odd: ("outlier", SettledAs.CONFIRMED),
+        slip: ("outlier", SettledAs.REFUSED),
     }
     await sync.sync("BTCUSDT", "1m", end - 10 * HOUR, is_again=True)
     assert asked[odd] == 3, "what was confirmed once is not asked for twice again"

@@ -9,9 +9,9 @@ import random
 import pytest
 
 from fks.clock import FakeClock, RealClock
-from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import DatabaseSettings as DatabaseSettings
 from fks.history.gaps import DAY_NS, GapWatch
-from fks.history.sync import Stopped, Sync
+from fks.history.sync import Sync, SyncStopped
 from fks.model.bar import Bar
 from fks.model.errors import FksError
 from fks.model.timeframe import NS, bar_start, to_datetime, to_ns
@@ -84,7 +84,7 @@ async def test_any_order_of_syncs_and_faults_ends_with_the_exchanges_bars(databa
             log,
             should_stop=lambda asked=asked, windows=windows: next(asked, windows) >= windows - 1,
         )  # type: ignore[misc]
-        with contextlib.suppress(Stopped, FksError):
+        with contextlib.suppress(SyncStopped, FksError):
             await one.sync("BTCUSDT", "5m", begin_ns)
         exchange.fails = 0
         if what == "fill":

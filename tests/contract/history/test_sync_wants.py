@@ -10,7 +10,7 @@ import pytest
 from fks.clock import FakeClock
 from fks.history.assets import Assets
 from fks.history.gaps import DAY_NS, GapWatch
-from fks.history.sync import Stopped, Sync
+from fks.history.sync import Sync, SyncStopped
 from fks.model.bar import Bar
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, to_datetime
@@ -35,7 +35,7 @@ async def begun(db: Database, exchange: HistoryExchange, clock: FakeClock, start
     """Begin a sync of minutes and leave it after two windows, as a process that was killed, met an outage or was stopped
     leaves it."""
     windows = iter([False, True])
-    with pytest.raises(Stopped):
+    with pytest.raises(SyncStopped):
         await Sync(exchange, db, clock, CollectingLog(), should_stop=lambda: next(windows)).sync(
             "BTCUSDT", "1m", start_ns
         )

@@ -15,7 +15,7 @@ from fks.model.market import TradesFrom
 from fks.model.timeframe import NS, bar_start
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.gaps import GapStore, Span
+from fks.store.gaps import GapStore, TimeRange
 from tests.support.history_exchange import HistoryExchange
 from tests.support.ports import CollectingLog
 from tests.support.traded_exchange import TradedExchange, trades_between, with_silence
@@ -97,7 +97,7 @@ async def test_bars_that_no_request_gives_lower_the_coverage(
     assert len(traded.asked) == asked, "not again at once"
     await clock.advance(86400)
     missing = await Gaps(database, clock).missing("kraken", SYMBOL, "1m", start, start + DAY_NS)
-    assert [item.span for item in missing] == [Span(start, start + DAY_NS)], "and again after a day"
+    assert [item.span for item in missing] == [TimeRange(start, start + DAY_NS)], "and again after a day"
     traded.capabilities = replace(traded.capabilities, trades_from=TradesFrom.TIME)
     await sync.fill(missing)
     assert (await report.of(series)).unavailable == quality.unavailable - 1440

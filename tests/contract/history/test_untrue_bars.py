@@ -17,7 +17,7 @@ from fks.model.errors import PeerError
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.quarantine import QuarantineStore, Settled
+from fks.store.quarantine import QuarantineStore, SettledAs
 from tests.support.ports import CollectingLog
 from tests.support.recorded_peer import Agreeing, RecordedPeer, serving
 
@@ -85,7 +85,7 @@ async def test_bad_row_costs_a_sync_one_bar(
     assert (row.held.time_ns, row.held.reason, row.held.source) == (BROKEN, "not_positive", "sync")
     assert (row.held.payload["low"], row.held.payload["open"]) == ("0.0", "100.0")
     assert (await database.sql("SELECT sync_status FROM sync_status"))[0][0] == "done"
-    await store.settle([row.id], Settled.CONFIRMED)  # a person says that it is true
+    await store.settle([row.id], SettledAs.CONFIRMED)  # a person says that it is true
     done = await sync.sync("BTCUSDT", "1m", T0 - 10 * HOUR, is_again=True)
     assert (done.candles, len(await store.rows(with_settled=True))) == (600, 1)
 

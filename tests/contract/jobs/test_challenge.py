@@ -31,7 +31,7 @@ from fks.store.jobs import JobStore
 from fks.store.strategies import StrategyStore
 from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.strategies.check import synthetic
-from fks.strategies.registry import Catalogue, Entry, load_catalogue
+from fks.strategies.registry import Catalogue, CatalogueEntry, load_catalogue
 from tests.support.searches import search_of
 from tests.support.strategies import GATE, add_account, add_instance
 
@@ -72,7 +72,7 @@ class Held(Strategy):
         return Decisions(np.zeros(len(bars)))
 
 
-OWN = Catalogue(iter(Entry(kind.name, "file", "own.py", kind) for kind in (Limits, Held)))
+OWN = Catalogue(iter(CatalogueEntry(kind.name, "file", "own.py", kind) for kind in (Limits, Held)))
 
 
 def waves() -> Bars:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fks.jobs.backtest import Request, parse_spec, run_spec
+from fks.jobs.backtest import BarsRequest, parse_spec, run_spec
 from fks.jobs.bars import load_stored, load_tape, read_tape
 from fks.jobs.runner import run_one
 from fks.model.errors import InputError, StaleEpochError
@@ -113,7 +113,7 @@ async def test_a_backtest_runs_as_a_job_and_equals_the_one_here(database: Databa
     assert job is not None
     assert (job.state, job.error, job.progress) == ("done", None, 1.0)
     spec = parse_spec(SPEC)
-    request = Request(spec.symbol, spec.exchange, spec.timeframe, None, None, 8)
+    request = BarsRequest(spec.symbol, spec.exchange, spec.timeframe, None, None, 8)
     loaded = await load_stored(database, request)
     result, source = run_spec(spec, lambda _: loaded)
     assert job.result is not None
@@ -185,14 +185,14 @@ async def test_stored_bars_have_their_warmup_and_are_resampled_from_minutes(data
     await stored(database)
     every = synthetic(600)
     start, end = int(every.time_ns[300]), int(every.time_ns[400])
-    loaded = await load_stored(database, Request("BTC-USDT", "binance", "1m", start, end, 20))
+    loaded = await load_stored(database, BarsRequest("BTC-USDT", "binance", "1m", start, end, 20))
     assert loaded.bars.time_ns.tolist() == every.time_ns[280:400].tolist()
-    fives = await load_stored(database, Request("btcusdt", "binance", "5m", start, end, 4))
+    fives = await load_stored(database, BarsRequest("btcusdt", "binance", "5m", start, end, 4))
     assert fives.source == "database, made from 1m bars"
     assert fives.bars.time_ns.tolist() == every.time_ns[280:400:5].tolist()
     days = bars_of([100.0 + i for i in range(40)], timeframe="1d")
     await BarStore(database).merge(days, source="test")
-    native = await load_stored(database, Request("BTCUSDT", "binance", "1d", None, None, 0))
+    native = await load_stored(database, BarsRequest("BTCUSDT", "binance", "1d", None, None, 0))
     assert (native.source, len(native.bars)) == ("database", 40)
 
 
@@ -205,7 +205,7 @@ async def test_unlisted_symbol_has_the_tick_and_lot_of_its_bars(database: Databa
     bars = replace(bars, open=bars.close, high=bars.close, low=bars.close)
     await BarStore(database).merge(bars, exchange="mybroker", source="import")
     for stored, exchange in (("EUR/USD", None), ("eurusd", "mybroker"), ("mybroker:EUR-USD", None)):
-        loaded = await load_stored(database, Request(stored, exchange, "1m", None, None, 0))
+        loaded = await load_stored(database, BarsRequest(stored, exchange, "1m", None, None, 0))
         item = loaded.instrument
         assert (item.exchange, item.symbol, item.base, item.quote) == ("mybroker", "EUR/USD", "EUR", "USD")
         assert (item.tick, item.lot_step, len(loaded.bars)) == (Decimal("0.00001"), Decimal(1), 60)
@@ -215,11 +215,11 @@ async def test_backtest_of_a_future_uses_its_contract_specification(database: Da
     bars = bars_of([5000.0, 5001.0, 5002.0, 5004.0] * 30, symbol="ES 03-25")
     await BarStore(database).merge(bars, exchange="ninjatrader", source="import")
     for symbol in ("ES 03-25", "ESH25", "ninjatrader:ESH25", "es 03-25"):
-        item = (await load_stored(database, Request(symbol, None, "1m", None, None, 0))).instrument
+        item = (await load_stored(database, BarsRequest(symbol, None, "1m", None, None, 0))).instrument
         assert (item.exchange, item.symbol, item.base, item.quote) == ("ninjatrader", "ES 03-25", "ESH25", "USD")
         assert (item.tick, item.multiplier, item.lot_step) == (Decimal("0.25"), Decimal(50), Decimal(1))
     with pytest.raises(InputError, match="unknown symbol 'ES 06-25'"):
-        await load_stored(database, Request("ESM25", None, "1m", None, None, 0))
+        await load_stored(database, BarsRequest("ESM25", None, "1m", None, None, 0))
     spec = parse_spec(
         {
             **SPEC,
@@ -231,7 +231,7 @@ async def test_backtest_of_a_future_uses_its_contract_specification(database: Da
             "fee_rate": "0.00001",
         }
     )
-    loaded = await load_stored(database, Request("ESH25", None, "1m", None, None, 0))
+    loaded = await load_stored(database, BarsRequest("ESH25", None, "1m", None, None, 0))
     result, _ = run_spec(spec, lambda request: loaded)
     assert {fill.fee_currency for fill in result.fills} == {"USD"}
     assert {fill.quantity for fill in result.fills} == {Decimal(2)}
@@ -243,8 +243,8 @@ async def test_backtest_of_a_future_uses_its_contract_specification(database: Da
 def test_a_tape_is_cut_to_the_request() -> None:
     tape, name = read_tape("sample")
     start, end = int(tape.time_ns[5000]), int(tape.time_ns[6000])
-    loaded = load_tape(tape, name, Request("btc/usdt", "binance", "1m", start, end, 50))
+    loaded = load_tape(tape, name, BarsRequest("btc/usdt", "binance", "1m", start, end, 50))
     assert (len(loaded.bars), iso(int(loaded.bars.time_ns[50]))) == (1050, iso(start))
     assert (loaded.instrument.base, loaded.instrument.quote, loaded.instrument.tick) == ("BTC", "USDT", Decimal("0.01"))
     with pytest.raises(InputError, match="unknown symbol 'ETHUSDT'"):
-        load_tape(tape, name, Request("ETHUSDT", "binance", "1m", None, None, 0))
+        load_tape(tape, name, BarsRequest("ETHUSDT", "binance", "1m", None, None, 0))

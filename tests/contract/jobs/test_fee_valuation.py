@@ -11,7 +11,7 @@ import pytest
 from fks.clock import Clock
 from fks.config.settings import Portfolios, Settings
 from fks.data.manual import ManualTrade, book
-from fks.jobs.schedule import TASKS, Context
+from fks.jobs.schedule import TASKS, TaskServices
 from fks.jobs.sync import Continuous
 from fks.model.order import Side
 from fks.model.timeframe import to_ns
@@ -61,7 +61,7 @@ async def trade(db: Database, fee: str, currency: str, *, at: datetime = T0, ins
 async def run_hourly(db: Database, clock: Clock, **portfolio: object) -> str:
     settings = Settings(portfolio=Portfolios(**portfolio))  # type: ignore[arg-type]
     task = TASKS["daily-performance"][1]
-    return await task(Context(db, clock, settings, Continuous(db, clock, settings)))
+    return await task(TaskServices(db, clock, settings, Continuous(db, clock, settings)))
 
 
 async def test_a_third_assets_fee_counts_at_the_last_close_before_the_trade(traded: Database, clock: Clock) -> None:

@@ -14,7 +14,7 @@ from fks.clock import Clock, FakeClock, RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Research, Settings, Supervision
 from fks.jobs import schedule
-from fks.jobs.schedule import Context
+from fks.jobs.schedule import TaskServices
 from fks.jobs.scheduler import JOBS_AT_ONCE, RunnerDied
 from fks.model.errors import OutageError
 from fks.store.bus import JOBS, Bus
@@ -163,10 +163,10 @@ async def test_unclaimed_jobs_are_a_problem(database: Database, bus: Bus) -> Non
 async def test_failing_schedule_is_logged_and_a_problem_until_it_runs(
     database: Database, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ill(context: Context) -> str:
+    async def ill(context: TaskServices) -> str:
         raise ZeroDivisionError("by a task")
 
-    async def well(context: Context) -> str:
+    async def well(context: TaskServices) -> str:
         return "done"
 
     monkeypatch.setattr(schedule, "TASKS", {"ill": ("* * * * *", ill)})

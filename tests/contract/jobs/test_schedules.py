@@ -7,7 +7,7 @@ import pytest
 from fks.clock import Clock, RealClock
 from fks.config.settings import Settings
 from fks.jobs import schedule
-from fks.jobs.schedule import Context, Schedules
+from fks.jobs.schedule import Schedules, TaskServices
 from fks.store.db import Database
 from fks.store.documents import DocumentStore, shipped_pages
 
@@ -17,11 +17,11 @@ async def test_a_cron_that_is_none_and_a_task_that_fails_stop_no_other(
 ) -> None:
     runs: list[str] = []
 
-    async def well(context: Context) -> str:
+    async def well(context: TaskServices) -> str:
         runs.append("well")
         return "done"
 
-    async def ill(context: Context) -> str:
+    async def ill(context: TaskServices) -> str:
         runs.append("ill")
         raise ZeroDivisionError("by a task")
 

@@ -12,7 +12,7 @@ import pytest
 from fks.model.errors import InputError
 from fks.monitor.alerts import NewAlerts, listed, settle_what_is_over
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.nodes import NodeStore
 from fks.store.supervision import HealthRow, TreeJournal
 
@@ -60,7 +60,7 @@ async def _order(db: Database, name: str, state: str, role: str = "entry", paren
 
 
 async def test_alerts_about_orders_and_positions_settle_with_them(account: Database) -> None:
-    facts = Facts(account)
+    facts = FactStore(account)
     about: dict[str, Any] = {"client_order_id": "a", "symbol": "BTCUSDT", "instance": ""}
     await _order(account, "a", "UNKNOWN")
     await account.sql("INSERT INTO positions (account_id, venue, symbol, quantity) VALUES (1, 'paper', 'BTCUSDT', 1)")
@@ -82,7 +82,7 @@ async def test_alerts_about_orders_and_positions_settle_with_them(account: Datab
 
 
 async def test_a_condition_has_one_alert_which_ends_with_it(account: Database) -> None:
-    facts = Facts(account)
+    facts = FactStore(account)
 
     async def note(condition: str | None) -> int | None:
         return await facts.note_alert("page", "position.unprotected", "no stop", "orders", {}, condition)
@@ -103,7 +103,7 @@ async def test_new_alert_is_published_once_but_not_the_order_managers(account: D
     await journal.page("child.escalated", "old new_alerts", "orders")
     assert await new_alerts.new() == []
     await journal.page("child.escalated", "it died", "orders")
-    await Facts(account).note_alert("page", "fill.stray", "told already", "orders", {})
+    await FactStore(account).note_alert("page", "fill.stray", "told already", "orders", {})
     assert [(row["type"], row["component"], row["message"]) for row in await new_alerts.new()] == [
         ("alert", "orders", "it died")
     ]

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fks import runtime
 from fks.clock import RealClock
-from fks.config.endpoints import Node
+from fks.config.endpoints import NodeEndpoints
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
 from fks.config.settings import Settings
@@ -42,7 +42,7 @@ def component(name: str, home: Paths, db: Database, bus: Bus) -> Component:
         Settings(home=home.home),
         home,
         load_secrets(home),
-        Node("", "", "", {}),
+        NodeEndpoints("", "", "", {}),
         RealClock(),
         CollectingLog(),
         PrometheusMeter(name),

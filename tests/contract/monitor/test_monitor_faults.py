@@ -13,16 +13,16 @@ from pydantic import SecretStr
 from actors.monitor import MonitorActor
 from fks.alerts.channels import Sealer
 from fks.clock import RealClock
-from fks.config.endpoints import Node
+from fks.config.endpoints import NodeEndpoints
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
-from fks.config.settings import Alerts, Chat, Monitor, Settings
+from fks.config.settings import AlertsSettings, Chat, Monitor, Settings
 from fks.monitor import deep
 from fks.runtime import Component
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from tests.support.health_servers import ntp_server
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.receivers import http_receiver
@@ -40,7 +40,7 @@ class _Meter(RecordingMeter):
 def _monitor(
     settings: Settings, paths: Paths, meter: _Meter, log: CollectingLog, db: Database, bus: Bus
 ) -> MonitorActor:
-    node = Node("", "", "", {})
+    node = NodeEndpoints("", "", "", {})
     secrets = load_secrets(paths)
     component: Any = Component("monitor", 1, settings, paths, secrets, node, RealClock(), log, meter, db, bus, None)
     return MonitorActor(component, ())
@@ -59,7 +59,7 @@ async def test_fault_of_a_probe_does_not_stop_the_delivery_of_alerts(
     secrets, log, meter = load_secrets(paths), CollectingLog(), _Meter()
     async with http_receiver() as receiver, telegram_server() as telegram:
         chat = Chat(telegram_token=SecretStr(TOKEN), telegram_users={"7": "ann"}, telegram_url=telegram.url)
-        settings = Settings(home=tmp_path, chat=chat, alerts=Alerts(hosts=("localhost",)))
+        settings = Settings(home=tmp_path, chat=chat, alerts=AlertsSettings(hosts=("localhost",)))
         monitor = _monitor(settings, paths, meter, log, database, bus)
         address = f"json://{receiver.host}/hook"
         await AlertingStore(database).save_channel(
@@ -70,7 +70,7 @@ async def test_fault_of_a_probe_does_not_stop_the_delivery_of_alerts(
         running = asyncio.create_task(monitor.run())
         try:
             await until(lambda: meter.total("fks_monitor_faults_total", kind="monitor.checks") >= 2)
-            await Facts(database).note_alert("page", "child.escalated", "it died", "orders", {})
+            await FactStore(database).note_alert("page", "child.escalated", "it died", "orders", {})
             await until(lambda: receiver.received)
             telegram.write("/help")
             await until(lambda: telegram.sent)

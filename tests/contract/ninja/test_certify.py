@@ -14,7 +14,7 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import FAILED, OK, USAGE, run
-from fks.sim.nt8.server import Server, start
+from fks.sim.nt8.server import BridgeServer, start
 from fks.sim.nt8.unkindness import KIND, Unkindness, only
 from tests.support.ninja import put_secret
 from tests.support.nt8_platform import held, open_position, options, resting
@@ -26,7 +26,7 @@ MACHINE = ["connection", "working_order", "bracket", "flatten", "latch"]
 class Rig:
     """A platform, and the command on its port."""
 
-    def __init__(self, home: Path, server: Server) -> None:
+    def __init__(self, home: Path, server: BridgeServer) -> None:
         self.home, self.server = home, server
         put_secret(home / "ninja.key", server.secret)
         (home / "fks.toml").write_text(f"[ninja]\nport = {server.port}\ntimeout_s = 2.0\n")

@@ -13,9 +13,9 @@ import pytest
 from fks.clock import RealClock
 from fks.model.errors import ConfigError, OutageError
 from fks.ninja import outputs as o
-from fks.ninja.machine import State
+from fks.ninja.machine import LinkState
 from fks.ninja.session import ClientSession, Prepared
-from fks.ninja.signals import SignalState
+from fks.ninja.signals import LinkSignalState
 from fks.ninja_link.check import Address, check_connection, follow
 from fks.ninja_link.link import Link, is_loopback, ports_of, system_draws
 from tests.support.free_port import free_port
@@ -63,7 +63,7 @@ async def test_link_authenticates_and_says_bye() -> None:
         async with running(bridge.port) as client:
             await ready(client)
         await until(lambda: [line["t"] for line in bridge.received][-1] == "bye")
-        assert client.session.state is State.STOPPED
+        assert client.session.state is LinkState.STOPPED
         assert [line["t"] for line in bridge.received][:2] == ["hello", "auth"]
 
 
@@ -102,7 +102,7 @@ async def test_a_signal_reaches_the_bridge_and_is_sent_once() -> None:
         assert client.session.send(prepared) is None
         client.link.flush()
         await until(lambda: bool(client.seen(o.SignalChanged)))
-        assert client.seen(o.SignalChanged)[0].state is SignalState.ACKED
+        assert client.seen(o.SignalChanged)[0].state is LinkSignalState.ACKED
         assert [line["id"] for line in bridge.received if line["t"] == "signal"] == ["a1"]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from fks.api.relays import relay_of
 from fks.model.ids import copy_signal_id, intent_id
 from fks.model.signal import Kind
-from fks.sim.nt8.platform import Order
+from fks.sim.nt8.platform import PlatformOrder
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.ninja_copies import ACCOUNT_IDS, ES, Copying, copying, enter
@@ -34,7 +34,7 @@ def trade_by_hand(trading: Copying, account: str, contracts: int) -> None:
     """Buy (or sell) at the market, as from a chart."""
     platform = trading.bridges["sim"].server.platform
     action = "Buy" if contracts > 0 else "Sell"
-    order = Order("Chart", account, ES, action, "Market", "Day", abs(contracts), None, None)
+    order = PlatformOrder("Chart", account, ES, action, "Market", "Day", abs(contracts), None, None)
     assert platform.create(order)
     platform.submit(order)
 

@@ -85,9 +85,9 @@ async def test_a_tunnel_that_breaks_is_dialled_again() -> None:
         await until(lambda: any(isinstance(event, o.Ready) for event in events))
         tunnel.cut()
         await until(lambda: sum(isinstance(event, o.Ready) for event in events) == 2)
-        assert any(isinstance(event, o.Disconnected) for event in events)
+        assert any(isinstance(event, o.LinkLost) for event in events)
         tunnel.is_silent = True  # as a network that swallows packets: no end of the connection is seen
-        await until(lambda: sum(isinstance(event, o.Disconnected) for event in events) == 2, deadline_s=15)
+        await until(lambda: sum(isinstance(event, o.LinkLost) for event in events) == 2, deadline_s=15)
         tunnel.is_silent = False
         await until(lambda: sum(isinstance(event, o.Ready) for event in events) == 3, deadline_s=15)
         session.stop()

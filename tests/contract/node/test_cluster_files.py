@@ -18,7 +18,7 @@ from fks.cli.base import run
 from fks.cli.cluster_check import examine, inspect
 from fks.config import env_file
 from fks.config.paths import Paths
-from fks.config.settings import Database, Redis, Settings, Supervision
+from fks.config.settings import DatabaseSettings, Redis, Settings, Supervision
 from tests.support.programs import require
 
 REPOSITORY = Path(__file__).parents[3]
@@ -56,7 +56,7 @@ def found_in(folder, settings=None):
     return {check.name: check for check in inspect(document, folder, settings)}
 
 
-URLS = {"database": Database(url="postgresql://u:p@h/d?sslmode=require"), "redis": Redis(url="rediss://:p@h/0")}
+URLS = {"database": DatabaseSettings(url="postgresql://u:p@h/d?sslmode=require"), "redis": Redis(url="rediss://:p@h/0")}
 
 
 def test_example_is_valid_for_ray_and_its_blanks_are_named():

@@ -24,7 +24,7 @@ from fks.node.cluster_driver import KeeperContext
 from fks.node.head_driver import HeadDriver
 from fks.node.keeper import Keeper
 from fks.node.lock import keeper_lock
-from fks.node.presence import Presence
+from fks.node.presence import NodePresence
 from fks.node.spec import RestartPolicy
 from fks.process.handle import start_mark
 from fks.store.db import Database
@@ -49,7 +49,7 @@ async def running(home):
     with keeper_lock(paths.run / "keeper.lock"):
         site = open_site(paths)
         specs = [spec for spec in site.specs() if spec.name != "ray"]
-        presence = Presence(paths, site.settings, site.secrets, site.node().redis_url, RealClock())
+        presence = NodePresence(paths, site.settings, site.secrets, site.node().redis_url, RealClock())
         context = KeeperContext(paths, site.node, RealClock(), CollectingLog(), site.redactor)
         keeper = Keeper(context, specs, DriverWithoutRay(context, site.settings, presence), policy=REAL)
         task = asyncio.create_task(keeper.run())

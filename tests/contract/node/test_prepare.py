@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from fks.config.settings import Settings, Venue
+from fks.config.settings import Settings, VenueSettings
 from fks.model.errors import ConfigError
 from fks.node.demo import INSTANCES, seed, switch_off
 from fks.node.prepare import refuse_plaintext
@@ -30,7 +30,7 @@ async def test_the_demos_strategies_are_switched_off_with_a_message(database: Da
 async def test_plain_venue_is_refused_unless_something_is_open_there(database: Database) -> None:
     await seed(database, Settings())
     key = SecretStr("k")
-    plain = Settings(venue=Venue(rest_url="http://gate.example", api_key=key, api_secret=key))
+    plain = Settings(venue=VenueSettings(rest_url="http://gate.example", api_key=key, api_secret=key))
     await database.sql(
         "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', 'external', 1)"
     )

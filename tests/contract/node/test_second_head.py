@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from fks.config.machine import Machine, machine_of
 from fks.config.paths import Paths
-from fks.config.settings import Database as Options
+from fks.config.settings import DatabaseSettings as Options
 from fks.config.settings import Settings, Supervision
 from fks.model.errors import ConfigError
 from fks.node.cluster_driver import ClusterState

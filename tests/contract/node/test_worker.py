@@ -13,18 +13,18 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import run
 from fks.clock import RealClock
-from fks.config.endpoints import Node as Endpoints
+from fks.config.endpoints import NodeEndpoints as Endpoints
 from fks.config.machine import host_name, machine_of
 from fks.config.paths import Paths
 from fks.config.secrets import adopt_ray_token, ensure_secrets, load_secrets, sealed_keys
-from fks.config.settings import Node as NodeSettings
+from fks.config.settings import NodeSettings as NodeSettings
 from fks.config.settings import Ray, Risk, Settings
 from fks.model.errors import ConfigError
 from fks.node import boot
 from fks.node.cluster_driver import KeeperContext
 from fks.node.head_driver import HeadDriver
 from fks.node.keeper import Keeper, sweep
-from fks.node.presence import Presence
+from fks.node.presence import NodePresence
 from fks.node.worker_driver import WorkerDriver
 from fks.store.nodes import NodeRow, NodeStore
 from fks.store.tokens import LOCAL
@@ -44,7 +44,7 @@ def paths(tmp_path):
 
 
 def presence_of(paths, settings):
-    return Presence(paths, settings, load_secrets(paths), "unix:///nowhere", RealClock())
+    return NodePresence(paths, settings, load_secrets(paths), "unix:///nowhere", RealClock())
 
 
 async def head_beats(database, paths, settings=None, **changes):

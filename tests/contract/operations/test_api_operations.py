@@ -16,7 +16,7 @@ from fks import __version__
 from fks.cli import operation
 from fks.cli.base import FAILED, NOT_RUNNING, OK, USAGE
 from fks.clock import RealClock
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.model.errors import OutageError
 from fks.store.bus import Bus
@@ -234,7 +234,7 @@ async def test_settings_from_the_command_line(fks: Fks, rig: Rig) -> None:
 async def test_drained_restart_without_a_gateway_names_the_alternative(
     fks: Fks, rig: Rig, tmp_path: Path, database_url: str, redis_url: str
 ) -> None:
-    save_node(Paths.of(tmp_path), Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": 1}))
+    save_node(Paths.of(tmp_path), NodeEndpoints(database_url, redis_url, "", {"host": "127.0.0.1", "port": 1}))
     code, _, err = await fks("restart", "orders")
     assert code == NOT_RUNNING
     assert "--now" in err

@@ -20,7 +20,7 @@ from fks.store.bus import Bus
 from fks.store.db import Database, UnresetConnection, sql
 from fks.store.operations import CHANNEL, Operation, OperationStore
 from fks.store.runtime_config import RuntimeConfigStore, propose
-from fks.supervision.rollout import Part
+from fks.supervision.rollout import RolloutPart
 from fks.supervisor import operations
 from tests.support.operations import IDS, Dead, FakeParts, Rig
 from tests.support.ports import CollectingLog
@@ -162,7 +162,7 @@ async def test_a_deployment_stops_at_the_first_part_that_does_not_come_back(rig:
     assert done.state == "failed"
     assert "collector:binance is not back" in (done.error or "")
     assert parts_of(done) == [("guardian", "done"), ("orders", "done"), ("collector:binance", "failed")]
-    assert rig.parts.parts["strategy:0"] == Part("ready", 103, "old", 0, "n")
+    assert rig.parts.parts["strategy:0"] == RolloutPart("ready", 103, "old", 0, "n")
     assert rig.redeployed == []
 
 
@@ -328,7 +328,7 @@ async def test_a_child_that_is_switched_off_meanwhile_does_not_end_a_deployment(
 ) -> None:
     monkeypatch.setattr(operations, "APPEAR_S", 0.2)
     rig.parts.build = build_id()
-    rig.parts.parts["strategy:solo:a"] = Part("ready", 200, "old", 0, "n")
+    rig.parts.parts["strategy:solo:a"] = RolloutPart("ready", 200, "old", 0, "n")
     restart = rig.parts.restart_child
 
     async def restarted(id: str, why: str) -> None:

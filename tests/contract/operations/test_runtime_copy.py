@@ -13,9 +13,9 @@ import pytest
 
 from actors import tree
 from actors.shell import Shell
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
-from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import DatabaseSettings as DatabaseSettings
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, OutageError
 from fks.runtime import Component
@@ -105,7 +105,9 @@ async def test_leased_child_does_not_start_with_settings_from_before_an_outage(
         await asyncio.Event().wait()
 
     with servers.home() as home:
-        save_node(home.ensure(), Node("postgresql://fks@127.0.0.1:1/fks", "redis://127.0.0.1:1/0", "127.0.0.1:1", {}))
+        save_node(
+            home.ensure(), NodeEndpoints("postgresql://fks@127.0.0.1:1/fks", "redis://127.0.0.1:1/0", "127.0.0.1:1", {})
+        )
         opened = await Component.open("child:late", home=str(home.home))  # PostgreSQL is away, and there is no copy
         assert (opened.config_version, opened.is_config_current) == (0, False)
         with pytest.raises(OutageError):

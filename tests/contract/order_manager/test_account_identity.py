@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fks.guardian.positions import Snapshot
+from fks.guardian.positions import DatabaseSnapshot
 from fks.model import ids
 from fks.model.account import Environment, VenueIdentity
 from fks.model.order import Role, Side, State
@@ -231,7 +231,7 @@ async def test_an_upgrade_in_the_middle_of_a_kill_counts_no_execution_twice(data
     assert await rig.position() == D("5.99")
     assert len(await database.sql("SELECT FROM trades")) == 2
     row = await KillStore(database).snapshot(3600.0, [], "binance")
-    snapshot = Snapshot.of(row)
+    snapshot = DatabaseSnapshot.of(row)
     assert snapshot.identities == {1: rig.venue.who}
     counted = snapshot.with_fills(rig.venue.trades, frozenset())
     assert {holder.instance: quantity for holder, quantity in counted.items()} == {"one": D("5.99")}

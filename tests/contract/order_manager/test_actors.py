@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.entry.execution import Execution, ExecutionRequest, result_of
+from fks.entry.execution import ExecutionEntry, ExecutionRequest, result_of
 from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.entry.webhooks import Webhooks
 from fks.model.errors import InputError
@@ -33,7 +33,7 @@ class Principals:
         self.rig, self.number = rig, 0
         clock = RealClock()
         self.entry = OrderEntry(rig.db, rig.bus, clock, rig.settings)
-        self.execution = Execution(rig.db, self.entry, clock, rig.settings)
+        self.execution = ExecutionEntry(rig.db, self.entry, clock, rig.settings)
         self.webhooks = Webhooks(WebhookStore(rig.db), self.entry, self.execution, clock, "key")
 
     async def order(self, side: str, quantity: str, instance: str = "", **changes: Any) -> EntryAnswer:

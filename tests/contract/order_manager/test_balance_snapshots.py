@@ -13,7 +13,7 @@ from fks.clock import FakeClock
 from fks.model.timeframe import NS, iso
 from fks.order_manager.balances import AccountBalances, AccountStores
 from fks.order_manager.cache import OrderCache, VenueStatus
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.ledger import Ledger
 from fks.order_manager.publisher import Publisher
 from fks.order_manager.tasks import Tasks
@@ -77,7 +77,9 @@ async def snapshots(database: Database, bus: Bus) -> AsyncIterator[Snapshots]:
     cache.positions[1, "ccxt", "BTCUSDT", "one"] = Position(1, "ccxt", "BTCUSDT", "one", D(2), D(100), D(0), D(0))
     status = VenueStatus("ccxt", 1, venue.capabilities, has_positions=True)
     runtime = Runtime(FAST, clock, database, bus, log, RecordingMeter(), lease)
-    context = Context(runtime, {"ccxt": venue}, cache, Ledger(runtime, cache, publisher), publisher, Tasks(), nowhere)
+    context = OrderManagerContext(
+        runtime, {"ccxt": venue}, cache, Ledger(runtime, cache, publisher), publisher, Tasks(), nowhere
+    )
     balances = AccountBalances(context, venue, status, AccountStores.of(database, lease))
     await balances.refresh()
     running = asyncio.create_task(balances.run())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.entry.execution import Execution, ExecutionRequest, result_of, status_of
+from fks.entry.execution import ExecutionEntry, ExecutionRequest, result_of, status_of
 from fks.entry.order_entry import EntryAnswer, OrderEntry
 from fks.model.errors import InputError
 from tests.support.order_rig import Rig
@@ -20,16 +20,16 @@ RISK = {"symbol": "BTCUSDT", "action": "long", "risk": "10", "sl": "90", "venue"
 
 
 @pytest.fixture
-def execution(idle: Rig) -> Execution:
+def execution(idle: Rig) -> ExecutionEntry:
     entry = OrderEntry(idle.db, idle.bus, RealClock(), idle.settings)
-    return Execution(idle.db, entry, RealClock(), idle.settings)
+    return ExecutionEntry(idle.db, entry, RealClock(), idle.settings)
 
 
-async def _submit(execution: Execution, body: dict[str, Any], key: str | None = "k") -> EntryAnswer:
+async def _submit(execution: ExecutionEntry, body: dict[str, Any], key: str | None = "k") -> EntryAnswer:
     return await execution.submit(ExecutionRequest.parse(body), "ann", key, arrived_ns=RealClock().now_ns())
 
 
-async def test_a_signal_becomes_an_order_and_the_answer_is_a_result(rig: Rig, execution: Execution) -> None:
+async def test_a_signal_becomes_an_order_and_the_answer_is_a_result(rig: Rig, execution: ExecutionEntry) -> None:
     answer = await _submit(execution, BUY)
     result = result_of(answer, RealClock().now_ns())
     assert (result["success"], result["filled_quantity"], result["error"]) == (True, "1.5", None)
@@ -41,7 +41,7 @@ async def test_a_signal_becomes_an_order_and_the_answer_is_a_result(rig: Rig, ex
     assert len(rig.venue.received) == 1
 
 
-async def test_a_size_by_risk_loses_that_much_at_the_stop(rig: Rig, execution: Execution) -> None:
+async def test_a_size_by_risk_loses_that_much_at_the_stop(rig: Rig, execution: ExecutionEntry) -> None:
     answer = await _submit(execution, {**RISK, "price": "100", "order_type": "market"})
     assert answer.body["quantity"] == "1.000"  # 10 / (100 - 90)
     await until(lambda: len(rig.venue.live()) == 1)
@@ -51,7 +51,7 @@ async def test_a_size_by_risk_loses_that_much_at_the_stop(rig: Rig, execution: E
 
 
 async def test_a_repeat_of_a_size_by_risk_is_the_same_order_though_the_price_moved(
-    rig: Rig, execution: Execution
+    rig: Rig, execution: ExecutionEntry
 ) -> None:
     first = await _submit(execution, RISK, None)
     await rig.db.sql("UPDATE feeds SET last_price = 120 WHERE symbol = 'BTCUSDT'")
@@ -61,7 +61,7 @@ async def test_a_repeat_of_a_size_by_risk_is_the_same_order_though_the_price_mov
     assert len(await rig.db.sql("SELECT 1 FROM orders WHERE role = 'order'")) == 1
 
 
-async def test_without_a_fresh_price_a_size_by_risk_is_refused(idle: Rig, execution: Execution) -> None:
+async def test_without_a_fresh_price_a_size_by_risk_is_refused(idle: Rig, execution: ExecutionEntry) -> None:
     for change in ("last_message_at = now() - interval '1 day'", "state = 'STALE'", "last_price = NULL"):
         await idle.db.sql("UPDATE feeds SET state = 'LIVE', last_message_at = now(), last_price = 100")
         await idle.db.sql(f"UPDATE feeds SET {change}")
@@ -87,7 +87,7 @@ async def test_without_a_fresh_price_a_size_by_risk_is_refused(idle: Rig, execut
     ],
 )
 async def test_what_does_not_fit_is_refused_and_nothing_is_kept(
-    idle: Rig, execution: Execution, change: dict[str, Any], code: str
+    idle: Rig, execution: ExecutionEntry, change: dict[str, Any], code: str
 ) -> None:
     with pytest.raises(InputError) as error:
         await _submit(execution, {**RISK, **change}, None)
@@ -103,7 +103,7 @@ def test_an_answer_without_success_is_no_2xx(state: str) -> None:
     assert (result_of(answer, 0)["success"], status_of(answer)) == (False, 422)
 
 
-async def test_a_denied_signal_is_no_success(rig: Rig, execution: Execution) -> None:
+async def test_a_denied_signal_is_no_success(rig: Rig, execution: ExecutionEntry) -> None:
     answer = await _submit(execution, {**BUY, "quantity": "9999"})
     result = result_of(answer, RealClock().now_ns())
     assert (answer.status, result["success"], result["code"]) == (422, False, "NOTIONAL_MAX_ORDER")

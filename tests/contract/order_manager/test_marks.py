@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fks.store.db import Database
-from fks.store.facts import Facts
+from fks.store.facts import FactStore
 from fks.store.leases import raise_epoch
 
 
@@ -32,7 +32,7 @@ async def test_a_feed_without_its_collector_is_not_fresh(
             epoch,
             age_s,
         )
-        (mark,) = await Facts(tx).marks()
+        (mark,) = await FactStore(tx).marks()
     assert mark.price == 100
     assert (mark.message_ns is not None) is is_fresh
 
@@ -42,7 +42,7 @@ async def test_a_feed_that_was_never_claimed_is_not_fresh(database: Database) ->
         "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price) "
         "VALUES ('binance', 'BTCUSDT', 'trades', 'LIVE', now(), 100)"
     )
-    assert (await Facts(database).marks())[0].message_ns is None
+    assert (await FactStore(database).marks())[0].message_ns is None
 
 
 async def test_a_raised_epoch_is_the_end_of_what_was_fresh(database: Database) -> None:
@@ -52,6 +52,6 @@ async def test_a_raised_epoch_is_the_end_of_what_was_fresh(database: Database) -
     )
     await raise_epoch(database, "collector:binance", "test")
     await database.sql("UPDATE leases SET expires_at = now() + interval '1 day'")
-    assert (await Facts(database).marks())[0].message_ns is not None
+    assert (await FactStore(database).marks())[0].message_ns is not None
     await raise_epoch(database, "collector:binance", "test")
-    assert (await Facts(database).marks())[0].message_ns is None
+    assert (await FactStore(database).marks())[0].message_ns is None

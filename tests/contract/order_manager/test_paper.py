@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fks.backtest import Setup
-from fks.backtest.limits import Holding, TapeChecks
+from fks.backtest.limits import AccountHolding, TapeChecks
 from fks.clock import RealClock
 from fks.config.settings import Paper, Settings, Sim
 from fks.matching import CostModel
@@ -167,7 +167,7 @@ async def test_a_stop_is_checked_without_the_fee_as_in_a_backtest(database: Data
     times = START + np.arange(10, dtype=np.int64) * MINUTE
     bars = Bars("BTCUSDT", "1m", times, *np.array(BARS, dtype=float).T, np.ones(10))
     checks = TapeChecks(bars, Setup(an_instrument(), CostModel.of(settings.costs)))
-    refused = checks.refusal(2, Side.BUY, D("0.05"), D(102), (D(101), None), Holding(D(0), D(1000), (), ()))
+    refused = checks.refusal(2, Side.BUY, D("0.05"), D(102), (D(101), None), AccountHolding(D(0), D(1000), (), ()))
     assert (refused and refused.code) == outcome[1]
     assert outcome == (("denied", "NO_PROTECTION") if fee_in == "received" else ("ordered", None))
 

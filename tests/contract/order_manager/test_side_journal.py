@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from fks.alerts.channels import Sealer
 from fks.alerts.direct import DirectPager
 from fks.alerts.directory import Directory
-from fks.config.settings import Alerts
+from fks.config.settings import AlertsSettings
 from fks.guardian.journal import Asked, KillJournal
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, State
@@ -154,7 +154,9 @@ async def test_outage_with_money_at_work_pages_without_postgresql(outage: Outage
         await store.save_channel(
             "hook", kind="webhook", address=address, base=None, severity_min="error", is_enabled=True, by="test"
         )
-        pager = DirectPager(Directory(store, Alerts(), sealer), outage.rig.clock, log, hosts=("localhost", "127.0.0.1"))
+        pager = DirectPager(
+            Directory(store, AlertsSettings(), sealer), outage.rig.clock, log, hosts=("localhost", "127.0.0.1")
+        )
         outage.rig.pager = pager
         await outage.rig.start()
         await pager.read()

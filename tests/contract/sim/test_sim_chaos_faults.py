@@ -13,9 +13,9 @@ from fks.chaos.faults import Injector
 from fks.chaos.outside import Outside
 from fks.chaos.plan import Injection
 from fks.chaos.space import fill_disk, free_disk
-from fks.chaos.watch import View, Watch
+from fks.chaos.watch import ObservedState, Watch
 from fks.clock import RealClock
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.model.errors import OutageError
 from tests.support.sim_process import Sim
@@ -36,7 +36,7 @@ async def outside(tmp_path: Path, sim: Sim, database_url: str) -> AsyncIterator[
     """Reach an exchange and a database as `fks chaos run` does; nothing else of a system runs."""
     paths = Paths.of(tmp_path)
     paths.run.mkdir(parents=True, exist_ok=True)
-    save_node(paths, Node(database_url, "redis://127.0.0.1:1", "", {}, sim=dict(sim.info)))
+    save_node(paths, NodeEndpoints(database_url, "redis://127.0.0.1:1", "", {}, sim=dict(sim.info)))
     made = Outside(paths, RealClock())
     yield made
     await made.close()
@@ -45,7 +45,7 @@ async def outside(tmp_path: Path, sim: Sim, database_url: str) -> AsyncIterator[
 def injector(outside: Outside) -> Injector:
     """Return an injector for a system that is always well."""
     watch = Watch(outside)
-    watch.view = View(float("inf"), has_feeds=True, has_venues=True, is_database_up=True)
+    watch.view = ObservedState(float("inf"), has_feeds=True, has_venues=True, is_database_up=True)
     return Injector(outside, watch, strike_s=2.0)
 
 

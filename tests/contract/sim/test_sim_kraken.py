@@ -13,12 +13,12 @@ import aiohttp
 import pytest
 
 from fks.clock import RealClock
-from fks.exchanges.base import Endpoint
+from fks.exchanges.base import ExchangeAddresses
 from fks.exchanges.kraken.exchange import KrakenExchange
 from fks.model.bar import PublicTrade
 from fks.model.errors import InputError, OutageError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription
-from fks.sim.options import Options, Wire
+from fks.sim.options import Options, WireProtocol
 from fks.sim.server import start
 from tests.support.ccxt_feeds import kraken as kraken_of_ccxt
 from tests.support.ports import CollectingLog
@@ -37,7 +37,9 @@ def kraken_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
 
 @pytest.fixture
 async def kraken(kraken_sim: Sim) -> AsyncIterator[KrakenExchange]:
-    exchange = KrakenExchange(Endpoint(kraken_sim.info["rest"], kraken_sim.info["ws"]), RealClock(), CollectingLog())
+    exchange = KrakenExchange(
+        ExchangeAddresses(kraken_sim.info["rest"], kraken_sim.info["ws"]), RealClock(), CollectingLog()
+    )
     await exchange.open()
     try:
         yield exchange
@@ -196,7 +198,7 @@ def test_without_the_option_there_is_no_kraken(sim: Sim) -> None:
 
 
 async def test_the_rate_limit_is_a_request_a_second(tmp_path: Path) -> None:
-    server = await start(Options(tmp_path, wire=Wire.KRAKEN))
+    server = await start(Options(tmp_path, wire=WireProtocol.KRAKEN))
     try:
         async with aiohttp.ClientSession(server.info()["rest"]) as session:
             answers = [(await session.get("/0/public/Time")).status for _ in range(70)]

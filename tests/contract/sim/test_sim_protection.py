@@ -10,8 +10,8 @@ import ccxt
 import pytest
 
 from fks.clock import RealClock
-from fks.venues.binance.calls import Call
-from fks.venues.binance.classify import Wire
+from fks.venues.binance.calls import VenueCall
+from fks.venues.binance.classify import CallCourse
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.dialect import report_of_event
 from fks.venues.binance.session import OwnTransport
@@ -58,8 +58,8 @@ async def ask(request: pytest.FixtureRequest, sim: Sim, client: Any) -> AsyncIte
         if request.param == "ccxt":
             access = "private" if is_signed else "public"
             return await client.request(path.removeprefix("/api/v3/"), [access], method, params)
-        wire = Wire()
-        call = Call(METHODS[method, path], method, path, 1, is_signed)
+        wire = CallCourse()
+        call = VenueCall(METHODS[method, path], method, path, 1, is_signed)
         answer = await (await own.begin(call, params, wire))
         (row,) = sim.get("/sim/received?limit=100000&all=1")["items"][-1:]
         assert (row["method"], row["path"], row["socket_method"]) == (method, path, METHODS[method, path])

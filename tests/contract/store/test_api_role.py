@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from fks.store import migrate
-from fks.store.audit import AuditStore, Entry
+from fks.store.audit import AuditEntry, AuditStore
 from fks.store.db import Database
 from fks.store.roles import API_ROLE
 
@@ -44,7 +44,7 @@ async def test_gateway_connections_take_the_role(api: Database, database: Databa
 )
 async def test_role_adds_to_the_audit_and_cannot_edit_it(api: Database, statement: str) -> None:
     store = AuditStore(api)
-    await store.add(Entry("r1", "ann", "user", "login"))
+    await store.add(AuditEntry("r1", "ann", "user", "login"))
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await api.sql(statement)
     assert [row["actor"] for row in await store.list()] == ["ann"]

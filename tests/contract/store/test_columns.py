@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fks.jobs.backtest import Request
+from fks.jobs.backtest import BarsRequest
 from fks.jobs.bars import load_stored
 from fks.model.bar import Bars
 from fks.model.timeframe import NS, to_datetime
@@ -133,9 +133,9 @@ async def test_a_backtest_gets_the_same_bars_from_its_mapped_copy(database: Data
     await BarStore(database).merge(minutes(600), source="test")
     cache, start = ColumnCache(tmp_path, database), T0 + 300 * MINUTE
     for request in (
-        Request("BTCUSDT", "binance", "1m", start, start + 60 * MINUTE, 20),
-        Request("btc-usdt", "binance", "5m", start, None, 10),
-        Request("BTCUSDT", "binance", "1h", None, None, 0),
+        BarsRequest("BTCUSDT", "binance", "1m", start, start + 60 * MINUTE, 20),
+        BarsRequest("btc-usdt", "binance", "5m", start, None, 10),
+        BarsRequest("BTCUSDT", "binance", "1h", None, None, 0),
     ):
         mapped, read = await load_stored(database, request, cache), await load_stored(database, request)
         assert same(mapped.bars, read.bars)

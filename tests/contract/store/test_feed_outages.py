@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fks.clock import RealClock
-from fks.feed.rows import TRADES, FeedRow, Outage
+from fks.feed.rows import TRADES, ChannelOutage, FeedRow
 from fks.model.timeframe import NS, to_ns
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
 
 T0 = 1_800_000_000 * NS
-GAP = Outage("BTCUSDT", TRADES, T0, "gap")
+GAP = ChannelOutage("BTCUSDT", TRADES, T0, "gap")
 
 
 async def spans(db: Database) -> list[tuple[int, int | None]]:
@@ -37,7 +37,7 @@ async def test_outage_that_begins_again_without_a_message_is_the_same(database: 
     await before.flush([FeedRow("BTCUSDT", TRADES)], [], [], [replace(GAP, ended_ns=T0 + NS)])
     after = FeedStore(database, "binance", 2, RealClock())
     await after.claim(["BTCUSDT"], ["1m"])
-    died = Outage("BTCUSDT", TRADES, T0, "collector")
+    died = ChannelOutage("BTCUSDT", TRADES, T0, "collector")
     await after.flush([FeedRow("BTCUSDT", TRADES)], [], [], [died])
     assert await spans(database) == [(0, None)]
     await after.flush([FeedRow("BTCUSDT", TRADES)], [], [], [replace(died, ended_ns=T0 + 5 * NS)])

@@ -83,7 +83,7 @@ async def test_a_deployment_supersedes_every_earlier_one(database: Database) -> 
 
 
 async def test_there_is_no_place_in_a_database_without_a_schema(empty_database_url: str) -> None:
-    from fks.config.settings import Database as Options
+    from fks.config.settings import DatabaseSettings as Options
 
     db = await Database.connect(empty_database_url, Options(), application="test")
     try:

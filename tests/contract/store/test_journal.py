@@ -16,7 +16,7 @@ from fks.model.order import Order, State
 from fks.model.timeframe import NS
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
-from fks.store.orders import Changes, EventRow, OrderJournal, OrderStore, Placed, TradeRow
+from fks.store.orders import EventRow, ExecutionRow, OrderChanges, OrderJournal, OrderStore, Placed
 from fks.store.signals import SignalStore
 from tests.support.order_rig import seed, signal_of
 from tests.support.order_values import a_fill, an_order
@@ -161,14 +161,17 @@ async def test_applies_at_the_same_time_have_an_outcome_each(journal: OrderJourn
         replace(o, state=State.FILLED, filled=D(10), sent_ns=NOW, venue_order_id=str(n)) for n, o in enumerate(orders)
     ]
 
-    def changes(number: int, fill_number: int) -> Changes:
+    def changes(number: int, fill_number: int) -> OrderChanges:
         order = done[number]
         position = Position(1, "ccxt", f"S{number}", "one", D(10), D(100), D(0), D(0), NOW)
         event = EventRow(
             order.client_order_id, f"fill:{number}", "FillSeen", State.SENDING, State.FILLED, "rest", NOW, 1
         )
-        return Changes(
-            [order], [event], [TradeRow(fills[fill_number], "one", D(0))], [position, replace(position, quantity=D(9))]
+        return OrderChanges(
+            [order],
+            [event],
+            [ExecutionRow(fills[fill_number], "one", D(0))],
+            [position, replace(position, quantity=D(9))],
         )
 
     assert await journal.apply(changes(0, 0))
@@ -176,7 +179,7 @@ async def test_applies_at_the_same_time_have_an_outcome_each(journal: OrderJourn
     found = await asyncio.gather(
         journal.apply(changes(1, 1)),
         journal.apply(changes(2, 0)),  # this execution is booked already
-        journal.apply(Changes([stranger])),
+        journal.apply(OrderChanges([stranger])),
         journal.apply(changes(3, 3)),
         return_exceptions=True,
     )

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import DatabaseSettings as DatabaseSettings
 from fks.model.bar import Bars
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import NS, to_datetime
 from fks.store import copy, db, merging, partitions
-from fks.store.bars import BarStore, Merged, Series
+from fks.store.bars import BarStore, Merged, SeriesSummary
 from fks.store.db import Database
-from fks.store.partitions import Span, ensure_partitions
+from fks.store.partitions import PartitionSpan, ensure_partitions
 
 T0 = 1_767_225_600 * NS  # 2026-01-01
 MINUTE = 60 * NS
@@ -54,7 +54,7 @@ async def test_many_new_bars_go_into_the_partitions_of_their_months(database: Da
     assert same(await store.read("BTCUSDT", "1m"), bars)
     tables = await rows(database, "SELECT DISTINCT tableoid::regclass::text FROM ohlcv_data ORDER BY 1")
     assert tables == [("ohlcv_data_p202601",), ("ohlcv_data_p202602",), ("ohlcv_data_p202603",)]
-    assert await store.series("BTCUSDT", "1m") == Series(0, 6000, T0, T0 + 5999 * 15 * MINUTE)
+    assert await store.series("BTCUSDT", "1m") == SeriesSummary(0, 6000, T0, T0 + 5999 * 15 * MINUTE)
 
 
 async def test_bars_that_are_there_already_are_not_touched(database: Database) -> None:
@@ -65,7 +65,7 @@ async def test_bars_that_are_there_already_are_not_touched(database: Database) -
     assert (
         await rows(database, "SELECT time, xmin::text, xmax::text, ctid::text FROM ohlcv_data ORDER BY time") == before
     )
-    assert await store.series("BTCUSDT", "1m") == Series(0, 4000, T0, T0 + 3999 * MINUTE)
+    assert await store.series("BTCUSDT", "1m") == SeriesSummary(0, 4000, T0, T0 + 3999 * MINUTE)
 
 
 async def test_new_changed_and_equal_bars_in_one_merge(database: Database) -> None:
@@ -149,10 +149,10 @@ async def test_a_partition_that_was_made_while_we_copied_is_no_error(
 ) -> None:
     store, at = BarStore(database), to_datetime(T0)
     await ensure_partitions(database, at)
-    monkeypatch.setattr(merging, "month_of", lambda moment: Span("ohlcv_data", "ohlcv_data_p_not_yet", at, at))
+    monkeypatch.setattr(merging, "month_of", lambda moment: PartitionSpan("ohlcv_data", "ohlcv_data_p_not_yet", at, at))
     assert await store.merge(minutes(20), source="test") == Merged(20, 0, 0)
     assert await rows(database, "SELECT DISTINCT tableoid::regclass::text FROM ohlcv_data") == [("ohlcv_data_p202601",)]
-    assert await store.series("BTCUSDT", "1m") == Series(0, 20, T0, T0 + 19 * MINUTE)
+    assert await store.series("BTCUSDT", "1m") == SeriesSummary(0, 20, T0, T0 + 19 * MINUTE)
 
 
 async def test_bars_stay_in_the_default_partition_while_the_table_is_busy(
@@ -165,7 +165,7 @@ async def test_bars_stay_in_the_default_partition_while_the_table_is_busy(
     assert await rows(database, "SELECT DISTINCT tableoid::regclass::text FROM ohlcv_data") == [("ohlcv_data_default",)]
     assert await store.merge(minutes(3000), source="test") == Merged(0, 0, 3000)
     assert await rows(database, "SELECT DISTINCT tableoid::regclass::text FROM ohlcv_data") == [("ohlcv_data_p202601",)]
-    assert await store.series("BTCUSDT", "1m") == Series(0, 3000, T0, T0 + 2999 * MINUTE)
+    assert await store.series("BTCUSDT", "1m") == SeriesSummary(0, 3000, T0, T0 + 2999 * MINUTE)
 
 
 async def test_bars_are_read_in_order_wherever_they_lie(database: Database) -> None:
@@ -332,7 +332,7 @@ async def test_merges_in_any_order_end_with_the_last_values(
         assert await store.merge(bars, source="test") == Merged(inserted, count - inserted - unchanged, unchanged)
         expected |= new
         found = await store.series("BTCUSDT", "1m")
-        assert found == Series(found.revision if found else -1, len(expected), min(expected), max(expected))
+        assert found == SeriesSummary(found.revision if found else -1, len(expected), min(expected), max(expected))
         for revision, kept in copies:
             if revision == found.revision:
                 assert kept == {t: c for t, c in expected.items() if t <= max(kept)}

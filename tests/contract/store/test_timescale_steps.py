@@ -16,11 +16,11 @@ from fks.config.settings import Data
 from fks.model.bar import Bars
 from fks.model.timeframe import NS
 from fks.store import timescale
-from fks.store.bars import BarStore, Merged, Series
+from fks.store.bars import BarStore, Merged, SeriesSummary
 from fks.store.db import Database
 from fks.store.partitions import ensure_months
 from fks.store.performance import refresh
-from fks.store.timescale import Found, Step, plan
+from fks.store.timescale import Found, StatementGroup, plan
 
 T0 = 1_767_225_600 * NS
 STAND_INS = """
@@ -37,7 +37,7 @@ def minutes(count: int, start: int = 0) -> Bars:
     return Bars("BTCUSDT", "1m", T0 + index * 60 * NS, close, close + 1, close - 1, close.copy(), close / 7)
 
 
-def plain(step: Step) -> Step:
+def plain(step: StatementGroup) -> StatementGroup:
     """Return a step without what only TimescaleDB understands; a continuous aggregate is a view that is always up to
     date."""
     aggregate = (
@@ -48,7 +48,9 @@ def plain(step: Step) -> Step:
         s.replace(aggregate, "CREATE VIEW daily_account_performance").replace(" WITH NO DATA", "")
         for s in step.statements
     ]
-    return Step(step.name, step.what, tuple(s for s in kept if "timescaledb." not in s and "_policy(" not in s))
+    return StatementGroup(
+        step.name, step.what, tuple(s for s in kept if "timescaledb." not in s and "_policy(" not in s)
+    )
 
 
 async def test_where_there_is_none_that_is_found(database: Database) -> None:
@@ -70,9 +72,9 @@ async def test_bars_executions_and_balances_go_on_after_the_steps(database: Data
     await timescale.apply(database, [plain(step) for step in plan(Found((2, 21, 3), True, "timescale"), Data())])
     there = 3000 if is_filled else 0
     assert await store.merge(minutes(6000), source="test") == Merged(6000 - there, 0, there)
-    assert await store.series("BTCUSDT", "1m") == Series(0, 6000, T0, T0 + 5999 * 60 * NS)
+    assert await store.series("BTCUSDT", "1m") == SeriesSummary(0, 6000, T0, T0 + 5999 * 60 * NS)
     await database.sql("DELETE FROM ohlcv_data WHERE time < to_timestamp($1)", T0 / NS + 600)
-    assert await store.series("BTCUSDT", "1m") == Series(1, 5990, T0 + 600 * NS, T0 + 5999 * 60 * NS)
+    assert await store.series("BTCUSDT", "1m") == SeriesSummary(1, 5990, T0 + 600 * NS, T0 + 5999 * 60 * NS)
     assert await ensure_months(database, datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)) == []
     await _book(database, "-1")
     await database.sql("UPDATE trades SET realized_pnl = -2 WHERE realized_pnl = -1")

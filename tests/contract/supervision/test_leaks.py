@@ -14,7 +14,7 @@ import pytest
 
 from actors.tree import CLASSES
 from fks.chaos.evidence import KEPT_JOB_S, ORPHAN_S, left_over
-from fks.chaos.outside import Outside, Task
+from fks.chaos.outside import Outside, SystemProcess
 from fks.clock import RealClock
 from fks.config.paths import Paths
 
@@ -82,13 +82,13 @@ def test_orphan_of_every_class_is_found_by_its_home(tmp_path: Path) -> None:
     ],
 )
 def test_process_without_a_row_is_left_over_when_it_is_old(title: str, age_s: float, is_leaked: bool) -> None:
-    task = Task(7, title, NOW - age_s)
+    task = SystemProcess(7, title, NOW - age_s)
     assert left_over([task], {8, None}, NOW) == ([task] if is_leaked else [])
     assert left_over([task], {7}, NOW) == []
 
 
 def test_replicas_of_the_pages_beyond_their_number_are_left_over() -> None:
-    older, newer = (Task(pid, "ray::ServeReplica:pages:pages", NOW - 100 * pid) for pid in (9, 7))
+    older, newer = (SystemProcess(pid, "ray::ServeReplica:pages:pages", NOW - 100 * pid) for pid in (9, 7))
     assert left_over([older, newer], set(), NOW, pages=2) == []
     assert left_over([older, newer], set(), NOW, pages=1) == [older]
     assert left_over([older, newer], set(), NOW) == [older, newer]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
-from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import DatabaseSettings as DatabaseSettings
 from fks.config.settings import Settings, Supervision
 from fks.model.errors import OutageError
 from fks.process.metrics import PrometheusMeter
@@ -26,7 +26,7 @@ from tests.support.waiting import until
 async def component(home: Paths, url: str, db: Database, bus: Any) -> Component:
     """Return surroundings on `db` whose lease is held; `url` is where the node says that PostgreSQL is."""
     home.run.mkdir(parents=True, exist_ok=True)
-    node = Node(url, "", "", {})
+    node = NodeEndpoints(url, "", "", {})
     save_node(home, node)
     settings = Settings(home=home.home, supervision=Supervision(lease_lost_s=0.6, lease_ttl_s=0.4, lease_renew_s=0.1))
     clock = RealClock()

@@ -19,7 +19,7 @@ import pytest
 
 from actors import shell as shells
 from actors import tree
-from fks.config.endpoints import Node, save_node
+from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.version import VERSION
 from fks.model.errors import OutageError
@@ -28,7 +28,7 @@ from fks.process.crash_files import crash_file, exit_file, last_crash_file
 from tests.support import servers
 from tests.support.waiting import until, wait_until
 
-AWAY = Node("postgresql://fks@127.0.0.1:1/fks", "redis://127.0.0.1:1/0", "127.0.0.1:1", {})
+AWAY = NodeEndpoints("postgresql://fks@127.0.0.1:1/fks", "redis://127.0.0.1:1/0", "127.0.0.1:1", {})
 BACK = replace(AWAY, sim={"rest": "http://127.0.0.1:1"})
 
 

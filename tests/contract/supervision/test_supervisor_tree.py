@@ -9,7 +9,7 @@ import pytest
 
 from actors.supervisor import SupervisorActor
 from fks.model.errors import ConfigError, InputError, OutageError, StaleEpochError
-from fks.supervision import ChildSpec, How, Intensity, Strategy, SupervisorSpec
+from fks.supervision import ChildSpec, How, Intensity, RestartStrategy, SupervisorSpec
 from tests.support.supervising import QUICK, FakeChild, FakeWorld, spec, tree
 from tests.support.waiting import until
 
@@ -18,7 +18,7 @@ def branch(
     id: str,
     *children: ChildSpec | SupervisorSpec,
     limit: int = 20,
-    strategy: Strategy = Strategy.ONE_FOR_ONE,
+    strategy: RestartStrategy = RestartStrategy.ONE_FOR_ONE,
     after: tuple[str, ...] = (),
 ) -> SupervisorSpec:
     return SupervisorSpec(id, children, Intensity(limit, 60.0), strategy, after=after, backoff=QUICK)
@@ -51,7 +51,7 @@ async def test_a_branch_that_keeps_dying_escalates_and_its_neighbour_lives_on(ru
 
 async def test_a_group_ends_in_reverse_and_starts_in_order(run: Any) -> None:
     world = FakeWorld()
-    group = branch("s", spec("a"), spec("b"), spec("c"), strategy=Strategy.REST_FOR_ONE)
+    group = branch("s", spec("a"), spec("b"), spec("c"), strategy=RestartStrategy.REST_FOR_ONE)
     supervisor = run(world, group, spec("d"))
     await until(lambda: supervisor.is_ready)
     first = dict(world.children)

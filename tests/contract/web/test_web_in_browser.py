@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fks.guardian.control_socket import ControlSocket
+from fks.guardian.control_socket import GuardianSocket
 from fks.store.bus import FEEDS, JOBS, SIGNALS, Bus
 from fks.store.db import Database
 from fks.web.registry import PAGES
@@ -82,7 +82,7 @@ async def guardian(web: Web) -> AsyncIterator[list[Mapping[str, Any]]]:
             "remaining": [],
         }
 
-    socket = ControlSocket(paths.guardian_socket, answer, CollectingLog())
+    socket = GuardianSocket(paths.guardian_socket, answer, CollectingLog())
     await socket.open()
     yield asked
     await socket.close()

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import orjson
 import pytest
 
-from fks.web.client import Caller, GatewayClient, Refusal
+from fks.web.client import BrowserCaller, GatewayClient, GatewayRefusal
 from tests.support.waiting import until
 
-CALLER = Caller("session-1", "127.0.0.1", "127.0.0.1:8000")
+CALLER = BrowserCaller("session-1", "127.0.0.1", "127.0.0.1:8000")
 
 
 @dataclass
@@ -70,7 +70,7 @@ async def test_tabs_share_the_read_that_begins_after_their_event(counting: Count
 
 
 async def test_reads_that_differ_are_not_shared(counting: Counting, client: GatewayClient) -> None:
-    other = Caller("session-2", CALLER.address, CALLER.host)
+    other = BrowserCaller("session-2", CALLER.address, CALLER.host)
     wanted = [(CALLER, "/orders", None), (CALLER, "/orders", {"limit": 1}), (CALLER, "/fills", None)]
     wanted += [(other, "/orders", None)]
     reads = [asyncio.create_task(client.read(*each)) for each in wanted]
@@ -85,6 +85,6 @@ async def test_refusal_reaches_each_of_those_that_share_a_read(counting: Countin
     await until(lambda: len(counting.paths) == 1, deadline_s=5)
     counting.may_answer.set()
     for read in reads:
-        with pytest.raises(Refusal) as refused:
+        with pytest.raises(GatewayRefusal) as refused:
             await read
         assert (refused.value.status, refused.value.code) == (403, "WRONG")

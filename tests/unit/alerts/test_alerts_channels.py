@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from fks.alerts.channels import Channel, Sealer, Text, checked, kind_of, obstacle, outcome_of, send
+from fks.alerts.channels import AlertChannel, Sealer, Text, checked, kind_of, obstacle, outcome_of, send
 from fks.model.errors import InputError
 
 HOSTS = ("localhost",)  # alerts.hosts
@@ -56,7 +56,7 @@ def test_address_inside_is_refused_when_made_and_when_sent_to(address: str, base
     with pytest.raises(InputError) as refused:
         checked(address, base, allowed=HOSTS)
     assert (refused.value.code, refused.value.status) == ("HOST_NOT_ALLOWED", 403)
-    outcome = send(Channel("inside", SecretStr(address), base=base), Text("title", "body"), "k", allowed=HOSTS)
+    outcome = send(AlertChannel("inside", SecretStr(address), base=base), Text("title", "body"), "k", allowed=HOSTS)
     assert (outcome.result, outcome.error) == ("refused", "HOST_NOT_ALLOWED")
     network = ("10.0.0.0/8", "192.168.0.0/16")
     if "169.254" in address or "2852039166" in address:  # where clouds serve credentials: never
@@ -82,7 +82,7 @@ def test_channel_connects_to_the_address_that_was_checked(monkeypatch: pytest.Mo
         monkeypatch.setattr(socket, "getaddrinfo", rebinding)
         address = f"json://rebinding.example:{port}/hook"
         assert checked(address, allowed=()) == address
-        channel = Channel("ops", SecretStr(address))
+        channel = AlertChannel("ops", SecretStr(address))
         outcome = send(channel, Text("title", "body"), "k", allowed=())
         assert (outcome.result, outcome.error) == ("refused", "HOST_NOT_ALLOWED")
         assert len(questions) == 3
@@ -103,11 +103,11 @@ def test_message_goes_through_a_proxy_that_the_environment_names(monkeypatch: py
         monkeypatch.setenv("http_proxy", f"127.0.0.1:{proxy.getsockname()[1]}")  # without a scheme, as is common
         with ThreadPoolExecutor(1) as pool:
             taken = pool.submit(lambda: proxy.accept()[0].close())
-            channel = Channel("ops", SecretStr("json://8.8.8.8/hook"))
+            channel = AlertChannel("ops", SecretStr("json://8.8.8.8/hook"))
             outcome = send(channel, Text("title", "body"), "k", allowed=())
             taken.result(5.0)
         assert outcome.error != "HOST_NOT_ALLOWED"
-        inside = send(Channel("ops", SecretStr("json://10.0.0.7/hook")), Text("title", "body"), "k", allowed=())
+        inside = send(AlertChannel("ops", SecretStr("json://10.0.0.7/hook")), Text("title", "body"), "k", allowed=())
         assert (inside.result, inside.error) == ("refused", "HOST_NOT_ALLOWED"), "the proxy would reach it"
 
 
@@ -118,7 +118,7 @@ def test_sealed_address_needs_the_same_session_key() -> None:
     assert opened is not None
     assert opened.get_secret_value() == "discord://a/b"
     assert Sealer(SecretStr("x" * 43)).open(sealed) is None
-    assert "discord://" not in repr(Channel("c", opened))
+    assert "discord://" not in repr(AlertChannel("c", opened))
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from fks.alerts.channels import Channel
-from fks.alerts.engine import Measure
+from fks.alerts.channels import AlertChannel
+from fks.alerts.engine import MeasuredValue
 from fks.alerts.observing import checks, parsed, services
 from fks.alerts.routing import Alert, Routing, has_recipient, route
-from fks.alerts.rules import DEFAULTS, Rule, Silence, rule_for
+from fks.alerts.rules import DEFAULTS, AlertRule, Silence, rule_for
 from fks.alerts.texts import ago, compose
 from fks.model.timeframe import iso, to_ns
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
-ALL = Channel("all", SecretStr(""), "info")
-PAGES = Channel("pages", SecretStr(""), "page")
+ALL = AlertChannel("all", SecretStr(""), "info")
+PAGES = AlertChannel("pages", SecretStr(""), "page")
 
 
 def _alert(id: int = 1, event: str = "child.escalated", severity: str = "error", **fields: Any) -> Alert:
@@ -38,7 +38,7 @@ def test_channel_takes_alerts_from_its_severity_on() -> None:
 
 
 def test_rule_names_its_channels() -> None:
-    rules = (Rule(name="x", kind="route", on="child.*", channels=("pages",)), *DEFAULTS)
+    rules = (AlertRule(name="x", kind="route", on="child.*", channels=("pages",)), *DEFAULTS)
     assert _sent(route([_alert()], rules, [], [ALL, PAGES], NOW)) == {(1, "pages", "raised")}
 
 
@@ -53,7 +53,7 @@ def test_longest_pattern_of_a_route_decides() -> None:
 def test_end_is_sent_where_the_beginning_was() -> None:
     over = _alert(routed_at=NOW, resolved_at=NOW, raised_to=("all", "gone"))
     assert _sent(route([over], DEFAULTS, [], [ALL, PAGES], NOW)) == {(1, "all", "resolved")}
-    quiet = (Rule(name="x", kind="route", on="child.*", is_resolve_sent=False), *DEFAULTS)
+    quiet = (AlertRule(name="x", kind="route", on="child.*", is_resolve_sent=False), *DEFAULTS)
     plan = route([over], quiet, [], [ALL], NOW)
     assert (_sent(plan), plan.resolve_routed) == (set(), (1,))
 
@@ -69,7 +69,7 @@ def test_silenced_alert_waits_and_is_dropped_when_it_ends_meanwhile() -> None:
 
 
 def test_escalation_is_sent_once_unless_acknowledged() -> None:
-    rules = (Rule(name="x", kind="route", on="*", escalate_after_s=60, escalate_to=("pages",)),)
+    rules = (AlertRule(name="x", kind="route", on="*", escalate_after_s=60, escalate_to=("pages",)),)
     raised = _alert(routed_at=NOW, raised_to=("all",))
     plan = route([raised], rules, [], [ALL, PAGES], NOW)
     assert (_sent(plan), plan.escalated) == ({(1, "pages", "escalated")}, (1,))
@@ -178,7 +178,7 @@ def test_service_is_down_when_one_of_its_kinds_is() -> None:
     rows = [_component("postgres", "ready"), _component("collector:binance", "silent"), _component("orders", "ready")]
     found = {item.labels["service"]: item for item in services(rows, (), to_ns(NOW))}
     assert {name: item.value for name, item in found.items()} == {"fks_data": 1.0, "fks_execution": 0.0}
-    down: Measure = found["fks_data"]
+    down: MeasuredValue = found["fks_data"]
     assert (down.message, down.detail["last_seen"]) == (
         "collector:binance: Connection timeout", iso(to_ns(NOW - timedelta(seconds=120)))
     )  # fmt: skip

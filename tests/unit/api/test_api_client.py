@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.api import client as module
-from fks.api.client import QUEUE_MAX, Client, Topic, topics_of
+from fks.api.client import QUEUE_MAX, SocketClient, Topic, topics_of
 from fks.api.snapshots import contained_bars
 
 BARS = Topic("bars", "binance", "BTCUSDT", "1m")
@@ -26,7 +26,7 @@ def quote(n: int, symbol: str = "BTCUSDT") -> dict[str, Any]:
     return {"type": "quote", "exchange": "binance", "symbol": symbol, "bid": n}
 
 
-def taken(client: Client) -> list[Mapping[str, Any]]:
+def taken(client: SocketClient) -> list[Mapping[str, Any]]:
     """Return what waits; with an empty queue it would wait, and nothing would wake it."""
     found = asyncio.run(client.take(0.01)) if client.has_news else []
     return [json.loads(received.data) for received in found]
@@ -40,7 +40,7 @@ def test_topics_are_every_combination_and_only_bars_have_timeframes() -> None:
 
 
 def test_a_topic_lets_through_its_exchange_symbol_and_timeframe() -> None:
-    client = Client([BARS, Topic("quotes"), Topic("orders", "", "BTCUSDT")])
+    client = SocketClient([BARS, Topic("quotes"), Topic("orders", "", "BTCUSDT")])
     assert client.wants("bars", bar(1))
     assert not client.wants("bars", {**bar(1), "exchange": "bybit"})
     assert not client.wants("bars", {**bar(1), "timeframe": "5m"})
@@ -51,7 +51,7 @@ def test_a_topic_lets_through_its_exchange_symbol_and_timeframe() -> None:
 
 
 def test_the_newest_quote_takes_the_place_of_the_one_before() -> None:
-    client = Client([Topic("quotes"), Topic("orders")])
+    client = SocketClient([Topic("quotes"), Topic("orders")])
     client.put("quotes", quote(1))
     client.put("orders", {"n": 1})
     client.put("quotes", quote(2))
@@ -62,7 +62,7 @@ def test_the_newest_quote_takes_the_place_of_the_one_before() -> None:
 
 
 def test_messages_of_a_new_subscription_follow_its_snapshot() -> None:
-    client = Client()
+    client = SocketClient()
     client.begin([BARS])
     for n in (1, 2, 3):
         client.put("bars", bar(n))
@@ -87,13 +87,13 @@ def test_a_correction_is_in_the_snapshot_only_when_the_snapshot_is_as_new() -> N
 
 def test_a_snapshot_that_could_not_be_read_loses_nothing_for_others() -> None:
     every = Topic("bars")
-    client = Client([every])
+    client = SocketClient([every])
     client.begin([BARS])
     client.put("bars", bar(1))
     client.give_up([BARS], {BARS})
     assert taken(client) == [bar(1)]
     assert client.topics == {every}
-    alone = Client()
+    alone = SocketClient()
     alone.begin([BARS])
     alone.put("bars", bar(1))
     alone.give_up([BARS], {BARS})
@@ -101,7 +101,7 @@ def test_a_snapshot_that_could_not_be_read_loses_nothing_for_others() -> None:
 
 
 def test_unsubscribed_messages_are_dropped_from_the_queue() -> None:
-    client = Client([BARS, Topic("orders")])
+    client = SocketClient([BARS, Topic("orders")])
     client.put("bars", bar(1))
     client.put("gap", {"type": "gap"})
     client.put("orders", {"symbol": "X", "n": 1})
@@ -111,7 +111,7 @@ def test_unsubscribed_messages_are_dropped_from_the_queue() -> None:
 
 
 def test_orders_that_cannot_be_held_give_the_client_up() -> None:
-    client = Client()
+    client = SocketClient()
     client.begin([Topic("orders")])
     for n in range(QUEUE_MAX + 1):
         client.put("orders", {"n": n})
@@ -125,7 +125,7 @@ def test_orders_that_cannot_be_held_give_the_client_up() -> None:
 def test_whatever_comes_all_is_delivered_conflated_or_counted(steps: list[str], space: int) -> None:
     before, module.QUEUE_MAX = module.QUEUE_MAX, space
     try:
-        client, sent, got, dropped = Client(topics_of(["bars", "quotes", "book", "orders"])), [], [], 0
+        client, sent, got, dropped = SocketClient(topics_of(["bars", "quotes", "book", "orders"])), [], [], 0
         for n, step in enumerate([*steps, "take"]):
             if step == "take":
                 for message in taken(client):

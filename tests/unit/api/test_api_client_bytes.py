@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.api import client as module
-from fks.api.client import ANSWERS_BYTES, QUEUE_BYTES, QUEUE_MAX, Client, Requests, Topic, topics_of
+from fks.api.client import ANSWERS_BYTES, QUEUE_BYTES, QUEUE_MAX, Requests, SocketClient, Topic, topics_of
 
 LARGE = "x" * (QUEUE_BYTES // 10)
 FEEDS = Topic("feeds", "binance", "BTCUSDT")
@@ -21,7 +21,7 @@ def feed(n: int, text: str = LARGE, symbol: str = "BTCUSDT") -> dict[str, Any]:
     return {"type": "feed", "exchange": "binance", "symbol": symbol, "n": n, "text": text}
 
 
-def size_of(client: Client) -> int:
+def size_of(client: SocketClient) -> int:
     """Return the bytes that wait, answers aside."""
     waiting = [received for received in client.waiting if received.channel]
     return sum(
@@ -29,12 +29,12 @@ def size_of(client: Client) -> int:
     )
 
 
-async def taken(client: Client) -> list[Any]:
+async def taken(client: SocketClient) -> list[Any]:
     return [json.loads(received.data) for received in await client.take(0.01)]
 
 
 async def test_large_messages_are_dropped_oldest_first_and_counted() -> None:
-    client = Client(topics_of(["feeds", "orders"]))
+    client = SocketClient(topics_of(["feeds", "orders"]))
     for n in range(20):
         client.put("feeds", feed(n))
         assert size_of(client) <= QUEUE_BYTES
@@ -46,7 +46,7 @@ async def test_large_messages_are_dropped_oldest_first_and_counted() -> None:
 
 
 async def test_large_orders_are_never_dropped_the_client_is_given_up_instead() -> None:
-    client = Client(topics_of(["orders"]))
+    client = SocketClient(topics_of(["orders"]))
     for n in range(20):
         client.put("orders", feed(n))
         assert size_of(client) <= QUEUE_BYTES
@@ -55,7 +55,7 @@ async def test_large_orders_are_never_dropped_the_client_is_given_up_instead() -
 
 
 async def test_a_book_in_the_place_of_another_counts_once() -> None:
-    client = Client(topics_of(["book"]))
+    client = SocketClient(topics_of(["book"]))
     for n in range(100):
         client.put("book", feed(n, symbol="XY"[n % 2]))
     assert [message["n"] for message in await taken(client)] == [98, 99]
@@ -68,7 +68,7 @@ async def test_a_book_in_the_place_of_another_counts_once() -> None:
 
 
 async def test_what_is_held_for_a_snapshot_counts_too() -> None:
-    client = Client()
+    client = SocketClient()
     client.begin([FEEDS])
     for n in range(20):
         client.put("feeds", feed(n))
@@ -81,7 +81,7 @@ async def test_what_is_held_for_a_snapshot_counts_too() -> None:
 
 async def test_an_order_goes_before_the_books_that_are_held_for_their_snapshots() -> None:
     books = [Topic("book", "binance", f"COIN{n}") for n in range(5)]
-    client = Client(topics_of(["orders"]))
+    client = SocketClient(topics_of(["orders"]))
     client.begin(books)
     for n in range(20):
         client.put("book", feed(n, symbol=f"COIN{n % 5}"))
@@ -96,7 +96,7 @@ async def test_an_order_goes_before_the_books_that_are_held_for_their_snapshots(
 
 
 async def test_what_is_held_and_may_not_be_dropped_gives_the_client_up() -> None:
-    client = Client()
+    client = SocketClient()
     client.begin([Topic("orders")])
     for n in range(10):
         client.put("orders", feed(n))
@@ -105,7 +105,7 @@ async def test_what_is_held_and_may_not_be_dropped_gives_the_client_up() -> None
 
 
 async def test_waiting_answers_do_not_disconnect_a_client() -> None:
-    client = Client(topics_of(["orders"]))
+    client = SocketClient(topics_of(["orders"]))
     for n in range(2 * QUEUE_MAX):
         client.answer({"type": "snapshot", "n": n, "items": ["x" * 10_000]})
     client.put("orders", {"n": 2 * QUEUE_MAX})
@@ -115,7 +115,7 @@ async def test_waiting_answers_do_not_disconnect_a_client() -> None:
 
 
 async def test_client_with_unread_answers_waits_with_its_next_request() -> None:
-    client = Client()
+    client = SocketClient()
     await client.wait_drained()
     for n in range(3):
         client.answer({"type": "snapshot", "n": n, "items": ["x" * ANSWERS_BYTES]})
@@ -154,7 +154,7 @@ STEPS = st.one_of(
 def test_whatever_happens_the_bytes_are_those_that_wait(steps: list[tuple[str, int, str]]) -> None:
     before, module.QUEUE_BYTES = module.QUEUE_BYTES, 1000
     try:
-        client = Client(topics_of(["feeds", "book", "orders"]))
+        client = SocketClient(topics_of(["feeds", "book", "orders"]))
         for step, size, symbol in steps:
             topic = Topic("feeds", "binance", symbol)
             if step == "take":

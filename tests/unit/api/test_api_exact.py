@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
 from fks.api.auth import bearer_of
-from fks.api.client import Client, topics_of
+from fks.api.client import SocketClient, topics_of
 from fks.api.exact import dump
 from fks.api.query import moment
 from fks.config.settings import Http
@@ -180,7 +180,7 @@ def test_no_origin_is_no_browser() -> None:
 
 
 def test_a_filter_lets_through_what_has_no_symbol() -> None:
-    client = Client(topics_of(["alerts", "bars"], [("", "BTCUSDT")], ["1m"]))
+    client = SocketClient(topics_of(["alerts", "bars"], [("", "BTCUSDT")], ["1m"]))
     assert client.wants("alerts", {"type": "alert"})
     assert client.wants("bars", {"symbol": "BTCUSDT", "timeframe": "1m"})
     assert not client.wants("bars", {"symbol": "BTCUSDT", "timeframe": "5m"})

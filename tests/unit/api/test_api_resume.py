@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fks.api import hub as hubs
-from fks.api.client import Client, Topic, topics_of
+from fks.api.client import SocketClient, Topic, topics_of
 from fks.api.hub import Hub
 from fks.clock import FakeClock
 from fks.model.untrusted import parse
@@ -40,7 +40,7 @@ def test_missed_messages_of_the_subscription_are_replayed_once_and_in_order(hub:
 
 
 def test_a_message_has_the_number_that_the_client_gives_back(hub: Hub) -> None:
-    client = Client(ORDERS)
+    client = SocketClient(ORDERS)
     hub.join(client)
     hub.spread("fills", order(0))
     hub.spread("orders", order(1))
@@ -74,7 +74,7 @@ def test_more_than_a_client_may_have_waiting_is_not_resumed(hub: Hub) -> None:
 
 
 def test_prices_have_no_number(hub: Hub) -> None:
-    client = Client(topics_of(["prices"]))
+    client = SocketClient(topics_of(["prices"]))
     hub.join(client)
     hub.spread("prices", {"type": "price", "exchange": "binance", "symbol": "BTCUSDT"})
     assert "seq" not in parse(client.waiting[0].data)

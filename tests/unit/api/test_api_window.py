@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from fks.api.client import Client, Topic
-from fks.api.window import CHECK_BYTES, CHECK_MESSAGES, CHECK_S, CHECKS_MAX, SILENT_BYTES, SILENT_BYTES_S, Window
+from fks.api.client import SocketClient, Topic
+from fks.api.window import CHECK_BYTES, CHECK_MESSAGES, CHECK_S, CHECKS_MAX, SILENT_BYTES, SILENT_BYTES_S, ClientWindow
 
 LATE_S = 10.0
 
@@ -26,11 +26,11 @@ def time() -> Time:
 
 
 @pytest.fixture
-def window(time: Time) -> Window:
-    return Window(time)
+def window(time: Time) -> ClientWindow:
+    return ClientWindow(time)
 
 
-def test_a_check_is_due_after_so_many_messages_or_bytes_or_so_long(window: Window, time: Time) -> None:
+def test_a_check_is_due_after_so_many_messages_or_bytes_or_so_long(window: ClientWindow, time: Time) -> None:
     for _ in range(CHECK_MESSAGES - 1):
         window.note_sent(1)
     assert not window.is_due
@@ -46,14 +46,14 @@ def test_a_check_is_due_after_so_many_messages_or_bytes_or_so_long(window: Windo
     assert window.check() == 3
 
 
-def test_client_that_never_answers_is_neither_held_nor_late(window: Window, time: Time) -> None:
+def test_client_that_never_answers_is_neither_held_nor_late(window: ClientWindow, time: Time) -> None:
     for _ in range(100):
         window.check()
     time.now_s += 1000
     assert (window.takes_part, window.is_full, window.is_late(LATE_S)) == (False, False, False)
 
 
-def test_client_that_never_answers_is_rate_limited(window: Window, time: Time) -> None:
+def test_client_that_never_answers_is_rate_limited(window: ClientWindow, time: Time) -> None:
     sent, began_s = 0, time.now_s
     while time.now_s < began_s + 60:
         while not window.is_full:
@@ -75,7 +75,7 @@ def test_client_that_never_answers_is_rate_limited(window: Window, time: Time) -
     assert not window.is_full, "who answers is measured by that alone"
 
 
-def test_answering_client_is_never_more_than_a_window_behind(window: Window) -> None:
+def test_answering_client_is_never_more_than_a_window_behind(window: ClientWindow) -> None:
     window.answer(window.check())
     for _ in range(CHECKS_MAX):
         assert not window.is_full
@@ -91,7 +91,7 @@ def test_answering_client_is_never_more_than_a_window_behind(window: Window) -> 
     window.answer(last)
 
 
-def test_an_answer_to_what_was_not_sent_is_a_mistake(window: Window) -> None:
+def test_an_answer_to_what_was_not_sent_is_a_mistake(window: ClientWindow) -> None:
     window.check()
     for wrong in (0, -1, 2):
         with pytest.raises(ValueError, match="no check"):
@@ -99,7 +99,7 @@ def test_an_answer_to_what_was_not_sent_is_a_mistake(window: Window) -> None:
     assert not window.takes_part
 
 
-def test_client_is_late_when_a_check_stays_unanswered(window: Window, time: Time) -> None:
+def test_client_is_late_when_a_check_stays_unanswered(window: ClientWindow, time: Time) -> None:
     window.answer(window.check())
     time.now_s += 1000
     assert not window.is_late(LATE_S), "it has answered everything"
@@ -118,7 +118,7 @@ def test_client_is_late_when_a_check_stays_unanswered(window: Window, time: Time
     assert not window.is_late(LATE_S)
 
 
-def test_its_time_begins_when_it_takes_part(window: Window, time: Time) -> None:
+def test_its_time_begins_when_it_takes_part(window: ClientWindow, time: Time) -> None:
     for _ in range(50):
         window.check()
         time.now_s += CHECK_S
@@ -129,7 +129,7 @@ def test_its_time_begins_when_it_takes_part(window: Window, time: Time) -> None:
     assert window.is_late(LATE_S)
 
 
-def test_wait_time_is_the_next_possible_change(window: Window, time: Time) -> None:
+def test_wait_time_is_the_next_possible_change(window: ClientWindow, time: Time) -> None:
     assert window.wait_s(LATE_S) == CHECK_S
     time.now_s += 1
     assert window.wait_s(LATE_S) == CHECK_S - 1
@@ -141,8 +141,8 @@ def test_wait_time_is_the_next_possible_change(window: Window, time: Time) -> No
     assert window.wait_s(LATE_S) == LATE_S
 
 
-async def test_a_full_window_leaves_what_waits_in_the_queue(window: Window) -> None:
-    client = Client([Topic("quotes"), Topic("orders")], window)
+async def test_a_full_window_leaves_what_waits_in_the_queue(window: ClientWindow) -> None:
+    client = SocketClient([Topic("quotes"), Topic("orders")], window)
     window.answer(window.check())
     for _ in range(CHECKS_MAX):
         last = window.check()
@@ -159,8 +159,8 @@ async def test_a_full_window_leaves_what_waits_in_the_queue(window: Window) -> N
     assert [received.message for received in await client.take(20, most=1)] == [{"n": 2}]
 
 
-async def test_a_full_window_does_not_keep_a_client_from_being_closed(window: Window) -> None:
-    client = Client([Topic("orders")], window)
+async def test_a_full_window_does_not_keep_a_client_from_being_closed(window: ClientWindow) -> None:
+    client = SocketClient([Topic("orders")], window)
     window.answer(window.check())
     for _ in range(CHECKS_MAX):
         window.check()

@@ -21,7 +21,7 @@ from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
 from fks.backtest.series import trade_table
 from fks.config.settings import Risk
-from fks.jobs.backtest import Loaded, Request, parse_spec, run_spec
+from fks.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_spec
 from fks.matching import Commission, CostModel, Slippage
 from fks.matching.margin import Margin
 from fks.model.bar import Bars
@@ -742,7 +742,7 @@ def test_a_job_decides_from_its_start_on_however_much_was_loaded() -> None:
         "from": iso(start_ns),
     }
 
-    result, _ = run_spec(parse_spec(spec), lambda request: Loaded(bars, BTC, "a test"))
+    result, _ = run_spec(parse_spec(spec), lambda request: LoadedBars(bars, BTC, "a test"))
 
     assert result.fills
     assert min(fill.time_ns for fill in result.fills) > start_ns
@@ -761,13 +761,13 @@ def test_limits_in_the_accounts_currency_are_converted_before_the_first_bar(
     rates = replace(bars[start - 1 : start + 1], symbol=pair, close=np.array(prices))
     asked = []
 
-    def load(request: Request) -> Loaded:
+    def load(request: BarsRequest) -> LoadedBars:
         if request.symbol == "BTCUSDT":
-            return Loaded(bars, BTC, "a test")
+            return LoadedBars(bars, BTC, "a test")
         asked.append(request.symbol)
         if request.symbol != pair:
             raise InputError("no such symbol", code="SYMBOL_UNKNOWN")
-        return Loaded(rates, eur, "a test")
+        return LoadedBars(rates, eur, "a test")
 
     spec = {"strategy": "sma_cross", "params": FAST["sma_cross"], "symbol": "BTCUSDT", "from": iso(start_ns)}
     limits = Risk(notional_max_order=Decimal(700))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 
-from fks.backtest.drift import Difference, Step, compare, expected_steps
+from fks.backtest.drift import DecidedFill, DifferenceKind, compare, expected_steps
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.result import Setup
 from fks.backtest.run import run
@@ -21,8 +21,8 @@ END = 10**18
 INSTRUMENT = Instrument("binance", "BTCUSDT", "BTC", "USDT", D("0.01"), D("0.00001"), D("0.00001"), D(9000), D(5))
 
 
-def step(at: int, role: Role, side: Side, price: str, quantity: str = "1", fee: str = "0.1") -> Step:
-    return Step(at, role, side, D(quantity), D(price), D(fee), at + 1)
+def step(at: int, role: Role, side: Side, price: str, quantity: str = "1", fee: str = "0.1") -> DecidedFill:
+    return DecidedFill(at, role, side, D(quantity), D(price), D(fee), at + 1)
 
 
 BOUGHT, SOLD = step(1, Role.ENTRY, Side.BUY, "100"), step(5, Role.EXIT, Side.SELL, "110")
@@ -46,8 +46,8 @@ def test_missing_and_extra_steps_are_named_with_the_reason() -> None:
     reasons = {(1, Role.ENTRY): "EXPOSURE_INSTRUMENT"}
     drift = compare([BOUGHT], [SOLD], reasons, from_ns=0, to_ns=END, lot_step=STEP)
     assert [(row.difference, row.reason) for row in drift.steps] == [
-        (Difference.NOT_MADE, "EXPOSURE_INSTRUMENT"),
-        (Difference.EXTRA, ""),
+        (DifferenceKind.NOT_MADE, "EXPOSURE_INSTRUMENT"),
+        (DifferenceKind.EXTRA, ""),
     ]
     assert (drift.mismatch, drift.cost) == (1, 0)
 
@@ -56,7 +56,7 @@ def test_several_fills_of_one_decision_are_one_step_at_the_mean_price() -> None:
     made = [replace(SOLD, quantity=D("0.25"), price=D(109)), replace(SOLD, quantity=D("0.75"), price=D(111))]
     (row,) = compare([SOLD], made, {}, from_ns=0, to_ns=END, lot_step=STEP).steps
     assert row.made is not None
-    assert (row.difference, row.made.quantity, row.made.price) == (Difference.NONE, 1, D("110.5"))
+    assert (row.difference, row.made.quantity, row.made.price) == (DifferenceKind.NONE, 1, D("110.5"))
     assert row.slippage == D("-0.5")
 
 
@@ -65,7 +65,7 @@ def test_quantities_less_than_a_lot_apart_are_the_same() -> None:
     found = [
         compare([BOUGHT], [made], {}, from_ns=0, to_ns=END, lot_step=STEP).steps[0].difference for made in (near, far)
     ]
-    assert found == [Difference.NONE, Difference.QUANTITY]
+    assert found == [DifferenceKind.NONE, DifferenceKind.QUANTITY]
 
 
 def test_steps_outside_the_span_are_left_out() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.bars.buckets import ends_of, starts_of, starts_within
-from fks.bars.calendars import ALWAYS, Sessions, calendar_of
+from fks.bars.calendars import ALWAYS, MarketSessions, calendar_of
 from fks.model.bar import Ints
 from fks.model.errors import ConfigError, InputError
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, to_ns
@@ -158,7 +158,7 @@ def test_market_counts_as_open_after_the_last_day_of_its_calendar() -> None:
     assert len(market.expected("1d", start, end)) == 0
     before, _ = times(f"{year}-12-01", f"{year + 1}-02-01").tolist()
     assert 20 <= len(market.expected("1d", before, end)) <= 23
-    assert Sessions("XSHG").is_open(times(f"{year + 1}-02-02T02:00")).all()
+    assert MarketSessions("XSHG").is_open(times(f"{year + 1}-02-02T02:00")).all()
     with pytest.raises(InputError, match="are only recorded to the year"):
         market.is_open(times(f"{year + 4}-01-02T02:00"))
 

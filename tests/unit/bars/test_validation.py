@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fks.bars.calendars import calendar_of
 from fks.bars.outliers import AGREEING, BASIS, OutlierDetector
-from fks.bars.validation import Fault, Reason, check_bars
+from fks.bars.validation import Reason, RowFault, check_bars
 from fks.files.sample import sample_tape
 from fks.model.bar import Bar, Bars
 from fks.model.timeframe import NS, bar_end, bar_start
@@ -40,7 +40,7 @@ def walk(length: int, seed: int = 1) -> Bars:
     return Bars("BTCUSDT", "1m", times, open_, high, low, close, np.ones(length))
 
 
-def without(bars: Bars, faults: list[Fault]) -> Bars:
+def without(bars: Bars, faults: list[RowFault]) -> Bars:
     """Return the rows that are not refused."""
     keep = np.ones(len(bars), dtype=np.bool_)
     keep[[fault.row for fault in faults if fault.is_refused]] = False
@@ -48,7 +48,7 @@ def without(bars: Bars, faults: list[Fault]) -> Bars:
     return Bars(bars.symbol, bars.timeframe, bars.time_ns[keep], *(column[keep] for column in columns))
 
 
-def reasons(found: list[Fault]) -> list[tuple[int, Reason]]:
+def reasons(found: list[RowFault]) -> list[tuple[int, Reason]]:
     return [(finding.row, finding.reason) for finding in found]
 
 

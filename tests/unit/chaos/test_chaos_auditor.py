@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.chaos.auditor import Evidence, OrderRequest, audit_evidence
-from fks.chaos.cover import Rules, net
-from fks.chaos.decisions import ORACLES, Instance, Missed, edges, expected_signals
+from fks.chaos.auditor import Evidence, RequestEvidence, audit_evidence
+from fks.chaos.cover import SmallestAmounts, net
+from fks.chaos.decisions import ORACLES, InstanceStart, MissedDecisions, edges, expected_signals
 from fks.chaos.evaluated import strategy_of, targets_of
 from fks.model.bar import Bars
 from fks.node.demo import INSTANCES
@@ -169,12 +169,12 @@ def sound() -> dict[str, Any]:
                 "cursor_time": datetime.fromtimestamp(CLOSES[-1][0], UTC),
             }
         ],
-        "started": {"sma": Instance("sma", CLOSES[5][0], 0.0)},
+        "started": {"sma": InstanceStart("sma", CLOSES[5][0], 0.0)},
         "closes": {"sma": CLOSES},
-        "rules": {"BTCUSDT": Rules(Decimal("0.001"), Decimal(5), Decimal(100))},
+        "rules": {"BTCUSDT": SmallestAmounts(Decimal("0.001"), Decimal(5), Decimal(100))},
         "bars": {"BTCUSDT": (dict(bars), dict(bars))},
         "leaks": [],
-        "requests": [OrderRequest("key", (str(signal(0, "enter", "")["id"]),)), OrderRequest("never answered")],
+        "requests": [RequestEvidence("key", (str(signal(0, "enter", "")["id"]),)), RequestEvidence("never answered")],
     }
     stop(made, STOP, "0.498")
     return made
@@ -248,9 +248,9 @@ WRONG: list[tuple[str, str, Change]] = [
         e["instances"][0].update(sealed_through=datetime.fromtimestamp(NOW, UTC)))),
     ("signals lost", "is not in the baseline", lambda e: e["started"].clear()),
     ("signals lost", "no decision was recomputed", lambda e: e["started"].clear()),
-    ("signals lost", "no decision was recomputed", lambda e: e["started"].update(sma=Instance("sma", CLOSES[-1][0], 0.0))),
+    ("signals lost", "no decision was recomputed", lambda e: e["started"].update(sma=InstanceStart("sma", CLOSES[-1][0], 0.0))),
     ("signals lost", "of the baseline is gone", lambda e: e["instances"].clear()),
-    ("signals lost", "of the baseline is gone", lambda e: e["started"].update(other=Instance("other", CLOSES[5][0], 0.0))),
+    ("signals lost", "of the baseline is gone", lambda e: e["started"].update(other=InstanceStart("other", CLOSES[5][0], 0.0))),
     ("signals lost", "which has no oracle", lambda e: e["instances"][0].update(strategy="own")),
     ("signals lost", "signalled exit sell", lambda e: (
         e["instances"][0].update(strategy="own"), e.update(targets={"sma": [(at_s, 1.0) for at_s, _ in DECIDED]}))),
@@ -258,9 +258,9 @@ WRONG: list[tuple[str, str, Change]] = [
     ("signals lost", "CRASHED", lambda e: e["instances"][0].update(state="CRASHED", error="it raised")),
     ("signals lost", "switched off",
      lambda e: e["instances"][0].update(state="DISABLED", is_enabled=False, error="took its worker down 4 times")),
-    ("signals lost", "which is not there", lambda e: e["requests"].append(OrderRequest("key-2", ("gone",)))),
-    ("signals lost", "was refused: 409", lambda e: e["requests"].append(OrderRequest("key-2", refused="409 IDEMPOTENCY_CONFLICT"))),
-    ("orders doubled", "answered with 2 signals", lambda e: e["requests"].append(OrderRequest("key-2", ("signal-enter", "signal-exit")))),
+    ("signals lost", "which is not there", lambda e: e["requests"].append(RequestEvidence("key-2", ("gone",)))),
+    ("signals lost", "was refused: 409", lambda e: e["requests"].append(RequestEvidence("key-2", refused="409 IDEMPOTENCY_CONFLICT"))),
+    ("orders doubled", "answered with 2 signals", lambda e: e["requests"].append(RequestEvidence("key-2", ("signal-enter", "signal-exit")))),
     ("orders astray", "without an id", lambda e: e["received"].append(sent(ENTRY) | {"client_order_ids": []})),
     ("orders undecided", "still UNKNOWN", lambda e: e["orders"][0].update(state="UNKNOWN")),
     ("orders undecided", "still SENDING", lambda e: e["orders"][0].update(state="SENDING")),
@@ -297,7 +297,7 @@ WRONG: list[tuple[str, str, Change]] = [
     ("decisions old", "62.0 s after its bar of 300 s ended", lambda e: (
         e["signals"][0].update(timeframe="5m"), e["received"][0].update(time_ms=(EDGES[0][0] + 362) * 1000))),
     ("signals lost", "should have signalled exit", lambda e: (
-        e["signals"].pop(1), e.update(missed=[Missed("sma", EDGES[1][0] - 1, EDGES[1][0])]))),
+        e["signals"].pop(1), e.update(missed=[MissedDecisions("sma", EDGES[1][0] - 1, EDGES[1][0])]))),
     ("bars wrong", "is missing", lambda e: e["bars"]["BTCUSDT"][0].pop(BAR)),
     ("bars wrong", "not", lambda e: e["bars"]["BTCUSDT"][0].update({BAR: (Decimal(1), Decimal(1))})),
     ("bars wrong", "100 × 2, not 100 × 1", lambda e: e["bars"]["BTCUSDT"][0].update({CLOSES[0][0]: (Decimal(100), Decimal(2))})),
@@ -325,7 +325,7 @@ UNDER_WAY: list[tuple[str, Change]] = [
     ("a second in which nothing was traded", lambda e: (
         e["bars"]["BTCUSDT"][0].pop(BAR), e["bars"]["BTCUSDT"][1].update({BAR: (Decimal(100), Decimal(0))}))),
     ("a rest too small to sell", lambda e: (
-        e["exchange_orders"].pop(2), e["orders"].pop(2), e["rules"].update(BTCUSDT=Rules(Decimal(1), Decimal(5), Decimal(100))))),
+        e["exchange_orders"].pop(2), e["orders"].pop(2), e["rules"].update(BTCUSDT=SmallestAmounts(Decimal(1), Decimal(5), Decimal(100))))),
     ("a rest of 5 USDT of a symbol without rules", lambda e: (
         e["exchange_orders"].pop(2), e["orders"].pop(2), e["rules"].clear(), e["positions"][0].update(average_price=Decimal(10)))),
     ("a stop that was just sent", lambda e: (e["exchange_orders"].pop(2), e["orders"][2].update(updated_at=YOUNG))),
@@ -455,28 +455,28 @@ def test_missed_bars_require_an_exit_and_allow_an_entry() -> None:
         (50, "enter", "buy"),
     ]
 
-    def expected(*missed: Missed, **more: bool) -> tuple[set[int], set[int]]:
+    def expected(*missed: MissedDecisions, **more: bool) -> tuple[set[int], set[int]]:
         required, allowed = expected_signals(targets, 0.0, missed, **more)
         assert required | allowed <= set(all_)
         return {edge[0] for edge in required}, {edge[0] for edge in allowed}
 
     assert expected_signals(targets, 0.0, []) == (set(all_), set())
-    assert expected(Missed("a", 15, 45)) == ({10, 40, 50}, set())
-    assert expected(Missed("a", 5, 45)) == ({50}, set())
-    assert expected(Missed("a", 5, 45), can_rest=True) == ({50}, set())
-    assert expected(Missed("a", 5, 35)) == ({40, 50}, {30})
-    assert expected(Missed("a", 15, 55)) == ({10}, set())
-    assert expected(Missed("a", 15, 55), can_rest=True) == ({10}, {40, 50})
+    assert expected(MissedDecisions("a", 15, 45)) == ({10, 40, 50}, set())
+    assert expected(MissedDecisions("a", 5, 45)) == ({50}, set())
+    assert expected(MissedDecisions("a", 5, 45), can_rest=True) == ({50}, set())
+    assert expected(MissedDecisions("a", 5, 35)) == ({40, 50}, {30})
+    assert expected(MissedDecisions("a", 15, 55)) == ({10}, set())
+    assert expected(MissedDecisions("a", 15, 55), can_rest=True) == ({10}, {40, 50})
 
 
 def test_missed_parts_require_the_exit_of_all_or_the_last_one() -> None:
     targets = [(10, 1.0), (20, 0.5), (30, 0.0), (40, 1.0), (50, 0.5), (60, 0.25)]
-    assert expected_signals(targets, 0.0, [Missed("a", 15, 55)])[0] == {
+    assert expected_signals(targets, 0.0, [MissedDecisions("a", 15, 55)])[0] == {
         (10, "enter", "buy"),
         (30, "exit", "sell"),
         (60, "exit", "sell"),
     }
-    kept, _ = expected_signals(targets, 0.0, [Missed("a", 45, 65)])
+    kept, _ = expected_signals(targets, 0.0, [MissedDecisions("a", 45, 65)])
     assert [at for at, _, _ in sorted(kept)] == [10, 20, 30, 40, 60]
 
 

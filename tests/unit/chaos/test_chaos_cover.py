@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.chaos.cover import Cover, CoverWatch, Rules, Sample, covers
+from fks.chaos.cover import CoverWatch, HoldingCover, Sample, SmallestAmounts, covers
 
 D = Decimal
-RULES = {"BTCUSDT": Rules(D("0.001"), D(5), D(100))}
+RULES = {"BTCUSDT": SmallestAmounts(D("0.001"), D(5), D(100))}
 THEN = datetime.fromtimestamp(1_800_000_000, UTC)
 
 
@@ -173,7 +173,7 @@ OVER: dict[str, tuple[Sample, str]] = {
 }
 
 
-def breaches_of(found: Sample) -> list[Cover]:
+def breaches_of(found: Sample) -> list[HoldingCover]:
     return [item for item in covers(found) if item.is_breach]
 
 

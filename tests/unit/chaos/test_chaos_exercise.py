@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 
-from fks.chaos.auditor import Audit, Evidence, OrderRequest, Violation
+from fks.chaos.auditor import Audit, Evidence, RequestEvidence, Violation
 from fks.chaos.exercise import Exercise, exercise_of
 from fks.chaos.faults import Attempt
-from fks.chaos.order_requests import STOPS_MAX, Market, RequestedOrder, choose
+from fks.chaos.order_requests import STOPS_MAX, RequestedOrder, SymbolMarket, choose
 from fks.chaos.plan import Injection
 from fks.chaos.report import document, fault_rows, summary
-from fks.chaos.run import Outcome
+from fks.chaos.run import ChaosResult
 
 D = Decimal
-BTC = Market("demo", "BTCUSDT", D("0.01"), D("0.00001"), D(5), D("65432.17"), D(0), 0)
-ETH = Market("demo", "ETHUSDT", D("0.05"), D("0.0001"), D(5), D("3210.95"), D(0), 0)
+BTC = SymbolMarket("demo", "BTCUSDT", D("0.01"), D("0.00001"), D(5), D("65432.17"), D(0), 0)
+ETH = SymbolMarket("demo", "ETHUSDT", D("0.05"), D("0.0001"), D(5), D("3210.95"), D(0), 0)
 SEEDS = range(300)
 
 
-def drawn(*markets: Market, waiting: tuple[RequestedOrder, ...] = ()) -> list[dict[str, str]]:
+def drawn(*markets: SymbolMarket, waiting: tuple[RequestedOrder, ...] = ()) -> list[dict[str, str]]:
     """Return the orders that many seeds ask for."""
     found = [choose(random.Random(seed), markets, waiting) for seed in SEEDS]
     return [dict(order.body) for order in found if order is not None]
@@ -108,7 +108,7 @@ def fill(id: int, time: int) -> dict[str, Any]:
     return {"symbol": "BTCUSDT", "orderId": id, "time": time, "wallTime": 5_000 + time}
 
 
-REQUESTS = [OrderRequest(f"key{n}", (f"signal{n}",)) for n in range(6)] + [OrderRequest("never")]
+REQUESTS = [RequestEvidence(f"key{n}", (f"signal{n}",)) for n in range(6)] + [RequestEvidence("never")]
 OWN = [{"client_order_id": f"own{n}", "signal_id": f"signal{n}", "role": "order"} for n in range(6)]
 LEGS = [{"client_order_id": role, "signal_id": "signal1", "role": role} for role in ("sl", "tp")]
 EVIDENCE = Evidence(
@@ -155,8 +155,8 @@ MISSED = Attempt(replace(FAULT, number=2), struck=0)
 KILL = Attempt(Injection(3, 2.0, "kill", "orders"), detected_s=0.1, recovered_s=1.0)
 
 
-def outcome(*attempts: Attempt, exercise: Exercise = ENOUGH, audit: Audit | None = None) -> Outcome:
-    return Outcome(attempts, audit or Audit(9, 9, 9, 9, (), positions=2), 45.0, exercise)
+def outcome(*attempts: Attempt, exercise: Exercise = ENOUGH, audit: Audit | None = None) -> ChaosResult:
+    return ChaosResult(attempts, audit or Audit(9, 9, 9, 9, (), positions=2), 45.0, exercise)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +198,6 @@ def test_a_fault_that_struck_nothing_was_not_injected() -> None:
         outcome(KILL, exercise=replace(ENOUGH, unended=("own9",))),
     ],
 )
-def test_a_broken_system_is_not_sound_however_much_was_exercised(broken: Outcome) -> None:
+def test_a_broken_system_is_not_sound_however_much_was_exercised(broken: ChaosResult) -> None:
     assert not broken.is_sound
     assert summary(broken, seed=1).startswith("NOT SOUND: ")

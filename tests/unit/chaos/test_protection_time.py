@@ -6,17 +6,17 @@ from decimal import Decimal
 
 import pytest
 
-from fks.chaos.protection_time import Kind, LogLine, protection_time
+from fks.chaos.protection_time import LogLineKind, PositionLogLine, protection_time
 
 D = Decimal
 
 
-def bought(at_s: float, quantity: str, position: str = "p") -> LogLine:
-    return LogLine(at_s, position, Kind.EXECUTION, D(quantity))
+def bought(at_s: float, quantity: str, position: str = "p") -> PositionLogLine:
+    return PositionLogLine(at_s, position, LogLineKind.EXECUTION, D(quantity))
 
 
-def stop(at_s: float, quantity: str, order_id: str = "1", position: str = "p") -> LogLine:
-    return LogLine(at_s, position, Kind.STOP, D(quantity), order_id)
+def stop(at_s: float, quantity: str, order_id: str = "1", position: str = "p") -> PositionLogLine:
+    return PositionLogLine(at_s, position, LogLineKind.STOP, D(quantity), order_id)
 
 
 CASES = {
@@ -51,12 +51,12 @@ CASES = {
 
 @pytest.mark.parametrize(("lines", "held", "unprotected", "gap_max_s", "taken_down"), CASES.values(), ids=list(CASES))
 def test_time_without_a_stop(
-    lines: list[LogLine], held: float, unprotected: float, gap_max_s: float, taken_down: int
+    lines: list[PositionLogLine], held: float, unprotected: float, gap_max_s: float, taken_down: int
 ) -> None:
     found = protection_time(lines, latency_s=0.1, until_s=100.0, least=D("0.05"), step=D("0.001"))
     assert (found.held, found.unprotected, found.gap_max_s) == pytest.approx((held, unprotected, gap_max_s))
     assert (found.positions, found.taken_down) == (1, taken_down)
-    assert found.executions == sum(line.kind is Kind.EXECUTION for line in lines)
+    assert found.executions == sum(line.kind is LogLineKind.EXECUTION for line in lines)
     assert found.share == pytest.approx(unprotected / held)
 
 

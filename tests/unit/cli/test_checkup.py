@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from fks.cli.checkup import safeguards
-from fks.config.settings import Backup, Settings, Venue
+from fks.config.settings import Backup, Settings, VenueSettings
 
 
 @pytest.mark.parametrize("is_live", [False, True])
 def test_missing_safeguards_are_named_and_fail_with_real_money(is_live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    venue = Venue.model_construct(live=is_live)
+    venue = VenueSettings.model_construct(live=is_live)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     bare = {check.name: check for check in safeguards(Settings.model_construct(venue=venue, backup=Backup()))}
     lack = "down" if is_live else "degraded"

@@ -104,7 +104,7 @@ class Run:
     def now(self) -> tuple[int, float]:
         return self.market.now_ns, self.market.now_ns / NS
 
-    def handle(self, feed: SymbolFeed, event: m.Event) -> None:
+    def handle(self, feed: SymbolFeed, event: m.FeedEvent) -> None:
         for action in feed.handle(event):
             self.refused += len(action.suspects) if isinstance(action, m.Quarantine) else 0
             self.gap_filler.perform(feed, action)
@@ -127,7 +127,7 @@ class Run:
                 return
         raise AssertionError("it never comes to rest")
 
-    async def performed(self, action: m.Action) -> None:
+    async def performed(self, action: m.FeedAction) -> None:
         """Perform an action and wait until nothing is being done any more."""
         self.gap_filler.perform(self.feed, action)
         async with asyncio.timeout(2):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fks.config.endpoints import (
     PORT_FIRST,
     PORT_LAST,
-    Node,
+    NodeEndpoints,
     clear_node,
     load_node,
     port_settings,
@@ -22,7 +22,7 @@ from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, OutageError
 
-NODE = Node(
+NODE = NodeEndpoints(
     "postgresql://fks:pw@/fks",
     "unix://:pw@/r.sock",
     "127.0.0.1:6379",

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.config.check import venue_plaintext
-from fks.config.load import Loaded, config_hash, env_name, load, sections
+from fks.config.load import LoadedSettings, config_hash, env_name, load, sections
 from fks.config.urls import database_faults, is_on_this_host, redis_faults
 from fks.model.errors import ConfigError
 from fks.model.ports import VenueCapabilities
@@ -26,7 +26,7 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
-def _load(home: Path, env: Mapping[str, str] | None = None, toml: str = "", dotenv: str = "") -> Loaded:
+def _load(home: Path, env: Mapping[str, str] | None = None, toml: str = "", dotenv: str = "") -> LoadedSettings:
     if toml:
         (home / "fks.toml").write_text(toml)
     if dotenv:
@@ -56,7 +56,7 @@ def test_the_environment_beats_the_owners_name_beats_the_file(home: Path) -> Non
     assert _load(home, {"FKS_HTTP_PORT": "8200"}).settings.http.port == 8200
 
 
-def _key(loaded: Loaded) -> str:
+def _key(loaded: LoadedSettings) -> str:
     assert loaded.settings.venue.api_key is not None
     return loaded.settings.venue.api_key.get_secret_value()
 

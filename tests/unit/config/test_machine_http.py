@@ -10,7 +10,7 @@ import pytest
 
 from fks.cli.cluster_check import check_nodes
 from fks.config.check import problems_of
-from fks.config.endpoints import Node as Endpoints
+from fks.config.endpoints import NodeEndpoints as Endpoints
 from fks.config.machine_http import (
     can_spread,
     certificate_end,
@@ -22,7 +22,7 @@ from fks.config.machine_http import (
     machines_of_gateway,
     report,
 )
-from fks.config.settings import Http, Node, Settings
+from fks.config.settings import Http, NodeSettings, Settings
 from fks.model.errors import ConfigError
 from fks.monitor.status import overall
 from fks.node.head_driver import GROW_AFTER_S, GatewayGrowth
@@ -37,7 +37,7 @@ NOW = datetime.now(UTC)
 
 
 def settings(role: str = "head", **http: Any) -> Settings:
-    return Settings(node=Node(role=role), http=Http(**http))  # type: ignore[arg-type]
+    return Settings(node=NodeSettings(role=role), http=Http(**http))  # type: ignore[arg-type]
 
 
 def of_cluster(head: dict[str, Any], **workers: dict[str, Any] | None) -> list[tuple[str, str, dict[str, Any]]]:

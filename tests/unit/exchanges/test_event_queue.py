@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from fks.exchanges.base import ConnectionCounters, EventQueue
+from fks.exchanges.base import ArrivedEvents, ConnectionCounters
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Suspect
 
@@ -28,13 +28,13 @@ def counters() -> ConnectionCounters:
     return ConnectionCounters()
 
 
-def taken(queue: EventQueue, *events: MarketEvent) -> list[MarketEvent]:
+def taken(queue: ArrivedEvents, *events: MarketEvent) -> list[MarketEvent]:
     queue.put(events)
     return queue.take()
 
 
 def test_trades_stay_in_order_and_nothing_waits_twice(counters: ConnectionCounters) -> None:
-    queue = EventQueue(counters)
+    queue = ArrivedEvents(counters)
     queue.put([trade(1), trade(2, "B")])
     queue.put([trade(3)])
     assert queue.arrived.is_set()
@@ -45,7 +45,7 @@ def test_trades_stay_in_order_and_nothing_waits_twice(counters: ConnectionCounte
 
 def test_quotes_books_and_unfinished_bars_conflate_and_are_counted(counters: ConnectionCounters) -> None:
     book = [Book("x", "A", n, (), ()) for n in (1, 2, 3)]
-    found = taken(EventQueue(counters), quote(1), *book, seen(0, 1), trade(1), quote(2), seen(0, 2), quote(9, "B"))
+    found = taken(ArrivedEvents(counters), quote(1), *book, seen(0, 1), trade(1), quote(2), seen(0, 2), quote(9, "B"))
     assert found[0] == trade(1)
     assert set(found[1:]) == {quote(2), quote(9, "B"), book[2], seen(0, 2)}
     assert counters.conflated == {Channel.QUOTES: 1, Channel.BOOK: 2, Channel.BARS: 1}
@@ -53,11 +53,11 @@ def test_quotes_books_and_unfinished_bars_conflate_and_are_counted(counters: Con
 
 def test_a_closed_bar_is_never_conflated_away(counters: ConnectionCounters) -> None:
     closed, end = seen(0, 3, is_closed=True), BarClosed("x", "A", "1m", 0, 3)
-    assert taken(EventQueue(counters), seen(0, 2), closed, end, seen(1, 1), seen(1, 2)) == [closed, end, seen(1, 2)]
+    assert taken(ArrivedEvents(counters), seen(0, 2), closed, end, seen(1, 1), seen(1, 2)) == [closed, end, seen(1, 2)]
 
 
 def test_overflow_is_a_discontinuity_per_symbol_and_faults_stay(counters: ConnectionCounters) -> None:
-    queue = EventQueue(counters, kept_max=4)
+    queue = ArrivedEvents(counters, kept_max=4)
     suspect = Suspect("trades", "A", "why", "text")
     found = taken(queue, trade(1), suspect, trade(2, "B"), trade(3), seen(0, 1, is_closed=True), trade(4))
     assert found[0] == suspect
@@ -73,5 +73,5 @@ def test_overflow_is_a_discontinuity_per_symbol_and_faults_stay(counters: Connec
 
 def test_discontinuity_removes_the_book_before_it(counters: ConnectionCounters) -> None:
     gone = Discontinuity(Channel.BOOK, "A", "hole")
-    assert taken(EventQueue(counters), Book("x", "A", 1, (), ()), gone) == [gone]
-    assert taken(EventQueue(counters), gone, Book("x", "A", 2, (), ())) == [gone, Book("x", "A", 2, (), ())]
+    assert taken(ArrivedEvents(counters), Book("x", "A", 1, (), ()), gone) == [gone]
+    assert taken(ArrivedEvents(counters), gone, Book("x", "A", 2, (), ())) == [gone, Book("x", "A", 2, (), ())]

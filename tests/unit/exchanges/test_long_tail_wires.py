@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.exchanges.base import ConnectionCounters, Subscribed, Wire
+from fks.exchanges.base import ConnectionCounters, SubscriptionsAnswered, Wire
 from fks.exchanges.base.paging import page_end
 from fks.exchanges.base.rows import number_of
 from fks.exchanges.bybit.wire import BybitWire
@@ -103,7 +103,7 @@ def test_bybit_subscribes_by_tens_and_pings() -> None:
     frames = [json.loads(frame) for frame in wire.subscribe_frames(subscriptions("BTCUSDT", *([Channel.TRADES] * 25)))]
     assert [len(frame["args"]) for frame in frames] == [10, 10, 5]
     answers = [json.dumps({"success": True, "op": "subscribe", "req_id": frame["req_id"]}).encode() for frame in frames]
-    assert [list(wire.receive(answer, 1)) for answer in answers] == [[], [], [Subscribed()]]
+    assert [list(wire.receive(answer, 1)) for answer in answers] == [[], [], [SubscriptionsAnswered()]]
     assert wire.due_frames(100.0) == [b'{"op":"ping"}']
     assert wire.due_frames(119.0) == []
     assert wire.due_frames(120.5) == [b'{"op":"ping"}']
@@ -121,7 +121,7 @@ def test_bybit_finds_out_which_of_a_refused_request_it_was() -> None:
     assert list(wire.receive(json.dumps({"success": True, "op": "subscribe", "req_id": good}).encode(), 1)) == []
     suspect, stands = wire.receive(json.dumps(refusal | {"req_id": bad}).encode(), 1)
     assert isinstance(suspect, Suspect)
-    assert (suspect.symbol, stands) == ("NOPE", Subscribed())
+    assert (suspect.symbol, stands) == ("NOPE", SubscriptionsAnswered())
 
 
 def test_an_id_that_is_no_number_becomes_the_same_number_every_time() -> None:
@@ -156,7 +156,7 @@ def test_okx_refused_subscription_is_reported_and_the_others_stand() -> None:
         json.dumps({"event": "error", "code": "60018", "msg": text, "connId": "c"}).encode(), 1
     )
     assert isinstance(suspect, Suspect)
-    assert (suspect.symbol, done) == ("NOPE-USDT", Subscribed())
+    assert (suspect.symbol, done) == ("NOPE-USDT", SubscriptionsAnswered())
     with pytest.raises(PeerError, match="60012"):
         wire.receive(b'{"event":"error","code":"60012","msg":"Invalid request","connId":"c"}', 1)
     with pytest.raises(OutageError, match="upgrade"):
@@ -213,7 +213,7 @@ def test_polygon_shows_its_key_first_and_subscribes_when_it_was_taken() -> None:
     text = [
         {"ev": "status", "status": "success", "message": f"subscribed to: {topic}"} for topic in ("T.AAPL", "AM.AAPL")
     ]
-    assert list(wire.receive(json.dumps(text).encode(), 1)) == [Subscribed()]
+    assert list(wire.receive(json.dumps(text).encode(), 1)) == [SubscriptionsAnswered()]
 
 
 @pytest.mark.parametrize(("status", "error"), [("auth_failed", ConfigError), ("max_connections", OutageError)])

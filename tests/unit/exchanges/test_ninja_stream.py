@@ -31,8 +31,8 @@ SYMBOL = "ES 03-25"
 START_NS = 1_738_594_800 * NS
 
 
-def trade(n: int, *, at_ns: int = START_NS, price: str = "4500.25", side: str | None = None) -> m.Trade:
-    return m.Trade(instrument=SYMBOL, n=n, at_ms=at_ns // 1_000_000, price=Decimal(price), qty=1, side=side)  # type: ignore[arg-type]
+def trade(n: int, *, at_ns: int = START_NS, price: str = "4500.25", side: str | None = None) -> m.TradeMessage:
+    return m.TradeMessage(instrument=SYMBOL, n=n, at_ms=at_ns // 1_000_000, price=Decimal(price), qty=1, side=side)  # type: ignore[arg-type]
 
 
 def connected() -> InstrumentStream:
@@ -152,7 +152,7 @@ def test_a_quote_of_one_side_is_counted_and_one_that_crosses_is_suspect() -> Non
     counters = ConnectionCounters()
 
     def quote(bid: str | None, ask: str | None) -> list[object]:
-        message = m.Quote(
+        message = m.QuoteMessage(
             instrument=SYMBOL, at_ms=START_NS // 1_000_000, bid=None if bid is None else Decimal(bid), bid_qty=3,
             ask=None if ask is None else Decimal(ask), ask_qty=None,
         )  # fmt: skip

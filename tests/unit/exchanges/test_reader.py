@@ -7,7 +7,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from fks.exchanges.base import BROKEN, ConnectionCounters, Reader
+from fks.exchanges.base import BROKEN, ConnectionCounters, MessageReader
 from fks.exchanges.base.reader import LEARNED_MAX
 
 
@@ -24,7 +24,7 @@ class Outer(msgspec.Struct):
 
 def test_an_unknown_field_is_counted_once_at_any_depth_and_the_values_come() -> None:
     counters = ConnectionCounters()
-    read = Reader("m", Outer, counters)
+    read = MessageReader("m", Outer, counters)
     assert read(b'{"rows":[{"p":"1.50"}],"kind":"z"}') == read(b'{"rows":[{"p":1.50,"n":3}],"kind":"z"}')
     assert not counters.unknown
     for _ in range(3):
@@ -36,7 +36,7 @@ def test_an_unknown_field_is_counted_once_at_any_depth_and_the_values_come() -> 
 
 def test_unknown_fields_after_the_first_are_counted_too() -> None:
     counters = ConnectionCounters()
-    read = Reader("m", Outer, counters)
+    read = MessageReader("m", Outer, counters)
     read(b'{"rows":[],"first":1}')
     read(b'{"rows":[],"first":1,"one":{"p":2,"second":{"a":1}}}')
     for _ in range(2):
@@ -46,7 +46,7 @@ def test_unknown_fields_after_the_first_are_counted_too() -> None:
 
 def test_names_without_an_end_are_read_tolerantly() -> None:
     counters = ConnectionCounters()
-    read = Reader("m", Outer, counters)
+    read = MessageReader("m", Outer, counters)
     for number in range(100):
         assert read(f'{{"rows":[],"f{number}":1}}'.encode()).rows == []
     assert LEARNED_MAX < len(counters.unknown) <= LEARNED_MAX + 1
@@ -57,7 +57,7 @@ def test_names_without_an_end_are_read_tolerantly() -> None:
     [b"", b"{", b"[]", b'{"rows":[{}]}', b'{"rows":[{"p":"x"}]}', b'{"rows":[{"p":1,"n":"1"}],"top":1}', b"\xff"],
 )
 def test_wrong_type_raises_an_error_of_broken(frame: bytes) -> None:
-    read = Reader("m", Outer, ConnectionCounters())
+    read = MessageReader("m", Outer, ConnectionCounters())
     for _ in range(2):
         with pytest.raises(BROKEN):
             read(frame)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.exchanges.base import Subscribed, Wire
+from fks.exchanges.base import SubscriptionsAnswered, Wire
 from fks.exchanges.binance.wire import BinanceWire
 from fks.exchanges.coinbase.wire import CoinbaseWire
 from fks.exchanges.kraken.wire import KrakenWire
@@ -137,7 +137,7 @@ def test_spoilt_message_is_suspect_or_still_a_value(name: str, channel: Channel,
     except (OutageError, PeerError):
         return
     for event in events:
-        assert isinstance(event, VALUES | Subscribed | Suspect | Discontinuity)
+        assert isinstance(event, VALUES | SubscriptionsAnswered | Suspect | Discontinuity)
         if isinstance(event, PublicTrade):
             assert 0 < event.price < 10**30
             assert 0 <= event.quantity < 10**30

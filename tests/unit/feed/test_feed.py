@@ -33,7 +33,7 @@ def check(from_id: int, until_ns: int) -> SilenceCheck:
     return SilenceCheck(from_id, until_ns, 1)
 
 
-def refused(actions: list[m.Action]) -> list[Suspect]:
+def refused(actions: list[m.FeedAction]) -> list[Suspect]:
     return [suspect for action in actions if isinstance(action, m.Quarantine) for suspect in action.suspects]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fks.feed.outages import Outages
-from fks.feed.rows import TRADES, Outage
+from fks.feed.rows import TRADES, ChannelOutage
 
 US = 1_000
 
@@ -12,7 +12,7 @@ def test_an_open_outage_goes_on() -> None:
     outages = Outages("BTCUSDT")
     outages.begin("disconnected", 5 * US)
     outages.begin("silent", 9 * US)
-    assert outages.open == (Outage("BTCUSDT", TRADES, 5 * US, "disconnected"),)
+    assert outages.open == (ChannelOutage("BTCUSDT", TRADES, 5 * US, "disconnected"),)
     assert len(outages.take()) == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.futures import SPECS, Contract, Listing, check_entry, front_month, listed_contracts, trade_date
+from fks.futures import SPECS, Contract, ContractState, check_entry, front_month, listed_contracts, trade_date
 from fks.futures.specs import MONTH_CODES
 from fks.futures.trading_days import is_business_day, session_close_ns
 from fks.model.errors import InputError
@@ -88,7 +88,7 @@ def test_each_day_has_exactly_one_front_month(root: str) -> None:
         holders = [one for begin, end, one in spans if begin <= day < end]
         assert len(holders) == 1
         assert holders == [front_month(root, day)]
-        assert holders[0].listing(day) is Listing.FRONT
+        assert holders[0].listing(day) is ContractState.FRONT
 
 
 @pytest.mark.parametrize("root", ROOTS)
@@ -159,7 +159,7 @@ def test_entries_in_old_contracts_are_refused_with_the_current_one() -> None:
 
 def test_thin_months_are_accepted_and_never_the_front() -> None:
     october = contract("GC 10-25")
-    assert october.listing(date(2025, 9, 1)) is Listing.THIN
+    assert october.listing(date(2025, 9, 1)) is ContractState.THIN
     assert front_month("GC", date(2025, 9, 1)).name == "GC 12-25"
     check_entry(october, at("2025-09-01T15:00"))
     names = [one.name for one in listed_contracts("GC", date(2025, 9, 1), count=8)]

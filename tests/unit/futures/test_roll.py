@@ -14,7 +14,7 @@ from fks.futures import Contract
 from fks.futures.roll import roll_notice
 from fks.model.account import Position
 from fks.model.timeframe import to_ns
-from fks.order_manager.context import Context
+from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.roll_watch import RollWatch
 
 D = Decimal
@@ -91,8 +91,8 @@ def test_a_position_is_reported_once_a_day_and_pages_near_the_end() -> None:
     ]
 
 
-def _as_context(value: Any) -> Context:
-    context: Context = value
+def _as_context(value: Any) -> OrderManagerContext:
+    context: OrderManagerContext = value
     return context
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from fks.clock import FakeClock
-from fks.guardian.context import Context
-from fks.guardian.flatten import Flatten
+from fks.guardian.context import GuardianContext
+from fks.guardian.flatten import VenueFlatten
 from fks.guardian.journal import ABSENT, UNKNOWN, Asked, KillJournal
 from fks.guardian.orders_at_venue import OrdersAtVenue
-from fks.guardian.positions import Holder, Known, Rules, Snapshot
+from fks.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules
 from fks.guardian.timing import Timing
 from fks.model import ids
 from fks.model.order import OrderType, Role, Side
@@ -25,12 +25,12 @@ from tests.support.scripted_venue import ScriptedVenue
 
 D = Decimal
 HOLDER = Holder("ccxt", 1, "BTCUSDT", "s")
-RULES = {"BTCUSDT": Rules("binance", "BTC", "USDT", D("0.001"), D("0.001"), D(5))}
+RULES = {"BTCUSDT": VenueRules("binance", "BTC", "USDT", D("0.001"), D("0.001"), D(5))}
 
 
 def flattening(
     place: Path, clock: FakeClock, venue: ScriptedVenue, *, kill: str = "k", **waits: float
-) -> tuple[Flatten, KillJournal]:
+) -> tuple[VenueFlatten, KillJournal]:
     """Return the closing half of an engaged kill, without a database to save to."""
     journal = KillJournal(place / "kill.jsonl")
     journal.engage(kill, Asked("system", "", "me", True, clock.now_ns()))
@@ -38,8 +38,8 @@ def flattening(
     async def save() -> None:
         """The database is away."""
 
-    context = Context(clock, CollectingLog(), RecordingMeter(), replace(Timing(), **waits))
-    return Flatten(context, OrdersAtVenue(venue, context), journal, save=save, why_not=lambda: ""), journal
+    context = GuardianContext(clock, CollectingLog(), RecordingMeter(), replace(Timing(), **waits))
+    return VenueFlatten(context, OrdersAtVenue(venue, context), journal, save=save, why_not=lambda: ""), journal
 
 
 async def test_a_lost_flattening_is_asked_about_until_it_is_absent(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ async def test_a_lost_flattening_is_asked_about_until_it_is_absent(tmp_path: Pat
     flatten, journal = flattening(
         tmp_path, clock, venue, absent_spacing_s=2.0, absent_first_s=5.0, absent_age_s=30.0, attribute_s=4.0
     )
-    snapshot = Snapshot(clock.now_ns(), {HOLDER: D("0.5")}, RULES, {}, frozenset())
+    snapshot = DatabaseSnapshot(clock.now_ns(), {HOLDER: D("0.5")}, RULES, {}, frozenset())
     for seconds in (0.0, 1.0, 5.0, 5.0, 5.0):  # its balance is free and its id not found: it may be on its way
         await clock.advance(seconds)
         assert not await flatten.step(snapshot, set())
@@ -73,7 +73,7 @@ async def test_a_lost_flattening_is_not_absent_sooner_when_the_clock_is_set(
     before the order was first asked about counts as well."""
     clock, venue = FakeClock(), ScriptedVenue(script=deque(["lost"]), totals={"BTC": D(9), "USDT": D(0)})
     flatten, _ = flattening(tmp_path, clock, venue)
-    snapshot = Snapshot(clock.now_ns(), {HOLDER: D("0.5")}, RULES, {}, frozenset())
+    snapshot = DatabaseSnapshot(clock.now_ns(), {HOLDER: D("0.5")}, RULES, {}, frozenset())
     for second in range(at_s + 65):
         if second == at_s:
             clock.step(step_s)
@@ -90,7 +90,7 @@ async def test_a_flattening_that_the_venue_had_once_is_never_absent(tmp_path: Pa
     intent = ids.flatten_id("k", venue="ccxt", account_id=1, symbol="BTCUSDT", instance="s")
     id = ids.client_order_id(intent, Role.KILL)
     await venue.submit(an_order(client_order_id=id, instance="s", side=Side.SELL, role=Role.KILL))
-    snapshot = Snapshot(clock.now_ns(), {HOLDER: D("0.5")}, RULES, {}, frozenset())
+    snapshot = DatabaseSnapshot(clock.now_ns(), {HOLDER: D("0.5")}, RULES, {}, frozenset())
     await flatten.step(snapshot, set())
     venue.hidden[id] = 10**6
     for _ in range(90):
@@ -118,7 +118,7 @@ async def test_an_entry_younger_than_the_snapshot_is_closed_as_its_holders(tmp_p
     clock, venue = FakeClock(), ScriptedVenue(totals={"BTC": D("0.9"), "USDT": D(0)})
     flatten, journal = flattening(tmp_path, clock, venue)
     id = young_entry(clock, venue)
-    before = Snapshot(clock.now_ns(), {PERSON: D("0.4"), HOLDER: D("0.2")}, RULES, {}, frozenset())
+    before = DatabaseSnapshot(clock.now_ns(), {PERSON: D("0.4"), HOLDER: D("0.2")}, RULES, {}, frozenset())
     assert not await flatten.step(before, set())
     assert venue.received == [], "nothing is closed before it is known whose it is"
     assert {line["kind"] for line in flatten.remaining} == {"pending"}
@@ -137,7 +137,7 @@ async def test_without_a_database_a_younger_entry_is_closed_after_a_while(tmp_pa
     clock, venue = FakeClock(), ScriptedVenue(totals={"BTC": D("0.9"), "USDT": D(0)})
     flatten, journal = flattening(tmp_path, clock, venue)
     young_entry(clock, venue)
-    snapshot = Snapshot(clock.now_ns(), {PERSON: D("0.4"), HOLDER: D("0.2")}, RULES, {}, frozenset())
+    snapshot = DatabaseSnapshot(clock.now_ns(), {PERSON: D("0.4"), HOLDER: D("0.2")}, RULES, {}, frozenset())
     for _ in range(8):
         await flatten.step(snapshot, set())
         await clock.advance(1.0)
@@ -151,7 +151,7 @@ async def test_a_second_kill_without_a_database_sells_nothing_twice(tmp_path: Pa
     clock, venue = FakeClock(), ScriptedVenue(totals={"BTC": D("2.1"), "USDT": D(0)})
     flatten, journal = flattening(tmp_path, clock, venue)
     other = replace(HOLDER, instance="t")
-    snapshot = Snapshot(clock.now_ns(), {HOLDER: D("0.5"), other: D("0.6")}, RULES, {}, frozenset())
+    snapshot = DatabaseSnapshot(clock.now_ns(), {HOLDER: D("0.5"), other: D("0.6")}, RULES, {}, frozenset())
     for kill in ("k", "again", "after a restart"):
         if kill != "k":
             journal.release(by="me", now_ns=clock.now_ns())
@@ -175,7 +175,7 @@ async def test_a_position_that_an_unclear_exit_may_be_closing_waits_for_it(tmp_p
         exit: Known(HOLDER, "binance", D(0), "exit", "UNKNOWN", at_ns, at_ns),
         entry: Known(other, "binance", D(0), "entry", "UNKNOWN", at_ns, at_ns),
     }
-    snapshot = Snapshot(at_ns, {HOLDER: D("0.5"), other: D("0.1")}, RULES, orders, frozenset())
+    snapshot = DatabaseSnapshot(at_ns, {HOLDER: D("0.5"), other: D("0.1")}, RULES, orders, frozenset())
     for _ in range(3):
         assert not await flatten.step(snapshot, set(), [exit, entry])
         await clock.advance(1.0)
@@ -198,7 +198,7 @@ async def test_an_exit_that_executes_late_is_waited_for_beside_the_owners_coins(
     flatten, _ = flattening(tmp_path, clock, venue)
     exit, at_ns = "e" * 12 + "5" + "e" * 3 + "8" + "a" * 15, clock.now_ns()
     known = Known(HOLDER, "binance", D(0), "exit", "UNKNOWN", at_ns, at_ns)
-    snapshot = Snapshot(at_ns, {HOLDER: D(10)}, RULES, {exit: known}, frozenset())
+    snapshot = DatabaseSnapshot(at_ns, {HOLDER: D(10)}, RULES, {exit: known}, frozenset())
     for second in range(60):
         if second == arrives_s:
             late = an_order(client_order_id=exit, instance="s", side=Side.SELL, role=Role.EXIT, quantity=D(10))
@@ -219,6 +219,6 @@ async def test_an_exit_that_stays_unclear_does_not_keep_a_position(tmp_path: Pat
     flatten, _ = flattening(tmp_path, clock, venue, settle_s=6.0)
     at_ns = clock.now_ns()
     known = Known(HOLDER, "binance", D(0), "exit", "UNKNOWN", at_ns, at_ns)
-    snapshot = Snapshot(at_ns, {HOLDER: D("0.5")}, RULES, {"x": known}, frozenset())
+    snapshot = DatabaseSnapshot(at_ns, {HOLDER: D("0.5")}, RULES, {"x": known}, frozenset())
     await flatten.step(snapshot, set(), ["x"])
     assert venue.totals["BTC"] == 0, "at once: the venue has nothing to sell twice"

@@ -6,7 +6,7 @@ import uuid
 from decimal import Decimal
 from itertools import permutations
 
-from fks.guardian.positions import DAY_NS, LOOKBACK_S, Holder, Known, Rules, Snapshot
+from fks.guardian.positions import DAY_NS, LOOKBACK_S, DatabaseSnapshot, Holder, Known, VenueRules
 from fks.model import ids
 from fks.model.order import Fill, Side
 from fks.model.timeframe import NS
@@ -15,7 +15,7 @@ from fks.risk.policy import KillMode, is_ended
 D = Decimal
 NOW = 1_790_000_000_000_000_000
 HOLDER = Holder("ccxt", 1, "BTCUSDT", "s")
-RULES = {"BTCUSDT": Rules("binance", "BTC", "USDT", D("0.01"), D("0.01"), D(5))}
+RULES = {"BTCUSDT": VenueRules("binance", "BTC", "USDT", D("0.01"), D("0.01"), D(5))}
 MINE = ids.client_order_id(uuid.UUID(int=7), "entry")
 
 
@@ -24,8 +24,10 @@ def known(state: str, *, filled: str = "0", age_s: float = 600.0, role: str = "e
     return Known(HOLDER, "binance", D(filled), role, state, created, created)
 
 
-def snapshot(order: Known, position: str = "0", booked: frozenset[tuple[str, str, str]] = frozenset()) -> Snapshot:
-    return Snapshot(NOW, {HOLDER: D(position)}, RULES, {MINE: order}, booked)
+def snapshot(
+    order: Known, position: str = "0", booked: frozenset[tuple[str, str, str]] = frozenset()
+) -> DatabaseSnapshot:
+    return DatabaseSnapshot(NOW, {HOLDER: D(position)}, RULES, {MINE: order}, booked)
 
 
 def fill(trade: str, quantity: str, *, age_s: float, fee: str = "0") -> Fill:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.guardian.journal import ABSENT, ENDED, Asked, KillJournal, KillRecord, kill_mode, last_kill, read_kill
-from fks.guardian.positions import Holder, Known, Rules, Snapshot, is_ours
+from fks.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules, is_ours
 from fks.model import ids
 from fks.model.ids import flatten_id
 from fks.model.order import Fill, Order, OrderType, Role, Side, State, TimeInForce
@@ -206,10 +206,10 @@ def test_fills_are_added_once_and_to_their_holder() -> None:
             NOW,
         )
 
-    snapshot = Snapshot(
+    snapshot = DatabaseSnapshot(
         NOW,
         {holder: Decimal(1)},
-        {"BTCUSDT": Rules("binance", "BTC", "USDT", Decimal("0.01"), Decimal("0.01"), Decimal(5))},
+        {"BTCUSDT": VenueRules("binance", "BTC", "USDT", Decimal("0.01"), Decimal("0.01"), Decimal(5))},
         {mine: Known(holder, "binance", Decimal(0))},
         frozenset({("ccxt", "BTCUSDT", "1")}),
     )
@@ -228,7 +228,7 @@ def test_an_exit_newer_than_the_snapshot_is_booked_to_its_holder() -> None:
     """A strategy's exit fills while the kill begins, and a person holds the same symbol: no holding goes below
     zero."""
     person, strategy = (Holder("ccxt", 1, "BTCUSDT", instance) for instance in ("", "sma"))
-    rules = Rules("binance", "BTC", "USDT", Decimal("0.00001"), Decimal("0.00001"), Decimal(5))
+    rules = VenueRules("binance", "BTC", "USDT", Decimal("0.00001"), Decimal("0.00001"), Decimal(5))
     held = {person: Decimal("0.003996"), strategy: Decimal("0.00791414")}
     exit = Fill(
         uuid.uuid4(),
@@ -245,7 +245,7 @@ def test_an_exit_newer_than_the_snapshot_is_booked_to_its_holder() -> None:
         "USDT",
         NOW,
     )
-    snapshot = Snapshot(NOW, held, {"BTCUSDT": rules}, {}, frozenset())
+    snapshot = DatabaseSnapshot(NOW, held, {"BTCUSDT": rules}, {}, frozenset())
     assert snapshot.with_fills([exit], frozenset()) == {person: Decimal("0.003996"), strategy: Decimal("0.00000414")}
 
 

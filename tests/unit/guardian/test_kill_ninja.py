@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from fks.clock import FakeClock
-from fks.guardian.context import Context
+from fks.guardian.context import GuardianContext
 from fks.guardian.journal import Asked, KillJournal
 from fks.guardian.ninja_kill import NinjaKill
 from fks.guardian.ninja_rules import RuleWatch
-from fks.guardian.ninja_session import BridgeAddress
+from fks.guardian.ninja_session import GroupBridge
 from fks.guardian.timing import Timing
 from fks.model.errors import OutageError
 from fks.ninja import messages as m
@@ -65,21 +65,23 @@ class Bridge:
     rules: RuleGroup | None = None
     account_rules: dict[str, RuleGroup | None] = field(default_factory=dict)
     is_open: bool = True
-    asked: list[m.Request] = field(default_factory=list)
-    answer: Callable[[Bridge, m.Request], m.Message] = lambda bridge, request: m.Result(rid="1", ok=True, flat=True)
+    asked: list[m.LinkRequest] = field(default_factory=list)
+    answer: Callable[[Bridge, m.LinkRequest], m.Message] = lambda bridge, request: m.ResultMessage(
+        rid="1", ok=True, flat=True
+    )
     name: str = "ninja:sim"
     is_away: bool = False
 
     @property
-    def address(self) -> BridgeAddress:
-        return BridgeAddress("sim", "127.0.0.1", 1, b"", rules=self.rules, account_rules=self.account_rules)
+    def address(self) -> GroupBridge:
+        return GroupBridge("sim", "127.0.0.1", 1, b"", rules=self.rules, account_rules=self.account_rules)
 
     @property
     def welcome(self) -> Any:
         infos = tuple(m.AccountInfo(name=n, sim=True, mode=mode, connected=True) for n, mode in self.modes.items())
         return _Welcome(infos)
 
-    async def ask(self, make: Callable[[str], m.Request]) -> m.Message:
+    async def ask(self, make: Callable[[str], m.LinkRequest]) -> m.Message:
         request = make("rid")
         if isinstance(request, m.GetStatus):
             return self.state
@@ -94,14 +96,14 @@ class _Welcome:
     accounts: tuple[m.AccountInfo, ...]
 
 
-def flattens(bridge: Bridge, request: m.Request) -> m.Message:
+def flattens(bridge: Bridge, request: m.LinkRequest) -> m.Message:
     """Do what a kill asks for."""
     accounts = tuple(replace(one, positions=(), orders=()) for one in bridge.state.accounts)
     bridge.state = replace(bridge.state, halted=True, accounts=accounts)
-    return m.Result(rid="1", ok=True)
+    return m.ResultMessage(rid="1", ok=True)
 
 
-def cancels(bridge: Bridge, request: m.Request) -> m.Message:
+def cancels(bridge: Bridge, request: m.LinkRequest) -> m.Message:
     """End the orders of the signal that is cancelled."""
     assert isinstance(request, m.Cancel)
     accounts = tuple(
@@ -109,7 +111,7 @@ def cancels(bridge: Bridge, request: m.Request) -> m.Message:
         for one in bridge.state.accounts
     )
     bridge.state = replace(bridge.state, accounts=accounts)
-    return m.Result(rid="1", ok=True)
+    return m.ResultMessage(rid="1", ok=True)
 
 
 @dataclass
@@ -125,7 +127,7 @@ class Killing:
         self.clock = FakeClock()
         self.journal = KillJournal(self.place / "kill.jsonl")
         self.journal.engage("k", Asked("system", "a test", "me", self.flatten, self.clock.now_ns()))
-        context = Context(self.clock, CollectingLog(), RecordingMeter(), Timing())
+        context = GuardianContext(self.clock, CollectingLog(), RecordingMeter(), Timing())
         self.kill = NinjaKill(context, self.bridge, self.journal, why_not=lambda: self.why_not)  # type: ignore[arg-type]
 
     async def passed(self, seconds: float) -> None:
@@ -187,7 +189,7 @@ async def test_a_kill_is_quiet_when_the_latch_is_on_and_nothing_is_left(
 
 async def test_a_refused_kill_and_one_without_an_answer_are_noted(tmp_path: Path) -> None:
     refuses = Bridge(
-        status(account(held=1)), answer=lambda bridge, request: m.Result(rid="1", ok=False, code="not_ready")
+        status(account(held=1)), answer=lambda bridge, request: m.ResultMessage(rid="1", ok=False, code="not_ready")
     )
     now = Killing(tmp_path, refuses)
     await now.passed(0.25)
@@ -250,14 +252,14 @@ class Watching:
 
     def __post_init__(self) -> None:
         self.clock, self.pages = FakeClock(), list[str]()
-        context = Context(self.clock, CollectingLog(), RecordingMeter(), Timing())
+        context = GuardianContext(self.clock, CollectingLog(), RecordingMeter(), Timing())
         session: Any = self.bridge
         self.watch = RuleWatch(
             context, session, may_act=lambda: self.may_act, page=lambda event, message: self.pages.append(event)
         )
 
     def asked(self) -> list[str]:
-        return [request.account for request in self.bridge.asked if isinstance(request, m.Flatten)]
+        return [request.account for request in self.bridge.asked if isinstance(request, m.FlattenRequest)]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +295,7 @@ async def test_an_account_whose_rules_demand_it_is_flattened(bridge: Bridge, may
 
 @pytest.mark.parametrize("flat", [False, None])
 async def test_an_account_that_is_not_flat_pages_and_is_asked_for_again_later(flat: bool | None) -> None:
-    answer = m.Result(rid="1", ok=True, flat=flat)
+    answer = m.ResultMessage(rid="1", ok=True, flat=flat)
     now = Watching(Bridge(status(account(held=1)), rules=LOST, answer=lambda bridge, request: answer))
     for _ in range(30):
         await now.watch.look()

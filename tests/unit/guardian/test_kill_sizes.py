@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from fks.clock import FakeClock
-from fks.guardian.context import Context
-from fks.guardian.flatten import Flatten
+from fks.guardian.context import GuardianContext
+from fks.guardian.flatten import VenueFlatten
 from fks.guardian.journal import ENDED, REFUSED, Asked, KillJournal, kill_mode
 from fks.guardian.orders_at_venue import OrdersAtVenue
-from fks.guardian.positions import Holder, Known, PositionsFile, Rules, Snapshot
+from fks.guardian.positions import DatabaseSnapshot, Holder, Known, PositionsFile, VenueRules
 from fks.guardian.timing import Timing
 from fks.model import ids
 from fks.model.account import Balance, Environment, VenueIdentity
@@ -31,7 +31,7 @@ from tests.support.scripted_venue import SIM, ScriptedVenue
 
 D = Decimal
 HOLDER = Holder("ccxt", 1, "BTCUSDT", "s")
-RULES = Rules("binance", "BTC", "USDT", D("0.001"), D("0.001"), D(5))
+RULES = VenueRules("binance", "BTC", "USDT", D("0.001"), D("0.001"), D(5))
 OTHER = VenueIdentity(Environment.SIM, "2", "first")
 
 
@@ -65,9 +65,9 @@ class Closing:
         self.journal = KillJournal(self.place / "kill.jsonl")
         self.journal.engage("k", Asked("system", "", "me", True, self.clock.now_ns()))
         self.saves = 0
-        context = Context(self.clock, CollectingLog(), RecordingMeter(), self.timing)
+        context = GuardianContext(self.clock, CollectingLog(), RecordingMeter(), self.timing)
         orders = OrdersAtVenue(self.venue, context)
-        self.flatten = Flatten(context, orders, self.journal, save=self.save, why_not=self.why_not)
+        self.flatten = VenueFlatten(context, orders, self.journal, save=self.save, why_not=self.why_not)
 
     async def save(self) -> None:
         self.saves += 1
@@ -75,9 +75,9 @@ class Closing:
     def why_not(self) -> str:
         return "" if self.may_act else "another guardian acts"
 
-    def snapshot(self, quantity: str, rules: Rules | None = RULES, **more: object) -> Snapshot:
+    def snapshot(self, quantity: str, rules: VenueRules | None = RULES, **more: object) -> DatabaseSnapshot:
         known = {} if rules is None else {"BTCUSDT": rules}
-        return replace(Snapshot(self.clock.now_ns(), {HOLDER: D(quantity)}, known, {}, frozenset()), **more)  # type: ignore[arg-type]
+        return replace(DatabaseSnapshot(self.clock.now_ns(), {HOLDER: D(quantity)}, known, {}, frozenset()), **more)  # type: ignore[arg-type]
 
     def sold(self) -> list[tuple[str, Decimal]]:
         assert self.journal.record is not None
@@ -107,7 +107,7 @@ class Closing:
     ],
 )
 async def test_a_kill_sells_what_is_ours_and_free_on_the_grid(
-    tmp_path: Path, held: str, total: str, locked: str, rules: Rules | None, sold: str | None, left: str | None
+    tmp_path: Path, held: str, total: str, locked: str, rules: VenueRules | None, sold: str | None, left: str | None
 ) -> None:
     now = Closing(tmp_path, Locking(totals={"BTC": D(total), "USDT": D(100)}, locked={"BTC": D(locked)}))
     is_done = await now.flatten.step(now.snapshot(held, rules), set())
@@ -473,7 +473,7 @@ def known(holder: Holder = HOLDER, state: str = "WORKING") -> Known:
 
 def test_a_snapshot_is_compared_with_the_session_that_reads_it() -> None:
     theirs, paper = replace(HOLDER, account_id=2), replace(HOLDER, venue="paper", account_id=3)
-    both = Snapshot(
+    both = DatabaseSnapshot(
         0,
         {HOLDER: D(1), theirs: D(2)},
         {},
@@ -495,7 +495,7 @@ def test_a_snapshot_is_compared_with_the_session_that_reads_it() -> None:
 def test_what_is_held_and_where() -> None:
     other = replace(HOLDER, instance="t")
     eth = replace(HOLDER, symbol="ETHUSDT")
-    snapshot = Snapshot(
+    snapshot = DatabaseSnapshot(
         0, {HOLDER: D(1), other: D("-0.4"), eth: D(5)}, {}, {"a": known(replace(eth, symbol="XRPUSDT"))}, frozenset()
     )
     assert (snapshot.net("ccxt", "BTCUSDT"), snapshot.net("paper", "BTCUSDT")) == (D("0.6"), 0)
@@ -505,7 +505,7 @@ def test_what_is_held_and_where() -> None:
 
 def test_an_execution_makes_a_position_of_a_holder_without_one() -> None:
     id = ids.client_order_id(uuid.uuid4(), "entry")
-    snapshot = Snapshot(10**18, {}, {}, {id: known()}, frozenset())
+    snapshot = DatabaseSnapshot(10**18, {}, {}, {id: known()}, frozenset())
     fills = [
         a_fill(1, client_order_id=id, quantity=D("0.2")),
         a_fill(2, client_order_id=id, side=Side.SELL, quantity=D("0.05")),
@@ -525,7 +525,7 @@ def test_an_execution_makes_a_position_of_a_holder_without_one() -> None:
     ],
 )
 def test_a_snapshot_differs_by_positions_and_unclear_orders(change: dict[str, object], differs: bool) -> None:
-    before = Snapshot(0, {HOLDER: D(1)}, {}, {"a": known(), "b": known()}, frozenset())
+    before = DatabaseSnapshot(0, {HOLDER: D(1)}, {}, {"a": known(), "b": known()}, frozenset())
     assert replace(before, **change).differs(before) is differs  # type: ignore[arg-type]
 
 
@@ -535,7 +535,7 @@ def test_orders_younger_than_the_snapshot_are_taken_from_the_file() -> None:
         an_order(client_order_id=name * 32, created_ns=at_ns - ago_s * NS)
         for name, ago_s in (("y", 59), ("o", 60), ("t", 1))
     )
-    snapshot = Snapshot(at_ns, {}, {}, {"t" * 32: known()}, frozenset())
+    snapshot = DatabaseSnapshot(at_ns, {}, {}, {"t" * 32: known()}, frozenset())
     after = snapshot.with_orders([young, old, there])
     assert after.orders.keys() == {"t" * 32, "y" * 32}
     assert after.orders["t" * 32] == known(), "the database knows it better"

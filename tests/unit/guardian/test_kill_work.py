@@ -11,7 +11,7 @@ import pytest
 
 from fks.clock import FakeClock
 from fks.config.settings import Settings
-from fks.guardian.context import Context
+from fks.guardian.context import GuardianContext
 from fks.guardian.journal import Asked, KillJournal
 from fks.guardian.kill_work import KillWork
 from fks.guardian.lease import GuardianLease, is_machine_alone, is_placed_here
@@ -28,8 +28,8 @@ from tests.support.scripted_venue import ScriptedVenue
 TIMING = Timing(round_s=0.25, round_max_s=3.0, settle_s=6.0, watch_max_s=15.0, page_s=60.0)
 
 
-def context(clock: FakeClock) -> Context:
-    return Context(clock, CollectingLog(), RecordingMeter(), TIMING)
+def context(clock: FakeClock) -> GuardianContext:
+    return GuardianContext(clock, CollectingLog(), RecordingMeter(), TIMING)
 
 
 class ScriptedWork(KillWork):
@@ -245,7 +245,7 @@ class Overall:
         self.journal = KillJournal(self.place / "kill.jsonl")
         self.journal.engage("k", Asked("system", "", "me", True, self.clock.now_ns()))
         self.log = CollectingLog()
-        surroundings = Context(self.clock, self.log, RecordingMeter(), TIMING)
+        surroundings = GuardianContext(self.clock, self.log, RecordingMeter(), TIMING)
         self.tables = KillTables(surroundings, self.journal)
         self.works = [ScriptedWork(self.clock, "quiet"), ScriptedWork(self.clock, "quiet")]
         report = {"venues": [], "cancelled": 0, "orders": [], "remaining": self.remaining, "by": "me"}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fks.guardian.missing_stops import VenueView, missing_stops
-from fks.guardian.positions import Holder, Known, Rules, Snapshot
+from fks.guardian.missing_stops import ReadVenue, missing_stops
+from fks.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules
 from fks.model.order import Order, Report, Role, Side, State
 from fks.model.timeframe import NS
 from tests.support.order_values import a_fill, a_report, an_order
@@ -17,7 +17,7 @@ D = Decimal
 AT_NS = 10**18
 ENTRY, STOP, EXIT, TAKE, OTHER = (letter * 12 + "5" + "a" * 19 for letter in "01234")
 HOLDER = Holder("ccxt", 1, "BTCUSDT", "one")
-RULES = Rules("binance", "BTC", "USDT", D("0.001"), D("0.001"), D(5))
+RULES = VenueRules("binance", "BTC", "USDT", D("0.001"), D("0.001"), D(5))
 
 
 def an_entry(**changes: Any) -> Order:
@@ -46,9 +46,9 @@ def a_view(
     sold: str = "0",
     ended: dict[str, str] | None = None,
     unclear: tuple[str, ...] = (),
-    rules: Rules = RULES,
+    rules: VenueRules = RULES,
     stranger: str | None = None,
-) -> VenueView:
+) -> ReadVenue:
     """Return a venue at which the entry was executed over 4, and `sold` of an exit."""
     fills = [a_fill(1, client_order_id=ENTRY, time_ns=AT_NS)]
     if sold != "0":
@@ -57,13 +57,13 @@ def a_view(
         fills.append(a_fill(3, client_order_id=stranger, time_ns=AT_NS + 2))
     ours = {ENTRY: known(Role.ENTRY), STOP: known(Role.STOP_LOSS, parent_id=ENTRY), EXIT: known(Role.EXIT)}
     ours |= {TAKE: known(Role.TAKE_PROFIT, parent_id=ENTRY)} | (orders or {})
-    snapshot = Snapshot(AT_NS, {}, {"BTCUSDT": rules}, ours, frozenset())
+    snapshot = DatabaseSnapshot(AT_NS, {}, {"BTCUSDT": rules}, ours, frozenset())
     sums = {id: D(filled) for id, filled in (ended or {}).items()}
     since = {"BTCUSDT": snapshot.history_from_ns("ccxt", "BTCUSDT")}
-    return VenueView(snapshot, {r.client_order_id: r for r in reports or []}, sums, unclear, fills, since)
+    return ReadVenue(snapshot, {r.client_order_id: r for r in reports or []}, sums, unclear, fills, since)
 
 
-CASES: list[tuple[str, VenueView, dict[str, str], bool]] = [
+CASES: list[tuple[str, ReadVenue, dict[str, str], bool]] = [
     ("an entry without a stop", a_view(), {ENTRY: "4"}, False),
     ("a stop over all of it", a_view(reports=[live(STOP, 4)]), {}, False),
     ("a stop over a part", a_view(reports=[live(STOP, 3)]), {ENTRY: "1"}, False),
@@ -80,15 +80,15 @@ CASES: list[tuple[str, VenueView, dict[str, str], bool]] = [
     ("a live order of the account's owner", a_view(reports=[live("by hand", 1)]), {ENTRY: "4"}, False),
     ("an execution of ours that is not known", a_view(stranger=OTHER), {}, True),
     ("a stop of another entry covers too much", a_view({OTHER: known(Role.STOP_LOSS, parent_id="x")}, [live(OTHER, 3)]), {ENTRY: "1"}, False),
-    ("a rest below a lot", a_view(rules=Rules("binance", "BTC", "USDT", D(3), D(1), D(5))), {ENTRY: "3"}, False),
-    ("less than the smallest order", a_view(rules=Rules("binance", "BTC", "USDT", D(1), D(5), D(5))), {}, False),
-    ("less than the smallest value", a_view(rules=Rules("binance", "BTC", "USDT", D(1), D(1), D(361))), {}, False),
+    ("a rest below a lot", a_view(rules=VenueRules("binance", "BTC", "USDT", D(3), D(1), D(5))), {ENTRY: "3"}, False),
+    ("less than the smallest order", a_view(rules=VenueRules("binance", "BTC", "USDT", D(1), D(5), D(5))), {}, False),
+    ("less than the smallest value", a_view(rules=VenueRules("binance", "BTC", "USDT", D(1), D(1), D(361))), {}, False),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("view", "missing", "is_unclear"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
 def test_stops_are_missing_over_what_no_live_order_may_close(
-    view: VenueView, missing: dict[str, str], is_unclear: bool
+    view: ReadVenue, missing: dict[str, str], is_unclear: bool
 ) -> None:
     found, left = missing_stops(view, [an_entry()])
     assert {parent.client_order_id: quantity for parent, quantity in found} == {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from decimal import Decimal
 
-from fks.guardian.positions import DAY_NS, Holder, Known, Snapshot
+from fks.guardian.positions import DAY_NS, DatabaseSnapshot, Holder, Known
 from fks.model import ids
 from fks.model.order import Fill, Side
 from fks.model.timeframe import NS
@@ -22,16 +22,16 @@ def sold(number: int, quantity: str, *, ago_s: int) -> Fill:
     return a_fill(number, client_order_id=STOP, side=Side.SELL, quantity=D(quantity), time_ns=NOW_NS - ago_s * NS)
 
 
-def snapshot(state: str, filled: str, *booked: int) -> Snapshot:
+def snapshot(state: str, filled: str, *booked: int) -> DatabaseSnapshot:
     """Return a snapshot of now: a stop of instance one, three days old, and what instance two holds."""
     old_ns = NOW_NS - 3 * DAY_NS
     is_incomplete = state == "CANCELLED"
     stop = Known(ONE, "binance", D(filled), "sl", state, old_ns, old_ns, True, True, is_incomplete, is_listed=True)
     ids_booked = frozenset(("ccxt", "BTCUSDT", str(number)) for number in booked)
-    return Snapshot(NOW_NS, {ONE: D("0.5") - D(filled), TWO: D("0.6")}, {}, {STOP: stop}, ids_booked)
+    return DatabaseSnapshot(NOW_NS, {ONE: D("0.5") - D(filled), TWO: D("0.6")}, {}, {STOP: stop}, ids_booked)
 
 
-def held(now: Snapshot, *fills: Fill) -> dict[str, Decimal]:
+def held(now: DatabaseSnapshot, *fills: Fill) -> dict[str, Decimal]:
     since = {"BTCUSDT": now.history_from_ns("ccxt", "BTCUSDT")}
     assert now.orders_unknown(fills, frozenset(), since) == {}
     return {holder.instance: quantity for holder, quantity in now.with_fills(fills, frozenset(), since).items()}

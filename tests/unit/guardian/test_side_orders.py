@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.guardian.positions import Holder, Known, SideOrders, Snapshot
+from fks.guardian.positions import DatabaseSnapshot, Holder, Known, SideOrders
 from fks.model.order import Order, Role, Side, State, evolve
 from fks.model.timeframe import NS
 from fks.orders import events as e
@@ -106,7 +106,7 @@ def test_snapshot_counts_the_orders_that_were_sent_without_the_database(tmp_path
     side.read()
     waiting = Known(HOLDER, "binance", D(0), "sl", "INTENDED", AT_NS, AT_NS, parent_id="p")
     booked = Known(HOLDER, "binance", D(1), "exit", "FILLED")
-    before = Snapshot(AT_NS + 3600 * NS, {}, {}, {"w" * 32: waiting, "k" * 32: booked}, frozenset())
+    before = DatabaseSnapshot(AT_NS + 3600 * NS, {}, {}, {"w" * 32: waiting, "k" * 32: booked}, frozenset())
     after = before.with_side_orders(side)
     assert after.orders["k" * 32] == booked, "the database knows it better"
     assert after.orders["w" * 32] == replace(waiting, state="SENDING", changed_ns=AT_NS + 7)
@@ -123,7 +123,7 @@ def test_exit_executed_long_before_the_snapshot_is_counted(tmp_path: Path) -> No
     acked = e.Acked(event_id="5", recv_ns=AT_NS, report=a_report(State.FILLED, 10, client_order_id=EXIT))
     written(path, placed_line([an_exit()], [SENT], None), happened_line([(EXIT, acked)]))
     side.read()
-    snapshot = Snapshot(AT_NS + 3600 * NS, {HOLDER: D(10)}, {}, {}, frozenset()).with_side_orders(side)
+    snapshot = DatabaseSnapshot(AT_NS + 3600 * NS, {HOLDER: D(10)}, {}, {}, frozenset()).with_side_orders(side)
     assert snapshot.orders[EXIT].is_ended
     fill = a_fill(client_order_id=EXIT, side=Side.SELL, quantity=D(10), time_ns=AT_NS + NS)
     since = {"BTCUSDT": snapshot.history_from_ns("ccxt", "BTCUSDT")}

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from fks.clock import FakeClock
-from fks.guardian.context import Context
-from fks.guardian.positions import Holder, Known, Rules, SideOrders, Snapshot
+from fks.guardian.context import GuardianContext
+from fks.guardian.positions import DatabaseSnapshot, Holder, Known, SideOrders, VenueRules
 from fks.guardian.takeover import Takeover
 from fks.guardian.timing import Timing
 from fks.model import ids
@@ -20,7 +20,7 @@ from fks.model.order import Answer, Lookup, Order, Presence, Role, State
 from fks.model.timeframe import NS
 from fks.order_manager.side_journal import SideJournal
 from fks.orders.machine import advance
-from fks.orders.side_lines import Placed, parse_line
+from fks.orders.side_lines import PlacedOrders, parse_line
 from fks.process.journal_file import JournalFile, read_lines
 from fks.risk.policy import KillMode
 from tests.support.order_values import a_fill, an_order
@@ -29,7 +29,7 @@ from tests.support.scripted_venue import ScriptedVenue
 
 D = Decimal
 TIMING = Timing(takeover_s=11.0, absent_polls=1, absent_first_s=5.0, absent_age_s=30.0)
-RULES = Rules("binance", "BTC", "USDT", D("0.001"), D("0.001"), D(5))
+RULES = VenueRules("binance", "BTC", "USDT", D("0.001"), D("0.001"), D(5))
 ENTRY = ids.client_order_id(an_order().intent_id, Role.ENTRY)
 FIRST, SECOND = (ids.client_order_id(an_order().intent_id, Role.STOP_LOSS, attempt) for attempt in (1000, 2000))
 
@@ -51,16 +51,16 @@ class Rig:
         holder = Holder("ccxt", 1, "BTCUSDT", "one")
         known = Known(holder, "binance", D(0), Role.ENTRY.value, State.FILLED.value, now_ns - NS, now_ns - NS)
         row = {name: value for name, value in msgspec.to_builtins(entry).items() if value is not None}
-        self.snapshot = Snapshot(now_ns, {}, {"BTCUSDT": RULES}, {ENTRY: known}, frozenset(), protected=(row,))
+        self.snapshot = DatabaseSnapshot(now_ns, {}, {"BTCUSDT": RULES}, {ENTRY: known}, frozenset(), protected=(row,))
         self.venue.trades.append(a_fill(client_order_id=ENTRY, time_ns=now_ns))
         self.restart()
 
     def restart(self) -> None:
         """Begin another guardian on the same file."""
-        context = Context(self.clock, CollectingLog(), RecordingMeter(), TIMING)
+        context = GuardianContext(self.clock, CollectingLog(), RecordingMeter(), TIMING)
         side = SideOrders(self.path, context.log)
 
-        def look() -> Snapshot:
+        def look() -> DatabaseSnapshot:
             side.read()
             return self.snapshot.with_side_orders(side)
 
@@ -83,7 +83,7 @@ class Rig:
         found: dict[str, Order] = {}
         for line in read_lines(self.path):
             content = parse_line(line)
-            if isinstance(content, Placed):
+            if isinstance(content, PlacedOrders):
                 found |= {order.client_order_id: order for order in content.orders}
             elif content is not None:
                 for name, event in content.events:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from fks.clock import FakeClock
-from fks.guardian.context import Context
+from fks.guardian.context import GuardianContext
 from fks.guardian.journal import ENDED, Asked, KillJournal
-from fks.guardian.positions import Holder, Known, Rules, Snapshot
+from fks.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules
 from fks.guardian.timing import Timing
 from fks.guardian.venue_kill import VenueKill
 from fks.model.account import Environment, VenueIdentity
@@ -26,7 +26,7 @@ from tests.support.scripted_venue import SIM, ScriptedVenue, refused
 
 D = Decimal
 HOLDER = Holder("ccxt", 1, "BTCUSDT", "s")
-RULES = {"BTCUSDT": Rules("binance", "BTC", "USDT", D("0.001"), D("0.001"), D(5))}
+RULES = {"BTCUSDT": VenueRules("binance", "BTC", "USDT", D("0.001"), D("0.001"), D(5))}
 OTHER = VenueIdentity(Environment.SIM, "2", "first")
 
 
@@ -51,7 +51,7 @@ class Killing:
     clock: FakeClock
     venue: ScriptedVenue
     journal: KillJournal
-    snapshot: Snapshot | None
+    snapshot: DatabaseSnapshot | None
     why_not: str = ""
     saves: int = 0
     kill: VenueKill = field(init=False)
@@ -77,7 +77,7 @@ def live(venue: ScriptedVenue) -> set[str]:
 async def killing(
     place: Path,
     venue: ScriptedVenue,
-    snapshot: Snapshot | None,
+    snapshot: DatabaseSnapshot | None,
     *,
     flatten: bool = True,
     why_not: str = "",
@@ -88,7 +88,7 @@ async def killing(
     journal = KillJournal(place / "kill.jsonl")
     if is_new:
         journal.engage("k", Asked("system", "", "me", flatten, clock.now_ns()))
-    context = Context(clock, CollectingLog(), RecordingMeter(), replace(Timing(), settle_s=6.0))
+    context = GuardianContext(clock, CollectingLog(), RecordingMeter(), replace(Timing(), settle_s=6.0))
     found = Killing(clock, venue, journal, snapshot, why_not)
     found.kill = VenueKill(
         context, venue, journal, lambda: found.snapshot, why_not=lambda: found.why_not, save=found.save
@@ -116,9 +116,9 @@ async def resting(venue: ScriptedVenue, name: str, side: Side, role: Role, quant
     await venue.submit(order)
 
 
-def taken(positions: dict[Holder, Decimal], **orders: Known) -> Snapshot:
+def taken(positions: dict[Holder, Decimal], **orders: Known) -> DatabaseSnapshot:
     """Return a snapshot of the start. `orders`: by the letter of their client order id."""
-    return Snapshot(
+    return DatabaseSnapshot(
         FakeClock().now_ns(), positions, RULES, {name * 32: one for name, one in orders.items()}, frozenset()
     )
 

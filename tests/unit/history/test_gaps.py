@@ -28,41 +28,41 @@ from fks.history.gaps import (
 )
 from fks.model.bar import Bar
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
-from fks.store.gaps import KnownGap, Series, Span, known_after
+from fks.store.gaps import KnownGap, Series, TimeRange, known_after
 
 MINUTE, HOUR = 60 * NS, 3600 * NS
 START_NS = 1_767_225_600 * NS  # 2026-01-01, a Thursday
 
-ranges = st.tuples(st.integers(0, 60), st.integers(1, 20)).map(lambda pair: Span(pair[0], pair[0] + pair[1]))
+ranges = st.tuples(st.integers(0, 60), st.integers(1, 20)).map(lambda pair: TimeRange(pair[0], pair[0] + pair[1]))
 
 
-def points(spans: list[Span]) -> set[int]:
+def points(spans: list[TimeRange]) -> set[int]:
     return {at for span in spans for at in range(span.start_ns, span.end_ns)}
 
 
 @given(st.lists(ranges, max_size=4), st.lists(ranges, max_size=5))
-def test_subtract_leaves_the_rest(spans: list[Span], taken: list[Span]) -> None:
+def test_subtract_leaves_the_rest(spans: list[TimeRange], taken: list[TimeRange]) -> None:
     left = subtract(spans, taken)
     assert points(left) == points(spans) - points(taken)
     assert all(span.start_ns < span.end_ns for span in left)
 
 
 @given(st.lists(ranges, max_size=4), st.lists(ranges, max_size=4))
-def test_an_overlap_is_in_both(spans: list[Span], others: list[Span]) -> None:
+def test_an_overlap_is_in_both(spans: list[TimeRange], others: list[TimeRange]) -> None:
     assert points(overlap(spans, others)) == points(spans) & points(others)
 
 
 def test_young_known_gap_is_requested_again_each_day() -> None:
     now = START_NS
-    gap = Span(now - 10 * DAY_NS, now - 3 * DAY_NS)
+    gap = TimeRange(now - 10 * DAY_NS, now - 3 * DAY_NS)
     assert settled([KnownGap(gap, "exchange", now - HOUR)], now) == [gap]
-    assert settled([KnownGap(gap, "exchange", now - ASK_AGAIN_NS)], now) == [Span(gap.start_ns, now - YOUNG_NS)]
+    assert settled([KnownGap(gap, "exchange", now - ASK_AGAIN_NS)], now) == [TimeRange(gap.start_ns, now - YOUNG_NS)]
     for cause in ("unlisted", "silent"):
         assert settled([KnownGap(gap, cause, now - 90 * DAY_NS)], now) == [gap]
-    assert settled([KnownGap(gap, "refused", now - ASK_AGAIN_NS)], now) == [Span(gap.start_ns, now - YOUNG_NS)], (
+    assert settled([KnownGap(gap, "refused", now - ASK_AGAIN_NS)], now) == [TimeRange(gap.start_ns, now - YOUNG_NS)], (
         "it may be mended"
     )
-    young = Span(now - 2 * DAY_NS, now - DAY_NS)
+    young = TimeRange(now - 2 * DAY_NS, now - DAY_NS)
     assert settled([KnownGap(young, "exchange", now - 2 * ASK_AGAIN_NS)], now) == []
 
 
@@ -72,16 +72,16 @@ def test_bars_are_counted_in_every_timeframe(timeframe: str) -> None:
     end, count = start, 0
     while count < 14:
         end, count = bar_end(end, timeframe), count + 1
-    assert count_bars(Span(start, end), timeframe) == 14
+    assert count_bars(TimeRange(start, end), timeframe) == 14
     assert aligned(start, timeframe) == start
     assert aligned(start + 1, timeframe) == bar_end(start, timeframe)
 
 
 def test_closed_market_has_no_missing_bars() -> None:
-    saturday = Span(START_NS + 2 * DAY_NS, START_NS + 4 * DAY_NS)
+    saturday = TimeRange(START_NS + 2 * DAY_NS, START_NS + 4 * DAY_NS)
     assert expected_part(saturday, "1m", "XNYS") is None
     assert count_bars(saturday, "1h", "XNYS") == 0
-    friday = Span(START_NS + DAY_NS, START_NS + 2 * DAY_NS)
+    friday = TimeRange(START_NS + DAY_NS, START_NS + 2 * DAY_NS)
     part = expected_part(friday, "1m", "XNYS")
     assert part is not None
     span, bars = part
@@ -95,14 +95,14 @@ def test_closed_market_has_no_missing_bars() -> None:
 def test_runs_are_joined_only_over_closed_time() -> None:
     expected = np.array([0, 60, 120, 600, 660], dtype=np.int64) * NS
     there = np.array([60, 180], dtype=np.int64) * NS
-    assert runs_missing(expected, there, "1m") == [Span(0, MINUTE), Span(2 * MINUTE, 12 * MINUTE)]
+    assert runs_missing(expected, there, "1m") == [TimeRange(0, MINUTE), TimeRange(2 * MINUTE, 12 * MINUTE)]
     assert runs_missing(expected, expected, "1m") == []
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 12))
 def test_runs_with_the_shortest_distances_are_joined_first(steps: list[int], most: int) -> None:
     ends = list(accumulate([1, *(step + 1 for step in steps)]))
-    runs = [Span(end - 1, end) for end in ends]
+    runs = [TimeRange(end - 1, end) for end in ends]
     made = bridged(runs, most)
     assert len(made) == min(len(runs), most)
     assert points(runs) <= points(made)
@@ -112,24 +112,24 @@ def test_runs_with_the_shortest_distances_are_joined_first(steps: list[int], mos
 
 def test_newest_answer_replaces_known_gaps() -> None:
     before = [
-        KnownGap(Span(0, 50), "exchange", 1),
-        KnownGap(Span(60, 70), "silent", 1),
-        KnownGap(Span(70, 90), "refused", 1),
+        KnownGap(TimeRange(0, 50), "exchange", 1),
+        KnownGap(TimeRange(60, 70), "silent", 1),
+        KnownGap(TimeRange(70, 90), "refused", 1),
     ]
     found = [
-        KnownGap(Span(40, 45), "refused", 2),
-        KnownGap(Span(50, 70), "exchange", 2),
-        KnownGap(Span(75, 80), "refused", 2),
+        KnownGap(TimeRange(40, 45), "refused", 2),
+        KnownGap(TimeRange(50, 70), "exchange", 2),
+        KnownGap(TimeRange(75, 80), "refused", 2),
     ]
-    assert known_after(before, Span(30, 80), found) == [
-        KnownGap(Span(0, 30), "exchange", 1),
-        KnownGap(Span(40, 45), "refused", 2),
-        KnownGap(Span(50, 70), "exchange", 2),
-        KnownGap(Span(75, 90), "refused", 2),
+    assert known_after(before, TimeRange(30, 80), found) == [
+        KnownGap(TimeRange(0, 30), "exchange", 1),
+        KnownGap(TimeRange(40, 45), "refused", 2),
+        KnownGap(TimeRange(50, 70), "exchange", 2),
+        KnownGap(TimeRange(75, 90), "refused", 2),
     ]
     assert known_after(
-        [KnownGap(Span(0, 30), "exchange", 1)], Span(30, 80), [KnownGap(Span(30, 40), "exchange", 2)]
-    ) == [KnownGap(Span(0, 40), "exchange", 2)]
+        [KnownGap(TimeRange(0, 30), "exchange", 1)], TimeRange(30, 80), [KnownGap(TimeRange(30, 40), "exchange", 2)]
+    ) == [KnownGap(TimeRange(0, 40), "exchange", 2)]
 
 
 def test_only_complete_bars_are_folded_and_no_trade_bars_add_nothing() -> None:

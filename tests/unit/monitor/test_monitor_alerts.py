@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fks.monitor.alerts import Facts, is_over, rule_of
+from fks.monitor.alerts import AlertFacts, is_over, rule_of
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -38,54 +38,54 @@ def _child(state: str, up_s: float) -> dict[str, Any]:
     ],
 )
 def test_an_escalated_child_must_be_well_for_a_while(child: dict[str, Any], is_over_now: bool) -> None:
-    facts = Facts(NOW, components={"orders": child})
+    facts = AlertFacts(NOW, components={"orders": child})
     assert is_over(_alert("child.escalated"), facts) == is_over_now
 
 
 def test_a_child_that_keeps_dying_slowly_stays_paged_for_an_hour() -> None:
-    facts = Facts(NOW, components={"orders": _child("ready", 60)})
+    facts = AlertFacts(NOW, components={"orders": _child("ready", 60)})
     assert not is_over(_alert("child.unstable", age_s=3500), facts)
     assert is_over(_alert("child.unstable", age_s=3700), facts)
 
 
 def test_a_supervisor_of_the_tree_is_well_when_all_children_are() -> None:
     alert = _alert("child.escalated", "strategies")
-    assert is_over(alert, Facts(NOW, components={"orders": _child("ready", 15)}))
-    assert not is_over(alert, Facts(NOW, components={"orders": _child("ready", 5)}))
-    assert not is_over(alert, Facts(NOW, components={"orders": _child("down", 5)}))
+    assert is_over(alert, AlertFacts(NOW, components={"orders": _child("ready", 15)}))
+    assert not is_over(alert, AlertFacts(NOW, components={"orders": _child("ready", 5)}))
+    assert not is_over(alert, AlertFacts(NOW, components={"orders": _child("down", 5)}))
 
 
 def test_an_unknown_order_is_over_when_it_is_known() -> None:
     alert = _alert("order.unknown", client_order_id="a")
-    assert not is_over(alert, Facts(NOW, orders={"a": {"state": "UNKNOWN", "protections": 0}}))
-    assert not is_over(alert, Facts(NOW)), "an order nobody finds proves nothing"
-    assert is_over(alert, Facts(NOW, orders={"a": {"state": "ABSENT", "protections": 0}}))
+    assert not is_over(alert, AlertFacts(NOW, orders={"a": {"state": "UNKNOWN", "protections": 0}}))
+    assert not is_over(alert, AlertFacts(NOW)), "an order nobody finds proves nothing"
+    assert is_over(alert, AlertFacts(NOW, orders={"a": {"state": "ABSENT", "protections": 0}}))
 
 
 def test_unprotected_position_is_over_when_protected_or_closed() -> None:
     alert = _alert("position.naked", client_order_id="a", symbol="BTCUSDT", instance="i")
     held = frozenset({("BTCUSDT", "i")})
-    assert not is_over(alert, Facts(NOW, orders={"a": {"state": "FILLED", "protections": 0}}, held=held))
-    assert is_over(alert, Facts(NOW, orders={"a": {"state": "FILLED", "protections": 2}}, held=held))
-    assert is_over(alert, Facts(NOW))
+    assert not is_over(alert, AlertFacts(NOW, orders={"a": {"state": "FILLED", "protections": 0}}, held=held))
+    assert is_over(alert, AlertFacts(NOW, orders={"a": {"state": "FILLED", "protections": 2}}, held=held))
+    assert is_over(alert, AlertFacts(NOW))
 
 
 def test_an_exit_that_was_denied_is_over_when_the_position_is_flat() -> None:
     alert = _alert("exit.denied", symbol="BTCUSDT", instance="i")
-    assert not is_over(alert, Facts(NOW, held=frozenset({("BTCUSDT", "i")})))
-    assert is_over(alert, Facts(NOW, held=frozenset({("BTCUSDT", "other")})))
+    assert not is_over(alert, AlertFacts(NOW, held=frozenset({("BTCUSDT", "i")})))
+    assert is_over(alert, AlertFacts(NOW, held=frozenset({("BTCUSDT", "other")})))
 
 
 def test_alert_of_a_strategy_that_runs_again_is_over() -> None:
     alert = _alert("strategy.disabled", "strategy:0", instance="i")
-    assert not is_over(alert, Facts(NOW, instances={"i": {"is_enabled": False, "error": "x"}}))
-    assert is_over(alert, Facts(NOW, instances={"i": {"is_enabled": True, "error": None}}))
-    assert is_over(alert, Facts(NOW))
+    assert not is_over(alert, AlertFacts(NOW, instances={"i": {"is_enabled": False, "error": "x"}}))
+    assert is_over(alert, AlertFacts(NOW, instances={"i": {"is_enabled": True, "error": None}}))
+    assert is_over(alert, AlertFacts(NOW))
 
 
 def test_single_events_wait_for_a_person_warnings_for_a_day() -> None:
     assert rule_of("fill.stray") is None
-    assert not is_over(_alert("fill.stray", age_s=10 * 86400), Facts(NOW))
-    assert not is_over(_alert("order.rejected", severity="warning"), Facts(NOW))
-    assert is_over(_alert("order.rejected", severity="warning", age_s=2 * 86400), Facts(NOW))
-    assert is_over(_alert("journal.down", severity="error"), Facts(NOW)), "it was read from the database"
+    assert not is_over(_alert("fill.stray", age_s=10 * 86400), AlertFacts(NOW))
+    assert not is_over(_alert("order.rejected", severity="warning"), AlertFacts(NOW))
+    assert is_over(_alert("order.rejected", severity="warning", age_s=2 * 86400), AlertFacts(NOW))
+    assert is_over(_alert("journal.down", severity="error"), AlertFacts(NOW)), "it was read from the database"

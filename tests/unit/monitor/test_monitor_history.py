@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from fks.monitor.history import describe
-from fks.supervision.exits import Exit, How
+from fks.supervision.exits import How, ProcessExit
 
 
-def _row(event: str, reason: str = "", end: Exit | None = None) -> dict[str, Any]:
+def _row(event: str, reason: str = "", end: ProcessExit | None = None) -> dict[str, Any]:
     return {"event": event, "reason": end.reason if end else reason, "payload": end.payload() if end else {}}
 
 
@@ -26,39 +26,41 @@ DUMP = """Current thread 0x1 (most recent call first):
     ("row", "what", "why"),
     [
         (
-            _row("exited", end=Exit(How.CRASH, "died: worker exit type: SYSTEM_ERROR, end of file", True, None, 9)),
+            _row(
+                "exited", end=ProcessExit(How.CRASH, "died: worker exit type: SYSTEM_ERROR, end of file", True, None, 9)
+            ),
             "died",
             "signal 9 (SIGKILL)",
         ),
         (
-            _row("exited", end=Exit(How.CRASH, "died", True, None, 9, is_inferred=True)),
+            _row("exited", end=ProcessExit(How.CRASH, "died", True, None, 9, is_inferred=True)),
             "died",
             "signal 9 (SIGKILL, it seems)",
         ),
         (
-            _row("exited", end=Exit(How.CRASH, "the process ended", True, 1, None, traceback=TRACE)),
+            _row("exited", end=ProcessExit(How.CRASH, "the process ended", True, 1, None, traceback=TRACE)),
             "died",
             "exit code 1, ValueError: no price",
         ),
         (
-            _row("exited", end=Exit(How.CRASH, "somebody else took its lease", True, 3)),
+            _row("exited", end=ProcessExit(How.CRASH, "somebody else took its lease", True, 3)),
             "died",
             "exit code 3, somebody else took its lease",
         ),
         (
-            _row("exited", end=Exit(How.HUNG, "3 health calls unanswered", True, None, 9)),
+            _row("exited", end=ProcessExit(How.HUNG, "3 health calls unanswered", True, None, 9)),
             "hung, killed",
             "3 health calls unanswered",
         ),
         (
-            _row("exited", end=Exit(How.HUNG, "hung: no answer for 3.0 s", True, None, 9, traceback=DUMP)),
+            _row("exited", end=ProcessExit(How.HUNG, "hung: no answer for 3.0 s", True, None, 9, traceback=DUMP)),
             "hung, killed",
             "no answer for 3.0 s, in on_wire (fks/venues/session.py:214)",
         ),
         (
             _row(
                 "exited",
-                end=Exit(
+                end=ProcessExit(
                     How.CRASH,
                     "died: signal SIGSEGV",
                     True,
@@ -70,15 +72,19 @@ DUMP = """Current thread 0x1 (most recent call first):
             "died",
             "signal 11 (SIGSEGV), Fatal Python error: Segmentation fault, in on_wire (fks/venues/session.py:214)",
         ),
-        (_row("exited", end=Exit(How.CRASH, "died: signal SIGKILL", True, None, 9)), "died", "signal 9 (SIGKILL)"),
-        (_row("exited", end=Exit(How.NORMAL, "asked", True, None, 9)), "ended in order", "asked"),
         (
-            _row("exited", end=Exit(How.NODE_LOST, "node w1 does not answer")),
+            _row("exited", end=ProcessExit(How.CRASH, "died: signal SIGKILL", True, None, 9)),
+            "died",
+            "signal 9 (SIGKILL)",
+        ),
+        (_row("exited", end=ProcessExit(How.NORMAL, "asked", True, None, 9)), "ended in order", "asked"),
+        (
+            _row("exited", end=ProcessExit(How.NODE_LOST, "node w1 does not answer")),
             "lost with its node",
             "node w1 does not answer",
         ),
         (
-            _row("exited", end=Exit(How.NORMAL, "restart asked: new key", True, 0)),
+            _row("exited", end=ProcessExit(How.NORMAL, "restart asked: new key", True, 0)),
             "ended in order",
             "restart asked: new key",
         ),
@@ -101,13 +107,16 @@ DUMP = """Current thread 0x1 (most recent call first):
         ),
         (_row("started", "epoch 3"), "started", ""),
         (
-            {**_row("escalated", end=Exit(How.CRASH, "died", True, None, 9)), "reason": "more than 5 restarts in 60 s"},
+            {
+                **_row("escalated", end=ProcessExit(How.CRASH, "died", True, None, 9)),
+                "reason": "more than 5 restarts in 60 s",
+            },
             "escalated",
             "more than 5 restarts in 60 s",
         ),
         (_row("adopted", "found alive"), "taken over alive", "found alive"),
         (_row("something_new", "because"), "something new", "because"),
-        (_row("exited", end=Exit(How.CRASH, "", True, None, 250)), "died", "signal 250 (?)"),
+        (_row("exited", end=ProcessExit(How.CRASH, "", True, None, 250)), "died", "signal 250 (?)"),
     ],
 )
 def test_event_is_described_in_plain_text(row: dict[str, Any], what: str, why: str) -> None:

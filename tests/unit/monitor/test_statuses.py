@@ -15,7 +15,7 @@ from fks.monitor.statuses import (
     REMEMBERED,
     UNKNOWN,
     Dependency,
-    Reported,
+    ReportedStatus,
     damped,
     rolled_up,
     uptime_percent,
@@ -27,9 +27,9 @@ looks = st.lists(st.sampled_from(STATUSES), min_size=1, max_size=80)
 names = st.sampled_from("abcdef")
 
 
-def followed(history: list[str]) -> list[Reported]:
+def followed(history: list[str]) -> list[ReportedStatus]:
     """Return what is reported after each look, as the monitor does it: with the looks that it remembers."""
-    found: list[Reported] = []
+    found: list[ReportedStatus] = []
     for end in range(1, len(history) + 1):
         window = history[max(0, end - REMEMBERED) : end]
         found.append(damped(window, found[-1] if found else None))
@@ -43,12 +43,12 @@ def test_only_statuses_that_were_seen_are_reported(history: list[str]) -> None:
 
 @given(st.sampled_from((HEALTHY, DEGRADED, DOWN)), st.integers(1, 60))
 def test_a_service_that_does_not_change_is_reported_as_it_is(status: str, count: int) -> None:
-    assert set(followed([status] * count)) == {Reported(status)}
+    assert set(followed([status] * count)) == {ReportedStatus(status)}
 
 
 @given(looks, st.sampled_from((HEALTHY, DEGRADED, DOWN)))
 def test_a_lasting_change_is_reported_whatever_was_before(history: list[str], last: str) -> None:
-    assert followed([*history, *[last] * (REMEMBERED + 1)])[-1] == Reported(last)
+    assert followed([*history, *[last] * (REMEMBERED + 1)])[-1] == ReportedStatus(last)
 
 
 @given(looks)
@@ -78,13 +78,13 @@ def test_a_service_that_goes_up_and_down_flaps_and_is_reported_once() -> None:
     assert changes <= FLAPS_FROM
     assert reported[-1].status == DOWN
     calm = followed(history + [HEALTHY] * REMEMBERED)
-    assert calm[-1] == Reported(HEALTHY)
+    assert calm[-1] == ReportedStatus(HEALTHY)
 
 
 def test_unknown_looks_are_no_change() -> None:
     assert {r.status for r in followed([HEALTHY, HEALTHY, UNKNOWN, UNKNOWN, UNKNOWN])} == {HEALTHY}
-    assert followed([UNKNOWN])[-1] == Reported(UNKNOWN)
-    assert followed([UNKNOWN, DOWN])[-1] == Reported(DOWN)
+    assert followed([UNKNOWN])[-1] == ReportedStatus(UNKNOWN)
+    assert followed([UNKNOWN, DOWN])[-1] == ReportedStatus(DOWN)
 
 
 statuses = st.dictionaries(names, st.sampled_from(STATUSES), min_size=1)

@@ -10,12 +10,12 @@ import pytest
 from fks.ninja import strict_json
 from fks.ninja.fields import FieldError
 from fks.ninja.messages import (
-    Auth,
-    Execution,
-    Flatten,
+    AuthMessage,
+    ExecutionEvent,
+    FlattenRequest,
     LogEvent,
     LogGap,
-    Signal,
+    SignalMessage,
     Status,
     Unknown,
     UnreadableEvent,
@@ -45,7 +45,7 @@ SIGNAL: dict[str, Any] = {
 
 def test_signal_is_read_and_written_unchanged() -> None:
     signal = from_client(SIGNAL)
-    assert isinstance(signal, Signal)
+    assert isinstance(signal, SignalMessage)
     assert signal.price == Decimal("4500.25")
     assert strict_json.loads(to_line(signal).strip()) == SIGNAL
 
@@ -87,11 +87,11 @@ def test_exit_needs_no_quantity() -> None:
     found = {**SIGNAL, "action": "exit", "type": "market"}
     for key in ("qty", "price", "sl_points", "tp_points"):
         del found[key]
-    assert isinstance(from_client(found), Signal)
+    assert isinstance(from_client(found), SignalMessage)
 
 
 def test_a_required_null_is_written() -> None:
-    assert as_object(Auth(mac="0" * 64, epoch=None, last_seq=0))["epoch"] is None
+    assert as_object(AuthMessage(mac="0" * 64, epoch=None, last_seq=0))["epoch"] is None
     assert b'"from":3' in to_line(LogGap(from_=3, to=5))
 
 
@@ -111,9 +111,9 @@ def test_an_unknown_type_is_a_value() -> None:
 
 def test_flatten_takes_a_list_or_all() -> None:
     flatten = {"t": "flatten", "rid": "r1", "account": "Sim101", "instruments": "all", "reason": "x"}
-    assert from_client(flatten) == Flatten(rid="r1", account="Sim101", instruments="all", reason="x")
+    assert from_client(flatten) == FlattenRequest(rid="r1", account="Sim101", instruments="all", reason="x")
     message = from_client({**flatten, "instruments": ["ES 03-25"]})
-    assert isinstance(message, Flatten)
+    assert isinstance(message, FlattenRequest)
     assert message.instruments == ("ES 03-25",)
     with pytest.raises(FieldError):
         from_client({**flatten, "instruments": "ES 03-25"})
@@ -130,7 +130,7 @@ def test_execution_is_read() -> None:
     )  # fmt: skip
     message = from_bridge(found)
     assert isinstance(message, LogEvent)
-    assert isinstance(message.body, Execution)
+    assert isinstance(message.body, ExecutionEvent)
     assert (message.body.exec_id, message.body.price) == ("X1", Decimal(4500))
     assert strict_json.loads(to_line(message).strip()) == found
 

@@ -9,9 +9,9 @@ import pytest
 from fks.model.errors import BugError
 from fks.ninja import messages as m
 from fks.ninja import outputs as o
-from fks.ninja.machine import TRANSITIONS, Input, State
+from fks.ninja.machine import TRANSITIONS, Input, LinkState
 from fks.ninja.outputs import AlarmCode
-from fks.ninja.session import Refusal
+from fks.ninja.session import UnsentReason
 from tests.support.ninja import (
     BRIDGE_NONCE,
     EPOCH,
@@ -49,10 +49,10 @@ def test_client_speaks_first_and_proves_the_secret() -> None:
     wire.give(challenge())
     assert wire.pop("auth") == {"t": "auth", "mac": right_mac(hello), "epoch": EPOCH, "last_seq": 5}
     wire.give(welcome(hello, wire.clock, last_seq=5))
-    assert wire.session.state is State.REPLAY
+    assert wire.session.state is LinkState.REPLAY
     assert not wire.seen(o.Ready)
     wire.give({"t": "replay_end", "last_seq": 5, "count": 0}, status())
-    assert wire.session.state is State.READY
+    assert wire.session.state is LinkState.READY
     assert len(wire.seen(o.Ready)) == 1
     assert len(wire.seen(o.Snapshot)) == 1
 
@@ -65,7 +65,7 @@ def test_second_port_is_tried_before_any_wait() -> None:
     assert wire.dialled == [8080, 47740]
     wire.session.dial_failed("refused")
     wire.pull()
-    assert wire.session.state is State.BACKOFF
+    assert wire.session.state is LinkState.BACKOFF
     assert [wait.wait_s for wait in wire.seen(o.Waiting)] == [0.5]
 
 
@@ -124,7 +124,7 @@ def test_impostor_on_the_first_port_does_not_keep_us_from_the_bridge() -> None:
     assert wire.dialled == [8080, 47740]
     wire.open()
     wire.give(challenge(), welcome(wire.opening, wire.clock), {"t": "replay_end", "last_seq": 0, "count": 0})
-    assert wire.session.state is State.READY
+    assert wire.session.state is LinkState.READY
 
 
 def test_a_reflected_proof_is_no_proof() -> None:
@@ -149,8 +149,8 @@ def test_refused_proof_waits_a_minute() -> None:
 def test_superseded_session_stops_for_good() -> None:
     wire = ready()
     wire.give({"t": "bye", "code": "superseded", "detail": "", "retry_after_ms": 0})
-    assert wire.session.state is State.STOPPED
-    assert len(wire.seen(o.Stopped)) == 1
+    assert wire.session.state is LinkState.STOPPED
+    assert len(wire.seen(o.LinkStopped)) == 1
     wire.advance(300_000, 1_000)
     assert len(wire.dialled) == 1
 
@@ -167,7 +167,7 @@ def test_stop_sends_bye_and_closes() -> None:
     wire.pull()
     assert wire.types() == ["bye"]
     assert not wire.is_open
-    assert wire.session.state is State.STOPPED
+    assert wire.session.state is LinkState.STOPPED
 
 
 @pytest.mark.parametrize("silent_after", [0, 1])
@@ -180,7 +180,7 @@ def test_an_answer_that_does_not_come_ends_the_attempt(silent_after: int) -> Non
     assert wire.is_open
     wire.advance(100)
     assert not wire.is_open
-    assert wire.session.state is State.BACKOFF
+    assert wire.session.state is LinkState.BACKOFF
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_missing_event_closes_and_asks_again_from_the_stored_one() -> None:
     wire.give(welcome(wire.opening, wire.clock, last_seq=4), *(log_event(seq, replay=True) for seq in (2, 3, 4)))
     wire.give({"t": "replay_end", "last_seq": 4, "count": 3})
     assert [logged.event.seq for logged in wire.seen(o.Logged)] == [1, 2, 3, 4]
-    assert wire.session.state is State.READY
+    assert wire.session.state is LinkState.READY
 
 
 def test_a_replay_that_ends_early_is_a_hole() -> None:
@@ -297,7 +297,7 @@ def test_another_epoch_starts_the_log_anew() -> None:
     wire.give(challenge(), welcome(wire.opening, wire.clock, epoch=OTHER_EPOCH, last_seq=2))
     wire.give({"t": "gap", "from": 1, "to": 7}, log_event(1, epoch=OTHER_EPOCH), log_event(2, epoch=OTHER_EPOCH))
     wire.give({"t": "replay_end", "last_seq": 2, "count": 2})
-    assert wire.session.state is State.READY
+    assert wire.session.state is LinkState.READY
     assert alarms(wire) == [AlarmCode.NEW_EPOCH]
     assert wire.seen(o.EpochChanged) == [o.EpochChanged(EPOCH, OTHER_EPOCH, 0)]
     assert [logged.event.seq for logged in wire.seen(o.Logged)] == [1, 2]
@@ -313,7 +313,7 @@ def test_a_gap_moves_on_to_the_oldest_event_that_is_kept() -> None:
     wire.give(
         {"t": "gap", "from": 4, "to": 9}, log_event(10), log_event(11), {"t": "replay_end", "last_seq": 11, "count": 2}
     )
-    assert wire.session.state is State.READY
+    assert wire.session.state is LinkState.READY
     assert wire.seen(o.LogLost) == [o.LogLost(4, 9, EPOCH)]
     assert [logged.event.seq for logged in wire.seen(o.Logged)] == [10, 11]
 
@@ -359,23 +359,23 @@ def test_a_ping_is_sent_when_nothing_else_was() -> None:
 def test_silence_makes_suspect_then_dead() -> None:
     wire = ready()
     wire.advance(3_900)
-    assert wire.session.state is State.READY
+    assert wire.session.state is LinkState.READY
     wire.advance(100)
-    assert wire.session.state is State.SUSPECT
-    assert len(wire.seen(o.Suspect)) == 1
+    assert wire.session.state is LinkState.SUSPECT
+    assert len(wire.seen(o.LinkSuspect)) == 1
     wire.advance(1_900)
     assert wire.is_open
     wire.advance(100)
     assert not wire.is_open
-    assert wire.session.state is State.BACKOFF
+    assert wire.session.state is LinkState.BACKOFF
 
 
 def test_any_byte_is_life() -> None:
     wire = ready()
     wire.advance(4_000)
-    assert wire.session.state is State.SUSPECT
+    assert wire.session.state is LinkState.SUSPECT
     wire.give_bytes(b"\n")
-    assert wire.session.state is State.READY
+    assert wire.session.state is LinkState.READY
     assert [event.is_first for event in wire.seen(o.Ready)] == [True, False]
 
 
@@ -414,12 +414,12 @@ def test_a_skewed_clock_stops_signals_until_it_is_right() -> None:
     for _ in range(8):
         pong(wire, 6_000)
     prepared = wire.session.prepare(signal("a1"))
-    assert not isinstance(prepared, Refusal)
-    assert wire.session.send(prepared) is Refusal.CLOCK_SKEW
+    assert not isinstance(prepared, UnsentReason)
+    assert wire.session.send(prepared) is UnsentReason.CLOCK_SKEW
     for _ in range(8):
         pong(wire, 0)
     again = wire.session.prepare(signal("a1"))
-    assert not isinstance(again, Refusal)
+    assert not isinstance(again, UnsentReason)
     assert wire.session.send(again) is None
     assert alarms(wire) == [AlarmCode.CLOCK_SKEW, AlarmCode.CLOCK_OK]
 
@@ -428,14 +428,14 @@ def test_times_of_a_signal_are_of_the_bridges_clock() -> None:
     wire = Wire.of()
     wire.to_ready(now_ms=wire.clock.now_ms + 1_500)
     prepared = wire.session.prepare(signal("a1"))
-    assert not isinstance(prepared, Refusal)
+    assert not isinstance(prepared, UnsentReason)
     assert prepared.valid_until_ms == wire.clock.now_ms + 31_500
     assert b'"created_ms":%d' % (wire.clock.now_ms + 1_500) in prepared.line
 
 
 # ── requests and roles ───────────────────────────────────────────────────────────────────────────
-def flatten(rid: str = "r1") -> m.Flatten:
-    return m.Flatten(rid=rid, account="Sim101", instruments="all", reason="test")
+def flatten(rid: str = "r1") -> m.FlattenRequest:
+    return m.FlattenRequest(rid=rid, account="Sim101", instruments="all", reason="test")
 
 
 def test_a_request_gets_its_answer() -> None:
@@ -446,7 +446,7 @@ def test_a_request_gets_its_answer() -> None:
     wire.give({"t": "result", "rid": "r1", "ok": True, "flat": True, "remaining": []})
     answered = wire.seen(o.Answered)
     assert [(one.request.rid, one.took_s) for one in answered] == [("r1", pytest.approx(0.3))]
-    assert isinstance(answered[0].message, m.Result)
+    assert isinstance(answered[0].message, m.ResultMessage)
     assert answered[0].message.flat is True
 
 
@@ -471,11 +471,11 @@ def test_flatten_and_kill_leave_in_replay_and_when_suspect() -> None:
     wire.session.start()
     wire.open()
     wire.give(challenge(), welcome(wire.opening, wire.clock, last_seq=3))
-    assert wire.session.state is State.REPLAY
+    assert wire.session.state is LinkState.REPLAY
     assert wire.session.request(flatten()) is None
     other = ready()
     other.advance(4_000)
-    assert other.session.state is State.SUSPECT
+    assert other.session.state is LinkState.SUSPECT
     assert other.session.request(m.Kill(rid="r2", reason="x")) is None
 
 
@@ -483,17 +483,17 @@ def test_flatten_and_kill_leave_in_replay_and_when_suspect() -> None:
     ("role", "request_", "refusal"),
     [
         ("control", flatten(), None),
-        ("control", m.Subscribe(rid="r", instruments=("ES 03-25",), quotes=False), Refusal.NOT_ALLOWED),
+        ("control", m.Subscribe(rid="r", instruments=("ES 03-25",), quotes=False), UnsentReason.NOT_ALLOWED),
         ("guardian", flatten(), None),
         ("guardian", m.Kill(rid="r", reason="x"), None),
-        ("guardian", m.Modify(rid="r", id="a"), Refusal.NOT_ALLOWED),
+        ("guardian", m.Modify(rid="r", id="a"), UnsentReason.NOT_ALLOWED),
         ("observe", m.GetStatus(rid="r"), None),
-        ("observe", flatten(), Refusal.NOT_ALLOWED),
+        ("observe", flatten(), UnsentReason.NOT_ALLOWED),
         ("data", m.Subscribe(rid="r", instruments=("ES 03-25",), quotes=False), None),
-        ("data", flatten(), Refusal.NOT_ALLOWED),
+        ("data", flatten(), UnsentReason.NOT_ALLOWED),
     ],
 )
-def test_a_role_sends_only_its_requests(role: m.Role, request_: m.Request, refusal: Refusal | None) -> None:
+def test_a_role_sends_only_its_requests(role: m.Role, request_: m.LinkRequest, refusal: UnsentReason | None) -> None:
     assert ready(role).session.request(request_) is refusal
 
 
@@ -501,8 +501,8 @@ def test_a_role_sends_only_its_requests(role: m.Role, request_: m.Request, refus
 def test_only_control_sends_signals(role: m.Role) -> None:
     wire = ready(role)
     prepared = wire.session.prepare(signal("a1"))
-    assert not isinstance(prepared, Refusal)
-    assert wire.session.send(prepared) is Refusal.NOT_ALLOWED
+    assert not isinstance(prepared, UnsentReason)
+    assert wire.session.send(prepared) is UnsentReason.NOT_ALLOWED
 
 
 def test_a_status_in_parts_is_joined() -> None:
@@ -554,7 +554,7 @@ def test_data_session_is_ready_without_a_replay() -> None:
 def test_a_jump_of_the_trade_number_is_a_gap() -> None:
     wire = ready("data")
     wire.give(trade(7), trade(8), trade(11), trade(12))
-    assert wire.seen(o.TradeGap) == [o.TradeGap("ES 03-25", 8, 11)]
+    assert wire.seen(o.TradesMissing) == [o.TradesMissing("ES 03-25", 8, 11)]
     assert len(wire.seen(o.MarketData)) == 4
 
 
@@ -564,7 +564,7 @@ def test_numbers_of_trades_begin_again_with_a_connection() -> None:
     wire.lose()
     wire.to_ready()
     wire.give(trade(1))
-    assert wire.seen(o.TradeGap) == []
+    assert wire.seen(o.TradesMissing) == []
 
 
 def test_trades_on_a_control_session_break_the_protocol() -> None:
@@ -577,8 +577,8 @@ def test_trades_on_a_control_session_break_the_protocol() -> None:
 def test_every_input_has_a_row_and_every_state_an_end() -> None:
     assert {row.input for row in TRANSITIONS} == set(Input)
     stoppable = frozenset().union(*(row.states for row in TRANSITIONS if row.input is Input.STOP))
-    assert stoppable == frozenset(State) - {State.STOPPED}
-    assert not [row for row in TRANSITIONS if State.STOPPED in row.states]
+    assert stoppable == frozenset(LinkState) - {LinkState.STOPPED}
+    assert not [row for row in TRANSITIONS if LinkState.STOPPED in row.states]
 
 
 def test_nonces_differ_between_connections() -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from fks.ninja import outputs as o
 from fks.ninja import strict_json
-from fks.ninja.machine import State
+from fks.ninja.machine import LinkState
 from fks.ninja.session import Prepared
-from fks.ninja.signals import ENDED, SignalState
+from fks.ninja.signals import ENDED, LinkSignalState
 from tests.support.ninja import EPOCH, OTHER_EPOCH, Wire, ack, challenge, log_event, nack, signal, status, welcome
 
 IDS = ("a1", "a2")
@@ -40,7 +40,7 @@ def after_auth(wire: Wire) -> list[dict[str, Any]]:
 
 @given(st.lists(st.integers(0, 4_000), max_size=40), st.sampled_from([b"\n", b"\r\n", b"\n\n"]))
 def test_any_chunking_gives_the_same_events(cuts: list[int], end: bytes) -> None:
-    def run(cuts: list[int]) -> tuple[list[o.Event], list[bytes], State]:
+    def run(cuts: list[int]) -> tuple[list[o.Event], list[bytes], LinkState]:
         wire = Wire.of()
         wire.session.start()
         wire.open()
@@ -53,7 +53,7 @@ def test_any_chunking_gives_the_same_events(cuts: list[int], end: bytes) -> None
 
     whole = run([])
     assert run(cuts) == whole
-    assert whole[2] is State.BACKOFF
+    assert whole[2] is LinkState.BACKOFF
     assert [event.event.seq for event in whole[0] if isinstance(event, o.Logged)] == [1, 2, 3]
 
 
@@ -101,11 +101,11 @@ class Play:
                 if wire.is_open:
                     wire.lose()
             case ("back", epoch):
-                if session.state in (State.IDLE, State.BACKOFF):
+                if session.state in (LinkState.IDLE, LinkState.BACKOFF):
                     self.queries.clear()
                     wire.to_ready(epoch=epoch, last_seq=self.seq[epoch], oldest_seq=self.seq[epoch] + 1)
             case _:
-                if wire.is_open and session.state in (State.READY, State.SUSPECT):
+                if wire.is_open and session.state in (LinkState.READY, LinkState.SUSPECT):
                     wire.give(self.line(step))
         wire.pull()
         self.note()
@@ -171,7 +171,7 @@ def test_an_ended_signal_stays_ended_and_is_never_written_again(steps: list[tupl
     for id_ in IDS:
         states = [change.state for change in play.wire.seen(o.SignalChanged) if change.id == id_]
         assert len([state for state in states if state in ENDED]) <= 1
-        assert SignalState.ACKED not in states[:-1]
+        assert LinkSignalState.ACKED not in states[:-1]
 
 
 @given(st.lists(HAPPENINGS, min_size=25, max_size=60))
@@ -180,5 +180,5 @@ def test_every_connected_signal_without_answer_is_asked_for(steps: list[tuple[An
     play.do(("back", EPOCH))
     for step in steps:
         play.do(step)
-    if play.wire.session.state is State.READY:
-        assert SignalState.UNANSWERED not in play.wire.session.signals_open().values()
+    if play.wire.session.state is LinkState.READY:
+        assert LinkSignalState.UNANSWERED not in play.wire.session.signals_open().values()

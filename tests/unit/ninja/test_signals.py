@@ -8,9 +8,9 @@ import pytest
 
 from fks.ninja import messages as m
 from fks.ninja import outputs as o
-from fks.ninja.machine import State
-from fks.ninja.session import Prepared, Refusal
-from fks.ninja.signals import ENDED, TRANSITIONS, SignalInput, SignalState, input_of_state
+from fks.ninja.machine import LinkState
+from fks.ninja.session import Prepared, UnsentReason
+from fks.ninja.signals import ENDED, TRANSITIONS, LinkSignalState, SignalInput, input_of_state
 from tests.support.ninja import EPOCH, OTHER_EPOCH, Wire, ack, log_event, nack, signal
 
 
@@ -34,7 +34,7 @@ def sent(wire: Wire, signal_id: str, **changes: Any) -> Prepared:
     return found
 
 
-def states(wire: Wire, signal_id: str) -> list[SignalState]:
+def states(wire: Wire, signal_id: str) -> list[LinkSignalState]:
     return [event.state for event in wire.seen(o.SignalChanged) if event.id == signal_id]
 
 
@@ -55,7 +55,7 @@ def test_an_ack_answers_a_signal() -> None:
     sent(wire, "a1")
     assert wire.pop("signal")["id"] == "a1"
     wire.give(ack("a1", price_used=4500))
-    assert states(wire, "a1") == [SignalState.ACKED]
+    assert states(wire, "a1") == [LinkSignalState.ACKED]
     answer = wire.seen(o.SignalChanged)[-1].message
     assert isinstance(answer, m.Ack)
     assert answer.order == "FKS:a1:E"
@@ -67,7 +67,7 @@ def test_a_final_nack_has_its_code() -> None:
     sent(wire, "a1")
     wire.give(nack("a1", "expired_contract", final=True))
     changed = wire.seen(o.SignalChanged)[-1]
-    assert (changed.state, changed.code) == (SignalState.NACKED, "expired_contract")
+    assert (changed.state, changed.code) == (LinkSignalState.NACKED, "expired_contract")
 
 
 @pytest.mark.parametrize("answered", [True, False])
@@ -76,9 +76,9 @@ def test_an_id_is_never_sent_twice(answered: bool) -> None:
     line = sent(wire, "a1")
     if answered:
         wire.give(ack("a1"))
-    assert wire.session.send(line) is Refusal.KNOWN_ID
-    assert wire.session.send(prepared(wire, "a1", qty=2)) is Refusal.KNOWN_ID
-    assert wire.session.adopt(line) is Refusal.KNOWN_ID
+    assert wire.session.send(line) is UnsentReason.KNOWN_ID
+    assert wire.session.send(prepared(wire, "a1", qty=2)) is UnsentReason.KNOWN_ID
+    assert wire.session.adopt(line) is UnsentReason.KNOWN_ID
     wire.pull()
     assert len([one for one in wire.raw if b'"t":"signal"' in one]) == 1
 
@@ -87,12 +87,12 @@ def test_the_same_line_may_follow_a_nack_that_is_not_final() -> None:
     wire = ready()
     line = sent(wire, "a1")
     wire.give(nack("a1", "rate_limited", final=False))
-    assert wire.session.signals_open() == {"a1": SignalState.RETRYABLE}
+    assert wire.session.signals_open() == {"a1": LinkSignalState.RETRYABLE}
     assert wire.session.retry("a1") is None
     wire.pull()
     assert [one for one in wire.raw if b'"t":"signal"' in one] == [line.line, line.line]
     wire.give(ack("a1"))
-    assert states(wire, "a1") == [SignalState.RETRYABLE, SignalState.SENT, SignalState.ACKED]
+    assert states(wire, "a1") == [LinkSignalState.RETRYABLE, LinkSignalState.SENT, LinkSignalState.ACKED]
 
 
 def test_a_retry_after_the_end_of_validity_drops_the_signal() -> None:
@@ -102,7 +102,7 @@ def test_a_retry_after_the_end_of_validity_drops_the_signal() -> None:
     wire.advance(1_000)
     assert wire.session.retry("a1") is None
     wire.pull()
-    assert states(wire, "a1")[-1] is SignalState.DROPPED
+    assert states(wire, "a1")[-1] is LinkSignalState.DROPPED
     assert len([one for one in wire.raw if b'"t":"signal"' in one]) == 1
 
 
@@ -117,27 +117,27 @@ def test_an_unanswered_signal_is_queried_and_sent_again_if_unknown() -> None:
     wire = ready()
     line = sent(wire, "a1")
     query = lost_and_back(wire)
-    assert states(wire, "a1") == [SignalState.UNANSWERED, SignalState.QUERIED]
+    assert states(wire, "a1") == [LinkSignalState.UNANSWERED, LinkSignalState.QUERIED]
     wire.give(sigstate(query, "unknown_id"))
     assert [one for one in wire.raw if b'"t":"signal"' in one] == [line.line, line.line]
     wire.give(ack("a1"))
-    assert states(wire, "a1")[-2:] == [SignalState.SENT, SignalState.ACKED]
+    assert states(wire, "a1")[-2:] == [LinkSignalState.SENT, LinkSignalState.ACKED]
 
 
 @pytest.mark.parametrize(
     ("answer", "state"),
     [
-        ("working", SignalState.ACKED),
-        ("closed", SignalState.ACKED),
-        ("rejected", SignalState.ACKED),
-        ("nacked", SignalState.NACKED),
-        ("not_submitted", SignalState.NACKED),
-        ("indeterminate", SignalState.INDETERMINATE),
-        ("ambiguous", SignalState.INDETERMINATE),
-        ("something_new", SignalState.INDETERMINATE),
+        ("working", LinkSignalState.ACKED),
+        ("closed", LinkSignalState.ACKED),
+        ("rejected", LinkSignalState.ACKED),
+        ("nacked", LinkSignalState.NACKED),
+        ("not_submitted", LinkSignalState.NACKED),
+        ("indeterminate", LinkSignalState.INDETERMINATE),
+        ("ambiguous", LinkSignalState.INDETERMINATE),
+        ("something_new", LinkSignalState.INDETERMINATE),
     ],
 )
-def test_a_known_id_is_not_sent_again(answer: str, state: SignalState) -> None:
+def test_a_known_id_is_not_sent_again(answer: str, state: LinkSignalState) -> None:
     wire = ready()
     sent(wire, "a1")
     wire.give(sigstate(lost_and_back(wire), answer))
@@ -149,7 +149,7 @@ def test_an_unknown_id_in_another_epoch_is_dropped() -> None:
     wire = ready()
     sent(wire, "a1")
     wire.give(sigstate(lost_and_back(wire, epoch=OTHER_EPOCH), "unknown_id"))
-    assert states(wire, "a1")[-1] is SignalState.DROPPED
+    assert states(wire, "a1")[-1] is LinkSignalState.DROPPED
     assert len([one for one in wire.raw if b'"t":"signal"' in one]) == 1
 
 
@@ -157,7 +157,7 @@ def test_an_unknown_id_that_has_expired_is_dropped() -> None:
     wire = ready()
     sent(wire, "a1", valid_until=wire.clock.now_ms + 400)
     wire.give(sigstate(lost_and_back(wire), "unknown_id"))
-    assert states(wire, "a1")[-1] is SignalState.DROPPED
+    assert states(wire, "a1")[-1] is LinkSignalState.DROPPED
 
 
 def test_an_event_may_answer_before_the_query_does() -> None:
@@ -165,7 +165,7 @@ def test_an_event_may_answer_before_the_query_does() -> None:
     sent(wire, "a1")
     query = lost_and_back(wire, last_seq=0)
     wire.give(log_event(1, kind="signal", id="a1", state="submitted"))
-    assert states(wire, "a1")[-1] is SignalState.ACKED
+    assert states(wire, "a1")[-1] is LinkSignalState.ACKED
     wire.give(sigstate(query, "unknown_id"))
     assert len([one for one in wire.raw if b'"t":"signal"' in one]) == 1
 
@@ -175,7 +175,7 @@ def test_an_indeterminate_signal_is_resolved_by_its_event() -> None:
     sent(wire, "a1")
     wire.give({"t": "indeterminate", "id": "a1", "since_ms": 1, "detail": "x"})
     wire.give(log_event(1, kind="signal", id="a1", state="not_submitted", code="not_submitted"))
-    assert states(wire, "a1") == [SignalState.INDETERMINATE, SignalState.NACKED]
+    assert states(wire, "a1") == [LinkSignalState.INDETERMINATE, LinkSignalState.NACKED]
 
 
 def test_an_indeterminate_signal_is_queried_again_but_never_sent() -> None:
@@ -183,7 +183,7 @@ def test_an_indeterminate_signal_is_queried_again_but_never_sent() -> None:
     sent(wire, "a1")
     wire.give({"t": "indeterminate", "id": "a1", "since_ms": 1, "detail": "x"})
     wire.give(sigstate(lost_and_back(wire), "unknown_id"))
-    assert wire.session.signals_open() == {"a1": SignalState.INDETERMINATE}
+    assert wire.session.signals_open() == {"a1": LinkSignalState.INDETERMINATE}
     assert len([one for one in wire.raw if b'"t":"signal"' in one]) == 1
 
 
@@ -193,9 +193,9 @@ def test_a_bridge_that_does_not_answer_is_asked_for_the_state() -> None:
     for _ in range(5):
         wire.advance(1_000)
         wire.give_bytes(b"\n")
-    assert states(wire, "a1") == [SignalState.QUERIED]
+    assert states(wire, "a1") == [LinkSignalState.QUERIED]
     wire.give(ack("a1"))
-    assert states(wire, "a1")[-1] is SignalState.ACKED
+    assert states(wire, "a1")[-1] is LinkSignalState.ACKED
 
 
 def test_a_signal_of_an_earlier_process_is_queried() -> None:
@@ -212,16 +212,16 @@ def test_a_signal_of_an_earlier_process_is_queried() -> None:
 
 def test_nothing_is_sent_without_a_ready_connection() -> None:
     wire = Wire.of()
-    assert wire.session.prepare(signal("a1")) is Refusal.NOT_READY
+    assert wire.session.prepare(signal("a1")) is UnsentReason.NOT_READY
     wire.to_ready()
     line = prepared(wire, "a1")
     wire.advance(4_000)
-    assert wire.session.state is State.SUSPECT
-    assert wire.session.send(line) is Refusal.SUSPECT
+    assert wire.session.state is LinkState.SUSPECT
+    assert wire.session.send(line) is UnsentReason.SUSPECT
     wire.lose()
-    assert wire.session.send(line) is Refusal.NOT_READY
+    assert wire.session.send(line) is UnsentReason.NOT_READY
     wire.to_ready(epoch=OTHER_EPOCH)
-    assert wire.session.send(line) is Refusal.EPOCH_CHANGED
+    assert wire.session.send(line) is UnsentReason.EPOCH_CHANGED
     assert not [one for one in wire.raw if b'"t":"signal"' in one]
 
 
@@ -229,14 +229,14 @@ def test_an_expired_signal_is_not_sent() -> None:
     wire = ready()
     line = prepared(wire, "a1", valid_until=wire.clock.now_ms + 500)
     wire.advance(500)
-    assert wire.session.send(line) is Refusal.EXPIRED
+    assert wire.session.send(line) is UnsentReason.EXPIRED
 
 
 def test_an_answer_for_another_signal_changes_nothing() -> None:
     wire = ready()
     sent(wire, "a1")
     wire.give(ack("b2"), nack("b3", "expired", final=True))
-    assert wire.session.signals_open() == {"a1": SignalState.SENT}
+    assert wire.session.signals_open() == {"a1": LinkSignalState.SENT}
 
 
 def test_only_two_rows_write_a_line_and_each_needs_the_same_journal() -> None:

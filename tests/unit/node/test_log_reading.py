@@ -10,7 +10,7 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import run
 from fks.cli.logs import Restarts, seamed
-from fks.monitor.logs import Line, Reader, Wanted, parse
+from fks.monitor.logs import FolderReader, Line, LogFilter, parse
 
 
 def write(folder, name, *entries):
@@ -27,7 +27,7 @@ def write(folder, name, *entries):
             )
 
 
-def _last(lines: list[Line], wanted: Wanted, count: int) -> list[Line]:
+def _last(lines: list[Line], wanted: LogFilter, count: int) -> list[Line]:
     return [line for _, line in seamed(lines, wanted)[-count:] if line is not None]
 
 
@@ -41,27 +41,27 @@ def folder(tmp_path):
 def test_files_are_merged_by_time(folder):
     write(folder, "orders.jsonl", (1, "INFO", "a"), (3, "INFO", "c"))
     write(folder, "collector-binance.jsonl", (2, "INFO", "b"))
-    assert [line.event for line in _last(Reader(folder).drain(), Wanted(), 10)] == ["a", "b", "c"]
+    assert [line.event for line in _last(FolderReader(folder).drain(), LogFilter(), 10)] == ["a", "b", "c"]
 
 
 def test_only_the_last_lines_are_shown_in_order(folder):
     write(folder, "orders.jsonl", *((n, "INFO", f"e{n}") for n in range(9)))
-    assert [line.event for line in _last(Reader(folder).drain(), Wanted(), 2)] == ["e7", "e8"]
+    assert [line.event for line in _last(FolderReader(folder).drain(), LogFilter(), 2)] == ["e7", "e8"]
 
 
 def test_level_component_and_trace_choose(folder):
     write(folder, "orders.jsonl", (1, "INFO", "a", {"trace_id": "t"}), (2, "ERROR", "b"), (3, "INFO", "c"))
     write(folder, "strategy-0.jsonl", (4, "INFO", "d", {"trace_id": "t"}))
-    lines = Reader(folder).drain()
-    assert [line.event for line in _last(lines, Wanted(level="WARNING"), 9)] == ["b"]
-    assert [line.event for line in _last(lines, Wanted(trace="t"), 9)] == ["a", "d"]
-    assert [line.event for line in _last(lines, Wanted(components=("strategy",)), 9)] == ["d"]
-    assert [line.event for line in _last(lines, Wanted(components=("strategy:0",)), 9)] == ["d"]
+    lines = FolderReader(folder).drain()
+    assert [line.event for line in _last(lines, LogFilter(level="WARNING"), 9)] == ["b"]
+    assert [line.event for line in _last(lines, LogFilter(trace="t"), 9)] == ["a", "d"]
+    assert [line.event for line in _last(lines, LogFilter(components=("strategy",)), 9)] == ["d"]
+    assert [line.event for line in _last(lines, LogFilter(components=("strategy:0",)), 9)] == ["d"]
 
 
 def test_following_reads_on_across_a_turn_of_the_file(folder):
     write(folder, "orders.jsonl", (1, "INFO", "a"))
-    reader = Reader(folder)
+    reader = FolderReader(folder)
     reader.drain()
     write(folder, "orders.jsonl", (2, "INFO", "b"))
     (folder / "orders.jsonl").rename(folder / "orders.jsonl.1")
@@ -74,7 +74,7 @@ def test_following_reads_on_across_a_turn_of_the_file(folder):
 def test_a_line_being_written_waits_until_it_is_whole(folder):
     file = folder / "postgres.log"
     file.write_text("2026-01-01 00:00:01.000 UTC [1] LOG:  half")
-    reader = Reader(folder)
+    reader = FolderReader(folder)
     assert reader.drain() == []
     with file.open("a") as stream:
         stream.write(" whole\n")
@@ -101,7 +101,7 @@ def test_json_lines_can_be_read_by_programs(tmp_path, capsys, folder):
 
 
 def _seams(lines: list[Line], *names: str) -> list[str]:
-    return [seam for seam, _ in seamed(lines, Wanted(names), Restarts()) if seam]
+    return [seam for seam, _ in seamed(lines, LogFilter(names), Restarts()) if seam]
 
 
 def test_restart_is_shown_between_the_lines_with_its_reason(folder):
@@ -115,9 +115,9 @@ def test_restart_is_shown_between_the_lines_with_its_reason(folder):
     )
     write(folder, "supervisor.jsonl", (2, "WARNING", "child.exited", {"pid": 1, **end}))
     write(folder, "guardian.jsonl", (1, "INFO", "a", {"pid": 5}), (4, "INFO", "b", {"pid": 6}))
-    lines = Reader(folder).drain()
+    lines = FolderReader(folder).drain()
     assert _seams(lines, "orders") == ["── orders restarted: pid 12 → 34, signal 9 (SIGKILL) ──"]
-    shown = seamed(lines, Wanted(("orders",)), Restarts())
+    shown = seamed(lines, LogFilter(("orders",)), Restarts())
     assert [(bool(seam), line.event) for seam, line in shown] == [(False, "a"), (True, "b"), (False, "late")]
 
 
@@ -132,11 +132,11 @@ def test_a_move_to_another_node_says_where_its_lines_are(folder):
         *((time, "INFO", "child.started", {"pid": 1, "child": "strategy:0", "node": node}) for time, node in starts),
     )
     hint = "where 'fks logs -f strategy:0' shows its lines ──"
-    assert _seams(Reader(folder).drain(), "strategy:0") == [
+    assert _seams(FolderReader(folder).drain(), "strategy:0") == [
         f"── strategy:0 moved: n1 → w1, {hint}",
         f"── strategy:0 moved: w1 → n1, {hint}",
     ]
-    assert _seams(Reader(folder).drain(), "orders") == []
+    assert _seams(FolderReader(folder).drain(), "orders") == []
 
 
 def test_restarts_of_foreign_programs_come_from_the_keeper(folder):
@@ -148,12 +148,14 @@ def test_restarts_of_foreign_programs_come_from_the_keeper(folder):
         (2, "WARNING", "service.died", {"service": "postgres", "reason": "postgres (pid 1) died, signal 9"}),
         (3, "INFO", "service.started", {"service": "postgres", "service_pid": 2}),
     )
-    assert _seams(Reader(folder).drain(), "postgres") == ["── postgres restarted: pid 1 → 2, signal 9 (SIGKILL) ──"]
-    assert _seams(Reader(folder).drain(), "orders") == []
+    assert _seams(FolderReader(folder).drain(), "postgres") == [
+        "── postgres restarted: pid 1 → 2, signal 9 (SIGKILL) ──"
+    ]
+    assert _seams(FolderReader(folder).drain(), "orders") == []
 
 
 def test_report_of_an_end_follows_the_lines_of_the_ended_process(folder):
     """The first line of a new process may be read only when the line about the old one's end has been written."""
     for name in ("supervisor.jsonl", "keeper.jsonl", "zebra.jsonl"):
         write(folder, name, (1, "INFO", name.partition(".")[0]))
-    assert [line.event for line in Reader(folder).drain()] == ["zebra", "keeper", "supervisor"]
+    assert [line.event for line in FolderReader(folder).drain()] == ["zebra", "keeper", "supervisor"]

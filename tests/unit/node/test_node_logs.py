@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fks.cli.logs import OtherNodes, line_of
 from fks.config.paths import Paths
-from fks.monitor.logs import Wanted
+from fks.monitor.logs import LogFilter
 
 ROW = {
     "time": "2026-11-22T19:00:00.000000Z",
@@ -30,9 +30,9 @@ def test_line_of_another_machine_has_its_name_and_is_of_its_component() -> None:
         {"instance": "a"},
         7,
     )
-    assert Wanted(("strategy:0",)).takes(line)
-    assert Wanted(("strategy",)).takes(line)
-    assert not Wanted(("strategy:1",)).takes(line)
+    assert LogFilter(("strategy:0",)).takes(line)
+    assert LogFilter(("strategy",)).takes(line)
+    assert not LogFilter(("strategy:1",)).takes(line)
 
 
 def test_mark_and_text_that_is_no_line_are_none() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fks.cli.cluster_check import check_nodes
 from fks.config.agreement import agreed, agreement_hash, differing
-from fks.config.settings import Log, Node, Ray, Risk, Settings, Sim, Supervision, Venue
+from fks.config.settings import LogSettings, NodeSettings, Ray, Risk, Settings, Sim, Supervision, VenueSettings
 from fks.store.nodes import NodeRow
 
 TOKEN = "t" * 43
@@ -13,13 +13,17 @@ TOKEN = "t" * 43
 def test_settings_of_money_and_placement_must_agree():
     base = agreed(Settings(), TOKEN)
     own = Settings(
-        home="/else", ray=Ray(gcs_port=7), node=Node(name="x", role="worker"), log=Log(level="DEBUG"), sim=Sim(port=9)
+        home="/else",
+        ray=Ray(gcs_port=7),
+        node=NodeSettings(name="x", role="worker"),
+        log=LogSettings(level="DEBUG"),
+        sim=Sim(port=9),
     )
     assert differing(base, agreed(own, TOKEN)) == []
     other = Settings(
         risk=Risk(notional_max_order=1),
         supervision=Supervision(placement={"orders": "head"}),
-        venue=Venue(api_key="a" * 9, api_secret="b" * 9),
+        venue=VenueSettings(api_key="a" * 9, api_secret="b" * 9),
     )
     assert differing(base, agreed(other, TOKEN)) == [
         "risk.notional_max_order",
@@ -31,7 +35,9 @@ def test_settings_of_money_and_placement_must_agree():
 
 
 def test_hash_reveals_nothing_without_the_token():
-    one, two = (agreed(Settings(venue=Venue(api_key="guess", api_secret="x")), token) for token in (TOKEN, "u" * 43))
+    one, two = (
+        agreed(Settings(venue=VenueSettings(api_key="guess", api_secret="x")), token) for token in (TOKEN, "u" * 43)
+    )
     assert one["venue.api_key"] != two["venue.api_key"]
     assert "guess" not in str(one)
 

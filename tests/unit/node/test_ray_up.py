@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fks.config.paths import Paths
-from fks.config.settings import Node, Settings
+from fks.config.settings import NodeSettings, Settings
 from fks.model.errors import ConfigError
 from fks.node.ray_node import ray_env
 from fks.node.ray_up import head_address, prepare
@@ -51,7 +51,7 @@ def test_ray_stop_of_a_login_shell_stops_the_whole_cluster(tmp_path: Path) -> No
 
 
 def test_raylets_of_a_cluster_are_not_the_second_autoscalers(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path, node=Node(role="head", address="10.0.0.1"))
+    settings = Settings(home=tmp_path, node=NodeSettings(role="head", address="10.0.0.1"))
     env = ray_env(Paths.of(tmp_path), settings, {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": "10.0.0.1"})
     assert env["RAY_enable_autoscaler_v2"] == "0"
     assert "RAY_CLOUD_INSTANCE_ID" not in env

@@ -16,12 +16,12 @@ from fks.model.copies import CopyRule, copied_instance, expected, is_ninja, pars
 from fks.model.ids import copy_signal_id, intent_id
 from fks.model.order import Side
 from fks.model.signal import Kind
-from fks.order_manager.copying import Held, copy_of
+from fks.order_manager.copying import CopiedPositions, copy_of
 from fks.store.signals import SignalRecord
 from tests.support.order_rig import signal_of
 
 D = Decimal
-FLAT = Held(D(0), D(0))
+FLAT = CopiedPositions(D(0), D(0))
 HALF = parse_rule("fund 0.5x")
 TWO = parse_rule("fund 2 auto")
 
@@ -79,7 +79,7 @@ def test_the_age_of_an_approved_signal_counts_from_the_approval() -> None:
 
 
 def test_an_exit_closes_whatever_the_follower_holds_of_the_instance() -> None:
-    copy = copy_of(record(Kind.EXIT), TWO, 7, None, Held(D(1), D(5)))
+    copy = copy_of(record(Kind.EXIT), TWO, 7, None, CopiedPositions(D(1), D(5)))
     assert (copy.kind, copy.size, copy.instance) == (Kind.EXIT, None, "copy:one")
 
 
@@ -94,26 +94,26 @@ def test_a_persons_order_is_repeated_as_an_order() -> None:
 
 
 def test_a_closing_order_closes_the_same_share_of_the_follower() -> None:
-    part = copy_of(order(Side.SELL, 1), HALF, 7, D(1), Held(D(4), D(2)))
+    part = copy_of(order(Side.SELL, 1), HALF, 7, D(1), CopiedPositions(D(4), D(2)))
     assert (part.size, part.is_reduce_only) == (D(0), True)
-    whole = copy_of(order(Side.SELL, 4), HALF, 7, D(4), Held(D(4), D(3)))
+    whole = copy_of(order(Side.SELL, 4), HALF, 7, D(4), CopiedPositions(D(4), D(3)))
     assert (whole.size, whole.is_reduce_only) == (D(3), True)
 
 
 def test_a_closing_order_never_opens_a_follower_that_holds_nothing() -> None:
-    copy = copy_of(order(Side.SELL, 4), TWO, 7, D(4), Held(D(4), D(0)))
+    copy = copy_of(order(Side.SELL, 4), TWO, 7, D(4), CopiedPositions(D(4), D(0)))
     assert copy.is_reduce_only
 
 
 def test_an_order_that_reverses_the_leader_is_no_closing_order() -> None:
-    assert not copy_of(order(Side.SELL, 5), TWO, 7, D(5), Held(D(4), D(2))).is_reduce_only
+    assert not copy_of(order(Side.SELL, 5), TWO, 7, D(5), CopiedPositions(D(4), D(2))).is_reduce_only
     with_stop = order(Side.SELL, 2, stop_loss=D(120))
-    assert not copy_of(with_stop, TWO, 7, D(2), Held(D(4), D(2))).is_reduce_only
+    assert not copy_of(with_stop, TWO, 7, D(2), CopiedPositions(D(4), D(2))).is_reduce_only
 
 
 @given(st.integers(-9, 9), st.integers(-9, 9), st.sampled_from(Side), st.integers(1, 9))
 def test_a_closing_copy_never_moves_a_follower_past_flat(leader: int, follower: int, side: Side, size: int) -> None:
-    held = Held(D(leader), D(follower))
+    held = CopiedPositions(D(leader), D(follower))
     copy = copy_of(order(side, size), replace_size(TWO, D(9)), 7, D(size), held)
     if copy.is_reduce_only and follower * side.sign < 0:
         assert copy.size is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.orders.history import Difference, replay
+from fks.orders.history import ReplayDifference, replay
 
 FOLDER = Path(__file__).parents[2] / "tapes" / "orders"
 HISTORIES = sorted(FOLDER.glob("*.jsonl"))
@@ -29,7 +29,7 @@ def test_a_history_with_another_command_is_seen() -> None:
     line = json.loads(lines[number])
     line["commands"] = []
     found = replay([*lines[:number], json.dumps(line), *lines[number + 1 :]])
-    assert isinstance(found, Difference)
+    assert isinstance(found, ReplayDifference)
     assert found.line == number + 1
     assert found.replayed
 

@@ -11,7 +11,7 @@ from fks.model.order import Fill, Side, State
 from fks.order_manager.person_fills import PERSON, PersonFills, reversal
 from fks.orders import events as e
 from fks.orders.machine import advance
-from fks.store.orders import TradeRow
+from fks.store.orders import ExecutionRow
 from tests.support.order_values import an_order
 
 D = Decimal
@@ -40,7 +40,7 @@ def theirs(number: str, quantity: str) -> Fill:
 
 def test_each_execution_takes_its_own_quantity_back_and_the_fee_with_it() -> None:
     reported = PersonFills()
-    reported.load([TradeRow(MINE, "one", D(0))])
+    reported.load([ExecutionRow(MINE, "one", D(0))])
     taken, fees, numbers = D(0), D(0), set[str]()
     for fill in (theirs("1", "4"), theirs("2", "3"), theirs("3", "5")):
         for bust in reported.replaced_by(fill, []):
@@ -48,16 +48,16 @@ def test_each_execution_takes_its_own_quantity_back_and_the_fee_with_it() -> Non
             assert (entry.side, entry.price, bust.instance) == (Side.SELL, D(101), "one")
             taken, fees = taken + entry.quantity, fees + entry.fee
             numbers.add(entry.venue_trade_id)
-            reported.note(TradeRow(entry, "one", D(0)))
+            reported.note(ExecutionRow(entry, "one", D(0)))
     assert (taken, fees, len(numbers)) == (D(10), D("-0.01"), 3)
     assert reported.replaced_by(theirs("4", "1"), []) == []
 
 
 def test_executions_of_one_batch_do_not_take_the_same_share_back() -> None:
     reported = PersonFills()
-    reported.load([TradeRow(MINE, "one", D(0))])
+    reported.load([ExecutionRow(MINE, "one", D(0))])
     (first,) = reported.replaced_by(theirs("1", "6"), [])
-    (second,) = reported.replaced_by(theirs("2", "6"), [TradeRow(reversal(first, ORDER), "one", D(0))])
+    (second,) = reported.replaced_by(theirs("2", "6"), [ExecutionRow(reversal(first, ORDER), "one", D(0))])
     assert (first.quantity, second.quantity) == (D(6), D(4))
 
 

@@ -20,12 +20,12 @@ from fks.model.instrument import Lot, PercentPrice
 from fks.model.order import OrderType, Role, Side, State, TimeInForce
 from fks.model.ports import VenueCapabilities
 from fks.model.timeframe import NS
-from fks.risk.check import CHECKS, Approved, Denied, check
+from fks.risk.check import CHECKS, Approved, RiskDenied, check
 from fks.risk.intent import Intent, intent_of
 from fks.risk.limits import reduces
 from fks.risk.policy import KillMode
 from fks.risk.resting import RestingEntries
-from fks.risk.view import VenueView, View
+from fks.risk.view import RiskView, VenueView
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
@@ -52,7 +52,7 @@ def an_intent(**changes: Any) -> Intent:
     return Intent(**(values | changes))
 
 
-def a_view(**changes: Any) -> View:
+def a_view(**changes: Any) -> RiskView:
     values: dict[str, Any] = {
         "now_ns": NOW,
         "limits": Risk(),
@@ -61,10 +61,10 @@ def a_view(**changes: Any) -> View:
         "mark": D(100),
         "balances": {"USDT": Balance("USDT", D(1000), D(0)), "BTC": Balance("BTC", D(0), D(0))},
     }
-    return View(**(values | changes))
+    return RiskView(**(values | changes))
 
 
-def code_of(intent: Intent, view: View) -> Code | None:
+def code_of(intent: Intent, view: RiskView) -> Code | None:
     verdict = check(intent, view)
     return None if isinstance(verdict, Approved) else verdict.denial.code
 
@@ -244,7 +244,7 @@ def test_just_inside_passes_and_just_outside_is_denied(row: Any) -> None:
     assert code_of(an_intent(**inside_intent), a_view(**inside_view)) is None
     intent, view = an_intent(**outside_intent), a_view(**outside_view)
     verdict = check(intent, view)
-    assert isinstance(verdict, Denied)
+    assert isinstance(verdict, RiskDenied)
     assert verdict.denial.code is code
     for text in (verdict.denial.limit, verdict.denial.observed, verdict.denial.scope, verdict.denial.remedy):
         assert text
@@ -284,7 +284,7 @@ def test_an_order_that_must_reduce_is_denied_when_it_could_do_more(changes: dict
     )
     intent = an_intent(**({"side": Side.SELL, "quantity": D(1), "is_by_person": True, "must_reduce": True} | changes))
     verdict = check(intent, view, only={Code.REDUCE_ONLY})
-    assert isinstance(verdict, Denied) is is_denied
+    assert isinstance(verdict, RiskDenied) is is_denied
 
 
 @pytest.mark.parametrize(("side", "held"), [(Side.SELL, D(2)), (Side.BUY, D(-2))])
@@ -303,7 +303,7 @@ def test_a_person_never_closes_beyond_flat_beside_a_stop(side: Side, held: Decim
     order = an_intent(side=side, quantity=D(1), is_by_person=True, type=OrderType.LIMIT, price=D(100))
     assert code_of(order, a_view(**shorts)) is None
     verdict = check(order, a_view(**shorts, open_orders=(stop,)))
-    assert isinstance(verdict, Denied)
+    assert isinstance(verdict, RiskDenied)
     assert (verdict.denial.code, verdict.denial.observed) == (Code.SHORT_FORBIDDEN, "1 beside 2 of its protection")
     half = replace(stop, quantity=D(1))
     assert code_of(order, a_view(**shorts, open_orders=(half,))) is None
@@ -370,7 +370,7 @@ def test_every_code_is_given_or_reserved() -> None:
 
 def test_explain_lists_every_failure_and_the_first_decides() -> None:
     verdict = check(an_intent(), a_view(kill=KillMode.HELD, mark=None), explain=True)
-    assert isinstance(verdict, Denied)
+    assert isinstance(verdict, RiskDenied)
     assert [denial.code for denial in verdict.all][:2] == [Code.KILLED, Code.PRICE_MISSING]
     assert verdict.denial.code is Code.KILLED
 
@@ -390,13 +390,13 @@ def test_a_market_order_meets_only_what_rests_at_the_market(side: Side, resting_
     other = resting(side=side.opposite, price=D(resting_at))
     intent = an_intent(side=side, is_by_person=True)
     verdict = check(intent, a_view(open_orders=(other,)), only={Code.SELF_TRADE})
-    assert isinstance(verdict, Denied) is is_met
-    assert isinstance(check(intent, a_view(open_orders=(other,), mark=None), only={Code.SELF_TRADE}), Denied)
+    assert isinstance(verdict, RiskDenied) is is_met
+    assert isinstance(check(intent, a_view(open_orders=(other,), mark=None), only={Code.SELF_TRADE}), RiskDenied)
 
 
 def test_two_orders_cannot_spend_the_same_money() -> None:
     first = an_order(quantity=D(6), state=State.SENDING)
-    spent: Callable[..., View] = a_view
+    spent: Callable[..., RiskView] = a_view
     assert code_of(an_intent(quantity=D(5)), spent(open_orders=(first,))) is Code.BALANCE
     assert code_of(an_intent(quantity=D(4)), spent(open_orders=(first,))) is None
 

@@ -11,11 +11,11 @@ from fks.config.settings import Risk
 from fks.model.account import Account, Balance
 from fks.model.codes import Code
 from fks.model.order import OrderType, Role, Side, State, TimeInForce
-from fks.risk.check import CHECKS, Approved, Denied, check
-from fks.risk.explain import CheckResult, Outcome, as_payload, explain, figures, rules
+from fks.risk.check import CHECKS, Approved, RiskDenied, check
+from fks.risk.explain import CheckOutcome, CheckResult, as_payload, explain, figures, rules
 from fks.risk.intent import Intent
 from fks.risk.policy import KillMode
-from fks.risk.view import View
+from fks.risk.view import RiskView
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
@@ -35,7 +35,7 @@ INTENT = Intent(
 )
 
 
-def a_view(**changes: Any) -> View:
+def a_view(**changes: Any) -> RiskView:
     values: dict[str, Any] = {
         "now_ns": 1_767_225_600_000_000_000,
         "limits": Risk(),
@@ -50,10 +50,10 @@ def a_view(**changes: Any) -> View:
         "instruments": {"ETHUSDT": an_instrument(symbol="ETHUSDT", base="ETH")},
         "marks": {"ETHUSDT": D(10)},
     }
-    return View(**(values | changes))
+    return RiskView(**(values | changes))
 
 
-def by_code(intent: Intent, view: View) -> dict[Code, CheckResult]:
+def by_code(intent: Intent, view: RiskView) -> dict[Code, CheckResult]:
     return {result.code: result for result in explain(intent, view)}
 
 
@@ -62,7 +62,7 @@ def test_what_passed_shows_its_limit_and_the_value_seen() -> None:
     assert isinstance(check(INTENT, view), Approved)
     found = by_code(INTENT, view)
     assert list(found) == [code for code, _ in CHECKS]
-    assert {result.outcome for result in found.values()} == {Outcome.PASSED}
+    assert {result.outcome for result in found.values()} == {CheckOutcome.PASSED}
     limits = view.limits
     expected = {
         Code.FEED_STALE: (f"{limits.feed_age_max_s:g} s", "0.4 s"),
@@ -74,14 +74,14 @@ def test_what_passed_shows_its_limit_and_the_value_seen() -> None:
     }
     assert {code: (found[code].limit, found[code].observed) for code in expected} == expected
     assert found[Code.LOSS_DAY].observed.startswith("7 lost")
-    assert found[Code.KILLED] == CheckResult(Code.KILLED, Outcome.PASSED, rules()[Code.KILLED])
+    assert found[Code.KILLED] == CheckResult(Code.KILLED, CheckOutcome.PASSED, rules()[Code.KILLED])
 
 
 def test_every_failure_is_shown_with_its_denial_text() -> None:
     view = a_view(feed_age_s=99.0, kill=KillMode.FLATTEN)
     denied = check(INTENT, view, explain=True)
-    assert isinstance(denied, Denied)
-    failed = [result for result in explain(INTENT, view) if result.outcome is Outcome.FAILED]
+    assert isinstance(denied, RiskDenied)
+    failed = [result for result in explain(INTENT, view) if result.outcome is CheckOutcome.FAILED]
     assert [(r.code, r.limit, r.observed) for r in failed] == [(d.code, d.limit, d.observed) for d in denied.all]
     assert [result.code for result in failed] == [Code.KILLED, Code.FEED_STALE]
 
@@ -91,14 +91,14 @@ def test_an_exit_is_exempt_where_only_entries_are_denied() -> None:
     view = a_view(held=D(1), position=D(1), feed_age_s=99.0, balances={"BTC": Balance("BTC", D(1), D(0))})
     assert isinstance(check(sell, view), Approved)
     found = by_code(sell, view)
-    assert (found[Code.FEED_STALE].outcome, found[Code.FEED_STALE].observed) == (Outcome.EXEMPT, "99.0 s")
+    assert (found[Code.FEED_STALE].outcome, found[Code.FEED_STALE].observed) == (CheckOutcome.EXEMPT, "99.0 s")
     assert (found[Code.SHORT_FORBIDDEN].limit, found[Code.SHORT_FORBIDDEN].observed) == ("1 held", "1 sold")
 
 
 def test_without_an_instrument_the_rest_is_skipped() -> None:
     found = by_code(INTENT, a_view(instrument=None))
-    assert found[Code.INSTRUMENT_UNKNOWN].outcome is Outcome.FAILED
-    assert found[Code.NOTIONAL_MAX_ORDER].outcome is Outcome.SKIPPED
+    assert found[Code.INSTRUMENT_UNKNOWN].outcome is CheckOutcome.FAILED
+    assert found[Code.NOTIONAL_MAX_ORDER].outcome is CheckOutcome.SKIPPED
 
 
 def test_a_payload_keeps_figures_and_failures() -> None:

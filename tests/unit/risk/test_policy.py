@@ -14,7 +14,7 @@ from fks.risk.policy import (
     Allow,
     Circumstances,
     Deny,
-    Journal,
+    JournalState,
     KillMode,
     Permission,
     Reach,
@@ -28,9 +28,10 @@ from fks.risk.policy import (
 )
 
 EVERY = [
-    (action, Circumstances(*values)) for action, *values in product(Action, KillMode, (False, True), Reach, Journal)
+    (action, Circumstances(*values))
+    for action, *values in product(Action, KillMode, (False, True), Reach, JournalState)
 ]
-A, J, K, R = Action, Journal, KillMode, Reach
+A, J, K, R = Action, JournalState, KillMode, Reach
 
 
 def answers(action: Action, **fixed: object) -> set[Permission]:
@@ -115,7 +116,7 @@ def test_the_statement_looks_for_the_kills_that_stop_it(
         (A.KILL, {J.COMMITS}),
     ],
 )
-def test_the_last_look_asks_for_the_right_to_send(action: Action, journals: set[Journal]) -> None:
+def test_the_last_look_asks_for_the_right_to_send(action: Action, journals: set[JournalState]) -> None:
     assert journals_of(action) == journals
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from fks.backtest import Setup, setup_for
-from fks.search.challenge import Change, Excess, Recorded, Rules, evaluate_excess, excess_of
+from fks.search.challenge import ChallengeRules, Excess, RecordedChange, RecordedDecisions, evaluate_excess, excess_of
 from fks.search.objectives import Period
 from fks.strategies.base import evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.sma_cross import SmaCross
 from tests.support.backtests import run
 
-RULES = Rules(bars_min=200, trades_min=5, confidence=0.95)
+RULES = ChallengeRules(bars_min=200, trades_min=5, confidence=0.95)
 BARS = synthetic(2000)
 
 
@@ -23,7 +23,7 @@ def setup() -> Setup:
     return replace(setup_for(BARS, cash=1_000_000, fee_rate=0.0005), allow_gaps=True)
 
 
-def recorded(strategy: SmaCross) -> Recorded:
+def recorded(strategy: SmaCross) -> RecordedDecisions:
     """Return what a worker records of a strategy from its warm-up on."""
     decisions = evaluate(strategy, BARS)
     warm = strategy.warmup()
@@ -33,8 +33,8 @@ def recorded(strategy: SmaCross) -> Recorded:
         index = warm + int(place)
         stop = decisions.stop_loss
         price = None if stop is None or not target[place] or np.isnan(stop[index]) else float(stop[index])
-        found.append(Change(int(BARS.time_ns[index]), float(target[place]), price))
-    return Recorded(changes=tuple(found))
+        found.append(RecordedChange(int(BARS.time_ns[index]), float(target[place]), price))
+    return RecordedDecisions(changes=tuple(found))
 
 
 @pytest.mark.parametrize("strategy", [SmaCross(fast=3, slow=9), SmaCross(fast=4, slow=15, sl_pct=0.1)])

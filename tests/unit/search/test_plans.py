@@ -10,7 +10,7 @@ import pytest
 
 from fks.model.errors import BugError, InputError
 from fks.search import Plan, planner_of, space_of
-from fks.search.plans import Answer, Planner
+from fks.search.plans import Planner, TrialResult
 from fks.strategies.sma_cross import SmaCross
 
 SPACE = space_of(SmaCross, {"fast": "2:60", "slow": "5:200"})
@@ -28,7 +28,7 @@ def played(planner: Planner, *, objectives: int = 1) -> list[tuple[int, dict[str
         for one in batch:
             values = (height(one.params), -float(one.params["slow"]))[:objectives]  # type: ignore[arg-type]
             found.append((one.number, dict(one.params), values))
-            answers.append(Answer(one.number, values))
+            answers.append(TrialResult(one.number, values))
         planner.record(answers[::-1])  # whatever finished first
     return found
 
@@ -79,7 +79,7 @@ def test_a_guided_plan_waits_for_its_answers() -> None:
     with pytest.raises(BugError, match="no answer yet"):
         planner.ask()
     with pytest.raises(BugError, match="answers to"):
-        planner.record([Answer(batch[0].number, (1.0,))])
+        planner.record([TrialResult(batch[0].number, (1.0,))])
 
 
 def test_trials_without_a_value_do_not_stop_a_plan() -> None:
@@ -87,7 +87,7 @@ def test_trials_without_a_value_do_not_stop_a_plan() -> None:
     count = 0
     while batch := planner.ask():
         count += len(batch)
-        planner.record([Answer(one.number, None) for one in batch])
+        planner.record([TrialResult(one.number, None) for one in batch])
     assert count == 24
 
 
@@ -113,7 +113,7 @@ def test_pruning_thresholds_are_those_of_optunas_median_pruner() -> None:
                 if is_pruned:
                     break
             pruned += is_pruned
-            answers.append(Answer(one.number, (so_far[-1] if is_pruned else steps[3],), is_pruned, tuple(so_far)))
+            answers.append(TrialResult(one.number, (so_far[-1] if is_pruned else steps[3],), is_pruned, tuple(so_far)))
             reported.append((theirs, answers[-1]))
         for theirs, answer in reported:
             state = optuna.trial.TrialState.PRUNED if answer.is_pruned else optuna.trial.TrialState.COMPLETE

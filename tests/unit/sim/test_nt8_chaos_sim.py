@@ -14,7 +14,7 @@ from decimal import Decimal
 import pytest
 
 from fks.sim.nt8.bridge import BridgeConfig
-from fks.sim.nt8.signals import FINAL, LIVE, Signal
+from fks.sim.nt8.signals import FINAL, LIVE, BridgeSignal
 from fks.sim.nt8.unkindness import KIND, KINDS, Unkindness, drawn, only
 from tests.support.nt8 import ACCOUNT, ES, POINTS, Rig
 
@@ -116,7 +116,7 @@ def broken_rules(rig: Rig) -> list[str]:
     return found
 
 
-def _unprotected(rig: Rig, signal: Signal) -> str:
+def _unprotected(rig: Rig, signal: BridgeSignal) -> str:
     stops = rig.live_stops(signal.id)
     if stops != signal.open_qty:
         return f"{signal.id} ({signal.state}) has {signal.open_qty} open and {stops} in stops"

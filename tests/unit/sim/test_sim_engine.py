@@ -16,9 +16,9 @@ from fks.clock import FakeClock
 from fks.sim.atoms import parse, show, times
 from fks.sim.entry import NewOrder
 from fks.sim.errors import ApiError
-from fks.sim.exchange import Exchange, Users
+from fks.sim.exchange import LocalExchange, Users
 from fks.sim.options import Options
-from fks.sim.orders import Order
+from fks.sim.orders import SimOrder
 
 SYMBOL = "SOLUSDT"
 START = {"USDT": "20000", "SOL": "50"}
@@ -31,22 +31,22 @@ class Clock(FakeClock):
         self._elapsed += seconds
 
 
-def opened(folder: Path, clock: Clock, usdt: str = START["USDT"]) -> Exchange:
+def opened(folder: Path, clock: Clock, usdt: str = START["USDT"]) -> LocalExchange:
     balances = START | {"USDT": usdt}
-    return Exchange(Options(folder, balances=balances, has_rate_limits=False, history_days=2), clock)
+    return LocalExchange(Options(folder, balances=balances, has_rate_limits=False, history_days=2), clock)
 
 
-def books(exchange: Exchange) -> dict[str, tuple[int, int]]:
+def books(exchange: LocalExchange) -> dict[str, tuple[int, int]]:
     rows = exchange.engine.ledger.rows()
     return {row["asset"]: (parse(row["free"]), parse(row["locked"])) for row in rows}
 
 
-def check_books(exchange: Exchange) -> None:
+def check_books(exchange: LocalExchange) -> None:
     """Totals are what the fills say; locked is what open orders and lists hold, in memory and on disk."""
     check_books_of(exchange, {})
 
 
-def check_books_of(exchange: Exchange, start: dict[str, str]) -> None:
+def check_books_of(exchange: LocalExchange, start: dict[str, str]) -> None:
     totals = {asset: parse((START | start).get(asset, "0")) for asset in books(exchange)}
     for fill in exchange.store.fills():
         sign = 1 if fill.is_buyer else -1
@@ -206,7 +206,9 @@ TestTrading.settings = settings(max_examples=settings.default.max_examples // 3,
 
 
 @pytest.fixture
-def exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Exchange, Clock, list[dict[str, Any]]]]:
+def exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[LocalExchange, Clock, list[dict[str, Any]]]]:
     clock = Clock()
     received: list[dict[str, Any]] = []
     monkeypatch.setattr(Users, "emit", lambda users, event: received.append(event))
@@ -217,7 +219,7 @@ def exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
 
 @pytest.mark.parametrize(("kind", "ends"), [("MARKET", "EXPIRED"), ("LIMIT", "FILLED")])
 def test_a_thin_book_fills_an_order_in_parts(
-    exchange: tuple[Exchange, Clock, list[dict[str, Any]]], kind: str, ends: str
+    exchange: tuple[LocalExchange, Clock, list[dict[str, Any]]], kind: str, ends: str
 ) -> None:
     made, clock, _ = exchange
     made.faults.add({"kind": "thin_book", "symbol": SYMBOL}, 0.0)
@@ -232,7 +234,7 @@ def test_a_thin_book_fills_an_order_in_parts(
     assert order.status == "FILLED"
 
 
-def until(exchange: Exchange, clock: Clock, order: Order) -> None:
+def until(exchange: LocalExchange, clock: Clock, order: SimOrder) -> None:
     """Let time pass until an order is done."""
     for _ in range(40_000):
         if not order.is_open:
@@ -347,7 +349,7 @@ def test_an_amended_leg_changes_its_pair(exchange: Any, keeps_id: bool) -> None:
     assert books(made)["SOL"] == (parse("50"), 0)
 
 
-def exits(made: Exchange, quantity: str, tp: int = 4000, sl: int = -4000) -> list[NewOrder]:
+def exits(made: LocalExchange, quantity: str, tp: int = 4000, sl: int = -4000) -> list[NewOrder]:
     state = made.states[SYMBOL]
     last, tick = state.market.last_price, state.market.listing.tick
     size = {"quantity": parse(quantity)}
@@ -357,7 +359,7 @@ def exits(made: Exchange, quantity: str, tp: int = 4000, sl: int = -4000) -> lis
     ]
 
 
-def entry(made: Exchange, ticks: int, tif: str = "GTC", quantity: str = "3") -> NewOrder:
+def entry(made: LocalExchange, ticks: int, tif: str = "GTC", quantity: str = "3") -> NewOrder:
     market = made.states[SYMBOL].market
     price = market.last_price + ticks * market.listing.tick
     return NewOrder(SYMBOL, "BUY", "LIMIT", tif=tif, price=price, quantity=parse(quantity), client_id="in")

@@ -5,7 +5,7 @@ import pytest
 from fks.model.errors import InputError
 from fks.sim.errors import ApiError
 from fks.sim.faults import KINDS, Faults, Target
-from fks.sim.limits import Limits
+from fks.sim.limits import AddressLimits
 
 
 class Hand:
@@ -20,7 +20,7 @@ class Hand:
 
 def test_weight_is_refused_then_banned_then_forgiven() -> None:
     clock = Hand()
-    limits = Limits(clock, is_on=True)
+    limits = AddressLimits(clock, is_on=True)
     limits.spend(6000)
     seen = []
     for _ in range(30):
@@ -38,7 +38,7 @@ def test_weight_is_refused_then_banned_then_forgiven() -> None:
 
 
 def test_off_counts_and_never_refuses() -> None:
-    limits = Limits(Hand(), is_on=False)
+    limits = AddressLimits(Hand(), is_on=False)
     for _ in range(300):
         limits.spend(100)
         limits.spend_order()

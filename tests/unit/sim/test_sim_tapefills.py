@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.sim.orders import Order
+from fks.sim.orders import SimOrder
 from fks.sim.tapefills import TapeBar, Touch, choose, touch
 
 EARLIER, DURING, ROW = 4, 5, 5
 
 
-def order(side: str, kind: str, *, price: int = 0, stop: int = 0, placed: int = EARLIER, number: int = 1) -> Order:
+def order(side: str, kind: str, *, price: int = 0, stop: int = 0, placed: int = EARLIER, number: int = 1) -> SimOrder:
     waits = kind.startswith(("STOP", "TAKE"))
-    return Order(
+    return SimOrder(
         number,
         "BTCUSDT",
         f"o{number}",
@@ -64,7 +64,7 @@ def bar(open_: int, high: int, low: int) -> TapeBar:
         (order("SELL", "TAKE_PROFIT_LIMIT", stop=110, price=105), bar(100, 112, 90), Touch(110, False)),
     ],
 )
-def test_the_rule(given_order: Order, given_bar: TapeBar, wanted: Touch | None) -> None:
+def test_the_rule(given_order: SimOrder, given_bar: TapeBar, wanted: Touch | None) -> None:
     assert touch(given_order, given_bar) == wanted
 
 
@@ -89,7 +89,7 @@ ORDERS = st.builds(
 
 @given(ORDERS, st.integers(1, 50), st.integers(0, 20), st.integers(0, 20))
 def test_a_fill_is_inside_the_bar_and_never_better_than_the_market_was(
-    o: Order, open_: int, up: int, down: int
+    o: SimOrder, open_: int, up: int, down: int
 ) -> None:
     given_bar = bar(open_, open_ + up, max(1, open_ - down))
     met = touch(o, given_bar)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from fks.model.errors import ConfigError
-from fks.store.failover import Origin, Record, check_durable, difference, load_record, save_record
+from fks.store.failover import LastServer, Origin, check_durable, difference, load_record, save_record
 
 HERE = Origin(system_id=11, timeline=1, epoch=4, has_past=True, fsync="on", synchronous_commit="on")
-SEEN = Record(system_id=11, timeline=1, epoch=4, ask_before_ns=0, process="one")
+SEEN = LastServer(system_id=11, timeline=1, epoch=4, ask_before_ns=0, process="one")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from fks.model.account import Position
 from fks.store import schema
-from fks.store.order_rows import EVENT, ORDER, POSITION, TRADE, EventRow, Form, State, TradeRow, statement
+from fks.store.order_rows import EVENT, ORDER, POSITION, TRADE, EventRow, ExecutionRow, RowForm, State, statement
 from tests.support.order_values import a_fill, an_order
 
 D = Decimal
@@ -18,7 +18,7 @@ OWN = {"order_events": {"id"}, "trades": {"id", "created_at"}}
 
 
 @pytest.mark.parametrize("form", [ORDER, EVENT, TRADE, POSITION], ids=lambda form: form.table)
-def test_each_column_of_the_table_is_written(form: Form[Any]) -> None:
+def test_each_column_of_the_table_is_written(form: RowForm[Any]) -> None:
     table = schema.metadata.tables[form.table]
     assert {column.name for column in table.columns} - OWN.get(form.table, set()) == {name for name, _ in form.columns}
 
@@ -28,7 +28,7 @@ def test_each_column_of_the_table_is_written(form: Form[Any]) -> None:
     [
         (ORDER, an_order(created_ns=1_800_000_000 * 10**9)),
         (EVENT, EventRow("c" * 32, "send:1:1", "Acked", None, State.SENDING, "us", 1, 1)),
-        (TRADE, TradeRow(a_fill(), "one", D(1))),
+        (TRADE, ExecutionRow(a_fill(), "one", D(1))),
         (
             POSITION,
             Position(
@@ -45,7 +45,7 @@ def test_each_column_of_the_table_is_written(form: Form[Any]) -> None:
     ],
     ids=lambda value: getattr(value, "table", ""),
 )
-def test_row_type_has_the_order_of_the_table(form: Form[Any], value: Any) -> None:
+def test_row_type_has_the_order_of_the_table(form: RowForm[Any], value: Any) -> None:
     assert len(form.values(value)) == len(form.columns)
     named = dict(zip([name for name, _ in form.columns], form.values(value), strict=True))
     table = [column.name for column in schema.metadata.tables[form.table].columns][::-1]

@@ -9,13 +9,13 @@ import pytest
 from fks.config.settings import Data
 from fks.store import schema
 from fks.store.routines import DAILY_COLUMNS
-from fks.store.timescale import Found, Step, plan
+from fks.store.timescale import Found, StatementGroup, plan
 
 COMMUNITY = Found((2, 21, 3), True, "timescale")
 APACHE = Found((2, 21, 3), True, "apache")
 
 
-def text(steps: list[Step]) -> str:
+def text(steps: list[StatementGroup]) -> str:
     return "\n".join(statement for step in steps for statement in step.statements)
 
 

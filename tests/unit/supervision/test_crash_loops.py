@@ -16,19 +16,19 @@ from fks.chaos.kinds import SCENARIOS
 from fks.chaos.plan import Roster, make_plan
 from fks.config.settings import Settings, Strategies, Supervision
 from fks.store.supervision import MONEY
-from fks.supervision import Exit, How, SupervisorSpec, TreeState, decide
+from fks.supervision import How, ProcessExit, SupervisorSpec, TreeState, decide
 from fks.supervision.policy import death_ages, row_ages
 from fks.supervision.state import (
     Begin,
     Event,
     Exited,
     Find,
-    Missing,
     Note,
-    Page,
+    NotFound,
     Phase,
     Remembered,
     RestartWanted,
+    SendPage,
     Start,
     Started,
     Stop,
@@ -40,7 +40,7 @@ SETTINGS = Settings(strategies=Strategies(workers=2))
 TREE = tree_of(SETTINGS, ["solo"], ["kraken"])
 CHILDREN = [worker.id for worker in TREE.workers()]
 MINUTES_5 = 300.0
-DIED = Exit(How.CRASH, "died")
+DIED = ProcessExit(How.CRASH, "died")
 #: seconds until a new process reports its first beat: at once, the usual, a slow machine, nearly the deadline
 STARTS_S = (0.0, 2.0, 10.0, 29.0)
 
@@ -58,7 +58,7 @@ class Clock:
     queue: list[tuple[float, int, Event]] = field(default_factory=list)
     order: itertools.count[int] = field(default_factory=itertools.count)
     notes: list[tuple[float, Note]] = field(default_factory=list)
-    pages: list[tuple[float, Page]] = field(default_factory=list)
+    pages: list[tuple[float, SendPage]] = field(default_factory=list)
     starts: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class Clock:
         for command in commands:
             match command:
                 case Find(id):
-                    self.later(0.0, Missing(id))
+                    self.later(0.0, NotFound(id))
                 case Start(id, run):
                     self.starts.setdefault(id, []).append(self.now)
                     start_s, up_s = self.life(id, run)
@@ -87,12 +87,12 @@ class Clock:
                     if up_s is not None:
                         self.later(start_s + up_s, Exited(id, run, DIED))
                 case Stop(id, run):
-                    self.later(0.1, Exited(id, run, Exit(How.NORMAL, "asked")))
+                    self.later(0.1, Exited(id, run, ProcessExit(How.NORMAL, "asked")))
                 case Timer(token, after_s):
                     self.later(after_s, TimerFired(token))
                 case Note():
                     self.notes.append((self.now, command))
-                case Page():
+                case SendPage():
                     self.pages.append((self.now, command))
 
     def kill(self, id: str) -> None:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from fks.supervision import (
     ChildSpec,
-    Exit,
     How,
     Intensity,
+    ProcessExit,
     RestartBackoff,
-    Strategy,
+    RestartStrategy,
     SupervisorSpec,
     TreeState,
     check_tree,
@@ -29,12 +29,12 @@ from fks.supervision.state import (
     Event,
     Exited,
     Find,
-    Missing,
     Note,
-    Page,
+    NotFound,
     Phase,
     Remembered,
     RestartWanted,
+    SendPage,
     Start,
     Started,
     Stop,
@@ -44,7 +44,7 @@ from fks.supervision.state import (
     TreeWanted,
 )
 
-CRASH, ASKED = Exit(How.CRASH, "died"), Exit(How.NORMAL, "asked")
+CRASH, ASKED = ProcessExit(How.CRASH, "died"), ProcessExit(How.NORMAL, "asked")
 
 
 def worker(id: str, *after: str) -> ChildSpec:
@@ -54,7 +54,7 @@ def worker(id: str, *after: str) -> ChildSpec:
 def branch(
     id: str,
     *children: ChildSpec | SupervisorSpec,
-    strategy: Strategy = Strategy.ONE_FOR_ONE,
+    strategy: RestartStrategy = RestartStrategy.ONE_FOR_ONE,
     limit: int = 3,
     after: tuple[str, ...] = (),
     backoff: RestartBackoff | None = None,
@@ -79,7 +79,7 @@ class World:
     pending: list[Command] = field(default_factory=list)
     now: float = 100.0
     log: list[Command] = field(default_factory=list)
-    pages: list[Page] = field(default_factory=list)
+    pages: list[SendPage] = field(default_factory=list)
     counted: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
     excused: set[str] = field(default_factory=set)  # restarted by a person, or leaving: alone, out of order
     is_ending: bool = False
@@ -103,7 +103,7 @@ class World:
             case Stop(id, run):
                 assert self.alive.get(id) == run
                 self.in_order(id, is_start=False)
-            case Page():
+            case SendPage():
                 self.pages.append(command)
             case Note(id, "restarted") if not self.state.nodes[id].escalation:
                 self.count(id)
@@ -120,7 +120,7 @@ class World:
         while id in parents:
             parent = parents[id]
             order = predecessors(parent)
-            if self.is_ending or parent.strategy is not Strategy.ONE_FOR_ONE:
+            if self.is_ending or parent.strategy is not RestartStrategy.ONE_FOR_ONE:
                 later = [child for child in parent.children if id in order[child.id]]
                 for child in later:
                     names = {w.id for w in child.workers()} if isinstance(child, SupervisorSpec) else {child.id}
@@ -152,11 +152,11 @@ class World:
                 if not succeeds:
                     self.pending.append(Start(id, run))
             case Find(id):
-                self.post(Missing(id))
+                self.post(NotFound(id))
             case Start(id, run) if self.alive.get(id) == run:
                 if not succeeds:
                     del self.alive[id]
-                self.post(Started(id, run) if succeeds else Exited(id, run, Exit(How.FAILED_START, "no")))
+                self.post(Started(id, run) if succeeds else Exited(id, run, ProcessExit(How.FAILED_START, "no")))
             case Stop(id, run):
                 if self.alive.get(id) == run:
                     del self.alive[id]
@@ -164,7 +164,7 @@ class World:
             case Timer(token):
                 self.post(TimerFired(token))
 
-    def kill(self, index: int, end: Exit = CRASH) -> None:
+    def kill(self, index: int, end: ProcessExit = CRASH) -> None:
         started = [id for id in sorted(self.alive) if self.state.nodes[id].phase is not Phase.FINDING]
         if started:
             id = started[index % len(started)]
@@ -206,7 +206,7 @@ def trees(draw: st.DrawFn) -> SupervisorSpec:
             found = branch(
                 f"s{next(count)}",
                 *children(depth - 1),
-                strategy=draw(st.sampled_from(list(Strategy))),
+                strategy=draw(st.sampled_from(list(RestartStrategy))),
                 limit=draw(st.integers(0, 3)),
                 after=after,
             )
@@ -393,7 +393,7 @@ def test_the_living_are_adopted_and_only_the_dead_are_started() -> None:
 
 
 def test_siblings_of_a_child_that_died_unsupervised_restart_with_it() -> None:
-    tree = branch("top", branch("s", worker("a"), worker("b"), strategy=Strategy.REST_FOR_ONE))
+    tree = branch("top", branch("s", worker("a"), worker("b"), strategy=RestartStrategy.REST_FOR_ONE))
     world = World(TreeState.of(tree), {"b"})
     world.post(Begin())
     world.calm()
@@ -436,7 +436,7 @@ def test_events_of_another_life_change_nothing() -> None:
         Exited("nobody", 1, CRASH),
         Started("a", 99),
         TimerFired(7),
-        Missing("a"),
+        NotFound("a"),
         Adopted("a"),
     ):
         world.post(event)

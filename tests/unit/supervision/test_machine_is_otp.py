@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 
 from fks.supervision import (
     ChildSpec,
-    Exit,
     How,
     Intensity,
+    ProcessExit,
     RestartBackoff,
-    Strategy,
+    RestartStrategy,
     SupervisorSpec,
     TreeState,
     decide,
 )
-from fks.supervision.state import Begin, Event, Exited, Find, Missing, Note, Phase, Start, Started, Stop
+from fks.supervision.state import Begin, Event, Exited, Find, Note, NotFound, Phase, Start, Started, Stop
 from tests.support.otp import Otp, Thing
 
 NO_WAIT = RestartBackoff(first_s=0.0)
-CRASH, ASKED = Exit(How.CRASH, "died"), Exit(How.NORMAL, "asked")
+CRASH, ASKED = ProcessExit(How.CRASH, "died"), ProcessExit(How.NORMAL, "asked")
 
 strategies = st.sampled_from(["one_for_one", "rest_for_one"])
 
@@ -59,7 +59,7 @@ def spec_of(thing: Thing) -> ChildSpec | SupervisorSpec:
         return ChildSpec(thing.id, "r", 1.0)
     children = tuple(spec_of(child) for child in thing.children)
     limit = Intensity(thing.intensity, thing.period)
-    return SupervisorSpec(thing.id, children, limit, Strategy(thing.strategy), backoff=NO_WAIT)
+    return SupervisorSpec(thing.id, children, limit, RestartStrategy(thing.strategy), backoff=NO_WAIT)
 
 
 class Driver:
@@ -82,7 +82,7 @@ class Driver:
             for command in commands:
                 match command:
                     case Find(id):
-                        events.append(Missing(id))
+                        events.append(NotFound(id))
                     case Start(id, run):
                         assert id not in self.running, f"{id} runs twice"
                         step = next(self.ends.get(id, iter(())), "start")
@@ -91,7 +91,7 @@ class Driver:
                             self.running[id] = run
                             events.append(Started(id, run))
                         else:
-                            events.append(Exited(id, run, Exit(How.FAILED_START, "no")))
+                            events.append(Exited(id, run, ProcessExit(How.FAILED_START, "no")))
                     case Stop(id, run):
                         assert self.running.pop(id) == run
                         self.log.append(("stop", id))

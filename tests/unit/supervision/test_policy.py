@@ -11,7 +11,7 @@ from fks.supervision import (
     ChildSpec,
     Intensity,
     RestartBackoff,
-    Strategy,
+    RestartStrategy,
     SupervisorSpec,
     backoff_s,
     check_tree,
@@ -29,7 +29,7 @@ def spec(id: str, *, after: tuple[str, ...] = ()) -> ChildSpec:
 
 
 def branch(
-    *children: ChildSpec | SupervisorSpec, id: str = "s", strategy: Strategy = Strategy.ONE_FOR_ONE
+    *children: ChildSpec | SupervisorSpec, id: str = "s", strategy: RestartStrategy = RestartStrategy.ONE_FOR_ONE
 ) -> SupervisorSpec:
     return SupervisorSpec(id, children, LIMIT, strategy)
 
@@ -73,7 +73,7 @@ def test_children_start_after_the_siblings_they_name_and_stop_before() -> None:
 
 
 def test_where_deaths_are_shared_the_list_is_the_order() -> None:
-    tree = branch(spec("a"), spec("b"), spec("c"), strategy=Strategy.REST_FOR_ONE)
+    tree = branch(spec("a"), spec("b"), spec("c"), strategy=RestartStrategy.REST_FOR_ONE)
     assert start_waves(tree) == (("a",), ("b",), ("c",))
 
 
@@ -81,14 +81,14 @@ def test_where_deaths_are_shared_the_list_is_the_order() -> None:
     ("tree", "says"),
     [
         (branch(spec("a", after=("b",)), spec("b", after=("a",))), "circle"),
-        (branch(branch(spec("a", after=("b",)), spec("b"), id="t", strategy=Strategy.REST_FOR_ONE)), "circle"),
+        (branch(branch(spec("a", after=("b",)), spec("b"), id="t", strategy=RestartStrategy.REST_FOR_ONE)), "circle"),
         (branch(spec("a", after=("x",))), "no sibling"),
         (branch(spec("a"), branch(spec("b", after=("a",)), id="t")), "no sibling"),
         (branch(spec("a"), branch(spec("a"), id="t")), "twice"),
         (branch(spec("s")), "twice"),
         (branch(ChildSpec("a", "r", 0.0)), "stop_s"),
         (SupervisorSpec("s", (), Intensity(-1, 1.0)), "window"),
-        (branch(spec("a"), strategy=Strategy.REST_FOR_ONE), "one_for_one"),
+        (branch(spec("a"), strategy=RestartStrategy.REST_FOR_ONE), "one_for_one"),
     ],
 )
 def test_a_tree_that_cannot_run_is_refused_by_name(tree: SupervisorSpec, says: str) -> None:

@@ -7,9 +7,9 @@ import pytest
 from fks.model.errors import FksError, InputError, OutageError
 from fks.supervision.rollout import (
     LIVES_MAX,
-    Part,
-    Settled,
-    Settling,
+    PartSettling,
+    PartState,
+    RolloutPart,
     check_returned,
     deploy_plan,
     find_part,
@@ -38,41 +38,44 @@ def test_finished_steps_are_not_taken_again() -> None:
 
 
 def test_part_that_was_ready_has_to_be_ready_again() -> None:
-    settling = Settling("orders", "ready", must_settle=False, steady_s=2.0)
-    assert settling.take(Part("degraded", 1), 0.0) is Settled.PENDING
-    assert settling.take(Part("ready", 1), 1.0) is Settled.DONE
-    assert Settling("orders", "degraded", must_settle=False, steady_s=2.0).take(Part("degraded"), 0.0) is Settled.DONE
+    settling = PartSettling("orders", "ready", must_settle=False, steady_s=2.0)
+    assert settling.take(RolloutPart("degraded", 1), 0.0) is PartState.PENDING
+    assert settling.take(RolloutPart("ready", 1), 1.0) is PartState.DONE
+    assert (
+        PartSettling("orders", "degraded", must_settle=False, steady_s=2.0).take(RolloutPart("degraded"), 0.0)
+        is PartState.DONE
+    )
 
 
 def test_part_has_to_stay_well_for_a_while() -> None:
-    settling = Settling("orders", "ready", must_settle=True, steady_s=2.0)
-    assert settling.take(Part("ready", 1), 0.0) is Settled.PENDING
-    assert settling.take(Part("down", 1), 1.0) is Settled.PENDING
-    assert settling.take(Part("ready", 2), 1.5) is Settled.PENDING
-    assert settling.take(Part("ready", 2), 3.4) is Settled.PENDING
-    assert settling.take(Part("ready", 2), 3.5) is Settled.DONE
+    settling = PartSettling("orders", "ready", must_settle=True, steady_s=2.0)
+    assert settling.take(RolloutPart("ready", 1), 0.0) is PartState.PENDING
+    assert settling.take(RolloutPart("down", 1), 1.0) is PartState.PENDING
+    assert settling.take(RolloutPart("ready", 2), 1.5) is PartState.PENDING
+    assert settling.take(RolloutPart("ready", 2), 3.4) is PartState.PENDING
+    assert settling.take(RolloutPart("ready", 2), 3.5) is PartState.DONE
 
 
 def test_part_that_keeps_dying_fails_at_once() -> None:
-    settling = Settling("orders", "ready", must_settle=True, steady_s=2.0)
-    found = [settling.take(Part("ready", pid), 0.1 * pid) for pid in range(LIVES_MAX + 1)]
-    assert found == [Settled.PENDING] * LIVES_MAX + [Settled.FAILED]
+    settling = PartSettling("orders", "ready", must_settle=True, steady_s=2.0)
+    found = [settling.take(RolloutPart("ready", pid), 0.1 * pid) for pid in range(LIVES_MAX + 1)]
+    assert found == [PartState.PENDING] * LIVES_MAX + [PartState.FAILED]
     with pytest.raises(OutageError, match="orders keeps dying after its restart and was ready before"):
-        settling.end(Part("ready", 9), 30.0)
+        settling.end(RolloutPart("ready", 9), 30.0)
 
 
 def test_late_part_is_accepted_only_when_it_need_not_settle() -> None:
-    Settling("orders", "ready", must_settle=False, steady_s=2.0).end(Part("degraded"), 30.0)
+    PartSettling("orders", "ready", must_settle=False, steady_s=2.0).end(RolloutPart("degraded"), 30.0)
     with pytest.raises(OutageError, match="orders is down 30 s after its restart"):
-        Settling("orders", "", must_settle=False, steady_s=2.0).end(Part("down"), 30.0)
+        PartSettling("orders", "", must_settle=False, steady_s=2.0).end(RolloutPart("down"), 30.0)
     with pytest.raises(OutageError, match="is degraded"):
-        Settling("orders", "ready", must_settle=True, steady_s=2.0).end(Part("degraded"), 30.0)
+        PartSettling("orders", "ready", must_settle=True, steady_s=2.0).end(RolloutPart("degraded"), 30.0)
 
 
 def test_part_with_another_build_or_other_settings_is_refused() -> None:
-    seen = Part("ready", 1, "new", 7, "n1")
+    seen = RolloutPart("ready", 1, "new", 7, "n1")
     check_returned("orders", seen, build="new", config_version=7)
-    check_returned("orders", Part("ready", 1), build="new", config_version=7)  # reports no version
+    check_returned("orders", RolloutPart("ready", 1), build="new", config_version=7)  # reports no version
     with pytest.raises(FksError, match="came back as new, not as newer; install the same wheel on n1"):
         check_returned("orders", seen, build="newer", config_version=None)
     with pytest.raises(FksError, match="version 7 of the settings, not 8"):
@@ -80,6 +83,6 @@ def test_part_with_another_build_or_other_settings_is_refused() -> None:
 
 
 def test_unknown_part_is_refused_with_the_known_ones() -> None:
-    assert find_part("orders", {"orders": Part("ready")}).state == "ready"
+    assert find_part("orders", {"orders": RolloutPart("ready")}).state == "ready"
     with pytest.raises(InputError, match="no part is called order; use one of orders, supervisor, gateway"):
-        find_part("order", {"orders": Part("ready")})
+        find_part("order", {"orders": RolloutPart("ready")})

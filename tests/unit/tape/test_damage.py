@@ -18,7 +18,7 @@ from fks.exchanges.binance.wire import BinanceWire
 from fks.model.errors import InputError
 from fks.tape.reader import NO_BEGINNING, NO_END, ZEROS, check_file, read_header, read_records, tape_files
 from fks.tape.recorded_exchange import RecordedWire
-from fks.tape.records import ENDING, HEAD, HEAD_CRC, Kind, Record
+from fks.tape.records import ENDING, HEAD, HEAD_CRC, RecordKind, TapeRecord
 from fks.tape.replay import TapeExchange
 from tests.support.taping import WANTED, events_of, frames, make_tape, recorder_into
 
@@ -116,7 +116,7 @@ def test_cut_file_is_replayed_up_to_the_cut_and_reported(whole: bytes, name: str
     *found, hole = read_records([file])
     assert found == list(read_records([good]))[: len(found)]
     assert (hole.kind, msgspec.json.decode(hole.data)) == (
-        Kind.HOLE,
+        RecordKind.HOLE,
         {"kind": "not_whole", "text": f"{file.name} {why}"},
     )
 
@@ -130,8 +130,8 @@ def test_another_form_is_refused_with_a_message(whole: bytes, tmp_path: Path) ->
         check_file(file)
 
 
-def gaps_of(records: list[Record]) -> list[tuple[str, str]]:
-    found = [msgspec.json.decode(record.data) for record in records if record.kind is Kind.HOLE]
+def gaps_of(records: list[TapeRecord]) -> list[tuple[str, str]]:
+    found = [msgspec.json.decode(record.data) for record in records if record.kind is RecordKind.HOLE]
     return [(hole["kind"], hole["text"]) for hole in found]
 
 

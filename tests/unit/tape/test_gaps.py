@@ -22,7 +22,7 @@ from fks.model.timeframe import NS
 from fks.tape.player import play
 from fks.tape.reader import read_records, tape_files
 from fks.tape.recorded_exchange import RecordedWire
-from fks.tape.records import Kind, Record
+from fks.tape.records import RecordKind, TapeRecord
 from fks.tape.summary import Summary
 from tests.support.recorded import agg_trades, public_trades, raw_trades
 from tests.support.taping import WANTED, events_of, frames, recorder_into
@@ -31,23 +31,23 @@ ROWS = frames()[1:]
 TRADES = public_trades(agg_trades(raw_trades()))
 
 
-def opened(number: int, at_ns: int) -> Record:
+def opened(number: int, at_ns: int) -> TapeRecord:
     wanted = [[item.channel, item.symbol, item.timeframe] for item in WANTED]
-    return Record(Kind.OPEN, number, at_ns, msgspec.json.encode({"url": "", "wanted": wanted}))
+    return TapeRecord(RecordKind.OPEN, number, at_ns, msgspec.json.encode({"url": "", "wanted": wanted}))
 
 
-def received(indexes: Sequence[int], connection: int = 1) -> list[Record]:
+def received(indexes: Sequence[int], connection: int = 1) -> list[TapeRecord]:
     """Return the frames of some trades, in the order of their coming."""
-    return [Record(Kind.FRAME, connection, ROWS[i][0], ROWS[i][1]) for i in indexes]
+    return [TapeRecord(RecordKind.FRAME, connection, ROWS[i][0], ROWS[i][1]) for i in indexes]
 
 
-def rest_answer(begin: int, end: int, at_ns: int, *, from_id: int | None = None) -> Record:
+def rest_answer(begin: int, end: int, at_ns: int, *, from_id: int | None = None) -> TapeRecord:
     trades: list[PublicTrade] = TRADES[begin:end]
     asked = ["BTCUSDT", from_id, None, 1000]
-    return Record(Kind.TRADES, 0, at_ns, msgspec.json.encode({"asked": asked, "told": trades}))
+    return TapeRecord(RecordKind.TRADES, 0, at_ns, msgspec.json.encode({"asked": asked, "told": trades}))
 
 
-def summary_of(records: Sequence[Record], ids: TradeIds = TradeIds.CONTIGUOUS) -> Summary:
+def summary_of(records: Sequence[TapeRecord], ids: TradeIds = TradeIds.CONTIGUOUS) -> Summary:
     """Return what came of records that came one after the other, whenever their trades were made."""
     times = accumulate((record.received_ns for record in records), max)
     came = [replace(record, received_ns=at_ns) for record, at_ns in zip(records, times, strict=True)]
@@ -156,10 +156,10 @@ def test_late_trade_removes_its_bar_where_ids_prove_nothing() -> None:
 
 
 def test_exchange_that_restarts_its_ids_starts_a_new_sequence() -> None:
-    def restarted(i: int) -> Record:
+    def restarted(i: int) -> TapeRecord:
         row = json.loads(ROWS[i][1])
         row["data"]["a"] = i - 599
-        return Record(Kind.FRAME, 1, ROWS[i][0], json.dumps(row).encode())
+        return TapeRecord(RecordKind.FRAME, 1, ROWS[i][0], json.dumps(row).encode())
 
     pause_ns = next(i for i in range(600, len(ROWS)) if TRADES[i].time_ns > TRADES[599].time_ns + NS)
     summary = summary_of([BEGIN, *received(ALL[:600]), *(restarted(i) for i in ALL[pause_ns:])])

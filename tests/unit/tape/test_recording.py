@@ -13,7 +13,7 @@ from fks.cli import cli
 from fks.cli.base import USAGE, run
 from fks.cli.data.record import listen_until_stopped, report_errors
 from fks.clock import RealClock
-from fks.exchanges.base import Endpoint
+from fks.exchanges.base import ExchangeAddresses
 from fks.exchanges.binance.exchange import BinanceExchange
 from fks.exchanges.registry import make_exchange
 from fks.model.market import MarketEvent, Subscription
@@ -95,7 +95,9 @@ async def test_a_recording_ends_when_its_tape_fails(tmp_path: Path, log: Collect
     (tmp_path / "file").write_text("in the way")
     recorder = recorder_into(tmp_path / "file", log)
     recorder.frame(1, 1, b"x")
-    taped = RecordedExchange(Silent(Endpoint("http://127.0.0.1:9", "ws://127.0.0.1:9"), RealClock(), log), recorder)
+    taped = RecordedExchange(
+        Silent(ExchangeAddresses("http://127.0.0.1:9", "ws://127.0.0.1:9"), RealClock(), log), recorder
+    )
     await asyncio.wait_for(listen_until_stopped(taped, [], None, RealClock()), 60)
     assert recorder.error
 

@@ -25,7 +25,7 @@ from fks.tape.player import answer_of, play, wires_of
 from fks.tape.reader import check_file, header_of, read_records, tape_files
 from fks.tape.recorded_exchange import RecordedWire, make_recorder
 from fks.tape.recorder import Recorder
-from fks.tape.records import ENDING, Kind
+from fks.tape.records import ENDING, RecordKind
 from fks.tape.replay import TapeExchange
 from fks.tape.summary import Summary
 from tests.support.ports import CollectingLog
@@ -254,7 +254,7 @@ def test_tape_has_the_capabilities_of_its_exchange(tmp_path: Path, name: str) ->
         log=CollectingLog(),
     )
     recorder = make_recorder(exchange, tmp_path, RealClock(), CollectingLog())
-    recorder.answer(Kind.INSTRUMENTS, [], [])  # a tape with nothing on it is no file
+    recorder.answer(RecordKind.INSTRUMENTS, [], [])  # a tape with nothing on it is no file
     recorder.close()
     source = TapeExchange(tmp_path, RealClock())
     assert (source.name, source.capabilities) == (name, exchange.capabilities)
@@ -297,12 +297,12 @@ async def test_equal_request_gets_the_recorded_answer_others_known_data(tmp_path
     bars = [Bar("binance", "BTCUSDT", "1m", minute + i * 60 * NS, 1.0, 1.0, 1.0, 1.0, 1.0) for i in range(-3, 3)]
     wire.subscribe_frames(WANTED)
     events_of(wire, rows[:1])
-    recorder.answer(Kind.TRADES, ["BTCUSDT", None, None, 1], trades[9:10])
-    recorder.answer(Kind.TRADES, ["BTCUSDT", None, 7, 1000], trades[5:12])
-    recorder.answer(Kind.BARS, ["BTCUSDT", "1m", None, 9, None], bars)
+    recorder.answer(RecordKind.TRADES, ["BTCUSDT", None, None, 1], trades[9:10])
+    recorder.answer(RecordKind.TRADES, ["BTCUSDT", None, 7, 1000], trades[5:12])
+    recorder.answer(RecordKind.BARS, ["BTCUSDT", "1m", None, 9, None], bars)
     await clock.advance(30)
-    recorder.answer(Kind.TRADES, ["BTCUSDT", 150, None, 1000], trades[149:160])
-    recorder.answer(Kind.TRADES, ["BTCUSDT", None, None, 1], trades[199:200])
+    recorder.answer(RecordKind.TRADES, ["BTCUSDT", 150, None, 1000], trades[149:160])
+    recorder.answer(RecordKind.TRADES, ["BTCUSDT", None, None, 1], trades[199:200])
     events_of(wire, [(clock.now_ns() + i, frame) for i, (_, frame) in enumerate(rows[1:100])])
     recorder.close()
     source = TapeExchange(tmp_path, FakeClock())
@@ -367,7 +367,7 @@ def test_recording_costs_little(tmp_path: Path) -> None:
 def test_public_trades_survive_their_json(tmp_path: Path) -> None:
     recorder = recorder_into(tmp_path)
     trades = public_trades(agg_trades(raw_trades())[:10])
-    recorder.answer(Kind.TRADES, ["BTCUSDT", None, None, 10], trades)
+    recorder.answer(RecordKind.TRADES, ["BTCUSDT", None, None, 10], trades)
     recorder.close()
     (record,) = read_records(tape_files(tmp_path))
     assert answer_of(record).values == trades

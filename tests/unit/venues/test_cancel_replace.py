@@ -11,7 +11,7 @@ import pytest
 
 from fks.clock import FakeClock
 from fks.model.order import OrderType, Outcome, Refusal, Side
-from fks.venues.binance.classify import Wire
+from fks.venues.binance.classify import CallCourse
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.venue import SpotVenue
 from tests.support.ports import CollectingLog
@@ -37,7 +37,7 @@ class ScriptedTransport:
     def __init__(self, status: int, body: Mapping[str, Any]) -> None:
         self.status, self.body, self.sent = status, body, list[dict[str, Any]]()
 
-    async def begin(self, call: object, params: Mapping[str, Any], wire: Wire) -> asyncio.Future[Any]:
+    async def begin(self, call: object, params: Mapping[str, Any], wire: CallCourse) -> asyncio.Future[Any]:
         self.sent.append(dict(params))
         wire.note_first_byte()
         wire.status, future = self.status, asyncio.get_running_loop().create_future()

@@ -11,7 +11,7 @@ from fks.clock import FakeClock
 from fks.matching import CostModel
 from fks.model.instrument import Instrument
 from fks.model.order import Answer, Order, OrderType, Outcome, Refusal, Side
-from fks.venues.binance.classify import DEFINITIVE, REJECT_REASONS, Wire, classify
+from fks.venues.binance.classify import DEFINITIVE, REJECT_REASONS, CallCourse, classify
 from fks.venues.binance.dialect import report_of, report_of_event
 from fks.venues.paper import PaperVenue
 from tests.support.scripted_venue import ScriptedVenue
@@ -65,8 +65,8 @@ BINANCE: list[tuple[int, str, Refusal]] = [
 ]
 
 
-def on_wire(code: int, text: str, status: int = 400, retry_after_s: float | None = None) -> Wire:
-    return Wire(True, status=status, payload={"code": code, "msg": text}, retry_after_s=retry_after_s)
+def on_wire(code: int, text: str, status: int = 400, retry_after_s: float | None = None) -> CallCourse:
+    return CallCourse(True, status=status, payload={"code": code, "msg": text}, retry_after_s=retry_after_s)
 
 
 @pytest.mark.parametrize(("code", "text", "refusal"), BINANCE, ids=lambda v: v if isinstance(v, int) else None)
@@ -89,9 +89,9 @@ def test_a_gate_status_names_its_wait(status: int, refusal: Refusal) -> None:
 
 def test_a_refusal_is_set_exactly_when_refused() -> None:
     wires = [
-        Wire(),
-        Wire(is_held_back=True),
-        Wire(True),
+        CallCourse(),
+        CallCourse(is_held_back=True),
+        CallCourse(True),
         on_wire(-2010, "Duplicate order sent."),
         on_wire(-1007, "Timeout"),
         on_wire(-2010, "Account has insufficient balance for requested action.", 500),
@@ -99,9 +99,9 @@ def test_a_refusal_is_set_exactly_when_refused() -> None:
     for wire in wires:
         verdict = classify(wire, OSError("x"), is_network=True)
         assert (verdict.refusal is not None) == (verdict.outcome is Outcome.REFUSED), verdict
-    assert classify(Wire(is_held_back=True), None).refusal is Refusal.NOT_SENT
-    assert classify(Wire(), OSError("x"), is_network=True).refusal is Refusal.UNAVAILABLE
-    assert classify(Wire(), ValueError("x")).refusal is Refusal.OTHER
+    assert classify(CallCourse(is_held_back=True), None).refusal is Refusal.NOT_SENT
+    assert classify(CallCourse(), OSError("x"), is_network=True).refusal is Refusal.UNAVAILABLE
+    assert classify(CallCourse(), ValueError("x")).refusal is Refusal.OTHER
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.clock import FakeClock
-from fks.config.endpoints import Node
-from fks.config.settings import Ninja, Settings, Sim, Venue
+from fks.config.endpoints import NodeEndpoints
+from fks.config.settings import Ninja, Settings, Sim, VenueSettings
 from fks.model.account import VenueName
 from fks.model.decimals import plain
 from fks.model.errors import ConfigError, OutageError, PeerError
@@ -20,7 +20,7 @@ from fks.model.order import Outcome, State
 from fks.model.ports import SessionBack, SessionLost
 from fks.venues.base import EventQueue
 from fks.venues.binance import calls
-from fks.venues.binance.classify import Wire, classify, describe
+from fks.venues.binance.classify import CallCourse, classify, describe
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.dialect import report_of, report_of_event
 from fks.venues.binance.socket_api import SocketApi
@@ -28,7 +28,7 @@ from fks.venues.paper import PaperVenue
 from fks.venues.registry import MAKERS, Making, make_venue, make_venues
 from tests.support.ports import CollectingLog
 
-NODE = Node(
+NODE = NodeEndpoints(
     "",
     "",
     "",
@@ -111,14 +111,14 @@ def test_a_cancel_event_speaks_of_our_id() -> None:
 
 
 def test_held_back_call_left_nothing_unless_an_earlier_attempt_sent() -> None:
-    held, again = Wire(is_held_back=True), Wire(is_held_back=True, bytes_left=True)
+    held, again = CallCourse(is_held_back=True), CallCourse(is_held_back=True, bytes_left=True)
     error = RuntimeError("the lease is not held")
     assert (classify(held, error).outcome, classify(held, error).code) == (Outcome.REFUSED, "NOT_LEADER")
     assert classify(again, error).outcome is Outcome.AMBIGUOUS
 
 
 def test_secrets_never_show() -> None:
-    wire = Wire(bytes_left=True, status=500, body="<html>")
+    wire = CallCourse(bytes_left=True, status=500, body="<html>")
     line = describe(wire, RuntimeError("GET http://x/order?symbol=A&signature=abcdef0123&apiKey=zzz failed"))
     assert "abcdef" not in line
     assert "zzz" not in line
@@ -132,7 +132,7 @@ def settings(**sections: Any) -> Settings:
     return Settings(**sections)
 
 
-def make(name: str = "ccxt", given: Settings | None = None, node: Node | None = NODE) -> Any:
+def make(name: str = "ccxt", given: Settings | None = None, node: NodeEndpoints | None = NODE) -> Any:
     return make_venue(name, Making(settings=given or Settings(), node=node, clock=FakeClock(), log=CollectingLog()))
 
 
@@ -144,17 +144,17 @@ def test_the_registry_fails_closed() -> None:
     with pytest.raises(ConfigError, match=r"venue\.live is false"):
         make(given=settings(sim=Sim(enabled=False)))
     with pytest.raises(ConfigError, match=r"venue\.live is false"):
-        make(given=settings(venue=Venue(rest_url="https://api.binance.com")))
+        make(given=settings(venue=VenueSettings(rest_url="https://api.binance.com")))
     with pytest.raises(ConfigError, match="api_key"):
-        make(given=settings(venue=Venue(live=True), sim=Sim(enabled=False)))
+        make(given=settings(venue=VenueSettings(live=True), sim=Sim(enabled=False)))
     with pytest.raises(ConfigError, match=r"local exchange's prices"):
-        make(given=settings(venue=Venue(live=True, api_key="k", api_secret="s")))
+        make(given=settings(venue=VenueSettings(live=True, api_key="k", api_secret="s")))
     with pytest.raises(ConfigError, match="test network"):
-        make(given=settings(venue=Venue(live=True, rest_url=TESTNET), sim=Sim(enabled=False)))
+        make(given=settings(venue=VenueSettings(live=True, rest_url=TESTNET), sim=Sim(enabled=False)))
     with pytest.raises(ConfigError, match="api_key"):  # a test network needs keys, and no venue.live
-        make(given=settings(venue=Venue(rest_url=TESTNET), sim=Sim(enabled=False)))
+        make(given=settings(venue=VenueSettings(rest_url=TESTNET), sim=Sim(enabled=False)))
     with pytest.raises(ConfigError, match="not supported"):
-        make(given=settings(venue=Venue(exchange="kraken")))
+        make(given=settings(venue=VenueSettings(exchange="kraken")))
 
 
 def test_an_account_may_name_each_venue_that_can_be_made() -> None:
@@ -176,7 +176,7 @@ def test_each_role_gets_its_venues() -> None:
 
 
 def test_no_address_of_the_real_exchange_is_left() -> None:
-    session = make(given=settings(venue=Venue(session="ccxt"))).transport.session
+    session = make(given=settings(venue=VenueSettings(session="ccxt"))).transport.session
 
     def texts(value: Any) -> list[str]:
         return [value] if isinstance(value, str) else [t for part in value.values() for t in texts(part)]
@@ -195,7 +195,7 @@ def test_own_session_uses_the_configured_addresses() -> None:
 
 def test_either_session_is_the_venue_named_ccxt() -> None:
     for name in ("binance", "ccxt"):
-        assert make(given=settings(venue=Venue(session=name))).name == "ccxt"
+        assert make(given=settings(venue=VenueSettings(session=name))).name == "ccxt"
 
 
 def test_the_signature_is_that_of_the_documents() -> None:
@@ -228,5 +228,5 @@ def test_the_signature_is_that_of_the_documents() -> None:
         (calls.RIGHTS, "sapi_get_account_apirestrictions"),
     ],
 )
-def test_calls_have_the_names_of_ccxt(call: calls.Call, name: str) -> None:
+def test_calls_have_the_names_of_ccxt(call: calls.VenueCall, name: str) -> None:
     assert call.ccxt == name

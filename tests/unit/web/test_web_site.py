@@ -12,11 +12,11 @@ import pytest
 from fks.clock import RealClock
 from fks.config.settings import Http
 from fks.web.app import create_app
-from fks.web.assets import Assets
-from fks.web.client import Caller, Refusal
+from fks.web.assets import AssetFiles
+from fks.web.client import BrowserCaller, GatewayRefusal
 from fks.web.registry import PAGES
-from fks.web.site import Deps
-from fks.web.visits import Session
+from fks.web.site import SiteDeps
+from fks.web.visits import WebSession
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 
@@ -40,11 +40,11 @@ class HeldGateway:
         """Return the session of a browser."""
         return cookies.get("fks_session", "")
 
-    async def read(self, caller: Caller, path: str, params: Mapping[str, Any] | None = None) -> Any:
+    async def read(self, caller: BrowserCaller, path: str, params: Mapping[str, Any] | None = None) -> Any:
         """Return an empty list, or the session."""
         self.reads.append((caller.session, path))
         if caller.session in self.ended:
-            raise Refusal(401, "UNAUTHORIZED", "the session has ended")
+            raise GatewayRefusal(401, "UNAUTHORIZED", "the session has ended")
         if path == "/auth/session":
             return {"name": f"user:{caller.session}", "scope": "read", "csrf_token": caller.session}
         await self.may_answer.wait()
@@ -62,7 +62,7 @@ def gateway() -> HeldGateway:
 def browser(gateway: HeldGateway, session: str = "ann", log: CollectingLog | None = None) -> httpx.AsyncClient:
     """Return a browser with a session, of pages of its own where `gateway` has none yet."""
     if not hasattr(gateway, "app"):
-        deps = Deps(Http(), RealClock(), log or CollectingLog(), gateway, Assets())  # type: ignore[arg-type]
+        deps = SiteDeps(Http(), RealClock(), log or CollectingLog(), gateway, AssetFiles())  # type: ignore[arg-type]
         gateway.app = create_app(deps)  # type: ignore[attr-defined]
     transport = httpx.ASGITransport(app=gateway.app, client=("127.0.0.1", 40000))  # type: ignore[attr-defined]
     cookies = {"fks_session": session}
@@ -143,7 +143,7 @@ async def test_head_and_navigation_are_sent_before_the_reads_end(gateway: HeldGa
 @pytest.mark.parametrize("page", [page for page in PAGES if page.is_early], ids=lambda page: page.name)
 async def test_page_that_is_sent_early_takes_every_refusal(gateway: HeldGateway, page: Any) -> None:
     """Its status is out before its reads: a refusal has its place on the page."""
-    gateway.fault = Refusal(503, "GATEWAY_AWAY", "the gateway cannot be reached")
+    gateway.fault = GatewayRefusal(503, "GATEWAY_AWAY", "the gateway cannot be reached")
     async with browser(gateway) as tab:
         answer = await tab.get(page.path)
     assert (answer.status_code, "GATEWAY_AWAY" in answer.text, "PAGE_FAILED" in answer.text) == (200, True, False)
@@ -160,5 +160,5 @@ async def test_fault_after_the_first_part_is_shown_and_logged(gateway: HeldGatew
 
 
 def test_sessions_read_at_moments_of_their_own() -> None:
-    phases = {Session("ann", "read", "read", csrf=f"token-{number}").phase_ms % 5000 // 500 for number in range(200)}
+    phases = {WebSession("ann", "read", "read", csrf=f"token-{number}").phase_ms % 5000 // 500 for number in range(200)}
     assert phases == set(range(10))

@@ -40,8 +40,7 @@ from tests.support.free_port import free_port
 from tests.support.ninja import SECRET, ack
 from tests.support.ninja_link import BODY
 from tests.support.ninja_server import ScriptedBridge
-from tests.support.order_rig import TestLease
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 
 GROUP, WARM, PAUSE_S, ANSWER_S = "sim", 30, 0.01, 5.0
 LIMIT = 1.5

@@ -37,6 +37,7 @@ from operator import attrgetter, itemgetter
 from types import FunctionType, NoneType
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
+from fks.model.errors import BugError
 from fks.model.ports import Lease
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Querier, Row, sql
@@ -64,7 +65,8 @@ class query:
     `name`: of the query, when it is not the method's; `binds`: the arguments, when they are not the method's own: each
     a parameter, an attribute of one (`job.id`) or of the store (`owner.epoch`); `retry`: as in `Database`;
     `is_fenced`: name and epoch of the store's lease are the last arguments; `missing`: makes the error for an answer
-    without a row, from the method's first argument; `row`: reads a row, in place of the reader of the type.
+    without a row, from the method's first argument; `row`: reads a row, in place of the reader of the type. The class
+    of a method that has a body, too, is refused: BugError.
     """
 
     name: str | None = None
@@ -87,8 +89,13 @@ async def _described() -> None:
 async def _bare() -> None: ...
 
 
-#: code of a method without a body
+#: code of a method without a body, and of one that returns a constant
 _NO_BODY = {method.__code__.co_code for method in (_described, _bare)}
+
+
+def _has_body(method: FunctionType) -> bool:
+    code = method.__code__
+    return code.co_code not in _NO_BODY or not {*code.co_consts} <= {None, method.__doc__}
 
 
 class SqlStore(Generic[Q]):
@@ -97,8 +104,12 @@ class SqlStore(Generic[Q]):
     def __init_subclass__(cls, *, queries: str = "") -> None:
         super().__init_subclass__()
         for name, member in list(vars(cls).items()):
-            if iscoroutinefunction(member) and (hasattr(member, _OPTIONS) or member.__code__.co_code in _NO_BODY):
+            if not iscoroutinefunction(member):
+                continue
+            if not _has_body(member):
                 setattr(cls, name, _declared(member, queries))
+            elif _OPTIONS in vars(member):
+                raise BugError(f"{cls.__name__}.{name} has a query and a body, which would never run")
 
     def __init__(self, db: Q) -> None:
         self._db = db
@@ -116,6 +127,7 @@ def _declared(method: FunctionType, package: str) -> Callable[..., Any]:
     """Return the method that runs the query of a signature. Errors: BugError when there is no such query."""
     options: query = getattr(method, _OPTIONS, query())
     hints = get_type_hints(method, include_extras=True)
+    first = next(iter(hints))
     name = options.name or method.__name__
     name = name if "." in name else f"{package}.{name}"
     sql(name)
@@ -145,7 +157,7 @@ def _declared(method: FunctionType, package: str) -> Callable[..., Any]:
         async def call(self: Any, *args: object, **kwargs: object) -> Any:
             row = await self._db.fetchrow(name, *arguments(self, args, kwargs), **how)
             if row is None and options.missing is not None:
-                raise options.missing(args[0] if args else next(iter(kwargs.values())))
+                raise options.missing(args[0] if args else kwargs.get(first))
             if returned is bool and not is_optional:
                 return row is not None and row[0] is not None and row[0] is not False
             found = None if row is None or returned is NoneType else read(row)
@@ -178,9 +190,11 @@ def _binder(
 
     def bind(store: Any, args: tuple[object, ...], kwargs: dict[str, object]) -> list[object]:
         values = [*args, *defaults[len(args) :]]
-        if len(args) > positional or not kwargs.keys() <= places.keys():
+        if len(args) > positional:
             known.bind(None, *args, **kwargs)  # raises the TypeError
         for name, value in kwargs.items():
+            if places.get(name, -1) < len(args):  # not a parameter, or one that is bound already
+                known.bind(None, *args, **kwargs)
             values[places[name]] = value
         for place in needed:
             if values[place] is Parameter.empty:
@@ -305,7 +319,9 @@ def dataclass_reader(made: Callable[..., Read], **columns: str | Callable[[Any],
             converts.append((place, convert))
         if is_time and not is_optional:
             zeros.append(place)
-    pick = itemgetter(*found)
+    pick: Callable[[Any], Iterable[Any]] = (
+        itemgetter(*found) if len(found) > 1 else lambda row: [row[name] for name in found]
+    )
 
     def read(row: Any) -> Read:
         values = [*pick(row)]

@@ -117,6 +117,10 @@ class Things(FencedStore[Querier], queries="webhooks"):
     async def wait_s(self, name: str) -> float:
         """Return seconds."""
 
+    @query("change", binds=("key.place", "by"), missing=lambda key: unknown(key.place))
+    async def move(self, *, key: Key, by: str = "") -> None:
+        """Move a thing."""
+
     @query("list")
     async def names(self) -> list[str]:
         """Return names."""
@@ -169,6 +173,7 @@ async def test_binds_name_parameters_their_attributes_and_the_stores() -> None:
         lambda things: things.add("a"),
         lambda things: things.add("a", None, (), {}),
         lambda things: things.add("a", facts={}, other=1),
+        lambda things: things.add("a", name="b", facts={}),
         lambda things: things.names("a"),
     ],
 )
@@ -190,6 +195,8 @@ async def test_an_answer_without_a_row_is_the_error_of_missing() -> None:
     with pytest.raises(InputError, match="no a"):
         await Things(Calls()).rotate(name="a")
     await Things(Calls({"id": 1})).rotate("a")
+    with pytest.raises(InputError, match="no p"):
+        await Things(Calls()).move(by="b", key=Key("p", 2))
 
 
 @pytest.mark.parametrize(
@@ -232,12 +239,46 @@ def test_a_store_with_a_method_that_has_no_query_is_refused() -> None:
             async def bare(self) -> None: ...
 
 
+def test_a_query_of_a_method_with_a_body_is_refused() -> None:
+    with pytest.raises(BugError, match=r"Both\.remove"):
+
+        class Both(SqlStore[Querier], queries="webhooks"):
+            @query(retry=True)
+            async def remove(self, name: str) -> bool:
+                """Remove a thing."""
+                return bool(await self._db.fetchval("webhooks.remove", name))
+
+
+async def test_a_method_that_returns_a_constant_has_a_body() -> None:
+    class Constant(SqlStore[Querier], queries="webhooks"):
+        async def remove(self, name: str) -> bool:
+            """Return False."""
+            return False
+
+        async def use(self, name: str) -> int:
+            return 0
+
+    db = Calls({"id": 1})
+    assert await Constant(db).remove("a") is False
+    assert await Constant(db).use("a") == 0
+    assert db.made == []
+
+
 def test_a_dataclass_is_read_from_its_columns() -> None:
     read = dataclass_reader(Thing, made_ns="began", is_big=lambda row: row["number"] > 1)
     row = {"place": "p", "number": 2, "colour": "red", "tags": ["x"], "began": AT, "ended_at": None, "seen_at": None}
     assert read(row) == Thing(Key("p", 2), Colour.RED, ("x",), to_ns(AT), None, 0, True)
     with pytest.raises(KeyError):
         read({"place": "p"})
+
+
+def test_a_dataclass_may_have_one_column_or_none() -> None:
+    @dataclass(frozen=True)
+    class Name:
+        name: str
+
+    assert dataclass_reader(Name)({"name": "abc"}) == Name("abc")
+    assert dataclass_reader(Name, name=lambda row: row["first"])({"first": "abc"}) == Name("abc")
 
 
 def test_columns_of_rows_are_arrays_with_times() -> None:

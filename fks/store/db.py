@@ -64,7 +64,7 @@ _KEPT_MAX = 2  # of the order manager's two queues, one statement in flight each
 
 
 class Querier(Protocol):
-    """Interface for named queries: a Database (each statement by itself) or a Session (inside one transaction)."""
+    """Interface for named queries: a Database (each statement by itself) or a Transaction."""
 
     async def fetch(self, query: str, *args: object, retry: bool = True) -> list[Row]: ...
     async def fetchrow(self, query: str, *args: object, retry: bool = True) -> Row | None: ...
@@ -274,7 +274,7 @@ class Database:
     async def transaction(
         self, *, isolation: str = "read_committed", is_readonly: bool = False
     ) -> AsyncIterator[Transaction]:
-        """Yield a Session in a transaction: committed when the block ends, rolled back when it raises.
+        """Yield a transaction: committed when the block ends, rolled back when it raises.
 
         Getting the connection is retried, the block never is. A lost connection is an OutageError: when it happened at
         the commit, the outcome is unknown.

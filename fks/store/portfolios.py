@@ -44,7 +44,7 @@ _portfolio = reads(Portfolio)
 
 
 class PortfolioStore(SqlStore[Querier], queries="portfolios"):
-    """Reads of portfolios and of their holdings, in the transaction of a Session or each by itself."""
+    """Reads of portfolios and of their holdings, in one transaction or each by itself."""
 
     async def all(self, *, with_archived: bool = False) -> list[Portfolio]:
         """Return the portfolios, by name."""

@@ -119,8 +119,10 @@ class DeepChecks:
         """Return the result of one of CHECKS; None where it has nothing to look at."""
         try:
             return await self.CHECKS[name](self)
-        except (OSError, FksError):
+        except (TimeoutError, FksError):
             return Check(name, UNKNOWN, _NO_DATABASE)
+        except OSError as error:  # of a file
+            return Check(name, UNKNOWN, str(error))
 
     async def _rows(self, query: str, *args: object) -> list[dict[str, Any]]:
         async with asyncio.timeout(5.0):

@@ -22,8 +22,8 @@ from fks.alerts.channels import Sealer
 from fks.alerts.service import AlertService
 from fks.clock import RealClock
 from fks.config.paths import Paths
+from fks.config.settings import Backup, Http, Monitor, Settings
 from fks.config.settings import DatabaseSettings as DatabaseSettings
-from fks.config.settings import Http, Monitor, Settings
 from fks.model.errors import InputError, OutageError
 from fks.monitor.deep import DeepChecks, Look
 from fks.monitor.hosts import get_status
@@ -171,6 +171,17 @@ async def test_certificate_and_backup_have_an_age(database: Database, bus: Bus, 
     assert (await deep(database, bus, tmp_path).run()).checks["backup"].status == "healthy"
     os.utime(file, (time.time() - 200 * 3600,) * 2)
     assert (await deep(database, bus, tmp_path).run()).checks["backup"].status == "degraded"
+
+
+async def test_a_folder_that_cannot_be_read_is_no_fault_of_the_database(
+    database: Database, bus: Bus, tmp_path: Path
+) -> None:
+    settings = Settings(home=tmp_path, monitor=Monitor(ntp_server="none"), backup=Backup(folder=tmp_path / ("x" * 300)))
+    checks = DeepChecks(database, bus, RealClock(), settings, Paths.of(tmp_path).ensure())
+    check = (await checks.run()).checks["backup"]
+    assert check.status == "unknown"
+    assert "File name too long" in check.detail
+    assert "database" not in check.detail
 
 
 async def test_what_runs_registers_itself_and_leaves_the_registry(database: Database, bus: Bus, tmp_path: Path) -> None:

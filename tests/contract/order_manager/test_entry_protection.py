@@ -232,12 +232,12 @@ async def test_the_exits_are_known_again_after_a_crash(wire: Rig, exchange: Loca
 
 async def test_exits_refused_after_the_fill_are_placed_locally(wire: Rig, exchange: LocalExchange) -> None:
     """Filters of exits that sell what was received are looked at after the fill: here a least notional that the entry
-    at its collar reaches, and the exits do not."""
-    (feed,) = await wire.db.sql("SELECT last_price FROM feeds WHERE symbol = 'BTCUSDT' AND timeframe = 'trades'")
-    size = D("0.02")
-    least = feed["last_price"] * size * D("1.0049")  # the collar is 0.5 % above the mark
+    reaches at its limit, and the stop at the market's average does not, however far both move meanwhile."""
+    price, size = await price_of(wire), D("0.02")
+    least = price * size * D("1.04")
     exchange.ask("POST", "/sim/filters", {"symbol": "BTCUSDT", "notional_min": f"{least:.2f}"})
-    entry = await enter(wire, size=size)
+    limit = {"type": OrderType.LIMIT, "limit_price": (price * D("1.05")).quantize(D("0.01"))}
+    entry = await enter(wire, size=size, time_in_force=TimeInForce.FOK, **limit)
     await wire.becomes(entry, State.FILLED)
 
     async def tried_again() -> bool:

@@ -24,6 +24,14 @@ async def authority(database: Any) -> int:
     return int((await database.sql("SELECT epoch FROM leases WHERE name = 'supervisor'"))[0]["epoch"])
 
 
+async def reporting(database: Any) -> list[str]:
+    """Return the deployment in the supervisor's health row; none before the first report."""
+    rows = await database.sql(
+        "SELECT detail->>'deployment' AS deployment FROM component_health WHERE name = 'supervisor'"
+    )
+    return [row["deployment"] for row in rows]
+
+
 async def test_superseded_supervisor_stays_down_and_reports_it(run: Any, database: Any, log: Any) -> None:
     args = await deployed(database, ONE)
     world = FakeWorld()
@@ -32,6 +40,11 @@ async def test_superseded_supervisor_stays_down_and_reports_it(run: Any, databas
     other_args = await deployed(database, OTHER)
     second = run(FakeWorld(), spec("a"), args=other_args)
     await until(lambda: second.is_ready)
+
+    async def is_reported() -> bool:
+        return await reporting(database) == [other_args[0]]
+
+    await until(is_reported)  # its children may be ready before its first report
     await until(lambda: not first.is_ready)
     await until(world.children["a"].ended.is_set)
     assert "superseded by deployment" in first.detail()["reason"]
@@ -45,10 +58,7 @@ async def test_superseded_supervisor_stays_down_and_reports_it(run: Any, databas
     assert await authority(database) == held, "nobody took it back"
     assert second.is_ready
     assert not any(task.done() for task in run.tasks), "one that ended would be started again"
-    rows = await database.sql(
-        "SELECT detail->>'deployment' AS deployment FROM component_health WHERE name = 'supervisor'"
-    )
-    assert [row["deployment"] for row in rows] == [other_args[0]]
+    assert await reporting(database) == [other_args[0]]
 
 
 async def test_a_supervisor_replaced_on_its_own_head_touches_no_child(run: Any, database: Any) -> None:

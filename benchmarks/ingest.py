@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the 
 import numpy as np
 
 from benchmarks._results import run, same
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.model.bar import Bars
 from fks.model.timeframe import NS, to_datetime
 from fks.store import copy, migrate

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the 
 
 from benchmarks._results import run, same
 from fks.clock import RealClock
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.model.ninja import NinjaRequest, RequestKind
 from fks.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
 from fks.store import migrate

@@ -26,8 +26,7 @@ import psutil
 
 from benchmarks._results import run, same
 from fks.clock import RealClock
-from fks.config.settings import DatabaseSettings as DatabaseSettings
-from fks.config.settings import Risk, VenueSettings
+from fks.config.settings import DatabaseSettings, Risk, VenueSettings
 from fks.matching import CostModel
 from fks.model.order import Side
 from fks.model.signal import Kind

@@ -32,8 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the 
 
 from benchmarks._results import run, same
 from fks.clock import RealClock
-from fks.config.settings import DatabaseSettings as DatabaseSettings
-from fks.config.settings import Risk
+from fks.config.settings import DatabaseSettings, Risk
 from fks.model.order import Order, OrderType, Outcome, Role, State
 from fks.risk.policy import Action, stopped_by
 from fks.store import migrate

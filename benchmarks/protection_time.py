@@ -31,8 +31,7 @@ from benchmarks._results import run, same
 from benchmarks.order_burst import seed_instruments
 from fks.chaos.protection_time import LogLineKind as Line
 from fks.chaos.protection_time import PositionLogLine, protection_time
-from fks.config.settings import DatabaseSettings as DatabaseSettings
-from fks.config.settings import Risk, Settings, VenueSettings
+from fks.config.settings import DatabaseSettings, Risk, Settings, VenueSettings
 from fks.model.order import Answer, Fill, Order, OrderType, Role, Side
 from fks.model.ports import VenueEvent
 from fks.model.signal import Kind

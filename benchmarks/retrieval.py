@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the helpers of t
 
 from benchmarks._results import run, same
 from fks.ai.search import TfidfSvd, spaced
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.store import migrate
 from fks.store.db import Database
 from fks.store.documents import DocumentStore, shipped_pages

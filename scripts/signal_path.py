@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the tests
 
 from benchmarks.order_path import SETTINGS, D, session
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database

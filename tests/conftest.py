@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from fks.clock import FakeClock
 from fks.config.paths import Paths
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.servers.embedded import PostgresServer
 from fks.store import migrate
 from fks.store.bus import Bus

@@ -18,8 +18,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-from fks.config.settings import Costs, Risk
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import Costs, DatabaseSettings, Risk
 from fks.model.errors import FksError, InputError, OutageError
 from fks.process.confined_strategies import ConfinedCatalogue
 from fks.process.isolated import answers, started

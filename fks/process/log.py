@@ -25,7 +25,7 @@ from typing import Any
 import orjson
 
 from fks.config.paths import Paths
-from fks.config.settings import LogSettings as LogSettings
+from fks.config.settings import LogSettings
 
 BYTES_MAX = 10_000_000  # of one file; a day at INFO is a page, DEBUG fills one in minutes
 FILES_KEPT = 3  # rotated files: .1 is the newest

@@ -27,7 +27,7 @@ from typing import Any, Protocol, TypeVar
 import asyncpg
 import orjson
 
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.config.urls import certificate_fault
 from fks.model.backoff import Backoff
 from fks.model.errors import BugError, ConfigError, OutageError

@@ -146,7 +146,7 @@ def stop_moves(bars: Bars, decisions: Decisions, *, first: int) -> list[tuple[in
 
 
 class _Edge(NamedTuple):
-    """A signal of a change of target. `share`: of what is held, that an exit closes; None = all."""
+    """A signal of a change of target. `share`: the part of the position that an exit closes; None = all."""
 
     row: int
     ordinal: int  # within the bar

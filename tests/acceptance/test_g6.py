@@ -29,8 +29,7 @@ import pytest
 from fks.backtest import Result
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints
-from fks.config.settings import Costs, Data, Risk, Settings, Sim, VenueSettings
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import Costs, Data, DatabaseSettings, Risk, Settings, Sim, VenueSettings
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.servers.embedded import PostgresServer

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.config.settings import DatabaseSettings as DatabaseSettings
-from fks.config.settings import Risk
+from fks.config.settings import DatabaseSettings, Risk
 from fks.model.order import State
 from fks.model.signal import Kind
 from fks.orders.crash_points import CrashPoints

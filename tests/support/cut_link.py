@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.store.db import Database
 
 KINDS = ("silent", "gone")

@@ -18,7 +18,7 @@ from typing import Any
 
 from fks.chaos.auditor import Evidence, audit_evidence
 from fks.chaos.fold import journal_errors
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.model import ids
 from fks.model.order import OrderType, TimeInForce
 from fks.store.bus import WAKE, Bus

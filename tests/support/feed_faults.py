@@ -20,8 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fks.collector.collector import TICK_S
-from fks.config.settings import DatabaseSettings as DatabaseSettings
-from fks.config.settings import Risk
+from fks.config.settings import DatabaseSettings, Risk
 from fks.model.errors import OutageError
 from fks.model.timeframe import to_ns
 from fks.risk.figures import Passed

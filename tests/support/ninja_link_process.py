@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.ninja_link.secret_file import load_secret
 from fks.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
 from fks.store.db import Database

@@ -33,7 +33,7 @@ from fks.chaos.auditor import Evidence, audit_evidence, net
 from fks.chaos.cover import CoverWatch, Sample, SmallestAmounts
 from fks.chaos.fold import journal_errors
 from fks.chaos.run import OPEN_PAGES
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.guardian.service import Guardian
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Side, TimeInForce

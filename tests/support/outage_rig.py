@@ -13,7 +13,7 @@ from typing import Any
 
 from fks.chaos.fold import journal_errors
 from fks.clock import RealClock
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.model.order import OrderType, Outcome, State
 from fks.model.tape import unpack_tape
 from fks.model.timeframe import iso

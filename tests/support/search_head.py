@@ -15,8 +15,7 @@ from typing import Any
 
 from fks.clock import RealClock
 from fks.config.paths import Paths
-from fks.config.settings import DatabaseSettings as DatabaseSettings
-from fks.config.settings import Research, Settings
+from fks.config.settings import DatabaseSettings, Research, Settings
 from fks.jobs.runner import run_one
 from fks.jobs.scheduler import RunnerDied, Scheduler
 from fks.store.bus import Bus

@@ -10,8 +10,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from fks.config.settings import DatabaseSettings as DatabaseSettings
-from fks.config.settings import Research, Settings
+from fks.config.settings import DatabaseSettings, Research, Settings
 from fks.jobs.runner import run_one
 from fks.model.errors import OutageError
 from fks.store.db import Database

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.jobs.bars import load_stored_joined
 from fks.jobs.optimization import KIND, document_of_search, parse_optimization, searched, task_for
 from fks.model.bar import Bars

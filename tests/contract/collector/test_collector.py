@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from fks.clock import RealClock
-from fks.config.settings import Data
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import Data, DatabaseSettings
 from fks.feed.rows import TRADES, FeedRow
 from fks.files.sample import SAMPLE, sample_tape
 from fks.model.errors import OutageError, StaleEpochError

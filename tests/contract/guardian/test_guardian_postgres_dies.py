@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.guardian.service import read_kill
 from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from fks.clock import FakeClock, RealClock
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.history.gaps import DAY_NS, GapWatch
 from fks.history.sync import Sync, SyncStopped
 from fks.model.bar import Bar

@@ -22,8 +22,7 @@ from fks.alerts.channels import Sealer
 from fks.alerts.service import AlertService
 from fks.clock import RealClock
 from fks.config.paths import Paths
-from fks.config.settings import Backup, Http, Monitor, Settings
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import Backup, DatabaseSettings, Http, Monitor, Settings
 from fks.model.errors import InputError, OutageError
 from fks.monitor.deep import DeepChecks, Look
 from fks.monitor.hosts import get_status

@@ -17,8 +17,7 @@ from fks.config.endpoints import NodeEndpoints as Endpoints
 from fks.config.machine import host_name, machine_of
 from fks.config.paths import Paths
 from fks.config.secrets import adopt_ray_token, ensure_secrets, load_secrets, sealed_keys
-from fks.config.settings import NodeSettings as NodeSettings
-from fks.config.settings import Ray, Risk, Settings
+from fks.config.settings import NodeSettings, Ray, Risk, Settings
 from fks.model.errors import ConfigError
 from fks.node import boot
 from fks.node.cluster_driver import KeeperContext

@@ -15,8 +15,7 @@ from actors import tree
 from actors.shell import Shell
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
-from fks.config.settings import DatabaseSettings as DatabaseSettings
-from fks.config.settings import Settings
+from fks.config.settings import DatabaseSettings, Settings
 from fks.model.errors import ConfigError, OutageError
 from fks.runtime import Component
 from fks.store.db import Database

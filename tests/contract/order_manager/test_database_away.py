@@ -11,8 +11,7 @@ from decimal import Decimal
 
 import pytest
 
-from fks.config.settings import DatabaseSettings as DatabaseSettings
-from fks.config.settings import Risk
+from fks.config.settings import DatabaseSettings, Risk
 from fks.model.order import Answer, Order
 from fks.model.signal import Kind
 from fks.orders.crash_points import LABELS, CrashPoints

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fks.clock import RealClock
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.model.errors import ConfigError, FailoverError
 from fks.model.order import State
 from fks.model.timeframe import NS

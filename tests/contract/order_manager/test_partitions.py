@@ -13,8 +13,7 @@ from decimal import Decimal
 
 import pytest
 
-from fks.config.settings import DatabaseSettings as DatabaseSettings
-from fks.config.settings import Risk
+from fks.config.settings import DatabaseSettings, Risk
 from fks.model.order import State
 from fks.model.signal import Kind
 from fks.store.bus import WAKE, Bus

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.model.errors import StaleEpochError
 from fks.model.timeframe import NS
 from fks.store.bus import Bus

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from fks.config.paths import Paths
-from fks.config.settings import DatabaseSettings as DatabaseSettings
+from fks.config.settings import DatabaseSettings
 from fks.model.errors import BugError, ConfigError, OutageError
 from fks.servers.embedded import PostgresServer, start_and_wait
 from fks.store.db import Database, UnresetConnection, sql

@@ -79,5 +79,5 @@ def test_stalled_instance_is_a_problem_and_a_catching_up_one_is_not() -> None:
     assert stalled.problems([("a", 1, 5), ("b", 1, 5), ("c", 5, 5), ("d", None, None)], 0.0, wait_max_s=10) == []
     assert stalled.problems([("a", 1, 6), ("b", 2, 6), ("c", 5, 6)], 9.0, wait_max_s=10) == []
     (found,) = stalled.problems([("a", 1, 7), ("b", 3, 7), ("c", 7, 7)], 11.0, wait_max_s=10)
-    assert (found.kind, found.about, found.is_mended_by_restart) == ("queue", "a", True)
+    assert (found.name, found.about, found.is_mended_by_restart) == ("queue", "a", True)
     assert stalled.problems([("a", 7, 7), ("b", 7, 7)], 30.0, wait_max_s=10) == []

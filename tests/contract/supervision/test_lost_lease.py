@@ -12,8 +12,7 @@ from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints, save_node
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
-from fks.config.settings import DatabaseSettings as DatabaseSettings
-from fks.config.settings import Settings, Supervision
+from fks.config.settings import DatabaseSettings, Settings, Supervision
 from fks.model.errors import OutageError
 from fks.process.metrics import PrometheusMeter
 from fks.runtime import Component

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.config.paths import Paths
-from fks.config.settings import LogSettings as LogSettings
+from fks.config.settings import LogSettings
 from fks.process.log import Redactor, SharedRotatingHandler, last_output, log_file, open_log, tail
 
 SECRET = "hK3mZ0-not-to-be-seen-anywhere-91"

@@ -1,4 +1,4 @@
-"""Prices to which strategies move the stops of what they hold."""
+"""Prices to which strategies move the stops of their positions."""
 
 from __future__ import annotations
 

@@ -403,7 +403,7 @@ def _undo(making: asyncio.Future[Any]) -> None:
         ray.kill(making.result())
 
 
-class JobProcess:
+class Job:
     """Runs one claimed job in a process of its own, which outlives the scheduler that started it."""
 
     _ending: threading.Timer | None = None
@@ -452,7 +452,7 @@ def _yield_to_others() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-_Job = ray.remote(max_restarts=0, max_task_retries=0)(JobProcess)
+_Job = ray.remote(max_restarts=0, max_task_retries=0)(Job)
 
 
 def _place_of_jobs() -> dict[str, Any]:

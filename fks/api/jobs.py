@@ -16,7 +16,7 @@ from fks.model import ids, untrusted
 from fks.model.errors import Problem
 from fks.model.timeframe import iso
 from fks.store.bus import JOBS
-from fks.store.jobs import Job, JobStore
+from fks.store.jobs import JobRow, JobStore
 from fks.store.tokens import Principal
 
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
@@ -88,7 +88,7 @@ def _conflict(kind: str) -> Problem:
     return Problem(409, "IDEMPOTENCY_CONFLICT", text, remedy="use a new key")
 
 
-def view(job: Job) -> dict[str, Any]:
+def view(job: JobRow) -> dict[str, Any]:
     """Return a job as the API shows it."""
     return {
         "id": job.id,

@@ -11,7 +11,7 @@ from fks.jobs.checking import CHECK_S, checked_in_thread
 from fks.jobs.instances import change_params, ensure_collected, held_instance, unknown_instance
 from fks.model.errors import InputError
 from fks.store.db import Database, Transaction
-from fks.store.jobs import Job, JobStore
+from fks.store.jobs import JobRow, JobStore
 from fks.store.strategies import Instance, ParameterVersion, StrategyStore
 from fks.strategies.check import ensure_checked
 from fks.strategies.registry import Catalogue
@@ -143,7 +143,7 @@ def _document(instance_id: str, mode: str, made: ParameterVersion) -> dict[str, 
 
 
 def promotable(
-    job: Job, instance: Instance, *, mode: str, on_paper_s: float | None, despite_findings: bool
+    job: JobRow, instance: Instance, *, mode: str, on_paper_s: float | None, despite_findings: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the parameters for `instance` and their provenance. Only parameters change: never account nor venue.
 

@@ -24,7 +24,7 @@ from fks.jobs.work import Cancelled, JobWork
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
 from fks.process.confined_strategies import ConfinedCatalogue
 from fks.store.db import Database
-from fks.store.jobs import Job, JobStore
+from fks.store.jobs import JobRow, JobStore
 from fks.store.research_runs import ResearchRunStore
 from fks.strategies.base import StrategyError
 from fks.strategies.registry import load_builtin
@@ -43,7 +43,7 @@ def _backtest(spec: Mapping[str, Any], work: JobWork) -> dict[str, Any]:
     )
 
 
-async def _sync(job: Job, work: JobWork) -> dict[str, Any]:
+async def _sync(job: JobRow, work: JobWork) -> dict[str, Any]:
     from fks.history.sync import QuietLog
     from fks.jobs.sync import run_sync  # not needed by a backtest
 
@@ -55,7 +55,7 @@ async def _sync(job: Job, work: JobWork) -> dict[str, Any]:
     return result
 
 
-async def _drift(job: Job, work: JobWork) -> dict[str, Any]:
+async def _drift(job: JobRow, work: JobWork) -> dict[str, Any]:
     from fks.jobs.drift import run_drift  # not needed by a backtest
 
     return await run_drift(
@@ -63,14 +63,14 @@ async def _drift(job: Job, work: JobWork) -> dict[str, Any]:
     )
 
 
-async def _challenge(job: Job, work: JobWork) -> dict[str, Any]:
+async def _challenge(job: JobRow, work: JobWork) -> dict[str, Any]:
     from fks.jobs.challenge import run_challenge  # not needed by a backtest
 
     catalogue = ConfinedCatalogue(work.folder, stop=work.stop)
     return await run_challenge(job.spec, work.db, work.settings, catalogue, now_ns=RealClock().now_ns())
 
 
-async def _documents(job: Job, work: JobWork) -> dict[str, Any]:
+async def _documents(job: JobRow, work: JobWork) -> dict[str, Any]:
     from fks.jobs.documents import run_documents  # not needed by a backtest
 
     return await run_documents(work.db)
@@ -79,7 +79,7 @@ async def _documents(job: Job, work: JobWork) -> dict[str, Any]:
 #: kind -> its function, run in a thread of its own
 KINDS: dict[str, Callable[[Mapping[str, Any], JobWork], dict[str, Any]]] = {BACKTEST: _backtest}
 #: kind -> its coroutine, run on the loop: it mostly waits
-WAITING_KINDS: dict[str, Callable[[Job, JobWork], Awaitable[dict[str, Any]]]] = {
+WAITING_KINDS: dict[str, Callable[[JobRow, JobWork], Awaitable[dict[str, Any]]]] = {
     "sync": _sync,
     "drift": _drift,
     "challenge": _challenge,
@@ -150,7 +150,7 @@ async def run_one(
         return  # another runner has it now, and records its end
 
 
-async def _outcome(job: Job, work: JobWork) -> tuple[str, dict[str, Any] | None, str | None]:
+async def _outcome(job: JobRow, work: JobWork) -> tuple[str, dict[str, Any] | None, str | None]:
     try:
         if job.kind in WAITING_KINDS:
             return "done", await WAITING_KINDS[job.kind](job, work), None
@@ -173,7 +173,7 @@ async def _outcome(job: Job, work: JobWork) -> tuple[str, dict[str, Any] | None,
         return "failed", None, f"{type(error).__name__}: {error}"
 
 
-async def _beat(store: JobStore, job: Job, work: JobWork) -> None:
+async def _beat(store: JobStore, job: JobRow, work: JobWork) -> None:
     """Send a heartbeat every second; stop the job when it is cancelled or given to another runner."""
     while True:
         try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fks.config.settings import Settings
     from fks.jobs.personal import PersonalSchedules
     from fks.jobs.schedule import Schedules
-    from fks.store.jobs import Job, JobStore
+    from fks.store.jobs import JobRow, JobStore
 
 RunJob = Callable[[str, str], Awaitable[None]]
 EndJob = Callable[[str, Mapping[str, Any] | None], Awaitable[None]]
@@ -182,7 +182,7 @@ class Scheduler:
         self._c.meter.gauge("fks_queue_depth", float(depth), queue="jobs")
         self._waits_s, self._is_full = max(waits, default=(None, False))
 
-    def _launch(self, lane: Lane, jobs: JobStore, job: Job) -> None:
+    def _launch(self, lane: Lane, jobs: JobStore, job: JobRow) -> None:
         """Start one job in the background; its end is written by the job itself, its death here or by requeue_lost."""
         job_id = str(job.id)
 

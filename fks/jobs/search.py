@@ -36,7 +36,7 @@ from fks.model.errors import BugError, OutageError
 from fks.process.confined_strategies import ConfinedCatalogue
 from fks.search import Proposal, Search, SearchTask, evaluate
 from fks.store.columns import ColumnCache
-from fks.store.jobs import Job, JobStore
+from fks.store.jobs import JobRow, JobStore
 from fks.store.research_runs import ResearchRunStore
 from fks.store.trials import TrialRow, TrialStore
 
@@ -49,7 +49,7 @@ IDLE_S = 60.0  # a helper without work for so long ends: its search waits for a 
 OUTAGE_S = 600.0  # how long the database may be away before a runner gives up; its rows wait
 
 
-async def run_coordinator(job: Job, work: JobWork) -> dict[str, Any]:
+async def run_coordinator(job: JobRow, work: JobWork) -> dict[str, Any]:
     """Run a search to its end and return its document. Errors: InputError; OutageError; Cancelled."""
     spec = parse_optimization(job.spec)
     task, source = await _task(spec, work)
@@ -89,7 +89,7 @@ async def run_coordinator(job: Job, work: JobWork) -> dict[str, Any]:
     return await _persist(lambda: ResearchRunStore(work.db).record_search(document), work)
 
 
-async def run_helper(job: Job, work: JobWork) -> dict[str, Any]:
+async def run_helper(job: JobRow, work: JobWork) -> dict[str, Any]:
     """Run trials of a search until it has ended. Errors: InputError; OutageError; Cancelled."""
     search_id = uuid.UUID(str(job.spec["optimization"]))
     jobs = JobStore(work.db)
@@ -119,7 +119,7 @@ async def run_helper(job: Job, work: JobWork) -> dict[str, Any]:
 class _Runner:
     """Claims trials and runs them in a thread, so that the heartbeat goes on."""
 
-    def __init__(self, task: SearchTask, store: TrialStore, job: Job, work: JobWork) -> None:
+    def __init__(self, task: SearchTask, store: TrialStore, job: JobRow, work: JobWork) -> None:
         self._task, self._store, self._job, self._work = task, store, job, work
         self._each_s = CHUNK_S
         self.ran = 0
@@ -174,7 +174,7 @@ async def _task(spec: OptimizationSpec, work: JobWork) -> tuple[SearchTask, str]
     return await asyncio.to_thread(make), loaded.source
 
 
-async def _summon(job: Job, spec: OptimizationSpec, work: JobWork) -> None:
+async def _summon(job: JobRow, spec: OptimizationSpec, work: JobWork) -> None:
     """Queue helpers; each is claimed when there is capacity for it, and ends when there is nothing left to run."""
     jobs = JobStore(work.db)
     for number in range(helpers_of(spec, work.settings)):

@@ -24,7 +24,7 @@ SEARCHES = ["optimization", "optimization-worker"]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class JobRow:
     """A row of jobs. `attempts` counts claims and names the running one; `progress` is 0 to 1; `result` is the kind's
     own JSON (left out of lists)."""
 
@@ -58,7 +58,7 @@ class SilentJob:
     runner: Mapping[str, Any] | None
 
 
-def _taken(job: Job) -> StaleEpochError:
+def _taken(job: JobRow) -> StaleEpochError:
     return StaleEpochError(f"job {job.id} attempt {job.attempts} is no longer the running one", remedy="stop at once")
 
 
@@ -101,16 +101,16 @@ class JobStore(SqlStore[Querier], queries="jobs"):
         assert row is not None
         return row["job_id"] if row["spec_hash"] == digest else None
 
-    async def get(self, job_id: uuid.UUID) -> Job | None:
+    async def get(self, job_id: uuid.UUID) -> JobRow | None:
         """Return one job with its result, or None."""
 
     async def open_of(self, submitted_by: str) -> int:
         """Return how many jobs of a caller are queued or run."""
 
-    async def list(self, *, kind: str | None = None, state: str | None = None, limit: int = 50) -> list[Job]:
+    async def list(self, *, kind: str | None = None, state: str | None = None, limit: int = 50) -> list[JobRow]:
         """Return the newest jobs, without their results."""
 
-    async def claim(self, kinds: Sequence[str] | None = None, *, besides: Sequence[str] = ()) -> Job | None:
+    async def claim(self, kinds: Sequence[str] | None = None, *, besides: Sequence[str] = ()) -> JobRow | None:
         """Take the oldest queued job (of these kinds, of none in `besides`) for one attempt, or None. Two callers never
         get the same one; a claim whose answer is lost is queued again by `requeue_lost`."""
 
@@ -121,12 +121,12 @@ class JobStore(SqlStore[Querier], queries="jobs"):
         does)."""
 
     @query(binds=("job.id", "job.attempts", "progress"), missing=_taken)
-    async def beat(self, job: Job, progress: float) -> bool:
+    async def beat(self, job: JobRow, progress: float) -> bool:
         """Record that the attempt is alive; return whether a person asked to cancel it. Errors: StaleEpochError when
         the job is no longer this attempt's."""
 
     async def finish(
-        self, job: Job, state: str, *, result: Mapping[str, Any] | None = None, error: str | None = None
+        self, job: JobRow, state: str, *, result: Mapping[str, Any] | None = None, error: str | None = None
     ) -> None:
         """Write the end (done, failed or cancelled). Errors: StaleEpochError when the job is no longer this
         attempt's."""
@@ -136,11 +136,11 @@ class JobStore(SqlStore[Querier], queries="jobs"):
             if again is None or again.attempts != job.attempts or again.state != state:
                 raise _taken(job)
 
-    async def cancel(self, job_id: uuid.UUID) -> Job | None:
+    async def cancel(self, job_id: uuid.UUID) -> JobRow | None:
         """End a queued job, mark a running one to be ended; return it, or None when there is nothing to cancel."""
 
     @query(binds=("job.id", "job.attempts", "runner"))
-    async def note_runner(self, job: Job, runner: Mapping[str, Any]) -> None:
+    async def note_runner(self, job: JobRow, runner: Mapping[str, Any]) -> None:
         """Name the process of the running attempt: `actor`, `pid` and the `space` in which the pid counts."""
 
     async def silent(self, *, silent_s: float) -> Sequence[SilentJob]:

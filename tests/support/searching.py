@@ -25,7 +25,7 @@ from fks.search import Search, serial
 from fks.search.run import Evaluate
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.jobs import SEARCHES, Job, JobStore
+from fks.store.jobs import SEARCHES, JobRow, JobStore
 from fks.store.research_runs import ResearchRunStore
 from fks.store.trials import TrialStore
 from fks.strategies.check import synthetic, with_inputs
@@ -100,13 +100,13 @@ async def submit(db: Database, spec: dict[str, Any]) -> uuid.UUID:
     return await JobStore(db).submit(KIND, parse_optimization(spec).model_dump(mode="json", by_alias=True))
 
 
-async def ended(db: Database, id: uuid.UUID) -> Job:
+async def ended(db: Database, id: uuid.UUID) -> JobRow:
     job = await JobStore(db).get(id)
     assert job is not None
     return job
 
 
-async def take(db: Database) -> Job:
+async def take(db: Database) -> JobRow:
     job = await JobStore(db).claim(SEARCHES)
     assert job is not None
     return job

@@ -19,7 +19,7 @@ from fks.api.routing import Router
 from fks.api.views import JobView, Page, SearchView
 from fks.model.errors import Problem
 from fks.model.untrusted import Exact
-from fks.store.jobs import Job, JobStore
+from fks.store.jobs import JobRow, JobStore
 from fks.store.trials import TrialStore
 
 router = Router(tags=["optimizations"])
@@ -152,7 +152,7 @@ async def _spec(gate: Replica, body: dict[str, Any]) -> tuple[dict[str, Any], st
     return found["spec"], found["fingerprint"]
 
 
-async def _job(gate: Replica, id: uuid.UUID) -> Job:
+async def _job(gate: Replica, id: uuid.UUID) -> JobRow:
     job = await JobStore(gate.db).get(id)
     if job is None or job.kind != KIND:
         raise Problem(404, "OPTIMIZATION_UNKNOWN", f"there is no optimization {id}", remedy="see GET /optimizations")

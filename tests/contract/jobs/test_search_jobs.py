@@ -22,7 +22,7 @@ from fks.jobs.schedule import Schedules
 from fks.model.errors import InputError
 from fks.model.timeframe import to_datetime
 from fks.store.db import Database
-from fks.store.jobs import Job, JobStore
+from fks.store.jobs import JobRow, JobStore
 from fks.store.research_runs import ResearchRunStore
 from fks.store.strategies import StrategyStore
 from fks.store.trials import LOST_MAX, TrialRow, TrialStore
@@ -176,7 +176,7 @@ async def test_a_wrong_search_is_the_jobs_error(database: Database, tmp_path: Pa
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────
-async def rows_of(db: Database, count: int) -> tuple[TrialStore, Job]:
+async def rows_of(db: Database, count: int) -> tuple[TrialStore, JobRow]:
     id = await submit(db, SPEC)
     job = await take(db)
     store = TrialStore(db, id)

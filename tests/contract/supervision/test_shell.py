@@ -108,7 +108,7 @@ def test_research_runs_when_nothing_else_wants_the_processor(monkeypatch: pytest
     monkeypatch.setattr(system.ray, "get_runtime_context", lambda: SimpleNamespace(get_actor_name=lambda: "job-1"))
     monkeypatch.setattr(system.threading, "Timer", NoTimer)
     for call in (lambda job: job.warm(1.0), lambda job: job.run("/home", "1")):
-        thread = threading.Thread(target=call, args=(system.JobProcess(),))
+        thread = threading.Thread(target=call, args=(system.Job(),))
         thread.start()
         thread.join()
     assert seen == [os.SCHED_IDLE] * 2

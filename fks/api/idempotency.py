@@ -122,7 +122,7 @@ class Idempotency:
     async def begin(self, connection: HTTPConnection, principal: Principal, route: policy.Route) -> None:
         """Claim the key of a change, when it has one and the route does not keep it itself.
 
-        Errors: Answered with the kept answer of an equal call; Problem 409 IDEMPOTENCY_CONFLICT for another body,
+        Errors: AnsweredBefore with the kept answer of an equal call; Problem 409 IDEMPOTENCY_CONFLICT for another body,
         IDEMPOTENCY_RUNNING while the first call runs, IDEMPOTENCY_UNKNOWN when it has no answer after RUNNING_S or
         failed midway; 400, 422 for an unusable key; 503 while Redis is away.
         """
@@ -153,7 +153,7 @@ class Idempotency:
         state["idempotent"] = call
 
     def _refuse_or_answer(self, kept: bytes, age_s: float, call: KeyedCall) -> bytes:
-        """Return what is kept when it cannot be read. Errors: Answered, Problem 409."""
+        """Return what is kept when it cannot be read. Errors: AnsweredBefore, Problem 409."""
         conflict = Problem(
             409, "IDEMPOTENCY_CONFLICT", "this idempotency key was used for another body", remedy="use a new key"
         )

@@ -26,9 +26,8 @@ TIMEOUT_S = 15.0
 class GatewaySession:
     """A client of the running gateway. One request at a time; use it as a context manager.
 
-    Errors of every call: NotRunning when there is no answer, Denied for a denial code or a missing right, InputError
-    for
-    input that the gateway refuses, FksError for anything else, each with the gateway's own message.
+    Errors of every call: NotRunning when there is no answer, CommandDenied for a denial code or a missing right,
+    InputError for input that the gateway refuses, FksError for anything else, each with the gateway's own message.
     """
 
     def __init__(self, base_url: str, token: str, tls: ssl.SSLContext | None = None) -> None:

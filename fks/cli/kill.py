@@ -99,7 +99,7 @@ def resume(ctx: click.Context, force: bool) -> Any:
 
 
 def _ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the guardian's answer. Errors: NotRunning when it cannot be reached, Denied or FksError when it
+    """Return the guardian's answer. Errors: NotRunning when it cannot be reached, CommandDenied or FksError when it
     refuses."""
     try:
         with _connect(path) as link:

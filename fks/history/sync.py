@@ -96,7 +96,7 @@ class Sync:
     def __init__(
         self, exchange: Exchange, db: Database, clock: Clock, log: Log, *, should_stop: Callable[[], bool] | None = None
     ) -> None:
-        """`should_stop` is called after each window; True ends the sync with Stopped."""
+        """`should_stop` is called after each window; True ends the sync with SyncStopped."""
         self._exchange = exchange
         self._clock = clock
         self._log = log

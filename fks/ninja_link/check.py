@@ -108,7 +108,7 @@ async def check_connection(identity: Identity, address: Address, clock: Clock, *
 async def follow(identity: Identity, address: Address, clock: Clock, publish: Callable[[o.Event], bool]) -> None:
     """Publish the events of the bridge until `publish` returns False; connect again as often as needed.
 
-    Errors: none of the network: `publish` gets Waiting, Disconnected and Alarm.
+    Errors: none of the network: `publish` gets Waiting, LinkLost and Alarm.
     """
     stopping: list[bool] = []
 

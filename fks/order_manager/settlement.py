@@ -89,7 +89,7 @@ class Settlements:
         await self._settle(order, *events, state=State.UNKNOWN)
 
     async def _fills(self, settlement: Settlement, order: Order) -> list[Fill]:
-        """Return the executions that the person names or reports. Errors: Refused, OutageError."""
+        """Return the executions that the person names or reports. Errors: SettlementRefused, OutageError."""
         wanted = [fill.venue_trade_id for fill in settlement.fills if fill.venue_trade_id]
         if wanted:
             return await self._from_history(order, wanted)
@@ -175,7 +175,7 @@ class Settlements:
         await self._settle(order, *events, state=order.state)
 
     async def _settle(self, order: Order, *events: e.Event, state: State) -> None:
-        """Apply the events unless the order changed since it was looked at. Errors: Refused."""
+        """Apply the events unless the order changed since it was looked at. Errors: SettlementRefused."""
 
         def is_same(now: Order) -> bool:
             return (now.state, now.filled) == (state, order.filled)

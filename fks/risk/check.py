@@ -125,7 +125,7 @@ def capped(intent: Intent, view: RiskView) -> Intent:
 def check(
     intent: Intent, view: RiskView, *, explain: bool = False, only: Collection[Code] | None = None
 ) -> Approved | RiskDenied:
-    """Return Approved, or Denied with the first failure; with `explain` every failure is listed in `all`.
+    """Return Approved, or RiskDenied with the first failure; with `explain` every failure is listed in `all`.
 
     `only`: these checks and no others.
     """

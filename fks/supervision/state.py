@@ -170,7 +170,7 @@ Event = (
 # ── what is to be done ───────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True, slots=True)
 class Find:
-    """Look whether the child lives; answer Adopted or Missing."""
+    """Look whether the child lives; answer Adopted or NotFound."""
 
     id: str
     run: int

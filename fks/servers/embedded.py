@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,9 +27,10 @@ from fks.model.errors import ConfigError, OutageError
 from fks.process.handle import Launch, ProcessHandle, runs_in
 from fks.servers import binaries
 from fks.servers.binaries import SystemUser
-from fks.servers.directories import check_free, check_socket, own_directory
+from fks.servers.directories import FREE_MIN_MB, check_free, check_socket, own_directory
 
 LEFTOVERS_S = 5.0  # the backends of a killed postmaster leave by themselves within this
+_UPGRADED = "fks-upgraded"  # in a cluster that is complete and waits to be put into its place; holds the old major
 _PORT = 5432  # only a part of the socket's file name: no TCP
 _CONF = """\
 # Written by fks before every start; changes here are lost.
@@ -116,10 +119,12 @@ class PostgresServer:
     def prepare(self) -> None:
         """Create the cluster and the database `fks` once, the configuration each time; clear what a kill -9 left.
 
-        A crash in the middle does no harm: the cluster is created aside and renamed. Errors: ConfigError.
+        A cluster of an older PostgreSQL is upgraded if its programs are installed (`_upgrade`). A crash in the middle
+        does no harm: a cluster is created aside and renamed. Errors: ConfigError.
         """
         if self.adopt() is not None:
             return
+        self._end_upgrade()
         if not self.has_data(self._paths):  # with data PostgreSQL itself knows what it needs
             check_free(self._paths.home)
         account = self._prepare_account()
@@ -129,14 +134,11 @@ class PostgresServer:
         data = self._paths.pgdata
         if not self.has_data(self._paths):
             self._initialise(data, account)
+        _clear_leftovers(data)
         version = (data / "PG_VERSION").read_text().strip()
         if version != binaries.POSTGRES_VERSION:
-            raise ConfigError(
-                f"{data} was made by PostgreSQL {version}, this FKS brings {binaries.POSTGRES_VERSION}",
-                remedy="restore a backup (fks db backup/restore) into a new FKS_HOME",
-            )
+            self._upgrade(data, account, version)
         self._write_conf(data, account)
-        _clear_leftovers(data)
         self._ensure_password(data, account)
 
     def command(self) -> list[str]:
@@ -200,37 +202,108 @@ class PostgresServer:
     def _initialise(self, data: Path, account: SystemUser | None) -> None:
         if data.exists() and any(data.iterdir()):
             raise ConfigError(f"{data} holds files but no PostgreSQL cluster", remedy="move it away")
-        fresh = data.with_name(f".{data.name}.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        own_directory(fresh, mode=0o700, account=account)
-        password = fresh.with_name(f".{data.name}.pw")
-        write_private(password, self._password + "\n")
-        try:
-            if account is not None:
-                os.chown(password, account.uid, account.gid)
-            self._tool(
-                "initdb",
-                "-D",
-                str(fresh),
-                "-U",
-                "fks",
-                f"--pwfile={password}",
-                "--auth=scram-sha-256",
-                "--encoding=UTF8",
-                "--locale-provider=builtin",
-                "--builtin-locale=C.UTF-8",
-                "--locale=C",
-                "--no-instructions",
-                *(() if self._is_durable else ("--no-sync",)),
-            )
-        finally:
-            password.unlink(missing_ok=True)
+        fresh = self._make_cluster(account)
         self._write_conf(fresh, account)
         self._single(fresh, "CREATE DATABASE fks;", database="postgres")
         if data.exists():
             data.rmdir()
         fresh.rename(data)
         self._write_password_mark(account)
+
+    def _make_cluster(self, account: SystemUser | None, *options: str) -> Path:
+        """Make an empty cluster beside the one in use, in place of any that a crash left, and return its folder."""
+        fresh = self._fresh()
+        shutil.rmtree(fresh, ignore_errors=True)
+        own_directory(fresh, mode=0o700, account=account)
+        with self._private(fresh.with_name(f".{self._paths.pgdata.name}.pw"), self._password + "\n", account) as file:
+            self._tool(
+                "initdb",
+                "-D",
+                str(fresh),
+                "-U",
+                "fks",
+                f"--pwfile={file}",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale-provider=builtin",
+                "--builtin-locale=C.UTF-8",
+                "--locale=C",
+                "--no-instructions",
+                *options,
+                *(() if self._is_durable else ("--no-sync",)),
+            )
+        return fresh
+
+    def _upgrade(self, data: Path, account: SystemUser | None, version: str) -> None:
+        """Copy the cluster of PostgreSQL `version` into one of ours by pg_upgrade, and put that in its place.
+
+        The old cluster is only recovered and shut down, and stays as it is, as `postgres.<version>`, until a person
+        deletes it. Errors: ConfigError, with the old cluster in its place.
+        """
+        kept = data.with_name(f"{data.name}.{version}")
+        refused = f"{data} was made by PostgreSQL {version}, this FKS brings {binaries.POSTGRES_VERSION}"
+        if not binaries.has_postgres(version):
+            raise ConfigError(
+                f"{refused}, and no programs of {version} to upgrade it with; nothing was changed",
+                remedy="install the build of FKS that ran here, make a backup (fks db backup), and restore it with "
+                "this build into a new FKS_HOME (fks db restore)",
+            )
+        if kept.exists():
+            raise ConfigError(f"{refused}; {kept} is in the way of an upgrade", remedy="move it away")
+        size_mb = sum(file.lstat().st_size for file in data.rglob("*") if file.is_file()) // 2**20
+        check_free(self._paths.home, free_min_mb=size_mb + FREE_MIN_MB)
+        # PostgreSQL's single-user mode recovers what a crash left, and shuts down cleanly, which pg_upgrade asks for
+        escaped = self._password.replace("'", "''")
+        self._single(data, f"ALTER ROLE fks WITH PASSWORD '{escaped}';", database="postgres", version=version)
+        has_checksums = not re.search(
+            r"checksum version:\s+0$", self._tool("pg_controldata", str(data), version=version), re.MULTILINE
+        )
+        fresh = self._make_cluster(account, "--data-checksums" if has_checksums else "--no-data-checksums")
+        work = self._sockets / "upgrade"  # pg_upgrade writes into the folder it runs in, and its sockets are there
+        shutil.rmtree(work, ignore_errors=True)
+        own_directory(work, mode=0o700, account=account)
+        check_socket(work / ".s.PGSQL.50432")
+        with self._private(work / "pgpass", f"*:*:*:fks:{_pgpass(self._password)}\n", account) as file:
+            self._tool(
+                "pg_upgrade",
+                "--username=fks",
+                f"--old-bindir={binaries.postgres('postgres', version).parent}",
+                f"--new-bindir={binaries.postgres('postgres').parent}",
+                f"--old-datadir={data}",
+                f"--new-datadir={fresh}",
+                f"--socketdir={work}",
+                *(() if self._is_durable else ("--no-sync",)),
+                cwd=work,
+                env={"PGPASSFILE": str(file)},
+            )
+        shutil.rmtree(work, ignore_errors=True)
+        write_private(fresh / _UPGRADED, version)
+        self._end_upgrade()
+
+    def _end_upgrade(self) -> None:
+        """Put an upgraded cluster into the place of the old one; a crash between the two renames is made good."""
+        data, fresh = self._paths.pgdata, self._fresh()
+        mark = fresh / _UPGRADED
+        if not mark.exists():
+            return
+        if data.exists():
+            data.rename(data.with_name(f"{data.name}.{mark.read_text()}"))
+        fresh.rename(data)
+        (data / _UPGRADED).unlink()
+
+    def _fresh(self) -> Path:
+        return self._paths.pgdata.with_name(f".{self._paths.pgdata.name}.new")
+
+    @contextlib.contextmanager
+    def _private(self, file: Path, text: str, account: SystemUser | None) -> Iterator[Path]:
+        """Give a file with a password in it, which the server's user alone can read, and remove it."""
+        write_private(file, text)
+        try:
+            if account is not None:
+                os.chown(file, account.uid, account.gid)
+            yield file
+        finally:
+            file.unlink(missing_ok=True)
 
     def _write_conf(self, data: Path, account: SystemUser | None) -> None:
         fsync = "on" if self._is_durable else "off"
@@ -257,26 +330,35 @@ class PostgresServer:
     def _write_password_mark(self, account: SystemUser | None) -> None:
         write_private(self._password_mark(), binaries.fingerprint(self._password))
 
-    def _single(self, data: Path, statement: str, *, database: str) -> None:
+    def _single(self, data: Path, statement: str, *, database: str, version: str = binaries.POSTGRES_VERSION) -> None:
         """Run one statement in PostgreSQL's single-user mode: no socket, no password, the text on stdin."""
-        self._tool("postgres", "--single", "-D", str(data), "-j", database, text=statement + "\n\n")
+        self._tool("postgres", "--single", "-D", str(data), "-j", database, text=statement + "\n\n", version=version)
 
-    def _tool(self, name: str, *args: str, text: str = "") -> None:
-        done = subprocess.run(
-            [*self._command_prefix(), str(binaries.postgres(name)), *args],
+    def _tool(
+        self,
+        name: str,
+        *args: str,
+        text: str = "",
+        version: str = binaries.POSTGRES_VERSION,
+        cwd: Path = Path("/"),
+        env: Mapping[str, str] | None = None,
+    ) -> str:
+        """Run a program of PostgreSQL `version` and return its output. Errors: ConfigError with its last message."""
+        done: subprocess.CompletedProcess[bytes] = subprocess.run(
+            [*self._command_prefix(), str(binaries.postgres(name, version)), *args],
             input=text.encode(),
             capture_output=True,
             check=False,
-            env=self.env(),
-            cwd="/",
+            env={**self.env(), **(env or {})},
+            cwd=cwd,
             **binaries.run_as(self.user()),
         )
         output = done.stderr.decode(errors="replace")
         if done.returncode != 0 or "ERROR:" in output or "FATAL:" in output:
-            last = next((line for line in reversed(output.splitlines()) if ":" in line), "no output").replace(
-                self._password, "***"
-            )
+            lines = (output or done.stdout.decode(errors="replace")).splitlines()
+            last = next((line for line in reversed(lines) if ":" in line), "no output").replace(self._password, "***")
             raise ConfigError(f"PostgreSQL's {name} failed: {last.strip()}", remedy="run 'fks doctor'")
+        return done.stdout.decode(errors="replace")
 
 
 class RedisServer:
@@ -449,6 +531,11 @@ def _clear_leftovers(data: Path) -> None:
                     process.kill()
         time.sleep(0.05)
     (data / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _pgpass(password: str) -> str:
+    """Return `password` as a field of a password file."""
+    return password.replace("\\", "\\\\").replace(":", "\\:")
 
 
 def _last_line(log: Path | None) -> str:

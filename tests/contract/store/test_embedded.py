@@ -186,10 +186,86 @@ async def test_rotated_secrets_are_taken_over(home: Paths, postgres_here: Postgr
         await asyncpg.connect(postgres_here.url())
 
 
-def test_a_cluster_of_another_postgres_is_not_touched(home: Paths, postgres_here: PostgresServer) -> None:
+@pytest.fixture
+def old_cluster(home: Paths, postgres_here: PostgresServer) -> Paths:
+    """A home whose cluster was made by PostgreSQL 16 with a password of before, and whose server was killed."""
+    account = postgres_here.user()
+    own_directory(home.pgdata, mode=0o700, account=account)
+    own_directory(home.sockets, mode=0o711)
+    sockets = home.sockets / "pg"
+    own_directory(sockets, mode=0o700, account=account)
+    popen = {"env": postgres_here.env(), "cwd": home.pgdata, **binaries.run_as(account)}
+
+    def program(name: str, *args: str) -> None:
+        subprocess.run([str(binaries.postgres(name, "16")), *args], check=True, capture_output=True, **popen)
+
+    password = home.pgdata.with_name("password")
+    password.write_text("of before\n")
+    password.chmod(0o644)
+    program("initdb", "-D", str(home.pgdata), "-U", "fks", f"--pwfile={password}", "--auth-local=trust", "--locale=C")
+    options = f"-c listen_addresses='' -c unix_socket_directories='{sockets}'"
+    program("pg_ctl", "-D", str(home.pgdata), "-w", "-o", options, "-l", str(home.pgdata / "log"), "start")
+    ask = ("psql", "-h", str(sockets), "-U", "fks", "-v", "ON_ERROR_STOP=1", "-q", "-d")
+    program(*ask, "postgres", "-c", "CREATE DATABASE fks")
+    rows = "INSERT INTO kept SELECT n, n / 3.0, '[1,2,3]' FROM generate_series(1, 20000) AS n"
+    table = "CREATE TABLE kept (id bigint PRIMARY KEY, value numeric, near vector(3))"
+    program(*ask, "fks", "-c", "CREATE EXTENSION vector", "-c", table, "-c", rows)
+    process = psutil.Process(int((home.pgdata / "postmaster.pid").read_text().split()[0]))
+    children = process.children()
+    process.kill()
+    process.wait(10)
+    for child in children:  # they leave by themselves, which takes them some time
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    return home
+
+
+async def test_a_cluster_of_postgresql_16_is_upgraded(old_cluster: Paths, postgres_here: PostgresServer) -> None:
+    start_and_wait(postgres_here)
+    url = postgres_here.url()
+    assert await _ask(url, "SHOW server_version_num") >= "180000"
+    assert await _ask(url, "SELECT (count(*), sum(value)::int)::text FROM kept") == "(20000,66670000)"
+    assert await _ask(url, "SELECT count(*) FROM kept WHERE near <-> '[1,2,3]' = 0") == 20000
+    assert (old_cluster.home / "postgres.16" / "PG_VERSION").read_text().strip() == "16"
+    assert not (old_cluster.home / ".postgres.new").exists()
+    postgres_here.stop(postgres_here.adopt() or 0)
+    start_and_wait(postgres_here)
+    assert await _ask(url, "SELECT count(*) FROM kept") == 20000
+
+
+async def test_a_crash_between_the_renames_of_an_upgrade_is_made_good(
+    old_cluster: Paths, postgres_here: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def dies(path: Path, target: Path) -> Path:
+        if path.name == ".postgres.new":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", dies)
+        with pytest.raises(KeyboardInterrupt):
+            postgres_here.prepare()
+    assert not old_cluster.pgdata.exists()
+    start_and_wait(postgres_here)
+    assert await _ask(postgres_here.url(), "SELECT count(*) FROM kept") == 20000
+
+
+def test_a_failed_upgrade_leaves_the_old_cluster(home: Paths, postgres_here: PostgresServer) -> None:
     postgres_here.prepare()
-    (home.pgdata / "PG_VERSION").write_text("16\n")
-    with pytest.raises(ConfigError, match="PostgreSQL 16"):
+    (home.pgdata / "PG_VERSION").write_text("16\n")  # of which it has nothing else
+    with pytest.raises(ConfigError, match="PostgreSQL's postgres failed"):
+        postgres_here.prepare()
+    (home.pgdata / "PG_VERSION").write_text("18\n")
+    start_and_wait(postgres_here)
+    assert not (home.home / "postgres.16").exists()
+
+
+def test_a_cluster_without_programs_of_its_major_is_not_touched(home: Paths, postgres_here: PostgresServer) -> None:
+    postgres_here.prepare()
+    (home.pgdata / "PG_VERSION").write_text("15\n")
+    with pytest.raises(ConfigError, match=r"made by PostgreSQL 15.*nothing was changed"):
         postgres_here.prepare()
 
 

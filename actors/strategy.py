@@ -28,10 +28,10 @@ class StrategyActor:
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
-        # ("solo", instance id), ("shadow",) of the challengers, else (shard, shards)
+        # ("solo", instance id), ("shadow",) of the challengers, else (shard,)
         self._is_shadow, is_solo = args[0] == "shadow", args[0] == "solo"
         self._only = args[1] if is_solo else None
-        self._shard, self._shards = (0, 1) if is_solo or self._is_shadow else (int(args[0]), int(args[1]))
+        self._shard = 0 if is_solo or self._is_shadow else int(args[0])
         self._worker: StrategyWorker | None = None
 
     async def start(self) -> None:
@@ -44,7 +44,6 @@ class StrategyActor:
         self._worker = StrategyWorker(
             c.runtime,
             self._shard,
-            self._shards,
             home=c.paths.home,
             only=self._only,
             is_shadow=self._is_shadow,

@@ -15,6 +15,7 @@ from typing import Any
 from fks.config.settings import WORKERS_MAX, Settings
 from fks.runtime import Component
 from fks.store.challengers import SHADOW_WORKER
+from fks.store.strategies import StrategyStore
 from fks.store.supervision import TreeJournal, WantedTree
 from fks.supervision import ChildSpec, Containment, Intensity, RestartBackoff, SupervisorSpec, check_tree, placement
 
@@ -95,8 +96,8 @@ def tree_of(
     def branch(id: str, *children: ChildSpec) -> SupervisorSpec:
         return SupervisorSpec(id, children, limit, backoff=backoff, containment=containment)
 
-    exchange, strategies = settings.data.exchange, settings.strategies
-    shards = min(max(strategies.workers, strategies.workers_per_node * worker_nodes), WORKERS_MAX)
+    exchange = settings.data.exchange
+    workers = workers_of(settings, worker_nodes)
     others = sorted(set(exchanges) - {exchange})
     branches = [
         branch("safety", child("guardian", "guardian", stop_s=3.0)),
@@ -109,7 +110,7 @@ def tree_of(
         *(branch(f"data:{name}", child(f"collector:{name}", "collector", stop_s=3.0, args=(name,))) for name in others),
         branch(
             "strategies",
-            *(child(f"strategy:{n}", "strategy", stop_s=3.0, args=(str(n), str(shards))) for n in range(shards)),
+            *(child(f"strategy:{n}", "strategy", stop_s=3.0, args=(str(n),)) for n in range(workers)),
         ),
         branch("core", child("scheduler", "scheduler", stop_s=3.0), child("monitor", "monitor", stop_s=2.0)),
     ]
@@ -123,11 +124,21 @@ def tree_of(
     return root
 
 
+def workers_of(settings: Settings, worker_nodes: int) -> int:
+    """Return how many strategy workers run."""
+    strategies = settings.strategies
+    return min(max(strategies.workers, strategies.workers_per_node * worker_nodes), WORKERS_MAX)
+
+
 def want(component: Component) -> Callable[[], Awaitable[SupervisorSpec]]:
-    """Return a function that returns the tree that should run, from the database. Errors of a call: OutageError."""
+    """Return a function that returns the tree that should run, from the database. Errors of a call: OutageError.
+
+    It also spreads the strategy instances over the strategy workers: when their number changes, as few instances as
+    possible move to another worker, and the others go on deciding.
+    """
     from fks.exchanges.registry import EXCHANGES  # only the supervisor asks
 
-    journal = TreeJournal(component.db)
+    journal, strategies = TreeJournal(component.db), StrategyStore(component.db)
 
     @lru_cache(maxsize=1)  # asked each second, and it is nearly always the same tree
     def tree(wanted: WantedTree) -> SupervisorSpec:
@@ -141,7 +152,13 @@ def want(component: Component) -> Callable[[], Awaitable[SupervisorSpec]]:
         )
 
     async def wanted() -> SupervisorSpec:
-        return tree(await journal.wanted())
+        found = await journal.wanted()
+        workers = workers_of(component.settings, found.worker_nodes)
+        if not placement.is_balanced(found.workers, workers):
+            moved = placement.balance(await strategies.workers(), workers)
+            await strategies.assign(moved)
+            component.log.info("strategies.moved", instances=",".join(sorted(moved)), workers=workers)
+        return tree(found)
 
     return wanted
 

@@ -75,7 +75,6 @@ class Owner:
     lease: str
     epoch: int
     shard: int = 0
-    shards: int = 1
     only: str | None = None
 
     @property
@@ -142,11 +141,11 @@ class StrategyStore(SqlStore[Querier], queries="strategies"):
             raise BugError("a fenced write of strategy_instances without an owner")
         return self._owner
 
-    @query(binds=("owner.shard", "owner.shards", "owner.only", "owner.lease", "owner.epoch"))
+    @query(binds=("owner.shard", "owner.only", "owner.lease", "owner.epoch"))
     async def claim(self) -> None:
         """Write our epoch on our instances, for people; the fence is the lease itself."""
 
-    @query(binds=("owner.shard", "owner.shards", "owner.only"))
+    @query(binds=("owner.shard", "owner.only"))
     async def due(self) -> list[Instance]:
         """Return the owner's enabled instances with how far their bars are sealed; suspects of a crash last."""
 
@@ -206,15 +205,18 @@ class StrategyStore(SqlStore[Querier], queries="strategies"):
             None if missed is None else dict(missed),
             instance.params_version,
             [{"time": to_datetime(time_ns).isoformat(), "price": str(price)} for time_ns, price in stops],
+            mine.shard,
         )
         assert row is not None
         return set(row["added"]) if row["is_ours"] else None
 
-    @query(binds=("instance_id", "owner.epoch", "anchor_ns", "cursor_ns", "owner.lease", "owner.is_single"))
+    @query(
+        binds=("instance_id", "owner.epoch", "anchor_ns", "cursor_ns", "owner.lease", "owner.is_single", "owner.shard")
+    )
     async def anchor(self, instance_id: str, *, anchor_ns: int, cursor_ns: int) -> bool:
         """Write the anchor of a new instance's evaluation and the bar from which on it decides."""
 
-    @query(binds=("instance_id", "owner.epoch", "state", "error", "owner.lease", "owner.is_single"))
+    @query(binds=("instance_id", "owner.epoch", "state", "error", "owner.lease", "owner.is_single", "owner.shard"))
     async def set_state(self, instance_id: str, *, state: str, error: str | None = None) -> bool:
         """Write LOADING, RUNNING, or CRASHED with the reason."""
 
@@ -267,6 +269,14 @@ class StrategyStore(SqlStore[Querier], queries="strategies"):
 
     async def list(self) -> list[Instance]:
         """Return every instance, by id."""
+
+    async def workers(self) -> dict[str, int]:
+        """Return the number of the strategy worker of each instance."""
+
+    async def assign(self, workers: Mapping[str, int]) -> None:
+        """Give instances to other strategy workers. What the earlier worker was deciding is decided by the new one."""
+        if workers:
+            await self._db.execute("strategies.assign", list(workers), list(workers.values()))
 
     async def add(self, new: NewInstance, *, by: str) -> bool:
         """Add an instance and its first parameter version; False when the id is taken or the account unknown. Needs a

@@ -42,12 +42,14 @@ class HealthRow:
 @dataclass(frozen=True, slots=True)
 class WantedTree:
     """The rows that the tree depends on: the enabled strategy instances with a worker of their own, the exchanges with
-    a symbol to collect, whether challengers decide, and the worker nodes of the cluster."""
+    a symbol to collect, whether challengers decide, and the worker nodes of the cluster. `workers`: the number of the
+    strategy worker of each instance, for the balance between them."""
 
     isolated: tuple[str, ...]
     exchanges: tuple[str, ...]
     has_challengers: bool
     worker_nodes: int
+    workers: tuple[int, ...] = ()
 
 
 class TreeJournal(SqlStore[Database], queries="supervision"):
@@ -87,7 +89,11 @@ class TreeJournal(SqlStore[Database], queries="supervision"):
         row = await self._db.fetchrow("supervision.wanted")
         assert row is not None
         return WantedTree(
-            tuple(sorted(row["isolated"])), tuple(row["exchanges"]), row["has_challengers"], row["worker_nodes"]
+            tuple(sorted(row["isolated"])),
+            tuple(row["exchanges"]),
+            row["has_challengers"],
+            row["worker_nodes"],
+            tuple(row["workers"]),
         )
 
     async def lives(self, within_s: float) -> dict[str, list[tuple[str, float]]]:

@@ -201,7 +201,7 @@ def _rows(runtime: Runtime, owner: Owner, *, is_shadow: bool) -> tuple[WorkerSto
 
 
 class StrategyWorker:
-    """Runs the instances with `shard % shards == shard` that are not isolated, or `only` one that is; or, with
+    """Runs the instances of `shard` that are not isolated, or `only` one that is; or, with
     `is_shadow`, all challengers, whose decisions are recorded and never sent.
 
     `home` is FKS_HOME, with users' strategies and the crash marker. `crash_file` is faulthandler's output of a dead
@@ -212,7 +212,6 @@ class StrategyWorker:
         self,
         runtime: Runtime,
         shard: int,
-        shards: int,
         *,
         home: Path | str | None = None,
         only: str | None = None,
@@ -223,7 +222,7 @@ class StrategyWorker:
         self._db, self._bus, self._clock = db, runtime.bus, runtime.clock
         self._meter, self._log = runtime.meter, runtime.log
         self._lease = lease
-        owner = Owner(lease.name, lease.epoch, shard, shards, only)
+        owner = Owner(lease.name, lease.epoch, shard, only)
         self._folder = None if home is None else Path(home) / "strategies"
         self._crash_marker = CrashMarker(None if home is None else CrashMarker.path(Path(home) / "run", lease.name))
         self._sandbox = Sandbox(self._crash_marker, runtime.clock, lease.epoch)

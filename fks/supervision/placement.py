@@ -1,7 +1,9 @@
-"""Nodes on which children are started: those that spread go to the worker that has the fewest of them. Pure."""
+"""Nodes on which children are started: those that spread go to the worker that has the fewest of them; and the balance
+of strategy instances over strategy workers. Pure."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,6 +57,32 @@ def misplaced(specs: Iterable[ChildSpec], places: Sequence[Place], where: Mappin
         if is_beside or counts.get(here, 0) > counts.get(there, 0):
             return spec.id
     return None
+
+
+def is_balanced(workers: Iterable[int], count: int) -> bool:
+    """Return whether each instance has one of `count` workers, numbered from 0, and no worker has two more than
+    another. `workers`: the worker of each instance."""
+    counts = Counter(workers)
+    held = [counts[worker] for worker in range(count)]
+    return sum(held) == counts.total() and max(held) - min(held) <= 1
+
+
+def balance(workers: Mapping[str, int], count: int) -> dict[str, int]:
+    """Return the new worker of each instance that has to move for `is_balanced`; as few as possible move.
+
+    `workers`: the worker of each instance. Those with the largest names move; the same input gives the same moves.
+    """
+    held: dict[int, list[str]] = {worker: [] for worker in range(count)}
+    moving: list[str] = []
+    for id in sorted(workers):
+        held.get(workers[id], moving).append(id)
+    least, over = divmod(len(workers), count)
+    largest_first = sorted(held, key=lambda worker: (-len(held[worker]), worker))
+    shares = {worker: least + (place < over) for place, worker in enumerate(largest_first)}
+    for worker, ids in held.items():
+        moving += ids[shares[worker] :]
+    free = (worker for worker, ids in held.items() for _ in range(shares[worker] - len(ids)))
+    return dict(zip(sorted(moving), free, strict=True))
 
 
 def _fitting(spec: ChildSpec, places: Sequence[Place]) -> list[Place]:

@@ -84,7 +84,7 @@ class Line:
             make_exchange("binance", settings=settings, node=node, clock=clock, log=log),
             Runtime(settings, FlushedAtOnce(), db, bus, log, meter, leases["collector:binance"]),
         )
-        worker = StrategyWorker(Runtime(settings, clock, db, bus, log, meter, leases["strategy:0"]), 0, 1, home=home)
+        worker = StrategyWorker(Runtime(settings, clock, db, bus, log, meter, leases["strategy:0"]), 0, home=home)
         venues = make_venues("orders", Making(settings=settings, node=node, clock=clock, log=log))
         orders = OrderManager(Runtime(settings, clock, db, bus, log, meter, leases["orders"]), venues)
         return Line(db, bus, [collector, orders, worker], list(leases.values()))

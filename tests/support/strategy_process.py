@@ -43,7 +43,7 @@ async def main(database_url: str, redis_url: str, epoch: int, given: dict[str, A
     sandbox.EVALUATE_S = given.get("evaluate_s", sandbox.EVALUATE_S)
     db, bus = await Database.connect(database_url), await Bus.connect(redis_url)
     context = runtime(db, bus, await hold(db, epoch, name))
-    worker = StrategyWorker(context, 0, 1, home=home, only=only, is_shadow=is_shadow, crash_file=dump)
+    worker = StrategyWorker(context, 0, home=home, only=only, is_shadow=is_shadow, crash_file=dump)
     beat = asyncio.create_task(_beat()) if home is not None else None
     await worker.start()
     print("started", flush=True)

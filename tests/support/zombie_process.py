@@ -103,7 +103,7 @@ async def main(given: dict[str, Any]) -> int:
             source = make_exchange("binance", settings=settings, node=None, clock=clock, log=log)
             work = Collector(source, Runtime(settings, clock, db, bus, log, meter, lease))
         else:
-            work = StrategyWorker(Runtime(FAST, clock, db, bus, log, meter, lease), 0, 1)
+            work = StrategyWorker(Runtime(FAST, clock, db, bus, log, meter, lease), 0)
         await work.start()
         run = asyncio.create_task(work.run())
         while not work.is_ready:

@@ -1,9 +1,9 @@
 -- name: claim
 -- Write down whose the instances are now. The fence is the lease in each write below; this is for people.
-WITH lease AS (SELECT 1 FROM leases WHERE name = $4 AND epoch = $5 FOR SHARE)
-UPDATE strategy_instances SET epoch = $5, updated_at = now()
- WHERE epoch <> $5 AND EXISTS (SELECT FROM lease)
-   AND CASE WHEN $3::text IS NULL THEN NOT is_isolated AND shard % $2 = $1 ELSE is_isolated AND id = $3 END;
+WITH lease AS (SELECT 1 FROM leases WHERE name = $3 AND epoch = $4 FOR SHARE)
+UPDATE strategy_instances SET epoch = $4, updated_at = now()
+ WHERE epoch <> $4 AND EXISTS (SELECT FROM lease)
+   AND CASE WHEN $2::text IS NULL THEN NOT is_isolated AND shard = $1 ELSE is_isolated AND id = $2 END;
 
 -- name: due
 -- Give the enabled instances of one worker, with how far their bars are sealed; those that took a worker down come last.
@@ -12,7 +12,7 @@ SELECT i.*, f.sealed_through,
   FROM strategy_instances i
   LEFT JOIN feeds f ON f.exchange = i.exchange AND f.symbol = i.symbol AND f.timeframe = i.timeframe
  WHERE i.is_enabled
-   AND CASE WHEN $3::text IS NULL THEN NOT i.is_isolated AND i.shard % $2 = $1 ELSE i.is_isolated AND i.id = $3 END
+   AND CASE WHEN $2::text IS NULL THEN NOT i.is_isolated AND i.shard = $1 ELSE i.is_isolated AND i.id = $2 END
  ORDER BY i.crashes, i.id;
 
 -- name: new_bars
@@ -35,7 +35,7 @@ moved AS (
     UPDATE strategy_instances
        SET cursor_time = $4, last_target = $5, anchor_time = $6, state = 'RUNNING', error = NULL, epoch = $2,
            updated_at = now()
-     WHERE id = $1 AND cursor_time IS NOT DISTINCT FROM $3 AND is_isolated = $8 AND params_version = $12
+     WHERE id = $1 AND cursor_time IS NOT DISTINCT FROM $3 AND is_isolated = $8 AND (is_isolated OR shard = $14) AND params_version = $12
        AND EXISTS (SELECT FROM lease)
     RETURNING id),
 noted AS (
@@ -69,14 +69,14 @@ SELECT EXISTS (SELECT FROM moved) AS is_ours, ARRAY(SELECT id FROM added) AS add
 -- Write where a new instance's evaluation starts and from when on it decides; fenced as `commit` is.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $5 AND epoch = $2 FOR SHARE)
 UPDATE strategy_instances SET anchor_time = $3, cursor_time = $4, epoch = $2, updated_at = now()
- WHERE id = $1 AND is_isolated = $6 AND EXISTS (SELECT FROM lease)
+ WHERE id = $1 AND is_isolated = $6 AND (is_isolated OR shard = $7) AND EXISTS (SELECT FROM lease)
 RETURNING id;
 
 -- name: set_state
 -- Write how an instance stands: LOADING before its code first runs, RUNNING after, CRASHED with what it did. Fenced.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $5 AND epoch = $2 FOR SHARE)
 UPDATE strategy_instances SET state = $3, error = $4, epoch = $2, updated_at = now()
- WHERE id = $1 AND is_isolated = $6 AND EXISTS (SELECT FROM lease)
+ WHERE id = $1 AND is_isolated = $6 AND (is_isolated OR shard = $7) AND EXISTS (SELECT FROM lease)
 RETURNING id;
 
 -- name: record_crash
@@ -127,12 +127,21 @@ SELECT *, NULL::timestamptz AS sealed_through, false AS is_leaving FROM strategy
 -- Give every instance.
 SELECT *, NULL::timestamptz AS sealed_through, false AS is_leaving FROM strategy_instances ORDER BY id;
 
+-- name: workers
+-- Give the number of the strategy worker that decides for each instance, unless it is isolated.
+SELECT id, shard FROM strategy_instances;
+
+-- name: assign
+-- Give instances to other strategy workers: a write of the earlier one finds no row.
+UPDATE strategy_instances i SET shard = w.shard FROM unnest($1::text[], $2::int[]) AS w(id, shard) WHERE i.id = w.id;
+
 -- name: add
--- Add an instance; no row back when its id is taken or the account does not exist.
+-- Add an instance, for the worker with the fewest; no row back when its id is taken or the account does not exist.
 INSERT INTO strategy_instances (id, strategy, params, exchange, symbol, timeframe, account_id, venue, sizing, size, approval,
                                 valid_for_s, is_enabled, pyramiding, shard)
 SELECT $1, $2, $3, $4, $5, $6, a.id, COALESCE($8, a.venue), $9, $10, $11, $12, $13, $14,
-       (SELECT count(*)::int FROM strategy_instances)
+       (SELECT n FROM generate_series(0, (SELECT COALESCE(max(shard), 0) FROM strategy_instances)) AS n
+         ORDER BY (SELECT count(*) FROM strategy_instances WHERE shard = n), n LIMIT 1)
   FROM accounts a WHERE a.name = $7
 ON CONFLICT DO NOTHING
 RETURNING id;

@@ -201,7 +201,6 @@ class Running:
                 log=log,
             ),
             0,
-            1,
             home=self.home,
         )
         await worker.start()

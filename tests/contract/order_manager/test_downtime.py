@@ -109,7 +109,6 @@ class Downtime:
                 self.rig.db, self.rig.bus, await hold(self.rig.db, self.epoch, f"strategy:{shard}"), clock=self.clock
             ),
             shard,
-            2,
             home=self.home,
         )
         await worker.start()

@@ -52,7 +52,7 @@ async def recorded(db: Database, challenger: str) -> list[tuple[int, float]]:
 
 async def shadow(db: Database, bus: Bus, *, epoch: int = 1, home: Path | None = None, **ports: Any) -> StrategyWorker:
     context = runtime(db, bus, await hold(db, epoch, SHADOW_WORKER), settings=TAPE, **ports)
-    return StrategyWorker(context, 0, 1, home=home, is_shadow=True)
+    return StrategyWorker(context, 0, home=home, is_shadow=True)
 
 
 async def test_decisions_are_recorded_and_no_signal_is_made(

@@ -46,7 +46,7 @@ async def make(
 
     def worker(epoch: int = 9, home: Path = tmp_path) -> StrategyWorker:
         lease = type("Held", (), {"name": "strategy:0", "epoch": epoch, "holds": lambda self: True})()
-        return StrategyWorker(runtime(database, bus, lease, clock=clock, meter=meter, log=log), 0, 1, home=home)
+        return StrategyWorker(runtime(database, bus, lease, clock=clock, meter=meter, log=log), 0, home=home)
 
     return worker
 

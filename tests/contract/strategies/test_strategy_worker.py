@@ -95,7 +95,6 @@ class Floor:
                 log=self.log,
             ),
             shard or 0,
-            1 if shard is None else 2,
             home=self.home,
         )
 
@@ -403,7 +402,7 @@ async def test_no_signal_is_committed_without_its_cursor(floor: Floor) -> None:
     await add_instance(floor.db, "a", "sma_cross", PARAMS)
     await seal(floor.db, wave(20))
     await (await floor.worker()).start()
-    store = StrategyStore(floor.db, Owner("strategy:0", 1, 0, 1, None))
+    store = StrategyStore(floor.db, Owner("strategy:0", 1))
     (row,) = await store.due()
     assert row.cursor_ns is not None
     before = len(await floor.signals())
@@ -706,6 +705,33 @@ async def test_missed_hour_leaves_the_state_of_an_uninterrupted_worker(floor: Fl
         assert all(newest_ns - to_ns(signal["ts_event"]) <= 4 * NS for signal in late if signal["kind"] == "enter")
         assert len(late) <= 1
     assert {note["instance"] for note in await missed(floor)} == set(demo)
+
+
+async def test_instance_given_to_another_worker_is_decided_there_alone(floor: Floor) -> None:
+    """What the earlier worker was about to write of it finds no row. The other instances go on."""
+    bars = wave(120)
+    for name in ("a", "b"):
+        await add_instance(floor.db, name, "sma_cross", PARAMS, **EVERY_EDGE)
+    await seal(floor.db, bars[:40])
+    first, second = await floor.worker(shard=0), await floor.worker(shard=1)
+    await first.start()
+    await second.start()
+    earlier = StrategyStore(floor.db, Owner("strategy:0", 1))
+    row = next(row for row in await earlier.due() if row.id == "a")
+    assert row.anchor_ns is not None
+    assert row.cursor_ns is not None
+    await earlier.assign({"a": 1})
+    facts: dict[str, Any] = {"cursor_ns": row.cursor_ns + NS, "target": 1.0, "anchor_ns": row.anchor_ns}
+    assert await earlier.commit(row, [], expected_ns=row.cursor_ns, **facts) is None
+    assert not await earlier.set_state("a", state="CRASHED")
+    assert not await earlier.anchor("a", anchor_ns=row.anchor_ns, cursor_ns=row.cursor_ns)
+    await seal(floor.db, bars)
+    await first.step()
+    assert (await floor.row("a"))["cursor_time"] < (await floor.row("b"))["cursor_time"]
+    await second.step()
+    alone = [(signal["kind"], signal["ts_event"]) for signal in await floor.signals("b")]
+    assert alone
+    assert [(signal["kind"], signal["ts_event"]) for signal in await floor.signals("a")] == alone
 
 
 async def test_new_parameters_take_effect_from_the_next_bar_on(floor: Floor) -> None:

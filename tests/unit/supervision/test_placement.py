@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from actors.tree import tree_of
 from fks.config.settings import Settings, Strategies, Supervision
 from fks.supervision import ChildSpec
-from fks.supervision.placement import SETTLED_S, Place, misplaced, place_for
+from fks.supervision.placement import SETTLED_S, Place, balance, is_balanced, misplaced, place_for
 
 HEAD = Place("h", {"head": 1000.0, "CPU": 2.0})
 W1, W2 = (Place(name, {"worker": 1000.0, "CPU": 2.0}) for name in ("w1", "w2"))
@@ -78,9 +83,26 @@ def test_pool_of_strategy_workers_grows_with_the_worker_nodes() -> None:
         tree = tree_of(Settings(strategies=Strategies(**strategies)), worker_nodes=worker_nodes)
         return [spec.args for spec in tree.workers() if spec.role == "strategy"]
 
-    assert pool(0) == [("0", "1")]
-    assert pool(3) == [("0", "3"), ("1", "3"), ("2", "3")]
+    assert pool(0) == [("0",)]
+    assert pool(3) == [("0",), ("1",), ("2",)], "the first one is as before: it is not started again"
     assert len(pool(2, workers=4)) == 4
     assert len(pool(2, workers_per_node=3)) == 6
     assert len(pool(2, workers_per_node=0)) == 1
     assert len(pool(1000)) == 64
+
+
+@given(st.lists(st.integers(0, 6), max_size=9), st.integers(1, 4))
+def test_balance_is_even_and_moves_as_few_instances_as_possible(numbers: list[int], count: int) -> None:
+    workers = {f"i{place}": worker for place, worker in enumerate(numbers)}
+    moved = balance(workers, count)
+    after = workers | moved
+    assert is_balanced(after.values(), count)
+    assert not balance(after, count)
+    assert not moved or not is_balanced(numbers, count)
+    least, over = divmod(len(numbers), count)
+    shares = [least + 1] * over + [least] * (count - over)
+    fewest = min(
+        len(numbers) - sum(min(numbers.count(worker), share) for worker, share in enumerate(order))
+        for order in permutations(shares)
+    )
+    assert len(moved) == fewest

@@ -63,6 +63,7 @@ CHANGEABLE: dict[str, tuple[str, ...]] = {
     "data.stale_max_s": ("collector:*",),
     "data.trades_keep_h": ("scheduler",),
     "strategies.crash_window_s": (SUPERVISOR, "strategy:*"),
+    "strategies.workers": (SUPERVISOR,),  # the workers that stay go on
     **dict.fromkeys(_keys("supervision", Supervision, "lease_ttl_s", "lease_renew_s", "placement"), ("*", SUPERVISOR)),
     **dict.fromkeys(_SUPERVISORS, (SUPERVISOR,)),
     **dict.fromkeys(_keys("auth", AuthSettings), (GATEWAY,)),

@@ -38,7 +38,7 @@ def test_what_must_not_change_under_a_running_system_cannot() -> None:
         "database.url",
         "sim.seed",
         "data.exchange",
-        "strategies.workers",
+        "strategies.workers_per_node",
     ):
         with pytest.raises(InputError) as found:
             check_key(key)

@@ -130,6 +130,7 @@ DEFAULTS: tuple[AlertRule, ...] = (
         name="serve", kind=RuleKind.RATE, on="serve.replaced", severity="error", count=3, window_s=600, by=("child",),
         message="{child} was replaced by Ray Serve {value} times in 10 minutes; see 'fks events {child}'",
     ),
+    AlertRule(name="report", kind=RuleKind.ROUTE, on="report", severity="info"),
     AlertRule(name="other", kind=RuleKind.ROUTE, on="*", severity="warning", group_s=30),
 )  # fmt: skip
 

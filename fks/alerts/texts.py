@@ -35,6 +35,9 @@ def ago(seconds: float) -> str:
 def _of_one(alert: Alert, about: About, now: datetime) -> Text:
     if alert.event == "service.down" and about != "escalated":
         return _service(alert, about, now)
+    if alert.event == "report":
+        title, _, body = alert.message.partition("\n")
+        return Text(title, body if len(body) <= _LIST_MAX else f"{body[:_LIST_MAX]}\nthe rest: fks report")
     label = {"raised": alert.severity.upper(), "resolved": "RESOLVED", "escalated": "NOT ACKNOWLEDGED"}[about]
     mark = "✅" if about == "resolved" else _MARKS.get(alert.severity, "🚨")
     message = alert.message

@@ -190,6 +190,85 @@ class EquityView(View):
     day_start: datetime
 
 
+class ReportPoint(View):
+    """The last equity of a span."""
+
+    time: datetime
+    equity: Decimal
+
+
+class ReportAccount(View):
+    """An account over the period, in its currency. `profit` is without `transfers`: deposits less withdrawals."""
+
+    account: str
+    venue: str
+    mode: str
+    currency: str
+    equity_start: Decimal
+    equity_end: Decimal
+    transfers: Decimal
+    profit: Decimal
+    curve: list[ReportPoint]
+
+
+class ReportTrades(View):
+    """Executions of an instance in a symbol, in its quote currency. Those that closed some of a position are `won` or
+    `lost`; `realized` is before fees. `fees_unvalued`: fees without a rate, which are not in `fees`."""
+
+    account: str
+    instance: str
+    symbol: str
+    executions: int
+    won: int
+    lost: int
+    realized: Decimal
+    best: Decimal | None
+    worst: Decimal | None
+    fees: Decimal
+    fees_unvalued: int
+
+
+class ReportHolding(View):
+    """A holding of now. Null: not known."""
+
+    account: str
+    symbol: str
+    instance: str
+    quantity: Decimal
+    average_price: Decimal | None
+    mark_price: Decimal | None
+    unrealized_pnl: Decimal | None
+
+
+class ReportDenials(View):
+    """How often a code denied a signal."""
+
+    code: str
+    count: int
+
+
+class ReportAlerts(View):
+    """Alerts of one severity; `open`: neither ended nor acknowledged."""
+
+    severity: str
+    count: int
+    open: int
+
+
+class ReportView(View):
+    """Report from `start` up to, without, `end`. `is_over` false: of a period that runs."""
+
+    period: str
+    start: datetime
+    end: datetime
+    is_over: bool
+    accounts: list[ReportAccount]
+    trades: list[ReportTrades]
+    denials: list[ReportDenials]
+    alerts: list[ReportAlerts]
+    holdings: list[ReportHolding]
+
+
 class LimitView(View):
     """One limit: the denial code that it gives, its setting, and the amounts used and left; null: not known, or each
     order has it for itself."""

@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "why": ("fks.cli.why", "Show why an order was placed, denied, or never made."),
     "fills": ("fks.cli.orders", "List fills."),
     "lots": ("fks.cli.lots", "List lots, and export a year of disposals for a tax return."),
+    "report": ("fks.cli.report", "Report a day, a week or a month: equity, executions, denials."),
     "ninja": ("fks.cli.ninja", "Work with NinjaTrader 8 and the rules of its prop accounts."),
     "positions": ("fks.cli.orders", "Show positions and profit."),
     "reconcile": ("fks.cli.incidents", "Compare the journal with the venues now."),

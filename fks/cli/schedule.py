@@ -76,7 +76,8 @@ def _shown(found: dict[str, Any], **_: Any) -> str:
 def add(gateway: GatewaySession, params: str | None, **body: Any) -> Any:
     """Add a schedule that runs ACTION.
 
-    Actions: deep-check, retention; backup {"keep": 7}; sync {"symbol": "BTCUSDT"}; drift-check {"instance": ID};
+    Actions: deep-check, retention; report {"period": "daily"}; backup {"keep": 7}; sync {"symbol": "BTCUSDT"};
+    drift-check {"instance": ID};
     backtest {the spec of POST /backtests, of one strategy}; optimize {the spec of POST /optimizations}.
     """
     return gateway.post("/schedules", {**body, "params": _object(params)})

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fks.jobs.spec import checked_spec
 from fks.model.errors import InputError, OutageError
+from fks.model.timeframe import to_datetime
+from fks.portfolio.report import ReportName
 from fks.store.jobs import JobStore
 
 if TYPE_CHECKING:
@@ -42,6 +44,12 @@ class DriftParams(NoParams):
     """Of which strategy instance."""
 
     instance: str = Field(min_length=1, max_length=128)
+
+
+class ReportParams(NoParams):
+    """`period`: the newest day, week or month that is over."""
+
+    period: ReportName = "daily"
 
 
 Run = Callable[["Component", Any, uuid.UUID], Awaitable[str]]
@@ -86,6 +94,30 @@ async def _drift(c: Component, params: DriftParams, id: uuid.UUID) -> str:
     return f"job {id}"
 
 
+async def _report(c: Component, params: ReportParams, id: uuid.UUID) -> str:
+    """Raise the report as a notice, which alert channels deliver: once for each period, however often this runs."""
+    from fks.portfolio.report import last_ended, text_of, title_of
+    from fks.store.alerting import AlertingStore
+    from fks.store.reports import ReportStore
+
+    now_ns = c.clock.now_ns()
+    period = last_ended(params.period, to_datetime(now_ns).date())
+    found = await ReportStore(c.db).report(period, None, home=c.settings.venue.exchange, now_ns=now_ns)
+    title = title_of(found)
+    is_new = await AlertingStore(c.db).raise_alert(
+        at=to_datetime(now_ns),
+        severity="info",
+        event="report",
+        message=f"{title}\n{text_of(found)}",
+        component="scheduler",
+        payload={},
+        rule="report",
+        key="",
+        ref=f"{period.name}:{found['start']}",
+    )
+    return title if is_new else f"{title}: was reported before"
+
+
 async def _retention(c: Component, params: Any, id: uuid.UUID) -> str:
     from fks.jobs.schedule import TASKS, TaskServices
     from fks.jobs.sync import Continuous
@@ -126,6 +158,7 @@ ACTIONS: dict[str, tuple[type[BaseModel] | None, Run]] = {
     "backup": (BackupParams, _backup),
     "sync": (SyncParams, _sync),
     "drift-check": (DriftParams, _drift),
+    "report": (ReportParams, _report),
     "retention": (NoParams, _retention),
     "backtest": (None, _backtest),
     "optimize": (None, _optimize),

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -35,9 +36,9 @@ from tests.support.web import pages_beside
 
 ID = "6f0c1d0e-5a1b-4f6e-9d0a-0c5f6b5a9f11"
 #: Routes of the policy that a bound caller may call, rows of TABLE, and answers that are held against it.
-ROUTES, ROWS_MIN, ANSWERS_MIN = 32, 50, 250
+ROUTES, ROWS_MIN, ANSWERS_MIN = 33, 50, 250
 #: Fields of GraphQL that show something of an account, fields that refuse bound callers, and routes that do.
-FIELDS, REFUSED = (13, 59), 131
+FIELDS, REFUSED = (14, 59), 131
 #: From another machine: on this host some reads need no token.
 ELSEWHERE = {"X-Forwarded-For": "203.0.113.7"}
 #: Tables that a refused request may change: it is authenticated, and recorded.
@@ -102,6 +103,7 @@ class Row:
         return self.address.format(account), json.dumps(body).encode()
 
 
+TODAY = datetime.now(UTC).date()
 LIMIT = {"symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.1", "price": "1"}
 TABLE: dict[policy.Route, tuple[Row, ...]] = {
     ("GET", "/orders"): (
@@ -156,6 +158,10 @@ TABLE: dict[policy.Route, tuple[Row, ...]] = {
     ("GET", "/lots/disposals"): (
         Row("/lots/disposals?currency=EUR", ("fill",)),
         Row("/lots/disposals?account={0.name}&currency=EUR", ("name",), 404),
+    ),
+    ("GET", "/reports/{period}"): (
+        Row(f"/reports/monthly?day={TODAY}", ("name", "amount")),
+        Row("/reports/monthly?account={0.name}", ("name", "amount"), 404),
     ),
     ("GET", "/equity/{name}"): (Row("/equity/{0.name}", ("amount",), 404), Row("/equity/{0.name}?days=1", (), 404)),
     ("GET", "/signals"): (

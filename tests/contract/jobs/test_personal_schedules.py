@@ -274,7 +274,16 @@ def test_parameters_are_checked_by_action() -> None:
     ):
         with pytest.raises(InputError):
             checked_params(action, params)
-    assert set(ACTIONS) >= {"deep-check", "backup", "sync", "drift-check", "retention", "backtest", "optimize"}
+    assert set(ACTIONS) >= {
+        "deep-check",
+        "backup",
+        "sync",
+        "drift-check",
+        "report",
+        "retention",
+        "backtest",
+        "optimize",
+    }
 
 
 async def test_a_schedule_that_is_never_due_does_not_keep_the_others_from_running(

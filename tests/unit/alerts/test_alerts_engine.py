@@ -235,4 +235,5 @@ def test_incomplete_rules_are_refused(fields: dict[str, Any]) -> None:
 
 def test_rules_that_come_along_have_names_of_their_own() -> None:
     assert len({rule.name for rule in DEFAULTS}) == len(DEFAULTS)
-    assert {rule.name for rule in DEFAULTS if rule.kind is RuleKind.ROUTE} == {"other", "unknown-order", "unprotected"}
+    routes = {rule.name for rule in DEFAULTS if rule.kind is RuleKind.ROUTE}
+    assert routes == {"other", "report", "unknown-order", "unprotected"}

@@ -1,0 +1,158 @@
+"""Reports of recorded equity, executions and denials: over HTTP, by the command, and as a notice of a schedule."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fks.alerts.routing import Alert
+from fks.alerts.texts import compose
+from fks.cli.base import DENIED, OK
+from fks.clock import FakeClock
+from fks.config.settings import Settings
+from fks.jobs.actions import ACTIONS, checked_params
+from fks.model.timeframe import to_datetime, to_ns
+from fks.store.db import Database
+from tests.support.api_fixtures import Fks
+from tests.support.gateway import Running
+
+DAY = "2026-03-02"
+NIGHT_NS = to_ns(datetime(2026, 3, 3, 0, 5, tzinfo=UTC))
+
+
+@pytest.fixture
+async def traded(seeded: Database) -> Database:
+    """Two accounts over three days. The second day: a deposit, a trade with a third asset's fee, and a denial."""
+    for time, account, cause, equity in (
+        ("2026-03-01T20:00Z", 1, "snapshot", "1000"),
+        ("2026-03-02T06:00Z", 1, "deposit", "1500"),
+        ("2026-03-02T12:00Z", 1, "fill", "1490"),
+        ("2026-03-03T01:00Z", 1, "fill", "9000"),
+        ("2026-03-02T10:00Z", 2, "snapshot", "50"),
+        ("2026-03-02T11:00Z", 2, "snapshot", "45"),
+    ):
+        await seeded.sql(
+            "INSERT INTO balance_history (account_id, time, cause, equity, balance, currency) VALUES"
+            " ($1, $2::text::timestamptz, $3, $4::text::numeric, 0, 'USDT')",
+            account,
+            time,
+            cause,
+            equity,
+        )
+    for time, account, side, realized, fee, currency in (
+        ("2026-03-01T23:59Z", 1, "BUY", "0", "9", "USDT"),
+        ("2026-03-02T12:00Z", 1, "SELL", "-8", "2", "USDT"),
+        ("2026-03-02T13:00Z", 1, "SELL", "3", "0.01", "BNB"),
+        ("2026-03-02T14:00Z", 2, "BUY", "0", "1", "USDT"),
+    ):
+        await seeded.sql(
+            "INSERT INTO trades (fill_id, account_id, venue, symbol, instance, trade_type, quantity, price, fee,"
+            " fee_currency, realized_pnl, source, venue_trade_id, time) VALUES ($1::text::uuid, $2, 'paper', 'BTCUSDT',"
+            " 'trend', $3, 1, 100, $4::text::numeric, $5, $6::text::numeric, 'stream', $1, $7::text::timestamptz)",
+            str(uuid.uuid4()),
+            account,
+            side,
+            fee,
+            currency,
+            realized,
+            time,
+        )
+    await seeded.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, realized_pnl, fees)"
+        " VALUES (1,'paper','BTCUSDT','trend',0.5,40000,120,5)"
+    )
+    await seeded.sql(
+        "INSERT INTO alerts (time, severity, event, message, component) VALUES"
+        " ('2026-03-02T10:00Z', 'page', 'x', 'm', 'c'), ('2026-03-03T10:00Z', 'page', 'x', 'm', 'c')"
+    )
+    return seeded
+
+
+async def got(gateway: Running, path: str, **query: str) -> dict[str, Any]:
+    async with gateway.client("read") as client:
+        answer = await client.get(path, params=query)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+async def test_a_day_has_its_equity_executions_and_alerts(gateway: Running, traded: Database) -> None:
+    body = await got(gateway, "/reports/daily", day=DAY)
+    assert (body["start"], body["end"], body["is_over"]) == ("2026-03-02T00:00:00Z", "2026-03-03T00:00:00Z", True)
+    demo, sim = body["accounts"]
+    figures = ("account", "equity_start", "equity_end", "transfers", "profit")
+    assert [demo[name] for name in figures] == ["demo", "1000", "1490", "500", "-10"]
+    assert [sim[name] for name in figures] == ["sim", "50", "45", "0", "-5"]
+    assert [point["equity"] for point in demo["curve"]] == ["1500", "1490"]
+    first, second = body["trades"]
+    assert {name: first[name] for name in first if name not in ("account", "instance", "symbol")} == {
+        "executions": 2,
+        "won": 1,
+        "lost": 1,
+        "realized": "-5",
+        "best": "3",
+        "worst": "-8",
+        "fees": "2",
+        "fees_unvalued": 1,
+    }
+    assert (second["account"], second["won"], second["lost"], second["best"]) == ("sim", 0, 0, None)
+    assert body["alerts"] == [{"severity": "page", "count": 1, "open": 1}]
+    assert [(row["symbol"], row["quantity"]) for row in body["holdings"]] == [("BTCUSDT", "0.5")]
+
+
+async def test_a_week_and_one_account(gateway: Running, traded: Database) -> None:
+    body = await got(gateway, "/reports/weekly", day=DAY, account="demo")
+    assert (body["start"], body["end"]) == ("2026-03-02T00:00:00Z", "2026-03-09T00:00:00Z")
+    assert [(row["account"], row["equity_end"], row["profit"]) for row in body["accounts"]] == [
+        ("demo", "9000", "7500")
+    ]
+    assert {row["account"] for row in body["trades"]} == {"demo"}
+    assert body["alerts"] == [], "they belong to no account"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/reports/yearly", 422, "INVALID"),
+        ("/reports/daily?day=2999-01-01", 422, "INVALID"),
+        ("/reports/daily?day=tomorrow", 422, "INVALID"),
+        ("/reports/daily?account=nobody", 404, "ACCOUNT_UNKNOWN"),
+    ],
+)
+async def test_wrong_input_is_refused_with_a_code(gateway: Running, path: str, status: int, code: str) -> None:
+    async with gateway.client("read") as client:
+        answer = await client.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+async def test_command_prints_it_and_writes_a_page(fks: Fks, traded: Database, tmp_path: Path) -> None:
+    file = tmp_path / "day.html"
+    code, out, err = await fks("report", "daily", "--day", DAY, "--html", str(file))
+    assert code == OK, err
+    assert "demo (paper): 1,490.00 USDT, profit -10.00 (-1.00 %), transfers +500.00" in out
+    assert "Daily report, 2026-03-02" in file.read_text()
+    code, out, _ = await fks("report", "monthly", "--day", DAY, "--json")
+    assert (code, json.loads(out)["schema"], json.loads(out)["period"]) == (OK, "fks.report/1", "monthly")
+    code, _, err = await fks("report", "--account", "nobody")
+    assert code == DENIED
+    assert "nobody" in err
+
+
+async def test_a_schedule_reports_each_period_once(traded: Database) -> None:
+    component: Any = SimpleNamespace(db=traded, clock=FakeClock(NIGHT_NS), settings=Settings())
+    params = checked_params("report", {"period": "daily"})
+    for expected in ("Daily report, 2026-03-02", "Daily report, 2026-03-02: was reported before"):
+        assert await ACTIONS["report"][1](component, params, uuid.uuid4()) == expected
+    (row,) = await traded.sql("SELECT * FROM alerts WHERE event = 'report'")
+    assert (row["severity"], row["rule"], row["resolved_at"] is not None) == ("info", "report", True)
+    alert = Alert(row["id"], row["time"], "info", "report", row["component"], row["message"], rule="report")
+    text = compose([alert], "raised", to_datetime(component.clock.now_ns()))
+    assert text.title == "Daily report, 2026-03-02"
+    assert "profit -10.00" in text.body
+    assert len(text.body) < 2000

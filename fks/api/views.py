@@ -241,7 +241,7 @@ class ReportHolding(View):
 
 
 class ReportDenials(View):
-    """How often a code denied a signal."""
+    """The number of signals that a code denied."""
 
     code: str
     count: int

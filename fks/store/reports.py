@@ -27,7 +27,7 @@ class ReportStore(SqlStore[Database], queries="reports"):
         """Return executions by account, instance and symbol."""
 
     async def denials(self, start: datetime, end: datetime, of: list[int] | None) -> list[dict[str, Any]]:
-        """Return how often each code denied a signal."""
+        """Return the number of signals that each code denied."""
 
     async def alerts(self, start: datetime, end: datetime) -> list[dict[str, Any]]:
         """Return how many alerts of each severity were raised, and how many of them are open."""

@@ -197,8 +197,8 @@ SPLITS_MAX = {"ccxt": 3, "paper": 0}
 
 @pytest.mark.parametrize("venue", VENUES)
 def test_entries_whose_exits_the_venue_holds_fill_and_expire_alike(listed: Played, venue: str) -> None:
-    """Exits at the exchange sell what their entry received. Once what earlier trades left over is a lot, a list of its
-    own covers that lot and what it needs to be large enough: then one exit is two fills of one time and price."""
+    """Exits at the exchange sell what their entry received. Once the remainders of earlier trades are a lot, a list of
+    its own covers that lot and as much as makes it large enough: then one exit is two fills of one time and price."""
     found, wanted = fills_of(listed, LISTED, venue)
     parted = differences(found, wanted, fields=(*FIELDS, "role"))
     splits = len(found) - len(wanted)

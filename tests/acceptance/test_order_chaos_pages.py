@@ -1,4 +1,4 @@
-"""Kills of the order manager alone send no page: what it protects has its stops back within seconds."""
+"""Kills of the order manager alone send no page: its positions have their stops back within seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fifty strategies that use later bars, and fifty that do not: what the check of a strategy says of each.
+"""Fifty strategies that use later bars, and fifty that do not, each with the answer of the check.
 
 `python -m tests.support.cheats` writes docs/look-ahead.md again.
 """
@@ -34,7 +34,7 @@ Rule = Callable[[Bars], Any]
 
 
 class Ruled(Strategy):
-    """A strategy of one rule: an array of what is long, or decisions."""
+    """A strategy of one rule: an array of the long bars, or decisions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
     name: ClassVar[str] = "ruled"

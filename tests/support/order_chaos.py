@@ -127,7 +127,7 @@ REFUSING = frozenset({"429", "418", "5xx", "dropped", "-1007 and not accepted", 
 
 @dataclass(frozen=True)
 class Round:
-    """One life of the order manager: where it is killed, and what the exchange does meanwhile."""
+    """One life of the order manager: where it is killed, and the faults of the exchange meanwhile."""
 
     label: str
     count: int
@@ -208,7 +208,7 @@ class Lives:
     def wrong_end(self) -> str:
         """Return how the life that is over ended otherwise than by signal 9 at its label or from here; "" = it did not.
 
-        An error in its log counts as well: what is caught there was raised on the order path.
+        An error in its log counts as well: it was raised on the order path.
         """
         (status,) = self.values("ended")
         causes = [*self.values("failed"), *(f"logged {message}" for message in self.messages if "logged" in message)]
@@ -284,7 +284,7 @@ class Holdings:
 
 @dataclass
 class OrderChaos:
-    """A run: the exchange, the database, the lives, and what was asked for."""
+    """A run: the exchange, the database, the lives, and the requests."""
 
     db: Database
     bus: Bus
@@ -728,7 +728,7 @@ class OrderChaos:
         return [] if minimum is None else list((await self._counts()).shortfalls(minimum))
 
     async def findings(self) -> list[str]:
-        """Return everything that is wrong at the end: the auditor's findings, what was uncovered on the way, and lives
+        """Return everything that is wrong at the end: the auditor's findings, times without a stop on the way, and lives
         that ended by themselves (these alone: the rest was not worked on)."""
         found = self.crashes or [*self._wrong, *self.dropped.values(), *self.cover.broken.values()]
         print(*found, sep="\n")
@@ -737,7 +737,7 @@ class OrderChaos:
         return found
 
     async def _print_story(self, id: str) -> None:
-        """Print what the journal and the exchange know of an order: what a finding is looked into with."""
+        """Print what the journal and the exchange know of an order, to look into a finding."""
         print(f"── {id}")
         for row in await self.db.sql("SELECT * FROM order_events WHERE client_order_id = $1 ORDER BY id", id):
             print(
@@ -811,7 +811,7 @@ class OrderChaos:
         await self._end("", "the last life")
 
     async def _is_settled(self) -> bool:
-        """Look at everything; what is wrong then is kept: with no life left the exchange goes on alone."""
+        """Look at everything and keep the findings: with no life left the exchange goes on alone."""
         is_ready = self.lives.has_sent("ready")
         self._wrong = [*self.errors(await self.evidence()), *await self._open()]
         self._wrong += [] if is_ready else ["the last life is not ready"]

@@ -72,7 +72,7 @@ class SlowBook:
         )
 
     def lacks(self, quantity: Decimal, close: Decimal) -> bool:
-        """Whether the equity at the deciding close does not cover the margin of what is held and of this entry."""
+        """Whether the equity at the deciding close does not cover the margin of the position and of this entry."""
         if self.margin is None:
             return False
         initial, _, is_each = self.margin

@@ -1,7 +1,9 @@
 """Limits of one GraphQL query, measured before it is validated: length, depth, fields, aliases, reads and cost.
 
 Fragments count where they are spread, so that a short text cannot stand for a large query. The cost is that of the
-reads: each costs what its route costs in the rate limit, times its rows (`limit`) by hundreds.
+reads: each costs as much as its route in the rate limit, times its rows (`limit`) by hundreds. Strawberry's limiters of
+depth, aliases and tokens are not used: they know neither cost nor the number of reads, so this walk would stay beside
+them.
 """
 
 from __future__ import annotations

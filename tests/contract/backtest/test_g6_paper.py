@@ -220,7 +220,7 @@ class Running:
         return not await self.market.db.sql("SELECT FROM orders WHERE state IN ('SENDING', 'UNKNOWN')")
 
     async def waiting(self) -> str:
-        """Return what is not done yet, what was logged last, and which part has ended by itself."""
+        """Return the open steps, the last log line, and the part that has ended by itself."""
         assert self.rig is not None
         db = self.market.db
         orders = await db.sql(

@@ -1,4 +1,4 @@
-"""A local exchange and what the guardian needs around it."""
+"""A local exchange and the services that the guardian needs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 async def trader(exchange: LocalExchange) -> AsyncIterator[CcxtVenue]:
-    """The order manager's session: what it placed is there for the guardian to end."""
+    """The order manager's session, whose orders the guardian ends."""
     venue = venue_on(exchange.info)
     await venue.open()
     venue.admit(await venue.identity())

@@ -1,4 +1,4 @@
-"""One guardian per file, one kill per system: across processes, across machines; and what is kept stays protected."""
+"""One guardian per file, one kill per system: across processes, across machines; and a position that is kept stays protected."""
 
 from __future__ import annotations
 

@@ -620,7 +620,7 @@ async def test_forged_and_endless_rows_of_a_catalogue_are_errors_of_their_file(f
 
 
 def test_a_kernel_without_filters_or_landlock_runs_files_all_the_same(folder: Path) -> None:
-    """What is lacking is left out, as docs/security.md has it; `missing` names it."""
+    """A missing facility is left out, as docs/security.md has it; `missing` names it."""
     path = write(folder, "one", "one = 1")
     code = (
         "from fks.process import confinement as c\nc._has_filters = lambda: False\nc.landlock_version = lambda: 0\n"

@@ -77,7 +77,7 @@ def target(nt8_build: mono.Build, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def _is_cut(connection: socket.socket, within_s: float = SLACK_S) -> bool:
-    """Return whether the peer ends the connection in time; what it sends before is dropped."""
+    """Return whether the peer ends the connection in time; its bytes until then are dropped."""
     connection.settimeout(0.2)
     end = time.monotonic() + within_s
     while time.monotonic() < end:

@@ -66,7 +66,7 @@ async def rig(bus: Bus, postgres: MortalPostgres) -> AsyncIterator[Rig]:
 
 @pytest.mark.parametrize("label", LABELS)
 async def test_no_entry_is_sent_when_its_decision_is_old(rig: Rig, postgres: MortalPostgres, label: str) -> None:
-    """The database dies at the label, with more entries behind; an exit of what is held goes out when it is back."""
+    """The database dies at the label, with more entries behind; an exit of the position goes out when it is back."""
     venue, loop = rig.venue, asyncio.get_running_loop()
     assert isinstance(venue, NotingVenue)
     rig.at = CrashPoints(label, 2, postgres.kill)

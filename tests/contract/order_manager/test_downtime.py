@@ -1,5 +1,5 @@
-"""An hour of downtime with strategies on bars of a second: what the strategy worker and the order manager send to the
-exchange when they are back."""
+"""An hour of downtime with strategies on bars of a second: the orders of the strategy worker and the order manager when
+they are back."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Downtime:
         return list(await self.rig.db.sql("SELECT * FROM signals WHERE instance NOT LIKE '%-twin' ORDER BY seq"))
 
     async def is_decided(self) -> bool:
-        """Every signal has its outcome, every order an end, and what is held is booked."""
+        """Every signal has its outcome, every order an end, and the position is booked."""
         rows = await self.rig.db.sql(
             "SELECT (SELECT count(*) FROM signals WHERE state = 'ready' AND instance NOT LIKE '%-twin')"
             " + (SELECT count(*) FROM orders WHERE state IN ('INTENDED', 'SENDING', 'UNKNOWN', 'ACCEPTED', 'WORKING',"

@@ -1,5 +1,5 @@
-"""A drain of the order manager under load: what is in hand is finished, what is not stays ready, nothing is lost or
-doubled."""
+"""A drain of the order manager under load: signals being handled are finished, the others stay ready, none is lost
+or doubled."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ async def test_the_history_tells_fills_from_fees(rig: Rig) -> None:
 
 
 async def test_an_execution_of_another_program_is_booked_and_is_no_drift(rig: Rig) -> None:
-    """Foreign executions are known for what they are: external, not unexplained."""
+    """Executions of others are booked as external and are not unexplained."""
     assert await entry(rig) == ("ordered", None)
     await until(lambda: rig.position_is(D("9.99")))
     rig.venue.trade_elsewhere("BTCUSDT", D(1))

@@ -20,7 +20,7 @@ class PulledPlugError(Exception):
 
 @pytest.mark.parametrize("label", ["fill.before", "fill.after"])
 async def test_halt_survives_a_crash_around_the_commit_of_its_cause(idle: Rig, label: str) -> None:
-    """Booked, the execution is never seen as new again: what it asks for has to be on disk with it."""
+    """Booked, the execution is never seen as new again: the halt has to be on disk with it."""
 
     def act() -> None:
         raise PulledPlugError

@@ -205,7 +205,7 @@ async def test_a_stale_feed_ends_what_rests_once_the_collector_had_its_time_to_s
 
 
 async def test_a_loss_behind_an_old_price_denies_entries_and_no_exit(rig: Rig) -> None:
-    """The feed of what is held stands still at 100 while the market is at 60: 400 are lost, and the limit is 50."""
+    """The feed of the position stands still at 100 while the market is at 60: 400 are lost, and the limit is 50."""
     assert await enter(rig) is None
     rig.venue.prices["BTCUSDT"] = D(60)
     await rig.db.sql("UPDATE feeds SET last_message_at = now() - interval '61 s' WHERE symbol = 'BTCUSDT'")
@@ -223,7 +223,7 @@ async def test_a_loss_behind_an_old_price_denies_entries_and_no_exit(rig: Rig) -
 
 
 async def test_a_fill_without_metadata_is_booked_and_stops_no_other_symbol(rig: Rig) -> None:
-    """Its fee was taken from the coins bought; its symbol has an incident, and what is held elsewhere is closed."""
+    """Its fee was taken from the coins bought; its symbol has an incident, and positions elsewhere are closed."""
     rig.venue.fee_rate = D("0.01")
     assert await enter(rig, size=D(5)) is None
     person = {"kind": Kind.ORDER, "instance": "", "source": "principal:me", "timeframe": None, "size": D(2)}

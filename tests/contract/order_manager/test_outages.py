@@ -158,7 +158,7 @@ async def test_reconciling_twice_writes_nothing_the_second_time(rig: Rig) -> Non
 
 
 async def test_killed_means_no_order_of_a_strategy_leaves(rig: Rig) -> None:
-    """An entry is denied; an exit waits: the guardian closes, and what it leaves is closed after the release."""
+    """An entry is denied; an exit waits: the guardian closes, and the rest is closed after the release."""
     await rig.outcome(await rig.signal())
     await until(lambda: rig.service.cache.position(1, "ccxt", "BTCUSDT", "one").quantity > 0)
     await rig.db.sql("INSERT INTO kill_switch (kill_id) VALUES ('k')")

@@ -207,7 +207,7 @@ async def test_side_journal_that_took_nothing_protects_in_the_next_outage(outage
 
 
 async def test_order_manager_starts_once_the_guardian_gave_the_lock_back(outage: Outage, tmp_path: Path) -> None:
-    """The guardian holds it while it places stops; what it wrote is booked by the order manager that starts."""
+    """The guardian holds it while it places stops; its records are booked by the order manager that starts."""
     guardian = JournalFile(tmp_path / "orders.jsonl")
     assert guardian.lock()
     starting = asyncio.create_task(outage.rig.start())

@@ -235,7 +235,7 @@ async def test_a_stop_that_filled_before_its_replacement_is_booked_once(rig: Rig
 
 @pytest.mark.parametrize("is_sent", [True, False])
 async def test_a_crash_in_a_replacement_sends_nothing_twice(rig: Rig, venue: LoggedVenue, is_sent: bool) -> None:
-    """After the start both are asked about; what the venue has decides."""
+    """After the start both are queried; the orders that the venue has decide."""
     await trailed(rig)
     venue.replaces.append("unheard" if is_sent else "lost")
     venue.outages["query"] = 1000

@@ -1,4 +1,4 @@
-"""C1 and C5: what is not known is asked about, never sent again, and blocks new risk until it is settled."""
+"""C1 and C5: an order of unknown outcome is queried, never sent again, and blocks new risk until it is settled."""
 
 from __future__ import annotations
 

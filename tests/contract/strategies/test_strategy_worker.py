@@ -272,8 +272,8 @@ async def test_two_legs_of_a_pair_decide_as_the_backtest(floor: Floor) -> None:
 
 
 async def test_own_columns_decide_as_in_the_backtest(floor: Floor) -> None:
-    """Values come late, are corrected, and are taken away while the worker runs and is replaced; what it decided with
-    those that it had then is what the whole gives afterwards."""
+    """Values come late, are corrected, and are taken away while the worker runs and is replaced; its decisions with
+    the values of their time equal those of a run over all values afterwards."""
     (floor.home / "strategies").mkdir()
     (floor.home / "strategies" / "mood.py").write_text(MOOD)
     bars, dice = wave(90), np.random.default_rng(4)
@@ -708,7 +708,7 @@ async def test_missed_hour_leaves_the_state_of_an_uninterrupted_worker(floor: Fl
 
 
 async def test_instance_given_to_another_worker_is_decided_there_alone(floor: Floor) -> None:
-    """What the earlier worker was about to write of it finds no row. The other instances go on."""
+    """A late write of the earlier worker finds no row. The other instances go on."""
     bars = wave(120)
     for name in ("a", "b"):
         await add_instance(floor.db, name, "sma_cross", PARAMS, **EVERY_EDGE)

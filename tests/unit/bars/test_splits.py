@@ -45,7 +45,7 @@ SPLIT = SplitDay(date(2014, 6, 9), 7)
 
 
 class Breakout(Strategy):
-    """Long above a price in dollars of the day, with a stop 10 dollars below: what a split would upset."""
+    """Long above a price in dollars of the day, with a stop 10 dollars below: a split upsets both."""
 
     name = "breakout"
     level: float = 640.0

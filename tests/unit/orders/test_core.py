@@ -328,7 +328,7 @@ def test_an_exit_never_sells_twice_and_ends_flat(data: st.DataObject, seconds: i
 def test_a_part_is_closed_once_and_the_rest_keeps_its_stop(
     data: st.DataObject, seconds: int, share: str, can_amend: bool
 ) -> None:
-    """Whatever the venue answers, what is left of the part in the end is below its smallest order."""
+    """After every answer of the venue, the rest of the part is in the end below its smallest order."""
     model = Model(lambda answers: data.draw(st.sampled_from(answers)))
     model.facts = facts = replace(FACTS, can_amend=can_amend)
     part = D(5) * D(share) // D("0.001") * D("0.001")

@@ -168,7 +168,7 @@ def test_a_stop_alone_is_replaced_by_one_request(level: int, quantity: str, legs
 
 
 def test_replacements_take_what_is_free_once() -> None:
-    """The venue gives back nothing of one entry's stop: what two others lack may not be more than what is left."""
+    """The venue gives back nothing of one entry's stop: the needs of two others may not exceed the rest."""
     kept = entry("c", 2, take_profit=None)
     unclear = leg(SL, State.ACCEPTED, 5, request=Request.CANCEL_UNKNOWN, **A_STOP)
     covers = [Cover(want_of(kept, D(2)), (unclear,), can_replace=True)]

@@ -213,7 +213,7 @@ def test_sale_beyond_the_lots_is_a_short_until_it_is_covered(method: LotMethod) 
 # ── transfers ────────────────────────────────────────────────────────────────────────────────────
 def test_transfer_moves_lots_with_their_cost_and_time() -> None:
     """Of 2 lots, 1.5 leave account a: all of the first (100) and half of the second (200 / 2); the network fee of 0.1,
-    worth 6,400, uses 0.1 of what is left of the second (100 x 0.1 / 0.5 = 20)."""
+    worth 6,400, uses 0.1 of the rest of the second (100 x 0.1 / 0.5 = 20)."""
     book = matched(
         buy(1, 1, 100),
         buy(2, 1, 200),

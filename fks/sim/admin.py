@@ -17,6 +17,7 @@ from fks.sim.errors import ApiError
 from fks.sim.exchange import LocalExchange
 from fks.sim.faults import IMMEDIATE, KINDS, Fault
 from fks.sim.handlers import Handlers
+from fks.sim.kraken.account import ADD_ORDER
 from fks.sim.options import Options
 
 Handler = Callable[[web.Request], Awaitable[object]]
@@ -236,6 +237,8 @@ def _logged(row: dict[str, object]) -> dict[str, object]:
     rest = AS_REST.get(str(row["path"]))
     is_amendment = "PUT" in (row["method"], *(rest or ()))
     made = [params[name] for name in NEW_ID_NAMES if name in params and not is_amendment]
+    if row["path"] == ADD_ORDER and params.get("validate", "").lower() != "true":
+        made += [params[name] for name in ("cl_ord_id",) if name in params]
     place = {"method": rest[0], "path": rest[1], "socket_method": row["path"]} if rest is not None else {}
     return (
         {"time": iso(time_ms * 1_000_000), "time_ms": time_ms}

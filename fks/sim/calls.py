@@ -40,6 +40,43 @@ _ID_NAMES = ("origClientOrderId", "cancelOrigClientOrderId", *NEW_ID_NAMES, "lis
 _HTML = b"<html>\r\n<head><title>%s</title></head>\r\n<body>\r\n<center><h1>%s</h1></center>\r\n</body>\r\n</html>\r\n"
 
 
+class RequestRules:
+    """Binance's rules of a request: the ids and the symbol in it, its limits, its credentials, the form of a refusal.
+
+    Another wire has rules of its own.
+    """
+
+    def ids(self, params: Params) -> list[str]:
+        """Return the client order ids that identify the subject of a request, most specific first."""
+        values = dict(params.items())
+        return [values[name] for name in _ID_NAMES if values.get(name)]
+
+    def symbol(self, params: Params) -> str:
+        """Return the exchange's symbol that the request names, "" for none."""
+        return dict(params.items()).get("symbol", "")
+
+    def spend(self, exchange: LocalExchange, call: Call) -> None:
+        """Count a request. Errors: ApiError over a limit."""
+        exchange.limits.spend(call.endpoint.cost(call.params))
+
+    def check(self, exchange: LocalExchange, call: Call) -> None:
+        """Refuse credentials that are missing or wrong. Errors: ApiError."""
+        if not call.endpoint.security:
+            return
+        exchange.keyring.check_key(call.api_key)
+        if call.endpoint.security == "signed":
+            call.params.text("timestamp")
+            call.check_signature()
+            check_time(call.params, exchange.wall_ms())
+
+    def refused(self, error: ApiError) -> ApiError:
+        """Return a refusal as this wire writes it."""
+        return error
+
+
+_BINANCE = RequestRules()
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request. `check_signature` raises what the transport's signature scheme refuses."""
@@ -50,6 +87,7 @@ class Call:
     endpoint: Endpoint
     api_key: str
     check_signature: Callable[[], None]
+    rules: RequestRules = _BINANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +111,7 @@ async def answer(exchange: LocalExchange, call: Call) -> Reply:
     On a full disk a private request is refused: −1008, nothing was done. One whose effects found no space is answered
     −1007, outcome unknown.
     """
-    ids = [value for name in _ID_NAMES if (value := dict(call.params.items()).get(name))]
+    ids = call.rules.ids(call.params)
     shown = {name: value for name, value in call.params.items() if name not in ("signature", "apiKey")}
     security = call.endpoint.security
     try:
@@ -89,19 +127,18 @@ async def answer(exchange: LocalExchange, call: Call) -> Reply:
         )
     except DiskFull:
         if security:
-            busy = refusal("busy")
-            return Reply(busy.status, busy.body(), busy.headers)
+            return _refused(call, refusal("busy"))
         seq = 0  # a request for public data is answered without a row
     at = Target(
         path=call.path,
         method=call.method,
-        symbol=shown.get("symbol", ""),
+        symbol=call.rules.symbol(call.params),
         client_order_id=ids[0] if ids else "",
         rest=AS_REST.get(call.path),
     )
     if (ban := exchange.faults.holds("ban", exchange.clock.monotonic(), at)) is not None:
         exchange.store.note_outcome(seq, "fault:ban")
-        return _banned(exchange, ban)
+        return _banned(exchange, call, ban)
     exchange.faults.holds("clock_jump", exchange.clock.monotonic(), Target())  # answered by that clock
     before = exchange.faults.strike((*_BEFORE, *_ANSWERS, *_LATE), at)
     if before is not None and before.kind in _LATE:
@@ -109,7 +146,7 @@ async def answer(exchange: LocalExchange, call: Call) -> Reply:
     if before is not None:
         done = f"{_outcome(await _do(exchange, call))} " if before.accept and before.kind in _ANSWERS else ""
         exchange.store.note_outcome(seq, f"{done}fault:{before.kind}")
-        replaced = await _before(exchange, before)
+        replaced = await _before(exchange, call, before)
         if replaced is not None:
             return replaced
     reply = await _do(exchange, call)
@@ -118,12 +155,16 @@ async def answer(exchange: LocalExchange, call: Call) -> Reply:
     return await _after(reply, after) if after is not None else reply
 
 
-def _banned(exchange: LocalExchange, fault: Fault) -> Reply:
+def _refused(call: Call, error: ApiError) -> Reply:
+    error = call.rules.refused(error)
+    return Reply(error.status, error.body(), error.headers)
+
+
+def _banned(exchange: LocalExchange, call: Call, fault: Fault) -> Reply:
     """Return the 418 of an address that is banned: until the fault ends, else for two minutes more."""
     left_s = 120.0 if fault.until is None else max(0.0, fault.until - exchange.clock.monotonic())
     now_ms = exchange.wall_ms()
-    error = exchange.limits.banned(now_ms + int(left_s * 1000), now_ms)
-    return Reply(error.status, error.body(), error.headers)
+    return _refused(call, exchange.limits.banned(now_ms + int(left_s * 1000), now_ms))
 
 
 def _accept_late(exchange: LocalExchange, call: Call, seq: int, fault: Fault) -> Reply:
@@ -132,11 +173,12 @@ def _accept_late(exchange: LocalExchange, call: Call, seq: int, fault: Fault) ->
     A restart of the exchange meanwhile loses it, as it would lose what waits in a queue of the real one.
     """
     try:
-        exchange.limits.spend(call.endpoint.cost(call.params))
-        _check_security(exchange, call)
+        call.rules.spend(exchange, call)
+        call.rules.check(exchange, call)
     except ApiError as error:
-        exchange.store.note_outcome(seq, f"{error.status} {error.code}")
-        return Reply(error.status, error.body(), error.headers)
+        reply = _refused(call, error)
+        exchange.store.note_outcome(seq, _outcome(reply))
+        return reply
     exchange.store.note_outcome(seq, "fault:accept_late")
 
     async def later() -> None:
@@ -147,45 +189,38 @@ def _accept_late(exchange: LocalExchange, call: Call, seq: int, fault: Fault) ->
                 await result
             outcome = "200"
         except ApiError as error:
-            outcome = f"{error.status} {error.code}"
+            outcome = _outcome(_refused(call, error))
         exchange.store.note_outcome(seq, f"{outcome} fault:accept_late")
 
     exchange.spawn(later())
-    late = refusal("timeout")
-    return Reply(late.status, late.body(), late.headers)
+    return _refused(call, refusal("timeout"))
 
 
 def _outcome(reply: Reply) -> str:
-    code = reply.body.get("code", "") if isinstance(reply.body, dict) and reply.status != 200 else ""
+    """Return the status of an answer, and what it refuses with: a code, or the texts of `error`."""
+    body = reply.body if isinstance(reply.body, dict) else {}
+    texts = body.get("error", ())
+    code = body.get("code", "") if reply.status != 200 else ", ".join(texts) if isinstance(texts, list) else ""
     return f"{reply.status} {code}".strip()
 
 
 async def _do(exchange: LocalExchange, call: Call) -> Reply:
     headers: dict[str, str] = {}
     try:
-        exchange.limits.spend(call.endpoint.cost(call.params))
-        _check_security(exchange, call)
+        call.rules.spend(exchange, call)
+        call.rules.check(exchange, call)
         result = call.endpoint.handler(exchange, call.params)
         status, body = 200, await result if inspect.isawaitable(result) else result
         if exchange.journal.is_pending:
             raise refusal("timeout")
     except ApiError as error:
-        status, body, headers = error.status, error.body(), error.headers
+        refused = call.rules.refused(error)
+        status, body, headers = refused.status, refused.body(), refused.headers
     counts = call.path in ORDER_PATHS or call.path in ORDER_METHODS
     return Reply(status, body, exchange.limits.headers(with_orders=counts) | headers)
 
 
-def _check_security(exchange: LocalExchange, call: Call) -> None:
-    if not call.endpoint.security:
-        return
-    exchange.keyring.check_key(call.api_key)
-    if call.endpoint.security == "signed":
-        call.params.text("timestamp")
-        call.check_signature()
-        check_time(call.params, exchange.wall_ms())
-
-
-async def _before(exchange: LocalExchange, fault: Fault) -> Reply | None:
+async def _before(exchange: LocalExchange, call: Call, fault: Fault) -> Reply | None:
     """Return the answer of a fault that replaces the real one; None to go on."""
     kind, seconds = fault.kind, fault.seconds
     if kind == "latency":
@@ -212,8 +247,7 @@ async def _before(exchange: LocalExchange, fault: Fault) -> Reply | None:
         "418": lambda: exchange.limits.banned(exchange.wall_ms() + int((seconds or 120) * 1000), exchange.wall_ms()),
         "error": lambda: ApiError(int(fault.code), str(fault.msg), status=int(fault.status)),
     }
-    error = errors[kind]()
-    return Reply(error.status, error.body(), error.headers)
+    return _refused(call, errors[kind]())
 
 
 async def _after(reply: Reply, fault: Fault) -> Reply:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from fks.sim.atoms import times
+from fks.sim.atoms import SCALE, times
 from fks.sim.entry import NewOrder, affordable, check_filters, check_prices, check_quantity
 from fks.sim.errors import ApiError, filter_failure, refusal, reject_reason
 from fks.sim.journal import Journal
@@ -23,6 +23,7 @@ from fks.sim.store import Store
 from fks.sim.symbol_state import SymbolState
 from fks.sim.tapefills import TapeBar, Touch, choose, touch
 
+GTD_EXPIRED = "GTD_TIME_REACHED"  # the reason of an expiry at the order's own time
 _BEYOND = "EXECUTION_RULE_PRICE_RANGE_EXCEEDED"
 #: the reason why the rest of an order that may not stay on the book expires, by its time in force
 _UNFILLED = {"IOC": "UNFILLED_IOC_QUANTITY_EXPIRED", "FOK": "UNFILLED_FOK_ORDER_EXPIRED"}
@@ -61,6 +62,7 @@ class Engine:
         self._journal = journal
         self.lists: dict[int, OrderList] = {item.list_id: item for item in store.lists("is_open = 1")}
         self._order_id, self._list_id = store.max_ids()
+        self.cancel_all_ms = int(store.meta("cancel_all_ms", "0"))
         self.bars: dict[str, TapeBar] = {}  # by_tape: the open bar of each symbol (high and low not yet known)
         self._trade_id = max(
             (fill.trade_id for s in states for fill in store.fills("symbol = ?", (s,), limit=1, last=True)), default=0
@@ -88,14 +90,14 @@ class Engine:
         ):
             raise refusal("duplicate")
         if not is_pending:
-            self._check_market(state, new, self.last_price(state))
+            self._check_market(state, new, self.last_price(state), may_trigger=new.may_trigger)
 
-    def _check_market(self, state: SymbolState, order: NewOrder | SimOrder, last: int) -> None:
-        """Refuse a stop that would trigger at once, and a maker that would take."""
-        if order.stop_price:
-            rises = (order.side == "BUY") == (order.type in STOPS)
-            if last >= order.stop_price if rises else last <= order.stop_price:
-                raise refusal("would_trigger")
+    def _check_market(
+        self, state: SymbolState, order: NewOrder | SimOrder, last: int, *, may_trigger: bool = False
+    ) -> None:
+        """Refuse a stop that would trigger at once, unless it may, and a maker that would take."""
+        if order.stop_price and not may_trigger and self._is_passed(order, last):
+            raise refusal("would_trigger")
         if order.type == "LIMIT_MAKER" and self._crosses(state, order.side, order.price, last):
             raise refusal("would_take")
 
@@ -113,11 +115,20 @@ class Engine:
             order.locked = amount
         assert listing.symbol == order.symbol
         self._open(state, order)
-        if order.is_working:
-            self._arrive(state, order)
+        self._enter(state, order, self.last_price(state))
         fills = [fill for fill in self._journal.fills if fill.order_id == order.order_id]
         self._journal.settle()
         return order, fills
+
+    def _enter(self, state: SymbolState, order: SimOrder, price: int) -> None:
+        """Let an order that was opened act: at once, or by its trigger if `price`, the market's, has passed that."""
+        if order.is_working:
+            self._arrive(state, order)
+        elif not self.terms.by_tape:
+            self._maybe_trigger(state, order, price)
+        elif self._is_passed(order, price):
+            is_bad = order.has_limit and (price > order.price if order.is_buy else price < order.price)
+            self._meet(state, order, Touch(price, at_open=False, rests=is_bad), self.bars[state.symbol])
 
     def place_list(
         self, client_id: str, legs: list[NewOrder], working: NewOrder | None = None
@@ -206,6 +217,14 @@ class Engine:
             placed_row=bar.row if bar else -1,
             strategy_id=new.strategy_id,
             strategy_type=new.strategy_type,
+            is_named=bool(new.client_id),
+            user_ref=new.user_ref,
+            expire_ms=new.expire_ms,
+            fee_asset=new.fee_asset,
+            close_type=new.close_type,
+            close_price=new.close_price,
+            close_stop=new.close_stop,
+            parent_id=new.parent_id,
         )
 
     def _open(self, state: SymbolState, order: SimOrder) -> None:
@@ -215,8 +234,19 @@ class Engine:
     def _to_lock(self, order: SimOrder) -> tuple[str, int]:
         listing = self.states[order.symbol].market.listing
         if order.is_buy:
-            return listing.quote, times(order.price or order.stop_price, order.remaining)
-        return listing.base, order.remaining
+            return listing.quote, self._with_fee(
+                order, listing.quote, times(order.price or order.stop_price, order.remaining)
+            )
+        return listing.base, self._with_fee(order, listing.base, order.remaining)
+
+    def _with_fee(self, order: SimOrder, asset: str, amount: int) -> int:
+        """Return what spending `amount` takes at most: with the commission if the same asset pays it.
+
+        Rounded up, while a commission beside the amount is rounded down: parts of an order never need more than it.
+        """
+        if order.fee_asset != asset:
+            return amount
+        return amount - -amount * max(self.terms.maker_rate, self.terms.taker_rate) // SCALE
 
     def amend(self, order: SimOrder, quantity: int, client_id: str = "") -> Amendment:
         """Reduce an open order and the other one of its pair, which keep their ids and their places in the queue.
@@ -265,6 +295,43 @@ class Engine:
         self._journal.settle()
         return found[0]
 
+    def change(
+        self, order: SimOrder, *, quantity: int, price: int, stop_price: int, must_rest: bool = False
+    ) -> Amendment:
+        """Change an open order of no list; it keeps its ids, and its place in the queue unless price or quantity rises.
+
+        With a new price it may fill or trigger at once, which `must_rest` refuses. One that has executed as much as
+        `quantity` is cancelled. Errors: −1013, −2010, −2038, without effects.
+        """
+        state = self.states[order.symbol]
+        listing = state.market.listing
+        if listing.status == "CANCEL_ONLY":
+            raise refusal("market_closed")
+        if order.list_id in self.lists or not listing.amend_allowed:
+            raise refusal("amend_unsupported")
+        wanted = replace(order, quantity=max(quantity, order.executed), price=price, stop_price=stop_price)
+        check_prices(wanted, listing, state.average_price())
+        if wanted.remaining:
+            check_quantity(wanted, listing, state.average_price())
+        if must_rest or order.type == "LIMIT_MAKER":
+            self._check_market(state, replace(wanted, type="LIMIT_MAKER", stop_price=0), self.last_price(state))
+        asset, amount = self._to_lock(wanted)
+        if amount > order.locked:
+            self.ledger.lock(asset, amount - order.locked)
+        else:
+            self.ledger.unlock(asset, order.locked - amount)
+        moves = price != order.price or wanted.quantity > order.quantity
+        old, order.former_id, order.update_ms = order.quantity, order.client_id, self._wall_ms()
+        order.quantity, order.price, order.stop_price, order.locked = wanted.quantity, price, stop_price, amount
+        order.amends += 1
+        done = self._journal.note_amendment(order, old)
+        if not order.remaining:
+            self._end(state, order, "CANCELED")
+        elif moves or not order.is_working:
+            self._enter(state, order, self.last_price(state))
+        self._journal.settle()
+        return done
+
     # -- filling -----------------------------------------------------------------------------------------------------
 
     def last_price(self, state: SymbolState) -> int:
@@ -301,12 +368,11 @@ class Engine:
     def _check_market_funds(self, state: SymbolState, order: SimOrder) -> None:
         plan, listing = self._plan(state, order), state.market.listing
         if order.is_buy:
-            asset, needed = listing.quote, sum(times(price, quantity) for price, quantity in plan)
+            needed = max(sum(times(price, quantity) for price, quantity in plan), order.quote_wanted)
+            asset = listing.quote
         else:
-            asset, needed = listing.base, sum(quantity for _, quantity in plan)
-        if self.ledger.free(asset) < max(
-            needed, 0 if order.is_buy else order.quantity, order.quote_wanted if order.is_buy else 0
-        ):
+            asset, needed = listing.base, max(sum(quantity for _, quantity in plan), order.quantity)
+        if self.ledger.free(asset) < self._with_fee(order, asset, needed):
             raise refusal("no_funds")
 
     def _arrive(self, state: SymbolState, order: SimOrder) -> None:
@@ -341,16 +407,20 @@ class Engine:
         plan = [] if is_beyond and order.tif == "FOK" else allowed
         for price, quantity in plan if self.terms.by_tape else self._found(plan, order):
             if order.is_buy and not order.has_limit:
-                short = times(price, quantity) - order.locked - self.ledger.free(state.market.listing.quote)
-                if short > 0:  # a triggered stop that costs more than the account has fills as far as the balance goes
-                    funds = order.locked + self.ledger.free(state.market.listing.quote)
-                    quantity = affordable(funds, price, state.market.listing.step)
+                # a triggered stop that costs more than the account has fills as far as the balance goes
+                quantity = min(quantity, self._affordable(state, order, price))
             if quantity > 0:
                 state.book.take(
                     price // state.market.listing.tick, quantity // state.market.listing.step, state.market.now_ms
                 )
                 self._fill(state, order, price, quantity, is_maker=False, time_ms=time_ms)
         return is_beyond
+
+    def _affordable(self, state: SymbolState, order: SimOrder, price: int) -> int:
+        """Return the quantity that a buy can pay for at `price`, with its commission if that is paid beside it."""
+        listing = state.market.listing
+        funds = order.locked + self.ledger.free(listing.quote)
+        return affordable(funds * SCALE // self._with_fee(order, listing.quote, SCALE), price, listing.step)
 
     @staticmethod
     def _may_execute(state: SymbolState, order: SimOrder, price: int) -> bool:
@@ -382,14 +452,17 @@ class Engine:
         keep = self._to_lock(order)[1] if order.locked and order.remaining > 0 else 0
         keep = min(keep, order.locked)
         released, order.locked = order.locked - keep, keep
+        spent, received = (quote, quantity) if order.is_buy else (quantity, quote)
+        paid, gained = (listing.quote, listing.base) if order.is_buy else (listing.base, listing.quote)
+        asset = order.fee_asset or gained
+        is_beside = asset == paid  # the commission does not come out of the amount received
+        commission = spent * rate // SCALE if is_beside else times(received, rate)
+        order.fee += commission
+        self.ledger.spend(paid, spent + commission if is_beside else spent, locked=released)
         if order.is_buy:
-            commission, asset = times(quantity, rate), listing.base
-            self.ledger.spend(listing.quote, quote, locked=released)
-            self._receive(order, listing.base, quantity, commission)
+            self._receive(order, gained, received, 0 if is_beside else commission)
         else:
-            commission, asset = times(quote, rate), listing.quote
-            self.ledger.spend(listing.base, quantity, locked=released)
-            self.ledger.receive(listing.quote, quote - commission)
+            self.ledger.receive(gained, received if is_beside else received - commission)
         trade_id, place, time_ms = self._number(state, order, price, quantity, is_maker, time_ms)
         fill = SimFill(
             trade_id,
@@ -414,6 +487,39 @@ class Engine:
             pair = self.lists.get(order.list_id)
             if pair is not None and pair.is_pending:
                 self._activate(state, pair, price)
+        if order.close_type:
+            self._close(state, order, quantity, price if self.terms.by_tape else state.market.last_price)
+
+    def _close(self, state: SymbolState, order: SimOrder, quantity: int, price: int) -> None:
+        """Make the conditional close of one fill: its quantity, the other side, an order of its own from then on.
+
+        One that the balance or the filters refuse is cancelled as soon as it is made.
+        """
+        listing, average = state.market.listing, state.average_price()
+        made = self._make(
+            NewOrder(
+                order.symbol,
+                "SELL" if order.is_buy else "BUY",
+                order.close_type,
+                quantity=quantity,
+                price=order.close_price,
+                stop_price=order.close_stop,
+                fee_asset=order.fee_asset,
+                parent_id=order.order_id,
+            )
+        )
+        self._open(state, made)
+        try:
+            check_prices(made, listing, average)
+            check_quantity(made, listing, average)
+            asset, amount = self._to_lock(made)
+            self.ledger.lock(asset, amount)
+        except ApiError as error:
+            made.reject = reject_reason(error)
+            self._end(state, made, "CANCELED", error.text)
+            return
+        made.locked = amount
+        self._enter(state, made, price)
 
     def _receive(self, order: SimOrder, asset: str, amount: int, commission: int) -> None:
         """Add what a buy received. Where a pair waits to sell it, it is locked for that pair, and the free balance
@@ -532,7 +638,11 @@ class Engine:
         self._journal.settle()
 
     def resume(self) -> None:
-        """Fill or trigger, after a restart, the orders that the market has passed meanwhile, each at its own price."""
+        """Fill or trigger, after a restart, the orders that the market has passed meanwhile, each at its own price.
+
+        First end those whose time was over while the exchange was down.
+        """
+        self.on_time()
         if self.terms.by_tape:
             return
         for state in self.states.values():
@@ -547,10 +657,15 @@ class Engine:
         self._journal.settle()
 
     def _maybe_trigger(self, state: SymbolState, order: SimOrder, price: int) -> None:
-        rises = order.is_buy == (order.type in STOPS)
-        if price >= order.stop_price if rises else price <= order.stop_price:
+        if self._is_passed(order, price):
             self._trigger(state, order)
             self._arrive(state, order)
+
+    @staticmethod
+    def _is_passed(order: NewOrder | SimOrder, price: int) -> bool:
+        """Return whether the market's price triggers a conditional order."""
+        rises = (order.side == "BUY") == (order.type in STOPS)
+        return price >= order.stop_price if rises else price <= order.stop_price
 
     def _trigger(self, state: SymbolState, order: SimOrder) -> None:
         self._claim(state, order)
@@ -561,13 +676,17 @@ class Engine:
     def on_bar(self, state: SymbolState, bar: TapeBar) -> None:
         """Match a complete bar of the tape with the resting orders, oldest first, one of each pair at most.
 
-        A pair that waited for an order which this bar filled is matched with it, too; its profit only if that order
-        was filled at the bar's open, for the bar does not show which price came first.
+        A pair that waited for an order which this bar filled is matched with it, too, and so is a conditional close;
+        their profit only if that order was filled at the bar's open, for the bar does not show which price came first.
         """
         stops_only: set[int] = set()  # lists
-        for order in list(state.orders.values()):
-            if not order.is_open or order.is_pending:
+        late: set[int] = set()  # orders that this bar filled elsewhere than at its open
+        waiting = list(state.orders.values())
+        while waiting:
+            order = waiting.pop(0)
+            if not order.is_open or order.is_pending or (order.parent_id in late and order.type not in STOPS):
                 continue
+            last_id = self._order_id
             pair = self.lists.get(order.list_id)
             waits = pair is not None and pair.is_pending
             legs = [order] if pair is None or waits else [state.orders[i] for i in pair.pair_ids if i in state.orders]
@@ -580,7 +699,10 @@ class Engine:
                 chosen, met = choose(touches)
                 if waits and not met.at_open:
                     stops_only.add(order.list_id)
+                if chosen.close_type and not met.at_open:
+                    late.add(chosen.order_id)
                 self._meet(state, chosen, met, bar)
+                waiting += [made for number, made in state.orders.items() if number > last_id]
         self._journal.settle()
 
     def _meet(self, state: SymbolState, order: SimOrder, met: Touch, bar: TapeBar) -> None:
@@ -595,10 +717,30 @@ class Engine:
             return
         if order.is_buy:
             self._claim(state, order)
-            if times(met.price, order.remaining) > order.locked + self.ledger.free(state.market.listing.quote):
+            cost = self._with_fee(order, state.market.listing.quote, times(met.price, order.remaining))
+            if cost > order.locked + self.ledger.free(state.market.listing.quote):
                 self._end(state, order, "EXPIRED", "REJECTED")  # a stop that gapped beyond what the account can pay
                 return
         self._fill(state, order, met.price, order.remaining, is_maker=order.has_limit, time_ms=bar.time_ms)
+
+    def on_time(self) -> None:
+        """End the orders whose time is over, and every order once the moment of `cancel_all_at` has come."""
+        now = self._wall_ms()
+        is_due = 0 < self.cancel_all_ms <= now
+        if is_due:
+            self.cancel_all_at(0)
+        for state in self.states.values():
+            for order in list(state.orders.values()):
+                if is_due and order.is_open:
+                    self.cancel(order)
+                elif order.is_open and 0 < order.expire_ms <= now:
+                    self._end(state, order, "EXPIRED", GTD_EXPIRED)
+        self._journal.settle()
+
+    def cancel_all_at(self, time_ms: int) -> None:
+        """Cancel every order at a wall time, also one in which the exchange is down; 0: never."""
+        self.cancel_all_ms = time_ms
+        self.store.set_meta("cancel_all_ms", str(time_ms))
 
     # -- ending ------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,11 @@ _STP = ("NONE", "EXPIRE_TAKER", "EXPIRE_MAKER", "EXPIRE_BOTH", "DECREMENT", "TRA
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:
-    """A well-formed order, in atoms; 0 and "" stand for fields that were not sent."""
+    """A well-formed order, in atoms; 0 and "" stand for fields that were not sent.
+
+    `may_trigger`: a stop that the market has passed triggers at once; else it is refused. The last fields are those of
+    `SimOrder`.
+    """
 
     symbol: str
     side: str
@@ -31,6 +35,14 @@ class NewOrder:
     stp: str = "EXPIRE_MAKER"
     strategy_id: int = 0
     strategy_type: int = 0
+    may_trigger: bool = False
+    user_ref: int = 0
+    expire_ms: int = 0
+    fee_asset: str = ""
+    close_type: str = ""
+    close_price: int = 0
+    close_stop: int = 0
+    parent_id: int = 0
 
 
 def read_order(params: Params, symbol: str, *, is_opo: bool = False) -> NewOrder:

@@ -12,9 +12,10 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import orjson
@@ -33,7 +34,7 @@ from fks.sim.journal import Event, Journal
 from fks.sim.ledger import BalanceLedger
 from fks.sim.limits import AddressLimits
 from fks.sim.market import Market
-from fks.sim.options import Options
+from fks.sim.options import Options, WireProtocol
 from fks.sim.orders import SimOrder
 from fks.sim.prints import AggregateTrade
 from fks.sim.publisher import Publishers, StreamPublisher
@@ -50,8 +51,27 @@ from fks.sim.tapefills import TapeBar
 _STRUCK_MAX = 5_000
 
 
+class UserStream(Protocol):
+    """The user stream of another wire: it gets the events that faults let through, in their order."""
+
+    def emit(self, event: Event) -> None:
+        """Send an event to every subscription."""
+        ...
+
+    def terminate(self) -> None:
+        """End every subscription."""
+        ...
+
+    def sockets(self) -> set[Socket]:
+        """Return every connection with a subscription."""
+        ...
+
+
 class Users:
-    """Subscriptions of WebSocket API connections, and (when switched on) of listen keys."""
+    """Subscriptions of WebSocket API connections, and (when switched on) of listen keys.
+
+    `streams` are the user streams of other wires.
+    """
 
     def __init__(self, faults: Faults, monotonic: Callable[[], float], wall_ms: Callable[[], int]) -> None:
         self._faults = faults
@@ -60,6 +80,7 @@ class Users:
         self._subscriptions: dict[Socket, list[int]] = {}
         self._next_id: dict[Socket, int] = {}
         self._late: Event | None = None
+        self.streams: list[UserStream] = []
         #: reports that a fault dropped, repeated or swapped, the newest: kind, clientOrderId, event (its x), wallTime
         self.struck: deque[dict[str, object]] = deque(maxlen=_STRUCK_MAX)
         self.listen_key = secrets.token_urlsafe(45)[:60]
@@ -88,8 +109,9 @@ class Users:
         self._next_id.pop(socket, None)
 
     def sockets(self) -> set[Socket]:
-        """Return every connection with a subscription."""
-        return {socket for socket, numbers in self._subscriptions.items() if numbers}
+        """Return every connection with a subscription, those of other wires among them."""
+        own = {socket for socket, numbers in self._subscriptions.items() if numbers}
+        return own.union(*(stream.sockets() for stream in self.streams))
 
     def emit(self, event: Event) -> None:
         """Send an event to every subscription, unless a fault drops, repeats or swaps it."""
@@ -115,11 +137,18 @@ class Users:
 
     def terminate(self) -> None:
         """End every subscription with eventStreamTerminated."""
-        self._send({"e": "eventStreamTerminated", "E": self._wall_ms()})
+        self._publish({"e": "eventStreamTerminated", "E": self._wall_ms()})
         self._subscriptions.clear()
+        for stream in self.streams:
+            stream.terminate()
 
     def _send(self, event: Event) -> None:
-        if not self.sockets() or self._faults.holds("freeze_stream", self._monotonic(), Target(path="/ws-api/v3")):
+        self._publish(event)
+        for stream in self.streams:
+            stream.emit(event)
+
+    def _publish(self, event: Event) -> None:
+        if not self._subscriptions or self._faults.holds("freeze_stream", self._monotonic(), Target(path="/ws-api/v3")):
             return
         plain = orjson.dumps(event)
         for socket, numbers in self._subscriptions.items():
@@ -259,6 +288,16 @@ class Keyring:
         if not hmac.compare_digest(wanted.encode(), signature.lower().encode()):
             raise refusal("bad_signature")
 
+    def check_kraken_signature(self, path: str, nonce: str, body: bytes, signature: str) -> None:
+        """Refuse a wrong API-Sign: HMAC-SHA512, with the secret read as base64, of path and SHA-256 of nonce and body.
+
+        Errors: −1022.
+        """
+        digest = hashlib.sha256(nonce.encode() + body).digest()
+        made = hmac.new(base64.b64decode(self._secret), path.encode() + digest, hashlib.sha512).digest()
+        if not hmac.compare_digest(base64.b64encode(made), signature.encode()):
+            raise refusal("bad_signature")
+
     def _check_ed25519(self, payload: bytes, signature: str) -> None:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -274,6 +313,7 @@ class Keyring:
 
 _DAY_MS = 86_400_000
 _POSITION_EVERY_S = 1.0
+_KRAKEN_ORDERS_MAX = 60  # open orders of a pair in Kraken's Starter tier
 _FAULTS_EACH = 100_000  # numbers of faults that one process may give
 
 
@@ -343,6 +383,7 @@ class LocalExchange:
     def current_state(self, symbol: str, *, is_new: bool = True) -> SymbolState:
         """Return a symbol's state with its market brought to now. Errors: −1121, −1013 for new orders while halted."""
         state = self.state(symbol)
+        self.engine.on_time()
         if is_new and self.faults.holds("halt", self.clock.monotonic(), Target(symbol=symbol)):
             raise refusal("market_closed")
         if not self.by_tape:
@@ -432,9 +473,15 @@ class LocalExchange:
         self.store.set_meta(f"filters:{symbol}", json.dumps(known | values))
 
     def _load_filters(self) -> None:
+        """Set the filters that were set last. On Kraken's wire orders are counted by that exchange's rule: all of a
+        pair together, those that wait for a trigger too."""
         for symbol, state in self.states.items():
+            listing = state.market.listing
+            if self.options.wire is WireProtocol.KRAKEN:
+                most = _KRAKEN_ORDERS_MAX if self.options.has_rate_limits else listing.orders_max
+                listing = replace(listing, orders_max=most, algo_orders_max=most)
             values = json.loads(self.store.meta(f"filters:{symbol}", "{}"))
-            state.market.listing = with_filters(state.market.listing, values)
+            state.market.listing = with_filters(listing, values)
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         """Run a coroutine that outlives its request; it ends with the exchange."""
@@ -459,6 +506,7 @@ class LocalExchange:
         """Bring every market to now and publish what is due; on a full disk they stand still."""
         if not self.journal.settle():
             return
+        self.engine.on_time()
         if self.pace is not None:
             self._advance_tape()
         else:

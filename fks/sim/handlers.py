@@ -13,9 +13,11 @@ from aiohttp import WSMsgType, web
 
 from fks.sim.auth import rest_payload
 from fks.sim.calls import Call, Reply, answer
-from fks.sim.endpoints import REST
+from fks.sim.endpoints import REST, Endpoint
 from fks.sim.errors import ApiError
 from fks.sim.exchange import LocalExchange
+from fks.sim.kraken.account import PREFIX as KRAKEN_PRIVATE
+from fks.sim.kraken.account import KrakenAccount, form_values
 from fks.sim.kraken.publisher import KrakenPublisher
 from fks.sim.kraken.rest import REST as KRAKEN_REST
 from fks.sim.params import Params
@@ -27,12 +29,13 @@ _GONE = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
 
 
 class Handlers:
-    """Handlers of one exchange. `sockets` are the open websocket connections."""
+    """Handlers of one exchange. `sockets` are the open websocket connections, `kraken` what Kraken's wire adds."""
 
-    def __init__(self, exchange: LocalExchange, kraken: KrakenPublisher | None = None) -> None:
+    def __init__(self, exchange: LocalExchange, kraken: tuple[KrakenPublisher, KrakenAccount] | None = None) -> None:
         self._exchange = exchange
-        self._kraken = kraken
-        self._endpoints = REST if kraken is None else REST | KRAKEN_REST
+        self._kraken = None if kraken is None else kraken[0]
+        self._account = None if kraken is None else kraken[1]
+        self._endpoints = REST if self._account is None else REST | KRAKEN_REST | self._account.endpoints
         self.sockets: dict[Socket, float] = {}
 
     # -- REST --------------------------------------------------------------------------------------------------------
@@ -44,6 +47,8 @@ class Handlers:
         if path == "/api/v3/userDataStream":
             return self._listen_key(request)
         endpoint = self._endpoints.get((request.method, path))
+        if endpoint is None and self._account is not None and path.startswith(KRAKEN_PRIVATE):
+            return web.json_response({"error": ["EGeneral:Unknown method"]})
         if endpoint is None:
             known = any(path == other for _, other in self._endpoints)
             return web.Response(
@@ -51,7 +56,11 @@ class Handlers:
                 text="<html><body><h2>404 Not found</h2></body></html>",
                 content_type="text/html",
             )
-        form = body if b"json" not in request.headers.get("Content-Type", "").encode() else b""
+        is_json = "json" in request.headers.get("Content-Type", "")
+        if self._account is not None and path.startswith("/0/"):
+            call = self._kraken_call(request, self._account, endpoint, form_values(body) if is_json else None, body)
+            return await self._send(request, await answer(self._exchange, call))
+        form = body if not is_json else b""
         values = dict(parse_qsl(form.decode("utf-8", "replace"), keep_blank_values=True))
         values |= dict(parse_qsl(query, keep_blank_values=True))
         params = Params(values)
@@ -66,6 +75,32 @@ class Handlers:
             lambda: self._exchange.keyring.check_signature(payload, signature, key),
         )
         return await self._send(request, await answer(self._exchange, call))
+
+    def _kraken_call(
+        self,
+        request: web.Request,
+        account: KrakenAccount,
+        endpoint: Endpoint,
+        values: dict[str, str] | None,
+        body: bytes,
+    ) -> Call:
+        """Return a request of Kraken's wire. `values` are those of a JSON body, None for a form or a query."""
+        path, _, query = request.raw_path.partition("?")
+        if values is None:
+            form = body.decode("utf-8", "replace") if endpoint.security else query
+            values = dict(parse_qsl(form, keep_blank_values=True))
+        key, signature = (request.headers.get(name, "") for name in ("API-Key", "API-Sign"))
+        nonce = values.get("nonce", "")
+        keyring = self._exchange.keyring
+        return Call(
+            request.method,
+            path,
+            Params(values),
+            endpoint,
+            key,
+            lambda: keyring.check_kraken_signature(path, nonce, body, signature),
+            account.rules,
+        )
 
     async def _send(self, request: web.Request, reply: Reply) -> web.StreamResponse:
         transport = request.transport

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from fks.sim.atoms import show
 from fks.sim.ledger import BalanceLedger
@@ -18,6 +19,19 @@ from fks.sim.symbol_state import SymbolState
 
 log = logging.getLogger(__name__)
 Event = dict[str, object]
+
+
+class OrderEvent(dict[str, object]):
+    """An executionReport, with the order as it was then and its fill, which another wire writes in its own way.
+
+    `kind` is NEW, CANCELED, REPLACED, TRADE, EXPIRED or REJECTED.
+    """
+
+    def __init__(self, report: Event, kind: str, order: SimOrder, fill: SimFill | None) -> None:
+        super().__init__(report)
+        self.kind = kind
+        self.order = replace(order)
+        self.fill = fill
 
 
 class Journal:
@@ -52,7 +66,8 @@ class Journal:
         self._report_id += 1
         self._orders[order.order_id] = order
         time_ms = fill.time_ms if fill else order.update_ms
-        self._events.append(order.report(what, self._wall_ms(), fill, time_ms, self._report_id))
+        report = order.report(what, self._wall_ms(), fill, time_ms, self._report_id)
+        self._events.append(OrderEvent(report, what, order, fill))
         if fill is not None:
             self.fills.append(fill)
         return self._report_id

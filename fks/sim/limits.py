@@ -30,6 +30,23 @@ class Window:
         return self._count
 
 
+class DecayingCount:
+    """A count that falls with time, `decay_per_s` a second, to zero and no lower."""
+
+    def __init__(self, decay_per_s: float, monotonic: Callable[[], float]) -> None:
+        self._decay_per_s = decay_per_s
+        self._monotonic = monotonic
+        self._count = 0.0
+        self._at_s = monotonic()
+
+    def add(self, amount: float, most: float) -> float:
+        """Return the count as it was before `amount` was added; it never gets above `most`."""
+        now = self._monotonic()
+        before = max(0.0, self._count - (now - self._at_s) * self._decay_per_s)
+        self._count, self._at_s = min(before + amount, most), now
+        return before
+
+
 class AddressLimits:
     """The limits of one address (every client here is on this machine). `is_on` False counts and never refuses."""
 

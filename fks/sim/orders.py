@@ -96,6 +96,11 @@ class SimOrder:
     `amends` counts the reductions of its quantity, `former_id` is its client id before the last one.
     `expiry` is the reason of an expiry, `reject` of a refusal by the book. A pending order that sells what another
     one receives has the quantity 0 until that order is filled.
+
+    `is_named`: the client chose the client id, which the exchange makes otherwise. `user_ref` is a number of the
+    client's that orders may share. `expire_ms` is the wall time at which it expires (0: never). `fee_asset` pays the
+    commission ("": the asset received), `fee` is the commission so far. `close_type`, `close_price` and `close_stop`
+    describe the order that each fill makes ("": none), `parent_id` is the order whose fill made this one.
     """
 
     order_id: int
@@ -128,6 +133,15 @@ class SimOrder:
     former_id: str = ""
     expiry: str = "NONE"
     reject: str = "NONE"
+    is_named: bool = True
+    user_ref: int = 0
+    expire_ms: int = 0
+    fee_asset: str = ""
+    fee: int = 0
+    close_type: str = ""
+    close_price: int = 0
+    close_stop: int = 0
+    parent_id: int = 0
 
     @property
     def is_open(self) -> bool:

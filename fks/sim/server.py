@@ -16,8 +16,11 @@ from fks.model.errors import ConfigError
 from fks.sim.admin import Admin
 from fks.sim.exchange import LocalExchange
 from fks.sim.handlers import Handlers
+from fks.sim.kraken.account import KrakenAccount
 from fks.sim.kraken.publisher import PATH as KRAKEN_WS
 from fks.sim.kraken.publisher import KrakenPublisher
+from fks.sim.kraken.user_stream import PRIVATE_PATH as KRAKEN_PRIVATE_WS
+from fks.sim.kraken.user_stream import KrakenUserStream
 from fks.sim.options import Options, WireProtocol
 from fks.sim.session import SocketCalls
 
@@ -30,11 +33,15 @@ class Server:
 
     def __init__(self, exchange: LocalExchange) -> None:
         self.exchange = exchange
-        self.kraken: KrakenPublisher | None = None
+        kraken: tuple[KrakenPublisher, KrakenAccount] | None = None
         if exchange.options.wire is WireProtocol.KRAKEN:
-            self.kraken = KrakenPublisher(exchange.states, exchange.faults, exchange.clock.monotonic, exchange.wall_ms)
-            exchange.publishers.items.append(self.kraken)
-        self.handlers = Handlers(exchange, self.kraken)
+            clock, users = exchange.clock, KrakenUserStream(exchange)
+            publisher = KrakenPublisher(exchange.states, exchange.faults, clock.monotonic, exchange.wall_ms, users)
+            exchange.publishers.items.append(publisher)
+            exchange.users.streams.append(users)
+            kraken = (publisher, KrakenAccount(exchange, users))
+        self._is_kraken = kraken is not None
+        self.handlers = Handlers(exchange, kraken)
         self.admin = Admin(exchange, self.handlers)
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.port = 0
@@ -46,8 +53,8 @@ class Server:
         options = self.exchange.options
         app = web.Application(client_max_size=1 << 20)
         app.router.add_route("*", "/sim/{rest:.*}", self._guarded(self.admin.handle))
-        if self.kraken is not None:
-            app.router.add_get(KRAKEN_WS, self._guarded(self.handlers.kraken_stream))
+        for path in (KRAKEN_WS, KRAKEN_PRIVATE_WS) if self._is_kraken else ():
+            app.router.add_get(path, self._guarded(self.handlers.kraken_stream))
         app.router.add_get("/ws-api/v3", self._guarded(SocketCalls(self.exchange, self.handlers).serve))
         app.router.add_get("/{door:ws|stream}", self._guarded(self.handlers.streams))
         app.router.add_get("/{door:ws|stream}/{rest:.*}", self._guarded(self.handlers.streams))
@@ -66,14 +73,14 @@ class Server:
         self._tasks = [asyncio.create_task(self._tick()), asyncio.create_task(self._ping())]
 
     def info(self) -> dict[str, str]:
-        """Return the addresses and keys: the line the command prints."""
+        """Return the addresses and keys: the line the command prints. `ws_api` is where the user stream is."""
         keys = self.exchange.keyring.keys
         second = {"ed25519_api_key": keys.ed25519_key, "ed25519_private_key_file": keys.ed25519_file}
         at = f"{self.exchange.options.host}:{self.port}"
         return {
             "rest": f"http://{at}",
-            "ws": f"ws://{at}{KRAKEN_WS if self.kraken is not None else ''}",
-            "ws_api": f"ws://{at}/ws-api/v3",
+            "ws": f"ws://{at}{KRAKEN_WS if self._is_kraken else ''}",
+            "ws_api": f"ws://{at}{KRAKEN_PRIVATE_WS if self._is_kraken else '/ws-api/v3'}",
             "api_key": keys.api_key,
             "api_secret": keys.api_secret,
             **(second if keys.ed25519_key else {}),

@@ -175,12 +175,23 @@ class Store:
         return [Amendment(**json.loads(body)) for (body,) in self._db.execute(query, (order_id, first, limit))]
 
     def fills(
-        self, where: str = "1", values: tuple[object, ...] = (), *, limit: int = -1, last: bool = False
+        self,
+        where: str = "1",
+        values: tuple[object, ...] = (),
+        *,
+        limit: int = -1,
+        last: bool = False,
+        by_time: bool = False,
     ) -> list[SimFill]:
-        """Return fills by a condition over the columns, by trade id; with `last` the last `limit` of them."""
-        return list(
-            self._fills(f"{where} ORDER BY trade_id {'DESC' if last else 'ASC'} LIMIT ?", (*values, limit), last)
-        )
+        """Return fills by a condition over the columns, by trade id or by the time they were made; with `last` the last
+        `limit` of them."""
+        way = "DESC" if last else "ASC"
+        order = f"wall_ms {way}, trade_id {way}" if by_time else f"trade_id {way}"
+        return list(self._fills(f"{where} ORDER BY {order} LIMIT ?", (*values, limit), last))
+
+    def count(self, table: str, where: str, values: tuple[object, ...]) -> int:
+        """Return how many rows of `orders` or `fills` meet a condition over the columns."""
+        return int(self._db.execute(f"SELECT count(*) FROM {table} WHERE {where}", values).fetchone()[0])
 
     def fills_since(self, wall_ms: int) -> list[tuple[SimFill, str]]:
         """Return the fills made at that wall time or later, each with its order's client id, by wall time."""

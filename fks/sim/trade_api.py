@@ -58,7 +58,8 @@ def test_order(exchange: LocalExchange, params: Params) -> object:
     return {}
 
 
-def _hidden(exchange: LocalExchange, order: SimOrder) -> bool:
+def is_hidden(exchange: LocalExchange, order: SimOrder) -> bool:
+    """Return whether a fault hides an order from the query that asks for it now."""
     at = Target(symbol=order.symbol, client_order_id=order.client_id)
     age_s = (exchange.wall_ms() - order.time_ms) / 1000
     return exchange.faults.strike(("hide_order",), at, age_s=age_s) is not None
@@ -94,7 +95,7 @@ def find_order(exchange: LocalExchange, params: Params, error: str) -> SimOrder:
 def query_order(exchange: LocalExchange, params: Params) -> object:
     """Return one order."""
     order = find_order(exchange, params, "no_order")
-    if _hidden(exchange, order):
+    if is_hidden(exchange, order):
         raise refusal("no_order")
     return order.row()
 
@@ -124,7 +125,7 @@ def open_orders(exchange: LocalExchange, params: Params) -> object:
     """Return the open orders of a symbol, or all."""
     symbol = params.maybe("symbol")
     states = [exchange.state(symbol)] if symbol else list(exchange.states.values())
-    return [order.row() for state in states for order in state.orders.values() if not _hidden(exchange, order)]
+    return [order.row() for state in states for order in state.orders.values() if not is_hidden(exchange, order)]
 
 
 def cancel_open_orders(exchange: LocalExchange, params: Params) -> object:

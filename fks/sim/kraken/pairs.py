@@ -12,16 +12,23 @@ from fks.sim.symbol_state import SymbolState
 from fks.sim.symbols import Listing
 
 _OLD_NAMES = {"BTC": "XBT", "DOGE": "XDG"}  # REST's names; the websocket's version 2 uses ours
+#: REST's names of assets that were listed early, by their short name there: X for coins, Z for money
+_ASSETS = {name: f"X{name}" for name in ("XBT", "XDG", "ETH", "LTC", "XRP", "XLM", "XMR", "ETC", "ZEC")}
+_ASSETS |= {name: f"Z{name}" for name in ("USD", "EUR", "GBP", "CAD", "JPY", "AUD")}
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One market. `symbol` is version 2's name (BTC/USDT), `altname` REST's (XBTUSDT)."""
+    """One market. `symbol` is version 2's name (BTC/USDT), `altname` REST's short one (XBTUSDT, XBTUSD), `name` the id
+    under which REST lists it (XBTUSDT, XXBTZUSD), `base` and `quote` its assets there (XXBT, ZUSD)."""
 
     state: SymbolState
     symbol: str
     altname: str
     wsname: str
+    name: str
+    base: str
+    quote: str
     price_places: int
     lot_places: int
 
@@ -33,6 +40,10 @@ class Pair:
     def price_text(self, ticks: int) -> str:
         """Return a price with the pair's places."""
         return _fixed(ticks * self.listing.tick, self.price_places)
+
+    def amount_price(self, atoms: int) -> str:
+        """Return a price in atoms with the pair's places."""
+        return _fixed(atoms, self.price_places)
 
     def lots_text(self, lots: int) -> str:
         """Return a quantity with eight places, as every volume of Kraken's has."""
@@ -54,15 +65,30 @@ class Pair:
 def pair_of(state: SymbolState) -> Pair:
     """Return the names and places of a market."""
     listing = state.market.listing
-    base, quote = _OLD_NAMES.get(listing.base, listing.base), _OLD_NAMES.get(listing.quote, listing.quote)
+    base, quote = short_name(listing.base), short_name(listing.quote)
+    is_old = base in _ASSETS and quote in _ASSETS
     return Pair(
         state,
         f"{listing.base}/{listing.quote}",
         base + quote,
         f"{base}/{quote}",
+        _ASSETS[base] + _ASSETS[quote] if is_old else base + quote,
+        asset_name(listing.base),
+        asset_name(listing.quote),
         _places(listing.tick),
         _places(listing.step),
     )
+
+
+def asset_name(asset: str) -> str:
+    """Return REST's name of an asset: XXBT for BTC, ZUSD for USD."""
+    short = _OLD_NAMES.get(asset, asset)
+    return _ASSETS.get(short, short)
+
+
+def short_name(asset: str) -> str:
+    """Return REST's short name of an asset: XBT for BTC."""
+    return _OLD_NAMES.get(asset, asset)
 
 
 def iso_us(time_ms: int) -> str:

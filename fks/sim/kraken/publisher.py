@@ -12,6 +12,7 @@ from fks.sim.faults import Faults, Target
 from fks.sim.klines import Kline
 from fks.sim.kraken.pairs import Pair, iso_us, pair_of
 from fks.sim.kraken.rest import INTERVALS
+from fks.sim.kraken.user_stream import CHANNELS, PRIVATE_PATH, KrakenUserStream
 from fks.sim.prints import AggregateTrade
 from fks.sim.publisher import LiveKline
 from fks.sim.sockets import Socket
@@ -22,22 +23,33 @@ PATH = "/v2"
 DEPTHS = (10, 25)  # of the real 10, 25, 100, 500 and 1000: the market has 60 levels
 SHUTDOWN = orjson.dumps({"channel": "status", "type": "update", "data": [{"system": "maintenance", "version": "2.0"}]})
 _SNAPSHOT_TRADES = 50
+_PRIVATE_ELSEWHERE = "Private data and trading are unavailable on this endpoint. Try ws-auth.kraken.com"
+_PUBLIC_ELSEWHERE = "Public market data subscriptions are unavailable on this endpoint. Try ws.kraken.com"
 _SECOND_MS = 1000
 Levels = dict[int, int]
 Channel = tuple[str, str, int]  # channel, symbol of version 2, interval or depth (0 without)
 
 
 class KrakenPublisher:
-    """Subscriptions and events of version 2. Times in events are market time, those of answers the server's."""
+    """Subscriptions and events of version 2. Times in events are market time, those of answers the server's.
+
+    Connections of the private path have the channels of `users`, all others those of the market.
+    """
 
     def __init__(
-        self, states: dict[str, SymbolState], faults: Faults, monotonic: Callable[[], float], wall_ms: Callable[[], int]
+        self,
+        states: dict[str, SymbolState],
+        faults: Faults,
+        monotonic: Callable[[], float],
+        wall_ms: Callable[[], int],
+        users: KrakenUserStream,
     ) -> None:
         self._pairs = {pair.symbol: pair for pair in map(pair_of, states.values())}
         self._by_state = {pair.state.symbol: pair for pair in self._pairs.values()}
         self._faults = faults
         self._monotonic = monotonic
         self._wall_ms = wall_ms
+        self._users = users
         self._wanted: dict[Channel, set[Socket]] = {}
         self._sockets: dict[Socket, int] = {}  # -> the second of its last heartbeat
         self._bars: dict[Channel, LiveKline] = {}
@@ -57,6 +69,7 @@ class KrakenPublisher:
     def gone(self, socket: Socket) -> None:
         """Forget a connection."""
         self._sockets.pop(socket, None)
+        self._users.gone(socket)
         for channel in list(self._wanted):
             self._leave(socket, channel)
 
@@ -86,8 +99,19 @@ class KrakenPublisher:
         socket.send(orjson.dumps(answer | number | {"time_in": began, "time_out": iso_us(self._wall_ms())}))
 
     def _change(self, socket: Socket, message: dict[str, Any], began: str) -> None:
-        """Answer once for each symbol, then send its snapshot."""
+        """Answer once for each symbol, or once for a private channel; then send its snapshot."""
         method, params = message["method"], message["params"]
+        is_private = params.get("channel") in CHANNELS
+        if is_private != (socket.path == PRIVATE_PATH):
+            why = _PRIVATE_ELSEWHERE if is_private else _PUBLIC_ELSEWHERE
+            self._reply(socket, message, began, {"method": method, "success": False, "error": why})
+            return
+        if is_private:
+            answer = self._users.change(socket, method, params)
+            self._reply(socket, message, began, answer)
+            if method == "subscribe" and isinstance(result := answer.get("result"), dict):
+                self._users.send_snapshot(socket, result)
+            return
         symbols = params.get("symbol")
         for symbol in symbols if isinstance(symbols, list) else [symbols]:
             channel, why = self._channel(params, symbol)

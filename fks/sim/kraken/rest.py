@@ -1,4 +1,4 @@
-"""Kraken's public REST: time, pairs, OHLC and trades. Refusals have status 200 and a text, as Kraken's have."""
+"""Kraken's public REST: time, assets, pairs, OHLC and trades. Refusals have status 200 and a text, as Kraken's have."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import orjson
 
 from fks.sim.atoms import show
 from fks.sim.endpoints import Endpoint
-from fks.sim.errors import ApiError
 from fks.sim.exchange import LocalExchange
 from fks.sim.klines import Kline
-from fks.sim.kraken.pairs import Pair, pair_of
+from fks.sim.kraken.orders import KrakenError
+from fks.sim.kraken.pairs import Pair, asset_name, pair_of, short_name
 from fks.sim.params import Params
 
 INTERVALS = {1: "1m", 5: "5m", 15: "15m", 30: "30m", 60: "1h", 240: "4h", 1440: "1d"}  # a week of Kraken's is another
@@ -21,17 +21,6 @@ TRADES_MAX = 1000
 WEIGHT = 100  # of 6000 a minute: a request a second
 _MS = 1_000_000
 _NS = 1_000_000_000
-
-
-class KrakenError(ApiError):
-    """A refusal in Kraken's form."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(0, text, status=200)
-
-    def body(self) -> dict[str, object]:
-        """Return the JSON object of the answer."""
-        return {"error": [self.text]}
 
 
 def _answer(found: object) -> dict[str, object]:
@@ -56,19 +45,26 @@ def asset_pairs(exchange: LocalExchange, params: Params) -> object:
     named = params.maybe("pair")
     if named:
         pairs = [_pair(exchange, name) for name in named.split(",")]
-    return _answer({pair.altname: _info(pair) for pair in pairs})
+    return _answer({pair.name: _info(pair) for pair in pairs})
+
+
+def assets(exchange: LocalExchange, _params: Params) -> object:
+    """Return every asset of every pair."""
+    listings = [state.market.listing for state in exchange.states.values()]
+    names = sorted({asset for listing in listings for asset in (listing.base, listing.quote)})
+    row = {"aclass": "currency", "decimals": 8, "display_decimals": 5, "status": "enabled"}
+    return _answer({asset_name(name): row | {"altname": short_name(name)} for name in names})
 
 
 def _info(pair: Pair) -> dict[str, object]:
     listing = pair.listing
-    base, quote = pair.wsname.split("/")
     return {
         "altname": pair.altname,
         "wsname": pair.wsname,
         "aclass_base": "currency",
-        "base": base,
+        "base": pair.base,
         "aclass_quote": "currency",
-        "quote": quote,
+        "quote": pair.quote,
         "lot": "unit",
         "cost_decimals": 8,
         "pair_decimals": pair.price_places,
@@ -87,7 +83,7 @@ def _info(pair: Pair) -> dict[str, object]:
 def _pair(exchange: LocalExchange, name: str) -> Pair:
     for state in exchange.states.values():
         pair = pair_of(state)
-        if name in (pair.altname, pair.wsname, state.symbol):
+        if name in (pair.name, pair.altname, pair.wsname, state.symbol):
             return pair
     raise KrakenError("EQuery:Unknown asset pair")
 
@@ -108,7 +104,7 @@ async def ohlc(exchange: LocalExchange, params: Params) -> object:
     bars = await pair.state.klines.fetch(interval, None, None, BARS_MAX)
     closed_ms = max((bar.start_ms for bar in bars if bar.end_ms <= pair.state.market.now_ms), default=0)
     rows = [_bar(pair, bar) for bar in bars if since_s is None or bar.start_ms > since_s * 1000]
-    return _answer({pair.altname: rows, "last": closed_ms // 1000})
+    return _answer({pair.name: rows, "last": closed_ms // 1000})
 
 
 def _bar(pair: Pair, bar: Kline) -> list[object]:
@@ -141,12 +137,13 @@ def trades(exchange: LocalExchange, params: Params) -> object:
         ]
         for trade in found
     ]
-    return _answer({pair.altname: rows, "last": str(last_ns)})
+    return _answer({pair.name: rows, "last": str(last_ns)})
 
 
 _handlers: dict[str, Callable[[LocalExchange, Params], object]] = {
     "Time": server_time,
     "SystemStatus": system_status,
+    "Assets": assets,
     "AssetPairs": asset_pairs,
     "OHLC": ohlc,
     "Trades": trades,

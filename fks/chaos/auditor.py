@@ -326,6 +326,8 @@ def made_by(row: Row) -> list[str]:
 
 def _makes(row: Row) -> bool:
     path = str(row["path"])
+    if path.startswith("/0/private/"):  # Kraken's wire: queries are POST requests as well
+        return path.endswith("/AddOrder") and row.get("params", {}).get("validate", "").lower() != "true"
     is_order = row["method"] in ("POST", "WS") and "order" in path.lower()
     return is_order and "test" not in path and "cancel" not in path
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fks.clock import FakeClock
+from fks.model.tape import unpack_tape
+from fks.model.timeframe import iso
 from fks.sim.atoms import SCALE, parse, show, times
 from fks.sim.errors import ApiError
 from fks.sim.exchange import LocalExchange
@@ -22,9 +24,11 @@ from fks.sim.kraken.user_stream import KrakenUserStream
 from fks.sim.options import Options, WireProtocol
 from fks.sim.orders import SimOrder
 from fks.sim.params import Params
+from tests.support.sim_process import SAMPLE
 
 SYMBOL, PAIR = "SOLUSDT", "SOLUSDT"
 START = {"USDT": "20000", "SOL": "50"}
+RICH = {"USDT": "1000000", "SOL": "9000"}
 
 
 class Clock(FakeClock):
@@ -37,19 +41,22 @@ class Clock(FakeClock):
 class Kraken:
     """An exchange and its Kraken account, asked without a socket."""
 
-    def __init__(self, folder: Path, clock: Clock, *, has_rate_limits: bool = False, **balances: str) -> None:
+    def __init__(self, folder: Path, clock: Clock, *, symbol: str = SYMBOL, **given: Any) -> None:
         options = Options(
             folder,
-            balances=START | balances,
-            has_rate_limits=has_rate_limits,
-            history_days=2,
-            maker_rate="0.0016",
-            taker_rate="0.0026",
-            wire=WireProtocol.KRAKEN,
+            **{
+                "balances": START,
+                "has_rate_limits": False,
+                "history_days": 2,
+                "maker_rate": "0.0016",
+                "taker_rate": "0.0026",
+                "wire": WireProtocol.KRAKEN,
+                **given,
+            },
         )
         self.exchange = LocalExchange(options, clock)
         self.account = KrakenAccount(self.exchange, KrakenUserStream(self.exchange))
-        self.state = self.exchange.states[SYMBOL]
+        self.state = self.exchange.states[symbol]
 
     def ask(self, name: str, **params: object) -> Any:
         """Return the result of a request. Errors: KrakenError."""
@@ -240,7 +247,7 @@ TestKrakenTrading.settings = settings(max_examples=settings.default.max_examples
 @pytest.fixture
 def kraken(tmp_path: Path) -> Iterator[tuple[Kraken, Clock]]:
     clock = Clock()
-    made = Kraken(tmp_path, clock, USDT="1000000", SOL="9000")
+    made = Kraken(tmp_path, clock, balances=RICH)
     yield made, clock
     made.exchange.close()
 
@@ -266,7 +273,7 @@ def test_each_fill_makes_a_close_of_its_own_size_without_a_client_id(kraken: tup
 
 
 def test_a_close_that_the_balance_does_not_cover_is_cancelled_at_once(tmp_path: Path) -> None:
-    made = Kraken(tmp_path, Clock(), SOL="0")
+    made = Kraken(tmp_path, Clock(), balances={"USDT": "20000"})
     entry = made.add("market", volume="10", oflags="fcib", close__ordertype="limit", close__price=made.price(9))
     closes = made.exchange.store.orders("order_id > ?", (entry.order_id,))
     assert closes
@@ -372,7 +379,7 @@ def test_an_order_amended_to_its_fills_is_cancelled(kraken: tuple[Kraken, Clock]
 
 def test_the_transactions_of_a_pair_are_limited_and_the_count_decays(tmp_path: Path) -> None:
     clock = Clock()
-    made = Kraken(tmp_path, clock, has_rate_limits=True, USDT="9000000")
+    made = Kraken(tmp_path, clock, has_rate_limits=True, balances=RICH)
     for _ in range(7):  # a young order costs 1 to place and 8 to cancel
         made.ask("cancel_order", txid=order_txid(made.add("limit", price=made.price(-5)).order_id))
     with pytest.raises(KrakenError, match="EOrder:Rate limit exceeded"):
@@ -385,7 +392,7 @@ def test_the_transactions_of_a_pair_are_limited_and_the_count_decays(tmp_path: P
 
 def test_a_pair_has_sixty_open_orders_at_most(tmp_path: Path) -> None:
     clock = Clock()
-    made = Kraken(tmp_path, clock, has_rate_limits=True, USDT="9000000")
+    made = Kraken(tmp_path, clock, has_rate_limits=True, balances=RICH)
     for _ in range(60):
         made.add("limit", price=made.price(-5))
         clock.move(2)
@@ -416,3 +423,60 @@ def test_any_body_is_a_form_or_nothing(body: bytes) -> None:
 def test_a_json_body_has_the_names_of_a_form() -> None:
     body = b'{"nonce": 7, "validate": true, "close": {"ordertype": "limit", "price": "1"}, "userref": null}'
     assert form_values(body) == {"nonce": "7", "validate": "true", "close[ordertype]": "limit", "close[price]": "1"}
+
+
+# ── on a tape ────────────────────────────────────────────────────────────────────────────────────
+class TapedKraken(Kraken):
+    """One on hold before a bar of the sample whose low is well under its open, and whose high is over it."""
+
+    def __init__(self, folder: Path) -> None:
+        columns = unpack_tape(SAMPLE.read_bytes()).bars()
+        rows = range(1440, len(columns) - 1)
+        self.row = next(r for r in rows if (b := columns.bar(r)).open - b.low > 40 and b.high - b.open > 10)
+        self.bar = columns.bar(self.row)
+        taped = {"tapes": (SAMPLE,), "fills": "tape", "hold": True, "start": iso(self.bar.time_ns)}
+        super().__init__(folder, Clock(), symbol="BTCUSDT", balances=RICH, **taped)
+
+    def enter(self, kind: str, close: str, close_price: float, price: float) -> tuple[SimOrder, SimOrder]:
+        """Buy during the bar, complete it, and return the entry and its close."""
+        limit = {"price": money(price)} if kind == "limit" else {}
+        params = {"close__ordertype": close, "close__price": money(close_price), **limit}
+        answer = self.ask("add_order", pair="XBTUSDT", type="buy", ordertype=kind, volume="0.01", **params)
+        number = order_number(answer["txid"][0])
+        assert number is not None
+        self.exchange.next_bar()
+        entry, made = self.exchange.store.orders("order_id >= ?", (number,))
+        assert (entry.status, made.parent_id) == ("FILLED", number)
+        return entry, made
+
+
+def money(price: float) -> str:
+    return f"{price:.2f}"
+
+
+@pytest.mark.parametrize("kind", ["market", "limit"])
+def test_a_stop_counts_in_the_bar_that_filled_its_entry(tmp_path: Path, kind: str) -> None:
+    kraken = TapedKraken(tmp_path)
+    bar = kraken.bar
+    _, made = kraken.enter(kind, "stop-loss", bar.open - 30, bar.open - 10)
+    assert made.status == "FILLED"
+    assert [show(fill.price) for fill in fills_of(kraken, made)] == [show(parse(money(bar.open - 30)))]
+    kraken.exchange.close()
+
+
+@pytest.mark.parametrize(("kind", "is_filled"), [("market", True), ("limit", False)])
+def test_a_profit_counts_in_the_bar_of_its_entry_only_if_that_filled_at_the_open(
+    tmp_path: Path, kind: str, is_filled: bool
+) -> None:
+    kraken = TapedKraken(tmp_path)
+    bar = kraken.bar
+    _, made = kraken.enter(kind, "take-profit", bar.open + 5, bar.open - 10)
+    assert (made.status == "FILLED") == is_filled
+    kraken.exchange.close()
+
+
+def test_a_close_that_is_passed_already_is_filled_at_the_price_of_the_entry(tmp_path: Path) -> None:
+    kraken = TapedKraken(tmp_path)
+    entry, made = kraken.enter("limit", "stop-loss", kraken.bar.open - 5, kraken.bar.open - 10)
+    assert [fill.price for fill in fills_of(kraken, made)] == [entry.price]
+    kraken.exchange.close()

@@ -46,7 +46,7 @@ def sim() -> None:
     default=WireProtocol.BINANCE.value,
     type=click.Choice([wire.value for wire in WireProtocol]),
     show_default=True,
-    help="Protocol of market data; kraken: REST and WebSocket v2, beside Binance's.",
+    help="Protocol; kraken: REST and WebSocket v2, with orders, beside Binance's.",
 )
 @click.option("--seed", default=1, show_default=True, help="The generated market's seed; kept at the first start.")
 @click.option(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class WireProtocol(StrEnum):
-    """The protocol of market data that the local exchange speaks beside Binance's, or that alone."""
+    """The protocol that the local exchange speaks beside Binance's, or that alone."""
 
     BINANCE = "binance"
     KRAKEN = "kraken"
@@ -21,7 +21,7 @@ class Options:
     `start`: first moment on the tape (ISO 8601), else a day after its first bar. `hold`: the tape moves only by
     request.
     `balances` are decimal texts by asset and count at the first start in a data directory only. Rates are decimal
-    texts. `wire` KRAKEN adds Kraken's market data to Binance's wire.
+    texts. `wire` KRAKEN adds Kraken's wire to Binance's.
     """
 
     data_dir: Path

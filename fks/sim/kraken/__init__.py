@@ -1,4 +1,6 @@
-"""Kraken's wire of the local exchange: `rest` and `publisher` show the same market as Binance's, by Kraken's protocol.
+"""Kraken's wire of the local exchange: the same market, account and engine as Binance's, by Kraken's protocol.
 
-Public market data only. Source: docs.kraken.com/api (REST market data, WebSocket v2, Book checksum v2), read 2026-11.
+`rest` and `publisher` are market data, `account` and `user_stream` orders and the account, `orders` translates them.
+Source: docs.kraken.com (REST, WebSocket v2, Book checksum v2, the guides to client ids, amends, rate limits, errors),
+read 2026-11; ccxt 4.5.90. docs/local-exchange.md lists what the documents leave open.
 """

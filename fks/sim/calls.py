@@ -197,7 +197,7 @@ def _accept_late(exchange: LocalExchange, call: Call, seq: int, fault: Fault) ->
 
 
 def _outcome(reply: Reply) -> str:
-    """Return the status of an answer, and what it refuses with: a code, or the texts of `error`."""
+    """Return the status of an answer with the code or the texts of its refusal."""
     body = reply.body if isinstance(reply.body, dict) else {}
     texts = body.get("error", ())
     code = body.get("code", "") if reply.status != 200 else ", ".join(texts) if isinstance(texts, list) else ""

@@ -51,7 +51,7 @@ from fks.sim.tapefills import TapeBar
 _STRUCK_MAX = 5_000
 
 
-class UserStream(Protocol):
+class WireUserStream(Protocol):
     """The user stream of another wire: it gets the events that faults let through, in their order."""
 
     def emit(self, event: Event) -> None:
@@ -80,7 +80,7 @@ class Users:
         self._subscriptions: dict[Socket, list[int]] = {}
         self._next_id: dict[Socket, int] = {}
         self._late: Event | None = None
-        self.streams: list[UserStream] = []
+        self.streams: list[WireUserStream] = []
         #: reports that a fault dropped, repeated or swapped, the newest: kind, clientOrderId, event (its x), wallTime
         self.struck: deque[dict[str, object]] = deque(maxlen=_STRUCK_MAX)
         self.listen_key = secrets.token_urlsafe(45)[:60]
@@ -257,6 +257,11 @@ def _make_ed25519() -> bytes:
     return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
+def _raw(text: str) -> bytes:
+    """Return the bytes of a header, which need not be UTF-8."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 class Keyring:
     """Checks keys and signatures."""
 
@@ -270,7 +275,7 @@ class Keyring:
         if not key or len(key) < 16:
             raise refusal("bad_key_format")
         known = [self.keys.api_key, *([self.keys.ed25519_key] if self.keys.ed25519_key else [])]
-        if not any(hmac.compare_digest(key.encode(), one.encode()) for one in known):
+        if not any(hmac.compare_digest(_raw(key), one.encode()) for one in known):
             raise refusal("bad_key")
 
     def is_ed25519(self, key: str) -> bool:
@@ -295,7 +300,7 @@ class Keyring:
         """
         digest = hashlib.sha256(nonce.encode() + body).digest()
         made = hmac.new(base64.b64decode(self._secret), path.encode() + digest, hashlib.sha512).digest()
-        if not hmac.compare_digest(base64.b64encode(made), signature.encode()):
+        if not hmac.compare_digest(base64.b64encode(made), _raw(signature)):
             raise refusal("bad_signature")
 
     def _check_ed25519(self, payload: bytes, signature: str) -> None:

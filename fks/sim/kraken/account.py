@@ -40,6 +40,7 @@ _PAGE = 50
 _TRADES_MAX = 20  # ids of one QueryTrades
 _CLIENT_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}|[0-9a-z_-]{1,18}")
 _NONCE_MAX = (1 << 64) - 1
+_OFFSET_MAX, _TIME_MAX_MS = 1 << 40, 1 << 60  # beyond every row, within the numbers of SQLite
 _INT32 = 1 << 31
 _DEADLINE_S = (2, 60)
 _EXPIRY_S = (5, 31 * 86_400)
@@ -96,7 +97,7 @@ class KrakenRules(RequestRules):
             raise KrakenError("EOrder:Rate limit exceeded")
 
     def refused(self, error: ApiError) -> ApiError:
-        """Return a refusal in Kraken's words."""
+        """Return a refusal in Kraken's form."""
         return rows.refused(error)
 
 
@@ -177,8 +178,8 @@ class KrakenAccount:
             raise invalid("type")
         if kind is None:
             raise invalid("ordertype")
-        for name, usual in (("leverage", ("", "none")), ("trigger", ("", "last")), ("starttm", ("", "0"))):
-            if params.maybe(name) not in usual:
+        for name, offered in (("leverage", ("", "none")), ("trigger", ("", "last")), ("starttm", ("", "0"))):
+            if params.maybe(name) not in offered:
                 raise invalid("Index unavailable" if name == "trigger" else name)
         if params.flag("reduce_only") or "displayvol" in params:
             raise invalid()
@@ -417,7 +418,7 @@ class KrakenAccount:
             if (limit_ms := self._moment(params, name)) is not None:
                 where.append("(" + " OR ".join(f"{column} {sign} ?" for column in columns) + ")")
                 values += [limit_ms] * len(columns)
-        offset, condition = params.number("ofs") or 0, " AND ".join(where)
+        offset, condition = min(params.number("ofs") or 0, _OFFSET_MAX), " AND ".join(where)
         store = self._exchange.store
         page = store.orders(condition, tuple(values), limit=offset + _PAGE, last=True)[::-1][offset:]
         found: dict[str, object] = {"closed": self._shown(page, params)}
@@ -436,7 +437,7 @@ class KrakenAccount:
                 raise invalid(name)
             return order.time_ms
         try:
-            return parse(text) // 100_000
+            return min(parse(text) // 100_000, _TIME_MAX_MS)
         except ValueError:
             raise invalid(name) from None
 
@@ -460,7 +461,7 @@ class KrakenAccount:
             if (limit_ms := self._moment(params, name)) is not None:
                 where.append(f"(time_ms {sign} ? OR wall_ms {sign} ?)")
                 values += [limit_ms, limit_ms]
-        offset, condition = params.number("ofs") or 0, " AND ".join(where)
+        offset, condition = min(params.number("ofs") or 0, _OFFSET_MAX), " AND ".join(where)
         store = self._exchange.store
         page = store.fills(condition, tuple(values), limit=offset + _PAGE, last=True, by_time=True)[::-1][offset:]
         found: dict[str, object] = {"trades": self._fills(page)}

@@ -58,7 +58,7 @@ _TOO_MANY = {429: "EGeneral:Too many requests", 418: "EGeneral:Temporary lockout
 _ID_BITS = 80
 _ID_FACTOR = 0x9E3779B97F4A7C15F39D  # odd: the product has an inverse, and neighbouring ids look unlike
 _ID_INVERSE = pow(_ID_FACTOR, -1, 1 << _ID_BITS)
-_ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_ID_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _TRADE_BITS = 56  # of an id: the rest says which symbol the number belongs to
 
 
@@ -79,7 +79,7 @@ def invalid(name: str = "") -> KrakenError:
 
 
 def refused(error: ApiError) -> KrakenError:
-    """Return a refusal of the engine, of the limits or of a fault in Kraken's words."""
+    """Return a refusal of the engine, of the limits or of a fault in Kraken's form."""
     if isinstance(error, KrakenError):
         return error
     if error.status in _TOO_MANY and error.code == -1003:
@@ -100,8 +100,8 @@ def refusal_text(text: str) -> str:
 # ── ids ──────────────────────────────────────────────────────────────────────────────────────────
 def _encoded(number: int, kind: str) -> str:
     bits = number * _ID_FACTOR % (1 << _ID_BITS)
-    letters = "".join(_ID_LETTERS[bits >> shift & 31] for shift in range(_ID_BITS - 5, -1, -5))
-    return f"{kind}{letters[:5]}-{letters[5:10]}-{letters[10:]}"
+    digits = "".join(_ID_DIGITS[bits >> shift & 31] for shift in range(_ID_BITS - 5, -1, -5))
+    return f"{kind}{digits[:5]}-{digits[5:10]}-{digits[10:]}"
 
 
 def _decoded(text: str, kind: str) -> int | None:
@@ -109,10 +109,10 @@ def _decoded(text: str, kind: str) -> int | None:
     if text[:1] != kind or [len(part) for part in parts] != [5, 5, 6]:
         return None
     bits = 0
-    for letter in "".join(parts):
-        if letter not in _ID_LETTERS:
+    for digit in "".join(parts):
+        if digit not in _ID_DIGITS:
             return None
-        bits = bits << 5 | _ID_LETTERS.index(letter)
+        bits = bits << 5 | _ID_DIGITS.index(digit)
     return bits * _ID_INVERSE % (1 << _ID_BITS)
 
 
@@ -175,9 +175,9 @@ def prices(pair: Pair, kind: str, price: int, stop: int) -> tuple[str, str]:
 
 def described(pair: Pair, kind: str, price: int, stop: int) -> str:
     """Return what stands behind the @ of an order's description."""
-    words = _NAMES[kind].removesuffix("-limit").replace("-", " ") if stop else _NAMES[kind]
+    name = _NAMES[kind].removesuffix("-limit").replace("-", " ") if stop else _NAMES[kind]
     first, second = prices(pair, kind, price, stop)
-    return words + (f" {first}" if first != "0" else "") + (f" -> limit {second}" if second != "0" else "")
+    return name + (f" {first}" if first != "0" else "") + (f" -> limit {second}" if second != "0" else "")
 
 
 def description(order: SimOrder, pair: Pair) -> dict[str, str]:
@@ -216,8 +216,8 @@ def order_row(order: SimOrder, pair: Pair, trades: list[str] | None) -> dict[str
     """Return an order as OpenOrders, ClosedOrders and QueryOrders show it; `trades` are the ids of its fills."""
     price, price2 = prices(pair, order.type, order.price, order.stop_price)
     misc = [
-        word
-        for word, applies in (
+        flag
+        for flag, applies in (
             ("stopped", order.is_triggered and order.type.startswith("STOP")),
             ("touched", order.is_triggered and order.type.startswith("TAKE")),
             ("partial", 0 < order.executed < order.quantity),
@@ -323,7 +323,7 @@ def _triggers(order: SimOrder) -> dict[str, object]:
 
 
 def whole_row(order: SimOrder, pair: Pair, kind: str, time_ms: int) -> dict[str, object]:
-    """Return all that `executions` says about an order: what a snapshot and the first event of an order show."""
+    """Return the whole row of an order, as a snapshot and the first event of an order have it."""
     found: dict[str, object] = {
         **_names(order),
         "symbol": pair.symbol,

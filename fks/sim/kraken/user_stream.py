@@ -33,7 +33,10 @@ class _Subscription:
 
 
 class KrakenUserStream:
-    """The private subscriptions of all connections. Balances are told once for each change of the account."""
+    """The private subscriptions of all connections.
+
+    `balances` has one update for each asset that a change of the account moves.
+    """
 
     def __init__(self, exchange: LocalExchange) -> None:
         self._exchange = exchange

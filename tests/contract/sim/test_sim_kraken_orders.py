@@ -331,6 +331,31 @@ async def test_each_address_refuses_the_channels_of_the_other(sim: KrakenSim) ->
         assert (await frames_until(socket, req_id=9))[-1]["error"] == "Unsupported method"
 
 
+async def test_hostile_messages_neither_end_a_connection_nor_subscribe_it(sim: KrakenSim) -> None:
+    token = sim.result("GetWebSocketsToken")["token"]
+    hostile = [
+        "",
+        "[]",
+        "{",
+        "null",
+        '{"method": "subscribe"}',
+        '{"method": "subscribe", "params": []}',
+        '{"method": "subscribe", "params": {"channel": []}}',
+        '{"method": "subscribe", "params": {"channel": "executions"}}',
+        '{"method": "subscribe", "params": {"channel": "balances", "token": {"a": 1}}}',
+        '{"method": ["subscribe"], "params": {"channel": "executions"}, "req_id": {}}',
+        json.dumps({"method": "unsubscribe", "params": {"channel": "balances", "token": token}}),
+    ]
+    async with connected(sim) as socket:
+        for text in hostile:
+            await socket.send_str(text)
+        await socket.send_json({"method": "ping", "req_id": 5})
+        found = await frames_until(socket, method="pong")
+    assert len(found) == len(hostile) + 1
+    assert not any(frame.get("success") for frame in found)
+    assert found[-2]["error"] == "Subscription Not Found"
+
+
 def in_seconds(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
@@ -386,7 +411,7 @@ def test_each_refusal_has_the_documented_text_and_no_effect(sim: KrakenSim) -> N
     assert sim.get("/sim/account")["balances"] == before["balances"]
 
 
-def test_unknown_orders_are_told_from_ids_that_never_were(sim: KrakenSim) -> None:
+def test_an_ended_order_and_an_id_never_given_are_refused_differently(sim: KrakenSim) -> None:
     ended = sim.add(cl_ord_id="gone1")["txid"][0]
     assert sim.result("CancelOrder", txid=ended) == {"count": 1}
     for name in ("CancelOrder", "AmendOrder"):
@@ -457,10 +482,10 @@ def test_wrong_credentials_are_refused(sim: KrakenSim) -> None:
     for text in ("", "-5", "1.5", "abc", str(1 << 64), "²"):
         body = urlencode({"nonce": text}).encode()
         assert signed(sim, body, text) == "EAPI:Invalid nonce", text
-    assert sim.call("GET", "/0/private/Balance")[0] in (200, 405)
-    assert sim.call("POST", "/0/private/Balance", b"\xff\xfe", {"API-Key": "\u00ff"})[1]["error"] == [
-        "EAPI:Invalid key"
-    ]
+    assert sim.call("GET", "/0/private/Balance") == (200, {"error": ["EGeneral:Unknown method"]})
+    for headers in ({"API-Key": "\u00ff" * 20}, {"API-Key": sim.info["api_key"], "API-Sign": "\u00ff" * 20}):
+        _, answer = sim.call("POST", "/0/private/Balance", b"\xff\xfe", headers)
+        assert answer["error"][0] in ("EAPI:Invalid key", "EAPI:Invalid signature")
 
 
 def test_the_nonce_is_kept_over_a_restart(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from fks.sim.kraken.user_stream import KrakenUserStream
 from fks.sim.options import Options, WireProtocol
 from fks.sim.orders import SimOrder
 from fks.sim.params import Params
+from fks.sim.prints import AggregateTrade
 from tests.support.sim_process import SAMPLE
 
 SYMBOL, PAIR = "SOLUSDT", "SOLUSDT"
@@ -284,6 +286,21 @@ def test_a_close_that_the_balance_does_not_cover_is_cancelled_at_once(tmp_path: 
     made.exchange.close()
 
 
+def test_the_balance_held_for_an_order_pays_for_every_part_of_it(tmp_path: Path) -> None:
+    """Commissions of parts, each rounded, never come to more than was held for the whole."""
+    price, lots = parse("90.01"), 200
+    cost = times(price, lots * 10**5)
+    made = Kraken(tmp_path, Clock(), balances={"USDT": show(cost - -cost * 26 // 10_000)}, maker_rate="0.0026")
+    order = made.add("limit", volume=show(lots * 10**5), price=show(price))
+    assert made.books()["USDT"][0] == 0
+    for number in range(lots):
+        trade = AggregateTrade(number, price // 10**6, 1, made.state.market.now_ms, is_maker=True)
+        made.exchange.engine.on_trades(made.state, [trade])
+    assert order.status == "FILLED"
+    assert made.books()["USDT"][0] < lots
+    made.exchange.close()
+
+
 def test_a_stop_that_the_market_has_passed_sells_at_once(kraken: tuple[Kraken, Clock]) -> None:
     made, _ = kraken
     order = made.add("stop-loss", "sell", price=made.price(1))
@@ -325,7 +342,7 @@ def test_cancel_all_after_cancels_at_its_time_once_and_over_a_restart(tmp_path: 
     made.exchange.close()
 
 
-def test_an_amendment_keeps_the_place_in_the_queue_unless_price_or_quantity_rises(
+def test_an_amendment_loses_its_place_by_another_price_or_a_larger_quantity(
     kraken: tuple[Kraken, Clock],
 ) -> None:
     made, _ = kraken
@@ -401,6 +418,87 @@ def test_a_pair_has_sixty_open_orders_at_most(tmp_path: Path) -> None:
     made.exchange.close()
 
 
+NAMES = [
+    "pair",
+    "type",
+    "ordertype",
+    "price",
+    "price2",
+    "volume",
+    "cl_ord_id",
+    "userref",
+    "txid",
+    "timeinforce",
+    "expiretm",
+    "oflags",
+    "deadline",
+    "validate",
+    "trades",
+    "trigger",
+    "leverage",
+    "starttm",
+    "order_qty",
+    "limit_price",
+    "trigger_price",
+    "post_only",
+    "timeout",
+    "start",
+    "end",
+    "ofs",
+    "closetime",
+    "without_count",
+    "close[ordertype]",
+    "close[price]",
+    "close[price2]",
+    "reduce_only",
+    "displayvol",
+]
+METHODS = [
+    "add_order",
+    "amend_order",
+    "cancel_order",
+    "cancel_all_after",
+    "open_orders",
+    "closed_orders",
+    "query_orders",
+    "trades_history",
+    "query_trades",
+    "balance",
+    "balance_ex",
+    "trade_volume",
+    "token",
+]
+VALUES = st.one_of(
+    st.text(max_size=12),
+    st.integers(-(10**24), 10**24).map(str),
+    st.sampled_from(
+        ["XBTUSDT", "SOLUSDT", "buy", "sell", "limit", "market", "stop-loss", "GTD", "+60", "true", "2", "150", "1e400",
+         "9" * 20, "0", "-0", "post,fcib", "viqc", "2026-11-27T00:00:00Z", order_txid(1), order_txid((1 << 80) - 1)]
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kraken]:
+    made = Kraken(tmp_path_factory.mktemp("hostile"), Clock(), balances=RICH)
+    made.add("limit", price=made.price(-5))
+    yield made
+    made.exchange.close()
+
+
+@given(method=st.sampled_from(METHODS), values=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=12))
+def test_any_parameters_are_answered_or_refused_in_krakens_form(
+    hostile: Kraken, method: str, values: dict[str, str]
+) -> None:
+    try:
+        assert isinstance(orjson.loads(orjson.dumps(getattr(hostile.account, method)(Params(values)))), dict)
+    except ApiError as error:
+        text = refused(error).text
+    else:
+        return
+    assert text.split(":")[0] in ("EGeneral", "EOrder", "EQuery", "EService"), text
+
+
 @given(number=st.integers(0, (1 << 56) - 1))
 def test_an_id_leads_back_to_its_number(number: int) -> None:
     assert order_number(order_txid(number)) == number
@@ -465,9 +563,7 @@ def test_a_stop_counts_in_the_bar_that_filled_its_entry(tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize(("kind", "is_filled"), [("market", True), ("limit", False)])
-def test_a_profit_counts_in_the_bar_of_its_entry_only_if_that_filled_at_the_open(
-    tmp_path: Path, kind: str, is_filled: bool
-) -> None:
+def test_a_profit_counts_in_the_bar_of_an_entry_filled_at_the_open(tmp_path: Path, kind: str, is_filled: bool) -> None:
     kraken = TapedKraken(tmp_path)
     bar = kraken.bar
     _, made = kraken.enter(kind, "take-profit", bar.open + 5, bar.open - 10)

@@ -486,10 +486,20 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kraken]:
     made.exchange.close()
 
 
-@given(method=st.sampled_from(METHODS), values=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=12))
+@given(
+    method=st.sampled_from(METHODS),
+    values=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4),
+    is_order=st.booleans(),
+    kind=st.sampled_from(["market", "limit", "stop-loss", "take-profit-limit"]),
+)
 def test_any_parameters_are_answered_or_refused_in_krakens_form(
-    hostile: Kraken, method: str, values: dict[str, str]
+    hostile: Kraken, method: str, values: dict[str, str], is_order: bool, kind: str
 ) -> None:
+    """Of half of the requests only some parameters are not those of a good order."""
+    if is_order:
+        price = hostile.price(-3)
+        order = {"pair": PAIR, "type": "buy", "ordertype": kind, "volume": "0.2", "price": price, "price2": price}
+        method, values = "add_order", order | values
     try:
         assert isinstance(orjson.loads(orjson.dumps(getattr(hostile.account, method)(Params(values)))), dict)
     except ApiError as error:

@@ -301,6 +301,22 @@ def test_the_balance_held_for_an_order_pays_for_every_part_of_it(tmp_path: Path)
     made.exchange.close()
 
 
+def test_a_market_order_needs_its_amount_and_a_commission_paid_beside_it(tmp_path: Path) -> None:
+    made = Kraken(tmp_path, Clock(), balances={"USDT": "100", "SOL": "50"})
+    before = made.books()
+    for params in (
+        {"side": "sell", "volume": "50.001"},
+        {"side": "sell", "volume": "50", "oflags": "fcib"},
+        {"side": "buy", "volume": "2"},
+        {"side": "buy", "volume": "100", "oflags": "viqc"},
+    ):
+        with pytest.raises(KrakenError, match="EOrder:Insufficient funds"):
+            made.add("market", **params)
+    assert made.books() == before
+    assert made.add("market", "sell", volume="50").status == "FILLED"
+    made.exchange.close()
+
+
 def test_a_stop_that_the_market_has_passed_sells_at_once(kraken: tuple[Kraken, Clock]) -> None:
     made, _ = kraken
     order = made.add("stop-loss", "sell", price=made.price(1))

@@ -21,11 +21,12 @@ from fks.sim.errors import ApiError
 from fks.sim.exchange import LocalExchange
 from fks.sim.kraken.account import KrakenAccount, form_values
 from fks.sim.kraken.orders import KrakenError, order_number, order_txid, refused, trade_number, trade_txid
-from fks.sim.kraken.user_stream import KrakenUserStream
+from fks.sim.kraken.user_stream import PRIVATE_PATH, KrakenUserStream
 from fks.sim.options import Options, WireProtocol
 from fks.sim.orders import SimOrder
 from fks.sim.params import Params
 from fks.sim.prints import AggregateTrade
+from fks.sim.sockets import Socket
 from tests.support.sim_process import SAMPLE
 
 SYMBOL, PAIR = "SOLUSDT", "SOLUSDT"
@@ -547,6 +548,20 @@ def test_any_body_is_a_form_or_nothing(body: bytes) -> None:
 def test_a_json_body_has_the_names_of_a_form() -> None:
     body = b'{"nonce": 7, "validate": true, "close": {"ordertype": "limit", "price": "1"}, "userref": null}'
     assert form_values(body) == {"nonce": "7", "validate": "true", "close[ordertype]": "limit", "close[price]": "1"}
+
+
+def test_a_token_ends_after_fifteen_minutes_unless_it_was_used(kraken: tuple[Kraken, Clock]) -> None:
+    made, clock = kraken
+    stream = KrakenUserStream(made.exchange)
+    used, unused = (stream.new_token()[0] for _ in range(2))
+
+    def answer(token: str) -> object:
+        params = {"channel": "balances", "token": token}
+        return stream.change(Socket(PRIVATE_PATH), "subscribe", params).get("error")
+
+    assert answer(used) is None
+    clock.move(901)
+    assert [answer(token) for token in (used, unused)] == [None, "ESession:Invalid session"]
 
 
 # ── on a tape ────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,8 @@
-"""Actor of the scheduler: cron rows and durable jobs."""
+"""Actor of the scheduler: cron rows, durable jobs, and rebalancings of portfolios."""
 
 from __future__ import annotations
 
+from fks.entry.rebalancing import RebalanceDriver
 from fks.jobs.scheduler import EndJob, RunJob, Scheduler
 from fks.runtime import Component
 
@@ -14,7 +15,9 @@ class SchedulerActor(Scheduler):
     def __init__(
         self, component: Component, args: tuple[str, ...], *, run_job: RunJob, end_job: EndJob | None = None
     ) -> None:
-        super().__init__(component, run_job, end_job)
+        c = component
+        driver = RebalanceDriver(c.db, c.bus, c.clock, c.settings, c.log, c.lease)
+        super().__init__(component, run_job, end_job, driver.advance)
 
     async def start(self) -> None:
         """Nothing to open."""

@@ -236,8 +236,10 @@ class OrderEntry:
         must_reduce: bool = False,
         trace_id: str = "",
         instance: str = "",
+        wait_s: float | None = None,
     ) -> EntryAnswer:
-        """Commit the request and wait a moment for its order. Its age counts from `arrived_ns`, by default from now.
+        """Commit the request and wait up to `wait_s` for its order (default `http.order_wait_s`). Its age counts from
+        `arrived_ns`, by default from now.
 
         `instance`: the one that the principal trades ("" = a person). `accounts`: the numbers of those that the
         principal may trade; None for all. `must_reduce`: take it only when it can only bring the position nearer to
@@ -255,7 +257,7 @@ class OrderEntry:
         make = self.reducing(make) if must_reduce else make
         resolved = await self.resolved(request, accounts)
         draft = Draft(principal, resolved.body_hash(), arrived_ns, make, trace_id, accounts, request.body_hash())
-        return await self.enter(draft, idempotency_key)
+        return await self.enter(draft, idempotency_key, wait_s=wait_s)
 
     async def resolved(self, request: OrderRequest, accounts: Collection[int] | None = None) -> OrderRequest:
         """Return the request with the symbol and the exchange of its instrument; as it is when it names none."""

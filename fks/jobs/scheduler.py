@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 RunJob = Callable[[str, str], Awaitable[None]]
 EndJob = Callable[[str, Mapping[str, Any] | None], Awaitable[None]]
+#: Takes the rebalancings of portfolios that are under way as far as they go now.
+AdvanceRuns = Callable[[], Awaitable[int]]
 SILENT_S = 30.0  # a runner that sent no heartbeat for so long is dead or hangs
 END_S = 10.0  # to end the process of one that hangs
 JOBS_AT_ONCE = 2
@@ -57,16 +59,23 @@ def lanes_of(settings: Settings) -> tuple[Lane, ...]:
 
 
 class Scheduler:
-    """Runs due schedules and hands queued jobs to the cluster.
+    """Runs due schedules, hands queued jobs to the cluster, and carries out rebalancings.
 
-    Hard state: schedules, jobs. Soft state: the tasks under way. Guarantees: a job is claimed by one runner; one whose
+    Hard state: schedules, jobs, runs of portfolios. Soft state: the tasks under way. Guarantees: a job is claimed by one runner; one whose
     runner died is queued again until its attempts are used up.
     """
 
-    def __init__(self, component: Component, run_job: RunJob, end_job: EndJob | None = None) -> None:
-        """`end_job` ends the process of a job by id and by the name it gave itself (None: it never did)."""
+    def __init__(
+        self,
+        component: Component,
+        run_job: RunJob,
+        end_job: EndJob | None = None,
+        advance_runs: AdvanceRuns | None = None,
+    ) -> None:
+        """`end_job` ends the process of a job by id and by the name it gave itself (None: it never did).
+        `advance_runs` is called at each look for due work; its state is in rows."""
         self._c = component
-        self._run_job, self._end_job = run_job, end_job
+        self._run_job, self._end_job, self._advance_runs = run_job, end_job, advance_runs
         self._lanes = lanes_of(component.settings)
         self._running: dict[str, tuple[Lane, asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
@@ -121,6 +130,8 @@ class Scheduler:
                     await personal.run_due()
                     await schedules.start_waiting()
                     await self._swap_challengers()
+                    if self._advance_runs is not None:
+                        await self._advance_runs()
                 await self._claim(jobs)
                 self._is_working = True
             except OutageError as error:

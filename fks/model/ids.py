@@ -29,6 +29,11 @@ def intent_id(signal: uuid.UUID) -> uuid.UUID:
     return _uuid5("intent", signal)
 
 
+def portfolio_run_id(portfolio_id: int, plan_hash: str) -> uuid.UUID:
+    """Return the id of the rebalancing that a plan of a portfolio becomes."""
+    return _uuid5("portfolio-run", portfolio_id, plan_hash)
+
+
 def copy_signal_id(intent: uuid.UUID, account_id: int) -> uuid.UUID:
     """Return the id of the signal by which another account repeats the one that `intent` came from."""
     return _uuid5("copy", intent, account_id)

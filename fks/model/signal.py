@@ -10,13 +10,14 @@ from enum import StrEnum
 from fks.model.copies import copied_instance
 from fks.model.order import OrderType, Side, TimeInForce
 
-#: How the instances of API keys and webhooks begin: `key:NAME`, `webhook:NAME`. No strategy's has a colon.
-KEY, WEBHOOK = "key:", "webhook:"
+#: How the instances of API keys, webhooks and portfolios begin: `key:NAME`, `webhook:NAME`, `portfolio:ID`. No
+#: strategy's has a colon.
+KEY, WEBHOOK, PORTFOLIO = "key:", "webhook:", "portfolio:"
 
 
 def is_program(instance: str) -> bool:
-    """Return whether an instance, or the one that it copies, is an API key's or a webhook's."""
-    return (copied_instance(instance) or instance).startswith((KEY, WEBHOOK))
+    """Return whether an instance, or the one that it copies, is an API key's, a webhook's or a portfolio's."""
+    return (copied_instance(instance) or instance).startswith((KEY, WEBHOOK, PORTFOLIO))
 
 
 class Kind(StrEnum):

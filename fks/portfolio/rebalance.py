@@ -60,7 +60,9 @@ class TargetWeight:
 class RebalanceRules:
     """Limits of a rebalancing. Fractions are shares of the capital, `trade_min` is in its currency.
 
-    The band of an instrument is the smaller one of `band` and `band_relative` times its target weight.
+    The band of an instrument is the smaller one of `band` and `band_relative` times its target weight. While a plan is
+    carried out, an order waits as long as its price is more than `price_tolerance` (a fraction) away from the plan's,
+    and after `run_max_age_s` no order is sent.
     """
 
     band: Decimal = Decimal("0.02")
@@ -68,6 +70,8 @@ class RebalanceRules:
     trade_min: Decimal = Decimal(10)
     cash_min: Decimal = Decimal("0.01")
     turnover_max: Decimal | None = None
+    price_tolerance: Decimal = Decimal("0.01")
+    run_max_age_s: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)

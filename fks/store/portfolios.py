@@ -14,6 +14,7 @@ from fks.model.errors import InputError
 from fks.portfolio.valuation import EquityBefore, HeldPosition, PortfolioHolding, Valuation, holding_of
 from fks.store.base import SqlStore, query, reads
 from fks.store.db import Database, Querier, Row, Transaction
+from fks.store.portfolio_runs import check_idle
 
 #: Not a number alone: a portfolio is named by its number or its name.
 PORTFOLIO_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -168,13 +169,14 @@ class PortfolioChanges:
         """Change a portfolio that is at `version`; None stays, a list of members replaces that of its kind.
 
         Errors: InputError 404 for it or a member, 409 PORTFOLIO_VERSION, PORTFOLIO_ARCHIVED, PORTFOLIO_EXISTS,
-        PORTFOLIO_MEMBER.
+        PORTFOLIO_MEMBER, PORTFOLIO_RUNNING.
         """
         async with self._db.transaction() as tx:
             await tx.execute("portfolios.lock_members")
             store = PortfolioStore(tx)
             before = await store.get(name)
             _check_active(before)
+            await check_idle(tx, before.id, before.name)
             if before.version != version:
                 raise InputError(
                     f"portfolio {before.name} is at version {before.version}, not {version}: it was changed meanwhile",
@@ -193,11 +195,12 @@ class PortfolioChanges:
 
     async def archive(self, name: str) -> Portfolio:
         """Archive a portfolio: its members are free, its equity stays. Errors: InputError 404, 409
-        PORTFOLIO_ARCHIVED."""
+        PORTFOLIO_ARCHIVED, PORTFOLIO_RUNNING."""
         async with self._db.transaction() as tx:
             await tx.execute("portfolios.lock_members")
             before = await PortfolioStore(tx).get(name)
             _check_active(before)
+            await check_idle(tx, before.id, before.name)
             await tx.execute("portfolios.archive", before.id)
             return await PortfolioStore(tx).get(str(before.id))
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -798,6 +799,87 @@ portfolio_equity = Table(  # in the portfolio's currency, every hour
     _flag("is_complete"),  # false: something held has no rate and is not in equity, or a flow has none
     Column("invested", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # money put in, by currency
     PrimaryKeyConstraint("portfolio_id", "time"),
+)
+
+portfolio_target_sets = Table(  # one row a version: what portfolio_targets belong to
+    "portfolio_target_sets",
+    metadata,
+    Column("portfolio_id", BigInteger, ForeignKey("portfolios.id"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),  # where it trades
+    Column(
+        "rules", JSONB, nullable=False, server_default=text("'{}'::jsonb")
+    ),  # fks.portfolio.rebalance.RebalanceRules
+    _text("created_by", default=""),
+    _time("created_at", now=True),
+    PrimaryKeyConstraint("portfolio_id", "version"),
+)
+
+portfolio_targets = Table(  # shares of a portfolio's capital
+    "portfolio_targets",
+    metadata,
+    Column("portfolio_id", BigInteger, nullable=False),
+    Column("version", Integer, nullable=False),
+    _text("exchange"),
+    _text("symbol"),
+    _money("weight"),
+    _money("weight_min", null=True),  # its band, in place of that of the rules
+    _money("weight_max", null=True),
+    PrimaryKeyConstraint("portfolio_id", "version", "symbol"),
+    ForeignKeyConstraint(
+        ["portfolio_id", "version"], ["portfolio_target_sets.portfolio_id", "portfolio_target_sets.version"]
+    ),
+)
+
+portfolio_runs = Table(  # rebalancings; a planned one is a preview that a person may start
+    "portfolio_runs",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("portfolio_id", BigInteger, ForeignKey("portfolios.id"), nullable=False),
+    Column("targets_version", Integer, nullable=False),
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("plan_hash"),
+    _text("state", default="planned"),
+    _text("reason", null=True),  # what holds it, or why it ended
+    _money("capital"),
+    _money("cash_free"),  # that buys may spend beside what its sells bring
+    Column("rules", JSONB, nullable=False),
+    Column("drift", JSONB, nullable=False),  # of the plan; once it has ended, what is left
+    _text("created_by", default=""),
+    _time("created_at"),
+    _time("started_at", null=True),
+    _time("ended_at", null=True),
+    CheckConstraint("state IN ('planned','running','cancelling','done','partial','cancelled')", name="state"),
+    Index("ix_portfolio_runs_portfolio_id", "portfolio_id", "created_at"),
+    Index(
+        "uq_portfolio_runs_active",
+        "portfolio_id",
+        unique=True,
+        postgresql_where=text("state IN ('running','cancelling')"),
+    ),
+)
+
+portfolio_run_steps = Table(  # the orders of a run; what became of them is in signals and orders
+    "portfolio_run_steps",
+    metadata,
+    Column("run_id", UUID(as_uuid=True), ForeignKey("portfolio_runs.id", ondelete="CASCADE"), nullable=False),
+    Column("step", Integer, nullable=False),
+    _text("exchange"),
+    _text("symbol"),
+    _text("side"),
+    _money("quantity"),
+    _money("price"),  # of the plan, as are fee and slippage, all in quote
+    _money("fee"),
+    _money("slippage"),
+    Column("signal_id", UUID(as_uuid=True), nullable=False),
+    _text("state", default="waiting"),
+    _money("ordered_quantity", null=True),  # less than `quantity` where cash was missing
+    _text("code", null=True),
+    _text("detail", null=True),
+    _time("sent_at", null=True),
+    PrimaryKeyConstraint("run_id", "step"),
+    CheckConstraint("state IN ('waiting','sent','filled','ended')", name="state"),
+    CheckConstraint("side IN ('buy','sell')", name="side"),
 )
 
 day_start_prices = Table(  # reference prices of LOSS_DAY, of symbols held when a trading day began

@@ -1,0 +1,942 @@
+"""Rebalancing of portfolios: targets, drift, previews, and the runs that a person starts.
+
+A preview is a plan in the database with a hash. `rebalance` starts it by that hash, and the scheduler carries it out
+(`RebalanceDriver`): from rows alone, so that another process goes on where one was killed. Each step is an order of the
+portfolio's own instance through order entry, under a key that follows from the run and the step. It is committed once,
+and coins of other instances are never sold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from decimal import ROUND_FLOOR, Decimal
+from typing import Any
+
+from fks.clock import Clock
+from fks.config.settings import Settings
+from fks.entry.order_entry import OrderEntry, OrderRequest, exchange_for
+from fks.matching import Slippage
+from fks.model.account import Account, Balance
+from fks.model.codes import Code, Denial
+from fks.model.copies import is_ninja
+from fks.model.errors import InputError, OutageError
+from fks.model.ids import portfolio_run_id, request_signal_id
+from fks.model.instrument import Instrument
+from fks.model.order import TERMINAL, Order, OrderType, Side, State
+from fks.model.ports import Lease, Log
+from fks.model.signal import PORTFOLIO, Kind, Signal, SignalState
+from fks.model.timeframe import NS, to_datetime, to_ns
+from fks.portfolio.rebalance import (
+    AllocationHoldings,
+    RebalanceCosts,
+    RebalancePlan,
+    RebalanceRules,
+    RebalanceTrade,
+    TargetWeight,
+    WeightDrift,
+    plan,
+)
+from fks.risk.check import CHECKS, RiskDenied, check
+from fks.risk.exits import split_at_lot
+from fks.risk.intent import intend_order
+from fks.risk.policy import KillMode
+from fks.risk.view import RiskView, VenueView
+from fks.store.accounts import AccountStore
+from fks.store.bus import JOBS, Bus
+from fks.store.db import Database
+from fks.store.facts import FactStore, Mark
+from fks.store.instruments import InstrumentStore
+from fks.store.orders import OrderStore
+from fks.store.portfolio_runs import (
+    RUN_ACTIVE,
+    PortfolioRun,
+    PortfolioRunStep,
+    PortfolioRunStore,
+    TargetRow,
+    TargetSet,
+    check_idle,
+)
+from fks.store.portfolios import Portfolio, PortfolioStore
+from fks.store.positions import PositionStore
+from fks.store.reading import ReadingStore
+from fks.store.valuation import ValuationStore
+
+#: Seconds for which a preview may be started.
+PLAN_VALID_S = 60.0
+#: Seconds after a step's commit in which the order manager may still send its order.
+ORDER_VALID_S = 60.0
+TARGETS_MAX = 500
+#: Seconds after an execution in which the order manager has read the balances.
+_CASH_READ_S = 10.0
+#: Seconds by which the clocks of two machines may differ.
+_CLOCKS_S = 10.0
+#: Denials that pass by themselves: a step waits while one of them stands.
+_HOLDS = frozenset(
+    {
+        *(Code.KILLED, Code.VENUE_DOWN, Code.VENUE_NOT_RECONCILED, Code.ACCOUNT_UNKNOWN, Code.INSTRUMENT_HALTED),
+        *(Code.INSTRUMENT_UNKNOWN, Code.FEED_STALE, Code.PRICE_MISSING, Code.UNKNOWN_ORDER, Code.GUARDIAN_DOWN),
+        Code.ESCALATED,
+    }
+)
+#: Denials that can be asked for without the order manager: from rows alone, for each order by itself.
+_ASKED = _HOLDS | {
+    *(Code.QTY_STEP, Code.QTY_MIN, Code.QTY_MAX, Code.NOTIONAL_MIN, Code.NOTIONAL_MAX_ORDER, Code.SHORT_FORBIDDEN),
+    *(Code.TYPE_UNSUPPORTED, Code.REDUCE_ONLY),
+}
+_MOVED, _CASH, _ZERO, _ONE = "PRICE_MOVED", "CASH", Decimal(0), Decimal(1)
+_BAD_ENDS = frozenset({SignalState.DENIED, SignalState.EXPIRED, SignalState.DECLINED, SignalState.NOTHING})
+
+
+@dataclass(frozen=True, slots=True)
+class _Market:
+    """Everything that the checks may know from rows: prices, the venue's state, the kill switch, orders, balances."""
+
+    now_ns: int
+    marks: Mapping[tuple[str, str], Mark]
+    prices: Mapping[tuple[str, str], Decimal]
+    venue_state: str
+    kill: KillMode
+    is_guardian_alive: bool
+    escalated: tuple[str, str] | None
+    orders: tuple[Order, ...]  # of the account, that may still fill
+    held: Mapping[tuple[str, str], Decimal]  # by symbol and instance
+    balances: Mapping[str, Balance]
+
+
+@dataclass(frozen=True, slots=True)
+class _Allocation:
+    """A portfolio with its targets, what it holds of them, and the plan that follows."""
+
+    portfolio: Portfolio
+    targets: TargetSet
+    account: Account
+    rules: RebalanceRules
+    market: _Market
+    plan: RebalancePlan
+
+    @property
+    def instance(self) -> str:
+        return instance_of(self.portfolio.id)
+
+
+def instance_of(portfolio_id: int) -> str:
+    """Return the instance, and the principal, of a portfolio's orders."""
+    return f"{PORTFOLIO}{portfolio_id}"
+
+
+def rules_of(values: Mapping[str, Any]) -> RebalanceRules:
+    """Return the rules that a row or a request names; those that it leaves out have their defaults."""
+    found: dict[str, Any] = {}
+    for item in fields(RebalanceRules):
+        value = values.get(item.name)
+        if value is not None:
+            found[item.name] = float(value) if item.name == "run_max_age_s" else Decimal(str(value))
+    return RebalanceRules(**found)
+
+
+def rules_json(rules: RebalanceRules) -> dict[str, Any]:
+    """Return rules as a row keeps them: decimals as text."""
+    return {name: f"{v:f}" if isinstance(v, Decimal) else v for name, v in asdict(rules).items()}
+
+
+class Allocations:
+    """Reads a portfolio's targets, its own holdings and what the checks of its orders need. Errors: OutageError."""
+
+    def __init__(self, db: Database, clock: Clock, settings: Settings) -> None:
+        self._db = db
+        self._clock = clock
+        self._settings = settings
+        self._runs = PortfolioRunStore(db)
+        self._facts = FactStore(db)
+
+    async def read(self, name: str) -> _Allocation:
+        """Return a portfolio's allocation, planned now. Errors: InputError 404 PORTFOLIO_UNKNOWN, TARGETS_MISSING."""
+        portfolio = await PortfolioStore(self._db).get(name)
+        targets = await self._runs.target_set(portfolio.id)
+        if targets is None:
+            raise InputError(
+                f"portfolio {portfolio.name} has no targets",
+                code="TARGETS_MISSING",
+                status=404,
+                remedy=f"set them: fks portfolio targets {portfolio.name} --set BTC/USDT=0.5",
+            )
+        account = await self.account(targets.account_id)
+        places = await self._runs.target_places(portfolio.id)
+        market = await self.market(account, [*places])
+        weights = await self._weights(portfolio, targets, places, market)
+        rules = rules_of(targets.rules)
+        symbols = {weight.instrument.symbol: weight.instrument for weight in weights}
+        prices = {
+            symbol: price
+            for symbol, item in symbols.items()
+            if (price := market.prices.get((item.exchange, symbol))) is not None
+        }
+        holdings = await self._holdings(portfolio, market, symbols)
+        costs = {symbol: self._costs(item, prices.get(symbol)) for symbol, item in symbols.items()}
+        found = plan(holdings, weights, prices, rules, costs, split=split_at_lot)
+        return _Allocation(portfolio, targets, account, rules, market, found)
+
+    async def account(self, id: int) -> Account:
+        """Return an account by its number."""
+        return next(account for account in await AccountStore(self._db).page() if account.id == id)
+
+    async def market(self, account: Account, symbols: Sequence[str]) -> _Market:
+        """Return what the checks of an account's orders in some symbols may know now."""
+        now_ns, venue = self._clock.now_ns(), account.venue
+        kills = await self._facts.kills()
+        kill = KillMode.NONE if not kills else KillMode.HELD if kills[0][1] is False else KillMode.FLATTEN
+        marks = {(mark.exchange, mark.symbol): mark for mark in await self._facts.marks()}
+        oldest_ns = now_ns - int(self._settings.portfolio.rate_age_max_s * NS)
+        prices = {
+            (pair.exchange, pair.symbol): pair.price
+            for pair in await ValuationStore(self._db).prices(now_ns, symbols)
+            if pair.time_ns >= oldest_ns
+        }
+        prices |= {key: mark.price for key, mark in marks.items() if mark.price and mark.message_ns}
+        positions = await PositionStore(self._db).page(account_id=account.id, venues=[venue])
+        orders = await OrderStore(self._db).open([venue])
+        balances = await AccountStore(self._db).balances(account.id)
+        return _Market(
+            now_ns=now_ns,
+            marks=marks,
+            prices=prices,
+            venue_state=await self._runs.venue_state(venue, account.id) or "COLD",
+            kill=kill,
+            is_guardian_alive=await self._facts.is_guardian_alive(self._settings.risk.guardian_age_max_s),
+            escalated=await self._facts.escalated(),
+            orders=tuple(order for order in orders if order.account_id == account.id),
+            held={(position.symbol, position.instance): position.quantity for position in positions},
+            balances={row.balance.currency: row.balance for row in balances},
+        )
+
+    async def instrument(self, exchange: str, symbol: str) -> Instrument:
+        """Return the rules of an instrument that has a target. Errors: InputError TARGETS_WRONG."""
+        found = await InstrumentStore(self._db).get(exchange, symbol)
+        if found is None:
+            raise _wrong(f"{exchange}:{symbol} is not listed any more", "set other targets")
+        return found
+
+    async def _weights(
+        self, portfolio: Portfolio, targets: TargetSet, places: Mapping[str, str], market: _Market
+    ) -> list[TargetWeight]:
+        """Return the targets, and the weight 0 for what is held of former ones."""
+        rows = await self._runs.target_weights(portfolio.id, targets.version)
+        found = [
+            TargetWeight(await self.instrument(r.exchange, r.symbol), r.weight, r.weight_min, r.weight_max)
+            for r in rows
+        ]
+        listed = {row.symbol for row in rows}
+        for symbol, exchange in places.items():
+            if symbol not in listed and market.held.get((symbol, instance_of(portfolio.id))):
+                found.append(TargetWeight(await self.instrument(exchange, symbol), _ZERO))
+        return found
+
+    async def _holdings(
+        self, portfolio: Portfolio, market: _Market, symbols: Mapping[str, Instrument]
+    ) -> AllocationHoldings:
+        """Return the coins of the portfolio's own instance, and the account's cash that no open order may spend."""
+        instance, reserved = instance_of(portfolio.id), _ZERO
+        buys: dict[str, Decimal] = {}
+        sells: dict[str, Decimal] = {}
+        for order in market.orders:
+            if order.instance == instance:
+                side = buys if order.side is Side.BUY else sells
+                side[order.symbol] = side.get(order.symbol, _ZERO) + order.remaining
+            known = symbols.get(order.symbol) or await InstrumentStore(self._db).get(order.exchange, order.symbol)
+            if order.side is Side.BUY and known is not None and known.quote == portfolio.base_currency:
+                price = order.price or order.stop_price or market.prices.get((order.exchange, order.symbol)) or _ZERO
+                reserved += order.remaining * price
+        balance = market.balances.get(portfolio.base_currency)
+        cash = _ZERO if balance is None else max(min(balance.free, balance.total - reserved), _ZERO)
+        return AllocationHoldings(
+            cash,
+            {symbol: max(market.held.get((symbol, instance), _ZERO), _ZERO) for symbol in symbols},
+            buys,
+            sells,
+            frozenset(order.symbol for order in market.orders if order.state is State.UNKNOWN),
+        )
+
+    def _costs(self, instrument: Instrument, price: Decimal | None) -> RebalanceCosts:
+        """Return the expected costs of a trade, by the costs of the settings."""
+        costs = self._settings.costs
+        if not price:
+            return RebalanceCosts(costs.fee_rate)
+        slipped = Slippage.parse(costs.slippage).apply(Side.BUY, price, _ZERO, instrument.tick)
+        return RebalanceCosts(costs.fee_rate, (slipped - price) / price)
+
+    def denial(
+        self,
+        portfolio_id: int,
+        account: Account,
+        market: _Market,
+        instrument: Instrument,
+        side: Side,
+        quantity: Decimal,
+        *,
+        is_asked: bool,
+    ) -> Denial | None:
+        """Return the denial of an order by itself that rows can tell: with `is_asked` any of `_ASKED`, as the order
+        manager would check it, else one that passes by itself, also for orders that reduce."""
+        key, instance = (instrument.exchange, instrument.symbol), instance_of(portfolio_id)
+        mark = market.marks.get(key)
+        age_s = None if mark is None or mark.message_ns is None else (market.now_ns - mark.message_ns) / NS
+        mine = {name: held for (symbol, name), held in market.held.items() if symbol == instrument.symbol}
+        view = RiskView(
+            now_ns=market.now_ns,
+            limits=self._settings.risk,
+            account=account,
+            instrument=instrument,
+            venue=VenueView(market.venue_state),
+            kill=market.kill,
+            is_guardian_alive=market.is_guardian_alive,
+            escalated=market.escalated,
+            mark=market.prices.get(key),
+            feed_age_s=age_s,
+            position=sum(mine.values(), _ZERO),
+            held=sum(mine.values(), _ZERO),
+            own=mine.get(instance, _ZERO),
+            open_orders=tuple(order for order in market.orders if order.symbol == instrument.symbol),
+            balances=market.balances,
+            rates={instrument.quote: _ONE},  # limits in another currency are not asked
+        )
+        id = request_signal_id(instance, f"{side}:{instrument.symbol}")
+        intent = intend_order(
+            Signal(
+                id=id,
+                source=f"principal:{instance}",
+                instance=instance,
+                params_version=0,
+                account_id=account.id,
+                venue=account.venue,
+                exchange=instrument.exchange,
+                symbol=instrument.symbol,
+                timeframe=None,
+                ts_event_ns=market.now_ns,
+                ordinal=0,
+                kind=Kind.ORDER,
+                side=side,
+                size=quantity,
+                is_reduce_only=side is Side.SELL,
+            )
+        )
+        if is_asked:
+            is_valued = account.currency == instrument.quote
+            found = check(intent, view, only=_ASKED if is_valued else _ASKED - {Code.NOTIONAL_MAX_ORDER})
+            return found.denial if isinstance(found, RiskDenied) else None
+        for code, function in CHECKS:
+            if code in _HOLDS and isinstance(result := function(intent, view), Denial):
+                return result
+        return None
+
+
+class Rebalancing:
+    """Targets, previews and runs for persons. Holds no state; many may exist."""
+
+    def __init__(self, db: Database, bus: Bus, clock: Clock, settings: Settings, log: Log) -> None:
+        self._db = db
+        self._bus = bus
+        self._clock = clock
+        self._settings = settings
+        self._log = log
+        self._runs = PortfolioRunStore(db)
+        self._allocations = Allocations(db, clock, settings)
+
+    # ── targets ──────────────────────────────────────────────────────────────────────────────────
+    async def targets(self, name: str) -> dict[str, Any]:
+        """Return the newest targets of a portfolio; version 0 before the first. Errors: InputError 404."""
+        return await self._targets_of(await PortfolioStore(self._db).get(name))
+
+    async def _targets_of(self, portfolio: Portfolio) -> dict[str, Any]:
+        found = await self._runs.target_set(portfolio.id)
+        rows = [] if found is None else await self._runs.target_weights(portfolio.id, found.version)
+        return {
+            "portfolio": portfolio.name,
+            "version": 0 if found is None else found.version,
+            "account": None if found is None else found.account,
+            "currency": portfolio.base_currency,
+            "rules": rules_json(rules_of({} if found is None else found.rules)),
+            "created_by": None if found is None else found.created_by,
+            "created_at": None if found is None else found.created_at,
+            "items": [
+                {
+                    "exchange": row.exchange,
+                    "symbol": row.symbol,
+                    "weight": row.weight,
+                    "min": row.weight_min,
+                    "max": row.weight_max,
+                }
+                for row in rows
+            ],
+        }
+
+    async def set_targets(
+        self,
+        name: str,
+        *,
+        version: int,
+        account: str | None,
+        targets: Sequence[tuple[str, Decimal, Decimal | None, Decimal | None]],
+        rules: Mapping[str, Any],
+        by: str,
+    ) -> dict[str, Any]:
+        """Replace the targets that are at `version` (0 before the first), and return the new ones.
+
+        `targets`: symbol, weight, and bounds of the weight. `account`: a member, default the one of the targets before,
+        else the only member. `rules`: those that are left out have their defaults.
+        Errors: InputError 404 for the portfolio or a symbol, 409 PORTFOLIO_VERSION, PORTFOLIO_ARCHIVED,
+        PORTFOLIO_RUNNING, 422 TARGETS_WRONG.
+        """
+        portfolio = await PortfolioStore(self._db).get(name)
+        before = await self._runs.target_set(portfolio.id)
+        own = await self._account(portfolio, account, before)
+        checked = rules_of(rules)
+        rows = [await self._target(portfolio, own, *target) for target in targets]
+        if len({row.symbol for row in rows}) < len(rows):
+            raise _wrong("a symbol has two targets", "give each symbol once")
+        if (total := sum((row.weight for row in rows), checked.cash_min)) > 1:
+            raise _wrong(
+                f"the weights and the cash buffer of {checked.cash_min:f} add up to {total:f}", "give at most 1"
+            )
+        async with self._db.transaction() as tx:
+            await check_idle(tx, portfolio.id, portfolio.name)
+            store = PortfolioRunStore(tx)
+            if not await store.is_member(portfolio.id, own.id):
+                raise _not_member(portfolio, own.name)
+            now = await store.target_set(portfolio.id)
+            at = 0 if now is None else now.version
+            if at != version:
+                raise InputError(
+                    f"the targets of {portfolio.name} are at version {at}, not {version}: they were changed meanwhile",
+                    code="PORTFOLIO_VERSION",
+                    status=409,
+                    remedy="read them again, and send their version with the change",
+                )
+            await store.add_target_set(portfolio.id, at + 1, own.id, rules_json(checked), by, rows)
+        self._log.info("portfolio.targets", portfolio=portfolio.name, by=by, version=version + 1)
+        return await self._targets_of(portfolio)
+
+    async def _account(self, portfolio: Portfolio, name: str | None, before: TargetSet | None) -> Account:
+        if name is None and before is None and len(portfolio.accounts) != 1:
+            raise _wrong(
+                f"portfolio {portfolio.name} has {len(portfolio.accounts)} accounts", "name the one that trades"
+            )
+        wanted = name or (portfolio.accounts[0] if before is None else before.account)
+        for account in await AccountStore(self._db).page():
+            if wanted in (account.name, str(account.id)) and account.name in portfolio.accounts:
+                if is_ninja(account.venue):
+                    raise _wrong(f"account {account.name} trades contracts, not coins", "name an account of coins")
+                return account
+        raise _not_member(portfolio, wanted)
+
+    async def _target(
+        self,
+        portfolio: Portfolio,
+        account: Account,
+        symbol: str,
+        weight: Decimal,
+        least: Decimal | None,
+        most: Decimal | None,
+    ) -> TargetRow:
+        at = exchange_for(account, symbol, None, self._settings)
+        listed = await ReadingStore(self._db).find(symbol, at, listed=True)
+        if listed.quote != portfolio.base_currency or listed.multiplier != 1:
+            raise _wrong(
+                f"{listed.place} is no pair of coins that is traded for {portfolio.base_currency}",
+                f"targets are pairs in the portfolio's currency, {portfolio.base_currency}",
+            )
+        if not 0 <= weight <= 1 or not (least or _ZERO) <= weight <= (_ONE if most is None else most) <= 1:
+            raise _wrong(
+                f"weight {weight:f} of {listed.symbol} is not within its bounds", "0 <= min <= weight <= max <= 1"
+            )
+        if least is not None and least < 0:
+            raise _wrong(f"min {least:f} of {listed.symbol} is negative", "0 <= min <= weight <= max <= 1")
+        return TargetRow(listed.exchange, listed.symbol, weight, least, most)
+
+    # ── plans ────────────────────────────────────────────────────────────────────────────────────
+    async def drift(self, name: str) -> dict[str, Any]:
+        """Return each instrument's weight, target and band, and whether a rebalancing would trade it. Errors: those of
+        `Allocations.read`."""
+        found = await self._allocations.read(name)
+        return self._head(found) | {"items": [drift_json(row) for row in found.plan.drift]}
+
+    async def preview(self, name: str, by: str) -> dict[str, Any]:
+        """Return the trades of a rebalancing now, each with its expected costs and the denial that rows can tell, the
+        drift that they leave, and the hash by which it may be started for PLAN_VALID_S.
+
+        Without trades there is no hash. Errors: those of `Allocations.read`; InputError 409 PORTFOLIO_ARCHIVED.
+        """
+        found = await self._allocations.read(name)
+        _check_member(found.portfolio, found.account)
+        trades = [self._trade_json(found, trade) for trade in found.plan.trades]
+        body = self._head(found) | {
+            "cash_after": found.plan.cash_after,
+            "turnover": found.plan.turnover,
+            "fees": sum((trade.fee for trade in found.plan.trades), _ZERO),
+            "slippage": sum((trade.slippage for trade in found.plan.trades), _ZERO),
+            "trades": trades,
+            "items": [drift_json(row) for row in found.plan.drift],
+            "plan_hash": None,
+            "expires_at": None,
+        }
+        if found.plan.trades:
+            hashed = json.dumps(
+                [found.portfolio.id, found.targets.version, found.market.now_ns, trades], default=str, sort_keys=True
+            )
+            plan_hash = hashlib.sha256(hashed.encode()).hexdigest()
+            await self._store(found, plan_hash, by)
+            body |= {
+                "plan_hash": plan_hash,
+                "expires_at": to_datetime(found.market.now_ns + int(PLAN_VALID_S * NS)),
+            }
+        return body
+
+    def _head(self, found: _Allocation) -> dict[str, Any]:
+        return {
+            "portfolio": found.portfolio.name,
+            "targets_version": found.targets.version,
+            "account": found.account.name,
+            "currency": found.portfolio.base_currency,
+            "time": to_datetime(found.market.now_ns),
+            "capital": found.plan.capital,
+            "cash": found.plan.cash,
+        }
+
+    def _trade_json(self, found: _Allocation, trade: RebalanceTrade) -> dict[str, Any]:
+        denial = self._allocations.denial(
+            found.portfolio.id,
+            found.account,
+            found.market,
+            trade.instrument,
+            trade.side,
+            trade.quantity,
+            is_asked=True,
+        )
+        return {
+            "step": trade.number,
+            "exchange": trade.instrument.exchange,
+            "symbol": trade.instrument.symbol,
+            "side": trade.side.value,
+            "quantity": trade.quantity,
+            "price": trade.price,
+            "value": trade.value,
+            "fee": trade.fee,
+            "slippage": trade.slippage,
+            "denial": None if denial is None else asdict(denial) | {"code": denial.code.value},
+        }
+
+    async def _store(self, found: _Allocation, plan_hash: str, by: str) -> None:
+        """Write a plan as a run that may be started."""
+        assert found.plan.capital is not None
+        run_id, now_ns = portfolio_run_id(found.portfolio.id, plan_hash), found.market.now_ns
+        free = found.plan.cash - found.rules.cash_min * found.plan.capital
+        run = PortfolioRun(
+            id=run_id,
+            portfolio_id=found.portfolio.id,
+            portfolio=found.portfolio.name,
+            base_currency=found.portfolio.base_currency,
+            targets_version=found.targets.version,
+            account_id=found.account.id,
+            account=found.account.name,
+            plan_hash=plan_hash,
+            state="planned",
+            reason=None,
+            capital=found.plan.capital,
+            cash_free=free,
+            rules=rules_json(found.rules),
+            drift=_plain([drift_json(row) for row in found.plan.drift]),
+            created_by=by,
+            created_at=to_datetime(now_ns),
+            started_at=None,
+            ended_at=None,
+        )
+        steps = [
+            {
+                "step": trade.number,
+                "exchange": trade.instrument.exchange,
+                "symbol": trade.instrument.symbol,
+                "side": trade.side.value,
+                "quantity": f"{trade.quantity:f}",
+                "price": f"{trade.price:f}",
+                "fee": f"{trade.fee:f}",
+                "slippage": f"{trade.slippage:f}",
+                "signal_id": str(
+                    request_signal_id(found.instance, key_of(run_id, trade.instrument.symbol, trade.number))
+                ),
+            }
+            for trade in found.plan.trades
+        ]
+        await self._runs.forget_plans(found.portfolio.id, now_ns - int(2 * PLAN_VALID_S * NS))
+        await self._runs.add_plan(run, steps)
+
+    # ── runs ─────────────────────────────────────────────────────────────────────────────────────
+    async def rebalance(self, name: str, plan_hash: str, by: str) -> dict[str, Any]:
+        """Start the plan with this hash, and return its run. The same hash again returns the same run.
+
+        Errors: InputError 404 for the portfolio; 409 PLAN_UNKNOWN, PLAN_EXPIRED, PLAN_OUTDATED (the targets changed),
+        PRICE_MOVED, PORTFOLIO_RUNNING, PORTFOLIO_ARCHIVED.
+        """
+        portfolio = await PortfolioStore(self._db).get(name)
+        id = await self._runs.planned(portfolio.id, plan_hash)
+        run = None if id is None else await self._runs.run(portfolio.id, id)
+        if run is None:
+            raise _plan_gone("PLAN_UNKNOWN", f"portfolio {portfolio.name} has no plan {plan_hash[:64]!r}")
+        if run.state != "planned":
+            return await self._run_json(run)
+        now_ns = self._clock.now_ns()
+        if now_ns - to_ns(run.created_at) > PLAN_VALID_S * NS:
+            raise _plan_gone("PLAN_EXPIRED", f"the plan is older than {PLAN_VALID_S:g} s")
+        await self._check_prices(run)
+        async with self._db.transaction() as tx:
+            await check_idle(tx, portfolio.id, portfolio.name, besides=run.id)
+            store = PortfolioRunStore(tx)
+            targets = await store.target_set(portfolio.id)
+            if targets is None or targets.version != run.targets_version:
+                raise _plan_gone("PLAN_OUTDATED", f"the targets of {portfolio.name} were changed since the plan")
+            if not await store.is_member(portfolio.id, run.account_id):
+                raise _plan_gone("PLAN_OUTDATED", f"account {run.account} is no member of {portfolio.name} any more")
+            is_new = await store.start(run.id, now_ns, by)
+        if is_new:
+            self._log.info("portfolio.run_started", portfolio=portfolio.name, run=str(run.id), by=by)
+            await self._bus.publish(JOBS, {"type": "portfolio", "run": str(run.id)})
+        return await self.run(name, run.id)
+
+    async def _check_prices(self, run: PortfolioRun) -> None:
+        steps, account = await self._runs.steps(run.id), await self._allocations.account(run.account_id)
+        market = await self._allocations.market(account, [step.symbol for step in steps])
+        tolerance = rules_of(run.rules).price_tolerance
+        for step in steps:
+            price = market.prices.get((step.exchange, step.symbol))
+            if price is None or has_moved(price, step.price, tolerance):
+                now = "unknown" if price is None else f"{price:f}"
+                raise _plan_gone(
+                    _MOVED,
+                    f"the price of {step.symbol} is {now}, and the plan's is {step.price:f}: the tolerance is "
+                    f"{tolerance:f} of it",
+                )
+
+    async def runs(self, name: str, limit: int = 100) -> list[dict[str, Any]]:
+        """Return the runs of a portfolio without their steps, newest first. Errors: InputError 404."""
+        portfolio = await PortfolioStore(self._db).get(name)
+        return [_run_head(run) for run in await self._runs.runs(portfolio.id, limit)]
+
+    async def run(self, name: str, id: uuid.UUID) -> dict[str, Any]:
+        """Return a run with its steps and the drift of its plan, or after its end the drift that it left. Errors:
+        InputError 404."""
+        return await self._run_json(await self._started(name, id))
+
+    async def cancel(self, name: str, id: uuid.UUID, by: str) -> dict[str, Any]:
+        """Have a run send no more orders, and cancel those that are open. What has filled stays.
+
+        Errors: InputError 404, 409 RUN_ENDED.
+        """
+        run = await self._started(name, id)
+        if not await self._runs.request_cancel(run.id, f"cancelled by {by}") and run.state not in RUN_ACTIVE:
+            raise InputError(
+                f"run {id} has ended: {run.state}",
+                code="RUN_ENDED",
+                status=409,
+                remedy="there is nothing left to cancel",
+            )
+        self._log.info("portfolio.run_cancelled", portfolio=run.portfolio, run=str(id), by=by)
+        await self._bus.publish(JOBS, {"type": "portfolio", "run": str(id)})
+        return await self.run(name, id)
+
+    async def _started(self, name: str, id: uuid.UUID) -> PortfolioRun:
+        portfolio = await PortfolioStore(self._db).get(name)
+        run = await self._runs.run(portfolio.id, id)
+        if run is None or run.state == "planned":
+            raise InputError(
+                f"portfolio {portfolio.name} has no run {id}",
+                code="RUN_UNKNOWN",
+                status=404,
+                remedy=f"see 'fks portfolio runs {portfolio.name}'",
+            )
+        return run
+
+    async def _run_json(self, run: PortfolioRun) -> dict[str, Any]:
+        steps = await self._runs.steps(run.id)
+        return _run_head(run) | {"steps": [step_json(step) for step in steps], "items": run.drift}
+
+
+class RebalanceDriver:
+    """Carries out the runs that are under way, from their rows. Soft state: none. One scheduler calls it.
+
+    Guarantees: a step's signal is committed at most once, whichever process dies when; a buy is sent only once all
+    sells of its run have ended; nothing is sent once the run is cancelled or older than its `run_max_age_s`.
+    """
+
+    def __init__(
+        self, db: Database, bus: Bus, clock: Clock, settings: Settings, log: Log, lease: Lease | None = None
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._log = log
+        self._runs = PortfolioRunStore(db, lease)
+        self._entry = OrderEntry(db, bus, clock, settings)
+        self._allocations = Allocations(db, clock, settings)
+
+    async def advance(self) -> int:
+        """Take each run that is under way as far as it goes now, and return their number. Errors: OutageError."""
+        active = await self._runs.active_runs()
+        for portfolio_id, id in active:
+            run = await self._runs.run(portfolio_id, id)
+            if run is None or run.state not in RUN_ACTIVE:
+                continue
+            try:
+                await self._advance(run)
+            except OutageError:
+                raise
+            except Exception as error:  # one run that raises must end neither the others nor the scheduler
+                await self._hold(run, f"{type(error).__name__}: {error}"[:500])
+        return len(active)
+
+    async def _advance(self, run: PortfolioRun) -> None:
+        now_ns, rules = self._clock.now_ns(), rules_of(run.rules)
+        assert run.started_at is not None
+        is_old = now_ns - to_ns(run.started_at) > rules.run_max_age_s * NS
+        is_stopping = is_old or run.state == "cancelling"
+        for step in await self._runs.steps(run.id):
+            await self._settle(run, step, is_stopping=is_stopping)
+        steps = await self._runs.steps(run.id)
+        if not is_stopping and not all(step.is_over for step in steps):
+            await self._send(run, rules, steps)
+            return
+        if all(step.is_over for step in steps):
+            await self._finish(run, steps, is_old=is_old)
+
+    # ── what became of steps ─────────────────────────────────────────────────────────────────────
+    async def _settle(self, run: PortfolioRun, step: PortfolioRunStep, *, is_stopping: bool) -> None:
+        """Note the end of a step whose signal or order has one; of a run that stops, cancel what is open."""
+        if step.is_over:
+            return
+        order = None if step.order_state is None else State(step.order_state)
+        signal = None if step.signal_state is None else SignalState(step.signal_state)
+        if order is not None and order in TERMINAL:
+            is_filled = order is State.FILLED
+            await self._end(run, step, "filled" if is_filled else "ended", None if is_filled else order.value)
+        elif order is None and signal in _BAD_ENDS:
+            assert signal is not None
+            await self._end(run, step, "ended", step.code or signal.value.upper())
+        elif is_stopping and step.state == "waiting":
+            await self._end(run, step, "ended", "NOT_SENT")
+        elif is_stopping and order is State.UNKNOWN:
+            await self._end(run, step, "ended", State.UNKNOWN.value)
+        elif is_stopping and order is not None:
+            assert step.client_order_id is not None
+            try:
+                await self._entry.cancel(step.client_order_id, instance_of(run.portfolio_id))
+            except InputError as error:  # it ended meanwhile: the next look sees how
+                self._log.debug("portfolio.not_cancelled", run=str(run.id), error=str(error))
+        elif is_stopping and self._is_past(step):
+            # neither a signal that was never committed nor one that the order manager has not used may be used any more
+            await self._end(run, step, "ended", "NOT_SENT")
+
+    def _is_past(self, step: PortfolioRunStep) -> bool:
+        assert step.sent_at is not None
+        return self._clock.now_ns() - to_ns(step.sent_at) > (ORDER_VALID_S + _CLOCKS_S) * NS
+
+    async def _end(
+        self, run: PortfolioRun, step: PortfolioRunStep, state: str, code: str | None, detail: str | None = None
+    ) -> None:
+        await self._runs.end_step(run.id, step.step, state, step.code or code, step.detail or detail)
+
+    # ── orders ───────────────────────────────────────────────────────────────────────────────────
+    async def _send(self, run: PortfolioRun, rules: RebalanceRules, steps: Sequence[PortfolioRunStep]) -> None:
+        """Commit the signals that may go now: of sells, and of buys once no sell is left. Others wait, and the run says
+        why."""
+        are_sells_over = all(step.is_over for step in steps if step.side == Side.SELL.value)
+        due = [
+            step
+            for step in steps
+            if not step.is_over and step.signal_state is None and (step.side == Side.SELL.value or are_sells_over)
+        ]
+        if not due:
+            return
+        account = await self._allocations.account(run.account_id)
+        market = await self._allocations.market(account, [step.symbol for step in due])
+        held: str | None = None
+        budget = self._budget(run, rules, steps)
+        for step in due:
+            instrument = await self._allocations.instrument(step.exchange, step.symbol)
+            side, price = Side(step.side), market.prices.get((step.exchange, step.symbol))
+            denial = self._allocations.denial(
+                run.portfolio_id, account, market, instrument, side, step.quantity, is_asked=False
+            )
+            if denial is not None:
+                held = held or f"{denial.code}: {denial.scope}: {denial.observed}"
+                continue
+            if price is None or has_moved(price, step.price, rules.price_tolerance):
+                held = held or f"{_MOVED}: {step.symbol}: {price}, planned at {step.price:f}"
+                continue
+            quantity = step.ordered_quantity or step.quantity
+            if side is Side.BUY and step.ordered_quantity is None:
+                cost = price * (_ONE + step.cost_rate * (_ONE - rules.cash_min))
+                quantity = _affordable(quantity, cost, budget, instrument)
+                if not quantity:
+                    await self._end(run, step, "ended", _CASH, f"{budget:f} {run.base_currency} are left for it")
+                    continue
+                budget -= quantity * cost
+            await self._submit(run, account, step, quantity)
+        await self._hold(run, held)
+
+    async def _hold(self, run: PortfolioRun, reason: str | None) -> None:
+        if await self._runs.hold(run.id, reason) and reason is not None:
+            self._log.warning("portfolio.run_held", portfolio=run.portfolio, run=str(run.id), reason=reason)
+
+    @staticmethod
+    def _budget(run: PortfolioRun, rules: RebalanceRules, steps: Sequence[PortfolioRunStep]) -> Decimal:
+        """Return the cash that buys may still spend: what the plan had free, with the proceeds of its sells, without
+        its buys."""
+        budget = run.cash_free
+        for step in steps:
+            price, kept = step.average_price or step.price, step.cost_rate * (_ONE - rules.cash_min)
+            if step.side == Side.SELL.value:
+                budget += step.filled * price * (_ONE - kept)
+            else:
+                bought = step.filled if step.is_over else step.ordered_quantity or _ZERO
+                budget -= bought * price * (_ONE + kept)
+        return budget
+
+    async def _submit(self, run: PortfolioRun, account: Account, step: PortfolioRunStep, quantity: Decimal) -> None:
+        """Claim a step and commit its signal. A process that dies between the two leaves a claim, which is taken again.
+
+        The signal's id follows from the run and the step, so that it is there once."""
+        now_ns, instance = self._clock.now_ns(), instance_of(run.portfolio_id)
+        claimed = await self._runs.claim_step(run.id, step.step, now_ns, quantity)
+        if claimed is None:
+            return
+        request = OrderRequest(
+            symbol=step.symbol,
+            side=step.side,
+            type=OrderType.MARKET.value,
+            quantity=claimed,
+            account=str(account.id),
+            exchange=step.exchange,
+            valid_until_ns=now_ns + int(ORDER_VALID_S * NS),
+            strategy_id=f"run {run.id} step {step.step}",
+            reduce_only=step.side == Side.SELL.value,
+        )
+        try:
+            await self._entry.submit(
+                request,
+                instance,
+                key_of(run.id, step.symbol, step.step),
+                arrived_ns=now_ns,
+                accounts={account.id},
+                instance=instance,
+                wait_s=0.0,
+            )
+        except InputError as error:
+            if error.code != "IDEMPOTENCY_CONFLICT":  # else a predecessor committed it after this claim
+                await self._end(run, step, "ended", error.code, str(error)[:500])
+
+    async def _finish(self, run: PortfolioRun, steps: Sequence[PortfolioRunStep], *, is_old: bool) -> None:
+        """End a run: done if all of it was traded, else partial or cancelled. The drift left counts the cash as it is
+        after the last execution, for which the end waits a moment."""
+        before_ns = self._clock.now_ns() - int(_CASH_READ_S * NS)
+        if await self._runs.is_cash_read(run.id, before_ns) is False:
+            return
+        is_done = all(step.filled >= step.quantity for step in steps)
+        reason = run.reason if run.state == "cancelling" else None
+        if not is_done and reason is None:
+            ends = sorted({step.code for step in steps if step.code})
+            reason = "MAX_AGE" if is_old else " ".join(ends) or _CASH
+        state = "cancelled" if run.state == "cancelling" else "done" if is_done else "partial"
+        try:
+            found = await self._allocations.read(str(run.portfolio_id))
+            drift: list[Any] | None = _plain([drift_json(row) for row in found.plan.drift])
+        except InputError:  # an instrument that is not listed any more: the drift of the plan stays
+            drift = None
+        if await self._runs.finish(run.id, state, None if is_done else reason, drift, self._clock.now_ns()):
+            self._log.info(
+                "portfolio.run_ended", portfolio=run.portfolio, run=str(run.id), state=state, reason=reason or ""
+            )
+
+
+def key_of(run_id: uuid.UUID, symbol: str, step: int) -> str:
+    """Return the idempotency key of a step: its signal's id is UUIDv5 of the portfolio's principal and this."""
+    return f"{run_id}:{symbol}:{step}"
+
+
+def has_moved(price: Decimal, planned: Decimal, tolerance: Decimal) -> bool:
+    """Return whether a price is further from the planned one than a fraction of that."""
+    return abs(price - planned) > tolerance * planned
+
+
+def drift_json(row: WeightDrift) -> dict[str, Any]:
+    """Return an instrument's weights as the values of an answer."""
+    return {
+        "exchange": row.instrument.exchange,
+        "symbol": row.instrument.symbol,
+        "quantity": row.quantity,
+        "price": row.price,
+        "target": row.target,
+        "weight_min": max(row.target - row.band[0], _ZERO),
+        "weight_max": min(row.target + row.band[1], _ONE),
+        "weight": _rounded(row.weight),
+        "weight_after": _rounded(row.weight_after),
+        "drift_after": _rounded(row.left),
+        "reason": None if row.reason is None else row.reason.value,
+    }
+
+
+def step_json(step: PortfolioRunStep) -> dict[str, Any]:
+    """Return a step as the values of an answer."""
+    return {item.name: getattr(step, item.name) for item in fields(step) if item.name != "sent_at"} | {
+        "sent_at": step.sent_at
+    }
+
+
+def _run_head(run: PortfolioRun) -> dict[str, Any]:
+    names = ("id", "portfolio", "state", "reason", "account", "targets_version", "capital", "plan_hash", "created_by")
+    return {name: getattr(run, name) for name in (*names, "created_at", "started_at", "ended_at")} | {
+        "currency": run.base_currency
+    }
+
+
+def _rounded(weight: Decimal | None) -> Decimal | None:
+    return None if weight is None else weight.quantize(Decimal("1e-8")).normalize() + _ZERO
+
+
+def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows with decimals as text, as JSON columns keep them."""
+    return [{name: f"{v:f}" if isinstance(v, Decimal) else v for name, v in row.items()} for row in rows]
+
+
+def _affordable(quantity: Decimal, cost: Decimal, budget: Decimal, instrument: Instrument) -> Decimal:
+    """Return how much of `quantity` a budget pays for at `cost` a unit, in whole lots; 0 if that is below the least
+    order."""
+    lot = instrument.lot(is_market=True)
+    if quantity * cost > budget:
+        quantity = (max(budget, _ZERO) / cost / lot.step).to_integral_value(ROUND_FLOOR) * lot.step
+    least = instrument.notional_min if instrument.is_notional_min_for_market else _ZERO
+    return quantity if quantity >= max(lot.least, lot.step) and quantity * cost >= least else _ZERO
+
+
+def _check_member(portfolio: Portfolio, account: Account) -> None:
+    if portfolio.state != "active":
+        raise InputError(
+            f"portfolio {portfolio.name} is archived",
+            code="PORTFOLIO_ARCHIVED",
+            status=409,
+            remedy="make another one: fks portfolio create",
+        )
+    if account.name not in portfolio.accounts:
+        raise _not_member(portfolio, account.name)
+
+
+def _not_member(portfolio: Portfolio, account: str) -> InputError:
+    members = ", ".join(portfolio.accounts) or "none"
+    return _wrong(f"account {account} is no member of portfolio {portfolio.name}", f"its member accounts: {members}")
+
+
+def _wrong(message: str, remedy: str) -> InputError:
+    return InputError(message, code="TARGETS_WRONG", status=422, remedy=remedy)
+
+
+def _plan_gone(code: str, message: str) -> InputError:
+    return InputError(message, code=code, status=409, remedy="preview it again: fks portfolio preview")

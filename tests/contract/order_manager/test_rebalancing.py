@@ -1,0 +1,371 @@
+"""Rebalancing of a portfolio through the real order manager: previews, runs, and crashes between any two steps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from fks.config.settings import Costs
+from fks.entry.rebalancing import RebalanceDriver, Rebalancing, instance_of
+from fks.model.errors import InputError
+from fks.model.order import Side
+from fks.model.signal import Kind
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.portfolios import PortfolioChanges
+from tests.support.order_rig import FAST, Rig, seed
+from tests.support.scripted_venue import ScriptedVenue
+from tests.support.strategies import collect
+from tests.support.waiting import until
+
+D = Decimal
+WEIGHTS = (("BTC/USDT", D("0.4")), ("ETHUSDT", D("0.3")), ("SOLUSDT", D("0.2")))
+OWN = instance_of(1)
+SETTINGS = FAST.model_copy(update={"costs": Costs(fee_rate=D("0.001"))})
+
+
+class Desk:
+    """A portfolio on the account `main`, and the services that persons and the scheduler use."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.persons = Rebalancing(rig.db, rig.bus, rig.clock, rig.settings, rig.log)
+
+    def driver(self, db: Any = None) -> RebalanceDriver:
+        return RebalanceDriver(db or self.rig.db, self.rig.bus, self.rig.clock, self.rig.settings, self.rig.log)
+
+    async def aim(self, *weights: tuple[str, Decimal], version: int = 0, **rules: Any) -> dict[str, Any]:
+        given = {"band": D("0.005"), "cash_min": D("0.02"), **rules}
+        return await self.persons.set_targets(
+            "main",
+            version=version,
+            account=None,
+            targets=[(symbol, weight, None, None) for symbol, weight in weights],
+            rules=given,
+            by="ann",
+        )
+
+    async def start(self) -> dict[str, Any]:
+        seen = await self.persons.preview("main", "ann")
+        assert seen["plan_hash"], seen
+        return await self.persons.rebalance("main", seen["plan_hash"], "ann")
+
+    async def ended(self, run: dict[str, Any], driver: RebalanceDriver | None = None) -> dict[str, Any]:
+        driver = driver or self.driver()
+
+        async def is_over() -> dict[str, Any] | None:
+            await driver.advance()
+            found = await self.persons.run("main", run["id"])
+            return found if found["ended_at"] is not None else None
+
+        return await until(is_over, deadline_s=20)  # type: ignore[return-value]
+
+    async def held(self) -> dict[str, Decimal]:
+        rows = await self.rig.db.sql("SELECT symbol, quantity FROM positions WHERE instance = $1", OWN)
+        return {row["symbol"]: row["quantity"] for row in rows}
+
+    async def refused(self, plan_hash: str) -> tuple[int, str]:
+        with pytest.raises(InputError) as error:
+            await self.persons.rebalance("main", plan_hash, "ann")
+        return error.value.status, error.value.code
+
+
+@pytest.fixture
+async def desk(database: Database, bus: Bus, venue: ScriptedVenue) -> AsyncIterator[Desk]:
+    """An order manager that runs, and a portfolio with the account `main`: 10000 USDT and three instruments."""
+    await seed(database)
+    await database.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) VALUES"
+        " ('binance', 'SOLUSDT', 'SOL', 'USDT', 0.01, 0.1, 0.1, 100000, 5)"
+    )
+    await database.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price) VALUES"
+        " ('binance', 'SOLUSDT', 'trades', 'LIVE', now(), 2)"
+    )
+    await collect(database)
+    venue.prices["SOLUSDT"] = D(2)
+    venue.totals["USDT"] = D(10_000)
+    rig = await Rig(database, bus, venue, settings=SETTINGS).start()
+    await PortfolioChanges(database).add(
+        "main", base_currency="USDT", benchmark=None, accounts=["main"], instances=[], by="ann"
+    )
+
+    async def are_balances_there() -> bool:
+        return bool(await database.sql("SELECT FROM balances WHERE currency = 'USDT' AND free = 10000"))
+
+    await until(are_balances_there)
+    yield Desk(rig)
+    await rig.stop()
+
+
+async def test_a_portfolio_comes_to_its_targets(desk: Desk) -> None:
+    assert (await desk.aim(*WEIGHTS))["version"] == 1
+    seen = await desk.persons.preview("main", "ann")
+    assert [(t["side"], t["symbol"], t["quantity"], t["denial"]) for t in seen["trades"]] == [
+        ("buy", "BTCUSDT", D(40), None),
+        ("buy", "ETHUSDT", D(300), None),
+        ("buy", "SOLUSDT", D(1000), None),
+    ]
+    assert (seen["capital"], seen["fees"], seen["turnover"]) == (D(10_000), D(9), D(9_000))
+    run = await desk.ended(await desk.persons.rebalance("main", seen["plan_hash"], "ann"))
+    assert (run["state"], run["reason"], {step["state"] for step in run["steps"]}) == ("done", None, {"filled"})
+    held = await desk.held()
+    assert held == {"BTCUSDT": D("39.96"), "ETHUSDT": D("299.7"), "SOLUSDT": D("999")}, "less a fee of 0.1 %"
+    for row in run["items"]:
+        assert row["reason"] == "BAND"
+        assert D(row["weight_min"]) <= D(row["weight"]) <= D(row["weight_max"])
+    assert (await desk.persons.preview("main", "ann"))["trades"] == [], "nothing is left to trade"
+    principals = await desk.rig.db.sql("SELECT DISTINCT source, instance FROM signals")
+    assert [tuple(row) for row in principals] == [(f"principal:{OWN}", OWN)]
+
+
+async def test_buys_wait_for_the_fills_of_their_sells(desk: Desk) -> None:
+    await desk.aim(("BTCUSDT", D("0.9")))
+    await desk.ended(await desk.start())
+    await desk.aim(("ETHUSDT", D("0.9")), version=1)
+    desk.rig.venue.script.append("rest")
+    run, driver = await desk.start(), desk.driver()
+    assert [(step["side"], step["symbol"]) for step in run["steps"]] == [("sell", "BTCUSDT"), ("buy", "ETHUSDT")]
+
+    async def is_resting() -> dict[str, Any] | None:
+        await driver.advance()
+        found = await desk.persons.run("main", run["id"])
+        return found if found["steps"][0]["order_state"] in ("ACCEPTED", "WORKING") else None
+
+    found = await until(is_resting)
+    await driver.advance()
+    assert found["steps"][1]["state"] == "waiting"
+    sold = found["steps"][0]
+    desk.rig.venue.fill(sold["client_order_id"], sold["quantity"])
+    run = await desk.ended(run, driver)
+    assert run["state"] == "done", run
+    held = await desk.held()
+    assert held["BTCUSDT"] < D("0.001")
+    assert D(8_800) < held["ETHUSDT"] * 10 < D(9_000)
+
+
+class Dying:
+    """A database whose caller is ended, as by kill -9, at the statement with number `at`: before it, or after it."""
+
+    def __init__(self, db: Database, at: int, *, after: bool) -> None:
+        self._db, self._left, self._after = db, at, after
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._db, name)
+        if name not in ("fetch", "fetchrow", "fetchval", "execute"):
+            return method
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and not self._after:
+                raise asyncio.CancelledError
+            answer = await method(*args, **kwargs)
+            if self._left == 0:
+                raise asyncio.CancelledError
+            return answer
+
+        return call
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_a_driver_killed_at_every_statement_orders_each_step_once(desk: Desk, after: bool) -> None:
+    """Each driver dies one statement later than the one before it, on the rows that these have left."""
+    venue = desk.rig.venue
+    await desk.aim(*WEIGHTS)
+    await desk.ended(await desk.start())
+    await desk.aim(("BTCUSDT", D("0.1")), ("ETHUSDT", D("0.1")), ("SOLUSDT", D("0.7")), version=1)
+    before = await desk.held()
+    run, died = await desk.start(), 0
+    for at in range(1, 400):
+        driver = desk.driver(Dying(desk.rig.db, at, after=after))
+        try:
+            await driver.advance()
+        except asyncio.CancelledError:
+            died += 1
+        if (await desk.persons.run("main", run["id"]))["ended_at"] is not None:
+            break
+    found = await desk.persons.run("main", run["id"])
+    assert (found["state"], {step["state"] for step in found["steps"]}) == ("done", {"filled"})
+    assert died >= 20, "it was killed at each statement of a turn"
+    assert len(venue.received) == len(set(venue.received)) == 6, "each client order id once"
+    for step in found["steps"]:
+        if step["side"] == Side.SELL.value:
+            assert step["filled"] <= before[step["symbol"]], "nothing is sold beyond the holding"
+    for row in found["items"]:
+        assert D(row["weight_min"]) <= D(row["weight"]) <= D(row["weight_max"]), row
+
+
+async def test_a_restarted_order_manager_ends_the_run(desk: Desk) -> None:
+    await desk.aim(*WEIGHTS)
+    run, driver = await desk.start(), desk.driver()
+    await desk.rig.crash()
+    await driver.advance()
+    await desk.rig.start()
+    found = await desk.ended(run)
+    assert found["state"] == "done"
+    assert len(desk.rig.venue.received) == len(set(desk.rig.venue.received)) == 3
+
+
+async def test_coins_of_others_are_neither_counted_nor_sold(desk: Desk) -> None:
+    bought = await desk.rig.signal(size=D(20), timeframe=None, instance="", source="principal:ann", kind=Kind.ORDER)
+    assert (await desk.rig.outcome(bought))[0] == "ordered"
+    await until(lambda: desk.rig.position_is(D("19.98"), ""))
+    await desk.aim(("BTCUSDT", D(0)), ("ETHUSDT", D("0.5")))
+
+    async def is_cash_read() -> bool:
+        return (await desk.persons.drift("main"))["cash"] == D(8000)
+
+    await until(is_cash_read)
+    seen = await desk.persons.preview("main", "ann")
+    assert (seen["capital"], [t["symbol"] for t in seen["trades"]]) == (D(8000), ["ETHUSDT"])
+    await desk.ended(await desk.persons.rebalance("main", seen["plan_hash"], "ann"))
+    assert await desk.rig.position("") == D("19.98")
+
+
+# ── what holds a run, and ends it ────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("statement", "undo", "code"),
+    [
+        ("UPDATE feeds SET state = 'STALE'", "UPDATE feeds SET state = 'LIVE'", "FEED_STALE"),
+        (
+            "INSERT INTO kill_switch (kill_id, is_engaged, scope, engaged_at, report) VALUES"
+            " ('k', true, 'system', now(), '{\"flatten\": false}')",
+            "UPDATE kill_switch SET is_engaged = false",
+            "KILLED",
+        ),
+        (
+            "UPDATE venue_states SET state = 'SYNCING'",
+            "UPDATE venue_states SET state = 'READY'",
+            "VENUE_NOT_RECONCILED",
+        ),
+        ("UPDATE feeds SET last_price = 1.05 * last_price", "UPDATE feeds SET last_price = last_price / 1.05", "PRICE_MOVED"),
+    ],
+)  # fmt: skip
+async def test_a_run_is_held_until_its_reason_is_over(desk: Desk, statement: str, undo: str, code: str) -> None:
+    await desk.aim(*WEIGHTS)
+    run, driver = await desk.start(), desk.driver()
+    await desk.rig.db.sql(statement)
+    await driver.advance()
+    found = await desk.persons.run("main", run["id"])
+    assert (found["state"], found["reason"].partition(":")[0]) == ("running", code), found
+    assert {step["state"] for step in found["steps"]} == {"waiting"}
+    await desk.rig.db.sql(undo)
+    await collect(desk.rig.db)
+    assert (await desk.ended(run, driver))["state"] == "done"
+    assert desk.rig.log.events("warning").count("portfolio.run_held") == 1
+
+
+async def test_past_its_time_a_run_ends_partial_with_the_drift_left(desk: Desk) -> None:
+    await desk.aim(*WEIGHTS, run_max_age_s=1)
+    await desk.rig.db.sql("UPDATE feeds SET state = 'STALE' WHERE symbol = 'SOLUSDT'")
+    run = await desk.ended(await desk.start())
+    assert (run["state"], run["reason"]) == ("partial", "MAX_AGE")
+    assert [step["code"] for step in run["steps"]] == [None, None, "NOT_SENT"]
+    left = {row["symbol"]: row["drift_after"] for row in run["items"]}
+    assert len(left) == 3
+
+
+async def test_an_order_of_unknown_outcome_is_never_sent_again(desk: Desk) -> None:
+    await desk.aim(("BTCUSDT", D("0.5")), run_max_age_s=1.5)
+    desk.rig.venue.script.append("unheard")
+    desk.rig.venue.outages |= {"query": 10_000, "open_orders": 10_000, "fills_since": 10_000}
+    desk.rig.venue.streams_fills = False
+    run = await desk.ended(await desk.start())
+    assert (run["state"], run["steps"][0]["order_state"], run["steps"][0]["code"]) == ("partial", "UNKNOWN", "UNKNOWN")
+    assert len(desk.rig.venue.received) == 1
+    seen = await desk.persons.preview("main", "ann")
+    assert (seen["trades"], seen["items"][0]["reason"]) == ([], "ORDER_UNKNOWN")
+
+
+async def test_a_refused_step_ends_its_run_partial_and_the_rest_goes_on(desk: Desk) -> None:
+    await desk.aim(*WEIGHTS)
+    desk.rig.venue.script.append("refuse:-2010:other")
+    run = await desk.ended(await desk.start())
+    assert run["state"] == "partial"
+    assert sorted(step["state"] for step in run["steps"]) == ["ended", "filled", "filled"]
+    again = await desk.ended(await desk.start())
+    assert (again["state"], len(again["steps"])) == ("done", 1), "another run trades what was left"
+
+
+async def test_a_cancelled_run_keeps_what_has_filled_and_sends_no_more(desk: Desk) -> None:
+    await desk.aim(("BTCUSDT", D("0.9")))
+    await desk.ended(await desk.start())
+    await desk.aim(("ETHUSDT", D("0.9")), version=1)
+    desk.rig.venue.script.append("rest")
+    run, driver = await desk.start(), desk.driver()
+
+    async def is_resting() -> bool:
+        await driver.advance()
+        return (await desk.persons.run("main", run["id"]))["steps"][0]["order_state"] in ("ACCEPTED", "WORKING")
+
+    await until(is_resting)
+    assert (await desk.persons.cancel("main", run["id"], "ann"))["state"] == "cancelling"
+    found = await desk.ended(run, driver)
+    assert (found["state"], found["reason"]) == ("cancelled", "cancelled by ann")
+    assert [(step["state"], step["code"]) for step in found["steps"]] == [("ended", "CANCELLED"), ("ended", "NOT_SENT")]
+    with pytest.raises(InputError, match="RUN_ENDED|has ended"):
+        await desk.persons.cancel("main", run["id"], "ann")
+
+
+# ── what is refused ──────────────────────────────────────────────────────────────────────────────
+async def test_a_plan_is_started_once_and_only_while_it_holds(desk: Desk) -> None:
+    await desk.aim(*WEIGHTS)
+    assert await desk.refused("0" * 64) == (409, "PLAN_UNKNOWN")
+    old = await desk.persons.preview("main", "ann")
+    await desk.rig.db.sql("UPDATE portfolio_runs SET created_at = created_at - interval '61 s'")
+    assert await desk.refused(old["plan_hash"]) == (409, "PLAN_EXPIRED")
+    seen = await desk.persons.preview("main", "ann")
+    await desk.rig.db.sql("UPDATE feeds SET last_price = 102 WHERE symbol = 'BTCUSDT'")
+    assert await desk.refused(seen["plan_hash"]) == (409, "PRICE_MOVED")
+    await desk.rig.db.sql("UPDATE feeds SET last_price = 100.5 WHERE symbol = 'BTCUSDT'")
+    await desk.aim(("BTCUSDT", D("0.5")), version=1)
+    assert await desk.refused(seen["plan_hash"]) == (409, "PLAN_OUTDATED")
+    first, second = [await desk.persons.preview("main", "ann") for _ in range(2)]
+    started = await asyncio.gather(*(desk.persons.rebalance("main", first["plan_hash"], "ann") for _ in range(5)))
+    assert {run["id"] for run in started} == {started[0]["id"]}, "the same hash is the same run"
+    assert await desk.refused(second["plan_hash"]) == (409, "PORTFOLIO_RUNNING")
+    changes = PortfolioChanges(desk.rig.db)
+    for refused in (changes.archive("main"), changes.change("main", version=1, accounts=[]), desk.aim(version=2)):
+        with pytest.raises(InputError) as error:
+            await refused
+        assert (error.value.status, error.value.code) == (409, "PORTFOLIO_RUNNING")
+    await desk.ended(started[0])
+
+
+async def test_of_several_plans_started_at_once_one_runs(desk: Desk) -> None:
+    await desk.aim(*WEIGHTS)
+    hashes = [(await desk.persons.preview("main", "ann"))["plan_hash"] for _ in range(4)]
+    answers = await asyncio.gather(
+        *(desk.persons.rebalance("main", hash, "ann") for hash in hashes), return_exceptions=True
+    )
+    assert sum(isinstance(answer, dict) for answer in answers) == 1
+    assert {answer.code for answer in answers if isinstance(answer, InputError)} == {"PORTFOLIO_RUNNING"}
+
+
+async def test_a_replaced_scheduler_claims_no_step(desk: Desk) -> None:
+    await desk.aim(*WEIGHTS)
+    run = await desk.start()
+    await desk.rig.take_over()
+    old = desk.rig.lease
+    await desk.rig.take_over()
+    zombie = RebalanceDriver(desk.rig.db, desk.rig.bus, desk.rig.clock, desk.rig.settings, desk.rig.log, old)
+    with contextlib.suppress(InputError):
+        await zombie.advance()
+    assert {step["state"] for step in (await desk.persons.run("main", run["id"]))["steps"]} == {"waiting"}
+    assert await desk.rig.db.sql("SELECT FROM signals") == []
+
+
+async def test_a_run_of_another_portfolio_or_none_is_unknown(desk: Desk) -> None:
+    for found in (desk.persons.run("main", uuid.uuid4()), desk.persons.cancel("main", uuid.uuid4(), "ann")):
+        with pytest.raises(InputError) as error:
+            await found
+        assert (error.value.status, error.value.code) == (404, "RUN_UNKNOWN")
+    with pytest.raises(InputError) as missing:
+        await desk.persons.preview("main", "ann")
+    assert (missing.value.status, missing.value.code) == (404, "TARGETS_MISSING")

@@ -508,6 +508,160 @@ class PortfolioPerformance(View):
     max_drawdown_pct: float
 
 
+class PortfolioTargetView(View):
+    """The share of a portfolio's capital that an instrument is to have; `min` and `max` are its band, null for that of
+    the rules."""
+
+    exchange: str
+    symbol: str
+    weight: Decimal
+    min: Decimal | None
+    max: Decimal | None
+
+
+class RebalanceRulesView(View):
+    """Limits of a rebalancing: fractions of the capital, `trade_min` in the portfolio's currency."""
+
+    band: Decimal
+    band_relative: Decimal | None
+    trade_min: Decimal
+    cash_min: Decimal
+    turnover_max: Decimal | None
+    price_tolerance: Decimal
+    run_max_age_s: float
+
+
+class PortfolioTargetsView(View):
+    """The newest targets of a portfolio, the account that trades for it, and its rules; version 0 before the first."""
+
+    portfolio: str
+    version: int
+    account: str | None
+    currency: str
+    rules: RebalanceRulesView
+    created_by: str | None
+    created_at: datetime | None
+    items: list[PortfolioTargetView]
+
+
+class WeightDriftView(View):
+    """An instrument's weight now, its target, the band in which it is not traded, and the weight after a rebalancing;
+    null without a price. `reason`: why a distance is left."""
+
+    exchange: str
+    symbol: str
+    quantity: Decimal
+    price: Decimal | None
+    target: Decimal
+    weight_min: Decimal
+    weight_max: Decimal
+    weight: Decimal | None
+    weight_after: Decimal | None
+    drift_after: Decimal | None
+    reason: str | None
+
+
+class PortfolioDriftView(View):
+    """The weights of a portfolio beside its targets. `capital` is `cash` and the coins of its own instance; null
+    without a price of each."""
+
+    portfolio: str
+    targets_version: int
+    account: str
+    currency: str
+    time: datetime
+    capital: Decimal | None
+    cash: Decimal
+    items: list[WeightDriftView]
+
+
+class RunDenialView(View):
+    """A denial that an order would get now: the code, the limit, the value, and what would pass."""
+
+    code: str
+    limit: str
+    observed: str
+    scope: str
+    remedy: str
+
+
+class RebalanceTradeView(View):
+    """An order of a plan at its price, with its expected costs; all but `quantity` is in quote."""
+
+    step: int
+    exchange: str
+    symbol: str
+    side: str
+    quantity: Decimal
+    price: Decimal
+    value: Decimal
+    fee: Decimal
+    slippage: Decimal
+    denial: RunDenialView | None
+
+
+class RebalancePreview(PortfolioDriftView):
+    """The orders of a rebalancing now, the drift that they leave, and the hash by which it may be started until
+    `expires_at`; null when there is nothing to trade."""
+
+    cash_after: Decimal
+    turnover: Decimal
+    fees: Decimal
+    slippage: Decimal
+    trades: list[RebalanceTradeView]
+    plan_hash: str | None
+    expires_at: datetime | None
+
+
+class PortfolioRunView(View):
+    """A rebalancing: running, cancelling, done, partial or cancelled. `reason`: why it waits, or is not done."""
+
+    id: uuid.UUID
+    portfolio: str
+    state: str
+    reason: str | None
+    account: str
+    targets_version: int
+    currency: str
+    capital: Decimal
+    plan_hash: str
+    created_by: str
+    created_at: datetime
+    started_at: datetime
+    ended_at: datetime | None
+
+
+class PortfolioRunStepView(View):
+    """An order of a run, and what became of it. `ordered_quantity` is less than `quantity` where cash was missing."""
+
+    step: int
+    exchange: str
+    symbol: str
+    side: str
+    quantity: Decimal
+    price: Decimal
+    fee: Decimal
+    slippage: Decimal
+    signal_id: uuid.UUID
+    state: str
+    ordered_quantity: Decimal | None
+    code: str | None
+    detail: str | None
+    sent_at: datetime | None
+    signal_state: str | None
+    client_order_id: str | None
+    order_state: str | None
+    filled: Decimal
+    average_price: Decimal | None
+
+
+class PortfolioRunDetail(PortfolioRunView):
+    """A rebalancing with its steps. `items`: the drift of the plan; once it has ended, the drift that is left."""
+
+    steps: list[PortfolioRunStepView]
+    items: list[WeightDriftView]
+
+
 # ── decisions ────────────────────────────────────────────────────────────────────────────────────
 class HandExecutionView(View):
     """An execution at NinjaTrader that no signal of FKS led to."""

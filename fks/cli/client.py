@@ -62,6 +62,10 @@ class GatewaySession:
         """Return the JSON of a PATCH; None values of the body are left out."""
         return self._call("PATCH", path, json={name: value for name, value in body.items() if value is not None})
 
+    def put(self, path: str, body: Mapping[str, object]) -> Any:
+        """Return the JSON of a PUT."""
+        return self._call("PUT", path, json=body)
+
     def delete(self, path: str) -> Any:
         """Return the JSON of a DELETE."""
         return self._call("DELETE", path)

@@ -23,6 +23,7 @@ from fks.matching import Slippage
 from fks.model.account import Account, Balance
 from fks.model.codes import Code, Denial
 from fks.model.copies import is_ninja
+from fks.model.decimals import plain
 from fks.model.errors import InputError, OutageError
 from fks.model.ids import portfolio_run_id, request_signal_id
 from fks.model.instrument import Instrument
@@ -69,7 +70,6 @@ from fks.store.valuation import ValuationStore
 PLAN_VALID_S = 60.0
 #: Seconds after a step's commit in which the order manager may still send its order.
 ORDER_VALID_S = 60.0
-TARGETS_MAX = 500
 #: Seconds after an execution in which the order manager has read the balances.
 _CASH_READ_S = 10.0
 #: Seconds by which the clocks of two machines may differ.
@@ -140,7 +140,7 @@ def rules_of(values: Mapping[str, Any]) -> RebalanceRules:
 
 def rules_json(rules: RebalanceRules) -> dict[str, Any]:
     """Return rules as a row keeps them: decimals as text."""
-    return {name: f"{v:f}" if isinstance(v, Decimal) else v for name, v in asdict(rules).items()}
+    return {name: plain(v) if isinstance(v, Decimal) else v for name, v in asdict(rules).items()}
 
 
 class Allocations:
@@ -904,7 +904,7 @@ def _rounded(weight: Decimal | None) -> Decimal | None:
 
 def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return rows with decimals as text, as JSON columns keep them."""
-    return [{name: f"{v:f}" if isinstance(v, Decimal) else v for name, v in row.items()} for row in rows]
+    return [{name: plain(v) if isinstance(v, Decimal) else v for name, v in row.items()} for row in rows]
 
 
 def _affordable(quantity: Decimal, cost: Decimal, budget: Decimal, instrument: Instrument) -> Decimal:

@@ -61,8 +61,8 @@ def lanes_of(settings: Settings) -> tuple[Lane, ...]:
 class Scheduler:
     """Runs due schedules, hands queued jobs to the cluster, and carries out rebalancings.
 
-    Hard state: schedules, jobs, runs of portfolios. Soft state: the tasks under way. Guarantees: a job is claimed by one runner; one whose
-    runner died is queued again until its attempts are used up.
+    Hard state: schedules, jobs, runs of portfolios. Soft state: the tasks under way. Guarantees: a job is claimed by
+    one runner; one whose runner died is queued again until its attempts are used up.
     """
 
     def __init__(

@@ -1,26 +1,45 @@
-"""Portfolios: accounts and strategies valued together in one currency."""
+"""Portfolios: accounts and strategies valued together in one currency, their targets and their rebalancings."""
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import asdict
 from datetime import timedelta
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import Depends, Query
+from fastapi import Depends, Header, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
-from fks.api.query import Body, Gate, Reader, Trader, body_of, page, takes
+from fks.api.query import Body, Gate, Limit, Reader, Trader, body_of, page, takes
 from fks.api.routing import Router
-from fks.api.views import HoldingsView, Page, PortfolioEquityPoint, PortfolioPerformance, PortfolioView
+from fks.api.views import (
+    HoldingsView,
+    Page,
+    PortfolioDriftView,
+    PortfolioEquityPoint,
+    PortfolioPerformance,
+    PortfolioRunDetail,
+    PortfolioRunView,
+    PortfolioTargetsView,
+    PortfolioView,
+    RebalancePreview,
+)
 from fks.model.errors import InputError, Problem
 from fks.model.timeframe import iso, to_datetime, to_ns
+from fks.portfolio.rebalance import RebalanceRules
 from fks.store.portfolios import PORTFOLIO_NAME, PortfolioChanges, PortfolioStore, portfolio_json
 from fks.store.reading import ReadingStore
 
+if TYPE_CHECKING:
+    from fks.entry.rebalancing import Rebalancing
+
 router = Router(tags=["portfolios"])
+#: Targets of one portfolio.
+TARGETS_MAX = 500
+_RULES = RebalanceRules()
 #: Rows of one answer: more than a year of hours.
 ROWS_MAX = 10_000
 Member = Annotated[str, Field(min_length=1, max_length=200)]
@@ -46,6 +65,50 @@ class PortfolioChange(Body):
     benchmark: str | None = Field(None, max_length=64, description='a symbol; "" for none')
     accounts: tuple[Member, ...] | None = Field(None, max_length=1000)
     instances: tuple[Member, ...] | None = Field(None, max_length=1000)
+
+
+class TargetBody(Body):
+    """The share of the capital that an instrument is to have. `min` and `max` replace the band of the rules."""
+
+    instrument: str = Field(min_length=1, max_length=64, description="BTC/USDT, BTCUSDT or binance:BTCUSDT")
+    weight: Decimal = Field(ge=0, le=1, max_digits=20)
+    min: Decimal | None = Field(None, ge=0, le=1, max_digits=20)
+    max: Decimal | None = Field(None, ge=0, le=1, max_digits=20)
+
+
+class RebalanceRulesBody(Body):
+    """Limits of a rebalancing; fractions are shares of the capital."""
+
+    band: Decimal = Field(_RULES.band, ge=0, le=1, description="distance from the target in which nothing is traded")
+    band_relative: Decimal | None = Field(
+        None, ge=0, le=1, description="the same as a fraction of the target weight; the smaller of the two counts"
+    )
+    trade_min: Decimal = Field(_RULES.trade_min, ge=0, description="smallest trade, in the portfolio's currency")
+    cash_min: Decimal = Field(_RULES.cash_min, ge=0, le=1, description="cash that stays after all costs")
+    turnover_max: Decimal | None = Field(
+        None, gt=0, le=2, description="most that one rebalancing trades, sells and buys"
+    )
+    price_tolerance: Decimal = Field(
+        _RULES.price_tolerance, gt=0, le=1, description="fraction by which a price may differ from the plan's"
+    )
+    run_max_age_s: float = Field(
+        _RULES.run_max_age_s, ge=1, le=604_800, description="no order is sent after it, seconds"
+    )
+
+
+class TargetsBody(Body):
+    """All targets of a portfolio, which replace those before."""
+
+    version: int | None = Field(None, ge=0, lt=2**31, description="the version that was read, or send it as If-Match")
+    account: str | None = Field(None, min_length=1, max_length=200, description="the member that trades")
+    targets: tuple[TargetBody, ...] = Field(max_length=TARGETS_MAX)
+    rules: RebalanceRulesBody = RebalanceRulesBody()
+
+
+class RebalanceBody(Body):
+    """The plan to start."""
+
+    plan_hash: str = Field(pattern="^[0-9a-f]{64}$", description="of the preview")
 
 
 @router.get("/portfolios", response_model=Page[PortfolioView])
@@ -198,6 +261,121 @@ async def performance(gate: Gate, caller: Reader, id: str, days: Days = 365) -> 
             **asdict(metrics),
         }
     )
+
+
+# ── targets and rebalancing ──────────────────────────────────────────────────────────────────────
+@router.get("/portfolios/{id}/targets", response_model=PortfolioTargetsView)
+async def targets(gate: Gate, caller: Reader, id: str) -> ExactJson:
+    """Return the target weights of a portfolio, the account that trades for it, and the rules of rebalancing.
+
+    Version 0: it has none yet.
+    """
+    return _versioned(await _rebalancing(gate).targets(id))
+
+
+@router.put("/portfolios/{id}/targets", response_model=PortfolioTargetsView, openapi_extra=takes(TargetsBody))
+async def set_targets(
+    gate: Gate,
+    caller: Trader,
+    id: str,
+    body: Annotated[TargetsBody, Depends(body_of(TargetsBody))],
+    if_match: Annotated[str | None, Header(max_length=40)] = None,
+) -> ExactJson:
+    """Replace the target weights and the rules. Nothing is traded.
+
+    The version that was read is sent as `version` or as `If-Match`: targets that were changed meanwhile are not
+    overwritten.
+    """
+    given = {body.version, _version_of(if_match)} - {None}
+    if len(given) != 1:
+        raise Problem(
+            422,
+            "TARGETS_WRONG",
+            "the version that was read is missing, or given twice",
+            remedy="send it as version in the body or as If-Match; 0 for the first targets",
+        )
+    found = await _rebalancing(gate).set_targets(
+        id,
+        version=int(next(iter(given)) or 0),
+        account=body.account,
+        targets=[(row.instrument, row.weight, row.min, row.max) for row in body.targets],
+        rules=body.rules.model_dump(),
+        by=caller.name,
+    )
+    return _versioned(found)
+
+
+@router.get("/portfolios/{id}/drift", response_model=PortfolioDriftView)
+async def drift(gate: Gate, caller: Reader, id: str) -> ExactJson:
+    """Return the weight of each instrument beside its target, and the weight that a rebalancing would leave.
+
+    Weights are shares of the capital: the coins of the portfolio's own instance and the free cash of its account.
+    """
+    return ExactJson(await _rebalancing(gate).drift(id))
+
+
+@router.post("/portfolios/{id}/preview", response_model=RebalancePreview)
+async def preview(gate: Gate, caller: Trader, id: str) -> ExactJson:
+    """Return the orders that a rebalancing would send now, with fees, expected slippage and the denials known before,
+    and the drift that it leaves. `plan_hash` starts it within 60 s."""
+    return ExactJson(await _rebalancing(gate).preview(id, caller.name))
+
+
+@router.post(
+    "/portfolios/{id}/rebalance",
+    status_code=202,
+    response_model=PortfolioRunDetail,
+    openapi_extra=takes(RebalanceBody),
+)
+async def rebalance(
+    gate: Gate, caller: Trader, id: str, body: Annotated[RebalanceBody, Depends(body_of(RebalanceBody))]
+) -> ExactJson:
+    """Start a previewed rebalancing and return its run; the same hash again returns the same run.
+
+    It is refused when the plan is older than 60 s, its targets were changed, or a price moved beyond the tolerance.
+    """
+    found = await _rebalancing(gate).rebalance(id, body.plan_hash, caller.name)
+    return ExactJson(found, status_code=202, headers={"Location": f"/portfolios/{id}/runs/{found['id']}"})
+
+
+@router.get("/portfolios/{id}/runs", response_model=Page[PortfolioRunView])
+async def runs(gate: Gate, caller: Reader, id: str, limit: Limit = 100) -> ExactJson:
+    """List the rebalancings of a portfolio, newest first."""
+    return ExactJson(page(await _rebalancing(gate).runs(id, limit)))
+
+
+@router.get("/portfolios/{id}/runs/{run}", response_model=PortfolioRunDetail)
+async def run(gate: Gate, caller: Reader, id: str, run: uuid.UUID) -> ExactJson:
+    """Return a rebalancing with its steps, and what became of each."""
+    return ExactJson(await _rebalancing(gate).run(id, run))
+
+
+@router.post("/portfolios/{id}/runs/{run}/cancel", status_code=202, response_model=PortfolioRunDetail)
+async def cancel(gate: Gate, caller: Trader, id: str, run: uuid.UUID) -> ExactJson:
+    """Cancel a rebalancing: it sends no more orders, and open ones are cancelled. What has filled stays."""
+    return ExactJson(await _rebalancing(gate).cancel(id, run, caller.name), status_code=202)
+
+
+def _rebalancing(gate: Replica) -> Rebalancing:
+    from fks.entry.rebalancing import Rebalancing  # not needed before
+
+    return Rebalancing(gate.db, gate.bus, gate.deps.clock, gate.deps.settings, gate.deps.log)
+
+
+def _versioned(found: dict[str, Any]) -> ExactJson:
+    return ExactJson(found, headers={"ETag": f'"{found["version"]}"'})
+
+
+def _version_of(if_match: str | None) -> int | None:
+    """Return the version in an If-Match header. Errors: Problem TARGETS_WRONG."""
+    if if_match is None:
+        return None
+    text = if_match.strip().removeprefix("W/").strip('"')
+    if not (text.isascii() and text.isdigit()):
+        raise Problem(
+            422, "TARGETS_WRONG", "If-Match is no version of targets", remedy="send the ETag of GET …/targets"
+        )
+    return int(text)
 
 
 def _checked(name: str) -> str:

@@ -546,7 +546,7 @@ class PortfolioTargetsView(View):
 
 class WeightDriftView(View):
     """An instrument's weight now, its target, the band in which it is not traded, and the weight after a rebalancing;
-    null without a price. `reason`: why a distance is left."""
+    null without a price. `is_outside`: the weight now is outside its band. `reason`: why a distance is left."""
 
     exchange: str
     symbol: str
@@ -556,6 +556,7 @@ class WeightDriftView(View):
     weight_min: Decimal
     weight_max: Decimal
     weight: Decimal | None
+    is_outside: bool | None
     weight_after: Decimal | None
     drift_after: Decimal | None
     reason: str | None

@@ -261,6 +261,7 @@ _DRIFT: Columns = {
     "WEIGHT": lambda i: _share(i["weight"]),
     "TARGET": lambda i: _share(i["target"]),
     "BAND": lambda i: f"{_share(i['weight_min'])} to {_share(i['weight_max'])}",
+    "": lambda i: "outside" if i["is_outside"] else "",
     "AFTER": lambda i: _share(i["weight_after"]),
     "LEFT BY": lambda i: i["reason"] or "-",
 }

@@ -8,6 +8,7 @@ and coins of other instances are never sold.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import uuid
@@ -31,8 +32,10 @@ from fks.model.order import TERMINAL, Order, OrderType, Side, State
 from fks.model.ports import Lease, Log
 from fks.model.signal import PORTFOLIO, Kind, Signal, SignalState
 from fks.model.timeframe import NS, to_datetime, to_ns
+from fks.model.untrusted import decimal_of
 from fks.portfolio.rebalance import (
     AllocationHoldings,
+    DriftReason,
     RebalanceCosts,
     RebalancePlan,
     RebalanceRules,
@@ -70,6 +73,8 @@ from fks.store.valuation import ValuationStore
 PLAN_VALID_S = 60.0
 #: Seconds after a step's commit in which the order manager may still send its order.
 ORDER_VALID_S = 60.0
+#: Orders that one look sends: there is a look a second, and a venue's rate limit denies what would wait for it.
+ORDERS_AT_ONCE = 3
 #: Seconds after an execution in which the order manager has read the balances.
 _CASH_READ_S = 10.0
 #: Seconds by which the clocks of two machines may differ.
@@ -87,7 +92,7 @@ _ASKED = _HOLDS | {
     *(Code.QTY_STEP, Code.QTY_MIN, Code.QTY_MAX, Code.NOTIONAL_MIN, Code.NOTIONAL_MAX_ORDER, Code.SHORT_FORBIDDEN),
     *(Code.TYPE_UNSUPPORTED, Code.REDUCE_ONLY),
 }
-_MOVED, _CASH, _ZERO, _ONE = "PRICE_MOVED", "CASH", Decimal(0), Decimal(1)
+_MOVED, _ZERO, _ONE = "PRICE_MOVED", Decimal(0), Decimal(1)
 _BAD_ENDS = frozenset({SignalState.DENIED, SignalState.EXPIRED, SignalState.DECLINED, SignalState.NOTHING})
 
 
@@ -134,7 +139,7 @@ def rules_of(values: Mapping[str, Any]) -> RebalanceRules:
     for item in fields(RebalanceRules):
         value = values.get(item.name)
         if value is not None:
-            found[item.name] = float(value) if item.name == "run_max_age_s" else Decimal(str(value))
+            found[item.name] = value if item.name == "run_max_age_s" else decimal_of(value)
     return RebalanceRules(**found)
 
 
@@ -190,7 +195,7 @@ class Allocations:
         kills = await self._facts.kills()
         kill = KillMode.NONE if not kills else KillMode.HELD if kills[0][1] is False else KillMode.FLATTEN
         marks = {(mark.exchange, mark.symbol): mark for mark in await self._facts.marks()}
-        oldest_ns = now_ns - int(self._settings.portfolio.rate_age_max_s * NS)
+        oldest_ns = now_ns - round(self._settings.portfolio.rate_age_max_s * NS)
         prices = {
             (pair.exchange, pair.symbol): pair.price
             for pair in await ValuationStore(self._db).prices(now_ns, symbols)
@@ -727,10 +732,8 @@ class RebalanceDriver:
             await self._end(run, step, "ended", State.UNKNOWN.value)
         elif is_stopping and order is not None:
             assert step.client_order_id is not None
-            try:
+            with contextlib.suppress(InputError):  # it ended meanwhile: the next look sees how
                 await self._entry.cancel(step.client_order_id, instance_of(run.portfolio_id))
-            except InputError as error:  # it ended meanwhile: the next look sees how
-                self._log.debug("portfolio.not_cancelled", run=str(run.id), error=str(error))
         elif is_stopping and self._is_past(step):
             # neither a signal that was never committed nor one that the order manager has not used may be used any more
             await self._end(run, step, "ended", "NOT_SENT")
@@ -759,8 +762,10 @@ class RebalanceDriver:
         account = await self._allocations.account(run.account_id)
         market = await self._allocations.market(account, [step.symbol for step in due])
         held: str | None = None
-        budget = self._budget(run, rules, steps)
+        budget, sent = self._budget(run, rules, steps), 0
         for step in due:
+            if sent == ORDERS_AT_ONCE:
+                break
             instrument = await self._allocations.instrument(step.exchange, step.symbol)
             side, price = Side(step.side), market.prices.get((step.exchange, step.symbol))
             denial = self._allocations.denial(
@@ -777,10 +782,13 @@ class RebalanceDriver:
                 cost = price * (_ONE + step.cost_rate * (_ONE - rules.cash_min))
                 quantity = _affordable(quantity, cost, budget, instrument)
                 if not quantity:
-                    await self._end(run, step, "ended", _CASH, f"{budget:f} {run.base_currency} are left for it")
+                    await self._end(
+                        run, step, "ended", DriftReason.CASH, f"{budget:f} {run.base_currency} are left for it"
+                    )
                     continue
                 budget -= quantity * cost
             await self._submit(run, account, step, quantity)
+            sent += 1
         await self._hold(run, held)
 
     async def _hold(self, run: PortfolioRun, reason: str | None) -> None:
@@ -843,8 +851,14 @@ class RebalanceDriver:
         is_done = all(step.filled >= step.quantity for step in steps)
         reason = run.reason if run.state == "cancelling" else None
         if not is_done and reason is None:
-            ends = sorted({step.code for step in steps if step.code})
-            reason = "MAX_AGE" if is_old else " ".join(ends) or _CASH
+            ends = {step.code for step in steps if step.code}
+            # a buy is made smaller for its cash, a sell for what is held
+            ends |= {
+                DriftReason.CASH if step.side == Side.BUY.value else DriftReason.HELD
+                for step in steps
+                if step.state == "filled" and step.filled < step.quantity
+            }
+            reason = "MAX_AGE" if is_old else " ".join(sorted(ends))
         state = "cancelled" if run.state == "cancelling" else "done" if is_done else "partial"
         try:
             found = await self._allocations.read(str(run.portfolio_id))
@@ -869,15 +883,17 @@ def has_moved(price: Decimal, planned: Decimal, tolerance: Decimal) -> bool:
 
 def drift_json(row: WeightDrift) -> dict[str, Any]:
     """Return an instrument's weights as the values of an answer."""
+    least, most = row.target - row.band[0], row.target + row.band[1]
     return {
         "exchange": row.instrument.exchange,
         "symbol": row.instrument.symbol,
         "quantity": row.quantity,
         "price": row.price,
         "target": row.target,
-        "weight_min": max(row.target - row.band[0], _ZERO),
-        "weight_max": min(row.target + row.band[1], _ONE),
+        "weight_min": max(least, _ZERO),
+        "weight_max": min(most, _ONE),
         "weight": _rounded(row.weight),
+        "is_outside": None if row.weight is None else not least <= row.weight <= most,
         "weight_after": _rounded(row.weight_after),
         "drift_after": _rounded(row.left),
         "reason": None if row.reason is None else row.reason.value,

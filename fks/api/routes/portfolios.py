@@ -29,6 +29,7 @@ from fks.api.views import (
 )
 from fks.model.errors import InputError, Problem
 from fks.model.timeframe import iso, to_datetime, to_ns
+from fks.model.untrusted import Exact, whole_of
 from fks.portfolio.rebalance import RebalanceRules
 from fks.store.portfolios import PORTFOLIO_NAME, PortfolioChanges, PortfolioStore, portfolio_json
 from fks.store.reading import ReadingStore
@@ -71,24 +72,22 @@ class TargetBody(Body):
     """The share of the capital that an instrument is to have. `min` and `max` replace the band of the rules."""
 
     instrument: str = Field(min_length=1, max_length=64, description="BTC/USDT, BTCUSDT or binance:BTCUSDT")
-    weight: Decimal = Field(ge=0, le=1, max_digits=20)
-    min: Decimal | None = Field(None, ge=0, le=1, max_digits=20)
-    max: Decimal | None = Field(None, ge=0, le=1, max_digits=20)
+    weight: Exact = Field(ge=0, le=1)
+    min: Exact | None = Field(None, ge=0, le=1)
+    max: Exact | None = Field(None, ge=0, le=1)
 
 
 class RebalanceRulesBody(Body):
     """Limits of a rebalancing; fractions are shares of the capital."""
 
-    band: Decimal = Field(_RULES.band, ge=0, le=1, description="distance from the target in which nothing is traded")
-    band_relative: Decimal | None = Field(
+    band: Exact = Field(_RULES.band, ge=0, le=1, description="distance from the target in which nothing is traded")
+    band_relative: Exact | None = Field(
         None, ge=0, le=1, description="the same as a fraction of the target weight; the smaller of the two counts"
     )
-    trade_min: Decimal = Field(_RULES.trade_min, ge=0, description="smallest trade, in the portfolio's currency")
-    cash_min: Decimal = Field(_RULES.cash_min, ge=0, le=1, description="cash that stays after all costs")
-    turnover_max: Decimal | None = Field(
-        None, gt=0, le=2, description="most that one rebalancing trades, sells and buys"
-    )
-    price_tolerance: Decimal = Field(
+    trade_min: Exact = Field(_RULES.trade_min, ge=0, description="smallest trade, in the portfolio's currency")
+    cash_min: Exact = Field(_RULES.cash_min, ge=0, le=1, description="cash that stays after all costs")
+    turnover_max: Exact | None = Field(None, gt=0, le=2, description="most that one rebalancing trades, sells and buys")
+    price_tolerance: Exact = Field(
         _RULES.price_tolerance, gt=0, le=1, description="fraction by which a price may differ from the plan's"
     )
     run_max_age_s: float = Field(
@@ -286,7 +285,7 @@ async def set_targets(
     The version that was read is sent as `version` or as `If-Match`: targets that were changed meanwhile are not
     overwritten.
     """
-    given = {body.version, _version_of(if_match)} - {None}
+    given = {version for version in (body.version, _version_of(if_match)) if version is not None}
     if len(given) != 1:
         raise Problem(
             422,
@@ -296,7 +295,7 @@ async def set_targets(
         )
     found = await _rebalancing(gate).set_targets(
         id,
-        version=int(next(iter(given)) or 0),
+        version=given.pop(),
         account=body.account,
         targets=[(row.instrument, row.weight, row.min, row.max) for row in body.targets],
         rules=body.rules.model_dump(),
@@ -375,7 +374,7 @@ def _version_of(if_match: str | None) -> int | None:
         raise Problem(
             422, "TARGETS_WRONG", "If-Match is no version of targets", remedy="send the ETag of GET …/targets"
         )
-    return int(text)
+    return whole_of(text)
 
 
 def _checked(name: str) -> str:

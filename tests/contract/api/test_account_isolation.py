@@ -38,7 +38,7 @@ ID = "6f0c1d0e-5a1b-4f6e-9d0a-0c5f6b5a9f11"
 #: Routes of the policy that a bound caller may call, rows of TABLE, and answers that are held against it.
 ROUTES, ROWS_MIN, ANSWERS_MIN = 33, 50, 250
 #: Fields of GraphQL that show something of an account, fields that refuse bound callers, and routes that do.
-FIELDS, REFUSED = (14, 59), 131
+FIELDS, REFUSED = (14, 63), 139
 #: From another machine: on this host some reads need no token.
 ELSEWHERE = {"X-Forwarded-For": "203.0.113.7"}
 #: Tables that a refused request may change: it is authenticated, and recorded.

@@ -108,9 +108,9 @@ async def test_wrong_targets_are_a_coded_answer_with_its_remedy(
 async def test_a_preview_has_each_order_its_costs_and_its_denial(gateway: Running, funded: Database) -> None:
     await aim(gateway, BTC, ETH)
     drift = (await call(gateway, "GET", "/drift", scope="read")).json()
-    assert [(i["symbol"], i["weight"], i["target"], i["reason"]) for i in drift["items"]] == [
-        ("BTCUSDT", "0", "0.5", "BAND"),
-        ("ETHUSDT", "0", "0.3", "BAND"),
+    assert [(i["symbol"], i["weight"], i["is_outside"], i["target"], i["reason"]) for i in drift["items"]] == [
+        ("BTCUSDT", "0", True, "0.5", "BAND"),
+        ("ETHUSDT", "0", True, "0.3", "BAND"),
     ], "the reason is that of what a rebalancing would leave: the costs alone"
     await funded.sql("UPDATE feeds SET state = 'STALE' WHERE symbol = 'ETHUSDT'")
     body = (await call(gateway, "POST", "/preview")).json()

@@ -7,12 +7,14 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fks.config.settings import Costs
 from fks.entry.rebalancing import RebalanceDriver, Rebalancing, instance_of
+from fks.jobs.scheduler import Scheduler
 from fks.model.errors import InputError
 from fks.model.order import Side
 from fks.model.signal import Kind
@@ -210,6 +212,57 @@ async def test_a_restarted_order_manager_ends_the_run(desk: Desk) -> None:
     found = await desk.ended(run)
     assert found["state"] == "done"
     assert len(desk.rig.venue.received) == len(set(desk.rig.venue.received)) == 3
+
+
+async def test_the_scheduler_carries_a_run_out(desk: Desk) -> None:
+    rig = desk.rig
+    component: Any = SimpleNamespace(
+        db=rig.db, bus=rig.bus, clock=rig.clock, settings=rig.settings, log=rig.log, meter=rig.meter, lease=None
+    )
+
+    async def run_job(home: str, job_id: str) -> None: ...
+
+    await desk.aim(*WEIGHTS)
+    run = await desk.start()
+    scheduler = asyncio.create_task(Scheduler(component, run_job, advance_runs=desk.driver().advance).run())
+
+    async def is_over() -> bool:
+        return (await desk.persons.run("main", run["id"]))["state"] == "done"
+
+    try:
+        await until(is_over, deadline_s=20)
+    finally:
+        scheduler.cancel()
+        await asyncio.gather(scheduler, return_exceptions=True)
+    assert "portfolio.run_ended" in rig.log.events("info")
+
+
+async def test_a_buy_that_the_cash_does_not_pay_for_any_more_becomes_smaller(desk: Desk) -> None:
+    """The sell brings less than planned: its price fell within the tolerance."""
+    await desk.aim(("BTCUSDT", D("0.9")))
+    await desk.ended(await desk.start())
+    await desk.aim(("ETHUSDT", D("0.98")), version=1)
+    seen = await desk.persons.preview("main", "ann")
+    desk.rig.venue.prices["BTCUSDT"] = D("99.2")
+    run = await desk.ended(await desk.persons.rebalance("main", seen["plan_hash"], "ann"))
+    sold, bought = run["steps"]
+    assert (run["state"], run["reason"]) == ("partial", "CASH")
+    assert (sold["state"], bought["state"]) == ("filled", "filled")
+    assert bought["filled"] == bought["ordered_quantity"] < bought["quantity"]
+    cash = desk.rig.venue.totals["USDT"]
+    beyond = cash - D("0.02") * run["capital"]
+    assert 0 <= beyond < bought["filled"] * 10 * D("0.001") + 1, "the buffer stays; this venue takes the fee in base"
+
+
+async def test_many_orders_are_sent_a_few_at_a_time(desk: Desk) -> None:
+    await desk.rig.db.sql("UPDATE instruments SET qty_max = 5 WHERE symbol = 'BTCUSDT'")
+    await desk.rig.read_slow()
+    await desk.aim(("BTCUSDT", D("0.4")))
+    run, driver = await desk.start(), desk.driver()
+    assert [step["quantity"] for step in run["steps"]] == [D(5)] * 8
+    await driver.advance()
+    assert sum(step["state"] != "waiting" for step in (await desk.persons.run("main", run["id"]))["steps"]) == 3
+    assert (await desk.ended(run, driver))["state"] == "done"
 
 
 async def test_coins_of_others_are_neither_counted_nor_sold(desk: Desk) -> None:

@@ -277,7 +277,7 @@ def _show_drift(found: dict[str, Any], **_: Any) -> None:
 @click.argument("name")
 @gateway_result("fks.portfolio.drift/1", _show_drift)
 def drift(gateway: GatewaySession, name: str) -> Any:
-    """Show each weight beside its target, and what a rebalancing would leave of the distance."""
+    """Show each weight beside its target, and the distance that a rebalancing would leave."""
     return gateway.get(path_of("portfolios", name, "drift"))
 
 
@@ -358,7 +358,7 @@ def runs(gateway: GatewaySession, name: str, limit: int) -> Any:
 @click.argument("run")
 @gateway_result("fks.portfolio.run/1", _show_run)
 def run(gateway: GatewaySession, name: str, run: str) -> Any:
-    """Show a rebalancing: its steps, what became of each, and the drift that is left."""
+    """Show a rebalancing: its steps, the order of each, and the drift that is left."""
     return gateway.get(path_of("portfolios", name, "runs", run))
 
 

@@ -45,7 +45,7 @@ from fks.portfolio.rebalance import (
     plan,
 )
 from fks.risk.check import CHECKS, RiskDenied, check
-from fks.risk.exits import split_at_lot
+from fks.risk.exits import is_dust, split_at_lot
 from fks.risk.intent import intend_order
 from fks.risk.policy import KillMode
 from fks.risk.view import RiskView, VenueView
@@ -114,7 +114,7 @@ class _Market:
 
 @dataclass(frozen=True, slots=True)
 class _Allocation:
-    """A portfolio with its targets, what it holds of them, and the plan that follows."""
+    """A portfolio with its targets, and the plan that brings its holdings to them."""
 
     portfolio: Portfolio
     targets: TargetSet
@@ -149,7 +149,8 @@ def rules_json(rules: RebalanceRules) -> dict[str, Any]:
 
 
 class Allocations:
-    """Reads a portfolio's targets, its own holdings and what the checks of its orders need. Errors: OutageError."""
+    """Reads a portfolio's targets and its own holdings, and the facts for the checks of its orders. Errors:
+    OutageError."""
 
     def __init__(self, db: Database, clock: Clock, settings: Settings) -> None:
         self._db = db
@@ -190,7 +191,7 @@ class Allocations:
         return next(account for account in await AccountStore(self._db).page() if account.id == id)
 
     async def market(self, account: Account, symbols: Sequence[str]) -> _Market:
-        """Return what the checks of an account's orders in some symbols may know now."""
+        """Return the facts for the checks of an account's orders in some symbols, as the rows are now."""
         now_ns, venue = self._clock.now_ns(), account.venue
         kills = await self._facts.kills()
         kill = KillMode.NONE if not kills else KillMode.HELD if kills[0][1] is False else KillMode.FLATTEN
@@ -228,7 +229,7 @@ class Allocations:
     async def _weights(
         self, portfolio: Portfolio, targets: TargetSet, places: Mapping[str, str], market: _Market
     ) -> list[TargetWeight]:
-        """Return the targets, and the weight 0 for what is held of former ones."""
+        """Return the targets, and the weight 0 for holdings without a target."""
         rows = await self._runs.target_weights(portfolio.id, targets.version)
         found = [
             TargetWeight(await self.instrument(r.exchange, r.symbol), r.weight, r.weight_min, r.weight_max)
@@ -284,8 +285,8 @@ class Allocations:
         *,
         is_asked: bool,
     ) -> Denial | None:
-        """Return the denial of an order by itself that rows can tell: with `is_asked` any of `_ASKED`, as the order
-        manager would check it, else one that passes by itself, also for orders that reduce."""
+        """Return the denial of an order by itself, as far as rows show it: with `is_asked` any of `_ASKED`, as the
+        order manager would check it, else one that passes by itself, also for orders that reduce."""
         key, instance = (instrument.exchange, instrument.symbol), instance_of(portfolio_id)
         mark = market.marks.get(key)
         age_s = None if mark is None or mark.message_ns is None else (market.now_ns - mark.message_ns) / NS
@@ -398,6 +399,8 @@ class Rebalancing:
         portfolio = await PortfolioStore(self._db).get(name)
         before = await self._runs.target_set(portfolio.id)
         own = await self._account(portfolio, account, before)
+        if before is not None and before.account_id != own.id:
+            await self._check_flat(portfolio, before)
         checked = rules_of(rules)
         rows = [await self._target(portfolio, own, *target) for target in targets]
         if len({row.symbol for row in rows}) < len(rows):
@@ -437,6 +440,22 @@ class Rebalancing:
                 return account
         raise _not_member(portfolio, wanted)
 
+    async def _check_flat(self, portfolio: Portfolio, before: TargetSet) -> None:
+        """Refuse another account while the instance holds coins on the one before: no plan would count them.
+
+        A rest below one lot does not count: no order could sell it.
+        """
+        places = await self._runs.target_places(portfolio.id)
+        for position in await PositionStore(self._db).page(account_id=before.account_id):
+            if position.instance != instance_of(portfolio.id) or position.symbol not in places:
+                continue
+            instrument = await self._allocations.instrument(places[position.symbol], position.symbol)
+            if not is_dust(position.quantity, None, instrument):
+                raise _wrong(
+                    f"{portfolio.name} holds {position.quantity:f} {position.symbol} on account {before.account}",
+                    "set its targets to 0 and rebalance, then name the other account",
+                )
+
     async def _target(
         self,
         portfolio: Portfolio,
@@ -469,7 +488,7 @@ class Rebalancing:
         return self._head(found) | {"items": [drift_json(row) for row in found.plan.drift]}
 
     async def preview(self, name: str, by: str) -> dict[str, Any]:
-        """Return the trades of a rebalancing now, each with its expected costs and the denial that rows can tell, the
+        """Return the trades of a rebalancing now, each with its expected costs and the denial that rows show, the
         drift that they leave, and the hash by which it may be started for PLAN_VALID_S.
 
         Without trades there is no hash. Errors: those of `Allocations.read`; InputError 409 PORTFOLIO_ARCHIVED.
@@ -713,7 +732,7 @@ class RebalanceDriver:
         if all(step.is_over for step in steps):
             await self._finish(run, steps, is_old=is_old)
 
-    # ── what became of steps ─────────────────────────────────────────────────────────────────────
+    # ── ends of steps ────────────────────────────────────────────────────────────────────────────
     async def _settle(self, run: PortfolioRun, step: PortfolioRunStep, *, is_stopping: bool) -> None:
         """Note the end of a step whose signal or order has one; of a run that stops, cancel what is open."""
         if step.is_over:

@@ -33,7 +33,7 @@ SplitAtLot = Callable[[Decimal, Instrument], tuple[Decimal, ...]]
 
 
 class DriftReason(StrEnum):
-    """Why an instrument keeps a distance from its target."""
+    """The cause of a distance that an instrument keeps from its target."""
 
     BAND = "BAND"  # its weight is inside its band
     LOT = "LOT"  # less than a lot, or than the least order of the instrument

@@ -32,7 +32,7 @@ OWN = instance_of(1)
 SETTINGS = FAST.model_copy(update={"costs": Costs(fee_rate=D("0.001"))})
 
 
-class Desk:
+class RebalancedPortfolio:
     """A portfolio on the account `main`, and the services that persons and the scheduler use."""
 
     def __init__(self, rig: Rig) -> None:
@@ -79,7 +79,7 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(database: Database, bus: Bus, venue: ScriptedVenue) -> AsyncIterator[Desk]:
+async def main(database: Database, bus: Bus, venue: ScriptedVenue) -> AsyncIterator[RebalancedPortfolio]:
     """An order manager that runs, and a portfolio with the account `main`: 10000 USDT and three instruments."""
     await seed(database)
     await database.sql(
@@ -102,52 +102,52 @@ async def desk(database: Database, bus: Bus, venue: ScriptedVenue) -> AsyncItera
         return bool(await database.sql("SELECT FROM balances WHERE currency = 'USDT' AND free = 10000"))
 
     await until(are_balances_there)
-    yield Desk(rig)
+    yield RebalancedPortfolio(rig)
     await rig.stop()
 
 
-async def test_a_portfolio_comes_to_its_targets(desk: Desk) -> None:
-    assert (await desk.aim(*WEIGHTS))["version"] == 1
-    seen = await desk.persons.preview("main", "ann")
+async def test_a_portfolio_comes_to_its_targets(main: RebalancedPortfolio) -> None:
+    assert (await main.aim(*WEIGHTS))["version"] == 1
+    seen = await main.persons.preview("main", "ann")
     assert [(t["side"], t["symbol"], t["quantity"], t["denial"]) for t in seen["trades"]] == [
         ("buy", "BTCUSDT", D(40), None),
         ("buy", "ETHUSDT", D(300), None),
         ("buy", "SOLUSDT", D(1000), None),
     ]
     assert (seen["capital"], seen["fees"], seen["turnover"]) == (D(10_000), D(9), D(9_000))
-    run = await desk.ended(await desk.persons.rebalance("main", seen["plan_hash"], "ann"))
+    run = await main.ended(await main.persons.rebalance("main", seen["plan_hash"], "ann"))
     assert (run["state"], run["reason"], {step["state"] for step in run["steps"]}) == ("done", None, {"filled"})
-    held = await desk.held()
+    held = await main.held()
     assert held == {"BTCUSDT": D("39.96"), "ETHUSDT": D("299.7"), "SOLUSDT": D("999")}, "less a fee of 0.1 %"
     for row in run["items"]:
         assert row["reason"] == "BAND"
         assert D(row["weight_min"]) <= D(row["weight"]) <= D(row["weight_max"])
-    assert (await desk.persons.preview("main", "ann"))["trades"] == [], "nothing is left to trade"
-    principals = await desk.rig.db.sql("SELECT DISTINCT source, instance FROM signals")
+    assert (await main.persons.preview("main", "ann"))["trades"] == [], "nothing is left to trade"
+    principals = await main.rig.db.sql("SELECT DISTINCT source, instance FROM signals")
     assert [tuple(row) for row in principals] == [(f"principal:{OWN}", OWN)]
 
 
-async def test_buys_wait_for_the_fills_of_their_sells(desk: Desk) -> None:
-    await desk.aim(("BTCUSDT", D("0.9")))
-    await desk.ended(await desk.start())
-    await desk.aim(("ETHUSDT", D("0.9")), version=1)
-    desk.rig.venue.script.append("rest")
-    run, driver = await desk.start(), desk.driver()
+async def test_buys_wait_for_the_fills_of_their_sells(main: RebalancedPortfolio) -> None:
+    await main.aim(("BTCUSDT", D("0.9")))
+    await main.ended(await main.start())
+    await main.aim(("ETHUSDT", D("0.9")), version=1)
+    main.rig.venue.script.append("rest")
+    run, driver = await main.start(), main.driver()
     assert [(step["side"], step["symbol"]) for step in run["steps"]] == [("sell", "BTCUSDT"), ("buy", "ETHUSDT")]
 
     async def is_resting() -> dict[str, Any] | None:
         await driver.advance()
-        found = await desk.persons.run("main", run["id"])
+        found = await main.persons.run("main", run["id"])
         return found if found["steps"][0]["order_state"] in ("ACCEPTED", "WORKING") else None
 
     found = await until(is_resting)
     await driver.advance()
     assert found["steps"][1]["state"] == "waiting"
     sold = found["steps"][0]
-    desk.rig.venue.fill(sold["client_order_id"], sold["quantity"])
-    run = await desk.ended(run, driver)
+    main.rig.venue.fill(sold["client_order_id"], sold["quantity"])
+    run = await main.ended(run, driver)
     assert run["state"] == "done", run
-    held = await desk.held()
+    held = await main.held()
     assert held["BTCUSDT"] < D("0.001")
     assert D(8_800) < held["ETHUSDT"] * 10 < D(9_000)
 
@@ -176,23 +176,23 @@ class Dying:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-async def test_a_driver_killed_at_every_statement_orders_each_step_once(desk: Desk, after: bool) -> None:
+async def test_a_driver_killed_at_every_statement_orders_each_step_once(main: RebalancedPortfolio, after: bool) -> None:
     """Each driver dies one statement later than the one before it, on the rows that these have left."""
-    venue = desk.rig.venue
-    await desk.aim(*WEIGHTS)
-    await desk.ended(await desk.start())
-    await desk.aim(("BTCUSDT", D("0.1")), ("ETHUSDT", D("0.1")), ("SOLUSDT", D("0.7")), version=1)
-    before = await desk.held()
-    run, died = await desk.start(), 0
+    venue = main.rig.venue
+    await main.aim(*WEIGHTS)
+    await main.ended(await main.start())
+    await main.aim(("BTCUSDT", D("0.1")), ("ETHUSDT", D("0.1")), ("SOLUSDT", D("0.7")), version=1)
+    before = await main.held()
+    run, died = await main.start(), 0
     for at in range(1, 400):
-        driver = desk.driver(Dying(desk.rig.db, at, after=after))
+        driver = main.driver(Dying(main.rig.db, at, after=after))
         try:
             await driver.advance()
         except asyncio.CancelledError:
             died += 1
-        if (await desk.persons.run("main", run["id"]))["ended_at"] is not None:
+        if (await main.persons.run("main", run["id"]))["ended_at"] is not None:
             break
-    found = await desk.persons.run("main", run["id"])
+    found = await main.persons.run("main", run["id"])
     assert (found["state"], {step["state"] for step in found["steps"]}) == ("done", {"filled"})
     assert died >= 20, "it was killed at each statement of a turn"
     assert len(venue.received) == len(set(venue.received)) == 6, "each client order id once"
@@ -203,31 +203,31 @@ async def test_a_driver_killed_at_every_statement_orders_each_step_once(desk: De
         assert D(row["weight_min"]) <= D(row["weight"]) <= D(row["weight_max"]), row
 
 
-async def test_a_restarted_order_manager_ends_the_run(desk: Desk) -> None:
-    await desk.aim(*WEIGHTS)
-    run, driver = await desk.start(), desk.driver()
-    await desk.rig.crash()
+async def test_a_restarted_order_manager_ends_the_run(main: RebalancedPortfolio) -> None:
+    await main.aim(*WEIGHTS)
+    run, driver = await main.start(), main.driver()
+    await main.rig.crash()
     await driver.advance()
-    await desk.rig.start()
-    found = await desk.ended(run)
+    await main.rig.start()
+    found = await main.ended(run)
     assert found["state"] == "done"
-    assert len(desk.rig.venue.received) == len(set(desk.rig.venue.received)) == 3
+    assert len(main.rig.venue.received) == len(set(main.rig.venue.received)) == 3
 
 
-async def test_the_scheduler_carries_a_run_out(desk: Desk) -> None:
-    rig = desk.rig
+async def test_the_scheduler_carries_a_run_out(main: RebalancedPortfolio) -> None:
+    rig = main.rig
     component: Any = SimpleNamespace(
         db=rig.db, bus=rig.bus, clock=rig.clock, settings=rig.settings, log=rig.log, meter=rig.meter, lease=None
     )
 
     async def run_job(home: str, job_id: str) -> None: ...
 
-    await desk.aim(*WEIGHTS)
-    run = await desk.start()
-    scheduler = asyncio.create_task(Scheduler(component, run_job, advance_runs=desk.driver().advance).run())
+    await main.aim(*WEIGHTS)
+    run = await main.start()
+    scheduler = asyncio.create_task(Scheduler(component, run_job, advance_runs=main.driver().advance).run())
 
     async def is_over() -> bool:
-        return (await desk.persons.run("main", run["id"]))["state"] == "done"
+        return (await main.persons.run("main", run["id"]))["state"] == "done"
 
     try:
         await until(is_over, deadline_s=20)
@@ -237,51 +237,51 @@ async def test_the_scheduler_carries_a_run_out(desk: Desk) -> None:
     assert "portfolio.run_ended" in rig.log.events("info")
 
 
-async def test_a_buy_that_the_cash_does_not_pay_for_any_more_becomes_smaller(desk: Desk) -> None:
+async def test_a_buy_that_the_cash_does_not_pay_for_any_more_becomes_smaller(main: RebalancedPortfolio) -> None:
     """The sell brings less than planned: its price fell within the tolerance."""
-    await desk.aim(("BTCUSDT", D("0.9")))
-    await desk.ended(await desk.start())
-    await desk.aim(("ETHUSDT", D("0.98")), version=1)
-    seen = await desk.persons.preview("main", "ann")
-    desk.rig.venue.prices["BTCUSDT"] = D("99.2")
-    run = await desk.ended(await desk.persons.rebalance("main", seen["plan_hash"], "ann"))
+    await main.aim(("BTCUSDT", D("0.9")))
+    await main.ended(await main.start())
+    await main.aim(("ETHUSDT", D("0.98")), version=1)
+    seen = await main.persons.preview("main", "ann")
+    main.rig.venue.prices["BTCUSDT"] = D("99.2")
+    run = await main.ended(await main.persons.rebalance("main", seen["plan_hash"], "ann"))
     sold, bought = run["steps"]
     assert (run["state"], run["reason"]) == ("partial", "CASH")
     assert (sold["state"], bought["state"]) == ("filled", "filled")
     assert bought["filled"] == bought["ordered_quantity"] < bought["quantity"]
-    cash = desk.rig.venue.totals["USDT"]
+    cash = main.rig.venue.totals["USDT"]
     beyond = cash - D("0.02") * run["capital"]
     assert 0 <= beyond < bought["filled"] * 10 * D("0.001") + 1, "the buffer stays; this venue takes the fee in base"
 
 
-async def test_many_orders_are_sent_a_few_at_a_time(desk: Desk) -> None:
-    await desk.rig.db.sql("UPDATE instruments SET qty_max = 5 WHERE symbol = 'BTCUSDT'")
-    await desk.rig.read_slow()
-    await desk.aim(("BTCUSDT", D("0.4")))
-    run, driver = await desk.start(), desk.driver()
+async def test_many_orders_are_sent_a_few_at_a_time(main: RebalancedPortfolio) -> None:
+    await main.rig.db.sql("UPDATE instruments SET qty_max = 5 WHERE symbol = 'BTCUSDT'")
+    await main.rig.read_slow()
+    await main.aim(("BTCUSDT", D("0.4")))
+    run, driver = await main.start(), main.driver()
     assert [step["quantity"] for step in run["steps"]] == [D(5)] * 8
     await driver.advance()
-    assert sum(step["state"] != "waiting" for step in (await desk.persons.run("main", run["id"]))["steps"]) == 3
-    assert (await desk.ended(run, driver))["state"] == "done"
+    assert sum(step["state"] != "waiting" for step in (await main.persons.run("main", run["id"]))["steps"]) == 3
+    assert (await main.ended(run, driver))["state"] == "done"
 
 
-async def test_coins_of_others_are_neither_counted_nor_sold(desk: Desk) -> None:
-    bought = await desk.rig.signal(size=D(20), timeframe=None, instance="", source="principal:ann", kind=Kind.ORDER)
-    assert (await desk.rig.outcome(bought))[0] == "ordered"
-    await until(lambda: desk.rig.position_is(D("19.98"), ""))
-    await desk.aim(("BTCUSDT", D(0)), ("ETHUSDT", D("0.5")))
+async def test_coins_of_others_are_neither_counted_nor_sold(main: RebalancedPortfolio) -> None:
+    bought = await main.rig.signal(size=D(20), timeframe=None, instance="", source="principal:ann", kind=Kind.ORDER)
+    assert (await main.rig.outcome(bought))[0] == "ordered"
+    await until(lambda: main.rig.position_is(D("19.98"), ""))
+    await main.aim(("BTCUSDT", D(0)), ("ETHUSDT", D("0.5")))
 
     async def is_cash_read() -> bool:
-        return (await desk.persons.drift("main"))["cash"] == D(8000)
+        return (await main.persons.drift("main"))["cash"] == D(8000)
 
     await until(is_cash_read)
-    seen = await desk.persons.preview("main", "ann")
+    seen = await main.persons.preview("main", "ann")
     assert (seen["capital"], [t["symbol"] for t in seen["trades"]]) == (D(8000), ["ETHUSDT"])
-    await desk.ended(await desk.persons.rebalance("main", seen["plan_hash"], "ann"))
-    assert await desk.rig.position("") == D("19.98")
+    await main.ended(await main.persons.rebalance("main", seen["plan_hash"], "ann"))
+    assert await main.rig.position("") == D("19.98")
 
 
-# ── what holds a run, and ends it ────────────────────────────────────────────────────────────────
+# ── reasons to wait, and ends ────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize(
     ("statement", "undo", "code"),
     [
@@ -297,129 +297,154 @@ async def test_coins_of_others_are_neither_counted_nor_sold(desk: Desk) -> None:
             "UPDATE venue_states SET state = 'READY'",
             "VENUE_NOT_RECONCILED",
         ),
-        ("UPDATE feeds SET last_price = 1.05 * last_price", "UPDATE feeds SET last_price = last_price / 1.05", "PRICE_MOVED"),
+        (
+            "UPDATE feeds SET last_price = 1.05 * last_price",
+            "UPDATE feeds SET last_price = last_price / 1.05",
+            "PRICE_MOVED",
+        ),
     ],
-)  # fmt: skip
-async def test_a_run_is_held_until_its_reason_is_over(desk: Desk, statement: str, undo: str, code: str) -> None:
-    await desk.aim(*WEIGHTS)
-    run, driver = await desk.start(), desk.driver()
-    await desk.rig.db.sql(statement)
+)
+async def test_a_run_is_held_until_its_reason_is_over(
+    main: RebalancedPortfolio, statement: str, undo: str, code: str
+) -> None:
+    await main.aim(*WEIGHTS)
+    run, driver = await main.start(), main.driver()
+    await main.rig.db.sql(statement)
     await driver.advance()
-    found = await desk.persons.run("main", run["id"])
+    found = await main.persons.run("main", run["id"])
     assert (found["state"], found["reason"].partition(":")[0]) == ("running", code), found
     assert {step["state"] for step in found["steps"]} == {"waiting"}
-    await desk.rig.db.sql(undo)
-    await collect(desk.rig.db)
-    assert (await desk.ended(run, driver))["state"] == "done"
-    assert desk.rig.log.events("warning").count("portfolio.run_held") == 1
+    await main.rig.db.sql(undo)
+    await collect(main.rig.db)
+    assert (await main.ended(run, driver))["state"] == "done"
+    assert main.rig.log.events("warning").count("portfolio.run_held") == 1
 
 
-async def test_past_its_time_a_run_ends_partial_with_the_drift_left(desk: Desk) -> None:
-    await desk.aim(*WEIGHTS, run_max_age_s=1)
-    await desk.rig.db.sql("UPDATE feeds SET state = 'STALE' WHERE symbol = 'SOLUSDT'")
-    run = await desk.ended(await desk.start())
+async def test_past_its_time_a_run_ends_partial_with_the_drift_left(main: RebalancedPortfolio) -> None:
+    await main.aim(*WEIGHTS, run_max_age_s=1)
+    await main.rig.db.sql("UPDATE feeds SET state = 'STALE' WHERE symbol = 'SOLUSDT'")
+    run = await main.ended(await main.start())
     assert (run["state"], run["reason"]) == ("partial", "MAX_AGE")
     assert [step["code"] for step in run["steps"]] == [None, None, "NOT_SENT"]
     left = {row["symbol"]: row["drift_after"] for row in run["items"]}
     assert len(left) == 3
 
 
-async def test_an_order_of_unknown_outcome_is_never_sent_again(desk: Desk) -> None:
-    await desk.aim(("BTCUSDT", D("0.5")), run_max_age_s=1.5)
-    desk.rig.venue.script.append("unheard")
-    desk.rig.venue.outages |= {"query": 10_000, "open_orders": 10_000, "fills_since": 10_000}
-    desk.rig.venue.streams_fills = False
-    run = await desk.ended(await desk.start())
+async def test_an_order_of_unknown_outcome_is_never_sent_again(main: RebalancedPortfolio) -> None:
+    await main.aim(("BTCUSDT", D("0.5")), run_max_age_s=1.5)
+    main.rig.venue.script.append("unheard")
+    main.rig.venue.outages |= {"query": 10_000, "open_orders": 10_000, "fills_since": 10_000}
+    main.rig.venue.streams_fills = False
+    run = await main.ended(await main.start())
     assert (run["state"], run["steps"][0]["order_state"], run["steps"][0]["code"]) == ("partial", "UNKNOWN", "UNKNOWN")
-    assert len(desk.rig.venue.received) == 1
-    seen = await desk.persons.preview("main", "ann")
+    assert len(main.rig.venue.received) == 1
+    seen = await main.persons.preview("main", "ann")
     assert (seen["trades"], seen["items"][0]["reason"]) == ([], "ORDER_UNKNOWN")
 
 
-async def test_a_refused_step_ends_its_run_partial_and_the_rest_goes_on(desk: Desk) -> None:
-    await desk.aim(*WEIGHTS)
-    desk.rig.venue.script.append("refuse:-2010:other")
-    run = await desk.ended(await desk.start())
+async def test_a_refused_step_ends_its_run_partial_and_the_rest_goes_on(main: RebalancedPortfolio) -> None:
+    await main.aim(*WEIGHTS)
+    main.rig.venue.script.append("refuse:-2010:other")
+    run = await main.ended(await main.start())
     assert run["state"] == "partial"
     assert sorted(step["state"] for step in run["steps"]) == ["ended", "filled", "filled"]
-    again = await desk.ended(await desk.start())
+    again = await main.ended(await main.start())
     assert (again["state"], len(again["steps"])) == ("done", 1), "another run trades what was left"
 
 
-async def test_a_cancelled_run_keeps_what_has_filled_and_sends_no_more(desk: Desk) -> None:
-    await desk.aim(("BTCUSDT", D("0.9")))
-    await desk.ended(await desk.start())
-    await desk.aim(("ETHUSDT", D("0.9")), version=1)
-    desk.rig.venue.script.append("rest")
-    run, driver = await desk.start(), desk.driver()
+async def test_a_cancelled_run_keeps_what_has_filled_and_sends_no_more(main: RebalancedPortfolio) -> None:
+    await main.aim(("BTCUSDT", D("0.9")))
+    await main.ended(await main.start())
+    await main.aim(("ETHUSDT", D("0.9")), version=1)
+    main.rig.venue.script.append("rest")
+    run, driver = await main.start(), main.driver()
 
     async def is_resting() -> bool:
         await driver.advance()
-        return (await desk.persons.run("main", run["id"]))["steps"][0]["order_state"] in ("ACCEPTED", "WORKING")
+        return (await main.persons.run("main", run["id"]))["steps"][0]["order_state"] in ("ACCEPTED", "WORKING")
 
     await until(is_resting)
-    assert (await desk.persons.cancel("main", run["id"], "ann"))["state"] == "cancelling"
-    found = await desk.ended(run, driver)
+    assert (await main.persons.cancel("main", run["id"], "ann"))["state"] == "cancelling"
+    found = await main.ended(run, driver)
     assert (found["state"], found["reason"]) == ("cancelled", "cancelled by ann")
     assert [(step["state"], step["code"]) for step in found["steps"]] == [("ended", "CANCELLED"), ("ended", "NOT_SENT")]
     with pytest.raises(InputError) as error:
-        await desk.persons.cancel("main", run["id"], "ann")
+        await main.persons.cancel("main", run["id"], "ann")
     assert (error.value.status, error.value.code) == (409, "RUN_ENDED")
 
 
-# ── what is refused ──────────────────────────────────────────────────────────────────────────────
-async def test_a_plan_is_started_once_and_only_while_it_holds(desk: Desk) -> None:
-    await desk.aim(*WEIGHTS)
-    assert await desk.refused("0" * 64) == (409, "PLAN_UNKNOWN")
-    old = await desk.persons.preview("main", "ann")
-    await desk.rig.db.sql("UPDATE portfolio_runs SET created_at = created_at - interval '61 s'")
-    assert await desk.refused(old["plan_hash"]) == (409, "PLAN_EXPIRED")
-    seen = await desk.persons.preview("main", "ann")
-    await desk.rig.db.sql("UPDATE feeds SET last_price = 102 WHERE symbol = 'BTCUSDT'")
-    assert await desk.refused(seen["plan_hash"]) == (409, "PRICE_MOVED")
-    await desk.rig.db.sql("UPDATE feeds SET last_price = 100.5 WHERE symbol = 'BTCUSDT'")
-    await desk.aim(("BTCUSDT", D("0.5")), version=1)
-    assert await desk.refused(seen["plan_hash"]) == (409, "PLAN_OUTDATED")
-    first, second = [await desk.persons.preview("main", "ann") for _ in range(2)]
-    started = await asyncio.gather(*(desk.persons.rebalance("main", first["plan_hash"], "ann") for _ in range(5)))
+# ── refusals ─────────────────────────────────────────────────────────────────────────────────────
+async def test_a_plan_is_started_once_and_only_while_it_holds(main: RebalancedPortfolio) -> None:
+    await main.aim(*WEIGHTS)
+    assert await main.refused("0" * 64) == (409, "PLAN_UNKNOWN")
+    old = await main.persons.preview("main", "ann")
+    await main.rig.db.sql("UPDATE portfolio_runs SET created_at = created_at - interval '61 s'")
+    assert await main.refused(old["plan_hash"]) == (409, "PLAN_EXPIRED")
+    seen = await main.persons.preview("main", "ann")
+    await main.rig.db.sql("UPDATE feeds SET last_price = 102 WHERE symbol = 'BTCUSDT'")
+    assert await main.refused(seen["plan_hash"]) == (409, "PRICE_MOVED")
+    await main.rig.db.sql("UPDATE feeds SET last_price = 100.5 WHERE symbol = 'BTCUSDT'")
+    await main.aim(("BTCUSDT", D("0.5")), version=1)
+    assert await main.refused(seen["plan_hash"]) == (409, "PLAN_OUTDATED")
+    first, second = [await main.persons.preview("main", "ann") for _ in range(2)]
+    started = await asyncio.gather(*(main.persons.rebalance("main", first["plan_hash"], "ann") for _ in range(5)))
     assert {run["id"] for run in started} == {started[0]["id"]}, "the same hash is the same run"
-    assert await desk.refused(second["plan_hash"]) == (409, "PORTFOLIO_RUNNING")
-    changes = PortfolioChanges(desk.rig.db)
-    for refused in (changes.archive("main"), changes.change("main", version=1, accounts=[]), desk.aim(version=2)):
+    assert await main.refused(second["plan_hash"]) == (409, "PORTFOLIO_RUNNING")
+    changes = PortfolioChanges(main.rig.db)
+    for refused in (changes.archive("main"), changes.change("main", version=1, accounts=[]), main.aim(version=2)):
         with pytest.raises(InputError) as error:
             await refused
         assert (error.value.status, error.value.code) == (409, "PORTFOLIO_RUNNING")
-    await desk.ended(started[0])
+    await main.ended(started[0])
 
 
-async def test_of_several_plans_started_at_once_one_runs(desk: Desk) -> None:
-    await desk.aim(*WEIGHTS)
-    hashes = [(await desk.persons.preview("main", "ann"))["plan_hash"] for _ in range(4)]
+async def test_of_several_plans_started_at_once_one_runs(main: RebalancedPortfolio) -> None:
+    await main.aim(*WEIGHTS)
+    hashes = [(await main.persons.preview("main", "ann"))["plan_hash"] for _ in range(4)]
     answers = await asyncio.gather(
-        *(desk.persons.rebalance("main", hash, "ann") for hash in hashes), return_exceptions=True
+        *(main.persons.rebalance("main", hash, "ann") for hash in hashes), return_exceptions=True
     )
     assert sum(isinstance(answer, dict) for answer in answers) == 1
     assert {answer.code for answer in answers if isinstance(answer, InputError)} == {"PORTFOLIO_RUNNING"}
 
 
-async def test_a_replaced_scheduler_claims_no_step(desk: Desk) -> None:
-    await desk.aim(*WEIGHTS)
-    run = await desk.start()
-    await desk.rig.take_over()
-    old = desk.rig.lease
-    await desk.rig.take_over()
-    zombie = RebalanceDriver(desk.rig.db, desk.rig.bus, desk.rig.clock, desk.rig.settings, desk.rig.log, old)
+async def test_a_replaced_scheduler_claims_no_step(main: RebalancedPortfolio) -> None:
+    await main.aim(*WEIGHTS)
+    run = await main.start()
+    await main.rig.take_over()
+    old = main.rig.lease
+    await main.rig.take_over()
+    zombie = RebalanceDriver(main.rig.db, main.rig.bus, main.rig.clock, main.rig.settings, main.rig.log, old)
     with contextlib.suppress(InputError):
         await zombie.advance()
-    assert {step["state"] for step in (await desk.persons.run("main", run["id"]))["steps"]} == {"waiting"}
-    assert await desk.rig.db.sql("SELECT FROM signals") == []
+    assert {step["state"] for step in (await main.persons.run("main", run["id"]))["steps"]} == {"waiting"}
+    assert await main.rig.db.sql("SELECT FROM signals") == []
 
 
-async def test_a_run_of_another_portfolio_or_none_is_unknown(desk: Desk) -> None:
-    for found in (desk.persons.run("main", uuid.uuid4()), desk.persons.cancel("main", uuid.uuid4(), "ann")):
+async def test_a_run_of_another_portfolio_or_none_is_unknown(main: RebalancedPortfolio) -> None:
+    for found in (main.persons.run("main", uuid.uuid4()), main.persons.cancel("main", uuid.uuid4(), "ann")):
         with pytest.raises(InputError) as error:
             await found
         assert (error.value.status, error.value.code) == (404, "RUN_UNKNOWN")
     with pytest.raises(InputError) as missing:
-        await desk.persons.preview("main", "ann")
+        await main.persons.preview("main", "ann")
     assert (missing.value.status, missing.value.code) == (404, "TARGETS_MISSING")
+
+
+async def test_the_account_changes_once_nothing_is_held_on_it(main: RebalancedPortfolio) -> None:
+    await main.aim(("BTCUSDT", D("0.9")))
+    await main.ended(await main.start())
+    changes = PortfolioChanges(main.rig.db)
+    await changes.change("main", version=1, accounts=["main", "sheet"])
+
+    async def move() -> dict[str, Any]:
+        return await main.persons.set_targets(
+            "main", version=2, account="sheet", targets=[("BTCUSDT", D("0.5"), None, None)], rules={}, by="ann"
+        )
+
+    await main.aim(("BTCUSDT", D(0)), version=1)
+    with pytest.raises(InputError) as error:
+        await move()
+    assert (error.value.status, error.value.code) == (422, "TARGETS_WRONG")
+    await main.ended(await main.start())
+    assert (await move())["account"] == "sheet"

@@ -49,6 +49,11 @@ def test_golden_intent_and_order_ids() -> None:
     assert {key: ids.client_order_id(intent, *key) for key in golden} == golden
 
 
+def test_golden_portfolio_run_ids() -> None:
+    """Of a portfolio and the hash of its plan: the ids of a run's signals follow from it."""
+    assert str(ids.portfolio_run_id(7, "ab" * 32)) == "4e83b497-9918-5aca-aa4c-aa95ecc4f49c"
+
+
 def test_golden_copy_ids() -> None:
     copied = ids.copy_signal_id(uuid.UUID("91cb7522-3b1b-50df-a906-d0a9f53f898c"), 7)
     assert str(copied) == "65665264-f922-5380-90a1-420366f057be"

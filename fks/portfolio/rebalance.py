@@ -212,12 +212,11 @@ class _Planner:
         self._traded: dict[str, Decimal] = {}  # signed, by symbol
         self._reasons: dict[str, DriftReason] = {}
         self._floor = COST_MULTIPLE * max((cost.rate for cost in self._costs.values()), default=_ZERO)
-        self._start = self.capital
+        self._start = self.capital = self._worth()
         self._is_scaled = False
 
-    @property
-    def capital(self) -> Decimal | None:
-        """Return the capital after the trades so far; None if a held coin has no price."""
+    def _worth(self) -> Decimal | None:
+        """Return the capital before any trade; None if a held coin has no price. A trade costs it its costs alone."""
         total = self._cash
         for target in self._targets:
             quantity = self._quantity(target.instrument.symbol)
@@ -310,6 +309,8 @@ class _Planner:
         sign = 1 if value > 0 else -1
         self._traded[symbol] = self._traded.get(symbol, _ZERO) + sign * quantity
         self._cash -= quantity * price * (sign + costs.rate)
+        assert self.capital is not None
+        self.capital -= quantity * price * costs.rate
         return True
 
     def _free(self) -> Decimal:

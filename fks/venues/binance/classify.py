@@ -192,21 +192,27 @@ class Classification:
     refusal: Refusal | None = None
 
 
+def unsent_of(wire: CallCourse, error: BaseException | None, *, is_network: bool) -> Classification | None:
+    """Return the refusal of a call of which no byte left, or None when bytes left. `is_network`: as for `classify`."""
+    detail = describe(wire, error)
+    if wire.is_held_back and not wire.bytes_left:  # aiohttp sends a DELETE again when the connection was gone
+        held = "nothing was sent: the lease is not held"
+        return Classification(Outcome.REFUSED, str(Code.NOT_LEADER), held, refusal=Refusal.NOT_SENT)
+    if wire.bytes_left:
+        return None
+    code, refusal = (Code.VENUE_DOWN, Refusal.UNAVAILABLE) if is_network else (Code.CLIENT_VALIDATION, Refusal.OTHER)
+    return Classification(Outcome.REFUSED, str(code), f"nothing was sent: {detail}", refusal=refusal)
+
+
 def classify(wire: CallCourse, error: BaseException | None, *, is_network: bool = False) -> Classification:
     """Return the outcome of a send or a cancel that did not succeed.
 
     `error` is the exception (None: an answer came but is not the needed one), `is_network` whether it is of a network
     class: that only changes the text for a call of which no byte left.
     """
+    if (unsent := unsent_of(wire, error, is_network=is_network)) is not None:
+        return unsent
     detail = describe(wire, error)
-    if wire.is_held_back and not wire.bytes_left:  # aiohttp sends a DELETE again when the connection was gone
-        held = "nothing was sent: the lease is not held"
-        return Classification(Outcome.REFUSED, str(Code.NOT_LEADER), held, refusal=Refusal.NOT_SENT)
-    if not wire.bytes_left:
-        code, refusal = (
-            (Code.VENUE_DOWN, Refusal.UNAVAILABLE) if is_network else (Code.CLIENT_VALIDATION, Refusal.OTHER)
-        )
-        return Classification(Outcome.REFUSED, str(code), f"nothing was sent: {detail}", refusal=refusal)
     venue_code = wire.code
     shown = None if venue_code is None else str(venue_code)
     if wire.status in GATE_STATUSES and venue_code is not None:

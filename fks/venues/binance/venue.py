@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Protocol
@@ -21,15 +21,14 @@ from fks.model.errors import ConfigError, OutageError, PeerError
 from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Outcome, Presence, Refusal, Report, TimeInForce
 from fks.model.ports import Log, Priority, VenueBudget, VenueCapabilities, VenueEvent
 from fks.model.timeframe import to_ns
-from fks.venues.base import READ_WAIT_S, EventQueue, PauseOnly, hold_back, mistake_in, priority_of, refused
+from fks.venues.base import mistake_in, priority_of, refused
 from fks.venues.binance import calls
+from fks.venues.binance.calling import CallingVenue, CallResult, as_answer, difference_between
 from fks.venues.binance.calls import VenueCall
 from fks.venues.binance.classify import (
-    GATE_STATUSES,
     NO_SUCH_ORDER,
     UNKNOWN_ORDER,
     CallCourse,
-    Classification,
     classify,
     describe,
 )
@@ -107,19 +106,6 @@ _ENTRY_CALLS = {
 _TRANSFERS_NS = 89 * 86_400_000_000_000  # the exchange answers for at most 90 days at a time
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """One call: its course on the wire, the value that ccxt returned, the exception."""
-
-    wire: CallCourse
-    answer: Any
-    error: BaseException | None
-
-    @property
-    def is_ok(self) -> bool:
-        return self.error is None and self.wire.status is not None and self.wire.status < 300
-
-
 class Transport(Protocol):
     """The way to Binance: how a call becomes bytes, and where user events come from. One per (venue, account, role)."""
 
@@ -145,7 +131,7 @@ class Transport(Protocol):
         ...
 
 
-class SpotVenue:
+class SpotVenue(CallingVenue):
     """Orders out to Binance spot (real or local). One object per (venue, account, role).
 
     A submit or cancel always comes to a value within `order_timeout_s`. When the caller is cancelled while bytes are
@@ -176,20 +162,12 @@ class SpotVenue:
         budget: VenueBudget | None = None,
         may_protect: Callable[[], bool] | None = None,
     ) -> None:
-        self.name = config.name
-        self.config = config
-        self._clock = clock
-        self._log = log
-        self._may_send, self._may_protect = may_send, may_protect or may_send
-        self._budget = budget or PauseOnly(clock)
+        super().__init__(config, clock, log, may_send, budget, may_protect)
         self.transport = transport
         self._fills = FillReader(venue=config.name, account_id=config.account_id)
-        self._queue = EventQueue()
         self._ids: OrderedDict[tuple[str, str], str] = OrderedDict()  # (symbol, venue order id) -> client order id
-        self._calls: set[asyncio.Future[Any]] = set()
         self._is_streaming = False
         self._reader = EventReader(self._queue.put, self._fills, self._note)
-        self._refusal = ""
 
     async def open(self) -> None:
         """Make the session ready and compare clocks. A venue that is down is no error here: reads will say so.
@@ -212,10 +190,7 @@ class SpotVenue:
 
     async def close(self) -> None:
         """End the stream and all calls. Nothing can be sent afterwards."""
-        pending = list(self._calls)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await self._end_calls()
         self._is_streaming = False
         await self.transport.close()
         await self._budget.stop()
@@ -327,7 +302,7 @@ class SpotVenue:
         ):
             return Answer(Outcome.ACK, sent_ns=seen.wire.sent_ns)
         verdict = classify(seen.wire, seen.error, is_network=self.transport.is_network(seen.error))
-        return _as_answer(verdict, seen)
+        return as_answer(verdict, seen)
 
     def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
         """Return how long an order would wait for the venue's rate limit if it were submitted now."""
@@ -401,10 +376,6 @@ class SpotVenue:
         self._fills.identity = self._fills.identity or found
         return found
 
-    def refuse(self, reason: str) -> None:
-        """Send nothing and answer no read of orders, executions or transfers until `admit`."""
-        self._refusal = reason
-
     def admit(self, identity: VenueIdentity) -> None:
         """End a refusal; executions are named after `identity` from now on."""
         self._refusal, self._fills.identity = "", identity
@@ -460,14 +431,20 @@ class SpotVenue:
         """Ignore market data: this venue has its own."""
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
-    def _cancelled(self, order: Order, seen: _Seen) -> Answer:
+    async def _begin(self, call: VenueCall, params: Mapping[str, Any], wire: CallCourse) -> asyncio.Future[Any]:
+        return await self.transport.begin(call, params, wire)
+
+    def _suspect(self) -> None:
+        self.transport.suspect()
+
+    def _cancelled(self, order: Order, seen: CallResult) -> Answer:
         """Return what a cancel of `order` came to."""
         if seen.wire.code == UNKNOWN_ORDER and seen.wire.status is not None and 400 <= seen.wire.status < 500:
             detail, sent_ns = describe(seen.wire, seen.error), seen.wire.sent_ns
             return replace(refused("UNKNOWN_ORDER", Refusal.UNKNOWN_ORDER, detail), sent_ns=sent_ns)
         return self._sent(order, seen)
 
-    def _replaced(self, old: Order, new: Order, seen: _Seen) -> tuple[Answer, Answer]:
+    def _replaced(self, old: Order, new: Order, seen: CallResult) -> tuple[Answer, Answer]:
         """Return what a cancelReplace came to, for each order: its answer has both outcomes, and so has its error when
         one of them failed (−2021, −2022). An error without them is about both."""
         error = seen.wire.payload.get("data") if isinstance(seen.wire.payload, Mapping) else None
@@ -480,7 +457,7 @@ class SpotVenue:
             return ended, replace(refused("NOT_ATTEMPTED", refusal, detail), sent_ns=seen.wire.sent_ns)
         return ended, self._sent(new, _half(seen, both.get("newOrderResult"), both.get("newOrderResponse")))
 
-    def _sent(self, order: Order, seen: _Seen) -> Answer:
+    def _sent(self, order: Order, seen: CallResult) -> Answer:
         """Return what a send or cancel of `order` came to."""
         info = _part_about(order.client_order_id, seen.answer) if seen.is_ok else None
         if info is None or not info.get("orderId"):
@@ -489,91 +466,18 @@ class SpotVenue:
                 self._log.warning(
                     "venue.unclear", venue=self.name, client_order_id=order.client_order_id, detail=verdict.detail
                 )
-            return _as_answer(verdict, seen)
+            return as_answer(verdict, seen)
         try:
             report = report_of(info, source="rest", client_order_id=order.client_order_id)
             fills = self._fills.from_answer(info, order.client_order_id)
         except PeerError as error:
             return Answer(Outcome.AMBIGUOUS, detail=str(error), sent_ns=seen.wire.sent_ns)
         self._note(report)
-        if difference := _difference(order, report):
+        if difference := difference_between(order, report):
             self._log.error(
                 "venue.order_differs", venue=self.name, client_order_id=order.client_order_id, detail=difference
             )
         return Answer(Outcome.ACK, report, fills, detail=difference, sent_ns=seen.wire.sent_ns)
-
-    async def _write(
-        self,
-        call: VenueCall,
-        params: dict[str, str],
-        read_late: Callable[[_Seen], list[Answer]],
-        may_leave: Callable[[], bool] | None,
-    ) -> _Seen:
-        def publish(late: _Seen) -> None:
-            for answer in read_late(late):
-                for fill in answer.fills:
-                    self._queue.put(fill)
-                if answer.report is not None:
-                    self._queue.put(answer.report)
-
-        wire = CallCourse(may_leave=may_leave, now_ns=self._clock.now_ns)
-        return await self._call(call, params, self.config.order_timeout_s, on_late=publish, wire=wire)
-
-    async def _call(
-        self,
-        call: VenueCall,
-        params: Mapping[str, Any],
-        timeout_s: float,
-        on_late: Callable[[_Seen], None] | None = None,
-        wire: CallCourse | None = None,
-    ) -> _Seen:
-        """Make one call. Neither a timeout nor the caller's end cuts bytes in two: a late answer is published."""
-        wire = wire or CallCourse()
-        wire.sent_s = self._clock.monotonic()
-        task = await self.transport.begin(call, params, wire)
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
-
-        def leave() -> None:
-            if wire.bytes_left and on_late is not None:
-                task.add_done_callback(lambda ended: None if ended.cancelled() else on_late(self._seen(wire, ended)))
-            else:  # nothing left, or a read: it may be cut
-                task.cancel()
-
-        try:
-            done, _ = await asyncio.wait({task}, timeout=timeout_s)
-        except asyncio.CancelledError:
-            leave()
-            raise
-        if not done:
-            leave()
-            self.transport.suspect()
-            return _Seen(wire, None, TimeoutError(f"no answer within {timeout_s} s"))
-        return self._seen(wire, task)
-
-    def _seen(self, wire: CallCourse, task: asyncio.Future[Any]) -> _Seen:
-        error = OutageError("the session was closed") if task.cancelled() else task.exception()
-        self._budget.seen(wire.used_weight, wire.used_orders, sent_s=wire.sent_s)
-        if wire.status in GATE_STATUSES and wire.retry_after_s is not None:
-            self._budget.pause(wire.retry_after_s, wire.status)
-            self._log.warning(
-                "venue.rate_limited", venue=self.name, status=wire.status, retry_after_s=wire.retry_after_s
-            )
-        return _Seen(wire, None if error else task.result(), error)
-
-    def _check_refusal(self, what: str) -> None:
-        if self._refusal:
-            raise OutageError(f"{self.name}: {what}: {self._refusal}")
-
-    async def _held(self, call: VenueCall, priority: Priority, orders: int = 0) -> Answer | None:
-        """Return our refusal when the session is refused, or the venue's rate limit is used up."""
-        if self._refusal:
-            return refused(Code.ACCOUNT_UNKNOWN, Refusal.NOT_SENT, f"nothing was sent: {self._refusal}")
-        return await hold_back(self._budget, call.weight, priority, orders)
-
-    async def _turn_s(self, call: VenueCall) -> float:
-        """Take a read's weight from the rate limit; return the wait when it is too long, else 0."""
-        return await self._budget.take(call.weight, Priority.READ, wait_max_s=READ_WAIT_S)
 
     async def _read(self, call: VenueCall, params: Mapping[str, Any], what: str) -> Any:
         if (wait_s := await self._turn_s(call)) > 0:
@@ -616,25 +520,13 @@ class SpotVenue:
             missing = [number for number in missing if number > last] if len(rows) == PAGE else []
 
 
-def _half(seen: _Seen, result: object, response: object) -> _Seen:
+def _half(seen: CallResult, result: object, response: object) -> CallResult:
     """Return one half of a cancelReplace's answer as if it had been a request of its own."""
     if result == "SUCCESS":
-        return _Seen(replace(seen.wire, status=200), response, None)
+        return CallResult(replace(seen.wire, status=200), response, None)
     is_error = result == "FAILURE" and isinstance(response, Mapping)
     wire = replace(seen.wire, status=400 if is_error else seen.wire.status, payload=response if is_error else None)
-    return _Seen(wire, None, seen.error)
-
-
-def _as_answer(verdict: Classification, seen: _Seen) -> Answer:
-    """Return the answer to a call that did not succeed."""
-    return Answer(
-        verdict.outcome,
-        code=verdict.code,
-        detail=verdict.detail,
-        retry_after_s=verdict.retry_after_s,
-        refusal=verdict.refusal,
-        sent_ns=seen.wire.sent_ns,
-    )
+    return CallResult(wire, None, seen.error)
 
 
 def _part_about(client_order_id: str, answer: Any) -> Mapping[str, Any] | None:
@@ -645,20 +537,3 @@ def _part_about(client_order_id: str, answer: Any) -> Mapping[str, Any] | None:
         if isinstance(part, Mapping) and client_order_id in (part.get("clientOrderId"), part.get("origClientOrderId")):
             return part
     return None
-
-
-def _difference(order: Order, report: Report) -> str:
-    """Return how the venue's order differs from what we meant, or nothing."""
-    wrong = []
-    if report.quantity is not None and report.quantity != order.quantity:
-        wrong.append(f"quantity {report.quantity} instead of {order.quantity}")
-    if (
-        report.price is not None
-        and order.price is not None
-        and order.type is not OrderType.MARKET
-        and report.price != order.price
-    ):
-        wrong.append(f"price {report.price} instead of {order.price}")
-    if report.side is not None and report.side is not order.side:
-        wrong.append(f"side {report.side.value} instead of {order.side.value}")
-    return ", ".join(wrong)

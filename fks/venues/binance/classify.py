@@ -9,6 +9,7 @@ mean "status unknown".
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -64,9 +65,11 @@ class CallCourse:
             self.payload = None
         lower = {name.lower(): value for name, value in headers.items()}
         try:
-            self.retry_after_s = float(lower.get("retry-after", ""))
+            wait_s = float(lower.get("retry-after", ""))
         except ValueError:
-            self.retry_after_s = None
+            wait_s = math.nan
+        # "nan" and "inf" are floats, and would pause all processes for ever
+        self.retry_after_s = wait_s if 0 <= wait_s < math.inf else None
         self.used_weight = _count_in(lower, "x-mbx-used-weight-1m")
         self.used_orders = _count_in(lower, "x-mbx-order-count-10s")
 

@@ -230,3 +230,12 @@ def test_the_signature_is_that_of_the_documents() -> None:
 )
 def test_calls_have_the_names_of_ccxt(call: calls.VenueCall, name: str) -> None:
     assert call.ccxt == name
+
+
+@pytest.mark.parametrize(
+    ("text", "wait_s"), [("7", 7.0), ("0", 0.0), ("inf", None), ("nan", None), ("-1", None), ("soon", None)]
+)
+def test_retry_after_is_a_time(text: str, wait_s: float | None) -> None:
+    wire = CallCourse()
+    wire.note(429, "{}", {"Retry-After": text})
+    assert wire.retry_after_s == wait_s

@@ -1,0 +1,258 @@
+"""Dialects: an exchange's order API as one value, and the one function that reads its answers. Pure.
+
+A dialect holds requests, error table, success predicate and proof of absence of one exchange. Requests are parameters
+of the exchange's own endpoints, sent through ccxt's endpoint methods: ccxt's unified order methods invent client ids,
+drop ours, and raise the same exception for a refusal and for an unknown outcome (docs/venues.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from fks.model.account import Balance, Transfer, TransferKind
+from fks.model.order import Order, OrderType, Outcome, Refusal, Report, Side, TimeInForce
+from fks.venues.base import gate_refusal
+from fks.venues.binance.classify import GATE_STATUSES, CallCourse, Classification, describe, unsent_of
+
+
+class Basis(StrEnum):
+    """Source of a fact about an exchange, weakest first."""
+
+    DOCUMENTED = "documented"  # the exchange's documentation says so
+    RECORDED = "recorded"  # a body of the exchange shows it (tests/tapes/venues)
+    STAND_IN = "stand-in"  # tests run it against a local server of ours
+    LIVE = "live"  # an order was traded at the exchange itself
+
+
+@dataclass(frozen=True, slots=True)
+class VenueFact:
+    """One fact about an exchange that decides about orders, and its source."""
+
+    topic: str
+    text: str
+    basis: Basis
+
+
+@dataclass(frozen=True, slots=True)
+class CcxtCall:
+    """One request. `endpoint` is ccxt's method for it, `params` are the exchange's own; `headers` are added to ccxt's.
+
+    `weight`: its part of the request limit of the address. `is_write`: it sends or cancels an order.
+    """
+
+    endpoint: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    weight: int = 1
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_write: bool = False
+
+    @property
+    def is_signed(self) -> bool:
+        return "rivate" in self.endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class VenueFault:
+    """One error in an answer, in the exchange's words."""
+
+    code: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRow:
+    """One row of an error table: a fault whose code is `code`, or begins with it (`is_prefix`), and whose text holds
+    `text`, means `outcome` and `refusal`."""
+
+    code: str
+    outcome: Outcome
+    refusal: Refusal | None = None
+    text: str = ""
+    is_prefix: bool = False
+
+    def fits(self, fault: VenueFault) -> bool:
+        is_code = fault.code.startswith(self.code) if self.is_prefix else fault.code == self.code
+        return is_code and self.text.lower() in fault.text.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class PairNames:
+    """Names of one market at the exchange. `symbol` is ours, requests carry `request`, answers one of `answers`.
+    `base` and `quote` are our currency codes, `base_id` and `quote_id` the exchange's."""
+
+    symbol: str
+    request: str
+    answers: tuple[str, ...]
+    base: str
+    quote: str
+    base_id: str = ""
+    quote_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VenueExecution:
+    """One execution as the exchange's history shows it, before it has a fill id. Units: those of `Fill`."""
+
+    trade_id: str
+    venue_order_id: str
+    symbol: str
+    side: Side
+    quantity: Decimal
+    price: Decimal
+    fee: Decimal
+    fee_currency: str
+    time_ns: int
+    is_maker: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """One page of executions. `next_offset` is None on the last page."""
+
+    executions: tuple[VenueExecution, ...]
+    next_offset: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransfersPage:
+    """One page of deposits or withdrawals. `next_offset` is None on the last page."""
+
+    transfers: tuple[Transfer, ...]
+    next_offset: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountReads:
+    """Reads that trading needs, and their readers. A reader takes the whole answer without faults and raises PeerError
+    when it cannot be read.
+
+    `orders_of` gives reports under the exchange's own order id where an order has no client id. `ids_of` reads several
+    orders by the exchange's ids, at most `ids_max`. `clock_of` returns the earliest and the latest ns that the
+    exchange's clock may have shown.
+    """
+
+    markets: CcxtCall
+    markets_of: Callable[[Any], list[PairNames]]
+    open_orders: CcxtCall
+    orders_of: Callable[[Any, Mapping[str, PairNames]], list[Report]]
+    by_ids: Callable[[Sequence[str]], CcxtCall]
+    ids_max: int
+    history: Callable[[int, int], CcxtCall]
+    history_of: Callable[[Any, Mapping[str, PairNames], int], HistoryPage]
+    balances: CcxtCall
+    balances_of: Callable[[Any, Mapping[str, str]], list[Balance]]
+    owner: CcxtCall
+    owner_of: Callable[[Any], tuple[str, bool]]
+    clock: CcxtCall
+    clock_of: Callable[[Any], tuple[int, int]]
+    price: Callable[[str], CcxtCall]
+    price_of: Callable[[Any], Decimal]
+    transfers: Callable[[TransferKind, int, int], CcxtCall]
+    transfers_of: Callable[[Any, Mapping[str, str], int], TransfersPage]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The order API of one exchange.
+
+    `faults_of` finds the errors in a body (any JSON value, or None for a body that is no JSON) and `order_id_of` the
+    exchange's id of the order that a body acknowledges under our client id, else None; neither raises. A fault without
+    a row is ambiguous. `place` takes the order, the market's name in requests and the deadline (ns, exchange clock).
+    `cancelled_of` says whether a body proves that the order has ended. `deadline_s`: shortest and longest time that the
+    exchange's engine lets a request live, None where it has no such parameter. `lookups`: the reads that prove together
+    that the exchange does not know a client id, in the order in which an order moves through them. `reads` is None
+    while the dialect is held only to recorded bodies: such an exchange is not traded.
+    """
+
+    name: str
+    source: str
+    types: Mapping[OrderType, str]
+    times_in_force: frozenset[TimeInForce]
+    faults_of: Callable[[Any], tuple[VenueFault, ...]]
+    order_id_of: Callable[[Any, Order], str | None]
+    errors: tuple[FaultRow, ...]
+    place: Callable[[Order, str, int], CcxtCall]
+    cancel: Callable[[Order, str], CcxtCall]
+    cancelled_of: Callable[[Any, Order], bool]
+    unknown_order: frozenset[str]
+    lookups: Callable[[str, str], tuple[CcxtCall, ...]]
+    deadline_s: tuple[float, float] | None = None
+    stop_namespace: str | None = None
+    amend: str | None = None
+    timer: str | None = None
+    facts: tuple[VenueFact, ...] = ()
+    reads: AccountReads | None = None
+
+    def row_of(self, fault: VenueFault) -> FaultRow | None:
+        """Return the row of the error table for a fault, or None."""
+        return next((row for row in self.errors if row.fits(fault)), None)
+
+    def deadline_ns(self, now_ns: int, wanted_s: float) -> int:
+        """Return the time until which the engine may take a request, `wanted_s` from `now_ns` on (exchange clock),
+        within the exchange's bounds."""
+        least_s, most_s = self.deadline_s or (wanted_s, wanted_s)
+        return now_ns + round(min(max(wanted_s, least_s), most_s) * 1e9)
+
+
+def classify_answer(
+    dialect: Dialect, wire: CallCourse, error: BaseException | None, *, is_network: bool = False
+) -> Classification:
+    """Return the outcome of a send or a cancel that was not acknowledged.
+
+    Guarantees: a value for any body and status. REFUSED only if no byte left, or each fault of the exchange's own JSON
+    has a row that says so; one fault without a row makes the outcome AMBIGUOUS, and so does every 5xx. `error` and
+    `is_network`: as for Binance's `classify`.
+    """
+    if (unsent := unsent_of(wire, error, is_network=is_network)) is not None:
+        return unsent
+    detail = describe(wire, error)
+    faults = dialect.faults_of(wire.payload)
+    shown = "; ".join(fault.code for fault in faults)[:200] or None
+    if not faults or wire.status is None or wire.status >= 500:
+        return Classification(Outcome.AMBIGUOUS, shown, detail, wire.retry_after_s)
+    rows = [dialect.row_of(fault) for fault in faults]
+    known = [row for row in rows if row is not None]
+    if len(known) < len(rows) or any(row.outcome is Outcome.AMBIGUOUS for row in known):
+        return Classification(Outcome.AMBIGUOUS, shown, detail, wire.retry_after_s)
+    if any(row.outcome is Outcome.EXISTS for row in known):
+        return Classification(Outcome.EXISTS, shown, detail, wire.retry_after_s)
+    refusal = gate_refusal(wire.status) if wire.status in GATE_STATUSES else known[0].refusal or Refusal.OTHER
+    return Classification(Outcome.REFUSED, shown, detail, wire.retry_after_s, refusal)
+
+
+def refused_rows(refusal: Refusal, *codes: str, is_prefix: bool = False) -> tuple[FaultRow, ...]:
+    """Return rows that say that these codes are definitive refusals."""
+    return tuple(FaultRow(code, Outcome.REFUSED, refusal, is_prefix=is_prefix) for code in codes)
+
+
+def ambiguous_rows(*codes: str, is_prefix: bool = False) -> tuple[FaultRow, ...]:
+    """Return rows that say that these codes prove nothing."""
+    return tuple(FaultRow(code, Outcome.AMBIGUOUS, is_prefix=is_prefix) for code in codes)
+
+
+def known_rows(*codes: str) -> tuple[FaultRow, ...]:
+    """Return rows that say that the exchange knows the client id already."""
+    return tuple(FaultRow(code, Outcome.EXISTS) for code in codes)
+
+
+def needed(value: Decimal | None) -> Decimal:
+    """Return a price of an order; the venue checks before it builds a request that the order has it."""
+    assert value is not None, "the venue checks the order's fields before it makes parameters"
+    return value
+
+
+def mapping_in(value: Any, *names: str) -> Mapping[str, Any]:
+    """Return the object at a path of names within a JSON value; an empty one where there is none."""
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def text_in(value: Any, name: str) -> str:
+    """Return a text or number of an object as text; "" where there is none."""
+    found = value.get(name) if isinstance(value, Mapping) else None
+    return str(found) if isinstance(found, str | int) and not isinstance(found, bool) else ""

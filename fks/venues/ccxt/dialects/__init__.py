@@ -1,0 +1,17 @@
+"""One module for each exchange whose order API FKS knows as data. `NAMES` lists them; `dialect` loads one."""
+
+from __future__ import annotations
+
+import importlib
+
+from fks.venues.ccxt.dialect import Dialect
+
+NAMES = ("bybit", "coinbase", "kraken", "okx")
+
+
+def dialect(name: str) -> Dialect:
+    """Return the dialect of one of `NAMES`. Errors: KeyError for another name."""
+    if name not in NAMES:
+        raise KeyError(name)
+    found: Dialect = importlib.import_module(f"fks.venues.ccxt.dialects.{name}").DIALECT
+    return found

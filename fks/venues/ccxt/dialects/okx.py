@@ -1,0 +1,165 @@
+"""OKX spot, v5. Held to recorded bodies only: not traded.
+
+Source: ccxt 4.5.90, whose error table and comments quote www.okx.com/docs-v5, and bodies of its static fixtures, read
+2026-11. An answer has a code of its own and one for each order (`sCode`); both must be 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fks.model.decimals import plain
+from fks.model.order import Order, OrderType, Refusal, TimeInForce
+from fks.venues.ccxt.dialect import (
+    Basis,
+    CcxtCall,
+    Dialect,
+    FaultRow,
+    VenueFact,
+    VenueFault,
+    ambiguous_rows,
+    known_rows,
+    needed,
+    refused_rows,
+    text_in,
+)
+
+_TYPES = {
+    OrderType.MARKET: "market",
+    OrderType.LIMIT: "limit",
+    OrderType.STOP: "conditional",
+    OrderType.STOP_LIMIT: "conditional",
+    OrderType.TAKE_PROFIT: "limit",
+}
+_STOPS = (OrderType.STOP, OrderType.STOP_LIMIT)
+_TIMED = {TimeInForce.GTC: "limit", TimeInForce.IOC: "ioc", TimeInForce.FOK: "fok"}
+_UNKNOWN_ORDER = frozenset({"51400", "51401", "51402", "51410", "51603"})
+
+_ERRORS: tuple[FaultRow, ...] = (
+    *known_rows("51016"),
+    *ambiguous_rows("50001", "50004", "50005", "50013", "50026", "50062", "51149"),
+    *refused_rows(Refusal.RATE_LIMITED, "50011", "50061", "51113"),
+    *refused_rows(Refusal.CLOCK_SKEW, "50102", "50112"),
+    *refused_rows(Refusal.PERMISSION, "50007", "50008", "50009", "50012", "50027", "50028", "50100", "50101", "50103"),
+    *refused_rows(Refusal.PERMISSION, "50104", "50105", "50106", "50107", "50110", "50111", "50113", "50114"),
+    *refused_rows(Refusal.PERMISSION, "51009", "51010", "51024"),
+    *refused_rows(Refusal.INSUFFICIENT_BALANCE, "51008", "51119", "51127", "51131"),
+    *refused_rows(Refusal.QUANTITY, "51004", "51005", "51007", "51020", "51100", "51101", "51118", "51120", "51121"),
+    *refused_rows(Refusal.PRICE, "51006", "51031", "51116", "51122", "51136", "51137", "51138"),
+    *refused_rows(Refusal.TOO_MANY_ORDERS, "51025", "51102", "51103"),
+    *refused_rows(Refusal.HALTED, "51021", "51022", "51027", "51028", "51029", "51030"),
+    *refused_rows(Refusal.UNKNOWN_ORDER, *sorted(_UNKNOWN_ORDER)),
+    *refused_rows(Refusal.OTHER, "50000", "50002", "50006", "50014", "50015", "50016", "51000", "51001", "51003"),
+    *refused_rows(Refusal.OTHER, "51012", "51014", "51015"),
+)
+_SUMMARIES = frozenset({"1", "2"})
+
+
+def faults_of(body: Any) -> tuple[VenueFault, ...]:
+    """Return the errors of a body: of each order, and the answer's own where it is not only their summary."""
+    code = text_in(body, "code")
+    rows = body.get("data") if isinstance(body, Mapping) else None
+    of_orders = tuple(
+        VenueFault(found, text_in(row, "sMsg"))
+        for row in (rows if isinstance(rows, list) else ())
+        if (found := text_in(row, "sCode")) not in ("", "0")
+    )
+    if code in ("", "0") or (code in _SUMMARIES and of_orders):
+        return of_orders
+    return (VenueFault(code, text_in(body, "msg")), *of_orders)
+
+
+def order_id_of(body: Any, order: Order) -> str | None:
+    """Return the id of the one order that a body acknowledges under our client id: an algo id for a stop."""
+    rows = body.get("data") if isinstance(body, Mapping) else None
+    if text_in(body, "code") != "0" or not isinstance(rows, list) or len(rows) != 1:
+        return None
+    ours, theirs = ("algoClOrdId", "algoId") if order.type in _STOPS else ("clOrdId", "ordId")
+    is_ours = text_in(rows[0], "sCode") == "0" and text_in(rows[0], ours) == order.client_order_id
+    return (text_in(rows[0], theirs) or None) if is_ours else None
+
+
+def place(order: Order, pair: str, deadline_ns: int) -> CcxtCall:
+    """Return the request of trade/order, or of trade/order-algo for a stop. Quantities are in the base currency."""
+    params = {
+        "instId": pair,
+        "tdMode": "cash",
+        "side": order.side.value,
+        "sz": plain(order.quantity),
+        "tgtCcy": "base_ccy",
+        "clOrdId": order.client_order_id,
+    }
+    headers = {"expTime": str(deadline_ns // 1_000_000)}
+    if order.type in _STOPS:
+        # ccxt adds a client id and a tag of its own where `clOrdId` is missing, and OKX names algo orders elsewhere
+        params |= {
+            "ordType": "conditional",
+            "algoClOrdId": order.client_order_id,
+            "slTriggerPx": plain(needed(order.stop_price)),
+            "slTriggerPxType": "last",
+            "slOrdPx": "-1" if order.type is OrderType.STOP else plain(needed(order.price)),
+        }
+        return CcxtCall("privatePostTradeOrderAlgo", params, headers=headers, is_write=True)
+    if order.type is OrderType.MARKET:
+        params["ordType"] = "market"
+    else:
+        params |= {"ordType": _TIMED[order.time_in_force], "px": plain(needed(order.price))}
+    return CcxtCall("privatePostTradeOrder", params, headers=headers, is_write=True)
+
+
+def cancel(order: Order, pair: str) -> CcxtCall:
+    """Return the request of trade/cancel-order by our id. A stop is cancelled by its algo id."""
+    if order.type in _STOPS:
+        params = {"instId": pair, "algoClOrdId": order.client_order_id}
+        return CcxtCall("privatePostTradeCancelAlgos", params, is_write=True)
+    return CcxtCall("privatePostTradeCancelOrder", {"instId": pair, "clOrdId": order.client_order_id}, is_write=True)
+
+
+def cancelled_of(body: Any, order: Order) -> bool:
+    """Return False: an answer says that the cancel was accepted, not that the order has ended."""
+    return False
+
+
+def lookups(client_order_id: str, pair: str) -> tuple[CcxtCall, ...]:
+    """Return the reads by our id: orders, then algo orders. A cancelled order without an execution vanishes after two
+    hours, and with it the proof."""
+    return (
+        CcxtCall("privateGetTradeOrder", {"instId": pair, "clOrdId": client_order_id}),
+        CcxtCall("privateGetTradeOrderAlgo", {"algoClOrdId": client_order_id}),
+    )
+
+
+DIALECT = Dialect(
+    name="okx",
+    source="www.okx.com/docs-v5, as quoted by ccxt 4.5.90",
+    types=_TYPES,
+    times_in_force=frozenset(TimeInForce),
+    faults_of=faults_of,
+    order_id_of=order_id_of,
+    errors=_ERRORS,
+    place=place,
+    cancel=cancel,
+    cancelled_of=cancelled_of,
+    unknown_order=_UNKNOWN_ORDER,
+    lookups=lookups,
+    deadline_s=(1.0, 60.0),
+    stop_namespace="algoClOrdId",
+    amend="privatePostTradeAmendOrder",
+    timer="privatePostTradeCancelAllAfter",
+    facts=(
+        VenueFact(
+            "success", "code 0 and sCode 0, ordId, and clOrdId is ours (algoId, algoClOrdId for a stop)", Basis.RECORDED
+        ),
+        VenueFact("client id", "clOrdId, 1 to 32 letters and digits", Basis.DOCUMENTED),
+        VenueFact("duplicate", "51016: the order exists", Basis.DOCUMENTED),
+        VenueFact("ambiguous", "50004, 50013, 50026, 51149, and each code without a row", Basis.DOCUMENTED),
+        VenueFact(
+            "absence",
+            "trade/order, then trade/order-algo; unfilled cancelled orders vanish after 2 h",
+            Basis.DOCUMENTED,
+        ),
+        VenueFact("stops", "algo orders, under algoClOrdId", Basis.RECORDED),
+        VenueFact("deadline", "header expTime, milliseconds", Basis.DOCUMENTED),
+    ),
+)

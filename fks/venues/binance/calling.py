@@ -87,7 +87,7 @@ class CallingVenue(ABC):
     async def _write(
         self,
         call: WeightedCall,
-        params: dict[str, str],
+        params: Mapping[str, Any],
         read_late: Callable[[CallResult], list[Answer]],
         may_leave: Callable[[], bool] | None,
     ) -> CallResult:

@@ -1,10 +1,29 @@
-"""Binance spot over ccxt: `session` is our subclass of ccxt's exchange, `venue` makes it a transport of the Binance
-venue.
+"""Orders over ccxt: Binance spot with ccxt as its transport (`session`, `venue`), and other exchanges by their dialects
+(`dialect`, `dialects`, `dialect_session`, `dialect_venue`).
 
-Rules about what an answer means are not here: they are those of `fks.venues.binance`.
+At Binance the rules about the meaning of an answer are those of `fks.venues.binance`, elsewhere those of the dialect.
 """
 
-from fks.venues.binance.config import SessionConfig as CcxtConfig
-from fks.venues.ccxt.venue import CcxtVenue
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fks.venues.binance.config import SessionConfig as CcxtConfig
+    from fks.venues.ccxt.venue import CcxtVenue
 
 __all__ = ["CcxtConfig", "CcxtVenue"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return one of `__all__`. ccxt's Binance is imported when it is used: a session at another exchange does without
+    it, and dialects are data that need no ccxt."""
+    if name == "CcxtConfig":
+        from fks.venues.binance.config import SessionConfig
+
+        return SessionConfig
+    if name == "CcxtVenue":
+        from fks.venues.ccxt.venue import CcxtVenue
+
+        return CcxtVenue
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

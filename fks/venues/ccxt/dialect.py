@@ -11,12 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from fks.model.account import Balance, Transfer, TransferKind
-from fks.model.order import Order, OrderType, Outcome, Refusal, Report, Side, TimeInForce
+from fks.model import ids
+from fks.model.account import Balance, Transfer, TransferKind, VenueIdentity
+from fks.model.order import Fill, Order, OrderType, Outcome, Refusal, Report, Side, TimeInForce
+from fks.model.ports import VenueCapabilities
 from fks.venues.base import gate_refusal
 from fks.venues.binance.classify import GATE_STATUSES, CallCourse, Classification, describe, unsent_of
+
+T = TypeVar("T")
 
 
 class Basis(StrEnum):
@@ -108,20 +112,32 @@ class VenueExecution:
     time_ns: int
     is_maker: bool = False
 
+    def as_fill(self, *, owner: VenueIdentity, venue: str, account_id: int, client_order_id: str | None) -> Fill:
+        """Return the fill, named after the account's owner, the market and the exchange's id of the execution."""
+        return Fill(
+            fill_id=ids.fill_id_v2(owner.uid, owner.environment.value, owner.network_epoch, self.symbol, self.trade_id),
+            client_order_id=client_order_id,
+            venue_order_id=self.venue_order_id,
+            venue_trade_id=self.trade_id,
+            account_id=account_id,
+            venue=venue,
+            symbol=self.symbol,
+            side=self.side,
+            quantity=self.quantity,
+            price=self.price,
+            fee=self.fee,
+            fee_currency=self.fee_currency,
+            time_ns=self.time_ns,
+            is_maker=self.is_maker,
+            source="rest",
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class HistoryPage:
-    """One page of executions. `next_offset` is None on the last page."""
+class AccountPage(Generic[T]):
+    """One page of a list of the account. `next_offset` is None on the last page."""
 
-    executions: tuple[VenueExecution, ...]
-    next_offset: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class TransfersPage:
-    """One page of deposits or withdrawals. `next_offset` is None on the last page."""
-
-    transfers: tuple[Transfer, ...]
+    items: tuple[T, ...]
     next_offset: int | None
 
 
@@ -142,7 +158,7 @@ class AccountReads:
     by_ids: Callable[[Sequence[str]], CcxtCall]
     ids_max: int
     history: Callable[[int, int], CcxtCall]
-    history_of: Callable[[Any, Mapping[str, PairNames], int], HistoryPage]
+    history_of: Callable[[Any, Mapping[str, PairNames], int], AccountPage[VenueExecution]]
     balances: CcxtCall
     balances_of: Callable[[Any, Mapping[str, str]], list[Balance]]
     owner: CcxtCall
@@ -152,7 +168,7 @@ class AccountReads:
     price: Callable[[str], CcxtCall]
     price_of: Callable[[Any], Decimal]
     transfers: Callable[[TransferKind, int, int], CcxtCall]
-    transfers_of: Callable[[Any, Mapping[str, str], int], TransfersPage]
+    transfers_of: Callable[[Any, Mapping[str, str], int], AccountPage[Transfer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +202,13 @@ class Dialect:
     timer: str | None = None
     facts: tuple[VenueFact, ...] = ()
     reads: AccountReads | None = None
+
+    @property
+    def capabilities(self) -> VenueCapabilities:
+        """Return the capabilities of a session. No dialect has an OCO, and none amends: see `facts`."""
+        return VenueCapabilities(
+            types=frozenset(self.types), times_in_force=self.times_in_force, fee_in_received_asset=False
+        )
 
     def row_of(self, fault: VenueFault) -> FaultRow | None:
         """Return the row of the error table for a fault, or None."""

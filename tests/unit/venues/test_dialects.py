@@ -261,8 +261,8 @@ def trade(**changes: Any) -> dict[str, Any]:
 def test_kraken_executions_are_read_page_by_page() -> None:
     rows = {f"T{number}": trade() for number in range(kraken.PAGE)}
     page = kraken.history_of({"error": [], "result": {"trades": rows, "count": 51}}, PAIRS, 0)
-    assert (len(page.executions), page.next_offset) == (50, 50)
-    first = page.executions[0]
+    assert (len(page.items), page.next_offset) == (50, 50)
+    first = page.items[0]
     assert (first.symbol, first.quantity, first.price, first.fee, first.fee_currency) == (
         "BTC/USD",
         Decimal("0.02"),
@@ -272,7 +272,7 @@ def test_kraken_executions_are_read_page_by_page() -> None:
     )
     assert (first.time_ns, first.is_maker) == (1_688_667_796_880_200_000, True)
     last = kraken.history_of({"error": [], "result": {"trades": {"T1": trade(pair="ODD")}, "count": 51}}, PAIRS, 50)
-    assert (last.executions, last.next_offset) == ((), None)
+    assert (last.items, last.next_offset) == ((), None)
     call = kraken.history(1_688_667_796_880_200_000, 50)
     assert (call.params["start"], call.params["ofs"], call.params["consolidate_taker"]) == ("1688667795", "50", "false")
 
@@ -323,7 +323,7 @@ def test_kraken_transfers_are_what_the_balance_moved_by() -> None:
     row = {"refid": "R", "time": 1688464484.1787, "type": "deposit", "asset": "ZUSD", "amount": "100.0", "fee": "1.0"}
     rows = {"L1": row, "L2": row | {"type": "withdrawal", "amount": "-20.0", "fee": "3.5"}}
     page = kraken.transfers_of({"error": [], "result": {"ledger": rows, "count": 2}}, {"ZUSD": "USD"}, 0)
-    found = [(item.kind.value, item.asset, item.amount, item.fee) for item in page.transfers]
+    found = [(item.kind.value, item.asset, item.amount, item.fee) for item in page.items]
     assert found == [
         ("deposit", "USD", Decimal("99.0"), Decimal(0)),
         ("withdrawal", "USD", Decimal(20), Decimal("3.5")),

@@ -17,14 +17,13 @@ from fks.model.decimals import plain
 from fks.model.errors import PeerError
 from fks.model.order import Order, OrderType, Outcome, Refusal, Report, Side, State, TimeInForce
 from fks.venues.ccxt.dialect import (
+    AccountPage,
     AccountReads,
     Basis,
     CcxtCall,
     Dialect,
     FaultRow,
-    HistoryPage,
     PairNames,
-    TransfersPage,
     VenueExecution,
     VenueFact,
     VenueFault,
@@ -246,7 +245,7 @@ def history(since_ns: int, offset: int) -> CcxtCall:
     return CcxtCall("privatePostTradesHistory", params, weight=_HISTORY)
 
 
-def history_of(body: Any, pairs: Mapping[str, PairNames], offset: int) -> HistoryPage:
+def history_of(body: Any, pairs: Mapping[str, PairNames], offset: int) -> AccountPage[VenueExecution]:
     """Return one page of TradesHistory; executions in unknown pairs are left out. Errors: PeerError."""
     rows = _result(body).get("trades")
     if not isinstance(rows, Mapping):
@@ -256,7 +255,7 @@ def history_of(body: Any, pairs: Mapping[str, PairNames], offset: int) -> Histor
         for number, row in rows.items()
         if isinstance(row, Mapping) and str(row.get("pair")) in pairs
     ]
-    return HistoryPage(tuple(found), offset + len(rows) if len(rows) >= PAGE else None)
+    return AccountPage(tuple(found), offset + len(rows) if len(rows) >= PAGE else None)
 
 
 def _execution(number: str, row: Mapping[str, Any], pair: PairNames) -> VenueExecution:
@@ -301,7 +300,7 @@ def transfers(kind: TransferKind, since_ns: int, offset: int) -> CcxtCall:
     return CcxtCall("privatePostLedgers", params, weight=_HISTORY)
 
 
-def transfers_of(body: Any, currencies: Mapping[str, str], offset: int) -> TransfersPage:
+def transfers_of(body: Any, currencies: Mapping[str, str], offset: int) -> AccountPage[Transfer]:
     """Return one page of Ledgers. A withdrawal that came back is a deposit; a deposit's fee is taken from its amount.
     Errors: PeerError."""
     rows = _result(body).get("ledger")
@@ -311,7 +310,7 @@ def transfers_of(body: Any, currencies: Mapping[str, str], offset: int) -> Trans
         _read("a transfer", row, lambda number=number, row=row: _transfer(number, row, currencies))  # type: ignore[misc]
         for number, row in rows.items()
     ]
-    return TransfersPage(tuple(found), offset + len(rows) if len(rows) >= PAGE else None)
+    return AccountPage(tuple(found), offset + len(rows) if len(rows) >= PAGE else None)
 
 
 def _transfer(number: str, row: Mapping[str, Any], currencies: Mapping[str, str]) -> Transfer:

@@ -50,7 +50,12 @@ def _keys(section: str, model: type[Section], *left_out: str) -> list[str]:
 CHANGEABLE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_keys("risk", Risk), _ORDERS),
     **dict.fromkeys(
-        _keys("venue", VenueSettings, "exchange", "rest_url", "ws_url", "ws_api_url", "api_key", "api_secret", "live"),
+        _keys(
+            "venue",
+            VenueSettings,
+            *("exchange", "rest_url", "ws_url", "ws_api_url", "live"),
+            *("api_key", "api_secret", "guardian_api_key", "guardian_api_secret"),
+        ),
         _TRADING,
     ),
     "costs.fee_rate": ("orders", GATEWAY),

@@ -241,16 +241,21 @@ class Data(Section):
 class VenueSettings(Section):
     """The venue that strategies trade on; its name in tables is ccxt, whatever its session."""
 
-    exchange: str = Field("binance", description="exchange id")
+    exchange: str = Field("binance", description="exchange id: binance, kraken ('fks venues list')")
     session: Literal["binance", "ccxt"] = Field(
         "binance",
-        description="how orders get to Binance: 'binance' is our own session (WebSocket API), 'ccxt' goes over REST",
+        description="how orders get to Binance: 'binance' is our own session (WebSocket API), 'ccxt' goes over REST; "
+        "other exchanges have one way",
     )
     rest_url: str | None = Field(None, description="venue REST base; unset = the local exchange when sim.enabled")
     ws_url: str | None = Field(None, description="venue websocket base")
     ws_api_url: str | None = Field(None, description="venue websocket API base")
     api_key: SecretStr | None = Field(None, description="venue API key (BINANCE_API_KEY)")
     api_secret: SecretStr | None = Field(None, description="venue API secret (BINANCE_API_SECRET)")
+    guardian_api_key: SecretStr | None = Field(
+        None, description="the guardian's own venue API key; needed where a key serves one process (kraken)"
+    )
+    guardian_api_secret: SecretStr | None = Field(None, description="the guardian's own venue API secret")
     live: bool = Field(False, description="really trade on a real venue; without it only the local exchange and paper")
     entry_protection: Literal["venue", "local"] = Field(
         "venue",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import SecretStr
 
@@ -14,20 +14,27 @@ from fks.config.settings import Settings
 from fks.config.urls import is_loopback, is_test_host
 from fks.matching import CostModel
 from fks.model.errors import ConfigError, OutageError
-from fks.model.ports import Log, Venue, VenueBudget
+from fks.model.ports import Log, Venue, VenueBudget, VenueCapabilities
 from fks.venues.binance.config import SessionConfig
 from fks.venues.ninja.rows import VenueRows
 from fks.venues.paper import PaperVenue
+
+if TYPE_CHECKING:
+    from fks.venues.ccxt.dialect import VenueFact
+
+#: the exchange that the local exchange of `fks up` plays
+SIMULATED = "binance"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Making:
     """Services and options that venues are made from. `node` is None when only settings are known.
 
-    `account_id` goes into fill ids. `may_send` is asked right before the bytes of every send and cancel leave (None:
-    they always may; the order manager passes its lease, the guardian has none), `may_protect` where they open no
-    position (None: as `may_send`). `budget`: the rate limits, shared with other processes (None: only the venue's own
-    Retry-After counts). `ninja`: the rows that the venues at NinjaTrader share with their link.
+    `account_id` goes into fill ids. `role`: the process that the session is for. `may_send` is asked right before the
+    bytes of every send and cancel leave (None: they always may; the order manager passes its lease, the guardian has
+    none), `may_protect` where they open no position (None: as `may_send`). `budget`: the rate limits, shared with other
+    processes (None: only the venue's own Retry-After counts). `ninja`: the rows that the venues at NinjaTrader share
+    with their link.
     """
 
     settings: Settings
@@ -35,6 +42,7 @@ class Making:
     clock: Clock
     log: Log
     account_id: int = 0
+    role: Literal["orders", "guardian"] = "orders"
     paper_mode: Literal["bar", "last"] = "last"
     may_send: Callable[[], bool] | None = None
     may_protect: Callable[[], bool] | None = None
@@ -55,7 +63,7 @@ def make_venue(name: str, making: Making) -> Venue:
     return make(name, making)
 
 
-def make_venues(role: str, making: Making) -> dict[str, Venue]:
+def make_venues(role: Literal["orders", "guardian"], making: Making) -> dict[str, Venue]:
     """Make every venue that `role` ("orders" or "guardian") needs under these settings, by name, unopened.
 
     Paper lives in the order manager's process alone, so the guardian gets none; ccxt is there when the local exchange,
@@ -69,7 +77,7 @@ def make_venues(role: str, making: Making) -> dict[str, Venue]:
         names.append("ccxt")
     if role != "guardian":
         names += settings.ninja.sessions()
-    making = replace(making, paper_mode="bar" if settings.sim.fills == "tape" else "last")
+    making = replace(making, role=role, paper_mode="bar" if settings.sim.fills == "tape" else "last")
     return {name: make_venue(name, making) for name in names}
 
 
@@ -90,7 +98,7 @@ def _ccxt(name: str, making: Making) -> Venue:
     """Make the venue whose name in tables is ccxt. The session is a setting; name and ids are the same for each."""
     wanted = making.settings.venue
     if wanted.exchange != "binance":
-        raise ConfigError(f"venue.exchange {wanted.exchange!r} is not supported yet", remedy="set it to binance")
+        return _by_dialect(making)
     config = SessionConfig(
         account_id=making.account_id,
         order_timeout_s=wanted.order_timeout_s,
@@ -105,6 +113,32 @@ def _ccxt(name: str, making: Making) -> Venue:
     from fks.venues.ccxt import CcxtVenue
 
     return CcxtVenue(config, making.clock, making.log, making.may_send, making.budget, making.may_protect)
+
+
+def _by_dialect(making: Making) -> Venue:
+    """Make a session at an exchange whose API is a dialect (`fks.venues.ccxt.dialects`)."""
+    from fks.venues.ccxt import dialects
+
+    wanted = making.settings.venue
+    if wanted.exchange not in dialects.NAMES:
+        known = ", ".join(("binance", *dialects.NAMES))
+        raise ConfigError(f"venue.exchange {wanted.exchange!r} is not supported", remedy=f"use one of {known}")
+    spoken = dialects.dialect(wanted.exchange)
+    if spoken.reads is None:
+        raise ConfigError(
+            f"venue.exchange {wanted.exchange!r}: its dialect is tested on recorded bodies only, and not traded",
+            remedy="set it to an exchange that 'fks venues list' shows as tradable",
+        )
+    from fks.venues.ccxt.dialect_venue import DialectVenue
+
+    config = SessionConfig(
+        account_id=making.account_id,
+        exchange=wanted.exchange,
+        order_timeout_s=wanted.order_timeout_s,
+        read_timeout_s=wanted.order_timeout_s,
+        **_addresses(making),
+    )
+    return DialectVenue(spoken, config, making.clock, making.log, making.may_send, making.budget, making.may_protect)
 
 
 def _ninja(name: str, making: Making) -> Venue:
@@ -126,6 +160,37 @@ def _ninja(name: str, making: Making) -> Venue:
     return NinjaVenue(config, making.ninja, making.clock, making.log, making.may_send)
 
 
+@dataclass(frozen=True, slots=True)
+class VenueListing:
+    """One way to send orders. `name` is the venue's in tables; `exchange` is "" where the venue is no exchange."""
+
+    name: str
+    exchange: str
+    session: str
+    is_tradable: bool
+    capabilities: VenueCapabilities
+    facts: tuple[VenueFact, ...] = ()
+
+
+def listed_venues() -> list[VenueListing]:
+    """Return every way to send orders that FKS knows, those that are not traded yet included."""
+    from fks.venues.binance.session import BinanceVenue
+    from fks.venues.ccxt import CcxtVenue, dialects
+    from fks.venues.ccxt.dialect import Basis, VenueFact
+    from fks.venues.ninja.venue import CAPABILITIES
+
+    run = VenueFact("outcomes", "each row of the table of outcomes is provoked in tests", Basis.STAND_IN)
+    found = [
+        VenueListing("paper", "", "in the order manager", True, PaperVenue.capabilities),
+        VenueListing("ccxt", "binance", "binance", True, BinanceVenue.capabilities, (run,)),
+        VenueListing("ccxt", "binance", "ccxt", True, CcxtVenue.capabilities, (run,)),
+    ]
+    for spoken in map(dialects.dialect, dialects.NAMES):
+        is_tradable = spoken.reads is not None
+        found.append(VenueListing("ccxt", spoken.name, "ccxt", is_tradable, spoken.capabilities, spoken.facts))
+    return [*found, VenueListing("ninja", "ninja", "link", True, CAPABILITIES, (run,))]
+
+
 def limits_of(settings: Settings, node: NodeEndpoints | None) -> tuple[str, str | None, str]:
     """Return what the rate limits of the venue's sessions go by: exchange, REST address (None: its own), API key."""
     wanted = settings.venue
@@ -139,14 +204,19 @@ def _addresses(making: Making) -> dict[str, Any]:
     """Return URLs and keys: the settings' own, else the local exchange's, else (only live) the real exchange's."""
     settings = making.settings
     wanted = settings.venue
-    key, secret = _plain(wanted.api_key), _plain(wanted.api_secret)
-    sim = making.node.sim if making.node is not None else None
+    key, secret = _keys(making)
+    sim = making.node.sim if making.node is not None and wanted.exchange == SIMULATED else None
     if wanted.live and settings.sim.enabled:
         raise ConfigError(
             "venue.live is true while sim.enabled is true: orders for real money on the local exchange's prices",
             remedy="set sim.enabled = false (FKS_SIM_ENABLED=false), or venue.live = false",
         )
     if wanted.rest_url is None and settings.sim.enabled:
+        if wanted.exchange != SIMULATED:
+            raise ConfigError(
+                f"venue.exchange is {wanted.exchange!r}, and the local exchange of 'fks up' plays {SIMULATED}",
+                remedy="set venue.rest_url to a local one of its kind, or sim.enabled = false with venue.live = true",
+            )
         if sim is None:
             raise OutageError("the local exchange does not run", remedy="start it with 'fks up'")
         return {
@@ -171,9 +241,8 @@ def _addresses(making: Making) -> dict[str, Any]:
     if is_local and sim is not None and not (key and secret):
         key, secret = sim["api_key"], sim["api_secret"]
     if not (key and secret):
-        raise ConfigError(
-            "venue.api_key and venue.api_secret are not set", remedy="set BINANCE_API_KEY and BINANCE_API_SECRET"
-        )
+        names = "BINANCE_API_KEY and BINANCE_API_SECRET" if wanted.exchange == SIMULATED else "them"
+        raise ConfigError("venue.api_key and venue.api_secret are not set", remedy=f"set {names}")
     return {
         "rest_url": wanted.rest_url,
         "ws_url": wanted.ws_url,
@@ -182,6 +251,30 @@ def _addresses(making: Making) -> dict[str, Any]:
         "api_secret": secret,
         "is_live": wanted.live,
     }
+
+
+def _keys(making: Making) -> tuple[str, str]:
+    """Return the key and the secret of the session's role. Errors: ConfigError for a guardian without a key of its own
+    at an exchange that refuses a nonce behind a later one: two processes with one key refuse each other's requests."""
+    wanted = making.settings.venue
+    key, secret = _plain(wanted.api_key), _plain(wanted.api_secret)
+    own_key, own_secret = _plain(wanted.guardian_api_key), _plain(wanted.guardian_api_secret)
+    if making.role != "guardian":
+        return key, secret
+    if bool(own_key) != bool(own_secret):
+        raise ConfigError(
+            "venue.guardian_api_key and venue.guardian_api_secret: one is set without the other", remedy="set both"
+        )
+    if own_key and own_key == key:
+        raise ConfigError(
+            "venue.guardian_api_key is venue.api_key", remedy="make a second key at the exchange for the guardian"
+        )
+    if not own_key and wanted.exchange == "kraken":
+        raise ConfigError(
+            "venue.guardian_api_key is not set: at kraken a key serves one process",
+            remedy="make a second key there, and set venue.guardian_api_key and venue.guardian_api_secret",
+        )
+    return (own_key, own_secret) if own_key else (key, secret)
 
 
 def _plain(value: SecretStr | None) -> str:

@@ -24,6 +24,8 @@ from fks.venues.binance.classify import CallCourse, classify, describe
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.dialect import report_of, report_of_event
 from fks.venues.binance.socket_api import SocketApi
+from fks.venues.ccxt.dialect_venue import DialectVenue
+from fks.venues.ccxt.dialects import dialect
 from fks.venues.paper import PaperVenue
 from fks.venues.registry import MAKERS, Making, make_venue, make_venues
 from tests.support.ports import CollectingLog
@@ -154,7 +156,56 @@ def test_the_registry_fails_closed() -> None:
     with pytest.raises(ConfigError, match="api_key"):  # a test network needs keys, and no venue.live
         make(given=settings(venue=VenueSettings(rest_url=TESTNET), sim=Sim(enabled=False)))
     with pytest.raises(ConfigError, match="not supported"):
-        make(given=settings(venue=VenueSettings(exchange="kraken")))
+        make(given=settings(venue=VenueSettings(exchange="mtgox")))
+
+
+KRAKEN = "http://127.0.0.1:9"
+
+
+def test_an_exchange_by_its_dialect_needs_an_address_of_its_own() -> None:
+    with pytest.raises(ConfigError, match="plays binance"):
+        make(given=settings(venue=VenueSettings(exchange="kraken", api_key="k", api_secret="s")))
+    with pytest.raises(ConfigError, match="api_key"):  # the local exchange's keys are not for it
+        make(given=settings(venue=VenueSettings(exchange="kraken", rest_url=KRAKEN)))
+    made = make(given=settings(venue=VenueSettings(exchange="kraken", rest_url=KRAKEN, api_key="k", api_secret="s")))
+    assert (made.name, made.dialect.name, made.config.rest_url) == ("ccxt", "kraken", KRAKEN)
+    live = VenueSettings(exchange="kraken", live=True, api_key="k", api_secret="s")
+    assert make(given=settings(venue=live, sim=Sim(enabled=False))).config.is_live
+
+
+@pytest.mark.parametrize("exchange", ["bybit", "okx", "coinbase"])
+def test_an_exchange_of_recorded_bodies_only_is_not_traded(exchange: str) -> None:
+    given = VenueSettings(exchange=exchange, rest_url=KRAKEN, api_key="k", api_secret="s")
+    with pytest.raises(ConfigError, match="recorded bodies only"):
+        make(given=settings(venue=given))
+    config = SessionConfig("k", "s", exchange=exchange)
+    with pytest.raises(ConfigError, match="recorded bodies only"):
+        DialectVenue(dialect(exchange), config, FakeClock(), CollectingLog())
+
+
+def test_the_guardian_has_a_key_of_its_own_at_kraken() -> None:
+    def guardian(**keys: str) -> Any:
+        given = VenueSettings(exchange="kraken", rest_url=KRAKEN, api_key="k", api_secret="s", **keys)
+        making = Making(settings=settings(venue=given), node=NODE, clock=FakeClock(), log=CollectingLog())
+        return make_venues("guardian", making)["ccxt"]
+
+    with pytest.raises(ConfigError, match="a key serves one process"):
+        guardian()
+    with pytest.raises(ConfigError, match="second key"):
+        guardian(guardian_api_key="k", guardian_api_secret="s")
+    with pytest.raises(ConfigError, match="without the other"):
+        guardian(guardian_api_key="g")
+    assert guardian(guardian_api_key="g", guardian_api_secret="t").config.api_key == "g"
+
+
+def test_the_guardian_may_share_a_key_at_binance() -> None:
+    def guardian(**keys: str) -> Any:
+        given = VenueSettings(rest_url="http://127.0.0.1:9", api_key="k", api_secret="s", **keys)
+        making = Making(settings=settings(venue=given), node=NODE, clock=FakeClock(), log=CollectingLog())
+        return make_venues("guardian", making)["ccxt"]
+
+    assert guardian().config.api_key == "k"
+    assert guardian(guardian_api_key="g", guardian_api_secret="t").config.api_key == "g"
 
 
 def test_an_account_may_name_each_venue_that_can_be_made() -> None:

@@ -56,6 +56,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "incidents": ("fks.cli.incidents", "List and close what only a person can explain."),
     "portfolio": ("fks.cli.portfolio", "Value accounts and strategies together: list, holdings, equity."),
     "accounts": ("fks.cli.accounts", "List, create and change accounts."),
+    "venues": ("fks.cli.venues", "List the ways to send orders, and the facts that each relies on."),
     "kill": ("fks.cli.kill", "Engage the kill switch: cancel, flatten, deny entries."),
     "resume": ("fks.cli.kill", "Release the kill switch."),
     "ai": ("fks.cli.ai", "Ask and search documents; answers quote their sources."),

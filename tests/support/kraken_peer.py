@@ -43,6 +43,8 @@ class KrakenPeer:
     before: dict[str, list[Answer]] = field(default_factory=dict)
     shift_s: float = 0.0
     ignores_ids: bool = False
+    market_price: str | None = None  # at which market orders execute at once
+    balances: dict[str, Decimal] = field(default_factory=lambda: {"ZUSD": Decimal("1000.5"), "XXBT": Decimal(0)})
     nonce: int = 0
     url: str = ""
 
@@ -94,6 +96,8 @@ class KrakenPeer:
             "misc": "",
             "oflags": form.get("oflags", ""),
         }
+        if self.market_price is not None and form["ordertype"] == "market":
+            self.fill(number, form["volume"], self.market_price)
         return number
 
     def fill(self, number: str, quantity: str, price: str) -> str:
@@ -114,6 +118,9 @@ class KrakenPeer:
             "vol": quantity,
             "maker": False,
         }
+        sign = 1 if row["descr"]["type"] == "buy" else -1
+        self.balances[PAIRS[pair]["base"]] += sign * Decimal(quantity)
+        self.balances[PAIRS[pair]["quote"]] -= sign * Decimal(quantity) * Decimal(price) + Decimal("0.10")
         if Decimal(row["vol_exec"]) >= Decimal(row["vol"]):
             self.end(number, "closed")
         return trade
@@ -140,7 +147,8 @@ class KrakenPeer:
         return {"apiKey": self.key, "iban": self.iban, "permissions": self.permissions, "nonceWindow": 0}
 
     def _balanceex(self, form: dict[str, str]) -> Any:
-        return {"ZUSD": {"balance": "1000.5", "hold_trade": "0.5"}, "XXBT": {"balance": "0", "hold_trade": "0"}}
+        held = {name: {"balance": str(amount), "hold_trade": "0"} for name, amount in self.balances.items()}
+        return held | {"USDT": {"balance": "10", "hold_trade": "0.5"}}
 
     def _ledgers(self, form: dict[str, str]) -> Any:
         row = {"time": self.clock.now_ns() / 1e9, "asset": "ZUSD", "amount": "100", "fee": "0"}

@@ -308,10 +308,8 @@ async def test_fill_ids_are_those_of_another_session(peer: KrakenPeer, make: Mak
 async def test_the_account_is_read(peer: KrakenPeer, make: Make) -> None:
     venue = await make()
     assert await venue.identity() == OWNER
-    balances = await venue.balances()
-    assert {name: (row.free, row.locked) for name, row in balances.items()} == {
-        "USD": (Decimal("1000.0"), Decimal("0.5"))
-    }
+    balances = {name: (row.free, row.locked) for name, row in (await venue.balances()).items()}
+    assert balances == {"USD": (Decimal("1000.5"), Decimal(0)), "USDT": (Decimal("9.5"), Decimal("0.5"))}
     assert await venue.last_price("BTC/USD") == Decimal("50000.1")
     assert await venue.last_price("ODD/USD") is None
     assert await venue.transfers_since(0) == [], "a local server keeps no ledger"

@@ -1,0 +1,170 @@
+"""The order manager trades at Kraken's wire: PostgreSQL and Redis are real, the exchange is a peer on a socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from fks.clock import RealClock
+from fks.model.order import OrderType, State
+from fks.model.signal import Kind
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.venues.binance.config import SessionConfig
+from fks.venues.ccxt import dialect_venue
+from fks.venues.ccxt.dialect_venue import DialectVenue
+from fks.venues.ccxt.dialects import dialect
+from tests.support.kraken_peer import SECRET, KrakenPeer, cut, saying, taken_then
+from tests.support.order_rig import FAST, Rig
+from tests.support.ports import CollectingLog
+from tests.support.scripted_venue import ScriptedVenue
+from tests.support.strategies import collect
+from tests.support.waiting import until
+
+D = Decimal
+SYMBOL = "BTC/USD"
+SETTINGS = FAST.model_copy(
+    update={"venue": FAST.venue.model_copy(update={"exchange": "kraken", "skew_limit_ms": 2000.0, "sweep_s": 1.0})}
+)
+
+
+async def seed_kraken(db: Database) -> None:
+    """Make an account, the instrument of the peer's pair with a fresh feed, and an instance of 500 USD."""
+    await db.sql("INSERT INTO accounts (name, venue, currency, initial_balance) VALUES ('main', 'ccxt', 'USD', 1000)")
+    await db.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) VALUES"
+        " ('kraken', $1, 'BTC', 'USD', 0.1, 0.00000001, 0.00005, 100000, 0.5)",
+        SYMBOL,
+    )
+    await db.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price) VALUES"
+        " ('kraken', $1, 'trades', 'LIVE', now(), 50000)",
+        SYMBOL,
+    )
+    await collect(db)
+    await db.sql("UPDATE leases SET name = 'collector:kraken' WHERE name = 'collector:binance'")
+    await db.sql(
+        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size, pyramiding)"
+        " VALUES ('one', 'sma_cross', 'kraken', $1, '1m', 1, 'ccxt', 500, 100)",
+        SYMBOL,
+    )
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[KrakenPeer]:
+    made = KrakenPeer(RealClock(), market_price="50000")
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", made.serve)
+    async with TestServer(app) as server:
+        made.url = str(server.make_url("")).rstrip("/")
+        yield made
+
+
+@pytest.fixture
+async def rig(database: Database, bus: Bus, peer: KrakenPeer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    monkeypatch.setattr(dialect_venue, "POLL_S", 0.1)
+    monkeypatch.setattr(dialect_venue, "IDLE_POLL_S", 0.1)
+    await seed_kraken(database)
+    made = Rig(database, bus, ScriptedVenue(), settings=SETTINGS, venues={"ccxt": session_at(peer)})
+    yield made
+    if made.task is not None:
+        await made.stop()
+
+
+def session_at(peer: KrakenPeer) -> DialectVenue:
+    config = SessionConfig(peer.key, SECRET, exchange="kraken", rest_url=peer.url, account_id=1, order_timeout_s=0.5)
+    return DialectVenue(dialect("kraken"), config, RealClock(), CollectingLog())
+
+
+async def enter(rig: Rig, **changes: Any) -> Any:
+    return await rig.signal(exchange="kraken", symbol=SYMBOL, reference_price=D(50000), **changes)
+
+
+async def test_an_entry_is_filled_and_its_stop_rests_alone(peer: KrakenPeer, rig: Rig) -> None:
+    """Without an OCO the stop is placed and the take profit is not: both might fill."""
+    await rig.start()
+    signal = await enter(rig, stop_loss=D(49000), take_profit=D(52000))
+    assert await rig.outcome(signal) == ("ordered", None)
+    entry = await rig.becomes((await rig.entry(signal)).client_order_id, State.FILLED)
+    await until(lambda: held(rig, D("0.01")))
+    await until(lambda: any(form["ordertype"] == "stop-loss" for form in peer.named("AddOrder")))
+    forms = peer.named("AddOrder")
+    assert [(form["ordertype"], form["type"]) for form in forms] == [("market", "buy"), ("stop-loss", "sell")]
+    assert (forms[1]["price"], D(forms[1]["volume"])) == ("49000", D("0.01"))
+    stop = await rig.becomes(forms[1]["cl_ord_id"], State.ACCEPTED)
+    assert (stop.parent_id, stop.type) == (entry.client_order_id, OrderType.STOP)
+    peer.fill(*peer.numbers(stop.client_order_id), "0.01", "48990")
+    await rig.becomes(stop.client_order_id, State.FILLED)
+    await until(lambda: held(rig, D(0)))
+
+
+async def test_an_exit_cancels_the_stop_and_closes(peer: KrakenPeer, rig: Rig) -> None:
+    await rig.start()
+    signal = await enter(rig, stop_loss=D(49000))
+    assert await rig.outcome(signal) == ("ordered", None)
+    await until(lambda: any(form["ordertype"] == "stop-loss" for form in peer.named("AddOrder")))
+    await rig.becomes(peer.named("AddOrder")[1]["cl_ord_id"], State.ACCEPTED)
+    leave = await enter(rig, kind=Kind.EXIT)
+    assert (await rig.outcome(leave))[0] == "ordered"
+    await until(lambda: held(rig, D(0)))
+    stop, exit_ = peer.named("AddOrder")[1:]
+    assert await rig.state(stop["cl_ord_id"]) is State.CANCELLED
+    assert (exit_["ordertype"], exit_["type"]) == ("market", "sell")
+    assert peer.balances["XXBT"] == 0
+
+
+async def test_an_entry_whose_answer_was_lost_is_found_and_never_sent_again(peer: KrakenPeer, rig: Rig) -> None:
+    await rig.start()
+    peer.before["AddOrder"] = [taken_then(peer, cut)]
+    signal = await enter(rig)
+    assert await rig.outcome(signal) == ("ordered", None)
+    entry = await rig.becomes((await rig.entry(signal)).client_order_id, State.FILLED)
+    await until(lambda: held(rig, D("0.01")))
+    assert len(peer.numbers(entry.client_order_id)) == 1
+    assert len(peer.named("AddOrder")) == 1
+
+
+async def test_an_order_that_never_arrived_is_proven_absent(peer: KrakenPeer, rig: Rig) -> None:
+    await rig.start()
+    peer.before["AddOrder"] = [cut]
+    signal = await enter(rig)
+    assert await rig.outcome(signal) == ("ordered", None)
+    entry = await rig.becomes((await rig.entry(signal)).client_order_id, State.ABSENT)
+    assert len(peer.named("AddOrder")) == 1
+    asked = [form.get("cl_ord_id") for form in peer.named("ClosedOrders")]
+    assert asked.count(entry.client_order_id) >= SETTINGS.venue.absent_polls
+
+
+async def test_a_refusal_rejects_the_order(peer: KrakenPeer, rig: Rig) -> None:
+    await rig.start()
+    peer.before["AddOrder"] = [saying("EOrder:Insufficient funds")]
+    signal = await enter(rig)
+    assert await rig.outcome(signal) == ("ordered", None)
+    order = await rig.becomes((await rig.entry(signal)).client_order_id, State.REJECTED)
+    assert order.code == "EOrder:Insufficient funds"
+    assert await held(rig, D(0))
+
+
+async def test_a_restart_books_what_happened_meanwhile(peer: KrakenPeer, rig: Rig) -> None:
+    await rig.start()
+    signal = await enter(rig, type=OrderType.LIMIT, limit_price=D(49900))
+    assert await rig.outcome(signal) == ("ordered", None)
+    entry = await rig.becomes((await rig.entry(signal)).client_order_id, State.WORKING)
+    await rig.crash()
+    assert rig.venues is not None
+    await rig.venues["ccxt"].close()
+    peer.fill(*peer.numbers(entry.client_order_id), str(entry.quantity), "49900")
+    await rig.restart(venues={"ccxt": session_at(peer)})
+    await rig.becomes(entry.client_order_id, State.FILLED)
+    await until(lambda: held(rig, entry.quantity))
+    assert len(peer.named("AddOrder")) == 1
+
+
+async def held(rig: Rig, quantity: Decimal) -> bool:
+    """Return whether the instance holds exactly so much."""
+    return await rig.position("one", SYMBOL) == quantity

@@ -69,7 +69,7 @@ class DialectSession:
         next_nonce = self._next_nonce
         base = _class_of(dialect.name)
 
-        class Exchange(base):  # type: ignore[misc,valid-type]  # ccxt is untyped
+        class _Exchange(base):  # type: ignore[misc,valid-type]  # ccxt is untyped
             def nonce(self) -> int:
                 return next_nonce() if dialect.name == "kraken" else next_nonce() // 1000
 
@@ -86,7 +86,7 @@ class DialectSession:
                     wire.note(code, body, headers)
                 return str(super().on_rest_response(code, reason, url, method, headers, body, *sent))
 
-        made: _CcxtExchange = Exchange(
+        made: _CcxtExchange = _Exchange(
             {
                 "apiKey": config.api_key,
                 "secret": config.api_secret,

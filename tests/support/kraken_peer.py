@@ -35,6 +35,7 @@ class KrakenPeer:
 
     clock: Clock
     key: str = "peer-key"
+    guardian_key: str = "guardian-key"
     iban: str = "AA88 N84G WOAK NMOI"
     permissions: list[str] = field(default_factory=lambda: ["query-funds", "modify-trades"])
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
@@ -45,7 +46,7 @@ class KrakenPeer:
     ignores_ids: bool = False
     market_price: str | None = None  # at which market orders execute at once
     balances: dict[str, Decimal] = field(default_factory=lambda: {"ZUSD": Decimal("1000.5"), "XXBT": Decimal(0)})
-    nonce: int = 0
+    nonces: dict[str, int] = field(default_factory=dict)  # newest of each key
     url: str = ""
 
     def named(self, method: str) -> list[dict[str, str]]:
@@ -70,13 +71,14 @@ class KrakenPeer:
         nonce = form.get("nonce", "")
         digest = request.path.encode() + hashlib.sha256((nonce + raw).encode()).digest()
         signature = base64.b64encode(hmac.new(base64.b64decode(SECRET), digest, hashlib.sha512).digest()).decode()
-        if request.headers.get("API-Key") != self.key:
+        key = request.headers.get("API-Key", "")
+        if key not in (self.key, self.guardian_key):
             return "EAPI:Invalid key"
         if request.headers.get("API-Sign") != signature:
             return "EAPI:Invalid signature"
-        if not nonce.isdigit() or int(nonce) <= self.nonce:
+        if not nonce.isdigit() or int(nonce) <= self.nonces.get(key, 0):
             return "EAPI:Invalid nonce"
-        self.nonce = int(nonce)
+        self.nonces[key] = int(nonce)
         return ""
 
     # ── the account ──────────────────────────────────────────────────────────────────────────────

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from fks.clock import RealClock
-from fks.model.order import OrderType, State
+from fks.model.order import OrderType, Outcome, Role, Side, State
 from fks.model.signal import Kind
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -19,11 +23,14 @@ from fks.venues.binance.config import SessionConfig
 from fks.venues.ccxt import dialect_venue
 from fks.venues.ccxt.dialect_venue import DialectVenue
 from fks.venues.ccxt.dialects import dialect
+from tests.support.guarded_trading import ask, at_work
+from tests.support.guardian_process import guardian_with
 from tests.support.kraken_peer import SECRET, KrakenPeer, cut, saying, taken_then
 from tests.support.order_rig import FAST, Rig
 from tests.support.ports import CollectingLog
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.strategies import collect
+from tests.support.venue_orders import order as any_order
 from tests.support.waiting import until
 
 D = Decimal
@@ -76,8 +83,10 @@ async def rig(database: Database, bus: Bus, peer: KrakenPeer, monkeypatch: pytes
         await made.stop()
 
 
-def session_at(peer: KrakenPeer) -> DialectVenue:
-    config = SessionConfig(peer.key, SECRET, exchange="kraken", rest_url=peer.url, account_id=1, order_timeout_s=0.5)
+def session_at(peer: KrakenPeer, key: str = "") -> DialectVenue:
+    config = SessionConfig(
+        key or peer.key, SECRET, exchange="kraken", rest_url=peer.url, account_id=1, order_timeout_s=0.5
+    )
     return DialectVenue(dialect("kraken"), config, RealClock(), CollectingLog())
 
 
@@ -163,6 +172,45 @@ async def test_a_restart_books_what_happened_meanwhile(peer: KrakenPeer, rig: Ri
     await rig.becomes(entry.client_order_id, State.FILLED)
     await until(lambda: held(rig, entry.quantity))
     assert len(peer.named("AddOrder")) == 1
+
+
+async def test_a_kill_cancels_and_closes_with_a_key_of_its_own(peer: KrakenPeer) -> None:
+    """The guardian alone: no database, and the order manager's key is used by another process meanwhile."""
+    trader = session_at(peer)
+    await trader.open()
+    peer.balances["XXBT"] = D("0.02")
+    stop = any_order(
+        "0.01",
+        exchange="kraken",
+        symbol=SYMBOL,
+        type=OrderType.STOP,
+        stop_price="49000",
+        side=Side.SELL,
+        role=Role.STOP_LOSS,
+    )
+    assert (await trader.submit(stop)).outcome is Outcome.ACK
+    with tempfile.TemporaryDirectory(prefix="fks-k-", dir="/tmp") as name:
+        folder = Path(name)
+        row = {
+            "as_of_ns": time.time_ns(),
+            "positions": [["ccxt", 1, SYMBOL, "s1", "0.01"]],
+            "orders": [],
+            "booked": [],
+            "identities": [],
+            "instruments": [["kraken", SYMBOL, "BTC", "USD", "0.00000001", "0.00005", "0.5"]],
+        }
+        (folder / "kill-positions.json").write_text(json.dumps(row))
+        async with at_work(guardian_with({"ccxt": session_at(peer, peer.guardian_key)}, folder, None)) as guardian:
+            report = await ask(folder, {"op": "kill", "reason": "test", "by": "me"})
+            assert (report["ok"], report["is_quiet"], report["cancelled"]) == (True, True, 1), report
+            await trader.balances()  # its nonces are not the guardian's
+            await until(lambda: guardian.report()["is_done"])
+    assert await trader.open_orders() == []
+    await trader.close()
+    closing = peer.named("AddOrder")[1:]
+    assert [(form["type"], form["ordertype"], D(form["volume"])) for form in closing] == [("sell", "market", D("0.01"))]
+    assert peer.balances["XXBT"] == D("0.01"), "what FKS did not buy is kept"
+    assert set(peer.nonces) == {peer.key, peer.guardian_key}
 
 
 async def held(rig: Rig, quantity: Decimal) -> bool:

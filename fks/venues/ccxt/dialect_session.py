@@ -2,15 +2,18 @@
 
 Guarantees: no signed call is repeated, no redirect is followed, each call knows whether its bytes left. Signed
 requests of one session leave in the order of their nonces: a nonce is made when the one before it has left. The
-exchange refuses a nonce that arrives behind a later one, so a read waits until no order or cancel waits for its answer;
-an order and a cancel never wait for a read.
+exchange refuses a nonce that arrives behind a later one, and thereby proves that it did nothing. So a read waits for
+the answers of earlier reads, orders and cancels; an order and a cancel wait for each other, at most OVERTAKE_S, and
+never for a read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -26,6 +29,7 @@ from fks.venues.ccxt.dialect import CcxtCall, Dialect
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"}):
     import ccxt
 
+OVERTAKE_S = 1.0  # an exit does not wait longer for an order whose answer hangs
 _HEADERS: ContextVar[Mapping[str, str]] = ContextVar("fks_headers", default={})  # noqa: B039  never changed
 
 
@@ -58,7 +62,7 @@ class DialectSession:
         self._clock = clock
         self._http: aiohttp.ClientSession | None = None
         self._nonce = 0
-        self._signing = asyncio.Lock()
+        self._signing, self._reading, self._writing = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self._writes = 0
         self._no_writes = asyncio.Event()
         self._no_writes.set()
@@ -143,12 +147,17 @@ class DialectSession:
         if not call.is_signed:
             return await on_wire(wire, lambda: method(dict(call.params)))
         if not call.is_write:
-            await self._no_writes.wait()
-            return await self._signed(method, call, wire)
+            async with self._reading:
+                await self._no_writes.wait()
+                return await self._signed(method, call, wire)
         self._writes += 1
         self._no_writes.clear()
         try:
-            return await self._signed(method, call, wire)
+            async with AsyncExitStack() as stack:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(OVERTAKE_S):
+                        await stack.enter_async_context(self._writing)
+                return await self._signed(method, call, wire)
         finally:
             self._writes -= 1
             if not self._writes:

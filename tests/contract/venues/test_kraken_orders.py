@@ -277,6 +277,27 @@ async def test_an_order_does_not_wait_for_a_read(peer: KrakenPeer, make: Make) -
         await read
 
 
+async def test_no_request_overtakes_one_of_its_kind(peer: KrakenPeer, make: Make) -> None:
+    """A nonce behind a later one is refused: a slow read holds up reads, a slow order holds up orders for a moment."""
+    venue = await make()
+    peer.before["OpenOrders"] = [waiting(0.2)]
+    assert await asyncio.gather(venue.open_orders(), venue.balances()) == [[], await venue.balances()]
+    peer.before["AddOrder"] = [waiting(0.2)]
+    answers = await asyncio.gather(venue.submit(order()), venue.submit(order()))
+    assert [answer.outcome for answer in answers] == [Outcome.ACK] * 2
+
+
+async def test_a_hanging_order_holds_the_next_one_up_for_a_moment_only(peer: KrakenPeer, make: Make) -> None:
+    venue = await make(order_timeout_s=3.0)
+    peer.before["AddOrder"] = [waiting(2.5)]
+    first = asyncio.create_task(venue.submit(order()))
+    await until(lambda: len(peer.named("AddOrder")) == 1)
+    answer = await asyncio.wait_for(venue.submit(order()), 2.0)
+    assert answer.outcome is Outcome.ACK
+    assert (await first).refusal is Refusal.CLOCK_SKEW, "the other one overtook it: it was not executed"
+    assert len(peer.orders) == 1
+
+
 # ── reads ────────────────────────────────────────────────────────────────────────────────────────
 async def test_executions_are_read_to_the_last_page(peer: KrakenPeer, make: Make) -> None:
     venue = await make()

@@ -46,7 +46,7 @@ class DialectVenue(CallingVenue):
     """Orders out to one exchange by its dialect. One object per (venue, account, role), with a key of its own.
 
     An order is acknowledged by the exchange's id in an answer that describes it; its state and its executions follow by
-    polling. A cancel is acknowledged when a read shows the ended order with what it had executed; until then it is
+    polling. A cancel is acknowledged when a read shows the ended order with its executions; until then it is
     ambiguous. `events` polls the open orders every POLL_S while one of ours is open, else every IDLE_POLL_S, and soon
     after each send. Errors of reads: OutageError.
     """
@@ -181,7 +181,7 @@ class DialectVenue(CallingVenue):
                     self._note(report)
                     return Lookup(Presence.FOUND, report)
                 if reports:
-                    return Lookup(Presence.NO_ANSWER, detail="the answer has other orders: it was not asked by our id")
+                    return Lookup(Presence.NO_ANSWER, detail="other orders came: the filter by our id was ignored")
         except OutageError as error:
             return Lookup(Presence.NO_ANSWER, detail=str(error))
         return Lookup(Presence.NOT_FOUND, detail="not among open orders, not among closed ones")

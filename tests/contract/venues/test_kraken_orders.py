@@ -162,7 +162,7 @@ async def test_nothing_leaves_without_the_lease(peer: KrakenPeer, make: Make) ->
     assert (answer.outcome, answer.code, peer.named("AddOrder")) == (Outcome.REFUSED, "NOT_LEADER", [])
 
 
-async def test_nothing_leaves_when_nobody_listens(make: Make) -> None:
+async def test_nothing_leaves_without_a_listener(make: Make) -> None:
     venue = await make(rest_url="http://127.0.0.1:9")
     assert (await venue.submit(order())).refusal is Refusal.UNAVAILABLE
     cancelled = await venue.cancel(order())
@@ -365,7 +365,7 @@ async def test_the_clock_difference_is_no_larger_than_proven(
     assert least_ms <= await venue.skew_ms() <= most_ms
 
 
-async def test_a_refused_session_sends_and_tells_nothing(peer: KrakenPeer, make: Make) -> None:
+async def test_a_refused_session_sends_and_answers_nothing(peer: KrakenPeer, make: Make) -> None:
     venue = await make()
     venue.refuse("another account")
     assert (await venue.submit(order())).code == "ACCOUNT_UNKNOWN"

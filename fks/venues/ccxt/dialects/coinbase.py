@@ -71,11 +71,11 @@ def faults_of(body: Any) -> tuple[VenueFault, ...]:
             for row in results
             if not (isinstance(row, Mapping) and row.get("success") is True)
         )
-    told = mapping_in(body, "error_response")
-    if body.get("success") is False or told:
-        reasons = [text_in(told, name) for name in _REASONS]
+    given = mapping_in(body, "error_response")
+    if body.get("success") is False or given:
+        reasons = [text_in(given, name) for name in _REASONS]
         code = next((reason for reason in reasons if reason not in _NO_REASON), "UNKNOWN_FAILURE_REASON")
-        return (VenueFault(code, text_in(told, "message")),)
+        return (VenueFault(code, text_in(given, "message")),)
     if isinstance(errors := body.get("errors"), list):
         return tuple(VenueFault(text_in(row, "id") or "unknown", text_in(row, "message")) for row in errors)
     code = text_in(body, "error")

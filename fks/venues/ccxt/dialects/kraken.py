@@ -65,7 +65,7 @@ _DIGITS_MAX = 20  # before the point
 _REWARDS = ".F"
 
 _ERRORS: tuple[FaultRow, ...] = (
-    # no document gives the text of the refusal of a client id that an open order has: any error about it is asked about
+    # no page gives the refusal's text for a client id that an open order has: after any error about one FKS queries
     FaultRow("E", Outcome.EXISTS, text="cl_ord_id", is_prefix=True),
     FaultRow("E", Outcome.EXISTS, text="duplicate", is_prefix=True),
     *refused_rows(Refusal.CLOCK_SKEW, "EAPI:Invalid nonce"),
@@ -88,7 +88,7 @@ _ERRORS: tuple[FaultRow, ...] = (
     *refused_rows(Refusal.PERMISSION, "EOrder:Cannot open", "EOrder:Margin", "EOrder:Reduce only", is_prefix=True),
     *refused_rows(Refusal.OTHER, "EQuery:Unknown asset pair", "EQuery:Invalid asset pair", "EQuery:Unknown asset"),
     *refused_rows(Refusal.OTHER, "EGeneral:Invalid arguments", "EBM:limit exceeded", is_prefix=True),
-    # it reached the engine's door: whether the engine took it before the deadline, or before it failed, is not known
+    # the request reached Kraken, and it is not known whether the engine took it before the deadline or the failure
     *ambiguous_rows("EService:", "EGeneral:Internal error", "EDatabase:", is_prefix=True),
 )
 
@@ -116,8 +116,8 @@ def order_id_of(body: Any, order: Order) -> str | None:
 
 
 def place(order: Order, pair: str, deadline_ns: int) -> CcxtCall:
-    """Return the request of AddOrder. Fees are asked for in the quote currency, so that a position is what was
-    bought."""
+    """Return the request of AddOrder. Fees are asked for in the quote currency, so that a position is
+    the quantity bought."""
     kind = _TYPES[order.type]
     params = {"pair": pair, "type": order.side.value, "ordertype": kind, "volume": plain(order.quantity)}
     if kind in _TRIGGERED:

@@ -18,13 +18,14 @@ from fks.backtest.account_checks import AccountChecks, MemberBars
 from fks.backtest.account_result import AccountFill, AccountResult
 from fks.backtest.account_statistics import AccountStatistics, RunCorrelations, account_statistics_of, correlations_of
 from fks.backtest.backtest import Backtest
+from fks.backtest.cash_flows import ensure_events
 from fks.backtest.gaps import ensure_inputs, ensure_seen, ensure_whole, find_gaps
 from fks.backtest.instrument import setup_for
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.reference import Walker
 from fks.backtest.result import Setup
 from fks.backtest.rows import FillRow
-from fks.backtest.run import anchored, check_tape, ensure_splits, is_holding
+from fks.backtest.run import anchored, check_tape, ensure_splits, is_holding, traded
 from fks.config.risk import Risk
 from fks.model.bar import Bars
 from fks.model.decimals import plain
@@ -84,7 +85,8 @@ def run_account(
         for member in members:
             check_tape(member.strategy, member.bars)
     parts = [
-        anchored(member.strategy, member.bars, setup.start_ns) for member, setup in zip(members, setups, strict=True)
+        anchored(member.strategy, traded(member.bars, setup), setup.start_ns)
+        for member, setup in zip(members, setups, strict=True)
     ]
     found = [find_gaps(part) for part in parts]
     for part, setup, gaps in zip(parts, setups, found, strict=True):
@@ -92,6 +94,8 @@ def run_account(
             ensure_inputs(part)
             ensure_whole(gaps)
         ensure_splits(part, setup)
+    for member, part, setup in zip(members, parts, setups, strict=True):
+        ensure_events(part, member.strategy.warmup(), setup)
     tapes = [MemberBars.of(part, setup) for part, setup in zip(parts, setups, strict=True)]
     checks = AccountChecks(tapes, start, limits)
     walkers = [
@@ -215,18 +219,21 @@ class _Log:
     rows: list[AccountFill] = field(default_factory=list)
 
     def note(self, numbers: Sequence[int], *, is_in_bar: bool) -> None:
-        """Take the new fills of some members. Those inside bars count from the end of their bar on."""
-        found: list[tuple[int, int, FillRow]] = []
+        """Take the new fills and cash flows of some members. Fills inside bars count from the end of their bar on, cash
+        flows from its begin on."""
+        found: list[tuple[int, bool, int, FillRow]] = []
         for number in numbers:
             walker, tape = self.walkers[number], self.tapes[number]
-            for at in range(self.taken[number], len(walker.fills)):
-                index = walker.fill_index[at]
-                moment = int(tape.ends_ns[index]) if is_in_bar else int(tape.bars.time_ns[index])
-                found.append((moment, number, walker.fills[at]))
-            self.taken[number] = len(walker.fills)
-        for moment, number, fill in sorted(found, key=lambda row: row[:2]):
-            self.checks.book(number, fill, moment, is_in_bar=is_in_bar)
-            self.rows.append(AccountFill(number, self.names[number], self.tapes[number].symbol, fill))
+            for at in range(self.taken[number], len(walker.booked)):
+                index, row = walker.booked_index[at], walker.booked[at]
+                is_at_open = not (is_in_bar and row.quantity)
+                moment = int(tape.bars.time_ns[index]) if is_at_open else int(tape.ends_ns[index])
+                found.append((moment, is_at_open, number, row))
+            self.taken[number] = len(walker.booked)
+        for moment, is_at_open, number, row in sorted(found, key=lambda one: one[:3]):
+            self.checks.book(number, row, moment, is_in_bar=not is_at_open)
+            if row.quantity:
+                self.rows.append(AccountFill(number, self.names[number], self.tapes[number].symbol, row))
 
 
 def _decisions(strategy: Strategy, bars: Bars) -> Decisions:
@@ -249,7 +256,8 @@ def _walk(
 
     An order is filled at the open of the member's next bar: that moment places it. At one moment, in this order:
     1. protections that were reached in bars that end then, or ended before, by time and then by member: what happened
-       inside a bar is known to the others at its end, since a bar does not say when it happened;
+       inside a bar is known to the others at its end, since a bar does not say when it happened; after them dividends
+       and funding of bars that begin then;
     2. exits decided by bars before, by member, as they are listed;
     3. entries, by member; each is checked against the account after everything before it.
     A decision on a member's last bar has no bar to fill on.
@@ -268,7 +276,7 @@ def _walk(
         while end < len(steps) and steps[end][0] == moment:
             end += 1
         for number in everyone:
-            walkers[number].resolve(tapes[number].ended_by(moment))
+            walkers[number].resolve(tapes[number].ended_by(moment), tapes[number].opened_by(moment))
         log.note(everyone, is_in_bar=True)
         for _, number, change in steps[at:end]:
             if change.leaves:

@@ -59,6 +59,10 @@ class MemberBars:
         """Return the index of the newest bar that ended by a moment; -1 when none did."""
         return int(np.searchsorted(self.ends_ns, moment_ns, side="right")) - 1
 
+    def opened_by(self, moment_ns: int) -> int:
+        """Return the index of the newest bar that began by a moment; -1 when none did."""
+        return int(np.searchsorted(self.bars.time_ns, moment_ns, side="right")) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class _Booked:

@@ -9,6 +9,7 @@ from decimal import Decimal
 import numpy as np
 import orjson
 
+from fks.backtest.cash_flows import fingerprint_of
 from fks.backtest.rows import FillRow, Setup
 from fks.bars.calendars import ALWAYS
 from fks.config.risk import Risk
@@ -114,6 +115,7 @@ def inputs_hash(
                 for name in _LIMITS
             },
             "seed": None,
+            **({"events": events} if (events := fingerprint_of(bars, first, setup)) else {}),
             "flags": {"allow_gaps": setup.allow_gaps, "can_short": setup.can_short},
             **({} if setup.margin_kept is None else {"margin": str(setup.margin_kept)}),
             **({} if setup.pyramiding is None else {"pyramiding": setup.pyramiding}),

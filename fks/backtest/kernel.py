@@ -21,9 +21,10 @@ import fks.matching.margin
 import fks.matching.rule
 from fks.backtest import kernel_orders as orders
 from fks.backtest import kernel_walk as compiled
+from fks.backtest.cash_flows import FlowPlan, delisted_from, plan_flows
 from fks.backtest.kernel_walk import FAR, KernelRules
 from fks.backtest.limits import EntryPrices, Funds, TapeChecks, denial_text, expiry
-from fks.backtest.result import DeniedColumns, EngineChoice, EngineResult, FillColumns, TradeColumns
+from fks.backtest.result import DeniedColumns, EngineChoice, EngineResult, FillColumns, FlowColumns, TradeColumns
 from fks.backtest.rows import Setup
 from fks.backtest.units import Units, from_units, places, to_units
 from fks.matching.margin import Margin
@@ -97,6 +98,7 @@ class KernelPlan:
     rules: KernelRules
     day_first: Ints
     day_start_ns: Ints
+    flows: FlowPlan
 
 
 def is_loaded(*, has_orders: bool = False) -> bool:
@@ -132,8 +134,8 @@ def _compiled(make: Callable[[int], Callable[..., int]], *, prices: int, tables:
     version = int.from_bytes(hashlib.sha256(b"".join(path.read_bytes() for path in sources)).digest()[:4])
     ints = numba.types.Array(numba.int64, 1, "C", readonly=True)
     floats = numba.types.Array(numba.float64, 1, "C", readonly=True)
-    columns = (*(ints,) * 5, *(floats,) * prices, ints, ints, ints, ints)
-    filled = (numba.int64[::1], *(numba.int64[:, ::1],) * tables, numba.float64[::1])
+    columns = (*(ints,) * 5, *(floats,) * prices, *(ints,) * 7)
+    filled = (numba.int64[::1], numba.int64[::1], *(numba.int64[:, ::1],) * tables, numba.float64[::1])
     signature = (numba.from_dtype(_RULES), *columns, *filled)
     walk: Callable[..., int]
     walk = numba.njit(signature, cache=True, nogil=True, error_model="numpy", _nrt=False)(make(version))
@@ -166,8 +168,11 @@ def plan(bars: Bars, first: int, setup: Setup) -> KernelPlan | str:
         or max(rules.cash, rules.size) >= compiled.SAFE
     ):
         return "an amount may not fit 64 bits"
+    flows = plan_flows(bars, first, setup, units, ticks.close)
+    if max((max(abs(many), parts) for many, parts in zip(flows.times, flows.over, strict=True)), default=0) > FAR:
+        return "a cash flow may not fit 64 bits"
     day_first, starts = _trading_days(bars, first, setup)
-    return KernelPlan(bars, setup, units, ticks, rules, day_first, starts)
+    return KernelPlan(bars, setup, units, ticks, rules, day_first, starts, flows)
 
 
 def walk(plan: KernelPlan, decisions: Decisions, reason: str, entries_max: int = 1) -> EngineResult | str:
@@ -195,10 +200,17 @@ def walk(plan: KernelPlan, decisions: Decisions, reason: str, entries_max: int =
     sized_by = _volatilities(plan, decisions)
     shares = np.zeros(0, dtype=np.int64) if decisions.size_share is None else share_parts(decisions.size_share)
     legs = (np.zeros((2 * entries_max + 4, orders.LEG_WIDTH), np.int64),) if has_orders else ()
+    flows = plan.flows
+    flow_columns = (
+        np.array([*flows.bar, count], np.int64),
+        np.array(flows.times, np.int64),
+        np.array(flows.over, np.int64),
+    )
+    paid = np.zeros(len(flows), np.int64)
     width = orders.ORDERS_FILL_WIDTH if has_orders else compiled.FILL_WIDTH
     more = 4 * entries_max if has_orders else 0
     for rows in (count // 32 + 16 + more, 3 * count + 16 + more):  # a walk that fills the small tables is repeated
-        state[:] = 0
+        state[:], paid[:] = 0, 0
         fills, trades, denied = (
             np.empty((rows, wide), np.int64) for wide in (width, compiled.TRADE_WIDTH, compiled.DENIED_WIDTH)
         )
@@ -209,7 +221,9 @@ def walk(plan: KernelPlan, decisions: Decisions, reason: str, entries_max: int =
             shares,
             plan.day_first,
             plan.day_start_ns,
+            *flow_columns,
             state,
+            paid,
             fills,
             trades,
             denied,
@@ -224,7 +238,7 @@ def walk(plan: KernelPlan, decisions: Decisions, reason: str, entries_max: int =
         return f"an amount did not fit 64 bits at bar {ended}"
     if state[compiled.STATUS] != compiled.DONE:
         return f"the price of an entry's order, or the number of legs, is out of range at bar {ended}"
-    return _outcome(plan, decisions, reason, state, fills, trades, denied, equity)
+    return _outcome(plan, decisions, reason, state, paid, fills, trades, denied, equity)
 
 
 def _outcome(
@@ -232,12 +246,14 @@ def _outcome(
     decisions: Decisions,
     reason: str,
     state: Ints,
+    paid: Ints,
     fills: Ints,
     trades: Ints,
     denied: Ints,
     equity: Floats,
 ) -> EngineResult:
     """Return the filled tables of a walk as columns."""
+    booked = np.flatnonzero(paid)
     fills = fills[: state[compiled.FILLS]]
     trades = trades[: state[compiled.TRADES]]
     denied = denied[: state[compiled.DENIED]]
@@ -269,6 +285,7 @@ def _outcome(
         position=int(state[compiled.POSITION]),
         unclear=int(state[compiled.UNCLEAR]),
         slipped=int(state[compiled.SLIPPED]),
+        flows=FlowColumns(booked, paid[booked]) if len(paid) else None,
     )
 
 
@@ -401,6 +418,7 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
         band_sell_high=to_units(factors[1], band_places),
         band_buy_low=to_units(factors[2], band_places),
         band_buy_high=to_units(factors[3], band_places),
+        is_delisted=int(delisted_from(bars, setup.events.delisted) is not None),
         price_least=ticks.least,
         price_most=ticks.most,
         bar_ns=TIMEFRAMES[bars.timeframe] * NS or _MONTH_NS,

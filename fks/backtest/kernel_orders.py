@@ -44,6 +44,7 @@ from fks.backtest.kernel_walk import (
     WHOLE,
     KernelRules,
     book,
+    close_delisted,
     closed_parts,
     closing_lots,
     cut,
@@ -58,6 +59,7 @@ from fks.backtest.kernel_walk import (
     liquidate,
     liquidates,
     nearer_stop,
+    pay_flow,
 )
 from fks.matching.rule import behind, is_accepted, reach_down, reach_up
 from fks.model.bar import Floats, Ints
@@ -308,14 +310,18 @@ def make_walk(version: int) -> Callable[..., int]:
         shares: Ints,
         day_first: Ints,
         day_start_ns: Ints,
+        flow_bar: Ints,
+        flow_times: Ints,
+        flow_over: Ints,
         state: Ints,
+        paid: Ints,
         fills: Ints,
         trades: Ints,
         denied: Ints,
         legs: Ints,
         equity: Floats,
     ) -> int:
-        """Return the index of the bar at which the walk ended; the last six arguments are filled.
+        """Return the index of the bar at which the walk ended; the last seven arguments are filled.
 
         Arguments as those of the walk of `kernel_walk`; `target` is a valid number of entries everywhere.
         `entry_limits`, `entry_stops`: prices, or empty; `legs`: space for the legs of one protection.
@@ -330,6 +336,7 @@ def make_walk(version: int) -> Callable[..., int]:
         before, opened = 0.0, first  # the target, and the bar that decided the position's first entry
         held_cash, worth = rules.cash, 0  # at the bar's close, before what is decided on it
         start_cash, start_worth, lowest, day = held_cash, 0, FAR, 0
+        due = 0  # the next cash flow
         for bar in range(first, count):
             if bar == day_first[day]:
                 while day_first[day] == bar:
@@ -366,6 +373,17 @@ def make_walk(version: int) -> Callable[..., int]:
                     return bar
                 if state[DAY_REACHED] != 0:
                     state[WAITING] = 0
+            if bar + 1 == flow_bar[due] and bar + 1 < count:
+                is_paid = False
+                while flow_bar[due] == bar + 1:
+                    if pay_flow(state, paid, rules, due, flow_times[due], flow_over[due]):
+                        is_paid = True
+                    due += 1
+                if is_paid and tracks_loss:
+                    cut(state, rules, start_worth, start_cash, lowest, held_cash)
+                    lowest = FAR
+                if state[STATUS] != DONE:
+                    return bar
             wanted = target[bar]
             if wanted == before or bar + 1 == count:
                 continue
@@ -444,6 +462,11 @@ def make_walk(version: int) -> Callable[..., int]:
                     place_legs(state, legs, rules, bar + 1, side, *levels, bar, lots)
             if state[STATUS] != DONE:
                 return bar
+        if rules.is_delisted:
+            last, filled = count - 1, state[FILLS]
+            close_delisted(state, fills, trades, rules, last, close[last], high[last] - low[last], equity)
+            if state[FILLS] != filled:
+                fills[filled, DECIDED] = last - 1
         return count
 
     return walk

@@ -176,6 +176,7 @@ class KernelRules(NamedTuple):
     band_sell_high: int
     band_buy_low: int
     band_buy_high: int
+    is_delisted: int  # what is held at the end is closed at the last close
     price_least: int  # of the tape
     price_most: int
     bar_ns: int
@@ -365,6 +366,43 @@ def book(
         state[STATUS] = OVERFLOW
     elif rules.has_margin:
         state[LIQUIDATION] = liquidation_price(state, rules)
+
+
+def pay_flow(state: Ints, paid: Ints, rules: KernelRules, number: int, times: int, over: int) -> bool:
+    """Book a dividend or funding on what is held: `times` / `over` of 1e-8 quote for each unit of the position. It is
+    part of the position's cost. Return whether anything was paid."""
+    if state[POSITION] == 0:
+        return False
+    amount = share_half_even(state[POSITION], times, over)
+    if amount == FAR or abs(float(amount)) * float(rules.fee_to_cash) >= SAFE:
+        state[STATUS] = OVERFLOW
+        return False
+    if amount == 0:
+        return False
+    amount *= rules.fee_to_cash
+    paid[number] = amount
+    state[CASH] += amount
+    state[COST] -= amount
+    if abs(float(state[CASH])) >= SAFE or abs(float(state[COST])) >= SAFE:
+        state[STATUS] = OVERFLOW
+    elif rules.has_margin:
+        state[LIQUIDATION] = liquidation_price(state, rules)
+    return True
+
+
+def close_delisted(
+    state: Ints, fills: Ints, trades: Ints, rules: KernelRules, bar: int, close: int, span: int, equity: Floats
+) -> None:
+    """Close what is held at the last close of an instrument whose trading ends with bar `bar`."""
+    lots, side = closing_lots(state, rules), -1 if state[POSITION] > 0 else 1
+    if lots * rules.lot_to_quantity < rules.guard_least:
+        return
+    state[GUARD] = 0
+    book(state, fills, trades, rules, bar, side, lots, close, span, EXIT_ROLE, False, NONE, False)
+    if state[STATUS] == DONE:
+        worth = close * state[POSITION] * rules.multiplier
+        amount = float(state[CASH]) / float(rules.cash_scale)
+        equity[bar - rules.first] = amount + float(worth) / float(rules.worth_scale)
 
 
 def liquidation_price(state: Ints, rules: KernelRules) -> int:
@@ -982,6 +1020,8 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     book,
     closing_lots,
     leg_lots,
+    pay_flow,
+    close_delisted,
     deny,
     closed_parts,
     leave,
@@ -1018,6 +1058,8 @@ SELDOM: tuple[Callable[..., Any], ...] = (
     share_lots,
     closed_parts,
     first_followed,
+    pay_flow,
+    close_delisted,
     *MARGIN_HELPERS,
 )
 
@@ -1042,18 +1084,23 @@ def make_walk(version: int) -> Callable[..., int]:
         shares: Ints,
         day_first: Ints,
         day_start_ns: Ints,
+        flow_bar: Ints,
+        flow_times: Ints,
+        flow_over: Ints,
         state: Ints,
+        paid: Ints,
         fills: Ints,
         trades: Ints,
         denied: Ints,
         equity: Floats,
     ) -> int:
-        """Return the index of the bar at which the walk ended; the last five arguments are filled.
+        """Return the index of the bar at which the walk ended; the last six arguments are filled.
 
         `stops`, `limits`, `trails`, `moves` (NaN where none is read): prices and distances, or empty; `volatilities`:
         1e-8, -1 for none, read where they size an entry; `shares`: millionths of the size of an entry, or empty.
         `day_first`: the bars with which trading days begin after the first one, `len(close)` last; `day_start_ns`: when
-        these days begin.
+        these days begin. `flow_bar`: the bars of cash flows after the first one, ascending, `len(close)` last;
+        `flow_times`, `flow_over`: see `pay_flow`, `paid`: what each of them brought in, places of amounts.
         """
         count, first = len(close), rules.first
         state[CASH], state[LIQUIDATION] = rules.cash, NONE
@@ -1066,14 +1113,14 @@ def make_walk(version: int) -> Callable[..., int]:
         cash, factor = rules.cash, 0  # after the bar's fills; of a close, to the position's worth
         held_cash, worth = cash, 0  # at the bar's close, before what is decided on it
         start_cash, start_worth, lowest, day = cash, 0, FAR, 0
-        bar, change = first, first
+        bar, change, due = first, first, 0  # due: the next cash flow
         while bar < count:
             if bar == day_first[day]:
                 while day_first[day] == bar:
                     day += 1
                 start_cash, start_worth, lowest = held_cash, worth, FAR
                 state[DAY_REACHED] = 0
-            end = day_first[day]  # of the day, not included
+            end = min(day_first[day], flow_bar[due])  # of the day, or of the bars before a cash flow; not included
             change = max(change, bar)
             while change < end and target[change] == before:
                 change += 1
@@ -1109,6 +1156,19 @@ def make_walk(version: int) -> Callable[..., int]:
                 flow = cash - start_cash
                 lowest = least_worth(rules, close, bar, last + 1, factor, lowest, start_worth, flow)
             held_cash, worth, bar = cash, close[last] * factor, last + 1
+            if bar == flow_bar[due] and bar < count:
+                is_paid = False
+                while flow_bar[due] == bar:
+                    if pay_flow(state, paid, rules, due, flow_times[due], flow_over[due]):
+                        is_paid = True
+                    due += 1
+                if is_paid and tracks_loss:
+                    cut(state, rules, start_worth, start_cash, lowest, held_cash)
+                    lowest = FAR
+                if state[STATUS] != DONE:
+                    return int(last)
+                cash = state[CASH]
+                watch_rest(state)
             if change == end:
                 continue
             wanted = target[change]
@@ -1158,6 +1218,9 @@ def make_walk(version: int) -> Callable[..., int]:
             if state[STATUS] != DONE:
                 return change
             cash, factor, before = state[CASH], state[POSITION] * rules.multiplier, wanted
+        if rules.is_delisted:
+            last = count - 1
+            close_delisted(state, fills, trades, rules, last, close[last], high[last] - low[last], equity)
         return count
 
     return walk

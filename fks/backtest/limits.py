@@ -93,8 +93,8 @@ def in_quote(limits: Risk, rate: Decimal) -> Risk:
 
 @dataclass(frozen=True, slots=True)
 class AccountHolding:
-    """The account's holding at a decision: base (signed), quote, every fill so far with the index of its bar, and the
-    number of entries in the position."""
+    """The account's holding at a decision: base (signed), quote, every fill and cash flow so far with the index of its
+    bar (a cash flow is a fill of no quantity with a negative fee), and the number of entries in the position."""
 
     position: Decimal
     cash: Decimal

@@ -12,8 +12,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fks.backtest.cash_flows import FlowPlan, delisted_from, plan_flows
 from fks.backtest.limits import AccountHolding, EntryChecks, EntryPrices, TapeChecks, denial_text, expiry
-from fks.backtest.result import ROLES, DeniedColumns, EngineChoice, EngineResult, FillColumns, TradeColumns
+from fks.backtest.result import (
+    ROLES,
+    DeniedColumns,
+    EngineChoice,
+    EngineResult,
+    FillColumns,
+    FlowColumns,
+    TradeColumns,
+)
 from fks.backtest.rows import DeniedEntry, FillRow, Setup
 from fks.backtest.units import Units, divide_half_even, from_units, to_units
 from fks.indicators.exact import Exact
@@ -114,10 +123,15 @@ class _Book:
     decided: list[int] = field(default_factory=list)
     fills: list[FillRow] = field(default_factory=list)
     fill_index: list[int] = field(default_factory=list)
-    moves: list[tuple[int, int]] = field(default_factory=list)  # of position and of amounts paid, by fill
+    moves: list[tuple[int, int, int]] = field(default_factory=list)  # bar, and moves of position and of amounts paid
     trades: list[tuple[int, int, int]] = field(default_factory=list)  # entry, exit, profit
     denied: list[DeniedEntry] = field(default_factory=list)
     denied_index: list[int] = field(default_factory=list)
+    #: fills and cash flows in the order of the account, with their bars; a cash flow is a fill of nothing with a
+    #: negative fee
+    booked: list[FillRow] = field(default_factory=list)
+    booked_index: list[int] = field(default_factory=list)
+    paid: list[tuple[int, Decimal]] = field(default_factory=list)  # number and amount of each cash flow
 
     @property
     def tick(self) -> int:
@@ -125,7 +139,7 @@ class _Book:
 
     @property
     def holding(self) -> AccountHolding:
-        return AccountHolding(self.position, self.cash, self.fills, self.fill_index, len(self.entered))
+        return AccountHolding(self.position, self.cash, self.booked, self.booked_index, len(self.entered))
 
     def price(self, ticks: int) -> Decimal:
         return from_units(ticks, self.units.price)
@@ -218,6 +232,9 @@ class Walker:
         self._book = _open_book(bars, setup, checks, equity, finer, decisions)
         self._book.is_liquidated = is_liquidated
         self._decisions, self._first = decisions, first
+        self._flows = plan_flows(bars, first, setup, self._book.units, self._book.close)
+        self._due = 0  # the next cash flow
+        self._is_delisted = delisted_from(bars, setup.events.delisted) is not None
 
     @property
     def position(self) -> Decimal:
@@ -230,14 +247,15 @@ class Walker:
         return self._book.cash
 
     @property
-    def fills(self) -> Sequence[FillRow]:
-        """Return the fills so far, in the order in which they were booked."""
-        return self._book.fills
+    def booked(self) -> Sequence[FillRow]:
+        """Return the fills and cash flows so far, in order. A cash flow is a fill of no quantity with a negative
+        fee."""
+        return self._book.booked
 
     @property
-    def fill_index(self) -> Sequence[int]:
-        """Return the index of each fill's bar."""
-        return self._book.fill_index
+    def booked_index(self) -> Sequence[int]:
+        """Return the index of the bar of each of `booked`."""
+        return self._book.booked_index
 
     def changes(self) -> Iterator[TargetChange]:
         """Yield the bars that change the target, but for the last bar."""
@@ -257,9 +275,19 @@ class Walker:
                 share,
             )
 
-    def resolve(self, through: int) -> None:
-        """Fill what rests at the first bar up to `through` (inclusive) that reaches it."""
+    def resolve(self, through: int, opened: int | None = None) -> None:
+        """Fill what rests at the first bar up to `through` (inclusive) that reaches it, and book the cash flows of bars
+        up to `opened` (None: the bar after `through`). A delisted instrument is closed at the end of its last bar."""
+        opened = through + 1 if opened is None else opened
+        flows, last = self._flows, len(self._book.bars) - 1
+        while self._due < len(flows) and flows.bar[self._due] <= opened:
+            _resolve(self._book, min(through, flows.bar[self._due] - 1))
+            _pay(self._book, flows, self._due)
+            self._due += 1
         _resolve(self._book, through)
+        if self._is_delisted and through >= last:
+            self._is_delisted = False
+            _close_delisted(self._book, last)
 
     def leave(self, index: int, share: Decimal | None = None) -> None:
         """Close what is held, or a share of it, as decided on bar `index`: at the open of the next one."""
@@ -273,10 +301,10 @@ class Walker:
 
     def outcome(self, reason: str) -> EngineResult:
         """Return what was traded. `reason`: why this engine walked the tape."""
-        return _outcome(self._book, self._first, reason)
+        return _outcome(self._book, self._first, reason, has_flows=len(self._flows) > 0)
 
 
-def _outcome(book: _Book, first: int, reason: str) -> EngineResult:
+def _outcome(book: _Book, first: int, reason: str, *, has_flows: bool) -> EngineResult:
     codes = tuple(dict.fromkeys(row.code for row in book.denied))
     details = tuple(row.detail for row in book.denied)
     fills = _fill_columns(book)
@@ -301,6 +329,11 @@ def _outcome(book: _Book, first: int, reason: str) -> EngineResult:
         position=to_units(book.position, book.units.quantity),
         unclear=book.unclear,
         slipped=to_units(book.slipped, book.units.cash),
+        flows=FlowColumns(
+            _ints([number for number, _ in book.paid]), _exact([to_units(a, book.units.cash) for _, a in book.paid])
+        )
+        if has_flows
+        else None,
     )
 
 
@@ -808,8 +841,9 @@ def _fill(
     fee = costs.fee(side, quantity, price, instrument, is_maker=is_maker)
     book.decided.append(decided)
     row = FillRow(int(book.bars.time_ns[index]), side, quantity, price, fee.amount, fee.currency, role)
-    book.fills.append(row)
-    book.fill_index.append(index)
+    for rows, indices in ((book.fills, book.fill_index), (book.booked, book.booked_index)):
+        rows.append(row)
+        indices.append(index)
     in_base = fee.currency == instrument.base
     moved = side.sign * quantity - (fee.amount if in_base else _ZERO)
     paid = side.sign * quantity * price * instrument.multiplier + (_ZERO if in_base else fee.amount)
@@ -827,7 +861,32 @@ def _fill(
     book.cash -= paid
     book.liquidation = _liquidation(book)
     book.watched = index if role in (Role.ENTRY, Role.EXIT) else index + 1
-    book.moves.append((to_units(moved, book.units.quantity), to_units(paid, book.units.cash)))
+    book.moves.append((index, to_units(moved, book.units.quantity), to_units(paid, book.units.cash)))
+
+
+def _pay(book: _Book, flows: FlowPlan, number: int) -> None:
+    """Book a dividend or funding on what is held, before the fills of its bar. It is part of the position's cost."""
+    index, money = flows.bar[number], flows.amount(number, to_units(book.position, book.units.quantity))
+    if not money:
+        return
+    amount, item = from_units(money, 8), book.setup.instrument
+    book.cash += amount
+    book.cost -= amount
+    book.paid.append((number, amount))
+    time_ns, side = int(book.bars.time_ns[index]), Side.BUY if book.position > 0 else Side.SELL
+    book.booked.append(FillRow(time_ns, side, _ZERO, _ZERO, -amount, item.quote))
+    book.booked_index.append(index)
+    book.moves.append((index, 0, to_units(-amount, book.units.cash)))
+    book.liquidation, book.watched = _liquidation(book), index
+
+
+def _close_delisted(book: _Book, last: int) -> None:
+    """Close what is held at the last close of an instrument whose trading ends with bar `last`."""
+    item = book.setup.instrument
+    quantity, side = exit_quantity(book.position, item), Side.SELL if book.position > 0 else Side.BUY
+    book.waiting = book.protection = None
+    if quantity >= max(item.qty_min, item.lot_step):
+        _fill(book, last, side, quantity, int(book.close[last]), Role.EXIT, last - 1)
 
 
 def _liquidation(book: _Book) -> int | None:
@@ -888,14 +947,12 @@ def _equity(book: _Book, first: int) -> Floats:
     scale = units.quantity + units.price + units.multiplier
     equity = np.empty(count)
     cash, position, start = to_units(book.setup.cash, units.cash), 0, first
-    moves = list(zip(book.fill_index, book.moves, strict=True))
-    for place, (index, (moved, paid)) in enumerate([*moves, (count, (0, 0))]):
+    for index, moved, paid in [*book.moves, (count, 0, 0)]:
         if index > start:
             worth = _exact_product(book.close[start:index], position * multiplier)
             equity[start:index] = float(cash) / 10.0**units.cash + worth.astype(np.float64) / 10.0**scale
             start = index
-        if place < len(moves):
-            cash, position = cash - paid, position + moved
+        cash, position = cash - paid, position + moved
     return equity[first:]
 
 

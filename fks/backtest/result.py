@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 import fks
+from fks.backtest.cash_flows import placed
 from fks.backtest.fingerprint import fills_hash, inputs_hash
 from fks.backtest.gaps import GapReport
-from fks.backtest.rows import DeniedEntry, FillRow, Setup, TradeRow
+from fks.backtest.rows import CashFlowRow, DeniedEntry, FillRow, Setup, TradeRow
 from fks.backtest.units import Units, from_units
 from fks.indicators.exact import Exact
 from fks.model.bar import Bars, Floats, Ints
+from fks.model.cash_flows import Dividend
 from fks.model.codes import Code
 from fks.model.decimals import plain
 from fks.model.order import Role, Side
@@ -26,12 +28,14 @@ from fks.strategies.registry import source_hash
 
 __all__ = [
     "ROLES",
+    "CashFlowRow",
     "DeniedColumns",
     "DeniedEntry",
     "EngineChoice",
     "EngineResult",
     "FillColumns",
     "FillRow",
+    "FlowColumns",
     "Result",
     "Setup",
     "TradeColumns",
@@ -109,6 +113,18 @@ class DeniedColumns:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowColumns:
+    """Cash flows that were booked: the number of each among the events that the run can book
+    (`fks.backtest.cash_flows.placed`), and what it brought in, exact integers in the places of amounts."""
+
+    event: Ints
+    amount: Exact
+
+    def __len__(self) -> int:
+        return len(self.event)
+
+
+@dataclass(frozen=True, slots=True)
 class EngineResult:
     """An engine's result. `equity` is quote at each bar's close: float64, from the first decided bar on. `cash` and
     `position` are those at the end; `detail` gives live's words for a row of `denied`; `unclear` counts the bars that
@@ -126,6 +142,7 @@ class EngineResult:
     position: int
     unclear: int = 0
     slipped: int = 0
+    flows: FlowColumns | None = None  # None = the run has no event
 
 
 @dataclass(frozen=True)
@@ -263,6 +280,43 @@ class Result:
                 held = max(held - fill.quantity, _ZERO)
                 worth = held * price
         return round(price, self.units.price + 8)
+
+    @cached_property
+    def cash_flows(self) -> tuple[CashFlowRow, ...]:
+        """Return every dividend and every funding that was booked, exact, in order."""
+        flows, columns, units = self.outcome.flows, self.fill_columns, self.units
+        if flows is None:
+            return ()
+        known = placed(self.bars, self.first, self.setup)
+        signed = columns.side * columns.quantity
+        moves = signed - np.where(columns.is_base_fee, columns.fee, 0)
+        held = [0, *np.cumsum(moves).tolist()]
+        rows = []
+        for number, amount in zip(flows.event.tolist(), flows.amount.tolist(), strict=True):
+            index, event_ns, event = known[number]
+            before = int(np.searchsorted(columns.bar, index))  # fills of the bar itself come after it
+            is_dividend = isinstance(event, Dividend)
+            rows.append(
+                CashFlowRow(
+                    "dividend" if is_dividend else "funding",
+                    int(self.bars.time_ns[index]),
+                    event_ns,
+                    from_units(held[before], units.quantity),
+                    event.amount if isinstance(event, Dividend) else event.rate,
+                    from_units(amount, units.cash),
+                )
+            )
+        return tuple(rows)
+
+    @property
+    def dividends(self) -> Decimal:
+        """Return the dividends received less those paid on short positions, in quote."""
+        return sum((row.amount for row in self.cash_flows if row.kind == "dividend"), _ZERO)
+
+    @property
+    def funding(self) -> Decimal:
+        """Return the funding received less that paid, in quote."""
+        return sum((row.amount for row in self.cash_flows if row.kind == "funding"), _ZERO)
 
     @cached_property
     def denied(self) -> tuple[DeniedEntry, ...]:

@@ -8,6 +8,7 @@ from decimal import Decimal
 from fks.config.risk import Risk
 from fks.matching import CostModel
 from fks.matching.margin import Margin
+from fks.model.cash_flows import InstrumentEvents
 from fks.model.decimals import plain
 from fks.model.instrument import Instrument
 from fks.model.order import Role, Side
@@ -36,6 +37,7 @@ class Setup:
     #: of entries whose exits the venue holds (rule 9 of fks.matching); None = no collar
     collar_pct: Decimal | None = None
     margin: Margin | None = None  # None = positions are paid in full
+    events: InstrumentEvents = InstrumentEvents()  # dividends, funding and delisting of the instrument
 
     @property
     def margin_kept(self) -> Margin | None:
@@ -70,7 +72,8 @@ class FillRow:
 
 @dataclass(frozen=True, slots=True)
 class TradeRow:
-    """A round trip. `pnl` is realised in quote against the average cost of the holding, fees included."""
+    """A round trip. `pnl` is realised in quote against the average cost of the holding; fees, dividends and funding are
+    included."""
 
     side: Side
     entry_ns: int
@@ -91,6 +94,30 @@ class TradeRow:
             "exit_price": plain(self.exit_price),
             "pnl": plain(self.pnl),
             "reason": self.reason.value,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CashFlowRow:
+    """A dividend or the funding of a position, exact. `time_ns` is the open time of the bar that booked it, `event_ns`
+    its own time (of a dividend the ex-day's begin); `quantity` is the position then (signed), `amount` the quote that
+    it brought in, negative = paid. `rate`: cash a share, or the funding rate."""
+
+    kind: str  # dividend | funding
+    time_ns: int
+    event_ns: int
+    quantity: Decimal
+    rate: Decimal
+    amount: Decimal
+
+    def as_dict(self) -> dict[str, str]:
+        return {
+            "kind": self.kind,
+            "time": iso(self.time_ns),
+            "event_time": iso(self.event_ns),
+            "quantity": plain(self.quantity),
+            "rate": plain(self.rate),
+            "amount": plain(self.amount),
         }
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fks.backtest import kernel, reference
 from fks.backtest.backtest import Backtest
+from fks.backtest.cash_flows import delisted_from, ensure_events
 from fks.backtest.gaps import (
     GAP_BARS_MAX,
     ensure_inputs,
@@ -60,20 +61,22 @@ def run(
     one unless loading it takes longer than the run. Their results are equal, and `Result.engine` says which it was.
     `finer`: bars of a shorter timeframe over the same time. Where a bar reaches two prices in an unknown order they
     decide instead of the pessimistic rule; that takes the reference engine.
+    Dividends, funding and a delisting are those of `setup.events`; bars after a delisting are left out.
     The columns of `bars` are read-only from now on.
-    Errors: InputError NO_DATA, FINER_TIMEFRAME, TapeRefused, StrategyError; exceptions of the strategy go through.
+    Errors: InputError NO_DATA, FINER_TIMEFRAME, EVENT_CURRENCY, FUNDING_MISSING, TapeRefused, StrategyError; exceptions of the strategy go through.
     """
     setup = setup_for(bars) if setup is None else setup
     if check:
         check_tape(strategy, bars)
     _ = bars.ticks, bars.breaks  # kept by these bars, so that the next run on them has them
-    part = anchored(strategy, bars, setup.start_ns)
+    part = anchored(strategy, traded(bars, setup), setup.start_ns)
     first = strategy.warmup()
     gaps = find_gaps(part)
     if not setup.allow_gaps:
         ensure_inputs(part)
         ensure_whole(gaps)  # the overall share first: it needs no run
     ensure_splits(part, setup)
+    ensure_events(part, first, setup)
     _ensure_finer(part, finer)
     outcome = _walk(strategy, part, first, setup, engine, finer)
     if not setup.allow_gaps:
@@ -90,6 +93,12 @@ def check_tape(strategy: Strategy, bars: Bars) -> None:
     ensure_checked(strategy, [bars[:first]])
     if len(bars) > first:
         ensure_causal(strategy, bars)
+
+
+def traded(bars: Bars, setup: Setup) -> Bars:
+    """Return the bars before the delisting of the instrument, all where there is none."""
+    end = delisted_from(bars, setup.events.delisted)
+    return bars if end is None else bars[:end]
 
 
 def ensure_splits(bars: Bars, setup: Setup) -> None:

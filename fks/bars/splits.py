@@ -88,7 +88,7 @@ def adjusted(bars: Bars, splits: Iterable[SplitDay], *, until_ns: int | None = N
     found = [
         ShareSplit(at_ns, split.new, split.old, raw.ticks.places)
         for split in sorted(splits)
-        if (at_ns := _starts_ns(raw, split.day)) < end_ns
+        if (at_ns := day_starts_ns(raw, split.day)) < end_ns
     ]
     return after_splits(raw, tuple(found))
 
@@ -113,7 +113,7 @@ def tick_of(bars: Bars, tick: Decimal) -> Decimal:
     return tick.scaleb(-split_digits(bars.splits))
 
 
-def _starts_ns(bars: Bars, day: date) -> int:
+def day_starts_ns(bars: Bars, day: date) -> int:
     """Return when a day begins in the bars' times: its label for days and longer bars, else midnight of the market."""
     is_label = not 0 < TIMEFRAMES[bars.timeframe] < _DAY_S
     return midnight_ns(ALWAYS if is_label else bars.calendar, day)

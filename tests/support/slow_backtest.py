@@ -46,6 +46,9 @@ class SlowBook:
     cash: Decimal = Decimal(10**9)
     margin: tuple[Decimal, Decimal, bool] | None = None  # initial, maintenance; whether of each unit, not of the value
     commission: tuple[Decimal, Decimal] | None = None  # of each unit, and the least of an order
+    dividends: dict[int, Decimal] = field(default_factory=dict)  # cash a share, by the bar that begins the ex-day
+    #: rate and mark price (None: the close before), by the first bar that begins at or after the funding time
+    funding: dict[int, tuple[Decimal, Decimal | None]] = field(default_factory=dict)
     position: Decimal = Decimal(0)
     is_open: bool = False  # an entry filled, and neither an exit nor a protection closed the position since
     guard: Guard | None = None
@@ -70,6 +73,12 @@ class SlowBook:
         self.fills.append(
             PlainFill(_time_of(time_ns), side, quantity.normalize(), price.normalize(), fee.normalize(), currency)
         )
+
+    def pay(self, t: int, close: Decimal) -> None:
+        """Pay the dividend and the funding of a bar on what was held before it. `close`: of the bar before."""
+        dividend, (rate, mark) = self.dividends.get(t, Decimal(0)), self.funding.get(t, (Decimal(0), None))
+        self.cash += (self.position * dividend).quantize(E8, ROUND_HALF_EVEN)
+        self.cash -= (self.position * (close if mark is None else mark) * rate).quantize(E8, ROUND_HALF_EVEN)
 
     def lacks(self, quantity: Decimal, close: Decimal) -> bool:
         """Whether the equity at the deciding close does not cover the margin of the position and of this entry."""
@@ -102,13 +111,29 @@ def slow_fills(
     **account: Any,
 ) -> list[PlainFill]:
     """Return the fills of a strategy on a tape by walking it one bar at a time. Slow: the strategy sees every
-    prefix. `account`: cash, margin and commission of `SlowBook`; with a margin at most one entry a position."""
+    prefix. `account`: cash, margin, commission and cash flows of `SlowBook`; with a margin at most one entry a
+    position."""
+    return slow_book(strategy, bars, instrument, rate=rate, size=size, can_short=can_short, **account).fills
+
+
+def slow_book(
+    strategy: Strategy,
+    bars: Bars,
+    instrument: Instrument,
+    *,
+    rate: Decimal,
+    size: Decimal,
+    can_short: bool = False,
+    **account: Any,
+) -> SlowBook:
+    """Return the account after the walk of `slow_fills`."""
     book = SlowBook(instrument, rate, size, can_short, **account)
     wanted: list[Wanted] = []
     before, first = 0.0, None
     for t in range(len(bars)):
         o, h, low = (Decimal(repr(float(c[t]))) for c in (bars.open, bars.high, bars.low))
         time_ns = int(bars.time_ns[t])
+        book.pay(t, Decimal(repr(float(bars.close[t - 1]))))
         for order in wanted:  # decided on the bar before: filled at this open
             _market(book, order, t, time_ns, o)
         _protect(book, t, time_ns, o, h, low)
@@ -140,7 +165,7 @@ def slow_fills(
                 first = Wanted("buy" if target > 0 else "sell", close, *levels, share=_share(decisions, t))
                 wanted.append(first)
         before = target
-    return book.fills
+    return book
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from fks.model.order import Role
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.risk.correlation import correlation_of, returns_before
 from fks.strategies.base import Decisions
-from tests.support.backtests import run, run_account
+from tests.support.backtests import run, run_account, with_events
 from tests.support.given import Given
 from tests.support.strategies import START_NS, bars_of
 
@@ -127,6 +127,7 @@ def assert_same(left: Backtest, right: Backtest) -> None:
     assert left.fills == right.fills
     assert left.trades == right.trades
     assert left.denied == right.denied
+    assert left.cash_flows == right.cash_flows
     assert (left.cash, left.position) == (right.cash, right.position)
     assert np.array_equal(left.equity, right.equity)
     assert left.statistics == right.statistics
@@ -139,6 +140,9 @@ def test_one_member_equals_the_single_run(seed: int, has_limits: bool) -> None:
     dice = Dice(seed)
     one, limits, cash = dice.member(BTC), dice.limits() if has_limits else UNLIMITED, D(dice.one_of(500, 10_000))
     assert one.setup is not None
+    if seed % 2:
+        one = replace(one, setup=with_events(one.setup, one.bars, dice.random_parts))
+        assert one.setup is not None
     alone = run(one.strategy, one.bars, replace(one.setup, cash=cash, limits=limits), engine="reference")
     together = run_account([one], cash=cash, limits=limits)
     assert_same(together.results[0], alone)
@@ -156,6 +160,12 @@ def test_members_that_never_meet_a_limit_trade_as_they_would_alone(seed: int) ->
         for one in members
         if one.setup is not None
     ]
+    if seed % 2:
+        members = [
+            replace(one, setup=with_events(one.setup, one.bars, dice.random_parts))
+            for one in members
+            if one.setup is not None
+        ]
     together = run_account(members, cash=10**7, limits=UNLIMITED)
     for one, result in zip(members, together.results, strict=True):
         assert one.setup is not None

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from fks.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_spec
 from fks.matching import Commission, CostModel, Slippage
 from fks.matching.margin import Margin
 from fks.model.bar import Bars
+from fks.model.cash_flows import Dividend, FundingRate, InstrumentEvents
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.order import Role
@@ -36,7 +38,7 @@ from fks.strategies.sma_cross import SmaCross
 from tests.support.backtests import run
 from tests.support.fills import assert_same_fills, differences
 from tests.support.given import Given
-from tests.support.slow_backtest import slow_fills
+from tests.support.slow_backtest import slow_book, slow_fills
 from tests.support.strategies import START_NS, bars_of
 
 BTC = Instrument(
@@ -232,10 +234,32 @@ def test_each_part_of_a_position_is_a_trade_of_its_own(engine: Any) -> None:
 def test_g6_on_any_tape_with_margin_and_commission(engine: Any, seed: int) -> None:
     """The third engine, written from the text of docs/backtest.md alone, closes by force where the others do."""
     strategy, bars, made, account = leveraged(seed)
+    bars, made, flows = with_flows(seed, bars, made)
     result = run(strategy, bars, made, engine=engine)
     assert result.engine.name == engine
     rate, size = made.costs.fee_rate, made.size
-    assert_same_fills(result.fills, slow_fills(strategy, bars, BTC, rate=rate, size=size, can_short=True, **account))
+    slow = slow_book(strategy, bars, BTC, rate=rate, size=size, can_short=True, **account, **flows)
+    assert_same_fills(result.fills, slow.fills)
+    assert (result.cash, result.position) == (slow.cash, slow.position)
+
+
+def with_flows(seed: int, bars: Bars, made: Setup) -> tuple[Bars, Setup, dict[str, Any]]:
+    """Return bars around a midnight, the setup with a dividend of it and funding at every third bar, and both as the
+    slow reading takes them; in every other case."""
+    if seed % 2:
+        return bars, made, {}
+    random = np.random.default_rng(seed + 9)
+    day = int(random.integers(1, len(bars)))  # minutes before midnight, so that the ex-day begins inside the tape
+    midnight = datetime(2026, 3, 2, tzinfo=UTC)
+    bars = replace(bars, time_ns=int(midnight.timestamp()) * NS + (np.arange(len(bars)) - day) * 60 * NS)
+    amount = Decimal(int(random.integers(1, 900))) / 100
+    rates = [Decimal(text) for text in ("0.0001", "-0.0075", "0.0213")]
+    times, found = bars.time_ns.tolist(), {}
+    for at in range(2, len(bars), 3):
+        found[at] = rates[at % 3], None if random.random() < 0.5 else Decimal(390) + at
+    funding = tuple(FundingRate(times[at] - int(random.integers(0, 60)) * NS, *rate) for at, rate in found.items())
+    events = InstrumentEvents((Dividend(midnight.date(), amount),), funding, is_funding_left_out=True)
+    return bars, replace(made, events=events), {"dividends": {day: amount}, "funding": found}
 
 
 def test_generated_accounts_are_closed_by_force_and_lack_margin() -> None:
@@ -246,9 +270,13 @@ def test_generated_accounts_are_closed_by_force_and_lack_margin() -> None:
         result = run(strategy, bars, made)
         found["liquidation"] += sum(fill.role.value == "liquidation" for fill in result.fills)
         found["protection"] += sum(fill.role.value in ("sl", "tp") for fill in result.fills)
+        bars, made, flows = with_flows(seed, bars, made)
+        paid = run(strategy, bars, made)
+        found["liquidation by a cash flow"] += bool(flows) and paid.liquidations != result.liquidations
         found["MARGIN"] += result.denied_count.get("MARGIN", 0)
         found["commission"] += account["commission"] is not None and len(result.fills)
     assert min(found[name] for name in ("liquidation", "protection", "MARGIN", "commission")) >= 50, found
+    assert found["liquidation by a cash flow"] >= 15, found
 
 
 def leveraged(seed: int) -> tuple[Scripted, Bars, Setup, dict[str, Any]]:

@@ -29,7 +29,7 @@ from fks.model.timeframe import NS, TIMEFRAMES
 from fks.strategies.base import Strategy, StrategyError, decide
 from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.registry import load_catalogue
-from tests.support.backtests import run
+from tests.support.backtests import run, with_events
 from tests.support.given import Given
 from tests.support.strategies import START_NS
 
@@ -82,6 +82,8 @@ def assert_equal(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
     assert compiled.denied_count == reference.denied_count
     assert (compiled.expired, compiled.expired_count) == (reference.expired, reference.expired_count)
     assert (compiled.cash, compiled.position) == (reference.cash, reference.position)
+    assert compiled.cash_flows == reference.cash_flows
+    assert (compiled.dividends, compiled.funding) == (reference.dividends, reference.funding)
     assert np.array_equal(compiled.equity, reference.equity)
     assert np.array_equal(compiled.pnl, reference.pnl)
     assert compiled.units == reference.units
@@ -98,6 +100,7 @@ class Dice:
     def __init__(self, seed: int) -> None:
         self.random, self.random_shares = np.random.default_rng(seed), np.random.default_rng(seed + 1)
         self.random_parts = np.random.default_rng(seed + 2)
+        self.random_events = np.random.default_rng(seed + 3)
 
     def one_of(self, *values: Any) -> Any:
         return values[int(self.random.integers(len(values)))]
@@ -268,6 +271,10 @@ class Dice:
         moves = np.where(dice.random(count) < 0.3, bars.close - side * away, strange if dice.random() < 0.2 else np.nan)
         return plain.model_copy(update={"move": tuple(moves)})
 
+    def with_events(self, setup: Setup, bars: Bars) -> Setup:
+        """Return a setup with dividends, funding and a delisting, in every other case."""
+        return setup if self.random_events.random() < 0.5 else with_events(setup, bars, self.random_events)
+
     def trail(self, bars: Bars, scale: float) -> tuple[float, ...] | None:
         """Return distances of trailing stops, some of them none, or strange."""
         if self.one_of(0, 0, 1):
@@ -292,6 +299,7 @@ def test_engines_agree_on_any_tape_setup_and_decisions(seed: int) -> None:
     dice = Dice(seed)
     setup, scale = dice.setup()
     bars = dice.tape(scale)
+    setup = dice.with_events(setup, bars)
     assert_equal(dice.with_moves(dice.in_parts(dice.strategy(bars, scale)), bars, scale), bars, setup)
 
 
@@ -301,6 +309,7 @@ def test_engines_agree_on_entries_that_rest(seed: int) -> None:
     dice = Dice(seed)
     setup, scale = dice.setup()
     bars = dice.tape(scale)
+    setup = dice.with_events(setup, bars)
     assert_equal(dice.with_moves(dice.in_parts(dice.resting(bars, scale)), bars, scale), bars, setup)
 
 
@@ -310,9 +319,9 @@ def test_engines_agree_on_positions_of_several_entries(seed: int) -> None:
     dice = Dice(seed)
     setup, scale = dice.setup()
     bars = dice.tape(scale)
-    assert_equal(
-        dice.in_parts(dice.several(bars, scale)), bars, replace(setup, pyramiding=dice.one_of(None, None, 1, 2))
-    )
+    decisions = dice.in_parts(dice.several(bars, scale))
+    setup = replace(setup, pyramiding=dice.one_of(None, None, 1, 2))
+    assert_equal(decisions, bars, dice.with_events(setup, bars))
 
 
 def with_collar(seed: int, kind: str, pct: str) -> tuple[Given, Bars, Setup]:
@@ -490,6 +499,26 @@ def test_an_entry_after_one_that_is_too_small_to_protect_has_a_leg_with_it() -> 
         ("sl", 10),
         ("sl", Decimal("19.97")),
     ]
+
+
+def test_generated_events_pay_both_sides_change_denials_and_end_positions() -> None:
+    """The generator of the events reaches both walks of the compiled engine, in each of their cases."""
+    found = Counter[str]()
+    for seed in range(400):
+        dice = Dice(seed)
+        setup, scale = dice.setup()
+        bars = dice.tape(scale)
+        decisions = dice.strategy(bars, scale) if seed % 2 else dice.several(bars, scale)
+        result = assert_equal(decisions, bars, with_events(setup, bars, dice.random_events))
+        without = run(decisions, result.bars, setup, engine="compiled")
+        for row in result.cash_flows:
+            found[f"{row.kind} {'long' if row.quantity > 0 else 'short'} {'in' if row.amount > 0 else 'out'}"] += 1
+        found["denials"] += result.denied_count != without.denied_count
+        found["several of one bar"] += len({row.time_ns for row in result.cash_flows}) < len(result.cash_flows)
+        fills = result.fill_columns
+        found["delisted"] += bool(len(fills) and fills.bar[-1] == len(result.bars) - 1 and not result.position)
+    assert len(found) == 9, found
+    assert min(found.values()) >= 5, found
 
 
 def test_generated_entries_rest_expire_trigger_and_pile_up() -> None:

@@ -1,0 +1,58 @@
+"""Cash flows that belong to an instrument: dividends of a share, funding of a perpetual, and the end of its trading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+
+#: exchanges of which every symbol without an expiry is a perpetual, as `fks data import` names them
+_OF_PERPETUALS = frozenset(("binanceusdm", "binancecoinm"))
+_PERPETUAL_ENDS = ("PERP", "SWAP")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Dividend:
+    """Cash for each share that is held when `day`, the ex-day, begins.
+
+    Units: `amount` in `currency` for a share of that day ("" = the quote currency). `type` tells several of one day
+    apart, in the words of the source.
+    """
+
+    day: date
+    amount: Decimal
+    currency: str = ""
+    pay_day: date | None = None
+    type: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FundingRate:
+    """Funding of a perpetual: a long position pays its value times `rate` at `time_ns`, a short one receives it.
+
+    `mark` is the price of that value; None = it is not known.
+    """
+
+    time_ns: int
+    rate: Decimal
+    mark: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InstrumentEvents:
+    """Events of one instrument that move a backtest's money. `delisted` is the first day without trading.
+
+    `is_funding_left_out`: the caller wants a perpetual without its funding.
+    """
+
+    dividends: tuple[Dividend, ...] = ()
+    funding: tuple[FundingRate, ...] = ()
+    delisted: date | None = None
+    is_funding_left_out: bool = False
+
+
+def is_perpetual(exchange: str, symbol: str) -> bool:
+    """Return whether a symbol's name, or its exchange, is that of a perpetual: BTC-PERP, BTC-USDT-SWAP, TRXUSD_PERP, or
+    BTCUSDT of Binance's futures."""
+    name = symbol.upper()
+    return name.endswith(_PERPETUAL_ENDS) or (exchange.lower() in _OF_PERPETUALS and "_" not in name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from math import isfinite
 from typing import Any
 
@@ -49,11 +50,22 @@ def account_document_of(account: AccountBacktest, *, sources: Sequence[str] = ()
             "symbols": {a: _rounded(row) for a, row in account.correlations.symbols.items()},
             "members": [[None if v is None else round(v, 8) for v in row] for row in account.correlations.members],
         },
+        **_flows(account),
         "denied": account.denied_count,
         "fills_count": len(account.fills),
         "fills": [row.as_dict() for row in account.fills[:ROWS_MAX]],
         "final_cash": plain(account.cash),
         "equity": _curves(account),
+    }
+
+
+def _flows(account: AccountBacktest) -> dict[str, str]:
+    """Return the dividends and the funding of all members, in quote; nothing where none has an event."""
+    if all(result.outcome.flows is None for result in account.results):
+        return {}
+    return {
+        "dividends": plain(sum((result.dividends for result in account.results), Decimal(0))),
+        "funding": plain(sum((result.funding for result in account.results), Decimal(0))),
     }
 
 

@@ -1,8 +1,8 @@
 """Dividends and funding on a tape: the bar of each event, and its amount for what is held. Pure.
 
 An event is booked at the first bar that begins at or after it, before that bar's fills, on the position that is carried
-into the bar (docs/backtest.md#dividends-and-funding). An event at the first decided bar, or after the last bar, moves
-nothing.
+into the bar (docs/backtest.md#dividends-and-funding). An event up to the bar of the first possible fill, or after the
+last bar, moves nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from itertools import pairwise
 from math import gcd
 
 import numpy as np
@@ -60,7 +61,7 @@ def placed(bars: Bars, first: int, setup: Setup) -> list[tuple[int, int, Dividen
         return []
     at = np.searchsorted(bars.time_ns, np.array([time_ns for time_ns, _ in timed], dtype=np.int64)).tolist()
     found = [
-        (index, time_ns, one) for index, (time_ns, one) in zip(at, timed, strict=True) if first < index < len(bars)
+        (index, time_ns, one) for index, (time_ns, one) in zip(at, timed, strict=True) if first + 1 < index < len(bars)
     ]
     return sorted(found, key=lambda row: row[:2])
 
@@ -150,7 +151,7 @@ def _funding_gap(times: Sequence[int], bars: Bars, first: int) -> tuple[int, int
     start_ns, end_ns = int(bars.time_ns[first + 1]), int(bars.time_ns[-1])
     inside = sorted(time_ns for time_ns in times if start_ns <= time_ns <= end_ns)
     edges = [start_ns, *inside, end_ns]
-    for before, after in zip(edges, edges[1:], strict=False):
+    for before, after in pairwise(edges):
         if after - before > _FUNDING_GAP_NS:
             return before, after
     before_ns = max((time_ns for time_ns in times if time_ns <= start_ns), default=None)

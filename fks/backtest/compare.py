@@ -26,6 +26,7 @@ _INPUTS = (
     "commission",
     "collar_pct",
     "margin",
+    "funding_left_out",
     "can_short",
     "allow_gaps",
     "limits",

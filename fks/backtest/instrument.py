@@ -16,6 +16,7 @@ from fks.indicators import places_of
 from fks.matching import Commission, CostModel, Slippage
 from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats
+from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.risk.sizing import Sizing
@@ -67,6 +68,7 @@ def setup_for(
     limits: bool = False,
     collar_pct: object = None,
     margin: str | None = None,
+    events: InstrumentEvents | None = None,
 ) -> Setup:
     """Return the setup that `run` takes when none is given, with some of its values changed.
 
@@ -76,8 +78,8 @@ def setup_for(
     Numbers may be int, float, Decimal or text. `can_short` takes fees in quote, as derivatives do. `margin` is what
     a position needs, '0.1' of its value or '22000 each' contract, and behind a slash what it keeps (None: its value
     in full). `limits=True` holds entries to the default limits of [risk]. With `collar_pct` a market entry with SL
-    or TP expires beyond that many percent from the close. Errors: InputError for a value that is no number or is
-    out of range.
+    or TP expires beyond that many percent from the close. `events`: dividends, funding and delisting.
+    Errors: InputError for a value that is no number or is out of range.
     """
     instrument = instrument_of(bars)
     return Setup(
@@ -97,6 +99,7 @@ def setup_for(
         Risk() if limits else UNLIMITED,
         collar_pct=None if collar_pct is None else _number("collar_pct", collar_pct),
         margin=None if margin is None else Margin.parse(margin),
+        events=events or InstrumentEvents(),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fks.backtest.cash_flows import delisted_from
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.metrics import metrics_of, monthly_returns, too_good
 from fks.backtest.result import Result, plain
@@ -19,8 +20,9 @@ ROWS_MAX = 10_000  # fills and trades kept in a document; the hash covers all of
 
 def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[str, Any]:
     """Return the result as JSON-able values: inputs, both fingerprints, gap report, statistics, metrics, monthly
-    returns, fills, trades, denials by code, with a collar the number of entries that expired, and the equity curve at
-    no more than `points` bars. `source` says where the bars came from."""
+    returns, fills, trades, where the run has some dividends and funding, denials by code, with a collar the number of
+    entries that expired, and the equity curve at no more than `points` bars. `source` says where the bars came from.
+    """
     bars, setup = result.bars, result.setup
     decided, margin = bars[result.first :], setup.margin_kept
     splits = [
@@ -55,6 +57,7 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "engine": {"name": result.engine.name, "reason": result.engine.reason},
         "gaps": result.gaps.as_dict(),
         **({"splits": splits} if splits else {}),
+        **_events(result),
         "statistics": _rounded(statistics_of(result).as_dict()),
         "metrics": _rounded(metrics_of(result).as_dict()),
         "months": [_rounded(row._asdict()) for row in monthly_returns(result)],
@@ -73,6 +76,21 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "final_position": plain(result.position),
         "equity": _curve(result, points),
     }
+
+
+def _events(result: Result) -> dict[str, Any]:
+    """Return the cash flows of a run and its delisting; nothing where the run has none."""
+    events, flows = result.setup.events, result.cash_flows
+    found: dict[str, Any] = {}
+    if result.outcome.flows is not None:
+        found["dividends"], found["funding"] = plain(result.dividends), plain(result.funding)
+        found["cash_flows_count"] = len(flows)
+        found["cash_flows"] = [row.as_dict() for row in flows[:ROWS_MAX]]
+    if delisted_from(result.bars, events.delisted) is not None:
+        found["delisted"] = str(events.delisted)
+    if events.is_funding_left_out:
+        found["funding_left_out"] = True
+    return found
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

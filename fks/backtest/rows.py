@@ -37,7 +37,8 @@ class Setup:
     #: of entries whose exits the venue holds (rule 9 of fks.matching); None = no collar
     collar_pct: Decimal | None = None
     margin: Margin | None = None  # None = positions are paid in full
-    events: InstrumentEvents = InstrumentEvents()  # dividends, funding and delisting of the instrument
+    #: dividends, funding and delisting of the instrument
+    events: InstrumentEvents = field(default_factory=InstrumentEvents)
 
     @property
     def margin_kept(self) -> Margin | None:

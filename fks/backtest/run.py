@@ -63,7 +63,8 @@ def run(
     decide instead of the pessimistic rule; that takes the reference engine.
     Dividends, funding and a delisting are those of `setup.events`; bars after a delisting are left out.
     The columns of `bars` are read-only from now on.
-    Errors: InputError NO_DATA, FINER_TIMEFRAME, EVENT_CURRENCY, FUNDING_MISSING, TapeRefused, StrategyError; exceptions of the strategy go through.
+    Errors: InputError NO_DATA, FINER_TIMEFRAME, EVENT_CURRENCY, FUNDING_MISSING, TapeRefused, StrategyError; exceptions
+    of the strategy go through.
     """
     setup = setup_for(bars) if setup is None else setup
     if check:

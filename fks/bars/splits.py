@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from fks.bars.calendars import ALWAYS, midnight_ns
 from fks.model.bar import Bars, Ints, ShareSplit, split_digits
+from fks.model.cash_flows import SplitDay
 from fks.model.errors import InputError
 from fks.model.timeframe import TIMEFRAMES, bar_end, iso
 
@@ -41,20 +41,6 @@ _LIKELY = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0,
 #: by how much the price may move in the night of a split. AAPL: 2.2 % on 2020-08-31; its fall of 2000-09-29, by 47 %,
 #: is 4.9 % off a split of 2 for 1
 _MOVE = 0.04
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class SplitDay:
-    """A split on the day on which its market first trades the new shares: `new` for each `old` one. 1 for 1 says that
-    the price only moved."""
-
-    day: date
-    new: int
-    old: int = 1
-
-    @property
-    def ratio(self) -> str:
-        return f"{self.new}:{self.old}"
 
 
 def split_day(day: str, ratio: str) -> SplitDay:

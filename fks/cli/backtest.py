@@ -84,6 +84,13 @@ market_options = options(
         "slash the maintenance margin: '0.1/0.05' (default: its value in full).",
     ),
     click.option(
+        "--funding",
+        type=click.Choice(["stored", "none"]),
+        default="stored",
+        show_default=True,
+        help="Of a perpetual: pay the stored funding rates, or run without them on purpose.",
+    ),
+    click.option(
         "--allow-short", is_flag=True, help="Let it go short; fees are then taken in quote, as derivatives do."
     ),
     click.option("--allow-gaps", is_flag=True, help="Go on although bars are missing; the fingerprint says so."),
@@ -122,6 +129,7 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
         if options[option] is not None:
             params[field] = options[option]
     is_coarse = {} if options.get("finer", True) else {"finer": False}
+    funding = {"funding": "none"} if options.get("funding") == "none" else {}
     wanted = ("symbol", "timeframe", "sizing", "size", "cash", "allow_gaps", "allow_short", "limits")
     given = ("fee_rate", "fee_rate_maker", "slippage", "commission", "collar_pct", "margin", "limits_currency")
     costs = {name: options[name] for name in given if options[name] is not None}
@@ -132,6 +140,7 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
         **{name: options[name] for name in wanted},
         **costs,
         **is_coarse,
+        **funding,
         **{name: text for name, text in times.items() if text is not None},
     }
 
@@ -299,6 +308,11 @@ def _loader(ctx: click.Context, tapes: tuple[str, ...]) -> Callable[[BarsRequest
     return load
 
 
+def _flow_pairs(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return dividends and funding of a result with such events."""
+    return [(name, _number(float(document[name]))) for name in ("dividends", "funding") if name in document]
+
+
 def _refused(member: dict[str, Any]) -> list[str]:
     """Return how many entries were denied, by code, and how many expired beyond their collar."""
     denied = [f"{count} × {code}" for code, count in member["denied"].items()]
@@ -322,6 +336,7 @@ def show_account(document: dict[str, Any], *, seconds: float | None = None) -> N
         ("won", _pct(s["win_rate_pct"])),
         ("most exposure", _pct(s["max_exposure_pct"])),
         ("fees", _number(s["fees"])),
+        *_flow_pairs(document),
     )
     for at in range(0, len(pairs), 2):
         click.echo("  " + "   ".join(_cell(label, value) for label, value in pairs[at : at + 2]))
@@ -539,6 +554,12 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
         click.echo("  denied: " + ", ".join(f"{count} × {code}" for code, count in document["denied"].items()))
     if document["slippage"] != "none":
         click.echo(f"  slippage: {_number(float(document.get('slippage_cost', 'nan')))}, in the prices of the fills")
+    for name, text in _flow_pairs(document):
+        click.echo(f"  {name}: {text}")
+    if document.get("funding_left_out"):
+        click.echo(click.style("  funding: left out (--funding none)", fg="yellow"))
+    if delisted := document.get("delisted"):
+        click.echo(f"  delisted on {delisted}: closed at the last close")
     if document.get("liquidations"):
         text = (
             f"  liquidated: {document['liquidations']} times, the equity fell to the margin {document['margin']} keeps"

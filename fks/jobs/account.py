@@ -120,7 +120,7 @@ def run_account_spec(
             features=strategy.features(),
         )
         loaded = load_joined(strategy.inputs(), request, load_bars)
-        setup = setup_of(wanted, loaded.instrument, limits)
+        setup = setup_of(wanted, loaded, limits)
         members.append(Member(strategy, loaded.bars, setup, wanted.name))
         sources.append(loaded.source)
         firsts.append(wanted.start_ns or int(loaded.bars.time_ns[0]))

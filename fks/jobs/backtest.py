@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from fks.jobs.spec import checked_spec
 from fks.matching import Commission, CostModel, Slippage
 from fks.matching.margin import Margin
 from fks.model.bar import Bars
+from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.timeframe import bar_end, check_timeframe, iso, to_ns
@@ -63,6 +64,8 @@ class BacktestSpec(BaseModel):
     collar_pct: Exact | None = Field(None, ge=0, le=10, exclude_if=lambda value: value is None)
     #: as `fks.matching.margin.Margin.parse` reads it; None: positions are paid in full
     margin: str | None = Field(None, exclude_if=lambda value: value is None)
+    #: of a perpetual: the stored rates, or none on purpose
+    funding: Literal["stored", "none"] = Field("stored", exclude_if=lambda value: value == "stored")
     allow_gaps: bool = False
     allow_short: bool = False
     limits: bool = False  # whether the node's [risk] limits hold
@@ -130,6 +133,7 @@ class LoadedBars:
     instrument: Instrument
     source: str
     finer: Bars | None = None  # bars of a shorter timeframe inside them, where some are stored
+    events: InstrumentEvents = field(default_factory=InstrumentEvents)
 
 
 LoadBars = Callable[[BarsRequest], LoadedBars]
@@ -199,12 +203,14 @@ def limits_of(
     )
 
 
-def setup_of(spec: BacktestSpec, instrument: Instrument, limits: Risk | None) -> Setup:
-    """Return the setup of a spec. `limits`: those of the run in quote (None: the defaults of [risk]), used where the
-    spec has them on."""
+def setup_of(spec: BacktestSpec, loaded: LoadedBars, limits: Risk | None) -> Setup:
+    """Return the setup of a spec on its data. `limits`: those of the run in quote (None: the defaults of [risk]), used
+    where the spec has them on."""
+    is_left_out = spec.funding == "none"
+    funding = () if is_left_out else loaded.events.funding
     return Setup(
-        instrument,
-        CostModel.of(spec, instrument),
+        loaded.instrument,
+        CostModel.of(spec, loaded.instrument),
         spec.sizing,
         spec.size,
         spec.cash,
@@ -214,6 +220,7 @@ def setup_of(spec: BacktestSpec, instrument: Instrument, limits: Risk | None) ->
         start_ns=spec.start_ns,
         collar_pct=spec.collar_pct,
         margin=None if spec.margin is None else Margin.parse(spec.margin),
+        events=replace(loaded.events, funding=funding, is_funding_left_out=is_left_out),
     )
 
 
@@ -258,7 +265,7 @@ def run_spec(
     progress(0.3)
     check_tape(strategy, loaded.bars)
     progress(0.4)
-    setup = setup_of(spec, loaded.instrument, limits_of(spec, loaded, limits or Risk(), load_bars))
+    setup = setup_of(spec, loaded, limits_of(spec, loaded, limits or Risk(), load_bars))
     result = run(strategy, loaded.bars, setup, check=False, finer=loaded.finer if spec.finer else None)
     progress(0.9)
     return result, loaded.source

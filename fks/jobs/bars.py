@@ -49,7 +49,8 @@ async def load_stored(db: Database, request: BarsRequest, columns: ColumnCache |
         made = resample(stored_minutes, request.timeframe)
         if request.start_ns is not None:
             made = made[max(0, int(np.searchsorted(made.time_ns, request.start_ns)) - request.warmup) :]
-    splits = await CorporateActionStore(db).splits(instrument.exchange, instrument.symbol)
+    actions = CorporateActionStore(db)
+    splits = await actions.splits(instrument.exchange, instrument.symbol)
     is_native = len(made) <= len(native)
     bars = adjusted(native if is_native else made, splits)
     if stored_minutes is not None and len(bars):
@@ -60,7 +61,8 @@ async def load_stored(db: Database, request: BarsRequest, columns: ColumnCache |
     has_finer = stored_minutes is not None and len(stored_minutes) > 0
     instrument = replace(instrument, tick=tick_of(bars, instrument.tick))
     bars = await FeatureStore(db).aligned(request.features, instrument.symbol, bars)
-    return LoadedBars(bars, instrument, source, stored_minutes if has_finer else None)
+    events = await actions.instrument_events(instrument.exchange, instrument.symbol, request.end_ns)
+    return LoadedBars(bars, instrument, source, stored_minutes if has_finer else None, events)
 
 
 async def load_stored_joined(db: Database, request: BarsRequest, symbols: Iterable[str]) -> LoadedBars:

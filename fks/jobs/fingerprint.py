@@ -12,6 +12,7 @@ import orjson
 import fks
 from fks.backtest.instrument import guess_instrument
 from fks.config.settings import Risk
+from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError
 from fks.model.instrument import folded
 from fks.store.bars import BarStore
@@ -33,8 +34,8 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
     """Return the SHA-256 of a checked spec, the strategy's source, the version, the [risk] limits, and the stored data.
 
     The data is named by the revision of its series and its newest bar, up to the end of the spec: a bar that was
-    corrected, one more bar in an open range, a split, or a value of an own column, is other work. Errors: OutageError;
-    InputError for an unknown strategy.
+    corrected, one more bar in an open range, a split, a dividend, a funding rate, or a value of an own column, is other
+    work. Errors: OutageError; InputError for an unknown strategy.
     """
     if "members" in spec:
         return await _of_account(db, kind, spec, catalogue, limits)
@@ -58,6 +59,7 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
             series.append([timeframe, found.revision, newest])
     actions = CorporateActionStore(db)
     splits = {symbol: list(map(str, known)) for symbol in wanted if (known := await actions.splits(exchange, symbol))}
+    events = await actions.instrument_events(exchange, parsed.symbol, parsed.end_ns)
     features = await FeatureStore(db).state(reads.features(), parsed.symbol)
     plain = parsed.model_dump(mode="json", by_alias=True)
     document = {
@@ -68,6 +70,7 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
         "limits": limits.model_dump(mode="json") if parsed.limits else None,
         "series": series,
         **({"splits": splits} if splits else {}),
+        **({} if events == InstrumentEvents() else {"events": str(events)}),
         **({"features": features} if features else {}),
     }
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()

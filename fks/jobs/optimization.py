@@ -79,7 +79,7 @@ def task_for(
 
     Errors: InputError STRATEGY_UNKNOWN, SPACE_WRONG, SPLITS_WRONG, NO_DATA.
     """
-    setup = replace(setup_of(spec, loaded.instrument, limits), start_ns=None)
+    setup = replace(setup_of(spec, loaded, limits), start_ns=None)
     return task_of(
         catalogue.kind(spec.strategy),
         spec.space,

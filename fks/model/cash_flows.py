@@ -1,4 +1,4 @@
-"""Cash flows that belong to an instrument: dividends of a share, funding of a perpetual, and the end of its trading."""
+"""Events of an instrument: dividends and splits of a share, funding of a perpetual, and the end of its trading."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import date
 from decimal import Decimal
 
 #: exchanges of which every symbol without an expiry is a perpetual, as `fks data import` names them
-_OF_PERPETUALS = frozenset(("binanceusdm", "binancecoinm"))
+_OF_PERPETUALS = frozenset(("binanceusdm", "binancecoinm", "bybitlinear"))
 _PERPETUAL_ENDS = ("PERP", "SWAP")
 
 
@@ -16,7 +16,7 @@ class Dividend:
     """Cash for each share that is held when `day`, the ex-day, begins.
 
     Units: `amount` in `currency` for a share of that day ("" = the quote currency). `type` tells several of one day
-    apart, in the words of the source.
+    apart, in the words of the source; `declared` is the day from which on it was known.
     """
 
     day: date
@@ -24,6 +24,7 @@ class Dividend:
     currency: str = ""
     pay_day: date | None = None
     type: str = ""
+    declared: date | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -36,6 +37,31 @@ class FundingRate:
     time_ns: int
     rate: Decimal
     mark: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SplitDay:
+    """A split on the day on which its market first trades the new shares: `new` for each `old` one. 1 for 1 says that
+    the price only moved."""
+
+    day: date
+    new: int
+    old: int = 1
+
+    @property
+    def ratio(self) -> str:
+        return f"{self.new}:{self.old}"
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedEvents:
+    """Events of one symbol as an exchange lists them. `exchange`: under which they belong, where that is another name
+    than the source's own."""
+
+    splits: tuple[SplitDay, ...] = ()
+    dividends: tuple[Dividend, ...] = ()
+    funding: tuple[FundingRate, ...] = ()
+    exchange: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +81,5 @@ def is_perpetual(exchange: str, symbol: str) -> bool:
     """Return whether a symbol's name, or its exchange, is that of a perpetual: BTC-PERP, BTC-USDT-SWAP, TRXUSD_PERP, or
     BTCUSDT of Binance's futures."""
     name = symbol.upper()
-    return name.endswith(_PERPETUAL_ENDS) or (exchange.lower() in _OF_PERPETUALS and "_" not in name)
+    has_expiry = "_" in name or "-" in name  # BTCUSDT_260327, BTC-27MAR26
+    return name.endswith(_PERPETUAL_ENDS) or (exchange.lower() in _OF_PERPETUALS and not has_expiry)

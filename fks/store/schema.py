@@ -101,14 +101,45 @@ corporate_actions = Table(  # of shares: stored bars are raw, and read in the sh
     _text("exchange"),
     _text("symbol"),
     _text("kind", default="split"),
-    Column("day", Date, nullable=False),  # the first on which the new shares are traded
-    Column("new_shares", Integer, nullable=False),
-    Column("old_shares", Integer, nullable=False),
+    Column("day", Date, nullable=False),  # of new shares, of a dividend's ex-day, of no trading, of the new symbol
+    Column("new_shares", Integer),
+    Column("old_shares", Integer),
     _text("source", default=""),
     _time("recorded_at", now=True),
-    CheckConstraint("kind = 'split'", name="kind"),
+    _text("type", default=""),  # of a dividend, in the words of its source
+    _money("amount", null=True),  # cash a share
+    _text("currency", default=""),  # "" = the quote currency
+    Column("pay_day", Date),
+    _text("new_symbol", default=""),
+    _time("published_at"),
+    Column("revision", Integer, nullable=False, server_default="1"),
+    _flag("is_withdrawn"),
+    CheckConstraint("kind IN ('split', 'dividend', 'delisting', 'symbol_change')", name="kind"),
+    CheckConstraint(
+        "(kind = 'split') = (new_shares IS NOT NULL AND old_shares IS NOT NULL) "
+        "AND (kind = 'dividend') = (amount IS NOT NULL) AND (kind = 'symbol_change') = (new_symbol <> '')",
+        name="content",
+    ),
     CheckConstraint("new_shares > 0 AND old_shares > 0", name="shares"),
-    PrimaryKeyConstraint("exchange", "symbol", "kind", "day"),
+    CheckConstraint("amount > 0", name="amount"),
+    PrimaryKeyConstraint("exchange", "symbol", "kind", "day", "type", "revision"),
+)
+
+funding_rates = Table(  # of perpetuals: a long position pays its value times the rate
+    "funding_rates",
+    metadata,
+    _text("exchange"),
+    _text("symbol"),
+    _time("time"),
+    Column("revision", Integer, nullable=False, server_default="1"),
+    _money("rate"),
+    _money("mark_price", null=True),
+    _text("source", default=""),
+    _time("published_at"),
+    _time("recorded_at", now=True),
+    CheckConstraint("mark_price > 0", name="mark_price"),
+    CheckConstraint("abs(rate) < 1", name="rate"),
+    PrimaryKeyConstraint("exchange", "symbol", "time", "revision"),
 )
 
 ohlcv_data = Table(

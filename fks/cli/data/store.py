@@ -48,15 +48,18 @@ def with_store(ctx: click.Context, work: Callable[[Database], Awaitable[T]], *, 
         return asyncio.run(run(url, settings.database.model_copy(update={"statement_timeout_s": STATEMENT_S})))
 
 
-def csv_rows(file: Path, columns: Sequence[str], others: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def csv_rows(
+    file: Path, columns: Sequence[str] | Callable[[Sequence[str]], Sequence[str]], others: Sequence[str]
+) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield (place in words, cells by name) of each row of a csv file with a header that has `columns`, and may have
-    `others`. Errors: InputError FILE_WRONG."""
+    `others`. Columns that depend on the header are a function of it. Errors: InputError FILE_WRONG."""
     import csv
 
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             names = [name.strip().lower() for name in reader.fieldnames or ()]
+            columns = columns(names) if callable(columns) else columns
             missing = [name for name in columns if name not in names]
             if missing:
                 raise InputError(

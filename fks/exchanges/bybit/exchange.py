@@ -1,9 +1,11 @@
-"""Bybit spot behind the port: live by `wire`, markets and history by REST through ccxt's implicit methods.
+"""Bybit spot behind the port: live by `wire`, markets and history by REST through ccxt's implicit methods; and the
+funding of its perpetuals.
 
 Answers are newest first. `kline` without an end begins with the newest bar; its present is the answer's `time`. Public
 trades go back 60 and no further, so what a longer outage missed comes from Bybit's own bars.
 
-Source: bybit-exchange.github.io/docs/v5/market (instrument, kline, recent-trade), read 2026-11; ccxt 4.5.90.
+Source: bybit-exchange.github.io/docs/v5/market (instrument, kline, recent-trade, history-fund-rate), read 2026-11; ccxt
+4.5.90.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
 from fks.exchanges.base import MS, exact
 from fks.exchanges.base.paging import first_from, page_end
 from fks.exchanges.base.rest import CcxtExchange
-from fks.exchanges.base.rows import bar_of, closed, read_rows, rows_of, trade_of
+from fks.exchanges.base.rows import bar_of, closed, read_rows, rows_of, time_of, trade_of
 from fks.exchanges.base.values import offered
 from fks.exchanges.bybit.capabilities import CAPABILITIES
 from fks.exchanges.bybit.wire import INTERVALS, BybitWire
 from fks.model.bar import Bar, PublicTrade
+from fks.model.cash_flows import FetchedEvents, FundingRate
 from fks.model.instrument import Instrument
 from fks.model.timeframe import NS, TIMEFRAMES
 
@@ -29,6 +32,9 @@ with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"bybit"}):
 
 PAGE_MAX = 1000  # bars of one answer
 PAGES_MAX = 20  # of the listing
+FUNDING_PAGE_MAX = 200  # rates of one answer
+FUNDING_PAGES_MAX = 500  # with one rate an hour, more than eleven years
+PERPETUALS = "bybitlinear"  # the exchange name of bars and events of its linear perpetuals
 
 
 class BybitExchange(CcxtExchange):
@@ -112,6 +118,31 @@ class BybitExchange(CcxtExchange):
         trades.reverse()  # they come newest first; the sort keeps the order within a millisecond
         return sorted((t for t in trades if since_ns is None or t.time_ns >= since_ns), key=lambda trade: trade.time_ns)
 
+    async def fetch_events(self, symbol: str, since_ns: int) -> FetchedEvents:
+        """Return the funding of a linear perpetual from a time on, oldest first, as events of `bybitlinear`.
+
+        Bybit pages backwards, with `endTime`, and has no mark price. Errors: as `ask`.
+        """
+        found: dict[int, FundingRate] = {}
+        end_ms, since_ms = self._clock.now_ns() // MS, since_ns // MS
+        for _ in range(FUNDING_PAGES_MAX):
+            request = {
+                "category": "linear",
+                "symbol": symbol,
+                "startTime": since_ms,
+                "endTime": end_ms,
+                "limit": FUNDING_PAGE_MAX,
+            }
+            rows = await self.rows("publicGetV5MarketFundingHistory", request, "result", "list")
+            page = read_rows(self.name, _funding, rows)
+            found.update((one.time_ns, one) for one in page)
+            if len(page) < FUNDING_PAGE_MAX:
+                break
+            end_ms = min(one.time_ns for one in page) // MS - 1
+            if end_ms <= since_ms:
+                break
+        return FetchedEvents(funding=tuple(sorted(found.values())), exchange=PERPETUALS)
+
     def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:
         """Return the instrument of one row."""
         lots = row["lotSizeFilter"]
@@ -133,3 +164,7 @@ class BybitExchange(CcxtExchange):
 def _rest_trade(row: Mapping[str, Any]) -> PublicTrade:
     symbol, number = str(row["symbol"]), str(row["execId"])
     return trade_of("bybit", symbol, number, int(row["time"]), row["price"], row["size"], str(row["side"]))
+
+
+def _funding(row: Mapping[str, Any]) -> FundingRate:
+    return FundingRate(time_of(int(row["fundingRateTimestamp"])), exact(row["fundingRate"], "fundingRate"))

@@ -4,14 +4,16 @@ Bars are unadjusted (as traded), hold every session from 04:00 to 20:00 in New Y
 trade was. Days, weeks and months are New York's and begin at its midnight, so FKS makes every larger bar from minutes
 itself. A plan with delayed data is a quarter of an hour behind: its last bars are not closed yet and are left out.
 
-Source: polygon.io/docs/rest/stocks (tickers, aggregates, trades), read 2026-11. Numbers are decimals of the answer's
-own text.
+Source: polygon.io/docs/rest/stocks (tickers, aggregates, trades, dividends, splits), read 2026-11. Numbers are decimals
+of the answer's own text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -22,22 +24,24 @@ from pydantic import SecretStr
 from fks.clock import Clock
 from fks.exchanges.base import MS, ExchangeAddresses
 from fks.exchanges.base.exchange import WireExchange
-from fks.exchanges.base.rows import UNREADABLE, bar_of, closed
+from fks.exchanges.base.rows import UNREADABLE, amount_of, bar_of, closed
 from fks.exchanges.base.values import TOO_MUCH, offered, retry_after_s
 from fks.exchanges.polygon.capabilities import CAPABILITIES, SPANS
 from fks.exchanges.polygon.wire import PolygonWire, trade_of
 from fks.model.bar import Bar, PublicTrade
+from fks.model.cash_flows import Dividend, FetchedEvents, SplitDay
 from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError
 from fks.model.instrument import Instrument
 from fks.model.ports import Budget, Log
-from fks.model.timeframe import NS, TIMEFRAMES
+from fks.model.timeframe import NS, TIMEFRAMES, to_datetime
 
 PUBLIC_REST = "https://api.polygon.io"
 TIMEOUT_S = 20.0
 PAUSE_S = 60.0  # after a 429 that does not say how long: limits are per minute
 LISTING_MAX = 1_000  # tickers of one answer
 PAGE_MAX = CAPABILITIES.bars_page_max  # rows of one answer, and aggregates looked at for it
-PAGES_MAX = 50  # of the listing: there are some twelve thousand tickers
+PAGES_MAX = 50  # of a list: there are some twelve thousand tickers
+SHARES_MAX = 999_999  # of a split, old and new ones
 DELAY_NS = 15 * 60 * NS
 LOOK_BACK = 5  # times the bars' own length; and two weeks: markets are closed most of the time
 T = TypeVar("T")
@@ -59,6 +63,21 @@ class _Aggregate(msgspec.Struct):
     c: Decimal
     v: Decimal
     n: int = 0
+
+
+class _Dividend(msgspec.Struct):
+    ex_dividend_date: date
+    cash_amount: Decimal
+    currency: str = "USD"
+    pay_date: date | None = None
+    declaration_date: date | None = None
+    dividend_type: str = ""
+
+
+class _Split(msgspec.Struct):
+    execution_date: date
+    split_from: Decimal
+    split_to: Decimal
 
 
 class _Trade(msgspec.Struct):
@@ -107,12 +126,25 @@ class PolygonExchange(WireExchange):
 
     async def listing(self) -> list[Any]:
         """Return every active US stock. Errors: as `_get`."""
-        url: str = f"{self._base}/v3/reference/tickers"
-        params: dict[str, Any] = {"market": "stocks", "active": "true", "limit": LISTING_MAX}
-        found: list[Any] = []
+        return await self._paged("tickers", {"market": "stocks", "active": "true", "limit": LISTING_MAX}, Any)
+
+    async def fetch_events(self, symbol: str, since_ns: int) -> FetchedEvents:
+        """Return the cash dividends and the splits of a ticker from a day on. Errors: as `_get`."""
+        day = to_datetime(since_ns).date().isoformat()
+        wanted: dict[str, Any] = {"ticker": symbol, "order": "asc", "limit": LISTING_MAX}
+        of_dividends = {**wanted, "ex_dividend_date.gte": day, "sort": "ex_dividend_date"}
+        of_splits = {**wanted, "execution_date.gte": day, "sort": "execution_date"}
+        dividends = await self._paged("dividends", of_dividends, _Dividend)
+        splits = await self._paged("splits", of_splits, _Split)
+        return FetchedEvents(tuple(map(_split, splits)), tuple(map(_dividend, dividends)))
+
+    async def _paged(self, name: str, params: dict[str, Any], kind: type[T]) -> list[T]:
+        """Return all rows of a reference list, of at most PAGES_MAX pages. Errors: as `_get`."""
+        url: str = f"{self._base}/v3/reference/{name}"
+        found: list[T] = []
         for _ in range(PAGES_MAX):
             answer = await self._get(url, params)
-            found += _decode(answer.results, list[Any])
+            found += _decode(answer.results, list[kind])  # type: ignore[valid-type]
             if not answer.next_url:
                 break
             following = urlsplit(answer.next_url)  # the key goes to the host that was set, wherever the answer points
@@ -203,6 +235,21 @@ class PolygonExchange(WireExchange):
             is_trading=row["active"] is True,
             updated_ns=now_ns,
         )
+
+
+def _dividend(row: _Dividend) -> Dividend:
+    amount = amount_of(row.cash_amount, "cash_amount")
+    kind = "" if row.dividend_type == "CD" else row.dividend_type  # CD: one of a regular schedule
+    return Dividend(row.ex_dividend_date, amount, row.currency.upper(), row.pay_date, kind, row.declaration_date)
+
+
+def _split(row: _Split) -> SplitDay:
+    """Return a split in whole shares: 1.5 new ones for an old one are 3 for 2. Errors: PeerError."""
+    if min(row.split_from, row.split_to) > 0:
+        ratio = Fraction(row.split_to) / Fraction(row.split_from)
+        if max(ratio.numerator, ratio.denominator) <= SHARES_MAX:
+            return SplitDay(row.execution_date, ratio.numerator, ratio.denominator)
+    raise PeerError(f"polygon has a split of {row.split_to} for {row.split_from} on {row.execution_date}")
 
 
 def _decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:

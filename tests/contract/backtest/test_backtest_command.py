@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ import pytest
 from fks.backtest import bars_from_frame, resample, sample, setup_for
 from fks.backtest import run as run_backtest
 from fks.bars.calendars import calendar_of
-from fks.bars.splits import split_day
 from fks.cli import cli
 from fks.cli.backtest import sparkline
 from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
@@ -37,7 +37,7 @@ from fks.model.tape import Tape
 from fks.model.timeframe import iso
 from fks.servers.embedded import postgres_pid
 from fks.store.bars import BarStore
-from fks.store.corporate_actions import CorporateActionStore, ListedSplit
+from fks.store.corporate_actions import CorporateActionStore, ListedEvent
 from fks.store.db import Database
 from fks.store.feature_values import FeatureValue, add_features
 from fks.store.jobs import JobStore
@@ -334,7 +334,7 @@ def test_a_file_of_splits_is_taken_whole_or_not_at_all(fks: Shell, tmp_path: Pat
     for text, said in (
         ("symbol,day\nABC,2026-03-01\n", "row 1: there is no column ratio"),
         ("symbol,day,ratio\nABC,2026-03-01,2\nABC,2026-03-02,0\n", "row 3: 2026-03-02=0 is no split"),
-        ("symbol,day,ratio,kind\nABC,2026-03-01,2,dividend\n", "row 2: dividend is no kind of event"),
+        ("symbol,day,ratio,kind\nABC,2026-03-01,2,coupon\n", "row 2: coupon is no kind of event"),
         ("symbol,day,ratio\n,2026-03-01,2\n", "row 2: it names no symbol"),
     ):
         (tmp_path / "splits.csv").write_text(text)
@@ -344,6 +344,160 @@ def test_a_file_of_splits_is_taken_whole_or_not_at_all(fks: Shell, tmp_path: Pat
     code, _, err = fks("data", "import-events", str(tmp_path / "splits.csv"))
     assert (code, "is no csv file in UTF-8" in err) == (USAGE, True), err
     assert fks.json("data", "splits")["items"] == []
+
+
+def share(fks: Shell, tmp_path: Path, closes: Sequence[float], name: str = "SHARE") -> None:
+    """Import days of a share from Monday 2014-01-06 on; its open is the close of the day before."""
+    days = pandas.bdate_range("2014-01-06", periods=len(closes), tz="UTC")
+    opens = [closes[0], *closes[:-1]]
+    table = {
+        "time": days,
+        "open": opens,
+        "high": np.maximum(opens, closes),
+        "low": np.minimum(opens, closes),
+        "close": closes,
+        "volume": 1000,
+    }
+    pandas.DataFrame(table).to_csv(tmp_path / f"{name}.csv", index=False)
+    imported = fks("data", "import", "--exchange", "nyse", "--symbol", name, str(tmp_path / f"{name}.csv"))
+    assert imported[0] == OK, imported
+
+
+def test_a_dividend_is_paid_to_the_cent_and_a_delisting_ends_the_position(fks: Shell, tmp_path: Path) -> None:
+    share(fks, tmp_path, [50.0] * 8 + [48.0] * 5)
+    command = ("backtest", "run", "buy_and_hold", "--timeframe", "1d", "--symbol", "SHARE", "--size", "1000")
+    arguments = (*command, "--fee-rate", "0", "--allow-gaps")
+    without = fks.json(*arguments)
+    assert {"dividends", "funding", "cash_flows", "delisted"}.isdisjoint(without)
+    (tmp_path / "events.csv").write_text(
+        "symbol,kind,day,amount,currency,pay_day,ratio\n"
+        "SHARE,delisting,2014-01-20,,,,\n"  # unsorted
+        "SHARE,dividend,2014-01-16,0.4175,usd,2014-01-30,\n"
+        "SHARE,dividend,2014-01-07,9,USD,,\n"  # of the first fill's day, which is too late for it
+        "SHARE,split,2013-06-03,,,,2:1\n"
+    )
+    rows = fks.json("data", "import-events", str(tmp_path / "events.csv"))["items"]
+    assert [row["kind"] for row in rows] == ["delisting", "dividend", "dividend", "split"]
+    found = fks.json(*arguments)
+    (flow,) = found["cash_flows"]
+    assert flow == {
+        "kind": "dividend",
+        "time": "2014-01-16T00:00:00Z",
+        "event_time": "2014-01-16T00:00:00Z",
+        "quantity": "20",
+        "rate": "0.4175",
+        "amount": "8.35",
+    }
+    assert (found["dividends"], found["funding"], found["delisted"]) == ("8.35", "0", "2014-01-20")
+    assert (found["to"], found["final_position"], found["final_cash"]) == ("2014-01-17T00:00:00Z", "0", "9968.35")
+    assert found["fills"][-1]["price"] == "48"
+    assert found["trades"][0]["pnl"] == "-31.65"
+    assert found["inputs_hash"] != without["inputs_hash"]
+    code, out, _ = fks(*arguments)
+    assert code == OK
+    assert "dividends: 8.35" in out
+    assert "delisted on 2014-01-20" in out
+    before = fks.json(*arguments, "--to", "2014-01-10")
+    assert before["inputs_hash"] == fks.json(*arguments, "--to", "2014-01-10")["inputs_hash"]
+    assert "cash_flows" not in before, "its events are before the first fill, or after the end"
+
+
+def test_events_are_listed_with_their_revisions_as_they_were_known(fks: Shell, tmp_path: Path) -> None:
+    share(fks, tmp_path, [50.0] * 5)
+    file = str(tmp_path / "events.csv")
+    header = "symbol,kind,day,amount,type,published,new_symbol\n"
+    (tmp_path / "events.csv").write_text(
+        header + "share,dividend,2014-01-16,0.50,,2014-01-02,\n"
+        "SHARE,dividend,2014-01-16,2,special,2014-01-03,\n"
+        "SHARE,symbol_change,2014-02-03,,,,news\n"
+    )
+    assert len(fks.json("data", "import-events", file)["items"]) == 3
+    (tmp_path / "events.csv").write_text(header + "SHARE,dividend,2014-01-16,0.45,,2014-01-10,\n")
+    fks.json("data", "import-events", file)
+    fks.json("data", "import-events", file)  # known as it is: no further revision
+    rows = fks.json("data", "events", "list", "SHARE")["items"]
+    assert [(row["kind"], row["value"], row["revision"]) for row in rows] == [
+        ("dividend", "0.45", 2),
+        ("dividend", "2", 1),
+        ("symbol_change", "NEWS", 1),
+    ]
+    assert rows[0] == {
+        "symbol": "SHARE",
+        "exchange": "nyse",
+        "kind": "dividend",
+        "day": "2014-01-16",
+        "value": "0.45",
+        "source": "events.csv",
+        "published": "2014-01-10T00:00:00Z",
+        "revision": 2,
+    }
+    for known_at, values in (("2014-01-01", []), ("2014-01-02", ["0.5"]), ("2014-01-09", ["0.5", "2"])):
+        rows = fks.json("data", "events", "list", "--known-at", known_at)["items"]
+        assert [row["value"] for row in rows] == values, known_at
+
+
+#: a file, the code of its refusal and a part of the message
+WRONG_EVENTS = (
+    ("symbol,kind,day,amount\nSHARE,dividend,2014-01-16,NaN\n", "EVENT_WRONG", "row 2: 'NaN' is not a number"),
+    ("symbol,kind,day,amount\nSHARE,dividend,2014-01-16,-1\n", "EVENT_WRONG", "row 2: '-1' is not the cash"),
+    ("symbol,kind,day,amount\nSHARE,dividend,16.1.14,1\n", "EVENT_WRONG", "row 2: '16.1.14' is not a day"),
+    ("symbol,kind,day,amount\nSHARE,dividend,,1\n", "EVENT_WRONG", "row 2: '' is not a day"),
+    ("symbol,kind,day\nSHARE,symbol_change,2014-01-16\n", "EVENT_WRONG", "row 2: '' is not a new symbol"),
+    ("symbol,kind,day\nOTHER,delisting,2014-01-16\n", "SYMBOL_UNKNOWN", "unknown symbol"),
+    ("symbol,day,ratio\nSHARE,2014-01-16,2\nSHARE,2014-01-16,3\n", "EVENTS_OVERLAP", "two rows of a split"),
+    ("symbol,time,rate\nSHARE,2014-01-16T08:00Z,inf\n", "EVENT_WRONG", "row 2: 'inf' is not a number"),
+    ("symbol,time,rate\nSHARE,2014-01-16T08:00Z,1.5\n", "EVENT_WRONG", "row 2: '1.5' is not a funding rate"),
+    ("symbol,time,rate\nSHARE,yesterday,0.1\n", "EVENT_WRONG", "row 2: "),
+    ("symbol,time,rate,mark\nSHARE,2014-01-16T08:00Z,0,0\n", "EVENT_WRONG", "row 2: '0' is not a mark price"),
+    ("symbol,rate\nSHARE,0\n", "FILE_WRONG", "row 1: there is no column time"),
+)
+
+
+def test_a_wrong_event_is_refused_with_its_row_and_nothing_is_stored(fks: Shell, tmp_path: Path) -> None:
+    share(fks, tmp_path, [50.0] * 5)
+    file = tmp_path / "events.csv"
+    good = {"kind": "SHARE,delisting,2014-01-20", "time": "SHARE,2014-01-20,0.0001", "day": "SHARE,2014-01-20,2"}
+    for text, code, said in WRONG_EVENTS:
+        head = text.partition("\n")[0]
+        more = next((row for name, row in good.items() if name in head.split(",")), "SHARE,0")
+        file.write_text(
+            text + more + "," * (head.count(",") - more.count(",")) + "\n"
+        )  # a good row after the wrong one
+        with pytest.raises(InputError) as raised:
+            cli.main(["--home", str(fks.home), "data", "import-events", str(file)], standalone_mode=False)
+        assert (raised.value.code, said in raised.value.message) == (code, True), raised.value
+    assert fks.json("data", "events", "list")["items"] == []
+
+
+def test_a_perpetual_pays_its_stored_funding_or_is_refused_without(fks: Shell, tmp_path: Path) -> None:
+    """Binance's documented rates and marks (Get Funding Rate History, read 2026-11) on 2 contracts, bought at 30,000."""
+    times = pandas.date_range("2019-10-09T08:00Z", periods=20, freq="h")
+    table = {"time": times, "open": 30000, "high": 30000, "low": 30000, "close": 30000, "volume": 1000.001}
+    pandas.DataFrame(table).to_csv(tmp_path / "perp.csv", index=False)
+    perp = ("--exchange", "binanceusdm", "--symbol", "BTCUSDT")
+    assert fks("data", "import", *perp, str(tmp_path / "perp.csv"))[0] == OK
+    command = ("backtest", "run", "buy_and_hold", "--timeframe", "1h", *perp, "--sizing", "quantity", "--size", "2")
+    arguments = (*command, "--cash", "100000", "--fee-rate", "0")
+    code, _, err = fks(*arguments)
+    assert (code, "no funding rate is known" in err, "--funding none" in err) == (USAGE, True, True), err
+    left_out = fks.json(*arguments, "--funding", "none")
+    assert (left_out["final_cash"], left_out["funding_left_out"]) == ("40000", True)
+    (tmp_path / "rates.csv").write_text(
+        "symbol,time,rate,mark\n"
+        "BTCUSDT,2019-10-10T00:00:00Z,0.00010000,34287.54619963\n"
+        "BTCUSDT,2019-10-09T16:00:00Z,-0.03750000,34287.54619963\n"
+    )
+    rows = fks.json("data", "import-events", "--exchange", "binanceusdm", str(tmp_path / "rates.csv"))["items"]
+    assert [(row["kind"], row["value"]) for row in rows] == [("funding", "2 rates to 2019-10-10T00:00:00Z")]
+    found = fks.json(*arguments)
+    assert [(row["time"], row["amount"]) for row in found["cash_flows"]] == [
+        ("2019-10-09T16:00:00Z", "2571.56596497"),
+        ("2019-10-10T00:00:00Z", "-6.85750924"),
+    ]
+    assert (found["funding"], found["final_cash"]) == ("2564.70845573", "42564.70845573")
+    assert fks.json("data", "events", "list")["items"][0]["value"] == "2 rates to 2019-10-10T00:00:00Z"
+    missing = fks("backtest", "run", "buy_and_hold", "--timeframe", "1h", *perp, "--tape", "sample")
+    assert missing[0] == USAGE
 
 
 def test_the_document_is_complete_and_the_same_every_time(fks: Shell) -> None:
@@ -393,11 +547,11 @@ async def test_a_split_makes_a_job_other_work(database: Database) -> None:
         CorporateActionStore(database),
     )
     before = await fingerprint(database, "backtest", spec, load_catalogue(), Risk())
-    split = ListedSplit("nyse", "SHARE", split_day("2020-08-31", "4:1"))
+    split = ListedEvent("nyse", "SHARE", "split", date(2020, 8, 31), new=4, old=1)
     assert await store.put([split]) == 1
     assert await store.put([split]) == 0
     assert await fingerprint(database, "backtest", spec, load_catalogue(), Risk()) != before
-    assert await store.remove("nyse", "SHARE", split.split.day)
+    assert await store.withdraw("nyse", "SHARE", "split", split.day)
     assert await fingerprint(database, "backtest", spec, load_catalogue(), Risk()) == before
 
 

@@ -1,4 +1,4 @@
-"""Dividends and funding on a tape: the bar of each event, and its amount for what is held. Pure.
+"""Dividends and funding on a tape: the bar of each event, and its amount for the position. Pure.
 
 An event is booked at the first bar that begins at or after it, before that bar's fills, on the position that is carried
 into the bar (docs/backtest.md#dividends-and-funding). An event up to the bar of the first possible fill, or after the
@@ -53,12 +53,12 @@ class FlowPlan:
 def placed(bars: Bars, first: int, setup: Setup) -> list[tuple[int, int, Dividend | FundingRate]]:
     """Return the events that a run can book: index of the bar, time (ns) and event, in the order of booking."""
     events = setup.events
+    if not (events.dividends or events.funding):
+        return []
     timed: list[tuple[int, Dividend | FundingRate]] = [
         *((day_starts_ns(bars, one.day), one) for one in sorted(events.dividends)),
         *((one.time_ns, one) for one in sorted(events.funding, key=lambda one: one.time_ns)),
     ]
-    if not timed:
-        return []
     at = np.searchsorted(bars.time_ns, np.array([time_ns for time_ns, _ in timed], dtype=np.int64)).tolist()
     found = [
         (index, time_ns, one) for index, (time_ns, one) in zip(at, timed, strict=True) if first + 1 < index < len(bars)
@@ -142,7 +142,7 @@ def ensure_events(bars: Bars, first: int, setup: Setup) -> None:
             code="FUNDING_MISSING",
             status=422,
             remedy=f"load it ('fks data sync-events --symbol {bars.symbol}', 'fks data import-events FILE'), or run "
-            "without it: --funding none",
+            "without it: --funding none, in Python InstrumentEvents(is_funding_left_out=True)",
         )
 
 

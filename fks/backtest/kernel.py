@@ -76,7 +76,7 @@ _DAY_NS = 86_400 * NS
 _NEXT_DAY_NS = 26 * 3600 * NS  # after a day's start it is the next day, summer time or not
 _MONTH_NS = 28 * _DAY_NS
 _RULES = np.dtype([(name, np.int64) for name in KernelRules._fields])
-_EMPTY = np.zeros(0)
+_EMPTY, _NONE = np.zeros(0), np.zeros(0, np.int64)
 
 
 class TargetWrong(Exception):
@@ -201,12 +201,9 @@ def walk(plan: KernelPlan, decisions: Decisions, reason: str, entries_max: int =
     shares = np.zeros(0, dtype=np.int64) if decisions.size_share is None else share_parts(decisions.size_share)
     legs = (np.zeros((2 * entries_max + 4, orders.LEG_WIDTH), np.int64),) if has_orders else ()
     flows = plan.flows
-    flow_columns = (
-        np.array([*flows.bar, count], np.int64),
-        np.array(flows.times, np.int64),
-        np.array(flows.over, np.int64),
-    )
-    paid = np.zeros(len(flows), np.int64)
+    flow_bar = np.array([*flows.bar, count], np.int64)
+    flow_times, flow_over = (np.array(part, np.int64) if part else _NONE for part in (flows.times, flows.over))
+    paid = np.zeros(len(flows), np.int64) if flows.bar else _NONE
     width = orders.ORDERS_FILL_WIDTH if has_orders else compiled.FILL_WIDTH
     more = 4 * entries_max if has_orders else 0
     for rows in (count // 32 + 16 + more, 3 * count + 16 + more):  # a walk that fills the small tables is repeated
@@ -221,7 +218,9 @@ def walk(plan: KernelPlan, decisions: Decisions, reason: str, entries_max: int =
             shares,
             plan.day_first,
             plan.day_start_ns,
-            *flow_columns,
+            flow_bar,
+            flow_times,
+            flow_over,
             state,
             paid,
             fills,
@@ -253,7 +252,6 @@ def _outcome(
     equity: Floats,
 ) -> EngineResult:
     """Return the filled tables of a walk as columns."""
-    booked = np.flatnonzero(paid)
     fills = fills[: state[compiled.FILLS]]
     trades = trades[: state[compiled.TRADES]]
     denied = denied[: state[compiled.DENIED]]
@@ -285,7 +283,7 @@ def _outcome(
         position=int(state[compiled.POSITION]),
         unclear=int(state[compiled.UNCLEAR]),
         slipped=int(state[compiled.SLIPPED]),
-        flows=FlowColumns(booked, paid[booked]) if len(paid) else None,
+        flows=FlowColumns(np.flatnonzero(paid), paid[paid != 0]) if len(paid) else None,
     )
 
 

@@ -115,7 +115,7 @@ class DeniedColumns:
 @dataclass(frozen=True, slots=True)
 class FlowColumns:
     """Cash flows that were booked: the number of each among the events that the run can book
-    (`fks.backtest.cash_flows.placed`), and what it brought in, exact integers in the places of amounts."""
+    (`fks.backtest.cash_flows.placed`), and its amount, exact integers in the places of amounts; negative = paid."""
 
     event: Ints
     amount: Exact

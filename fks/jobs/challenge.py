@@ -28,6 +28,7 @@ from fks.jobs.promotion import promotable
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
 from fks.model.bar import Bars
+from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES, iso, to_ns
 from fks.risk.sizing import Sizing
@@ -235,6 +236,7 @@ async def measure(
         limits=UNLIMITED,
         start_ns=int(later.time_ns[1]),
         collar_pct=settings.collar_pct,
+        events=InstrumentEvents(is_funding_left_out=True),  # live books no funding either
     )
 
     def both() -> Excess:

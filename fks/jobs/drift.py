@@ -23,6 +23,7 @@ from fks.jobs.challenge import came_from_challenger, demote
 from fks.jobs.instances import instance_of
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
+from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError
 from fks.model.order import Role, Side
 from fks.model.timeframe import NS, TIMEFRAMES, iso, to_datetime, to_ns
@@ -114,6 +115,7 @@ async def measure(
         allow_gaps=True,
         limits=UNLIMITED,
         collar_pct=settings.collar_pct,
+        events=InstrumentEvents(is_funding_left_out=True),  # live books no funding either
     )
     # what was filled live is in shares of its day
     result = await asyncio.to_thread(run, strategy, loaded.bars.as_traded, setup, check=False)

@@ -15,8 +15,8 @@ _PERPETUAL_ENDS = ("PERP", "SWAP")
 class Dividend:
     """Cash for each share that is held when `day`, the ex-day, begins.
 
-    Units: `amount` in `currency` for a share of that day ("" = the quote currency). `type` tells several of one day
-    apart, in the words of the source; `declared` is the day from which on it was known.
+    Units: `amount` in `currency` for a share of that day ("" = the quote currency). `type` keeps several of one day
+    apart, as the source names them; `declared` is the day from which on it was known.
     """
 
     day: date

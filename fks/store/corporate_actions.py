@@ -19,7 +19,7 @@ SPLIT, DIVIDEND, DELISTING, SYMBOL_CHANGE = "split", "dividend", "delisting", "s
 @dataclass(frozen=True, slots=True)
 class ListedEvent:
     """A corporate action of a symbol of an exchange, with its source. `kind` says which of the fields it has: `new` for
-    each `old` share, `amount` of `currency` a share, `new_symbol`; `type` tells several dividends of one day apart.
+    each `old` share, `amount` of `currency` a share, `new_symbol`; `type` keeps several dividends of one day apart.
     `published_ns` None: known from its day on; `revision` 0: not stored yet."""
 
     exchange: str

@@ -136,8 +136,8 @@ def list_events(ctx: click.Context, symbol: str | None, exchange: str, known_at:
             place = (found.exchange, found.symbol)
         rows = [_shown(row) for row in await store.events(*place, known_ns)]
         for one in await store.funding_ranges(*place):
-            words = f"{one.rates} rates to {iso(one.newest_ns)}"
-            rows.append(_row("funding", one.exchange, one.symbol, iso(one.oldest_ns), words, one.source))
+            value = f"{one.rates} rates to {iso(one.newest_ns)}"
+            rows.append(_row("funding", one.exchange, one.symbol, iso(one.oldest_ns), value, one.source))
         return rows
 
     return with_store(ctx, work)
@@ -409,16 +409,16 @@ def _shown(row: ListedEvent) -> dict[str, Any]:
     from fks.model.decimals import plain
 
     if row.kind == "split":
-        words = row.split.ratio
+        value = row.split.ratio
     elif row.amount is not None:
-        words = f"{plain(row.amount)} {row.currency}".strip() + (f", paid {row.pay_day}" if row.pay_day else "")
+        value = f"{plain(row.amount)} {row.currency}".strip() + (f", paid {row.pay_day}" if row.pay_day else "")
     else:
-        words = row.new_symbol
-    return _row(row.kind, row.exchange, row.symbol, row.day.isoformat(), words, row.source, row)
+        value = row.new_symbol
+    return _row(row.kind, row.exchange, row.symbol, row.day.isoformat(), value, row.source, row)
 
 
 def _row(
-    kind: str, exchange: str, symbol: str, day: str, words: str, source: str, row: ListedEvent | None = None
+    kind: str, exchange: str, symbol: str, day: str, value: str, source: str, row: ListedEvent | None = None
 ) -> dict[str, Any]:
     published = None if row is None or row.published_ns is None else iso(row.published_ns)
     return {
@@ -426,7 +426,7 @@ def _row(
         "exchange": exchange,
         "kind": kind,
         "day": day,
-        "value": words,
+        "value": value,
         "source": source,
         "published": published,
         "revision": (row.revision or None) if row else None,

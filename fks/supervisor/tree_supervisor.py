@@ -232,7 +232,8 @@ class TreeSupervisor:
 
     # ── the machine and its commands ─────────────────────────────────────────────────────────────
     def _take(self, event: Event) -> None:
-        """Let the machine decide, then perform. A decision that raises changes nothing: the supervisor has to go on."""
+        """Let the machine decide, then perform. An event that cannot be decided ends the supervisor: the next one
+        finds the children as they are. A lost exit would leave a dead child up."""
         before = self._state.tree
         try:
             self._state, commands = decide(self._state, event, self._c.clock.monotonic())
@@ -240,7 +241,7 @@ class TreeSupervisor:
             self._c.log.error(
                 "supervisor.undecided", about=type(event).__name__, error=f"{type(error).__name__}: {error}"
             )
-            return
+            raise
         self._has_remembered = self._has_remembered or isinstance(event, Remembered)
         if self._state.tree is not before:
             self._follow_tree()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fks.supervision.liveness import START_SILENCE
+from fks.supervision.state import Exited
 from fks.supervisor import tree_supervisor
 from tests.support.supervising import FAST, FakeChild, FakeWorld, spec
 from tests.support.waiting import until
@@ -279,3 +280,26 @@ async def test_child_that_belongs_on_another_node_is_drained_and_started_again(
     await until(lambda: len(world.spawned) == 3 and supervisor.is_ready)
     assert world.spawned[-1][0] == "b"
     assert before.ended.is_set()
+
+
+async def test_undecidable_event_ends_the_supervisor_and_its_successor_adopts(run: Any, monkeypatch: Any) -> None:
+    decide = tree_supervisor.decide
+
+    def refuse(state: Any, event: Any, now_s: float) -> Any:
+        if isinstance(event, Exited):
+            raise RuntimeError("a case that was not foreseen")
+        return decide(state, event, now_s)
+
+    world = FakeWorld()
+    supervisor = run(world, spec("a"), spec("b"))
+    await until(lambda: supervisor.is_ready)
+    monkeypatch.setattr(tree_supervisor, "decide", refuse)
+    world.children["a"].die("kill -9")
+    (task,) = run.tasks
+    await until(lambda: task.done())  # a lost exit would leave the dead child UP
+    assert "not foreseen" in str(task.exception().exceptions)
+    assert not world.children["b"].ended.is_set()
+    monkeypatch.undo()
+    successor = run(world, spec("a"), spec("b"))
+    await until(lambda: successor.is_ready)
+    assert sorted(name for name, _ in world.spawned) == ["a", "a", "b"]

@@ -17,7 +17,8 @@ from fks.runtime import Component
 from fks.store.challengers import SHADOW_WORKER
 from fks.store.strategies import StrategyStore
 from fks.store.supervision import TreeJournal, WantedTree
-from fks.supervision import ChildSpec, Containment, Intensity, RestartBackoff, SupervisorSpec, check_tree, placement
+from fks.supervision import ChildSpec, SupervisorSpec, check_tree, placement
+from fks.supervision.spec import counted_alone
 
 #: role -> module:class, or a class
 CLASSES: dict[str, Any] = {
@@ -72,12 +73,6 @@ def tree_of(
     Errors: ConfigError.
     """
     timing = settings.supervision
-    limit = Intensity(timing.restarts_max, timing.restarts_period_s)
-    backoff = RestartBackoff(
-        timing.backoff_first_s, timing.backoff_max_s, timing.backoff_jitter, timing.backoff_reset_s
-    )
-
-    containment = Containment(timing.escalated_retry_s, timing.restarts_period_s, timing.deaths_hour_max)
 
     def child(id: str, role: str, *, stop_s: float, args: tuple[str, ...] = ()) -> ChildSpec:
         # The guardian must come up while the database is down (G5), so it alone takes no epoch.
@@ -94,7 +89,7 @@ def tree_of(
         )
 
     def branch(id: str, *children: ChildSpec) -> SupervisorSpec:
-        return SupervisorSpec(id, children, limit, backoff=backoff, containment=containment)
+        return counted_alone(id, children, timing)
 
     exchange = settings.data.exchange
     workers = workers_of(settings, worker_nodes)
@@ -119,7 +114,7 @@ def tree_of(
         branches.append(branch("isolated", *solos))
     if has_challengers:
         branches.append(branch("challengers", child(SHADOW_WORKER, "strategy", stop_s=3.0, args=("shadow",))))
-    root = SupervisorSpec(SUPERVISOR, tuple(branches), limit, backoff=backoff, containment=containment)
+    root = counted_alone(SUPERVISOR, tuple(branches), timing)
     check_tree(root)
     return root
 

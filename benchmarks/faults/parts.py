@@ -160,7 +160,7 @@ async def gcs(rig: Rig) -> dict[str, Sample]:
     body = await small(rig)
     at, _ = await rig.kill("gcs")
     async with serving(rig, body, at) as served:
-        detected = await rig.line("keeper", ("service.died", "service.part_died"), at, service="ray")
+        detected = await rig.line("keeper", ("child.exited", "service.part_died"), at)
         started = [await rig.event(name, ("started",), at, 120.0) for name in ACTORS]
         ready = [
             await rig.line("orders", ("venue.state",), at, 60.0, venue=venue, state=READY) for venue in (VENUE, "paper")
@@ -254,7 +254,7 @@ async def postgres(rig: Rig) -> dict[str, Sample]:
             return at
 
         found, at = await load(rig, 15.0, fault, readers=1, writers=3)
-        detected = await rig.line("keeper", ("service.died",), at, service="postgres")
+        detected = await rig.line("keeper", ("child.exited",), at, child="postgres")
         sample = Sample(detected - at, await served[0], wrong=await once_each(rig, found))
     sample.note = f"accepts connections after {accepts[0] - at:.2f} s"
     return {"PostgreSQL killed and restarted": sample}
@@ -282,7 +282,7 @@ async def cache(rig: Rig) -> dict[str, Sample]:
         return at
 
     found, at = await load(rig, 12.0, fault, readers=1, writers=2)
-    detected = await rig.line("keeper", ("service.died",), at, service="redis")
+    detected = await rig.line("keeper", ("child.exited",), at, child="redis")
 
     async def rebuilt() -> bool:
         client = redis.asyncio.from_url(rig.system.node["redis_url"])

@@ -16,8 +16,8 @@ UP_S = 90.0  # wait for a target that is not up yet
 ALIVE_S = 1.0  # a heartbeat this young counts as alive
 GONE = frozenset({"exited", "killed", "hung", "escalated", "replaced"})
 RETURNED = frozenset({"restarted"})  # nothing records the supervisor's end; the new one records that there was one
-NOTICED = frozenset({"service.died", "service.part_died", "service.restarting"})
-READY = frozenset({"service.ready"})
+NOTICED = frozenset({"child.exited", "child.stopping", "service.part_died"})
+READY = frozenset({"child.started"})
 
 Check = Callable[[], "bool | Awaitable[bool]"]
 Undo = Callable[[], Awaitable[object]]

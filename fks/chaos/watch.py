@@ -187,5 +187,5 @@ class _Tail:
                 with contextlib.suppress(ValueError, KeyError):
                     found = json.loads(line)
                     at_s = datetime.fromisoformat(found["ts"]).timestamp()
-                    name = str(found.get("service", "keeper"))
-                    yield SystemEvent(at_s, "keeper", name, found["event"], found.get("service_pid"))
+                    name = str(found.get("child") or found.get("service") or "keeper")
+                    yield SystemEvent(at_s, "keeper", name, found["event"], found.get("child_pid"))

@@ -113,8 +113,6 @@ class Restarts:
             self._why[str(fields.get("child"))] = _why(fields.get("child"), fields)
         elif line.event in ("actor.stopped", "keeper.stopped"):
             self._why[line.component] = "after an orderly stop"
-        elif line.event in ("service.died", "service.restarting"):
-            self._why[str(fields.get("service"))] = _why(fields.get("service"), {"reason": fields.get("reason")})
         elif line.event == "service.started" and isinstance(fields.get("service_pid"), int):
             return self._turn(str(fields.get("service")), fields["service_pid"], wanted)
         return self._turn(line.component, line.pid, wanted) if line.pid else ""

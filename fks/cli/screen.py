@@ -25,6 +25,7 @@ _MARKS = {
     "ready": ("✓", "green"),
     "failed": ("✗", "red"),
     "restarting": ("↻", "yellow"),
+    "draining": ("↻", "yellow"),
     "degraded": ("!", "yellow"),
     "down": ("✗", "red"),
 }

@@ -17,7 +17,6 @@ from fks.config.paths import Paths
 from fks.config.secrets import Secrets, ensure_secrets, load_secrets, secret_values
 from fks.config.settings import Settings
 from fks.config.urls import certificate_fault
-from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError
 from fks.model.ports import Log
 from fks.node import ports, preflight
@@ -30,7 +29,7 @@ from fks.node.presence import NodePresence
 from fks.node.ray_node import check_head, has_gcs, resources_of
 from fks.node.services import services
 from fks.node.sim_node import SimFiles, check_market, tape_symbol
-from fks.node.spec import RestartPolicy, ServiceSpec
+from fks.node.spec import ServiceSpec, ServiceTiming
 from fks.node.worker_driver import WorkerDriver
 from fks.process.log import Redactor, open_log
 from fks.servers.embedded import PostgresServer, RedisServer
@@ -112,13 +111,11 @@ def make_keeper(
     log = log or open_log("keeper", site.paths, site.settings.log, secret_values(site.settings, site.secrets))
     clock = RealClock()
     presence = NodePresence(site.paths, site.settings, site.secrets, site.node().redis_url, clock)
-    context = KeeperContext(site.paths, site.node, clock, log, site.redactor, start or KeeperStart())
-    if site.settings.node.role != "worker":
-        driver = HeadDriver(context, site.settings, presence)
-        return Keeper(context, site.specs(), driver, on_progress=on_progress)
-    policy = RestartPolicy(backoff=Backoff(0.2, 2.0))  # when the head is back the raylet is soon tried again
-    worker = WorkerDriver(context, site.settings, presence)
-    return Keeper(context, site.specs(), worker, policy=policy, on_progress=on_progress)
+    key = site.secrets.session_key
+    context = KeeperContext(site.paths, site.node, clock, log, site.redactor, start or KeeperStart(), key)
+    driver = (WorkerDriver if site.settings.node.role == "worker" else HeadDriver)(context, site.settings, presence)
+    timing = ServiceTiming(site.settings.supervision)
+    return Keeper(context, site.specs(), driver, timing=timing, on_progress=on_progress)
 
 
 def _check_node(settings: Settings) -> None:

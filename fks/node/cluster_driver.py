@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from pydantic import SecretStr
+
+from fks.alerts.channels import Sealer
+from fks.alerts.direct import READ_EVERY_S, DirectPager
+from fks.alerts.directory import Directory
 from fks.clock import Clock
 from fks.config.endpoints import NodeEndpoints
 from fks.config.machine import process_space
@@ -18,10 +23,12 @@ from fks.model.errors import FksError
 from fks.model.ports import Log
 from fks.model.timeframe import to_datetime
 from fks.node.presence import NodePresence
-from fks.node.service import ServiceStatus
+from fks.node.service import ServiceStatus, ServiceTree
 from fks.process.log import Redactor
+from fks.store.alerting import AlertingStore
 from fks.store.crash_marks import CrashMarkStore, PostedMark
 from fks.store.db import Database
+from fks.store.supervision import TreeJournal
 from fks.strategy_worker.crash_marker import CrashMarker
 
 QUERY_S = 2.0  # the keeper does not wait longer for its database
@@ -46,6 +53,7 @@ class KeeperContext:
     log: Log
     redactor: Redactor = field(default_factory=Redactor)
     start: KeeperStart = KeeperStart()
+    session_key: SecretStr | None = None  # opens the addresses of the alert channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,8 @@ class ClusterDriver:
         self._context, self._settings, self._presence = context, settings, presence
         self._left_marks = LeftMarks(context.paths, presence.name)
         self._db: Database | None = None
+        self._pager: DirectPager | None = None
+        self._channels_due_s = 0.0
 
     async def claim(self) -> None:
         """Become the head of the database."""
@@ -141,6 +151,21 @@ class ClusterDriver:
                 await self._left_marks.post(db)
             return await self._cluster_state(db)
 
+    async def write_history(self, tree: ServiceTree) -> None:
+        """Write what the history of the services has not written yet, and keep the alert channels current. Errors:
+        OutageError."""
+        db = await self._database()
+        await tree.write(TreeJournal(db))
+        if self._pager is not None and self._context.clock.monotonic() >= self._channels_due_s:
+            await self._pager.read()
+            self._channels_due_s = self._context.clock.monotonic() + READ_EVERY_S
+
+    def page(self, event: str, text: str) -> None:
+        """Send a page to every alert channel, as they were read last; never waits. Without a database since our start
+        no channel is known."""
+        if self._pager is not None:
+            self._pager.page(event, text)
+
     async def _cluster_state(self, db: Database) -> ClusterState:
         raise NotImplementedError
 
@@ -164,6 +189,11 @@ class ClusterDriver:
             )
             url = self._context.make_node().database_url
             self._db = await Database.connect(url, chosen, application="keeper", retry_s=0.0)
+            if self._context.session_key is not None:
+                alerts, context = self._settings.alerts, self._context
+                directory = Directory(AlertingStore(self._db), alerts, Sealer(self._context.session_key))
+                self._pager = DirectPager(directory, context.clock, context.log, hosts=alerts.hosts)
+                self._channels_due_s = 0.0
         return self._db
 
 
@@ -179,4 +209,6 @@ def beat_columns(statuses: Sequence[tuple[str, ServiceStatus]]) -> tuple[list[An
         since,
         [entry.detail for _, entry in statuses],
         [entry.ended for _, entry in statuses],
+        [entry.escalation for _, entry in statuses],
+        [entry.is_noted for _, entry in statuses],
     )

@@ -2,8 +2,8 @@
 
 Start: all services at once; the schema as soon as PostgreSQL answers; the actor tree as soon as everything does. Until
 the first "ready" a service that fails twice ends the start with its last output, unless the disk is full: then the
-start goes on once it is not. After it nothing is given up: a dead service is started again without an end, and the tree
-is deployed again when it has to be (`TreeDeployer.due`).
+start goes on once it is not. After it nothing is given up: a dead service is started again without an end, as an actor
+is (`ServiceTree`), and the tree is deployed again when it has to be (`TreeDeployer.due`).
 Stop: the tree in its own reverse order, then waves of services, the highest first; a second request skips the tree.
 """
 
@@ -15,7 +15,6 @@ import os
 import shutil
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 from fks.clock import Clock
@@ -37,12 +36,13 @@ from fks.node.lock import PARENT_LOCK, holder_of
 from fks.node.ports import check_free
 from fks.node.ray_node import SERVICE as RAY
 from fks.node.ray_node import forget_storage, ray_processes, serve_proxy
-from fks.node.service import NodeService, ServiceStatus
-from fks.node.spec import RestartPolicy, ServiceSpec
+from fks.node.service import NodeService, ServiceContext, ServiceStatus, ServiceTree
+from fks.node.spec import ServiceSpec, ServiceTiming
 from fks.node.supervised_child import SupervisedChild
 from fks.node.tree_deployer import TreeDeployer
 from fks.process.handle import ProcessHandle, clear_session, kill
 from fks.process.output_logs import rotate
+from fks.store.supervision import ESCALATION
 
 # The status document of the keeper, for when the gateway is down: the database's rows if they can be read, else the
 # last ones, with the keeper and its services always as they are at this moment.
@@ -88,6 +88,7 @@ class StatusView:
 
     def _component(self, kind: str, status: ServiceStatus) -> dict[str, Any]:
         detail = {"detail": status.detail} if status.detail else {}
+        detail |= {ESCALATION: status.escalation} if status.escalation else {}
         return {
             "name": status.name,
             "kind": kind,
@@ -126,7 +127,7 @@ def _is_passing(error: BaseException) -> bool:
 class Keeper:
     """One node's keeper. Hard state: the child records. Soft state: the rest, which the next keeper finds again.
 
-    `on_progress(name, state, text)` is called for every step and change: running, done, failed, then ready, restarting,
+    `on_progress(name, state, text)` is called for every step and change: running, done, failed, then ready, degraded,
     down, …. A worker (`driver.worker_name`) joins its cluster before it starts anything and never gives up; its rows
     carry its name.
     """
@@ -137,7 +138,7 @@ class Keeper:
         specs: Sequence[ServiceSpec],
         driver: ClusterDriver,
         *,
-        policy: RestartPolicy | None = None,
+        timing: ServiceTiming | None = None,
         on_progress: ReportProgress | None = None,
     ) -> None:
         clock, log = context.clock, context.log
@@ -146,7 +147,6 @@ class Keeper:
         self._context, self._driver, self._on_progress = context, driver, on_progress
         self._paths, self._clock, self._log = context.paths, clock, log
         self._worker = driver.worker_name
-        self._specs = tuple(specs)
         self._disk = HomeDisk(context.paths, clock, log)
         self._records = ChildRecords(context.paths.run / "keeper.json", self._disk.write)
         self._since_ns = clock.now_ns()
@@ -154,10 +154,11 @@ class Keeper:
         self.ending = asyncio.Event()
         self._must_hurry = asyncio.Event()
         self._must_end_all = False  # the workers of this head, too
-        self.services = {
-            spec.name: NodeService(spec, self._records, clock, log, policy or RestartPolicy(), self._on_change)
-            for spec in self._specs
-        }
+        services = ServiceContext(
+            self._records, clock, log, timing or ServiceTiming(), driver.node_name or host_name(), self._worker
+        )
+        self.tree = ServiceTree(specs, services, self._on_change, self._page)
+        self.services = self.tree.services
         self._view = StatusView(clock, driver.node_name)
         self._standby: HttpStandby | None = None
         self._has_taken_over = False  # something that an earlier keeper left runs
@@ -186,7 +187,7 @@ class Keeper:
             self._beside("disk", self._look_at_disk),
             self._beside("gateway", self._grow),
         )
-        works = (self._keep(), self._beat(), self._hold(), self._stop_wait(), *beside)
+        works = (self._keep(), self.tree.supervise(), self._beat(), self._hold(), self._stop_wait(), *beside)
         tasks = [asyncio.create_task(work) for work in works]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -210,7 +211,9 @@ class Keeper:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if not leaves:
+        if leaves:
+            self.tree.close()
+        else:
             await self._take_down()
         await control.close()
         if leaves:
@@ -227,9 +230,9 @@ class Keeper:
             await self._step("head", self._driver.claim())
         if self._worker and not any(service.is_adopted for service in self.services.values()):
             await self._step("cluster", self._driver.prepare())
-        for service in self.services.values():
-            self._report(service.name, "running")
-            service.start()
+        for name in self.services:
+            self._report(name, "running")
+        self.tree.begin()
         while True:
             try:
                 await self._bring_up()
@@ -282,7 +285,7 @@ class Keeper:
     async def _find(self) -> None:
         """Take over what runs; refuse to start when another program holds a port that a new process will need."""
         for service in self.services.values():
-            if await service.find():
+            if await service.adopt():
                 self._has_taken_over = True
             else:
                 await asyncio.to_thread(check_free, service.spec.ports)
@@ -333,11 +336,20 @@ class Keeper:
             self._log.error("keeper.beat_failed")
             return
         self._deployer.note_beat(state.supervisor_age_s)
+        with contextlib.suppress(FksError, OSError):  # the next beat does it
+            await self._driver.write_history(self.tree)
         if state.must_rejoin:
-            self.services[RAY].restart()
+            self.tree.restart(RAY, "it belongs to an older cluster")
         if state.must_stop:
             self._log.warning("node.ends", reason="the head ends the whole cluster")
             self.request_stop()
+
+    def _page(self, event: str, text: str) -> None:
+        """Send a page through the channels themselves where its row would not leave: without the database, or without
+        the actor that delivers alerts."""
+        needed = [service for name in ("postgres", RAY) if (service := self.services.get(name))]
+        if not (self._deployer.is_beating and all(service.is_ready for service in needed)):
+            self._driver.page(event, text)
 
     async def _beside(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do for ever what no service needs: its fault (a full disk, a mistake of ours) must not end the keeper."""
@@ -357,8 +369,7 @@ class Keeper:
                 self._report("disk", "degraded", problem)
             elif before and not problem:
                 self._report("disk", "ready")
-                for service in self.services.values():
-                    service.retry()
+                self.tree.retry("the disk has space again")
             before = problem
             await self._clock.sleep(DISK_LOOK_S)
 
@@ -419,15 +430,12 @@ class Keeper:
         if self._must_end_all:
             await self._step("workers stop", self._driver.end_workers(self._statuses))
         await self._driver.close()
-        waves = groupby(sorted(self._specs, key=lambda spec: -spec.wave), key=lambda spec: spec.wave)
-        for _, wave in waves:
-            await asyncio.gather(*(self._stop_service(self.services[spec.name]) for spec in list(wave)))
+        for wave in sorted({service.spec.wave for service in self.services.values()}, reverse=True):
+            services = [service for service in self.services.values() if service.spec.wave == wave]
+            for service in services:
+                self._report(f"{service.name} stop", "running")
+            await self.tree.stop(services)
         await self._driver.release()
-
-    async def _stop_service(self, service: NodeService) -> None:
-        self._report(f"{service.name} stop", "running")
-        await service.stop()
-        self._report(f"{service.name} stop", "done")
 
     # ── status ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -483,10 +491,11 @@ class Keeper:
         )
 
     def _restart(self, name: str) -> str:
-        service = RAY if name in ("raylet", "gcs") else name
+        service = name.partition("@")[0]
+        service = RAY if service in ("raylet", "gcs") else service
         if service not in self.services:
             raise InputError(f"no service {name!r}", remedy=f"use one of {', '.join(self.services)}")
-        self.services[service].restart()
+        self.tree.restart(service)
         return service
 
     def _on_change(self, child: SupervisedChild) -> None:
@@ -494,6 +503,9 @@ class Keeper:
         if not isinstance(child, NodeService):
             is_first = (self.phase, child.state) == ("starting", "ready")
             self._report(child.name, "done" if is_first else child.state, child.error)
+        elif self.phase == "stopping":
+            if child.state == "stopped":
+                self._report(f"{child.name} stop", "done")
         elif child.state == "ready" and self.phase == "starting":
             if child.name not in self._reported:
                 self._reported.add(child.name)

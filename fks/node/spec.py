@@ -1,4 +1,4 @@
-"""Service specs and the restart policy: data, so that the list can be printed and tests can pass small ones."""
+"""Specs and timing of services: data, so that the list can be printed and tests can pass small ones."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fks.model.backoff import Backoff
+from fks.config.settings import Supervision
 from fks.process.handle import Launch, ProcessHandle
-from fks.supervision.spec import Intensity
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +45,11 @@ class ServiceSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class RestartPolicy:
-    """The times at which a dead service is started again: at once, then with doubling waits.
+class ServiceTiming:
+    """The restarts of services, which are those of the settings for every child, and their probes: one every `probe_s`;
+    a service that gave no answer for `degraded_s` is shown as degraded."""
 
-    Past `limit` it is reported as down and tried every `backoff.max_s` without an end: an operator may be repairing
-    a dependency.
-    """
-
-    backoff: Backoff = field(default_factory=lambda: Backoff(0.2, 10.0))
-    limit: Intensity = field(default_factory=lambda: Intensity(restarts_max=5, period_s=60.0))
+    supervision: Supervision = field(default_factory=Supervision)
     probe_s: float = 2.0
     probe_timeout_s: float = 2.0
     degraded_s: float = 5.0

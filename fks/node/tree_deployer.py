@@ -47,6 +47,15 @@ class TreeDeployer(SupervisedChild):
         """Return whether there may be a tree to stop."""
         return self._deployed_at is not None
 
+    @property
+    def is_beating(self) -> bool:
+        """Return whether the database answers and the supervisor beats there."""
+        return (
+            self._database_up_since is not None
+            and self._supervisor_age_s is not None
+            and self._supervisor_age_s <= SILENT_S
+        )
+
     def note_beat(self, supervisor_age_s: float | None) -> None:
         """Note that the database answered, and the age of the supervisor's beat there."""
         self._supervisor_age_s = supervisor_age_s

@@ -69,8 +69,10 @@ class TreeJournal(SqlStore[Database], queries="supervision"):
         epoch: int,
         node: str = "",
         payload: Mapping[str, object] | None = None,
+        age_s: float = 0.0,
     ) -> bool:
-        """Append to the tree's history, waiting a second at most; return whether it was written.
+        """Append to the tree's history what happened `age_s` ago, waiting a second at most; return whether it was
+        written.
 
         `payload`: facts beyond the reason, e.g. exit code, signal, last log lines (`fks.supervision.exits.Exit`).
         """
@@ -78,7 +80,7 @@ class TreeJournal(SqlStore[Database], queries="supervision"):
         try:
             async with asyncio.timeout(1.0):
                 await self._db.execute(
-                    "supervision.note_event", child, event, _clean(reason)[:500], pid, epoch, facts, node
+                    "supervision.note_event", child, event, _clean(reason)[:500], pid, epoch, facts, node, age_s
                 )
         except (*_COSTS_A_LINE, TimeoutError):
             return False

@@ -4,29 +4,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from fks.model.backoff import Backoff
 from fks.supervision.spec import Intensity, RestartBackoff
 
 DEATHS = frozenset({"restarted", "escalated"})  # the notes of the history that count as one
-
-
-@dataclass(slots=True)
-class RestartWindow:
-    """The restarts of one child: counted within a period, ever longer apart."""
-
-    limit: Intensity
-    backoff: Backoff
-    restarts: tuple[float, ...] = ()  # monotonic seconds, newest first
-
-    def note(self, now_s: float) -> tuple[float, bool]:
-        """Note one more restart; return the wait before it and whether the limit allows it.
-
-        The first within the period comes at once. Past the limit the wait is the backoff's longest.
-        """
-        self.restarts, is_within_limit = note_restart(self.restarts, now_s, self.limit)
-        return self.backoff.wait_s(len(self.restarts) - 1) if is_within_limit else self.backoff.max_s, is_within_limit
 
 
 def note_restart(history: tuple[float, ...], now_s: float, limit: Intensity) -> tuple[tuple[float, ...], bool]:

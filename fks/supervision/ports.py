@@ -1,4 +1,5 @@
-"""Ports of supervision: a child process and the cluster. `actors.system` implements them on Ray, tests on asyncio."""
+"""Ports of supervision: a child process and the cluster. `actors.system` implements them on Ray, `fks.node.service` for
+the services of a machine, tests on asyncio."""
 
 from __future__ import annotations
 
@@ -41,7 +42,22 @@ class Child(Protocol):
         ...
 
 
-class World(Protocol):
+class ChildSource(Protocol):
+    """Finds and starts children."""
+
+    async def find(self, spec: ChildSpec) -> Child | None:
+        """Return the child of that name, if there is one; it may be dead already."""
+        ...
+
+    async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> Child:
+        """Return a new child that begins after `wait_s`, or when `begin` is called. Kills no process.
+
+        Errors: OutageError when its name stays taken: then `find` returns the holder.
+        """
+        ...
+
+
+class World(ChildSource, Protocol):
     """The cluster, as the supervisor uses it."""
 
     was_reconstructed: bool
@@ -53,15 +69,4 @@ class World(Protocol):
     async def misplaced(self, specs: Sequence[ChildSpec]) -> str | None:
         """Return a child that should be started again on another node; None when all are where they belong, or that
         is unknown."""
-        ...
-
-    async def find(self, spec: ChildSpec) -> Child | None:
-        """Return the child of that name, if there is one; it may be dead already."""
-        ...
-
-    async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> Child:
-        """Return a new child that begins after `wait_s`, or when `begin` is called. Kills no process.
-
-        Errors: OutageError when its name stays taken: then `find` returns the holder.
-        """
         ...

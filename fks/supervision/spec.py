@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from fks.config.settings import Supervision
 from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError
 
@@ -105,6 +106,19 @@ class SupervisorSpec:
                 yield from child.workers()
             else:
                 yield child
+
+
+def counted_alone(id: str, children: tuple[ChildSpec | SupervisorSpec, ...], timing: Supervision) -> SupervisorSpec:
+    """Return a supervisor with the limits of the settings that counts each child for itself."""
+    return SupervisorSpec(
+        id,
+        children,
+        Intensity(timing.restarts_max, timing.restarts_period_s),
+        backoff=RestartBackoff(
+            timing.backoff_first_s, timing.backoff_max_s, timing.backoff_jitter, timing.backoff_reset_s
+        ),
+        containment=Containment(timing.escalated_retry_s, timing.restarts_period_s, timing.deaths_hour_max),
+    )
 
 
 def check_tree(root: SupervisorSpec) -> None:

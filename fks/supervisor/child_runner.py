@@ -12,16 +12,18 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fks.clock import Clock
 from fks.clock.waiting import retry
 from fks.model.backoff import Backoff
 from fks.model.errors import OutageError
+from fks.model.ports import Log
 from fks.runtime import Component
 from fks.store.bus import HEALTH
 from fks.store.leases import Authority
 from fks.store.supervision import TreeJournal
 from fks.supervision.exits import How, ProcessExit
 from fks.supervision.liveness import COMING, LOOK_S, LivenessLimits, LivenessWatch, StartStep, StartWatch
-from fks.supervision.ports import Child, World
+from fks.supervision.ports import Child, ChildSource
 from fks.supervision.spec import ChildSpec
 from fks.supervision.state import Adopted, Event, Exited, NotFound, Started
 from fks.supervisor.heartbeat_poller import HeartbeatPoller
@@ -43,6 +45,7 @@ class RunningChild:
     """
 
     spec: ChildSpec
+    limits: LivenessLimits
     run: int = 0
     state: str = "waiting"
     child: Child | None = None
@@ -88,33 +91,74 @@ class RunningChild:
         self.is_known, self.is_gone = True, end.is_gone
 
 
+class ChildLeases:
+    """The authority over the leases of children: raises their epochs, and knows when a lease has run out."""
+
+    def __init__(self, component: Component, authority: Authority, *, was_reconstructed: bool) -> None:
+        """`was_reconstructed`: an earlier supervisor of this deployment may have left processes."""
+        self.ttl_s = component.settings.supervision.lease_ttl_s + 0.5
+        self._c, self._authority, self._was_reconstructed = component, authority, was_reconstructed
+        self._journal = TreeJournal(component.db)
+        self._publishing: set[asyncio.Task[bool]] = set()
+
+    async def take(self, record: RunningChild) -> None:
+        """Raise the epoch of a child and note whether its predecessor is proven to have ended. Waits for the database
+        as long as it takes: no lease, no start."""
+
+        async def note_outage(error: Exception) -> None:
+            record.state = "waiting"  # for the database; not a crash, so it does not count
+
+        record.epoch = await retry(
+            lambda: self._authority.raise_epoch(record.spec.id),
+            self._c.clock,
+            DATABASE_RETRY,
+            errors=OutageError,
+            on_failure=note_outage,
+        )
+        # its dependents must know at once, e.g. the order manager that this feed has no collector now
+        message = {"type": "epoch", "name": record.spec.id, "epoch": record.epoch}
+        publishing = asyncio.create_task(self._c.bus.publish(HEALTH, message))  # a hung Redis delays no start
+        self._publishing.add(publishing)
+        publishing.add_done_callback(self._publishing.discard)
+
+    async def is_proven_gone(self, record: RunningChild) -> bool:
+        """Return whether no process of an earlier supervisor is left: there never was one, or the last one was seen to
+        end.
+
+        It may be on an unreachable node, or have lost its cluster, or been stopped by a supervisor that died before it
+        saw the end: then its lease is waited out.
+        """
+        if record.epoch == 1 and not self._was_reconstructed:
+            return True
+        with contextlib.suppress(OutageError):
+            return await self._journal.proven_end(record.spec.id) == record.epoch - 1
+        return False
+
+
 class ChildRunner:
     """Performs the commands of the machine for one child, and answers each with the event it waits for.
 
-    Guarantees: its epoch is raised before a new process is started; one whose predecessor is not proven to have ended
-    begins after the lease has run out; every `start` and `stop` is answered, whatever is raised.
+    Guarantees: with `leases` the epoch of a leased child is raised before a new process is started, and one whose
+    predecessor is not proven to have ended begins after the lease has run out; every `start` and `stop` is answered,
+    whatever is raised. `poller` reads heartbeats from shared memory; None for children that have none.
     """
 
     def __init__(
         self,
-        component: Component,
-        world: World,
+        clock: Clock,
+        log: Log,
+        source: ChildSource,
         record: RunningChild,
         post: Callable[[Event], None],
-        authority: Authority,
-        poller: HeartbeatPoller,
+        leases: ChildLeases | None = None,
+        poller: HeartbeatPoller | None = None,
     ) -> None:
         self.record = record
-        self._c, self._world, self._post = component, world, post
-        self._authority, self._poller = authority, poller
-        settings = component.settings.supervision
-        self._lease_s = settings.lease_ttl_s + 0.5
-        self._limits = LivenessLimits(settings.heartbeat_s, settings.misses_max, settings.unwell_s)
-        self._journal = TreeJournal(component.db)
+        self._clock, self._log, self._source, self._post = clock, log, source, post
+        self._leases, self._poller = leases, poller
         self._watch: LivenessWatch | None = None
         self._run: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
-        self._publishing: asyncio.Task[bool] | None = None
 
     # ── commands ─────────────────────────────────────────────────────────────────────────────────
     def find(self, run: int) -> None:
@@ -149,19 +193,19 @@ class ChildRunner:
             await work
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
-            self._c.log.error("child.keeping_failed", child=self.record.spec.id, error=text)
+            self._log.error("child.keeping_failed", child=self.record.spec.id, error=text)
             self._post_end(run, ProcessExit(How.FAILED_START, text))
 
     # ── finding and starting ─────────────────────────────────────────────────────────────────────
     async def _find(self, run: int) -> None:
         record = self.record
-        child = None if record.is_known and record.child is None else await self._world.find(record.spec)
+        child = None if record.is_known and record.child is None else await self._source.find(record.spec)
         if child is None:
             self._post(NotFound(record.spec.id))
             return
         record.child = child
         try:
-            beat = await child.health(timeout_s=self._limits.silence_max_s)
+            beat = await child.health(timeout_s=self.record.limits.silence_max_s)
         except (TimeoutError, OutageError) as error:
             await self._evict(child, "found without a beat", str(error) or "no answer in time")
             self._post(NotFound(record.spec.id))
@@ -178,28 +222,25 @@ class ChildRunner:
         """Kill a holder of the name that does not answer, or that this supervisor did not start; its lease may outlive
         it."""
         end = await child.kill(How.HUNG, reason)
-        self._c.log.warning("child.not_adopted", child=self.record.spec.id, error=text, is_gone=end.is_gone)
+        self._log.warning("child.not_adopted", child=self.record.spec.id, error=text, is_gone=end.is_gone)
         self.record.ended(end)
 
     async def _start(self, run: int) -> None:
         record, spec = self.record, self.record.spec
-        record.state, record.since_ns = "starting", self._c.clock.now_ns()
-        raised_s = self._c.clock.monotonic()
-        if spec.is_leased:
-            record.epoch = await self._next_epoch()
-            raised_s = self._c.clock.monotonic()
-            # its dependents must know at once, e.g. the order manager that this feed has no collector now
-            message = {"type": "epoch", "name": spec.id, "epoch": record.epoch}
-            self._publishing = asyncio.create_task(self._c.bus.publish(HEALTH, message))  # a hung Redis delays no start
+        record.state, record.since_ns = "starting", self._clock.now_ns()
+        raised_s, lease_s = self._clock.monotonic(), 0.0
+        if spec.is_leased and self._leases is not None:
+            await self._leases.take(record)
+            raised_s, lease_s = self._clock.monotonic(), self._leases.ttl_s
             if not record.is_known:
-                record.is_gone = await self._is_proven_gone(record.epoch)
+                record.is_gone = await self._leases.is_proven_gone(record)
         record.state = "starting"
         for _ in range(EVICTIONS_MAX):
-            wait_s = 0.0 if record.is_gone or not spec.is_leased else self._lease_s
+            wait_s = 0.0 if record.is_gone else lease_s
             try:
-                child = record.child = await self._world.spawn(spec, record.epoch, wait_s)
+                child = record.child = await self._source.spawn(spec, record.epoch, wait_s)
             except OutageError as error:
-                holder, reason = await self._world.find(spec), str(error)
+                holder, reason = await self._source.find(spec), str(error)
                 record.is_gone = False
                 if holder is not None:
                     await self._evict(holder, "held the name of its successor", reason)
@@ -208,45 +249,18 @@ class ChildRunner:
             return
         self._post_end(run, ProcessExit(How.FAILED_START, reason))
 
-    async def _next_epoch(self) -> int:
-        """Return the raised epoch; wait for the database as long as it takes: no lease, no start."""
-
-        async def note_outage(error: Exception) -> None:
-            self.record.state = "waiting"  # for the database; not a crash, so it does not count
-
-        return await retry(
-            lambda: self._authority.raise_epoch(self.record.spec.id),
-            self._c.clock,
-            DATABASE_RETRY,
-            errors=OutageError,
-            on_failure=note_outage,
-        )
-
-    async def _is_proven_gone(self, epoch: int) -> bool:
-        """Return whether no process of an earlier supervisor is left: there never was one, or the last one was seen to
-        end.
-
-        It may be on an unreachable node, or have lost its cluster, or been stopped by a supervisor that died before it
-        saw the end: then its lease is waited out.
-        """
-        if epoch == 1 and not self._world.was_reconstructed:
-            return True
-        with contextlib.suppress(OutageError):
-            return await self._journal.proven_end(self.record.spec.id) == epoch - 1
-        return False
-
     async def _come_up(self, run: int, child: Child, wait_s: float, raised_s: float = 0.0) -> None:
         """Wait until the child is up, then watch it; kill it when it is late."""
         spec, start_s = self.record.spec, self.record.start_s
         try:
-            beat = await self._until_started(child, StartWatch(start_s, wait_s, raised_s, self._c.clock.monotonic()))
+            beat = await self._until_started(child, StartWatch(start_s, wait_s, raised_s, self._clock.monotonic()))
         except (TimeoutError, OutageError) as error:
             reason = str(error) or f"not up within {start_s + wait_s:g} s"
             # a machine that is that slow is no broken child: twice as long the next time
             self.record.late += int(isinstance(error, Silenced) or not str(error))
             if spec.resources and not str(error):
                 reason += f"; it needs a node that offers {', '.join(sorted(spec.resources))}"
-            self._c.log.error("child.start_failed", child=spec.id, error=reason)
+            self._log.error("child.start_failed", child=spec.id, error=reason)
             self._post_end(run, await child.kill(How.FAILED_START, reason))
             return
         self.record.late = 0
@@ -268,7 +282,7 @@ class ChildRunner:
                 raise Silenced(f"it answered while it started, and then not for {timeout_s:g} s") from None
             # from here on its process is there, and answers beside its imports: silence means that it was stopped
             has_answered, timeout_s = True, watch.silence_max_s
-            step = watch.take(beat["state"], self._c.clock.monotonic())
+            step = watch.take(beat["state"], self._clock.monotonic())
             if step is StartStep.UP:
                 return beat
             self._take(beat)
@@ -276,7 +290,7 @@ class ChildRunner:
                 await child.begin()
             if step is StartStep.LATE:
                 raise TimeoutError
-            await self._c.clock.sleep(LOOK_S)
+            await self._clock.sleep(LOOK_S)
 
     # ── watching ─────────────────────────────────────────────────────────────────────────────────
     async def _watch_until_end(self, run: int, child: Child) -> None:
@@ -286,21 +300,21 @@ class ChildRunner:
                 end = await self._end_of(child)
             except Exception as error:
                 text = f"{type(error).__name__}: {error}"
-                self._c.log.error("child.keeping_failed", child=self.record.spec.id, error=text)
-                await self._c.clock.sleep(self._limits.silence_max_s)
+                self._log.error("child.keeping_failed", child=self.record.spec.id, error=text)
+                await self._clock.sleep(self.record.limits.silence_max_s)
                 continue
             self._post_end(run, end)
             return
 
     async def _end_of(self, child: Child) -> ProcessExit:
         """Return how the child ended: by itself, hung and killed, or unwell and drained."""
-        monotonic = self._c.clock.monotonic
+        monotonic = self._clock.monotonic
         join = asyncio.create_task(child.join())
-        watch = self._watch = LivenessWatch(self.record.spec, self._limits, monotonic())
+        watch = self._watch = LivenessWatch(self.record.spec, self.record.limits, monotonic())
         try:
             while True:
                 watch.begin_look(monotonic())
-                if watch.is_suspect:
+                if watch.is_suspect or self._poller is None:
                     await asyncio.wait({join}, timeout=watch.pause_s)
                 else:
                     await self._poller.until_suspect(self, join)
@@ -330,7 +344,7 @@ class ChildRunner:
         if beat is None or self._watch is None:
             return False
         self._watch.spec = self.record.spec
-        if not self._watch.note_heartbeat(beat, self._c.clock.monotonic()):
+        if not self._watch.note_heartbeat(beat, self._clock.monotonic()):
             return False
         self._take(beat)
         return True
@@ -339,12 +353,12 @@ class ChildRunner:
         """Kill a hung child; drain one that is unwell."""
         if how is How.HUNG:
             return await child.kill(how, reason)
-        self._c.log.warning("child.unwell", child=self.record.spec.id, reason=reason)
+        self._log.warning("child.unwell", child=self.record.spec.id, reason=reason)
         end = await child.stop(self.record.spec.stop_s)
         return replace(end, how=how, reason=reason)
 
     def _take(self, beat: Mapping[str, object]) -> None:
-        self.record.take(beat, self._c.clock.now_ns(), self._c.clock.monotonic())
+        self.record.take(beat, self._clock.now_ns(), self._clock.monotonic())
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────
     async def _stop(self, run: int, deadline_s: float, why: str) -> None:

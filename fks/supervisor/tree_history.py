@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fks.clock import Clock
 from fks.config.machine import process_space
 from fks.config.version import VERSION
 from fks.model.errors import OutageError
-from fks.model.ports import Meter
+from fks.model.ports import Log, Meter
 from fks.runtime import Component
 from fks.store.supervision import ESCALATION, HealthRow, TreeJournal
-from fks.supervision.exits import How, ProcessExit
+from fks.supervision.exits import How
 from fks.supervision.ports import World
 from fks.supervision.state import Note, SendPage
 from fks.supervisor.child_runner import RunningChild
@@ -42,32 +43,16 @@ class _Line:
 
 
 class TreeHistory:
-    """Writes the history and the rows. `write_lines` is its loop; everything else returns at once."""
+    """Logs the history of a tree and keeps its rows until they are written. Everything but `flush` returns at once."""
 
-    def __init__(self, component: Component, world: World, node: str) -> None:
-        self._c, self._world, self._node = component, world, node
-        self._journal = TreeJournal(component.db)
-        self._counters = TreeCounters(component.meter, component.clock.monotonic)
+    def __init__(self, clock: Clock, log: Log) -> None:
+        self._clock, self._log = clock, log
         self._lines: deque[_Line] = deque(maxlen=LINES_MAX)
         self._has_lines = asyncio.Event()
-        self._since_ns = component.clock.now_ns()
-        self._restarts = 0
         self._is_down = False
-        if world.was_reconstructed:
-            component.log.warning("supervisor.restarted")
-            self._add(Note(SUPERVISOR, "restarted", "died, restarted by ray"), os.getpid(), 0)
 
-    @property
-    def journal(self) -> TreeJournal:
-        return self._journal
-
-    @property
-    def counters(self) -> TreeCounters:
-        return self._counters
-
-    # ── history ──────────────────────────────────────────────────────────────────────────────────
     def note(self, note: Note, record: RunningChild | None) -> None:
-        """Log, count and write one event of the tree. `record`: of a child, as it is at that moment."""
+        """Log and keep one event of the tree. `record`: of a child, as it is at that moment."""
         pid, epoch = (record.pid, record.epoch) if record is not None else (None, 0)
         facts: dict[str, object] = {"child": note.id, "reason": note.reason, "child_pid": pid, "epoch": epoch}
         if record is not None and record.node:
@@ -76,46 +61,34 @@ class TreeHistory:
             facts |= {"how": note.exit.how.value, "exit_code": note.exit.exit_code, "signal": note.exit.signal}
         is_requested = note.exit is not None and note.exit.is_normal  # an end that was requested is no warning
         if note.event in _ERRORS:
-            self._c.log.error(f"child.{note.event}", **facts)
+            self._log.error(f"child.{note.event}", **facts)
         elif note.event in _WARNINGS and not is_requested:
-            self._c.log.warning(f"child.{note.event}", **facts)
+            self._log.warning(f"child.{note.event}", **facts)
         else:
-            self._c.log.info(f"child.{note.event}", **facts)
-        self._counters.note(
-            note.id,
-            note.event,
-            how=note.exit.how.value if note.exit is not None else "",
-            unseen_s=self._unseen_s(record),
-        )
+            self._log.info(f"child.{note.event}", **facts)
         self._add(note, pid, epoch, record.node if record is not None else "")
 
     def page(self, page: SendPage) -> None:
         """Notify a person."""
         if page.event == "child.unstable":  # the others have a note, which is logged
-            self._c.log.error("child.unstable", child=page.id, reason=page.text)
+            self._log.error("child.unstable", child=page.id, reason=page.text)
         self._add(page, None, 0)
 
-    def _unseen_s(self, record: RunningChild | None) -> float | None:
-        if record is None or record.beat_s is None:
-            return None
-        return self._c.clock.monotonic() - record.beat_s
+    def expect(self, child: str) -> None:
+        """Note that a child joins the tree."""
+
+    def forget(self, child: str) -> None:
+        """Note that a child has left the tree."""
 
     def _add(self, entry: Note | SendPage, pid: int | None, epoch: int, node: str = "") -> None:
-        self._lines.append(_Line(entry, self._c.clock.monotonic(), pid, epoch, node))
+        self._lines.append(_Line(entry, self._clock.monotonic(), pid, epoch, node))
         self._has_lines.set()
 
-    async def write_lines(self) -> None:
-        """Write the history, in order, until cancelled; wait while the database is away."""
-        while True:
-            await self._has_lines.wait()
-            if not await self.flush():
-                await self._c.clock.sleep(1.0)
-
-    async def flush(self) -> bool:
+    async def flush(self, journal: TreeJournal) -> bool:
         """Write what waits; False when the database does not take it now."""
         while self._lines:
             line = self._lines[0]
-            if not await self._write(line):
+            if not await self._write(journal, line):
                 line.tries += 1
                 if self._is_down or line.tries < TRIES_MAX:
                     return False
@@ -124,23 +97,69 @@ class TreeHistory:
         self._has_lines.clear()
         return True
 
-    async def _write(self, line: _Line) -> bool:
+    async def _write(self, journal: TreeJournal, line: _Line) -> bool:
         entry = line.entry
         if isinstance(entry, SendPage):
-            return await self._journal.page(entry.event, entry.text, entry.id)
-        payload: dict[str, object] = entry.exit.payload() if isinstance(entry.exit, ProcessExit) else {}
-        late_s = self._c.clock.monotonic() - line.at_s
-        if late_s > 1.0:
-            payload["late_s"] = round(late_s, 1)  # the row's time is when it was written
-        return await self._journal.note(
-            entry.id, entry.event, entry.reason, pid=line.pid, epoch=line.epoch, node=line.node, payload=payload
+            return await journal.page(entry.event, entry.text, entry.id)
+        return await journal.note(
+            entry.id,
+            entry.event,
+            entry.reason,
+            pid=line.pid,
+            epoch=line.epoch,
+            node=line.node,
+            payload=entry.exit.payload() if entry.exit is not None else {},
+            age_s=self._clock.monotonic() - line.at_s,
         )
+
+
+class SupervisorHistory(TreeHistory):
+    """The history and the rows of the supervisor's tree. `write_lines` is its loop."""
+
+    def __init__(self, component: Component, world: World, node: str) -> None:
+        super().__init__(component.clock, component.log)
+        self._c, self._node = component, node
+        self.journal = TreeJournal(component.db)
+        self._counters = TreeCounters(component.meter, component.clock.monotonic)
+        self._since_ns = component.clock.now_ns()
+        self._restarts = 0
+        if world.was_reconstructed:
+            component.log.warning("supervisor.restarted")
+            self._add(Note(SUPERVISOR, "restarted", "died, restarted by ray"), os.getpid(), 0)
+
+    def expect(self, child: str) -> None:
+        """Begin a child's counters at zero."""
+        self._counters.expect(child)
+
+    def forget(self, child: str) -> None:
+        """Let a child that left the tree vanish from the gauges."""
+        self._counters.forget(child)
+
+    def note(self, note: Note, record: RunningChild | None) -> None:
+        """Log, count and keep one event of the tree. `record`: of a child, as it is at that moment."""
+        super().note(note, record)
+        unseen_s = None
+        if record is not None and record.beat_s is not None:
+            unseen_s = self._clock.monotonic() - record.beat_s
+        self._counters.note(
+            note.id,
+            note.event,
+            how=note.exit.how.value if note.exit is not None else "",
+            unseen_s=unseen_s,
+        )
+
+    async def write_lines(self) -> None:
+        """Write the history, in order, until cancelled; wait while the database is away."""
+        while True:
+            await self._has_lines.wait()
+            if not await self.flush(self.journal):
+                await self._clock.sleep(1.0)
 
     # ── rows ─────────────────────────────────────────────────────────────────────────────────────
     async def report(self, rows: Sequence[HealthRow], detail: dict[str, object]) -> None:
         """Write the rows of the children and our own once; log when the database goes down or comes back."""
         try:
-            await self._journal.write_health([self._own_row(detail), *rows])
+            await self.journal.write_health([self._own_row(detail), *rows])
             self._log_database(is_down=False)
         except OutageError as error:
             self._log_database(is_down=True, error=str(error))

@@ -1,6 +1,6 @@
-"""Driver of the supervision machine: performs its commands and posts events to it.
+"""The supervisor: drives the tree of actors, writes its rows and follows the tree that is wanted.
 
-The driver does not know what a child does, only whether its process lives (a parked join), whether its loop beats
+It does not know what a child does, only whether its process lives (a parked join), whether its loop beats
 (heartbeat, health) and what its spec says. Ray restarts the supervisor itself; its children run on meanwhile and are
 adopted.
 """
@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
 
 from fks.clock.waiting import retry, wait_for_event
 from fks.config.machine import node_name
@@ -23,33 +22,17 @@ from fks.store.heads import HeadStore
 from fks.store.leases import Authority
 from fks.store.operations import OperationStore
 from fks.store.supervision import HealthRow
-from fks.supervision import ChildSpec, SupervisorSpec, TreeState, check_tree, decide
-from fks.supervision.machine import HOUR_S
-from fks.supervision.policy import death_ages, row_ages
+from fks.supervision import ChildSpec, SupervisorSpec, check_tree
+from fks.supervision.liveness import LivenessLimits
 from fks.supervision.ports import World
 from fks.supervision.rollout import RolloutPart
-from fks.supervision.state import (
-    Begin,
-    Command,
-    Event,
-    Find,
-    Note,
-    Phase,
-    Remembered,
-    RestartWanted,
-    SendPage,
-    Start,
-    Stop,
-    StopWanted,
-    Timer,
-    TimerFired,
-    TreeWanted,
-)
+from fks.supervision.state import Begin, Event, Note, Phase, Remembered, RestartWanted, StopWanted, TreeWanted
 from fks.supervision.tree_view import below, shape
-from fks.supervisor.child_runner import ChildRunner, RunningChild
+from fks.supervisor.child_runner import ChildLeases, ChildRunner, RunningChild
 from fks.supervisor.heartbeat_poller import HeartbeatPoller
 from fks.supervisor.operations import Operations
-from fks.supervisor.tree_history import SUPERVISOR, TreeHistory, health_row
+from fks.supervisor.tree_driver import AT_REST, TreeDriver
+from fks.supervisor.tree_history import SUPERVISOR, SupervisorHistory, health_row
 
 UP = frozenset({"ready", "degraded"})
 REPORT_S = 1.0  # between two looks at the states of the children, and at the tree that is wanted
@@ -58,13 +41,11 @@ NEWS_S = 0.1  # rows follow an event within this
 SPREAD_S = 5.0  # between two looks whether a child belongs on another node
 MOVED_S = 60.0  # a child that was moved, or could not be, is left where it is for so long
 BACK_S = 30.0  # a child that is restarted has this long, beyond its own deadlines
-#: the state in the row of a child that is not running
-_AT_REST = {Phase.CONTAINED: "failed", Phase.IDLE: "stopped", Phase.STOPPING: "draining"}
 
 Want = Callable[[], Awaitable[SupervisorSpec]]
 
 
-class TreeSupervisor:
+class TreeSupervisor(TreeDriver):
     """Starts, watches, restarts and stops the children of the tree.
 
     Hard state: leases, actor_events (restart windows), component_health. Soft state: handles, found again by name.
@@ -86,23 +67,22 @@ class TreeSupervisor:
         deployment: int | None = None,
         machine: str = "",
     ) -> None:
+        self._history: SupervisorHistory = SupervisorHistory(component, world, node_name(component.settings))
+        super().__init__(tree, component.clock, component.log, self._history)
         self._c = component
         self._world = world
         self._want = want
-        self._state = TreeState.of(tree)
-        self._events: asyncio.Queue[Event | StaleEpochError] = asyncio.Queue()
-        self._poller = HeartbeatPoller(component.clock, component.settings.supervision.heartbeat_s)
+        timing = component.settings.supervision
+        self._limits = LivenessLimits(timing.heartbeat_s, timing.misses_max, timing.unwell_s)
+        self._poller = HeartbeatPoller(component.clock, timing.heartbeat_s)
         self._deployment, self._machine = deployment, machine
-        self._heads = HeadStore(component.db, component.settings.supervision.head_ttl_s)
+        self._heads = HeadStore(component.db, timing.head_ttl_s)
         self._superseded = ""  # the deployment that replaced this one; then it stays down
         self._authority = Authority(
             component.db, f"supervisor:{os.getpid()}", self._events.put_nowait, self._deployment
         )
-        self._runners: dict[str, ChildRunner] = {}
-        self._timers: set[asyncio.Task[None]] = set()
+        self._leases = ChildLeases(component, self._authority, was_reconstructed=world.was_reconstructed)
         self._operations = OperationStore(component.db)
-        self._history = TreeHistory(component, world, node_name(component.settings))
-        self._has_news = asyncio.Event()
         self._must_forget = False  # rows of components that are not in the tree have to be removed
         self._has_swept = want is None  # actors outside the tree were stopped
         self._has_remembered = False  # no row is written before
@@ -147,7 +127,7 @@ class TreeSupervisor:
         if self._deployment is None or head is None or head.deployment == self._deployment:
             raise lost
         self._superseded = f"superseded by deployment {head.deployment} of the head {head.text}"
-        self._c.log.error("supervisor.superseded", reason=self._superseded, deployment=self._deployment)
+        self._log.error("supervisor.superseded", reason=self._superseded, deployment=self._deployment)
         if head.machine != self._machine:
             await self._stop_children(self._superseded)
         await asyncio.Event().wait()
@@ -158,7 +138,7 @@ class TreeSupervisor:
             with contextlib.suppress(OutageError):
                 if not await self._heads.hold(self._deployment):
                     self._authority.lose()
-            await self._c.clock.sleep(REPORT_S)
+            await self._clock.sleep(REPORT_S)
 
     async def stop(self) -> None:
         """Stop the children in reverse order, each with its deadline."""
@@ -166,7 +146,7 @@ class TreeSupervisor:
             return
         await self._stop_children("asked")
         await self._write_rows()
-        await self._history.flush()
+        await self._history.flush(self._history.journal)
 
     async def _stop_children(self, why: str) -> None:
         self._take(StopWanted(why))
@@ -186,7 +166,7 @@ class TreeSupervisor:
     def detail(self) -> dict[str, object]:
         """Return each child's state, the tree as it is, the deployment, and the one that superseded this supervisor."""
         states = self._states()
-        found: dict[str, object] = {"children": states, "tree": shape(self._state, states, self._c.clock.monotonic())}
+        found: dict[str, object] = {"children": states, "tree": shape(self._state, states, self._clock.monotonic())}
         if self._deployment is not None:
             found["deployment"] = self._deployment
         return found | ({"reason": self._superseded} if self._superseded else {})
@@ -218,13 +198,13 @@ class TreeSupervisor:
             raise InputError(f"{id} is no child of the tree", remedy=f"use one of {', '.join(self._states())}")
         runs = {spec.id: self._state.nodes[spec.id].run for spec in workers}
         patience_s = sum(spec.stop_s for spec in workers) + max(spec.start_s for spec in workers) + BACK_S
-        deadline_s = self._c.clock.monotonic() + patience_s
+        deadline_s = self._clock.monotonic() + patience_s
         self._events.put_nowait(RestartWanted(id, why))
         while not all(self._is_back(child, run) for child, run in runs.items()):
             states = {child: state for child, state in self._states().items() if child in runs}
-            if self._c.clock.monotonic() > deadline_s:
+            if self._clock.monotonic() > deadline_s:
                 raise OutageError(f"{id} is not back after {patience_s:g} s: {states}", remedy=f"see 'fks logs {id}'")
-            await self._c.clock.sleep(0.02)
+            await self._clock.sleep(0.02)
 
     def _is_back(self, id: str, run: int) -> bool:
         node = self._state.nodes.get(id)
@@ -232,80 +212,18 @@ class TreeSupervisor:
 
     # ── the machine and its commands ─────────────────────────────────────────────────────────────
     def _take(self, event: Event) -> None:
-        """Let the machine decide, then perform. An event that cannot be decided ends the supervisor: the next one
-        finds the children as they are. A lost exit would leave a dead child up."""
-        before = self._state.tree
-        try:
-            self._state, commands = decide(self._state, event, self._c.clock.monotonic())
-        except Exception as error:
-            self._c.log.error(
-                "supervisor.undecided", about=type(event).__name__, error=f"{type(error).__name__}: {error}"
-            )
-            raise
+        super()._take(event)
         self._has_remembered = self._has_remembered or isinstance(event, Remembered)
-        if self._state.tree is not before:
-            self._follow_tree()
-        for command in commands:
-            self._perform(command)
-
-    def _perform(self, command: Command) -> None:
-        match command:
-            case Find(id, run):
-                self._runners[id].find(run)
-            case Start(id, run):
-                self._runners[id].start(run)
-            case Stop(id, run, deadline_s, why):
-                self._runners[id].stop(run, deadline_s, why)
-            case Timer(token, after_s):
-                task = asyncio.create_task(self._fire(token, after_s))
-                self._timers.add(task)
-                task.add_done_callback(self._timers.discard)
-            case SendPage():
-                self._history.page(command)
-            case Note():
-                self._note(command)
-
-    async def _fire(self, token: int, after_s: float) -> None:
-        await self._c.clock.sleep(after_s)
-        self._events.put_nowait(TimerFired(token))
-
-    def _note(self, note: Note) -> None:
-        runner = self._runners.get(note.id)
-        record = runner.record if runner is not None else None
-        self._history.note(note, record)
-        self._has_news.set()
-        if record is None:
-            return
-        if note.event in ("restarted", "escalated"):
-            record.restarts += 1
-        if note.event in ("restarted", "escalated", "stopping") or (note.event == "exited" and record.child is None):
-            record.pid = record.pid if note.event == "stopping" else None
 
     def _follow_tree(self) -> None:
-        """Have a runner for every child of the tree, and none for those that are not in it any more."""
-        specs = {spec.id: spec for spec in self._state.tree.workers()}
-        for id in [id for id in self._runners if id not in specs]:
-            self._runners.pop(id).close()
-            self._history.counters.forget(id)
-        for id, spec in specs.items():
-            if id in self._runners:
-                self._runners[id].record.spec = spec
-            else:
-                self._history.counters.expect(id)
-                self._runners[id] = ChildRunner(
-                    self._c, self._world, RunningChild(spec), self._events.put_nowait, self._authority, self._poller
-                )
-        self._runners = {id: self._runners[id] for id in specs}
+        super()._follow_tree()
         self._must_forget = True
 
-    def _states(self) -> dict[str, str]:
-        """Return each child's state as its row shows it."""
-        states = {}
-        for id, runner in self._runners.items():
-            phase = self._state.nodes[id].phase
-            has_begun = runner.record.is_known or runner.record.since_ns
-            states[id] = _AT_REST.get(phase, runner.record.state) if has_begun or phase is not Phase.IDLE else "waiting"
-        return states
+    def _runner(self, spec: ChildSpec) -> ChildRunner:
+        record = RunningChild(spec, self._limits)
+        return ChildRunner(
+            self._clock, self._log, self._world, record, self._events.put_nowait, self._leases, self._poller
+        )
 
     # ── loops ────────────────────────────────────────────────────────────────────────────────────
     async def _guard(self, loop: Callable[[], Awaitable[None]]) -> None:
@@ -316,30 +234,19 @@ class TreeSupervisor:
             except StaleEpochError:
                 return  # posted by the authority
             except Exception as error:
-                self._c.log.error("supervisor.loop_failed", error=f"{type(error).__name__}: {error}")
-            await self._c.clock.sleep(REPORT_S)
+                self._log.error("supervisor.loop_failed", error=f"{type(error).__name__}: {error}")
+            await self._clock.sleep(REPORT_S)
 
     async def _remember(self) -> None:
         """Refill the restart windows from rows, as soon as the database answers, so that a new supervisor keeps
         counting."""
-        began_s = self._c.clock.monotonic()
-        supervisors = [self._state.tree, *_supervisors(self._state.tree)]
-        periods = [HOUR_S, *(spec.limit.period_s for spec in supervisors)]
-        lasting_s = {child.id: spec.backoff.reset_s for spec in supervisors for child in spec.children}
 
-        async def load() -> tuple[float, Any, Any, Any]:
-            lived_s = self._c.clock.monotonic() - began_s  # events since then are counted already
+        async def load() -> tuple[Remembered, dict[str, int]]:
             await self._authority.take()
-            journal = self._history.journal
-            past = await journal.lives(max(periods))
-            return lived_s, past, await journal.escalations(), await journal.restart_counts()
+            return await self._past(self._history.journal), await self._history.journal.restart_counts()
 
-        lived_s, past, escalations, counts = await retry(
-            load, self._c.clock, Backoff(REPORT_S, REPORT_S), errors=OutageError
-        )
-        past = {id: [(event, age) for event, age in life if age > lived_s] for id, life in past.items()}
-        rows = {id: row_ages(life, lasting_s.get(id, 0.0), until_s=lived_s) for id, life in past.items()}
-        self._events.put_nowait(Remembered({id: death_ages(life) for id, life in past.items()}, rows, escalations))
+        past, counts = await retry(load, self._clock, Backoff(REPORT_S, REPORT_S), errors=OutageError)
+        self._events.put_nowait(past)
         self._history.remember(counts)
         for id, runner in self._runners.items():
             runner.record.restarts = max(runner.record.restarts, counts.get(id, 0))
@@ -358,8 +265,8 @@ class TreeSupervisor:
                 states = self._states()
                 if self._has_remembered:  # until then it is not certain that the rows are ours to write
                     await self._write_rows()
-            await self._c.clock.sleep(NEWS_S)
-            await wait_for_event(self._has_news, REPORT_S - NEWS_S, self._c.clock)
+            await self._clock.sleep(NEWS_S)
+            await wait_for_event(self._has_news, REPORT_S - NEWS_S, self._clock)
 
     async def _write_rows(self) -> None:
         await self._history.report(self._rows(), self.detail())
@@ -367,12 +274,12 @@ class TreeSupervisor:
     def _rows(self) -> Sequence[HealthRow]:
         """Return the rows to write; after our own restart those of children not yet found stay as they were."""
         states = self._states()
-        records, now_s = [runner.record for runner in self._runners.values()], self._c.clock.monotonic()
+        records, now_s = [runner.record for runner in self._runners.values()], self._clock.monotonic()
         for record in records:
             if record.beat_s is not None:
                 self._c.meter.gauge("fks_actor_heartbeat_age_seconds", now_s - record.beat_s, child=record.spec.id)
             record.escalation = self._state.nodes[record.spec.id].escalation
-            if states[record.spec.id] in _AT_REST.values():
+            if states[record.spec.id] in AT_REST.values():
                 record.state = states[record.spec.id]
         return [
             health_row(record)
@@ -400,16 +307,16 @@ class TreeSupervisor:
                 pass  # the tree stays as it is
             except ConfigError as error:
                 if str(error) != refused:
-                    self._c.log.error("tree.refused", error=str(error))
+                    self._log.error("tree.refused", error=str(error))
                 refused = str(error)
-            await self._c.clock.sleep(REPORT_S)
+            await self._clock.sleep(REPORT_S)
 
     async def _spread(self) -> None:
         """Start children again on the nodes where they belong, one at a time, while all of them are well."""
         moved: dict[str, float] = {}
         while True:
-            await self._c.clock.sleep(SPREAD_S)
-            now = self._c.clock.monotonic()
+            await self._clock.sleep(SPREAD_S)
+            now = self._clock.monotonic()
             specs = [
                 runner.record.spec
                 for runner in self._runners.values()
@@ -424,7 +331,7 @@ class TreeSupervisor:
                     moved[id] = now
                     await self.restart_child(id, "it belongs on another node")
             except (OutageError, InputError) as error:
-                self._c.log.warning("child.not_moved", error=str(error))
+                self._log.warning("child.not_moved", error=str(error))
 
     async def _sweep(self, tree: SupervisorSpec) -> None:
         """Stop the actors that an earlier supervisor ran and that are not in the tree any more. Errors: OutageError."""
@@ -437,11 +344,3 @@ class TreeSupervisor:
             if child is not None:
                 end = await child.stop(spec.stop_s)
                 self._history.note(Note(name, "removed", "left by an earlier supervisor", end), None)
-
-
-def _supervisors(tree: SupervisorSpec) -> list[SupervisorSpec]:
-    found = []
-    for child in tree.children:
-        if isinstance(child, SupervisorSpec):
-            found += [child, *_supervisors(child)]
-    return found

@@ -19,24 +19,29 @@ from typing import Any
 from fks.clock import RealClock
 from fks.config.endpoints import NodeEndpoints
 from fks.config.paths import Paths
-from fks.model.backoff import Backoff
+from fks.config.settings import Supervision
 from fks.model.errors import OutageError
 from fks.node.cluster_driver import ClusterDriver, ClusterState, KeeperContext, KeeperStart
 from fks.node.control_socket import ask
 from fks.node.keeper import Keeper
 from fks.node.lock import PARENT_LOCK, keeper_lock
 from fks.node.parent import Parent
-from fks.node.service import ServiceStatus
-from fks.node.spec import RestartPolicy, ServiceSpec
+from fks.node.service import ServiceStatus, ServiceTree
+from fks.node.spec import ServiceSpec, ServiceTiming
 from fks.process.handle import Launch, ProcessHandle, find_by_command
-from fks.supervision.spec import Intensity
 from tests.support.ports import CollectingLog
 from tests.support.waiting import wait_until
 
 PROGRAM = Path(__file__).with_name("small_service.py")
-QUICK = RestartPolicy(
-    backoff=Backoff(0.05, 0.3),
-    limit=Intensity(restarts_max=4, period_s=30.0),
+QUICK = ServiceTiming(
+    Supervision(
+        backoff_first_s=0.05,
+        backoff_max_s=0.3,
+        backoff_jitter=0.0,
+        restarts_max=4,
+        restarts_period_s=30.0,
+        escalated_retry_s=0.3,
+    ),
     probe_s=0.1,
     probe_timeout_s=0.5,
     degraded_s=0.2,
@@ -91,6 +96,8 @@ class FakeDriver(ClusterDriver):
     fail: list[Exception] = field(default_factory=list)
     stopped: int = 0
     waits_for: str = ""
+    beats: int = 0
+    pages: list[str] = field(default_factory=list)
 
     async def close(self) -> None: ...
 
@@ -106,7 +113,13 @@ class FakeDriver(ClusterDriver):
         self.stopped += 1
 
     async def beat(self, statuses: Sequence[tuple[str, ServiceStatus]]) -> ClusterState:
+        self.beats += 1
         return ClusterState(self.age_s)
+
+    async def write_history(self, tree: ServiceTree) -> None: ...
+
+    def page(self, event: str, text: str) -> None:
+        self.pages.append(event)
 
     async def status(self) -> dict[str, Any]:
         if self.document is None:
@@ -154,8 +167,8 @@ def keeper_of(
     start: KeeperStart | None = None,
     **options: Any,
 ) -> Keeper:
-    """Return a keeper with a quick policy."""
-    return Keeper(context_of(paths, log, start), specs, driver or FakeDriver(), **({"policy": QUICK} | options))
+    """Return a keeper with quick restarts and probes."""
+    return Keeper(context_of(paths, log, start), specs, driver or FakeDriver(), **({"timing": QUICK} | options))
 
 
 async def _main(home: str, names: list[str], start: KeeperStart) -> None:

@@ -1,15 +1,17 @@
 -- name: beat
 -- Write the keeper's own row and those of its services; a pid that is another than before is an end and a start in the
--- history of the tree. The row of a parent that an earlier keeper had is removed.
+-- history of the tree, where the tree of services does not note them itself. The row of a parent that an earlier keeper
+-- had is removed.
 WITH seen AS (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::timestamptz[], $7::text[], $8::text[])
-      AS seen (name, kind, state, pid, restarts, since, detail, ended)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::timestamptz[], $7::text[], $8::text[],
+                           $9::text[], $10::bool[])
+      AS seen (name, kind, state, pid, restarts, since, detail, ended, escalation, is_noted)
 ), before AS (
     SELECT seen.*, c.pid AS old FROM seen LEFT JOIN component_health c USING (name)
-     WHERE c.pid IS DISTINCT FROM nullif(seen.pid, 0)
+     WHERE c.pid IS DISTINCT FROM nullif(seen.pid, 0) AND NOT is_noted
 ), told AS (
     INSERT INTO actor_events (time, child, event, reason, pid, node, payload)
-    SELECT time, name, event, reason, pid, $9, payload
+    SELECT time, name, event, reason, pid, $11, payload
       FROM (SELECT CASE WHEN pid <> 0 THEN least(now(), since - interval '1 microsecond') ELSE now() END AS time, name, CASE WHEN state IN ('stopping', 'stopped') THEN 'stopped' ELSE 'exited' END AS event,
                    ended AS reason, old AS pid, 1 AS turn,
                    CASE WHEN ended = 'asked' THEN '{"how": "normal"}' ELSE '{}' END::jsonb AS payload
@@ -18,10 +20,11 @@ WITH seen AS (
             SELECT since, name, 'started', '', pid, 2, '{}' FROM before WHERE pid <> 0) AS rows
      ORDER BY turn, time, name
 ), orphaned AS (
-    DELETE FROM component_health WHERE kind = 'keeper' AND node = $9 AND NOT name = ANY ($1)
+    DELETE FROM component_health WHERE kind = 'keeper' AND node = $11 AND NOT name = ANY ($1)
 )
 INSERT INTO component_health AS c (name, kind, state, pid, node, restarts, since, beat_at, detail)
-SELECT name, kind, state, nullif(pid, 0), $9, restarts, since, now(), jsonb_build_object('detail', detail, 'space', $10::text) FROM seen
+SELECT name, kind, state, nullif(pid, 0), $11, restarts, since, now(), jsonb_strip_nulls(jsonb_build_object(
+           'detail', detail, 'space', $12::text, 'escalation', nullif(escalation, ''))) FROM seen
 ON CONFLICT (name) DO UPDATE
    SET kind = excluded.kind, state = excluded.state, pid = excluded.pid, node = excluded.node,
        restarts = excluded.restarts, since = excluded.since, beat_at = excluded.beat_at, detail = excluded.detail;

@@ -1,6 +1,7 @@
 -- name: note_event
--- Append one line to the history of the tree.
-INSERT INTO actor_events (child, event, reason, pid, epoch, payload, node) VALUES ($1, $2, $3, $4, $5, $6, $7);
+-- Append one line to the history of the tree: what happened $8 seconds ago.
+INSERT INTO actor_events (time, child, event, reason, pid, epoch, payload, node)
+VALUES (clock_timestamp() - make_interval(secs => $8), $1, $2, $3, $4, $5, $6, $7);
 
 -- name: lives
 -- The starts and deaths of every child in the window, oldest first, so that a new supervisor keeps counting.

@@ -21,6 +21,8 @@ from fks.node.control_socket import ask
 from fks.node.keeper import sweep
 from fks.node.lock import AlreadyRunning, holder_of, keeper_lock
 from fks.process.handle import start_mark
+from fks.supervision import decide
+from fks.supervision.state import Note, Timer
 from tests.support.keepers import FakeDriver, keeper_of, pids_of, small, start_keeper, start_stray
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until, wait_until
@@ -72,45 +74,79 @@ async def test_killed_service_is_restarted_and_counted(paths):
 
 
 @pytest.mark.parametrize("loop_passes", range(8))
-async def test_service_stops_while_its_probe_is_being_answered(paths, loop_passes):
+async def test_service_ends_while_its_probe_is_being_answered(paths, loop_passes):
     asked = []
 
     async def is_ready(process):
         if asked == ["soon"]:
-            asked[:] = [asyncio.create_task(keeper.services["a"].stop())]
+            asked[:] = ["now"]
+            keeper.tree.restart("a")
             for _ in range(loop_passes):  # in one of them the answer and the end of the probe cross
                 await asyncio.sleep(0)
         return True
 
     async with running(paths, [replace(small(paths, "a"), is_ready=is_ready)]) as keeper:
+        old = keeper.services["a"].process.pid
         asked.append("soon")
-        await until(lambda: asked != ["soon"])
-        await asyncio.wait(asked, timeout=5.0)
-        assert keeper.services["a"].state == "stopped"
+        await until(lambda: asked == ["now"])
+        await back(keeper, "a", old)
+        assert not is_alive(old)
 
 
-async def test_service_that_keeps_dying_is_down_and_still_tried(paths):
-    flag = paths.home / "broken"
-    async with running(paths, [small(paths, "a", "--dies", str(flag))]) as keeper:
+async def row_of(keeper, name):
+    return next(row for row in (await keeper.status())["components"] if row["name"] == name)
+
+
+async def test_service_that_keeps_dying_escalates_pages_and_is_still_started(paths):
+    flag, driver = paths.home / "broken", FakeDriver()
+    async with running(paths, [small(paths, "a", "--dies", str(flag)), small(paths, "b")], driver) as keeper:
         flag.touch()
+        other = pids_of(paths, "b")
         os.kill(pids_of(paths, "a")[0], signal.SIGKILL)
-        await until(lambda: keeper.services["a"].state == "down")
+        await until(lambda: keeper.services["a"].state == "failed")
         assert keeper.services["a"].restarts >= 4
         assert keeper.phase == "ready"
+        assert "deaths in" in (await row_of(keeper, "a"))["detail"]["escalation"]
         flag.unlink()
-        await until(lambda: keeper.services["a"].state == "ready")
+        await until(lambda: keeper.services["a"].is_ready)
+        row = await row_of(keeper, "a")
+        assert (row["state"], row["problem"][:11]) == ("degraded", "escalated: "), "a person has not ended that"
+        old = pids_of(paths, "a")[0]
+        await asyncio.to_thread(ask, paths.keeper_socket, "restart-service", name="a")
+        await back(keeper, "a", old)
+        row = await row_of(keeper, "a")
+        assert (row["state"], row["problem"]) == ("ready", "")
+        assert pids_of(paths, "b") == other
 
 
-async def test_waits_between_restarts_grow(paths):
-    flag = paths.home / "broken"
-    log = CollectingLog()
-    keeper = keeper_of(paths, [small(paths, "a", "--dies", str(flag))], log=log)
+@pytest.mark.parametrize("can_deliver", [True, False])
+async def test_page_leaves_directly_where_its_row_would_not(paths, can_deliver):
+    """Without PostgreSQL, or while Ray and with it the deliverer of alerts is the one that dies."""
+    flag, driver = paths.home / "broken", FakeDriver(age_s=0.1 if can_deliver else 60.0)
+    async with running(paths, [small(paths, "a", "--dies", str(flag)), small(paths, "b")], driver) as keeper:
+        await until(lambda: driver.beats > 1)
+        flag.touch()
+        os.kill(pids_of(paths, "a")[0], signal.SIGKILL)
+        await until(lambda: keeper.services["a"].state == "failed")
+        assert driver.pages == ([] if can_deliver else ["child.escalated"])
+
+
+async def test_waits_between_restarts_grow(paths, monkeypatch):
+    flag, waits = paths.home / "broken", []
+
+    def decided(*given):
+        state, commands = decide(*given)
+        starts = [command for command in commands if isinstance(command, Note) and command.event == "restarted"]
+        waits.extend([next((c.after_s for c in commands if isinstance(c, Timer)), 0.0)] if starts else [])
+        return state, commands
+
+    monkeypatch.setattr("fks.supervisor.tree_driver.decide", decided)
+    keeper = keeper_of(paths, [small(paths, "a", "--dies", str(flag))])
     task = asyncio.create_task(keeper.run())
     await until(lambda: keeper.phase == "ready")
     flag.touch()
     os.kill(pids_of(paths, "a")[0], signal.SIGKILL)
-    await until(lambda: keeper.services["a"].state == "down")
-    waits = [fields["restart_in_s"] for _, event, fields in log.lines if event == "service.died"]
+    await until(lambda: len(waits) >= 5)
     assert waits[:5] == [0.0, 0.05, 0.1, 0.2, 0.3]
     keeper.request_stop()
     await task
@@ -190,7 +226,7 @@ async def test_hung_service_is_killed_and_restarted(paths):
         old = pids_of(paths, "a")[0]
         os.kill(old, signal.SIGSTOP)
         await back(keeper, "a", old)
-        assert progress.index(("a", "degraded")) < progress.index(("a", "restarting"))
+        assert progress.index(("a", "degraded")) < progress.index(("a", "down"))
         assert not is_alive(old)
 
 

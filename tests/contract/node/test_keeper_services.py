@@ -6,11 +6,14 @@ import asyncio
 import json
 import os
 import signal
+import time
 from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 import pytest
 
+from fks.alerts.channels import Sealer
+from fks.alerts.directory import Directory
 from fks.cli import cli
 from fks.cli.base import run
 from fks.cli.checkup import examine
@@ -18,22 +21,26 @@ from fks.cli.status import find_status
 from fks.clock import RealClock
 from fks.config.endpoints import load_node
 from fks.config.paths import Paths
-from fks.model.backoff import Backoff
+from fks.config.settings import Supervision
 from fks.node.build import check_host, open_site
 from fks.node.cluster_driver import KeeperContext
+from fks.node.control_socket import ask
 from fks.node.head_driver import HeadDriver
 from fks.node.keeper import Keeper
 from fks.node.lock import keeper_lock
 from fks.node.presence import NodePresence
-from fks.node.spec import RestartPolicy
+from fks.node.spec import ServiceTiming
 from fks.process.handle import start_mark
 from fks.store.db import Database
 from fks.store.nodes import NodeStore
 from tests.support.ports import CollectingLog
+from tests.support.receivers import http_receiver
 from tests.support.small_disk import small_disk
 from tests.support.waiting import until
 
-REAL = RestartPolicy(Backoff(0.05, 10.0), probe_s=0.1)  # real services on a busy machine answer when they can
+REAL = ServiceTiming(
+    Supervision(backoff_first_s=0.05), probe_s=0.1
+)  # real services on a busy machine answer when they can
 
 
 class DriverWithoutRay(HeadDriver):
@@ -44,14 +51,15 @@ class DriverWithoutRay(HeadDriver):
 
 
 @asynccontextmanager
-async def running(home):
+async def running(home, timing=REAL):
     paths = check_host(home)
     with keeper_lock(paths.run / "keeper.lock"):
         site = open_site(paths)
         specs = [spec for spec in site.specs() if spec.name != "ray"]
         presence = NodePresence(paths, site.settings, site.secrets, site.node().redis_url, RealClock())
-        context = KeeperContext(paths, site.node, RealClock(), CollectingLog(), site.redactor)
-        keeper = Keeper(context, specs, DriverWithoutRay(context, site.settings, presence), policy=REAL)
+        key = site.secrets.session_key
+        context = KeeperContext(paths, site.node, RealClock(), CollectingLog(), site.redactor, session_key=key)
+        keeper = Keeper(context, specs, DriverWithoutRay(context, site.settings, presence), timing=timing)
         task = asyncio.create_task(keeper.run())
         try:
             await until(lambda: keeper.phase == "ready" or task.done(), deadline_s=60.0)
@@ -129,6 +137,93 @@ async def test_every_service_is_restarted_and_the_journal_is_whole(home, capsys)
     assert not paths.sockets.exists()
     assert not paths.node_file.exists()
     assert sorted(path.name for path in paths.run.iterdir()) == ["keeper.lock"]
+
+
+LOOPS = ServiceTiming(Supervision(restarts_max=2, backoff_first_s=0.05, escalated_retry_s=2.0), probe_s=0.1)
+
+
+async def keep_killing(keeper, name):
+    """Kill each process of a service until it has escalated; return the last one's pid."""
+    service, pid = keeper.services[name], 0
+    while service.state != "failed":
+        if service.process is not None and service.process.pid != pid:
+            pid = service.process.pid
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(0.01)
+    return pid
+
+
+async def history_of(db, name):
+    """Return the events of a service but its starts: it may be killed before or after it answers."""
+    rows = await db.sql("SELECT event, payload FROM actor_events WHERE child = $1 ORDER BY id", name)
+    return [(row["event"], row["payload"].get("signal")) for row in rows if row["event"] != "started"]
+
+
+async def escalation_of(db, name):
+    rows = await db.sql("SELECT detail->>'escalation' AS why FROM component_health WHERE name = $1", name)
+    return (rows[0]["why"] or "") if rows else ""
+
+
+async def test_redis_in_a_crash_loop_is_paged_and_shown_until_it_is_restarted(home):
+    async with running(home, LOOPS) as keeper:
+        db = await Database.connect(load_node(Paths.of(home)).database_url)
+        await until(lambda: rows_of(db, "redis"))
+        others = {name: keeper.services[name].process.pid for name in ("postgres", "sim")}
+        await keep_killing(keeper, "redis")
+        await until(lambda: db.sql("SELECT 1 FROM alerts"))
+        rows = await db.sql("SELECT event, severity, component FROM alerts")
+        assert [tuple(row.values()) for row in rows] == [("child.escalated", "page", "redis")]
+        await until(lambda: keeper.services["redis"].is_ready)  # started again all the same
+        assert "deaths in" in await escalation_of(db, "redis")
+        document = await asyncio.to_thread(find_status, Paths.of(home))
+        (row,) = (row for row in document["components"] if row["name"] == "redis")
+        assert (row["state"], row["problem"][:11]) == ("degraded", "escalated: ")
+        old = keeper.services["redis"].process.pid
+        await asyncio.to_thread(ask, Paths.of(home).keeper_socket, "restart-service", name="redis")
+        await until(lambda: keeper.services["redis"].is_ready and keeper.services["redis"].process.pid != old)
+
+        async def is_over():
+            return await escalation_of(db, "redis") == "" and len(await history_of(db, "redis")) == 10
+
+        await until(is_over)
+        died = [("exited", 9), ("restarted", 9)]
+        asked = [("cleared", None), ("stopping", None), ("exited", None)]
+        expected = [*died, *died, ("exited", 9), ("escalated", 9), ("retried", None), *asked]
+        assert await history_of(db, "redis") == expected
+        assert {name: keeper.services[name].process.pid for name in others} == others
+        await db.close()
+
+
+async def test_postgresql_in_a_crash_loop_is_paged_without_it(home, monkeypatch):
+    async with http_receiver() as receiver:
+        monkeypatch.setenv("FKS_ALERTS_HOSTS", '["127.0.0.1"]')
+        monkeypatch.setattr("fks.node.cluster_driver.READ_EVERY_S", 0.1)
+        channels, found = Directory.channels, []
+
+        async def read(directory):
+            found.append(await channels(directory))
+            return found[-1]
+
+        monkeypatch.setattr(Directory, "channels", read)
+        async with running(home, LOOPS) as keeper:
+            db = await Database.connect(load_node(Paths.of(home)).database_url)
+            address = Sealer(open_site(Paths.of(home)).secrets.session_key).seal(f"json://{receiver.host}/hook")
+            await db.sql("INSERT INTO alert_channels (name, kind, address) VALUES ('desk', 'webhook', $1)", address)
+            await until(lambda: any(found))
+            started_s = time.time()
+            await keep_killing(keeper, "postgres")
+            escalated_s = time.time()
+            await until(lambda: receiver.received)
+            assert keeper.services["postgres"].state == "failed", "it has not come back yet"
+            assert "child.escalated" in str(receiver.received[0].body)
+            await until(lambda: keeper.services["postgres"].is_ready)
+            await until(lambda: db.sql("SELECT 1 FROM alerts WHERE event = 'child.escalated'"), deadline_s=20.0)
+            (row,) = await db.sql(
+                "SELECT extract(epoch FROM time)::float8 AS at_s FROM actor_events "
+                "WHERE child = 'postgres' AND event = 'escalated'"
+            )
+            assert started_s <= row["at_s"] <= escalated_s + 0.5, "the time of the event, not of the row"
+            await db.close()
 
 
 async def rows_of(db, name):

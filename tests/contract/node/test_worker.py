@@ -62,7 +62,7 @@ async def working(paths, url, settings=None):
     node = lambda: Endpoints(url, "unix:///nowhere", "10.9.9.1:1", {"host": "127.0.0.1", "port": 1})  # noqa: E731
     context = KeeperContext(paths, node, RealClock(), log)
     driver = WorkerDriver(context, settings, presence_of(paths, settings))
-    keeper = Keeper(context, [small(paths, "ray", is_group=True)], driver, policy=QUICK)
+    keeper = Keeper(context, [small(paths, "ray", is_group=True)], driver, timing=QUICK)
     task = asyncio.create_task(keeper.run())
     try:
         yield keeper, driver, task

@@ -11,7 +11,7 @@ import pytest
 
 from fks.supervision.liveness import START_SILENCE
 from fks.supervision.state import Exited
-from fks.supervisor import tree_supervisor
+from fks.supervisor import tree_driver, tree_supervisor
 from tests.support.supervising import FAST, FakeChild, FakeWorld, spec
 from tests.support.waiting import until
 
@@ -283,7 +283,7 @@ async def test_child_that_belongs_on_another_node_is_drained_and_started_again(
 
 
 async def test_undecidable_event_ends_the_supervisor_and_its_successor_adopts(run: Any, monkeypatch: Any) -> None:
-    decide = tree_supervisor.decide
+    decide = tree_driver.decide
 
     def refuse(state: Any, event: Any, now_s: float) -> Any:
         if isinstance(event, Exited):
@@ -293,7 +293,7 @@ async def test_undecidable_event_ends_the_supervisor_and_its_successor_adopts(ru
     world = FakeWorld()
     supervisor = run(world, spec("a"), spec("b"))
     await until(lambda: supervisor.is_ready)
-    monkeypatch.setattr(tree_supervisor, "decide", refuse)
+    monkeypatch.setattr(tree_driver, "decide", refuse)
     world.children["a"].die("kill -9")
     (task,) = run.tasks
     await until(lambda: task.done())  # a lost exit would leave the dead child UP

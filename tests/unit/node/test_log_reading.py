@@ -140,12 +140,13 @@ def test_a_move_to_another_node_says_where_its_lines_are(folder):
 
 
 def test_restarts_of_foreign_programs_come_from_the_keeper(folder):
+    died = "postgres (pid 1) died, signal 9"
     (folder / "postgres.log").write_text("2026-01-01 00:00:01.000 UTC [1] LOG:  ready\n")
     write(
         folder,
         "keeper.jsonl",
         (0, "INFO", "service.started", {"service": "postgres", "service_pid": 1}),
-        (2, "WARNING", "service.died", {"service": "postgres", "reason": "postgres (pid 1) died, signal 9"}),
+        (2, "WARNING", "child.exited", {"child": "postgres", "how": "crash", "signal": 9} | {"reason": died}),
         (3, "INFO", "service.started", {"service": "postgres", "service_pid": 2}),
     )
     assert _seams(FolderReader(folder).drain(), "postgres") == [

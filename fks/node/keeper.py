@@ -211,9 +211,7 @@ class Keeper:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if leaves:
-            self.tree.close()
-        else:
+        if not leaves:
             await self._take_down()
         await control.close()
         if leaves:

@@ -422,14 +422,6 @@ class ServiceTree(TreeDriver):
         for service in services:
             service.follow(None)
 
-    def close(self) -> None:
-        """End the supervision; the services run on."""
-        for task in (self._task, *self._timers):
-            if task is not None:
-                task.cancel()
-        for runner in self._runners.values():
-            runner.close()
-
     def _runner(self, spec: ChildSpec) -> ChildRunner:
         service = self._by_id[spec.id]
         return ChildRunner(self._clock, self._log, service, service.child, self._events.put_nowait)

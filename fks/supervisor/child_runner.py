@@ -17,8 +17,7 @@ from fks.clock.waiting import retry
 from fks.model.backoff import Backoff
 from fks.model.errors import OutageError
 from fks.model.ports import Log
-from fks.runtime import Component
-from fks.store.bus import HEALTH
+from fks.store.bus import HEALTH, Bus
 from fks.store.leases import Authority
 from fks.store.supervision import TreeJournal
 from fks.supervision.exits import How, ProcessExit
@@ -94,11 +93,21 @@ class RunningChild:
 class ChildLeases:
     """The authority over the leases of children: raises their epochs, and knows when a lease has run out."""
 
-    def __init__(self, component: Component, authority: Authority, *, was_reconstructed: bool) -> None:
-        """`was_reconstructed`: an earlier supervisor of this deployment may have left processes."""
-        self.ttl_s = component.settings.supervision.lease_ttl_s + 0.5
-        self._c, self._authority, self._was_reconstructed = component, authority, was_reconstructed
-        self._journal = TreeJournal(component.db)
+    def __init__(
+        self,
+        clock: Clock,
+        journal: TreeJournal,
+        bus: Bus,
+        authority: Authority,
+        ttl_s: float,
+        *,
+        was_reconstructed: bool,
+    ) -> None:
+        """`ttl_s`: a lease that is not renewed has certainly run out after it. `was_reconstructed`: an earlier
+        supervisor of this deployment may have left processes."""
+        self.ttl_s = ttl_s
+        self._clock, self._journal, self._bus, self._authority = clock, journal, bus, authority
+        self._was_reconstructed = was_reconstructed
         self._publishing: set[asyncio.Task[bool]] = set()
 
     async def take(self, record: RunningChild) -> None:
@@ -110,14 +119,14 @@ class ChildLeases:
 
         record.epoch = await retry(
             lambda: self._authority.raise_epoch(record.spec.id),
-            self._c.clock,
+            self._clock,
             DATABASE_RETRY,
             errors=OutageError,
             on_failure=note_outage,
         )
         # its dependents must know at once, e.g. the order manager that this feed has no collector now
         message = {"type": "epoch", "name": record.spec.id, "epoch": record.epoch}
-        publishing = asyncio.create_task(self._c.bus.publish(HEALTH, message))  # a hung Redis delays no start
+        publishing = asyncio.create_task(self._bus.publish(HEALTH, message))  # a hung Redis delays no start
         self._publishing.add(publishing)
         publishing.add_done_callback(self._publishing.discard)
 

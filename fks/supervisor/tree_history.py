@@ -16,10 +16,8 @@ from fks.config.machine import process_space
 from fks.config.version import VERSION
 from fks.model.errors import OutageError
 from fks.model.ports import Log, Meter
-from fks.runtime import Component
 from fks.store.supervision import ESCALATION, HealthRow, TreeJournal
 from fks.supervision.exits import How
-from fks.supervision.ports import World
 from fks.supervision.state import Note, SendPage
 from fks.supervisor.child_runner import RunningChild
 
@@ -116,15 +114,25 @@ class TreeHistory:
 class SupervisorHistory(TreeHistory):
     """The history and the rows of the supervisor's tree. `write_lines` is its loop."""
 
-    def __init__(self, component: Component, world: World, node: str) -> None:
-        super().__init__(component.clock, component.log)
-        self._c, self._node = component, node
-        self.journal = TreeJournal(component.db)
-        self._counters = TreeCounters(component.meter, component.clock.monotonic)
-        self._since_ns = component.clock.now_ns()
+    def __init__(
+        self,
+        clock: Clock,
+        log: Log,
+        meter: Meter,
+        journal: TreeJournal,
+        node: str,
+        *,
+        config_version: int,
+        was_reconstructed: bool,
+    ) -> None:
+        super().__init__(clock, log)
+        self.journal = journal
+        self._node, self._config_version = node, config_version
+        self._counters = TreeCounters(meter, clock.monotonic)
+        self._since_ns = clock.now_ns()
         self._restarts = 0
-        if world.was_reconstructed:
-            component.log.warning("supervisor.restarted")
+        if was_reconstructed:
+            log.warning("supervisor.restarted")
             self._add(Note(SUPERVISOR, "restarted", "died, restarted by ray"), os.getpid(), 0)
 
     def expect(self, child: str) -> None:
@@ -164,7 +172,7 @@ class SupervisorHistory(TreeHistory):
         except OutageError as error:
             self._log_database(is_down=True, error=str(error))
         except Exception as error:  # the rows are for display: the children are supervised all the same
-            self._c.log.error("supervisor.report_failed", error=f"{type(error).__name__}: {error}")
+            self._log.error("supervisor.report_failed", error=f"{type(error).__name__}: {error}")
 
     def remember(self, counts: Mapping[str, int]) -> None:
         """Note how often the supervisor itself was restarted."""
@@ -173,9 +181,9 @@ class SupervisorHistory(TreeHistory):
     def _log_database(self, *, is_down: bool, error: str = "") -> None:
         """Log a change, once."""
         if is_down and not self._is_down:
-            self._c.log.error("database.down", error=error)
+            self._log.error("database.down", error=error)
         if self._is_down and not is_down:
-            self._c.log.info("database.back")
+            self._log.info("database.back")
         self._is_down = is_down
 
     def _own_row(self, detail: dict[str, object]) -> HealthRow:
@@ -187,9 +195,9 @@ class SupervisorHistory(TreeHistory):
             self._node,
             self._restarts,
             self._since_ns,
-            self._c.clock.now_ns(),
+            self._clock.now_ns(),
             version=VERSION,
-            config_version=self._c.config_version,
+            config_version=self._config_version,
             detail={**detail, "space": process_space()},
         )
 

@@ -21,7 +21,7 @@ from fks.runtime import Component
 from fks.store.heads import HeadStore
 from fks.store.leases import Authority
 from fks.store.operations import OperationStore
-from fks.store.supervision import HealthRow
+from fks.store.supervision import HealthRow, TreeJournal
 from fks.supervision import ChildSpec, SupervisorSpec, check_tree
 from fks.supervision.liveness import LivenessLimits
 from fks.supervision.ports import World
@@ -67,7 +67,16 @@ class TreeSupervisor(TreeDriver):
         deployment: int | None = None,
         machine: str = "",
     ) -> None:
-        self._history: SupervisorHistory = SupervisorHistory(component, world, node_name(component.settings))
+        journal = TreeJournal(component.db)
+        self._history: SupervisorHistory = SupervisorHistory(
+            component.clock,
+            component.log,
+            component.meter,
+            journal,
+            node_name(component.settings),
+            config_version=component.config_version,
+            was_reconstructed=world.was_reconstructed,
+        )
         super().__init__(tree, component.clock, component.log, self._history)
         self._c = component
         self._world = world
@@ -81,7 +90,14 @@ class TreeSupervisor(TreeDriver):
         self._authority = Authority(
             component.db, f"supervisor:{os.getpid()}", self._events.put_nowait, self._deployment
         )
-        self._leases = ChildLeases(component, self._authority, was_reconstructed=world.was_reconstructed)
+        self._leases = ChildLeases(
+            component.clock,
+            journal,
+            component.bus,
+            self._authority,
+            ttl_s=timing.lease_ttl_s + 0.5,
+            was_reconstructed=world.was_reconstructed,
+        )
         self._operations = OperationStore(component.db)
         self._must_forget = False  # rows of components that are not in the tree have to be removed
         self._has_swept = want is None  # actors outside the tree were stopped

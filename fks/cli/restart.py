@@ -77,7 +77,7 @@ def _restart_one(
 ) -> None:
     from fks.model.errors import InputError
 
-    row = rows.get("raylet" if name == "ray" else name)
+    row = rows.get(f"raylet{name[3:]}" if name.partition("@")[0] == "ray" else name)
     is_gateway = name == "gateway" and not is_now
     if not is_gateway and (row is None or row["kind"] == "keeper"):
         names = ", ".join(["gateway", *(other for other, found in rows.items() if found["kind"] != "keeper")])

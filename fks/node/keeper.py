@@ -489,7 +489,7 @@ class Keeper:
         )
 
     def _restart(self, name: str) -> str:
-        service = name.partition("@")[0]
+        service = name.removesuffix(f"@{self._worker}") if self._worker else name
         service = RAY if service in ("raylet", "gcs") else service
         if service not in self.services:
             raise InputError(f"no service {name!r}", remedy=f"use one of {', '.join(self.services)}")

@@ -114,6 +114,11 @@ class NodeService(SupervisedChild):
         self._since_ns = self._clock.now_ns()
 
     @property
+    def is_ready(self) -> bool:
+        """Return whether it has come up and its process lives; its end may not have been noted yet."""
+        return self.process is not None and super().is_ready
+
+    @property
     def restarts(self) -> int:
         """Return how often it was started again after it had died."""
         return self.child.restarts

@@ -119,6 +119,28 @@ async def test_service_that_keeps_dying_escalates_pages_and_is_still_started(pat
         assert pids_of(paths, "b") == other
 
 
+async def test_service_waits_for_another_machine_and_that_is_no_death(paths, monkeypatch):
+    """A worker's Ray while its head is away: nothing escalates, and it starts once the head answers."""
+    monkeypatch.setattr("fks.node.service.WAIT_S", 0.02)
+    spec, driver, is_away = small(paths, "a"), FakeDriver(), []
+
+    def launch():
+        if is_away:
+            is_away.append(1)
+            raise OutageError("Ray's head does not answer")
+        return spec.launch()
+
+    async with running(paths, [replace(spec, launch=launch)], driver) as keeper:
+        is_away.append(1)
+        os.kill(pids_of(paths, "a")[0], signal.SIGKILL)
+        await until(lambda: len(is_away) > 20)
+        service = keeper.services["a"]
+        assert (service.state, service.error, service.restarts) == ("waiting", "Ray's head does not answer", 1)
+        is_away.clear()
+        await until(lambda: service.is_ready)
+        assert ((await row_of(keeper, "a"))["state"], driver.pages) == ("ready", [])
+
+
 @pytest.mark.parametrize("can_deliver", [True, False])
 async def test_page_leaves_directly_where_its_row_would_not(paths, can_deliver):
     """Without PostgreSQL, or while Ray and with it the deliverer of alerts is the one that dies."""

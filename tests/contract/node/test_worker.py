@@ -18,9 +18,10 @@ from fks.config.machine import host_name, machine_of
 from fks.config.paths import Paths
 from fks.config.secrets import adopt_ray_token, ensure_secrets, load_secrets, sealed_keys
 from fks.config.settings import NodeSettings, Ray, Risk, Settings
-from fks.model.errors import ConfigError
+from fks.model.errors import ConfigError, FksError
 from fks.node import boot
 from fks.node.cluster_driver import KeeperContext
+from fks.node.control_socket import ask
 from fks.node.head_driver import HeadDriver
 from fks.node.keeper import Keeper, sweep
 from fks.node.presence import NodePresence
@@ -224,6 +225,18 @@ async def test_dead_raylet_is_restarted_while_the_head_is_silent(database, datab
         old = pids_of(paths, "ray")[0]
         await database.sql("UPDATE nodes SET beat_at = beat_at - interval '1 minute' WHERE name = 'h'")
         os.kill(old, signal.SIGKILL)
+        await until(lambda: keeper.services["ray"].is_ready and keeper.services["ray"].process.pid != old)
+        sql = "SELECT event FROM actor_events WHERE child = 'ray@w1' AND event IN ('exited', 'restarted') ORDER BY id"
+
+        async def is_noted():
+            return [row["event"] for row in await database.sql(sql)] == ["exited", "restarted"]
+
+        await until(is_noted)
+        for name in ("ray@h", "ray@w2"):  # of other machines
+            with pytest.raises(FksError, match="no service"):
+                await asyncio.to_thread(ask, paths.keeper_socket, "restart-service", name=name)
+        old = pids_of(paths, "ray")[0]
+        await asyncio.to_thread(ask, paths.keeper_socket, "restart-service", name="raylet@w1")
         await until(lambda: keeper.services["ray"].is_ready and keeper.services["ray"].process.pid != old)
 
 

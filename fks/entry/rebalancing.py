@@ -13,7 +13,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
@@ -67,6 +67,7 @@ from fks.store.portfolio_runs import (
 from fks.store.portfolios import Portfolio, PortfolioStore
 from fks.store.positions import PositionStore
 from fks.store.reading import ReadingStore
+from fks.store.signals import SignalStore
 from fks.store.valuation import ValuationStore
 
 #: Seconds for which a preview may be started.
@@ -245,26 +246,33 @@ class Allocations:
         self, portfolio: Portfolio, market: _Market, symbols: Mapping[str, Instrument]
     ) -> AllocationHoldings:
         """Return the coins of the portfolio's own instance, and the account's cash that no open order may spend."""
-        instance, reserved = instance_of(portfolio.id), _ZERO
+        instance = instance_of(portfolio.id)
         buys: dict[str, Decimal] = {}
         sells: dict[str, Decimal] = {}
         for order in market.orders:
             if order.instance == instance:
                 side = buys if order.side is Side.BUY else sells
                 side[order.symbol] = side.get(order.symbol, _ZERO) + order.remaining
-            known = symbols.get(order.symbol) or await InstrumentStore(self._db).get(order.exchange, order.symbol)
-            if order.side is Side.BUY and known is not None and known.quote == portfolio.base_currency:
-                price = order.price or order.stop_price or market.prices.get((order.exchange, order.symbol)) or _ZERO
-                reserved += order.remaining * price
-        balance = market.balances.get(portfolio.base_currency)
-        cash = _ZERO if balance is None else max(min(balance.free, balance.total - reserved), _ZERO)
         return AllocationHoldings(
-            cash,
+            await self.cash(portfolio.base_currency, market, symbols),
             {symbol: max(market.held.get((symbol, instance), _ZERO), _ZERO) for symbol in symbols},
             buys,
             sells,
             frozenset(order.symbol for order in market.orders if order.state is State.UNKNOWN),
         )
+
+    async def cash(self, currency: str, market: _Market, symbols: Mapping[str, Instrument] | None = None) -> Decimal:
+        """Return the account's cash in a currency that no open order may spend. `symbols`: instruments known before."""
+        reserved, listed = _ZERO, symbols or {}
+        for order in market.orders:
+            if order.side is not Side.BUY:
+                continue
+            known = listed.get(order.symbol) or await InstrumentStore(self._db).get(order.exchange, order.symbol)
+            if known is not None and known.quote == currency:
+                price = order.price or order.stop_price or market.prices.get((order.exchange, order.symbol)) or _ZERO
+                reserved += order.remaining * price
+        balance = market.balances.get(currency)
+        return _ZERO if balance is None else max(min(balance.free, balance.total - reserved), _ZERO)
 
     def _costs(self, instrument: Instrument, price: Decimal | None) -> RebalanceCosts:
         """Return the expected costs of a trade, by the costs of the settings."""
@@ -349,6 +357,7 @@ class Rebalancing:
         self._settings = settings
         self._log = log
         self._runs = PortfolioRunStore(db)
+        self._entry = OrderEntry(db, bus, clock, settings)
         self._allocations = Allocations(db, clock, settings)
 
     # ── targets ──────────────────────────────────────────────────────────────────────────────────
@@ -441,10 +450,18 @@ class Rebalancing:
         raise _not_member(portfolio, wanted)
 
     async def _check_flat(self, portfolio: Portfolio, before: TargetSet) -> None:
-        """Refuse another account while the instance holds coins on the one before: no plan would count them.
+        """Refuse another account while the instance holds coins on the one before, or an order there may still fill:
+        no plan would count them.
 
         A rest below one lot does not count: no order could sell it.
         """
+        account = await self._allocations.account(before.account_id)
+        for order in await OrderStore(self._db).open([account.venue]):
+            if (order.account_id, order.instance) == (account.id, instance_of(portfolio.id)):
+                raise _wrong(
+                    f"order {order.client_order_id} in {order.symbol} on account {before.account} may still fill",
+                    "wait until its outcome is known, or cancel it",
+                )
         places = await self._runs.target_places(portfolio.id)
         for position in await PositionStore(self._db).page(account_id=before.account_id):
             if position.instance != instance_of(portfolio.id) or position.symbol not in places:
@@ -653,7 +670,8 @@ class Rebalancing:
         return await self._run_json(await self._started(name, id))
 
     async def cancel(self, name: str, id: uuid.UUID, by: str) -> dict[str, Any]:
-        """Have a run send no more orders, and cancel those that are open. What has filled stays.
+        """Have a run send no more orders, and cancel those that are open. What has filled stays. Signals that the
+        order manager has not used yet are withdrawn before this returns.
 
         Errors: InputError 404, 409 RUN_ENDED.
         """
@@ -665,6 +683,8 @@ class Rebalancing:
                 status=409,
                 remedy="there is nothing left to cancel",
             )
+        for step in await self._runs.steps(run.id):
+            await withdraw(SignalStore(self._db), self._entry, run, step, self._clock.now_ns())
         self._log.info("portfolio.run_cancelled", portfolio=run.portfolio, run=str(id), by=by)
         await self._bus.publish(JOBS, {"type": "portfolio", "run": str(id)})
         return await self.run(name, id)
@@ -700,6 +720,7 @@ class RebalanceDriver:
         self._clock = clock
         self._log = log
         self._runs = PortfolioRunStore(db, lease)
+        self._signals = SignalStore(db, lease)
         self._entry = OrderEntry(db, bus, clock, settings)
         self._allocations = Allocations(db, clock, settings)
 
@@ -720,8 +741,11 @@ class RebalanceDriver:
 
     async def _advance(self, run: PortfolioRun) -> None:
         now_ns, rules = self._clock.now_ns(), rules_of(run.rules)
-        assert run.started_at is not None
-        is_old = now_ns - to_ns(run.started_at) > rules.run_max_age_s * NS
+        is_old = now_ns > _end_ns(run, rules)
+        if run.state == "running" and await self._runs.is_flattened(run.id):
+            reason = f"{Code.KILLED}: a kill closed the positions after the start"
+            await self._runs.request_cancel(run.id, reason)
+            run = replace(run, state="cancelling", reason=reason)
         is_stopping = is_old or run.state == "cancelling"
         for step in await self._runs.steps(run.id):
             await self._settle(run, step, is_stopping=is_stopping)
@@ -753,8 +777,9 @@ class RebalanceDriver:
             assert step.client_order_id is not None
             with contextlib.suppress(InputError):  # it ended meanwhile: the next look sees how
                 await self._entry.cancel(step.client_order_id, instance_of(run.portfolio_id))
-        elif is_stopping and self._is_past(step):
-            # neither a signal that was never committed nor one that the order manager has not used may be used any more
+        elif is_stopping and (
+            await withdraw(self._signals, self._entry, run, step, self._clock.now_ns()) or self._is_past(step)
+        ):
             await self._end(run, step, "ended", "NOT_SENT")
 
     def _is_past(self, step: PortfolioRunStep) -> bool:
@@ -778,10 +803,14 @@ class RebalanceDriver:
         ]
         if not due:
             return
+        if are_sells_over and await self._runs.is_cash_read(run.id, self._before_ns()) is False:
+            return  # the balances are those from before the last execution: a look later they are not
         account = await self._allocations.account(run.account_id)
         market = await self._allocations.market(account, [step.symbol for step in due])
         held: str | None = None
         budget, sent = self._budget(run, rules, steps), 0
+        if are_sells_over:
+            budget = min(budget, await self._spendable(run, rules, steps, market))
         for step in due:
             if sent == ORDERS_AT_ONCE:
                 break
@@ -806,7 +835,7 @@ class RebalanceDriver:
                     )
                     continue
                 budget -= quantity * cost
-            await self._submit(run, account, step, quantity)
+            await self._submit(run, step, quantity)
             sent += 1
         await self._hold(run, held)
 
@@ -828,7 +857,22 @@ class RebalanceDriver:
                 budget -= bought * price * (_ONE + kept)
         return budget
 
-    async def _submit(self, run: PortfolioRun, account: Account, step: PortfolioRunStep, quantity: Decimal) -> None:
+    async def _spendable(
+        self, run: PortfolioRun, rules: RebalanceRules, steps: Sequence[PortfolioRunStep], market: _Market
+    ) -> Decimal:
+        """Return the cash beyond the buffer as it is now, after what other instances and persons spent since the plan,
+        without that for signals that have no order yet."""
+        cash = await self._allocations.cash(run.base_currency, market) - rules.cash_min * run.capital
+        cash -= await self._runs.unread_spending(run.id, self._before_ns())
+        for step in steps:
+            if step.side == Side.BUY.value and not step.is_over and step.order_state is None:
+                cash -= (step.ordered_quantity or _ZERO) * step.price * (_ONE + step.cost_rate)
+        return cash
+
+    def _before_ns(self) -> int:
+        return self._clock.now_ns() - int(_CASH_READ_S * NS)
+
+    async def _submit(self, run: PortfolioRun, step: PortfolioRunStep, quantity: Decimal) -> None:
         """Claim a step and commit its signal. A process that dies between the two leaves a claim, which is taken again.
 
         The signal's id follows from the run and the step, so that it is there once."""
@@ -836,24 +880,14 @@ class RebalanceDriver:
         claimed = await self._runs.claim_step(run.id, step.step, now_ns, quantity)
         if claimed is None:
             return
-        request = OrderRequest(
-            symbol=step.symbol,
-            side=step.side,
-            type=OrderType.MARKET.value,
-            quantity=claimed,
-            account=str(account.id),
-            exchange=step.exchange,
-            valid_until_ns=now_ns + int(ORDER_VALID_S * NS),
-            strategy_id=f"run {run.id} step {step.step}",
-            reduce_only=step.side == Side.SELL.value,
-        )
+        request = request_of(run, step, claimed, now_ns)
         try:
             await self._entry.submit(
                 request,
                 instance,
                 key_of(run.id, step.symbol, step.step),
                 arrived_ns=now_ns,
-                accounts={account.id},
+                accounts={run.account_id},
                 instance=instance,
                 wait_s=0.0,
             )
@@ -864,8 +898,7 @@ class RebalanceDriver:
     async def _finish(self, run: PortfolioRun, steps: Sequence[PortfolioRunStep], *, is_old: bool) -> None:
         """End a run: done if all of it was traded, else partial or cancelled. The drift left counts the cash as it is
         after the last execution, for which the end waits a moment."""
-        before_ns = self._clock.now_ns() - int(_CASH_READ_S * NS)
-        if await self._runs.is_cash_read(run.id, before_ns) is False:
+        if await self._runs.is_cash_read(run.id, self._before_ns()) is False:
             return
         is_done = all(step.filled >= step.quantity for step in steps)
         reason = run.reason if run.state == "cancelling" else None
@@ -893,6 +926,56 @@ class RebalanceDriver:
 def key_of(run_id: uuid.UUID, symbol: str, step: int) -> str:
     """Return the idempotency key of a step: its signal's id is UUIDv5 of the portfolio's principal and this."""
     return f"{run_id}:{symbol}:{step}"
+
+
+def request_of(run: PortfolioRun, step: PortfolioRunStep, quantity: Decimal, now_ns: int) -> OrderRequest:
+    """Return the order of a step. Its time ends at the latest with that of its run."""
+    return OrderRequest(
+        symbol=step.symbol,
+        side=step.side,
+        type=OrderType.MARKET.value,
+        quantity=quantity,
+        account=str(run.account_id),
+        exchange=step.exchange,
+        valid_until_ns=min(now_ns + int(ORDER_VALID_S * NS), _end_ns(run, rules_of(run.rules))),
+        strategy_id=f"run {run.id} step {step.step}",
+        reduce_only=step.side == Side.SELL.value,
+    )
+
+
+async def withdraw(
+    signals: SignalStore, entry: OrderEntry, run: PortfolioRun, step: PortfolioRunStep, now_ns: int
+) -> bool:
+    """Have no order come of a claimed step that has none yet, and return whether that is certain.
+
+    A signal that the order manager has not used expires. Without a signal, an expired one takes its id: a process that
+    claimed the step and goes on later finds it there.
+    """
+    if step.state != "sent" or step.order_state is not None:
+        return False
+    instance, detail = instance_of(run.portfolio_id), "its run was ended before it was used"
+    if step.signal_state is None:
+        try:
+            request = request_of(run, step, step.ordered_quantity or step.quantity, now_ns).checked()
+            signal = await entry.signal_of(
+                request,
+                instance,
+                key_of(run.id, step.symbol, step.step),
+                now_ns,
+                accounts={run.account_id},
+                instance=instance,
+            )
+        except InputError:  # its account or instrument cannot be traded any more
+            return False
+        if await signals.insert([replace(signal, state=SignalState.EXPIRED, reason=detail)]):
+            return True
+    return await signals.finish(step.signal_id, SignalState.EXPIRED, code="NOT_SENT", detail=detail, now_ns=now_ns)
+
+
+def _end_ns(run: PortfolioRun, rules: RebalanceRules) -> int:
+    """Return the time after which a run sends nothing."""
+    assert run.started_at is not None
+    return to_ns(run.started_at) + round(rules.run_max_age_s * NS)
 
 
 def has_moved(price: Decimal, planned: Decimal, tolerance: Decimal) -> bool:

@@ -202,6 +202,13 @@ class PortfolioRunStore(FencedStore[Querier], queries="portfolio_runs"):
         """Return whether the account's cash was read after the last execution of the run, or that was before a time;
         None if nothing of it was executed."""
 
+    async def unread_spending(self, run_id: uuid.UUID, after_ns: int) -> Decimal:
+        """Return the value of the account's buys, of whichever instance, that were booked after a time and after its
+        cash was last read; in the portfolio's currency."""
+
+    async def is_flattened(self, run_id: uuid.UUID) -> bool:
+        """Return whether a kill that closes positions was engaged since the start of the run, released or not."""
+
     # ── the scheduler ────────────────────────────────────────────────────────────────────────────
     @query(is_fenced=True)
     async def claim_step(self, run_id: uuid.UUID, step: int, now_ns: int, quantity: Decimal) -> Decimal | None:

@@ -95,6 +95,20 @@ SELECT coalesce(max(o.updated_at) < greatest($2, (SELECT b.updated_at FROM balan
   FROM portfolio_runs r JOIN portfolio_run_steps s ON s.run_id = r.id JOIN orders o ON o.signal_id = s.signal_id AND o.filled > 0
  WHERE r.id = $1 GROUP BY r.id;
 
+-- name: unread_spending
+-- The value of the account's buys that were booked since $2 and after its cash was read: no balance shows them yet.
+SELECT coalesce(sum(t.quantity * t.price), 0)
+  FROM portfolio_runs r JOIN portfolios p ON p.id = r.portfolio_id
+  JOIN balances b ON b.account_id = r.account_id AND b.currency = p.base_currency
+  JOIN trades t ON t.account_id = r.account_id
+ WHERE r.id = $1 AND t.trade_type = 'BUY' AND right(t.symbol, length(p.base_currency)) = p.base_currency
+   AND t.time >= $2::timestamptz - interval '1 minute' AND t.created_at >= greatest($2, b.updated_at);
+
+-- name: is_flattened
+-- Whether a kill that closes positions was engaged since the start of a run, or is engaged. A kill of unknown kind closes them.
+SELECT EXISTS (SELECT FROM kill_switch k JOIN portfolio_runs r ON r.id = $1
+                WHERE coalesce((k.report ->> 'flatten')::boolean, true) AND (k.is_engaged OR k.engaged_at >= r.started_at));
+
 -- name: start
 -- Start a plan that was not started yet, in a person's name.
 UPDATE portfolio_runs SET state = 'running', started_at = $2, created_by = $3 WHERE id = $1 AND state = 'planned'
@@ -106,12 +120,13 @@ UPDATE portfolio_runs SET state = 'cancelling', reason = $2 WHERE id = $1 AND st
 
 -- name: claim_step
 -- Take the next attempt at committing a step's signal, while its run is under way and no signal is there; fenced by the
--- lease's epoch. The quantity of the first attempt stays.
-WITH lease AS (SELECT 1 FROM leases WHERE name = $5 AND epoch = $6 FOR SHARE)
+-- lease's epoch. The quantity of the first attempt stays. A cancel comes before it or after it: the run is locked.
+WITH lease AS (SELECT 1 FROM leases WHERE name = $5 AND epoch = $6 FOR SHARE),
+run AS (SELECT id FROM portfolio_runs WHERE id = $1 AND state = 'running' FOR SHARE)
 UPDATE portfolio_run_steps s
    SET state = 'sent', sent_at = $3, ordered_quantity = coalesce(s.ordered_quantity, $4)
-  FROM portfolio_runs r
- WHERE s.run_id = $1 AND s.step = $2 AND r.id = s.run_id AND r.state = 'running' AND s.state IN ('waiting', 'sent')
+  FROM run
+ WHERE s.run_id = run.id AND s.step = $2 AND s.state IN ('waiting', 'sent')
    AND NOT EXISTS (SELECT FROM signals g WHERE g.id = s.signal_id)
    AND ($5::text IS NULL OR EXISTS (SELECT FROM lease))
 RETURNING s.ordered_quantity;

@@ -448,3 +448,135 @@ async def test_the_account_changes_once_nothing_is_held_on_it(main: RebalancedPo
     assert (error.value.status, error.value.code) == (422, "TARGETS_WRONG")
     await main.ended(await main.start())
     assert (await move())["account"] == "sheet"
+
+
+# ── cancels, ends and cash that others change ────────────────────────────────────────────────────
+async def test_a_signal_of_a_cancelled_run_is_used_by_no_order_manager(main: RebalancedPortfolio) -> None:
+    await main.aim(*WEIGHTS)
+    run, driver = await main.start(), main.driver()
+    await main.rig.crash()
+    await driver.advance()
+    assert len(await main.rig.db.sql("SELECT FROM signals WHERE state = 'ready'")) == 3
+    await main.persons.cancel("main", run["id"], "ann")
+    await driver.advance()
+    await main.rig.start()
+    found = await main.ended(run, driver)
+    assert (found["state"], main.rig.venue.received) == ("cancelled", [])
+    assert {(step["state"], step["code"]) for step in found["steps"]} == {("ended", "NOT_SENT")}
+
+
+async def test_no_order_is_sent_past_the_time_of_its_run(main: RebalancedPortfolio) -> None:
+    await main.aim(("BTCUSDT", D("0.5")), run_max_age_s=1)
+    run, driver = await main.start(), main.driver()
+    await main.rig.crash()
+    await driver.advance()
+    assert len(await main.rig.db.sql("SELECT FROM signals WHERE state = 'ready'")) == 1
+    await asyncio.sleep(1.1)  # the scheduler is away, too
+    await main.rig.start()
+    found = await main.ended(run, driver)
+    assert (found["state"], found["reason"], main.rig.venue.received) == ("partial", "MAX_AGE", [])
+
+
+class CancelledAt:
+    """A database that has another session cancel the run right after one statement."""
+
+    def __init__(self, main: RebalancedPortfolio, run: dict[str, Any], statement: str) -> None:
+        self._main, self._run, self._statement = main, run, statement
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._main.rig.db, name)
+        if name not in ("fetch", "fetchrow", "fetchval", "execute"):
+            return method
+
+        async def call(statement: str, *args: Any, **kwargs: Any) -> Any:
+            answer = await method(statement, *args, **kwargs)
+            if statement == self._statement:
+                await self._main.persons.cancel("main", self._run["id"], "ann")
+                self._statement = ""
+            return answer
+
+        return call
+
+
+@pytest.mark.parametrize("statement", ["portfolio_runs.steps", "portfolio_runs.claim_step"])
+async def test_a_run_cancelled_while_it_is_advanced_sends_nothing(main: RebalancedPortfolio, statement: str) -> None:
+    await main.aim(("BTCUSDT", D("0.5")))
+    run = await main.start()
+    await main.driver(CancelledAt(main, run, statement)).advance()
+    found = await main.ended(run)
+    assert (found["state"], main.rig.venue.received) == ("cancelled", [])
+
+
+async def test_cash_that_others_spend_meanwhile_is_not_spent_again(main: RebalancedPortfolio) -> None:
+    """The buffer stays, although the plan counted cash that a person spends before the run buys."""
+    await main.aim(("ETHUSDT", D("0.5")), cash_min=D("0.4"))
+    seen = await main.persons.preview("main", "ann")
+    bought = await main.rig.signal(size=D(30), timeframe=None, instance="", source="principal:ann", kind=Kind.ORDER)
+    assert (await main.rig.outcome(bought))[0] == "ordered"
+
+    async def is_cash_read() -> bool:
+        return (await main.persons.drift("main"))["cash"] == D(7000)
+
+    await until(is_cash_read)
+    run = await main.ended(await main.persons.rebalance("main", seen["plan_hash"], "ann"))
+    assert (run["state"], run["reason"]) == ("partial", "CASH")
+    assert D(4000) <= main.rig.venue.totals["USDT"] < D(4010), "the buffer of the plan's capital"
+
+
+async def test_a_run_ends_at_a_kill_that_sells_everything(main: RebalancedPortfolio) -> None:
+    await main.aim(*WEIGHTS)
+    run, driver = await main.start(), main.driver()
+    await main.rig.db.sql(
+        "INSERT INTO kill_switch (kill_id, is_engaged, scope, engaged_at, report) VALUES"
+        " ('k', true, 'system', now(), '{\"flatten\": true}')"
+    )
+    await driver.advance()
+    await main.rig.db.sql("UPDATE kill_switch SET is_engaged = false")
+    found = await main.ended(run, driver)
+    assert (found["state"], found["reason"].partition(":")[0], main.rig.venue.received) == ("cancelled", "KILLED", [])
+
+
+async def test_coins_that_a_person_sold_meanwhile_are_not_sold_again(main: RebalancedPortfolio) -> None:
+    await main.aim(("BTCUSDT", D("0.9")))
+    await main.ended(await main.start())
+    one = await main.rig.signal(size=D(2), timeframe=None, instance="", source="principal:ann", kind=Kind.ORDER)
+    await main.rig.outcome(one)
+    await until(lambda: main.rig.position_is(D("1.998"), ""))
+    await main.aim(("BTCUSDT", D(0)), version=1)
+
+    async def is_settled() -> bool:
+        return (await main.persons.drift("main"))["cash"] == D(800)
+
+    await until(is_settled)
+    seen = await main.persons.preview("main", "ann")
+    before = (await main.held())["BTCUSDT"]
+    sold = await main.rig.signal(
+        size=D(50), side=Side.SELL, timeframe=None, instance="", source="principal:ann", kind=Kind.ORDER
+    )
+    await main.rig.outcome(sold)
+    await until(lambda: _is_below(main, before))
+    run = await main.ended(await main.persons.rebalance("main", seen["plan_hash"], "ann"))
+    assert (run["state"], run["reason"]) == ("partial", "HELD"), run
+    held = await main.held()
+    assert held["BTCUSDT"] >= 0 and await main.rig.position("") >= 0
+
+
+async def _is_below(main: RebalancedPortfolio, before: Decimal) -> bool:
+    return (await main.held())["BTCUSDT"] < before
+
+
+async def test_the_account_stays_while_an_order_on_it_may_still_fill(main: RebalancedPortfolio) -> None:
+    await PortfolioChanges(main.rig.db).change("main", version=1, accounts=["main", "sheet"])
+    await main.persons.set_targets(
+        "main", version=0, account="main", targets=[("BTCUSDT", D("0.5"), None, None)],
+        rules={"run_max_age_s": 1.5}, by="ann",
+    )  # fmt: skip
+    main.rig.venue.script.append("unheard")
+    main.rig.venue.outages |= {"query": 10_000, "open_orders": 10_000, "fills_since": 10_000}
+    main.rig.venue.streams_fills = False
+    await main.ended(await main.start())
+    with pytest.raises(InputError) as error:
+        await main.persons.set_targets(
+            "main", version=1, account="sheet", targets=[("BTCUSDT", D("0.5"), None, None)], rules={}, by="ann"
+        )
+    assert (error.value.status, error.value.code) == (422, "TARGETS_WRONG")

@@ -150,7 +150,8 @@ SELECT a.id AS account_id, a.name AS account, a.venue, a.currency, a.mode, newes
   LEFT JOIN LATERAL (
        SELECT sum(step) AS amount FROM (
               SELECT cause, time, equity - lag(equity) OVER (ORDER BY time, id) AS step FROM balance_history h
-               WHERE h.account_id = a.id AND h.equity IS NOT NULL AND h.time >= day.start - interval '1 day') steps
+               WHERE h.account_id = a.id AND h.equity IS NOT NULL AND h.time >= least(day.start,
+                     (SELECT max(b.time) FROM balance_history b WHERE b.account_id = a.id AND b.equity IS NOT NULL AND b.time < day.start))) steps
         WHERE cause IN ('deposit', 'withdrawal') AND time >= day.start) moved ON true
  WHERE a.is_enabled AND ($1::int[] IS NULL OR a.id = ANY($1))
  ORDER BY a.id;

@@ -17,7 +17,8 @@ SELECT a.name AS account, a.venue, a.mode, a.currency, base.equity AS equity_sta
   LEFT JOIN LATERAL (
        SELECT sum(step) AS amount FROM (
               SELECT cause, time, equity - lag(equity) OVER (ORDER BY time, id) AS step FROM balance_history h
-               WHERE h.account_id = a.id AND h.equity IS NOT NULL AND h.time >= $1::timestamptz - interval '1 day' AND h.time < $2) steps
+               WHERE h.account_id = a.id AND h.equity IS NOT NULL AND h.time < $2 AND h.time >= least($1::timestamptz,
+                     (SELECT max(b.time) FROM balance_history b WHERE b.account_id = a.id AND b.equity IS NOT NULL AND b.time < $1))) steps
         WHERE cause IN ('deposit', 'withdrawal') AND time >= $1) moved ON true
  WHERE a.is_enabled AND ($3::int[] IS NULL OR a.id = ANY($3))
  ORDER BY a.id;

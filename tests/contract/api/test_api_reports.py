@@ -116,6 +116,26 @@ async def test_a_week_and_one_account(gateway: Running, traded: Database) -> Non
     assert body["alerts"] == [], "they belong to no account"
 
 
+async def test_a_deposit_after_days_without_records_is_no_profit(gateway: Running, traded: Database) -> None:
+    """The system was off for a week, and the deposit is the first record after it."""
+    for time, cause, equity in (("2026-03-10T20:00Z", "deposit", "9500"), ("2026-03-10T21:00Z", "fill", "9510")):
+        await traded.sql(
+            "INSERT INTO balance_history (account_id, time, cause, equity, balance, currency) VALUES"
+            " (1, $1::text::timestamptz, $2, $3::text::numeric, 0, 'USDT')",
+            time,
+            cause,
+            equity,
+        )
+    body = await got(gateway, "/reports/daily", day="2026-03-10", account="demo")
+    [demo] = body["accounts"]
+    assert (demo["equity_start"], demo["equity_end"], demo["transfers"], demo["profit"]) == (
+        "9000",
+        "9510",
+        "500",
+        "10",
+    )
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [

@@ -442,7 +442,10 @@ class Rebalancing:
                 f"portfolio {portfolio.name} has {len(portfolio.accounts)} accounts", "name the one that trades"
             )
         wanted = name or (portfolio.accounts[0] if before is None else before.account)
-        for account in await AccountStore(self._db).page():
+        known = await AccountStore(self._db).page()
+        for account in sorted(
+            known, key=lambda account: account.name != wanted
+        ):  # one may be named as another's number
             if wanted in (account.name, str(account.id)) and account.name in portfolio.accounts:
                 if is_ninja(account.venue):
                     raise _wrong(f"account {account.name} trades contracts, not coins", "name an account of coins")
@@ -684,7 +687,8 @@ class Rebalancing:
                 remedy="there is nothing left to cancel",
             )
         for step in await self._runs.steps(run.id):
-            await withdraw(SignalStore(self._db), self._entry, run, step, self._clock.now_ns())
+            if not await withdraw(SignalStore(self._db), self._entry, run, step, self._clock.now_ns()):
+                await cancel_order(self._entry, run, step)
         self._log.info("portfolio.run_cancelled", portfolio=run.portfolio, run=str(id), by=by)
         await self._bus.publish(JOBS, {"type": "portfolio", "run": str(id)})
         return await self.run(name, id)
@@ -774,9 +778,7 @@ class RebalanceDriver:
         elif is_stopping and order is State.UNKNOWN:
             await self._end(run, step, "ended", State.UNKNOWN.value)
         elif is_stopping and order is not None:
-            assert step.client_order_id is not None
-            with contextlib.suppress(InputError):  # it ended meanwhile: the next look sees how
-                await self._entry.cancel(step.client_order_id, instance_of(run.portfolio_id))
+            await cancel_order(self._entry, run, step)
         elif is_stopping and (
             await withdraw(self._signals, self._entry, run, step, self._clock.now_ns()) or self._is_past(step)
         ):
@@ -970,6 +972,13 @@ async def withdraw(
         if await signals.insert([replace(signal, state=SignalState.EXPIRED, reason=detail)]):
             return True
     return await signals.finish(step.signal_id, SignalState.EXPIRED, code="NOT_SENT", detail=detail, now_ns=now_ns)
+
+
+async def cancel_order(entry: OrderEntry, run: PortfolioRun, step: PortfolioRunStep) -> None:
+    """Request the cancel of a step's order, if it has one that is open."""
+    if step.client_order_id is not None and not step.is_over:
+        with contextlib.suppress(InputError):  # it ended meanwhile: the next look sees how
+            await entry.cancel(step.client_order_id, instance_of(run.portfolio_id))
 
 
 def _end_ns(run: PortfolioRun, rules: RebalanceRules) -> int:

@@ -105,6 +105,17 @@ async def test_wrong_targets_are_a_coded_answer_with_its_remedy(
     assert await funded.sql("SELECT * FROM portfolio_target_sets") == []
 
 
+async def test_an_account_with_the_number_of_another_as_its_name_trades(gateway: Running, funded: Database) -> None:
+    [row] = await funded.sql(
+        "INSERT INTO accounts (name, venue, initial_balance) VALUES ('1', 'paper', 5) RETURNING id"
+    )
+    await funded.sql("INSERT INTO portfolio_members (portfolio_id, account_id) VALUES (1, $1)", row["id"])
+    made = await call(gateway, "PUT", "/targets", {"version": 0, "targets": [BTC], "account": "1"})
+    assert made.json()["account"] == "1", "a name comes before a number"
+    kept = await call(gateway, "PUT", "/targets", {"version": 1, "targets": [BTC]})
+    assert kept.json()["account"] == "1", "the account of the targets before stays"
+
+
 async def test_a_preview_has_each_order_its_costs_and_its_denial(gateway: Running, funded: Database) -> None:
     await aim(gateway, BTC, ETH)
     drift = (await call(gateway, "GET", "/drift", scope="read")).json()
@@ -184,3 +195,80 @@ async def test_the_commands_set_show_preview_start_and_cancel(fks: Fks, funded: 
     assert "waiting" in (await fks("portfolio", "run", "main", begun["id"]))[1]
     assert "cancelling" in (await fks("portfolio", "cancel", "main", begun["id"]))[1]
     assert "PLAN_UNKNOWN" in (await fks("portfolio", "rebalance", "main", "0" * 64))[2]
+
+
+@pytest.mark.parametrize("name", ["99999999999999999999", "a%00b", "..%2fmain", "-1", "%F0%9F%98%80", "x" * 300])
+async def test_a_name_of_no_portfolio_is_unknown(gateway: Running, funded: Database, name: str) -> None:
+    async with gateway.client("trade") as client:
+        for method, path, body in (
+            ("GET", "targets", None),
+            ("GET", "drift", None),
+            ("POST", "preview", None),
+            ("POST", "rebalance", {"plan_hash": "0" * 64}),
+            ("GET", "runs", None),
+        ):
+            answer = await client.request(method, f"/portfolios/{name}/{path}", json=body)
+            assert 400 <= answer.status_code < 500, (method, path, answer.text)
+            assert "Traceback" not in answer.text
+
+
+async def test_a_plan_starts_its_own_portfolio_alone(gateway: Running, funded: Database) -> None:
+    await funded.sql("INSERT INTO portfolios (name, base_currency) VALUES ('other', 'USDT')")
+    await aim(gateway, BTC, ETH)
+    plan = (await call(gateway, "POST", "/preview")).json()
+    async with gateway.client("trade") as client:
+        answer = await client.post("/portfolios/other/rebalance", json={"plan_hash": plan["plan_hash"]})
+    assert (answer.status_code, answer.json()["code"]) == (409, "PLAN_UNKNOWN")
+    assert await funded.sql("SELECT FROM portfolio_runs WHERE state <> 'planned'") == []
+    begun = (await call(gateway, "POST", "/rebalance", {"plan_hash": plan["plan_hash"]})).json()
+    async with gateway.client("trade") as client:
+        for method, path in (("GET", ""), ("POST", "/cancel")):
+            answer = await client.request(method, f"/portfolios/other/runs/{begun['id']}{path}")
+            assert (answer.status_code, answer.json()["code"]) == (404, "RUN_UNKNOWN")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"targets": [BTC | {"weight": "1e400"}]},
+        {"targets": [BTC | {"weight": "Infinity"}]},
+        {"targets": [BTC | {"weight": True}]},
+        {"targets": [BTC | {"weight": "0x1"}]},
+        {"targets": [BTC], "rules": {"trade_min": "1e400"}},
+        {"targets": [BTC], "rules": {"run_max_age_s": "inf"}},
+        {"targets": [BTC], "rules": {"run_max_age_s": "nan"}},
+        {"targets": [BTC], "rules": {"cash_min": "-0.1"}},
+        {"targets": [BTC], "rules": {"price_tolerance": "0"}},
+        {"targets": [BTC], "version": 2**31},
+    ],
+)
+async def test_a_number_that_is_no_share_changes_no_targets(
+    gateway: Running, funded: Database, body: dict[str, Any]
+) -> None:
+    answer = await call(gateway, "PUT", "/targets", {"version": 0} | body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "INVALID"), answer.text
+    assert await funded.sql("SELECT FROM portfolio_target_sets") == []
+
+
+async def test_a_caller_bound_to_accounts_neither_sees_nor_trades_a_portfolio(
+    gateway: Running, funded: Database
+) -> None:
+    await aim(gateway, BTC, ETH)
+    plan = (await call(gateway, "POST", "/preview")).json()["plan_hash"]
+    async with gateway.client("admin") as admin:
+        key = await admin.post("/tokens", json={"name": "bound", "scope": "trade", "accounts": ["demo"]})
+    bound = {"Authorization": f"Bearer {key.json()['token']}"}
+    routes = (
+        ("GET", "/targets", None),
+        ("PUT", "/targets", {"version": 1, "targets": []}),
+        ("GET", "/drift", None),
+        ("POST", "/preview", None),
+        ("POST", "/rebalance", {"plan_hash": plan}),
+        ("GET", "/runs", None),
+        ("GET", f"/runs/{uuid.uuid4()}", None),
+        ("POST", f"/runs/{uuid.uuid4()}/cancel", None),
+    )
+    async with gateway.client(None) as client:
+        for method, path, body in routes:
+            answer = await client.request(method, f"/portfolios/main{path}", json=body, headers=bound)
+            assert answer.status_code == 403, (method, path, answer.text)

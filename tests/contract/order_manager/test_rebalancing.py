@@ -507,6 +507,26 @@ async def test_a_run_cancelled_while_it_is_advanced_sends_nothing(main: Rebalanc
     assert (found["state"], main.rig.venue.received) == ("cancelled", [])
 
 
+async def test_a_cancel_reaches_open_orders_while_the_scheduler_is_away(main: RebalancedPortfolio) -> None:
+    await main.aim(("BTCUSDT", D("0.5")))
+    main.rig.venue.script.append("rest")
+    run = await main.start()
+    await main.driver().advance()
+
+    async def order_state() -> str | None:
+        return (await main.persons.run("main", run["id"]))["steps"][0]["order_state"]  # type: ignore[no-any-return]
+
+    async def is_resting() -> bool:
+        return await order_state() in ("ACCEPTED", "WORKING")
+
+    async def is_cancelled() -> bool:
+        return await order_state() == "CANCELLED"
+
+    await until(is_resting)
+    await main.persons.cancel("main", run["id"], "ann")
+    await until(is_cancelled)
+
+
 async def test_cash_that_others_spend_meanwhile_is_not_spent_again(main: RebalancedPortfolio) -> None:
     """The buffer stays, although the plan counted cash that a person spends before the run buys."""
     await main.aim(("ETHUSDT", D("0.5")), cash_min=D("0.4"))
@@ -558,7 +578,8 @@ async def test_coins_that_a_person_sold_meanwhile_are_not_sold_again(main: Rebal
     run = await main.ended(await main.persons.rebalance("main", seen["plan_hash"], "ann"))
     assert (run["state"], run["reason"]) == ("partial", "HELD"), run
     held = await main.held()
-    assert held["BTCUSDT"] >= 0 and await main.rig.position("") >= 0
+    assert held["BTCUSDT"] >= 0
+    assert await main.rig.position("") >= 0
 
 
 async def _is_below(main: RebalancedPortfolio, before: Decimal) -> bool:

@@ -827,14 +827,16 @@ class RebalanceDriver:
             if price is None or has_moved(price, step.price, rules.price_tolerance):
                 held = held or f"{_MOVED}: {step.symbol}: {price}, planned at {step.price:f}"
                 continue
-            quantity = step.ordered_quantity or step.quantity
-            if side is Side.BUY and step.ordered_quantity is None:
+            claimed = step.ordered_quantity
+            quantity = claimed or step.quantity
+            if side is Side.BUY:
                 cost = price * (_ONE + step.cost_rate * (_ONE - rules.cash_min))
                 quantity = _affordable(quantity, cost, budget, instrument)
-                if not quantity:
-                    await self._end(
-                        run, step, "ended", DriftReason.CASH, f"{budget:f} {run.base_currency} are left for it"
-                    )
+                if not quantity or (claimed is not None and quantity < claimed):
+                    # a claimed quantity stays: the process that claimed it may still commit it
+                    if claimed is None or await withdraw(self._signals, self._entry, run, step, self._clock.now_ns()):
+                        text = f"{budget:f} {run.base_currency} are left for it"
+                        await self._end(run, step, "ended", DriftReason.CASH, text)
                     continue
                 budget -= quantity * cost
             await self._submit(run, step, quantity)
@@ -855,7 +857,7 @@ class RebalanceDriver:
             if step.side == Side.SELL.value:
                 budget += step.filled * price * (_ONE - kept)
             else:
-                bought = step.filled if step.is_over else step.ordered_quantity or _ZERO
+                bought = step.filled if step.is_over else _ordered(step)
                 budget -= bought * price * (_ONE + kept)
         return budget
 
@@ -868,7 +870,7 @@ class RebalanceDriver:
         cash -= await self._runs.unread_spending(run.id, self._before_ns())
         for step in steps:
             if step.side == Side.BUY.value and not step.is_over and step.order_state is None:
-                cash -= (step.ordered_quantity or _ZERO) * step.price * (_ONE + step.cost_rate)
+                cash -= _ordered(step) * step.price * (_ONE + step.cost_rate)
         return cash
 
     def _before_ns(self) -> int:
@@ -979,6 +981,11 @@ async def cancel_order(entry: OrderEntry, run: PortfolioRun, step: PortfolioRunS
     if step.client_order_id is not None and not step.is_over:
         with contextlib.suppress(InputError):  # it ended meanwhile: the next look sees how
             await entry.cancel(step.client_order_id, instance_of(run.portfolio_id))
+
+
+def _ordered(step: PortfolioRunStep) -> Decimal:
+    """Return the quantity of a step's signal; 0 while none is committed."""
+    return _ZERO if step.signal_state is None or step.ordered_quantity is None else step.ordered_quantity
 
 
 def _end_ns(run: PortfolioRun, rules: RebalanceRules) -> int:

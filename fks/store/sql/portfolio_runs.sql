@@ -96,13 +96,14 @@ SELECT coalesce(max(o.updated_at) < greatest($2, (SELECT b.updated_at FROM balan
  WHERE r.id = $1 GROUP BY r.id;
 
 -- name: unread_spending
--- The value of the account's buys that were booked since $2 and after its cash was read: no balance shows them yet.
+-- The value of the account's buys that were booked since $2 and after its cash was read: no balance shows them yet. $2 is
+-- seconds ago, so the newest executions are enough.
 SELECT coalesce(sum(t.quantity * t.price), 0)
   FROM portfolio_runs r JOIN portfolios p ON p.id = r.portfolio_id
   JOIN balances b ON b.account_id = r.account_id AND b.currency = p.base_currency
-  JOIN trades t ON t.account_id = r.account_id
+  JOIN (SELECT * FROM trades ORDER BY id DESC LIMIT 1000) t ON t.account_id = r.account_id
  WHERE r.id = $1 AND t.trade_type = 'BUY' AND right(t.symbol, length(p.base_currency)) = p.base_currency
-   AND t.time >= $2::timestamptz - interval '1 minute' AND t.created_at >= greatest($2, b.updated_at);
+   AND t.created_at >= greatest($2, b.updated_at);
 
 -- name: is_flattened
 -- Whether a kill that closes positions was engaged since the start of a run, or is engaged. A kill of unknown kind closes them.

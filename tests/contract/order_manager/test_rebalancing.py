@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -477,22 +477,22 @@ async def test_no_order_is_sent_past_the_time_of_its_run(main: RebalancedPortfol
     assert (found["state"], found["reason"], main.rig.venue.received) == ("partial", "MAX_AGE", [])
 
 
-class CancelledAt:
-    """A database that has another session cancel the run right after one statement."""
+class After:
+    """A database with which something happens once, right after one statement."""
 
-    def __init__(self, main: RebalancedPortfolio, run: dict[str, Any], statement: str) -> None:
-        self._main, self._run, self._statement = main, run, statement
+    def __init__(self, db: Database, statement: str, event: Callable[[], Awaitable[Any]]) -> None:
+        self._db, self._statement, self._event = db, statement, event
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._main.rig.db, name)
+        method = getattr(self._db, name)
         if name not in ("fetch", "fetchrow", "fetchval", "execute"):
             return method
 
         async def call(statement: str, *args: Any, **kwargs: Any) -> Any:
             answer = await method(statement, *args, **kwargs)
             if statement == self._statement:
-                await self._main.persons.cancel("main", self._run["id"], "ann")
                 self._statement = ""
+                await self._event()
             return answer
 
         return call
@@ -502,7 +502,11 @@ class CancelledAt:
 async def test_a_run_cancelled_while_it_is_advanced_sends_nothing(main: RebalancedPortfolio, statement: str) -> None:
     await main.aim(("BTCUSDT", D("0.5")))
     run = await main.start()
-    await main.driver(CancelledAt(main, run, statement)).advance()
+
+    async def cancel() -> None:
+        await main.persons.cancel("main", run["id"], "ann")
+
+    await main.driver(After(main.rig.db, statement, cancel)).advance()
     found = await main.ended(run)
     assert (found["state"], main.rig.venue.received) == ("cancelled", [])
 
@@ -601,3 +605,37 @@ async def test_the_account_stays_while_an_order_on_it_may_still_fill(main: Rebal
             "main", version=1, account="sheet", targets=[("BTCUSDT", D("0.5"), None, None)], rules={}, by="ann"
         )
     assert (error.value.status, error.value.code) == (422, "TARGETS_WRONG")
+
+
+async def test_a_claimed_step_that_cash_no_longer_pays_for_is_not_ordered(main: RebalancedPortfolio) -> None:
+    """The process that claimed it died; a person spent the cash before the next one goes on."""
+    await main.aim(("ETHUSDT", D("0.5")), cash_min=D("0.4"))
+    run = await main.start()
+
+    async def die() -> None:
+        raise asyncio.CancelledError
+
+    with contextlib.suppress(asyncio.CancelledError):
+        await main.driver(After(main.rig.db, "portfolio_runs.claim_step", die)).advance()
+    assert (await main.persons.run("main", run["id"]))["steps"][0]["state"] == "sent"
+    bought = await main.rig.signal(size=D(30), timeframe=None, instance="", source="principal:ann", kind=Kind.ORDER)
+    assert (await main.rig.outcome(bought))[0] == "ordered"
+    run = await main.ended(run)
+    assert (run["state"], run["reason"]) == ("partial", "CASH")
+    assert main.rig.venue.totals["USDT"] >= D(4000), "the buffer of the plan's capital"
+
+
+async def test_a_run_whose_instrument_is_gone_ends(main: RebalancedPortfolio) -> None:
+    await main.aim(*WEIGHTS, run_max_age_s=1.5)
+    run, driver = await main.start(), main.driver()
+    await main.rig.db.sql("DELETE FROM instruments WHERE symbol = 'SOLUSDT'")
+    run = await main.ended(run, driver)
+    assert run["state"] == "partial"
+
+
+async def test_an_account_disabled_meanwhile_buys_nothing(main: RebalancedPortfolio) -> None:
+    await main.aim(*WEIGHTS, run_max_age_s=1.5)
+    run = await main.start()
+    await main.rig.db.sql("UPDATE accounts SET is_enabled = false WHERE name = 'main'")
+    run = await main.ended(run)
+    assert (run["state"], main.rig.venue.received) == ("partial", [])

@@ -229,7 +229,7 @@ class PortfolioRunStore(FencedStore[Querier], queries="portfolio_runs"):
     async def finish(
         self, run_id: uuid.UUID, state: str, reason: str | None, drift: list[Any] | None, now_ns: int
     ) -> bool:
-        """End a run. Returns whether it had not ended."""
+        """End a run, and delete the portfolio's plans from before its end. Returns whether it had not ended."""
 
 
 async def check_idle(db: Querier, portfolio_id: int, name: str, *, besides: uuid.UUID | None = None) -> None:

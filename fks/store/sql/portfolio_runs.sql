@@ -146,8 +146,13 @@ UPDATE portfolio_runs SET reason = $2
 RETURNING id;
 
 -- name: finish
--- End a run with the drift that it left; fenced by the lease's epoch.
-WITH lease AS (SELECT 1 FROM leases WHERE name = $6 AND epoch = $7 FOR SHARE)
-UPDATE portfolio_runs SET state = $2, reason = $3, drift = coalesce($4, drift), ended_at = $5
- WHERE id = $1 AND state IN ('running', 'cancelling') AND ($6::text IS NULL OR EXISTS (SELECT FROM lease))
-RETURNING id;
+-- End a run with the drift that it left, and delete the plans from before: they would trade again what it has traded. Fenced
+-- by the lease's epoch.
+WITH lease AS (SELECT 1 FROM leases WHERE name = $6 AND epoch = $7 FOR SHARE),
+ended AS (
+    UPDATE portfolio_runs SET state = $2, reason = $3, drift = coalesce($4, drift), ended_at = $5
+     WHERE id = $1 AND state IN ('running', 'cancelling') AND ($6::text IS NULL OR EXISTS (SELECT FROM lease))
+    RETURNING id, portfolio_id),
+forgotten AS (
+    DELETE FROM portfolio_runs r USING ended WHERE r.portfolio_id = ended.portfolio_id AND r.state = 'planned')
+SELECT id FROM ended;

@@ -639,3 +639,42 @@ async def test_an_account_disabled_meanwhile_buys_nothing(main: RebalancedPortfo
     await main.rig.db.sql("UPDATE accounts SET is_enabled = false WHERE name = 'main'")
     run = await main.ended(run)
     assert (run["state"], main.rig.venue.received) == ("partial", [])
+
+
+@pytest.mark.parametrize("is_made_meanwhile", [False, True], ids=["before", "meanwhile"])
+async def test_a_plan_from_before_the_end_of_a_run_is_not_started(
+    main: RebalancedPortfolio, is_made_meanwhile: bool
+) -> None:
+    """It would sell again what the run has sold."""
+    await main.aim(("BTCUSDT", D("0.8")))
+    await main.ended(await main.start())
+    await main.aim(("BTCUSDT", D("0.4")), version=1)
+    seen = await main.persons.preview("main", "ann")
+    run = await main.start()
+    if is_made_meanwhile:
+        seen = await main.persons.preview("main", "ann")
+    assert [trade["side"] for trade in seen["trades"]] == ["sell"]
+    await main.ended(run)
+    assert await main.refused(seen["plan_hash"]) == (409, "PLAN_UNKNOWN")
+    assert (await main.persons.preview("main", "ann"))["trades"] == []
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_a_driver_killed_at_every_statement_of_a_cancel_sends_nothing(
+    main: RebalancedPortfolio, after: bool
+) -> None:
+    await main.aim(*WEIGHTS)
+    run = await main.start()
+    await main.rig.crash()
+    await main.driver().advance()
+    await main.rig.db.sql("UPDATE portfolio_runs SET state = 'cancelling'")  # the person's process was killed, too
+    for at in range(1, 200):
+        with contextlib.suppress(asyncio.CancelledError):
+            await main.driver(Dying(main.rig.db, at, after=after)).advance()
+        if (await main.persons.run("main", run["id"]))["ended_at"] is not None:
+            break
+    await main.rig.start()
+    found = await main.ended(run)
+    assert {step["code"] for step in found["steps"]} == {"NOT_SENT"}
+    await asyncio.sleep(0.3)
+    assert (found["state"], main.rig.venue.received) == ("cancelled", [])

@@ -177,17 +177,19 @@ class Dying:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 async def test_a_driver_killed_at_every_statement_orders_each_step_once(main: RebalancedPortfolio, after: bool) -> None:
-    """Each driver dies one statement later than the one before it, on the rows that these have left."""
+    """Each driver dies one statement later than the one before it, on the rows that these have left; again from the
+    first statement on, while the run waits for the order manager."""
     venue = main.rig.venue
     await main.aim(*WEIGHTS)
     await main.ended(await main.start())
     await main.aim(("BTCUSDT", D("0.1")), ("ETHUSDT", D("0.1")), ("SOLUSDT", D("0.7")), version=1)
     before = await main.held()
     run, died = await main.start(), 0
-    for at in range(1, 400):
-        driver = main.driver(Dying(main.rig.db, at, after=after))
+    for turn in range(2_000):
+        driver = main.driver(Dying(main.rig.db, 1 + turn % 80, after=after))
         try:
             await driver.advance()
+            await asyncio.sleep(0.01)
         except asyncio.CancelledError:
             died += 1
         if (await main.persons.run("main", run["id"]))["ended_at"] is not None:

@@ -215,24 +215,34 @@ class TapePace:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """An HMAC key with its secret; `ed25519_key` "" without the second key, whose private half is `ed25519_file`."""
+    """An HMAC key with its secret. The others are "" without their option: `guardian_key`, an HMAC key for a second
+    process, and `ed25519_key`, whose private half is `ed25519_file`."""
 
     api_key: str
     api_secret: str
     ed25519_key: str = ""
     ed25519_file: str = ""
+    guardian_key: str = ""
+    guardian_secret: str = ""
 
 
-def load_keys(folder: Path, *, with_ed25519: bool) -> Keys:
+def load_keys(folder: Path, *, with_ed25519: bool, with_guardian: bool = False) -> Keys:
     """Return the keys of a data directory, made when they are missing."""
-    found = _kept(folder / "api-key.json", {"api_key": secrets.token_hex(32), "api_secret": secrets.token_hex(32)})
-    if not with_ed25519:
-        return Keys(found["api_key"], found["api_secret"])
-    path = folder / "ed25519-key.pem"
-    if not path.exists():
-        _write(path, _make_ed25519())
-    second = _kept(folder / "ed25519-api-key.json", {"api_key": secrets.token_hex(32)})
-    return Keys(found["api_key"], found["api_secret"], second["api_key"], str(path))
+    keys = Keys(**_hmac_key(folder / "api-key.json"))
+    if with_guardian:
+        made = _hmac_key(folder / "guardian-api-key.json")
+        keys = replace(keys, guardian_key=made["api_key"], guardian_secret=made["api_secret"])
+    if with_ed25519:
+        path = folder / "ed25519-key.pem"
+        if not path.exists():
+            _write(path, _make_ed25519())
+        second = _kept(folder / "ed25519-api-key.json", {"api_key": secrets.token_hex(32)})
+        keys = replace(keys, ed25519_key=second["api_key"], ed25519_file=str(path))
+    return keys
+
+
+def _hmac_key(path: Path) -> dict[str, str]:
+    return _kept(path, {"api_key": secrets.token_hex(32), "api_secret": secrets.token_hex(32)})
 
 
 def _kept(path: Path, default: dict[str, str]) -> dict[str, str]:
@@ -263,18 +273,20 @@ def _raw(text: str) -> bytes:
 
 
 class Keyring:
-    """Checks keys and signatures."""
+    """Checks keys and signatures. `made_s`: the time at which the keys were made, in seconds."""
 
-    def __init__(self, keys: Keys) -> None:
-        self.keys = keys
+    def __init__(self, keys: Keys, made_s: float = 0.0) -> None:
+        self.keys, self.made_s = keys, made_s
         self.uid = int.from_bytes(hashlib.sha256(keys.api_key.encode()).digest()[:4], "big")
-        self._secret = keys.api_secret.encode()
+        self._secrets = {keys.api_key: keys.api_secret.encode()}
+        if keys.guardian_key:
+            self._secrets[keys.guardian_key] = keys.guardian_secret.encode()
 
     def check_key(self, key: str) -> None:
         """Refuse a missing or foreign key. Errors: −2014, −2015."""
         if not key or len(key) < 16:
             raise refusal("bad_key_format")
-        known = [self.keys.api_key, *([self.keys.ed25519_key] if self.keys.ed25519_key else [])]
+        known = [*self._secrets, *([self.keys.ed25519_key] if self.keys.ed25519_key else [])]
         if not any(hmac.compare_digest(_raw(key), one.encode()) for one in known):
             raise refusal("bad_key")
 
@@ -289,17 +301,20 @@ class Keyring:
         if self.is_ed25519(key):
             self._check_ed25519(payload, signature)
             return
-        wanted = hmac.new(self._secret, payload, hashlib.sha256).hexdigest()
+        wanted = hmac.new(self._secrets[key], payload, hashlib.sha256).hexdigest()
         if not hmac.compare_digest(wanted.encode(), signature.lower().encode()):
             raise refusal("bad_signature")
 
-    def check_kraken_signature(self, path: str, nonce: str, body: bytes, signature: str) -> None:
+    def check_kraken_signature(self, path: str, nonce: str, body: bytes, signature: str, key: str) -> None:
         """Refuse a wrong API-Sign: HMAC-SHA512, with the secret read as base64, of path and SHA-256 of nonce and body.
 
-        Errors: −1022.
+        Errors: −1022; −2015 for a key without such a secret.
         """
         digest = hashlib.sha256(nonce.encode() + body).digest()
-        made = hmac.new(base64.b64decode(self._secret), path.encode() + digest, hashlib.sha512).digest()
+        secret = self._secrets.get(key)
+        if secret is None:  # the Ed25519 key signs for Binance's wire alone
+            raise refusal("bad_key")
+        made = hmac.new(base64.b64decode(secret), path.encode() + digest, hashlib.sha512).digest()
         if not hmac.compare_digest(base64.b64encode(made), _raw(signature)):
             raise refusal("bad_signature")
 
@@ -331,7 +346,14 @@ class LocalExchange:
         self.clock = clock
         self.store = Store(options.data_dir)
         self.network_epoch = self.store.meta("network_epoch", secrets.token_hex(8))
-        self.keyring = Keyring(load_keys(options.data_dir, with_ed25519=options.has_ed25519))
+        self.keyring = Keyring(
+            load_keys(
+                options.data_dir,
+                with_ed25519=options.has_ed25519,
+                with_guardian=options.wire is WireProtocol.KRAKEN,
+            ),
+            (options.data_dir / "api-key.json").stat().st_mtime,
+        )
         first_id = int(self.store.meta("fault_id", "1"))
         self.store.set_meta("fault_id", str(first_id + _FAULTS_EACH))
         self.faults = Faults(options.seed, first_id)

@@ -95,10 +95,10 @@ class Handlers:
         return Call(
             request.method,
             path,
-            Params(values),
+            Params(values | ({"apiKey": key} if endpoint.security else {})),
             endpoint,
             key,
-            lambda: keyring.check_kraken_signature(path, nonce, body, signature),
+            lambda: keyring.check_kraken_signature(path, nonce, body, signature, key),
             account.rules,
         )
 

@@ -75,6 +75,7 @@ class Server:
     def info(self) -> dict[str, str]:
         """Return the addresses and keys: the line the command prints. `ws_api` is where the user stream is."""
         keys = self.exchange.keyring.keys
+        guardian = {"guardian_api_key": keys.guardian_key, "guardian_api_secret": keys.guardian_secret}
         second = {"ed25519_api_key": keys.ed25519_key, "ed25519_private_key_file": keys.ed25519_file}
         at = f"{self.exchange.options.host}:{self.port}"
         return {
@@ -83,6 +84,7 @@ class Server:
             "ws_api": f"ws://{at}{KRAKEN_PRIVATE_WS if self._is_kraken else '/ws-api/v3'}",
             "api_key": keys.api_key,
             "api_secret": keys.api_secret,
+            **(guardian if keys.guardian_key else {}),
             **(second if keys.ed25519_key else {}),
         }
 

@@ -6,6 +6,7 @@ One engine, one account and one log stand behind it and Binance's wire. Every an
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -45,6 +46,15 @@ _INT32 = 1 << 31
 _DEADLINE_S = (2, 60)
 _EXPIRY_S = (5, 31 * 86_400)
 _SIDES = {"buy": "BUY", "sell": "SELL"}
+_PERMISSIONS = (  # the rights that these endpoints need; none may withdraw
+    "query-funds",
+    "query-open-trades",
+    "query-closed-trades",
+    "modify-trades",
+    "close-trades",
+    "create-ws-token",
+)
+_BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 
 
 class KrakenRules(RequestRules):
@@ -55,7 +65,7 @@ class KrakenRules(RequestRules):
         self.names: dict[str, Pair] = {}
         for pair in map(pair_of, exchange.states.values()):
             self.names |= dict.fromkeys((pair.name, pair.altname, pair.wsname, pair.symbol), pair)
-        self._calls = DecayingCount(CALLS_PER_S, monotonic)
+        self._calls: dict[str, DecayingCount] = defaultdict(lambda: DecayingCount(CALLS_PER_S, monotonic))
         self._transactions = {symbol: DecayingCount(ORDERS_PER_S, monotonic) for symbol in exchange.states}
         self._is_on = exchange.options.has_rate_limits
 
@@ -77,18 +87,18 @@ class KrakenRules(RequestRules):
     def check(self, exchange: LocalExchange, call: Call) -> None:
         """Refuse a wrong key, signature or nonce, and calls above the key's limit. Errors: KrakenError.
 
-        The last nonce is kept over a restart. One whose request is refused later on is used all the same.
+        The last nonce of each key is kept over a restart. One whose request is refused later on is used all the same.
         """
         if not call.endpoint.security:
             return
         exchange.keyring.check_key(call.api_key)
         call.check_signature()
-        nonce = dict(call.params.items()).get("nonce", "")
-        if not nonce.isdecimal() or not int(exchange.store.meta("kraken_nonce", "0")) < int(nonce) <= _NONCE_MAX:
+        nonce, last = dict(call.params.items()).get("nonce", ""), f"kraken_nonce:{call.api_key}"
+        if not nonce.isdecimal() or not int(exchange.store.meta(last, "0")) < int(nonce) <= _NONCE_MAX:
             raise KrakenError("EAPI:Invalid nonce")
-        exchange.store.set_meta("kraken_nonce", str(int(nonce)))
+        exchange.store.set_meta(last, str(int(nonce)))
         cost = call.endpoint.cost(call.params)
-        if cost and self._calls.add(cost, 2 * CALLS_MAX) + cost > CALLS_MAX and self._is_on:
+        if cost and self._calls[call.api_key].add(cost, 2 * CALLS_MAX) + cost > CALLS_MAX and self._is_on:
             raise KrakenError("EAPI:Rate limit exceeded")
 
     def transact(self, symbol: str, cost: int) -> None:
@@ -148,6 +158,7 @@ class KrakenAccount:
             "BalanceEx": (self.balance_ex, 1),
             "TradeVolume": (self.trade_volume, 1),
             "GetWebSocketsToken": (self.token, 1),
+            "GetApiKeyInfo": (self.key_info, 1),
         }
         self.endpoints = {
             ("POST", PREFIX + name): Endpoint(_answered(handler), cost, "signed")
@@ -530,6 +541,29 @@ class KrakenAccount:
         """Return a token for private subscriptions: valid for fifteen minutes, and for good once it was used."""
         token, expires_s = self._stream.new_token()
         return {"token": token, "expires": expires_s}
+
+    def key_info(self, params: Params) -> object:
+        """Return the description of the key that signed the request, with the number (IIBAN) of its account: the same
+        for both keys, and without the right to withdraw."""
+        keyring, key = self._exchange.keyring, params.text("apiKey")
+        digits = "".join(_BASE32[keyring.uid >> shift & 31] for shift in range(0, 40, 5))
+        is_guardian = key == keyring.keys.guardian_key
+        made_s = str(int(keyring.made_s))
+        return {
+            "apiKeyName": "guardian" if is_guardian else "orders",
+            "apiKey": key,
+            "nonce": params.text("nonce"),
+            "nonceWindow": 0,
+            "permissions": list(_PERMISSIONS),
+            "iban": f"AA{keyring.uid % 97:02d} N84G {digits[:4]} {digits[4:]}",
+            "validUntil": "0",
+            "queryFrom": "0",
+            "queryTo": "0",
+            "createdTime": made_s,
+            "modifiedTime": made_s,
+            "ipAllowlist": [],
+            "lastUsed": str(self._exchange.wall_ms() // 1000),
+        }
 
     def _pair(self, params: Params) -> Pair:
         return self._pair_of(params.text("pair"))

@@ -1,4 +1,7 @@
-"""Kraken's public REST: time, assets, pairs, OHLC and trades. Refusals have status 200 and a text, as Kraken's have."""
+"""Kraken's public REST: time, assets, pairs, tickers, bars and trades.
+
+Refusals have status 200 and a text, as Kraken's have.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import orjson
 from fks.sim.atoms import show
 from fks.sim.endpoints import Endpoint
 from fks.sim.exchange import LocalExchange
+from fks.sim.intervals import start_of
 from fks.sim.klines import Kline
 from fks.sim.kraken.orders import KrakenError
 from fks.sim.kraken.pairs import Pair, asset_name, pair_of, short_name
@@ -21,6 +25,7 @@ TRADES_MAX = 1000
 WEIGHT = 100  # of 6000 a minute: a request a second
 _MS = 1_000_000
 _NS = 1_000_000_000
+_DAY_MS = 86_400_000
 
 
 def _answer(found: object) -> dict[str, object]:
@@ -140,6 +145,38 @@ def trades(exchange: LocalExchange, params: Params) -> object:
     return _answer({pair.name: rows, "last": str(last_ns)})
 
 
+def ticker(exchange: LocalExchange, params: Params) -> object:
+    """Return the ticker of each pair that `pair` names, comma-separated; of all without it. Of two values the first is
+    today's, from midnight UTC on, and the second that of the last 24 hours."""
+    named = params.maybe("pair")
+    pairs = [_pair(exchange, name) for name in named.split(",")] if named else map(pair_of, exchange.states.values())
+    return _answer({pair.name: _ticker(pair) for pair in pairs})
+
+
+def _ticker(pair: Pair) -> dict[str, object]:
+    state, market = pair.state, pair.state.market
+    now_ms = market.now_ms
+    spans = [state.klines.span(begin_ms, now_ms) for begin_ms in (start_of(now_ms, "1d"), now_ms - _DAY_MS)]
+    bid, ask = (state.book.levels(side, now_ms)[0] for side in ("bid", "ask"))
+    return {
+        "a": _level(pair, *ask),
+        "b": _level(pair, *bid),
+        "c": [pair.price_text(market.last.price), pair.lots_text(market.last.lots)],
+        "v": [pair.lots_text(span.volume) for span in spans],
+        "p": [pair.average(span.quote, span.volume) for span in spans],
+        "t": [span.count for span in spans],
+        "l": [pair.price_text(span.low) for span in spans],
+        "h": [pair.price_text(span.high) for span in spans],
+        "o": pair.price_text(spans[0].open),
+    }
+
+
+def _level(pair: Pair, ticks: int, lots: int) -> list[str]:
+    """Return price, quantity in whole units of the base asset, and quantity."""
+    quantity = pair.lots_text(lots)
+    return [pair.price_text(ticks), quantity.partition(".")[0], quantity]
+
+
 _handlers: dict[str, Callable[[LocalExchange, Params], object]] = {
     "Time": server_time,
     "SystemStatus": system_status,
@@ -147,5 +184,6 @@ _handlers: dict[str, Callable[[LocalExchange, Params], object]] = {
     "AssetPairs": asset_pairs,
     "OHLC": ohlc,
     "Trades": trades,
+    "Ticker": ticker,
 }
 REST = {("GET", f"/0/public/{name}"): Endpoint(handler, WEIGHT) for name, handler in _handlers.items()}

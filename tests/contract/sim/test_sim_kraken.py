@@ -173,6 +173,27 @@ async def test_a_rest_answer_can_be_a_429(kraken_sim: Sim, kraken: KrakenExchang
     assert await kraken.fetch_trades(BTC, from_id=None, since_ns=None, limit=1)
 
 
+async def test_the_ticker_has_the_last_price_and_the_day_of_the_other_wire(kraken_sim: Sim) -> None:
+    def day() -> Any:
+        return kraken_sim.get("/api/v3/ticker/24hr?symbol=BTCUSDT")
+
+    before = day()
+    while True:
+        found = kraken_sim.call("GET", "/0/public/Ticker?pair=XBTUSDT")[1]["result"]["XBTUSDT"]
+        if (after := day())["lastId"] == before["lastId"]:
+            break
+        before = after
+    assert found["c"] == [f"{Decimal(before['lastPrice']):.2f}", before["lastQty"]]
+    assert Decimal(found["b"][0]) < Decimal(found["a"][0])
+    assert found["v"][1] == before["volume"]
+    assert found["t"][1] == before["count"]
+    assert [Decimal(found[name][1]) for name in "lh"] == [Decimal(before[name]) for name in ("lowPrice", "highPrice")]
+    assert Decimal(found["v"][0]) <= Decimal(found["v"][1])
+    assert Decimal(found["l"][1]) <= Decimal(found["o"]) <= Decimal(found["h"][1])
+    assert kraken_sim.call("GET", "/0/public/Ticker?pair=NOPE")[1] == {"error": ["EQuery:Unknown asset pair"]}
+    assert "XBTUSDT" in kraken_sim.call("GET", "/0/public/Ticker")[1]["result"]
+
+
 async def test_ccxt_reads_it(kraken_sim: Sim) -> None:
     rest, ws = kraken_sim.info["rest"], kraken_sim.info["ws"]
     client: Any = kraken_of_ccxt()

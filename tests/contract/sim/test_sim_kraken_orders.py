@@ -46,6 +46,10 @@ class KrakenSim(Sim):
         made = hmac.new(secret, path.encode() + digest, hashlib.sha512).digest()
         return {"API-Key": self.info["api_key"], "API-Sign": base64.b64encode(made).decode()}
 
+    def as_guardian(self) -> None:
+        """Sign with the second key from now on."""
+        self.info |= {name: self.info[f"guardian_{name}"] for name in ("api_key", "api_secret")}
+
     def next_nonce(self) -> int:
         self.nonce = max(self.nonce + 1, time.time_ns() // 1000)
         return self.nonce
@@ -229,6 +233,8 @@ def test_every_answer_has_its_documented_form(sim: KrakenSim) -> None:
         "BalanceEx": sim.ask("BalanceEx"),
         "TradeVolume": sim.ask("TradeVolume", pair=PAIR),
         "GetWebSocketsToken": sim.ask("GetWebSocketsToken"),
+        "GetApiKeyInfo": sim.ask("GetApiKeyInfo"),
+        "Ticker": sim.call("GET", f"/0/public/Ticker?pair={PAIR}")[1],
         "refusal": sim.ask("CancelOrder", cl_ord_id="form1"),
     }
     sim.result("CancelAllOrdersAfter", timeout=0)
@@ -496,6 +502,28 @@ def test_the_nonce_is_kept_over_a_restart(tmp_path: Path) -> None:
     sim.start()
     assert signed(sim, f"nonce={late - 1}".encode(), late - 1) == "EAPI:Invalid nonce"
     assert signed(sim, f"nonce={late + 1}".encode(), late + 1) == "done"
+    sim.end(15)
+
+
+def test_each_key_has_a_nonce_and_a_limit_of_its_own(tmp_path: Path) -> None:
+    sim = KrakenSim(tmp_path, "--wire", "kraken")
+    first = sim.result("GetApiKeyInfo")
+    assert any(sim.ask("Balance")["error"] == ["EAPI:Rate limit exceeded"] for _ in range(17))
+    late = sim.next_nonce() + 10**9
+    assert signed(sim, f"nonce={late}".encode(), late) == "EAPI:Rate limit exceeded"  # the nonce is used
+    own = dict(sim.info)
+    sim.as_guardian()
+    second = sim.result("GetApiKeyInfo")
+    assert (first["apiKey"], second["apiKey"]) == (own["api_key"], own["guardian_api_key"])
+    assert first["iban"] == second["iban"]
+    assert "withdraw-funds" not in first["permissions"]
+    assert sim.result("Balance") == {"USDT": "100000.00000000"}
+    assert own["api_key"] not in json.dumps(sim.get("/sim/received")), "the log names no key"
+    sim.kill()
+    sim.start()
+    kept = ("api_key", "api_secret", "guardian_api_key", "guardian_api_secret")
+    assert [sim.info[name] for name in kept] == [own[name] for name in kept]
+    assert signed(sim, f"nonce={late}".encode(), late) == "EAPI:Invalid nonce"
     sim.end(15)
 
 

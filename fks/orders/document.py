@@ -121,7 +121,8 @@ An order has one **state** and, beside it, one open **request** (none, cancel, r
 5. SL and TP live at the venue as an OCO over exactly what is held; an entry that fills in parts has several. The
    first part is protected at once, those within a quarter of a second are joined. What is too much is reduced in
    place where the venue can. A stop alone is replaced by one request where the venue can (Binance): the old order and
-   its successor have outcomes of their own. Legs are ended, and proven ended, before an exit.
+   its successor have outcomes of their own. Legs are ended, and proven ended, before an exit. A venue without OCO
+   (Kraken) holds one of the two: an entry with both is denied (`NO_PROTECTION`).
 6. With `venue.entry_protection = "venue"`, the default, a buy with SL or TP goes out with them as one request where
    the venue takes that (Binance). Until its complete fill they wait at the venue: ACCEPTED with the code `PENDING`,
    they cover nothing. A market order goes out as a limit near its decision that fills at once (FOK) or is EXPIRED with

@@ -231,15 +231,16 @@ def no_protection(intent: Intent, view: RiskView) -> Denial | None:
                 intent.symbol,
                 "drop SL and TP",
             )
-    is_pair = intent.stop_loss is not None and intent.take_profit is not None
-    if is_pair and can.has_oco and instrument is not None and not instrument.has_oco:
-        return Denial(
-            Code.NO_PROTECTION,
-            "OCO orders for SL and TP together",
-            f"not allowed in {intent.symbol}",
-            intent.symbol,
-            "drop the TP",
-        )
+    if intent.stop_loss is not None and intent.take_profit is not None:
+        # two exits that are not tied might both fill, so only the stop would be placed
+        missing = ""
+        if not can.has_oco:
+            missing = f"not offered at {intent.venue}"
+        elif instrument is not None and not instrument.has_oco:
+            missing = f"not allowed in {intent.symbol}"
+        if missing:
+            needed = "OCO orders for SL and TP together"
+            return Denial(Code.NO_PROTECTION, needed, missing, intent.symbol, "drop the TP, and exit by signal")
     prices = [price for price in (intent.stop_loss, intent.take_profit) if price is not None]
     if instrument is not None and prices:
         fee = money(intent.quantity * view.fee_in_base) if intent.side is Side.BUY else _ZERO

@@ -1,6 +1,6 @@
 """The venue port over any dialect that has account reads: ccxt as transport, user events by polling.
 
-Protection stays local here: no dialect has an OCO, so the order manager keeps a stop alone at the exchange.
+Protection stays local here: no dialect has an OCO, so an entry has a stop or a take profit, and never both.
 """
 
 from __future__ import annotations

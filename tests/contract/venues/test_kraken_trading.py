@@ -94,10 +94,22 @@ async def enter(rig: Rig, **changes: Any) -> Any:
     return await rig.signal(exchange="kraken", symbol=SYMBOL, reference_price=D(50000), **changes)
 
 
-async def test_an_entry_is_filled_and_its_stop_rests_alone(peer: KrakenPeer, rig: Rig) -> None:
-    """Without an OCO the stop is placed and the take profit is not: both might fill."""
+async def test_a_take_profit_beside_a_stop_is_denied(peer: KrakenPeer, rig: Rig) -> None:
+    """There is no OCO: both might fill, and a take profit that is not placed must not be accepted."""
     await rig.start()
     signal = await enter(rig, stop_loss=D(49000), take_profit=D(52000))
+    assert await rig.outcome(signal) == ("denied", "NO_PROTECTION")
+    alone = await enter(rig, take_profit=D(52000))
+    assert await rig.outcome(alone) == ("ordered", None)
+    await until(lambda: len(peer.named("AddOrder")) == 2)
+    forms = peer.named("AddOrder")
+    assert [(form["ordertype"], form["type"]) for form in forms] == [("market", "buy"), ("limit", "sell")]
+    assert D(forms[1]["price"]) == 52000
+
+
+async def test_an_entry_is_filled_and_its_stop_rests(peer: KrakenPeer, rig: Rig) -> None:
+    await rig.start()
+    signal = await enter(rig, stop_loss=D(49000))
     assert await rig.outcome(signal) == ("ordered", None)
     entry = await rig.becomes((await rig.entry(signal)).client_order_id, State.FILLED)
     await until(lambda: held(rig, D("0.01")))

@@ -78,6 +78,11 @@ def limited(**changes: Any) -> dict[str, Any]:
 
 
 STOPLESS = VenueCapabilities(frozenset({OrderType.MARKET, OrderType.LIMIT}), frozenset(TimeInForce))
+#: a spot exchange without lists of orders, such as Kraken
+NO_OCO = {"venue": VenueView(capabilities=VenueCapabilities(frozenset(OrderType), frozenset(TimeInForce)))}
+KEEPS = {
+    "venue": VenueView(capabilities=VenueCapabilities(frozenset(OrderType), frozenset(TimeInForce), keeps_bracket=True))
+}
 LIMIT = {"type": OrderType.LIMIT, "price": D(100)}
 ETH = {"instruments": {"ETHUSDT": an_instrument(symbol="ETHUSDT", base="ETH")}, "marks": {"ETHUSDT": D(10)}}
 #: one ETH at 0.05 BTC and 100,000 USDT a BTC: 5,000 USDT
@@ -213,6 +218,9 @@ ROWS: list[tuple[Code, dict[str, Any], dict[str, Any], dict[str, Any], dict[str,
      {"stop_loss": D(90), "quantity": D("0.056")}, {"fee_in_base": D("0.001")}),
     (Code.NO_PROTECTION, {"stop_loss": D(90)}, {"instrument": an_instrument(has_oco=False)},
      {"stop_loss": D(90), "take_profit": D(110)}, {"instrument": an_instrument(has_oco=False)}),
+    (Code.NO_PROTECTION, {"stop_loss": D(90)}, NO_OCO, {"stop_loss": D(90), "take_profit": D(110)}, NO_OCO),
+    (Code.NO_PROTECTION, {"stop_loss": D(90), "take_profit": D(110)}, KEEPS,
+     {"stop_loss": D(90), "take_profit": D(110)}, NO_OCO),
     (Code.ORDER_COUNT, {"stop_loss": D(90), "take_profit": D(110)}, of_two(legs=2),
      LIMIT | {"stop_loss": D(90), "take_profit": D(110)}, of_two(legs=2)),
     (Code.ORDER_COUNT, LIMIT, of_two(legs=2, stops=1), {"stop_loss": D(90)}, of_two(legs=2, stops=1)),

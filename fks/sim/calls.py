@@ -73,6 +73,10 @@ class RequestRules:
         """Return a refusal as this wire writes it."""
         return error
 
+    def headers(self, exchange: LocalExchange, call: Call) -> dict[str, str]:
+        """Return the headers of an answer that show what is used of the limits."""
+        return exchange.limits.headers(with_orders=call.path in ORDER_PATHS or call.path in ORDER_METHODS)
+
 
 _BINANCE = RequestRules()
 
@@ -216,8 +220,7 @@ async def _do(exchange: LocalExchange, call: Call) -> Reply:
     except ApiError as error:
         refused = call.rules.refused(error)
         status, body, headers = refused.status, refused.body(), refused.headers
-    counts = call.path in ORDER_PATHS or call.path in ORDER_METHODS
-    return Reply(status, body, exchange.limits.headers(with_orders=counts) | headers)
+    return Reply(status, body, call.rules.headers(exchange, call) | headers)
 
 
 async def _before(exchange: LocalExchange, call: Call, fault: Fault) -> Reply | None:

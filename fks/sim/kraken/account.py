@@ -110,6 +110,10 @@ class KrakenRules(RequestRules):
         """Return a refusal in Kraken's form."""
         return rows.refused(error)
 
+    def headers(self, exchange: LocalExchange, call: Call) -> dict[str, str]:
+        """Return none: Kraken does not show what is used of its limits, and a client would count Binance's headers."""
+        return {}
+
 
 def form_values(body: bytes) -> dict[str, str]:
     """Return the parameters in a JSON body as the texts that a form has: {"close": {"price": 1}} is close[price].

@@ -16,6 +16,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import aiohttp
 import ccxt
@@ -525,6 +526,12 @@ def test_each_key_has_a_nonce_and_a_limit_of_its_own(tmp_path: Path) -> None:
     assert [sim.info[name] for name in kept] == [own[name] for name in kept]
     assert signed(sim, f"nonce={late}".encode(), late) == "EAPI:Invalid nonce"
     sim.end(15)
+
+
+def test_no_answer_shows_limits_of_the_other_wire(sim: KrakenSim) -> None:
+    for path, has_them in (("/0/public/Time", False), ("/api/v3/time", True)):
+        with urlopen(sim.info["rest"] + path) as answer:
+            assert any(name.upper().startswith("X-MBX") for name in answer.headers) is has_them, path
 
 
 def test_a_json_body_is_a_request_as_well(sim: KrakenSim) -> None:

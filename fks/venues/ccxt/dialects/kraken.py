@@ -398,7 +398,9 @@ DIALECT = Dialect(
             "grows with each request of a key: one process a key; EAPI:Invalid nonce is a refusal",
             Basis.DOCUMENTED,
         ),
-        VenueFact("deadline", "the engine refuses an order after it: 2 to 60 s, always sent, as 4 to 59", Basis.DOCUMENTED),
+        VenueFact(
+            "deadline", "the engine refuses an order after it: 2 to 60 s, always sent, as 4 to 59", Basis.DOCUMENTED
+        ),
         VenueFact("absence", "OpenOrders, then ClosedOrders, both by cl_ord_id, both without it", Basis.DOCUMENTED),
         VenueFact("stops", "stop-loss by the last price, in the list of orders; no OCO", Basis.RECORDED),
         VenueFact("amend", "AmendOrder exists; not used: its answer does not show the quantity", Basis.DOCUMENTED),

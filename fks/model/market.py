@@ -59,12 +59,14 @@ class RateLimits:
     """The limits of one exchange. The defaults are for an exchange whose documentation states none.
 
     `requests`: weight of REST requests of one address or key. `connects`: websocket connections that one address may
-    open, whatever the key. `orders`: new orders of one key.
+    open, whatever the key. `orders`: new orders of one key. `is_account_by_key`: requests about an account are counted
+    by key, apart from market data, and each process has a key of its own.
     """
 
     requests: Allowance = Allowance(60, 60)
     connects: Allowance = Allowance(60, 60)
     orders: Allowance = Allowance(100, 10)
+    is_account_by_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -318,11 +318,15 @@ def venue_budget(
 ) -> RedisVenueBudget:
     """Return the budget of a venue session at `address` (None: the exchange's own), within the exchange's `limits`.
 
-    Request weight is shared with market data from that address, new orders with every session of the key.
+    Request weight is shared with market data from that address, new orders with every session of the key. Where the
+    exchange counts an account's requests by key, the guardian's weight and the order manager's are each their own.
     """
+    weight = bucket_of(exchange, address)
+    if limits.is_account_by_key:
+        weight = bucket_of(f"{exchange}.{'guardian' if is_guardian else 'orders'}_key", address, key)
     own, alone = (GUARDIAN_SHARE, 0.0) if is_guardian else (0.0, ORDERS_ALONE_SHARE)
     return RedisVenueBudget(
-        LeasedBudget(bus, clock, bucket_of(exchange, address), limits.requests, own_share=own, alone_share=alone),
+        LeasedBudget(bus, clock, weight, limits.requests, own_share=own, alone_share=alone),
         LeasedBudget(
             bus,
             clock,

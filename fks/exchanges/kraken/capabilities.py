@@ -22,5 +22,6 @@ CAPABILITIES = ExchangeCapabilities(
         requests=Allowance(60, 60),
         orders=Allowance(60, 60),  # of one pair and account, the lowest tier: 60, falling by one a second
         connects=Allowance(15, 60),  # documented as 150 in 10 minutes; by the minute, so that no connect waits for ten
+        is_account_by_key=True,
     ),
 )

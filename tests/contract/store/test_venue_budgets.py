@@ -186,3 +186,18 @@ async def test_without_redis_each_process_keeps_a_fixed_share() -> None:
     assert guardian.wait_s(1, RESERVE) > 4
     await guardian.stop()
     await away.close()
+
+
+@pytest.mark.parametrize("is_by_key", [False, True])
+async def test_a_kill_has_room_where_requests_are_counted_by_key(bus: Bus, is_by_key: bool) -> None:
+    """At Kraken's 60 a minute: market data and the order manager leave the guardian its six, or a key's whole limit."""
+    address = uuid.uuid4().hex
+    limits = RateLimits(requests=Allowance(60, AGES_S), is_account_by_key=is_by_key)
+    data = budget_of(bus, RealClock(), "test", address, limits=limits)
+    for _ in range(36):
+        await data.take(1)
+    orders = venue_budget(bus, RealClock(), "test", address, "key", limits=limits)
+    assert await spent(orders, Priority.READ, weight=3) == (48 if is_by_key else 12)
+    assert await spent(orders, Priority.RESERVE, weight=3) > 0
+    guardian = venue_budget(bus, RealClock(), "test", address, "key", limits=limits, is_guardian=True)
+    assert await spent(guardian, Priority.RESERVE, weight=3) == (57 if is_by_key else 6)

@@ -269,9 +269,11 @@ def _keys(making: Making) -> tuple[str, str]:
         raise ConfigError(
             "venue.guardian_api_key is venue.api_key", remedy="make a second key at the exchange for the guardian"
         )
-    if not own_key and wanted.exchange == "kraken":
+    from fks.venues.ccxt import dialects
+
+    if not own_key and wanted.exchange in dialects.NAMES and dialects.dialect(wanted.exchange).is_key_exclusive:
         raise ConfigError(
-            "venue.guardian_api_key is not set: at kraken a key serves one process",
+            f"venue.guardian_api_key is not set: at {wanted.exchange} a key serves one process",
             remedy="make a second key there, and set venue.guardian_api_key and venue.guardian_api_secret",
         )
     return (own_key, own_secret) if own_key else (key, secret)

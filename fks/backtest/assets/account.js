@@ -10,7 +10,7 @@ function start(data) {
   const tile = (name, value, cls) => el("div", "tile", el("div", "name", name), el("div", "value " + (cls || ""), value));
   $("tiles").replaceChildren(
     tile("return", signed(s.return_pct), tone(s.return_pct)), tile("net profit", digits(s.net_profit, 2), tone(s.net_profit)), tile("max drawdown", percent(s.max_drawdown_pct)),
-    tile("Sharpe", digits(s.sharpe, 2)), tile("trades", digits(s.trades, 0)), tile("won", percent(s.win_rate_pct)), tile("most exposure", percent(s.max_exposure_pct)), tile("fees", digits(s.fees, 2)), ...(missing(d.funding) ? [] : [tile("dividends", digits(Number(d.dividends), 2)), tile("funding", digits(Number(d.funding), 2))]));
+    tile("Sharpe", digits(s.sharpe, 2)), tile("trades", digits(s.trades, 0)), tile("won", percent(s.win_rate_pct)), tile("most exposure", percent(s.max_exposure_pct)), tile("fees", digits(s.fees, 2)), ...(missing(data.funding) ? [] : [tile("dividends", digits(Number(data.dividends), 2)), tile("funding", digits(Number(data.funding), 2))]));
 
   const times = equity.map(row => Date.parse(row[0]) / 1000), values = equity.map(row => row[1]);
   const share = equity.map(row => row[1] > 0 ? 100 * row[2] / row[1] : 0), profits = members.map((_, i) => equity.map(row => row[3 + i]));

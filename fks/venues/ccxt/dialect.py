@@ -181,7 +181,8 @@ class Dialect:
     `cancelled_of` says whether a body proves that the order has ended. `deadline_s`: shortest and longest time that the
     exchange's engine lets a request live, None where it has no such parameter. `lookups`: the reads that prove together
     that the exchange does not know a client id, in the order in which an order moves through them. `reads` is None
-    while the dialect is held only to recorded bodies: such an exchange is not traded.
+    while the dialect is held only to recorded bodies: such an exchange is not traded. `is_key_exclusive`: the nonces
+    of a key (microseconds) must grow, so that a key serves one process.
     """
 
     name: str
@@ -202,6 +203,7 @@ class Dialect:
     timer: str | None = None
     facts: tuple[VenueFact, ...] = ()
     reads: AccountReads | None = None
+    is_key_exclusive: bool = False
 
     @property
     def capabilities(self) -> VenueCapabilities:

@@ -75,7 +75,7 @@ class DialectSession:
 
         class _Exchange(base):  # type: ignore[misc,valid-type]  # ccxt is untyped
             def nonce(self) -> int:
-                return next_nonce() if dialect.name == "kraken" else next_nonce() // 1000
+                return next_nonce() if dialect.is_key_exclusive else next_nonce() // 1000
 
             def sign(self, *args: Any, **named: Any) -> Any:
                 request = super().sign(*args, **named)

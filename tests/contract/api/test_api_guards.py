@@ -37,7 +37,7 @@ ASK_INSIDE = {
 }
 #: Routes by the scope that they need, without ASK_INSIDE and /ws. The tests below ask each of them: a route that is added,
 #: or that they leave out, changes a number. Those that callers bound to accounts may call: test_account_isolation.py.
-ROUTES = {"read": 71, "signal": 7, "approve": 2, "trade": 26, "admin": 43}
+ROUTES = {"read": 76, "signal": 7, "approve": 2, "trade": 30, "admin": 43}
 #: Routes of the policy that are not served yet: limits and audit hold from their first day.
 PLANNED = {
     ("POST", "/graphql"),

@@ -90,13 +90,13 @@ async def test_every_read_of_this_host_is_answered_and_changes_nothing(
                 assert (answer.status_code, answer.json()["code"]) == (403, "SCOPE_MISSING"), path
             assert "ratelimit-limit" not in answer.headers or scope == OPEN, path
             asked += scope == "read"
-        assert asked == 77
+        assert asked == 82
         assert await hashes_of(seeded) == before
 
 
 async def test_every_change_of_this_host_needs_a_token(demo: Running) -> None:
-    paths = sorted({path for _, path, _ in routes(demo, "GET", "POST", "DELETE")} - OTHER_PROOF)
-    known = {(method, path) for method, path, _ in routes(demo, "GET", "POST", "DELETE")}
+    paths = sorted({path for _, path, _ in routes(demo, "GET", "POST", "PUT", "DELETE")} - OTHER_PROOF)
+    known = {(method, path) for method, path, _ in routes(demo, "GET", "POST", "PUT", "DELETE")}
     async with demo.client(None) as curl:
         for path in paths:
             for method in ("POST", "PUT", "DELETE"):

@@ -362,6 +362,7 @@ def _rfc3339(time_ns: int) -> str:
 
 DIALECT = Dialect(
     name="kraken",
+    is_key_exclusive=True,
     source="docs.kraken.com/api, read 2026-11",
     types=_TYPES,
     times_in_force=frozenset(TimeInForce),

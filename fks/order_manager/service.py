@@ -431,6 +431,9 @@ class OrderManager:
             return
         for step in steps:
             self._act(order, step)
+        session = self._sessions.get(order.venue)
+        if session is not None and order.filled and any(step.is_changed for step in steps):
+            session.balances.refresh_soon()  # not every venue pushes them, and a fill may come in an answer
         self._workers.order_changed(order)
 
     def _act(self, order: Order, step: Step) -> None:

@@ -250,7 +250,6 @@ class VenueSession:
             await self._venue_orders.book_entry(order)
             await self._ledger.apply(order.client_order_id, self._ledger.fill_seen(fill))
             self._claimed(fill)
-            self.balances.refresh_soon()
             return
         if _has_our_form(fill.client_order_id):
             since_s = self._unclaimed.setdefault(fill.fill_id, (fill, self._clock.monotonic()))[1]

@@ -311,6 +311,34 @@ async def test_in_live_mode_a_market_order_fills_at_once_at_the_last_price(datab
         await rig.stop()
 
 
+async def test_an_order_that_its_answer_filled_shows_in_the_balances(database: Database, bus: Bus) -> None:
+    """Within seconds, not at the next sweep: who plans with the account's cash would spend it twice."""
+    await seed(database, instances=())
+    await database.sql(
+        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size) VALUES"
+        " ('one', 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', 1000)"
+    )
+    rare = BARS_LIVE.model_copy(update={"venue": BARS_LIVE.venue.model_copy(update={"sweep_s": 3600.0})})
+    rig = Rig(database, bus, ScriptedVenue(), settings=rare, venues={"paper": a_paper("last")})
+    await seal(rig, 4)
+
+    async def cash() -> Decimal:
+        rows = await database.sql("SELECT free FROM balances WHERE account_id = 2 AND currency = 'USDT'")
+        return rows[0]["free"] if rows else D(0)
+
+    async def is_spent() -> bool:
+        return D(0) < await cash() < D(99100)
+
+    try:
+        await rig.start()
+        signal = await rig.signal(account_id=2, venue="paper")
+        await rig.outcome(signal)
+        await rig.becomes((await rig.entry(signal)).client_order_id, State.FILLED)
+        await until(is_spent, deadline_s=10)
+    finally:
+        await rig.stop()
+
+
 @pytest.mark.parametrize("wants_flat", [True, False])
 async def test_a_kill_closes_on_paper_too_when_it_flattens(database: Database, bus: Bus, wants_flat: bool) -> None:
     await seed(database, instances=())

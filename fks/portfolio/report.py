@@ -71,7 +71,7 @@ def text_of(report: Mapping[str, Any]) -> str:
     if not report["accounts"]:
         lines.append("no account has an equity in this period")
     for row in report["trades"]:
-        parts = [f"{row['executions']} executions"]
+        parts = [f"{row['executions']} execution{'' if row['executions'] == 1 else 's'}"]
         if row["won"] or row["lost"]:
             parts.append(f"{row['won']} won, {row['lost']} lost")
         unvalued = f" and {row['fees_unvalued']} without a rate" if row["fees_unvalued"] else ""
@@ -123,7 +123,7 @@ def _signed(amount: Any) -> str:
 def _percent(account: Mapping[str, Any]) -> str:
     """Return the profit in percent of the equity at the start; empty for one that was not above zero."""
     start = Decimal(account["equity_start"])
-    return f" ({Decimal(account['profit']) / start * 100:+.2f} %)" if start > 0 else ""
+    return f" ({_signed(Decimal(account['profit']) / start * 100)} %)" if start > 0 else ""
 
 
 def _holdings(rows: Sequence[Mapping[str, Any]]) -> list[str]:

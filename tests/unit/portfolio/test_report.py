@@ -67,7 +67,7 @@ REPORT: dict[str, Any] = {
             "account": "demo<1>",
             "instance": "trend",
             "symbol": "BTCUSDT",
-            "executions": 3,
+            "executions": 1,
             "won": 1,
             "lost": 1,
             "realized": "12.5",
@@ -98,7 +98,7 @@ def test_text_has_the_figures_of_the_day() -> None:
     assert title_of(REPORT) == "Daily report, 2026-11-26"
     assert text_of(REPORT).splitlines() == [
         "demo<1> (paper): 1,260.50 USDT, profit +10.50 (+1.05 %), transfers +250.00",
-        "trend BTCUSDT: 3 executions, 1 won, 1 lost, realised +12.50, fees 2.00 and 1 without a rate",
+        "trend BTCUSDT: 1 execution, 1 won, 1 lost, realised +12.50, fees 2.00 and 1 without a rate",
         "holding now: 0.5 ETHUSDT",
         "denied: FEED_STALE 2",
         "alerts: 1 page (1 open)",

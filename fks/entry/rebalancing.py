@@ -849,8 +849,8 @@ class RebalanceDriver:
 
     @staticmethod
     def _budget(run: PortfolioRun, rules: RebalanceRules, steps: Sequence[PortfolioRunStep]) -> Decimal:
-        """Return the cash that buys may still spend: what the plan had free, with the proceeds of its sells, without
-        its buys."""
+        """Return the cash that buys may still spend: that of the plan beyond its buffer, with the proceeds of its
+        sells, without its buys."""
         budget = run.cash_free
         for step in steps:
             price, kept = step.average_price or step.price, step.cost_rate * (_ONE - rules.cash_min)

@@ -262,7 +262,7 @@ class NodeService(SupervisedChild):
         return {"state": state, "pid": process.pid, "node": self.child.node, "epoch": 0, "age_s": silent_s}
 
     async def join(self) -> ProcessExit:
-        """Wait until it has died, or lost a part for good; what is left of it is killed."""
+        """Wait until it has died, or lost a part for good; its other processes are killed."""
         process = self.process
         assert process is not None
         while True:

@@ -9,6 +9,7 @@ outlived its keeper is found by `adopt`.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -124,14 +125,20 @@ class PostgresServer:
         """
         if self.adopt() is not None:
             return
-        self._end_upgrade()
         if not self.has_data(self._paths):  # with data PostgreSQL itself knows what it needs
             check_free(self._paths.home)
         account = self._prepare_account()
         own_directory(self._paths.sockets, mode=0o711)
         own_directory(self._sockets, mode=0o700, account=account)
         check_socket(self._sockets / f".s.PGSQL.{_PORT}")
+        with open(self._paths.home / ".postgres.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a command and the keeper may start the server at once
+            if self.adopt() is None:
+                self._prepare_data(account)
+
+    def _prepare_data(self, account: SystemUser | None) -> None:
         data = self._paths.pgdata
+        self._end_upgrade()
         if not self.has_data(self._paths):
             self._initialise(data, account)
         _clear_leftovers(data)
@@ -258,24 +265,29 @@ class PostgresServer:
         has_checksums = not re.search(
             r"checksum version:\s+0$", self._tool("pg_controldata", str(data), version=version), re.MULTILINE
         )
-        fresh = self._make_cluster(account, "--data-checksums" if has_checksums else "--no-data-checksums")
+        fresh = self._fresh()
         work = self._sockets / "upgrade"  # pg_upgrade writes into the folder it runs in, and its sockets are there
-        shutil.rmtree(work, ignore_errors=True)
-        own_directory(work, mode=0o700, account=account)
-        check_socket(work / ".s.PGSQL.50432")
-        with self._private(work / "pgpass", f"*:*:*:fks:{_pgpass(self._password)}\n", account) as file:
-            self._tool(
-                "pg_upgrade",
-                "--username=fks",
-                f"--old-bindir={binaries.postgres('postgres', version).parent}",
-                f"--new-bindir={binaries.postgres('postgres').parent}",
-                f"--old-datadir={data}",
-                f"--new-datadir={fresh}",
-                f"--socketdir={work}",
-                *(() if self._is_durable else ("--no-sync",)),
-                cwd=work,
-                env={"PGPASSFILE": str(file)},
-            )
+        try:
+            self._make_cluster(account, "--data-checksums" if has_checksums else "--no-data-checksums")
+            shutil.rmtree(work, ignore_errors=True)
+            own_directory(work, mode=0o700, account=account)
+            check_socket(work / ".s.PGSQL.50432")
+            with self._private(work / "pgpass", f"*:*:*:fks:{_pgpass(self._password)}\n", account) as file:
+                self._tool(
+                    "pg_upgrade",
+                    "--username=fks",
+                    f"--old-bindir={binaries.postgres('postgres', version).parent}",
+                    f"--new-bindir={binaries.postgres('postgres').parent}",
+                    f"--old-datadir={data}",
+                    f"--new-datadir={fresh}",
+                    f"--socketdir={work}",
+                    *(() if self._is_durable else ("--no-sync",)),
+                    cwd=work,
+                    env={"PGPASSFILE": str(file)},
+                )
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)  # half a copy would fill the disk
+            raise
         shutil.rmtree(work, ignore_errors=True)
         write_private(fresh / _UPGRADED, version)
         self._end_upgrade()

@@ -352,7 +352,7 @@ class DialectVenue(CallingVenue):
     async def _get(
         self, call: CcxtCall, subject: str, reader: Callable[[Any], T], wait_max_s: float = READ_WAIT_S
     ) -> T:
-        """Read something. Errors: OutageError when the rate limit has no room, without an answer, on a fault, and when
+        """Read something. Errors: OutageError when the rate limit is used up, without an answer, on a fault, and when
         the answer cannot be read."""
         wait_s = await self._budget.take(call.weight, Priority.READ, wait_max_s=wait_max_s)
         if wait_s > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -11,6 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -186,8 +188,8 @@ async def test_rotated_secrets_are_taken_over(home: Paths, postgres_here: Postgr
         await asyncpg.connect(postgres_here.url())
 
 
-@pytest.fixture
-def old_cluster(home: Paths, postgres_here: PostgresServer) -> Paths:
+@pytest.fixture(params=["--no-instructions", "--data-checksums"])
+def old_cluster(home: Paths, postgres_here: PostgresServer, request: pytest.FixtureRequest) -> Paths:
     """A home whose cluster was made by PostgreSQL 16 with a password of before, and whose server was killed."""
     account = postgres_here.user()
     own_directory(home.pgdata, mode=0o700, account=account)
@@ -202,7 +204,17 @@ def old_cluster(home: Paths, postgres_here: PostgresServer) -> Paths:
     password = home.pgdata.with_name("password")
     password.write_text("of before\n")
     password.chmod(0o644)
-    program("initdb", "-D", str(home.pgdata), "-U", "fks", f"--pwfile={password}", "--auth-local=trust", "--locale=C")
+    program(
+        "initdb",
+        "-D",
+        str(home.pgdata),
+        "-U",
+        "fks",
+        f"--pwfile={password}",
+        "--auth-local=trust",
+        "--locale=C",
+        request.param,
+    )
     options = f"-c listen_addresses='' -c unix_socket_directories='{sockets}'"
     program("pg_ctl", "-D", str(home.pgdata), "-w", "-o", options, "-l", str(home.pgdata / "log"), "start")
     ask = ("psql", "-h", str(sockets), "-U", "fks", "-v", "ON_ERROR_STOP=1", "-q", "-d")
@@ -231,6 +243,33 @@ async def test_a_cluster_of_postgresql_16_is_upgraded(old_cluster: Paths, postgr
     postgres_here.stop(postgres_here.adopt() or 0)
     start_and_wait(postgres_here)
     assert await _ask(url, "SELECT count(*) FROM kept") == 20000
+
+
+async def test_an_upgrade_that_fails_on_the_way_leaves_nothing_but_the_old_cluster(
+    old_cluster: Paths, postgres_here: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(embedded, "check_socket", partial(check_socket_once, calls=[]))
+        with pytest.raises(ConfigError, match="too long"):
+            postgres_here.prepare()
+    assert not (old_cluster.home / ".postgres.new").exists()
+    assert (old_cluster.pgdata / "PG_VERSION").read_text().strip() == "16"
+    start_and_wait(postgres_here)
+    assert await _ask(postgres_here.url(), "SELECT count(*) FROM kept") == 20000
+
+
+def check_socket_once(path: Path, calls: list[Path]) -> None:
+    """Refuse the second path: that of the upgrade."""
+    calls.append(path)
+    if len(calls) == 2:
+        raise ConfigError("too long")
+
+
+async def test_two_starts_at_once_upgrade_once(old_cluster: Paths, postgres_here: PostgresServer) -> None:
+    other = PostgresServer(old_cluster, load_secrets(old_cluster), is_durable=False)
+    await asyncio.gather(*(asyncio.to_thread(server.prepare) for server in (postgres_here, other)))
+    start_and_wait(postgres_here)
+    assert await _ask(postgres_here.url(), "SELECT count(*) FROM kept") == 20000
 
 
 async def test_a_crash_between_the_renames_of_an_upgrade_is_made_good(

@@ -107,9 +107,9 @@ def order_id_of(body: Any, order: Order) -> str | None:
     numbers = result.get("txid")
     if faults_of(body) or not isinstance(numbers, list) or len(numbers) != 1 or not isinstance(numbers[0], str):
         return None
-    words = text_in(mapping_in(result, "descr"), "order").split()
+    described = text_in(mapping_in(result, "descr"), "order").split()
     try:
-        is_ours = words[0] == order.side.value and Decimal(words[1]) == order.quantity
+        is_ours = described[0] == order.side.value and Decimal(described[1]) == order.quantity
     except (IndexError, InvalidOperation):
         return None
     return numbers[0] if is_ours and numbers[0] else None

@@ -69,7 +69,15 @@ async def traded(seeded: Database) -> Database:
     )
     await seeded.sql(
         "INSERT INTO alerts (time, severity, event, message, component) VALUES"
-        " ('2026-03-02T10:00Z', 'page', 'x', 'm', 'c'), ('2026-03-03T10:00Z', 'page', 'x', 'm', 'c')"
+        " ('2026-03-02T10:00Z', 'page', 'x', 'm', 'c'), ('2026-03-03T10:00Z', 'page', 'x', 'm', 'c'),"
+        " ('2026-03-02T00:05Z', 'info', 'report', 'm', 'c')"
+    )
+    await seeded.sql(
+        "INSERT INTO signals (id, source, account_id, venue, symbol, ts_event, kind, side, state, code, created_at)"
+        " SELECT gen_random_uuid(), 's', account, 'paper', 'BTCUSDT', now(), 'enter', 'buy', state, code, time FROM"
+        " (VALUES (1, 'denied', 'FEED_STALE', timestamptz '2026-03-02T10:00Z'), (1, 'denied', 'FEED_STALE',"
+        " '2026-03-02T11:00Z'), (2, 'denied', 'BALANCE', '2026-03-02T11:00Z'), (1, 'ordered', NULL,"
+        " '2026-03-02T11:00Z'), (1, 'denied', 'KILLED', '2026-03-09T00:00Z')) AS s(account, state, code, time)"
     )
     return seeded
 
@@ -102,7 +110,8 @@ async def test_a_day_has_its_equity_executions_and_alerts(gateway: Running, trad
         "fees_unvalued": 1,
     }
     assert (second["account"], second["won"], second["lost"], second["best"]) == ("sim", 0, 0, None)
-    assert body["alerts"] == [{"severity": "page", "count": 1, "open": 1}]
+    assert body["alerts"] == [{"severity": "page", "count": 1, "open": 1}], "a report is not counted"
+    assert body["denials"] == [{"code": "FEED_STALE", "count": 2}, {"code": "BALANCE", "count": 1}]
     assert [(row["symbol"], row["quantity"]) for row in body["holdings"]] == [("BTCUSDT", "0.5")]
 
 
@@ -114,6 +123,7 @@ async def test_a_week_and_one_account(gateway: Running, traded: Database) -> Non
     ]
     assert {row["account"] for row in body["trades"]} == {"demo"}
     assert body["alerts"] == [], "they belong to no account"
+    assert body["denials"] == [{"code": "FEED_STALE", "count": 2}]
 
 
 async def test_a_deposit_after_days_without_records_is_no_profit(gateway: Running, traded: Database) -> None:
@@ -169,7 +179,7 @@ async def test_a_schedule_reports_each_period_once(traded: Database) -> None:
     params = checked_params("report", {"period": "daily"})
     for expected in ("Daily report, 2026-03-02", "Daily report, 2026-03-02: was reported before"):
         assert await ACTIONS["report"][1](component, params, uuid.uuid4()) == expected
-    (row,) = await traded.sql("SELECT * FROM alerts WHERE event = 'report'")
+    (row,) = await traded.sql("SELECT * FROM alerts WHERE event = 'report' AND message <> 'm'")
     assert (row["severity"], row["rule"], row["resolved_at"] is not None) == ("info", "report", True)
     alert = Alert(row["id"], row["time"], "info", "report", row["component"], row["message"], rule="report")
     text = compose([alert], "raised", to_datetime(component.clock.now_ns()))

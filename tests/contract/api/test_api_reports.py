@@ -115,6 +115,17 @@ async def test_a_day_has_its_equity_executions_and_alerts(gateway: Running, trad
     assert [(row["symbol"], row["quantity"]) for row in body["holdings"]] == [("BTCUSDT", "0.5")]
 
 
+async def test_equity_of_the_day_counts_no_transfer_as_profit(gateway: Running, seeded: Database) -> None:
+    """Also if the deposit is the first record after days without one."""
+    await seeded.sql(
+        "INSERT INTO balance_history (account_id, time, cause, equity, balance, currency) SELECT 1, time, cause, equity, 0,"
+        " 'USDT' FROM (VALUES (now() - interval '5 days', 'snapshot', 1000), (date_trunc('day', now(), 'UTC'), 'deposit',"
+        " 1500), (now(), 'fill', 1490)) AS h(time, cause, equity)"
+    )
+    (row,) = (await got(gateway, "/equity"))["items"]
+    assert (row["equity"], row["transfers_today"], row["pnl_today"]) == ("1490", "500", "-10")
+
+
 async def test_a_week_and_one_account(gateway: Running, traded: Database) -> None:
     body = await got(gateway, "/reports/weekly", day=DAY, account="demo")
     assert (body["start"], body["end"]) == ("2026-03-02T00:00:00Z", "2026-03-09T00:00:00Z")

@@ -17,7 +17,7 @@ install: $(STAMP) ## virtualenv and the pinned packages
 
 dev: $(DEV) # what tests and linters need, in the same virtualenv
 
-$(STAMP): pyproject.toml constraints.txt fks/web/package-lock.json
+$(STAMP): pyproject.toml constraints.txt $(wildcard deploy/hashes/*.txt) fks/web/package-lock.json
 	@$(PYTHON) scripts/install.py $(VENV)
 	@touch $(STAMP)
 
@@ -25,9 +25,11 @@ $(DEV): $(STAMP)
 	@$(PYTHON) scripts/install.py $(VENV) dev
 	@touch $(DEV)
 
-compiled: dev # what tests import, compiled once: else each test process rewrites the assertions of every test file
+# the modules that tests import and the engine of backtests, compiled once: else each test process rewrites the assertions
+# of every test file, and compiles the engine for 19 s of a processor
+compiled: dev
 	@$(BIN)/python -m compileall -q fks actors serve_app.py
-	@for part in tests/unit "tests/contract tests/meta"; do $(BIN)/python -m pytest --collect-only $$part >/dev/null & done; wait
+	@$(BIN)/python -c "from fks.jobs.runner import warm; warm()" & for part in tests/unit "tests/contract tests/meta"; do $(BIN)/python -m pytest --collect-only $$part >/dev/null & done; wait
 
 web-assets: install ## fetch the npm packages of the pages (make install does, where the registry can be reached)
 	@$(BIN)/python scripts/web_assets.py
@@ -46,12 +48,17 @@ test: compiled ## every property: some 25 minutes on 2 cores
 
 soak: dev ## the long ones, hours: chaos, memory, full disks, a bare machine
 	@FKS_EXAMPLES=400 $(BIN)/python -m pytest tests/unit -m hypothesis --timeout=600 -o addopts="-q --import-mode=importlib"
+	@FKS_EXAMPLES=4000 $(BIN)/python -m pytest tests/unit/backtest/test_engines.py tests/unit/backtest/test_backtest.py -m hypothesis --timeout=3600 -o addopts="-q --import-mode=importlib"
 	@FKS_EXAMPLES=4000 $(BIN)/python -m pytest tests/unit/collector/test_any_order.py --timeout=600 -o addopts="-q --import-mode=importlib"
+	@FKS_EXAMPLES=10000 $(BIN)/python -m pytest tests/unit/portfolio/test_attribution.py tests/unit/portfolio/test_lots.py \
+	    tests/unit/portfolio/test_portfolio_valuation.py tests/unit/portfolio/test_journal.py tests/unit/portfolio/test_position.py \
+	    -m hypothesis --timeout=3600 -o addopts="-q --import-mode=importlib"
 	@FKS_EXAMPLES=300 $(BIN)/python -m pytest tests/contract/collector/test_restarts.py --timeout=600 -o addopts="-q --import-mode=importlib"
 	@FKS_PARTITION_S=30 $(BIN)/python -m pytest -k partition --timeout=600 -o addopts="-q --import-mode=importlib" \
 	    tests/contract/order_manager/test_partitions.py tests/contract/supervision/test_partitions.py \
 	    tests/contract/strategies/test_strategy_worker.py tests/contract/guardian/test_guardian_postgres_dies.py \
 	    tests/contract/collector/test_collector.py
+	@$(BIN)/python -m pytest tests/unit tests/contract -m soak --timeout=1800 -o addopts="-q --import-mode=importlib"
 	@$(BIN)/python -m pip install -q -e .[peers] -c constraints.txt
 	@$(BIN)/python -m pytest tests/soak -m soak --timeout=5400 -s -o addopts="-q" $(ARGS)
 	@scripts/bare_machine.sh
@@ -61,6 +68,8 @@ lint: dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy fks actors serve_app.py
 	@$(BIN)/mypy --explicit-package-bases scripts/exchange_template
+	@MYPYPATH=scripts/venue_template:. $(BIN)/mypy --explicit-package-bases scripts/venue_template
+	@MYPYPATH=scripts/venue_hyperliquid:. $(BIN)/mypy --explicit-package-bases scripts/venue_hyperliquid
 	@$(BIN)/mypy --explicit-package-bases --follow-imports=silent benchmarks
 	@$(BIN)/lint-imports
 
@@ -88,16 +97,16 @@ monitor-dashboard: ## open the monitor page in a browser, or print where it is
 clean: ## caches and the virtualenv; never your data
 	rm -rf $(VENV) .web-packages fks/web/vendor fks/web/guide build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-gpu-up: install ## start with GPU actors
-	@command -v nvidia-smi >/dev/null || { echo "gpu-up needs an NVIDIA GPU and its driver (nvidia-smi was not found); 'make up' runs without one"; exit 1; }
+gpu-up: install ## check GPU, driver and engine, then start everything
+	@$(FKS) ai doctor --gpu || { echo "gpu-up needs what is marked above; 'make up' runs without a GPU"; exit 1; }
 	@$(FKS) up $(ARGS)
 
-wheel: dev ## FKS as one file in dist/, with constraints.txt beside it, to install anywhere
+wheel: dev ## FKS as one file in dist/, with constraints.txt and hashes.txt beside it, to install anywhere
 	@$(BIN)/python scripts/web_assets.py --required
 	@$(BIN)/python scripts/guide.py
 	@rm -rf build dist/fks-*.whl
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist .
-	@rm -rf build && cp constraints.txt dist/ && ls dist/fks-*.whl dist/constraints.txt
+	@rm -rf build && cp constraints.txt dist/ && cp deploy/hashes/fks.txt dist/hashes.txt && ls dist/fks-*.whl dist/*.txt
 
 # A head and two workers on this machine, each with a home of its own: what `ray up cluster.yaml` does on several.
 MULTI := .fks-multi

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ray import serve
+
+from actors.ray_internals import close_replica_port
 
 T = TypeVar("T")
 
@@ -40,27 +42,13 @@ class Gateway:
         """Answer, which shows that the loop turns; a restart could repair nothing else."""
 
 
-def close_replica_port() -> None:
-    """Keep this replica from opening Serve's own gRPC port. Call before Serve has initialised the replica.
-
-    Ray 2.60 opens it on every address, without token or TLS, and unpickles everything it receives: any program that
-    reaches the host could run code here. No call of ours uses it (proxy and handles use actor calls), and no setting
-    closes it.
-    Errors: AttributeError when another Ray has it elsewhere: then look again before trusting it.
-    """
-    from ray.serve._private import replica
-
-    if not callable(replica.add_port_to_grpc_server):
-        raise AttributeError("ray.serve._private.replica.add_port_to_grpc_server")
-    replica.add_port_to_grpc_server = lambda server, address: 0
-
-
 def gateway_app(home: str, name: str) -> Any:
     """Return the gateway's ASGI app for the node at `home`. Errors: ConfigError, OutageError when no keeper runs
     here."""
     from fks.api.app import create_app
     from fks.api.gateway import Deps
     from fks.clock import RealClock
+    from fks.config.credentials import without_venue_keys
     from fks.config.endpoints import load_node
     from fks.config.load import load_settings
     from fks.config.machine import node_name
@@ -77,7 +65,7 @@ def gateway_app(home: str, name: str) -> Any:
     secrets = load_secrets(paths)
     log = open_log("gateway", paths, settings.log, secret_values(settings, secrets))
     deps = Deps(
-        settings=settings,
+        settings=without_venue_keys(settings),
         paths=paths,
         clock=RealClock(),
         log=log,
@@ -90,8 +78,16 @@ def gateway_app(home: str, name: str) -> Any:
         session_key=secrets.session_key,
         redactor=Redactor(secret_values(settings, secrets)),
         is_behind_serve=True,
+        inference=_call_child,
     )
     return create_app(deps, pages=(router,), host_pages=(host_router,))
+
+
+async def _call_child(id: str, message: Mapping[str, object]) -> Mapping[str, Any]:
+    """Return the answer of a language model's process. Errors: OutageError."""
+    from actors.system import call_child  # loaded by the first question to a model
+
+    return await call_child(id, message)
 
 
 class Pages:

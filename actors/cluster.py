@@ -17,6 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors import tree
+from actors.ray_internals import http_options_of_serve
 from actors.system import NAMESPACE, RayChild, cause, spawn_shell
 from fks.config.machine_http import can_spread, is_on_fewer, machines_of_gateway
 from fks.model.errors import OutageError
@@ -153,9 +154,7 @@ def deploy_gateway(
 
 def _other_options(wanted: dict[str, Any]) -> list[str]:
     """Return the HTTP options in which the Serve that runs differs from the settings."""
-    from ray.serve.context import _get_global_client
-
-    running = _get_global_client().http_config
+    running = http_options_of_serve()
     names = ("host", "port", "ssl_certfile", "ssl_keyfile")
     return [name for name in names if getattr(running, name) != wanted.get(name)]
 

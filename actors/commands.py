@@ -100,6 +100,11 @@ class Heads:
 
 def gateway() -> None:
     """Replace the gateway's replicas one by one, with the installed build and the present settings."""
+    grow(must_replace=True)
+
+
+def grow(*, must_replace: bool = False) -> None:
+    """Put the gateway on machines that have joined; nothing when it is on all of them, unless `must_replace`."""
     from actors import cluster
 
     settings = load_settings(os.environ.get("FKS_HOME"))
@@ -107,19 +112,7 @@ def gateway() -> None:
     node = load_node(paths)
     cluster.connect(node.ray_address, str(paths.ray_token_file), home=_home_of_cluster(settings))
     runtime, ready = with_runtime(settings, paths, node.database_url), ready_nodes(settings, node)
-    cluster.deploy_gateway(runtime, http=node.http, ready=ready, must_replace=True)
-
-
-def grow() -> None:
-    """Put the gateway on machines that have joined; nothing when it is on all of them."""
-    from actors import cluster
-
-    settings = load_settings(os.environ.get("FKS_HOME"))
-    paths = Paths.of(settings.home)
-    node = load_node(paths)
-    cluster.connect(node.ray_address, str(paths.ray_token_file), home=_home_of_cluster(settings))
-    runtime, ready = with_runtime(settings, paths, node.database_url), ready_nodes(settings, node)
-    if cluster.gateway_lacks(runtime, ready):
+    if must_replace or cluster.gateway_lacks(runtime, ready):
         cluster.deploy_gateway(runtime, http=node.http, ready=ready, must_replace=True)
 
 

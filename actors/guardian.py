@@ -31,6 +31,9 @@ class GuardianActor:
         import uuid
         from functools import partial
 
+        from fks.config.endpoints import NodeEndpoints
+        from fks.credentials.carrier import CarriedKeys, KeyCarrier
+        from fks.credentials.opening import carried_venues
         from fks.exchanges.registry import rate_limits_of
         from fks.guardian.bridges import BridgeFiles
         from fks.guardian.context import GuardianContext
@@ -39,15 +42,27 @@ class GuardianActor:
         from fks.guardian.service import Guardian
         from fks.guardian.timing import Timing
         from fks.rate_limits.venue_budgets import venue_budget
-        from fks.venues.registry import Making, limits_of, make_venues
+        from fks.store.credentials import CredentialStore
+        from fks.venues.registry import Making, limits_of
 
         c = self._component
-        exchange, address, key = limits_of(c.settings, c.node)
-        budget = venue_budget(
-            c.bus, c.clock, exchange, address, key, limits=rate_limits_of(c.settings, exchange), is_guardian=True
-        )
-        making = Making(settings=c.settings, node=c.node, clock=c.clock, log=c.log, budget=budget)
-        venues = make_venues("guardian", making)
+
+        def making_of(carried: CarriedKeys, node: NodeEndpoints) -> Making:
+            exchange, address, key = limits_of(carried.settings, node)
+            limits = rate_limits_of(c.settings, exchange)
+            return Making(
+                settings=carried.settings,
+                node=node,
+                clock=c.clock,
+                log=c.log,
+                role="guardian",
+                budget=venue_budget(c.bus, c.clock, exchange, address, key, limits=limits, is_guardian=True),
+                is_key_stored=carried.held is not None,
+                is_key_in_use=carried.is_in_use,
+            )
+
+        carrier = KeyCarrier.of("guardian", c, CredentialStore(c.db))
+        venues, watches = await carried_venues(c.name, carrier, c.node, making_of)
         context = GuardianContext(c.clock, c.log, c.meter, Timing.of(c.settings), c.db, c.bus)
         files = BridgeFiles(c.settings, c.paths.home, c.log)
         self._guardian = Guardian(
@@ -58,8 +73,9 @@ class GuardianActor:
             socket_path=c.paths.guardian_socket,
             side_journal=c.paths.side_journal,
             takes_over=is_machine_alone(c.settings),
-            exchange=c.settings.venue.exchange,
+            exchanges=c.settings.venues_at_exchanges(),
             is_placed=is_placed_here(c.settings),
+            credentials=watches,
             bridges=[
                 NinjaSession(context, files.address(name), lambda: uuid.uuid4().hex, partial(files.changed, name))
                 for name in files.groups

@@ -33,7 +33,7 @@ class MonitorActor(Watcher):
             component.log,
             component.meter,
             component.settings,
-            Sealer(component.secrets.session_key),
+            Sealer(component.session_key),
             lease=component.lease,
         )
 

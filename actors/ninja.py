@@ -1,4 +1,4 @@
-"""Actor of a link to one NinjaTrader bridge: requests of rows out, answers and events into rows."""
+"""Actor of a link to the bridge of one account group: requests of rows out, answers and events into rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fks.model.errors import ConfigError, OutageError
 from fks.model.health import Check
+from fks.model.ninja import MT5, PLATFORMS
 from fks.runtime import Component
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ OUTAGE_S = 1.0  # after PostgreSQL did not answer
 
 
 class NinjaActor:
-    """Holds the session with the bridge of one account group.
+    """Holds the session with the bridge of one account group, of the platform that the component is named after.
 
     Hard state: ninja_requests, ninja_events, ninja_links. Soft state: the socket. Guarantees: a line is committed
     before its first byte leaves; an event is committed before the bridge is acknowledged, and stored once.
@@ -28,7 +29,8 @@ class NinjaActor:
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
-        self._group = args[0]
+        self._platform, self._group = PLATFORMS[component.name.partition(":")[0]], args[0]
+        self._key = self._platform.key(self._group)  # in the tables
         self._link: NinjaLink | None = None
         self._ports: LinkPorts | None = None
         self._waiting: SecretWait | None = None
@@ -43,19 +45,23 @@ class NinjaActor:
 
         c, name = self._component, self._group
         assert c.lease is not None
-        group = c.settings.ninja.links().get(name)
+        platform, key = self._platform, self._key
+        group = c.settings.links(platform).get(name)
         if group is None:
-            raise ConfigError(f"no group {name!r} in [ninja]", remedy=f"write [ninja.groups.{name}], or restart FKS")
+            remedy = "set mt5.group" if platform is MT5 else f"write [ninja.groups.{name}]"
+            raise ConfigError(f"no group {name!r} in [{platform.name}]", remedy=f"{remedy}, or restart FKS")
         self._ports = ports = LinkPorts(
             NinjaStore(c.db, c.lease),
             FactStore(c.db),
-            lambda: c.bus.publish(events_topic(name), {"group": name}),
+            lambda: c.bus.publish(events_topic(key), {"group": key}),
             c.clock,
             c.log,
             c.meter,
             c.lease,
         )
-        self._waiting = SecretWait(name, lambda: load_secret(group.secret_file, c.paths.home, group.host), ports)
+        self._waiting = SecretWait(
+            name, lambda: load_secret(group.secret_file, c.paths.home, group.host, platform), ports, platform
+        )
         secret = await self._waiting.look()
         if secret is not None:
             self._link = await self._started(secret)
@@ -88,8 +94,11 @@ class NinjaActor:
         from fks.ninja_link.service import LinkOptions, NinjaLink
 
         assert self._ports is not None
-        group = self._component.settings.ninja.links()[self._group]
-        options = LinkOptions(self._group, group.host, group.port, group.timeout_s, secret, group.required)
+        group = self._component.settings.links(self._platform)[self._group]
+        options = LinkOptions(
+            self._group, group.host, group.port, group.timeout_s, secret, group.required, self._platform,
+            group.line_mac,
+        )  # fmt: skip
         link = NinjaLink(options, self._ports)
         await link.start()
         return link
@@ -97,7 +106,7 @@ class NinjaActor:
     async def _wake(self, link: NinjaLink) -> None:
         from fks.store.ninja import requests_topic
 
-        async for _ in self._component.bus.subscribe(requests_topic(self._group)):
+        async for _ in self._component.bus.subscribe(requests_topic(self._key)):
             link.wake()
 
     async def drain(self) -> None:
@@ -121,4 +130,4 @@ class NinjaActor:
     def detail(self) -> Mapping[str, object]:
         """Return connection, ability to trade, kill latch, accounts."""
         of = self._link or self._waiting
-        return of.detail() if of else {"group": self._group}
+        return of.detail() if of else {"group": self._key}

@@ -39,8 +39,11 @@ class OrderManagerActor:
         from fks.alerts.channels import Sealer
         from fks.alerts.direct import DirectPager
         from fks.alerts.directory import Directory
+        from fks.config.endpoints import NodeEndpoints
+        from fks.credentials.carrier import CarriedKeys, KeyCarrier
+        from fks.credentials.opening import carried_venues
         from fks.exchanges.registry import rate_limits_of
-        from fks.guardian.journal import kill_mode
+        from fks.guardian.journal import engaged_kills, kill_mode
         from fks.guardian.lease import is_machine_alone, is_placed_here
         from fks.order_manager.ninja_rows import NinjaRows
         from fks.order_manager.prop_rules import prop_gates
@@ -50,12 +53,12 @@ class OrderManagerActor:
         from fks.process.garbage import freeze_loaded
         from fks.rate_limits.venue_budgets import venue_budget
         from fks.store.alerting import AlertingStore
+        from fks.store.credentials import CredentialStore
         from fks.store.failover import watch_failover
-        from fks.venues.registry import Making, limits_of, make_venues
+        from fks.venues.registry import Making, limits_of
 
         c = self._component
         assert c.lease is not None
-        exchange, address, key = limits_of(c.settings, c.node)
         is_alone = is_machine_alone(c.settings)
         hold_s, lease, side = c.settings.orders.outage_hold_s, c.lease, None
         if is_placed_here(c.settings, c.name):
@@ -77,31 +80,40 @@ class OrderManagerActor:
         )
         if history.change is not None:
             c.log.warning("database.changed", reason=history.change, epoch=c.lease.epoch)
-        self._ninja = NinjaRows(c.db, c.bus, c.lease, c.clock)
-        making = Making(
-            settings=c.settings,
-            node=c.node,
-            clock=c.clock,
-            log=c.log,
-            may_send=c.lease.holds,
-            may_protect=lambda: lease.holds() or (side is not None and side.may_send()),
-            budget=venue_budget(c.bus, c.clock, exchange, address, key, limits=rate_limits_of(c.settings, exchange)),
-            ninja=self._ninja,
-        )
-        venues = make_venues("orders", making)
+        ninja = self._ninja = NinjaRows(c.db, c.bus, c.lease, c.clock)
+
+        def making_of(carried: CarriedKeys, node: NodeEndpoints) -> Making:
+            exchange, address, key = limits_of(carried.settings, node)
+            limits = rate_limits_of(c.settings, exchange)
+            return Making(
+                settings=carried.settings,
+                node=node,
+                clock=c.clock,
+                log=c.log,
+                may_send=lease.holds,
+                may_protect=lambda: lease.holds() or (side is not None and side.may_send()),
+                budget=venue_budget(c.bus, c.clock, exchange, address, key, limits=limits),
+                ninja=ninja,
+                is_key_stored=carried.held is not None,
+                is_key_in_use=carried.is_in_use,
+            )
+
+        carrier = KeyCarrier.of("orders", c, CredentialStore(c.db))
+        venues, watches = await carried_venues(c.name, carrier, c.node, making_of)
         self._service = OrderManager(
             c.runtime,
             venues,
-            kill_file=lambda: kill_mode(c.paths.kill_file),
+            kill_file=lambda: engaged_kills(c.paths.kill_file),
             sent=SentIds(history.ask_before_ns),
             side=side,
             hold_s=0.0 if is_alone or c.is_predecessor_gone else hold_s,
             pager=DirectPager(
-                Directory(AlertingStore(c.db), c.settings.alerts, Sealer(c.secrets.session_key)),
+                Directory(AlertingStore(c.db), c.settings.alerts, Sealer(c.session_key)),
                 c.clock,
                 c.log,
                 hosts=c.settings.alerts.hosts,
             ),
+            credentials=watches,
         )
         gates = prop_gates(c.settings, c.paths.home, self._ninja)
         for venue, gate in gates.items():

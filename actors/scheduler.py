@@ -1,8 +1,9 @@
-"""Actor of the scheduler: cron rows, durable jobs, and rebalancings of portfolios."""
+"""Actor of the scheduler: cron rows, durable jobs, rebalancings and reports of portfolios."""
 
 from __future__ import annotations
 
-from fks.entry.rebalancing import RebalanceDriver
+from fks.entry.rebalancing import RebalanceDriver, RebalanceTrigger
+from fks.entry.reporting import PortfolioReports
 from fks.jobs.scheduler import EndJob, RunJob, Scheduler
 from fks.runtime import Component
 
@@ -17,7 +18,17 @@ class SchedulerActor(Scheduler):
     ) -> None:
         c = component
         driver = RebalanceDriver(c.db, c.bus, c.clock, c.settings, c.log, c.lease)
-        super().__init__(component, run_job, end_job, driver.advance)
+        trigger = RebalanceTrigger(c.db, c.bus, c.clock, c.settings, c.log, c.lease)
+
+        reports = PortfolioReports(c.db, c.clock, c.settings, c.log)
+
+        async def advance() -> int:
+            await trigger.look()
+            advanced = await driver.advance()
+            await reports.look()
+            return advanced
+
+        super().__init__(component, run_job, end_job, advance)
 
     async def start(self) -> None:
         """Nothing to open."""

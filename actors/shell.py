@@ -4,8 +4,8 @@ Its concurrency group `sys` (join, health, stop) lives on a loop of its own and 
 answers while the work loop is busy; the work loop's own beat age is what health reports.
 
 The plain object has `start()`, `run()`, `stop()`, `is_ready`, `detail()`, and may have `drain()` (stop accepting,
-finish what is in flight, flush), `problems()` (its failed self-checks, cheap: called five times a second) and `MODULES`
-(late imports: loaded in a thread while the rest of the start goes on).
+finish what is in flight, flush), `problems()` (its failed self-checks, cheap: called five times a second), `MODULES`
+(late imports: loaded in a thread while the rest of the start goes on) and `call` (its answer to a message).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import importlib
 import os
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from actors import tree
@@ -33,12 +34,13 @@ from fks.process.crash_files import catch_faults, write_exit
 from fks.process.heartbeat import HeartbeatWriter, heartbeat_file
 from fks.process.log import Redactor
 from fks.process.self_checks import LoopLag, SelfChecks, lease_problems, memory_mb, memory_problems
-from fks.runtime import Component
+from fks.runtime import Component, IsolatedComponent, kind_of
 
 BEAT_S = 0.2
 STATUS_S = 1.0  # between two writes of the whole status into the heartbeat, when nothing changes
 WAIT_S = 0.5  # between attempts to start while a dependency of the child is unavailable
 JOINS_MAX = 4  # parked joins: one is the supervisor's, older ones belong to supervisors that died
+SPARED = ("guardian", "orders")  # roles that the kernel ends last when memory runs out
 LAST_S = 1.0  # a supervisor that ends by itself stays this long: Ray would start it again at once, for ever
 
 
@@ -58,7 +60,7 @@ class Shell:
         epoch: int,
         is_leased: bool,
         wait_s: float,
-        ports: Callable[[str, Component], dict[str, Any]],
+        ports: Callable[[str, Component | IsolatedComponent], dict[str, Any]],
     ) -> None:
         # Must not fail: a supervisor whose constructor raises is never started again by Ray.
         self._ports = ports
@@ -79,7 +81,7 @@ class Shell:
         self._checks = SelfChecks()
         self._lag = LoopLag(BEAT_S, 0.0)
         self._memory_mb = 0.0
-        self._component: Component | None = None
+        self._component: Component | IsolatedComponent | None = None
         self._life_task = self._loop.create_task(self._life())
 
     def __repr__(self) -> str:
@@ -90,6 +92,8 @@ class Shell:
         """Build, start and run the child. Any error ends the process: the supervisor restarts it."""
         try:
             catch_faults(_paths(), self._name)
+            if self._role in SPARED:
+                _go_last()
             if not is_installed():  # its process was made ready, and had loaded modules, before the installation
                 raise OutageError(
                     "another build was installed while this process waited", remedy="none: it is restarted"
@@ -112,13 +116,11 @@ class Shell:
         # epoch, may end the wait earlier
         if self._wait_s:
             await wait_for_any((self._may_begin, self._stop_requested), self._wait_s)
-        component = await Component.open(self._name, epoch=self._epoch, is_leased=self._is_leased)
-        component = replace(component, is_predecessor_gone=not self._wait_s)
-        self._component = component
+        component = self._component = await self._opened()
         self._heartbeat = HeartbeatWriter(heartbeat_file(component.paths.run, self._name))
         self._lag = LoopLag(BEAT_S, component.settings.supervision.lag_max_s)
         upkeep: list[asyncio.Task[Any]] = []
-        if component.lease is not None:
+        if isinstance(component, Component) and component.lease is not None:
             upkeep.append(asyncio.create_task(component.lease.keep()))
             upkeep.append(asyncio.create_task(component.watch_lease()))
         upkeep.append(asyncio.create_task(component.publish_metrics()))
@@ -134,7 +136,13 @@ class Shell:
         component.log.info("actor.stopped", epoch=self._epoch)
         await component.close()
 
-    async def _started(self, component: Component) -> Any:
+    async def _opened(self) -> Component | IsolatedComponent:
+        if self._role in tree.ISOLATED:
+            return IsolatedComponent.open(self._name, _paths(), self._args[-1])
+        component = await Component.open(self._name, epoch=self._epoch, is_leased=self._is_leased)
+        return replace(component, is_predecessor_gone=not self._wait_s)
+
+    async def _started(self, component: Component | IsolatedComponent) -> Any:
         """Return the child, started; None when a stop was requested before. A dependency that is unavailable is waited
         for: a crash would count towards an escalation.
 
@@ -143,7 +151,7 @@ class Shell:
         while not self._stop_requested.is_set():
             self._state = "starting"
             try:
-                if component.lease is not None:
+                if isinstance(component, Component) and component.lease is not None:
                     await component.lease.renew()
                     component = self._component = await component.with_current_config()
                 child = tree.class_of(self._role)(component, self._args, **self._ports(self._role, component))
@@ -154,8 +162,9 @@ class Shell:
                 component.log.warning("actor.waits", error=str(error))
             self._state = "waiting"
             await wait_for_event(self._stop_requested, WAIT_S)
-            with contextlib.suppress(OutageError):
-                component = replace(component, node=load_node(component.paths))  # what came back has another address
+            if isinstance(component, Component):
+                with contextlib.suppress(OutageError):  # what came back has another address
+                    component = replace(component, node=load_node(component.paths, kind_of(self._name)))
         return None
 
     async def _start_unless_stopped(self, child: Any) -> bool:
@@ -230,7 +239,7 @@ class Shell:
             self._status_written_s = float("-inf")  # a change is written at once
         self._state = state
 
-    def _problems(self, component: Component, now_s: float) -> list[Check]:
+    def _problems(self, component: Component | IsolatedComponent, now_s: float) -> list[Check]:
         theirs = getattr(self._child, "problems", None)
         return [
             *self._lag.turn(now_s),
@@ -240,7 +249,11 @@ class Shell:
         ]
 
     async def _end(
-        self, component: Component, child: Any, run: asyncio.Task[Any], upkeep: Sequence[asyncio.Task[Any]]
+        self,
+        component: Component | IsolatedComponent,
+        child: Any,
+        run: asyncio.Task[Any],
+        upkeep: Sequence[asyncio.Task[Any]],
     ) -> None:
         """Drain, cancel the work, stop: the lease is kept all the while, so that what is in flight may be finished."""
         if hasattr(child, "drain"):
@@ -263,13 +276,25 @@ class Shell:
         """Write why the process ends: to its log, and to its exit file, which the supervisor reads."""
         text = "".join(traceback.format_exception(error))
         component = self._component
-        redactor = Redactor(() if component is None else secret_values(component.settings, component.secrets))
+        hidden: tuple[str, ...] = ()
+        if isinstance(component, Component):
+            urls = (component.node.database_url, component.node.redis_url)
+            hidden = secret_values(component.settings, component.secrets, urls)
+        redactor = Redactor(hidden)
         with contextlib.suppress(Exception):
             if component is not None:
                 component.log.error("actor.died", error=f"{type(error).__name__}: {error}", traceback=text)
             else:
                 os.write(2, redactor.text(text).encode())
         write_exit(_paths(), self._name, code=code, traceback=text, redactor=redactor)
+
+    async def call(self, message: Mapping[str, object]) -> dict[str, object]:
+        """Return the child's answer to a message, of a child that has `call`. Errors: OutageError before it has
+        started."""
+        if self._child is None:
+            raise OutageError(f"{self._name} has not started")
+        answer: dict[str, object] = await self._child.call(message)
+        return answer
 
     # ── group sys ────────────────────────────────────────────────────────────────────────────────
     async def join(self) -> str:
@@ -323,6 +348,14 @@ def _load(modules: Sequence[str]) -> None:
     for name in modules:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
+
+
+def _go_last() -> None:
+    """Take the place of the parent in the kernel's order when memory runs out: the raylet, with which this process
+    ends anyway. Ray lets its workers go first, all alike. Without Linux nothing changes."""
+    with contextlib.suppress(OSError):
+        parents = Path(f"/proc/{os.getppid()}/oom_score_adj").read_text()
+        Path("/proc/self/oom_score_adj").write_text(parents)
 
 
 def _paths() -> Paths:

@@ -1,6 +1,7 @@
 """Ray behind the ports of supervision: how a Shell becomes an actor, is found, watched and ended.
 
-Only this module and `actors.cluster` import Ray. Ray keeps no call order for async actors: nothing here relies on it.
+Only this module, `actors.cluster` and `actors.ray_internals` import Ray, which keeps no call order for async actors:
+nothing here relies on one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,17 +25,20 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors import tree
+from actors.ray_internals import address_of_raylet, prestart_worker
 from actors.shell import Shell
+from fks.config.environment import without_credentials
 from fks.config.machine import can_reach, process_space
 from fks.config.paths import Paths
 from fks.config.version import installed_s, is_installed
 from fks.jobs.scheduler import RunnerDied
 from fks.model.errors import OutageError
 from fks.node.probe import listens
+from fks.process import ray_names
 from fks.process.crash_files import exit_of
 from fks.process.handle import ProcessHandle, is_proven_gone
 from fks.process.heartbeat import HeartbeatReader, heartbeat_file
-from fks.runtime import Component
+from fks.runtime import Component, IsolatedComponent
 from fks.supervision import ChildSpec
 from fks.supervision.exits import How, ProcessExit
 from fks.supervision.placement import Place, misplaced, place_for
@@ -45,8 +50,8 @@ GCS_S = 1.0  # how long a kill waits for Ray's control plane
 CALL_S = 60.0  # between two calls of a child whose heartbeat is read: it has to answer the cluster, too
 READY_AFTER_S = 10.0  # a system that starts needs its processors for itself
 READY_EVERY_S = 1.0  # between two looks for a worker process that is ready
+READY_SEEN_S = 10.0  # a process that was asked for is there within this
 READY_KEEP_S = 86_400  # how long Ray keeps one that is not used; then the next one is made
-READY_CALL_S = 5.0
 JOB_ENDS_S = 2.0  # a job's process ends by itself after this: its scheduler may be gone
 WARM_S = 600.0  # how long a process without a job is kept ready
 WARM_AFTER_S = 0.5  # after a job began the next process is made ready
@@ -69,7 +74,7 @@ class _OnRay(Shell):
         with contextlib.suppress(Exception):  # a constructor of the supervisor must not fail
             self._node_id = str(ray.get_runtime_context().get_node_id())
             if self._role == tree.SUPERVISOR:
-                self._ready_task = asyncio.create_task(keep_worker_ready())
+                self._ready_task = asyncio.create_task(keep_workers_ready())
 
 
 def _class_name(role: str) -> str:
@@ -102,6 +107,7 @@ def options_of(spec: ChildSpec, *, max_restarts: int = 0, node_id: str | None = 
         **({"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)} if node_id else {}),
         "num_cpus": wanted.pop("CPU", 0),
         "num_gpus": wanted.pop("GPU", None),
+        **({"runtime_env": {"env_vars": without_credentials(os.environ)}} if spec.role in tree.ISOLATED else {}),
         "resources": wanted or None,
         "name": spec.id,
         "namespace": NAMESPACE,
@@ -122,39 +128,46 @@ def spawn_shell(
     return kind.remote(spec.role, spec.id, spec.args, epoch, spec.is_leased, wait_s, ports_of)
 
 
-async def keep_worker_ready() -> None:
+async def keep_workers_ready() -> None:
     """Keep one worker process of this node waiting, until cancelled: the next child that is started here runs in it,
-    and does not wait for a new process to import Ray and this module's dependencies.
+    and does not wait for a new process to import Ray and this module's dependencies. Where a child without credentials
+    runs, whose process has an environment of its own, keep one with that environment, too.
 
     Ray offers this to its own parts only: where the call fails, a start takes longer and nothing else changes.
     """
     await asyncio.sleep(READY_AFTER_S)
-    known: psutil.Process | None = None
+    known: dict[bool, psutil.Process | None] = {}
+    here = str(ray.get_runtime_context().get_node_id())
     while True:
-        with contextlib.suppress(Exception):
-            known = await asyncio.to_thread(_make_worker_ready, known)
+        for is_isolated in (False, True) if any(child.is_up_at(here) for child in _isolated) else (False,):
+            with contextlib.suppress(Exception):
+                known[is_isolated] = await asyncio.to_thread(_make_worker_ready, known.get(is_isolated), is_isolated)
         await asyncio.sleep(READY_EVERY_S)
 
 
-def _make_worker_ready(known: psutil.Process | None) -> psutil.Process | None:
+def _make_worker_ready(known: psutil.Process | None, is_isolated: bool) -> psutil.Process | None:
     """Have this node's raylet, which is the parent of its workers, start one, unless one waits or starts; return that.
 
     `known` was found last: while it waits, the other processes of the machine are not looked at.
     """
     if known is not None and _is_ready(known):
         return known
-    from ray._private.grpc_utils import init_grpc_channel
-    from ray.core.generated import node_manager_pb2, node_manager_pb2_grpc
+    if (found := _ready_worker(is_isolated)) is None:
+        environment = without_credentials(os.environ) if is_isolated else None
+        prestart_worker(address_of_raylet(), READY_KEEP_S, environment)
+        end_s = time.monotonic() + READY_SEEN_S  # a second request before that would start a second one
+        while (found := _ready_worker(is_isolated)) is None and time.monotonic() < end_s:
+            time.sleep(READY_EVERY_S)
+    return found
 
-    if found := _ready_workers():
-        return found[0]
-    here = ray.get_runtime_context().get_node_id()
-    node = next(node for node in ray.nodes() if node["NodeID"] == here)
-    with init_grpc_channel(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}") as channel:
-        node_manager_pb2_grpc.NodeManagerServiceStub(channel).PrestartWorkers(
-            node_manager_pb2.PrestartWorkersRequest(num_workers=1, keep_alive_duration_secs=READY_KEEP_S),
-            timeout=READY_CALL_S,
-        )
+
+def _ready_worker(is_isolated: bool) -> psutil.Process | None:
+    """Return a worker process that waits or starts, with or without the variables that hold credentials."""
+    emptied = without_credentials(os.environ).items()
+    for process in _ready_workers():
+        with contextlib.suppress(psutil.Error):
+            if (emptied <= process.environ().items()) is is_isolated:
+                return process
     return None
 
 
@@ -166,7 +179,7 @@ def _ready_workers() -> list[psutil.Process]:
 def _is_ready(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         command = " ".join(process.cmdline())
-        return command.startswith("ray::IDLE") or "default_worker.py" in command
+        return command.startswith(ray_names.IDLE) or ray_names.STARTING in command
     return False
 
 
@@ -177,6 +190,10 @@ def end_ready_workers() -> None:
         for process in _ready_workers():
             if process.create_time() <= at_s:
                 process.kill()
+
+
+#: children without credentials, as long as the supervisor holds them
+_isolated: weakref.WeakSet[RayChild] = weakref.WeakSet()
 
 
 class RayChild:
@@ -192,6 +209,10 @@ class RayChild:
         self._process: ProcessHandle | None = None
         self._heartbeat: HeartbeatReader | None = None
         self._was_up, self._called_s = False, 0.0  # of its last answer to a call, and when that came
+
+    def is_up_at(self, node_id: str) -> bool:
+        """Return whether it has answered that it is up, on this node."""
+        return self._was_up and self._node_id == node_id
 
     @property
     def node_id(self) -> str:
@@ -308,6 +329,23 @@ def _is_alive(node_id: str) -> bool:
     return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
 
 
+async def call_child(id: str, message: Mapping[str, object]) -> dict[str, Any]:
+    """Return the answer of a child to a message. Cancelled, the child ends its work on it.
+
+    Errors: OutageError when there is no such child, or it died meanwhile.
+    """
+    try:
+        handle = await asyncio.to_thread(ray.get_actor, id, NAMESPACE)
+        answer = handle.call.remote(dict(message))
+        try:
+            return dict(await answer)
+        except asyncio.CancelledError:
+            ray.cancel(answer)
+            raise
+    except (ValueError, ray.exceptions.RayError) as error:
+        raise OutageError(f"{id}: {cause(error)}") from error
+
+
 def cause(error: BaseException) -> str:
     """Return the line of a Ray error that names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -325,6 +363,15 @@ class RayWorld:
         self._chosen: dict[str, str] = {}  # the node of each child that is being started
         self._seen_s: dict[str, float] = {}  # node -> when it was first seen
         self._known: list[Place] = []
+
+    async def gpus(self) -> float:
+        """Return the GPUs of the cluster. Errors: OutageError while its control plane does not answer."""
+        try:
+            async with asyncio.timeout(GCS_S):
+                found = await asyncio.to_thread(ray.cluster_resources)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            raise OutageError("Ray does not say which GPUs there are") from error
+        return float(found.get("GPU", 0.0))
 
     def node_id(self) -> str:
         """Return Ray's id of the node this process runs on."""
@@ -367,6 +414,8 @@ class RayWorld:
     def _note(self, spec: ChildSpec, child: RayChild) -> RayChild:
         if spec.spreads:
             self._children[spec.id] = child
+        if spec.role in tree.ISOLATED:
+            _isolated.add(child)
         return child
 
     def _where(self) -> dict[str, str]:
@@ -434,7 +483,8 @@ class Job:
                 "space": process_space(),
             }
             home = os.environ.get("FKS_HOME") or home  # on another machine: that one's own
-            run_claimed(home, job_id, runner=runner)
+            gpus = len(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
+            run_claimed(home, job_id, runner=runner, inference=call_child, gpus=gpus)
         finally:
             self._end_after(JOB_ENDS_S)
 
@@ -455,10 +505,13 @@ def _yield_to_others() -> None:
 _Job = ray.remote(max_restarts=0, max_task_retries=0)(Job)
 
 
-def _place_of_jobs() -> dict[str, Any]:
+def job_place(gpus: int) -> dict[str, Any]:
     """Return what a job asks of a node: a resource of its own, so that it takes nothing that trading needs. A cluster
-    that was started by an earlier build, or by other means, offers none: there it is a CPU."""
+    that was started by an earlier build, or by other means, offers none: there it is a CPU. `gpus`: asked for where
+    they are free, on whichever machine."""
     offered = ray.cluster_resources()
+    if gpus and ray.available_resources().get("GPU", 0.0) >= gpus:
+        return {"num_gpus": gpus, **({"num_cpus": 0, "resources": {"research": 1}} if offered.get("research") else {})}
     if offered.get("research"):
         # spread over the workers where there are some: the head trades
         worker = {tree.WORKER: tree.SHARE} if offered.get(tree.WORKER) else {}
@@ -467,19 +520,19 @@ def _place_of_jobs() -> dict[str, Any]:
 
 
 class JobProcesses:
-    """The processes of jobs. After a job one is kept ready for the next, for `keep_s` seconds, where a place is free:
+    """The processes of jobs. After a job one is kept ready for the next, for WARM_S seconds, where a place is free:
     it has everything loaded, so that a job that is submitted then begins at once."""
 
-    def __init__(self, keep_s: float = WARM_S) -> None:
-        self._keep_s = keep_s
+    def __init__(self) -> None:
         self._spare: Any = None
         self._handles: dict[str, Any] = {}  # of the jobs that are waited for
         self._warming: asyncio.Task[None] | None = None
 
-    async def run(self, home: str, job_id: str) -> None:
-        """Run one claimed job and wait for its end; cancelled, it goes on by itself. Errors: OutageError when its
-        process died."""
-        runner = await self._take() or await asyncio.to_thread(_make_job, job_id)
+    async def run(self, home: str, job_id: str, gpus: int = 0) -> None:
+        """Run one claimed job and wait for its end; cancelled, it goes on by itself. Where so many `gpus` are not free
+        its process gets none, and the job says so. Errors: OutageError when its process died."""
+        spare: Any = None if gpus else await self._take()
+        runner = spare or await asyncio.to_thread(_make_job, job_id, gpus)
         self._handles[job_id] = runner
         try:
             ended = runner.run.remote(home, job_id)
@@ -506,7 +559,7 @@ class JobProcesses:
             except ray.exceptions.RayError as error:
                 raise OutageError(f"job {job_id}: {cause(error)}") from error
         if named.get("pid"):  # Ray alone lets a stopped process live for 5 s
-            process = ProcessHandle.reported(int(named["pid"]), named.get("space"), command=b"ray::")
+            process = ProcessHandle.reported(int(named["pid"]), named.get("space"), command=ray_names.TITLE.encode())
             if process is not None:
                 await process.kill(is_hung=True)
                 process.close()
@@ -532,7 +585,7 @@ class JobProcesses:
         try:
             spare = await asyncio.to_thread(_make_spare)
             if spare is not None:
-                await spare.warm.remote(self._keep_s)
+                await spare.warm.remote(WARM_S)
                 self._spare = spare
         except ray.exceptions.RayError:
             return  # the next job makes its own process, and tries this again
@@ -545,17 +598,17 @@ def _make_spare() -> Any:
     return _make_job("spare")
 
 
-def _make_job(job_id: str) -> Any:
+def _make_job(job_id: str, gpus: int = 0) -> Any:
     # an actor and not a task: Ray ends the tasks of an owner that died
     name = f"job:{job_id}:{uuid.uuid4().hex[:8]}"
-    return _Job.options(name=name, namespace=NAMESPACE, lifetime="detached", **_place_of_jobs()).remote()
+    return _Job.options(name=name, namespace=NAMESPACE, lifetime="detached", **job_place(gpus)).remote()
 
 
-def ports_of(role: str, component: Component) -> dict[str, Any]:
+def ports_of(role: str, component: Component | IsolatedComponent) -> dict[str, Any]:
     """Return the arguments of a role's class that come from the cluster."""
-    if role == "supervisor":
+    if role == "supervisor" and isinstance(component, Component):
         world = RayWorld(component.paths)
-        return {"tree": tree.tree_of(component.settings), "world": world, "want": tree.want(component)}
+        return {"tree": tree.tree_of(component.settings), "world": world, "want": tree.want(component, world.gpus)}
     if role == "scheduler":
         processes = JobProcesses()
         return {"run_job": processes.run, "end_job": processes.end}

@@ -7,14 +7,18 @@ message, and a process imports its own alone: importing takes longer than anythi
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pkgutil import resolve_name
 from typing import Any
 
+from fks.ai.engines import Deployment
 from fks.config.settings import WORKERS_MAX, Settings
-from fks.runtime import Component
+from fks.model.ninja import MT5, PLATFORMS
+from fks.runtime import Component, isolated_settings
 from fks.store.challengers import SHADOW_WORKER
+from fks.store.deployments import DeploymentStore
 from fks.store.strategies import StrategyStore
 from fks.store.supervision import TreeJournal, WantedTree
 from fks.supervision import ChildSpec, SupervisorSpec, check_tree, placement
@@ -30,12 +34,18 @@ CLASSES: dict[str, Any] = {
     "scheduler": "actors.scheduler:SchedulerActor",
     "monitor": "actors.monitor:MonitorActor",
     "ninja": "actors.ninja:NinjaActor",
+    "mt5": "actors.ninja:NinjaActor",
+    "inference": "actors.inference:InferenceActor",
 }
 
 SUPERVISOR = "supervisor"
 WORKER = placement.WORKER
 SPREAD = frozenset({"collector", "strategy"})  # roles that run on the workers of a cluster unless placed
+ISOLATED = frozenset({"inference"})  # roles whose processes are given no credential of the node
 SHARE = 0.001  # of a node's resource: it says where, not how many
+MODEL_LOAD_S_GB = 20.0  # more time to start for each GB of a model's file, which is read twice
+SECOND_DEATH_S = 2.0  # in it the supervisor notes a model that ended its process twice, so that it is not loaded again
+MODEL_MEMORY = 1.5  # memory that a model may take, as a multiple of its file
 
 
 def class_of(role: str) -> Any:
@@ -62,14 +72,19 @@ def tree_of(
     *,
     has_challengers: bool = False,
     worker_nodes: int = 0,
+    models: Sequence[Deployment] = (),
+    has_mt5: bool = False,
 ) -> SupervisorSpec:
     """Return the tree of a system with these settings, checked. `isolated`: strategy instances with a worker of their
     own; `exchanges`: those besides data.exchange that are collected; `has_challengers`: one worker runs them all;
-    `worker_nodes`: the pool of strategy workers grows with them.
+    `worker_nodes`: the pool of strategy workers grows with them; `models`: each replica has a process of its own;
+    `has_mt5`: there is an account of the venue mt5.
 
     Every child is counted for itself and escalates alone, so a crash loop in one does not affect the others. No death
     ends another child: a child waits for its dependencies. The guardian has a branch of its own, and nothing
-    waits for it: the order manager starts without it, protects positions, and enters nothing until it runs.
+    waits for it: the order manager starts without it, protects positions, and enters nothing until it runs. Models are
+    one_for_one, too: each process has its engine, also the one that embeds, and the job that calls it keeps nothing of
+    it. Under rest_for_one the death of the first model would end the replicas that answer in its place.
     Errors: ConfigError.
     """
     timing = settings.supervision
@@ -98,8 +113,10 @@ def tree_of(
         branch("safety", child("guardian", "guardian", stop_s=3.0)),
         branch("trading", child("orders", "orders", stop_s=5.0)),
         *(
-            branch(f"link:{group}", child(f"ninja:{group}", "ninja", stop_s=4.0, args=(group,)))
-            for group in sorted(settings.ninja.links())
+            branch(f"link:{of.key(group)}", child(of.link(group), of.name, stop_s=4.0, args=(group,)))
+            for of in PLATFORMS.values()
+            if of is not MT5 or has_mt5
+            for group in sorted(settings.links(of))
         ),
         branch("data", child(f"collector:{exchange}", "collector", stop_s=3.0, args=(exchange,))),
         *(branch(f"data:{name}", child(f"collector:{name}", "collector", stop_s=3.0, args=(name,))) for name in others),
@@ -114,9 +131,35 @@ def tree_of(
         branches.append(branch("isolated", *solos))
     if has_challengers:
         branches.append(branch("challengers", child(SHADOW_WORKER, "strategy", stop_s=3.0, args=("shadow",))))
+    if models:
+        inference = branch("inference", *(spec for model in models for spec in _inference(settings, model)))
+        wait_s = max(timing.backoff_first_s, SECOND_DEATH_S)
+        backoff = replace(inference.backoff, first_s=wait_s, max_s=max(timing.backoff_max_s, wait_s))
+        branches.append(replace(inference, backoff=backoff))
     root = counted_alone(SUPERVISOR, tuple(branches), timing)
     check_tree(root)
     return root
+
+
+def _inference(settings: Settings, model: Deployment) -> list[ChildSpec]:
+    """Return a child for each replica of a model. It holds no lease, which is a row of the database, and has its
+    deployment and the few settings that it needs as arguments: it reads no file with a credential in it."""
+    size_gb = model.size_bytes / 1e9
+    memory_mb = settings.supervision.memory_max_mb + int(MODEL_MEMORY * size_gb * 1024)
+    placement = settings.supervision.placement
+    return [
+        ChildSpec(
+            model.child(number),
+            "inference",
+            stop_s=3.0,
+            args=(model.dump(), isolated_settings(settings, memory_mb)),
+            is_leased=False,
+            start_s=settings.supervision.start_timeout_s + MODEL_LOAD_S_GB * size_gb,
+            resources=_resources(placement, model.child(number)) | ({"GPU": 1.0} if model.device == "gpu" else {}),
+            memory_max_mb=memory_mb,
+        )
+        for number in range(model.replicas)
+    ]
 
 
 def workers_of(settings: Settings, worker_nodes: int) -> int:
@@ -125,18 +168,21 @@ def workers_of(settings: Settings, worker_nodes: int) -> int:
     return min(max(strategies.workers, strategies.workers_per_node * worker_nodes), WORKERS_MAX)
 
 
-def want(component: Component) -> Callable[[], Awaitable[SupervisorSpec]]:
+def want(component: Component, gpus: Callable[[], Awaitable[float]]) -> Callable[[], Awaitable[SupervisorSpec]]:
     """Return a function that returns the tree that should run, from the database. Errors of a call: OutageError.
+    `gpus` returns those of the cluster; Errors: OutageError.
 
     It also spreads the strategy instances over the strategy workers: when their number changes, as few instances as
     possible move to another worker, and the others go on deciding.
     """
     from fks.exchanges.registry import EXCHANGES  # only the supervisor asks
 
-    journal, strategies = TreeJournal(component.db), StrategyStore(component.db)
+    journal, strategies, deployments = (
+        TreeJournal(component.db), StrategyStore(component.db), DeploymentStore(component.db),
+    )  # fmt: skip
 
     @lru_cache(maxsize=1)  # asked each second, and it is nearly always the same tree
-    def tree(wanted: WantedTree) -> SupervisorSpec:
+    def tree(wanted: WantedTree, models: tuple[Deployment, ...]) -> SupervisorSpec:
         known = [name for name in wanted.exchanges if name in EXCHANGES]
         return tree_of(
             component.settings,
@@ -144,7 +190,20 @@ def want(component: Component) -> Callable[[], Awaitable[SupervisorSpec]]:
             known,
             has_challengers=wanted.has_challengers,
             worker_nodes=wanted.worker_nodes,
+            models=models,
+            has_mt5=wanted.has_mt5,
         )
+
+    async def placed() -> tuple[Deployment, ...]:
+        found = tuple(await deployments.wanted())
+        free = await gpus() if any(one.device == "gpu" for one in found) else 0.0
+        models, changed = await deployments.follow(found, free, component.settings.ai.cpu_model_max_gb)
+        for change in changed:
+            if change.state == "wanted":
+                component.log.info("model.placed", model=change.name)
+            else:
+                component.log.warning("model.refused", model=change.name, state=change.state, reason=change.reason)
+        return models
 
     async def wanted() -> SupervisorSpec:
         found = await journal.wanted()
@@ -153,7 +212,7 @@ def want(component: Component) -> Callable[[], Awaitable[SupervisorSpec]]:
             moved = placement.balance(await strategies.workers(), workers)
             await strategies.assign(moved)
             component.log.info("strategies.moved", instances=",".join(sorted(moved)), workers=workers)
-        return tree(found)
+        return tree(found, await placed() if found.has_deployments else ())
 
     return wanted
 

@@ -9,9 +9,11 @@ denials and its equity are those of the reference engine.
 With `--orders`: the compiled engine against the reference engine on the same decisions, for market entries, entries by
 limit orders that end, and positions of several entries, all with stop loss and take profit. The fills are compared.
 
-    python benchmarks/backtest.py [--bars 525600] [--rounds 9] [--only ours,bare] [--orders]
+    python benchmarks/backtest.py [--bars 525600] [--rounds 9] [--only ours,bare] [--orders] [--nautilus]
 
-Peers (vectorbt, backtesting.py) run when they are installed: pip install -e .[peers]
+Peers (vectorbt, backtesting.py) run when they are installed: pip install -e .[peers]. With `--nautilus`, nautilus_trader
+runs in a process and a virtualenv of its own, which is made at first use (Python 3.12 or 3.13, about 900 MB). It fills at
+the close of the bar that decides, we at the next open: both walk a tape where that is the same price.
 """
 
 from __future__ import annotations
@@ -19,11 +21,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import json
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from os import getloadavg
@@ -35,6 +41,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks._peers import PROGRAMS, environment
 from benchmarks._results import near, same
 from benchmarks._results import run as run_benchmark
 from fks.backtest import Backtest, Setup, run
@@ -48,6 +55,7 @@ from fks.strategies.base import Decisions, Strategy, decide
 from fks.strategies.sma_cross import SmaCross
 
 FAST, SLOW, RATE, CASH = 20, 50, 0.001, 1e8
+NAUTILUS = "nautilus_trader==1.231.0"
 ITEM = Instrument(
     "bench", "BTCUSD", "BTC", "USD", Decimal(1) / 64, Decimal("0.001"), Decimal("0.001"), Decimal(9000), Decimal(5)
 )
@@ -177,6 +185,30 @@ def backtesting_of(bars: Bars) -> Callable[[], Any]:
     return lambda: library.Backtest(frame, Cross, cash=CASH, commission=RATE).run()
 
 
+def unbroken(bars: Bars) -> Bars:
+    """Return the bars with each open at the close before it."""
+    open_ = np.concatenate([bars.close[:1], bars.close[:-1]])
+    return replace(bars, open=open_, high=np.maximum(bars.high, open_), low=np.minimum(bars.low, open_))
+
+
+@contextmanager
+def nautilus_of(bars: Bars) -> Iterator[Callable[[], Any]]:
+    """Yield a function that has nautilus_trader run over the bars: the fills, and the CPU seconds of its process."""
+    python = environment(NAUTILUS, "python3.13", "python3.12")
+    with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+        np.savez(file.name, **{name: getattr(bars, name) for name in ("time_ns", "open", "high", "low", "close")})
+        command = [python, "-W", "ignore", PROGRAMS / "nautilus_sma.py", file.name]
+        command += [str(value) for value in (FAST, SLOW, CASH, RATE)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+            def go() -> Any:
+                assert process.stdout
+                print("run", file=process.stdin, flush=True)
+                return json.loads(process.stdout.readline())
+
+            yield go
+
+
 def check_vectorbt(found: Any, bars: Bars) -> None:
     """Fail unless vectorbt's closed trades and its equity are ours."""
     result = ours(bars)
@@ -196,6 +228,16 @@ def check_backtesting(found: Any, bars: Bars) -> None:
     for name, mine in (("EntryBar", fills.bar[trades.entry]), ("ExitBar", fills.bar[trades.exit])):
         same(f"backtesting.py: {name}", mine, table[name].to_numpy())
     near("backtesting.py: profits", result.pnl, table["PnL"].to_numpy(), atol=1e-6 * 30_000)
+
+
+def check_nautilus(found: Any, bars: Bars) -> None:
+    """Fail unless nautilus_trader's fills are ours: the bar that we fill in opens when the one before it closes."""
+    result = ours(bars)
+    times, prices, fees = (np.array(column) for column in zip(*found["fills"], strict=True))
+    known = times <= bars.time_ns[-1]  # a decision on the last bar has no bar to fill in
+    same("nautilus_trader: bars of the fills", bars.time_ns[result.fill_columns.bar], times[known])
+    near("nautilus_trader: prices", [float(fill.price) for fill in result.fills], prices[known], rtol=1e-12)
+    near("nautilus_trader: fees", [float(fill.fee) for fill in result.fills], fees[known], atol=2e-8)
 
 
 def check(bars: Bars) -> int:
@@ -306,6 +348,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", default="", help="contenders, by the start of their names, comma separated")
     parser.add_argument("--orders", action="store_true", help="both engines on entries that rest or are several")
+    parser.add_argument("--nautilus", action="store_true", help="nautilus_trader too, in a virtualenv that is made")
     options = parser.parse_args()
     bars = tape(options.bars)
     if options.orders:
@@ -313,6 +356,12 @@ def main() -> None:
         print(f"{options.bars} bars, equal fills and equity; medians of {options.rounds} rounds, load {load:.1f}")
         compare_engines(bars, options.rounds)
         return
+    with ExitStack() as stack:
+        compare_peers(bars, options, stack)
+
+
+def compare_peers(bars: Bars, options: argparse.Namespace, stack: ExitStack) -> None:
+    """Print the CPU time of each contender. Errors: DifferError when their results differ."""
     trades, counts = check(bars), check_whole(bars)
     contenders: dict[str, Callable[[], Any]] = {
         "bare numba pass": lambda: bare(bars.open, bars.close, FAST, SLOW, RATE, CASH),
@@ -340,6 +389,12 @@ def main() -> None:
         else:
             check_backtesting(go(), bars)
             contenders["backtesting.py run()"] = go
+    if options.nautilus:
+        joined = unbroken(bars)
+        nautilus = stack.enter_context(nautilus_of(joined))
+        check_nautilus(nautilus(), joined)
+        contenders["ours: run(), unbroken tape"] = lambda: ours(joined)
+        contenders["nautilus_trader engine.run()"] = lambda: nautilus()["seconds"]
     wanted = tuple(part for part in options.only.split(",") if part)
     contenders = {name: go for name, go in contenders.items() if not wanted or name.startswith(wanted)}
     took: dict[str, list[float]] = {name: [] for name in contenders}
@@ -348,10 +403,12 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, go in contenders.items():
             start = time.process_time()
-            go()
-            took[name].append(1e3 * (time.process_time() - start))
+            found = go()  # a float is the time of another process
+            took[name].append(1e3 * (found if isinstance(found, float) else time.process_time() - start))
     floor = took.get("bare numba pass + statistics")
-    print(f"{options.bars} bars, {trades} trades, equal results; milliseconds, {options.rounds} rounds")
+    print(
+        f"{options.bars} bars, {trades} trades, equal results; CPU milliseconds, {options.rounds} rounds, load {getloadavg()[0]:.1f}"
+    )
     print(f"with limits and stops: {counts}")
     print(f"{'':36}{'median':>10}{'least':>10}{'x floor':>10}{'x least':>10}")
     for name, times in took.items():
@@ -363,6 +420,8 @@ def main() -> None:
             print(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             print(f"{name}: not installed (pip install -e .[peers])")
+    if options.nautilus:
+        print(NAUTILUS.replace("==", " "))
 
 
 if __name__ == "__main__":

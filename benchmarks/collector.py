@@ -30,7 +30,7 @@ import psutil
 from aiohttp import web
 
 from benchmarks._results import run, same
-from fks.bars.aggregate import BarBuilder, BarStart
+from fks.bars.aggregate import BarStart
 from fks.config.secrets import load_secrets
 from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
@@ -226,15 +226,12 @@ def memory_mb(symbols: int = 500) -> float:
     for number in range(symbols):
         feed = SymbolFeed(FeedSpec(f"S{number}", 10, 120, FRAMES), 0.0)
         feed.handle(m.Claimed(begin, 0.0, {}, None))
-        feed.restart(BarBuilder(BarStart("binance", feed.symbol, FRAMES, begin, previous=Decimal(1))), 0, [])
-        feed.add(
-            [
-                PublicTrade("binance", feed.symbol, n, begin + n * NS // 10, Decimal(f"{n}.01"), Decimal("0.5"), False)
-                for n in range(1, 600)
-            ],
-            begin + 60 * NS,
-            60.0,
-        )
+        trades = [
+            PublicTrade("binance", feed.symbol, n, begin + n * NS // 10, Decimal(f"{n}.01"), Decimal("0.5"), False)
+            for n in range(1, 600)
+        ]
+        start = BarStart("binance", feed.symbol, FRAMES, begin, previous=Decimal(1))
+        feed.handle(m.Recovered(begin + 60 * NS, 60.0, m.Recovery(start, 0, trades=trades)))
         feeds.append(feed)
     return (psutil.Process().memory_info().rss - before) / 2**20
 

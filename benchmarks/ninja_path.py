@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the 
 from benchmarks._results import run, same
 from fks.clock import RealClock
 from fks.config.settings import DatabaseSettings
-from fks.model.ninja import NinjaRequest, RequestKind
+from fks.model.ninja import MT5, NINJA, BridgePlatform, NinjaRequest, RequestKind
 from fks.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
 from fks.store import migrate
 from fks.store.bus import Bus
@@ -57,25 +57,26 @@ def shown(name: str, seconds: list[float], floor_s: float | None = None) -> str:
 
 
 # ── the link, in a process of its own ────────────────────────────────────────────────────────────
-async def serve_link(database_url: str, redis_url: str, port: int) -> None:
+async def serve_link(database_url: str, redis_url: str, port: int, platform: BridgePlatform = NINJA) -> None:
     """Run the link of the group until the process is ended, as its actor does."""
+    key, name = platform.key(GROUP), platform.link(GROUP)
     db = await Database.lazy(database_url, DatabaseSettings(), application="ninja link")
     bus = await Bus.connect(redis_url)
-    lease = TestLease(f"ninja:{GROUP}", await raise_epoch(db, f"ninja:{GROUP}", "bench"))
+    lease = TestLease(name, await raise_epoch(db, name, "bench"))
     ports = LinkPorts(
         NinjaStore(db, lease),
         FactStore(db),
-        lambda: bus.publish(events_topic(GROUP), {"group": GROUP}),
+        lambda: bus.publish(events_topic(key), {"group": key}),
         RealClock(),
         CollectingLog(),
         RecordingMeter(),
         lease,
     )
-    link = NinjaLink(LinkOptions(GROUP, "127.0.0.1", port, 2.0, SECRET), ports)
+    link = NinjaLink(LinkOptions(GROUP, "127.0.0.1", port, 2.0, SECRET, platform=platform), ports)
     await link.start()
 
     async def wake() -> None:
-        async for _ in bus.subscribe(requests_topic(GROUP)):
+        async for _ in bus.subscribe(requests_topic(key)):
             link.wake()
 
     waking = asyncio.create_task(wake())
@@ -93,9 +94,9 @@ class TimedBridge(ScriptedBridge):
         self.read_s: dict[str, float] = {}
         self.news = asyncio.Event()
 
-    def _answers(self, found: dict[str, Any], opening: dict[str, Any]) -> list[dict[str, Any]]:
+    def answers_to(self, found: dict[str, Any], opening: dict[str, Any]) -> list[dict[str, Any]]:
         if found["t"] != "signal":
-            return super()._answers(found, opening)
+            return super().answers_to(found, opening)
         self.read_s[found["id"]] = time.monotonic()
         self.news.set()
         return [ack(found["id"])]
@@ -283,7 +284,9 @@ async def main(count: int) -> bool:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--link"]:
-        asyncio.run(serve_link(sys.argv[2], sys.argv[3], int(sys.argv[4])))
+        asyncio.run(
+            serve_link(sys.argv[2], sys.argv[3], int(sys.argv[4]), MT5 if sys.argv[5:] == [MT5.name] else NINJA)
+        )
     elif sys.argv[1:2] == ["--subscribe"]:
         note_messages(sys.argv[2], sys.argv[3])
     else:

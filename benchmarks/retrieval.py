@@ -63,10 +63,10 @@ async def measured(db: Database, file: Path, rounds: int, copies: int, verbose: 
         means[mode] = statistics.fmean(columns[1])
         if verbose:
             print([q.text for q, rank in zip(good, found, strict=True) if rank is None])
-    answers = {q.text: await store.answer(q.text, collection="fks") for q in asked}
-    refused = [q.text for q in none if answers[q.text]["state"] == "not_found"]
-    lost = [q.text for q in good if answers[q.text]["state"] == "not_found"]
-    right = [q for q in good if any(q.is_in(p["document"]["name"], p["headings"]) for p in answers[q.text]["passages"])]
+    answers = {q.text: (await store.passages(q.text, collection="fks")).passages for q in asked}
+    refused = [q.text for q in none if not answers[q.text]]
+    lost = [q.text for q in good if not answers[q.text]]
+    right = [q for q in good if any(q.is_in(p["document"]["name"], p["headings"]) for p in answers[q.text])]
     print(
         f"\nrefused: {len(refused)} of {len(none)} without an answer, {len(lost)} of {len(good)} with one; "
         f"a passage of an answering section: {len(right)} of {len(good)}"

@@ -6,19 +6,22 @@ bus when Redis answers, so that a component can come up degraded.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from dataclasses import dataclass, replace
 
 import orjson
+from pydantic import SecretStr
 
 from fks.clock import Clock, RealClock, WrongClock
+from fks.config.credentials import CARRIERS, without_venue_keys
 from fks.config.endpoints import NodeEndpoints, load_node
 from fks.config.load import load_settings
 from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, load_secrets, secret_values
-from fks.config.settings import Settings
+from fks.config.settings import LogSettings, Settings, Supervision
 from fks.config.version import VERSION
 from fks.model.errors import OutageError
 from fks.model.ports import Lease, Log, Meter
@@ -27,6 +30,7 @@ from fks.process.metrics import PrometheusMeter
 from fks.process.self_metrics import SelfMetrics
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.store.grants import SECRETLESS
 from fks.store.leases import HeldLease
 from fks.store.metrics import MetricStore
 from fks.store.runtime_config import overlaid
@@ -49,6 +53,22 @@ class Runtime:
     lease: Lease
 
 
+def kind_of(name: str) -> str:
+    """Return the kind of process of a component, such as "strategy" of "strategy:0"."""
+    return name.partition(":")[0]
+
+
+def _settings_of(name: str, settings: Settings, node: NodeEndpoints) -> Settings:
+    """Return the settings that a component is given: without the keys of venues, and without the owner's database URL
+    where it has another."""
+    if name not in CARRIERS:
+        settings = without_venue_keys(settings)
+    if settings.database.url is None or settings.database.url.get_secret_value() == node.database_url:
+        return settings
+    own = settings.database.model_copy(update={"url": SecretStr(node.database_url)})
+    return settings.model_copy(update={"database": own})
+
+
 @dataclass(frozen=True, slots=True)
 class Component:
     """The context of one component. `lease` is None for the few that hold none."""
@@ -57,7 +77,7 @@ class Component:
     epoch: int
     settings: Settings
     paths: Paths
-    secrets: Secrets
+    secrets: Secrets | None  # None: a process of SECRETLESS is given no secret of the node
     node: NodeEndpoints
     clock: Clock
     log: Log
@@ -84,13 +104,15 @@ class Component:
         """
         settings = load_settings(home or os.environ.get("FKS_HOME"))
         paths = Paths.of(settings.home)
-        secrets = load_secrets(paths)
-        node = load_node(paths)
+        kind = kind_of(name)
+        secrets = None if kind in SECRETLESS else load_secrets(paths)
+        node = load_node(paths, kind)
         clock = WrongClock(paths.wrong_clock) if settings.sim.enabled else RealClock()
         db = await Database.lazy(node.database_url, settings.database, application=name)
         runtime = await overlaid(settings, paths, db)
-        settings = runtime.settings
-        log = open_log(name, paths, settings.log, secret_values(settings, secrets))
+        hidden = secret_values(runtime.settings, secrets, (node.database_url, node.redis_url))
+        log = open_log(name, paths, runtime.settings.log, hidden)
+        settings = _settings_of(name, runtime.settings, node)
         if runtime.version:
             log.info("config.overlaid", version=runtime.version, source=runtime.source, keys=list(runtime.keys))
         bus = await Bus.connect(node.redis_url)
@@ -130,7 +152,14 @@ class Component:
         if not runtime.is_current:
             raise OutageError("the newest settings cannot be read: PostgreSQL does not answer")
         self.log.info("config.overlaid", version=runtime.version, source=runtime.source, keys=list(runtime.keys))
-        return replace(self, settings=runtime.settings, config_version=runtime.version, is_config_current=True)
+        settings = _settings_of(self.name, runtime.settings, self.node)
+        return replace(self, settings=settings, config_version=runtime.version, is_config_current=True)
+
+    @property
+    def session_key(self) -> SecretStr:
+        """Return the key that seals addresses of alert channels and signs tickets."""
+        assert self.secrets is not None, f"{self.name} has no secrets"
+        return self.secrets.session_key
 
     async def watch_lease(self) -> None:
         """Return never; raise when the lease is lost for `lease_lost_s` though PostgreSQL answers: our connections hang
@@ -156,7 +185,7 @@ class Component:
         """Return whether PostgreSQL answers a connection made just now, at the address that the node file has now."""
         try:
             other = await Database.lazy(
-                load_node(self.paths).database_url, self.settings.database, application=self.name
+                load_node(self.paths, kind_of(self.name)).database_url, self.settings.database, application=self.name
             )
             try:
                 await other.ping()
@@ -184,3 +213,44 @@ class Component:
         """Close the connections."""
         await self.bus.close()
         await self.db.close()
+
+
+@dataclass(frozen=True, slots=True)
+class IsolatedComponent:
+    """The context of a component that is given no credential: no database, no Redis, no secret, no settings file.
+
+    Its settings are its argument; all but `supervision` and `log` have their defaults.
+    """
+
+    name: str
+    settings: Settings
+    paths: Paths
+    clock: Clock
+    log: Log
+    lease: None = None
+    config_version: int = 0
+
+    @staticmethod
+    def open(name: str, paths: Paths, settings: str) -> IsolatedComponent:
+        """Return the context of component `name` with the settings of `isolated_settings`."""
+        given = orjson.loads(settings)
+        kept = Settings(
+            home=paths.home,
+            supervision=Supervision.model_validate(given["supervision"]),
+            log=LogSettings.model_validate(given["log"]),
+        )
+        return IsolatedComponent(name, kept, paths, RealClock(), open_log(name, paths, kept.log))
+
+    async def publish_metrics(self) -> None:
+        """Return never: there is no Redis to publish to."""
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def isolated_settings(settings: Settings, memory_max_mb: int) -> str:
+    """Return the settings that an isolated component is given, as text: the same text for the same settings."""
+    supervision = settings.supervision.model_dump(mode="json") | {"memory_max_mb": memory_max_mb}
+    kept = {"supervision": supervision, "log": settings.log.model_dump(mode="json")}
+    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS).decode()

@@ -1,18 +1,24 @@
 """Make the virtualenv and install the pinned packages; one clear line when this machine cannot.
 
 `python scripts/install.py .venv` installs the product; with `dev` as second argument what tests and linters need is
-added to the same virtualenv.
+added to the same virtualenv. Every package is checked against its SHA-256 in `deploy/hashes/` (made by `hashes.py`).
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 MINIMUM = (3, 11)
 TESTED = (3, 11)
+#: `deploy/hashes/` has the hashes of the wheels for these
+HASHED_PYTHONS = ("3.11", "3.12", "3.13")
+HASHED_MACHINES = ("x86_64", "aarch64")
 
 
 def fail(text: str) -> None:
@@ -56,7 +62,8 @@ CAUSES = (
     (("Permission denied",), "a file cannot be written (see above); do not mix sudo and your own user in one checkout"),
     (
         ("THESE PACKAGES DO NOT MATCH THE HASHES",),
-        "a downloaded package is not the one that was expected; clear pip's cache (pip cache purge) and try again",
+        "a package is not the one that FKS was tested with (its name is above); nothing of it was installed. If pip's "
+        "cache or your mirror is at fault, clear it (pip cache purge) or ask its operator",
     ),
     (
         ("error: command 'gcc' failed", "Python.h: No such file", "command 'cc' failed", "Microsoft Visual C++"),
@@ -80,6 +87,28 @@ def cause_of(output: str, here: str) -> str:
     return "the install failed: see the lines above"
 
 
+def has_hashes(here: str, machine: str) -> bool:
+    """Return whether the hashes of this Python's wheels are known. Nothing that an index sends changes the answer."""
+    return here in HASHED_PYTHONS and machine in HASHED_MACHINES and sys.platform == "linux"
+
+
+def pip_commands(python: str, extras: Iterable[str], root: Path, *, hashed: bool) -> list[list[str]]:
+    """Return the commands that install the build backend, the packages and FKS itself, in this order."""
+    pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--prefer-binary", "--quiet"]
+    names = list(extras)
+    if not hashed:
+        text = f"[{','.join(names)}]" if names else ""
+        return [[*pip, "-c", str(root / "constraints.txt"), "-e", f"{root}{text}"]]
+    lists = [["-r", str(root / "deploy" / "hashes" / f"{name}.txt")] for name in ("build", "fks", *names)]
+    # without build isolation nothing is built by a package that was not checked before
+    checked = [*pip, "--require-hashes", "--no-build-isolation"]
+    return [
+        [*checked, *lists[0]],
+        [*checked, *(part for one in lists[1:] for part in one)],
+        [*pip, "--no-build-isolation", "--no-deps", "-e", str(root)],
+    ]
+
+
 def add_shims(python: Path, folder: Path) -> None:
     """Put the modules of the replaced services (data_sync_service, db_utils) on the virtualenv's import path."""
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
@@ -99,30 +128,22 @@ def main() -> None:
         print(f"making {venv} with Python {here}")
         if subprocess.run([sys.executable, "-m", "venv", str(venv)]).returncode != 0:
             fail("cannot make a virtualenv: install the venv package of your Python (Debian: python3-venv)")
-    extras = "".join(f"[{name}]" for name in sys.argv[2:3])
-    command = [
-        str(python),
-        "-m",
-        "pip",
-        "install",
-        "--disable-pip-version-check",
-        "--prefer-binary",
-        "--quiet",
-        "-c",
-        "constraints.txt",
-        "-e",
-        f".{extras}",
-    ]
-    print(f"installing the pinned packages{' of tests and linters' if extras else ' (about a minute)'}")
-    status, output = run(command)
-    if status != 0:
-        fail(cause_of(output, here))
-    add_shims(python, Path(__file__).resolve().parents[1] / "shims")
+    wanted = [*os.environ.get("FKS_EXTRAS", "ai").split(","), *sys.argv[2:3]]  # FKS_EXTRAS= leaves all of them out
+    extras = [name.strip() for name in wanted if name.strip()]
+    root = Path(__file__).resolve().parents[1]
+    print(f"installing the pinned packages{' of tests and linters' if sys.argv[2:] else ' (about a minute)'}")
+    if not (hashed := has_hashes(here, platform.machine())):
+        print(f"no hashes are known for Python {here} on this machine: versions alone are checked")
+    for command in pip_commands(str(python), extras, root, hashed=hashed):
+        status, output = run(command)
+        if status != 0:
+            fail(cause_of(output, here))
+    add_shims(python, root / "shims")
     subprocess.run([str(python), str(Path(__file__).with_name("web_assets.py"))])  # says itself what it left out
-    if extras:
+    if sys.argv[2:]:
         return
     print("compiling the engine of backtests (some seconds)")
-    loops = ("fks.backtest.kernel", "fks.backtest.curve", "fks.indicators.compiled")
+    loops = ("fks.backtest.kernel", "fks.backtest.curve", "fks.indicators.exact")
     code = f"import importlib\nfor name in {loops!r}: importlib.import_module(name).load()"
     code += f"\nimportlib.import_module({loops[0]!r}).load_orders()"
     subprocess.run([str(python), "-c", code])  # what fails here is compiled at its first use

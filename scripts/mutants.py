@@ -37,13 +37,13 @@ BEGIN, END = "<!-- mutants -->", "<!-- end of mutants -->"
 ROW = re.compile(r"^\| `(\w+)` \| .*$", re.M)
 #: package -> its modules that decide; documents, messages, texts, and drivers of sockets and tables are left out
 CORES = {
-    "orders": "absence core entries exits freshness protection rules sent_ids submit trailing",
+    "orders": "absence core exits freshness protection rules sent_ids submit trailing",
     "risk": "check correlation exits holdings intent limits market order_checks policy resting sizing valuation",
     "supervision": "containment liveness machine policy rollout",
-    "feed": "backlog exchange_clock feed liveness outages unstored",
+    "feed": "exchange_clock feed liveness queues",
     "guardian": (
-        "bridges flatten journal kill_work lease missing_stops ninja_kill ninja_rules orders_at_venue positions "
-        "progress self_checks submission takeover venue_kill"
+        "bridges flatten journal kill_work lease missing_stops ninja_kill ninja_session orders_at_venue positions "
+        "self_checks submission switch takeover venue_kill"
     ),
     "chaos": "auditor cover decisions exercise fold order_requests plan protection_time report",
     "matching": "costs rule",

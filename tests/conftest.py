@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import multiprocessing
 import os
 import signal
+import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from fks.servers.embedded import PostgresServer
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.store.grants import ensure_roles
 from tests.support import servers
 from tests.support.browser import close_shared
 from tests.support.longest import LONGEST
@@ -33,14 +37,33 @@ settings.load_profile("fks")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, for `--no-loadscope-reorder`; the order within a file and of the others stays."""
-    rank = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+    """Put the longest files first, for `--no-loadscope-reorder`, and those of unit tests, which are short, last: when
+    files run out no worker is left with a long one. The order within a file and of the others stays."""
+    tests = Path(__file__).parent
+    rank = {tests / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank) + item.path.is_relative_to(tests / "unit")))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """Collect no garbage while tests are: a million objects stay, and each pass over them all takes half a second."""
+    gc.disable()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the server of children, if a test that was collected uses one; a controller of workers collects none."""
+    gc.freeze()
+    gc.enable()
+    if "tests.support.children" in sys.modules and not session.config.option.collectonly:
+        sys.modules["tests.support.children"].begin_server()
 
 
 def pytest_sessionfinish() -> None:
-    """End the browser that the tests of this process shared."""
+    """End the browser that the tests of this process shared, and processes that a failed test left: Python waits for
+    them."""
     close_shared()
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 @pytest.fixture(scope="session")
@@ -54,13 +77,17 @@ def server_home() -> Iterator[Paths]:
 def postgres(server_home: Paths) -> Iterator[PostgresServer]:
     """A running embedded PostgreSQL with a migrated database `fks_template` to clone."""
     with servers.running_postgres(server_home) as server:
-        asyncio.run(_make_template(server))
+        asyncio.run(_make_template(server, server_home))
         yield server
+        servers.clones_of(server).close()
 
 
-async def _make_template(server: PostgresServer) -> None:
+async def _make_template(server: PostgresServer, paths: Paths) -> None:
     await servers.administer(server, f"CREATE DATABASE {servers.TEMPLATE}")
     await migrate.upgrade(server.url(servers.TEMPLATE))
+    db = await Database.connect(server.url(servers.TEMPLATE))
+    await ensure_roles(db, server.url(servers.TEMPLATE), servers.ROLE_KEY, paths)
+    await db.close()  # else no clone is made
 
 
 @pytest.fixture
@@ -83,6 +110,39 @@ async def empty_database_url(postgres: PostgresServer) -> AsyncIterator[str]:
 async def database(database_url: str) -> AsyncIterator[Database]:
     """A Database on a fresh, migrated database."""
     db = await Database.connect(database_url, DatabaseSettings(retry_s=3.0), application="test")
+    servers.CLONED[db] = database_url
+    yield db
+    await db.close()
+
+
+@pytest.fixture
+async def as_strategy(database_url: str) -> AsyncIterator[Database]:
+    """A Database on the test's own database, with the rights of a strategy worker."""
+    db = await Database.connect(servers.role_url(database_url, "strategy"), DatabaseSettings(retry_s=3.0))
+    yield db
+    await db.close()
+
+
+@pytest.fixture
+async def as_collector(database_url: str) -> AsyncIterator[Database]:
+    """A Database on the test's own database, with the rights of a collector."""
+    db = await Database.connect(servers.role_url(database_url, "collector"), DatabaseSettings(retry_s=3.0))
+    yield db
+    await db.close()
+
+
+@pytest.fixture
+async def as_jobs(database_url: str) -> AsyncIterator[Database]:
+    """A Database on the test's own database, with the rights of a runner of jobs."""
+    db = await Database.connect(servers.role_url(database_url, "jobs"), DatabaseSettings(retry_s=3.0))
+    yield db
+    await db.close()
+
+
+@pytest.fixture
+async def as_monitor(database_url: str) -> AsyncIterator[Database]:
+    """A Database on the test's own database, with the rights of the monitor."""
+    db = await Database.connect(servers.role_url(database_url, "monitor"), DatabaseSettings(retry_s=3.0))
     yield db
     await db.close()
 

@@ -67,30 +67,31 @@ async def raylet(rig: Rig) -> dict[str, Sample]:
     return {"kill -9 raylet of a worker node": sample}
 
 
-def _program(rig: Rig, node: str, title: str) -> int:
-    """Return the pid, as this machine counts, of the node's process whose title starts so."""
+def _pid_here(rig: Rig, node: str, pid: int) -> int:
+    """Return the pid, as this machine counts, of the node's process that has `pid` there. By its title the worker of
+    another pool would be found, too. Errors: Missed."""
     assert rig.cluster is not None
     home = str(rig.cluster.nodes[node].home)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            shown = process.name() == title or " ".join(process.cmdline()).startswith(title)
-            if shown and process.environ().get("FKS_HOME") == home and process.status() != psutil.STATUS_ZOMBIE:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            spaces = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()
+            if int(spaces[-1]) == pid and process.environ().get("FKS_HOME") == home:
                 return process.pid
-    raise Missed(f"{title} on {node}")
+    raise Missed(f"process {pid} on {node}")
 
 
 async def apart(rig: Rig, how: str) -> dict[str, Sample]:
     """A fault of a machine that cannot be reached by pids: `kill` and `stop` of its strategy worker, `raylet` killed."""
-    spaces = {
-        row["name"]: row["space"]
-        for row in await rig.rows("SELECT name, detail->>'space' AS space FROM component_health")
-    }
+    rows = await rig.rows("SELECT name, pid, detail->>'space' AS space FROM component_health")
+    spaces, pids = {row["name"]: row["space"] for row in rows}, {row["name"]: row["pid"] for row in rows}
     nodes = [name.partition("@")[2] for name in spaces if name.startswith("keeper@w")]
     node = next((name for name in nodes if spaces[f"keeper@{name}"] == spaces["strategy:0"]), None)
     if node is None or spaces["strategy:0"] == spaces["supervisor"]:
         raise Missed("strategy:0 on a machine of its own")
     there = [name for name in MOVED if spaces[name] == spaces["strategy:0"]] if how == "raylet" else ["strategy:0"]
-    pid = await asyncio.to_thread(_program, rig, node, "raylet" if how == "raylet" else "ray::Strategy")
+    victim = f"raylet@{node}" if how == "raylet" else "strategy:0"
+    pid = await asyncio.to_thread(_pid_here, rig, node, pids[victim])
     at = rig.end(pid, signal.SIGSTOP if how == "stop" else signal.SIGKILL)
     exited = [await rig.event(name, ("exited",), at) for name in there]
     started = [await rig.event(name, ("started",), at, 90.0) for name in there]

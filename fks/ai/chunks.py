@@ -88,7 +88,7 @@ def kind_of_name(name: str) -> Kind:
             f"{name[:80]!r} is no document that FKS reads",
             code="DOCUMENT_FORMAT",
             status=422,
-            remedy=f"use text, Markdown or HTML: {' '.join(KINDS)}",
+            remedy=f"use text, Markdown or HTML: {' '.join(KINDS)}; or a PDF, over HTTP as application/pdf",
         )
     return KINDS[ending]
 
@@ -98,7 +98,7 @@ def decoded(data: bytes) -> str:
     are not UTF-8 (a truncated file is not), and as `checked_source`."""
     if data.startswith((b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\xd0\xcf\x11\xe0")):
         raise InputError(
-            "PDF, Office and archive files are not read",
+            "Office and archive files are not read, and a PDF only by the name .pdf",
             code="DOCUMENT_FORMAT",
             status=422,
             remedy="export it as text, Markdown or HTML",
@@ -126,11 +126,17 @@ def checked_source(source: str) -> str:
         raise _bad_text("it holds half of a surrogate pair, which is no character") from None
     if source.startswith("%PDF"):
         raise InputError(
-            "PDF files are not read", code="DOCUMENT_FORMAT", status=422, remedy="send the text of the file"
+            "this is a PDF, not its text", code="DOCUMENT_FORMAT", status=422, remedy="send it as application/pdf"
         )
     if not source.strip():
         raise _bad_text("it is empty")
     return _UNSEEN.sub(" ", source)
+
+
+def plain(text: str) -> str:
+    """Return a text of a program without characters that steer a terminal or are none, each replaced by a space: also a
+    carriage return, after which a line would be written over."""
+    return _UNSEEN.sub(" ", re.sub("[\0\r]", " ", text).encode(errors="replace").decode())
 
 
 def chunks_of(document: uuid.UUID, kind: Kind, source: str) -> list[Chunk]:

@@ -22,6 +22,8 @@ from fks.model.errors import BugError
 #: reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009
 RRF_K: Final = 60
 DIMENSIONS: Final = 256
+#: dimensions of a vector that pgvector can put into an index
+INDEXED_MAX: Final = 2_000
 VOCABULARY_MAX: Final = 50_000
 #: below so many chunks a model says nothing
 CHUNKS_MIN: Final = 8
@@ -137,6 +139,20 @@ class TfidfSvd:
             raise BugError("the stored embedder differs from its SHA-256")
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             return cls(file["words"].tobytes().decode().split("\n"), file["idf"], file["components"])
+
+
+def unit_vectors(values: object) -> Vector | None:
+    """Return the vectors of a model with length 1, shape (n, dimensions); None for anything else than equally long
+    vectors of finite numbers with a length."""
+    try:
+        found = np.asarray(values, np.float32)
+    except (ValueError, TypeError):
+        return None
+    if found.ndim != 2 or not 2 <= found.shape[1] <= INDEXED_MAX or not np.isfinite(found).all():
+        return None
+    # the square of a large float32 is infinite
+    lengths = np.linalg.norm(found.astype(np.float64), axis=1, keepdims=True)
+    return None if (lengths < 1e-9).any() else np.asarray(found / lengths, np.float32)
 
 
 def spaced(text: str) -> str:

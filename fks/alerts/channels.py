@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import smtplib
 import threading
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from pydantic import SecretStr
 from fks.alerts.rules import SEVERITIES, AlertRule
 from fks.config.secrets import derived
 from fks.config.urls import plaintext_host
-from fks.model.errors import InputError
+from fks.model.errors import InputError, unprocessable
 from fks.monitor.hosts import check_destination, only_allowed
 
 #: Schemes of apprise that may be used, and what each is.
@@ -55,7 +56,7 @@ class DeliveryResult:
 @dataclass(frozen=True, slots=True)
 class AlertChannel:
     """One channel. `address` is a secret. `base` replaces the public address of the service's API (a proxy, a Bot API
-    server of one's own). Alerts from before `created_at` are not for it."""
+    server of one's own). Alerts from before `created_at` are not for it. `user`: it belongs to this one."""
 
     name: str
     address: SecretStr
@@ -64,6 +65,7 @@ class AlertChannel:
     base: str | None = None
     created_at: datetime | None = None
     is_from_settings: bool = False
+    user: str | None = None
 
     @property
     def kind(self) -> str:
@@ -84,10 +86,11 @@ def _rank(severity: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A notification. `title` is "" where the body holds it, too."""
+    """A notification. `title` is "" where the body holds it, too. `page`: the same as HTML, for e-mail alone."""
 
     title: str
     body: str
+    page: str = ""
 
 
 class Sealer:
@@ -160,11 +163,10 @@ def obstacle(channel: AlertChannel, allowed: Sequence[str]) -> str:
 
 
 def _wrong(message: str) -> InputError:
-    return InputError(
+    return unprocessable(
+        "ALERT_CHANNEL_WRONG",
         message,
-        code="ALERT_CHANNEL_WRONG",
-        status=422,
-        remedy="see docs/alerts.md for the form of each, for example discord://WEBHOOK_ID/WEBHOOK_TOKEN",
+        "see docs/alerts.md for the form of each, for example discord://WEBHOOK_ID/WEBHOOK_TOKEN",
     )
 
 
@@ -178,12 +180,51 @@ def send(channel: AlertChannel, text: Text, key: str, *, allowed: Sequence[str])
             if plugin is None:
                 return DeliveryResult("refused", "apprise cannot read the address of the channel")
             check_destinations(plugin, channel.kind, channel.base, allowed)  # a proxy would resolve the name itself
-            is_sent = bool(plugin.notify(body=text.body, title=text.title))
+            # a channel that encrypts, or wants text alone, gets the text
+            if text.page and channel.kind == "email" and plugin.pgp_mode == "no" and plugin.resolve_format() == "html":
+                is_sent = _mail(plugin, text)
+            else:
+                is_sent = bool(plugin.notify(body=text.body, title=text.title))
         return outcome_of(is_sent, lines.text)
     except InputError as error:
         return DeliveryResult("refused", error.code)
     except Exception as error:  # a fault of a plugin must not end the process that delivers for all channels
         return DeliveryResult("unclear", type(error).__name__)
+
+
+def _mail(plugin: Any, text: Text) -> bool:
+    """Send a text and its page as the two parts of one message to each recipient of a channel; return whether all were
+    accepted. The reader's program shows the page, or the text if it shows no HTML (RFC 2046, section 5.1.4)."""
+    from email.message import EmailMessage
+    from email.policy import SMTP
+    from email.utils import formataddr, formatdate, make_msgid
+
+    from apprise.plugins.email.smtp import AppriseSMTPController
+
+    sender = plugin.from_addr[1]
+    names = ("smtp_host", "port", "secure_mode", "user", "password", "verify_certificate", "socket_connect_timeout")
+    host, *session = (getattr(plugin, name) for name in names)
+    is_sent = bool(plugin.targets)  # apprise leaves out an address that it cannot read
+    try:
+        with AppriseSMTPController(host, *session) as server:
+            for name, address in plugin.targets:
+                message = EmailMessage(SMTP.clone(cte_type="7bit"))  # not every server takes 8 bits
+                message["Subject"] = text.title
+                message["From"] = formataddr((plugin.from_addr[0] or "", sender))
+                message["To"] = formataddr((name or "", address))
+                if plugin.cc:
+                    message["Cc"] = ", ".join(sorted(plugin.cc))
+                if plugin.reply_to:
+                    message["Reply-To"] = ", ".join(sorted(plugin.reply_to))
+                message["Date"], message["Message-ID"] = formatdate(), make_msgid(domain=sender.rpartition("@")[2])
+                message.set_content(text.body)
+                message.add_alternative(text.page, subtype="html")
+                to = [address, *sorted({*plugin.cc, *plugin.bcc} - {address})]
+                is_sent &= server.sendmail(sender, to, message.as_bytes())
+    except (OSError, smtplib.SMTPException) as error:
+        plugin.logger.debug(f"Socket Exception: {error}")  # `outcome_of` reads it, as it does apprise's own
+        return False
+    return is_sent
 
 
 def _plugin(address: str, base: str | None, extras: Mapping[str, str] | None = None) -> Any:

@@ -30,11 +30,9 @@ Sender = Callable[[AlertChannel, Text, str], DeliveryResult]
 class DirectPager:
     """Soft state: the channels, and the attempts under way. `run` keeps the channels current."""
 
-    def __init__(
-        self, directory: Directory, clock: Clock, log: Log, *, hosts: tuple[str, ...], sender: Sender | None = None
-    ) -> None:
+    def __init__(self, directory: Directory, clock: Clock, log: Log, *, hosts: tuple[str, ...]) -> None:
         self._directory, self._clock, self._log = directory, clock, log
-        self._sender = sender or partial(send, allowed=hosts)
+        self._sender = partial(send, allowed=hosts)
         self._channels: tuple[AlertChannel, ...] = ()
         self._sending: set[asyncio.Task[None]] = set()
         self._number = 0

@@ -9,7 +9,7 @@ from pydantic import SecretStr, ValidationError
 from fks.alerts.channels import AlertChannel, Sealer, kind_of
 from fks.alerts.rules import DEFAULTS, AlertRule
 from fks.config.settings import AlertsSettings
-from fks.model.errors import InputError
+from fks.model.errors import InputError, not_found
 from fks.store.alerting import AlertingStore
 
 #: The channel that the setting alerts.discord_webhook_url makes.
@@ -58,6 +58,7 @@ class Directory:
                 row["is_enabled"] and address is not None,
                 row["base"],
                 row["created_at"],
+                user=row["user_name"],
             )
         return tuple(found[name] for name in sorted(found))
 
@@ -71,9 +72,4 @@ class Directory:
 
 def unknown_channel(name: str) -> InputError:
     """Return the error for a channel that is not there."""
-    return InputError(
-        f"there is no channel named {name!r}",
-        code="ALERT_CHANNEL_UNKNOWN",
-        status=404,
-        remedy="see fks alerts channels",
-    )
+    return not_found("ALERT_CHANNEL_UNKNOWN", f"there is no channel named {name!r}", "see fks alerts channels")

@@ -15,7 +15,8 @@ from fks.model.health import DOWN, UNKNOWN
 from fks.model.timeframe import iso, to_ns
 from fks.monitor.deep import FRESH_S
 from fks.monitor.health import OWNER_SERVICES, kind_of, status_of
-from fks.monitor.status import WELL, component_view, kill_view
+from fks.monitor.status import WELL, component_view
+from fks.risk.policy import KillScope
 from fks.runtime import SNAPSHOTS, SNAPSHOTS_TTL_S
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -56,9 +57,10 @@ class Observer:
         verdicts = [dict(row) for row in await self._db.fetch("registry.verdicts", FRESH_S)]
         measures = [*services(components, verdicts, self._clock.now_ns()), *checks(verdicts)]
         measures += [_pending(dict(row)) for row in await self._db.fetch("alerting.pending")]
-        kill = kill_view([dict(row) for row in await self._db.fetch("monitor.kills")])
-        if kill["engaged"]:
-            labels = {"scope": str(kill["scope"]), "by": str(kill["by"]), "reason": str(kill["reason"])}
+        newest = {row["scope"]: row for row in reversed(await self._db.fetch("monitor.kills"))}
+        for scope, row in newest.items():
+            of = "" if KillScope.parse(scope).is_system else f" of {scope}"
+            labels = {"scope": str(scope), "by": str(row["engaged_by"]), "reason": str(row["reason"]), "of": of}
             measures.append(MeasuredValue("kill.switch", 1.0, labels))
         measures += await self._drawdown()
         incomplete: frozenset[str] = frozenset()

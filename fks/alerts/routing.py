@@ -15,7 +15,8 @@ About = Literal["raised", "resolved", "escalated"]
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A row of alerts. `raised_to`: the channels that were, or will be, notified that it was raised."""
+    """A row of alerts. `raised_to`: the channels that were, or will be, notified that it was raised. `report`: the
+    document of the stored report that it announces."""
 
     id: int
     time: datetime
@@ -31,6 +32,7 @@ class Alert:
     escalated_at: datetime | None = None
     acknowledged_at: datetime | None = None
     raised_to: tuple[str, ...] = ()
+    report: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def route(
             routed.append(alert.id)
             if not is_silenced and rule is not None and rule.is_enabled:
                 takers = [channel for channel in channels if channel.takes(rule, alert.severity, alert.time)]
-                raised_to = [channel.name for channel in takers]
+                raised_to = [channel.name for channel in takers if not _is_own_kill(alert, channel)]
                 wanted += [WantedNotification(alert.id, name, "raised", rule.name, rule.group_s) for name in raised_to]
         if alert.resolved_at is not None:
             if alert.resolve_routed_at is None:
@@ -100,6 +102,11 @@ def route(
             names = [name for name in rule.escalate_to if name in enabled]
             wanted += [WantedNotification(alert.id, name, "escalated", rule.name, 0.0) for name in names]
     return Routing(tuple(wanted), tuple(routed), tuple(resolve_routed), tuple(escalated))
+
+
+def _is_own_kill(alert: Alert, channel: AlertChannel) -> bool:
+    """Return whether the user of the channel engaged the kill switch, and so needs no page about it."""
+    return bool(channel.user) and alert.event == "kill.switch" and alert.payload.get("by") == f"user:{channel.user}"
 
 
 def has_recipient(rule: AlertRule, channels: Sequence[AlertChannel]) -> bool:

@@ -114,8 +114,8 @@ DEFAULTS: tuple[AlertRule, ...] = (
     AlertRule(name="unprotected", kind=RuleKind.ROUTE, on="position.*", severity="page"),
     AlertRule(
         name="kill", kind=RuleKind.THRESHOLD, on="kill.switch", severity="page", above=1, by=("scope",),
-        message="the kill switch is engaged by {by}: {reason}",
-        resolve_message="the kill switch was released",
+        message="the kill switch{of} is engaged by {by}: {reason}",
+        resolve_message="the kill switch{of} was released",
     ),
     AlertRule(
         name="drawdown", kind=RuleKind.THRESHOLD, on="account.drawdown_percent", severity="error", above=10,

@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from fks.alerts import texts
 from fks.alerts.channels import AlertChannel, DeliveryResult, Sealer, Text, send
@@ -205,7 +206,7 @@ class AlertService:
     async def _attempt(self, channel: AlertChannel, delivery: Delivery) -> DeliveryResult:
         """Send a message and return the outcome, after `send_max_s` at the latest. Errors: OutageError."""
         try:
-            text = await self._text(delivery)
+            text = await self._text(delivery, is_mail=channel.kind == "email")
         except OutageError:
             raise
         except Exception as error:  # rows that no text can be made of: another attempt would fail as well
@@ -220,13 +221,14 @@ class AlertService:
             self._stuck[channel.name] = sending
             return DeliveryResult("unclear", f"no end within {self._send_max_s:g} s")
 
-    async def _text(self, delivery: Delivery) -> Text:
+    async def _text(self, delivery: Delivery, *, is_mail: bool) -> Text:
         if delivery.about == "test":
             body = f"Messages from FKS reach this channel ({delivery.channel})."
             return Text("FKS test", f"{body}\n{texts.REPEATED}" if delivery.is_repeat else body)
         rows = await self._store.alerts_of(delivery.id)
         alerts = [Alert(**row) for row in rows]
-        return texts.compose(alerts, delivery.about, delivery.at, is_repeat=delivery.is_repeat)  # type: ignore[arg-type]
+        about: Any = delivery.about
+        return texts.compose(alerts, about, delivery.at, is_repeat=delivery.is_repeat, is_mail=is_mail)
 
     async def _finish(self, delivery: Delivery, outcome: DeliveryResult) -> None:
         """Write the outcome, however long PostgreSQL is away: a sent message must not be sent again."""

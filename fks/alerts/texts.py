@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from fks.alerts.channels import Text
 from fks.alerts.routing import About, Alert
+from fks.portfolio.report import LATE_S, page_of, text_of
 
 _MARKS = {"info": "\N{INFORMATION SOURCE}\ufe0f", "warning": "⚠️", "error": "❌", "page": "🚨"}
 _LISTED_MAX = 15
 _LIST_MAX = 1_800  # characters: Discord refuses a message of more than 2,000
 _LINE_MAX = 400
 REPEATED = "(repeated)"
+LATE = "(late)"
 
 
-def compose(alerts: Sequence[Alert], about: About, now: datetime, *, is_repeat: bool = False) -> Text:
+def compose(
+    alerts: Sequence[Alert], about: About, now: datetime, *, is_repeat: bool = False, is_mail: bool = False
+) -> Text:
     """Return the text about alerts of one rule: the whole of one, or a list. `is_repeat`: an earlier attempt to send it
-    may have succeeded."""
-    text = _of_one(alerts[0], about, now) if len(alerts) == 1 else _of_many(alerts, about)
-    return Text(text.title, f"{text.body}\n{REPEATED}") if is_repeat else text
+    may have succeeded. `is_mail`: a stored report is whole, and has its page, too."""
+    text = _of_one(alerts[0], about, now, is_mail=is_mail) if len(alerts) == 1 else _of_many(alerts, about)
+    if not is_repeat:
+        return text
+    title = f"{text.title} {REPEATED}" if text.page else text.title
+    return replace(text, title=title, body=f"{text.body}\n{REPEATED}")
 
 
 def ago(seconds: float) -> str:
@@ -32,11 +40,15 @@ def ago(seconds: float) -> str:
     return f"{number} second{'' if number == 1 else 's'}"
 
 
-def _of_one(alert: Alert, about: About, now: datetime) -> Text:
+def _of_one(alert: Alert, about: About, now: datetime, *, is_mail: bool) -> Text:
     if alert.event == "service.down" and about != "escalated":
         return _service(alert, about, now)
     if alert.event == "report":
         title, _, body = alert.message.partition("\n")
+        if alert.payload.get("is_late") or (now - alert.time).total_seconds() > LATE_S:
+            title = f"{title} {LATE}"
+        if is_mail and alert.report is not None:
+            return Text(title, text_of(alert.report), page_of(alert.report))
         return Text(title, body if len(body) <= _LIST_MAX else f"{body[:_LIST_MAX]}\nthe rest: fks report")
     label = {"raised": alert.severity.upper(), "resolved": "RESOLVED", "escalated": "NOT ACKNOWLEDGED"}[about]
     mark = "✅" if about == "resolved" else _MARKS.get(alert.severity, "🚨")

@@ -1,7 +1,8 @@
 """The audit of requests that change something: one row before, one with the answer's status.
 
 The first row is committed before the change begins, and without it there is no change (503). Cancels, closes and the
-kill switch do not wait for it. Orders and signals are recorded by their own journal, with their author.
+kill switch do not wait for it. Orders and signals are recorded by their own journal, with their author. Of requests
+through `fks mcp` reads are recorded, too, and their first row has the origin.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Auditing:
             object=str(connection.scope["path"])[:_TEXT_MAX],
             phase="requested",
             address=connection.app.state.tokens.address_of(connection),
-            detail={"scope": principal.scope},
+            detail={"scope": principal.scope} | ({"origin": principal.origin} if principal.origin else {}),
         )
         state["audited"] = _Begun(entry)
         if route in policy.AUDITED_LATER:

@@ -28,10 +28,11 @@ from fks.api.parameters import check_parameters
 from fks.clock import Clock
 from fks.config.settings import Http
 from fks.entry.logins import Logins, needs_totp
+from fks.mcp import ORIGIN_HEADER
 from fks.model.errors import OutageError, Problem
 from fks.process.callers import address_of, client_of, is_local, is_own, is_own_origin, network_of
 from fks.store.bus import Bus
-from fks.store.tokens import LOCAL, LOOPBACK, SCOPES, Principal, TokenStore
+from fks.store.tokens import LOCAL, LOOPBACK, MCP, SCOPES, Principal, TokenStore
 
 OPEN = "open"
 #: A revoked token is refused within this time everywhere (at once on the replica that revoked it).
@@ -294,6 +295,8 @@ async def authenticate(connection: HTTPConnection, scope: str) -> Principal:
     else:
         await count_anonymous(connection)
         raise unauthorized("a token is needed here")
+    if connection.headers.get(ORIGIN_HEADER) == MCP:
+        principal = principal.through_mcp()
     return await admitted(connection, check_scope(principal, scope), scope)
 
 
@@ -310,11 +313,11 @@ async def admitted(connection: HTTPConnection, principal: Principal, scope: str)
             remedy="use a token without --account",
         )
     http: Http = connection.app.state.tokens.http
-    is_own_shell = principal.name == LOCAL and is_local(connection, http.host)  # its token is a file of this host
+    is_own_shell = principal.name == LOCAL and not principal.origin and is_local(connection, http.host)
     is_watching = policy.bucket_of(route) == "monitoring" and is_own(connection, http)
     if not (is_own_shell or is_watching or principal is LOOPBACK):
         await limits.take(connection, principal, route, scope)
-    if policy.is_audited(route) and connection.scope["type"] == "http":
+    if (policy.is_audited(route) or principal.origin) and connection.scope["type"] == "http":
         await audit.requested(connection, principal, route)
     return principal
 
@@ -370,6 +373,14 @@ def check_scope(principal: Principal, scope: str) -> Principal:
             "TOTP_MISSING",
             f"{principal.name} needs a second factor for scope {scope}",
             remedy="set one up: POST /auth/totp, then log in with its code",
+            headers=headers,
+        )
+    if principal.origin == MCP:
+        raise Problem(
+            403,
+            "SCOPE_MISSING",
+            f"{principal.kind} {principal.name!r} has scope {principal.scope} through MCP, this needs {scope}",
+            remedy="propose a signal (scope signal); a person approves it",
             headers=headers,
         )
     raise Problem(

@@ -45,6 +45,9 @@ from fks.store.tokens import TokenStore
 from fks.store.users import UserStore
 
 if TYPE_CHECKING:
+    from fks.ai.engines import InferenceCall
+    from fks.entry.amending import Amending
+    from fks.entry.answering import Answering
     from fks.entry.approving import Approving
     from fks.entry.emergency_stop import EmergencyStop
     from fks.entry.execution import ExecutionEntry
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from fks.entry.webhooks import Webhooks
     from fks.entry.why import Why
     from fks.jobs.catalogue import CatalogueReader
+    from fks.jobs.parsing import DocumentParser
     from fks.jobs.user_code import UserCode
     from fks.model.ports import Log
     from fks.store.documents import DocumentStore
@@ -81,6 +85,7 @@ class Deps:
     config_version: int = 0  # of the runtime configuration that `settings` holds; 0 = the files alone
     is_behind_serve: bool = False  # Ray Serve's proxy answers with the request's id itself
     redactor: Redactor = field(default_factory=Redactor)  # removes this node's secrets from log lines
+    inference: InferenceCall | None = None  # the way to the processes of language models
     # signs access tokens and encrypts second factors; all replicas need the same one
     session_key: SecretStr = field(default_factory=lambda: SecretStr(secrets.token_urlsafe(32)))
 
@@ -126,6 +131,8 @@ class Replica:
         self._catalogue: CatalogueReader | None = None
         self._user_code: UserCode | None = None
         self._documents: DocumentStore | None = None
+        self._parser: DocumentParser | None = None
+        self._answering: Answering | None = None
 
     @property
     def order_entry(self) -> OrderEntry:
@@ -135,6 +142,13 @@ class Replica:
 
             self._order_entry = OrderEntry(self.db, self.bus, self.deps.clock, self.deps.settings)
         return self._order_entry
+
+    @property
+    def amending(self) -> Amending:
+        """Return the entry of amendments, and of cancels of many orders."""
+        from fks.entry.amending import Amending
+
+        return Amending(self.db, self.bus, self.deps.clock, self.deps.settings)
 
     @property
     def execution(self) -> ExecutionEntry:
@@ -169,7 +183,7 @@ class Replica:
         """Return the way to the kill switch."""
         from fks.entry.emergency_stop import EmergencyStop
 
-        return EmergencyStop(self.db, self.bus, self.deps.clock, self.deps.paths.guardian_socket)
+        return EmergencyStop(self.db, self.bus, self.deps.clock, self.deps.paths.guardian_socket, self.deps.settings)
 
     @property
     def settling(self) -> Settling:
@@ -199,13 +213,39 @@ class Replica:
         return self._catalogue
 
     @property
+    def parser(self) -> DocumentParser:
+        """Return the parser of documents, two at a time."""
+        if self._parser is None:
+            from fks.jobs.parsing import DocumentParser
+
+            self._parser = DocumentParser()
+        return self._parser
+
+    @property
     def documents(self) -> DocumentStore:
         """Return the documents and the search over them, which keeps a model in memory."""
         if self._documents is None:
+            from fks.jobs.documents import with_provider
             from fks.store.documents import DocumentStore
 
-            self._documents = DocumentStore(self.db)
+            ai = self.deps.settings.ai
+            self._documents = DocumentStore(self.db, with_provider(self.db, ai, self.deps.inference), ai.provider)
         return self._documents
+
+    @property
+    def answering(self) -> Answering:
+        """Return the answers to questions, by a language model where one is served."""
+        if self._answering is None:
+            from fks.entry.answering import Answering
+            from fks.entry.external import ExternalModel
+
+            deps, ai = self.deps, self.deps.settings.ai
+            key = ai.openai_api_key.get_secret_value() if ai.openai_api_key else ""
+            external = ExternalModel(self.db, ai.openai_url, key, ai.answer_timeout_s)
+            self._answering = Answering(
+                self.db, self.documents, deps.inference, deps.clock, deps.log, ai.answer_timeout_s, external
+            )
+        return self._answering
 
     @property
     def user_code(self) -> UserCode:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import Header, Query
+from pydantic import Field
 
 from fks.api.exact import dump
 from fks.api.gateway import Replica
+from fks.api.query import Body
 from fks.model import ids, untrusted
-from fks.model.errors import Problem
-from fks.model.timeframe import iso
+from fks.model.errors import InputError, Problem, conflict
+from fks.model.json_fields import json_fields
+from fks.model.untrusted import Exact
 from fks.store.bus import JOBS
 from fks.store.jobs import JobRow, JobStore
 from fks.store.tokens import Principal
@@ -22,6 +25,45 @@ from fks.store.tokens import Principal
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
 Again = Annotated[bool, Query(description="run it although a result of the same fingerprint is stored")]
 Priority = Annotated[int, Query(ge=-10, le=10, description="of queued jobs the highest is started first")]
+JobState = Annotated[Literal["queued", "running", "done", "failed", "cancelled"] | None, Query()]
+
+
+class SeriesBody(Body):
+    """The bars and costs of a backtest, or of the trials of a search, for OpenAPI."""
+
+    exchange: str | None = Field(None, description="whose bars; default the one that is collected, or has bars")
+    timeframe: str = "1m"
+    from_: str | None = Field(None, alias="from", description="first bar, ISO 8601; default all that is stored")
+    to: str | None = Field(None, description="exclusive")
+    params: dict[str, Any] = Field(default_factory=dict)
+    sizing: str = Field(
+        "notional", description="notional, quantity, equity_pct, risk_pct, atr_pct[:BARS] or stdev_pct[:BARS]"
+    )
+    size: Exact = Field(Decimal(1000), description="quote (notional), base (quantity) or percent of the equity (*_pct)")
+    cash: Exact = Decimal(10_000)
+    fee_rate: Exact | None = Field(None, description="default costs.fee_rate")
+    fee_rate_maker: Exact | None = Field(None, description="default costs.fee_rate_maker, or the body's own fee_rate")
+    fee_in: Literal["received", "quote"] | None = Field(None, description="default costs.fee_in")
+    slippage: str | None = Field(None, description="none, '2 ticks', '5 bps' or '0.1 range'; default costs.slippage")
+    commission: str | None = Field(
+        None, description="none, '2.25 each' or '0.005 each min 1', tiers behind commas; default costs.commission"
+    )
+    collar_pct: Exact | None = Field(
+        None,
+        description="percent from the close at which market entries with SL or TP expire, 0: they do not; default "
+        "risk.slippage_max_pct with venue.entry_protection = venue, else 0",
+    )
+    margin: str | None = Field(
+        None,
+        max_length=8_000,
+        description="'0.1' of a position's value or '22000 each', maintenance behind '/', or 'reg-t'; then, each after "
+        "';', 'above 50000 0.2/0.1', 'short 0.3', 'overnight 15m 22000/20000 each', 'fee 0.01'; default: paid in full",
+    )
+    borrow: str = Field(
+        "none", description="yearly rate of short positions, '0.03', behind '/' that of cash below 0: '0.03/0.0583'"
+    )
+    allow_gaps: bool = False
+    allow_short: bool = False
 
 
 async def submit_once(
@@ -83,29 +125,14 @@ async def check_quota(gate: Replica, caller: Principal) -> None:
         )
 
 
-def _conflict(kind: str) -> Problem:
+def _conflict(kind: str) -> InputError:
     text = f"the Idempotency-Key was used for another {kind}"
-    return Problem(409, "IDEMPOTENCY_CONFLICT", text, remedy="use a new key")
+    return conflict("IDEMPOTENCY_CONFLICT", text, "use a new key")
 
 
 def view(job: JobRow) -> dict[str, Any]:
     """Return a job as the API shows it."""
-    return {
-        "id": job.id,
-        "state": job.state,
-        "progress": job.progress,
-        "spec": job.spec,
-        "result": job.result,
-        "error": job.error,
-        "submitted_by": job.submitted_by,
-        "attempts": job.attempts,
-        "priority": job.priority,
-        "fingerprint": job.fingerprint,
-        "is_cancel_requested": job.is_cancel_requested,
-        "created_at": iso(job.created_ns),
-        "started_at": None if job.started_ns is None else iso(job.started_ns),
-        "finished_at": None if job.finished_ns is None else iso(job.finished_ns),
-    }
+    return json_fields(job, without=("kind",))
 
 
 def plain(value: Any) -> Any:

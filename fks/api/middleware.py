@@ -15,7 +15,7 @@ from fks.api.problems import AnsweredBefore, count_refusal, of_error
 from fks.api.tracing import Trace, request_id_of, trace_of
 from fks.clock import Clock
 from fks.config.settings import Http
-from fks.model.errors import FksError, InputError, Problem
+from fks.model.errors import FksError, InputError, Problem, not_found
 from fks.process.callers import admits_peer, is_own_host
 
 if TYPE_CHECKING:
@@ -93,9 +93,7 @@ class RequestMiddleware:
             receive = state["buffered_body"] = BufferedBody(receive)
         try:
             if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # PostgreSQL cannot even compare with it
-                raise InputError(
-                    "the address holds the character NUL", code="NOT_FOUND", status=404, remedy="leave it out"
-                )
+                raise not_found("NOT_FOUND", "the address holds the character NUL", "leave it out")
             if (refusal := self._refusal(scope)) is not None:
                 raise refusal
             await self._app(scope, receive, send_with_headers)

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from fks.model.errors import Problem
+from fks.model.errors import unprocessable
 
 
 def check_parameters(connection: HTTPConnection) -> None:
@@ -16,11 +16,10 @@ def check_parameters(connection: HTTPConnection) -> None:
         return
     known = set(_names(connection.scope["route"].dependant))
     if unknown := [name for name in connection.query_params if name not in known]:
-        raise Problem(
-            422,
+        raise unprocessable(
             "INVALID",
             f"{unknown[0]}: is no parameter of {connection.url.path}",
-            remedy=f"it takes {', '.join(sorted(known))}" if known else "it takes none",
+            f"it takes {', '.join(sorted(known))}" if known else "it takes none",
         )
 
 

@@ -16,12 +16,16 @@ Bucket = Literal["requests", "monitoring", "orders", "login"]
 #: Never counted and never refused by a limit: what reduces risk, and what a person reads before doing so.
 FREE: Final[frozenset[Route]] = frozenset(
     {
+        ("DELETE", "/orders"),
         ("DELETE", "/orders/{id}"),
         ("GET", "/orders"),
         ("GET", "/orders/{id}"),
         ("GET", "/orders/{id}/events"),
         ("GET", "/positions"),
         ("GET", "/positions/{symbol}"),
+        ("GET", "/meta/orders"),
+        ("GET", "/meta/positions"),
+        ("GET", "/meta/market/{symbol}"),
         ("GET", "/fills"),
         ("GET", "/kill"),
         ("POST", "/emergency-stop"),
@@ -57,6 +61,7 @@ MONITORING: Final[frozenset[Route]] = frozenset(
         ("GET", "/optimizations/{id}"),
         ("GET", "/schedules"),
         ("GET", "/ninja/links"),
+        ("GET", "/meta/links"),
         ("POST", "/ws/ticket"),
         ("GET", "/guide/{path}"),
         ("GET", "/health/dashboard"),
@@ -89,14 +94,17 @@ COSTS: Final[dict[Route, int]] = {
     ("GET", "/denials/cost"): 5,
     ("GET", "/lots"): 5,
     ("GET", "/lots/disposals"): 5,
-    ("GET", "/reports/{period}"): 2,
+    ("GET", "/reports/{id}"): 2,
     ("POST", "/backtests"): 10,
     ("POST", "/optimizations"): 50,
+    ("POST", "/forecasts"): 50,
     ("POST", "/monitor/api/check/"): 10,
     ("POST", "/graphql"): 5,
     ("POST", "/documents"): 10,
     ("POST", "/search"): 2,
     ("POST", "/answer"): 2,
+    ("POST", "/embeddings"): 2,
+    ("POST", "/ai/deployments"): 10,
 }
 
 #: Routes that need the limit to be known: without Redis they answer 503, all others are served uncounted.
@@ -106,24 +114,34 @@ _CLOSED_SCOPES: Final = frozenset({"signal", "approve", "trade", "admin"})
 ACCOUNT_SAFE: Final[frozenset[Route]] = frozenset(
     {
         ("POST", "/orders"),
+        ("PATCH", "/orders/{id}"),
+        ("DELETE", "/orders"),
         ("DELETE", "/orders/{id}"),
         ("GET", "/orders"),
         ("GET", "/orders/{id}"),
         ("GET", "/orders/{id}/events"),
         ("GET", "/positions"),
         ("GET", "/positions/{symbol}"),
+        ("GET", "/meta/orders"),
+        ("GET", "/meta/positions"),
+        ("GET", "/meta/market/{symbol}"),
         ("GET", "/fills"),
         ("GET", "/accounts"),
         ("GET", "/equity"),
         ("GET", "/equity/{name}"),
         ("GET", "/lots"),
         ("GET", "/lots/disposals"),
-        ("GET", "/reports/{period}"),
+        ("GET", "/journal"),
+        ("GET", "/journal/{id}"),
+        ("PATCH", "/journal/{id}"),
+        ("GET", "/reports/{id}"),
         ("POST", "/positions/{symbol}/close"),
         ("GET", "/signals"),
         ("GET", "/signals/{id}"),
+        ("POST", "/signals/propose"),
         ("POST", "/signals/{id}/approve"),
         ("POST", "/signals/{id}/reject"),
+        ("POST", "/mcp"),  # each tool calls its route, which sees to the accounts
         ("GET", "/kill"),
         ("GET", "/assets"),
         ("GET", "/market-data/{symbol}"),
@@ -146,6 +164,8 @@ ACCOUNT_SAFE: Final[frozenset[Route]] = frozenset(
 JOURNALED: Final[frozenset[Route]] = frozenset(
     {
         ("POST", "/orders"),
+        ("PATCH", "/orders/{id}"),
+        ("DELETE", "/orders"),
         ("DELETE", "/orders/{id}"),
         ("POST", "/positions/{symbol}/close"),
         ("POST", "/execute/signal"),
@@ -156,6 +176,9 @@ JOURNALED: Final[frozenset[Route]] = frozenset(
         ("POST", "/graphql"),
         ("POST", "/search"),
         ("POST", "/answer"),
+        ("POST", "/embeddings"),
+        ("POST", "/portfolios/{id}/preview"),
+        ("POST", "/mcp"),
     }
 )
 #: Changes that must not wait for the audit: recorded when it can be.

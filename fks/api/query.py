@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import Depends, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
 from starlette.requests import HTTPConnection, Request
 
 from fks.api.auth import require
 from fks.api.exact import BODY_MAX
 from fks.api.gateway import Replica
 from fks.api.problems import of_model
-from fks.model.errors import InputError, Problem
-from fks.model.untrusted import parse
+from fks.api.routing import BODY
+from fks.model.errors import Problem, unprocessable
+from fks.model.untrusted import parse, whole_of
 from fks.store.tokens import Principal
 
 M = TypeVar("M", bound=BaseModel)
@@ -47,18 +48,53 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def body_of(model: type[M]) -> Callable[[Request], Any]:
-    """Return the dependency that reads a body as `model`, numbers exact. Errors: Problem 400, 413 or 422."""
+def body_of(model: type[M], *, is_optional: bool = False) -> Callable[[Request], Any]:
+    """Return the dependency that reads a body as `model`, numbers exact. Errors: Problem 400, 413 or 422.
+
+    `is_optional`: an empty body is that of `model` with its defaults.
+    """
 
     async def read(request: Request) -> M:
-        found = parse(await read_body(request))
+        raw = await read_body(request)
+        found = {} if is_optional and not raw else parse(raw)
         request.state.body = found  # the audit keeps it, without its secrets
         try:
             return model.model_validate(found)
         except ValidationError as error:
             raise of_model(error, request.url.path) from None
 
+    setattr(read, BODY, model)
     return read
+
+
+if TYPE_CHECKING:
+    BodyOf = Annotated[M, "the body"]
+else:
+
+    class BodyOf:
+        """`BodyOf[PortfolioBody]`: the type of a route's body, which `body_of` reads and OpenAPI describes."""
+
+        def __class_getitem__(cls, model: type[BaseModel]) -> Any:
+            return Annotated[model, Depends(body_of(model))]
+
+
+_VERSION_DIGITS = 9  # PostgreSQL's integers hold them
+
+
+def version_of(body: int | None, if_match: str | None, code: str) -> int:
+    """Return the version that a change was made of, from the body or an If-Match header, whichever is given. Errors:
+    Problem 422 `code`."""
+    text = None if if_match is None else if_match.strip().removeprefix("W/").strip('"')
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) <= _VERSION_DIGITS):
+        raise Problem(422, code, "If-Match is no version", remedy="send the ETag of the GET")
+    if (body is None) == (text is None):
+        raise Problem(
+            422,
+            code,
+            "the version that was read is missing, or given twice",
+            remedy="send it as version in the body or as If-Match; 0 for the first targets",
+        )
+    return whole_of(text) if body is None else body
 
 
 async def json_object(request: Request) -> dict[str, Any]:
@@ -67,15 +103,15 @@ async def json_object(request: Request) -> dict[str, Any]:
     found = parse(await read_body(request))
     request.state.body = found
     if not isinstance(found, dict):
-        raise Problem(422, "INVALID", "body: is not a JSON object", remedy="see /docs for the form")
+        raise unprocessable("INVALID", "body: is not a JSON object", "see /docs for the form")
     return found
 
 
 JsonObject = Annotated[dict[str, Any], Depends(json_object)]
 
 
-async def read_body(request: Request) -> bytes:
-    """Return the body. Errors: Problem 413 past the limit, 408 past `http.body_timeout_s`, each without reading on."""
+async def read_body(request: Request, most: int = BODY_MAX) -> bytes:
+    """Return the body. Errors: Problem 413 past `most` bytes, 408 past `http.body_timeout_s`: neither reads on."""
     parts: list[bytes] = []
     size = 0
     wait_s = (await gateway_of(request)).deps.settings.http.body_timeout_s
@@ -83,10 +119,8 @@ async def read_body(request: Request) -> bytes:
         async with asyncio.timeout(wait_s):
             async for part in request.stream():
                 size += len(part)
-                if size > BODY_MAX:
-                    raise Problem(
-                        413, "BODY_TOO_LARGE", f"the body is longer than {BODY_MAX} bytes", remedy="send less"
-                    )
+                if size > most:
+                    raise Problem(413, "BODY_TOO_LARGE", f"the body is longer than {most} bytes", remedy="send less")
                 parts.append(part)
     except TimeoutError:
         raise Problem(
@@ -99,12 +133,6 @@ async def read_body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def takes(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the OpenAPI description of a body that `body_of` reads."""
-    schema = model.model_json_schema(mode="validation")
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
 def moment(text: str | None, name: str) -> datetime | None:
     """Return a query's ISO 8601 time; one without a zone is UTC. Errors: InputError naming the parameter."""
     if text is None:
@@ -113,8 +141,8 @@ def moment(text: str | None, name: str) -> datetime | None:
         found = datetime.fromisoformat(text.replace(" ", "+") if text.count(" ") == 1 and "T" in text else text)
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise InputError(
-            f"{name}={text!r} is no time", code="TIME_INVALID", status=422, remedy="use ISO 8601: 2026-05-01T00:00:00Z"
+        raise unprocessable(
+            "TIME_INVALID", f"{name}={text!r} is no time", "use ISO 8601: 2026-05-01T00:00:00Z"
         ) from None
 
 
@@ -124,4 +152,11 @@ def page(rows: Iterable[Any], limit: int | None = None, key: str = "seq") -> dic
     return {"items": items, "next": items[-1][key] if limit and len(items) == limit else None}
 
 
-Time = AwareDatetime
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is no time in UTC") from None
+
+
+Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]

@@ -6,13 +6,36 @@ request.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
+
+#: attribute of a dependency that reads the body: its model
+BODY = "body"
+
+
+def takes(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the OpenAPI description of a body that the route reads by itself."""
+    schema = model.model_json_schema(mode="validation")
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 class Router(APIRouter):
     """Refuses a path at once whose first segment none of its routes has. Include it without a prefix."""
+
+    def add_api_route(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:
+        """Add a route; the body that one of its dependencies reads is described in OpenAPI."""
+        super().add_api_route(path, endpoint, **given)
+        route = self.routes[-1]
+        assert isinstance(route, APIRoute)
+        for dependency in route.dependant.dependencies:
+            if (model := getattr(dependency.call, BODY, None)) is not None:
+                route.openapi_extra = takes(model)
 
     _known: tuple[int, frozenset[str] | None] = (0, frozenset())
 

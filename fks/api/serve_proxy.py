@@ -11,8 +11,13 @@ that an order does not exist.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import os
+import ssl
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import uvicorn.config
@@ -22,11 +27,12 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fks.api.certificate_files import follow_files
 from fks.api.problems import of_error
 from fks.api.tracing import CheckedRequestId
-from fks.clock import RealClock
-from fks.model.errors import Problem
+from fks.clock import Clock, RealClock
+from fks.config.machine_http import certificate_fault
+from fks.model.errors import OutageError, Problem
+from fks.model.timeframe import to_datetime
 from fks.process.callers import is_local
 
 ROUTES_S = 10.0  # the routes are there within a second, or the controller is away
@@ -217,7 +223,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 class GuardedProxy:
     """Serve's proxy, of which only this host sees Serve's own paths. Requests are held until it reports itself healthy
-    (it has routes), at most `ROUTES_S`; then that costs one look at a flag."""
+    (it has routes), and answered 503 after `ROUTES_S`; then that costs one look at a flag."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -232,6 +238,10 @@ class GuardedProxy:
                 return
             if not self._has_routes:
                 await self._wait()
+            if not self._has_routes and scope["path"] not in OWN_PATHS:
+                error = OutageError("the gateway is starting on this machine")
+                await of_error(error, scope["path"])(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
     async def _wait(self) -> None:
@@ -240,7 +250,7 @@ class GuardedProxy:
                 while not await self._is_healthy():  # noqa: ASYNC110  # Serve offers no event
                     await asyncio.sleep(LOOK_S)
         except TimeoutError:
-            return  # the proxy's own answer says what is wrong
+            return  # the controller is away, or has no replica yet
         self._has_routes = True
 
     async def _is_healthy(self) -> bool:
@@ -286,3 +296,62 @@ def middlewares() -> list[Middleware]:
     if not hasattr(uvicorn.config.create_ssl_context, "__wrapped__"):
         uvicorn.config.create_ssl_context = follow_files(uvicorn.config.create_ssl_context, RealClock())
     return [Middleware(CheckedRequestId), Middleware(GuardedProxy)]
+
+
+Made = Callable[..., ssl.SSLContext]
+
+
+class CertificateFiles:
+    """A server's certificate and key, read again when either file has changed.
+
+    Files that cannot be used (half of them replaced, a key of another certificate) change nothing until they change
+    again: the certificate before them goes on.
+    """
+
+    def __init__(self, cert: Path, key: Path, make: Made, clock: Clock) -> None:
+        """`make` returns the context of the files as they are. Errors: as `make`."""
+        self._files, self._clock = (cert, key), clock
+        self._make = make
+        self._seen = self._state()
+        self._present = self.context = make()
+        # for each connection, also of a client that names no host
+        self.context.sni_callback = self._choose
+
+    def _state(self) -> list[tuple[int, int, int]] | None:
+        """Return what shows that a file was replaced or written; None while one is missing."""
+        try:
+            found = [os.stat(file) for file in self._files]
+        except OSError:
+            return None
+        return [(item.st_ino, item.st_mtime_ns, item.st_size) for item in found]
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
+        state = self._state()
+        if state is not None and state != self._seen:
+            self._seen = state
+            # first: a key with a password would be asked for on a terminal, and hold up every request
+            fault = certificate_fault(*self._files, to_datetime(self._clock.now_ns()))
+            try:
+                if fault is None:
+                    self._present = self._make()
+                    _LOG.info("the certificate %s was renewed", self._files[0])
+            except (OSError, ValueError) as error:  # replaced again meanwhile; SSLError is an OSError
+                fault = str(error), ""
+            if fault is not None:
+                _LOG.warning("the changed certificate is not used: %s", fault[0])
+        if self._present is not first:
+            connection.context = self._present
+
+
+def follow_files(create: Made, clock: Clock) -> Made:
+    """Return uvicorn's `create_ssl_context` such that a context presents what its files hold at each connection."""
+
+    @functools.wraps(create)
+    def created(certfile: Any, keyfile: Any, *args: Any, **options: Any) -> ssl.SSLContext:
+        if keyfile is None:  # both in one file: FKS has two settings for them
+            return create(certfile, keyfile, *args, **options)
+        return CertificateFiles(
+            Path(certfile), Path(keyfile), lambda: create(certfile, keyfile, *args, **options), clock
+        ).context
+
+    return created

@@ -5,21 +5,23 @@
 gives a new snapshot. `after`, {"stream": of `hello`, "seq": of the last message}, replays what was missed since, or is
 answered with `resumed` false: then the client reads again. `unsubscribe` has the same members, without `bars` and
 `after`; an omitted one means all. `exchange` is needed where several exchanges have a symbol. `id` is returned in the
-answers. `checked` acknowledges a check (`window.py`).
+answers. `checked` acknowledges a check (`window.py`). A snapshot has the form of the messages that follow it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
-from fks.api import snapshots
-from fks.api.client import TOPICS_MAX, SocketClient, Topic, topics_of
+from fks.api.client import TOPICS_MAX, Message, SocketClient, Topic, topics_of
 from fks.api.gateway import Replica
 from fks.api.hub import BUSY, EVERY
-from fks.model.errors import FksError, InputError
-from fks.model.timeframe import check_timeframe, iso
+from fks.model.errors import FksError, InputError, invalid, unprocessable
+from fks.model.timeframe import check_timeframe, iso, to_ns
 from fks.model.untrusted import parse
+from fks.store.db import Row
+from fks.store.latest import Latest
 from fks.store.reading import ReadingStore
 
 NAMES_MAX = 200  # of one message
@@ -95,12 +97,10 @@ async def _subscribe(gate: Replica, client: SocketClient, request: Mapping[str, 
     places = [(item.exchange, item.symbol) for item in found]
     frames = [check_timeframe(text) for text in _names(request, "timeframes")]
     bars = request.get("bars", 1)
-    if isinstance(bars, bool) or not isinstance(bars, int) or not 1 <= bars <= snapshots.BARS_MAX:
-        raise _wrong(f"bars={bars!r} is no number from 1 to {snapshots.BARS_MAX}", "ask GET /historical for more")
+    if isinstance(bars, bool) or not isinstance(bars, int) or not 1 <= bars <= SNAPSHOT_BARS_MAX:
+        raise _wrong(f"bars={bars!r} is no number from 1 to {SNAPSHOT_BARS_MAX}", "ask GET /historical for more")
     topics = wide(topics_of(channels, places, frames))
-    shown = [
-        topic for topic in topics if topic.channel in snapshots.CHANNELS and (topic.symbol or topic.channel == "feeds")
-    ]
+    shown = [topic for topic in topics if topic.channel in SNAPSHOTS and (topic.symbol or topic.channel == "feeds")]
     if len(client.topics | set(topics)) > TOPICS_MAX or len(shown) * bars > BARS_ALL_MAX:
         raise _wrong(f"{len(topics)} subscriptions with {bars} bars each are too many", "ask for fewer at a time")
     after = _after(request)
@@ -114,7 +114,7 @@ async def _subscribe(gate: Replica, client: SocketClient, request: Mapping[str, 
     try:
         if any(topic.channel in BUSY for topic in topics):
             await gate.hub.wait_busy(_BUSY_WAIT_S)  # while Redis is away there are no messages, and no snapshot either
-        shots = [(topic, *await snapshots.snapshot_of(gate, topic, bars)) for topic in shown]
+        shots = [(topic, *await snapshot_of(gate, topic, bars)) for topic in shown]
     except FksError:
         client.give_up(shown, added)
         gate.hub.changed()
@@ -146,7 +146,7 @@ async def _unsubscribe(gate: Replica, client: SocketClient, request: Mapping[str
 
 def wide(topics: frozenset[Topic]) -> list[Topic]:
     """Remove the exchange where messages have none: orders and the like are of a venue."""
-    market = snapshots.CHANNELS
+    market = SNAPSHOTS
     return sorted({topic if topic.channel in market else topic._replace(exchange="") for topic in topics})
 
 
@@ -173,7 +173,7 @@ def _after(request: Mapping[str, Any]) -> tuple[str, int] | None:
 def _channels(request: Mapping[str, Any]) -> list[str]:
     channels = _names(request, "channels")
     if unknown := [name for name in channels if name not in EVERY]:
-        raise InputError(f"unknown channel {unknown[0]!r}", code="CHANNEL_UNKNOWN", remedy=f"use {', '.join(EVERY)}")
+        raise invalid("CHANNEL_UNKNOWN", f"unknown channel {unknown[0]!r}", f"use {', '.join(EVERY)}")
     return channels
 
 
@@ -202,4 +202,108 @@ def _answer(request: Mapping[str, Any], message: dict[str, Any]) -> dict[str, An
 
 
 def _wrong(message: str, remedy: str) -> InputError:
-    return InputError(message, code="INVALID", status=422, remedy=remedy)
+    return unprocessable("INVALID", message, remedy)
+
+
+#: The channels with a snapshot; missed messages of the others are read over REST.
+SNAPSHOTS = frozenset({"bars", "prices", "quotes", "book", "feeds"})
+SNAPSHOT_BARS_MAX = 1000
+_PRICES = ("open", "high", "low", "close", "volume")
+_KINDS = {"prices": "price", "quotes": "quote", "book": "book"}
+Contains = Callable[[Message], bool]
+
+
+async def snapshot_of(gate: Replica, topic: Topic, bars: int) -> tuple[Message, Contains]:
+    """Return the snapshot of a topic, and the test whether it contains a message.
+
+    `items` are messages in their usual form, oldest first: the newest `bars` bars (of each timeframe the newest, when
+    the topic names none), the newest price, quote or book, the feeds' states. Errors: OutageError.
+    """
+    if topic.channel == "bars":
+        items = await stored_bars(gate, topic, bars)
+    elif topic.channel == "feeds":
+        rows = await gate.db.fetch("reading.feed_states", topic.exchange or None, topic.symbol or None)
+        items = [{"type": "feed", **dict(row)} for row in rows]
+    else:
+        seen = await Latest(gate.bus).read(topic.exchange, topic.symbol)
+        found = getattr(seen, _KINDS[topic.channel])
+        items = [] if found is None else [found]
+    names = {"exchange": topic.exchange, "symbol": topic.symbol, "timeframe": topic.timeframe}
+    message = {
+        "type": "snapshot",
+        "channel": topic.channel,
+        **{name: value for name, value in names.items() if value},
+        "time": iso(gate.deps.clock.now_ns()),
+        "items": items,
+    }
+    return message, contained_bars(items) if topic.channel == "bars" else _contained_newest(topic.channel, items)
+
+
+async def stored_bars(gate: Replica, topic: Topic, bars: int) -> list[dict[str, Any]]:
+    """Return the newest stored bars of a topic as messages, oldest first."""
+    place = (topic.exchange, topic.symbol)
+    if not topic.timeframe:
+        rows = await gate.db.fetch("reading.sealed_bars", *place)
+        return [_bar(topic, row["timeframe"], row) for row in rows]
+    first = await gate.db.fetchval("reading.nth_newest", *place, topic.timeframe, None, bars)
+    if first is None:
+        return []
+    # one more than requested: a bar may have been sealed since
+    rows = await gate.db.fetch("reading.page", *place, topic.timeframe, first, None, bars + 1)
+    return [_bar(topic, topic.timeframe, row) for row in rows if row["is_complete"]]
+
+
+def _bar(topic: Topic, timeframe: str, row: Row) -> dict[str, Any]:
+    """Return a stored bar as the message that published it."""
+    prices = {
+        name: None if row[name] is None else repr(row[name]) for name in ("open", "high", "low", "close", "volume")
+    }
+    return {
+        "type": "bar",
+        "exchange": topic.exchange,
+        "symbol": topic.symbol,
+        "timeframe": timeframe,
+        "time": iso(to_ns(row["time"])),
+        **prices,
+        "revision": row["revision"],
+    }
+
+
+def contained_bars(items: list[dict[str, Any]]) -> Contains:
+    """Return the test for bars: contained when the snapshot has it in this revision or a later one.
+
+    One without revision is contained when it is the same, unless another one of its time was not: then the snapshot
+    may be older than both, and the last one counts.
+    """
+    known = {(item["timeframe"], item["time"]): item for item in items}
+    passed: set[tuple[Any, Any]] = set()
+
+    def contains(message: Message) -> bool:
+        key = (message.get("timeframe"), message.get("time"))
+        if (item := known.get(key)) is None:
+            return False
+        if isinstance(revision := message.get("revision"), int):
+            return bool(revision <= item["revision"])
+        if key not in passed and all(message.get(name) == item[name] for name in _PRICES):
+            return True
+        passed.add(key)
+        return False
+
+    return contains
+
+
+def _contained_newest(channel: str, items: list[dict[str, Any]]) -> Contains:
+    """Return the test for a price, quote or book: contained when the snapshot's came later; a feed's state is rather
+    repeated than lost."""
+    if channel == "feeds" or not items:
+        return lambda message: False
+    newest = _received(items[0])
+    return lambda message: (_received(message) or "") < (newest or "")
+
+
+def _received(message: Message) -> str | None:
+    """Return the time of receipt of a message, in a form that sorts."""
+    try:
+        return datetime.fromisoformat(str(message.get("received"))).isoformat(timespec="microseconds")
+    except ValueError:
+        return None

@@ -9,16 +9,84 @@ GraphQL.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Generic, Literal, TypeVar
+from enum import Enum
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict
+
+from fks.backtest.metrics import BenchmarkMetrics, EquityMetrics
+from fks.model.account import Account, Balance, Payment, Position
+from fks.model.codes import Denial
+from fks.model.order import Fill
+from fks.model.parent import BreakEven
+from fks.portfolio.attribution import PositionName, Unexplained
+from fks.portfolio.income import ExpectedPayment
+from fks.portfolio.lots import LotDisposal, OpenLot
+from fks.portfolio.rebalance import RebalanceRules
+from fks.portfolio.risk import AccountMargin, ExposureShare, LossComponent, TailLoss
+from fks.prop_rules.evaluation import Distance
+from fks.risk.view import PortfolioLimit
+from fks.store.audit import AuditEntry
+from fks.store.challengers import Challenger
+from fks.store.incidents import Incident
+from fks.store.jobs import JobRow
+from fks.store.operations import Operation
+from fks.store.portfolio_runs import AllocationRow, InstanceTarget, PortfolioRun, PortfolioRunStep, TriggerRow
+from fks.store.portfolios import Portfolio
+from fks.store.runtime_config import ConfigVersion
+from fks.store.strategies import ParameterVersion
+from fks.store.tokens import TokenRecord
 
 T = TypeVar("T")
 
 
-class View(BaseModel):
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)  # has no public name
+
+
+class ViewType(ModelMetaclass):
+    """Makes views. `class JobView(View, of=JobRow, without=("kind",))` has the fields of that record, or of
+    several, but `kind`, as `json_fields` writes them, before its own, which replace those of the same name."""
+
+    def __new__(
+        cls,
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        of: type | tuple[type, ...] = (),
+        without: Collection[str] = (),
+        **more: Any,
+    ) -> type:
+        """Return the view."""
+        records = of if isinstance(of, tuple) else (of,)
+        hints = [item for record in records for item in get_type_hints(record).items() if item[0] not in without]
+        if hints:
+            shown = dict(_shown(*item) for item in hints)
+            namespace["__annotations__"] = shown | namespace.get("__annotations__", {})
+        view: type = super().__new__(cls, name, bases, namespace, **more)
+        return view
+
+
+def _shown(name: str, hint: Any) -> tuple[str, Any]:
+    """Return name and type of a record's field in JSON; a mapping may have any members."""
+    is_optional = NoneType in get_args(hint)
+    kind = get_args(hint)[0] if is_optional else hint
+    if name.endswith("_ns"):
+        name, kind = f"{name[:-3]}_at", datetime
+    elif get_origin(kind) in (dict, Mapping):
+        return name, Any
+    elif isinstance(kind, type) and issubclass(kind, Enum):
+        kind = str
+    return name, kind | None if is_optional else kind
+
+
+class View(BaseModel, metaclass=ViewType):
     """Members of an answer, all of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,6 +100,25 @@ class Page(View, Generic[T]):
 
 
 # ── orders and positions ─────────────────────────────────────────────────────────────────────────
+class ProfitTargetView(View):
+    """A price at which a share of a parent is closed."""
+
+    price: Decimal
+    share: Decimal
+
+
+class BreakEvenView(View, of=BreakEven):
+    """The rule by which a parent's stop moves to break-even."""
+
+
+class PlanView(View):
+    """The plan of a parent order. `stop_loss` is the first one: risk is measured from it."""
+
+    stop_loss: Decimal
+    targets: list[ProfitTargetView]
+    break_even: BreakEvenView | None
+
+
 class OrderView(View):
     """An order, or a request that has not become one yet: then `state` is null and `signal_state` is set."""
 
@@ -70,6 +157,7 @@ class OrderView(View):
     updated_at: datetime | None = None
     signal_state: str | None = None
     kind: str | None = None
+    plan: PlanView | None = None
 
 
 class OrderPage(View):
@@ -93,46 +181,31 @@ class OrderEventView(View):
     payload: Any
 
 
-class FillView(View):
+class FillView(View, of=Fill, without=("account_id", "time_ns")):
     """One execution."""
 
     fill_id: str
     seq: int
-    client_order_id: str | None
-    venue_order_id: str | None
     venue_trade_id: str | None
     account: str
-    venue: str
-    symbol: str
     instance: str
-    side: str
-    quantity: Decimal
-    price: Decimal
     fee: Decimal | None
     fee_currency: str | None
     fee_quote: Decimal | None
     realized_pnl: Decimal | None
     is_maker: bool | None
     is_late: bool
-    source: str
     time: datetime
 
 
-class PositionView(View):
+class PositionView(View, of=Position, without=("account_id", "entries")):
     """The position of one strategy instance in one symbol."""
 
     account: str
-    venue: str
-    symbol: str
-    instance: str
-    quantity: Decimal
     average_price: Decimal | None
-    realized_pnl: Decimal
-    fees: Decimal
     fees_unvalued: int
     mark_price: Decimal | None
     unrealized_pnl: Decimal | None
-    updated_at: datetime
 
 
 class SymbolPosition(View):
@@ -147,31 +220,77 @@ class SymbolPosition(View):
     items: list[PositionView]
 
 
-class BalanceView(View):
+class BalanceView(View, of=Balance):
     """A balance as the venue reports it."""
 
-    currency: str
-    free: Decimal
-    locked: Decimal
 
-
-class AccountView(View):
+class AccountView(View, of=Account, without=("identity",)):
     """An account with its balances."""
 
-    id: int
-    name: str
-    account_type: str
-    venue: str
     broker: str | None
-    currency: str
-    initial_balance: Decimal
-    mode: str
-    is_enabled: bool
     created_at: datetime
     environment: str | None
     uid: str | None
     network_epoch: int | None
     balances: list[BalanceView]
+
+
+class PaymentView(View, of=Payment, without=("time_ns",)):
+    """Income of an account; `amount` is negative if it paid. `source`: the person that recorded it."""
+
+    account: str
+    kind: Literal["dividend", "funding", "interest", "swap"]
+    time: datetime
+
+
+class CertificateView(View):
+    """The last certificate of a venue's exchange: the cases that passed there (`environment`: `test`, `live`; `sim`: at
+    a local exchange), when, and by which release of FKS."""
+
+    at: datetime
+    release: str
+    environment: str
+    cases: list[str]
+
+
+class TradingVenueView(View):
+    """A venue: its session's account and state, and the rules of its entries. `skew_ms`: the venue's clock less ours.
+
+    `enabled_by`: `settings` (`venues.enabled`), or `row` after a person's decision. `version` 0: no decision yet.
+    `plugin`: the installed package that it comes from, null for one of FKS; `stage` is then `sim` until its cases have
+    passed at this version, `live` afterwards. `certificate` is null where none was made.
+    """
+
+    name: str
+    exchange: str | None
+    plugin: str | None
+    plugin_version: str | None
+    stage: str | None
+    state: str
+    detail: str
+    skew_ms: float | None
+    state_at: datetime
+    account: str | None
+    mode: str | None
+    environment: str | None
+    is_enabled: bool
+    enabled_by: str
+    is_default: bool
+    priority: int
+    version: int
+    updated_by: str | None
+    updated_at: datetime | None
+    certificate: CertificateView | None
+
+
+class VenueRouteView(View):
+    """The venues of the instruments that match a pattern, the best first."""
+
+    pattern: str
+    venues: list[str]
+    version: int
+    updated_by: str
+    updated_at: datetime
 
 
 class EquityView(View):
@@ -188,6 +307,53 @@ class EquityView(View):
     transfers_today: Decimal
     pnl_today: Decimal
     day_start: datetime
+
+
+class JournalEntryView(View):
+    """A closed trade of a position, from flat to flat, with the tags and the note of persons at `version`.
+
+    `realized` (before fees), `fees`, `profit` (after them) and `slippage` are in the account's `currency`, null without
+    a rate. `mae_pct` and `mfe_pct`: how far the price went against and for the average entry while it was held, in
+    percent, by executions and `bars` whole bars. `undecided`: executions without the price of a decision, not in
+    `slippage`. `is_complete` false: a rate is missing, or bars may still come. `is_void`: it is no closed trade any
+    more, and is kept for its note.
+    """
+
+    id: uuid.UUID
+    seq: int
+    account: str
+    currency: str
+    venue: str
+    symbol: str
+    instance: str
+    side: str
+    quote: str
+    entry_time: datetime
+    exit_time: datetime
+    entry_price: Decimal
+    exit_price: Decimal
+    quantity: Decimal
+    executions: int
+    realized: Decimal | None
+    fees: Decimal | None
+    profit: Decimal | None
+    slippage: Decimal | None
+    rate: Decimal | None
+    fees_unvalued: int
+    undecided: int
+    mae_pct: Decimal
+    mfe_pct: Decimal
+    bars: int
+    hold_s: float
+    entry_reason: str
+    exit_reason: str
+    is_complete: bool
+    is_void: bool
+    tags: list[str]
+    note: str
+    version: int
+    noted_by: str
+    noted_at: datetime | None
 
 
 class ReportPoint(View):
@@ -255,15 +421,101 @@ class ReportAlerts(View):
     open: int
 
 
-class ReportView(View):
-    """Report from `start` up to, without, `end`. `is_over` false: of a period that runs."""
+class ReportEquity(View):
+    """Equity of a portfolio over the period, in its currency. `profit` is without `transfers`, its flows."""
 
+    currency: str
+    equity_start: Decimal
+    equity_end: Decimal
+    transfers: Decimal
+    profit: Decimal
+    is_complete: bool
+    curve: list[ReportPoint]
+
+
+class ReportClosed(View):
+    """Closed trades of an account in the period, and their profit after fees, without those that have no rate."""
+
+    account: str
+    currency: str
+    count: int
+    won: int
+    lost: int
+    profit: Decimal
+    unvalued: int
+
+
+class ReportRealized(View):
+    """Profit of all closed trades of an account to the end of the period, after fees, and that of its year."""
+
+    account: str
+    currency: str
+    profit: Decimal
+    year_profit: Decimal
+    unvalued: int
+
+
+class ReportDrift(View):
+    """Weight of an instrument beside its target, as it was when the report was made."""
+
+    symbol: str
+    target: Decimal
+    weight: Decimal | None
+    is_outside: bool | None
+
+
+class ReportRisk(View):
+    """A limit of a portfolio with its newest measurement; null: not known."""
+
+    kind: str
+    value: Decimal
+    observed: Decimal | None
+
+
+class ReportDelivery(View):
+    """The message of a report to one channel. `is_late`: sent more than an hour after it was due."""
+
+    channel: str
+    state: str
+    attempts: int
+    error: str | None
+    finished_at: datetime | None
+    is_late: bool
+
+
+class StoredReportView(View):
+    """A stored report and its messages. `portfolio` null: of all accounts; `is_late`: made more than an hour after its
+    period ended."""
+
+    id: uuid.UUID
+    seq: int
+    portfolio: str | None
+    period: str
+    start: datetime
+    end: datetime
+    created_at: datetime
+    is_late: bool
+    deliveries: list[ReportDelivery]
+
+
+class ReportView(View):
+    """Report from `start` up to, without, `end`. `is_over` false: of a period that runs. `stored`: of a stored one."""
+
+    title: str
+    text: str
+    stored: StoredReportView | None = None
+    portfolio: str | None
     period: str
     start: datetime
     end: datetime
     is_over: bool
+    equity: ReportEquity | None
     accounts: list[ReportAccount]
     trades: list[ReportTrades]
+    closed: list[ReportClosed]
+    realized: list[ReportRealized]
+    drift: list[ReportDrift]
+    risk: list[ReportRisk]
     denials: list[ReportDenials]
     alerts: list[ReportAlerts]
     holdings: list[ReportHolding]
@@ -290,16 +542,8 @@ class FeesView(View):
     days_30: Decimal
 
 
-class PropRuleView(View):
+class PropRuleView(View, of=Distance):
     """A rule of a prop firm: the firm's figure, FKS's own inside it, the amounts used and left; null: not known."""
-
-    rule: str
-    limit: Decimal | None
-    own_limit: Decimal | None
-    used: Decimal | None
-    left: Decimal | None
-    text: str
-    unit: str
 
 
 class PropView(View):
@@ -426,24 +670,8 @@ class EquityPoint(View):
     cause: str
 
 
-class PortfolioView(View):
+class PortfolioView(View, of=Portfolio):
     """A portfolio with its members and its newest equity; of an archived one the last members."""
-
-    id: int
-    name: str
-    base_currency: str
-    benchmark: str | None
-    state: str
-    version: int
-    created_by: str
-    created_at: datetime
-    updated_at: datetime
-    archived_at: datetime | None
-    accounts: list[str]
-    instances: list[str]
-    equity_time: datetime | None
-    equity: Decimal | None
-    is_complete: bool | None
 
 
 class PortfolioHoldingView(View):
@@ -485,7 +713,7 @@ class PortfolioEquityPoint(View):
     is_complete: bool
 
 
-class PortfolioPerformance(View):
+class PortfolioPerformance(View, of=(EquityMetrics, BenchmarkMetrics)):
     """Profit, return and risk of a portfolio between two complete hours. Percent and ratios are floats."""
 
     portfolio: str
@@ -498,14 +726,165 @@ class PortfolioPerformance(View):
     equity: Decimal | None
     net_flow: Decimal
     profit: Decimal | None
+    money_weighted_pct: float | None
+    invested_pct: float | None
+    turnover: float | None
+    executions: int
+    won: int
+    lost: int
+    hit_rate_pct: float | None
+    payoff: float | None
+    benchmark: str | None
+
+
+class ExposureShareView(View, of=ExposureShare):
+    """The exposure of one asset, currency, venue or strategy, in the portfolio's currency."""
+
+
+class TailLossView(View, of=TailLoss):
+    """A value at risk and an expected shortfall: losses are positive, null where not defined."""
+
+
+class LossComponentView(View, of=LossComponent):
+    """The part of a factor in the parametric VaR and the historical expected shortfall at 95 %, 1 day."""
+
+
+class StressView(View):
+    """The profit (negative: loss) of a scenario; assets of `unmoved` are held and have no move in it."""
+
+    name: str
+    source: str
+    moves: dict[str, Decimal]
+    profit: Decimal
+    unmoved: list[str]
+
+
+class PortfolioLimitView(View, of=PortfolioLimit, without=("portfolio", "currency")):
+    """A limit of entries, with its last measurement; `observed` null is not known, and entries are denied."""
+
+    set_by: str
+    updated_at: datetime
+
+
+class AccountMarginView(View, of=AccountMargin):
+    """Contracts of an account against its equity, and the price at which that is gone."""
+
+
+class PortfolioRiskView(View):
+    """The risk of the holdings of a portfolio. Figures are those of the rest if something is `missing`."""
+
+    portfolio: str
+    currency: str
+    time: datetime
     days: int
-    return_pct: float
-    cagr_pct: float | None
-    volatility_pct: float | None
-    sharpe: float | None
-    sortino: float | None
-    calmar: float | None
-    max_drawdown_pct: float
+    returns: int
+    equity: Decimal
+    gross: Decimal
+    net: Decimal
+    herfindahl: float | None
+    largest: str | None
+    largest_share: float | None
+    exposures: list[ExposureShareView]
+    tails: list[TailLossView]
+    components: list[LossComponentView]
+    factors: list[str]
+    correlations: list[list[float | None]]
+    benchmark: str | None
+    beta: float | None
+    stress: list[StressView]
+    margins: list[AccountMarginView]
+    limits: list[PortfolioLimitView]
+    is_complete: bool
+    missing: list[str]
+
+
+class AttributionParts(View):
+    """Causes of a change of equity, in the portfolio's currency."""
+
+    price: Decimal
+    slippage: Decimal
+    fees: Decimal
+    funding: Decimal
+    dividends: Decimal
+    currency: Decimal
+    flows: Decimal
+
+
+class AttributionLine(AttributionParts, of=PositionName):
+    """The change of equity by one instance in one instrument; an asset that no instance bought has the instance ""."""
+
+    total: Decimal
+
+
+class AttributionRow(AttributionLine):
+    """The effect of the holdings of the start, of one execution, split or payment."""
+
+    kind: str
+    id: str
+    time: datetime | None
+
+
+class UnexplainedView(View, of=Unexplained):
+    """An amount that changed without a row that explains it. `incident`: the drift incident of the account and asset
+    that was open then or within the hour after, null without one."""
+
+    incident: int | None
+
+
+class PortfolioAttribution(View):
+    """The change of a portfolio's equity between two moments by its causes: `change` = `parts` + `rest`."""
+
+    portfolio: str
+    currency: str
+    first_at: datetime
+    last_at: datetime
+    equity_at_start: Decimal
+    equity: Decimal
+    change: Decimal
+    parts: AttributionParts
+    rest: Decimal
+    is_explained: bool
+    undecided: int
+    items: list[AttributionLine]
+    unexplained: list[UnexplainedView]
+    rows: list[AttributionRow]
+
+
+class IncomeLine(View):
+    """The expected and the booked amount of a kind of event on an account. `expected` and `difference` (booked less
+    expected) are null while `unknown` events are not known, and of interest and swaps; `known` is the sum of the
+    others."""
+
+    account: str
+    kind: Literal["dividend", "split", "funding", "interest", "swap"]
+    currency: str
+    expected: Decimal | None
+    known: Decimal
+    unknown: int
+    booked: Decimal
+    difference: Decimal | None
+
+
+class ExpectedPaymentView(View, of=ExpectedPayment, without=("time_ns",)):
+    """The amount that one event should have brought (negative: cost): the quantity held then, times its rate.
+
+    `expected` null: not known, `note` says why. Of a split: shares, in its symbol."""
+
+    kind: Literal["dividend", "split", "funding"]
+    time: datetime
+
+
+class PortfolioIncome(View):
+    """Dividends, splits and funding of a portfolio's positions over a period: expected, and booked.
+
+    The kinds `not_expected` are booked alone: no table has rates of them."""
+
+    portfolio: str
+    first_at: datetime
+    last_at: datetime
+    items: list[IncomeLine]
+    not_expected: list[str]
+    rows: list[ExpectedPaymentView]
 
 
 class PortfolioTargetView(View):
@@ -519,16 +898,15 @@ class PortfolioTargetView(View):
     max: Decimal | None
 
 
-class RebalanceRulesView(View):
-    """Limits of a rebalancing: fractions of the capital, `trade_min` in the portfolio's currency."""
+class InstanceTargetView(View, of=InstanceTarget, without=("instance_id",)):
+    """The share of a portfolio's equity that sizes the entries of a strategy instance. `size` and `params_version` are
+    those that it got by it; null while it waits, because of `reason`."""
 
-    band: Decimal
-    band_relative: Decimal | None
-    trade_min: Decimal
-    cash_min: Decimal
-    turnover_max: Decimal | None
-    price_tolerance: Decimal
-    run_max_age_s: float
+    instance: str
+
+
+class RebalanceRulesView(View, of=RebalanceRules):
+    """Limits of a rebalancing: fractions of the capital, `trade_min` in the portfolio's currency."""
 
 
 class PortfolioTargetsView(View):
@@ -542,6 +920,7 @@ class PortfolioTargetsView(View):
     created_by: str | None
     created_at: datetime | None
     items: list[PortfolioTargetView]
+    instances: list[InstanceTargetView]
 
 
 class WeightDriftView(View):
@@ -562,6 +941,17 @@ class WeightDriftView(View):
     reason: str | None
 
 
+class InstanceDriftView(View):
+    """The target weight of a strategy instance, and the shares of the portfolio's equity that its positions (`weight`)
+    and the size of its entries (`size_weight`) are now; null without a rate, or while the size waits."""
+
+    instance: str
+    target: Decimal
+    weight: Decimal | None
+    size_weight: Decimal | None
+    reason: str | None
+
+
 class PortfolioDriftView(View):
     """The weights of a portfolio beside its targets. `capital` is `cash` and the coins of its own instance; null
     without a price of each."""
@@ -574,20 +964,29 @@ class PortfolioDriftView(View):
     capital: Decimal | None
     cash: Decimal
     items: list[WeightDriftView]
+    instances: list[InstanceDriftView]
 
 
-class RunDenialView(View):
+class RunDenialView(View, of=Denial):
     """A denial that an order would get now: the code, the limit, the value, and what would pass."""
 
-    code: str
-    limit: str
-    observed: str
-    scope: str
-    remedy: str
+
+class PlannedLotView(View):
+    """The part of a planned sell that one lot covers. `gain` is after the fee; null with the reason in `note` (a short:
+    the account has no lots for it; its cost is not known)."""
+
+    lot_id: str
+    acquired_at: datetime | None
+    quantity: Decimal
+    cost: Decimal | None
+    gain: Decimal | None
+    note: str
 
 
 class RebalanceTradeView(View):
-    """An order of a plan at its price, with its expected costs; all but `quantity` is in quote."""
+    """An order of a plan at its price, with its expected costs; all but `quantity` is in quote. `limit_price`: the
+    worst price at which it may fill, null for a market order. Of a sell, if lots were asked for: `lots` that it would
+    use up and the `gain` over them, null if it is not known."""
 
     step: int
     exchange: str
@@ -595,10 +994,13 @@ class RebalanceTradeView(View):
     side: str
     quantity: Decimal
     price: Decimal
+    limit_price: Decimal | None
     value: Decimal
     fee: Decimal
     slippage: Decimal
     denial: RunDenialView | None
+    gain: Decimal | None
+    lots: list[PlannedLotView]
 
 
 class RebalancePreview(PortfolioDriftView):
@@ -614,46 +1016,20 @@ class RebalancePreview(PortfolioDriftView):
     expires_at: datetime | None
 
 
-class PortfolioRunView(View):
-    """A rebalancing: running, cancelling, done, partial or cancelled. `reason`: why it waits, or is not done."""
+class PortfolioRunView(
+    View,
+    of=PortfolioRun,
+    without=("portfolio_id", "base_currency", "account_id", "cash_free", "rules", "drift", "trigger_key"),
+):
+    """A rebalancing: running, cancelling, done, partial or cancelled; planned while it waits for a person. `reason`:
+    why it waits, or is not done. `trigger`: schedule or drift, null for one that a person planned."""
 
-    id: uuid.UUID
-    portfolio: str
-    state: str
-    reason: str | None
-    account: str
-    targets_version: int
     currency: str
-    capital: Decimal
-    plan_hash: str
-    created_by: str
-    created_at: datetime
-    started_at: datetime
-    ended_at: datetime | None
 
 
-class PortfolioRunStepView(View):
-    """An order of a run, and what became of it. `ordered_quantity` is less than `quantity` where cash was missing."""
-
-    step: int
-    exchange: str
-    symbol: str
-    side: str
-    quantity: Decimal
-    price: Decimal
-    fee: Decimal
-    slippage: Decimal
-    signal_id: uuid.UUID
-    state: str
-    ordered_quantity: Decimal | None
-    code: str | None
-    detail: str | None
-    sent_at: datetime | None
-    signal_state: str | None
-    client_order_id: str | None
-    order_state: str | None
-    filled: Decimal
-    average_price: Decimal | None
+class PortfolioRunStepView(View, of=PortfolioRunStep):
+    """An order of a run, and what became of it. `limit_price`: null for a market order. `ordered_quantity` is less than
+    `quantity` where cash was missing."""
 
 
 class PortfolioRunDetail(PortfolioRunView):
@@ -661,6 +1037,45 @@ class PortfolioRunDetail(PortfolioRunView):
 
     steps: list[PortfolioRunStepView]
     items: list[WeightDriftView]
+
+
+class PortfolioTriggerView(View, of=TriggerRow, without=("portfolio_id", "requested_id")):
+    """Conditions of rebalancings without a person, and the last decision of the trigger. `band`: null for that of
+    the rules and targets; `requested_at`: of a schedule's request that waits; `decided_bar`: close of the last bar
+    decided on."""
+
+    portfolio: str
+    updated_by: str | None
+    updated_at: datetime | None
+
+
+class AllocationWeightView(View):
+    """A weight that a method found, and the target before; null for none. `instance`: the strategy instance that it is
+    of, which trades the symbol; null for the weight of an instrument."""
+
+    exchange: str
+    symbol: str
+    instance: str | None
+    weight: Decimal
+    before: Decimal | None
+
+
+class AllocationView(View, of=AllocationRow, without=("portfolio_id",)):
+    """Weights that a method found. `state`: ready, waiting (to be applied without a person), applied or refused;
+    `targets_version`: of the targets when it was calculated; `diagnostics` are floats."""
+
+    weights: list[AllocationWeightView]
+    diagnostics: dict[str, Any]
+
+
+class AllocationJobView(View):
+    """The job of an allocation, and once it is done the allocation. `error`: why there is none."""
+
+    id: uuid.UUID
+    state: str
+    progress: float
+    error: str | None
+    allocation: AllocationView | None
 
 
 # ── decisions ────────────────────────────────────────────────────────────────────────────────────
@@ -765,93 +1180,43 @@ class StrategiesView(View):
     instances: list[InstanceView]
 
 
-class ParametersVersion(View):
-    """One version of an instance's parameters."""
+class ParametersVersion(View, of=ParameterVersion, without=("changed_by",)):
+    """One version of an instance's parameters. `size`: of its entries with them; null: it was not kept then."""
 
-    version: int
-    created_at: datetime
     by: str
-    params: Any
-    provenance: Any
 
 
-class ChallengerView(View):
+class ChallengerView(View, of=Challenger, without=("instance_id", "last_target", "begun_ns", "cursor_ns")):
     """A challenger of an instance."""
 
-    id: str
     instance: str
-    number: int
-    params: Any
-    provenance: Any
-    added_by: str
-    stage: str
-    state: str
-    error: str | None
     target: Any
-    crashes: int
-    decisions: int
     begun: datetime | None
     cursor: datetime | None
-    evaluation: Any
-    evaluated_at: datetime | None
-    looks: int
-    swap_requested_by: str | None
-    swap_requested_at: datetime | None
-    ended_by: str | None
-    ended_at: datetime | None
-    created_at: datetime
 
 
-class IncidentView(View):
+class IncidentView(View, of=Incident, without=("account_id",)):
     """A difference that a person explains."""
 
-    id: int
     account: str
-    kind: str
-    subject: str
-    detail: str
-    payload: Any
-    opened_at: datetime
-    updated_at: datetime
     is_open: bool
-    closed_by: str | None
-    closed_at: datetime | None
-    resolution: str | None
 
 
-class LotView(View):
+class LotView(View, of=OpenLot, without=("id",)):
     """A quantity that is still held; below zero a short, whose `cost` is what its sale brought in. `cost` null: not
     known. `acquired_at` null and `lot_id` "": the pool of the average method."""
 
     seq: int
-    pool: str
-    asset: str
-    kind: str
-    acquired_at: datetime | None
     lot_id: str
-    quantity: Decimal
-    cost: Decimal | None
     note: str
 
 
-class LotDisposalView(View):
+class LotDisposalView(View, of=LotDisposal, without=("number",)):
     """The part of a disposal that one lot covers. Of a short, `disposed_at` is before `acquired_at`; of contracts only
     `gain` is given. Amounts are null where they are not known."""
 
     seq: int
-    pool: str
-    asset: str
-    kind: str
-    acquired_at: datetime | None
-    disposed_at: datetime
     realized_at: datetime
-    quantity: Decimal
-    proceeds: Decimal | None
-    cost: Decimal | None
-    gain: Decimal | None
-    note: str
-    disposal_id: str
-    lot_id: str
 
 
 class Statement(View, Generic[T]):
@@ -932,23 +1297,8 @@ class LatestView(View):
 
 
 # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────
-class JobView(View):
+class JobView(View, of=JobRow, without=("kind",)):
     """A durable job: a backtest or a search."""
-
-    id: uuid.UUID
-    state: str
-    progress: float
-    spec: Any
-    result: Any
-    error: str | None
-    submitted_by: str
-    attempts: int
-    priority: int
-    fingerprint: str | None
-    is_cancel_requested: bool
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
 
 
 class SearchView(JobView):
@@ -958,46 +1308,14 @@ class SearchView(JobView):
 
 
 # ── the system ───────────────────────────────────────────────────────────────────────────────────
-class OperationView(View):
+class OperationView(View, of=Operation):
     """A request of a person to the running system."""
 
-    id: uuid.UUID
-    kind: str
-    target: str
-    args: Any
-    reason: str
-    requested_by: str
-    state: str
     progress: Any
-    error: str | None
-    result: Any
-    attempt: int
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
 
 
-class WheelView(View):
-    """The wheel of the newest deployment, and the one for a rollback."""
-
-    wheel: str | None
-    previous_wheel: str | None
-
-
-class ConfigVersionView(View):
+class ConfigVersionView(View, of=ConfigVersion):
     """One version of the settings that change while the system runs."""
-
-    version: int
-    state: str
-    kind: str
-    rolls_back_to: int | None
-    values: Any
-    changes: Any
-    changed_by: str
-    reason: str
-    error: str | None
-    created_at: datetime
-    finished_at: datetime | None
 
 
 class HealthView(View):
@@ -1018,6 +1336,8 @@ class ReadyView(View):
     dependencies: Any
     ninja_connected: bool | None = None
     ninja_can_trade: bool | None = None
+    mt5_connected: bool | None = None
+    mt5_can_trade: bool | None = None
 
 
 class NinjaLinkView(View):
@@ -1048,6 +1368,22 @@ class NinjaLinksView(View):
     """The links of all groups."""
 
     items: list[NinjaLinkView]
+
+
+class Mt5LinkView(NinjaLinkView):
+    """The link to the MetaTrader 5 agent. `agent`: its version; `server_offset_s`: the trade server's clock minus UTC;
+    `positions`: those of the terminal, in lots; `last_error`: the platform's. Null: not reported."""
+
+    agent: str | None
+    server_offset_s: int | None
+    positions: Any
+    last_error: str | None
+
+
+class Mt5LinksView(View):
+    """The links to MetaTrader 5."""
+
+    items: list[Mt5LinkView]
 
 
 class CopyPlaceView(View):
@@ -1135,6 +1471,7 @@ class KillView(View):
     by: str | None = None
     since: datetime | None = None
     count: int | None = None
+    scopes: list[str] | None = None
     kills: Any
     guardian: Any
 
@@ -1150,32 +1487,12 @@ class CallerView(View):
     csrf_token: str | None
 
 
-class TokenView(View):
+class TokenView(View, of=TokenRecord):
     """A token without its secret part."""
 
-    name: str
-    scope: str
-    prefix: str
-    created_at: datetime
-    last_used_at: datetime | None
-    revoked_at: datetime | None
-    accounts: list[int] | None
-    expires_at: datetime | None
-    limit_per_hour: int | None
-    created_by: str
 
-
-class AuditView(View):
+class AuditView(View, of=AuditEntry):
     """A row of the audit."""
 
     seq: int
     at: datetime
-    request_id: str
-    phase: str
-    actor: str
-    kind: str
-    action: str
-    object: str
-    status: int | None
-    address: str
-    detail: Any

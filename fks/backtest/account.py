@@ -7,6 +7,7 @@ the order of events is written at `_walk`. Fills are exact, by the reference eng
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -18,21 +19,26 @@ from fks.backtest.account_checks import AccountChecks, MemberBars
 from fks.backtest.account_result import AccountFill, AccountResult
 from fks.backtest.account_statistics import AccountStatistics, RunCorrelations, account_statistics_of, correlations_of
 from fks.backtest.backtest import Backtest
-from fks.backtest.cash_flows import ensure_events
+from fks.backtest.cash_flows import ensure_borrowed, ensure_events
 from fks.backtest.gaps import ensure_inputs, ensure_seen, ensure_whole, find_gaps
 from fks.backtest.instrument import setup_for
-from fks.backtest.limits import UNLIMITED
-from fks.backtest.reference import Walker
+from fks.backtest.limits import UNLIMITED, TapeChecks, denial_text
+from fks.backtest.reference import TargetChange, Walker, WalkerState
 from fks.backtest.result import Setup
-from fks.backtest.rows import FillRow
-from fks.backtest.run import anchored, check_tape, ensure_splits, is_holding, traded
+from fks.backtest.rows import DeniedEntry, FillRow
+from fks.backtest.run import anchored, check_tape, ensure_splits, fitted_before, is_holding, traded
+from fks.bars.buckets import length_of
 from fks.config.risk import Risk
 from fks.model.bar import Bars
+from fks.model.codes import Code
 from fks.model.decimals import plain
-from fks.model.errors import InputError
-from fks.model.instrument import Instrument
+from fks.model.errors import unprocessable
+from fks.model.instrument import Instrument, folded
+from fks.model.order import Role
+from fks.model.signal import EntryGroup
 from fks.model.timeframe import TIMEFRAMES
-from fks.strategies.base import Decisions, Strategy, evaluate
+from fks.risk.check import leg_denial, lone_denial
+from fks.strategies.base import Decisions, Strategy, evaluate, group_of
 
 _REASON = "several tapes share one account"
 MEMBERS_MAX = 100
@@ -82,12 +88,15 @@ def run_account(
     setups = _setups(members, start, limits)
     _ensure_one_account(members, setups, limits)
     if check:
-        for member in members:
-            check_tape(member.strategy, member.bars)
-    parts = [
-        anchored(member.strategy, traded(member.bars, setup), setup.start_ns)
-        for member, setup in zip(members, setups, strict=True)
-    ]
+        for member, setup in zip(members, setups, strict=True):
+            check_tape(member.strategy, member.bars, setup.start_ns)
+    parts, fitted = [], []
+    for member, setup in zip(members, setups, strict=True):
+        bars = traded(member.bars, setup)
+        strategy, start_ns = fitted_before(member.strategy, bars, setup.start_ns)
+        parts.append(anchored(strategy, bars, start_ns))
+        fitted.append(replace(member, strategy=strategy))
+    members = fitted
     found = [find_gaps(part) for part in parts]
     for part, setup, gaps in zip(parts, setups, found, strict=True):
         if not setup.allow_gaps:
@@ -96,22 +105,25 @@ def run_account(
         ensure_splits(part, setup)
     for member, part, setup in zip(members, parts, setups, strict=True):
         ensure_events(part, member.strategy.warmup(), setup)
+        if any(one.borrow.debit for one in setups):
+            ensure_borrowed(part, setup)
     tapes = [MemberBars.of(part, setup) for part, setup in zip(parts, setups, strict=True)]
     checks = AccountChecks(tapes, start, limits)
+    is_shared = len(members) > 1  # a member alone is what `fks.backtest.run` runs
     walkers = [
         Walker(
             part,
             member.strategy.warmup(),
             setup,
             _decisions(member.strategy, part),
-            checks.of(number),
-            partial(checks.equity, number),
-            is_liquidated=len(members) == 1,
+            checks.of(number) if is_shared else TapeChecks(part, setup),
+            checks.of(number) if is_shared else None,
         )
         for number, (member, part, setup) in enumerate(zip(members, parts, setups, strict=True))
     ]
     checks.walkers = walkers
-    fills = _walk(walkers, tapes, checks, names)
+    groups = [group_of(m.strategy, t.symbol) if is_shared else None for m, t in zip(members, tapes, strict=True)]
+    fills = _walk(walkers, tapes, checks, names, groups)
     results = tuple(
         Backtest(member.strategy, part, member.strategy.warmup(), setup, gaps, walker.outcome(_REASON))
         for member, part, setup, gaps, walker in zip(members, parts, setups, found, walkers, strict=True)
@@ -140,11 +152,10 @@ def run_account(
 def _names(members: Sequence[Member]) -> tuple[str, ...]:
     """Return the members' names; equal ones get a number. Errors: InputError ACCOUNT_MEMBERS."""
     if not 1 <= len(members) <= MEMBERS_MAX:
-        raise InputError(
+        raise unprocessable(
+            "ACCOUNT_MEMBERS",
             f"an account has 1 to {MEMBERS_MAX} members, not {len(members)}",
-            code="ACCOUNT_MEMBERS",
-            status=422,
-            remedy="give some members, or split them into several runs",
+            "give some members, or split them into several runs",
         )
     wanted = [
         member.name or f"{member.strategy.name} {member.bars.symbol} {member.bars.timeframe}" for member in members
@@ -173,11 +184,16 @@ def _ensure_one_account(members: Sequence[Member], setups: Sequence[Setup], limi
     """Refuse members that cannot share an account. Errors: as `run_account`."""
     quotes = sorted({setup.instrument.quote for setup in setups})
     if len(quotes) > 1:
-        raise InputError(
+        raise unprocessable(
+            "ACCOUNT_CURRENCY",
             f"the members trade in {' and '.join(quotes)}: an account of a backtest has one currency",
-            code="ACCOUNT_CURRENCY",
-            status=422,
-            remedy="run the members of each currency apart",
+            "run the members of each currency apart",
+        )
+    if rolled := [member.bars.symbol for member in members if member.bars.rolls]:
+        raise unprocessable(
+            "CONTINUOUS_ACCOUNT",
+            f"{rolled[0]} is a continuous future, which a run of several members does not roll",
+            "run it alone, or give members the contracts",
         )
     known: dict[str, Instrument] = {}
     lengths: dict[str, int] = {}
@@ -185,21 +201,19 @@ def _ensure_one_account(members: Sequence[Member], setups: Sequence[Setup], limi
         item = replace(setup.instrument, updated_ns=0)
         first = known.setdefault(item.symbol, item)
         if item != first:
-            raise InputError(
+            raise unprocessable(
+                "ACCOUNT_INSTRUMENT",
                 f"two members trade {item.symbol} by different rules: {_rules(item)}, and {_rules(first)}",
-                code="ACCOUNT_INSTRUMENT",
-                status=422,
-                remedy="give both the same instrument in their setup",
+                "give both the same instrument in their setup",
             )
-        length_s = TIMEFRAMES[member.bars.timeframe] or 31 * 86_400
+        length_s = length_of(member.bars.timeframe)
         lengths[item.symbol] = min(length_s, lengths.get(item.symbol, length_s))
     too_long = [name for name, length_s in lengths.items() if length_s > TIMEFRAMES[limits.correlation_timeframe]]
     if limits.exposure_max_correlated is not None and too_long:
-        raise InputError(
+        raise unprocessable(
+            "CORRELATION_TIMEFRAME",
             f"no returns of {limits.correlation_timeframe} for {' '.join(too_long)}: the bars there are longer",
-            code="CORRELATION_TIMEFRAME",
-            status=422,
-            remedy="raise risk.correlation_timeframe, or leave exposure_max_correlated out",
+            "raise risk.correlation_timeframe, or leave exposure_max_correlated out",
         )
 
 
@@ -240,54 +254,196 @@ def _decisions(strategy: Strategy, bars: Bars) -> Decisions:
     """Return a member's decisions. Errors: InputError ENTRY_UNSUPPORTED, StrategyError."""
     found = evaluate(strategy, bars)
     if found.entry_limit is not None or found.entry_stop is not None:
-        raise InputError(
+        raise unprocessable(
+            "ENTRY_UNSUPPORTED",
             f"{strategy.name} enters by limit or stop orders, whose reserved money is not known to the other members",
-            code="ENTRY_UNSUPPORTED",
-            status=422,
-            remedy="run it alone, or let it enter at the market",
+            "run it alone, or let it enter at the market",
         )
     return found
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class _Step:
+    """A change of a member's target; `moment`: when its order is placed."""
+
+    moment: int
+    number: int
+    change: TargetChange = field(compare=False)
+
+
+@dataclass(slots=True)
+class _Entries:
+    """The entries that are made together: the legs of one decision, by symbol. `failed`: those that were denied, with
+    the code of each; `entered`: the numbers of those that were made; `checked_at`: the moment of the checks."""
+
+    symbols: tuple[str, ...]
+    legs: dict[str, _Step] = field(default_factory=dict)
+    checked_at: int | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+    entered: set[int] = field(default_factory=set)
+
+
+def _entries(
+    steps: Sequence[_Step], tapes: Sequence[MemberBars], groups: Sequence[EntryGroup | None]
+) -> dict[tuple[int, int], _Entries]:
+    """Return the entries that are made together, by the member and bar of each leg. An entry that adds to a position is
+    made by itself."""
+    found: dict[tuple[str, str, int], _Entries] = {}
+    by_leg = {}
+    for step in steps:
+        group, change, bars = groups[step.number], step.change, tapes[step.number].bars
+        if group is None or not change.enters or change.opened < change.index:
+            continue
+        key = (group.name, bars.timeframe, int(bars.time_ns[change.index]))
+        entries = found.setdefault(key, _Entries(group.symbols))
+        entries.legs.setdefault(folded(tapes[step.number].symbol), step)
+        by_leg[step.number, change.index] = entries
+    return by_leg
+
+
+def _check_together(entries: _Entries, moment: int, walkers: Sequence[Walker]) -> None:
+    """Check all legs of a decision, each with those before it filled, and enter those that are placed now; if one is
+    denied, deny all and enter none."""
+    entries.checked_at = moment
+    before: list[tuple[str, _Step, WalkerState, DeniedEntry | None]] = []
+    missing = [symbol for symbol in entries.symbols if symbol not in entries.legs]
+    for symbol, step in sorted(entries.legs.items(), key=lambda leg: leg[1].number):
+        walker, change = walkers[step.number], step.change
+        state, count = walker.copy(), len(walker.denied)
+        walker.enter(change.index, change.opened)
+        refused = walker.denied[count] if len(walker.denied) > count else None
+        before.append((symbol, step, state, refused))
+        if refused is not None and refused.code != Code.SLIPPAGE_GUARD:  # an order that expires was not denied
+            entries.failed[symbol] = refused.code
+    is_denied = bool(missing or entries.failed)
+    for symbol, step, state, refused in before:
+        walker, index = walkers[step.number], step.change.index
+        if is_denied or step.moment > moment:
+            walker.restore(state)
+        elif refused is None:
+            entries.entered.add(step.number)
+        else:
+            entries.failed[symbol] = refused.code
+        if not is_denied:
+            continue
+        if refused is not None and symbol in entries.failed:
+            walker.deny(index, refused.code, refused.detail)
+        else:
+            no = lone_denial(symbol, missing) if missing else leg_denial(symbol, entries.failed)
+            walker.deny(index, no.code.value, denial_text(no))
+    if is_denied:
+        entries.legs.clear()
+        entries.failed.clear()
+
+
+def _enter_together(
+    entries: _Entries, step: _Step, walkers: Sequence[Walker], tapes: Sequence[MemberBars]
+) -> list[_Step]:
+    """Make the entry of a leg, and that of the others that are placed with it. Return the exits of legs that were made
+    although another one failed after the checks."""
+    walker, change = walkers[step.number], step.change
+    if entries.checked_at is None:
+        _check_together(entries, step.moment, walkers)
+    elif entries.legs and step.moment > entries.checked_at:
+        count, symbol = len(walker.denied), folded(tapes[step.number].symbol)
+        if entries.failed:
+            no = leg_denial(symbol, entries.failed)
+            walker.deny(change.index, no.code.value, denial_text(no))
+        else:
+            walker.enter(change.index, change.opened)
+            if len(walker.denied) > count:
+                entries.failed[symbol] = walker.denied[-1].code
+            else:
+                entries.entered.add(step.number)
+    if not entries.failed:
+        return []
+    found = []
+    for leg in entries.legs.values():
+        bars, index = tapes[leg.number].bars, tapes[leg.number].opened_by(step.moment)
+        if leg.number in entries.entered and index + 1 < len(bars):
+            exit_ = TargetChange(index, leaves=True, enters=False, opened=index)
+            found.append(_Step(int(bars.time_ns[index + 1]), leg.number, exit_))
+    entries.entered.clear()
+    return found
+
+
 def _walk(
-    walkers: Sequence[Walker], tapes: Sequence[MemberBars], checks: AccountChecks, names: tuple[str, ...]
+    walkers: Sequence[Walker],
+    tapes: Sequence[MemberBars],
+    checks: AccountChecks,
+    names: tuple[str, ...],
+    groups: Sequence[EntryGroup | None],
 ) -> list[AccountFill]:
     """Trade all members in order of time, and return the fills in that order.
 
     An order is filled at the open of the member's next bar: that moment places it. At one moment, in this order:
     1. protections that were reached in bars that end then, or ended before, by time and then by member: what happened
-       inside a bar is known to the others at its end, since a bar does not say when it happened; after them dividends
-       and funding of bars that begin then;
+       inside a bar is known to the others at its end, since a bar does not say when it happened. So are positions that
+       are closed by force, each at the price at which the account's equity is the maintenance margin of all positions,
+       with those of the others at their newest closes when its bar begins; one that is closed so moves the prices of
+       the members after it. After them dividends, funding and borrow of bars that begin then;
     2. exits decided by bars before, by member, as they are listed;
-    3. entries, by member; each is checked against the account after everything before it.
+    3. entries, by member; each is checked against the account after everything before it. The legs of one decision are
+       checked together where the first of them is placed, and made all or not at all. When the order of one expires
+       all the same, the others are closed at the open of the bar after the one in which they filled.
     A decision on a member's last bar has no bar to fill on.
     """
     log = _Log(names, tapes, walkers, checks, taken=[0] * len(walkers))
     everyone = range(len(walkers))
-    steps = [
-        (int(tapes[number].bars.time_ns[change.index + 1]), number, change)
+    charged = sorted({time_ns for walker in walkers for time_ns in walker.interest_ns})
+    steps = sorted(
+        _Step(int(tapes[number].bars.time_ns[change.index + 1]), number, change)
         for number in everyone
         for change in walkers[number].changes()
-    ]
-    steps.sort(key=lambda step: step[:2])
+    )
+    together = _entries(steps, tapes, groups)
     at = 0
     while at < len(steps):
-        moment, end = steps[at][0], at
-        while end < len(steps) and steps[end][0] == moment:
+        moment, end = steps[at].moment, at
+        while end < len(steps) and steps[end].moment == moment:
             end += 1
-        for number in everyone:
-            walkers[number].resolve(tapes[number].ended_by(moment), tapes[number].opened_by(moment))
+        _resolve(checks, charged, moment)
         log.note(everyone, is_in_bar=True)
-        for _, number, change in steps[at:end]:
-            if change.leaves:
-                walkers[number].leave(change.index, change.share)
-                log.note([number], is_in_bar=False)
-        for _, number, change in steps[at:end]:
-            if change.enters:
-                walkers[number].enter(change.index, change.opened)
-                log.note([number], is_in_bar=False)
+        for step in steps[at:end]:
+            if step.change.leaves:
+                walkers[step.number].leave(step.change.index, step.change.share)
+                log.note([step.number], is_in_bar=False)
+        for step in steps[at:end]:
+            if step.change.moves:
+                walkers[step.number].move_entry(step.change.index)
+            if not step.change.enters:
+                continue
+            entries = together.get((step.number, step.change.index))
+            if entries is None:
+                walkers[step.number].enter(step.change.index, step.change.opened)
+                log.note([step.number], is_in_bar=False)
+                continue
+            for exit_ in _enter_together(entries, step, walkers, tapes):
+                insort(steps, exit_, lo=end)
+            log.note(everyone, is_in_bar=False)
         at = end
-    for number in everyone:
-        walkers[number].resolve(len(tapes[number].bars) - 1)
+    _resolve(checks, charged, int(max(tape.ends_ns[-1] for tape in tapes)))
     log.note(everyone, is_in_bar=True)
     return log.rows
+
+
+def _resolve(checks: AccountChecks, charged: list[int], moment: int) -> None:
+    """Resolve the bars of all members that ended by a moment, then book the cash flows of those that began by then.
+    Interest on cash below 0 is charged at the times `charged`, which are taken from that list: each time all bars
+    before it are resolved first, of every member, as at each moment at which a position may be closed by force."""
+    now = None
+    while now != moment:
+        now = checks.next_look(min([moment, *charged[:1]]))
+        if now in charged[:1]:
+            charged.pop(0)
+        pairs = list(zip(checks.walkers, checks.tapes, strict=True))
+        for walker, tape in pairs:
+            walker.watch(tape.ended_by(now))
+        for number, (walker, tape) in enumerate(pairs):
+            count = len(walker.booked)
+            walker.resolve(tape.ended_by(now), tape.ended_by(now))
+            if any(row.role is Role.LIQUIDATION for row in walker.booked[count:]):
+                for later, bars in pairs[number + 1 :]:
+                    later.watch(bars.ended_by(now))
+        for walker, tape in pairs:
+            walker.resolve(tape.ended_by(now), tape.opened_by(now))

@@ -12,16 +12,17 @@ from decimal import Decimal
 
 import numpy as np
 
-from fks.backtest.limits import AccountHolding, EntryPrices, Funds, TapeChecks
+from fks.backtest.limits import AccountHolding, DecidedEntry, Funds, TapeChecks
 from fks.backtest.reference import Walker
 from fks.backtest.rows import FillRow, Setup
+from fks.bars.buckets import length_of
 from fks.config.risk import Risk
 from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.codes import Denial
-from fks.model.instrument import Instrument
+from fks.model.instrument import Instrument, money
 from fks.model.order import Side
-from fks.model.timeframe import NS, TIMEFRAMES, bar_end
+from fks.model.timeframe import NS, TIMEFRAMES
 from fks.portfolio.position import net_quantity
 from fks.risk.correlation import correlation_of, returns_before
 from fks.risk.valuation import DayFlows, day_profit, day_start_ns
@@ -30,6 +31,7 @@ _ZERO = Decimal(0)
 _HUGE = Decimal(10) ** 30
 _NEXT_DAY_NS = 26 * 3600 * NS  # after a day's start it is the next day, summer time or not
 _NEAR = 0.999  # the share of a limit from which on a float is not trusted
+_ROUNDING = 1e-6  # of amounts in float64, more than enough
 _IN_BAR, _AT_OPEN = 0, 2  # order of a fill at one moment; a close of that moment comes between the two
 
 
@@ -44,11 +46,7 @@ class MemberBars:
     @staticmethod
     def of(bars: Bars, setup: Setup) -> MemberBars:
         """Return the tape of some bars."""
-        length = TIMEFRAMES[bars.timeframe] * NS
-        if length:
-            return MemberBars(bars, setup, bars.time_ns + length)
-        ends = [bar_end(start, bars.timeframe) for start in bars.time_ns.tolist()]
-        return MemberBars(bars, setup, np.array(ends, dtype=np.int64))
+        return MemberBars(bars, setup, bars.ends_ns)
 
     @property
     def symbol(self) -> str:
@@ -82,10 +80,11 @@ class AccountChecks:
 
     def __init__(self, tapes: Sequence[MemberBars], cash: Decimal, limits: Risk) -> None:
         self.walkers: Sequence[Walker] = ()
-        self._tapes, self._cash, self._limits = tapes, cash, limits
+        self.tapes, self._cash, self._limits = tapes, cash, limits
         self._single = [TapeChecks(tape.bars, tape.setup) for tape in tapes]
         self._series = {tape.symbol: _Series.of([t for t in tapes if t.symbol == tape.symbol]) for tape in tapes}
         self._booked: list[_Booked] = []
+        self._debits: tuple[int, list[Decimal]] = (-1, [])  # the end of a day, and each member's cash below 0 then
         self._days: dict[int, _Day] = {}
         self._day_end_ns: dict[int, int] = {}
         self._correlated: dict[tuple[str, str, int], float | None] = {}
@@ -97,7 +96,7 @@ class AccountChecks:
     def equity(self, number: int, index: int) -> Decimal:
         """Return what the account is worth in quote when a member decides on bar `index`: all cash, and all positions
         at their newest closes."""
-        now_ns = int(self._tapes[number].ends_ns[index])
+        now_ns = int(self.tapes[number].ends_ns[index])
         return self.cash + sum((self._series[s].worth(held, now_ns) for s, held in self._held().items()), _ZERO)
 
     @property
@@ -105,36 +104,87 @@ class AccountChecks:
         """Return the account's quote now."""
         return self._cash + sum((walker.cash - self._cash for walker in self.walkers), _ZERO)
 
+    def debit(self, number: int, index: int) -> Decimal:
+        """Return a member's part of the account's cash below 0 at its bar `index`, by what each member has spent, else
+        0. Of several members the value of short positions is no cash: it stays with the lender. The parts of one moment
+        are those of the first member that asks for its own."""
+        now_ns, held = int(self.tapes[number].ends_ns[index]), self._held()
+        if self._debits[0] != now_ns:
+            shorts = sum((self._series[symbol].worth(min(held[symbol], _ZERO), now_ns) for symbol in held), _ZERO)
+            cash, spent = min(self.cash + shorts, _ZERO), [max(self._cash - one.cash, _ZERO) for one in self.walkers]
+            whole = sum(spent, _ZERO) or Decimal(1)
+            self._debits = now_ns, [money(cash * part / whole) for part in spent]
+        return self._debits[1][number]
+
+    def backing(self, number: int, index: int) -> Decimal:
+        """Return the account's cash and the value of the positions of the others less what these keep as margin, in
+        quote, at the newest closes when a member's bar `index` begins."""
+        now_ns, free = int(self.tapes[number].bars.time_ns[index]), self.cash
+        for at, (walker, tape) in enumerate(zip(self.walkers, self.tapes, strict=True)):
+            if at != number and walker.position:
+                series, margin = self._series[tape.symbol], self._single[at].margin_after(tape.ended_by(now_ns))
+                worth, price = series.worth(walker.position, now_ns), series.close(now_ns) or _ZERO
+                free += worth - (margin.kept(walker.position, price, series.instrument) if margin else abs(worth))
+        return free
+
+    def next_look(self, until_ns: int) -> int:
+        """Return the first moment up to `until_ns` at which a bar ends that may close a position by force, or another
+        one may change what is held; `until_ns` where there is none before, or one member has the account alone."""
+        held = [number for number, walker in enumerate(self.walkers) if walker.unwatched is not None]
+        if not held or len(self.walkers) == 1:
+            return until_ns
+        for walker, tape in zip(self.walkers, self.tapes, strict=True):
+            until_ns = min([until_ns, *filter(None, [walker.next_ns(tape.ended_by(until_ns))])])
+        return min(self._forced_from(number, until_ns) for number in held)
+
+    def _forced_from(self, number: int, until_ns: int) -> int:
+        """Return the end of the first bar of a member up to `until_ns` that may close its position by force while all
+        positions stay, `until_ns` where none does. In float64, and with the highest margin that each may keep."""
+        tape, first = self.tapes[number], self.walkers[number].unwatched or 0
+        part = slice(first, tape.ended_by(until_ns) + 1)
+        begins = tape.bars.time_ns[part]
+        free = np.full(len(begins), float(self.cash))
+        near = np.abs(free) * _ROUNDING + _ROUNDING
+        for at, (walker, other) in enumerate(zip(self.walkers, self.tapes, strict=True)):
+            if not (position := float(walker.position)):
+                continue
+            own = tape.bars.low if position > 0 else tape.bars.high
+            prices = own[part] if at == number else self._series[other.symbol].on(begins)
+            worth = prices * (position * float(other.setup.instrument.multiplier))
+            margin = other.setup.margin_kept
+            share, each = (1.0, 0.0) if margin is None else map(float, margin.kept_most)
+            free += worth - np.abs(worth) * share - abs(position) * each
+            near += np.abs(worth) * _ROUNDING
+        is_near = free <= near
+        return int(tape.ends_ns[part][is_near.argmax()]) if is_near.any() else until_ns
+
+    def traded(self, number: int, month: int) -> Decimal:
+        """Return the volume of a month of all members with the commission of this one."""
+        commission = self.tapes[number].setup.costs.commission
+        pairs = zip(self.walkers, self.tapes, strict=True)
+        return sum((w.traded(month) for w, tape in pairs if tape.setup.costs.commission == commission), _ZERO)
+
     def _held(self) -> dict[str, Decimal]:
         held: dict[str, Decimal] = {}
-        for walker, tape in zip(self.walkers, self._tapes, strict=True):
+        for walker, tape in zip(self.walkers, self.tapes, strict=True):
             held[tape.symbol] = held.get(tape.symbol, _ZERO) + walker.position
         return held
 
     def book(self, number: int, fill: FillRow, moment_ns: int, *, is_in_bar: bool) -> None:
         """Take a fill of a member."""
         key = (moment_ns, _IN_BAR if is_in_bar else _AT_OPEN)
-        self._booked.append(_Booked(key, number, self._tapes[number].symbol, fill))
+        self._booked.append(_Booked(key, number, self.tapes[number].symbol, fill))
 
     def look(self, number: int, index: int) -> None:
         """See the account at the close of a member's bar, on which an entry is decided."""
-        self._loss(int(self._tapes[number].ends_ns[index]))
+        self._loss(int(self.tapes[number].ends_ns[index]))
 
-    def refusal(
-        self,
-        number: int,
-        index: int,
-        side: Side,
-        quantity: Decimal,
-        close: Decimal,
-        levels: tuple[Decimal | None, Decimal | None],
-        entries: int,
-    ) -> Denial | None:
-        """Return why live would deny an entry that a member decided on bar `index`, or None."""
-        tape, now_ns = self._tapes[number], int(self._tapes[number].ends_ns[index])
+    def refusal(self, number: int, entry: DecidedEntry, entries: int) -> Denial | None:
+        """Return why live would deny an entry that a member decided, or None. `entries`: those in its position."""
+        tape, now_ns = self.tapes[number], int(self.tapes[number].ends_ns[entry.index])
         own = self.walkers[number].position
         held, others = self._held(), _ZERO
-        for at, (walker, other) in enumerate(zip(self.walkers, self._tapes, strict=True)):
+        for at, (walker, other) in enumerate(zip(self.walkers, self.tapes, strict=True)):
             if at != number and other.setup.instrument.base == tape.setup.instrument.base:
                 others += max(walker.position, _ZERO)
         positions = {symbol: amount for symbol, amount in held.items() if amount and symbol != tape.symbol}
@@ -143,22 +193,23 @@ class AccountChecks:
             cash=self.cash,
             loss=self._loss(now_ns),
             own=own,
-            coins_of_others=others if side is Side.SELL else _ZERO,
+            coins_of_others=others if entry.side is Side.SELL else _ZERO,
             exposures={symbol: self._series[symbol].worth(abs(amount), now_ns) for symbol, amount in positions.items()},
             shorts=frozenset(symbol for symbol, amount in positions.items() if amount < 0),
             correlations=self._correlations(tape.symbol, positions, now_ns),
             entries=entries,
-            margin_free=self._margin_free(number, index, held),
+            margin_free=self._margin_free(number, entry.index, held),
         )
-        return self._single[number].denial(index, side, quantity, close, levels, funds)
+        return self._single[number].denial(entry, funds)
 
     def _margin_free(self, number: int, index: int, held: dict[str, Decimal]) -> Decimal | None:
         """Return the equity less the margin of all positions at their newest closes, in quote: their value in full
         where they are paid for. None where no member trades on margin."""
-        if all(tape.setup.margin_kept is None for tape in self._tapes):
+        if all(tape.setup.margin_kept is None for tape in self.tapes):
             return None
-        free, now_ns = self.equity(number, index), int(self._tapes[number].ends_ns[index])
-        margins = {tape.symbol: tape.setup.margin_kept or Margin() for tape in self._tapes}
+        free, now_ns = self.equity(number, index), int(self.tapes[number].ends_ns[index])
+        known = zip(self.tapes, self._single, strict=True)
+        margins = {tape.symbol: one.margin_after(tape.ended_by(now_ns)) or Margin() for tape, one in known}
         for symbol, amount in held.items():
             if amount:
                 series = self._series[symbol]
@@ -194,7 +245,7 @@ class AccountChecks:
         held: dict[str, Decimal] = {}
         own: dict[int, Decimal] = {}
         positions: dict[str, list[tuple[int, Decimal]]] = {symbol: [(0, _ZERO)] for symbol in self._series}
-        holdings: dict[int, list[tuple[int, Decimal]]] = {number: [(0, _ZERO)] for number in range(len(self._tapes))}
+        holdings: dict[int, list[tuple[int, Decimal]]] = {number: [(0, _ZERO)] for number in range(len(self.tapes))}
         for row in self._booked:
             fill, item, symbol = row.fill, self._series[row.symbol].instrument, row.symbol
             side = "left" if row.key[1] == _IN_BAR else "right"  # a close comes before the fills of the bar after it
@@ -213,7 +264,7 @@ class AccountChecks:
             equity += worth
             exposure += np.abs(worth)
         count = np.zeros(len(ends_ns), dtype=np.int64)
-        for number, tape in enumerate(self._tapes):
+        for number, tape in enumerate(self.tapes):
             count += np.abs(_steps(holdings[number], len(ends_ns))) >= float(tape.setup.instrument.lot_step)
         return equity, exposure, count
 
@@ -243,6 +294,22 @@ class MemberChecks:
     account: AccountChecks
     number: int
 
+    def equity(self, index: int) -> Decimal:
+        """Return what the account is worth at the close of bar `index`."""
+        return self.account.equity(self.number, index)
+
+    def backing(self, index: int) -> Decimal:
+        """Return the loss that a position may make beside its own value, when bar `index` begins."""
+        return self.account.backing(self.number, index)
+
+    def debit(self, index: int) -> Decimal:
+        """Return the member's part of the account's cash below 0 at the close of bar `index`."""
+        return self.account.debit(self.number, index)
+
+    def traded(self, month: int) -> Decimal:
+        """Return the account's volume of a month that counts for the member's commission."""
+        return self.account.traded(self.number, month)
+
     def look(self, index: int, holding: AccountHolding) -> None:
         """See the account at the close of bar `index`, on which an entry is decided."""
         self.account.look(self.number, index)
@@ -251,19 +318,10 @@ class MemberChecks:
         """Members of an account enter at the market: no entry rests."""
         return False
 
-    def refusal(
-        self,
-        index: int,
-        side: Side,
-        quantity: Decimal,
-        close: Decimal,
-        levels: tuple[Decimal | None, Decimal | None],
-        holding: AccountHolding,
-        order: EntryPrices | None = None,
-    ) -> Denial | None:
-        """Return why live would deny an entry decided on bar `index`, or None."""
-        assert order is None, "members of an account enter at the market"
-        return self.account.refusal(self.number, index, side, quantity, close, levels, holding.entries)
+    def refusal(self, entry: DecidedEntry, holding: AccountHolding) -> Denial | None:
+        """Return why live would deny an entry, or None."""
+        assert entry.order is None, "members of an account enter at the market"
+        return self.account.refusal(self.number, entry, holding.entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +335,7 @@ class _Series:
 
     @staticmethod
     def of(tapes: Sequence[MemberBars]) -> _Series:
-        by_length = sorted(tapes, key=lambda tape: TIMEFRAMES[tape.bars.timeframe] or 31 * 86_400)
+        by_length = sorted(tapes, key=lambda tape: length_of(tape.bars.timeframe))
         ends = np.concatenate([tape.ends_ns for tape in by_length])
         closes = np.concatenate([tape.bars.close for tape in by_length])
         unique, first = np.unique(ends, return_index=True)

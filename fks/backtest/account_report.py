@@ -11,7 +11,7 @@ import numpy as np
 
 from fks.backtest.account import AccountBacktest
 from fks.backtest.limits import UNLIMITED
-from fks.backtest.report import ROWS_MAX, document_of
+from fks.backtest.report import ROWS_MAX, document_of, flows_of
 from fks.backtest.result import plain
 from fks.model.timeframe import iso
 
@@ -60,13 +60,12 @@ def account_document_of(account: AccountBacktest, *, sources: Sequence[str] = ()
 
 
 def _flows(account: AccountBacktest) -> dict[str, str]:
-    """Return the dividends and the funding of all members, in quote; nothing where none has an event."""
-    if all(result.outcome.flows is None for result in account.results):
-        return {}
-    return {
-        "dividends": plain(sum((result.dividends for result in account.results), Decimal(0))),
-        "funding": plain(sum((result.funding for result in account.results), Decimal(0))),
-    }
+    """Return the rebates and cash flows of all members, in quote; nothing where none has some."""
+    found: dict[str, Decimal] = {}
+    for result in account.results:
+        for name, amount in flows_of(result).items():
+            found[name] = found.get(name, Decimal(0)) + amount
+    return {name: plain(amount) for name, amount in found.items()}
 
 
 def _curves(account: AccountBacktest) -> list[list[Any]]:

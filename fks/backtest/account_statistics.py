@@ -11,9 +11,10 @@ from fks.backtest.account_result import AccountResult
 from fks.backtest.curve import deepest_fall
 from fks.backtest.series import days_per_year, last_bars
 from fks.backtest.statistics import fees_of
+from fks.bars.buckets import length_of
 from fks.bars.calendars import ALWAYS
 from fks.model.bar import Floats, Ints
-from fks.model.timeframe import NS, TIMEFRAMES
+from fks.model.timeframe import NS
 from fks.risk.correlation import correlation_of, returns_before
 
 _DAY_S = 86_400
@@ -122,10 +123,10 @@ def correlations_of(account: AccountResult) -> RunCorrelations:
         symbol, timeframe = result.setup.instrument.symbol, result.bars.timeframe
         if symbol not in series or len(series[symbol][0]) < len(ends):
             series[symbol] = (ends, result.bars.close)
-        if _length(timeframe) > _length(longest):
+        if length_of(timeframe) > length_of(longest):
             longest = timeframe
-    interval = longest if _length(longest) > _length("1h") else "1h"
-    step_s = min(_length(interval), 86_400)  # the grid has no weeks and months
+    interval = longest if length_of(longest) > length_of("1h") else "1h"
+    step_s = min(length_of(interval), 86_400)  # the grid has no weeks and months
     at_ns = max(int(ends[-1]) for ends, _ in series.values())
     span = at_ns - min(int(ends[0]) for ends, _ in series.values())
     count = int(min(max(span // (step_s * NS), 2), _CORRELATED_MAX))
@@ -150,7 +151,3 @@ def _day_ends(account: AccountResult) -> Ints:
     """Return the last moment of each trading day: of the members' calendar, UTC days where they have several."""
     inside_ns = account.ends_ns - 1  # a bar that ends at midnight is of the day before
     return last_bars(inside_ns, _DAY_S, _calendar(account))
-
-
-def _length(timeframe: str) -> int:
-    return TIMEFRAMES[timeframe] or 31 * 86_400

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fks.backtest.result import Result
 from fks.backtest.statistics import Statistics, statistics_of
+from fks.strategies.base.fitted import shown_params
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +70,7 @@ class Backtest(Result):
     def __repr__(self) -> str:
         """Return one line: what ran, and what came of it."""
         basic = self.statistics
-        params = ", ".join(f"{name}={value}" for name, value in self.params.items() if value is not None)
+        params = ", ".join(f"{name}={value}" for name, value in shown_params(self.params).items())
         return (
             f"<Backtest {self.strategy}({params}) on {self.bars.symbol} {self.bars.timeframe}: {basic.bars} bars, "
             f"{basic.trades} trades, return {basic.return_pct:+.2f} %, max drawdown {basic.max_drawdown_pct:.2f} %>"

@@ -1,8 +1,9 @@
-"""Dividends and funding on a tape: the bar of each event, and its amount for the position. Pure.
+"""Dividends, funding and borrow on a tape: the bar of each event, and its amount for the position or the cash; the bars
+at which the margin changes. Pure.
 
 An event is booked at the first bar that begins at or after it, before that bar's fills, on the position that is carried
 into the bar (docs/backtest.md#dividends-and-funding). An event up to the bar of the first possible fill, or after the
-last bar, moves nothing.
+last bar, moves nothing. Borrow and interest on cash below 0 are events of each day's end.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from enum import IntEnum
 from itertools import pairwise
 from math import gcd
 
@@ -18,80 +20,159 @@ import numpy as np
 
 from fks.backtest.rows import Setup
 from fks.backtest.units import Units, divide_half_even
-from fks.bars.splits import day_starts_ns
+from fks.bars.calendars import Bools, overnight
+from fks.bars.splits import day_starts_ns, days_of
+from fks.matching.margin import Margin
 from fks.model.bar import Bars, Ints
 from fks.model.cash_flows import Dividend, FundingRate, is_perpetual
 from fks.model.decimals import plain
-from fks.model.errors import InputError
-from fks.model.timeframe import NS, bar_end, iso
+from fks.model.errors import unprocessable
+from fks.model.timeframe import NS, iso
 
 _MONEY = 8  # places to which a cash flow is rounded, half-even, as fees are
 _DAY_NS = 86_400 * NS
+_YEAR_DAYS = 360  # of borrow and interest
 #: a delisting so long after the last bar or less is in the run: markets close for holidays
 _DELISTED_DAYS = 7
 #: the longest time between two funding times, or between one and an end of the run. Exchanges have 1 to 8 hours
 _FUNDING_GAP_NS = _DAY_NS
 
 
+class FlowBase(IntEnum):
+    """The amount that a cash flow is a share of: the position, that of it which is short, or cash below 0."""
+
+    POSITION = 0
+    SHORT = 1
+    DEBIT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Accrual:
+    """Borrow of a short position, or interest on cash below 0, at a yearly rate over some nights."""
+
+    rate: Decimal
+    nights: int
+    base: FlowBase
+
+    @property
+    def kind(self) -> str:
+        return "borrow" if self.base is FlowBase.SHORT else "interest"
+
+
+Event = Dividend | FundingRate | Accrual
+
+
 @dataclass(frozen=True, slots=True)
 class FlowPlan:
-    """Cash flows of a run, in order of their bars. A unit of the position's grid moves times / over of 1e-8 quote."""
+    """Cash flows of a run, in order of their bars: bar, times, over and base of each. A unit of the position's grid, or
+    of the cash's, moves times / over of 1e-8 quote."""
 
-    bar: tuple[int, ...] = ()
-    times: tuple[int, ...] = ()
-    over: tuple[int, ...] = ()
-    events: tuple[Dividend | FundingRate, ...] = ()
+    rows: tuple[tuple[int, int, int, FlowBase], ...] = ()
 
     def __len__(self) -> int:
-        return len(self.bar)
+        return len(self.rows)
 
-    def amount(self, number: int, position: int) -> int:
-        """Return what an event brings in for a position, in 1e-8 quote; negative = paid."""
-        return divide_half_even(position * self.times[number], self.over[number])
+    def bar(self, number: int) -> int:
+        """Return the index of the bar that books a cash flow."""
+        return self.rows[number][0]
+
+    def amount(self, number: int, position: int, cash: int) -> int:
+        """Return what an event brings in, in 1e-8 quote; negative = paid."""
+        _, times, over, base = self.rows[number]
+        of = min(cash, 0) if base is FlowBase.DEBIT else min(position, 0) if base is FlowBase.SHORT else position
+        return divide_half_even(of * times, over)
 
 
-def placed(bars: Bars, first: int, setup: Setup) -> list[tuple[int, int, Dividend | FundingRate]]:
+def placed(bars: Bars, first: int, setup: Setup) -> list[tuple[int, int, Event]]:
     """Return the events that a run can book: index of the bar, time (ns) and event, in the order of booking."""
     events = setup.events
-    if not (events.dividends or events.funding):
+    if not (events.dividends or events.funding or setup.borrow):
         return []
-    timed: list[tuple[int, Dividend | FundingRate]] = [
+    timed: list[tuple[int, Event]] = [
         *((day_starts_ns(bars, one.day), one) for one in sorted(events.dividends)),
         *((one.time_ns, one) for one in sorted(events.funding, key=lambda one: one.time_ns)),
     ]
     at = np.searchsorted(bars.time_ns, np.array([time_ns for time_ns, _ in timed], dtype=np.int64)).tolist()
-    found = [
-        (index, time_ns, one) for index, (time_ns, one) in zip(at, timed, strict=True) if first + 1 < index < len(bars)
+    found = [(index, time_ns, one) for index, (time_ns, one) in zip(at, timed, strict=True)]
+    found = _accruals(bars, setup) + found
+    return sorted((row for row in found if first + 1 < row[0] < len(bars)), key=lambda row: row[:2])
+
+
+def _accruals(bars: Bars, setup: Setup) -> list[tuple[int, int, Event]]:
+    """Return the borrow and the interest of each day's end, at the first bar of the next day: of a Friday three
+    nights."""
+    rates = ((setup.borrow.short, FlowBase.SHORT), (setup.borrow.debit, FlowBase.DEBIT))
+    if not setup.borrow:
+        return []
+    nights = np.diff(days_of(bars))
+    return [
+        (index + 1, bars.ended_ns(index), Accrual(rate, int(nights[index]), base))
+        for index in np.flatnonzero(nights > 0).tolist()
+        for rate, base in rates
+        if rate
     ]
-    return sorted(found, key=lambda row: row[:2])
 
 
 def plan_flows(bars: Bars, first: int, setup: Setup, units: Units, close: Ints) -> FlowPlan:
     """Return the cash flows of a run. `close`: of the bars, on the grid of `units`.
 
     A dividend is of a share of its ex-day: in shares of the bars it is divided by the splits after it. Funding without
-    a mark price takes the close before the bar that books it.
+    a mark price, and borrow, take the close before the bar that books them.
     """
     found = placed(bars, first, setup)
     if not found:
         return FlowPlan()
-    held, rows = 10**units.quantity, []
+    rows = []
     multiplier = _fraction(setup.instrument.multiplier)
     for index, time_ns, event in found:
+        base = event.base if isinstance(event, Accrual) else FlowBase.POSITION
         if isinstance(event, Dividend):
             times, over = _fraction(event.amount)
             for split in bars.splits:
                 if split.time_ns > time_ns:
                     times, over = times * split.old, over * split.new
         else:
-            price = (int(close[index - 1]), 10**units.price) if event.mark is None else _fraction(event.mark)
-            rate = _fraction(event.rate)
-            times, over = -rate[0] * price[0] * multiplier[0], rate[1] * price[1] * multiplier[1]
-        times, over = times * 10**_MONEY, over * held
+            times, over = _fraction(event.rate)
+            mark = event.mark if isinstance(event, FundingRate) else None
+            price = (int(close[index - 1]), 10**units.price) if mark is None else _fraction(mark)
+            if isinstance(event, Accrual):
+                times, over = times * event.nights, over * _YEAR_DAYS
+            if base is not FlowBase.DEBIT:
+                times, over = times * price[0] * multiplier[0], over * price[1] * multiplier[1]
+            times *= -1 if isinstance(event, FundingRate) else 1
+        times, over = times * 10**_MONEY, over * 10 ** (units.cash if base is FlowBase.DEBIT else units.quantity)
         common = gcd(times, over)
-        rows.append((index, times // common, over // common, event))
-    bar, many, parts, events = zip(*rows, strict=True)
-    return FlowPlan(bar, many, parts, events)
+        rows.append((index, times // common, over // common, base))
+    return FlowPlan(tuple(rows))
+
+
+def overnight_bars(bars: Bars, margin: Margin | None) -> Bools | None:
+    """Return for each bar whether the overnight margin is in force: from so many minutes before the end of a trading
+    day of the calendar until the next one begins. None for a margin without one.
+
+    Errors: InputError MARGIN_SESSIONS where the market never closes, or a bar holds that moment inside it.
+    """
+    if margin is None or margin.overnight is None:
+        return None
+    found = overnight(bars.calendar, bars.time_ns, bars.ends_ns, margin.overnight_minutes)
+    if found is None:
+        raise unprocessable(
+            "MARGIN_SESSIONS",
+            f"{bars.symbol}: its {bars.timeframe} bars by the calendar {bars.calendar} do not show when the overnight "
+            f"margin begins, {margin.overnight_minutes} minutes before the end of a session",
+            "give shorter bars, of a market that closes, or a margin without 'overnight'",
+        )
+    return found
+
+
+def margin_changes(bars: Bars, first: int, margin: Margin | None) -> list[tuple[int, bool]]:
+    """Return the bars of a run from which on another margin is in force, and whether it is the overnight one. Errors:
+    as `overnight_bars`."""
+    found = overnight_bars(bars, margin)
+    if found is None:
+        return []
+    rows = np.flatnonzero(np.diff(found[first + 1 :], prepend=False)) + first + 1
+    return [(row, bool(found[row])) for row in rows.tolist()]
 
 
 def delisted_from(bars: Bars, day: date | None) -> int | None:
@@ -100,7 +181,7 @@ def delisted_from(bars: Bars, day: date | None) -> int | None:
     if day is None or not len(bars):
         return None
     day_ns = day_starts_ns(bars, day)
-    if day_ns > bar_end(int(bars.time_ns[-1]), bars.timeframe) + _DELISTED_DAYS * _DAY_NS:
+    if day_ns > bars.ended_ns(-1) + _DELISTED_DAYS * _DAY_NS:
         return None
     return int(np.searchsorted(bars.time_ns, day_ns))
 
@@ -112,6 +193,7 @@ def fingerprint_of(bars: Bars, first: int, setup: Setup) -> dict[str, object]:
         if isinstance(one, Dividend)
         else [iso(time_ns), "funding", plain(one.rate), None if one.mark is None else plain(one.mark)]
         for _, time_ns, one in placed(bars, first, setup)
+        if not isinstance(one, Accrual)
     ]
     delisted = setup.events.delisted
     is_over = delisted_from(bars, delisted) is not None
@@ -122,28 +204,42 @@ def fingerprint_of(bars: Bars, first: int, setup: Setup) -> dict[str, object]:
 
 
 def ensure_events(bars: Bars, first: int, setup: Setup) -> None:
-    """Refuse dividends in another currency than the bars' prices, and a perpetual whose funding is not known over the
-    run. Errors: InputError EVENT_CURRENCY, FUNDING_MISSING."""
+    """Refuse dividends in another currency than the bars' prices, borrow of a contract, and a perpetual whose funding
+    is not known over the run. Errors: InputError EVENT_CURRENCY, BORROW_CONTRACT, FUNDING_MISSING."""
     quote = setup.instrument.quote
+    if setup.borrow:
+        ensure_borrowed(bars, setup)
     for _, time_ns, one in placed(bars, first, setup):
         if isinstance(one, Dividend) and one.currency not in ("", quote):
-            raise InputError(
+            raise unprocessable(
+                "EVENT_CURRENCY",
                 f"the dividend of {bars.symbol} on {iso(time_ns)[:10]} is in {one.currency}, its prices are in {quote}",
-                code="EVENT_CURRENCY",
-                status=422,
-                remedy=f"import it in {quote}, at the rate of the day",
+                f"import it in {quote}, at the rate of the day",
             )
-    if setup.events.is_funding_left_out or not (setup.events.funding or is_perpetual(bars.exchange, bars.symbol)):
+    if setup.events.is_funding_left_out or not _is_swap(bars, setup):
         return
     gap = _funding_gap([one.time_ns for one in setup.events.funding], bars, first)
     if gap is not None:
-        raise InputError(
+        raise unprocessable(
+            "FUNDING_MISSING",
             f"{bars.symbol} is a perpetual, and no funding rate is known from {iso(gap[0])} to {iso(gap[1])}",
-            code="FUNDING_MISSING",
-            status=422,
-            remedy=f"load it ('fks data sync-events --symbol {bars.symbol}', 'fks data import-events FILE'), or run "
+            f"load it ('fks data sync-events --symbol {bars.symbol}', 'fks data import-events FILE'), or run "
             "without it: --funding none, in Python InstrumentEvents(is_funding_left_out=True)",
         )
+
+
+def ensure_borrowed(bars: Bars, setup: Setup) -> None:
+    """Refuse a contract, which is neither borrowed nor paid in full. Errors: InputError BORROW_CONTRACT."""
+    if setup.instrument.is_contract or _is_swap(bars, setup):
+        raise unprocessable(
+            "BORROW_CONTRACT",
+            f"{bars.symbol} is a contract: neither it nor its value is borrowed, so that nothing can be charged for it",
+            "leave borrow out, or run the members that are no contracts apart; a perpetual pays funding",
+        )
+
+
+def _is_swap(bars: Bars, setup: Setup) -> bool:
+    return bool(setup.events.funding) or is_perpetual(bars.exchange, bars.symbol)
 
 
 def _funding_gap(times: Sequence[int], bars: Bars, first: int) -> tuple[int, int] | None:

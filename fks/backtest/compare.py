@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fks.model.errors import InputError
+from fks.model.errors import InputError, invalid
 
 RUNS_MAX = 50
 _INPUTS = (
@@ -26,6 +26,7 @@ _INPUTS = (
     "commission",
     "collar_pct",
     "margin",
+    "borrow",
     "funding_left_out",
     "can_short",
     "allow_gaps",
@@ -73,10 +74,10 @@ def run_of(document: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return what a comparison needs of a document. Errors: InputError naming what is missing."""
     missing = [key for key in ("strategy", "params", "statistics", "equity", "inputs_hash") if key not in document]
     if missing:
-        raise InputError(
+        raise invalid(
+            "RESULT_WRONG",
             f"{name} is no result of a backtest: it has no {', '.join(missing)}",
-            code="RESULT_WRONG",
-            remedy="give a file of 'fks backtest run --json', or the id of a finished backtest",
+            "give a file of 'fks backtest run --json', or the id of a finished backtest",
         )
     kept = ("params", "cash", "inputs_hash", "fills_hash", "equity", "statistics", "from", "to", "months", "denied")
     return {

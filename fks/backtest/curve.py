@@ -18,8 +18,11 @@ def deepest_fall(equity: Floats, start: float) -> float:
         return 0.0
     if kernel.is_loaded():
         return float(load()(np.ascontiguousarray(equity), start))
-    peaks = np.maximum(np.maximum.accumulate(equity), start)
-    return float(((peaks - equity) / peaks).max())
+    peaks = np.maximum.accumulate(equity)
+    np.maximum(peaks, start, out=peaks)
+    falls = peaks - equity
+    falls /= peaks
+    return float(falls.max())
 
 
 def fall_of(equity: Floats, start: float) -> float:

@@ -50,6 +50,12 @@ def tape_hash(bars: Bars) -> dict[str, object]:
         **({"inputs": inputs} if inputs else {}),
         **({} if bars.calendar == ALWAYS else {"calendar": bars.calendar}),
         **({"splits": [[iso(s.time_ns), s.new, s.old] for s in bars.splits]} if bars.splits else {}),
+        **({} if bars.end_ns is None else {"ends": _column_hash(bars.end_ns)}),
+        **(
+            {"rolls": [[iso(r.time_ns), r.old, r.new, r.old_price, r.new_price] for r in bars.rolls]}
+            if bars.rolls
+            else {}
+        ),
         "symbol": bars.symbol,
         "timeframe": bars.timeframe,
         "count": len(bars),
@@ -118,6 +124,7 @@ def inputs_hash(
             **({"events": events} if (events := fingerprint_of(bars, first, setup)) else {}),
             "flags": {"allow_gaps": setup.allow_gaps, "can_short": setup.can_short},
             **({} if setup.margin_kept is None else {"margin": str(setup.margin_kept)}),
+            **({"borrow": str(setup.borrow)} if setup.borrow else {}),
             **({} if setup.pyramiding is None else {"pyramiding": setup.pyramiding}),
             **({} if setup.collar_pct is None else {"collar": [plain(setup.collar_pct), instrument.has_oto]}),
         }
@@ -145,3 +152,8 @@ def account_inputs_hash(members: Sequence[tuple[str, str]], cash: Decimal, limit
 def account_fills_hash(fills: Sequence[tuple[int, str, FillRow]]) -> str:
     """Return the SHA-256 over the ordered fills of an account: number of the member, symbol, and the fill."""
     return _hash([[number, symbol, fills_hash([fill])] for number, symbol, fill in fills])
+
+
+def portfolio_inputs_hash(version: str, tapes: Sequence[Bars], setup: dict[str, object]) -> str:
+    """Return the SHA-256 of a portfolio's inputs: its tapes, and its setup as JSON-able values."""
+    return _hash({"fks": version, "tapes": [tape_hash(bars) for bars in tapes], "setup": setup})

@@ -17,7 +17,7 @@ from fks.bars.calendars import calendar_of, guess_calendar
 from fks.bars.splits import adjusted, split_day
 from fks.futures import futures_calendar
 from fks.model.bar import Bars, Floats, Ints
-from fks.model.errors import InputError
+from fks.model.errors import InputError, unprocessable
 from fks.model.tape import unpack_tape
 from fks.model.timeframe import NS, TIMEFRAMES, check_timeframe, iso
 
@@ -140,7 +140,7 @@ def _timeframe(time_ns: Ints) -> str:
 
 
 def _wrong(what: str, remedy: str) -> InputError:
-    return InputError(what, code="BARS_WRONG", status=422, remedy=remedy)
+    return unprocessable("BARS_WRONG", what, remedy)
 
 
 # ── results ──────────────────────────────────────────────────────────────────────────────────────

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from fks.bars.calendars import ALWAYS, calendar_of
 from fks.model.bar import Bars, Ints
-from fks.model.errors import InputError
-from fks.model.timeframe import NS, TIMEFRAMES, iso
+from fks.model.errors import InputError, unprocessable
+from fks.model.timeframe import NS, TIMEFRAMES, iso, volume_of
 
 #: C8: a tape with more missing bars (percent), or a longer gap (bars) inside an open position, is refused
 MISSING_PCT_MAX = 1.0
@@ -24,7 +24,7 @@ SPIKE = 10_000.0  # times the prices beside it that a bar may reach
 
 def _remedy(calendar: str) -> str:
     named = "name the market's calendar if it closes (fks data import --calendar XNYS), " if calendar == ALWAYS else ""
-    return f"fill the gap (fks data sync), {named}or pass --allow-gaps"
+    return f"fill the gap (fks data sync), leave it out (--from, --to), {named}or pass --allow-gaps"
 
 
 class TapeRefused(InputError):
@@ -62,6 +62,8 @@ class GapReport:
 
 def _ordinals(times: Ints, timeframe: str) -> Ints:
     """Return each bar's ordinal in its timeframe, so that neighbours differ by one."""
+    if volume_of(timeframe) is not None:  # they follow one another, however long each takes
+        return times
     seconds = TIMEFRAMES[timeframe]
     if seconds:
         return times // (seconds * NS)
@@ -80,11 +82,10 @@ def gaps_of(bars: Bars) -> tuple[Ints, Ints]:
     missing = _ordinals(times[at + 1], bars.timeframe) - _ordinals(times[at], bars.timeframe) - 1
     if len(missing) and int(missing.min()) < 0:
         wrong = int(at[np.argmin(missing)])
-        raise InputError(
+        raise unprocessable(
+            "TAPE_ORDER",
             f"bars are not in order: bar {wrong + 1} ({iso(int(times[wrong + 1]))}) does not come after the one before",
-            code="TAPE_ORDER",
-            status=422,
-            remedy="sort the bars and keep one of each",
+            "sort the bars and keep one of each",
         )
     if bars.calendar != ALWAYS and len(at):
         years = times[[0, -1]].astype("datetime64[ns]").astype("datetime64[Y]")
@@ -122,15 +123,15 @@ def find_gaps(bars: Bars) -> GapReport:
     )
 
 
-def ensure_whole(report: GapReport) -> None:
-    """Refuse a tape with more than 1 % missing. Errors: TapeRefused TAPE_GAPS."""
+def ensure_whole(report: GapReport, remedy: str | None = None) -> None:
+    """Refuse a tape with more than 1 % missing. `remedy`: None for a backtest's. Errors: TapeRefused TAPE_GAPS."""
     if report.missing_pct > MISSING_PCT_MAX:
         raise TapeRefused(
             f"the tape misses {report.missing_pct:.2f} % of its bars ({report.expected - report.present} of "
             f"{report.expected}, limit {MISSING_PCT_MAX:g} %)",
             code="TAPE_GAPS",
             status=422,
-            remedy=_remedy(report.calendar),
+            remedy=_remedy(report.calendar) if remedy is None else remedy,
         )
 
 

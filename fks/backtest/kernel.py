@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import cache
 from math import gcd
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +22,16 @@ import fks.matching.margin
 import fks.matching.rule
 from fks.backtest import kernel_orders as orders
 from fks.backtest import kernel_walk as compiled
-from fks.backtest.cash_flows import FlowPlan, delisted_from, plan_flows
+from fks.backtest.cash_flows import FlowPlan, delisted_from, margin_changes, plan_flows
 from fks.backtest.kernel_walk import FAR, KernelRules
-from fks.backtest.limits import EntryPrices, Funds, TapeChecks, denial_text, expiry
+from fks.backtest.limits import DecidedEntry, EntryPrices, Funds, TapeChecks, denial_text, expiry
 from fks.backtest.result import DeniedColumns, EngineChoice, EngineResult, FillColumns, FlowColumns, TradeColumns
 from fks.backtest.rows import Setup
-from fks.backtest.units import Units, from_units, places, to_units
+from fks.backtest.units import Units, from_units, to_units
 from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.codes import Code
-from fks.model.decimals import plain
+from fks.model.decimals import places, plain
 from fks.model.errors import BugError, InputError
 from fks.model.order import OrderType, Side
 from fks.model.ticks import Ticks
@@ -76,7 +77,7 @@ _DAY_NS = 86_400 * NS
 _NEXT_DAY_NS = 26 * 3600 * NS  # after a day's start it is the next day, summer time or not
 _MONTH_NS = 28 * _DAY_NS
 _RULES = np.dtype([(name, np.int64) for name in KernelRules._fields])
-_EMPTY, _NONE = np.zeros(0), np.zeros(0, np.int64)
+_EMPTY = np.zeros(0)
 
 
 class TargetWrong(Exception):
@@ -99,6 +100,8 @@ class KernelPlan:
     day_first: Ints
     day_start_ns: Ints
     flows: FlowPlan
+    margins: Ints  # rows of the margin by day, and where there is one of that overnight
+    margin_changes: list[tuple[int, bool]]
 
 
 def is_loaded(*, has_orders: bool = False) -> bool:
@@ -134,8 +137,10 @@ def _compiled(make: Callable[[int], Callable[..., int]], *, prices: int, tables:
     version = int.from_bytes(hashlib.sha256(b"".join(path.read_bytes() for path in sources)).digest()[:4])
     ints = numba.types.Array(numba.int64, 1, "C", readonly=True)
     floats = numba.types.Array(numba.float64, 1, "C", readonly=True)
-    columns = (*(ints,) * 5, *(floats,) * prices, *(ints,) * 7)
-    filled = (numba.int64[::1], numba.int64[::1], *(numba.int64[:, ::1],) * tables, numba.float64[::1])
+    flows = numba.types.Array(numba.int64, 2, "C", readonly=True)
+    of = numba.types.UniTuple
+    columns = (of(ints, 5), of(floats, prices), of(ints, 2), of(ints, 2), flows)
+    filled = (numba.int64[::1], numba.int64[::1], of(numba.int64[:, ::1], tables), numba.float64[::1])
     signature = (numba.from_dtype(_RULES), *columns, *filled)
     walk: Callable[..., int]
     walk = numba.njit(signature, cache=True, nogil=True, error_model="numpy", _nrt=False)(make(version))
@@ -156,10 +161,14 @@ def plan(bars: Bars, first: int, setup: Setup) -> KernelPlan | str:
     units = Units.of(bars.ticks.places, setup.instrument, setup.cash, has_base_fees=setup.costs.fee_in == "received")
     if reason := _not_covered(setup, units):
         return reason
+    if bars.rolls:
+        return "a continuous future is rolled"
     ticks = bars.ticks.on_grid(units.price)
     if ticks.least <= 0:
         return "a price is not positive"
     rules = _rules(bars, first, setup, units, ticks)
+    if bars.end_ns is not None and rules.loss_max < FAR:
+        return "volume bars have no one length, by which the walk finds the days of a limit of loss"
     if (
         max(abs(value) for value in rules) > FAR
         or ticks.most * rules.lot * rules.multiplier >= 2**60
@@ -168,11 +177,15 @@ def plan(bars: Bars, first: int, setup: Setup) -> KernelPlan | str:
         or max(rules.cash, rules.size) >= compiled.SAFE
     ):
         return "an amount may not fit 64 bits"
+    margins = _margins(setup, units)
+    if max(map(abs, margins)) > FAR:
+        return "a margin may not fit 64 bits"
     flows = plan_flows(bars, first, setup, units, ticks.close)
-    if max((max(abs(many), parts) for many, parts in zip(flows.times, flows.over, strict=True)), default=0) > FAR:
+    if max((max(abs(times), over) for _, times, over, _ in flows.rows), default=0) > FAR:
         return "a cash flow may not fit 64 bits"
     day_first, starts = _trading_days(bars, first, setup)
-    return KernelPlan(bars, setup, units, ticks, rules, day_first, starts, flows)
+    changes = margin_changes(bars, first, setup.margin_kept)
+    return KernelPlan(bars, setup, units, ticks, rules, day_first, starts, flows, np.array(margins, np.int64), changes)
 
 
 def walk(plan: KernelPlan, decisions: Decisions, reason: str, entries_max: int = 1) -> EngineResult | str:
@@ -181,52 +194,53 @@ def walk(plan: KernelPlan, decisions: Decisions, reason: str, entries_max: int =
     `entries_max`: the most entries that a position may have. Where `needs_orders` is true the targets of `decisions`
     are checked already; else errors: TargetWrong.
     """
+    if decisions.has_plans:
+        return "entries have targets or a move to break-even"
+    if decisions.take_profit_move is not None and decisions.take_profit_moves(plan.bars.close) is not None:
+        return "take profits are moved"
+    if any(column is not None for column in decisions.entry_moves()):
+        return "orders of entries are moved"
     has_orders = needs_orders(decisions, entries_max)
     if has_orders and (missing := _orders_not_covered(plan.setup, decisions)):
         return missing
     rules, ticks = plan.rules, plan.ticks
     count = len(plan.bars)
     equity = np.empty(count - rules.first)
-    state = np.zeros(orders.ORDERS_STATE_SIZE, np.int64)
+    state = np.concatenate([np.zeros(orders.ORDERS_STATE_SIZE, np.int64), plan.margins])
     try:
         compiled_walk = load_orders() if has_orders else load()
     except ImportError as error:
         return f"numba cannot be imported: {error}"
-    levels = [decisions.stop_loss, decisions.take_profit, decisions.trail, decisions.moves()]
+    levels = [decisions.target, decisions.stop_loss, decisions.take_profit, decisions.trail, decisions.moves()]
     levels += [decisions.entry_limit, decisions.entry_stop] if has_orders else []
-    prices = (_EMPTY if column is None else column for column in levels)
-    columns = (plan.bars.time_ns, ticks.open, ticks.high, ticks.low, ticks.close, decisions.target, *prices)
-    inputs = tuple(np.ascontiguousarray(column) for column in columns)  # a view with a step is not
-    sized_by = _volatilities(plan, decisions)
+    bars = (plan.bars.time_ns, ticks.open, ticks.high, ticks.low, ticks.close)
+    tape = tuple(np.ascontiguousarray(column) for column in bars)  # a view with a step is not
+    wanted_by = tuple(_EMPTY if column is None else np.ascontiguousarray(column) for column in levels)
     shares = np.zeros(0, dtype=np.int64) if decisions.size_share is None else share_parts(decisions.size_share)
+    sized_by = (_volatilities(plan, decisions), shares)
     legs = (np.zeros((2 * entries_max + 4, orders.LEG_WIDTH), np.int64),) if has_orders else ()
-    flows = plan.flows
-    flow_bar = np.array([*flows.bar, count], np.int64)
-    flow_times, flow_over = (np.array(part, np.int64) if part else _NONE for part in (flows.times, flows.over))
-    paid = np.zeros(len(flows), np.int64) if flows.bar else _NONE
+    changes = [(bar, int(is_over), 0, 0) for bar, is_over in plan.margin_changes]
+    flows = np.array([*sorted([*plan.flows.rows, *changes], key=itemgetter(0)), (count, 0, 1, 0)], np.int64)
+    flows.flags.writeable = False
+    paid = np.zeros(len(flows) - 1, np.int64)
     width = orders.ORDERS_FILL_WIDTH if has_orders else compiled.FILL_WIDTH
     more = 4 * entries_max if has_orders else 0
     for rows in (count // 32 + 16 + more, 3 * count + 16 + more):  # a walk that fills the small tables is repeated
-        state[:], paid[:] = 0, 0
+        state[: orders.ORDERS_STATE_SIZE], paid[:] = 0, 0
+        state[compiled.MARGIN] = orders.ORDERS_STATE_SIZE
         fills, trades, denied = (
             np.empty((rows, wide), np.int64) for wide in (width, compiled.TRADE_WIDTH, compiled.DENIED_WIDTH)
         )
         ended = compiled_walk(
             np.array([rules], dtype=_RULES)[0],
-            *inputs,
+            tape,
+            wanted_by,
             sized_by,
-            shares,
-            plan.day_first,
-            plan.day_start_ns,
-            flow_bar,
-            flow_times,
-            flow_over,
+            (plan.day_first, plan.day_start_ns),
+            flows,
             state,
             paid,
-            fills,
-            trades,
-            denied,
-            *legs,
+            (fills, trades, denied, *legs),
             equity,
         )
         if state[compiled.STATUS] != compiled.TABLE_FULL:
@@ -237,7 +251,9 @@ def walk(plan: KernelPlan, decisions: Decisions, reason: str, entries_max: int =
         return f"an amount did not fit 64 bits at bar {ended}"
     if state[compiled.STATUS] != compiled.DONE:
         return f"the price of an entry's order, or the number of legs, is out of range at bar {ended}"
-    return _outcome(plan, decisions, reason, state, paid, fills, trades, denied, equity)
+    return _outcome(
+        plan, decisions, reason, state, paid[flows[:-1, compiled.FLOW_OVER] != 0], fills, trades, denied, equity
+    )
 
 
 def _outcome(
@@ -301,6 +317,8 @@ def _not_covered(setup: Setup, units: Units) -> str:
         return "the instrument forbids an order type"
     if not item.has_oco:
         return "the instrument has no OCO orders"
+    if setup.costs.commission.tiers:
+        return "the commission has tiers"
     if (item.orders_max is not None and item.orders_max < 2) or item.algo_orders_max == 0:
         return "the instrument allows hardly any open order"
     if item.lot(is_market=True).step % item.lot_step != 0:
@@ -328,9 +346,10 @@ def _orders_not_covered(setup: Setup, decisions: Decisions) -> str:
 def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> KernelRules:
     item, costs, limits = setup.instrument, setup.costs, setup.limits
     makers, takers = (costs.rate(is_maker=is_maker) for is_maker in (True, False))
-    rate_places = max(places(makers), places(takers))
-    rate, maker_rate = (to_units(value, rate_places) for value in (takers, makers))
-    highest = max(rate, maker_rate)
+    forced = Decimal(0) if setup.margin is None else setup.margin.fee_rate
+    rate_places = max(places(makers), places(takers), places(forced))
+    rate, maker_rate, forced_rate = (to_units(value, rate_places) for value in (takers, makers, forced))
+    highest = max(rate, abs(maker_rate), forced_rate)
     slip_ticks, *slip_of = costs.slippage.factors
     slip_places = max(map(places, slip_of))
     multiplier = to_units(item.multiplier, units.multiplier)
@@ -347,7 +366,6 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
     elif sizing.name == "notional":
         size = to_units(setup.size, value_places)
     band = item.percent_price
-    initial, kept = (setup.margin_kept or Margin()).terms(units.price + units.multiplier)
     factors = (Decimal(0),) * 4 if band is None else (band.sell_down, band.sell_up, band.buy_down, band.buy_up)
     band_places = max(places(factor) for factor in factors)
     return KernelRules(
@@ -387,12 +405,8 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
         commission_least=to_units(costs.commission.least, 8),
         can_short=int(setup.can_short),
         has_margin=int(setup.margin_kept is not None),
-        margin_times=initial.times,
-        margin_over=initial.over,
-        margin_each=initial.each,
-        kept_times=kept.times,
-        kept_over=kept.over,
-        kept_each=kept.each,
+        margin_rows=len((setup.margin_kept or Margin()).tiers) + 1,
+        fee_rate_forced=forced_rate,
         market_step=to_units(market.step, units.lot),
         quantity_least=_bound(market.least, units.quantity, ROUND_CEILING),
         quantity_most=_bound(market.most, units.quantity, ROUND_FLOOR),
@@ -419,7 +433,7 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
         is_delisted=int(delisted_from(bars, setup.events.delisted) is not None),
         price_least=ticks.least,
         price_most=ticks.most,
-        bar_ns=TIMEFRAMES[bars.timeframe] * NS or _MONTH_NS,
+        bar_ns=TIMEFRAMES.get(bars.timeframe, 0) * NS or _MONTH_NS,
         value_factor=multiplier * max(highest * 10 ** max(0, -quote_excess), 10 ** (units.cash - value_places)),
         lots_factor=max(
             highest * 10 ** max(0, -base_excess),
@@ -427,6 +441,15 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
             to_units(costs.commission.each, 8),
         ),
     )
+
+
+def _margins(setup: Setup, units: Units) -> list[int]:
+    """Return the rows of the margin by day and, as many, of that overnight; of a margin without one only the first."""
+    margin, places_of = setup.margin_kept or Margin(), (units.price + units.multiplier, units.worth)
+    rows = [*margin.terms(*places_of)]
+    if margin.overnight is not None:
+        rows += margin.overnight.terms(*places_of) * len(rows)
+    return [value for row in rows for value in row]
 
 
 def _share(sizing: Sizing, percent: Decimal, units: Units) -> tuple[int, int]:
@@ -519,8 +542,8 @@ class _Details:
             )
         except SizingMissing as error:
             return error.message
-        checks = TapeChecks(plan.bars, setup)
-        denial = checks.denial(index, side, quantity, close, (levels[0], levels[1]), funds, order)
+        entry = DecidedEntry(index, side, quantity, close, (levels[0], levels[1]), order)
+        denial = TapeChecks(plan.bars, setup).denial(entry, funds)
         if denial is None or denial.code != CODES[int(row[compiled.D_CODE])]:
             raise BugError(f"the compiled engine denied {CODES[int(row[compiled.D_CODE])]}, the checks {denial}")
         return denial_text(denial)

@@ -21,6 +21,7 @@ from fks.backtest.kernel_walk import (
     FAR,
     FILL_WIDTH,
     FILLS,
+    FLOW_BAR,
     GUARD,
     GUARD_LIMIT,
     GUARD_LOTS,
@@ -294,38 +295,26 @@ def make_walk(version: int) -> Callable[..., int]:
 
     def walk(
         rules: KernelRules,
-        time_ns: Ints,
-        open_: Ints,
-        high: Ints,
-        low: Ints,
-        close: Ints,
-        target: Floats,
-        stops: Floats,
-        limits: Floats,
-        trails: Floats,
-        moves: Floats,
-        entry_limits: Floats,
-        entry_stops: Floats,
-        volatilities: Ints,
-        shares: Ints,
-        day_first: Ints,
-        day_start_ns: Ints,
-        flow_bar: Ints,
-        flow_times: Ints,
-        flow_over: Ints,
+        tape: tuple[Ints, ...],
+        wanted_by: tuple[Floats, ...],
+        sized_by: tuple[Ints, Ints],
+        days: tuple[Ints, Ints],
+        flows: Ints,
         state: Ints,
         paid: Ints,
-        fills: Ints,
-        trades: Ints,
-        denied: Ints,
-        legs: Ints,
+        tables: tuple[Ints, ...],
         equity: Floats,
     ) -> int:
-        """Return the index of the bar at which the walk ended; the last seven arguments are filled.
+        """Return the index of the bar at which the walk ended; the last four arguments are filled.
 
-        Arguments as those of the walk of `kernel_walk`; `target` is a valid number of entries everywhere.
-        `entry_limits`, `entry_stops`: prices, or empty; `legs`: space for the legs of one protection.
+        Arguments as those of the walk of `kernel_walk`, where `wanted_by` also has limits and stops of entries, and
+        `tables` space for the legs of one protection. The target is a valid number of entries everywhere.
         """
+        time_ns, open_, high, low, close = tape
+        target, stops, limits, trails, moves, entry_limits, entry_stops = wanted_by
+        volatilities, shares = sized_by
+        day_first, day_start_ns = days
+        fills, trades, denied, legs = tables
         count, first = len(close), rules.first
         state[CASH], state[LIQUIDATION] = rules.cash, NONE
         state[STATUS] = DONE * version
@@ -373,10 +362,10 @@ def make_walk(version: int) -> Callable[..., int]:
                     return bar
                 if state[DAY_REACHED] != 0:
                     state[WAITING] = 0
-            if bar + 1 == flow_bar[due] and bar + 1 < count:
+            if bar + 1 == flows[due, FLOW_BAR] and bar + 1 < count:
                 is_paid = False
-                while flow_bar[due] == bar + 1:
-                    if pay_flow(state, paid, rules, due, flow_times[due], flow_over[due]):
+                while flows[due, FLOW_BAR] == bar + 1:
+                    if pay_flow(state, paid, rules, flows, due):
                         is_paid = True
                     due += 1
                 if is_paid and tracks_loss:

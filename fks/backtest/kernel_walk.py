@@ -57,8 +57,12 @@ DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL, NOT_COVERED = 0, 1, 2, 3, 4
     UNCLEAR,  # bars that reached both legs of a protection, and do not show which first
     SLIPPED,  # the cost of slippage, places of amounts
     LIQUIDATION,  # the price at which the position is closed by force, or NONE
+    MARGIN,  # where the rows of the margin in force begin, behind the fields of the state
     STATE_SIZE,
-) = range(20)
+) = range(21)
+
+# columns of the rows of a margin, as in fks.matching.margin.MarginTerms
+M_FLOOR, M_OVER, M_TIMES, M_EACH, M_LONG, M_SHORT, M_KEPT, M_LESS, MARGIN_WIDTH = range(9)
 
 # columns of the tables
 BAR, SIDE, QUANTITY, PRICE, FEE, IS_BASE, ROLE, FILL_WIDTH = range(8)
@@ -78,6 +82,10 @@ TRADE_ENTRY, TRADE_EXIT, TRADE_PNL, TRADE_WIDTH = range(4)
     D_ENTRIES,  # that the position had
     DENIED_WIDTH,
 ) = range(13)
+
+# columns of the cash flows, and their bases, as in fks.backtest.cash_flows.FlowBase
+FLOW_BAR, FLOW_TIMES, FLOW_OVER, FLOW_BASE, FLOW_WIDTH = range(5)
+OF_SHORT, OF_DEBIT = 1, 2
 
 # roles, as in fks.backtest.result.ROLES
 ENTRY_ROLE, EXIT_ROLE, STOP_ROLE, LIMIT_ROLE, LIQUIDATION_ROLE = range(5)
@@ -148,13 +156,9 @@ class KernelRules(NamedTuple):
     commission_over: int
     commission_least: int  # 1e-8
     can_short: int
-    has_margin: int  # positions are on margin; the MarginTerms of the initial and the maintenance margin:
-    margin_times: int
-    margin_over: int
-    margin_each: int
-    kept_times: int
-    kept_over: int
-    kept_each: int
+    has_margin: int  # positions are on margin
+    margin_rows: int  # of the margin by day, and of that overnight
+    fee_rate_forced: int  # beside that of a taker, where a position is closed by force
     market_step: int  # lots' places
     quantity_least: int  # places of quantities, as the limits below
     quantity_most: int
@@ -319,6 +323,8 @@ def book(
         fee = round_half_even(value * rate * rules.fee_quote_times, rules.fee_quote_over)
         if rules.commission_over != 0:
             fee += max(round_half_even(lots * rules.commission_times, rules.commission_over), rules.commission_least)
+        if role == LIQUIDATION_ROLE and rules.fee_rate_forced != 0:
+            fee += round_half_even(value * rules.fee_rate_forced * rules.fee_quote_times, rules.fee_quote_over)
         fee *= rules.fee_to_cash
         paid += fee
     number = state[FILLS]
@@ -368,12 +374,22 @@ def book(
         state[LIQUIDATION] = liquidation_price(state, rules)
 
 
-def pay_flow(state: Ints, paid: Ints, rules: KernelRules, number: int, times: int, over: int) -> bool:
-    """Book a dividend or funding on what is held: `times` / `over` of 1e-8 quote for each unit of the position. It is
-    part of the position's cost. Return whether anything was paid."""
-    if state[POSITION] == 0:
+def pay_flow(state: Ints, paid: Ints, rules: KernelRules, flows: Ints, number: int) -> bool:
+    """Book a cash flow: times / over of 1e-8 quote for each unit of its base, what is held, or cash below 0. It is part
+    of the position's cost. Return whether anything was paid. With an `over` of 0 the margin in force is from now on
+    that by day (`times` 0) or overnight (1)."""
+    if flows[number, FLOW_OVER] == 0:
+        state[MARGIN] = len(state) - (2 - flows[number, FLOW_TIMES]) * rules.margin_rows * MARGIN_WIDTH
+        state[LIQUIDATION] = liquidation_price(state, rules)
         return False
-    amount = share_half_even(state[POSITION], times, over)
+    of, base = state[POSITION], flows[number, FLOW_BASE]
+    if base == OF_DEBIT:
+        of = min(state[CASH], 0)
+    elif base == OF_SHORT:
+        of = min(of, 0)
+    if of == 0:
+        return False
+    amount = share_half_even(of, flows[number, FLOW_TIMES], flows[number, FLOW_OVER])
     if amount == FAR or abs(float(amount)) * float(rules.fee_to_cash) >= SAFE:
         state[STATUS] = OVERFLOW
         return False
@@ -382,7 +398,8 @@ def pay_flow(state: Ints, paid: Ints, rules: KernelRules, number: int, times: in
     amount *= rules.fee_to_cash
     paid[number] = amount
     state[CASH] += amount
-    state[COST] -= amount
+    if state[POSITION] != 0:
+        state[COST] -= amount
     if abs(float(state[CASH])) >= SAFE or abs(float(state[COST])) >= SAFE:
         state[STATUS] = OVERFLOW
     elif rules.has_margin:
@@ -408,45 +425,66 @@ def close_delisted(
 def liquidation_price(state: Ints, rules: KernelRules) -> int:
     """Return the price at which the position is closed by force, or NONE where nothing is held that can be closed, or
     no price of the tape comes near it."""
-    position = state[POSITION]
+    position, found = state[POSITION], NONE
     if closing_lots(state, rules) * rules.lot_to_quantity < rules.guard_least:
         return NONE
-    held, shares = float(abs(position)), float(rules.kept_over - rules.kept_times)
-    money = float(state[CASH]) * float(rules.cash_to_worth) * float(rules.kept_over)
-    each = held * float(rules.kept_each)
-    if position > 0 and each - money < 0.999 * held * float(rules.multiplier) * shares * float(rules.price_least):
+    for number in range(rules.margin_rows):
+        level = bracket_price(state, rules, state[MARGIN] + number * MARGIN_WIDTH)
+        if level != NONE:
+            found = level if found == NONE else max(found, level) if position > 0 else min(found, level)
+    return found
+
+
+def bracket_price(state: Ints, rules: KernelRules, row: int) -> int:
+    """Return the price at which the equity falls to the maintenance margin of one bracket, or NONE as above."""
+    position, over, each, less = state[POSITION], state[row + M_OVER], state[row + M_KEPT], state[row + M_LESS]
+    times = state[row + M_LONG] if position > 0 else state[row + M_SHORT]
+    held, shares = float(abs(position)), float(over - times)
+    money = float(state[CASH]) * float(rules.cash_to_worth) * float(over) + float(less)
+    per_unit = held * float(each)
+    if position > 0 and per_unit - money < 0.999 * held * float(rules.multiplier) * shares * float(rules.price_least):
         return NONE
-    shares = float(rules.kept_over + rules.kept_times)
-    per_price = held * float(rules.multiplier) * shares
-    if position < 0 and money - each > 1.001 * per_price * float(rules.price_most):
+    per_price = held * float(rules.multiplier) * float(over + times)
+    if position < 0 and money - per_unit > 1.001 * per_price * float(rules.price_most):
         return NONE
-    if per_price >= SAFE or abs(money) + each >= SAFE:
+    if per_price >= SAFE or abs(money) + float(less) + per_unit >= SAFE:
         state[STATUS] = OVERFLOW
         return NONE
-    cash = state[CASH] * rules.cash_to_worth
-    terms = (rules.kept_times, rules.kept_over, rules.kept_each)
-    return liquidation_ticks(position, cash, rules.multiplier, *terms, rules.tick)
+    cash = state[CASH] * rules.cash_to_worth * over
+    return liquidation_ticks(position, cash + less, rules.multiplier, times, over, each, rules.tick)
 
 
 def lacks_margin(state: Ints, rules: KernelRules, lots: int, price: int, close: int) -> bool:
     """Return whether the account's equity at the close does not cover the margin of the position and of `lots` more at
-    `price`. In floats where these decide it surely."""
-    held, quantity = abs(state[POSITION]), lots * rules.lot_to_quantity
-    value = float(quantity) * float(price) + float(held) * float(close)
-    needed = value * float(rules.multiplier) * float(rules.margin_times)
-    needed += (float(quantity) + float(held)) * float(rules.margin_each)
+    `price`: that of the bracket of their value, which is the greatest of those below it."""
+    for number in range(rules.margin_rows):
+        if lacks_bracket(state, rules, state[MARGIN] + number * MARGIN_WIDTH, lots, price, close):
+            return True
+    return False
+
+
+def lacks_bracket(state: Ints, rules: KernelRules, row: int, lots: int, price: int, close: int) -> bool:
+    """Return `lacks_margin` for one bracket: False where the value is not above its floor. In floats where these decide
+    it surely."""
+    over, times, each = state[row + M_OVER], state[row + M_TIMES], state[row + M_EACH]
+    held, quantity, floor = abs(state[POSITION]), lots * rules.lot_to_quantity, state[row + M_FLOOR]
+    value = (float(quantity) * float(price) + float(held) * float(close)) * float(rules.multiplier)
+    if value < 0.999 * float(floor):
+        return False
+    needed = value * float(times)
+    needed += (float(quantity) + float(held)) * float(each)
     worth = float(state[POSITION]) * float(close) * float(rules.multiplier)
-    covered = (float(state[CASH]) * float(rules.cash_to_worth) + worth) * float(rules.margin_over)
-    if abs(needed - covered) > 1e-9 * (
-        abs(float(state[CASH])) * float(rules.cash_to_worth) + abs(worth) + needed
-    ) * float(rules.margin_over):
+    covered = (float(state[CASH]) * float(rules.cash_to_worth) + worth) * float(over)
+    cash = abs(float(state[CASH])) * float(rules.cash_to_worth)
+    is_sure = abs(needed - covered) > 1e-9 * (cash + abs(worth) + needed) * float(over)
+    if is_sure and (value > 1.001 * float(floor) or needed < covered):
         return needed > covered
-    if needed >= SAFE or abs(float(state[CASH])) * float(rules.cash_to_worth) * float(rules.margin_over) >= SAFE:
+    if max(needed, value, cash, abs(covered)) >= SAFE:
         state[STATUS] = OVERFLOW
         return False
     equity = state[CASH] * rules.cash_to_worth + state[POSITION] * close * rules.multiplier
-    shares = (quantity * price + held * close) * rules.multiplier * rules.margin_times
-    lacks: bool = shares + (quantity + held) * rules.margin_each > equity * rules.margin_over
+    exact = (quantity * price + held * close) * rules.multiplier
+    lacks: bool = exact > floor and exact * times + (quantity + held) * each > equity * over
     return lacks
 
 
@@ -994,7 +1032,9 @@ def cut(state: Ints, rules: KernelRules, start_worth: int, start_cash: int, lowe
 
 MARGIN_HELPERS: tuple[Callable[..., Any], ...] = (
     liquidation_ticks,
+    bracket_price,
     liquidation_price,
+    lacks_bracket,
     lacks_margin,
     liquidates,
     liquidate,
@@ -1070,38 +1110,30 @@ def make_walk(version: int) -> Callable[..., int]:
 
     def walk(
         rules: KernelRules,
-        time_ns: Ints,
-        open_: Ints,
-        high: Ints,
-        low: Ints,
-        close: Ints,
-        target: Floats,
-        stops: Floats,
-        limits: Floats,
-        trails: Floats,
-        moves: Floats,
-        volatilities: Ints,
-        shares: Ints,
-        day_first: Ints,
-        day_start_ns: Ints,
-        flow_bar: Ints,
-        flow_times: Ints,
-        flow_over: Ints,
+        tape: tuple[Ints, ...],
+        wanted_by: tuple[Floats, ...],
+        sized_by: tuple[Ints, Ints],
+        days: tuple[Ints, Ints],
+        flows: Ints,
         state: Ints,
         paid: Ints,
-        fills: Ints,
-        trades: Ints,
-        denied: Ints,
+        tables: tuple[Ints, ...],
         equity: Floats,
     ) -> int:
-        """Return the index of the bar at which the walk ended; the last six arguments are filled.
+        """Return the index of the bar at which the walk ended; the last four arguments are filled.
 
-        `stops`, `limits`, `trails`, `moves` (NaN where none is read): prices and distances, or empty; `volatilities`:
-        1e-8, -1 for none, read where they size an entry; `shares`: millionths of the size of an entry, or empty.
-        `day_first`: the bars with which trading days begin after the first one, `len(close)` last; `day_start_ns`: when
-        these days begin. `flow_bar`: the bars of cash flows after the first one, ascending, `len(close)` last;
-        `flow_times`, `flow_over`: see `pay_flow`, `paid`: what each of them brought in, places of amounts.
+        `tape`: time, open, high, low and close. `wanted_by`: the target; stop losses, take profits, trailing distances
+        and moves of stops, NaN where none is read, or empty. `sized_by`: volatilities (1e-8, -1 for none), and
+        millionths of the size of an entry, or empty. `days`: the bars with which trading days begin after the first
+        one, `len(close)` last, and when these days begin. `flows`: the cash flows (`pay_flow`) after the first bar by
+        bar, one at `len(close)` last; `paid`: what each of them brought in, places of amounts. `tables`: fills, trades
+        and denials.
         """
+        time_ns, open_, high, low, close = tape
+        target, stops, limits, trails, moves = wanted_by
+        volatilities, shares = sized_by
+        day_first, day_start_ns = days
+        fills, trades, denied = tables
         count, first = len(close), rules.first
         state[CASH], state[LIQUIDATION] = rules.cash, NONE
         state[STATUS] = DONE * version
@@ -1120,7 +1152,7 @@ def make_walk(version: int) -> Callable[..., int]:
                     day += 1
                 start_cash, start_worth, lowest = held_cash, worth, FAR
                 state[DAY_REACHED] = 0
-            end = min(day_first[day], flow_bar[due])  # of the day, or of the bars before a cash flow; not included
+            end = min(day_first[day], flows[due, FLOW_BAR])  # of the day, or before a cash flow; not included
             change = max(change, bar)
             while change < end and target[change] == before:
                 change += 1
@@ -1156,10 +1188,10 @@ def make_walk(version: int) -> Callable[..., int]:
                 flow = cash - start_cash
                 lowest = least_worth(rules, close, bar, last + 1, factor, lowest, start_worth, flow)
             held_cash, worth, bar = cash, close[last] * factor, last + 1
-            if bar == flow_bar[due] and bar < count:
+            if bar == flows[due, FLOW_BAR] and bar < count:
                 is_paid = False
-                while flow_bar[due] == bar:
-                    if pay_flow(state, paid, rules, due, flow_times[due], flow_over[due]):
+                while flows[due, FLOW_BAR] == bar:
+                    if pay_flow(state, paid, rules, flows, due):
                         is_paid = True
                     due += 1
                 if is_paid and tracks_loss:

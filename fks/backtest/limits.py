@@ -16,7 +16,9 @@ from typing import Protocol
 
 import numpy as np
 
+from fks.backtest.cash_flows import overnight_bars
 from fks.backtest.rows import FillRow, Setup
+from fks.bars.calendars import Bools
 from fks.config.risk import Risk
 from fks.matching import collar, is_accepted
 from fks.matching.margin import Margin
@@ -25,8 +27,9 @@ from fks.model.bar import Bars
 from fks.model.codes import Code, Denial
 from fks.model.instrument import Instrument
 from fks.model.order import OrderType, Role, Side, TimeInForce
+from fks.model.parent import ParentPlan
 from fks.model.ports import VenueCapabilities
-from fks.model.timeframe import NS, bar_end
+from fks.model.timeframe import NS
 from fks.portfolio.position import net_quantity
 from fks.risk.check import CHECKS
 from fks.risk.intent import Intent
@@ -176,6 +179,20 @@ class EntryPrices:
         return OrderType.LIMIT if self.stop is None else OrderType.STOP_LIMIT
 
 
+@dataclass(frozen=True, slots=True)
+class DecidedEntry:
+    """An entry decided at the close of bar `index`. `levels`: stop loss and take profit; `order`: the prices of one
+    that rests (None: a market order); `plan`: its targets."""
+
+    index: int
+    side: Side
+    quantity: Decimal
+    close: Decimal
+    levels: tuple[Decimal | None, Decimal | None]
+    order: EntryPrices | None = None
+    plan: ParentPlan | None = None
+
+
 class EntryChecks(Protocol):
     """The checks of an account, for one tape of it."""
 
@@ -187,18 +204,8 @@ class EntryChecks(Protocol):
         """Return whether one of the closes from `start` through `through`, with the present holding, shows a loss of
         its day that reaches the limit: live ends entries that rest then (`ENDS_RESTING`)."""
 
-    def refusal(
-        self,
-        index: int,
-        side: Side,
-        quantity: Decimal,
-        close: Decimal,
-        levels: tuple[Decimal | None, Decimal | None],
-        holding: AccountHolding,
-        order: EntryPrices | None = None,
-    ) -> Denial | None:
-        """Return why live would deny an entry decided on bar `index`, or None. `levels`: stop loss and take profit;
-        `order`: the prices of one that rests (None: a market order)."""
+    def refusal(self, entry: DecidedEntry, holding: AccountHolding) -> Denial | None:
+        """Return why live would deny an entry, or None."""
 
 
 @dataclass(slots=True)
@@ -211,6 +218,7 @@ class TapeChecks:
     _multiplier: float = field(init=False)
     _venue: VenueView = field(init=False)
     _account: Account = field(init=False)
+    _nights: Bools | None = None  # by bar, whether the overnight margin is in force
     _fee_in_base: Decimal = _ZERO
     _day_end_ns: int = -1
     _first: int = 0  # the bar with the day's first close
@@ -229,9 +237,10 @@ class TapeChecks:
             frozenset(OrderType), frozenset(TimeInForce), has_oco=True, can_short=self.setup.can_short
         )
         self._venue = VenueView(capabilities=can)
+        self._nights = overnight_bars(self.bars, self.setup.margin_kept)
         costs = self.setup.costs
         if costs.fee_in == "received":
-            self._fee_in_base = max(costs.rate(is_maker=False), costs.rate(is_maker=True))
+            self._fee_in_base = costs.rate_most
         self._account = Account(0, _VENUE, "personal", _VENUE, "", item.quote, self.setup.cash)
 
     def look(self, index: int, holding: AccountHolding) -> None:
@@ -251,36 +260,16 @@ class TapeChecks:
             start += int(near.argmax()) if near.any() else len(closes)
         return False
 
-    def refusal(
-        self,
-        index: int,
-        side: Side,
-        quantity: Decimal,
-        close: Decimal,
-        levels: tuple[Decimal | None, Decimal | None],
-        holding: AccountHolding,
-        order: EntryPrices | None = None,
-    ) -> Denial | None:
-        """Return why live would deny an entry decided on bar `index`, or None. `levels`: stop loss and take profit;
-        `order`: the prices of one that rests (None: a market order)."""
-        loss = self._loss(index, self._end_ns(index), holding)
-        funds = Funds(holding.position, holding.cash, loss, entries=holding.entries)
-        return self.denial(index, side, quantity, close, levels, funds, order)
+    def refusal(self, entry: DecidedEntry, holding: AccountHolding) -> Denial | None:
+        """Return why live would deny an entry, or None."""
+        loss = self._loss(entry.index, self._end_ns(entry.index), holding)
+        return self.denial(entry, Funds(holding.position, holding.cash, loss, entries=holding.entries))
 
-    def denial(
-        self,
-        index: int,
-        side: Side,
-        quantity: Decimal,
-        close: Decimal,
-        levels: tuple[Decimal | None, Decimal | None],
-        funds: Funds,
-        order: EntryPrices | None = None,
-    ) -> Denial | None:
+    def denial(self, entry: DecidedEntry, funds: Funds) -> Denial | None:
         """Return `refusal` for an account whose funds are known."""
-        item = self._instrument
+        item, order, plan, margin = self._instrument, entry.order, entry.plan, self.margin_after(entry.index)
         position, cash = funds.position.normalize(), funds.cash.normalize()  # the words show no trailing zeros
-        stop, profit = (None if level is None else level.normalize() for level in levels)
+        stop, profit = (None if level is None else level.normalize() for level in entry.levels)
         intent = Intent(
             intent_id=uuid.UUID(int=0),
             signal_id=None,
@@ -290,23 +279,24 @@ class TapeChecks:
             symbol=item.symbol,
             instance="" if self.setup.pyramiding is None else _VENUE,
             role=Role.ENTRY,
-            side=side,
+            side=entry.side,
             type=OrderType.MARKET if order is None else order.type,
             time_in_force=TimeInForce.GTC,
-            quantity=quantity.normalize(),
+            quantity=entry.quantity.normalize(),
             price=None if order is None or order.limit is None else order.limit.normalize(),
             stop_price=None if order is None or order.stop is None else order.stop.normalize(),
             stop_loss=stop,
             take_profit=profit,
-            reference_price=close.normalize(),
+            reference_price=entry.close.normalize(),
+            plan=plan,
         )
         view = RiskView(
-            now_ns=self._end_ns(index),
+            now_ns=self._end_ns(entry.index),
             limits=self.setup.limits,
             account=self._account,
             instrument=item,
             venue=self._venue,
-            mark=close.normalize(),
+            mark=entry.close.normalize(),
             position=position,
             held=position,
             own=position if funds.own is None else funds.own.normalize(),
@@ -322,25 +312,31 @@ class TapeChecks:
             loss_today=funds.loss,
             entries=funds.entries,
             pyramiding=self.setup.pyramiding or funds.entries + 1,
-            margin=self.setup.margin_kept or (None if funds.margin_free is None else Margin()),
-            margin_free=self._margin_free(close, funds),
+            margin=margin or (None if funds.margin_free is None else Margin()),
+            margin_free=self._margin_free(margin, entry.close, funds),
         )
         denied = next((found for known in _CHECKS if isinstance(found := known(intent, view), Denial)), None)
-        worst = collar_of(self.setup, side, close, levels) if order is None and denied is None else None
+        has_collar = order is None and denied is None and not (plan is not None and plan.targets)
+        worst = collar_of(self.setup, entry.side, entry.close, entry.levels) if has_collar else None
         if worst is not None:  # as live: the venue locks what the entry may cost
             found = balance(replace(intent, type=OrderType.LIMIT, price=worst.normalize()), view)
             denied = found if isinstance(found, Denial) else None
         return denied
 
-    def _margin_free(self, close: Decimal, funds: Funds) -> Decimal:
-        margin, item = self.setup.margin_kept, self._instrument
+    def margin_after(self, index: int) -> Margin | None:
+        """Return the margin in force in the bar after `index`, in which its decisions fill."""
+        margin, nights = self.setup.margin_kept, self._nights
+        return margin if margin is None or nights is None else margin.at(bool(nights[index + 1 : index + 2].any()))
+
+    def _margin_free(self, margin: Margin | None, close: Decimal, funds: Funds) -> Decimal:
+        item = self._instrument
         if margin is None or funds.margin_free is not None:
             return funds.margin_free or _ZERO
         worth = funds.position * close * item.multiplier
         return funds.cash + worth - margin.needed(abs(funds.position), close, item)
 
     def _end_ns(self, index: int) -> int:
-        return bar_end(int(self.bars.time_ns[index]), self.bars.timeframe)
+        return self.bars.ended_ns(index)
 
     def _loss(self, index: int, now_ns: int, holding: AccountHolding) -> Decimal:
         """Return the day's loss at a bar's close when it reached the limit on any close of the day so far, else 0."""

@@ -24,6 +24,7 @@ from fks.backtest.series import (
     decided_bars,
     drawdown_of,
     exposure_of,
+    held_return_pct,
     last_bars,
     periods_of,
     returns_at,
@@ -32,12 +33,12 @@ from fks.backtest.series import (
 from fks.bars.calendars import ALWAYS
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.order import Role
-from fks.model.timeframe import NS, bar_end
+from fks.model.timeframe import NS
+from fks.portfolio.risk import beta_of, central_moment, excess_kurtosis, expected_shortfall, skewness, value_at_risk
 
 _DAY_S = 86_400
 _YEAR_NS = 365 * _DAY_S * NS
 _CAGR_NS = 30 * 86_400 * NS  # a shorter run extrapolates noise to a year
-_TAIL = 0.05  # of the returns, for VaR and CVaR
 _RETURNS_MIN = 3  # fewer give no ratio
 _GOOD, _SURE = 3.0, 0.95  # a yearly Sharpe ratio that is too good, and how surely
 _NORMAL = NormalDist()
@@ -172,7 +173,7 @@ def metrics_of(result: Result) -> Metrics:
         **_return_facts(periods),
         calmar=None if cagr is None or deepest == 0 else cagr / deepest,
         recovery_factor=_recovery(result.equity, cash),
-        benchmark_return_pct=100.0 * float(bars.close[-1] / bars.open[0] - 1.0) if len(bars) else 0.0,
+        benchmark_return_pct=held_return_pct(bars),
         benchmark_max_drawdown_pct=-float(drawdown_of(benchmark_of(result), cash).min(initial=0.0)),
         **_benchmark_facts(periods),
         **_trade_facts(trades),
@@ -211,10 +212,10 @@ def sortino_ratio(returns: Floats, per_year: float) -> float | None:
 
 def moments(returns: Floats) -> tuple[float, float]:
     """Return skewness and kurtosis (3 for a normal distribution), population moments; 0 and 3 without spread."""
-    second = _moment(returns, 2) if len(returns) > 1 else 0.0
+    second = central_moment(returns, 2) if len(returns) > 1 else 0.0
     if second <= 1e-30:
         return 0.0, 3.0
-    return _moment(returns, 3) / second**1.5, _moment(returns, 4) / second**2
+    return central_moment(returns, 3) / second**1.5, central_moment(returns, 4) / second**2
 
 
 def probabilistic_sharpe(
@@ -255,48 +256,6 @@ def too_good(periods: Periods) -> str | None:
     )
 
 
-def value_at_risk(returns: Floats, tail: float = _TAIL) -> float:
-    """Return the `tail` quantile of the returns (historical VaR, linear interpolation): a loss is negative.
-
-    Source: Jorion, Value at Risk (2006), chapter 5.
-    """
-    return float(np.quantile(returns, tail))
-
-
-def expected_shortfall(returns: Floats, tail: float = _TAIL) -> float:
-    """Return the mean of the returns up to the rank of the `tail` quantile (CVaR).
-
-    Source: Rockafellar and Uryasev, Optimization of Conditional Value-at-Risk, Journal of Risk 2 (2000).
-    """
-    rank = int((len(returns) - 1) * tail)
-    return float(np.partition(returns, rank)[: rank + 1].mean())
-
-
-def skewness(returns: Floats) -> float | None:
-    """Return the adjusted Fisher-Pearson skewness G1.
-
-    Source: Joanes and Gill, Comparing measures of sample skewness and kurtosis, The Statistician 47 (1998).
-    """
-    n = len(returns)
-    second, third = _moment(returns, 2), _moment(returns, 3)
-    if n < 3 or second <= 1e-24:
-        return None
-    return float(np.sqrt(n * (n - 1.0)) / (n - 2.0) * third / second**1.5)
-
-
-def excess_kurtosis(returns: Floats) -> float | None:
-    """Return the adjusted excess kurtosis G2: 0 for a normal distribution. Source: Joanes and Gill (1998)."""
-    n = len(returns)
-    second, fourth = _moment(returns, 2), _moment(returns, 4)
-    if n < 4 or second <= 1e-24:
-        return None
-    return float((n - 1.0) / ((n - 2.0) * (n - 3.0)) * ((n + 1.0) * (fourth / second**2 - 3.0) + 6.0))
-
-
-def _moment(returns: Floats, order: int) -> float:
-    return float(((returns - returns.mean()) ** order).mean()) if len(returns) else 0.0
-
-
 def _downside(returns: Floats) -> float:
     return float(np.sqrt((np.minimum(returns, 0.0) ** 2).mean())) if len(returns) >= _RETURNS_MIN else 0.0
 
@@ -309,7 +268,7 @@ def _cagr(growth: float, span_ns: int) -> float | None:
 
 
 def _span_ns(bars: Bars) -> int:
-    return bar_end(int(bars.time_ns[-1]), bars.timeframe) - int(bars.time_ns[0]) if len(bars) else 0
+    return bars.ended_ns(-1) - int(bars.time_ns[0]) if len(bars) else 0
 
 
 def _return_facts(periods: Periods) -> dict[str, Any]:
@@ -388,9 +347,9 @@ def _benchmark_facts(periods: Periods) -> dict[str, Any]:
     """
     own, market, per_year = periods.returns, periods.benchmark, periods.per_year
     names = ("alpha_pct", "beta", "correlation", "information_ratio", "benchmark_sharpe")
-    if len(own) < _RETURNS_MIN or len(market) != len(own) or float(market.std()) <= 1e-12:
+    beta = beta_of(own, market)
+    if beta is None:
         return dict.fromkeys(names)
-    beta = float(np.cov(own, market, ddof=1)[0, 1] / market.var(ddof=1))
     alpha = float(own.mean() - beta * market.mean())
     return {
         "alpha_pct": 100.0 * float((1.0 + alpha) ** per_year - 1.0),
@@ -511,9 +470,8 @@ def equity_metrics_of(time_ns: Ints, growth: Floats) -> EquityMetrics:
 
     Shapes: (n,) and (n,), oldest first. A day is a calendar day in UTC, and a year has 365.
     """
-    ends = last_bars(time_ns, _DAY_S, ALWAYS)
+    ends = day_ends(time_ns)
     returns = returns_at(growth, ends, 1.0)
-    facts = _return_facts(Periods("day", 365.0, ends, returns, returns))
     total = float(growth[-1]) if len(growth) else 1.0
     cagr = _cagr(total, int(time_ns[-1] - time_ns[0])) if len(time_ns) else None
     deepest = 100.0 * deepest_fall(growth, 1.0)
@@ -521,9 +479,54 @@ def equity_metrics_of(time_ns: Ints, growth: Floats) -> EquityMetrics:
         days=len(ends),
         return_pct=100.0 * (total - 1.0),
         cagr_pct=cagr,
-        volatility_pct=facts["volatility_pct"],
-        sharpe=facts["sharpe"],
-        sortino=facts["sortino"],
+        volatility_pct=100.0 * float(returns.std(ddof=1)) * sqrt(365.0) if len(returns) >= _RETURNS_MIN else None,
+        sharpe=sharpe_ratio(returns, 365.0),
+        sortino=sortino_ratio(returns, 365.0),
         calmar=None if cagr is None or deepest == 0 else cagr / deepest,
         max_drawdown_pct=deepest,
+    )
+
+
+def day_ends(time_ns: Ints) -> Ints:
+    """Return the index of the last value of each UTC day that has one."""
+    return last_bars(time_ns, _DAY_S, ALWAYS)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkMetrics:
+    """A growth curve against a benchmark by UTC day, with the formulas of `Metrics`; None where one is not defined."""
+
+    benchmark_days: int
+    benchmark_return_pct: float | None
+    alpha_pct: float | None
+    beta: float | None
+    correlation: float | None
+    tracking_error_pct: float | None
+    information_ratio: float | None
+
+
+def benchmark_metrics_of(time_ns: Ints, growth: Floats, levels: Floats) -> BenchmarkMetrics:
+    """Return the comparison of a growth of 1 with the `levels` of a benchmark, over the days for which both are known.
+
+    Shapes: `time_ns` and `growth` (n,), `levels` (days + 1,): at the first time and at each of `day_ends`, NaN where
+    there is none. Source of the tracking error, the yearly standard deviation of the difference of the returns:
+    Grinold and Kahn, Active Portfolio Management (2000), chapter 4.
+    """
+    ends = day_ends(time_ns)
+    own = returns_at(growth, ends, 1.0)
+    if not len(own) or len(levels) != len(ends) + 1:
+        return BenchmarkMetrics(0, None, None, None, None, None, None)
+    market: Floats = np.diff(levels) / levels[:-1]
+    known = np.isfinite(market)
+    own, market = own[known], market[known]
+    facts = _benchmark_facts(Periods("day", 365.0, ends[known], own, market))
+    is_enough = len(own) >= _RETURNS_MIN
+    return BenchmarkMetrics(
+        len(own),
+        100.0 * float(np.prod(1.0 + market) - 1.0) if len(own) else None,
+        facts["alpha_pct"],
+        facts["beta"],
+        facts["correlation"],
+        100.0 * float((own - market).std(ddof=1)) * sqrt(365.0) if is_enough else None,
+        sharpe_ratio(own - market, 365.0),
     )

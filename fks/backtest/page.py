@@ -26,7 +26,7 @@ from fks.backtest.result import ROLES, Result, as_floats, plain
 from fks.backtest.series import decided_bars, drawdown_of, exposure_of, periods_of, rolling_of, trade_table
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.order import Role
-from fks.model.timeframe import NS, bar_end, iso
+from fks.model.timeframe import NS, iso
 
 DRAWN_MAX = 50_000  # rows of the charts' columns; a longer run has several bars in each row
 DENIED_MAX = 500  # denied entries that are listed
@@ -77,6 +77,12 @@ def account_page(document: Mapping[str, Any]) -> ReportPage:
     return ReportPage(_assemble(title, "account", {**document, "version": fks.__version__}))
 
 
+def portfolio_page(document: Mapping[str, Any]) -> ReportPage:
+    """Return the report of a portfolio from its document (`fks.backtest.rebalance`)."""
+    title = f"portfolio of {', '.join(item['symbol'] for item in document['instruments'])}"
+    return ReportPage(_assemble(title, "portfolio", {**document, "version": fks.__version__}))
+
+
 def search_page(document: Mapping[str, Any]) -> ReportPage:
     """Return the report of a search of parameters from its document (`fks.search`)."""
     title = f"search of {document['strategy']} {document['symbol']} {document['timeframe']}"
@@ -112,7 +118,7 @@ def report_data(result: Result, document: dict[str, Any], rows: int) -> dict[str
     return {
         **head,
         "version": fks.__version__,
-        "end": iso(bar_end(int(bars.time_ns[-1]), bars.timeframe)),
+        "end": iso(bars.ended_ns(-1)),
         "base": result.setup.instrument.base,
         "quote": result.setup.instrument.quote,
         "tick": plain(result.setup.instrument.tick),

@@ -5,15 +5,26 @@ The compiled engine is proven against it. It also runs where that one's 64 bits 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from decimal import ROUND_CEILING, Decimal
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from functools import partial
+from operator import itemgetter
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from fks.backtest.cash_flows import FlowPlan, delisted_from, plan_flows
-from fks.backtest.limits import AccountHolding, EntryChecks, EntryPrices, TapeChecks, denial_text, expiry
+from fks.backtest.cash_flows import FlowBase, FlowPlan, delisted_from, margin_changes, plan_flows
+from fks.backtest.limits import (
+    AccountHolding,
+    DecidedEntry,
+    EntryChecks,
+    EntryPrices,
+    TapeChecks,
+    denial_text,
+    expiry,
+)
 from fks.backtest.result import (
     ROLES,
     DeniedColumns,
@@ -27,12 +38,21 @@ from fks.backtest.rows import DeniedEntry, FillRow, Setup
 from fks.backtest.units import Units, divide_half_even, from_units, to_units
 from fks.indicators.exact import Exact
 from fks.matching import BarRange, Leg, Resting, behind, is_triggered, match_market, match_oco, match_resting
-from fks.matching.margin import liquidation_ticks
+from fks.matching.margin import Margin, MarginTerms, liquidation_ticks
 from fks.matching.rule import is_unclear
-from fks.model.bar import Bars, Floats, Ints
+from fks.model.bar import Bars, ContractRoll, Floats, Ints
 from fks.model.codes import Code
 from fks.model.decimals import plain
 from fks.model.order import OrderType, Role, Side
+from fks.model.parent import (
+    ParentPlan,
+    break_even_stop,
+    join_small,
+    least_resting,
+    parts_of,
+    plan_on_grid,
+    shares_of,
+)
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end
 from fks.risk.exits import is_dust
 from fks.risk.sizing import Sizing, SizingMissing, entry_quantity, exit_quantity, part_quantity
@@ -41,6 +61,30 @@ from fks.strategies.base import Decisions, closed_share
 
 _ZERO = Decimal(0)
 _INT64 = 2**63
+
+
+@dataclass(slots=True)
+class _Planned:
+    """The plan of the entry that a position is made of: targets in ticks, nearest first, with the quantity of each,
+    what it has closed and the part that it still closes. `break_even`: where the stop moves to, in ticks; `moves_from`:
+    the close, in ticks, from which on it does, None where a target or nothing moves it."""
+
+    plan: ParentPlan
+    limits: list[int]
+    shares: list[Decimal]
+    closed: list[Decimal]
+    parts: list[Decimal]
+    break_even: int | None = None
+    moves_from: int | None = None
+
+    @property
+    def is_moved(self) -> bool:
+        """Return whether the target that moves the stop, or one behind it, is executed."""
+        rule = self.plan.break_even
+        after = None if rule is None else rule.after_target
+        return after is not None and any(
+            closed and not part for closed, part in zip(self.closed[after - 1 :], self.parts[after - 1 :], strict=True)
+        )
 
 
 @dataclass(slots=True)
@@ -65,6 +109,7 @@ class _Protection:
     parts_before: list[Decimal] = field(default_factory=list)  # what the legs of the entries before that one cover
     order: list[int] = field(default_factory=lambda: [0])  # entries in the order in which the venue has their legs
     order_before: list[int] = field(default_factory=list)
+    planned: _Planned | None = None
 
     @property
     def sign(self) -> int:
@@ -74,7 +119,7 @@ class _Protection:
 
 @dataclass(slots=True)
 class _Waiting:
-    """An entry's order that rests from the bar at index `since` on, in ticks; its protections."""
+    """An entry's order that rests at its present price from the bar at index `since` on, in ticks; its protections."""
 
     side: Side
     quantity: Decimal
@@ -85,11 +130,26 @@ class _Waiting:
     stop_loss: int | None
     take_profit: int | None
     trail: int | None
+    since: int
+    plan: ParentPlan | None = None
     has_triggered: bool = False
 
-    @property
-    def since(self) -> int:
-        return self.decided + 1
+
+class SharedFunds(Protocol):
+    """An account as one of the tapes that share it sees it."""
+
+    def equity(self, index: int) -> Decimal:
+        """Return what the account is worth in quote at the close of a bar, for sizings in percent of it."""
+
+    def backing(self, index: int) -> Decimal:
+        """Return the account's cash and the value of the other tapes' positions less what these keep as margin, at the
+        newest closes when bar `index` begins, in quote: what this tape's position may lose beside its own value."""
+
+    def debit(self, index: int) -> Decimal:
+        """Return this tape's part of the account's cash where that is below 0 at the close of a bar, else 0."""
+
+    def traded(self, month: int) -> Decimal:
+        """Return the account's volume of a month (since 1970) that counts for this tape's commission."""
 
 
 @dataclass(slots=True)
@@ -105,16 +165,18 @@ class _Book:
     close: Ints
     cash: Decimal
     checks: EntryChecks
-    equity_of_account: Callable[[int], Decimal] | None
+    account: SharedFunds | None
     decisions: Decisions
     stop_moves: Floats | None = None  # the prices to which stops are moved at the closes
+    target_moves: Floats | None = None  # and those to which take profits are
+    entry_moves: tuple[Floats | None, Floats | None] = (None, None)  # and limits and stops of entries that rest
     position: Decimal = _ZERO
     cost: Decimal = _ZERO  # what the open position cost in quote (negative: what a short brought in)
     entry: int | None = None  # the number of the fill of the position's first entry
     entered: list[Decimal] = field(default_factory=list)  # what each entry of the position bought, oldest first
     protection: _Protection | None = None
     waiting: _Waiting | None = None
-    is_liquidated: bool = True  # positions are closed by force; False: the account has further tapes
+    margin: tuple[MarginTerms, ...] = ()  # in force now; none where positions are paid for
     liquidation: int | None = None  # the price at which this one is, in ticks
     watched: int = 0  # the next bar to look at for it
     finer: FinerBars | None = None
@@ -124,6 +186,8 @@ class _Book:
     fills: list[FillRow] = field(default_factory=list)
     fill_index: list[int] = field(default_factory=list)
     moves: list[tuple[int, int, int]] = field(default_factory=list)  # bar, and moves of position and of amounts paid
+    #: with tiers of the commission: month of each fill, and the volume of that month with it
+    volumes: list[tuple[int, Decimal]] = field(default_factory=list)
     trades: list[tuple[int, int, int]] = field(default_factory=list)  # entry, exit, profit
     denied: list[DeniedEntry] = field(default_factory=list)
     denied_index: list[int] = field(default_factory=list)
@@ -150,13 +214,14 @@ class _Book:
 
     def equity(self, index: int) -> Decimal:
         """Return what the account is worth at a bar's close, in quote."""
-        if self.equity_of_account is not None:
-            return self.equity_of_account(index)
+        if self.account is not None:
+            return self.account.equity(index)
         return self.cash + self.position * self.price(self.close[index]) * self.setup.instrument.multiplier
 
     def follows(self, guard: _Protection) -> bool:
         """Return whether a protection's stop may be another one after each close."""
-        return guard.trail is not None or (self.stop_moves is not None and guard.stop is not None)
+        is_moved = self.stop_moves is not None or (guard.planned is not None and guard.planned.moves_from is not None)
+        return guard.trail is not None or (is_moved and guard.stop is not None)
 
     def range(self, index: int) -> BarRange[int]:
         return BarRange(int(self.open[index]), int(self.high[index]), int(self.low[index]))
@@ -195,27 +260,38 @@ def walk(
             walker.leave(change.index, change.share)
         if change.enters:
             walker.enter(change.index, change.opened)
+        if change.moves:
+            walker.move_entry(change.index)
     walker.resolve(len(bars) - 1)
     return walker.outcome(reason)
 
 
 @dataclass(frozen=True, slots=True)
 class TargetChange:
-    """A bar that changes the target: whether it closes what is held, or a `share` of it, and then enters. `opened`: the
-    bar that decided the first entry of the position it wants."""
+    """A bar that changes the target: whether it closes what is held, or a `share` of it, and then enters; or one that
+    `moves` the order of an entry. `opened`: the bar that decided the first entry of the position it wants."""
 
     index: int
     leaves: bool
     enters: bool
     opened: int
     share: Decimal | None = None
+    moves: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WalkerState:
+    """The state of a walker at one moment. Rows that are only added to are shared, and known by their number."""
+
+    book: _Book
+    lengths: dict[str, int]
 
 
 class Walker:
     """A tape that is walked step by step, so that several of them can share one account in order of time.
 
-    `checks` answer for each entry why live would deny it; `equity` what the account is worth in quote at the close of
-    a bar, for sizings in percent of it (None: this tape's cash and position). Errors: as `walk`.
+    `checks` answer for each entry why live would deny it; `account` is what it shares with others (None: this tape has
+    it alone). Errors: as `walk`.
     """
 
     def __init__(
@@ -225,15 +301,30 @@ class Walker:
         setup: Setup,
         decisions: Decisions,
         checks: EntryChecks,
-        equity: Callable[[int], Decimal] | None = None,
+        account: SharedFunds | None = None,
         finer: Bars | None = None,
-        is_liquidated: bool = True,
     ) -> None:
-        self._book = _open_book(bars, setup, checks, equity, finer, decisions)
-        self._book.is_liquidated = is_liquidated
+        self._book = _open_book(bars, setup, checks, account, finer, decisions)
         self._decisions, self._first = decisions, first
         self._flows = plan_flows(bars, first, setup, self._book.units, self._book.close)
-        self._due = 0  # the next cash flow
+        rows = np.searchsorted(bars.time_ns, [roll.time_ns for roll in bars.rolls]).tolist()
+        events: list[tuple[int, Callable[[_Book], None]]] = [
+            *(
+                (row, partial(_roll, row=row, roll=roll))
+                for row, roll in zip(rows, bars.rolls, strict=True)
+                if first < row < len(bars)
+            ),
+            *(
+                (row, partial(_pay, flows=self._flows, number=number))
+                for number, (row, *_) in enumerate(self._flows.rows)
+            ),
+            *(
+                (row, partial(_change_margin, index=row, is_overnight=is_overnight))
+                for row, is_overnight in margin_changes(bars, first, setup.margin_kept)
+            ),
+        ]
+        self._events = sorted(events, key=itemgetter(0))
+        self._due = 0  # the next of them
         self._is_delisted = delisted_from(bars, setup.events.delisted) is not None
 
     @property
@@ -245,6 +336,16 @@ class Walker:
     def cash(self) -> Decimal:
         """Return the quote left of the setup's cash."""
         return self._book.cash
+
+    def traded(self, month: int) -> Decimal:
+        """Return the volume of a month (since 1970), where the commission has tiers."""
+        return traded_in(self._book.volumes, month)
+
+    @property
+    def interest_ns(self) -> list[int]:
+        """Return when the bars begin that book interest on cash below 0."""
+        rows = self._flows.rows
+        return [int(self._book.bars.time_ns[row]) for row, _, _, base in rows if base is FlowBase.DEBIT]
 
     @property
     def booked(self) -> Sequence[FillRow]:
@@ -258,13 +359,20 @@ class Walker:
         return self._book.booked_index
 
     def changes(self) -> Iterator[TargetChange]:
-        """Yield the bars that change the target, but for the last bar."""
+        """Yield the bars that change the target or move the order of an entry, but for the last bar."""
         first = self._first
         target = self._decisions.target[first:]
         before = np.concatenate([[0.0], target[:-1]])
         is_other = np.sign(target) != np.sign(before)
         opened = np.maximum.accumulate(np.where(is_other, np.arange(len(target)), 0))
-        for place in np.flatnonzero(target[:-1] != before[:-1]).tolist():
+        is_moved = np.zeros(len(target), dtype=bool)
+        for column in self._book.entry_moves:
+            if column is not None:
+                is_moved |= ~np.isnan(column[first:])
+        for place in np.flatnonzero((target[:-1] != before[:-1]) | is_moved[:-1]).tolist():
+            if target[place] == before[place]:
+                yield TargetChange(first + place, False, False, first + int(opened[place]), moves=True)
+                continue
             is_more = bool(is_other[place]) or abs(target[place]) > abs(before[place])
             share = closed_share(float(before[place]), float(target[place]))
             yield TargetChange(
@@ -277,17 +385,47 @@ class Walker:
 
     def resolve(self, through: int, opened: int | None = None) -> None:
         """Fill what rests at the first bar up to `through` (inclusive) that reaches it, and book the cash flows of bars
-        up to `opened` (None: the bar after `through`). A delisted instrument is closed at the end of its last bar."""
+        up to `opened` (None: the bar after `through`); a position is rolled before the bars of its next contract. A
+        delisted instrument is closed at the end of its last bar."""
         opened = through + 1 if opened is None else opened
-        flows, last = self._flows, len(self._book.bars) - 1
-        while self._due < len(flows) and flows.bar[self._due] <= opened:
-            _resolve(self._book, min(through, flows.bar[self._due] - 1))
-            _pay(self._book, flows, self._due)
+        last = len(self._book.bars) - 1
+        while self._due < len(self._events) and self._events[self._due][0] <= opened:
+            row, event = self._events[self._due]
+            _resolve(self._book, min(through, row - 1))
+            event(self._book)
             self._due += 1
         _resolve(self._book, through)
         if self._is_delisted and through >= last:
             self._is_delisted = False
             _close_delisted(self._book, last)
+
+    @property
+    def unwatched(self) -> int | None:
+        """Return the first bar that may close the position by force; None where nothing is held that can be."""
+        return None if self._book.liquidation is None else self._book.watched
+
+    def watch(self, index: int) -> None:
+        """Find the price at which bar `index` closes the position by force, by the shared account as it is now. The
+        bars before are resolved, or do not reach it."""
+        book = self._book
+        if book.account is not None:
+            book.liquidation, book.watched = _liquidation(book, index), max(book.watched, index)
+
+    def next_ns(self, through: int) -> int | None:
+        """Return the first moment at which the holding may be other than now, of bars up to `through`: the begin of
+        one with a cash flow, a roll or another margin, or the end of one that may fill the protection or is the last of
+        a delisted instrument. None where there is none."""
+        book, found = self._book, []
+        if self._due < len(self._events):
+            found.append(int(book.bars.time_ns[self._events[self._due][0]]))
+        if (guard := book.protection) is not None:
+            reached: int | None = guard.scan_from
+            if not (book.follows(guard) or book.target_moves is not None or guard.planned is not None):
+                reached = _first_reached(book, guard, through)
+            found += [] if reached is None or reached > through else [book.bars.ended_ns(reached)]
+        if self._is_delisted:
+            found.append(book.bars.ended_ns(len(book.bars) - 1))
+        return min(found, default=None)
 
     def leave(self, index: int, share: Decimal | None = None) -> None:
         """Close what is held, or a share of it, as decided on bar `index`: at the open of the next one."""
@@ -299,9 +437,39 @@ class Walker:
         side = Side.BUY if self._decisions.target[index] > 0 else Side.SELL
         _enter(self._book, index, side, self._decisions, opened)
 
+    def move_entry(self, index: int) -> None:
+        """Move the entry's order that rests to the prices which bar `index` wants, from the next one on."""
+        _move_entry(self._book, index)
+
+    def deny(self, index: int, code: str, detail: str) -> None:
+        """Note that the entry which bar `index` wants is denied."""
+        self._book.deny(index, Side.BUY if self._decisions.target[index] > 0 else Side.SELL, code, detail)
+
+    @property
+    def denied(self) -> Sequence[DeniedEntry]:
+        """Return the denials so far, in order."""
+        return self._book.denied
+
+    def copy(self) -> WalkerState:
+        """Return the state now, to which `restore` goes back."""
+        return WalkerState(replace(self._book, entered=[*self._book.entered]), _lengths(self._book))
+
+    def restore(self, state: WalkerState) -> None:
+        """Go back to the state before an entry into no position; its bookings are undone."""
+        book = state.book
+        for name, length in state.lengths.items():
+            del getattr(book, name)[length:]
+        self._book = book
+
     def outcome(self, reason: str) -> EngineResult:
         """Return what was traded. `reason`: why this engine walked the tape."""
         return _outcome(self._book, self._first, reason, has_flows=len(self._flows) > 0)
+
+
+def _lengths(book: _Book) -> dict[str, int]:
+    """Return how many rows of each kind a book has."""
+    kept = (field.name for field in fields(book) if field.name != "entered")
+    return {name: len(rows) for name in kept if isinstance(rows := getattr(book, name), list)}
 
 
 def _outcome(book: _Book, first: int, reason: str, *, has_flows: bool) -> EngineResult:
@@ -341,7 +509,7 @@ def _open_book(
     bars: Bars,
     setup: Setup,
     checks: EntryChecks,
-    equity: Callable[[int], Decimal] | None,
+    account: SharedFunds | None,
     finer: Bars | None,
     decisions: Decisions,
 ) -> _Book:
@@ -352,7 +520,16 @@ def _open_book(
     inside = None if finer is None else FinerBars(bars, finer, units.price)
     open_, high, low, close = ticks.open, ticks.high, ticks.low, ticks.close
     columns = (open_, high, low, close)
-    return _Book(bars, setup, units, *columns, setup.cash, checks, equity, decisions, decisions.moves(), finer=inside)
+    moves = decisions.moves(), decisions.take_profit_moves(bars.close)
+    moves_of = (*moves, decisions.entry_moves())
+    terms = _terms(units, setup.margin_kept)
+    return _Book(
+        bars, setup, units, *columns, setup.cash, checks, account, decisions, *moves_of, margin=terms, finer=inside
+    )
+
+
+def _terms(units: Units, margin: Margin | None) -> tuple[MarginTerms, ...]:
+    return () if margin is None else margin.terms(units.price + units.multiplier, units.worth)
 
 
 def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: int) -> None:
@@ -360,15 +537,20 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: in
     some, else those of bar `opened`. A growth of the target (`opened` is earlier) adds to an open position only."""
     if opened < index and not book.entered:
         return
+    if any(book.bars.time_ns[opened] < roll.time_ns <= book.bars.time_ns[index + 1] for roll in book.bars.rolls):
+        book.deny(index, side, "ROLL", "its prices are those of the contract before")
+        return
     holding = book.holding
     book.checks.look(index, holding)
     setup, instrument = book.setup, book.setup.instrument
     reference, guard = book.price(book.close[index]), book.protection if opened < index else None
     stop = _level(book, decisions.stop_loss, opened, side.opposite, is_stop=True)
-    limit = _level(book, decisions.take_profit, opened, side.opposite, is_stop=False)
+    limit = _rounded(book, decisions.take_profit_at(opened), side.opposite, is_stop=False)
+    plan = decisions.plan_at(opened) if decisions.has_plans else None
+    plan = None if plan is None else plan_on_grid(plan, side.opposite.value, instrument)
     trail = _distance(book, decisions.trail, opened)
     if guard is not None:
-        stop = guard.stop
+        stop, limit = guard.stop, guard.limit
     order = _order(book, decisions, index, side)
     sized_at = reference if order is None else order.limit or order.stop or reference
     if stop is None and trail is not None:
@@ -388,25 +570,54 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: in
     except SizingMissing as error:
         book.deny(index, side, error.code, error.message)
         return
-    if order is None:
-        refused = book.checks.refusal(index, side, quantity, reference, levels, holding)
-    else:
-        refused = book.checks.refusal(index, side, quantity, reference, levels, holding, order)
+    entry = DecidedEntry(index, side, quantity, reference, levels, order, plan)
+    refused = book.checks.refusal(entry, holding)
     if refused is not None:
         book.deny(index, side, refused.code.value, denial_text(refused))
         return
     if order is not None:
         at_limit, at_stop = (None if v is None else to_units(v, book.units.price) for v in (order.limit, order.stop))
-        resting = Resting(side, order.type, at_limit, at_stop)
-        book.waiting = _Waiting(side, quantity, resting, index, index + 1, index + 1, stop, limit, trail)
+        resting, first = Resting(side, order.type, at_limit, at_stop), index + 1
+        book.waiting = _Waiting(side, quantity, resting, index, first, first, stop, limit, trail, first, plan)
         return
     bar = book.range(index + 1)
-    expired = expiry(setup, side, reference, levels, book.price(match_market(bar)), book.price(bar.high - bar.low))
+    expired = (
+        None
+        if plan is not None and plan.targets
+        else expiry(setup, side, reference, levels, book.price(match_market(bar)), book.price(bar.high - bar.low))
+    )
     if expired is not None:
         book.deny(index, side, expired.code.value, denial_text(expired))
         return
     _fill(book, index + 1, side, quantity, match_market(bar), Role.ENTRY, index)
-    _protect(book, index + 1, side, stop, limit, trail, take_since=index + 1)
+    _protect(book, index + 1, side, stop, limit, trail, plan, take_since=index + 1)
+
+
+def _move_entry(book: _Book, index: int) -> None:
+    """Move the entry's order that rests to the prices that bar `index` wants, unless live would deny it there: then it
+    stays, and ends where the balance does not cover it, which live sees only when the old one has ended."""
+    waiting = book.waiting
+    if waiting is None:
+        return
+    limits, stops = book.entry_moves
+    limit = _level(book, limits, index, waiting.side, is_stop=False)
+    stop = _level(book, stops, index, waiting.side, is_stop=True)
+    old = waiting.order
+    moved = replace(old, price=old.price if limit is None else limit, stop=old.stop if stop is None else stop)
+    if moved == old:
+        return
+    prices = EntryPrices(*(None if ticks is None else book.price(ticks) for ticks in (moved.price, moved.stop)))
+    levels = tuple(None if v is None else book.price(v) for v in (waiting.stop_loss, waiting.take_profit))
+    holding = book.holding
+    book.checks.look(index, holding)
+    close = book.price(book.close[index])
+    entry = DecidedEntry(index, waiting.side, waiting.quantity, close, (levels[0], levels[1]), prices, waiting.plan)
+    refused = book.checks.refusal(entry, holding)
+    if refused is None:
+        waiting.order, waiting.since, waiting.has_triggered = moved, index + 1, False
+    elif refused.code is Code.BALANCE:
+        book.waiting = None
+        book.deny(index, waiting.side, refused.code.value, denial_text(refused))
 
 
 def _protect(
@@ -416,6 +627,7 @@ def _protect(
     stop: int | None,
     limit: int | None,
     trail: int | None,
+    plan: ParentPlan | None,
     *,
     take_since: int,
     is_unclear: bool = False,
@@ -438,6 +650,46 @@ def _protect(
         book.protection = _Protection(
             [guarded], [guarded], decided, side.opposite, index, stop, limit, take_since, index, is_unclear, trail
         )
+        if plan is not None:
+            book.protection.planned = _planned(book, plan, side.sign)
+            _part_targets(book, book.protection)
+
+
+def _planned(book: _Book, plan: ParentPlan, sign: int) -> _Planned:
+    """Return the plan of the entry that filled last."""
+    instrument, average, rule = book.setup.instrument, book.fills[-1].price, plan.break_even
+    limits = [to_units(target.price, book.units.price) for target in plan.targets]
+    shares = shares_of(book.entered[-1], plan, instrument) if limits else []
+    found = _Planned(plan, limits, shares, [_ZERO] * len(limits), [])
+    if rule is not None:
+        found.break_even = to_units(break_even_stop(average, sign, rule, instrument), book.units.price)
+        if rule.at_risk is not None:
+            level = (average + sign * rule.at_risk * abs(average - plan.stop_loss)).scaleb(book.units.price)
+            found.moves_from = int(level.to_integral_value(ROUND_CEILING if sign > 0 else ROUND_FLOOR))
+    return found
+
+
+def _part_targets(book: _Book, guard: _Protection) -> None:
+    """Give each target its part of the position, as live does (`fks.orders.protection`): parts that could not rest by
+    themselves go to a neighbour, and a part without one has no exit. Without targets nothing changes."""
+    planned, instrument = guard.planned, book.setup.instrument
+    if planned is None or not planned.limits:
+        return
+    assert guard.stop is not None, "a plan has a stop loss"
+    held = exit_quantity(book.position, instrument)
+    least = [least_resting([book.price(guard.stop), book.price(limit)], instrument) for limit in planned.limits]
+    parts = parts_of(held, planned.shares, planned.closed)
+    join_small(parts, least)
+    planned.parts = [part if part >= enough else _ZERO for part, enough in zip(parts, least, strict=True)]
+    _next_target(book, guard, planned)
+
+
+def _next_target(book: _Book, guard: _Protection, planned: _Planned) -> None:
+    """Look for the nearest target that is left from now on; without one the position has no protection."""
+    left = [limit for limit, part in zip(planned.limits, planned.parts, strict=True) if part]
+    guard.limit = left[0] if left else None
+    if not left:
+        book.protection = None
 
 
 def _parts(book: _Book, bought: list[Decimal]) -> list[Decimal]:
@@ -462,10 +714,14 @@ def _order(book: _Book, decisions: Decisions, index: int, side: Side) -> EntryPr
 def _level(book: _Book, column: Floats | None, index: int, side: Side, *, is_stop: bool) -> int | None:
     """Return a protection's price in ticks, rounded onto the instrument's grid as risk does; None when there is
     none."""
-    if column is None or not np.isfinite(column[index]):
+    return None if column is None else _rounded(book, float(column[index]), side, is_stop=is_stop)
+
+
+def _rounded(book: _Book, price: float, side: Side, *, is_stop: bool) -> int | None:
+    if not np.isfinite(price):
         return None
-    price = book.setup.instrument.round_price(Decimal(repr(float(column[index]))), side=side.value, is_stop=is_stop)
-    return to_units(price, book.units.price)
+    on_grid = book.setup.instrument.round_price(Decimal(repr(price)), side=side.value, is_stop=is_stop)
+    return to_units(on_grid, book.units.price)
 
 
 def _distance(book: _Book, column: Floats | None, index: int) -> int | None:
@@ -498,12 +754,13 @@ def _leave(book: _Book, index: int, share: Decimal | None) -> None:
         gone = next((number for number, part in enumerate(parts) if part), 0)  # entries that are closed: the oldest
         guard.parts, guard.bought, guard.decided = parts[gone:], guard.bought[gone:], guard.decided[gone:]
         guard.order = list(range(len(guard.parts)))
+        _part_targets(book, guard)
 
 
 def _resolve(book: _Book, through: int) -> None:
     """Fill what rests at the first bar up to `through` (inclusive) that reaches it, and close by force what the account
     no longer covers: in one bar the entry's order, then that, then the protection."""
-    if book.setup.margin_kept is None or not book.is_liquidated:
+    if book.setup.margin_kept is None:
         _resolve_resting(book, through)
         return
     while book.waiting is not None and book.waiting.at <= through:
@@ -562,23 +819,60 @@ def _resolve_resting(book: _Book, through: int) -> None:
 
 
 def _resolve_protection(book: _Book, through: int) -> None:
-    """Fill the protection at the first bar up to `through` that reaches it."""
-    guard = book.protection
-    if guard is None:
-        return
-    index = _first_touch(book, guard, through)
-    if index is None:
-        guard.scan_from = max(guard.scan_from, through + 1)
-        return
+    """Fill the protection at the first bar up to `through` that reaches it, or its targets at each that does."""
+    while (guard := book.protection) is not None:
+        index = _first_touch(book, guard, through)
+        if index is None:
+            guard.scan_from = max(guard.scan_from, through + 1)
+            return
+        if guard.planned is not None and guard.planned.limits:
+            _leave_targets(book, guard, guard.planned, index)
+            continue
+        hit, is_unclear_now, is_known = _hit(book, guard, index)
+        assert hit is not None, "a touched protection fills"
+        book.unclear += is_unclear_now
+        _leave_protected(book, guard, index, hit, is_known=is_known)
+
+
+def _hit(book: _Book, guard: _Protection, index: int) -> tuple[tuple[Leg, int] | None, bool, bool]:
+    """Return what fills of a protection in bar `index`, whether that is unclear, and whether finer bars said it."""
     hit = _match(guard, book.range(index), placed_in_bar=index == guard.since, takes=index >= guard.take_since)
-    assert hit is not None, "a touched protection fills"
-    is_known = False
-    if hit[0] is Leg.STOP and _is_unclear(book, guard, index):
-        found = None if guard.is_entry_unclear and index == guard.since else _within(book, guard, index, None)
-        book.unclear += found is None or found.is_unclear
-        is_known = found is not None and found.hit is not None
-        hit = hit if found is None or found.hit is None else found.hit
-    _leave_protected(book, guard, index, hit, is_known=is_known)
+    if hit is None or hit[0] is not Leg.STOP or not _is_unclear(book, guard, index):
+        return hit, False, False
+    found = None if guard.is_entry_unclear and index == guard.since else _within(book, guard, index, None)
+    if found is None or found.hit is None:
+        return hit, found is None or found.is_unclear, False
+    return found.hit, found.is_unclear, True
+
+
+def _leave_targets(book: _Book, guard: _Protection, planned: _Planned, index: int) -> None:
+    """Book the fills of the targets' pairs in bar `index`: each pair by itself, nearest target first, the stops of one
+    bar as one trade. What is left is matched with later bars, under a stop that the bar may have moved."""
+    item, live = book.setup.instrument, [number for number, part in enumerate(planned.parts) if part]
+    hits = []
+    for number in live:
+        guard.limit = planned.limits[number]
+        hits.append(_hit(book, guard, index))
+    book.unclear += any(is_unclear_now for _, is_unclear_now, _ in hits)
+    is_joined = False
+    for number, (hit, _, _) in zip(live, hits, strict=True):
+        if hit is None:
+            continue
+        quantity = min(planned.parts[number], exit_quantity(book.position, item))
+        planned.parts[number] = _ZERO
+        role = Role.STOP_LOSS if hit[0] is Leg.STOP else Role.TAKE_PROFIT
+        _fill(book, index, guard.side, quantity, hit[1], role, guard.decided[0], is_joined=is_joined)
+        is_joined = role is Role.STOP_LOSS
+        planned.closed[number] += quantity
+    _next_target(book, guard, planned)
+    if book.protection is None:
+        book.entered.clear()
+        return
+    stop = int(_stops(book, guard, index, index + 1)[-1]) if book.follows(guard) else guard.stop
+    if planned.is_moved and planned.break_even is not None and stop is not None:
+        stop = max(stop, planned.break_even) if guard.sign > 0 else min(stop, planned.break_even)
+    guard.stop, guard.scan_from = stop, index + 1
+    book.watched = index  # what is left may be closed by force in this bar
 
 
 def _resolve_entry_bar(book: _Book, guard: _Protection, index: int, entry: Resting[int]) -> None:
@@ -589,6 +883,9 @@ def _resolve_entry_bar(book: _Book, guard: _Protection, index: int, entry: Resti
     is_late = guard.take_since > index
     if not ((is_late and is_taken) or (guard.is_entry_unclear and is_stopped)):
         return
+    if guard.planned is not None and guard.planned.limits:
+        book.unclear += is_late  # pairs of several targets are read by the pessimistic rule
+        return
     found = _within(book, guard, index, entry)
     if found is None:
         book.unclear += is_late  # of a stop entry it is counted when its stop loss fills
@@ -596,7 +893,9 @@ def _resolve_entry_bar(book: _Book, guard: _Protection, index: int, entry: Resti
     book.unclear += found.is_unclear
     guard.take_since, guard.scan_from, guard.is_entry_unclear = index + 1, index + 1, False
     guard.stop = int(_stops(book, guard, index, index + 1)[-1]) if book.follows(guard) else guard.stop
-    if found.hit is not None:
+    if found.hit is None:
+        _move_target(book, guard, index)
+    else:
         _leave_protected(book, guard, index, found.hit, is_known=True)
 
 
@@ -715,6 +1014,7 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
             waiting.stop_loss,
             waiting.take_profit,
             waiting.trail,
+            waiting.plan,
             take_since=index + (is_limit and is_inside),
             is_unclear=is_inside and not is_limit,
         )
@@ -734,8 +1034,31 @@ def _end_waiting(book: _Book, through: int) -> None:
 
 
 def _first_touch(book: _Book, guard: _Protection, through: int) -> int | None:
-    """Return the first bar from the entry's own on whose range reaches a level: in growing slices, so that a near hit
-    costs little and a far one is vectorised."""
+    """Return the first bar from the entry's own on whose range reaches a level. A take profit that is moved at the
+    close of a bar is where it comes to from the next one on."""
+    if book.target_moves is not None:
+        start = guard.scan_from
+        for index in (start + np.flatnonzero(~np.isnan(book.target_moves[start : through + 1]))).tolist():
+            found = _first_reached(book, guard, index)
+            if found is not None:
+                return found
+            guard.scan_from = index + 1
+            _move_target(book, guard, index)
+    return _first_reached(book, guard, through)
+
+
+def _move_target(book: _Book, guard: _Protection, index: int) -> None:
+    """Move the take profit to where the decisions of bar `index` have it, if they do."""
+    is_single = guard.limit is not None and (guard.planned is None or not guard.planned.limits)
+    if book.target_moves is not None and is_single and book.decisions.target[index] * guard.sign > 0:
+        level = _level(book, book.target_moves, index, guard.side, is_stop=False)
+        if level is not None and level != guard.limit:
+            guard.limit, guard.order = level, list(range(len(guard.parts)))  # all legs are placed again
+
+
+def _first_reached(book: _Book, guard: _Protection, through: int) -> int | None:
+    """Return what `_first_touch` does while the take profit stays: in growing slices, so that a near hit costs little
+    and a far one is vectorised."""
     is_long = guard.side is Side.SELL
     if book.follows(guard):
         return _first_followed(book, guard, through)
@@ -749,7 +1072,7 @@ def _first_touch(book: _Book, guard: _Protection, through: int) -> int | None:
 
 
 def _first_followed(book: _Book, guard: _Protection, through: int) -> int | None:
-    """Return what `_first_touch` does where the stop follows the closes or is moved at some, and leave the stop as it
+    """Return what `_first_reached` does where the stop follows the closes or is moved at some, and leave the stop as it
     is in that bar, or after the last one."""
     size, is_long = 64, guard.sign > 0
     while guard.scan_from <= through:
@@ -776,6 +1099,10 @@ def _stops(book: _Book, guard: _Protection, start: int, end: int) -> Ints:
     path = np.full(end - start + 1, guard.stop, dtype=np.int64)
     if guard.trail is not None:
         path[1:] = behind(book.close[start:end], np.array(guard.trail), guard.sign, np.array(book.tick))
+    if guard.planned is not None and guard.planned.moves_from is not None:
+        assert guard.planned.break_even is not None, "it moves to break-even"
+        has_come = (book.close[start:end] - guard.planned.moves_from) * guard.sign >= 0
+        path[1:] = np.where(has_come, nearer(path[1:], guard.planned.break_even), path[1:])
     if book.stop_moves is not None:
         target = book.decisions.target
         for index in (start + np.flatnonzero(~np.isnan(book.stop_moves[start:end]))).tolist():
@@ -838,7 +1165,16 @@ def _fill(
         slipped = costs.slippage.apply(side, price, span, instrument.tick, limit=worst)
         book.slipped += quantity * abs(slipped - price) * instrument.multiplier
         price = slipped
-    fee = costs.fee(side, quantity, price, instrument, is_maker=is_maker)
+    traded = _ZERO
+    if costs.commission.tiers:
+        month = int(np.datetime64(int(book.bars.time_ns[index]), "ns").astype("datetime64[M]").astype(int))
+        own = traded_in(book.volumes, month)
+        traded = own if book.account is None else book.account.traded(month)
+        volume = costs.commission.volume(quantity, quantity * price * instrument.multiplier)
+        book.volumes.append((month, own + volume))
+    fee = costs.fee(side, quantity, price, instrument, is_maker=is_maker, traded=traded)
+    if role is Role.LIQUIDATION:
+        fee = fee._replace(amount=fee.amount + book.setup.liquidation_fee(quantity, price))
     book.decided.append(decided)
     row = FillRow(int(book.bars.time_ns[index]), side, quantity, price, fee.amount, fee.currency, role)
     for rows, indices in ((book.fills, book.fill_index), (book.booked, book.booked_index)):
@@ -859,25 +1195,65 @@ def _fill(
         book.cost -= share
     book.position += moved
     book.cash -= paid
-    book.liquidation = _liquidation(book)
+    book.liquidation = _liquidation(book, index)
     book.watched = index if role in (Role.ENTRY, Role.EXIT) else index + 1
     book.moves.append((index, to_units(moved, book.units.quantity), to_units(paid, book.units.cash)))
 
 
+def traded_in(volumes: Sequence[tuple[int, Decimal]], month: int) -> Decimal:
+    """Return the volume of a month by the last of the rows that are of it."""
+    at = bisect_right(volumes, month, key=itemgetter(0)) - 1
+    return volumes[at][1] if at >= 0 and volumes[at][0] == month else _ZERO
+
+
 def _pay(book: _Book, flows: FlowPlan, number: int) -> None:
-    """Book a dividend or funding on what is held, before the fills of its bar. It is part of the position's cost."""
-    index, money = flows.bar[number], flows.amount(number, to_units(book.position, book.units.quantity))
+    """Book a cash flow on what is held, or on cash below 0, before the fills of its bar. It is part of the position's
+    cost."""
+    units, index = book.units, flows.bar(number)
+    debit = book.cash if book.account is None else book.account.debit(index - 1)
+    position = to_units(book.position, units.quantity)
+    money = flows.amount(number, position, to_units(debit, units.cash))
     if not money:
         return
     amount, item = from_units(money, 8), book.setup.instrument
     book.cash += amount
-    book.cost -= amount
+    book.cost -= amount if book.position else _ZERO
     book.paid.append((number, amount))
     time_ns, side = int(book.bars.time_ns[index]), Side.BUY if book.position > 0 else Side.SELL
     book.booked.append(FillRow(time_ns, side, _ZERO, _ZERO, -amount, item.quote))
     book.booked_index.append(index)
     book.moves.append((index, 0, to_units(-amount, book.units.cash)))
-    book.liquidation, book.watched = _liquidation(book), index
+    book.liquidation, book.watched = _liquidation(book, index), index
+
+
+def _change_margin(book: _Book, index: int, is_overnight: bool) -> None:
+    """Put another margin in force from bar `index` on, before its fills."""
+    margin = book.setup.margin_kept
+    book.margin = _terms(book.units, None if margin is None else margin.at(is_overnight))
+    book.liquidation, book.watched = _liquidation(book, index), index
+
+
+def _roll(book: _Book, row: int, roll: ContractRoll) -> None:
+    """Carry a position over a roll, before bar `row`, by two executions at the closes of the last bar that both
+    contracts have; levels of its protection move by their gap. An entry's order that rests ends."""
+    book.waiting, quantity = None, abs(book.position)
+    if not quantity:
+        return
+    side, guard, entered = Side.SELL if book.position > 0 else Side.BUY, book.protection, list(book.entered)
+    old, new = (to_units(Decimal(repr(price)), book.units.price) for price in (roll.old_price, roll.new_price))
+    book.entered.clear()
+    _fill(book, row, side, quantity, old, Role.EXIT, row - 1)
+    _fill(book, row, side.opposite, quantity, new, Role.ENTRY, row - 1)
+    book.entered[:] = entered
+    if guard is None:
+        return
+    moved = new - old
+    guard.stop = None if guard.stop is None else guard.stop + moved
+    guard.limit = None if guard.limit is None else guard.limit + moved
+    if (plan := guard.planned) is not None:
+        plan.limits = [limit + moved for limit in plan.limits]
+        plan.break_even = None if plan.break_even is None else plan.break_even + moved
+        plan.moves_from = None if plan.moves_from is None else plan.moves_from + moved
 
 
 def _close_delisted(book: _Book, last: int) -> None:
@@ -889,16 +1265,22 @@ def _close_delisted(book: _Book, last: int) -> None:
         _fill(book, last, side, quantity, int(book.close[last]), Role.EXIT, last - 1)
 
 
-def _liquidation(book: _Book) -> int | None:
-    """Return the price, in ticks, at which the position is closed by force; None where nothing is held that can be."""
-    margin, units, item = book.setup.margin_kept, book.units, book.setup.instrument
+def _liquidation(book: _Book, index: int) -> int | None:
+    """Return the price, in ticks, at which the position is closed by force in bar `index`; None where nothing is held
+    that can be."""
+    units, item = book.units, book.setup.instrument
     least = max(item.qty_min, item.lot_step)
-    if margin is None or not book.is_liquidated or exit_quantity(book.position, item) < least:
+    if not book.margin or exit_quantity(book.position, item) < least:
         return None
-    position, cash = to_units(book.position, units.quantity), to_units(book.cash, units.worth)
-    multiplier = to_units(item.multiplier, units.multiplier)
-    _, kept = margin.terms(units.price + units.multiplier)
-    return liquidation_ticks(position, cash, multiplier, *kept, book.tick)
+    cash_exact = book.cash if book.account is None else book.account.backing(index)
+    cash = int(cash_exact.scaleb(units.worth).to_integral_value(ROUND_FLOOR))
+    position = to_units(book.position, units.quantity)
+    multiplier, is_long = to_units(item.multiplier, units.multiplier), position > 0
+    prices = []
+    for row in book.margin:
+        money, times = cash * row.over + row.less, row.long if is_long else row.short
+        prices.append(liquidation_ticks(position, money, multiplier, times, row.over, row.kept, book.tick))
+    return max(prices) if is_long else min(prices)
 
 
 def _share(book: _Book, quantity: Decimal) -> Decimal:

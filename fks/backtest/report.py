@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from math import isfinite
 from typing import Any
 
@@ -12,7 +13,8 @@ from fks.backtest.limits import UNLIMITED
 from fks.backtest.metrics import metrics_of, monthly_returns, too_good
 from fks.backtest.result import Result, plain
 from fks.backtest.series import periods_of
-from fks.backtest.statistics import statistics_of
+from fks.backtest.statistics import rebates_of, statistics_of
+from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso
 
 ROWS_MAX = 10_000  # fills and trades kept in a document; the hash covers all of them
@@ -48,6 +50,7 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "fee_in": setup.costs.fee_in,
         "slippage": str(setup.costs.slippage),
         "slippage_cost": plain(result.slippage),
+        **{name: plain(amount) for name, amount in flows_of(result).items()},
         **({"commission": str(setup.costs.commission)} if setup.costs.commission else {}),
         "allow_gaps": setup.allow_gaps,
         "can_short": setup.can_short,
@@ -71,23 +74,40 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         **(
             {} if setup.collar_pct is None else {"collar_pct": plain(setup.collar_pct), "expired": result.expired_count}
         ),
+        **({"borrow": str(setup.borrow)} if setup.borrow else {}),
         **({} if margin is None else {"margin": str(margin), "liquidations": result.liquidations}),
+        **({"liquidation_fees": plain(result.liquidation_fees)} if margin is not None and margin.fee_rate else {}),
         "final_cash": plain(result.cash),
         "final_position": plain(result.position),
         "equity": _curve(result, points),
     }
 
 
+def flows_of(result: Result) -> dict[str, Decimal]:
+    """Return rebates, dividends, funding, and the cost of what was borrowed, in quote; those that a run has."""
+    rebates, borrow = rebates_of(result), result.setup.borrow
+    return {
+        **({"rebates": rebates} if rebates else {}),
+        **({} if result.outcome.flows is None else {"dividends": result.dividends, "funding": result.funding}),
+        **({"borrow_cost": result.borrow} if borrow.short else {}),
+        **({"interest_cost": result.interest} if borrow.debit else {}),
+    }
+
+
 def _events(result: Result) -> dict[str, Any]:
-    """Return the cash flows of a run and its delisting; nothing where the run has none."""
+    """Return the cash flows, rolls and delisting of a run; nothing where the run has none."""
     events, flows = result.setup.events, result.cash_flows
     found: dict[str, Any] = {}
     if result.outcome.flows is not None:
-        found["dividends"], found["funding"] = plain(result.dividends), plain(result.funding)
         found["cash_flows_count"] = len(flows)
         found["cash_flows"] = [row.as_dict() for row in flows[:ROWS_MAX]]
     if delisted_from(result.bars, events.delisted) is not None:
         found["delisted"] = str(events.delisted)
+    first_ns, last_ns = int(result.bars.time_ns[result.first]), int(result.bars.time_ns[-1])
+    if rolls := [roll for roll in result.bars.rolls if first_ns < roll.time_ns <= last_ns]:
+        found["rolls"] = [
+            {"time": iso(r.time_ns), **json_fields(r, "old", "new", "old_price", "new_price")} for r in rolls
+        ]
     if events.is_funding_left_out:
         found["funding_left_out"] = True
     return found

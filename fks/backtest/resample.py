@@ -7,8 +7,8 @@ import numpy as np
 from fks.bars.calendars import ALWAYS, calendar_of
 from fks.bars.splits import after_splits
 from fks.model.bar import Bars, Ints
-from fks.model.errors import InputError
-from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, check_timeframe
+from fks.model.errors import InputError, unprocessable
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, check_timeframe, volume_of
 
 
 def _starts(times: Ints, timeframe: str) -> Ints:
@@ -21,23 +21,35 @@ def _starts(times: Ints, timeframe: str) -> Ints:
     return (times - offset) // step * step + offset
 
 
+def trades_needed(timeframe: str, there_is: str) -> InputError:
+    """Return the refusal of volume bars where there are no trades to make them of."""
+    return unprocessable(
+        "TRADES_NEEDED",
+        f"{timeframe} bars are made of trades, and there is: {there_is}; what was traded inside a bar is not known",
+        "collect the symbol's trades, or run on a file of trades: --tape FILE",
+    )
+
+
 def resample(bars: Bars, timeframe: str) -> Bars:
     """Return `bars` as `timeframe`; the same object when it is that already.
 
     A bar with a missing part is left out, as live leaves out bars built over a gap (C7): it shows in the gap report.
     Parts that the market's calendar does not expect are not missing.
-    Volumes are sums rounded to 1e-8. Errors: InputError TIMEFRAME_UNKNOWN, TIMEFRAME_FINER, SPLIT_IN_BAR.
+    Volumes are sums rounded to 1e-8. Errors: InputError TIMEFRAME_UNKNOWN, TIMEFRAME_FINER, SPLIT_IN_BAR,
+    TRADES_NEEDED, CONTINUOUS_INPUT.
     """
-    check_timeframe(timeframe)
+    if volume_of(timeframe) is not None and timeframe != bars.timeframe:
+        raise trades_needed(timeframe, f"{bars.timeframe} bars of {bars.symbol}")
     if timeframe == bars.timeframe:
         return bars
-    part = TIMEFRAMES[bars.timeframe]
+    bars.ensure_not_rolled()
+    check_timeframe(timeframe)
+    part = TIMEFRAMES.get(bars.timeframe, 0)
     if part == 0 or (TIMEFRAMES[timeframe] or 86400) % part or (TIMEFRAMES[timeframe] or 28 * 86400) < part:
-        raise InputError(
+        raise unprocessable(
+            "TIMEFRAME_FINER",
             f"{timeframe} bars cannot be made from {bars.timeframe} bars",
-            code="TIMEFRAME_FINER",
-            status=422,
-            remedy=f"choose a multiple of {bars.timeframe}",
+            f"choose a multiple of {bars.timeframe}",
         )
     if bars.raw is not None:
         return after_splits(resample(bars.raw, timeframe), bars.splits)

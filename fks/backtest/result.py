@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 import fks
-from fks.backtest.cash_flows import placed
+from fks.backtest.cash_flows import Accrual, placed
 from fks.backtest.fingerprint import fills_hash, inputs_hash
 from fks.backtest.gaps import GapReport
 from fks.backtest.rows import CashFlowRow, DeniedEntry, FillRow, Setup, TradeRow
@@ -283,7 +283,7 @@ class Result:
 
     @cached_property
     def cash_flows(self) -> tuple[CashFlowRow, ...]:
-        """Return every dividend and every funding that was booked, exact, in order."""
+        """Return every dividend, funding, borrow and interest that was booked, exact, in order."""
         flows, columns, units = self.outcome.flows, self.fill_columns, self.units
         if flows is None:
             return ()
@@ -298,7 +298,7 @@ class Result:
             is_dividend = isinstance(event, Dividend)
             rows.append(
                 CashFlowRow(
-                    "dividend" if is_dividend else "funding",
+                    event.kind if isinstance(event, Accrual) else "dividend" if is_dividend else "funding",
                     int(self.bars.time_ns[index]),
                     event_ns,
                     from_units(held[before], units.quantity),
@@ -311,12 +311,25 @@ class Result:
     @property
     def dividends(self) -> Decimal:
         """Return the dividends received less those paid on short positions, in quote."""
-        return sum((row.amount for row in self.cash_flows if row.kind == "dividend"), _ZERO)
+        return self._sum("dividend")
 
     @property
     def funding(self) -> Decimal:
         """Return the funding received less that paid, in quote."""
-        return sum((row.amount for row in self.cash_flows if row.kind == "funding"), _ZERO)
+        return self._sum("funding")
+
+    @property
+    def borrow(self) -> Decimal:
+        """Return the cost of borrowing short positions, in quote."""
+        return -self._sum("borrow")
+
+    @property
+    def interest(self) -> Decimal:
+        """Return the interest paid on cash below 0, in quote."""
+        return -self._sum("interest")
+
+    def _sum(self, kind: str) -> Decimal:
+        return sum((row.amount for row in self.cash_flows if row.kind == kind), _ZERO)
 
     @cached_property
     def denied(self) -> tuple[DeniedEntry, ...]:
@@ -356,6 +369,13 @@ class Result:
     def liquidations(self) -> int:
         """Return how often a position was closed by force."""
         return int((self.fill_columns.role == ROLES.index(Role.LIQUIDATION)).sum())
+
+    @property
+    def liquidation_fees(self) -> Decimal:
+        """Return what closing by force cost in quote beside slippage and the fees of its fills; `fills` have it in
+        their fees."""
+        forced = (fill for fill in self.fills if fill.role is Role.LIQUIDATION)
+        return sum((self.setup.liquidation_fee(fill.quantity, fill.price) for fill in forced), _ZERO)
 
     @cached_property
     def _count(self) -> Counter[str]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from decimal import Decimal
 
 from fks.config.risk import Risk
-from fks.matching import CostModel
+from fks.matching import Borrow, CostModel
 from fks.matching.margin import Margin
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.decimals import plain
-from fks.model.instrument import Instrument
+from fks.model.instrument import Instrument, money
 from fks.model.order import Role, Side
 from fks.model.timeframe import iso
 
+_ZERO = Decimal(0)
 #: the most cash, and the largest size of an entry: their sums at 1e-8 have to fit the 28 digits of a Decimal
 AMOUNT_MAX = Decimal(10) ** 15
 
@@ -37,14 +38,24 @@ class Setup:
     #: of entries whose exits the venue holds (rule 9 of fks.matching); None = no collar
     collar_pct: Decimal | None = None
     margin: Margin | None = None  # None = positions are paid in full
+    borrow: Borrow = field(default_factory=Borrow)  # of short positions and of cash below 0
     #: dividends, funding and delisting of the instrument
     events: InstrumentEvents = field(default_factory=InstrumentEvents)
+
+    def __post_init__(self) -> None:
+        if self.margin is not None and self.margin.fee_rate:  # a fee of the value that is closed is quote
+            object.__setattr__(self, "costs", replace(self.costs, fee_in="quote"))
 
     @property
     def margin_kept(self) -> Margin | None:
         """Return the margin that entries need and positions keep; None where each buy is paid for and only what is held
         is sold, so that the account cannot lose more than it has."""
         return self.margin or (Margin() if self.can_short or self.instrument.is_contract else None)
+
+    def liquidation_fee(self, quantity: Decimal, price: Decimal) -> Decimal:
+        """Return the fee (quote, 1e-8 half-even) of a quantity that is closed by force, beside that of its fill."""
+        rate = _ZERO if self.margin is None else self.margin.fee_rate
+        return money(quantity * price * self.instrument.multiplier * rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +84,8 @@ class FillRow:
 
 @dataclass(frozen=True, slots=True)
 class TradeRow:
-    """A round trip. `pnl` is realised in quote against the average cost of the holding; fees, dividends and funding are
-    included."""
+    """A round trip. `pnl` is realised in quote against the average cost of the holding; fees, dividends, funding and
+    what was borrowed are included."""
 
     side: Side
     entry_ns: int
@@ -100,11 +111,12 @@ class TradeRow:
 
 @dataclass(frozen=True, slots=True)
 class CashFlowRow:
-    """A dividend or the funding of a position, exact. `time_ns` is the open time of the bar that booked it, `event_ns`
-    its own time (of a dividend the ex-day's begin); `quantity` is the position then (signed), `amount` the quote that
-    it brought in, negative = paid. `rate`: cash a share, or the funding rate."""
+    """A dividend, the funding or borrow of a position, or interest on cash below 0, exact. `time_ns` is the open time
+    of the bar that booked it, `event_ns` its own time (of a dividend the ex-day's begin, of borrow and interest the end
+    of the day before); `quantity` is the position then (signed), `amount` the quote that it brought in, negative =
+    paid. `rate`: cash a share, the funding rate, or the yearly rate."""
 
-    kind: str  # dividend | funding
+    kind: str  # dividend | funding | borrow | interest
     time_ns: int
     event_ns: int
     quantity: Decimal

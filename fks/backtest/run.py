@@ -3,6 +3,8 @@ engines."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -25,9 +27,19 @@ from fks.backtest.result import EngineResult, Setup
 from fks.backtest.units import to_units
 from fks.bars.splits import ensure_splits_known
 from fks.model.bar import Bars, Ints
-from fks.model.errors import InputError
-from fks.model.timeframe import TIMEFRAMES, iso
-from fks.strategies.base import Strategy, checked, decide, target_wrong
+from fks.model.errors import InputError, unprocessable
+from fks.model.timeframe import TIMEFRAMES, iso, to_ns
+from fks.strategies.base import (
+    FittedState,
+    Panel,
+    Strategy,
+    StrategyError,
+    checked,
+    decide,
+    fitted_on,
+    is_unfitted,
+    target_wrong,
+)
 from fks.strategies.check import ensure_causal, ensure_checked
 
 EngineName = Literal["auto", "compiled", "reference"]
@@ -55,28 +67,31 @@ def run(
 
     The anchor is the bar `strategy.warmup()` bars before `setup.start_ns` (or the first one); the first decision is
     made `warmup` bars after the anchor. Warm-up bars are contiguous: with a hole among them, or before the first
-    decided bar, the anchor is the bar after the hole. A decision on the last bar has no bar to fill on. What is open at
-    the end stays open.
+    decided bar, the anchor is the bar after the hole. A strategy with an estimator and no state is fitted on the bars
+    before the first decision (`fitted_before`); the result has its state. A decision on the last bar has no bar to fill
+    on. What is open at the end stays open.
     `engine`: `compiled` for many runs in one process, `reference` for the slow one in decimals; `auto` is the compiled
     one unless loading it takes longer than the run. Their results are equal, and `Result.engine` says which it was.
     `finer`: bars of a shorter timeframe over the same time. Where a bar reaches two prices in an unknown order they
     decide instead of the pessimistic rule; that takes the reference engine.
     Dividends, funding and a delisting are those of `setup.events`; bars after a delisting are left out.
     The columns of `bars` are read-only from now on.
-    Errors: InputError NO_DATA, FINER_TIMEFRAME, EVENT_CURRENCY, FUNDING_MISSING, TapeRefused, StrategyError; exceptions
-    of the strategy go through.
+    Errors: InputError NO_DATA, FINER_TIMEFRAME, EVENT_CURRENCY, FUNDING_MISSING, CONTINUOUS_NEGATIVE,
+    CONTINUOUS_EVENTS, TapeRefused, StrategyError; exceptions of the strategy go through.
     """
     setup = setup_for(bars) if setup is None else setup
     if check:
-        check_tape(strategy, bars)
+        check_tape(strategy, bars, setup.start_ns)
     _ = bars.ticks, bars.breaks  # kept by these bars, so that the next run on them has them
-    part = anchored(strategy, traded(bars, setup), setup.start_ns)
+    strategy, start_ns = fitted_before(strategy, traded(bars, setup), setup.start_ns)
+    part = anchored(strategy, traded(bars, setup), start_ns)
     first = strategy.warmup()
     gaps = find_gaps(part)
     if not setup.allow_gaps:
         ensure_inputs(part)
         ensure_whole(gaps)  # the overall share first: it needs no run
     ensure_splits(part, setup)
+    _ensure_rolled(part, setup)
     ensure_events(part, first, setup)
     _ensure_finer(part, finer)
     outcome = _walk(strategy, part, first, setup, engine, finer)
@@ -85,15 +100,82 @@ def run(
     return Backtest(strategy, part, first, setup, gaps, outcome, finer)
 
 
-def check_tape(strategy: Strategy, bars: Bars) -> None:
+def check_tape(strategy: Strategy, bars: Bars, start_ns: int | None = None) -> None:
     """Refuse prices that cannot be (`ensure_likely`), and a strategy that looks ahead or warms up too briefly, on
     synthetic bars and on the first of `bars` (3,000, or four times its warm-up), or looks ahead anywhere on them.
-    Errors: TapeRefused TAPE_SPIKE; StrategyError, as `fks.strategies.check.ensure_checked`."""
+    A state that was fitted on bars after the first decision (`start_ns`) is refused, too.
+    Errors: TapeRefused TAPE_SPIKE; StrategyError STATE_AHEAD, and as `fks.strategies.check.ensure_checked`."""
     ensure_likely(bars)
-    first = max(CHECK_BARS, 4 * strategy.warmup())
+    _ensure_fitted_before(strategy, bars, start_ns)
+    first = max(CHECK_BARS, 4 * strategy.warmup()) + strategy.training()
     ensure_checked(strategy, [bars[:first]])
     if len(bars) > first:
         ensure_causal(strategy, bars)
+
+
+def _ensure_fitted_before(strategy: Strategy, bars: Bars, start_ns: int | None) -> None:
+    """Refuse a state, also of a part, that has seen bars after the first decision. Errors: StrategyError
+    STATE_AHEAD."""
+    first = max(strategy.warmup(), 0 if start_ns is None else int(np.searchsorted(bars.time_ns, start_ns)))
+    if first < len(bars):
+        _ensure_fitted_until(strategy, bars, first)
+
+
+def _ensure_fitted_until(strategy: Strategy, bars: Bars, first: int) -> None:
+    for part in strategy.parts():
+        _ensure_fitted_until(part, bars, first)
+    state = getattr(strategy, "state", None)
+    if not strategy.training() or state is None:
+        return
+    until = FittedState.model_validate(state).until
+    if to_ns(until) > bars.ended_ns(first):
+        raise StrategyError(
+            f"strategy {strategy.name}: its state was fitted on bars until {iso(to_ns(until))}, and the run decides "
+            f"from {iso(bars.ended_ns(first))} on",
+            code="STATE_AHEAD",
+            remedy="begin the run later (--from), or leave the state out (state=) and have it fitted before the run",
+        )
+
+
+def fitted_before(strategy: Strategy, bars: Bars, start_ns: int | None) -> tuple[Strategy, int | None]:
+    """Return the strategy fitted on the last `training` bars that open before `start_ns` (None: on the first ones of
+    all), and when decisions begin; both as given when it has its state or nothing to fit. Errors: InputError NO_DATA,
+    StrategyError."""
+    if not is_unfitted(strategy):
+        return strategy, start_ns
+    count = strategy.training()
+    start = max(count, strategy.warmup()) if start_ns is None else int(np.searchsorted(bars.time_ns, start_ns))
+    if start >= len(bars):
+        raise _too_few_to_fit(strategy, bars, len(bars))
+    return fitted_at_end(strategy, bars[:start]), int(bars.time_ns[start])
+
+
+def fitted_at_end(strategy: Strategy, bars: Bars) -> Strategy:
+    """Return the strategy fitted on the last `training` bars. Errors: InputError NO_DATA, StrategyError."""
+    count = len(bars)
+    if count < strategy.training():
+        raise _too_few_to_fit(strategy, bars, count)
+    return fitted_on(strategy, panel_of(bars, ((count - strategy.training(), count),)))
+
+
+def _too_few_to_fit(strategy: Strategy, bars: Bars, count: int) -> InputError:
+    return unprocessable(
+        "NO_DATA",
+        f"too few {bars.timeframe} bars of {bars.symbol}: there are {count}, and {strategy.name} is fitted on "
+        f"{strategy.training()} before its first decision",
+        "choose a later start or a longer range, or load more data (fks data sync)",
+    )
+
+
+def panel_of(bars: Bars, ranges: Sequence[tuple[int, int]]) -> Panel:
+    """Return the bars of ascending ranges, in the shares of the last one, in parts without a hole (more than
+    `GAP_BARS_MAX` missing bars)."""
+    known = bars.known(ranges[-1][1])
+    parts = []
+    for low, high in ranges:
+        edges = [low, *(long_gaps(known[low:high]) + low + 1).tolist(), high]
+        parts += [known[start:end] for start, end in pairwise(edges)]
+    return tuple(parts)
 
 
 def traded(bars: Bars, setup: Setup) -> Bars:
@@ -112,15 +194,31 @@ def ensure_splits(bars: Bars, setup: Setup) -> None:
     costs, margin = setup.costs, setup.margin_kept
     amounts = {
         "slippage in ticks": costs.slippage.unit == "ticks",
-        "a commission for each share": bool(costs.commission),
-        "a margin for each share": margin is not None and margin.is_each,
+        "a commission for each share": costs.commission.is_each,
+        "a margin for each share": margin is not None and (margin.is_each or margin.at(True).is_each),
     }
     if found := [name for name, is_set in amounts.items() if is_set]:
-        raise InputError(
+        raise unprocessable(
+            "SPLIT_AMOUNTS",
             f"{bars.symbol} was split during the run, and {found[0]} means another amount before it",
-            code="SPLIT_AMOUNTS",
-            status=422,
-            remedy="give a share of the price, or run the parts before and after the split apart",
+            "give a share of the price, or run the parts before and after the split apart",
+        )
+
+
+def _ensure_rolled(bars: Bars, setup: Setup) -> None:
+    """Refuse a continuous future whose prices before its rolls would not be above 0 for the strategy, or that has cash
+    flows. Errors: InputError CONTINUOUS_NEGATIVE, CONTINUOUS_EVENTS."""
+    if bars.rolls and (setup.events.dividends or setup.events.funding):
+        raise unprocessable(
+            "CONTINUOUS_EVENTS",
+            f"{bars.symbol} is a continuous future: it has no dividends and no funding",
+            "leave them out",
+        )
+    if bars.rolls and float(bars.known(len(bars)).low.min()) <= 0:
+        raise unprocessable(
+            "CONTINUOUS_NEGATIVE",
+            f"{bars.symbol}: prices of before the rolls, moved by their gaps, are not above 0",
+            "choose a shorter range",
         )
 
 
@@ -128,13 +226,12 @@ def _ensure_finer(bars: Bars, finer: Bars | None) -> None:
     """Refuse bars that cannot be inside those of a run. Errors: InputError FINER_TIMEFRAME."""
     if finer is None:
         return
-    inside, whole = TIMEFRAMES[finer.timeframe], TIMEFRAMES[bars.timeframe] or 28 * 86_400
+    inside, whole = TIMEFRAMES[finer.timeframe], TIMEFRAMES.get(bars.timeframe, 1) or 28 * 86_400
     if finer.symbol != bars.symbol or not 0 < inside < whole or whole % inside:
-        raise InputError(
+        raise unprocessable(
+            "FINER_TIMEFRAME",
             f"{finer.timeframe} bars of {finer.symbol} are not inside {bars.timeframe} bars of {bars.symbol}",
-            code="FINER_TIMEFRAME",
-            status=422,
-            remedy="give bars of the same symbol whose timeframe divides that of the run",
+            "give bars of the same symbol whose timeframe divides that of the run",
         )
 
 
@@ -197,12 +294,11 @@ def anchored(strategy: Strategy, bars: Bars, start_ns: int | None) -> Bars:
         if anchor > wanted:
             have += f", after a gap of more than {GAP_BARS_MAX} bars"
             remedy = f"name the calendar of a market that closes (this is {bars.calendar}), or {remedy}"
-        raise InputError(
+        raise unprocessable(
+            "NO_DATA",
             f"too few {bars.timeframe} bars of {bars.symbol}: {have}, and {strategy.name} needs {warmup} to warm up "
             "and 2 more",
-            code="NO_DATA",
-            status=422,
-            remedy=remedy,
+            remedy,
         )
     return part
 

@@ -10,7 +10,7 @@ import numpy as np
 from fks.backtest.curve import deepest_fall
 from fks.backtest.metrics import sharpe_ratio
 from fks.backtest.result import ROLES, Result
-from fks.backtest.series import returns_of
+from fks.backtest.series import held_return_pct, returns_of
 from fks.backtest.units import from_units, to_units
 from fks.indicators.exact import Exact
 from fks.model.order import Role
@@ -66,7 +66,7 @@ def statistics_of(result: Result) -> Statistics:
         win_rate_pct=100.0 * len(wins) / len(pnl) if len(pnl) else None,
         net_profit=final - cash,
         return_pct=100.0 * (final / cash - 1.0) if cash else 0.0,
-        buy_and_hold_pct=100.0 * float(bars.close[-1] / bars.open[0] - 1.0) if len(bars) else 0.0,
+        buy_and_hold_pct=held_return_pct(bars),
         max_drawdown_pct=100.0 * deepest_fall(equity, cash),
         sharpe=sharpe_ratio(returns, per_year),
         profit_factor=float(wins.sum() / -losses.sum()) if len(losses) and losses.sum() < 0 else None,
@@ -81,9 +81,18 @@ def statistics_of(result: Result) -> Statistics:
 
 def fees_of(result: Result) -> Decimal:
     """Return all fees in quote, exact; base fees at the price of their fill."""
+    return _fees(result, result.fill_columns.fee)
+
+
+def rebates_of(result: Result) -> Decimal:
+    """Return the rebates among the fees, in quote, exact: 0 or more."""
+    return -_fees(result, np.minimum(result.fill_columns.fee, 0))
+
+
+def _fees(result: Result, fee: Exact) -> Decimal:
     fills, units = result.fill_columns, result.units
-    in_quote = _exact_sum(fills.fee[~fills.is_base_fee], np.ones(0, dtype=np.int64))
-    in_base = _exact_sum(fills.fee[fills.is_base_fee], fills.price[fills.is_base_fee])
+    in_quote = _exact_sum(fee[~fills.is_base_fee], np.ones(0, dtype=np.int64))
+    in_base = _exact_sum(fee[fills.is_base_fee], fills.price[fills.is_base_fee])
     return from_units(in_quote, units.cash) + from_units(in_base, units.quantity + units.price)
 
 
@@ -91,7 +100,7 @@ def _exact_sum(values: Exact, factors: Exact) -> int:
     """Return the sum of values, or of values times factors where there are some, as an exact integer."""
     if not len(values):
         return 0
-    bound = int(values.max()) * len(values) * (int(factors.max()) if len(factors) else 1)
+    bound = int(abs(values).max()) * len(values) * (int(factors.max()) if len(factors) else 1)
     if bound >= 2**62:
         values = values.astype(object)
     return int((values * factors if len(factors) else values).sum())

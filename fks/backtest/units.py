@@ -5,16 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
+from fks.model.decimals import places
 from fks.model.instrument import Instrument
 
 _MONEY = 8  # places of fees, `fks.model.instrument.money`
-
-
-def places(value: Decimal) -> int:
-    """Return the decimal places of a value, 0 for whole numbers."""
-    exponent = value.normalize().as_tuple().exponent
-    assert isinstance(exponent, int)
-    return max(0, -exponent)
 
 
 @dataclass(frozen=True, slots=True)

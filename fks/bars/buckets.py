@@ -28,7 +28,7 @@ def by_length(timeframes: Iterable[str]) -> tuple[str, ...]:
 
 def divides(small: str, large: str) -> bool:
     """Return whether bars of `large` begin and end where bars of `small` do, so that they can be built from them."""
-    if TIMEFRAMES[small] == 0 or length_of(small) >= length_of(large):
+    if not TIMEFRAMES.get(small) or length_of(small) >= length_of(large):
         return False
     return is_on_grid(small, large)
 

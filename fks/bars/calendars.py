@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fks.bars.buckets import starts_of, starts_within
 from fks.model.bar import Ints
-from fks.model.errors import ConfigError, InputError
+from fks.model.errors import ConfigError, InputError, invalid
 from fks.model.timeframe import NS, bar_end, iso, to_ns
 
 Bools = npt.NDArray[np.bool_]
@@ -34,6 +34,7 @@ _SATURDAY = 2  # 1970-01-01 was a Thursday
 _GUESSED = ("XNYS", "CMES", "24/5")
 _FIT_MIN = 0.99
 _SATURDAYS_MIN = 4
+_WEEKS_NS = 14 * _DAY_NS  # a stretch that has whole trading days in it
 _MARGIN_NS = 10 * _DAY_NS  # a session may begin in another year than it ends
 _UNKNOWN_YEARS = 2  # after the last day that a calendar has, in which its market counts as open
 #: exchange_calendars has no daily break of Globex. Calendar: (hour of a regular close there, ((first day, minutes after
@@ -108,6 +109,21 @@ def _skips_saturdays(time_ns: Ints) -> bool:
 def is_open_at(calendar: Calendar, time_ns: int) -> bool:
     """Return whether a market trades at a moment. Errors: InputError CALENDAR_RANGE."""
     return bool(calendar.is_open(np.array([time_ns], dtype=np.int64))[0])
+
+
+def overnight(calendar: str, times: Ints, ends: Ints, minutes: int) -> Bools | None:
+    """Return for each bar (its start and end, oldest first) whether it lies between so many minutes before the end of a
+    trading day and the begin of the next one; None where the market never closes, or a bar holds that moment inside
+    it."""
+    opens, closes = calendar_of(calendar).sessions(int(times[0]) - _WEEKS_NS, int(ends[-1]) + _WEEKS_NS)
+    days = calendar_of(calendar).days(opens)
+    begins, overs = opens[np.diff(days, prepend=-1) != 0], closes[np.diff(days, append=-1) != 0]
+    at = np.searchsorted(overs, times, side="right")
+    if calendar == ALWAYS or at[-1] >= len(overs):  # some calendars end with the year
+        return None
+    since_ns = overs[at] - minutes * 60 * NS
+    found: Bools = (times >= since_ns) | (times < begins[at])
+    return None if bool(np.any((times < since_ns) & (ends > since_ns))) else found
 
 
 def midnight_ns(calendar: str, day: date) -> int:
@@ -207,10 +223,10 @@ def _sessions_of(name: str) -> MarketSessions:
 def _year(time_ns: int) -> int:
     year = 1970 + int(np.datetime64(time_ns, "ns").astype("datetime64[Y]").astype(np.int64))
     if not YEAR_FIRST <= year <= YEAR_LAST:
-        raise InputError(
+        raise invalid(
+            "CALENDAR_RANGE",
             f"{iso(time_ns)} is no time of a market",
-            code="CALENDAR_RANGE",
-            remedy="look whether times are in seconds, ms, us or ns",
+            "look whether times are in seconds, ms, us or ns",
         )
     return year
 
@@ -227,7 +243,7 @@ def _made(name: str, year_first: int, year_last: int) -> tuple[Ints, Ints, Ints,
     try:
         made = exchange_calendars.get_calendar(name, start=f"{year_first}-01-01", end=end)
     except ValueError as error:  # its holidays are unknown so far back or ahead
-        raise InputError(str(error), code="CALENDAR_RANGE", remedy="ask for a nearer time") from None
+        raise invalid("CALENDAR_RANGE", str(error), "ask for a nearer time") from None
     opens, closes = _nanos(made.opens), _nanos(made.closes)
     if name in _DAILY_BREAKS:
         closes = _with_daily_break(made, closes, *_DAILY_BREAKS[name])

@@ -3,12 +3,14 @@ fks.bars.aggregate."""
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING
+
 import numpy as np
 
 from fks.bars.buckets import divides, ends_of, starts_of
 from fks.model.bar import Bars, Floats, Ints
-from fks.model.errors import InputError
-from fks.model.timeframe import check_timeframe
+from fks.model.errors import invalid
+from fks.model.timeframe import check_timeframe, volume_of
 
 _PLACES_MAX = 12
 _SAMPLE = 512  # rows in which the number of decimal places is looked for first
@@ -25,9 +27,10 @@ def aggregate_bars(bars: Bars, timeframe: str, *, start_ns: int | None = None, e
     exact. Errors: InputError when the timeframe is not made of the bars' own, a volume has more than 12 places, or
     those of one bar are too much to be summed so.
     """
+    bars.ensure_not_rolled()
     check_timeframe(timeframe)
     if timeframe != bars.timeframe and not divides(bars.timeframe, timeframe):
-        raise InputError(f"{timeframe} bars cannot be made of {bars.timeframe} bars", code="TIMEFRAME_MISMATCH")
+        raise invalid("TIMEFRAME_MISMATCH", f"{timeframe} bars cannot be made of {bars.timeframe} bars")
     if timeframe == bars.timeframe or not len(bars):
         return Bars(bars.symbol, timeframe, *_columns(bars))  # type: ignore[arg-type]
     starts = starts_of(bars.time_ns, timeframe)
@@ -64,11 +67,7 @@ def aggregate_trades(
     12 places, or those of one bar are too much to be summed exactly.
     """
     check_timeframe(timeframe)
-    if len(time_ns) > 1 and bool((np.diff(time_ns) < 0).any()):
-        row = int(np.flatnonzero(np.diff(time_ns) < 0)[0]) + 1
-        raise InputError(
-            f"trade {row} is older than the one before it", code="TRADES_ORDER", remedy="sort by time and id"
-        )
+    _ensure_in_order(time_ns)
     if not len(time_ns):
         none = np.empty(0, dtype=np.float64)
         return Bars(symbol, timeframe, np.empty(0, dtype=np.int64), none, none, none, none, none)
@@ -87,6 +86,50 @@ def aggregate_trades(
     )
     whole = np.flatnonzero((made.time_ns >= start_ns) & (ends_of(made.time_ns, timeframe) <= end_ns))
     return made[whole[0] : whole[-1] + 1] if len(whole) else made[:0]
+
+
+def volume_bars(symbol: str, timeframe: str, time_ns: Ints, price: Floats, quantity: Floats) -> Bars:
+    """Return the bars of `timeframe` (vol1000) that trades make: each ends with the first time at which it holds that
+    volume or more, and the next begins with the trade after it.
+
+    Trades of one time are never parted: nothing was known between them. So a bar may hold more than its volume, and no
+    two begin at one time. The last bar is left out unless it is full. Shapes: (n,), in the exchange's order.
+    Errors: InputError TIMEFRAME_UNKNOWN, TRADES_ORDER, and those of volumes that cannot be summed exactly.
+    """
+    least = volume_of(timeframe)
+    if least is None:
+        raise invalid("TIMEFRAME_UNKNOWN", f"{timeframe!r} names no volume bars", "write it as vol1000")
+    _ensure_in_order(time_ns)
+    places, scaled = _scaled(quantity)
+    wanted = int((least.scaleb(places)).to_integral_value(ROUND_CEILING))
+    if float(scaled.sum()) >= _SUM_MAX:
+        raise invalid("VOLUME_TOO_LARGE", "the volumes add up to more than fits", "round the source, or read less")
+    total = np.cumsum(scaled.astype(np.int64))
+    ends = np.flatnonzero(np.diff(time_ns, append=time_ns[-1:] + 1))  # the last trade of each time
+    held, last, before = total[ends], list[int](), 0
+    while (at := int(np.searchsorted(held, before + wanted))) < len(ends):
+        last.append(int(ends[at]))
+        before = int(held[at])
+    stop = np.array(last, dtype=np.int64)
+    edge, inside = np.append(0, stop + 1)[: len(stop)], price[: stop[-1] + 1] if last else price[:0]
+    return Bars(
+        symbol,
+        timeframe,
+        time_ns[edge],
+        price[edge],
+        np.maximum.reduceat(inside, edge) if last else inside,
+        np.minimum.reduceat(inside, edge) if last else inside,
+        price[stop],
+        np.diff(total[stop], prepend=0) / 10.0**places,
+        end_ns=time_ns[stop] + 1,
+    )
+
+
+def _ensure_in_order(time_ns: Ints) -> None:
+    steps = np.flatnonzero(np.diff(time_ns) < 0)
+    if len(steps):
+        row = int(steps[0]) + 1
+        raise invalid("TRADES_ORDER", f"trade {row} is older than the one before it", "sort by time and id")
 
 
 def _columns(bars: Bars) -> tuple[Ints | Floats, ...]:
@@ -113,11 +156,11 @@ def _sums(column: Floats, edge: Ints) -> Floats:
     places, scaled = _scaled(column)
     # only the sum of a group can overflow: groups are summed one by one
     if float(np.add.reduceat(np.abs(scaled), edge).max()) >= _SUM_MAX:
-        raise InputError(
+        raise invalid(
+            "VOLUME_TOO_LARGE",
             f"the volumes of one bar add up to more than {_SUM_MAX / 10.0**places:.3g}, which {places} decimal places "
             "leave room for",
-            code="VOLUME_TOO_LARGE",
-            remedy="round the source to fewer decimal places",
+            "round the source to fewer decimal places",
         )
     return np.add.reduceat(scaled.astype(np.int64), edge) / 10.0**places
 
@@ -157,7 +200,7 @@ def _scaled(column: Floats) -> tuple[int, Floats]:
         scaled = np.rint(column * 10.0**places)
         if np.array_equal(scaled / 10.0**places, column):
             return places, scaled
-    raise InputError("a volume has more than 12 decimal places", code="VOLUME_TOO_FINE", remedy="round the source")
+    raise invalid("VOLUME_TOO_FINE", "a volume has more than 12 decimal places", "round the source")
 
 
 def _has_places(column: Floats, places: int) -> bool:

@@ -9,11 +9,11 @@ from decimal import Decimal
 
 import numpy as np
 
-from fks.bars.calendars import ALWAYS, midnight_ns
+from fks.bars.calendars import ALWAYS, calendar_of, midnight_ns
 from fks.model.bar import Bars, Ints, ShareSplit, split_digits
 from fks.model.cash_flows import SplitDay
-from fks.model.errors import InputError
-from fks.model.timeframe import TIMEFRAMES, bar_end, iso
+from fks.model.errors import InputError, unprocessable
+from fks.model.timeframe import TIMEFRAMES, iso
 
 _DAY_S = 86_400
 _RATIO = re.compile(r"([1-9]\d{0,5})(?::([1-9]\d{0,5}))?")
@@ -51,11 +51,10 @@ def split_day(day: str, ratio: str) -> SplitDay:
     except ValueError:
         found = None
     if found is None:
-        raise InputError(
+        raise unprocessable(
+            "SPLIT_WRONG",
             f"{day}={ratio} is no split",
-            code="SPLIT_WRONG",
-            status=422,
-            remedy="give the first day of the new shares, and the new ones for each old one: 2020-08-31=4:1; ten that "
+            "give the first day of the new shares, and the new ones for each old one: 2020-08-31=4:1; ten that "
             "became one are 1:10",
         )
     return SplitDay(when, int(found[1]), int(found[2] or 1))
@@ -70,7 +69,7 @@ def adjusted(bars: Bars, splits: Iterable[SplitDay], *, until_ns: int | None = N
     if not len(bars):
         return bars
     raw = bars if bars.raw is None else bars.raw
-    end_ns = bar_end(int(raw.time_ns[-1]), raw.timeframe) if until_ns is None else until_ns
+    end_ns = raw.ended_ns(-1) if until_ns is None else until_ns
     found = [
         ShareSplit(at_ns, split.new, split.old, raw.ticks.places)
         for split in sorted(splits)
@@ -83,12 +82,11 @@ def after_splits(raw: Bars, splits: tuple[ShareSplit, ...]) -> Bars:
     """Return bars as they were traded in the shares after the last split. Errors: as `adjusted`."""
     for split in splits:
         row = int(np.searchsorted(raw.time_ns, split.time_ns))
-        if split.factor != 1 and row and bar_end(int(raw.time_ns[row - 1]), raw.timeframe) > split.time_ns:
-            raise InputError(
+        if split.factor != 1 and row and raw.ended_ns(row - 1) > split.time_ns:
+            raise unprocessable(
+                "SPLIT_IN_BAR",
                 f"{raw.symbol} was split {split.new}:{split.old} at {iso(split.time_ns)}, inside a {raw.timeframe} bar",
-                code="SPLIT_IN_BAR",
-                status=422,
-                remedy="use bars of a day or less",
+                "use bars of a day or less",
             )
     return raw.after(splits)
 
@@ -101,8 +99,17 @@ def tick_of(bars: Bars, tick: Decimal) -> Decimal:
 
 def day_starts_ns(bars: Bars, day: date) -> int:
     """Return when a day begins in the bars' times: its label for days and longer bars, else midnight of the market."""
-    is_label = not 0 < TIMEFRAMES[bars.timeframe] < _DAY_S
-    return midnight_ns(ALWAYS if is_label else bars.calendar, day)
+    return midnight_ns(_calendar_of_days(bars), day)
+
+
+def days_of(bars: Bars) -> Ints:
+    """Return the ordinal of each bar's day: its label's for days and longer bars, else the market's trading day."""
+    return calendar_of(_calendar_of_days(bars)).days(bars.time_ns)
+
+
+def _calendar_of_days(bars: Bars) -> str:
+    is_label = bars.end_ns is None and not 0 < TIMEFRAMES[bars.timeframe] < _DAY_S
+    return ALWAYS if is_label else bars.calendar
 
 
 def split_like(bars: Bars) -> Ints:
@@ -145,10 +152,9 @@ def _unknown(bars: Bars, first: int, count: int) -> InputError:
             f"{known[0].new}:{known[0].old} is known of that day: the bars may be adjusted already ('fks data splits "
             f"{bars.symbol} --remove {day}'), or the ratio is the other way round"
         )
-    return InputError(
+    return unprocessable(
+        "SPLIT_UNKNOWN",
         f"{bars.symbol} opens at {after:g} on {when}, after {before:g}: that looks like a split of {ratio}"
         + (f", one of {count} such bars" if count > 1 else ""),
-        code="SPLIT_UNKNOWN",
-        status=422,
-        remedy=remedy,
+        remedy,
     )

@@ -19,6 +19,7 @@ from fks.chaos.watch import Watch
 from fks.model.errors import FksError, OutageError
 
 RECOVER_S = 120.0  # the system counts as not recovered after this time
+UNDO_S = 60.0  # an undo that another fault keeps from working is tried again for so long
 #: Implementation of each kind of `kinds.KINDS`.
 FAULTS: dict[str, Callable[[ObservedSystem, Injection], Awaitable[ActiveFault]]] = {**PROCESSES, **LINKS}
 
@@ -133,9 +134,9 @@ class Injector:
         await _persist(lambda: free_disk(self._o), self._o)
 
 
-async def _persist(undo: Undo, outside: Outside, deadline_s: float = 60.0) -> None:
+async def _persist(undo: Undo, outside: Outside) -> None:
     """Undo a fault; retry while another fault has taken away what that needs."""
-    end = outside.clock.monotonic() + deadline_s
+    end = outside.clock.monotonic() + UNDO_S
     while True:
         try:
             await undo()

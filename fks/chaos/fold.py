@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -23,6 +23,7 @@ _OPEN = ("INTENDED", "SENDING", "UNKNOWN", *_LIVE)
 _ENDED = ("CANCELLED", "EXPIRED", "REJECTED", "ABSENT")
 _NEVER_SENT = ("DENIED", "ABANDONED")
 _AT_VENUE = ("SENDING", "UNKNOWN", *_LIVE)
+_SPLIT_STEP = Decimal("1e-12")  # to which a split rounds up what an order bought
 _QUARANTINE = 42  # the journal's number for an event that fits nowhere
 #: first events of an order -> the state they give
 _FIRST = {"Denied": "DENIED", "IntendedAndSent": "SENDING", "Intended": "INTENDED"}
@@ -50,10 +51,13 @@ _MOVES: tuple[tuple[str, tuple[str, ...], tuple[str | None, ...]], ...] = (
     ("CancelRefused", tuple(state for state in (*_AT_VENUE, "FILLED", *_ENDED)), (None,)),
     ("RequestAmbiguous", tuple(state for state in (*_AT_VENUE, "FILLED", *_ENDED)), (None,)),
     ("ReplaceRequested", _LIVE, (None,)),
-    ("ReplaceAcked", _LIVE, (None,)),
+    ("ReplaceAcked", _AT_VENUE, (None,)),
     ("ReplaceRefused", _LIVE, (None,)),
     ("LegChanged", ("UNKNOWN", *_LIVE), (None,)),
     ("StopMoved", (*_AT_VENUE, "FILLED", *_ENDED), (None,)),
+    ("TargetMoved", (*_AT_VENUE, "FILLED", *_ENDED), (None,)),
+    ("ProtectionDropped", (*_OPEN, "FILLED", *_ENDED, *_NEVER_SENT), (None,)),
+    ("SharesSplit", (*_OPEN, "FILLED", *_ENDED, *_NEVER_SENT), (None,)),
     ("Busted", (*_AT_VENUE, "FILLED", *_ENDED), (None, "CANCELLED", "WORKING")),
 )  # fmt: skip
 
@@ -65,7 +69,7 @@ class Folded:
     state: str | None = None
     filled: Decimal = Decimal(0)
     request: str = "none"
-    quantity: Decimal | None = None  # of a leg that the venue placed: what it says now; None: the row's
+    quantity: Decimal | None = None  # before the next event that changes it; None: the row's
     #: states before the guardian's steps since the order manager's last
     overtaken: set[str] = field(default_factory=set)
     fills: set[str] = field(default_factory=set)
@@ -83,7 +87,10 @@ def journal_errors(orders: Iterable[Row], events: Iterable[Row], trades: Iterabl
     for order in orders:
         id = order["client_order_id"]
         found = Folded()
-        for event in steps.pop(id, []):
+        history = steps.pop(id, [])
+        before = [_quantity_before(event) for event in history]
+        for number, event in enumerate(history):
+            found.quantity = next((quantity for quantity in before[number:] if quantity is not None), None)
             yield from (f"order {id}: {error}" for error in apply(found, event, order["quantity"]))
         made = (found.state, found.filled, found.request)
         kept = (order["state"], order["filled"], order["request"])
@@ -96,6 +103,13 @@ def journal_errors(orders: Iterable[Row], events: Iterable[Row], trades: Iterabl
             yield f"order {id}: execution {fill} {where}"
     for id in sorted(steps):
         yield f"{len(steps[id])} events of order {id}, which has no row"
+
+
+def _quantity_before(event: Row) -> Decimal | None:
+    """Return the order's quantity before an event that changed it."""
+    payload = event["payload"] or {}
+    found = payload.get("quantity_before", payload.get("before") if event["event"] == "SharesSplit" else None)
+    return None if found is None else Decimal(found)
 
 
 def _shown(what: tuple[str | None, Decimal, str]) -> str:
@@ -148,6 +162,8 @@ def _after(order: Folded, name: str, payload: Row, quantity: Decimal) -> set[str
         return _reported(order, name, payload, quantity)
     if name == "FillSeen":
         return _executed(order, payload, quantity)
+    if name == "SharesSplit" and before not in _AT_VENUE:  # a leg at the venue stays in the old shares
+        order.filled = _split(order.filled, payload)
     if name == "Busted":
         order.filled -= Decimal(payload.get("quantity", "0"))
         order.fills.add(
@@ -159,6 +175,11 @@ def _after(order: Folded, name: str, payload: Row, quantity: Decimal) -> set[str
         if event == name and before in states
         for state in results
     }
+
+
+def _split(quantity: Decimal, payload: Row) -> Decimal:
+    found: Decimal = quantity * payload["new"] / payload["old"]
+    return found if found == found.to_integral_value() else found.quantize(_SPLIT_STEP, ROUND_CEILING)
 
 
 def _reported(order: Folded, name: str, payload: Row, quantity: Decimal) -> set[str]:
@@ -213,6 +234,5 @@ def _follow(order: Folded, name: str, source: str) -> None:
         order.request = "none"
     elif name == "Replayed":
         order.request = {"cancel": "cancel_unknown", "replace": "replace_unknown"}.get(order.request, order.request)
-    is_lost = order.request == "cancel_unknown" and name == "Reported" and source != "stream"
-    if state in _LIVE and name not in ("CancelWanted", "Replayed") and (order.request == "cancel_wanted" or is_lost):
+    if state in _LIVE and name not in ("CancelWanted", "Replayed") and order.request == "cancel_wanted":
         order.request = "cancel"

@@ -28,7 +28,7 @@ from fks.config.load import load
 from fks.config.machine import can_reach, is_in_this_space
 from fks.config.paths import Paths
 from fks.config.settings import Settings
-from fks.model.errors import InputError, OutageError
+from fks.model.errors import InputError, OutageError, invalid
 
 APPLICATION = "fks-chaos"
 TIMEOUT_S = 3.0
@@ -248,18 +248,16 @@ class Outside:
             "SELECT name, venue, mode FROM accounts WHERE is_enabled AND venue NOT IN ('ccxt', 'paper')"
         )
         if rows:
-            raise InputError(f"account {rows[0]['name']} is on {rows[0]['venue']}", code="NOT_A_DEMO", remedy=remedy)
+            raise invalid("NOT_A_DEMO", f"account {rows[0]['name']} is on {rows[0]['venue']}", remedy)
         rows = await self.sql("SELECT name, detail->>'space' AS space FROM component_health WHERE pid IS NOT NULL")
         if elsewhere := [row["name"] for row in rows if not can_reach(row["space"])]:
-            raise InputError(
+            raise invalid(
+                "NOT_A_DEMO",
                 f"{elsewhere[0]} runs where its pid names another process (another boot or pid namespace)",
-                code="NOT_A_DEMO",
-                remedy=DEMO,
+                DEMO,
             )
         if not all(psutil.pid_exists(node.pids.get(name, 0)) for name in SERVICES):
-            raise InputError(
-                "PostgreSQL, Redis and the exchange are not all this node's own", code="NOT_A_DEMO", remedy=remedy
-            )
+            raise invalid("NOT_A_DEMO", "PostgreSQL, Redis and the exchange are not all this node's own", remedy)
 
 
 def settings_of_process(paths: Paths, pid: int) -> Settings:
@@ -271,26 +269,26 @@ def settings_of_process(paths: Paths, pid: int) -> Settings:
         environ = {}
     if not environ:  # empty also for a moment at a process's start
         reason = f"process {pid} does not tell with which settings it runs"
-        raise InputError(reason, code="NOT_A_DEMO", remedy=DEMO)
+        raise invalid("NOT_A_DEMO", reason, DEMO)
     return load(paths.home, environ).settings
 
 
 def refuse_settings(settings: Settings, sim_url: str | None) -> None:
     """Return only when these settings know no exchange but the local one at `sim_url`. Errors: InputError."""
     if settings.venue.live:
-        raise InputError("venue.live is true: this system trades real money", code="NOT_A_DEMO", remedy=DEMO)
+        raise invalid("NOT_A_DEMO", "venue.live is true: this system trades real money", DEMO)
     if sim_url is None or not settings.sim.enabled:
-        raise InputError("no local exchange runs here", code="NOT_A_DEMO", remedy=DEMO)
+        raise invalid("NOT_A_DEMO", "no local exchange runs here", DEMO)
     for name, url in (("venue.rest_url", settings.venue.rest_url), ("data.rest_url", settings.data.rest_url)):
         if url is not None and url.rstrip("/") != sim_url:
-            raise InputError(f"{name} is not the local exchange", code="NOT_A_DEMO", remedy=DEMO)
+            raise invalid("NOT_A_DEMO", f"{name} is not the local exchange", DEMO)
 
 
 def refuse_machines(addresses: Sequence[str]) -> None:
     """Return only when the whole system is on this machine: a pid in another machine's row is a different process here.
     Errors: InputError."""
     if len(addresses) > 1 and not all(_LOOPBACK.match(address) for address in addresses):
-        raise InputError(f"the system is on {len(addresses)} machines", code="NOT_A_DEMO", remedy=DEMO)
+        raise invalid("NOT_A_DEMO", f"the system is on {len(addresses)} machines", DEMO)
 
 
 def descendants(root: psutil.Process) -> list[SystemProcess]:

@@ -12,6 +12,7 @@ from fks.chaos.exercise import Exercise
 from fks.chaos.kinds import KINDS
 from fks.chaos.plan import Injection
 from fks.chaos.run import ChaosResult
+from fks.model.json_fields import json_fields
 
 FAULT_HEADERS = ("fault", "injected", "detected p50", "max", "recovered p50", "max", "not back")
 SHOWN = 20  # violations that are printed
@@ -111,29 +112,16 @@ def document(
         "plan": plan_rows(plan),
         "faults": [
             {
-                "number": a.injection.number,
-                "kind": a.injection.kind,
-                "target": a.injection.target,
-                "at": a.at_s,
+                **json_fields(a.injection, "number", "kind", "target"),
+                **json_fields(a, "struck", "note", "error", at=a.at_s),
                 "detected_s": _rounded(a.detected_s),
                 "recovered_s": _rounded(a.recovered_s),
-                "struck": a.struck,
-                "note": a.note,
-                "error": a.error,
             }
             for a in outcome.attempts
         ],
         "exercise": asdict(outcome.exercise) | {"protected_s": round(outcome.exercise.protected_s, 1)},
         "audit": {
-            "signals": outcome.audit.signals,
-            "promised": outcome.audit.promised,
-            "orders": outcome.audit.orders,
-            "fills": outcome.audit.fills,
-            "bars": outcome.audit.bars,
-            "positions": outcome.audit.positions,
-            "decisions": outcome.audit.decisions,
-            "protected": outcome.audit.protected,
-            "is_whole": outcome.audit.is_whole,
+            **json_fields(outcome.audit, without=("violations",)),
             "counts": {check: outcome.audit.count(check) for check in CHECKS},
             "findings": [{"check": f.check, "text": f.text} for f in outcome.audit.violations],
         },
@@ -142,17 +130,7 @@ def document(
 
 def plan_rows(plan: Sequence[Injection]) -> list[dict[str, object]]:
     """Return the plan as JSON values."""
-    return [
-        {
-            "number": i.number,
-            "at_s": i.at_s,
-            "kind": i.kind,
-            "target": i.target,
-            "seconds": i.seconds,
-            "amount": i.amount,
-        }
-        for i in plan
-    ]
+    return [asdict(injection) for injection in plan]
 
 
 def _rounded(value: float | None) -> float | None:

@@ -19,7 +19,7 @@ from fks.entry.approving import Approving
 from fks.entry.closing import Closing
 from fks.entry.emergency_stop import EmergencyStop
 from fks.entry.logins import Logins
-from fks.model.errors import InputError, OutageError
+from fks.model.errors import InputError, OutageError, not_found
 from fks.model.ports import Log
 from fks.monitor.status import assemble
 from fks.store.audit import AuditEntry, AuditStore
@@ -146,7 +146,7 @@ class Actions:
         lines = [f"state: {found['state']}"]
         lines += [f"- {reason}" for reason in found["reasons"][:_SHOWN_MAX] if principal.accounts is None]
         if kill["engaged"]:
-            lines.append(f"KILL SWITCH: engaged by {kill['by']}: {kill['reason']}")
+            lines.append(f"KILL SWITCH ({', '.join(kill['scopes'])}): engaged by {kill['by']}: {kill['reason']}")
         lines.append(f"open alerts: {len(found['alerts'])}")
         return ChatReply("\n".join(lines))
 
@@ -201,7 +201,7 @@ class Actions:
         matching = [id for id in ids if len(given) >= _PREFIX_MIN and id.hex.startswith(given.replace("-", ""))]
         if len(matching) != 1:
             text = f"{given[:40]} names {len(matching) or 'no'} waiting signal{'s' if len(matching) > 1 else ''}"
-            raise InputError(text, code="SIGNAL_UNKNOWN", status=404, remedy="send /signals")
+            raise not_found("SIGNAL_UNKNOWN", text, "send /signals")
         return uuid.UUID(str(matching[0]))
 
     async def _close(self, command: Command, caller: ChatCaller, principal: Principal) -> ChatReply:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from fks.model.errors import InputError
+from fks.model.errors import InputError, unprocessable
 
 _CODE = re.compile(r"[0-9]{6}")
 _TEXT_MAX = 400
@@ -86,4 +86,4 @@ def help_text() -> str:
 
 
 def _wrong(message: str, remedy: str) -> InputError:
-    return InputError(message, code="CHAT_COMMAND", status=422, remedy=remedy)
+    return unprocessable("CHAT_COMMAND", message, remedy)

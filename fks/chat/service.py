@@ -27,7 +27,7 @@ def services_of(chat: Chat) -> list[str]:
 async def serve(c: Component, service: str) -> None:
     """Take commands by one of the `services_of` the settings until cancelled."""
     chat = c.settings.chat
-    key = c.secrets.session_key.get_secret_value()
+    key = c.session_key.get_secret_value()
     entry = OrderEntry(c.db, c.bus, c.clock, c.settings)
     services = Services(
         c.db,
@@ -36,7 +36,7 @@ async def serve(c: Component, service: str) -> None:
         Logins(UserStore(c.db), c.clock, c.settings.auth, key),
         Approving(c.db, c.bus, c.clock),
         Closing(c.db, entry, c.clock, c.settings),
-        EmergencyStop(c.db, c.bus, c.clock, c.paths.guardian_socket),
+        EmergencyStop(c.db, c.bus, c.clock, c.paths.guardian_socket, c.settings),
     )
     store = ChatStore(c.db, service)
     async with http_client() as client:

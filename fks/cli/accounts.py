@@ -7,7 +7,7 @@ from typing import Any, get_args
 import click
 
 from fks.cli.client import GatewaySession, gateway_result
-from fks.model.account import VenueName
+from fks.model.account import PaymentKind, VenueName
 
 
 @click.group()
@@ -46,10 +46,11 @@ def list_(gateway: GatewaySession) -> Any:
 @click.option("--type", "account_type", type=click.Choice(["personal", "prop"]), default="personal", show_default=True)
 @click.option(
     "--venue",
-    metavar="|".join((*get_args(VenueName), "ninja:NAME")),
+    metavar="|".join((*get_args(VenueName), "EXCHANGE", "ninja:NAME")),
     default="paper",
     show_default=True,
-    help="Where its orders go; ninja:NAME is the account of a table [ninja.accounts.NAME].",
+    help="Where its orders go; EXCHANGE is one of venues.exchanges, ninja:NAME the account of a table "
+    "[ninja.accounts.NAME].",
 )
 @click.option("--broker", default="", help="Name of the broker that holds the account.")
 @click.option("--currency", default="USDT", show_default=True)
@@ -59,6 +60,42 @@ def list_(gateway: GatewaySession) -> Any:
 def create(gateway: GatewaySession, **body: str) -> Any:
     """Make an account."""
     return gateway.post("/accounts", body)
+
+
+@accounts.command()
+@click.argument("name")
+@click.option("--kind", type=click.Choice([kind.value for kind in PaymentKind]), required=True)
+@click.option("--asset", required=True, help="What was paid: USD, BTC.")
+@click.option("--amount", required=True, help="Negative if the account paid.")
+@click.option("--time", required=True, help="When the venue booked it: 2026-05-01T00:00:00Z.")
+@click.option("--symbol", default="", help="What it was paid for.")
+@click.option("--reference", help="The venue's own id of it; default: made of the other values.")
+@gateway_result("fks.account.payment/1", "{0[account]}: {0[kind]} {0[amount]} {0[asset]} at {0[time]}, {0[reference]}")
+def pay(gateway: GatewaySession, name: str, **body: str | None) -> Any:
+    """Record a dividend, funding, interest or swap that account NAME was paid, or paid. A repeat changes nothing."""
+    given = {key: value for key, value in body.items() if value is not None}
+    return gateway.post("/accounts/payments", {"account": name, **given})
+
+
+@accounts.command()
+@click.argument("name")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@gateway_result(
+    "fks.account.payments/1",
+    {
+        "TIME": "time",
+        "KIND": "kind",
+        "AMOUNT": "amount",
+        "ASSET": "asset",
+        "FOR": "symbol",
+        "REFERENCE": "reference",
+        "BY": "source",
+    },
+    empty="no payments",
+)
+def payments(gateway: GatewaySession, name: str, limit: int) -> Any:
+    """List the income of account NAME that persons recorded."""
+    return gateway.get("/accounts/payments", account=name, limit=limit)["items"]
 
 
 @accounts.command("set")

@@ -257,6 +257,7 @@ def blocked_channels(paths: Paths) -> tuple[int | None, list[str]]:
     "--severity-min", default="warning", show_default=True, help="Lowest severity: info, warning, error, page."
 )
 @click.option("--base", help="Address of the service's API, where it is not the public one.")
+@click.option("--user", help="User whom it belongs to: not paged for a kill that this user engaged.")
 @gateway_result(
     "fks.alerts.channel/1", "channel {0[name]} ({0[kind]}) is made; try it: fks alerts test {0[name]}", err=True
 )

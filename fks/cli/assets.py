@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import fields, named, options, result, settings_of
+from fks.cli.base import named, options, result, settings_of
+from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso, to_ns
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def list_(ctx: click.Context, is_all: bool) -> Any:
         known = {(row["exchange"], row["symbol"]) for row in rows}
         return rows + [
             {
-                **fields(item, "exchange", "symbol", "name"),
+                **json_fields(item, "exchange", "symbol", "name"),
                 "is_enabled": False,
                 "is_trading": item.is_trading,
                 "status": "off",

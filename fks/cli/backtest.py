@@ -8,17 +8,17 @@ import shutil
 import time
 import tomllib
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fks.cli.base import CommandDenied, as_json, emit, options, paths_of, settings_of, table
-from fks.cli.catalogue import SIZE_HELP, SIZING_HELP, SizingType, catalogue_of, params_of
+from fks.cli.base import Columns, CommandDenied, as_json, emit, options, paths_of, settings_of, table
+from fks.cli.catalogue import SIZE_HELP, SIZING_HELP, SizingType, catalogue_of, params_of, params_text
 from fks.cli.client import gateway_of
 from fks.cli.jobs import JobCommands, queue_options
-from fks.model.errors import FksError, InputError, OutageError
+from fks.model.errors import FksError, InputError, OutageError, invalid, not_found
 
 if TYPE_CHECKING:
     from fks.backtest.page import ReportPage
@@ -32,6 +32,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _WIDE = 84  # columns of the summary side by side
 SAMPLE_NOTE = "note: nothing is stored here, so this runs on the shipped sample (BTCUSDT, 1m, March to May 2026)"
+_RUNS_SHOWN = 20  # newest runs of a portfolio
 REPORTS_MAX = 200  # kept in FKS_HOME/reports/backtests; the oldest go first
 
 
@@ -40,11 +41,21 @@ def backtest() -> None:
     """Run backtests here, or submit them as durable jobs."""
 
 
+def _text_or_file(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    """Return the text of an option; of @FILE the file's."""
+    if text is None or not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{text[1:]} cannot be read: {error}") from None
+
+
 market_options = options(
     click.argument("name"),
     click.option("--symbol", default="BTC/USDT", show_default=True, help="In any spelling."),
     click.option("--exchange", help="Whose bars (default: the one that is collected, or has bars)."),
-    click.option("--timeframe", default="1m", show_default=True),
+    click.option("--timeframe", default="1m", show_default=True, help="Of the bars; vol1000: volume bars of 1000."),
     click.option("--from", "start", metavar="TIME", help="First decided bar: 2026-03-01 or 2026-03-01T12:00 (UTC)."),
     click.option("--to", "end", metavar="TIME", help="End, not included."),
     click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; repeatable."),
@@ -57,7 +68,8 @@ market_options = options(
     click.option("--fee-rate", help="Fraction of each fill (default: the setting costs.fee_rate)."),
     click.option(
         "--fee-rate-maker",
-        help="Fraction of the fills of limit orders that rested (default: --fee-rate, else the setting).",
+        help="Fraction of the fills of limit orders that rested, below 0: a rebate (default: --fee-rate, else the "
+        "setting).",
     ),
     click.option(
         "--slippage",
@@ -68,7 +80,7 @@ market_options = options(
         "--commission",
         metavar="TEXT",
         help="In quote for each contract or share, beside --fee-rate: '2.25 each', '0.005 each min 1' for an "
-        "order (default: costs.commission).",
+        "order; behind commas tiers of a month's volume (default: costs.commission).",
     ),
     click.option(
         "--collar",
@@ -79,9 +91,19 @@ market_options = options(
     ),
     click.option(
         "--margin",
-        metavar="TEXT",
+        metavar="TEXT|@FILE",
+        callback=_text_or_file,
         help="Margin of a position: '0.1' of its value (ten times leverage) or '22000 each' contract; behind a "
-        "slash the maintenance margin: '0.1/0.05' (default: its value in full).",
+        "slash the maintenance margin: '0.1/0.05'; or reg-t. Then, each after a semicolon or on a line of FILE: "
+        "'above 50000 0.2/0.1' (a bracket), 'short 0.3', 'overnight 15m 22000/20000 each', 'fee 0.01' of what is "
+        "closed by force (default: its value in full).",
+    ),
+    click.option(
+        "--borrow",
+        default="none",
+        metavar="TEXT",
+        help="Yearly rate of short positions, '0.03', and behind a slash that of cash below 0: '0.03/0.0583' "
+        "(default: none).",
     ),
     click.option(
         "--funding",
@@ -117,6 +139,25 @@ _finer_option = click.option(
 )
 
 
+_tapes_option = click.option(
+    "--tape",
+    "tapes",
+    multiple=True,
+    metavar="sample|FILE",
+    help="Run on these tapes, each of one symbol, not on stored data; repeatable.",
+)
+_report_options = options(
+    click.option("--report", metavar="FILE", help="Write the HTML report there (default: under FKS_HOME/reports)."),
+    click.option("--no-report", is_flag=True, help="Write no report; so does --json without --report."),
+)
+_submit_options = options(
+    click.option("--submit", is_flag=True, help="Queue it on the running system instead."),
+    click.option(
+        "--wait", is_flag=True, help="With --submit: show the progress, wait for the end, and show the result."
+    ),
+)
+
+
 _expect_option = click.option(
     "--expect", metavar="HASH|FILE", help="Exit 1 unless the fingerprint, or the fills of an earlier --json, match."
 )
@@ -130,6 +171,7 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
             params[field] = options[option]
     is_coarse = {} if options.get("finer", True) else {"finer": False}
     funding = {"funding": "none"} if options.get("funding") == "none" else {}
+    borrow = {"borrow": options["borrow"]} if options.get("borrow", "none") != "none" else {}
     wanted = ("symbol", "timeframe", "sizing", "size", "cash", "allow_gaps", "allow_short", "limits")
     given = ("fee_rate", "fee_rate_maker", "slippage", "commission", "collar_pct", "margin", "limits_currency")
     costs = {name: options[name] for name in given if options[name] is not None}
@@ -141,6 +183,7 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
         **costs,
         **is_coarse,
         **funding,
+        **borrow,
         **{name: text for name, text in times.items() if text is not None},
     }
 
@@ -149,7 +192,9 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
 @market_options
 @_finer_option
 @click.option(
-    "--tape", metavar="sample|FILE", help="Run on the shipped sample or an .fksbars file, not on stored data."
+    "--tape",
+    metavar="sample|FILE",
+    help="Run on the shipped sample, an .fksbars file, or for volume bars a file of trades, not on stored data.",
 )
 @_expect_option
 @click.option("--report", metavar="FILE", help="Write the HTML report there (default: under FKS_HOME/reports).")
@@ -189,7 +234,7 @@ def run(
         raise CommandDenied(error.message, remedy=error.remedy) from None
     document = document_of(result, source=source)
     seconds = time.perf_counter() - began
-    in_ledger(ctx, tape, lambda runs: runs.record_backtest(document))
+    document = in_ledger(ctx, tape, lambda runs: runs.record_backtest(document)) or document
     if as_json:
         emit(document, as_json=True, schema="fks.backtest/1")
     else:
@@ -207,17 +252,9 @@ def run(
 # ── several members on one account ───────────────────────────────────────────────────────────────
 @backtest.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--tape",
-    "tapes",
-    multiple=True,
-    metavar="sample|FILE",
-    help="Run on these tapes, each of one symbol, not on stored data; repeatable.",
-)
-@click.option("--report", metavar="FILE", help="Write the HTML report there (default: under FKS_HOME/reports).")
-@click.option("--no-report", is_flag=True, help="Write no report; so does --json without --report.")
-@click.option("--submit", is_flag=True, help="Queue it on the running system instead.")
-@click.option("--wait", is_flag=True, help="With --submit: show the progress, wait for the end, and show the result.")
+@_tapes_option
+@_report_options
+@_submit_options
 @queue_options
 @as_json
 @click.pass_context
@@ -240,7 +277,7 @@ def account(
     from fks.jobs.backtest import with_costs
 
     with_report = wants_report(report, no_report=no_report, as_json=as_json)
-    wanted = _account_file(file)
+    wanted = _spec_file(file, "docs/backtest-account.md")
     if submit:
         _jobs.submit(ctx, wanted, as_json=as_json, **queue)
         return
@@ -266,7 +303,105 @@ def account(
             click.echo(f"report: {written}", err=as_json)
 
 
-def _account_file(file: Path) -> dict[str, Any]:
+# ── a portfolio that is rebalanced ───────────────────────────────────────────────────────────────
+@backtest.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--from", "start", metavar="TIME", help="First bar, instead of the file's: 2026-03-01 (UTC).")
+@click.option("--to", "end", metavar="TIME", help="End, not included, instead of the file's.")
+@_tapes_option
+@_report_options
+@_submit_options
+@queue_options
+@as_json
+@click.pass_context
+def portfolio(
+    ctx: click.Context,
+    /,
+    file: Path,
+    start: str | None,
+    end: str | None,
+    tapes: tuple[str, ...],
+    report: str | None,
+    no_report: bool,
+    submit: bool,
+    as_json: bool,
+    **queue: Any,
+) -> None:
+    """Rebalance the portfolio that a TOML or JSON FILE describes (docs/backtest-portfolio.md)."""
+    from fks.backtest import TapeRefused
+    from fks.backtest.page import portfolio_page
+    from fks.backtest.rebalance import portfolio_document_of
+    from fks.jobs.backtest import with_costs
+    from fks.jobs.portfolio_backtest import parse_portfolio, run_portfolio_spec
+
+    with_report = wants_report(report, no_report=no_report, as_json=as_json)
+    wanted = _spec_file(file, "docs/backtest-portfolio.md")
+    wanted |= {name: text for name, text in (("from", start), ("to", end)) if text is not None}
+    if submit:
+        _jobs.submit(ctx, wanted, as_json=as_json, **queue)
+        return
+    spec = parse_portfolio(with_costs(wanted, settings_of(ctx).costs))
+    if not tapes and _database_url(ctx) is None:
+        click.echo(SAMPLE_NOTE, err=True)
+        tapes = ("sample",)
+    began = time.perf_counter()
+    try:
+        result, sources = run_portfolio_spec(spec, _loader(ctx, tapes))
+    except TapeRefused as error:
+        raise CommandDenied(error.message, remedy=error.remedy) from None
+    document = portfolio_document_of(result, sources=sources)
+    if as_json:
+        emit(document, as_json=True, schema="fks.portfolio_backtest/1")
+    else:
+        show_portfolio(document, seconds=time.perf_counter() - began)
+    if with_report:
+        written = keep_page(ctx, portfolio_page(document), f"portfolio-{result.inputs_hash[:10]}.html", report)
+        if written is not None:
+            click.echo(f"report: {written}", err=as_json)
+
+
+_RUNS: Columns = {
+    "RUN": "run",
+    "START": "started_at",
+    "STATE": lambda run: run["state"] if run["reason"] is None else f"{run['state']}: {run['reason']}",
+    "CAPITAL": lambda run: _number(float(run["capital"])),
+    "TRADED": lambda run: _number(float(run["turnover"])),
+    "ORDERS": "orders",
+    "DRIFT LEFT": lambda run: _pct(100 * float(run["drift_left"])),
+}
+
+
+def show_portfolio(document: dict[str, Any], *, seconds: float | None = None) -> None:
+    """Print the result of a portfolio for people: equity, figures, the newest runs, fingerprints."""
+    s = document["statistics"]
+    took = "" if seconds is None else f", {seconds:.2f} s"
+    trigger, allocation = document["trigger"]["trigger"], document["allocation"]
+    by = "" if allocation is None else f", weights by {allocation['method']}"
+    click.echo(f"{click.style('portfolio', bold=True)} of {len(document['instruments'])} instruments by {trigger}{by}")
+    click.echo(f"{document['timeframe']}, {document['from']} to {document['to']} ({s['fills']} fills{took})\n")
+    columns = shutil.get_terminal_size((100, 24)).columns
+    _show_equity({**document, "equity": [row[:2] for row in document["equity"]]}, columns)
+    pairs = (
+        ("return", _signed(s["return_pct"])),
+        ("net profit", _number(s["net_profit"])),
+        ("max drawdown", _pct(s["max_drawdown_pct"])),
+        ("sharpe", _number(s["sharpe"])),
+        ("runs", f"{s['runs']:,}"),
+        ("of them partial", f"{s['runs_partial']:,}"),
+        ("turnover", _times(s["turnover"])),
+        ("fees", _number(s["fees"])),
+        ("mean drift", _pct(s["drift_mean_pct"])),
+        ("invested", _pct(s["invested_pct"])),
+    )
+    _show_pairs(pairs)
+    table(document["runs"][-_RUNS_SHOWN:], _RUNS, empty="no run")
+    if refused := sum(row["applied_at"] is None for row in document["allocations"]):
+        text = f"{refused} of {len(document['allocations'])} allocations changed a weight by more than change_max"
+        click.echo(click.style(f"\n{text}", fg="yellow"))
+    click.echo(f"\nfingerprints: inputs {document['inputs_hash'][:16]}, fills {document['fills_hash'][:16]}")
+
+
+def _spec_file(file: Path, page: str) -> dict[str, Any]:
     """Return what a spec file says. Errors: InputError ACCOUNT_FILE naming the file and the line."""
     import orjson
 
@@ -275,11 +410,11 @@ def _account_file(file: Path) -> dict[str, Any]:
         found = orjson.loads(data) if file.suffix == ".json" else tomllib.loads(data.decode())
     except (OSError, ValueError) as error:  # both decoders raise a ValueError
         why = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(
-            f"{file} cannot be read: {why}", code="ACCOUNT_FILE", remedy="give a TOML file, or JSON named *.json"
+        raise invalid(
+            "ACCOUNT_FILE", f"{file} cannot be read: {why}", "give a TOML file, or JSON named *.json"
         ) from None
     if not isinstance(found, dict):
-        raise InputError(f"{file} is no table", code="ACCOUNT_FILE", remedy="see docs/backtest-account.md")
+        raise invalid("ACCOUNT_FILE", f"{file} is no table", f"see {page}")
     return found
 
 
@@ -297,11 +432,10 @@ def _loader(ctx: click.Context, tapes: tuple[str, ...]) -> Callable[[BarsRequest
         if not found:
             return load_bars(ctx, request, None)
         if folded(request.symbol) not in found:
-            raise InputError(
+            raise not_found(
+                "SYMBOL_UNKNOWN",
                 f"no tape given has {request.symbol}: there are {' '.join(sorted(found))}",
-                code="SYMBOL_UNKNOWN",
-                status=404,
-                remedy="name a tape of it with --tape, or start FKS and load data (fks data sync)",
+                "name a tape of it with --tape, or start FKS and load data (fks data sync)",
             )
         return load_tape(*found[folded(request.symbol)], request)
 
@@ -309,14 +443,26 @@ def _loader(ctx: click.Context, tapes: tuple[str, ...]) -> Callable[[BarsRequest
 
 
 def _flow_pairs(document: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return dividends and funding of a result with such events."""
-    return [(name, _number(float(document[name]))) for name in ("dividends", "funding") if name in document]
+    """Return rebates, dividends, funding, borrow and interest of a result that has some."""
+    names = ("rebates", "dividends", "funding", "borrow_cost", "interest_cost")
+    return [(name.replace("_", " "), _number(float(document[name]))) for name in names if name in document]
 
 
 def _refused(member: dict[str, Any]) -> list[str]:
     """Return how many entries were denied, by code, and how many expired beyond their collar."""
     denied = [f"{count} × {code}" for code, count in member["denied"].items()]
     return denied + ([f"{member['expired']} expired"] if member.get("expired") else [])
+
+
+_MEMBERS: Columns = {
+    "MEMBER": "name",
+    "TRADES": lambda member: f"{member['statistics']['trades']:,}",
+    "WON": lambda member: _pct(member["statistics"]["win_rate_pct"]),
+    "NET PROFIT": lambda member: _number(member["statistics"]["net_profit"]),
+    "FEES": lambda member: _number(member["statistics"]["fees"]),
+    "DRAWDOWN": lambda member: _pct(member["statistics"]["max_drawdown_pct"]),
+    "DENIED, EXPIRED": lambda member: ", ".join(_refused(member)) or "–",
+}
 
 
 def show_account(document: dict[str, Any], *, seconds: float | None = None) -> None:
@@ -338,24 +484,8 @@ def show_account(document: dict[str, Any], *, seconds: float | None = None) -> N
         ("fees", _number(s["fees"])),
         *_flow_pairs(document),
     )
-    for at in range(0, len(pairs), 2):
-        click.echo("  " + "   ".join(_cell(label, value) for label, value in pairs[at : at + 2]))
-    click.echo("")
-    table(
-        [
-            [
-                member["name"],
-                f"{member['statistics']['trades']:,}",
-                _pct(member["statistics"]["win_rate_pct"]),
-                _number(member["statistics"]["net_profit"]),
-                _number(member["statistics"]["fees"]),
-                _pct(member["statistics"]["max_drawdown_pct"]),
-                ", ".join(_refused(member)) or "–",
-            ]
-            for member in members
-        ],
-        ["MEMBER", "TRADES", "WON", "NET PROFIT", "FEES", "DRAWDOWN", "DENIED, EXPIRED"],
-    )
+    _show_pairs(pairs)
+    table(members, _MEMBERS)
     found = document["correlations"]
     if len(found["symbols"]) > 1:
         click.echo(f"\ncorrelation of returns of {found['interval']}:")
@@ -410,7 +540,9 @@ def keep_page(
 
 def load_bars(ctx: click.Context, request: BarsRequest, tape: str | None) -> LoadedBars:
     """Return the bars: of a tape when one is named, else of the database, else of the shipped sample."""
-    from fks.jobs.bars import load_stored, load_tape, read_tape
+    from fks.clock import RealClock
+    from fks.jobs.bars import load_stored, load_tape, load_trades, read_tape
+    from fks.model.timeframe import volume_of
 
     if tape is None:
         url = _database_url(ctx)
@@ -421,6 +553,8 @@ def load_bars(ctx: click.Context, request: BarsRequest, tape: str | None) -> Loa
                 _with_database(ctx, url, lambda db: load_stored(db, request, ColumnCache.of(db, settings_of(ctx))))
             )
         click.echo(SAMPLE_NOTE, err=True)
+    if tape is not None and volume_of(request.timeframe) is not None and not tape.endswith((".fksbars", "sample")):
+        return load_trades(Path(tape).expanduser(), request, now_ns=RealClock().now_ns())
     found, name = read_tape(tape or "sample")
     return load_tape(found, name, request)
 
@@ -534,7 +668,7 @@ def chart(values: list[float], width: int, height: int) -> list[str]:
 def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
     """Print a result for people: run, equity, metrics, months, denials, missing data, fingerprints."""
     s, gaps = document["statistics"], document["gaps"]
-    params = " ".join(f"{name}={value}" for name, value in document["params"].items() if value is not None)
+    params = params_text(document["params"])
     took = "" if seconds is None else f", {seconds:.2f} s"
     click.echo(f"{click.style(document['strategy'], bold=True)} {params}")
     click.echo(
@@ -564,6 +698,8 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
         text = (
             f"  liquidated: {document['liquidations']} times, the equity fell to the margin {document['margin']} keeps"
         )
+        if fees := document.get("liquidation_fees"):
+            text += f"; liquidation fees {_number(float(fees))}"
         click.echo(click.style(text, fg="yellow"))
     if document.get("expired"):
         click.echo(f"  expired: {document['expired']} entries, {document['collar_pct']} % from the close or further")
@@ -634,6 +770,12 @@ def _show_metrics(s: dict[str, Any], m: dict[str, Any], columns: int) -> None:
     else:
         for group in cells:
             click.echo("\n".join(f"  {cell}" for cell in group) + "\n")
+
+
+def _show_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    for at in range(0, len(pairs), 2):
+        click.echo("  " + "   ".join(_cell(label, value) for label, value in pairs[at : at + 2]))
+    click.echo("")
 
 
 def _cell(label: str, value: str) -> str:
@@ -723,9 +865,10 @@ def _documents(ctx: click.Context, runs: tuple[str, ...]) -> list[tuple[str, dic
     for text in runs:
         file = Path(text).expanduser()
         document = _read_document(file) if file.is_file() else _job_document(ctx, text)
-        if "members" in document:
+        if "members" in document or "instruments" in document:
+            kind = "an account" if "members" in document else "a portfolio"
             raise InputError(
-                f"{text} is the result of an account, which cannot be compared", remedy="compare results of single runs"
+                f"{text} is the result of {kind}, which cannot be compared", remedy="compare results of single runs"
             )
         stem = file.stem if file.is_file() else f"{document.get('strategy', 'run')} {text[:8]}"
         used = sum(name == stem or name.startswith(f"{stem} (") for name, _ in found)
@@ -792,14 +935,24 @@ def _show_comparison(compared: dict[str, Any], runs: list[dict[str, Any]]) -> No
 
 
 # ── as a durable job ─────────────────────────────────────────────────────────────────────────────
+_SHOWN: dict[str, Callable[[dict[str, Any]], None]] = {
+    "backtest": show, "account_backtest": show_account, "portfolio_backtest": show_portfolio,
+}  # fmt: skip
+
+
+def _form_of(found: dict[str, Any]) -> str:
+    """Return the form of a result or a spec."""
+    return "account_backtest" if "members" in found else "portfolio_backtest" if "instruments" in found else "backtest"
+
+
 _jobs = JobCommands(
     backtest,
     kind="backtest",
     job="backtest",
     jobs="backtests",
     path="/backtests",
-    schema_of=lambda found: "fks.account_backtest/1" if "members" in found else "fks.backtest/1",
-    show_result=lambda found: (show_account if "members" in found else show)(found),
+    schema_of=lambda found: f"fks.{_form_of(found)}/1",
+    show_result=lambda found: _SHOWN[_form_of(found)](found),
 )
 _jobs.add()
 
@@ -855,10 +1008,11 @@ def _report_of_job(ctx: click.Context, job: dict[str, Any], report: str) -> Path
     from fks.backtest.report import document_of
     from fks.jobs.backtest import parse_spec, run_spec
 
-    if "members" in job["spec"]:
-        from fks.backtest.page import account_page
+    if (form := _form_of(job["spec"])) != "backtest":
+        from fks.backtest.page import account_page, portfolio_page
 
-        return account_page(job["result"]).save(report).absolute()
+        page = account_page if form == "account_backtest" else portfolio_page
+        return page(job["result"]).save(report).absolute()
     spec, limits = parse_spec(job["spec"]), settings_of(ctx).risk
     fresh, source = run_spec(
         spec, lambda request: load_bars(ctx, request, None), catalogue=catalogue_of(ctx), limits=limits

@@ -91,10 +91,25 @@ def home_of(ctx: click.Context) -> str | None:
 
 
 def settings_of(ctx: click.Context) -> Settings:
-    """Return this node's checked settings. Errors: ConfigError naming key, value and remedy."""
-    from fks.config.load import load_settings
+    """Return this node's checked settings, with those that its environment gave it while it runs. Errors: ConfigError
+    naming key, value and remedy."""
+    from fks.config import env_file
+    from fks.config.endpoints import load_node
+    from fks.config.load import ENV_FILE, load
+    from fks.node.lock import has_keeper
 
-    return load_settings(home_of(ctx))
+    paths, given = paths_of(ctx), {}
+    with contextlib.suppress(OutageError, PermissionError):  # it does not run, or is another user's
+        if has_keeper(paths.run):  # a killed node leaves its file, and a copied home carries one
+            given = load_node(paths).environ
+        if (file := Path(given.get(ENV_FILE, ""))).is_file():
+            given = env_file.read(file) | given
+    try:
+        return load(home_of(ctx), {**given, **os.environ}).settings
+    except ConfigError:  # `venue.live`, with keys that the node's environment alone has?
+        if given.pop("FKS_VENUE_LIVE", None) is None:
+            raise
+    return load(home_of(ctx), {**given, **os.environ}).settings
 
 
 def paths_of(ctx: click.Context) -> Paths:
@@ -161,11 +176,6 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON d
 def options(*given: Command) -> Command:
     """Return a decorator that adds these options and arguments to a command, in this order."""
     return lambda command: functools.reduce(lambda made, add: add(made), reversed(given), command)
-
-
-def fields(item: object, *names: str) -> dict[str, Any]:
-    """Return these attributes of an object, by name."""
-    return {name: getattr(item, name) for name in names}
 
 
 def named(*names: str) -> dict[str, str | Callable[[Any], object]]:

@@ -4,7 +4,7 @@ test a strategy."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,6 +40,13 @@ def params_of(pairs: tuple[str, ...]) -> dict[str, Any]:
             raise click.BadParameter(f"{pair!r} is not name=value", param_hint="--set")
         found[name.strip()] = value.strip() or None
     return found
+
+
+def params_text(params: Mapping[str, Any]) -> str:
+    """Return parameters in one line, without those that are none; a fitted state by its fingerprint."""
+    from fks.strategies.base.fitted import shown_params
+
+    return " ".join(f"{name}={value}" for name, value in shown_params(params).items())
 
 
 def in_database(ctx: click.Context, work: Callable[[Database], Awaitable[T]]) -> T:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import Columns, as_json, emit, named, result, settings_of
-from fks.cli.catalogue import catalogue_of, in_database, params_of
+from fks.cli.catalogue import catalogue_of, in_database, params_of, params_text
 from fks.cli.shown import time_of
-from fks.model.errors import FksError, InputError
+from fks.model.errors import FksError, InputError, not_found
+from fks.model.json_fields import json_fields
 
 if TYPE_CHECKING:
     from fks.store.db import Database
@@ -31,7 +32,7 @@ def _tested(name: str) -> Callable[[Mapping[str, Any]], str]:
 
 _CHALLENGER: Columns = {
     **named("id", "stage", "state"),
-    "PARAMETERS": lambda row: " ".join(f"{name}={value}" for name, value in row["params"].items() if value is not None),
+    "PARAMETERS": lambda row: params_text(row["params"]),
     "DECISIONS": "decisions",
     "BARS": lambda row: "" if row["evaluation"] is None else row["evaluation"]["bars"],
     "PROFIT": _tested("profit"),
@@ -112,11 +113,8 @@ def propose(ctx: click.Context, id: str, as_json: bool) -> None:
         known = await ChallengerStore(db).get(id)
         spec = {"instance": "" if known is None else known.instance_id, "challenger": id}
         if known is None:
-            raise InputError(
-                f"there is no challenger {id!r}",
-                code="CHALLENGER_UNKNOWN",
-                status=404,
-                remedy="see 'fks strategies challengers list'",
+            raise not_found(
+                "CHALLENGER_UNKNOWN", f"there is no challenger {id!r}", "see 'fks strategies challengers list'"
             )
         return await run_challenge(spec, db, settings, catalogue, now_ns=RealClock().now_ns())
 
@@ -176,10 +174,11 @@ def swap(ctx: click.Context, id: str, despite_findings: bool, no_wait: bool, can
             raise InputError(f"challenger {id!r} does not wait", remedy="see 'fks strategies challengers list'")
         return {"challenger": id, "stage": "shadow"}
     catalogue = catalogue_of(ctx)
-    return in_database(
+    done = in_database(
         ctx,
         lambda db: swap_in(db, id, catalogue, by="cli", may_wait=not no_wait, despite_findings=despite_findings),
-    ).as_dict()
+    )
+    return json_fields(done)
 
 
 @challengers.command()
@@ -190,4 +189,5 @@ def demote(ctx: click.Context, instance: str) -> Any:
     from fks.jobs.challenge import demote
 
     catalogue = catalogue_of(ctx)
-    return in_database(ctx, lambda db: demote(db, instance, catalogue, by="cli", reason="a person's command")).as_dict()
+    done = in_database(ctx, lambda db: demote(db, instance, catalogue, by="cli", reason="a person's command"))
+    return json_fields(done)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import resource
 import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from fks.cli.status import find_status, read_database
+from fks.config.check import Sources
 from fks.config.endpoints import NodeEndpoints, load_node
-from fks.config.home import windows_drive
-from fks.config.load import load
+from fks.config.load import LoadedSettings, load
 from fks.config.paths import Paths, free_mb
 from fks.config.secrets import load_secrets, refuse_tracked
 from fks.config.settings import Settings
@@ -34,10 +36,12 @@ FILES_MIN = 4096
 async def examine(paths: Paths) -> list[Check]:
     """Return every check, the machine's first, then the configuration's, then the running system's."""
     found = [*_machine(paths)]
-    settings, check = _settings(paths)
+    loaded, check = settings_check(paths)
+    settings = None if loaded is None else loaded.settings
     found.append(check)
     found += _secrets(paths)
-    if settings is not None:
+    if loaded is not None and settings is not None:
+        found += plain_keys(settings, loaded.sources)
         found.append(await _clock(settings))
         found += safeguards(settings)
     keeper = holder_of(paths.run / "keeper.lock")
@@ -52,14 +56,9 @@ async def examine(paths: Paths) -> list[Check]:
 def _machine(paths: Paths) -> Iterator[Check]:
     version = ".".join(map(str, sys.version_info[:3]))
     yield _guard("python", f"{version}, {sys.executable}", preflight.check_interpreter)
-    yield _guard("home", f"{paths.home}, writable", lambda: preflight.check_writable(paths.home))
-    if drive := windows_drive(paths.home):
-        yield Check(
-            "drive",
-            DOWN,
-            f"{paths.home} is on the Windows drive {drive}, which has no unix sockets, locks or modes",
-            "set FKS_HOME to a directory of the distribution; without one FKS takes ~/.local/share/fks by itself",
-        )
+    findings = {"home": f"{paths.home}, writable", "sockets": str(paths.sockets), "drive": "no Windows drive"}
+    for name, check in preflight.PLACE.items():
+        yield _guard(name, findings[name], partial(check, paths))
     free = free_mb(paths.home)
     status = level(free >= 4 * FREE_MIN_MB, free >= FREE_MIN_MB)
     remedy = "free some, or set FKS_HOME to another disk"
@@ -69,7 +68,6 @@ def _machine(paths: Paths) -> Iterator[Check]:
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     remedy = f"run 'ulimit -n {FILES_MIN * 16}' before fks up"
     yield Check("open files", level(soft >= FILES_MIN), f"limit {soft}", remedy)
-    yield _guard("sockets", str(paths.sockets), lambda: preflight.check_sockets(paths))
     yield _confinement()
     yield _guard("programs", "PostgreSQL, Redis and Ray are installed", _programs)
 
@@ -111,7 +109,8 @@ def _programs() -> None:
         raise ConfigError("the package ray is not installed", remedy="run 'make install'")
 
 
-def _settings(paths: Paths) -> tuple[Settings | None, Check]:
+def settings_check(paths: Paths) -> tuple[LoadedSettings | None, Check]:
+    """Return the settings and their check; None where they cannot be loaded."""
     try:
         loaded = load(paths.home)
     except FksError as error:
@@ -120,22 +119,79 @@ def _settings(paths: Paths) -> tuple[Settings | None, Check]:
     source = paths.config_file if paths.config_file.exists() else "defaults and the environment"
     if lines := [*loaded.warnings, *warnings_of(loaded.settings, loaded.sources)]:
         remedy = "remove them, or see 'fks config check'"
-        return loaded.settings, Check("settings", DEGRADED, f"{source}; {'; '.join(lines)}", remedy)
-    return loaded.settings, Check("settings", HEALTHY, str(source))
+        return loaded, Check("settings", DEGRADED, f"{source}; {'; '.join(lines)}", remedy)
+    return loaded, Check("settings", HEALTHY, str(source))
+
+
+def plain_keys(settings: Settings, sources: Sources) -> Iterator[Check]:
+    """Warn of keys of venues that a file or the environment holds in plain text."""
+    names = ("api_key", "api_secret", "guardian_api_key", "guardian_api_secret")
+    held = [name for name in names if getattr(settings.venue, name) is not None]
+    if held:
+        places = {source.text for name in held if (source := sources.get(("venue", name))) is not None}
+        where = ", ".join(sorted(places)) or "the settings"
+        remedy = "'fks secrets import ACCOUNT' stores it encrypted; then delete it from there"
+        yield Check("venue keys", DEGRADED, f"a key of a venue is in plain text in {where}", remedy)
+
+
+async def stored_faults(paths: Paths) -> str:
+    """Return what is wrong with the stored keys of venues, "" if nothing is. Errors: OutageError."""
+    from fks.config.credentials import key_file, load_keys
+    from fks.store.credentials import CredentialStore
+
+    rows = await read_database(paths, lambda db: CredentialStore(db).page())
+    held = [row for row in rows if row.state in ("waiting", "active")]
+    if not held:
+        return ""
+    file = key_file(load(paths.home).settings, paths)
+    try:
+        keys = load_keys(file)
+    except ConfigError as error:
+        return str(error)
+    lost = [f"{row.account} ({row.role})" for row in held if row.key_id not in keys]
+    if lost:
+        return f"{file} lacks the key that encrypts the stored keys of {', '.join(lost)}"
+    able = [f"{row.account} ({row.role})" for row in held if row.may_withdraw]
+    return f"the venue's key may withdraw: {', '.join(able)}" if able else ""
+
+
+async def _stored_keys(paths: Paths) -> str:
+    fault = await stored_faults(paths)
+    return f"!{fault}" if fault else "can be decrypted here, or none are stored"
 
 
 def safeguards(settings: Settings) -> Iterator[Check]:
     """Check what a system is worth less without: with real money (`venue.live`) a lack of it fails."""
     lack = level(False, is_usable=not settings.venue.live)
-    if os.geteuid() == 0:
-        remedy = "run FKS as a system user of its own (docs/install.md)"
-        yield Check("account", DEGRADED, "runs as root: a strategy that trades has every right here", remedy)
+    yield from account()
     backup, finding = settings.backup, "backups hold strategies, settings and secrets, encrypted"
     fault = "backups have no recipient key: strategies, settings and secrets are in none of them"
     remedy = "'fks db backup-key FILE', then backup.recipient"
     yield checked("backup key", fault if backup.recipient is None else "", finding, remedy, lack)
     fault = "backups are written to FKS_HOME itself, and lost with its disk" if backup.folder is None else ""
     yield checked("backup folder", fault, str(backup.folder), "set backup.folder to another disk", lack)
+
+
+def no_channel(settings: Settings) -> Check:
+    """Return the check of a system without a channel of alerts: it fails with real money."""
+    lack, remedy = level(False, is_usable=not settings.venue.live), "'fks alerts channels add', docs/alerts.md"
+    return Check("alert channels", lack, "none: no alert leaves this machine", remedy)
+
+
+def _channels(paths: Paths) -> Check:
+    from fks.cli.alerts import blocked_channels
+
+    count, blocked = blocked_channels(paths)
+    if count == 0:
+        return no_channel(load(paths.home).settings)
+    return checked("alert channels", "; ".join(blocked), "none is blocked", "see 'fks alerts channels'", DEGRADED)
+
+
+def account() -> Iterator[Check]:
+    """Warn of root."""
+    if os.geteuid() == 0:
+        remedy = "run FKS as a system user of its own (docs/install.md)"
+        yield Check("account", DEGRADED, "runs as root: a strategy that trades has every right here", remedy)
 
 
 async def _clock(settings: Settings) -> Check:
@@ -188,6 +244,19 @@ def _asleep(paths: Paths, settings: Settings | None) -> Iterator[Check]:
         yield _guard("ports", f"free: {numbers}", lambda: ports.check_free(named))
 
 
+async def venue_faults(paths: Paths) -> str:
+    """Return which venues are DOWN and why, "" if none is. Errors: OutageError."""
+    from fks.store.venues import VenueStore
+
+    rows = await read_database(paths, lambda db: VenueStore(db).page())
+    return "; ".join(f"{row['name']} is DOWN: {row['detail']}" for row in rows if row["state"] == "DOWN")
+
+
+async def _venues(paths: Paths) -> str:
+    fault = await venue_faults(paths)
+    return f"!{fault}" if fault else "none is DOWN"
+
+
 async def _awake(paths: Paths) -> list[Check]:
     """Query each component of the running system."""
     try:
@@ -199,12 +268,25 @@ async def _awake(paths: Paths) -> list[Check]:
         ("redis", _redis),
         ("ray", _ray),
         ("gateway", _gateway),
-        ("alert channels", lambda _: _channels(paths)),
+        ("stored keys", lambda _: _stored_keys(paths)),
+        ("venues", lambda _: _venues(paths)),
         ("status", lambda _: _status(paths)),
     ]
     if node.sim:
         asks += [("exchange", _exchange)]
-    return list(await asyncio.gather(*(_reach(name, ask, node) for name, ask in asks)))
+    found = await asyncio.gather(*(_reach(name, ask, node) for name, ask in asks))
+    return [database_roles(paths), await asyncio.to_thread(_channels, paths), *found]
+
+
+def database_roles(paths: Paths) -> Check:
+    """Check that the processes with few needs have database roles: the last start wrote which it could use."""
+    from fks.store.grants import KINDS
+
+    used = json.loads(paths.database_roles.read_text()) if paths.database_roles.exists() else {}
+    lacking = ", ".join(kind for kind in KINDS if kind not in used)
+    fault = f"{lacking} connect as the owner of the tables" if lacking else ""
+    remedy = "have an administrator of the database run the statements of 'fks db roles --sql', then restart FKS"
+    return checked("database roles", fault, ", ".join(KINDS), remedy, DEGRADED)
 
 
 async def _reach(name: str, ask: Callable[[NodeEndpoints], Awaitable[str]], node: NodeEndpoints) -> Check:
@@ -260,15 +342,6 @@ async def _exchange(node: NodeEndpoints) -> str:
     body = body[body.find(b"{") : body.rfind(b"}") + 1]
     skew_ms = orjson.loads(body)["serverTime"] - (before + after) / 2 * 1000
     return f"{'!' if abs(skew_ms) > 500 else ''}{node.sim['rest']}, clock {skew_ms:+.0f} ms from ours"
-
-
-async def _channels(paths: Paths) -> str:
-    from fks.cli.alerts import blocked_channels
-
-    count, blocked = await asyncio.to_thread(blocked_channels, paths)
-    if count == 0:
-        return "!none: no alert leaves this machine; 'fks alerts channels add', or alerts.discord_webhook_url"
-    return f"!{'; '.join(blocked)}" if blocked else "none is blocked"
 
 
 async def _status(paths: Paths) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -16,6 +17,8 @@ from fks.model.errors import FksError, InputError
 
 if TYPE_CHECKING:
     import ssl
+
+    import httpx
 
     from fks.cli.base import Text
     from fks.config.paths import Paths
@@ -52,23 +55,54 @@ class GatewaySession:
         """Return the JSON of a GET; a query value of None is left out."""
         return self._call("GET", path, params=_plain(query))
 
-    def post(self, path: str, body: Mapping[str, object] | None = None, *, key: str | None = None) -> Any:
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Any:
         """Return the JSON of a POST. `key` is the Idempotency-Key; None values of the body are left out."""
         headers = {"Idempotency-Key": key} if key else {}
-        kept = None if body is None else {name: value for name, value in body.items() if value is not None}
-        return self._call("POST", path, json=kept, headers=headers)
+        kept = None if body is None else _given(body)
+        return self._call("POST", path, json=kept, headers=headers, timeout=timeout_s)
+
+    def events(self, path: str, body: Mapping[str, object], *, timeout_s: float) -> Iterator[tuple[str, Any]]:
+        """Yield name and JSON of each server-sent event of a POST. The request ends with the iterator, and with the
+        session."""
+        import orjson
+
+        self._connect()
+        headers = {"Accept": "text/event-stream"}
+        asked = self._http.stream("POST", path, json=_given(body), headers=headers, timeout=timeout_s)
+        with self._failures(timeout_s), asked as response:
+            if not response.is_success:
+                response.read()
+                self._read(response)
+            text = b""
+            for part in response.iter_bytes():  # its lines would also end at U+2028, which JSON may hold
+                *whole, text = (text + part).split(b"\n\n")
+                for event in whole:
+                    name, _, data = event.partition(b"\n")
+                    yield name.removeprefix(b"event: ").decode(), orjson.loads(data.removeprefix(b"data: "))
+
+    def upload(self, path: str, content: bytes, media_type: str, *, timeout_s: float, **query: object) -> Any:
+        """Return the JSON of a POST of a file's bytes."""
+        headers = {"Content-Type": media_type}
+        return self._call("POST", path, params=_plain(query), content=content, headers=headers, timeout=timeout_s)
 
     def patch(self, path: str, body: Mapping[str, object]) -> Any:
         """Return the JSON of a PATCH; None values of the body are left out."""
-        return self._call("PATCH", path, json={name: value for name, value in body.items() if value is not None})
+        return self._call("PATCH", path, json=_given(body))
 
     def put(self, path: str, body: Mapping[str, object]) -> Any:
         """Return the JSON of a PUT."""
         return self._call("PUT", path, json=body)
 
-    def delete(self, path: str) -> Any:
-        """Return the JSON of a DELETE."""
-        return self._call("DELETE", path)
+    def delete(self, path: str, **query: object) -> Any:
+        """Return the JSON of a DELETE; a query value of None is left out."""
+        return self._call("DELETE", path, params=_plain(query))
 
     def pages(self, path: str, limit: int, *, cursor: str = "before", **query: object) -> list[dict[str, Any]]:
         """Return up to `limit` items of a paged list, however many pages that takes; `cursor` names its parameter."""
@@ -83,17 +117,30 @@ class GatewaySession:
         return found
 
     def _call(self, method: str, path: str, **kwargs: Any) -> Any:
+        self._connect()
+        with self._failures(kwargs.get("timeout", TIMEOUT_S)):
+            response = self._http.request(method, path, **kwargs)
+        return self._read(response)
+
+    def _connect(self) -> None:
+        """Find the gateway, where that was put off."""
+
+    @contextlib.contextmanager
+    def _failures(self, waited_s: float) -> Iterator[None]:
         import httpx
-        import orjson
 
         try:
-            response = self._http.request(method, path, **kwargs)
+            yield
         except httpx.ConnectError:
             raise NotRunning(f"the gateway at {self.base_url} does not answer", remedy="see 'fks status'") from None
         except httpx.TimeoutException:
-            raise NotRunning(f"the gateway sent no answer for {TIMEOUT_S:g} s", remedy="see 'fks status'") from None
+            raise NotRunning(f"the gateway sent no answer for {waited_s:g} s", remedy="see 'fks status'") from None
         except httpx.HTTPError as error:
             raise NotRunning(f"the gateway broke off ({type(error).__name__})", remedy="see 'fks status'") from None
+
+    def _read(self, response: httpx.Response) -> Any:
+        import orjson
+
         try:
             body = orjson.loads(response.content) if response.content else None
         except orjson.JSONDecodeError:
@@ -130,6 +177,10 @@ def _is_denial(code: str) -> bool:
     return code in Code.__members__
 
 
+def _given(body: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in body.items() if value is not None}
+
+
 def _plain(query: Mapping[str, object]) -> dict[str, str]:
     texts = {True: "true", False: "false"}
     return {
@@ -159,10 +210,9 @@ class OwnGateway(GatewaySession):
         if self._paths is None:
             super().__exit__()
 
-    def _call(self, method: str, path: str, **kwargs: Any) -> Any:
+    def _connect(self) -> None:
         if self._paths is not None:
             self._find(self._paths)
-        return super()._call(method, path, **kwargs)
 
     def _find(self, paths: Paths) -> None:
         from fks.config.endpoints import load_node

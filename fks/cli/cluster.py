@@ -6,14 +6,15 @@ from typing import Any
 
 import click
 
-from fks.cli.base import Columns, fields, paths_of, result
+from fks.cli.base import Columns, paths_of, result
+from fks.model.json_fields import json_fields
 
-_COLOURS = {"ok": "green", "bad": "red", "skipped": "bright_black"}
+_COLOURS = {"ok": "green", "warn": "yellow", "bad": "red", "skipped": "bright_black"}
 _CHECK: Columns = {
     "": lambda c: click.style(c["state"], fg=_COLOURS[c["state"]]),
     "check": "name",
     "found": "detail",
-    "what to do": lambda c: c["remedy"] if c["state"] == "bad" else "",
+    "what to do": lambda c: c["remedy"] if c["state"] in ("warn", "bad") else "",
 }
 
 
@@ -24,17 +25,18 @@ def cluster() -> None:
 
 @cluster.command()
 @click.option("--file", "-f", metavar="FILE", default="cluster.yaml", show_default=True, help="What `ray up` is given.")
+@click.argument("machines", nargs=-1, metavar="[MACHINE]...")
 @result("fks.cluster-check/1", _CHECK, items="checks", failed=lambda found: found["state"] == "bad")
-def check(ctx: click.Context, file: str) -> Any:
-    """Check cluster.yaml, tokens, the wheel and resources; on a running system every node. Exit 1 when one fails."""
+def check(ctx: click.Context, file: str, machines: tuple[str, ...]) -> Any:
+    """Check cluster.yaml, its machines over ssh (or each MACHINE), and the nodes that run. Exit 1 when one fails."""
     import asyncio
     from pathlib import Path
 
     from fks.cli.cluster_check import examine
-    from fks.model.health import DOWN, HEALTHY, UNKNOWN
+    from fks.model.health import DEGRADED, DOWN, HEALTHY, UNKNOWN
 
-    checks = asyncio.run(examine(paths_of(ctx), Path(file)))
-    words = {HEALTHY: "ok", DOWN: "bad", UNKNOWN: "skipped"}
+    checks = asyncio.run(examine(paths_of(ctx), Path(file), machines))
+    words = {HEALTHY: "ok", DEGRADED: "warn", DOWN: "bad", UNKNOWN: "skipped"}
     state = "bad" if any(found.status == DOWN for found in checks) else "ok"
-    rows = [{"name": c.name, "state": words[c.status]} | fields(c, "detail", "remedy") for c in checks]
+    rows = [{"name": c.name, "state": words[c.status]} | json_fields(c, "detail", "remedy") for c in checks]
     return {"state": state, "checks": rows}

@@ -16,32 +16,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from fks.cli.checkup import settings_check
+from fks.cli.cluster_machines import PYTHONS, ask, stores_of
 from fks.cli.status import read_database
 from fks.config import env_file
 from fks.config.agreement import differing
 from fks.config.endpoints import load_node
-from fks.config.load import load, load_settings
+from fks.config.load import load
 from fks.config.machine_http import lacking
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
-from fks.model.health import DOWN, HEALTHY, UNKNOWN, Check, checked, level
-from fks.store.nodes import NodeRow, NodeStore
+from fks.model.health import DEGRADED, DOWN, HEALTHY, UNKNOWN, Check, checked, level
+from fks.store.nodes import NodeRow, NodeStore, living_head
 
 SKEW_MAX_MS = 500.0
 VALIDATE_S = 60.0
 ROLES = frozenset({"head", "worker"})
 RAYS_OWN = frozenset({"CPU", "GPU"})  # found by Ray itself on each machine
-#: Ray's own validator: it fills in defaults, then checks schema and sense. No cloud and no machine is contacted.
-_VALIDATOR = """
-import json, sys, yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
-raw = yaml.safe_load(open(sys.argv[1]))
-if not isinstance(raw, dict) or not isinstance(raw.get("provider"), dict):
-    sys.exit("it has no provider")
-print(json.dumps(raw))
-validate_config(prepare_config(json.loads(json.dumps(raw))))
-"""
+#: Ray's own validator prints the document as JSON first.
+_VALIDATOR = "import sys; from actors.ray_internals import validate_cluster_file as check; check(sys.argv[1])"
 
 
 def _listed(names: Iterable[str], fault: str, *, by: str = ", ") -> str:
@@ -50,18 +44,13 @@ def _listed(names: Iterable[str], fault: str, *, by: str = ", ") -> str:
     return fault.format(text) if text else ""
 
 
-async def examine(paths: Paths, file: Path) -> list[Check]:
-    """Return the checks of the file, of this machine's settings, and of every node when a system runs."""
-    found: list[Check] = []
-    settings: Settings | None = None
-    try:
-        settings = load_settings(paths.home)
-        found.append(
-            Check("settings", HEALTHY, str(paths.config_file) if paths.config_file.exists() else "defaults and FKS_*")
-        )
-    except FksError as error:
-        found.append(Check("settings", DOWN, str(error).partition("\n")[0], "see 'fks config check'"))
-    found += await _file(file, paths, settings)
+async def examine(paths: Paths, file: Path, machines: Sequence[str] = ()) -> list[Check]:
+    """Return the checks of the file and its machines (else of `machines`), of this machine's settings, and of every
+    node when a system runs."""
+    loaded, check = settings_check(paths)
+    settings = None if loaded is None else loaded.settings
+    found = [check]
+    found += await _file(file, paths, settings, machines)
     found += await _running(paths, settings)
     return found
 
@@ -69,9 +58,10 @@ async def examine(paths: Paths, file: Path) -> list[Check]:
 # ── before it runs ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _file(file: Path, paths: Paths, settings: Settings | None) -> list[Check]:
+async def _file(file: Path, paths: Paths, settings: Settings | None, machines: Sequence[str]) -> list[Check]:
     if not await asyncio.to_thread(file.exists):
-        return [Check("cluster file", UNKNOWN, f"no {file}", "name it with --file; FKS's own checkout has an example")]
+        check = Check("cluster file", UNKNOWN, f"no {file}", "name it with --file; FKS's own checkout has an example")
+        return [check, *(await _asked({}, machines, settings) if machines else ())]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _VALIDATOR, str(file), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -89,9 +79,35 @@ async def _file(file: Path, paths: Paths, settings: Settings | None) -> list[Che
         return [Check("cluster file", DOWN, lines[-1] if lines else "no YAML", f"repair {file}")]
     reason = next((line for line in lines if "Error" in line), lines[-1] if lines else "")
     is_valid = process.returncode == 0
-    remedy = "" if is_valid else f"mend {file}: 'ray up' would say the same"
+    remedy = "" if is_valid else f"correct {file}: 'ray up' would refuse it, too"
     schema = Check("cluster file", level(is_valid, False), reason or f"{file}: Ray accepts it", remedy)
-    return [schema, *inspect(document, file.parent, _of_the_machines(document, file.parent, paths) or settings)]
+    if not is_valid:  # its parts may be of any type
+        return [schema]
+    theirs = _of_the_machines(document, file.parent, paths) or settings
+    checks = [schema, *inspect(document, file.parent, theirs)]
+    return checks + await _asked(document, machines, theirs)
+
+
+async def _asked(document: Mapping[str, Any], machines: Sequence[str], settings: Settings | None) -> list[Check]:
+    """Return the checks by answers of the machines, before `ray up` changes them."""
+    provider = document.get("provider") or {}
+    if shutil.which("ssh") is None:
+        reason = "ssh is not installed here"
+    elif not machines and (provider.get("type") != "local" or not provider.get("head_ip")):
+        reason = "a cloud makes them"
+    elif not machines and _examples(provider):
+        reason = "their addresses are examples"
+    else:
+        named = re.search(r"\bfor python in (.+?); ?do\b", " ; ".join(document.get("setup_commands", ())))
+        key = (document.get("auth") or {}).get("ssh_private_key")
+        file = str(_local(str(key), Path())) if key else ""
+        return await ask(document, machines, file, named[1] if named else PYTHONS, stores_of(settings))
+    return [Check("machines", UNKNOWN, f"not asked: {reason}")]
+
+
+def _examples(document: Mapping[str, Any]) -> list[str]:
+    """Return the addresses that are reserved for examples."""
+    return sorted(set(re.findall(r"\b(?:192\.0\.2|198\.51\.100|203\.0\.113)\.\d+\b", json.dumps(document))))
 
 
 def _of_the_machines(document: Mapping[str, Any], place: Path, paths: Paths) -> Settings | None:
@@ -110,8 +126,7 @@ def inspect(document: Mapping[str, Any], place: Path, settings: Settings | None)
     """Yield FKS's own checks of a cluster file beyond Ray's schema. Paths in it are relative to `place`."""
     name = str(document.get("cluster_name") or "")
     yield checked("cluster name", "" if name else "none", name, "set cluster_name")
-    examples = sorted(set(re.findall(r"\b(?:192\.0\.2|198\.51\.100|203\.0\.113)\.\d+\b", json.dumps(document))))
-    yield checked("addresses", _listed(examples, "{} are examples"), "none is an example", "put yours there")
+    yield checked("addresses", _listed(_examples(document), "{} are examples"), "none is an example", "put yours there")
     head = " ; ".join(document.get("head_start_ray_commands", ()))
     worker = " ; ".join(document.get("worker_start_ray_commands", ()))
     yield _start("head", head, "start it with 'fks node head --detach'")
@@ -184,6 +199,14 @@ def _mounts(mounts: Mapping[str, str], place: Path) -> Iterator[Check]:
     yield checked("wheel", fault, "".join(wheels[:1]), "build it with 'make wheel', mount dist/")
 
 
+def _upgrade_fault(setup: str, starts: Mapping[str, str]) -> str:
+    """Return why a second `ray up` would change a machine that runs before its build is checked, or not at all."""
+    if "/builds/" not in setup:
+        return "pip changes the virtualenv that runs, or skips a wheel of the version that is installed"
+    live = [name for name, text in starts.items() if "/venv/bin/fks" in text]
+    return _listed(live, "the {} starts the build of before (~/fks/venv), not the one to come", by=" and the ")
+
+
 def _ray_up(document: Mapping[str, Any], head: str, worker: str, place: Path) -> Iterator[Check]:
     """Yield the checks of what `ray up` and `ray down` do on the machines beside starting Ray."""
     yield checked(
@@ -206,9 +229,9 @@ def _ray_up(document: Mapping[str, Any], head: str, worker: str, place: Path) ->
     )
     yield checked(
         "upgrade",
-        "" if "--force-reinstall" in setup else "pip skips a wheel of the version that is installed",
-        "a second 'ray up' installs the wheel again",
-        "add 'pip install --force-reinstall --no-deps WHEEL' to setup_commands",
+        _upgrade_fault(setup, starts),
+        "a second 'ray up' installs beside what runs",
+        "take setup_commands and the start commands of the cluster.yaml of this release",
     )
     yield checked(
         "ray down",
@@ -321,13 +344,22 @@ async def _running(paths: Paths, settings: Settings | None) -> list[Check]:
 
 def check_nodes(rows: Sequence[NodeRow], settings: Settings | None) -> Iterator[Check]:
     """Yield the checks of the machines by their rows."""
-    head = next((row for row in rows if row.role != "worker" and row.is_alive), None)
+    head = living_head(rows)
     yield checked(
         "head",
         "" if head else "no keeper of a head speaks",
         f"{head.name} at {head.address}" if head else "",
         "start it with 'fks node head'",
     )
+    if head is not None and head.role == "head":
+        standbys = [f"{row.name} ({row.detail.get('behind_s')} s behind)" for row in rows if _stands_by(row)]
+        yield checked(
+            "standby",
+            "" if standbys else "the head is a single point of failure: no other machine takes over",
+            ", ".join(standbys),
+            "start another with 'fks node head --standby', PostgreSQL and Redis on machines of their own",
+            DEGRADED,
+        )
     for row in rows:
         yield from _node(row, head)
     yield from _gateway(rows)
@@ -335,6 +367,10 @@ def check_nodes(rows: Sequence[NodeRow], settings: Settings | None) -> Iterator[
         alive = [row for row in rows if row.is_alive]
         yield _placement(settings, {name for row in alive for name in row.detail.get("resources", {})})
         yield _guardian_node(settings, alive)
+
+
+def _stands_by(row: NodeRow) -> bool:
+    return row.role == "standby" and row.is_alive
 
 
 def _gateway(rows: Sequence[NodeRow]) -> Iterator[Check]:

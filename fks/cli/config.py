@@ -78,9 +78,13 @@ def check(ctx: click.Context, as_json: bool) -> None:
     from fks.config.problems import joined
     from fks.config.secrets import load_secrets
     from fks.config.unread import warnings_of
+    from fks.matching.margin import paper_margin
 
     loaded = load(home_of(ctx))
-    if wrong := venue_plaintext(loaded.settings, loaded.sources):
+    settings = loaded.settings
+    paper_margin(settings.paper.margin, can_short=settings.paper.can_short)
+    names = settings.venues_at_exchanges()
+    if wrong := [one for name in names for one in venue_plaintext(settings.at(name), loaded.sources)]:
         raise ConfigError(joined(wrong))
     paths = Paths.of(loaded.settings.home)
     if paths.secrets_file.exists():

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import click
 
@@ -118,9 +119,9 @@ def status(ctx: click.Context) -> Any:
     from fks.cli.store import opened_store
     from fks.store import migrate
 
-    with opened_store(ctx) as (url, settings, _):
+    with opened_store(ctx) as (url, _, paths):
         answer = asyncio.run(_overview(url))
-    server = "external" if settings.database.url is not None else "embedded"
+    server = "embedded" if str(paths.sockets) in unquote(url) else "external"
     return {**answer, "server": server, "head": migrate.head(), "is_current": answer["revision"] == migrate.head()}
 
 
@@ -136,6 +137,44 @@ def shell(ctx: click.Context, args: tuple[str, ...]) -> None:
         code = backup.psql(url, paths.run, args)
     if code:
         raise click.exceptions.Exit(code if sys.stdin.isatty() is False else 1)
+
+
+def _show_roles(rows: list[dict[str, str]], *, is_sql: bool) -> None:
+    columns: Columns = {"KIND": "kind", "ROLE": "role", "STATE": "state"}
+    if not is_sql:
+        table(rows, columns)
+    for row in rows:
+        if is_sql and row["sql"]:
+            click.echo(f"{row['sql']};")
+
+
+@db.command()
+@click.option("--sql", "is_sql", is_flag=True, help="Print the statements that make the roles which are not used.")
+@result("fks.db.roles/1", _show_roles)
+def roles(ctx: click.Context, is_sql: bool) -> Any:
+    """Show the database roles of strategy workers and other processes. A state other than "used": they connect as the
+    owner of the tables.
+
+    The statements of --sql are for an administrator of the database; the next 'fks up' grants the rest. They hold
+    a hash of the password, not the password.
+    """
+    from fks.cli.store import on_database, opened_store
+    from fks.config.secrets import load_secrets
+    from fks.store.grants import creation, role_of, standing
+
+    with opened_store(ctx) as (url, settings, paths):
+        key = load_secrets(paths).session_key
+        states = asyncio.run(on_database(url, lambda db: standing(db, url, key), settings.database))
+    verbs = {"absent": "CREATE", "refused": "ALTER"}
+    return [
+        {
+            "kind": kind,
+            "role": role_of(url, kind),
+            "state": state,
+            "sql": creation(url, kind, key, verb=verbs[state]) if state in verbs else "",
+        }
+        for kind, state in states.items()
+    ]
 
 
 @db.command("backup")
@@ -238,7 +277,7 @@ def restore_command(
     with bundle.opened(file, paths, identity) as (dump, files):
         written, kept = bundle.put_files(files, paths, replace=replace_files)
         with opened_store(ctx, create=True) as (url, _, _):
-            backup.restore(url, paths, dump)
+            backup.restore(url, paths, dump, without=("nodes", "component_health"))  # beats of what ran then
     return {"file": str(file), "written": written, "kept": kept}
 
 

@@ -54,7 +54,8 @@ def list_(gateway: GatewaySession, is_all: bool, limit: int) -> Any:
     "resolution",
     type=click.Choice(["adopted", "explained", "booked"]),
     required=True,
-    help="adopted: the difference is ours; explained: known, and stays; booked: what explains it was booked.",
+    help="adopted: the difference is ours, the order is recorded; explained: known, and stays, or not our order; "
+    "booked: what explains it was booked.",
 )
 @click.option("--reason", required=True, help="Why; kept with the incident.")
 @gateway_result("fks.incident/1", "incident {id} is closed: {0[resolution]}")

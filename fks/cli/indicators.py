@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import Columns, as_json, emit, fields, result, table
+from fks.cli.base import Columns, as_json, emit, result, table
+from fks.model.json_fields import json_fields
 
 if TYPE_CHECKING:
     from fks.indicators import Indicator
@@ -76,14 +77,14 @@ def _limit(value: float) -> str:
 
 def _described(row: Indicator) -> dict[str, Any]:
     return {
-        **fields(row, "name", "group", "summary"),
+        **json_fields(row, "name", "group", "summary"),
         "talib": row.talib or None,
         "columns": list(row.columns),
         "outputs": list(row.outputs),
         "warmup": row.warmup,
         "params": {
             name: {
-                **fields(param, "default", "least", "most"),
+                **json_fields(param, "default", "least", "most"),
                 "type": "int" if isinstance(param.default, int) else "float",
             }
             for name, param in row.params.items()

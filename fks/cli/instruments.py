@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import Columns, as_json, emit, fields, result, table
+from fks.cli.base import Columns, as_json, emit, result, table
 from fks.model.errors import InputError
+from fks.model.json_fields import json_fields
 
 if TYPE_CHECKING:
     from fks.futures import Contract, ContractSpec
@@ -98,13 +99,13 @@ def _product(spec: ContractSpec, on: date) -> dict[str, Any]:
 
     root, number = spec.full_size
     return {
-        **fields(
+        **json_fields(
             spec, "root", "name", "exchange", "currency", "tick", "point_value", "tick_value", "months", "front_months"
         ),
         "last_day_rule": spec.last_day,
         "micro_of": root if spec.is_micro else None,
         "micros_per_contract": number,
-        **fields(spec, "calendar", "source", "source_date"),
+        **json_fields(spec, "calendar", "source", "source_date"),
         "front": _contract(front_month(spec.root, on)),
     }
 
@@ -113,7 +114,7 @@ def _contract(found: Contract) -> dict[str, Any]:
     from fks.model.timeframe import iso
 
     return {
-        **fields(found, "name", "code", "short_code", "roll_date", "first_notice", "last_trading_day"),
+        **json_fields(found, "name", "code", "short_code", "roll_date", "first_notice", "last_trading_day"),
         "expires": iso(found.expires_ns),
     }
 

@@ -134,7 +134,10 @@ class JobCommands:
 
 
 def _series(spec: dict[str, Any]) -> tuple[str, str, str]:
-    """Return strategy, symbol and timeframe of a spec; of an account those of its members."""
+    """Return strategy, symbol and timeframe of a spec; of an account those of its members, of a portfolio its
+    symbols."""
+    if "instruments" in spec:
+        return "portfolio", " ".join(one["symbol"] for one in spec["instruments"]), spec["timeframe"]
     if "members" not in spec:
         return spec["strategy"], spec["symbol"], spec["timeframe"]
     symbol, timeframe = (

@@ -148,7 +148,7 @@ def _why(child: object, fields: dict[str, Any]) -> str:
 
 def _check_names(paths: Paths, names: tuple[str, ...]) -> None:
     """Errors: InputError for a component that never wrote anything, naming those that did."""
-    from fks.model.errors import InputError, OutageError
+    from fks.model.errors import OutageError, invalid
 
     known = sorted({name for path in paths.logs.glob("*") if (name := component_of(path))})
     if not known:
@@ -158,10 +158,10 @@ def _check_names(paths: Paths, names: tuple[str, ...]) -> None:
             import difflib
 
             close = difflib.get_close_matches(name.replace(":", "-"), known, n=1)
-            raise InputError(
+            raise invalid(
+                "COMPONENT_UNKNOWN",
                 f"no component {name!r} has a log",
-                code="COMPONENT_UNKNOWN",
-                remedy=f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(known)}",
+                f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(known)}",
             )
 
 

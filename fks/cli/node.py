@@ -3,6 +3,7 @@ installed build by a second `ray up`."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import socket
@@ -15,7 +16,7 @@ import click
 
 from fks.cli.base import as_json, home_of, options, paths_of, result
 from fks.config.version import build_id
-from fks.model.errors import FksError, OutageError
+from fks.model.errors import FksError, OutageError, conflict, invalid
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 GCS_PORT = 6379  # where workers look for the head, unless ray.gcs_port says otherwise
 BY_SYSTEMD_S = 10.0  # until systemd has started a killed keeper again
+GOING_BACK = "FKS_GOING_BACK"  # set for the command of the build of before: its failure goes no further back
+UPGRADE_LOCK = "upgrade.lock"  # beside the keeper's: one upgrade of a machine at a time
 WORKERS_S = 900.0  # Ray's autoscaler installs on the workers, one ssh session each
 _pause = threading.Event().wait
 _OUTSIDE = ("192.0.2.1", 9)  # reserved for documentation: nothing is sent, the kernel only picks the way there
@@ -72,11 +75,15 @@ def node() -> None:
 @click.option("--port", type=int, help=f"Port of the cluster (default {GCS_PORT}).")
 @_name
 @click.option("--autoscaling-config", metavar="FILE", help="What `ray up` left here for Ray's autoscaler.")
+@click.option(
+    "--standby", is_flag=True, help="Wait while another head lives, and take over once it is gone (node.standby)."
+)
 @_begun
 def head(
     ctx: click.Context,
     address: str | None,
     port: int | None,
+    standby: bool,
     autoscaling_config: str | None,
     env_file: Path | None,
     **how: Any,
@@ -97,13 +104,16 @@ def head(
         "FKS_NODE_ADDRESS": address or (None if ("node", "address") in found else _head_address(bootstrap)),
         "FKS_RAY_GCS_PORT": str(port) if port else (None if ("ray", "gcs_port") in found else str(GCS_PORT)),
         "FKS_RAY_AUTOSCALING_CONFIG": str(bootstrap) if bootstrap else None,
+        "FKS_NODE_STANDBY": "true" if standby else None,
     }
-    again = _options(port=port, autoscaling_config=bootstrap, env_file=env_file)
+    again = _options(port=port, autoscaling_config=bootstrap, env_file=env_file) + ["--standby"] * standby
     _begin(ctx, given, again, **how)
 
 
 @node.command()
-@click.option("--address", metavar="HOST:PORT", help="The head's Ray.")
+@click.option(
+    "--address", metavar="HOST:PORT", help="The head's Ray (default: as the head's row in the database says)."
+)
 @click.option("--node-ip", metavar="IP", help="Address at which the others reach this machine (default: found out).")
 @click.option(
     "--token-file",
@@ -130,8 +140,6 @@ def worker(
 
     _take_env(env_file)
     found = _sources(ctx)
-    if address is None and ("ray", "address") not in found:
-        raise ConfigError("a worker has to know its head", remedy="give --address HOST:PORT, or set ray.address")
     head_host = (address or "").rpartition(":")[0].strip("[]")
     if address is not None and not (head_host and address.rpartition(":")[2].isdigit()):
         raise ConfigError(f"--address {address} is not HOST:PORT", remedy=f"e.g. 10.0.0.1:{GCS_PORT}")
@@ -140,10 +148,49 @@ def worker(
     given = {
         "FKS_NODE_ROLE": "worker",
         "FKS_RAY_ADDRESS": address,
-        "FKS_NODE_ADDRESS": node_ip or (_own_address(head_host) if is_open and head_host else None),
+        "FKS_NODE_ADDRESS": node_ip or (_own_address(head_host or _OUTSIDE[0]) if is_open else None),
     }
     again = _options(address=address, node_ip=node_ip, token_file=token_file, env_file=env_file)
     _begin(ctx, given, again, **how)
+
+
+@node.command()
+@click.option("--address", metavar="IP", help="Address at which the others reach this machine (default: found out).")
+@click.option("--postgres-port", type=int, help="PostgreSQL with TLS (default 5432).")
+@click.option("--redis-port", type=int, help="Redis with TLS (default 6379).")
+@click.option(
+    "--certificate-at",
+    metavar="FILE",
+    help="Where the other machines will keep FKS_HOME/database.pem (default: the same path as here).",
+)
+@_begun
+def database(
+    ctx: click.Context,
+    address: str | None,
+    postgres_port: int | None,
+    redis_port: int | None,
+    certificate_at: str | None,
+    env_file: Path | None,
+    **how: Any,
+) -> None:
+    """Run PostgreSQL and Redis with TLS for the heads and workers of a cluster, on a machine of its own.
+
+    It makes a certificate (FKS_HOME/database.pem), which the others pin, and FKS_HOME/database.env with both URLs,
+    passwords in them: add that to the environment file of each machine.
+    """
+    _take_env(env_file)
+    is_open = ("node", "address") not in _sources(ctx)
+    given = {
+        "FKS_NODE_ROLE": "database",
+        "FKS_NODE_ADDRESS": address or (_own_address(_OUTSIDE[0]) if is_open else None),
+        "FKS_NODE_POSTGRES_PORT": str(postgres_port) if postgres_port else None,
+        "FKS_NODE_REDIS_PORT": str(redis_port) if redis_port else None,
+        "FKS_NODE_CERTIFICATE_AT": certificate_at,
+    }
+    again = _options(
+        postgres_port=postgres_port, redis_port=redis_port, certificate_at=certificate_at, env_file=env_file
+    )
+    _begin(ctx, given, again, name=None, resources=(), **how)
 
 
 @node.command()
@@ -154,12 +201,11 @@ def forget(ctx: click.Context, name: str) -> Any:
     import asyncio
 
     from fks.cli.store import opened_store
-    from fks.model.errors import InputError
 
     with opened_store(ctx) as (url, _, _):
         is_found = asyncio.run(_in_nodes(url, lambda nodes: nodes.forget(name), retry_s=2.0))
     if not is_found:
-        raise InputError(f"no machine {name!r}", code="NODE_UNKNOWN", remedy="see 'fks cluster check'")
+        raise invalid("NODE_UNKNOWN", f"no machine {name!r}", "see 'fks cluster check'")
     return {"name": name}
 
 
@@ -180,23 +226,52 @@ def stop(ctx: click.Context, is_all: bool, as_json: bool) -> None:
 
 
 @node.command()
+@click.option("--gateway", "is_gateway", is_flag=True, help="This machine's gateway has to be ready, too.")
+@result("fks.node-ping/1", "the keeper answers: {0[phase]}, process {0[pid]}")
+def ping(ctx: click.Context, is_gateway: bool) -> Any:
+    """Ask this machine's keeper for an answer, for probes of Kubernetes: exit 0 when it gives one within 5 seconds."""
+    import httpx
+
+    from fks.config.endpoints import load_node
+    from fks.node.control_socket import ask
+
+    paths = paths_of(ctx)
+    answer = ask(paths.keeper_socket, "progress")
+    if is_gateway:
+        node = load_node(paths)
+        try:
+            httpx.get(
+                f"{node.gateway_url}/ready", timeout=4.0, trust_env=False, verify=node.tls_context() or True
+            ).raise_for_status()
+        except httpx.HTTPError as error:
+            raise OutageError(f"the gateway is not ready: {error}", remedy="see 'fks status'") from error
+    return {"phase": answer["phase"], "pid": answer["pid"]}
+
+
+@node.command()
 @result("fks.node-prepare/1", "{0[command]}: what 'ray down' runs stops FKS in order here")
 def prepare(ctx: click.Context) -> Any:
-    """Prepare this account for `ray up`: a command `ray` by which `ray down` stops FKS in order, on all machines."""
-    import sys
+    """Prepare this account for `ray up`: a command `ray` by which `ray down` stops FKS in order, on all machines.
 
+    In a virtualenv below a folder `builds` it also marks that as complete: 'fks node head' and 'worker' of it may then
+    bring this machine to it.
+    """
+    from fks.config import builds
     from fks.node.ray_up import prepare
 
-    programs, account = Path(sys.executable).parent, Path.home()
-    file = prepare(account / "fks" / "bin", programs / "fks", programs / "ray", paths_of(ctx).home, account / ".bashrc")
+    account, fks, ray = Path.home(), builds.program("fks"), builds.program("ray")
+    file = prepare(account / "fks" / "bin", fks, ray, paths_of(ctx).home, account / ".bashrc")
+    builds.seal(build_id())
     return {"command": str(file)}
 
 
 def _take_env(file: Path | None) -> None:
     from fks.config.env_file import take
+    from fks.config.load import ENV_FILE
 
     if file is not None:
         take(file.expanduser(), os.environ)
+        os.environ[ENV_FILE] = str(file.expanduser().absolute())
 
 
 def _options(**given: object) -> list[str]:
@@ -223,6 +298,7 @@ def _begin(
     from fks.cli.up import run_keeper
     from fks.model.errors import InputError
     from fks.node.build import check_host
+    from fks.node.child_records import has_living
     from fks.node.preflight import check_interpreter
 
     check_interpreter()
@@ -243,23 +319,29 @@ def _begin(
     unit = False
     if at_boot:
         again += [*(["--name", name] if name else []), *(f"--resource={entry}" for entry in resources)]
-        if role == "head":
+        if role != "worker":
             again += ["--address", os.environ.get("FKS_NODE_ADDRESS", "")]
         unit = _install_at_boot(paths, role, again, is_json=as_json)
-    is_new = run_keeper(
-        paths, is_detached=detach, is_quiet=role == "worker" or as_json, is_json=as_json, unit=unit, is_silent=detach
-    )
-    if not is_new and detach:
-        _upgrade(ctx, paths, role, is_json=as_json)
+    is_left = has_living(paths)  # an upgrade that was interrupted may have left the parts without a keeper
+    before = None if _runs(paths) else _switch_here(paths, role)
+    try:
+        is_new = run_keeper(
+            paths, is_detached=detach, is_quiet=role != "head" or as_json, is_json=as_json, unit=unit, is_silent=detach
+        )
+    except FksError as error:
+        if before is not None and is_left and detach and GOING_BACK not in os.environ:
+            _go_back(paths, role, before, again, error, is_json=as_json)
+        raise
+    if detach and (is_left or not is_new):
+        _upgrade(ctx, paths, role, again, is_json=as_json, is_new=is_new)
 
 
 def _install_at_boot(paths: Paths, role: str, options: list[str], *, is_json: bool) -> bool:
     """Have this node start at boot and print how; return whether systemd starts it now, too."""
-    import sys
-
+    from fks.config import builds
     from fks.node.boot import BootEntry, install
 
-    program = str(Path(sys.executable).with_name("fks"))
+    program = str(builds.program("fks"))
     command = (program, "--home", str(paths.home), "node", role, *options)
     kept = {key: os.environ[key] for key in ("TMPDIR", "PATH") if key in os.environ}
     how = install(BootEntry(paths, role, command, kept))
@@ -291,7 +373,8 @@ def _sources(ctx: click.Context) -> set[tuple[str, str]]:
     """Return the settings that are set in fks.toml or the environment."""
     from fks.config.load import load
 
-    return set(load(home_of(ctx)).sources)
+    # `_begin` sets it, too: a system with real money was refused for the local exchange that no cluster has
+    return set(load(home_of(ctx), defaults={("sim", "enabled"): False}).sources)
 
 
 def _own_address(towards: str) -> str:
@@ -322,34 +405,142 @@ def _is_loopback(host: str) -> bool:
 
 
 # ── upgrade ──────────────────────────────────────────────────────────────────────────────────────
-def _upgrade(ctx: click.Context, paths: Paths, role: str, *, is_json: bool) -> None:
-    """Bring a node that runs another build to the installed one; print that it runs when it is the same.
+def _runs(paths: Paths) -> bool:
+    """Return whether this machine has a keeper, or a parent that is about to start one."""
+    from fks.node.lock import PARENT_LOCK, holder_of
 
-    The keeper is replaced, and takes over what runs. A head then waits until every machine has the build, and replaces
-    the parts of the tree and the gateway one by one (`fks deploy`). Errors: FksError; what runs goes on then.
+    return any(holder_of(paths.run / name) is not None for name in ("keeper.lock", PARENT_LOCK))
+
+
+def _switch_here(paths: Paths, role: str) -> Path | None:
+    """Have this machine's link lead to this build, where builds are beside each other; return where it led before.
+
+    Checked first where something of FKS runs. Errors: FksError, with nothing changed.
     """
-    from fks.cli.deploy import check_schema, deploy
-    from fks.cli.up import print_running
+    from fks.config import builds
+    from fks.node.child_records import has_living
+
+    before, own = builds.current(), builds.own()
+    if has_living(paths) and before != own:
+        _check_upgrade(paths, role)
+    if own is not None and before != own:
+        builds.switch(own)
+    return before if before != own else None
+
+
+def _check_upgrade(paths: Paths, role: str) -> None:
+    """Refuse a build to which this machine cannot be brought while it trades; not the one that is brought back, which
+    ran here until now. Errors: FksError."""
+    import platform
+    from importlib.metadata import version
+
+    from fks.cli.deploy import check_schema
+    from fks.node.build import check_settings
+    from fks.store.nodes import living_head
+
+    if GOING_BACK in os.environ:
+        return
+    check_settings(paths)
+    if role == "database":
+        return
+    check_schema(paths)
+    rows = [row for row in _machines(paths) if row.is_alive]
+    for what, ours in (("ray", version("ray")), ("python", platform.python_version())):
+        if others := sorted({str(row.detail[what]) for row in rows if row.detail.get(what, ours) != ours}):
+            raise invalid(
+                "DEPLOY_UNFIT",
+                f"{build_id()} has {what} {ours}, and the machines run {', '.join(others)}",
+                "such a change is no rolling one: 'ray down', then 'ray up'",
+            )
+    head = living_head(rows)
+    if role == "worker" and head is not None and head.version != build_id():
+        raise invalid(
+            "DEPLOY_EARLY",
+            f"the head {head.name} runs {head.version}, not {build_id()}",
+            "none: this machine goes over to the head's build when that has changed",
+        )
+
+
+def _go_back(paths: Paths, role: str, before: Path, again: list[str], error: FksError, *, is_json: bool) -> None:
+    """Bring this machine, and from a head the others, to the build that ran before: by its own command, as another
+    upgrade. Errors: `error` with what became of it."""
+    import subprocess
+
+    from fks.config import builds
     from fks.node.control_socket import ask
-    from fks.node.ray_up import restart_autoscaler
+    from fks.node.lock import PARENT_LOCK, holder_of
+    from fks.process.handle import kill
+
+    if not (before / "bin" / "fks").exists():
+        error.remedy = "; ".join(filter(None, [error.remedy, f"the build of before, {before}, is gone"]))
+        return
+    click.echo(f"the upgrade failed: {error.message}; going back to {before.name}", err=is_json)
+    builds.switch(before)
+    try:
+        ask(paths.keeper_socket, "progress")
+    except OutageError:  # its keeper does not start: the one of before is started in its place, and takes over
+        kill([pid for name in (PARENT_LOCK, "keeper.lock") if (pid := holder_of(paths.run / name)) is not None])
+    command = [str(before / "bin" / "fks"), "--home", str(paths.home), "node", role, "--detach", *again]
+    done = subprocess.run(command, env=os.environ | {GOING_BACK: "1"}, stdin=subprocess.DEVNULL)
+    went = "it runs again" if done.returncode == 0 else f"its command ended with status {done.returncode}"
+    error.remedy = "; ".join(filter(None, [error.remedy, f"the build of before, {before}: {went}"]))
+
+
+def _upgrade(ctx: click.Context, paths: Paths, role: str, again: list[str], *, is_json: bool, is_new: bool) -> None:
+    """Bring a node that runs another build to the installed one; print that it runs when it is the same, unless its
+    keeper `is_new`: then only its parts may be of another build.
+
+    The schema, the settings, Ray and Python are checked before anything changes. Then the machine's link leads to this
+    build, and the keeper is replaced and takes over what runs. A head then waits until every machine has the build, and
+    replaces the parts of the tree and the gateway one by one (`fks deploy`). Where one of these fails, the build of
+    before is brought back by the same steps. Errors: FksError; what runs goes on then.
+    """
+    from fks.cli.up import print_running
+    from fks.config import builds
+    from fks.node.control_socket import ask
+    from fks.node.lock import AlreadyRunning, keeper_lock
 
     progress = ask(paths.keeper_socket, "progress")
     running, installed = str(progress.get("version", "")), build_id()
-    if running == installed and not _others(paths, installed):
-        print_running(paths, int(progress["pid"]), is_json=is_json)
+    is_head = role == "head" and progress["phase"] != "standby"  # the machines of a standby are its head's to upgrade
+    is_going_back = GOING_BACK in os.environ
+    is_same = running == installed and not builds.is_left()
+    if is_same and not (is_head and (is_going_back or _others(paths, installed))):
+        if not is_new:
+            print_running(paths, int(progress["pid"]), is_json=is_json)
         return
-    if role == "head":
-        check_schema(paths, None)
-    if running != installed:
-        click.echo(f"upgrading the keeper from {running or 'an earlier build'} to {installed}", err=is_json)
-        _replace_keeper(paths, int(progress["pid"]), is_json=is_json)
-    if role != "head":
-        return
+    with contextlib.ExitStack() as stack:
+        if not is_going_back:  # else the command that goes back has it
+            try:
+                stack.enter_context(keeper_lock(paths.run / UPGRADE_LOCK))
+            except AlreadyRunning as error:
+                raise conflict(
+                    "UPGRADE_RUNS",
+                    f"process {error.pid} brings this machine to another build",
+                    "wait for its end, then 'ray up' again",
+                ) from None
+        _check_upgrade(paths, role)
+        before = _switch_here(paths, role) or (builds.find(running) if running != installed else None)
+        try:
+            if not is_same:
+                click.echo(f"upgrading the keeper from {running or 'an earlier build'} to {installed}", err=is_json)
+                _replace_keeper(paths, int(progress["pid"]), is_json=is_json)
+            if is_head:
+                _roll_out(ctx, paths, installed, is_json=is_json)
+        except FksError as error:
+            if before is not None and not is_going_back:
+                _go_back(paths, role, before, again, error, is_json=is_json)
+            raise
+
+
+def _roll_out(ctx: click.Context, paths: Paths, build: str, *, is_json: bool) -> None:
+    """Bring the other machines and the tree to the head's build. Errors: FksError."""
+    from fks.cli.deploy import deploy
+    from fks.node.ray_up import restart_autoscaler
+
     restart_autoscaler(paths.ray_temp)
-    _wait_for_workers(paths, installed, is_json=is_json)
-    ctx.invoke(
-        deploy, wheel=None, only=None, rollback=False, install_only=False, why="ray up: another build", as_json=is_json
-    )
+    _wait_for_workers(paths, build, is_json=is_json)
+    ctx.invoke(deploy, only=None, why="ray up: another build", as_json=is_json)
 
 
 def _behind(rows: Sequence[NodeRow], build: str) -> list[str]:
@@ -358,11 +549,17 @@ def _behind(rows: Sequence[NodeRow], build: str) -> list[str]:
 
 
 def _others(paths: Paths, build: str) -> bool:
-    """Return whether a machine of this head runs another build: an upgrade that was interrupted."""
+    """Return whether a machine of this head, or a part of the tree, runs another build: an upgrade that was
+    interrupted."""
+    from fks.cli.status import find_status
+
     try:
-        return bool(_behind(_machines(paths), build))
+        if _behind(_machines(paths), build):
+            return True
+        rows = find_status(paths)["components"]
     except (FksError, OSError):
         return False
+    return any(row["kind"] == "actor" and row.get("version") not in (None, "", build) for row in rows)
 
 
 def _replace_keeper(paths: Paths, pid: int, *, is_json: bool) -> None:

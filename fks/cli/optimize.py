@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.backtest import in_ledger, keep_page, load_bars, market_options, spec_of, wants_report
-from fks.cli.base import as_json, emit, fields, named, options, result, settings_of, table
-from fks.cli.catalogue import catalogue_of
+from fks.cli.base import as_json, emit, named, options, result, settings_of, table
+from fks.cli.catalogue import catalogue_of, params_text
 from fks.cli.data.store import with_store
 from fks.cli.jobs import JobCommands, queue_options
 from fks.cli.shown import at
+from fks.model.json_fields import json_fields
 from fks.search.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ _instance = click.option(
 
 
 def _promoted(done: dict[str, Any], instance: str, **_: Any) -> None:
-    text = " ".join(f"{name}={value}" for name, value in done["params"].items() if value is not None)
+    text = params_text(done["params"])
     click.echo(f"{instance} ({done['mode']}) runs version {done['version']} from the next bar on: {text}")
     click.echo(f"undo: fks optimize rollback --instance {instance}")
 
@@ -312,17 +313,10 @@ def _came_from(provenance: Any) -> str:
 )
 def versions(ctx: click.Context, instance: str) -> Any:
     """List the versions of an instance's parameters with where they came from, newest first."""
-    from fks.model.timeframe import iso
     from fks.store.strategies import StrategyStore
 
     return [
-        {
-            "version": one.version,
-            "created_at": iso(one.created_ns),
-            "by": one.changed_by,
-            "params": dict(one.params),
-            "provenance": None if one.provenance is None else dict(one.provenance),
-        }
+        json_fields(one, "version", "created_ns", "params", "provenance", by=one.changed_by)
         for one in with_store(ctx, lambda db: StrategyStore(db).versions(instance))
     ]
 
@@ -355,7 +349,7 @@ def ledger(ctx: click.Context, symbol: str | None, limit: int) -> Any:
     return [
         {
             "ran_at": iso(ran_ns),
-            **fields(run, "kind", "strategy", "exchange", "symbol", "timeframe"),
+            **json_fields(run, "kind", "strategy", "exchange", "symbol", "timeframe"),
             "from": iso(run.start_ns),
             "to": iso(run.end_ns),
             "trials": run.trials,
@@ -476,8 +470,7 @@ def _range_of(one: dict[str, Any]) -> str:
 
 
 def _params_of(params: Mapping[str, Any]) -> str:
-    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in params.items()}
-    return " ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
+    return params_text({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in params.items()})
 
 
 def _metric(metrics: Mapping[str, float], name: str) -> str:

@@ -159,14 +159,119 @@ class _Place(click.Command):
 @click.option("--venue", help="Venue name.")
 @click.option("--exchange", help="Whose symbol is meant (default: the account's; on paper the one that is collected).")
 @click.option("--reduce-only", is_flag=True, help="Deny it unless it only brings the position nearer to zero.")
+@click.option("--allow-fallback", is_flag=True, help="Let an entry go to another venue that takes entries now.")
 @click.option("--key", help="Idempotency key; the same key again is the same order.")
 @gateway_result(
     "fks.order/1",
     lambda order, **_: f"order {order['client_order_id']}: {order.get('state') or 'accepted, see fks orders show'}",
 )
-def place(gateway: GatewaySession, reduce_only: bool, key: str | None, **body: Any) -> Any:
+def place(gateway: GatewaySession, reduce_only: bool, allow_fallback: bool, key: str | None, **body: Any) -> Any:
     """Place an order: fks orders place buy 0.01 BTC/USDT --type limit --price 60000."""
-    return gateway.post("/orders", {**body, "reduce_only": reduce_only or None}, key=key or new_key())
+    flags = {"reduce_only": reduce_only or None, "allow_fallback": allow_fallback or None}
+    return gateway.post("/orders", body | flags, key=key or new_key())
+
+
+def _targets(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[dict[str, str]] | None:
+    """Return the targets that are given as PRICE:SHARE."""
+    found = []
+    for value in values:
+        price, colon, share = value.partition(":")
+        if not (price and colon and share):
+            raise click.BadParameter(f"{value} is not PRICE:SHARE", ctx, param)
+        found.append({"price": price, "share": share})
+    return found or None
+
+
+_bracket = options(
+    click.option(
+        "--target",
+        "targets",
+        metavar="PRICE:SHARE",
+        multiple=True,
+        callback=_targets,
+        help="One of up to five, nearest first.",
+    ),
+    click.option("--break-even-after", type=int, help="Move the stop to break-even after this target, from 1."),
+    click.option("--break-even-at", help="Or at so many times the distance from entry to stop."),
+    click.option("--break-even-offset", type=int, default=0, show_default=True, help="Ticks beyond the average price."),
+)
+
+
+def _break_even(after: int | None, at: str | None, offset: int) -> dict[str, Any] | None:
+    if after is None and at is None:
+        return None
+    return {"after_target": after, "at_risk": at, "offset_ticks": offset}
+
+
+@orders.command(cls=_Place)
+@click.argument("side", type=click.Choice(["buy", "sell"]))
+@click.argument("quantity")
+@click.argument("symbol")
+@click.option("--stop-loss", required=True, help="Stop of the whole position.")
+@_bracket
+@click.option("--type", type=click.Choice(["market", "limit"]), default="market", show_default=True)
+@click.option("--price", help="Limit price.")
+@click.option("--account", help="Account name.")
+@click.option("--venue", help="Venue name.")
+@click.option("--exchange", help="Whose symbol is meant (default: the account's; on paper the one that is collected).")
+@click.option("--key", help="Idempotency key; the same key again is the same order.")
+@gateway_result(
+    "fks.order/1",
+    lambda order, **_: f"order {order['client_order_id']}: {order.get('state') or 'accepted, see fks orders show'}",
+)
+def bracket(
+    gateway: GatewaySession,
+    break_even_after: int | None,
+    break_even_at: str | None,
+    break_even_offset: int,
+    key: str | None,
+    **body: Any,
+) -> Any:
+    """Enter with a stop and several targets: fks orders bracket buy 0.1 BTC/USDT --stop-loss 58000 --target 62000:0.5
+    --target 65000:0.5 --break-even-after 1."""
+    rule = _break_even(break_even_after, break_even_at, break_even_offset)
+    return gateway.post("/orders", {**body, "kind": "bracket", "break_even": rule}, key=key or new_key())
+
+
+def _amended(answer: dict[str, Any], id: str, **_: Any) -> str:
+    done = answer["amendment"]
+    text = f"order {id}: amendment {done['state']}" + (f", {done['detail']}" if done["detail"] else "")
+    return text + (f"; its successor is {done['successor']}" if done["successor"] else "")
+
+
+@orders.command()
+@click.argument("id")
+@click.option("--price", help="New limit price of a resting order.")
+@click.option("--quantity", help="New quantity of a resting order, with what has filled.")
+@click.option("--stop-loss", help="Nearer stop of a parent.")
+@_bracket
+@gateway_result("fks.amendment/1", _amended)
+def amend(
+    gateway: GatewaySession,
+    id: str,
+    break_even_after: int | None,
+    break_even_at: str | None,
+    break_even_offset: int,
+    **body: Any,
+) -> Any:
+    """Change price or quantity of a resting order, or stop and targets of a parent."""
+    rule = _break_even(break_even_after, break_even_at, break_even_offset)
+    return gateway.patch(path_of("orders", id), {**body, "break_even": rule})
+
+
+@orders.command("cancel-all")
+@click.argument("symbol")
+@click.option("--exchange", help="Only orders at this exchange.")
+@click.option("--protection", is_flag=True, help="End stops and targets too: what is held is then unprotected.")
+@gateway_result(
+    "fks.cancelled-orders/1",
+    lambda found, **_: (
+        f"cancel requested of {len(found['cancelled'])} orders; {len(found['unprotected'])} lose their exits"
+    ),
+)
+def cancel_all(gateway: GatewaySession, symbol: str, exchange: str | None, protection: bool) -> Any:
+    """Request the cancel of all entries and orders of a symbol; protection stays unless --protection."""
+    return gateway.delete("/orders", symbol=symbol, exchange=exchange, protection=protection or None)
 
 
 def _cancelled(answer: dict[str, Any], id: str) -> str:

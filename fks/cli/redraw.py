@@ -49,7 +49,7 @@ def frame(lines: Sequence[str], rows: int) -> Text:
     return Text.from_ansi("\n".join(kept), no_wrap=True, overflow="ellipsis")
 
 
-def columns(heading: Sequence[str], rows: Sequence[Sequence[str]], *, gap: int = 2) -> list[str]:
+def columns(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of cells as aligned lines; an empty column takes no space."""
     has_text = [any(click.unstyle(row[i]).strip() for row in rows) for i in range(len(heading))]
     table = [heading, *rows]
@@ -61,7 +61,7 @@ def columns(heading: Sequence[str], rows: Sequence[Sequence[str]], *, gap: int =
             for cell, width in zip(row, widths, strict=True)
             if width >= 0
         ]
-        lines.append((" " * gap).join(cells).rstrip())
+        lines.append("  ".join(cells).rstrip())
     return lines
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import NotRunning, as_json, emit, paths_of
+from fks.model.errors import OutageError, invalid
 
 if TYPE_CHECKING:
     from fks.config.paths import Paths
@@ -58,7 +59,6 @@ def parts_of(name: str, rows: dict[str, dict[str, Any]], *, is_now: bool) -> lis
 
     Errors: InputError when nothing of the service runs.
     """
-    from fks.model.errors import InputError
     from fks.monitor.health import OWNER_SERVICES
 
     if name not in OWNER_SERVICES:
@@ -68,20 +68,18 @@ def parts_of(name: str, rows: dict[str, dict[str, Any]], *, is_now: bool) -> lis
     # the replicas of the gateway are replaced together; PostgreSQL and Redis are restarted by their own names alone
     parts = list(dict.fromkeys("gateway" if row["kind"] == "serve" and not is_now else row["name"] for row in found))
     if not parts:
-        raise InputError(f"nothing of {name} runs here", code="COMPONENT_UNKNOWN", remedy="see 'fks status'")
+        raise invalid("COMPONENT_UNKNOWN", f"nothing of {name} runs here", "see 'fks status'")
     return sorted(parts)
 
 
 def _restart_one(
     paths: Paths, name: str, rows: dict[str, dict[str, Any]], *, why: str, is_now: bool, as_json: bool
 ) -> None:
-    from fks.model.errors import InputError
-
     row = rows.get(f"raylet{name[3:]}" if name.partition("@")[0] == "ray" else name)
     is_gateway = name == "gateway" and not is_now
     if not is_gateway and (row is None or row["kind"] == "keeper"):
         names = ", ".join(["gateway", *(other for other, found in rows.items() if found["kind"] != "keeper")])
-        raise InputError(f"no component {name!r} to restart", code="COMPONENT_UNKNOWN", remedy=f"use one of {names}")
+        raise invalid("COMPONENT_UNKNOWN", f"no component {name!r} to restart", f"use one of {names}")
     if is_gateway or (row is not None and row["kind"] in SUPERVISED and not is_now):
         _drained(paths, name, why, as_json=as_json)
     else:
@@ -133,30 +131,26 @@ def _at_once(paths: Paths, row: dict[str, Any], rows: dict[str, dict[str, Any]],
 def kill_process(row: dict[str, Any]) -> None:
     """Kill an actor or replica of this machine. It may die at any moment anyway; that is what makes this safe."""
     from fks.config.machine import can_reach
-    from fks.model.errors import InputError
+    from fks.process import ray_names
     from fks.process.handle import ProcessHandle
 
     if not row["pid"]:
-        raise InputError(
-            f"{row['name']} is {row['state']}: there is no process to restart",
-            code="NOT_RUNNING",
-            remedy="see 'fks status'",
+        raise invalid(
+            "NOT_RUNNING", f"{row['name']} is {row['state']}: there is no process to restart", "see 'fks status'"
         )
     # a host name proves nothing: containers share one; a pid means this process only in the same boot and pid namespace
     space = (row.get("detail") or {}).get("space")
     if not can_reach(space):
-        raise InputError(
+        raise invalid(
+            "OTHER_NODE",
             f"{row['name']} runs on {row['node'] or 'another machine'}, not on this machine (its boot or pid namespace "
             "is another)",
-            code="OTHER_NODE",
-            remedy="run this command there",
+            "run this command there",
         )
-    process = ProcessHandle.reported(row["pid"], space, command=b"ray::")
+    process = ProcessHandle.reported(row["pid"], space, command=ray_names.TITLE.encode())
     if process is None:  # a row outlives its process, and the pid may belong to another one by now
-        raise InputError(
-            f"{row['name']}: pid {row['pid']} is no process of Ray's any more",
-            code="NOT_RUNNING",
-            remedy="see 'fks status'",
+        raise invalid(
+            "NOT_RUNNING", f"{row['name']}: pid {row['pid']} is no process of Ray's any more", "see 'fks status'"
         )
     process.send(signal.SIGKILL)
 
@@ -166,7 +160,6 @@ def _wait_for_another(paths: Paths, old: dict[str, Any], before: set[int | None]
     import threading
 
     from fks.cli.status import find_status
-    from fks.model.errors import OutageError
 
     kin = old["name"].partition(":")[0] if old["kind"] == "serve" else old["name"]
     end = time.monotonic() + BACK_S

@@ -77,8 +77,10 @@ def add(gateway: GatewaySession, params: str | None, **body: Any) -> Any:
     """Add a schedule that runs ACTION.
 
     Actions: deep-check, retention; report {"period": "daily"}; backup {"keep": 7}; sync {"symbol": "BTCUSDT"};
-    drift-check {"instance": ID};
-    backtest {the spec of POST /backtests, of one strategy}; optimize {the spec of POST /optimizations}.
+    drift-check {"instance": ID}; rebalance {"portfolio": NAME, "calendar": "XNYS"};
+    allocate {"portfolio": NAME, "method": "risk_parity", "apply": true};
+    backtest {the spec of POST /backtests, of one strategy}; optimize {the spec of POST /optimizations};
+    forecast {the spec of POST /forecasts}.
     """
     return gateway.post("/schedules", {**body, "params": _object(params)})
 

@@ -95,9 +95,16 @@ class Screen:
 def first_screen(
     paths: Paths, node: NodeEndpoints, settings: Settings, *, market: str, took_s: float, is_detached: bool
 ) -> list[str]:
-    """Return the lines that say what runs, where to look, and which channels of alerts are blocked."""
+    """Return the lines of a started system: its addresses, and missing settings, with real money in red."""
     from fks.cli.alerts import blocked_channels
+    from fks.cli.checkup import no_channel, safeguards
+    from fks.model.health import HEALTHY
 
+    count, blocked = blocked_channels(paths)
+    lacks = [check for check in safeguards(settings) if check.status != HEALTHY]
+    lacks += [no_channel(settings)] if count == 0 else []
+    is_live = settings.venue.live
+    unset = "" if is_live else ", ".join(check.name for check in lacks if check.name != "account")
     base = node.gateway_url
     home = _short(paths)
     hint = "needs a token: fks token create --name me --scope read"
@@ -112,6 +119,7 @@ def first_screen(
         ("exchange", str(node.sim["rest"]) if node.sim else "", market),
         ("logs", f"{home}/logs", "fks logs -f"),
         ("look", "fks status", "fks orders list · fks fills · fks positions · fks doctor"),
+        ("not set", unset, "'fks doctor' says what for"),
         ("stop", "fks down" if is_detached else "Ctrl-C", "everything stops in order; 'fks up' goes on where it was"),
     ]
     title = click.style("FKS is up", fg="green", bold=True)
@@ -121,8 +129,9 @@ def first_screen(
             lines.append(
                 f"  {name:<14}{click.style(f'{value:<38}', fg='cyan')} {click.style(note, fg='bright_black')}".rstrip()
             )
-    blocked = blocked_channels(paths)[1]
-    return [*lines, "", *(f"{click.style('warning:', fg='yellow')} {reason}" for reason in blocked)]
+    lines += ["", *(f"{click.style('warning:', fg='yellow')} {reason}" for reason in blocked)]
+    real = click.style("real money:", fg="red")
+    return lines + [f"{real} {check.detail}; {check.remedy}" for check in lacks if is_live]
 
 
 def _short(paths: Paths) -> str:

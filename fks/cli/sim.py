@@ -1,4 +1,5 @@
-"""`fks sim …`: the local exchange as a process, its faults, a simulated NinjaTrader, and the replay of a tape."""
+"""`fks sim …`: the local exchange as a process, its faults, a simulated NinjaTrader and MetaTrader, and the replay of a
+tape."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from fks.cli.base import FAILED, as_json, emit, fields, table
+from fks.cli.base import FAILED, as_json, emit, named, table
 from fks.model.errors import InputError, OutageError
+from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso
 from fks.sim.options import WireProtocol
 
@@ -30,7 +32,7 @@ _MODES = ("auto", "relay", "off")  # of an account of NinjaTrader
 
 @click.group()
 def sim() -> None:
-    """Local stand-ins for tests and first steps: an exchange with the wire of Binance or Kraken, and NinjaTrader 8."""
+    """Stand-ins for tests and first steps: an exchange (Binance, Kraken, Coinbase), NinjaTrader 8, MetaTrader 5."""
 
 
 @sim.command()
@@ -46,8 +48,9 @@ def sim() -> None:
     default=WireProtocol.BINANCE.value,
     type=click.Choice([wire.value for wire in WireProtocol]),
     show_default=True,
-    help="Protocol; kraken: REST and WebSocket v2, with orders, beside Binance's.",
+    help="Protocol beside Binance's, with orders; kraken: REST and WebSocket v2; coinbase: REST and market channels.",
 )
+@click.option("--front", default="", metavar="MODULE:CLASS", help="The wire of a package, in place of --wire.")
 @click.option("--seed", default=1, show_default=True, help="The generated market's seed; kept at the first start.")
 @click.option(
     "--tape", "tapes", multiple=True, type=click.Path(path_type=Path), help="Play a .fksbars file; repeatable."
@@ -101,17 +104,10 @@ def _options(given: dict[str, Any]) -> Options:
         _check_number(parse, given[name], f"{name.replace('_', '-')} {given[name]!r}", "write a rate such as 0.001")
     if given["speed"] <= 0:
         raise InputError(f"speed {given['speed']} is not above 0", remedy="use --hold to stop the tape")
+    same = ("data_dir", "seed", "host", "port", "tapes", "speed", "fills", "start", "hold", "weight_per_minute")
     return Options(
-        given["data_dir"],
+        **{name: given[name] for name in (*same, "orders_per_10s", "front")},
         wire=WireProtocol(given["wire"]),
-        seed=given["seed"],
-        host=given["host"],
-        port=given["port"],
-        tapes=given["tapes"],
-        speed=given["speed"],
-        fills=given["fills"],
-        start=given["start"],
-        hold=given["hold"],
         balances=balances or {"USDT": "100000"},
         maker_rate=given["maker_fee"],
         taker_rate=given["taker_fee"],
@@ -119,8 +115,6 @@ def _options(given: dict[str, Any]) -> Options:
         has_listen_keys=given["listen_keys"],
         has_ed25519=given["ed25519"],
         ping_s=given["ping_seconds"],
-        weight_per_minute=given["weight_per_minute"],
-        orders_per_10s=given["orders_per_10s"],
     )
 
 
@@ -186,7 +180,7 @@ def nt8(ctx: click.Context, /, as_json: bool, is_list: bool, **given: Any) -> No
 
 
 def _nt8_options(given: dict[str, Any]) -> ServerOptions:
-    from fks.sim.nt8.bridge import BridgeConfig
+    from fks.bridge.bridge import BridgeConfig
     from fks.sim.nt8.server import ServerOptions, check_instruments
     from fks.sim.nt8.unkindness import KINDS, drawn, only
 
@@ -241,6 +235,50 @@ async def _serve_nt8(options: ServerOptions, *, as_json: bool) -> None:
         f"secret in {info['secret_file']}\nseed {options.seed}, bad behaviours: {behaviours}\nCtrl-C stops it"
     )
     await _serve_until(stopped, server, json.dumps(info) if as_json else text, "the simulated NinjaTrader")
+
+
+# ── MetaTrader ───────────────────────────────────────────────────────────────────────────────────
+@sim.command()
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Journal and broker (default: sim-mt5 in the home).")
+@click.option("--port", default=0, show_default=True, help="Port; 0 takes any free one.")
+@click.option("--group", default="mt5", show_default=True, help="Group of the agent.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the prices and of the faults.")
+@click.option("--netting", is_flag=True, help="One position a symbol; without it a hedging account.")
+@click.option("--unkind", "behaviours", multiple=True, metavar="NAME", help="Switch a bad behaviour on; repeatable.")
+@click.option("--hostile", is_flag=True, help="Switch every bad behaviour on.")
+@click.option("--chance", default=0.1, show_default=True, help="Probability of a behaviour, each time it could happen.")
+@click.option("--list", "is_list", is_flag=True, help="Explain the bad behaviours and end.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line when ready.")
+@click.pass_context
+def mt5(ctx: click.Context, /, as_json: bool, is_list: bool, **given: Any) -> None:
+    """Run the agent of MetaTrader 5 on a simulated terminal, demo account 5001, until SIGTERM or Ctrl-C."""
+    from fks.sim.mt5 import KINDS, SimulatedTerminal, TerminalOptions
+
+    if is_list:
+        lines = [f"{name:<24} {text}" for name, text in KINDS.items()]
+        click.echo(json.dumps(KINDS) if as_json else "\n".join(lines))
+        return
+    if unknown := [name for name in given["behaviours"] if name not in KINDS]:
+        raise InputError(f"no behaviour {unknown[0]!r}", remedy="see fks sim mt5 --list")
+    if not 0 <= given["chance"] <= 1:
+        raise InputError(f"chance {given['chance']} is no probability", remedy="write a number from 0 to 1")
+    import asyncio
+
+    from fks.mt5.agent import AgentOptions, agent_config, serve_agent
+    from fks.mt5.platform import Mt5Login
+
+    folder = given["data_dir"] or Path(ctx.obj["home"]) / "sim-mt5"
+    options = TerminalOptions(
+        seed=given["seed"],
+        is_hedging=not given["netting"],
+        on=frozenset(KINDS if given["hostile"] else given["behaviours"]),
+        chance=given["chance"],
+    )
+    terminal = SimulatedTerminal(folder / "broker", lambda: time.time_ns() // 1_000_000, options)
+    agent = AgentOptions(
+        folder, port=given["port"], login=Mt5Login(account_number=options.login), config=agent_config(given["group"])
+    )
+    asyncio.run(serve_agent(agent, terminal, as_json=as_json))
 
 
 # ── a stand-in in the foreground ─────────────────────────────────────────────────────────────────
@@ -430,12 +468,12 @@ def _replay_document(summary: Summary, timeframe: str) -> dict[str, Any]:
     return {
         "from": _moment(summary.first_ns),
         "to": _moment(summary.last_ns),
-        **fields(summary, "connections", "frames", "events"),
+        **json_fields(summary, "connections", "frames", "events"),
         "timeframe": timeframe,
         "symbols": [
             {
                 "symbol": name,
-                **fields(row, "trades", "quotes", "books"),
+                **json_fields(row, "trades", "quotes", "books"),
                 "bars": len(row.bars),
                 "repeated": row.repeated,
                 "ids_missing": row.ids_missing,
@@ -457,22 +495,9 @@ def _moment(time_ns: int) -> str | None:
 
 
 def _print_replay(document: dict[str, Any], took_s: float) -> None:
-    table(
-        (
-            [
-                row["symbol"],
-                row["trades"],
-                row["quotes"],
-                row["books"],
-                row["bars"],
-                row["repeated"],
-                row["ids_missing"],
-            ]
-            for row in document["symbols"]
-        ),
-        ("SYMBOL", "TRADES", "QUOTES", "BOOKS", f"BARS {document['timeframe']}", "REPEATED", "IDS MISSING"),
-        empty="nothing of any symbol is on it",
-    )
+    counted = named("symbol", "trades", "quotes", "books")
+    columns = {**counted, f"BARS {document['timeframe']}": "bars", **named("repeated", "ids_missing")}
+    table(document["symbols"], columns, empty="nothing of any symbol is on it")
     for text in document["told"]:
         click.echo(f"trouble: {text}")
     if (more := sum(document["troubles"].values()) - len(document["told"])) > 0:
@@ -505,17 +530,9 @@ def _tape_verdict(path: Path) -> dict[str, Any]:
     try:
         row = check_file(path)
     except InputError as error:
-        return {
-            "file": path.name,
-            "exchange": None,
-            "whole": False,
-            "from": None,
-            "to": None,
-            "messages": None,
-            "lost": None,
-            "bytes": path.stat().st_size,
-            "verdict": str(error),
-        }
+        unknown = dict.fromkeys(("from", "to", "messages", "lost"))
+        found = {"file": path.name, "exchange": None, "whole": False, **unknown}
+        return {**found, "bytes": path.stat().st_size, "verdict": str(error)}
     return {
         "file": path.name,
         "exchange": row.header.exchange if row.header else None,

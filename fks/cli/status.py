@@ -26,6 +26,7 @@ COLOURS = {
     "waiting": "cyan",
     "BACKFILL": "cyan",
     "SYNCING": "cyan",
+    "DOWN": "red",
     "restarting": "yellow",
     "degraded": "yellow",
     "draining": "yellow",
@@ -91,12 +92,13 @@ def find_status(paths: Paths) -> dict[str, Any]:
 
 def _kill_from_file(paths: Paths) -> dict[str, Any]:
     """Return the kill state in the guardian's own journal: it holds whether or not anything runs."""
-    from fks.guardian.service import read_kill
+    from fks.guardian.journal import read_kills
 
-    record = read_kill(paths.kill_file)
-    if record is None or not record.is_engaged:
+    records = read_kills(paths.kill_file)
+    if not records:
         return {"engaged": False}
-    return {"engaged": True, "scope": record.scope, "reason": record.reason, "by": record.by}
+    newest, scopes = records[0], [record.scope for record in records]
+    return {"engaged": True, "scope": newest.scope, "reason": newest.reason, "by": newest.by, "scopes": scopes}
 
 
 def _from_gateway(paths: Paths) -> dict[str, Any]:
@@ -241,7 +243,7 @@ def _nodes(document: Mapping[str, Any], is_wide: bool) -> list[str]:
         [
             (
                 n["name"],
-                n["role"],
+                n["role"] if n["role"] != "standby" else f"standby, {n['detail'].get('behind_s')} s behind",
                 paint(n["state"]),
                 n["address"],
                 beat(n["beat_age_ms"]),
@@ -318,9 +320,13 @@ def _gateway_url(paths: Paths) -> str:
 
 
 def _kill(kill: Mapping[str, Any]) -> str:
+    from fks.risk.policy import resume_command
+
     if kill.get("engaged"):
         why = f"{kill.get('scope', '')} by {kill.get('by', '')}: {kill.get('reason', '')}"
-        return click.style(f"kill switch ENGAGED, {why}; release it with 'fks resume'", fg="red", bold=True)
+        scopes = kill.get("scopes") or [kill.get("scope") or "system"]
+        end = ", ".join(f"'{resume_command(scope)}'" for scope in scopes)
+        return click.style(f"kill switch ENGAGED, {why}; release it with {end}", fg="red", bold=True)
     return "kill switch: " + ("not engaged" if kill.get("engaged") is False else "unknown")
 
 

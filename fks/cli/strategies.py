@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import Columns, as_json, emit, fields, named, paths_of, result, settings_of, table
+from fks.cli.base import Columns, as_json, emit, named, paths_of, result, settings_of, table
 from fks.cli.catalogue import SIZE_HELP, SIZING_HELP, SizingType, catalogue_of, in_database, params_of
 from fks.cli.challengers import challengers
 from fks.cli.shown import at, time_of
-from fks.model.errors import FksError, InputError
+from fks.model.errors import FksError, InputError, invalid
+from fks.model.json_fields import json_fields
 
 if TYPE_CHECKING:
     from fks.store.db import Database
@@ -118,7 +119,7 @@ def check(ctx: click.Context, names: tuple[str, ...], pairs: tuple[str, ...], as
         try:
             strategy = catalogue.make(name, params_of(pairs))
             warmup = strategy.warmup()
-            findings = check_strategy(strategy, [bars[: max(3000, 4 * warmup)]])
+            findings = check_strategy(strategy, [bars[: max(3000, 4 * warmup) + strategy.training()]])
             why = "".join(f"{finding}; {remedy_of(strategy, finding)}" for finding in findings)
         except StrategyError as error:  # one broken strategy does not keep the others from being checked
             why = str(error)
@@ -136,7 +137,7 @@ def check(ctx: click.Context, names: tuple[str, ...], pairs: tuple[str, ...], as
 
 def _existing(file: Path) -> Path:
     if not file.is_file():
-        raise InputError(f"no file {file}", code="STRATEGY_UNKNOWN", remedy="give a strategy's name or its .py file")
+        raise invalid("STRATEGY_UNKNOWN", f"no file {file}", "give a strategy's name or its .py file")
     return file.absolute()
 
 
@@ -179,30 +180,12 @@ def new(ctx: click.Context, name: str) -> Any:
 def _instance(row: Instance) -> dict[str, Any]:
     from fks.model.timeframe import iso
 
-    return {
-        "id": row.id,
-        "strategy": row.strategy,
-        "params": dict(row.params),
-        **fields(
-            row,
-            "params_version",
-            "symbol",
-            "timeframe",
-            "venue",
-            "sizing",
-            "size",
-            "pyramiding",
-            "approval",
-            "is_enabled",
-            "state",
-            "error",
-        ),
-        "target": row.last_target,
-        "cursor": None if row.cursor_ns is None else iso(row.cursor_ns),
-        "is_isolated": row.is_isolated,
-        "crashes": row.crashes,
-        "crashed_at": None if row.crashed_ns is None else iso(row.crashed_ns),
-    }
+    names = (
+        "id", "strategy", "params", "params_version", "symbol", "timeframe", "venue", "sizing", "size", "pyramiding",
+        "approval", "is_enabled", "state", "error", "is_isolated", "crashes", "crashed_ns",
+    )  # fmt: skip
+    cursor = None if row.cursor_ns is None else iso(row.cursor_ns)
+    return json_fields(row, *names, target=row.last_target, cursor=cursor)
 
 
 def _state_of(shown: Mapping[str, Any]) -> str:
@@ -300,7 +283,7 @@ def add(
     ctx: click.Context, /, id: str, strategy: str, pairs: tuple[str, ...], size: str, disabled: bool, **options: Any
 ) -> Any:
     """Add instance ID of STRATEGY; a running system starts it within a second. It is checked first."""
-    from fks.jobs.instances import ensure_collected
+    from fks.jobs.instances import ensure_collected, fitted_now
     from fks.model.timeframe import check_timeframe
     from fks.store.accounts import AccountStore
     from fks.store.feature_values import FeatureStore
@@ -315,17 +298,18 @@ def add(
     quantity, symbol, exchange = _positive(size), options.pop("symbol"), options.pop("exchange")
 
     async def insert(db: Database) -> bool:
-        from fks.entry.order_entry import exchange_for
+        from fks.entry.routing import exchange_for
 
         account = next((one for one in await AccountStore(db).page() if one.name == options["account"]), None)
         at = exchange if account is None else exchange_for(account, symbol, exchange, settings_of(ctx))
         known = await ReadingStore(db).find(symbol, at, listed=True)
         await ensure_collected(db, made.inputs(), known.exchange)
         await FeatureStore(db).ensure(made.features(), known.symbol)
+        fitted = await fitted_now(db, made, known.exchange, known.symbol, options["timeframe"])
         new = NewInstance(
             id,
             strategy,
-            made.model_dump(mode="json"),
+            fitted.model_dump(mode="json"),
             exchange=known.exchange,
             symbol=known.symbol,
             size=quantity,
@@ -472,10 +456,12 @@ def _show_set(changed: dict[str, Any], id: str, pairs: tuple[str, ...], pyramidi
 def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | None) -> Any:
     """Give an instance new parameters as its next version, from the next bar on; or another pyramiding, at once.
 
-    New parameters are refused while an order that enters is open, or a signal to enter waits.
+    New parameters are refused while an order that enters is open, or a signal to enter waits. An estimator is fitted
+    again, on the newest stored bars; state= alone does that.
     """
-    from fks.jobs.instances import change_params, ensure_collected, held_instance, instance_of
+    from fks.jobs.instances import change_params, ensure_collected, fitted_now, held_instance, instance_of
     from fks.store.strategies import StrategyStore
+    from fks.strategies.base.fitted import is_state
     from fks.strategies.check import ensure_checked
 
     if not pairs and pyramiding is None:
@@ -484,10 +470,12 @@ def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | 
 
     async def update(db: Database) -> int:
         before = await instance_of(db, id)
-        made = catalogue.make(before.strategy, {**before.params, **params_of(pairs)}) if pairs else None
+        kept = {name: value for name, value in before.params.items() if not is_state(value)}  # it is of the old ones
+        made = catalogue.make(before.strategy, {**kept, **params_of(pairs)}) if pairs else None
         if made is not None:
             ensure_checked(made)
             await ensure_collected(db, made.inputs(), before.exchange)
+            made = await fitted_now(db, made, before.exchange, before.symbol, before.timeframe)
         async with db.transaction() as tx:
             row = await held_instance(tx, id)
             if pyramiding is not None:
@@ -495,9 +483,7 @@ def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | 
             if made is None:
                 return row.params_version
             if row.params_version != before.params_version:
-                raise InputError(
-                    f"the parameters of instance {id} changed meanwhile", code="INSTANCE_CHANGED", remedy="try again"
-                )
+                raise invalid("INSTANCE_CHANGED", f"the parameters of instance {id} changed meanwhile", "try again")
             return await change_params(tx, row, made.model_dump(mode="json"), by="cli")
 
     changed = {"id": id, "params_version": in_database(ctx, update)}

@@ -72,6 +72,11 @@ def up(
         from fks.config.secrets import adopt_delivered_token
 
         adopt_delivered_token(paths, None)
+    if os.geteuid() == 0 and not as_json:
+        from fks.cli.checkup import account
+
+        for check in account():
+            click.echo(f"{click.style('warning:', fg='yellow')} {check.detail}; {check.remedy}", err=True)
     is_new = run_keeper(paths, is_detached=detach, is_quiet=quiet or as_json, is_json=as_json)
     if not is_new and not as_json and any(value is not None for _, value in options):
         click.echo("  --tape, --speed, --fills and --address count when FKS starts: nothing is changed")
@@ -91,6 +96,8 @@ def run_keeper(
 
     Errors: FksError when the start fails.
     """
+    from fks.node.build import begin_again
+    from fks.node.head import BeginAgainError
     from fks.node.lock import AlreadyRunning
 
     try:
@@ -99,6 +106,8 @@ def run_keeper(
             _detach(paths, is_json=is_json, unit=unit)
         else:
             asyncio.run(_foreground(paths, is_quiet=is_quiet, is_json=is_json))
+    except BeginAgainError as error:
+        begin_again(paths, error)
     except AlreadyRunning as found:
         if not is_silent:
             print_running(paths, found.pid, is_json=is_json)
@@ -177,28 +186,23 @@ def _stop(keeper: Any, screen: Screen, number: int) -> None:
 
 
 async def _watch(site: NodeSite, screen: Screen, ready: asyncio.Event, *, is_quiet: bool, is_json: bool) -> None:
-    from fks.cli.checkup import safeguards
     from fks.cli.live import watch
     from fks.cli.screen import first_screen
     from fks.config.load import load
     from fks.config.unread import warnings_of
-    from fks.model.health import HEALTHY
 
     if not is_json:
         screen.line(click.style(f"FKS starts in {site.paths.home}", bold=True))
         loaded = load(site.paths.home)
         for line in (*loaded.warnings, *warnings_of(loaded.settings, loaded.sources)):
             screen.line(f"{click.style('warning:', fg='yellow')} {line}")
-        for check in safeguards(loaded.settings):
-            if loaded.settings.venue.live and check.status != HEALTHY:
-                screen.line(f"{click.style('real money:', fg='red')} {check.detail}; {check.remedy}")
     spinner = asyncio.create_task(screen.spin())
     try:
         await ready.wait()
         if is_json:
             _ready_line(site.paths, screen.elapsed_s)
-        elif site.settings.node.role == "worker":
-            screen.line(_joined(site.settings))
+        elif site.settings.node.role in ("worker", "database"):
+            screen.line(_joined(site.paths, site.settings))
         else:
             for line in await asyncio.to_thread(
                 first_screen,
@@ -218,8 +222,20 @@ async def _watch(site: NodeSite, screen: Screen, ready: asyncio.Event, *, is_qui
         spinner.cancel()
 
 
-def _joined(settings: Settings) -> str:
-    return f"this machine works for the head at {settings.ray.address}; see 'fks status', leave with 'fks node stop'"
+def _joined(paths: Paths, settings: Settings) -> str:
+    if settings.node.role == "database":
+        from fks.node.database_node import certificate_files, environment_file
+
+        return (
+            f"this machine serves PostgreSQL and Redis at {settings.node.address} with TLS; give the others the lines "
+            f"of {environment_file(paths)} and a copy of {certificate_files(paths)[0]}"
+        )
+    if settings.node.role != "worker":
+        return "this machine stands by; see 'fks status', leave with 'fks node stop'"
+    from fks.node.ray_node import head_address
+
+    head = head_address(paths, settings)
+    return f"this machine works for the head at {head}; see 'fks status', leave with 'fks node stop'"
 
 
 def _market(settings: Settings) -> str:
@@ -266,7 +282,7 @@ def _detach(paths: Paths, *, is_json: bool, unit: bool = False) -> None:
         for step in progress["steps"][shown:]:
             screen.say(step["name"], step["state"], step["text"])
         shown = max(shown, len(progress["steps"]))
-        if progress["phase"] == "ready":
+        if progress["phase"] in ("ready", "standby"):
             break
         threading.Event().wait(0.1)
     else:
@@ -274,8 +290,8 @@ def _detach(paths: Paths, *, is_json: bool, unit: bool = False) -> None:
     if is_json:
         _ready_line(paths, screen.elapsed_s)
         return
-    if settings.node.role == "worker":
-        screen.line(_joined(settings))
+    if settings.node.role in ("worker", "database") or progress["phase"] == "standby":
+        screen.line(_joined(paths, settings))
         return
     node, market = load_node(paths), _market(settings)
     for line in first_screen(paths, node, settings, market=market, took_s=screen.elapsed_s, is_detached=True):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import click
 
-from fks.cli.client import GatewaySession, gateway_result
+from fks.cli.catalogue import params_text
+from fks.cli.client import GatewaySession, gateway_result, path_of
+from fks.cli.portfolio import show_attribution
 from fks.cli.shown import price_of, time_of
 
 _TONES = {"failed": "red", "passed": "green", "exempt": "yellow", "skipped": "bright_black"}
@@ -20,7 +23,9 @@ def _print_stories(stories: Sequence[Mapping[str, Any]], **_: Any) -> None:
 
     # into a pipe a line stays one line, however long
     console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
-    for line in (line for story in stories for line in lines_of(story)):
+    for attribution in (story for story in stories if story["kind"] == "pnl"):
+        show_attribution(attribution)
+    for line in (line for story in stories if story["kind"] != "pnl" for line in lines_of(story)):
         console.print(Text.from_ansi(line), soft_wrap=not sys.stdout.isatty())
 
 
@@ -29,17 +34,35 @@ def _print_stories(stories: Sequence[Mapping[str, Any]], **_: Any) -> None:
 @click.argument("time", required=False)
 @click.option("--instance", help="Of a symbol: only this strategy instance.")
 @click.option("--exchange", help="Whose symbol is meant.")
+@click.option("--portfolio", help="Of pnl: only this portfolio.")
 @gateway_result("fks.why/1", _print_stories)
-def why(gateway: GatewaySession, time: str | None, **query: str | None) -> Any:
-    """Show why an order was placed, denied, or never made: fks why ORDER, fks why SIGNAL, fks why SYMBOL TIME.
+def why(gateway: GatewaySession, what: str, time: str | None, portfolio: str | None, **query: str | None) -> Any:
+    """Show why an order was placed, denied, or never made: fks why ORDER, fks why SIGNAL, fks why SYMBOL TIME. Show why
+    equity changed: fks why pnl DAY.
 
     The history is the journal's: the bar, the strategy's values on it, its signal, every check with its limit and
     the actual value, the order's events with the venue's answers, and the fills. Of a symbol at a time (10m ago, or
     ISO) it covers each strategy instance there, also one without a signal.
+
+    Of pnl it is the change of each portfolio's equity over a UTC day, today by default: every holding, execution,
+    split and payment with its effect, and the rest that none of them explains.
     """
     from fks.cli.events import moment
+    from fks.model.errors import InputError
 
-    return gateway.get("/why", time=moment(time), **query)["items"]
+    if what != "pnl":
+        return gateway.get("/why", what=what, time=moment(time), **query)["items"]
+    try:
+        at = moment(time or "0m")
+    except InputError as error:
+        raise InputError(f"{time!r} is no day", remedy="use 2026-05-01, or 1d for yesterday") from error
+    assert at is not None
+    day = at.replace(hour=0, minute=0, second=0, microsecond=0)
+    found = []
+    for name in [portfolio] if portfolio else [row["name"] for row in gateway.get("/portfolios")["items"]]:
+        path = path_of("portfolios", name, "attribution")
+        found.append({"kind": "pnl", **gateway.get(path, from_=day, to=day + timedelta(days=1), rows=True)})
+    return found
 
 
 def lines_of(story: Mapping[str, Any]) -> list[str]:
@@ -73,7 +96,7 @@ def _bar(bar: Mapping[str, Any] | None) -> list[str]:
 def _decision(decision: Mapping[str, Any] | None) -> list[str]:
     if decision is None:
         return []
-    params = " ".join(f"{name}={value}" for name, value in decision["params"].items())
+    params = params_text(decision["params"])
     lines = [_head(f"strategy {decision['strategy']} v{decision['params_version']} {params}".rstrip())]
     if decision["note"]:
         lines.append(f"  {decision['note']}")
@@ -106,7 +129,7 @@ def _figure(value: float | None) -> str:
 def _signal(signal: Mapping[str, Any] | None) -> list[str]:
     if signal is None:
         return []
-    size = f" {signal['size']}" if signal["size"] else ""
+    size, source = f" {signal['size']}" if signal["size"] else "", signal["source"]
     lines = [
         _head(f"signal {signal['id']}"),
         f"  {time_of(signal['created_at'])}  {signal['kind']} {signal['side']}{size} {signal['symbol']} on "
@@ -119,6 +142,7 @@ def _signal(signal: Mapping[str, Any] | None) -> list[str]:
         if signal[name]
     ]
     prices += [f"valid until {time_of(signal['valid_until'])}"] if signal["valid_until"] else []
+    prices += [f"proposed by the {source.replace(':', ' ', 1)}"] if source.startswith("agent:") else []
     prices += [f"decided by {signal['decided_by']}"] if signal["decided_by"] else []
     prices += [f"ended by {signal['ended_by']} at {time_of(signal['ended_at'])}"] if signal["ended_by"] else []
     return [*lines, f"  {', '.join(prices)}"] if prices else lines

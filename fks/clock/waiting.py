@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fks.clock.real import Clock
 
@@ -45,6 +45,18 @@ async def wait_for_any(events: tuple[asyncio.Event, ...], timeout_s: float) -> b
         for waiter in waiters:
             waiter.cancel()
     return any(event.is_set() for event in events)
+
+
+async def end_task(task: asyncio.Future[Any]) -> None:
+    """Cancel a task and wait until it has ended. Errors: the task's own, other than its cancellation.
+
+    The caller's cancellation goes through. It would be lost in `suppress(CancelledError)` around `await task`, and
+    the task that waits for the caller's end would wait for ever.
+    """
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.result()
 
 
 async def retry(

@@ -41,7 +41,8 @@ from fks.collector.gap_filler import GapFiller
 from fks.collector.writer import Writer
 from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
-from fks.feed.machine import TRUSTED, FeedState, MarketData
+from fks.feed.machine import TRUSTED, FeedState
+from fks.feed.queues import MarketData
 from fks.history.assets import Assets, subscriptions, timeframes_of
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import ConfigError, FksError, OutageError

@@ -11,8 +11,8 @@ from fks.clock import Clock
 from fks.feed import machine as m
 from fks.feed.feed import SymbolFeed
 from fks.feed.machine import FeedState
+from fks.feed.queues import Batch, bar_key
 from fks.feed.rows import TRADES, FeedRow
-from fks.feed.unstored import Batch, bar_key
 from fks.model import ids
 from fks.model.bar import Bar
 from fks.model.errors import OutageError

@@ -6,9 +6,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import get_args
 
 from pydantic import SecretStr
 
+from fks.config.paths import Paths
 from fks.config.problems import ValueSource, WrongSetting, did_you_mean
 from fks.config.settings import Settings
 from fks.config.urls import (
@@ -20,6 +22,8 @@ from fks.config.urls import (
     plaintext_host,
     redis_faults,
 )
+from fks.model.account import AT_EXCHANGE, VenueName
+from fks.model.copies import is_ninja
 from fks.model.errors import InputError
 from fks.model.timeframe import TIMEFRAMES, check_together
 
@@ -110,13 +114,16 @@ def _plaintext(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
 
 
 def venue_plaintext(settings: Settings, sources: Sources | None = None) -> list[WrongSetting]:
-    """Return the addresses in [venue] at which its key and orders would cross a network in the clear."""
+    """Return the addresses in [venue] at which its key and orders would cross a network in the clear. `settings`: those
+    of the venue (`Settings.at`)."""
     venue = settings.venue
-    if not venue.api_key:
+    if not venue.api_key and venue.exchange not in settings.venues.names:  # the keys of those are stored
         return []
     named = {"rest_url": venue.rest_url, "ws_url": venue.ws_url, "ws_api_url": venue.ws_api_url}
     hosts = {name: plaintext_host(url, settings.node.plain_http_hosts) for name, url in named.items()}
-    return [_in_the_clear(f"venue.{name}", host, sources or {}) for name, host in hosts.items() if host]
+    is_further = venue.exchange in settings.venues.names
+    keys = {name: "venues.exchanges" if is_further else f"venue.{name}" for name in named}
+    return [_in_the_clear(keys[name], host, sources or {}) for name, host in hosts.items() if host]
 
 
 def _in_the_clear(name: str, host: str, sources: Sources) -> WrongSetting:
@@ -197,9 +204,29 @@ def _market(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
                 f"data.symbols: {symbol!r}", _at(sources, "data.symbols"), "is no symbol", "write BTCUSDT or BTC/USDT"
             )
     venue = settings.venue
-    if venue.live and not (venue.api_key and venue.api_secret):
+    if venue.live and not (venue.api_key and venue.api_secret) and settings.is_wanted(AT_EXCHANGE):
+        stored = venue.credentials_key_file or Paths.of(settings.home).credentials_key
+        if not stored.exists():  # with it the keys may be in the database, which the order manager reads
+            yield WrongSetting(
+                "venue.live = true",
+                _at(sources, "venue.live"),
+                "has no keys",
+                "store them with 'fks secrets set' while it is false, or set venue.api_key and venue.api_secret",
+            )
+    further, known = settings.venues.names, {*get_args(VenueName), venue.exchange, *settings.venues.names}
+    if venue.exchange in further:
         yield WrongSetting(
-            "venue.live = true", _at(sources, "venue.live"), "has no keys", "set venue.api_key and venue.api_secret"
+            f"venues.exchanges: {venue.exchange}",
+            _at(sources, "venues.exchanges"),
+            "is venue.exchange, whose venue is ccxt",
+            "take it from venues.exchanges, or name another exchange in venue.exchange",
+        )
+    if wrong := [name for name in settings.venues.enabled if name not in known and not is_ninja(name)]:
+        yield WrongSetting(
+            f"venues.enabled: {wrong[0]!r}",
+            _at(sources, "venues.enabled"),
+            "is no venue",
+            f"use {', '.join(sorted(known))} or ninja:NAME",
         )
     if (venue.api_key is None) != (venue.api_secret is None):
         given = "venue.api_key" if venue.api_key else "venue.api_secret"

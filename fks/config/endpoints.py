@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fks.config.paths import Paths
@@ -34,7 +34,7 @@ def port_settings() -> list[tuple[str, str]]:
 @dataclass(frozen=True, slots=True)
 class NodeEndpoints:
     """The endpoints of a running node. The URLs carry passwords: never log them. `sim` has rest, ws, ws_api, api_key,
-    api_secret, pid and port; `pids` the keeper's children."""
+    api_secret, pid and port; `pids` the keeper's children; `environ` the settings that its environment gave it."""
 
     database_url: str = field(repr=False)
     redis_url: str = field(repr=False)
@@ -43,6 +43,7 @@ class NodeEndpoints:
     dashboard_url: str = ""
     sim: dict[str, Any] | None = field(default=None, repr=False)
     pids: dict[str, int] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def gateway_url(self) -> str:
@@ -116,8 +117,8 @@ def save_node(paths: Paths, node: NodeEndpoints) -> None:
     write_private(paths.node_file, json.dumps(asdict(node), indent=1) + "\n")
 
 
-def load_node(paths: Paths) -> NodeEndpoints:
-    """Return the endpoints of the running node.
+def load_node(paths: Paths, kind: str = "") -> NodeEndpoints:
+    """Return the endpoints of the running node: for a `kind` of process that has a database role, with its URL.
 
     Errors: OutageError when it does not run, ConfigError when the file is damaged or others may read it.
     """
@@ -125,7 +126,12 @@ def load_node(paths: Paths) -> NodeEndpoints:
         check_private(paths.node_file)
         content = json.loads(paths.node_file.read_text())
         known = {name: content[name] for name in NodeEndpoints.__dataclass_fields__ if name in content}
-        return NodeEndpoints(**known)
+        node = NodeEndpoints(**known)
+        if kind and paths.database_roles.exists():  # without it the server has no roles of ours
+            check_private(paths.database_roles)
+            urls = json.loads(paths.database_roles.read_text())
+            node = replace(node, database_url=urls.get(kind, node.database_url))
+        return node
     except FileNotFoundError:
         raise OutageError(f"FKS is not running at {paths.home}", remedy="start it with 'fks up'") from None
     except (ValueError, TypeError, AttributeError) as error:

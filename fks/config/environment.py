@@ -38,3 +38,33 @@ def passed_on(environment: Mapping[str, str], named: Iterable[str] = ()) -> dict
         for name, value in environment.items()
         if name in _NAMES or name.startswith(_PREFIXES) or any(fnmatchcase(name, pattern) for pattern in patterns)
     }
+
+
+#: of the variables above, those that a process without credentials is given. SPT_NOENV, which Ray sets, keeps the title
+#: of a process from overwriting its environment as the kernel shows it
+_NEUTRAL = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "TMPDIR", "VIRTUAL_ENV"),
+    *(
+        "FKS_HOME",
+        "RAY_",
+        "LC_",
+        "LD_",
+        "PYTHON",
+        "COVERAGE_",
+        "XDG_",
+        "CUDA",
+        "NVIDIA_",
+        "OMP_",
+        "MALLOC_",
+        "SPT_NOENV",
+    ),
+)
+
+
+def without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables to be emptied in a process that is given no credential: names of ours that hold one, and
+    all of this environment but those that programs need to run. An empty value, as Ray can set variables and not
+    remove them."""
+    named = {*DIRECT, *POSTGRES, *REDIS, "FKS_DATABASE_URL", "FKS_REDIS_URL"}
+    named |= {f"FKS_{section}_{name}".upper() for section, name in DIRECT.values()}
+    return dict.fromkeys(sorted(named | {name for name in environment if not name.startswith(_NEUTRAL)}), "")

@@ -10,13 +10,13 @@ DEFAULT = ".fks"
 _DRIVE_TYPES = ("9p", "drvfs", "v9fs")
 
 
-def default_home(checkout: Path | None = None) -> str:
+def default_home() -> str:
     """Return the home to use without --home and FKS_HOME.
 
     Under WSL a checkout on a Windows drive gets `~/.local/share/fks/<key>`: PostgreSQL, locks and unix sockets need a
     Linux file system. The key differs between checkouts. A `.fks` elsewhere is used as it is.
     """
-    here = Path.cwd() if checkout is None else checkout
+    here = Path.cwd()
     if windows_drive(here) is None:
         return DEFAULT
     base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")

@@ -7,12 +7,17 @@ talks to one of them, at every restart.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
+
+
+class _LeftOut:
+    """Base of the classes of modules that were left out."""
 
 
 class _Stub(ModuleType):
@@ -25,7 +30,7 @@ class _Stub(ModuleType):
         def refuse(*_: object, **__: object) -> None:
             raise ImportError(f"{self.__name__} was left out of this process")
 
-        return type(name, (), {"__init__": refuse})
+        return type(name, (_LeftOut,), {"__init__": refuse})
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -52,16 +57,28 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def only(package: str, *, inner: frozenset[str], kept: frozenset[str]) -> Iterator[None]:
     """Leave out modules directly in `package` or in its `inner` packages, unless they are `kept`, until the block ends.
 
-    A name of a left-out module is a class that raises ImportError when it is called. Modules imported before stay.
+    A name of a left-out module is a class that raises ImportError when it is called. Modules imported before stay. A
+    kept module that an earlier block left out of an `inner` package is imported now: others take its class from there.
     """
     finder = _Finder(package, inner, kept)
     sys.meta_path.insert(0, finder)
     try:
+        for name in sorted(inner):  # classes of ccxt.pro are subclasses of those of ccxt.async_support
+            _import_left_out(sys.modules.get(f"{package}.{name}"), kept)
         yield
     finally:
         sys.meta_path.remove(finder)
         for name in [name for name, module in sys.modules.items() if isinstance(module, _Stub)]:
             del sys.modules[name]
+
+
+def _import_left_out(parent: ModuleType | None, kept: frozenset[str]) -> None:
+    """Import those of the kept modules of a package that were left out when it was imported, and name their classes
+    there again."""
+    for name in sorted(kept):
+        found = getattr(parent, name, None)
+        if parent is not None and isinstance(found, type) and issubclass(found, _LeftOut):
+            setattr(parent, name, getattr(importlib.import_module(f"{parent.__name__}.{name}"), name))
 
 
 #: the parts of ccxt that ccxt.pro needs for Binance

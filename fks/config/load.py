@@ -3,21 +3,26 @@
 Order, strongest first: FKS_<SECTION>_<KEY> > the owner's names (POSTGRES_HOST, BINANCE_API_KEY, …) > fks.toml >
 default. Both kinds of names are looked up in the environment, then in `.env` (in FKS_HOME, or beside it when that is
 the default `.fks` of a checkout: the same file whatever the working directory, so every process of a node reads the
-same). An empty value counts as not set. A setting given under both names with different values is refused.
+same). An empty value counts as not set. A setting given under both names with different values is refused. An error
+names the line of the file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
-from fks.config import aliases, toml
+from fks.config import aliases
 from fks.config.check import problems_of
 from fks.config.paths import Paths
 from fks.config.problems import ValueSource, WrongSetting, did_you_mean, joined
@@ -27,8 +32,9 @@ from fks.model.errors import ConfigError
 from fks.model.instrument import folded
 
 Key = tuple[str, str]
+ENV_FILE = "FKS_ENV_FILE"  # set by `fks node --env-file`: where that file is
 #: FKS_ names that are no settings
-NOT_SETTINGS = frozenset({"FKS_HOME", "FKS_REQUIRE_ALL"})
+NOT_SETTINGS = frozenset({"FKS_HOME", "FKS_REQUIRE_ALL", ENV_FILE})
 SERVERS: dict[str, Key] = {"postgres": ("database", "url"), "redis": ("redis", "url")}
 SHORT_NAMES: dict[str, Key] = {"FKS_CORS_ORIGINS": ("http", "cors_origins")}
 
@@ -52,17 +58,23 @@ def load_settings(home: str | Path | None = None) -> Settings:
     return load(home).settings
 
 
-def load(home: str | Path | None = None, environ: Mapping[str, str] | None = None) -> LoadedSettings:
-    """Return the settings with their sources. `environ` stands in for the process's environment."""
+def load(
+    home: str | Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    defaults: Mapping[Key, Any] = MappingProxyType({}),
+) -> LoadedSettings:
+    """Return the settings with their sources. `environ` stands in for the process's environment, `defaults` go before
+    those of the settings."""
     env = os.environ if environ is None else environ
     paths = Paths.of(home or env.get("FKS_HOME") or ".fks")
-    values: dict[Key, Any] = {}
+    values: dict[Key, Any] = dict(defaults)
     sources: dict[Key, ValueSource] = {}
     problems: list[WrongSetting] = []
     files: list[Path] = []
     if paths.config_file.exists():
         files.append(paths.config_file)
-        _take(values, sources, toml.read(paths.config_file, problems))
+        _take(values, sources, read_toml(paths.config_file, problems))
     names, env_files = names_of(paths, env, problems)
     files += env_files
     owners = aliases.read(names, problems)
@@ -104,6 +116,16 @@ def is_secret(section: str, key: str) -> bool:
     return model is not None and key in model.model_fields and "SecretStr" in str(model.model_fields[key].annotation)
 
 
+def environ_of(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that are settings and no secrets, and the one that names the environment file."""
+    named = {
+        env_name(section, key): (section, key) for section, model in sections().items() for key in model.model_fields
+    }
+    named |= SHORT_NAMES | aliases.DIRECT
+    found = {name: environ[name] for name, key in named.items() if name in environ and not is_secret(*key)}
+    return found | {name: environ[name] for name in (ENV_FILE,) if name in environ}
+
+
 def config_hash(settings: Settings) -> str:
     """Return 16 hex characters that differ when any setting (a secret too) does: nodes with another file are
     refused."""
@@ -141,7 +163,7 @@ def names_of(
     for file in paths.env_files:
         if file.is_file():
             files.append(file)
-            found |= toml.read_env(file, problems)
+            found |= read_env(file, problems)
     found |= {name: (value, ValueSource(f"env {name}", name)) for name, value in env.items()}
     return {name: pair for name, pair in found.items() if pair[0] != ""}, files
 
@@ -223,3 +245,104 @@ def _expand_symbols(settings: Settings, sources: Mapping[Key, ValueSource]) -> S
     spelled = [symbol for entry in wanted for symbol in lists.get(entry.strip().upper(), (entry,))]
     unique = tuple(dict.fromkeys(folded(symbol) for symbol in spelled))
     return settings.model_copy(update={"data": data.model_copy(update={"symbols": unique})})
+
+
+_HEADER = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]")
+_KEY = re.compile(r"\s*(?:([A-Za-z0-9_-]+)\s*\.\s*)?([A-Za-z0-9_-]+)\s*=")
+_ENV_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)")
+_QUOTED = re.compile(r"\s*([\"'])(.*?)\1\s*(?:#.*)?")
+_COMMENT = re.compile(r"(?:^|\s)\s*#.*$")
+
+
+def read_toml(file: Path, problems: list[WrongSetting]) -> dict[tuple[str, str], tuple[Any, ValueSource]]:
+    """Return (section, key) -> (value, source) of a TOML file; what FKS does not know becomes a problem."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        problems.append(
+            WrongSetting(str(file), None, f"no valid TOML: {error}", "strings need quotes, sections square brackets")
+        )
+        return {}
+    lines = _lines(text)
+    known = {name: field.annotation for name, field in Settings.model_fields.items() if name != "home"}
+    found: dict[tuple[str, str], tuple[Any, ValueSource]] = {}
+    for section, content in document.items():
+        source = ValueSource(f"{file.name}:{lines.get((section, ''), lines.get(('', section), 1))}", section)
+        if section == "home":
+            problems.append(WrongSetting("home", source, "is not set here", "set FKS_HOME or use --home"))
+        elif section not in known:
+            problems.append(
+                WrongSetting(
+                    f"[{section}]",
+                    source,
+                    "no such section",
+                    did_you_mean(section, known, cutoff=0.6) or f"there are {', '.join(known)}",
+                )
+            )
+        elif not isinstance(content, dict):
+            problems.append(
+                WrongSetting(section, source, "is a section, not a key", f"write [{section}] and its keys below")
+            )
+        else:
+            model = known[section]
+            assert isinstance(model, type)
+            assert issubclass(model, Section)
+            for key, value in content.items():
+                at = ValueSource(f"{file.name}:{lines.get((section, key), '?')}", f"{section}.{key}")
+                if key in model.model_fields:
+                    found[section, key] = (value, at)
+                else:
+                    hint = (
+                        did_you_mean(key, model.model_fields, cutoff=0.6)
+                        or f"[{section}] has {', '.join(model.model_fields)}"
+                    )
+                    problems.append(WrongSetting(f"{section}.{key}", at, "no such key", hint))
+    return found
+
+
+def read_env(file: Path, problems: list[WrongSetting]) -> dict[str, tuple[str, ValueSource]]:
+    """Return name -> (value, source) of a .env file: NAME=value, quotes and `export` allowed, # comments, also after
+    a value (`NAME=value  # why`) and after none (`NAME=  # why`).
+
+    A file with one of our secrets in it must be readable by its owner only.
+    """
+    found: dict[str, tuple[str, ValueSource]] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _ENV_LINE.fullmatch(line)
+        if match is None:
+            problems.append(WrongSetting(f"{file.name}:{number}", None, "is no NAME=value", "comments start with #"))
+            continue
+        name, value = match.groups()
+        found[name] = (_value(value), ValueSource(f"{file.name}:{number} {name}", name))
+    mode = stat.S_IMODE(file.stat().st_mode)
+    secret = sorted(name for name, (value, _) in found.items() if value and aliases.is_secret(name, value))
+    if mode & 0o077 and secret:
+        problems.append(
+            WrongSetting(
+                str(file), None, f"mode {mode:04o} lets others read {', '.join(secret)}", f"run 'chmod 600 {file}'"
+            )
+        )
+    return found
+
+
+def _lines(text: str) -> dict[tuple[str, str], int]:
+    section = ""
+    found: dict[tuple[str, str], int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            section = header[1]
+            found.setdefault((section, ""), number)
+        elif key := _KEY.match(line):
+            found.setdefault((key[1] or section, key[2]), number)
+    return found
+
+
+def _value(text: str) -> str:
+    """Return the value of a line: quotes removed, and what follows white space and `#`. `a#b` is whole."""
+    if quoted := _QUOTED.fullmatch(text):
+        return quoted[2]
+    # at the start, `#` is a comment after white space only: NAME=#abc is the value #abc
+    return (text if text.startswith("#") else _COMMENT.sub("", text)).strip()

@@ -10,9 +10,27 @@ import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 FULL_MB = 24  # PostgreSQL needs 16 MB at once for its write-ahead log: a disk with less than this free is full
 FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+
+
+class _Below:
+    """A path in another directory of a node, as an attribute of Paths."""
+
+    def __init__(self, directory: str, name: str) -> None:
+        self._directory, self._name = directory, name
+
+    @overload
+    def __get__(self, paths: None, _: type) -> _Below: ...
+    @overload
+    def __get__(self, paths: Paths, _: type) -> Path: ...
+    def __get__(self, paths: Paths | None, _: type) -> Path | _Below:
+        if paths is None:
+            return self
+        directory: Path = getattr(paths, self._directory)
+        return directory / self._name
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +59,15 @@ class Paths:
         """Return Ray's temp directory. Ray opens it and its sockets to every user: its parent keeps them out (0700)."""
         return self.sockets / "r" / "ray"
 
-    @property
-    def pgdata(self) -> Path:
-        return self.home / "postgres"
-
-    @property
-    def redis_dir(self) -> Path:
-        return self.home / "redis"
-
-    @property
-    def sim_dir(self) -> Path:
-        return self.home / "sim"
-
-    @property
-    def logs(self) -> Path:
-        return self.home / "logs"
-
-    @property
-    def run(self) -> Path:
-        """Return the directory of pid files and endpoints of the running system."""
-        return self.home / "run"
-
-    @property
-    def wrong_clock(self) -> Path:
-        """Return the offset that `fks chaos` gives the clocks of a demo."""
-        return self.run / "clock.offset"
-
-    @property
-    def config_file(self) -> Path:
-        return self.home / "fks.toml"
+    pgdata = _Below("home", "postgres")
+    redis_dir = _Below("home", "redis")
+    sim_dir = _Below("home", "sim")
+    logs = _Below("home", "logs")
+    #: The directory of pid files and endpoints of the running system.
+    run = _Below("home", "run")
+    #: The offset that `fks chaos` gives the clocks of a demo.
+    wrong_clock = _Below("run", "clock.offset")
+    config_file = _Below("home", "fks.toml")
 
     @property
     def env_files(self) -> tuple[Path, ...]:
@@ -80,80 +78,41 @@ class Paths:
         beside = (self.home.parent / ".env",) if self.home.name == ".fks" else ()
         return (*beside, self.home / ".env")
 
-    @property
-    def secrets_file(self) -> Path:
-        return self.home / "secrets.toml"
-
-    @property
-    def ray_token_file(self) -> Path:
-        return self.home / "ray.token"
-
-    @property
-    def gcs_dir(self) -> Path:
-        """Return the folder of the cluster's GCS tables (ray.storage)."""
-        return self.home / "gcs"
-
-    @property
-    def machine_file(self) -> Path:
-        """Return the id of this machine (fks.config.machine). A copy of it counts for nothing."""
-        return self.home / "machine.id"
-
-    @property
-    def cli_token_file(self) -> Path:
-        """Return the local admin token the CLI shows the gateway (0600)."""
-        return self.home / "cli.token"
-
-    @property
-    def node_file(self) -> Path:
-        """Return the file in which the keeper writes the endpoints for local processes (0600 JSON)."""
-        return self.run / "node.json"
-
-    @property
-    def kill_file(self) -> Path:
-        """Return the guardian's own fsynced journal."""
-        return self.home / "kill.jsonl"
-
-    @property
-    def side_journal(self) -> Path:
-        """Return the order manager's fsynced journal of protection and exits while PostgreSQL is away."""
-        return self.home / "orders.jsonl"
-
-    @property
-    def database_record(self) -> Path:
-        """Return the order manager's record of the database that it last wrote to (0600 JSON, `fks.store.failover`)."""
-        return self.home / "database.json"
-
-    @property
-    def reserve_file(self) -> Path:
-        """Return the file that the keeper removes when the disk is full (fks.node.home_disk)."""
-        return self.home / "disk.reserve"
-
-    @property
-    def keeper_socket(self) -> Path:
-        return self.sockets / "keeper.sock"
-
-    @property
-    def guardian_socket(self) -> Path:
-        return self.sockets / "guardian.sock"
-
-    @property
-    def backups(self) -> Path:
-        return self.home / "backups"
-
-    @property
-    def columns(self) -> Path:
-        """Return the folder of mapped copies of stored series (fks.store.columns): a cache."""
-        return self.home / "columns"
-
-    @property
-    def tapes(self) -> Path:
-        """Return the folder in which collectors record received messages, a folder an exchange (data.tape)."""
-        return self.home / "tapes"
-
-    @property
-    def strategies(self) -> Path:
-        """Return the folder of a user's own strategy files."""
-        return self.home / "strategies"
+    secrets_file = _Below("home", "secrets.toml")
+    #: The key that encrypts stored keys of venues (0600), unless `venue.credentials_key_file` names one.
+    credentials_key = _Below("home", "credentials.key")
+    #: This node's copy of the encrypted keys of venues, for a guardian without PostgreSQL (0600 JSON).
+    credentials_copy = _Below("run", "credentials.json")
+    ray_token_file = _Below("home", "ray.token")
+    #: The folder of the cluster's GCS tables (ray.storage).
+    gcs_dir = _Below("home", "gcs")
+    #: The id of this machine (fks.config.machine). A copy of it counts for nothing.
+    machine_file = _Below("home", "machine.id")
+    #: The local admin token the CLI shows the gateway (0600).
+    cli_token_file = _Below("home", "cli.token")
+    #: The file in which the keeper writes the endpoints for local processes (0600 JSON).
+    node_file = _Below("run", "node.json")
+    #: The file with the database URL of each kind of process that has a role of its own (0600 JSON).
+    database_roles = _Below("run", "database-roles.json")
+    #: The guardian's own fsynced journal.
+    kill_file = _Below("home", "kill.jsonl")
+    #: The order manager's fsynced journal of protection and exits while PostgreSQL is away.
+    side_journal = _Below("home", "orders.jsonl")
+    #: The order manager's record of the database that it last wrote to (0600 JSON, `fks.store.failover`).
+    database_record = _Below("home", "database.json")
+    #: The file that the keeper removes when the disk is full (fks.node.home_disk).
+    reserve_file = _Below("home", "disk.reserve")
+    keeper_socket = _Below("sockets", "keeper.sock")
+    guardian_socket = _Below("sockets", "guardian.sock")
+    backups = _Below("home", "backups")
+    #: The folder of mapped copies of stored series (fks.store.columns): a cache.
+    columns = _Below("home", "columns")
+    #: The folder in which collectors record received messages, a folder an exchange (data.tape).
+    tapes = _Below("home", "tapes")
+    #: The folder of a user's own strategy files.
+    strategies = _Below("home", "strategies")
+    #: The folder of the artifacts of trained models.
+    models = _Below("home", "models")
 
     def ensure(self) -> Paths:
         """Create the directories, private to this user, and return self.
@@ -162,7 +121,7 @@ class Paths:
         """
         make_home(self.home)
         _private(self.strategies, 0o700, is_kept=True)
-        for path in (self.logs, self.run, self.redis_dir, self.sim_dir, self.backups):
+        for path in (self.logs, self.run, self.redis_dir, self.sim_dir, self.backups, self.models):
             _private(path, 0o700)
         self.sockets.mkdir(mode=0o711, parents=True, exist_ok=True)
         return self

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+from fks.config import builds
 
 
 def module(name: str, *args: str) -> list[str]:
-    """Return the command that runs one of our modules with this Python.
+    """Return the command that runs one of our modules with the Python of this build.
 
     -P: a folder called fks or actors in the working directory must not be run in place of the installed package.
     """
-    return [sys.executable, "-P", "-m", name, *args]
+    return [builds.own_python(), "-P", "-m", name, *args]

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from fks.config.check import problems_of
 from fks.config.problems import ValueSource, WrongSetting, did_you_mean, joined
 from fks.config.settings import AuthSettings, Risk, Section, Settings, Supervision, VenueSettings
-from fks.model.errors import ConfigError, InputError
+from fks.model.errors import ConfigError, unprocessable
 from fks.model.untrusted import check_text
 
 Values = Mapping[str, Any]
@@ -54,7 +54,7 @@ CHANGEABLE: dict[str, tuple[str, ...]] = {
             "venue",
             VenueSettings,
             *("exchange", "rest_url", "ws_url", "ws_api_url", "live"),
-            *("api_key", "api_secret", "guardian_api_key", "guardian_api_secret"),
+            *("api_key", "api_secret", "guardian_api_key", "guardian_api_secret", "credentials_key_file"),
         ),
         _TRADING,
     ),
@@ -89,16 +89,9 @@ def check_key(key: str) -> None:
     model = Settings.model_fields.get(section)
     kind = model.annotation if model else None
     if isinstance(kind, type) and issubclass(kind, Section) and name in kind.model_fields:
-        raise InputError(
-            f"{key} cannot change while the system runs",
-            code="CONFIG_KEY",
-            status=422,
-            remedy=_elsewhere(section, name),
-        )
+        raise unprocessable("CONFIG_KEY", f"{key} cannot change while the system runs", _elsewhere(section, name))
     hint = did_you_mean(key, CHANGEABLE, cutoff=0.6)
-    raise InputError(
-        f"there is no setting {key}", code="CONFIG_KEY", status=422, remedy=hint or "see 'fks config keys'"
-    )
+    raise unprocessable("CONFIG_KEY", f"there is no setting {key}", hint or "see 'fks config keys'")
 
 
 def _elsewhere(section: str, name: str) -> str:
@@ -112,9 +105,7 @@ def changed(base: Values, to_set: Values, to_unset: Iterable[str] = ()) -> dict[
     found = dict(base)
     for key in to_unset:
         if key not in found:
-            raise InputError(
-                f"{key} is not set at run time", code="CONFIG_KEY", status=422, remedy="see 'fks config history'"
-            )
+            raise unprocessable("CONFIG_KEY", f"{key} is not set at run time", "see 'fks config history'")
         del found[key]
     return found | dict(to_set)
 
@@ -131,7 +122,7 @@ def checked(settings: Settings, values: Values, keys: Iterable[str]) -> dict[str
     try:
         overlaid = overlay(settings, values, "the change")
     except ConfigError as error:
-        raise InputError(error.message, code="CONFIG_WRONG", status=422, remedy=error.remedy) from None
+        raise unprocessable("CONFIG_WRONG", error.message, error.remedy) from None
     return {key: plain(overlaid, key) for key in values if key in CHANGEABLE}
 
 

@@ -18,7 +18,7 @@ import stat
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -63,10 +63,11 @@ class SecretsSetup:
     kept: tuple[str, ...]
 
 
-def secret_values(settings: Settings, secrets: Secrets | None = None) -> tuple[str, ...]:
-    """Return every plain secret of a node, for redaction only: its own, those of its settings, passwords in URLs."""
+def secret_values(settings: Settings, secrets: Secrets | None = None, urls: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return every plain secret of a node, for redaction only: its own, those of its settings, passwords in URLs, also
+    of `urls`."""
     found = [] if secrets is None else list(secrets.values())
-    waiting: list[object] = [settings]
+    waiting: list[object] = [settings, [SecretStr(url) for url in urls]]
     while waiting:
         value = waiting.pop()
         if isinstance(value, SecretStr):

@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 import re
 from decimal import Decimal
+from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 
 from fks.config.risk import Risk as Risk
 from fks.config.risk import Section as Section
+from fks.config.urls import is_loopback
+from fks.model.account import AT_EXCHANGE, EXCHANGE_PATTERN, VenueName
 from fks.model.copies import LEADER, NAME, CopyRule, parse_rule, venue_of
 from fks.model.errors import ConfigError
+from fks.model.ninja import MT5, PLATFORMS, BridgePlatform, LineMacRule
 from fks.model.timeframe import TIMEFRAMES
 
 
@@ -126,9 +130,6 @@ class Ray(Section):
     agent_listen_port: int = _port(0, "dashboard agent HTTP port")
     agent_grpc_port: int = _port(0, "dashboard agent gRPC port")
     runtime_env_agent_port: int = _port(0, "runtime env agent port")
-    metrics_port: int = _port(0, "node metrics export port")
-    dashboard_metrics_port: int = _port(0, "dashboard's own metrics port (44227 in Ray)")
-    autoscaler_metrics_port: int = _port(0, "autoscaler's own metrics port (44217 in Ray)")
     worker_port_min: int = _port(0, "first worker port; 0 = any free one")
     worker_port_max: int = _port(0, "last worker port")
 
@@ -136,13 +137,24 @@ class Ray(Section):
 class NodeSettings(Section):
     """This machine's place in a cluster. Alone (`fks up`) none of it has to be said."""
 
-    role: Literal["single", "head", "worker"] = Field(
-        "single", description="what `fks node head` and `fks node worker` set: which services this machine runs"
+    role: Literal["single", "head", "worker", "database"] = Field(
+        "single", description="what `fks node head`, `worker` and `database` set: which services this machine runs"
     )
     name: str = Field("", description="this machine's name in status and logs, unlike any other's; unset = host name")
     address: str = Field(
         "127.0.0.1",
         description="address at which the other machines reach this one; a private network's, never a public one",
+    )
+    standby: bool = Field(
+        False,
+        description="a head that finds another one on its database waits, and takes over once that one is gone; needs "
+        "database.url and redis.url, on other machines than the heads'",
+    )
+    postgres_port: int = Field(5432, ge=1, le=65535, description="PostgreSQL with TLS, of `fks node database`")
+    redis_port: int = Field(6379, ge=1, le=65535, description="Redis with TLS, of `fks node database`")
+    certificate_at: str = Field(
+        "",
+        description="where the other machines keep a database machine's certificate; unset = its own path",
     )
     resources: tuple[str, ...] = Field(
         (), description="what this machine offers to placement besides its role: 'ninja=1'"
@@ -239,9 +251,11 @@ class Data(Section):
 
 
 class VenueSettings(Section):
-    """The venue that strategies trade on; its name in tables is ccxt, whatever its session."""
+    """The exchange of the venue `ccxt`, and the timing of every venue. `venues.exchanges` names further exchanges."""
 
-    exchange: str = Field("binance", description="exchange id: binance, kraken ('fks venues list')")
+    exchange: str = Field(
+        "binance", description="exchange id: binance, coinbase, kraken or a plug-in's ('fks venues list')"
+    )
     session: Literal["binance", "ccxt"] = Field(
         "binance",
         description="how orders get to Binance: 'binance' is our own session (WebSocket API), 'ccxt' goes over REST; "
@@ -256,6 +270,11 @@ class VenueSettings(Section):
         None, description="the guardian's own venue API key; needed where a key serves one process (kraken)"
     )
     guardian_api_secret: SecretStr | None = Field(None, description="the guardian's own venue API secret")
+    credentials_key_file: Path | None = Field(
+        None,
+        description="file of the key that encrypts stored keys of venues ('fks secrets'), mode 0600, on each machine "
+        "that runs the gateway, the order manager or the guardian; unset = FKS_HOME/credentials.key",
+    )
     live: bool = Field(False, description="really trade on a real venue; without it only the local exchange and paper")
     entry_protection: Literal["venue", "local"] = Field(
         "venue",
@@ -277,11 +296,53 @@ class VenueSettings(Section):
     absent_polls: int = Field(3, ge=1, description="C5: not-found answers needed")
     absent_spacing_s: float = Field(2.0, ge=0, description="C5: seconds between counted polls")
     absent_first_s: float = Field(5.0, ge=0, description="C5: age of the first counted poll, seconds")
-    absent_age_s: float = Field(30.0, ge=0, description="C5: age of the last counted poll, seconds")
+    absent_age_s: float = Field(
+        30.0, ge=0, description="C5: age of the last counted poll, seconds; of a close 1.5 times that"
+    )
     transfers_s: float = Field(600.0, gt=0, description="seconds between reads of deposits and withdrawals")
     sweep_s: float = Field(60.0, gt=0, description="C7: unconditional sweep of fills, seconds")
     skew_limit_ms: float = Field(500.0, gt=0, description="CLOCK_SKEW limit")
     recv_window_ms: int = Field(10000, gt=0, le=60000, description="recvWindow of signed calls")
+
+
+class Venues(Section):
+    """Rules of all venues. A person's decision about one venue (`PATCH /venues/{name}`) comes first."""
+
+    enabled: tuple[str, ...] = Field(
+        (),
+        description="venues that take entries: paper, ccxt, the name of an exchange, ninja, ninja:NAME, mt5; unset = "
+        "all that are configured",
+    )
+
+    exchanges: tuple[str, ...] = Field(
+        (),
+        description="further exchanges to trade at, each a venue of its own name with keys by 'fks secrets set': "
+        "'kraken', or with the addresses of a local one or a test network, 'kraken REST-URL WS-URL WS-API-URL'",
+    )
+
+    plugins: tuple[str, ...] = Field(
+        (),
+        description="installed packages whose venues may be used (entry points of the group fks.venues): their names; "
+        "code of others is not run",
+    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the further exchanges, which are the names of their venues."""
+        return tuple(line.split()[0] for line in self.exchanges)
+
+    @field_validator("exchanges")
+    @classmethod
+    def _are_venues(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        names = [line.partition(" ")[0] for line in lines]
+        for name, line in zip(names, lines, strict=True):
+            if re.fullmatch(EXCHANGE_PATTERN, name) is None or name in get_args(VenueName):
+                raise ValueError(f"{name!r} is no exchange to trade at ('fks venues list')")
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is there twice: one line for an exchange")
+            if len(line.split()) > 4:
+                raise ValueError(f"{line!r}: write the exchange and at most three addresses")
+        return lines
 
 
 class Orders(Section):
@@ -301,11 +362,14 @@ class Costs(Section):
         Decimal("0.001"), ge=0, description="taker fee of paper and backtests, fraction of each fill"
     )
     fee_rate_maker: Decimal | None = Field(
-        None, ge=0, description="maker fee of paper and backtests, fraction; unset: as fee_rate"
+        None,
+        ge=Decimal("-0.01"),
+        lt=1,
+        description="maker fee of paper and backtests, fraction; below 0: a rebate; unset: as fee_rate",
     )
     slippage: str = Field(
         "none",
-        pattern=r"^(none|\d+ ticks?|\d+(\.\d{1,6})? bps|\d+(\.\d{1,6})? range)$",
+        pattern=r"^(none|\d{1,4} ticks?|[1-4]?\d{1,3}(\.\d{1,6})? bps|\d(\.\d{1,6})? range)$",
         description="slippage of market and stop orders in paper and backtests: none, '2 ticks', '5 bps' (of the "
         "price) or '0.1 range' (share of the bar's range)",
     )
@@ -314,7 +378,7 @@ class Costs(Section):
     )
     commission: str = Field(
         "none",
-        pattern=r"^(none|\d+(\.\d{1,6})? each( min \d+(\.\d{1,6})?)?)$",
+        pattern=r"^(none|\d{1,4}(\.\d{1,6})? each( min \d{1,4}(\.\d{1,6})?)?)$",
         description="commission of each fill in paper and backtests, beside the rate: none, '2.25 each' contract or "
         "share in quote, '0.005 each min 1' for an order; all fees are then in quote",
     )
@@ -356,6 +420,14 @@ class Paper(Section):
         "trades",
         description="what paper orders meet: every public trade, the best bid and ask, or sealed bars; with sim.fills "
         "= 'tape' always bars",
+    )
+    margin: str = Field(
+        "",
+        description="margin of the paper account, in the words of --margin of a backtest: '0.1/0.05', 'reg-t', "
+        "'22000/20000 each'; unset: what is bought is paid for",
+    )
+    can_short: bool = Field(
+        False, description="the paper account may sell short; without paper.margin for as much as its equity"
     )
 
 
@@ -478,6 +550,11 @@ class Supervision(Section):
         description="a second head on the same database is refused until keeper and supervisor of the first were "
         "silent for this long, seconds",
     )
+    forget_s: float = Field(
+        86_400.0,
+        gt=0,
+        description="a silent machine of a cluster is forgotten this long after it was paged for, seconds",
+    )
     lease_lost_s: float = Field(
         10.0,
         gt=0,
@@ -519,6 +596,12 @@ class LogSettings(Section):
 _GROUP = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
+_LINE_MAC: Final = (
+    "MAC on each line of a session: required = no entries without it; auto = the same once the other end was seen to "
+    "do it; off = never"
+)
+
+
 class NinjaGroup(Section):
     """The bridge of one account group: a table `[ninja.groups.NAME]`, NAME as in the bridge's file."""
 
@@ -528,6 +611,7 @@ class NinjaGroup(Section):
     timeout_s: float = Field(5.0, gt=0, description="seconds to wait for NinjaTrader")
     secret_file: str | None = Field(None, description="file with the secret; unset = 'ninja.key' in FKS_HOME")
     required: bool = Field(False, description="the system is degraded, and a person paged, while it cannot trade")
+    line_mac: LineMacRule = Field("auto", description=_LINE_MAC)
     rules: str | None = Field(
         None, description="rule group of its accounts, see 'fks ninja rules'; unset = no rules of a prop firm"
     )
@@ -553,6 +637,7 @@ class Ninja(Section):
         None, description="file with the secret shared with the bridge; unset = 'ninja.key' in FKS_HOME"
     )
     required: bool = Field(False, description="the system is degraded, and a person paged, while it cannot trade")
+    line_mac: LineMacRule = Field("auto", description=_LINE_MAC)
     rules: str | None = Field(
         None, description="rule group of its accounts, see 'fks ninja rules'; unset = no rules of a prop firm"
     )
@@ -564,7 +649,7 @@ class Ninja(Section):
     groups: dict[str, NinjaGroup] = Field(
         default_factory=dict,
         description="tables [ninja.groups.NAME] with enabled (true), host, port, timeout_s, secret_file, required, "
-        "rules",
+        "line_mac, rules",
     )
     accounts: dict[str, NinjaAccount] = Field(
         default_factory=dict,
@@ -686,17 +771,44 @@ class Ninja(Section):
         """Return the bridge that the section's own keys describe, enabled or not."""
         return NinjaGroup(
             host=self.host, port=self.port, timeout_s=self.timeout_s, secret_file=self.secret_file,
-            required=self.required, rules=self.rules,
+            required=self.required, line_mac=self.line_mac, rules=self.rules,
         )  # fmt: skip
 
 
 class Mt5(Section):
-    """MetaTrader 5. Read by its venue, which is not there yet."""
+    """MetaTrader 5. FKS connects to the agent, which runs beside the terminal and logs in to the account."""
 
-    terminal_path: str | None = Field(None, description="path of the MetaTrader 5 terminal")
-    account_number: int | None = Field(None, ge=1, description="account to log in to")
-    password: SecretStr | None = Field(None, description="password of that account")
-    server: str | None = Field(None, description="broker's server name")
+    enabled: bool = Field(False, description="run the link to the agent, while an account has the venue 'mt5'")
+    host: str = Field("127.0.0.1", description="address of the MetaTrader 5 machine")
+    port: int = Field(47741, ge=1, le=65535, description="port of the agent")
+    timeout_s: float = Field(5.0, gt=0, description="seconds to wait for the agent")
+    group: str = Field("mt5", pattern=rf"^{_GROUP.pattern}$", description="group of the agent, as it was started with")
+    secret_file: str | None = Field(
+        None, description="file with the secret shared with the agent; unset = 'mt5.key' in FKS_HOME"
+    )
+    required: bool = Field(False, description="the system is degraded, and a person paged, while it cannot trade")
+    line_mac: LineMacRule = Field("auto", description=_LINE_MAC)
+    terminal_path: str | None = Field(None, description="path of the MetaTrader 5 terminal, for the agent")
+    account_number: int | None = Field(None, ge=1, description="account that the venue 'mt5' trades")
+    password: SecretStr | None = Field(None, description="password of that account, for the agent")
+    server: str | None = Field(None, description="broker's server name, for the agent")
+
+    def links(self) -> dict[str, NinjaGroup]:
+        """Return the agents to connect to, by group."""
+        return {self.group: self.single()} if self.enabled else {}
+
+    def sessions(self) -> dict[str, tuple[str, str]]:
+        """Return group and account of the venue session `mt5`; nothing without an agent or an account."""
+        if not self.enabled or self.account_number is None:
+            return {}
+        return {MT5.name: (self.group, str(self.account_number))}
+
+    def single(self) -> NinjaGroup:
+        """Return the address of the agent, enabled or not."""
+        return NinjaGroup(
+            host=self.host, port=self.port, timeout_s=self.timeout_s, secret_file=self.secret_file,
+            required=self.required, line_mac=self.line_mac,
+        )  # fmt: skip
 
 
 class Monitor(Section):
@@ -781,9 +893,28 @@ class Chat(Section):
 
 
 class Ai(Section):
-    """Language models. There is none yet, so nothing reads it: answers quote documents."""
+    """Language models on this machine. Without one, answers quote documents."""
 
-    openai_api_key: SecretStr | None = Field(None, description="OpenAI API key")
+    cpu_model_max_gb: float = Field(8.0, gt=0, description="largest GGUF file that runs on the CPU")
+    answer_timeout_s: float = Field(
+        60.0, ge=1, le=600, description="how long a model may take for an answer; then the passages alone are returned"
+    )
+    openai_api_key: SecretStr | None = Field(
+        None, description="OpenAI API key; nothing is sent without a consent ('fks ai consent give')"
+    )
+    openai_url: str = Field("https://api.openai.com", description="address of OpenAI's API, without /v1")
+
+    @property
+    def provider(self) -> str:
+        """The address of OpenAI where there is a key for it, else ""."""
+        return self.openai_url if self.openai_api_key and self.openai_api_key.get_secret_value() else ""
+
+    @field_validator("openai_url")
+    @classmethod
+    def _encrypted(cls, url: str) -> str:
+        if not (url.startswith("https://") or (url.startswith("http://") and is_loopback(url))):
+            raise ValueError("is no address that begins with https://")
+        return url
 
 
 class Settings(Section):
@@ -800,6 +931,7 @@ class Settings(Section):
     sim: Sim = Sim()
     data: Data = Data()
     venue: VenueSettings = VenueSettings()
+    venues: Venues = Venues()
     orders: Orders = Orders()
     risk: Risk = Risk()
     costs: Costs = Costs()
@@ -817,10 +949,43 @@ class Settings(Section):
     chat: Chat = Chat()
     ai: Ai = Ai()
 
+    def venues_at_exchanges(self) -> dict[str, str]:
+        """Return the exchange of each venue at one, by the venue's name: `ccxt` for `venue.exchange`, and each of
+        `venues.exchanges` by its own."""
+        return {AT_EXCHANGE: self.venue.exchange, **{name: name for name in self.venues.names}}
+
+    def venue_named(self, name: str) -> str:
+        """Return the name in tables of a venue that is named: that of `venue.exchange` is `ccxt`."""
+        return AT_EXCHANGE if name == self.venue.exchange else name
+
+    @property
+    def enabled_venues(self) -> tuple[str, ...]:
+        """Return `venues.enabled` by the names in tables."""
+        return tuple(map(self.venue_named, self.venues.enabled))
+
+    def is_wanted(self, venue: str) -> bool:
+        """Return whether a venue at an exchange is used though it has no key. One that `venues.enabled` leaves out is
+        not, nor is that of `venue.exchange` with real money beside other venues: `venue.live` is theirs, too."""
+        if venue == AT_EXCHANGE and (self.sim.enabled or self.venue.rest_url is not None):
+            return True
+        if self.venues.enabled:
+            return venue in self.enabled_venues
+        return venue != AT_EXCHANGE or not (self.venues.names or self.ninja.sessions() or self.mt5.sessions())
+
+    def at(self, venue: str) -> Settings:
+        """Return the settings for one venue: in [venue] are its exchange and addresses, without the keys of another
+        one. Those of every venue but the ones of `venues.exchanges` are these settings themselves."""
+        if venue not in self.venues.names or venue == self.venue.exchange:
+            return self
+        _, *urls = next(line.split() for line in self.venues.exchanges if line.split()[0] == venue)
+        none = dict.fromkeys(("api_key", "api_secret", "guardian_api_key", "guardian_api_secret"))
+        addresses = dict(zip_longest(("rest_url", "ws_url", "ws_api_url"), urls))
+        return self.model_copy(update={"venue": self.venue.model_copy(update=none | addresses | {"exchange": venue})})
+
     @property
     def collar_pct(self) -> Decimal | None:
         """Return how far beyond the price of its decision a market entry may fill whose exits the venue holds, percent;
-        None where the exits are placed after the fill: only our own session sends both as one request."""
+        None where the exits are placed after the fill: ccxt's session at Binance sends no lists."""
         is_held = self.venue.entry_protection == "venue" and self.venue.session == "binance"
         return self.risk.slippage_max_pct if is_held else None
 
@@ -832,7 +997,13 @@ class Settings(Section):
         """
         venue = self.venue
         is_local = self.sim.enabled and not venue.live and self.node.role == "single"
-        return is_local and not (venue.rest_url or venue.ws_url or venue.ws_api_url or self.ninja.links())
+        has_links = any(self.links(platform) for platform in PLATFORMS.values())
+        has_others = has_links or bool(self.venues.exchanges)
+        return is_local and not (venue.rest_url or venue.ws_url or venue.ws_api_url or has_others)
+
+    def links(self, platform: BridgePlatform) -> dict[str, NinjaGroup]:
+        """Return the bridges of a platform to connect to, by group."""
+        return self.mt5.links() if platform is MT5 else self.ninja.links()
 
     @property
     def reads_on_loopback(self) -> bool:

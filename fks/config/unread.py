@@ -10,11 +10,9 @@ from fks.config.settings import Settings
 
 Key = tuple[str, str]
 
-#: settings that no part of FKS reads, and why: (section, key), or (section, "") for a whole section
+#: settings that no part of FKS reads, and why
 UNREAD: dict[Key, str] = {
     ("log", "json_lines"): "the files under FKS_HOME/logs are always JSON lines",
-    ("mt5", ""): "FKS has no venue for MetaTrader 5 yet",
-    ("ai", ""): "FKS has no AI services yet",
 }
 #: of an own Ray node, which there is none of when `ray.address` names a cluster
 _OWN_RAY = frozenset({"storage", "num_cpus", "object_store_mb", "gcs_port", "dashboard_port", "client_port"})
@@ -34,7 +32,7 @@ def warnings_of(settings: Settings, sources: Mapping[Key, ValueSource]) -> Itera
 
 def _reason(key: Key, settings: Settings) -> str:
     section, name = key
-    if found := UNREAD.get(key) or UNREAD.get((section, "")):
+    if found := UNREAD.get(key):
         return found
     if section == "sim" and name != "enabled" and not settings.sim.enabled:
         return "sim.enabled is false, so no local exchange runs"

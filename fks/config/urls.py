@@ -35,9 +35,9 @@ def is_loopback(url: str) -> bool:
     return bool(host := urlsplit(url).hostname or "") and is_on_this_host(host)
 
 
-def is_test_host(url: str | None) -> bool:
-    """Return whether an address is a test network of an exchange."""
-    return url is not None and (urlsplit(url).hostname or "") in TEST_HOSTS
+def is_test_host(url: str | None, further: frozenset[str] = frozenset()) -> bool:
+    """Return whether an address is a test network of an exchange; `further` hosts are such networks, too."""
+    return url is not None and (urlsplit(url).hostname or "") in TEST_HOSTS | further
 
 
 def is_on_this_host(host: str) -> bool:

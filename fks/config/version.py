@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fks
+from fks.config import builds
 
 #: What a build consists of, beside the package fks itself.
 _BESIDE = ("actors", "serve_app.py")
@@ -17,13 +18,22 @@ _SKIPPED = frozenset({"__pycache__"})
 
 def installed_version() -> str:
     """Return the version of the code on the disk now, e.g. "0.1.0+3f9c2a1b". Reads every source: about 15 ms."""
-    home = Path(fks.__file__).parent
+    return _version_of(_installed_home())
+
+
+def _version_of(home: Path) -> str:
     digest = hashlib.sha256()
     for place in (home, *(home.parent / name for name in _BESIDE)):
         for path in _files(place):
             digest.update(f"{path.relative_to(home.parent)}\0".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return f"{_released(home)}+{digest.hexdigest()[:8]}"
+
+
+def _installed_home() -> Path:
+    """Return the package as it is installed now: of the build to which this machine's link leads, where it has one."""
+    home, own, current = Path(fks.__file__).parent, builds.own(), builds.current()
+    return home if own is None or current is None else current / home.resolve().relative_to(own)
 
 
 def _released(home: Path) -> str:
@@ -57,11 +67,13 @@ def _stamp() -> tuple[int, float]:
 
 #: What this process was started from: taken when it is first imported, before anything can be installed over it.
 _STAMP = _stamp()
-VERSION = installed_version()
+VERSION = _version_of(Path(fks.__file__).parent)
 
 
 def is_installed() -> bool:
     """Return whether the build of this process is the one on the disk."""
+    if builds.is_left():
+        return False
     try:
         return _stamp() == _STAMP or installed_version() == VERSION
     except OSError:  # files are just being replaced
@@ -69,8 +81,9 @@ def is_installed() -> bool:
 
 
 def installed_s() -> float:
-    """Return when the build on the disk was last written to, in unix seconds. Errors: OSError while it is replaced."""
-    return _stamp()[1]
+    """Return when the build on the disk was last written to, or the machine's link was switched to it, in unix
+    seconds. Errors: OSError while it is replaced."""
+    return max(_stamp()[1], builds.switched_s())
 
 
 def build_id() -> str:

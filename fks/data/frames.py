@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fks.model.bar import Bars, Floats, Ints
-from fks.model.errors import InputError
+from fks.model.errors import unprocessable
 from fks.model.timeframe import iso, to_ns
 
 if TYPE_CHECKING:
@@ -40,22 +40,19 @@ def moment_ns(value: object, name: str) -> int | None:
             return to_ns(datetime(value.year, value.month, value.day, tzinfo=UTC))
     except (ValueError, OverflowError):
         pass
-    raise InputError(
+    raise unprocessable(
+        "TIME_INVALID",
         f"{name}={value!r} is no time",
-        code="TIME_INVALID",
-        status=422,
-        remedy="use '2026-05-01', '2026-05-01T00:00:00Z' or a datetime; what has no zone is UTC",
+        "use '2026-05-01', '2026-05-01T00:00:00Z' or a datetime; what has no zone is UTC",
     )
 
 
 def check_span(start_ns: int | None, end_ns: int | None, limit: object) -> None:
     """Refuse a range that cannot hold a bar. Errors: InputError naming both ends, or the limit."""
     if start_ns is not None and end_ns is not None and start_ns >= end_ns:
-        raise InputError(
-            f"start {iso(start_ns)} is not before end {iso(end_ns)}", code="INVALID", status=422, remedy="swap them"
-        )
+        raise unprocessable("INVALID", f"start {iso(start_ns)} is not before end {iso(end_ns)}", "swap them")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Integral) or limit < 1):
-        raise InputError(f"limit={limit!r} is no number", code="INVALID", status=422, remedy="use 1 or more, or None")
+        raise unprocessable("INVALID", f"limit={limit!r} is no number", "use 1 or more, or None")
 
 
 def index_of(time_ns: Ints) -> pd.DatetimeIndex:

@@ -16,7 +16,7 @@ from typing import Any
 from fks.model import ids
 from fks.model.account import Position
 from fks.model.decimals import plain
-from fks.model.errors import InputError
+from fks.model.errors import InputError, conflict, not_found, unprocessable
 from fks.model.instrument import Instrument
 from fks.model.order import Fill, Side
 from fks.model.timeframe import iso, to_datetime, to_ns
@@ -98,12 +98,7 @@ async def book(db: Database, listed: Listed, trade: ManualTrade) -> tuple[dict[s
     async with db.transaction() as tx:
         account = await tx.fetchrow("manual.lock_account", trade.account_id)
         if account is None:
-            raise InputError(
-                f"there is no account {trade.account_id}",
-                code="ACCOUNT_UNKNOWN",
-                status=404,
-                remedy="see get_accounts()",
-            )
+            raise not_found("ACCOUNT_UNKNOWN", f"there is no account {trade.account_id}", "see get_accounts()")
         currency = trade.fee_currency or listed.quote or account["currency"]
         id = await tx.fetchval(
             "manual.book",
@@ -141,11 +136,10 @@ def _check_same(row: Row, trade: ManualTrade) -> None:
         wanted.append(iso(trade.time_ns))
     if there != wanted:
         named = "this trade" if trade.reference is None else f"reference {trade.reference!r}"
-        raise InputError(
+        raise conflict(
+            "TRADE_DIFFERS",
             f"{named} is booked already as {' '.join(map(str, there))}",
-            code="TRADE_DIFFERS",
-            status=409,
-            remedy="give this execution a reference of its own",
+            "give this execution a reference of its own",
         )
 
 
@@ -197,4 +191,4 @@ def _fee_in_quote(trade: ManualTrade, currency: str, listed: Listed) -> Decimal 
 
 
 def _wrong(message: str, remedy: str) -> InputError:
-    return InputError(message, code="INVALID", status=422, remedy=remedy)
+    return unprocessable("INVALID", message, remedy)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from fks.data import frames, manual
 from fks.data.session import Session
 from fks.model.bar import Bars
-from fks.model.errors import InputError
+from fks.model.errors import InputError, conflict, not_found, unprocessable
 from fks.model.timeframe import NS, bar_end, bar_start, check_timeframe, iso
 from fks.store.accounts import AccountStore
 from fks.store.bars import BarStore, SeriesSummary
@@ -140,30 +140,34 @@ def get_ohlcv_table(
     return frames.table_of(bars, exchange=listed.exchange, revision=str(state.revision))
 
 
-def add_features(rows: Any, feature: str = "", symbol: str = "", *, source: str = "fks.data") -> int:
+def add_features(
+    rows: Any, feature: str = "", symbol: str = "", *, source: str = "fks.data", knowledge: object = None
+) -> int:
     """Store values of own columns of strategies, all or none; return how many are new.
 
     `rows` is a DataFrame, or mappings, with `time`, `known_at` and `value`, and `feature` and `symbol` where they are
     not given (no symbol: of every symbol). `known_at` is the moment from which on a strategy may use a value: its own
-    in history; a program that writes as it goes leaves it out, and it is now. Errors: InputError FEATURE_NAME,
-    FEATURE_TIME, FEATURE_CHANGED, TIME_INVALID; OutageError.
+    in history; a program that writes as it goes leaves it out, and it is now. `knowledge`: up to
+    when the language model that made the values knows the world. Errors: InputError FEATURE_NAME, FEATURE_TIME,
+    FEATURE_KNOWLEDGE, FEATURE_CHANGED, TIME_INVALID; OutageError.
     """
     from fks.store.feature_values import FeatureValue
     from fks.store.feature_values import add_features as add
 
-    now_ns = time.time_ns()
+    now_ns, trained_ns = time.time_ns(), frames.moment_ns(knowledge, "knowledge")
     found = []
     for row in rows.to_dict("records") if hasattr(rows, "to_dict") else rows:
         time_ns, known_ns = (frames.moment_ns(row.get(name), name) for name in ("time", "known_at"))
         if time_ns is None or "value" not in row:
-            raise InputError(f"the row {dict(row)} lacks a time or a value", code="INVALID", status=422)
+            raise unprocessable("INVALID", f"the row {dict(row)} lacks a time or a value")
         of = str(row.get("symbol") or symbol)
         try:
             value = float("nan") if row["value"] is None else float(row["value"])
         except (TypeError, ValueError):
-            raise InputError(f"value={row['value']!r} is no number", code="INVALID", status=422) from None
+            raise unprocessable("INVALID", f"value={row['value']!r} is no number") from None
         known_ns = now_ns if known_ns is None else known_ns
-        found.append(FeatureValue(str(row.get("feature") or feature), of, time_ns, known_ns, value, source))
+        name = str(row.get("feature") or feature)
+        found.append(FeatureValue(name, of, time_ns, known_ns, value, source, trained_ns))
     return session().run(lambda db: add(db, found))
 
 
@@ -193,7 +197,7 @@ def get_indicator(
     It is cached until a bar is added or corrected. `start`, `end` and `limit` cut the result, not the computation.
     Errors: InputError with the indicator's parameters, OutageError.
     """
-    from fks.data.indicators import Computed, IndicatorCache
+    from fks.store.indicators import Computed, IndicatorCache
 
     check_timeframe(timeframe)
     first_ns, last_ns, limit = _span(start, end, limit)
@@ -328,16 +332,9 @@ def create_account(
         raise InputError(f"account_type={account_type!r} is unknown", remedy="use 'personal' or 'prop'")
     for argument, value, length_max in (("broker", broker, 64), ("currency", currency, 12)):
         if not isinstance(value, str) or len(value) > length_max or not value.isprintable():
-            raise InputError(
-                f"{argument}={value!r} is no name",
-                code="INVALID",
-                status=422,
-                remedy=f"use at most {length_max} characters",
-            )
+            raise unprocessable("INVALID", f"{argument}={value!r} is no name", f"use at most {length_max} characters")
     if not currency.isalnum():
-        raise InputError(
-            f"currency={currency!r} is no currency", code="INVALID", status=422, remedy="use 'USDT', 'USD', …"
-        )
+        raise unprocessable("INVALID", f"currency={currency!r} is no currency", "use 'USDT', 'USD', …")
     currency = currency.upper()
     if not name or len(name) > 64 or not name.isprintable() or balance < 0:
         raise InputError(
@@ -353,11 +350,10 @@ def create_account(
 
     account = session().run(work)
     if differing := [f"{key} {account[key]}" for key, value in given.items() if account[key] != value]:
-        raise InputError(
+        raise conflict(
+            "ACCOUNT_EXISTS",
             f"there is an account named {name!r} already, with {', '.join(differing)}",
-            code="ACCOUNT_EXISTS",
-            status=409,
-            remedy="choose another name",
+            "choose another name",
         )
     return account
 
@@ -385,15 +381,14 @@ def record_trade(
     """
     side, exact_quantity, exact_price, exact_fee = manual.checked(trade_type, quantity, price, fee, order_type)
     if reference is not None and not (0 < len(reference) <= manual.REFERENCE_MAX and reference.isprintable()):
-        raise InputError(
+        raise unprocessable(
+            "INVALID",
             f"reference={reference[:40]!r} is no name",
-            code="INVALID",
-            status=422,
-            remedy=f"use the broker's trade id, at most {manual.REFERENCE_MAX} characters, or leave it out",
+            f"use the broker's trade id, at most {manual.REFERENCE_MAX} characters, or leave it out",
         )
     time_ns = frames.moment_ns(time, "time")
     if time_ns is not None and time_ns > session().clock.now_ns() + AHEAD_NS:
-        raise InputError(f"time={time!r} is yet to come", code="INVALID", status=422, remedy="say when it was executed")
+        raise unprocessable("INVALID", f"time={time!r} is yet to come", "say when it was executed")
     trade = manual.ManualTrade(
         _number(account_id),
         side,
@@ -431,9 +426,7 @@ def get_balance_history(account_id: int, limit: int = 100) -> pd.DataFrame:
     async def work(db: Database) -> list[Any]:
         store = AccountStore(db)
         if account_id not in [account.id for account in await store.page()]:
-            raise InputError(
-                f"there is no account {account_id!r}", code="ACCOUNT_UNKNOWN", status=404, remedy="see get_accounts()"
-            )
+            raise not_found("ACCOUNT_UNKNOWN", f"there is no account {account_id!r}", "see get_accounts()")
         return await store.history(account_id, limit)
 
     rows = list(reversed(session().run(work)))
@@ -447,9 +440,7 @@ def get_balance_history(account_id: int, limit: int = 100) -> pd.DataFrame:
 
 def _number(account_id: object) -> int:
     if isinstance(account_id, bool) or not isinstance(account_id, Integral):
-        raise InputError(
-            f"account_id={account_id!r} is no account's number", code="INVALID", status=422, remedy="see get_accounts()"
-        )
+        raise unprocessable("INVALID", f"account_id={account_id!r} is no account's number", "see get_accounts()")
     return int(account_id)
 
 

@@ -19,7 +19,7 @@ from fks.clock import RealClock
 from fks.config.load import load_settings
 from fks.config.paths import Paths
 from fks.config.settings import Settings
-from fks.model.errors import ConfigError, InputError, OutageError
+from fks.model.errors import ConfigError, OutageError, invalid
 from fks.servers.embedded import PostgresServer, StoppedWithUs, start_and_wait
 from fks.store.db import Database
 
@@ -176,7 +176,7 @@ async def _check_migrated(url: str) -> None:
 
     at = await migrate.current(url)
     if at is None:
-        raise InputError("the store is empty", code="NO_DATA", remedy="run 'fks data sample', or 'fks up' once")
+        raise invalid("NO_DATA", "the store is empty", "run 'fks data sample', or 'fks up' once")
     if at != migrate.head():
         raise ConfigError(
             f"the store is at revision {at}, this FKS reads {migrate.head()}",

@@ -6,8 +6,8 @@ import uuid
 from typing import Any
 
 from fks.clock import Clock
-from fks.model.errors import InputError
-from fks.model.signal import SignalState
+from fks.model.errors import InputError, conflict, not_found
+from fks.model.signal import AGENT, SignalState
 from fks.store.bus import SIGNALS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore, signal_message
@@ -26,7 +26,7 @@ class Approving:
         """Return a signal that this caller may see. Errors: InputError 404."""
         row = await self._db.fetchrow("gateway.signal", id, caller.account_list)
         if row is None:
-            raise InputError(f"there is no signal {id}", code="SIGNAL_UNKNOWN", status=404, remedy="see GET /signals")
+            raise not_found("SIGNAL_UNKNOWN", f"there is no signal {id}", "see GET /signals")
         return dict(row)
 
     async def pending(self, caller: Principal, limit: int = 100) -> list[dict[str, Any]]:
@@ -39,10 +39,18 @@ class Approving:
         """Approve or decline a pending signal in the caller's name and return it. A repeat returns the same.
 
         Errors: InputError 404 for a signal that this caller may not see, 403 when the caller would approve a signal
-        that it submitted itself (declining it is allowed), 409 when it is not pending any more.
+        that it submitted itself, or an agent's without a logged-in session (declining is allowed), 409 when it is not
+        pending any more.
         """
         before = await self.find(id, caller)
-        if approve and before["source"] == f"principal:{caller.name}":
+        if approve and before["source"].startswith(AGENT) and caller.session_id is None:
+            raise InputError(
+                f"signal {id} was proposed by an agent: a person has to approve it",
+                code="SIGNAL_NEEDS_PERSON",
+                status=403,
+                remedy="log in and approve it on the page Signals; a token or a chat may only reject it",
+            )
+        if approve and before["source"] in (f"principal:{caller.name}", f"{AGENT}{caller.name}"):
             raise InputError(
                 f"signal {id} was submitted by {caller.name} itself: another caller has to approve it",
                 code="SIGNAL_OWN",
@@ -54,11 +62,8 @@ class Approving:
         found = await self.find(id, caller)
         wanted = SignalState.READY if approve else SignalState.DECLINED
         if record is None and not (found["decided_by"] == caller.name and _came_to(found["state"], wanted)):
-            raise InputError(
-                f"signal {id} is {found['state']}, not pending",
-                code="SIGNAL_NOT_PENDING",
-                status=409,
-                remedy="see GET /signals?state=pending",
+            raise conflict(
+                "SIGNAL_NOT_PENDING", f"signal {id} is {found['state']}, not pending", "see GET /signals?state=pending"
             )
         if record is not None:
             message = signal_message(record.signal, SignalState(found["state"]), found["code"])

@@ -14,9 +14,10 @@ from typing import Any
 
 from fks.clock import Clock
 from fks.config.settings import Settings
-from fks.entry.order_entry import Draft, OrderEntry, exchange_of
+from fks.entry.order_entry import Draft, OrderEntry
+from fks.entry.routing import exchange_of
 from fks.model.copies import copied_instance
-from fks.model.errors import InputError
+from fks.model.errors import conflict
 from fks.model.ids import request_signal_id
 from fks.model.order import Side
 from fks.model.signal import Kind, Signal
@@ -37,56 +38,63 @@ class Closing:
         self._clock = clock
         self._settings = settings
 
-    async def held(self, symbol: str, caller: Principal) -> list[dict[str, Any]]:
-        """Return the positions in a symbol, in any spelling, that this caller may close. Errors: InputError 404."""
-        listed = await ReadingStore(self._db).spelled(symbol)
+    async def held(self, symbol: str, caller: Principal, exchange: str | None = None) -> list[dict[str, Any]]:
+        """Return the positions in a symbol, in any spelling, that this caller may close, with their `exchange`; of a
+        symbol with an exchange those at it, and those on paper of which no order says one. Errors: InputError 404."""
+        listed = await ReadingStore(self._db).spelled(symbol, exchange)
+        at = {None, *(item.exchange for item in listed)} if exchange or ":" in symbol else None
         symbols = sorted({item.symbol for item in listed})
         home = self._settings.venue.exchange
         rows = await self._db.fetch("gateway.positions", symbols, False, home, caller.account_list)
         own = caller.instance
-        return [
-            dict(row)
-            for row in rows
+        found = [
+            row | {"exchange": await self._exchange(row)}
+            for row in map(dict, rows)
             if row["instance"] != EXTERNAL and own in ("", copied_instance(row["instance"]) or row["instance"])
         ]
+        return [row for row in found if at is None or row["exchange"] in at]
+
+    async def _exchange(self, row: Mapping[str, Any]) -> str | None:
+        place = [row[name] for name in ("account", "venue", "symbol", "instance")]
+        return exchange_of(row["venue"], self._settings) or await self._db.fetchval("gateway.position_exchange", *place)
 
     async def close(
-        self, symbol: str, caller: Principal, key: str, *, wait_s: float | None = None
+        self, symbol: str, caller: Principal, key: str, exchange: str | None = None
     ) -> list[dict[str, Any]]:
         """Commit an exit for each position in `symbol`, and return what became of each within `http.order_wait_s`.
 
-        The same `key` again makes no second exit. Errors: InputError 404 for an unknown symbol, 409 NOTHING_HELD;
-        OutageError.
+        The same `key` again makes no second exit. `exchange`: of a position on paper without an order, in a symbol that
+        several collect; without it none is closed there. Errors: InputError 404 for an unknown symbol,
+        400 SYMBOL_AMBIGUOUS, 409 NOTHING_HELD; OutageError.
         """
-        rows = await self.held(symbol, caller)
+        rows = await self.held(symbol, caller, exchange)
         if not rows:
             by = f" by {caller.instance}" if caller.instance else ""
-            raise InputError(
-                f"nothing is held in {symbol}{by}", code="NOTHING_HELD", status=409, remedy="see GET /positions"
-            )
+            raise conflict("NOTHING_HELD", f"nothing is held in {symbol}{by}", "see GET /positions")
         accounts = {row["name"]: row["id"] for row in await self._db.fetch("gateway.account_names")}
         arrived_ns = self._clock.now_ns()
-        found = []
-        for row in rows:
+        exits, found = [], []
+        for row in rows:  # each is named before the first one is committed
             place = f"{row['account']}|{row['venue']}|{row['symbol']}|{row['instance']}"
             own = f"{key}:{hashlib.sha256(place.encode()).hexdigest()[:16]}"
-            signal = await self._signal(row, accounts[row["account"]], caller.name, own, arrived_ns)
+            at = row["exchange"] or exchange or symbol.rpartition(":")[0] or None
+            listed = await ReadingStore(self._db).find(row["symbol"], at, listed=False)
+            signal = self._signal(row, listed.exchange, accounts[row["account"]], caller.name, own, arrived_ns)
+            exits.append((row, place, own, signal))
+        for row, place, own, signal in exits:
 
             async def make(principal: str, key: str, arrived_ns: int, signal: Signal = signal) -> Signal:
                 return signal
 
             hashed = hashlib.sha256(f"close|{place}".encode()).hexdigest()
-            answer = await self._entry.enter(Draft(caller.name, hashed, arrived_ns, make), own, wait_s=wait_s)
+            answer = await self._entry.enter(Draft(caller.name, hashed, arrived_ns, make), own)
             names = ("account", "venue", "symbol", "instance", "quantity")
             found.append({**{name: row[name] for name in names}, "order": answer.body, "status": answer.status})
         return found
 
-    async def _signal(
-        self, row: Mapping[str, Any], account_id: int, principal: str, key: str, arrived_ns: int
+    def _signal(
+        self, row: Mapping[str, Any], exchange: str, account_id: int, principal: str, key: str, arrived_ns: int
     ) -> Signal:
-        listed = await ReadingStore(self._db).find(
-            row["symbol"], exchange_of(row["venue"], self._settings), listed=False
-        )
         id = request_signal_id(principal, key)
         return Signal(
             id=id,
@@ -95,7 +103,7 @@ class Closing:
             params_version=0,
             account_id=account_id,
             venue=row["venue"],
-            exchange=listed.exchange,
+            exchange=exchange,
             symbol=row["symbol"],
             timeframe=None,
             ts_event_ns=arrived_ns,

@@ -13,7 +13,7 @@ from typing import Any
 from fks.backtest.counterfactual import Ending, UnmadeEntry, Valued, value
 from fks.matching import CostModel
 from fks.model.bar import Bars
-from fks.model.errors import InputError
+from fks.model.errors import InputError, unprocessable
 from fks.model.instrument import Instrument
 from fks.model.order import OrderType, Side
 from fks.model.timeframe import bar_end, iso, to_ns
@@ -53,11 +53,10 @@ class DenialLedger:
             first_ns = min(_decided_ns(row) for row in members)
             bars = await self._bars.read(symbol, timeframe, first_ns, None, BARS_MAX + 1, exchange=exchange)
             if len(bars) > BARS_MAX:
-                raise InputError(
+                raise unprocessable(
+                    "SPAN_TOO_LONG",
                     f"there are more than {BARS_MAX:,} {timeframe} bars of {symbol} since {iso(first_ns)}",
-                    code="SPAN_TOO_LONG",
-                    status=422,
-                    remedy="begin later, or choose one instance",
+                    "begin later, or choose one instance",
                 )
             items += await asyncio.to_thread(_valued, members, bars, instrument, self._costs)
         items.sort(key=lambda item: item["time"])

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import Clock
-from fks.model.errors import InputError, OutageError
+from fks.config.settings import Settings
+from fks.model.errors import OutageError, conflict, unprocessable
 from fks.model.timeframe import iso, to_datetime, to_ns
+from fks.risk.policy import KillScope, ScopeKind, account_number
 from fks.store.bus import KILL, Bus
 from fks.store.db import Database
 from fks.store.kill import KillStore
@@ -32,8 +34,8 @@ ANSWER_S = 15.0
 class EmergencyStop:
     """Engages the kill switch. Holds no state; many may exist."""
 
-    def __init__(self, db: Database, bus: Bus, clock: Clock, socket: Path) -> None:
-        self._store = KillStore(db)
+    def __init__(self, db: Database, bus: Bus, clock: Clock, socket: Path, settings: Settings) -> None:
+        self._store, self._settings = KillStore(db), settings
         self._bus = bus
         self._clock = clock
         self._socket = socket
@@ -41,47 +43,47 @@ class EmergencyStop:
     async def engage(self, *, scope: str, reason: str, by: str, flatten: bool) -> dict[str, Any]:
         """Return the kill that is engaged afterwards; `through` is guardian or database.
 
-        Errors: InputError SCOPE_UNKNOWN; OutageError when neither the guardian nor the database could be reached.
+        `scope`: system, venue:NAME, account:NAME (or its number), or strategy:NAME (or that of one instance). Errors:
+        InputError SCOPE_UNKNOWN; OutageError when neither the guardian nor the database could be reached.
         """
-        if scope != "system":
-            raise InputError(
-                f"scope {scope!r} is not offered", code="SCOPE_UNKNOWN", status=422, remedy="use system: all accounts"
-            )
         request = {"op": "kill", "scope": scope, "reason": reason, "by": by, "flatten": flatten, "wait_s": WAIT_S}
         answer = await self._ask(request)
         if answer is not None:
             return answer | {"through": "guardian"}
         try:
-            return await self._write(scope=scope, reason=reason, by=by, flatten=flatten)
+            return await self._write(scope=await self._known(scope), reason=reason, by=by, flatten=flatten)
         except OutageError as error:
             raise OutageError(
                 f"neither the guardian nor the database could be reached: {error.message}",
                 remedy="run 'fks kill' on the guardian's machine, or close in the exchange's own app, now",
             ) from error
 
-    async def release(self, *, by: str) -> dict[str, Any]:
-        """Release the kill switch and return the guardian's answer.
+    async def release(self, *, by: str, scope: str = "system") -> dict[str, Any]:
+        """Release the kill switch of a scope and return the guardian's answer.
 
         Errors: InputError KILL_WORKING while there is still something to cancel or close; OutageError when the guardian
         did not answer: it is not known then whether the switch is released.
         """
-        answer = await self._answer({"op": "resume", "by": by, "force": False})
+        of = {} if scope == "system" else {"scope": scope}
+        answer = await self._answer({"op": "resume", "by": by, "force": False, **of})
         if answer is None:
             raise OutageError(
                 "the guardian did not answer", remedy="see GET /kill; on the guardian's machine: fks resume"
             )
         if not answer.get("ok"):
-            raise InputError(
+            _raise_unknown(answer)
+            raise conflict(
+                str(answer.get("code") or "KILL_WORKING"),
                 str(answer.get("error") or "the guardian refused"),
-                code=str(answer.get("code") or "KILL_WORKING"),
-                status=409,
-                remedy=str(answer.get("remedy") or "wait until all is cancelled and closed, see GET /kill"),
+                str(answer.get("remedy") or "wait until all is cancelled and closed, see GET /kill"),
             )
         return answer
 
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the guardian's answer; None when it did not answer or refused: a second kill joins."""
+        """Return the guardian's answer; None when it did not answer or refused: a second kill joins. Errors: InputError
+        SCOPE_UNKNOWN."""
         answer = await self._answer(request)
+        _raise_unknown(answer or {})
         return answer if answer is not None and answer.get("ok") else None
 
     async def _answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
@@ -103,7 +105,8 @@ class EmergencyStop:
         return answer if isinstance(answer, dict) else None
 
     async def _write(self, *, scope: str, reason: str, by: str, flatten: bool) -> dict[str, Any]:
-        engaged: list[Mapping[str, Any]] = [dict(row) for row in await self._store.engaged()]
+        everything: list[Mapping[str, Any]] = [dict(row) for row in await self._store.engaged()]
+        engaged = [row for row in everything if KillScope.parse(row["scope"]) == KillScope.parse(scope)]
         now_ns = self._clock.now_ns()
         for row in engaged:  # a kill that is engaged without closing positions is asked for more under its own id
             if flatten and not row["flatten"]:
@@ -136,8 +139,31 @@ class EmergencyStop:
             "flatten": flatten or any(row["flatten"] for row in engaged),
             "is_quiet": False,
             "through": "database",
-            "beside": [row["kill_id"] for row in engaged if row["kill_id"] != kill_id],
+            "beside": [row["kill_id"] for row in everything if row["kill_id"] != kill_id],
         }
+
+    async def _known(self, text: str) -> str:
+        """Return a scope as rows have it: an account by its number, the venue of `venue.exchange` by the name in
+        tables. Errors: InputError SCOPE_UNKNOWN."""
+        scope, name = KillScope.parse(text), text.partition(":")[2]
+        if scope.is_system and text == str(scope):
+            return text
+        accounts, instances = await self._store.accounts(), await self._store.instances()
+        numbers = {row["name"]: str(row["id"]) for row in accounts}
+        known = {
+            ScopeKind.SYSTEM: set[str](),
+            ScopeKind.VENUE: {row["venue"] for row in (*accounts, *instances)},
+            ScopeKind.ACCOUNT: {*numbers.values()},
+            ScopeKind.STRATEGY: {name for row in instances for name in (row["id"], row["strategy"])},
+        }[scope.kind]
+        if scope.kind is ScopeKind.ACCOUNT:
+            name = account_number(name, numbers)
+        elif scope.kind is ScopeKind.VENUE:
+            name = self._settings.venue_named(name)
+        if name not in known:
+            offered = sorted(numbers if scope.kind is ScopeKind.ACCOUNT else known) or ["system"]
+            raise unprocessable("SCOPE_UNKNOWN", f"scope {text!r} is not known", f"use one of: {', '.join(offered)}")
+        return str(KillScope(scope.kind, name))
 
     async def _save(self, row: Mapping[str, Any], report: Mapping[str, Any]) -> None:
         await self._store.save(
@@ -151,3 +177,8 @@ class EmergencyStop:
             released_at=None,
             report=report,
         )
+
+
+def _raise_unknown(answer: Mapping[str, Any]) -> None:
+    if answer.get("code") == "SCOPE_UNKNOWN":
+        raise unprocessable("SCOPE_UNKNOWN", str(answer["error"]), str(answer.get("remedy") or ""))

@@ -17,7 +17,7 @@ from typing import Any
 from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.entry.order_entry import Draft, EntryAnswer, Make, OrderEntry, OrderRequest, positive
-from fks.model.errors import InputError
+from fks.model.errors import InputError, unprocessable
 from fks.model.order import Side
 from fks.model.signal import Kind, Signal
 from fks.model.timeframe import iso
@@ -240,7 +240,7 @@ def _rest_hash(named: Mapping[str, object]) -> str:
 
 def wrong(message: str, remedy: str, code: str) -> InputError:
     """Return the error about a field that does not fit."""
-    return InputError(message, code=code, status=422, remedy=remedy)
+    return unprocessable(code, message, remedy)
 
 
 def _renamed(body: Mapping[str, object]) -> dict[str, object]:

@@ -19,7 +19,7 @@ from typing import Any
 from fks.clock import Clock
 from fks.config.secrets import derived
 from fks.config.settings import AuthSettings
-from fks.model.errors import InputError, Problem
+from fks.model.errors import Problem, unprocessable
 from fks.process.callers import network_of
 from fks.store.tokens import SCOPES, Principal
 from fks.store.users import WITHOUT_TOTP, User, UserStore
@@ -62,11 +62,10 @@ def check_password(password: str, name: str) -> str:
         else ""
     )
     if fault:
-        raise InputError(
+        raise unprocessable(
+            "PASSWORD_WEAK",
             f"the password {fault}",
-            code="PASSWORD_WEAK",
-            status=422,
-            remedy=f"use {PASSWORD_MIN} characters or more; several random words are fine",
+            f"use {PASSWORD_MIN} characters or more; several random words are fine",
         )
     return password
 

@@ -24,16 +24,18 @@ from typing import Any, TypeVar
 
 from fks.clock import Clock
 from fks.config.settings import Settings
+from fks.entry.routing import OrderRouter
 from fks.futures import check_entry, contract_of
-from fks.model.account import Account, keeps_bracket
+from fks.model.account import keeps_bracket
 from fks.model.backoff import Backoff
 from fks.model.codes import Code
 from fks.model.copies import LEADER, is_ninja
-from fks.model.errors import InputError, OutageError
+from fks.model.errors import InputError, OutageError, conflict, not_found, unprocessable
 from fks.model.ids import client_order_id, copy_signal_id, intent_id, request_signal_id
 from fks.model.order import TERMINAL, Order, OrderType, Role, Side, State, TimeInForce
-from fks.model.signal import Kind, Signal, SignalState
-from fks.model.timeframe import iso, to_ns
+from fks.model.parent import TARGETS_MAX, BreakEven, ParentPlan, ProfitTarget, plan_json
+from fks.model.signal import AGENT, KEY, Kind, Signal, SignalState
+from fks.model.timeframe import NS, iso, to_ns
 from fks.model.untrusted import decimal_of, shown
 from fks.portfolio.position import is_shared
 from fks.risk.exits import Books, closable
@@ -42,14 +44,16 @@ from fks.store.bus import SIGNALS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.orders import OrderStore
 from fks.store.positions import PositionStore
-from fks.store.reading import Listed, ReadingStore
 from fks.store.signals import EndRequest, SignalRecord, SignalStore, signal_message
 
 #: Seconds from the first request without a key in which the same body of the same caller is the same order.
 DERIVED_S = 10.0
+#: Seconds in which a person may approve a proposal without `valid_until`, and the most that one may ask for.
+PROPOSAL_S, PROPOSAL_MAX_S = 3600.0, 86400.0
 _POLL = Backoff(0.005, 0.1)
 _DIGITS_MAX = 40
 _KEY_MAX = 200
+_OFFSET_TICKS_MAX = 100_000
 _YEAR_MIN = 1971
 _TYPES = {
     "market": OrderType.MARKET,
@@ -59,7 +63,9 @@ _TYPES = {
 }
 _NUMBERS = ("quantity", "price", "stop_price", "take_profit", "stop_loss")
 _LABELS = ("strategy_id", "signal_id")
-_REDUCE_ONLY = "reduce_only"
+_REDUCE_ONLY, _FALLBACK = "reduce_only", "allow_fallback"
+_PLAN = ("kind", "targets", "break_even")
+_BRACKET = "bracket"
 _TEXTS = ("account", "venue", "exchange", "symbol", "side", "type", "time_in_force", "valid_until", *_LABELS)
 T = TypeVar("T")
 Make = Callable[[str, str, int], Awaitable[Signal]]
@@ -89,6 +95,8 @@ class OrderRequest:
     strategy_id: str | None = None  # the caller's own names of what decided: kept with the signal, used for nothing
     signal_id: str | None = None
     reduce_only: bool = False  # denied REDUCE_ONLY unless it can only bring the position nearer to zero
+    allow_fallback: bool = False  # an entry may go to another venue, before it is committed
+    plan: ParentPlan | None = None  # of a bracket: its targets, and the move of its stop to break-even
 
     @staticmethod
     def parse(body: Mapping[str, object]) -> OrderRequest:
@@ -97,9 +105,9 @@ class OrderRequest:
         Errors: InputError naming the field and a valid form.
         """
         body = _with_type(body)
-        unknown = sorted(set(body) - set(_NUMBERS) - set(_TEXTS) - {_REDUCE_ONLY})
+        unknown = sorted(set(body) - set(_NUMBERS) - set(_TEXTS) - {_REDUCE_ONLY, _FALLBACK, *_PLAN})
         if unknown:
-            fields = ", ".join((*_TEXTS, *_NUMBERS, _REDUCE_ONLY))
+            fields = ", ".join((*_TEXTS, *_NUMBERS, _REDUCE_ONLY, _FALLBACK, *_PLAN))
             raise _bad(f"unknown field {shown(unknown[0])}", f"use {fields}", "FIELD_UNKNOWN")
         numbers = {name: positive(name, body.get(name)) for name in _NUMBERS}
         quantity = numbers.pop("quantity")
@@ -118,6 +126,8 @@ class OrderRequest:
             strategy_id=_text("strategy_id", body.get("strategy_id")),
             signal_id=_text("signal_id", body.get("signal_id")),
             reduce_only=_truth(_REDUCE_ONLY, body.get(_REDUCE_ONLY)),
+            allow_fallback=_truth(_FALLBACK, body.get(_FALLBACK)),
+            plan=_plan_in(body, numbers["stop_loss"]),
             **numbers,
         ).checked()
 
@@ -131,11 +141,25 @@ class OrderRequest:
             if not is_needed and numbers[name] is not None:
                 raise _bad(f"{kind.value} takes no {name}", f"leave {name} out", "PRICE")
         times = {item.value: item for item in TimeInForce}
+        side = _one_of("side", self.side, {item.value: item for item in Side})
+        if self.allow_fallback and (self.account is not None or self.reduce_only):
+            wrong = _REDUCE_ONLY if self.reduce_only else "an account"
+            raise _bad(f"an order with {wrong} does not fall back", f"leave {_FALLBACK} out", "FALLBACK")
+        plan, take_profit = self.plan, numbers["take_profit"]
+        if plan is not None:
+            # without targets it was read before: its one target is the take profit
+            has_both = take_profit is not None and bool(plan.targets)
+            check_plan(plan, side, has_take_profit=has_both, is_reducing=self.reduce_only)
+            if len(plan.targets) == 1:  # an ordinary take profit, which a venue may hold from the start
+                plan, take_profit = replace(plan, targets=()), plan.targets[0].price
+            plan = None if plan.break_even is None and not plan.targets else plan
         return replace(
             self,
+            plan=plan,
+            take_profit=take_profit,
             symbol=_text("symbol", self.symbol, is_needed=True) or "",
             type=kind,
-            side=_one_of("side", self.side, {item.value: item for item in Side}),
+            side=side,
             time_in_force=_one_of("time_in_force", self.time_in_force, times),
             account=_text("account", self.account),
             venue=_text("venue", self.venue),
@@ -152,7 +176,8 @@ class OrderRequest:
     def body_hash(self) -> str:
         """Return a hash that is equal for equal requests."""
         plain = {name: value if value is None else _canonical(value) for name, value in asdict(self).items()}
-        for name in ("exchange", _REDUCE_ONLY, *_LABELS):
+        plain["plan"] = None if self.plan is None else json.dumps(plan_json(_normal(self.plan)))
+        for name in ("exchange", _REDUCE_ONLY, _FALLBACK, "plan", *_LABELS):
             if not getattr(self, name):  # hashes of requests from before these fields existed stay the same
                 del plain[name]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
@@ -196,22 +221,6 @@ class Draft:
         return replace(made, trace_id=self.trace_id) if self.trace_id else made
 
 
-def exchange_of(venue: str, settings: Settings) -> str | None:
-    """Return the exchange whose instruments a venue trades; None: those of any, as on paper."""
-    return settings.venue.exchange if venue == "ccxt" else None
-
-
-def exchange_for(account: Account, symbol: str, exchange: str | None, settings: Settings) -> str | None:
-    """Return the exchange of an account's orders in `symbol`: that of its venue, or the named one; None on paper.
-
-    Errors: InputError EXCHANGE when another one is named, also in the symbol, than the venue trades.
-    """
-    home, named = exchange_of(account.venue, settings), exchange or symbol.rpartition(":")[0]
-    if home is not None and named.lower() not in ("", home):
-        raise _bad(f"account {account.name} trades at {home}, not at {named}", "name another account", "EXCHANGE")
-    return exchange or home
-
-
 class OrderEntry:
     """Takes orders and cancels for a principal. Holds no state; many may exist."""
 
@@ -219,7 +228,7 @@ class OrderEntry:
         self._bus = bus
         self._clock = clock
         self._settings = settings
-        self._reading = ReadingStore(db)
+        self._router = OrderRouter(db, settings)
         self._accounts = AccountStore(db)
         self._signals = SignalStore(db)
         self._orders = OrderStore(db)
@@ -253,16 +262,53 @@ class OrderEntry:
         """
         request = request.checked()
         arrived_ns = self._clock.now_ns() if arrived_ns is None else arrived_ns
-        make: Make = partial(self.signal_of, request, accounts=accounts, instance=instance)
+        made_of = replace(request, allow_fallback=False) if must_reduce else request
+        make: Make = partial(self.signal_of, made_of, accounts=accounts, instance=instance)
         make = self.reducing(make) if must_reduce else make
         resolved = await self.resolved(request, accounts)
         draft = Draft(principal, resolved.body_hash(), arrived_ns, make, trace_id, accounts, request.body_hash())
         return await self.enter(draft, idempotency_key, wait_s=wait_s)
 
+    async def propose(
+        self,
+        request: OrderRequest,
+        agent: str,
+        idempotency_key: str | None,
+        *,
+        rationale: str,
+        arrived_ns: int,
+        accounts: Collection[int] | None,
+        trace_id: str,
+    ) -> EntryAnswer:
+        """Commit an agent's request as a signal that a person has to approve, for the instance of its own key.
+
+        It expires at `valid_until`, at most PROPOSAL_MAX_S from `arrived_ns`. `rationale` is the agent's text for the
+        person. The answer, keys and errors are those of `submit`.
+        """
+        request = replace(request.checked(), allow_fallback=False)  # the venue of a person's decision, not of now
+        limit_ns = arrived_ns + int(PROPOSAL_MAX_S * NS)
+        if request.valid_until_ns is not None and not arrived_ns < request.valid_until_ns <= limit_ns:
+            raise _bad("valid_until is not within a day from now", "leave it out: a person has an hour", "VALID_UNTIL")
+
+        async def make(principal: str, key: str, at_ns: int) -> Signal:
+            signal = await self.signal_of(request, principal, key, at_ns, accounts=accounts, instance=KEY + agent)
+            return replace(
+                signal,
+                source=AGENT + agent,
+                state=SignalState.PENDING,
+                valid_until_ns=request.valid_until_ns or at_ns + int(PROPOSAL_S * NS),
+                reason=" ".join([f"proposed by the agent {agent}", *request.labels()])
+                + (rationale and f": {rationale}"),
+            )
+
+        resolved = await self.resolved(request, accounts)
+        draft = Draft(AGENT + agent, resolved.body_hash(), arrived_ns, make, trace_id, accounts, request.body_hash())
+        return await self.enter(draft, idempotency_key, wait_s=0.0)
+
     async def resolved(self, request: OrderRequest, accounts: Collection[int] | None = None) -> OrderRequest:
         """Return the request with the symbol and the exchange of its instrument; as it is when it names none."""
         with contextlib.suppress(InputError):
-            _, instrument = await self._place(request, accounts)
+            instrument = (await self._router.named(request, accounts)).instrument
             return replace(request, symbol=instrument.symbol, exchange=instrument.exchange)
         return request
 
@@ -318,11 +364,10 @@ class OrderEntry:
         is_others = draft.accounts is not None and record.signal.account_id not in draft.accounts
         # a name may be given again, bound to other accounts
         if record.body_hash not in (draft.body_hash, draft.former_hash) or is_others:
-            raise InputError(
+            raise conflict(
+                "IDEMPOTENCY_CONFLICT",
                 "this idempotency key was used for another order",
-                code="IDEMPOTENCY_CONFLICT",
-                status=409,
-                remedy="use a new key for a new order",
+                "use a new key for a new order",
             )
         return record
 
@@ -355,15 +400,12 @@ class OrderEntry:
         """
         order = await self._orders.get(client_order_id)
         if order is None:
-            raise InputError(
-                f"unknown order {client_order_id!r}", code="ORDER_UNKNOWN", status=404, remedy="see `fks orders list`"
-            )
+            raise not_found("ORDER_UNKNOWN", f"unknown order {client_order_id!r}", "see `fks orders list`")
         if order.parent_id is not None and keeps_bracket(order.venue):
-            raise InputError(
+            raise conflict(
+                "LEG_KEPT",
                 f"order {client_order_id} is a stop or target that {order.venue} keeps by itself",
-                code="LEG_KEPT",
-                status=409,
-                remedy="exit the position, or move the leg at the platform",
+                "exit the position, or move the leg at the platform",
             )
         request = None
         if order.role is Role.EXIT and order.signal_id is not None:
@@ -406,7 +448,7 @@ class OrderEntry:
 
     @staticmethod
     def _ended(what: str) -> InputError:
-        return InputError(what, code="ORDER_ENDED", status=409, remedy="there is nothing left to cancel")
+        return conflict("ORDER_ENDED", what, "there is nothing left to cancel")
 
     async def _await_end(self, request: int) -> EndRequest:
         """Return a request to end an exit once the order manager answered it, or as it is after `http.order_wait_s`."""
@@ -434,11 +476,13 @@ class OrderEntry:
 
         Errors: InputError for an unknown account or symbol; of a past contract it names the current one."""
         try:
-            account, instrument = await self._place(request, accounts)
+            place = await self._router.place(request, accounts, instance)
         except InputError as error:
             if error.code == "SYMBOL_UNKNOWN":
                 await _check_contract(request.symbol.rpartition(":")[2], arrived_ns)
             raise
+        account, instrument = place.account, place.instrument
+        notes = [place.note] if place.note else []
         return Signal(
             id=request_signal_id(principal, key),
             source=f"principal:{principal}",
@@ -462,7 +506,8 @@ class OrderEntry:
             time_in_force=TimeInForce(request.time_in_force),
             valid_until_ns=request.valid_until_ns,
             is_reduce_only=request.reduce_only,
-            reason=" ".join([f"order of {principal}", *request.labels()]),
+            plan=request.plan,
+            reason=" ".join([f"order of {principal}", *request.labels(), *notes]),
             state=SignalState.READY,
             trace_id=request_signal_id(principal, key).hex[:16],
         )
@@ -478,11 +523,10 @@ class OrderEntry:
                 return signal
             is_plain = signal.stop_loss is None and signal.take_profit is None
             if signal.size is None or not is_plain or signal.size > left:
-                raise InputError(
+                raise unprocessable(
+                    Code.REDUCE_ONLY.value,
                     f"{signal.side.value} {signal.size} {signal.symbol} may do more than reduce what is held",
-                    code=Code.REDUCE_ONLY.value,
-                    status=422,
-                    remedy=f"at most {left:f} of {held:f} are left to close, without protections",
+                    f"at most {left:f} of {held:f} are left to close, without protections",
                 )
             return replace(signal, is_reduce_only=True)
 
@@ -500,32 +544,6 @@ class OrderEntry:
         )
         held = books.held.get(signal.instance, Decimal(0)) if signal.instance else sum(books.held.values(), Decimal(0))
         return held, closable(books, signal.side, signal.instance or None)
-
-    @staticmethod
-    def _account(accounts: list[Account], request: OrderRequest) -> Account:
-        """Return the account of a request: by name or number, else the first enabled one (of the venue, when one is
-        named)."""
-        name = request.account
-        found = [
-            account
-            for account in accounts
-            if account.is_enabled
-            and (name is None or name in (account.name, str(account.id)))
-            and (request.venue in (None, account.venue) or _is_further(account, request))
-        ]
-        if found:
-            return min(found, key=lambda account: account.id)
-        known = ", ".join(f"{account.name} on {account.venue}" for account in accounts if account.is_enabled) or "none"
-        wanted = f"{name or 'any account'}{f' on {request.venue}' if request.venue else ''}"
-        raise InputError(f"no such account: {wanted}", code="ACCOUNT_UNKNOWN", status=404, remedy=f"known: {known}")
-
-    async def _place(self, request: OrderRequest, accounts: Collection[int] | None) -> tuple[Account, Listed]:
-        """Return the account of a request, and its symbol at the exchange of the account's venue; on paper, where it is
-        collected. Errors: InputError."""
-        known = await self._accounts.page()
-        account = self._account([item for item in known if accounts is None or item.id in accounts], request)
-        at = exchange_for(account, request.symbol, request.exchange, self._settings)
-        return account, await self._reading.find(request.symbol, at, listed=True)
 
     async def _wake(self, signal: Signal) -> None:
         await self._bus.publish_many([(WAKE, {"type": "signal"}), (SIGNALS, signal_message(signal))])
@@ -581,11 +599,6 @@ async def _check_contract(symbol: str, now_ns: int) -> None:
     """Refuse an expired or rolled futures contract. Errors: those of `check_entry`."""
     if (contract := contract_of(symbol)) is not None:
         await asyncio.to_thread(check_entry, contract, now_ns)  # the first one loads a calendar, for seconds
-
-
-def _is_further(account: Account, request: OrderRequest) -> bool:
-    """Return whether a request for the venue `ninja` names a further account at NinjaTrader."""
-    return request.account is not None and request.venue == LEADER and is_ninja(account.venue)
 
 
 def _answer(
@@ -667,7 +680,7 @@ def order_body(order: Order) -> dict[str, Any]:
 
 # ── form ─────────────────────────────────────────────────────────────────────────────────────────
 def _bad(message: str, remedy: str, code: str) -> InputError:
-    return InputError(message, code=code, status=422, remedy=remedy)
+    return unprocessable(code, message, remedy)
 
 
 def _with_type(body: Mapping[str, object]) -> Mapping[str, object]:
@@ -677,6 +690,74 @@ def _with_type(body: Mapping[str, object]) -> Mapping[str, object]:
     if "type" in body:
         raise _bad("type and order_type are both given", "give one of them", "TYPE")
     return {"type" if name == "order_type" else name: value for name, value in body.items()}
+
+
+def _plan_in(body: Mapping[str, object], stop_loss: Decimal | None) -> ParentPlan | None:
+    """Return the plan in the body of an order request; None of a single order."""
+    kind = body.get("kind") or "single"
+    if kind not in ("single", _BRACKET):
+        raise _bad(f"kind {shown(kind)} is unknown", f"use single or {_BRACKET}", "KIND")
+    if kind != _BRACKET:
+        if given := [name for name in ("targets", "break_even") if body.get(name) is not None]:
+            raise _bad(f"a single order takes no {given[0]}", f"send kind {_BRACKET}, or take_profit", "KIND")
+        return None
+    if stop_loss is None:
+        raise _bad("a bracket needs stop_loss", "give the stop of the whole position", "STOP_LOSS")
+    targets = targets_in(body.get("targets"))
+    if not targets:
+        raise _bad("a bracket needs targets", 'give targets: [{"price": "65000", "share": "0.5"}, …]', "TARGETS")
+    return ParentPlan(stop_loss, targets, break_even_in(body.get("break_even")))
+
+
+def targets_in(value: object) -> tuple[ProfitTarget, ...]:
+    """Return the targets in a request's member; () without it. Errors: InputError TARGETS or NUMBER."""
+    if value is None:
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, Mapping) for one in value):
+        raise _bad(f"targets {shown(value)} are no list of objects", "give price and share of each", "TARGETS")
+    if len(value) > TARGETS_MAX:
+        raise _bad(f"there are {len(value)} targets", f"give at most {TARGETS_MAX}", "TARGETS")
+    found = []
+    for number, one in enumerate(value, 1):
+        unknown = sorted(set(one) - {"price", "share"})
+        price, share = positive(f"target {number} price", one.get("price")), one.get("share")
+        share = positive(f"target {number} share", 1 if share is None and len(value) == 1 else share)
+        if unknown or price is None or share is None:
+            raise _bad(f"target {number} is not usable", "give price and share, and nothing else", "TARGETS")
+        found.append(ProfitTarget(price, share))
+    return tuple(found)
+
+
+def break_even_in(value: object) -> BreakEven | None:
+    """Return the break-even rule in a request's member. Errors: InputError BREAK_EVEN or NUMBER."""
+    if value is None:
+        return None
+    remedy = "give after_target (1 to 5) or at_risk (a multiple of the risk), and offset_ticks if you like"
+    if not isinstance(value, Mapping) or set(value) - {"after_target", "at_risk", "offset_ticks"}:
+        raise _bad(f"break_even {shown(value)} is not usable", remedy, "BREAK_EVEN")
+    after, offset, at_risk = value.get("after_target"), value.get("offset_ticks", 0), value.get("at_risk")
+    is_number = isinstance(after, int) and not isinstance(after, bool) and 1 <= after <= TARGETS_MAX
+    is_offset = isinstance(offset, int) and not isinstance(offset, bool) and abs(offset) <= _OFFSET_TICKS_MAX
+    if (after is None) == (at_risk is None) or not (after is None or is_number) or not is_offset:
+        raise _bad(f"break_even {shown(value)} is not usable", remedy, "BREAK_EVEN")
+    assert isinstance(after, int | None)
+    assert isinstance(offset, int)
+    return BreakEven(after, positive("at_risk", at_risk), offset)
+
+
+def check_plan(plan: ParentPlan, side: Side, *, has_take_profit: bool = False, is_reducing: bool = False) -> None:
+    """Check the values of a plan against each other. Errors: InputError."""
+    if has_take_profit or is_reducing:
+        wrong = "take_profit" if has_take_profit else _REDUCE_ONLY
+        raise _bad(f"a bracket takes no {wrong}", "leave it out", "KIND")
+    prices = [target.price for target in plan.targets]
+    if prices != sorted(set(prices), reverse=side is Side.SELL):
+        raise _bad("the targets are not in their order", "give the nearest first, each at its own price", "TARGETS")
+    if plan.targets and (total := sum(target.share for target in plan.targets)) != 1:
+        raise _bad(f"the shares of the targets are {total} together", "give shares that are 1 together", "TARGETS")
+    rule = plan.break_even
+    if rule is not None and rule.after_target is not None and rule.after_target > max(len(plan.targets), 1):
+        raise _bad(f"there is no target {rule.after_target}", "name one of the targets", "BREAK_EVEN")
 
 
 def positive(name: str, value: object) -> Decimal | None:
@@ -728,6 +809,15 @@ def _moment(value: object) -> int | None:
     except (ValueError, OverflowError):
         pass
     raise _bad(f"valid_until {shown(value)} is no time", "give ISO 8601 with Z: 2026-05-01T00:00:00Z", "VALID_UNTIL")
+
+
+def _normal(plan: ParentPlan) -> ParentPlan:
+    """Return the plan with numbers that are equal texts when they are equal."""
+    rule, zero = plan.break_even, Decimal(0)
+    if rule is not None and rule.at_risk is not None:
+        rule = replace(rule, at_risk=rule.at_risk.normalize() + zero)
+    targets = tuple(ProfitTarget(one.price.normalize() + zero, one.share.normalize() + zero) for one in plan.targets)
+    return ParentPlan(plan.stop_loss.normalize() + zero, targets, rule)
 
 
 def _canonical(value: object) -> str:

@@ -1,9 +1,10 @@
-"""Rebalancing of portfolios: targets, drift, previews, and the runs that a person starts.
+"""Rebalancing of portfolios: targets, drift, previews, and the runs that a person or a trigger starts.
 
-A preview is a plan in the database with a hash. `rebalance` starts it by that hash, and the scheduler carries it out
-(`RebalanceDriver`): from rows alone, so that another process goes on where one was killed. Each step is an order of the
-portfolio's own instance through order entry, under a key that follows from the run and the step. It is committed once,
-and coins of other instances are never sold.
+A preview is a plan in the database with a hash. `rebalance` starts it by that hash, and `RebalanceTrigger` starts one
+that is due. The scheduler carries it out (`RebalanceDriver`): from rows alone, so that another process goes on where
+one was killed. Each step is an order of the portfolio's own instance through order entry, under a key that follows from
+the run and the step. It is committed once, and coins of other instances are never sold. The weight of a strategy
+instance changes the size of its entries, by a new version of its parameters, and trades nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from typing import Any
 
 from fks.clock import Clock
 from fks.config.settings import Settings
-from fks.entry.order_entry import OrderEntry, OrderRequest, exchange_for
+from fks.entry.order_entry import OrderEntry, OrderRequest
+from fks.entry.routing import exchange_for
+from fks.jobs.instances import change_params, held_instance, sized_instance
+from fks.jobs.instances import instance_of as find_instance
+from fks.jobs.valuation import value_portfolio
 from fks.matching import Slippage
 from fks.model.account import Account, Balance
 from fks.model.codes import Code, Denial
@@ -28,11 +33,14 @@ from fks.model.decimals import plain
 from fks.model.errors import InputError, OutageError
 from fks.model.ids import portfolio_run_id, request_signal_id
 from fks.model.instrument import Instrument
-from fks.model.order import TERMINAL, Order, OrderType, Side, State
+from fks.model.json_fields import json_fields
+from fks.model.order import TERMINAL, Order, OrderType, Side, State, TimeInForce
 from fks.model.ports import Lease, Log
 from fks.model.signal import PORTFOLIO, Kind, Signal, SignalState
-from fks.model.timeframe import NS, to_datetime, to_ns
+from fks.model.timeframe import NS, bar_start, check_timeframe, iso, to_datetime, to_ns
 from fks.model.untrusted import decimal_of
+from fks.model.venue import is_enabled
+from fks.portfolio.lots import LotMethod, LotTrade
 from fks.portfolio.rebalance import (
     AllocationHoldings,
     DriftReason,
@@ -41,8 +49,18 @@ from fks.portfolio.rebalance import (
     RebalanceRules,
     RebalanceTrade,
     TargetWeight,
+    Trigger,
+    TriggerCode,
+    TriggerFacts,
+    TriggerMarket,
+    TriggerPolicy,
     WeightDrift,
+    affordable,
+    decide,
+    has_moved,
     plan,
+    run_budget,
+    weights_outside,
 )
 from fks.risk.check import CHECKS, RiskDenied, check
 from fks.risk.exits import is_dust, split_at_lot
@@ -51,23 +69,31 @@ from fks.risk.policy import KillMode
 from fks.risk.view import RiskView, VenueView
 from fks.store.accounts import AccountStore
 from fks.store.bus import JOBS, Bus
-from fks.store.db import Database
+from fks.store.corporate_actions import DELISTING, CorporateActionStore
+from fks.store.db import Database, Querier
 from fks.store.facts import FactStore, Mark
 from fks.store.instruments import InstrumentStore
+from fks.store.lots import LotStore
 from fks.store.orders import OrderStore
 from fks.store.portfolio_runs import (
     RUN_ACTIVE,
+    AllocationRow,
+    DueTrigger,
+    InstanceTarget,
     PortfolioRun,
     PortfolioRunStep,
     PortfolioRunStore,
     TargetRow,
     TargetSet,
+    TriggerRow,
+    WaitingSize,
     check_idle,
 )
 from fks.store.portfolios import Portfolio, PortfolioStore
 from fks.store.positions import PositionStore
 from fks.store.reading import ReadingStore
 from fks.store.signals import SignalStore
+from fks.store.strategies import ParameterVersion, StrategyStore
 from fks.store.valuation import ValuationStore
 
 #: Seconds for which a preview may be started.
@@ -76,8 +102,9 @@ PLAN_VALID_S = 60.0
 ORDER_VALID_S = 60.0
 #: Orders that one look sends: there is a look a second, and a venue's rate limit denies what would wait for it.
 ORDERS_AT_ONCE = 3
-#: Seconds after an execution in which the order manager has read the balances.
-_CASH_READ_S = 10.0
+#: Seconds after an execution from which the balances count as read: longer than a venue keeps silent and an order
+#: manager is away in most outages. The cash of before the buys counts what they bought twice.
+_CASH_READ_S = 60.0
 #: Seconds by which the clocks of two machines may differ.
 _CLOCKS_S = 10.0
 #: Denials that pass by themselves: a step waits while one of them stands.
@@ -85,7 +112,7 @@ _HOLDS = frozenset(
     {
         *(Code.KILLED, Code.VENUE_DOWN, Code.VENUE_NOT_RECONCILED, Code.ACCOUNT_UNKNOWN, Code.INSTRUMENT_HALTED),
         *(Code.INSTRUMENT_UNKNOWN, Code.FEED_STALE, Code.PRICE_MISSING, Code.UNKNOWN_ORDER, Code.GUARDIAN_DOWN),
-        Code.ESCALATED,
+        *(Code.ESCALATED, Code.VENUE_DISABLED),
     }
 )
 #: Denials that can be asked for without the order manager: from rows alone, for each order by itself.
@@ -94,6 +121,9 @@ _ASKED = _HOLDS | {
     *(Code.TYPE_UNSUPPORTED, Code.REDUCE_ONLY),
 }
 _MOVED, _ZERO, _ONE = "PRICE_MOVED", Decimal(0), Decimal(1)
+_SIZE_STEP = Decimal("1e-8")
+#: Seconds between two attempts to give an instance its size: each values the portfolio.
+_SIZE_EVERY_S = 10.0
 _BAD_ENDS = frozenset({SignalState.DENIED, SignalState.EXPIRED, SignalState.DECLINED, SignalState.NOTHING})
 
 
@@ -105,6 +135,7 @@ class _Market:
     marks: Mapping[tuple[str, str], Mark]
     prices: Mapping[tuple[str, str], Decimal]
     venue_state: str
+    takes_entries: bool
     kill: KillMode
     is_guardian_alive: bool
     escalated: tuple[str, str] | None
@@ -144,37 +175,76 @@ def rules_of(values: Mapping[str, Any]) -> RebalanceRules:
     return RebalanceRules(**found)
 
 
+def _facts_of(due: DueTrigger, now_ns: int) -> TriggerFacts:
+    """Return the facts of a row for `decide`. A plan that a person did not start in time waits no longer."""
+    rules = rules_of(due.rules)
+    waits_since_ns = None if due.approval_at is None else to_ns(due.approval_at)
+    return TriggerFacts(
+        now_ns=now_ns,
+        targets_ns=to_ns(due.targets_at),
+        run_max_age_s=rules.run_max_age_s,
+        requested_ns=None if due.requested_at is None else to_ns(due.requested_at),
+        decided_ns=None if due.decided_bar is None else to_ns(due.decided_bar),
+        started_ns=None if due.started_at is None else to_ns(due.started_at),
+        is_running=due.is_running,
+        is_cancelled=due.is_cancelled,
+        is_approval_pending=waits_since_ns is not None and now_ns - waits_since_ns <= rules.run_max_age_s * NS,
+    )
+
+
+def policy_of(row: TriggerRow | None) -> TriggerPolicy:
+    """Return the policy of a row; without one persons alone start runs."""
+    if row is None:
+        return TriggerPolicy()
+    values = {item.name: getattr(row, item.name) for item in fields(TriggerPolicy)}
+    return TriggerPolicy(**values | {"trigger": Trigger(row.trigger)})
+
+
 def rules_json(rules: RebalanceRules) -> dict[str, Any]:
     """Return rules as a row keeps them: decimals as text."""
     return {name: plain(v) if isinstance(v, Decimal) else v for name, v in asdict(rules).items()}
+
+
+async def read_allocation(db: Database, clock: Clock, settings: Settings, name: str) -> _Allocation:
+    """Return a portfolio's allocation, planned now, from one snapshot of the database.
+
+    Errors: OutageError; InputError 404 PORTFOLIO_UNKNOWN, TARGETS_MISSING.
+    """
+    now_ns = clock.now_ns()  # before the snapshot: a run that ends after it makes the plan outdated
+    async with db.transaction(isolation="repeatable_read", is_readonly=True) as tx:
+        return await Allocations(tx, clock, settings).read(name, now_ns)
 
 
 class Allocations:
     """Reads a portfolio's targets and its own holdings, and the facts for the checks of its orders. Errors:
     OutageError."""
 
-    def __init__(self, db: Database, clock: Clock, settings: Settings) -> None:
+    def __init__(self, db: Querier, clock: Clock, settings: Settings) -> None:
         self._db = db
         self._clock = clock
         self._settings = settings
         self._runs = PortfolioRunStore(db)
         self._facts = FactStore(db)
 
-    async def read(self, name: str) -> _Allocation:
-        """Return a portfolio's allocation, planned now. Errors: InputError 404 PORTFOLIO_UNKNOWN, TARGETS_MISSING."""
+    async def read(self, name: str, now_ns: int) -> _Allocation:
+        """Return a portfolio's allocation, planned at a time. Errors: those of `read_allocation`."""
         portfolio = await PortfolioStore(self._db).get(name)
-        targets = await self._runs.target_set(portfolio.id)
-        if targets is None:
+        known = await self._runs.target_instruments(portfolio.id)
+        if known is None:
             raise InputError(
                 f"portfolio {portfolio.name} has no targets",
                 code="TARGETS_MISSING",
                 status=404,
                 remedy=f"set them: fks portfolio targets {portfolio.name} --set BTC/USDT=0.5",
             )
-        account = await self.account(targets.account_id)
-        places = await self._runs.target_places(portfolio.id)
-        market = await self.market(account, [*places])
-        weights = await self._weights(portfolio, targets, places, market)
+        targets, rows = known
+        account = targets.account
+        market = await self.market(account, [row.symbol for row, _, _ in rows], now_ns)
+        weights = [
+            TargetWeight(_listed(item, row.exchange, row.symbol), row.weight, row.weight_min, row.weight_max)
+            for row, is_target, item in rows
+            if is_target or market.held.get((row.symbol, instance_of(portfolio.id)))
+        ]
         rules = rules_of(targets.rules)
         symbols = {weight.instrument.symbol: weight.instrument for weight in weights}
         prices = {
@@ -183,7 +253,10 @@ class Allocations:
             if (price := market.prices.get((item.exchange, symbol))) is not None
         }
         holdings = await self._holdings(portfolio, market, symbols)
-        costs = {symbol: self._costs(item, prices.get(symbol)) for symbol, item in symbols.items()}
+        fee_rate, slippage = self._settings.costs.fee_rate, Slippage.parse(self._settings.costs.slippage)
+        costs = {
+            symbol: RebalanceCosts.at(prices.get(symbol), fee_rate, slippage, item) for symbol, item in symbols.items()
+        }
         found = plan(holdings, weights, prices, rules, costs, split=split_at_lot)
         return _Allocation(portfolio, targets, account, rules, market, found)
 
@@ -191,11 +264,11 @@ class Allocations:
         """Return an account by its number."""
         return next(account for account in await AccountStore(self._db).page() if account.id == id)
 
-    async def market(self, account: Account, symbols: Sequence[str]) -> _Market:
-        """Return the facts for the checks of an account's orders in some symbols, as the rows are now."""
-        now_ns, venue = self._clock.now_ns(), account.venue
-        kills = await self._facts.kills()
-        kill = KillMode.NONE if not kills else KillMode.HELD if kills[0][1] is False else KillMode.FLATTEN
+    async def market(self, account: Account, symbols: Sequence[str], now_ns: int | None = None) -> _Market:
+        """Return the facts for the checks of an account's orders in some symbols, as the rows are. `now_ns`: default
+        the clock's time."""
+        now_ns, venue = self._clock.now_ns() if now_ns is None else now_ns, account.venue
+        gates = await self._facts.gates(self._settings.risk.guardian_age_max_s, venue, account.id)
         marks = {(mark.exchange, mark.symbol): mark for mark in await self._facts.marks()}
         oldest_ns = now_ns - round(self._settings.portfolio.rate_age_max_s * NS)
         prices = {
@@ -211,10 +284,11 @@ class Allocations:
             now_ns=now_ns,
             marks=marks,
             prices=prices,
-            venue_state=await self._runs.venue_state(venue, account.id) or "COLD",
-            kill=kill,
-            is_guardian_alive=await self._facts.is_guardian_alive(self._settings.risk.guardian_age_max_s),
-            escalated=await self._facts.escalated(),
+            venue_state=gates.venue_state,
+            takes_entries=is_enabled(venue, gates.rules, self._settings.enabled_venues),
+            kill=gates.kills.over(venue, account.id).mode,
+            is_guardian_alive=gates.is_guardian_alive,
+            escalated=gates.escalated,
             orders=tuple(order for order in orders if order.account_id == account.id),
             held={(position.symbol, position.instance): position.quantity for position in positions},
             balances={row.balance.currency: row.balance for row in balances},
@@ -222,25 +296,7 @@ class Allocations:
 
     async def instrument(self, exchange: str, symbol: str) -> Instrument:
         """Return the rules of an instrument that has a target. Errors: InputError TARGETS_WRONG."""
-        found = await InstrumentStore(self._db).get(exchange, symbol)
-        if found is None:
-            raise _wrong(f"{exchange}:{symbol} is not listed any more", "set other targets")
-        return found
-
-    async def _weights(
-        self, portfolio: Portfolio, targets: TargetSet, places: Mapping[str, str], market: _Market
-    ) -> list[TargetWeight]:
-        """Return the targets, and the weight 0 for holdings without a target."""
-        rows = await self._runs.target_weights(portfolio.id, targets.version)
-        found = [
-            TargetWeight(await self.instrument(r.exchange, r.symbol), r.weight, r.weight_min, r.weight_max)
-            for r in rows
-        ]
-        listed = {row.symbol for row in rows}
-        for symbol, exchange in places.items():
-            if symbol not in listed and market.held.get((symbol, instance_of(portfolio.id))):
-                found.append(TargetWeight(await self.instrument(exchange, symbol), _ZERO))
-        return found
+        return _listed(await InstrumentStore(self._db).get(exchange, symbol), exchange, symbol)
 
     async def _holdings(
         self, portfolio: Portfolio, market: _Market, symbols: Mapping[str, Instrument]
@@ -274,14 +330,6 @@ class Allocations:
         balance = market.balances.get(currency)
         return _ZERO if balance is None else max(min(balance.free, balance.total - reserved), _ZERO)
 
-    def _costs(self, instrument: Instrument, price: Decimal | None) -> RebalanceCosts:
-        """Return the expected costs of a trade, by the costs of the settings."""
-        costs = self._settings.costs
-        if not price:
-            return RebalanceCosts(costs.fee_rate)
-        slipped = Slippage.parse(costs.slippage).apply(Side.BUY, price, _ZERO, instrument.tick)
-        return RebalanceCosts(costs.fee_rate, (slipped - price) / price)
-
     def denial(
         self,
         portfolio_id: int,
@@ -290,11 +338,13 @@ class Allocations:
         instrument: Instrument,
         side: Side,
         quantity: Decimal,
+        limit: Decimal | None,
         *,
         is_asked: bool,
     ) -> Denial | None:
         """Return the denial of an order by itself, as far as rows show it: with `is_asked` any of `_ASKED`, as the
-        order manager would check it, else one that passes by itself, also for orders that reduce."""
+        order manager would check it, else one that passes by itself, also for orders that reduce. `limit`: None for a
+        market order."""
         key, instance = (instrument.exchange, instrument.symbol), instance_of(portfolio_id)
         mark = market.marks.get(key)
         age_s = None if mark is None or mark.message_ns is None else (market.now_ns - mark.message_ns) / NS
@@ -304,7 +354,7 @@ class Allocations:
             limits=self._settings.risk,
             account=account,
             instrument=instrument,
-            venue=VenueView(market.venue_state),
+            venue=VenueView(market.venue_state, is_enabled=market.takes_entries),
             kill=market.kill,
             is_guardian_alive=market.is_guardian_alive,
             escalated=market.escalated,
@@ -333,6 +383,9 @@ class Allocations:
                 ordinal=0,
                 kind=Kind.ORDER,
                 side=side,
+                type=OrderType.MARKET if limit is None else OrderType.LIMIT,
+                time_in_force=TimeInForce.GTC if limit is None else TimeInForce.FOK,
+                limit_price=limit,
                 size=quantity,
                 is_reduce_only=side is Side.SELL,
             )
@@ -345,6 +398,35 @@ class Allocations:
             if code in _HOLDS and isinstance(result := function(intent, view), Denial):
                 return result
         return None
+
+    def trades_json(self, found: _Allocation) -> list[dict[str, Any]]:
+        """Return the trades of a plan as the values of an answer, each with the denial that rows show."""
+        return [self._trade_json(found, trade) for trade in found.plan.trades]
+
+    def _trade_json(self, found: _Allocation, trade: RebalanceTrade) -> dict[str, Any]:
+        denial = self.denial(
+            found.portfolio.id,
+            found.account,
+            found.market,
+            trade.instrument,
+            trade.side,
+            trade.quantity,
+            trade.limit,
+            is_asked=True,
+        )
+        return {
+            "step": trade.number,
+            "exchange": trade.instrument.exchange,
+            "symbol": trade.instrument.symbol,
+            "side": trade.side.value,
+            "quantity": trade.quantity,
+            "price": trade.price,
+            "limit_price": trade.limit,
+            "value": trade.value,
+            "fee": trade.fee,
+            "slippage": trade.slippage,
+            "denial": None if denial is None else asdict(denial) | {"code": denial.code.value},
+        }
 
 
 class Rebalancing:
@@ -368,10 +450,11 @@ class Rebalancing:
     async def _targets_of(self, portfolio: Portfolio) -> dict[str, Any]:
         found = await self._runs.target_set(portfolio.id)
         rows = [] if found is None else await self._runs.target_weights(portfolio.id, found.version)
+        sized = [] if found is None else await self._runs.instance_targets(portfolio.id, found.version)
         return {
             "portfolio": portfolio.name,
             "version": 0 if found is None else found.version,
-            "account": None if found is None else found.account,
+            "account": None if found is None else found.account.name,
             "currency": portfolio.base_currency,
             "rules": rules_json(rules_of({} if found is None else found.rules)),
             "created_by": None if found is None else found.created_by,
@@ -386,6 +469,10 @@ class Rebalancing:
                 }
                 for row in rows
             ],
+            "instances": [
+                {"instance" if name == "instance_id" else name: value for name, value in asdict(row).items()}
+                for row in sized
+            ],
         }
 
     async def set_targets(
@@ -397,32 +484,45 @@ class Rebalancing:
         targets: Sequence[tuple[str, Decimal, Decimal | None, Decimal | None]],
         rules: Mapping[str, Any],
         by: str,
+        instances: Mapping[str, Decimal] | None = None,
+        allocation: uuid.UUID | None = None,
     ) -> dict[str, Any]:
         """Replace the targets that are at `version` (0 before the first), and return the new ones.
 
         `targets`: symbol, weight, and bounds of the weight. `account`: a member, default the one of the targets before,
-        else the only member. `rules`: those that are left out have their defaults.
-        Errors: InputError 404 for the portfolio or a symbol, 409 PORTFOLIO_VERSION, PORTFOLIO_ARCHIVED,
-        PORTFOLIO_RUNNING, 422 TARGETS_WRONG.
+        else the only member. `rules`: those that are left out have their defaults. `instances`: weights by strategy
+        instance, None: as before; their sizes follow. `allocation`: they come from.
+        Errors: InputError 404 for the portfolio, a symbol or an instance, 409 PORTFOLIO_VERSION, PORTFOLIO_ARCHIVED,
+        PORTFOLIO_RUNNING, 422 TARGETS_WRONG, TARGETS_MIXED (an instance trades the symbol of a target on its account).
         """
         portfolio = await PortfolioStore(self._db).get(name)
         before = await self._runs.target_set(portfolio.id)
-        own = await self._account(portfolio, account, before)
-        if before is not None and before.account_id != own.id:
+        if instances is None:
+            kept = [] if before is None else await self._runs.instance_targets(portfolio.id, before.version)
+            instances = {row.instance_id: row.weight for row in kept}
+        if instances and not targets and not portfolio.accounts:  # of instances alone: no account trades for it
+            own = await self._allocations.account((await find_instance(self._db, next(iter(instances)))).account_id)
+        else:
+            own = await self._account(portfolio, account, before)
+        if before is not None and before.account.id != own.id:
             await self._check_flat(portfolio, before)
         checked = rules_of(rules)
         rows = [await self._target(portfolio, own, *target) for target in targets]
         if len({row.symbol for row in rows}) < len(rows):
             raise _wrong("a symbol has two targets", "give each symbol once")
-        if (total := sum((row.weight for row in rows), checked.cash_min)) > 1:
+        sized = [await self._sized(portfolio, own, id, weight, rows) for id, weight in instances.items()]
+        weights = [*(row.weight for row in rows), *(row.weight for row in sized)]
+        if (total := sum(weights, checked.cash_min)) > 1:
             raise _wrong(
                 f"the weights and the cash buffer of {checked.cash_min:f} add up to {total:f}", "give at most 1"
             )
         async with self._db.transaction() as tx:
             await check_idle(tx, portfolio.id, portfolio.name)
             store = PortfolioRunStore(tx)
-            if not await store.is_member(portfolio.id, own.id):
+            if portfolio.accounts and not await store.is_member(portfolio.id, own.id):
                 raise _not_member(portfolio, own.name)
+            if (await PortfolioStore(tx).get(str(portfolio.id))).state != "active":
+                raise _archived(portfolio)
             now = await store.target_set(portfolio.id)
             at = 0 if now is None else now.version
             if at != version:
@@ -432,16 +532,124 @@ class Rebalancing:
                     status=409,
                     remedy="read them again, and send their version with the change",
                 )
-            await store.add_target_set(portfolio.id, at + 1, own.id, rules_json(checked), by, rows)
+            await store.add_target_set(portfolio.id, at + 1, own.id, rules_json(checked), by, rows, sized)
+            if allocation is not None:
+                await store.end_allocation(allocation, "applied", at + 1, None)
         self._log.info("portfolio.targets", portfolio=portfolio.name, by=by, version=version + 1)
         return await self._targets_of(portfolio)
+
+    # ── triggers and allocations ─────────────────────────────────────────────────────────────────
+    async def trigger(self, name: str) -> dict[str, Any]:
+        """Return when a portfolio is rebalanced without a person, and the last decision about it. Errors: InputError
+        404."""
+        portfolio = await PortfolioStore(self._db).get(name)
+        row = await self._runs.policy(portfolio.id)
+        decided = (
+            "updated_by",
+            "updated_at",
+            "requested_at",
+            "decided_bar",
+            "decision",
+            "decision_detail",
+            "decided_at",
+        )
+        return {
+            "portfolio": portfolio.name,
+            **asdict(policy_of(row)),
+            **{name: None if row is None else getattr(row, name) for name in decided},
+        }
+
+    async def set_trigger(self, name: str, policy: TriggerPolicy, by: str) -> dict[str, Any]:
+        """Set when a portfolio is rebalanced without a person. A schedule's request that waits is dropped.
+
+        Errors: InputError 404, 409 PORTFOLIO_ARCHIVED, TIMEFRAME_UNKNOWN.
+        """
+        portfolio = await PortfolioStore(self._db).get(name)
+        check_timeframe(policy.timeframe)
+        if portfolio.state != "active":
+            raise _archived(portfolio)
+        await self._runs.set_policy(
+            portfolio.id,
+            policy.trigger.value,
+            policy.band,
+            policy.timeframe,
+            policy.cooldown_s,
+            policy.needs_approval,
+            policy.change_max,
+            by,
+        )
+        self._log.info("portfolio.trigger_set", portfolio=portfolio.name, by=by, trigger=policy.trigger.value)
+        return await self.trigger(str(portfolio.id))
+
+    async def allocations(self, name: str, limit: int = 100) -> list[dict[str, Any]]:
+        """Return the allocations of a portfolio, newest first. Errors: InputError 404."""
+        portfolio = await PortfolioStore(self._db).get(name)
+        return [allocation_json(row) for row in await self._runs.allocations(portfolio.id, limit)]
+
+    async def allocation(self, name: str, id: uuid.UUID) -> dict[str, Any]:
+        """Return one allocation of a portfolio. Errors: InputError 404 PORTFOLIO_UNKNOWN, ALLOCATION_UNKNOWN."""
+        return allocation_json(await self._allocated(await PortfolioStore(self._db).get(name), id))
+
+    async def _allocated(self, portfolio: Portfolio, id: uuid.UUID) -> AllocationRow:
+        row = await self._runs.allocation(portfolio.id, id)
+        if row is None:
+            raise InputError(
+                f"portfolio {portfolio.name} has no allocation {id}",
+                code="ALLOCATION_UNKNOWN",
+                status=404,
+                remedy=f"see 'fks portfolio allocations {portfolio.name}'",
+            )
+        return row
+
+    async def apply(self, name: str, id: uuid.UUID, by: str) -> dict[str, Any]:
+        """Make the weights of an allocation the targets, and return these; the account and the rules stay, and so does
+        the band of a target that holds its new weight. So do the targets of instruments if it has none, and those of
+        instances that it does not name. Nothing is traded. Applied before: the targets as they are.
+
+        Errors: InputError 404, and those of `set_targets`: 409 PORTFOLIO_VERSION if the targets were changed since it
+        was calculated.
+        """
+        portfolio = await PortfolioStore(self._db).get(name)
+        row = await self._allocated(portfolio, id)
+        if row.state == "applied":
+            return await self._targets_of(portfolio)
+        before = await self._runs.target_set(portfolio.id)
+        kept = [] if before is None else await self._runs.target_weights(portfolio.id, before.version)
+        bounds = {(old.exchange, old.symbol): (old.weight_min, old.weight_max) for old in kept}
+        targets, sized = [], dict[str, Decimal]()
+        if before is not None:
+            sized = {
+                old.instance_id: old.weight for old in await self._runs.instance_targets(portfolio.id, before.version)
+            }
+        for item in row.weights:
+            weight = decimal_of(item["weight"])
+            if (instance := item.get("instance")) is not None:
+                sized[instance] = weight
+                continue
+            least, most = bounds.get((item["exchange"], item["symbol"]), (None, None))
+            is_inside = (least is None or least <= weight) and (most is None or weight <= most)
+            band = (least, most) if is_inside else (None, None)
+            targets.append((f"{item['exchange']}:{item['symbol']}", weight, *band))
+        if not targets:
+            targets = [(f"{old.exchange}:{old.symbol}", old.weight, old.weight_min, old.weight_max) for old in kept]
+        return await self.set_targets(
+            str(portfolio.id),
+            version=row.targets_version,
+            account=None,
+            targets=targets,
+            rules={} if before is None else before.rules,
+            by=by,
+            instances=sized,
+            allocation=row.id,
+        )
 
     async def _account(self, portfolio: Portfolio, name: str | None, before: TargetSet | None) -> Account:
         if name is None and before is None and len(portfolio.accounts) != 1:
             raise _wrong(
-                f"portfolio {portfolio.name} has {len(portfolio.accounts)} accounts", "name the one that trades"
+                f"portfolio {portfolio.name} has {len(portfolio.accounts)} accounts",
+                f"name the one that trades as account (--account): {', '.join(portfolio.accounts) or 'add one first'}",
             )
-        wanted = name or (portfolio.accounts[0] if before is None else before.account)
+        wanted = name or (portfolio.accounts[0] if before is None else before.account.name)
         known = await AccountStore(self._db).page()
         for account in sorted(
             known, key=lambda account: account.name != wanted
@@ -458,21 +666,24 @@ class Rebalancing:
 
         A rest below one lot does not count: no order could sell it.
         """
-        account = await self._allocations.account(before.account_id)
+        account = before.account
         for order in await OrderStore(self._db).open([account.venue]):
             if (order.account_id, order.instance) == (account.id, instance_of(portfolio.id)):
                 raise _wrong(
-                    f"order {order.client_order_id} in {order.symbol} on account {before.account} may still fill",
+                    f"order {order.client_order_id} in {order.symbol} on account {account.name} may still fill",
                     "wait until its outcome is known, or cancel it",
                 )
-        places = await self._runs.target_places(portfolio.id)
-        for position in await PositionStore(self._db).page(account_id=before.account_id):
+        found = await self._runs.target_instruments(portfolio.id)
+        assert found is not None  # no targets are ever deleted
+        places = {row.symbol: (row.exchange, item) for row, _, item in found[1]}
+        for position in await PositionStore(self._db).page(account_id=account.id):
             if position.instance != instance_of(portfolio.id) or position.symbol not in places:
                 continue
-            instrument = await self._allocations.instrument(places[position.symbol], position.symbol)
+            exchange, item = places[position.symbol]
+            instrument = _listed(item, exchange, position.symbol)
             if not is_dust(position.quantity, None, instrument):
                 raise _wrong(
-                    f"{portfolio.name} holds {position.quantity:f} {position.symbol} on account {before.account}",
+                    f"{portfolio.name} holds {position.quantity:f} {position.symbol} on account {account.name}",
                     "set its targets to 0 and rebalance, then name the other account",
                 )
 
@@ -492,6 +703,10 @@ class Rebalancing:
                 f"{listed.place} is no pair of coins that is traded for {portfolio.base_currency}",
                 f"targets are pairs in the portfolio's currency, {portfolio.base_currency}",
             )
+        today = to_datetime(self._clock.now_ns()).date()
+        for event in await CorporateActionStore(self._db).events(listed.exchange, listed.symbol):
+            if event.kind == DELISTING and event.day <= today:
+                raise _wrong(f"{listed.place} was delisted on {event.day}", "leave it out: it cannot be traded")
         if not 0 <= weight <= 1 or not (least or _ZERO) <= weight <= (_ONE if most is None else most) <= 1:
             raise _wrong(
                 f"weight {weight:f} of {listed.symbol} is not within its bounds", "0 <= min <= weight <= max <= 1"
@@ -500,22 +715,77 @@ class Rebalancing:
             raise _wrong(f"min {least:f} of {listed.symbol} is negative", "0 <= min <= weight <= max <= 1")
         return TargetRow(listed.exchange, listed.symbol, weight, least, most)
 
+    async def _sized(
+        self, portfolio: Portfolio, own: Account, id: str, weight: Decimal, targets: Sequence[TargetRow]
+    ) -> InstanceTarget:
+        """Return the target of a strategy instance of a member. Errors: InputError 404 INSTANCE_UNKNOWN, 422
+        TARGETS_WRONG, TARGETS_MIXED."""
+        instance, account = await sized_instance(self._db, portfolio, id)
+        if not 0 < weight <= 1:
+            raise _wrong(f"weight {weight:f} of instance {id} is no size", "0 < weight <= 1; disable it to stop it")
+        if account.id == own.id and any(row.symbol == instance.symbol for row in targets):
+            raise InputError(
+                f"instance {id} trades {instance.symbol} on account {own.name}, and the instrument has a target there",
+                code="TARGETS_MIXED",
+                status=422,
+                remedy="give the weight to the instance or to the instrument",
+            )
+        return InstanceTarget(id, weight)
+
     # ── plans ────────────────────────────────────────────────────────────────────────────────────
     async def drift(self, name: str) -> dict[str, Any]:
-        """Return each instrument's weight, target and band, and whether a rebalancing would trade it. Errors: those of
-        `Allocations.read`."""
-        found = await self._allocations.read(name)
-        return self._head(found) | {"items": [drift_json(row) for row in found.plan.drift]}
+        """Return each instrument's weight, target and band, and whether a rebalancing would trade it; and the weight of
+        each strategy instance beside the shares of the equity that its positions and its size are. Errors: those of
+        `read_allocation`."""
+        found = await read_allocation(self._db, self._clock, self._settings, name)
+        sized = await self._runs.instance_targets(found.portfolio.id, found.targets.version)
+        return self._head(found) | {
+            "items": [drift_json(row) for row in found.plan.drift],
+            "instances": await self._instance_drift(found.portfolio, sized, found.market.now_ns) if sized else [],
+        }
 
-    async def preview(self, name: str, by: str) -> dict[str, Any]:
+    async def _instance_drift(
+        self, portfolio: Portfolio, sized: Sequence[InstanceTarget], now_ns: int
+    ) -> list[dict[str, Any]]:
+        valued, into = await value_portfolio(self._db, self._settings, portfolio, now_ns), portfolio.base_currency
+        equity = valued.valuation.equity if valued.valuation.is_complete and valued.valuation.equity > 0 else None
+
+        def share(amount: Decimal | None, currency: str) -> Decimal | None:
+            rate = valued.rates.rate(currency, into)
+            known = equity is not None and amount is not None and rate is not None
+            return (amount * rate / equity).quantize(_SIZE_STEP) if known else None  # type: ignore[operator]
+
+        found = []
+        for row in sized:
+            instance = await find_instance(self._db, row.instance_id)
+            quote = (await self._allocations.instrument(instance.exchange, instance.symbol)).quote
+            held: Decimal | None = _ZERO
+            for p in valued.positions:
+                if p.instance == row.instance_id:
+                    price = p.price if p.is_contract else valued.rates.rate(p.base, p.quote)
+                    held = None if price is None or held is None else held + abs(p.quantity) * price * p.multiplier
+            found.append(
+                {
+                    "instance": row.instance_id,
+                    "target": row.weight,
+                    "weight": share(held, quote),
+                    "size_weight": share(row.size, quote),
+                    "reason": row.reason,
+                }
+            )
+        return found
+
+    async def preview(self, name: str, by: str, *, with_lots: bool = False) -> dict[str, Any]:
         """Return the trades of a rebalancing now, each with its expected costs and the denial that rows show, the
-        drift that they leave, and the hash by which it may be started for PLAN_VALID_S.
+        drift that they leave, and the hash by which it may be started for PLAN_VALID_S. `with_lots`: each sell with the
+        lots of its account that it would use up.
 
-        Without trades there is no hash. Errors: those of `Allocations.read`; InputError 409 PORTFOLIO_ARCHIVED.
+        Without trades there is no hash. Errors: those of `read_allocation`; InputError 409 PORTFOLIO_ARCHIVED,
+        PLAN_OUTDATED (a run has ended meanwhile).
         """
-        found = await self._allocations.read(name)
+        found = await read_allocation(self._db, self._clock, self._settings, name)
         _check_member(found.portfolio, found.account)
-        trades = [self._trade_json(found, trade) for trade in found.plan.trades]
+        trades = self._allocations.trades_json(found)
         body = self._head(found) | {
             "cash_after": found.plan.cash_after,
             "turnover": found.plan.turnover,
@@ -527,16 +797,46 @@ class Rebalancing:
             "expires_at": None,
         }
         if found.plan.trades:
-            hashed = json.dumps(
-                [found.portfolio.id, found.targets.version, found.market.now_ns, trades], default=str, sort_keys=True
-            )
-            plan_hash = hashlib.sha256(hashed.encode()).hexdigest()
-            await self._store(found, plan_hash, by)
+            run, steps = as_run(found, trades, by)
+            if not await self._runs.add_plan(run, steps):
+                raise _plan_gone("PLAN_OUTDATED", f"a run of {found.portfolio.name} has ended meanwhile")
             body |= {
-                "plan_hash": plan_hash,
+                "plan_hash": run.plan_hash,
                 "expires_at": to_datetime(found.market.now_ns + int(PLAN_VALID_S * NS)),
             }
+        lots = await self._lots(found) if with_lots else {}
+        body["trades"] = [
+            trade | {"gain": _gain(lots.get(trade["step"], [])), "lots": lots.get(trade["step"], [])}
+            for trade in trades
+        ]
         return body
+
+    async def _lots(self, found: _Allocation) -> dict[int, list[dict[str, Any]]]:
+        """Return the lots that the sells of a plan would use up, first in first out, by step. All coins of the account
+        have lots, whichever instance bought them."""
+        sells = {f"plan:{row.number}": row for row in found.plan.trades if row.side is Side.SELL}
+        if not sells:
+            return {}
+        store, account = LotStore(self._db, self._settings.venue.exchange), found.account
+        history = await store.history([account.id])
+        now_ns = max(found.market.now_ns, max((trade.time_ns for trade in history.trades), default=0) + 1)
+        planned = [
+            LotTrade(
+                *(now_ns, row.number, id, account.name, row.instrument.symbol, row.instrument.base),
+                *(row.instrument.quote, False, row.quantity, row.price, row.fee, row.instrument.quote),
+            )
+            for id, row in sells.items()
+        ]
+        history = replace(history, trades=[*history.trades, *planned])
+        book = await store.book(history, found.portfolio.base_currency, LotMethod.FIFO, is_shared=False)
+        lots: dict[int, list[dict[str, Any]]] = {}
+        for item in book.disposals():
+            if (sold := sells.get(item.disposal_id)) is not None and item.asset == sold.instrument.base:
+                lots.setdefault(sold.number, []).append(
+                    json_fields(item, "lot_id", "quantity", "cost", "gain", "note")
+                    | {"acquired_at": None if item.acquired_ns is None else iso(item.acquired_ns)}
+                )
+        return lots
 
     def _head(self, found: _Allocation) -> dict[str, Any]:
         return {
@@ -549,90 +849,29 @@ class Rebalancing:
             "cash": found.plan.cash,
         }
 
-    def _trade_json(self, found: _Allocation, trade: RebalanceTrade) -> dict[str, Any]:
-        denial = self._allocations.denial(
-            found.portfolio.id,
-            found.account,
-            found.market,
-            trade.instrument,
-            trade.side,
-            trade.quantity,
-            is_asked=True,
-        )
-        return {
-            "step": trade.number,
-            "exchange": trade.instrument.exchange,
-            "symbol": trade.instrument.symbol,
-            "side": trade.side.value,
-            "quantity": trade.quantity,
-            "price": trade.price,
-            "value": trade.value,
-            "fee": trade.fee,
-            "slippage": trade.slippage,
-            "denial": None if denial is None else asdict(denial) | {"code": denial.code.value},
-        }
-
-    async def _store(self, found: _Allocation, plan_hash: str, by: str) -> None:
-        """Write a plan as a run that may be started."""
-        assert found.plan.capital is not None
-        run_id, now_ns = portfolio_run_id(found.portfolio.id, plan_hash), found.market.now_ns
-        free = found.plan.cash - found.rules.cash_min * found.plan.capital
-        run = PortfolioRun(
-            id=run_id,
-            portfolio_id=found.portfolio.id,
-            portfolio=found.portfolio.name,
-            base_currency=found.portfolio.base_currency,
-            targets_version=found.targets.version,
-            account_id=found.account.id,
-            account=found.account.name,
-            plan_hash=plan_hash,
-            state="planned",
-            reason=None,
-            capital=found.plan.capital,
-            cash_free=free,
-            rules=rules_json(found.rules),
-            drift=_plain([drift_json(row) for row in found.plan.drift]),
-            created_by=by,
-            created_at=to_datetime(now_ns),
-            started_at=None,
-            ended_at=None,
-        )
-        steps = [
-            {
-                "step": trade.number,
-                "exchange": trade.instrument.exchange,
-                "symbol": trade.instrument.symbol,
-                "side": trade.side.value,
-                "quantity": f"{trade.quantity:f}",
-                "price": f"{trade.price:f}",
-                "fee": f"{trade.fee:f}",
-                "slippage": f"{trade.slippage:f}",
-                "signal_id": str(
-                    request_signal_id(found.instance, key_of(run_id, trade.instrument.symbol, trade.number))
-                ),
-            }
-            for trade in found.plan.trades
-        ]
-        await self._runs.forget_plans(found.portfolio.id, now_ns - int(2 * PLAN_VALID_S * NS))
-        await self._runs.add_plan(run, steps)
-
     # ── runs ─────────────────────────────────────────────────────────────────────────────────────
     async def rebalance(self, name: str, plan_hash: str, by: str) -> dict[str, Any]:
-        """Start the plan with this hash, and return its run. The same hash again returns the same run.
+        """Start the plan with this hash, and return its run. The same hash again returns the same run while it is under
+        way.
 
-        Errors: InputError 404 for the portfolio; 409 PLAN_UNKNOWN, PLAN_EXPIRED, PLAN_OUTDATED (the targets changed),
-        PRICE_MOVED, PORTFOLIO_RUNNING, PORTFOLIO_ARCHIVED.
+        A plan of a trigger that waits for a person is started in the same way, for as long as a run may last.
+
+        Errors: InputError 404 for the portfolio; 409 PLAN_UNKNOWN, PLAN_USED (its run has ended), PLAN_EXPIRED,
+        PLAN_OUTDATED (the targets changed), PRICE_MOVED, PORTFOLIO_RUNNING, PORTFOLIO_ARCHIVED.
         """
         portfolio = await PortfolioStore(self._db).get(name)
         id = await self._runs.planned(portfolio.id, plan_hash)
         run = None if id is None else await self._runs.run(portfolio.id, id)
         if run is None:
             raise _plan_gone("PLAN_UNKNOWN", f"portfolio {portfolio.name} has no plan {plan_hash[:64]!r}")
-        if run.state != "planned":
+        if run.state in RUN_ACTIVE:
             return await self._run_json(run)
+        if run.state != "planned":
+            raise _plan_gone("PLAN_USED", f"the plan was used: run {run.id} of {portfolio.name} is {run.state}")
         now_ns = self._clock.now_ns()
-        if now_ns - to_ns(run.created_at) > PLAN_VALID_S * NS:
-            raise _plan_gone("PLAN_EXPIRED", f"the plan is older than {PLAN_VALID_S:g} s")
+        valid_s = PLAN_VALID_S if run.trigger is None else rules_of(run.rules).run_max_age_s
+        if now_ns - to_ns(run.created_at) > valid_s * NS:
+            raise _plan_gone("PLAN_EXPIRED", f"the plan is older than {valid_s:g} s")
         await self._check_prices(run)
         async with self._db.transaction() as tx:
             await check_idle(tx, portfolio.id, portfolio.name, besides=run.id)
@@ -674,7 +913,7 @@ class Rebalancing:
 
     async def cancel(self, name: str, id: uuid.UUID, by: str) -> dict[str, Any]:
         """Have a run send no more orders, and cancel those that are open. What has filled stays. Signals that the
-        order manager has not used yet are withdrawn before this returns.
+        order manager has not used yet are withdrawn before this returns. A plan that waits for a person never starts.
 
         Errors: InputError 404, 409 RUN_ENDED.
         """
@@ -696,7 +935,7 @@ class Rebalancing:
     async def _started(self, name: str, id: uuid.UUID) -> PortfolioRun:
         portfolio = await PortfolioStore(self._db).get(name)
         run = await self._runs.run(portfolio.id, id)
-        if run is None or run.state == "planned":
+        if run is None or (run.state == "planned" and run.trigger is None):
             raise InputError(
                 f"portfolio {portfolio.name} has no run {id}",
                 code="RUN_UNKNOWN",
@@ -708,6 +947,269 @@ class Rebalancing:
     async def _run_json(self, run: PortfolioRun) -> dict[str, Any]:
         steps = await self._runs.steps(run.id)
         return _run_head(run) | {"steps": [step_json(step) for step in steps], "items": run.drift}
+
+
+class RebalanceTrigger:
+    """Starts runs by schedule and by drift, applies allocations that schedules requested, and gives strategy instances
+    the sizes of their weights. Soft state: when each size that waits was tried last. One scheduler calls it.
+
+    Guarantees: of each bar and of each request at most one run starts, whichever process dies when and however many
+    look at once: the decision, the plan, its start and the alert about it are one transaction.
+    """
+
+    def __init__(
+        self, db: Database, bus: Bus, clock: Clock, settings: Settings, log: Log, lease: Lease | None = None
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._settings = settings
+        self._log = log
+        self._runs = PortfolioRunStore(db, lease)
+        self._allocations = Allocations(db, clock, settings)
+        self._persons = Rebalancing(db, bus, clock, settings, log)
+        self._sized_s: dict[tuple[int, int, str], float] = {}
+
+    async def look(self) -> int:
+        """Decide on each portfolio that a trigger may rebalance now, and return how many runs were started or wait for
+        a person. Errors: OutageError."""
+        started = 0
+        for due in await self._runs.triggers():
+            try:
+                started += await self._look(due)
+            except OutageError:
+                raise
+            except Exception as error:  # one portfolio that raises must end neither the others nor the scheduler
+                await self._note(due, TriggerCode.HELD, _text_of(error))
+        for portfolio_id, id in await self._runs.waiting_allocations():
+            await self._apply(portfolio_id, id)
+        for row in await self._runs.waiting_sizes():
+            key, now_s = (row.portfolio_id, row.version, row.instance_id), self._clock.monotonic()
+            if now_s - self._sized_s.get(key, -_SIZE_EVERY_S) < _SIZE_EVERY_S:
+                continue
+            self._sized_s[key] = now_s
+            try:
+                await self._resize(row)
+            except OutageError:
+                raise
+            except Exception as error:  # its entries are open, a rate is missing: it is tried again at the next look
+                if await self._runs.hold_size(row, _text_of(error)):
+                    self._log.info(
+                        "portfolio.size_waits",
+                        portfolio=row.portfolio,
+                        instance=row.instance_id,
+                        reason=_text_of(error),
+                    )
+        return started
+
+    async def _look(self, due: DueTrigger) -> bool:
+        now_ns, policy = self._clock.now_ns(), policy_of(due)
+        facts, detail, found = _facts_of(due, now_ns), None, None
+        code = decide(policy, facts, None)
+        if code is None:
+            try:
+                found = await read_allocation(self._db, self._clock, self._settings, str(due.portfolio_id))
+                _check_member(found.portfolio, found.account)
+                market, detail = await self._market(policy, found, now_ns)
+            except OutageError:
+                raise
+            except Exception as error:  # an instrument that is not listed any more: a request expires
+                detail = _text_of(error)
+                market = TriggerMarket(bar_start(now_ns, policy.timeframe), detail, (), 0)
+            code = decide(policy, facts, market)
+            assert code is not None
+        if code is TriggerCode.IDLE:
+            return False
+        if not code.is_final:
+            await self._note(due, code, detail)
+            return False
+        bar_ns = bar_start(now_ns, policy.timeframe) if policy.trigger is Trigger.DRIFT else None
+        if code is TriggerCode.START:
+            assert found is not None
+            return await self._start(due, found, bar_ns, detail)
+        await self._settle(due, code, bar_ns, detail)
+        return False
+
+    async def _market(self, policy: TriggerPolicy, found: _Allocation, now_ns: int) -> tuple[TriggerMarket, str | None]:
+        """Return the facts about the instruments, and the decision's detail."""
+        rows = [row for row in found.plan.drift if row.quantity or row.target]
+        close_ns, bars_ns, outside = bar_start(now_ns, policy.timeframe), None, tuple[str, ...]()
+        if policy.trigger is Trigger.DRIFT:
+            places = [row.instrument for row in rows]
+            closes = await self._runs.sealed_closes(
+                [place.exchange for place in places],
+                [place.symbol for place in places],
+                policy.timeframe,
+                bar_start(close_ns - 1, policy.timeframe),
+            )
+            missing = [place.symbol for place in places if place.symbol not in closes]
+            if missing:
+                return TriggerMarket(None, None, (), 0), f"{policy.timeframe} of {' '.join(missing)}"[:500]
+            bars_ns = close_ns
+            prices = {symbol: decimal_of(close) for symbol, close in closes.items()}
+            outside = weights_outside(rows, found.plan.cash, prices, policy.band)
+        hold = None
+        for row in rows:
+            denial = self._allocations.denial(
+                found.portfolio.id, found.account, found.market, row.instrument, Side.BUY, _ONE, None, is_asked=False
+            )
+            if denial is not None:
+                hold = f"{denial.code}: {denial.scope}"
+                break
+        detail = hold or (" ".join(outside)[:500] or None)
+        return TriggerMarket(bars_ns, hold, outside, len(found.plan.trades)), detail
+
+    async def _note(self, due: DueTrigger, code: TriggerCode, detail: str | None) -> None:
+        if await self._runs.note_decision(due.portfolio_id, code.value, detail):
+            self._log.info("portfolio.trigger_waits", portfolio=due.portfolio, reason=code.value, detail=detail or "")
+
+    async def _settle(self, due: DueTrigger, code: TriggerCode, bar_ns: int | None, detail: str | None) -> None:
+        """Note a decision that starts nothing. A request that was held for too long raises an alert."""
+        was = f"{due.decision}: {due.decision_detail or ''}" if code is TriggerCode.EXPIRED else detail
+        async with self._db.transaction() as tx:
+            is_new = await PortfolioRunStore(tx).settle_trigger(
+                due.portfolio_id, due.updated_at, bar_ns, due.requested_id, code.value, was
+            )
+            if is_new and code is TriggerCode.EXPIRED:
+                await FactStore(tx).note_alert(
+                    "warning",
+                    "portfolio.trigger_expired",
+                    f"the scheduled rebalancing of {due.portfolio} did not start: {was}",
+                    component="scheduler",
+                    payload={"portfolio": due.portfolio, "reason": was},
+                )
+        if is_new:
+            self._log.info("portfolio.trigger_decided", portfolio=due.portfolio, decision=code.value, detail=was or "")
+
+    async def _start(self, due: DueTrigger, found: _Allocation, bar_ns: int | None, detail: str | None) -> bool:
+        """Start the plan, or let it wait for a person; False if another process decided meanwhile, or the targets were
+        changed."""
+        if self._clock.now_ns() - found.market.now_ns > PLAN_VALID_S * NS:
+            return False  # this process stood still: the next look plans again
+        key = str(due.requested_id) if bar_ns is None else f"{due.timeframe} {iso(bar_ns)}"
+        by = f"trigger:{due.trigger}"
+        run, steps = as_run(found, self._allocations.trades_json(found), by, trigger=due.trigger, trigger_key=key)
+        payload = {"portfolio": due.portfolio, "run": str(run.id), "trigger": due.trigger, "orders": len(steps)}
+        cause = f"outside their bands: {detail}" if bar_ns is not None else "by schedule"
+        async with self._db.transaction() as tx:
+            await check_idle(tx, due.portfolio_id, due.portfolio)
+            store = PortfolioRunStore(tx)
+            targets = await store.target_set(due.portfolio_id)
+            if targets is None or targets.version != due.targets_version:
+                return False
+            if not await store.is_member(due.portfolio_id, run.account_id):
+                return False
+            if not await store.settle_trigger(
+                due.portfolio_id, due.updated_at, bar_ns, due.requested_id, TriggerCode.START.value, detail
+            ):
+                return False
+            await store.drop_pending(due.portfolio_id)
+            if not await store.add_plan(run, steps):
+                # nothing is decided: the next look plans again
+                raise _plan_gone("PLAN_OUTDATED", "a run has ended since, or one of this bar was started before")
+            if due.needs_approval:
+                await FactStore(tx).note_alert(
+                    "warning",
+                    "portfolio.approval",
+                    f"a rebalancing of {due.portfolio} waits for approval ({cause}), {len(steps)} orders: see 'fks "
+                    f"portfolio run {due.portfolio} {run.id}', then 'fks portfolio rebalance {due.portfolio} "
+                    f"{run.plan_hash}' or 'fks portfolio cancel {due.portfolio} {run.id}'",
+                    component="scheduler",
+                    payload=payload,
+                )
+            else:
+                await store.start(run.id, self._clock.now_ns(), by)
+                await FactStore(tx).note_alert(
+                    "info",
+                    "portfolio.run_automatic",
+                    f"portfolio {due.portfolio} is rebalanced ({cause}), {len(steps)} orders: see 'fks portfolio run "
+                    f"{due.portfolio} {run.id}'",
+                    component="scheduler",
+                    payload=payload,
+                )
+        if due.needs_approval:
+            self._log.info("portfolio.run_proposed", portfolio=due.portfolio, run=str(run.id), trigger=due.trigger)
+        else:
+            self._log.info("portfolio.run_started", portfolio=due.portfolio, run=str(run.id), by=by)
+        return True
+
+    async def _apply(self, portfolio_id: int, id: uuid.UUID) -> None:
+        """Make targets of an allocation that a schedule asked for, within the maximum change; else note why not."""
+        row = await self._runs.allocation(portfolio_id, id)
+        assert row is not None
+        policy = policy_of(await self._runs.policy(portfolio_id))
+        change = max(
+            (abs(decimal_of(item["weight"]) - decimal_of(item["before"] or 0)) for item in row.weights), default=_ZERO
+        )
+        reason = None
+        if change > policy.change_max:
+            reason = f"a weight changes by {change:f}, more than {policy.change_max:f} (change_max)"
+        else:
+            try:
+                await self._persons.apply(str(portfolio_id), id, row.created_by)
+            except OutageError:
+                raise
+            except Exception as error:  # it must not end the scheduler
+                if isinstance(error, InputError) and error.code == "PORTFOLIO_RUNNING":
+                    return  # after its end
+                reason = _text_of(error)
+        if reason is None:
+            return
+        async with self._db.transaction() as tx:
+            if not await PortfolioRunStore(tx).end_allocation(id, "refused", None, reason):
+                return
+            await FactStore(tx).note_alert(
+                "warning",
+                "portfolio.allocation_refused",
+                f"the weights of allocation {id} did not become targets of {row.portfolio}: {reason}; apply them with "
+                f"'fks portfolio apply {row.portfolio} {id}'",
+                component="scheduler",
+                payload={"portfolio": row.portfolio, "allocation": str(id), "reason": reason},
+            )
+        self._log.warning("portfolio.allocation_refused", portfolio=row.portfolio, allocation=str(id), reason=reason)
+
+    async def _resize(self, row: WaitingSize) -> None:
+        """Give a strategy instance the size of its weight, by a new version of its parameters, in one transaction with
+        the note that it has it.
+
+        Errors: InputError ENTRIES_OPEN while an entry of it is open, EQUITY_MISSING without a rate for a holding.
+        """
+        now_ns = self._clock.now_ns()
+        async with self._db.transaction() as tx:
+            portfolio = await PortfolioStore(tx).get(str(row.portfolio_id))
+            instance = await held_instance(tx, row.instance_id)
+            valued = await value_portfolio(tx, self._settings, portfolio, now_ns)
+            instrument = await self._allocations.instrument(instance.exchange, instance.symbol)
+            rate = valued.rates.rate(portfolio.base_currency, instrument.quote)
+            if not valued.valuation.is_complete or rate is None:
+                missing = ", ".join(valued.valuation.missing) or f"{portfolio.base_currency} in {instrument.quote}"
+                raise InputError(
+                    f"no rate: {missing}"[:500], code="EQUITY_MISSING", status=409, remedy="wait for a bar"
+                )
+            size = (row.weight * max(valued.valuation.equity, _ZERO) * rate).quantize(_SIZE_STEP, ROUND_FLOOR)
+            version = await change_params(
+                tx,
+                instance,
+                instance.params,
+                by=instance_of(row.portfolio_id),
+                provenance=_origin_of(await StrategyStore(tx).versions(instance.id, limit=1))
+                | {
+                    "sized_by": {
+                        "portfolio": row.portfolio,
+                        "targets_version": row.version,
+                        "weight": f"{row.weight:f}",
+                    }
+                },
+                size=size,
+            )
+            if not await PortfolioRunStore(tx).apply_size(row, size, version, now_ns):
+                raise InputError("the targets were changed", code="PORTFOLIO_VERSION", status=409, remedy="none")
+        self._log.info(
+            "portfolio.instance_sized",
+            portfolio=row.portfolio,
+            instance=row.instance_id,
+            size=f"{size:f}",
+            params_version=version,
+        )
 
 
 class RebalanceDriver:
@@ -722,6 +1224,7 @@ class RebalanceDriver:
     ) -> None:
         self._db = db
         self._clock = clock
+        self._settings = settings
         self._log = log
         self._runs = PortfolioRunStore(db, lease)
         self._signals = SignalStore(db, lease)
@@ -746,7 +1249,7 @@ class RebalanceDriver:
     async def _advance(self, run: PortfolioRun) -> None:
         now_ns, rules = self._clock.now_ns(), rules_of(run.rules)
         is_old = now_ns > _end_ns(run, rules)
-        if run.state == "running" and await self._runs.is_flattened(run.id):
+        if run.state == "running" and await self._runs.is_flattened(run.id, instance_of(run.portfolio_id)):
             reason = f"{Code.KILLED}: a kill closed the positions after the start"
             await self._runs.request_cancel(run.id, reason)
             run = replace(run, state="cancelling", reason=reason)
@@ -769,6 +1272,10 @@ class RebalanceDriver:
         signal = None if step.signal_state is None else SignalState(step.signal_state)
         if order is not None and order in TERMINAL:
             is_filled = order is State.FILLED
+            if order is State.EXPIRED and step.limit_price is not None:  # under its own code at each venue
+                code = Code.SLIPPAGE_GUARD.value
+                await self._runs.end_step(run.id, step.step, "ended", code, step.detail or step.code)
+                return
             await self._end(run, step, "filled" if is_filled else "ended", None if is_filled else order.value)
         elif order is None and signal in _BAD_ENDS:
             assert signal is not None
@@ -819,7 +1326,7 @@ class RebalanceDriver:
             instrument = await self._allocations.instrument(step.exchange, step.symbol)
             side, price = Side(step.side), market.prices.get((step.exchange, step.symbol))
             denial = self._allocations.denial(
-                run.portfolio_id, account, market, instrument, side, step.quantity, is_asked=False
+                run.portfolio_id, account, market, instrument, side, step.quantity, step.limit_price, is_asked=False
             )
             if denial is not None:
                 held = held or f"{denial.code}: {denial.scope}: {denial.observed}"
@@ -830,8 +1337,9 @@ class RebalanceDriver:
             claimed = step.ordered_quantity
             quantity = claimed or step.quantity
             if side is Side.BUY:
-                cost = price * (_ONE + step.cost_rate * (_ONE - rules.cash_min))
-                quantity = _affordable(quantity, cost, budget, instrument)
+                is_limit = step.limit_price is not None
+                cost = (step.limit_price or price) * (_ONE + step.cost_rate * (_ONE - rules.cash_min))
+                quantity = affordable(quantity, cost, budget, instrument, is_limit=is_limit)
                 if not quantity or (claimed is not None and quantity < claimed):
                     # a claimed quantity stays: the process that claimed it may still commit it
                     if claimed is None or await withdraw(self._signals, self._entry, run, step, self._clock.now_ns()):
@@ -851,15 +1359,7 @@ class RebalanceDriver:
     def _budget(run: PortfolioRun, rules: RebalanceRules, steps: Sequence[PortfolioRunStep]) -> Decimal:
         """Return the cash that buys may still spend: that of the plan beyond its buffer, with the proceeds of its
         sells, without its buys."""
-        budget = run.cash_free
-        for step in steps:
-            price, kept = step.average_price or step.price, step.cost_rate * (_ONE - rules.cash_min)
-            if step.side == Side.SELL.value:
-                budget += step.filled * price * (_ONE - kept)
-            else:
-                bought = step.filled if step.is_over else _ordered(step)
-                budget -= bought * price * (_ONE + kept)
-        return budget
+        return run_budget(run.cash_free, rules.cash_min, map(_counted, steps))
 
     async def _spendable(
         self, run: PortfolioRun, rules: RebalanceRules, steps: Sequence[PortfolioRunStep], market: _Market
@@ -870,7 +1370,7 @@ class RebalanceDriver:
         cash -= await self._runs.unread_spending(run.id, self._before_ns())
         for step in steps:
             if step.side == Side.BUY.value and not step.is_over and step.order_state is None:
-                cash -= _ordered(step) * step.price * (_ONE + step.cost_rate)
+                cash -= _ordered(step) * (step.limit_price or step.price) * (_ONE + step.cost_rate)
         return cash
 
     def _before_ns(self) -> int:
@@ -917,7 +1417,7 @@ class RebalanceDriver:
             reason = "MAX_AGE" if is_old else " ".join(sorted(ends))
         state = "cancelled" if run.state == "cancelling" else "done" if is_done else "partial"
         try:
-            found = await self._allocations.read(str(run.portfolio_id))
+            found = await read_allocation(self._db, self._clock, self._settings, str(run.portfolio_id))
             drift: list[Any] | None = _plain([drift_json(row) for row in found.plan.drift])
         except InputError:  # an instrument that is not listed any more: the drift of the plan stays
             drift = None
@@ -927,17 +1427,96 @@ class RebalanceDriver:
             )
 
 
+def as_run(
+    found: _Allocation,
+    trades: Sequence[Mapping[str, Any]],
+    by: str,
+    *,
+    trigger: str | None = None,
+    trigger_key: str | None = None,
+) -> tuple[PortfolioRun, list[dict[str, Any]]]:
+    """Return a plan with at least one trade as a run that may be started, and its steps."""
+    assert found.plan.capital is not None
+    now_ns = found.market.now_ns
+    hashed = json.dumps([found.portfolio.id, found.targets.version, now_ns, trades], default=str, sort_keys=True)
+    plan_hash = hashlib.sha256(hashed.encode()).hexdigest()
+    run_id = portfolio_run_id(found.portfolio.id, plan_hash)
+    run = PortfolioRun(
+        id=run_id,
+        portfolio_id=found.portfolio.id,
+        portfolio=found.portfolio.name,
+        base_currency=found.portfolio.base_currency,
+        targets_version=found.targets.version,
+        account_id=found.account.id,
+        account=found.account.name,
+        plan_hash=plan_hash,
+        state="planned",
+        reason=None,
+        capital=found.plan.capital,
+        cash_free=found.plan.cash - found.rules.cash_min * found.plan.capital,
+        rules=rules_json(found.rules),
+        drift=_plain([drift_json(row) for row in found.plan.drift]),
+        created_by=by,
+        created_at=to_datetime(now_ns),
+        started_at=None,
+        ended_at=None,
+        trigger=trigger,
+        trigger_key=trigger_key,
+    )
+    steps = [
+        {
+            "step": trade.number,
+            "exchange": trade.instrument.exchange,
+            "symbol": trade.instrument.symbol,
+            "side": trade.side.value,
+            "quantity": f"{trade.quantity:f}",
+            "price": f"{trade.price:f}",
+            "limit_price": None if trade.limit is None else f"{trade.limit:f}",
+            "fee": f"{trade.fee:f}",
+            "slippage": f"{trade.slippage:f}",
+            "signal_id": str(request_signal_id(found.instance, key_of(run_id, trade.instrument.symbol, trade.number))),
+        }
+        for trade in found.plan.trades
+    ]
+    return run, steps
+
+
+def _origin_of(versions: Sequence[ParameterVersion]) -> dict[str, Any]:
+    """Return the provenance of the parameters in force, the newest version, for one that changes the size alone: a roll
+    back and a demotion go to where they would have gone from that one."""
+    if not versions:
+        return {}
+    found = versions[0].provenance
+    kept = {"replaced": versions[0].version - 1} if found is None else dict(found)
+    return {name: value for name, value in kept.items() if name != "request"}
+
+
+def _listed(instrument: Instrument | None, exchange: str, symbol: str) -> Instrument:
+    if instrument is None:
+        raise _wrong(f"{exchange}:{symbol} is not listed any more", "set other targets")
+    return instrument
+
+
+def _text_of(error: Exception) -> str:
+    name = error.code if isinstance(error, InputError) else type(error).__name__
+    return f"{name}: {error}"[:500]
+
+
 def key_of(run_id: uuid.UUID, symbol: str, step: int) -> str:
     """Return the idempotency key of a step: its signal's id is UUIDv5 of the portfolio's principal and this."""
     return f"{run_id}:{symbol}:{step}"
 
 
 def request_of(run: PortfolioRun, step: PortfolioRunStep, quantity: Decimal, now_ns: int) -> OrderRequest:
-    """Return the order of a step. Its time ends at the latest with that of its run."""
+    """Return the order of a step. Its time ends at the latest with that of its run; one with a limit fills at once or
+    expires."""
+    is_limit = step.limit_price is not None
     return OrderRequest(
         symbol=step.symbol,
         side=step.side,
-        type=OrderType.MARKET.value,
+        type=OrderType.LIMIT if is_limit else OrderType.MARKET,
+        price=step.limit_price,
+        time_in_force=TimeInForce.FOK if is_limit else TimeInForce.GTC,
         quantity=quantity,
         account=str(run.account_id),
         exchange=step.exchange,
@@ -988,15 +1567,31 @@ def _ordered(step: PortfolioRunStep) -> Decimal:
     return _ZERO if step.signal_state is None or step.ordered_quantity is None else step.ordered_quantity
 
 
+def _counted(step: PortfolioRunStep) -> tuple[Side, Decimal, Decimal, Decimal]:
+    """Return a step as `run_budget` takes it."""
+    side = Side(step.side)
+    if side is Side.BUY and step.limit_price is not None:
+        return side, _ordered(step), step.limit_price, step.cost_rate
+    quantity = step.filled if step.is_over or side is Side.SELL else _ordered(step)
+    return side, quantity, step.average_price or step.price, step.cost_rate
+
+
 def _end_ns(run: PortfolioRun, rules: RebalanceRules) -> int:
     """Return the time after which a run sends nothing."""
     assert run.started_at is not None
     return to_ns(run.started_at) + round(rules.run_max_age_s * NS)
 
 
-def has_moved(price: Decimal, planned: Decimal, tolerance: Decimal) -> bool:
-    """Return whether a price is further from the planned one than a fraction of that."""
-    return abs(price - planned) > tolerance * planned
+def allocation_json(row: AllocationRow) -> dict[str, Any]:
+    """Return an allocation as the values of an answer."""
+    found = {item.name: getattr(row, item.name) for item in fields(row) if item.name != "portfolio_id"}
+    return found | {"weights": [{"instance": None, **item} for item in row.weights]}
+
+
+def _gain(lots: Sequence[Mapping[str, Any]]) -> Decimal | None:
+    """Return the gain over lots; None without any, or if that of one is not known."""
+    gains = [lot["gain"] for lot in lots]
+    return None if not gains or None in gains else sum(gains, _ZERO)
 
 
 def drift_json(row: WeightDrift) -> dict[str, Any]:
@@ -1026,7 +1621,18 @@ def step_json(step: PortfolioRunStep) -> dict[str, Any]:
 
 
 def _run_head(run: PortfolioRun) -> dict[str, Any]:
-    names = ("id", "portfolio", "state", "reason", "account", "targets_version", "capital", "plan_hash", "created_by")
+    names = (
+        "id",
+        "portfolio",
+        "state",
+        "reason",
+        "account",
+        "targets_version",
+        "capital",
+        "plan_hash",
+        "created_by",
+        "trigger",
+    )
     return {name: getattr(run, name) for name in (*names, "created_at", "started_at", "ended_at")} | {
         "currency": run.base_currency
     }
@@ -1041,26 +1647,20 @@ def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: plain(v) if isinstance(v, Decimal) else v for name, v in row.items()} for row in rows]
 
 
-def _affordable(quantity: Decimal, cost: Decimal, budget: Decimal, instrument: Instrument) -> Decimal:
-    """Return how much of `quantity` a budget pays for at `cost` a unit, in whole lots; 0 if that is below the least
-    order."""
-    lot = instrument.lot(is_market=True)
-    if quantity * cost > budget:
-        quantity = (max(budget, _ZERO) / cost / lot.step).to_integral_value(ROUND_FLOOR) * lot.step
-    least = instrument.notional_min if instrument.is_notional_min_for_market else _ZERO
-    return quantity if quantity >= max(lot.least, lot.step) and quantity * cost >= least else _ZERO
-
-
 def _check_member(portfolio: Portfolio, account: Account) -> None:
     if portfolio.state != "active":
-        raise InputError(
-            f"portfolio {portfolio.name} is archived",
-            code="PORTFOLIO_ARCHIVED",
-            status=409,
-            remedy="make another one: fks portfolio create",
-        )
+        raise _archived(portfolio)
     if account.name not in portfolio.accounts:
         raise _not_member(portfolio, account.name)
+
+
+def _archived(portfolio: Portfolio) -> InputError:
+    return InputError(
+        f"portfolio {portfolio.name} is archived",
+        code="PORTFOLIO_ARCHIVED",
+        status=409,
+        remedy="make another one: fks portfolio create",
+    )
 
 
 def _not_member(portfolio: Portfolio, account: str) -> InputError:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from fks.clock import Clock
 from fks.entry.order_entry import EntryAnswer, order_body
 from fks.model.decimals import plain
-from fks.model.errors import InputError
+from fks.model.errors import InputError, conflict, not_found, unprocessable
 from fks.model.order import LIVE, Order, Side, State
 from fks.model.timeframe import NS, iso
 from fks.store.bus import WAKE, Bus
@@ -97,18 +97,16 @@ class Settling:
             and (self._clock.now_ns() - found.requested_ns > CODE_S * NS)
         )
         if found is None or found.by != principal or is_late:
-            raise InputError(
+            raise conflict(
+                "SETTLE_CODE",
                 f"{code} confirms nothing of order {client_order_id}{': its time is over' if is_late else ''}",
-                code="SETTLE_CODE",
-                status=409,
-                remedy="settle again without confirm: the answer has a new code",
+                "settle again without confirm: the answer has a new code",
             )
         if request is not None and not _is_same(request, found):
-            raise InputError(
+            raise conflict(
+                "SETTLE_CHANGED",
                 "this is not what the code was given for",
-                code="SETTLE_CHANGED",
-                status=409,
-                remedy="send the code alone, or settle again without it",
+                "send the code alone, or settle again without it",
             )
         await self._store.confirm(found.id, self._clock.now_ns())
         await self._bus.publish(WAKE, {"type": "settle", "client_order_id": client_order_id})
@@ -119,11 +117,10 @@ class Settling:
         while True:
             now = await self._store.get(settlement.id) or settlement
             if now.error is not None:
-                raise InputError(
+                raise conflict(
+                    "SETTLE_REFUSED",
                     f"order {now.client_order_id} was not settled: {now.error}",
-                    code="SETTLE_REFUSED",
-                    status=409,
-                    remedy=f"see `fks orders show {now.client_order_id}` and settle again if it still is UNKNOWN",
+                    f"see `fks orders show {now.client_order_id}` and settle again if it still is UNKNOWN",
                 )
             if now.applied_ns is not None or self._clock.monotonic() > deadline:
                 order = await self._order(now.client_order_id)
@@ -134,9 +131,7 @@ class Settling:
     async def _order(self, client_order_id: str) -> Order:
         order = await self._orders.get(client_order_id)
         if order is None:
-            raise InputError(
-                f"unknown order {client_order_id!r}", code="ORDER_UNKNOWN", status=404, remedy="see `fks orders list`"
-            )
+            raise not_found("ORDER_UNKNOWN", f"unknown order {client_order_id!r}", "see `fks orders list`")
         return order
 
     async def _check_booked(self, order: Order, fills: Sequence[ReportedFill]) -> None:
@@ -189,11 +184,10 @@ def _checked(order: Order, request: SettleRequest) -> tuple[ReportedFill, ...]:
             raise _wrong("busted names the executions that the venue took back", "give their trade_ids")
         return fills
     if order.state is not State.UNKNOWN:
-        raise InputError(
+        raise conflict(
+            "ORDER_NOT_UNKNOWN",
             f"order {order.client_order_id} is {order.state.value}, not UNKNOWN",
-            code="ORDER_NOT_UNKNOWN",
-            status=409,
-            remedy="cancel it" if order.state in LIVE else "there is nothing to settle",
+            "cancel it" if order.state in LIVE else "there is nothing to settle",
         )
     if request.outcome == "absent":
         if fills or order.filled > 0:
@@ -219,7 +213,7 @@ def _completed(order: Order, fill: ReportedFill, left: Decimal) -> ReportedFill:
         return fill
     if fill.price is None:
         raise _wrong("the price of the execution is missing", "give price and fee, or trade_ids")
-    if fill.fee > 0 and not fill.fee_currency:
+    if fill.fee and not fill.fee_currency:
         payer = "the base asset" if order.side is Side.BUY else "the quote asset"
         raise _wrong("the fee has no currency", f"give fee_currency; exchanges take it in {payer} as a rule")
     return ReportedFill("", fill.quantity or left, fill.price, fill.fee, fill.fee_currency)
@@ -241,4 +235,4 @@ def _list(numbers: Sequence[str]) -> str:
 
 
 def _wrong(message: str, remedy: str) -> InputError:
-    return InputError(message, code="SETTLE_WRONG", status=422, remedy=remedy)
+    return unprocessable("SETTLE_WRONG", message, remedy)

@@ -15,7 +15,8 @@ import orjson
 from fks.backtest.trace import request_of
 from fks.model.codes import MEANING, Code
 from fks.model.decimals import plain
-from fks.model.errors import InputError
+from fks.model.errors import InputError, not_found
+from fks.model.signal import AGENT
 from fks.model.timeframe import bar_end, iso, to_ns
 from fks.process.confinement import confined_command, environment
 from fks.risk.explain import rules
@@ -50,11 +51,10 @@ class Why:
         if signal is None:
             order = await self._row("why.order", text.lower(), id)
             if order is None:
-                raise InputError(
+                raise not_found(
+                    "DECISION_UNKNOWN",
                     f"there is no order and no signal {text[:64]}",
-                    code="DECISION_UNKNOWN",
-                    status=404,
-                    remedy="see GET /orders and GET /signals; of a symbol, give a time",
+                    "see GET /orders and GET /signals; of a symbol, give a time",
                 )
             if order["signal_id"] is None or (signal := await self._row("why.signal", order["signal_id"])) is None:
                 return [await self._of_order_alone(order)]
@@ -66,11 +66,10 @@ class Why:
         rows = await self._rows("why.instances", listed.exchange, listed.symbol, instance)
         if not rows:
             which = f"instance {instance}" if instance else "strategy instance"
-            raise InputError(
+            raise not_found(
+                "DECISION_UNKNOWN",
                 f"no {which} trades {listed.symbol}",
-                code="DECISION_UNKNOWN",
-                status=404,
-                remedy="see GET /strategies; of a person's order, give its id",
+                "see GET /strategies; of a person's order, give its id",
             )
         return list(await asyncio.gather(*(self._at_bar(row, at) for row in rows)))
 
@@ -206,7 +205,12 @@ class Why:
 # ── verdicts ─────────────────────────────────────────────────────────────────────────────────────
 def _verdict_of_signal(signal: Mapping[str, Any], orders: Sequence[Mapping[str, Any]]) -> str:
     what = f"{signal['kind']} {signal['side']} {signal['symbol']}"
-    owner = signal["instance"] or signal["source"].removeprefix("principal:")
+    owner, source = signal["instance"], signal["source"]
+    if source.startswith(AGENT):
+        owner = f"the agent {source.removeprefix(AGENT)}"
+        if signal["state"] != "declined" and signal["decided_by"]:
+            owner += f", approved by {signal['decided_by']},"
+    owner = owner or source.removeprefix("principal:")
     state, main = signal["state"], orders[0] if orders else None
     if state == "denied":
         code = signal["code"] or ""

@@ -26,12 +26,13 @@ EXCHANGES = {
     "bybit": "BybitExchange",
     "coinbase": "CoinbaseExchange",
     "kraken": "KrakenExchange",
+    "mt5": "Mt5Exchange",
     "ninja": "NinjaExchange",
     "okx": "OkxExchange",
     "polygon": "PolygonExchange",
 }
 #: those that have no web address: `of_settings` makes them from a section of their own
-BY_SETTINGS = frozenset({"ninja"})
+BY_SETTINGS = frozenset({"mt5", "ninja"})
 #: the exchange that the local exchange of `fks up` plays; another wire is chosen by `fks sim exchange --wire`
 SIMULATED = "binance"
 #: whose downloads are files without a header, named by its own symbol: XBTUSD_1.csv (bars), XBTUSD.csv (trades)

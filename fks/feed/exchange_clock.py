@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from fks.feed.machine import MarketData
+from fks.feed.queues import MarketData
 from fks.model.bar import PublicTrade
 from fks.model.market import BarSeen, Channel, Suspect
 from fks.model.timeframe import NS, bar_end, iso

@@ -14,7 +14,7 @@ counts as missing, so a trade that was refused wrongly comes back from REST.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -23,13 +23,11 @@ from fks.bars.aggregate import BarBuilder
 from fks.bars.buckets import length_of
 from fks.bars.outliers import OutlierDetector
 from fks.feed import machine as m
-from fks.feed.backlog import Backlog
 from fks.feed.exchange_clock import ExchangeClock
 from fks.feed.liveness import FeedLiveness
 from fks.feed.machine import FeedAct, FeedAction, FeedState, Gap, SilenceCheck, Stream
-from fks.feed.outages import Outages
+from fks.feed.queues import Backlog, Batch, Outages, Sealed, Unstored
 from fks.feed.rows import TRADES, SealedPosition
-from fks.feed.unstored import Batch, Sealed, Unstored
 from fks.model.backoff import Backoff
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import Channel, Quote, TradeIds
@@ -58,7 +56,10 @@ class FeedSpec:
 
 
 class SymbolFeed:
-    """The feed of one symbol. Only its methods change it; none of them waits. One loop drives it."""
+    """The feed of one symbol. One loop drives it; no method waits.
+
+    Only `handle` changes it, beside the methods of the writer (see "store").
+    """
 
     def __init__(self, spec: FeedSpec, now_s: float) -> None:
         self.spec, self.symbol, self.timeframes = spec, spec.symbol, spec.timeframes
@@ -72,7 +73,10 @@ class SymbolFeed:
         self.positions: dict[str, SealedPosition] | None = None
         self.live_until_s: float | None = now_s  # monotonic time when it was last live; None while it is
         self.error, self.is_refused = "", False  # of the last attempt to backfill
+        self.fetched_gap: Gap | None = None  # in the trades of the last REST answer: they did not join after all
         self.late = 0  # trades that came after their bar was sealed
+        #: times of late trades whose bars are being fetched, and open times of the bars up to the next trade
+        self.correcting: list[int] = []
         self.applied: tuple[int, ...] = ()  # numbers of the rows of `machine.TRANSITIONS` that the last event applied
         self.stored_id = -1
         self.unstored = Unstored()
@@ -142,7 +146,7 @@ class SymbolFeed:
             self._begin_outage("disconnected", event.now_ns, event.channel)  # no second one where it was silent
             return
         if event.cause == "silent":  # most of the connection was silent: every feed on it has to prove itself
-            self._suspect(event.now_s)
+            self._mark_silent(event.now_s)
         self._apply(event, actions, cause=event.cause)
 
     def _on_discontinued(self, event: m.Discontinued, actions: list[FeedAction]) -> None:
@@ -190,7 +194,7 @@ class SymbolFeed:
         if event.check.restarts != self.restarts or not is_building:
             return
         before = self.last_id
-        gap = self._add(self._accept(event.trades, event.now_ns, event.now_s))
+        gap = self._add(event.trades, event.now_ns, event.now_s)
         if self.last_id != before:
             self._stream(m.LAGS)
         if gap is not None:
@@ -202,6 +206,55 @@ class SymbolFeed:
             else:
                 self._suspect_since_s = event.now_s
         self._follow(event, actions)
+
+    def _on_fetched(self, event: m.TradesFetched, actions: list[FeedAction]) -> None:
+        self.fetched_gap = self._add(event.trades, event.now_ns, event.now_s)
+
+    def _on_recovered(self, event: m.Recovered, actions: list[FeedAction]) -> None:
+        made, now_ns, now_s = event.recovery, event.now_ns, event.now_s
+        begin_ns = made.start.start_ns
+        self.clock.start(made.trades[-1].time_ns if made.trades else begin_ns, now_s)
+        if begin_ns > self.clock.until_ns(now_ns, now_s):
+            return
+        self.builder = builder = BarBuilder(made.start)
+        self.restarts += 1
+        self.last_id = made.last_id
+        self.last_ns = max(self.last_ns, begin_ns)
+        self._incomplete.clear()
+        self._lacking.clear()
+        # trades since then were seen, and are not in the new builder
+        self._seen = {trade_id: at_ns for trade_id, at_ns in self._seen.items() if at_ns < begin_ns}
+        begins = {timeframe: bar_start(begin_ns, timeframe) for timeframe in builder.timeframes}
+        begins |= {item.bar.timeframe: item.bar.time_ns for item in reversed(made.sealed)}
+        self._since_ns |= {name: at_ns for name, at_ns in begins.items() if name not in (self.positions or {})}
+        self._hand_on(made.sealed)
+        self.fetched_gap = self._add(made.trades, now_ns, now_s)
+        self._refetch_after = -1 if self.last_id is None else self.last_id
+
+    def _on_refuted(self, event: m.TradesRefuted, actions: list[FeedAction]) -> None:
+        false = self.backlog.take_false(event.waiting, lambda trade: trade.trade_id >= self._next_id)
+        self.clock.refuse(false, "its id is beyond the newest that the exchange knows")
+
+    def _on_correction_started(self, event: m.CorrectionStarted, actions: list[FeedAction]) -> None:
+        times, self._late_ns = self._late_ns, set()
+        if self._late_range is not None and self.builder is not None:
+            (at_ns, until_ns), base, self._late_range = self._late_range, self.builder.base, None
+            at_ns = bar_end(bar_start(at_ns, base), base)
+            while bar_end(at_ns, base) <= until_ns:
+                times.add(at_ns)
+                at_ns = bar_end(at_ns, base)
+        self.correcting = sorted(times)
+
+    def _on_correction_failed(self, event: m.CorrectionFailed, actions: list[FeedAction]) -> None:
+        self._late_ns.update(self.correcting)
+
+    def _on_corrected(self, event: m.BarsCorrected, actions: list[FeedAction]) -> None:
+        self.unstored.revised.extend(Sealed(bar, None, "revised") for bar in event.bars)
+        if event.is_suspect:
+            self._suspects.popleft()
+
+    def _on_refetch_failed(self, event: m.RefetchFailed, actions: list[FeedAction]) -> None:
+        self._refetch_after = self.stored_id
 
     def _on_tried(self, event: m.BackfillTried, actions: list[FeedAction]) -> None:
         self.error, self.is_refused = event.error, event.is_refused
@@ -249,7 +302,7 @@ class SymbolFeed:
             if channel is not Channel.TRADES or self.state is FeedState.LIVE:
                 self._begin_outage("silent", event.now_ns, channel, silent_s=silent_s)
             if channel is Channel.TRADES:
-                self._suspect(event.now_s)
+                self._mark_silent(event.now_s)
                 self._apply(m.FellSilent(event.now_ns, event.now_s), actions, cause="silent")
 
     # ── transitions ──────────────────────────────────────────────────────────────────────────────
@@ -312,7 +365,7 @@ class SymbolFeed:
     def _stream(self, event: str) -> None:
         self.stream = m.STREAM.get((event, self.stream), self.stream)
 
-    def _suspect(self, now_s: float) -> None:
+    def _mark_silent(self, now_s: float) -> None:
         """The trades of the stream are not trusted until one arrives, or REST proves the silence."""
         self._suspect_since_s = now_s
         self._stream(m.SILENT)
@@ -373,56 +426,15 @@ class SymbolFeed:
             return None
         return Gap(self._next_id, gap.to_id)
 
-    def start_clock(self, time_ns: int, now_s: float) -> None:
-        """Set the exchange's clock by its newest trade, where nothing is known of it yet."""
-        self.clock.start(time_ns, now_s)
-
-    def restart(self, builder: BarBuilder, last_id: int | None, before: list[Sealed]) -> None:
-        """Go on from a fresh builder; `last_id` is the last trade in it, `before` the bars that lead up to it.
-
-        The backlog stays.
-        """
-        self.builder = builder
-        self.restarts += 1
-        self.last_id = last_id
-        self.last_ns = max(self.last_ns, builder.open_ns)
-        self._incomplete.clear()
-        self._lacking.clear()
-        # trades since then were seen, and are not in the new builder
-        self._seen = {trade_id: at_ns for trade_id, at_ns in self._seen.items() if at_ns < builder.open_ns}
-        begins = {timeframe: bar_start(builder.open_ns, timeframe) for timeframe in builder.timeframes}
-        begins |= {item.bar.timeframe: item.bar.time_ns for item in reversed(before)}
-        self._since_ns |= {name: at_ns for name, at_ns in begins.items() if name not in (self.positions or {})}
-        self._hand_on(before)
-
-    def add(self, trades: list[PublicTrade], now_ns: int, now_s: float) -> Gap | None:
-        """Build from the trades of a REST answer; return a Gap when they do not follow one another after all."""
-        return self._add(self._accept(trades, now_ns, now_s))
-
-    def trades_left_out(self) -> None:
-        """Record that the store lacks trades up to the last one: bars filled the time."""
-        self._refetch_after = -1 if self.last_id is None else self.last_id
-
-    def trades_not_refetched(self) -> None:
-        """Record that the trades which the store lacks could not be fetched: they are fetched after the next one."""
-        self._refetch_after = self.stored_id
-
-    def refuse_waiting(self, count: int) -> None:
-        """Refuse the trades among the first `count` waiting events that lie beyond the newest that REST knows."""
-        false = self.backlog.take_false(count, lambda trade: trade.trade_id >= self._next_id)
-        self.clock.refuse(false, "its id is beyond the newest that the exchange knows")
-
-    def _accept(self, trades: list[PublicTrade], now_ns: int, now_s: float) -> list[PublicTrade]:
-        """Return the trades of a REST answer that may be built now; see `ExchangeClock.filter_fetched`."""
+    def _add(self, trades: list[PublicTrade], now_ns: int, now_s: float) -> Gap | None:
+        """Build from the trades of a REST answer that may be built now (see `ExchangeClock.filter_fetched`); return a
+        Gap when they do not follow one another after all."""
         kept = self.clock.filter_fetched(
             trades, lambda: max(self.backlog.trade_ids(), default=-1), now_ns, now_s, is_counted=self._is_contiguous
         )
         if trades and trades[-1] not in kept[-1:] and not self.clock.is_false(trades[-1].trade_id):
             self._needs_resync = True
-        return kept
-
-    def _add(self, trades: list[PublicTrade]) -> Gap | None:
-        for trade in trades:
+        for trade in kept:
             gap = self._take(trade)
             if gap is not None:
                 return gap
@@ -440,49 +452,24 @@ class SymbolFeed:
         self._lacking.clear()
 
     # ── corrections ──────────────────────────────────────────────────────────────────────────────
-    def take_late(self) -> list[int]:
-        """Return the times that trades which came late since the last call changed, oldest first.
-
-        These are their own, and the open times of the bars up to the next trade.
-        """
-        times, self._late_ns = self._late_ns, set()
-        if self._late_range is not None and self.builder is not None:
-            (at_ns, until_ns), base, self._late_range = self._late_range, self.builder.base, None
-            at_ns = bar_end(bar_start(at_ns, base), base)
-            while bar_end(at_ns, base) <= until_ns:
-                times.add(at_ns)
-                at_ns = bar_end(at_ns, base)
-        return sorted(times)
-
-    def return_late(self, times: Iterable[int]) -> None:
-        """Put times back whose bars could not be corrected."""
-        self._late_ns.update(times)
-
     @property
     def late_waiting(self) -> int:
         """Return how many times of late trades wait for a correction."""
         return len(self._late_ns)
 
-    def outdated(self, times: Iterable[int], timeframe: str) -> tuple[list[int], bool]:
-        """Return the sealed bars of a timeframe that late trades belong to, and whether an open one is among them."""
+    def outdated(self, timeframe: str) -> tuple[list[int], bool]:
+        """Return the sealed bars of a timeframe that are being corrected, and whether an open one lacks a late
+        trade."""
         known = self.positions.get(timeframe) if self.positions else None
-        starts = {bar_start(time_ns, timeframe) for time_ns in times}
+        starts = {bar_start(time_ns, timeframe) for time_ns in self.correcting}
         sealed = sorted(start_ns for start_ns in starts if known is not None and start_ns <= known.sealed_ns)
         since_ns = self._since_ns.get(timeframe, 0)
         return [start_ns for start_ns in sealed if start_ns >= since_ns], len(sealed) < len(starts)
-
-    def correct(self, bars: Iterable[Bar]) -> None:
-        """Have the exchange's own bars stored in the place of those built here, where they differ."""
-        self.unstored.revised.extend(Sealed(bar, None, "revised") for bar in bars)
 
     @property
     def suspect(self) -> tuple[Bar, str] | None:
         """Return the oldest stored bar that is an outlier and not confirmed yet, with the reason."""
         return self._suspects[0] if self._suspects else None
-
-    def settle_suspect(self) -> None:
-        """Drop the oldest outlier: the exchange confirmed or refused it."""
-        self._suspects.popleft()
 
     # ── store ────────────────────────────────────────────────────────────────────────────────────
     def take_batch(self, bars_max: int, trades_max: int) -> Batch:
@@ -700,6 +687,13 @@ _HANDLERS: Mapping[type[m.FeedEvent], Callable[[SymbolFeed, Any, list[FeedAction
     m.Ticked: SymbolFeed._on_tick,
     m.Claimed: SymbolFeed._on_claimed,
     m.SilenceChecked: SymbolFeed._on_checked,
+    m.TradesFetched: SymbolFeed._on_fetched,
+    m.Recovered: SymbolFeed._on_recovered,
+    m.TradesRefuted: SymbolFeed._on_refuted,
+    m.CorrectionStarted: SymbolFeed._on_correction_started,
+    m.CorrectionFailed: SymbolFeed._on_correction_failed,
+    m.BarsCorrected: SymbolFeed._on_corrected,
+    m.RefetchFailed: SymbolFeed._on_refetch_failed,
     m.BackfillTried: SymbolFeed._on_tried,
     m.Stored: SymbolFeed._on_stored,
     m.Draining: SymbolFeed._on_draining,

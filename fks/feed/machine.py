@@ -14,15 +14,15 @@ The first row of a state and event whose guard holds applies. A pair without a r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from fks.bars.aggregate import BarStart
+from fks.feed.queues import MarketData, Sealed
 from fks.feed.rows import SealedPosition, StoredFeed
-from fks.model.bar import Bar, BarClosed, PublicTrade
-from fks.model.market import BarSeen, Book, Channel, Quote, Suspect
-
-MarketData = PublicTrade | BarClosed | BarSeen
+from fks.model.bar import Bar, PublicTrade
+from fks.model.market import Book, Channel, Quote, Suspect
 
 
 class FeedState(StrEnum):
@@ -66,6 +66,17 @@ class SilenceCheck:
     from_id: int
     until_ns: int
     restarts: int
+
+
+@dataclass(slots=True)
+class Recovery:
+    """Start of a feed. `sealed` goes to the store before anything built later; `trades` are still to be built."""
+
+    start: BarStart
+    last_id: int | None
+    sealed: list[Sealed] = field(default_factory=list)
+    trades: list[PublicTrade] = field(default_factory=list)
+    missing: dict[str, int] = field(default_factory=dict)  # timeframe -> bars that stay missing before what was fetched
 
 
 # ── events ───────────────────────────────────────────────────────────────────────────────────────
@@ -138,6 +149,30 @@ class SilenceChecked(FeedEvent):
 
 
 @dataclass(slots=True)
+class TradesFetched(FeedEvent):
+    """REST returned trades of a gap. Unless they follow one another after all, `SymbolFeed.fetched_gap` is set."""
+
+    trades: list[PublicTrade]
+
+
+@dataclass(slots=True)
+class Recovered(FeedEvent):
+    """REST returned the start of the feed; the backlog stays. A start that lies in the future is left out.
+
+    Bars filled the time before it, so the store lacks trades; `SymbolFeed.fetched_gap` is set as by TradesFetched.
+    """
+
+    recovery: Recovery
+
+
+@dataclass(slots=True)
+class TradesRefuted(FeedEvent):
+    """REST does not show the trades of a gap: those beyond them among the first `waiting` events are false."""
+
+    waiting: int
+
+
+@dataclass(slots=True)
 class BackfillTried(FeedEvent):
     """An attempt to backfill ended. `error` is "" when it succeeded; `is_refused`: the exchange refuses to answer."""
 
@@ -148,6 +183,32 @@ class BackfillTried(FeedEvent):
 @dataclass(slots=True)
 class BackfillFinished(FeedEvent):
     """Everything that was missing is in the feed."""
+
+
+@dataclass(slots=True)
+class CorrectionStarted(FeedEvent):
+    """The bars of the late trades so far are being fetched: `SymbolFeed.correcting` holds their times."""
+
+
+@dataclass(slots=True)
+class CorrectionFailed(FeedEvent):
+    """Bars of late trades could not be fetched: their times wait again."""
+
+
+@dataclass(slots=True)
+class BarsCorrected(FeedEvent):
+    """The exchange's own bars are stored in the place of those built here, where they differ.
+
+    `is_suspect`: they settle the oldest outlier (no bars: it is confirmed, or stays unsettled in the quarantine).
+    """
+
+    bars: list[Bar]
+    is_suspect: bool = False
+
+
+@dataclass(slots=True)
+class RefetchFailed(FeedEvent):
+    """The trades that the store lacks could not be fetched: they are fetched after the next one that it has."""
 
 
 @dataclass(slots=True)
@@ -199,8 +260,9 @@ class Overflowed(FeedEvent):
 
 
 EVENTS: tuple[type[FeedEvent], ...] = (
-    Subscribed, Disconnected, Received, BookReceived, Discontinued, Ticked, Claimed, SilenceChecked, BackfillTried,
-    BackfillFinished, BarsOutdated, Stored, Draining, Stopped, GapFound, CheckDue, FellSilent, Trusted, Overflowed,
+    Subscribed, Disconnected, Received, BookReceived, Discontinued, Ticked, Claimed, SilenceChecked, TradesFetched,
+    Recovered, TradesRefuted, BackfillTried, BackfillFinished, CorrectionStarted, CorrectionFailed, BarsCorrected,
+    RefetchFailed, BarsOutdated, Stored, Draining, Stopped, GapFound, CheckDue, FellSilent, Trusted, Overflowed,
 )  # fmt: skip
 
 

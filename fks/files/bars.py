@@ -33,7 +33,7 @@ from fks.files.times import read_times
 from fks.files.trades import TradeColumnPositions, bars_of_trades, map_trades
 from fks.history.gaps import calendar_for
 from fks.model.bar import Bars, Ints
-from fks.model.timeframe import NS, check_timeframe, iso
+from fks.model.timeframe import NS, check_bar_kind, iso, volume_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,14 @@ def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
     source = open_source(path)
     table = read_table(source)
     trades = None if options.columns else map_trades(table, source.stem)
+    is_volume = volume_of(options.timeframe) is not None
+    if is_volume and trades is None:
+        raise file_error(
+            table.name,
+            "holds bars: the trades inside them are not known",
+            remedy=f"make {options.timeframe} bars of a file of trades",
+            code="TRADES_NEEDED",
+        )
     read = (
         _read_table(source, table, options, now_ns) if trades is None else _read_trades(table, trades, options, now_ns)
     )
@@ -102,10 +110,9 @@ def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
     if is_found:
         notes.append(f"its bars keep to the calendar {calendar_name} (another: --calendar NAME)")
     calendar = None if calendar_name == ALWAYS else calendar_of(calendar_name)
-    gaps = _gap_lengths(bars, calendar)
-    suspects = tuple(
-        fault for fault in check_bars(bars, outliers=OutlierDetector(), calendar=calendar) if not fault.is_refused
-    )
+    gaps = np.empty(0, np.int64) if is_volume else _gap_lengths(bars, calendar)
+    faults = [] if is_volume else check_bars(bars, outliers=OutlierDetector(), calendar=calendar)
+    suspects = tuple(fault for fault in faults if not fault.is_refused)
 
     def described(fault: RowFault) -> str:
         place = f"row {read.rows.row(fault.row)}, " if read.rows is not None else ""
@@ -147,7 +154,7 @@ class _Read:
 def _read_trades(table: Table, columns: TradeColumnPositions, options: ImportOptions, now_ns: int) -> _Read:
     symbol, exchange, named = _series(table, columns.mapping, options)
     found = read_times(table, columns.mapping.time, zone=options.zone, is_utc=True, date_order=options.date_order)
-    timeframe = check_timeframe(options.timeframe) if options.timeframe else "1m"
+    timeframe = check_bar_kind(options.timeframe) if options.timeframe else "1m"
     bars, counts, notes = bars_of_trades(
         table, columns, found, symbol=symbol, exchange=exchange, timeframe=timeframe, now_ns=now_ns
     )

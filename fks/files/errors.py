@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fks.model.errors import InputError
+from fks.model.errors import InputError, invalid
 
 
 def file_error(
@@ -10,4 +10,4 @@ def file_error(
 ) -> InputError:
     """Return the error to raise. `row` counts lines from 1 as an editor does (in parquet: rows)."""
     place = ", ".join(part for part in (f"row {row}" if row else "", f"column {column}" if column else "") if part)
-    return InputError(f"{name}{f' {place}' if place else ''}: {what}", code=code, remedy=remedy)
+    return invalid(code, f"{name}{f' {place}' if place else ''}: {what}", remedy)

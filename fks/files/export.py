@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fks.model.bar import Bars
-from fks.model.errors import InputError
+from fks.model.errors import InputError, invalid, not_found
 from fks.model.timeframe import bar_end, check_timeframe
 from fks.store.bars import BarStore
 from fks.store.db import Database
@@ -93,24 +93,19 @@ async def export_bars(
 def _ending(path: Path, *, replaces: bool) -> str:
     found = next((known for known in ENDINGS if path.name.lower().endswith(known)), "")
     if not found:
-        raise InputError(
-            f"{path.name} says no form that can be written",
-            remedy=f"end it in {' or '.join(ENDINGS)}",
-            code="FILE_UNKNOWN",
+        raise invalid(
+            "FILE_UNKNOWN", f"{path.name} says no form that can be written", f"end it in {' or '.join(ENDINGS)}"
         )
     if path.exists() and not replaces:
-        raise InputError(f"{path} is there already", remedy="choose another name, or say --force", code="FILE_EXISTS")
+        raise invalid("FILE_EXISTS", f"{path} is there already", "choose another name, or say --force")
     if not path.parent.is_dir():
-        raise InputError(f"there is no folder {path.parent}", remedy="make it first", code="FILE_MISSING")
+        raise invalid("FILE_MISSING", f"there is no folder {path.parent}", "make it first")
     return found
 
 
 def _nothing(exchange: str, symbol: str, timeframe: str) -> InputError:
-    return InputError(
-        f"no {timeframe} bars of {symbol} from {exchange} are stored in that range",
-        code="NO_DATA",
-        status=404,
-        remedy="see 'fks data status'",
+    return not_found(
+        "NO_DATA", f"no {timeframe} bars of {symbol} from {exchange} are stored in that range", "see 'fks data status'"
     )
 
 

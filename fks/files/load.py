@@ -13,7 +13,7 @@ from fks.files.bars import FileBars
 from fks.files.errors import file_error
 from fks.files.sample import larger
 from fks.model.bar import Bars, Ints
-from fks.model.errors import OutageError
+from fks.model.errors import OutageError, unprocessable
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, iso, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
@@ -48,8 +48,14 @@ async def import_file(
     Guarantees: all or nothing, whatever dies meanwhile; twice equals once; stored bars that differ are only replaced
     when `replaces` says so, also when they come while it is stored; a calendar that a person gave, or that the bars
     show, is kept with the series. Without `db` there is nothing to compare with, and it is dry.
-    Errors: InputError BARS_DIFFER; OutageError.
+    Errors: InputError BARS_DIFFER, VOLUME_BARS; OutageError.
     """
+    if file.bars.end_ns is not None:
+        raise unprocessable(
+            "VOLUME_BARS",
+            f"{file.bars.timeframe} bars are made of trades where they are used, and not stored",
+            f"fks backtest run STRATEGY --tape {file.path.name} --timeframe {file.bars.timeframe}",
+        )
     file = file if db is None else await _with_stored_symbol(db, file)
     series = [file.bars]
     if with_larger and TIMEFRAMES[file.bars.timeframe]:

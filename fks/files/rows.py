@@ -91,13 +91,7 @@ def numbers(table: Table, position: int) -> Floats:
         or pa.types.is_floating(kind)
         or pa.types.is_decimal(kind)
     ):
-        raise file_error(
-            table.name,
-            f"holds {kind}, not numbers",
-            row=table.row(0),
-            column=table.column(position),
-            code="FILE_NUMBER",
-        )
+        raise table.error(f"holds {kind}, not numbers", position=position, code="FILE_NUMBER")
     if pa.types.is_decimal(kind) or (pa.types.is_floating(kind) and kind.bit_width < 64):
         cells = cells.cast(pa.string())  # the float64 nearest to the text; Arrow's own cast is off by a bit
     try:
@@ -114,9 +108,7 @@ def numbers(table: Table, position: int) -> Floats:
         remedy = (
             "numbers have a point and no thousands separator: 1234.5" if isinstance(shown, str) and "," in shown else ""
         )
-        raise file_error(
-            table.name, what, row=table.row(index), column=table.column(position), remedy=remedy, code="FILE_NUMBER"
-        )
+        raise table.error(what, at=index, position=position, remedy=remedy, code="FILE_NUMBER")
     found: Floats = values
     return found
 

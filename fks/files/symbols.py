@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from fks.exchanges.registry import EXCHANGES, capabilities_of
 from fks.futures import stored_name
-from fks.model.errors import InputError
+from fks.model.errors import invalid
 
 #: quotes with which symbols without a separator may end; the longest match is taken
 QUOTES = (
@@ -39,10 +39,8 @@ def check_exchange(name: str) -> str:
     """Return an exchange's name in lower case. Errors: InputError EXCHANGE_UNKNOWN for an impossible name."""
     found = name.strip().lower()
     if not _EXCHANGE.fullmatch(found):
-        raise InputError(
-            f"{name!r} is no name of an exchange",
-            code="EXCHANGE_UNKNOWN",
-            remedy="letters, digits, - and _: --exchange bitstamp",
+        raise invalid(
+            "EXCHANGE_UNKNOWN", f"{name!r} is no name of an exchange", "letters, digits, - and _: --exchange bitstamp"
         )
     return found
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from fks.files.errors import file_error
 from fks.files.source import SourceFile
+from fks.model.errors import InputError
 
 _SAMPLE = 64 << 10  # bytes from which delimiter and header are detected
 _LINES = 50
@@ -50,6 +51,13 @@ class Table:
     def cell(self, position: int, index: int) -> str:
         """Return one cell as text."""
         return str(self.columns[position][index].as_py())
+
+    def error(
+        self, what: str, *, at: int = 0, position: int, code: str = "FILE_BROKEN", remedy: str = ""
+    ) -> InputError:
+        """Return the error about the cell in row `at`."""
+        row, column = self.row(at), self.column(position)
+        return file_error(self.name, what, row=row, column=column, code=code, remedy=remedy)
 
 
 def read_table(source: SourceFile) -> Table:

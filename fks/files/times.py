@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fks.files.errors import file_error
 from fks.files.table import Table
 from fks.model.bar import Ints
-from fks.model.errors import InputError
+from fks.model.errors import invalid
 
 #: unit -> its ns. Each unit has its own range of numbers from 1973 to 5138, so the unit of a number is certain
 UNITS = {"s": 10**9, "ms": 10**6, "µs": 10**3, "ns": 1}
@@ -66,8 +66,8 @@ def zone_of(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise InputError(
-            f"there is no time zone {name!r}", code="ZONE_UNKNOWN", remedy="UTC, America/New_York, Europe/Berlin, …"
+        raise invalid(
+            "ZONE_UNKNOWN", f"there is no time zone {name!r}", "UTC, America/New_York, Europe/Berlin, …"
         ) from None
 
 
@@ -105,7 +105,7 @@ def _read(table: Table, positions: tuple[int, ...], date_order: str) -> Stamps:
     kind = cells.type
     if cells.null_count:
         where = int(np.flatnonzero(cells.is_null().to_numpy(zero_copy_only=False))[0])
-        raise file_error(table.name, "is empty", row=table.row(where), column=table.column(positions[0]))
+        raise table.error("is empty", at=where, position=positions[0])
     if len(positions) == 2:
         cells = pc.binary_join_element_wise(cells.cast(pa.string()), table.columns[positions[1]].cast(pa.string()), " ")
     elif pa.types.is_timestamp(kind):
@@ -116,7 +116,7 @@ def _read(table: Table, positions: tuple[int, ...], date_order: str) -> Stamps:
     elif pa.types.is_integer(kind):
         return _epoch(table, positions[0], cells.cast(pa.int64()).to_numpy())
     elif not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
-        raise file_error(table.name, f"holds {kind}, not times", column=table.column(positions[0]), row=table.row(0))
+        raise table.error(f"holds {kind}, not times", position=positions[0])
     cells = pc.utf8_trim_whitespace(cells)
     first = cells[0].as_py()
     if _EPOCH.fullmatch(first) and not _is_packed(first):
@@ -162,19 +162,13 @@ def _epoch(table: Table, position: int, values: Ints) -> Stamps:
     names = list(UNITS)
     if (values < 10**8).any():
         where = int(np.flatnonzero(values < 10**8)[0])
-        raise file_error(
-            table.name,
-            f"{values[where]} is no time since 1970 in any unit",
-            row=table.row(where),
-            column=table.column(position),
-        )
+        raise table.error(f"{values[where]} is no time since 1970 in any unit", at=where, position=position)
     if len(changed):
         where = int(changed[0])
-        raise file_error(
-            table.name,
+        raise table.error(
             f"{values[where]} is in {names[units[where]]}, the rows before it are in {names[units[0]]}",
-            row=table.row(where),
-            column=table.column(position),
+            at=where,
+            position=position,
             remedy="split the file there; units may not be mixed",
             code="UNITS_MIXED",
         )
@@ -200,12 +194,11 @@ def _civil(table: Table, positions: tuple[int, ...], cells: Any, date_order: str
     if len(swapped):
         where = int(swapped[0])
         other = next((option for option, name in ORDERS.items() if name != form), "")
-        raise file_error(
-            table.name,
+        raise table.error(
             f"{table.cell(positions[0], where)!r} is a day or a time of day that there is not: day and month may be "
             "the other way round",
-            row=table.row(where),
-            column=table.column(positions[0]),
+            at=where,
+            position=positions[0],
             code="TIME_UNKNOWN",
             remedy=f"say --date-order {other}" if form in ORDERS.values() else "write 2024-05-31",
         )
@@ -231,11 +224,9 @@ def _form(table: Table, position: int, cells: Any, date_order: str) -> str:
     first = cells[0].as_py()
     fitting = [name for name, form in FORMS.items() if re.match(form, first)]
     if not fitting:
-        raise file_error(
-            table.name,
+        raise table.error(
             f"{first!r} is not a time",
-            row=table.row(0),
-            column=table.column(position),
+            position=position,
             code="TIME_UNKNOWN",
             remedy="s, ms, µs or ns since 1970, 2024-05-31T23:59:00Z, 20240531 235900, 31.05.2024 23:59; or name "
             "--columns",
@@ -244,12 +235,10 @@ def _form(table: Table, position: int, cells: Any, date_order: str) -> str:
         return fitting[0]
     if date_order:
         return ORDERS[date_order]
-    raise file_error(
-        table.name,
+    raise table.error(
         f"{first!r} may have the day or the month first",
-        row=table.row(0),
+        position=position,
         code="TIME_UNKNOWN",
-        column=table.column(position),
         remedy="say --date-order day-month or --date-order month-day",
     )
 
@@ -308,7 +297,7 @@ def _all(table: Table, position: int, is_good: npt.NDArray[np.bool_], what: str,
     where = int(np.flatnonzero(~is_good)[0])
     shown = table.cell(position, where)
     text = f"{shown!r} {what}" if shown else "is empty"
-    raise file_error(table.name, text, row=table.row(where), column=table.column(position), code=code)
+    raise table.error(text, at=where, position=position, code=code)
 
 
 _STEP_NS = 900 * 10**9  # since 1970 all offsets change at quarter hours

@@ -11,15 +11,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fks.bars.aggregate import aggregate_trades, starts_of
-from fks.bars.columns import find_unsummable
+from fks.bars.columns import find_unsummable, volume_bars
 from fks.exchanges.registry import DOWNLOADS_BY_SYMBOL, EXCHANGES, capabilities_of
 from fks.files.column_mapping import NAMES, ColumnMapping, plain_name
-from fks.files.errors import file_error
 from fks.files.rows import numbers
 from fks.files.table import Table
 from fks.files.times import Stamps
 from fks.model.bar import Bars, Floats, Ints
-from fks.model.timeframe import bar_end, bar_start, iso
+from fks.model.timeframe import bar_end, bar_start, iso, volume_of
 
 _NAME = re.compile(r"^([A-Z0-9_]+)-(?:aggTrades|trades)-\d{4}-\d{2}(?:-\d{2})?")
 _KRAKEN_NAME = re.compile(r"^[A-Z0-9.]{5,20}$")
@@ -100,7 +99,8 @@ def bars_of_trades(
     """Return the bars that a file's trades make, the number of trades in each, and notes.
 
     The first and the last bar are left out unless the file's name says that it holds whole days: trades of them may be
-    missing. No-trade bars between are made where the exchange has such bars. Errors: InputError with row and column.
+    missing. No-trade bars between are made where the exchange has such bars. Volume bars begin with the first trade;
+    the last is left out unless it is full. Errors: InputError with row and column.
     """
     price, quantity = numbers(table, columns.price), numbers(table, columns.quantity)
     for position, values, is_good in (
@@ -110,11 +110,10 @@ def bars_of_trades(
         bad = np.flatnonzero(~is_good)
         if len(bad):
             row = int(bad[0])
-            raise file_error(
-                table.name,
+            raise table.error(
                 f"{float(values[row])!r} is not {'above' if position == columns.price else 'at least'} 0",
-                row=table.row(row),
-                column=table.column(position),
+                at=row,
+                position=position,
                 code="FILE_NUMBER",
             )
     time_ns = stamps.time_ns
@@ -131,35 +130,37 @@ def bars_of_trades(
     if len(steps):
         row = int(steps[0]) + 1
         row = row if order is None else int(order[row])
-        raise file_error(
-            table.name,
+        raise table.error(
             f"{iso(int(stamps.time_ns[row]))} is older than the trade before it",
-            row=table.row(row),
-            column=table.column(columns.mapping.time[0]),
+            at=row,
+            position=columns.mapping.time[0],
             code="FILE_ORDER",
             remedy="sort the rows by time and id",
         )
     if int(time_ns[-1]) > now_ns:
         row = int(np.argmax(stamps.time_ns > now_ns))
-        raise file_error(
-            table.name,
+        raise table.error(
             f"{iso(int(stamps.time_ns[row]))} is in the future",
-            row=table.row(row),
-            column=table.column(columns.mapping.time[0]),
+            at=row,
+            position=columns.mapping.time[0],
             code="TIME_FUTURE",
         )
-    start_ns, end_ns = _span(columns, time_ns, timeframe)
-    end_ns = min(end_ns, bar_start(now_ns, timeframe))
     if (unsummable := find_unsummable(time_ns, quantity)) is not None:
         row, why = unsummable
-        raise file_error(
-            table.name,
+        raise table.error(
             f"{float(quantity[row])!r} {why}",
-            row=table.row(row if order is None else int(order[row])),
-            column=table.column(columns.quantity),
+            at=row if order is None else int(order[row]),
+            position=columns.quantity,
             code="FILE_NUMBER",
             remedy="round the source",
         )
+    if volume_of(timeframe) is not None:
+        bars = volume_bars(symbol, timeframe, time_ns, price, quantity)
+        total = np.append(0, np.cumsum(counts))
+        edges = np.append(0, np.searchsorted(time_ns, bars.ends_ns))  # a bar ends just after its last time
+        return bars, np.diff(total[edges]), [f"{int(counts.sum())} trades: bars from the first of them on"]
+    start_ns, end_ns = _span(columns, time_ns, timeframe)
+    end_ns = min(end_ns, bar_start(now_ns, timeframe))
     bars = aggregate_trades(symbol, timeframe, time_ns, price, quantity, start_ns=start_ns, end_ns=end_ns)
     notes = [f"{int(counts.sum())} trades: their {timeframe} bars are stored, the trades are not"]
     if not columns.is_archive:

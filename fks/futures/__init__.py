@@ -1,6 +1,7 @@
 """Futures contracts: specifications, names, expiry and roll dates, the front month, prices in 32nds. Pure."""
 
-from fks.futures.contract import Contract, ContractState, check_entry, front_month, listed_contracts
+from fks.futures.continuous import ContinuousFuture, RollTrade, continuous, roll_trades
+from fks.futures.contract import Contract, ContractState, check_entry, continuous_root, front_month, listed_contracts
 from fks.futures.instrument import (
     EXCHANGES,
     contract_of,
@@ -12,14 +13,20 @@ from fks.futures.instrument import (
 from fks.futures.prices import format_price, parse_price
 from fks.futures.specs import SPECS, ContractSpec, spec_of
 from fks.futures.trading_days import session_close_ns, trade_date
+from fks.model.bar import ContractRoll
 
 __all__ = [
     "EXCHANGES",
     "SPECS",
+    "ContinuousFuture",
     "Contract",
+    "ContractRoll",
     "ContractSpec",
     "ContractState",
+    "RollTrade",
     "check_entry",
+    "continuous",
+    "continuous_root",
     "contract_of",
     "format_price",
     "front_month",
@@ -28,6 +35,7 @@ __all__ = [
     "instrument_of_symbol",
     "listed_contracts",
     "parse_price",
+    "roll_trades",
     "session_close_ns",
     "spec_of",
     "stored_name",

@@ -17,7 +17,7 @@ from fks.futures.trading_days import (
     session_close_ns,
     trade_date,
 )
-from fks.model.errors import InputError
+from fks.model.errors import unprocessable
 
 _NINJATRADER = re.compile(r"([A-Z0-9]{1,4})[ _](\d{2})-(\d{2})")
 _CODE = re.compile(r"([A-Z0-9]{1,4}?)([FGHJKMNQUVXZ])(\d{4}|\d{1,2})")
@@ -39,6 +39,12 @@ class ContractState(StrEnum):
     EXPIRED = "expired"
 
 
+def continuous_root(text: str) -> str | None:
+    """Return the product of a continuous future as NinjaTrader names it, ES of `ES ##-##`; None for another name."""
+    found = _CONTINUOUS.fullmatch(text.strip().upper())
+    return found[1] if found and found[1] in SPECS else None
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Contract:
     """A futures contract. Order: by root, year and month. Errors of `of` and `parse`: InputError, codes CONTRACT_*."""
@@ -52,11 +58,10 @@ class Contract:
         """Return a contract that is listed. Errors: InputError CONTRACT_UNKNOWN, CONTRACT_MONTH."""
         spec = spec_of(root)
         if not (1 <= month <= 12 and _YEAR_FIRST <= year <= _YEAR_LAST) or MONTH_CODES[month - 1] not in spec.months:
-            raise InputError(
+            raise unprocessable(
+                "CONTRACT_MONTH",
                 f"{spec.root} has no contract of {year}-{month:02d}",
-                code="CONTRACT_MONTH",
-                status=422,
-                remedy="its months are " + " ".join(f"{MONTH_CODES.index(code) + 1:02d}" for code in spec.months),
+                "its months are " + " ".join(f"{MONTH_CODES.index(code) + 1:02d}" for code in spec.months),
             )
         return Contract(spec.root, year, month)
 
@@ -75,17 +80,9 @@ class Contract:
             return Contract.of(found[1], _year(found[3], on), MONTH_CODES.index(found[2]) + 1)
         if (found := _CONTINUOUS.fullmatch(wanted)) or wanted in SPECS:
             front = front_month(found[1] if found else wanted, on)
-            raise InputError(
-                f"{text!r} names no month",
-                code="CONTRACT_NAME",
-                status=422,
-                remedy=f"the front month is {front.name}",
-            )
-        raise InputError(
-            f"{text!r} is no name of a futures contract",
-            code="CONTRACT_NAME",
-            status=422,
-            remedy="write it as ES 03-25 or ESH25",
+            raise unprocessable("CONTRACT_NAME", f"{text!r} names no month", f"the front month is {front.name}")
+        raise unprocessable(
+            "CONTRACT_NAME", f"{text!r} is no name of a futures contract", "write it as ES 03-25 or ESH25"
         )
 
     @property
@@ -186,9 +183,7 @@ def check_entry(contract: Contract, now_ns: int) -> None:
         if state is ContractState.EXPIRED
         else f"takes no entries since its roll date {contract.roll_date}"
     )
-    raise InputError(
-        f"{contract.name} {past}", code="CONTRACT_EXPIRED", status=422, remedy=f"the current contract is {front.name}"
-    )
+    raise unprocessable("CONTRACT_EXPIRED", f"{contract.name} {past}", f"the current contract is {front.name}")
 
 
 @lru_cache(4096)

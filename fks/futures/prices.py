@@ -9,7 +9,7 @@ import re
 from decimal import Decimal
 
 from fks.futures.specs import ContractSpec
-from fks.model.errors import InputError
+from fks.model.errors import unprocessable
 
 _IN_32NDS = re.compile(r"(\d+)'(\d{2})(?:\.?([0257]))?")
 _PARTS = {"0": Decimal(0), "2": Decimal("0.25"), "5": Decimal("0.5"), "7": Decimal("0.75")}
@@ -30,19 +30,9 @@ def parse_price(spec: ContractSpec, text: str) -> Decimal:
         except ArithmeticError:
             price = Decimal("NaN")
     if not price.is_finite():
-        raise InputError(
-            f"{text!r} is no price of {spec.root}",
-            code="PRICE_FORM",
-            status=422,
-            remedy=f"write it as {_sample(spec)}",
-        )
+        raise unprocessable("PRICE_FORM", f"{text!r} is no price of {spec.root}", f"write it as {_sample(spec)}")
     if price % spec.tick:
-        raise InputError(
-            f"{text} is not on the tick grid of {spec.root}",
-            code="PRICE_TICK",
-            status=422,
-            remedy=f"a tick is {spec.tick:f}",
-        )
+        raise unprocessable("PRICE_TICK", f"{text} is not on the tick grid of {spec.root}", f"a tick is {spec.tick:f}")
     return price
 
 
@@ -52,7 +42,7 @@ def format_price(spec: ContractSpec, price: Decimal) -> str:
     Errors: InputError PRICE_TICK for a price off the grid.
     """
     if price % spec.tick:
-        raise InputError(f"{price:f} is not on the tick grid of {spec.root}", code="PRICE_TICK", status=422)
+        raise unprocessable("PRICE_TICK", f"{price:f} is not on the tick grid of {spec.root}")
     if not spec.is_in_32nds:
         return f"{price:.{max(0, -int(spec.tick.as_tuple().exponent))}f}"
     points = price // 1

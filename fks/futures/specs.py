@@ -11,7 +11,7 @@ from datetime import date, time
 from decimal import Decimal
 from enum import StrEnum
 
-from fks.model.errors import InputError
+from fks.model.errors import not_found
 
 #: codes of the months January to December, as all exchanges write them
 MONTH_CODES = "FGHJKMNQUVXZ"
@@ -72,11 +72,8 @@ def spec_of(root: str) -> ContractSpec:
     """Return the specification of a root. Errors: InputError CONTRACT_UNKNOWN naming the known ones."""
     found = SPECS.get(root.strip().upper())
     if found is None:
-        raise InputError(
-            f"there is no contract specification for {root!r}",
-            code="CONTRACT_UNKNOWN",
-            status=404,
-            remedy=f"known are {' '.join(SPECS)}",
+        raise not_found(
+            "CONTRACT_UNKNOWN", f"there is no contract specification for {root!r}", f"known are {' '.join(SPECS)}"
         )
     return found
 

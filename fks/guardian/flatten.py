@@ -20,21 +20,43 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 
 from fks.guardian.context import GuardianContext
-from fks.guardian.journal import ABSENT, ENDED, WORKING, KillJournal, KillOrder, order_from
+from fks.guardian.journal import ABSENT, ENDED, WORKING, KillJournal, KillOrder, KillRecord, order_from
 from fks.guardian.kill_work import at_once
 from fks.guardian.orders_at_venue import OrdersAtVenue
 from fks.guardian.positions import DatabaseSnapshot, Holder, VenueRules
 from fks.guardian.submission import FilePorts
+from fks.guardian.timing import Timing
 from fks.model import ids
 from fks.model.account import Balance
 from fks.model.backoff import Backoff
 from fks.model.errors import OutageError
+from fks.model.instrument import Instrument
 from fks.model.order import TERMINAL, Fill, Order, Role, Side, evolve
-from fks.risk.exits import Books, closable, split_quantity
+from fks.model.timeframe import NS
+from fks.risk.exits import Books, closable, is_dust, split_at_lot
 
 _UNATTRIBUTED = "an order that was just executed is looked up: whose it is"
 _BEING_CLOSED = "an order that may be closing it is asked about"
 _SHORT = "the venue shows less of it than our books do: that is waited for"
+
+
+@dataclass(frozen=True, slots=True)
+class KillShare:
+    """The share of one kill in the orders and positions at a venue, where others may be engaged beside it.
+
+    `is_all`: every order at the venue is its own, but those of which another kill is known to be in charge. `concerns`:
+    whether a holder's orders and position are. `orders`: those that other kills sent.
+    """
+
+    is_all: bool = True
+    account_id: int | None = None  # of whose session everything is its own, too
+    concerns: Callable[[Holder], bool] = lambda _: True
+    orders: Callable[[], Collection[Order]] = tuple
+
+    def is_past_start(self, record: KillRecord, now_ns: int, timing: Timing) -> bool:
+        """Return whether an order that the snapshot lacks is another's: those beside the kill go on trading, while in
+        its scope nothing is entered since it was engaged, and orders on their way then are known by now."""
+        return not self.is_all and now_ns - record.engaged_ns > round((timing.settle_s + timing.attribute_s) * NS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +92,10 @@ class VenueFlatten:
         *,
         save: Callable[[], Awaitable[None]],
         why_not: Callable[[], str],
+        share: KillShare | None = None,
     ) -> None:
         self._orders, self._venue = orders, orders.venue
+        self._share = share or KillShare()
         self._journal = journal
         self._clock, self._timing = context.clock, context.timing
         self._ports = FilePorts(context, orders, why_not, journal, save)
@@ -103,7 +127,12 @@ class VenueFlatten:
         self._troubles = {}
         positions, unattributed = await self._positions(snapshot, symbols, balances)
         self._closing = self._being_closed(snapshot, unclear, positions, balances)
-        held = [(h.symbol, quantity) for h, quantity in positions.items() if h.venue == self._venue.name and quantity]
+        positions_here = {
+            holder: quantity
+            for holder, quantity in positions.items()
+            if holder.venue == self._venue.name and quantity and self._share.concerns(holder)
+        }
+        held = [(holder.symbol, quantity) for holder, quantity in positions_here.items()]
         self._short = {symbol for symbol, quantity in held if quantity < 0}
         await self._read_each(self._read_price, {symbol for symbol, _ in held} - self._troubles.keys())
         left: list[dict[str, str]] = []
@@ -111,9 +140,7 @@ class VenueFlatten:
         blocked: set[Holder] = set()
         is_idle = True
         can_do_more = bool(unattributed or self._troubles) or any(not item.is_settled for item in self._mine())
-        for holder, quantity in sorted(positions.items()):
-            if holder.venue != self._venue.name or not quantity:
-                continue
+        for holder, quantity in sorted(positions_here.items()):
             if holder.symbol in self._troubles:
                 kind, why = "pending", self._troubles[holder.symbol]
             elif holder.symbol in unattributed:
@@ -122,7 +149,9 @@ class VenueFlatten:
                 kind, why = "pending", _BEING_CLOSED
             else:
                 try:
-                    kind, why = await self._close(holder, quantity, snapshot.rules.get(holder.symbol), balances)
+                    kind, why = await self._close(
+                        holder, quantity, snapshot.rules_at(holder.venue, holder.symbol), balances
+                    )
                     if kind == "refused":
                         why = await self._protect(holder, quantity, {*unclear, *live})
                 except OutageError as error:
@@ -172,19 +201,25 @@ class VenueFlatten:
         """Return positions now (the snapshot, the venue's executions since, and those of our flattening), and the
         symbols in which it is not yet known whose they are."""
         mine = self._mine()
-        # without a database, the snapshot may be older than an earlier kill, too: the file has the orders of that
-        snapshot = snapshot.with_orders(self._journal.earlier.values())
+        # without a database, the snapshot may be older than another kill, too: the files have the orders of that
+        snapshot = snapshot.with_orders([*self._journal.earlier.values(), *self._share.orders()])
         skip = frozenset(item.order.client_order_id for item in mine)
         fills: list[Fill] = []
-        wanted = sorted(symbols | snapshot.symbols(self._venue.name))
+        wanted = sorted(symbols | snapshot.symbols(self._venue.name, self._share.concerns))
         since = {symbol: snapshot.history_from_ns(self._venue.name, symbol) for symbol in wanted}
 
         async def read(symbol: str) -> None:
-            fills.extend(await self._history(symbol, since[symbol], snapshot.rules.get(symbol), balances))
+            fills.extend(
+                await self._history(symbol, since[symbol], snapshot.rules_at(self._venue.name, symbol), balances)
+            )
 
         await self._read_each(read, wanted)
+        unknown = snapshot.orders_unknown(fills, skip, since)
+        record = self._journal.record
+        if record is not None and self._share.is_past_start(record, self._clock.now_ns(), self._timing):
+            fills, unknown = [fill for fill in fills if fill.client_order_id not in unknown], {}
         positions = snapshot.with_fills(fills, skip, since)
-        unattributed = self._unattributed(snapshot.orders_unknown(fills, skip, since))
+        unattributed = self._unattributed(unknown)
         for item in mine:
             known = snapshot.orders.get(item.order.client_order_id)
             unbooked = item.filled - (known.filled if known else Decimal(0))
@@ -240,7 +275,7 @@ class VenueFlatten:
             holder
             for holder in holders
             if holder in self._closing
-            or self._has_more(snapshot.rules.get(holder.symbol), snapshot, positions, balances)
+            or self._has_more(snapshot.rules_at(holder.venue, holder.symbol), snapshot, positions, balances)
         }
 
     def _has_more(
@@ -256,11 +291,11 @@ class VenueFlatten:
             quantity
             for holder, quantity in positions.items()
             if holder.venue == self._venue.name
-            and (of := snapshot.rules.get(holder.symbol)) is not None
+            and (of := snapshot.rules_at(holder.venue, holder.symbol)) is not None
             and of.base == rules.base
         )
         held = balances.get(rules.base)
-        return held is not None and held.total - ours >= max(rules.lot.least, rules.lot.step)
+        return held is not None and held.total > ours and not is_dust(held.total - ours, None, rules.instrument(""))
 
     async def _history(
         self, symbol: str, from_ns: int, rules: VenueRules | None, balances: Mapping[str, Balance]
@@ -300,11 +335,13 @@ class VenueFlatten:
         side = Side.SELL if quantity > 0 else Side.BUY
         if side is Side.BUY and not self._venue.capabilities.can_short:
             return "stuck", "our books show less than nothing; there is nothing to sell, and a kill buys nothing here"
-        price = self._prices[holder.symbol]
-        size, is_locked = _size(abs(quantity), side, rules, balances, price)
-        is_too_small = _is_too_small(size, rules, price)
+        price, instrument = self._prices[holder.symbol], rules.instrument(holder.symbol)
+        size, is_locked = _size(abs(quantity), side, instrument, balances, price)
+        if not self._share.is_all:  # what others' orders hold back is not waited for
+            is_locked &= bool(self._orders.open_ids or self._orders.unresolved or self._stops(holder))
+        is_too_small = is_dust(size, price, instrument)
         if is_too_small and not is_locked:
-            if not _is_too_small(_first_part(abs(quantity), rules), rules, price):
+            if not is_dust(_first_part(abs(quantity), instrument), price, instrument):
                 return "pending", _SHORT
             return "dust", "less than the venue's smallest order"
         if self._stops(holder):
@@ -387,7 +424,11 @@ class VenueFlatten:
         return sum((item.order.quantity - item.filled for item in stops), Decimal(0))
 
     async def _place_stops(self, holder: Holder, quantity: Decimal, live: Collection[str]) -> None:
-        """Place the stops again over what is held, the nearest first. One of them that is still `live` counts."""
+        """Place the stops again over what is held, the nearest first. One of them that is still `live` counts.
+
+        This is no difference between wants and legs (`fks.orders.protection.diff`): the kill ended these orders, their
+        entries may not be known, and only what the file has of them is placed, all of it or what is held.
+        """
         record, left = self._journal.record, abs(quantity) - self._stops(holder)
         assert record is not None
         side = Side.SELL if quantity > 0 else Side.BUY
@@ -423,8 +464,9 @@ class VenueFlatten:
         await at_once(self._settle_one, [item for item in self._mine() if not item.is_settled])
 
     async def _settle_one(self, item: KillOrder) -> None:
-        id, sent_ns, is_working = item.order.client_order_id, item.order.sent_ns, item.outcome == WORKING
-        order = self._orders.about(id, item.order.symbol, sent_ns=sent_ns, is_acknowledged=is_working)
+        id, symbol, role = item.order.client_order_id, item.order.symbol, item.order.role
+        is_working, sent_ns = item.outcome == WORKING, item.order.sent_ns
+        order = self._orders.about(id, symbol, role=role, sent_ns=sent_ns, is_acknowledged=is_working)
         report = await self._orders.ask(order)
         if report is not None:
             outcome = ENDED if report.state in TERMINAL else WORKING
@@ -452,30 +494,25 @@ def _in_vain(before: list[KillOrder]) -> int:
 
 
 def _size(
-    wanted: Decimal, side: Side, rules: VenueRules, balances: Mapping[str, Balance], price: Decimal | None
+    wanted: Decimal, side: Side, instrument: Instrument, balances: Mapping[str, Balance], price: Decimal | None
 ) -> tuple[Decimal, bool]:
     """Return how much the next order may close, and whether orders hold the rest back.
 
     It is on the market lot's grid, at most the free balance, and the first of as few equal parts as the market lot
     allows: the others follow once it has ended.
     """
-    held = balances.get(rules.base if side is Side.SELL else rules.quote)
+    held = balances.get(instrument.base if side is Side.SELL else instrument.quote)
     free = held.free if held is not None else Decimal(0)
     is_locked = held is not None and held.locked > 0
     if side is Side.BUY:
         # a buy back is priced by guess: a hair less, so that the fee and a move do not make it bounce
         free = free / price * Decimal("0.995") if price else Decimal(0)
-    size = _first_part(closable(Books({"": -side.sign * wanted}), side, "", at_venue=free), rules)
-    return size, is_locked and size < _first_part(wanted, rules)
+    size = _first_part(closable(Books({"": -side.sign * wanted}), side, "", at_venue=free), instrument)
+    return size, is_locked and size < _first_part(wanted, instrument)
 
 
-def _is_too_small(quantity: Decimal, rules: VenueRules, price: Decimal | None) -> bool:
-    is_below_value = price is not None and quantity * price < rules.notional_min
-    return quantity < max(rules.lot.least, rules.lot.step) or is_below_value
-
-
-def _first_part(quantity: Decimal, rules: VenueRules) -> Decimal:
-    return next(iter(split_quantity(quantity, rules.lot)), Decimal(0))
+def _first_part(quantity: Decimal, instrument: Instrument) -> Decimal:
+    return next(iter(split_at_lot(quantity, instrument)), Decimal(0))
 
 
 def line_of(

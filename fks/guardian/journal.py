@@ -8,27 +8,36 @@ ends, with all that placing it again needs, written before its cancel leaves) ·
 a NinjaTrader bridge, written before its first byte leaves, and its answer) · `outcome` (the end of it; more
 than one may follow, the last counts) · `done` (nothing left to do, with the report) · `reopened` (something showed up
 after that) · `released` (with the person). The format of the file is that of `fks.process.journal_file`.
+
+Kills of the whole system are in `kill.jsonl`, those of each other scope in a file of their own in the folder `kills`
+beside it: each scope has its own last kill. A file or folder that is there and cannot be read counts as a kill of the
+whole system, and so does a line without a scope, or with one that is not understood.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from fks.model.order import Order, OrderType, Role, Side, State, TimeInForce
 from fks.model.timeframe import iso, to_datetime, to_ns
-from fks.orders.messages import KillMode
-from fks.process.journal_file import JournalFile, read_lines
+from fks.process.journal_file import JournalFile, read_lines, sync_folder
+from fks.risk.policy import EngagedKill, KillMode, Kills, KillScope
 
 #: what an outcome line can say; the last four end an order
 SENT, WORKING, UNKNOWN, ENDED, REFUSED, ABSENT = "sent", "working", "unknown", "ended", "refused", "absent"
 SETTLED = frozenset({ENDED, REFUSED, ABSENT})
+_SCOPES = "kills"  # the folder of the files of scopes
+_NAME_MAX = 240  # bytes of a file's name, its ending left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +101,17 @@ class KillRecord:
     released_by: str | None = None
     released_ns: int | None = None
     joined: Asked | None = None  # the newest kill that joined this one
+    flatten_ns: int = 0  # since when it flattens
 
     @property
     def mode(self) -> KillMode:
         """Return the request of this kill, whether or not it is engaged still."""
         return KillMode.FLATTEN if self.flatten else KillMode.HELD
+
+    @property
+    def rank(self) -> tuple[bool, int, str]:
+        """Return its place among engaged kills: of those that contain a position the first one closes it, alone."""
+        return not self.flatten, self.flatten_ns if self.flatten else self.engaged_ns, self.kill_id
 
     def order(self, client_order_id: str) -> KillOrder | None:
         """Return the flattening order of that id, or None: it attributes a fill while the database is
@@ -114,17 +129,61 @@ def read_kill(path: Path) -> KillRecord | None:
 
 
 def kill_mode(path: Path) -> KillMode:
-    """Return what the kill that is engaged asks for; a file that is there and cannot be read counts as FLATTEN."""
+    """Return what the engaged kill of the whole system asks for; a file that is there and cannot be read counts as
+    FLATTEN."""
+    return Kills(kill for kill in engaged_kills(path) if kill.scope.is_system).mode
+
+
+def engaged_kills(path: Path) -> Kills:
+    """Return the kills that are engaged, by the file of the whole system at `path` and those of other scopes."""
     try:
-        record = read_kill(path)
+        records = read_kills(path)
     except OSError:
-        return KillMode.FLATTEN
-    return KillMode.NONE if record is None else record.mode
+        return Kills((EngagedKill("", KillScope(), KillMode.FLATTEN),))
+    return Kills(EngagedKill(record.kill_id, KillScope.parse(record.scope), record.mode) for record in records)
+
+
+def read_kills(path: Path) -> list[KillRecord]:
+    """Return the kills of all scopes that are engaged now, the newest first. Errors: as of `read_kill`."""
+    found = [record for one in (path, *scope_files(path)) if (record := read_kill(one)) is not None]
+    return sorted(found, key=lambda record: record.engaged_ns, reverse=True)
+
+
+def scope_files(path: Path) -> list[Path]:
+    """Return the files of other scopes than the whole system, beside its file at `path`. Errors: OSError."""
+    try:
+        with os.scandir(path.with_name(_SCOPES)) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.name.endswith(".jsonl"))
+    except FileNotFoundError:
+        return []
+
+
+def scope_file(path: Path, scope: KillScope) -> Path:
+    """Return the file of a scope, where that of the whole system is at `path`."""
+    name = quote(str(scope), safe="")
+    if len(name) > _NAME_MAX:  # no file system takes it
+        name = f"{name[:100]}.{sha256(name.encode()).hexdigest()}"
+    return path if scope.is_system else path.with_name(_SCOPES) / f"{name}.jsonl"
+
+
+def scope_of_file(path: Path, file: Path) -> KillScope:
+    """Return the scope of a file of `scope_files`: by its last kill, where its name is too long to have it. Errors:
+    OSError."""
+    record = last_kill(file)
+    scope = KillScope() if record is None else KillScope.parse(record.scope)
+    return scope if scope_file(path, scope) == file else KillScope.parse(unquote(file.stem))
 
 
 def last_kill(path: Path) -> KillRecord | None:
     """Return the latest kill, engaged or released, or None."""
-    return fold(read_lines(path))
+    return _last(path, read_lines(path))
+
+
+def _last(path: Path, lines: Iterable[Mapping[str, Any]]) -> KillRecord | None:
+    """Return the latest kill in the lines of a file. One in the file of the whole system is of the whole system: an
+    earlier version wrote it there whatever its row said."""
+    record = fold(lines)
+    return record if record is None or path.parent.name == _SCOPES else replace(record, scope=str(KillScope()))
 
 
 def fold(lines: Iterable[Mapping[str, Any]]) -> KillRecord | None:
@@ -134,7 +193,15 @@ def fold(lines: Iterable[Mapping[str, Any]]) -> KillRecord | None:
         act = line.get("act")
         if act == "engaged":
             asked = _asked_of(line)
-            record = KillRecord(str(line["kill_id"]), asked.scope, asked.reason, asked.by, asked.at_ns, asked.flatten)
+            record = KillRecord(
+                str(line["kill_id"]),
+                asked.scope,
+                asked.reason,
+                asked.by,
+                asked.at_ns,
+                asked.flatten,
+                flatten_ns=asked.at_ns,
+            )
         elif record is not None and line.get("kill_id") == record.kill_id:
             record = _apply(record, str(act), line)
     return record
@@ -143,12 +210,10 @@ def fold(lines: Iterable[Mapping[str, Any]]) -> KillRecord | None:
 def _apply(record: KillRecord, act: str, line: Mapping[str, Any]) -> KillRecord:
     if act == "joined":
         asked = _asked_of(line)
-        is_more = asked.flatten and not record.flatten
-        return replace(
-            record, joined=asked, flatten=record.flatten or asked.flatten, is_done=record.is_done and not is_more
-        )
+        record = replace(record, joined=asked)
+        return _flattening(record, asked.at_ns) if asked.flatten and not record.flatten else record
     if act == "flatten_wanted":
-        return replace(record, flatten=True, is_done=False)
+        return _flattening(record, to_ns(datetime.fromisoformat(line["at"])))
     if act == "cancelled":
         return replace(record, cancelled=record.cancelled + (line.get("outcome") == "ack"))
     if act == "sending":
@@ -167,9 +232,13 @@ def _apply(record: KillRecord, act: str, line: Mapping[str, Any]) -> KillRecord:
     return record
 
 
+def _flattening(record: KillRecord, at_ns: int) -> KillRecord:
+    return replace(record, flatten=True, is_done=False, flatten_ns=at_ns)
+
+
 def _asked_of(line: Mapping[str, Any]) -> Asked:
     return Asked(
-        scope=str(line["scope"]),
+        scope=str(line.get("scope") or KillScope()),
         reason=str(line["reason"]),
         by=str(line["by"]),
         flatten=bool(line["flatten"]),
@@ -295,7 +364,7 @@ class KillJournal:
         except OSError as error:
             self._file.error = f"{self.path}: {error.strerror or error}"
             return
-        self.record = fold(lines)
+        self.record = _last(self.path, lines)
         self.earlier = _earlier(lines)
         self._ids = frozenset(str(line.get("kill_id")) for line in lines)
 
@@ -315,6 +384,10 @@ class KillJournal:
 
     def engage(self, kill_id: str, asked: Asked) -> KillRecord:
         """Begin a kill."""
+        if not self.path.parent.exists():
+            with contextlib.suppress(OSError):  # the file says so itself
+                self.path.parent.mkdir(parents=True)
+                sync_folder(self.path.parent.parent)
         if self.record is not None:
             self.earlier |= {item.order.client_order_id: item.order for item in self.record.orders}
         return self._note(kill_id, asked.at_ns, "engaged", **_fields(asked))

@@ -7,13 +7,16 @@ that the history lacks, an order of ours that PostgreSQL had not shown before it
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from fks.guardian.positions import DatabaseSnapshot, Holder, is_ours
-from fks.model.order import OPEN, Fill, Order, Report, Role, evolve
-from fks.orders.protection import desired
+from fks.guardian.positions import DatabaseSnapshot, Holder
+from fks.model.ids import is_ours
+from fks.model.order import OPEN, PENDING, Fill, Order, Report, Role, State, evolve
+from fks.orders.build import legs_of
+from fks.orders.protection import Cover, can_rest, desired, diff, target_of
 
 _ZERO = Decimal(0)
 
@@ -47,25 +50,23 @@ def missing_stops(view: ReadVenue, orders: Sequence[Order]) -> tuple[list[tuple[
     entries: dict[Holder, list[Order]] = {}
     for order in reversed(orders):  # newest first
         if order.parent_id is None:
-            entry = evolve(order, filled=max(order.filled, executed.get(order.client_order_id, _ZERO)))
-            entries.setdefault(Holder.of(order), []).append(entry)
-    blocked = {*snapshot.orders_unknown(view.fills, frozenset(), view.since_ns).values(), *_symbols_of_unknown(view)}
+            filled = max(order.filled, executed.get(order.client_order_id, _ZERO))
+            state = State.CANCELLED if order.is_open and order.client_order_id not in view.live else order.state
+            entries.setdefault(Holder.of(order), []).append(evolve(order, filled=filled, state=state))
+    blocked = {*snapshot.orders_unknown(view.fills, frozenset(), view.since_ns).values()}
+    blocked |= {report.symbol for id, report in view.live.items() if is_ours(id) and id not in snapshot.orders}
     clear = {
         holder: mine
         for holder, mine in entries.items()
         if holder.symbol not in blocked and not _is_unclear(view, holder, executed)
     }
+    targets = {order.client_order_id: target_of(order) for order in orders if order.parent_id is not None}
     found = [
         missing
         for holder, mine in clear.items()
-        for missing in _missing_of(view, holder, mine, positions.get(holder, _ZERO))
+        for missing in _missing_of(view, holder, mine, positions.get(holder, _ZERO), targets)
     ]
     return found, len(clear) < len(entries)
-
-
-def _symbols_of_unknown(view: ReadVenue) -> set[str]:
-    """Return the symbols of live orders that have ids of ours and are not known."""
-    return {report.symbol for id, report in view.live.items() if is_ours(id) and id not in view.snapshot.orders}
 
 
 def _is_unclear(view: ReadVenue, holder: Holder, executed: Mapping[str, Decimal]) -> bool:
@@ -80,45 +81,57 @@ def _is_unclear(view: ReadVenue, holder: Holder, executed: Mapping[str, Decimal]
 
 
 def _missing_of(
-    view: ReadVenue, holder: Holder, entries: Sequence[Order], position: Decimal
+    view: ReadVenue, holder: Holder, entries: Sequence[Order], position: Decimal, targets: Mapping[str, int]
 ) -> list[tuple[Order, Decimal]]:
-    rules = view.snapshot.rules.get(holder.symbol)
-    if rules is None or any(entry.group_id is not None and entry.filled < entry.quantity for entry in entries):
-        return []  # the venue holds the exits of an entry that went out with them
-    covered, others = _cover(view, holder, position)
-    free = abs(position) - others - sum(covered.values(), _ZERO)
-    found = []
-    for want in desired(position, entries, others, None):
-        stop, lack = want.parent.stop_loss, want.part - covered.get(want.parent.client_order_id, _ZERO)
-        quantity = max(min(lack, free), _ZERO)
-        quantity -= quantity % rules.lot_step
-        is_large = quantity >= max(rules.qty_min, rules.lot_step)
-        if stop is not None and is_large and quantity * stop >= rules.notional_min:
-            found.append((want.parent, quantity))
-            free -= quantity
-    return found
+    """Return the stops that `diff` places, the steps of the order manager as far as they only add cover."""
+    rules = view.snapshot.rules_at(holder.venue, holder.symbol)
+    if rules is None:
+        return []
+    instrument = rules.instrument(holder.symbol)
+    protected = {e.client_order_id: e for e in entries if e.stop_loss is not None or e.take_profit is not None}
+    legs, others = _live(view, holder, position, protected, targets)
+    covers = [
+        Cover(
+            want,
+            tuple(legs.get(want.parent.client_order_id, ())),
+            is_placing=want.parent.stop_loss is None,  # its take profit closes its own part, and is not placed here
+            may_end=False,
+            lists_max=sys.maxsize,
+            has_oco=False,
+        )
+        for want in desired(position, entries, others, instrument)
+    ]
+    placing = [(step.cover.want.parent, step.quantity) for step in diff(covers, instrument)]
+    return [(parent, quantity) for parent, quantity in placing if can_rest(parent, quantity, instrument)]
 
 
-def _cover(view: ReadVenue, holder: Holder, position: Decimal) -> tuple[dict[str, Decimal], Decimal]:
-    """Return what live stops cover, by entry, and what other live orders may close; a take profit closes nothing beside
-    the stop of its entry, to which it is tied."""
-    covered: dict[str, Decimal] = {}
-    takes: list[tuple[str, Decimal]] = []
+def _live(
+    view: ReadVenue, holder: Holder, position: Decimal, entries: Mapping[str, Order], targets: Mapping[str, int]
+) -> tuple[dict[str, list[Order]], Decimal]:
+    """Return the live legs of `entries`, each as a list of its own, and what other live orders may close. A take profit
+    closes nothing beside the stop of its entry and target (`targets`, by leg), to which it is tied. Legs that wait with
+    their entry close what it still receives: all of that while the venue shows no quantity of theirs."""
+    legs: dict[str, list[Order]] = {}
+    covered: set[tuple[str, int]] = set()
     others = _ZERO
-    for id, report in view.live.items():
-        known = view.snapshot.orders.get(id)
-        if known is None or known.holder != holder or report.side is None or report.quantity is None:
+    live = [(id, known, report) for id, report in view.live.items() if (known := view.snapshot.orders.get(id))]
+    for known_id, known, report in sorted(live, key=lambda item: item[1].role != Role.STOP_LOSS):  # stops first
+        if known.holder != holder or report.side is None or report.quantity is None:
             continue  # of another holder: without a side or a quantity this one was left as it is
         if report.side.sign * position >= 0:
             continue
-        left = report.quantity - report.filled
-        if known.role == Role.STOP_LOSS.value:
-            covered[known.parent_id] = covered.get(known.parent_id, _ZERO) + left
-        elif known.role == Role.TAKE_PROFIT.value:
-            takes.append((known.parent_id, left))
-        else:
-            others += left
-    return covered, others + sum((left for parent, left in takes if parent not in covered), _ZERO)
+        parent, quantity = entries.get(known.parent_id), report.quantity - report.filled
+        mine = [] if parent is None else legs.setdefault(known.parent_id, [])
+        if parent is None:
+            others += quantity
+        elif report.code == PENDING:
+            (leg, *_) = legs_of(parent, quantity=quantity or parent.quantity, attempt=len(mine), epoch=0, now_ns=0)
+            mine.append(evolve(leg, state=State.ACCEPTED, group_id=parent.group_id, code=PENDING))
+        elif known.role == Role.STOP_LOSS or (known.parent_id, targets.get(known_id, 0)) not in covered:
+            covered.add((known.parent_id, targets.get(known_id, 0)))
+            stop = legs_of(parent, quantity=quantity, attempt=len(mine), epoch=parent.epoch, now_ns=0)[0]
+            mine.append(evolve(stop, role=Role(known.role), state=State.WORKING))
+    return legs, others
 
 
 def unended(snapshot: DatabaseSnapshot, holders: Collection[Holder]) -> list[str]:

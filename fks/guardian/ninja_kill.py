@@ -1,4 +1,4 @@
-"""A kill at one NinjaTrader group: the bridge's own kill latch, and a look whether all is flat.
+"""A kill at one group of NinjaTrader or MetaTrader 5: the bridge's own kill latch, and a look whether all is flat.
 
 The bridge flattens every account that it trades by itself, cancels entries, and refuses new ones until a person lifts
 the latch on the Windows side. So the guardian sends `kill`, whatever the tables or the link know, until the status
@@ -18,13 +18,11 @@ from fks.guardian.context import GuardianContext
 from fks.guardian.flatten import line_of
 from fks.guardian.journal import KillJournal
 from fks.guardian.kill_work import KillWork
-from fks.guardian.ninja_session import NinjaSession
+from fks.guardian.ninja_session import ENDED, NinjaSession, sent_reason
 from fks.model.errors import OutageError
 from fks.ninja import messages as m
 
-_ENDED = frozenset({"Filled", "Cancelled", "Rejected"})  # of NinjaTrader's order states; Unknown is none of them
 _CONNECTED = "Connected"
-_REASON_MAX = 120
 
 
 class NinjaKill(KillWork):
@@ -55,7 +53,7 @@ class NinjaKill(KillWork):
         if status.halted and not self._pending():
             self.state = "flat"
             return True
-        reason = f"fks kill: {record.reason}".encode("ascii", "replace").decode()[:_REASON_MAX]
+        reason = sent_reason(f"fks kill: {record.reason}")
         answer = await self._request("kill", lambda rid: m.Kill(rid=rid, reason=reason))
         status = await self._status()
         self.remaining = list(self._left(status))
@@ -78,7 +76,7 @@ class NinjaKill(KillWork):
     async def _status(self) -> m.Status:
         answer = await self._session.ask(lambda rid: m.GetStatus(rid=rid))
         if not isinstance(answer, m.Status):
-            raise OutageError(f"NinjaTrader refused a status: {answer.code}")
+            raise OutageError(f"{self._session.title} refused a status: {answer.code}")
         return answer
 
     async def _request(self, kind: str, make: Callable[[str], m.LinkRequest], about: str = "") -> m.ResultMessage:
@@ -119,7 +117,7 @@ class NinjaKill(KillWork):
                 held = f"{position.side} {position.qty}"
                 yield self._line(kind, f"{held} of account {name} {why}", position.instrument)
             for order in account.orders:
-                if order.ours and order.state not in _ENDED:
+                if order.ours and order.state not in ENDED:
                     yield self._line("pending", f"order {order.name} of account {name} is {order.state}", "")
 
     def _line(self, kind: str, why: str, symbol: str) -> dict[str, str]:
@@ -139,7 +137,7 @@ def _entries(status: m.Status) -> Iterator[m.OrderStatus]:
     for account in status.accounts:
         for order in account.orders:
             parts = order.name.split(":")
-            if not order.ours or len(parts) != 3 or not parts[2].startswith("E") or order.state in _ENDED:
+            if not order.ours or len(parts) != 3 or not parts[2].startswith("E") or order.state in ENDED:
                 continue
             action = actions.get(parts[1])
             is_exit = action == "exit" if action is not None else order.type == "Market"

@@ -62,16 +62,17 @@ class OrdersAtVenue:
         client_order_id: str,
         symbol: str,
         *,
+        role: Role | str = "",
         sent_ns: int | None = None,
         is_acknowledged: bool = False,
         has_left: bool = True,
     ) -> OrderAtVenue:
         """Return what is known of an order. `sent_ns`: its bytes left then at the latest; None: now. Without `has_left`
-        none did, and one "not found" proves its absence."""
+        none did, and one "not found" proves its absence. `role`: "" where it is not known."""
         order = self._orders.get(client_order_id)
         if order is None:
             context = self._context
-            rule = context.timing.absence if has_left else IN_PROCESS
+            rule = context.timing.absence.of(role) if has_left else IN_PROCESS
             proof = AbsenceProof(rule, context.steps, sent_ns or context.clock.now_ns())
             order = self._orders[client_order_id] = OrderAtVenue(client_order_id, symbol, proof)
         order.is_acknowledged |= is_acknowledged
@@ -115,7 +116,7 @@ class OrdersAtVenue:
         """Return the unresolved orders whose turn it is, in growing steps for each, so that many of them fit the rate
         limit; not those that are cancelled as open."""
         now, timing = self._context.clock.monotonic(), self._context.timing
-        backoff = Backoff(timing.round_s, max(timing.absent_spacing_s * 1.05, timing.round_s))
+        backoff = Backoff(timing.round_s, max(timing.absence.spacing_s * 1.05, timing.round_s))
         found = [order for order in self.unresolved if order.due_s <= now and not order.is_open]
         for order in found:
             order.wait_s = backoff.next_s(order.wait_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from fks.model.account import Environment, VenueIdentity
-from fks.model.ids import flatten_id
-from fks.model.instrument import Lot
+from fks.model.copies import copied_instance
+from fks.model.ids import flatten_id, is_ours
+from fks.model.instrument import Instrument, Lot
 from fks.model.order import OPEN, TERMINAL, Fill, Order, State
 from fks.model.ports import Log
 from fks.model.timeframe import NS
@@ -26,7 +27,7 @@ from fks.orders import events as e
 from fks.orders.machine import advance
 from fks.orders.side_lines import PlacedOrders, parse_line
 from fks.process.journal_file import read_lines
-from fks.risk.policy import Action, action_of
+from fks.risk.policy import Action, KillScope, ScopeKind, action_of
 
 #: executions of this window are compared with the venue's history: a fill lost on the stream is booked by the sweep
 #: (60 s) at the latest, so what is older than twice that and not booked is not ours to find
@@ -38,7 +39,17 @@ _NO_MAXIMUM = Decimal(10) ** 18
 
 _OPEN = frozenset(state.value for state in OPEN)
 _ENDED = frozenset(state.value for state in TERMINAL)
-_KEPT = ("positions", "instruments", "orders", "booked", "booked_from_ns", "identities", "protected")
+_KEPT = (
+    "positions",
+    "instruments",
+    "orders",
+    "booked",
+    "booked_from_ns",
+    "identities",
+    "protected",
+    "accounts",
+    "instances",
+)
 _CLOCKS_NS = 5 * NS  # the venue's clock and ours differ by less
 
 
@@ -82,10 +93,12 @@ class VenueRules:
         market = Lot(*(Decimal(value) for value in more[1])) if len(more) > 1 and more[1] else None
         return VenueRules(exchange, base, quote, Decimal(step), Decimal(least), Decimal(notional), most, market)
 
-    @property
-    def lot(self) -> Lot:
-        """Return what the quantity of a market order must keep to."""
-        return Lot(self.qty_min, self.qty_max or _NO_MAXIMUM, self.lot_step).within(self.market_lot)
+    def instrument(self, symbol: str) -> Instrument:
+        """Return the rules as those of an instrument, for decisions about quantities: its tick is not known."""
+        most = self.qty_max or _NO_MAXIMUM
+        sizes = self.lot_step, self.qty_min, most, self.notional_min
+        names = self.exchange, symbol, self.base, self.quote
+        return Instrument(*names, Decimal(0), *sizes, market_lot=self.market_lot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,21 +167,27 @@ class DatabaseSnapshot:
 
     as_of_ns: int
     positions: Mapping[Holder, Decimal]
-    rules: Mapping[str, VenueRules]
+    rules: Mapping[str, VenueRules]  # by symbol, and by exchange:symbol
     orders: Mapping[str, Known]
     booked: frozenset[tuple[str, str, str]]
     booked_from_ns: int = 0
     identities: Mapping[int, VenueIdentity] = field(default_factory=dict)  # account id -> whose it is at its venue
     protected: Sequence[Mapping[str, Any]] = ()  # rows of the entries that may need a stop, and of their legs
+    accounts: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # account id -> its name and venue
+    instances: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # instance -> its strategy and venue
+    exchanges: Mapping[str, str] = field(default_factory=dict)  # venue -> the exchange that it is at
 
     @staticmethod
-    def of(row: Mapping[str, Any]) -> DatabaseSnapshot:
-        """Return a snapshot from a row of `kill.snapshot`, or from the file: of rules for the same symbol the last
-        ones."""
+    def of(row: Mapping[str, Any], exchanges: Mapping[str, str] | None = None) -> DatabaseSnapshot:
+        """Return a snapshot from a row of `kill.snapshot`, or from the file. `exchanges`: those of the venues."""
         return DatabaseSnapshot(
             as_of_ns=int(row["as_of_ns"]),
             positions={Holder(v, int(a), s, i): Decimal(q) for v, a, s, i, q in row["positions"]},
-            rules={str(rules[1]): VenueRules.of(rules) for rules in row["instruments"]},
+            rules={
+                key: VenueRules.of(rules)
+                for rules in row["instruments"]
+                for key in (str(rules[1]), f"{rules[0]}:{rules[1]}")
+            },
             orders={
                 c: Known(Holder(v, int(a), s, i), x, Decimal(f), *more) for c, v, a, x, s, i, f, *more in row["orders"]
             },
@@ -176,11 +195,47 @@ class DatabaseSnapshot:
             booked_from_ns=int(row.get("booked_from_ns", 0)),
             identities={int(a): VenueIdentity(Environment(e), u, n) for a, e, u, n in row.get("identities", ())},
             protected=row.get("protected", ()),
+            accounts={int(a): (name, venue) for a, name, venue in row.get("accounts", ())},
+            instances={i: (strategy, venue) for i, strategy, venue in row.get("instances", ())},
+            exchanges=exchanges or {},
         )
+
+    def rules_at(self, venue: str, symbol: str) -> VenueRules | None:
+        """Return the rules for a symbol at a venue: those of its exchange, else of the last one that lists it."""
+        return self.rules.get(f"{self.exchanges.get(venue)}:{symbol}") or self.rules.get(symbol)
+
+    def is_in(self, scope: KillScope, holder: Holder) -> bool:
+        """Return whether a position, or an order, lies in the scope of a kill."""
+        leader = copied_instance(holder.instance) or holder.instance
+        strategy, _ = self.instances.get(leader, ("", ""))
+        return scope.contains(holder.venue, holder.account_id, holder.instance, leader, strategy)
+
+    def venues_of(self, scope: KillScope) -> set[str]:
+        """Return every venue where something may lie in a scope that is narrower than the whole system."""
+        if scope.kind is ScopeKind.VENUE:
+            return {scope.name}
+        found = {venue for id, (_, venue) in self.accounts.items() if scope == KillScope(ScopeKind.ACCOUNT, str(id))}
+        found |= {venue for id, (_, venue) in self.instances.items() if self.is_in(scope, Holder(venue, 0, "", id))}
+        holders = {*self.positions, *(known.holder for known in self.orders.values())}
+        return found | {holder.venue for holder in holders if self.is_in(scope, holder)}
+
+    def holders(self) -> set[Holder]:
+        """Return every owner of a position or of an order that may still execute."""
+        return {*self.positions, *(known.holder for known in self.orders.values() if known.state in _OPEN)}
 
     def protected_orders(self, venue: str) -> list[Order]:
         """Return the entries at `venue` that may need a stop, and their legs of all attempts, oldest first."""
         return [msgspec.convert(row, Order) for row in self.protected if row["venue"] == venue]
+
+    def without(self, scopes: Iterable[KillScope]) -> DatabaseSnapshot:
+        """Return it without the entries that may need a stop, and lie in one of some scopes."""
+
+        def is_in_one(row: Mapping[str, Any]) -> bool:
+            holder = Holder(row["venue"], int(row["account_id"]), row["symbol"], row["instance"])
+            return any(self.is_in(scope, holder) for scope in narrow)
+
+        narrow = list(scopes)
+        return replace(self, protected=[row for row in self.protected if not is_in_one(row)]) if narrow else self
 
     def of_session(self, reported: VenueIdentity) -> DatabaseSnapshot:
         """Return what of it belongs to a session: accounts that are known to be others at their venues are left out."""
@@ -202,22 +257,31 @@ class DatabaseSnapshot:
         known = [self.identities.get(account_id) for account_id in accounts]
         return bool(known) and all(one is not None and not one.is_session(reported) for one in known)
 
-    def differs(self, before: DatabaseSnapshot) -> bool:
-        """Return whether positions, or the unresolved orders, are others than before."""
-        return self.positions != before.positions or self._unresolved() != before._unresolved()
+    def is_unused(self, venue: str) -> bool:
+        """Return whether nothing of ours can be at a venue: none of its accounts ever had a session there, a local
+        exchange apart, and nothing is held, open or lately ordered there."""
+        known = (self.identities.get(account_id) for account_id, (_, at) in self.accounts.items() if at == venue)
+        has_traded = any(one is not None and one.environment is not Environment.SIM for one in known)
+        holders = (*self.positions, *(order.holder for order in self.orders.values()))
+        return not has_traded and all(holder.venue != venue for holder in holders)
 
-    def _unresolved(self) -> set[str]:
-        return {client_order_id for client_order_id, known in self.orders.items() if known.is_unresolved}
+    def differs(self, before: DatabaseSnapshot, scope: KillScope = KillScope()) -> bool:
+        """Return whether positions, or the unresolved orders, in a scope are others than before."""
+        return self._part(scope) != before._part(scope)
+
+    def _part(self, scope: KillScope) -> tuple[dict[Holder, Decimal], set[str]]:
+        positions = {holder: quantity for holder, quantity in self.positions.items() if self.is_in(scope, holder)}
+        return positions, {id for id, of in self.orders.items() if of.is_unresolved and self.is_in(scope, of.holder)}
 
     def net(self, venue: str, symbol: str) -> Decimal:
         """Return what all of us hold of a symbol."""
         return sum((q for h, q in self.positions.items() if (h.venue, h.symbol) == (venue, symbol)), Decimal(0))
 
-    def symbols(self, venue: str) -> set[str]:
-        """Return every symbol in which we hold or lately ordered something at `venue`."""
-        return {h.symbol for h in self.positions if h.venue == venue} | {
-            k.holder.symbol for k in self.orders.values() if k.holder.venue == venue
-        }
+    def symbols(self, venue: str, concerns: Callable[[Holder], bool] = lambda _: True) -> set[str]:
+        """Return every symbol in which we, or those of us that `concerns` picks, hold or lately ordered something at
+        `venue`."""
+        holders = {*self.positions, *(known.holder for known in self.orders.values())}
+        return {holder.symbol for holder in holders if holder.venue == venue and concerns(holder)}
 
     def history_from_ns(self, venue: str, symbol: str) -> int:
         """Return the time from which the venue's executions in `symbol` are compared with the booked ones: that of the
@@ -312,7 +376,7 @@ class DatabaseSnapshot:
 
     def _moved(self, fill: Fill, quantity: Decimal) -> Decimal:
         """Return by how much `quantity` of an execution moves a position, its share of the fee taken out."""
-        rules = self.rules.get(fill.symbol)
+        rules = self.rules_at(fill.venue, fill.symbol)
         is_in_base = rules is not None and fill.fee_currency == rules.base and fill.quantity > 0
         return fill.side.sign * quantity - (fill.fee * quantity / fill.quantity if is_in_base else Decimal(0))
 
@@ -332,29 +396,24 @@ class DatabaseSnapshot:
         return Holder(fill.venue, accounts.pop(), fill.symbol, "") if len(accounts) == 1 else None
 
 
-def is_ours(client_order_id: str | None) -> bool:
-    """Return whether an id has the form of ours: the 32 hex characters of a UUIDv5 (docs/architecture.md, Ids)."""
-    text = client_order_id or ""
-    return len(text) == 32 and text[12] == "5" and text[16] in "89ab" and all(c in "0123456789abcdef" for c in text)
-
-
 class PositionsFile:
     """The snapshot on disk, beside the kill file. Replaced whole, and only when something in it changed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, exchanges: Mapping[str, str] | None = None) -> None:
+        """`exchanges`: as `DatabaseSnapshot.of`."""
+        self._path, self._exchanges = path, exchanges
         self._kept: str | None = None
 
     def load(self) -> DatabaseSnapshot | None:
         """Return what was kept last, or None when there is none or it is damaged."""
         try:
-            return DatabaseSnapshot.of(json.loads(self._path.read_text()))
+            return DatabaseSnapshot.of(json.loads(self._path.read_text()), self._exchanges)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def keep(self, row: Mapping[str, Any]) -> None:
         """Keep a row of `kill.snapshot`. Errors: OSError."""
-        body = {name: row[name] for name in _KEPT}
+        body = {name: row[name] for name in _KEPT if name in row}
         text = json.dumps(body)
         if text == self._kept:
             return

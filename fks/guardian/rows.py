@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fks.guardian.context import GuardianContext
 from fks.guardian.journal import ABSENT, REFUSED, SENT, UNKNOWN, WORKING, Asked, KillJournal, KillRecord, order_from
@@ -18,11 +18,13 @@ from fks.guardian.positions import WINDOW_S, DatabaseSnapshot, Holder
 from fks.model.errors import FksError
 from fks.model.order import State
 from fks.model.timeframe import to_datetime, to_ns
+from fks.risk.policy import KillScope
 from fks.store.db import Row
 from fks.store.facts import FactStore
 from fks.store.kill import KillStore
 
 _PAGES_MAX = 100
+T = TypeVar("T")
 #: the state the orders table gets; how much was filled is the order manager's to book
 _STATES = {SENT: State.SENDING, UNKNOWN: State.UNKNOWN, REFUSED: State.REJECTED, ABSENT: State.ABSENT}
 
@@ -30,11 +32,12 @@ _STATES = {SENT: State.SENDING, UNKNOWN: State.UNKNOWN, REFUSED: State.REJECTED,
 @dataclass(slots=True)
 class Elsewhere:
     """Rows of the tables: of the kill `kill_id` of this file (its release, if a person released it), and of engaged
-    kills."""
+    kills of its scope. `scopes`: of those that are engaged beside them."""
 
     kill_id: str = ""
     released: Row | None = None
     engaged: Sequence[Row] = ()
+    scopes: frozenset[KillScope] = frozenset()
 
 
 class KillTables:
@@ -44,7 +47,9 @@ class KillTables:
     No method raises: without an answer in time the kill goes on, from the file and the rows that were read last.
     """
 
-    def __init__(self, context: GuardianContext, journal: KillJournal) -> None:
+    def __init__(self, context: GuardianContext, journal: KillJournal, scope: KillScope = KillScope()) -> None:
+        """`scope`: of the kills in `journal`."""
+        self._scope = scope
         self._db, self._log, self._timing = context.db, context.log, context.timing
         self._journal = journal
         self.state = "unknown" if context.db is not None else "none"
@@ -72,7 +77,7 @@ class KillTables:
             while self._pages:
                 event, message, payload = self._pages[0]
                 if message is None:
-                    await store.end_alert(event)
+                    await store.end_alert(event, str(self._scope))
                 elif "kill_id" in payload:
                     await store.open_alert(event, message, payload)
                 else:
@@ -82,19 +87,28 @@ class KillTables:
         if self._pages:
             await self._try(write, "alerts", self._timing.database_s)
 
-    async def snapshot(self, exchange: str, named: Iterable[str] = ()) -> Mapping[str, Any] | None:
+    async def snapshot(self, named: Iterable[str] = ()) -> Mapping[str, Any] | None:
         """Return the row of positions, orders and rules as they are now, or None. The orders `named` by client order id
         are among them however old."""
         record = self._journal.record
         orders = record.orders if record is not None else ()
         ours = [item.order.client_order_id for item in orders if item.filled or not item.is_settled] + list(named)
-        row: dict[str, Any] = {}
 
-        async def read(store: KillStore) -> None:
-            row.update(await store.snapshot(WINDOW_S, ours, exchange))
+        async def read(store: KillStore) -> Mapping[str, Any]:
+            row = dict(await store.snapshot(WINDOW_S, ours))
             DatabaseSnapshot.of(row)
+            return row
 
-        return row if await self._try(read, "snapshot", self._timing.database_s) else None
+        return await self._try(read, "snapshot", self._timing.database_s)
+
+    async def is_traded(self, venue: str) -> bool:
+        """Return whether the order manager is known to have a session with a venue."""
+        return bool(await self._try(lambda store: store.has_session(venue), "sessions", self._timing.database_s))
+
+    async def has_kill(self) -> bool:
+        """Return whether the tables have a kill of any scope that is engaged: one that was asked for while no guardian
+        ran is in no file."""
+        return bool(await self._try(lambda store: store.engaged(), "kills", self._timing.database_s))
 
     async def merge(self, timeout_s: float | None = None) -> None:
         """Bring the tables up to the file. Every statement may run twice."""
@@ -117,7 +131,9 @@ class KillTables:
         async def read(store: KillStore) -> None:
             if record is not None and record.is_engaged:
                 found.released = await store.release(record.kill_id)
-            found.engaged = await store.engaged()
+            rows = [(KillScope.parse(row["scope"]), row) for row in await store.engaged()]
+            found.engaged = [row for scope, row in rows if scope == self._scope]
+            found.scopes = frozenset(scope for scope, _ in rows) - {self._scope}
 
         await self._try(read, "kills", self._timing.database_s)
         found.kill_id = record.kill_id if record is not None else ""
@@ -165,7 +181,7 @@ class KillTables:
         if record is None or not record.is_engaged:
             return False
 
-        async def read(store: KillStore) -> None:
+        async def read(store: KillStore) -> bool:
             for row in await store.orders(to_datetime(record.engaged_ns)):
                 order = order_from(dict(row), to_ns(row["sent_at"]))
                 is_of_kill = order.venue in venues and order.intent_id == Holder.of(order).kill_intent(record.kill_id)
@@ -180,16 +196,15 @@ class KillTables:
                             code=row["code"],
                             detail=row["detail"] or "",
                         )
+            return True
 
-        return await self._try(read, "orders", self._timing.answer_s) or self._is_broken
+        return bool(await self._try(read, "orders", self._timing.answer_s)) or self._is_broken
 
     async def release_all(self, by: str, now_ns: int) -> None:
-        """Leave no kill engaged in the tables that was engaged by `now_ns`, when a person released all."""
-
-        async def write(store: KillStore) -> None:
-            await store.release_all(by=by, at=to_datetime(now_ns))
-
-        await self._try(write, "merge", self._timing.database_s)
+        """Leave no kill of this scope engaged in the tables that was engaged by `now_ns`, when a person released
+        them."""
+        at, scope = to_datetime(now_ns), str(self._scope)
+        await self._try(lambda s: s.release_all(by=by, at=at, scope=scope), "merge", self._timing.database_s)
 
     async def _write(self, store: KillStore, record: KillRecord) -> None:
         released = None if record.released_ns is None else to_datetime(record.released_ns)
@@ -217,23 +232,24 @@ class KillTables:
                 )
                 self._saved[id] = item.outcome
 
-    async def _try(self, act: Callable[[KillStore], Awaitable[None]], what: str, timeout_s: float) -> bool:
+    async def _try(self, act: Callable[[KillStore], Awaitable[T]], what: str, timeout_s: float) -> T | None:
+        """Return what `act` returns, None without an answer."""
         if self._db is None:
-            return False
+            return None
         self._is_broken = False
         try:
             async with asyncio.timeout(timeout_s):
-                await act(KillStore(self._db))
+                found = await act(KillStore(self._db))
         except (FksError, TimeoutError) as error:
             self.state = f"down: {error or 'no answer'}"
-            return False
+            return None
         except Exception as error:  # a table that lacks a column must not take the kill switch down with it
             self.state = f"down: {type(error).__name__}: {error}"
             self._is_broken = True
             self._log.error("guardian.table_failed", what=what, error=self.state)
-            return False
+            return None
         self.state = "up"
-        return True
+        return found
 
 
 #: what the file notes of a predecessor's order in that state; the venue is asked about all but the refused and absent

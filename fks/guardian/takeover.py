@@ -146,6 +146,7 @@ class Takeover:
             order = at_venue.about(
                 id,
                 known.holder.symbol,
+                role=known.role,
                 sent_ns=known.changed_ns,
                 is_acknowledged=known.is_acknowledged,
                 has_left=known.state != State.INTENDED.value,

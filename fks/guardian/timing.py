@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fks.config.settings import Settings
 from fks.orders.absence import AbsenceRule
@@ -19,8 +19,8 @@ class Timing:
     between. `vain_page`: so many of them in a row page. `attribute_s`: how long a symbol's positions wait for the
     database to say whose a just executed order is; it is more than `refresh_s` and `database_s` together. `page_s`: a
     kill that is not done for so long pages. `takeover_s`: how long the order manager's process must be proven gone
-    before stops are placed in its stead: no venue takes a request of it any more (`venue.recv_window_ms`). `absent_*`:
-    C5.
+    before stops are placed in its stead: no venue takes a request of it any more (`venue.recv_window_ms`).
+    `absence`: C5.
     """
 
     refresh_s: float = 1.0
@@ -38,19 +38,11 @@ class Timing:
     retry_s: float = 1.0
     retry_max_s: float = 15.0
     vain_page: int = 5
-    absent_polls: int = 3
-    absent_spacing_s: float = 2.0
-    absent_first_s: float = 5.0
-    absent_age_s: float = 30.0
+    absence: AbsenceRule = field(default_factory=AbsenceRule)
     lease_ttl_s: float = 2.0
     lease_renew_s: float = 0.5
     answer_s: float = 1.0
     takeover_s: float = 11.0
-
-    @property
-    def absence(self) -> AbsenceRule:
-        """Return C5 in these waits."""
-        return AbsenceRule(self.absent_polls, self.absent_spacing_s, self.absent_first_s, self.absent_age_s)
 
     @staticmethod
     def of(settings: Settings) -> Timing:
@@ -58,10 +50,7 @@ class Timing:
         venue, supervision = settings.venue, settings.supervision
         return Timing(
             settle_s=venue.order_timeout_s + 1.0,
-            absent_polls=venue.absent_polls,
-            absent_spacing_s=venue.absent_spacing_s,
-            absent_first_s=venue.absent_first_s,
-            absent_age_s=venue.absent_age_s,
+            absence=AbsenceRule.from_settings(venue),
             lease_ttl_s=supervision.lease_ttl_s,
             lease_renew_s=supervision.lease_renew_s,
             takeover_s=max(venue.recv_window_ms / 1000, supervision.lease_ttl_s) + 1.0,

@@ -19,16 +19,19 @@ from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
 from fks.guardian.context import GuardianContext
-from fks.guardian.flatten import VenueFlatten, line_of
-from fks.guardian.journal import KillJournal
+from fks.guardian.flatten import KillShare, VenueFlatten, line_of
+from fks.guardian.journal import KillJournal, KillRecord
 from fks.guardian.kill_work import KillWork, at_once
 from fks.guardian.orders_at_venue import OrderAtVenue, OrdersAtVenue, order_of
-from fks.guardian.positions import DatabaseSnapshot
+from fks.guardian.positions import DatabaseSnapshot, Holder
 from fks.model.account import VenueIdentity
 from fks.model.errors import OutageError
+from fks.model.ids import is_ours
 from fks.model.order import OrderType, Report, Role, Side, evolve
 from fks.model.ports import Venue
+from fks.model.timeframe import NS
 from fks.risk.policy import Action, KillMode, is_ended
+from fks.venues.closed import ClosedVenue
 
 
 class VenueKill(KillWork):
@@ -48,14 +51,17 @@ class VenueKill(KillWork):
         why_not: Callable[[], str],
         save: Callable[[], Awaitable[None]],
         is_settled: bool = False,
+        share: KillShare | None = None,
     ) -> None:
         super().__init__(context, venue.name, is_settled=is_settled)
+        self._share = share or KillShare()
+        self._unknown_ns: dict[str, int] = {}  # open orders that the snapshot lacks -> when they were first listed
         self._venue = venue
         self._journal = journal
         self._look = look
         self._why_not = why_not
         self._orders = OrdersAtVenue(venue, context)
-        self._flatten = VenueFlatten(context, self._orders, journal, save=save, why_not=why_not)
+        self._flatten = VenueFlatten(context, self._orders, journal, save=save, why_not=why_not, share=self._share)
         self._identity: VenueIdentity | None = None  # whose account the session is
         self._symbols: set[str] = set()  # where orders of any kind were seen open
 
@@ -67,6 +73,9 @@ class VenueKill(KillWork):
         record = self._journal.record
         assert record is not None
         snapshot = self._look()
+        if self._is_unused(record, snapshot):
+            self.state, self.detail = "unused", "it is closed, and no account of FKS ever had a session there"
+            return True
         is_named = snapshot is None or not snapshot.identities or await self._knows_identity()
         if snapshot is not None and self._identity is not None:
             if snapshot.is_foreign(self._venue.name, self._identity):
@@ -78,8 +87,15 @@ class VenueKill(KillWork):
                 return False
             snapshot = snapshot.of_session(self._identity)
         reports = await self._venue.open_orders()
-        self._symbols |= {report.symbol for report in reports}
-        ending = [report for report in reports if self._is_ended(report, snapshot, record.mode)]
+        is_past_start = self._share.is_past_start(record, self._clock.now_ns(), self._timing)
+        shared, unattributed = self._shared(reports, snapshot, is_past_start=is_past_start)
+        self._symbols |= {report.symbol for report in shared}
+        ending = [
+            report
+            for report in shared
+            if not self._flatten.keeps(report.client_order_id)  # a stop that it placed again itself
+            and is_ended(self._action_of(report, snapshot), record.mode)
+        ]
         self._note_stops(ending, snapshot)
         await at_once(self._cancel, self._orders.take_list(ending, {report.client_order_id for report in reports}))
         self._note_unresolved(snapshot, record.mode)
@@ -87,11 +103,18 @@ class VenueKill(KillWork):
         is_flat, left = await self._close(snapshot if is_named else None) if record.flatten else (True, [])
         self.stuck = self._flatten.stuck
         self.rest_s = 0.0 if ending or self._orders.unresolved else self._flatten.rest_s
-        self.remaining = [*self._lines_of_unresolved(), *left]
-        is_quiet = is_flat and not ending and not self._orders.unresolved
+        self.remaining = [*self._lines_of_unresolved(), *unattributed, *left]
+        is_quiet = is_flat and not ending and not self._orders.unresolved and not unattributed
         self.state = ("flat" if record.flatten else "cancelled") if is_quiet else "working"
         self.detail = "positions unknown" if record.flatten and snapshot is None else ""
         return is_quiet
+
+    def _is_unused(self, record: KillRecord, snapshot: DatabaseSnapshot | None) -> bool:
+        """Return whether the venue is closed here, and nothing of ours can be there. Only a snapshot of after the start
+        of the kill shows it: each order that was sent is in the journal, and no entry is sent since then."""
+        is_closed = isinstance(self._venue, ClosedVenue) and not self._venue.is_made
+        is_known = snapshot is not None and snapshot.as_of_ns > record.engaged_ns
+        return is_closed and is_known and snapshot is not None and snapshot.is_unused(self.name)
 
     async def _knows_identity(self) -> bool:
         """Learn whose account the session is; without that orders are cancelled, and no position is closed."""
@@ -101,10 +124,40 @@ class VenueKill(KillWork):
         return self._identity is not None
 
     # ── which orders ─────────────────────────────────────────────────────────────────────────────
-    def _is_ended(self, report: Report, snapshot: DatabaseSnapshot | None, kill: KillMode) -> bool:
-        """Return whether the kill ends this order. It keeps a stop that it placed again itself."""
-        is_its_own = self._flatten.keeps(report.client_order_id)
-        return not is_its_own and is_ended(self._action_of(report, snapshot), kill)
+    def _shared(
+        self, reports: list[Report], snapshot: DatabaseSnapshot | None, *, is_past_start: bool
+    ) -> tuple[list[Report], list[dict[str, str]]]:
+        """Return the open orders that are this kill's to look after, and lines of those of which that is not known yet.
+
+        An order of ours that a snapshot of after its first listing lacks is another system's on the same account. One
+        that is listed first after the start of the kill is of those beside it.
+        """
+        others = {order.client_order_id: order for order in self._share.orders()}
+        is_all = self._share.is_all or self._is_session_of(self._share.account_id, snapshot)
+        shared, unattributed = [], []
+        listed = self._unknown_ns
+        self._unknown_ns = {}
+        for report in reports:
+            id = report.client_order_id
+            known = None if snapshot is None else snapshot.orders.get(id)
+            holder = known.holder if known else Holder.of(others[id]) if id in others else None
+            if is_all if holder is None else self._share.concerns(holder):
+                shared.append(report)
+            elif holder is None and is_ours(id):
+                if id not in listed and is_past_start and snapshot is not None:
+                    continue
+                since_ns = self._unknown_ns[id] = listed.get(id, self._clock.now_ns())
+                if snapshot is None or snapshot.as_of_ns < since_ns + round(self._timing.attribute_s * NS):
+                    why = f"whose order {id} is, is not known: the database is asked"
+                    unattributed.append(line_of("in_doubt", why, symbol=report.symbol, venue=self._venue.name))
+        return shared, unattributed
+
+    def _is_session_of(self, account_id: int | None, snapshot: DatabaseSnapshot | None) -> bool:
+        """Return whether the session is known to be that account's."""
+        if account_id is None or snapshot is None or self._identity is None:
+            return False
+        known = snapshot.identities.get(account_id)
+        return known is not None and known.is_session(self._identity)
 
     def _action_of(self, report: Report, snapshot: DatabaseSnapshot | None) -> Action:
         """Return the kind of an order; one that the snapshot lacks is an exit when it can only reduce what is held."""
@@ -126,12 +179,20 @@ class VenueKill(KillWork):
             return
         for id, known in snapshot.orders.items():
             if known.holder.venue != self._venue.name or record.order(id) is not None:
+                continue
+            if not self._share.concerns(known.holder):
+                self._orders.drop(id)
                 continue  # our own flattening orders are settled where they are sent
             if known.is_ended:
                 self._orders.drop(id)
             elif known.is_unresolved and is_ended(known.action, kill):
-                sent_ns, is_acknowledged = known.changed_ns, known.is_acknowledged
-                order = self._orders.about(id, known.holder.symbol, sent_ns=sent_ns, is_acknowledged=is_acknowledged)
+                order = self._orders.about(
+                    id,
+                    known.holder.symbol,
+                    role=known.role,
+                    sent_ns=known.changed_ns,
+                    is_acknowledged=known.is_acknowledged,
+                )
                 order.must_end = True
 
     def _note_stops(self, ending: list[Report], snapshot: DatabaseSnapshot | None) -> None:

@@ -11,7 +11,7 @@ from fks.clock import Clock
 from fks.config.settings import Data
 from fks.futures import EXCHANGES as FUTURES_EXCHANGES
 from fks.futures import contract_of
-from fks.model.errors import InputError, OutageError, PeerError
+from fks.model.errors import InputError, OutageError, PeerError, invalid, not_found
 from fks.model.instrument import Instrument, find_instrument, folded
 from fks.model.market import Channel, Subscription
 from fks.model.ports import Exchange, Log
@@ -119,21 +119,20 @@ class AssetSelection:
         if (named or self._data.exchange) in FUTURES_EXCHANGES:
             contract = contract_of(rest)
             if contract is None:
-                raise InputError(
+                raise not_found(
+                    "SYMBOL_UNKNOWN",
                     f"{rest!r} is no futures contract",
-                    code="SYMBOL_UNKNOWN",
-                    status=404,
-                    remedy="write it as ES 03-25; 'fks instruments futures' shows the front months",
+                    "write it as ES 03-25; 'fks instruments futures' shows the front months",
                 )
             text = rest = contract.name
         own = [item for item in listed if item.exchange == (named or self._data.exchange)]
         if not own and named is not None:
             return named, rest.strip().upper()
         if not own and not listed:
-            raise InputError(
+            raise invalid(
+                "SYMBOL_UNKNOWN",
                 "no instruments are known yet",
-                code="SYMBOL_UNKNOWN",
-                remedy="start once with 'fks up': the collector lists them; or name the exchange",
+                "start once with 'fks up': the collector lists them; or name the exchange",
             )
         found = find_instrument(rest if own else text, own or listed)
         return found.exchange, found.symbol
@@ -144,10 +143,10 @@ def check_choice(choice: Choice, exchanges: Collection[str]) -> Choice:
     if choice.exchange is not None and choice.exchange not in exchanges:
         raise _unknown_exchange(choice.exchange, exchanges)
     if choice.history_days is not None and not 0 <= choice.history_days <= HISTORY_MAX_DAYS:
-        raise InputError(f"history: {choice.history_days} days", code="INVALID", remedy=f"say 0 to {HISTORY_MAX_DAYS}")
+        raise invalid("INVALID", f"history: {choice.history_days} days", f"say 0 to {HISTORY_MAX_DAYS}")
     unknown = [name for name in choice.channels or () if name not in CHANNELS]
     if unknown:
-        raise InputError(f"unknown channel {unknown[0]!r}", code="CHANNEL_UNKNOWN", remedy=f"use {' '.join(CHANNELS)}")
+        raise invalid("CHANNEL_UNKNOWN", f"unknown channel {unknown[0]!r}", f"use {' '.join(CHANNELS)}")
     frames = None if not choice.timeframes else by_length(check_timeframe(name) for name in choice.timeframes)
     check_together(frames or ())
     channels = (
@@ -181,12 +180,7 @@ def subscriptions(asset: Asset, frames: Sequence[str], exchange: Exchange) -> tu
 
 
 def _unknown_exchange(name: str, exchanges: Collection[str]) -> InputError:
-    return InputError(
-        f"unknown exchange {name!r}",
-        code="EXCHANGE_UNKNOWN",
-        status=404,
-        remedy=f"use one of {' '.join(sorted(exchanges))}",
-    )
+    return not_found("EXCHANGE_UNKNOWN", f"unknown exchange {name!r}", f"use one of {' '.join(sorted(exchanges))}")
 
 
 class Assets:

@@ -26,7 +26,7 @@ from fks.history.gaps import DAY_NS, REFUSED, SETTLE_NS, UNAVAILABLE, aligned, c
 from fks.history.trade_bars import TradeBars
 from fks.model.backoff import Backoff
 from fks.model.bar import Bar, Bars, Ints
-from fks.model.errors import InputError, OutageError
+from fks.model.errors import OutageError, invalid
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, check_timeframe, to_datetime
 from fks.store.bars import BarStore
@@ -92,10 +92,10 @@ class HistoryFetcher:
             f for f in own if 0 < TIMEFRAMES[f] < length_of(timeframe) and length_of(timeframe) % TIMEFRAMES[f] == 0
         ]
         if not fits:
-            raise InputError(
+            raise invalid(
+                "TIMEFRAME_UNKNOWN",
                 f"{self._exchange.name} has no {timeframe} bars, and none that make them",
-                code="TIMEFRAME_UNKNOWN",
-                remedy=f"use one of {' '.join(by_length(own))}",
+                f"use one of {' '.join(by_length(own))}",
             )
         return by_length(fits)[-1]
 

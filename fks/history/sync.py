@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fks.clock import Clock
 from fks.history.fetch import HistoryFetcher
 from fks.history.gaps import DAY_NS, Gaps, MissingBars, closed_until, subtract
-from fks.model.errors import FksError, InputError, OutageError, PeerError
+from fks.model.errors import FksError, InputError, OutageError, PeerError, invalid
 from fks.model.instrument import Instrument, find_instrument
 from fks.model.ports import Exchange, Log
 from fks.model.timeframe import bar_start, check_timeframe, iso
@@ -65,11 +65,9 @@ def check_range(start_ns: int, end_ns: int | None, now_ns: int) -> None:
     """Refuse a range without any bar: before 1970, reversed, or in the future. Errors: InputError."""
     text = f"no history from {iso(start_ns)} to {'now' if end_ns is None else iso(end_ns)}"
     if start_ns < 0:
-        raise InputError(f"{text}: it begins before 1970", code="RANGE", remedy="give a start that is later")
+        raise invalid("RANGE", f"{text}: it begins before 1970", "give a start that is later")
     if start_ns >= min(now_ns, now_ns if end_ns is None else end_ns):
-        raise InputError(
-            f"{text}: it ends before it begins, or lies ahead", code="RANGE", remedy="give a start that is earlier"
-        )
+        raise invalid("RANGE", f"{text}: it ends before it begins, or lies ahead", "give a start that is earlier")
 
 
 def to_do(begun: Begun, start_ns: int, end_ns: int | None) -> tuple[int, int | None]:
@@ -176,7 +174,7 @@ class Sync:
         try:
             async with self._status_updates(row.symbol, row.timeframe, by_hand=False):
                 if row.status == "failed":  # set when the row was read: the range is impossible
-                    raise InputError(str(row.error), code="RANGE")
+                    raise invalid("RANGE", str(row.error))
                 check_range(*wanted, self._clock.now_ns())
                 symbol = await self._spelled(row.symbol)
                 if symbol != row.symbol:  # the next claim finds it under its new name

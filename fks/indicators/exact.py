@@ -3,16 +3,73 @@
 Running float sums differ in the last bit, and on a price grid two averages are often exactly equal: then that bit would
 decide a trade, and differently for every starting bar. Prices hold the shortest decimal of the venue's string, so they
 are whole numbers of some 10^-places; sums of those are exact, and a tie is a tie wherever one starts to count.
+
+Long columns are compared by a compiled loop, with the same result. numba is imported by `load` alone.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+
 import numpy as np
 import numpy.typing as npt
 
-from fks.indicators import compiled
 from fks.model.bar import Floats, Ints
 from fks.model.ticks import Whole, places_of
+
+#: values from which on it is worth to load numba, and to load a loop in a process that has numba
+_LOAD_FROM = 300_000
+_USE_FROM = 5_000
+
+
+def is_worth(count: int) -> bool:
+    """Return whether to use the compiled loops for columns of so many values."""
+    if load.cache_info().currsize:
+        return True
+    is_loaded = sys.modules.get("numba") is not None
+    return (count >= _USE_FROM and is_loaded) or (count >= _LOAD_FROM and find_spec("numba") is not None)
+
+
+@cache
+def load() -> Callable[[Ints, int, int, float, Floats], None]:
+    """Return the compiled `cross_sides`."""
+    import numba
+
+    ticks = numba.types.Array(numba.int64, 1, "C", readonly=True)
+    signature = (ticks, numba.int64, numba.int64, numba.float64, numba.float64[::1])
+    compiled: Callable[[Ints, int, int, float, Floats], None]
+    compiled = numba.njit(signature, cache=True, nogil=True, error_model="numpy")(cross_sides)
+    return compiled
+
+
+def cross_sides(ticks: Ints, fast: int, slow: int, below: float, side: Floats) -> None:
+    """Fill `side` with the sign of SMA(fast) - SMA(slow), `below` for -1, a tie keeping the sign before it; 0 before
+    there are max(fast, slow) ticks. Sums times periods must fit 64 bits."""
+    long = max(fast, slow)
+    fast_sum, slow_sum = np.int64(0), np.int64(0)
+    count = min(long - 1, len(ticks))
+    for i in range(count):
+        side[i] = 0.0
+        if i >= long - 1 - (fast - 1):
+            fast_sum += ticks[i]
+        if i >= long - 1 - (slow - 1):
+            slow_sum += ticks[i]
+    last = 0.0
+    for i in range(count, len(ticks)):
+        fast_sum += ticks[i]
+        slow_sum += ticks[i]
+        difference = fast_sum * slow - slow_sum * fast
+        if difference > 0:
+            last = 1.0
+        elif difference < 0:
+            last = below
+        side[i] = last
+        fast_sum -= ticks[i - fast + 1]
+        slow_sum -= ticks[i - slow + 1]
+
 
 _LIMIT = 2**62  # int64 products stay under this; beyond it Python's integers count
 Exact = npt.NDArray[np.object_] | Ints
@@ -45,9 +102,9 @@ def cross_side(values: Floats, fast: int, slow: int, *, exact: Whole | None = No
         ticks = to_ticks(values)
         exact = Whole(ticks, max(abs(int(ticks.max())), abs(int(ticks.min()))) if len(ticks) else 0)
     is_safe = 2 * fast * slow * exact.most < _LIMIT
-    if is_safe and compiled.is_worth(len(values)):
+    if is_safe and is_worth(len(values)):
         side = np.empty(len(values))
-        compiled.load()(np.ascontiguousarray(exact.values), fast, slow, below, side)
+        load()(np.ascontiguousarray(exact.values), fast, slow, below, side)
         return side
     whole = exact.values if is_safe else exact.values.astype(object)
     difference = rolling_sum(whole, fast) * slow - rolling_sum(whole, slow) * fast

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from fks.model.bar import Floats
-from fks.model.errors import InputError
+from fks.model.errors import unprocessable
 
 
 class Macd(NamedTuple):
@@ -63,11 +63,10 @@ def talib_call(function: str, columns: Sequence[Floats], params: Mapping[str, fl
         result = getattr(talib(), function)(*columns, **params)
     except Exception as error:  # TA-Lib raises plain Exception with its error code in the text
         given = " ".join(f"{key}={value:g}" for key, value in params.items())
-        raise InputError(
+        raise unprocessable(
+            "INDICATOR_PARAM",
             f"TA-Lib {function} refuses {given or 'its input'}: {error}",
-            code="INDICATOR_PARAM",
-            status=422,
-            remedy="see the parameters in docs/indicators.md",
+            "see the parameters in docs/indicators.md",
         ) from error
     if isinstance(result, tuple):
         return tuple(_as_floats(column, lookback) for column in result)

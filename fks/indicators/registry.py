@@ -18,7 +18,7 @@ from fks.indicators import sessions as s
 from fks.indicators import windows as w
 from fks.indicators.talib_table import TALIB, Params
 from fks.model.bar import Bars, Floats
-from fks.model.errors import InputError
+from fks.model.errors import InputError, invalid, unprocessable
 
 Values = Mapping[str, Any]
 Warmup = Literal["window", "recursive", "path", "session"]
@@ -400,10 +400,10 @@ def compute(
     row = indicator(name)
     values = {key: _checked(name, key, params.pop(key, param.default), param) for key, param in row.params.items()}
     if params:
-        raise InputError(
+        raise invalid(
+            "INDICATOR_PARAM",
             f"indicator {name} has no parameter {next(iter(params))!r}",
-            code="INDICATOR_PARAM",
-            remedy=f"it has: {' '.join(row.params) or 'none'}",
+            f"it has: {' '.join(row.params) or 'none'}",
         )
     wanted = row.columns if columns is None else columns
     if len(wanted) != len(row.columns):
@@ -424,10 +424,10 @@ def indicator(name: str) -> Indicator:
     row = INDICATORS.get(name)
     if row is None:
         near = dict.fromkeys([*get_close_matches(name.lower(), INDICATORS, 4, 0.6), "sma", "ema", "rsi", "macd", "atr"])
-        raise InputError(
+        raise invalid(
+            "INDICATOR_UNKNOWN",
             f"unknown indicator {name!r}",
-            code="INDICATOR_UNKNOWN",
-            remedy=f"use one of {' '.join(near)} … (all: fks indicators list)",
+            f"use one of {' '.join(near)} … (all: fks indicators list)",
         )
     return row
 
@@ -450,11 +450,10 @@ def _input(row: Indicator, bars: Bars, other: Bars | None, column: str | Column)
 
 
 def _input_error(name: str, what: str, row: Indicator) -> InputError:
-    return InputError(
+    return unprocessable(
+        "INDICATOR_INPUT",
         f"indicator {name} {what}",
-        code="INDICATOR_INPUT",
-        status=422,
-        remedy=f"it reads {' '.join(row.columns)}; give other=bars for a second series and columns=(…) for others",
+        f"it reads {' '.join(row.columns)}; give other=bars for a second series and columns=(…) for others",
     )
 
 
@@ -464,10 +463,9 @@ def _checked(name: str, key: str, value: float, param: Param) -> float:
         or not param.least <= value <= param.most
         or (isinstance(param.default, int) and value != int(value))
     ):
-        raise InputError(
+        raise invalid(
+            "INDICATOR_PARAM",
             f"{name}: {key} {value!r} is out of range",
-            code="INDICATOR_PARAM",
-            remedy=f"use {'a whole number ' if isinstance(param.default, int) else ''}from {param.least:g} to "
-            f"{param.most:g}",
+            f"use {'a whole number ' if isinstance(param.default, int) else ''}from {param.least:g} to {param.most:g}",
         )
     return int(value) if isinstance(param.default, int) else float(value)

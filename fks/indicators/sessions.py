@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 
 from fks.model.bar import Floats, Ints
-from fks.model.errors import InputError
+from fks.model.errors import unprocessable
 from fks.model.timeframe import NS
 
 _DAY_S = 86_400
@@ -37,9 +37,7 @@ def zone_of(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise InputError(
-            f"unknown time zone {name!r}", code="ZONE_UNKNOWN", status=422, remedy="give an IANA name: Europe/Berlin"
-        ) from None
+        raise unprocessable("ZONE_UNKNOWN", f"unknown time zone {name!r}", "give an IANA name: Europe/Berlin") from None
 
 
 def local_seconds(time_ns: Ints, zone: str = "UTC") -> Ints:

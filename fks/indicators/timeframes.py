@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fks.model.bar import Bars, Floats, Ints
-from fks.model.errors import InputError
+from fks.model.errors import unprocessable
 from fks.model.timeframe import NS, TIMEFRAMES
 
 _MONDAY_NS = 4 * 86_400 * NS  # 1970-01-05 was a Monday; weeks open there
@@ -23,11 +23,10 @@ class Higher:
     def align(self, values: Floats) -> Floats:
         """Return a column of the higher bars as the lower rows know it: NaN before the first one is over."""
         if values.shape != (len(self.bars),):
-            raise InputError(
+            raise unprocessable(
+                "INDICATOR_INPUT",
                 f"a column of shape {values.shape} for {len(self.bars)} higher bars",
-                code="INDICATOR_INPUT",
-                status=422,
-                remedy="compute it from the higher bars: higher(bars, …).bars",
+                "compute it from the higher bars: higher(bars, …).bars",
             )
         return np.append(values, np.nan)[self.row]  # row -1 is the NaN
 
@@ -42,15 +41,14 @@ def higher(bars: Bars, timeframe: str | int) -> Higher:
     beside rows with volume.
     Errors: InputError TIMEFRAME_MISMATCH when it is not made of such bars.
     """
-    part_s = TIMEFRAMES[bars.timeframe]
+    part_s = TIMEFRAMES.get(bars.timeframe, 0)
     name = timeframe if isinstance(timeframe, str) else _name_of(part_s * timeframe, bars.timeframe, timeframe)
     length_s = TIMEFRAMES.get(name, 0) if isinstance(timeframe, str) else part_s * timeframe
     if part_s == 0 or length_s < part_s or length_s % part_s:
-        raise InputError(
+        raise unprocessable(
+            "TIMEFRAME_MISMATCH",
             f"{timeframe} bars cannot be made of {bars.timeframe} bars",
-            code="TIMEFRAME_MISMATCH",
-            status=422,
-            remedy=f"choose a multiple of {bars.timeframe} up to a week",
+            f"choose a multiple of {bars.timeframe} up to a week",
         )
     length = length_s * NS
     offset = _MONDAY_NS if length_s % 604_800 == 0 else 0

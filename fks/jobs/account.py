@@ -16,6 +16,7 @@ from fks.config.settings import Risk
 from fks.jobs.backtest import BacktestSpec, BarsRequest, LoadBars, Progress, limits_of, load_joined, setup_of
 from fks.jobs.spec import checked_spec
 from fks.model.untrusted import Exact
+from fks.strategies.base import history_of
 from fks.strategies.registry import Catalogue, load_catalogue
 
 _OF_ACCOUNT = ("cash", "limits", "limits_currency")
@@ -116,7 +117,7 @@ def run_account_spec(
             wanted.timeframe,
             wanted.start_ns,
             wanted.end_ns,
-            strategy.warmup(),
+            history_of(strategy),
             features=strategy.features(),
         )
         loaded = load_joined(strategy.inputs(), request, load_bars)

@@ -17,25 +17,27 @@ from fks.backtest.rows import AMOUNT_MAX
 from fks.backtest.run import check_tape
 from fks.config.settings import Costs, Risk
 from fks.jobs.spec import checked_spec
-from fks.matching import Commission, CostModel, Slippage
+from fks.matching import Borrow, Commission, CostModel, Slippage
 from fks.matching.margin import Margin
 from fks.model.bar import Bars
 from fks.model.cash_flows import InstrumentEvents
-from fks.model.errors import InputError
+from fks.model.errors import InputError, unprocessable
 from fks.model.instrument import Instrument
-from fks.model.timeframe import bar_end, check_timeframe, iso, to_ns
+from fks.model.timeframe import bar_end, check_bar_kind, iso, to_ns
 from fks.model.untrusted import Exact
 from fks.risk.sizing import Sizing
+from fks.strategies.base import history_of
 from fks.strategies.registry import Catalogue, load_catalogue
 
 KIND = "backtest"
 
 
 #: how the fields are read that name costs or a margin
-_TEXTS: dict[str, type[Slippage] | type[Commission] | type[Margin]] = {
+_TEXTS: dict[str, type[Slippage] | type[Commission] | type[Margin] | type[Borrow]] = {
     "slippage": Slippage,
     "commission": Commission,
     "margin": Margin,
+    "borrow": Borrow,
 }
 
 
@@ -56,14 +58,17 @@ class BacktestSpec(BaseModel):
     size: Exact = Field(Decimal(1000), gt=0, le=AMOUNT_MAX)
     cash: Exact = Field(Decimal(10_000), gt=0, le=AMOUNT_MAX)
     fee_rate: Exact = Field(Decimal("0.001"), ge=0, lt=1)
-    fee_rate_maker: Exact | None = Field(None, ge=0, lt=1)  # None: as fee_rate
+    #: None: as fee_rate; below 0: a rebate
+    fee_rate_maker: Exact | None = Field(None, ge=Decimal("-0.01"), lt=1)
     fee_in: Literal["received", "quote"] = "received"
     slippage: str = "none"
     commission: str = Field("none", exclude_if=lambda value: value == "none")
     #: percent from the close beyond which a market entry expires whose exits the venue holds; None: it never does
     collar_pct: Exact | None = Field(None, ge=0, le=10, exclude_if=lambda value: value is None)
     #: as `fks.matching.margin.Margin.parse` reads it; None: positions are paid in full
-    margin: str | None = Field(None, exclude_if=lambda value: value is None)
+    margin: str | None = Field(None, max_length=8_000, exclude_if=lambda value: value is None)
+    #: as `fks.matching.Borrow.parse` reads it
+    borrow: str = Field("none", exclude_if=lambda value: value == "none")
     #: of a perpetual: the stored rates, or none on purpose
     funding: Literal["stored", "none"] = Field("stored", exclude_if=lambda value: value == "stored")
     allow_gaps: bool = False
@@ -90,14 +95,14 @@ class BacktestSpec(BaseModel):
     def _collars(cls, percent: Decimal | None) -> Decimal | None:
         return percent or None
 
-    @field_validator("slippage", "commission", "margin")
+    @field_validator("slippage", "commission", "margin", "borrow")
     @classmethod
     def _texts(cls, text: str | None, info: ValidationInfo) -> str | None:
         return None if text is None else str(_TEXTS[info.field_name or ""].parse(text))
 
     @model_validator(mode="after")
     def _ordered(self) -> BacktestSpec:
-        check_timeframe(self.timeframe)
+        check_bar_kind(self.timeframe)
         if self.start and self.end and self.start >= self.end:
             raise ValueError(f"from ({self.start:%Y-%m-%dT%H:%MZ}) must be before to ({self.end:%Y-%m-%dT%H:%MZ})")
         return self
@@ -146,10 +151,14 @@ def parse_spec(spec: Mapping[str, Any]) -> BacktestSpec:
 
 
 def with_costs(spec: Mapping[str, Any], costs: Costs, collar_pct: Decimal | None = None) -> dict[str, Any]:
-    """Return a spec, or that of an account, with the costs and the collar that it leaves out as the settings have them.
+    """Return a spec, or that of an account or a portfolio, with the settings' costs where it names none.
+
     Its own `fee_rate` alone is the maker's too; a strategy that may go short pays its fees in quote, as derivatives do,
-    unless the spec says otherwise."""
+    unless the spec says otherwise.
+    """
     own = {name: value for name, value in spec.items() if value is not None}
+    if "instruments" in own:  # a portfolio's orders are market orders for coins
+        return {**costs.model_dump(include={"fee_rate", "fee_in", "slippage"}), **own}
     maker = {"fee_rate_maker": None} if "fee_rate" in own else {}
     collar = {} if collar_pct is None else {"collar_pct": collar_pct}
     members = own.get("members")
@@ -182,9 +191,9 @@ def limits_of(
         return limits
     assert currency is not None
     first_ns = first_ns or spec.start_ns or int(loaded.bars.time_ns[0])
-    symbols = rate_symbols(currency, quote)
+    symbols, timeframe = rate_symbols(currency, quote), "1m" if loaded.bars.end_ns is not None else spec.timeframe
     for symbol in symbols:
-        request = BarsRequest(symbol, exchange, spec.timeframe, first_ns, bar_end(first_ns, spec.timeframe), 1)
+        request = BarsRequest(symbol, exchange, timeframe, first_ns, bar_end(first_ns, timeframe), 1)
         try:
             found = load_bars(request)
         except InputError:
@@ -194,12 +203,11 @@ def limits_of(
         if before and pair in ((currency, quote), (quote, currency)):
             price = Decimal(repr(float(bars.close[before[-1]])))
             return in_quote(limits, price if pair == (currency, quote) else 1 / price)
-    raise InputError(
-        f"limits in {currency} cannot be converted into {quote}: no {spec.timeframe} bar of {' or '.join(symbols)} on "
+    raise unprocessable(
+        "LIMITS_CURRENCY",
+        f"limits in {currency} cannot be converted into {quote}: no {timeframe} bar of {' or '.join(symbols)} on "
         f"{exchange} before {iso(first_ns)}",
-        code="LIMITS_CURRENCY",
-        status=422,
-        remedy=f"store bars of one of them (fks sync), or give limits in {quote} without a currency",
+        f"store bars of one of them (fks sync), or give limits in {quote} without a currency",
     )
 
 
@@ -220,6 +228,7 @@ def setup_of(spec: BacktestSpec, loaded: LoadedBars, limits: Risk | None) -> Set
         start_ns=spec.start_ns,
         collar_pct=spec.collar_pct,
         margin=None if spec.margin is None else Margin.parse(spec.margin),
+        borrow=Borrow.parse(spec.borrow),
         events=replace(loaded.events, funding=funding, is_funding_left_out=is_left_out),
     )
 
@@ -259,11 +268,11 @@ def run_spec(
     progress(0.05)
     span = (spec.start_ns, spec.end_ns)
     request = BarsRequest(
-        spec.symbol, spec.exchange, spec.timeframe, *span, strategy.warmup(), features=strategy.features()
+        spec.symbol, spec.exchange, spec.timeframe, *span, history_of(strategy), features=strategy.features()
     )
     loaded = load_joined(strategy.inputs(), request, load_bars)
     progress(0.3)
-    check_tape(strategy, loaded.bars)
+    check_tape(strategy, loaded.bars, spec.start_ns)
     progress(0.4)
     setup = setup_of(spec, loaded, limits_of(spec, loaded, limits or Risk(), load_bars))
     result = run(strategy, loaded.bars, setup, check=False, finer=loaded.finer if spec.finer else None)

@@ -13,23 +13,30 @@ import numpy.typing as npt
 
 from fks.backtest import resample
 from fks.backtest.instrument import guess_instrument
+from fks.backtest.resample import trades_needed
+from fks.bars.columns import volume_bars
 from fks.bars.splits import adjusted, tick_of
-from fks.futures import contract_of, instrument_of_symbol
+from fks.exchanges.registry import EXCHANGES, capabilities_of
+from fks.files.bars import ImportOptions, read_bars
+from fks.futures import continuous, continuous_root, contract_of, instrument_of_symbol
 from fks.history.gaps import calendar_for
 from fks.jobs.backtest import BarsRequest, LoadedBars, joined
 from fks.model.bar import Bars
-from fks.model.errors import InputError
+from fks.model.errors import InputError, invalid, not_found, unprocessable
 from fks.model.instrument import Instrument, find_instrument
+from fks.model.market import TradeIds
 from fks.model.tape import Tape, unpack_tape
-from fks.model.timeframe import TIMEFRAMES, bar_end, bar_start, iso
+from fks.model.timeframe import TIMEFRAMES, bar_end, bar_start, iso, to_ns, volume_of
 from fks.store.bars import BarStore
 from fks.store.columns import ColumnCache
 from fks.store.corporate_actions import CorporateActionStore
 from fks.store.db import Database
 from fks.store.feature_values import FeatureStore
+from fks.store.gaps import GapStore
 from fks.store.instruments import InstrumentStore
-from fks.store.reading import Listed, ReadingStore
+from fks.store.reading import Listed, ReadingStore, ambiguous
 
+_TRADES_MAX = 2_000_000  # stored trades of one run: about 1 GB while they are read
 _SHOWN = 1000  # bars from which tick and lot of an unlisted symbol are derived
 
 
@@ -37,13 +44,22 @@ async def load_stored(db: Database, request: BarsRequest, columns: ColumnCache |
     """Return bars from `ohlcv_data`: the timeframe itself, or resampled from stored minutes where those reach further.
 
     Shares that were split are in shares of the end (`fks.bars.splits`). With `columns` bars are mapped from its files
-    instead of read. Errors: InputError SYMBOL_UNKNOWN, NO_DATA, SPLIT_IN_BAR, FEATURE_UNKNOWN; OutageError.
+    instead of read. Volume bars are made of the stored trades. Errors: InputError SYMBOL_UNKNOWN,
+    NO_DATA, SPLIT_IN_BAR, FEATURE_UNKNOWN, FEATURE_KNOWLEDGE, TRADES_NEEDED, TRADES_GAP; OutageError.
     """
+    if continuous_root(request.symbol.rpartition(":")[2]) is not None:
+        return await _load_continuous(db, request, columns)
     instrument = await _instrument(db, request)
     store = columns or BarStore(db)
-    native = await _read(db, store, instrument, request, request.timeframe, request.warmup)
+    is_volume = volume_of(request.timeframe) is not None
+    if is_volume:
+        native = await _volume_bars(db, instrument, request)
+    else:
+        native = await _read(db, store, instrument, request, request.timeframe, request.warmup)
     made, stored_minutes = native, None
-    if TIMEFRAMES[request.timeframe] > 60 or request.timeframe == "1M":
+    if is_volume:
+        pass
+    elif TIMEFRAMES[request.timeframe] > 60 or request.timeframe == "1M":
         minutes = (request.warmup + 2) * ((TIMEFRAMES[request.timeframe] or 31 * 86400) // 60)
         stored_minutes = await _read(db, store, instrument, request, "1m", minutes)
         made = resample(stored_minutes, request.timeframe)
@@ -57,12 +73,114 @@ async def load_stored(db: Database, request: BarsRequest, columns: ColumnCache |
         stored_minutes = adjusted(stored_minutes, splits, until_ns=bar_end(int(bars.time_ns[-1]), bars.timeframe))
     if not len(bars) or int(bars.time_ns[-1]) < (request.start_ns or 0):
         raise _no_data(request, instrument.symbol, await _stored(BarStore(db), instrument, request))
-    source = "database" if is_native else "database, made from 1m bars"
+    source = "database, made of trades" if is_volume else "database" if is_native else "database, made from 1m bars"
     has_finer = stored_minutes is not None and len(stored_minutes) > 0
     instrument = replace(instrument, tick=tick_of(bars, instrument.tick))
-    bars = await FeatureStore(db).aligned(request.features, instrument.symbol, bars)
+    own, begin_ns = FeatureStore(db), int(bars.time_ns[0]) if request.start_ns is None else request.start_ns
+    await own.check_knowledge(request.features, instrument.symbol, begin_ns)
+    bars = await own.aligned(request.features, instrument.symbol, bars)
     events = await actions.instrument_events(instrument.exchange, instrument.symbol, request.end_ns)
     return LoadedBars(bars, instrument, source, stored_minutes if has_finer else None, events)
+
+
+async def stored_contracts(db: Database, symbol: str, exchange: str | None) -> list[tuple[str, str]]:
+    """Return exchange and name of the stored contracts of a continuous future (`ES ##-##`), by exchange and expiry."""
+    prefix, _, name = symbol.rpartition(":")
+    wanted, root = (prefix or exchange or "").lower(), continuous_root(name)
+    found = {
+        (one.exchange, contract.last_trading_day): one.symbol
+        for one in await GapStore(db).series()
+        if one.candles
+        and (contract := contract_of(one.symbol)) is not None
+        and contract.root == root
+        and wanted in ("", one.exchange)
+    }
+    return [(key[0], found[key]) for key in sorted(found)]
+
+
+async def find_continuous(db: Database, symbol: str, exchange: str | None) -> tuple[str, str]:
+    """Return exchange and name of a continuous future of which contracts are stored. Errors: InputError
+    SYMBOL_UNKNOWN, SYMBOL_AMBIGUOUS."""
+    places = sorted({place for place, _ in await stored_contracts(db, symbol, exchange)})
+    name = symbol.rpartition(":")[2].strip().upper()
+    if len(places) > 1:
+        raise ambiguous(name, [f"{place}:{name}" for place in places])
+    if not places:
+        raise not_found("SYMBOL_UNKNOWN", f"no contract of {name} is stored", "import some ('fks data import')")
+    return places[0], name
+
+
+async def _load_continuous(db: Database, request: BarsRequest, columns: ColumnCache | None) -> LoadedBars:
+    """Return the bars of the stored contracts of a product (`ES ##-##`), each as it was traded, joined at rolls by
+    volume; the first and last ones without bars up to the end of the request are left out. Errors: InputError NO_DATA,
+    FEATURE_KNOWLEDGE; those of `find_continuous` and `fks.futures.continuous`."""
+    _, name = await find_continuous(db, request.symbol, request.exchange)
+    contracts = await stored_contracts(db, request.symbol, request.exchange)
+    whole = replace(request, start_ns=None, warmup=0, features=())
+    parts, missing = list[LoadedBars](), None
+    for place, symbol in contracts:
+        try:
+            part = await load_stored(db, replace(whole, symbol=symbol, exchange=place), columns)
+        except InputError as error:
+            if error.code != "NO_DATA":
+                raise
+            missing = error if parts else None
+            continue
+        if missing is not None:
+            raise missing
+        parts.append(part)
+    if not parts:
+        raise _no_data(request, name, f"stored are {len(contracts)} contracts")
+    bars = continuous(name, [part.bars for part in parts], adjust="none").bars
+    if request.start_ns is not None:
+        bars = bars[max(0, int(np.searchsorted(bars.time_ns, request.start_ns)) - request.warmup) :]
+    if not len(bars) or int(bars.time_ns[-1]) < (request.start_ns or 0):
+        raise _no_data(request, bars.symbol, f"stored are {len(parts)} contracts")
+    own, begin_ns = FeatureStore(db), int(bars.time_ns[0]) if request.start_ns is None else request.start_ns
+    await own.check_knowledge(request.features, bars.symbol, begin_ns)
+    bars = await own.aligned(request.features, bars.symbol, bars)
+    instrument = replace(parts[-1].instrument, symbol=bars.symbol)
+    return LoadedBars(bars, instrument, f"database, {len(parts)} contracts")
+
+
+async def _volume_bars(db: Database, instrument: Instrument, request: BarsRequest) -> Bars:
+    """Return the volume bars of a request, and `warmup` before it, counted from the first stored trade on. Errors:
+    InputError TRADES_NEEDED without trades, TRADES_GAP where some are missing or that cannot be known."""
+    exchange, symbol = instrument.exchange, instrument.symbol
+    rows = await ReadingStore(db).trades(exchange, symbol, request.end_ns, _TRADES_MAX + 1)
+    if not rows:
+        there_is = await _stored(BarStore(db), instrument, replace(request, timeframe="1m"))
+        raise trades_needed(request.timeframe, there_is)
+    missing = sum(row["missing"] or 0 for row in rows)
+    is_whole = exchange in EXCHANGES and capabilities_of(exchange).trade_ids is TradeIds.CONTIGUOUS
+    if missing or not is_whole or len(rows) > _TRADES_MAX:
+        why = f"{missing} are missing" if missing else f"there are more than {_TRADES_MAX}"
+        why = why if missing or is_whole else f"the ids of {exchange} do not show whether one is missing"
+        raise unprocessable(
+            "TRADES_GAP",
+            f"{request.timeframe} bars of {symbol} cannot be made of the stored trades: {why}",
+            "run on a file of trades: --tape FILE",
+        )
+    columns = (np.array([row[name] for row in rows], dtype=np.float64) for name in ("price", "quantity"))
+    time_ns = np.array([to_ns(row["time"]) for row in rows], dtype=np.int64)
+    bars = volume_bars(symbol, request.timeframe, time_ns, *columns)
+    first = 0 if request.start_ns is None else int(np.searchsorted(bars.time_ns, request.start_ns)) - request.warmup
+    return replace(bars[max(0, first) :], calendar=calendar_for(exchange, None, symbol), exchange=exchange)
+
+
+def load_trades(path: Path, request: BarsRequest, *, now_ns: int) -> LoadedBars:
+    """Return the volume bars of a file of trades. Errors: InputError TAPE_MISSING, those of `read_bars` and of
+    `load_tape`."""
+    if not path.is_file():
+        raise invalid("TAPE_MISSING", f"no file of trades at {path}", "give Binance's trades or aggTrades, or a table")
+    symbol = request.symbol.rpartition(":")[2]
+    options = ImportOptions(exchange=request.exchange or "", symbol=symbol, timeframe=request.timeframe)
+    file = read_bars(path, options, now_ns=now_ns)
+    bars = replace(file.bars, calendar=file.calendar, exchange=file.exchange)
+    prices = np.concatenate([bars.open, bars.high, bars.low, bars.close])
+    known = instrument_of_symbol(file.exchange, bars.symbol)
+    instrument = known or guess_instrument(file.exchange, bars.symbol, _step(prices), _step(bars.volume))
+    return _part(bars, instrument, str(path), request)
 
 
 async def load_stored_joined(db: Database, request: BarsRequest, symbols: Iterable[str]) -> LoadedBars:
@@ -146,35 +264,36 @@ async def _stored(store: BarStore, instrument: Instrument, request: BarsRequest)
 def load_tape(tape: Tape, name: str, request: BarsRequest) -> LoadedBars:
     """Return bars from a tape. Errors: InputError SYMBOL_UNKNOWN when it is of another symbol or exchange,
     TIMEFRAME_FINER, NO_DATA, FEATURE_UNKNOWN for a strategy with columns of its own."""
-    if request.features:
-        raise InputError(
-            f"{name} has no column {' '.join(request.features)}",
-            code="FEATURE_UNKNOWN",
-            status=422,
-            remedy="run on stored bars ('fks data import', 'fks data import-features')",
-        )
     instrument = instrument_of_symbol(tape.exchange, tape.symbol) or guess_instrument(
         tape.exchange, tape.symbol, Decimal(1).scaleb(-tape.price_places), Decimal(1).scaleb(-tape.volume_places)
     )
     find_instrument(request.symbol, [instrument])
     if request.exchange not in (None, tape.exchange):
-        raise InputError(
-            f"{name} is of {tape.exchange}, not of {request.exchange}",
-            code="SYMBOL_UNKNOWN",
-            status=404,
-            remedy="leave the exchange out",
+        raise not_found(
+            "SYMBOL_UNKNOWN", f"{name} is of {tape.exchange}, not of {request.exchange}", "leave the exchange out"
         )
     played = tape.bars()
     played = replace(played, calendar=calendar_for(tape.exchange, None, tape.symbol, played))
     bars = resample(played, request.timeframe)
+    return _part(bars, instrument, name, request, None if played.timeframe == bars.timeframe else played)
+
+
+def _part(bars: Bars, instrument: Instrument, name: str, request: BarsRequest, finer: Bars | None = None) -> LoadedBars:
+    """Return the bars of a file that a request asks for. Errors: InputError NO_DATA, FEATURE_UNKNOWN."""
+    if request.features:
+        raise unprocessable(
+            "FEATURE_UNKNOWN",
+            f"{name} has no column {' '.join(request.features)}",
+            "run on stored bars ('fks data import', 'fks data import-features')",
+        )
     end = len(bars) if request.end_ns is None else int(np.searchsorted(bars.time_ns, request.end_ns))
     start = 0 if request.start_ns is None else int(np.searchsorted(bars.time_ns, request.start_ns))
     part = bars[max(0, start - request.warmup) : end]
     if end <= start:
         raise _no_data(
-            request, tape.symbol, f"the tape has {iso(int(bars.time_ns[0]))} to {iso(int(bars.time_ns[-1]))}"
+            request, instrument.symbol, f"the tape has {iso(int(bars.time_ns[0]))} to {iso(int(bars.time_ns[-1]))}"
         )
-    return LoadedBars(part, instrument, name, None if played.timeframe == bars.timeframe else played)
+    return LoadedBars(part, instrument, name, finer)
 
 
 def read_tape(where: str) -> tuple[Tape, str]:
@@ -187,16 +306,15 @@ def read_tape(where: str) -> tuple[Tape, str]:
         return unpack_tape(data), "the shipped sample"
     path = Path(where).expanduser()
     if not path.is_file():
-        raise InputError(f"no tape at {where}", code="TAPE_MISSING", remedy="give 'sample' or an .fksbars file")
+        raise invalid("TAPE_MISSING", f"no tape at {where}", "give 'sample' or an .fksbars file")
     return unpack_tape(path.read_bytes()), str(path)
 
 
 def _no_data(request: BarsRequest, symbol: str, there_is: str) -> InputError:
     start = "the beginning" if request.start_ns is None else iso(request.start_ns)
     end = "the end" if request.end_ns is None else iso(request.end_ns)
-    return InputError(
+    return unprocessable(
+        "NO_DATA",
         f"no {request.timeframe} bars of {symbol} from {start} to {end}: {there_is}",
-        code="NO_DATA",
-        status=422,
-        remedy="choose another range, or load data with 'fks data sample' or 'fks data sync'",
+        "choose another range, or load data with 'fks data sample' or 'fks data sync'",
     )

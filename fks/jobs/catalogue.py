@@ -60,10 +60,9 @@ class Item:
 class CatalogueReader:
     """Reads the catalogue. Soft state: the built-in descriptions, and one reading at a time."""
 
-    def __init__(self, db: Database, folder: Path, *, item_s: float | None = None) -> None:
+    def __init__(self, db: Database, folder: Path) -> None:
         self._store = CatalogueStore(db)
         self._folder = folder
-        self._item_s = item_s
         self._builtin: list[Description] | None = None
         self._lock = asyncio.Lock()
 
@@ -82,7 +81,7 @@ class CatalogueReader:
         known = dict(await self._store.load([item.key for item in items], slow_s=SLOW_AGAIN_S))
         new = [item for item in items if item.key not in known]
         if new:
-            for item, (entries, is_final) in (await describe(new, item_s=self._item_s or ITEM_S)).items():
+            for item, (entries, is_final) in (await describe(new, item_s=ITEM_S)).items():
                 known[item.key] = entries
                 await self._store.save(item.key, entries, is_final=is_final)
         return [known[item.key] for item in items]

@@ -29,7 +29,8 @@ from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.cash_flows import InstrumentEvents
-from fks.model.errors import InputError
+from fks.model.errors import InputError, conflict, not_found, unprocessable
+from fks.model.json_fields import json_fields
 from fks.model.timeframe import NS, TIMEFRAMES, iso, to_ns
 from fks.risk.sizing import Sizing
 from fks.search.challenge import ChallengeRules, Excess, RecordedChange, RecordedDecisions, evaluate_excess, excess_of
@@ -149,7 +150,7 @@ async def _test(
     swap = None
     mode = await StrategyStore(db).mode(instance.id)
     if stages is not None and passes and limits.challenger_swap == PAPER and mode == PAPER:
-        swap = (await swap_in(db, challenger.id, catalogue, by="setting challenger_swap")).as_dict()
+        swap = json_fields(await swap_in(db, challenger.id, catalogue, by="setting challenger_swap"))
     return {
         "challenger": challenger.id,
         "evaluation": evaluation,
@@ -249,28 +250,35 @@ async def measure(
 
 
 def _ensure_market_entries(strategy: Strategy, bars: Bars) -> None:
-    """Refuse decisions to enter by limit or stop orders, with a stop that trails or is moved, or with a share of the
-    size: a challenger's are recorded without these, and would be valued as others. Errors: InputError
+    """Refuse decisions to enter by limit or stop orders, with a stop that trails or is moved, with targets, or with a
+    share of the size: a challenger's are recorded without these, and would be valued as others. Errors: InputError
     CHALLENGER_ENTRY_ORDERS; of the strategy."""
     found = evaluate(strategy, bars)
-    for prices in (found.entry_limit, found.entry_stop, found.trail, found.size_share, found.moves()):
+    plans = (*(prices for prices, _ in found.targets), found.break_even_after, found.break_even_risk)
+    for prices in (
+        found.entry_limit,
+        found.entry_stop,
+        found.trail,
+        found.size_share,
+        found.moves(),
+        found.take_profit_move,
+        *plans,
+    ):
         if prices is not None and bool((np.isfinite(prices) & (found.target != 0.0)).any()):
-            raise InputError(
+            raise unprocessable(
+                "CHALLENGER_ENTRY_ORDERS",
                 f"strategy {strategy.name} enters by limit or stop orders, with stops that trail or are moved, or "
-                "with a part of its size, and challengers are compared by entries of all of it at the market, whose "
-                "stops stay",
-                code="CHALLENGER_ENTRY_ORDERS",
-                status=422,
-                remedy="compare the parameters by backtests, and give them to the instance with 'fks optimize promote'",
+                "with targets or a part of its size, and challengers are compared by entries of all of it at the "
+                "market, whose stops stay",
+                "compare the parameters by backtests, and give them to the instance with 'fks optimize promote'",
             )
 
 
 def _no_data(challenger: Challenger) -> InputError:
-    return InputError(
+    return unprocessable(
+        "NO_DATA",
         f"challenger {challenger.id} and its champion have not decided on the same bars yet",
-        code="NO_DATA",
-        status=422,
-        remedy="try again later",
+        "try again later",
     )
 
 
@@ -284,16 +292,6 @@ class Swap:
     stage: str
     version: int | None
     waits_for: str | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return {
-            "challenger": self.challenger,
-            "instance": self.instance,
-            "stage": self.stage,
-            "version": self.version,
-            "waits_for": self.waits_for,
-        }
 
 
 async def add_challenger(
@@ -319,11 +317,8 @@ async def add_challenger(
         ensure_checked(made)
         values = made.model_dump(mode="json")
         if values == champion.model_dump(mode="json"):
-            raise InputError(
-                f"these are the parameters of {instance_id} itself",
-                code="CHALLENGER_IS_CHAMPION",
-                status=409,
-                remedy="give other values",
+            raise conflict(
+                "CHALLENGER_IS_CHAMPION", f"these are the parameters of {instance_id} itself", "give other values"
             )
         for one in (champion, made):
             _ensure_market_entries(one, with_inputs(one, synthetic(max(600, 4 * warmup_of(one)), before.timeframe)))
@@ -350,12 +345,7 @@ async def best_of(db: Database, search_id: uuid.UUID, instance_id: str) -> tuple
     """
     instance, job = await instance_of(db, instance_id), await JobStore(db).get(search_id)
     if job is None:
-        raise InputError(
-            f"there is no optimization {search_id}",
-            code="OPTIMIZATION_UNKNOWN",
-            status=404,
-            remedy="see 'fks optimize list'",
-        )
+        raise not_found("OPTIMIZATION_UNKNOWN", f"there is no optimization {search_id}", "see 'fks optimize list'")
     params, provenance = promotable(job, instance, mode=PAPER, on_paper_s=None, despite_findings=True)
     return params, {name: provenance[name] for name in ("optimization", "inputs_hash", "findings")}
 
@@ -396,11 +386,10 @@ async def swap_in(
         if reason is None:
             return await _install(tx, challenger, instance, by=by)
         if not may_wait:
-            raise InputError(
+            raise conflict(
+                "CHALLENGER_NOT_FLAT",
                 f"instance {instance.id} is not flat: {reason}",
-                code="CHALLENGER_NOT_FLAT",
-                status=409,
-                remedy="let it wait for the exit, or close the position first",
+                "let it wait for the exit, or close the position first",
             )
         await _wait(store, challenger, by=by)
     return Swap(challenger_id, instance.id, "waiting", None, reason)
@@ -409,19 +398,17 @@ async def swap_in(
 def _ensure_may_swap(challenger: Challenger, *, despite_findings: bool) -> None:
     """Refuse a challenger that was removed, or that no test speaks for."""
     if not challenger.is_open:
-        raise InputError(
+        raise conflict(
+            "CHALLENGER_ENDED",
             f"challenger {challenger.id} was removed",
-            code="CHALLENGER_ENDED",
-            status=409,
-            remedy="add it again: 'fks strategies challengers add'",
+            "add it again: 'fks strategies challengers add'",
         )
     if challenger.stage == "shadow" and not despite_findings:
         findings = (challenger.evaluation or {}).get("findings") or ["it was not tested yet"]
-        raise InputError(
+        raise conflict(
+            "CHALLENGER_NOT_PROPOSED",
             f"challenger {challenger.id} is not proposed: {'; '.join(findings)}",
-            code="CHALLENGER_NOT_PROPOSED",
-            status=409,
-            remedy="wait for its test; or --despite-findings, at your own risk",
+            "wait for its test; or --despite-findings, at your own risk",
         )
 
 
@@ -430,11 +417,10 @@ def _ensure_same(before: Instance, now: Instance | None) -> Instance:
     if now is None:
         raise unknown_instance(before.id)
     if (now.strategy, now.params_version) != (before.strategy, before.params_version):
-        raise InputError(
+        raise conflict(
+            "INSTANCE_CHANGED",
             f"the parameters of instance {before.id} changed while those of its challenger were checked",
-            code="INSTANCE_CHANGED",
-            status=409,
-            remedy="try again",
+            "try again",
         )
     return now
 
@@ -445,11 +431,10 @@ async def _wait(store: ChallengerStore, challenger: Challenger, *, by: str) -> N
         return
     others = [id for id, instance in await store.waiting() if instance == challenger.instance_id]
     if others:
-        raise InputError(
+        raise conflict(
+            "CHALLENGER_WAITING",
             f"challenger {others[0]} waits to be swapped in already",
-            code="CHALLENGER_WAITING",
-            status=409,
-            remedy=f"cancel it: 'fks strategies challengers swap {others[0]} --cancel'",
+            f"cancel it: 'fks strategies challengers swap {others[0]} --cancel'",
         )
     await store.wait(challenger.id, by=by)
 
@@ -516,11 +501,10 @@ async def _replaced(tx: Transaction, instance: Instance) -> tuple[int, Mapping[s
     provenance = came_from_challenger(versions[instance.params_version].provenance)
     before = versions.get(int(provenance["replaced"])) if provenance is not None else None
     if before is None:
-        raise InputError(
+        raise conflict(
+            "CHALLENGER_NONE",
             f"the parameters of {instance.id} did not come from a challenger",
-            code="CHALLENGER_NONE",
-            status=409,
-            remedy=f"'fks optimize rollback --instance {instance.id}' takes back any parameters",
+            f"'fks optimize rollback --instance {instance.id}' takes back any parameters",
         )
     return before.version, before.params
 
@@ -541,9 +525,6 @@ async def challenger_of(db: Database, instance_id: str, challenger_id: str) -> C
 
 
 def _unknown(challenger_id: str) -> InputError:
-    return InputError(
-        f"there is no challenger {challenger_id!r}",
-        code="CHALLENGER_UNKNOWN",
-        status=404,
-        remedy="see 'fks strategies challengers list'",
+    return not_found(
+        "CHALLENGER_UNKNOWN", f"there is no challenger {challenger_id!r}", "see 'fks strategies challengers list'"
     )

@@ -50,7 +50,6 @@ async def checked_in_thread(strategy: str, work: Callable[[], T], *, limit_s: fl
     raise StrategyError(
         f"strategy {strategy} took longer than {limit_s:g} s to be checked",
         code="STRATEGY_SLOW",
-        status=422,
         remedy="make decide() faster: 'fks strategies check' shows where it stands",
     )
 
@@ -59,6 +58,5 @@ def _leaving(strategy: str, error: BaseException) -> StrategyError:
     return StrategyError(
         f"strategy {strategy} raised {type(error).__name__}: {error}",
         code="STRATEGY_RAISED",
-        status=422,
         remedy="raise an error, or decide",
     )

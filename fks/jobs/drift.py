@@ -24,7 +24,8 @@ from fks.jobs.instances import instance_of
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
 from fks.model.cash_flows import InstrumentEvents
-from fks.model.errors import InputError
+from fks.model.errors import unprocessable
+from fks.model.json_fields import json_fields
 from fks.model.order import Role, Side
 from fks.model.timeframe import NS, TIMEFRAMES, iso, to_datetime, to_ns
 from fks.risk.sizing import Sizing
@@ -88,9 +89,7 @@ async def measure(
 ) -> tuple[Drift, LoadedBars]:
     """Return the drift of an instance under its present parameters, and the bars of the comparison."""
     if instance.cursor_ns is None or instance.anchor_ns is None:
-        raise InputError(
-            f"instance {instance.id} has not decided on a bar yet", code="NO_DATA", status=422, remedy="try again later"
-        )
+        raise unprocessable("NO_DATA", f"instance {instance.id} has not decided on a bar yet", "try again later")
     strategy = catalogue.make(instance.strategy, instance.params)
     request = BarsRequest(
         instance.symbol,
@@ -102,7 +101,9 @@ async def measure(
         features=strategy.features(),
     )
     loaded = await load_stored_joined(db, request, strategy.inputs())
+    can_short = instance.venue == "paper" and settings.paper.can_short
     costs = CostModel.of(settings.costs, loaded.instrument)
+    costs = replace(costs, fee_in="quote") if can_short else costs
     sizing, size, lot_step = instance.sizing, instance.size, loaded.instrument.lot_step
     if Sizing.parse(sizing).needs_equity:  # the past equity of the account is not stored: quantities are not compared
         sizing, size, lot_step = "notional", _COMPARED, _HUGE
@@ -112,6 +113,7 @@ async def measure(
         sizing,
         size,
         _HUGE,
+        can_short,
         allow_gaps=True,
         limits=UNLIMITED,
         collar_pct=settings.collar_pct,
@@ -223,22 +225,16 @@ def document_of(instance: Instance, drift: Drift, loaded: LoadedBars) -> dict[st
     """Return the drift as JSON values; money as exact text."""
     return {
         "instance": instance.id,
-        "strategy": instance.strategy,
-        "params_version": instance.params_version,
-        "symbol": instance.symbol,
-        "timeframe": instance.timeframe,
+        **json_fields(instance, "strategy", "params_version", "symbol", "timeframe"),
         "currency": loaded.instrument.quote,
         "from": iso(drift.from_ns),
         "to": iso(drift.to_ns),
         "bars": int(((loaded.bars.time_ns >= drift.from_ns) & (loaded.bars.time_ns < drift.to_ns)).sum()),
-        "expected": drift.expected,
-        "made": drift.made,
-        "matched": drift.matched,
+        **json_fields(drift, "expected", "made", "matched", "fees_unvalued"),
         "mismatch": plain(drift.mismatch.quantize(Decimal("0.0001"))),
         "slippage": plain(drift.slippage.quantize(Decimal("1e-8"))),
         "slippage_bps": plain(drift.slippage_bps.quantize(_BPS)),
         "fees_above_expected": plain(drift.fees.quantize(Decimal("1e-8"))),
-        "fees_unvalued": drift.fees_unvalued,
         "cost": plain(drift.cost.quantize(Decimal("1e-8"))),
         "steps": [_row(step) for step in drift.steps],
     }
@@ -249,10 +245,8 @@ def _row(row: Compared) -> dict[str, Any]:
     assert step is not None
     return {
         "decided": iso(step.decided_ns),
-        "role": step.role.value,
-        "side": step.side.value,
-        "difference": row.difference.value,
-        "reason": row.reason,
+        **json_fields(step, "role", "side"),
+        **json_fields(row, "difference", "reason"),
         "expected_quantity": None if row.expected is None else plain(row.expected.quantity),
         "expected_price": None if row.expected is None else plain(row.expected.price),
         "quantity": None if row.made is None else plain(row.made.quantity),

@@ -12,14 +12,17 @@ import orjson
 import fks
 from fks.backtest.instrument import guess_instrument
 from fks.config.settings import Risk
+from fks.futures import continuous_root
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError
 from fks.model.instrument import folded
+from fks.model.timeframe import to_ns, volume_of
 from fks.store.bars import BarStore
 from fks.store.corporate_actions import CorporateActionStore
 from fks.store.db import Database
 from fks.store.feature_values import FeatureStore
 from fks.store.instruments import InstrumentStore
+from fks.store.reading import ReadingStore
 from fks.strategies.registry import Catalogue, source_hash
 
 if TYPE_CHECKING:
@@ -33,17 +36,20 @@ _NOT = ("workers",)  # in a spec, and nothing in a result depends on it
 async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogue: Catalogue, limits: Risk) -> str:
     """Return the SHA-256 of a checked spec, the strategy's source, the version, the [risk] limits, and the stored data.
 
-    The data is named by the revision of its series and its newest bar, up to the end of the spec: a bar that was
+    The data is named by the revision of its series and its newest bar, up to the end of the spec (of volume bars by the
+    ids of the stored trades): a bar that was
     corrected, one more bar in an open range, a split, a dividend, a funding rate, or a value of an own column, is other
     work. Errors: OutageError; InputError for an unknown strategy.
     """
     if "members" in spec:
         return await _of_account(db, kind, spec, catalogue, limits)
+    if "instruments" in spec:
+        return await _of_portfolio(db, kind, spec)
     from fks.jobs.backtest import parse_spec, rate_symbols
+    from fks.jobs.bars import stored_contracts
     from fks.jobs.optimization import KIND, parse_optimization
 
     parsed = parse_optimization(spec) if kind == KIND else parse_spec(spec)
-    series = []
     exchange = parsed.exchange or "binance"
     reads = _reads(catalogue, parsed)
     rates: tuple[str, ...] = ()
@@ -52,11 +58,15 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
         item = await InstrumentStore(db).get(exchange, name) or guess_instrument(exchange, name, one, one)
         rates = rate_symbols(parsed.limits_currency, item.quote)
     wanted = [parsed.symbol, *map(folded, reads.inputs()), *rates]
-    for symbol, timeframe in ((symbol, tf) for symbol in wanted for tf in sorted({parsed.timeframe, "1m"})):
-        found = await BarStore(db).series(symbol, timeframe, exchange=exchange)
-        if found is not None and found.newest_ns is not None:
-            newest = found.newest_ns if parsed.end_ns is None else min(found.newest_ns, parsed.end_ns)
-            series.append([timeframe, found.revision, newest])
+    series = [one for symbol in wanted for one in await _series(db, symbol, exchange, parsed.timeframe, parsed.end_ns)]
+    if continuous_root(parsed.symbol.rpartition(":")[2]) is not None:
+        for place, symbol in await stored_contracts(db, parsed.symbol, parsed.exchange):
+            series += [
+                [place, symbol, *one] for one in await _series(db, symbol, place, parsed.timeframe, parsed.end_ns)
+            ]
+    if volume_of(parsed.timeframe) is not None:
+        ids = await ReadingStore(db).trade_ids(exchange, folded(parsed.symbol))
+        series.append(["trades", *(0 if one is None else one for one in ids)])
     actions = CorporateActionStore(db)
     splits = {symbol: list(map(str, known)) for symbol in wanted if (known := await actions.splits(exchange, symbol))}
     events = await actions.instrument_events(exchange, parsed.symbol, parsed.end_ns)
@@ -88,6 +98,34 @@ async def _of_account(db: Database, kind: str, spec: Mapping[str, Any], catalogu
         members.append([member.name, await fingerprint(db, kind, alone, catalogue, held_to)])
     document = {"members": members, "cash": str(parsed.cash), "limits": held_to.model_dump(mode="json")}
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+async def _of_portfolio(db: Database, kind: str, spec: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a portfolio's checked spec, the version and the stored data of its instruments."""
+    from fks.jobs.portfolio_backtest import parse_portfolio
+
+    parsed = parse_portfolio(spec)
+    end_ns = None if parsed.end is None else to_ns(parsed.end)
+    series = [
+        [one.symbol, *await _series(db, one.symbol, one.exchange or "binance", parsed.timeframe, end_ns)]
+        for one in parsed.instruments
+    ]
+    plain = parsed.model_dump(mode="json", by_alias=True)
+    document = {"kind": kind, "fks": fks.__version__, "spec": plain, "series": series}
+    return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+async def _series(
+    db: Database, symbol: str, exchange: str, timeframe: str, end_ns: int | None
+) -> list[list[str | int]]:
+    """Return the revision and the newest bar, up to an end, of a series and of its minutes."""
+    series: list[list[str | int]] = []
+    for one in sorted({timeframe, "1m"}):
+        found = await BarStore(db).series(symbol, one, exchange=exchange)
+        if found is not None and found.newest_ns is not None:
+            newest = found.newest_ns if end_ns is None else min(found.newest_ns, end_ns)
+            series.append([one, found.revision, newest])
+    return series
 
 
 def _reads(catalogue: Catalogue, spec: BacktestSpec) -> Strategy | Space:

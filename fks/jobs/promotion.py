@@ -9,7 +9,7 @@ from typing import Any
 
 from fks.jobs.checking import CHECK_S, checked_in_thread
 from fks.jobs.instances import change_params, ensure_collected, held_instance, unknown_instance
-from fks.model.errors import InputError
+from fks.model.errors import InputError, conflict, not_found
 from fks.store.db import Database, Transaction
 from fks.store.jobs import JobRow, JobStore
 from fks.store.strategies import Instance, ParameterVersion, StrategyStore
@@ -39,12 +39,7 @@ async def promote(
     """
     job = await JobStore(db).get(search_id)
     if job is None:
-        raise InputError(
-            f"there is no optimization {search_id}",
-            code="OPTIMIZATION_UNKNOWN",
-            status=404,
-            remedy="see 'fks optimize list'",
-        )
+        raise not_found("OPTIMIZATION_UNKNOWN", f"there is no optimization {search_id}", "see 'fks optimize list'")
     made: dict[str, Any] | None = None
     while True:
         async with db.transaction() as tx:
@@ -106,11 +101,10 @@ async def _done(
         return None
     owner, version = known
     if owner != instance_id or not is_same(version.provenance or {}):
-        raise InputError(
+        raise conflict(
+            "IDEMPOTENCY_CONFLICT",
             "the Idempotency-Key was used for another change of parameters",
-            code="IDEMPOTENCY_CONFLICT",
-            status=409,
-            remedy="use a new key for a new change",
+            "use a new key for a new change",
         )
     return version
 
@@ -212,4 +206,4 @@ def _whole(provenance: Mapping[str, Any] | None, name: str) -> int:
 
 
 def _refused(message: str, remedy: str) -> InputError:
-    return InputError(message, code=_REFUSED, status=409, remedy=remedy)
+    return conflict(_REFUSED, message, remedy)

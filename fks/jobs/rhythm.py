@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from croniter import croniter
 
-from fks.model.errors import InputError
+from fks.model.errors import InputError, unprocessable
 
 EVERY_MIN_S, EVERY_MAX_S = 60, 366 * 86_400
 LATE_S = 60.0
@@ -61,4 +61,4 @@ def cause_of(due: datetime, now: datetime) -> str:
 
 
 def _wrong(text: str, remedy: str) -> InputError:
-    return InputError(text, code="SCHEDULE_WRONG", status=422, remedy=remedy)
+    return unprocessable("SCHEDULE_WRONG", text, remedy)

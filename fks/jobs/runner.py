@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fks.ai.engines import InferenceCall
 from fks.clock import RealClock
+from fks.config.credentials import without_venue_keys
 from fks.config.endpoints import NodeEndpoints, load_node
 from fks.config.load import load_settings
 from fks.config.paths import Paths
@@ -33,6 +35,10 @@ BEAT_S = 1.0
 
 
 def _backtest(spec: Mapping[str, Any], work: JobWork) -> dict[str, Any]:
+    if "instruments" in spec:
+        from fks.jobs.portfolio_backtest import run_portfolio_job  # not needed by other backtests
+
+        return run_portfolio_job(spec, work.load_bars, work.advance)
     run_it = run_account_job if "members" in spec else run_job
     return run_it(
         spec,
@@ -70,10 +76,24 @@ async def _challenge(job: JobRow, work: JobWork) -> dict[str, Any]:
     return await run_challenge(job.spec, work.db, work.settings, catalogue, now_ns=RealClock().now_ns())
 
 
-async def _documents(job: JobRow, work: JobWork) -> dict[str, Any]:
-    from fks.jobs.documents import run_documents  # not needed by a backtest
+async def _allocation(job: JobRow, work: JobWork) -> dict[str, Any]:
+    from fks.jobs.allocation import run_allocation  # not needed by a backtest
 
-    return await run_documents(work.db)
+    return await run_allocation(job.spec, work.db, job.id, by=job.submitted_by, now_ns=RealClock().now_ns())
+
+
+async def _documents(job: JobRow, work: JobWork) -> dict[str, Any]:
+    from fks.jobs.documents import run_documents, with_provider  # not needed by a backtest
+
+    ai = work.settings.ai
+    return await run_documents(work.db, with_provider(work.db, ai, work.inference), ai.provider)
+
+
+async def _forecast(job: JobRow, work: JobWork) -> dict[str, Any]:
+    from fks.jobs.forecast import run_forecast  # not needed by a backtest
+
+    models = Paths.of(work.settings.home).models
+    return await run_forecast(job.spec, work.db, models, by=job.submitted_by, advance=work.advance, gpus=work.gpus)
 
 
 #: kind -> its function, run in a thread of its own
@@ -84,6 +104,8 @@ WAITING_KINDS: dict[str, Callable[[JobRow, JobWork], Awaitable[dict[str, Any]]]]
     "drift": _drift,
     "challenge": _challenge,
     "documents": _documents,
+    "allocation": _allocation,
+    "forecast": _forecast,
     OPTIMIZATION: run_coordinator,
     WORKER: run_helper,
 }
@@ -99,24 +121,32 @@ def warm() -> None:
         kernel.load_orders()
 
 
-def run_claimed(home: str, job_id: str, *, runner: Mapping[str, Any] | None = None) -> None:
+def run_claimed(
+    home: str,
+    job_id: str,
+    *,
+    runner: Mapping[str, Any] | None = None,
+    inference: InferenceCall | None = None,
+    gpus: int = 0,
+) -> None:
     """Run a job that was claimed for this process, as the node at `home` is configured, and write its end.
 
-    `runner` names this process in the row, so that it can be ended when it hangs.
+    `runner` names this process in the row, so that it can be ended when it hangs; `inference`: to the processes of
+    models; `gpus`: reserved for this process.
 
     An error of the job is stored in its row. Errors: OutageError when the database stays unreachable (the row is queued
     again once its heartbeat is old).
     """
-    asyncio.run(_run_here(home, uuid.UUID(job_id), runner))
+    asyncio.run(_run_here(home, uuid.UUID(job_id), runner=runner, inference=inference, gpus=gpus))
 
 
-async def _run_here(home: str, job_id: uuid.UUID, runner: Mapping[str, Any] | None) -> None:
-    settings = load_settings(home)
+async def _run_here(home: str, job_id: uuid.UUID, **given: Any) -> None:
+    settings = without_venue_keys(load_settings(home))
     paths = Paths.of(settings.home)
-    node = load_node(paths)
+    node = load_node(paths, "jobs")
     db = await Database.connect(node.database_url, settings.database, application="job")
     try:
-        await run_one(db, job_id, paths.strategies, settings=settings, node=node, runner=runner)
+        await run_one(db, job_id, paths.strategies, settings=settings, node=node, **given)
     finally:
         await db.close()
 
@@ -129,6 +159,8 @@ async def run_one(
     settings: Settings | None = None,
     node: NodeEndpoints | None = None,
     runner: Mapping[str, Any] | None = None,
+    inference: InferenceCall | None = None,
+    gpus: int = 0,
 ) -> None:
     """Run the running attempt of a job and write its end; a job that was ended or claimed meanwhile is not changed."""
     store = JobStore(db)
@@ -137,7 +169,7 @@ async def run_one(
         return
     if runner is not None:
         await store.note_runner(job, runner)
-    work = JobWork(db, asyncio.get_running_loop(), folder, settings or Settings(), node)
+    work = JobWork(db, asyncio.get_running_loop(), folder, settings or Settings(), node, inference, gpus)
     beating = asyncio.create_task(_beat(store, job, work))
     try:
         state, result, error = await _outcome(job, work)
@@ -158,8 +190,8 @@ async def _outcome(job: JobRow, work: JobWork) -> tuple[str, dict[str, Any] | No
         if kind is None:
             raise InputError(f"unknown kind of job {job.kind!r}", remedy=f"known: {' '.join([*KINDS, *WAITING_KINDS])}")
         document = await asyncio.to_thread(kind, job.spec, work)
-        if "members" not in job.spec:  # an account's trades are not of one series
-            await ResearchRunStore(work.db).record_backtest(document)
+        if not {"members", "instruments"} & {*job.spec}:  # else its trades are not of one series
+            document = await ResearchRunStore(work.db).record_backtest(document)
         return "done", document, None
     except Cancelled:
         return "cancelled", None, None

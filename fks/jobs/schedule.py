@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
+from typing import Any
 
 from croniter import croniter
 
@@ -13,21 +15,29 @@ from fks.config.settings import Settings
 from fks.jobs.drift import KIND as DRIFT
 from fks.jobs.drift import job_id_of
 from fks.jobs.sync import NOTHING, Continuous
-from fks.jobs.valuation import note_portfolio_equity, value_fees
+from fks.jobs.valuation import note_portfolio_equity, rates_of, value_fees
 from fks.model.errors import OutageError
+from fks.model.ids import journal_entry_id
 from fks.model.timeframe import iso, to_datetime
+from fks.portfolio.journal import JournalTrade, closed_trades
 from fks.store.challengers import ChallengerStore
-from fks.store.db import Database
+from fks.store.db import Database, Querier
 from fks.store.jobs import JobStore
+from fks.store.lots import LotStore
 from fks.store.partitions import drop_old_bars, drop_old_trades, ensure_partitions
 from fks.store.performance import refresh
 from fks.store.quarantine import QuarantineStore
 from fks.store.retention import RetentionStore
+from fks.store.trade_journal import JournalPosition, TradeJournalStore
 from fks.store.trials import delete_old_trials
+from fks.store.valuation import ValuationStore
 
 DAY_NS = 86_400 * 10**9
 
 __all__ = ["NOTHING", "TASKS", "Schedules", "TaskServices", "is_due"]
+
+
+_ONE, _MINUTE_NS = Decimal(1), 60 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,20 @@ async def _portfolios(c: TaskServices) -> str:
     return await note_portfolio_equity(c.db, c.settings)
 
 
+async def _journal(c: TaskServices) -> str:
+    return await write_journal(c.db, c.settings, c.clock.now_ns())
+
+
+async def _lots(c: TaskServices) -> str:
+    return await LotStore(c.db, c.settings.venue.exchange).rebuild()
+
+
+async def _portfolio_risk(c: TaskServices) -> str:
+    from fks.jobs.portfolio_risk import measure_limits  # numpy is not needed before
+
+    return await measure_limits(c.db, c.settings, c.clock.now_ns())
+
+
 async def _drift(c: TaskServices) -> str:
     """Submit the watch of each running instance, once a day; nothing without a limit to hold them to."""
     limits = c.settings.strategies
@@ -115,6 +139,12 @@ async def _drift(c: TaskServices) -> str:
         job_id = job_id_of(id, iso(c.clock.now_ns())[:10])
         await JobStore(c.db).submit(DRIFT, spec, submitted_by="schedule:drift", job_id=job_id)
     return f"{len(ids)} instances"
+
+
+async def _forecast_drift(c: TaskServices) -> str:
+    from fks.jobs.forecast import measure_drift  # numpy is not needed before
+
+    return await measure_drift(c.db)
 
 
 async def _challengers(c: TaskServices) -> str:
@@ -134,7 +164,7 @@ async def _documents(c: TaskServices) -> str:
     """Store the pages of this build where they are not, and submit the job of documents when chunks have no vectors."""
     from fks.jobs.documents import store_shipped, submit_pending  # not needed before
 
-    changed, job = await store_shipped(c.db), await submit_pending(c.db, c.clock.now_ns())
+    changed, job = await store_shipped(c.db), await submit_pending(c.db, c.clock.now_ns(), c.settings.ai.provider)
     return f"{changed} pages changed, job {job}" if changed or job else NOTHING
 
 
@@ -154,8 +184,12 @@ TASKS: dict[str, tuple[str, Callable[[TaskServices], Awaitable[str]]]] = {
     "daily-performance": ("5 * * * *", _performance),
     "balance-snapshot": ("*/5 * * * *", _balances),
     "portfolio-equity": ("0 * * * *", _portfolios),
+    "journal": ("* * * * *", _journal),
+    "lots": ("10 * * * *", _lots),
+    "portfolio-risk": ("*/5 * * * *", _portfolio_risk),
     "drift": ("45 0 * * *", _drift),
     "challengers": ("50 * * * *", _challengers),
+    "forecast-drift": ("20 * * * *", _forecast_drift),
     "documents": ("*/5 * * * *", _documents),
     "continuous": ("* * * * *", _continuous),
 }
@@ -219,3 +253,85 @@ class Schedules:
             await db.execute("schedules.note_run", row["name"], now, result, retry=True)
             ran.append((row["name"], result))
         return ran
+
+
+async def write_journal(db: Database, settings: Settings, now_ns: int) -> str:
+    """Write the entries of trades that have closed since the last run, and return a line about them.
+
+    An entry is a function of executions, rates and bars: written again it is the same row. One whose trade is none any
+    more (a late or a busted execution) is removed; its tags and note go to the trade that has its first execution, and
+    without one it stays, void. Errors: OutageError; positions written before stay.
+    """
+    written = positions = 0
+    while due := await TradeJournalStore(db).due(now_ns):
+        for position in due:
+            async with db.transaction() as tx:
+                written += await _write_trades(tx, settings, position)
+        positions += len(due)
+        if len(due) < 500:
+            break
+    return f"{written} trades of {positions} positions written"
+
+
+async def _write_trades(tx: Querier, settings: Settings, position: JournalPosition) -> int:
+    store = TradeJournalStore(tx)
+    base = await store.base(position)
+    source = await store.source(position, None if base is None else base[1])
+    after = None if base is None else (base[0], base[2])
+    trades = closed_trades(source.fills, source.busts, after=after)
+    ids = {journal_entry_id(*position.key, trade.entry_fill): trade for trade in trades}
+    replaced, removed, void = {}, [], []
+    for stored in await store.stored(position, None if base is None else base[1]):
+        if stored.id in ids:
+            continue
+        heir = next((id for id, trade in ids.items() if stored.entry_fill in trade.fills), None)
+        if stored.has_notes and heir is None:
+            void.append(stored.id)
+            continue
+        removed.append(stored.id)
+        if stored.has_notes:
+            replaced[heir] = stored.id
+    entries = []
+    for id, trade in ids.items():
+        entry = await _entry(tx, settings, position, source.exchange, trade)
+        entries.append(entry | {"id": str(id), "replaces": None if id not in replaced else str(replaced[id])})
+    await store.write(position, entries, removed=removed, void=void)
+    return len(entries)
+
+
+async def _entry(
+    tx: Querier, settings: Settings, position: JournalPosition, exchange: str, trade: JournalTrade
+) -> dict[str, Any]:
+    """Return the values of an entry."""
+    start, end = to_datetime(trade.entry_ns), to_datetime(trade.exit_ns)
+    low, high, bars, is_missing = await TradeJournalStore(tx).range(exchange, position.symbol, start, end)
+    adverse, favourable = trade.excursions(low, high)
+    rate: Decimal | None = _ONE
+    if trade.quote != position.currency:
+        at_ns = trade.exit_ns // _MINUTE_NS * _MINUTE_NS
+        rate = rates_of(await ValuationStore(tx).prices(at_ns), settings, at_ns).rate(trade.quote, position.currency)
+    return {
+        "side": "long" if trade.is_long else "short",
+        "quote": trade.quote,
+        "entry_fill": str(trade.entry_fill),
+        "exit_fill": str(trade.exit_fill),
+        "rest": None if trade.rest is None else f"{trade.rest:f}",
+        "entry_time": start.isoformat(),
+        "exit_time": end.isoformat(),
+        "entry_price": f"{trade.entry_price:f}",
+        "exit_price": f"{trade.exit_price:f}",
+        "quantity": f"{trade.quantity:f}",
+        "realized": f"{trade.realized:f}",
+        "fees": f"{trade.fees:f}",
+        "fees_unvalued": trade.fees_unvalued,
+        "slippage": f"{trade.slippage:f}",
+        "undecided": trade.undecided,
+        "executions": len(trade.fills),
+        "rate": None if rate is None else f"{rate:f}",
+        "entry_reason": trade.entry_reason,
+        "exit_reason": trade.exit_reason,
+        "mae_pct": f"{adverse:f}",
+        "mfe_pct": f"{favourable:f}",
+        "bars": bars,
+        "is_complete": rate is not None and not trade.fees_unvalued and not is_missing,
+    }

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fks.clock.waiting import wait_for_event
-from fks.model.errors import OutageError
+from fks.model.errors import InputError, OutageError
 from fks.model.health import Check, failed
 from fks.runtime import Component
-from fks.store.bus import JOBS
+from fks.store.bus import BARS, JOBS
 
 if TYPE_CHECKING:
     from fks.config.settings import Settings
-    from fks.jobs.personal import PersonalSchedules
+    from fks.jobs.actions import PersonalSchedules
     from fks.jobs.schedule import Schedules
     from fks.store.jobs import JobRow, JobStore
 
-RunJob = Callable[[str, str], Awaitable[None]]
+RunJob = Callable[[str, str, int], Awaitable[None]]  # FKS_HOME, the job's id, and the GPUs that it needs
 EndJob = Callable[[str, Mapping[str, Any] | None], Awaitable[None]]
 #: Takes the rebalancings of portfolios that are under way as far as they go now.
 AdvanceRuns = Callable[[], Awaitable[int]]
@@ -47,12 +47,14 @@ class Lane:
 
 
 def lanes_of(settings: Settings) -> tuple[Lane, ...]:
-    """Return the lanes: a long sync of history delays no backtest, and no search or work on documents delays either."""
+    """Return the lanes: a long sync of history delays no backtest, and no search, training or work on documents delays
+    either."""
     searches = ("optimization", "optimization-worker")
     return (
-        Lane(None, ("sync", "documents", *searches), JOBS_AT_ONCE),
+        Lane(None, ("sync", "documents", "forecast", *searches), JOBS_AT_ONCE),
         Lane(("sync",), (), 1),
         Lane(("documents",), (), 1),
+        Lane(("forecast",), (), 1, may_wait=True),
         Lane(searches[:1], (), 1, may_wait=True),
         Lane(searches[1:], (), settings.research.places - 1, may_wait=True),
     )
@@ -90,22 +92,47 @@ class Scheduler:
     async def run(self) -> None:
         """Look for due work every second, and at each submitted job, until cancelled; a database that is away only
         delays it."""
-        from fks.jobs.personal import PersonalSchedules
+        from fks.jobs.actions import PersonalSchedules
         from fks.jobs.schedule import Schedules
         from fks.store.jobs import JobStore
 
         self._personal = PersonalSchedules(self._c)
         schedules, jobs = Schedules(self._c.db, self._c.clock, self._c.settings), JobStore(self._c.db)
         self._failing = schedules.failing
-        listening = asyncio.create_task(self._listen())
+        beside = [asyncio.create_task(self._listen()), asyncio.create_task(self._predict())]
         try:
             await self._work(schedules, self._personal, jobs)
         finally:
-            listening.cancel()
+            for task in beside:
+                task.cancel()
 
     async def _listen(self) -> None:
         async for _ in self._c.bus.subscribe(JOBS):
             self._wake.set()
+
+    async def _predict(self) -> None:
+        """Predict sealed bars with the models that are live or in shadow, as bars are published and once a second."""
+        from fks.jobs.forecast import Forecaster
+
+        forecaster = Forecaster(self._c.db, self._c.paths.models, self._c.log)
+        sealed = asyncio.Event()
+
+        async def listen() -> None:
+            async for _, payload in self._c.bus.subscribe(BARS):
+                if (payload.get("symbol"), payload.get("timeframe")) in forecaster.reads:
+                    sealed.set()
+
+        listening = asyncio.create_task(listen())
+        try:
+            while True:
+                sealed.clear()
+                late = forecaster.late
+                with contextlib.suppress(OutageError):  # `_work` reports it
+                    await forecaster.advance()
+                self._c.meter.count("fks_forecasts_late_total", forecaster.late - late)
+                await wait_for_event(sealed, 1.0, self._c.clock)
+        finally:
+            listening.cancel()
 
     async def _work(self, schedules: Schedules, personal: PersonalSchedules, jobs: JobStore) -> None:
         from fks.jobs.schedule import NOTHING
@@ -199,7 +226,7 @@ class Scheduler:
 
         async def work() -> None:
             try:
-                await self._run_job(str(self._c.paths.home), job_id)
+                await self._run_job(str(self._c.paths.home), job_id, gpus_of(job))
             except OutageError as error:
                 self._c.log.warning("job.runner_died", job=job_id, error=str(error))
                 if isinstance(error, RunnerDied):
@@ -247,3 +274,14 @@ class Scheduler:
     def detail(self) -> Mapping[str, object]:
         """Return how many jobs run."""
         return {"jobs_running": len(self._running)}
+
+
+def gpus_of(job: JobRow) -> int:
+    """Return how many GPUs a job needs. The job itself refuses a trainer that is not installed."""
+    from fks.ai.forecast import BUILTIN, trainer_gpus
+
+    if job.kind != "forecast":
+        return 0
+    with contextlib.suppress(InputError):
+        return trainer_gpus(str(job.spec.get("trainer", BUILTIN)))
+    return 0

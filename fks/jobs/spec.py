@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fks.model.errors import InputError
+from fks.model.errors import unprocessable
 from fks.model.untrusted import shown
 
 M = TypeVar("M", bound=BaseModel)
@@ -25,4 +25,4 @@ def checked_spec(model: type[M], spec: Mapping[str, Any], what: str, *, remedy: 
         detail = f"{field}: {text[:1].lower()}{text[1:]}" if field else text
         if field and not isinstance(first["input"], Mapping | list):
             detail += f", not {shown(first['input'])}"
-        raise InputError(f"{what}: {detail}", code="SPEC_WRONG", status=422, remedy=remedy) from None
+        raise unprocessable("SPEC_WRONG", f"{what}: {detail}", remedy) from None

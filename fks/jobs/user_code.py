@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fks.config.settings import Costs, DatabaseSettings, Risk
-from fks.model.errors import FksError, InputError, OutageError
+from fks.model.errors import FksError, InputError, OutageError, conflict
+from fks.model.json_fields import json_fields
 from fks.process.confined_strategies import ConfinedCatalogue
 from fks.process.isolated import answers, started
 from fks.store.db import Database
@@ -49,10 +50,8 @@ Operation = Callable[[OperationServices, Any], Awaitable[Any]]
 class UserCode:
     """Carries out operations for one process. Soft state: the operations under way."""
 
-    def __init__(
-        self, db: Database, database_url: str, settings: Any, folder: Path, *, limit_s: float | None = None
-    ) -> None:
-        self._db, self._url, self._folder, self._limit_s = db, database_url, folder, limit_s or LIMIT_S
+    def __init__(self, db: Database, database_url: str, settings: Any, folder: Path) -> None:
+        self._db, self._url, self._folder = db, database_url, folder
         self._database: DatabaseSettings = settings.database
         self._costs: Costs = settings.costs
         self._risk: Risk = settings.risk
@@ -90,19 +89,17 @@ class UserCode:
         }
         async with started(__name__, json.dumps(request, default=str).encode()) as process:
             try:
-                answer = await process.line(self._limit_s)
+                answer = await process.line(LIMIT_S)
             except TimeoutError:
                 raise StrategyError(
-                    f"the strategy's code took longer than {self._limit_s:g} s",
+                    f"the strategy's code took longer than {LIMIT_S:g} s",
                     code="STRATEGY_SLOW",
-                    status=422,
                     remedy="make decide() faster: 'fks strategies check' shows where it stands",
                 ) from None
             if not isinstance(answer, dict):
                 raise StrategyError(
                     f"the strategy's code {process.end}",
                     code="STRATEGY_RAISED",
-                    status=422,
                     remedy="see 'fks strategies list'; raise an error, or decide",
                 )
         if "error" in answer:
@@ -117,7 +114,7 @@ def _raised(error: Mapping[str, Any]) -> FksError:
         return kind(error["message"], code=error["code"], status=error["status"], remedy=error["remedy"])
     if error["kind"] == "outage":
         return OutageError(error["message"], remedy=error["remedy"])
-    return StrategyError(error["message"], code="STRATEGY_RAISED", status=422, remedy=error["remedy"])
+    return StrategyError(error["message"], code="STRATEGY_RAISED", remedy=error["remedy"])
 
 
 # ── the operations ───────────────────────────────────────────────────────────────────────────────
@@ -132,6 +129,11 @@ async def _backtest(c: OperationServices, a: Arguments) -> Any:
         for member in account.members:
             await asyncio.to_thread(c.catalogue.make, member.strategy, member.params)
         return await _named(c, "backtest", account.model_dump(mode="json", by_alias=True))
+    if "instruments" in wanted:
+        from fks.jobs.portfolio_backtest import parse_portfolio  # not needed by other backtests
+
+        portfolio = parse_portfolio(wanted)
+        return await _named(c, "backtest", portfolio.model_dump(mode="json", by_alias=True))
     spec = parse_spec(wanted)
     await asyncio.to_thread(c.catalogue.make, spec.strategy, spec.params)
     return await _named(c, "backtest", spec.model_dump(mode="json", by_alias=True))
@@ -155,10 +157,15 @@ async def _optimization(c: OperationServices, a: Arguments) -> Any:
 
 async def _named(c: OperationServices, kind: str, spec: dict[str, Any]) -> Any:
     """Return a spec with the symbols as they are stored, and its fingerprint."""
+    from fks.futures import continuous_root
+    from fks.jobs.bars import find_continuous
     from fks.jobs.fingerprint import fingerprint
     from fks.store.reading import ReadingStore
 
-    for one in spec.get("members", (spec,)):
+    for one in spec.get("members") or spec.get("instruments") or (spec,):
+        if continuous_root(one["symbol"].rpartition(":")[2]) is not None:
+            one["exchange"], one["symbol"] = await find_continuous(c.db, one["symbol"], one["exchange"])
+            continue
         item = await ReadingStore(c.db).find(one["symbol"], one["exchange"])
         one.update(symbol=item.symbol, exchange=item.exchange)
     return {"spec": spec, "fingerprint": await fingerprint(c.db, kind, spec, c.catalogue, c.risk)}
@@ -180,22 +187,22 @@ async def _promote(c: OperationServices, a: Arguments) -> Any:
 
 async def _change_params(c: OperationServices, a: Arguments) -> Any:
     """Give an instance parameters as its next version, and return that."""
-    from fks.jobs.instances import change_params, ensure_collected, held_instance, instance_of
+    from fks.jobs.instances import change_params, ensure_collected, fitted_now, held_instance, instance_of
     from fks.strategies.check import ensure_checked
 
     before = await instance_of(c.db, a["instance"])
     made = await asyncio.to_thread(c.catalogue.make, before.strategy, a["params"])
     await asyncio.to_thread(ensure_checked, made)
     await ensure_collected(c.db, made.inputs(), before.exchange)
+    made = await fitted_now(c.db, made, before.exchange, before.symbol, before.timeframe)
     params = made.model_dump(mode="json")
     async with c.db.transaction() as tx:
         row = await held_instance(tx, a["instance"])
         if row.params_version != a["base_version"]:
-            raise InputError(
+            raise conflict(
+                "INSTANCE_CHANGED",
                 f"the parameters of instance {row.id} are of version {row.params_version} meanwhile",
-                code="INSTANCE_CHANGED",
-                status=409,
-                remedy="load them again, and repeat the change",
+                "load them again, and repeat the change",
             )
         version = await change_params(tx, row, params, by=a["by"])
     return {"id": row.id, "version": version, "params": params}
@@ -220,13 +227,13 @@ async def _swap(c: OperationServices, a: Arguments) -> Any:
 
     may_wait, despite = a["may_wait"], a["despite_findings"]
     done = await swap_in(c.db, a["challenger"], c.catalogue, by=a["by"], may_wait=may_wait, despite_findings=despite)
-    return done.as_dict()
+    return json_fields(done)
 
 
 async def _demote(c: OperationServices, a: Arguments) -> Any:
     from fks.jobs.challenge import demote
 
-    return (await demote(c.db, a["instance"], c.catalogue, by=a["by"], reason=a["reason"])).as_dict()
+    return json_fields(await demote(c.db, a["instance"], c.catalogue, by=a["by"], reason=a["reason"]))
 
 
 def _id(text: str | None) -> uuid.UUID | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from fks.bars.calendars import calendar_of, is_open_at
 from fks.config.settings import Settings
 from fks.futures import futures_calendar, instrument_of_symbol
 from fks.model.instrument import assumed_instrument, money
 from fks.model.timeframe import to_ns
-from fks.portfolio.valuation import PricedPair, Rates, Valuation, net_flow, value_holdings
+from fks.portfolio.attribution import state_json
+from fks.portfolio.valuation import HeldPosition, PricedPair, Rate, Rates, Valuation, net_flow, value_holdings
 from fks.store.db import Database, Querier
 from fks.store.portfolios import Portfolio, PortfolioStore
 from fks.store.valuation import UnvaluedFee, ValuationStore
@@ -93,10 +95,12 @@ def rates_of(pairs: Iterable[PricedPair], settings: Settings, at_ns: int) -> Rat
 
 @dataclass(frozen=True, slots=True)
 class ValuedPortfolio:
-    """A portfolio's holdings at a moment, the rates that they were valued at, and the money put in by then, by
-    currency."""
+    """A portfolio's holdings at a moment, the positions in them, the prices and rates that they were valued at, and
+    the money put in by then, by currency."""
 
     valuation: Valuation
+    positions: list[HeldPosition]
+    prices: list[PricedPair]
     rates: Rates
     invested: dict[str, Decimal]
 
@@ -107,11 +111,12 @@ async def value_portfolio(db: Querier, settings: Settings, portfolio: Portfolio,
     rates = rates_of(pairs, settings, at_ns)
     contracts = await store.contracts(portfolio.id)
     last = _contract_prices([pair for pair in pairs if pair.symbol in contracts], settings, at_ns)
-    valuation = value_holdings(await store.holdings(portfolio.id, last), rates, portfolio.base_currency)
+    holdings, positions = await store.holdings(portfolio.id, last)
+    valuation = value_holdings(holdings, rates, portfolio.base_currency)
     invested = valuation.invested
     for asset, amount in (await store.transferred(portfolio.id)).items():
         invested[asset] = invested.get(asset, Decimal(0)) + amount
-    return ValuedPortfolio(valuation, rates, invested)
+    return ValuedPortfolio(valuation, positions, pairs, rates, invested)
 
 
 def _contract_prices(pairs: list[PricedPair], settings: Settings, at_ns: int) -> dict[str, Decimal | None]:
@@ -126,10 +131,22 @@ def _contract_prices(pairs: list[PricedPair], settings: Settings, at_ns: int) ->
     return found
 
 
-async def note_portfolio_equity(db: Database, settings: Settings) -> str:
-    """Write the equity of each active portfolio, now, and return a line about them. Errors: OutageError."""
+def _state(now: ValuedPortfolio) -> tuple[dict[str, Any], dict[str, Rate]]:
+    """Return the holdings, and the rates of all assets in them, for later valuations and attributions."""
+    holdings, into = [row.holding for row in now.valuation.holdings], now.valuation.currency
+    assets = {holding.asset for holding in holdings}.union(*((p.base, p.quote) for p in now.positions if p.quantity))
+    rates = {asset: rate for asset in sorted(assets) if (rate := now.rates.find(asset, into)) is not None}
+    return state_json(holdings, now.positions), rates
+
+
+async def note_portfolio_equity(db: Database, settings: Settings, *, is_due_only: bool = False) -> str:
+    """Write the equity of each active portfolio, now, and return a line about them. `is_due_only`: of those whose day
+    has ended since the last one, or that had a deposit or withdrawal. Errors: OutageError."""
     noted = incomplete = 0
-    for portfolio in await PortfolioStore(db).all():
+    due = await PortfolioStore(db).equity_due() if is_due_only else None
+    for portfolio in await PortfolioStore(db).all() if due is None or due else ():
+        if due is not None and portfolio.id not in due:
+            continue
         async with db.transaction() as tx:
             store = PortfolioStore(tx)
             at = await store.lock(portfolio.id)
@@ -137,6 +154,6 @@ async def note_portfolio_equity(db: Database, settings: Settings) -> str:
                 continue
             now = await value_portfolio(tx, settings, portfolio, to_ns(at))
             flow = net_flow(now.valuation, now.invested, await store.before(portfolio.id), now.rates)
-            await store.note_equity(portfolio.id, at, now.valuation, flow, now.invested)
+            await store.note_equity(portfolio.id, at, now.valuation, flow, now.invested, *_state(now))
         noted, incomplete = noted + 1, incomplete + (not now.valuation.is_complete or flow is None)
     return f"{noted} portfolios" + (f", {incomplete} without a rate for all" if incomplete else "")

@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import Future
 from pathlib import Path
 
+from fks.ai.engines import InferenceCall
 from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Settings
 from fks.jobs.backtest import BarsRequest, LoadedBars
@@ -33,9 +34,13 @@ class JobWork:
         folder: Path,
         settings: Settings,
         node: NodeEndpoints | None,
+        inference: InferenceCall | None = None,
+        gpus: int = 0,
     ) -> None:
-        self.folder, self.db, self.settings, self.node = folder, db, settings, node
-        self.share = 0.0
+        """`inference`: to the processes of models; None where they cannot be reached. `gpus`: reserved for the
+        process."""
+        self.folder, self.db, self.settings, self.node, self.inference = folder, db, settings, node, inference
+        self.share, self.gpus = 0.0, gpus
         self.stop = threading.Event()
         self._loop = loop
 

@@ -30,6 +30,10 @@ time.
    was decided, the deciding bar's close, plus or less `risk.slippage_max_pct` of it, rounded towards it onto the tick
    grid. It takes the open of the next bar, slipped. Is that price beyond the collar, it expires (`SLIPPAGE_GUARD`). An
    order that fills at once or expires (FOK) takes no other price of the bar.
+10. An entry with several targets has an OCO pair for each, over its part of the quantity and at one stop. Each pair is
+   matched by itself, as in 4; such an entry has no collar. Break-even moves the stops of the pairs that are left, only
+   nearer to the market: at the end of the bar in which its target fills, or whose close has come its multiple of the
+   risk (the distance between the entry's average price and its first stop). It counts from the next bar's open on.
 
 API: `BarRange`, `Resting`, `match_market`, `match_resting`, `match_oco`, `is_triggered` (stop-limits), `behind`,
 `collar`, `is_accepted`, `CostModel.fee` and `Slippage.apply`. Prices are `int` ticks or `Decimal`, never float: the
@@ -37,7 +41,7 @@ rule only compares and returns them, so both give the same answer. `range_of(bar
 shortest decimals; the backtest uses ticks.
 """
 
-from fks.matching.costs import Commission, CostModel, Fee, Slippage
+from fks.matching.costs import Borrow, Commission, CostModel, Fee, Slippage
 from fks.matching.rule import (
     BarRange,
     Leg,
@@ -54,6 +58,7 @@ from fks.matching.rule import (
 
 __all__ = [
     "BarRange",
+    "Borrow",
     "Commission",
     "CostModel",
     "Fee",

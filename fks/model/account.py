@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 #: the venues that an account's orders may go to; `fks.venues.registry.MAKERS` has a maker for each
-VenueName = Literal["paper", "ccxt", "ninja"]
-#: a venue as an account names it: one of them, or a further account at NinjaTrader (`fks.model.copies`)
-VENUE_PATTERN: Final = rf"^({'|'.join(get_args(VenueName))}|ninja:[A-Za-z0-9_-]{{1,32}})$"
+VenueName = Literal["paper", "ccxt", "ninja", "mt5"]
+#: the venue at the exchange that `venue.exchange` names
+AT_EXCHANGE: Final[VenueName] = "ccxt"
+EXCHANGE_PATTERN: Final = "[a-z][a-z0-9_]{1,31}"
+#: a venue as an account names it: one of them, a further exchange, or a further account at NinjaTrader
+#: (`fks.model.copies`)
+VENUE_PATTERN: Final = rf"^({EXCHANGE_PATTERN}|ninja:[A-Za-z0-9_-]{{1,32}})$"
 #: those of them that place, resize and end SL and TP themselves (`VenueCapabilities.keeps_bracket`)
-_BRACKET_KEEPERS = frozenset({"ninja"})
+_BRACKET_KEEPERS = frozenset({"ninja", "mt5"})
 
 
 def keeps_bracket(venue: str) -> bool:
@@ -73,7 +77,30 @@ class Transfer:
     amount: Decimal
     time_ns: int
     fee: Decimal = Decimal(0)
-    source: str = "venue"  # venue | manual
+    source: str = "venue"
+
+
+class PaymentKind(StrEnum):
+    """Stored; append-only."""
+
+    DIVIDEND = "dividend"
+    FUNDING = "funding"
+    INTEREST = "interest"
+    SWAP = "swap"
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """Income of an account (negative: a cost) that is neither a trade nor a flow, as a person recorded it. `reference`
+    is unique by account and kind. `symbol`: the instrument, "" for none. `source`: the person."""
+
+    kind: PaymentKind
+    reference: str
+    asset: str
+    amount: Decimal
+    time_ns: int
+    symbol: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)

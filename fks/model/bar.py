@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fks.model.errors import InputError
+from fks.model.errors import unprocessable
 from fks.model.instrument import folded
 from fks.model.ticks import Ticks, ticks_of
-from fks.model.timeframe import NS, TIMEFRAMES
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -82,6 +82,9 @@ class BarClosed:
     trades: int
 
 
+ROLL_PLACES = 8  # decimals of the gap between two contracts
+
+
 @dataclass(frozen=True, slots=True)
 class ShareSplit:
     """A split of shares: from `time_ns` on there are `new` shares for each `old` one before; 1 for 1 = the price moved,
@@ -95,6 +98,23 @@ class ShareSplit:
     @property
     def factor(self) -> float:
         return self.new / self.old
+
+
+@dataclass(frozen=True, slots=True)
+class ContractRoll:
+    """The change from one contract to the next: from the bar at `time_ns` on the series is `new`. The prices are the
+    closes of the last bar before it that both contracts have."""
+
+    time_ns: int
+    old: str
+    new: str
+    old_price: float
+    new_price: float
+
+    @property
+    def gap(self) -> float:
+        """Return how much dearer the new contract was."""
+        return round(self.new_price - self.old_price, ROLL_PLACES)
 
 
 def split_digits(splits: Sequence[ShareSplit]) -> int:
@@ -128,7 +148,9 @@ class Bars:
     calendar, `24/7` or a name of exchange_calendars (`fks.bars.calendars`); missing bars and trading days follow from
     it. `exchange`: where they are from, "" when that is not known. `splits`, oldest first: the columns are in shares of
     after the last one (`fks.bars.splits`), made of those that were traded (`raw`); strategies see the shares of each
-    decision's own day (`known`).
+    decision's own day (`known`). `end_ns`: when each bar ended, of volume bars alone: the end of others follows from
+    their timeframe. `rolls`, oldest first, of a continuous future: the columns are the prices of the contract of each
+    bar; strategies see those of before a roll moved by its gap, as of each decision (`known`).
     """
 
     symbol: str
@@ -145,6 +167,8 @@ class Bars:
     exchange: str = field(default="", compare=False, kw_only=True)
     splits: tuple[ShareSplit, ...] = field(default=(), compare=False, kw_only=True)
     raw: Bars | None = field(default=None, repr=False, compare=False, kw_only=True)
+    end_ns: Ints | None = field(default=None, repr=False, compare=False, kw_only=True)
+    rolls: tuple[ContractRoll, ...] = field(default=(), compare=False, kw_only=True)
     _ticks: Ticks | None = field(default=None, init=False, repr=False, compare=False)
     _breaks: Ints | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -168,6 +192,8 @@ class Bars:
             exchange=self.exchange,
             splits=self.splits,
             raw=None if self.raw is None else self.raw[part],
+            end_ns=None if self.end_ns is None else self.end_ns[part],
+            rolls=self.rolls,
         )
         if self._ticks is not None:
             object.__setattr__(view, "_ticks", self._ticks[part])
@@ -181,16 +207,21 @@ class Bars:
         """Return these bars with those of further symbols, by name, beside them: row i has what opened and ended at the
         same time, and NaN where the other one has no bar then. Nothing is filled in.
 
-        Errors: InputError INPUT_TIMEFRAME when a timeframe is another.
+        Errors: InputError INPUT_TIMEFRAME when a timeframe is another, or they are volume bars.
         """
+        if others and self.end_ns is not None:
+            raise unprocessable(
+                "INPUT_TIMEFRAME",
+                f"{self.timeframe} bars of two symbols that open at one time end at different ones",
+                "choose bars of time for a strategy that reads further symbols",
+            )
         found: dict[str, Bars] = {}
         for symbol, other in others.items():
             if other.timeframe != self.timeframe:
-                raise InputError(
+                raise unprocessable(
+                    "INPUT_TIMEFRAME",
                     f"{symbol} has bars of {other.timeframe}, {self.symbol} of {self.timeframe}",
-                    code="INPUT_TIMEFRAME",
-                    status=422,
-                    remedy="resample one of them",
+                    "resample one of them",
                 )
             found[folded(symbol)] = other.at(self.time_ns)
         return replace(self, inputs=found)
@@ -202,7 +233,8 @@ class Bars:
         return replace(self, features=found, raw=raw)
 
     def at(self, time_ns: Ints) -> Bars:
-        """Return the bars that open at these times, NaN where there is none."""
+        """Return the bars that open at these times, NaN where there is none. Errors: InputError CONTINUOUS_INPUT."""
+        self.ensure_not_rolled()
         place = np.searchsorted(self.time_ns, time_ns)
         is_there = np.concatenate([self.time_ns, [-1]])[place] == time_ns
         columns = []
@@ -212,6 +244,16 @@ class Bars:
             columns.append(column)
         raw = None if self.raw is None else self.raw.at(time_ns)
         return Bars(self.symbol, self.timeframe, time_ns, *columns, calendar=self.calendar, splits=self.splits, raw=raw)
+
+    def ensure_not_rolled(self) -> None:
+        """Refuse a continuous future, where its bars would be taken as those of one contract. Errors: InputError
+        CONTINUOUS_INPUT."""
+        if self.rolls:
+            raise unprocessable(
+                "CONTINUOUS_INPUT",
+                f"{self.symbol} is a continuous future: its prices jump at its rolls",
+                "take a contract, or resample the contracts before they are joined",
+            )
 
     # ── splits of shares ─────────────────────────────────────────────────────────────────────────
     def after(self, splits: tuple[ShareSplit, ...]) -> Bars:
@@ -237,8 +279,10 @@ class Bars:
 
     @property
     def split_rows(self) -> list[int]:
-        """Return the rows, after the first, from which on these bars or their inputs are of other shares; ascending."""
+        """Return the rows, after the first, from which on these bars or their inputs are of other shares, or of another
+        contract; ascending."""
         times = {split.time_ns for part in (self, *self.inputs.values()) for split in part.splits if split.factor != 1}
+        times |= {roll.time_ns for roll in self.rolls}
         rows = np.searchsorted(self.time_ns, sorted(times))
         return sorted({row for row in rows.tolist() if 0 < row < len(self)})
 
@@ -253,12 +297,23 @@ class Bars:
         return replace(part, inputs={symbol: bars.as_traded for symbol, bars in self.inputs.items()})
 
     def known(self, end: int) -> Bars:
-        """Return the rows before `end` as bars that ended there would be: in the shares of the last of them, as are
-        their inputs. Nothing of a later split is in them."""
+        """Return the rows before `end` as bars that ended there would be: in the shares, or on the contract, of the
+        last of them, as are their inputs. Nothing of a later split or roll is in them."""
+        if self.rolls:
+            return self[:end]._on_last_contract()
         part = self[:end] if self.raw is None else self.raw[:end]
         found = part.after(tuple(split for split in self.splits if split.time_ns <= self.time_ns[end - 1]))
         inputs = {symbol: bars.known(end) for symbol, bars in self.inputs.items()}
         return replace(found, inputs=inputs, splits=(), raw=None)
+
+    def _on_last_contract(self) -> Bars:
+        plus = np.zeros(len(self))
+        for roll in self.rolls:
+            if roll.time_ns <= self.time_ns[-1]:
+                plus[: int(np.searchsorted(self.time_ns, roll.time_ns))] += roll.gap
+        prices = {name: getattr(self, name) for name in ("open", "high", "low", "close")}
+        moved = {name: np.where(plus == 0, raw, np.round(raw + plus, ROLL_PLACES)) for name, raw in prices.items()}
+        return replace(self, **moved, rolls=())
 
     @property
     def ticks(self) -> Ticks:
@@ -272,13 +327,31 @@ class Bars:
     @property
     def breaks(self) -> Ints:
         """Return the indices of bars that the next one does not follow at once: ascending. Every bar but the last for
-        months, which have no one length. Made once; a view has its part."""
+        months, which have no one length; of volume bars those that the next one is not after. Made once; a view has its
+        part."""
         if self._breaks is None:
             self._freeze()
-            length = TIMEFRAMES[self.timeframe] * NS
-            object.__setattr__(self, "_breaks", np.flatnonzero(np.diff(self.time_ns) != length))
+            steps = np.diff(self.time_ns)
+            is_break = steps != TIMEFRAMES[self.timeframe] * NS if self.end_ns is None else steps <= 0
+            object.__setattr__(self, "_breaks", np.flatnonzero(is_break))
         assert self._breaks is not None
         return self._breaks
+
+    def ended_ns(self, index: int) -> int:
+        """Return when a bar ended: its values were known from then on."""
+        if self.end_ns is not None:
+            return int(self.end_ns[index])
+        return bar_end(int(self.time_ns[index]), self.timeframe)
+
+    @property
+    def ends_ns(self) -> Ints:
+        """Return when each bar ended, which is when it is decided on."""
+        if self.end_ns is not None:
+            return self.end_ns
+        if length := TIMEFRAMES[self.timeframe]:
+            found: Ints = self.time_ns + length * NS
+            return found
+        return np.array([bar_end(start, self.timeframe) for start in self.time_ns.tolist()], dtype=np.int64)
 
     def _freeze(self) -> None:
         for column in (self.time_ns, self.open, self.high, self.low, self.close, self.volume):

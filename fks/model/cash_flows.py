@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 #: exchanges of which every symbol without an expiry is a perpetual, as `fks data import` names them
 _OF_PERPETUALS = frozenset(("binanceusdm", "binancecoinm", "bybitlinear"))
 _PERPETUAL_ENDS = ("PERP", "SWAP")
+_LEAST_PART = Decimal("1e-12")  # of a share, of an order that was split
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,6 +53,45 @@ class SplitDay:
     @property
     def ratio(self) -> str:
         return f"{self.new}:{self.old}"
+
+
+def split_quantity(value: Decimal, new: int, old: int) -> Decimal:
+    """Return an order's quantity after a split of `new` shares for `old` ones, rounded up at 1e-12: parts of orders are
+    together never less than the position that is made of them."""
+    found = value * new / old
+    return found if found == found.to_integral_value() else found.quantize(_LEAST_PART, ROUND_CEILING)
+
+
+@dataclass(frozen=True, slots=True)
+class PositionSplit:
+    """The effect of a split on what an account holds of a symbol at a venue, all instances together. `id` follows from
+    account, venue, symbol and day; `error`: why the positions were left as they are."""
+
+    id: uuid.UUID
+    account_id: int
+    venue: str
+    exchange: str
+    symbol: str
+    day: date
+    new_shares: int
+    old_shares: int
+    effective_ns: int
+    quantity_before: Decimal = Decimal(0)
+    quantity_after: Decimal = Decimal(0)
+    error: str = ""
+
+    @property
+    def key(self) -> tuple[int, str, str]:
+        """Return account, venue and symbol."""
+        return self.account_id, self.venue, self.symbol
+
+    def quantity(self, value: Decimal) -> Decimal:
+        """Return a quantity in the new shares."""
+        return value * self.new_shares / self.old_shares
+
+    def price(self, value: Decimal) -> Decimal:
+        """Return a price, or a distance of prices, in the new shares."""
+        return value * self.old_shares / self.new_shares
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,12 @@ class Code(StrEnum):
     RELAYED = "RELAYED"
     DISK_FULL = "DISK_FULL"
     VENUE_PLAINTEXT = "VENUE_PLAINTEXT"
+    PORTFOLIO_LIMIT = "PORTFOLIO_LIMIT"
+    KEY_MAY_WITHDRAW = "KEY_MAY_WITHDRAW"
+    VENUE_DISABLED = "VENUE_DISABLED"
+    VENUE_STAGE = "VENUE_STAGE"
+    GROUP_DENIED = "GROUP_DENIED"
+    GROUP_INCOMPLETE = "GROUP_INCOMPLETE"
 
 
 #: seconds for which a code has to hold before it ends entries that rest at a venue
@@ -142,20 +148,26 @@ _ROWS: tuple[tuple[Code, bool, float | None, str], ...] = (
     (Code.SHORT_FORBIDDEN, False, NEVER, "spot cannot go negative"),
     (Code.STRATEGY_DISABLED, False, AT_ONCE, "the strategy instance is disabled"),
     (Code.STRATEGY_CRASHED, False, AT_ONCE, "the strategy instance crashed and is held"),
-    (Code.SLIPPAGE_GUARD, False, NEVER, "the entry expired: its price was further from its decision than risk.slippage_max_pct (paper and backtests)"),
+    (Code.SLIPPAGE_GUARD, False, NEVER, "the order expired: its price was further from its decision than risk.slippage_max_pct (paper and backtests), or than the collar of a rebalancing"),
     (Code.MANUAL_HOLD, False, NEVER, "a person set a hold on this scope"),
     (Code.CLIENT_VALIDATION, True, NEVER, "the client library refused it before any byte left"),
     (Code.STALE_DECISION, False, NEVER, "the decision is older than its max_age"),
     (Code.GUARDIAN_DOWN, False, LATER, "the guardian is not alive: without a kill switch nothing new is entered"),
     (Code.PYRAMIDING, False, NEVER, "the instance has as many entries in this direction as its pyramiding allows"),
     (Code.ESCALATED, False, AT_ONCE, "the order manager or the guardian died too often in a row: a person restarts it before anything is entered"),
-    (Code.INCIDENT_OPEN, False, LATER, "what the venue holds of the base or quote asset is not what was expected; an incident is open"),
+    (Code.INCIDENT_OPEN, False, LATER, "what the venue holds of the base or quote asset is not what was expected, or it has an order of ours in the symbol that this database does not; an incident is open"),
     (Code.REDUCE_ONLY, False, NEVER, "the order may only reduce a position, and it could open or enlarge one"),
     (Code.NO_POSITION, False, NEVER, "the entry adds to a position, and there is none: its first entry did not fill, or the position is closed"),
     (Code.PROP_OFF, False, AT_ONCE, "the funded account's rules are missing, incomplete or wrong: nothing is entered"),
     (Code.RELAYED, False, NEVER, "the signal was shown to a person at NinjaTrader, who trades: FKS sends no order"),
     (Code.DISK_FULL, False, NEVER, "the disk under FKS_HOME is nearly full, and PostgreSQL stops when nothing is left"),
     (Code.VENUE_PLAINTEXT, False, NEVER, "orders and keys of this venue cross a network without TLS"),
+    (Code.PORTFOLIO_LIMIT, False, NEVER, "a limit of the portfolio that the account or instance is in is reached, or its measurement is too old or not known"),
+    (Code.KEY_MAY_WITHDRAW, False, NEVER, "the API key of this venue may withdraw, or with real money the venue does not say"),
+    (Code.VENUE_DISABLED, False, AT_ONCE, "the venue takes no entries: a person disabled it, or venues.enabled does not name it"),
+    (Code.VENUE_STAGE, False, NEVER, "real money at a plug-in of venues whose cases have not passed at this version: it is in stage sim"),
+    (Code.GROUP_DENIED, False, NEVER, "another leg of the same decision was denied: all legs are entered, or none"),
+    (Code.GROUP_INCOMPLETE, False, NEVER, "another leg of the same decision is not there: no instance of the account decided it"),
 )  # fmt: skip
 
 assert [code for code, *_ in _ROWS] == list(Code)

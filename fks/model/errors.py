@@ -50,6 +50,10 @@ class OutageError(FksError):
         return f"{text}; {self.remedy}" if self.remedy else text
 
 
+class KeyRefusedError(OutageError):
+    """A venue refused the API key of a read, and so will it every other one."""
+
+
 class ConfigError(FksError):
     """A wrong setting: the message names the key, the value and a correct form."""
 
@@ -61,6 +65,26 @@ class InputError(FksError):
         super().__init__(message, remedy=remedy)
         self.code = code
         self.status = status
+
+
+def invalid(code: str, message: str, remedy: str = "") -> InputError:
+    """Return the error for input that is malformed or out of range: HTTP 400."""
+    return InputError(message, code=code, remedy=remedy)
+
+
+def not_found(code: str, message: str, remedy: str = "") -> InputError:
+    """Return the error for an object that does not exist: HTTP 404."""
+    return InputError(message, code=code, status=404, remedy=remedy)
+
+
+def conflict(code: str, message: str, remedy: str = "") -> InputError:
+    """Return the error for a request that the object's present state does not allow: HTTP 409."""
+    return InputError(message, code=code, status=409, remedy=remedy)
+
+
+def unprocessable(code: str, message: str, remedy: str = "") -> InputError:
+    """Return the error for well-formed input that breaks a rule: HTTP 422."""
+    return InputError(message, code=code, status=422, remedy=remedy)
 
 
 class Problem(FksError):

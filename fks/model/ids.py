@@ -19,6 +19,16 @@ def signal_id(instance: str, symbol: str, timeframe: str, bar_time_ns: int, ordi
     return _uuid5("signal", instance, symbol, timeframe, bar_time_ns, ordinal)
 
 
+def entry_group_id(account_id: int, venue: str, name: str, timeframe: str, bar_time_ns: int) -> uuid.UUID:
+    """Return the id of a decision that enters several symbols at once, on one account."""
+    return _uuid5("entry-group", account_id, venue, name, timeframe, bar_time_ns)
+
+
+def group_exit_id(signal: uuid.UUID) -> uuid.UUID:
+    """Return the id of the exit that closes the entry of `signal` because another leg of its group failed."""
+    return _uuid5("group-exit", signal)
+
+
 def request_signal_id(principal: str, idempotency_key: str) -> uuid.UUID:
     """Return the id of a signal that was submitted (HTTP, CLI, webhook) with an idempotency key."""
     return _uuid5("request", principal, idempotency_key)
@@ -34,6 +44,26 @@ def portfolio_run_id(portfolio_id: int, plan_hash: str) -> uuid.UUID:
     return _uuid5("portfolio-run", portfolio_id, plan_hash)
 
 
+def payment_reference(account_id: int, kind: str, asset: str, amount: str, time_ns: int, symbol: str) -> uuid.UUID:
+    """Return the reference of an account's income that a person recorded without one."""
+    return _uuid5("payment", account_id, kind, asset, amount, time_ns, symbol)
+
+
+def split_id(account_id: int, venue: str, symbol: str, day: object) -> uuid.UUID:
+    """Return the id of a split's effect on what an account holds of a symbol at a venue."""
+    return _uuid5("split", account_id, venue, symbol, day)
+
+
+def journal_entry_id(account_id: int, venue: str, symbol: str, instance: str, entry_fill: uuid.UUID) -> uuid.UUID:
+    """Return the id of the closed trade of a position that began with the execution `entry_fill`."""
+    return _uuid5("journal", account_id, venue, symbol, instance, entry_fill)
+
+
+def report_id(portfolio_id: int | None, period: str, start: str) -> uuid.UUID:
+    """Return the id of the report of a period, of a portfolio or of all accounts."""
+    return _uuid5("report", portfolio_id or 0, period, start)
+
+
 def copy_signal_id(intent: uuid.UUID, account_id: int) -> uuid.UUID:
     """Return the id of the signal by which another account repeats the one that `intent` came from."""
     return _uuid5("copy", intent, account_id)
@@ -42,6 +72,12 @@ def copy_signal_id(intent: uuid.UUID, account_id: int) -> uuid.UUID:
 def client_order_id(intent: uuid.UUID, role: str, attempt: int = 0) -> str:
     """Return 32 lower-case hex characters: fits every venue's field and never contains the epoch."""
     return _uuid5("order", intent, role, attempt).hex
+
+
+def is_ours(client_order_id: str | None) -> bool:
+    """Return whether an id has the form of ours: the 32 hex characters of a UUIDv5 (docs/architecture.md, Ids)."""
+    text = client_order_id or ""
+    return len(text) == 32 and text[12] == "5" and text[16] in "89ab" and all(c in "0123456789abcdef" for c in text)
 
 
 def leg_id(parent: str, name: str) -> str:

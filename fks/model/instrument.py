@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
-from fks.model.errors import InputError
+from fks.model.errors import invalid, not_found
 
 _SEPARATORS = str.maketrans("", "", "/-")
 
@@ -141,9 +141,9 @@ def find_instrument(text: str, instruments: Iterable[Instrument]) -> Instrument:
         return found[0]
     if not found:
         known = ", ".join(sorted(item.symbol for item in everything)[:12]) or "none yet: is the collector running?"
-        raise InputError(f"unknown symbol {text!r}", code="SYMBOL_UNKNOWN", status=404, remedy=f"known: {known}")
+        raise not_found("SYMBOL_UNKNOWN", f"unknown symbol {text!r}", f"known: {known}")
     names = ", ".join(sorted(f"{item.exchange}:{item.symbol}" for item in found))
-    raise InputError(f"ambiguous symbol {text!r}", code="SYMBOL_AMBIGUOUS", remedy=f"say which: {names}")
+    raise invalid("SYMBOL_AMBIGUOUS", f"ambiguous symbol {text!r}", f"say which: {names}")
 
 
 def assumed_instrument(exchange: str, symbol: str, fee_currency: str) -> Instrument:

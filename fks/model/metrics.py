@@ -44,6 +44,9 @@ METRICS: dict[str, Metric] = {
         Metric(
             "fks_missing_bars", "gauge", ("exchange",), "bars missing in series that are kept whole, when last looked"
         ),
+        Metric(
+            "fks_forecasts_late_total", "counter", (), "bars that a version in shadow or live did not predict in time"
+        ),
         Metric("fks_alert_deliveries_total", "counter", ("channel", "state"), "attempts to deliver alerts, by outcome"),
         Metric(
             "fks_monitor_faults_total", "counter", ("kind",), "faults in a part of the monitor, which go on being tried"
@@ -153,11 +156,18 @@ METRICS: dict[str, Metric] = {
             ("account", "symbol"),
             "contracts that a follower holds above what its rule gives; 0 is right",
         ),
-        Metric("fks_ninja_connected", "gauge", ("group",), "1 while the bridge of a NinjaTrader group is connected"),
-        Metric("fks_ninja_ready", "gauge", ("group",), "1 while a NinjaTrader group is able to trade"),
-        Metric("fks_ninja_disconnects_total", "counter", ("group",), "connections to NinjaTrader that were lost"),
+        Metric(
+            "fks_ninja_connected",
+            "gauge",
+            ("group",),
+            "1 while the bridge of a group is connected; mt5:GROUP at MetaTrader 5",
+        ),
+        Metric(
+            "fks_ninja_ready", "gauge", ("group",), "1 while a group of NinjaTrader or MetaTrader 5 is able to trade"
+        ),
+        Metric("fks_ninja_disconnects_total", "counter", ("group",), "connections to a bridge that were lost"),
         Metric("fks_ninja_events_total", "counter", ("group", "kind"), "events of the bridges' logs"),
-        Metric("fks_ninja_requests_total", "counter", ("group", "state"), "requests to NinjaTrader, by state entered"),
+        Metric("fks_ninja_requests_total", "counter", ("group", "state"), "requests to a bridge, by state entered"),
         Metric("fks_ninja_round_trip_seconds", "histogram", ("group",), "ping to pong of a bridge"),
         Metric("fks_ninja_send_seconds", "histogram", ("group",), "a request asked for to its bytes on the socket"),
         Metric("fks_kill_engaged", "gauge", (), "1 while the kill switch is engaged"),

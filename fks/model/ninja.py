@@ -1,7 +1,8 @@
-"""Requests to a NinjaTrader bridge, its events and the state of the link to it, as rows of the database hold them.
+"""The platforms that FKS reaches by a bridge of its own, requests to a bridge, its events and the state of the link to
+it, as rows of the database hold them.
 
-`orders` and persons ask, the actor `ninja:<group>` sends and answers. None of them imports another: they share these
-values and the rows.
+`orders` and persons ask, the actor `ninja:<group>` or `mt5:<group>` sends and answers. None of them imports another:
+they share these values and the rows.
 """
 
 from __future__ import annotations
@@ -9,11 +10,85 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 #: States of a connection whose bridge has proven the secret (`fks.ninja.machine.LIVE`).
 CONNECTED: Final = frozenset({"REPLAY", "READY", "SUSPECT"})
+#: Whether entries need a MAC on each line of the session. `auto`: once the bridge was seen to do it; `off`: never done.
+LineMacRule = Literal["auto", "required", "off"]
 FRESH_S: Final = 5.0  # a link's row is written at least each second; an older one is of a dead link
+
+
+@dataclass(frozen=True, slots=True)
+class BridgePlatform:
+    """A trading platform at the other end of the wire protocol. `name`: of its venue, its exchange, the role of its
+    links and its section of the settings; `title`: for persons; `wire`: in `hello`; `peer`: the program of ours beside
+    the platform; `key_file`: the secret's default file in FKS_HOME.
+
+    `has_lots`: quantities are lots on the step of an instrument that the peer lists; otherwise whole contracts of a
+    futures calendar (`fks.futures`). `account_setting`: names the account that is traded; `foreign_prefix`: of our
+    names for orders that are not of FKS. `key_file_remedy`, `update_remedy`, `resume_remedy`: the actions after a
+    secret that cannot be used, with a peer that is too old, and while its kill latch is on.
+    """
+
+    name: str
+    title: str
+    wire: str
+    peer: str
+    key_file: str
+    has_lots: bool
+    key_file_remedy: str
+    update_remedy: str
+    resume_remedy: str
+    account_setting: str
+    foreign_prefix: str
+
+    def link(self, group: str) -> str:
+        """Return the name of the actor that keeps the link of a group, and of its lease."""
+        return f"{self.name}:{group}"
+
+    def key(self, group: str) -> str:
+        """Return the name of a group in tables, topics and labels: groups of two platforms may have one name."""
+        return self.link(group) if self.has_lots else group
+
+
+NINJA: Final = BridgePlatform(
+    name="ninja",
+    title="NinjaTrader",
+    wire="ninjatrader",
+    peer="bridge",
+    key_file="ninja.key",
+    has_lots=False,
+    key_file_remedy="copy secret.key of the NinjaTrader machine there, or name the file in ninja.secret_file",
+    update_remedy="update the AddOn",
+    resume_remedy="press FKS Resume on its status indicator",
+    account_setting="account",
+    foreign_prefix="nt8",
+)
+MT5: Final = BridgePlatform(
+    name="mt5",
+    title="MetaTrader 5",
+    wire="mt5",
+    peer="agent",
+    key_file="mt5.key",
+    has_lots=True,
+    key_file_remedy="copy the agent's secret file there, or name the file in mt5.secret_file",
+    update_remedy="update the agent",
+    resume_remedy="lift the latch at the agent, on its machine",
+    account_setting="account_number",
+    foreign_prefix="mt5",
+)
+PLATFORMS: Final[Mapping[str, BridgePlatform]] = {of.name: of for of in (NINJA, MT5)}
+
+
+def platform_of(venue: str) -> BridgePlatform | None:
+    """Return the platform of a venue, `ninja:NAME` included; None for a venue without a bridge."""
+    return PLATFORMS.get(venue.partition(":")[0])
+
+
+def platform_of_key(key: str) -> BridgePlatform:
+    """Return the platform of a group, by its name in tables."""
+    return MT5 if key.startswith(f"{MT5.name}:") else NINJA
 
 
 class RequestKind(StrEnum):
@@ -66,7 +141,7 @@ def sources_of(target: RequestState) -> frozenset[RequestState]:
 
 @dataclass(frozen=True, slots=True)
 class NinjaRequest:
-    """A request to the bridge of `group`.
+    """A request to the bridge of `group` (`BridgePlatform.key`).
 
     `id`: of a signal its id on the wire (the client_order_id of the order), else the request id; at most 32 characters.
     `body`: the other fields of the wire message without `t`, times by our clock, prices as text. `valid_until_ns`: no
@@ -118,15 +193,20 @@ class NinjaEvent:
     received_ns: int = 0
 
 
+#: Feature of a bridge that puts a MAC on each line of a session with a client that does.
+LINE_MAC: Final = "line_mac"
 #: Feature of a bridge whose exits may name the entries that they close, and member of its accounts in a report.
 EXIT_ENTRIES = "exit_entries"
+#: Member of an account in a report while its platform executes nothing: the platform's code.
+TRADING_CODE = "trading_code"
 
 
 @dataclass(frozen=True, slots=True)
 class LinkReport:
     """The state of a link, as its actor writes it. `accounts`: name, sim, mode, connected, exit_entries.
 
-    `snapshot`: the bridge's last status, None: as before. `is_ready`: the platform is ready and the log is replayed."""
+    `snapshot`: the bridge's last status, None: as before. `is_ready`: the platform is ready and the log is replayed.
+    `has_line_mac`: the lines of a session with this bridge carry a MAC, or once did."""
 
     state: str
     is_ready: bool
@@ -136,6 +216,7 @@ class LinkReport:
     alarm: str = ""
     snapshot: Mapping[str, Any] | None = None
     snapshot_ns: int | None = None
+    has_line_mac: bool = False
 
 
 @dataclass(frozen=True, slots=True)

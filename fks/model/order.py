@@ -75,6 +75,8 @@ TERMINAL = frozenset(
 LIVE = frozenset({State.ACCEPTED, State.WORKING, State.PARTIAL})
 #: Code of a leg that waits, at the venue too, for the complete fill of its entry: it went out with it as one request.
 PENDING = "PENDING"
+#: code of a leg at the venue whose price and quantity are in the shares of before a split
+OLD_SHARES = "OLD_SHARES"
 #: Counts as exposure and is reconciled after a restart.
 OPEN = LIVE | {State.INTENDED, State.SENDING, State.UNKNOWN}
 
@@ -161,7 +163,9 @@ class Order:
     venue_order_id: str | None = None
     parent_id: str | None = None
     group_id: str | None = None  # the orders of one list at the venue share it
-    code: str | None = None  # our denial code, or the venue's refusal code; PENDING of a leg that waits there
+    code: str | None = (
+        None  # our denial code, or the venue's refusal code; PENDING of a leg that waits there, OLD_SHARES
+    )
     detail: str | None = None
     is_reduce_only: bool = False
     is_stale: bool = False
@@ -181,9 +185,20 @@ class Order:
         return self.state in OPEN
 
     @property
+    def is_close(self) -> bool:
+        """Return whether the venue made it for a fill of its parent, without a client id of ours: those have attempts
+        below 0, so that ours count on without them."""
+        return self.attempt < 0
+
+    @property
     def is_pending(self) -> bool:
         """Return whether it is a leg that was sent with its entry and waits for that one's complete fill."""
         return self.code == PENDING and self.is_open
+
+    @property
+    def is_in_old_shares(self) -> bool:
+        """Return whether it is a leg that rests at a price of before a split."""
+        return self.code == OLD_SHARES and self.is_open
 
     @property
     def remaining(self) -> Decimal:
@@ -231,7 +246,21 @@ class Fill:
     fee_currency: str
     time_ns: int
     is_maker: bool = False
-    source: str = "stream"  # stream | rest | reconcile | paper
+    source: str = "stream"  # stream | rest | reconcile | paper | liquidation: the venue closed by force
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutedOrder:
+    """An entry or exit that a venue of bars is given again after a restart: the bar that executed it, and its price."""
+
+    client_order_id: str
+    symbol: str
+    instance: str
+    role: Role
+    time_ns: int
+    price: Decimal
+    is_resting_limit: bool
+    is_unprotected: bool = False  # an entry whose legs were ended, and are to be placed again
 
 
 class Outcome(StrEnum):
@@ -247,7 +276,8 @@ class Outcome(StrEnum):
 class BracketLeg:
     """A leg that the venue placed by itself for an order of ours: `parent_id` is our id of that order.
 
-    `number` counts the legs of one role, from 1. The quantity and the limit price are those of the report.
+    `number` counts the legs of one role, from 1; 0: the venue does not count them. The quantity and the limit price are
+    those of the report.
     """
 
     parent_id: str

@@ -46,6 +46,10 @@ class VenueCapabilities:
     has_oco: bool = False
     can_amend: bool = False  # `amend` reduces a live order, and with it the other leg of its OCO
     can_replace: bool = False  # `replace` ends an order and places another by one request (ReplacesOrders)
+    can_reprice: bool = False  # `reprice` moves the price of a live order in place (RepricesOrders)
+    has_entry_lists: bool = False  # takes a buy with its exits as one request, where the instrument allows it
+    attaches_exits: bool = False  # takes a buy (no IOC) with both its exits, never with one, as one request
+    closes_fills: bool = False  # makes a stop for each fill of an entry that goes out so (ClosesFills)
     can_short: bool = False
     fee_in_received_asset: bool = True
     has_collar: bool = False  # ends an order that fills at once or expires (FOK) by the collar of the fill rule
@@ -53,6 +57,7 @@ class VenueCapabilities:
     is_margin: bool = (
         False  # contracts on margin: a position is no asset that was paid for, the broker checks the margin
     )
+    has_good_till_date: bool = False  # ends a resting order at its `valid_until`, with or without FKS
     waits_for_session: bool = False  # an entry with `valid_until` waits for a session that is away; else it is denied
     is_in_process: bool = False  # its book dies with this process: an order that it does not know never arrived
     has_guardian: bool = True  # the guardian has a session of its own there, and flattens in a kill
@@ -206,12 +211,76 @@ class TakesEntryLists(Protocol):
 
 
 @runtime_checkable
+class ClosesFills(Protocol):
+    """A venue where each fill of an entry makes a stop over its quantity at the entry's stop loss, without a client id
+    of ours: `Report.leg` joins it to its entry. Only where capabilities.closes_fills."""
+
+    async def submit_closing(self, entry: Order) -> Answer:
+        """Submit an entry whose fills make their own stops."""
+        ...
+
+    async def closes_made(self, entry: Order) -> list[Report]:
+        """Return all stops that fills of an entry made until now, open or ended. Errors: OutageError."""
+        ...
+
+    async def query_close(self, close: Order) -> Lookup:
+        """Ask for such a stop by the venue's id. It exists: one that is not shown is NO_ANSWER."""
+        ...
+
+
+@runtime_checkable
 class ReplacesOrders(Protocol):
     """A venue that ends an order and places another by one request. Only where capabilities.can_replace."""
 
     async def replace(self, old: Order, new: Order) -> tuple[Answer, Answer]:
         """Cancel `old`, and submit `new` if that succeeded, by one request that is sent once. Returns the answer about
         each: the cancel of `old`, the send of `new`. The new order may be refused after the old one has ended."""
+        ...
+
+
+@runtime_checkable
+class RepricesOrders(Protocol):
+    """A venue that moves the price of a live order in place. Only where capabilities.can_reprice."""
+
+    async def reprice(self, order: Order, price: Decimal) -> Answer:
+        """Move the trigger of a stop, or the limit of another order, to `price`; the order keeps its ids. Written once.
+        After AMBIGUOUS a query shows the price that counts: a request that comes behind it changes nothing."""
+        ...
+
+
+@runtime_checkable
+class ChecksOrders(Protocol):
+    """A venue that has the exchange check an order and makes none."""
+
+    async def validate(self, order: Order) -> Answer:
+        """Have the exchange check an order that it does not make. ACK: it found no fault."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRights:
+    """Rights of an API key, as its exchange states them. None: it did not state them, or was not asked."""
+
+    may_withdraw: bool | None = None
+    is_address_bound: bool | None = None
+
+
+@runtime_checkable
+class KeyedVenue(Protocol):
+    """A venue whose requests are signed with an API key. `key_fault`: why its key may send no entry, "" if it may."""
+
+    name: str
+
+    @property
+    def key_fault(self) -> str: ...
+    async def read_rights(self) -> KeyRights:
+        """Ask the exchange for the rights of the key in use. Errors: KeyRefusedError, OutageError."""
+        ...
+
+    async def identity(self) -> VenueIdentity: ...
+    async def close(self) -> None: ...
+    def use_key(self, api_key: str, api_secret: str) -> None:
+        """Sign with this key from now on; requests that are on their way keep the one before."""
         ...
 
 
@@ -245,7 +314,11 @@ class Venue(Protocol):
         """Return how long an order submitted now would wait for the venue's rate limit, 0: not at all. Cheap."""
         ...
 
-    async def query(self, symbol: str, client_order_id: str) -> Lookup: ...
+    async def query(self, symbol: str, client_order_id: str, since_ns: int = 0) -> Lookup:
+        """Ask for an order by our id. It was sent no earlier than `since_ns` (ns UTC; 0: not known): a venue that has
+        to look through its list reads it from then on."""
+        ...
+
     async def open_orders(self) -> list[Report]: ...
     async def fills_since(self, symbol: str, since_ns: int) -> list[Fill]: ...
     async def balances(self) -> dict[str, Balance]: ...

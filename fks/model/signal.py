@@ -9,10 +9,13 @@ from enum import StrEnum
 
 from fks.model.copies import copied_instance
 from fks.model.order import OrderType, Side, TimeInForce
+from fks.model.parent import ParentPlan
 
 #: How the instances of API keys, webhooks and portfolios begin: `key:NAME`, `webhook:NAME`, `portfolio:ID`. No
 #: strategy's has a colon.
 KEY, WEBHOOK, PORTFOLIO = "key:", "webhook:", "portfolio:"
+#: How the source of a signal begins that an agent proposed: a person in a logged-in session has to approve it.
+AGENT = "agent:"
 
 
 def is_program(instance: str) -> bool:
@@ -44,9 +47,22 @@ OUTCOMES = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class EntryGroup:
+    """The legs of a decision that are entered together or not at all: a name that all of them compute, and their
+    symbols in the common spelling (`folded`), in an order that is the same for all."""
+
+    name: str
+    symbols: tuple[str, ...]
+
+
+#: `ordinal` of a signal that takes the place of a strategy's entry that rests, at another price
+AMENDED = 9
+
+
+@dataclass(frozen=True, slots=True)
 class Signal:
-    """A dated request to trade. `source` is `strategy:<instance>` or `principal:<name>`; `id` is deterministic
-    (fks.model.ids)."""
+    """A dated request to trade. `source` is `strategy:<instance>`, `principal:<name>` or `agent:<name>`;
+    `id` is deterministic (fks.model.ids)."""
 
     id: uuid.UUID
     source: str
@@ -78,9 +94,17 @@ class Signal:
     rests_until_ns: int | None = None  # of a strategy's limit or stop entry: its order's end at the latest
     is_reduce_only: bool = False  # of a person's order: denied unless it can only bring the position nearer to zero
     is_add: bool = False  # of a strategy's entry: it adds to a position that an earlier one opened, and opens none
+    plan: ParentPlan | None = None  # of a parent order: its targets, and the move of its stop
+    group_id: uuid.UUID | None = None  # of an entry that is made with others or not at all, and of the exit of such one
+    group_legs: str = ""  # their symbols, one after the other
     reason: str = ""
     state: SignalState = SignalState.READY
     trace_id: str = ""
+
+    @property
+    def is_amended(self) -> bool:
+        """Return whether it is of the order that takes the place of a strategy's entry at another price."""
+        return self.ordinal == AMENDED and self.kind is Kind.ENTER
 
     @property
     def is_by_person(self) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fks.model.bar import Bars, Ints
-from fks.model.errors import InputError
+from fks.model.errors import invalid
 from fks.model.timeframe import NS, TIMEFRAMES
 
 MAGIC = "fksbars/1"
@@ -73,9 +73,7 @@ def unpack_tape(data: bytes) -> Tape:
         raw = lzma.decompress(body)
         assert len(raw) == count * 8 * 6
     except (ValueError, KeyError, AssertionError, lzma.LZMAError) as error:
-        raise InputError(
-            "the tape is not an fksbars/1 file or is damaged", code="TAPE_BROKEN", remedy="pack it again"
-        ) from error
+        raise invalid("TAPE_BROKEN", "the tape is not an fksbars/1 file or is damaged", "pack it again") from error
     planes = [_unplane(raw[i * count * 8 : (i + 1) * count * 8], count) for i in range(6)]
     gap, over, under, body_move, volume, steps = planes
     close = np.cumsum(gap + body_move)

@@ -1,12 +1,14 @@
-"""Timeframes: names, lengths, and the bar that contains a moment, in UTC."""
+"""Timeframes: names, lengths, and the bar that contains a moment, in UTC; and the names of volume bars."""
 
 from __future__ import annotations
 
 import calendar
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from decimal import Decimal
 
-from fks.model.errors import InputError
+from fks.model.errors import invalid
 
 NS = 1_000_000_000
 #: name -> length in seconds; a month has no fixed length and is 0 here. The one table of timeframes.
@@ -38,15 +40,26 @@ TIMEFRAMES: dict[str, int] = {
 }
 _DAY_S = 86400
 _MONDAY_S = 4 * _DAY_S  # 1970-01-05 was a Monday; weeks open there
+_VOLUME = re.compile(r"vol(\d{1,12}(?:\.\d{1,8})?)")
 
 
 def check_timeframe(name: str) -> str:
     """Return `name` when it is a timeframe, else raise InputError naming all of them."""
     if name not in TIMEFRAMES:
-        raise InputError(
-            f"unknown timeframe {name!r}", code="TIMEFRAME_UNKNOWN", remedy=f"use one of {' '.join(TIMEFRAMES)}"
-        )
+        raise invalid("TIMEFRAME_UNKNOWN", f"unknown timeframe {name!r}", f"use one of {' '.join(TIMEFRAMES)}")
     return name
+
+
+def volume_of(name: str) -> Decimal | None:
+    """Return the volume that a bar of `name` holds at least, as vol1000 and vol0.5 say it; None for a timeframe, whose
+    bars end by the clock."""
+    found = _VOLUME.fullmatch(name)
+    return Decimal(found[1]) or None if found else None
+
+
+def check_bar_kind(name: str) -> str:
+    """Return `name` when it is a timeframe or names volume bars. Errors: InputError TIMEFRAME_UNKNOWN."""
+    return name if volume_of(name) is not None else check_timeframe(name)
 
 
 def is_on_grid(small: str, large: str) -> bool:
@@ -60,10 +73,10 @@ def check_together(names: Iterable[str]) -> None:
     ordered = sorted({check_timeframe(name) for name in names}, key=lambda name: TIMEFRAMES[name] or 31 * _DAY_S)
     for name in ordered[1:]:
         if not is_on_grid(ordered[0], name):
-            raise InputError(
+            raise invalid(
+                "TIMEFRAME_FINER",
                 f"{name} bars cannot be built from {ordered[0]} bars",
-                code="TIMEFRAME_FINER",
-                remedy="add a shorter timeframe that divides all of them, such as 1m",
+                "add a shorter timeframe that divides all of them, such as 1m",
             )
 
 
@@ -101,6 +114,6 @@ def to_datetime(time_ns: int) -> datetime:
 def to_ns(moment: datetime) -> int:
     """Return ns since 1970 of an aware datetime, exactly."""
     if moment.tzinfo is None:
-        raise InputError(f"time {moment.isoformat()} has no zone", code="TIME_NAIVE", remedy="add Z for UTC")
+        raise invalid("TIME_NAIVE", f"time {moment.isoformat()} has no zone", "add Z for UTC")
     delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return ((delta.days * 86400 + delta.seconds) * 1_000_000 + delta.microseconds) * 1000

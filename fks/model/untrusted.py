@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator
 
-from fks.model.errors import InputError
+from fks.model.errors import invalid, unprocessable
 
 DIGITS_MAX: Final = 50
 DEPTH_MAX: Final = 64
@@ -78,9 +78,7 @@ def check_text(text: str) -> None:
         try:
             decimal_of(text if _NUMBER.fullmatch(text.strip()) else found)
         except ValueError as error:
-            raise InputError(
-                f"{shown(text)} {error}", code="NUMBER", status=422, remedy="send a smaller number"
-            ) from None
+            raise unprocessable("NUMBER", f"{shown(text)} {error}", "send a smaller number") from None
 
 
 #: A field of a model that takes a number from outside.
@@ -99,11 +97,10 @@ def parse(body: bytes) -> Any:
             raise ValueError("a text holds the character NUL, which PostgreSQL cannot keep")
         text = body.decode("utf-8")
         if is_deeper(text, DEPTH_MAX):
-            raise InputError(
+            raise invalid(
+                "JSON_DEPTH",
                 f"the body is nested deeper than {DEPTH_MAX} levels",
-                code="JSON_DEPTH",
-                status=400,
-                remedy="send lists and objects with fewer levels",
+                "send lists and objects with fewer levels",
             )
         found = json.loads(
             text,
@@ -117,9 +114,7 @@ def parse(body: bytes) -> Any:
         return found
     except (ValueError, RecursionError) as error:
         reason = str(error) if len(str(error)) < 200 else type(error).__name__
-        raise InputError(
-            f"the body is not JSON: {reason}", code="JSON_MALFORMED", status=400, remedy="send one JSON object, UTF-8"
-        ) from error
+        raise invalid("JSON_MALFORMED", f"the body is not JSON: {reason}", "send one JSON object, UTF-8") from error
 
 
 def is_deeper(text: str, most: int) -> bool:
@@ -165,11 +160,8 @@ def _number(text: str) -> Decimal:
     try:
         return decimal_of(text)
     except ValueError as error:
-        raise InputError(
-            f"the body has a number that {error}: {text[:40]}",
-            code="JSON_NUMBER",
-            status=400,
-            remedy="send a smaller number",
+        raise invalid(
+            "JSON_NUMBER", f"the body has a number that {error}: {text[:40]}", "send a smaller number"
         ) from None
 
 

@@ -79,6 +79,10 @@ def _is_protected(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     return _is_flat(alert, facts) or (order is not None and int(order["protections"]) > 0)
 
 
+def _is_ended_elsewhere(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
+    return False  # by what raised it
+
+
 def _database_answers(alert: Mapping[str, Any], facts: AlertFacts) -> bool:
     return True  # these facts were read from it
 
@@ -95,6 +99,7 @@ RULES: dict[str, Rule] = {
     "database.down": _database_answers,
     "order.unknown": _is_known_again,
     "exit.": _is_flat,
+    "forecast.drift": _is_ended_elsewhere,
     "position.naked": _is_protected,
     "position.unprotected": _is_flat,  # the order manager ends it when the stop is there again
     "position.unprotectable": _is_flat,

@@ -13,7 +13,7 @@ from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.model.errors import OutageError
 from fks.model.health import DEGRADED, DOWN, HEALTHY, level
-from fks.model.ninja import LinkRecord
+from fks.model.ninja import BridgePlatform, LinkRecord, platform_of_key
 from fks.model.timeframe import iso
 from fks.monitor.measures import is_fresh
 from fks.monitor.status import FEED_MS, SILENT_MS, WELL, component_view
@@ -26,16 +26,18 @@ OWNER_SERVICES: dict[str, tuple[str, ...]] = {
     "fks_main": ("keeper", "keeper-parent", "supervisor", "monitor", "scheduler", "raylet", "gcs"),
     "fks_api": ("gateway", "controller", "proxy"),
     "fks_app": ("strategy",),
-    "fks_ai": ("gateway",),  # documents, search and answers have no process of their own
+    "fks_ai": ("gateway", "inference"),  # documents and search have no process of their own
     "fks_data": ("collector", "postgres", "redis"),
     "fks_execution": ("orders", "guardian", "sim"),
     "fks_ninja": ("ninja",),
-    "fks_meta": ("meta",),
+    "fks_meta": ("mt5",),
     "fks_web": ("pages",),
 }
-#: Those of them that may be off, or are not built: they are registered and shown without a component, too.
+#: Those of them that may be off: they are registered and shown without a component, too.
 OPTIONAL = ("fks_ninja", "fks_meta")
 
+#: How long the results of one check are shown.
+TTL_S = 1.0
 #: Age of the last committed write from which the database counts as down: on a full disk it still answers questions.
 WRITE_AGE_MAX_S = 5.0
 
@@ -71,8 +73,6 @@ class Health:
         *,
         written_age_s: Callable[[], float],
         absent: Mapping[str, str] = {},
-        service: str = "fks",
-        ttl_s: float = 1.0,
     ) -> None:
         """`written_age_s` returns the age of this replica's last committed write, infinite before the first. `absent`:
         see `absent_reasons`."""
@@ -80,8 +80,6 @@ class Health:
         self._written_age_s = written_age_s
         self._rate = rate
         self._absent = absent
-        self._service = service
-        self._ttl_s = ttl_s
         self._started = clock.monotonic()
         self._seen: tuple[float, dict[str, str], list[dict[str, Any]]] | None = None
         self._links: list[LinkRecord] = []
@@ -94,7 +92,7 @@ class Health:
     async def report(self, db: Database | None, bus: Bus | None) -> dict[str, Any]:
         """Return the owner's health document of the whole system."""
         dependencies = await self.dependencies(db, bus)
-        return self._document(self._service, worst(dependencies), dependencies, self._clock.monotonic() - self._started)
+        return self._document("fks", worst(dependencies), dependencies, self._clock.monotonic() - self._started)
 
     async def service_report(self, service: str, db: Database | None, bus: Bus | None) -> dict[str, Any]:
         """Return the owner's health document of one of OWNER_SERVICES.
@@ -119,12 +117,13 @@ class Health:
         dependencies = await self.dependencies(db, bus)
         return dependencies["database"] != DOWN and self._written_age_s() <= WRITE_AGE_MAX_S
 
-    async def ninja(self, db: Database | None, bus: Bus | None) -> dict[str, bool]:
-        """Return whether a link to NinjaTrader is connected, and whether one is able to trade."""
+    async def links(self, platform: BridgePlatform, db: Database | None, bus: Bus | None) -> dict[str, bool]:
+        """Return whether a link to a platform is connected, and whether one is able to trade, under its name."""
         await self._checked(db, bus)
+        links = [link for link in self._links if platform_of_key(link.group) is platform]
         return {
-            "ninja_connected": any(link.is_connected for link in self._links),
-            "ninja_can_trade": any(link.can_trade for link in self._links),
+            f"{platform.name}_connected": any(link.is_connected for link in links),
+            f"{platform.name}_can_trade": any(link.can_trade for link in links),
         }
 
     def _document(self, service: str, status: str, dependencies: dict[str, str], up_s: float) -> dict[str, Any]:
@@ -140,7 +139,7 @@ class Health:
     async def _checked(self, db: Database | None, bus: Bus | None) -> tuple[dict[str, str], list[dict[str, Any]]]:
         """Return the status of every dependency, and the components as status shows them."""
         async with self._looking:  # concurrent callers share the result of one check
-            if self._seen is None or self._clock.monotonic() - self._seen[0] >= self._ttl_s:
+            if self._seen is None or self._clock.monotonic() - self._seen[0] >= TTL_S:
                 found = {"database": DOWN, "redis": DOWN, "tree": DOWN, "feeds": DOWN}
                 components: list[dict[str, Any]] = []
                 self._links = []
@@ -199,10 +198,16 @@ def status_of(members: Sequence[Mapping[str, Any]]) -> str:
 
 def absent_reasons(settings: Settings) -> dict[str, str]:
     """Return for each of OPTIONAL why it has no component, where it has none."""
-    ninja = "nothing of it runs, see 'fks status'"
+    ninja = meta = "nothing of it runs, see 'fks status'"
     if not settings.ninja.links():
         ninja = "ninja.enabled is false, and there is no table [ninja.groups.NAME]"
-    return dict(zip(OPTIONAL, (ninja, "MetaTrader 5 is not built yet"), strict=True))
+    if not settings.mt5.links():
+        meta = "mt5.enabled is false"
+    elif settings.mt5.account_number is None:
+        meta = "mt5.account_number is not set"
+    else:
+        meta += "; it runs while an account has the venue mt5: 'fks accounts create NAME --venue mt5'"
+    return dict(zip(OPTIONAL, (ninja, meta), strict=True))
 
 
 def owner_services(

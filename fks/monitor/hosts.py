@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from fks.config.urls import is_in
-from fks.model.errors import InputError
+from fks.model.errors import InputError, unprocessable
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
@@ -36,9 +36,7 @@ _ANSWER_MAX = 65_536
 def checked_path(path: str) -> str:
     """Return the path of a health endpoint. Errors: InputError 422 for anything but a short absolute path."""
     if not _PATH.fullmatch(path) or path.startswith("//"):
-        raise InputError(
-            f"health_endpoint {path[:80]!r} is no path", code="SERVICE_WRONG", status=422, remedy="use one like /health"
-        )
+        raise unprocessable("SERVICE_WRONG", f"health_endpoint {path[:80]!r} is no path", "use one like /health")
     return path
 
 
@@ -49,9 +47,7 @@ def check_host(host: str, allowed: Sequence[str]) -> None:
     """
     address = address_of(host)
     if address is None and not _NAME.fullmatch(host):
-        raise InputError(
-            f"host {host[:80]!r} is no name and no address", code="SERVICE_WRONG", status=422, remedy="give a host name"
-        )
+        raise unprocessable("SERVICE_WRONG", f"host {host[:80]!r} is no name and no address", "give a host name")
     is_listed = any(host.lower().rstrip(".") == entry.lower().rstrip(".") for entry in allowed)
     if not is_listed and not (address is not None and is_in(address, allowed)):
         raise _refused(f"host {host} is not in monitor.hosts")

@@ -49,10 +49,16 @@ def feeds(rows: Sequence[Mapping[str, Any]], *, stale_ms: int) -> Check:
     )
 
 
+def traded(venues: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return the venues that have an account: one without is not traded. All of them while none has one."""
+    return [venue for venue in venues if venue.get("account")] or venues
+
+
 def venues(rows: Sequence[Mapping[str, Any]]) -> Check:
     """Return the check of the venues from their reconciliation (name, state, account): down when none is READY."""
     if not rows:
         return Check("venue", UNKNOWN, "no venue was reconciled yet")
+    rows = traded(rows)
     waiting = [row for row in rows if row["state"] != "READY"]
     names = ", ".join(f"{row['name']} {row['state']}" for row in waiting[:5])
     values = {"venues": len(rows), "waiting": len(waiting)}

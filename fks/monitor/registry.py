@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fks import __version__
-from fks.model.errors import InputError
+from fks.model.errors import InputError, conflict, not_found, unprocessable
 from fks.monitor.health import OPTIONAL, OWNER_SERVICES, kind_of
 from fks.monitor.hosts import addresses_of, checked_path
 from fks.monitor.statuses import Dependency
@@ -72,11 +72,10 @@ class Registry:
         when its host is not allowed, 409 when the name is a component's or there are too many.
         """
         if not _NAME.fullmatch(wanted.name):
-            raise InputError(
+            raise unprocessable(
+                "SERVICE_WRONG",
                 f"name {wanted.name[:80]!r} is not usable",
-                code="SERVICE_WRONG",
-                status=422,
-                remedy="use 1 to 64 letters, digits, dots, dashes or underscores",
+                "use 1 to 64 letters, digits, dots, dashes or underscores",
             )
         path = checked_path(wanted.health_endpoint)
         with contextlib.suppress(OSError):  # a name that is unknown today may be known later; each look checks again
@@ -84,10 +83,11 @@ class Registry:
                 await addresses_of(wanted.host, allowed)
         kind = "service" if wanted.name in OWNER_SERVICES else "external"
         if kind == "external" and await self._db.fetchval("registry.count_external") >= EXTERNAL_MAX:
-            raise InputError(
-                f"{EXTERNAL_MAX} services of others are registered", code="SERVICE_EXISTS", status=409,
-                remedy="remove one: fks monitor remove NAME",
-            )  # fmt: skip
+            raise conflict(
+                "SERVICE_EXISTS",
+                f"{EXTERNAL_MAX} services of others are registered",
+                "remove one: fks monitor remove NAME",
+            )
         row = await self._db.fetchrow(
             "registry.register",
             wanted.name,
@@ -100,9 +100,7 @@ class Registry:
             by,
         )
         if row is None:
-            raise InputError(
-                f"{wanted.name} is a component of FKS", code="SERVICE_EXISTS", status=409, remedy="choose another name"
-            )
+            raise conflict("SERVICE_EXISTS", f"{wanted.name} is a component of FKS", "choose another name")
         return dict(row)
 
     async def remove(self, name: str) -> None:
@@ -124,9 +122,7 @@ class Registry:
 
 def unknown(name: str) -> InputError:
     """Return the error for a service that is not registered."""
-    return InputError(
-        f"there is no service {name[:80]!r}", code="SERVICE_UNKNOWN", status=404, remedy="see /monitor/api/services/"
-    )
+    return not_found("SERVICE_UNKNOWN", f"there is no service {name[:80]!r}", "see /monitor/api/services/")
 
 
 def own_rows(components: Sequence[Mapping[str, Any]], nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 from fks.config.endpoints import NodeEndpoints
 from fks.config.machine_http import lacking
 from fks.model.errors import OutageError
-from fks.monitor.measures import is_fresh
+from fks.monitor.measures import is_fresh, traded
 from fks.store.db import Querier, is_without_tables
 
 #: A component that has not beaten for this long is shown as silent, whatever state it last reported.
@@ -128,7 +128,7 @@ def overall(
             age = feed["age_ms"]
             text = "no message yet" if age is None else f"{age / 1000:.1f} s old"
             reasons.append(f"feed {feed['symbol']} is {feed['state']}, {text}")
-    reasons += [f"venue {venue['name']} is {venue['state']}" for venue in venues if venue["state"] != "READY"]
+    reasons += [f"venue {venue['name']} is {venue['state']}" for venue in traded(venues) if venue["state"] != "READY"]
     reasons += [f"node {node['name']} is {node['state']}" for node in nodes if node["state"] not in WELL]
     beating = [node for node in nodes if node["state"] != "silent"]
     faults = lacking((str(node["name"]), str(node.get("role")), node.get("detail") or {}) for node in beating)
@@ -168,6 +168,7 @@ def kill_view(kills: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "by": newest["engaged_by"],
         "since": newest["engaged_at"],
         "count": len(kills),
+        "scopes": [kill["scope"] for kill in kills],
     }
 
 

@@ -178,6 +178,8 @@ class Watcher:
                 self._c.log.error(
                     "node.silent", node=name, remedy=f"look at it; if it is gone for good: fks node forget {name}"
                 )
+            for name in await self._nodes.forget_silent(self._c.settings.supervision.forget_s):
+                self._c.log.info("node.forgotten", node=name)
             for message in await self._new_alerts.new():
                 await self._c.bus.publish(ALERTS, message)
             for alert in await settle_what_is_over(self._c.db, to_datetime(self._c.clock.now_ns())):

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 from fks.model.errors import PeerError
+from fks.ninja.strict_json import Lots
 
 Check = Callable[[Any], Any]
 
@@ -107,6 +108,9 @@ def _plain(value: object) -> object:
     return value
 
 
+_LOTS = re.compile(r"\d{1,9}(\.\d{1,8})?")
+
+
 # ── checks ───────────────────────────────────────────────────────────────────────────────────────
 def integer(least: int = 0, most: int = 10**15 - 1) -> Check:
     def check(value: object) -> int:
@@ -117,6 +121,35 @@ def integer(least: int = 0, most: int = 10**15 - 1) -> Check:
         return value
 
     return check
+
+
+def quantity(least: int, most: int = 10**15 - 1) -> Check:
+    """Return a check of a quantity: whole contracts, or `Lots` on a session of a platform that trades lots."""
+    whole = integer(least, most)
+
+    def check(value: object) -> int | Lots:
+        if not isinstance(value, Lots):
+            return int(whole(value))
+        if value < 0 or value > most or (least and not value):
+            raise ValueError(f"not between {least} and {most}")
+        return value
+
+    return check
+
+
+def positive_text(value: object) -> Decimal:
+    """Check a decimal string above 0."""
+    found = lots_of(value)
+    if found is None or not found:
+        raise ValueError("not a decimal string above 0")
+    return Decimal(found)
+
+
+def lots_of(value: object) -> Lots | None:
+    """Return the quantity in a decimal string; None for another value."""
+    if not isinstance(value, str) or _LOTS.fullmatch(value) is None:
+        return None
+    return Lots(value)
 
 
 def number(value: object) -> Decimal:
@@ -219,6 +252,7 @@ MS = integer()
 SEQ = integer(1)
 ACCOUNT = text(64, 1)
 INSTRUMENT = text(32, 1)
-QTY = integer(1, 1_000_000)
+QTY = quantity(1, 1_000_000)
+QTY_LEFT = quantity(0)
 NUMBER: Check = number
 NUMBER_OR_NULL = nullable(number)

@@ -38,12 +38,13 @@ class Input(StrEnum):
     WELCOME = "welcome, its MAC right"
     IMPOSTOR = "welcome, its MAC wrong"
     REPLAY_END = "replay_end"
-    ALIVE = "any byte"
+    ALIVE = "any byte, or a line with its MAC where lines carry one"
     QUIET = "no byte for 2 heartbeats"
     SILENT = "no byte for 3 heartbeats"
     TIMEOUT = "no answer in time"
     HOLE = "a seq is missing"
     VIOLATION = "a line that breaks the protocol"
+    FORGED = "a line without its MAC"
     CLOSED = "socket closed by the bridge"
     BYE = "bye"
     BYE_AUTH = "bye auth_failed"
@@ -125,6 +126,7 @@ TRANSITIONS: tuple[LinkTransition, ...] = (
     LinkTransition(LIVE, I.SILENT, S.BACKOFF, (A.CLOSE, A.LOSE, A.WAIT), note="half-open"),
     LinkTransition(LIVE, I.HOLE, S.BACKOFF, (A.CLOSE, A.LOSE, A.WAIT), note="asked again from the last stored event"),
     LinkTransition(LIVE, I.VIOLATION, S.BACKOFF, (A.ALARM, A.CLOSE, A.LOSE, A.WAIT)),
+    LinkTransition(LIVE, I.FORGED, S.BACKOFF, (A.ALARM, A.CLOSE, A.LOSE, A.WAIT)),
     LinkTransition(LIVE, I.CLOSED, S.BACKOFF, (A.CLOSE, A.LOSE, A.WAIT)),
     LinkTransition(LIVE, I.BYE, S.BACKOFF, (A.CLOSE, A.LOSE, A.WAIT)),
     LinkTransition(LIVE, I.BYE_AUTH, S.BACKOFF, (A.ALARM, A.CLOSE, A.LOSE, A.WAIT_LONG)),

@@ -1,7 +1,8 @@
 """Every message of fks1 as a frozen dataclass, and the conversion from and to lines.
 
-Times `*_ms` are Unix milliseconds UTC, prices are in price units of the instrument, `qty` in contracts, money in the
-account's currency. Prices and money are Decimal.
+Times `*_ms` are Unix milliseconds UTC, prices are in price units of the instrument, money in the account's currency.
+Prices and money are Decimal. Quantities are whole contracts, and `Lots` on a session of a platform that trades lots
+(docs/mt5-wire.md#platform).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fks.ninja.fields import (
     NUMBER,
     NUMBER_OR_NULL,
     QTY,
+    QTY_LEFT,
     RID,
     SEQ,
     FieldError,
@@ -31,22 +33,31 @@ from fks.ninja.fields import (
     exactly,
     integer,
     list_of,
+    lots_of,
     may,
     need,
     nullable,
     numbers_by_name,
     one_of,
+    positive_text,
     read,
     record,
     text,
     written,
 )
+from fks.ninja.strict_json import Lots
 
 VERSION = 1
 ORDER_NAME = r"FKS:([A-Za-z0-9_-]{1,32}):([EST])([2-9]|[1-9][0-9])?"
 ROLES = ("control", "guardian", "observe", "data")
 Role = Literal["control", "guardian", "observe", "data"]
 ROLE = one_of(*ROLES)
+Quantity = int | Lots
+#: keys of quantities on the wire
+_QUANTITIES = frozenset({"qty", "filled"})
+
+
+MARGIN_MODE = one_of("netting", "hedging")
 
 
 class Message(Record):
@@ -66,6 +77,7 @@ class Hello(Message):
     group: str = need(text(32, 1))
     role: Role = need(ROLE)
     nonce: str = need(HEX64)
+    platform: str | None = may(text(32, 1))  # absent: ninjatrader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +105,8 @@ class AccountInfo(Record):
     sim: bool = need(boolean)
     mode: Literal["auto", "relay", "off"] = need(one_of("auto", "relay", "off"))
     connected: bool = need(boolean)
+    currency: str | None = may(nullable(text(16, 1)))  # of its money; absent: USD
+    margin_mode: Literal["netting", "hedging"] | None = may(nullable(MARGIN_MODE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +150,8 @@ class OrderState(Record):
     name: str = need(text(64))
     order_id: str = need(text(200))
     state: str = need(text(32, 1))
-    qty: int = need(integer(0))
-    filled: int = need(integer(0))
+    qty: Quantity = need(QTY_LEFT)
+    filled: Quantity = need(QTY_LEFT)
     avg_price: Decimal | None = need(NUMBER_OR_NULL)
     limit: Decimal | None = need(NUMBER_OR_NULL)
     stop: Decimal | None = need(NUMBER_OR_NULL)
@@ -157,7 +171,7 @@ class ExecutionEvent(Record):
     exec_id: str = need(text(200, 1))
     op: Literal["add", "update", "remove"] = need(one_of("add", "update", "remove"))
     side: Literal["buy", "sell"] = need(one_of("buy", "sell"))
-    qty: int = need(integer(0))
+    qty: Quantity = need(QTY_LEFT)
     price: Decimal = need(NUMBER)
     time_ms: int = need(MS)
     commission: Decimal | None = may(NUMBER_OR_NULL)
@@ -177,7 +191,7 @@ class PositionState(Record):
     account: str = need(ACCOUNT)
     instrument: str = need(INSTRUMENT)
     side: Literal["long", "short", "flat"] = need(one_of("long", "short", "flat"))
-    qty: int = need(integer(0))
+    qty: Quantity = need(QTY_LEFT)
     avg: Decimal | None = may(NUMBER_OR_NULL)
 
 
@@ -225,7 +239,7 @@ class Relayed(Record):
     account: str | None = may(nullable(ACCOUNT))
     instrument: str | None = may(nullable(INSTRUMENT))
     action: str | None = may(nullable(text(16)))
-    qty: int | None = may(nullable(integer(0)))
+    qty: Quantity | None = may(nullable(QTY_LEFT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +328,7 @@ class SignalMessage(Message):
     account: str = need(ACCOUNT)
     instrument: str = need(INSTRUMENT)
     action: Literal["buy", "sell", "long", "short", "exit"] = need(one_of("buy", "sell", "long", "short", "exit"))
-    qty: int | None = may(QTY)
+    qty: Quantity | None = may(QTY)
     type: Literal["market", "limit", "stop", "stop_limit"] = need(one_of("market", "limit", "stop", "stop_limit"))
     price: Decimal | None = may(NUMBER)
     stop_price: Decimal | None = may(NUMBER)
@@ -397,7 +411,7 @@ class SigState(Message):
     rid: str = need(RID)
     id: str = need(ID)
     state: str = need(text(32, 1))
-    filled: int | None = may(nullable(integer()))
+    filled: Quantity | None = may(nullable(QTY_LEFT))
     avg_price: Decimal | None = may(NUMBER_OR_NULL)
     code: str | None = may(nullable(text(64)))
 
@@ -465,7 +479,7 @@ class PositionStatus(Record):
     instrument: str = need(INSTRUMENT)
     nt_name: str | None = may(nullable(text(64)))
     side: Literal["long", "short", "flat"] = need(one_of("long", "short", "flat"))
-    qty: int = need(integer())
+    qty: Quantity = need(QTY_LEFT)
     avg: Decimal | None = may(NUMBER_OR_NULL)
 
 
@@ -476,8 +490,8 @@ class OrderStatus(Record):
     state: str = need(text(32, 1))
     side: str = need(text(16))
     type: str = need(text(16))
-    qty: int = need(integer())
-    filled: int = need(integer())
+    qty: Quantity = need(QTY_LEFT)
+    filled: Quantity = need(QTY_LEFT)
     limit: Decimal | None = may(NUMBER_OR_NULL)
     stop: Decimal | None = may(NUMBER_OR_NULL)
     oco: str | None = may(nullable(text(64)))
@@ -495,6 +509,7 @@ class AccountStatus(Record):
     values: Mapping[str, Decimal | None] = need(numbers_by_name)
     positions: tuple[PositionStatus, ...] = need(list_of(record(PositionStatus)))
     orders: tuple[OrderStatus, ...] = need(list_of(record(OrderStatus)))
+    trading_code: int | None = may(nullable(integer()))  # MetaTrader 5: 10026 or 10027 while trading is disabled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -504,7 +519,7 @@ class OpenSignal(Record):
     id: str = need(ID)
     action: str | None = may(nullable(text(16)))
     state: str = need(text(32, 1))
-    filled: int = need(integer())
+    filled: Quantity = need(QTY_LEFT)
     protected: bool = need(boolean)
 
 
@@ -524,6 +539,9 @@ class Status(Message):
     journal_error: str | None = may(nullable(text(400)))
     part: int | None = may(integer(1, 1_000))
     parts: int | None = may(integer(1, 1_000))
+    agent: str | None = may(nullable(text(64)))  # version of the program beside the platform
+    server_offset_s: int | None = may(nullable(integer(-86_400, 86_400)))  # trade server's clock minus UTC
+    last_error: str | None = may(nullable(text(400)))  # the platform's last refusal or failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -563,7 +581,7 @@ class TradeMessage(Message):
     n: int = need(integer(1))
     at_ms: int = need(MS)
     price: Decimal = need(NUMBER)
-    qty: int = need(integer(0))
+    qty: Quantity = need(QTY_LEFT)
     side: Literal["buy", "sell"] | None = may(nullable(one_of("buy", "sell")))
 
 
@@ -596,6 +614,30 @@ class HistoryRequest(LinkRequest):
     from_ms: int = need(MS)
     to_ms: int = need(MS)
     period: Literal["1m", "1d"] = need(one_of("1m", "1d"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListInstruments(LinkRequest):
+    """Request for the instruments of the platform: an `instrument` for each of them, then `result` with `count`."""
+
+    t: ClassVar[str] = "instruments"
+    rid: str = need(RID)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstrumentMessage(Message):
+    """An instrument that trades in lots. `tick_size` is the step of its prices, not the point of the quotes."""
+
+    t: ClassVar[str] = "instrument"
+    rid: str = need(RID)
+    instrument: str = need(INSTRUMENT)
+    tick_size: Decimal = need(positive_text)
+    volume_min: Decimal = need(positive_text)
+    volume_max: Decimal = need(positive_text)
+    volume_step: Decimal = need(positive_text)
+    contract_size: Decimal = need(positive_text)
+    currency_profit: str = need(text(16, 1))
+    trading: bool = need(boolean)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -643,24 +685,39 @@ class Unknown:
 
 FROM_CLIENT: tuple[type[Message], ...] = (
     Hello, AuthMessage, EvAck, Ping, Pong, SignalMessage, Query, Cancel, Modify, FlattenRequest, Kill, Resume,
-    GetStatus, Subscribe, Unsubscribe, HistoryRequest, Bye,
+    GetStatus, Subscribe, Unsubscribe, HistoryRequest, ListInstruments, Bye,
 )  # fmt: skip
 FROM_BRIDGE: tuple[type[Message], ...] = (
     Challenge, Welcome, LogEvent, ReplayEnd, LogGap, Ping, Pong, Ack, Nack, Indeterminate, SigState, Status,
-    ResultMessage, LineError, Bye, TradeMessage, QuoteMessage, MarketStatus, HistoryBar,
+    ResultMessage, LineError, Bye, TradeMessage, QuoteMessage, MarketStatus, HistoryBar, InstrumentMessage,
 )  # fmt: skip
 _CLIENT = {cls.t: cls for cls in FROM_CLIENT}
 _BRIDGE = {cls.t: cls for cls in FROM_BRIDGE}
 
 
-def from_bridge(found: Mapping[str, object]) -> Message | Unknown:
-    """Return the bridge's message in a JSON object. Errors: FieldError."""
-    return _message_of(_BRIDGE, found)
+def from_bridge(found: Mapping[str, object], *, has_lots: bool = False) -> Message | Unknown:
+    """Return the bridge's message in a JSON object. `has_lots`: quantities are decimal strings. Errors: FieldError."""
+    return _message_of(_BRIDGE, with_lots(found) if has_lots else found)
 
 
-def from_client(found: Mapping[str, object]) -> Message | Unknown:
-    """Return the client's message in a JSON object. Errors: FieldError."""
-    return _message_of(_CLIENT, found)
+def from_client(found: Mapping[str, object], *, has_lots: bool = False) -> Message | Unknown:
+    """Return the client's message in a JSON object, with quantities as `from_bridge`. Errors: FieldError."""
+    return _message_of(_CLIENT, with_lots(found) if has_lots else found)
+
+
+def with_lots(found: Mapping[str, object]) -> dict[str, object]:
+    """Return a JSON object whose quantities, also those in lists of objects, are `Lots` where they were decimal
+    strings."""
+
+    def of(key: str, value: object) -> object:
+        if isinstance(value, dict):
+            return with_lots(value)
+        if isinstance(value, list):
+            return [with_lots(one) if isinstance(one, dict) else one for one in value]
+        lots = lots_of(value) if key in _QUANTITIES else None
+        return value if lots is None else lots
+
+    return {key: of(key, value) for key, value in found.items()}
 
 
 def _message_of(types: Mapping[str, type[Message]], found: Mapping[str, object]) -> Message | Unknown:

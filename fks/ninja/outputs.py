@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from fks.ninja.messages import (
     HistoryBar,
+    InstrumentMessage,
     LinkRequest,
     LogEvent,
     MarketStatus,
@@ -33,6 +34,7 @@ class AlarmCode(StrEnum):
     CLOCK_OK = "clock_ok"  # no longer
     BAD_EVENT = "bad_event"  # an event of the log is not understood; it is stored as it came
     BRIDGE_ERROR = "bridge_error"  # the bridge did not understand a line of ours
+    FORGED_LINE = "forged_line"  # a line was changed, repeated or left out between the bridge and us
     PROTOCOL = "protocol"  # the bridge broke the protocol
 
 
@@ -162,7 +164,7 @@ class SignalChanged:
 class MarketData:
     """A message of a data session."""
 
-    message: TradeMessage | QuoteMessage | MarketStatus | HistoryBar
+    message: TradeMessage | QuoteMessage | MarketStatus | HistoryBar | InstrumentMessage
 
 
 @dataclass(frozen=True, slots=True)

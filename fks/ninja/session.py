@@ -23,6 +23,7 @@ from typing import Protocol
 
 from fks.model.backoff import Backoff
 from fks.model.errors import BugError, PeerError
+from fks.model.ninja import MT5, NINJA, BridgePlatform, LineMacRule
 from fks.ninja import auth, strict_json
 from fks.ninja import messages as m
 from fks.ninja import outputs as o
@@ -38,15 +39,21 @@ PING_S_MAX = 10.0  # a ping at the latest after so long, so that the offset stay
 ACK_EVERY, ACK_S = 100, 1.0
 BACKOFF, JITTER = Backoff(0.5, 15.0), 0.2
 LONG_WAIT_S = 60.0
+_BYES_WITH_MAC = frozenset({"superseded", "seq_ahead", "forged_line"})  # only after the proof of the client
 CONNECT_S = 3.0
 SIGNALS_MAX, REQUESTS_MAX, ENDED_IDS_MAX, PARTS_MAX = 1_000, 1_000, 10_000, 1_000
 #: How long a request may take; all others have the session's time-out. The bridge gives a flatten 30 s.
-REQUEST_S: dict[type[m.LinkRequest], float] = {m.FlattenRequest: 35.0, m.Kill: 35.0, m.HistoryRequest: 30.0}
+REQUEST_S: dict[type[m.LinkRequest], float] = {
+    m.FlattenRequest: 35.0,
+    m.Kill: 35.0,
+    m.HistoryRequest: 30.0,
+    m.ListInstruments: 30.0,
+}
 ALLOWED: dict[str, tuple[type[m.LinkRequest], ...]] = {
     "control": (m.Query, m.Cancel, m.Modify, m.FlattenRequest, m.Kill, m.Resume, m.GetStatus),
     "guardian": (m.Cancel, m.FlattenRequest, m.Kill, m.GetStatus),
     "observe": (m.GetStatus,),
-    "data": (m.Subscribe, m.Unsubscribe, m.HistoryRequest),
+    "data": (m.Subscribe, m.Unsubscribe, m.HistoryRequest, m.ListInstruments),
 }
 
 
@@ -60,13 +67,16 @@ class SessionClock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """This client. `instance` is 32 hex digits, new at each start of the process; `group` names the bridge."""
+    """This client. `instance` is 32 hex digits, new at each start of the process; `group` names the bridge; `line_mac`:
+    whether its entries need a MAC on each line."""
 
     group: str
     role: m.Role
     instance: str
     secret: bytes = field(repr=False)
     client: str = "fks"
+    platform: BridgePlatform = NINJA
+    line_mac: LineMacRule = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +96,21 @@ class UnsentReason(StrEnum):
     NOT_ALLOWED = "not_allowed"  # not with this role
     EPOCH_CHANGED = "epoch_changed"  # prepare it again
     EXPIRED = "expired"
+    NO_LINE_MAC = "no_line_mac"  # an entry needs a session whose lines carry a MAC
     KNOWN_ID = "known_id"
     TOO_MANY = "too_many"
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A signal as it will be sent: commit it, then `send` it. `valid_until_ms` is a time of the bridge's clock."""
+    """A signal as it will be sent: commit it, then `send` it. `valid_until_ms` is a time of the bridge's clock.
+    `is_exit`: it opens nothing."""
 
     id: str
     line: bytes
     epoch: str
     valid_until_ms: int
+    is_exit: bool = False
 
 
 @dataclass(slots=True)
@@ -116,11 +129,13 @@ class _Pending:
 
 
 class ClientSession:
-    """See the module. `epoch` and `seq`: the last event that the application has stored."""
+    """See the module. `epoch` and `seq`: the last event that the application has stored. `had_line_mac`: lines of a
+    session with this bridge carried a MAC."""
 
     def __init__(
         self, identity: Identity, clock: SessionClock, draws: Draws, *,
         epoch: str | None = None, seq: int = 0, ports: Sequence[int] = PORTS, timeout_s: float = 5.0,
+        had_line_mac: bool = False,
     ) -> None:  # fmt: skip
         self._identity, self._clock, self._draws = identity, clock, draws
         self._ports, self._timeout_s = tuple(ports), timeout_s
@@ -145,6 +160,8 @@ class ClientSession:
         self._is_open = False
         self._reader = LineReader(LINE_MAX)
         self._nonce = self._bridge_nonce = ""
+        self._macs: tuple[auth.LineMac, auth.LineMac] | None = None  # of our lines and of the bridge's
+        self.had_line_mac = had_line_mac
         self._auth_sent = (0.0, 0)
         self._received_s = self._sent_s = self._pinged_s = 0.0
         self._hb_s = HEARTBEAT_S
@@ -196,19 +213,39 @@ class ClientSession:
         """Process bytes of the socket."""
         if not self._is_open or not data:
             return
-        self._received_s = self._clock.monotonic()
-        self._apply(Input.ALIVE)
+        if not self.has_line_mac:
+            self._alive()
         self._reader.feed(data)
         while self._is_open:
             try:
                 line = self._reader.next_line()
                 if line is None:
                     return
-                message = m.from_bridge(strict_json.loads(line))
+                message = self._message(line)
                 if isinstance(message, m.Message):
                     self._handle(message)
+            except auth.ForgedLineError as error:
+                self._reason = str(error)
+                self._apply(Input.IMPOSTOR if self.state is LinkState.AUTH else Input.FORGED)
             except PeerError as error:
                 self._violated(str(error))
+
+    def _message(self, line: bytes) -> m.Message | m.Unknown:
+        """Return the message of a line. Errors: PeerError; ForgedLineError for a line without the MAC that it needs."""
+        macs, is_plain = self._macs, self.state is LinkState.AUTH and line.startswith(b"{")
+        if macs is not None and not is_plain:
+            line = macs[1].opened(line)
+            self._alive()  # other bytes may be of a program in between that holds the bridge's lines back
+        message = m.from_bridge(strict_json.loads(line), has_lots=self._identity.platform.has_lots)
+        # a bridge that has another secret, or ends, can put no MAC on its last line
+        is_refusal = isinstance(message, m.Bye) and message.code not in _BYES_WITH_MAC
+        if macs is not None and is_plain and not is_refusal:
+            raise auth.ForgedLineError("the bridge's answer does not have its MAC")
+        return message
+
+    def _alive(self) -> None:
+        self._received_s = self._clock.monotonic()
+        self._apply(Input.ALIVE)
 
     def tick(self) -> None:
         """Do what is due by now: heartbeats, time-outs, waits, acknowledgements."""
@@ -266,7 +303,7 @@ class ClientSession:
         there = dataclasses.replace(
             signal, created_ms=signal.created_ms + shift, valid_until=signal.valid_until + shift
         )
-        return Prepared(signal.id, m.to_line(there), self.epoch, there.valid_until)
+        return Prepared(signal.id, m.to_line(there), self.epoch, there.valid_until, signal.action == "exit")
 
     def send(self, prepared: Prepared) -> UnsentReason | None:
         """Send a signal that the application has committed; None when it was written."""
@@ -312,6 +349,17 @@ class ClientSession:
             return UnsentReason.TOO_MANY
         self._ask(request, is_own=False)
         return None
+
+    @property
+    def has_line_mac(self) -> bool:
+        """Whether the lines of this connection carry a MAC."""
+        return self.state in LIVE and self._macs is not None
+
+    @property
+    def refuses_entries(self) -> bool:
+        """Whether entries need a MAC on each line, and this connection has none. False without a connection."""
+        is_needed = self._identity.line_mac == "required" or (self._identity.line_mac == "auto" and self.had_line_mac)
+        return is_needed and self.state in LIVE and self._macs is None
 
     def new_rid(self) -> str:
         """Return a request id that this session has not used."""
@@ -362,10 +410,12 @@ class ClientSession:
                 self._reader = LineReader(LINE_MAX)
                 self._deadline_s = now + self._timeout_s
                 self._received_s = now
-                self._nonce = self._draws.nonce()
+                self._macs = None
+                nonce = self._draws.nonce()
+                self._nonce = nonce if known.line_mac == "off" else auth.marked(nonce)
                 self._write(m.Hello(
                     v=m.VERSION, client=known.client, instance=known.instance, group=known.group, role=known.role,
-                    nonce=self._nonce,
+                    nonce=self._nonce, platform=None if known.platform is NINJA else known.platform.wire,
                 ))  # fmt: skip
             case LinkAct.SEND_AUTH:
                 self._deadline_s = now + self._timeout_s
@@ -374,6 +424,12 @@ class ClientSession:
                     self._identity.secret, bridge_nonce=self._bridge_nonce, client_nonce=self._nonce,
                     instance=self._identity.instance, group=self._identity.group,
                 )  # fmt: skip
+                if auth.is_marked(self._nonce) and auth.is_marked(self._bridge_nonce):
+                    self._macs = auth.line_macs(
+                        self._identity.secret, bridge_nonce=self._bridge_nonce, client_nonce=self._nonce,
+                        instance=self._identity.instance, group=self._identity.group, role=self._identity.role,
+                    )  # fmt: skip
+                    self._reader.limit = LINE_MAX + auth.MAC_BYTES
                 self._write(m.AuthMessage(mac=mac, epoch=self.epoch, last_seq=self.stored_seq))
             case LinkAct.SEND_BYE:
                 self._write(m.Bye(code="shutdown", detail=self._reason))
@@ -413,6 +469,8 @@ class ClientSession:
             case Input.IMPOSTOR:
                 self._was_refused = True
                 self._alarm(AlarmCode.BRIDGE_AUTH, f"the program on {port} does not have the secret of {group}")
+            case Input.FORGED:
+                self._alarm(AlarmCode.FORGED_LINE, f"{self._reason} between FKS and {group} on {port}")
             case Input.BYE_AUTH:
                 self._was_refused = True
                 self._alarm(AlarmCode.AUTH_FAILED, f"the bridge on {port} refuses our secret; compare the secret files")
@@ -456,6 +514,7 @@ class ClientSession:
         self._received_s = now
         self._untried = []
         self._was_refused = False
+        self.had_line_mac = self.had_line_mac or self._macs is not None
         # the port that worked is tried first from now on
         self._ports = (self._port, *(port for port in self._ports if port != self._port))
         self._out(o.Welcomed(welcome, self._port))
@@ -490,7 +549,7 @@ class ClientSession:
             self._check_welcome(message)
         elif isinstance(message, m.Challenge | m.Welcome):
             raise PeerError(f"a second {message.t}")
-        elif isinstance(message, m.TradeMessage | m.QuoteMessage | m.MarketStatus | m.HistoryBar):
+        elif isinstance(message, m.TradeMessage | m.QuoteMessage | m.MarketStatus | m.HistoryBar | m.InstrumentMessage):
             self._market(message)
         else:
             self._handle_live(message)
@@ -499,6 +558,7 @@ class ClientSession:
         self._reason = f"bye {message.code}: {message.detail or ''}".rstrip(": ")
         self._wait_s = min((message.retry_after_ms or 0) / 1000, LONG_WAIT_S)
         self._apply({
+            "forged_line": Input.FORGED,
             "auth_failed": Input.BYE_AUTH, "superseded": Input.BYE_SUPERSEDED, "seq_ahead": Input.BYE_SEQ_AHEAD,
         }.get(message.code, Input.BYE))  # fmt: skip
 
@@ -510,6 +570,8 @@ class ClientSession:
         if not auth.is_equal(welcome.mac, expected):
             self._reason = "welcome with a wrong mac"
             self._apply(Input.IMPOSTOR)
+        elif (welcome.platform.partition(" ")[0] == MT5.wire) is not (self._identity.platform is MT5):
+            self._violated(f"the program on port {self._port} serves another platform: {welcome.platform}")
         elif welcome.epoch == self.epoch and welcome.last_seq < self.stored_seq:
             self._reason = f"the journal ends at {welcome.last_seq}, we have stored {self.stored_seq}"
             self._apply(Input.BYE_SEQ_AHEAD)
@@ -612,7 +674,9 @@ class ClientSession:
         if pending is not None and not pending.is_own:
             self._out(o.Answered(pending.request, message, self._clock.monotonic() - pending.sent_s))
 
-    def _market(self, message: m.TradeMessage | m.QuoteMessage | m.MarketStatus | m.HistoryBar) -> None:
+    def _market(
+        self, message: m.TradeMessage | m.QuoteMessage | m.MarketStatus | m.HistoryBar | m.InstrumentMessage
+    ) -> None:
         if self._identity.role != "data":
             raise PeerError(f"{message.t} on a {self._identity.role} session")
         if isinstance(message, m.TradeMessage):
@@ -620,10 +684,10 @@ class ClientSession:
             self._trades[message.instrument] = message.n
             if last is not None and message.n != last + 1:
                 self._out(o.TradesMissing(message.instrument, last, message.n))
-        elif isinstance(message, m.HistoryBar):
+        elif isinstance(message, m.HistoryBar | m.InstrumentMessage):
             pending = self._requests.get(message.rid)
             if pending is not None:
-                pending.due_s = self._clock.monotonic() + REQUEST_S[m.HistoryRequest]
+                pending.due_s = self._clock.monotonic() + REQUEST_S[type(pending.request)]
         self._out(o.MarketData(message))
 
     # ── signals ──────────────────────────────────────────────────────────────────────────────────
@@ -639,6 +703,8 @@ class ClientSession:
             return refusal
         if prepared.epoch != self.epoch:
             return UnsentReason.EPOCH_CHANGED
+        if self.refuses_entries and not prepared.is_exit:
+            return UnsentReason.NO_LINE_MAC
         return None if self._is_valid(prepared) else UnsentReason.EXPIRED
 
     def _not_sendable(self) -> UnsentReason | None:
@@ -655,7 +721,8 @@ class ClientSession:
         tracked = self._signals.get(signal_id)
         if tracked is None:
             return
-        is_repeatable = tracked.prepared.epoch == self.epoch and self._is_valid(tracked.prepared)
+        may_leave = tracked.prepared.is_exit or not self.refuses_entries
+        is_repeatable = may_leave and tracked.prepared.epoch == self.epoch and self._is_valid(tracked.prepared)
         row = signal_row(tracked.state, given, is_repeatable=is_repeatable)
         if row is None:
             return
@@ -729,7 +796,7 @@ class ClientSession:
 
     def _send(self, line: bytes) -> None:
         self._sent_s = self._clock.monotonic()
-        self._out(o.Write(line))
+        self._out(o.Write(line if self._macs is None else self._macs[0].sealed(line)))
 
     def _out(self, output: o.Output) -> None:
         self._outputs.append(output)

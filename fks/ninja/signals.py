@@ -54,7 +54,8 @@ class SignalAct(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SignalRow:
-    """One transition. `is_repeatable`: same epoch, and still valid on the bridge's clock; None: either way."""
+    """One transition. `is_repeatable`: same epoch, still valid on the bridge's clock, and allowed on this connection;
+    None: either way."""
 
     states: frozenset[LinkSignalState]
     input: SignalInput

@@ -21,6 +21,10 @@ DECIMALS_MAX = 10
 Value = None | bool | int | Decimal | str | list["Value"] | dict[str, "Value"]
 
 
+class Lots(Decimal):
+    """A quantity in lots: on the wire a decimal string, so that no reader makes a binary number of it."""
+
+
 class BadJsonError(PeerError):
     """A line is not an acceptable JSON object. Its wire code is `bad_json`."""
 
@@ -73,6 +77,8 @@ def _written(value: object) -> str:
             text = str(int(value))
             _integer(text)
             return text
+        case Lots():
+            return f'"{plain_number(value)}"'
         case Decimal():
             return plain_number(value)
         case Mapping():

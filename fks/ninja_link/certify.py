@@ -188,8 +188,8 @@ class Certifier:
         return replace(self._identity, role=role, instance=self._new_id())
 
     @contextlib.asynccontextmanager
-    async def _control(self, role: m.Role = "control") -> AsyncIterator[_Talk]:
-        talk = _Talk(self._as(role), self._address, self._clock)
+    async def _control(self, role: m.Role = "control") -> AsyncIterator[Talk]:
+        talk = Talk(self._as(role), self._address, self._clock)
         async with talk.running():
             yield talk
 
@@ -228,7 +228,7 @@ class Certifier:
             )
             return trade.price
 
-    async def _order(self, talk: _Talk, name: str) -> m.OrderStatus:
+    async def _order(self, talk: Talk, name: str) -> m.OrderStatus:
         async def find() -> m.OrderStatus | None:
             account = await talk.account(self._subject.account)
             return next((each for each in account.orders if each.name == name and each.state not in _ENDED), None)
@@ -237,14 +237,14 @@ class Certifier:
         assert found is not None
         return found
 
-    async def _named(self, talk: _Talk, signal_id: str) -> list[m.OrderStatus]:
+    async def _named(self, talk: Talk, signal_id: str) -> list[m.OrderStatus]:
         account = await talk.account(self._subject.account)
         return [e for e in account.orders if e.name.startswith(f"FKS:{signal_id}:") and e.state not in _ENDED]
 
-    async def _legs(self, talk: _Talk, signal_id: str) -> list[m.OrderStatus]:
+    async def _legs(self, talk: Talk, signal_id: str) -> list[m.OrderStatus]:
         return [each for each in await self._named(talk, signal_id) if not each.name.endswith(":E")]
 
-    async def _protected(self, talk: _Talk, signal_id: str) -> list[m.OrderStatus]:
+    async def _protected(self, talk: Talk, signal_id: str) -> list[m.OrderStatus]:
         """Return stop and target once both rest. Errors: CheckFailed saying what is missing."""
         legs = await talk.wait(
             lambda: self._legs(talk, signal_id),
@@ -261,16 +261,16 @@ class Certifier:
         _require(not problem, problem)
         return legs
 
-    async def _held(self, talk: _Talk) -> int:
+    async def _held(self, talk: Talk) -> int:
         account = await talk.account(self._subject.account)
-        return sum(each.qty for each in account.positions if each.instrument == self._subject.instrument)
+        return sum(int(each.qty) for each in account.positions if each.instrument == self._subject.instrument)
 
 
-class _Talk:
+class Talk:
     """One session on a socket: requests with their answers, and the events that came."""
 
     def __init__(self, identity: Identity, address: Address, clock: Clock) -> None:
-        self._clock, self._address = clock, address
+        self._clock, self._address, self._title = clock, address, identity.platform.title
         self.events: list[o.Event] = []
         self._came = asyncio.Event()
         self._session = ClientSession(
@@ -289,7 +289,7 @@ class _Talk:
                 2 * self._address.timeout_s,
             )
             if isinstance(ready, o.Waiting | o.LinkStopped):
-                raise OutageError(f"no connection to NinjaTrader: {ready.reason}")
+                raise OutageError(f"no connection to {self._title}: {ready.reason}")
             yield
         finally:
             self._session.stop()

@@ -18,6 +18,10 @@ from fks.ninja.session import ClientSession, Identity
 from fks.ninja_link.link import Link, ports_of, system_draws
 
 PING_EVERY_S = 0.02
+SECRETS_DIFFER = (
+    "the secret file here and the one on the {title} machine must hold the same text, "
+    "and {name}.group the name of the group there"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ async def check_connection(identity: Identity, address: Address, clock: Clock, *
     welcomed: o.Welcomed | None = None
     status: Status | None = None
     failure: Exception | None = None
+    platform = identity.platform
     round_trips_s: list[float] = []
     is_done = asyncio.Event()
 
@@ -69,13 +74,12 @@ async def check_connection(identity: Identity, address: Address, clock: Clock, *
                 round_trips_s.append(event.took_s)
             case o.Alarm(code=AlarmCode.BRIDGE_AUTH | AlarmCode.AUTH_FAILED):
                 failure = ConfigError(
-                    f"NinjaTrader: {event.detail}",
-                    remedy="the secret file here and secret.key on the NinjaTrader machine must hold the same text, "
-                    "and ninja.group the bridge's group",
+                    f"{platform.title}: {event.detail}",
+                    remedy=SECRETS_DIFFER.format(title=platform.title, name=platform.name),
                 )
                 is_done.set()
             case o.Waiting() | o.LinkLost() | o.NotAnswered() | o.LinkStopped():
-                failure = failure or OutageError(f"no connection to NinjaTrader: {event.reason}")
+                failure = failure or OutageError(f"no connection to {platform.title}: {event.reason}")
                 is_done.set()
             case _:
                 return
@@ -93,7 +97,7 @@ async def check_connection(identity: Identity, address: Address, clock: Clock, *
                 link.flush()
                 await clock.sleep(PING_EVERY_S)
     except TimeoutError:
-        raise OutageError(f"NinjaTrader at {address.host} did not answer in {6 * address.timeout_s:g} s") from None
+        raise OutageError(f"{platform.title} at {address.host} did not answer in {6 * address.timeout_s:g} s") from None
     finally:
         session.stop()
         link.flush()

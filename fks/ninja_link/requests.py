@@ -20,6 +20,7 @@ MS_NS: Final = 1_000_000
 JOURNAL_LOST: Final = "journal_lost"
 _AT_MS_MAX: Final = 7_258_118_400_000  # 2200-01-01: a bridge's clock may be wrong, and a row must hold its time
 _PRICES: Final = ("price", "stop_price", "sl_points", "sl_price", "tp_points", "tp_price")
+_HALTS: Final = frozenset({"halted", "trading_disabled"})
 _CLASSES: Final[Mapping[RequestKind, type[m.LinkRequest]]] = {
     RequestKind.CANCEL: m.Cancel,
     RequestKind.MODIFY: m.Modify,
@@ -43,13 +44,14 @@ class RequestChange:
     is_final: bool = True
 
 
-def message_of(record: RequestRecord) -> m.SignalMessage | m.LinkRequest:
-    """Return the message of a request; a signal's times are those of our clock.
+def message_of(record: RequestRecord, *, has_lots: bool = False) -> m.SignalMessage | m.LinkRequest:
+    """Return the message of a request; a signal's times are those of our clock. `has_lots`: its quantity is in lots.
 
     Errors: FieldError, and ValueError for a price that is no number: no message can be made of the row.
     """
     request = record.request
-    found = {key: _decimal(key, value) for key, value in request.body.items()}
+    body = m.with_lots(request.body) if has_lots else request.body
+    found = {key: _decimal(key, value) for key, value in body.items()}
     if request.kind is not RequestKind.SIGNAL:
         return read(_CLASSES[request.kind], {**found, "rid": request.id})
     if request.valid_until_ns is None:
@@ -74,7 +76,7 @@ def prepared_of(record: RequestRecord) -> Prepared | None:
     found = strict_json.loads(record.line.strip())
     valid_until = found["valid_until"]
     assert isinstance(valid_until, int)
-    return Prepared(record.request.id, record.line, record.bridge_epoch, valid_until)
+    return Prepared(record.request.id, record.line, record.bridge_epoch, valid_until, found.get("action") == "exit")
 
 
 def outcome_of_signal(event: o.SignalChanged, *, is_same_journal: bool) -> RequestChange | None:
@@ -98,13 +100,13 @@ def outcome_of_signal(event: o.SignalChanged, *, is_same_journal: bool) -> Reque
         case LinkSignalState.QUERIED:
             text = "no answer yet; the bridge is asked for its state"
             return RequestChange(event.id, RequestState.UNANSWERED, None, "queried", text, is_final=False)
-        case LinkSignalState.RETRYABLE if event.code == "halted":
+        case LinkSignalState.RETRYABLE if event.code in _HALTS:
             # sent again after a resume, it would trade on a decision from before the halt
             return RequestChange(event.id, RequestState.NACKED, answer, event.code, detail)
         case LinkSignalState.RETRYABLE:
             return RequestChange(event.id, RequestState.SENDING, answer, event.code, detail, is_final=False)
         case LinkSignalState.DROPPED if is_same_journal:
-            text = "the bridge has no order of it, and its time is over"
+            text = "the bridge has no order of it, and it is not sent again"
             return RequestChange(event.id, RequestState.EXPIRED, answer, "expired", text)
         case LinkSignalState.DROPPED:
             text = "the bridge's journal is another one: whether it was executed is seen at the platform alone"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from fks.model.errors import ConfigError, OutageError
 from fks.model.health import Check, failed
-from fks.model.ninja import LinkReport
+from fks.model.ninja import NINJA, BridgePlatform, LinkReport
 from fks.ninja.auth import parse_secret
 from fks.ninja.machine import LinkState
 from fks.ninja_link.link import is_loopback
@@ -30,51 +30,56 @@ class SecretError(ConfigError):
         self.code = code
 
 
-def secret_path(secret_file: str | None, home: Path) -> Path:
+def secret_path(secret_file: str | None, home: Path, platform: BridgePlatform = NINJA) -> Path:
     """Return where a group's secret is."""
-    return Path(secret_file).expanduser() if secret_file else home / "ninja.key"
+    return Path(secret_file).expanduser() if secret_file else home / platform.key_file
 
 
-def load_secret(secret_file: str | None, home: Path, host: str, *, must_be_private: bool = True) -> bytes:
-    """Return the secret of a bridge at `host`, from `secret_file` or `ninja.key` in FKS_HOME.
+def load_secret(
+    secret_file: str | None, home: Path, host: str, platform: BridgePlatform = NINJA, *, must_be_private: bool = True
+) -> bytes:
+    """Return the secret of a bridge at `host`, from `secret_file` or the platform's key file in FKS_HOME.
 
     `must_be_private`: False for the guardian, whose kill must not fail for the mode of a file.
     Errors: SecretError when the file cannot be read, others can read it, or its secret is too short.
     """
-    path = secret_path(secret_file, home)
+    path = secret_path(secret_file, home, platform)
     try:
         mode, text = stat.S_IMODE(path.stat().st_mode), path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, error, platform) from None
     if must_be_private and mode & 0o077:
         raise SecretError(
-            f"the secret of NinjaTrader is open to others: {path} has mode {mode:04o}",
+            f"the secret of {platform.title} is open to others: {path} has mode {mode:04o}",
             code="secret_open",
             remedy=f"run 'chmod 600 {path}'; from a drive of Windows copy the file into FKS_HOME first",
         )
     try:
-        return parse_secret(text, source=str(path), is_remote=not is_loopback(host))
+        return parse_secret(text, source=str(path), is_remote=not is_loopback(host), title=platform.title)
     except ConfigError as error:
         raise SecretError(str(error), code="secret_invalid", remedy=error.remedy) from None
 
 
-def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> SecretError:
+def _unreadable(path: Path, error: OSError | UnicodeDecodeError, platform: BridgePlatform) -> SecretError:
     reason = error.strerror if isinstance(error, OSError) else "it is no text"
     is_missing = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR)
     is_closed = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM)
-    copy = "copy secret.key of the NinjaTrader machine there, or name the file in ninja.secret_file"
+    own = f"let the user of FKS own the file, and run 'chmod 600 {path}'"
     return SecretError(
-        f"the secret of NinjaTrader cannot be read: {reason}: {path}",
+        f"the secret of {platform.title} cannot be read: {reason}: {path}",
         code="secret_missing" if is_missing else "secret_unreadable",
-        remedy=f"let the user of FKS own the file, and run 'chmod 600 {path}'" if is_closed else copy,
+        remedy=own if is_closed else platform.key_file_remedy,
     )
 
 
 class SecretWait:
     """Wait of one link for its secret: a missing file must not end the actor, which would count as crashes."""
 
-    def __init__(self, group: str, load: Callable[[], bytes], ports: LinkPorts) -> None:
-        self._group, self._load = group, load
+    def __init__(
+        self, group: str, load: Callable[[], bytes], ports: LinkPorts, platform: BridgePlatform = NINJA
+    ) -> None:
+        self._group, self._load = platform.key(group), load
+        self._component = platform.link(group)
         self._rows, self._alerts, self._clock, self._log = ports.rows, ports.alerts, ports.clock, ports.log
         self._error: SecretError | None = None
 
@@ -116,8 +121,8 @@ class SecretWait:
             return
         self._log.error("ninja.secret_unusable", group=self._group, code=error.code, message=str(error))
         with contextlib.suppress(OutageError):
-            message, payload = f"ninja:{self._group}: {text}", {"code": error.code}
-            await self._alerts.note_alert("page", "ninja.secret_unusable", message, f"ninja:{self._group}", payload)
+            message, payload = f"{self._component}: {text}", {"code": error.code}
+            await self._alerts.note_alert("page", "ninja.secret_unusable", message, self._component, payload)
 
     @staticmethod
     def _text(error: SecretError) -> str:

@@ -1,4 +1,4 @@
-"""Driver of one link to a NinjaTrader bridge: rows in, lines out; answers and events in, rows out.
+"""Driver of one link to the bridge of a platform: rows in, lines out; answers and events in, rows out.
 
 It decides nothing about orders. A request's line is committed (SENDING) before its first byte leaves, and an event is
 committed before the bridge is acknowledged. While PostgreSQL is away the connection stays, nothing is sent, nothing is
@@ -14,7 +14,7 @@ import asyncio
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -23,11 +23,22 @@ from fks.clock.waiting import wait_for_event
 from fks.model.backoff import Backoff
 from fks.model.errors import OutageError, StaleEpochError
 from fks.model.health import Check, failed
-from fks.model.ninja import LinkReport, NinjaEvent, RequestKind, RequestRecord, RequestState
+from fks.model.ninja import (
+    EXIT_ENTRIES,
+    NINJA,
+    TRADING_CODE,
+    BridgePlatform,
+    LineMacRule,
+    LinkReport,
+    NinjaEvent,
+    RequestKind,
+    RequestRecord,
+    RequestState,
+)
 from fks.model.ports import Lease, Log, Meter
 from fks.ninja import messages as m
 from fks.ninja import outputs as o
-from fks.ninja.fields import FieldError
+from fks.ninja.fields import FieldError, written
 from fks.ninja.machine import LIVE, LinkState
 from fks.ninja.outputs import AlarmCode
 from fks.ninja.session import SIGNALS_MAX, ClientSession, Identity, Prepared, UnsentReason
@@ -43,7 +54,6 @@ from fks.ninja_link.requests import (
     prepared_of,
     row_of_event,
 )
-from fks.ninja_link.view import LinkView
 
 POLL_S = 1.0  # between two looks at the rows, when nothing wakes the link
 BEAT_S = 1.0  # between two writes of the link's row, when nothing changes
@@ -52,7 +62,7 @@ AGAIN_S = 0.5  # after PostgreSQL did not answer
 CLAIM_MAX, EVENTS_BATCH, EVENTS_MAX = 100, 500, 50_000
 EXECUTIONS_MAX = 20_000  # kept to tell what an amendment changes
 DRAIN_S = 2.0
-DISCONNECTED_S = 30.0  # without a connection: a person is paged, if NinjaTrader is required
+DISCONNECTED_S = 30.0  # without a connection: a person is paged, if the platform is required
 PRUNE_S = 3_600.0
 RETRY: Final = Backoff(0.5, 5.0)  # of a signal that the bridge refused for now
 _PAGES: Final = frozenset(
@@ -62,18 +72,121 @@ _PAGES: Final = frozenset(
         AlarmCode.SEQ_AHEAD,
         AlarmCode.NEW_EPOCH,
         AlarmCode.CLOCK_SKEW,
+        AlarmCode.FORGED_LINE,
     }
 )
 #: Conditions in which no session begins; each attempt finds them again.
-_NO_SESSION: Final = (AlarmCode.BRIDGE_AUTH, AlarmCode.AUTH_FAILED, AlarmCode.SEQ_AHEAD, AlarmCode.PROTOCOL)
+_NO_SESSION: Final = (
+    AlarmCode.BRIDGE_AUTH,
+    AlarmCode.AUTH_FAILED,
+    AlarmCode.SEQ_AHEAD,
+    AlarmCode.FORGED_LINE,
+    AlarmCode.PROTOCOL,
+)
+_NO_LINE_MAC: Final = "line_mac_required"  # code of a refused entry, and of the alert
 _CLOCK: Final = (AlarmCode.CLOCK_OFFSET, AlarmCode.CLOCK_SKEW, AlarmCode.CLOCK_OK)
 T = TypeVar("T")
+
+
+class LinkView:
+    """The state of the platform behind a link: connected, able to trade, halted, accounts, alarm. Pure.
+
+    `apply` each event of the session, in order.
+    """
+
+    def __init__(self) -> None:
+        self.is_halted = False
+        self._features: tuple[str, ...] = ()
+        self.skew = ""  # text of the alarm about the clocks, while there is one
+        self.is_skewed = False  # so far off that no signal is sent
+        self.journal_error = ""  # why the bridge cannot write its journal, while it cannot: it takes exits, no entries
+        self.line_mac = ""  # why the link sends no entry on this session, which has no MAC on its lines
+        self.alarm = ""
+        self.snapshot_ns: int | None = None
+        self._is_platform_ready = False
+        self._accounts: dict[str, m.AccountInfo] = {}
+        self._status: m.Status | None = None
+        self._trading: dict[str, int] = {}  # accounts in which the platform executes nothing, and its code
+
+    @property
+    def accounts(self) -> tuple[m.AccountInfo, ...]:
+        """Return the accounts of the group, as last reported."""
+        return tuple(self._accounts.values())
+
+    def apply(self, event: o.Event, now_ns: int) -> bool:
+        """Take in one event; return whether the row changes by it."""
+        match event:
+            case o.Welcomed(welcome=welcome):
+                self.is_halted, self._is_platform_ready = welcome.halted, welcome.ready
+                self.journal_error, self._features = welcome.journal_error or "", welcome.features or ()
+                self._accounts = {account.name: account for account in welcome.accounts}
+            case o.Ready(is_first=True):
+                self.alarm = ""
+            case o.Snapshot(status=status):
+                self._status, self.snapshot_ns = status, now_ns
+                self.is_halted, self._is_platform_ready = status.halted, status.ready
+                self.journal_error = status.journal_error or ""
+                for account in status.accounts:
+                    self._connect(account.name, is_connected=account.status == "Connected")
+                self._trading = {of.name: of.trading_code for of in status.accounts if of.trading_code}
+            case o.Logged(event=m.LogEvent(body=m.Halt(on=is_on))):
+                self.is_halted = is_on
+            case o.Logged():
+                return False
+            case o.Alarm(code=code, detail=detail) if code in _CLOCK:
+                self.is_skewed = code is AlarmCode.CLOCK_SKEW
+                self.skew = "" if code is AlarmCode.CLOCK_OK else f"{code.value}: {detail}"
+            case o.Alarm(code=code, detail=detail):
+                self.alarm = f"{code.value}: {detail}"
+            case o.LinkStopped(reason=reason):
+                self.alarm = f"stopped: {reason}"
+            case o.Ready() | o.LinkSuspect() | o.LinkLost() | o.Waiting():
+                pass
+            case _:
+                return False
+        return True
+
+    @property
+    def alarms(self) -> str:
+        """Return what a person should know of the link now."""
+        return " | ".join(text for text in (self.alarm, self.skew, self.journal_error, self.line_mac) if text)
+
+    def is_ready(self, state: LinkState) -> bool:
+        """Return whether a signal may be sent now, the kill latch apart."""
+        return state is LinkState.READY and self._is_platform_ready and not self.is_skewed
+
+    def report(self, state: LinkState, offset_ms: int, *, has_snapshot: bool, has_line_mac: bool) -> LinkReport:
+        """Return the row; with the last status when `has_snapshot`."""
+        status = self._status if has_snapshot else None
+        can_name = EXIT_ENTRIES in self._features
+        accounts: list[dict[str, Any]] = [
+            {**written(account), EXIT_ENTRIES: can_name}
+            | ({TRADING_CODE: self._trading[account.name]} if account.name in self._trading else {})
+            for account in self.accounts
+        ]
+        if state not in LIVE:
+            accounts = [{**account, "connected": False} for account in accounts]
+        return LinkReport(
+            state=state.value,
+            is_ready=self.is_ready(state),
+            is_halted=self.is_halted,
+            accounts=tuple(accounts),
+            offset_ms=offset_ms,
+            alarm=self.alarms,
+            snapshot=None if status is None else m.as_object(status),
+            snapshot_ns=None if status is None else self.snapshot_ns,
+            has_line_mac=has_line_mac,
+        )
+
+    def _connect(self, name: str, *, is_connected: bool) -> None:
+        if name in self._accounts:
+            self._accounts[name] = replace(self._accounts[name], connected=is_connected)
 
 
 class LinkRows(Protocol):
     """The rows of the link (`fks.store.ninja`). Errors: OutageError; StaleEpochError of the fenced ones."""
 
-    async def record_link(self, group: str, report: LinkReport) -> tuple[str | None, int]: ...
+    async def record_link(self, group: str, report: LinkReport) -> tuple[str | None, int, bool]: ...
     async def open_requests(self, group: str) -> list[RequestRecord]: ...
     async def claim(self, group: str, limit: int, now_ns: int, *, has_signals: bool = True) -> list[RequestRecord]: ...
     async def mark_sending(self, prepared: Sequence[tuple[str, bytes, str | None]]) -> set[str]: ...
@@ -119,6 +232,8 @@ class LinkOptions:
     timeout_s: float
     secret: bytes = field(repr=False)
     is_required: bool = False
+    platform: BridgePlatform = NINJA
+    line_mac: LineMacRule = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +266,9 @@ class NinjaLink:
 
     def __init__(self, options: LinkOptions, ports: LinkPorts) -> None:
         self._options, self._ports = options, ports
-        self._group, self._rows, self._clock = options.group, ports.rows, ports.clock
-        self._component = f"ninja:{options.group}"
+        self._title = options.platform.title
+        self._group, self._rows, self._clock = options.platform.key(options.group), ports.rows, ports.clock
+        self._component = options.platform.link(options.group)
         self._view = LinkView()
         self._session: ClientSession | None = None
         self._link: Link | None = None
@@ -180,11 +296,14 @@ class NinjaLink:
         """
         options = self._options
         first = LinkReport(LinkState.IDLE.value, False, False, (), 0)
-        epoch, seq = await self._rows.record_link(self._group, first)
-        identity = Identity(options.group, "control", uuid.uuid4().hex, options.secret)
+        epoch, seq, had_line_mac = await self._rows.record_link(self._group, first)
+        identity = Identity(
+            options.group, "control", uuid.uuid4().hex, options.secret, platform=options.platform,
+            line_mac=options.line_mac,
+        )  # fmt: skip
         self._session = ClientSession(
             identity, self._clock, system_draws(), epoch=epoch, seq=seq, ports=ports_of(options.port),
-            timeout_s=options.timeout_s,
+            timeout_s=options.timeout_s, had_line_mac=had_line_mac,
         )  # fmt: skip
         self._link = Link(self._session, options.host, self._clock, self._publish)
         adopted = 0
@@ -243,7 +362,7 @@ class NinjaLink:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the link does its work: NinjaTrader may be away, unless it is required."""
+        """Whether the link does its work: the platform may be away, unless it is required."""
         return self._session is not None and (self.can_trade or not self._options.is_required)
 
     def problems(self) -> Sequence[Check]:
@@ -255,7 +374,7 @@ class NinjaLink:
         if self._is_superseded:
             found.append(failed("ninja", "another client took the session of this group", self._group))
         elif self._options.is_required and not self.can_trade:
-            found.append(failed("ninja", f"NinjaTrader is required and {self._state_text()}", self._group))
+            found.append(failed("ninja", f"{self._title} is required and {self._state_text()}", self._group))
         return found
 
     def detail(self) -> Mapping[str, object]:
@@ -272,6 +391,7 @@ class NinjaLink:
             "bridge_epoch": None if session is None else session.epoch,
             "stored_seq": 0 if session is None else session.stored_seq,
             "signals_open": len(self._sent),
+            "line_mac": session is not None and session.has_line_mac,
             "alarm": self._view.alarms,
         }
 
@@ -334,7 +454,8 @@ class NinjaLink:
                 self._is_paged = False
             case o.Ready():
                 self._has_requests.set()
-                self._end_alert(f"{self._component}: connected to NinjaTrader", "unreachable", *_NO_SESSION)
+                self._end_alert(f"{self._component}: connected to {self._title}", "unreachable", *_NO_SESSION)
+                self._note_line_mac()
             case o.LinkLost():
                 self._lost_s = self._clock.monotonic()
                 log.warning("ninja.disconnected", group=group, reason=event.reason)
@@ -345,6 +466,23 @@ class NinjaLink:
                 log.warning("ninja.suspect", group=group)
             case _:
                 return
+
+    def _note_line_mac(self) -> None:
+        """Page a session that takes no entries because its lines have no MAC, once, and end that when one has."""
+        assert self._session is not None
+        self._view.line_mac = self._line_mac_text() if self._session.refuses_entries else ""
+        if self._view.line_mac:
+            text = f"{self._component}: entries are refused, exits go on: {self._view.line_mac}"
+            self._alert("page", "ninja.alarm", text, lasting=_NO_LINE_MAC, code=_NO_LINE_MAC)
+        elif self._session.has_line_mac:
+            self._end_alert(f"{self._component}: each line of the session carries a MAC", _NO_LINE_MAC)
+
+    def _line_mac_text(self) -> str:
+        platform = self._options.platform
+        return (
+            f"the lines of this session carry no MAC, and {platform.name}.line_mac asks for it: "
+            f"{platform.update_remedy}, or set {platform.name}.line_mac = off"
+        )
 
     def _alarm(self, event: o.Alarm) -> None:
         if event.code is AlarmCode.CLOCK_OK:
@@ -361,7 +499,7 @@ class NinjaLink:
     def _journal_changed(self, error: str) -> None:
         """Page a bridge that cannot write its journal, once, and end that when it can."""
         if error:
-            text = f"{self._component}: {error}: NinjaTrader takes exits and protects, but no entry: make space there"
+            text = f"{self._component}: {error}: {self._title} takes exits and protects, but no entry: make space there"
             self._alert("page", "ninja.alarm", text, lasting="journal_error", code="journal_error")
         else:
             self._end_alert(f"{self._component}: the bridge writes its journal again", "journal_error")
@@ -371,7 +509,12 @@ class NinjaLink:
         match event.body:
             case m.RiskAlarm() as risk:
                 text = f"{self._component}: {risk.code}: {risk.detail or ''} ({risk.account or 'no account'})"
-                self._alert("page", "ninja.risk", text, code=risk.code, account=risk.account or "", id=risk.id or "")
+                if risk.code == "trading_enabled":
+                    self._end_alert(text, "trading_disabled")
+                    return
+                lasting = risk.code if risk.code == "trading_disabled" else None
+                about = {"code": risk.code, "account": risk.account or "", "id": risk.id or ""}
+                self._alert("page", "ninja.risk", text, lasting=lasting, **about)
             case m.Halt() as halt:
                 word = "set" if halt.on else "lifted"
                 text = f"{self._component}: the kill latch of the bridge is {word}: {halt.reason or 'no reason given'}"
@@ -518,7 +661,10 @@ class NinjaLink:
         batch: list[tuple[RequestRecord, Prepared | m.LinkRequest, bytes]] = []
         for record in claimed:
             try:
-                message = message_of(record)
+                message = message_of(record, has_lots=self._options.platform.has_lots)
+                is_entry = isinstance(message, m.SignalMessage) and message.action != "exit"
+                if is_entry and session.refuses_entries:
+                    raise FieldError(_NO_LINE_MAC, self._line_mac_text())
                 ready = session.prepare(message) if isinstance(message, m.SignalMessage) else message
                 if isinstance(ready, UnsentReason):
                     continue  # it stays NEW
@@ -642,8 +788,9 @@ class NinjaLink:
         assert session is not None
         snapshot_ns = self._view.snapshot_ns
         report = self._view.report(
-            session.state, session.offset.ms, has_snapshot=snapshot_ns is not None and snapshot_ns != self._written_ns
-        )
+            session.state, session.offset.ms, has_snapshot=snapshot_ns is not None and snapshot_ns != self._written_ns,
+            has_line_mac=session.had_line_mac,
+        )  # fmt: skip
         await self._rows.record_link(self._group, report)
         self._written_ns = snapshot_ns
         meter = self._ports.meter
@@ -655,7 +802,7 @@ class NinjaLink:
             return
         if self._clock.monotonic() - self._lost_s >= DISCONNECTED_S:
             self._is_paged = True
-            text = f"{self._component}: no connection to NinjaTrader for {DISCONNECTED_S:g} s, and it is required"
+            text = f"{self._component}: no connection to {self._title} for {DISCONNECTED_S:g} s, and it is required"
             self._alert("page", "ninja.unreachable", text, lasting="unreachable")
 
     def _alert(self, severity: str, event: str, message: str, *, lasting: str | None = None, **payload: object) -> None:

@@ -9,10 +9,11 @@ import asyncio
 import signal
 import sys
 
-from fks.config.paths import FULL_ERRORS
+from fks.config.paths import FULL_ERRORS, Paths
 from fks.model.errors import ConfigError, FksError, OutageError
-from fks.node.build import check_host, make_keeper, open_site
+from fks.node.build import begin_again, check_host, make_keeper, open_site
 from fks.node.cluster_driver import KeeperStart
+from fks.node.head import BeginAgainError
 from fks.node.home_disk import REMEDY
 from fks.node.lock import keeper_lock
 
@@ -33,6 +34,8 @@ def main(argv: list[str]) -> int:
     start = KeeperStart(True, int(argv[1]), argv[2]) if len(argv) > 2 else KeeperStart()
     try:
         asyncio.run(_run(argv[0], start))
+    except BeginAgainError as error:
+        begin_again(Paths.of(argv[0]), error)
     except FksError as error:
         sys.stderr.write(f"{error}\n")
         return 2 if isinstance(error, ConfigError) else 3 if isinstance(error, OutageError) else 1

@@ -5,28 +5,34 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from fks.clock import RealClock
+from fks.config import builds
 from fks.config.endpoints import NodeEndpoints, resolve_ports
-from fks.config.load import given_passwords, load
+from fks.config.load import environ_of, given_passwords, load
 from fks.config.machine_http import listens_at
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, ensure_secrets, load_secrets, secret_values
 from fks.config.settings import Settings
 from fks.config.urls import certificate_fault
-from fks.model.errors import ConfigError
-from fks.model.ports import Log
+from fks.matching.margin import paper_margin
+from fks.model.errors import ConfigError, FksError
 from fks.node import ports, preflight
 from fks.node.child_records import ChildRecords, has_living
-from fks.node.cluster_driver import KeeperContext, KeeperStart
+from fks.node.cluster_driver import ClusterDriver, KeeperContext, KeeperStart
+from fks.node.database_node import DatabaseDriver
+from fks.node.head import BeginAgainError, OtherBuildError
 from fks.node.head_driver import HeadDriver
 from fks.node.keeper import Keeper, ReportProgress
 from fks.node.lock import PARENT_LOCK, holder_of
 from fks.node.presence import NodePresence
-from fks.node.ray_node import check_head, has_gcs, resources_of
+from fks.node.ray_node import check_head, has_gcs, head_address, resources_of
 from fks.node.services import services
 from fks.node.sim_node import SimFiles, check_market, tape_symbol
 from fks.node.spec import ServiceSpec, ServiceTiming
@@ -35,6 +41,8 @@ from fks.process.log import Redactor, open_log
 from fks.servers.embedded import PostgresServer, RedisServer
 
 BLOCKS_TRIED = 16
+_DRIVERS: dict[str, type[ClusterDriver]] = {"worker": WorkerDriver, "database": DatabaseDriver}
+CHECK_S = 60.0  # for the check of the settings by the build that is to come
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +65,12 @@ class NodeSite:
         return NodeEndpoints(
             database_url=url.get_secret_value() if url else PostgresServer(self.paths, self.secrets).url(),
             redis_url=redis.get_secret_value() if redis else RedisServer(self.paths, self.secrets).url(),
-            ray_address=settings.ray.address or f"{settings.node.address}:{settings.ray.gcs_port}",
+            ray_address=head_address(self.paths, settings) or f"{settings.node.address}:{settings.ray.gcs_port}",
             http=listens_at(settings),
             dashboard_url=f"http://{ports.LOOPBACK}:{settings.ray.dashboard_port}" if has_gcs(settings) else "",
             sim=self._sim() if settings.sim.enabled and settings.node.role != "worker" else None,
             pids=self._pids(),
+            environ=environ_of(os.environ),
         )
 
     def _sim(self) -> dict[str, object] | None:
@@ -104,23 +113,50 @@ def make_keeper(
     site: NodeSite,
     *,
     on_progress: ReportProgress | None = None,
-    log: Log | None = None,
     start: KeeperStart | None = None,
 ) -> Keeper:
     """Return the keeper of a node."""
-    log = log or open_log("keeper", site.paths, site.settings.log, secret_values(site.settings, site.secrets))
+    log = open_log("keeper", site.paths, site.settings.log, secret_values(site.settings, site.secrets))
     clock = RealClock()
     presence = NodePresence(site.paths, site.settings, site.secrets, site.node().redis_url, clock)
     key = site.secrets.session_key
     context = KeeperContext(site.paths, site.node, clock, log, site.redactor, start or KeeperStart(), key)
-    driver = (WorkerDriver if site.settings.node.role == "worker" else HeadDriver)(context, site.settings, presence)
+    driver = _DRIVERS.get(site.settings.node.role, HeadDriver)(context, site.settings, presence)
     timing = ServiceTiming(site.settings.supervision)
     return Keeper(context, site.specs(), driver, timing=timing, on_progress=on_progress)
 
 
+def begin_again(paths: Paths, error: BeginAgainError) -> NoReturn:
+    """Replace this process by a new one of the same command, pid and parent; of the head's build where `error` asks for
+    it, unless that refuses the settings: then of this one."""
+    python = builds.own_python()
+    if isinstance(error, OtherBuildError):
+        try:
+            _check_with(error.build, paths)
+            builds.switch(error.build)
+            python = str(error.build / "bin" / "python")
+        except (FksError, OSError, subprocess.SubprocessError) as fault:  # gone, a full disk, no answer in time
+            sys.stderr.write(f"this machine stays with its build: {fault}\n")
+    os.execv(python, [python, *sys.orig_argv[1:]])  # noqa: S606  our own command
+
+
+def _check_with(build: Path, paths: Paths) -> None:
+    """Have another build check the settings. Errors: ConfigError; OSError, SubprocessError where it cannot."""
+    command = [str(build / "bin" / "fks"), "--home", str(paths.home), "config", "check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_S)
+    if done.returncode:
+        raise ConfigError(f"{build} refuses the settings: {done.stderr.strip()}", remedy="correct them")
+
+
+def check_settings(paths: Paths) -> None:
+    """Refuse settings with which no keeper of this build would start. Errors: ConfigError."""
+    _check_node(_read_settings(paths))
+
+
 def _check_node(settings: Settings) -> None:
-    """Refuse a place in a cluster that cannot work. Errors: ConfigError."""
+    """Refuse a place in a cluster that cannot work, and a margin that no order manager takes. Errors: ConfigError."""
     node = settings.node
+    paper_margin(settings.paper.margin, can_short=settings.paper.can_short)
     try:
         is_any = ipaddress.ip_address(node.address).is_unspecified
     except ValueError:
@@ -132,16 +168,26 @@ def _check_node(settings: Settings) -> None:
         )
     resources_of(settings)
     url = settings.database.url
+    if node.role == "database" and (url is not None or settings.redis.url is not None):
+        raise ConfigError(
+            "this machine is to serve the database, and is given one by database.url or redis.url",
+            remedy="unset both here: the other machines have them",
+        )
     if url is not None and (fault := certificate_fault(url.get_secret_value(), os.environ)) is not None:
         raise ConfigError(f"database.url: {fault[0]}", remedy=fault[1])
     if node.role != "worker":
         if settings.ray.address is not None:
-            check_head(settings)
+            check_head(settings.ray.address)
+        missing = [name for name, given in (("database.url", url), ("redis.url", settings.redis.url)) if given is None]
+        if node.standby and missing:
+            raise ConfigError(
+                f"a standby needs {', '.join(missing)}",
+                remedy="it takes over what the head's database has: name a PostgreSQL and a Redis on other machines",
+            )
         return
     missing = [
         name
         for name, value in (
-            ("ray.address", settings.ray.address),
             ("database.url", settings.database.url),
             ("redis.url", settings.redis.url),
         )
@@ -150,7 +196,7 @@ def _check_node(settings: Settings) -> None:
     if missing:
         raise ConfigError(
             f"a worker needs {', '.join(missing)}",
-            remedy="a worker has no database and no head of its own: "
+            remedy="a worker has no database of its own, and finds its head there: "
             + ", ".join(f"set {ports.env_name(name)}" for name in missing),
         )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from importlib.metadata import version
 from typing import Any
 
 from pydantic import SecretStr
@@ -15,19 +17,25 @@ from fks.alerts.channels import Sealer
 from fks.alerts.direct import READ_EVERY_S, DirectPager
 from fks.alerts.directory import Directory
 from fks.clock import Clock
+from fks.config import builds
+from fks.config.agreement import differing
 from fks.config.endpoints import NodeEndpoints
 from fks.config.machine import process_space
 from fks.config.paths import Paths
+from fks.config.secrets import adopt_keys
 from fks.config.settings import Settings
-from fks.model.errors import FksError
+from fks.config.version import VERSION
+from fks.model.errors import ConfigError, FksError
 from fks.model.ports import Log
 from fks.model.timeframe import to_datetime
+from fks.node.head import OtherBuildError
 from fks.node.presence import NodePresence
 from fks.node.service import ServiceStatus, ServiceTree
 from fks.process.log import Redactor
 from fks.store.alerting import AlertingStore
 from fks.store.crash_marks import CrashMarkStore, PostedMark
 from fks.store.db import Database
+from fks.store.nodes import NodeRow
 from fks.store.supervision import TreeJournal
 from fks.strategy_worker.crash_marker import CrashMarker
 
@@ -58,12 +66,13 @@ class KeeperContext:
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
-    """The findings of a beat: the age of the supervisor's own beat, whether our raylet's cluster is gone, and whether
-    the head ends the whole cluster."""
+    """The findings of a beat: the age of the supervisor's own beat, whether our raylet's cluster is gone, whether the
+    head ends the whole cluster, and the head's build when this machine goes over to it."""
 
     supervisor_age_s: float | None
     must_rejoin: bool = False
     must_stop: bool = False
+    other_build: OtherBuildError | None = None
 
 
 _US = 1000
@@ -91,11 +100,12 @@ class ClusterDriver:
     """The defaults do nothing. Soft state: a connection to the database.
 
     `waits_for`: the unavailable service, "" when there is none. `node_name`: this node's; `worker_name`: the same when
-    it is a worker.
+    it is a worker. `is_standby`: another head is waited for, not an error.
     """
 
     worker_name = ""
     node_name = ""
+    is_standby = False
 
     def __init__(self, context: KeeperContext, settings: Settings, presence: NodePresence) -> None:
         self.waits_for = ""
@@ -105,9 +115,14 @@ class ClusterDriver:
         self._db: Database | None = None
         self._pager: DirectPager | None = None
         self._channels_due_s = 0.0
+        self._adopted = ""  # the head's sealed keys that were taken over last
 
     async def claim(self) -> None:
         """Become the head of the database."""
+
+    async def stand_by(self) -> bool:
+        """Wait until the head is gone; return False when it ended the whole cluster."""
+        return True
 
     async def hold(self) -> None:
         """Renew the claim."""
@@ -150,6 +165,58 @@ class ClusterDriver:
             with contextlib.suppress(FksError):  # the next beat does it
                 await self._left_marks.post(db)
             return await self._cluster_state(db)
+
+    def other_build(self, head: NodeRow) -> OtherBuildError | None:
+        """Return the head's build when it is another one, and installed beside ours. Once per build: where its keeper
+        ended, or it refused the settings, the machine stays with ours."""
+        build = builds.find(head.version) if head.version != VERSION else None
+        tried = self._context.paths.run / builds.TRIED_FILE
+        if build is None or (tried.exists() and tried.read_text() == build.name):
+            return None
+        tried.write_text(build.name)
+        return OtherBuildError(build, head.version)
+
+    def check_agrees(self, head: NodeRow, rows: Sequence[NodeRow]) -> None:
+        """Refuse a head that does not agree with us. Errors: ConfigError."""
+        ours, paths = self._presence, self._context.paths
+        if keys := differing(ours.agreed, head.detail.get("agreed", {})):
+            raise ConfigError(
+                f"node {ours.name} differs from the head {head.name} in {', '.join(keys)}",
+                remedy=f"make {paths.config_file} and the FKS_ environment the same on both",
+            )
+        if VERSION not in (theirs := {head.version, str(head.detail.get("installed", head.version))}):
+            raise ConfigError(
+                f"node {ours.name} has FKS {VERSION}, the head {head.name} has {' and '.join(sorted(theirs))}",
+                remedy="install the head's build here, as 'ray up' does",
+            )
+        for what, mine in (("ray", version("ray")), ("python", platform.python_version())):
+            theirs = head.detail.get(what, mine)
+            if theirs != mine:
+                raise ConfigError(
+                    f"node {ours.name} has {what} {mine}, the head {head.name} has {theirs}",
+                    remedy="install the same on both: Ray admits no other",
+                )
+        for row in rows:
+            # by the id file, never by a name; a copy of it is another machine as long as its own boot still beats
+            is_ours = (row.detail.get("machine"), row.detail.get("boot")) == (ours.machine.id, ours.machine.boot)
+            if row.name == ours.name and row.is_alive and not is_ours:
+                raise ConfigError(
+                    f"the name {ours.name} belongs to a {row.role} at {row.address}",
+                    remedy="give this machine another: --name, or node.name in fks.toml",
+                )
+
+    async def adopt_keys(self, head: NodeRow) -> None:
+        """Take the head's keys over: its signatures and sealed texts are valid here, too. Errors: ConfigError."""
+        sealed = str(head.detail.get("keys") or "")  # a head of an earlier build has none
+        if sealed in ("", self._adopted):
+            return
+        if await asyncio.to_thread(adopt_keys, self._context.paths, sealed):
+            self._context.log.info("node.keys_adopted", head=head.name)
+        await self._adopt_more()
+        self._adopted = sealed
+
+    async def _adopt_more(self) -> None:
+        """Do what new keys need besides."""
 
     async def write_history(self, tree: ServiceTree) -> None:
         """Write what the history of the services has not written yet, and keep the alert channels current. Errors:

@@ -7,6 +7,7 @@ A machine is identified by its id file and its boot, never by its host name (`fk
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from fks.config.machine import host_name, machine_of
 from fks.config.paths import Paths
@@ -24,6 +25,24 @@ class SupersededError(FksError):
     """Another machine is the head of this database now: this one stops and reclaims nothing."""
 
 
+class AnotherHeadError(ConfigError):
+    """Another machine is the head of this database, and lives."""
+
+
+class BeginAgainError(FksError):
+    """This keeper is done, and the same command has to begin again: a standby whose head is gone takes over, a
+    superseded head becomes a standby. A process that is new has the cluster's keys, and nothing of the old tree."""
+
+
+class OtherBuildError(BeginAgainError):
+    """The head has another build, and it is installed beside this one: this machine's keeper goes on as that one, and
+    takes over what runs."""
+
+    def __init__(self, build: Path, version: str) -> None:
+        super().__init__(f"the head runs {version}, which is installed here, too")
+        self.build = build
+
+
 class HeadClaim:
     """The claim of one machine. Hard state: the row `heads`. Soft state: whether it is ours."""
 
@@ -39,7 +58,7 @@ class HeadClaim:
 
         The row of an earlier boot of this machine is waited out; if it is renewed meanwhile, a running copy owns it.
 
-        Errors: ConfigError when another head lives; OutageError.
+        Errors: AnotherHeadError; OutageError.
         """
         store, waited_s = HeadStore(db, self._ttl_s), 0.0
         while not self.is_claimed:
@@ -88,16 +107,20 @@ class HeadClaim:
         await HeadStore(db, self._ttl_s).release(self._machine)
         self.is_claimed = False
 
-    def _refused(self, head: Head) -> ConfigError:
+    async def head(self, db: Database) -> Head | None:
+        """Return the head, None when there never was one. Errors: OutageError."""
+        return await HeadStore(db, self._ttl_s).holder()
+
+    def _refused(self, head: Head) -> AnotherHeadError:
         copy = ""
         if head.machine == self._machine.id:
             copy = (
                 "; it has this machine's id under another boot: one of the two FKS_HOMEs is a copy, delete its "
                 "machine.id"
             )
-        return ConfigError(
+        return AnotherHeadError(
             f"another head runs on this database: {head.text}, last renewed {max(head.age_s, 0.0):.1f} s ago{copy}",
             remedy="stop it there with 'fks down'; if that machine is gone, try again in "
             f"{max(head.wait_s, 0.0) + 1.0:.0f} s; "
-            "or give this one a database of its own (database.url)",
+            "to wait as its standby, start with --standby; or give this one a database of its own (database.url)",
         )

@@ -16,8 +16,9 @@ from fks.config.machine_http import Fault, can_spread, lacking
 from fks.config.python import module
 from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
+from fks.node import boot
 from fks.node.cluster_driver import QUERY_S, ClusterDriver, ClusterState, KeeperContext
-from fks.node.head import HeadClaim
+from fks.node.head import AnotherHeadError, BeginAgainError, HeadClaim, SupersededError
 from fks.node.presence import NodePresence
 from fks.node.ray_node import ray_env
 from fks.node.service import ServiceStatus
@@ -25,13 +26,14 @@ from fks.node.tree_deployer import SILENT_S
 from fks.process.handle import Launch, ProcessHandle
 from fks.process.log import last_output
 from fks.store.db import Database
-from fks.store.nodes import NodeStore
+from fks.store.nodes import NodeStore, living_head
 
 PREPARE_S = 60.0
 DEPLOY_S = 90.0
 STOP_S = 8.0
 END_WORKERS_S = 30.0  # a worker looks once a second, and ends within 15 s
 END_LOOK_S = 0.5
+LOOK_S = 1.0  # of a standby at its head
 GROW_AFTER_S, GROW_LOOK_S = 20.0, 1.0  # a worker that has stayed so long counts: children move first; between two looks
 TAIL_LINES = 12
 _HELPER_STOP = ((signal.SIGTERM, 0.5),)
@@ -71,16 +73,57 @@ class HeadDriver(ClusterDriver):
         super().__init__(context, settings, presence)
         self._claim = HeadClaim(context.paths, settings, context.log)
         self._helper: ProcessHandle | None = None
+        self.is_standby = settings.node.standby
 
     async def claim(self) -> None:
-        """Become the head of this database. Errors: ConfigError when another head lives; OutageError."""
+        """Become the head of this database. Errors: AnotherHeadError; OutageError."""
         await self._claim.claim(await self._database())
 
+    async def stand_by(self) -> bool:
+        """Wait until the head is silent for its whole lease; return False when it ended the whole cluster.
+
+        A head that was stopped in order is no reason to take over: a person stopped the trading. Meanwhile our row says
+        that we stand by, and the head's keys are ours. Errors: ConfigError when the head does not agree with
+        us; OtherBuildError.
+        """
+        is_checked = False
+        try:
+            while True:
+                with contextlib.suppress(OutageError, OSError):  # TimeoutError is an OSError
+                    async with asyncio.timeout(QUERY_S):
+                        db = await self._database()
+                        rows, found = await NodeStore(db).all(), await self._claim.head(db)
+                        if (living := living_head(rows)) is not None:
+                            if living.detail.get("ends"):
+                                await asyncio.to_thread(boot.remove, self._context.paths)
+                                return False
+                            if (other := self.other_build(living)) is not None:
+                                raise other
+                            if not is_checked:
+                                self.check_agrees(living, rows)
+                                is_checked = True
+                            await self.adopt_keys(living)
+                        if found is None or (not found.is_released and found.wait_s <= 0):
+                            self._context.log.warning("head.takes_over", of=found.text if found else "no head")
+                            return True
+                        await self._presence.beat(db, (), behind_s=found.age_s)
+                await self._context.clock.sleep(LOOK_S)
+        finally:
+            with contextlib.suppress(FksError, OSError):
+                async with asyncio.timeout(QUERY_S):
+                    await NodeStore(await self._database()).leave(self._presence.name)
+
     async def hold(self) -> None:
-        """Renew the claim. Errors: SupersededError when another machine has it; OutageError, TimeoutError."""
+        """Renew the claim. Errors: SupersededError when another machine has it, BeginAgainError for one that stands by
+        then; OutageError, TimeoutError."""
         if self._claim.is_claimed:
             async with asyncio.timeout(QUERY_S):
-                await self._claim.hold(await self._database())
+                try:
+                    await self._claim.hold(await self._database())
+                except (AnotherHeadError, SupersededError) as error:
+                    if not self.is_standby:
+                        raise
+                    raise BeginAgainError(str(error)) from error
 
     async def release(self) -> None:
         """Give the claim back if the database answers; a database of our own has been stopped by now."""
@@ -143,7 +186,7 @@ class HeadDriver(ClusterDriver):
             with contextlib.suppress(FksError, OSError):
                 await self.beat(statuses())
                 rows = await NodeStore(await self._database()).all()
-                if not any(row.role == "worker" and row.is_alive for row in rows):
+                if not any(row.is_alive for row in rows if row.role in ("worker", "standby")):
                     break
             await clock.sleep(END_LOOK_S)
         with contextlib.suppress(FksError, OSError):

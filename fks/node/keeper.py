@@ -2,8 +2,9 @@
 
 Start: all services at once; the schema as soon as PostgreSQL answers; the actor tree as soon as everything does. Until
 the first "ready" a service that fails twice ends the start with its last output, unless the disk is full: then the
-start goes on once it is not. After it nothing is given up: a dead service is started again without an end, as an actor
-is (`ServiceTree`), and the tree is deployed again when it has to be (`TreeDeployer.due`).
+start goes on once it is not. After it nothing is given up, nor by a keeper in place of one that died: a dead service is
+started again without an end, as an actor is (`ServiceTree`), and the tree is deployed again when it has to be
+(`TreeDeployer.due`).
 Stop: the tree in its own reverse order, then waves of services, the highest first; a second request skips the tree.
 """
 
@@ -24,18 +25,19 @@ from fks.config.paths import Paths
 from fks.config.urls import is_on_this_host
 from fks.config.version import build_id
 from fks.model.errors import ConfigError, FksError, InputError, OutageError
+from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso
 from fks.monitor.status import overall, problem_of, sim_view
 from fks.node.child_records import ChildRecords
 from fks.node.cluster_driver import ClusterDriver, KeeperContext
 from fks.node.control_socket import ControlSocket
-from fks.node.head import SupersededError
+from fks.node.head import AnotherHeadError, BeginAgainError, OtherBuildError, SupersededError
 from fks.node.home_disk import HomeDisk
 from fks.node.http_standby import HttpStandby
 from fks.node.lock import PARENT_LOCK, holder_of
 from fks.node.ports import check_free
+from fks.node.ray_node import HEAD_FILE, forget_storage, ray_processes, serve_proxy
 from fks.node.ray_node import SERVICE as RAY
-from fks.node.ray_node import forget_storage, ray_processes, serve_proxy
 from fks.node.service import NodeService, ServiceContext, ServiceStatus, ServiceTree
 from fks.node.spec import ServiceSpec, ServiceTiming
 from fks.node.supervised_child import SupervisedChild
@@ -90,12 +92,9 @@ class StatusView:
         detail = {"detail": status.detail} if status.detail else {}
         detail |= {ESCALATION: status.escalation} if status.escalation else {}
         return {
-            "name": status.name,
+            **json_fields(status, "name", "state", "pid", "restarts"),
             "kind": kind,
-            "state": status.state,
-            "pid": status.pid,
             "node": self._node,
-            "restarts": status.restarts,
             "since": iso(status.since_ns),
             "heartbeat_age_ms": 0,
             "detail": detail,
@@ -115,13 +114,16 @@ SIDE_WORK_S = 5.0  # until work that failed beside the services, or a start on a
 TREE_LOOK_S = 1.0  # between two looks whether the tree has to be deployed
 FAILURES_MAX = 2  # of a service or of the tree at the first start; later nothing is given up
 NO_PARENT = "a keeper that dies stays dead; 'fks up --detach' starts another parent"
-RUN_FILES = ("sim.json", "ports")  # what only a running node has, besides node.json and the records
+#: what only a running node has, besides node.json and the records
+RUN_FILES = ("sim.json", "ports", HEAD_FILE, "database-roles.json")
 ReportProgress = Callable[[str, str, str], None]
 
 
 def _is_passing(error: BaseException) -> bool:
     """Return whether a start that failed so may succeed later: no setting is wrong, and no other head lives."""
-    return isinstance(error, FksError | OSError) and not isinstance(error, ConfigError | SupersededError)
+    return isinstance(error, FksError | OSError) and not isinstance(
+        error, ConfigError | SupersededError | BeginAgainError
+    )
 
 
 class Keeper:
@@ -147,6 +149,8 @@ class Keeper:
         self._context, self._driver, self._on_progress = context, driver, on_progress
         self._paths, self._clock, self._log = context.paths, clock, log
         self._worker = driver.worker_name
+        # PostgreSQL refuses to start while the process table still has the one that was killed with the last keeper
+        self._may_give_up = not self._worker and not context.start.restarts
         self._disk = HomeDisk(context.paths, clock, log)
         self._records = ChildRecords(context.paths.run / "keeper.json", self._disk.write)
         self._since_ns = clock.now_ns()
@@ -198,7 +202,7 @@ class Keeper:
             leaves = self._has_taken_over and self.phase == "starting" and _is_passing(error)
             if leaves:
                 self._log.error("keeper.start_failed", reason=str(error))
-            await self._end(tasks, control, leaves=leaves)
+            await self._end(tasks, control, leaves=leaves or isinstance(error, OtherBuildError))
             raise
         except Exception:  # a mistake of ours is no reason to stop what trades: the next keeper takes it over
             self._log.error("keeper.crashed", remedy="'fks up' takes over what runs")
@@ -225,7 +229,7 @@ class Keeper:
         await self._find()
         self._save_node()
         if not self._worker and "postgres" not in self.services:  # a second head starts nothing, and migrates nothing
-            await self._step("head", self._driver.claim())
+            await self._become_head()
         if self._worker and not any(service.is_adopted for service in self.services.values()):
             await self._step("cluster", self._driver.prepare())
         for name in self.services:
@@ -251,6 +255,25 @@ class Keeper:
             else:
                 await self._clock.sleep(TREE_LOOK_S)
 
+    async def _become_head(self) -> None:
+        """Claim the place of the head. Errors: AnotherHeadError; BeginAgainError once a standby has waited."""
+        self._report("head", "running")
+        try:
+            await self._driver.claim()
+        except FksError as error:
+            if not (isinstance(error, AnotherHeadError) and self._driver.is_standby):
+                self._report("head", "failed", str(error))
+                raise
+            if not self._has_taken_over:  # else what runs here is another head's tree now, and ends first
+                self.phase = "standby"
+                self._report("head", "standby", "another head lives: this machine takes over when it is gone")
+                if not await self._driver.stand_by():
+                    self._log.warning("node.ends", reason="the head ends the whole cluster")
+                    self.request_stop()
+                    return
+            raise BeginAgainError("another head was found at the start") from error
+        self._report("head", "done")
+
     async def _bring_up(self) -> None:
         """Wait for the services, then make the schema and the tree; safe to repeat. Errors: FksError, OSError."""
         if not self._worker:
@@ -266,14 +289,16 @@ class Keeper:
         await self._first_deploy()
 
     async def _first_deploy(self) -> None:
-        """Deploy the tree, FAILURES_MAX times at most. Errors: FksError when no tree runs then."""
+        """Deploy the tree, FAILURES_MAX times at most. Errors: FksError when no tree runs and the start is given up."""
         for tries_left in range(FAILURES_MAX - 1, -1, -1):
             try:
                 return await self._deployer.deploy()
             except FksError as error:
                 if not tries_left:
                     self._deployer.note_failed(error)
-                    raise
+                    if self._may_give_up:
+                        raise
+                    return  # it is deployed again as one that was lost later
             await self._need(*self.services)
 
     def _save_node(self) -> None:
@@ -296,7 +321,8 @@ class Keeper:
             if not late:
                 return
             for service in late:
-                is_given_up = service.is_misconfigured or (service.failures >= FAILURES_MAX and not self._worker)
+                has_failed = service.failures >= FAILURES_MAX and self._may_give_up
+                is_given_up = service.is_misconfigured or has_failed
                 is_given_up = is_given_up and not self._disk.is_likely_cause()
                 if self.phase == "starting" and service.times_ready == 0 and is_given_up:
                     self._report(service.name, "failed", service.error)
@@ -322,7 +348,7 @@ class Keeper:
             await self._clock.sleep(BEAT_S)
 
     async def _write_rows(self) -> None:
-        """Write the rows of the keeper and its services. Never raises: the rows are for display."""
+        """Write the rows of the keeper and its services. Raises only OtherBuildError: the rows are for display."""
         try:
             state = await self._driver.beat(self._statuses())
         except (FksError, OSError) as error:  # TimeoutError is an OSError
@@ -336,6 +362,9 @@ class Keeper:
         self._deployer.note_beat(state.supervisor_age_s)
         with contextlib.suppress(FksError, OSError):  # the next beat does it
             await self._driver.write_history(self.tree)
+        if state.other_build is not None:
+            self._log.warning("node.goes_over", reason=str(state.other_build))
+            raise state.other_build
         if state.must_rejoin:
             self.tree.restart(RAY, "it belongs to an older cluster")
         if state.must_stop:
@@ -452,9 +481,10 @@ class Keeper:
         rows += [("service", status) for service in self.services.values() for status in service.statuses()]
         if self._standby is not None and (proxy := self._standby.status()) is not None:
             rows.append(("service", proxy))
-        if not self._worker:
+        name = self._driver.node_name if self.phase == "standby" else self._worker
+        if not name:
             return rows
-        return [(kind, replace(status, name=f"{status.name}@{self._worker}")) for kind, status in rows]
+        return [(kind, replace(status, name=f"{status.name}@{name}")) for kind, status in rows]
 
     def _parent_status(self) -> ServiceStatus:
         pid = holder_of(self._paths.run / PARENT_LOCK)

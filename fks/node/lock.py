@@ -67,3 +67,19 @@ def holder_of(file: Path) -> int | None:
     finally:
         os.close(handle)
     return None
+
+
+def has_keeper(run: Path) -> bool:
+    """Return whether a keeper lives, or the parent that starts it again, by the locks in the folder `run`."""
+    return any(map(_is_locked, (run / "keeper.lock", run / PARENT_LOCK)))
+
+
+def _is_locked(file: Path) -> bool:
+    try:
+        with file.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True

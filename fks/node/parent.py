@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from fks.config import builds
 from fks.config.paths import Paths
 from fks.config.python import module
 from fks.model.backoff import Backoff
@@ -77,12 +78,17 @@ class Parent:
             self._keeper.terminate()
 
 
+def _python() -> str:
+    """Return the Python of the build to which this machine's link leads when a keeper is started, else ours."""
+    return sys.executable if builds.current() is None else str(builds.program("python"))
+
+
 def main(argv: list[str]) -> int:
     """Run until the keeper ended in order. Exit with its status, 1 where another parent runs."""
     paths = Paths.of(argv[0])
     try:
         with keeper_lock(paths.run / PARENT_LOCK):
-            return Parent(paths, module("fks.node", str(paths.home))).run()
+            return Parent(paths, [_python(), *module("fks.node", str(paths.home))[1:]]).run()
     except AlreadyRunning as error:
         sys.stderr.write(f"{error}\n")
         return 1

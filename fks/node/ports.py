@@ -23,10 +23,8 @@ _RAYLET = (
     "agent_listen_port",
     "agent_grpc_port",
     "runtime_env_agent_port",
-    "metrics_port",
 )
-_HEAD = ("gcs_port", "client_port", "dashboard_port", "dashboard_metrics_port", "autoscaler_metrics_port")
-_LOCAL = ("dashboard_port", "dashboard_metrics_port", "autoscaler_metrics_port")
+_HEAD = ("gcs_port", "client_port", "dashboard_port")
 
 
 def ray_ports(settings: Settings) -> dict[str, tuple[str, int]]:
@@ -34,7 +32,10 @@ def ray_ports(settings: Settings) -> dict[str, tuple[str, int]]:
     is_worker = settings.node.role == "worker"
     keys = _RAYLET if is_worker else (*_HEAD, *_RAYLET)
     found = {
-        f"ray.{name}": (LOOPBACK if name in _LOCAL else settings.node.address, int(getattr(settings.ray, name)))
+        f"ray.{name}": (
+            LOOPBACK if name == "dashboard_port" else settings.node.address,
+            int(getattr(settings.ray, name)),
+        )
         for name in keys
     }
     if is_worker and not settings.http.spread:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 from fks.config.home import windows_drive
 from fks.config.paths import Paths, make_home
@@ -43,17 +43,13 @@ def check_place(paths: Paths, *, free_min_mb: int = FREE_MIN_MB) -> None:
         check_free(paths.home, free_min_mb=min(free_min_mb, FREE_USED_MB), error=OutageError)
     else:
         check_free(paths.home, free_min_mb=free_min_mb)
-    check_writable(paths.home)
-    if drive := windows_drive(paths.home):
-        raise ConfigError(
-            f"FKS_HOME {paths.home} is on the Windows drive {drive}: PostgreSQL and sockets need a Linux file system",
-            remedy="set FKS_HOME to a directory of the distribution, as in FKS_HOME=~/.local/share/fks",
-        )
-    check_sockets(paths)
+    for check in PLACE.values():
+        check(paths)
 
 
-def check_writable(home: Path) -> None:
+def check_writable(paths: Paths) -> None:
     """Create the home if need be. Errors: ConfigError when this user may not write there."""
+    home = paths.home
     try:
         make_home(home)
         probe = home / f".write-{os.getpid()}"
@@ -63,6 +59,15 @@ def check_writable(home: Path) -> None:
         raise ConfigError(
             f"FKS_HOME {home} is not writable: {error.strerror or error}", remedy="set FKS_HOME to a directory of yours"
         ) from error
+
+
+def check_drive(paths: Paths) -> None:
+    """Refuse a home on a Windows drive. Errors: ConfigError."""
+    if drive := windows_drive(paths.home):
+        raise ConfigError(
+            f"FKS_HOME {paths.home} is on the Windows drive {drive}, which has no unix sockets, locks or modes",
+            remedy="set FKS_HOME to a directory of the distribution; without one FKS takes ~/.local/share/fks",
+        )
 
 
 def check_sockets(paths: Paths) -> None:
@@ -82,3 +87,7 @@ def check_sockets(paths: Paths) -> None:
             f"{paths.sockets} was made by another user (uid {found.st_uid})",
             remedy="remove it, or set TMPDIR to a directory of yours",
         )
+
+
+#: Checks of the place of a home, by name: run before each start, and by `fks doctor`.
+PLACE: dict[str, Callable[[Paths], None]] = {"home": check_writable, "drive": check_drive, "sockets": check_sockets}

@@ -16,7 +16,7 @@ from fks.config.machine_http import report
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, sealed_keys
 from fks.config.settings import Settings
-from fks.config.version import VERSION
+from fks.config.version import VERSION, installed_version, is_installed
 from fks.model.errors import FksError
 from fks.model.timeframe import to_datetime
 from fks.node.service import ServiceStatus
@@ -26,6 +26,7 @@ from fks.store.db import Database
 from fks.store.nodes import NodeRow, NodeStore
 
 REDIS_EVERY = 5  # beats between looks at Redis
+INSTALLED_EVERY = 5  # beats between looks at the build on the disk: `fks deploy` leaves the keeper alone
 CERTIFICATE_EVERY = 5  # beats between looks at the files of the gateway's certificate
 
 
@@ -50,16 +51,23 @@ class NodePresence:
             "resources": resources_of(settings),
         }
         if settings.node.role == "head":
-            self.facts["keys"] = sealed_keys(secrets)
+            self.facts |= {"keys": sealed_keys(secrets), "gcs_port": settings.ray.gcs_port}
         self._redis: bool | None = None
         self._beats = 0
 
-    async def beat(self, db: Database, statuses: Sequence[tuple[str, ServiceStatus]]) -> None:
-        """Write our row once. Errors: OutageError when PostgreSQL is away."""
+    async def beat(
+        self, db: Database, statuses: Sequence[tuple[str, ServiceStatus]], *, behind_s: float | None = None
+    ) -> None:
+        """Write our row once; of a standby (`behind_s`: the age of its head's last renewal), which offers nothing yet.
+
+        Errors: OutageError when PostgreSQL is away.
+        """
         store = NodeStore(db)
         skew_ms, error_ms = await store.clock_skew_ms(self._clock.now_ns)
         await self._look_at_redis()
         await self._look_at_certificate()
+        if self._beats % INSTALLED_EVERY == 0 and self._settings.node.role != "single":
+            self.facts["installed"] = VERSION if is_installed() else await asyncio.to_thread(installed_version)
         self._beats += 1
         raylet = next((entry.pid for _, entry in statuses if entry.name.startswith("raylet")), None)
         node_id, session = raylet_facts(raylet)
@@ -67,7 +75,7 @@ class NodePresence:
         await store.beat(
             NodeRow(
                 name=self.name,
-                role=self._settings.node.role,
+                role=self._settings.node.role if behind_s is None else "standby",
                 state="degraded" if troubles else "ready",
                 address=self._settings.node.address,
                 ray_node_id=node_id,
@@ -80,7 +88,8 @@ class NodePresence:
                     "clock_error_ms": round(error_ms, 3),
                     "redis": self._redis,
                     "troubles": troubles,
-                },
+                }
+                | ({} if behind_s is None else {"behind_s": round(behind_s, 1), "resources": {}, "keys": ""}),
             )
         )
 

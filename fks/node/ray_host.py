@@ -31,20 +31,11 @@ from pathlib import Path
 
 from fks.config.paths import FULL_MB, free_mb
 from fks.model.backoff import Backoff
-from fks.process import procfs
+from fks.process import procfs, ray_names
+from fks.process.ray_names import GCS, RAYLET
 
 STORAGE_ENV = b"RAY_gcs_storage_path"
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
-GCS, RAYLET = "gcs", "raylet"
-#: a daemon is recognised by its program's name, or by a text in its command line
-_BY_PROGRAM = {"gcs_server": GCS, "raylet": RAYLET}
-_BY_COMMAND = {
-    "ray/dashboard/dashboard.py": "dashboard",
-    "ray.util.client.server": "client server",
-    "log_monitor.py": "log monitor",
-    "autoscaler/_private/monitor.py": "autoscaler",
-    "autoscaler/v2/monitor.py": "autoscaler",
-}
 GCS_DEATHS_MAX, GCS_PERIOD_S = 8, 60.0  # more than these and its tables are the cause: the node's Ray starts afresh
 SIDE_PERIOD_S, SIDE_WAIT_MAX_S = 300.0, 30.0
 GCS_BACKOFF = Backoff(0.1, 0.5)  # from the second death on: control must be back within 5 s
@@ -82,10 +73,10 @@ def kind_of(argv: Sequence[bytes]) -> str:
     """Return which daemon a command line is, or ""."""
     if not argv:
         return ""
-    if found := _BY_PROGRAM.get(os.path.basename(os.fsdecode(argv[0]))):
+    if found := ray_names.PROGRAMS.get(os.path.basename(os.fsdecode(argv[0]))):
         return found
     text = b"\0".join(argv).decode(errors="replace")
-    return next((name for part, name in _BY_COMMAND.items() if part in text), "")
+    return next((name for part, name in ray_names.COMMANDS.items() if part in text), "")
 
 
 class Host:

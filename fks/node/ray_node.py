@@ -20,22 +20,24 @@ from pathlib import Path
 
 import psutil
 
+from fks.config import builds
 from fks.config.environment import passed_on
 from fks.config.paths import FULL_MB, Paths, free_mb
 from fks.config.python import module
+from fks.config.secrets import write_private
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, OutageError
 from fks.node import probe
 from fks.node.ports import LOOPBACK, ray_ports, wait_free
 from fks.node.spec import ServiceSpec
-from fks.process import procfs
+from fks.process import procfs, ray_names
 from fks.process.handle import Launch, ProcessHandle, find_by_command, kill, session_members
 from fks.servers.directories import own_directory
 
 SERVICE = "ray"
+HEAD_FILE = "head"  # of a worker: where its head has its Ray
 RESEARCH_BESIDES = 4  # backtests, syncs and the coordinator of a search, besides its workers
-_PROXY = b"ray::ProxyActor"
-_PROGRAMS = {"gcs_server": "gcs", "raylet": "raylet"}
+_PROXY = ray_names.PROXY.encode()
 #: Read by Ray's processes once, at the start of the head; measured (docs/run-a-cluster.md, Ray's settings).
 _ENV = {
     "RAY_AUTH_MODE": "token",
@@ -47,6 +49,11 @@ _ENV = {
     "RAY_ROTATION_MAX_BYTES": "20000000",
     "RAY_ROTATION_BACKUP_COUNT": "2",
     "RAY_DEDUP_LOGS": "0",
+    # Ray's own metrics would be served on every address without a token. Dashboard and autoscaler have no switch: they
+    # cannot open a port of this number, write that to their logs and go on.
+    "RAY_enable_metrics_collection": "0",
+    "DASHBOARD_METRIC_PORT": "-1",
+    "AUTOSCALER_METRIC_PORT": "-1",
     "RAY_task_events_report_interval_ms": "0",  # the GCS keeps a record of every call: 2.7 MB a minute of heartbeats
     "RAY_preload_python_modules": "actors.system",  # a killed child is back in 0.8 s instead of 1.6 s
     "RAY_memory_monitor_refresh_ms": "0",  # it kills the Serve controller first; the operator's limits decide here
@@ -97,8 +104,6 @@ def ray_env(paths: Paths, settings: Settings, base: Mapping[str, str] | None = N
             # "0" keeps 127.0.0.1 from becoming the host's own address; nodes of a cluster need "1" to be let in at all
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if settings.node.address == LOOPBACK else "1",
             "RAY_AUTH_TOKEN_PATH": str(paths.ray_token_file),
-            "DASHBOARD_METRIC_PORT": str(settings.ray.dashboard_metrics_port),
-            "AUTOSCALER_METRIC_PORT": str(settings.ray.autoscaler_metrics_port),
             "FKS_HOME": str(paths.home),
             # of the proxy on this machine, where it is a worker: the deployment names the head's port
             "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(settings.http.port),
@@ -111,7 +116,25 @@ def ray_env(paths: Paths, settings: Settings, base: Mapping[str, str] | None = N
 
 def has_gcs(settings: Settings) -> bool:
     """Return whether this machine runs the cluster's GCS."""
-    return settings.ray.address is None and settings.node.role != "worker"
+    return settings.ray.address is None and settings.node.role not in ("worker", "database")
+
+
+def head_address(paths: Paths, settings: Settings) -> str:
+    """Return where a worker's head has its Ray, HOST:PORT: as the row of the head said last, else `ray.address`; ""
+    when neither is known."""
+    if settings.node.role == "worker":
+        with contextlib.suppress(OSError):
+            return (paths.run / HEAD_FILE).read_text().strip()
+    return settings.ray.address or ""
+
+
+def save_head_address(paths: Paths, address: str) -> None:
+    """Note where the head has its Ray; the next start of the raylet goes there. Errors: OSError."""
+    file = paths.run / HEAD_FILE
+    with contextlib.suppress(OSError):
+        if file.read_text().strip() == address:
+            return
+    write_private(file, f"{address}\n")
 
 
 def resources_of(settings: Settings) -> dict[str, float]:
@@ -133,7 +156,7 @@ def resources_of(settings: Settings) -> dict[str, float]:
 def ray_command(paths: Paths, settings: Settings) -> list[str]:
     """Return the command line of `ray start` (no secret in it)."""
     ray, node = settings.ray, settings.node
-    cluster = _head_options(settings) if has_gcs(settings) else [f"--address={ray.address}"]
+    cluster = _head_options(settings) if has_gcs(settings) else [f"--address={head_address(paths, settings)}"]
     return [
         *_ray_program(),
         "start",
@@ -144,7 +167,6 @@ def ray_command(paths: Paths, settings: Settings) -> list[str]:
         f"--dashboard-agent-listen-port={ray.agent_listen_port}",
         f"--dashboard-agent-grpc-port={ray.agent_grpc_port}",
         f"--runtime-env-agent-port={ray.runtime_env_agent_port}",
-        f"--metrics-export-port={ray.metrics_port}",
         f"--min-worker-port={ray.worker_port_min}",
         f"--max-worker-port={ray.worker_port_max}",
         f"--object-store-memory={ray.object_store_mb * 1024 * 1024}",
@@ -173,7 +195,10 @@ def _head_options(settings: Settings) -> list[str]:
 
 
 def _ray_program() -> list[str]:
-    """Return how to run Ray's command: the script beside this Python, else its module."""
+    """Return how to run Ray's command: the script beside this Python, else its module. Where builds are beside each
+    other, the module by the machine's link: Ray starts its workers with the Python that started it."""
+    if builds.current() is not None:
+        return [str(builds.program("python")), *module("ray.scripts.scripts")[1:]]
     script = Path(sys.executable).with_name("ray")
     return [str(script)] if script.exists() else module("ray.scripts.scripts")
 
@@ -190,7 +215,7 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
         kill(ray_processes(paths))  # of a head whose first process died at a bad moment
         _forget_sessions(paths.ray_temp)
         if not is_head:
-            check_head(settings)
+            check_head(head_address(paths, settings))
         elif settings.node.role == "single":
             forget_storage(paths)  # alone, nothing outlives the raylet: the tables list only dead actors
         elif is_stored:
@@ -234,14 +259,15 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
     )
 
 
-def check_head(settings: Settings) -> None:
+def check_head(address: str) -> None:
     """Connect to the head once: `ray start` itself would try for half a minute. Errors: OutageError."""
-    host, _, port = (settings.ray.address or "").rpartition(":")
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
     except (OSError, ValueError) as error:
         raise OutageError(
-            f"Ray's head at {settings.ray.address} does not answer: {error}", remedy="start it, or correct ray.address"
+            f"Ray's head at {address or 'no address'} does not answer: {error}",
+            remedy="start it, or correct ray.address",
         ) from error
 
 
@@ -278,8 +304,8 @@ def _parts(process: ProcessHandle) -> dict[str, int]:
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(process.pid).children():
             with contextlib.suppress(psutil.Error):
-                if child.name() in _PROGRAMS:
-                    found[_PROGRAMS[child.name()]] = child.pid
+                if child.name() in ray_names.PROGRAMS:
+                    found[ray_names.PROGRAMS[child.name()]] = child.pid
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.model.errors import ConfigError
+from fks.process import ray_names
 from fks.process.handle import find_by_command, kill
 
 _COMMAND = """#!/bin/sh
@@ -68,7 +69,7 @@ def restart_autoscaler(ray_temp: Path) -> None:
     and would not notice that `ray up` brought another wheel."""
     found = [
         pid
-        for name in ("autoscaler/_private/monitor.py", "autoscaler/v2/monitor.py")
+        for name in ray_names.AUTOSCALERS
         for pid in set(find_by_command(name)) & set(find_by_command(f"{ray_temp}/"))
     ]
     kill(found)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from fks.config.paths import Paths
 from fks.config.secrets import NAMES, Secrets
 from fks.config.settings import Settings
+from fks.node.database_node import tls_service
 from fks.node.ray_node import ray_service
 from fks.node.sim_node import sim_service
 from fks.node.spec import ServiceSpec
@@ -19,7 +20,7 @@ Stop = tuple[tuple[int, float], ...]
 _POSTGRES_STOP: Stop = ((signal.SIGINT, 4.0), (signal.SIGQUIT, 1.0))  # fast, then immediate: data is safe in both
 _REDIS_STOP: Stop = ((signal.SIGTERM, 1.5),)
 #: The title of each service on the first screen.
-TITLES = {"postgres": "PostgreSQL", "redis": "Redis", "sim": "local exchange", "ray": "Ray"}
+TITLES = {"postgres": "PostgreSQL", "redis": "Redis", "tls": "TLS", "sim": "local exchange", "ray": "Ray"}
 
 
 def services(paths: Paths, settings: Settings, secrets: Secrets) -> tuple[ServiceSpec, ...]:
@@ -31,6 +32,8 @@ def services(paths: Paths, settings: Settings, secrets: Secrets) -> tuple[Servic
         found.append(_embedded(PostgresServer(paths, secrets), paths, _POSTGRES_STOP, start_s=60.0, hang_s=None))
     if settings.redis.url is None:
         found.append(_embedded(RedisServer(paths, secrets), paths, _REDIS_STOP, start_s=15.0, hang_s=20.0))
+    if settings.node.role == "database":
+        return (*found, tls_service(paths, settings, secrets))
     if settings.sim.enabled:
         found.append(sim_service(paths, settings))
     if settings.ray.address is None:

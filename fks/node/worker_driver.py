@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from fks.config.agreement import differing
-from fks.config.secrets import adopt_keys
+from fks.config.secrets import load_secrets
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.node import boot
 from fks.node.cluster_driver import QUERY_S, ClusterDriver, ClusterState, KeeperContext
 from fks.node.presence import NodePresence
+from fks.node.ray_node import save_head_address
 from fks.store.db import Database
-from fks.store.nodes import NodeRow, NodeStore
+from fks.store.grants import ensure_roles
+from fks.store.nodes import NodeRow, NodeStore, living_head
 from fks.store.tokens import LOCAL, ensure_local_token
 
 WAIT_S = 1.0
@@ -35,7 +35,6 @@ class WorkerDriver(ClusterDriver):
         super().__init__(context, settings, presence)
         self.worker_name = presence.name
         self._other_session_beats = 0
-        self._adopted = ""  # the head's sealed keys that were taken over last
 
     async def prepare(self) -> None:
         """Wait until the head runs and agrees. Errors: ConfigError when it does not agree: waiting would not change
@@ -44,10 +43,13 @@ class WorkerDriver(ClusterDriver):
             try:
                 async with asyncio.timeout(HEAD_S):
                     rows = await NodeStore(await self._database()).all()
-                head = _living_head(rows)
+                head = living_head(rows)
                 if head is not None and not head.detail.get("ends") and not self._is_early(rows):
-                    self._check(head, rows)
-                    await self._adopt(head)
+                    if (other := self.other_build(head)) is not None:
+                        raise other
+                    self.check_agrees(head, rows)
+                    self._follow(head)
+                    await self.adopt_keys(head)
                     self._wait_for("")
                     return
                 self._wait_for(
@@ -62,32 +64,29 @@ class WorkerDriver(ClusterDriver):
     async def _cluster_state(self, db: Database) -> ClusterState:
         """Return the state of the cluster; the tree is the head's to watch."""
         rows = await NodeStore(db).all()
-        head = _living_head(rows)
+        head = living_head(rows)
         if head is not None and head.detail.get("ends"):
             await asyncio.to_thread(boot.remove, self._context.paths)
             return ClusterState(0.0, must_stop=True)
         if head is not None:
             with contextlib.suppress(ConfigError):  # another token: the head lets nothing of ours in either
-                await self._adopt(head)
-        return ClusterState(0.0, must_rejoin=self._must_rejoin(rows))
+                await self.adopt_keys(head)
+        other = self.other_build(head) if head is not None else None
+        return ClusterState(0.0, must_rejoin=self._must_rejoin(rows), other_build=other)
 
     async def stop(self) -> None:
         """Remove our rows: we leave in order."""
         name = self._presence.name
         with contextlib.suppress(FksError, OSError):
             async with asyncio.timeout(QUERY_S):
-                await NodeStore(await self._database()).leave(name, (f"keeper@{name}", f"raylet@{name}"))
+                await NodeStore(await self._database()).leave(name)
 
-    async def _adopt(self, head: NodeRow) -> None:
-        """Take the head's keys over, so that a gateway replica here accepts what one there has signed; and make this
-        machine's command line known. Errors: ConfigError, OutageError."""
-        sealed = str(head.detail.get("keys") or "")  # a head of an earlier build has none
-        if sealed in ("", self._adopted):
-            return
-        if await asyncio.to_thread(adopt_keys, self._context.paths, sealed):
-            self._context.log.info("node.keys_adopted", head=head.name)
-        await ensure_local_token(await self._database(), self._context.paths, name=f"{LOCAL}@{self.worker_name}")
-        self._adopted = sealed
+    async def _adopt_more(self) -> None:
+        """Make this machine's command line known to a gateway replica here, and have its processes use the database's
+        roles, whose passwords follow from the head's keys."""
+        db, paths = await self._database(), self._context.paths
+        await ensure_local_token(db, paths, name=f"{LOCAL}@{self.worker_name}")
+        await ensure_roles(db, self._context.make_node().database_url, load_secrets(paths).session_key, paths)
 
     def _is_early(self, rows: Sequence[NodeRow]) -> bool:
         """Return whether a build before machine ids beat under our name a moment ago: our own predecessor, once it is
@@ -95,34 +94,12 @@ class WorkerDriver(ClusterDriver):
         ours = self._presence.name
         return any(row.name == ours and row.is_alive and "machine" not in row.detail for row in rows)
 
-    def _check(self, head: NodeRow, rows: Sequence[NodeRow]) -> None:
-        """Refuse a head that does not agree with us. Errors: ConfigError."""
-        ours, paths = self._presence, self._context.paths
-        if keys := differing(ours.agreed, head.detail.get("agreed", {})):
-            raise ConfigError(
-                f"node {ours.name} differs from the head {head.name} in {', '.join(keys)}",
-                remedy=f"make {paths.config_file} and the FKS_ environment the same on both",
-            )
-        for what, mine in (("ray", version("ray")), ("python", platform.python_version())):
-            theirs = head.detail.get(what, mine)
-            if theirs != mine:
-                raise ConfigError(
-                    f"node {ours.name} has {what} {mine}, the head {head.name} has {theirs}",
-                    remedy="install the same on both: Ray admits no other",
-                )
-        for row in rows:
-            # by the id file, never by a name; a copy of it is another machine as long as its own boot still beats
-            is_ours = (row.detail.get("machine"), row.detail.get("boot")) == (ours.machine.id, ours.machine.boot)
-            if row.name == ours.name and row.is_alive and not is_ours:
-                raise ConfigError(
-                    f"the name {ours.name} belongs to a {row.role} at {row.address}",
-                    remedy="give this machine another: --name, or node.name in fks.toml",
-                )
-
     def _must_rejoin(self, rows: Sequence[NodeRow]) -> bool:
         """Return whether the head has run another cluster than our raylet for OTHER_SESSION_BEATS."""
         # a silent head proves nothing: the row of a machine that was the head before may stay for good
-        head = _living_head(rows)
+        head = living_head(rows)
+        if head is not None:
+            self._follow(head)
         own = next((row for row in rows if row.name == self._presence.name), None)
         theirs, mine = (row.detail.get("session") if row else None for row in (head, own))
         if head is None:
@@ -139,6 +116,11 @@ class WorkerDriver(ClusterDriver):
         self._context.log.warning("node.rejoins", head=head.name if head else "", session=theirs)
         return True
 
+    def _follow(self, head: NodeRow) -> None:
+        """Note where the head's Ray is, for the next start of our raylet."""
+        if port := head.detail.get("gcs_port"):  # a head of an earlier build says none: `ray.address` does
+            save_head_address(self._context.paths, f"{head.address}:{port}")
+
     def _wait_for(self, what: str) -> None:
         if what != self.waits_for:
             self.waits_for = what
@@ -146,7 +128,3 @@ class WorkerDriver(ClusterDriver):
                 self._context.log.warning("node.waits", what=what)
             else:
                 self._context.log.info("node.joins")
-
-
-def _living_head(rows: Sequence[NodeRow]) -> NodeRow | None:
-    return next((row for row in rows if row.role != "worker" and row.is_alive), None)

@@ -6,15 +6,13 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 
-from fks.clock import Clock
-from fks.config.settings import Settings
 from fks.model.account import Account, Environment, VenueIdentity
 from fks.model.errors import FksError
 from fks.model.ports import Venue
 from fks.model.timeframe import NS
 from fks.order_manager.balances import AccountStores
-from fks.order_manager.cache import OrderCache, VenueStatus
-from fks.order_manager.publisher import Publisher
+from fks.order_manager.cache import VenueStatus
+from fks.order_manager.context import OrderManagerContext
 from fks.store.incidents import IncidentKind
 
 _READ_S = 15.0
@@ -91,24 +89,11 @@ def objection(
 class AccountIdentity:
     """The check of one venue session. Hard state: the account's row, and an incident while the session is refused."""
 
-    def __init__(
-        self,
-        venue: Venue,
-        status: VenueStatus,
-        cache: OrderCache,
-        settings: Settings,
-        clock: Clock,
-        *,
-        stores: AccountStores,
-        publisher: Publisher,
-    ) -> None:
+    def __init__(self, context: OrderManagerContext, venue: Venue, status: VenueStatus, stores: AccountStores) -> None:
+        self._context = context
         self._venue = venue
         self._status = status
-        self._cache = cache
-        self._settings = settings
-        self._clock = clock
         self._stores = stores
-        self._publisher = publisher
         self._is_clean = False
 
     def hold(self) -> None:
@@ -122,7 +107,7 @@ class AccountIdentity:
         """
         async with asyncio.timeout(_READ_S):
             reported = await self._venue.identity()
-        account = self._cache.accounts.get(self._status.account_id)
+        account = self._context.cache.accounts.get(self._status.account_id)
         if account is None:  # no account trades here: every order is denied ACCOUNT_UNKNOWN
             self._venue.admit(reported)
             return
@@ -132,7 +117,7 @@ class AccountIdentity:
             reported = replace(reported, network_epoch=str(account.id))
         fixed = await self._stores.accounts.identity(account.id)
         earlier = None if fixed is not None else await self._earlier(account)
-        reason = objection(account, reported, is_live=self._settings.venue.live, fixed=fixed, earlier=earlier)
+        reason = objection(account, reported, is_live=self._context.settings.venue.live, fixed=fixed, earlier=earlier)
         if not reason and reported.environment is Environment.TEST:
             reason = await self._reset(account, reported)
         if reason:
@@ -142,7 +127,7 @@ class AccountIdentity:
         self._venue.admit(reported)
         self._status.refusal = ""
         if not self._is_clean:
-            now_ns = self._clock.now_ns()
+            now_ns = self._context.clock.now_ns()
             await self._stores.incidents.end(
                 account.id, IncidentKind.IDENTITY, "", now_ns=now_ns, resolution="the session is the account's own"
             )
@@ -153,7 +138,7 @@ class AccountIdentity:
         unless `venue.live` is set."""
         if account.venue == "paper" or not await self._stores.accounts.has_traded(account.id):
             return None
-        return Environment.LIVE if self._settings.venue.live else Environment.SIM
+        return Environment.LIVE if self._context.settings.venue.live else Environment.SIM
 
     async def _reset(self, account: Account, reported: VenueIdentity) -> str:
         """Return why a test network is not the one the account traded on: it does not know the newest execution any
@@ -177,7 +162,7 @@ class AccountIdentity:
         self._status.has_positions = self._is_clean = False
         if self._status.refusal != reason:
             self._status.refusal = reason
-            self._publisher.alert(
+            self._context.publisher.alert(
                 "page",
                 "account.identity_refused",
                 reason,
@@ -190,7 +175,7 @@ class AccountIdentity:
             IncidentKind.IDENTITY,
             "",
             detail=reason,
-            now_ns=self._clock.now_ns(),
+            now_ns=self._context.clock.now_ns(),
             payload={
                 "environment": reported.environment.value,
                 "uid": reported.uid,

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from fks.bars.calendars import calendar_of, is_open_at
 from fks.config.settings import Settings
@@ -44,7 +44,7 @@ class DayNews:
 
 
 class CachedOrders(Protocol):
-    """The part of the order cache that is read here."""
+    """The part of the order cache, which holds these values, that is read here."""
 
     settings: Settings
     positions: dict[tuple[int, str, str, str], Position]
@@ -59,21 +59,20 @@ class CachedOrders(Protocol):
     def position(self, account_id: int, venue: str, symbol: str, instance: str) -> Position: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Values:
+class Values(TypedDict, total=False):
     """The fields of a View that this module knows; see there."""
 
-    prices: Mapping[str, Decimal]
+    marks: Mapping[str, Decimal]
     instruments: Mapping[str, Instrument]
-    exposures: Mapping[str, Decimal] = field(default_factory=dict)
-    shorts: frozenset[str] = frozenset()
-    correlations: Mapping[str, float | None] = field(default_factory=dict)
-    rates: Mapping[str, Decimal] = field(default_factory=dict)
-    unvalued: tuple[str, ...] = ()
-    loss_today: Decimal = _ZERO
-    coins_of_others: Decimal = _ZERO
-    entries: int = 0
-    pyramiding: int = 1
+    exposures: Mapping[str, Decimal]
+    shorts: frozenset[str]
+    correlations: Mapping[str, float | None]
+    rates: Mapping[str, Decimal]
+    unvalued: tuple[str, ...]
+    loss_today: Decimal
+    coins_of_others: Decimal
+    entries: int
+    pyramiding: int
 
 
 @dataclass(slots=True)
@@ -315,7 +314,7 @@ class AccountValues:
         listing = self._listing(cache, intent.exchange, now_ns)
         account = cache.accounts.get(intent.account_id)
         if account is None:
-            return Values(listing.prices, listing.instruments)
+            return Values(marks=listing.prices, instruments=listing.instruments)
         positions = [p for key, p in cache.positions.items() if key[0] == account.id and p.quantity]
         orders = cache.open_of(account.id)
         prices, instruments = listing.prices, listing.instruments
@@ -342,7 +341,7 @@ class AccountValues:
             instance = cache.instances.get(copied_instance(intent.instance) or intent.instance)
             pyramiding = 1 if instance is None else instance.pyramiding
         return Values(
-            prices=prices,
+            marks=prices,
             instruments=instruments,
             exposures=exposures,
             shorts=frozenset(symbol for symbol, quantity in held.items() if quantity < 0),

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from fks.model.account import Account, Balance, Transfer, TransferKind
 from fks.model.errors import OutageError
+from fks.model.instrument import Instrument
 from fks.model.order import State
 from fks.model.ports import Lease, Venue
 from fks.model.timeframe import NS
@@ -76,11 +77,12 @@ class AccountBalances:
 
     async def refresh(self) -> None:
         """Read the balances now; an outage leaves what is known."""
+        asked_ns = self._clock.now_ns()
         try:
             balances = await self.read()
         except (OutageError, TimeoutError):
             return
-        await self.keep(balances)
+        await self.keep(balances, asked_ns)
 
     def refresh_soon(self) -> None:
         """Read the balances once things have calmed down, at most once a second."""
@@ -97,11 +99,12 @@ class AccountBalances:
         known.update({balance.currency: balance for balance in balances})
         self.refresh_soon()
 
-    async def keep(self, balances: dict[str, Balance]) -> None:
-        """Take balances that were read, for the checks and for the tables; the tables may miss some in an outage."""
+    async def keep(self, balances: dict[str, Balance], asked_ns: int) -> None:
+        """Take balances that were asked for at a time, for the checks and the tables; the tables may miss some in an
+        outage. That time counts: they may lack an execution between question and answer."""
         self._cache.balances[self._venue.name] = dict(balances)
         try:
-            await self._accounts.save_balances(self._status.account_id, balances.values(), self._clock.now_ns())
+            await self._accounts.save_balances(self._status.account_id, balances.values(), asked_ns)
             await self._note_history(balances)
         except OutageError:
             self._log.debug("balances.unsaved", venue=self._venue.name)
@@ -115,7 +118,8 @@ class AccountBalances:
             if self._status.refusal or not self._status.has_positions:
                 continue
             try:
-                await self.keep(await self.read())
+                asked_ns = self._clock.now_ns()
+                await self.keep(await self.read(), asked_ns)
                 await self._snapshot()
             except (OutageError, TimeoutError):
                 self._log.debug("balances.unsaved", venue=self._venue.name)
@@ -167,7 +171,13 @@ class AccountBalances:
             if amount:
                 await self._accounts.note_balance(
                     HistoryRow(
-                        account.id, now_ns, account.currency, total, equity - held.total + total, cause, reference
+                        account.id,
+                        now_ns,
+                        account.currency,
+                        total,
+                        None if equity is None else equity - held.total + total,
+                        cause,
+                        reference,
                     )
                 )
 
@@ -185,21 +195,32 @@ class AccountBalances:
                 HistoryRow(account.id, now_ns, account.currency, held.total, equity, cause, reference)
             )
 
-    def _equity(self, account: Account, balance: Decimal) -> Decimal:
-        equity = balance
-        for (owner, venue, symbol, _), position in self._cache.positions.items():
+    def _equity(self, account: Account, balance: Decimal) -> Decimal | None:
+        """Return the balance and the positions in the account's currency; None where a rate into it is missing."""
+        equity, cache = balance, self._cache
+        for (owner, venue, symbol, _), position in cache.positions.items():
             if (owner, venue) == (account.id, self._venue.name) and position.quantity:
                 price = self._price(symbol) or position.average_price
                 if self._venue.capabilities.is_margin:  # open profit alone: the contracts were not paid for
                     price = (price - position.average_price) * self._multiplier(symbol)
-                equity += position.quantity * price
+                rate: Decimal | None = Decimal(1)
+                if (instrument := self._instrument(symbol)) is not None and instrument.quote != account.currency:
+                    rates = cache.values.rates(cache, instrument.exchange, self._clock.now_ns())
+                    rate = rates.rate(instrument.quote, account.currency)
+                if rate is None:
+                    return None
+                equity += position.quantity * price * rate
         return equity
 
     def _price(self, symbol: str) -> Decimal | None:
         return next((m.price for (_, name), m in self._cache.marks.items() if name == symbol and m.price), None)
 
+    def _instrument(self, symbol: str) -> Instrument | None:
+        return next((i for (_, name), i in self._cache.instruments.items() if name == symbol), None)
+
     def _multiplier(self, symbol: str) -> Decimal:
-        return next((i.multiplier for (_, name), i in self._cache.instruments.items() if name == symbol), Decimal(1))
+        instrument = self._instrument(symbol)
+        return Decimal(1) if instrument is None else instrument.multiplier
 
     def price_in(self, asset: str, currency: str) -> Decimal | None:
         """Return the price of an asset in a currency, None when no collected symbol has it."""
@@ -256,7 +277,8 @@ class AccountBalances:
         )
 
     def _base(self, symbol: str) -> str | None:
-        return next((i.base for (_, name), i in self._cache.instruments.items() if name == symbol), None)
+        instrument = self._instrument(symbol)
+        return None if instrument is None else instrument.base
 
     async def _note_external(self, symbol: str, quantity: Decimal) -> None:
         key = (self._status.account_id, self._venue.name, symbol)

@@ -13,7 +13,9 @@ from decimal import Decimal
 
 from fks.config.check import venue_plaintext
 from fks.config.settings import Settings
+from fks.matching.margin import Margin
 from fks.model.account import Account, Balance, Position
+from fks.model.cash_flows import PositionSplit
 from fks.model.codes import Denial
 from fks.model.copies import copied_instance
 from fks.model.instrument import Instrument
@@ -21,13 +23,14 @@ from fks.model.order import OPEN, Fill, Order, Role, Side, State
 from fks.model.ports import VenueCapabilities
 from fks.model.signal import Signal
 from fks.model.timeframe import NS
+from fks.model.venue import VenueRule, is_enabled
 from fks.order_manager.account_values import AccountValues
 from fks.order_manager.prop_rules import PropGate
 from fks.orders.messages import PositionKey
 from fks.portfolio.position import EXTERNAL
 from fks.risk.intent import Intent
-from fks.risk.policy import KillMode, Reach
-from fks.risk.view import RiskView, VenueView, reach_of
+from fks.risk.policy import Kills, Reach
+from fks.risk.view import PortfolioLimit, RiskView, VenueView, reach_of
 from fks.store.facts import InstanceFacts, Mark
 from fks.store.signals import WaitingSignals
 
@@ -38,8 +41,8 @@ _ENDED_MAX = 2000
 
 @dataclass(slots=True)
 class VenueStatus:
-    """The state of a venue. `state` is COLD, SYNCING, READY or STALE (C3), or REFUSED: another account's
-    session."""
+    """The state of a venue. `state` is COLD, SYNCING, READY or STALE (C3); DOWN: its session does not open, and is
+    tried again; or REFUSED: another account's session."""
 
     name: str
     account_id: int
@@ -54,10 +57,12 @@ class VenueStatus:
     compares_begun: int = 0  # comparisons of the journal with the venue, and the last one that ended without an error
     compares_done: int = 0
     refusal: str = ""  # why the session is not the account's own: nothing is sent through it
+    margin_of: Callable[[str], Margin | None] = lambda symbol: None  # that of its account, by symbol
     wait_s: Callable[[], float] = lambda: 0.0  # how long an entry would wait for the venue's rate limit
+    key_fault: Callable[[], str] = lambda: ""  # why its API key may send no entry
     drifting: dict[str, int] = field(default_factory=dict)  # assets whose holding is unexplained -> incident
     away_s: float | None = None  # monotonic time since when it is not READY; None while it is
-    unclaimed: int = 0  # fills with an id of ours whose order the journal does not know yet
+    lost: dict[str, int] = field(default_factory=dict)  # symbols with an order of ours without a row -> incident, or 0
 
     @property
     def reach(self) -> Reach:
@@ -90,18 +95,22 @@ class OrderCache:
     instances: dict[str, InstanceFacts] = field(default_factory=dict)
     marks: dict[tuple[str, str], Mark] = field(default_factory=dict)
     venues: dict[str, VenueStatus] = field(default_factory=dict)
-    kill_mode: KillMode = KillMode.NONE
-    kill_id: str = ""  # of the kill that wants positions closed
+    kills: Kills = field(default_factory=Kills)
     is_guardian_alive: bool = False
     prop: dict[str, PropGate] = field(default_factory=dict)  # rules of prop firms, by venue of the account
     escalated: tuple[str, str] | None = None  # a child that money depends on, and why
     disk_free_mb: float | None = None  # under FKS_HOME
+    portfolio_limits: Mapping[int | str, tuple[PortfolioLimit, ...]] = field(default_factory=dict)  # by member
+    venue_rules: Mapping[str, VenueRule] = field(default_factory=dict)  # persons' decisions, by venue
+    unproven: Mapping[str, str] = field(default_factory=dict)  # plug-ins in stage sim with real money, by venue
     is_journal_up: bool = True
     ready: dict[str, WaitingSignals] = field(default_factory=dict)  # signals that wait, by venue
     #: signals that were looked at and have to wait for something (a halt, the end of an order): how many, and when
     held: dict[PositionKey, tuple[int, float]] = field(default_factory=dict)
     #: instances that were halted, and when (monotonic): their rows say so to every read that begins later
     halted: dict[str, float] = field(default_factory=dict)
+    #: the next split of shares that is not applied yet, by key
+    splits: dict[PositionKey, PositionSplit] = field(default_factory=dict)
     _ended: OrderedDict[str, Order] = field(default_factory=OrderedDict)
     _sent: dict[int, deque[float]] = field(default_factory=dict)
     _open_at: dict[PositionKey, dict[str, Order]] = field(default_factory=dict)
@@ -112,8 +121,18 @@ class OrderCache:
 
     @property
     def is_killed(self) -> bool:
-        """Return whether a kill is engaged, by the rows that were read last."""
-        return self.kill_mode is not KillMode.NONE
+        """Return whether a kill of any scope is engaged, by the rows and the file that were read last."""
+        return bool(self.kills)
+
+    def kills_over(self, venue: str, account_id: int, instance: str) -> Kills:
+        """Return the kills that concern an instance's orders at a venue."""
+        return self.kills.over(venue, account_id, *self.names_of(instance)) if self.kills else self.kills
+
+    def names_of(self, *instances: str) -> set[str]:
+        """Return the names by which a kill of a strategy concerns one of some instances, or the copies that it
+        holds."""
+        leaders = {copied_instance(instance) or instance for instance in instances}
+        return {*instances, *leaders, *(self.instances[name].strategy for name in leaders & self.instances.keys())}
 
     # ── orders ───────────────────────────────────────────────────────────────────────────────────
     def put(self, order: Order) -> None:
@@ -185,6 +204,11 @@ class OrderCache:
     def buckets(self, key: PositionKey) -> dict[str, Decimal]:
         """Return the quantities of one position key by instance."""
         return dict(self._quantities.get(key, {}))
+
+    def split_ns(self, key: PositionKey, now_ns: int) -> int | None:
+        """Return since when a key's shares are split while its positions are in the old ones; None = they are not."""
+        split = self.splits.get(key)
+        return None if split is None or split.effective_ns > now_ns else split.effective_ns
 
     def averages(self, key: PositionKey) -> dict[str, Decimal]:
         """Return the average prices of the instances' positions at one position key."""
@@ -263,13 +287,22 @@ class OrderCache:
             skew_age_s=monotonic_s - status.skew_at_s,
             capabilities=status.capabilities,
             wait_s=status.wait_s(),
-            is_plaintext=name == "ccxt" and bool(venue_plaintext(self.settings)),
+            is_plaintext=name in self.settings.venues_at_exchanges() and bool(venue_plaintext(self.settings.at(name))),
+            key_fault=status.key_fault(),
+            is_enabled=is_enabled(name, self.venue_rules, self.settings.enabled_venues),
+            unproven=self.unproven.get(name, ""),
         )
+
+    def exchange_of(self, venue: str, symbol: str) -> str:
+        """Return the exchange of a venue's symbol, "" where none of the instruments has it."""
+        exchange = self.settings.venues_at_exchanges().get(venue, "")
+        if (exchange, symbol) in self.instruments:
+            return exchange
+        return next((on for on, name in self.instruments if name == symbol), "")
 
     def view(self, intent: Intent, *, now_ns: int, monotonic_s: float, is_leader: bool) -> RiskView:
         """Return the snapshot that `intent` is checked against."""
         exchange, symbol, account_id = intent.exchange, intent.symbol, intent.account_id
-        values = self.values.of(self, intent, now_ns)
         key = (account_id, intent.venue, symbol)
         buckets = self.buckets(key)
         held = sum(buckets.values(), _ZERO)
@@ -280,19 +313,21 @@ class OrderCache:
         instrument, costs = self.instruments.get((exchange, symbol)), self.settings.costs
         is_in_base = self.venues[intent.venue].capabilities.fee_in_received_asset
         is_in_base &= instrument is not None and not instrument.is_contract
+        kills = self.kills_over(intent.venue, account_id, intent.instance)
         return RiskView(
             now_ns=now_ns,
             limits=self.settings.risk,
             account=self._account(account_id, intent.venue),
             account_refusal=self.venues[intent.venue].refusal,
-            drifting=self.venues[intent.venue].drifting,
+            incidents=self.venues[intent.venue].drifting | self.venues[intent.venue].lost,
             instrument=instrument,
             fee_in_base=max(costs.fee_rate, costs.fee_rate_maker or _ZERO) if is_in_base else _ZERO,
             venue=self.venue_view(intent.venue, monotonic_s),
             skew_limit_ms=self.settings.venue.skew_limit_ms,
             is_leader=is_leader,
             is_journal_up=self.is_journal_up,
-            kill=self.kill_mode,
+            kill=kills.mode,
+            kill_scope=str(kills[0].scope) if kills else "system",
             is_guardian_alive=self.is_guardian_alive,
             escalated=self.escalated,
             disk_free_mb=self.disk_free_mb,
@@ -301,24 +336,43 @@ class OrderCache:
             feed_age_s=age_s,
             position=held - buckets.get(EXTERNAL, _ZERO),
             held=held,
-            exposures=values.exposures,
-            shorts=values.shorts,
-            correlations=values.correlations,
             open_orders=open_orders,
-            marks=values.prices,
-            instruments=values.instruments,
-            rates=values.rates,
-            unvalued=values.unvalued,
-            loss_today=values.loss_today,
             prop=self._prop_denial(intent, open_orders, now_ns),
-            coins_of_others=values.coins_of_others,
+            portfolio_limits=(
+                self.portfolio_limits.get(account_id, ()) + self.portfolio_limits.get(intent.instance, ())
+            ),
             own=buckets.get(intent.instance, _ZERO),
-            entries=values.entries,
-            pyramiding=values.pyramiding,
             balances=self.balances.get(intent.venue, {}),
             orders_last_minute=self.sent_last_minute(account_id, monotonic_s),
+            margin=self.venues[intent.venue].margin_of(symbol),
+            margin_free=self._margin_free(intent, open_orders),
             instance_state="" if intent.role in (Role.ORDER, Role.KILL) else self.instance_state(intent.instance),
+            **self.values.of(self, intent, now_ns),
         )
+
+    def _margin_free(self, intent: Intent, open_orders: tuple[Order, ...]) -> Decimal:
+        """Return the equity in the quote of an entry at last prices, less the margin of all positions there and of the
+        orders that may add to them; 0 at a venue without a margin."""
+        status, item = self.venues[intent.venue], self.instruments.get((intent.exchange, intent.symbol))
+        cash = None if item is None else self.balances.get(intent.venue, {}).get(item.quote)
+        if item is None or cash is None or status.margin_of(item.symbol) is None:
+            return _ZERO
+        free, account_id = cash.total, intent.account_id
+        for (owner, venue, symbol), quantities in self._quantities.items():
+            if (owner, venue) != (account_id, status.name) or not (held := sum(quantities.values(), _ZERO)):
+                continue
+            for exchange, known in self.instruments_of(symbol).items():
+                margin, price = status.margin_of(symbol), self.mark(exchange, symbol)
+                if known.quote == item.quote and margin is not None and price is not None:  # else PRICE_MISSING
+                    free += held * price * known.multiplier - margin.needed(abs(held), price, known)
+                    break
+        for order in open_orders:
+            listed, margin = self.instruments.get((order.exchange, order.symbol)), status.margin_of(order.symbol)
+            is_opening = order.role in (Role.ENTRY, Role.ORDER) and not order.is_reduce_only
+            if is_opening and listed is not None and margin is not None and listed.quote == item.quote:
+                price = order.price or order.stop_price or self.mark(order.exchange, order.symbol) or _ZERO
+                free -= margin.needed(order.remaining, price, listed)
+        return free
 
     def _prop_denial(self, intent: Intent, open_orders: tuple[Order, ...], now_ns: int) -> Denial | None:
         gate = self.prop.get(intent.venue)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from fks.clock import Clock
-from fks.config.settings import Settings
-from fks.model.ports import Lease, Log, Meter, Venue
+from fks.model.ports import Venue
 from fks.order_manager.cache import OrderCache
 from fks.order_manager.ledger import Ledger
 from fks.order_manager.publisher import Publisher
@@ -15,41 +12,28 @@ from fks.order_manager.tasks import Tasks
 from fks.orders.crash_points import At
 from fks.risk.policy import Action, JournalState, journals_of
 from fks.runtime import Runtime
+from fks.store.facts import FactStore
+from fks.store.signals import SignalStore
 
 
 @dataclass(frozen=True, slots=True)
-class OrderManagerContext:
-    """The surroundings of one order manager. `at` is called at the labelled points of the order path. Nothing is
-    submitted before the monotonic time `hold_s`."""
+class OrderManagerContext(Runtime):
+    """The services of the process, and the surroundings of its order manager. `at` is called at the labelled points of
+    the order path. Nothing is submitted before the monotonic time `hold_s`."""
 
-    runtime: Runtime
-    venues: Mapping[str, Venue]
+    venues: dict[str, Venue]
     cache: OrderCache
     ledger: Ledger
     publisher: Publisher
     tasks: Tasks
     at: At
     hold_s: float = 0.0
+    signals: SignalStore = field(init=False)
+    facts: FactStore = field(init=False)
 
-    @property
-    def settings(self) -> Settings:
-        return self.runtime.settings
-
-    @property
-    def clock(self) -> Clock:
-        return self.runtime.clock
-
-    @property
-    def meter(self) -> Meter:
-        return self.runtime.meter
-
-    @property
-    def log(self) -> Log:
-        return self.runtime.log
-
-    @property
-    def lease(self) -> Lease:
-        return self.runtime.lease
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "signals", SignalStore(self.db, self.lease))
+        object.__setattr__(self, "facts", FactStore(self.db, self.lease))
 
     @property
     def can_commit(self) -> bool:

@@ -12,16 +12,17 @@ from __future__ import annotations
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import ROUND_DOWN, Decimal
+from typing import Final
 
-from fks.model.copies import LEADER, PREFIX, CopyRule
+from fks.model.copies import LEADER, PREFIX, CopyRule, expected
 from fks.model.ids import client_order_id, copy_signal_id, intent_id
 from fks.model.order import Role
 from fks.model.signal import Kind, Signal, SignalState
 from fks.order_manager.context import OrderManagerContext
 from fks.orders.messages import PositionKey
-from fks.store.signals import SignalRecord, SignalStore
+from fks.store.signals import SignalRecord
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 _OPENING = (Role.ENTRY, Role.ORDER)
@@ -29,30 +30,32 @@ _PENDING_MAX = 1_000
 _PENDING_S = 60.0  # a signal without an order after this was denied
 
 
-@dataclass(frozen=True, slots=True)
-class CopiedPositions:
-    """The positions of leader and follower in the signal's symbol, orders on their way included (signed contracts)."""
-
-    leader: Decimal
-    follower: Decimal
+_COPIES_LOOK_S: Final = 1.0
+DIVERGED_S: Final = 30.0  # an order of one account may fill later than the other's
+_GAUGE: Final = "fks_copy_difference"
 
 
 def copy_of(
-    record: SignalRecord, rule: CopyRule, account_id: int, quantity: Decimal | None, held: CopiedPositions
+    record: SignalRecord,
+    rule: CopyRule,
+    account_id: int,
+    quantity: Decimal | None,
+    held: Decimal,
+    held_here: Decimal,
 ) -> Signal:
     """Return the signal by which an account repeats a leader's one. Pure.
 
-    `quantity`: the leader's contracts, None when they are not known. An exit closes all that the account holds for the
-    instance. A person's order that only reduces what the leader holds closes the same share of the follower's position,
-    and never opens: a follower whose entry was denied does not go short when the leader sells.
+    `quantity`: the leader's contracts, None when they are not known. `held`, `held_here`: the positions of leader and
+    follower in the symbol, orders on their way included (signed contracts). An exit closes all that the account holds
+    for the instance. A person's order that only reduces what the leader holds closes the same share of the follower's
+    position, and never opens: a follower whose entry was denied does not go short when the leader sells.
     """
     leader = record.signal
     is_closing = _is_closing(leader, held)
     size = None if leader.is_exit else rule.contracts(quantity)
-    if is_closing and leader.size is not None and held.follower * leader.side.sign < 0:
-        share = leader.size / abs(held.leader)
-        size = min((abs(held.follower) * share).quantize(_ONE, ROUND_DOWN), abs(held.follower))
-    is_approved = bool(record.decided_by) and record.decided_ns is not None
+    if is_closing and leader.size is not None and held_here * leader.side.sign < 0:
+        share = leader.size / abs(held)
+        size = min((abs(held_here) * share).quantize(_ONE, ROUND_DOWN), abs(held_here))
     return replace(
         leader,
         id=copy_signal_id(intent_id(leader.id), account_id),
@@ -60,27 +63,28 @@ def copy_of(
         account_id=account_id,
         venue=rule.venue,
         # the age of a signal that a person approved counts from the approval, which only the leader's row has
-        timeframe=None if is_approved else leader.timeframe,
-        ts_event_ns=(record.decided_ns or 0) if is_approved else leader.ts_event_ns,
+        timeframe=leader.timeframe if record.approved_ns is None else None,
+        ts_event_ns=leader.ts_event_ns if record.approved_ns is None else record.approved_ns,
         size=size,
         is_reduce_only=leader.is_reduce_only or is_closing,
+        group_id=None if leader.group_id is None else copy_signal_id(leader.group_id, account_id),
         reason=f"copy of {leader.id} ({rule}): {leader.reason}",
         state=SignalState.READY,
     )
 
 
-def _is_closing(leader: Signal, held: CopiedPositions) -> bool:
+def _is_closing(leader: Signal, held: Decimal) -> bool:
     """Return whether a person's order only reduces what the leader holds."""
     if leader.kind is not Kind.ORDER or leader.size is None or leader.stop_loss or leader.take_profit:
         return False
-    return leader.is_reduce_only or leader.size <= -held.leader * leader.side.sign
+    return leader.is_reduce_only or leader.size <= -held * leader.side.sign
 
 
 class Copier:
     """Makes copies. Soft state: copies whose order is not journaled yet."""
 
-    def __init__(self, context: OrderManagerContext, signals: SignalStore, rules: Iterable[CopyRule]) -> None:
-        self._context, self._signals = context, signals
+    def __init__(self, context: OrderManagerContext, rules: Iterable[CopyRule]) -> None:
+        self._context = context
         self._rules = [rule for rule in rules if rule.mode != "off"]
         self._pending: OrderedDict[uuid.UUID, tuple[PositionKey, Decimal, float, str]] = OrderedDict()
         self._missing: set[str] = set()
@@ -98,7 +102,7 @@ class Copier:
         made = [copy for record in records if record.signal.is_exit for copy in self.copies_of(record, None)]
         if not made:
             return False
-        inserted = await self._context.ledger.patiently(lambda: self._signals.insert(made))
+        inserted = await self._context.ledger.patiently(lambda: self._context.signals.insert(made))
         self.committed(inserted)
         return bool(inserted)
 
@@ -111,7 +115,7 @@ class Copier:
         """Return the copies of a leader's signal that leads to an order of `quantity`, before that is in the cache;
         [] of other accounts' signals."""
         signal = record.signal
-        if signal.venue != LEADER or not self._rules:
+        if signal.venue != LEADER or not self._rules or signal.is_amended:  # a copy's order is amended by itself
             return []
         key = (signal.account_id, signal.venue, signal.symbol)
         leader = self._prospective(key)
@@ -122,7 +126,7 @@ class Copier:
                 self._report_missing(rule)
                 continue
             follower = self._prospective((status.account_id, rule.venue, signal.symbol))
-            made.append(copy_of(record, rule, status.account_id, quantity, CopiedPositions(leader, follower)))
+            made.append(copy_of(record, rule, status.account_id, quantity, leader, follower))
             self._note(made[-1], made[-1].size)
         return made
 
@@ -167,3 +171,61 @@ class Copier:
                 f"fks accounts create NAME --venue {rule.venue}",
                 venue=rule.venue,
             )
+
+
+class CopyWatch:
+    """Compares the positions of followers with those that they should have: a metric each second, and an alert for a
+    difference that stays. Soft state: since when they differ."""
+
+    def __init__(self, context: OrderManagerContext, rules: Iterable[CopyRule]) -> None:
+        self._context = context
+        self._rules = [rule for rule in rules if rule.mode != "off"]
+        self._since: dict[tuple[str, str], float] = {}
+        self._alerted: set[tuple[str, str]] = set()
+
+    async def run(self) -> None:
+        """Compare each second, for ever."""
+        while self._rules:
+            self.look()
+            await self._context.clock.sleep(_COPIES_LOOK_S)
+
+    def look(self) -> None:
+        """Compare now: set the gauges, and raise an alert for a difference that has lasted for DIVERGED_S."""
+        leader = self._held(LEADER)
+        for rule in self._rules:
+            follower = self._held(rule.venue)
+            for symbol in leader.keys() | follower.keys():
+                held = follower.get(symbol, _ZERO)
+                wanted = expected(rule, leader.get(symbol, _ZERO), held)
+                self._note(rule, symbol, wanted, held)
+
+    def _note(self, rule: CopyRule, symbol: str, wanted: Decimal, held: Decimal) -> None:
+        where, now_s = (rule.name, symbol), self._context.clock.monotonic()
+        self._context.meter.gauge(_GAUGE, float(held - wanted), account=rule.name, symbol=symbol)
+        if held == wanted:
+            self._since.pop(where, None)
+            self._alerted.discard(where)
+            return
+        since_s = self._since.setdefault(where, now_s)
+        if now_s - since_s < DIVERGED_S or where in self._alerted or rule.mode != "auto":
+            return
+        self._alerted.add(where)
+        self._context.publisher.alert(
+            "warning",
+            "copy.diverged",
+            f"account {rule.name} holds {held:f} {symbol} and should hold {wanted:f} by its rule '{rule}'; nothing is "
+            "sent for that: see fks ninja status, and close or open it by hand",
+            venue=rule.venue,
+            symbol=symbol,
+            held=str(held),
+            expected=str(wanted),
+        )
+
+    def _held(self, venue: str) -> dict[str, Decimal]:
+        """Return what the account of a venue holds by symbol, persons' own trades included."""
+        status = self._context.cache.venues.get(venue)
+        found: dict[str, Decimal] = {}
+        for position in self._context.cache.positions.values():
+            if status is not None and (position.account_id, position.venue) == (status.account_id, venue):
+                found[position.symbol] = found.get(position.symbol, _ZERO) + position.quantity
+        return found

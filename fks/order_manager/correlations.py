@@ -9,14 +9,14 @@ the check counts what is not known.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Protocol
 
 import numpy as np
 
 from fks.config.risk import Risk
-from fks.model.bar import Bars, Floats
+from fks.model.bar import Floats
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.risk.correlation import correlation_of, returns_before
+from fks.store.bars import BarStore
 
 _RETRY_NS = 10 * NS  # between two reads while the newest bar of an interval is not stored yet
 _TRIES = 12  # reads of a series in a row that found no later bar, before it is read once an interval
@@ -25,26 +25,10 @@ _MINUTE = "1m"
 Key = tuple[str, str]
 
 
-class BarReader(Protocol):
-    """The part of the bar store that is read here."""
-
-    async def read(
-        self,
-        symbol: str,
-        timeframe: str,
-        from_ns: int = 0,
-        to_ns: int | None = None,
-        limit: int | None = None,
-        *,
-        exchange: str = "binance",
-        is_newest: bool = False,
-    ) -> Bars: ...
-
-
 class Correlations:
     """Returns by (exchange, symbol) on the newest grid that was read. Only `refresh` reads a table."""
 
-    def __init__(self, bars: BarReader | None = None) -> None:
+    def __init__(self, bars: BarStore | None = None) -> None:
         self._bars = bars
         self._returns: dict[Key, Floats] = {}
         self._grid = (0, "", 0)  # newest time that was read for (ns), timeframe and number of returns

@@ -12,12 +12,13 @@ from decimal import Decimal
 
 from fks.model.account import Account, Environment, Transfer
 from fks.model.errors import OutageError
-from fks.model.order import State
+from fks.model.order import Side, State
 from fks.model.ports import Venue
 from fks.model.timeframe import NS
 from fks.order_manager.balances import AccountBalances, AccountStores
 from fks.order_manager.cache import VenueStatus
 from fks.order_manager.context import OrderManagerContext
+from fks.order_manager.lost_orders import LostOrders
 from fks.portfolio.drift import Executed, differences, is_drift, moved_by, total
 from fks.store.incidents import IncidentKind
 
@@ -37,11 +38,12 @@ class DriftWatch:
         status: VenueStatus,
         stores: AccountStores,
         balances: AccountBalances,
+        lost: LostOrders,
     ) -> None:
         self._venue = venue
         self._status = status
         self._stores = stores
-        self._balances = balances
+        self._balances, self._lost = balances, lost
         self._cache, self._publisher = context.cache, context.publisher
         self._settings, self._clock, self._log = context.settings, context.clock, context.log
         self._seen: dict[str, tuple[Decimal, float]] = {}  # asset -> its difference, and since when it is that
@@ -103,11 +105,15 @@ class DriftWatch:
         if any(o.state in (State.SENDING, State.UNKNOWN) or o.reported_cum_qty > o.filled for o in orders):
             return None
         rows = await self._stores.facts.turnover(account.id, self._venue.name)
+        lost = list(self._lost.fills())
         assets = {symbol: (i.base, i.quote) for (_, symbol), i in self._cache.instruments.items()}
         try:
-            return moved_by(
-                (Executed(r.symbol, r.is_buy, r.quantity, r.value, r.fee, r.fee_currency) for r in rows), assets
-            )
+            executed = [Executed(r.symbol, r.is_buy, r.quantity, r.value, r.fee, r.fee_currency) for r in rows]
+            executed += [
+                Executed(f.symbol, f.side is Side.BUY, f.quantity, f.quantity * f.price, f.fee, f.fee_currency)
+                for f in lost
+            ]
+            return moved_by(executed, assets)
         except KeyError:  # metadata of a symbol are not here yet
             return None
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from fks.clock.waiting import wait_for_event
 from fks.model.signal import Kind, Signal
 from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.copying import Copier
+from fks.order_manager.entry_groups import EntryGroups
 from fks.order_manager.position_workers import PositionWorkers
 from fks.orders.messages import PositionKey
 from fks.risk.policy import Reach
-from fks.store.signals import SignalRecord, SignalStore
+from fks.store.signals import SignalRecord
 
 _BATCH = 500
 _POLL_S = 1.0
@@ -29,19 +30,18 @@ class Intake:
     def __init__(
         self,
         context: OrderManagerContext,
-        signals: SignalStore,
         workers: PositionWorkers,
         prepare: Callable[[Signal], Awaitable[None]],
         *,
         learn: Callable[[uuid.UUID, int], None],
         copier: Copier,
+        groups: EntryGroups,
     ) -> None:
         self._context = context
-        self._signals = signals
         self._workers = workers
         self._prepare = prepare
         self._learn = learn
-        self._copier = copier
+        self._copier, self._groups = copier, groups
         self._busy: set[PositionKey] = set()
         self._missed: set[PositionKey] = set()  # signals were seen there while it was busy
         self._preparing: set[uuid.UUID] = set()  # of the keys that are busy
@@ -68,10 +68,11 @@ class Intake:
         cache, ledger = self._context.cache, self._context.ledger
         venues = list(cache.venues)
         known = [*self._preparing, *self._workers.in_hand()]  # read again, a burst would cost its square
-        records = await ledger.patiently(lambda: self._signals.ready(venues, _BATCH, known=known))
-        records += await ledger.patiently(lambda: self._signals.ready_elsewhere(venues, _BATCH))
+        records = await ledger.patiently(lambda: self._context.signals.ready(venues, _BATCH, known=known))
+        records += await ledger.patiently(lambda: self._context.signals.ready_elsewhere(venues, _BATCH))
         if self._copier.is_needed and await self._copier.copy_exits(records):
             self.wake()
+        waiting = await self._groups.waiting(records)
         batches: dict[PositionKey, list[SignalRecord]] = {}
         for record in records:
             signal = record.signal
@@ -83,14 +84,18 @@ class Intake:
             else:
                 self._busy.add(key)
                 self._preparing.update(record.signal.id for record in batch)
-                self._context.tasks.spawn(self._work(key, batch), f"signals {key[2]}")
+                self._context.tasks.spawn(self._work(key, batch, waiting), f"signals {key[2]}")
 
-    async def _work(self, key: PositionKey, batch: Sequence[SignalRecord]) -> None:
+    async def _work(
+        self, key: PositionKey, batch: Sequence[SignalRecord], waiting_for_legs: Collection[uuid.UUID]
+    ) -> None:
         try:
             for number, record in enumerate(batch):
-                if self._waits(record.signal) and not any(one.signal.kind is Kind.EXIT for one in batch[number + 1 :]):
+                is_waiting = record.signal.id in waiting_for_legs or self._waits(record.signal)
+                if is_waiting and not any(one.signal.kind is Kind.EXIT for one in batch[number + 1 :]):
                     continue
-                await self._prepare(record.signal)
+                for signal in (record.signal, *self._groups.others(record.signal)):
+                    await self._prepare(signal)
                 if not self._is_draining:
                     self._workers.signal(record)
         finally:

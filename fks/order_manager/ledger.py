@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, TypeVar
 
 from fks.futures import instrument_of_symbol
 from fks.model.account import Position
+from fks.model.cash_flows import PositionSplit
 from fks.model.copies import copied_instance
 from fks.model.errors import OutageError
 from fks.model.instrument import Instrument, assumed_instrument
-from fks.model.order import BracketLeg, Fill, Order, Report, Role, Side, evolve
+from fks.model.order import BracketLeg, Fill, Order, Report, Role, Side, State, evolve
+from fks.model.parent import ParentPlan
 from fks.model.timeframe import iso
 from fks.order_manager.cache import OrderCache
 from fks.order_manager.person_fills import BUST, PERSON, PersonFills, bust_id, bust_payload, reversal
@@ -30,10 +32,11 @@ from fks.orders import events as e
 from fks.orders.build import reported_leg
 from fks.orders.crash_points import At, nowhere
 from fks.orders.machine import Act, Step, advance, begin
-from fks.orders.messages import PositionKey
+from fks.orders.messages import PositionKey, SplitApplied
 from fks.orders.side_lines import Happened, PlacedOrders
 from fks.portfolio.position import EXTERNAL, allocate, apply_fill, is_shared, share_of
 from fks.runtime import Runtime
+from fks.store.corporate_actions import CorporateActionStore
 from fks.store.facts import FactStore
 from fks.store.incidents import IncidentKind, IncidentStore
 from fks.store.orders import EventRow, ExecutionRow, OrderChanges, OrderJournal, OrderStore
@@ -163,10 +166,7 @@ class Ledger:
                         for plan in plans:
                             plan.is_side = True
                         break
-                    changes = [self._changes(plan) for plan in plans]
-                    rows = [row for c in changes for row in c.events]
-                    orders = [order for change in changes for order in change.orders]
-                    await self.in_time(self.journal.apply(OrderChanges(orders=orders, events=rows)))
+                    await self.in_time(self.journal.apply(self._changes(*plans)))
                     break
                 except OutageError as error:
                     if not await self.wait_for_journal(error, is_side=True):
@@ -208,19 +208,36 @@ class Ledger:
             known = await self.find(report.client_order_id)
             if known is not None:
                 return known
+            if not leg.number:
+                made = await self.patiently(lambda: self.store.legs([parent.client_order_id]))
+                leg = replace(leg, number=min((one.attempt for one in made if one.is_close), default=0))
             now_ns = self._clock.now_ns()
             event = e.LegReported(**self.stamp("leg", report.source), venue_time_ns=report.time_ns, report=report)
-            step = begin(reported_leg(parent, report, leg, epoch=self._lease.epoch, now_ns=now_ns), event)
-            row = self._row(event, step)
-            # written again after an outage it changes nothing: the id is the row's key
-            await self.patiently(
-                lambda: self.journal.place([step.order], [row], signal_id=None, now_ns=now_ns, stopped_by=())
-            )
-            self._cache.put(step.order)
+            order = reported_leg(parent, report, leg, epoch=self._lease.epoch, now_ns=now_ns)
+            return await self._begin(order, event)
+
+    async def _begin(self, order: Order, event: e.Event) -> Order:
+        """Write an order that is at the venue, with its first event, in one statement."""
+        step = begin(order, event)
+        row, now_ns = self._row(event, step), self._clock.now_ns()
+        # written again after an outage it changes nothing: the id is the row's key
+        await self.patiently(
+            lambda: self.journal.place([step.order], [row], signal_id=None, now_ns=now_ns, stopped_by=())
+        )
+        self._cache.put(step.order)
         self._meter.count("fks_orders_total", state=step.order.state.value)
         self._publisher.order(step.order)
-        self._on_commit((parent.account_id, parent.venue, parent.symbol), step.order, [step])
+        self._on_commit((order.account_id, order.venue, order.symbol), step.order, [step])
         return step.order
+
+    async def adopt(self, order: Order) -> None:
+        """Write an order that a venue has and no row, as one of unknown outcome: the venue is asked about it, and its
+        executions are booked to it."""
+        async with self._lock((order.account_id, order.venue, order.symbol)):
+            if await self.find(order.client_order_id) is None:
+                await self._begin(order, e.IntendedAndSent(**self.stamp("adopt", "person")))
+        found = e.DuplicateId(**self.stamp("found", "reconcile"), sent_ns=order.sent_ns)
+        await self.apply(order.client_order_id, found)
 
     async def find(self, client_order_id: str) -> Order | None:
         """Return an order from memory or the journal."""
@@ -382,32 +399,22 @@ class Ledger:
                 "page", "fill.no_metadata", detail, venue=order.venue, symbol=order.symbol, incident=found[0].id
             )
 
-    def _changes(self, plan: _Plan) -> OrderChanges:
-        rows = [
-            self._row(event, step)
-            for event, step in plan.steps
-            if step.is_changed or step.number in _ALWAYS_KEPT or isinstance(event, e.FillSeen)
-        ]
+    def _changes(self, *plans: _Plan) -> OrderChanges:
         return OrderChanges(
-            orders=[plan.order] if any(step.is_changed for _, step in plan.steps) else [],
-            events=rows,
-            trades=plan.trades,
-            positions=list(plan.positions.values()),
+            orders=[plan.order for plan in plans if any(step.is_changed for _, step in plan.steps)],
+            events=[
+                self._row(event, step)
+                for plan in plans
+                for event, step in plan.steps
+                if step.is_changed or step.number in _ALWAYS_KEPT or isinstance(event, e.FillSeen)
+            ],
+            trades=[trade for plan in plans for trade in plan.trades],
+            positions=[position for plan in plans for position in plan.positions.values()],
         )
 
     def _row(self, event: e.Event, step: Step) -> EventRow:
-        return EventRow(
-            client_order_id=step.order.client_order_id,
-            event_id=event.event_id,
-            event=type(event).__name__,
-            from_state=step.before,
-            to_state=step.order.state,
-            source=event.source,
-            recv_ns=event.recv_ns,
-            epoch=self._lease.epoch,
-            venue_time_ns=event.venue_time_ns,
-            payload={"row": step.number, **payload_of(event)},
-        )
+        payload = {"row": step.number, **quantity_of(step), **payload_of(event)}
+        return event_row(step.order, event, epoch=self._lease.epoch, before=step.before, payload=payload)
 
     def _remember(self, plan: _Plan) -> None:
         """Bring memory up to the state on disk, and publish it; a line of the side journal once it is booked."""
@@ -452,30 +459,114 @@ class Ledger:
                 source=trade.fill.source,
             )
 
+    # ── splits of shares ─────────────────────────────────────────────────────────────────────────
+    async def split(self, split: PositionSplit) -> SplitApplied:
+        """Carry a key's positions, and the orders and plans that they are made of, over to the shares after a split:
+        once, in one statement. One with an `error` is only stored.
+
+        Returned: the orders, positions and plans as they are on disk, whichever process applied it. Legs at the venue
+        are marked and stay as they are. The caller has seen to it that no entry is open. Errors: StaleEpochError.
+        """
+
+        async def apply() -> SplitApplied:
+            async with self._lock(split.key):
+                await self._until_up()
+                if not await CorporateActionStore(self._db).is_applied(split.id):
+                    await self._write_split(split)
+                await self._read_again(split.key, "")
+                orders, plans = await self._made_of(split.key)
+                for order in orders:
+                    self._cache.put(order)
+                return SplitApplied(tuple(orders), self._cache.buckets(split.key), plans, split.effective_ns)
+
+        return await self.patiently(apply)
+
+    async def _made_of(self, key: PositionKey) -> tuple[list[Order], dict[uuid.UUID, ParentPlan]]:
+        """Return the entries that a key's positions are made of, with their legs of all attempts, and their plans."""
+        entries: list[Order] = []
+        for instance, held in self._cache.buckets(key).items():
+            entries += await self.store.entries_of(*key, instance, abs(held)) if held else []
+        legs = await self.store.legs([entry.client_order_id for entry in entries])
+        return [*entries, *legs], await self.store.plans(entries)
+
+    async def _write_split(self, split: PositionSplit) -> None:
+        # what is not ours follows from the venue's balance
+        positions = [
+            p
+            for p in self._cache.positions.values()
+            if (p.account_id, p.venue, p.symbol) == split.key and p.instance != EXTERNAL
+        ]
+        changes, changed, instrument = OrderChanges(), dict[uuid.UUID, ParentPlan](), None
+        if not split.error:
+            instrument = self._cache.instruments.get((split.exchange, split.symbol))
+            orders, plans = await self._made_of(split.key)
+            steps = [advance(order, self._split_event(split, order, instrument)) for order in orders]
+            changed = {
+                id: replace(
+                    plan,
+                    stop_loss=split.price(plan.stop_loss),
+                    targets=tuple(replace(one, price=split.price(one.price)) for one in plan.targets),
+                )
+                for id, plan in plans.items()
+            }
+            changes = OrderChanges(
+                [step.order for step in steps],
+                [
+                    self._row(self._split_event(split, order, instrument), step)
+                    for order, step in zip(orders, steps, strict=True)
+                ],
+                positions=[_after_split(position, split, instrument) for position in positions],
+            )
+        before = sum((position.quantity for position in positions), _ZERO)
+        after = sum((position.quantity for position in changes.positions), _ZERO) if not split.error else before
+        self._at("split.before")
+        await self.in_time(
+            self.journal.split(changes, replace(split, quantity_before=before, quantity_after=after), changed)
+        )
+        self._at("split.after")
+
+    def _split_event(self, split: PositionSplit, order: Order, instrument: Instrument | None) -> e.SharesSplit:
+        """Return the event of a split for one order; its prices are on the tick grid, the stop farther from the
+        market."""
+        away = order.side.opposite.value
+
+        def price(value: Decimal | None, *, is_stop: bool) -> Decimal | None:
+            if value is None or instrument is None:
+                return None if value is None else split.price(value)
+            return instrument.round_price(split.price(value), side=away, is_stop=is_stop)
+
+        return e.SharesSplit(
+            **self.stamp("split") | {"event_id": f"split:{split.id}"},
+            new=split.new_shares,
+            old=split.old_shares,
+            before=order.quantity,
+            stop_loss=price(order.stop_loss, is_stop=True),
+            take_profit=price(order.take_profit, is_stop=False),
+        )
+
     # ── what is not ours, and what was found at the start ────────────────────────────────────────
     async def book_external(self, fill: Fill, exchange: str) -> bool:
         """Book an execution that no order of ours explains; False when it was booked before.
 
-        Where the venue keeps the bracket it also closes by itself (its guard, a person on its platform): what such an
-        execution takes from the account's position is taken from the instances that hold it.
+        Where the venue keeps the bracket it also closes by itself (its guard, a person on its platform), and an account
+        on margin is closed by force: what such an execution takes from the account's position is taken from the
+        instances that hold it.
         """
         instrument = self._cache.instruments.get((exchange, fill.symbol))
         if instrument is None or fill.fill_id in self._recent:
             return False
         key, is_unclear = (fill.account_id, fill.venue, fill.symbol), False
-        while True:
-            try:  # the key's events are not held up by an outage
-                async with self._lock(key):
-                    await self._until_drained()
-                    if not self._cache.is_journal_up:
-                        raise OutageError("PostgreSQL is away")
-                    if is_unclear:
-                        await self._read_again(key, "")
-                    is_unclear = True
-                    is_new = await self._book_external(fill, key, instrument)
-                break
-            except OutageError as error:
-                await self.wait_for_journal(error)
+
+        async def book() -> bool:
+            nonlocal is_unclear
+            async with self._lock(key):
+                await self._until_up()
+                if is_unclear:
+                    await self._read_again(key, "")
+                is_unclear = True
+                return await self._book_external(fill, key, instrument)
+
+        is_new = await self.patiently(book)  # the key's events are not held up by an outage
         self.positions_changed(key)
         return is_new
 
@@ -488,11 +579,12 @@ class Ledger:
         positions: dict[str, Position] = {}
         realized, taken = _ZERO, _ZERO
         for name, quantity in shares:
-            part = share_of(fill, quantity, taken)
+            part = share_of(fill, quantity, taken) if quantity > 0 else replace(fill, quantity=quantity, fee=_ZERO)
             booking = apply_fill(positions.get(name) or self._cache.position(*key, name), part, instrument)
             positions[name] = booking.position
-            realized, taken = realized + booking.realized, taken + quantity
-        trade = ExecutionRow(fill, shares[0][0] if len(shares) == 1 else EXTERNAL, realized)
+            realized, taken = realized + booking.realized, taken + max(quantity, _ZERO)
+        name = shares[0][0] if len(shares) == 1 else EXTERNAL
+        trade = ExecutionRow(fill, name, realized)
         is_new = await self.in_time(
             self.journal.apply(OrderChanges(trades=[trade], positions=list(positions.values())))
         )
@@ -500,29 +592,35 @@ class Ledger:
         if is_new:
             for position in positions.values():
                 self._cache.put_position(position)
-            self._cache.note_flow(fill, instrument)
+            if fill.source == Role.LIQUIDATION:
+                self._cache.move_balances(fill, instrument, was_resting=False)
+            else:
+                self._cache.note_flow(fill, instrument)
+            self._cache.values.note(fill, name, instrument)
             self._publisher.fill(trade, booking.position.quantity)
         return is_new
 
     def _external_shares(self, fill: Fill, key: PositionKey) -> list[tuple[str, Decimal]]:
         status = self._cache.venues.get(fill.venue)
-        if status is None or not status.capabilities.keeps_bracket:
+        is_made = fill.source == Role.LIQUIDATION or (status is not None and status.capabilities.keeps_bracket)
+        if not is_made:
             return [(EXTERNAL, fill.quantity)]
-        return allocate(fill, self._cache.buckets(key), EXTERNAL, is_flattening=True)
-
-    async def load_person_fills(self) -> None:
-        """Read again what persons reported of executions and no venue has replaced."""
-        self._person_fills.load(await self.patiently(self.store.person_fills))
+        buckets, is_forced = self._cache.buckets(key), fill.source == Role.LIQUIDATION
+        # a forced close leaves nothing: what instances hold against each other is closed between them
+        against = [(name, held) for name, held in buckets.items() if is_forced and held * fill.side.sign > 0]
+        whole = replace(fill, quantity=fill.quantity + sum((abs(held) for _, held in against), _ZERO))
+        return [
+            *((name, -abs(held)) for name, held in against),
+            *allocate(whole, buckets, EXTERNAL, is_flattening=True),
+        ]
 
     async def apply_at_start(self, pairs: Iterable[tuple[Order, e.Event]]) -> list[Order]:
         """Apply one event each to many orders in one statement, before anything else runs."""
-        await self.load_person_fills()
+        self._person_fills.load(await self.patiently(self.store.person_fills))
         plans = [self._plan(order, [event], set()) for order, event in pairs]
-        changes = [self._changes(plan) for plan in plans]
-        orders = [order for change in changes for order in change.orders]
-        if orders:
-            rows = [row for change in changes for row in change.events]
-            await self.patiently(lambda: self.journal.apply(OrderChanges(orders=orders, events=rows)))
+        changes = self._changes(*plans)
+        if changes.orders:
+            await self.patiently(lambda: self.journal.apply(changes))
         for plan in plans:
             self._cache.put(plan.order)
         return [plan.order for plan in plans]
@@ -624,6 +722,12 @@ class Ledger:
         while self._is_draining:
             await self._clock.sleep(_DRAIN_POLL_S)
 
+    async def _until_up(self) -> None:
+        """Return if PostgreSQL holds what the side journal held. Errors: OutageError while it is away."""
+        await self._until_drained()
+        if not self._cache.is_journal_up:
+            raise OutageError("PostgreSQL is away")
+
     async def _drain(self) -> None:
         """Write the lines of the side journal to PostgreSQL, in their order, and empty it.
 
@@ -654,7 +758,9 @@ class Ledger:
             await self._apply_again(name, event)
 
     async def _insert(self, line: PlacedOrders) -> None:
-        rows = [first_row(order, event) for order, event in zip(line.orders, line.events, strict=True)]
+        rows = [
+            event_row(order, event, epoch=order.epoch) for order, event in zip(line.orders, line.events, strict=True)
+        ]
         ids = [line.signal_id] if line.signal_id is None else [line.signal_id, None]  # it may have an outcome by now
         for signal_id in ids:
             if await self.store.get(line.orders[0].client_order_id) is None:
@@ -675,22 +781,47 @@ class Ledger:
         return self._locks.setdefault(key, asyncio.Lock())
 
 
-def first_row(order: Order, event: e.Event) -> EventRow:
-    """Return the row of an order's first event."""
+def _after_split(position: Position, split: PositionSplit, instrument: Instrument | None) -> Position:
+    """Return a position in the shares after a split. A part of a lot is dropped: a broker pays cash for it."""
+    quantity = split.quantity(abs(position.quantity))
+    quantity = quantity if instrument is None else instrument.round_quantity(quantity)
+    return replace(
+        position,
+        quantity=quantity if position.quantity > 0 else -quantity,
+        average_price=split.price(position.average_price),
+    )
+
+
+def event_row(
+    order: Order,
+    event: e.Event,
+    *,
+    epoch: int,
+    before: State | None = None,
+    payload: Mapping[str, object] | None = None,
+) -> EventRow:
+    """Return the row of an event after which an order is this one; `before` None: it is the order's first."""
     return EventRow(
         client_order_id=order.client_order_id,
         event_id=event.event_id,
         event=type(event).__name__,
-        from_state=None,
+        from_state=before,
         to_state=order.state,
         source=event.source,
         recv_ns=event.recv_ns,
-        epoch=order.epoch,
+        epoch=epoch,
+        venue_time_ns=event.venue_time_ns,
+        payload=payload or {},
     )
 
 
 #: rows whose events are kept though they change nothing: impossible fills, quarantine
 _ALWAYS_KEPT = frozenset({40, 42})
+
+
+def quantity_of(step: Step) -> dict[str, object]:
+    """Return what order_events keeps of a change of the order's quantity: its row has the last one alone."""
+    return {} if step.quantity_before is None else {"quantity_before": f"{step.quantity_before:f}"}
 
 
 def payload_of(event: e.Event) -> dict[str, object]:
@@ -715,10 +846,14 @@ def payload_of(event: e.Event) -> dict[str, object]:
             "detail": report.detail,
         }
         return message | (_leg_of(event) if isinstance(event, e.LegReported) else _checks_of(event))
-    if isinstance(event, e.LegChanged):
+    if isinstance(event, e.LegChanged | e.ReplaceAcked):
         return _leg_of(event)
     if isinstance(event, e.StopMoved):
         return {"stop_loss": f"{event.stop_loss:f}", "bar": iso(event.bar_ns)}
+    if isinstance(event, e.TargetMoved):
+        return {"take_profit": f"{event.take_profit:f}", "bar": iso(event.bar_ns)}
+    if isinstance(event, e.SharesSplit):
+        return {"new": event.new, "old": event.old, "before": f"{event.before:f}"}
     if isinstance(event, e.Busted):
         return bust_payload(event)
     names = ("code", "detail", "reason", "by", "polls", "age_s", "outcome")
@@ -726,9 +861,9 @@ def payload_of(event: e.Event) -> dict[str, object]:
     return found | _checks_of(event)
 
 
-def _leg_of(event: e.LegReported | e.LegChanged) -> dict[str, object]:
-    """Return quantity and prices of a leg that the venue placed or changed."""
-    if isinstance(event, e.LegChanged):
+def _leg_of(event: e.LegReported | e.LegChanged | e.ReplaceAcked) -> dict[str, object]:
+    """Return quantity and prices of an order that the venue placed or changed."""
+    if isinstance(event, e.LegChanged | e.ReplaceAcked):
         found = {"quantity": event.quantity, "price": event.price, "stop_price": event.stop_price}
     else:
         report = event.report

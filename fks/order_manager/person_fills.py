@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 
 from fks.model import ids
@@ -18,18 +18,6 @@ PERSON, BUST = "person", "bust"
 _ZERO = Decimal(0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reported:
-    """The rest of one execution that a person reported."""
-
-    fill_id: uuid.UUID
-    quantity: Decimal
-    price: Decimal
-    fee: Decimal
-    fee_currency: str
-    instance: str
-
-
 class PersonFills:
     """The executions by person that are still booked, by client order id. Soft state: the trades table holds them.
 
@@ -38,7 +26,7 @@ class PersonFills:
     """
 
     def __init__(self) -> None:
-        self._left: dict[str, list[_Reported]] = {}
+        self._left: dict[str, list[ExecutionRow]] = {}  # each with the rest of its execution
 
     def load(self, trades: Iterable[ExecutionRow]) -> None:
         """Forget everything and read again: executions by person and the part taken back of them, oldest first."""
@@ -53,11 +41,17 @@ class PersonFills:
             return
         left = self._left.get(fill.client_order_id, [])
         if fill.source == PERSON:
-            one = _Reported(fill.fill_id, fill.quantity, fill.price, fill.fee, fill.fee_currency, trade.instance)
-            left = [*left, one]
+            left = [*left, trade]
         elif fill.source == BUST:
-            left = [_less(one, fill) if fill.venue_trade_id.startswith(mark(one.fill_id)) else one for one in left]
-        if left := [one for one in left if one.quantity > 0]:
+            left = [
+                replace(
+                    one, fill=replace(one.fill, quantity=one.fill.quantity - fill.quantity, fee=one.fill.fee + fill.fee)
+                )
+                if fill.venue_trade_id.startswith(mark(one.fill.fill_id))
+                else one
+                for one in left
+            ]
+        if left := [one for one in left if one.fill.quantity > 0]:
             self._left[fill.client_order_id] = left
         else:
             self._left.pop(fill.client_order_id, None)
@@ -71,7 +65,8 @@ class PersonFills:
         for trade in planned:
             mine.note(trade)
         found, wanted = list[e.Busted](), fill.quantity
-        for one in mine._left.get(fill.client_order_id, []):
+        for trade in mine._left.get(fill.client_order_id, []):
+            one = trade.fill
             quantity = min(wanted, one.quantity)
             if quantity <= 0:
                 break
@@ -84,9 +79,9 @@ class PersonFills:
                     fill_id=one.fill_id,
                     quantity=quantity,
                     price=one.price,
-                    fee=_part(one, quantity),
+                    fee=one.fee if quantity == one.quantity else money(one.fee * quantity / one.quantity),
                     fee_currency=one.fee_currency,
-                    instance=one.instance,
+                    instance=trade.instance,
                     is_replaced=True,
                 )
             )
@@ -139,11 +134,3 @@ def bust_payload(bust: e.Busted) -> dict[str, object]:
         "is_replaced": bust.is_replaced,
         "bust_id": str(bust_id(bust)),
     }
-
-
-def _part(one: _Reported, quantity: Decimal) -> Decimal:
-    return one.fee if quantity == one.quantity else money(one.fee * quantity / one.quantity)
-
-
-def _less(one: _Reported, bust: Fill) -> _Reported:
-    return replace(one, quantity=one.quantity - bust.quantity, fee=one.fee + bust.fee)

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import TypeVarTuple
 from uuid import UUID
 
+from fks.clock.waiting import wait_for_event
+from fks.model.codes import Code
+from fks.model.copies import PREFIX
+from fks.model.errors import OutageError
+from fks.model.ninja import platform_of
 from fks.model.order import Order, Role
+from fks.model.parent import ParentPlan
 from fks.model.signal import Signal
 from fks.order_manager.context import OrderManagerContext
-from fks.order_manager.submission import Submissions
+from fks.order_manager.submission import Submissions, denied
+from fks.order_manager.tasks import settled
 from fks.order_manager.venue_orders import VenueOrders
 from fks.orders import events as e
 from fks.orders import messages as m
@@ -24,15 +33,16 @@ from fks.orders.core import OrderCore
 from fks.orders.freshness import max_age_of
 from fks.orders.messages import PositionKey
 from fks.orders.trailing import stop_of
-from fks.risk.policy import JournalState
-from fks.store.facts import FactStore
-from fks.store.signals import SignalRecord, SignalStore
+from fks.risk.intent import intend_order
+from fks.risk.policy import JournalState, KillMode, Kills, ScopeKind
+from fks.store.signals import SignalRecord
 
+Given = TypeVarTuple("Given")
 _ZERO = Decimal(0)
 _UNPROTECTED = "position.unprotected"
 _CONDITIONS = frozenset({_UNPROTECTED})  # alerts that last until `EndAlert`
 #: Called with each event that a core handled, and what it commanded: how recorded histories are made.
-Recorder = Callable[[PositionKey, m.Event, m.Now, m.Facts, list[m.Command]], None]
+Recorder = Callable[[PositionKey, m.CoreEvent, m.Now, m.Facts, list[m.CoreCommand]], None]
 
 
 @dataclass(slots=True)
@@ -41,7 +51,7 @@ class _Worker:
 
     key: PositionKey
     core: OrderCore
-    events: deque[m.Event] = field(default_factory=deque)
+    events: deque[m.CoreEvent] = field(default_factory=deque)
     records: dict[UUID, SignalRecord] = field(default_factory=dict)
     is_handling: bool = False
     wake_at_s: float | None = None
@@ -55,8 +65,6 @@ class PositionWorkers:
         context: OrderManagerContext,
         submissions: Submissions,
         venue_orders: VenueOrders,
-        signals: SignalStore,
-        facts: FactStore,
         *,
         limits: m.Limits,
         flattened_here: Collection[str],
@@ -67,8 +75,6 @@ class PositionWorkers:
         self._clock = context.clock
         self._submissions = submissions
         self._venue_orders = venue_orders
-        self._signals = signals
-        self._facts = facts
         self._limits = limits
         self._flattened_here = frozenset(flattened_here)  # venues where only the order manager has a session
         self._recorder = recorder
@@ -79,7 +85,7 @@ class PositionWorkers:
         self._tape_venues = context.settings.sim.fills == "tape"
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────────
-    def post(self, key: PositionKey, event: m.Event) -> None:
+    def post(self, key: PositionKey, event: m.CoreEvent) -> None:
         """Have the key's core handle an event now. While draining nothing is handled: the next epoch reads the
         journal."""
         worker = self._worker(key)
@@ -101,7 +107,7 @@ class PositionWorkers:
         if signal.id in worker.records:
             return
         worker.records[signal.id] = record
-        decided_ns, max_age_s = max_age_of(record, self._context.settings.risk)
+        decided_ns, max_age_s = max_age_of(signal, record.approved_ns, self._context.settings.risk)
         self.post(key, m.SignalReady(signal, decided_ns, max_age_s))
 
     def order_changed(self, order: Order) -> None:
@@ -129,6 +135,11 @@ class PositionWorkers:
         """Return the entries with protections that each instance's position at a key is made of, newest first."""
         worker = self._workers.get(key)
         return {} if worker is None else worker.core.held_entries()
+
+    def plan_of(self, key: PositionKey, entry: Order) -> ParentPlan | None:
+        """Return the plan of an entry at a key, or None."""
+        worker = self._workers.get(key)
+        return None if worker is None else worker.core.plan_of(entry)
 
     def end_exit(self, signal: Signal, by: str) -> bool | None:
         """Post that a person ended a signal's exit. Return whether it ends; None = draining: the next epoch answers."""
@@ -167,13 +178,14 @@ class PositionWorkers:
                 parents.add(name)
             known = {order.client_order_id for order in orders}
             orders += [leg for leg in await store.legs(sorted(parents)) if leg.client_order_id not in known]
-            buckets = self._cache.buckets(key)
-            self.post(key, m.Restored(tuple(orders), tuple(entries), buckets, tuple(exits), tuple(paged.get(key, ()))))
+            plans = await store.plans([*orders, *entries])
+            buckets, pages = self._cache.buckets(key), tuple(paged.get(key, ()))
+            self.post(key, m.Restored(tuple(orders), tuple(entries), buckets, tuple(exits), pages, plans))
 
     async def _paged(self) -> dict[PositionKey, list[str]]:
         """Return the instances whose page about a missing stop is open: an earlier process left it."""
         found: dict[PositionKey, list[str]] = {}
-        for condition in await self._facts.open_conditions(_UNPROTECTED):
+        for condition in await self._context.facts.open_conditions(_UNPROTECTED):
             _, account_id, venue, symbol, instance = condition.split("|", 4)
             found.setdefault((int(account_id), venue, symbol), []).append(instance)
         return found
@@ -186,13 +198,13 @@ class PositionWorkers:
         if last is None or last.role is not Role.EXIT or last.venue != key[1] or last.signal_id is None:
             return None
         known = self._cache.orders.get(last.client_order_id)
-        end = await self._signals.end_of(last.signal_id)
+        end = await self._context.signals.end_of(last.signal_id)
         is_ended = (end is not None and end.finished_ns is not None) or await store.is_ended_by_person(
             last.client_order_id
         )
         if known is None and (held == 0 or is_ended):
             return None
-        record = await self._signals.get(last.signal_id)
+        record = await self._context.signals.get(last.signal_id)
         if record is None:
             return None
         closes = () if record.signal.size_share is None else tuple(await store.closes(last.signal_id))
@@ -224,12 +236,9 @@ class PositionWorkers:
 
     async def settled(self, venue: str, timeout_s: float) -> bool:
         """Return whether the cores of a venue finished what they commanded within `timeout_s`."""
-        deadline = self._clock.monotonic() + timeout_s
-        while not all(self.is_idle(key) for key in self._workers if key[1] == venue):
-            if self._clock.monotonic() > deadline:
-                return False
-            await self._clock.sleep(0.005)
-        return True
+        return await settled(
+            self._clock, lambda: all(self.is_idle(key) for key in self._workers if key[1] == venue), timeout_s
+        )
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
     async def run(self) -> None:
@@ -241,17 +250,8 @@ class PositionWorkers:
             for worker in due:
                 self.post(worker.key, m.Tick())
             times = [w.wake_at_s for w in self._workers.values() if w.wake_at_s is not None]
-            if not times:
-                await self._alarm.wait()
-                continue
-            wait_s = max(min(times) - self._clock.monotonic(), 0.005)
-            sleeper = asyncio.ensure_future(self._clock.sleep(wait_s))
-            waiter = asyncio.ensure_future(self._alarm.wait())
-            try:
-                await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                sleeper.cancel()
-                waiter.cancel()
+            wait_s = max(min(times) - self._clock.monotonic(), 0.005) if times else None
+            await wait_for_event(self._alarm, wait_s, self._clock)
 
     def _work(self, worker: _Worker) -> None:
         worker.is_handling = True
@@ -271,7 +271,7 @@ class PositionWorkers:
             self._alarm.set()
 
     # ── commands ─────────────────────────────────────────────────────────────────────────────────
-    def _carry_out(self, worker: _Worker, command: m.Command) -> None:
+    def _carry_out(self, worker: _Worker, command: m.CoreCommand) -> None:
         name, key = type(command).__name__, worker.key
         if isinstance(command, m.RaiseAlert):
             self._context.publisher.alert(
@@ -293,15 +293,21 @@ class PositionWorkers:
         elif isinstance(command, m.SubmitClose):
             self._spawn(self._submit_close(worker, command), f"close {key[2]}")
         elif isinstance(command, m.SubmitKill):
-            self._spawn(self._submit_kill(worker, command), f"kill {key[2]}")
+            self._spawn(self._post_done(worker, self._submissions.kill, key, command), f"kill {key[2]}")
         elif isinstance(command, m.PlaceProtection):
-            self._spawn(self._place_protection(worker, command), f"protect {key[2]}")
+            self._spawn(self._post_done(worker, self._submissions.protection, command), f"protect {key[2]}")
         elif isinstance(command, m.AmendLegs):
             self._spawn(self._venue_orders.amend(command.client_order_ids, command.quantity), name)
+        elif isinstance(command, m.RepriceLeg):
+            self._spawn(self._venue_orders.reprice(command.client_order_id, command.price), name)
         elif isinstance(command, m.ReplaceStop):
-            self._spawn(self._replace_stop(worker, command), f"replace {key[2]}")
+            self._spawn(self._post_done(worker, self._submissions.replace_stop, command), f"replace {key[2]}")
+        elif isinstance(command, m.MoveStop):
+            self._spawn(self._move_stop(command), name)
         elif isinstance(command, m.ReadEntries):
             self._spawn(self._read_entries(worker, command), name)
+        elif isinstance(command, m.ReadCloses):
+            self._spawn(self._read_closes(worker, command.parent), name)
         elif isinstance(command, m.CancelOrder):
             self._spawn(self._venue_orders.cancel(command.client_order_id, by="", reason=command.reason), name)
         elif isinstance(command, m.WithdrawCancel):
@@ -316,11 +322,14 @@ class PositionWorkers:
             if record is not None:
                 self._spawn(self._submissions.finish(record, command.state, None, command.detail), name)
         elif isinstance(command, m.RecordExitEnd):
-            self._spawn(self._submissions.record_exit_end(command), name)
-        else:
+            ledger, id, detail = self._context.ledger, command.signal_id, command.detail
+            self._spawn(ledger.patiently(lambda: self._context.signals.record_end(id, detail)), name)
+        elif isinstance(command, m.DenySignal):
             record = worker.records.pop(command.signal_id, None)
             if record is not None:
-                self._spawn(self._submissions.deny_signal(record, command), name)
+                code, intent = Code(command.code), intend_order(record.signal)
+                no = denied(intent, code, command.limit, command.observed, command.remedy)
+                self._spawn(self._submissions.deny(record, no), name)
 
     def _spawn(self, work: object, name: str) -> None:
         async def counted() -> None:
@@ -348,19 +357,24 @@ class PositionWorkers:
         exit_ = worker.core.exit_of(command.instance)
         assert exit_ is not None, "an exit that submits is in progress"
         lost = worker.core.unresolvable(command.instance)
-        done = await self._submissions.close(worker.key, command, exit_.signal, lost=lost)
+        done = await self._submissions.close(command, exit_.signal, lost=lost)
         if not done.code and not done.is_used:  # else its signal waits for its outcome still
             worker.records.pop(command.signal_id, None)
         self.post(worker.key, done)
 
-    async def _submit_kill(self, worker: _Worker, command: m.SubmitKill) -> None:
-        self.post(worker.key, await self._submissions.kill(worker.key, command))
+    async def _post_done(
+        self, worker: _Worker, submit: Callable[[*Given], Awaitable[m.CoreEvent]], *given: *Given
+    ) -> None:
+        self.post(worker.key, await submit(*given))
 
-    async def _place_protection(self, worker: _Worker, command: m.PlaceProtection) -> None:
-        self.post(worker.key, await self._submissions.protection(worker.key, command))
-
-    async def _replace_stop(self, worker: _Worker, command: m.ReplaceStop) -> None:
-        self.post(worker.key, await self._submissions.replace_stop(command))
+    async def _move_stop(self, command: m.MoveStop) -> None:
+        """Move a stop to break-even, as of the venue's time of the execution: new legs meet later bars alone."""
+        ledger, executed_ns = self._context.ledger, None
+        with suppress(OutageError):  # the stop is moved without PostgreSQL, too
+            executed_ns = await ledger.store.first_fill_ns(command.leg) if command.leg else None
+        at_ns = self._clock.now_ns() if executed_ns is None else executed_ns
+        moved = e.StopMoved(**ledger.stamp("break-even"), stop_loss=command.stop_loss, bar_ns=at_ns)
+        await ledger.apply(command.client_order_id, moved)
 
     async def _read_entries(self, worker: _Worker, command: m.ReadEntries) -> None:
         ledger = self._context.ledger
@@ -369,18 +383,27 @@ class PositionWorkers:
             lambda: ledger.store.entries_of(account_id, venue, symbol, command.instance, command.held)
         )
         legs = await ledger.patiently(lambda: ledger.store.legs([entry.client_order_id for entry in entries]))
-        self.post(worker.key, m.EntriesRead(command.instance, tuple(entries), tuple(legs)))
+        plans = await ledger.patiently(lambda: ledger.store.plans(entries))
+        self.post(worker.key, m.EntriesRead(command.instance, tuple(entries), tuple(legs), plans))
+
+    async def _read_closes(self, worker: _Worker, parent: Order) -> None:
+        made = await self._venue_orders.closes_of(parent)
+        for report in made or ():
+            await self._context.ledger.report(report)
+        self.post(worker.key, m.ClosesRead(parent.client_order_id, None if made is None else parent.filled))
 
     # ── facts ────────────────────────────────────────────────────────────────────────────────────
     def facts(self, key: PositionKey) -> m.Facts:
         """Return what the key's core needs to know now."""
         account_id, venue, symbol = key
         cache = self._cache
+        kills, by_instance = cache.kills.over(venue, account_id), self._instance_kills(key)
         status = cache.venues.get(venue)
         if status is None or status.account_id != account_id:  # nothing of another account is known, or sold, here
             return m.Facts(
                 can_commit=self._context.can_commit,
-                kill=cache.kill_mode,
+                kill=kills.mode,
+                instance_kills=by_instance,
                 is_connected=False,
                 has_positions=False,
                 exchange_now_ns=self._clock.now_ns(),
@@ -394,17 +417,20 @@ class PositionWorkers:
         return m.Facts(
             can_commit=journal is JournalState.COMMITS,
             has_side_journal=journal is JournalState.SIDE and not status.capabilities.keeps_bracket,
-            kill=cache.kill_mode,
-            kill_id=cache.kill_id,
+            kill=kills.mode,
+            kill_id=kills.closing_id,
+            instance_kills=by_instance,
             is_connected=status.is_connected,
             has_positions=status.has_positions,
             was_ready=status.ready_times > 0 or bool(status.refusal),
             has_oco=status.capabilities.has_oco,
             can_amend=status.capabilities.can_amend,
             can_replace=status.capabilities.can_replace,
+            can_reprice=status.capabilities.can_reprice,
             can_short=status.capabilities.can_short,
+            closes_fills=status.capabilities.closes_fills,
             keeps_bracket=status.capabilities.keeps_bracket,
-            closes_on_kill=venue in self._flattened_here,
+            closes_on_kill=venue in self._flattened_here or self._closes_for_bridge(venue, kills),
             is_tape=self._tape_venues,
             exchange_now_ns=now_ns + int((status.skew_ms or 0.0) * 1e6),
             instruments=instruments,
@@ -412,7 +438,24 @@ class PositionWorkers:
             averages=cache.averages(key),
             base_balance=cache.balances.get(venue, {}).get(base),
             owned_elsewhere=cache.owned_elsewhere(key, base),
+            split_ns=cache.split_ns(key, now_ns),
+            fee_rate=self._context.settings.costs.fee_rate,
         )
+
+    def _closes_for_bridge(self, venue: str, kills: Kills) -> bool:
+        """Return whether kills are carried out here although the guardian has a session: a bridge flattens all of its
+        group or nothing, so it is asked in a kill of the whole system alone."""
+        is_whole = any(kill.scope.is_system and kill.mode is KillMode.FLATTEN for kill in kills)
+        return not is_whole and bool(self._cache.kills) and platform_of(venue) is not None
+
+    def _instance_kills(self, key: PositionKey) -> Mapping[str, tuple[KillMode, str]]:
+        """Return the kills of instances that a kill of a strategy concerns, together with those of the key."""
+        account_id, venue, _ = key
+        named = {kill.scope.name for kill in self._cache.kills if kill.scope.kind is ScopeKind.STRATEGY}
+        concerned = named | {i.id for i in self._cache.instances.values() if named and i.strategy in named}
+        concerned |= {PREFIX + name for name in concerned}
+        kills = {name: self._cache.kills_over(venue, account_id, name) for name in concerned}
+        return {name: (of.mode, of.closing_id) for name, of in kills.items()}
 
 
 def _condition(key: PositionKey, command: m.RaiseAlert | m.EndAlert) -> str:

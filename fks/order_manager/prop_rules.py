@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fks.config.settings import Settings
 from fks.futures import contract_of
@@ -20,15 +20,10 @@ from fks.prop_rules import ORDER_CODES, EntryRequest, Holding, RuleGroup, Workin
 from fks.prop_rules.groups import FOLDER, files_stamp, find_group, stored_groups
 from fks.prop_rules.snapshot import account_in, state_of
 from fks.risk.intent import Intent
+from fks.store.ninja import NinjaStore
 
 SNAPSHOT_AGE_MAX_S = 60.0  # the bridge pushes one every 30 s, and after each reconnect
 _NS = 1_000_000_000
-
-
-class Links(Protocol):
-    """Reads the row of a link (`NinjaStore`)."""
-
-    async def link(self, group: str) -> LinkRecord | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +61,7 @@ class PropGate:
     def __init__(
         self,
         guarded: GuardedAccount,
-        links: Links,
+        links: NinjaStore,
         venue: str = LEADER,
         changed: Callable[[], GuardedAccount | None] = lambda: None,
     ) -> None:
@@ -131,7 +126,7 @@ class PropGate:
         )
 
 
-def prop_gates(settings: Settings, home: Path, links: Links) -> dict[str, PropGate]:
+def prop_gates(settings: Settings, home: Path, links: NinjaStore) -> dict[str, PropGate]:
     """Return the gate of each account at NinjaTrader that has rules, by venue: each is judged by its own values."""
     found = {}
     for venue, (link, account) in settings.ninja.sessions().items():

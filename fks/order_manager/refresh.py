@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fks.clock.waiting import wait_for_event
@@ -17,11 +18,11 @@ from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.position_workers import PositionWorkers
 from fks.order_manager.venue_orders import VenueOrders
 from fks.risk.intent import intent_of
-from fks.risk.policy import JournalState, KillMode, strongest
+from fks.risk.policy import JournalState, KillMode, Kills, KillScope
 from fks.risk.resting import RestingEntries
 from fks.store.accounts import AccountStore
-from fks.store.facts import FactStore
-from fks.store.signals import SignalStore
+from fks.store.venues import VenueStore
+from fks.venues.registry import unproven_plugin
 
 _PERIOD_S = 1.0
 _FIGURES = ("fks_account_pnl_day", "fks_account_exposure")
@@ -29,26 +30,20 @@ _SLOW_EVERY = 10  # periods between reads of what hardly changes
 
 
 class Refresher:
-    """Keeps the cache's facts fresh: marks, instances, kill switch, guardian, instruments, accounts, the day's loss."""
+    """Keeps the cache's facts fresh: marks, instances, kill switch, rules of venues, guardian, instruments, accounts,
+    the day's loss."""
 
     def __init__(
         self,
         context: OrderManagerContext,
-        facts: FactStore,
-        signals: SignalStore,
-        accounts: AccountStore,
         workers: PositionWorkers,
         venue_orders: VenueOrders,
         *,
-        kill_file: Callable[[], KillMode],
+        kill_file: Callable[[], Kills],
     ) -> None:
         self._context = context
         self._cache = context.cache
-        self._facts = facts
-        self._signals = signals
-        self._ledger = context.ledger
         self._venue_orders = venue_orders
-        self._accounts = accounts
         self._workers = workers
         self._clock = context.clock
         self._meter = context.meter
@@ -59,9 +54,7 @@ class Refresher:
         # the collector and the guardian may start beside it, once in vain
         starts_s = 2 * context.settings.supervision.start_timeout_s
         self._resting = RestingEntries(self._clock.monotonic() + starts_s)
-        self._seen_kill: tuple[KillMode, str] = (KillMode.NONE, "")
-        self._seen_file = KillMode.NONE
-        self._kills: Sequence[tuple[str, bool | None]] = ()
+        self._seen_kills = self._seen_file = self._kills = Kills()
 
     def wake(self) -> None:
         """Look now instead of at the next second."""
@@ -120,24 +113,28 @@ class Refresher:
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
     async def _read_slow(self) -> None:
-        self._cache.instruments = {(i.exchange, i.symbol): i for i in await self._facts.instruments()}
-        self._cache.accounts = {account.id: account for account in await self._accounts.page()}
+        self._cache.instruments = {(i.exchange, i.symbol): i for i in await self._context.facts.instruments()}
+        self._cache.accounts = {account.id: account for account in await AccountStore(self._context.db).page()}
         self._cache.disk_free_mb = _free_mb(self._cache.settings.home)
+        self._cache.portfolio_limits = await self._context.facts.portfolio_limits()
 
     async def _read_fast(self) -> None:
-        self._cache.marks = {(m.exchange, m.symbol): m for m in await self._facts.marks()}
+        self._cache.marks = {(m.exchange, m.symbol): m for m in await self._context.facts.marks()}
         began_s = self._clock.monotonic()
-        self._cache.instances = {i.id: i for i in await self._facts.instances()}
+        self._cache.instances = {i.id: i for i in await self._context.facts.instances()}
         # what a person enabled again is halted no longer; a halt that was written meanwhile may not be in what was read
         self._cache.halted = {name: at_s for name, at_s in self._cache.halted.items() if at_s >= began_s}
-        self._cache.ready = await self._signals.waiting(list(self._cache.venues))
-        await self._read_kill()
+        self._cache.ready = await self._context.signals.waiting(list(self._cache.venues))
+        gates = await self._context.facts.gates(self._cache.settings.risk.guardian_age_max_s)
+        self._take_kills(gates.kills)
+        self._cache.venue_rules = dict(gates.rules)
+        self._cache.is_guardian_alive, self._cache.escalated = gates.is_guardian_alive, gates.escalated
+        if self._cache.settings.venues.plugins:
+            passes, settings = await VenueStore(self._context.db).passes(), self._cache.settings
+            names = settings.venues_at_exchanges()
+            self._cache.unproven = {name: unproven_plugin(settings.at(name), passes) for name in names}
         for gate in self._cache.prop.values():
             await gate.refresh()
-        self._cache.is_guardian_alive = await self._facts.is_guardian_alive(
-            self._cache.settings.risk.guardian_age_max_s
-        )
-        self._cache.escalated = await self._facts.escalated()
         news = await self._cache.values.refresh(self._cache, self._clock.now_ns())
         if news.begun_ns is not None:
             self._log.info("risk.day", day=iso(news.begun_ns))
@@ -149,36 +146,33 @@ class Refresher:
                 account_id=account_id,
             )
 
-    async def _read_kill(self) -> None:
-        self._take_kill(await self._facts.kills())
-
     def _read_kill_file(self) -> None:
         """Look at the file alone while PostgreSQL is away. A kill that it showed, and shows no longer, was released;
         one that only the tables showed may be another machine's."""
-        is_released = self._seen_file is not KillMode.NONE and self._kill_file() is KillMode.NONE
-        self._take_kill([] if is_released else self._kills)
+        shown = {kill.scope for kill in self._kill_file()}
+        released = {kill.scope for kill in self._seen_file} - shown
+        self._take_kills(Kills(kill for kill in self._kills if kill.scope not in released))
 
-    def _take_kill(self, kills: Sequence[tuple[str, bool | None]]) -> None:
+    def _take_kills(self, kills: Kills) -> None:
         cache, self._kills = self._cache, kills
         self._seen_file = by_file = self._kill_file()  # it may be ahead of the tables
-        modes = (KillMode.HELD if flatten is False else KillMode.FLATTEN for _, flatten in kills)
-        cache.kill_mode = strongest((by_file, *modes))
-        cache.kill_id = next((kill_id for kill_id, flatten in kills if flatten), "")
+        # the core closes under the id of a row: a kill that is in the file alone has no id yet
+        cache.kills = Kills((*kills, *(replace(kill, kill_id="") for kill in by_file)))
         # compared with what the cores were last given: a submission may have read the file, and set the mode, before
-        seen, self._seen_kill = self._seen_kill, (cache.kill_mode, cache.kill_id)
-        if seen == self._seen_kill:
+        seen, self._seen_kills = self._seen_kills, cache.kills
+        if seen == cache.kills:
             return
-        if seen[0] is cache.kill_mode:  # only the kill's id is new: what closes for it may begin
-            self._workers.recheck()
-            return
-        self._log.warning("orders.killed" if cache.is_killed else "orders.resumed", mode=cache.kill_mode.value)
-        self._meter.gauge("fks_kill_engaged", 1.0 if cache.is_killed else 0.0)
+        if _modes(seen) != _modes(cache.kills):  # else only a kill's id is new: what closes for it may begin
+            scopes = sorted({str(kill.scope) for kill in cache.kills})
+            mode = cache.kills.mode.value
+            self._log.warning("orders.killed" if cache.is_killed else "orders.resumed", mode=mode, scopes=scopes)
+            self._meter.gauge("fks_kill_engaged", 1.0 if cache.is_killed else 0.0)
         self._workers.recheck()
 
     # ── acting ───────────────────────────────────────────────────────────────────────────────────
     async def _expire_signals(self) -> None:
         """End pending signals that no person approved."""
-        for record in await self._signals.expire(self._clock.now_ns()):
+        for record in await self._context.signals.expire(self._clock.now_ns()):
             self._meter.count("fks_signals_total", state=SignalState.EXPIRED.value)
             self._publisher.signal(record, SignalState.EXPIRED, "SIGNAL_EXPIRED")
 
@@ -213,7 +207,7 @@ class Refresher:
 
     async def _cancel_wanted(self) -> None:
         """Carry out cancels that persons asked for over HTTP."""
-        for client_order_id in await self._ledger.store.wanted_cancels(list(self._cache.venues)):
+        for client_order_id in await self._context.ledger.store.wanted_cancels(list(self._cache.venues)):
             order = self._cache.orders.get(client_order_id)
             if order is None or order.request is Request.NONE:
                 await self._venue_orders.cancel(client_order_id, by="person", reason="asked for")
@@ -231,6 +225,10 @@ class Refresher:
         for venue in self._cache.venues.values():
             if venue.skew_ms is not None:
                 self._meter.gauge("fks_clock_offset_seconds", venue.skew_ms / 1000, source=venue.name)
+
+
+def _modes(kills: Kills) -> dict[KillScope, KillMode]:
+    return {scope: Kills(k for k in kills if k.scope == scope).mode for scope in {k.scope for k in kills}}
 
 
 def _free_mb(home: Path) -> float:

@@ -14,32 +14,40 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from decimal import Decimal
+from functools import partial
+from typing import Final
 
-from fks.model.account import Account
+from fks.credentials.carrier import CredentialWatch
+from fks.futures import contract_of, trade_date
+from fks.futures.roll import roll_notice
+from fks.model.account import Environment
 from fks.model.codes import Code
-from fks.model.copies import LEADER
-from fks.model.errors import OutageError, StaleEpochError
+from fks.model.copies import LEADER, is_ninja
+from fks.model.errors import InputError, OutageError, StaleEpochError
 from fks.model.health import Check, failed
-from fks.model.order import LIVE, OPEN, Order, OrderType, Role, State
+from fks.model.ninja import platform_of
+from fks.model.order import LIVE, OPEN, TERMINAL, Order, OrderType, Role, State
 from fks.model.ports import Meter, Pager, Venue
 from fks.model.signal import OUTCOMES, Signal
 from fks.order_manager.account_identity import session_accounts
 from fks.order_manager.account_values import AccountValues
-from fks.order_manager.balances import AccountStores
+from fks.order_manager.amendments import Amendments
 from fks.order_manager.bar_feed import BarFeed, FedVenue
 from fks.order_manager.cache import OrderCache, VenueStatus
 from fks.order_manager.context import OrderManagerContext
-from fks.order_manager.copy_watch import CopyWatch
-from fks.order_manager.copying import Copier
+from fks.order_manager.copying import Copier, CopyWatch
 from fks.order_manager.correlations import Correlations
+from fks.order_manager.entry_groups import EntryGroups
 from fks.order_manager.intake import Intake
 from fks.order_manager.ledger import Ledger
-from fks.order_manager.person_requests import PersonRequests
 from fks.order_manager.position_workers import PositionWorkers, Recorder
 from fks.order_manager.publisher import Publisher
 from fks.order_manager.refresh import Refresher
-from fks.order_manager.roll_watch import RollWatch
+from fks.order_manager.settlement import PersonRequests
 from fks.order_manager.side_journal import SideJournal
+from fks.order_manager.splits import SplitWatch
 from fks.order_manager.submission import Submissions
 from fks.order_manager.tasks import Tasks, settled
 from fks.order_manager.tick_feed import TickFeed, TickVenue
@@ -52,15 +60,13 @@ from fks.orders.machine import Act, Step
 from fks.orders.messages import Limits, PositionKey
 from fks.orders.sent_ids import SentIds
 from fks.portfolio.position import EXTERNAL
-from fks.risk.policy import JournalState, KillMode
+from fks.risk.policy import JournalState, Kills
 from fks.runtime import Runtime
-from fks.store.accounts import AccountStore
 from fks.store.bars import BarStore
 from fks.store.bus import BARS, HEALTH, KILL, WAKE
-from fks.store.facts import FactStore
 from fks.store.positions import PositionStore
 from fks.store.risk import RiskStore
-from fks.store.signals import SignalStore
+from fks.venues.closed import unconfigured_venue
 
 JOURNAL_LOOK_S = 0.2  # between two looks for a journal that is away
 SIDE_LOCK_S = 6.0  # the guardian may hold the side journal's lock for one read of the venue more
@@ -68,6 +74,73 @@ JOURNAL_PAGE_S = 5.0  # until an outage of PostgreSQL pages, if money is at work
 HELD_S = 20.0  # a look at a place that holds its signals back takes a few seconds
 ENTERING = (Role.ENTRY, Role.ORDER)
 DRAIN_S, PUBLISH_S = 3.0, 0.5  # of a drain: for what is in flight; for messages and alerts
+
+
+_ROLL_LOOK_S: Final = 60.0
+
+
+class RollWatch:
+    """Positions in futures that near their expiry: an alert from the roll date on, a page some days before the end.
+
+    It never trades: an account at a prop firm may not hold the next contract, and two orders at a roll can fill apart.
+    Soft state: the reports of a trade date, so that each is made once a day.
+    """
+
+    def __init__(self, context: OrderManagerContext) -> None:
+        self._context = context
+        self._days = context.settings.ninja.roll_page_days
+        self._reported: dict[tuple[str, str], tuple[date, bool]] = {}
+
+    async def run(self) -> None:
+        """Look each minute, for ever."""
+        while True:
+            held = self._held()
+            if held:
+                # the first look at a product makes its calendar, which takes seconds
+                await asyncio.to_thread(self._warm, [symbol for _, symbol in held])
+                self.look()
+            await self._context.clock.sleep(_ROLL_LOOK_S)
+
+    def look(self) -> None:
+        """Report each held contract that is due."""
+        on = trade_date(self._context.clock.now_ns())
+        for (venue, symbol), quantity in self._held().items():
+            contract = contract_of(symbol)
+            try:
+                due = None if contract is None else roll_notice(contract, on, urgent_days=self._days)
+            except InputError as error:
+                self._context.log.error("roll.calendar", symbol=symbol, reason=str(error))
+                continue
+            if due is None or self._reported.get((venue, symbol)) == (on, due.is_urgent):
+                continue
+            self._reported[venue, symbol] = on, due.is_urgent
+            self._context.publisher.alert(
+                "page" if due.is_urgent else "warning",
+                "futures.expiry_near" if due.is_urgent else "futures.roll_due",
+                f"{quantity:f} {due}",
+                venue=venue,
+                symbol=symbol,
+                quantity=str(quantity),
+                deadline=due.deadline.isoformat(),
+                successor=due.successor.name,
+            )
+
+    def _held(self) -> dict[tuple[str, str], Decimal]:
+        found: dict[tuple[str, str], Decimal] = {}
+        for position in self._context.cache.positions.values():
+            if is_ninja(position.venue):
+                key = position.venue, position.symbol
+                found[key] = found.get(key, Decimal(0)) + position.quantity
+        return {key: quantity for key, quantity in found.items() if quantity}
+
+    def _warm(self, symbols: list[str]) -> None:
+        on = trade_date(self._context.clock.now_ns())
+        for symbol in symbols:
+            if (contract := contract_of(symbol)) is not None:
+                try:
+                    roll_notice(contract, on, urgent_days=self._days)
+                except InputError:
+                    continue
 
 
 class OrderManager:
@@ -79,7 +152,7 @@ class OrderManager:
         runtime: Runtime,
         venues: Mapping[str, Venue],
         *,
-        kill_file: Callable[[], KillMode] = lambda: KillMode.NONE,
+        kill_file: Callable[[], Kills] = Kills,
         at: At = nowhere,
         sent: SentIds | None = None,
         limits: Limits | None = None,
@@ -87,20 +160,25 @@ class OrderManager:
         side: SideJournal | None = None,
         pager: Pager | None = None,
         hold_s: float = 0.0,
+        credentials: Sequence[CredentialWatch] = (),
     ) -> None:
         """`hold_s`: how long a predecessor that is not proven gone may go on sending without PostgreSQL."""
         db, bus, settings, lease = runtime.db, runtime.bus, runtime.settings, runtime.lease
-        self._db, self._bus, self._venues, self._settings = db, bus, dict(venues), settings
+        self._bus, self._venues, self._settings = bus, dict(venues), settings
         self._clock, self._meter, self._log, self._lease = runtime.clock, runtime.meter, runtime.log, lease
-        self._facts, self._signals = FactStore(db, lease), SignalStore(db, lease)
-        self._accounts, self._positions = AccountStore(db, lease), PositionStore(db, lease)
         self._tasks, self._sent = Tasks(), sent or SentIds()
         self.cache = OrderCache(settings, values=AccountValues(RiskStore(db), Correlations(BarStore(db))))
-        self._pager, self._side = pager, side
+        self._pager, self._side, self._credentials = pager, side, credentials
         self._publisher = Publisher(db, bus, runtime.log, pager=pager, is_away=lambda: not self.cache.is_journal_up)
         self._ledger = Ledger(runtime, self.cache, self._publisher, side=side, at=at, on_commit=self._on_commit)
         context = self._context = OrderManagerContext(
-            runtime,
+            settings,
+            runtime.clock,
+            db,
+            bus,
+            runtime.log,
+            runtime.meter,
+            lease,
             self._venues,
             self.cache,
             self._ledger,
@@ -113,22 +191,21 @@ class OrderManager:
         self._feeds: dict[str, BarFeed | TickFeed] = {}
         self._venue_orders = VenueOrders(context, self._sent)
         rules = settings.ninja.copy_rules()
-        copier = Copier(context, self._signals, rules)
+        copier = Copier(context, rules)
+        self._groups = EntryGroups(context)
         submissions = Submissions(
             context,
             self._venue_orders,
-            self._signals,
             kill_file=kill_file,
             refresh_balances=self._refresh_balances,
             on_placed=self._on_placed,
             copier=copier,
+            groups=self._groups,
         )
         self._workers = PositionWorkers(
             context,
             submissions,
             self._venue_orders,
-            self._signals,
-            self._facts,
             limits=limits or Limits(),
             flattened_here=[
                 name
@@ -137,15 +214,27 @@ class OrderManager:
             ],
             recorder=recorder,
         )
-        self._trailing = TrailingStops(context, self._workers, self._signals, self._facts)
+        self._trailing = TrailingStops(context, self._workers)
+        self._splits = SplitWatch(
+            context,
+            self._workers,
+            self._venue_orders,
+            self._trailing,
+            refresh_balances=self._refresh_balances,
+        )
         self._copy_watch, self._roll_watch = CopyWatch(context, rules), RollWatch(context)
         self._intake = Intake(
-            context, self._signals, self._workers, self._prepare, learn=self._sent.learn, copier=copier
+            context,
+            self._workers,
+            self._prepare,
+            learn=self._sent.learn,
+            copier=copier,
+            groups=self._groups,
         )
-        self._refresher = Refresher(
-            context, self._facts, self._signals, self._accounts, self._workers, self._venue_orders, kill_file=kill_file
-        )
-        self._person_requests = PersonRequests(context, db, self._sessions, self._workers)
+        self._groups.wake_intake = self._intake.wake
+        self._refresher = Refresher(context, self._workers, self._venue_orders, kill_file=kill_file)
+        amendments = Amendments(context, submissions, self._venue_orders, self._workers, wake_intake=self._intake.wake)
+        self._person_requests = PersonRequests(context, self._sessions, self._workers, amendments)
         self._state = "new"
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
@@ -158,14 +247,19 @@ class OrderManager:
         _begin_counters(self._meter)
         await self._check_epoch()
         await self._refresher.load()
-        by_venue = self._accounts_by_venue(list(self.cache.accounts.values()))
+        by_venue = session_accounts(self.cache.accounts.values(), is_live=self._settings.venue.live)
+        for name in await self._held_without_settings([one for one in by_venue if one not in self._venues]):
+            self._venues[name] = unconfigured_venue(name)
+        await self._context.facts.drop_venue_states(list(self._venues))
         for name, venue in self._venues.items():
             account = by_venue.get(name)
             self.cache.venues[name] = VenueStatus(
                 name,
                 0 if account is None else account.id,
                 venue.capabilities,
+                margin_of=venue.margin_of if isinstance(venue, FedVenue) else lambda symbol: None,
                 wait_s=venue.wait_s,
+                key_fault=partial(getattr, venue, "key_fault", ""),
                 away_s=self._clock.monotonic(),
             )
         if self._side is not None:
@@ -178,7 +272,7 @@ class OrderManager:
         # what other accounts did under the same venue's name (the demo, before real money) is no business of this
         # session
         owners = {name: status.account_id for name, status in self.cache.venues.items()}
-        for position in await self._positions.page(venues=list(self._venues)):
+        for position in await PositionStore(self._context.db).page(venues=list(self._venues)):
             if position.account_id == owners[position.venue]:
                 self.cache.put_position(position)
         orders = [o for o in await self._ledger.store.open(list(self._venues)) if o.account_id == owners[o.venue]]
@@ -192,11 +286,13 @@ class OrderManager:
             ]
         )
         for name, venue in self._venues.items():
-            self._sessions[name] = self._make_session(venue, self.cache.venues[name])
+            status = self.cache.venues[name]
+            self._sessions[name] = VenueSession(self._context, venue, status, self._workers, self._venue_orders)
             if isinstance(venue, FedVenue):
                 self._feeds[name] = self._make_feed(venue)
                 await self._feeds[name].restore(by_venue.get(name))
             await self._sessions[name].save_state()
+        await self._splits.load()  # before the cores place a leg in the old shares
         await self._workers.restore()
         await self._person_requests.end_exits()  # before the cores receive a signal whose exit was ended meanwhile
         self._state = "started"
@@ -205,18 +301,18 @@ class OrderManager:
     async def run(self) -> None:
         """Work until cancelled. Errors: StaleEpochError, or whatever broke a part: let the supervisor restart it."""
         self._state = "running"
-        for order in list(self.cache.orders.values()):
-            if order.state is State.UNKNOWN or order.reported_cum_qty > order.filled:
-                self._venue_orders.query_soon(order.client_order_id)
+        self._venue_orders.resume()
         self._tasks.spawn(self._publisher.run(), "publisher")
         if self._pager is not None:
             self._tasks.spawn(self._pager.run(), "pager")
+        for keys in self._credentials:
+            self._tasks.spawn(keys.run(self._publisher.alert), "credentials")
         if self._side is not None or self._pager is not None or self._context.is_on_hold:
             self._tasks.spawn(self._watch_journal(), "journal")
         self._tasks.spawn(self._listen(), "bus")
         self._tasks.spawn(self._refresher.run(), "refresher")
         self._tasks.spawn(self._refresher.watch(), "refresher without PostgreSQL")
-        self._tasks.spawn(self._retry_unclaimed(), "unclaimed fills")
+        self._tasks.spawn(self._settle_lost(), "lost orders")
         self._tasks.spawn(self._person_requests.run(), "person requests")
         for session in self._sessions.values():
             self._tasks.spawn(session.run(), f"session {session.status.name}")
@@ -226,7 +322,9 @@ class OrderManager:
         fed = [name for name, feed in self._feeds.items() if isinstance(feed, BarFeed)]
         self._tasks.spawn(self._trailing.run(without=fed), "trailing stops")
         self._tasks.spawn(self._copy_watch.run(), "copies")
+        self._tasks.spawn(self._groups.run(), "groups of entries")
         self._tasks.spawn(self._roll_watch.run(), "rolls")
+        self._tasks.spawn(self._splits.run(), "splits")
         self._tasks.spawn(self._intake.run(), "intake")
         try:
             await self._tasks.join()
@@ -267,14 +365,17 @@ class OrderManager:
 
     @property
     def is_ready(self) -> bool:
-        """Return whether entries may go everywhere: journal up, lease held, every venue READY."""
-        venues = self.cache.venues.values()
-        return (
-            self._state == "running" and self._context.can_commit and all(status.state == "READY" for status in venues)
-        )
+        """Return whether entries may go everywhere: journal up, lease held, every venue with an account READY."""
+        is_running = self._state == "running" and self._context.can_commit
+        return is_running and all(status.state == "READY" for status in self._traded())
+
+    def _traded(self) -> list[VenueStatus]:
+        """Return the venues with an account; all of them while there is none."""
+        venues = list(self.cache.venues.values())
+        return [status for status in venues if status.account_id] or venues
 
     def problems(self) -> list[Check]:
-        """Return a journal that is down, venues without a session, and signals that wait though nothing keeps them.
+        """Return a journal that is down, accounts without a session, and signals that wait though nothing keeps them.
 
         Ages are of the last look at the tables, at most a second old. A new process does not help a venue that is
         away: it would have to reconcile it first. Signals that no core takes while their venue is READY may need one.
@@ -284,7 +385,7 @@ class OrderManager:
         found = []
         if not cache.is_journal_up:
             found.append(failed("database", "the journal takes nothing: nothing is sent", about="journal"))
-        for status in cache.venues.values():
+        for status in self._traded():
             away_s = 0.0 if status.away_s is None else now_s - status.away_s
             if away_s > limits.sessions_wait_max_s:
                 text = f"{status.name} is {status.state} for {away_s:.0f} s: {status.detail or 'no session yet'}"
@@ -318,31 +419,30 @@ class OrderManager:
         }
 
     # ── parts ────────────────────────────────────────────────────────────────────────────────────
-    def _make_session(self, venue: Venue, status: VenueStatus) -> VenueSession:
-        return VenueSession(
-            self._context,
-            venue,
-            status,
-            self._workers,
-            self._venue_orders,
-            facts=self._facts,
-            stores=AccountStores.of(self._db, self._lease),
-        )
-
     def _make_feed(self, venue: Venue) -> BarFeed | TickFeed:
         """Return what feeds a venue that fills from market data: sealed bars, or trades and quotes as they come."""
-        bars = BarFeed(self._context, venue, self._workers, self._facts, self._trailing)
+        bars = BarFeed(self._context, venue, self._workers, self._trailing)
         is_bars = self._settings.sim.fills == "tape" or self._settings.paper.fills == "bars"
         if is_bars or not isinstance(venue, TickVenue):
             return bars
-        return TickFeed(self._context, bars, venue, self._facts, self._bus)
+        return TickFeed(self._context, bars, venue)
 
-    def _accounts_by_venue(self, accounts: list[Account]) -> dict[str, Account]:
-        """Return the account that each venue's session belongs to."""
-        return session_accounts(accounts, is_live=self._settings.venue.live)
+    async def _held_without_settings(self, names: list[str]) -> set[str]:
+        """Return those of these venues where something of ours is held or may still execute. What was held at a local
+        exchange ended with that."""
+        local = {
+            account.id
+            for account in self.cache.accounts.values()
+            if account.identity is not None and account.identity.environment is Environment.SIM
+            if platform_of(account.venue) is None
+        }
+        positions = [one for one in await PositionStore(self._context.db).page(venues=names) if one.quantity]
+        held = {one.venue for one in positions if one.instance != EXTERNAL and one.account_id not in local}
+        orders = await self._ledger.store.open(names)
+        return held | {order.venue for order in orders if order.account_id not in local}
 
     async def _check_epoch(self) -> None:
-        newest = await self._facts.lease_epoch(self._lease.name)
+        newest = await self._context.facts.lease_epoch(self._lease.name)
         if newest > self._lease.epoch:
             raise StaleEpochError(
                 f"lease {self._lease.name} epoch {self._lease.epoch}: epoch {newest} owns it", remedy="stop at once"
@@ -356,11 +456,11 @@ class OrderManager:
         if (feed := self._feeds.get(signal.venue)) is not None:
             await self._ledger.patiently(lambda: feed.catch_up(signal))
 
-    async def _retry_unclaimed(self) -> None:
+    async def _settle_lost(self) -> None:
         while True:
             await self._clock.sleep(1.0)
             for session in self._sessions.values():
-                await session.retry_unclaimed()
+                await session.settle_lost()
 
     async def _watch_journal(self) -> None:
         """Look whether PostgreSQL answers while it, or the lease, is away, and have the cores act on what changed."""
@@ -414,6 +514,7 @@ class OrderManager:
                     feed.wake()
             elif channel == WAKE and kind == "stop":  # a strategy moved it
                 self._trailing.wake(str(symbol), is_moved=True)
+                self._person_requests.wake()
             elif channel == WAKE and kind == "signal":
                 self._intake.wake()
             elif channel == HEALTH:  # a part ended, maybe a collector: its feeds are not known to be fresh
@@ -431,6 +532,8 @@ class OrderManager:
             return
         for step in steps:
             self._act(order, step)
+        if order.role is Role.ENTRY and order.state in TERMINAL and not order.filled:
+            self._groups.wake()  # the other legs of its group are ended, if it has one
         session = self._sessions.get(order.venue)
         if session is not None and order.filled and any(step.is_changed for step in steps):
             session.balances.refresh_soon()  # not every venue pushes them, and a fill may come in an answer
@@ -465,7 +568,7 @@ class OrderManager:
 
     def _alert(self, order: Order, step: Step) -> None:
         is_protection = order.role in (Role.STOP_LOSS, Role.TAKE_PROFIT)
-        event = f"order.{order.state.value.lower()}" if step.number != 42 else "order.quarantine"
+        event = f"order.{order.state.value.lower()}" if not step.is_quarantined else "order.quarantine"
         if step.number == 40:
             event = "IMPOSSIBLE_FILL"
         self._publisher.alert(

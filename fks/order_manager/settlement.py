@@ -11,20 +11,28 @@ from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 
-from fks.clock import Clock
+from fks.clock.waiting import wait_for_event
 from fks.model import ids
 from fks.model.errors import OutageError
 from fks.model.order import Fill, Order, State
-from fks.model.ports import Lease, Log, Venue
-from fks.order_manager.ledger import Ledger
+from fks.model.signal import SignalState
+from fks.order_manager.amendments import Amendments
+from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.person_fills import PERSON
+from fks.order_manager.position_workers import PositionWorkers
+from fks.order_manager.tasks import settled
+from fks.order_manager.venue_session import VenueSession
 from fks.orders import events as e
-from fks.store.db import Database
 from fks.store.settlements import Settlement, SettlementStore
 
 _HISTORY_S = 20.0
 _ZERO = Decimal(0)
 _STATES = {"filled": State.FILLED, "cancelled": State.CANCELLED, "absent": State.ABSENT}
+
+
+_POLL_S = 1.0
+COMPARE_S = 60.0
+_LOOK_S = 0.05
 
 
 class SettlementRefused(Exception):
@@ -34,14 +42,11 @@ class SettlementRefused(Exception):
 class Settlements:
     """Takes confirmed settlements from the table and gives each its one end. Holds no state."""
 
-    def __init__(
-        self, db: Database, ledger: Ledger, venues: Mapping[str, Venue], clock: Clock, lease: Lease, log: Log
-    ) -> None:
-        self._store = SettlementStore(db, lease)
-        self._ledger = ledger
-        self._venues = venues
-        self._clock = clock
-        self._log = log
+    def __init__(self, context: OrderManagerContext) -> None:
+        self._store = SettlementStore(context.db, context.lease)
+        self._context = context
+        self._ledger = context.ledger
+        self._venues = context.venues
 
     async def apply_confirmed(self) -> None:
         """Apply every confirmed settlement. Errors: OutageError (the rest stays for the next turn), StaleEpochError."""
@@ -52,8 +57,8 @@ class Settlements:
                     await self._apply(settlement)
                 except SettlementRefused as refusal:
                     error = str(refusal)
-            await self._store.finish(settlement.id, error, self._clock.now_ns())
-            self._log.warning(
+            await self._store.finish(settlement.id, error, self._context.clock.now_ns())
+            self._context.log.warning(
                 "order.settled" if error is None else "order.settle_refused",
                 client_order_id=settlement.client_order_id,
                 outcome=settlement.outcome,
@@ -182,3 +187,89 @@ class Settlements:
 
         if await self._ledger.apply(order.client_order_id, *events, guard=is_same) is None:
             raise SettlementRefused("the order changed meanwhile; look at it again")
+
+
+class PersonRequests:
+    """The reader of requests beside orders: settlements, amendments, ends of exits, comparisons with a venue.
+
+    Reads the tables once a second, sooner when woken. Holds no state: the rows are the requests.
+
+    It runs beside everything else: a venue that answers slowly delays other requests of persons and nothing more.
+    """
+
+    def __init__(
+        self,
+        context: OrderManagerContext,
+        sessions: Mapping[str, VenueSession],
+        workers: PositionWorkers,
+        amendments: Amendments,
+    ) -> None:
+        self._context = context
+        self._store = SettlementStore(context.db, context.lease)
+        self._settlements = Settlements(context)
+        self._sessions, self._workers, self._amendments = sessions, workers, amendments
+        self._clock, self._log = context.clock, context.log
+        self._again = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look now instead of at the next second."""
+        self._again.set()
+
+    async def run(self) -> None:
+        """Carry out requests for ever; an outage skips a turn. Errors: StaleEpochError."""
+        while True:
+            self._again.clear()
+            is_amending = False
+            try:
+                await self.end_exits()
+                await self._settlements.apply_confirmed()
+                is_amending = await self._amendments.carry_out(list(self._sessions))
+                requests = await self._store.reconcile_requests(list(self._sessions))
+                await asyncio.gather(*(self._reconcile(venue, ids) for venue, ids in requests.items()))
+            except OutageError as error:
+                self._log.debug("person_requests.skipped", error=str(error))
+            await wait_for_event(self._again, _LOOK_S if is_amending else _POLL_S, self._clock)
+
+    async def end_exits(self) -> None:
+        """End the exits that persons want ended, and answer: it ends, or there is none to end. Errors: OutageError.
+
+        A request for the venue of another order manager stays open: only that one knows.
+        """
+        for id, by, signal in await self._context.signals.end_requests():
+            is_ending = self._workers.end_exit(signal, by)
+            if is_ending is False and signal.state is SignalState.READY:  # no core has received it yet
+                is_ending = await self._context.signals.finish(
+                    signal.id,
+                    SignalState.NOTHING,
+                    now_ns=self._clock.now_ns(),
+                    detail=f"{by} ended the exit before its first order",
+                )
+                self._workers.end_exit(signal, by)  # one may have received it meanwhile
+                if not is_ending:
+                    continue
+            if is_ending is None or (not is_ending and signal.venue not in self._sessions):
+                continue
+            error = None if is_ending else "its exit is not in progress any more"
+            await self._context.signals.finish_end_request(id, error, self._clock.now_ns())
+            self._log.info("exit.end_requested", signal=str(signal.id), by=by, error=error or "")
+
+    async def _reconcile(self, venue: str, ids: list[int]) -> None:
+        """Compare the journal with a venue from the start, and keep what was found."""
+        session, began_s = self._sessions[venue], self._clock.monotonic()
+        wanted, newest = session.compare_now(), await self._context.db.fetchval("settlements.newest_trade")
+        is_done = await settled(self._clock, lambda: session.status.compares_done >= wanted, COMPARE_S)
+        row = await self._context.db.fetchrow("settlements.compared", venue, newest)
+        assert row is not None
+        result = {
+            "state": session.status.state,
+            "detail": session.status.detail,
+            "seconds": round(self._clock.monotonic() - began_s, 3),
+            **dict(row),
+        }
+        error = (
+            None
+            if is_done
+            else f"{venue} was not compared within {COMPARE_S:g} s: {session.status.detail or 'no answer'}"
+        )
+        await self._store.finish_reconcile(ids, result, error, self._clock.now_ns())
+        self._log.info("venue.reconciled", venue=venue, seconds=result["seconds"], error=error or "")

@@ -7,11 +7,12 @@ What an entry, a close, a kill order and a protective leg differ in is here; how
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
+
+import msgspec
 
 from fks.matching import collar
 from fks.model import ids
@@ -32,38 +33,49 @@ from fks.model.order import (
     TimeInForce,
     evolve,
 )
-from fks.model.ports import ReplacesOrders, TakesEntryLists
+from fks.model.parent import TARGET_ATTEMPTS, ParentPlan
+from fks.model.ports import ClosesFills, ReplacesOrders, TakesEntryLists
 from fks.model.signal import Kind, Signal, SignalState
 from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.copying import Copier
-from fks.order_manager.ledger import first_row
+from fks.order_manager.entry_groups import EntryGroups
+from fks.order_manager.ledger import event_row
 from fks.order_manager.venue_orders import HOLD_POLL_S, MARGIN_S, VenueOrders
 from fks.orders import events as e
 from fks.orders import messages as m
-from fks.orders.build import denial_text, denied_order, group_of, legs_of, listed_legs, market_leg, order_of
+from fks.orders.build import (
+    denial_text,
+    denied_order,
+    group_of,
+    leg_of,
+    legs_of,
+    listed_legs,
+    order_of,
+    target_legs,
+)
 from fks.orders.freshness import max_age_of
 from fks.orders.machine import begin
 from fks.orders.messages import PositionKey
+from fks.orders.protection import target_of
 from fks.orders.submit import Journaled, Refuse, Submission, Submitter
 from fks.portfolio.position import EXTERNAL, allocate, is_shared
-from fks.risk.check import Approved, RiskDenied, capped, check
+from fks.risk.check import CHECKS, Approved, RiskDenied, capped, check
 from fks.risk.explain import as_payload, explain, figures
-from fks.risk.intent import Intent, intend_entry, intend_exit, intend_order
+from fks.risk.intent import Intent, intend_entry, intend_exit, intend_order, intent_of
 from fks.risk.policy import (
     Action,
     Allow,
     Circumstances,
     JournalState,
-    KillMode,
+    Kills,
     allowed,
     journals_of,
     stopped_by,
-    strongest,
 )
 from fks.risk.sizing import Sizing
 from fks.risk.view import RiskView, without_replaced
 from fks.store.orders import EventRow, Placed
-from fks.store.signals import SignalRecord, SignalStore
+from fks.store.signals import SignalRecord
 
 _ZERO, _PERCENT = Decimal(0), Decimal(100)
 _RECHECK_S = 1.0  # checks older than this are repeated before the bytes (docs/write-a-strategy.md)
@@ -92,12 +104,12 @@ class Submissions:
         self,
         context: OrderManagerContext,
         venue_orders: VenueOrders,
-        signals: SignalStore,
         *,
-        kill_file: Callable[[], KillMode],
+        kill_file: Callable[[], Kills],
         refresh_balances: Callable[[str], Awaitable[None]],
         on_placed: Callable[[Order], None],
         copier: Copier,
+        groups: EntryGroups,
     ) -> None:
         self._context = context
         self._cache = context.cache
@@ -105,11 +117,10 @@ class Submissions:
         self._clock = context.clock
         self._lease = context.lease
         self._venue_orders = venue_orders
-        self._signals = signals
         self._kill_file = kill_file
         self.refresh_balances = refresh_balances
         self._on_placed = on_placed
-        self._copier = copier
+        self._copier, self._groups = copier, groups
         self._seen: dict[str, Approved] = {}  # of orders on their way: what their checks compared
         self._replaced: dict[str, _Replaced] = {}  # by the id of the successor on its way
         self._submitter = Submitter(self, at=context.at)
@@ -119,19 +130,7 @@ class Submissions:
         """Give an entry, or a person's order, its outcome: denied with a code, or journaled and sent."""
         signal, started_s = record.signal, self._clock.monotonic()
         is_expired = signal.valid_until_ns is not None and self._clock.now_ns() > signal.valid_until_ns
-        try:
-            intended = self._intend(record)
-            verdict = intended if isinstance(intended, RiskDenied) else self._check(intended)
-        except (
-            ArithmeticError
-        ) as error:  # its numbers lie outside any grid: a malformed signal must not end the order manager
-            intended = denied(
-                intend_order(signal),
-                Code.QTY_MAX,
-                "numbers to calculate with",
-                type(error).__name__,
-                "use smaller numbers",
-            )
+        intended, verdict = self._sized(record)
         if (
             not isinstance(intended, RiskDenied)
             and (is_expired or isinstance(verdict, RiskDenied))
@@ -143,18 +142,56 @@ class Submissions:
                 record, SignalState.EXPIRED, Code.SIGNAL_EXPIRED, "its time was over before it could be used"
             )
             return
-        if isinstance(intended, RiskDenied):
+        if isinstance(intended, RiskDenied) and signal.group_id is None:
             await self.deny(record, intended)
             return
         if isinstance(verdict, RiskDenied) and verdict.denial.code is Code.BALANCE:
             await self.refresh_balances(signal.venue)  # what is known may be a fill behind: read once
-            verdict = self._check(intended)
-        if isinstance(verdict, Approved):
+            verdict = self._check(verdict.intent)
+        if signal.group_id is not None:
+            legs = await self._groups.legs(signal)
+            verdict = self._groups.judge(record, legs, self._judge_leg)
+            if (
+                not isinstance(intended, RiskDenied)
+                and isinstance(verdict, RiskDenied)
+                and await self._adopt(record, intended)
+            ):
+                return
+        elif isinstance(verdict, Approved):
             verdict = self._affordable(verdict)
         if isinstance(verdict, RiskDenied):
             await self.deny(record, verdict)
             return
         await self._submit_entry(record, verdict, started_s)
+
+    def _sized(self, record: SignalRecord) -> tuple[Intent | RiskDenied, Approved | RiskDenied]:
+        """Return the intent of an entry, or why it has none, and the verdict of the checks."""
+        try:
+            intended = self._intend(record)
+            return intended, intended if isinstance(intended, RiskDenied) else self._check(intended)
+        except ArithmeticError as error:  # numbers outside any grid: a malformed signal must not end the order manager
+            no = denied(
+                intend_order(record.signal),
+                Code.QTY_MAX,
+                "numbers to calculate with",
+                type(error).__name__,
+                "use smaller numbers",
+            )
+            return no, no
+
+    def _judge_leg(self, record: SignalRecord) -> Approved | RiskDenied:
+        """Return the verdict on one leg of a group; the money of an approved one is reserved."""
+        until_ns, now_ns = record.signal.valid_until_ns, self._clock.now_ns()
+        intended, verdict = self._sized(record)
+        if isinstance(intended, RiskDenied):
+            return intended
+        if until_ns is not None and now_ns > until_ns:
+            return denied(intended, Code.SIGNAL_EXPIRED, "its valid_until", "its time is over", "send a new one")
+        if isinstance(verdict, Approved):
+            verdict = self._affordable(verdict)
+        if isinstance(verdict, Approved):
+            self._reserve(self._collared(order_of(verdict, epoch=self._lease.epoch, now_ns=now_ns), intended))
+        return verdict
 
     async def _adopt(self, record: SignalRecord, intent: Intent) -> bool:
         """Journal an order that a failover may have taken out of the journal; False when the venue does not have it.
@@ -168,7 +205,7 @@ class Submissions:
         if await self._venue_orders.left_before(order, None) is None:
             return False
         copies = tuple(self._copier.copies_of(record, intent.quantity))
-        orders, legs = self._with_legs(self._collared(order, intent), now_ns)
+        orders, legs = self._with_legs(self._collared(order, intent), intent.plan, now_ns)
         self._reserve(orders[0])
         done = await self._submitter.submit(Submission(orders, legs, record.signal.id, is_known=True, copies=copies))
         if done.orders:
@@ -180,7 +217,7 @@ class Submissions:
         copies = tuple(self._copier.copies_of(record, intent.quantity))
         now_ns = self._clock.now_ns()
         order = self._collared(order_of(approved, epoch=self._lease.epoch, now_ns=now_ns), intent)
-        orders, legs = self._with_legs(order, now_ns)
+        orders, legs = self._with_legs(order, intent.plan, now_ns)
         self._reserve(orders[0])
         self._seen[order.client_order_id] = approved
         done = await self._submitter.submit(
@@ -207,34 +244,57 @@ class Submissions:
                 )
                 self._context.meter.observe("fks_order_answer_seconds", max(since_s, 0.0), venue=intent.venue)
 
-    def _with_legs(self, order: Order, now_ns: int) -> tuple[tuple[Order, ...], tuple[Order, ...]]:
+    def _with_legs(
+        self, order: Order, plan: ParentPlan | None, now_ns: int
+    ) -> tuple[tuple[Order, ...], tuple[Order, ...]]:
         """Return what is sent as one request, and the legs that are journaled with it and placed after its fill: none
         where the venue holds them from the start, or keeps the bracket."""
         if self._cache.venues[order.venue].capabilities.keeps_bracket:
             return (order,), ()
-        if order.type is OrderType.MARKET or not self._goes_as_list(order):
+        if self._makes_closes(order, plan):
+            return (replace(order, group_id=group_of(order, 0)),), ()
+        if plan is not None and plan.targets:
+            instrument = self._cache.instruments[order.exchange, order.symbol]
+            return (order,), tuple(
+                target_legs(order, plan, instrument=instrument, epoch=self._lease.epoch, now_ns=now_ns)
+            )
+        is_list = isinstance(self._context.venues[order.venue], TakesEntryLists) and self._is_held_by_venue(order)
+        if order.type is OrderType.MARKET or not is_list:
             legs = legs_of(order, quantity=order.quantity, attempt=0, epoch=self._lease.epoch, now_ns=now_ns)
             return (order,), tuple(legs)
         instrument = self._cache.instruments[order.exchange, order.symbol]
-        quantity = instrument.round_quantity(order.quantity * (1 - self._context.settings.costs.fee_rate))
+        has_fee = self._cache.venues[order.venue].capabilities.fee_in_received_asset
+        fee_rate = self._context.settings.costs.fee_rate if has_fee else _ZERO
+        quantity = instrument.round_quantity(order.quantity * (1 - fee_rate))
         order = replace(order, group_id=group_of(order, 0))
         legs = listed_legs(order, quantity=quantity, epoch=self._lease.epoch, now_ns=now_ns)
         return (order, *legs), ()
 
-    def _goes_as_list(self, order: Order) -> bool:
-        """Return whether an entry and its SL and TP go out as one request."""
-        return isinstance(self._context.venues[order.venue], TakesEntryLists) and self._is_held_by_venue(order)
+    def _makes_closes(self, order: Order, plan: ParentPlan | None) -> bool:
+        """Return whether the fills of an entry make their own stops at the venue: it has no other exit."""
+        is_wanted = self._context.settings.venue.entry_protection == "venue"
+        return (
+            is_wanted
+            and self._cache.venues[order.venue].capabilities.closes_fills
+            and order.type in (OrderType.LIMIT, OrderType.MARKET)
+            and order.stop_loss is not None
+            and order.take_profit is None
+            and not (plan is not None and plan.targets)
+            and not order.is_reduce_only
+        )
 
     def _is_held_by_venue(self, order: Order) -> bool:
         """Return whether an entry is one whose SL and TP a venue holds from the start."""
         instrument = self._cache.instruments.get((order.exchange, order.symbol))
+        exits = (order.stop_loss is not None, order.take_profit is not None)
+        may_attach = self._cache.venues[order.venue].capabilities.attaches_exits and all(exits)
+        may_attach = may_attach and order.side is Side.BUY and order.time_in_force is not TimeInForce.IOC
         return (
             self._context.settings.collar_pct is not None
             and instrument is not None
-            and instrument.takes_entry_list(
-                side=order.side.value,
-                has_stop_loss=order.stop_loss is not None,
-                has_take_profit=order.take_profit is not None,
+            and (
+                may_attach
+                or instrument.takes_entry_list(side=order.side.value, has_stop_loss=exits[0], has_take_profit=exits[1])
             )
             and order.type in (OrderType.LIMIT, OrderType.MARKET)
             and not order.is_reduce_only
@@ -258,7 +318,8 @@ class Submissions:
         that fills at once near the price of its decision or expires; other orders as they are."""
         venue = self._context.venues[order.venue]
         has_collar = isinstance(venue, TakesEntryLists) or venue.capabilities.has_collar
-        if order.type is not OrderType.MARKET or not has_collar or not self._is_held_by_venue(order):
+        has_targets = intent.plan is not None and bool(intent.plan.targets)  # no list of a venue has several
+        if order.type is not OrderType.MARKET or not has_collar or has_targets or not self._is_held_by_venue(order):
             return order
         decided = intent.reference_price or self._cache.mark(order.exchange, order.symbol)
         most_pct = self._context.settings.collar_pct
@@ -299,7 +360,7 @@ class Submissions:
         return self._dated(intent, record)
 
     def _dated(self, intent: Intent, record: SignalRecord) -> Intent:
-        decided_ns, max_age_s = max_age_of(record, self._context.settings.risk)
+        decided_ns, max_age_s = max_age_of(record.signal, record.approved_ns, self._context.settings.risk)
         is_tape = self._context.settings.sim.fills == "tape"
         return replace(intent, decided_ns=decided_ns, max_age_s=None if is_tape else max_age_s)
 
@@ -309,7 +370,8 @@ class Submissions:
 
         def recheck(order: Order) -> Refuse | None:
             if self._clock.monotonic() - checked_s <= _RECHECK_S:
-                age_s = (self._exchange_now_ns(intent.venue) - intent.decided_ns) / 1e9
+                exchange_ns = self._clock.now_ns() + int((self._cache.venues[intent.venue].skew_ms or 0.0) * 1e6)
+                age_s = (exchange_ns - intent.decided_ns) / 1e9
                 if intent.max_age_s is None or age_s <= intent.max_age_s:
                     return None
             view = self._view(intent, lost)
@@ -323,13 +385,8 @@ class Submissions:
 
         return recheck
 
-    def _exchange_now_ns(self, venue: str) -> int:
-        return self._clock.now_ns() + int((self._cache.venues[venue].skew_ms or 0.0) * 1e6)
-
     # ── closes ───────────────────────────────────────────────────────────────────────────────────
-    async def close(
-        self, key: PositionKey, command: m.SubmitClose, signal: Signal, *, lost: Collection[str] = ()
-    ) -> m.CloseDone:
+    async def close(self, command: m.SubmitClose, signal: Signal, *, lost: Collection[str] = ()) -> m.CloseDone:
         """Check and submit one closing order of an exit. `lost`: orders whose end may never be known."""
         instrument = self._cache.instruments[signal.exchange, signal.symbol]
         held = command.quantity if command.side is Side.SELL else -command.quantity
@@ -357,8 +414,10 @@ class Submissions:
             return m.CloseDone(command.instance, name, Code.KILLED.value, "the kill switch is engaged")
         if done.orders and command.takes_signal:
             self._context.meter.count("fks_signals_total", state=SignalState.ORDERED.value)
-            if self._cache.is_journal_up and (record := await self._record(signal.id)) is not None:
-                self._context.publisher.signal(record, SignalState.ORDERED)
+            if self._cache.is_journal_up:
+                record = await self._ledger.patiently(lambda: self._context.signals.get(signal.id))
+                if record is not None:
+                    self._context.publisher.signal(record, SignalState.ORDERED)
         return m.CloseDone(command.instance, name, is_used=not done.orders)
 
     async def kill(self, key: PositionKey, command: m.SubmitKill) -> m.CloseDone:
@@ -398,23 +457,16 @@ class Submissions:
         return m.CloseDone(command.instance, order.client_order_id, is_used=True)
 
     # ── protection ───────────────────────────────────────────────────────────────────────────────
-    async def protection(self, key: PositionKey, command: m.PlaceProtection) -> m.ProtectionDone:
+    async def protection(self, command: m.PlaceProtection) -> m.ProtectionDone:
         """Submit the legs of one parent: those that wait, a new attempt, or a market order when the price has
         passed."""
         parent = command.parent
         passed = await self._passed(parent) if command.is_refused_before else None
         is_release = False
         if passed is not None:
-            legs = [
-                market_leg(
-                    parent,
-                    role=passed,
-                    quantity=command.quantity,
-                    attempt=command.attempt,
-                    epoch=self._lease.epoch,
-                    now_ns=self._clock.now_ns(),
-                )
-            ]
+            # the price is past the leg's already: it is closed at the market
+            now_ns, attempt = self._clock.now_ns(), command.attempt
+            legs = [leg_of(parent, passed, OrderType.MARKET, command.quantity, attempt, self._lease.epoch, now_ns)]
         elif command.waiting:
             is_release = True
             legs = [self._cache.orders[name] for name in command.waiting if name in self._cache.orders]
@@ -430,7 +482,7 @@ class Submissions:
             )
             legs = [leg for leg in legs if leg.role in command.roles]
         if not legs:
-            return m.ProtectionDone(parent.client_order_id)
+            return m.ProtectionDone(parent.client_order_id, target=command.attempt // TARGET_ATTEMPTS)
         action = Action.KILL if isinstance(command, m.PutBackProtection) else Action.LEG
         return await self._submit_legs(parent, legs, is_release=is_release, action=action)
 
@@ -440,7 +492,7 @@ class Submissions:
         parent = command.parent
         old = await self._venue_orders.begin_replacement(command.client_order_id)
         if old is None:
-            return m.ProtectionDone(parent.client_order_id)
+            return m.ProtectionDone(parent.client_order_id, target=command.attempt // TARGET_ATTEMPTS)
         now_ns = self._clock.now_ns()
         legs = legs_of(
             parent, quantity=command.quantity, attempt=command.attempt, epoch=self._lease.epoch, now_ns=now_ns
@@ -478,7 +530,7 @@ class Submissions:
             ended = (State.REJECTED, State.EXPIRED)
             refusals += [after.refusal for after in done.orders if after.state in ended and after.refusal]
             retry_after_s = max([retry_after_s, *(answer.retry_after_s or 0.0 for answer in done.answers)])
-        return m.ProtectionDone(parent.client_order_id, tuple(refusals), retry_after_s)
+        return m.ProtectionDone(parent.client_order_id, tuple(refusals), retry_after_s, target_of(legs[0]))
 
     def _recheck_cover(self, parent: Order) -> Callable[[Order], Refuse | None]:
         """Return what is asked before the bytes of legs for a part of `parent`: the legs that went out with it may have
@@ -519,6 +571,35 @@ class Submissions:
             return Role.TAKE_PROFIT
         return None
 
+    def exits_denial(self, order: Order, stop_loss: Decimal | None, plan: ParentPlan | None) -> Denial | None:
+        """Return why the venue could not hold another stop or plan for an order that it has, or None."""
+        quantity = order.quantity if order.state in OPEN else order.filled
+        price = order.price if order.filled == 0 else None  # else the market's counts
+        intent = replace(intent_of(order), quantity=quantity, price=price, stop_price=None)
+        if plan is not None:
+            intent = replace(intent, plan=plan, take_profit=None if plan.targets else order.take_profit)
+        intent = replace(intent, stop_loss=stop_loss or order.stop_loss)
+        return self._denial(intent, {Code.PRICE_TICK, Code.STOP_WRONG_SIDE, Code.NO_PROTECTION})
+
+    def successor_denial(
+        self, order: Order, price: Decimal | None, stop_price: Decimal | None, quantity: Decimal
+    ) -> Denial | None:
+        """Return why an order could not be followed by one at other values, or None. The balance, which it locks
+        itself, and its age are left to the checks of its successor."""
+        intent = replace(intent_of(order), price=price, stop_price=stop_price, quantity=quantity - order.filled)
+        intent = replace(intent, decided_ns=self._clock.now_ns(), is_successor=True)
+        return self._denial(intent, {code for code, _ in CHECKS} - {Code.BALANCE, Code.STALE_DECISION})
+
+    def _denial(self, intent: Intent, only: Collection[Code]) -> Denial | None:
+        try:
+            view = self._view(intent)
+            view = replace(view, open_orders=tuple(o for o in view.open_orders if o.intent_id != intent.intent_id))
+            verdict = check(intent, view, only=only)
+        except ArithmeticError as error:
+            remedy = "use smaller numbers"
+            verdict = denied(intent, Code.QTY_MAX, "numbers to calculate with", type(error).__name__, remedy)
+        return verdict.denial if isinstance(verdict, RiskDenied) else None
+
     # ── checks ───────────────────────────────────────────────────────────────────────────────────
     def _check(self, intent: Intent, lost: Collection[str] = ()) -> Approved | RiskDenied:
         return check(intent, self._view(intent, lost))
@@ -546,7 +627,7 @@ class Submissions:
         verdict = self._check(intent)
         if isinstance(verdict, RiskDenied):
             return verdict
-        return denied(intent, Code.KILLED, "not engaged", "engaged", "`fks resume` clears it")
+        return denied(intent, Code.KILLED, "not engaged", "engaged", "see `fks status`; `fks resume` clears it")
 
     def _reserve(self, order: Order) -> Order:
         """Put the order into the cache as if it were sent: nothing else may spend its money while it is committed."""
@@ -559,28 +640,14 @@ class Submissions:
         context, now_ns, denial = self._context, self._clock.now_ns(), no.denial
         event = e.Denied(**self._ledger.stamp("deny"), code=denial.code.value, detail=denial_text(denial))
         order = begin(denied_order(no, epoch=self._lease.epoch, now_ns=now_ns), event).order
-        row = EventRow(
-            client_order_id=order.client_order_id,
-            event_id=event.event_id,
-            event="Denied",
-            from_state=None,
-            to_state=State.DENIED,
-            source="us",
-            recv_ns=now_ns,
-            epoch=self._lease.epoch,
-            payload={
-                "code": denial.code.value,
-                "limit": denial.limit,
-                "observed": denial.observed,
-                "scope": denial.scope,
-                "checks": as_payload(explain(no.intent, self._view(no.intent)))
-                if no.intent.venue in self._cache.venues
-                else [],
-            },
-        )
+        checks = as_payload(explain(no.intent, self._view(no.intent))) if no.intent.venue in self._cache.venues else []
+        reason = {"limit": denial.limit, "observed": denial.observed, "scope": denial.scope}
+        payload = {"code": denial.code.value, **reason, "checks": checks}
+        row = event_row(order, event, epoch=order.epoch, payload=payload)
         journal = self._ledger.journal
         self._copier.ended(record.signal.id)
         await self._ledger.patiently(lambda: journal.deny(order, row, signal_id=record.signal.id, now_ns=now_ns))
+        self._groups.ended(record.signal)
         context.meter.count("fks_signals_total", state=SignalState.DENIED.value)
         context.meter.count("fks_orders_total", state=order.state.value)
         context.meter.count("fks_denials_total", code=denial.code.value)
@@ -597,11 +664,6 @@ class Submissions:
             epoch=self._lease.epoch,
         )
 
-    async def deny_signal(self, record: SignalRecord, command: m.DenySignal) -> None:
-        """Deny a signal that was not submitted."""
-        intent = intend_order(record.signal)
-        await self.deny(record, denied(intent, Code(command.code), command.limit, command.observed, command.remedy))
-
     async def finish(self, record: SignalRecord, state: SignalState, code: Code | None, detail: str) -> None:
         """Write the outcome of a signal that led to no order. An exit of what FKS does not hold is shown to a person
         where the account is one that a person trades."""
@@ -612,21 +674,17 @@ class Submissions:
                 code = Code.RELAYED if answer.code == Code.RELAYED else code
                 detail = f"{answer.detail}; {detail}"
         is_mine = await self._ledger.patiently(
-            lambda: self._signals.finish(record.signal.id, state, now_ns=self._clock.now_ns(), code=code, detail=detail)
+            lambda: self._context.signals.finish(
+                record.signal.id, state, now_ns=self._clock.now_ns(), code=code, detail=detail
+            )
         )
+        self._groups.ended(record.signal)
         if is_mine:
             self._report(record, state, code)
-
-    async def record_exit_end(self, command: m.RecordExitEnd) -> None:
-        """Record on a signal that led to orders that a person ended its exit."""
-        await self._ledger.patiently(lambda: self._signals.record_end(command.signal_id, command.detail))
 
     def _report(self, record: SignalRecord, state: SignalState, code: Code | None) -> None:
         self._context.meter.count("fks_signals_total", state=state.value)
         self._context.publisher.signal(record, state, None if code is None else code.value)
-
-    async def _record(self, signal_id: uuid.UUID) -> SignalRecord | None:
-        return await self._ledger.patiently(lambda: self._signals.get(signal_id))
 
     # ── the ports of the submit protocol ─────────────────────────────────────────────────────────
     async def journal(self, submission: Submission) -> Journaled:
@@ -648,7 +706,7 @@ class Submissions:
             )
             begun.append(begin(order, event).order)
             events.append(event)
-        rows = [first_row(order, event) for order, event in zip(begun, events, strict=True)]
+        rows = [event_row(order, event, epoch=order.epoch) for order, event in zip(begun, events, strict=True)]
         if rows and (shares := self._shares(begun[0])):
             rows[0] = replace(rows[0], payload={"allocation": [[name, format(part, "f")] for name, part in shares]})
         start = self._clock.monotonic()
@@ -669,11 +727,20 @@ class Submissions:
     def _shares(self, order: Order) -> list[tuple[str, Decimal]]:
         """Return whose positions a person's sale closes when it is more than what persons hold; [] for other orders."""
         is_spot = not self._cache.venues[order.venue].capabilities.can_short
-        if order.role is not Role.ORDER or not is_shared(order) or order.side is not Side.SELL or not is_spot:
+        shares = self._allocated(order) if order.side is Side.SELL and is_spot else []
+        return shares if any(name not in (order.instance, EXTERNAL) for name, _ in shares) else []
+
+    def _allocated(self, order: Order) -> list[tuple[str, Decimal]]:
+        """Return the parts of a person's order by instance; [] for other orders."""
+        if order.role is not Role.ORDER or not is_shared(order):
             return []
         buckets = self._cache.buckets((order.account_id, order.venue, order.symbol))
-        shares = allocate(order, buckets, order.instance, is_flattening=True)
-        return shares if any(name not in (order.instance, EXTERNAL) for name, _ in shares) else []
+        return allocate(order, buckets, order.instance, is_flattening=True)
+
+    def _names(self, order: Order) -> set[str]:
+        """Return the names by which a kill of a strategy concerns an order: a person's has those of the instances, too,
+        whose positions it closes. Beside the kill that closes them it would sell them twice."""
+        return self._cache.names_of(order.instance, *(name for name, _ in self._allocated(order)))
 
     async def _forget(self, client_order_id: str) -> None:
         """Drop a reservation whose order was not journaled now; one that was journaled before counts as it is."""
@@ -704,23 +771,21 @@ class Submissions:
                         now_ns=now_ns,
                         stopped_by=stopped,
                         copies=submission.copies,
+                        names=self._names(orders[0]),
                     )
                 )
                 if first in placed.placed or not is_unresolved:
                     return placed
             except OutageError as error:
-                is_unresolved = True
+                is_unresolved, placed = True, None
                 if not await self._ledger.wait_for_journal(error, is_side=is_side):
                     continue
-            else:
-                # the server may have finished the first try after it was read back: then these rows are ours, and
-                # unsent
-                found = await self._ledger.patiently(lambda: store.get(first))
-                is_ours = found is not None and found.epoch == self._lease.epoch and found.state is orders[0].state
-                return _all_of(orders) if is_ours else placed
+            # the server may have finished an earlier try after it was read back: then these rows are ours, and unsent
             found = await self._ledger.patiently(lambda: store.get(first))
             if found is not None and found.epoch == self._lease.epoch and found.state is orders[0].state:
                 return _all_of(orders)
+            if placed is not None:
+                return placed
 
     async def may_send(self, submission: Submission, order: Order) -> Refuse | None:
         """See SubmitPorts."""
@@ -730,8 +795,8 @@ class Submissions:
                 return Refuse(Code.NOT_LEADER.value, "the lease was lost between commit and send")
             await self._clock.sleep(HOLD_POLL_S)
         # the guardian's file is read here and now: after an outage of PostgreSQL it may be ahead of the table
-        kill = strongest((self._cache.kill_mode, self._kill_file()))
-        now = Circumstances(kill, submission.is_by_person, self._cache.venues[order.venue].reach)
+        kills = Kills((*self._cache.kills, *self._kill_file())).over(order.venue, order.account_id, *self._names(order))
+        now = Circumstances(kills.mode, submission.is_by_person, self._cache.venues[order.venue].reach)
         permission = allowed(submission.action, now)
         if not isinstance(permission, Allow):
             return Refuse(permission.code.value, f"between commit and send: {MEANING[permission.code]}")
@@ -762,6 +827,9 @@ class Submissions:
             assert isinstance(venue, ReplacesOrders), "stops are replaced by one request only there"
             replaced.answer, answer = await venue.replace(replaced.order, first)
             return (answer,)
+        if len(orders) == 1 and first.parent_id is None and first.group_id is not None:
+            assert isinstance(venue, ClosesFills), "an entry is in a list of its own only there"
+            return (await venue.submit_closing(first),)
         if len(orders) == 1:
             return (await venue.submit(first),)
         if first.parent_id is None:
@@ -796,7 +864,7 @@ class Submissions:
         approved = self._seen.pop(order.client_order_id, None)
         if approved is None or not isinstance(event, e.Acked | e.Refused | e.Ambiguous | e.DuplicateId):
             return event
-        return replace(event, checks=figures(approved))
+        return msgspec.structs.replace(event, checks=figures(approved))
 
     def stamp(self, kind: str, source: str = "us") -> dict[str, Any]:
         """See SubmitPorts."""

@@ -21,8 +21,6 @@ from fks.model.signal import Signal
 from fks.model.timeframe import to_ns
 from fks.order_manager.bar_feed import BarFeed
 from fks.order_manager.context import OrderManagerContext
-from fks.store.bus import Bus
-from fks.store.facts import FactStore
 from fks.store.latest import PRICES, QUOTES
 
 _POLL_S = 0.25  # how often stored trades are read for symbols in which orders rest
@@ -36,20 +34,16 @@ class TickVenue(Protocol):
     name: str
 
     def on_price(self, symbol: str, price: Decimal, *, at_ns: int = 0) -> None: ...
-    def on_quote(self, symbol: str, bid: Decimal, ask: Decimal, *, at_ns: int, is_matched: bool = True) -> None: ...
+    def on_quote(self, symbol: str, bid: Decimal, ask: Decimal, *, at_ns: int) -> None: ...
 
 
 class TickFeed:
     """Feeds one venue; `bars` rebuilds it from the journal. Soft state: how far each symbol's trades were read."""
 
-    def __init__(
-        self, context: OrderManagerContext, bars: BarFeed, venue: TickVenue, facts: FactStore, bus: Bus
-    ) -> None:
+    def __init__(self, context: OrderManagerContext, bars: BarFeed, venue: TickVenue) -> None:
         self._context = context
         self._bars = bars
         self._venue = venue
-        self._facts = facts
-        self._bus = bus
         self._is_quotes = context.settings.paper.fills == "quotes"
         self._cursors: dict[str, tuple[int, int]] = {}  # symbol -> time (ns) and id of the last trade that was read
         self._wake = asyncio.Event()
@@ -78,6 +72,7 @@ class TickFeed:
                 self._wake.clear()
                 self._bars.learn()
                 try:
+                    await self._bars.note_nights(self._context.clock.now_ns())
                     for exchange, symbol in list(self._context.cache.marks):
                         self._give_mark(exchange, symbol)
                     if not self._is_quotes:
@@ -91,7 +86,7 @@ class TickFeed:
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────────
     async def _listen(self) -> None:
-        async for _, message in self._bus.subscribe(QUOTES if self._is_quotes else PRICES):
+        async for _, message in self._context.bus.subscribe(QUOTES if self._is_quotes else PRICES):
             try:
                 self._take(message)
             except (KeyError, TypeError, ValueError, InvalidOperation):
@@ -132,7 +127,7 @@ class TickFeed:
         for symbol, order in resting.items():
             cursor = self._cursors.setdefault(symbol, (order.created_ns, 0))
             while True:
-                trades = await self._facts.trades_after(order.exchange, symbol, *cursor, _BATCH)
+                trades = await self._context.facts.trades_after(order.exchange, symbol, *cursor, _BATCH)
                 for trade in trades:
                     self._venue.on_quote(symbol, trade.price, trade.price, at_ns=trade.time_ns)
                     cursor = (trade.time_ns, trade.trade_id)

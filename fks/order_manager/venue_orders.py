@@ -8,15 +8,16 @@ Times are monotonic; the clock's own time counts only across a restart (`fks.clo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from fks.clock import ClockSteps
 from fks.model.codes import Code
 from fks.model.errors import OutageError
-from fks.model.order import LIVE, TERMINAL, Answer, Fill, Lookup, Order, Outcome, Presence, Request, Role, State
+from fks.model.order import LIVE, TERMINAL, Answer, Fill, Lookup, Order, Outcome, Presence, Report, Request, State
+from fks.model.ports import ClosesFills, RepricesOrders, Venue
 from fks.order_manager.context import OrderManagerContext
 from fks.orders import events as e
 from fks.orders.absence import IN_PROCESS, AbsenceProof, AbsenceRule, Polls, ladder_delay
@@ -26,10 +27,10 @@ from fks.risk.policy import Action
 MARGIN_S = 2.0  # a venue bounds its own calls; this is the second bound
 _PAGE_AFTER_S = 30.0
 HOLD_POLL_S = 0.05
-_EXIT_AGE_FACTOR = 1.5
 _ASKS_MAX = 30  # before an order may be sent that may have left; then it is UNKNOWN, and the usual queries go on
 _NEVER_AGAIN = Polls(counted=-1_000_000_000)
 _OVERLAP_NS = 60 * 1_000_000_000
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -52,14 +53,10 @@ class VenueOrders:
         self._settings = context.settings.venue
         self._clock = context.clock
         self._log = context.log
-        self._publisher = context.publisher
         self._tasks = context.tasks
         self._asked: dict[str, _Asked] = {}
-        limits = context.settings.venue
-        rule = AbsenceRule(limits.absent_polls, limits.absent_spacing_s, limits.absent_first_s, limits.absent_age_s)
-        self._rule, self.steps = rule, ClockSteps(context.clock)
-        # a second close is made once the first is absent: what a mistake costs here is a position sold twice
-        self._exit_rule = AbsenceRule(rule.polls + 1, rule.spacing_s, rule.first_s, rule.age_s * _EXIT_AGE_FACTOR)
+        self._rule = AbsenceRule.from_settings(context.settings.venue)
+        self.steps = ClockSteps(context.clock)
 
     def _about(self, client_order_id: str) -> _Asked:
         return self._asked.setdefault(client_order_id, _Asked())
@@ -83,7 +80,7 @@ class VenueOrders:
         rule = replace(self._rule, polls=self._answers_needed(order, parent))
         proof = self._proof(order, rule, self._sent.ask_before_ns)
         for tries in range(_ASKS_MAX):
-            lookup = await self.query(order)
+            lookup = await self.query(order, since_ns=0)  # it may be older than its row
             if lookup.presence is Presence.FOUND:
                 return "the venue has it: it was sent before the database changed"
             if lookup.presence is Presence.NOT_FOUND and proof.not_found():
@@ -99,35 +96,28 @@ class VenueOrders:
         answer, is AMBIGUOUS. `call` begins here: no other task runs between the note and it."""
         for order in orders:
             self._sent.note_sent(order.client_order_id)
-        try:
-            async with asyncio.timeout(self._settings.order_timeout_s + MARGIN_S):
-                return await call
-        except TimeoutError:
-            return (Answer(Outcome.AMBIGUOUS, detail="no answer in time"),) * len(orders)
-        except Exception as error:
-            return tuple(self._surprise(order, error) for order in orders)
+        answers = await self._answer(call, orders[0])
+        return (answers,) * len(orders) if isinstance(answers, Answer) else answers
 
-    async def _answer(self, call: Awaitable[Answer], order: Order) -> Answer:
-        """Return the venue's answer; an exception, or a late answer, is AMBIGUOUS: bytes may have left."""
+    async def _answer(self, call: Awaitable[T], order: Order) -> T | Answer:
+        """Return the result of a call; an exception, or a late answer, is AMBIGUOUS: bytes may have left. A venue never
+        raises for an outcome that it can report."""
         try:
             async with asyncio.timeout(self._settings.order_timeout_s + MARGIN_S):
                 return await call
         except TimeoutError:
             return Answer(Outcome.AMBIGUOUS, detail="no answer in time")
         except Exception as error:
-            return self._surprise(order, error)
-
-    def _surprise(self, order: Order, error: Exception) -> Answer:
-        """Return the answer that an exception means: a venue never raises for an outcome that it can report."""
-        self._log.error("venue.raised", venue=order.venue, client_order_id=order.client_order_id, error=repr(error))
-        return Answer(Outcome.AMBIGUOUS, detail=repr(error))
+            self._log.error("venue.raised", venue=order.venue, client_order_id=order.client_order_id, error=repr(error))
+            return Answer(Outcome.AMBIGUOUS, detail=repr(error))
 
     # ── cancelling ───────────────────────────────────────────────────────────────────────────────
     async def cancel(self, client_order_id: str, *, by: str, reason: str) -> None:
         """Want an order cancelled: sent now when it is open, as soon as it proves open otherwise, never when it
         ended. A leg of a venue that keeps the bracket is never cancelled."""
         order = await self._ledger.find(client_order_id)
-        if order is not None and self._is_kept_by_venue(order):
+        is_leg = order is not None and order.parent_id is not None and order.venue in self._venues
+        if order is not None and is_leg and self._venues[order.venue].capabilities.keeps_bracket:
             self._log.warning("order.kept_by_venue", client_order_id=client_order_id, venue=order.venue, reason=reason)
             return
         event = e.CancelRequested(**self._ledger.stamp("cancel", "person" if by else "us"), by=by, reason=reason)
@@ -137,9 +127,21 @@ class VenueOrders:
         """Want an order live again: its cancel is not repeated, and the venue is asked about one that has left."""
         await self._ledger.apply(client_order_id, e.CancelWithdrawn(**self._ledger.stamp("cancel-withdrawn")))
 
-    def _is_kept_by_venue(self, order: Order) -> bool:
-        venue = self._venues.get(order.venue)
-        return order.parent_id is not None and venue is not None and venue.capabilities.keeps_bracket
+    async def _request_again(self, order: Order) -> None:
+        """Want a cancel again that got lost, unless it was withdrawn meanwhile: a cancel is idempotent.
+
+        That of a leg from before the start waits until the venue's positions are read: until then nothing has looked
+        at whether the leg is wanted, and its exit may have ended. It does not wait for the end of that first
+        comparison, which itself waits for exits in progress.
+        """
+        if order.parent_id is not None and not self._context.cache.venues[order.venue].has_positions:
+            return
+        stamp = self._ledger.stamp("cancel-again")
+        await self._ledger.apply(
+            order.client_order_id,
+            e.CancelRequested(**stamp, by="", reason="its cancel got lost, and the venue shows it open"),
+            guard=lambda known: known.request is Request.CANCEL_UNKNOWN,
+        )
 
     def send_cancel(self, order: Order) -> None:
         """Send the cancel of an open order in a task of its own; one at a time per order."""
@@ -204,10 +206,43 @@ class VenueOrders:
     # ── amending ─────────────────────────────────────────────────────────────────────────────────
     async def amend(self, client_order_ids: Sequence[str], quantity: Decimal) -> None:
         """Reduce the live legs of one list to `quantity` in place, by one request; it is never repeated."""
+        await self._change(
+            client_order_ids,
+            lambda venue, order: venue.amend(order, quantity),
+            lambda order: {"quantity": quantity, "price": order.price},
+        )
+
+    async def reprice(self, client_order_id: str, price: Decimal) -> None:
+        """Move the trigger of a stop, or the limit of another order, in place, by one request; it is never repeated."""
+
+        def call(venue: Venue, order: Order) -> Awaitable[Answer]:
+            assert isinstance(venue, RepricesOrders), "prices are moved in place only there"
+            return venue.reprice(order, price)
+
+        def changed(order: Order) -> dict[str, Decimal | None]:
+            is_stop = order.stop_price is not None
+            prices = {"price": order.price, "stop_price": price} if is_stop else {"price": price}
+            return {"quantity": order.quantity, **prices}
+
+        await self._change([client_order_id], call, changed)
+
+    async def _change(
+        self,
+        client_order_ids: Sequence[str],
+        call: Callable[[Venue, Order], Awaitable[Answer]],
+        changed: Callable[[Order], dict[str, Any]],
+    ) -> None:
+        """Change orders of one list in place by one request, `call` with the first of them; `changed` is what an order
+        becomes."""
         orders = []
         for name in client_order_ids:
-            order = await self._ledger.apply(name, e.ReplaceRequested(**self._ledger.stamp("amend")))
-            if order is not None and order.request is Request.REPLACE:
+            stamp = self._ledger.stamp("amend")
+            order = await self._ledger.apply(
+                name,
+                e.ReplaceRequested(**stamp),
+                guard=lambda known: known.state in LIVE and known.request is Request.NONE,
+            )
+            if order is not None:
                 orders.append(order)
         answer = Answer(
             Outcome.REFUSED, code=Code.CLIENT_VALIDATION.value, detail="a leg ended, or has another request"
@@ -215,12 +250,12 @@ class VenueOrders:
         if len(orders) == len(client_order_ids):
             while not self._context.may_leave(Action.CANCEL):
                 await self._clock.sleep(HOLD_POLL_S)
-            answer = await self._answer(self._venues[orders[0].venue].amend(orders[0], quantity), orders[0])
+            answer = await self._answer(call(self._venues[orders[0].venue], orders[0]), orders[0])
         for order in orders:
             stamp = self._ledger.stamp(f"amend-{answer.outcome.value}", "rest")
             event: e.Event = e.RequestAmbiguous(**stamp, detail=answer.detail)
             if answer.outcome is Outcome.ACK:
-                event = e.ReplaceAcked(**stamp, quantity=quantity, price=order.price)
+                event = e.ReplaceAcked(**stamp, **changed(order))
             elif answer.outcome is Outcome.REFUSED:
                 event = e.ReplaceRefused(**stamp, code=answer.code or "REFUSED", detail=answer.detail)
             await self._ledger.apply(order.client_order_id, event)
@@ -231,6 +266,12 @@ class VenueOrders:
         return any(asked.is_cancelling for asked in self._asked.values())
 
     # ── querying ──────────────────────────────────────────────────────────────────────────────────
+    def resume(self) -> None:
+        """Ask about each order of the journal of which something is unresolved: a start begins so."""
+        for order in list(self._context.cache.orders.values()):
+            if self._is_unresolved(order):
+                self.query_soon(order.client_order_id)
+
     def query_soon(self, client_order_id: str, *, is_forced: bool = False) -> None:
         """Ask the venue about an order until nothing about it is unresolved; `is_forced` asks at least once."""
         asked = self._about(client_order_id)
@@ -244,7 +285,7 @@ class VenueOrders:
             order.state is State.UNKNOWN
             or order.request in (Request.CANCEL_UNKNOWN, Request.REPLACE_UNKNOWN)
             or order.reported_cum_qty > order.filled
-            or self._about(order.client_order_id).must_query
+            or self._asked.get(order.client_order_id, _Asked()).must_query
         )
 
     async def _query_until_resolved(self, client_order_id: str) -> None:
@@ -256,12 +297,11 @@ class VenueOrders:
                 order = await self._ledger.find(client_order_id)
                 if order is None or not self._is_unresolved(order):
                     return
-                rule = self._exit_rule if order.role in (Role.EXIT, Role.KILL) else self._rule
-                proof = proof or self._proof(order, rule, order.sent_ns or order.created_ns)
+                proof = proof or self._proof(order, self._rule.of(order.role), order.sent_ns or order.created_ns)
                 await self._query_once(order, proof)
                 if not is_paged and order.state is State.UNKNOWN and self._clock.monotonic() - start > _PAGE_AFTER_S:
                     is_paged = True
-                    self._publisher.alert(
+                    self._context.publisher.alert(
                         "page",
                         "order.unknown",
                         f"order {client_order_id} has no known outcome after {_PAGE_AFTER_S:.0f} s",
@@ -291,7 +331,9 @@ class VenueOrders:
             if fills:
                 await self.book_entry(order)
             events = [*(self._ledger.fill_seen(fill) for fill in fills), self._ledger.reported(lookup.report)]
-            await self._ledger.apply(order.client_order_id, *events)
+            after = await self._ledger.apply(order.client_order_id, *events)
+            if after is not None and after.request is Request.CANCEL_UNKNOWN and after.state in LIVE:
+                await self._request_again(after)
             proof.polls = Polls()
             return
         if lookup.presence is not Presence.NOT_FOUND:
@@ -322,13 +364,32 @@ class VenueOrders:
             await self._ledger.apply(order.client_order_id, *(self._ledger.fill_seen(fill) for fill in fills))
         return bool(fills)
 
-    async def query(self, order: Order) -> Lookup:
-        """Ask the venue for one order by our id; an outage is NO_ANSWER."""
+    async def query(self, order: Order, since_ns: int | None = None) -> Lookup:
+        """Ask the venue for one order by our id; an outage is NO_ANSWER. `since_ns`: when it was sent at the earliest,
+        0 for unknown; None: as its row says."""
         try:
             async with asyncio.timeout(self._settings.order_timeout_s + MARGIN_S):
-                return await self._venues[order.venue].query(order.symbol, order.client_order_id)
+                venue = self._venues[order.venue]
+                if order.is_close and isinstance(venue, ClosesFills):
+                    return await venue.query_close(order)
+                # the times of an adopted row are those that the venue showed: it may be older
+                is_adopted = order.intent_id.hex == order.client_order_id
+                known_ns = 0 if is_adopted else order.sent_ns or order.created_ns
+                return await venue.query(
+                    order.symbol, order.client_order_id, known_ns if since_ns is None else since_ns
+                )
         except (OutageError, TimeoutError) as error:
             return Lookup(Presence.NO_ANSWER, detail=str(error))
+
+    async def closes_of(self, entry: Order) -> list[Report] | None:
+        """Return the stops that the venue made for fills of an entry; None = no answer."""
+        venue = self._venues[entry.venue]
+        assert isinstance(venue, ClosesFills), "fills make stops only there"
+        try:
+            async with asyncio.timeout(self._settings.order_timeout_s * 2 + MARGIN_S):
+                return await venue.closes_made(entry)
+        except (OutageError, TimeoutError):
+            return None
 
     async def fetch_fills(self, order: Order) -> None:
         """Read the order's executions from the venue's history and book those that are new."""

@@ -1,7 +1,7 @@
 """The session of one venue: its state, its events, and the comparison of its reports with our journal (C3, C7).
 
-COLD → SYNCING → READY → STALE → SYNCING. Entries need READY; exits need positions that were read once. The session of
-one venue never waits for another's.
+COLD → SYNCING → READY → STALE → SYNCING; DOWN while the session does not open. Entries need READY; exits need positions
+that were read once. The session of one venue never waits for another's.
 """
 
 from __future__ import annotations
@@ -9,30 +9,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from fks.clock.waiting import wait_for_event
 from fks.model.account import Balance
 from fks.model.backoff import Backoff
 from fks.model.copies import LEADER, is_ninja
-from fks.model.errors import FksError, OutageError, StaleEpochError
-from fks.model.order import LIVE, Fill, Order, Presence, Report, State
+from fks.model.errors import ConfigError, FksError, OutageError, StaleEpochError
+from fks.model.ids import is_ours
+from fks.model.order import LIVE, Fill, Order, Presence, Report, Role, State
 from fks.model.ports import BalancesSeen, SessionBack, SessionLost, Venue
 from fks.order_manager.account_identity import AccountIdentity, IdentityRefusedError, session_accounts
 from fks.order_manager.balances import AccountBalances, AccountStores
 from fks.order_manager.cache import VenueStatus
 from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.drift import DriftWatch
+from fks.order_manager.lost_orders import LostOrders
 from fks.order_manager.position_workers import PositionWorkers
 from fks.order_manager.venue_orders import VenueOrders
 from fks.orders import events as e
-from fks.store.facts import FactStore
+from fks.store.positions import PositionStore
+from fks.venues.closed import ClosedVenue
 
 _OVERLAP_NS = 600 * 1_000_000_000  # C3: fills since the last stored one minus ten minutes
 _READS_MAX = 5
 _QUERIES_AT_ONCE = 8
+CLOSED_RETRY_S = 30.0  # until a venue is made again whose settings cannot be used
 _RETRY = Backoff(0.5, 5.0)
 _SKEW_S = 20.0
-_UNCLAIMED_S = 30.0  # how long a fill under an id of our form may wait for its order row (the guardian's come late)
 _READ_S = 15.0
 _HOLD_POLL_S = 0.1
 _ACCOUNT_S = 2.0
@@ -41,7 +45,7 @@ _PROTECT_S = 5.0  # how long READY waits for the protection of what is held
 
 
 class VenueSession:
-    """Hard state: the journal. Soft state: the venue's status, balances, and fills whose order is not known yet."""
+    """Hard state: the journal. Soft state: the venue's status, balances, and orders of ours that have no row."""
 
     def __init__(
         self,
@@ -50,9 +54,6 @@ class VenueSession:
         status: VenueStatus,
         workers: PositionWorkers,
         venue_orders: VenueOrders,
-        *,
-        facts: FactStore,
-        stores: AccountStores,
     ) -> None:
         self._venue, self._context = venue, context
         self.status = status
@@ -62,25 +63,26 @@ class VenueSession:
         self._workers = workers
         self._settings = context.settings
         self._clock = context.clock
-        self._facts = facts
+        stores = AccountStores.of(context.db, context.lease)
         self.balances = AccountBalances(context, venue, status, stores)
-        self._identity = AccountIdentity(
-            venue, status, context.cache, context.settings, context.clock, stores=stores, publisher=context.publisher
-        )
-        self._drift = DriftWatch(context, venue, status, stores, self.balances)
-        self._meter = context.meter
+        self._identity = AccountIdentity(context, venue, status, stores)
+        self._lost = LostOrders(context, venue, status, stores.incidents)
+        self._drift = DriftWatch(context, venue, status, stores, self.balances, self._lost)
         self._log = context.log
         self._publisher = context.publisher
         self._tasks = context.tasks
         self._is_session = False
         self._look = asyncio.Event()
-        self._unclaimed: dict[object, tuple[Fill, float]] = {}
         self._foreign: set[str] = set()
+        self._paged_held = ""  # what the last page about a closed venue said
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
     async def run(self) -> None:
         """Open the session, listen, compare, and compare again: after every reconnect and every `sweep_s`."""
+        if isinstance(self._venue, ClosedVenue):
+            await self._make(self._venue)
         await self._wait_for_account()
+        await self._lost.load()
         while self._context.is_on_hold:  # what a predecessor still sends is read once it sends no more
             await self._clock.sleep(_HOLD_POLL_S)
         self._identity.hold()
@@ -138,6 +140,45 @@ class VenueSession:
         self._look.set()
         return self.status.compares_begun + 1
 
+    async def _make(self, venue: ClosedVenue) -> None:
+        """Return once the venue could be made; until then it is DOWN, and what is held there pages."""
+        wait_s = 0.0
+        while True:
+            try:
+                self._context.venues[venue.name] = await venue.make()
+                return
+            except (ConfigError, OutageError) as error:
+                await self._set_state("DOWN", str(error))
+                is_config = isinstance(error, ConfigError)
+                if is_config or self._away_s() > self._settings.supervision.sessions_wait_max_s:
+                    await self._page_held(str(error))
+                wait_s = CLOSED_RETRY_S if is_config else _RETRY.next_s(wait_s)
+                await self._clock.sleep(wait_s)
+
+    def _away_s(self) -> float:
+        return self._clock.monotonic() - (self.status.away_s or self._clock.monotonic())
+
+    async def _page_held(self, reason: str) -> None:
+        """Page once for each reason why positions or open orders at a closed venue, of any account, are left alone."""
+        name = self._venue.name
+        if self._paged_held == reason or not self._cache.is_journal_up:
+            return
+        try:
+            positions = await PositionStore(self._context.db, self._context.lease).page(venues=[name])
+            orders = await self._ledger.store.open([name])
+        except OutageError:
+            return  # looked up at the next try
+        held = sorted({position.symbol for position in positions if position.quantity != 0})
+        if held or orders:
+            self._paged_held = reason
+            what = f"positions in {', '.join(held) or 'nothing'} and {len(orders)} open orders"
+            self._publisher.alert(
+                "page",
+                "venue.closed",
+                f"{name} cannot be used while it holds {what}: {reason}",
+                venue=name,
+            )
+
     async def _open(self) -> None:
         wait_s = 0.0
         while True:
@@ -147,7 +188,7 @@ class VenueSession:
             except StaleEpochError:
                 raise
             except FksError as error:  # one venue's trouble is not the others'
-                await self._set_state("COLD", str(error))
+                await self._set_state("DOWN", str(error))
                 wait_s = _RETRY.next_s(wait_s)
                 await self._clock.sleep(wait_s)
 
@@ -191,7 +232,7 @@ class VenueSession:
         if not self._cache.is_journal_up:
             return  # events of the venue are not held up by it
         try:
-            await self._facts.save_venue_state(
+            await self._context.facts.save_venue_state(
                 self._venue.name,
                 self.status.account_id,
                 self.status.state,
@@ -206,10 +247,11 @@ class VenueSession:
     async def _listen(self) -> None:
         async for event in self._venue.events():
             if isinstance(event, Report | Fill):
-                if self._is_known(event.client_order_id):
-                    await self._take(event)
+                taken = self.on_report(event) if isinstance(event, Report) else self.on_fill(event)
+                if self._is_known(event.client_order_id) or event.source == Role.LIQUIDATION:
+                    await taken  # a forced close before the ends of orders: legs of what is held would be placed again
                 else:  # the journal is asked about it: what is known does not wait for the answer
-                    self._tasks.spawn(self._take(event), f"{self._venue.name} unknown order")
+                    self._tasks.spawn(taken, f"{self._venue.name} unknown order")
             elif isinstance(event, BalancesSeen):
                 self.balances.see(event.balances)
             elif isinstance(event, SessionLost):
@@ -223,9 +265,6 @@ class VenueSession:
         is_kept = client_order_id is not None and self._cache.recall(client_order_id) is not None
         return is_kept or self._venue.capabilities.keeps_bracket
 
-    async def _take(self, event: Report | Fill) -> None:
-        await (self.on_report(event) if isinstance(event, Report) else self.on_fill(event))
-
     async def _on_lost(self, detail: str) -> None:
         self._is_session = False
         if self.status.state == "READY":
@@ -235,70 +274,67 @@ class VenueSession:
             await self._ledger.apply(order.client_order_id, event)
 
     async def on_report(self, report: Report) -> None:
-        """Apply what the venue says of an order; an open order that is not ours is reported once, never adopted."""
-        if self.status.refusal:
+        """Apply what the venue says of an order; an open order that is not ours is reported once, and one of ours that
+        has no row pages. Neither is adopted unless a person says so."""
+        if self.status.refusal or await self._ledger.report(report) is not None:
             return
-        if await self._ledger.report(report) is None:
+        if is_ours(report.client_order_id if report.leg is None else report.leg.parent_id):
+            self._lost.note(report)
+        else:
             self._note_foreign(report)
 
     async def on_fill(self, fill: Fill) -> None:
-        """Book an execution: to its order, whatever state that is in, or to the account as external."""
+        """Book an execution: to its order, whatever state that is in, or to the account as external. One of an order of
+        ours that has no row waits for it, or for a person."""
         if self.status.refusal or self._ledger.is_booked(fill):
             return
         order = await self._owner(fill)
         if order is not None:
             await self._venue_orders.book_entry(order)
             await self._ledger.apply(order.client_order_id, self._ledger.fill_seen(fill))
-            self._claimed(fill)
             return
-        if _has_our_form(fill.client_order_id):
-            since_s = self._unclaimed.setdefault(fill.fill_id, (fill, self._clock.monotonic()))[1]
-            self.status.unclaimed = len(self._unclaimed)
-            if self._clock.monotonic() - since_s < _UNCLAIMED_S:
-                return  # the row may be on its way (a kill while PostgreSQL was down); looked at again each second
-            self._publisher.alert(
-                "page",
-                "fill.stray",
-                "a fill carries an id of ours that the journal does not know",
-                client_order_id=fill.client_order_id,
-                symbol=fill.symbol,
-                venue=fill.venue,
-            )
-        self._claimed(fill)
-        await self._book_external(fill)
+        if is_ours(fill.client_order_id) and not self._lost.is_explained(fill.client_order_id):
+            self._lost.note(fill)
+        else:
+            await self._book_external(fill)
 
-    def _claimed(self, fill: Fill) -> None:
-        self._unclaimed.pop(fill.fill_id, None)
-        self.status.unclaimed = len(self._unclaimed)
-
-    async def retry_unclaimed(self) -> None:
-        """Try again to find the orders of fills that none claimed."""
-        for fill, _ in list(self._unclaimed.values()):
+    async def settle_lost(self) -> None:
+        """Book the executions of orders without a row that have one by now, or that a person has explained."""
+        fills = await self._lost.settled()
+        for fill in fills:
             await self.on_fill(fill)
+        if fills and self.status.state == "READY":
+            self._look.set()  # what they moved was noted as external
 
     async def _owner(self, fill: Fill) -> Order | None:
         if fill.client_order_id is not None and (order := await self._ledger.find(fill.client_order_id)) is not None:
             return order
         number = fill.venue_order_id
-        if number is None or _has_our_form(fill.client_order_id):
+        if is_ours(fill.client_order_id) and self._venue.capabilities.keeps_bracket:
+            # a leg that came and went while nothing listened: an exit would sell again what it has closed
+            report = (await self._venue.query(fill.symbol, str(fill.client_order_id))).report
+            return None if report is None or report.leg is None else await self._ledger.report(report)
+        if number is None or is_ours(fill.client_order_id):
             return None
         store = self._ledger.store
         return await self._ledger.patiently(lambda: store.by_venue_id(self._venue.name, fill.symbol, number))
 
     async def _book_external(self, fill: Fill) -> None:
-        exchange = next((on for on, symbol in self._cache.instruments if symbol == fill.symbol), "")
-        account_id = self.status.account_id
-        mine = replace(fill, account_id=account_id, venue=self._venue.name)
-        if await self._ledger.book_external(mine, exchange):
-            self._publisher.alert(
-                "warning",
-                "fill.external",
-                f"an execution in {fill.symbol} that no order of ours explains",
-                symbol=fill.symbol,
-                venue=fill.venue,
-                quantity=fill.quantity,
-                side=fill.side.value,
-            )
+        mine = replace(fill, account_id=self.status.account_id, venue=self._venue.name)
+        if not await self._ledger.book_external(mine, self._cache.exchange_of(self._venue.name, fill.symbol)):
+            return
+        about: dict[str, Any] = {
+            "symbol": fill.symbol,
+            "venue": fill.venue,
+            "quantity": fill.quantity,
+            "side": fill.side.value,
+        }
+        if fill.source == Role.LIQUIDATION:
+            text = f"{fill.symbol} was closed by force at {fill.price:f}: the equity no longer covers its margin"
+            self._publisher.alert("page", "fill.liquidation", text, **about)
+        else:
+            text = f"an execution in {fill.symbol} that no order of ours explains"
+            self._publisher.alert("warning", "fill.external", text, **about)
 
     def _note_foreign(self, report: Report) -> None:
         if report.state in LIVE and report.client_order_id not in self._foreign and len(self._foreign) < 10_000:
@@ -324,14 +360,18 @@ class VenueSession:
             before = balances
             await self._compare_orders()
             await self._compare_fills()
+            asked_ns = self._clock.now_ns()
             balances = await self.balances.read()
             if balances == before:
                 break
-        await self.balances.keep(balances)
+        await self.balances.keep(balances, asked_ns)
+        # the cores judge their legs the moment the positions are known: a lost cancel is repeated from then on, and
+        # neither protection nor exits wait for the next steps, which need PostgreSQL
         self.status.is_connected = self.status.has_positions = True
-        await self._find_externals(balances)
-        self._meter.observe("fks_reconcile_seconds", self._clock.monotonic() - start, venue=self._venue.name)
         self._workers.recheck(self._venue.name)  # protection first: entries open after it
+        await self.settle_lost()
+        await self._find_externals(balances)
+        self._context.meter.observe("fks_reconcile_seconds", self._clock.monotonic() - start, venue=self._venue.name)
         await self._workers.settled(self._venue.name, _PROTECT_S)
         if self._is_session and not self._look.is_set():
             await self._set_state("READY")
@@ -343,9 +383,10 @@ class VenueSession:
         """Look for events that a healthy stream may have lost: ends of orders, executions, balances (C7)."""
         await self._compare_orders()
         await self._compare_fills()
-        await self.retry_unclaimed()
+        await self.settle_lost()
+        asked_ns = self._clock.now_ns()
         balances = await self.balances.read()
-        await self.balances.keep(balances)
+        await self.balances.keep(balances, asked_ns)
         await self._find_externals(balances)
         if (
             self._is_session and not self._look.is_set()
@@ -404,12 +445,15 @@ class VenueSession:
             await self._ledger.report(report)
 
     async def _compare_fills(self) -> None:
+        asked_ns, lost = self._clock.now_ns(), self._lost.times()
         last = await self._ledger.read(lambda: self._ledger.store.last_fills(self.status.account_id, self._venue.name))
         for symbol in sorted(self._symbols() | set(last)):
             async with asyncio.timeout(_READ_S):
-                fills = await self._venue.fills_since(symbol, self._since_ns(symbol, last.get(symbol)))
+                since_ns = self._since_ns(symbol, last.get(symbol), lost.get(symbol))
+                fills = await self._venue.fills_since(symbol, since_ns)
             for fill in await self._unbooked(fills):
                 await self.on_fill(fill)
+        self._lost.note_read(lost, asked_ns)
 
     async def _unbooked(self, fills: Sequence[Fill]) -> list[Fill]:
         if not fills:
@@ -419,7 +463,7 @@ class VenueSession:
         return [fill for fill in fills if fill.fill_id not in booked]
 
     async def _find_externals(self, balances: dict[str, Balance]) -> None:
-        if not self._unclaimed:
+        if 0 not in self.status.lost.values():  # else a row may be on its way (a kill while PostgreSQL was down)
             is_sure = self.status.ready_times == 0
             await self.balances.find_externals(balances, sorted(self._symbols()), is_sure=is_sure)
 
@@ -427,26 +471,20 @@ class VenueSession:
         name = self._venue.name
         homes = {name, LEADER} if is_ninja(name) else {name}  # a follower repeats what the leader's instances trade
         found = {i.symbol for i in self._cache.instances.values() if i.venue in homes}
-        found |= {o.symbol for o in self._cache.orders.values() if o.venue == name}
+        found |= {o.symbol for o in self._cache.orders.values() if o.venue == name} | self.status.lost.keys()
         return found | {key[2] for key, p in self._cache.positions.items() if key[1] == name and p.quantity != 0}
 
-    def _since_ns(self, symbol: str, last_ns: int | None) -> int:
-        """Return from when on executions may be missing here.
+    def _since_ns(self, symbol: str, last_ns: int | None, lost_ns: int | None) -> int:
+        """Return from when on executions may be missing here. `lost_ns`: those of orders without a row.
 
         Where nothing of ours was executed and nothing is open, there is no past of ours to look for: the account's
         earlier trading is in its balances.
         """
         if last_ns is not None:
-            return last_ns - _OVERLAP_NS
+            return min(last_ns, lost_ns or last_ns) - _OVERLAP_NS
         times = [o.sent_ns for o in self._cache.orders.values() if o.venue == self._venue.name and o.symbol == symbol]
-        known = [time_ns for time_ns in times if time_ns]
+        known = [time_ns for time_ns in (*times, lost_ns) if time_ns]
         now_ns = self._clock.now_ns()
         if known and min(known) > now_ns:  # the clock was set back since
             return 0
         return max(min(known) - _OVERLAP_NS - self._venue_orders.steps.spread_ns, 0) if known else now_ns
-
-
-def _has_our_form(client_order_id: str | None) -> bool:
-    """Return whether an id looks like one of ours: the 32 hex characters of a UUIDv5 (docs/architecture.md, Ids)."""
-    text = client_order_id or ""
-    return len(text) == 32 and text[12] == "5" and text[16] in "89ab" and all(c in "0123456789abcdef" for c in text)

@@ -1,14 +1,25 @@
-"""C5: when "not found" proves that an order never arrived. The order manager and the guardian ask and count with it."""
+"""C5: when "not found" proves that an order never arrived. The order manager and the guardian ask and count with it.
+
+Two waits hold together, and the later one counts:
+
+  * The order's age. It is monotonic for an order that this process sent, so that no step of the wall clock is part of
+    it; across a restart only the wall clock has it. The last answer comes at `age_s` (30 s), that about a close at 1.5
+    times that (45 s).
+  * After a measured step of the wall clock no order is absent for STEADY_S, however old: an age from before the start
+    may contain the step.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from fks.clock import ClockSteps
-from fks.model.order import Order, State
+from fks.config.settings import VenueSettings
+from fks.model.order import Order, Role, State
 
-#: after a step of the clock no order is taken as absent for so long: ages from before a start may contain it
-STEADY_S = 60.0
+STEADY_S = 60.0  # see the module's text
+_CLOSES = frozenset({Role.EXIT, Role.KILL})
+_CLOSE_AGE_FACTOR = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +31,18 @@ class AbsenceRule:
     spacing_s: float = 2.0
     first_s: float = 5.0
     age_s: float = 30.0
+
+    @staticmethod
+    def from_settings(venue: VenueSettings) -> AbsenceRule:
+        """Return the rule of the settings."""
+        return AbsenceRule(venue.absent_polls, venue.absent_spacing_s, venue.absent_first_s, venue.absent_age_s)
+
+    def of(self, role: Role | str) -> AbsenceRule:
+        """Return the rule for an order of this role. That for a close is stricter: a second close follows once the
+        first is absent, and a mistake sells the position twice."""
+        if role not in _CLOSES:
+            return self
+        return replace(self, polls=self.polls + 1, age_s=self.age_s * _CLOSE_AGE_FACTOR)
 
 
 #: a venue in our process has no request on its way: its one answer proves it

@@ -7,7 +7,9 @@ from decimal import Decimal
 
 from fks.model.codes import Denial
 from fks.model.ids import client_order_id
+from fks.model.instrument import Instrument
 from fks.model.order import PENDING, BracketLeg, Order, OrderType, Report, Role, State, TimeInForce
+from fks.model.parent import TARGET_ATTEMPTS, ParentPlan, shares_of
 from fks.risk.check import Approved, RiskDenied
 from fks.risk.intent import Intent
 
@@ -63,11 +65,25 @@ def legs_of(parent: Order, *, quantity: Decimal, attempt: int, epoch: int, now_n
     """Return the stop and the take-profit leg that `parent` wants (one, two or none), stop first, not yet begun."""
     legs = []
     if parent.stop_loss is not None:
-        stop = _leg(parent, Role.STOP_LOSS, OrderType.STOP, quantity, attempt, epoch, now_ns)
+        stop = leg_of(parent, Role.STOP_LOSS, OrderType.STOP, quantity, attempt, epoch, now_ns)
         legs.append(replace(stop, stop_price=parent.stop_loss))
     if parent.take_profit is not None:
-        limit = _leg(parent, Role.TAKE_PROFIT, OrderType.TAKE_PROFIT, quantity, attempt, epoch, now_ns)
+        limit = leg_of(parent, Role.TAKE_PROFIT, OrderType.TAKE_PROFIT, quantity, attempt, epoch, now_ns)
         legs.append(replace(limit, price=parent.take_profit))
+    return legs
+
+
+def target_legs(entry: Order, plan: ParentPlan, *, instrument: Instrument, epoch: int, now_ns: int) -> list[Order]:
+    """Return the legs that an entry with several targets wants, not yet begun: a stop and a take profit for each target
+    that has a part of the quantity."""
+    legs = []
+    for at, (target, quantity) in enumerate(
+        zip(plan.targets, shares_of(entry.quantity, plan, instrument), strict=True)
+    ):
+        if quantity > 0:
+            parent = replace(entry, take_profit=target.price)
+            attempt = at * TARGET_ATTEMPTS
+            legs += legs_of(parent, quantity=quantity, attempt=attempt, epoch=epoch, now_ns=now_ns)
     return legs
 
 
@@ -80,7 +96,7 @@ def listed_legs(entry: Order, *, quantity: Decimal, epoch: int, now_ns: int) -> 
 def reported_leg(parent: Order, report: Report, leg: BracketLeg, *, epoch: int, now_ns: int) -> Order:
     """Return the order of a leg that the venue placed for `parent`, as it reports it, not yet in the journal."""
     is_stop = leg.role is Role.STOP_LOSS
-    order = _leg(
+    order = leg_of(
         parent,
         leg.role,
         OrderType.STOP if is_stop else OrderType.TAKE_PROFIT,
@@ -99,14 +115,10 @@ def reported_leg(parent: Order, report: Report, leg: BracketLeg, *, epoch: int, 
     )
 
 
-def market_leg(parent: Order, *, role: Role, quantity: Decimal, attempt: int, epoch: int, now_ns: int) -> Order:
-    """Return the order that closes at the market what a leg can no longer protect: the price is past it already."""
-    return _leg(parent, role, OrderType.MARKET, quantity, attempt, epoch, now_ns)
-
-
-def _leg(
+def leg_of(
     parent: Order, role: Role, type_: OrderType, quantity: Decimal, attempt: int, epoch: int, now_ns: int
 ) -> Order:
+    """Return an order that closes a part of what `parent` opened, not yet begun."""
     return Order(
         client_order_id=client_order_id(parent.intent_id, role, attempt),
         intent_id=parent.intent_id,

@@ -29,15 +29,16 @@ from fks.model.backoff import Backoff
 from fks.model.ids import client_order_id, intent_id
 from fks.model.instrument import Instrument
 from fks.model.order import LIVE, OPEN, Order, OrderType, Refusal, Request, Role, Side, State
-from fks.model.signal import Kind, Signal, SignalState
+from fks.model.parent import ParentPlan, break_even_stop, is_at_risk_multiple
+from fks.model.signal import Kind, Signal, SignalState, is_program
 from fks.orders import messages as m
 from fks.orders.absence import is_unresolvable
-from fks.orders.entries import Entries
 from fks.orders.exits import Exit, ExitAct, ExitState, Situation, next_row
 from fks.orders.protection import (
     LISTS_MAX,
     LISTS_OF_SYMBOL_MAX,
     Cover,
+    Entries,
     LegAction,
     LegStep,
     Want,
@@ -45,6 +46,9 @@ from fks.orders.protection import (
     diff,
     least_that_rests,
     next_attempt,
+    split,
+    target_of,
+    without_close,
 )
 from fks.portfolio.position import EXTERNAL
 from fks.risk.exits import Books, closable, is_dust, left_at_venue, split_at_lot
@@ -59,6 +63,8 @@ _ENDED_SIGNALS_MAX = 2000
 _KILL_IN_VAIN_MAX = 5  # orders of a kill in a row that closed nothing: then a person is paged
 _IN_VAIN_MAX = 2  # of an OCO or of an amendment: then the stop alone, or a replacement
 _GAPS_MAX = 1000  # short gaps of a position's cover that are remembered
+_MARK_LOOK_S = 1.0  # between two looks at the price that moves a stop to break-even
+_CLOSES_S = 1.0  # after a fill, and after no answer: then the venue is asked for the stops that it makes for fills
 _AMENDING = (Request.REPLACE, Request.REPLACE_UNKNOWN)
 #: refusals that a stop without its take profit would meet as well
 _NOT_OF_A_PAIR = (Refusal.INSUFFICIENT_BALANCE, Refusal.TOO_MANY_ORDERS)
@@ -87,9 +93,16 @@ class _Protection:
     successor: str = ""  # what it puts in its place
     is_swapping: bool = False  # that replacement has no outcome yet
     swaps_refused: int = 0
+    repricing: str = ""  # the leg that the newest move in place is about
+    reprice_to: Decimal | None = None
+    moves_refused: int = 0
     grow_at_s: float = 0.0  # until then further executions are joined
     is_replacing: bool = False  # a list gave way to one that is placed next
     lists_max: int = LISTS_OF_SYMBOL_MAX
+    page_at_s: float | None = None  # when exits that wait with an entry, and would sell too much, page next
+    closes_of: Decimal = ZERO  # what the entry had executed when the venue's stops for it were waited for
+    closes_ask_s: float = 0.0
+    closes_lacking: Decimal = ZERO  # of it, what the venue has proven to have made no stop for
     pending_until_s: float | None = None  # then legs that wait at the venue for an entry that ended are queried
     retry_at_s: float = 0.0
     retry_s: float = 0.0
@@ -100,12 +113,18 @@ def _is_refused(leg: Order) -> bool:
     return leg.state is State.REJECTED or (leg.state is State.EXPIRED and leg.refusal is not None)
 
 
-def _changed_cover(order: Order) -> bool:
-    """Return whether an order's last change may have begun a gap in a position's cover: an executed entry, or a leg
-    that does not count (any more). A refused one never did."""
+def _key_of(leg: Order) -> tuple[str, int]:
+    return leg.parent_id or "", target_of(leg)
+
+
+def _cover_lost_ns(order: Order) -> int:
+    """Return when an order may have begun a gap in a position's cover; 0 if it cannot have. An executed entry begins
+    one, whatever changed after its execution, and so does a leg that does not count any more; a leg that was refused,
+    or that the venue never reported, never counted."""
     if order.parent_id is None:
-        return order.filled > 0
-    return (order.state not in LIVE or order.request is not Request.NONE) and not _is_refused(order)
+        return min(order.venue_time_ns or order.updated_ns, order.updated_ns) if order.filled > 0 else 0
+    was_there = order.is_acknowledged and not _is_refused(order)
+    return order.updated_ns if was_there and (order.state not in LIVE or order.request is not Request.NONE) else 0
 
 
 @dataclass(slots=True)
@@ -157,13 +176,15 @@ class OrderCore:
         self._legs: dict[str, dict[str, Order]] = {}  # by parent, all attempts
         self._entries: dict[str, Entries] = {}  # by instance: what positions are made of
         self._parents: dict[str, Order] = {}
+        self._plans: dict[UUID, ParentPlan] = {}  # by the parent's signal
+        self._moved_stops: dict[str, tuple[Decimal, float]] = {}  # by parent: commanded, and until when
         self._positions: dict[str, Decimal] = {}
         self._queues: dict[str, _Queue] = {}
         self._known: set[UUID] = set()
         self._ended: OrderedDict[UUID, str] = OrderedDict()  # and the person that ended its exit, or ""
         self._entering: UUID | None = None
         self._exits: dict[str, Exit] = {}
-        self._protection: dict[str, _Protection] = {}
+        self._protection: dict[tuple[str, int], _Protection] = {}  # by parent and target (`Want.key`)
         self._commanded: dict[str, float] = {}  # orders with a command that is not seen yet, and until when
         self._withdrawn: set[str] = set()  # orders whose cancels were withdrawn, until that shows
         self._unknown_since: dict[str, float] = {}  # UNKNOWN orders; after a restart it counts from zero
@@ -175,13 +196,14 @@ class OrderCore:
         self._missing: dict[str, _Missing] = {}
         self._kill_closes: dict[tuple[str, str], _KillClose] = {}  # by kill and instance
         self._kill_busy: set[str] = set()
+        self._split_ns = 0  # of the last split that was applied: later an entry of before is not taken either
         self._started_s: float | None = None
         self._now = m.Now(0, 0.0)
         self._facts = m.Facts()
-        self._out: list[m.Command] = []
+        self._out: list[m.CoreCommand] = []
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────────
-    def handle(self, event: m.Event, now: m.Now, facts: m.Facts) -> list[m.Command]:
+    def handle(self, event: m.CoreEvent, now: m.Now, facts: m.Facts) -> list[m.CoreCommand]:
         """Return the commands that follow from `event`. Never raises for anything that a venue, a person or a strategy
         can cause."""
         self._now, self._facts, self._out = now, facts, []
@@ -189,7 +211,7 @@ class OrderCore:
         if self._started_s is None:
             self._started_s = now.mono_s
         self._absorb(event)
-        if facts.kill is not m.KillMode.NONE and facts.closes_on_kill:
+        if facts.closes_on_kill and (facts.kill is not m.KillMode.NONE or facts.instance_kills):
             self._kill()
         self._start_signals()
         begun = list(self._exits)
@@ -202,6 +224,7 @@ class OrderCore:
         for instance in instances:
             self._read_missing_entries(instance)
             wants = self._wants(instance)
+            self._break_even(instance, wants)
             self._protect(instance, wants)
             self._watch_protection(instance, wants)
             self._watch_triggered(instance)
@@ -217,8 +240,15 @@ class OrderCore:
             and not self._kill_busy
             and not self._commanded
             and not any(item.is_placing for item in self._protection.values())
+            and not any(self._is_moving(name, stop) for name, (stop, _) in self._moved_stops.items())
             and not any(item.is_submitting for item in self._exits.values())
         )
+
+    def _is_moving(self, name: str, stop: Decimal) -> bool:
+        """Return whether the parent's stop has not come to where it was commanded to."""
+        parent = self._parents.get(name)
+        now = None if parent is None else parent.stop_loss
+        return parent is not None and now is not None and (stop - now) * parent.side.sign > 0
 
     @property
     def has_exits(self) -> bool:
@@ -234,6 +264,10 @@ class OrderCore:
             if parents := [want.parent for want in wants if want.quantity and want.parent.role is Role.ENTRY]:
                 found[instance] = parents
         return found
+
+    def plan_of(self, entry: Order) -> ParentPlan | None:
+        """Return the plan of an entry, or None."""
+        return None if entry.signal_id is None else self._plans.get(entry.signal_id)
 
     @property
     def waiting_on_exit(self) -> int:
@@ -255,13 +289,15 @@ class OrderCore:
         mine = (order for order in self._orders.values() if order.instance == instance)
         return frozenset(order.client_order_id for order in mine if self._is_unresolvable(order))
 
-    def _absorb(self, event: m.Event) -> None:
+    def _absorb(self, event: m.CoreEvent) -> None:
         if isinstance(event, m.OrderChanged):
             self._positions = dict(event.positions)
             self._take_order(event.order)
         elif isinstance(event, m.SignalReady):
             if event.signal.id not in self._known and event.signal.id not in self._ended:
                 self._known.add(event.signal.id)
+                if event.signal.plan is not None:
+                    self._plans[event.signal.id] = event.signal.plan
                 queue = self._queues.setdefault(event.signal.instance, _Queue())
                 queue.waiting.append(event)
                 if event.signal.is_exit and queue.page_at_s is None:
@@ -274,12 +310,24 @@ class OrderCore:
             self._protection_done(event)
         elif isinstance(event, m.PositionsChanged):
             self._positions = dict(event.positions)
+        elif isinstance(event, m.PlanChanged):
+            self._plans[event.signal_id] = event.plan
+        elif isinstance(event, m.SplitApplied):
+            self._positions, self._split_ns = dict(event.positions), event.effective_ns
+            self._plans |= event.plans
+            for exit_ in self._exits.values():
+                exit_.part = None  # worked out in the old shares
+            for order in event.orders:
+                self._moved_stops.pop(order.client_order_id, None)  # commanded in the old shares
+                self._take_order(order)
         elif isinstance(event, m.ExitEndRequested):
             self._end_exit(event)
         elif isinstance(event, m.Restored):
             self._restore(event)
         elif isinstance(event, m.EntriesRead):
             self._take_read(event)
+        elif isinstance(event, m.ClosesRead):
+            self._closes_read(event)
         elif isinstance(event, m.Recheck):
             self._commanded.clear()
             for item in self._protection.values():
@@ -304,7 +352,7 @@ class OrderCore:
             self._note_leg(order, legs.get(name))
             legs[name] = order
         elif order.role in (Role.ENTRY, Role.ORDER):
-            if order.stop_loss is not None or order.take_profit is not None:
+            if order.stop_loss is not None or order.take_profit is not None or name in self._parents:
                 self._parents[name] = order
             if order.filled > 0 or name in self._entries.get(order.instance, ()):
                 self._entries.setdefault(order.instance, Entries()).put(order)
@@ -317,11 +365,12 @@ class OrderCore:
 
     def _restore(self, event: m.Restored) -> None:
         self._positions = dict(event.positions)
+        self._plans |= event.plans
         self._uncovered |= {instance: _Uncovered(is_paged=True) for instance in event.paged}
         for order in (*event.entries, *event.orders):
             self._take_order(order)
-            if _changed_cover(order):
-                ago_s = max((self._now.ns - order.updated_ns) / 1e9, 0.0)
+            if lost_ns := _cover_lost_ns(order):
+                ago_s = max((self._now.ns - lost_ns) / 1e9, 0.0)
                 before_s = self._restored_since_s.get(order.instance, self._now.mono_s - ago_s)
                 self._restored_since_s[order.instance] = max(before_s, self._now.mono_s - ago_s)
         for resumed in event.exits:
@@ -340,6 +389,7 @@ class OrderCore:
 
     def _take_read(self, event: m.EntriesRead) -> None:
         """Take in entries and legs that were forgotten; the known ones are newer than those that were read."""
+        self._plans = {**event.plans, **self._plans}
         entries = self._entries.get(event.instance, ())
         known = {name for legs in self._legs.values() for name in legs}
         for order in (*event.entries, *event.legs):
@@ -362,8 +412,18 @@ class OrderCore:
         signal = ready.signal
         if signal.id in self._ended:
             return True
+        if signal.id == self._entering:
+            return False
+        split_ns = self._facts.split_ns
+        if split_ns is not None and (signal.is_exit or signal.ts_event_ns >= split_ns):
+            return False  # sized and priced once the position is in the new shares
+        if not signal.is_exit and signal.ts_event_ns < (split_ns or self._split_ns):
+            limit, observed = "a price of after the split", "it was decided before a split of the shares"
+            self._deny(ready, "STALE_DECISION", limit, observed, "send a new one")
+            return True
         if signal.is_exit:
-            if self._entering_of(instance) or not self._makes_way(instance, signal):
+            is_entering = any(item.signal.id == self._entering for item in self._queues[instance].waiting)
+            if is_entering or not self._makes_way(instance, signal):
                 return False
             if signal.size_share is not None and self._facts.keeps_bracket:
                 venue, remedy = self.key[1], "close all of it, or trade the strategy at another venue"
@@ -371,8 +431,6 @@ class OrderCore:
                 return True
             self._exits[instance] = Exit(signal, page_at_s=self._now.mono_s + self._limits.exit_page_s)
             return True
-        if signal.id == self._entering:
-            return False
         if self._facts.account_problem:
             self._deny(
                 ready,
@@ -384,7 +442,9 @@ class OrderCore:
             return True
         if self._is_stale(ready) and (instance in self._exits or not self._facts.can_commit):
             if self._facts.can_commit:
-                self._deny_stale(ready)
+                age_s = (self._facts.exchange_now_ns - ready.decided_ns) / 1e9
+                observed = f"decided {age_s:.1f} s ago, while an exit was in progress"
+                self._deny(ready, "STALE_DECISION", f"{ready.max_age_s:g} s", observed, "send a new one")
                 return True
             return False
         if instance in self._exits or self._entering is not None or not self._facts.can_commit:
@@ -418,24 +478,10 @@ class OrderCore:
             self._out.append(m.FinishSignal(running.signal.id, SignalState.NOTHING, detail=detail))
         return True
 
-    def _entering_of(self, instance: str) -> bool:
-        queue = self._queues.get(instance)
-        return queue is not None and any(item.signal.id == self._entering for item in queue.waiting)
-
     def _is_stale(self, ready: m.SignalReady) -> bool:
         if ready.max_age_s is None or self._facts.is_tape:
             return False
         return (self._facts.exchange_now_ns - ready.decided_ns) / 1e9 > ready.max_age_s
-
-    def _deny_stale(self, ready: m.SignalReady) -> None:
-        age_s = (self._facts.exchange_now_ns - ready.decided_ns) / 1e9
-        self._deny(
-            ready,
-            "STALE_DECISION",
-            f"{ready.max_age_s:g} s",
-            f"decided {age_s:.1f} s ago, while an exit was in progress",
-            "send a new one",
-        )
 
     def _deny(self, ready: m.SignalReady, code: str, limit: str, observed: str, remedy: str) -> None:
         self._out.append(m.DenySignal(ready.signal.id, code, limit, observed, remedy))
@@ -457,7 +503,9 @@ class OrderCore:
         legs = [
             order for order in self._orders.values() if order.instance == signal.instance and order.role in _LEG_ROLES
         ]
-        return bool(legs) and signal.size > closable(self._books(), signal.side, None)
+        instrument = self._facts.instruments.get(signal.exchange)
+        is_held = signal.size > closable(self._books(), signal.side, None)
+        return bool(legs) and (is_held or bool(self._overreaching(signal.instance, instrument)))
 
     def _entry_done(self, signal_id: UUID) -> None:
         if self._entering == signal_id:
@@ -471,7 +519,9 @@ class OrderCore:
         self._known.discard(signal_id)
         self._ended[signal_id] = ended_by
         while len(self._ended) > _ENDED_SIGNALS_MAX:
-            self._ended.popitem(last=False)
+            forgotten, _ = self._ended.popitem(last=False)
+            if all(parent.signal_id != forgotten for parent in self._parents.values()):
+                self._plans.pop(forgotten, None)  # until then a late fill of its order still finds it
 
     # ── exits ────────────────────────────────────────────────────────────────────────────────────
     def _end_exit(self, event: m.ExitEndRequested) -> None:
@@ -489,7 +539,8 @@ class OrderCore:
     def _exit(self, instance: str) -> bool:
         """Carry an exit on as far as it goes now. Return whether it is still in progress."""
         exit_ = self._exits[instance]
-        self._cancel_entries(instance, exit_)
+        for order in self._entries_open(instance, exit_):
+            self._cancel(order, "exit")
         if exit_.ended_by:
             for order in [o for o in self._orders.values() if o.instance == instance and o.role is Role.EXIT]:
                 self._cancel(order, f"{exit_.ended_by} ended the exit")
@@ -506,6 +557,9 @@ class OrderCore:
         if exit_.state is ExitState.CLEARING:
             if not self._gives_back_part(instance, exit_):
                 self._cancel_legs(self._legs_of(instance), "exit")
+            if exit_.is_single and not self._facts.can_amend:
+                for entry in self._overreaching(instance, self._facts.instruments.get(exit_.signal.exchange)):
+                    self._cancel(entry, "exit")
             self._wake_in(exit_.clear_by_s - self._now.mono_s)
         else:
             self._wait(exit_, now)
@@ -515,8 +569,7 @@ class OrderCore:
     def _wait(self, exit_: Exit, now: Situation) -> None:
         if exit_.state is not ExitState.WAITING:
             return
-        if now.now_s < exit_.retry_at_s:
-            self._wake_in(exit_.retry_at_s - now.now_s)
+        if not self._is_due(exit_.retry_at_s):
             return
         exit_.last_problem = now.postponed or ("" if now.quantity > 0 else "the venue has less than is held")
         if exit_.is_short and not now.postponed and now.quantity <= 0 and not (now.is_flat or now.is_dust):
@@ -626,7 +679,7 @@ class OrderCore:
             self._out.append(m.FinishSignal(exit_.signal.id, SignalState.NOTHING, detail=detail))
 
     def _page_slow_exit(self, instance: str, exit_: Exit, now: Situation) -> None:
-        if self._facts.kill is m.KillMode.FLATTEN:
+        if self._facts.kill_of(instance) is m.KillMode.FLATTEN:
             return
         if now.now_s < exit_.page_at_s and (exit_.is_paged or not self._facts.account_problem):
             self._wake_in(exit_.page_at_s - now.now_s)
@@ -643,10 +696,10 @@ class OrderCore:
         for instance, queue in self._queues.items():
             if not any(item.signal.is_exit for item in queue.waiting):
                 queue.page_at_s = None
-            if queue.page_at_s is None or instance in self._exits or self._facts.kill is m.KillMode.FLATTEN:
+            is_killed = self._facts.kill_of(instance) is m.KillMode.FLATTEN
+            if queue.page_at_s is None or instance in self._exits or is_killed:
                 continue
-            if self._now.mono_s < queue.page_at_s:
-                self._wake_in(queue.page_at_s - self._now.mono_s)
+            if not self._is_due(queue.page_at_s):
                 continue
             queue.page_at_s = self._now.mono_s + self._limits.exit_page_again_s
             self._alert(
@@ -704,9 +757,11 @@ class OrderCore:
     def _postponed(self, signal: Signal, instrument: Instrument | None) -> str:
         """Return why no close can go now; "" = it can."""
         facts = self._facts
-        permission = allowed(Action.EXIT, facts.circumstances(is_by_person=signal.is_by_person))
+        permission = allowed(Action.EXIT, facts.circumstances(signal.instance, is_by_person=signal.is_by_person))
         if isinstance(permission, Wait):
             return facts.account_problem or permission.reason
+        if facts.split_ns is not None:
+            return "a split of the shares is due"  # a quantity of before it is another part of the position
         if facts.journal is JournalState.SIDE and signal.kind is Kind.ORDER:
             return "PostgreSQL is away"  # a person's order has one attempt, and its outcome is read from the journal
         if instrument is None:
@@ -737,10 +792,6 @@ class OrderCore:
             return []
         return [o for o in self._orders.values() if o.instance == instance and o.role is Role.ENTRY]
 
-    def _cancel_entries(self, instance: str, exit_: Exit) -> None:
-        for order in self._entries_open(instance, exit_):
-            self._cancel(order, "exit")
-
     def _legs_of(self, instance: str) -> list[Order]:
         """Return the instance's legs that live, or may live, at the venue."""
         return [
@@ -758,15 +809,77 @@ class OrderCore:
         size = exit_.left if exit_.state is ExitState.CLEARING else None
         return self._facts.can_amend and size is not None and size < abs(self._positions.get(instance, ZERO))
 
+    def _keeps_wants(self, instance: str, exit_: Exit) -> bool:
+        """Return whether protection is looked after while legs come down: of what an order over a part leaves, or of
+        what an entry may still add to a position that a person's order closes."""
+        is_single = exit_.is_single and exit_.state is ExitState.CLEARING and self._facts.can_amend
+        return is_single or self._gives_back_part(instance, exit_)
+
     def _has_legs(self, instance: str, exit_: Exit) -> bool:
-        is_placing = any(
-            item.is_placing and (parent := self._parents.get(name)) is not None and parent.instance == instance
-            for name, item in self._protection.items()
-        )
+        is_placing = self._is_placing(instance)
         if self._gives_back_part(instance, exit_) and exit_.left is not None:
             of = None if exit_.is_single else instance
             return is_placing or exit_.left > closable(self._books(), exit_.signal.side, of)
-        return is_placing or bool(self._legs_of(instance))
+        is_placing |= any(self._awaits_closes(one) for one in self._parents.values() if one.instance == instance)
+        return is_placing or bool(self._legs_of(instance)) or self._waits_for_entry(instance, exit_)
+
+    def _is_placing(self, instance: str) -> bool:
+        """Return whether legs of an instance were commanded and are not in the journal yet."""
+        return any(
+            item.is_placing and (parent := self._parents.get(name)) is not None and parent.instance == instance
+            for (name, _), item in self._protection.items()
+        )
+
+    def _awaits_closes(self, parent: Order) -> bool:
+        """Return whether the venue makes stops for fills of an entry, and neither reported all of them nor proved that
+        there are no more: a second stop beside one of them, or a close, might sell coins that are not of the
+        position. Or it reported a stop before its fill: the position grows by that fill."""
+        if not self._facts.closes_fills or parent.group_id is None:
+            return False
+        lacking = without_close(parent, self._legs.get(parent.client_order_id, {}).values())
+        if lacking < 0:
+            return parent.state in OPEN or parent.reported_cum_qty > parent.filled
+        item = self._protection.setdefault((parent.client_order_id, 0), _Protection())
+        if lacking <= item.closes_lacking:
+            return False
+        if item.closes_of != parent.filled:
+            item.closes_of, item.closes_ask_s = parent.filled, self._now.mono_s + _CLOSES_S
+        if self._now.mono_s >= item.closes_ask_s:
+            item.closes_ask_s = math.inf
+            self._out.append(m.ReadCloses(parent))
+        elif item.closes_ask_s < math.inf:
+            self._wake_in(item.closes_ask_s - self._now.mono_s)
+        return True
+
+    def _closes_read(self, event: m.ClosesRead) -> None:
+        item, parent = self._protection.get((event.parent_id, 0)), self._parents.get(event.parent_id)
+        if item is None or parent is None:
+            return
+        if event.filled is None:
+            item.closes_ask_s = self._now.mono_s + _CLOSES_S
+            return
+        item.closes_of = ZERO  # what it executed meanwhile is asked about
+        legs = self._legs.get(event.parent_id, {}).values()
+        item.closes_lacking = without_close(parent, legs) - (parent.filled - event.filled)
+
+    def _waits_for_entry(self, instance: str, exit_: Exit) -> bool:
+        """Return whether an entry may add more than the exits that wait with it at the venue should sell, or its cancel
+        is not in the journal yet: if everything dies once the close has left, nothing else ends them."""
+        instrument = self._facts.instruments.get(exit_.signal.exchange)
+        entries = [entry for entry in self._entries_open(instance, exit_) if not self._is_unresolvable(entry)]
+        is_uncancelled = any(entry.request not in _CANCELLING for entry in entries)
+        return instrument is not None and (is_uncancelled or bool(self._overreaching(instance, instrument)))
+
+    def _overreaching(self, instance: str, instrument: Instrument | None) -> list[Order]:
+        """Return the open entries whose exits, which wait with them at the venue, would sell more than they may still
+        add."""
+        open_ = [
+            want
+            for want in (self._wants(instance) if instrument is not None else ())
+            if (entry := self._orders.get(want.parent.client_order_id)) is not None and not self._is_unresolvable(entry)
+        ]
+        covers = (Cover(want, tuple(self._legs_for(want)), fee_rate=self._facts.fee_rate) for want in open_)
+        return [cover.want.parent for cover in covers if instrument is not None and cover.beyond(instrument) > 0]
 
     # ── protection ───────────────────────────────────────────────────────────────────────────────
     def _instances(self) -> list[str]:
@@ -786,11 +899,7 @@ class OrderCore:
             self._missing.pop(instance, None)
             return
         missing = self._missing.setdefault(instance, _Missing(self._now.mono_s))
-        due_s = missing.since_s + self._limits.protect_retry_s
-        if missing.read_for == held:
-            return
-        if self._now.mono_s < due_s:
-            self._wake_in(due_s - self._now.mono_s)
+        if missing.read_for == held or not self._is_due(missing.since_s + self._limits.protect_retry_s):
             return
         missing.read_for = held
         self._out.append(m.ReadEntries(instance, abs(held)))
@@ -816,9 +925,11 @@ class OrderCore:
             ZERO,
         )
         exit_ = self._exits.get(instance)
-        if exit_ is not None and self._gives_back_part(instance, exit_):
+        if exit_ is not None and self._keeps_wants(instance, exit_):
             still += exit_.left or ZERO
         wants = entries.desired(held, still, instrument)
+        if self._plans:
+            wants = split(wants, self._plans, self._legs, instrument)
         if entries.may_drop(held):
             self._drop_old_entries(entries, held)
         return wants
@@ -836,8 +947,7 @@ class OrderCore:
                 entries.pop(name)
                 for leg in self._legs.get(name, ()):
                     self._triggered_s.pop(leg, None)
-                for forgotten in (self._legs, self._parents, self._protection):
-                    forgotten.pop(name, None)
+                self._forget_parent(name)
                 self._alerted_unprotectable.discard(name)
             covered += ZERO if is_opposite else entry.filled
 
@@ -852,27 +962,83 @@ class OrderCore:
         for name, parent in list(self._parents.items()):
             legs = self._legs.get(name, {})
             if parent.state not in OPEN and not parent.filled and not any(leg in self._orders for leg in legs):
-                for forgotten in (self._parents, self._legs, self._protection):
-                    forgotten.pop(name, None)
+                self._forget_parent(name)
+
+    def _forget_parent(self, name: str) -> None:
+        self._parents.pop(name, None)
+        for key in [(name, target_of(leg)) for leg in self._legs.pop(name, {}).values()]:
+            self._protection.pop(key, None)
+        self._protection.pop((name, 0), None)
+        self._moved_stops.pop(name, None)
+
+    def _break_even(self, instance: str, wants: Sequence[Want]) -> None:
+        """Command the moves of stops to break-even that are due. A stop never moves back: the order's own table refuses
+        that, so that a repeated command changes nothing. While a split is due the market is in other shares."""
+        if self._facts.split_ns is not None:
+            return
+        for parent in [p for p in self._parents.values() if self._plans and p.instance == instance]:
+            plan, leg = self.plan_of(parent), ""
+            rule = None if plan is None else plan.break_even
+            instrument = self._facts.instruments.get(parent.exchange)
+            average, sign = parent.average_price, parent.side.sign
+            if plan is None or rule is None or instrument is None or average is None or parent.stop_loss is None:
+                continue
+            stop = break_even_stop(average, sign, rule, instrument)
+            if (stop - parent.stop_loss) * sign <= 0 or self._positions.get(instance, ZERO) * sign <= 0:
+                continue
+            if rule.at_risk is not None and instance and not is_program(instance):
+                continue  # a strategy's: by the closes of its bars (`TrailingStops`), as a backtest has it
+            if rule.at_risk is not None:
+                mark = self._facts.marks.get(parent.exchange)
+                is_due = mark is not None and is_at_risk_multiple(mark, average, sign, plan)
+                self._wake_in(_MARK_LOOK_S)
+            else:
+                done = [
+                    one.client_order_id
+                    for want in wants
+                    if want.parent.client_order_id == parent.client_order_id
+                    and (want.target or 0) + 1 >= (rule.after_target or 1)
+                    and want.quantity == 0
+                    for one in self._legs_for(want)
+                    if one.filled > 0 and one.role is Role.TAKE_PROFIT
+                ]
+                is_due, leg = bool(done), done[-1] if done else ""
+            name = parent.client_order_id
+            commanded, until_s = self._moved_stops.get(name, (None, 0.0))
+            if is_due and (commanded != stop or self._now.mono_s >= until_s):
+                self._moved_stops[name] = stop, self._now.mono_s + self._limits.clear_s
+                self._out.append(m.MoveStop(name, stop, leg))
+
+    def _legs_for(self, want: Want) -> list[Order]:
+        """Return the legs of the want's parent, those of its target alone where it has targets."""
+        name, target = want.key
+        return [leg for leg in self._legs.get(name, {}).values() if target_of(leg) == target]
 
     def _protect(self, instance: str, wanted_now: list[Want]) -> None:
         facts, exit_, is_for_kill = self._facts, self._exits.get(instance), self._is_close_paused(instance)
+        if facts.split_ns is not None:  # a leg that is placed now would be in the old shares
+            return
         action = Action.KILL if is_for_kill else Action.LEG
-        if facts.keeps_bracket or not isinstance(allowed(action, facts.circumstances()), Allow):
+        if facts.keeps_bracket or not isinstance(allowed(action, facts.circumstances(instance)), Allow):
             return
         is_ending = exit_ is not None and exit_.state in (ExitState.CLEARING, ExitState.CLOSING)
-        if exit_ is not None and is_ending and not is_for_kill and not self._gives_back_part(instance, exit_):
+        if exit_ is not None and is_ending and not is_for_kill and not self._keeps_wants(instance, exit_):
             return
-        wants = {want.parent.client_order_id: want for want in wanted_now}
+        wants, held = {want.key: want for want in wanted_now}, self._positions.get(instance, ZERO)
         if any(want.parent.exchange not in facts.instruments for want in wants.values()):
             return  # without metadata no quantity is known to be right: what lives at the venue stays
         for name, legs in self._legs.items():
-            if name not in wants and any(
-                leg.client_order_id in self._orders and leg.instance == instance for leg in legs.values()
-            ):
-                parent = self._parents.get(name)
-                if parent is not None:
-                    wants[name] = Want(parent, ZERO, ZERO)
+            parent = self._parents.get(name)
+            if (name, 0) in wants and not self._plans:
+                continue
+            for leg in legs.values():
+                key = _key_of(leg)
+                is_open = leg.client_order_id in self._orders and leg.instance == instance
+                if parent is not None and is_open and key not in wants:
+                    wants[key] = Want(parent, ZERO, ZERO, key[1] or None)
+                elif is_open and leg.is_close and leg.state in LIVE and not (held or parent or name in self._orders):
+                    # its entry, whose executions are all booked, is forgotten: the venue showed it only then
+                    self._cancel(leg, "its entry's position is closed")
         covers = [self._cover(want) for want in wants.values()]
         for exchange in dict.fromkeys(cover.want.parent.exchange for cover in covers):
             instrument = facts.instruments[exchange]
@@ -882,56 +1048,80 @@ class OrderCore:
                 self._correct(step, instrument)
             for cover in here:
                 self._watch_pending(cover)
+                self._page_overreaching(cover, instrument)
             self._keep_wanted(here, [step.cover for step in steps if step.action is not LegAction.WAIT])
 
     def _cover(self, want: Want) -> Cover:
         """Return a want with what there is of it; an entry's growth is joined for a moment while legs of it live."""
-        name, facts = want.parent.client_order_id, self._facts
-        item = self._protection.setdefault(name, _Protection())
-        may_grow = item.is_replacing or self._now.mono_s >= item.grow_at_s
-        if not may_grow:
-            self._wake_in(item.grow_at_s - self._now.mono_s)
+        facts, legs = self._facts, tuple(self._legs_for(want))
+        item = self._protection.setdefault(want.key, _Protection())
+        if not item.grow_at_s and want.parent.filled > 0 and any(leg.is_pending for leg in legs):
+            item.grow_at_s = self._now.mono_s + self._limits.sweep_s
+        may_grow = item.is_replacing or self._is_due(item.grow_at_s)
         return Cover(
             want,
-            tuple(self._legs.get(name, {}).values()),
+            legs,
             item.placing,
             is_placing=item.is_placing,
             may_grow=may_grow,
-            lists_max=min(item.lists_max, self._lists_max(name)),
+            lists_max=min(item.lists_max, self._lists_max(want)),
             can_amend=facts.can_amend and item.amends_refused < _IN_VAIN_MAX,
             can_replace=facts.can_replace and item.swaps_refused < _IN_VAIN_MAX,
+            can_reprice=facts.can_reprice and item.moves_refused < _IN_VAIN_MAX,
             has_oco=facts.has_oco,
             is_stop_alone=item.pairs_refused >= _IN_VAIN_MAX,
+            closes_due=self._awaits_closes(want.parent),
+            fee_rate=facts.fee_rate,
         )
 
     def _watch_pending(self, cover: Cover) -> None:
         """Query legs that wait at the venue although their entry has ended: its report of them may be lost."""
-        item = self._protection[cover.want.parent.client_order_id]
+        item = self._protection[cover.want.key]
         if cover.want.parent.state in OPEN or not any(leg.is_pending for leg in cover.legs):
             item.pending_until_s = None
             return
         if item.pending_until_s is None:
             item.pending_until_s = self._now.mono_s + self._limits.protect_join_s
-        if self._now.mono_s < item.pending_until_s:
-            self._wake_in(item.pending_until_s - self._now.mono_s)
+        if not self._is_due(item.pending_until_s):
             return
         for leg in cover.legs:
             if leg.is_pending and leg.state in LIVE and self._is_first_command(leg):
                 self._out.append(m.QueryOrder(leg.client_order_id))
 
-    def _lists_max(self, parent_id: str) -> int:
-        """Return how many lists a parent may have: more than its own while the symbol has fewer than its most."""
+    def _page_overreaching(self, cover: Cover, instrument: Instrument) -> None:
+        """Page on the schedule of exits while those that wait with an entry would sell more than it may still add, and
+        neither they nor the entry can be changed; an exit of the instance pages itself."""
+        item, entry = self._protection[cover.want.key], cover.want.parent
+        beyond = cover.beyond(instrument) if entry.state in OPEN else ZERO
+        if beyond <= 0 or entry.instance in self._exits:
+            item.page_at_s = None
+            return
+        if item.page_at_s is None:
+            item.page_at_s = self._now.mono_s + self._limits.exit_page_s
+        elif self._now.mono_s >= item.page_at_s:
+            item.page_at_s = self._now.mono_s + self._limits.exit_page_again_s
+            what = f"exits that wait with an entry would sell {beyond.normalize():f} more than it adds"
+            text = f"{self.key[2]}: {what}, and the venue neither reduces them nor ends it"
+            self._alert("page", "exit.waiting", text, entry.instance, entry.client_order_id)
+        self._wake_in(item.page_at_s - self._now.mono_s)
+
+    def _lists_max(self, want: Want) -> int:
+        """Return how many lists a parent, or one of its targets, may have: more than its own while the symbol has fewer
+        than its most. Each target has one, and another one while the symbol allows more than one for each target."""
         live = {
-            (leg.parent_id, leg.attempt)
-            for leg in self._orders.values()
-            if leg.role in _LEG_ROLES and leg.state in LIVE
+            (_key_of(leg), leg.attempt) for leg in self._orders.values() if leg.role in _LEG_ROLES and leg.state in LIVE
         }
-        own = sum(parent == parent_id for parent, _ in live)
+        own = sum(key == want.key for key, _ in live)
+        if want.target is not None:
+            plan = self.plan_of(want.parent)
+            others = {key for key, _ in live if key[0] == want.key[0]} | {want.key}
+            missing = 0 if plan is None else max(len(plan.targets) - len(others), 0)
+            return 1 if self._is_crowded else max(own + LISTS_OF_SYMBOL_MAX - len(live) - missing, 1)
         return LISTS_MAX if self._is_crowded else max(LISTS_MAX, own + max(LISTS_OF_SYMBOL_MAX - len(live), 0))
 
     def _correct(self, step: LegStep, instrument: Instrument) -> None:
         cover, legs = step.cover, step.legs
-        item = self._protection[cover.want.parent.client_order_id]
+        item = self._protection[cover.want.key]
         item.is_replacing |= step.action in (LegAction.CANCEL, LegAction.AMEND, LegAction.REPLACE)
         if step.action is LegAction.CANCEL:
             self._cancel_legs(legs, "protection")
@@ -941,21 +1131,21 @@ class OrderCore:
                     self._out.append(m.AbandonOrder(leg.client_order_id, "nothing left to protect"))
         elif step.action is LegAction.PLACE:
             self._place(step, item, instrument)
-        elif step.action is LegAction.AMEND and self._may_try(item) and self._is_first_command(legs[0]):
+        elif step.action is LegAction.AMEND and self._is_due(item.retry_at_s) and self._is_first_command(legs[0]):
             item.amending, item.replaced = legs[0].quantity, ""
             self._out.append(m.AmendLegs(tuple(leg.client_order_id for leg in legs), step.quantity))
-        elif step.action is LegAction.REPLACE and self._may_try(item) and self._is_first_command(legs[0]):
+        elif step.action is LegAction.REPRICE and self._is_due(item.retry_at_s) and self._is_first_command(legs[0]):
+            parent, item.repricing = cover.want.parent, legs[0].client_order_id
+            price = parent.stop_loss if legs[0].type is OrderType.STOP else parent.take_profit
+            assert price is not None, "a leg is left behind by a price that its parent has"
+            item.reprice_to = price
+            self._out.append(m.RepriceLeg(item.repricing, price))
+        elif step.action is LegAction.REPLACE and self._is_due(item.retry_at_s) and self._is_first_command(legs[0]):
             item.is_placing = item.is_swapping = True
             item.placing, item.replaced = step.quantity, legs[0].client_order_id
-            parent, attempt = cover.want.parent, next_attempt(cover.legs)
+            parent, attempt = cover.want.parent, next_attempt(cover.legs, cover.want.key[1])
             item.successor = client_order_id(parent.intent_id, Role.STOP_LOSS, attempt)
             self._out.append(m.ReplaceStop(parent, item.replaced, step.quantity, attempt))
-
-    def _may_try(self, item: _Protection) -> bool:
-        """Return whether the wait after a refusal is over."""
-        if self._now.mono_s < item.retry_at_s:
-            self._wake_in(item.retry_at_s - self._now.mono_s)
-        return self._now.mono_s >= item.retry_at_s
 
     def _place(self, step: LegStep, item: _Protection, instrument: Instrument) -> None:
         cover, parent = step.cover, step.cover.want.parent
@@ -970,7 +1160,7 @@ class OrderCore:
                     parent.client_order_id,
                 )
             return
-        if not self._may_try(item):
+        if not self._is_due(item.retry_at_s):
             return
         if cover.is_stop_alone and parent.take_profit is not None and not cover.has_stop_alone:
             self._alert(
@@ -989,7 +1179,7 @@ class OrderCore:
                 parent,
                 cover.roles,
                 step.quantity,
-                next_attempt(cover.legs),
+                next_attempt(cover.legs, cover.want.key[1]),
                 tuple(leg.client_order_id for leg in step.legs),
                 is_refused_before=item.is_refused or any(map(_is_refused, cover.legs)),
             )
@@ -998,16 +1188,26 @@ class OrderCore:
     def _note_leg(self, leg: Order, before: Order | None) -> None:
         """Take in a leg's change: one that was commanded is in the journal now; an amendment that changed nothing
         counts as refused."""
-        item = self._protection.setdefault(leg.parent_id or "", _Protection())
-        if leg.state is not State.INTENDED and (before is None or before.state is State.INTENDED):
+        item = self._protection.setdefault(_key_of(leg), _Protection())
+        if leg.state is not State.INTENDED and not leg.is_close and (before is None or before.state is State.INTENDED):
             item.placing = ZERO
         if before is not None and not before.is_pending and _is_refused(leg) and not _is_refused(before):
             self._page_unfilled(leg)
-        is_one = leg.group_id is None or leg.role is Role.STOP_LOSS  # an OCO's answer is one
-        if before is None or before.request not in _AMENDING or leg.request is not Request.NONE or not is_one:
+        if before is None or before.request not in _AMENDING or leg.request is not Request.NONE:
             return
         if leg.client_order_id == item.replaced:
             return  # counted with the outcome of its successor
+        is_commanded = leg.client_order_id == item.repricing
+        is_moved = (leg.price, leg.stop_price) != (before.price, before.stop_price)
+        is_moved |= is_commanded and item.reprice_to in (leg.price, leg.stop_price)
+        if is_moved or is_commanded:
+            item.repricing, item.moves_refused = "", 0 if is_moved else item.moves_refused + (leg.state in LIVE)
+            item.retry_at_s = 0.0 if is_moved else self._now.mono_s + self._limits.protect_retry_s
+            return
+        mine = self._legs.get(leg.parent_id or "", {}).values()
+        is_tied = any(one.role is Role.STOP_LOSS and one.group_id == leg.group_id for one in mine)
+        if leg.group_id is not None and leg.role is Role.TAKE_PROFIT and is_tied:
+            return  # an OCO's answer is one
         if leg.quantity < max(before.quantity, item.amending):  # the venue's report may have come before its answer
             item.amends_refused = 0
         elif leg.state in LIVE:
@@ -1029,15 +1229,13 @@ class OrderCore:
                 self._triggered_s.pop(name, None)
                 continue
             due_s = self._triggered_s.setdefault(name, self._now.mono_s) + self._limits.triggered_s
-            if self._now.mono_s < due_s:
-                self._wake_in(due_s - self._now.mono_s)
-            elif self._cancel(leg, "a stop that triggered does not fill"):
-                self._protection[leg.parent_id or ""].is_refused = True
+            if self._is_due(due_s) and self._cancel(leg, "a stop that triggered does not fill"):
+                self._protection[_key_of(leg)].is_refused = True
                 detail = f"{self.key[2]}: a stop triggered and did not fill; it is closed at the market"
                 self._alert("page", "stop.unfilled", detail, instance, name)
 
     def _protection_done(self, event: m.ProtectionDone) -> None:
-        item = self._protection.setdefault(event.parent_id, _Protection())
+        item = self._protection.setdefault((event.parent_id, event.target), _Protection())
         item.is_placing, item.placing = False, ZERO
         is_swap, item.is_swapping = item.is_swapping, False
         if is_swap and event.refusals:
@@ -1047,7 +1245,7 @@ class OrderCore:
                 return
             item.swaps_refused += not all(refusal.is_passing for refusal in event.refusals)
         if not event.refusals:
-            item.swaps_refused = 0
+            item.swaps_refused = item.moves_refused = 0
             item.is_refused, item.retry_s, item.retry_at_s, item.pairs_refused = False, 0.0, 0.0, 0
             return
         item.is_refused = not all(refusal.is_passing for refusal in event.refusals)
@@ -1071,8 +1269,10 @@ class OrderCore:
                 continue
             name = "stop" if role is Role.STOP_LOSS else name
             instrument = self._facts.instruments.get(want.parent.exchange)
-            legs = self._legs.get(want.parent.client_order_id, {}).values()
-            mine = (leg for leg in legs if leg.state in LIVE and leg.role is role and not leg.is_pending)
+            legs = self._legs_for(want)
+            # at prices of before a split they protect nothing
+            placed = () if self._facts.split_ns is not None else (leg for leg in legs if not leg.is_in_old_shares)
+            mine = (leg for leg in placed if leg.state in LIVE and leg.role is role and not leg.is_pending)
             # one whose end has no proven outcome may be gone at the venue
             # while a replacement is on its way the old stop rests
             is_unclear = any(leg.state is State.UNKNOWN for leg in legs)
@@ -1098,10 +1298,11 @@ class OrderCore:
         due_s = gap.since_s + limits.unprotected_s - recent_s
         if self._started_s is not None and gap.since_s < self._started_s:  # an earlier process left it: placed first
             known = all(want.parent.exchange in self._facts.instruments for want in wants)  # else it may be dust
-            due_s = max(due_s, self._started_s + limits.unprotected_s / (2 if known else 1))
-        if now_s < due_s:
-            self._wake_in(due_s - now_s)
-        elif not gap.is_paged:
+            is_long = (
+                gap.since_s < self._started_s - 2 * limits.unprotected_s
+            )  # processes may have died one after another
+            due_s = max(due_s, self._started_s + limits.unprotected_s / ((5 if is_long else 2) if known else 1))
+        if self._is_due(due_s) and not gap.is_paged:
             gap.is_paged = True
             how_long = f"of the last {limits.unprotected_within_s:g} s" if recent_s else "s"
             text = f"{missing:f} of the position has had no {name} for {limits.unprotected_s:g} {how_long}"
@@ -1135,34 +1336,38 @@ class OrderCore:
     def _kill(self) -> None:
         """React to a kill at a venue where only the order manager has a session, and which it therefore carries out:
         cancel, then close when it flattens. A position whose next closing order waits keeps its stop until then."""
-        flattens = isinstance(allowed(Action.KILL, self._facts.circumstances()), Allow)
+        facts = self._facts
         kept = _LEG_ROLES if self._facts.keeps_bracket else frozenset()  # the venue ends these for the closing order
         theirs = [
             o
             for o in self._orders.values()
             if o.role is not Role.KILL
             and o.role not in kept
-            and is_ended(action_of(o.role, is_reduce_only=o.is_reduce_only), self._facts.kill)
+            and is_ended(action_of(o.role, is_reduce_only=o.is_reduce_only), facts.kill_of(o.instance))
             and not (o.role in _LEG_ROLES and self._is_close_paused(o.instance))
         ]
         for order in theirs:
             self._cancel(order, "kill")
-        if not flattens or (theirs and not self._facts.keeps_bracket):
+        # while a split is due, the books do not show how much the venue has
+        if (theirs or facts.split_ns is not None) and not facts.keeps_bracket:
             return
         for instance, held in self._positions.items():
-            is_short = held < 0 and self._facts.can_short
+            is_short = held < 0 and facts.can_short
             if instance == EXTERNAL or (held <= 0 and not is_short) or instance in self._kill_busy:
                 continue
-            for exchange, instrument in self._facts.instruments.items():
+            if not isinstance(allowed(Action.KILL, facts.circumstances(instance)), Allow):
+                continue
+            kill_id = facts.kill_id_of(instance)
+            for exchange, instrument in facts.instruments.items():
                 quantity = self._closable(instance, Side.BUY if is_short else Side.SELL)
                 if is_dust(quantity, None, instrument):
                     continue
-                close = self._kill_closes.setdefault((self._facts.kill_id, instance), _KillClose())
-                if self._facts.kill_id and self._may_close_for_kill(instance, close, held):
+                close = self._kill_closes.setdefault((kill_id, instance), _KillClose())
+                if kill_id and self._may_close_for_kill(instance, close, held):
                     self._kill_busy.add(instance)
                     self._out.append(
                         m.SubmitKill(
-                            self._facts.kill_id,
+                            kill_id,
                             instance,
                             exchange,
                             Side.BUY if is_short else Side.SELL,
@@ -1180,11 +1385,7 @@ class OrderCore:
         if wait_s := self._kill_wait_s(instance):
             self._wake_in(wait_s)
             return False
-        is_placing = any(
-            item.is_placing and name in self._parents and self._parents[name].instance == instance
-            for name, item in self._protection.items()
-        )
-        if close.attempt and is_placing:  # its stop is just being put back: that ends first
+        if close.attempt and self._is_placing(instance):  # its stop is just being put back: that ends first
             return False
         close.in_vain = close.in_vain + 1 if close.is_vain(held) else 0
         close.held = held
@@ -1202,7 +1403,7 @@ class OrderCore:
 
     def _kill_wait_s(self, instance: str) -> float:
         """Return how long the kill's next closing order of an instance waits after one that closed nothing."""
-        close = self._kill_closes.get((self._facts.kill_id, instance))
+        close = self._kill_closes.get((self._facts.kill_id_of(instance), instance))
         if close is None or not close.is_vain(self._positions.get(instance, ZERO)):
             return 0.0
         return max(close.retry_at_s - self._now.mono_s, 0.0)
@@ -1227,7 +1428,7 @@ class OrderCore:
         """Withdraw the cancels of legs that are wanted as they are: the exit that wanted them gone has ended, or
         waits."""
         for cover in covers:
-            item = self._protection[cover.want.parent.client_order_id]
+            item = self._protection[cover.want.key]
             is_wanted = 0 < cover.closing == cover.want.quantity and all(map(cover.is_right, cover.lists))
             legs = {leg.client_order_id: leg for list_ in cover.lists for leg in list_.legs}
             if is_wanted and all(leg.request is Request.NONE for leg in legs.values()):
@@ -1241,7 +1442,7 @@ class OrderCore:
 
     def _is_first_command(self, order: Order, *, for_s: float | None = None) -> bool:
         """Return whether nothing is commanded of the order already; what shows no effect `for_s` (None: `clear_s`) is
-        commanded again."""
+        commanded again. That repeats no request to the venue: of each kind its owner has one at a time on its way."""
         until_s = self._commanded.get(order.client_order_id)
         is_away = self._facts.journal is JournalState.AWAY
         if until_s is not None and (self._now.mono_s < until_s or is_away):
@@ -1265,6 +1466,12 @@ class OrderCore:
 
     def _alert(self, severity: str, event: str, message: str, instance: str, client_order_id: str = "") -> None:
         self._out.append(m.RaiseAlert(severity, event, message, instance, client_order_id))
+
+    def _is_due(self, at_s: float) -> bool:
+        """Return whether a wait is over; until then the core wants a Tick at its end."""
+        if self._now.mono_s < at_s:
+            self._wake_in(at_s - self._now.mono_s)
+        return self._now.mono_s >= at_s
 
     def _wake_in(self, seconds: float) -> None:
         at_s = self._now.mono_s + max(seconds, 0.01)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
+
+import msgspec
 
 from fks.model.order import Fill, Refusal, Report, State
 
@@ -13,8 +14,7 @@ from fks.model.order import Fill, Refusal, Report, State
 Checks = Sequence[Sequence[str]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Root of all events. `source` is us | rest | stream | reconcile | replay | person; times are ns UTC, 0 = not
     known."""
 
@@ -24,65 +24,80 @@ class Event:
     recv_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Denied(Event):
+class Denied(Event, frozen=True, kw_only=True):
     """Risk said no."""
 
     code: str
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntendedAndSent(Event):
+class IntendedAndSent(Event, frozen=True, kw_only=True):
     """Risk said yes and the bytes follow the commit."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intended(Event):
+class Intended(Event, frozen=True, kw_only=True):
     """Risk said yes, and the order has to wait for its parent or a slot."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent(Event):
+class Sent(Event, frozen=True, kw_only=True):
     """An order that waited is about to be written to the wire, with the values that were only decided now."""
 
     quantity: Decimal | None = None
     group_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Abandoned(Event):
+class Abandoned(Event, frozen=True, kw_only=True):
     """An order that waited is given up before any byte left."""
 
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LegReported(Event):
-    """The venue, which keeps brackets itself, placed a leg of an order of ours."""
+class LegReported(Event, frozen=True, kw_only=True):
+    """The venue placed a leg of an order of ours by itself."""
 
     report: Report
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LegChanged(Event):
-    """The venue, which keeps brackets itself, changed a leg in place."""
+class LegChanged(Event, frozen=True, kw_only=True):
+    """A leg that the venue placed by itself was changed in place there."""
 
     quantity: Decimal
     price: Decimal | None
     stop_price: Decimal | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopMoved(Event):
+class StopMoved(Event, frozen=True, kw_only=True):
     """The stop loss of an entry follows the closes: with the bar that opened at `bar_ns` it came to `stop_loss`."""
 
     stop_loss: Decimal
     bar_ns: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acked(Event):
+class TargetMoved(Event, frozen=True, kw_only=True):
+    """The strategy of an entry moved its take profit, on the bar that opened at `bar_ns`."""
+
+    take_profit: Decimal
+    bar_ns: int
+
+
+class ProtectionDropped(Event, frozen=True, kw_only=True):
+    """A person wants an order's stop loss and take profit gone: its position has no protection any more."""
+
+    by: str
+
+
+class SharesSplit(Event, frozen=True, kw_only=True):
+    """The shares were split, `new` for each `old` one. `stop_loss` and `take_profit`: the order's in the new shares, on
+    the tick grid; `before` is its quantity in the old ones."""
+
+    new: int
+    old: int
+    before: Decimal
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+
+
+class Acked(Event, frozen=True, kw_only=True):
     """The venue has it: its id and ours came back together. `sent_ns`: when the first byte left."""
 
     report: Report
@@ -90,8 +105,7 @@ class Acked(Event):
     checks: Checks = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused(Event):
+class Refused(Event, frozen=True, kw_only=True):
     """A definitive no of the venue, or proof that no byte left. `refusal` is why, in words that no venue owns."""
 
     code: str
@@ -101,8 +115,7 @@ class Refused(Event):
     checks: Checks = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ambiguous(Event):
+class Ambiguous(Event, frozen=True, kw_only=True):
     """Bytes may have left, and the answer proves nothing."""
 
     detail: str = ""
@@ -110,8 +123,7 @@ class Ambiguous(Event):
     checks: Checks = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DuplicateId(Event):
+class DuplicateId(Event, frozen=True, kw_only=True):
     """The venue knows our client order id already: evidence that the order exists."""
 
     detail: str = ""
@@ -119,29 +131,25 @@ class DuplicateId(Event):
     checks: Checks = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replayed(Event):
+class Replayed(Event, frozen=True, kw_only=True):
     """A new order manager read this order from the journal. `epoch` is the new one's."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reported(Event):
+class Reported(Event, frozen=True, kw_only=True):
     """The order as the venue reports it now, by our client order id."""
 
     report: Report
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FillSeen(Event):
+class FillSeen(Event, frozen=True, kw_only=True):
     """An execution that was not booked before."""
 
     fill: Fill
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Busted(Event):
+class Busted(Event, frozen=True, kw_only=True):
     """An execution is taken back: by the venue, or (`is_replaced`) a person's figures by the venue's own execution."""
 
     fill_id: uuid.UUID
@@ -153,26 +161,22 @@ class Busted(Event):
     is_replaced: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionBroke(Event):
+class SessionBroke(Event, frozen=True, kw_only=True):
     """The session is lost or its reconciliation failed: what we know of open orders may be old."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotListed(Event):
+class NotListed(Event, frozen=True, kw_only=True):
     """An order the venue had acknowledged is missing from its list of open orders and from its history."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundAbsent(Event):
+class FoundAbsent(Event, frozen=True, kw_only=True):
     """C5 is satisfied: enough spaced polls, old enough, and no fill under our id."""
 
     polls: int
     age_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled(Event):
+class Settled(Event, frozen=True, kw_only=True):
     """A person decided what became of an UNKNOWN order, and says why. `filled` counts what is booked with it."""
 
     outcome: State
@@ -181,91 +185,55 @@ class Settled(Event):
     filled: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancelRequested(Event):
+class CancelRequested(Event, frozen=True, kw_only=True):
     """Someone wants it cancelled."""
 
     by: str = ""
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancelWithdrawn(Event):
+class CancelWithdrawn(Event, frozen=True, kw_only=True):
     """The cancel is not wanted any more: it is not repeated. One that has left may still end the order."""
 
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancelAcked(Event):
+class CancelAcked(Event, frozen=True, kw_only=True):
     """The venue cancelled it; `filled`: the quantity that it reports as executed before, if it reports one."""
 
     filled: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancelRefused(Event):
+class CancelRefused(Event, frozen=True, kw_only=True):
     """The venue did not cancel; UNKNOWN_ORDER may as well mean filled."""
 
     code: str
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestAmbiguous(Event):
+class RequestAmbiguous(Event, frozen=True, kw_only=True):
     """A cancel or replace was sent and its answer proves nothing."""
 
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplaceRequested(Event):
+class ReplaceRequested(Event, frozen=True, kw_only=True):
     """Someone wants another price or quantity."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplaceAcked(Event):
+class ReplaceAcked(Event, frozen=True, kw_only=True):
     """The venue changed the order in place, under the same identity."""
 
     quantity: Decimal
     price: Decimal | None
+    stop_price: Decimal | None = None  # None: as it was
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplaceRefused(Event):
+class ReplaceRefused(Event, frozen=True, kw_only=True):
     """The venue left the order as it was."""
 
     code: str
     detail: str = ""
 
 
-EVENTS: tuple[type[Event], ...] = (
-    Denied,
-    IntendedAndSent,
-    Intended,
-    Sent,
-    Abandoned,
-    LegReported,
-    LegChanged,
-    StopMoved,
-    Acked,
-    Refused,
-    Ambiguous,
-    DuplicateId,
-    Replayed,
-    Reported,
-    FillSeen,
-    Busted,
-    SessionBroke,
-    NotListed,
-    FoundAbsent,
-    Settled,
-    CancelRequested,
-    CancelWithdrawn,
-    CancelAcked,
-    CancelRefused,
-    RequestAmbiguous,
-    ReplaceRequested,
-    ReplaceAcked,
-    ReplaceRefused,
-)
+EVENTS: tuple[type[Event], ...] = tuple(Event.__subclasses__())

@@ -98,7 +98,7 @@ class Situation:
     is_dust: bool  # what is left is below the smallest order, and no entry may still fill
     quantity: Decimal
     postponed: str
-    has_legs: bool  # legs that live or may live at the venue
+    has_legs: bool  # legs that live or may live at the venue, or an entry whose exits would sell too much
     has_attempt: bool  # a closing order may still fill, or its executions are not all here
     is_part_closed: bool = False  # of a share of the position: what is left to close is below the smallest order
 

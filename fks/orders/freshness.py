@@ -6,8 +6,6 @@ on the exchange's clock. An exit has no age.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from fks.config.risk import Risk
 from fks.model.signal import Kind, Signal
 from fks.model.timeframe import NS, bar_end
@@ -17,28 +15,15 @@ from fks.model.timeframe import NS, bar_end
 AGE_LEAST_S = 5.0
 
 
-class RecordedSignal(Protocol):
-    """A signal with a person's decision about it."""
-
-    @property
-    def signal(self) -> Signal: ...
-    @property
-    def decided_by(self) -> str | None: ...
-    @property
-    def decided_ns(self) -> int | None: ...
-
-
-def max_age_of(record: RecordedSignal, limits: Risk) -> tuple[int, float | None]:
+def max_age_of(signal: Signal, approved_ns: int | None, limits: Risk) -> tuple[int, float | None]:
     """Return when the signal was decided (ns UTC), and for how many seconds it may be traded; None = for ever.
 
     Default: one bar of its timeframe, at least AGE_LEAST_S and at most `limits.decision_age_max_s`;
-    `limits.request_age_max_s` for requests without `valid_until`, which bounds the others. A person's approval counts
-    as the decision.
+    `limits.request_age_max_s` for requests without `valid_until`, which bounds the others. A person's approval, at
+    `approved_ns`, counts as the decision.
     """
-    signal = record.signal
     if signal.kind is Kind.EXIT:
         return signal.ts_event_ns, None
-    approved_ns = record.decided_ns if record.decided_by else None
     if signal.timeframe is None:
         return (
             approved_ns or signal.ts_event_ns,

@@ -23,15 +23,16 @@ Row 41 is tried first. Then the rows of the state and event in the table's order
 whose guard holds. Then row 42: kept in quarantine, paged, never an exception; a fill among those is booked as external.
 
 Riders, applied after every row: ending an order closes its request; a wanted cancel is sent as soon as the order is
-known to be open (second half of row 30; after a start, once the venue has reported it); an open order whose cancel got
-lost is cancelled again (row 33, a cancel is idempotent) unless the cancel was withdrawn (row 46); missing executions
-are fetched; any report of the venue about an order ends its staleness.
+known to be open (second half of row 30; after a start, once the venue has reported it); missing executions are fetched;
+any report of the venue about an order ends its staleness. No row repeats a cancel that got lost (rows 32 and 33): the
+owner of the order's requests does, by row 29, once it found the order open, unless the cancel was withdrawn (row 46).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from itertools import product
 from typing import Any
@@ -79,7 +80,8 @@ class OrderTransition:
 class Step:
     """The result of one event: the order after it, the effects, and the row of the table.
 
-    `is_changed`: a field of the order is another one now; else it is the same object as before.
+    `is_changed`: a field of the order is another one now; else it is the same object as before. `quantity_before`: of an
+    order whose quantity the event changed.
     """
 
     before: State | None
@@ -87,6 +89,7 @@ class Step:
     acts: tuple[Act, ...]
     number: int
     is_changed: bool
+    quantity_before: Decimal | None = None
 
     @property
     def is_quarantined(self) -> bool:
@@ -143,8 +146,8 @@ TRANSITIONS: tuple[OrderTransition, ...] = (
     OrderTransition(30, SENDING | UNKNOWN, e.CancelRequested, r.always, r.with_request(Request.CANCEL_WANTED), (), "sent when it proves open"),
     OrderTransition(31, OPEN - INTENDED, e.CancelAcked, r.always, r.cancelled, (A.RELEASE, A.PROTECT, A.NOTIFY), "fills first"),
     OrderTransition(32, OPEN - INTENDED, e.CancelRefused, r.cancel_unknown_order, r.with_request(Request.CANCEL_UNKNOWN), (A.ASK,), "may be filled"),
-    OrderTransition(33, OPEN - INTENDED, e.CancelRefused, r.has_cancel_request, r.with_request(Request.CANCEL_UNKNOWN), (A.ASK,), "asked, then repeated"),
-    OrderTransition(33, OPEN - INTENDED, e.RequestAmbiguous, r.has_cancel_request, r.with_request(Request.CANCEL_UNKNOWN), (A.ASK,), "asked, then repeated"),
+    OrderTransition(33, OPEN - INTENDED, e.CancelRefused, r.has_cancel_request, r.with_request(Request.CANCEL_UNKNOWN), (A.ASK,), "asked; repeated by row 29 if it is open"),
+    OrderTransition(33, OPEN - INTENDED, e.RequestAmbiguous, r.has_cancel_request, r.with_request(Request.CANCEL_UNKNOWN), (A.ASK,), "asked; repeated by row 29 if it is open"),
     OrderTransition(34, LIVE, e.ReplaceRequested, r.has_no_request, r.with_request(Request.REPLACE), (), "reduced in place, or ended and placed again by one request, where the venue can"),
     OrderTransition(34, LIVE, e.ReplaceRequested, r.always, r.same, (), "another request is open"),
     OrderTransition(34, LIVE, e.ReplaceAcked, r.has_replace_request, r.replaced, (A.PROTECT,), "same identity"),
@@ -178,11 +181,16 @@ TRANSITIONS: tuple[OrderTransition, ...] = (
     OrderTransition(34, ANY - LIVE, e.ReplaceRequested, r.always, r.same, (), "nothing to change in place"),
     OrderTransition(34, ANY - OPEN, e.ReplaceAcked, r.always, r.same, (), "it had ended before"),
     OrderTransition(35, ANY - OPEN, e.ReplaceRefused, r.always, r.same, (), "it had ended before"),
-    OrderTransition(43, None, e.LegReported, r.always, r.as_reported, (A.RESERVE, A.PROTECT), "the venue keeps the bracket and placed it"),
-    OrderTransition(44, LIVE | UNKNOWN, e.LegChanged, r.always, r.leg_changed, (A.PROTECT,), "by the venue that keeps the bracket"),
+    OrderTransition(43, None, e.LegReported, r.always, r.as_reported, (A.RESERVE, A.PROTECT), "the venue placed it: it keeps the bracket, or closes fills"),
+    OrderTransition(44, LIVE | UNKNOWN, e.LegChanged, r.always, r.leg_changed, (A.PROTECT,), "at the venue that placed it"),
     OrderTransition(44, ANY - LIVE - UNKNOWN, e.LegChanged, r.always, r.same, (), "it had ended before"),
     OrderTransition(45, ANY - NEVER_SENT - INTENDED, e.StopMoved, r.is_nearer, r.stop_moved, (A.PROTECT,), "a trailing stop follows the closes"),
     OrderTransition(45, ANY, e.StopMoved, r.always, r.same, (), "it never moves back"),
+    OrderTransition(49, ANY - NEVER_SENT - INTENDED, e.TargetMoved, r.has_take_profit, r.target_moved, (A.PROTECT,), "its strategy moves the take profit"),
+    OrderTransition(49, ANY, e.TargetMoved, r.always, r.same, (), "there is none to move"),
+    OrderTransition(47, ANY, e.ProtectionDropped, r.always, r.unprotected, (A.PROTECT,), "a person's own risk"),
+    OrderTransition(48, OPEN - INTENDED, e.SharesSplit, r.always, r.in_old_shares, (A.PROTECT,), "a leg: replaced by one in the new shares"),
+    OrderTransition(48, ANY - OPEN | INTENDED, e.SharesSplit, r.always, r.in_new_shares, (A.PROTECT,), "with the position that is made of it"),
     OrderTransition(46, OPEN - INTENDED, e.CancelWithdrawn, r.has_cancel_request, r.with_request(Request.NONE), (A.ASK,), "what left may still end it"),
     OrderTransition(46, ANY, e.CancelWithdrawn, r.always, r.same, (), "nothing to withdraw"),
     OrderTransition(46, OPEN - INTENDED, e.CancelRefused, r.always, r.same, (A.ASK,), "the cancel was withdrawn"),
@@ -251,15 +259,15 @@ def _ride(before: Order, row: OrderTransition, event: e.Event) -> Step:
         fields["sent_ns"] = _sent_ns(event)
     if state not in OPEN:
         fields["request"] = Request.NONE
-    elif state in LIVE and not isinstance(event, e.Replayed):  # a start sends nothing: the venue's first report does
-        lost = request is Request.CANCEL_UNKNOWN and isinstance(event, e.Reported) and event.source != "stream"
-        if request is Request.CANCEL_WANTED or lost:
-            fields["request"] = Request.CANCEL
-            acts.append(Act.SEND_CANCEL)
+    elif state in LIVE and request is Request.CANCEL_WANTED and not isinstance(event, e.Replayed):
+        # a start sends nothing: the venue's first report does
+        fields["request"] = Request.CANCEL
+        acts.append(Act.SEND_CANCEL)
     if after("reported_cum_qty") > after("filled"):
         acts.append(Act.FETCH_FILLS)
     changed = {name: value for name, value in fields.items() if value != getattr(before, name)}
     order = before
     if changed:
         order = evolve(before, **changed, updated_ns=max(event.recv_ns, before.updated_ns))
-    return Step(before.state, order, tuple(dict.fromkeys(acts)), row.number, is_changed=bool(changed))
+    quantity = before.quantity if "quantity" in changed else None
+    return Step(before.state, order, tuple(dict.fromkeys(acts)), row.number, bool(changed), quantity)

@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+import msgspec
+
 from fks.model.account import Balance
 from fks.model.instrument import Instrument
 from fks.model.order import Order, Refusal, Role, Side
+from fks.model.parent import ParentPlan
 from fks.model.signal import Signal, SignalState
 from fks.risk.policy import Circumstances, JournalState, Reach
 from fks.risk.policy import KillMode as KillMode
@@ -37,23 +40,28 @@ class Facts:
     """The facts from outside that this key's decisions need. A snapshot, given with each event.
 
     Units: `base_balance` in base: the account's balance of the symbol's base at the venue; None = not read.
-    `owned_elsewhere`: the part of it that positions in other symbols own. `instruments` and `marks` are of this
-    symbol, by exchange; a mark that is not fresh is left out. `averages`: average prices of positions, by instance.
+    `kill`, `kill_id`: of the kills of the key's account and venue; `instance_kills`: of the instances that a kill of a
+    scope of their own concerns, those of the key among them. `owned_elsewhere`: the part of it that positions in other
+    symbols own. `instruments` and `marks` are of this symbol, by exchange; a mark that is not fresh is left out.
+    `averages`: average prices of positions, by instance.
     """
 
     can_commit: bool = True  # the lease is held and the journal takes commits
     has_side_journal: bool = False  # PostgreSQL is away, and protection and exits go through the side journal
     kill: KillMode = KillMode.NONE
     kill_id: str = ""
+    instance_kills: Mapping[str, tuple[KillMode, str]] = field(default_factory=dict)
     is_connected: bool = True
     has_positions: bool = True  # the venue's positions were read at least once
     was_ready: bool = True  # the venue was reconciled at least once since the start
     has_oco: bool = True
     can_amend: bool = False  # the venue reduces a live order in place
     can_replace: bool = False  # the venue ends an order and places another by one request
+    can_reprice: bool = False  # the venue moves the price of a live order in place
     can_short: bool = False
+    closes_fills: bool = False  # the venue makes a stop for each fill of an entry that was sent so (its `group_id`)
     keeps_bracket: bool = False  # the venue alone looks after SL and TP: they are compared, never touched
-    closes_on_kill: bool = False  # only the order manager has a session there (paper): it flattens, not the guardian
+    closes_on_kill: bool = False  # the order manager carries kills out there, as on paper, not the guardian
     is_tape: bool = False  # decisions have the tape's times, and bars wait for them: their age is not measured here
     account_problem: str = ""  # why no session carries the account; "" = one does
     exchange_now_ns: int = 0  # the exchange's clock
@@ -62,12 +70,22 @@ class Facts:
     averages: Mapping[str, Decimal] = field(default_factory=dict)
     base_balance: Balance | None = None
     owned_elsewhere: Decimal = ZERO
+    split_ns: int | None = None  # since when the shares are split that the position is not carried over to yet
+    fee_rate: Decimal = ZERO  # taken out of what an entry receives
 
-    def circumstances(self, *, is_by_person: bool = False) -> Circumstances:
+    def circumstances(self, instance: str, *, is_by_person: bool = False) -> Circumstances:
         """Return the part of it that the policy looks at; the core sends no entry itself, so it asks no more of the
         venue than its positions."""
         reach = Reach.READY if self.is_connected and self.has_positions else Reach.AWAY
-        return Circumstances(self.kill, is_by_person, reach, self.journal)
+        return Circumstances(self.kill_of(instance), is_by_person, reach, self.journal)
+
+    def kill_of(self, instance: str) -> KillMode:
+        """Return the mode of the kills that concern an instance's orders and position here."""
+        return self.instance_kills.get(instance, (self.kill, ""))[0]
+
+    def kill_id_of(self, instance: str) -> str:
+        """Return the id of the kill that closes an instance's position here, "" where none is known."""
+        return self.instance_kills.get(instance, (self.kill, self.kill_id))[1]
 
     @property
     def journal(self) -> JournalState:
@@ -92,13 +110,19 @@ class Limits:
     protect_retry_max_s: float = 10.0
     triggered_s: float = 3.0  # a stop that triggered and did not fill for this long is closed at the market
     protect_join_s: float = 0.25  # after its legs went out an entry's further executions are joined for this long
+    sweep_s: float = (
+        0.05  # parts that fill at once come this close together: with the last one the venue's exits are up
+    )
     first_sync_s: float = 5.0  # entries wait this long for a venue's first reconciliation after a start
     unresolved_s: float = 60.0  # an acknowledged order UNKNOWN for longer does not hold up an exit (a person was paged)
 
 
 # ── events ───────────────────────────────────────────────────────────────────────────────────────
-@dataclass(frozen=True, slots=True)
-class SignalReady:
+class CoreEvent(msgspec.Struct, frozen=True):
+    """Root of the events that a core is given."""
+
+
+class SignalReady(CoreEvent, frozen=True):
     """A signal waits for its outcome. `decided_ns` is its decision on the exchange's clock; `max_age_s` None = no
     limit."""
 
@@ -107,23 +131,27 @@ class SignalReady:
     max_age_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class OrderChanged:
+class OrderChanged(CoreEvent, frozen=True):
     """An order of the key after a committed step; `positions` are the key's quantities by instance after it."""
 
     order: Order
     positions: Mapping[str, Decimal]
 
 
-@dataclass(frozen=True, slots=True)
-class PositionsChanged:
+class PositionsChanged(CoreEvent, frozen=True):
     """Quantities by instance, changed by something that is no order of ours (external holdings)."""
 
     positions: Mapping[str, Decimal]
 
 
-@dataclass(frozen=True, slots=True)
-class ResumedExit:
+class PlanChanged(CoreEvent, frozen=True):
+    """The plan of a parent is another one now: a person amended it."""
+
+    signal_id: uuid.UUID
+    plan: ParentPlan
+
+
+class ResumedExit(msgspec.Struct, frozen=True):
     """An exit that an earlier process had begun: its signal, its newest order, and all its orders where it closes a
     share of the position."""
 
@@ -133,12 +161,12 @@ class ResumedExit:
     ended_by: str = ""  # the person that asked for its end, when that was not carried out yet
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(CoreEvent, frozen=True):
     """The rows of the journal about the key at the start.
 
     `orders`: open orders, and legs of any state whose parent still matters; `entries`: executed orders the positions
-    are made of, newest first; `paged`: instances whose page about a position without its protection is open.
+    are made of, newest first; `paged`: instances whose page about a position without its protection is open; `plans`:
+    of parents, by their signals.
     """
 
     orders: tuple[Order, ...]
@@ -146,27 +174,44 @@ class Restored:
     positions: Mapping[str, Decimal]
     exits: tuple[ResumedExit, ...] = ()
     paged: tuple[str, ...] = ()
+    plans: Mapping[uuid.UUID, ParentPlan] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class EntriesRead:
-    """The journal's rows of the entries that an instance's position is made of, newest first, and of all their
-    legs."""
+class EntriesRead(CoreEvent, frozen=True):
+    """The journal's rows of the entries that an instance's position is made of, newest first, and of all their legs,
+    and the plans of those that are parents."""
 
     instance: str
     entries: tuple[Order, ...]
     legs: tuple[Order, ...]
+    plans: Mapping[uuid.UUID, ParentPlan] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class EntryDone:
+class ClosesRead(CoreEvent, frozen=True):
+    """All stops that the venue had made for fills of an entry are orders here, when it had executed `filled`; None: it
+    did not answer."""
+
+    parent_id: str
+    filled: Decimal | None
+
+
+class SplitApplied(CoreEvent, frozen=True):
+    """The key's positions, and the orders that they are made of, are in the shares after a split: orders with their
+    legs, and the plans of parents."""
+
+    orders: tuple[Order, ...]
+    positions: Mapping[str, Decimal]
+    plans: Mapping[uuid.UUID, ParentPlan] = {}
+    effective_ns: int = 0
+
+
+class EntryDone(CoreEvent, frozen=True):
     """The submission of an entry or of a person's order ended: denied, or answered by the venue (or ambiguous)."""
 
     signal_id: uuid.UUID
 
 
-@dataclass(frozen=True, slots=True)
-class CloseDone:
+class CloseDone(CoreEvent, frozen=True):
     """The submission of a closing order ended. `code`: our own denial when it was not sent; `is_used`: its id was
     taken."""
 
@@ -177,59 +222,44 @@ class CloseDone:
     is_used: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ProtectionDone:
-    """The submission of a parent's protective legs ended. `refusals`: one for each leg that was refused."""
+class ProtectionDone(CoreEvent, frozen=True):
+    """The submission of a parent's protective legs ended. `refusals`: one for each leg that was refused; `target`: the
+    number of the target that they are about."""
 
     parent_id: str
     refusals: tuple[Refusal, ...] = ()
     retry_after_s: float = 0.0
+    target: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ExitEndRequested:
+class ExitEndRequested(CoreEvent, frozen=True):
     """A person, `by`, asked for the end of the exit that a signal began, or is waiting to begin."""
 
     signal_id: uuid.UUID
     by: str
 
 
-@dataclass(frozen=True, slots=True)
-class Recheck:
+class Recheck(CoreEvent, frozen=True):
     """Something outside changed (a session is back, a kill was engaged or released, a sweep is done): look again
     now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(CoreEvent, frozen=True):
     """Time passed."""
 
 
-Event = (
-    SignalReady
-    | OrderChanged
-    | PositionsChanged
-    | Restored
-    | EntriesRead
-    | EntryDone
-    | CloseDone
-    | ProtectionDone
-    | ExitEndRequested
-    | Recheck
-    | Tick
-)
-
-
 # ── commands ─────────────────────────────────────────────────────────────────────────────────────
-@dataclass(frozen=True, slots=True)
-class SubmitEntry:
+class CoreCommand(msgspec.Struct, frozen=True):
+    """Root of the commands of a core."""
+
+
+class SubmitEntry(CoreCommand, frozen=True):
     """Size, check and submit an entry or a person's order; report EntryDone."""
 
     signal_id: uuid.UUID
 
 
-@dataclass(frozen=True, slots=True)
-class SubmitClose:
+class SubmitClose(CoreCommand, frozen=True):
     """Submit a market order that closes `quantity` of an instance's position; report CloseDone."""
 
     signal_id: uuid.UUID
@@ -240,8 +270,7 @@ class SubmitClose:
     takes_signal: bool  # the signal gets its outcome with this order
 
 
-@dataclass(frozen=True, slots=True)
-class SubmitKill:
+class SubmitKill(CoreCommand, frozen=True):
     """Submit a market order that closes an instance's position for the kill switch; report CloseDone."""
 
     kill_id: str
@@ -252,8 +281,7 @@ class SubmitKill:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceProtection:
+class PlaceProtection(CoreCommand, frozen=True):
     """Submit the protective legs of `parent` over `quantity`; report ProtectionDone.
 
     `waiting`: legs that are journaled and were never sent; without any, new ones of attempt `attempt` are made.
@@ -269,21 +297,26 @@ class PlaceProtection:
     is_refused_before: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PutBackProtection(PlaceProtection):
+class PutBackProtection(PlaceProtection, frozen=True):
     """Submit legs as those of a kill that is carried out here, between its closing orders."""
 
 
-@dataclass(frozen=True, slots=True)
-class AmendLegs:
-    """Reduce live legs of one list to `quantity` in place: one request, which changes both legs of an OCO."""
+class AmendLegs(CoreCommand, frozen=True):
+    """Reduce legs of one list, on the book or waiting with their entry, to `quantity` in place: one request, which
+    changes both legs of an OCO."""
 
     client_order_ids: tuple[str, ...]
     quantity: Decimal
 
 
-@dataclass(frozen=True, slots=True)
-class ReplaceStop:
+class RepriceLeg(CoreCommand, frozen=True):
+    """Move the trigger of a live stop, or the limit of a live take profit, to `price` in place, by one request."""
+
+    client_order_id: str
+    price: Decimal
+
+
+class ReplaceStop(CoreCommand, frozen=True):
     """Replace a live stop of `parent` that has no other leg by one over `quantity` at the parent's stop loss, by one
     request; report ProtectionDone."""
 
@@ -293,44 +326,53 @@ class ReplaceStop:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReadEntries:
+class MoveStop(CoreCommand, frozen=True):
+    """Move the stop loss of a parent, only nearer to the market. `leg`: the one whose execution moves it, none where a
+    price does."""
+
+    client_order_id: str
+    stop_loss: Decimal
+    leg: str = ""
+
+
+class ReadEntries(CoreCommand, frozen=True):
     """Read the entries that `held` (absolute) of an instance is made of; report EntriesRead."""
 
     instance: str
     held: Decimal
 
 
-@dataclass(frozen=True, slots=True)
-class CancelOrder:
+class ReadCloses(CoreCommand, frozen=True):
+    """Ask the venue which stops it made for fills of an entry; report ClosesRead."""
+
+    parent: Order
+
+
+class CancelOrder(CoreCommand, frozen=True):
     client_order_id: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class WithdrawCancel:
+class WithdrawCancel(CoreCommand, frozen=True):
     """Want an order live whose cancel was commanded and is not proven: it is not repeated."""
 
     client_order_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class QueryOrder:
+class QueryOrder(CoreCommand, frozen=True):
     """Query the venue by client order id until nothing about the order is unresolved."""
 
     client_order_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class AbandonOrder:
+class AbandonOrder(CoreCommand, frozen=True):
     """End an order whose bytes never left."""
 
     client_order_id: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class FinishSignal:
+class FinishSignal(CoreCommand, frozen=True):
     """Write the outcome of a signal that led to no order."""
 
     signal_id: uuid.UUID
@@ -339,16 +381,14 @@ class FinishSignal:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordExitEnd:
+class RecordExitEnd(CoreCommand, frozen=True):
     """Add to a signal that led to orders already that a person ended its exit."""
 
     signal_id: uuid.UUID
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class DenySignal:
+class DenySignal(CoreCommand, frozen=True):
     """Deny an entry without submitting it."""
 
     signal_id: uuid.UUID
@@ -358,13 +398,11 @@ class DenySignal:
     remedy: str
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshBalances:
+class RefreshBalances(CoreCommand, frozen=True):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class RaiseAlert:
+class RaiseAlert(CoreCommand, frozen=True):
     """`severity` is `page` or `warning`."""
 
     severity: str
@@ -374,31 +412,9 @@ class RaiseAlert:
     client_order_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class EndAlert:
+class EndAlert(CoreCommand, frozen=True):
     """The condition of the alert `event` of an instance is over."""
 
     event: str
     message: str
     instance: str
-
-
-Command = (
-    SubmitEntry
-    | SubmitClose
-    | SubmitKill
-    | PlaceProtection
-    | AmendLegs
-    | ReplaceStop
-    | ReadEntries
-    | CancelOrder
-    | WithdrawCancel
-    | QueryOrder
-    | AbandonOrder
-    | FinishSignal
-    | RecordExitEnd
-    | DenySignal
-    | RefreshBalances
-    | RaiseAlert
-    | EndAlert
-)

@@ -2,32 +2,44 @@
 
 The position of an instance is made of its newest entries; each of those with a stop loss or take profit wants legs over
 its part (`desired`). Legs live at the venue in lists: those of one attempt, a single order or an OCO. `diff` compares
-the lists of an instance with its wants:
+the lists of an instance with its wants, for the order manager and, where that has died, for the guardian:
 
   * A list is never ended to grow while its entry has fewer than LISTS_MAX: the difference gets a list of its own. Of
     two lists one is replaced at a time. A difference too small to rest is joined with a little of the list that lives.
   * Quantities beyond the want are amended where the venue can, else the list is replaced: ended, proven, placed again.
-  * A stop that rests alone is replaced by one request where the venue can: it ends the old order and places the new
-    one, so that the position has its stop meanwhile. A pair that trails is moved in two halves, one after the other,
-    while the symbol has fewer lists than it may have.
+    Whole lists are ended while another is amended, since a sale waits for all of them.
+  * A leg that rests alone is moved in place where the venue can. Else a stop alone is replaced by one request where the
+    venue can: it ends the old order and places the new one, so that the position has its stop meanwhile. A pair that
+    trails is moved in two halves, one after the other, while the symbol has fewer lists than it may have.
+  * A venue may make a stop of its own for each fill of an entry. It is a leg from its first report on, each in a list
+    of its own; a part whose stop is not reported yet gets none for some seconds.
   * Each entry's legs cover its part exactly, as in a backtest: a fee that a further entry paid reduces an older one's.
-  * Legs that went out with their entry wait at the venue for its complete fill. Parts of an entry that rests are
-    covered meanwhile by lists of their own, which end once the venue's are seen on the book.
+  * An entry with several targets has a want for each: a venue locks coins for one list only, so each target is a list
+    with its own part of the stop. While the entry is open its targets are filled one after the other, nearest first;
+    once it has ended each closes its share of what was filled, and the last one the rest. Of these lists one is ended
+    at a time when their stop moves.
+  * Legs that went out with their entry wait at the venue for its complete fill. Before a part of an entry that rests is
+    covered by a list of its own, or once it is sold, those that wait are reduced to what is still to come, so that
+    whatever happens then both together never close more than the entry received. Where they cannot be, the entry is
+    ended: its part stays.
   * Live legs never close more than the position. A list that is being reduced is waited for, unless the venue refuses
     that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
 from itertools import groupby
+from uuid import UUID
 
 from fks.model.instrument import Instrument
-from fks.model.order import LIVE, OPEN, Order, OrderType, Request, Role, State, TimeInForce
+from fks.model.order import LIVE, OPEN, Order, OrderType, Request, Role, Side, State, TimeInForce, evolve
+from fks.model.parent import TARGET_ATTEMPTS, ParentPlan, join_small, least_resting, parts_of, plan_on_grid, shares_of
 
 #: Lists of one entry, and of a symbol while entries have more: a venue may take only five stops a symbol (Binance,
 #: MAX_NUM_ALGO_ORDERS).
@@ -39,11 +51,20 @@ _GIVING_BACK = (Request.CANCEL, Request.REPLACE)
 @dataclass(frozen=True, slots=True)
 class Want:
     """A parent and the quantity (base, on the lot grid) that its legs should cover; 0 = nothing to protect. `part` is
-    the same before it was rounded: what lots leave over at one entry may be covered at another."""
+    the same before it was rounded: what lots leave over at one entry may be covered at another.
+
+    `target`: the number (from 0) of the parent's target that it is about, and `parent` has that one's price as its take
+    profit; None: the parent has no plan of targets."""
 
     parent: Order
     quantity: Decimal
     part: Decimal
+    target: int | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Return the parent's id and the number of the target, 0 without one."""
+        return self.parent.client_order_id, self.target or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +76,7 @@ class LegList:
     @property
     def quantity(self) -> Decimal:
         """Return what the list may still close; the legs of an OCO close it once."""
-        return max(leg.remaining for leg in self.legs)
+        return max((leg.remaining for leg in self.legs), default=_ZERO)
 
     @property
     def is_giving_back(self) -> bool:
@@ -68,6 +89,7 @@ class Cover:
     """A want and what there is of it: `legs` of all attempts, and `placing`, commanded and not in the journal yet.
 
     `may_grow`: further executions are not waited for any more. `is_stop_alone`: the venue refuses the take profit.
+    `may_end`: the caller may also reduce or end legs; else it only places further ones, however many lists there are.
     """
 
     want: Want
@@ -75,11 +97,15 @@ class Cover:
     placing: Decimal = _ZERO
     is_placing: bool = False
     may_grow: bool = True
+    may_end: bool = True
     lists_max: int = LISTS_MAX
     can_amend: bool = False
     can_replace: bool = False
+    can_reprice: bool = False
     has_oco: bool = True
     is_stop_alone: bool = False
+    closes_due: bool = False  # the venue makes stops for fills of the entry that it has not reported yet
+    fee_rate: Decimal = _ZERO  # of what the entry still receives
 
     @cached_property
     def placed(self) -> tuple[Order, ...]:
@@ -89,13 +115,38 @@ class Cover:
     @property
     def is_awaited(self) -> bool:
         """Return whether reports of the entry's list are on their way: its legs wait for an entry that has ended, or
-        that fills at once; or they are on the book, and not all of what their entry executed is booked."""
+        that fills at once; or they are on the book, and not all of what their entry executed is booked; or the venue
+        makes stops for its fills."""
         parent = self.want.parent
+        if self.closes_due:
+            return True
         listed = [leg for leg in self.legs if leg.is_open and leg.group_id is not None]
         listed = [leg for leg in listed if leg.group_id == parent.group_id]
         if any(leg.is_pending for leg in listed):
             return parent.state not in OPEN or parent.time_in_force is TimeInForce.FOK
         return bool(listed) and parent.state in OPEN
+
+    @cached_property
+    def listed(self) -> LegList:
+        """Return the legs that went out with their entry and wait at the venue for its complete fill."""
+        return LegList(tuple(leg for leg in self.legs if leg.is_pending))
+
+    def beyond(self, instrument: Instrument) -> Decimal:
+        """Return what the legs that wait with their entry would close beyond what it may still add to the want, net of
+        its fee."""
+        parent = self.want.parent
+        if parent.filled <= 0 or not self.listed.legs:
+            return _ZERO
+        rest = max(parent.quantity - max(parent.filled, parent.reported_cum_qty), _ZERO)
+        to_come = instrument.round_quantity(self.want.part + rest * (1 - self.fee_rate)) - self.want.quantity
+        return max(self.listed.quantity - max(to_come, _ZERO), _ZERO)
+
+    def over(self, instrument: Instrument) -> Decimal:
+        """Return what the legs that wait with their entry have to give back, at most `beyond`. A first part that could
+        not rest stays with them."""
+        over, lack = self.beyond(instrument), self.want.quantity - self.closing
+        is_small = over <= lack and not (self.lists or can_rest(self.want.parent, lack, instrument))
+        return _ZERO if is_small else over
 
     @cached_property
     def lists(self) -> list[LegList]:
@@ -148,11 +199,11 @@ class Cover:
         )
 
     def is_right(self, list_: LegList) -> bool:
-        """Return whether exactly the wanted legs of a list live, and its stop is where the entry's stop loss has come
-        to."""
+        """Return whether exactly the wanted legs of a list live, its stop is where the entry's stop loss has come to,
+        and its take profit at the target."""
         if any(leg.type is OrderType.MARKET for leg in list_.legs):
             return True  # closes what the market has passed
-        return self.has_wanted_legs(list_) and not any(map(self._is_left_behind, list_.legs))
+        return self.has_wanted_legs(list_) and not any(map(self.is_left_behind, list_.legs))
 
     def has_wanted_legs(self, list_: LegList) -> bool:
         """Return whether exactly the wanted legs of a list live, wherever its stop is."""
@@ -174,8 +225,29 @@ class Cover:
             and leg.filled == 0
         )
 
-    def _is_left_behind(self, leg: Order) -> bool:
+    def can_reprice_list(self, list_: LegList) -> bool:
+        """Return whether one request makes a list right in place: one untouched leg, whose price alone is wrong."""
+        leg = list_.legs[0]
+        is_at_rest = leg.state is (State.ACCEPTED if leg.type is OrderType.STOP else State.WORKING)
+        return (
+            self.can_reprice
+            and len(list_.legs) == 1
+            and self.has_wanted_legs(list_)
+            and is_at_rest
+            and leg.request is Request.NONE
+            and leg.group_id is None
+            and max(leg.filled, leg.reported_cum_qty) == 0
+            and not leg.is_in_old_shares
+        )
+
+    def is_left_behind(self, leg: Order) -> bool:
+        """Return whether a leg is at a price that its entry's stop loss, or take profit, has left, or of before a
+        split."""
         stop, parent = leg.stop_price, self.want.parent
+        if leg.is_in_old_shares:
+            return True
+        if leg.type is OrderType.TAKE_PROFIT and leg.price != parent.take_profit:
+            return True
         return stop is not None and parent.stop_loss is not None and (parent.stop_loss - stop) * parent.side.sign > 0
 
 
@@ -187,12 +259,25 @@ class LegAction(StrEnum):
     CANCEL = "cancel live legs that are wrong or not wanted; place new ones once their end is proven"
     AMEND = "amend live legs to a smaller quantity"
     REPLACE = "end a stop and place its successor by one request"
+    REPRICE = "move the price of a live leg in place"
     PLACE = "place the legs that wait, or a new attempt"
 
 
 #: The guardian places stops alone, in the order manager's stead. Of that one's attempts it may not know the last, which
 #: are never so many of one entry: the guardian's are the multiples of this, so that no id is used by both.
 GUARDIAN_ATTEMPTS = 1000
+
+
+def target_of(leg: Order) -> int:
+    """Return the number (from 0) of the target that a leg was made for; 0 where its entry has none."""
+    return max(leg.attempt, 0) // TARGET_ATTEMPTS
+
+
+def without_close(parent: Order, legs: Iterable[Order]) -> Decimal:
+    """Return what an entry executed beyond the stops that the venue is known to have made for its fills."""
+    return parent.filled - sum((leg.quantity for leg in legs if leg.is_close), _ZERO)
+
+
 _FREEING = (LegAction.CANCEL, LegAction.AMEND, LegAction.REPLACE)
 
 
@@ -216,19 +301,26 @@ def desired(position: Decimal, entries: Sequence[Order], closing: Decimal, instr
     rounded.
     """
     left = max(abs(position) - closing, _ZERO)
-    wants = []
+    wants: list[Want] = []
+    giver: int | None = None  # the want before, whose part of a lot the next older one covers
     for entry in entries:
         part = min(left, entry.filled) if entry.side.sign * position > 0 else _ZERO
         left -= part
-        if entry.stop_loss is not None or entry.take_profit is not None:
-            wants.append(Want(entry, part if instrument is None else instrument.round_quantity(part), part))
+        if entry.stop_loss is None and entry.take_profit is None:
+            continue
+        if part and giver is not None and instrument is not None:  # a split makes parts of lots of older entries, too
+            newer = wants[giver]
+            part += newer.part - newer.quantity
+            wants[giver] = Want(newer.parent, newer.quantity, newer.quantity)
+        giver = len(wants) if part else giver
+        wants.append(Want(entry, part if instrument is None else instrument.round_quantity(part), part))
     return wants if instrument is None else _joined(wants, instrument)
 
 
 def _joined(wants: list[Want], instrument: Instrument) -> list[Want]:
     groups: dict[tuple[object, ...], list[int]] = {}
     for at, want in enumerate(wants):
-        if want.quantity:
+        if want.quantity and not (want.parent.group_id is not None and want.parent.state in OPEN):
             groups.setdefault(_prices(want.parent), []).append(at)
     for group in groups.values():
         large = [at for at in group if can_rest(wants[at].parent, wants[at].quantity, instrument)]
@@ -243,15 +335,43 @@ def _joined(wants: list[Want], instrument: Instrument) -> list[Want]:
     return wants
 
 
+def split(
+    wants: Sequence[Want],
+    plans: Mapping[UUID, ParentPlan],
+    legs: Mapping[str, Mapping[str, Order]],
+    instrument: Instrument | None,
+) -> list[Want]:
+    """Return `wants`, with one for each target of those parents that have targets (`plans`, by the parent's signal).
+    `legs`: of all attempts, by parent and id; what those of a target executed is not wanted again."""
+    found = []
+    for want in wants:
+        plan = None if want.parent.signal_id is None else plans.get(want.parent.signal_id)
+        if plan is None or not plan.targets:
+            found.append(want)
+            continue
+        if instrument is not None:  # a strategy's prices are rounded here, as those of its entry were
+            plan = plan_on_grid(plan, want.parent.side.opposite.value, instrument)
+        parents = [evolve(want.parent, take_profit=target.price) for target in plan.targets]
+        entry, mine = want.parent, legs.get(want.parent.client_order_id, {}).values()
+        shares = shares_of(entry.quantity if entry.state in OPEN else entry.filled, plan, instrument)
+        closed = [sum((leg.filled for leg in mine if target_of(leg) == at), _ZERO) for at in range(len(shares))]
+        closed = closed if instrument is None else [instrument.round_quantity(done) for done in closed]  # after a split
+        parts = parts_of(want.quantity, shares, closed)
+        if instrument is not None:
+            resting = {target_of(leg) for leg in mine if leg.state in LIVE}
+            join_small(parts, [least_that_rests(parent, instrument) for parent in parents], resting)
+        found += [Want(parent, part, part, at) for at, (parent, part) in enumerate(zip(parents, parts, strict=True))]
+    return found
+
+
 def _prices(parent: Order) -> tuple[object, ...]:
     return parent.exchange, parent.side, parent.stop_loss, parent.take_profit
 
 
 def least_that_rests(parent: Order, instrument: Instrument) -> Decimal:
     """Return the least quantity of legs that the venue takes at the lower of their prices, on the lot grid."""
-    price = min(price for price in (parent.stop_loss, parent.take_profit) if price is not None)
-    steps = instrument.notional_min / (price * instrument.multiplier * instrument.lot_step)
-    return max(instrument.qty_min, steps.to_integral_value(ROUND_CEILING) * instrument.lot_step)
+    prices = [price for price in (parent.stop_loss, parent.take_profit) if price is not None]
+    return least_resting(prices, instrument)
 
 
 def can_rest(parent: Order, quantity: Decimal, instrument: Instrument) -> bool:
@@ -260,23 +380,48 @@ def can_rest(parent: Order, quantity: Decimal, instrument: Instrument) -> bool:
 
 
 def diff(covers: Sequence[Cover], instrument: Instrument) -> list[LegStep]:
-    """Return the steps that bring the legs of one instance nearer to its wants; at most one a parent.
+    """Return the steps that bring the legs of one instance nearer to its wants: at most one a parent, and where whole
+    lists are ended the amendment of another.
 
     The caller gives the same covers again after each change: a step follows when those before it are proven.
     """
-    free = sum((cover.want.quantity - cover.closing for cover in covers), _ZERO)
+    free = sum((cover.want.quantity - cover.closing - cover.over(instrument) for cover in covers), _ZERO)
     lacking = sum((max(cover.want.quantity - cover.closing, _ZERO) for cover in covers), _ZERO)
-    steps, is_freeing = [], False
+    steps: list[LegStep] = []
+    is_freeing = False
     # those whose legs live come first: what they give back others may need; of the others the oldest, so that at one
     # price legs fill in the order in which a position loses its entries
     for cover in (*(one for one in covers if one.lists), *(one for one in reversed(covers) if not one.lists)):
         excess = cover.closing - cover.want.quantity
         step = _step(cover, excess, free, lacking, is_freeing, instrument)
+        if step is not None and step.action is not LegAction.PLACE and not cover.may_end:
+            step = None
+        is_end = step is not None and step.action is LegAction.CANCEL
+        if is_end and excess <= 0 and not _may_end(cover, covers, steps, instrument):
+            step = LegStep(LegAction.WAIT, cover)
         is_freeing |= excess > 0 and _is_giving_back(cover, step)
         if step is not None:
             steps.append(step)
             free -= _taken(step)
+            if is_end and excess > 0:
+                steps += _amended_beside(step, excess, instrument)
     return steps
+
+
+def _may_end(cover: Cover, covers: Sequence[Cover], steps: Sequence[LegStep], instrument: Instrument) -> bool:
+    """Return whether a list may be ended for one at other prices: those of the entry's other targets are at rest."""
+    if cover.want.target is None or cover.want.quantity == 0:
+        return True
+    name = cover.want.parent.client_order_id
+    others = [one for one in covers if one is not cover and one.want.parent.client_order_id == name]
+    is_ending = any(step.action is LegAction.CANCEL and step.cover in others for step in steps)
+    return not is_ending and not any(
+        one.is_placing
+        or one.is_unresolved
+        or any(list_.is_giving_back for list_ in one.lists)
+        or (one.closing < one.want.quantity and can_rest(one.want.parent, one.want.quantity, instrument))
+        for one in others
+    )
 
 
 def _taken(step: LegStep) -> Decimal:
@@ -296,17 +441,23 @@ def _step(
     cover: Cover, excess: Decimal, free: Decimal, lacking: Decimal, is_freeing: bool, instrument: Instrument
 ) -> LegStep | None:
     lists, want = cover.lists, cover.want
-    if cover.is_placing or cover.is_unresolved:
+    if cover.is_placing or cover.is_unresolved or cover.is_awaited:
         return LegStep(LegAction.WAIT, cover)
-    if cover.is_awaited:
-        return LegStep(LegAction.WAIT, cover)
+    over = cover.over(instrument)
     if want.quantity == 0:
-        return _ended(cover, lists)
+        return _handed_over(cover, over, instrument) if over > 0 and not lists else _ended(cover, lists)
+    if want.target is not None and (stale := tuple(leg for leg in cover.waiting if cover.is_left_behind(leg))):
+        return LegStep(LegAction.ABANDON, cover, stale)
     if any(list_.is_giving_back for list_ in lists):
         return LegStep(LegAction.WAIT, cover)
     if excess > 0 and lists:
         return _shrunk(cover, lists, excess, instrument)
     lack = want.quantity - cover.closing
+    if over > 0:
+        if cover.may_grow and can_rest(want.parent, lack - over, instrument):
+            lack -= over  # what they gave back comes first: further parts may never end
+        else:
+            return _handed_over(cover, over, instrument)
     # a fee's worth is not taken from what others lack
     is_small = bool(lists) and lack < least_that_rests(want.parent, instrument)
     more = min(lack, free - (lacking - lack) if is_small else free)
@@ -316,6 +467,8 @@ def _step(
             return LegStep(LegAction.AMEND, cover, wrong[0].legs, wrong[0].legs[0].quantity - half)
         if cover.may_grow and more >= least_that_rests(want.parent, instrument) and len(lists) < cover.lists_max:
             return _grown(cover, lists, more, instrument)  # first: for a moment the wrong list has no successor
+    if wrong and cover.can_reprice_list(wrong[0]):
+        return LegStep(LegAction.REPRICE, cover, wrong[0].legs)
     if wrong:  # its successor covers what is lacking, too
         grown = wrong[0].quantity + (max(more, _ZERO) if cover.may_grow else _ZERO)
         return _renewed(cover, wrong[0], grown, instrument)
@@ -328,6 +481,18 @@ def _step(
     return _grown(cover, lists, more, instrument)
 
 
+def _handed_over(cover: Cover, over: Decimal, instrument: Instrument) -> LegStep:
+    """Return the step that leaves the legs which wait with their entry no more than is still to come, `over` less than
+    they have, or ends it."""
+    rest = cover.listed.quantity - over
+    is_busy = any(leg.state not in LIVE or leg.request is not Request.NONE for leg in cover.listed.legs)
+    if is_busy or not cover.may_grow:
+        return LegStep(LegAction.WAIT, cover)
+    if cover.can_amend and can_rest(cover.want.parent, rest, instrument):
+        return LegStep(LegAction.AMEND, cover, cover.listed.legs, rest)
+    return LegStep(LegAction.CANCEL, cover, (cover.want.parent,))
+
+
 def _ended(cover: Cover, lists: list[LegList]) -> LegStep | None:
     """Return the step for a parent of which nothing is to be protected."""
     if lists:
@@ -338,17 +503,38 @@ def _ended(cover: Cover, lists: list[LegList]) -> LegStep | None:
 
 
 def _shrunk(cover: Cover, lists: list[LegList], excess: Decimal, instrument: Instrument) -> LegStep:
-    """Return the step that takes `excess` out of the lists: a whole list, an amendment, or the end of one list."""
-    least = least_that_rests(cover.want.parent, instrument)
-    largest = lists[-1]
-    amends = cover.can_amend and cover.is_right(largest) and largest.quantity - excess >= least
-    for list_ in reversed(lists):
-        if len(lists) > 1 and (list_.quantity == excess or (list_.quantity < excess and not amends)):
-            return LegStep(LegAction.CANCEL, cover, list_.legs)
-    if amends:
-        return LegStep(LegAction.AMEND, cover, largest.legs, largest.legs[0].quantity - excess)
-    shrinking = next(x for x in lists if x.quantity > excess or x is largest)
+    """Return the step that takes `excess` out of the lists: whole lists, an amendment, or the end of one list."""
+    whole, staying, left = list[LegList](), list(lists), excess
+    while left > 0 and len(staying) > 1:
+        is_one = _amended(cover, staying[-1], left, instrument) is not None
+        found = [x for x in staying if x.quantity == left or (x.quantity < left and not is_one)]
+        if not found:
+            break
+        whole.append(found[-1])
+        staying.remove(found[-1])
+        left -= found[-1].quantity
+    if whole:
+        return LegStep(LegAction.CANCEL, cover, tuple(leg for list_ in whole for leg in list_.legs))
+    if (amendment := _amended(cover, lists[-1], excess, instrument)) is not None:
+        return amendment
+    shrinking = next(x for x in lists if x.quantity > excess or x is lists[-1])
     return _renewed(cover, shrinking, shrinking.quantity - excess, instrument)
+
+
+def _amended_beside(step: LegStep, excess: Decimal, instrument: Instrument) -> list[LegStep]:
+    """Return the amendment that takes the rest of `excess` out of a list that stays while the step ends others."""
+    staying = [list_ for list_ in step.cover.lists if list_.legs[0] not in step.legs]
+    left = excess - sum(list_.quantity for list_ in step.cover.lists if list_.legs[0] in step.legs)
+    amendment = _amended(step.cover, staying[-1], left, instrument) if staying and left > 0 else None
+    return [] if amendment is None else [amendment]
+
+
+def _amended(cover: Cover, list_: LegList, excess: Decimal, instrument: Instrument) -> LegStep | None:
+    """Return the amendment that takes `excess` out of a list, None where the venue or the list cannot."""
+    rest = list_.quantity - excess
+    if not (cover.can_amend and cover.is_right(list_) and can_rest(cover.want.parent, rest, instrument)):
+        return None
+    return LegStep(LegAction.AMEND, cover, list_.legs, list_.legs[0].quantity - excess)
 
 
 def _renewed(cover: Cover, list_: LegList, quantity: Decimal, instrument: Instrument) -> LegStep:
@@ -383,6 +569,91 @@ def _grown(cover: Cover, lists: list[LegList], lack: Decimal, instrument: Instru
     return _renewed(cover, smallest, smallest.quantity + lack, instrument)
 
 
-def next_attempt(legs: Sequence[Order]) -> int:
-    """Return the number after the newest attempt there is."""
-    return max((leg.attempt for leg in legs), default=-1) + 1
+def next_attempt(legs: Sequence[Order], target: int = 0) -> int:
+    """Return the number after the newest attempt there is; the first one is that of the target."""
+    return max((leg.attempt for leg in legs), default=target * TARGET_ATTEMPTS - 1) + 1
+
+
+class Entries:
+    """Entries of one instance and persons' orders with executions, by client order id: what its position is made of.
+
+    Sums are kept as entries come and go, so that an event costs the same whether a position is made of one entry or of
+    10,000: only entries with a stop loss or take profit are gone through, once for each change.
+    """
+
+    def __init__(self) -> None:
+        self._orders: dict[str, Order] = {}
+        self._keys: list[tuple[int, str]] = []  # oldest first
+        self._filled = {Side.BUY: _ZERO, Side.SELL: _ZERO}
+        self._protected = 0  # how many have a stop loss or take profit
+        self._newest_first: list[Order] | None = None
+        self._wants: tuple[tuple[Decimal, Decimal], Instrument | None, list[Want]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    def __contains__(self, client_order_id: str) -> bool:
+        return client_order_id in self._orders
+
+    def put(self, order: Order) -> None:
+        """Take in an entry's newest state; one of which nothing is executed any more (a bust) is no entry."""
+        self.pop(order.client_order_id)
+        if order.filled <= 0:
+            return
+        self._orders[order.client_order_id] = order
+        insort(self._keys, _key(order))
+        self._filled[order.side] += order.filled
+        self._protected += _is_protected(order)
+
+    def pop(self, client_order_id: str) -> None:
+        """Forget an entry, if it is there."""
+        self._newest_first = self._wants = None
+        order = self._orders.pop(client_order_id, None)
+        if order is not None:
+            del self._keys[bisect_left(self._keys, _key(order))]
+            self._filled[order.side] -= order.filled
+            self._protected -= _is_protected(order)
+
+    @property
+    def newest(self) -> Order:
+        """Return the entry that was created last."""
+        return self._orders[self._keys[-1][1]]
+
+    def newest_first(self) -> list[Order]:
+        """Return all entries."""
+        if self._newest_first is None:
+            self._newest_first = [self._orders[name] for _, name in reversed(self._keys)]
+        return self._newest_first
+
+    def covers(self, position: Decimal) -> bool:
+        """Return whether entries of its side make up a position (signed)."""
+        return not position or self._filled[_side(position)] >= abs(position)
+
+    def may_drop(self, position: Decimal) -> bool:
+        """Return whether an entry may be left that a position (signed) is not made of: an older one than those that
+        cover it, or one of the other side."""
+        if not position or self._filled[_side(position).opposite]:
+            return True
+        oldest = self._orders[self._keys[0][1]]
+        return self._filled[_side(position)] - oldest.filled >= abs(position)
+
+    def desired(self, position: Decimal, closing: Decimal, instrument: Instrument | None) -> list[Want]:
+        """Return what each entry wants protected of a position (signed): see `fks.orders.protection.desired`."""
+        if not self._protected:
+            return []
+        of = position, closing
+        if self._wants is None or self._wants[0] != of or self._wants[1] is not instrument:
+            self._wants = of, instrument, desired(position, self.newest_first(), closing, instrument)
+        return self._wants[2]
+
+
+def _key(order: Order) -> tuple[int, str]:
+    return order.created_ns, order.client_order_id
+
+
+def _side(position: Decimal) -> Side:
+    return Side.BUY if position > 0 else Side.SELL
+
+
+def _is_protected(order: Order) -> bool:
+    return order.stop_loss is not None or order.take_profit is not None

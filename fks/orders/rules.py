@@ -10,7 +10,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import cast
 
-from fks.model.order import LIVE, PENDING, Fill, Order, Report, Request, State
+from fks.model.cash_flows import split_quantity
+from fks.model.order import LIVE, OLD_SHARES, PENDING, Fill, Order, Report, Request, State
 from fks.orders import events as e
 
 _ZERO = Decimal(0)
@@ -113,6 +114,11 @@ def is_nearer(order: Order, event: e.Event) -> bool:
     return order.stop_loss is not None and (moved - order.stop_loss) * order.side.sign > 0
 
 
+def has_take_profit(order: Order, event: e.Event) -> bool:
+    """it has a take profit"""
+    return order.take_profit is not None
+
+
 def has_fills(order: Order, event: e.Event) -> bool:
     """the fill is known"""
     return order.filled >= cast(e.Busted, event).quantity
@@ -211,12 +217,15 @@ def as_reported(order: Order, event: e.Event) -> Fields:
         "venue_order_id": report.venue_order_id or order.venue_order_id,
         "is_acknowledged": True,
     }
-    if report.leg is None and order.parent_id is not None and _ZERO < (report.quantity or _ZERO) < order.quantity:
-        known["quantity"] = report.quantity  # a leg's amendment, whose answer may never come
+    may_be_amended = order.parent_id is not None or order.request is Request.REPLACE_UNKNOWN
+    if report.leg is None and may_be_amended and _ZERO < (report.quantity or _ZERO) < order.quantity:
+        known["quantity"] = report.quantity  # an amendment, whose answer may never come
     if order.is_pending and report.code != PENDING and report.quantity:
         known["quantity"] = report.quantity  # a leg that sells what its entry received
     if order.request is Request.REPLACE_UNKNOWN and report.source != "stream":
         known["request"] = Request.NONE
+        prices = {"price": report.price, "stop_price": report.stop_price}  # one of them may have moved
+        known |= {name: value for name, value in prices.items() if None not in (value, getattr(order, name))}
     has_ended = state in (State.REJECTED, State.EXPIRED)
     if report.code == PENDING or order.code == PENDING:
         known["code"] = report.code
@@ -231,12 +240,50 @@ def as_reported(order: Order, event: e.Event) -> Fields:
 def leg_changed(order: Order, event: e.Event) -> Fields:
     """same, new prices and quantity"""
     change = cast(e.LegChanged, event)
-    return {"quantity": change.quantity, "price": change.price, "stop_price": change.stop_price}
+    code = None if order.code == OLD_SHARES else order.code  # the venue converted it
+    return {"quantity": change.quantity, "price": change.price, "stop_price": change.stop_price, "code": code}
 
 
 def stop_moved(order: Order, event: e.Event) -> Fields:
     """same, new stop loss"""
     return {"stop_loss": cast(e.StopMoved, event).stop_loss}
+
+
+def target_moved(order: Order, event: e.Event) -> Fields:
+    """same, new take profit"""
+    return {"take_profit": cast(e.TargetMoved, event).take_profit}
+
+
+def unprotected(order: Order, event: e.Event) -> Fields:
+    """same, without stop loss and take profit"""
+    return {"stop_loss": None, "take_profit": None}
+
+
+def in_new_shares(order: Order, event: e.Event) -> Fields:
+    """same, quantities and prices in the new shares"""
+    split = cast(e.SharesSplit, event)
+
+    def quantity(value: Decimal) -> Decimal:
+        return split_quantity(value, split.new, split.old)
+
+    def price(value: Decimal | None) -> Decimal | None:
+        return None if value is None else value * split.old / split.new
+
+    return {
+        "quantity": quantity(order.quantity),
+        "filled": quantity(order.filled),
+        "reported_cum_qty": quantity(order.reported_cum_qty),
+        "average_price": price(order.average_price),
+        "price": price(order.price),
+        "stop_price": price(order.stop_price),
+        "stop_loss": split.stop_loss,
+        "take_profit": split.take_profit,
+    }
+
+
+def in_old_shares(order: Order, event: e.Event) -> Fields:
+    """same, marked: it rests at the venue in the old shares"""
+    return {"code": OLD_SHARES}
 
 
 def as_reported_late(order: Order, event: e.Event) -> Fields:
@@ -350,14 +397,15 @@ def cancelled(order: Order, event: e.Event) -> Fields:
 
 
 def replaced(order: Order, event: e.Event) -> Fields:
-    """same, new price and quantity"""
-    change = cast(e.ReplaceAcked, event)
-    return {"quantity": change.quantity, "price": change.price, "request": Request.NONE}
+    """same, new prices and quantity"""
+    return {**amended(order, event), "request": Request.NONE}
 
 
 def amended(order: Order, event: e.Event) -> Fields:
-    """same, new quantity"""
-    return {"quantity": cast(e.ReplaceAcked, event).quantity}
+    """same, new prices and quantity; the request stays"""
+    change = cast(e.ReplaceAcked, event)
+    stop_price = order.stop_price if change.stop_price is None else change.stop_price
+    return {"quantity": change.quantity, "price": change.price, "stop_price": stop_price}
 
 
 def stale(order: Order, event: e.Event) -> Fields:

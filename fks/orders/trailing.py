@@ -1,4 +1,4 @@
-"""Trailing stops: the rule of backtests (`fks.matching`, clause 8) on an entry of the journal. Pure.
+"""Stops that closes move: the rule of backtests (`fks.matching`, clauses 8 and 10) on an entry of the journal. Pure.
 
 The stop loss of the entry is the state: it moves by the event `StopMoved`, only nearer to the market, and its legs
 follow by the ordinary rules of protection. So a restart goes on from the row, and a bar that
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from fks.matching import behind
-from fks.model.instrument import distance_of
+from fks.model.instrument import Instrument, distance_of
 from fks.model.order import Order
+from fks.model.parent import ParentPlan, break_even_stop, is_at_risk_multiple, plan_on_grid
 
 
 def stop_of(entries: Sequence[Order]) -> Decimal | None:
@@ -27,21 +28,38 @@ def nearest(stops: Sequence[Decimal], sign: int) -> Decimal | None:
     return max(stops) if sign > 0 else min(stops)
 
 
-def moved_stop(entries: Sequence[Order], best_close: Decimal | None, trail: Decimal, tick: Decimal) -> Decimal | None:
+def moved_stop(
+    entries: Sequence[Order],
+    best_close: Decimal | None,
+    trail: Decimal | None,
+    instrument: Instrument,
+    plan: ParentPlan | None = None,
+) -> Decimal | None:
     """Return where the stop of a position of `entries` is after bars whose best close (highest of a long, lowest of a
-    short) is `best_close`; None = no bar ended since, so that only the entries' own stops count."""
-    stop = stop_of(entries)
+    short) is `best_close`; None = no bar ended since, so that only the entries' own stops count. `plan`: of the only
+    entry, whose stop goes to break-even once such a close has come far enough."""
+    stop, entry = stop_of(entries), entries[0]
     if best_close is None:
         return stop
-    sign = entries[0].side.sign
-    level = behind(best_close, distance_of(trail, tick), sign, tick)
-    return level if stop is None or (level - stop) * sign > 0 else stop
+    sign, stops, average = entry.side.sign, [] if stop is None else [stop], entry.average_price
+    if trail is not None:
+        stops.append(behind(best_close, distance_of(trail, instrument.tick), sign, instrument.tick))
+    if plan is not None and plan.break_even is not None and average is not None:
+        on_grid = plan_on_grid(plan, entry.side.opposite.value, instrument)
+        if is_at_risk_multiple(best_close, average, sign, on_grid):
+            stops.append(break_even_stop(average, sign, plan.break_even, instrument))
+    return nearest(stops, sign)
 
 
 def is_below_step(entries: Sequence[Order], stop: Decimal, step_pct: Decimal) -> bool:
     """Return whether a move of the position's stop to `stop` is smaller than `step_pct` percent of where it is."""
     now = stop_of(entries)
     return now is not None and 0 < (stop - now) * entries[0].side.sign < now * step_pct / 100
+
+
+def at_other_targets(entries: Sequence[Order], take_profit: Decimal) -> list[Order]:
+    """Return the entries whose take profit is not at `take_profit`."""
+    return [entry for entry in entries if entry.take_profit not in (None, take_profit)]
 
 
 def left_behind(entries: Sequence[Order], stop: Decimal) -> list[Order]:

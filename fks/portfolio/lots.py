@@ -11,12 +11,13 @@ rate. Quantities and costs are exact: each acquisition is in open lots and dispo
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal, localcontext
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Final, NamedTuple, cast
 
 #: value of one unit of an asset in a currency at a time (UTC ns); None: not known
@@ -30,6 +31,8 @@ _CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN)  # sums and products of nu
 _NEVER_NS = 1 << 63
 _POOL = "pool"
 _OUT = 3  # rank of a flow that leaves the accounts: after the trades of its moment
+_SPLIT = -1  # rank of a split: before all else of its moment
+_PART = Decimal("1e-18")  # of the quantity of a lot after a split; the rest stays in the last lot
 
 
 class LotMethod(StrEnum):
@@ -41,12 +44,18 @@ class LotMethod(StrEnum):
 
 class FlowKind(StrEnum):
     """Cause of a movement that is no trade. `opening` is the holding before FKS, `adopted` a difference that a person
-    accepted."""
+    accepted, `income` a dividend, funding, interest or swap: it comes at its value, and what is paid counts as sold."""
 
     OPENING = "opening"
     ADOPTED = "adopted"
+    SPLIT = "split"
     DEPOSIT = "deposit"
     WITHDRAWAL = "withdrawal"
+    INCOME = "income"
+
+
+_NO_SALE = frozenset((FlowKind.WITHDRAWAL, FlowKind.ADOPTED, FlowKind.OPENING, FlowKind.SPLIT))
+_NO_COST = frozenset((FlowKind.DEPOSIT, FlowKind.ADOPTED, FlowKind.OPENING, FlowKind.SPLIT))
 
 
 class LotTrade(NamedTuple):
@@ -162,8 +171,10 @@ class _Stack:
 class LotBook:
     """The lots and disposals of a history. Made by `match_lots`."""
 
-    def __init__(self, stacks: Iterable[_Stack], rows: Sequence[object]) -> None:
+    def __init__(self, stacks: Iterable[_Stack], rows: Sequence[object], before: int = 0) -> None:
         self._stacks, self._rows = list(stacks), rows
+        #: disposals by events before `since_ns` of `match_lots`; they are the first ones
+        self.before = before
 
     def lots(self) -> list[OpenLot]:
         """Return what is held, by pool, asset and time; shorts among them."""
@@ -183,15 +194,17 @@ class LotBook:
         ]
         return sorted(found, key=lambda lot: (lot.pool, lot.asset, lot.acquired_ns or 0, lot.id, lot.quantity))
 
-    def disposals(self) -> Iterator[LotDisposal]:
-        """Yield the disposals in the order of the events that made them, then sales that no acquisition covers yet."""
+    def disposals(self, skip: int = 0) -> Iterator[LotDisposal]:
+        """Yield the disposals in the order of the events that made them, then sales that no acquisition covers yet;
+        without the first `skip`."""
         shorts: list[_Row] = [
             (stack, "short", source, None, "", quantity, proceeds, None)
             for stack in self._stacks
             for quantity, proceeds, source, _ in stack.shorts
         ]
         shorts.sort(key=lambda row: (row[2].time_ns, row[0].pool, row[0].asset, row[2].id))
-        return (_disposal(number, row) for number, row in enumerate(chain(_rows_of(self._rows), shorts), 1))
+        made = islice(self._rows, skip * _WIDTH, None)
+        return (_disposal(number, row) for number, row in enumerate(chain(_rows_of(made), shorts), skip + 1))
 
 
 def match_lots(
@@ -202,17 +215,20 @@ def match_lots(
     method: LotMethod,
     rate: RateAt,
     pools: Mapping[str, str] | None = None,
+    since_ns: int = 0,
 ) -> LotBook:
     """Return the lots and disposals of a history in `currency`.
 
     The order in which events are given is of no consequence. `pools`: account -> name of its pool; accounts of one name
     share their lots; an account without one is a pool of its own. A withdrawal that arrives in another account moves
-    its lots there with their cost (`paired_transfers`).
+    its lots there with their cost (`paired_transfers`). Trades from `since_ns` on change none of the disposals before.
     """
     with localcontext(_CONTEXT):
         matching = _Matching(currency, method, rate, pools or {})
-        matching.run(sorted(trades), list(flows))
-        return LotBook(matching.pooled.values(), matching.rows)
+        ordered = sorted(trades)
+        first = bisect_left(ordered, since_ns, key=lambda trade: trade.time_ns)
+        matching.run([ordered[:first], ordered[first:]], list(flows))
+        return LotBook(matching.pooled.values(), matching.rows, matching.before)
 
 
 def without_busts(trades: Iterable[LotTrade], busts: Iterable[tuple[str, Decimal, Decimal]]) -> list[LotTrade]:
@@ -269,10 +285,12 @@ class _Matching:
         self._pairs: dict[str, str] = {}
         self._inner: set[str] = set()  # ids of transfers within one pool, which move no lot
         self._in_transit: dict[str, list[_Lot]] = {}  # by the id of the deposit
+        self.before = 0  # disposals before the last part of the trades
 
-    def run(self, trades: Sequence[LotTrade], flows: Sequence[LotFlow]) -> None:
-        """Take in all events. `trades` are sorted. A flow that brings something in comes before the trades of its
-        moment, another one after them."""
+    def run(self, parts: Sequence[Sequence[LotTrade]], flows: Sequence[LotFlow]) -> None:
+        """Take in all events. `parts`: the trades, sorted. A flow that brings something in comes before the trades of
+        its moment, another one after them."""
+        flows = self._splits_of_pools(flows)
         self._pairs = paired_transfers(flows)
         pool_of = {flow.id: self._pools.get(flow.account, flow.account) for flow in flows}
         self._inner = {id for id, other in self._pairs.items() if pool_of[id] == pool_of[other]}
@@ -280,30 +298,34 @@ class _Matching:
         flow = next(waiting, None)
         flow_ns = _NEVER_NS if flow is None else flow.time_ns
         currency, stacks, take, put = self._currency, self._stacks, self._take, self._put
-        for trade in trades:
-            (time_ns, _, _, account, _, base, quote, is_buy, quantity, price, fee, fee_asset, _, is_contract) = trade
-            while flow_ns <= time_ns and flow is not None and (flow_ns < time_ns or self._order(flow)[1] < _OUT):
-                self._flow(flow)
-                flow = next(waiting, None)
-                flow_ns = _NEVER_NS if flow is None else flow.time_ns
-            if is_contract:
-                self._contract(trade)
-                continue
-            if quote != currency:
-                self._crossed(trade)
-                continue
-            amount = quantity * price
-            value: Decimal | None = amount
-            if fee:
-                worth = fee if fee_asset == currency or not fee_asset else self._worth(trade, amount, amount)
-                value = None if worth is None else amount + worth if is_buy else amount - worth
-            stack = stacks.get((account, base)) or self._stack(account, base)
-            if is_buy:
-                put(stack, quantity, value, trade, "trade")
-            else:
-                take(stack, quantity, value, trade, "sale")
-            if fee and fee_asset not in (currency, ""):
-                self._pay_fee(account, fee_asset, fee, worth, trade)
+        for trades in parts:
+            self.before = len(self.rows) // _WIDTH
+            for trade in trades:
+                (time_ns, _, _, account, _, base, quote, is_buy, quantity, price, fee, fee_asset, _, is_contract) = (
+                    trade
+                )
+                while flow_ns <= time_ns and flow is not None and (flow_ns < time_ns or self._order(flow)[1] < _OUT):
+                    self._flow(flow)
+                    flow = next(waiting, None)
+                    flow_ns = _NEVER_NS if flow is None else flow.time_ns
+                if is_contract:
+                    self._contract(trade)
+                    continue
+                if quote != currency:
+                    self._crossed(trade)
+                    continue
+                amount = quantity * price
+                value: Decimal | None = amount
+                if fee:
+                    worth = fee if fee_asset == currency or not fee_asset else self._worth(trade, amount, amount)
+                    value = None if worth is None else amount + worth if is_buy else amount - worth
+                stack = stacks.get((account, base)) or self._stack(account, base)
+                if is_buy:
+                    put(stack, quantity, value, trade, "trade")
+                else:
+                    take(stack, quantity, value, trade, "sale")
+                if fee and fee_asset not in (currency, ""):
+                    self._pay_fee(account, fee_asset, fee, worth, trade)
         while flow is not None:
             self._flow(flow)
             flow = next(waiting, None)
@@ -312,6 +334,8 @@ class _Matching:
         """Return the place of a flow: of a transfer between own accounts the withdrawal comes before the deposit."""
         is_in, is_pair = flow.amount > 0, flow.id in self._pairs
         rank = (2 if is_in else 1) if is_pair else 0 if is_in else _OUT
+        if flow.kind is FlowKind.SPLIT:
+            rank = _SPLIT
         return flow.time_ns, rank, flow.asset, flow.id
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────
@@ -409,26 +433,67 @@ class _Matching:
                 self._take(self._stack(account, quote), -settled, value, trade, "settlement")
 
     def _flow(self, flow: LotFlow) -> None:
-        """Take in a flow. Without its other half an incoming one has no known cost, and an outgoing one no proceeds."""
+        """Take in a flow. Without its other half an incoming one has no known cost, and an outgoing one no proceeds; of
+        an income both are its value at its time."""
         if flow.asset == self._currency:
+            return
+        if flow.kind is FlowKind.SPLIT:
+            self._split(flow)
             return
         stack = self._stack(flow.account, flow.asset)
         partner = self._pairs.get(flow.id)
+        worth = self._converted(flow.asset, abs(flow.amount), flow.time_ns) if flow.kind is FlowKind.INCOME else None
         if flow.id in self._inner:
             pass
         elif flow.amount > 0:
             arrived = self._in_transit.pop(flow.id, None)
             if partner is None or arrived is None:
-                self._put(stack, flow.amount, None, flow, flow.kind.value)
+                self._put(stack, flow.amount, worth, flow, flow.kind.value)
             for quantity, cost, source, kind in arrived or ():
                 self._put(stack, quantity, cost, source, kind)
         elif flow.amount and partner is not None:
             self._in_transit[partner] = self._lift(stack, -flow.amount, flow)
         elif flow.amount:
-            self._take(stack, -flow.amount, None, flow, flow.kind.value)
+            self._take(stack, -flow.amount, worth, flow, flow.kind.value)
         if flow.fee:
             worth = self._converted(flow.asset, flow.fee, flow.time_ns)
             self._pay_fee(flow.account, flow.asset, flow.fee, worth, flow)
+
+    def _splits_of_pools(self, flows: Iterable[LotFlow]) -> list[LotFlow]:
+        """Return the flows; the splits of accounts that share their lots are one at a moment. Of a long and a short
+        account, one after the other, the lots of both would be none in between."""
+        found, splits = [], dict[tuple[int, str, str, str], LotFlow]()
+        for flow in sorted(flows, key=lambda flow: flow.id):
+            if flow.kind is not FlowKind.SPLIT:
+                found.append(flow)
+                continue
+            key = (flow.time_ns, self._pools.get(flow.account, flow.account), flow.asset, flow.reference)
+            before = splits.get(key)
+            splits[key] = flow if before is None else before._replace(amount=before.amount + flow.amount)
+        return [*found, *splits.values()]
+
+    def _split(self, flow: LotFlow) -> None:
+        """Spread the shares that a split brings, or takes, over the lots and shorts in proportion; costs stay. Shares
+        without a lot have no known cost; a holding that it takes whole has no proceeds, and a contract no result."""
+        pool = self._pools.get(flow.account, flow.account)
+        contract = self._contracts.get((pool, flow.reference))
+        stack = contract or self._stack(flow.account, flow.asset)
+        lots = [*stack.lots, *stack.shorts]
+        total = sum((lot[0] for lot in lots), _ZERO)
+        left = total + (-flow.amount if stack.shorts else flow.amount)
+        if lots and left > 0:
+            factor = left / total
+            for lot in lots[:-1]:
+                lot[0] = (lot[0] * factor).quantize(_PART, ROUND_DOWN)
+                left -= lot[0]
+            lots[-1][0] = left
+        elif contract is not None:
+            contract.lots.clear()
+            contract.shorts.clear()
+        elif flow.amount > 0:
+            self._put(stack, flow.amount, None, flow, flow.kind.value)
+        elif flow.amount:
+            self._take(stack, -flow.amount, None, flow, flow.kind.value)
 
     def _lift(self, stack: _Stack, quantity: Decimal, flow: LotFlow) -> list[_Lot]:
         """Return lots of that quantity, taken away with their cost. A rest without a lot arrives without a cost, and is
@@ -535,7 +600,7 @@ def _share(amount: Decimal, part: Decimal, whole: Decimal) -> Decimal:
     return (amount * part / whole).quantize(_STEP)
 
 
-def _rows_of(flat: Sequence[object]) -> Iterator[_Row]:
+def _rows_of(flat: Iterable[object]) -> Iterator[_Row]:
     """Yield the rows of a flat list."""
     values = iter(flat)
     return cast("Iterator[_Row]", zip(*[values] * _WIDTH, strict=True))
@@ -548,7 +613,7 @@ def _disposal(number: int, row: _Row) -> LotDisposal:
         note = "no rate" if gain is None else ""
     elif kind == "short":
         gain, note = None, "short"
-    elif kind in (FlowKind.WITHDRAWAL, FlowKind.ADOPTED, FlowKind.OPENING):
+    elif kind in _NO_SALE:
         gain, note = None, "no sale"
     else:
         gain = None if proceeds is None or cost is None else proceeds - cost
@@ -572,4 +637,4 @@ def _disposal(number: int, row: _Row) -> LotDisposal:
 
 
 def _why_unknown(kind: str) -> str:
-    return "cost unknown" if kind in (FlowKind.OPENING, FlowKind.ADOPTED, FlowKind.DEPOSIT) else "no rate"
+    return "cost unknown" if kind in _NO_COST else "no rate"

@@ -1,7 +1,9 @@
-"""Report of a UTC day, week or month: its period, and its texts for a chat, a terminal and a browser. Pure.
+"""Report of a day, week or month: its period, and its texts for a chat, a terminal and a browser. Pure.
 
 A document has `period`, `start`, `end`, `is_over`, and rows: `accounts` (equity at both ends, `transfers`, `profit`,
-its `curve`), `trades` by instance and symbol, `denials` by code, `alerts` by severity, and the `holdings` of now.
+its `curve`), `trades` by instance and symbol, `closed` trades of the journal by account, `realized` to the end of the
+period, `denials` by code, `alerts` by severity, and the `holdings` of now. That of a portfolio has its name and its
+`equity` in its currency, and as they are now `drift` from its targets and `risk`, its limits with what was measured.
 Amounts are Decimal or their text. `profit` leaves deposits and withdrawals out. An execution is won or lost if it
 closed some of a position; its realised profit is before fees.
 """
@@ -16,24 +18,29 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from fks.model.decimals import plain
-from fks.model.timeframe import to_ns
+from fks.model.timeframe import to_datetime, to_ns
 
 ReportName = Literal["daily", "weekly", "monthly"]
+PERIODS: tuple[ReportName, ...] = ("daily", "weekly", "monthly")
 _HOLDINGS_MAX = 10
 _CENT = Decimal("0.01")
+_DAY_MIN, _MINUTE_NS = 1440, 60 * 10**9
+#: A report that is made or delivered so much later than it was due is marked.
+LATE_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class ReportPeriod:
-    """From `start_ns` up to, without, `end_ns`: a day, a week from Monday on, or a month, UTC."""
+    """From `start_ns` up to, without, `end_ns`: a day, a week from Monday on, or a month."""
 
     name: ReportName
     start_ns: int
     end_ns: int
 
 
-def period_of(name: ReportName, day: date) -> ReportPeriod:
-    """Return the period that `day` is in."""
+def period_of(name: ReportName, day: date, day_end_min: int = 0) -> ReportPeriod:
+    """Return the period that `day` is in. `day_end_min`: when days end, minutes after midnight UTC; a day is named by
+    the date that most of it is in."""
     match name:
         case "daily":
             start, end = day, day + timedelta(days=1)
@@ -43,32 +50,52 @@ def period_of(name: ReportName, day: date) -> ReportPeriod:
         case "monthly":
             start = day.replace(day=1)
             end = (start + timedelta(days=31)).replace(day=1)
-    return ReportPeriod(name, _ns(start), _ns(end))
+    shift_ns = _shift_min(day_end_min) * _MINUTE_NS
+    return ReportPeriod(name, _ns(start) + shift_ns, _ns(end) + shift_ns)
 
 
-def last_ended(name: ReportName, today: date) -> ReportPeriod:
-    """Return the newest period that is over on `today`."""
-    running = period_of(name, today)
-    return period_of(name, datetime.fromtimestamp(running.start_ns / 1e9, UTC).date() - timedelta(days=1))
+def last_ended(name: ReportName, now_ns: int, day_end_min: int = 0) -> ReportPeriod:
+    """Return the newest period that is over at `now_ns`."""
+    today = day_at(now_ns, day_end_min)
+    running = period_of(name, today, day_end_min)
+    return period_of(name, day_at(running.start_ns - 1, day_end_min), day_end_min)
+
+
+def day_at(now_ns: int, day_end_min: int = 0) -> date:
+    """Return the day that runs at `now_ns`."""
+    return to_datetime(now_ns - _shift_min(day_end_min) * _MINUTE_NS).date()
+
+
+def _shift_min(day_end_min: int) -> int:
+    return day_end_min if day_end_min <= _DAY_MIN // 2 else day_end_min - _DAY_MIN
 
 
 def title_of(report: Mapping[str, Any]) -> str:
-    """Return the title: Daily report, 2026-11-26."""
-    start, last = _day(report["start"]), _day(report["end"]) - timedelta(days=1)
+    """Return the title: Daily report, 2026-11-26, or Daily report of main, 2026-11-26."""
+    half = timedelta(hours=12)  # a day is named by the date that most of it is in
+    start, last = ((datetime.fromisoformat(report[name]) + at).date() for name, at in (("start", half), ("end", -half)))
     dates = {"daily": f"{start}", "weekly": f"{start} to {last}", "monthly": f"{start:%Y-%m}"}[report["period"]]
-    return f"{report['period'].capitalize()} report, {dates}" + ("" if report["is_over"] else ", so far")
+    of = f" of {report['portfolio']}" if report.get("portfolio") else ""
+    return f"{report['period'].capitalize()} report{of}, {dates}" + ("" if report["is_over"] else ", so far")
 
 
 def text_of(report: Mapping[str, Any]) -> str:
     """Return the report as lines of text, without its title."""
     lines: list[str] = []
+    if equity := report.get("equity"):
+        whole = "" if equity["is_complete"] else " (a rate is missing)"
+        lines.append(
+            f"{report['portfolio']}: {_money(equity['equity_end'])} {equity['currency']}{whole}, profit "
+            f"{_signed(equity['profit'])}{_percent(equity)}"
+            + (f", flows {_signed(equity['transfers'])}" if Decimal(equity["transfers"]) else "")
+        )
     for account in report["accounts"]:
         lines.append(
             f"{account['account']} ({account['mode']}): {_money(account['equity_end'])} {account['currency']}, "
             f"profit {_signed(account['profit'])}{_percent(account)}"
             + (f", transfers {_signed(account['transfers'])}" if Decimal(account["transfers"]) else "")
         )
-    if not report["accounts"]:
+    if not report["accounts"] and not report.get("equity"):
         lines.append("no account has an equity in this period")
     for row in report["trades"]:
         parts = [f"{row['executions']} execution{'' if row['executions'] == 1 else 's'}"]
@@ -79,6 +106,21 @@ def text_of(report: Mapping[str, Any]) -> str:
         lines.append(f"{row['instance'] or row['account']} {row['symbol']}: {', '.join(parts)}")
     if not report["trades"]:
         lines.append("no executions")
+    for row in report.get("closed", ()):
+        lines.append(
+            f"{row['account']}: {row['count']} closed trade{'' if row['count'] == 1 else 's'}, {row['won']} won, "
+            f"{row['lost']} lost, after fees {_signed(row['profit'])} {row['currency']}{_without_rate(row)}"
+        )
+    for row in report.get("realized", ()):
+        lines.append(
+            f"{row['account']}: realised to date {_signed(row['profit'])} {row['currency']}, this year "
+            f"{_signed(row['year_profit'])}{_without_rate(row)}"
+        )
+    if outside := [row["symbol"] for row in report.get("drift", ()) if row["is_outside"]]:
+        lines.append(f"outside their bands: {', '.join(outside)}")
+    for row in report.get("risk", ()):
+        observed = "not known" if row["observed"] is None else plain(Decimal(row["observed"]))
+        lines.append(f"limit {row['kind']}: {observed} of {plain(Decimal(row['value']))}")
     lines += _holdings(report["holdings"])
     if report["denials"]:
         lines.append("denied: " + ", ".join(f"{row['code']} {row['count']}" for row in report["denials"]))
@@ -98,9 +140,11 @@ def page_of(report: Mapping[str, Any]) -> str:
     from jinja2 import Environment  # 0.1 s, and a report as text needs none of it
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(money=_money, signed=_signed, percent=_percent)
+    environment.filters.update(money=_money, signed=_signed, percent=_percent, share=_share)
     template = environment.from_string(files("fks.portfolio").joinpath("report.html").read_text("utf-8"))
     curves = {row["account"]: points for row in report["accounts"] if (points := _points(row["curve"]))}
+    if (equity := report.get("equity")) and (points := _points(equity["curve"])):
+        curves = {report["portfolio"]: points} | curves
     return template.render(report=report, title=title_of(report), curves=curves)
 
 
@@ -108,8 +152,8 @@ def _ns(day: date) -> int:
     return to_ns(datetime(day.year, day.month, day.day, tzinfo=UTC))
 
 
-def _day(text: str) -> date:
-    return datetime.fromisoformat(text).date()
+def _without_rate(row: Mapping[str, Any]) -> str:
+    return f" and {row['unvalued']} without a rate" if row["unvalued"] else ""
 
 
 def _money(amount: Any) -> str:
@@ -118,6 +162,10 @@ def _money(amount: Any) -> str:
 
 def _signed(amount: Any) -> str:
     return "" if amount is None else f"{Decimal(amount).quantize(_CENT) + 0:+,f}"
+
+
+def _share(weight: Any) -> str:
+    return "not known" if weight is None else f"{_money(Decimal(weight) * 100)} %"
 
 
 def _percent(account: Mapping[str, Any]) -> str:

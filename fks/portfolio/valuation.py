@@ -92,6 +92,13 @@ class Rates:
         fresh._old = every
         return fresh
 
+    @classmethod
+    def stored(cls, rates: Mapping[str, Rate], into: str) -> Rates:
+        """Return rates that were kept, by currency, into one currency; there are no others."""
+        found = cls({}, {})
+        found._found[into] = dict(rates)
+        return found
+
     def _add(self, base: str, quote: str, leg: _Leg) -> None:
         if base == quote or quote in self._legs.get(base, {}):
             return
@@ -173,6 +180,7 @@ class PortfolioHolding:
     is_cash: bool = False
     invested: Mapping[str, Decimal] = field(default_factory=dict)
     missing: str | None = None
+    venue: str = ""
 
 
 class ValuedHolding(NamedTuple):
@@ -263,6 +271,8 @@ class HeldPosition:
     multiplier: Decimal
     price: Decimal | None
     is_contract: bool
+    venue: str = ""
+    is_member: bool = False  # its strategy is a member by itself, without its account
 
 
 def holding_of(position: HeldPosition, *, is_member: bool) -> PortfolioHolding:
@@ -293,6 +303,7 @@ def holding_of(position: HeldPosition, *, is_member: bool) -> PortfolioHolding:
         quantity=position.quantity,
         invested=invested,
         missing=missing,
+        venue=position.venue,
     )
 
 
@@ -361,3 +372,39 @@ def growth_of(rows: Iterable[EquityRow]) -> list[tuple[int, float]]:
         found.append((row.time_ns, level))
         before, flow = row.equity, _ZERO
     return found
+
+
+def money_weighted_return(rows: Iterable[EquityRow]) -> float | None:
+    """Return the money-weighted return over the whole span of the complete rows, as a fraction: the rate at which the
+    first equity and the flows grow to the last equity. None where no rate, or more than one sign change, exists.
+
+    A flow counts from the time of its row. Source: GIPS Standards, 2020, money-weighted return (internal rate of
+    return), not annualised.
+    """
+    listed = list(rows)
+    complete = [row for row in listed if row.is_complete]
+    if len(complete) < 2 or complete[0].equity <= 0:
+        return None
+    first, last = complete[0], complete[-1]
+    span = last.time_ns - first.time_ns
+    flows = [
+        ((last.time_ns - row.time_ns) / span, float(row.net_flow))
+        for row in listed
+        if row.net_flow and first.time_ns < row.time_ns <= last.time_ns
+    ]
+    paid = [(1.0, float(first.equity)), *flows]
+
+    def surplus(growth: float) -> float:
+        return float(sum(amount * growth**left for left, amount in paid)) - float(last.equity)
+
+    low, high = 0.0, 1.0
+    while surplus(high) < 0.0:
+        high *= 2.0
+        if high > 1e12:
+            return None
+    if surplus(low) > 0.0:
+        return None
+    for _ in range(200):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if surplus(middle) < 0.0 else (low, middle)
+    return high - 1.0

@@ -36,12 +36,14 @@ from pydantic import TypeAdapter
 
 from fks.model.bar import Bars, Floats
 from fks.model.errors import BugError, FksError, InputError, OutageError
+from fks.model.signal import EntryGroup
 from fks.process.confinement import confined_command, environment
 from fks.process.isolated import discard_output, end_of, storable
 from fks.strategies.base import Decisions, Strategy, StrategyError
+from fks.strategies.base.fitted import Panel, state_values
 from fks.strategies.base.location import defined_at, one_line
 from fks.strategies.base.remote import RemoteFacts, RemoteGiven, RemoteKind, remote_class
-from fks.strategies.base.strategy import COLUMNS, called
+from fks.strategies.base.strategy import COLUMNS_MAX, called
 from fks.strategies.check import CheckViolation
 from fks.strategies.registry import (
     Catalogue,
@@ -69,9 +71,10 @@ _TEXT_MAX: Final = 3000  # characters of a message of the process
 _SCRATCH: Final = "fks-strategy-"
 NEW_S: Final = 60.0  # of a folder that may have no lock yet
 _LOOK_S: Final = 0.5  # between two looks for a stop
-_METHODS: Final = ("decide", "warmup", "protect")
+_METHODS: Final = ("decide", "warmup", "protect", "fit")
 _KIND, _FACTS, _VIOLATIONS = TypeAdapter(RemoteKind), TypeAdapter(RemoteFacts), TypeAdapter(list[CheckViolation])
-_NAMES = TypeAdapter(list[str])
+_NAMES, _GROUP = TypeAdapter(list[str]), TypeAdapter(EntryGroup | None)
+_VALUES = TypeAdapter(dict[str, Any])
 T = TypeVar("T")
 
 
@@ -132,7 +135,6 @@ class ConfinedProcess:
             raise StrategyError(
                 f"strategy {kind}: its code gave another name",
                 code="STRATEGY_BROKEN",
-                status=422,
                 remedy=f"name it {kind} in its file alone",
             )
         return described
@@ -142,7 +144,13 @@ class ConfinedProcess:
         return given, self._asked(_FACTS.validate_python, "make", kind, given)
 
     def decide(self, given: RemoteGiven, bars: Bars) -> Decisions:
-        return self._asked(lambda columns: Decisions(**columns), "decide", given.kind, given, bars)
+        return self._asked(Decisions.of, "decide", given.kind, given, bars)
+
+    def group(self, given: RemoteGiven, symbol: str) -> EntryGroup | None:
+        return self._asked(_GROUP.validate_python, "group", given.kind, given, symbol)
+
+    def fit(self, given: RemoteGiven, panel: Panel) -> dict[str, Any]:
+        return self._asked(_VALUES.validate_python, "fit", given.kind, given, *panel)
 
     def check(self, check: str, given: RemoteGiven, tapes: Sequence[Bars], count: int) -> list[Any]:
         found = self._asked(_VIOLATIONS.validate_python, "check", given.kind, given, check, count, *tapes)
@@ -166,7 +174,6 @@ class ConfinedProcess:
                     f"strategy {kind}: its code "
                     + ("was stopped" if self._stop.is_set() else f"took longer than {self._limit_s:g} s"),
                     code="STRATEGY_SLOW",
-                    status=422,
                     remedy="make decide() faster: 'fks strategies check' shows where it stands",
                 ) from None
             except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError):  # it may have sent anything
@@ -175,7 +182,6 @@ class ConfinedProcess:
                 raise StrategyError(
                     f"strategy {kind}: its code {end_of(running.process.returncode)}",
                     code="STRATEGY_RAISED",
-                    status=422,
                     remedy="see 'fks strategies list'; raise an error, or decide",
                 ) from None
             except BaseException:  # Ctrl-C: the answer that comes now is of no later request
@@ -252,7 +258,7 @@ class _Running:
         began_s = time.monotonic()
         self._write((request, kind, sent), limit_s)
         left_s = None if limit_s is None else max(0.0, limit_s - (time.monotonic() - began_s))
-        head, body = self._read(len(COLUMNS) * count * 8, left_s)
+        head, body = self._read(COLUMNS_MAX * count * 8, left_s)
         if not isinstance(head, dict):
             raise ValueError("no answer")
         if "columns" in head:
@@ -317,7 +323,7 @@ def _memory_of(bars: Bars) -> Any:
     parts = []
     for part in (bars, *bars.inputs.values()):
         columns = (part.time_ns, part.open, part.high, part.low, part.close, part.volume)
-        about = part.symbol, part.timeframe, part.calendar, part.exchange, part.splits
+        about = part.symbol, part.timeframe, part.calendar, part.exchange, part.splits, part.rolls
         parts.append((about, *map(_place_of, columns)))
     features = [(name, _place_of(one.values), _place_of(one.time_ns)) for name, one in bars.features.items()]
     return (*parts, *features, tuple(bars.inputs))
@@ -431,12 +437,19 @@ class _Server:
                 made.entries_max(),
                 source_hash(made),
                 has_protections(made),
+                made.training(),
             )
         )
 
     def decide(self, kind: str, given: RemoteGiven, bars: Bars) -> dict[str, Floats]:
-        decided = called(self._strategy(given), bars)
-        return {name: column for name in COLUMNS if (column := getattr(decided, name)) is not None}
+        return called(self._strategy(given), bars).columns()
+
+    def group(self, kind: str, given: RemoteGiven, symbol: str) -> dict[str, Any] | None:
+        found = self._strategy(given).group(symbol)
+        return None if found is None else asdict(found)
+
+    def fit(self, kind: str, given: RemoteGiven, *panel: Bars) -> dict[str, Any]:
+        return state_values(self._strategy(given), panel)
 
     def check(self, kind: str, given: RemoteGiven, check: str, count: int, *tapes: Bars) -> list[Any]:
         from fks.strategies import check as checks

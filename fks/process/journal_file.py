@@ -34,6 +34,15 @@ def read_lines(path: Path) -> list[Mapping[str, Any]]:
     return found
 
 
+def sync_folder(path: Path) -> None:
+    """Have the names of a folder's files on disk. Errors: OSError."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 class JournalFile:
     """The one writer of a file. `error` says why lines could not be written, None when all of them are on disk.
 
@@ -140,9 +149,5 @@ class JournalFile:
             size = os.fstat(self._file).st_size
             if size and os.pread(self._file, 1, size - 1) != b"\n":
                 os.write(self._file, b"\n")
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self.path.parent)
         return self._file

@@ -17,6 +17,7 @@ import os
 import re
 import sys
 import traceback
+from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,22 +48,41 @@ _SECRET_TEXT = (
 )
 
 
+#: plain secrets that this process received after its log was opened, the newest last
+_LATER: deque[str] = deque(maxlen=200)
+
+
+def hide(*values: str) -> None:
+    """Show these secrets in no log of this process from now on."""
+    _LATER.extend(value for value in _hidden_forms(values) if value not in _LATER)
+
+
+def _hidden_forms(values: Iterable[str]) -> list[str]:
+    """Return the texts under which secrets may stand in a log: each itself, and the lines of a private key, whose ends
+    are written in more than one way."""
+    found = []
+    for value in values:
+        lines = value.replace("\\n", "\n").splitlines() if value.startswith("-----BEGIN ") else []
+        found += [text for text in (value, *lines) if len(text) >= 8]
+    return found
+
+
 class Redactor:
     """Removes secrets from text: known values anywhere, and text that looks like one by its surroundings."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        self._values = tuple(sorted({value for value in values if len(value) >= 8}, key=len, reverse=True))
+        self._values = tuple(sorted(set(_hidden_forms(values)), key=len, reverse=True))
 
     def text(self, text: str) -> str:
         """Return `text` without secrets."""
-        for value in self._values:
+        for value in (*self._values, *_LATER):
             text = text.replace(value, HIDDEN)
         for pattern in _SECRET_TEXT:
             text = pattern.sub(rf"\1{HIDDEN}", text)
         return text
 
     def field(self, key: str, value: object) -> object:
-        """Return a value for the log: hidden under a secret's name, cut to TEXT_MAX, redacted at every depth."""
+        """Return a value for the log: hidden under a secret's name, redacted at every depth, then cut to TEXT_MAX."""
         if value is not None and _SECRET_KEY.search(key):
             return HIDDEN
         if isinstance(value, bool | float | None) or (isinstance(value, int) and abs(value) < 2**63):
@@ -71,7 +91,7 @@ class Redactor:
             return {str(k): self.field(str(k), v) for k, v in value.items()}
         if isinstance(value, list | tuple | set | frozenset):
             return [self.field(key, item) for item in value]
-        return self.text(str(value)[:TEXT_MAX])
+        return self.text(str(value))[:TEXT_MAX]  # a cut before it would leave half a secret
 
 
 class JsonLog:
@@ -129,12 +149,12 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line | taken, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
     def _foreign(self, record: logging.LogRecord) -> dict[str, Any]:
-        found = {"logger": record.name, "message": self._redactor.text(record.getMessage()[:TEXT_MAX])}
+        found = {"logger": record.name, "message": self._redactor.text(record.getMessage())[:TEXT_MAX]}
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
-            found["error"] = self._redactor.text(f"{type(error).__name__}: {error}"[:TEXT_MAX])
+            found["error"] = self._redactor.text(f"{type(error).__name__}: {error}")[:TEXT_MAX]
             if record.levelno >= logging.ERROR and not _is_network_error(record):  # a warning needs no traceback
-                found["traceback"] = self._redactor.text(self.formatException(record.exc_info)[-TEXT_MAX:])
+                found["traceback"] = self._redactor.text(self.formatException(record.exc_info))[-TEXT_MAX:]
         return found
 
 

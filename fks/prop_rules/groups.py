@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from fks.model.errors import ConfigError, InputError
+from fks.model.errors import ConfigError, InputError, not_found, unprocessable
 from fks.model.untrusted import parse
 from fks.prop_rules.account import AccountState
 from fks.prop_rules.rules import REQUIRED, News, RuleGroup
@@ -91,12 +91,7 @@ def find_group(groups: Iterable[RuleGroup], name: str) -> RuleGroup:
 
 def unknown_group(name: str, known: Iterable[str]) -> InputError:
     """Return the error for a group that is not there."""
-    return InputError(
-        f"there are no rules for group {name!r}",
-        code="RULES_UNKNOWN",
-        status=404,
-        remedy=f"there are {' '.join(known)}",
-    )
+    return not_found("RULES_UNKNOWN", f"there are no rules for group {name!r}", f"there are {' '.join(known)}")
 
 
 def parse_state(text: str, name: str) -> AccountState:
@@ -112,9 +107,7 @@ def parse_state(text: str, name: str) -> AccountState:
         wrong = "; ".join(_fault(fault["loc"], fault["msg"]) for fault in error.errors())
     except (ValueError, InputError) as error:
         wrong = str(error)
-    raise InputError(
-        f"{name}: {wrong}", code="STATE_WRONG", status=422, remedy=f"the keys are {' '.join(sorted(known))}"
-    )
+    raise unprocessable("STATE_WRONG", f"{name}: {wrong}", f"the keys are {' '.join(sorted(known))}")
 
 
 def addon_document(group: RuleGroup) -> dict[str, Any]:
@@ -126,11 +119,10 @@ def addon_document(group: RuleGroup) -> dict[str, Any]:
     """
     missing = [name for name in REQUIRED if name not in group.rules.present()]
     if missing:
-        raise InputError(
+        raise unprocessable(
+            "RULES_INCOMPLETE",
             f"the rules of {group.group} are incomplete: {', '.join(missing)} missing",
-            code="RULES_INCOMPLETE",
-            status=422,
-            remedy='add them; a firm without such a rule has value = "none"',
+            'add them; a firm without such a rule has value = "none"',
         )
     rules: dict[str, Any] = {}
     for name, rule in group.rules.present().items():

@@ -8,7 +8,7 @@ codes alone, since a risk layer that holds a position open is worse than none. K
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from fks.model.codes import REDUCE_ONLY_APPLIES, Code, Denial
@@ -89,11 +89,11 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.ORDER_COUNT, limits.order_count),
     (Code.NO_PROTECTION, order_checks.no_protection),
     (Code.LOSS_DAY, limits.loss_day),
-    (Code.PROP_DAILY, limits.prop_daily),
-    (Code.PROP_TRAILING, limits.prop_trailing),
-    (Code.PROP_SIZE, limits.prop_size),
-    (Code.PROP_NEWS, limits.prop_news),
-    (Code.PROP_HOURS, limits.prop_hours),
+    limits.prop(Code.PROP_DAILY, "The prop firm's daily loss is not reached, also if all stops are hit."),
+    limits.prop(Code.PROP_TRAILING, "The prop firm's largest loss is not reached, also if all stops are hit."),
+    limits.prop(Code.PROP_SIZE, "Positions and working entries stay within the prop firm's number of lots."),
+    limits.prop(Code.PROP_NEWS, "No news window of the prop firm's rules is open."),
+    limits.prop(Code.PROP_HOURS, "The market is open, and the prop firm's hours allow entries."),
     (Code.RATE_ACCOUNT, limits.rate_account),
     (Code.RATE_VENUE, limits.rate_venue),
     (Code.SELF_TRADE, limits.self_trade),
@@ -107,9 +107,13 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.INCIDENT_OPEN, limits.incident_open),
     (Code.REDUCE_ONLY, _reduce_only),
     (Code.NO_POSITION, limits.no_position),
-    (Code.PROP_OFF, limits.prop_off),
+    limits.prop(Code.PROP_OFF, "The rules of the prop firm are known, complete and not switched off."),
     (Code.DISK_FULL, limits.disk_full),
     (Code.VENUE_PLAINTEXT, market.venue_plaintext),
+    (Code.PORTFOLIO_LIMIT, limits.portfolio_limit),
+    (Code.KEY_MAY_WITHDRAW, market.key_may_withdraw),
+    (Code.VENUE_DISABLED, market.venue_disabled),
+    (Code.VENUE_STAGE, market.venue_stage),
     # RELAYED, CLIENT_VALIDATION, DUPLICATE_INTENT and SLIPPAGE_GUARD are given at venues; the others are not given yet
 )
 
@@ -147,6 +151,19 @@ def check(
     if failures:
         return RiskDenied(intent, failures[0], tuple(failures))
     return Approved(intent, is_reduce_only, tuple(figures))
+
+
+def leg_denial(symbol: str, failed: Mapping[str, str]) -> Denial:
+    """Return the denial of an entry in `symbol` whose group has `failed` legs: their symbols, with the code of each."""
+    causes = ", ".join(f"{name} {code}" for name, code in failed.items())
+    return Denial(Code.GROUP_DENIED, "all legs or none", causes, symbol, "see the denials of the other legs")
+
+
+def lone_denial(symbol: str, missing: Collection[str]) -> Denial:
+    """Return the denial of an entry in `symbol` on whose bar no other strategy decided the `missing` legs."""
+    names = " ".join(missing)
+    remedy = f"run the strategy on {names} too, with the same parameters, timeframe and account"
+    return Denial(Code.GROUP_INCOMPLETE, "all legs or none", f"no entry in {names}", symbol, remedy)
 
 
 def is_waived(code: Code, intent: Intent, view: RiskView) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 
 from fks.model.account import Balance
-from fks.model.instrument import Instrument, Lot
+from fks.model.instrument import Instrument
 from fks.model.order import LIVE, Order, Role, Side
 from fks.portfolio.position import EXTERNAL
 from fks.risk.intent import Intent
@@ -89,11 +89,7 @@ def split_at_lot(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, ..
     They are as equal as the grid allows, so that no last one falls below the minimum. Empty when `quantity` is less
     than one step.
     """
-    return split_quantity(quantity, instrument.lot(is_market=True))
-
-
-def split_quantity(quantity: Decimal, lot: Lot) -> tuple[Decimal, ...]:
-    """Return `split_at_lot` for a lot."""
+    lot = instrument.lot(is_market=True)
     steps = int((quantity / lot.step).to_integral_value(ROUND_FLOOR))
     most = max(int((lot.most / lot.step).to_integral_value(ROUND_FLOOR)), 1)
     if steps <= 0:

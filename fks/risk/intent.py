@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from fks.model.codes import Code
-from fks.model.errors import InputError
+from fks.model.errors import unprocessable
 from fks.model.ids import client_order_id, intent_id
 from fks.model.instrument import Instrument, distance_of
 from fks.model.order import Order, OrderType, Role, Side, TimeInForce
+from fks.model.parent import ParentPlan, plan_on_grid
 from fks.model.signal import Kind, Signal
 from fks.risk.sizing import entry_quantity, exit_quantity
 
@@ -46,8 +47,17 @@ class Intent:
     attempt: int = 0
     is_by_person: bool = False
     must_reduce: bool = False  # denied unless it can only bring the holding nearer to zero
+    is_successor: bool = False  # of an entry: over what one at another price has not filled, and no further one
     is_add: bool = False  # of an entry: denied while the position that it adds to is not open
+    plan: ParentPlan | None = None  # of a parent order
     trace_id: str = ""
+
+    @property
+    def take_profits(self) -> dict[str, Decimal]:
+        """Return the prices at which it takes profit, by name: the take profit, or the targets of its plan."""
+        targets = () if self.plan is None else self.plan.targets
+        found = {} if self.take_profit is None else {"take_profit": self.take_profit}
+        return found | {f"target {number}": target.price for number, target in enumerate(targets, 1)}
 
     @property
     def client_order_id(self) -> str:
@@ -93,7 +103,7 @@ def intend_entry(
             volatility=signal.volatility,
             share=signal.size_share,
         )
-    return _intent(signal, signal.side, quantity, instrument, reference or None)
+    return _intent(signal, quantity, instrument, reference or None)
 
 
 def _first_stop(signal: Signal, sized_at: Decimal, instrument: Instrument) -> Decimal:
@@ -101,11 +111,10 @@ def _first_stop(signal: Signal, sized_at: Decimal, instrument: Instrument) -> De
     assert signal.trail is not None, "it trails"
     stop = sized_at - signal.side.sign * distance_of(signal.trail, instrument.tick)
     if stop <= 0:
-        raise InputError(
+        raise unprocessable(
+            Code.NO_PROTECTION,
             f"the stop would trail {signal.trail} from {sized_at}",
-            code=Code.NO_PROTECTION,
-            status=422,
-            remedy="give a distance below the price",
+            "give a distance below the price",
         )
     return stop
 
@@ -147,7 +156,7 @@ def intend_exit(signal: Signal, *, position: Decimal, instrument: Instrument, at
 
 def intend_order(signal: Signal) -> Intent:
     """Return a person's exact order, nothing rounded: values off the grid are denied and named, not changed."""
-    return _intent(signal, signal.side, signal.size or _ZERO, None, signal.reference_price)
+    return _intent(signal, signal.size or _ZERO, None, signal.reference_price)
 
 
 def intent_of(order: Order) -> Intent:
@@ -174,15 +183,13 @@ def intent_of(order: Order) -> Intent:
     )
 
 
-def _intent(
-    signal: Signal, side: Side, quantity: Decimal, instrument: Instrument | None, reference: Decimal | None
-) -> Intent:
+def _intent(signal: Signal, quantity: Decimal, instrument: Instrument | None, reference: Decimal | None) -> Intent:
     def price(value: Decimal | None, on: Side, *, is_stop: bool = False) -> Decimal | None:
         if value is None or instrument is None:
             return value
         return instrument.round_price(value, side=on.value, is_stop=is_stop)
 
-    is_market = signal.type is OrderType.MARKET
+    side, plan, is_market = signal.side, signal.plan, signal.type is OrderType.MARKET
     return Intent(
         intent_id=intent_id(signal.id),
         signal_id=signal.id,
@@ -210,5 +217,7 @@ def _intent(
         is_by_person=signal.is_by_person,
         must_reduce=signal.is_reduce_only,
         is_add=signal.is_add,
+        is_successor=signal.is_amended,
+        plan=plan if plan is None or instrument is None else plan_on_grid(plan, side.opposite.value, instrument),
         trace_id=signal.trace_id,
     )

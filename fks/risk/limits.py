@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 
@@ -12,8 +12,8 @@ from fks.risk.exits import left_to_close
 from fks.risk.figures import Passed, compared
 from fks.risk.intent import Intent
 from fks.risk.order_checks import worst_price
-from fks.risk.policy import Action, Allow, Circumstances, KillMode, allowed
-from fks.risk.view import WAIT_MAX_S, RiskView, is_dormant
+from fks.risk.policy import Action, Allow, Circumstances, KillMode, allowed, resume_command
+from fks.risk.view import WAIT_MAX_S, PortfolioLimit, RiskView, is_dormant
 
 _ZERO = Decimal(0)
 _STOPS = (OrderType.STOP, OrderType.STOP_LIMIT)
@@ -36,8 +36,8 @@ def killed(intent: Intent, view: RiskView) -> Denial | None:
     now = Circumstances(view.kill, intent.is_by_person)
     if isinstance(allowed(Action.EXIT if is_exit else Action.ENTRY, now), Allow):
         return None
-    remedy = "a person may exit while positions are kept; `fks resume` clears it"
-    return Denial(Code.KILLED, "not engaged", f"engaged ({view.kill})", "system", remedy)
+    remedy = f"a person may exit while positions are kept; `{resume_command(view.kill_scope)}` clears it"
+    return Denial(Code.KILLED, "not engaged", f"engaged ({view.kill})", view.kill_scope, remedy)
 
 
 def guardian_down(intent: Intent, view: RiskView) -> Denial | None:
@@ -127,16 +127,18 @@ def unknown_order(intent: Intent, view: RiskView) -> Denial | None:
 
 
 def incident_open(intent: Intent, view: RiskView) -> Denial | None:
-    """The venue's holdings of the instrument's base and quote are explained."""
+    """The venue's holdings of the instrument's base and quote are explained, and so are its orders of the symbol."""
     instrument = view.instrument
-    for asset in () if instrument is None else (instrument.base, instrument.quote):
-        if (incident := view.drifting.get(asset)) is not None:
+    assets = () if instrument is None else (instrument.base, instrument.quote)
+    for subject in (*assets, intent.symbol):
+        if (incident := view.incidents.get(subject)) is not None:
+            named = f"incident {incident}" if incident else "no incident yet"  # the row of an order may come late
             return Denial(
                 Code.INCIDENT_OPEN,
                 "none",
-                f"incident {incident}: the venue's {asset} is not what was expected",
-                f"account {intent.account_id} {asset}",
-                f"see fks incidents list; close it: fks incidents close {incident}",
+                f"{named}: what the venue has of {subject} is not what was expected",
+                f"account {intent.account_id} {subject}",
+                f"see fks incidents list; close it: fks incidents close {incident or 'ID'}",
             )
     return None
 
@@ -168,7 +170,8 @@ def balance(intent: Intent, view: RiskView) -> Passed | Denial | None:
     is_buy, can_short = intent.side is Side.BUY, view.venue.capabilities.can_short
     if view.margin is not None and (is_buy or can_short):
         free, quote = view.margin_free, view.instrument.quote
-        margin = view.margin.needed(intent.quantity, worst_price(intent, view), view.instrument)
+        worth = abs(view.position) * (view.mark or _ZERO) * view.instrument.multiplier
+        margin = view.margin.needed(intent.quantity, worst_price(intent, view), view.instrument, worth)
         return compared(
             margin <= free,
             Code.MARGIN,
@@ -282,6 +285,44 @@ def exposure_correlated(intent: Intent, view: RiskView) -> Passed | Denial | Non
     )
 
 
+def portfolio_limit(intent: Intent, view: RiskView) -> Passed | Denial | None:
+    """Each limit of the portfolio that holds the account or instance is kept by a measurement that is young enough.
+
+    A limit of gross exposure counts the entry, too, where the portfolio has the account's currency.
+    """
+    result: Passed | Denial | None = None
+    for limit in view.portfolio_limits:
+        result = _within(limit, intent, view)
+        if isinstance(result, Denial):
+            return result
+    return result
+
+
+def _within(limit: PortfolioLimit, intent: Intent, view: RiskView) -> Passed | Denial:
+    age_s = None if limit.measured_ns is None else (view.now_ns - limit.measured_ns) / 1e9
+    is_known = limit.observed is not None and age_s is not None and age_s <= limit.age_max_s
+    value = limit.observed or _ZERO
+    if limit.kind == "gross_exposure" and limit.currency == view.currency and view.instrument is not None:
+        rate = view.rate(view.instrument.quote) or _ZERO
+        value += intent.quantity * worst_price(intent, view) * view.instrument.multiplier * rate
+
+    def observed() -> str:
+        if age_s is None:
+            return "not measured yet"
+        if limit.observed is None:
+            return f"not known: {limit.missing}"
+        return f"{value.normalize():f}, measured {age_s:.0f} s ago"
+
+    return compared(
+        is_known and value <= limit.value,
+        Code.PORTFOLIO_LIMIT,
+        lambda: f"{limit.kind} {limit.value.normalize():f}, at most {limit.age_max_s:g} s old",
+        observed,
+        f"portfolio {limit.portfolio}",
+        f"see fks portfolio risk {limit.portfolio}; lower what is held or raise the limit",
+    )
+
+
 def _correlation(value: float | None) -> str:
     return "(unknown)" if value is None else f"({value:+.2f})"
 
@@ -300,9 +341,10 @@ def order_count(intent: Intent, view: RiskView) -> Passed | Denial | None:
     if view.instrument is None or isinstance(result, Denial):
         return result
     open_, stops = _open_at_exchange(intent.symbol, view)
-    legs = (intent.stop_loss is not None) + (intent.take_profit is not None)
+    lists = max(len(intent.take_profits), 1)  # each target has its part of the stop
+    legs = (intent.stop_loss is not None) * lists + len(intent.take_profits)
     more = max(legs, 1) if intent.type is OrderType.MARKET else 1 + legs
-    more_stops = (intent.type in _STOPS) + (intent.stop_loss is not None)
+    more_stops = (intent.type in _STOPS) + (intent.stop_loss is not None) * lists
     for most, have, plus, what in (
         (view.instrument.orders_max, open_, more, "orders"),
         (view.instrument.algo_orders_max, stops, more_stops, "stop orders"),
@@ -345,7 +387,7 @@ def loss_day(intent: Intent, view: RiskView) -> Passed | Denial | None:
 
 def pyramiding(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """The instance has no entry in this direction yet, or fewer than its `pyramiding` allows."""
-    if intent.role is not Role.ENTRY or not intent.instance:
+    if intent.role is not Role.ENTRY or not intent.instance or intent.is_successor:
         return None
     return compared(
         view.entries < view.pyramiding,
@@ -370,38 +412,14 @@ def no_position(intent: Intent, view: RiskView) -> Denial | None:
     )
 
 
-def prop_daily(intent: Intent, view: RiskView) -> Denial | None:
-    """The prop firm's daily loss is not reached, also if all stops are hit."""
-    return _prop(view, Code.PROP_DAILY)
+def prop(code: Code, rule: str) -> tuple[Code, Callable[[Intent, RiskView], Denial | None]]:
+    """Return the check of one of a prop firm's rules with its code. The view has the denial, if there is one."""
 
+    def check(intent: Intent, view: RiskView) -> Denial | None:
+        return view.prop if view.prop is not None and view.prop.code is code else None
 
-def prop_trailing(intent: Intent, view: RiskView) -> Denial | None:
-    """The prop firm's largest loss is not reached, also if all stops are hit."""
-    return _prop(view, Code.PROP_TRAILING)
-
-
-def prop_size(intent: Intent, view: RiskView) -> Denial | None:
-    """Positions and working entries stay within the prop firm's number of lots."""
-    return _prop(view, Code.PROP_SIZE)
-
-
-def prop_news(intent: Intent, view: RiskView) -> Denial | None:
-    """No news window of the prop firm's rules is open."""
-    return _prop(view, Code.PROP_NEWS)
-
-
-def prop_hours(intent: Intent, view: RiskView) -> Denial | None:
-    """The market is open, and the prop firm's hours allow entries."""
-    return _prop(view, Code.PROP_HOURS)
-
-
-def prop_off(intent: Intent, view: RiskView) -> Denial | None:
-    """The rules of the prop firm are known, complete and not switched off."""
-    return _prop(view, Code.PROP_OFF)
-
-
-def _prop(view: RiskView, code: Code) -> Denial | None:
-    return view.prop if view.prop is not None and view.prop.code is code else None
+    check.__doc__ = rule
+    return code, check
 
 
 def rate_account(intent: Intent, view: RiskView) -> Passed | Denial | None:

@@ -16,6 +16,8 @@ _HOUR_NS = 3_600_000_000_000
 def clock_skew(intent: Intent, view: RiskView) -> Passed | Denial | None:
     """Our clock and the venue's were compared lately and agree."""
     venue, limit = view.venue, view.skew_limit_ms
+    if venue.skew_ms is None and venue_down(intent, view) is not None:
+        return None  # VENUE_DOWN is the reason: there was no session to compare the clocks in
     is_known = venue.skew_ms is not None and venue.skew_age_s <= SKEW_AGE_MAX_S
     return compared(
         is_known and abs(venue.skew_ms or 0.0) <= limit,
@@ -54,6 +56,31 @@ def venue_plaintext(intent: Intent, view: RiskView) -> Denial | None:
         return None
     remedy = "use https:// and wss:// in [venue], or name the host in node.plain_http_hosts"
     return Denial(Code.VENUE_PLAINTEXT, "TLS", "plain http", intent.venue, remedy)
+
+
+def key_may_withdraw(intent: Intent, view: RiskView) -> Denial | None:
+    """The API key of the session cannot move money out."""
+    if not view.venue.key_fault:
+        return None
+    remedy = "make a key without the withdrawal right and store it: fks secrets rotate"
+    return Denial(Code.KEY_MAY_WITHDRAW, "no right to withdraw", view.venue.key_fault, intent.venue, remedy)
+
+
+def venue_disabled(intent: Intent, view: RiskView) -> Denial | None:
+    """The venue takes entries."""
+    if view.venue.is_enabled:
+        return None
+    remedy = f"enable it: fks venues set {intent.venue} --enable; or name another venue or account"
+    return Denial(Code.VENUE_DISABLED, "an enabled venue", "disabled", intent.venue, remedy)
+
+
+def venue_stage(intent: Intent, view: RiskView) -> Denial | None:
+    """With real money, the cases of a plug-in have passed at its version."""
+    name = view.venue.unproven
+    if not name:
+        return None
+    remedy = f"run 'fks venues conformance {name.partition(' ')[0]}', or set venue.live = false"
+    return Denial(Code.VENUE_STAGE, "cases that passed", f"{name} is in stage sim", intent.venue, remedy)
 
 
 def instrument_unknown(intent: Intent, view: RiskView) -> Denial | None:

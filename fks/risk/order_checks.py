@@ -5,8 +5,9 @@ from __future__ import annotations
 from decimal import Decimal
 
 from fks.model.codes import Code, Denial
-from fks.model.instrument import Lot, money
+from fks.model.instrument import Instrument, Lot, money
 from fks.model.order import OrderType, Side
+from fks.model.parent import ParentPlan, shares_of
 from fks.risk.figures import Passed, compared
 from fks.risk.intent import Intent
 from fks.risk.view import RiskView
@@ -58,8 +59,8 @@ def price_tick(intent: Intent, view: RiskView) -> Denial | None:
     """Every price is positive and on the tick grid."""
     assert view.instrument is not None
     tick = view.instrument.tick
-    for name in ("price", "stop_price", "stop_loss", "take_profit"):
-        value: Decimal | None = getattr(intent, name)
+    prices = {name: getattr(intent, name) for name in ("price", "stop_price", "stop_loss")} | intent.take_profits
+    for name, value in prices.items():
         if value is not None and (value <= 0 or value % tick != 0):
             near = view.instrument.round_price(value, side=intent.side.value)
             return Denial(Code.PRICE_TICK, f"tick {tick}", f"{name} {value}", intent.symbol, f"use {near:f}")
@@ -86,7 +87,7 @@ def price_band(intent: Intent, view: RiskView) -> Passed | Denial | None:
         return result
     for name, value, side in (
         ("price", intent.price, intent.side),
-        ("take_profit", intent.take_profit, intent.side.opposite),
+        *((name, value, intent.side.opposite) for name, value in intent.take_profits.items()),
     ):
         low, high = (factor * view.mark for factor in band.range(side.value))
         if value is not None and not low <= value <= high:
@@ -114,7 +115,8 @@ def stop_wrong_side(intent: Intent, view: RiskView) -> Denial | None:
         )
     # a strategy's levels are compared with the price it decided on, as in a backtest (G6); a person's with the mark
     entry = intent.price or intent.stop_price or intent.reference_price or view.mark
-    for name, value, side in (("stop_loss", intent.stop_loss, -sign), ("take_profit", intent.take_profit, sign)):
+    profits = ((name, value, sign) for name, value in intent.take_profits.items())
+    for name, value, side in (("stop_loss", intent.stop_loss, -sign), *profits):
         if value is not None and entry is not None and (value - entry) * side <= 0:
             where = "above" if side > 0 else "below"
             return Denial(
@@ -213,6 +215,14 @@ def no_protection(intent: Intent, view: RiskView) -> Denial | None:
     """The venue and the instrument can hold the stop loss and the take-profit of the intent, over what it leaves to
     protect: the quantity bought without a fee taken from it, in whole lots."""
     instrument, can = view.instrument, view.venue.capabilities
+    targets = () if intent.plan is None else intent.plan.targets
+    if can.keeps_bracket and intent.plan is not None:
+        observed = f"{intent.venue} keeps one stop and one target by itself"
+        needed, remedy = (
+            "a venue where FKS places the stop and the targets",
+            "send it with one target as a single order",
+        )
+        return Denial(Code.NO_PROTECTION, needed, observed, intent.symbol, remedy)
     if can.keeps_bracket:
         return None
     wanted = [] if intent.stop_loss is None else [OrderType.STOP]
@@ -231,7 +241,7 @@ def no_protection(intent: Intent, view: RiskView) -> Denial | None:
                 intent.symbol,
                 "drop SL and TP",
             )
-    if intent.stop_loss is not None and intent.take_profit is not None:
+    if intent.stop_loss is not None and intent.take_profits:
         # two exits that are not tied might both fill, so only the stop would be placed
         missing = ""
         if not can.has_oco:
@@ -253,5 +263,24 @@ def no_protection(intent: Intent, view: RiskView) -> Denial | None:
                 f"{value.normalize():f} at {min(prices)} for the {left.normalize():f} left after the fee",
                 intent.symbol,
                 "raise the size",
+            )
+        if intent.plan is not None and targets:
+            return _unheld_target(intent, intent.plan, left, instrument)
+    return None
+
+
+def _unheld_target(intent: Intent, plan: ParentPlan, left: Decimal, instrument: Instrument) -> Denial | None:
+    """Return the denial of a parent whose targets the venue cannot hold: each is an order list of its own."""
+    for number, (target, part) in enumerate(zip(plan.targets, shares_of(left, plan, instrument), strict=True), 1):
+        price = min(target.price, plan.stop_loss)
+        value = part * price * instrument.multiplier
+        if part < instrument.qty_min or value < instrument.notional_min:
+            return Denial(
+                Code.NO_PROTECTION,
+                f"targets of at least {instrument.qty_min} {instrument.base} and {instrument.notional_min} "
+                f"{instrument.quote} each",
+                f"target {number} closes {part.normalize():f}, worth {value.normalize():f} at {price}",
+                intent.symbol,
+                "raise the size, or give fewer targets",
             )
     return None

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
-from fks.model.errors import InputError
+from fks.model.errors import InputError, invalid, unprocessable
 from fks.model.instrument import Instrument
 from fks.model.order import Side
 
@@ -45,7 +45,7 @@ class Sizing:
         given = None if found is None or found[2] is None else int(found[2])
         is_wrong = given is not None and (name not in _BARS or not 2 <= given <= _BARS_MAX)
         if name not in SIZINGS or is_wrong:
-            raise InputError(f"unknown sizing {text!r}", code="SIZING_UNKNOWN", status=422, remedy=REMEDY)
+            raise unprocessable("SIZING_UNKNOWN", f"unknown sizing {text!r}", REMEDY)
         return Sizing(name, _BARS.get(name, 0) if given is None else given)
 
     def __str__(self) -> str:
@@ -76,27 +76,14 @@ def entry_quantity(
     worth at it, `stop_loss` the entry's, on the tick grid, `volatility` of a bar (`fks.risk.volatility`): all in quote.
     Errors: InputError SIZING_UNKNOWN, or PRICE_MISSING when there is no positive price to divide by; SizingMissing.
     """
-    quantity = _full_quantity(sizing, size, reference_price, instrument, equity, stop_loss, volatility)
-    return quantity if share is None else quantity * share // instrument.lot_step * instrument.lot_step
-
-
-def _full_quantity(
-    sizing: str,
-    size: Decimal,
-    reference_price: Decimal,
-    instrument: Instrument,
-    equity: Decimal | None,
-    stop_loss: Decimal | None,
-    volatility: Decimal | None,
-) -> Decimal:
     if sizing == "quantity":
-        return instrument.round_quantity(size)
+        return _part(instrument.round_quantity(size), share, instrument)
     wanted = Sizing.parse(sizing)
     if not reference_price > 0:
-        raise InputError(
+        raise invalid(
+            "PRICE_MISSING",
             f"no price to size {instrument.symbol} against: {reference_price}",
-            code="PRICE_MISSING",
-            remedy="give a positive reference price",
+            "give a positive reference price",
         )
     per_unit, budget = reference_price, size
     if wanted.needs_equity:
@@ -107,7 +94,14 @@ def _full_quantity(
     if not per_unit > 0:
         return _ZERO
     # Integer division by the price of one step: no quotient is ever rounded up to one step too many.
-    return (budget // (per_unit * instrument.lot_step * instrument.multiplier)) * instrument.lot_step
+    return _part(
+        budget // (per_unit * instrument.lot_step * instrument.multiplier) * instrument.lot_step, share, instrument
+    )
+
+
+def _part(quantity: Decimal, share: Decimal | None, instrument: Instrument) -> Decimal:
+    """Return the quantity (base, on the lot grid, rounded down) that is `share` of another one; None = all of it."""
+    return quantity if share is None else quantity * share // instrument.lot_step * instrument.lot_step
 
 
 def _per_unit(
@@ -143,11 +137,10 @@ def risk_quantity(risk: Decimal, price: Decimal, stop_loss: Decimal, side: Side,
     distance = (price - stop_loss) * side.sign
     if not distance > 0:
         where = "below" if side is Side.BUY else "above"
-        raise InputError(
+        raise unprocessable(
+            "SIZE_WRONG",
             f"stop_loss {stop_loss} is not {where} the price {price}",
-            code="SIZE_WRONG",
-            status=422,
-            remedy=f"a {side.value} order's stop_loss is {where} its price",
+            f"a {side.value} order's stop_loss is {where} its price",
         )
     return (risk // (distance * instrument.lot_step * instrument.multiplier)) * instrument.lot_step
 
@@ -159,4 +152,4 @@ def exit_quantity(position: Decimal, instrument: Instrument) -> Decimal:
 
 def part_quantity(position: Decimal, share: Decimal, instrument: Instrument) -> Decimal:
     """Return the quantity (base, on the lot grid, rounded down) that closes `share` of `position` (signed)."""
-    return exit_quantity(position, instrument) * share // instrument.lot_step * instrument.lot_step
+    return _part(exit_quantity(position, instrument), share, instrument)

@@ -23,7 +23,7 @@ EVERYTHING = VenueCapabilities(types=frozenset(OrderType), times_in_force=frozen
 
 @dataclass(frozen=True, slots=True)
 class VenueView:
-    """State of the venue. `state` is COLD, SYNCING, READY or STALE; `skew_ms` None = never measured."""
+    """State of the venue. `state` is COLD, DOWN, SYNCING, READY or STALE; `skew_ms` None = never measured."""
 
     state: str = "READY"
     is_connected: bool = True
@@ -32,11 +32,31 @@ class VenueView:
     capabilities: VenueCapabilities = EVERYTHING
     wait_s: float = 0.0  # how long an entry would wait for the venue's rate limit
     is_plaintext: bool = False  # keys and orders cross a network without TLS
+    key_fault: str = ""  # why the session's API key may send no entry
+    is_enabled: bool = True  # a disabled venue takes no entries
+    unproven: str = ""  # the plug-in that real money is at stake by, though its cases have not passed
 
     @property
     def reach(self) -> Reach:
         """Return how well the venue is known."""
         return reach_of(self.state, self.is_connected)
+
+
+@dataclass(frozen=True, slots=True)
+class PortfolioLimit:
+    """A limit of the portfolio that an account or an instance is in, and its newest measurement.
+
+    `observed` None: not known, and `missing` says why. Money in `currency`; `weight_max` is a fraction.
+    """
+
+    portfolio: str
+    currency: str
+    kind: str
+    value: Decimal
+    age_max_s: float
+    observed: Decimal | None
+    measured_ns: int | None
+    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +78,12 @@ class RiskView:
     instrument: Instrument | None
     venue: VenueView = VenueView()
     account_refusal: str = ""  # why the venue's session is not this account's own
-    drifting: Mapping[str, int] = field(default_factory=dict)  # assets whose holding is unexplained -> incident
+    incidents: Mapping[str, int] = field(default_factory=dict)  # assets and symbols that are unexplained -> incident
     skew_limit_ms: float = 500.0
     is_leader: bool = True
     is_journal_up: bool = True
     kill: KillMode = KillMode.NONE
+    kill_scope: str = "system"  # of the newest kill that concerns the intent
     is_guardian_alive: bool = True
     escalated: tuple[str, str] | None = None  # child, why
     disk_free_mb: float | None = None  # under FKS_HOME; None: not measured
@@ -90,6 +111,7 @@ class RiskView:
     margin: Margin | None = None  # None: what is bought is paid for, or the broker checks the margin
     margin_free: Decimal = _ZERO  # quote: the account's equity less the margin of its positions
     prop: Denial | None = None
+    portfolio_limits: tuple[PortfolioLimit, ...] = ()
     instance_state: str = ""  # "" = a person or a running instance; DISABLED, CRASHED
 
     @property

@@ -20,7 +20,9 @@ def volatility_at(sizing: Sizing, bars: Bars, index: int) -> Decimal | None:
     start = index - sizing.bars
     if not sizing.bars or start < 0:
         return None
-    return Decimal(int(volatilities(sizing, bars[start : index + 1], np.array([sizing.bars]))[0])).scaleb(-PLACES)
+    part = bars[start : index + 1]
+    part = part.known(len(part)) if part.rolls else part  # the gap of a roll moved no price
+    return Decimal(int(volatilities(sizing, part, np.array([sizing.bars]))[0])).scaleb(-PLACES)
 
 
 def volatilities(sizing: Sizing, bars: Bars, indexes: Ints) -> Ints:

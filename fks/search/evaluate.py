@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fks.backtest import Result, Setup, TapeRefused, run
+from fks.backtest.run import panel_of
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.search.objectives import Returns, metrics_of, period_of, values_of
@@ -17,7 +18,7 @@ from fks.search.overfitting import block_sums
 from fks.search.plans import Plan, Proposal
 from fks.search.space import Params, Space
 from fks.search.splits import Range, Split
-from fks.strategies.base import Strategy
+from fks.strategies.base import Strategy, fitted_on
 
 BLOCKS = 16  # of the cross-validation for overfitting, as in its paper
 
@@ -57,12 +58,11 @@ class Trial:
 def evaluate(task: SearchTask, fold: int, proposal: Proposal) -> Trial:
     """Return the trial. An error of the strategy is the trial's own. Errors: TapeRefused, which is every trial's."""
     split = task.splits[fold]
-    strategy = task.space.make(proposal.params)
-    assert strategy is not None, "an invalid combination is never proposed"
     ranges = _parts(split.train, task.plan.parts) if task.plan.prune else split.train
     steps: list[float] = []
     found: list[Returns] = []
     try:
+        strategy = strategy_of(task, proposal.params, split.train)
         for number, part in enumerate(ranges):
             found.append(_returns(task, strategy, part))
             if task.plan.prune and number < len(ranges) - 1:
@@ -84,18 +84,23 @@ def evaluate(task: SearchTask, fold: int, proposal: Proposal) -> Trial:
     return Trial(fold, proposal.number, proposal.params, "done", values, metrics, tuple(steps), sums)
 
 
-def evaluate_ranges(task: SearchTask, params: Params, ranges: tuple[Range, ...]) -> Returns:
-    """Return what these parameters made on `ranges`, each started flat. Errors: those of the strategy and of `run`."""
+def strategy_of(task: SearchTask, params: Params, train: tuple[Range, ...]) -> Strategy:
+    """Return the strategy with these parameters, its estimator fitted on `train`. Errors: StrategyError."""
     strategy = task.space.make(params)
-    assert strategy is not None, "an invalid combination is never chosen"
+    assert strategy is not None, "an invalid combination is never proposed"
+    return fitted_on(strategy, panel_of(task.bars, train)) if strategy.training() else strategy
+
+
+def evaluate_ranges(task: SearchTask, params: Params, ranges: tuple[Range, ...], train: tuple[Range, ...]) -> Returns:
+    """Return what these parameters, fitted on `train`, made on `ranges`, each started flat. Errors: those of the
+    strategy and of `run`."""
+    strategy = strategy_of(task, params, train)
     return joined([_returns(task, strategy, part) for part in ranges])
 
 
-def run_range(task: SearchTask, params: Params, part: Range) -> Result:
-    """Return the whole result, with its equity, of parameters on one range."""
-    strategy = task.space.make(params)
-    assert strategy is not None, "an invalid combination is never chosen"
-    return _run(task, strategy, part)
+def run_range(task: SearchTask, params: Params, part: Range, train: tuple[Range, ...] = ()) -> Result:
+    """Return the whole result, with its equity, of parameters, fitted on `train`, on one range."""
+    return _run(task, strategy_of(task, params, train), part)
 
 
 def _run(task: SearchTask, strategy: Strategy, part: Range) -> Result:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from math import sqrt
 from typing import Any
 
 from fks.backtest.metrics import probabilistic_sharpe
@@ -111,13 +112,8 @@ def with_ledger(document: Mapping[str, Any], earlier: Earlier) -> dict[str, Any]
     and the bar higher. Many trials that hardly differ make it smaller; the bar is never below that of the search alone.
     """
     run, best = run_of_search(document), document["best"]["metrics"]
-    trials = run.trials + earlier.trials
-    total = run.trials * run.sharpe_mean + earlier.sharpe_sum
-    squares = run.sharpe_spread + run.trials * run.sharpe_mean**2 + earlier.sharpe_squares
-    variance = max(0.0, squares - total**2 / trials) / (trials - 1) if trials > 1 else 0.0
+    trials, bar = _without_skill(run, earlier)
     observed, yearly = best.get("sharpe_period", 0.0), best.get("sharpe", 0.0)
-    own = expected_best_sharpe(run.trials, run.sharpe_spread / max(run.trials - 1, 1))
-    bar = max(own, expected_best_sharpe(trials, variance))
     scale = observed / yearly if yearly else 0.0  # the bar is of yearly ratios
     shape = {"skew": best["skew"], "kurtosis": best["kurtosis"]}
     deflated = probabilistic_sharpe(observed, int(best["periods"]), **shape, benchmark=bar * scale)
@@ -136,3 +132,35 @@ def with_ledger(document: Mapping[str, Any], earlier: Earlier) -> dict[str, Any]
             f"included, the Sharpe ratio is {deflated:.2f}, below {PASS}"
         )
     return {**document, "findings": findings, "ledger": ledger}
+
+
+def judged(document: Mapping[str, Any], earlier: Earlier) -> dict[str, Any]:
+    """Return a backtest's document, with a finding where its Sharpe ratio passes alone and not deflated by all trials,
+    those of `earlier` runs included: a choice among so many may be their best by chance."""
+    run, metrics = run_of_backtest(document), document["metrics"]
+    trials, bar = _without_skill(run, earlier)
+    scale = sqrt(1.0 / metrics["periods_per_year"])
+    shape = {"skew": metrics["skew"] or 0.0, "kurtosis": 3.0 + (metrics["kurtosis"] or 0.0)}
+    alone, deflated = (
+        probabilistic_sharpe(run.sharpe_best * scale, metrics["periods"], **shape, benchmark=one * scale)
+        for one in (0.0, bar)
+    )
+    if not deflated < PASS <= alone:
+        return dict(document)
+    finding = (
+        f"A Sharpe ratio of {run.sharpe_best:.1f} a year may be chance: the best of all {trials} trials on "
+        f"{run.symbol} in this time, those of {earlier.runs} earlier runs included, is expected to show {bar:.1f} "
+        f"without skill; deflated by them it is {deflated:.2f}, below {PASS}."
+    )
+    return {**document, "findings": [*document["findings"], finding]}
+
+
+def _without_skill(run: ResearchRun, earlier: Earlier) -> tuple[int, float]:
+    """Return the number of all trials, and the yearly Sharpe ratio that the best of them is expected to show without
+    skill."""
+    trials = run.trials + earlier.trials
+    total = run.trials * run.sharpe_mean + earlier.sharpe_sum
+    squares = run.sharpe_spread + run.trials * run.sharpe_mean**2 + earlier.sharpe_squares
+    variance = max(0.0, squares - total**2 / trials) / (trials - 1) if trials > 1 else 0.0
+    own = expected_best_sharpe(run.trials, run.sharpe_spread / max(run.trials - 1, 1))
+    return trials, max(own, expected_best_sharpe(trials, variance))

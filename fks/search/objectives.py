@@ -12,7 +12,7 @@ from fks.backtest.metrics import moments
 from fks.backtest.series import days_per_year, last_bars
 from fks.bars.calendars import ALWAYS
 from fks.model.bar import Bars, Floats, Ints
-from fks.model.errors import InputError
+from fks.model.errors import unprocessable
 from fks.model.timeframe import NS
 from fks.search.overfitting import sharpe
 
@@ -144,11 +144,8 @@ def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
     """Return the names. Errors: InputError OBJECTIVE_UNKNOWN."""
     unknown = [name for name in names if name not in OBJECTIVES]
     if unknown or not names:
-        raise InputError(
-            f"unknown objective {', '.join(unknown) or '(none)'}",
-            code="OBJECTIVE_UNKNOWN",
-            status=422,
-            remedy=f"known: {' '.join(OBJECTIVES)}",
+        raise unprocessable(
+            "OBJECTIVE_UNKNOWN", f"unknown objective {', '.join(unknown) or '(none)'}", f"known: {' '.join(OBJECTIVES)}"
         )
     return tuple(names)
 

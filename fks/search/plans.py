@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fks.model.errors import BugError, InputError
+from fks.model.errors import BugError, unprocessable
 from fks.search.space import Dimension, Space, Value
 
 if TYPE_CHECKING:
@@ -112,11 +112,10 @@ def planner_of(plan: Plan, space: Space, objectives: int = 1, stream: int = 0) -
     if plan.method == "random":
         return _Random(plan, space, stream)
     if (objectives > 1) != (plan.method == "nsga2"):
-        raise InputError(
+        raise unprocessable(
+            "PLAN_WRONG",
             f"method {plan.method} with {objectives} objective(s)",
-            code="PLAN_WRONG",
-            status=422,
-            remedy="nsga2 takes two or more objectives, tpe and cmaes take one",
+            "nsga2 takes two or more objectives, tpe and cmaes take one",
         )
     return _Guided(plan, space, objectives, stream)
 
@@ -128,11 +127,10 @@ class _Grid:
         self._space, self._next, self._number = space, 0, 0
         self._size = space.size
         if self._size > COMBINATIONS_MAX:
-            raise InputError(
+            raise unprocessable(
+                "SPACE_WRONG",
                 f"a grid of {self._size} combinations is too large (most {COMBINATIONS_MAX})",
-                code="SPACE_WRONG",
-                status=422,
-                remedy="take larger steps, or search with --method random or tpe",
+                "take larger steps, or search with --method random or tpe",
             )
         self.invalid = self.repeated = 0
 
@@ -312,14 +310,13 @@ def _sampler(plan: Plan, space: Space, seed: int) -> optuna.samplers.BaseSampler
     if plan.method == "nsga2":
         return NSGAIISampler(seed=seed, population_size=max(2, min(50, (plan.trials or 50) // 4 or 2)))
     if any(one.kind == "choice" for one in space.dimensions) or len(space.dimensions) < 2:
-        raise InputError(
+        raise unprocessable(
+            "PLAN_WRONG",
             "cmaes needs two or more parameters, all of them numbers",
-            code="PLAN_WRONG",
-            status=422,
-            remedy="search with --method tpe, or fix the choices",
+            "search with --method tpe, or fix the choices",
         )
     if find_spec("cmaes") is None:  # Optuna imports it at the first trial
-        raise InputError("cmaes is not installed", code="PLAN_WRONG", status=422, remedy="pip install cmaes")
+        raise unprocessable("PLAN_WRONG", "cmaes is not installed", "pip install cmaes")
     return CmaEsSampler(seed=seed, with_margin=any(one.kind == "int" or one.step for one in space.dimensions))
 
 

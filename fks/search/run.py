@@ -18,11 +18,12 @@ from fks.backtest import Setup, TapeRefused, find_gaps
 from fks.backtest.gaps import ensure_whole
 from fks.backtest.metrics import probabilistic_sharpe
 from fks.backtest.run import ensure_splits
+from fks.backtest.series import held_closes
 from fks.model.bar import Bars, Floats
-from fks.model.errors import FksError, InputError
+from fks.model.errors import FksError, unprocessable
 from fks.model.timeframe import iso
 from fks.risk.sizing import Sizing
-from fks.search.evaluate import SearchTask, Trial, evaluate, evaluate_ranges, joined
+from fks.search.evaluate import SearchTask, Trial, evaluate, evaluate_ranges, joined, strategy_of
 from fks.search.montecarlo import METHODS, resample_trades
 from fks.search.objectives import Returns, check_objectives, metrics_of, period_of, values_of
 from fks.search.overfitting import (
@@ -227,13 +228,12 @@ class Search:
         ]
         last, winner = self._folds[-1], self._folds[-1].winner
         if winner is None:
-            raise InputError(
+            raise unprocessable(
+                "SEARCH_EMPTY",
                 f"none of {self.done} trials has a value: {last.failed} failed, {last.without_value} had fewer than "
                 f"{task.trades_min} trades or no spread"
                 + (f"; the first error: {last.first_error}" if last.first_error else ""),
-                code="SEARCH_EMPTY",
-                status=422,
-                remedy="widen the space, take more bars, or lower --min-trades",
+                "widen the space, take more bars, or lower --min-trades",
             )
         outside = _outside(task, tested)
         overfitting = _overfitting_of(task, last, winner)
@@ -299,7 +299,7 @@ def _judged(task: SearchTask, split: Split, fold: _Fold) -> dict[str, Any]:
     if winner is None:
         return {**found, "error": fold.first_error or "no trial has a value"}
     try:
-        returns = evaluate_ranges(task, winner.params, split.test)
+        returns = evaluate_ranges(task, winner.params, split.test, split.train)
     except TapeRefused:
         raise
     except FksError as error:
@@ -317,7 +317,7 @@ def _judged(task: SearchTask, split: Split, fold: _Fold) -> dict[str, Any]:
         "kept": None if kept is None else round(kept, 4),
         "test_metrics": {name: _rounded(number) for name, number in metrics.items()},
         "_returns": returns,
-        "_ranges": split.test,
+        "_split": split,
     }
 
 
@@ -399,10 +399,10 @@ def _curves(task: SearchTask, ranges: Sequence[Range], returns: Returns, others:
 def _tested(task: SearchTask, fold: Mapping[str, Any], part: Range) -> Returns | None:
     """Return the returns of a fold's winner on a part of its test; None where it has none."""
     returns: Returns | None = fold.get("_returns")
-    if returns is None or fold["_ranges"] == (part,):
+    if returns is None or fold["_split"].test == (part,):
         return returns
     try:
-        return evaluate_ranges(task, fold["winner"]["params"], (part,))
+        return evaluate_ranges(task, fold["winner"]["params"], (part,), fold["_split"].train)
     except TapeRefused:
         raise
     except FksError:
@@ -452,13 +452,12 @@ def _held(task: SearchTask, ranges: Sequence[Range]) -> Returns:
     period, found = period_of(task.bars), []
     for low, high in ranges:
         part = task.bars[low:high]
-        found.append(Returns.of(part.time_ns, part.close, period, np.zeros(0), float(part.open[0])))
+        found.append(Returns.of(part.time_ns, held_closes(part), period, np.zeros(0), float(part.open[0])))
     return joined(found)
 
 
 def _chosen(task: SearchTask, winner: Trial, outside: dict[str, Any] | None) -> dict[str, Any]:
-    strategy = task.space.make(winner.params)
-    assert strategy is not None
+    strategy = strategy_of(task, winner.params, task.splits[-1].train)
     return {**_shown(winner), "all_params": strategy.model_dump(mode="json")}
 
 
@@ -479,7 +478,8 @@ def _histories(task: SearchTask, winner: Trial, outside: dict[str, Any] | None) 
     if outside is not None:
         returns: Returns = outside["returns"]
     else:
-        returns = evaluate_ranges(task, winner.params, task.splits[-1].train)
+        train = task.splits[-1].train
+        returns = evaluate_ranges(task, winner.params, train, train)
     found, compounds = {}, Sizing.parse(task.setup.sizing).needs_equity
     trades = returns.trades if compounds else returns.pnl
     for method in METHODS:

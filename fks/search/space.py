@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from fks.model.errors import InputError
+from fks.model.errors import InputError, unprocessable
 from fks.model.untrusted import check_text, decimal_of, number_of, shown
 from fks.strategies.base import Strategy
 
@@ -309,4 +309,4 @@ def _exact(value: float) -> Decimal:
 
 
 def _wrong(message: str, remedy: str) -> InputError:
-    return InputError(f"search space: {message}", code="SPACE_WRONG", status=422, remedy=remedy)
+    return unprocessable("SPACE_WRONG", f"search space: {message}", remedy)

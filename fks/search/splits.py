@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fks.model.errors import InputError
+from fks.model.errors import InputError, unprocessable
 
 Range = tuple[int, int]
 
@@ -169,6 +169,4 @@ def _checked(split: Split, bars: int) -> Split:
 
 
 def _wrong(message: str) -> InputError:
-    return InputError(
-        f"validation: {message}", code="SPLITS_WRONG", status=422, remedy="take more bars, or fewer or shorter folds"
-    )
+    return unprocessable("SPLITS_WRONG", f"validation: {message}", "take more bars, or fewer or shorter folds")

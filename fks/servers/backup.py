@@ -6,12 +6,12 @@ import contextlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from fks.clock import Clock, RealClock
+from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.secrets import write_private
 from fks.model.errors import ConfigError, OutageError
@@ -65,13 +65,13 @@ def psql(url: str, folder: Path, extra: Sequence[str] = ()) -> int:
         ).returncode
 
 
-def dump(url: str, paths: Paths, *, label: str = "backup", clock: Clock | None = None) -> Path:
+def dump(url: str, paths: Paths, *, label: str = "backup") -> Path:
     """Write the whole database to a file in FKS_HOME/backups (0600, pg_dump's custom format) and return it.
 
     The file appears under its name only when it is complete. Errors: OutageError with pg_dump's error.
     """
     paths.backups.mkdir(parents=True, exist_ok=True)
-    target = paths.backups / f"{to_datetime((clock or RealClock()).now_ns()):%Y%m%dT%H%M%SZ}-{label}.dump"
+    target = paths.backups / f"{to_datetime(RealClock().now_ns()):%Y%m%dT%H%M%SZ}-{label}.dump"
     partial = target.with_suffix(".part")
     try:
         partial.touch(mode=0o600)
@@ -88,17 +88,25 @@ def dump_to(url: str, paths: Paths, file: Path, snapshot: str) -> None:
     _run(url, paths, "pg_dump", *_DUMP, f"--snapshot={snapshot}", f"--file={file}")
 
 
-def restore(url: str, paths: Paths, file: Path) -> None:
-    """Replace the database's content by that of `file`, all or nothing. Errors: ConfigError, OutageError."""
+def restore(url: str, paths: Paths, file: Path, *, without: Collection[str] = ()) -> None:
+    """Replace the database's content by that of `file`, all or nothing; the tables `without` are left empty.
+
+    Errors: ConfigError, OutageError.
+    """
     if not file.is_file():
         raise ConfigError(f"no backup {file}", remedy=f"see {paths.backups}")
     from fks.store.routines import DROP_INFORMATION
 
     paths.run.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".restore-", dir=paths.run) as folder:
-        script = Path(folder) / "restore.sql"
+        script, contents = Path(folder) / "restore.sql", Path(folder) / "contents"
+        # an index of vectors needs pgvector, which a restored database has after its next upgrade; it is made again
+        _program("pg_restore", "--list", f"--file={contents}", str(file))
+        left_out = (" ix_ai_embeddings_hnsw_", *(f" TABLE DATA public {table} " for table in without))
+        listed = contents.read_text().splitlines()
+        contents.write_text("\n".join(line for line in listed if not any(part in line for part in left_out)) + "\n")
         # not `pg_restore --clean`: it cannot drop partitions; and not into a pipe: half a script would be committed
-        _program("pg_restore", "--no-owner", "--no-privileges", f"--file={script}", str(file))
+        _program("pg_restore", "--no-owner", "--no-privileges", f"--use-list={contents}", f"--file={script}", str(file))
         _run(
             url,
             paths,

@@ -36,7 +36,11 @@ DUMP: Final = "database.dump"
 MANIFEST: Final = "manifest.json"
 ENCRYPTED: Final = ".age"
 #: Files of FKS_HOME that a restored node must not take over: they name a machine, a process or a state of its database.
-_NOT_KEPT: Final = frozenset({"machine.id", "database.json", "cli.token", "ray.token", ".postgres.password-mark"})
+_NOT_KEPT: Final = frozenset(
+    {"machine.id", "database.json", "cli.token", "ray.token", ".postgres.password-mark", ".postgres.lock"}
+)
+#: The key of encrypted rows is kept apart from them (docs/security.md), whatever `venue.credentials_key_file` calls it.
+_KEY_MARK: Final = b"# Encrypts the keys of venues in the database."
 _FILE_MAX: Final = 1_000_000
 _SCRATCH: Final = "fks_check_"
 #: A scratch restore needs so many times the size of the database on the disk.
@@ -201,8 +205,9 @@ def _files(paths: Paths) -> Iterator[tuple[str, bytes]]:
     below = [path for path in paths.strategies.rglob("*") if "__pycache__" not in path.parts]
     for path in sorted({*tops, *below}):
         with contextlib.suppress(OSError):
-            if path.is_file() and not path.is_symlink() and path.stat().st_size <= _FILE_MAX:
-                yield str(path.relative_to(paths.home)), path.read_bytes()
+            is_kept = path.is_file() and not path.is_symlink() and path.stat().st_size <= _FILE_MAX
+            if is_kept and path != paths.credentials_key and not (content := path.read_bytes()).startswith(_KEY_MARK):
+                yield str(path.relative_to(paths.home)), content
 
 
 def _sync(file: Path) -> None:

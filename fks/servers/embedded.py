@@ -105,6 +105,7 @@ class PostgresServer:
         self._password = secrets.postgres_password.get_secret_value()
         self._is_durable = is_durable
         self._sockets = paths.sockets / "pg"
+        self.socket = self._sockets / f".s.PGSQL.{_PORT}"
         self._account: SystemUser | None = None
 
     def url(self, database: str = "fks") -> str:
@@ -130,7 +131,7 @@ class PostgresServer:
         account = self._prepare_account()
         own_directory(self._paths.sockets, mode=0o711)
         own_directory(self._sockets, mode=0o700, account=account)
-        check_socket(self._sockets / f".s.PGSQL.{_PORT}")
+        check_socket(self.socket)
         with open(self._paths.home / ".postgres.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a command and the keeper may start the server at once
             if self.adopt() is None:
@@ -381,28 +382,28 @@ class RedisServer:
     def __init__(self, paths: Paths, secrets: Secrets) -> None:
         self._paths = paths
         self._password = secrets.redis_password.get_secret_value()
-        self._socket = paths.sockets / "redis.sock"
+        self.socket = paths.sockets / "redis.sock"
         self._conf = paths.redis_dir / "redis.conf"
         self._pidfile = _redis_pidfile(paths)
 
     def url(self) -> str:
         """Return the URL with the password in it: for node_file and connect, never for logs."""
-        return f"unix://:{quote(self._password, safe='')}@{self._socket}?db=0"
+        return f"unix://:{quote(self._password, safe='')}@{self.socket}?db=0"
 
     def prepare(self) -> None:
         """Write the configuration (0600, it holds the password). Errors: ConfigError."""
         if self.adopt() is not None:
             return
         own_directory(self._paths.sockets, mode=0o711)
-        check_socket(self._socket)
+        check_socket(self.socket)
         binaries.redis_server()
         write_private(
             self._conf,
             REDIS_CONF.format(
-                socket=self._socket, password=self._password, directory=self._paths.redis_dir, pidfile=self._pidfile
+                socket=self.socket, password=self._password, directory=self._paths.redis_dir, pidfile=self._pidfile
             ),
         )
-        self._socket.unlink(missing_ok=True)
+        self.socket.unlink(missing_ok=True)
         self._pidfile.unlink(missing_ok=True)
 
     def command(self) -> list[str]:
@@ -423,7 +424,7 @@ class RedisServer:
 
     def is_ready(self) -> bool:
         """Return whether the server answers a PING with our password."""
-        return binaries.redis_answers(self._socket, self._password)
+        return binaries.redis_answers(self.socket, self._password)
 
     def adopt(self) -> int | None:
         """Return the pid of a living server of ours, also one that a dead keeper left; None without one."""

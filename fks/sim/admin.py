@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable
 import orjson
 from aiohttp import web
 
-from fks.model.errors import InputError
+from fks.model.errors import InputError, conflict, invalid, not_found
 from fks.model.timeframe import iso
 from fks.sim.atoms import parse, show
 from fks.sim.calls import NEW_ID_NAMES
 from fks.sim.endpoints import AS_REST
 from fks.sim.errors import ApiError
-from fks.sim.exchange import LocalExchange
+from fks.sim.exchange import KeyRule, LocalExchange
 from fks.sim.faults import IMMEDIATE, KINDS, Fault
+from fks.sim.front import Front
 from fks.sim.handlers import Handlers
-from fks.sim.kraken.account import ADD_ORDER
 from fks.sim.options import Options
 
 Handler = Callable[[web.Request], Awaitable[object]]
@@ -26,14 +26,16 @@ Handler = Callable[[web.Request], Awaitable[object]]
 class Admin:
     """The handlers under /sim/."""
 
-    def __init__(self, exchange: LocalExchange, handlers: Handlers) -> None:
+    def __init__(self, exchange: LocalExchange, handlers: Handlers, front: Front | None) -> None:
         self._exchange = exchange
+        self._front = front
         self._handlers = handlers
         self._routes: dict[tuple[str, str], Handler] = {
             ("GET", "/sim/info"): self._info,
             ("GET", "/sim/received"): self._received,
             ("GET", "/sim/account"): self._account,
             ("POST", "/sim/transfers"): self._transfer,
+            ("POST", "/sim/keys"): self._key,
             ("GET", "/sim/state"): self._state,
             ("GET", "/sim/faults"): self._faults,
             ("POST", "/sim/faults"): self._add_fault,
@@ -50,9 +52,7 @@ class Admin:
             handler = self._routes.get((request.method, request.path))
             if handler is None:
                 known = ", ".join(f"{method} {path}" for method, path in self._routes)
-                raise InputError(
-                    f"no {request.method} {request.path}", code="NOT_FOUND", status=404, remedy=f"there are {known}"
-                )
+                raise not_found("NOT_FOUND", f"no {request.method} {request.path}", f"there are {known}")
             body = await handler(request)
         except InputError as error:
             problem = {"code": error.code, "message": error.message, "remedy": error.remedy}
@@ -102,7 +102,7 @@ class Admin:
             values += [query["client_order_id"], f'"{query["client_order_id"]}"']
         limit = _whole(query.get("limit", "100000"), "limit")
         rows = self._exchange.store.received(" AND ".join(where), tuple(values), limit)
-        return {"items": [_logged(row) for row in rows]}
+        return {"items": [_logged(row, self._front) for row in rows]}
 
     async def _account(self, _request: web.Request) -> object:
         exchange = self._exchange
@@ -114,28 +114,38 @@ class Admin:
             "fills": [fill.row() | {"wallTime": fill.wall_ms} for fill in exchange.store.fills()],
         }
 
+    async def _key(self, request: web.Request) -> object:
+        """Make a key of the account, or change or revoke one: {"api_key"?, "may_withdraw"?, "is_address_bound"?,
+        "is_revoked"?}."""
+        body, keyring = await _json(request), self._exchange.keyring
+        key, secret = str(body.get("api_key", "")), ""
+        if not key:
+            key, secret = keyring.add()
+        if body.get("is_revoked") is True:
+            keyring.revoke(key)
+        keyring.rights[key] = KeyRule(body.get("may_withdraw") is True, body.get("is_address_bound") is not False)
+        return {"api_key": key, "api_secret": secret}
+
     async def _transfer(self, request: web.Request) -> object:
         """Deposit or withdraw: {"kind", "asset", "amount", "fee"?, "is_listed"?}; unlisted moves the balance alone."""
         body = await _json(request)
         kind, asset = body.get("kind"), str(body.get("asset", "")).upper()
         if kind not in ("deposit", "withdrawal") or not asset:
-            raise InputError(
+            raise invalid(
+                "INVALID",
                 "a transfer has a kind and an asset",
-                code="INVALID",
-                remedy='send {"kind": "deposit", "asset": "BTC", "amount": "1"}',
+                'send {"kind": "deposit", "asset": "BTC", "amount": "1"}',
             )
         try:
             amount, fee = parse(str(body.get("amount", ""))), parse(str(body.get("fee", "0")))
         except ValueError as error:
-            raise InputError(
-                "amount or fee is no plain decimal", code="INVALID", remedy='send "amount": "1.5"'
-            ) from error
+            raise invalid("INVALID", "amount or fee is no plain decimal", 'send "amount": "1.5"') from error
         try:
             number = self._exchange.engine.transfer(
                 str(kind), asset, amount, fee, is_listed=body.get("is_listed", True) is not False
             )
         except ApiError as error:
-            raise InputError(str(error), code="REFUSED", status=409) from error
+            raise conflict("REFUSED", str(error)) from error
         return {"id": number, "balances": self._exchange.engine.ledger.rows(omit_zero=True)}
 
     async def _state(self, request: web.Request) -> object:
@@ -200,7 +210,7 @@ class Admin:
     async def _tape(self, _request: web.Request) -> object:
         pace = self._exchange.pace
         if pace is None:
-            raise InputError("there is no tape", code="NO_TAPE", status=409, remedy="start with --tape PATH")
+            raise conflict("NO_TAPE", "there is no tape", "start with --tape PATH")
         return {
             "row": pace.row,
             "rows": len(pace.grid),
@@ -214,12 +224,10 @@ class Admin:
         """Complete `bars` bars, the open one first; return when every frame is written."""
         exchange, pace = self._exchange, self._exchange.pace
         if pace is None or not pace.hold:
-            raise InputError(
-                "the tape is not on hold", code="NO_HOLD", status=409, remedy="start with --tape PATH --hold"
-            )
+            raise conflict("NO_HOLD", "the tape is not on hold", "start with --tape PATH --hold")
         bars = (await _json(request)).get("bars", 1)
         if not isinstance(bars, int) or bars < 1:
-            raise InputError(f"bars {bars!r} is no positive number", code="INVALID", remedy='send {"bars": 1}')
+            raise invalid("INVALID", f"bars {bars!r} is no positive number", 'send {"bars": 1}')
         for _ in range(bars):
             if pace.is_ended:
                 break
@@ -228,7 +236,7 @@ class Admin:
         return await self._tape(request)
 
 
-def _logged(row: dict[str, object]) -> dict[str, object]:
+def _logged(row: dict[str, object], front: Front | None) -> dict[str, object]:
     """Return a log row; `client_order_ids` are the ids of the orders that the request asked to make (an amendment
     makes none)."""
     params: dict[str, str] = orjson.loads(str(row.pop("params")))
@@ -237,8 +245,8 @@ def _logged(row: dict[str, object]) -> dict[str, object]:
     rest = AS_REST.get(str(row["path"]))
     is_amendment = "PUT" in (row["method"], *(rest or ()))
     made = [params[name] for name in NEW_ID_NAMES if name in params and not is_amendment]
-    if row["path"] == ADD_ORDER and params.get("validate", "").lower() != "true":
-        made += [params[name] for name in ("cl_ord_id",) if name in params]
+    if front is not None:
+        made += front.made(str(row["path"]), params)
     place = {"method": rest[0], "path": rest[1], "socket_method": row["path"]} if rest is not None else {}
     return (
         {"time": iso(time_ms * 1_000_000), "time_ms": time_ms}
@@ -253,13 +261,13 @@ async def _json(request: web.Request) -> dict[str, object]:
     try:
         found = orjson.loads(raw) if raw else {}
     except ValueError as error:
-        raise InputError("the body is no JSON", code="INVALID", remedy=f"send an object ({error})") from error
+        raise invalid("INVALID", "the body is no JSON", f"send an object ({error})") from error
     if not isinstance(found, dict):
-        raise InputError("the body is no JSON object", code="INVALID", remedy="send an object")
+        raise invalid("INVALID", "the body is no JSON object", "send an object")
     return found
 
 
 def _whole(text: str, name: str) -> int:
     if not text.isdigit():
-        raise InputError(f"{name} {text!r} is no whole number", code="INVALID", remedy="send digits only")
+        raise invalid("INVALID", f"{name} {text!r} is no whole number", "send digits only")
     return int(text)

@@ -22,7 +22,7 @@ _BEFORE = ("latency", "drop", "disconnect", "reset", "hang", "busy_1008", "error
 _LATE = ("accept_late",)
 _LATE_S = 5.0
 _ANSWERS = ("html_200", "html_502", "http_500", "503", "504_1007")
-_AFTER = ("answer_after", "accept_then_cut", "truncate")
+_AFTER = ("answer_after", "accept_then_cut", "truncate", "without_id")
 #: parameters that name the orders a request asks to make
 NEW_ID_NAMES = (
     "newClientOrderId",
@@ -43,8 +43,10 @@ _HTML = b"<html>\r\n<head><title>%s</title></head>\r\n<body>\r\n<center><h1>%s</
 class RequestRules:
     """Binance's rules of a request: the ids and the symbol in it, its limits, its credentials, the form of a refusal.
 
-    Another wire has rules of its own.
+    Another wire has rules of its own. `id_name` is the name of the exchange's id of an order in answers.
     """
+
+    id_name = "orderId"
 
     def ids(self, params: Params) -> list[str]:
         """Return the client order ids that identify the subject of a request, most specific first."""
@@ -69,8 +71,8 @@ class RequestRules:
             call.check_signature()
             check_time(call.params, exchange.wall_ms())
 
-    def refused(self, error: ApiError) -> ApiError:
-        """Return a refusal as this wire writes it."""
+    def refused(self, error: ApiError, path: str) -> ApiError:
+        """Return a refusal of a request to `path` as this wire writes it."""
         return error
 
     def headers(self, exchange: LocalExchange, call: Call) -> dict[str, str]:
@@ -156,11 +158,11 @@ async def answer(exchange: LocalExchange, call: Call) -> Reply:
     reply = await _do(exchange, call)
     after = exchange.faults.strike(_AFTER, at)
     exchange.store.note_outcome(seq, _outcome(reply) + (f" fault:{after.kind}" if after else ""))
-    return await _after(reply, after) if after is not None else reply
+    return await _after(call, reply, after) if after is not None else reply
 
 
 def _refused(call: Call, error: ApiError) -> Reply:
-    error = call.rules.refused(error)
+    error = call.rules.refused(error, call.path)
     return Reply(error.status, error.body(), error.headers)
 
 
@@ -218,7 +220,7 @@ async def _do(exchange: LocalExchange, call: Call) -> Reply:
         if exchange.journal.is_pending:
             raise refusal("timeout")
     except ApiError as error:
-        refused = call.rules.refused(error)
+        refused = call.rules.refused(error, call.path)
         status, body, headers = refused.status, refused.body(), refused.headers
     return Reply(status, body, call.rules.headers(exchange, call) | headers)
 
@@ -253,8 +255,16 @@ async def _before(exchange: LocalExchange, call: Call, fault: Fault) -> Reply | 
     return _refused(call, errors[kind]())
 
 
-async def _after(reply: Reply, fault: Fault) -> Reply:
+async def _after(call: Call, reply: Reply, fault: Fault) -> Reply:
     if fault.kind == "answer_after":
         await asyncio.sleep(fault.seconds or 0)
         return reply
+    if fault.kind == "without_id":
+        return Reply(reply.status, _without(reply.body, call.rules.id_name), reply.headers)
     return Reply(reply.status, reply.body, reply.headers, how="cut" if fault.kind == "accept_then_cut" else "truncate")
+
+
+def _without(value: object, name: str) -> object:
+    if isinstance(value, dict):
+        return {key: _without(item, name) for key, item in value.items() if key != name}
+    return value

@@ -73,6 +73,7 @@ REST: dict[tuple[str, str], Endpoint] = {
     ("GET", "/api/v3/myPreventedMatches"): Endpoint(public.nothing, 2, "signed"),
     ("GET", "/api/v3/myAllocations"): Endpoint(public.nothing, 20, "signed"),
     ("GET", "/sapi/v1/capital/config/getall"): Endpoint(public.nothing, 10, "signed"),
+    ("GET", "/sapi/v1/account/apiRestrictions"): Endpoint(private.key_rights, 1, "signed"),
     ("GET", "/sapi/v1/capital/deposit/hisrec"): Endpoint(private.deposits, 1, "signed"),
     ("GET", "/sapi/v1/capital/withdraw/history"): Endpoint(private.withdrawals, 1, "signed"),
     ("GET", "/sapi/v1/margin/allPairs"): Endpoint(public.nothing, 1, "key"),

@@ -198,33 +198,15 @@ class Engine:
         waits = new.type in STOPS + PROFITS
         bar = self.bars.get(new.symbol)
         return SimOrder(
-            self._order_id,
-            new.symbol,
-            new.client_id or f"sim{now:x}{self._order_id:x}",
-            new.side,
-            new.type,
-            new.tif,
-            new.price,
-            new.quantity,
-            new.quote_wanted,
-            new.stop_price,
-            new.stp,
-            now,
-            list_id,
+            order_id=self._order_id,
+            time_ms=now,
+            list_id=list_id,
             update_ms=now,
             working_ms=-1 if waits else now,
             is_working=not waits,
             placed_row=bar.row if bar else -1,
-            strategy_id=new.strategy_id,
-            strategy_type=new.strategy_type,
             is_named=bool(new.client_id),
-            user_ref=new.user_ref,
-            expire_ms=new.expire_ms,
-            fee_asset=new.fee_asset,
-            close_type=new.close_type,
-            close_price=new.close_price,
-            close_stop=new.close_stop,
-            parent_id=new.parent_id,
+            **new.terms() | {"client_id": new.client_id or f"sim{now:x}{self._order_id:x}"},
         )
 
     def _open(self, state: SymbolState, order: SimOrder) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from fks.sim.atoms import SCALE, times
 from fks.sim.errors import ApiError, filter_failure, missing, not_wanted, refusal
@@ -43,6 +44,13 @@ class NewOrder:
     close_price: int = 0
     close_stop: int = 0
     parent_id: int = 0
+
+    def terms(self) -> dict[str, Any]:
+        """Return the fields that a `SimOrder` has, too."""
+        return {name: getattr(self, name) for name in _TERMS}
+
+
+_TERMS = tuple(one.name for one in fields(NewOrder) if one.name not in ("resp_type", "may_trigger"))
 
 
 def read_order(params: Params, symbol: str, *, is_opo: bool = False) -> NewOrder:

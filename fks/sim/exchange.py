@@ -1,4 +1,5 @@
-"""The exchange: its markets, its account, its clock, and the order in which simultaneous events happen."""
+"""The exchange: its markets (one may be a tape), its account, its clock, and the order in which simultaneous events
+happen."""
 
 from __future__ import annotations
 
@@ -15,16 +16,17 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+from uuid import uuid4
 
 import numpy as np
 import orjson
 
 from fks.clock import Clock
 from fks.model.bar import Ints
-from fks.model.errors import ConfigError, InputError
+from fks.model.errors import ConfigError, InputError, invalid
 from fks.model.tape import Tape, unpack_tape
-from fks.model.timeframe import to_ns
+from fks.model.timeframe import TIMEFRAMES, to_ns
 from fks.sim.atoms import parse
 from fks.sim.engine import Engine, Terms
 from fks.sim.errors import missing, refusal
@@ -39,12 +41,56 @@ from fks.sim.orders import SimOrder
 from fks.sim.prints import AggregateTrade
 from fks.sim.publisher import Publishers, StreamPublisher
 from fks.sim.sockets import Socket
-from fks.sim.source import Source
+from fks.sim.source import Rows, Source
 from fks.sim.store import Store
 from fks.sim.symbol_state import SymbolState
-from fks.sim.symbols import FILTER_AMOUNTS, FILTER_COUNTS, FILTER_FLAGS, LISTINGS, with_filters
-from fks.sim.tape import Taped
+from fks.sim.symbols import FILTER_AMOUNTS, FILTER_COUNTS, FILTER_FLAGS, LISTINGS, Listing, tape_listing, with_filters
 from fks.sim.tapefills import TapeBar
+
+_TRADES = 40
+_TOKEN_S, _TOKEN_SKEW_S = 120, 30  # a token's life, and how far the client's clock may be ahead
+_ID_FIRST = 1_000_000_000
+
+
+class Taped:
+    """The bars of one tape. Row number: place on the tape. Bars whose volume is 0 have no trades."""
+
+    row_first = 0
+
+    def __init__(self, tape: Tape) -> None:
+        self.listing: Listing = tape_listing(
+            tape.symbol,
+            tape.price_places,
+            tape.volume_places,
+            float(tape.open[0]) / 10.0**tape.price_places,
+            int(np.median(tape.volume)),
+        )
+        self.timeframe = tape.timeframe
+        self.unit_ms = TIMEFRAMES[tape.timeframe] * 1000
+        flat = (tape.high == tape.low) & (tape.open == tape.close)
+        few = np.where(flat, np.minimum(tape.volume, 4), 4)
+        count = np.where(tape.volume >= 4, np.minimum(tape.volume, _TRADES), np.where(tape.volume > 0, few, 0))
+        first = _ID_FIRST + np.cumsum(count) - count
+        time_ms = tape.time_ns // 1_000_000
+        self._rows = Rows(time_ms, tape.open, tape.high, tape.low, tape.close, tape.volume, count, first)
+
+    @property
+    def row_end(self) -> int:
+        """Return the number of bars on the tape."""
+        return len(self._rows)
+
+    def rows(self, start: int, stop: int) -> Rows:
+        """Return rows start..stop-1, fewer at the end of the tape."""
+        return self._rows.part(max(start, 0), stop)
+
+    def row_at(self, time_ms: int) -> int:
+        """Return the last bar that opens at or before `time_ms`; -1 before the first."""
+        return int(np.searchsorted(self._rows.time_ms, time_ms, side="right")) - 1
+
+    def row_of(self, trade: int) -> int:
+        """Return the bar that holds trade number `trade`."""
+        return int(np.searchsorted(self._rows.first, trade, side="right")) - 1
+
 
 # The user data stream: subscriptions to the account's events, and events lost, duplicated or swapped by a fault.
 
@@ -215,8 +261,8 @@ class TapePace:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """An HMAC key with its secret. The others are "" without their option: `guardian_key`, an HMAC key for a second
-    process, and `ed25519_key`, whose private half is `ed25519_file`."""
+    """A key with its secret: of HMAC, at Coinbase a P-256 key as PEM. The others are "" without their option:
+    `guardian_key`, an HMAC key for a second process, and `ed25519_key`, whose private half is `ed25519_file`."""
 
     api_key: str
     api_secret: str
@@ -226,11 +272,13 @@ class Keys:
     guardian_secret: str = ""
 
 
-def load_keys(folder: Path, *, with_ed25519: bool, with_guardian: bool = False) -> Keys:
-    """Return the keys of a data directory, made when they are missing."""
-    keys = Keys(**_hmac_key(folder / "api-key.json"))
-    if with_guardian:
-        made = _hmac_key(folder / "guardian-api-key.json")
+def load_keys(folder: Path, wire: WireProtocol, *, with_ed25519: bool) -> Keys:
+    """Return the keys of a data directory, made when they are missing. Errors: ConfigError for keys of another wire."""
+    keys = Keys(**_kept(folder / "api-key.json", new_key(wire)))
+    if keys.api_key.startswith("organizations/") != (wire is WireProtocol.COINBASE):
+        raise ConfigError(f"{folder} holds keys of another wire than {wire}", remedy="name another --data-dir")
+    if wire is WireProtocol.KRAKEN:
+        made = _kept(folder / "guardian-api-key.json", new_key(wire))
         keys = replace(keys, guardian_key=made["api_key"], guardian_secret=made["api_secret"])
     if with_ed25519:
         path = folder / "ed25519-key.pem"
@@ -241,8 +289,11 @@ def load_keys(folder: Path, *, with_ed25519: bool, with_guardian: bool = False) 
     return keys
 
 
-def _hmac_key(path: Path) -> dict[str, str]:
-    return _kept(path, {"api_key": secrets.token_hex(32), "api_secret": secrets.token_hex(32)})
+def new_key(wire: WireProtocol) -> dict[str, str]:
+    """Return a new key and its secret, as the exchange of that wire hands them out."""
+    if wire is WireProtocol.COINBASE:
+        return {"api_key": f"organizations/{uuid4()}/apiKeys/{uuid4()}", "api_secret": _make_p256()}
+    return {"api_key": secrets.token_hex(32), "api_secret": secrets.token_hex(32)}
 
 
 def _kept(path: Path, default: dict[str, str]) -> dict[str, str]:
@@ -267,20 +318,57 @@ def _make_ed25519() -> bytes:
     return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
+def _make_p256() -> str:
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    private = generate_private_key(SECP256R1())
+    return private.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
+
+
+def token_part(token: str, number: int) -> dict[str, Any]:
+    """Return header (0) or claims (1) of a JSON Web Token, not verified; an empty object where there is none."""
+    parts = token.split(".")
+    try:
+        found = orjson.loads(base64.urlsafe_b64decode(parts[number] + "==")) if len(parts) == 3 else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _raw(text: str) -> bytes:
     """Return the bytes of a header, which need not be UTF-8."""
     return text.encode("utf-8", "surrogateescape")
 
 
+@dataclass(frozen=True, slots=True)
+class KeyRule:
+    """Rights of a key."""
+
+    may_withdraw: bool = False
+    is_address_bound: bool = True
+
+
 class Keyring:
     """Checks keys and signatures. `made_s`: the time at which the keys were made, in seconds."""
 
-    def __init__(self, keys: Keys, made_s: float = 0.0) -> None:
-        self.keys, self.made_s = keys, made_s
+    def __init__(self, keys: Keys, made_s: float = 0.0, wire: WireProtocol = WireProtocol.BINANCE) -> None:
+        self.keys, self.made_s, self._wire = keys, made_s, wire
+        self.rights: dict[str, KeyRule] = {}  # of keys that a test has set
         self.uid = int.from_bytes(hashlib.sha256(keys.api_key.encode()).digest()[:4], "big")
         self._secrets = {keys.api_key: keys.api_secret.encode()}
         if keys.guardian_key:
             self._secrets[keys.guardian_key] = keys.guardian_secret.encode()
+
+    def add(self) -> tuple[str, str]:
+        """Make a further key of the account, until the process ends; return it with its secret."""
+        made = new_key(self._wire)
+        self._secrets[made["api_key"]] = made["api_secret"].encode()
+        return made["api_key"], made["api_secret"]
+
+    def revoke(self, key: str) -> None:
+        """Forget a key: its requests are refused from now on."""
+        self._secrets.pop(key, None)
 
     def check_key(self, key: str) -> None:
         """Refuse a missing or foreign key. Errors: −2014, −2015."""
@@ -318,6 +406,39 @@ class Keyring:
         if not hmac.compare_digest(base64.b64encode(made), _raw(signature)):
             raise refusal("bad_signature")
 
+    def check_token(self, token: str, uri: str, now_s: float) -> None:
+        """Refuse a JSON Web Token (ES256) of another request, key or time.
+
+        Errors: −1021, −1022; −2015 for a key without such a secret.
+        """
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePrivateKey
+        from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        header, claims = token_part(token, 0), token_part(token, 1)
+        secret = self._secrets.get(str(claims.get("sub")), b"")
+        if not secret.startswith(b"-----BEGIN"):
+            raise refusal("bad_key")
+        private = load_pem_private_key(secret, None)
+        assert isinstance(private, EllipticCurvePrivateKey)
+        signed, _, signature = token.rpartition(".")
+        try:
+            raw = base64.urlsafe_b64decode(signature + "==")
+            made = encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
+            private.public_key().verify(made, signed.encode(), ECDSA(SHA256()))
+        except (InvalidSignature, ValueError):
+            raise refusal("bad_signature") from None
+        is_named = header.get("kid") == claims.get("sub") and header.get("alg") == "ES256" and header.get("nonce")
+        if not is_named or claims.get("iss") not in ("cdp", "coinbase-cloud") or claims.get("uri") != uri:
+            raise refusal("bad_signature")
+        begins, ends = claims.get("nbf"), claims.get("exp")
+        if not isinstance(begins, int) or not isinstance(ends, int) or ends - begins > _TOKEN_S:
+            raise refusal("bad_signature")
+        if not begins - _TOKEN_SKEW_S <= now_s <= ends:
+            raise refusal("skewed")
+
     def _check_ed25519(self, payload: bytes, signature: str) -> None:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -347,12 +468,9 @@ class LocalExchange:
         self.store = Store(options.data_dir)
         self.network_epoch = self.store.meta("network_epoch", secrets.token_hex(8))
         self.keyring = Keyring(
-            load_keys(
-                options.data_dir,
-                with_ed25519=options.has_ed25519,
-                with_guardian=options.wire is WireProtocol.KRAKEN,
-            ),
+            load_keys(options.data_dir, options.wire, with_ed25519=options.has_ed25519),
             (options.data_dir / "api-key.json").stat().st_mtime,
+            options.wire,
         )
         first_id = int(self.store.meta("fault_id", "1"))
         self.store.set_meta("fault_id", str(first_id + _FAULTS_EACH))
@@ -416,6 +534,27 @@ class LocalExchange:
         if not self.by_tape:
             self._advance_symbol(state)
         return state
+
+    def open_orders(self) -> list[SimOrder]:
+        """Return the open orders of all symbols."""
+        return [order for state in self.states.values() for order in state.orders.values()]
+
+    def order(self, order_id: int) -> SimOrder | None:
+        """Return an order, open or not; None for an id that was never given."""
+        for state in self.states.values():
+            if order_id in state.orders:
+                return state.orders[order_id]
+        return None if order_id >= 1 << 63 else next(iter(self.store.orders("order_id = ?", (order_id,))), None)
+
+    def held(self) -> dict[str, tuple[int, int]]:
+        """Return what the account holds of each asset, and the part that open orders hold, in atoms; without what a
+        fault hides."""
+        hidden = self.faults.strike(("hide_balances",), Target())
+        return {
+            row["asset"]: (parse(row["free"]) + parse(row["locked"]), parse(row["locked"]))
+            for row in self.engine.ledger.rows(omit_zero=True)
+            if hidden is None or hidden.symbol not in ("", row["asset"])
+        }
 
     def spend_orders(self, symbol: str, count: int = 1) -> None:
         """Count new orders. Errors: −1015 over the limit, or while a fault says so."""
@@ -491,10 +630,8 @@ class LocalExchange:
             state.market.listing = with_filters(state.market.listing, values)
         except ValueError as error:
             names = ", ".join((*FILTER_AMOUNTS, *FILTER_COUNTS, *FILTER_FLAGS))
-            raise InputError(
-                f"filters: {error}",
-                code="FILTER_INVALID",
-                remedy=f"symbol, status, and decimal texts, counts or flags: {names}",
+            raise invalid(
+                "FILTER_INVALID", f"filters: {error}", f"symbol, status, and decimal texts, counts or flags: {names}"
             ) from error
         known = json.loads(self.store.meta(f"filters:{symbol}", "{}"))
         self.store.set_meta(f"filters:{symbol}", json.dumps(known | values))

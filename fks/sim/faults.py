@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import asdict, dataclass
 
-from fks.model.errors import InputError
+from fks.model.errors import invalid
 
 #: kind -> effect. The one list of kinds: the admin API and the documentation read it.
 KINDS: dict[str, str] = {
@@ -17,6 +17,7 @@ KINDS: dict[str, str] = {
     "answer_after": "do it at once, answer after `seconds`",
     "accept_then_cut": "do it, close the connection without an answer",
     "truncate": "do it, send half of the answer, close",
+    "without_id": "do it, answer without the exchange's id of the order",
     "html_200": "answer 200 with an HTML page; nothing is done unless `accept`",
     "html_502": "answer 502 with an HTML page; nothing is done unless `accept`",
     "http_500": "answer 500 without JSON; nothing is done unless `accept`",
@@ -132,14 +133,14 @@ class Faults:
         if kind not in KINDS or unknown:
             what = f"unknown field {unknown[0]!r}" if unknown else f"unknown kind {kind!r}"
             legal = ", ".join(sorted(names) if unknown else KINDS)
-            raise InputError(f"fault: {what}", code="FAULT_INVALID", remedy=f"use one of {legal}")
+            raise invalid("FAULT_INVALID", f"fault: {what}", f"use one of {legal}")
         try:
             fault = Fault(self._next_id, **(body | {"kind": kind}))  # type: ignore[arg-type]
             fault.method, fault.probability = str(fault.method).upper(), float(fault.probability)
             fault.count = None if fault.count is None else int(fault.count)
             fault.seconds = None if fault.seconds is None else float(fault.seconds)
         except (TypeError, ValueError) as error:
-            raise InputError(f"fault: {error}", code="FAULT_INVALID", remedy="count, seconds: numbers") from error
+            raise invalid("FAULT_INVALID", f"fault: {error}", "count, seconds: numbers") from error
         if kind in _STATES:
             fault.count = None
             fault.until = None if fault.seconds is None or kind == "clock_jump" else now + fault.seconds

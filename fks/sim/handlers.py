@@ -13,13 +13,10 @@ from aiohttp import WSMsgType, web
 
 from fks.sim.auth import rest_payload
 from fks.sim.calls import Call, Reply, answer
-from fks.sim.endpoints import REST, Endpoint
+from fks.sim.endpoints import REST
 from fks.sim.errors import ApiError
 from fks.sim.exchange import LocalExchange
-from fks.sim.kraken.account import PREFIX as KRAKEN_PRIVATE
-from fks.sim.kraken.account import KrakenAccount, form_values
-from fks.sim.kraken.publisher import KrakenPublisher
-from fks.sim.kraken.rest import REST as KRAKEN_REST
+from fks.sim.front import Arrived, Front
 from fks.sim.params import Params
 from fks.sim.sockets import Socket
 
@@ -29,13 +26,11 @@ _GONE = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
 
 
 class Handlers:
-    """Handlers of one exchange. `sockets` are the open websocket connections, `kraken` what Kraken's wire adds."""
+    """Handlers of one exchange. `sockets` are the open websocket connections, `front` the wire beside Binance's."""
 
-    def __init__(self, exchange: LocalExchange, kraken: tuple[KrakenPublisher, KrakenAccount] | None = None) -> None:
+    def __init__(self, exchange: LocalExchange, front: Front | None = None) -> None:
         self._exchange = exchange
-        self._kraken = None if kraken is None else kraken[0]
-        self._account = None if kraken is None else kraken[1]
-        self._endpoints = REST if self._account is None else REST | KRAKEN_REST | self._account.endpoints
+        self._front = front
         self.sockets: dict[Socket, float] = {}
 
     # -- REST --------------------------------------------------------------------------------------------------------
@@ -46,26 +41,18 @@ class Handlers:
         body = await request.read()
         if path == "/api/v3/userDataStream":
             return self._listen_key(request)
-        endpoint = self._endpoints.get((request.method, path))
-        if endpoint is None and self._account is not None and path.startswith(KRAKEN_PRIVATE):
-            return web.json_response({"error": ["EGeneral:Unknown method"]})
+        if self._front is not None and path.startswith(self._front.prefixes):
+            sent = Arrived(request.method, path, query, body, request.headers)
+            return await self._front_answer(self._front, request, sent)
+        endpoint = REST.get((request.method, path))
         if endpoint is None:
-            known = any(path == other for _, other in self._endpoints)
-            return web.Response(
-                status=405 if known else 404,
-                text="<html><body><h2>404 Not found</h2></body></html>",
-                content_type="text/html",
-            )
-        is_json = "json" in request.headers.get("Content-Type", "")
-        if self._account is not None and path.startswith("/0/"):
-            call = self._kraken_call(request, self._account, endpoint, form_values(body) if is_json else None, body)
-            return await self._send(request, await answer(self._exchange, call))
-        form = body if not is_json else b""
+            return _no_page(is_known=any(path == other for _, other in REST))
+        form = body if "json" not in request.headers.get("Content-Type", "") else b""
         values = dict(parse_qsl(form.decode("utf-8", "replace"), keep_blank_values=True))
         values |= dict(parse_qsl(query, keep_blank_values=True))
-        params = Params(values)
         payload, signature = rest_payload(query.encode(), form), values.get("signature", "")
         key = request.headers.get("X-MBX-APIKEY", "")
+        params = Params(values | ({"apiKey": key} if endpoint.security else {}))  # as in the socket's requests
         call = Call(
             request.method,
             path,
@@ -76,31 +63,13 @@ class Handlers:
         )
         return await self._send(request, await answer(self._exchange, call))
 
-    def _kraken_call(
-        self,
-        request: web.Request,
-        account: KrakenAccount,
-        endpoint: Endpoint,
-        values: dict[str, str] | None,
-        body: bytes,
-    ) -> Call:
-        """Return a request of Kraken's wire. `values` are those of a JSON body, None for a form or a query."""
-        path, _, query = request.raw_path.partition("?")
-        if values is None:
-            form = body.decode("utf-8", "replace") if endpoint.security else query
-            values = dict(parse_qsl(form, keep_blank_values=True))
-        key, signature = (request.headers.get(name, "") for name in ("API-Key", "API-Sign"))
-        nonce = values.get("nonce", "")
-        keyring = self._exchange.keyring
-        return Call(
-            request.method,
-            path,
-            Params(values | ({"apiKey": key} if endpoint.security else {})),
-            endpoint,
-            key,
-            lambda: keyring.check_kraken_signature(path, nonce, body, signature, key),
-            account.rules,
-        )
+    async def _front_answer(self, front: Front, request: web.Request, sent: Arrived) -> web.StreamResponse:
+        found = front.find(sent.method, sent.path)
+        if found is not None:
+            return await self._send(request, await answer(self._exchange, front.call(sent, *found)))
+        if (unknown := front.unknown(sent.path)) is not None:
+            return web.json_response(unknown)
+        return _no_page(is_known=any(front.find(method, sent.path) for method, _ in front.endpoints))
 
     async def _send(self, request: web.Request, reply: Reply) -> web.StreamResponse:
         transport = request.transport
@@ -154,19 +123,20 @@ class Handlers:
             await socket.end()
         return socket.ws
 
-    async def kraken_stream(self, request: web.Request) -> web.StreamResponse:
-        """Serve a connection of Kraken's version 2."""
-        kraken, now = self._kraken, self._exchange.clock.monotonic()
-        assert kraken is not None
+    async def front_stream(self, request: web.Request) -> web.StreamResponse:
+        """Serve a websocket connection of the front."""
+        assert self._front is not None
+        publisher, now = self._front.publisher, self._exchange.clock.monotonic()
+        assert publisher is not None
         socket = Socket(request.path)
         await socket.open(request, now)
         self.sockets[socket] = now
-        kraken.connected(socket)
+        publisher.connected(socket)
         try:
-            await self.read(socket, lambda text: kraken.command(socket, text))
+            await self.read(socket, lambda text: publisher.command(socket, text))
         finally:
             self.sockets.pop(socket, None)
-            kraken.gone(socket)
+            publisher.gone(socket)
             await socket.end()
         return socket.ws
 
@@ -240,6 +210,12 @@ class Handlers:
                 "`LIST_SUBSCRIPTIONS`, `SET_PROPERTY`, `GET_PROPERTY`"
             )
         }
+
+
+def _no_page(*, is_known: bool) -> web.Response:
+    """Return the page of a path without an endpoint, or without one for the method."""
+    text = "<html><body><h2>404 Not found</h2></body></html>"
+    return web.Response(status=405 if is_known else 404, text=text, content_type="text/html")
 
 
 def _bad(what: str) -> dict[str, Any]:

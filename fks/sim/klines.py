@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,11 @@ from fks.sim.atoms import show
 from fks.sim.intervals import INTERVALS, end_of, start_of, starts_of
 from fks.sim.market import CHUNK_ROWS, RAW_OFFSET, Market
 from fks.sim.prints import AggregateTrade
+from fks.sim.source import Rows
 
-_SUMS_KEPT = 1500
-_YIELD_EVERY = 8  # chunks summed before the event loop runs other tasks
+_SUMS_KEPT = 9000  # chunks: a year of hours, 1.5 kB each
+#: sums chunks for all symbols: the event loop answers meanwhile, and shares the interpreter with one thread only
+_SUMMING = ThreadPoolExecutor(1, thread_name_prefix="klines")
 
 
 @dataclass(slots=True)
@@ -102,12 +105,12 @@ class Klines:
 
     def __init__(self, market: Market) -> None:
         self._market = market
-        self._sums: OrderedDict[int, tuple[Ints, Ints, Ints]] = OrderedDict()
+        self._sums: OrderedDict[int, Ints] = OrderedDict()
 
     async def fetch(self, interval: str, start_ms: int | None, end_ms: int | None, limit: int) -> list[Kline]:
         """Return up to `limit` bars ascending: from `start_ms`, else the last ones until `end_ms` or now.
 
-        Long answers yield to the event loop in between.
+        Sums that are not known yet are computed in a thread: the event loop goes on.
         """
         market = self._market
         begin, stop = self._window(interval, start_ms, end_ms, limit)
@@ -117,8 +120,14 @@ class Klines:
             return self._from_trades(interval, begin, stop)[:limit]
         row_from = max(market.source.row_first, market.source.row_at(begin - 1) + 1)
         row_to = market.source.row_at(min(stop - 1, market.now_ms)) + 1
-        await self._warm(row_from, row_to)
-        found = self._from_rows(interval, row_from, row_to)
+        sums = []
+        for number in _chunks(row_from, row_to):
+            if (known := self._sums.get(number)) is None:
+                rows = market.chunk_rows(number)
+                known = await asyncio.get_running_loop().run_in_executor(_SUMMING, self._sums_of, number, rows)
+                self._keep(number, known)
+            sums.append(known)
+        found = self._from_rows(interval, row_from, row_to, sums)
         return found[:limit] if start_ms is not None else found[-limit:]
 
     def current(self, interval: str) -> Kline:
@@ -170,36 +179,37 @@ class Klines:
         last = start_of(stop - 1, interval)
         return begin, min(end_of(last, interval), max(begin, last) + (INTERVALS[interval] or 32 * 86_400_000))
 
-    async def _warm(self, row_from: int, row_to: int) -> None:
-        for turn, number in enumerate(range(row_from // CHUNK_ROWS, max(row_to - 1, 0) // CHUNK_ROWS)):
-            if number not in self._sums:
-                self._chunk_sums(number)
-                if turn % _YIELD_EVERY == 0:
-                    await asyncio.sleep(0)
-
-    def _chunk_sums(self, number: int) -> tuple[Ints, Ints, Ints]:
-        """Return (quote, taker, taker quote) of each row of a chunk."""
-        found = self._sums.get(number)
-        if found is None:
-            trades = self._market.chunk(number)
-            rows = len(trades.starts)
-            row = np.searchsorted(trades.starts, np.arange(len(trades)), side="right") - 1
-            quote, taker = trades.price * trades.lots, np.where(trades.is_maker, 0, trades.lots)
-            found = tuple(_sum_by(row, column, rows) for column in (quote, taker, trades.price * taker))  # type: ignore[assignment]
-            assert found is not None
-            self._sums[number] = found
-            if len(self._sums) > _SUMS_KEPT:
-                self._sums.popitem(last=False)
+    def _sums_of(self, number: int, rows: Rows) -> Ints:
+        """Return quote, taker and taker quote (the lines) of each row of a chunk. Any thread may call it."""
+        trades = self._market.expanded(number, rows)
+        taker = np.where(trades.is_maker, 0, trades.lots)
+        total = np.zeros((3, len(trades) + 1), dtype=np.int64)
+        np.cumsum([trades.price * trades.lots, taker, trades.price * taker], axis=1, out=total[:, 1:])
+        found: Ints = total[:, trades.starts + rows.count] - total[:, trades.starts]
         return found
 
-    def _from_rows(self, interval: str, row_from: int, row_to: int) -> list[Kline]:
+    def _keep(self, number: int, sums: Ints) -> None:
+        self._sums[number] = sums
+        if len(self._sums) > _SUMS_KEPT:
+            self._sums.popitem(last=False)
+
+    def _chunk_sums(self, number: int) -> Ints:
+        found = self._sums.get(number)
+        if found is None:
+            found = self._sums_of(number, self._market.chunk_rows(number))
+            self._keep(number, found)
+        return found
+
+    def _from_rows(self, interval: str, row_from: int, row_to: int, sums: list[Ints] | None = None) -> list[Kline]:
+        """Return the bars of some rows; `sums`: of their chunks, None: computed here."""
         if row_to <= row_from:
             return []
         market = self._market
         rows = market.source.rows(row_from, row_to)
-        sums = [self._chunk_sums(n) for n in range(row_from // CHUNK_ROWS, (row_to - 1) // CHUNK_ROWS + 1)]
+        if sums is None:
+            sums = [self._chunk_sums(number) for number in _chunks(row_from, row_to)]
         offset = row_from - row_from // CHUNK_ROWS * CHUNK_ROWS
-        extra = [np.concatenate([part[i] for part in sums])[offset : offset + len(rows)] for i in range(3)]
+        extra = np.concatenate(sums, axis=1)[:, offset : offset + len(rows)]
         grid = np.stack([rows.open, rows.high, rows.low, rows.close, rows.volume, extra[0], rows.count, *extra[1:]])
         if int(rows.first[-1] + rows.count[-1]) > market.shown:
             self._cut_last(grid, int(rows.first[-1]))
@@ -278,8 +288,8 @@ class Klines:
         return bars
 
 
-def _sum_by(row: Ints, column: Ints, rows: int) -> Ints:
-    """Return the exact sums of `column` per row (bincount would go through floats)."""
-    total = np.zeros(rows, dtype=np.int64)
-    np.add.at(total, row, column)
-    return total
+def _chunks(row_from: int, row_to: int) -> range:
+    """Return the numbers of the chunks that hold rows row_from..row_to-1."""
+    return range(
+        row_from // CHUNK_ROWS, (row_to - 1) // CHUNK_ROWS + 1 if row_to > row_from else row_from // CHUNK_ROWS
+    )

@@ -79,7 +79,8 @@ def _prices(rows: Rows, row: Ints, place: Ints, rng: np.random.Generator, total:
     price = values[leg, row] + (values[leg + 1, row] - values[leg, row]) * share + noise * reach
     bounded = _reflected(np.rint(price), rows.low[row], rows.high[row])
     for station, value in zip(stations, values.astype(np.int64), strict=True):
-        bounded = np.where(place == station[row], value[row], bounded)  # after rounding and short rows: exact
+        is_there = (station >= 0) & (station < rows.count)
+        bounded[(base + station)[is_there]] = value[is_there]  # after rounding and short rows: exact
     return bounded
 
 
@@ -165,15 +166,20 @@ class Market:
         """Return the trades of rows number*60 to number*60+59 (fewer at a tape's end)."""
         found = self._chunks.get(number)
         if found is None:
-            start = number * CHUNK_ROWS
-            rows = self.source.rows(start, start + CHUNK_ROWS)
-            found = expand(rows, self.source.unit_ms, dice(self.seed, self.symbol, "trades", number))
-            self._chunks[number] = found
+            found = self._chunks[number] = self.expanded(number, self.chunk_rows(number))
             if len(self._chunks) > _CHUNKS_KEPT:
                 self._chunks.popitem(last=False)
         else:
             self._chunks.move_to_end(number)
         return found
+
+    def chunk_rows(self, number: int) -> Rows:
+        """Return the source's rows of a chunk."""
+        return self.source.rows(number * CHUNK_ROWS, (number + 1) * CHUNK_ROWS)
+
+    def expanded(self, number: int, rows: Rows) -> Trades:
+        """Return the trades of a chunk with these rows. Any thread may call it."""
+        return expand(rows, self.source.unit_ms, dice(self.seed, self.symbol, "trades", number))
 
     def count_until(self, time_ms: int, *, inclusive: bool = True) -> int:
         """Return how many of the source's trades happened until `time_ms` (past or future)."""

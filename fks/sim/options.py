@@ -12,6 +12,7 @@ class WireProtocol(StrEnum):
 
     BINANCE = "binance"
     KRAKEN = "kraken"
+    COINBASE = "coinbase"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Options:
     `start`: first moment on the tape (ISO 8601), else a day after its first bar. `hold`: the tape moves only by
     request.
     `balances` are decimal texts by asset and count at the first start in a data directory only. Rates are decimal
-    texts. `wire` KRAKEN adds Kraken's wire to Binance's.
+    texts. `wire` KRAKEN or COINBASE adds that wire to Binance's, `front` (`module:Class`) that of a package.
     """
 
     data_dir: Path
@@ -45,3 +46,4 @@ class Options:
     ping_s: float = 20.0
     history_days: int = 30
     wire: WireProtocol = WireProtocol.BINANCE
+    front: str = ""

@@ -59,6 +59,50 @@ class Publishers:
         return set().union(*(publisher.sockets() for publisher in self.items))
 
 
+Levels = dict[int, int]  # ticks -> lots
+
+
+class TradeFaults:
+    """Trades of a wire as they go out: faults lose, repeat and swap some."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._held: dict[str, AggregateTrade] = {}
+
+    def sent(self, symbol: str, trades: list[AggregateTrade]) -> tuple[list[AggregateTrade], int]:
+        """Return the trades to send, and how many were lost."""
+        at, sent, lost = Target(symbol=symbol), list[AggregateTrade](), 0
+        for trade in trades:
+            if self._faults.strike(("trade_gap",), at):
+                lost += 1
+                continue
+            waiting = self._held.pop(symbol, None)
+            if waiting is None and self._faults.strike(("reorder_trades",), at):
+                self._held[symbol] = trade
+                continue
+            sent.append(trade)
+            if self._faults.strike(("duplicate_trades",), at):
+                sent.append(trade)
+            if waiting is not None:
+                sent.append(waiting)
+        return sent, lost
+
+
+def book_levels(state: SymbolState, depth: int) -> tuple[Levels, Levels]:
+    """Return the best levels of both sides, best first."""
+    bids, asks = (dict(state.book.levels(side, state.market.now_ms)[:depth]) for side in ("bid", "ask"))
+    return bids, asks
+
+
+def book_changes(old: tuple[Levels, Levels], new: tuple[Levels, Levels]) -> tuple[Levels, Levels]:
+    """Return the levels that are new or changed, and with quantity zero those that are gone."""
+    bids, asks = (
+        {p: after.get(p, 0) for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
+        for before, after in zip(old, new, strict=True)
+    )
+    return bids, asks
+
+
 class LiveKline:
     """The open bar of one (symbol, interval); it is published with x=true exactly once, when its time is over."""
 

@@ -4,7 +4,7 @@ test."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import importlib
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -12,20 +12,37 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from fks.clock import Clock, RealClock
+from fks.clock.waiting import end_task
 from fks.model.errors import ConfigError
 from fks.sim.admin import Admin
+from fks.sim.coinbase.front import CoinbaseFront
 from fks.sim.exchange import LocalExchange
+from fks.sim.front import Front
 from fks.sim.handlers import Handlers
-from fks.sim.kraken.account import KrakenAccount
-from fks.sim.kraken.publisher import PATH as KRAKEN_WS
-from fks.sim.kraken.publisher import KrakenPublisher
-from fks.sim.kraken.user_stream import PRIVATE_PATH as KRAKEN_PRIVATE_WS
-from fks.sim.kraken.user_stream import KrakenUserStream
+from fks.sim.kraken.front import KrakenFront
 from fks.sim.options import Options, WireProtocol
 from fks.sim.session import SocketCalls
 
 log = logging.getLogger(__name__)
 _LIFE_S = 86_400.0
+FRONTS: dict[WireProtocol, Callable[[LocalExchange], Front]] = {
+    WireProtocol.KRAKEN: KrakenFront,
+    WireProtocol.COINBASE: CoinbaseFront,
+}
+
+
+def front_of(place: str) -> Callable[[LocalExchange], Front]:
+    """Return the front's class at `module:Class`. Runs that module. Errors: ConfigError when there is none."""
+    module, _, name = place.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a package's code may raise anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"the front {place} cannot be loaded: {reason}", remedy="name it as module:Class") from error
+    if not (isinstance(found, type) and issubclass(found, Front)):
+        raise ConfigError(f"{place} is no fks.sim.front.Front", remedy="name it as module:Class")
+    make: Callable[[LocalExchange], Front] = found
+    return make
 
 
 class Server:
@@ -33,16 +50,13 @@ class Server:
 
     def __init__(self, exchange: LocalExchange) -> None:
         self.exchange = exchange
-        kraken: tuple[KrakenPublisher, KrakenAccount] | None = None
-        if exchange.options.wire is WireProtocol.KRAKEN:
-            clock, users = exchange.clock, KrakenUserStream(exchange)
-            publisher = KrakenPublisher(exchange.states, exchange.faults, clock.monotonic, exchange.wall_ms, users)
-            exchange.publishers.items.append(publisher)
-            exchange.users.streams.append(users)
-            kraken = (publisher, KrakenAccount(exchange, users))
-        self._is_kraken = kraken is not None
-        self.handlers = Handlers(exchange, kraken)
-        self.admin = Admin(exchange, self.handlers)
+        options = exchange.options
+        make = front_of(options.front) if options.front else FRONTS.get(options.wire)
+        self._front = None if make is None else make(exchange)
+        if self._front is not None:
+            self._front.join(exchange)
+        self.handlers = Handlers(exchange, self._front)
+        self.admin = Admin(exchange, self.handlers, self._front)
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.port = 0
         self._runner: web.AppRunner | None = None
@@ -53,8 +67,8 @@ class Server:
         options = self.exchange.options
         app = web.Application(client_max_size=1 << 20)
         app.router.add_route("*", "/sim/{rest:.*}", self._guarded(self.admin.handle))
-        for path in (KRAKEN_WS, KRAKEN_PRIVATE_WS) if self._is_kraken else ():
-            app.router.add_get(path, self._guarded(self.handlers.kraken_stream))
+        for path in () if self._front is None else dict.fromkeys(self._front.streams):
+            app.router.add_get(path, self._guarded(self.handlers.front_stream))
         app.router.add_get("/ws-api/v3", self._guarded(SocketCalls(self.exchange, self.handlers).serve))
         app.router.add_get("/{door:ws|stream}", self._guarded(self.handlers.streams))
         app.router.add_get("/{door:ws|stream}/{rest:.*}", self._guarded(self.handlers.streams))
@@ -78,10 +92,11 @@ class Server:
         guardian = {"guardian_api_key": keys.guardian_key, "guardian_api_secret": keys.guardian_secret}
         second = {"ed25519_api_key": keys.ed25519_key, "ed25519_private_key_file": keys.ed25519_file}
         at = f"{self.exchange.options.host}:{self.port}"
+        public, private = (self._front.streams if self._front is not None else ()) or ("", "/ws-api/v3")
         return {
             "rest": f"http://{at}",
-            "ws": f"ws://{at}{KRAKEN_WS if self._is_kraken else ''}",
-            "ws_api": f"ws://{at}{KRAKEN_PRIVATE_WS if self._is_kraken else '/ws-api/v3'}",
+            "ws": f"ws://{at}{public}",
+            "ws_api": f"ws://{at}{private}",
             "api_key": keys.api_key,
             "api_secret": keys.api_secret,
             **(guardian if keys.guardian_key else {}),
@@ -90,11 +105,7 @@ class Server:
 
     async def stop(self) -> None:
         """Close every socket and the file, within a second or so."""
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*map(end_task, self._tasks))
         await asyncio.gather(*(socket.shut() for socket in list(self.handlers.sockets)))
         if self._runner is not None:
             await self._runner.cleanup()

@@ -8,7 +8,7 @@ from collections import deque
 
 from aiohttp import WSMsgType, web
 
-from fks.clock.waiting import wait_for_event
+from fks.clock.waiting import end_task, wait_for_event
 
 _BACKLOG_MAX = 20_000
 _FLUSH_S = 5.0
@@ -101,7 +101,5 @@ class Socket:
     async def end(self) -> None:
         """Stop sending for good."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end_task(self._task)
         self._idle.set()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from fks.sim.atoms import SCALE, show
 from fks.sim.entry import NewOrder, check_positive, read_order
 from fks.sim.errors import ApiError, missing, refusal
-from fks.sim.exchange import LocalExchange
+from fks.sim.exchange import KeyRule, LocalExchange
 from fks.sim.faults import Target
 from fks.sim.orders import PROFITS, STOPS, OrderList, SimFill, SimOrder
 from fks.sim.params import Params
@@ -503,6 +503,20 @@ def _rate_of(text_atoms: int) -> str:
 
 
 # -- deposits and withdrawals ----------------------------------------------------------------------------------------
+
+
+def key_rights(exchange: LocalExchange, params: Params) -> object:
+    """Return the rights of the key that signed the request."""
+    rule = exchange.keyring.rights.get(params.text("apiKey"), KeyRule())
+    return {
+        "ipRestrict": rule.is_address_bound,
+        "createTime": int(exchange.keyring.made_s * 1000),
+        "enableReading": True,
+        "enableWithdrawals": rule.may_withdraw,
+        "enableInternalTransfer": False,
+        "permitsUniversalTransfer": False,
+        "enableSpotAndMarginTrading": True,
+    }
 
 
 def deposits(exchange: LocalExchange, params: Params) -> object:

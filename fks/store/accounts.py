@@ -77,7 +77,7 @@ class AccountStore(FencedStore[Querier], queries="accounts"):
         """Return whether an order of the account may ever have reached its venue."""
 
     async def save_balances(self, account_id: int, balances: Iterable[Balance], now_ns: int) -> None:
-        """Write the balances that the venue reported; equal rows are left alone."""
+        """Write the balances that the venue reported; equal rows are left alone until an execution is booked."""
         rows = [
             {"currency": b.currency, "free": format(b.free, "f"), "locked": format(b.locked, "f")} for b in balances
         ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from fks.model.errors import InputError
+from fks.model.errors import InputError, conflict
 from fks.store.base import FencedStore, query, reads
 from fks.store.db import Database, Row
 from fks.store.leases import fence_of
@@ -31,12 +31,7 @@ reads(Delivery, attempt="attempts")
 
 
 def _changed(name: str) -> InputError:
-    return InputError(
-        f"rule {name} was changed meanwhile",
-        code="ALERT_RULE_CHANGED",
-        status=409,
-        remedy="look at it again: fks alerts rules",
-    )
+    return conflict("ALERT_RULE_CHANGED", f"rule {name} was changed meanwhile", "look at it again: fks alerts rules")
 
 
 class AlertingStore(FencedStore[Database], queries="alerting"):
@@ -69,7 +64,16 @@ class AlertingStore(FencedStore[Database], queries="alerting"):
 
     @query(retry=True)
     async def save_channel(
-        self, name: str, *, kind: str, address: str, base: str | None, severity_min: str, is_enabled: bool, by: str
+        self,
+        name: str,
+        *,
+        kind: str,
+        address: str,
+        base: str | None,
+        severity_min: str,
+        is_enabled: bool,
+        by: str,
+        user: str | None = None,
     ) -> None:
         """Make a channel or replace it. `address` is sealed."""
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from fks.store.base import SqlStore, query
-from fks.store.db import Database
+from fks.store.db import Querier
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class AuditEntry:
 _COLUMNS = ("request_id", "phase", "actor", "kind", "action", "object", "status", "address", "detail")
 
 
-class AuditStore(SqlStore[Database], queries="audit"):
+class AuditStore(SqlStore[Querier], queries="audit"):
     """Adds and reads rows of audit_log."""
 
     @query(binds=tuple(f"entry.{name}" for name in _COLUMNS))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fks.model.bar import Bars
-from fks.model.errors import InputError, OutageError
+from fks.model.errors import OutageError, invalid
 from fks.model.timeframe import iso, to_datetime
 from fks.store import copy, merging
 from fks.store.base import SqlStore, reads
@@ -164,19 +164,19 @@ def _check(bars: Bars) -> None:
     steps = np.diff(bars.time_ns // 1000)  # in the table's resolution
     if steps.size and int(steps.min()) <= 0:
         at = int(np.argmax(steps <= 0)) + 1
-        raise InputError(
+        raise invalid(
+            "BARS_UNSORTED",
             f"bars of {bars.symbol} {bars.timeframe} are not in order: row {at + 1} opens at "
             f"{iso(int(bars.time_ns[at]))},"
             f" the one before at {iso(int(bars.time_ns[at - 1]))}",
-            code="BARS_UNSORTED",
-            remedy="sort them by time and leave each open time once",
+            "sort them by time and leave each open time once",
         )
     for name in PRICES:
         column: npt.NDArray[np.float64] = getattr(bars, name)
         if not np.isfinite(column).all():
             at = int(np.argmin(np.isfinite(column)))
-            raise InputError(
+            raise invalid(
+                "BARS_NOT_FINITE",
                 f"{name} of {bars.symbol} {bars.timeframe} at {iso(int(bars.time_ns[at]))} is {column[at]}",
-                code="BARS_NOT_FINITE",
-                remedy="leave such rows out, or put them in quarantine",
+                "leave such rows out, or put them in quarantine",
             )

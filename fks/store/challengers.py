@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from fks.model.bar import Bars, Floats
+from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso, to_datetime
 from fks.store.base import SqlStore, dataclass_reader, query, reads
 from fks.store.db import Querier
-from fks.store.strategies import Exposure, Instance, Owner, StrategyStore, instance_of
+from fks.store.strategies import Exposure, Instance, OwnedRows, instance_of
 
 #: worker of all challengers, and its lease
 SHADOW_WORKER = "strategy:shadow"
@@ -75,30 +75,14 @@ def shown(challenger: Challenger) -> dict[str, Any]:
     def time(time_ns: int | None) -> str | None:
         return None if time_ns is None else iso(time_ns)
 
-    return {
-        "id": challenger.id,
-        "instance": challenger.instance_id,
-        "number": challenger.number,
-        "params": dict(challenger.params),
-        "provenance": None if challenger.provenance is None else dict(challenger.provenance),
-        "added_by": challenger.added_by,
-        "stage": challenger.stage,
-        "state": challenger.state,
-        "error": challenger.error,
-        "target": challenger.last_target,
-        "crashes": challenger.crashes,
-        "decisions": challenger.decisions,
-        "begun": time(challenger.begun_ns),
-        "cursor": time(challenger.cursor_ns),
-        "evaluation": None if challenger.evaluation is None else dict(challenger.evaluation),
-        "evaluated_at": time(challenger.evaluated_ns),
-        "looks": challenger.looks,
-        "swap_requested_by": challenger.swap_requested_by,
-        "swap_requested_at": time(challenger.swap_requested_ns),
-        "ended_by": challenger.ended_by,
-        "ended_at": time(challenger.ended_ns),
-        "created_at": iso(challenger.created_ns),
-    }
+    return json_fields(
+        challenger,
+        without=("instance_id", "last_target", "begun_ns", "cursor_ns"),
+        instance=challenger.instance_id,
+        target=challenger.last_target,
+        begun=time(challenger.begun_ns),
+        cursor=time(challenger.cursor_ns),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +131,7 @@ _as_instance = dataclass_reader(
 )
 
 
-class ShadowStore(SqlStore[Querier], queries="challengers"):
+class ShadowStore(OwnedRows, queries="challengers"):
     """Reads and fenced writes of the worker of the challengers; the counterpart of `StrategyStore`.
 
     A fenced write that returns False or None found a newer epoch, an ended challenger, a moved cursor or no row:
@@ -156,11 +140,6 @@ class ShadowStore(SqlStore[Querier], queries="challengers"):
 
     is_shadow = True
 
-    def __init__(self, querier: Querier, owner: Owner) -> None:
-        super().__init__(querier)
-        self.owner = owner
-        self._strategies = StrategyStore(querier, owner)
-
     @query(binds=("owner.lease", "owner.epoch"))
     async def claim(self) -> None:
         """Write our epoch on the challengers, for people; the fence is the lease itself."""
@@ -168,14 +147,6 @@ class ShadowStore(SqlStore[Querier], queries="challengers"):
     @query(row=_as_instance)
     async def due(self) -> list[Instance]:
         """Return the challengers that decide, with how far their bars are sealed; suspects of a crash last."""
-
-    async def lease_epoch(self) -> int:
-        """Return the epoch that holds the owner's lease now; 0 when it never had one."""
-        return await self._strategies.lease_epoch()
-
-    async def new_bars(self, instance: Instance, after_ns: int, through_ns: int, limit: int) -> tuple[Bars, Floats]:
-        """Return sealed whole bars as `StrategyStore.new_bars` does."""
-        return await self._strategies.new_bars(instance, after_ns, through_ns, limit)
 
     async def commit(
         self,
@@ -223,47 +194,9 @@ class ShadowStore(SqlStore[Querier], queries="challengers"):
     async def set_state(self, instance_id: str, *, state: str, error: str | None = None) -> bool:
         """Write LOADING, RUNNING, or CRASHED with the reason."""
 
-    async def record_crash(
-        self,
-        before: Instance,
-        *,
-        crashes: int,
-        isolate: bool,
-        disable: bool,
-        at_ns: int,
-        traceback: str,
-        error: str,
-        message: str | None,
-    ) -> bool:
-        """Write the consequences of a crash of the worker by a challenger, as `StrategyStore.record_crash`; one that
-        would be isolated is disabled."""
-        row = await self._db.fetchrow(
-            "challengers.record_crash",
-            before.id,
-            self.owner.lease,
-            self.owner.epoch,
-            before.crashes,
-            None if before.crashed_ns is None else to_datetime(before.crashed_ns),
-            crashes,
-            to_datetime(at_ns),
-            traceback.replace("\0", ""),
-            isolate or disable,
-            error,
-            message,
-        )
-        return row is not None
-
-    async def last_exit(self, worker: str, after_ns: int) -> tuple[str, Mapping[str, Any]] | None:
-        """Return (reason, facts) of a worker's last end, as `StrategyStore.last_exit`."""
-        return await self._strategies.last_exit(worker, after_ns)
-
     async def exposure(self, instance_id: str) -> list[Exposure]:
         """Return nothing: a challenger holds nothing."""
         return []
-
-    async def note(self, worker: str, event: str, reason: str, *, epoch: int, payload: Mapping[str, Any]) -> None:
-        """Record an event (a new anchor)."""
-        await self._strategies.note(worker, event, reason, epoch=epoch, payload=payload)
 
     @query(row=_as_instance)
     async def get(self, instance_id: str) -> Instance | None:

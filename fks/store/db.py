@@ -296,6 +296,9 @@ class Database:
                 raise _outage("transaction", error) from error
             except _UNWELL as error:
                 raise _outage("transaction", error) from error
+            except asyncpg.InsufficientPrivilegeError as error:
+                _note_remedy(error)
+                raise
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:
@@ -377,6 +380,9 @@ async def _persist(attempt: Callable[[], Awaitable[T]], deadline_s: float, *, is
                 raise _outage(what, error) from error
         except _UNWELL as error:
             raise _outage(what, error) from error
+        except asyncpg.InsufficientPrivilegeError as error:
+            _note_remedy(error)
+            raise
         # jitter, so that the readers of a restarted server do not all connect at once
         await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
         wait = _RETRY.next_s(wait)
@@ -395,6 +401,12 @@ def _is_lost(error: BaseException) -> bool:
     if not isinstance(error, asyncpg.InterfaceError):
         return True
     return not isinstance(error, ValueError) and any(text in str(error) for text in _GONE)
+
+
+def _note_remedy(error: asyncpg.PostgresError) -> None:
+    """Add the next step to the traceback: its last line is the reason in the page of a part that ends again and
+    again."""
+    error.add_note(f"PostgreSQL: {error}; 'fks db upgrade' grants what the statements of this build need")
 
 
 def _note_failed(connection: Any) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from fks.model.bar import Bar
 from fks.model.instrument import Instrument
+from fks.model.order import ExecutedOrder
 from fks.model.timeframe import to_datetime, to_ns
+from fks.model.venue import VenueRule
+from fks.risk.policy import EngagedKill, KillMode, Kills, KillScope
+from fks.risk.view import PortfolioLimit
 from fks.store.base import FencedStore, query, reads
 from fks.store.db import Querier
 from fks.store.instruments import instrument_of
@@ -29,6 +33,17 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Gates:
+    """The facts that hold up every order."""
+
+    kills: Kills  # engaged, newest first
+    rules: Mapping[str, VenueRule]  # persons' decisions, by venue
+    is_guardian_alive: bool
+    escalated: tuple[str, str] | None  # a child that orders depend on, and why
+    venue_state: str  # of the account's session at the venue, of one without its own that of the venue
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceFacts:
     """The fields of a strategy instance that the order path needs."""
 
@@ -44,6 +59,7 @@ class InstanceFacts:
     timeframe: str
     cursor_ns: int | None = None
     pyramiding: int = 1
+    strategy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +73,8 @@ class StoredTrade:
 
 @dataclass(frozen=True, slots=True)
 class Turnover:
-    """Amounts that executions on one side of a symbol moved, with the fees of one currency."""
+    """Amounts that executions on one side of a symbol moved, with the fees of one currency, and the time of the newest
+    of them."""
 
     symbol: str
     is_buy: bool
@@ -65,15 +82,18 @@ class Turnover:
     quantity: Decimal
     value: Decimal
     fee: Decimal
+    newest_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class StopMoves:
-    """The best of some moves of a stop, the open time of the last one's bar, and its number."""
+    """The best of some moves of a stop (None: none of them moves it), the open time of the last one's bar and its
+    number, and the newest move of the take profit among them."""
 
-    price: Decimal
+    price: Decimal | None
     last_ns: int
     number: int
+    take_profit: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +104,8 @@ class BestClose:
     last_ns: int
 
 
+reads(Bar, time_ns="time")
+_portfolio_limit = reads(PortfolioLimit, portfolio="name", currency="base_currency")
 reads(Mark, price="last_price", message_ns="last_message_at")
 reads(InstanceFacts, cursor_ns="cursor_time")
 reads(StoredTrade, time_ns="time")
@@ -106,17 +128,33 @@ class FactStore(FencedStore[Querier], queries="facts"):
     async def is_killed(self) -> bool:
         """Return whether the kill switch is engaged in the database (the guardian's own file may know sooner)."""
 
-    async def is_guardian_alive(self, age_max_s: float) -> bool:
-        """Return whether a guardian renewed its lease within `age_max_s`, by the server's clock."""
+    async def gates(self, guardian_age_max_s: float, venue: str = "", account_id: int = 0) -> Gates:
+        """Return the facts that hold up every order, of one moment, by the server's clock.
 
-    async def escalated(self) -> tuple[str, str] | None:
-        """Return a child that orders depend on and why it escalated, None when none did or a person has ended it."""
-        row = await self._db.fetchrow("facts.escalated", list(MONEY))
-        return None if row is None else (row["child"], row["reason"])
+        `guardian_age_max_s`: an older lease of the guardian is lost. A kill whose row does not say whether it closes
+        positions counts as one that does, and has no id: nothing is closed under it before a guardian says so.
+        """
+        row = await self._db.fetchrow("facts.gates", guardian_age_max_s, list(MONEY), venue, account_id)
+        assert row is not None  # a select without a table
+        kills = Kills(
+            EngagedKill(
+                kill_id if flatten else "",
+                KillScope.parse(scope),
+                KillMode.HELD if flatten is False else KillMode.FLATTEN,
+            )
+            for kill_id, scope, flatten in row["kills"]
+        )
+        rules = {rule[0]: VenueRule(*rule) for rule in row["rules"]}
+        escalated = None if row["escalated"] is None else (row["escalated"][0], row["escalated"][1])
+        return Gates(kills, rules, row["is_guardian_alive"], escalated, row["venue_state"] or "COLD")
 
-    async def kills(self) -> list[tuple[str, bool | None]]:
-        """Return the engaged kills, newest first: id, and whether positions are to be closed (None = not in the
-        row)."""
+    async def portfolio_limits(self) -> dict[int | str, tuple[PortfolioLimit, ...]]:
+        """Return the limits of active portfolios, by member: the number of an account or the id of an instance."""
+        found: dict[int | str, tuple[PortfolioLimit, ...]] = {}
+        for row in await self._db.fetch("facts.portfolio_limits"):
+            member = row["account_id"] if row["instance_id"] is None else row["instance_id"]
+            found[member] = (*found.get(member, ()), _portfolio_limit(row))
+        return found
 
     @query(is_fenced=True)
     async def halt(self, instance: str, reason: str) -> None:
@@ -131,6 +169,10 @@ class FactStore(FencedStore[Querier], queries="facts"):
         self, venue: str, account_id: int, state: str, detail: str, skew_ms: float | None, now_ns: int
     ) -> None:
         """Write the order manager's state of a venue."""
+
+    @query(is_fenced=True)
+    async def drop_venue_states(self, kept: Sequence[str]) -> None:
+        """Remove the states of venues that the order manager does not have, but for these."""
 
     async def note_alert(
         self,
@@ -161,22 +203,6 @@ class FactStore(FencedStore[Querier], queries="facts"):
         self, exchange: str, symbol: str, timeframe: str, after_ns: int, limit: int = 1000
     ) -> list[Bar]:
         """Return sealed bars opening after a moment, oldest first: the input of a venue that fills from bars."""
-        rows = await self._db.fetch("facts.sealed_bars", exchange, symbol, timeframe, to_datetime(after_ns), limit)
-        return [
-            Bar(
-                exchange,
-                symbol,
-                timeframe,
-                to_ns(row["time"]),
-                row["open"],
-                row["high"],
-                row["low"],
-                row["close"],
-                row["volume"],
-                row["trades"],
-            )
-            for row in rows
-        ]
 
     async def best_close(
         self,
@@ -205,8 +231,9 @@ class FactStore(FencedStore[Querier], queries="facts"):
     async def stop_moves(
         self, instance: str, *, after: int, since_ns: int, through_ns: int | None, is_highest: bool
     ) -> StopMoves | None:
-        """Return the highest price (or the lowest) that a strategy moved its stop to, of the moves after a number and
-        of bars that open after one moment and at most at another (None: any); None without such a move."""
+        """Return the highest price (or the lowest) that a strategy moved its stop to, and the newest of its take
+        profit, of the moves after a number and of bars that open after one moment and at most at another (None: any);
+        None without such a move."""
         row = await self._db.fetchrow(
             "facts.stop_moves",
             instance,
@@ -216,7 +243,8 @@ class FactStore(FencedStore[Querier], queries="facts"):
         )
         if row is None or row["number"] is None:
             return None
-        return StopMoves(row["highest" if is_highest else "lowest"], to_ns(row["last"]), row["number"])
+        price = row["highest" if is_highest else "lowest"]
+        return StopMoves(price, to_ns(row["last"]), row["number"], row["take_profit"])
 
     async def trades_after(
         self, exchange: str, symbol: str, time_ns: int, trade_id: int, limit: int
@@ -239,6 +267,10 @@ class FactStore(FencedStore[Querier], queries="facts"):
 
     async def decisions(self, venue: str) -> dict[str, int]:
         """Return the bar (ns) on which each open order at a venue was decided, for those that were decided on one."""
+
+    async def executed(self, venue: str) -> list[ExecutedOrder]:
+        """Return the executed entries that have open legs at a venue, or are held there and should have some, and the
+        last exit of each of their positions."""
 
     async def oldest_ready(self, venue: str, symbol: str) -> int | None:
         """Return the bar time (ns) of the oldest signal in a symbol that waits for its outcome at a venue."""

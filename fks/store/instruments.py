@@ -47,11 +47,6 @@ class InstrumentStore(SqlStore[Querier], queries="instruments"):
 
     async def all(self, exchange: str | None = None) -> list[Instrument]:
         """Return instruments of all exchanges or one, by exchange and symbol."""
-        if exchange is None:
-            rows = await self._db.fetch("instruments.all")
-        else:
-            rows = await self._db.fetch("instruments.of_exchange", exchange)
-        return [instrument_of(row) for row in rows]
 
     async def get(self, exchange: str, symbol: str) -> Instrument | None:
         """Return one instrument, or None."""

@@ -15,9 +15,9 @@ from fks.store.db import Querier, Row
 class KillStore(SqlStore[Querier], queries="kill"):
     """Statements of the guardian. Each is idempotent."""
 
-    async def snapshot(self, window_s: float, client_order_ids: Sequence[str] = (), exchange: str = "") -> Row:
+    async def snapshot(self, window_s: float, client_order_ids: Sequence[str] = ()) -> Row:
         """Return positions, instruments, orders and executions of the last `window_s` seconds, from one moment.
-        Orders that are open, or named, are among them however old. The instruments of `exchange` come last."""
+        Orders that are open, or named, are among them however old."""
 
     @query("upsert")
     async def save(
@@ -40,20 +40,29 @@ class KillStore(SqlStore[Querier], queries="kill"):
 
         The oldest comes first. `asked`: a request that no guardian has taken over yet."""
 
+    async def has_session(self, venue: str) -> bool:
+        """Return whether a living order manager has a session with a venue."""
+
+    async def accounts(self) -> list[Row]:
+        """Return id, name and venue of every account."""
+
+    async def instances(self) -> list[Row]:
+        """Return id, strategy and venue of every strategy instance."""
+
     async def orders(self, since: datetime) -> list[Row]:
         """Return the flattening orders created since then, oldest first."""
 
     async def open_alert(self, event: str, message: str, payload: Mapping[str, Any]) -> None:
         """Page a person about a kill (`kill_id` in `payload`), unless that page is open."""
 
-    async def end_alert(self, event: str) -> None:
-        """End the page of that event: its cause is over."""
+    async def end_alert(self, event: str, scope: str = "system") -> None:
+        """End the page of that event about the kills of a scope: its cause is over."""
 
     async def release(self, kill_id: str) -> Row | None:
         """Return released_by and released_at of a kill that was released; None of any other."""
 
-    async def release_all(self, *, by: str, at: datetime) -> None:
-        """Leave no kill engaged that was engaged by `at`."""
+    async def release_all(self, *, by: str, at: datetime, scope: str = "system") -> None:
+        """Leave no kill of a scope engaged that was engaged by `at`."""
 
     async def save_order(
         self, order: Order, state: State, *, venue_order_id: str | None, code: str | None, detail: str, step: str

@@ -60,6 +60,11 @@ class Authority:
                 self._epoch = await self._raise("supervisor", None)
             return self._epoch
 
+    @property
+    def epoch(self) -> int:
+        """Return this supervisor's own epoch, 0 until it is taken."""
+        return self._epoch or 0
+
     async def raise_epoch(self, name: str) -> int:
         """Return the new epoch of a child. Errors: OutageError; StaleEpochError when another supervisor is in
         charge."""

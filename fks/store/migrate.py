@@ -8,6 +8,7 @@ Alembic runs over asyncpg, the only driver here. One upgrade runs at a time per 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from argparse import Namespace
 from collections.abc import Callable, Iterable
@@ -27,7 +28,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from fks.model.errors import ConfigError, InputError, OutageError
+from fks.config import builds
+from fks.model.errors import ConfigError, InputError, OutageError, invalid
+from fks.store.grants import grants
 from fks.store.roles import GRANT
 from fks.store.routines import VECTOR
 
@@ -42,10 +45,13 @@ _FOLDER = Path(__file__).parent / "migrations"
 FIRST, UPGRADES_OLDER = "0048", "d3c4a1c2a560ed9581e9f8240de7a0e046e0db8f"
 _LOCK = 7_206_151  # an arbitrary number, the same in every process
 _MADE_AT_RUN_TIME = re.compile(r"(ohlcv_data|market_trades)_(p\d+|default)|trades_by_time")
+_VECTOR_INDEX = re.compile(r"ix_ai_embeddings_hnsw_\d+")
 
 
 def _is_ours(thing: object, name: str | None, kind: str, is_reflected: bool, other: object) -> bool:
-    """Keep partitions, which fks.store.partitions makes, out of the comparison."""
+    """Keep partitions and indexes of vectors, which are made at run time, out of the comparison."""
+    if kind == "index" and _VECTOR_INDEX.fullmatch(name or ""):
+        return False
     table = getattr(getattr(thing, "table", thing), "name", name) or ""
     return not _MADE_AT_RUN_TIME.fullmatch(str(table))
 
@@ -70,6 +76,23 @@ async def upgrade(url: str, revision: str = "head") -> str | None:
     made by a newer FKS.
     """
     return await _run(url, lambda connection: _upgraded(connection, revision))
+
+
+async def upgrade_unless_ahead(url: str, *, folders: Iterable[Path] | None = None) -> str | None:
+    """Upgrade, but leave the tables of a database alone that a later build has migrated by steps with which this build
+    can run: the later build is installed beside this one (`folders`, as in `check_rolling`). Errors: as `upgrade`."""
+    at = await current(url)
+    if at is not None and at not in {step.id for step in history()}:
+        with contextlib.suppress(InputError):
+            check_rolling(at, own_sources(), build="this build", folders=folders)
+            await grant(url)
+            return at
+    return await upgrade(url)
+
+
+async def grant(url: str) -> None:
+    """Give the database's roles what the statements of this build need, as an upgrade does. Errors: as `upgrade`."""
+    await _run(url, _granted)
 
 
 async def downgrade(url: str, revision: str) -> str | None:
@@ -116,7 +139,7 @@ async def make_revision(url: str, message: str, *, folder: Path | None = None) -
         try:
             made = command.revision(config, message=message, autogenerate=True, rev_id=number)
         except CommandError as error:
-            raise InputError(f"{error}", code="REVISION_FAILED", remedy="run 'fks db upgrade' first") from error
+            raise invalid("REVISION_FAILED", f"{error}", "run 'fks db upgrade' first") from error
         script = made[0] if isinstance(made, list) else made
         assert script is not None
         return Path(script.path)
@@ -124,33 +147,40 @@ async def make_revision(url: str, message: str, *, folder: Path | None = None) -
     return await _run(url, write)
 
 
-def check_rolling(at: str | None, sources: Iterable[str], *, build: str, folder: Path = _FOLDER / "versions") -> None:
+def own_sources() -> list[str]:
+    """Return the texts of this build's migrations."""
+    return [file.read_text() for file in (_FOLDER / "versions").glob("[0-9]*.py")]
+
+
+def check_rolling(at: str | None, sources: Iterable[str], *, build: str, folders: Iterable[Path] | None = None) -> None:
     """Refuse a build whose parts cannot run beside those that run now, with the database at revision `at`.
 
-    `sources` are the texts of the build's migrations, `folder` has those of this FKS. A migration with `can_roll =
-    False` renames or removes what earlier builds use.
+    `sources` are the texts of the build's migrations, `folders` have those of this FKS and of the builds beside it. A
+    migration with `can_roll = False` changes what earlier builds use; a test compares the mark with its statements.
 
     Errors: InputError when the build needs a migration that the database has not, or lacks one that it has and that
     cannot roll.
     """
+    if folders is None:
+        folders = (_FOLDER / "versions", *(place / VERSIONS for place in builds.beside()))
     theirs = {_REVISION.findall(text)[0]: text for text in sources if _REVISION.search(text)}
-    ours = {file.stem.split("_")[0]: file.read_text() for file in folder.glob("[0-9]*.py")}
+    ours = {file.stem.split("_")[0]: file.read_text() for folder in folders for file in folder.glob("[0-9]*.py")}
     applied = _applied(at, [*theirs.values(), *ours.values()])
     missing = sorted(theirs.keys() - applied)
     unknown = sorted(applied & ours.keys() - theirs.keys())
     breaking = [id for id in (*missing, *unknown) if _CANNOT_ROLL.search((theirs | ours)[id])]
     if breaking:
-        raise InputError(
-            f"{build} cannot be rolled out: migration {', '.join(breaking)} renames or removes columns that the parts "
+        raise invalid(
+            "DEPLOY_SCHEMA",
+            f"{build} cannot be rolled out: migration {', '.join(breaking)} changes tables that the parts "
             "of the other build use",
-            code="DEPLOY_SCHEMA",
-            remedy="'fks down', install the build, 'fks up'",
+            "'fks down', install the build, 'fks up'",
         )
     if missing:
-        raise InputError(
+        raise invalid(
+            "DEPLOY_SCHEMA",
             f"{build} needs migration {', '.join(missing)}, and the database is at {at}",
-            code="DEPLOY_SCHEMA",
-            remedy="run 'fks db upgrade' of that build first, or 'fks down', install it, 'fks up'",
+            "run 'fks db upgrade' of that build first, or 'fks down', install it, 'fks up'",
         )
 
 
@@ -202,9 +232,15 @@ def _upgraded(connection: Connection, revision: str) -> str | None:
             command.upgrade(config, revision)
 
     at = _act(connection, act)
-    connection.exec_driver_sql(GRANT)  # after each one: a restored or copied table has no grants
+    _granted(connection)  # after each one: a restored or copied table has no grants
     connection.exec_driver_sql(VECTOR)  # a backup leaves it out, and a server may have got it since the last upgrade
     return at
+
+
+def _granted(connection: Connection) -> None:
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    connection.exec_driver_sql(GRANT)
+    connection.exec_driver_sql(grants())
 
 
 def _make(connection: Connection) -> None:
@@ -232,7 +268,7 @@ def _act(connection: Connection, action: Callable[[Config], None]) -> str | None
     try:
         action(_config(connection))
     except CommandError as error:
-        raise InputError(f"{error}", code="REVISION_UNKNOWN", remedy="see 'fks db history'") from error
+        raise invalid("REVISION_UNKNOWN", f"{error}", "see 'fks db history'") from error
     return _current(connection)
 
 

@@ -178,8 +178,9 @@ class NinjaStore(FencedStore[Querier], queries="ninja"):
             raise BugError(f"events {first.seq} to {last.seq} of {first.epoch} do not follow what is stored of {group}")
         return int(found["count"])
 
-    async def record_link(self, group: str, report: LinkReport) -> tuple[str | None, int]:
-        """Write the state of a link; return the journal and the number up to which its events are stored.
+    async def record_link(self, group: str, report: LinkReport) -> tuple[str | None, int, bool]:
+        """Write the state of a link; return the journal, the number up to which its events are stored, and whether
+        lines of this bridge ever carried a MAC.
 
         Errors: StaleEpochError when a newer epoch owns the lease.
         """
@@ -187,10 +188,11 @@ class NinjaStore(FencedStore[Querier], queries="ninja"):
             "ninja.record_link", *self._fence(), group, report.state, report.is_ready, report.is_halted,
             [_clean(account) for account in report.accounts], report.offset_ms, _clean(report.alarm),
             None if report.snapshot is None else _clean(report.snapshot), _time(report.snapshot_ns),
+            report.has_line_mac,
         )  # fmt: skip
         if found is None:
             raise self._superseded()
-        return found["bridge_epoch"], found["stored_seq"]
+        return found["bridge_epoch"], found["stored_seq"], found["has_line_mac"]
 
     async def prune(self, group: str) -> int:
         """Delete requests and events of more than 90 days ago; return the number of events."""

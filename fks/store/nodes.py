@@ -21,11 +21,12 @@ class NodeRow:
     written.
 
     `detail`: agreed (setting → hash), ray, python, session, home, resources, clock_error_ms, redis, waits_for,
-    http (`fks.config.machine_http.report`).
+    http (`fks.config.machine_http.report`); of a head keys and gcs_port, of a standby behind_s (age of the head's last
+    renewal).
     """
 
     name: str
-    role: str  # single | head | worker
+    role: str  # single | head | standby | worker
     state: str
     address: str = ""
     ray_node_id: str = ""
@@ -39,6 +40,11 @@ class NodeRow:
     def is_alive(self) -> bool:
         """Return whether its keeper sent a beat lately."""
         return self.age_s <= SILENT_S
+
+
+def living_head(rows: Sequence[NodeRow]) -> NodeRow | None:
+    """Return the head whose keeper sent a beat lately."""
+    return next((row for row in rows if row.role in ("head", "single") and row.is_alive), None)
 
 
 _COLUMNS = ("name", "role", "address", "ray_node_id", "state", "version", "config_hash", "clock_skew_ms", "detail")
@@ -69,6 +75,11 @@ class NodeStore(SqlStore[Database], queries="nodes"):
         rows = await self._db.fetch("nodes.page_silent", PAGE_S, retry=False)
         return [str(row["component"]) for row in rows]
 
+    async def forget_silent(self, after_s: float) -> list[str]:
+        """Drop every machine that is still silent `after_s` seconds after its page; return their names."""
+        rows = await self._db.fetch("nodes.forget_silent", after_s, retry=False)
+        return [str(row["name"]) for row in rows]
+
     async def forget(self, name: str) -> bool:
         """Drop a machine that is gone for good, and its components; return whether there was one.
 
@@ -79,10 +90,10 @@ class NodeStore(SqlStore[Database], queries="nodes"):
             return False
         if row.is_alive:
             raise InputError(f"machine {name} still speaks", remedy="stop it there first: 'fks node stop'")
-        await self.leave(name, [f"keeper@{name}", f"raylet@{name}"])
+        await self.leave(name)
         return True
 
-    async def leave(self, name: str, components: Sequence[str] = ()) -> None:
-        """Remove a machine that leaves in order, and its own components."""
-        await self._db.execute("nodes.leave", name, retry=True)
-        await self._db.execute("nodes.forget_components", list(components), retry=True)
+    async def leave(self, name: str) -> None:
+        """Remove a machine that leaves in order, and what its keeper looked after."""
+        await self._db.execute("nodes.forget_components", name, retry=True)
+        await self._db.execute("nodes.leave", name, retry=True)  # last: by its row a person can forget the rest

@@ -9,10 +9,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
-from fks.model.errors import InputError, StaleEpochError
+from fks.model.errors import StaleEpochError, conflict
 from fks.store.base import RowCount, SqlStore, query
 from fks.store.db import Querier
 
@@ -73,11 +72,10 @@ class OperationStore(SqlStore[Querier], queries="operations"):
         found = await self.get(chosen)
         assert found is not None
         if (found.kind, found.target, dict(found.args)) != (kind, target, wanted):
-            raise InputError(
+            raise conflict(
+                "IDEMPOTENCY_CONFLICT",
                 "the Idempotency-Key was used for another operation",
-                code="IDEMPOTENCY_CONFLICT",
-                status=409,
-                remedy="use a new key for a new wish",
+                "use a new key for a new wish",
             )
         return found
 
@@ -121,8 +119,3 @@ class OperationStore(SqlStore[Querier], queries="operations"):
     @query("known_parts")
     async def parts(self) -> dict[str, str]:
         """Return the parts that run and can be named: name -> kind (actor or serve)."""
-
-    @query(row=itemgetter("args"))
-    async def last_wheel(self) -> dict[str, Any] | None:
-        """Return the arguments of the newest deployment of a wheel: `wheel` and `previous_wheel`; None when there was
-        none."""

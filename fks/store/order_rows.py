@@ -252,13 +252,13 @@ POSITION: RowForm[Position] = RowForm(
 )
 
 
-def statement(query: str, *, first: int = 1, copied: str = "") -> str:
+def statement(query: str, *, first: int = 1, further: str = "") -> str:
     """Return the named query with the columns of the forms in the place of its words in braces.
 
-    `first`: the number of its first parameter that belongs to an order; those of its event follow. `copied`: a further
+    `first`: the number of its first parameter that belongs to an order; those of its event follow. `further`: a further
     part of the statement.
     """
-    text = sql(query).replace("{copied}", copied)
+    text = sql(query).replace("{further}", further)
     for form, name in ((ORDER, "order"), (EVENT, "event"), (TRADE, "fill"), (POSITION, "position")):
         text = text.replace(f"{{{name}_columns}}", form.names)
     text = text.replace("{order_values}", ORDER.parameters(first))

@@ -3,42 +3,162 @@ epoch."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeVar
+from functools import partial
+from typing import Generic, TypeVar
 
 import asyncpg
 
 from fks.model.account import Position
-from fks.model.errors import BugError, StaleEpochError
+from fks.model.cash_flows import PositionSplit
+from fks.model.errors import BugError, OutageError, StaleEpochError
 from fks.model.order import Fill, Order, Side
+from fks.model.parent import ParentPlan, plan_json, plan_of
 from fks.model.signal import Signal, SignalState
 from fks.model.timeframe import to_datetime
+from fks.risk.policy import scopes_of
 from fks.store.base import SqlStore, columns_of, query, reads
 from fks.store.db import Database, Querier, Row
-from fks.store.group_commit import GroupCommit
 from fks.store.order_rows import EVENT, ORDER, POSITION, TRADE, EventRow, ExecutionRow, Packers, statement
 from fks.store.signals import SIGNAL_COLUMNS, signal_json
 
-#: Copies of signals for other accounts, inserted if the item ($14: its number) was taken.
+#: Copies of signals for other accounts, inserted if the item ($15: its number) was taken.
 _COPIED = f""",
 copied AS (
     INSERT INTO signals ({SIGNAL_COLUMNS})
     SELECT {SIGNAL_COLUMNS}
-      FROM jsonb_array_elements($14::jsonb) AS made, jsonb_populate_record(NULL::signals, made -> 'signal')
+      FROM jsonb_array_elements($15::jsonb) AS made, jsonb_populate_record(NULL::signals, made -> 'signal')
      WHERE (made ->> 'number')::int IN (SELECT number FROM may)
     ON CONFLICT (id) DO NOTHING)"""  # noqa: S608 - names of columns
 _PLACE_ONE, _PLACE_MANY, _PLACE_COPIED, _APPLY = (
-    statement("orders.place_one", first=10),
+    statement("orders.place_one", first=11),
     statement("orders.place_many"),
-    statement("orders.place_many", copied=_COPIED),
+    statement("orders.place_many", further=_COPIED),
     statement("orders.apply"),
 )
+#: A split in the statement that changes positions and orders by it: a second one of its id fails, and changes nothing.
+_APPLY_SPLIT = statement(
+    "orders.apply",
+    further=""",
+split AS (
+    INSERT INTO position_splits (id, account_id, venue, exchange, symbol, day, new_shares, old_shares, effective_at,
+                                 quantity_before, quantity_after, error)
+    SELECT $12::uuid, $13::int, $14::text, $15::text, $16::text, $17::date, $18::int, $19::int, $20::timestamptz,
+           $21::numeric, $22::numeric, $23::text
+      FROM lease),
+planned AS (
+    UPDATE parent_orders SET plan = made -> 'plan', updated_at = now()
+      FROM jsonb_array_elements($24::jsonb) AS made
+     WHERE signal_id = (made ->> 'signal_id')::uuid AND EXISTS (SELECT FROM lease))""",
+)
+#: items of one statement; a longer one would delay the next ones
+BATCH_MAX = 64
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 __all__ = ["EventRow", "ExecutionRow", "OrderChanges", "OrderJournal", "OrderStore", "Placed", "order_of", "trade_of"]
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[_Item, _Result]):
+    item: _Item
+    keys: Collection[Hashable]
+    future: asyncio.Future[_Result]
+
+
+class GroupCommit(Generic[_Item, _Result]):
+    """One queue with at most one statement in flight: items that arrive together share it, and one WAL flush.
+
+    Together are the items of one turn of the event loop, and those that arrive while a statement is in flight. A lone
+    item waits for the end of its turn alone. Items that touch the same row go into different statements, in the order
+    in which they came.
+
+    `write` takes the items of one statement and returns a result or an exception for each, in their order. An exception
+    that it raises is raised for each of its items. `keys_of` names the rows of an item.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[_Item]], Awaitable[Sequence[_Result | Exception]]],
+        keys_of: Callable[[_Item], Collection[Hashable]],
+    ) -> None:
+        self._write = write
+        self._keys_of = keys_of
+        self._is_busy = False
+        self._waiting: deque[_Waiting[_Item, _Result]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def submit(self, item: _Item) -> _Result:
+        """Write the item and return its result. Cancelled while it waits, it is not written."""
+        waiting = _Waiting[_Item, _Result](item, self._keys_of(item), asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        if not self._is_busy:
+            self._is_busy = True
+            try:
+                await asyncio.sleep(0)  # what one statement completed goes on in the same turn, and is written together
+            except asyncio.CancelledError:
+                waiting.future.cancel()
+                self._go_on()
+                raise
+            await self._carry(self._take())
+        return await waiting.future
+
+    def _go_on(self) -> None:
+        """Start the next statement, if anything waits."""
+        batch = self._take()
+        self._is_busy = bool(batch)
+        if batch:
+            self._task = asyncio.get_running_loop().create_task(self._carry(batch), name="group commit")
+
+    def _take(self) -> list[_Waiting[_Item, _Result]]:
+        """Return the items of the next statement: no two touch the same row, and none overtakes one that does."""
+        batch, later, seen = list[_Waiting[_Item, _Result]](), list[_Waiting[_Item, _Result]](), set[Hashable]()
+        while self._waiting and len(batch) < BATCH_MAX:
+            waiting = self._waiting.popleft()
+            if waiting.future.done():  # its caller was cancelled
+                continue
+            (later if not seen.isdisjoint(waiting.keys) else batch).append(waiting)
+            seen.update(waiting.keys)
+        self._waiting.extendleft(reversed(later))
+        return batch
+
+    async def _carry(self, batch: Sequence[_Waiting[_Item, _Result]]) -> None:
+        try:
+            results = await self._write([waiting.item for waiting in batch])
+        except asyncio.CancelledError:
+            for waiting in batch:
+                _settle(waiting.future, OutageError("the statement was cancelled: it may have been written"))
+            raise
+        except Exception as error:
+            for waiting in batch:
+                _settle(waiting.future, error)
+            if isinstance(error, OutageError):
+                self._fail_waiting(error)
+        else:
+            for waiting, result in zip(batch, results, strict=True):
+                _settle(waiting.future, result)
+        finally:
+            self._go_on()
+
+    def _fail_waiting(self, error: OutageError) -> None:
+        """Fail the waiting items at an outage: each caller has its own deadline."""
+        while self._waiting:
+            _settle(self._waiting.popleft().future, error)
+
+
+def _settle(future: asyncio.Future[_Result], result: _Result | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+        future.exception()  # seen: its caller may have been cancelled
+    else:
+        future.set_result(result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +193,7 @@ class _Place:
     code: str | None = None
     detail: str | None = None
     copies: Sequence[Signal] = ()
+    scopes: str = "[]"  # JSON
 
     def keys(self) -> list[Hashable]:
         names: list[Hashable] = [order.client_order_id for order in self.orders]
@@ -84,7 +205,7 @@ class OrderJournal:
     nothing.
 
     Each may raise OutageError; then it is not known whether it was written, and the caller reads before it goes on.
-    Concurrent calls of place, deny and apply are written together (`fks.store.group_commit`), each with its own result.
+    Concurrent calls of place, deny and apply are written together (`GroupCommit`), each with its own result.
     """
 
     def __init__(self, db: Database, *, lease: str, epoch: int) -> None:
@@ -92,7 +213,7 @@ class OrderJournal:
         self._lease = lease
         self._epoch = epoch
         self._places = GroupCommit[_Place, Placed](self._write_places, _Place.keys)
-        self._changes = GroupCommit[OrderChanges, bool](self._write_changes, _rows_of)
+        self._changes = GroupCommit[OrderChanges, bool](partial(self._each_or_all, self._apply_many), _rows_of)
         self._packers: Packers | None = None
 
     async def place(
@@ -104,20 +225,40 @@ class OrderJournal:
         now_ns: int,
         stopped_by: Collection[str],
         copies: Sequence[Signal] = (),
+        names: Collection[str] = (),
     ) -> Placed:
         """Write orders with their first events, make the signal `ordered` and insert its `copies`, or write nothing.
 
-        Nothing is written when the signal has an outcome already, or while the kill switch is engaged in a mode of
-        `stopped_by` (held, flatten). Signal None: orders without a signal (protections).
+        Nothing is written when the signal has an outcome already, or while a kill in whose scope they lie is engaged in
+        a mode of `stopped_by` (held, flatten). `names`: by which a kill of a strategy concerns them, their instance's
+        among them. Signal None: orders without a signal (protections).
         """
-        state, modes = SignalState.ORDERED, ",".join(stopped_by)
-        return await self._places.submit(_Place(orders, events, signal_id, state, now_ns, modes, copies=copies))
+        state, modes, first = SignalState.ORDERED, ",".join(stopped_by), orders[0]
+        scopes = json.dumps([str(scope) for scope in scopes_of(first.venue, first.account_id, first.instance, *names)])
+        return await self._places.submit(
+            _Place(orders, events, signal_id, state, now_ns, modes, copies=copies, scopes=scopes)
+        )
 
     async def deny(self, order: Order, event: EventRow, *, signal_id: uuid.UUID, now_ns: int) -> Placed:
         """Store a denied intent as an order row, and make its signal `denied` with the code."""
         return await self._places.submit(
             _Place([order], [event], signal_id, SignalState.DENIED, now_ns, "", order.code, order.detail)
         )
+
+    async def split(self, changes: OrderChanges, split: PositionSplit, plans: Mapping[uuid.UUID, ParentPlan]) -> None:
+        """Write a split with the orders, positions and plans of parents that it changes, in one statement.
+
+        The caller knows that the split is not stored. Errors: StaleEpochError, OutageError.
+        """
+        given = columns_of(
+            [split],
+            *("id", "account_id", "venue", "exchange", "symbol", "day", "new_shares", "old_shares", "effective_ns"),
+            *("quantity_before", "quantity_after", "error"),
+        )
+        made = [{"signal_id": str(id), "plan": plan_json(plan)} for id, plan in plans.items()]
+        taken = (await self._apply_many([changes], _APPLY_SPLIT, *(values[0] for values in given), made))[0]
+        if isinstance(taken, Exception):
+            raise taken
 
     async def apply(self, changes: OrderChanges) -> bool:
         """Write the changes in one statement. False: one of the executions is booked already; nothing was written.
@@ -129,7 +270,7 @@ class OrderJournal:
     # ── writing ──────────────────────────────────────────────────────────────────────────────────
     async def _write_places(self, items: Sequence[_Place]) -> Sequence[Placed | Exception]:
         if len(items) > 1 or len(items[0].orders) != 1 or len(items[0].events) != 1 or items[0].copies:
-            return await self._each_or_all(items, self._place_many)
+            return await self._each_or_all(self._place_many, items)
         item = items[0]
         row = await self._db.hot_row(
             _PLACE_ONE,
@@ -142,6 +283,7 @@ class OrderJournal:
             item.code,
             item.detail,
             item.stopped_by,
+            item.scopes,
             *ORDER.values(item.orders[0]),
             *EVENT.values(item.events[0]),
             what="orders.place_one",
@@ -166,6 +308,7 @@ class OrderJournal:
             [i.code for i in items],
             [i.detail for i in items],
             [i.stopped_by for i in items],
+            [i.scopes for i in items],
             [order(o) for i in items for o in i.orders],
             _numbers(i.orders for i in items),
             [event(e) for i in items for e in i.events],
@@ -173,24 +316,23 @@ class OrderJournal:
             what="orders.place_many",
         )
         row = self._led(row)
-        taken, placed = set(row["taken"]), set(row["placed"])
+        taken, placed, killed = set(row["taken"]), set(row["placed"]), set(row["killed"])
         return [
             Placed(
                 number in taken,
-                row["mode"] in item.stopped_by.split(","),
+                number in killed,
                 tuple(o.client_order_id for o in item.orders if number in taken and o.client_order_id in placed),
             )
             for number, item in enumerate(items)
         ]
 
-    async def _write_changes(self, items: Sequence[OrderChanges]) -> Sequence[bool | Exception]:
-        return await self._each_or_all(items, self._apply_many)
-
-    async def _apply_many(self, items: Sequence[OrderChanges]) -> Sequence[bool | Exception]:
+    async def _apply_many(
+        self, items: Sequence[OrderChanges], text: str = _APPLY, *further: object
+    ) -> Sequence[bool | Exception]:
         order, event, trade, position = await self._packed()
         moved = [_newest(item.positions) for item in items]
         row = await self._db.hot_row(
-            _APPLY,
+            text,
             self._lease,
             self._epoch,
             [order(o) for i in items for o in i.orders],
@@ -202,6 +344,7 @@ class OrderJournal:
             [position(p) for each in moved for p in each],
             _numbers(moved),
             list(range(len(items))),
+            *further,
             what="orders.apply",
         )
         row = self._led(row)
@@ -225,7 +368,7 @@ class OrderJournal:
         return results
 
     async def _each_or_all(
-        self, items: Sequence[_Item], write: Callable[[Sequence[_Item]], Awaitable[Sequence[_Result | Exception]]]
+        self, write: Callable[[Sequence[_Item]], Awaitable[Sequence[_Result | Exception]]], items: Sequence[_Item]
     ) -> Sequence[_Result | Exception]:
         """Write items together; when the server refuses one of their rows, write each by itself, so that only that one
         fails."""
@@ -322,6 +465,12 @@ class OrderStore(SqlStore[Querier], queries="orders"):
 
     async def legs(self, parents: Sequence[str]) -> list[Order]:
         """Return the protection legs of these orders, of all attempts, oldest first."""
+
+    async def plans(self, orders: Iterable[Order]) -> dict[uuid.UUID, ParentPlan]:
+        """Return the plans of those of `orders` that are parents, by their signals."""
+        ids = {order.signal_id for order in orders if order.parent_id is None and order.signal_id is not None}
+        rows = await self._db.fetch("orders.plans", sorted(ids)) if ids else []
+        return {row["signal_id"]: plan_of(row["plan"]) for row in rows}
 
     @query("first_fill")
     async def first_fill_ns(self, client_order_id: str) -> int | None:

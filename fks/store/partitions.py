@@ -20,7 +20,6 @@ from fks.store.prune import PruneStore
 MONTHS_AHEAD = 2
 DAYS_AHEAD = 3
 YEARS_MAX = 20  # of partitions in one go; older rows stay in the default one
-_LOCK = 7_206_152  # one process makes partitions at a time
 PIECE = 50_000  # bars deleted in one transaction
 _LOCK_WAIT = "1s"  # a reader may hold the table; others queue behind us, so we do not wait long
 
@@ -95,7 +94,7 @@ async def _ensure(db: Database, wanted: Sequence[PartitionSpan]) -> list[str]:
         if span.name in there or span.table in busy:
             continue
         try:
-            made += [span.name] if await _make(db, span) else []
+            made += [span.name] if await db.fetchval("store.make_partition", span.table, span.start) else []
         except (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError):
             busy.add(span.table)
     return made
@@ -181,20 +180,3 @@ async def _existing(db: Database) -> set[str]:
 
 async def _impatient(tx: Transaction) -> None:
     await tx.sql(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'")
-
-
-async def _make(db: Database, span: PartitionSpan) -> bool:
-    """Make one partition, taking its rows out of the default one; False when another process was faster."""
-    low, high = f"'{span.start.isoformat()}'", f"'{span.end.isoformat()}'"
-    async with db.transaction() as tx:
-        await tx.sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-        if (await tx.sql("SELECT to_regclass($1) IS NOT NULL", span.name))[0][0]:
-            return False
-        await _impatient(tx)
-        # before looking for rows: one more inserted after the look would break the attach
-        await tx.sql(f"LOCK TABLE {span.table}_default IN ACCESS EXCLUSIVE MODE")
-        await tx.sql(f"CREATE TABLE {span.name} (LIKE {span.table} INCLUDING ALL)")
-        moved = f"DELETE FROM {span.table}_default WHERE time >= {low} AND time < {high} RETURNING *"  # noqa: S608
-        await tx.sql(f"WITH moved AS ({moved}) INSERT INTO {span.name} SELECT * FROM moved")  # noqa: S608
-        await tx.sql(f"ALTER TABLE {span.table} ATTACH PARTITION {span.name} FOR VALUES FROM ({low}) TO ({high})")
-    return True

@@ -13,10 +13,16 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from fks.model.errors import InputError
-from fks.store.base import FencedStore, query, reads
+from fks.model.account import Account
+from fks.model.errors import conflict
+from fks.model.instrument import Instrument
+from fks.portfolio.allocation import InstanceFill
+from fks.store.base import FencedStore, dataclass_reader, query, reads
 from fks.store.db import Querier
+from fks.store.instruments import instrument_of
 
+#: Seconds for which a person's plan that was never started is kept.
+PLAN_KEPT_S = 120.0
 #: Of a step: it is over.
 STEP_ENDED = frozenset({"filled", "ended"})
 #: Of a run: it may still trade, or waits for its last orders.
@@ -35,13 +41,36 @@ class TargetRow:
 
 
 @dataclass(frozen=True, slots=True)
+class InstanceTarget:
+    """The target weight of a strategy instance: a share of the equity. `size` and `params_version` are those
+    that it got by it, None while it waits, because of `reason`."""
+
+    instance_id: str
+    weight: Decimal
+    size: Decimal | None = None
+    params_version: int | None = None
+    applied_at: datetime | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingSize:
+    """The weight of a strategy instance, of the newest targets, that it does not have yet."""
+
+    portfolio_id: int
+    portfolio: str
+    version: int
+    instance_id: str
+    weight: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class TargetSet:
     """The newest targets of a portfolio without their weights. `rules`: as `RebalanceRules` names them."""
 
     portfolio_id: int
     version: int
-    account_id: int
-    account: str
+    account: Account
     rules: dict[str, Any]
     created_by: str
     created_at: datetime
@@ -71,11 +100,72 @@ class PortfolioRun:
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    trigger: str | None = None
+    trigger_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRow:
+    """The `TriggerPolicy` of a portfolio, and the last decision of its trigger.
+    `requested_id`: a schedule's run that is not decided yet; `decided_bar`: close of the last bar decided on."""
+
+    portfolio_id: int
+    trigger: str
+    band: Decimal | None
+    timeframe: str
+    cooldown_s: float
+    needs_approval: bool
+    change_max: Decimal
+    updated_by: str
+    updated_at: datetime
+    requested_id: uuid.UUID | None
+    requested_at: datetime | None
+    decided_bar: datetime | None
+    decision: str | None
+    decision_detail: str | None
+    decided_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DueTrigger(TriggerRow):
+    """The policy of a portfolio that a trigger may rebalance now. `approval_at`: time of the automatic plan that waits
+    for a person. `is_cancelled`: the newest run was one by drift and was cancelled after the policy was set."""
+
+    portfolio: str
+    targets_version: int
+    targets_at: datetime
+    rules: dict[str, Any]
+    started_at: datetime | None
+    is_running: bool
+    is_cancelled: bool
+    approval_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationRow:
+    """Weights that a method found. `weights`: exchange, symbol, weight, and the target before, null for none.
+    `targets_version`: of the targets when it was calculated; `state`: ready, waiting, applied or refused."""
+
+    id: uuid.UUID
+    portfolio_id: int
+    portfolio: str
+    method: str
+    as_of: datetime
+    inputs_hash: str
+    weights: list[Any]
+    diagnostics: dict[str, Any]
+    targets_version: int
+    state: str
+    reason: str | None
+    applied_version: int | None
+    created_by: str
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class PortfolioRunStep:
-    """One order of a run, and what became of it. `price`, `fee` and `slippage` are those of the plan, in quote."""
+    """One order of a run, and what became of it. `price`, `fee` and `slippage` are those of the plan, in quote;
+    `limit_price` is None for a market order."""
 
     step: int
     exchange: str
@@ -83,6 +173,7 @@ class PortfolioRunStep:
     side: str
     quantity: Decimal
     price: Decimal
+    limit_price: Decimal | None
     fee: Decimal
     slippage: Decimal
     signal_id: uuid.UUID
@@ -108,8 +199,19 @@ class PortfolioRunStep:
         return (self.fee + self.slippage) / (self.quantity * self.price)
 
 
-for _class in (TargetRow, TargetSet, PortfolioRun, PortfolioRunStep):
+for _class in (
+    InstanceTarget,
+    WaitingSize,
+    TargetRow,
+    PortfolioRun,
+    PortfolioRunStep,
+    TriggerRow,
+    DueTrigger,
+    AllocationRow,
+):
     reads(_class)
+reads(InstanceFill, time_ns="time")
+_target, _target_set = dataclass_reader(TargetRow), reads(TargetSet)
 
 
 class PortfolioRunStore(FencedStore[Querier], queries="portfolio_runs"):
@@ -121,14 +223,25 @@ class PortfolioRunStore(FencedStore[Querier], queries="portfolio_runs"):
     async def target_weights(self, portfolio_id: int, version: int) -> list[TargetRow]:
         """Return the weights of a version, largest first."""
 
-    async def target_places(self, portfolio_id: int) -> dict[str, str]:
-        """Return the exchange of each symbol that the portfolio has ever had a target of, by symbol."""
+    async def target_instruments(
+        self, portfolio_id: int
+    ) -> tuple[TargetSet, list[tuple[TargetRow, bool, Instrument | None]]] | None:
+        """Return the newest targets, None before the first, with each symbol that the portfolio has ever had a target
+        of and its rules (None: it is listed no more).
+
+        Those that have a target now come first, largest first, and are marked; the others have the weight 0.
+        """
+        rows = await self._db.fetch("portfolio_runs.target_instruments", portfolio_id)
+        if not rows:
+            return None
+        return _target_set(rows[0]), [
+            (_target(row), row["is_target"], None if row["tick"] is None else instrument_of(row))
+            for row in rows
+            if row["symbol"] is not None
+        ]
 
     async def is_member(self, portfolio_id: int, account_id: int) -> bool:
         """Return whether the account is a member of the portfolio, and that is active."""
-
-    async def venue_state(self, venue: str, account_id: int) -> str | None:
-        """Return the state of a venue's session of an account, as the order manager last wrote it; None before."""
 
     async def add_target_set(
         self,
@@ -138,6 +251,7 @@ class PortfolioRunStore(FencedStore[Querier], queries="portfolio_runs"):
         rules: Mapping[str, Any],
         by: str,
         targets: Sequence[TargetRow],
+        instances: Sequence[InstanceTarget] = (),
     ) -> None:
         """Write the next version of the targets."""
         rows = [
@@ -150,32 +264,43 @@ class PortfolioRunStore(FencedStore[Querier], queries="portfolio_runs"):
             }
             for row in targets
         ]
-        await self._db.execute("portfolio_runs.add_target_set", portfolio_id, version, account_id, {**rules}, by, rows)
+        sized = [{"instance_id": row.instance_id, "weight": f"{row.weight:f}"} for row in instances]
+        await self._db.execute(
+            "portfolio_runs.add_target_set", portfolio_id, version, account_id, {**rules}, by, rows, sized
+        )
+
+    # ── sizes of strategy instances ──────────────────────────────────────────────────────────────
+    async def instance_targets(self, portfolio_id: int, version: int) -> list[InstanceTarget]:
+        """Return the weights of strategy instances of a version, largest first."""
+
+    async def waiting_sizes(self) -> list[WaitingSize]:
+        """Return the weights that instances do not have yet."""
+
+    @query(binds=("row.portfolio_id", "row.version", "row.instance_id", "size", "params_version", "at_ns"))
+    async def apply_size(self, row: WaitingSize, size: Decimal, params_version: int, at_ns: int) -> bool:
+        """Note that an instance has its size; False: another process did, or the targets were changed."""
+
+    @query(binds=("row.portfolio_id", "row.version", "row.instance_id", "reason"))
+    async def hold_size(self, row: WaitingSize, reason: str) -> bool:
+        """Note why an instance does not have its size yet; False: it is noted."""
 
     # ── plans and runs ───────────────────────────────────────────────────────────────────────────
     async def active(self, portfolio_id: int) -> uuid.UUID | None:
         """Return the run of the portfolio that is under way, or None."""
 
-    async def forget_plans(self, portfolio_id: int, before_ns: int) -> None:
-        """Delete plans that were made before a time and never started."""
-
-    async def add_plan(self, run: PortfolioRun, steps: Sequence[Mapping[str, Any]]) -> None:
-        """Write a plan and its steps, once. `steps`: the columns of a step, numbers as text."""
-        await self._db.execute(
-            "portfolio_runs.add_plan",
-            run.id,
-            run.portfolio_id,
-            run.targets_version,
-            run.account_id,
-            run.plan_hash,
-            run.capital,
-            run.cash_free,
-            run.rules,
-            run.drift,
-            run.created_by,
-            run.created_at,
-            [dict(step) for step in steps],
+    @query(
+        binds=(
+            *("run.id", "run.portfolio_id", "run.targets_version", "run.account_id", "run.plan_hash", "run.capital"),
+            *("run.cash_free", "run.rules", "run.drift", "run.created_by", "run.created_at", "steps"),
+            *("run.trigger", "run.trigger_key", "kept_s"),
         )
+    )
+    async def add_plan(
+        self, run: PortfolioRun, steps: Sequence[Mapping[str, Any]], kept_s: float = PLAN_KEPT_S
+    ) -> bool:
+        """Write a plan and its steps, once; False if it, or one of the same cause, is there, or a run has ended since
+        the plan was made. `steps`: the columns of a step, numbers as text. Plans of persons that were made `kept_s`
+        before and never started are deleted."""
 
     async def run(self, portfolio_id: int, id: uuid.UUID) -> PortfolioRun | None:
         """Return one plan or run of a portfolio, or None."""
@@ -184,7 +309,8 @@ class PortfolioRunStore(FencedStore[Querier], queries="portfolio_runs"):
         """Return the id of the plan with this hash, whatever it became; None if it is unknown."""
 
     async def runs(self, portfolio_id: int, limit: int) -> list[PortfolioRun]:
-        """Return the runs that were started, newest first."""
+        """Return the runs that were started, automatic plans that a person declined, and the one that waits for a
+        person; newest first."""
 
     async def active_runs(self) -> list[tuple[int, uuid.UUID]]:
         """Return portfolio and id of the runs that are under way, oldest first."""
@@ -196,7 +322,7 @@ class PortfolioRunStore(FencedStore[Querier], queries="portfolio_runs"):
         """Start a plan; False if it was started before."""
 
     async def request_cancel(self, run_id: uuid.UUID, reason: str) -> bool:
-        """Have a run send no more orders; False if it is not running."""
+        """Have a run send no more orders, or an automatic plan never start; False if it is neither."""
 
     async def is_cash_read(self, run_id: uuid.UUID, before_ns: int) -> bool | None:
         """Return whether the account's cash was read after the last execution of the run, or that was before a time;
@@ -206,8 +332,86 @@ class PortfolioRunStore(FencedStore[Querier], queries="portfolio_runs"):
         """Return the value of the account's buys, of whichever instance, that were booked after a time and after its
         cash was last read; in the portfolio's currency."""
 
-    async def is_flattened(self, run_id: uuid.UUID) -> bool:
-        """Return whether a kill that closes positions was engaged since the start of the run, released or not."""
+    async def is_flattened(self, run_id: uuid.UUID, instance: str) -> bool:
+        """Return whether a kill that closes positions of the run was engaged since its start, released or not.
+        `instance`: of its orders."""
+
+    # ── triggers ─────────────────────────────────────────────────────────────────────────────────
+    async def policy(self, portfolio_id: int) -> TriggerRow | None:
+        """Return when a portfolio is rebalanced without a person; None: never."""
+
+    async def set_policy(
+        self,
+        portfolio_id: int,
+        trigger: str,
+        band: Decimal | None,
+        timeframe: str,
+        cooldown_s: float,
+        needs_approval: bool,
+        change_max: Decimal,
+        by: str,
+    ) -> None:
+        """Write when a portfolio is rebalanced without a person. A request that waits is dropped."""
+
+    async def request_run(self, portfolio_id: int, id: uuid.UUID, now_ns: int) -> bool:
+        """Have a portfolio rebalanced for a schedule's run; False if schedules do not rebalance it, or it has no
+        targets. The same id starts one run."""
+
+    async def triggers(self) -> list[DueTrigger]:
+        """Return the portfolios that a trigger may rebalance: by drift, or for a request that waits."""
+
+    async def sealed_closes(
+        self, exchanges: Sequence[str], symbols: Sequence[str], timeframe: str, open_ns: int
+    ) -> dict[str, float]:
+        """Return the closes, by symbol, of bars that opened at a time, as far as they are sealed."""
+
+    async def settle_trigger(
+        self,
+        portfolio_id: int,
+        updated_at: datetime,
+        bar_ns: int | None,
+        request: uuid.UUID | None,
+        decision: str,
+        detail: str | None,
+    ) -> bool:
+        """Decide on a bar, by its close, or on a request; False if that was done before, or the policy was changed."""
+
+    async def drop_pending(self, portfolio_id: int) -> None:
+        """Delete the automatic plan that waits for a person."""
+
+    # ── allocations ──────────────────────────────────────────────────────────────────────────────
+    async def add_allocation(
+        self,
+        id: uuid.UUID,
+        portfolio_id: int,
+        method: str,
+        as_of_ns: int,
+        inputs_hash: str,
+        weights: Sequence[Mapping[str, Any]],
+        diagnostics: Mapping[str, Any],
+        targets_version: int,
+        state: str,
+        by: str,
+    ) -> None:
+        """Write the weights that a method found, once."""
+
+    async def instance_fills(self, instance_id: str) -> list[InstanceFill]:
+        """Return all executions of a strategy instance, oldest first."""
+
+    async def instance_since(self, instance_id: str) -> int:
+        """Return when a strategy instance was added."""
+
+    async def allocation(self, portfolio_id: int, id: uuid.UUID) -> AllocationRow | None:
+        """Return one allocation of a portfolio, or None."""
+
+    async def allocations(self, portfolio_id: int, limit: int) -> list[AllocationRow]:
+        """Return the allocations of a portfolio, newest first."""
+
+    async def waiting_allocations(self) -> list[tuple[int, uuid.UUID]]:
+        """Return portfolio and id of the allocations that are to be applied without a person."""
+
+    async def end_allocation(self, id: uuid.UUID, state: str, version: int | None, reason: str | None) -> bool:
+        """Note that an allocation became targets, or why not; False if it had become targets before."""
 
     # ── the scheduler ────────────────────────────────────────────────────────────────────────────
     @query(is_fenced=True)
@@ -226,6 +430,10 @@ class PortfolioRunStore(FencedStore[Querier], queries="portfolio_runs"):
         """Note what holds a running run, None for nothing. Returns whether that is new."""
 
     @query(is_fenced=True)
+    async def note_decision(self, portfolio_id: int, decision: str, detail: str | None) -> bool:
+        """Note why a trigger starts nothing yet. Returns whether that is new."""
+
+    @query(is_fenced=True)
     async def finish(
         self, run_id: uuid.UUID, state: str, reason: str | None, drift: list[Any] | None, now_ns: int
     ) -> bool:
@@ -239,9 +447,8 @@ async def check_idle(db: Querier, portfolio_id: int, name: str, *, besides: uuid
     """
     await db.fetchrow("portfolios.lock", portfolio_id)
     if (running := await PortfolioRunStore(db).active(portfolio_id)) not in (None, besides):
-        raise InputError(
+        raise conflict(
+            "PORTFOLIO_RUNNING",
             f"portfolio {name} is being rebalanced by run {running}",
-            code="PORTFOLIO_RUNNING",
-            status=409,
-            remedy=f"wait until it has ended, or cancel it: fks portfolio cancel {name} {running}",
+            f"wait until it has ended, or cancel it: fks portfolio cancel {name} {running}",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fks.model.errors import InputError
+from fks.model.errors import InputError, invalid, not_found, unprocessable
 from fks.model.instrument import folded
+from fks.model.timeframe import to_datetime
 from fks.store import copy
 from fks.store.db import Database, Querier, sql
 
@@ -74,17 +75,27 @@ class ReadingStore:
             raise ambiguous(text, [row.place for row in rows])
         return rows[0]
 
+    async def trades(self, exchange: str, symbol: str, end_ns: int | None, limit: int) -> list[Mapping[str, Any]]:
+        """Return the stored public trades of a symbol before a time, oldest first: time, price, quantity, and in
+        `missing` how many ids are left out before each."""
+        end = None if end_ns is None else to_datetime(end_ns)
+        return [dict(row) for row in await self._db.fetch("reading.trades", exchange, symbol, end, limit)]
+
+    async def trade_ids(self, exchange: str, symbol: str) -> list[int | None]:
+        """Return the first and the last id of a symbol's stored public trades; None where there are none."""
+        row = await self._db.fetchrow("reading.trade_ids", exchange, symbol)
+        assert row is not None, "an aggregate has one row"
+        return [row["first"], row["last"]]
+
     async def find_collected(self, text: str, exchange: str) -> Listed:
         """Return the one symbol at an exchange that `text` names and that is collected, for a strategy that reads its
         bars. Errors: those of `spelled`; INPUT_MISSING when it is not collected: no bar of it would ever be sealed."""
         found = await self.find(text, exchange)
         if not found.is_collected:
-            raise InputError(
+            raise unprocessable(
+                "INPUT_MISSING",
                 f"the strategy reads bars of {found.place}, and that is not collected",
-                code="INPUT_MISSING",
-                status=422,
-                remedy=f"'fks assets enable {found.place}'; an instance that was stopped for it: "
-                "'fks strategies enable ID'",
+                f"'fks assets enable {found.place}'; an instance that was stopped for it: 'fks strategies enable ID'",
             )
         return found
 
@@ -95,9 +106,7 @@ class ReadingStore:
         """
         prefix, _, rest = str(text).strip().rpartition(":")  # a notebook may pass any type
         if exchange and prefix and exchange.lower() != prefix.lower():
-            raise InputError(
-                f"{text!r} is not at {exchange}", code="EXCHANGE", status=422, remedy="name one exchange, once"
-            )
+            raise unprocessable("EXCHANGE", f"{text!r} is not at {exchange}", "name one exchange, once")
         wanted = (exchange or prefix).lower() or None
         rows = await self._spelled(rest, wanted, listed)
         if rows:
@@ -105,11 +114,10 @@ class ReadingStore:
         elsewhere = [row.place for row in await self._spelled(rest, None, listed)] if wanted else []
         known = [row["symbol"] for row in await self._db.fetch("reading.known")]
         names = ", ".join(elsewhere or known)
-        raise InputError(
+        raise not_found(
+            "SYMBOL_UNKNOWN",
             f"unknown symbol {text!r}{f' at {wanted}' if wanted else ''}",
-            code="SYMBOL_UNKNOWN",
-            status=404,
-            remedy=f"known: {names}" if names else "nothing is stored yet: 'fks data sample', or 'fks up'",
+            f"known: {names}" if names else "nothing is stored yet: 'fks data sample', or 'fks up'",
         )
 
     async def spelled_at(self, exchange: str, symbol: str) -> list[Listed]:
@@ -132,10 +140,10 @@ class ReadingStore:
 def ambiguous(text: str, places: Sequence[str]) -> InputError:
     """Return the error for a symbol that means several things (as `Listed.place` writes them), with the way to
     choose."""
-    return InputError(
+    return invalid(
+        "SYMBOL_AMBIGUOUS",
         f"ambiguous symbol {text!r}",
-        code="SYMBOL_AMBIGUOUS",
-        remedy=f"it may be {', '.join(places)}: write it like that, or name the exchange "
+        f"it may be {', '.join(places)}: write it like that, or name the exchange "
         f"(exchange={places[0].partition(':')[0]})",
     )
 

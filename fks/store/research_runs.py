@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from fks.model.timeframe import to_datetime, to_ns
-from fks.search.ledger import Earlier, ResearchRun, held_back_ns, run_of_backtest, run_of_search, with_ledger
+from fks.search.ledger import Earlier, ResearchRun, held_back_ns, judged, run_of_backtest, run_of_search, with_ledger
 from fks.store.base import SqlStore, query, reads
 from fks.store.db import Querier
 
@@ -25,9 +25,12 @@ class ResearchRunStore(SqlStore[Querier], queries="research_runs"):
         await self.add(run)
         return found
 
-    async def record_backtest(self, document: Mapping[str, Any]) -> None:
-        """Record a backtest of one strategy."""
-        await self.add(run_of_backtest(document))
+    async def record_backtest(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Record a backtest of one strategy; return its document, `judged` by the other runs."""
+        run = run_of_backtest(document)
+        found = judged(document, await self.earlier(run))
+        await self.add(run)
+        return found
 
     @query(binds=tuple(f"run.{field.name}" for field in fields(ResearchRun)))
     async def add(self, run: ResearchRun) -> None:

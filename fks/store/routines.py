@@ -13,6 +13,14 @@ DAILY_COLUMNS = (
     .partition("AS day,")[2]
     .partition("\nFROM ")[0]
 )
+#: makes the function that makes partitions
+MAKE_PARTITION = next(statement for statement in STATEMENTS if "CREATE FUNCTION make_partition" in statement)
+#: make the functions of vector indexes
+VECTOR_INDEXES = tuple(
+    statement
+    for statement in STATEMENTS
+    if re.search(r"^(CREATE|REVOKE EXECUTE ON) FUNCTION ai_", statement, re.MULTILINE)
+)
 #: makes the view of each symbol's default exchange
 OHLCV = next(statement for statement in STATEMENTS if "CREATE VIEW ohlcv " in statement)
 

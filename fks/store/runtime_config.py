@@ -19,7 +19,7 @@ from fks.config.paths import Paths
 from fks.config.runtime import overlay
 from fks.config.secrets import check_private, write_private
 from fks.config.settings import Settings
-from fks.model.errors import ConfigError, FksError, InputError
+from fks.model.errors import ConfigError, FksError, conflict
 from fks.store.base import SqlStore, reads
 from fks.store.db import Database, Querier, Transaction
 from fks.store.operations import Operation, OperationStore
@@ -123,27 +123,24 @@ async def propose(
 async def _check_base(tx: Transaction, base_version: int) -> None:
     newest = await RuntimeConfigStore(tx).wanted()
     if newest is not None and newest.state == "rolling":
-        raise InputError(
+        raise conflict(
+            "CONFIG_ROLLING",
             f"version {newest.version} of {newest.changed_by} is still being rolled out",
-            code="CONFIG_ROLLING",
-            status=409,
-            remedy="see 'fks config history' and try again when it has ended",
+            "see 'fks config history' and try again when it has ended",
         )
     current = newest.version if newest else 0
     if current != base_version:
         who = f" by {newest.changed_by}" if newest else ""
-        raise InputError(
+        raise conflict(
+            "CONFIG_CHANGED",
             f"the settings are at version {current}{who}, not {base_version}",
-            code="CONFIG_CHANGED",
-            status=409,
-            remedy=f"look at it with 'fks config diff {base_version} {current}' and try again",
+            f"look at it with 'fks config diff {base_version} {current}' and try again",
         )
     if await tx.fetchval("runtime_config.is_going_back"):  # a part that starts then would take the new one
-        raise InputError(
+        raise conflict(
+            "CONFIG_ROLLING",
             "a change that failed is still being rolled back",
-            code="CONFIG_ROLLING",
-            status=409,
-            remedy="see 'fks config history' and try again when it has ended",
+            "see 'fks config history' and try again when it has ended",
         )
 
 

@@ -142,6 +142,25 @@ funding_rates = Table(  # of perpetuals: a long position pays its value times th
     PrimaryKeyConstraint("exchange", "symbol", "time", "revision"),
 )
 
+economic_events = Table(  # releases of figures and decisions of central banks; importance none: it does not take place
+    "economic_events",
+    metadata,
+    _text("currency"),
+    _text("name"),
+    _time("time"),
+    Column("revision", Integer, nullable=False, server_default="1"),
+    _text("importance"),
+    _money("actual", null=True),
+    _money("forecast", null=True),
+    _money("previous", null=True),
+    _text("source", default=""),
+    _time("published_at"),
+    _time("recorded_at", now=True),
+    CheckConstraint("importance IN ('none', 'low', 'medium', 'high')", name="importance"),
+    PrimaryKeyConstraint("currency", "name", "time", "revision"),
+    Index("ix_economic_events_time", "time"),
+)
+
 ohlcv_data = Table(
     "ohlcv_data",
     metadata,
@@ -327,6 +346,33 @@ accounts = Table(
     UniqueConstraint("name"),
 )
 
+credentials = (
+    Table(  # keys of venues, a row for each version; `sealed` is nonce and ciphertext (fks.config.credentials)
+        "credentials",
+        metadata,
+        Column("id", BigInteger, Identity(always=False), primary_key=True),
+        Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+        _text("venue"),
+        _text("exchange"),
+        _text("role"),
+        Column("version", Integer, nullable=False),
+        _text("state", default="waiting"),  # for the process that carries the account; refused and retired keep no key
+        Column("sealed", LargeBinary, nullable=True),
+        _text("key_id"),  # of the encryption key
+        _text("fingerprint"),  # of the API key
+        Column("may_withdraw", Boolean, nullable=True),  # null: the venue did not say
+        Column("is_address_bound", Boolean, nullable=True),
+        _text("reason", default=""),
+        _text("created_by", default=""),
+        _time("created_at", now=True),
+        _time("taken_at", null=True),
+        UniqueConstraint("account_id", "role", "version"),
+        CheckConstraint("role IN ('orders','guardian')", name="role"),
+        CheckConstraint("state IN ('waiting','active','refused','retired')", name="state"),
+        CheckConstraint("(sealed IS NULL) = (state IN ('refused','retired'))", name="sealed"),
+    )
+)
+
 incidents = Table(  # flaws that a person must explain; while one is open, entries on its subject are denied
     "incidents",
     metadata,
@@ -347,7 +393,7 @@ incidents = Table(  # flaws that a person must explain; while one is open, entri
     Index(None, "opened_at"),
 )
 
-transfers = Table(  # deposits and withdrawals, as the venue lists them or a person books them
+transfers = Table(  # deposits and withdrawals as the venue lists them; income (signed) that a person recorded
     "transfers",
     metadata,
     Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
@@ -359,7 +405,8 @@ transfers = Table(  # deposits and withdrawals, as the venue lists them or a per
     _time("time"),
     _text("source", default="venue"),
     _time("created_at", now=True),
-    CheckConstraint("kind IN ('deposit','withdrawal')", name="kind"),
+    _text("symbol", default=""),
+    CheckConstraint("kind IN ('deposit','withdrawal','dividend','funding','interest','swap')", name="kind"),
     PrimaryKeyConstraint("account_id", "kind", "reference"),
 )
 
@@ -456,6 +503,7 @@ strategy_parameters = Table(  # every version an instance ever ran with
     _text("changed_by", default="system"),
     _time("created_at", now=True),
     Column("provenance", JSONB),  # of parameters that a search chose: which one, from which data, how sure
+    _money("size", null=True),  # of the instance's entries; None: of a version from before sizes were kept
     PrimaryKeyConstraint("instance_id", "version"),
 )
 
@@ -507,13 +555,16 @@ challenger_decisions = Table(  # changes of a challenger's target; nothing is se
     PrimaryKeyConstraint("challenger_id", "ts_event"),
 )
 
-stop_moves = Table(  # the prices to which strategies move the stops of what they hold; the last seven days of each
+stop_moves = Table(  # prices to which strategies move stops, take profits and entries that rest; of seven days
     "stop_moves",
     metadata,
     Column("number", BigInteger, Identity(always=False), nullable=False),
     _text("instance"),
     _time("time"),  # open time of the deciding bar
-    _money("price"),
+    _money("price", null=True),  # of the stop; null: it stays
+    _money("take_profit", null=True),  # null: it stays
+    _money("entry_limit", null=True),  # of the entry's order that rests; null: it stays
+    _money("entry_stop", null=True),
     _time("created_at", now=True),
     PrimaryKeyConstraint("instance", "time"),
 )
@@ -560,11 +611,42 @@ signals = Table(
     _text("trace_id", default=""),
     Column("seq", BigInteger, Identity(always=False), nullable=False),
     _time("created_at", now=True),
+    Column("group_id", UUID, nullable=True),
+    _text("group_legs", default=""),
     CheckConstraint("kind IN ('enter','exit','order')", name="kind"),
     CheckConstraint("state IN ('pending','ready','ordered','denied','expired','declined','nothing')", name="state"),
     Index("ix_signals_ready", "symbol", "seq", postgresql_where=text("state = 'ready'")),
+    Index("ix_signals_group", "group_id", postgresql_where=text("group_id IS NOT NULL")),
     Index("ix_signals_pending", "valid_until", postgresql_where=text("state = 'pending'")),
     Index(None, "created_at"),
+)
+
+parent_orders = Table(  # what an entry wants beside its stop loss: targets, the move to break-even (fks.model.parent)
+    "parent_orders",
+    metadata,
+    Column("signal_id", UUID, ForeignKey("signals.id"), primary_key=True),
+    Column("plan", JSONB, nullable=False),
+    _time("updated_at", now=True),
+)
+
+order_amendments = Table(  # by persons of orders and of plans of parents, and by strategies of entries that rest
+    "order_amendments",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    _text("client_order_id"),
+    _money("price", null=True),
+    _money("quantity", null=True),
+    _money("stop_loss", null=True),
+    Column("plan", JSONB),
+    _flag("drops_protection"),
+    _text("by"),
+    _time("requested_at", now=True),
+    _time("finished_at", null=True),
+    _text("error", null=True),
+    Column("successor", UUID),  # the signal of the order that took the place of the amended one
+    _money("stop_price", null=True),
+    _time("bar_time", null=True),  # open time of the bar on which a strategy decided it
+    Index("ux_order_amendments_open", "client_order_id", unique=True, postgresql_where=text("finished_at IS NULL")),
 )
 
 derived_keys = Table(  # idempotency keys made for requests without one: the newest of each caller and body
@@ -634,6 +716,11 @@ orders = Table(
         postgresql_where=text("state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')"),
     ),
     Index("ix_orders_incomplete", "client_order_id", postgresql_where=text("reported_cum_qty > filled")),
+    Index(
+        "ix_orders_entries",
+        *("account_id", "venue", "symbol", "instance", "created_at"),
+        postgresql_where=text("role IN ('entry', 'order') AND filled > 0"),
+    ),
     Index(None, "created_at"),
     Index(None, "signal_id"),
     Index(None, "parent_id"),
@@ -769,6 +856,62 @@ trade_fees = Table(
     _time("valued_at", now=True),
 )
 
+journal_entries = Table(  # one row per closed trade, rebuilt from executions; tags and note are by persons
+    "journal_entries",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("seq", BigInteger, Identity(always=False), nullable=False),
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("venue"),
+    _text("symbol"),
+    _text("instance"),
+    _text("side"),
+    _text("quote"),
+    Column("entry_fill", UUID, nullable=False),
+    Column("exit_fill", UUID, nullable=False),
+    _money("rest", null=True),  # held after the exit; None: it went through zero
+    _time("entry_time"),
+    _time("exit_time"),
+    _money("entry_price"),
+    _money("exit_price"),
+    _money("quantity"),
+    _money("realized"),  # this, fees and slippage in quote
+    _money("fees"),
+    Column("fees_unvalued", Integer, nullable=False),
+    _money("slippage"),
+    Column("undecided", Integer, nullable=False),
+    Column("executions", Integer, nullable=False),
+    _money("rate", null=True),  # of the quote currency in the account's, at the exit
+    _text("entry_reason"),
+    _text("exit_reason"),
+    _money("mae_pct"),
+    _money("mfe_pct"),
+    Column("bars", Integer, nullable=False),  # that both were read from
+    Column("is_complete", Boolean, nullable=False),  # false: a rate is missing, or bars may still come
+    _flag("is_void"),  # its executions make no closed trade any more; kept for its note
+    Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
+    _text("note", default=""),
+    Column("version", Integer, nullable=False, server_default="1"),
+    _text("noted_by", default=""),
+    _time("noted_at", null=True),
+    _time("written_at", now=True),
+    CheckConstraint("side IN ('long','short')", name="side"),
+    Index("ix_journal_entries_position", "account_id", "venue", "symbol", "instance", "exit_time"),
+    Index(None, "exit_time"),
+    Index("uq_journal_entries_seq", "seq", unique=True),
+)
+
+journal_positions = Table(  # up to which execution the journal has read each position
+    "journal_positions",
+    metadata,
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("venue"),
+    _text("symbol"),
+    _text("instance"),
+    Column("trade_id", BigInteger, nullable=False),
+    PrimaryKeyConstraint("account_id", "venue", "symbol", "instance"),
+)
+
 positions = Table(
     "positions",
     metadata,
@@ -787,6 +930,80 @@ positions = Table(
     PrimaryKeyConstraint("account_id", "venue", "symbol", "instance"),
 )
 
+position_splits = Table(  # splits of shares that were applied to positions, each once; or were not, and why
+    "position_splits",
+    metadata,
+    Column("id", UUID, primary_key=True),  # fks.model.ids.split_id
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("venue"),
+    _text("exchange"),
+    _text("symbol"),
+    Column("day", Date, nullable=False),
+    Column("new_shares", Integer, nullable=False),
+    Column("old_shares", Integer, nullable=False),
+    _time("effective_at"),
+    _money("quantity_before"),  # held by all instances together
+    _money("quantity_after"),
+    _text("error", default=""),  # why positions were left as they are
+    _time("applied_at", now=True),
+    Index("position_splits_key", "account_id", "venue", "symbol"),
+)
+
+lot_books = Table(  # lots of all accounts in one currency by one method; `is_shared`: accounts of one mode share theirs
+    "lot_books",
+    metadata,
+    _text("currency"),
+    _text("method"),
+    Column("is_shared", Boolean, nullable=False),
+    _text("fingerprint"),  # of all that its rows follow from
+    Column("unknown_symbols", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
+    _time("rebuilt_at", now=True),
+    CheckConstraint("method IN ('fifo', 'average')", name="method"),
+    PrimaryKeyConstraint("currency", "method", "is_shared"),
+)
+
+
+def _of_lots(name: str, *columns: Column[Any]) -> Table:
+    book = ("currency", "method", "is_shared")
+    return Table(
+        name,
+        metadata,
+        _text("currency"),
+        _text("method"),
+        Column("is_shared", Boolean, nullable=False),
+        Column("number", Integer, nullable=False),
+        _text("pool"),
+        _text("asset"),
+        _text("kind"),
+        *columns,
+        ForeignKeyConstraint(book, [f"lot_books.{column}" for column in book], ondelete="CASCADE"),
+        PrimaryKeyConstraint(*book, "number"),
+    )
+
+
+lots = _of_lots(
+    "lots",
+    _time("acquired_at", null=True),
+    _text("lot_id"),
+    _money("quantity"),
+    _money("cost", null=True),
+    _text("note"),
+)
+
+lot_disposals = _of_lots(
+    "lot_disposals",
+    _time("disposed_at"),
+    _text("disposal_id"),
+    _time("acquired_at", null=True),
+    _text("lot_id"),
+    _time("realized_at"),
+    _money("quantity"),
+    _money("proceeds", null=True),
+    _money("cost", null=True),
+    _money("gain", null=True),
+    _text("note"),
+)
+
 portfolios = Table(  # accounts and strategies that are valued together, in one currency
     "portfolios",
     metadata,
@@ -800,6 +1017,7 @@ portfolios = Table(  # accounts and strategies that are valued together, in one 
     _time("created_at", now=True),
     _time("updated_at", now=True),
     _time("archived_at", null=True),
+    Column("day_end_min", Integer, nullable=False, server_default="0"),  # end of its day, minutes after midnight UTC
     CheckConstraint("state IN ('active','archived')", name="state"),
     UniqueConstraint("name"),
 )
@@ -829,7 +1047,38 @@ portfolio_equity = Table(  # in the portfolio's currency, every hour
     _money("net_flow"),  # since the row before
     _flag("is_complete"),  # false: something held has no rate and is not in equity, or a flow has none
     Column("invested", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # money put in, by currency
+    Column("held", JSONB),  # balances and positions of a complete row: fks.portfolio.attribution
     PrimaryKeyConstraint("portfolio_id", "time"),
+)
+
+currency_rates = Table(  # into the portfolio's currency, as the equity of that time used them
+    "currency_rates",
+    metadata,
+    Column("portfolio_id", BigInteger, nullable=False),
+    _time("time"),
+    _text("asset"),
+    _money("rate"),
+    _time("rate_time", null=True),  # of the oldest price in it
+    Column("legs", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),  # symbols of the prices in it
+    ForeignKeyConstraint(["portfolio_id", "time"], ["portfolio_equity.portfolio_id", "portfolio_equity.time"]),
+    PrimaryKeyConstraint("portfolio_id", "time", "asset"),
+)
+
+portfolio_limits = Table(  # limits of entries, each with what was measured last
+    "portfolio_limits",
+    metadata,
+    Column("portfolio_id", BigInteger, ForeignKey("portfolios.id"), nullable=False),
+    _text("kind"),
+    _money("value"),  # in the portfolio's currency; weight_max: a fraction of the gross exposure
+    Column("age_max_s", Float(53), nullable=False),  # an older measurement denies entries
+    _money("observed", null=True),  # None: not known, which denies entries
+    _time("measured_at", null=True),
+    _text("missing", default=""),  # what the measurement lacks
+    _text("set_by", default=""),
+    _time("updated_at", now=True),
+    CheckConstraint("kind IN ('gross_exposure','var_95_1d','weight_max')", name="kind"),
+    CheckConstraint("value > 0 AND age_max_s > 0", name="positive"),
+    PrimaryKeyConstraint("portfolio_id", "kind"),
 )
 
 portfolio_target_sets = Table(  # one row a version: what portfolio_targets belong to
@@ -862,6 +1111,23 @@ portfolio_targets = Table(  # shares of a portfolio's capital
     ),
 )
 
+instance_targets = Table(  # shares of a portfolio's equity that strategy instances are sized by
+    "instance_targets",
+    metadata,
+    Column("portfolio_id", BigInteger, nullable=False),
+    Column("version", Integer, nullable=False),
+    _text("instance_id"),
+    _money("weight"),
+    _text("reason", null=True),  # why it is not applied yet
+    _money("size", null=True),
+    Column("params_version", Integer),
+    _time("applied_at", null=True),
+    PrimaryKeyConstraint("portfolio_id", "version", "instance_id"),
+    ForeignKeyConstraint(
+        ["portfolio_id", "version"], ["portfolio_target_sets.portfolio_id", "portfolio_target_sets.version"]
+    ),
+)
+
 portfolio_runs = Table(  # rebalancings; a planned one is a preview that a person may start
     "portfolio_runs",
     metadata,
@@ -880,8 +1146,17 @@ portfolio_runs = Table(  # rebalancings; a planned one is a preview that a perso
     _time("created_at"),
     _time("started_at", null=True),
     _time("ended_at", null=True),
+    _text("trigger", null=True),  # that planned it: schedule or drift; a person's has none
+    _text("trigger_key", null=True),  # the bar, or the schedule's request: each starts one run
     CheckConstraint("state IN ('planned','running','cancelling','done','partial','cancelled')", name="state"),
     Index("ix_portfolio_runs_portfolio_id", "portfolio_id", "created_at"),
+    Index(
+        "uq_portfolio_runs_trigger",
+        "portfolio_id",
+        "trigger_key",
+        unique=True,
+        postgresql_where=text("trigger_key IS NOT NULL"),
+    ),
     Index(
         "uq_portfolio_runs_active",
         "portfolio_id",
@@ -902,6 +1177,7 @@ portfolio_run_steps = Table(  # the orders of a run; what became of them is in s
     _money("price"),  # of the plan, as are fee and slippage, all in quote
     _money("fee"),
     _money("slippage"),
+    _money("limit_price", null=True),  # the worst price of a limit order; null for a market order
     Column("signal_id", UUID(as_uuid=True), nullable=False),
     _text("state", default="waiting"),
     _money("ordered_quantity", null=True),  # less than `quantity` where cash was missing
@@ -911,6 +1187,47 @@ portfolio_run_steps = Table(  # the orders of a run; what became of them is in s
     PrimaryKeyConstraint("run_id", "step"),
     CheckConstraint("state IN ('waiting','sent','filled','ended')", name="state"),
     CheckConstraint("side IN ('buy','sell')", name="side"),
+)
+
+portfolio_policies = Table(  # fks.portfolio.rebalance.TriggerPolicy; a portfolio without a row is rebalanced by persons
+    "portfolio_policies",
+    metadata,
+    Column("portfolio_id", BigInteger, ForeignKey("portfolios.id"), primary_key=True),
+    _text("trigger", default="person"),
+    _money("band", null=True),
+    _text("timeframe", default="1h"),
+    Column("cooldown_s", Float(53), nullable=False, server_default="3600"),
+    _flag("needs_approval", "false"),
+    _money("change_max", default="0.1"),
+    _text("updated_by", default=""),
+    _time("updated_at", now=True),
+    Column("requested_id", UUID(as_uuid=True)),  # by a schedule, until it is decided
+    _time("requested_at", null=True),
+    _time("decided_bar", null=True),  # close of the last bar that was decided on
+    _text("decision", null=True),
+    _text("decision_detail", null=True),
+    _time("decided_at", null=True),
+    CheckConstraint("trigger IN ('person','schedule','drift')", name="trigger"),
+)
+
+allocations = Table(  # weights that a method found; they become targets when they are applied
+    "allocations",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),  # of its job
+    Column("portfolio_id", BigInteger, ForeignKey("portfolios.id"), nullable=False),
+    _text("method"),
+    _time("as_of"),
+    _text("inputs_hash"),
+    Column("weights", JSONB, nullable=False),
+    Column("diagnostics", JSONB, nullable=False),
+    Column("targets_version", Integer, nullable=False),  # when it was calculated; 0: there were none
+    _text("state", default="ready"),
+    _text("reason", null=True),
+    Column("applied_version", Integer),
+    _text("created_by", default=""),
+    _time("created_at", now=True),
+    CheckConstraint("state IN ('ready','waiting','applied','refused')", name="state"),  # waiting: to be applied
+    Index("ix_allocations_portfolio_id", "portfolio_id", "created_at"),
 )
 
 day_start_prices = Table(  # reference prices of LOSS_DAY, of symbols held when a trading day began
@@ -960,7 +1277,7 @@ actor_events = Table(
     Index("ix_actor_events_escalations", "child", "id", postgresql_where=text("event IN ('escalated','cleared')")),
 )
 
-venue_states = Table(  # COLD SYNCING READY STALE per venue and account
+venue_states = Table(  # COLD DOWN SYNCING READY STALE REFUSED per venue and account
     "venue_states",
     metadata,
     _text("venue"),
@@ -970,6 +1287,41 @@ venue_states = Table(  # COLD SYNCING READY STALE per venue and account
     Column("skew_ms", Float(53)),
     _time("updated_at", now=True),
     PrimaryKeyConstraint("venue", "account_id"),
+)
+
+venues = Table(  # a person's decisions about venues; what a venue is, the settings say
+    "venues",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("is_enabled", Boolean),  # null: as venues.enabled says
+    _flag("is_default", "false"),
+    Column("priority", Integer, nullable=False, server_default=text("100")),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    _text("updated_by"),
+    _time("updated_at", now=True),
+    Index("venues_default", "is_default", unique=True, postgresql_where=text("is_default")),
+)
+
+venue_routes = Table(  # instrument pattern -> venues of orders that name neither account nor venue, the best first
+    "venue_routes",
+    metadata,
+    Column("pattern", Text, primary_key=True),
+    Column("venues", ARRAY(Text), nullable=False),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    _text("updated_by"),
+    _time("updated_at", now=True),
+)
+
+venue_passes = Table(  # cases that passed: of a plug-in at a version and SHA-256 of its files, or of a certificate ("")
+    "venue_passes",
+    metadata,
+    _text("exchange"),
+    _text("version"),
+    _text("digest"),
+    Column("cases", ARRAY(Text), nullable=False),
+    _time("passed_at", now=True),
+    _text("environment", default="sim"),
+    PrimaryKeyConstraint("exchange", "version", "digest", "environment"),
 )
 
 kill_switch = Table(
@@ -1056,6 +1408,7 @@ alert_channels = Table(  # where alerts are sent to
     _flag("is_enabled", "true"),
     _text("created_by", default=""),
     _time("created_at", now=True),
+    _text("user_name", null=True),  # its owner
 )
 
 alert_deliveries = Table(  # messages to channels: claimed by one process at a time, fenced by its epoch and the attempt
@@ -1094,6 +1447,23 @@ alert_delivery_items = Table(  # the alerts of a message; the key makes each one
     Column("about", Text, primary_key=True),
     Column("delivery_id", BigInteger, ForeignKey("alert_deliveries.id", ondelete="CASCADE"), nullable=False),
     Index(None, "delivery_id"),
+)
+
+reports = Table(  # of periods that are over; each is delivered as the notice `alert_id`
+    "reports",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("seq", BigInteger, Identity(always=False), nullable=False),
+    Column("portfolio_id", BigInteger, ForeignKey("portfolios.id")),  # None: of all accounts
+    _text("period"),
+    _time("start_time"),
+    _time("end_time"),
+    Column("document", JSONB, nullable=False),  # as fks.portfolio.report renders it
+    Column("is_late", Boolean, nullable=False),
+    Column("alert_id", BigInteger, ForeignKey("alerts.id", ondelete="SET NULL")),
+    _time("created_at", now=True),
+    CheckConstraint("period IN ('daily','weekly','monthly')", name="period"),
+    Index("uq_reports_seq", "seq", unique=True),
 )
 
 api_tokens = Table(
@@ -1220,6 +1590,7 @@ ninja_links = Table(  # links to NinjaTrader bridges: each actor `ninja:<group>`
     _time("snapshot_at", null=True),
     Column("offset_ms", Integer, nullable=False, server_default="0"),
     _text("alarm", default=""),
+    _flag("has_line_mac"),  # lines of this bridge carry a MAC, or once did
     _time("updated_at", now=True),
 )
 
@@ -1377,9 +1748,69 @@ feature_values = Table(  # own columns of strategies; what was known is never ch
     Column("value", Float(53), nullable=False),  # NaN = not there any more
     _text("source", default=""),
     _time("recorded_at", now=True),
+    # of predictions alone, whose columns are forecast:<model>: the 80 % interval, and the version that made them
+    Column("lower", Float(53)),
+    Column("upper", Float(53)),
+    Column("version", Integer),
+    _time("label_end", null=True),  # of what trained it, also a language model: not after the time that the value is of
+    _text("origin", null=True),
+    _text("state", null=True),
+    _text("inputs_hash", null=True),  # of the row of features; rows of older versions have none
     PrimaryKeyConstraint("feature", "symbol", "time", "known_at"),
     CheckConstraint("known_at >= time", name="known_at"),
+    CheckConstraint("(feature LIKE 'forecast:%') = (state IS NOT NULL)", name="forecast"),
+    CheckConstraint("label_end <= time", name="label_end"),
+    CheckConstraint("state IN ('ok','missing','refused')", name="state"),
+    CheckConstraint("origin IN ('live','backfill')", name="origin"),
+    CheckConstraint(
+        "state <> 'ok' OR (version IS NOT NULL AND label_end IS NOT NULL AND origin IS NOT NULL)", name="predicted"
+    ),
     Index("ix_feature_values_known", "feature", "symbol", "known_at"),
+)
+
+ai_models = Table(  # models of forecasts: each is one column of predictions, of one timeframe
+    "ai_models",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _text("exchange"),
+    _text("timeframe"),
+    Column("bar_s", Integer, nullable=False),  # length of a bar, which is for how long a prediction holds
+    _text("created_by"),
+    _time("created_at", now=True),
+    _text("on_drift", default="alert"),  # demote: a live version that drifts is moved to shadow
+    CheckConstraint("on_drift IN ('alert','demote')", name="on_drift"),
+)
+
+ai_model_versions = Table(  # trained models; the artifact is a file named by its hash
+    "ai_model_versions",
+    metadata,
+    Column("model", Text, ForeignKey("ai_models.name"), nullable=False),
+    Column("version", Integer, nullable=False),
+    _text("stage", default="candidate"),
+    _text("fingerprint"),  # of spec, data, code and libraries
+    _text("data_hash"),
+    _text("artifact_hash"),
+    _time("label_end"),  # end of the last label that trained it
+    Column("symbols", ARRAY(Text), nullable=False),
+    Column("spec", JSONB, nullable=False),
+    Column("seed", Integer, nullable=False),
+    Column("libraries", JSONB, nullable=False),  # versions of FKS and of what it trains with
+    Column("folds", JSONB, nullable=False),  # each with the hash of its artifact, its label_end and its test window
+    Column("metrics", JSONB, nullable=False),
+    Column("checks", JSONB, nullable=False),  # for leakage by name: null, or why it failed
+    _text("created_by"),
+    _time("created_at", now=True),
+    _time("staged_at", now=True),
+    Column("replaced", Integer),  # the version that was live before it, to which a rollback returns
+    Column("reference", JSONB, nullable=False, server_default=text("'[]'::jsonb")),  # deciles of what trained it
+    Column("drift", JSONB),  # as it was measured last
+    Column("code_hash", Text),  # of the sources that trained it; null: of before it was kept
+    Column("licence", Text),  # that the trainer's distribution states
+    PrimaryKeyConstraint("model", "version"),
+    UniqueConstraint("model", "fingerprint", name="uq_ai_model_versions_fingerprint"),
+    CheckConstraint("stage IN ('candidate','shadow','live','retired')", name="stage"),
+    Index("ix_ai_model_versions_shadow", "model", unique=True, postgresql_where=text("stage = 'shadow'")),
+    Index("ix_ai_model_versions_live", "model", unique=True, postgresql_where=text("stage = 'live'")),
 )
 
 research_runs = Table(  # searches and backtests on stored bars, each once: later searches are deflated by all of them
@@ -1650,16 +2081,21 @@ ai_chunks = Table(  # parts of documents; an unchanged part of a new version kee
     Index("ix_ai_chunks_search", "search", postgresql_using="gin"),
 )
 
-ai_embedders = Table(  # models that turn words into vectors; the newest one is in force
+ai_embedders = Table(  # models that turn text into vectors; the active one is in force
     "ai_embedders",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
     _text("name"),
     Column("dimensions", Integer, nullable=False),
-    Column("chunks", Integer, nullable=False),  # on which it was fitted
+    Column("chunks", Integer, nullable=False),  # stored when it was made
     _text("sha256"),
-    Column("model", LargeBinary, nullable=False),
+    Column("model", LargeBinary, nullable=False),  # empty for one that a deployment serves
     _time("created_at", now=True),
+    _text("deployment", default=""),  # that serves it; '': FKS runs the model in this row
+    _text("state", default="building"),
+    Column("recall", REAL),  # of headings, measured before it became active or was refused
+    CheckConstraint("state IN ('building','active','refused')", name="state"),
+    Index("ix_ai_embedders_active", "state", unique=True, postgresql_where=text("state = 'active'")),
 )
 
 ai_embeddings = Table(  # real[], which pgvector casts: the table exists where pgvector does not
@@ -1670,4 +2106,68 @@ ai_embeddings = Table(  # real[], which pgvector casts: the table exists where p
     Column("embedding", ARRAY(REAL), nullable=False),
     PrimaryKeyConstraint("embedder_id", "chunk_id"),
     Index("ix_ai_embeddings_chunk", "chunk_id"),
+)
+
+ai_deployments = Table(  # language models to be served; a row is a process a replica, and no row is none
+    "ai_deployments",
+    metadata,
+    _text("name"),
+    _text("engine"),
+    _text(
+        "model"
+    ),  # path of a GGUF file or of a folder with an ONNX model, or the name by which the server at `url` knows it
+    _text("url", default=""),
+    _text("sha256", default=""),
+    Column("size_bytes", BigInteger, nullable=False, server_default="0"),
+    _text("device", default="cpu"),
+    Column("replicas", Integer, nullable=False, server_default="1"),
+    Column("context_size", Integer, nullable=False),
+    _text("state", default="wanted"),
+    _text("reason", default=""),
+    _text("deployed_by", default=""),
+    _time("deployed_at", now=True),
+    _text("purpose", default="answer"),
+    PrimaryKeyConstraint("name"),
+    CheckConstraint("engine IN ('llama_cpp','onnx','ollama','openai_compatible')", name="engine"),
+    CheckConstraint("purpose IN ('answer','embed')", name="purpose"),
+    CheckConstraint("device IN ('cpu','gpu')", name="device"),
+    CheckConstraint("state IN ('wanted','unschedulable','failed')", name="state"),
+    CheckConstraint("replicas BETWEEN 1 AND 16", name="replicas"),
+)
+
+ai_consents = Table(  # a person's consents to send passages to OpenAI; prices are for a million tokens, all in USD
+    "ai_consents",
+    metadata,
+    _text("collection"),
+    _text("purpose"),
+    _text("model"),
+    _money("daily_budget"),
+    _money("input_price"),
+    _money("output_price"),
+    _text("given_by"),
+    _time("given_at", now=True),
+    PrimaryKeyConstraint("collection", "purpose"),
+    CheckConstraint("purpose IN ('answer','embed')", name="purpose"),
+    CheckConstraint(
+        "daily_budget > 0 AND input_price > 0 AND (output_price > 0 OR purpose = 'embed' AND output_price = 0)",
+        name="amounts",
+    ),
+)
+
+ai_external_calls = Table(  # requests to OpenAI, recorded before they are sent; `cost`: the most it can be until known
+    "ai_external_calls",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    _time("time", now=True),
+    _text("collection"),
+    _text("purpose"),
+    _text("model"),
+    Column("bytes", BigInteger, nullable=False),
+    _money("cost"),
+    _text("outcome", default=""),  # answered, or the reason; empty: not ended, or broken off
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    _time("ended_at", null=True),
+    CheckConstraint("bytes > 0 AND cost >= 0", name="amounts"),
+    Index("ix_ai_external_calls_day", "collection", "purpose", "time"),
 )

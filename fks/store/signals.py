@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fks.model.parent import plan_json, plan_of
 from fks.model.signal import Signal, SignalState
 from fks.model.timeframe import iso, to_datetime
 from fks.store.base import FencedStore, query, reads
@@ -27,6 +28,11 @@ class SignalRecord:
     decided_ns: int | None
     body_hash: str | None
     created_ns: int
+
+    @property
+    def approved_ns(self) -> int | None:
+        """Return when a person approved it; None: no person did."""
+        return self.decided_ns if self.decided_by else None
 
 
 def signal_message(signal: Signal, state: SignalState | None = None, code: str | None = None) -> dict[str, object]:
@@ -63,22 +69,38 @@ class WaitingSignals:
     age_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class BrokenLeg:
+    """An entry whose order is at a venue or executed, the symbol of another leg that failed, and the code of that."""
+
+    record: SignalRecord
+    failed_symbol: str
+    failed_code: str
+
+
 reads(EndRequest)
 
 
-reads(Signal, ts_event_ns="ts_event", valid_until_ns="valid_until", rests_until_ns="rests_until")
+reads(
+    Signal,
+    ts_event_ns="ts_event",
+    valid_until_ns="valid_until",
+    rests_until_ns="rests_until",
+    plan=lambda row: None if (plan := row.get("plan")) is None else plan_of(plan),  # read by `ready` and `get` alone
+)
 record_of = reads(SignalRecord)
+reads(BrokenLeg)
 
 
 class SignalStore(FencedStore[Querier], queries="signals"):
     """Reads and writes of the signals table. Takes a database or an open transaction."""
 
     async def insert(self, signals: Sequence[Signal], body_hash: str | None = None) -> list[uuid.UUID]:
-        """Insert the signals that are not stored yet and return their ids; a replay inserts nothing and returns
-        nothing."""
+        """Insert the signals that are not stored yet, each with its plan, and return their ids; a replay inserts
+        nothing and returns nothing."""
         if not signals:
             return []
-        rows = await self._db.fetch("signals.insert", [{**signal_json(s), "body_hash": body_hash} for s in signals])
+        rows = await self._db.fetch("signals.insert", [{**planned_json(s), "body_hash": body_hash} for s in signals])
         return [row["id"] for row in rows]
 
     async def ready(
@@ -98,6 +120,12 @@ class SignalStore(FencedStore[Querier], queries="signals"):
 
     async def get(self, signal_id: uuid.UUID) -> SignalRecord | None:
         """Return one signal, or None."""
+
+    async def legs(self, groups: Sequence[uuid.UUID]) -> list[SignalRecord]:
+        """Return the entries of these groups."""
+
+    async def broken(self) -> list[BrokenLeg]:
+        """Return the entries that rest or are held though another leg of their group came to nothing, oldest first."""
 
     @query(is_fenced=True)
     async def finish(
@@ -194,17 +222,25 @@ def signal_json(signal: Signal) -> dict[str, Any]:
         "rests_until": None if signal.rests_until_ns is None else iso(signal.rests_until_ns),
         "is_reduce_only": signal.is_reduce_only,
         "is_add": signal.is_add,
+        "group_id": None if signal.group_id is None else str(signal.group_id),
+        "group_legs": signal.group_legs,
         "reason": signal.reason,
         "state": signal.state.value,
         "trace_id": signal.trace_id,
     }
 
 
+def planned_json(signal: Signal) -> dict[str, Any]:
+    """Return `signal_json` with the signal's plan, for statements that write both."""
+    return {**signal_json(signal), "plan": None if signal.plan is None else plan_json(signal.plan)}
+
+
 #: The columns that `signal_json` has.
 SIGNAL_COLUMNS = (
     "id, source, instance, params_version, account_id, venue, exchange, symbol, timeframe, ts_event, ordinal, kind,"
     " side, type, time_in_force, size, limit_price, stop_price, stop_loss, take_profit, trail, reference_price,"
-    " volatility, size_share, valid_until, rests_until, is_reduce_only, is_add, reason, state, trace_id"
+    " volatility, size_share, valid_until, rests_until, is_reduce_only, is_add, group_id, group_legs, reason, state,"
+    " trace_id"
 )
 _NUMBERS = (
     *("size", "limit_price", "stop_price", "stop_loss", "take_profit", "trail", "reference_price", "volatility"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from fks.model.signal import Signal
 from fks.model.timeframe import to_datetime
 from fks.store.base import SqlStore, query, reads
 from fks.store.db import Querier
-from fks.store.signals import signal_json
+from fks.store.signals import planned_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,15 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class ParameterVersion:
-    """A row of strategy_parameters. `provenance`: the search that found them, or the version rolled back to."""
+    """A row of strategy_parameters. `provenance`: the search that found them, the version rolled back to, or targets
+    of a size. `size`: of the instance's entries with it; None: it was not kept then."""
 
     version: int
     params: Mapping[str, Any]
     changed_by: str
     created_ns: int
     provenance: Mapping[str, Any] | None
+    size: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,29 @@ class Exposure:
     quantity: Decimal
     venue: str
     protections: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectionMove:
+    """The prices to which a strategy moves stop and take profit of what it holds, or limit and stop of its entry's
+    order that rests, on the bar that opens at `time_ns`; None = it stays."""
+
+    time_ns: int
+    stop_loss: Decimal | None
+    take_profit: Decimal | None
+    entry_limit: Decimal | None = None
+    entry_stop: Decimal | None = None
+
+    def document(self) -> dict[str, str | None]:
+        """Return the row of `stop_moves`."""
+        prices = {
+            "price": self.stop_loss,
+            "take_profit": self.take_profit,
+            "entry_limit": self.entry_limit,
+            "entry_stop": self.entry_stop,
+        }
+        row = {name: None if price is None else str(price) for name, price in prices.items()}
+        return {"time": to_datetime(self.time_ns).isoformat(), **row}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +145,10 @@ _version = reads(ParameterVersion)
 instance_of = reads(Instance, anchor_ns="anchor_time", cursor_ns="cursor_time", sealed_ns="sealed_through")
 
 
-class StrategyStore(SqlStore[Querier], queries="strategies"):
-    """Reads and fenced writes of strategy_instances. Takes a database or an open transaction.
+class OwnedRows(SqlStore[Querier], queries="strategies"):
+    """Rows that the workers of the instances and of the challengers read and write alike. Errors: OutageError."""
 
-    `owner` is the worker that writes; without one only a person's writes and reads may be used. A fenced write that
-    returns False found a newer epoch, an instance given to another worker, a moved cursor or no row: nothing was
-    written. Errors: OutageError.
-    """
-
-    is_shadow = False
+    is_shadow: ClassVar[bool]
 
     def __init__(self, querier: Querier, owner: Owner | None = None) -> None:
         super().__init__(querier)
@@ -140,14 +160,6 @@ class StrategyStore(SqlStore[Querier], queries="strategies"):
         if self._owner is None:
             raise BugError("a fenced write of strategy_instances without an owner")
         return self._owner
-
-    @query(binds=("owner.shard", "owner.only", "owner.lease", "owner.epoch"))
-    async def claim(self) -> None:
-        """Write our epoch on our instances, for people; the fence is the lease itself."""
-
-    @query(binds=("owner.shard", "owner.only"))
-    async def due(self) -> list[Instance]:
-        """Return the owner's enabled instances with how far their bars are sealed; suspects of a crash last."""
 
     async def lease_epoch(self) -> int:
         """Return the epoch that holds the owner's lease now; 0 when it never had one."""
@@ -172,6 +184,65 @@ class StrategyStore(SqlStore[Querier], queries="strategies"):
         ages = np.array([np.nan if row["live_age_s"] is None else row["live_age_s"] for row in rows], dtype=np.float64)
         return Bars(instance.symbol, instance.timeframe, times, *prices), ages
 
+    async def record_crash(
+        self,
+        before: Instance,
+        *,
+        crashes: int,
+        isolate: bool,
+        disable: bool,
+        at_ns: int,
+        traceback: str,
+        error: str,
+        message: str | None,
+    ) -> bool:
+        """Write the consequences of a crash of the worker by an instance at `at_ns`, decided from the row `before`, and
+        page a person with the `message`, in one statement. A challenger that would be isolated is disabled.
+
+        False: that crash is written already, or the row moved meanwhile and must be decided again.
+        """
+        mine = self.owner
+        row = await self._db.fetchrow(
+            "challengers.record_crash" if self.is_shadow else "strategies.record_crash",
+            before.id,
+            mine.lease,
+            mine.epoch,
+            before.crashes,
+            _time(before.crashed_ns),
+            crashes,
+            to_datetime(at_ns),
+            traceback.replace("\0", ""),
+            *((isolate or disable,) if self.is_shadow else (isolate, disable)),
+            error,
+            message,
+        )
+        return row is not None
+
+    async def last_exit(self, worker: str, after_ns: int) -> tuple[str, Mapping[str, Any]] | None:
+        """Return (reason, facts) of a worker's last end after a moment, from the supervisor's record; None: unknown."""
+
+    async def note(self, worker: str, event: str, reason: str, *, epoch: int, payload: Mapping[str, Any]) -> None:
+        """Record an event (a new anchor)."""
+
+
+class StrategyStore(OwnedRows, queries="strategies"):
+    """Reads and fenced writes of strategy_instances. Takes a database or an open transaction.
+
+    `owner` is the worker that writes; without one only a person's writes and reads may be used. A fenced write that
+    returns False found a newer epoch, an instance given to another worker, a moved cursor or no row: nothing was
+    written. Errors: OutageError.
+    """
+
+    is_shadow = False
+
+    @query(binds=("owner.shard", "owner.only", "owner.lease", "owner.epoch"))
+    async def claim(self) -> None:
+        """Write our epoch on our instances, for people; the fence is the lease itself."""
+
+    @query(binds=("owner.shard", "owner.only"))
+    async def due(self) -> list[Instance]:
+        """Return the owner's enabled instances with how far their bars are sealed; suspects of a crash last."""
+
     async def commit(
         self,
         instance: Instance,
@@ -183,12 +254,11 @@ class StrategyStore(SqlStore[Querier], queries="strategies"):
         anchor_ns: int,
         moved: Mapping[str, Any] | None = None,
         missed: Mapping[str, Any] | None = None,
-        stops: Sequence[tuple[int, Decimal]] = (),
+        moves: Sequence[ProtectionMove] = (),
     ) -> set[uuid.UUID] | None:
-        """Move the cursor from `expected_ns` to `cursor_ns`, insert the signals that are not there yet, and the moves
-        of the stop (open time of the deciding bar, price), record a `moved` anchor and the bars that were `missed`, in
-        one statement. Return the ids of the new signals; None when
-        nothing was written."""
+        """Move the cursor from `expected_ns` to `cursor_ns`, insert the signals that are not there yet and their plans,
+        and the moves of prices, record a `moved` anchor and the bars that were
+        `missed`, in one statement. Return the ids of the new signals; None when nothing was written."""
         mine = self.owner
         row = await self._db.fetchrow(
             "strategies.commit",
@@ -200,11 +270,11 @@ class StrategyStore(SqlStore[Querier], queries="strategies"):
             to_datetime(anchor_ns),
             mine.lease,
             mine.is_single,
-            [signal_json(s) for s in signals],
+            [planned_json(s) for s in signals],
             None if moved is None else dict(moved),
             None if missed is None else dict(missed),
             instance.params_version,
-            [{"time": to_datetime(time_ns).isoformat(), "price": str(price)} for time_ns, price in stops],
+            [move.document() for move in moves],
             mine.shard,
         )
         assert row is not None
@@ -220,49 +290,8 @@ class StrategyStore(SqlStore[Querier], queries="strategies"):
     async def set_state(self, instance_id: str, *, state: str, error: str | None = None) -> bool:
         """Write LOADING, RUNNING, or CRASHED with the reason."""
 
-    async def record_crash(
-        self,
-        before: Instance,
-        *,
-        crashes: int,
-        isolate: bool,
-        disable: bool,
-        at_ns: int,
-        traceback: str,
-        error: str,
-        message: str | None,
-    ) -> bool:
-        """Write the consequences of a crash of the worker by an instance at `at_ns`, decided from the row `before`, and
-        page a person with the `message`, in one statement.
-
-        False: that crash is written already, or the row moved meanwhile and must be decided again.
-        """
-        mine = self.owner
-        row = await self._db.fetchrow(
-            "strategies.record_crash",
-            before.id,
-            mine.lease,
-            mine.epoch,
-            before.crashes,
-            _time(before.crashed_ns),
-            crashes,
-            to_datetime(at_ns),
-            traceback.replace("\0", ""),
-            isolate,
-            disable,
-            error,
-            message,
-        )
-        return row is not None
-
-    async def last_exit(self, worker: str, after_ns: int) -> tuple[str, Mapping[str, Any]] | None:
-        """Return (reason, facts) of a worker's last end after a moment, from the supervisor's record; None: unknown."""
-
     async def exposure(self, instance_id: str) -> list[Exposure]:
         """Return the holdings of an instance and their protection."""
-
-    async def note(self, worker: str, event: str, reason: str, *, epoch: int, payload: Mapping[str, Any]) -> None:
-        """Record an event (a new anchor)."""
 
     async def get(self, instance_id: str) -> Instance | None:
         """Return one instance, or None."""
@@ -291,11 +320,18 @@ class StrategyStore(SqlStore[Querier], queries="strategies"):
         """Add an instance without a parameter version."""
 
     async def set_params(
-        self, instance_id: str, params: Mapping[str, Any], *, by: str, provenance: Mapping[str, Any] | None = None
+        self,
+        instance_id: str,
+        params: Mapping[str, Any],
+        *,
+        by: str,
+        provenance: Mapping[str, Any] | None = None,
+        size: Decimal | None = None,
     ) -> int | None:
         """Give an instance new parameters and return their version; None when there is no such instance. Needs a
-        transaction to be all or nothing. `provenance`: where they come from, when not from a person."""
-        version: int | None = await self._db.fetchval("strategies.set_params", instance_id, dict(params))
+        transaction to be all or nothing. `provenance`: where they come from, when not from a person; `size`: of its
+        entries from now on, None: as before."""
+        version: int | None = await self._db.fetchval("strategies.set_params", instance_id, dict(params), size)
         if version is not None:
             kept = None if provenance is None else dict(provenance)
             await self._db.execute("strategies.add_version", instance_id, by, kept)

@@ -43,13 +43,16 @@ class HealthRow:
 class WantedTree:
     """The rows that the tree depends on: the enabled strategy instances with a worker of their own, the exchanges with
     a symbol to collect, whether challengers decide, and the worker nodes of the cluster. `workers`: the number of the
-    strategy worker of each instance, for the balance between them."""
+    strategy worker of each instance, for the balance between them. `has_deployments`: language models are to be
+    served. `has_mt5`: an account trades at MetaTrader 5."""
 
     isolated: tuple[str, ...]
     exchanges: tuple[str, ...]
     has_challengers: bool
     worker_nodes: int
     workers: tuple[int, ...] = ()
+    has_deployments: bool = False
+    has_mt5: bool = False
 
 
 class TreeJournal(SqlStore[Database], queries="supervision"):
@@ -88,15 +91,6 @@ class TreeJournal(SqlStore[Database], queries="supervision"):
 
     async def wanted(self) -> WantedTree:
         """Return what the tree depends on. Errors: OutageError."""
-        row = await self._db.fetchrow("supervision.wanted")
-        assert row is not None
-        return WantedTree(
-            tuple(sorted(row["isolated"])),
-            tuple(row["exchanges"]),
-            row["has_challengers"],
-            row["worker_nodes"],
-            tuple(row["workers"]),
-        )
 
     async def lives(self, within_s: float) -> dict[str, list[tuple[str, float]]]:
         """Return the starts and deaths of each child in the last `within_s` as (event, age in s), oldest first.

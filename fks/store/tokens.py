@@ -12,12 +12,12 @@ import re
 import secrets
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from fks.config.paths import Paths
 from fks.config.secrets import check_private, write_private
-from fks.model.errors import InputError
+from fks.model.errors import InputError, conflict, not_found, unprocessable
 from fks.model.signal import KEY
 from fks.model.timeframe import to_ns
 from fks.store.base import SqlStore, query
@@ -27,6 +27,8 @@ from fks.store.db import Querier
 SCOPES = ("read", "signal", "approve", "trade", "admin")
 #: Name of the token that this node's command line sends to the gateway.
 LOCAL = "cli"
+#: Origin of requests that come through `fks mcp`, and the highest scope that they have.
+MCP, MCP_SCOPE = "mcp", "signal"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: 256 bits in base64url; those made by `fks security-setup` lack the prefix
 _FORM = re.compile(r"(fks_)?[A-Za-z0-9_-]{43}")
@@ -51,6 +53,11 @@ class Principal:
     session_id: uuid.UUID | None = None
     granted: str = ""  # the user's scope once a second factor was shown; "" of a token
     expires_ns: int | None = None
+    origin: str = ""  # MCP of a request through `fks mcp`
+
+    def through_mcp(self) -> Principal:
+        """Return this caller as one whose request comes through `fks mcp`: a scope above MCP_SCOPE counts as that."""
+        return replace(self, origin=MCP, scope=min(self.scope, MCP_SCOPE, key=SCOPES.index))
 
     def may(self, scope: str) -> bool:
         """Return whether this principal's scope includes `scope`."""
@@ -116,11 +123,10 @@ def _prefix(token: str) -> str:
 def check_name(name: str) -> str:
     """Return `name` when it can name a token. Errors: InputError TOKEN_NAME."""
     if not _NAME.fullmatch(name):
-        raise InputError(
+        raise unprocessable(
+            "TOKEN_NAME",
             f"token name {name!r} is not usable",
-            code="TOKEN_NAME",
-            status=422,
-            remedy="use 1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit",
+            "use 1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit",
         )
     return name
 
@@ -128,19 +134,12 @@ def check_name(name: str) -> str:
 def check_scope(scope: str) -> str:
     """Return `scope` when it is one. Errors: InputError SCOPE_UNKNOWN."""
     if scope not in SCOPES:
-        raise InputError(
-            f"unknown scope {scope!r}", code="SCOPE_UNKNOWN", status=422, remedy=f"use one of {', '.join(SCOPES)}"
-        )
+        raise unprocessable("SCOPE_UNKNOWN", f"unknown scope {scope!r}", f"use one of {', '.join(SCOPES)}")
     return scope
 
 
 def _unknown(name: str) -> InputError:
-    return InputError(
-        f"there is no living token named {name!r}",
-        code="TOKEN_UNKNOWN",
-        status=404,
-        remedy="see fks token list",
-    )
+    return not_found("TOKEN_UNKNOWN", f"there is no living token named {name!r}", "see fks token list")
 
 
 class TokenStore(SqlStore[Querier], queries="tokens"):
@@ -190,11 +189,8 @@ class TokenStore(SqlStore[Querier], queries="tokens"):
             created_by,
         )
         if row is None:
-            raise InputError(
-                f"there is a token named {name!r} already",
-                code="TOKEN_EXISTS",
-                status=409,
-                remedy="choose another name, or revoke it first",
+            raise conflict(
+                "TOKEN_EXISTS", f"there is a token named {name!r} already", "choose another name, or revoke it first"
             )
         return token, TokenRecord(**dict(row))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from fks.model.errors import InputError
+from fks.model.errors import conflict, not_found
 from fks.model.timeframe import to_ns
 from fks.store.base import SqlStore, query
 from fks.store.db import Database
@@ -68,9 +68,7 @@ class UserStore(SqlStore[Database], queries="users"):
             "users.create", check_name(name), password_hash, check_scope(scope), listed, created_by
         )
         if row is None:
-            raise InputError(
-                f"there is a user named {name!r} already", code="USER_EXISTS", status=409, remedy="choose another name"
-            )
+            raise conflict("USER_EXISTS", f"there is a user named {name!r} already", "choose another name")
 
     async def find(self, name: str) -> User | None:
         """Return a user, or None."""
@@ -105,9 +103,7 @@ class UserStore(SqlStore[Database], queries="users"):
     @staticmethod
     def _known(row: Any, name: str) -> Any:
         if row is None:
-            raise InputError(
-                f"there is no user named {name!r}", code="USER_UNKNOWN", status=404, remedy="see fks users list"
-            )
+            raise not_found("USER_UNKNOWN", f"there is no user named {name!r}", "see fks users list")
         return row
 
     # ── second factor ────────────────────────────────────────────────────────────────────────────

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from fks.model.bar import Floats
 from fks.model.timeframe import TIMEFRAMES, to_datetime, to_ns
 from fks.portfolio.valuation import PricedPair
 from fks.store.base import SqlStore, reads
@@ -52,6 +53,30 @@ class ValuationStore(SqlStore[Querier], queries="valuation"):
             None if symbols is None else [*symbols],
         )
         return [PricedPair(r["exchange"], r["symbol"], r["base"], r["quote"], r["price"], to_ns(r["at"])) for r in rows]
+
+    async def closes_at(
+        self, places: Sequence[tuple[str, str]], times_ns: Sequence[int], age_max_s: float
+    ) -> dict[tuple[str, str], Floats]:
+        """Return the closes of (exchange, symbol) at moments: of the last bar that had ended, if that was at most
+        `age_max_s` before. Shape: (moments,), NaN where there is none; a place without any bar is absent."""
+        import numpy as np  # not needed for the prices of a moment
+
+        rows = await self._db.fetch(
+            "valuation.closes_at",
+            [exchange for exchange, _ in places],
+            [symbol for _, symbol in places],
+            [to_datetime(at_ns) for at_ns in times_ns],
+            [*_SPANS],
+            [*_SPANS.values()],
+            age_max_s,
+        )
+        found: dict[tuple[str, str], Floats] = {}
+        for row in rows:
+            key = (row["exchange"], row["symbol"])
+            if key not in found:
+                found[key] = np.full(len(times_ns), np.nan)
+            found[key][row["place"] - 1] = row["close"]
+        return found
 
     async def unvalued_fees(self, before: int | None, limit: int) -> list[UnvaluedFee]:
         """Return fees without a value, newest first, those before an id."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from fks.model.errors import InputError
+from fks.model.errors import InputError, conflict, not_found
 from fks.store.base import SqlStore, query
 from fks.store.db import Database
 
@@ -45,17 +45,12 @@ class Webhook:
 
 
 def _unknown(name: str) -> InputError:
-    return InputError(
-        f"there is no webhook named {name!r}", code="WEBHOOK_UNKNOWN", status=404, remedy="see fks webhooks list"
-    )
+    return not_found("WEBHOOK_UNKNOWN", f"there is no webhook named {name!r}", "see fks webhooks list")
 
 
 def _taken(name: str) -> InputError:
-    return InputError(
-        f"there is a webhook named {name!r} already",
-        code="WEBHOOK_EXISTS",
-        status=409,
-        remedy="choose another name, or remove it first",
+    return conflict(
+        "WEBHOOK_EXISTS", f"there is a webhook named {name!r} already", "choose another name, or remove it first"
     )
 
 

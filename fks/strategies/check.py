@@ -8,6 +8,10 @@ Two of them are asked of one that is made again from its source file: what its c
 prices that the synthetic tape lacks, is seen there. Nothing here sees a strategy that reads its future from a file.
 docs/look-ahead.md has a hundred examples.
 
+**Own columns.** The decisions up to a bar must stay when values that were known after it are taken away, or are others,
+while all bars are there. In synthetic columns a value is known up to 20 bars after the time it is of: a strategy that
+looks values up by that time is seen.
+
 **Warm-up.** A run that starts later must, after its own warm-up, want what the run from the first bar wants. A strategy
 that holds until a condition occurs has one legitimate difference: the late run is flat while the long run still holds
 what it entered before. So the late run may be flat until both agree for the first time; from then on they must be
@@ -34,15 +38,17 @@ import numpy as np
 from fks.model.bar import Bars, Feature, Floats, Ints
 from fks.model.timeframe import NS, TIMEFRAMES, iso
 from fks.strategies.base import (
-    PRICE_COLUMNS,
     BarStrategy,
     Decisions,
     Strategy,
     StrategyError,
     ensure_prices,
     evaluate,
+    fitted_on,
+    is_unfitted,
     warmup_of,
 )
+from fks.strategies.base.fitted import state_values
 from fks.strategies.base.location import defined_at
 from fks.strategies.base.remote import RemoteStrategy
 
@@ -51,6 +57,9 @@ _PREFIXES = 40
 _STARTS = 8
 _PLACES = 20  # prefixes of the tape of a run
 _AFRESH = (0.3, 0.7)  # of these prefixes, in order, the ones that a strategy from its file is asked about
+_CHANGES = 4  # of these prefixes, the ones after which own columns are changed
+_LATE = 20  # bars after which a value of a synthetic column may be known
+_AGAIN = "_made_again_"  # in the name of a module that the check makes
 _NEAR = 1e-6  # what a recursive average may still differ by after its warm-up
 
 
@@ -99,17 +108,25 @@ def with_inputs(strategy: Strategy, bars: Bars) -> Bars:
     """Return bars with synthetic ones of the strategy's inputs, and synthetic columns, beside them where they lack any.
 
     Inputs follow `bars` for a while and come back to it, and lack one bar in two hundred. Columns wander about 0 and
-    lack one value in a hundred. The same in every run and version.
+    lack one value in a hundred; half of the values are known at once, the others up to 20 bars later. The same in every
+    run and version.
     """
     others = {}
     features = {}
+    rows = np.arange(len(bars))
     for number, name in enumerate(strategy.features()):
         dice = np.random.Generator(np.random.PCG64(_SEED + 1000 + number))
         values = np.cumsum(dice.standard_normal(len(bars))) / 10.0
         values -= np.convolve(values, np.full(50, 0.02), mode="full")[: len(bars)]
         values[dice.random(len(bars)) < 0.01] = np.nan
+        known = rows + np.maximum(dice.integers(-_LATE, _LATE + 1, len(bars)), 0)
+        latest = np.full(len(bars) + _LATE, -1)
+        np.maximum.at(latest, known, rows)
+        latest = np.maximum.accumulate(latest)[: len(bars)]
         if name not in bars.features:
-            features[name] = Feature(values, np.where(np.isnan(values), -1, bars.time_ns))
+            features[name] = Feature(
+                np.where(latest < 0, np.nan, values[latest]), np.where(latest < 0, -1, bars.time_ns[latest])
+            )
     if features:
         bars = bars.with_features(features)
     if bars.inputs:
@@ -139,15 +156,42 @@ def check_strategy(
     if isinstance(strategy, RemoteStrategy):
         return [CheckViolation(*found) for found in strategy.violations("check_strategy", tapes, prefixes)]
     warmup = warmup_of(strategy)
-    need = max(600, 4 * warmup)
-    for tape in (synthetic(need), *tapes):
-        if len(tape) < warmup + 20:
+    training = strategy.training() if is_unfitted(strategy) else 0
+    made = synthetic(max(600, 4 * warmup) + training)
+    if training:
+        _ensure_same_fit(strategy, with_inputs(strategy, made), training)
+    for tape in (made, *tapes):
+        if len(tape) < warmup + training + 20:
             continue
-        bars = with_inputs(strategy, tape)
-        found = next(_lookahead(strategy, bars, prefixes), None) or next(warmups(strategy, bars), None)
+        fitted, bars = _fitted(strategy, with_inputs(strategy, tape))
+        found = next(_lookahead(fitted, bars, prefixes), None) or next(warmups(fitted, bars), None)
         if found:
             return [found]
     return []
+
+
+def _fitted(strategy: Strategy, bars: Bars) -> tuple[Strategy, Bars]:
+    """Return the strategy fitted on the first bars, and the bars after them; both as given when it has its state."""
+    if not is_unfitted(strategy):
+        return strategy, bars
+    count = strategy.training()
+    return fitted_on(_copy_of(strategy), (bars[:count],)), bars[count:]
+
+
+def _ensure_same_fit(strategy: Strategy, bars: Bars, training: int) -> None:
+    """Refuse a `fit` whose state is not that of its panel alone: other than before after it was given more bars, or
+    other than that of a strategy made again from its file. Errors: StrategyError STRATEGY_REFUSED."""
+    untouched, part, whole = _copy_of(strategy), (bars[:training],), (bars,)
+    kept = [state_values(_copy_of(untouched), panel) for panel in (part, whole, part)]
+    cold = _made_again(untouched)
+    if kept[0] == kept[2] and (cold is None or kept[1] == state_values(cold, whole)):
+        return
+    raise StrategyError(
+        f"strategy {strategy.name} is refused: fit() of the same {len(bars)} or fewer bars gave two states; a later "
+        "fold, or chance, would be in one of an earlier",
+        code="STRATEGY_REFUSED",
+        remedy=f"keep nothing between calls and seed what is random, in {defined_at(type(strategy), 'fit')}",
+    )
 
 
 def warmups(strategy: Strategy, bars: Bars) -> Iterator[CheckViolation]:
@@ -176,10 +220,7 @@ def ensure_checked(strategy: Strategy, tapes: Sequence[Bars] = ()) -> None:
 
 def _refused(strategy: Strategy, finding: CheckViolation) -> StrategyError:
     return StrategyError(
-        f"strategy {strategy.name} is refused: {finding}",
-        code="STRATEGY_REFUSED",
-        status=422,
-        remedy=remedy_of(strategy, finding),
+        f"strategy {strategy.name} is refused: {finding}", code="STRATEGY_REFUSED", remedy=remedy_of(strategy, finding)
     )
 
 
@@ -203,8 +244,9 @@ def causality(strategy: Strategy, bars: Bars) -> Iterator[CheckViolation]:
     if isinstance(strategy, RemoteStrategy):
         yield from (CheckViolation(*found) for found in strategy.violations("causality", [bars]))
         return
-    if len(bars) < strategy.warmup() + 20:
+    if len(bars) < (strategy.training() if is_unfitted(strategy) else 0) + strategy.warmup() + 20:
         return
+    strategy, bars = _fitted(strategy, bars)
     untouched = _copy_of(strategy)
 
     def values_of(part: Bars) -> dict[str, Floats]:
@@ -229,18 +271,21 @@ def _copy_of(strategy: Strategy) -> Strategy:
 
 
 def _columns(decisions: Decisions) -> Iterator[tuple[str, Floats]]:
-    yield "target", decisions.target
-    for name in (*PRICE_COLUMNS, "size_share"):
-        column = getattr(decisions, name)
-        if column is not None:
-            yield name, column
+    yield from ((name, column) for name, column in decisions.columns().items() if name != "entry_bars")
 
 
 def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[CheckViolation]:
     """Yield the first difference of each prefix that decides otherwise than the whole."""
-    untouched = _copy_of(strategy)
-    whole = evaluate(_copy_of(untouched), bars)
+    untouched, used = _copy_of(strategy), _copy_of(strategy)
+    whole = evaluate(used, bars)
     ensure_prices(strategy, bars, whole)
+    if getattr(used, "state", None) != getattr(untouched, "state", None):
+        raise StrategyError(
+            f"strategy {strategy.name} is refused: decide() changed its fitted state; an instance decides on every "
+            "bar, and would leave its backtest",
+            code="STRATEGY_REFUSED",
+            remedy=f"copy a value before changing it, in {defined_at(type(strategy), 'decide')}",
+        )
     changes = np.flatnonzero(np.diff(whole.target)) + 1
     cuts = _cuts(bars, strategy.warmup(), changes, prefixes)
     columns = dict(_columns(whole))
@@ -268,12 +313,13 @@ def _kept_outside(strategy: Strategy, bars: Bars, whole: dict[str, Floats], cuts
 
 def _made_again(strategy: Strategy) -> Strategy | None:
     """Return the strategy made again from its source file, without what its class or module keeps; None where that
-    cannot be done."""
+    cannot be done. A file that is the running program would run in itself, and one that makes a check for ever."""
     kind = type(strategy)
-    if strategy.parts() or "<locals>" in kind.__qualname__:
+    name = kind.__module__
+    if strategy.parts() or "<locals>" in kind.__qualname__ or name == "__main__" or _AGAIN in name:
         return None
-    module = ModuleType(kind.__module__)
-    module.__name__ += f"_made_again_{id(module):x}"  # of its own: checks may run side by side
+    module = ModuleType(name)
+    module.__name__ += f"{_AGAIN}{id(module):x}"  # of its own: checks may run side by side
     try:
         file = inspect.getfile(kind)
         module.__file__ = file
@@ -307,13 +353,12 @@ def _of_prefixes(
     *,
     is_near: bool = False,
 ) -> Iterator[CheckViolation]:
-    """Yield the first difference of each prefix whose columns are not those of the whole; `is_near`: beyond the last
-    digits of a float."""
+    """Yield the first difference of each prefix, and of bars with other columns after it, whose columns are not those
+    of the whole; `is_near`: beyond the last digits of a float."""
     count = len(bars)
-    for cut in cuts:
-        k = int(cut)
-        for name, values in values_of(bars[:k]).items():
-            at = _first_difference(values, whole.get(name, np.full(count, np.nan))[:k], is_near=is_near)
+    for k, part, detail in _parts(bars, cuts):
+        for name, values in values_of(part).items():
+            at = _first_difference(values[:k], whole.get(name, np.full(count, np.nan))[:k], is_near=is_near)
             if at is not None:
                 yield CheckViolation(
                     "lookahead",
@@ -323,8 +368,28 @@ def _of_prefixes(
                     int(bars.time_ns[at]),
                     float(whole[name][at]) if name in whole else np.nan,
                     float(values[at]),
-                    f"it looks ahead: with only {k} bars it decides otherwise than with {count}",
+                    f"it looks ahead: {detail}",
                 )
+
+
+def _parts(bars: Bars, cuts: Ints) -> Iterator[tuple[int, Bars, str]]:
+    """Yield cuts with bars that are the same before them, and the difference: the prefixes; and at some of the cuts all
+    bars, with the values of own columns that were known later taken away, or drawn from all that the column has."""
+    for k in cuts.tolist():
+        yield k, bars[:k], f"with only {k} bars it decides otherwise than with {len(bars)}"
+    if not bars.features or not len(cuts):
+        return
+    dice = np.random.Generator(np.random.PCG64(_SEED + len(bars)))
+    for k in dice.choice(cuts, min(_CHANGES, len(cuts)), replace=False).tolist():
+        gone, other = {}, {}
+        for name, one in bars.features.items():
+            held = np.minimum(np.arange(len(bars)), k - 1)
+            gone[name] = Feature(one.values[held], one.time_ns[held])
+            drawn = dice.choice(np.append(np.unique(one.values), [0.0, 1.0]), len(bars) - k)  # rare values often
+            other[name] = Feature(np.append(one.values[:k], drawn), one.time_ns)
+        detail = f"values in its columns after bar {k - 1} it decides otherwise"
+        yield k, bars.with_features(gone), f"without {detail}"
+        yield k, bars.with_features(other), f"with other {detail}"
 
 
 def _first_difference(left: Floats, right: Floats, *, is_near: bool = False) -> int | None:

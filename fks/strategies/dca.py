@@ -62,12 +62,10 @@ class Dca(BarStrategy):
         return 0
 
     def indicators(self, bars: Bars) -> Mapping[str, Floats]:
-        length_s = TIMEFRAMES[bars.timeframe]
+        length_s = TIMEFRAMES.get(bars.timeframe, 0)
         if not 0 < length_s <= (_DAY_S if self.at else 7 * _DAY_S):
             raise StrategyError(
                 f"strategy {self.name} needs bars of at most {'a day' if self.at else 'a week'}, not {bars.timeframe}",
-                code="STRATEGY_WRONG",
-                status=422,
                 remedy="choose a shorter timeframe",
             )
         if self.at is None:

@@ -8,6 +8,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fks.model.bar import Bars, Floats, Ints
+from fks.model.instrument import folded
+from fks.model.signal import EntryGroup
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.strategies.base import Decisions, Strategy, hold, input_bars
 
@@ -35,6 +37,7 @@ class Pairs(Strategy):
     period: int = Field(200, ge=10, le=20_000, description="bars of the regression")
     entry: float = Field(2.0, gt=0, le=20, description="z-score of the spread at which to enter")
     leave: float = Field(0.5, ge=0, le=20, description="z-score within which to leave")
+    together: bool = Field(True, description="whether both legs are entered or neither; false: each by itself")
 
     @model_validator(mode="after")
     def _ordered(self) -> Pairs:
@@ -44,6 +47,12 @@ class Pairs(Strategy):
 
     def inputs(self) -> tuple[str, ...]:
         return (self.other,)
+
+    def group(self, symbol: str) -> EntryGroup | None:
+        if not self.together:
+            return None
+        legs = (folded(symbol), folded(self.other)) if self.leg == "first" else (folded(self.other), folded(symbol))
+        return EntryGroup(f"{self.name} {legs[0]} {legs[1]} {self.period} {self.entry!r} {self.leave!r}", legs)
 
     def warmup(self) -> int:
         return self.period
@@ -74,7 +83,7 @@ def spread_of(bars: Bars, first: Floats, second: Floats, period: int) -> tuple[I
     slope, score = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     if not len(rows):
         return rows, slope, score
-    length = TIMEFRAMES[bars.timeframe] * NS
+    length = TIMEFRAMES.get(bars.timeframe, 0) * NS
     slots = (bars.time_ns - bars.time_ns[0]) // length if length else np.arange(len(bars), dtype=np.int64)
     x, y = (np.full(int(slots[-1]) + period, np.nan) for _ in range(2))
     x[slots[rows] + period - 1], y[slots[rows] + period - 1] = np.log(second[rows]), np.log(first[rows])

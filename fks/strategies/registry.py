@@ -28,8 +28,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 
 import fks.strategies
-from fks.model.errors import FksError, InputError
-from fks.strategies.base import Strategy, StrategyError, warmup_of
+from fks.model.errors import FksError, InputError, not_found, unprocessable
+from fks.strategies.base import Fitted, Strategy, StrategyError, warmup_of
 from fks.strategies.base.location import one_line, raised_at
 from fks.strategies.base.remote import RemoteStrategy
 
@@ -73,14 +73,11 @@ class Catalogue:
         entry = self.entries.get(name)
         if entry is None:
             known = " ".join(sorted(n for n, e in self.entries.items() if e.kind))
-            raise InputError(
-                f"unknown strategy {name!r}", code="STRATEGY_UNKNOWN", status=404, remedy=f"known: {known}"
-            )
+            raise not_found("STRATEGY_UNKNOWN", f"unknown strategy {name!r}", f"known: {known}")
         if entry.kind is None:
             raise StrategyError(
                 f"strategy {name} cannot be loaded: {entry.error}",
                 code="STRATEGY_BROKEN",
-                status=422,
                 remedy=f"correct {entry.where}",
             )
         return entry.kind
@@ -107,7 +104,6 @@ class Catalogue:
             raise StrategyError(
                 f"strategy {name}: making it raised {one_line(error)}",
                 code="STRATEGY_RAISED",
-                status=422,
                 remedy=f"correct {raised_at(error, kind) or 'its code'}",
             ) from error
         warmup_of(made)
@@ -157,7 +153,7 @@ def _param_error(kind: type[Strategy], error: ValidationError) -> InputError:
         message = f"strategy {kind.name}: {f'{field}: ' if field else ''}{text[:1].lower()}{text[1:]}"
         if field:
             message += f", not {first['input']!r}"
-    return InputError(message, code="PARAM_WRONG", status=422, remedy=f"parameters: {known or 'none'}")
+    return unprocessable("PARAM_WRONG", message, f"parameters: {known or 'none'}")
 
 
 def default_text(value: object) -> str:
@@ -172,6 +168,7 @@ def fields_of(kind: type[Strategy]) -> dict[str, dict[str, Any]]:
     return {
         name: {"default": _default(field), "type": _type_of(field), "description": field.description or ""}
         for name, field in kind.model_fields.items()
+        if not (issubclass(kind, Fitted) and name == "state")
     }
 
 

@@ -62,12 +62,10 @@ class TimeOfDay(Protected):
         return 0
 
     def decide(self, bars: Bars) -> Decisions:
-        length_s = TIMEFRAMES[bars.timeframe]
+        length_s = TIMEFRAMES.get(bars.timeframe, 0)
         if not 0 < length_s <= _DAY_S:
             raise StrategyError(
                 f"strategy {self.name} needs bars of at most a day, not {bars.timeframe}",
-                code="STRATEGY_WRONG",
-                status=422,
                 remedy="choose a shorter timeframe",
             )
         local = local_seconds(bars.time_ns + length_s * NS, self.zone)

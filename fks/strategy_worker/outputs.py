@@ -17,9 +17,9 @@ from fks.runtime import Runtime
 from fks.store.bus import SIGNALS, WAKE
 from fks.store.challengers import ShadowStore
 from fks.store.signals import signal_message
-from fks.store.strategies import Exposure, Instance, Owner, StrategyStore
-from fks.strategies.base import Decisions
-from fks.strategy_worker.signals import MissedBars, shadow_decisions, signals_for, stop_moves
+from fks.store.strategies import Instance, StrategyStore
+from fks.strategies.base import Decisions, EntryGroup
+from fks.strategy_worker.signals import MissedBars, protection_moves, shadow_decisions, signals_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class BatchDecisions:
     """Decisions on a batch of new bars of one instance, whose `row` is as before the batch.
 
     `bars` start at the anchor; those from index `first` on decide (all others are known or warm up), and `ages` has the
-    age of each of them in seconds. `cursor_ns`, `target` and `anchor_ns` are what the row has after the batch.
+    age of each of them in seconds. `cursor_ns`, `target` and `anchor_ns` are what the row has after the batch;
+    `group`: that of its entries.
     """
 
     row: Instance
@@ -39,6 +40,7 @@ class BatchDecisions:
     cursor_ns: int
     target: float
     anchor_ns: int
+    group: EntryGroup | None = None
 
     @property
     def moved(self) -> Mapping[str, Any] | None:
@@ -49,35 +51,8 @@ class BatchDecisions:
         return {"instance": row.id, "from": iso(row.anchor_ns), "to": iso(self.anchor_ns)}
 
 
-class WorkerStore(Protocol):
-    """The rows that a worker decides for: `StrategyStore`, or `ShadowStore` of the challengers."""
-
-    is_shadow: bool
-
-    @property
-    def owner(self) -> Owner: ...
-    async def claim(self) -> None: ...
-    async def due(self) -> list[Instance]: ...
-    async def lease_epoch(self) -> int: ...
-    async def new_bars(self, instance: Instance, after_ns: int, through_ns: int, limit: int) -> tuple[Bars, Floats]: ...
-    async def anchor(self, instance_id: str, *, anchor_ns: int, cursor_ns: int) -> bool: ...
-    async def set_state(self, instance_id: str, *, state: str, error: str | None = None) -> bool: ...
-    async def record_crash(
-        self,
-        before: Instance,
-        *,
-        crashes: int,
-        isolate: bool,
-        disable: bool,
-        at_ns: int,
-        traceback: str,
-        error: str,
-        message: str | None,
-    ) -> bool: ...
-    async def last_exit(self, worker: str, after_ns: int) -> tuple[str, Mapping[str, Any]] | None: ...
-    async def exposure(self, instance_id: str) -> list[Exposure]: ...
-    async def note(self, worker: str, event: str, reason: str, *, epoch: int, payload: Mapping[str, Any]) -> None: ...
-    async def get(self, instance_id: str) -> Instance | None: ...
+#: the rows that a worker decides for
+WorkerStore = StrategyStore | ShadowStore
 
 
 class Output(Protocol):
@@ -95,11 +70,11 @@ class SignalOutput:
         self._store, self._bus, self._meter, self._log = store, runtime.bus, runtime.meter, runtime.log
 
     async def record(self, step: BatchDecisions) -> int | None:
-        """Write signals, moves of the stop, cursor, target, anchor and missed bars in one statement; publish the new
-        signals."""
+        """Write signals, moves of prices, cursor, target, anchor and missed bars in one statement;
+        publish the new signals."""
         row, moved = step.row, step.moved
         signals, missed = _signals(step)
-        stops = stop_moves(step.bars, step.decisions, first=step.first)
+        moves = protection_moves(step.bars, step.decisions, first=step.first)
         new = await self._store.commit(
             row,
             signals,
@@ -109,7 +84,7 @@ class SignalOutput:
             anchor_ns=step.anchor_ns,
             moved=moved,
             missed=None if missed is None else _document(row.id, missed),
-            stops=stops,
+            moves=moves,
         )
         if new is None:
             return None
@@ -121,7 +96,7 @@ class SignalOutput:
         for signal in fresh:
             self._report(signal)
         messages: list[tuple[str, Mapping[str, object]]] = [(WAKE, {"type": "signal"})] if fresh else []
-        messages += [(WAKE, {"type": "stop", "symbol": row.symbol})] if stops else []
+        messages += [(WAKE, {"type": "stop", "symbol": row.symbol})] if moves else []
         messages += [(SIGNALS, signal_message(signal)) for signal in fresh]
         if messages:
             await self._bus.publish_many(messages)
@@ -172,7 +147,8 @@ def _signals(step: BatchDecisions) -> tuple[Sequence[Signal], MissedBars | None]
     """Return the signals of the bars that decide, and those that came too late."""
     if step.first >= len(step.bars):
         return [], None
-    return signals_for(step.row, step.bars, step.decisions, first=step.first, ages=step.ages, now_ns=step.now_ns)
+    row, bars, decisions = step.row, step.bars, step.decisions
+    return signals_for(row, bars, decisions, first=step.first, ages=step.ages, now_ns=step.now_ns, group=step.group)
 
 
 def _document(instance: str, missed: MissedBars) -> dict[str, object]:

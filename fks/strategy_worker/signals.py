@@ -19,13 +19,13 @@ import numpy as np
 from fks.model import ids
 from fks.model.bar import Bars, Floats
 from fks.model.order import OrderType, Side
-from fks.model.signal import Kind, Signal, SignalState
+from fks.model.signal import EntryGroup, Kind, Signal, SignalState
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end
 from fks.orders.freshness import AGE_LEAST_S
 from fks.risk.sizing import Sizing
 from fks.risk.volatility import volatility_at
 from fks.store.challengers import ShadowDecision
-from fks.store.strategies import Instance
+from fks.store.strategies import Instance, ProtectionMove
 from fks.strategies.base import SHARE_PLACES, Decisions, closed_share, opened_at
 
 _MONTH_MAX_S = 31 * 86_400
@@ -74,7 +74,14 @@ def ages_s(bars: Bars, *, live_age_s: Floats, now_ns: int, is_tape: bool) -> Flo
 
 
 def signals_for(
-    instance: Instance, bars: Bars, decisions: Decisions, *, first: int, ages: Floats, now_ns: int
+    instance: Instance,
+    bars: Bars,
+    decisions: Decisions,
+    *,
+    first: int,
+    ages: Floats,
+    now_ns: int,
+    group: EntryGroup | None = None,
 ) -> tuple[list[Signal], MissedBars | None]:
     """Return the signals of the bars from index `first` on, given that `instance.last_target` was wanted before it.
 
@@ -84,6 +91,7 @@ def signals_for(
     An entry needs a bar on which the decisions themselves enter. Right after a change of parameters they may be in the
     middle of a position that `last_target` does not know: its prices stand on an earlier bar. Where they grow, the
     entry is one that adds (`is_add`): if the position never opened, or its protection closed it, it opens none.
+    `group`: that of the entries; one that adds is made by itself.
     """
     target = decisions.target[first:]
     before = np.concatenate([[instance.last_target], target[:-1]])
@@ -115,6 +123,7 @@ def signals_for(
             edge.kind is Kind.ENTER and bool(decided_before[edge.row] * target[edge.row] > 0),
             None if edge.kind is Kind.EXIT else now_ns + round((most - float(ages[edge.row])) * NS),
             0 if edge.kind is Kind.EXIT else now_ns - round(float(ages[edge.row]) * NS),
+            group,
         )
         for edge in edges
     ], missed
@@ -138,11 +147,20 @@ def shadow_decisions(before: float, bars: Bars, decisions: Decisions, *, first: 
     return found
 
 
-def stop_moves(bars: Bars, decisions: Decisions, *, first: int) -> list[tuple[int, Decimal]]:
-    """Return the moves of the stop on the bars from index `first` on: the bar's open time, and the price."""
-    moves = decisions.moves()
-    rows = [] if moves is None else (first + np.flatnonzero(~np.isnan(moves[first:]))).tolist()
-    return [(int(bars.time_ns[row]), Decimal(repr(float(moves[row])))) for row in rows if moves is not None]
+def protection_moves(bars: Bars, decisions: Decisions, *, first: int) -> list[ProtectionMove]:
+    """Return the moves of stop and take profit, and of entries that rest, on the bars from index `first` on."""
+    columns = decisions.moves(), decisions.take_profit_moves(bars.close), *decisions.entry_moves()
+    rows = {first + int(row) for one in columns if one is not None for row in np.flatnonzero(~np.isnan(one[first:]))}
+    return [ProtectionMove(int(bars.time_ns[row]), *(_price(one, row) for one in columns)) for row in sorted(rows)]
+
+
+def _take_profit_at(decisions: Decisions, bars: Bars, opened: int, index: int) -> Decimal | None:
+    """Return the take profit of an entry decided on bar `index`, of the position whose first one bar `opened` decided:
+    where the decisions have moved it to by then."""
+    moves = decisions.take_profit_moves(bars.close) if index > opened else None
+    found = [] if moves is None else moves[opened : index + 1][~np.isnan(moves[opened : index + 1])].tolist()
+    first = decisions.take_profit_at(opened)
+    return _finite(found[-1] if found and np.isfinite(first) else first)
 
 
 class _Edge(NamedTuple):
@@ -189,9 +207,11 @@ def _edges(before: float, after: float) -> Iterator[tuple[Kind, Side, Decimal | 
 
 
 def _price(column: Floats | None, index: int) -> Decimal | None:
-    if column is None or not np.isfinite(column[index]):
-        return None
-    return Decimal(repr(float(column[index])))
+    return None if column is None else _finite(float(column[index]))
+
+
+def _finite(value: float) -> Decimal | None:
+    return Decimal(repr(value)) if np.isfinite(value) else None
 
 
 def _rests_until_ns(decisions: Decisions, bars: Bars, index: int, decided_ns: int) -> int | None:
@@ -228,6 +248,7 @@ def _signal(
     is_add: bool,
     until_ns: int | None,
     decided_ns: int,
+    group: EntryGroup | None,
 ) -> Signal:
     time_ns = int(bars.time_ns[index])
     is_entry = edge.kind is Kind.ENTER
@@ -236,6 +257,10 @@ def _signal(
         _price(column, index) if is_entry else None for column in (decisions.entry_limit, decisions.entry_stop)
     )
     trail = _price(decisions.trail, opened) if is_entry else None
+    plan = decisions.plan_at(opened) if is_entry and decisions.has_plans else None
+    targets = () if plan is None else plan.targets
+    if not is_entry or is_add:
+        group = None
     share, of = (decisions.share_at(index), "its size") if is_entry else (edge.share, "what is held")
     return Signal(
         id=ids.signal_id(instance.id, instance.symbol, instance.timeframe, time_ns, edge.ordinal),
@@ -255,17 +280,24 @@ def _signal(
         limit_price=limit,
         stop_price=stop,
         stop_loss=_price(decisions.stop_loss, opened) if is_entry else None,
-        take_profit=_price(decisions.take_profit, opened) if is_entry else None,
+        take_profit=_take_profit_at(decisions, bars, opened, index) if is_entry else None,
         trail=trail,
+        plan=plan,
         reference_price=Decimal(repr(float(bars.close[index]))),
         volatility=volatility_at(Sizing.parse(instance.sizing), bars, index) if is_entry else None,
         size_share=share,
         valid_until_ns=until_ns,
         rests_until_ns=None if limit is None and stop is None else _rests_until_ns(decisions, bars, index, decided_ns),
         is_add=is_add,
+        group_id=None
+        if group is None
+        else ids.entry_group_id(instance.account_id, instance.venue, group.name, instance.timeframe, time_ns),
+        group_legs="" if group is None else " ".join(group.symbols),
         reason=f"{instance.strategy} v{instance.params_version}"
         + ("" if share is None else f", {(share * 100).normalize():f} % of {of}")
-        + ("" if trail is None else f", its stop trails by {trail:f}"),  # for a person that approves it
+        + ("" if trail is None else f", its stop trails by {trail:f}")
+        + "".join(f", {(one.share * 100).normalize():f} % at {one.price:f}" for one in targets)
+        + ("" if plan is None or plan.break_even is None else ", to break-even"),  # for a person that approves it
         state=SignalState.PENDING if _needs_approval(instance, is_entry) else SignalState.READY,
         trace_id=ids.trace_id(instance.symbol, instance.timeframe, time_ns),
     )

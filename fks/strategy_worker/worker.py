@@ -4,9 +4,10 @@ An instance is evaluated from its stored anchor bar over every sealed bar since,
 signals come at the edges of its target. Signals, cursor and last target are one transaction, fenced by the lease's
 epoch and by the cursor itself: a restart repeats nothing and skips nothing, and an older worker writes nothing.
 
-A failing instance does not affect others. Code that raises, takes too long or fails its check leaves the row CRASHED
-with the reason. Code that ends its worker is found by its crash mark (`crash_marker`): the instance is isolated, then
-DISABLED (`crash_attribution`). Without a mark (another machine), the row's state LOADING shows deaths during loading.
+A failing instance does not affect others: a strategy's own code runs in `Sandbox`. Code that raises, takes too long or
+fails its check leaves the row CRASHED with the reason. Code that ends its worker is found by its crash mark
+(`crash_marker`): the instance is isolated, then DISABLED (`crash_attribution`). Without a mark (another machine), the
+row's state LOADING shows deaths during loading.
 
 Challengers run in a worker of their own (`is_shadow`), so that nothing that one does delays or ends its champion.
 """
@@ -15,35 +16,97 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from fks.bars.features import FORECAST, forecast_wait_s
+from fks.clock import Clock
+from fks.clock.waiting import end_task
 from fks.model.bar import Bars, Feature
 from fks.model.errors import BugError, FksError, InputError, OutageError, StaleEpochError
 from fks.model.health import Check, failed
-from fks.model.timeframe import bar_end, iso
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, iso
 from fks.process.confined_strategies import ConfinedCatalogue
 from fks.process.isolated import storable
 from fks.runtime import Runtime
 from fks.store.bars import BarStore
 from fks.store.bus import BARS
 from fks.store.challengers import ShadowStore
+from fks.store.forecasts import ForecastStore
 from fks.store.input_bars import InputBars
 from fks.store.strategies import Instance, Owner, StrategyStore
-from fks.strategies.base import Decisions, Strategy, evaluate, opened_at
+from fks.strategies.base import Decisions, EntryGroup, Strategy, evaluate, group_of, opened_at
 from fks.strategies.base.remote import RemoteStrategy
 from fks.strategies.check import ensure_checked
 from fks.strategies.registry import NarrowCatalogue
 from fks.strategy_worker.crash_attribution import CrashAttribution
 from fks.strategy_worker.crash_marker import CrashMarker
 from fks.strategy_worker.outputs import BatchDecisions, Output, ShadowOutput, SignalOutput, WorkerStore
-from fks.strategy_worker.sandbox import EVALUATE_S, Sandbox
 from fks.strategy_worker.signals import ages_s
+
+EVALUATE_S = 10.0  # code that takes longer crashes its instance
+STUCK_S = 2.0  # a thread that runs longer after that takes time from the other instances: the worker restarts
+T = TypeVar("T")
+#: errors with which user code would end the worker's process, or its task
+_LEAVING = (SystemExit, GeneratorExit, asyncio.CancelledError)
+
+
+class Sandbox:
+    """Runs user code of one instance at a time. `epoch` goes into the marks."""
+
+    def __init__(self, marker: CrashMarker, clock: Clock, epoch: int) -> None:
+        self._marker, self._clock, self._epoch = marker, clock, epoch
+        self._late: list[tuple[str, float, threading.Event]] = []  # (instance, since, ended) of threads over their time
+
+    def inline(self, instance: str, bar_ns: int, call: Callable[[], T]) -> T:
+        """Return the result of `call`, run on the loop: it must be fast. An endless call hangs the worker, and is
+        marked."""
+        with self._marker.holding(instance, at_ns=self._clock.now_ns(), bar_ns=bar_ns, epoch=self._epoch):
+            return _confined(call)
+
+    async def in_thread(self, instance: str, strategy: str, bar_ns: int, call: Callable[[], T]) -> T:
+        """Return the result of `call`, run in a thread. Errors: InputError when it takes longer than EVALUATE_S."""
+        ended = threading.Event()
+
+        def work() -> T:
+            try:
+                return _confined(call)
+            finally:
+                ended.set()
+
+        with self._marker.holding(instance, at_ns=self._clock.now_ns(), bar_ns=bar_ns, epoch=self._epoch):
+            try:
+                async with asyncio.timeout(EVALUATE_S) as limit:
+                    return await asyncio.to_thread(work)
+            except TimeoutError:
+                if not limit.expired():
+                    raise  # its own
+                self._late.append((instance, self._clock.monotonic(), ended))
+        raise InputError(
+            f"strategy {strategy} took longer than {EVALUATE_S:g} s to decide", remedy="make decide() faster"
+        ) from None
+
+    def stuck(self) -> str | None:
+        """Return an instance whose thread is long over its time, or None. A thread can only be ended with its
+        process."""
+        self._late = [item for item in self._late if not item[2].is_set()]
+        now = self._clock.monotonic()
+        return next((instance for instance, since, _ in self._late if now - since > STUCK_S), None)
+
+
+def _confined(call: Callable[[], T]) -> T:
+    """Return the result of `call`. Errors: InputError instead of an error that would end the worker."""
+    try:
+        return call()
+    except _LEAVING as error:
+        raise InputError(f"it raised {type(error).__name__}: {error}", remedy="raise an error, or decide") from error
+
 
 # Growing bars in memory, on which a strategy is evaluated from its anchor bar.
 
@@ -109,6 +172,7 @@ def _grown(values: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
 
 
 POLL_S = 1.0
+AWAITED_POLL_S = 0.05  # while the forecast of a sealed bar is awaited
 BATCH = 5_000  # bars read and decided in one transaction while catching up
 INLINE_S = 0.003  # faster evaluations run on the loop, others in a thread
 ROWS_MAX = 50_000  # beyond it the anchor moves up, when that changes no decision
@@ -187,6 +251,7 @@ class _Runner:
     anchored_ns: int
     inputs: Mapping[str, str]
     features: tuple[str, ...]
+    group: EntryGroup | None
     eval_s: float = 1.0
     retry_rows: int = field(default_factory=lambda: ROWS_MAX)
 
@@ -229,6 +294,8 @@ class StrategyWorker:
         self._begun: set[str] = set()  # instances whose loading began: an outage meanwhile was no death
         self._store, self._output, self._bars = *_rows(runtime, owner, is_shadow=is_shadow), BarStore(db)
         self._inputs = InputBars(db)
+        self._forecasts = ForecastStore(db)
+        self._awaited: dict[str, tuple[int, float]] = {}  # the bar whose forecast an instance awaits, and since when
         self._behind: dict[str, str] = {}  # the symbol whose bars an instance waits for
         self._crash_attribution = CrashAttribution(runtime, self._store, self._crash_marker, crash_file=crash_file)
         self._runners: dict[str, _Runner] = {}
@@ -270,9 +337,7 @@ class StrategyWorker:
                     raise OutageError(f"code of {stuck} does not end: the worker restarts without it")
                 await self._rest()
         finally:
-            listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await listener
+            await end_task(listener)
 
     async def drain(self) -> None:
         """Finish the current bars: their signals and cursors are committed. Later bars are for the next worker."""
@@ -328,6 +393,7 @@ class StrategyWorker:
         self._counted = known
         for gone in [id for id in self._runners if id not in known]:
             del self._runners[gone]
+            self._awaited.pop(gone, None)
         made = 0
         for row in self._rows:
             if row.state != "CRASHED" and not self._is_draining:
@@ -363,6 +429,8 @@ class StrategyWorker:
             self._runners[row.id] = runner
         sealed_ns = await self._sealed(row, runner.inputs)
         runner.row = replace(row, anchor_ns=runner.anchored_ns, cursor_ns=runner.row.cursor_ns)
+        if sealed_ns is not None:
+            sealed_ns = await self._predicted(runner, sealed_ns)
         made = 0
         while (
             sealed_ns is not None
@@ -380,6 +448,36 @@ class StrategyWorker:
             self._behind[row.id] = behind
         return sealed_ns
 
+    async def _predicted(self, runner: _Runner, sealed_ns: int) -> int:
+        """Return up to which bar an instance decides now: not yet on the newest bar whose forecast is awaited.
+
+        Others are not delayed. Bars whose forecast did not come in time are recorded as `missing` before the decision,
+        so that a backtest reads the same.
+        """
+        row = runner.row
+        columns = [name for name in runner.features if name.startswith(FORECAST)]
+        bar_ns = TIMEFRAMES[row.timeframe] * NS
+        if not columns or not bar_ns or row.cursor_ns is None or sealed_ns <= row.cursor_ns:
+            return sealed_ns
+        of = columns, row.exchange, row.symbol
+        from_ns, through_ns = row.cursor_ns + bar_ns, sealed_ns + bar_ns
+        awaited_ns = await self._forecasts.awaited(*of, after_ns=from_ns, through_ns=through_ns)
+        if awaited_ns is not None and awaited_ns < through_ns:  # there are later ones: nothing predicts it any more
+            await self._forecasts.miss(*of, after_ns=from_ns, through_ns=through_ns - 1_000)
+            awaited_ns = await self._forecasts.awaited(*of, after_ns=from_ns, through_ns=through_ns)
+        if awaited_ns is None:
+            self._awaited.pop(row.id, None)
+            return sealed_ns
+        bar, since_s = self._awaited.get(row.id, (-1, 0.0))
+        if bar != sealed_ns:
+            since_s = self._clock.monotonic()
+            self._awaited[row.id] = sealed_ns, since_s
+        if self._clock.monotonic() - since_s < forecast_wait_s(bar_ns / NS):
+            return max(row.cursor_ns, sealed_ns - bar_ns)
+        await self._forecasts.miss(*of, after_ns=from_ns, through_ns=through_ns)
+        self._awaited.pop(row.id, None)
+        return sealed_ns
+
     # ── loading ──────────────────────────────────────────────────────────────────────────────────
     async def _load(self, row: Instance) -> _Runner | None:
         """Build an instance in memory: its strategy, checked, and its bars from the anchor to the cursor. None while a
@@ -393,7 +491,8 @@ class StrategyWorker:
         if not await self._store.set_state(row.id, state="LOADING", error=died):
             raise await self._superseded(row)
         self._begun.add(row.id)
-        strategy, names, features = await self._sandbox.in_thread(row.id, row.strategy, 0, lambda: self._make(row))
+        made = await self._sandbox.in_thread(row.id, row.strategy, 0, lambda: self._make(row))
+        strategy, names, features, group = made
         inputs = await self._inputs.places(row.exchange, names)
         sealed_ns = await self._sealed(row, inputs)
         if sealed_ns is None or (row.cursor_ns is not None and sealed_ns < row.cursor_ns):
@@ -414,15 +513,16 @@ class StrategyWorker:
             bars=len(bars),
         )
         row = replace(row, anchor_ns=anchor_ns, cursor_ns=cursor_ns)
-        return _Runner(row, strategy, Columns(bars), anchor_ns, inputs, features)
+        return _Runner(row, strategy, Columns(bars), anchor_ns, inputs, features, group)
 
-    def _make(self, row: Instance) -> tuple[Strategy, tuple[str, ...], tuple[str, ...]]:
-        """Return the instance's strategy, the further symbols that it reads, and its own columns."""
+    def _make(self, row: Instance) -> tuple[Strategy, tuple[str, ...], tuple[str, ...], EntryGroup | None]:
+        """Return the instance's strategy, the further symbols that it reads, its own columns, and the group of its
+        entries."""
         is_confined, folder = self._is_confined, self._folder
         # no other instance's file is run for it
         catalogue = ConfinedCatalogue(folder, limit_s=EVALUATE_S) if is_confined else NarrowCatalogue(folder)
         made = catalogue.make(row.strategy, row.params)
-        return made, made.inputs(), made.features()
+        return made, made.inputs(), made.features(), group_of(made, row.symbol)
 
     async def _anchor(self, row: Instance, warmup: int) -> tuple[int, int]:
         """Return (anchor, cursor) of an instance, chosen and stored when it is new: `warmup` bars before the next one.
@@ -477,7 +577,8 @@ class StrategyWorker:
                 target = float(decisions.target[-1])
         anchor_ns = await self._moved_anchor(runner, decisions)
         step = BatchDecisions(
-            row, view, decisions, min(first, len(view)), ages, self._clock.now_ns(), cursor_ns, target, anchor_ns
+            *(row, view, decisions, min(first, len(view)), ages, self._clock.now_ns(), cursor_ns, target, anchor_ns),
+            runner.group,
         )
         made = await self._output.record(step)
         if made is None:
@@ -551,4 +652,4 @@ class StrategyWorker:
             self._wake.clear()
 
     async def _sleep(self) -> None:
-        await self._clock.sleep(POLL_S)
+        await self._clock.sleep(AWAITED_POLL_S if self._awaited else POLL_S)

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from fks.config.runtime import GATEWAY, SUPERVISOR
-from fks.model.errors import FksError, InputError, OutageError
+from fks.model.errors import FksError, OutageError, not_found
 
 LIVES_MAX = 2  # processes of a part within one restart: one death may be an accident
 WELL = frozenset({"ready", "degraded"})
@@ -53,11 +53,10 @@ def is_child(part: str) -> bool:
 def find_part(part: str, children: Mapping[str, RolloutPart]) -> RolloutPart:
     """Return a child as it is known. Errors: InputError for one that is not there."""
     if part not in children:
-        raise InputError(
+        raise not_found(
+            "COMPONENT_UNKNOWN",
             f"no part is called {part}",
-            code="COMPONENT_UNKNOWN",
-            status=404,
-            remedy=f"use one of {', '.join([*children, SUPERVISOR, GATEWAY])}",
+            f"use one of {', '.join([*children, SUPERVISOR, GATEWAY])}",
         )
     return children[part]
 

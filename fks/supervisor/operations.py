@@ -21,7 +21,7 @@ from fks.config.python import module
 from fks.config.runtime import GATEWAY, SUPERVISOR, concerned
 from fks.config.version import VERSION, installed_version
 from fks.model.backoff import Backoff
-from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
+from fks.model.errors import FksError, OutageError, StaleEpochError, not_found, unprocessable
 from fks.runtime import Component
 from fks.store.operations import CHANNEL, Operation, OperationStore
 from fks.store.runtime_config import ConfigVersion, RuntimeConfigStore
@@ -47,6 +47,7 @@ SETTLE_S = 30.0  # a part that was ready has this long to be ready again
 STEADY_S = 2.0  # and must stay so for this long before the next is touched: a start alone proves little
 APPEAR_S = 5.0  # a supervisor reads once a second which children there should be
 PART_S = 180.0  # one part, everything included
+GATEWAY_S = 900.0  # its replicas on all machines, in turn: three took over 180 s on shared cores
 EXPIRE_S = 600.0  # a restart that was requested longer ago is not wanted any more
 ATTEMPTS_MAX = 5  # supervisors that may die over one operation
 _RAYS_OWN = ("RAY_JOB_ID", "RAY_RAYLET_PID", "RAY_ADDRESS", "RAY_CLIENT_MODE", "RAY_NODE_ID", "RAY_WORKER_ID")
@@ -171,7 +172,7 @@ class Operations:
         kinds = {"restart": self._restart, "deploy": self._deploy, "config": self._config}
         try:
             if operation.kind not in kinds:
-                raise InputError(f"no operation is called {operation.kind}", code="OPERATION_KIND", status=422)
+                raise unprocessable("OPERATION_KIND", f"no operation is called {operation.kind}")
             if operation.kind != "config" or operation.attempt > 2 * ATTEMPTS_MAX:
                 work.refuse_too_many()
             await kinds[operation.kind](work)
@@ -210,7 +211,7 @@ class Operations:
         number = int(work.operation.args["version"])
         version = await self._persist(lambda: self._versions.get(number))
         if version is None:
-            raise InputError(f"there is no version {number} of the settings", code="CONFIG_VERSION_UNKNOWN", status=404)
+            raise not_found("CONFIG_VERSION_UNKNOWN", f"there is no version {number} of the settings")
         if version.state == "rolling":
             try:
                 work.refuse_too_many()  # here: settings that kill the supervisor must not stay in force
@@ -270,14 +271,15 @@ class Operations:
                 continue  # switched off meanwhile: nothing has to be restarted
             record = step.record or self._begin(step.part, records)
             await self._note(work, f"{step.part}: restarting ({step.place} of {len(plan)})")
+            limit_s = GATEWAY_S if step.part == GATEWAY else PART_S
             try:
-                async with asyncio.timeout(PART_S):
+                async with asyncio.timeout(limit_s):
                     await self._restart_part(work, step, record, must_settle=must_settle)
                 self._check_returned(record, build=build, config_version=config_version)
             except TimeoutError:
                 record["state"] = "failed"
                 raise OutageError(
-                    f"{step.part} is not back after {PART_S:g} s", remedy=f"see 'fks logs {step.part}'"
+                    f"{step.part} is not back after {limit_s:g} s", remedy=f"see 'fks logs {step.part}'"
                 ) from None
             except FksError:
                 record["state"] = "failed"

@@ -164,10 +164,11 @@ class SupervisorHistory(TreeHistory):
                 await self._clock.sleep(1.0)
 
     # ── rows ─────────────────────────────────────────────────────────────────────────────────────
-    async def report(self, rows: Sequence[HealthRow], detail: dict[str, object]) -> None:
-        """Write the rows of the children and our own once; log when the database goes down or comes back."""
+    async def report(self, rows: Sequence[HealthRow], detail: dict[str, object], epoch: int) -> None:
+        """Write the rows of the children and our own once; log when the database goes down or comes back. `epoch`: of
+        this supervisor, so that one before it that does not know of its end yet leaves our row alone."""
         try:
-            await self.journal.write_health([self._own_row(detail), *rows])
+            await self.journal.write_health([self._own_row(detail, epoch), *rows])
             self._log_database(is_down=False)
         except OutageError as error:
             self._log_database(is_down=True, error=str(error))
@@ -186,7 +187,7 @@ class SupervisorHistory(TreeHistory):
             self._log.info("database.back")
         self._is_down = is_down
 
-    def _own_row(self, detail: dict[str, object]) -> HealthRow:
+    def _own_row(self, detail: dict[str, object], epoch: int) -> HealthRow:
         return HealthRow(
             SUPERVISOR,
             "actor",
@@ -196,6 +197,7 @@ class SupervisorHistory(TreeHistory):
             self._restarts,
             self._since_ns,
             self._clock.now_ns(),
+            epoch,
             version=VERSION,
             config_version=self._config_version,
             detail={**detail, "space": process_space()},

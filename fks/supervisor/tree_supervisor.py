@@ -285,7 +285,7 @@ class TreeSupervisor(TreeDriver):
             await wait_for_event(self._has_news, REPORT_S - NEWS_S, self._clock)
 
     async def _write_rows(self) -> None:
-        await self._history.report(self._rows(), self.detail())
+        await self._history.report(self._rows(), self.detail(), self._authority.epoch)
 
     def _rows(self) -> Sequence[HealthRow]:
         """Return the rows to write; after our own restart those of children not yet found stay as they were."""

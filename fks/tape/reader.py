@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from fks.model.errors import InputError
+from fks.model.errors import InputError, invalid
 from fks.tape.records import BLOCK, END, ENDING, HEAD, HEAD_CRC, MAGIC, RECORD, Header, RecordKind, TapeRecord
 from fks.tape.writer import lock_shared
 
@@ -50,9 +50,7 @@ def tape_files(path: Path) -> list[Path]:
     """Return the files of a tape in order: `path` itself, or those in a folder. Errors: InputError TAPE_MISSING."""
     found = sorted(path.glob(f"*{ENDING}")) if path.is_dir() else [path] if path.is_file() else []
     if not found:
-        raise InputError(
-            f"there is no tape at {path}", code="TAPE_MISSING", remedy=f"a {ENDING} file, or a folder of them"
-        )
+        raise invalid("TAPE_MISSING", f"there is no tape at {path}", f"a {ENDING} file, or a folder of them")
     return found
 
 
@@ -70,11 +68,9 @@ def header_of(paths: Sequence[Path]) -> Header:
     headers = [header for header in map(read_header, paths) if header is not None]
     names = sorted({header.exchange for header in headers})
     if len(names) > 1:
-        raise InputError(
-            f"these are tapes of {' and '.join(names)}", code="TAPE_MIXED", remedy="play one exchange at a time"
-        )
+        raise invalid("TAPE_MIXED", f"these are tapes of {' and '.join(names)}", "play one exchange at a time")
     if not headers:
-        raise InputError(f"tape {paths[0].name} {NO_BEGINNING}", code="TAPE_EMPTY", remedy="take another tape")
+        raise invalid("TAPE_EMPTY", f"tape {paths[0].name} {NO_BEGINNING}", "take another tape")
     return headers[0]
 
 
@@ -169,10 +165,10 @@ class _Reader:
         try:
             form = msgspec.json.decode(line, type=_Form).form
             if form != MAGIC:
-                raise InputError(
+                raise invalid(
+                    "TAPE_BROKEN",
                     f"tape {self._path.name}: is of the form {form}, which this version does not read",
-                    code="TAPE_BROKEN",
-                    remedy="play it with the version that recorded it",
+                    "play it with the version that recorded it",
                 )
             return msgspec.json.decode(line, type=Header)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -260,4 +256,4 @@ class _Reader:
         return written < size and len(rest) - written >= _ZEROS_MIN
 
     def _broken(self, what: str) -> InputError:
-        return InputError(f"tape {self._path.name}: {what}", code="TAPE_BROKEN", remedy="take another copy of it")
+        return invalid("TAPE_BROKEN", f"tape {self._path.name}: {what}", "take another copy of it")

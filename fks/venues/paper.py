@@ -4,6 +4,10 @@ It lives in the order manager's process. Mode `last` (live demo): a market order
 rest is matched per bar. Mode `bar` (G6): a market order waits for the next bar's open, and protections of an entry are
 matched from the entry's own bar on, also when they arrive after that bar completed. Its state is no truth of its own:
 it is rebuilt from the journal by `restore`. Fill ids follow from the client order id, so a replay books nothing twice.
+
+An account with a margin closes a position by force as a backtest does (docs/backtest.md): of several positions in one
+quote currency each at the price at which the equity, the others at their last prices, is the margin that all of them
+keep.
 """
 
 from __future__ import annotations
@@ -27,14 +31,16 @@ from fks.matching import (
     match_resting,
     range_of,
 )
+from fks.matching.margin import Margin
 from fks.model import ids
 from fks.model.account import Balance, Environment, Transfer, VenueIdentity
 from fks.model.bar import Bar
 from fks.model.codes import Code
-from fks.model.instrument import Instrument
+from fks.model.instrument import Instrument, money
 from fks.model.order import (
     LIVE,
     Answer,
+    ExecutedOrder,
     Fill,
     Lookup,
     Order,
@@ -48,6 +54,7 @@ from fks.model.order import (
     State,
     TimeInForce,
 )
+from fks.model.parent import TARGET_ATTEMPTS
 from fks.model.ports import Priority, SessionBack, VenueCapabilities, VenueEvent
 from fks.model.timeframe import TIMEFRAMES
 from fks.venues.base import EventQueue, mistake_in, refused
@@ -86,6 +93,7 @@ class PaperVenue:
     """One paper account. Every order fills whole or not at all, at the costs of `fks.matching`; there is no book.
 
     `balances`: totals by currency. `timeframe`: the bars it matches on; None = the shortest it has been fed per symbol.
+    `margin`: None = what is bought is paid for.
     """
 
     capabilities = VenueCapabilities(
@@ -110,9 +118,18 @@ class PaperVenue:
         mode: Literal["bar", "last"] = "last",
         timeframe: str | None = None,
         price_age_max_s: float | None = None,
+        margin: Margin | None = None,
+        can_short: bool = False,
     ) -> None:
         self.name = name
-        self.capabilities = replace(self.capabilities, fee_in_received_asset=costs.fee_in == "received")
+        self.capabilities = replace(
+            self.capabilities, fee_in_received_asset=costs.fee_in == "received", can_short=can_short
+        )
+        self._margin = margin
+        self._is_overnight: dict[str, bool] = {}  # by symbol, whether the overnight margin is in force
+        self._positions: dict[str, Decimal] = {}  # base by symbol, signed
+        self._moved_ns: dict[str, int] = {}  # symbol -> when it was executed last
+        self._forced_ns: dict[str, int] = {}  # and when it was closed by force
         self._instruments = {item.symbol: item for item in instruments}
         self._costs = costs
         self._clock = clock
@@ -128,8 +145,11 @@ class PaperVenue:
         self._fills: deque[Fill] = deque(maxlen=_KEPT_FILLS)
         self._filled_in: OrderedDict[str, int] = OrderedDict()  # client id -> open time of the bar that filled it
         self._closed_in: dict[tuple[str, str], int] = {}  # symbol and instance -> that of its last exit's fill
-        self._caught_up: OrderedDict[str, int] = OrderedDict()  # entry -> that in which its legs were placed again
+        #: entry and number of the target -> that in which their legs were placed again
+        self._caught_up: OrderedDict[tuple[str, int], int] = OrderedDict()
+        self._restored: dict[str, int] = {}  # restored entry without legs -> that from which on the next meet bars
         self._late_takes: OrderedDict[str, None] = OrderedDict()  # limits that filled inside a bar, not at its open
+        self._limits: dict[str, Decimal] = {}  # restored entries that rested -> the price that they filled at
         self._bars: dict[str, deque[Bar]] = {}
         self._last: dict[str, Decimal] = {}
         self._decided: dict[str, int] = {}  # client id -> the bar up to which nothing fills an order or its legs
@@ -146,13 +166,29 @@ class PaperVenue:
         fills: Iterable[Fill],
         balances: Mapping[str, Decimal],
         decided: Mapping[str, int] | None = None,
+        executed: Iterable[ExecutedOrder] = (),
+        positions: Mapping[str, Decimal] | None = None,
+        moved: Mapping[str, int] | None = None,
     ) -> None:
-        """Rebuild the state from the journal. `balances`: the account's at its start; `fills`: all since, applied on
-        top; `orders`: those to know again, the live ones rest again, OCO legs paired by `group_id`; `decided`: client
-        id -> open time of the bar an order was decided on, or its stop moved on: that bar and those before it fill
-        neither it (in mode `last`: no protection) nor the legs that come for it."""
-        self._totals = dict(balances)
+        """Rebuild the state from the journal. `balances`, `positions`: the account's at its start, by currency and by
+        symbol; `moved`: when each position was executed last; `fills`: all since, applied on top; `orders`: those to
+        know again, the live ones rest again, OCO legs paired by `group_id`; `decided`: client id -> open time of the
+        bar an order was decided on, or its stop moved on: that bar and those before it fill neither it (in mode `last`:
+        no protection) nor the legs that come for it; `executed` (mode `bar`): the entries and last exits of positions
+        that have legs, or whose legs were to be placed again: a bar that executed them may be fed again, and legs that
+        come for them meet the bars since."""
+        self._totals, self._positions = dict(balances), dict(positions or {})
+        self._moved_ns = dict(moved or {})
         self._decided = dict(decided or {})
+        self._filled_in = OrderedDict((row.client_order_id, row.time_ns) for row in executed)
+        self._limits = {row.client_order_id: row.price for row in executed if row.is_resting_limit}
+        self._closed_in = {(row.symbol, row.instance): row.time_ns for row in executed if row.role is Role.EXIT}
+        self._restored = {
+            row.client_order_id: max(row.time_ns, self._closed_in.get((row.symbol, row.instance), 0))
+            for row in executed
+            if row.is_unprotected
+        }
+        self._caught_up.clear()
         self._orders.clear()
         self._live.clear()
         for fill in sorted(fills, key=lambda item: item.time_ns):
@@ -186,7 +222,7 @@ class PaperVenue:
         held.after_ns = self._after_ns(order)
         self._keep(held)
         self._live[order.client_order_id] = held
-        fills = self._match_now(held)
+        fills = () if self._is_ended(held) else self._match_now(held)
         return Answer(Outcome.ACK, self._report(held), fills)
 
     async def submit_oco(self, stop: Order, limit: Order) -> tuple[Answer, Answer]:
@@ -201,7 +237,8 @@ class PaperVenue:
             held.after_ns = self._after_ns(held.order)
             self._keep(held)
             self._live[held.order.client_order_id] = held
-        fills = self._catch_up(pair[0]) if self._mode == "bar" else ()
+        is_ended = [self._is_ended(held) for held in pair]
+        fills = self._catch_up(pair[0]) if self._mode == "bar" and not any(is_ended) else ()
         first, second = (
             Answer(
                 Outcome.ACK,
@@ -211,6 +248,15 @@ class PaperVenue:
             for held in pair
         )
         return first, second
+
+    def _is_ended(self, held: _Held) -> bool:
+        """End a leg of an entry whose position was closed by force meanwhile; return whether it is one."""
+        order = held.order
+        filled_ns = self._filled_in.get(order.parent_id or "") if order.role in _PROTECTIVE else None
+        is_ended = filled_ns is not None and filled_ns <= self._forced_ns.get(order.symbol, -1)
+        if is_ended:
+            self._end(held, State.EXPIRED)
+        return is_ended
 
     async def cancel(self, order: Order) -> Answer:
         """End an order; the other leg of an OCO ends with it, as on a real exchange."""
@@ -228,16 +274,17 @@ class PaperVenue:
         return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, "paper amends no order")
 
     def _after_ns(self, order: Order) -> int:
-        """Return the bar up to which nothing fills a protection that comes now: that of its entry's restored decision,
-        or of the last move of its stop. Such bars may be fed again."""
-        return self._decided.get(order.parent_id or "", 0) if order.role in _PROTECTIVE else 0
+        """Return the bar up to which nothing fills a protection that comes now: that of its or its entry's restored
+        decision, or of the last move of its stop. Such bars may be fed again."""
+        known = (order.client_order_id, order.parent_id or "")
+        return max(self._decided.get(key, 0) for key in known) if order.role in _PROTECTIVE else 0
 
     def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
         """Return 0: paper has no rate limit."""
         return 0.0
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
-    async def query(self, symbol: str, client_order_id: str) -> Lookup:
+    async def query(self, symbol: str, client_order_id: str, since_ns: int = 0) -> Lookup:
         held = self._orders.get(client_order_id)
         if held is None or held.order.symbol != symbol:
             return Lookup(Presence.NOT_FOUND)
@@ -282,13 +329,31 @@ class PaperVenue:
             yield event
 
     # ── market data ──────────────────────────────────────────────────────────────────────────────
+    def margin_of(self, symbol: str) -> Margin | None:
+        """Return the margin in force for a symbol; None where what is bought is paid for."""
+        return None if self._margin is None else self._margin.at(self._is_overnight.get(symbol, False))
+
+    def position(self, symbol: str) -> Decimal:
+        """Return the base held in a symbol, signed."""
+        return self._positions.get(symbol, Decimal(0))
+
+    @property
+    def overnight_minutes(self) -> int:
+        """Return how long before the end of a session the overnight margin begins; 0 = there is none."""
+        return 0 if self._margin is None else self._margin.overnight_minutes
+
+    def set_overnight(self, symbol: str, is_overnight: bool) -> None:
+        """Put the margin of the night, or of the day, in force from the next bar or price on."""
+        self._is_overnight[symbol] = is_overnight
+
     def on_price(self, symbol: str, price: Decimal, *, at_ns: int = 0) -> None:
-        """Take a newer last price than the last bar's close (mode `last`); `at_ns`: when it came. Triggers nothing."""
+        """Take a newer last price than the last bar's close (mode `last`); `at_ns`: when it came. Triggers no order."""
         if at_ns >= self._priced_ns.get(symbol, 0):
             self._last[symbol], self._priced_ns[symbol] = price, at_ns
             self._quotes.pop(symbol, None)
+            self._close_by_force(symbol, BarRange(price, price, price))
 
-    def on_quote(self, symbol: str, bid: Decimal, ask: Decimal, *, at_ns: int, is_matched: bool = True) -> None:
+    def on_quote(self, symbol: str, bid: Decimal, ask: Decimal, *, at_ns: int) -> None:
         """Match resting orders with a quote, or with a trade (`bid` = `ask`): buys meet the ask, sells the bid (mode
         `last`).
 
@@ -297,8 +362,10 @@ class PaperVenue:
         if at_ns >= self._priced_ns.get(symbol, 0):
             self._last[symbol], self._priced_ns[symbol] = (bid + ask) / 2, at_ns
             self._quotes[symbol] = (bid, ask)
+            price = bid if self.position(symbol) > 0 else ask
+            self._close_by_force(symbol, BarRange(price, price, price))
         waiting = [h for h in self._live.values() if h.order.symbol == symbol and h.time_ns <= at_ns]
-        for held in waiting if is_matched else ():
+        for held in waiting:
             if held.order.client_order_id in self._live:
                 price = ask if held.order.side is Side.BUY else bid
                 for fill in self._match(held, None, BarRange(price, price, price), placed_in_bar=False):
@@ -314,6 +381,15 @@ class PaperVenue:
         bid, ask = self._quotes.get(symbol, (last, last))
         return ask if side is Side.BUY else bid
 
+    def split(self, symbol: str, change: Decimal) -> None:
+        """Add the shares that a split brings, or take those that it takes (negative). Prices of before are
+        forgotten."""
+        base = self._instruments[symbol].base
+        self._totals[base] = self._totals.get(base, Decimal(0)) + change
+        self._positions[symbol] = self.position(symbol) + change
+        for known in (self._bars, self._last, self._priced_ns, self._quotes):
+            known.pop(symbol, None)
+
     def on_bar(self, bar: Bar) -> None:
         """Match a completed bar; fills and ends go to `events()`. Bars must come in order; an old one is ignored."""
         if not self._takes(bar):
@@ -324,12 +400,94 @@ class PaperVenue:
             [h for h in self._live.values() if h.order.symbol == bar.symbol and bar.time_ns > h.after_ns],
             range_of(bar),
         )
-        # what fills at the open first, then what the range decides: so it happened
-        for held in sorted(waiting, key=lambda item: item.order.type is not OrderType.MARKET and not item.is_at_once):
-            if held.order.client_order_id in self._live:
-                in_bar = self._mode == "last" and bar.time_ns < held.time_ns
-                for fill in self._match(held, bar, prices, placed_in_bar=in_bar):
-                    self._publish(fill)
+        # on margin a position is closed by force after the entries of a bar, and before its legs
+        legs = [h for h in waiting if self._margin is not None and h.order.role in _PROTECTIVE]
+        for batch in ([h for h in waiting if h not in legs], legs):
+            # what fills at the open first, then what the range decides: so it happened
+            for held in sorted(batch, key=lambda item: item.order.type is not OrderType.MARKET and not item.is_at_once):
+                if held.order.client_order_id in self._live:
+                    for fill in self._match_bar(held, bar, prices):
+                        self._publish(fill)
+            entered = [h.order for h in waiting if h.state is State.FILLED]
+            self._close_by_force(bar.symbol, prices, bar, entered)
+
+    def _close_by_force(
+        self, symbol: str, prices: BarRange[Decimal], bar: Bar | None = None, entered: Iterable[Order] = ()
+    ) -> None:
+        """Close a position, and end all orders in it, where prices reach the one at which the account does not cover it
+        any more; not where a leg comes first. `entered`: the orders that the bar filled, whose legs come after it."""
+        held, margin = self.position(symbol), self.margin_of(symbol)
+        instrument = self._instruments.get(symbol)
+        if margin is None or instrument is None or not held:
+            return
+        quantity, is_long = instrument.round_quantity(abs(held)), held > 0
+        if quantity < max(instrument.qty_min, instrument.lot_step):
+            return
+        if bar is not None and self._mode == "last" and bar.time_ns < self._moved_ns.get(symbol, 0):
+            close = Decimal(
+                repr(bar.close)
+            )  # of the rest of the bar it is not known whether it came before the position
+            prices = BarRange(close, close, close)
+        if (cash := self._cash_beside(symbol, instrument.quote)) is None:
+            return
+        level = margin.liquidation_price(held, cash, instrument)
+        if not (prices.low <= level if is_long else prices.high >= level):
+            return
+        own_ns = -1 if bar is None else bar.time_ns
+        legs = [h.order for h in self._live.values() if h.order.symbol == symbol and h.order.role in _PROTECTIVE]
+        legs = [leg for leg in legs if leg.side.sign * held < 0]
+        stops = [leg.stop_price for leg in legs] + [o.stop_loss for o in entered if o.side.sign * held > 0]
+        if any(stop is not None and (stop >= level if is_long else stop <= level) for stop in stops):
+            return
+        takes = [
+            leg.price for leg in legs if leg.type not in _STOPS and self._filled_in.get(leg.parent_id or "") != own_ns
+        ]
+        if any(t is not None and (prices.open >= t if is_long else prices.open <= t) for t in takes):
+            return
+        price = min(prices.open, level) if is_long else max(prices.open, level)
+        self._book_forced(instrument, Side.SELL if is_long else Side.BUY, quantity, price, bar, margin)
+
+    def _cash_beside(self, symbol: str, quote: str) -> Decimal | None:
+        """Return the cash in a quote currency that counts for one position: with the others' worth at their last
+        prices, less the margin that they keep; None while one of them has no price (after a start or a split)."""
+        cash = self._totals.get(quote, Decimal(0))
+        for other, held in self._positions.items():
+            item, margin = self._instruments.get(other), self.margin_of(other)
+            if other != symbol and held and item is not None and item.quote == quote and margin:
+                if (price := self._last.get(other)) is None:
+                    return None
+                cash += held * price * item.multiplier - margin.kept(held, price, item)
+        return cash
+
+    def _book_forced(
+        self, item: Instrument, side: Side, quantity: Decimal, price: Decimal, bar: Bar | None, margin: Margin
+    ) -> None:
+        price = self._worse(item, side, price, bar, None)
+        fee = self._costs.fee(side, quantity, price, item, is_maker=False)
+        time_ns = bar.time_ns if self._mode == "bar" and bar is not None else self._clock.now_ns()
+        trade_id = f"{Role.LIQUIDATION}-{time_ns}"
+        fill = Fill(
+            fill_id=ids.fill_id(self.name, str(self._account_id), item.symbol, trade_id),
+            client_order_id=None,
+            venue_order_id=None,
+            venue_trade_id=trade_id,
+            account_id=self._account_id,
+            venue=self.name,
+            symbol=item.symbol,
+            side=side,
+            quantity=quantity,
+            price=price,
+            fee=fee.amount + money(quantity * price * item.multiplier * margin.fee_rate),
+            fee_currency=fee.currency,
+            time_ns=time_ns,
+            source=Role.LIQUIDATION.value,
+        )
+        self._book(fill)
+        self._forced_ns[item.symbol] = time_ns
+        self._queue.put(fill)  # before the ends: legs of a position that is held would be placed again
+        for held in [h for h in self._live.values() if h.order.symbol == item.symbol]:
+            self._end(held, State.EXPIRED, time_ns)
+            self._queue.put(self._report(held))
 
     def _takes(self, bar: Bar) -> bool:
         known = self._bars.get(bar.symbol)
@@ -368,32 +526,62 @@ class PaperVenue:
             self._end(held, State.EXPIRED)
         return ()
 
+    def _match_bar(self, held: _Held, bar: Bar, prices: BarRange[Decimal]) -> tuple[Fill, ...]:
+        """Return what a completed bar fills of an order. In mode `bar` a leg meets no bar before that of its
+        entry's execution, and the first legs are live in that one only if it is fed again: they came within it."""
+        if self._mode == "last":
+            return self._match(held, bar, prices, placed_in_bar=bar.time_ns < held.time_ns)
+        order, parent = held.order, held.order.parent_id or ""
+        is_protective = order.role in _PROTECTIVE
+        filled_in = self._filled_in.get(parent, 0) if is_protective else 0
+        if bar.time_ns < filled_in:
+            return ()
+        is_own = filled_in == bar.time_ns
+        limit = self._limits.get(parent)
+        is_late = parent in self._late_takes or (limit is not None and limit != prices.open)
+        is_first = is_own and order.attempt % TARGET_ATTEMPTS == 0
+        return self._match(held, bar, prices, placed_in_bar=is_first, takes=not (is_own and is_late))
+
     def _catch_up(self, held: _Held) -> tuple[Fill, ...]:
         """Match a protection against the bars since it was wanted, when only our own latency brought it later: one of
-        the first attempt since its entry filled, the next one of each entry in the newest bar where a part of the
-        position was closed in it. The entry's bar is one that the first attempt was placed in."""
+        the first attempt since its entry filled, the next one of each entry, or target, in the newest bar where a part
+        of the position was closed in it; after a restart since the last close, or the move of its stop, where none of
+        them was live. The entry's bar is one that the first attempt was placed in."""
         order, known = held.order, self._bars.get(held.order.symbol)
+        if known and self._waited_for_exit(order, known):
+            fills = self._match_bar(held, known[-1], range_of(known[-1]))
+            self._close_by_force(order.symbol, range_of(known[-1]), known[-1], [order] if fills else ())
+            return fills
         if order.role not in _PROTECTIVE or not known:
             return ()
-        parent = order.parent_id or ""
-        since = self._filled_in.get(parent)
-        if order.attempt:
-            since = self._closed_in.get((order.symbol, order.instance))
-            if since is None or since != known[-1].time_ns or self._caught_up.get(parent) == since:
+        list_ = order.parent_id or "", order.attempt // TARGET_ATTEMPTS
+        since = self._filled_in.get(list_[0])
+        if order.attempt % TARGET_ATTEMPTS:
+            closed = self._closed_in.get((order.symbol, order.instance))
+            since = closed if closed == known[-1].time_ns else self._restored.get(list_[0])
+            if since is None or self._caught_up.get(list_, -1) >= since:
                 return ()
-            self._caught_up[parent] = since
+            self._caught_up[list_] = since
             while len(self._caught_up) > _KEPT_ORDERS:
                 self._caught_up.popitem(last=False)
         if since is None:
             return ()
         for bar in list(known):
-            if bar.time_ns >= since:
-                is_own = bar.time_ns == since
-                takes = not is_own or parent not in self._late_takes
-                fills = self._match(held, bar, range_of(bar), placed_in_bar=is_own and not order.attempt, takes=takes)
+            if bar.time_ns >= since and bar.time_ns > held.after_ns:
+                fills = self._match_bar(held, bar, range_of(bar))
                 if fills or order.client_order_id not in self._live:
                     return fills
         return ()
+
+    def _waited_for_exit(self, order: Order, known: deque[Bar]) -> bool:
+        """Return whether an entry was decided on the bar before the newest one, with the exit that filled in that: it
+        meets the newest bar, too."""
+        last, is_entry = known[-1], order.role is Role.ENTRY and len(known) > 1
+        return (
+            is_entry
+            and self._closed_in.get((order.symbol, order.instance)) == last.time_ns
+            and order.trace_id == ids.trace_id(order.symbol, last.timeframe, known[-2].time_ns)
+        )
 
     def _match(
         self, held: _Held, bar: Bar | None, prices: BarRange[Decimal], *, placed_in_bar: bool, takes: bool = True
@@ -491,12 +679,15 @@ class PaperVenue:
     def _slipped(self, held: _Held, price: Decimal, bar: Bar | None) -> Decimal:
         """Return a taker's price, no worse than the limit of an order that may rest. Without a bar the range is that of
         the newest whole bar."""
-        order, known = held.order, self._bars.get(held.order.symbol)
+        order = held.order
+        limit = None if order.type is OrderType.MARKET or held.is_at_once else order.price
+        return self._worse(self._instruments[order.symbol], order.side, price, bar, limit)
+
+    def _worse(self, item: Instrument, side: Side, price: Decimal, bar: Bar | None, limit: Decimal | None) -> Decimal:
+        known = self._bars.get(item.symbol)
         bar = known[-1] if bar is None and known else bar
         span = Decimal(0) if bar is None else Decimal(repr(bar.high)) - Decimal(repr(bar.low))
-        limit = None if order.type is OrderType.MARKET or held.is_at_once else order.price
-        tick = self._instruments[order.symbol].tick
-        return self._costs.slippage.apply(order.side, price, span, tick, limit=limit)
+        return self._costs.slippage.apply(side, price, span, item.tick, limit=limit)
 
     # ── books ────────────────────────────────────────────────────────────────────────────────────
     def _refuse(self, order: Order) -> Answer | None:
@@ -520,6 +711,8 @@ class PaperVenue:
                 return refused(
                     Code.STOP_WRONG_SIDE, Refusal.WOULD_TRIGGER, f"stop {order.stop_price} triggers at {last}"
                 )
+        if self._is_on_margin(order):
+            return None  # risk has looked at the margin
         is_sell = order.side is Side.SELL
         currency = instrument.base if is_sell else instrument.quote
         needed = order.quantity if is_sell else order.quantity * (price or Decimal(0)) * instrument.multiplier
@@ -528,13 +721,16 @@ class PaperVenue:
             return refused(Code.BALANCE, Refusal.INSUFFICIENT_BALANCE, f"needs {needed} {currency}, free {free}")
         return None
 
+    def _is_on_margin(self, order: Order) -> bool:
+        return self._margin is not None and (order.side is Side.BUY or self.capabilities.can_short)
+
     def _locked(self) -> dict[str, Decimal]:
         """Return what open orders hold back, an OCO once."""
         locked: dict[str, Decimal] = {}
         counted: set[str] = set()
         for held in self._live.values():
             order, instrument = held.order, self._instruments.get(held.order.symbol)
-            if instrument is None or order.client_order_id in counted:
+            if instrument is None or order.client_order_id in counted or self._is_on_margin(order):
                 continue
             counted.add(held.sibling or "")
             if order.side is Side.SELL:
@@ -554,6 +750,10 @@ class PaperVenue:
         changes = ((instrument.base, fill.side.sign * fill.quantity), (instrument.quote, -fill.side.sign * value))
         for currency, change in (*changes, (fill.fee_currency, -fill.fee)):
             self._totals[currency] = self._totals.get(currency, Decimal(0)) + change
+        in_base = fill.fee if fill.fee_currency == instrument.base else Decimal(0)
+        moved = fill.side.sign * fill.quantity - in_base
+        self._positions[fill.symbol] = self.position(fill.symbol) + moved
+        self._moved_ns[fill.symbol] = fill.time_ns
 
     def _keep(self, held: _Held) -> None:
         self._orders[held.order.client_order_id] = held

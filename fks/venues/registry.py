@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,14 +14,20 @@ from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Settings
 from fks.config.urls import is_loopback, is_test_host
 from fks.matching import CostModel
+from fks.matching.margin import paper_margin
+from fks.model.account import AT_EXCHANGE
 from fks.model.errors import ConfigError, OutageError
-from fks.model.ports import Log, Venue, VenueBudget, VenueCapabilities
+from fks.model.ninja import MT5, PLATFORMS, platform_of
+from fks.model.order import OrderType, TimeInForce
+from fks.model.ports import KeyedVenue, Log, Venue, VenueBudget, VenueCapabilities
 from fks.venues.binance.config import SessionConfig
+from fks.venues.listing import VenueListing, dialect_row
 from fks.venues.ninja.rows import VenueRows
 from fks.venues.paper import PaperVenue
+from fks.venues.plugins import plugin_of, plugin_row
 
 if TYPE_CHECKING:
-    from fks.venues.ccxt.dialect import VenueFact
+    from fks.venues.ccxt.dialect import Dialect
 
 #: the exchange that the local exchange of `fks up` plays
 SIMULATED = "binance"
@@ -30,11 +37,13 @@ SIMULATED = "binance"
 class Making:
     """Services and options that venues are made from. `node` is None when only settings are known.
 
-    `account_id` goes into fill ids. `role`: the process that the session is for. `may_send` is asked right before the
-    bytes of every send and cancel leave (None: they always may; the order manager passes its lease, the guardian has
-    none), `may_protect` where they open no position (None: as `may_send`). `budget`: the rate limits, shared with other
-    processes (None: only the venue's own Retry-After counts). `ninja`: the rows that the venues at NinjaTrader share
-    with their link.
+    `settings`: those of the venue (`Settings.at`), or of the process. `account_id` goes into fill ids. `role`: the
+    process that the session is for. `may_send` is asked right before the bytes of every send and cancel leave (None:
+    they always may; the order manager passes its lease, the guardian has none), `may_protect` where they open no
+    position (None: as `may_send`). `budget`: the rate limits, shared with other processes (None: only the venue's own
+    Retry-After counts). `ninja`: the rows that the venues of platforms share with their link. `is_key_stored`: the keys
+    of the settings are stored ones, which are used at the local exchange, too; `is_key_in_use`: orders were sent with
+    them before.
     """
 
     settings: Settings
@@ -48,6 +57,8 @@ class Making:
     may_protect: Callable[[], bool] | None = None
     budget: VenueBudget | None = None
     ninja: VenueRows | None = None
+    is_key_stored: bool = False
+    is_key_in_use: bool = False
 
 
 def make_venue(name: str, making: Making) -> Venue:
@@ -56,33 +67,71 @@ def make_venue(name: str, making: Making) -> Venue:
     Errors: ConfigError for an unknown name, missing keys, or a real exchange without `venue.live`; OutageError when
     the local exchange is to be used and does not run.
     """
-    try:
-        make = MAKERS[name.partition(":")[0]]
-    except KeyError:
-        raise ConfigError(f"unknown venue {name!r}", remedy=f"use one of {', '.join(MAKERS)}") from None
-    return make(name, making)
+    settings = making.settings
+    make = _at_exchange if name in settings.venues.names else MAKERS.get(name.partition(":")[0])
+    if make is None:
+        known = ", ".join((*MAKERS, *settings.venues.names))
+        raise ConfigError(f"unknown venue {name!r}", remedy=f"use one of {known}, or name it in venues.exchanges")
+    return make(name, replace(making, settings=settings.at(name)))
 
 
-def make_venues(role: Literal["orders", "guardian"], making: Making) -> dict[str, Venue]:
+def make_venues(
+    role: Literal["orders", "guardian"],
+    making: Making,
+    make: Callable[[str, Making], Venue] = make_venue,
+    keyed: Sequence[str] | None = None,
+) -> dict[str, Venue]:
     """Make every venue that `role` ("orders" or "guardian") needs under these settings, by name, unopened.
 
     Paper lives in the order manager's process alone, so the guardian gets none; ccxt is there when the local exchange,
-    a venue address or `venue.live` is configured; ninja, for the order manager alone, when `ninja.account` is, and
-    ninja:NAME for each table of `ninja.accounts`. With `sim.fills = "tape"` paper fills by the bar rule too (G6).
+    a venue address or `venue.live` is configured, and each of `venues.exchanges`; ninja, for the order manager alone,
+    when `ninja.account` is, and ninja:NAME for each table of `ninja.accounts`; mt5 likewise, when `mt5.account_number`
+    is. `keyed`: only these of the venues at exchanges. With `sim.fills = "tape"` paper fills by the bar rule too (G6).
     Errors: as `make_venue`.
     """
     settings = making.settings
-    names = [] if role == "guardian" else ["paper"]
-    if settings.sim.enabled or settings.venue.rest_url is not None or settings.venue.live:
-        names.append("ccxt")
+    names = [*([] if role == "guardian" else ["paper"]), *(keyed_names(settings) if keyed is None else keyed)]
     if role != "guardian":
-        names += settings.ninja.sessions()
+        names += [*settings.ninja.sessions(), *settings.mt5.sessions()]
     making = replace(making, role=role, paper_mode="bar" if settings.sim.fills == "tape" else "last")
-    return {name: make_venue(name, making) for name in names}
+    return {name: make(name, making) for name in names}
+
+
+def keyed_names(settings: Settings) -> list[str]:
+    """Return the venues at exchanges, which have API keys, in order."""
+    is_at_one = settings.sim.enabled or settings.venue.rest_url is not None or settings.venue.live
+    return [*([AT_EXCHANGE] if is_at_one else []), *settings.venues.names]
+
+
+def capabilities_of(settings: Settings) -> VenueCapabilities:
+    """Return the capabilities of the venue at an exchange with these settings (`Settings.at`); none at an exchange that
+    is not known, or whose plug-in cannot be loaded."""
+    wanted = settings.venue
+    with suppress(ConfigError):
+        if (spoken := _dialect_of(wanted.exchange, settings.venues.plugins)) is not None:
+            return spoken.capabilities
+    sessions = (one for one in listed_venues() if (one.exchange, one.session) == (wanted.exchange, wanted.session))
+    found = next(sessions, None)
+    return VenueCapabilities(frozenset(), frozenset()) if found is None else found.capabilities
+
+
+def keyed_venue(making: Making, settings: Settings, name: str = AT_EXCHANGE) -> KeyedVenue:
+    """Make an unopened session of a venue that signs with the stored keys in `settings`, to try them. It sends no order
+    and shares no rate limit. Errors: as `make_venue`."""
+    tried = replace(
+        making, settings=settings, budget=None, may_send=lambda: False, is_key_stored=True, is_key_in_use=False
+    )
+    tried = replace(tried, may_protect=tried.may_send)
+    venue = make_venue(name, tried)
+    assert isinstance(venue, KeyedVenue)
+    return venue
 
 
 def _paper(name: str, making: Making) -> Venue:
-    costs = CostModel.of(making.settings.costs)
+    costs, rules = CostModel.of(making.settings.costs), making.settings.paper
+    margin = paper_margin(rules.margin, can_short=rules.can_short)
+    if rules.can_short or (margin is not None and margin.fee_rate):
+        costs = replace(costs, fee_in="quote")  # as a backtest of such an account has it
     return PaperVenue(
         (),
         costs,
@@ -90,20 +139,24 @@ def _paper(name: str, making: Making) -> Venue:
         making.clock,
         account_id=making.account_id,
         mode=making.paper_mode,
+        margin=margin,
+        can_short=rules.can_short,
         price_age_max_s=making.settings.risk.feed_age_max_s if making.settings.paper.fills != "bars" else None,
     )
 
 
-def _ccxt(name: str, making: Making) -> Venue:
-    """Make the venue whose name in tables is ccxt. The session is a setting; name and ids are the same for each."""
+def _at_exchange(name: str, making: Making) -> Venue:
+    """Make a venue at an exchange. The session at Binance is a setting; name and ids are the same for each."""
     wanted = making.settings.venue
     if wanted.exchange != "binance":
-        return _by_dialect(making)
+        return _by_dialect(name, making)
     config = SessionConfig(
         account_id=making.account_id,
+        name=name,
         order_timeout_s=wanted.order_timeout_s,
         read_timeout_s=wanted.order_timeout_s,
         recv_window_ms=wanted.recv_window_ms,
+        is_key_in_use=making.is_key_in_use,
         **_addresses(making),
     )
     if wanted.session == "binance":
@@ -115,15 +168,18 @@ def _ccxt(name: str, making: Making) -> Venue:
     return CcxtVenue(config, making.clock, making.log, making.may_send, making.budget, making.may_protect)
 
 
-def _by_dialect(making: Making) -> Venue:
-    """Make a session at an exchange whose API is a dialect (`fks.venues.ccxt.dialects`)."""
+def _by_dialect(name: str, making: Making) -> Venue:
+    """Make a session at an exchange whose API is a dialect (`fks.venues.ccxt.dialects`), or a plug-in's."""
     from fks.venues.ccxt import dialects
 
-    wanted = making.settings.venue
-    if wanted.exchange not in dialects.NAMES:
-        known = ", ".join(("binance", *dialects.NAMES))
-        raise ConfigError(f"venue.exchange {wanted.exchange!r} is not supported", remedy=f"use one of {known}")
-    spoken = dialects.dialect(wanted.exchange)
+    wanted, plugins = making.settings.venue, making.settings.venues.plugins
+    spoken = _dialect_of(wanted.exchange, plugins)
+    if spoken is None:
+        known = ", ".join(("binance", *dialects.NAMES, *plugins))
+        raise ConfigError(
+            f"venue.exchange {wanted.exchange!r} is not supported",
+            remedy=f"use one of {known}; a plug-in has to be named in venues.plugins",
+        )
     if spoken.reads is None:
         raise ConfigError(
             f"venue.exchange {wanted.exchange!r}: its dialect is tested on recorded bodies only, and not traded",
@@ -133,66 +189,100 @@ def _by_dialect(making: Making) -> Venue:
 
     config = SessionConfig(
         account_id=making.account_id,
+        name=name,
         exchange=wanted.exchange,
         order_timeout_s=wanted.order_timeout_s,
         read_timeout_s=wanted.order_timeout_s,
-        **_addresses(making),
+        is_key_in_use=making.is_key_in_use,
+        **_addresses(making, spoken.test_hosts),
     )
-    return DialectVenue(spoken, config, making.clock, making.log, making.may_send, making.budget, making.may_protect)
+    try:
+        return DialectVenue(
+            spoken, config, making.clock, making.log, making.may_send, making.budget, making.may_protect
+        )
+    except Exception as error:
+        if wanted.exchange not in plugins:
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        raise ConfigError(
+            f"the venue plug-in {wanted.exchange}: its session cannot be made: {reason}",
+            remedy="its dialect needs a client, or the name of a class of ccxt (docs/add-a-venue.md)",
+        ) from error
 
 
 def _ninja(name: str, making: Making) -> Venue:
-    """Make the venue of one account at NinjaTrader: `ninja`, or `ninja:NAME`."""
+    """Make the venue of one account at a platform with a bridge: `ninja`, `ninja:NAME`, or `mt5`."""
     wanted = making.settings.ninja
-    traded = wanted.sessions().get(name)
+    platform = PLATFORMS[name.partition(":")[0]]
+    traded = (making.settings.mt5 if platform is MT5 else wanted).sessions().get(name)
     if traded is None or making.ninja is None:
         raise ConfigError(
-            f"no account at NinjaTrader is configured for the venue {name}",
-            remedy="set ninja.account, and ninja.account_group with several",
+            f"no account at {platform.title} is configured for the venue {name}",
+            remedy="set mt5.enabled and mt5.account_number"
+            if platform is MT5
+            else "set ninja.account, and ninja.account_group with several",
         )
     from fks.venues.ninja.venue import NinjaConfig, NinjaVenue
 
     group, account = traded
     # what is waited for ends before the order manager stops waiting for the venue
-    timeout_s = min(wanted.links()[group].timeout_s, making.settings.venue.order_timeout_s)
+    timeout_s = min(making.settings.links(platform)[group].timeout_s, making.settings.venue.order_timeout_s)
     is_shown = any(rule.venue == name and rule.mode == "relay" for rule in wanted.copy_rules())
-    config = NinjaConfig(group, account, timeout_s, making.account_id, name=name, is_shown=is_shown)
+    config = NinjaConfig(group, account, timeout_s, making.account_id, name=name, is_shown=is_shown, platform=platform)
     return NinjaVenue(config, making.ninja, making.clock, making.log, making.may_send)
 
 
-@dataclass(frozen=True, slots=True)
-class VenueListing:
-    """One way to send orders. `name` is the venue's in tables; `exchange` is "" where the venue is no exchange."""
+def ends_order(
+    venue: str,
+    exchange: str,
+    type_: OrderType,
+    time_in_force: TimeInForce,
+    from_ns: int,
+    until_ns: int,
+    plugins: Sequence[str] = (),
+) -> bool:
+    """Return whether the venue ends an order sent at `from_ns` by itself at `until_ns`; else the order manager cancels
+    it."""
+    if platform_of(venue) is not None:
+        return type_ is not OrderType.MARKET
+    spoken = None
+    if venue in (AT_EXCHANGE, exchange):
+        with suppress(ConfigError):
+            spoken = _dialect_of(exchange, plugins)
+    ends = spoken.ends_order if spoken is not None else None
+    return ends is not None and ends(type_, time_in_force, from_ns, until_ns)
 
-    name: str
-    exchange: str
-    session: str
-    is_tradable: bool
-    capabilities: VenueCapabilities
-    facts: tuple[VenueFact, ...] = ()
 
-
-def listed_venues() -> list[VenueListing]:
-    """Return every way to send orders that FKS knows, those that are not traded yet included."""
+def listed_venues(plugins: Sequence[str] = ()) -> list[VenueListing]:
+    """Return every way to send orders that FKS knows, those that are not traded yet included, and the plug-ins. One
+    that cannot be loaded has its reason as a fact, and is not traded."""
     from fks.venues.binance.session import BinanceVenue
     from fks.venues.ccxt import CcxtVenue, dialects
-    from fks.venues.ccxt.dialect import Basis, VenueFact
+    from fks.venues.ccxt.dialect import Basis, StandIn, VenueFact
     from fks.venues.ninja.venue import CAPABILITIES
 
     run = VenueFact("outcomes", "each row of the table of outcomes is provoked in tests", Basis.STAND_IN)
+    stand_in = StandIn(symbol="BTCUSDT", place="/api/v3/order", open_orders="")
     found = [
         VenueListing("paper", "", "in the order manager", True, PaperVenue.capabilities),
-        VenueListing("ccxt", "binance", "binance", True, BinanceVenue.capabilities, (run,)),
+        VenueListing("ccxt", "binance", "binance", True, BinanceVenue.capabilities, (run,), stand_in=stand_in),
         VenueListing("ccxt", "binance", "ccxt", True, CcxtVenue.capabilities, (run,)),
     ]
-    for spoken in map(dialects.dialect, dialects.NAMES):
-        is_tradable = spoken.reads is not None
-        found.append(VenueListing("ccxt", spoken.name, "ccxt", is_tradable, spoken.capabilities, spoken.facts))
-    return [*found, VenueListing("ninja", "ninja", "link", True, CAPABILITIES, (run,))]
+    found += [dialect_row(dialects.dialect(name), dialects.stand_in(name)) for name in dialects.NAMES]
+    for name in plugins:
+        try:
+            row = plugin_row(name, plugins)
+        except ConfigError as error:
+            reason = VenueFact("plug-in", f"{error.message}; {error.remedy}", Basis.DOCUMENTED)
+            row = VenueListing("ccxt", name, "ccxt", False, VenueCapabilities(frozenset(), frozenset()), (reason,))
+        assert row is not None
+        found.append(row)
+    return [*found, *(VenueListing(of, of, "link", True, CAPABILITIES, (run,)) for of in PLATFORMS)]
 
 
 def limits_of(settings: Settings, node: NodeEndpoints | None) -> tuple[str, str | None, str]:
-    """Return what the rate limits of the venue's sessions go by: exchange, REST address (None: its own), API key."""
+    """Return the keys of the rate limits of a venue's sessions: exchange, REST address (None: its own), API key.
+    `settings`: those of the venue (`Settings.at`)."""
     wanted = settings.venue
     sim = node.sim if node is not None else None
     if wanted.rest_url is None and settings.sim.enabled and not wanted.live:
@@ -200,8 +290,9 @@ def limits_of(settings: Settings, node: NodeEndpoints | None) -> tuple[str, str 
     return wanted.exchange, wanted.rest_url, _plain(wanted.api_key)
 
 
-def _addresses(making: Making) -> dict[str, Any]:
-    """Return URLs and keys: the settings' own, else the local exchange's, else (only live) the real exchange's."""
+def _addresses(making: Making, test_hosts: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Return URLs and keys: the settings' own, else the local exchange's, else (only live) the real exchange's.
+    `test_hosts`: further test networks."""
     settings = making.settings
     wanted = settings.venue
     key, secret = _keys(making)
@@ -215,7 +306,8 @@ def _addresses(making: Making) -> dict[str, Any]:
         if wanted.exchange != SIMULATED:
             raise ConfigError(
                 f"venue.exchange is {wanted.exchange!r}, and the local exchange of 'fks up' plays {SIMULATED}",
-                remedy="set venue.rest_url to a local one of its kind, or sim.enabled = false with venue.live = true",
+                remedy="set venue.rest_url (or its address in venues.exchanges) to a local one of its kind, or "
+                "sim.enabled = false with venue.live = true",
             )
         if sim is None:
             raise OutageError("the local exchange does not run", remedy="start it with 'fks up'")
@@ -223,11 +315,11 @@ def _addresses(making: Making) -> dict[str, Any]:
             "rest_url": sim["rest"],
             "ws_url": sim["ws"],
             "ws_api_url": sim["ws_api"],
-            "api_key": sim["api_key"],
-            "api_secret": sim["api_secret"],
+            "api_key": key if making.is_key_stored else sim["api_key"],
+            "api_secret": secret if making.is_key_stored else sim["api_secret"],
         }
     is_local = wanted.rest_url is not None and is_loopback(wanted.rest_url)
-    is_test = is_test_host(wanted.rest_url)
+    is_test = is_test_host(wanted.rest_url, test_hosts)
     if is_test and wanted.live:
         raise ConfigError(
             f"venue.live is true and venue.rest_url {wanted.rest_url} is a test network",
@@ -242,7 +334,15 @@ def _addresses(making: Making) -> dict[str, Any]:
         key, secret = sim["api_key"], sim["api_secret"]
     if not (key and secret):
         names = "BINANCE_API_KEY and BINANCE_API_SECRET" if wanted.exchange == SIMULATED else "them"
-        raise ConfigError("venue.api_key and venue.api_secret are not set", remedy=f"set {names}")
+        if wanted.exchange in settings.venues.names:
+            raise ConfigError(
+                f"no API key is stored for an account at the venue {wanted.exchange}",
+                remedy=f"run 'fks accounts create NAME --venue {wanted.exchange}' and 'fks secrets set NAME'",
+            )
+        raise ConfigError(
+            "venue.api_key and venue.api_secret are not set",
+            remedy=f"run 'fks secrets set', or set {names}",
+        )
     return {
         "rest_url": wanted.rest_url,
         "ws_url": wanted.ws_url,
@@ -265,22 +365,62 @@ def _keys(making: Making) -> tuple[str, str]:
         raise ConfigError(
             "venue.guardian_api_key and venue.guardian_api_secret: one is set without the other", remedy="set both"
         )
-    if own_key and own_key == key:
+    is_exclusive = is_key_exclusive(wanted.exchange, making.settings.venues.plugins)
+    if own_key and own_key == key and (own_secret == secret or is_exclusive):  # an account's wallets share its address
         raise ConfigError(
             "venue.guardian_api_key is venue.api_key", remedy="make a second key at the exchange for the guardian"
         )
-    from fks.venues.ccxt import dialects
-
-    if not own_key and wanted.exchange in dialects.NAMES and dialects.dialect(wanted.exchange).is_key_exclusive:
+    if not own_key and is_exclusive:
         raise ConfigError(
             f"venue.guardian_api_key is not set: at {wanted.exchange} a key serves one process",
-            remedy="make a second key there, and set venue.guardian_api_key and venue.guardian_api_secret",
+            remedy="make a second key there, and run 'fks secrets set ACCOUNT --role guardian', or set "
+            "venue.guardian_api_key and venue.guardian_api_secret",
         )
     return (own_key, own_secret) if own_key else (key, secret)
+
+
+def is_key_exclusive(exchange: str, plugins: Sequence[str] = ()) -> bool:
+    """Return whether an API key serves one process there; False for a plug-in that cannot be loaded: it is closed."""
+    with suppress(ConfigError):
+        spoken = _dialect_of(exchange, plugins)
+        return spoken is not None and spoken.is_key_exclusive
+    return False
+
+
+def unproven_plugin(settings: Settings, passes: Container[tuple[str, str, str]]) -> str:
+    """Return the plug-in that real money is at stake by (`venue.live`) though its cases have not passed, with its
+    version; "" for none. `passes`: exchange, version and digest of each that did."""
+    wanted = settings.venue
+    if not wanted.live:
+        return ""
+    try:
+        found = plugin_of(wanted.exchange, settings.venues.plugins)
+    except ConfigError:
+        return wanted.exchange
+    if found is None or (found.name, found.version, found.digest) in passes:
+        return ""
+    return f"{found.name} {found.version}"
+
+
+def _dialect_of(exchange: str, plugins: Sequence[str]) -> Dialect | None:
+    """Return the dialect of an exchange, None for one that has none. Errors: ConfigError for a plug-in that cannot be
+    loaded."""
+    from fks.venues.ccxt import dialects
+
+    if exchange in dialects.NAMES:
+        return dialects.dialect(exchange)
+    row = plugin_row(exchange, plugins)
+    return None if row is None else row.dialect
 
 
 def _plain(value: SecretStr | None) -> str:
     return "" if value is None else value.get_secret_value()
 
 
-MAKERS: dict[str, Callable[[str, Making], Venue]] = {"paper": _paper, "ccxt": _ccxt, "ninja": _ninja}
+#: by the name of the venue; each of `venues.exchanges` is made as `ccxt` is
+MAKERS: dict[str, Callable[[str, Making], Venue]] = {
+    "paper": _paper,
+    AT_EXCHANGE: _at_exchange,
+    "ninja": _ninja,
+    "mt5": _ninja,
+}

@@ -1,6 +1,7 @@
-"""`create_app`: the pages as an ASGI application, mounted below `/app` by Ray Serve beside the gateway.
+"""`create_app`: the pages as an ASGI application, mounted below `/app` by Ray Serve beside the gateway; and the login.
 
-Any replica answers any request: the session is the gateway's, and nothing is kept between two requests.
+Any replica answers any request: the gateway checks the password and the code and sets the session's cookie, and nothing
+is kept between two requests.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from fks.web import login, outcomes
+from fks.web import outcomes
+from fks.web.client import GatewayRefusal
+from fks.web.forms import form_of
 from fks.web.middleware import PageMiddleware
 from fks.web.page import WebPage
 from fks.web.registry import PAGES
@@ -40,9 +45,9 @@ def create_app(
 
     routes = [
         Route("/static/{name}", site.static, methods=["GET"]),
-        Route("/login", site.guarded(login.show), methods=["GET"]),
-        Route("/login", site.guarded(login.submit), methods=["POST"]),
-        Route("/logout", site.guarded(login.end), methods=["POST"]),
+        Route("/login", site.guarded(show_login), methods=["GET"]),
+        Route("/login", site.guarded(log_in), methods=["POST"]),
+        Route("/logout", site.guarded(log_out), methods=["POST"]),
         Route("/diagram/{name}", site.guarded(diagrams.frame), methods=["GET"]),
         Route("/outcome/{id}", site.guarded(outcomes.show), methods=["GET"]),
     ]
@@ -54,3 +59,76 @@ def create_app(
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: site.unknown, 405: site.unknown})
     app.add_middleware(PageMiddleware, clock=deps.clock, log=deps.log, http=deps.http, failed=site.failed)
     return app
+
+
+async def show_login(site: Site, request: Request) -> Response:
+    """Return the form."""
+    return _login_form(
+        site, request, next_=request.query_params.get("next", ""), ended=request.query_params.get("ended")
+    )
+
+
+async def log_in(site: Site, request: Request) -> Response:
+    """Log the reader in and go to the page that was asked for; else show the form with the reason."""
+    site.check_origin(request)
+    form = await form_of(request)
+    user, password, code = form.text("user"), form.fields.get("password", ""), form.text("totp")
+    next_ = form.text("next")
+    body: dict[str, Any] = {"user": user, "password": password, "session": "cookie"}
+    if code:
+        body["totp"] = code
+    try:
+        answer = await site.deps.gateway.change(site.caller(request), "POST", "/auth/login", body)
+    except GatewayRefusal as refusal:
+        return _login_form(site, request, next_=next_, user=user, refusal=refusal)
+    root = request.scope.get("root_path", "")
+    response = RedirectResponse(root + safe_path(next_), status_code=303)
+    for cookie in answer.set_cookie:
+        response.headers.append("set-cookie", cookie)
+    return response
+
+
+async def log_out(site: Site, request: Request) -> Response:
+    """End the session and show the login."""
+    site.check_origin(request)
+    form = await form_of(request)
+    caller = site.caller(request)
+    root = request.scope.get("root_path", "")
+    response = RedirectResponse(f"{root}/login", status_code=303)
+    answer = await site.deps.gateway.change(caller, "POST", "/auth/logout", csrf=form.text("csrf"))
+    for cookie in answer.set_cookie:
+        response.headers.append("set-cookie", cookie)
+    return response
+
+
+def safe_path(text: str) -> str:
+    """Return a path of this application to go on at: never another host's address."""
+    is_own = text.startswith("/") and not text.startswith(("//", "/\\")) and text.isprintable() and "\\" not in text
+    return text if is_own and not text.startswith("/log") else "/"
+
+
+def _login_form(
+    site: Site,
+    request: Request,
+    *,
+    next_: str,
+    user: str = "",
+    ended: str | None = None,
+    refusal: GatewayRefusal | None = None,
+) -> Response:
+    status = 200 if refusal is None else refusal.status
+    is_code_wanted = refusal is not None and refusal.code == "TOTP_REQUIRED"
+    answer = site.render(
+        request,
+        "login.html",
+        status,
+        next=next_,
+        user=user,
+        has_ended=bool(ended),
+        refusal=refusal,
+        is_code_wanted=is_code_wanted,
+        layout="layout.html",
+    )
+    if refusal is not None and refusal.retry_after_s is not None:
+        answer.headers["Retry-After"] = str(refusal.retry_after_s)
+    return answer

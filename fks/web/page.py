@@ -14,6 +14,15 @@ Performer = Callable[[Visit, Form], Awaitable["ActionResult"]]
 
 
 @dataclass(frozen=True, slots=True)
+class ConfirmForm:
+    """A second step of an action: a button that posts these fields, the token of the form among them, to `action`."""
+
+    action: str  # path within the application
+    label: str
+    fields: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ActionResult:
     """The outcome of an action, as the gateway reported it: a sentence, and the id to follow until it ends.
 
@@ -26,6 +35,7 @@ class ActionResult:
     details: tuple[tuple[str, str], ...] = ()
     links: tuple[tuple[str, str], ...] = ()  # (text, path within the application)
     picture: str = ""  # address of a picture of what the details say
+    confirm: ConfirmForm | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,16 @@ from fks.web.views import (
     data,
     database,
     diagrams,
+    documents,
     glossary,
+    journal,
+    keys,
     monitor,
     ninja,
     orders,
     own,
+    portfolios,
+    reports,
     schedules,
     settings,
     signals,
@@ -44,6 +49,18 @@ PAGES: tuple[WebPage, ...] = (
     WebPage(
         "accounts", "/accounts", "Accounts", accounts.load, "Trade", live=("fills", "kill"), every_s=60,
         scripts=("chart.js",), is_early=True,
+    ),
+    WebPage(
+        "portfolios", "/portfolios", "Portfolios", portfolios.load, "Trade", live=("fills", "kill"), every_s=30,
+        actions={"preview": portfolios.preview, "rebalance": portfolios.rebalance, "cancel": portfolios.cancel},
+        scripts=("chart.js",), is_early=True,
+    ),
+    WebPage(
+        "journal", "/journal", "Trade journal", journal.load, "Trade", live=("fills",), every_s=60,
+        actions={"note": journal.note},
+    ),
+    WebPage(
+        "reports", "/reports", "Reports", reports.load, "Trade", every_s=60, actions={"send": reports.send},
     ),
     WebPage(
         "stop", "/stop", "Kill switch", stop.load, "Trade", live=("orders", "fills", "kill"),
@@ -81,8 +98,14 @@ PAGES: tuple[WebPage, ...] = (
     ),
     WebPage("series", "/data/series", "Series", data.load_series, every_s=0),
     WebPage(
+        "documents", "/documents", "Ask", documents.load, "Research", every_s=0,
+        actions={"ask": documents.ask, "add": documents.add, "remove": documents.remove},
+    ),
+    WebPage("document", "/documents/{id}", "Document", documents.load_one, every_s=0),
+    WebPage("models", "/models", "Models", documents.load_models, "Research", every_s=15),
+    WebPage(
         "monitor", "/monitor", "Monitor", monitor.load, "System", live=("alerts", "feeds", "kill"), every_s=3,
-        actions={"restart": monitor.restart, "check": monitor.check}, is_early=True,
+        actions={"restart": monitor.restart, "check": monitor.check, "venue": monitor.venue}, is_early=True,
     ),
     WebPage("part", "/monitor/{name}", "Part", monitor.load_part),
     WebPage("diagrams", "/diagrams", "Diagrams", diagrams.load, "System", every_s=0, scripts=("frame.js",)),
@@ -115,6 +138,10 @@ PAGES: tuple[WebPage, ...] = (
         actions={
             "add": webhooks.add, "rotate": webhooks.rotate, "test": webhooks.test, "remove": webhooks.remove,
         },
+    ),
+    WebPage(
+        "keys", "/keys", "Keys of venues", keys.load, "Administration", every_s=15,
+        actions={"store": keys.store, "remove": keys.remove},
     ),
     WebPage(
         "settings", "/settings", "Settings", settings.load, "Administration", every_s=15,

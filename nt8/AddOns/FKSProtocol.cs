@@ -127,16 +127,71 @@ namespace NinjaTrader.NinjaScript.AddOns
         public int Lot;
     }
 
+    /// <summary>The lines of one direction of one session, in order: 64 hex digits of the MAC of number and line, a space, the line.
+    /// A line that was changed, repeated, left out or moved on the way does not open.</summary>
+    public sealed class FKSLineMac
+    {
+        public const int Length = 65;
+        private readonly HMACSHA256 mac;
+        private ulong number;
+
+        internal FKSLineMac(byte[] key)
+        {
+            mac = new HMACSHA256(key);
+        }
+
+        /// <summary>The next line, which has its LF, with its MAC.</summary>
+        public byte[] Seal(byte[] line)
+        {
+            byte[] made = new byte[Length + line.Length];
+            Buffer.BlockCopy(line, 0, made, Length, line.Length);
+            Head(made, line.Length - 1).CopyTo(made, 0);
+            return made;
+        }
+
+        /// <summary>The next line, without LF, without its MAC; null where it does not have it.</summary>
+        public byte[] Open(byte[] line)
+        {
+            byte[] head = Head(line, line.Length - Length);
+            int difference = line.Length < Length ? 1 : 0;
+            for (int i = 0; i < Length && i < line.Length; i++)
+            {
+                difference |= head[i] ^ line[i];
+            }
+            if (difference != 0)
+            {
+                return null;
+            }
+            byte[] body = new byte[line.Length - Length];
+            Buffer.BlockCopy(line, Length, body, 0, body.Length);
+            return body;
+        }
+
+        private byte[] Head(byte[] line, int length)
+        {
+            number++;
+            length = Math.Max(length, 0);
+            byte[] covered = new byte[8 + length];
+            for (int i = 0; i < 8; i++)
+            {
+                covered[i] = (byte)(number >> (56 - 8 * i));
+            }
+            Buffer.BlockCopy(line, Math.Min(Length, line.Length), covered, 8, length);
+            return FKSJson.Encode(FKSProtocol.Hex(mac.ComputeHash(covered)) + " ");
+        }
+    }
+
     public static class FKSProtocol
     {
         public const int Version = 1;
         public const string Bridge = "fks-nt8/1.0.0";
         public const int LineMax = 65536;
         public const int LineMaxUnauthenticated = 4096;
+        public const string NonceMark = "666b7331";
         public const long ValidityMaxMs = 24L * 3600 * 1000;
         public const int EntriesMax = 100;
         /// <summary>In `welcome`: what this bridge can do beyond the first version.</summary>
-        public static readonly string[] Features = { "exit_entries" };
+        public static readonly string[] Features = { "exit_entries", "line_mac" };
 
         /// <summary>The client may send the same id again after these codes; after every other one it never changes.</summary>
         public static readonly HashSet<string> NotFinal = new HashSet<string>
@@ -578,10 +633,34 @@ namespace NinjaTrader.NinjaScript.AddOns
 
         private static string Mac(byte[] secret, string text)
         {
+            return Hex(MacBytes(secret, text));
+        }
+
+        private static byte[] MacBytes(byte[] secret, string text)
+        {
             using (HMACSHA256 mac = new HMACSHA256(secret))
             {
-                return Hex(mac.ComputeHash(FKSJson.Encode(text)));
+                return mac.ComputeHash(FKSJson.Encode(text));
             }
+        }
+
+        /// <summary>The nonce of an end that can put a MAC on each line. Both nonces are in both MACs of the opening, so nobody in
+        /// between can take the mark out or put it in.</summary>
+        public static string Marked(string nonce)
+        {
+            return NonceMark + nonce.Substring(NonceMark.Length);
+        }
+
+        public static bool IsMarked(string nonce)
+        {
+            return nonce.StartsWith(NonceMark, StringComparison.Ordinal);
+        }
+
+        /// <summary>The MACs of the lines of one end ("client" or "bridge") of one session.</summary>
+        public static FKSLineMac LineMac(byte[] secret, string end, string challengeNonce, FKSObject hello)
+        {
+            return new FKSLineMac(MacBytes(secret, "fks1\nlines\n" + end + "\n" + challengeNonce + "\n" + hello.Text("nonce") + "\n"
+                + hello.Text("instance") + "\n" + hello.Text("group") + "\n" + hello.Text("role")));
         }
 
         /// <summary>Compare in a time that does not depend on the content.</summary>

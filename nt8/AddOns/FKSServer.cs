@@ -99,6 +99,7 @@ namespace NinjaTrader.NinjaScript.AddOns
         private readonly Queue<long> errors = new Queue<long>();
         private FKSObject hello;
         private string nonce;
+        private FKSLineMac incoming; // null: the lines of this session carry no MAC
         private long openedTick;
         private long sentTick;
         private long receivedTick;
@@ -266,9 +267,14 @@ namespace NinjaTrader.NinjaScript.AddOns
             }
         }
 
+        /// <summary>Bytes came. Where lines carry a MAC only a whole line counts: other bytes may be of a program in between that
+        /// holds the lines back.</summary>
         internal void Alive()
         {
-            receivedTick = server.Clock.TickMs();
+            if (incoming == null)
+            {
+                receivedTick = server.Clock.TickMs();
+            }
         }
 
         internal void TooLong()
@@ -290,6 +296,16 @@ namespace NinjaTrader.NinjaScript.AddOns
                 return;
             }
             lines++;
+            if (incoming != null)
+            {
+                line = incoming.Open(line);
+                if (line == null)
+                {
+                    Forged();
+                    return;
+                }
+                receivedTick = server.Clock.TickMs();
+            }
             FKSObject m;
             try
             {
@@ -322,6 +338,24 @@ namespace NinjaTrader.NinjaScript.AddOns
             }
         }
 
+        private void Forged()
+        {
+            if (!IsAuthenticated)
+            {
+                Refuse();
+                return;
+            }
+            string detail = "line " + lines + " does not have its MAC: lines were changed on the way";
+            Bye("forged_line", detail, 0);
+            server.Application.Alarm("forged_line", detail + " from " + peer);
+        }
+
+        private void Refuse()
+        {
+            server.AuthenticationFailed(peer);
+            failAtTick = server.Clock.TickMs() + 1000;
+        }
+
         private void First(FKSObject m)
         {
             if (!m.Has("t") && m.Has("action"))
@@ -343,6 +377,11 @@ namespace NinjaTrader.NinjaScript.AddOns
             }
             hello = m;
             nonce = FKSProtocol.RandomHex(32);
+            if (FKSProtocol.IsMarked(hello.Text("nonce")))
+            {
+                nonce = FKSProtocol.Marked(nonce);
+                incoming = FKSProtocol.LineMac(server.Config.Secret, "client", nonce, hello);
+            }
             State = FKSSessionState.Challenged;
             openedTick = server.Clock.TickMs();
             Send(FKSProtocol.Message("challenge").Set("v", FKSProtocol.Version).Set("nonce", nonce).Set("bridge", FKSProtocol.Bridge).Set("alg", "hmac-sha256"));
@@ -357,13 +396,12 @@ namespace NinjaTrader.NinjaScript.AddOns
             good = good && (epoch == null || FKSProtocol.IsHex(epoch, 32)) && m.Long("last_seq", -1) >= 0;
             if (!good)
             {
-                server.AuthenticationFailed(peer);
-                failAtTick = server.Clock.TickMs() + 1000;
+                Refuse();
                 return;
             }
             Role = hello.Text("role");
             State = FKSSessionState.Replaying;
-            wire.SetLineMax(FKSProtocol.LineMax);
+            wire.Authenticated(incoming == null ? null : FKSProtocol.LineMac(config.Secret, "bridge", nonce, hello));
             server.Supersede(this);
             string current = server.Application.Epoch;
             FKSObject welcome = FKSProtocol.Message("welcome").Set("mac", FKSProtocol.BridgeMac(config.Secret, nonce, hello.Text("nonce"), current, config.Group));
@@ -494,6 +532,7 @@ namespace NinjaTrader.NinjaScript.AddOns
         private int queuedLines;
         private volatile bool closing;
         private volatile bool aborted;
+        private FKSLineMac outgoing;
         private volatile int lineMax = FKSProtocol.LineMaxUnauthenticated;
 
         internal FKSConnection(FKSServer server, Socket socket)
@@ -515,9 +554,14 @@ namespace NinjaTrader.NinjaScript.AddOns
             writer.Start();
         }
 
-        internal void SetLineMax(int bytes)
+        /// <summary>Take longer lines from now on, and put `mac` on each line that leaves; null: none.</summary>
+        internal void Authenticated(FKSLineMac mac)
         {
-            lineMax = bytes;
+            lock (gate)
+            {
+                outgoing = mac;
+                lineMax = FKSProtocol.LineMax + (mac == null ? 0 : FKSLineMac.Length);
+            }
         }
 
         internal bool IsCrowded
@@ -556,7 +600,9 @@ namespace NinjaTrader.NinjaScript.AddOns
                 {
                     if (durable || !held.Value)
                     {
-                        ready.Enqueue(held.Key);
+                        byte[] line = outgoing == null ? held.Key : outgoing.Seal(held.Key);
+                        queuedBytes += line.Length - held.Key.Length;
+                        ready.Enqueue(line);
                     }
                     else
                     {
@@ -656,7 +702,7 @@ namespace NinjaTrader.NinjaScript.AddOns
         private void Read(FKSSession session)
         {
             byte[] buffer = new byte[16384];
-            byte[] held = new byte[FKSProtocol.LineMax + 1];
+            byte[] held = new byte[FKSProtocol.LineMax + FKSLineMac.Length + 1];
             int count = 0;
             bool orderly = false;
             bool tooLong = false;

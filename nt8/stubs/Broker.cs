@@ -22,12 +22,15 @@ namespace FKS.Host
         private const int AwayStepsMax = 100;
         private const double LossChance = 0.0004;
         private const double RejectChance = 0.03;
+        private const int LateMsMax = 400;
         private const double Tick = 0.25;
 
         private readonly Account account;
         private readonly Connection connection;
         private readonly Instrument instrument;
         private readonly Random dice;
+        private readonly HashSet<string> late;
+        private readonly Random lateDice; // drawn by the thread that submits
         private readonly string path;
         private readonly object fileGate = new object();
         private readonly List<Action> asked = new List<Action>();
@@ -45,13 +48,15 @@ namespace FKS.Host
         /// <summary>Set: the price stands, nothing is rejected or lost; what was asked for is still done.</summary>
         public volatile bool IsCalm;
 
-        public LiveBroker(string folder, Account account, Connection connection, Instrument instrument, double price, int seed)
+        public LiveBroker(string folder, Account account, Connection connection, Instrument instrument, double price, int seed, IEnumerable<string> late)
         {
+            this.late = new HashSet<string>(late, StringComparer.Ordinal);
             this.account = account;
             this.connection = connection;
             this.instrument = instrument;
             this.price = price;
             dice = new Random(seed);
+            lateDice = new Random(seed + 1);
             path = Path.Combine(folder, "broker.jsonl");
         }
 
@@ -66,6 +71,7 @@ namespace FKS.Host
             Sim.Saved = Save;
             Sim.Faulted = delegate(string text) { Append(new FKSObject().Set("k", "fault").Set("text", text)); };
             Sim.InsideSubmit = delegate(Account a, Order o) { Append(new FKSObject().Set("k", "submit").Set("order", Program.Json(o))); };
+            Sim.LateDrawn = DrawLate;
             Sim.CancelAsked = delegate(Order o) { Ask(delegate { cancels.Add(o.Name); }); };
             Sim.ChangeAsked = delegate(Order o, double limit, double stop, int quantity) { Ask(delegate { Change(o.Name, limit, stop, quantity); }); };
             Sim.FlattenAsked = delegate { Ask(delegate { isClosing = true; }); };
@@ -93,6 +99,18 @@ namespace FKS.Host
                 }
                 Thread.Sleep(StepMs);
             }
+        }
+
+        /// <summary>An order of `late` comes before its absence is proven, and also while the process is dead.</summary>
+        private int DrawLate(Order order)
+        {
+            if (!late.Contains(order.Name))
+            {
+                return -1;
+            }
+            int ms = lateDice.Next(LateMsMax);
+            Append(new FKSObject().Set("k", "late").Set("order", Program.Json(order)).Set("due_ms", Sim.NowMs + ms));
+            return ms;
         }
 
         private void Ask(Action action)
@@ -124,6 +142,7 @@ namespace FKS.Host
                 {
                     action();
                 }
+                Sim.TakeLate();
                 MovePrice();
                 if (!IsConnected())
                 {
@@ -333,6 +352,7 @@ namespace FKS.Host
             Dictionary<string, FKSObject> orders = new Dictionary<string, FKSObject>(StringComparer.Ordinal);
             List<string> names = new List<string>();
             List<FKSObject> executions = new List<FKSObject>();
+            Dictionary<string, FKSObject> waiting = new Dictionary<string, FKSObject>(StringComparer.Ordinal);
             int held = 0;
             foreach (string line in Whole())
             {
@@ -343,11 +363,17 @@ namespace FKS.Host
                     continue;
                 }
                 FKSObject order = m.Object("order");
+                if (m.Text("k") == "late")
+                {
+                    waiting[order.Text("name")] = m;
+                    continue;
+                }
                 string name = order.Text("name") + "|" + order.Long("number", 0).ToString(CultureInfo.InvariantCulture);
                 if (m.Text("k") == "submit")
                 {
                     Sim.Submits.Add(Program.FromJson(order));
                     names.Add(name);
+                    waiting.Remove(order.Text("name"));
                 }
                 orders[name] = order;
                 if (m.Text("k") == "order")
@@ -370,6 +396,10 @@ namespace FKS.Host
                 {
                     account.Orders.Add(made);
                 }
+            }
+            foreach (FKSObject one in waiting.Values)
+            {
+                Sim.TakeAt(one.Long("due_ms", 0), Program.FromJson(one.Object("order")));
             }
             foreach (FKSObject execution in executions)
             {

@@ -24,7 +24,20 @@ namespace FKS.Host
 
         public override long TickMs()
         {
-            return Sim.NowMs;
+            long now = Sim.NowMs;
+            Sim.TakeLate();
+            return now;
+        }
+    }
+
+    /// <summary>The clock of this machine.</summary>
+    public sealed class LiveClock : FKSClock
+    {
+        public override long TickMs()
+        {
+            long now = base.TickMs();
+            Sim.TakeLate();
+            return now;
         }
     }
 
@@ -37,7 +50,7 @@ namespace FKS.Host
 
         protected override FKSClock MakeClock()
         {
-            return Sim.RealClock ? new FKSClock() : new SimClock();
+            return Sim.RealClock ? (FKSClock)new LiveClock() : new SimClock();
         }
 
         public override void Reached(string point)
@@ -342,7 +355,7 @@ namespace FKS.Host
             Sim.Saved = Save;
         }
 
-        /// <summary>Follow the clock of this machine, with a broker that acts by itself (keys: seed, instrument, price, crash_chance).</summary>
+        /// <summary>Follow the clock of this machine, with a broker that acts by itself (keys: seed, instrument, price, crash_chance, and names of late orders).</summary>
         private static void StartLive(FKSObject c)
         {
             Sim.RealClock = true;
@@ -356,7 +369,8 @@ namespace FKS.Host
                     return crashes.NextDouble() < chance;
                 }
             };
-            broker = new LiveBroker(Sim.Folder, Sim.AccountOf("Sim101"), connection, Instrument.GetInstrument(c.Text("instrument")), Double(c, "price"), seed);
+            broker = new LiveBroker(Sim.Folder, Sim.AccountOf("Sim101"), connection, Instrument.GetInstrument(c.Text("instrument")), Double(c, "price"), seed,
+                (c.List("late") ?? new List<object>()).Cast<string>());
             broker.Start();
         }
 
@@ -564,6 +578,13 @@ namespace FKS.Host
                     {
                         Sim.Raise(executions[(string)id], Operation.Add);
                     }
+                    break;
+                case "late":
+                    Sim.LateDrawn = delegate
+                    {
+                        Sim.LateDrawn = null;
+                        return c.Int("ms", 0);
+                    };
                     break;
                 case "orders_again":
                     Sim.HandOverAgain(Sim.AccountOf("Sim101"));

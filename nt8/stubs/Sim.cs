@@ -40,6 +40,9 @@ namespace NinjaTrader.Cbi
         internal static Action<Order, double, double, int> ChangeAsked = null;
         internal static Action<Account, Instrument[]> FlattenAsked = null;
         internal static Action<string> Faulted = null;
+        /// <summary>Draws how many ms after its Submit threw the broker takes an order; negative: Submit does not throw.</summary>
+        internal static Func<Order, int> LateDrawn = null;
+        private static readonly List<KeyValuePair<long, Order>> late = new List<KeyValuePair<long, Order>>();
         /// <summary>Held during Submit: a broker with a thread of its own sees all orders of a call or none.</summary>
         internal static readonly object Turn = new object();
 
@@ -322,12 +325,36 @@ namespace NinjaTrader.Cbi
             Stopwatch watch = Stopwatch.StartNew();
             lock (Turn)
             {
+                int lateMs = LateDrawn == null ? -1 : LateDrawn(orders[0]);
+                if (lateMs >= 0)
+                {
+                    TakeAt(NowMs + lateMs, orders[0]);
+                    throw new InvalidOperationException("Submit failed, and the broker takes the order later");
+                }
                 Take(account, orders);
             }
             SubmitMs = Math.Max(SubmitMs, watch.ElapsedMilliseconds);
             if (Switches.Remove("submit_throws_after"))
             {
                 throw new InvalidOperationException("Submit failed after the broker had the order");
+            }
+        }
+
+        internal static void TakeAt(long dueMs, Order order)
+        {
+            late.Add(new KeyValuePair<long, Order>(dueMs, order));
+        }
+
+        /// <summary>Let the broker take the late orders that are due. Whoever reads the time finds them taken.</summary>
+        internal static void TakeLate()
+        {
+            lock (Turn)
+            {
+                foreach (KeyValuePair<long, Order> one in late.Where(o => o.Key <= NowMs).ToArray())
+                {
+                    late.Remove(one);
+                    Take(one.Value.Account, new[] { one.Value });
+                }
             }
         }
 

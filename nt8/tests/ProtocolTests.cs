@@ -104,6 +104,48 @@ namespace FKS.Tests
             Check.Equal(false, FKSProtocol.SameText("ab", null));
         }
 
+        private static FKSLineMac MacOf(string end)
+        {
+            FKSObject hello = new FKSObject().Set("nonce", FKSProtocol.Marked("ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100"))
+                .Set("instance", "3f0c9c9e5f0b4c3fa0a1d2e3f4a5b6c7").Set("group", "sim").Set("role", "control");
+            return FKSProtocol.LineMac(FKSJson.Encode("correct-horse-battery-staple-0001"), end,
+                FKSProtocol.Marked("00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"), hello);
+        }
+
+        private static string Text(byte[] line)
+        {
+            return line == null ? null : System.Text.Encoding.ASCII.GetString(line);
+        }
+
+        public static void LineMacsMatchTheTestVector()
+        {
+            byte[] line = FKSJson.Encode("{\"t\":\"ping\",\"n\":1,\"t_ms\":0}\n");
+            FKSLineMac client = MacOf("client");
+            Check.Equal("557ab85fe74b25635764f786cf117ae8402c44ba53d39847f9789c53b3c0c5f8 " + Text(line), Text(client.Seal(line)));
+            Check.Equal("ca5d29ff9ee068c550b78e80f2b1c2b5fd1833b911a353f586ed54ad48642124 " + Text(line), Text(client.Seal(line)));
+            Check.Equal("ba4cfe7d4f838d2937caa9cb062cfa3332bfb77bf7318eb0ec39880ade880af2 " + Text(line), Text(MacOf("bridge").Seal(line)));
+        }
+
+        public static void ALineThatWasTamperedWithDoesNotOpen()
+        {
+            FKSLineMac sending = MacOf("client");
+            string[] lines = new string[3];
+            for (int i = 0; i < lines.Length; i++)
+            {
+                lines[i] = Text(sending.Seal(FKSJson.Encode("{\"n\":" + i + "}\n"))).TrimEnd('\n');
+            }
+            FKSLineMac reading = MacOf("client");
+            Check.Equal("{\"n\":0}", Text(reading.Open(FKSJson.Encode(lines[0]))));
+            Check.Equal("{\"n\":1}", Text(reading.Open(FKSJson.Encode(lines[1]))));
+            Check.Equal(null, Text(reading.Open(FKSJson.Encode(lines[1]))));
+            Check.Equal(null, Text(MacOf("client").Open(FKSJson.Encode(lines[1]))));
+            Check.Equal(null, Text(MacOf("bridge").Open(FKSJson.Encode(lines[0]))));
+            foreach (string wrong in new[] { "", "{}", "{\"n\":0}", lines[0].Replace("n", "m"), lines[0].Substring(0, 65), lines[0].Substring(0, 64), lines[0] + " " })
+            {
+                Check.Equal(null, Text(MacOf("client").Open(FKSJson.Encode(wrong))));
+            }
+        }
+
         public static void PricesAreRoundedSoThatRiskNeverGrows()
         {
             Check.Equal(4500.00m, FKSProtocol.EntryPrice(4500.13m, 0.25m, true, false));

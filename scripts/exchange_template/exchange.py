@@ -18,7 +18,7 @@ from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows, rows_of
 from fks.exchanges.base.values import TOO_MUCH, offered, retry_after_s
 from fks.model.bar import Bar, PublicTrade
-from fks.model.errors import InputError, OutageError, PeerError
+from fks.model.errors import OutageError, PeerError, not_found
 from fks.model.instrument import Instrument
 from fks.model.ports import Budget, Log
 from scripts.exchange_template.capabilities import CAPABILITIES
@@ -125,7 +125,7 @@ class TemplateExchange(WireExchange):
         if response.status in TOO_MUCH or response.status >= 500:
             raise OutageError(text)
         if response.status == 404:
-            raise InputError(text, code="SYMBOL_UNKNOWN", status=404, remedy="see 'fks assets list --all'")
+            raise not_found("SYMBOL_UNKNOWN", text, "see 'fks assets list --all'")
         try:
             return msgspec.json.decode(body)
         except msgspec.MsgspecError as error:

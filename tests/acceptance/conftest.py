@@ -66,6 +66,8 @@ def running(okx: Peer) -> Iterator[System]:
             FKS_DATA_ENDPOINTS=endpoint,
             FKS_NINJA_PORT=bridge,
             FKS_WEB_ENABLED="true",
+            FKS_AI_ANSWER_TIMEOUT_S="20",
+            FKS_AI_OPENAI_API_KEY="sk-of-this-node-alone",  # a credential, which nothing uses: no consent is given
         )
         try:
             system.up()

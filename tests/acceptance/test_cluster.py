@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,12 +26,15 @@ DETECTED_S, ELSEWHERE_S, CONTROL_S = 4.0, 8.0, 5.0
 PLACEMENT = "guardian=head,orders=head,collector:*=head"  # the local exchange is on the head's loopback
 CHILD = "strategy:0"
 PASSWORD = "correct horse battery staple"
+KUBERAY = tomllib.loads((Path(__file__).parents[1] / "data" / "kuberay.toml").read_text())
 POOL = ("strategy:0", "strategy:1")  # strategies.workers is 1: the pool grew with the two workers
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with running_cluster(2, FKS_SIM_ENABLED="true", FKS_SUPERVISION_PLACEMENT=PLACEMENT) as found:
+    # another cluster's address and token in the environment, as in a pod of KubeRay, are not taken
+    pod = {name: value.format(token="0" * 64) for name, value in KUBERAY["environment"].items()}
+    with running_cluster(2, FKS_SIM_ENABLED="true", FKS_SUPERVISION_PLACEMENT=PLACEMENT, **pod) as found:
         wait_until(lambda: _pool_nodes(found) == {"w1", "w2"}, deadline_s=90.0, every_s=0.5)
         wait_until(lambda: _gateway_nodes(found) == ["h0", "w1", "w2"], deadline_s=90.0, every_s=0.5)
         wait_until(lambda: found.head.status()["state"] == "healthy", deadline_s=90.0, every_s=0.5)
@@ -58,6 +66,36 @@ def test_children_run_where_they_are_placed_and_the_check_passes(cluster: Cluste
     assert [check for check in checks if check["state"] == "bad" and not check["name"].endswith(" fks")] == []
     assert {"w1 settings", "w2 clock", "w1 fks", "resources"} <= {check["name"] for check in checks}
     cluster.head.wait_for_fills(1)
+
+
+def test_an_operator_of_kubernetes_finds_the_head_and_each_keeper_alive(cluster: Cluster) -> None:
+    """The wait of KubeRay's workers for the head, with the token that it hands out, the probes of the manifest, and the
+    operator's own."""
+    node, token = cluster.head.node, (cluster.head.home / "ray.token").read_text().strip()
+    command = [part.format(address=node["ray_address"]) for part in KUBERAY["wait"]["command"]]
+    env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": os.environ["HOME"]}
+    given = {name: value.format(token=token) for name, value in KUBERAY["environment"].items() if "AUTH" in name}
+    # between us and it: the kernel counts the memory of the process that starts another one as that one's, too
+    measure = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True)"
+    measure += "; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", measure, *command], env=env | given, capture_output=True, text=True, check=True
+    )
+    assert "GCS is ready." in done.stdout
+    used_mb = int(done.stdout.split()[-1]) / 1024
+    assert used_mb < KUBERAY["wait"]["memory_max_mb"], "the operator's limit would end it each time"
+    assert subprocess.run(command, env=env, capture_output=True, timeout=60).returncode == 1, "without the token"
+    probe = KUBERAY["probe"]
+    for number, (name, system) in enumerate(cluster.nodes.items()):
+        assert system.fks("node", "ping").stdout.startswith("the keeper answers: ready"), name
+        raylet = psutil.Process(cluster.row(f"raylet@{name}" if number else "raylet")["pid"])
+        port = re.search(r"--listen-port=(\d+)", " ".join(raylet.cmdline()))
+        assert port is not None
+        # the operator's own probe, which a pod gets that names none
+        seconds = probe["timeout_s"]["worker" if number else "head"]
+        answer = httpx.get(f"http://127.0.0.{2 + number}:{port[1]}{probe['path']}", timeout=seconds)
+        assert answer.status_code == 200, f"{name}: {answer.text}"
+    cluster.head.fks("node", "ping", "--gateway")
 
 
 def test_gateway_answers_on_each_machine_with_one_session_key(cluster: Cluster) -> None:

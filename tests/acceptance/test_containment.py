@@ -3,6 +3,8 @@ on."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
@@ -93,3 +95,17 @@ def test_strategy_that_kills_its_worker_is_isolated_disabled_and_paged(system: S
         trigger.unlink(missing_ok=True)
         (system.home / "strategies" / "deadly.py").unlink()
         system.fks("strategies", "disable", "deadly", check=False)
+
+
+def test_kernel_would_end_every_other_child_before_guardian_and_orders(system: System) -> None:
+    """The kernel ends the process with the highest score when memory runs out; tests/soak/test_memory_soak.py lets it."""
+    rows = system.components()
+    score = {
+        name: int(Path(f"/proc/{row['pid']}/oom_score").read_text())
+        for name, row in rows.items()
+        if row["kind"] == "actor" or name.startswith("gateway:")
+    }
+    spared = {name: score.pop(name) for name in ("guardian", "orders")}
+    print(f"scores of the kernel: {spared}, of the others {score}")
+    assert {"supervisor", "monitor", "scheduler", "strategy:0"} <= set(score)
+    assert max(spared.values()) < min(score.values())

@@ -13,23 +13,20 @@ import tomllib
 
 import httpx
 import psutil
+from pydantic import SecretStr
 
+from fks.config.credentials import CARRIERS, VenueKey
 from fks.config.paths import Paths
+from tests.support.children import Child
+from tests.support.stored_keys import has_in_memory, store_at
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
 
 def test_nothing_listens_beyond_loopback(system: System) -> None:
-    found = []
-    for process in system.processes():
-        with contextlib.suppress(psutil.Error):
-            found += [
-                (process.name(), *connection.laddr)
-                for connection in process.net_connections("tcp")
-                if connection.status == psutil.CONN_LISTEN
-            ]
+    found = system.listeners()
     assert len(found) > 5
-    assert [entry for entry in found if not ipaddress.ip_address(entry[1].removeprefix("::ffff:")).is_loopback] == []
+    assert [entry for entry in found if not ipaddress.ip_address(entry[1]).is_loopback] == []
 
 
 def test_ray_job_without_the_token_is_refused(system: System) -> None:
@@ -72,6 +69,42 @@ def test_no_secret_is_in_an_argument_an_environment_or_a_log(system: System) -> 
             data = file.read_bytes() if file.is_file() else b""
             shown += [(name, str(file)) for name, value in secrets.items() if value in data]
     assert shown == []
+
+
+def test_only_orders_and_guardian_have_a_stored_venue_key_in_memory(system: System) -> None:
+    """A key is stored by a process that has ended. The exchange has it, too: it is no part of FKS."""
+    sim = system.node["sim"]
+    made = httpx.post(f"{sim['rest']}/sim/keys", json={}, timeout=10.0).json()
+    pair, own = (made["api_key"], made["api_secret"]), (sim["api_key"], sim["api_secret"])
+    store(system, pair, is_rotation=False)
+    logs = [system.home / "logs" / f"{name}.jsonl" for name in CARRIERS]
+    fingerprint = VenueKey(SecretStr(pair[0]), SecretStr(pair[1])).fingerprint
+    try:
+        wait_until(lambda: all(fingerprint in log.read_text() for log in logs), deadline_s=30.0)
+        processes = {process.pid: process for process in system.processes()}
+        for process in tuple(processes.values()):  # those of PostgreSQL have no environment left that can be read
+            with contextlib.suppress(psutil.NoSuchProcess):
+                processes |= {child.pid: child for child in process.children(recursive=True)}
+        looked, shown = 0, dict[int, str]()
+        for process in processes.values():
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                outside = "\0".join([*process.cmdline(), *process.environ().values()])
+                inside = has_in_memory(process.pid, *(text.encode() for text in pair))
+                looked += 1
+                if inside or any(text in outside for text in pair):
+                    shown[process.pid] = " ".join(process.cmdline())
+    finally:
+        store(system, own, is_rotation=True)  # the exchange forgets the other one when it is killed
+        wait_until(lambda: system.sql("SELECT state FROM credentials WHERE version = 2") == [("active",)])
+        system.fks("secrets", "remove", "demo")
+    assert looked > 15, "the database, the cache, Ray, the gateway and every child"
+    carriers = {system.components()[name]["pid"] for name in CARRIERS}
+    assert shown.keys() - {sim["pid"]} == carriers, shown
+
+
+def store(system: System, pair: tuple[str, str], *, is_rotation: bool) -> None:
+    """Store a key of the account at the exchange, by a process that has ended afterwards."""
+    assert Child(store_at, system.home, "demo", pair, is_rotation).wait(30.0) == 0
 
 
 def test_emergency_stop_answers_in_a_second_under_all_hostile_requests(system: System) -> None:

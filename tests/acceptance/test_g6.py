@@ -11,19 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import shutil
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from fks.backtest import Result
@@ -32,6 +27,7 @@ from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Costs, Data, DatabaseSettings, Risk, Settings, Sim, VenueSettings
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
+from fks.portfolio.rebalance import Trigger
 from fks.servers.embedded import PostgresServer
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -40,9 +36,10 @@ from fks.strategies.registry import load_builtin, load_catalogue
 from tests.support import g6_cases, servers
 from tests.support.fills import FIELDS, PlainFill, differences, plain_fill
 from tests.support.g6_cases import BARS, CASES, FEE_RATE, HISTORY, LISTED, SIZE, Case
-from tests.support.live import Line, seed_account, seed_instance
+from tests.support.live import Line, held_exchange, post_to, seed_account, seed_instance
 from tests.support.packed_tapes import pack_tape
 from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.rebalance_replay import replay
 
 # the replay belongs to the first test's time
 pytestmark = pytest.mark.timeout(400)
@@ -70,7 +67,12 @@ _LATE = (
     "an order that rests fills when its bar is complete on the local exchange's tape: its stop comes too late for that "
     "bar, and its take profit for the open of the next one, which a backtest looks at"
 )
+_HALVES = (
+    "a stop with a take profit moves in two halves at the exchange, so that one of them rests at each moment: they "
+    "close as two fills of one time and price"
+)
 DIFFERS = {
+    ("moved-target", "ccxt"): _HALVES,
     ("pyramid-tight", "ccxt"): _SPLIT,
     ("limit-trailed", "ccxt"): _LATE,
 }
@@ -88,36 +90,6 @@ class Played:
     outcomes: dict[tuple[str, str], str]
     expired: dict[tuple[str, str], list[int]]
     collar_pct: Decimal | None
-
-
-@contextlib.asynccontextmanager
-async def exchange(home: Path, tapes: list[Path], opens_ns: int) -> AsyncIterator[dict[str, Any]]:
-    """Run the local exchange on held tapes, as a process of its own. It takes any number of stops."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "fks.cli", "sim", "exchange", "--port", "0", "--json", "--data-dir", str(home)),
-        *(text for tape in tapes for text in ("--tape", str(tape))),
-        *("--fills", "tape", "--hold", "--start", datetime.fromtimestamp(opens_ns // 10**9, UTC).isoformat()),
-        *("--balance", f"USDT={g6_cases.CASH}"),
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        found = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
-        for symbol in SYMBOLS:
-            limits = {"symbol": symbol, "algo_orders_max": 200, "order_lists_max": 200}
-            await post(found, "/sim/filters", limits)
-        yield found
-    finally:
-        process.kill()
-        await process.wait()
-
-
-async def post(node: dict[str, Any], path: str, body: dict[str, Any]) -> None:
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{node['rest']}{path}", json=body) as answer,
-    ):
-        assert answer.status == 200, await answer.text()
 
 
 async def play(
@@ -148,7 +120,7 @@ async def play(
         stack.push_async_callback(db.close)
         bus = await Bus.connect(redis_url)
         stack.push_async_callback(bus.close)
-        sim = await stack.enter_async_context(exchange(home / "sim", files, opens_ns))
+        sim = await stack.enter_async_context(held_exchange(home / "sim", files, SYMBOLS, opens_ns, g6_cases.CASH))
         node = NodeEndpoints(database_url="", redis_url="", ray_address="", http={}, sim=sim)
         line = await Line.open(settings, node, db, bus, RealClock(), RecordingMeter(), CollectingLog(), home)
         for venue in VENUES:
@@ -156,14 +128,14 @@ async def play(
                 await seed_account(db, venue, symbol)
         await stack.enter_async_context(line)
         times = [int(time_ns) for time_ns in bars[g6_cases.BTC].time_ns[HISTORY:]]
-        await post(sim, "/sim/tape/advance", {"bars": 1})
+        await post_to(sim, "/sim/tape/advance", {"bars": 1})
         await line.settled(times[0])
         for case in cases:
             for venue in case.venues:
                 name = f"{case.name}-{venue}"
                 await seed_instance(db, name, strategies[case.name], case.symbol, "1m", venue, SIZE)
         for time_ns in times[1 : BARS + 1]:
-            await post(sim, "/sim/tape/advance", {"bars": 1})
+            await post_to(sim, "/sim/tape/advance", {"bars": 1})
             await line.settled(time_ns)
         anchors = await line.anchors()
         fills, seen, outcomes, expired = {}, {}, {}, {}
@@ -242,8 +214,8 @@ def test_backtest_paper_and_live_replay_are_the_same(played: Played, case: Case,
     assert len(found) >= case.fills_min
 
 
-@pytest.mark.parametrize("name", [name for name, _ in DIFFERS if DIFFERS[name, _] is _SPLIT])
-def test_legs_of_several_entries_close_together_what_a_backtest_closes(played: Played, name: str) -> None:
+@pytest.mark.parametrize("name", [name for name, _ in DIFFERS if DIFFERS[name, _] is not _LATE])
+def test_legs_of_one_position_close_together_what_a_backtest_closes(played: Played, name: str) -> None:
     """Fills of one time, side, role and price are compared as one: how they are split over the legs is left out."""
     case = next(case for case in CASES if case.name == name)
     found, expected = (closed_together(fills) for fills in fills_of(played, case, "ccxt"))
@@ -291,3 +263,31 @@ def test_fills_of_each_role_and_type_reach_their_minimum(played: Played) -> None
         assert set(kinds) - set(FILLS_MIN) <= {("sl", "market"), ("tp", "market")}
         assert {symbol: n for symbol, n in symbols.items() if n < SYMBOL_FILLS_MIN} == {}
         assert set(symbols) == set(SYMBOLS)
+
+
+# ── rebalancing ──────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("trigger", [Trigger.SCHEDULE, Trigger.DRIFT])
+def test_rebalancings_of_backtest_paper_and_live_replay_are_the_same(
+    postgres: PostgresServer, redis_url: str, tmp_path: Path, trigger: Trigger
+) -> None:
+    """Ten instruments, hourly bars: a month with a weekly schedule, and 34 hours with a band that each hour decides."""
+    is_drift = trigger is Trigger.DRIFT
+    found, wanted = asyncio.run(replay(postgres, redis_url, tmp_path, trigger, 34 if is_drift else 24 * 30))
+    for venue, runs in found.items():
+        assert (runs.runs, runs.fills) == (wanted.runs, wanted.fills), f"{venue}\n{runs.detail}"
+    print(f"\n{trigger.value}: {len(wanted.runs)} runs, {len(wanted.fills)} fills")
+    assert len(wanted.runs) >= 4
+    assert Counter(fill.side for fill in wanted.fills)["sell"] >= 3
+
+
+def test_rebalancings_with_a_collar_expire_alike_in_all_three(
+    postgres: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
+    collar = Decimal("0.002")
+    found, wanted = asyncio.run(replay(postgres, redis_url, tmp_path, Trigger.DRIFT, 34, collar=collar))
+    for venue, runs in found.items():
+        assert (runs.runs, runs.fills) == (wanted.runs, wanted.fills), f"{venue}\n{runs.detail}"
+    states = Counter(state for _, state in wanted.runs)
+    print(f"\ncollar: {states}, {len(wanted.fills)} fills")
+    assert (states["partial"] >= 3, states["done"] >= 2, len(wanted.fills) >= 10) == (True, True, True)
+    assert all("SLIPPAGE_GUARD" in runs.detail for runs in found.values())

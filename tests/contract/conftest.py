@@ -8,6 +8,7 @@ import pytest
 
 from fks.entry import logins
 from fks.exchanges.binance.exchange import CcxtBinance
+from tests.support import servers
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,3 +21,10 @@ def _cheap_passwords_and_closes() -> Iterator[None]:
         patch.setattr(logins, "HASH_COST", {"time_cost": 1, "memory_cost": 32, "parallelism": 1})
         patch.setattr(client, "timeout_on_exit", 0)
         yield
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[servers.MortalPostgres]:
+    """A PostgreSQL of the module's own, which its tests kill, and empty before they begin."""
+    with servers.mortal_postgres() as found:
+        yield found

@@ -13,6 +13,7 @@ WITHOUT = {
     "fks shell": "a Python prompt",
     "fks db shell": "a psql prompt",
     "fks db revision": "writes a source file for a developer",
+    "fks mcp": "speaks a protocol of JSON lines",
     "fks config reference": "prints a page of the docs",
     "fks data continuous": "runs until it is stopped",
     "fks data sync continuous": "runs until it is stopped",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +16,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from fks.cli import cli
+from tests.support.bare_machine import build_context, instructions
+from tests.support.wheel import COPIED
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-PINNED = re.compile(r"^[a-z0-9./-]+:(v?\d+\.\d+(\.\d+)?[a-z0-9.-]*|local)$")
+PINNED = re.compile(r"^[a-z0-9./-]+:(v?\d+\.\d+(\.\d+)?[a-z0-9.-]*@sha256:[0-9a-f]{64}|local)$")
 
 
 class Strict(BaseModel):
@@ -119,12 +123,6 @@ def test_grafana_is_provisioned_with_every_board_and_their_data_source() -> None
 
 
 # ── the image ────────────────────────────────────────────────────────────────────────────────────
-def instructions() -> list[tuple[str, str]]:
-    """Return the instructions of the Dockerfile; continued lines are one."""
-    text = re.sub(r"\\\n\s*", " ", re.sub(r"^#.*\n", "", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE))
-    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in text.splitlines() if line.strip()]
-
-
 def test_dockerfile_keeps_common_rules() -> None:
     known = set(
         "FROM WORKDIR COPY RUN LABEL ENV USER VOLUME EXPOSE HEALTHCHECK STOPSIGNAL ENTRYPOINT CMD".split()  # noqa: SIM905
@@ -133,11 +131,14 @@ def test_dockerfile_keeps_common_rules() -> None:
     assert {name for name, _ in found} <= known, "ADD, MAINTAINER, ARG with secrets: not here"
     for name, text in found:
         if name == "FROM":
-            assert PINNED.match(text.split()[0]), "a tag that does not move"
+            assert PINNED.match(text.split()[0]), "a version with its digest"
         if name == "RUN":
             assert "sudo" not in text
             assert "apt-get" not in text or "rm -rf /var/lib/apt/lists" in text
-            assert "pip install" not in text or ("--no-cache-dir" in text and "--constraint constraints.txt" in text)
+            for command in text.split("&&"):
+                if "pip install" in command:
+                    assert "--no-cache-dir" in command
+                    assert ("--require-hashes" in command) != ("--no-deps --no-build-isolation ." in command)
         if name in ("ENTRYPOINT", "CMD"):
             assert isinstance(json.loads(text), list), "signals must reach the process: no shell around it"
         if name == "WORKDIR":
@@ -152,6 +153,31 @@ def test_image_starts_a_command_that_exists() -> None:
     argv = [*json.loads(found["ENTRYPOINT"]), *json.loads(found["CMD"])]
     check_command(argv)
     check_command(["fks", *compose().services["fks"].command])
+
+
+def test_image_carries_the_files_of_the_pages_and_the_addon() -> None:
+    (build,) = (text for name, text in instructions() if name == "RUN" and "pip install" in text)
+    own = build.index("--no-deps --no-build-isolation .")
+    assert build.index("web_assets.py --required") < build.index("scripts/guide.py") < own, "they are part of the wheel"
+
+
+def test_dockerignore_drops_no_file_that_the_image_is_built_of() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--", *COPIED], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    copied = {path for name, path in instructions() if name == "COPY" and not path.startswith("--from")}
+    assert copied == {". ."}
+    named = {
+        path
+        for name, text in instructions()
+        if name == "RUN"
+        for path in re.findall(r"(?:scripts|deploy)/[\w./]+", text)
+    }
+    assert len(named) >= 6
+    needed = {*listed.stdout.split("\0"), *named} - {""}
+    context = set(build_context())
+    assert needed - context == set()
+    assert not [name for name in context if name.startswith((".git/", ".venv", "tests/"))]
 
 
 def test_image_is_built_without_secrets() -> None:
@@ -191,6 +217,7 @@ class Container(Strict):
     env: list[dict[str, Any]] = Field(default_factory=list)
     envFrom: list[dict[str, Any]] = Field(default_factory=list)
     ports: list[dict[str, Any]] = Field(default_factory=list)
+    livenessProbe: dict[str, Any] | None = None
     readinessProbe: dict[str, Any] | None = None
     resources: dict[str, dict[str, str]] = Field(default_factory=dict)
     securityContext: dict[str, Any]
@@ -227,6 +254,7 @@ class Workers(Strict):
 
 class ClusterSpec(Strict):
     rayVersion: str
+    authOptions: dict[str, str]
     enableInTreeAutoscaling: bool
     headGroupSpec: Head
     workerGroupSpecs: list[Workers]
@@ -262,18 +290,29 @@ def test_pods_mount_what_they_declare_and_run_without_privileges() -> None:
             assert container.securityContext["allowPrivilegeEscalation"] is False
         for container in pod.containers:
             check_command([*container.command, *container.args])
-            assert container.readinessProbe is not None
-            check_command(container.readinessProbe["exec"]["command"])
+            for probe in (container.livenessProbe, container.readinessProbe):
+                assert probe is not None, "the operator would add one that ends a pod whose keeper restarts Ray"
+                check_command(probe["exec"]["command"])
             assert not [entry for entry in container.env if "PASSWORD" in entry["name"]], "secrets come by envFrom"
         claims = [
             volume["persistentVolumeClaim"]["claimName"] for volume in pod.volumes if "persistentVolumeClaim" in volume
         ]
         assert set(claims) <= {claim["metadata"]["name"]}
+    for group in (spec.headGroupSpec, *spec.workerGroupSpecs):
+        (container,) = group.template.spec.containers
+        port = {entry["name"]: entry.get("value") for entry in container.env}["FKS_RAY_AGENT_LISTEN_PORT"]
+        assert group.rayStartParams == {"dashboard-agent-listen-port": port}
+    token = tomllib.loads((ROOT / "tests/data/kuberay.toml").read_text())["token_key"]
+    for template in templates:
+        (copy,) = template.spec.initContainers
+        assert f"/run/ray/{token}" in copy.command
+        (secret,) = (volume["secret"]["secretName"] for volume in template.spec.volumes if "secret" in volume)
+        assert spec.authOptions == {"mode": "token", "secretName": secret}
     (worker,) = (c for group in spec.workerGroupSpecs for c in group.template.spec.containers)
     assert f"{cluster['metadata']['name']}-head-svc:6379" in worker.args, "the service that KubeRay makes"
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "Dockerfile", "kuberay.yaml"])
+@pytest.mark.parametrize("name", ["compose.yaml", "kuberay.yaml"])
 def test_what_was_never_run_says_so(name: str) -> None:
     header = [line for line in (DEPLOY / name).read_text().splitlines()[:8] if line.startswith("#")]
     assert "Not run by any test" in " ".join(header)

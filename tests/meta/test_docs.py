@@ -166,7 +166,7 @@ def tracked() -> list[str]:
 def test_nothing_refers_to_a_document_outside_the_repository() -> None:
     known = {Path(name).stem for name in tracked() if name.endswith(".md")}
     text = {".py", ".md", ".sql", ".toml", ".yaml", ".yml", ".cs", ".sh", ""}
-    reference = re.compile(r"§|\bshared/\w|\bissue \d|\bthe issue\b|\b([a-z][a-z-]*)\.md\b")
+    reference = re.compile(r"§|\bshared/\w|\bissue \d|\bthe issue\b|\b([a-z][a-z0-9-]*)\.md\b")
     outside = [
         f"{name}: {match[0]}"
         for name in tracked()

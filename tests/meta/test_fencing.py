@@ -41,7 +41,8 @@ def test_every_write_is_listed_once() -> None:
 
 
 def test_what_is_called_fenced_checks_the_epoch_where_it_writes() -> None:
+    found = statements()
     for name in listed("Fenced"):
-        assert _FENCE.search(statements()[name]), f"{name} checks no epoch"
+        assert _FENCE.search(found[name]), f"{name} checks no epoch"
     for name in listed("Not fenced, and why"):
-        assert "FROM leases" not in statements()[name], f"{name} is fenced"
+        assert "FROM leases" not in found[name], f"{name} is fenced"

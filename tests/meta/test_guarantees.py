@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -22,13 +23,14 @@ def named() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("path", "name"), named())
 def test_a_test_that_a_page_names_exists(path: str, name: str) -> None:
-    file = ROOT / path
-    assert file.exists()
-    if name:
-        tree = ast.parse(file.read_text())
-        assert name in {
-            node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        }
+    assert (ROOT / path).exists()
+    assert not name or name in functions_of(path)
+
+
+@functools.cache
+def functions_of(path: str) -> set[str]:
+    tree = ast.parse((ROOT / path).read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
 def test_each_guarantee_names_what_would_break_it_and_a_test_that_holds_it() -> None:

@@ -17,6 +17,7 @@ REACHING = {
     "fks/process/isolated.py",  # a child that it started
     "fks/chaos/outside.py",  # sends faults, after it has refused every row that cannot be reached
     "fks/node/ray_host.py",  # its own child
+    "fks/cli/cluster_machines.py",  # an ssh that it started, with what that started
     "fks/supervisor/operations.py",  # itself and a child that it started
 }
 

@@ -25,11 +25,13 @@ BARE |= {
     "head",
     "hostname",
     "kill",
+    "ln",
     "ls",
     "mkdir",
     "mount",
     "sleep",
     "tail",
+    "touch",
     "umount",
 }
 STARTS = {
@@ -93,7 +95,8 @@ def test_a_test_is_left_out_by_one_function_which_fails_in_ci() -> None:
         f"{file.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)[:80]}"
         for file in FILES
         if file.name not in ("programs.py", "test_programs.py")
-        for node in ast.walk(ast.parse(file.read_text()))
+        if "skip" in (text := file.read_text())
+        for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Attribute) and skips.fullmatch(ast.unparse(node))
     ]
     assert found == [], "call leave_out() of tests/support/programs.py in the test: under FKS_REQUIRE_ALL it fails"

@@ -18,11 +18,11 @@ import pytest
 from fks.config.settings import DatabaseSettings, Risk
 from fks.model.order import State
 from fks.model.signal import Kind
-from fks.orders.crash_points import CrashPoints
 from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
 from tests.support import servers
+from tests.support.crash_points import CrashPoints
 from tests.support.guardian_process import venue_on
 from tests.support.journal import errors_of_journal
 from tests.support.local_exchange import LocalExchange

@@ -1,5 +1,5 @@
-"""300 protected entries, every process but the exchange killed -9 after each ten. `make soak`; FKS_DEAD_ENTRIES sets
-another number, FKS_SOAK_SEED replays another run."""
+"""300 protected entries, every process but the exchange killed -9 after at most ten of them. `make soak`;
+FKS_DEAD_ENTRIES sets another number, FKS_SOAK_SEED replays another run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEED = int(os.environ.get("FKS_SOAK_SEED", "20261120"))
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-async def test_no_filled_entry_is_ever_without_its_stop_in_thirty_outages(
+async def test_no_filled_entry_is_ever_without_its_stop_in_many_outages(
     bus: Bus, redis_url: str, tmp_path: Path
 ) -> None:
     async with everything(tmp_path, bus, redis_url, entries=ENTRIES, seed=SEED) as dead:

@@ -6,10 +6,7 @@ FKS_SOAK_MINUTES shortens it (below 20 it says little: the first fifth is warmin
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -19,7 +16,8 @@ import pytest
 
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
-from tests.support.collecting import NAME, check_stored
+from tests.support.children import Child
+from tests.support.collecting import NAME, check_stored, collect
 from tests.support.feed_faults import DATA
 from tests.support.local_exchange import LocalExchange
 
@@ -42,9 +40,7 @@ async def test_the_memory_of_a_collector_is_flat(
         "data": DATA,
         "epoch": await raise_epoch(database, NAME, "test"),
     }
-    process = subprocess.Popen(  # noqa: ASYNC220  it returns at once
-        [sys.executable, "-m", "tests.support.collecting", json.dumps(spec)], cwd=Path(__file__).parents[2]
-    )
+    process = Child(collect, spec)
     try:
         used: list[float] = []
         end_s = time.monotonic() + MINUTES * 60

@@ -30,9 +30,10 @@ async def test_a_thousand_signals_are_submitted_once_while_everything_dies(
     async with faults(build, tmp_path / "NinjaTrader 8", database, database_url, Plan(SEED, SIGNALS)) as run:
         await run.send()
         await run.settle()
-        report = await run.addons.report()
+        report = await run.bridges.report()
     accepted = [state for state in (await run.states()).values() if state == "ACKED"]
-    print(f"{len(accepted)} of {SIGNALS} accepted, {len(report['executions'])} executions; {run.addons.starts} starts of the AddOn, "
-          f"{run.links.starts} of the link, {run.proxy.cuts} cuts")  # fmt: skip
+    print(f"{len(accepted)} of {SIGNALS} accepted, {len(report['executions'])} executions; {run.bridges.starts} starts of the AddOn, "
+          f"{run.links.starts} of the link, {run.proxy.cuts} cuts, {run.bridges.late()} late orders")  # fmt: skip
     assert len(accepted) > SIGNALS * 0.7, "most signals are accepted"
-    assert min(run.addons.starts, run.links.starts, run.proxy.cuts) > SIGNALS / 50, "each part has died"
+    assert min(run.bridges.starts, run.links.starts, run.proxy.cuts) > SIGNALS / 50, "each part has died"
+    assert run.bridges.late() > SIGNALS / 100, "orders came late"

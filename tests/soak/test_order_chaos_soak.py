@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.orders.crash_points import LABELS
 from fks.store.bus import Bus
+from tests.support.crash_points import LABELS
 from tests.support.order_chaos import FAULTS, order_chaos
 from tests.support.order_chaos_counts import Minimum
 

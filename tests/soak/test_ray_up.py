@@ -1,5 +1,6 @@
-"""`ray up` for real: a head and two workers, each a machine in namespaces of its own, from a checkout to trading, an
-upgrade by a second `ray up`, kill -9 of the head's raylet, `ray down`. `make soak`; about 15 minutes and 6 GB.
+"""`ray up` for real: a head and two workers, each a machine in namespaces of its own with an account without root, from
+a checkout to trading, an upgrade by a second `ray up` with a position open, kill -9 of the head's raylet, `ray down`.
+The exchange is on none of the machines, so collectors run on workers. `make soak`; about 15 minutes and 6 GB.
 
 FKS_WHEELHOUSE: a folder with the wheels of all packages; without it they are made from the package index first.
 The transcript is printed; docs/run-a-cluster.md has one.
@@ -22,13 +23,15 @@ from typing import Any
 
 import pytest
 
-from tests.support.ray_up_machines import Machine, Network, require_machines, stores
+from tests.support.cluster_trading import TRADING_S, ClusterTrading
+from tests.support.local_exchange import LocalExchange
+from tests.support.ray_up_machines import ACCOUNT, Machine, Network, require_machines, stores
 from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 UP_S, UPGRADE_S, DOWN_S = 1800.0, 1800.0, 180.0
 #: Ray itself gives a raylet 30 s to start, and where the cores are shared three tries were seen to need them.
-TRADING_S, RAYLET_S = 300.0, 240.0
+RAYLET_S = 240.0
 WORKERS = ("cpu-1", "cpu-2")
 FKS = "~/fks/venv/bin/fks --home ~/.fks"
 
@@ -43,10 +46,15 @@ class Lab:
     network: Network
     checkout: Path
     begun_s: float
+    exchange: LocalExchange
 
     @property
     def head(self) -> Machine:
         return self.network.machines[0]
+
+    @property
+    def trading(self) -> ClusterTrading:
+        return ClusterTrading(self.exchange, self.fks, self.note)
 
     def note(self, text: str) -> None:
         """Add a line to the transcript."""
@@ -82,19 +90,17 @@ class Lab:
         self.here(sys.executable, "-m", "pip", "wheel", *options)
         shutil.rmtree(self.checkout / "build", ignore_errors=True)
 
+    def fks(self, command: str) -> dict[str, Any]:
+        """Run a command of FKS on the head, and return its document, {} where it fails."""
+        out = self.head.run(f"{FKS} {command} --json", timeout_s=300.0, check=False)
+        return dict(json.loads(out)) if out.startswith("{") else {}
+
     def status(self) -> dict[str, Any]:
         """Return the head's status document."""
-        out = self.head.run(f"{FKS} status --json", check=False)
-        found: dict[str, Any] = json.loads(out) if out.strip().startswith("{") else {}
-        return found
+        return self.fks("status")
 
     def components(self) -> dict[str, dict[str, Any]]:
         return {row["name"]: row for row in self.status().get("components", [])}
-
-    def fills(self) -> int:
-        """Return how many fills the journal has."""
-        out = self.head.run(f"{FKS} fills -n 1000 --json", check=False)
-        return len(re.findall(r'"client_order_id"', out)) if out else 0
 
     def up(self) -> str:
         return self.program("ray", "up", "-y", "--no-config-cache", "cluster.yaml", timeout_s=UP_S)
@@ -107,15 +113,18 @@ def lab() -> Iterator[Lab]:
     place.chmod(0o755)
     (place / "here").mkdir()
     network = Network(place, 60 + os.getpid() % 180)
-    found = Lab(place, network, place / "checkout", time.monotonic())
+    exchange = LocalExchange(place / "exchange", ["--rate-limits", "off"])
+    found = Lab(place, network, place / "checkout", time.monotonic(), exchange)
     try:
         network.open()
+        exchange.start()
         yield found
     finally:
         if keep := os.environ.get("FKS_KEEP"):
             print(f"kept until {keep} is gone: {place}", flush=True)
             while os.path.exists(keep):
                 time.sleep(1.0)
+        exchange.stop()
         network.close()
         shutil.rmtree(place, ignore_errors=True)
 
@@ -135,10 +144,8 @@ def wheelhouse(lab: Lab) -> Path:
     """Return a folder with the wheels of all packages but FKS's own."""
     folder = Path(os.environ.get("FKS_WHEELHOUSE") or lab.place / "wheels")
     if not folder.is_dir():
-        wheel = next((lab.checkout / "dist").glob("fks-*.whl"))
-        options = ("--quiet", "--prefer-binary", "-c", "constraints.txt", "-w", str(folder))
-        lab.here(sys.executable, "-m", "pip", "wheel", *options, str(wheel), timeout_s=1200.0)
-        next(folder.glob("fks-*.whl")).unlink()
+        options = ("--quiet", "--only-binary", ":all:", "--require-hashes", "-r", "deploy/hashes/fks.txt")
+        lab.here(sys.executable, "-m", "pip", "download", *options, "-d", str(folder), timeout_s=1200.0)
     return folder
 
 
@@ -151,17 +158,21 @@ def configure(lab: Lab, key: Path, urls: tuple[str, str], certificate: Path) -> 
         "[192.0.2.11, 192.0.2.12, 192.0.2.13]", f"[{', '.join(workers)}]"
     )
     text = text.replace("192.0.2.12", workers[1]).replace("192.0.2.13", "10.255.255.1")
-    text = text.replace("192.0.2.x", "these").replace("ssh_user: fks ", "ssh_user: root ")
+    text = text.replace("192.0.2.x", "these").replace("ssh_user: fks ", f"ssh_user: {ACCOUNT} ")
     text = text.replace("~/.ssh/fks_ed25519", str(key)).replace("min_workers: 3", "min_workers: 2")
     text = text.replace("max_workers: 3", "max_workers: 2")
     text = text.replace("file_mounts:\n", f'file_mounts:\n  "~/.fks/ca.crt": "{certificate}"\n')
     file.write_text(text)
     env = lab.checkout / "deploy" / "fks.env"
+    info = lab.exchange.info
     lines = (
         f"FKS_DATABASE_URL={urls[0]}",
         f"FKS_REDIS_URL={urls[1]}",
         "RAY_AUTH_MODE=token",
-        "FKS_SIM_ENABLED=true",
+        *(f"FKS_{part}_{name.upper()}_URL={info[name]}" for part in ("DATA", "VENUE") for name in ("rest", "ws")),
+        f"FKS_VENUE_WS_API_URL={info['ws_api']}",
+        f"FKS_VENUE_API_KEY={info['api_key']}",
+        f"FKS_VENUE_API_SECRET={info['api_secret']}",
     )
     env.write_text("\n".join(lines) + "\n")
     env.chmod(0o600)
@@ -182,6 +193,7 @@ def test_from_a_checkout_to_trading_and_an_upgrade(lab: Lab) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     for name in ("head", *WORKERS):
         machine = lab.network.add(name, key, wheels)
+        lab.network.lead_here(machine, key, int(lab.exchange.info["rest"].rpartition(":")[2]))
         lab.note(f"{name}: {machine.address}, sshd answers; boot {(machine.place / 'boot_id').read_text()[:8]}")
     stored = lab.place / "stores"
     stored.mkdir()
@@ -192,6 +204,12 @@ def test_from_a_checkout_to_trading_and_an_upgrade(lab: Lab) -> None:
         run_all(lab)
 
 
+def gateways(lab: Lab) -> set[str]:
+    """Return the machines whose gateway is ready: while it is put on workers, some requests get no answer."""
+    rows = lab.components().items()
+    return {row["node"] for name, row in rows if name.startswith("gateway:") and row["state"] == "ready"}
+
+
 def run_all(lab: Lab) -> None:
     """Bring it up, use it, upgrade it, hurt it, take it down."""
     lab.note(
@@ -199,34 +217,45 @@ def run_all(lab: Lab) -> None:
     )
     lab.up()
     lab.note("`ray up` returned")
-    wait_until(lambda: lab.fills() > 0, deadline_s=TRADING_S, every_s=2.0)
-    lab.note("the first fill")
     names = {"keeper", "raylet", *(f"keeper@{name}" for name in WORKERS), *(f"raylet@{name}" for name in WORKERS)}
     wait_until(lambda: names <= set(lab.components()), deadline_s=UP_S, every_s=5.0)
-    wait_until(lambda: lab.status().get("state") == "healthy", deadline_s=TRADING_S, every_s=2.0)
-    spread = {"strategy:0", "strategy:1"}
+    lab.note("both workers are there")
+    wait_until(lambda: gateways(lab) == {"head", *WORKERS}, deadline_s=TRADING_S, every_s=2.0)
+    lab.note("the gateway is on each machine")
+    trading = lab.trading
+    trading.begin()
+    spread = {"strategy:0", "strategy:1", "collector:binance"}
     wait_until(
-        lambda: {row["node"] for name, row in lab.components().items() if name in spread} == set(WORKERS),
-        deadline_s=TRADING_S,
+        lambda: (
+            {row["node"] for name, row in lab.components().items() if name in spread} == set(WORKERS)
+            and lab.status().get("state") == "healthy"
+        ),
+        deadline_s=UP_S,
         every_s=2.0,
     )
-    wait_until(lambda: lab.status().get("state") == "healthy", deadline_s=TRADING_S, every_s=2.0)
     lab.note("healthy: " + ", ".join(f"{row['name']} on {row['node']}" for row in lab.components().values()))
 
     (old,) = versions(lab)
     with (lab.checkout / "fks" / "__init__.py").open("a") as file:
         file.write("#: another build of the same version\n")
     lab.wheel()
-    fills = lab.fills()
-    out = lab.up()
+    fills = len(trading.fills())
+    with trading.watched() as bare:
+        out = lab.up()
     for line in out.splitlines():
         if re.search(r"upgrading|waiting for|is back after|everything runs", line):
             lab.note(f"    {line.strip()}")
     (new,) = versions(lab)
     assert new != old
     assert new.partition("+")[0] == old.partition("+")[0], "the same version, another build"
-    wait_until(lambda: lab.fills() > fills, deadline_s=TRADING_S, every_s=2.0)
-    lab.note(f"upgraded from {old} to {new}, and trading")
+    assert bare == [], "the position that is held was without its stop"
+    during = len(trading.fills()) - fills
+    wait_until(lambda: len(trading.fills()) > fills + during, deadline_s=TRADING_S, every_s=1.0)
+    lab.note(f"upgraded from {old} to {new}, and trading: {during} fills meanwhile, the stop was there all the time")
+    for machine in lab.network.machines:
+        builds = machine.run("ls ~/fks/builds; readlink ~/fks/venv ~/fks/next").split()
+        assert len(set(builds[:2])) == 2, "the build of before is the way back"
+        assert builds[2] == builds[3], "the link leads to the build to come"
 
     before = lab.components()
     pid = before["raylet"]["pid"]
@@ -240,6 +269,8 @@ def run_all(lab: Lab) -> None:
     )
     wait_until(lambda: lab.status().get("state") == "healthy", deadline_s=TRADING_S, every_s=1.0)
     lab.note(f"healthy again after {time.monotonic() - start:.1f} s")
+    assert lab.fks("strategies disable fast")
+    trading.check_nothing_is_lost()
 
     lab.program("ray", "down", "-y", "cluster.yaml", timeout_s=DOWN_S)
     time_left = time.monotonic() + DOWN_S

@@ -22,7 +22,13 @@ Fks = Callable[..., Awaitable[tuple[int, str, str]]]
 
 @pytest.fixture
 async def seeded(database: Database) -> Database:
-    """The database with what every node has: instruments, their assets, an account."""
+    """The database with what every node has."""
+    await seed(database)
+    return database
+
+
+async def seed(database: Database) -> None:
+    """Store what every node has: instruments, their assets, an account."""
     await database.sql(
         "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) VALUES"
         " ('binance','BTCUSDT','BTC','USDT',0.01,0.00001,0.00001,9000,5),"
@@ -32,7 +38,6 @@ async def seeded(database: Database) -> Database:
     await database.sql(
         "INSERT INTO accounts (name, venue, initial_balance) VALUES ('demo','paper',100000),('sim','ccxt',100000)"
     )
-    return database
 
 
 @pytest.fixture

@@ -3,17 +3,12 @@ against."""
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, field
 from typing import Any
 
 from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"coinbase", "kraken"}):
-    import ccxt.async_support as plain
-
-    for part in ("binance", "coinbase", "kraken"):  # ccxt.pro finds its parents by these names, modules or stubs by now
-        setattr(plain, part, getattr(importlib.import_module(f"ccxt.async_support.{part}"), part))
     from ccxt.pro.binance import binance
     from ccxt.pro.coinbase import coinbase
     from ccxt.pro.kraken import kraken

@@ -1,11 +1,14 @@
 """Fifty strategies that use later bars, and fifty that do not, each with the answer of the check.
 
-`python -m tests.support.cheats` writes docs/look-ahead.md again.
+`python -m tests.support.cheats` writes docs/look-ahead.md again, with freqtrade's answers as benchmarks/lookahead_peers.py
+stored them.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import islice
@@ -25,6 +28,7 @@ from fks.strategies.registry import load_catalogue
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "look-ahead.md"
+FREQTRADE = ROOT / "tests" / "support" / "freqtrade_lookahead.json"
 SAMPLE = ROOT / "fks" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
 WARMUP = 60
 BARS = 6_000
@@ -337,8 +341,17 @@ def findings() -> tuple[dict[str, str], dict[str, str]]:
 def page() -> str:
     """Return the page of the documentation."""
     found, fair = findings()
+    stored = json.loads(FREQTRADE.read_text())
+    theirs = {name: stored["answers"].get(name, "not run") for name in [*found, *fair]}
+    ahead_of, fair_of = (
+        ", ".join(f"{count} {text}" for text, count in Counter(theirs[name] for name in names).most_common())
+        for names in (found, fair)
+    )
+    others = "; ".join(f"{name}: {theirs[name]}" for name in fair if theirs[name] in ("refused", "too few trades"))
     caught, passed = sum(map(bool, found.values())), sum(not text for text in fair.values())
-    rows = "\n".join(f"| {name} | {'refused' if text else 'not noticed'} |" for name, text in found.items())
+    rows = "\n".join(
+        f"| {name} | {'refused' if text else 'not noticed'} | {theirs[name]} |" for name, text in found.items()
+    )
     return f"""# What the check of a strategy finds
 
 Every run of a backtest and every instance that is added checks its strategy first ([write a strategy](write-a-strategy.md#what-is-checked)): decisions over fewer bars must be the
@@ -348,11 +361,21 @@ from them.
 **{caught} of {len(found)}** that look ahead are refused, and **{passed} of {len(fair)}** honest ones pass. What is not noticed keeps a value of the first call in a file:
 a file of settings looks the same. A result that is [too good](backtest-report.md) is marked all the same.
 
-| It uses | |
-|---|---|
+The last column is `freqtrade lookahead-analysis` of {stored["version"].replace("==", " ")} on the same minutes ({stored["date"]}, `python benchmarks/lookahead_peers.py --names "" --write`), which makes a virtualenv for it.
+It repeats a backtest until each of the first 20 entries and exits and compares the columns of the frame; with fewer than 10 trades it gives no answer. Those that look ahead:
+{ahead_of}. Honest ones: {fair_of}.
+
+Both decide by the same code: the rise of a target is freqtrade's entry and its end the exit, and targets and levels are columns of the frame. A strategy that writes its averages there, too, shows
+freqtrade more. Missing minutes are filled beforehand, as freqtrade does itself: with holes in its file it took honest strategies for biased where a repeated backtest ended at one. It loads a
+strategy's file anew for each backtest, so that a variable of a class or module is not kept.
+
+| It uses | FKS | freqtrade |
+|---|---|---|
 {rows}
 
 The honest ones: {", ".join(fair)}.
+
+Of these freqtrade answers other than "not noticed": {others or "none"}. The translation leaves out positions of several entries (`dca`, `grid`), parts of one (`scale_out`) and two symbols (`pairs`).
 """
 
 

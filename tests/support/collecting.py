@@ -1,12 +1,10 @@
-"""A collector on real parts for tests; `python -m tests.support.collecting …` is one in a process of its own, to
-kill."""
+"""A collector on real parts for tests; `Child(collect, …)` is one in a process of its own, to kill."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
-import json
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -81,7 +79,8 @@ async def running(collector: Collector, *, is_clean: bool = True) -> AsyncIterat
             await collector.exchange.close()
 
 
-async def _main(spec: dict[str, Any]) -> None:
+async def collect(spec: dict[str, Any]) -> None:
+    """Collect until killed: database, redis, info, data, epoch, histories?."""
     db = await Database.connect(spec["database"], application="collecting")
     bus = await Bus.connect(spec["redis"])
     log = CollectingLog(lines=Logged())
@@ -145,10 +144,6 @@ class NoMeter:
     def gauge(self, name: str, value: float, **labels: str) -> None: ...
     def observe(self, name: str, value: float, **labels: str) -> None: ...
     def remove(self, name: str, **labels: str) -> None: ...
-
-
-if __name__ == "__main__":
-    asyncio.run(_main(json.loads(sys.argv[1])))
 
 
 FEW: dict[str, Any] = {"timeframes": ("1s", "5s", "15s", "1m"), "symbols": ("BTCUSDT", "ETHUSDT"), "backfill_bars": 20}

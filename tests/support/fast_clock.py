@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+from fks.clock import RealClock
+
 
 class FastClock:
     """Monotonic time and sleeps run `rate` times as fast; `step` moves the time of day alone."""
@@ -34,3 +36,17 @@ class FastClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds / self.rate)
+
+
+class FastWaits(RealClock):
+    """The machine's clock whose monotonic time and sleeps alone run `rate` times as fast: its time of day is that of
+    libraries that read the machine's."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+
+    def monotonic(self) -> float:
+        return super().monotonic() * self._rate
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds / self._rate)

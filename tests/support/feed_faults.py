@@ -5,17 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +25,8 @@ from fks.store.db import Database
 from fks.store.facts import FactStore
 from fks.store.leases import raise_epoch
 from tests.support import servers
-from tests.support.collecting import check_stored
+from tests.support.children import Child
+from tests.support.collecting import check_stored, collect
 from tests.support.feed_histories import folder_asked_for
 from tests.support.local_exchange import LocalExchange
 from tests.support.waiting import until
@@ -147,7 +144,7 @@ class FaultRun:
     def __post_init__(self) -> None:
         self._dice = random.Random(self.seed)
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  what the collectors printed; it goes with the run
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._is_ending = False
 
     @contextlib.asynccontextmanager
@@ -187,11 +184,7 @@ class FaultRun:
             "histories": folder_asked_for(),
         }
         self.started.append(time.time_ns())
-        self._process = subprocess.Popen(  # noqa: ASYNC220  it returns at once
-            [sys.executable, "-m", "tests.support.collecting", json.dumps(spec)],
-            cwd=Path(__file__).parents[2],
-            stderr=self._output,
-        )
+        self._process = Child(collect, spec, stderr=self._output)
 
     async def _ask(self) -> None:
         """Ask ten times a second what the order manager asks before an entry: its row of risk.market, on its own

@@ -1,8 +1,9 @@
 """Recorded histories of feeds: the calls of one feed with their arguments and answers, one JSON object a line.
 
-The first line is a header: `{"format": "fks-feed-history/1", "spec", "now_s"}`. Each further line is a call of the feed:
-`call` and `args`, then what it gave: `actions` and the `rows` of the transition table for an event, `gives` for another
-call, and `state` and `stream` when they changed. `replay` makes the same calls on a new feed, which must give the same.
+The first line is a header: `{"format": "fks-feed-history/2", "spec", "now_s"}`. Each further line is a call of the feed:
+`call` and `args`, then the results: `actions` and the `rows` of the transition table for an event, `gives` for an answer
+of REST and for another call, and `state` and `stream` when they changed. `replay` makes the same calls on a new feed,
+which must give the same.
 
 `FKS_RECORD_FEEDS=FOLDER` makes the soak of faults write the histories of all its feeds into FOLDER. As a program this
 module selects few short ones of them, which together reach all rows that any of them reaches:
@@ -15,38 +16,27 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import msgspec
 
-from fks.bars.aggregate import BarBuilder, BarStart
 from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
-from fks.feed.unstored import Batch, Sealed
-from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.feed.queues import Batch
+from fks.model.bar import BarClosed, PublicTrade
 from fks.model.market import BarSeen, Book, Quote
 
 MakeFeed = Callable[[FeedSpec, float], SymbolFeed]
-FORMAT = "fks-feed-history/1"
+FORMAT = "fks-feed-history/2"
 VARIABLE = "FKS_RECORD_FEEDS"
 #: lines and bytes kept after the last row that a selected history is kept for: what follows from it
 AFTER, AFTER_BYTES = 40, 20_000
 _EVENTS = {kind.__name__: kind for kind in (*m.EVENTS, PublicTrade, BarClosed, BarSeen, Quote, Book)}
 #: calls that change a feed, beside events: the types of their arguments
 _CALLS: dict[str, Any] = {
-    "restart": tuple[BarStart, int | None, list[Sealed]],
-    "add": tuple[list[PublicTrade], int, float],
-    "start_clock": tuple[int, float],
-    "trades_left_out": tuple[()],
-    "trades_not_refetched": tuple[()],
-    "refuse_waiting": tuple[int],
-    "take_late": tuple[()],
-    "return_late": tuple[list[int]],
-    "correct": tuple[list[Bar]],
-    "settle_suspect": tuple[()],
     "take_batch": tuple[int, int],
     "put_back": tuple[()],
     "keep_trades": tuple[int],
@@ -66,54 +56,8 @@ class RecordedFeed(SymbolFeed):
     def handle(self, event: m.FeedEvent) -> list[m.FeedAction]:
         given = _tagged(event)
         actions = super().handle(event)
-        line: dict[str, Any] = {"actions": [_tagged(action) for action in actions]} if actions else {}
-        self._note("handle", [given], line | ({"rows": list(self.applied)} if self.applied else {}))
+        self._note("handle", [given], _gave(self, event, actions))
         return actions
-
-    def restart(self, builder: BarBuilder, last_id: int | None, before: list[Sealed]) -> None:
-        given = [_plain(builder.start), last_id, _plain(before)]
-        super().restart(builder, last_id, before)
-        self._note("restart", given)
-
-    def add(self, trades: list[PublicTrade], now_ns: int, now_s: float) -> m.Gap | None:
-        gap = super().add(trades, now_ns, now_s)
-        self._note("add", [_plain(trades), now_ns, now_s], {"gives": _plain(gap)})
-        return gap
-
-    def start_clock(self, time_ns: int, now_s: float) -> None:
-        super().start_clock(time_ns, now_s)
-        self._note("start_clock", [time_ns, now_s])
-
-    def trades_left_out(self) -> None:
-        super().trades_left_out()
-        self._note("trades_left_out", [])
-
-    def trades_not_refetched(self) -> None:
-        super().trades_not_refetched()
-        self._note("trades_not_refetched", [])
-
-    def refuse_waiting(self, count: int) -> None:
-        super().refuse_waiting(count)
-        self._note("refuse_waiting", [count])
-
-    def take_late(self) -> list[int]:
-        times = super().take_late()
-        self._note("take_late", [], {"gives": times})
-        return times
-
-    def return_late(self, times: Iterable[int]) -> None:
-        known = list(times)
-        super().return_late(known)
-        self._note("return_late", [known])
-
-    def correct(self, bars: Iterable[Bar]) -> None:
-        known = list(bars)
-        super().correct(known)
-        self._note("correct", [_plain(known)])
-
-    def settle_suspect(self) -> None:
-        super().settle_suspect()
-        self._note("settle_suspect", [])
 
     def take_batch(self, bars_max: int, trades_max: int) -> Batch:
         batch = super().take_batch(bars_max, trades_max)
@@ -192,23 +136,17 @@ def replay(lines: Sequence[str]) -> Replayed:
         call, args = line["call"], line["args"]
         again: dict[str, Any] = {"call": call, "args": args}
         if call == "handle":
-            actions = feed.handle(_event(args[0]))
-            again |= {"actions": [_tagged(action) for action in actions]} if actions else {}
-            again |= {"rows": list(feed.applied)} if feed.applied else {}
+            event = _event(args[0])
+            again |= _gave(feed, event, feed.handle(event))
             for row in feed.applied:
                 result.first.setdefault(row, number)
         elif call == "put_back":
             feed.put_back(taken)
         else:
-            given = list(msgspec.convert(args, _CALLS[call]))
-            if call == "restart":
-                given[0] = BarBuilder(given[0])
-            gave = getattr(feed, call)(*given)
+            gave = getattr(feed, call)(*msgspec.convert(args, _CALLS[call]))
             if call == "take_batch":
                 taken = gave
-                gave = _shown(taken)
-            if call in ("add", "take_late", "take_batch"):
-                again["gives"] = _plain(gave)
+                again["gives"] = _shown(taken)
         if (state, stream) != (feed.state, feed.stream):
             state, stream = feed.state, feed.stream
             again |= {"state": state, "stream": stream}
@@ -216,6 +154,16 @@ def replay(lines: Sequence[str]) -> Replayed:
             result.difference = Difference(number, _text(line), _text(again))
             return result
     return result
+
+
+def _gave(feed: SymbolFeed, event: m.FeedEvent, actions: Sequence[m.FeedAction]) -> dict[str, Any]:
+    """Return the results of an event, those that a feed shows to the gap filler among them."""
+    line: dict[str, Any] = {"actions": [_tagged(action) for action in actions]} if actions else {}
+    if isinstance(event, m.TradesFetched | m.Recovered):
+        line["gives"] = _plain(feed.fetched_gap)
+    elif isinstance(event, m.CorrectionStarted):
+        line["gives"] = list(feed.correcting)
+    return line | ({"rows": list(feed.applied)} if feed.applied else {})
 
 
 def _event(value: dict[str, Any]) -> Any:

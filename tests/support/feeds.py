@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from fks.bars.aggregate import BarBuilder, BarStart
+from fks.bars.aggregate import BarStart
 from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
+from fks.feed.queues import MarketData
 from fks.feed.rows import SealedPosition
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import BarSeen, Channel, TradeIds
@@ -28,8 +29,9 @@ def seen(second: int, trades: int, *, volume: float = 1.0, is_closed: bool = Tru
     return BarSeen(Bar("binance", "BTCUSDT", "1s", T0 + second * NS, 10, 10, 10, 10, volume, trades), is_closed)
 
 
-def builder(timeframes: tuple[str, ...] = ("1s", "5s")) -> BarBuilder:
-    return BarBuilder(BarStart("binance", "BTCUSDT", timeframes, T0, previous=Decimal(9)))
+def recovery(last_id: int | None = 0, timeframes: tuple[str, ...] = ("1s", "5s")) -> m.Recovery:
+    """Return the start of a feed at T0, after a trade with the id `last_id`."""
+    return m.Recovery(BarStart("binance", "BTCUSDT", timeframes, T0, previous=Decimal(9)), last_id)
 
 
 def live(
@@ -42,19 +44,19 @@ def live(
     feed = SymbolFeed(FeedSpec("BTCUSDT", 10, 120, channels=channels, ids=ids), 0.0)
     feed.handle(m.Subscribed(T0, 0.0))
     feed.handle(m.Claimed(T0, 0.0, {}, None))
-    feed.restart(builder(timeframes), last_id, [])
+    recovered(feed, recovery(last_id, timeframes), T0, 0.0)
     feed.handle(m.BackfillFinished(T0, 0.0))
     feed.outages.take()
     assert feed.state is m.FeedState.LIVE
     return feed
 
 
-def receive(feed: SymbolFeed, second: float, *events: m.MarketData) -> list[m.FeedAction]:
+def receive(feed: SymbolFeed, second: float, *events: MarketData) -> list[m.FeedAction]:
     """Give events to a feed, or let time pass where there are none; return all actions."""
     return receive_at(feed, T0 + round(second * 1e9), second, *events)
 
 
-def receive_at(feed: SymbolFeed, now_ns: int, second: float, *events: m.MarketData) -> list[m.FeedAction]:
+def receive_at(feed: SymbolFeed, now_ns: int, second: float, *events: MarketData) -> list[m.FeedAction]:
     """Do the same while our time of day is `now_ns`."""
     if events:
         return feed.handle(m.Received(now_ns, second, list(events)))
@@ -71,15 +73,35 @@ def query_of(actions: list[m.FeedAction]) -> m.Gap | m.SilenceCheck | None:
     return None
 
 
-def query(feed: SymbolFeed, second: float, *events: m.MarketData) -> m.Gap | m.SilenceCheck | None:
+def query(feed: SymbolFeed, second: float, *events: MarketData) -> m.Gap | m.SilenceCheck | None:
     """Give events to a feed and return its query."""
     return query_of(receive(feed, second, *events))
+
+
+def fetched(feed: SymbolFeed, trades: list[PublicTrade], now_ns: int, second: float) -> m.Gap | None:
+    """Give trades of REST to a feed; return the gap in them."""
+    feed.handle(m.TradesFetched(now_ns, second, trades))
+    return feed.fetched_gap
+
+
+def recovered(feed: SymbolFeed, made: m.Recovery, now_ns: int, second: float) -> m.Gap | None:
+    """Let a feed begin from a recovery; return the gap in its trades."""
+    feed.handle(m.Recovered(now_ns, second, made))
+    assert feed.builder is not None
+    assert feed.builder.start is made.start
+    return feed.fetched_gap
+
+
+def outdated(feed: SymbolFeed, *timeframes: str) -> list[tuple[list[int], bool]]:
+    """Start a correction of a feed; return the bars of each timeframe that it corrects, and whether open ones are."""
+    feed.handle(m.CorrectionStarted(T0, 0.0))
+    return [feed.outdated(timeframe) for timeframe in timeframes]
 
 
 def backfilled(feed: SymbolFeed, second: float, trades: list[PublicTrade]) -> list[m.FeedAction]:
     """Finish the backfill of a feed with these trades, which join; return the actions that follow."""
     now_ns = T0 + round(second * 1e9)
-    assert feed.add(trades, now_ns, second) is None
+    assert fetched(feed, trades, now_ns, second) is None
     return feed.handle(m.BackfillFinished(now_ns, second))
 
 

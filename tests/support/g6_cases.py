@@ -57,6 +57,7 @@ CASES = (
     Case("daytime", "time_of_day", BTC, {"zone": "UTC", "start": "14:40", "end": "15:30"}, fills_min=2),
     Case("dca", "dca", ETH, {"every": 2, "buys": 4, "tp_pct": 0.1, "scale": 1.7}),
     Case("parts", "scale_out", BTC, {"entry": 2, "leave": 3, "sales": 3, "step_pct": 0.02, "sl_pct": 0.15}),
+    Case("moved-target", "moved_target", ETH, {"hold": 7}),
     Case("grid", "grid", BTC, {"period": 5, "step_pct": 0.1, "levels": 4, "tp_pct": 0.1}),
     Case(
         "combination",
@@ -72,8 +73,13 @@ CASES = (
             "tp_pct": 0.2,
         },
     ),
-    Case("pairs-first", "pairs", BTC, {"other": ETH, "period": 10, "entry": 1.0, "leave": 0.5}),
-    Case("pairs-second", "pairs", ETH, {"other": BTC, "leg": "second", "period": 10, "entry": 1.0, "leave": 0.5}),
+    Case("pairs-first", "pairs", BTC, {"other": ETH, "period": 10, "entry": 1.0, "leave": 0.5, "together": False}),
+    Case(
+        "pairs-second",
+        "pairs",
+        ETH,
+        {"other": BTC, "leg": "second", "period": 10, "entry": 1.0, "leave": 0.5, "together": False},
+    ),
     # protections that are reached neither in the bar in which the entry fills nor at the next open
     Case("limit", "resting_entries", BTC, {"away_pct": 0.06, "sl_pct": 0.5, "tp_pct": 0.5}),
     Case("limit-stopped", "resting_entries", BTC, {"away_pct": 0.03, "sl_pct": 0.5}),

@@ -58,12 +58,31 @@ NO_LIMITS: dict[str, Any] = {"anonymous_per_hour": 0, "limit_per_hour": 0, "moni
 
 
 class Server(uvicorn.Server):
-    """A server beside a test; its port is known once it has started."""
+    """A server beside a test; its port is known once it has started. It ends as uvicorn does, without the tenths of a
+    second that uvicorn waits between two looks."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave pytest its signal handlers."""
         yield
+
+    async def main_loop(self) -> None:
+        counter = 0
+        while not await self.on_tick(counter):
+            counter = (counter + 1) % 100
+            await asyncio.sleep(0.01)
+
+    async def shutdown(self, sockets: object = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await until(
+            lambda: not self.server_state.connections and not self.server_state.tasks, deadline_s=20, every_s=0.005
+        )
+        for server in self.servers:
+            await server.wait_closed()
+        await self.lifespan.shutdown()
 
     @property
     def port(self) -> int:
@@ -79,13 +98,16 @@ async def running(
     *,
     name: str = "gateway:0",
     node: Any = None,
+    inference: Any = None,
     **settings: Any,
 ) -> AsyncIterator[Running]:
     """Serve the gateway with a token of each scope until the block ends. `settings` are sections, as in
     Settings(http=…)."""
     store = TokenStore(db)
     tokens = {scope: (await store.create(f"t-{scope}", scope))[0] for scope in SCOPES}
-    async with serving(database_url, redis_url, home, tokens, name=name, node=node, **settings) as gateway:
+    async with serving(
+        database_url, redis_url, home, tokens, name=name, node=node, inference=inference, **settings
+    ) as gateway:
         await until(gateway.hears, deadline_s=20)
         yield gateway
 
@@ -100,10 +122,13 @@ async def serving(
     name: str = "gateway:0",
     node: Any = None,
     beside: Running | None = None,
+    inference: Any = None,
     **settings: Any,
 ) -> AsyncIterator[Running]:
     """Serve the gateway until the block ends; nothing behind it needs to be up. Without limits unless `auth` is given,
-    with channels that may lead to this host unless `alerts` is, and no demo unless `sim` is: every call needs a token."""
+    with channels that may lead to this host unless `alerts` is, and no demo unless `sim` is: every call needs a token.
+    A caller waits a tenth of a second for an order that no order manager takes, unless `http` has `order_wait_s`."""
+    settings["http"] = {"order_wait_s": 0.1, **settings.get("http", {})}
     settings.setdefault("auth", NO_LIMITS)
     settings.setdefault("alerts", AlertsSettings(hosts=("localhost",)))
     settings.setdefault("sim", {"enabled": False})
@@ -119,6 +144,7 @@ async def serving(
         redis_url=redis_url,
         name=name,
         node=lambda: node,
+        inference=inference,
         **({} if beside is None else {"session_key": beside.app.state.gateway.deps.session_key}),
     )
     app = create_app(deps, pages=(pages,), host_pages=(host_router,))

@@ -25,6 +25,7 @@ class Given(Strategy):
     entry_bars: tuple[float, ...] | None = None
     share: tuple[float, ...] | None = None
     move: tuple[float, ...] | None = None
+    target_move: tuple[float, ...] | None = None
     warm: int = 0
     most: int = 1
 
@@ -37,6 +38,6 @@ class Given(Strategy):
     def decide(self, bars: Bars) -> Decisions:
         part = slice(-len(bars), None)
         entry = (self.entry_limit, self.entry_stop, self.entry_bars)
-        columns = (self.stop, self.limit, *entry, self.trail, self.share, self.move)
+        columns = (self.stop, self.limit, *entry, self.trail, self.share, self.move, self.target_move)
         levels = (None if v is None else np.array(v)[part] for v in columns)
         return Decisions(np.array(self.target)[part], *levels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 import uuid
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
+from fks.clock.waiting import end_task
 from fks.config.settings import Http, Settings, VenueSettings
 from fks.entry.order_entry import EntryAnswer, OrderEntry, OrderRequest
-from fks.guardian.journal import kill_mode
+from fks.guardian.journal import engaged_kills
 from fks.guardian.service import Guardian
 from fks.model.order import OrderType, Outcome
 from fks.order_manager.service import OrderManager
@@ -25,6 +25,7 @@ from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import HeldLease, raise_epoch
 from fks.venues.ccxt import CcxtVenue
+from tests.support import servers
 from tests.support.guardian_process import venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter
@@ -70,10 +71,11 @@ async def trading(
     epoch = await raise_epoch(db, "orders", "test")
     lease = HeldLease(db, clock, name="orders", epoch=epoch, holder="test", ttl_s=5.0, renew_s=0.5)
     await lease.renew()
+    own = await servers.as_role(db, "orders")
     service = OrderManager(
-        Runtime(settings, clock, db, bus, log, RecordingMeter(), lease),
+        Runtime(settings, clock, own, bus, log, RecordingMeter(), lease),
         {"ccxt": venue_on(exchange.info)},
-        kill_file=lambda: kill_mode(folder / "kill.jsonl"),
+        kill_file=lambda: engaged_kills(folder / "kill.jsonl"),
     )
 
     async def write_price() -> None:
@@ -99,12 +101,10 @@ async def trading(
         await until(lambda: service.is_ready, deadline_s=10)
         yield OrderEntry(db, bus, clock, settings)
     finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*map(end_task, tasks))
         await service.stop()
+        if own is not db:
+            await own.close()
 
 
 async def buy(entry: OrderEntry, exchange: LocalExchange, quantity: str, **fields: Any) -> EntryAnswer:

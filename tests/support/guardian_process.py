@@ -1,31 +1,27 @@
-"""A guardian as a process of its own: `python -m tests.support.guardian_process '<json>'`, for tests that kill -9 it.
-
-JSON: exchange (a LocalExchange's info, or null), folder, database_url?, timing, ninja? (group, port, secret). Prints one
-line when it listens.
-"""
+"""A guardian as a process of its own, for tests that kill -9 it."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import select
 import signal
-import subprocess
-import sys
 import uuid
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
 from fks.guardian.context import GuardianContext
 from fks.guardian.ninja_session import GroupBridge, NinjaSession
-from fks.guardian.service import Guardian, Timing
+from fks.guardian.service import Guardian
+from fks.guardian.timing import Timing
+from fks.model.ninja import PLATFORMS
 from fks.model.ports import Venue
+from fks.orders.absence import AbsenceRule
 from fks.store.db import Database
 from fks.venues.binance.config import SessionConfig as CcxtConfig
 from fks.venues.binance.session import BinanceVenue as CcxtVenue
+from tests.support.children import Child
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter
 
@@ -40,9 +36,7 @@ QUICK = Timing(
     history_s=1.0,
     retry_s=0.1,
     retry_max_s=0.5,
-    absent_spacing_s=0.2,
-    absent_first_s=0.2,
-    absent_age_s=1.0,
+    absence=AbsenceRule(spacing_s=0.2, first_s=0.2, age_s=1.0),
     lease_ttl_s=1.5,
     lease_renew_s=0.1,
 )
@@ -71,10 +65,14 @@ def guardian_with(
     is_placed: bool = True,
     takes_over: bool = False,
     bridge: dict[str, Any] | None = None,
+    exchanges: Mapping[str, str] | None = None,
 ) -> Guardian:
-    """Return an unstarted guardian with its files in `folder`. `bridge`: group, port and secret of a NinjaTrader."""
+    """Return an unstarted guardian with its files in `folder`. `exchanges`: those of the venues. `bridge`: group, port, secret and platform (ninja) of a bridge."""
     context = GuardianContext(RealClock(), CollectingLog(), RecordingMeter(), timing, db)
-    address = bridge and GroupBridge(bridge["group"], "127.0.0.1", bridge["port"], bridge["secret"].encode(), 2.0)
+    platform = PLATFORMS[(bridge or {}).get("platform", "ninja")]
+    address = bridge and GroupBridge(
+        bridge["group"], "127.0.0.1", bridge["port"], bridge["secret"].encode(), 2.0, platform=platform
+    )
     return Guardian(
         context,
         venues,
@@ -84,6 +82,7 @@ def guardian_with(
         side_journal=folder / "orders.jsonl",
         is_placed=is_placed,
         takes_over=takes_over,
+        exchanges=exchanges,
         bridges=[NinjaSession(context, address, lambda: uuid.uuid4().hex)] if address else [],
     )
 
@@ -100,22 +99,17 @@ class GuardianProcess:
         bridge: dict[str, Any] | None = None,
         **venue: Any,
     ) -> None:
-        self._argument = json.dumps(
-            {
-                "exchange": exchange and exchange.info,
-                "bridge": bridge,
-                "folder": str(folder),
-                "database_url": database_url,
-                "timing": asdict(QUICK),
-                "venue": venue,
-            }
-        )
-        self.process: subprocess.Popen[str] | None = None
+        self._given = {
+            "exchange": exchange and exchange.info,
+            "bridge": bridge,
+            "folder": folder,
+            "database_url": database_url,
+            "venue": venue,
+        }
+        self.process: Child | None = None
 
     def start(self) -> GuardianProcess:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.guardian_process", self._argument], stdout=subprocess.PIPE, text=True
-        )
+        self.process = Child(_main, self._given, is_read=True)
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], 20.0)
         if not ready:
@@ -139,11 +133,7 @@ async def _main(given: dict[str, Any]) -> None:
     url = given["database_url"]
     db = await Database.lazy(url, application="guardian") if url else None
     venues: dict[str, Venue] = {"ccxt": venue_on(given["exchange"], **given["venue"])} if given["exchange"] else {}
-    guardian = guardian_with(venues, Path(given["folder"]), db, Timing(**given["timing"]), bridge=given["bridge"])
+    guardian = guardian_with(venues, given["folder"], db, bridge=given["bridge"])
     await guardian.start()
     print("ready", flush=True)
     await guardian.run()
-
-
-if __name__ == "__main__":
-    asyncio.run(_main(json.loads(sys.argv[1])))

@@ -162,11 +162,22 @@ class KrakenPeer:
         return {"txid": [number], "descr": {"order": described}}
 
     def _cancelorder(self, form: dict[str, str]) -> Any:
-        number = next((n for n in self.numbers(form["cl_ord_id"]) if self.orders[n]["status"] == "open"), None)
+        self.end(self._open(form), "canceled")
+        return {"count": 1}
+
+    def _amendorder(self, form: dict[str, str]) -> Any:
+        row = self.orders[self._open(form)]["descr"]
+        is_limit = row["ordertype"] == "limit"
+        row["price"] = form["limit_price" if is_limit else "trigger_price"]
+        return {"amend_id": "TJSMEH-AA67V-YUSQ6O"}
+
+    def _open(self, form: dict[str, str]) -> str:
+        """Return the number of the open order that a request names by number or client id."""
+        named = [form["txid"]] if "txid" in form else self.numbers(form["cl_ord_id"])
+        number = next((n for n in named if self.orders.get(n, {}).get("status") == "open"), None)
         if number is None:
             raise web.HTTPOk(text=json.dumps({"error": ["EOrder:Unknown order"]}), content_type="application/json")
-        self.end(number, "canceled")
-        return {"count": 1}
+        return number
 
     def _listed(self, form: dict[str, str], *, is_open: bool) -> dict[str, Any]:
         wanted = None if self.ignores_ids else form.get("cl_ord_id")
@@ -180,7 +191,8 @@ class KrakenPeer:
         return {"open": self._listed(form, is_open=True)}
 
     def _closedorders(self, form: dict[str, str]) -> Any:
-        return {"closed": self._listed(form, is_open=False)}
+        newest, offset = [*self._listed(form, is_open=False).items()][::-1], int(form.get("ofs", "0"))
+        return {"closed": dict(newest[offset : offset + 50])}
 
     def _queryorders(self, form: dict[str, str]) -> Any:
         return {number: self.orders[number] for number in form["txid"].split(",") if number in self.orders}

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import aiohttp
 
 from fks.clock import Clock, RealClock
 from fks.collector.collector import TICK_S, Collector
@@ -24,6 +31,38 @@ from fks.strategy_worker.worker import StrategyWorker
 from fks.venues.registry import Making, make_venues
 from tests.support.strategies import DECIDABLE, watch_over
 from tests.support.waiting import until
+
+
+@contextlib.asynccontextmanager
+async def held_exchange(
+    home: Path, tapes: Sequence[Path], symbols: Sequence[str], opens_ns: int, cash: Decimal
+) -> AsyncIterator[dict[str, Any]]:
+    """Run the local exchange on held tapes, as a process of its own. It takes any number of stops."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "fks.cli", "sim", "exchange", "--port", "0", "--json", "--data-dir", str(home)),
+        *(text for tape in tapes for text in ("--tape", str(tape))),
+        *("--fills", "tape", "--hold", "--start", datetime.fromtimestamp(opens_ns // 10**9, UTC).isoformat()),
+        *("--balance", f"USDT={cash}"),
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        found = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+        for symbol in symbols:
+            limits = {"symbol": symbol, "algo_orders_max": 200, "order_lists_max": 200}
+            await post_to(found, "/sim/filters", limits)
+        yield found
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def post_to(node: dict[str, Any], path: str, body: dict[str, Any]) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{node['rest']}{path}", json=body) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
 
 
 async def seed_account(db: Any, venue: str, symbol: str) -> None:
@@ -56,7 +95,16 @@ async def seed_instance(
 
 
 class FlushedAtOnce(RealClock):
-    """The machine's clock for a collector whose tape moves by request: it does not pause between two flushes."""
+    """The machine's clock for a collector whose tape moves by request: it does not pause between two flushes.
+
+    `ahead_ns`: what it is ahead of the machine's, so that a tape of the future plays in its past.
+    """
+
+    def __init__(self, ahead_ns: int = 0) -> None:
+        self._ahead_ns = ahead_ns
+
+    def now_ns(self) -> int:
+        return super().now_ns() + self._ahead_ns
 
     async def sleep(self, seconds: float) -> None:
         await super().sleep(0.01 if seconds == TICK_S else seconds)
@@ -73,7 +121,16 @@ class Line:
 
     @staticmethod
     async def open(
-        settings: Settings, node: NodeEndpoints, db: Any, bus: Any, clock: Clock, meter: Any, log: Any, home: Path
+        settings: Settings,
+        node: NodeEndpoints,
+        db: Any,
+        bus: Any,
+        clock: Clock,
+        meter: Any,
+        log: Any,
+        home: Path,
+        *,
+        collector_ahead_ns: int = 0,
     ) -> Line:
         """Build the parts; nothing runs yet."""
         leases = {}
@@ -82,7 +139,7 @@ class Line:
             leases[name] = HeldLease(db, clock, name=name, epoch=epoch, holder="test", ttl_s=5.0, renew_s=0.5)
         collector = Collector(
             make_exchange("binance", settings=settings, node=node, clock=clock, log=log),
-            Runtime(settings, FlushedAtOnce(), db, bus, log, meter, leases["collector:binance"]),
+            Runtime(settings, FlushedAtOnce(collector_ahead_ns), db, bus, log, meter, leases["collector:binance"]),
         )
         worker = StrategyWorker(Runtime(settings, clock, db, bus, log, meter, leases["strategy:0"]), 0, home=home)
         venues = make_venues("orders", Making(settings=settings, node=node, clock=clock, log=log))
@@ -118,8 +175,8 @@ class Line:
                 raise AssertionError("a part ended by itself")
         return True
 
-    async def settled(self, bar_ns: int) -> None:
-        """Wait until everything that the bar which opened at `bar_ns` causes has happened.
+    async def settled(self, bar_ns: int, timeframe: str = "1m") -> None:
+        """Wait until everything that the bar of `timeframe` which opened at `bar_ns` causes has happened.
 
         The worker decides when the order service knows the newest prices: at the pace of a market it reads them many
         times a bar.
@@ -128,8 +185,9 @@ class Line:
         async def is_sealed() -> bool:
             self._alive()
             rows = await self.db.sql(
-                "SELECT min(sealed_through) FILTER (WHERE timeframe = '1m') AS sealed,"
-                " jsonb_object_agg(symbol, last_price::text) FILTER (WHERE timeframe = 'trades') AS prices FROM feeds"
+                "SELECT min(sealed_through) FILTER (WHERE timeframe = $1) AS sealed,"
+                " jsonb_object_agg(symbol, last_price::text) FILTER (WHERE timeframe = 'trades') AS prices FROM feeds",
+                timeframe,
             )
             if rows[0]["sealed"] is None or to_ns(rows[0]["sealed"]) < bar_ns:
                 return False
@@ -154,10 +212,18 @@ class Line:
                 " (SELECT count(*) FROM orders WHERE state IN ('ACCEPTED','WORKING','PARTIAL') AND request <> 'none')"
                 # an entry that went out with its exits was executed, or a list made smaller: one of its own may follow
                 " + (SELECT count(*) FROM order_events e JOIN orders o USING (client_order_id)"
-                "     WHERE e.recv_time > now() - interval '150 ms' AND (e.event LIKE 'Replace%'"
-                "       OR (e.event = 'FillSeen' AND o.role = 'entry' AND o.group_id IS NOT NULL))) AS changing"
+                "     WHERE e.recv_time > now() - interval '150 ms' AND (e.event LIKE 'Replace%' OR e.event = 'TargetMoved'"
+                "       OR (e.event = 'FillSeen' AND o.role = 'entry' AND o.group_id IS NOT NULL)))"
+                # the order manager reads the prices to which strategies move their legs after they are written
+                " + (SELECT count(*) FROM stop_moves WHERE created_at > now() - interval '150 ms')"
+                # and then moves one half of a pair after the other
+                " + (SELECT count(*) FROM orders l JOIN orders p ON p.client_order_id = l.parent_id"
+                "     WHERE l.venue = 'ccxt' AND l.state IN ('ACCEPTED','WORKING','PARTIAL')"
+                "       AND l.type = 'take_profit' AND l.price <> p.take_profit) AS changing"
             )
             self._seen = rows[0]
+            if rows[0]["behind"]:  # it waits for a forecast
+                await self._parts[2].step()
             return not any(rows[0].values())
 
         try:
@@ -172,9 +238,10 @@ class Line:
             waiting = await self.db.sql(
                 "SELECT instance, kind, side, type, ts_event, detail FROM signals WHERE state = 'ready'"
             )
+            ill = await self.db.sql("SELECT id, error FROM strategy_instances WHERE error <> ''")
             feeds = await self.db.sql("SELECT symbol, timeframe, sealed_through, state, last_price FROM feeds")
             marks = self._parts[1].cache.marks
-            raise AssertionError("\n".join(map(str, (self._seen, open_, waiting, feeds, marks)))) from error
+            raise AssertionError("\n".join(map(str, (self._seen, ill, open_, waiting, feeds, marks)))) from error
 
     _seen: Any = None
 

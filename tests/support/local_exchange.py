@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from fks.cli import main
+from tests.support.children import Child
 from tests.support.free_port import free_port
 
 
@@ -27,28 +28,14 @@ class LocalExchange:
         self._arguments = tuple(arguments)
         self._port = free_port()
         self.info: dict[str, Any] = {}
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Child | None = None
 
     def start(self) -> LocalExchange:
         """Start it and wait until it says where it is."""
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "fks.cli",
-                "sim",
-                "exchange",
-                "--json",
-                "--port",
-                str(self._port),
-                "--data-dir",
-                str(self._data_dir),
-                *self._arguments,
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        place = ("--port", str(self._port), "--data-dir", str(self._data_dir))
+        command = ["sim", "exchange", "--json", *place, *self._arguments]
+        with open(os.devnull, "w") as nowhere:
+            self.process = Child(main, command, is_read=True, stderr=nowhere)
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], 30.0)
         line = self.process.stdout.readline() if ready else ""

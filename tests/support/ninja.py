@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fks.model.ninja import LineMacRule
 from fks.ninja import messages as m
 from fks.ninja import outputs as o
 from fks.ninja import strict_json
-from fks.ninja.auth import bridge_mac, client_mac
+from fks.ninja.auth import LineMac, bridge_mac, client_mac, is_marked, line_macs, marked
 from fks.ninja.machine import LinkState
 from fks.ninja.session import ClientSession, Draws, Identity
 
@@ -19,6 +20,7 @@ INSTANCE = "3f0c9c9e5f0b4c3fa0a1d2e3f4a5b6c7"
 EPOCH = "0b9d8c7e6f5a4b3c2d1e0f9a8b7c6d5e"
 OTHER_EPOCH = "ffff8c7e6f5a4b3c2d1e0f9a8b7c6d5e"
 BRIDGE_NONCE = "00112233445566778899aabbccddeeff" * 2
+MARKED_NONCE = marked(BRIDGE_NONCE)  # of a bridge that puts a MAC on each line
 START_MS = 1_738_594_800_000  # 2025-02-03 15:00 UTC
 
 E = TypeVar("E")
@@ -54,8 +56,8 @@ def draws(share: float = 0.5) -> Draws:
     return Draws(nonce=lambda: f"{next(numbers):064x}", share=lambda: share)
 
 
-def identity(role: m.Role = "control") -> Identity:
-    return Identity(group="sim", role=role, instance=INSTANCE, secret=SECRET)
+def identity(role: m.Role = "control", line_mac: LineMacRule = "auto") -> Identity:
+    return Identity(group="sim", role=role, instance=INSTANCE, secret=SECRET, line_mac=line_mac)
 
 
 def welcome(opening: dict[str, Any], clock: ManualClock, nonce: str = BRIDGE_NONCE, **fields: Any) -> dict[str, Any]:
@@ -134,11 +136,12 @@ class Wire:
     is_open: bool = False
     opening: dict[str, Any] = field(default_factory=dict)
     heartbeats: list[dict[str, Any]] = field(default_factory=list)
+    macs: tuple[LineMac, LineMac] | None = None  # of the session's lines and of the bridge's
 
     @classmethod
-    def of(cls, role: m.Role = "control", **how: Any) -> Wire:
+    def of(cls, role: m.Role = "control", line_mac: LineMacRule = "auto", **how: Any) -> Wire:
         clock = ManualClock()
-        return cls(ClientSession(identity(role), clock, draws(), **how), clock)
+        return cls(ClientSession(identity(role, line_mac), clock, draws(), **how), clock)
 
     def pull(self) -> None:
         """Take the session's outputs."""
@@ -148,7 +151,8 @@ class Wire:
                     self.dialled.append(output.port)
                 case o.Write():
                     self.raw.append(output.data)
-                    found = strict_json.loads(output.data.strip())
+                    line = output.data.rstrip(b"\n")
+                    found = strict_json.loads(line if self.macs is None else self.macs[0].opened(line))
                     if found["t"] == "hello":
                         self.opening = found
                     (self.heartbeats if found["t"] in ("ping", "pong") else self.lines).append(found)
@@ -161,13 +165,24 @@ class Wire:
         """Open the socket that the session asked for."""
         self.is_open = True
         self.lines.clear()
+        self.macs = None
         self.session.connected()
         self.pull()
 
     def give(self, *found: dict[str, Any]) -> None:
         """Send lines of the bridge."""
         for line in found:
-            self.give_bytes(strict_json.dumps(line))
+            data = strict_json.dumps(line)
+            self.give_bytes(data if self.macs is None else self.macs[1].sealed(data))
+
+    def challenge(self, nonce: str = BRIDGE_NONCE) -> None:
+        """Answer the opening; with `MARKED_NONCE` every line from now on has its MAC, if the session can do it."""
+        names = {name: self.opening[name] for name in ("instance", "group", "role")}
+        client_nonce = self.opening["nonce"]
+        data = strict_json.dumps(challenge(nonce))
+        if is_marked(nonce) and is_marked(client_nonce):
+            self.macs = line_macs(SECRET, bridge_nonce=nonce, client_nonce=client_nonce, **names)
+        self.give_bytes(data)
 
     def give_bytes(self, data: bytes) -> None:
         self.session.receive(data)
@@ -197,15 +212,16 @@ class Wire:
             self.advance(100)
         raise AssertionError("the session does not connect again")
 
-    def to_ready(self, **fields: Any) -> None:
-        """Open and authenticate up to READY, with these fields of the welcome."""
+    def to_ready(self, nonce: str = BRIDGE_NONCE, **fields: Any) -> None:
+        """Open and authenticate up to READY, with this nonce of the bridge and these fields of the welcome."""
         if self.session.state is LinkState.IDLE:
             self.session.start()
             self.pull()
         elif self.session.state is LinkState.BACKOFF:
             self.until_dialled()
         self.open()
-        self.give(challenge(), welcome(self.opening, self.clock, **fields))
+        self.challenge(nonce)
+        self.give(welcome(self.opening, self.clock, nonce, **fields))
         if self.session.state is LinkState.REPLAY:
             last = self.session.welcome.last_seq if self.session.welcome else 0
             self.give({"t": "replay_end", "last_seq": last, "count": 0}, status())

@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from fks.bridge.bridge import BridgeConfig
 from fks.clock import RealClock
 from fks.config.settings import Http, Ninja, Risk, Settings, VenueSettings
 from fks.futures import contract_of
@@ -21,7 +22,6 @@ from fks.model.signal import Kind
 from fks.ninja_link.service import NinjaLink
 from fks.order_manager.ninja_rows import NinjaRows
 from fks.orders.messages import Limits
-from fks.sim.nt8.bridge import BridgeConfig
 from fks.sim.nt8.server import BridgeServer, ServerOptions
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -198,7 +198,7 @@ async def copying(
         for group in ("sim", "other"):
             names = [account for of, account in PLACES.values() if of == group]
             accounts = tuple((name, (modes or {}).get(name, "auto"), True) for name in names)
-            config = BridgeConfig(group=group, settle_ms=500, signals_per_s=50)
+            config = BridgeConfig(group=group, settle_ms=200, signals_per_s=50)
             server = BridgeServer(
                 ServerOptions(data_dir=folder / group, accounts=accounts, instruments=(ES,), config=config), clock
             )

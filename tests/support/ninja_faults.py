@@ -9,21 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import sys
+import tempfile
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from fks.model.ninja import FINAL, NinjaEvent, NinjaRequest, RequestKind, RequestState
+from fks.clock.waiting import end_task
+from fks.model.errors import OutageError
+from fks.model.ninja import FINAL, NINJA, BridgePlatform, NinjaEvent, NinjaRequest, RequestKind, RequestState
 from fks.ninja.messages import order_name
 from fks.sim.nt8.server import front_contract
 from fks.store.db import Database
 from fks.store.ninja import NinjaStore
-from tests.support import mono, nt8_host
+from tests.support import mono, ninja_link_process, nt8_host
+from tests.support.children import Child
 from tests.support.free_port import free_port
 from tests.support.ninja import put_secret
 from tests.support.waiting import until
@@ -51,32 +55,40 @@ class Plan:
     addon_chance: float = 0.01
     link_chance: float = 0.01
     ready_s: float = 0.7
-    shares: tuple[tuple[str, int], ...] = (("addon", 4), ("link", 2), ("cut", 4), ("freeze", 1))
+    shares: tuple[tuple[str, int], ...] = (("bridge", 4), ("link", 2), ("cut", 4), ("freeze", 1))
 
 
 class LinkProcesses:
     """One process of the link after the other, until `stop`; each kills itself at random calls of the database."""
 
-    def __init__(self, url: str, port: int, secret_file: Path, dice: random.Random, chance: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        port: int,
+        secret_file: Path,
+        dice: random.Random,
+        chance: float,
+        platform: BridgePlatform = NINJA,
+    ) -> None:
         self.starts = 0
         self.chance = chance
-        self._command = (sys.executable, "-m", "tests.support.ninja_link_process", url, str(port), str(secret_file))
+        self._given = (url, port, secret_file, platform.name)
         self._dice = dice
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Child | None = None
         self._task = asyncio.create_task(self._keep())
 
     async def _keep(self) -> None:
         while True:
-            seed, self.starts = str(self._dice.randrange(1 << 30)), self.starts + 1
-            self._process = process = await asyncio.create_subprocess_exec(
-                *self._command, seed, str(self.chance), stderr=asyncio.subprocess.PIPE
-            )
-            _, error = await process.communicate()
-            assert process.returncode == -9, error.decode()[-2000:]
+            seed, self.starts = self._dice.randrange(1 << 30), self.starts + 1
+            with tempfile.TemporaryFile("w+") as error:
+                self._process = Child(ninja_link_process.main, *self._given, seed, self.chance, stderr=error)
+                if await self._process.ended() != -9:
+                    error.seek(0)
+                    raise AssertionError(error.read()[-2000:])
 
     def kill(self) -> None:
         """End the process that runs now; another one follows."""
-        if self._process is not None and self._process.returncode is None:
+        if self._process is not None:
             self._process.kill()
 
     def check(self) -> None:
@@ -93,7 +105,7 @@ class LinkProcesses:
         self._task.cancel()
         self.kill()
         if self._process is not None:
-            await self._process.wait()
+            await self._process.ended()
 
 
 class AddOnProcesses:
@@ -108,6 +120,7 @@ class AddOnProcesses:
         (folder / "fks" / "config.json").write_text(nt8_host.dump(config))
         self.instrument = front_contract("ES", time.time_ns() // 1_000_000)
         self._plan, self._dice = plan, random.Random(plan.seed)
+        self._late = random.Random(plan.seed).sample(range(plan.signals), plan.signals // 25)
         self._host = nt8_host.Host(build, folder)
         self._is_calm = self._is_killed = False
         self._task = asyncio.create_task(self._keep())
@@ -132,6 +145,7 @@ class AddOnProcesses:
         live = {
             "seed": self._dice.randrange(1 << 30), "instrument": self.instrument, "price": START_PRICE,
             "crash_chance": 0 if self._is_calm else self._plan.addon_chance,
+            "late": [order_name(f"s{number}", "E") for number in self._late],
         }  # fmt: skip
         self._host.start(time.time_ns() // 1_000_000, [ACCOUNT], live=live)
         answer = self._host.do("activate")
@@ -151,10 +165,12 @@ class AddOnProcesses:
         """Return what the platform and the AddOn know. Only after `calm`."""
         return await asyncio.to_thread(self._host.do, "report")
 
+    def late(self) -> int:
+        """Return how many orders the broker took after their Submit had failed."""
+        return (self._host.folder / "broker.jsonl").read_text().count('"k":"late"')
+
     async def stop(self) -> None:
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await end_task(self._task)
         await asyncio.to_thread(self._host.kill)
 
 
@@ -224,17 +240,41 @@ class Proxy:
                 writer.close()
 
 
+class Bridges(Protocol):
+    """One process with the other side of the link after the other, each killed at a point inside it, or at any time."""
+
+    starts: int
+
+    def kill(self) -> None:
+        """End the process that runs now; another one follows."""
+
+    def check(self) -> None:
+        """Raise what ended the processes, if anything but a kill did."""
+
+    async def calm(self) -> None:
+        """End the kills; afterwards one process runs."""
+
+
 @dataclass
-class Faults:
-    """A link, an AddOn and the connection between them, all of which die; `settle` ends that and waits until all is
-    done."""
+class Faults(ABC):
+    """A link, the process at its other end and the connection between them, all of which die; `settle` ends that and
+    waits until all is done."""
 
     plan: Plan
     db: Database
     links: LinkProcesses
-    addons: AddOnProcesses
+    bridges: Bridges
     proxy: Proxy
+    platform: BridgePlatform = NINJA
     ids: list[str] = field(default_factory=list)
+
+    @abstractmethod
+    def signal(self, dice: random.Random) -> dict[str, Any]:
+        """Return the body of the next signal."""
+
+    @abstractmethod
+    async def findings(self) -> list[str]:
+        """Return differences between the broker, the bridge and the rows."""
 
     async def send(self) -> None:
         """Commit the signals as an order manager does, some of them cancelled again, while everything dies."""
@@ -243,7 +283,7 @@ class Faults:
         try:
             for number in range(self.plan.signals):
                 id = f"s{number}"
-                await self._ask(store, id, RequestKind.SIGNAL, self._signal(dice))
+                await self._ask(store, id, RequestKind.SIGNAL, self.signal(dice))
                 self.ids.append(id)
                 await asyncio.sleep(dice.random() * 2 * self.plan.pause_s)
                 if dice.random() < 0.05:
@@ -252,22 +292,25 @@ class Faults:
         finally:
             breaking.cancel()
 
-    def _signal(self, dice: random.Random) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "account": ACCOUNT, "instrument": self.addons.instrument, "action": "buy", "qty": dice.randint(1, 3),
-            "type": "market", "sl_points": str(dice.randint(3, 8)), "tp_points": str(dice.randint(3, 8)),
-        }  # fmt: skip
-        if dice.random() < 0.4:
-            body |= {"type": "limit", "price": str(START_PRICE + dice.choice((-200, *range(-8, 9))))}
-        return body
-
     async def _ask(self, store: NinjaStore, id: str, kind: RequestKind, body: dict[str, Any]) -> None:
         now_ns = time.time_ns()
-        assert await store.ask(NinjaRequest(id, GROUP, kind, body, "test", now_ns + 3_600 * 10**9), now_ns)
+        request = NinjaRequest(id, self.platform.key(GROUP), kind, body, "test", now_ns + 3_600 * 10**9)
+
+        async def is_stored() -> bool:
+            with contextlib.suppress(OutageError):  # of a busy machine; the same request is stored once
+                return await store.ask(request, now_ns)
+            return False
+
+        await until(is_stored, deadline_s=60)
 
     async def _break(self, dice: random.Random) -> None:
         """Kill or cut something a while after the link can trade, again and again."""
-        acts = {"addon": self.addons.kill, "link": self.links.kill, "cut": self.proxy.cut, "freeze": self.proxy.freeze}
+        acts = {
+            "bridge": self.bridges.kill,
+            "link": self.links.kill,
+            "cut": self.proxy.cut,
+            "freeze": self.proxy.freeze,
+        }
         left: list[str] = []
         while True:
             if not left:  # a new round: each kind as often as its share
@@ -279,7 +322,7 @@ class Faults:
             await asyncio.sleep(0.3)  # until the row of the link can say so
 
     async def _can_trade(self) -> bool:
-        link = await NinjaStore(self.db).link(GROUP)
+        link = await NinjaStore(self.db).link(self.platform.key(GROUP))
         return link is not None and link.can_trade
 
     async def states(self) -> dict[str, RequestState]:
@@ -289,22 +332,23 @@ class Faults:
 
     async def _is_answered(self) -> bool:
         self.links.check()
-        self.addons.check()
+        self.bridges.check()
         return all(state in FINAL for state in (await self.states()).values())
 
     async def settle(self) -> None:
         """End kills and cuts, and wait until nothing is found any more or a minute is over. Errors: AssertionError."""
-        await self.addons.calm()
+        await self.bridges.calm()
         self.links.calm()
         found: list[str] = ["not looked yet"]
         end_s = time.monotonic() + 60
         while found and time.monotonic() < end_s:
             self.links.check()
+            self.bridges.check()
             found = await self.findings()
             await asyncio.sleep(0.3)
         assert not found, "\n".join(found[:50])
 
-    async def _status(self, store: NinjaStore) -> dict[str, Any]:
+    async def status(self, store: NinjaStore) -> dict[str, Any]:
         """Return a status that the bridge was asked for; {} when it did not answer in time."""
         id = uuid.uuid4().hex
         await self._ask(store, id, RequestKind.STATUS, {})
@@ -316,16 +360,32 @@ class Faults:
             await asyncio.sleep(0.05)
         return {}
 
+
+@dataclass
+class AddOnFaults(Faults):
+    """The other end is the AddOn."""
+
+    bridges: AddOnProcesses
+
+    def signal(self, dice: random.Random) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "account": ACCOUNT, "instrument": self.bridges.instrument, "action": "buy", "qty": dice.randint(1, 3),
+            "type": "market", "sl_points": str(dice.randint(3, 8)), "tp_points": str(dice.randint(3, 8)),
+        }  # fmt: skip
+        if dice.random() < 0.4:
+            body |= {"type": "limit", "price": str(START_PRICE + dice.choice((-200, *range(-8, 9))))}
+        return body
+
     async def findings(self) -> list[str]:
-        """Return what differs between broker, AddOn and rows."""
-        report = await self.addons.report()
+        """Return differences between the broker, the AddOn and the rows."""
+        report = await self.bridges.report()
         store = NinjaStore(self.db)
         link = await store.link(GROUP)
         events = await store.events_after(GROUP, None, 0, limit=1_000_000)
         found = [] if link is not None and link.stored_seq == report["last_seq"] else ["events are still to come"]
         return [
             *found,
-            *position_findings(report["executions"], await self._status(store)),
+            *position_findings(report["executions"], await self.status(store)),
             *submit_findings(await self.states(), report["submits"]),
             *execution_findings(report["executions"], events),
             *bracket_findings(report["orders"], report["submits"]),
@@ -407,7 +467,7 @@ def bracket_findings(orders: list[dict[str, Any]], submits: list[dict[str, Any]]
 
 
 @contextlib.asynccontextmanager
-async def faults(build: mono.Build, folder: Path, db: Database, url: str, plan: Plan) -> AsyncIterator[Faults]:
+async def faults(build: mono.Build, folder: Path, db: Database, url: str, plan: Plan) -> AsyncIterator[AddOnFaults]:
     """Run a link and an AddOn that die."""
     ports = (free_port(), free_port())
     proxy = Proxy(ports)
@@ -415,7 +475,7 @@ async def faults(build: mono.Build, folder: Path, db: Database, url: str, plan: 
     addons = AddOnProcesses(build, folder, ports, plan)
     links = LinkProcesses(url, proxy.port, addons.secret_file, random.Random(plan.seed + 3), plan.link_chance)
     try:
-        yield Faults(plan, db, links, addons, proxy)
+        yield AddOnFaults(plan, db, links, addons, proxy)
     finally:
         await links.stop()
         await addons.stop()

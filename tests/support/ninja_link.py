@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fks.clock import RealClock
+from fks.clock.waiting import end_task
 from fks.model.errors import OutageError
-from fks.model.ninja import NinjaRequest, RequestKind, RequestRecord
+from fks.model.ninja import NINJA, BridgePlatform, LineMacRule, NinjaRequest, RequestKind, RequestRecord
 from fks.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
 from fks.store.db import Database
 from fks.store.facts import FactStore
@@ -57,19 +58,32 @@ class Gated:
 class LinkRig:
     """One group on one database; `running` is one process of the link after the other."""
 
-    def __init__(self, db: Database, port: int, *, group: str = "sim", secret: bytes = SECRET) -> None:
-        self.db, self.port, self.group, self.secret = db, port, group, secret
+    def __init__(
+        self,
+        db: Database,
+        port: int,
+        *,
+        group: str = "sim",
+        secret: bytes = SECRET,
+        platform: BridgePlatform = NINJA,
+        line_mac: LineMacRule = "auto",
+    ) -> None:
+        self.db, self.port, self.group, self.secret, self.platform = db, port, group, secret, platform
+        self.line_mac: LineMacRule = line_mac
         self.asker = NinjaStore(db)
         self.outage = Outage()
         self.log, self.meter = CollectingLog(), RecordingMeter()
-        self.lease = TestLease(f"ninja:{group}", 0)
+        self.lease = TestLease(platform.link(group), 0)
         self.notified = 0
         self._woken: NinjaLink | None = None
 
     async def make(self, *, is_required: bool = False) -> NinjaLink:
         """Return a new link, started, with a new epoch."""
-        self.lease = TestLease(f"ninja:{self.group}", await raise_epoch(self.db, f"ninja:{self.group}", "test"))
-        options = LinkOptions(self.group, "127.0.0.1", self.port, 2.0, self.secret, is_required)
+        name = self.platform.link(self.group)
+        self.lease = TestLease(name, await raise_epoch(self.db, name, "test"))
+        options = LinkOptions(
+            self.group, "127.0.0.1", self.port, 2.0, self.secret, is_required, self.platform, self.line_mac
+        )
         ports = LinkPorts(
             Gated(NinjaStore(self.db, self.lease), self.outage), Gated(FactStore(self.db), self.outage), self._notify,
             RealClock(), self.log, self.meter, self.lease,
@@ -89,9 +103,7 @@ class LinkRig:
             if not is_killed:
                 await link.drain()
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await end_task(task)
 
     async def _notify(self) -> None:
         self.notified += 1
@@ -100,10 +112,13 @@ class LinkRig:
         self, id: str, kind: RequestKind = RequestKind.SIGNAL, /, *, valid_s: float | None = 30.0, **changes: Any
     ) -> None:
         """Store a request and wake the link."""
-        body: Mapping[str, Any] = {**(BODY if kind is RequestKind.SIGNAL else {}), **changes}
+        fields: Mapping[str, Any] = {**(BODY if kind is RequestKind.SIGNAL else {}), **changes}
+        body = {key: value for key, value in fields.items() if value is not None}
         now_ns = time.time_ns()
         until_ns = None if valid_s is None else now_ns + int(valid_s * 1e9)
-        assert await self.asker.ask(NinjaRequest(id, self.group, kind, body, "test", until_ns), now_ns)
+        assert await self.asker.ask(
+            NinjaRequest(id, self.platform.key(self.group), kind, body, "test", until_ns), now_ns
+        )
         if self._woken is not None:
             self._woken.wake()
 

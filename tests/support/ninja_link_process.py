@@ -1,7 +1,6 @@
 """A process with the link of one group, killed by itself (kill -9) at random calls of the database.
 
-`python -m tests.support.ninja_link_process URL PORT SECRET_FILE SEED CHANCE`: before or after each call that writes, it
-is killed with probability CHANCE.
+Before or after each call that writes, it is killed with probability `chance`.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ import asyncio
 import os
 import random
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
 from fks.config.settings import DatabaseSettings
+from fks.model.ninja import PLATFORMS
 from fks.ninja_link.secret_file import load_secret
 from fks.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
 from fks.store.db import Database
@@ -51,12 +50,15 @@ class Deadly:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def main(url: str, port: str, secret_file: str, seed: str, chance: str) -> None:
+async def main(url: str, port: int, secret_file: Path, platform_name: str, seed: int, chance: float) -> None:
     """Run the link until it is killed."""
     db = await Database.lazy(url, DatabaseSettings(), application="ninja")
-    lease = TestLease("ninja:sim", await raise_epoch(db, "ninja:sim", str(os.getpid())))
-    rows = Deadly(NinjaStore(db, lease), random.Random(int(seed)), float(chance))
-    options = LinkOptions("sim", "127.0.0.1", int(port), 2.0, load_secret(secret_file, Path(), "127.0.0.1"))
+    platform = PLATFORMS[platform_name]
+    name = platform.link("sim")
+    lease = TestLease(name, await raise_epoch(db, name, str(os.getpid())))
+    rows = Deadly(NinjaStore(db, lease), random.Random(seed), chance)
+    secret = load_secret(str(secret_file), Path(), "127.0.0.1", platform)
+    options = LinkOptions("sim", "127.0.0.1", port, 2.0, secret, platform=platform)
     link = NinjaLink(
         options, LinkPorts(rows, FactStore(db), _notify, RealClock(), CollectingLog(), RecordingMeter(), lease)
     )
@@ -70,7 +72,3 @@ async def main(url: str, port: str, secret_file: str, seed: str, chance: str) ->
 
 async def _notify() -> None:
     return
-
-
-if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))

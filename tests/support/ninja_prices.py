@@ -93,7 +93,7 @@ class Bridge:
     def bars(self) -> dict[int, tuple[float, float, float, float, float]]:
         """Return the platform's minutes of SYMBOL by their start in ns: open, high, low, close, volume."""
         found = {}
-        for bar in self.server.platform.bars(SYMBOL, "1m"):
+        for bar in self.server.platform.bars(SYMBOL, "1m", 0, 2**62):
             start_ns = to_ns(bar.close.replace(tzinfo=self.server.platform.zone)) - 60 * NS
             found[start_ns] = (float(bar.o), float(bar.h), float(bar.l), float(bar.c), float(bar.v))
         return found

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from fks.ninja import strict_json
-from fks.ninja.auth import bridge_mac, client_mac
-from tests.support.ninja import BRIDGE_NONCE, EPOCH, SECRET, challenge, status
+from fks.ninja.auth import LineMac, bridge_mac, client_mac, line_macs
+from tests.support.ninja import BRIDGE_NONCE, EPOCH, MARKED_NONCE, SECRET, challenge, status
 
 ACCOUNT = {
     "name": "Sim101", "status": "Connected", "price_status": "Connected", "trade_date": "2025-02-03", "values": {"CashValue": 100000},
@@ -19,7 +19,7 @@ ACCOUNT = {
 
 @dataclass
 class ScriptedBridge:
-    """`events`: the log. `secret`: another than the client's makes an impostor."""
+    """`events`: the log. `secret`: another than the client's makes an impostor. `has_line_mac`: each line carries one."""
 
     secret: bytes = SECRET
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -31,10 +31,13 @@ class ScriptedBridge:
     first_line: dict[str, Any] | None = None  # after the welcome
     replay_from: int | None = None  # number after which the log is replayed, instead of the client's
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    roles: dict[asyncio.StreamWriter, str] = field(default_factory=dict)
     port: int = 0
+    has_line_mac: bool = False
+    macs: dict[asyncio.StreamWriter, tuple[LineMac, LineMac]] = field(default_factory=dict)
     _server: asyncio.Server | None = None
 
-    async def __aenter__(self) -> ScriptedBridge:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -58,41 +61,60 @@ class ScriptedBridge:
     def write(self, line: dict[str, Any]) -> None:
         """Send a line to every client."""
         for writer in self.writers:
-            writer.write(strict_json.dumps(line))
+            self._put(writer, line)
 
     def publish(self, event: dict[str, Any]) -> None:
         """Append an event to the log and send it."""
         self.events.append(event)
         for writer in self.writers:
-            writer.write(strict_json.dumps(event))
+            if self.roles[writer] != "data":
+                self._put(writer, event)
+
+    def _put(self, writer: asyncio.StreamWriter, line: dict[str, Any]) -> None:
+        data, macs = strict_json.dumps(line), self.macs.get(writer)
+        writer.write(data if macs is None else macs[1].sealed(data))
+
+    @property
+    def nonce(self) -> str:
+        """The nonce of the next challenge."""
+        return MARKED_NONCE if self.has_line_mac else BRIDGE_NONCE
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         opening: dict[str, Any] = {}
         try:
             async for line in reader:
-                found: dict[str, Any] = strict_json.loads(line.strip())
+                macs = self.macs.get(writer)
+                found: dict[str, Any] = strict_json.loads(
+                    line.strip() if macs is None else macs[0].opened(line.strip())
+                )
                 self.received.append(found)
-                for answer in self._answers(found, opening):
-                    writer.write(strict_json.dumps(answer))
+                for answer in self.answers_to(found, opening):
+                    self._put(writer, answer)
                     if answer["t"] == "welcome":
                         self.writers.append(writer)
+                        self.roles[writer] = opening["role"]
                     if answer["t"] == "bye":
                         writer.close()
                 if found["t"] == "hello":
                     opening = found
+                    if self.has_line_mac:
+                        names = {name: found[name] for name in ("instance", "group", "role")}
+                        self.macs[writer] = line_macs(
+                            self.secret, bridge_nonce=self.nonce, client_nonce=found["nonce"], **names
+                        )
         except ConnectionError:
             return
         finally:
             writer.close()
 
-    def _answers(self, found: dict[str, Any], opening: dict[str, Any]) -> list[dict[str, Any]]:
+    def answers_to(self, found: dict[str, Any], opening: dict[str, Any]) -> list[dict[str, Any]]:
         now_ms = time.time_ns() // 1_000_000
         match found["t"]:
             case "hello":
-                return [challenge()]
+                return [challenge(self.nonce)]
             case "auth":
-                return self._welcome(found, opening, now_ms)
+                return self.welcome_to(found, opening, now_ms)
             case "ping":
                 return [{"t": "pong", "n": found["n"], "t_ms": now_ms, "echo_ms": found["t_ms"]}]
             case "status":
@@ -114,8 +136,8 @@ class ScriptedBridge:
                 ]
         return []
 
-    def _welcome(self, auth: dict[str, Any], opening: dict[str, Any], now_ms: int) -> list[dict[str, Any]]:
-        names = {"bridge_nonce": BRIDGE_NONCE, "client_nonce": opening["nonce"], "group": opening["group"]}
+    def welcome_to(self, auth: dict[str, Any], opening: dict[str, Any], now_ms: int) -> list[dict[str, Any]]:
+        names = {"bridge_nonce": self.nonce, "client_nonce": opening["nonce"], "group": opening["group"]}
         mac = bridge_mac(self.secret, epoch=EPOCH, **names)
         if auth["mac"] != client_mac(SECRET, instance=opening["instance"], **names):
             return [{"t": "bye", "code": "auth_failed", "detail": "", "retry_after_ms": 0}]

@@ -76,8 +76,8 @@ class Trading:
         price = self.nt.price
         levels = {"stop_loss": price - side.sign * 10, "take_profit": price + side.sign * 20}
         signal = await self.signal(Kind.ENTER, side=side, size=D(size), reference_price=price, **(levels | changes))
-        assert await self.rig.outcome(signal, deadline_s=15) == ("ordered", None)
-        entry = await self.rig.becomes((await self.rig.entry(signal)).client_order_id, State.FILLED, deadline_s=15)
+        assert await self.rig.outcome(signal) == ("ordered", None)
+        entry = await self.rig.becomes((await self.rig.entry(signal)).client_order_id, State.FILLED)
         for name in "ST":
             await self.leg_is(entry, name, State.ACCEPTED, State.WORKING)
         return entry
@@ -95,9 +95,9 @@ class Trading:
 
         return await until(reached, deadline_s=20)  # type: ignore[return-value]
 
-    async def holds(self, quantity: int) -> None:
+    async def holds(self, quantity: int, instance: str = "one") -> None:
         async def is_held() -> bool:
-            return await self.rig.position(symbol=ES) == quantity
+            return await self.rig.position(instance, ES) == quantity
 
         await until(is_held, deadline_s=20)
 

@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from fks.bridge.bridge import BridgeConfig
 from fks.clock import RealClock
 from fks.model.ids import client_order_id
 from fks.model.ninja import NinjaRequest
@@ -19,7 +20,6 @@ from fks.model.order import Fill, Order, OrderType, Report, Role, Side, State
 from fks.model.ports import VenueEvent
 from fks.ninja_link.service import NinjaLink
 from fks.order_manager.ninja_rows import NinjaRows
-from fks.sim.nt8.bridge import BridgeConfig
 from fks.sim.nt8.server import BridgeServer, ServerOptions, front_contract
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -159,7 +159,7 @@ class NinjaRig:
 async def ninja_rig(database: Database, bus: Bus, folder: Path, **options: Any) -> AsyncIterator[NinjaRig]:
     """Yield a rig whose link does not run yet."""
     clock = RealClock()
-    config = options.pop("config", BridgeConfig(settle_ms=500))
+    config = options.pop("config", BridgeConfig(settle_ms=200))
     server = BridgeServer(ServerOptions(data_dir=folder, instruments=(ES,), config=config, **options), clock)
     await server.open()
     rows = WakingRows(database, bus, None, clock)

@@ -9,9 +9,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.sim.nt8.bridge import Bridge, BridgeConfig
-from fks.sim.nt8.journal import EpochJournal
-from fks.sim.nt8.platform import Platform
+from fks.bridge.bridge import Bridge, BridgeConfig
+from fks.bridge.journal import EpochJournal
+from fks.sim.nt8.platform import SimulatedNinjaTrader
 from fks.sim.nt8.unkindness import KIND, Unkindness
 
 START_MS = 1_738_594_800_000  # 2025-02-03 15:00 UTC: ES 03-25 is the front month
@@ -35,7 +35,7 @@ class Rig:
         broker: bool = False,
         config: BridgeConfig | None = None,
     ) -> None:
-        self.platform = Platform(START_MS - 6_000, seed=seed, unkind=unkind, broker=broker)
+        self.platform = SimulatedNinjaTrader(START_MS - 6_000, seed=seed, unkind=unkind, broker=broker)
         self.platform.add_account(ACCOUNT)
         self.platform.trade(ES, Decimal(4500))
         self._folder = tempfile.TemporaryDirectory()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.ninja import strict_json
+from fks.ninja.auth import LineMac, line_macs, marked
 from tests.support import conversations
 from tests.support.conversations import Step, Variables, parse_json
 from tests.support.free_port import free_port
@@ -123,6 +124,7 @@ class Wire:
     opening: dict[str, Any] = field(default_factory=dict)
     nonce: str = ""
     mac: str = ""
+    macs: tuple[LineMac, LineMac] | None = None  # of the lines that are sent, and of the AddOn's
     authenticated: bool = False
     pongs: int = 0
     sent_lines: int = 0
@@ -133,7 +135,11 @@ class Wire:
         found: int = self.socket.getsockname()[1]
         return found
 
-    def send(self, data: bytes) -> None:
+    def send(self, line: bytes) -> None:
+        """Send a line, with its MAC where the session has them."""
+        self.send_raw(line if self.macs is None else self.macs[0].sealed(line))
+
+    def send_raw(self, data: bytes) -> None:
         """Send bytes; a closed peer is noticed when reading."""
         self.sent_lines += data.count(b"\n")
         try:
@@ -159,6 +165,7 @@ class Wire:
         self.buffer += data
         *whole, self.buffer = self.buffer.split(b"\n")
         for line in whole:
+            line = line if self.macs is None else self.macs[1].opened(line)
             self._take(dict(strict_json.loads(line)))  # every line is within the limits of the protocol
         return True
 
@@ -183,6 +190,7 @@ class Client:
     def __init__(self, port: int) -> None:
         self._wire = Wire(socket.create_connection(("127.0.0.1", port), WAIT))
         self.events: list[dict[str, Any]] = []
+        self._pings = 0
         self._wire.opening = {
             "t": "hello",
             "v": 1,
@@ -217,6 +225,17 @@ class Client:
             self._wire.read(0.2)
         raise AssertionError(f"no {types} within {WAIT} s")
 
+    def ping(self) -> None:
+        """Return once the AddOn has read what was sent, or has ended the connection; what comes meanwhile is kept. A
+        client whose pings are not read before its clock goes on is taken for a silent one."""
+        self._pings += 1
+        self.send({"t": "ping", "n": self._pings, "t_ms": 0})
+        end = time.monotonic() + WAIT
+        while not self._wire.ended and time.monotonic() < end:
+            if any((line["t"], line.get("n")) == ("pong", self._pings) for line in self._wire.lines):
+                return
+            self._wire.read(0.2)
+
     def close(self) -> None:
         """Close the connection."""
         self._wire.socket.close()
@@ -243,7 +262,7 @@ class Conversation:
         try:
             for step in self._script.steps:
                 try:
-                    self._step(step)
+                    self.step(step)
                 except AssertionError as cause:
                     text = f"{self._script.name} line {step.line}: {step.name} {step.text[:160]}\n{cause}"
                     raise AssertionError(text) from cause
@@ -284,7 +303,7 @@ class Conversation:
         self._activate()
         self._last_price()
 
-    def _x(self, step: Step) -> None:
+    def process(self, step: Step) -> None:
         verb, _, rest = step.text.partition(" ")
         if verb == "CRASH_AT":
             self._host.do("crash_at", point=rest)
@@ -304,7 +323,7 @@ class Conversation:
 
     # ---- steps ----
 
-    def _step(self, step: Step) -> None:
+    def step(self, step: Step) -> None:
         if step.name in ("P", "A", "T"):
             self._sync()
         handlers = {
@@ -313,15 +332,15 @@ class Conversation:
             "eDISCONNECT": self._expect_end,
             "I": self._send,
             "SIG": self._send,
-            "IRAW": lambda s: self._wire(s).send(s.raw),
-            "E": lambda s: self._expect(s, skip=False),
-            "E*": lambda s: self._expect(s, skip=True),
+            "IRAW": lambda s: self._wire(s).send_raw(s.raw),
+            "E": lambda s: self.expect(s, skip=False),
+            "E*": lambda s: self.expect(s, skip=True),
             "ENONE": self._expect_none,
             "AUTH": self._auth,
             "T": lambda s: self._advance(int(s.text)),
             "P": self._platform,
             "A": self._check,
-            "X": self._x,
+            "X": self.process,
         }
         handlers[step.name](step)
 
@@ -439,7 +458,7 @@ class Conversation:
             asked["mac"] = self._bridge_mac(wire, line.get("epoch", ""))
         return self._vars.matches(asked, line)
 
-    def _expect(self, step: Step, skip: bool) -> None:
+    def expect(self, step: Step, skip: bool) -> None:
         wire = self._wire(step)
         pattern = step.data
         skipped: list[Any] = []
@@ -477,7 +496,7 @@ class Conversation:
         role = options.get("role", "control")
         self._connect(step)
         wire = self._wires[self._last]
-        nonce = secrets.token_hex(32)
+        nonce = marked(secrets.token_hex(32)) if options.get("line_mac") else secrets.token_hex(32)
         wire.opening = {
             "t": "hello",
             "v": 1,
@@ -492,6 +511,9 @@ class Conversation:
         assert challenge is not None, "no challenge"
         assert challenge["t"] == "challenge", f"got {challenge}"
         wire.mac = self._client_mac(wire)
+        if options.get("line_mac"):
+            names = {name: wire.opening[name] for name in ("instance", "group", "role")}
+            wire.macs = line_macs(SECRET, bridge_nonce=wire.nonce, client_nonce=nonce, **names)
         wire.send((dump({"t": "auth", "mac": wire.mac, "epoch": epoch, "last_seq": last_seq}) + "\n").encode())
         until = options.get("until", "welcome" if role == "data" else "status")
         self._read_opening(wire, list(options.get("expect", [])), until)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from fks.bridge.bridge import Bridge, BridgeConfig
+from fks.bridge.journal import EpochJournal
+from fks.bridge.platform import PlatformBar, PlatformOrder, PlatformQuote
+from fks.bridge.sessions import BridgeSessions, Output
 from fks.ninja import messages, strict_json
-from fks.ninja.auth import bridge_mac, client_mac
-from fks.sim.nt8.bridge import Bridge, BridgeConfig
-from fks.sim.nt8.journal import EpochJournal
-from fks.sim.nt8.platform import Platform, PlatformBar, PlatformOrder, PlatformQuote
-from fks.sim.nt8.sessions import BridgeSessions, Output
+from fks.ninja.auth import LineMac, bridge_mac, client_mac, line_macs, marked
+from fks.sim.nt8.platform import SimulatedNinjaTrader
 from tests.support import conversations
 from tests.support.conversations import Step, Variables
 
@@ -46,11 +47,13 @@ class Wire:
     opening: dict[str, Any] = field(default_factory=dict)
     nonce: str = ""
     mac: str = ""
+    macs: tuple[LineMac, LineMac] | None = None  # of the lines that are sent, and of the bridge's
 
     def take(self, data: bytes) -> None:
         self.received += len(data)
         *whole, self.buffer = (self.buffer + data).split(b"\n")
         for line in whole:
+            line = line if self.macs is None else self.macs[1].opened(line)
             found: dict[str, Any] = dict(strict_json.loads(line))
             if "t" in found:
                 known = messages.from_bridge(found)  # every line that the bridge sends is a valid message
@@ -65,7 +68,7 @@ class Conversation:
         self.script = script
         self.now_ms = script.clock_ms
         self.vars = Variables(lambda: self.now_ms)
-        self.platform = Platform(script.clock_ms - SETTLE_MS)
+        self.platform = SimulatedNinjaTrader(script.clock_ms - SETTLE_MS)
         self.folder = folder
         known = {one.name for one in fields(BridgeConfig)}
         self.config = BridgeConfig(**{name: value for name, value in script.config.items() if name in known})
@@ -158,9 +161,12 @@ class Conversation:
                 pong = {"t": "pong", "n": ping["n"], "t_ms": self.now_ms, "echo_ms": ping["t_ms"]}
                 self._receive(number, strict_json.dumps(pong))
 
-    def _receive(self, number: int, data: bytes) -> None:
+    def _receive(self, number: int, data: bytes, *, is_raw: bool = False) -> None:
         if self.sessions is None or self.wires[number].is_ended:
             return
+        macs = self.wires[number].macs
+        if macs is not None and not is_raw:
+            data = macs[0].sealed(data)
         try:
             self.sessions.receive(number, data)
         except Killed:
@@ -199,7 +205,7 @@ class Conversation:
             "eDISCONNECT": self._expect_end,
             "I": self._send,
             "SIG": self._send,
-            "IRAW": lambda one: self._receive(one.connection or self.last, one.raw),
+            "IRAW": lambda one: self._receive(one.connection or self.last, one.raw, is_raw=True),
             "E": lambda one: self._expect(one, skip=False),
             "E*": lambda one: self._expect(one, skip=True),
             "ENONE": self._expect_none,
@@ -325,13 +331,16 @@ class Conversation:
             "instance": INSTANCE,
             "group": "sim",
             "role": role,
-            "nonce": f"{next(self._ids):064x}",
+            "nonce": marked(f"{next(self._ids):064x}") if options.get("line_mac") else f"{next(self._ids):064x}",
         }
         self._receive(self.last, strict_json.dumps(wire.opening))
         self._work()
         challenge = self._next(wire)
         assert challenge is not None, "no challenge"
         wire.mac = self._client_mac(wire)
+        if options.get("line_mac"):
+            names = {name: wire.opening[name] for name in ("nonce", "instance", "group", "role")}
+            wire.macs = line_macs(SECRET, bridge_nonce=wire.nonce, client_nonce=names.pop("nonce"), **names)
         auth = {"t": "auth", "mac": wire.mac, "epoch": epoch, "last_seq": last_seq}
         self._receive(self.last, strict_json.dumps(auth))
         self._work()

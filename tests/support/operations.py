@@ -14,7 +14,7 @@ from fks.store.runtime_config import RuntimeConfigStore
 from fks.supervision.rollout import RolloutPart
 from fks.supervisor.operations import Operations
 from tests.support.ports import CollectingLog
-from tests.support.waiting import until
+from tests.support.waiting import DEFAULT_S, until
 
 IDS = ("guardian", "orders", "collector:binance", "strategy:0", "scheduler")
 
@@ -73,6 +73,7 @@ class Rig:
     parts: FakeParts
     log: CollectingLog
     redeployed: list[float] = field(default_factory=list)
+    redeploy_s: float = 0.0
     left: int = 0
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     component: Any = None
@@ -82,6 +83,7 @@ class Rig:
 
         async def redeploy() -> None:
             self.redeployed.append(time.monotonic())
+            await asyncio.sleep(self.redeploy_s)
 
         async def leave() -> None:
             self.left += 1
@@ -91,7 +93,7 @@ class Rig:
         self.tasks.append(task)
         return task
 
-    async def ended(self, operation: Operation, deadline_s: float = 10.0) -> Operation:
+    async def ended(self, operation: Operation, deadline_s: float = DEFAULT_S) -> Operation:
         async def look() -> Operation | None:
             found = await self.store.get(operation.id)
             return found if found is not None and found.is_ended else None

@@ -15,7 +15,6 @@ import os
 import random
 import re
 import signal
-import sys
 import tempfile
 import time
 import uuid
@@ -38,17 +37,19 @@ from fks.guardian.service import Guardian
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Side, TimeInForce
 from fks.model.signal import Kind
-from fks.orders.crash_points import LABELS
 from fks.store.bus import BARS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.orders import OrderStore
 from fks.store.signals import SignalStore
+from tests.support.children import Child
+from tests.support.crash_points import LABELS
 from tests.support.guarded_trading import at_work
 from tests.support.guardian_process import guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_chaos_actors import Actors
 from tests.support.order_chaos_counts import Exercised, Minimum, Requests, exercised, pair_errors
 from tests.support.order_chaos_faults import LONG, LifeFaults, Refusal, plan_long
+from tests.support.order_chaos_process import live
 from tests.support.order_rig import seed as seed_accounts
 from tests.support.order_rig import signal_of
 from tests.support.servers import MortalPostgres, mortal_postgres
@@ -69,6 +70,7 @@ BALANCE = "USDT=100000000"
 SEED = int(os.environ.get("FKS_CHAOS_SEED", "11"))
 ASKS_S = 2.0  # of one life at most: the crash point comes before
 COVER_S = 10.0  # without cover before it is a finding: lives of 2 s add up, and each is to reconcile before it protects
+LOOK_S = 3.5  # the most that counts between two samples (one waits 3 s for PostgreSQL): the machine stood still longer
 NAMESPACE = uuid.UUID("6f1d6a6e-0000-5000-8000-000000000011")
 ORDER = {"path": "/api/v3/order", "method": "POST"}
 #: what the exchange does meanwhile; None: the exchange process is killed and started again
@@ -154,40 +156,26 @@ def plan_lives(seed: int, count: int, faults: Sequence[str] = tuple(FAULTS)) -> 
 
 
 class Lives:
-    """The process that forks order managers. One is alive at a time."""
+    """Order managers as processes of their own. One is alive at a time."""
 
     def __init__(self) -> None:
-        self._process: asyncio.subprocess.Process | None = None
         self.pid = 0
         self.messages: list[dict[str, Any]] = []
         self.is_killed = False
         self._reader: asyncio.Task[None] | None = None
 
-    async def open(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.support.order_chaos_process",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        self._reader = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            self.messages.append(json.loads(line))
-
     async def begin(self, job: dict[str, Any]) -> None:
-        """Start a life and return once its pid is known."""
-        assert self._process is not None
-        assert self._process.stdin is not None
+        """Start a life."""
         self.messages.clear()
         self.is_killed = False
-        self._process.stdin.write(json.dumps(job).encode() + b"\n")
-        await until(lambda: self.has_sent("pid"), deadline_s=30)
-        self.pid = self.values("pid")[0]
+        child = Child(live, job, is_read=True)
+        self.pid = child.pid
+        self._reader = asyncio.create_task(self._read(child))
+
+    async def _read(self, child: Child) -> None:
+        async for line in await child.reader():
+            self.messages.append(json.loads(line))
+        self.messages.append({"ended": await child.ended()})
 
     def has_sent(self, key: str) -> bool:
         return any(key in message for message in self.messages)
@@ -210,19 +198,14 @@ class Lives:
 
         An error in its log counts as well: it was raised on the order path.
         """
-        (status,) = self.values("ended")
+        (code,) = self.values("ended")
         causes = [*self.values("failed"), *(f"logged {message}" for message in self.messages if "logged" in message)]
-        is_by_9 = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        if not (is_by_9 and (self.is_killed or self.has_sent("acted"))):
-            causes.append(f"ended with status {status}")
+        if not (code == -signal.SIGKILL and (self.is_killed or self.has_sent("acted"))):
+            causes.append(f"ended with {code}")
         return "; ".join(causes)
 
     async def close(self) -> None:
         await self.kill()
-        if self._process is not None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            await self._process.wait()
         if self._reader is not None:
             await self._reader
 
@@ -318,6 +301,7 @@ class OrderChaos:
     _second: int = 0  # the newest whose bar is not sealed
     counts: Exercised = field(init=False)  # once it has run
     _sampling: asyncio.Task[None] | None = None
+    _apart_s: float = 0.0  # the longest time between two samples
     _killed_at: datetime | None = None  # when this life killed PostgreSQL
 
     def __post_init__(self) -> None:
@@ -357,7 +341,6 @@ class OrderChaos:
                 SIZE,
             )
         await self.actors.open(list(SYMBOLS))
-        await self.lives.open()
         self._sampling = asyncio.create_task(self._sample())
 
     async def close(self) -> None:
@@ -734,7 +717,24 @@ class OrderChaos:
         print(*found, sep="\n")
         for id in dict.fromkeys(re.findall(r"\b[0-9a-f]{32}\b", " ".join(found))):
             await self._print_story(id)
+        for symbol, instance, *_ in self.cover.broken:
+            await self._print_legs(str(symbol), str(instance))
         return found
+
+    async def _print_legs(self, symbol: str, instance: str) -> None:
+        """Print the steps of all orders of an instance in a symbol, to look into a time without cover."""
+        print(f"── {symbol} {instance}")
+        for row in await self.db.sql(
+            "SELECT e.recv_time, e.epoch, e.event, e.to_state, e.payload, o.client_order_id, o.role, o.quantity, o.filled,"
+            " o.code FROM order_events e JOIN orders o USING (client_order_id)"
+            " WHERE o.symbol = $1 AND o.instance = $2 ORDER BY e.id",
+            symbol,
+            instance,
+        ):
+            print(
+                f"   {row['recv_time']:%T.%f} epoch {row['epoch']} {row['role']} {row['client_order_id'][:8]}"
+                f" {row['event']} -> {row['to_state']} of {row['quantity']} {str(row['payload'])[:160]}"
+            )
 
     async def _print_story(self, id: str) -> None:
         """Print what the journal and the exchange know of an order, to look into a finding."""
@@ -829,15 +829,15 @@ class OrderChaos:
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────
     async def _sample(self) -> None:
-        """Look again and again. Time counts while an order manager works: this machine may take seconds to start
-        one."""
+        """Look again and again. Time counts while an order manager works: this machine may take seconds to start one, or
+        stand still."""
         clock, last_s = 0.0, time.monotonic()
         while True:
             await asyncio.sleep(0.3)
             now_s = time.monotonic()
             if self.lives.has_sent("ready") and not self.lives.has_sent("ended"):
-                clock += now_s - last_s
-            last_s = now_s
+                clock += min(now_s - last_s, LOOK_S)
+            self._apart_s, last_s = max(self._apart_s, now_s - last_s), now_s
             with contextlib.suppress(OutageError, OSError):
                 self.cover.look(await self._look(clock))
 
@@ -897,8 +897,8 @@ class OrderChaos:
         orders = ", ".join(f"{row['n']} {row['role']} {row['state']}" for row in rows)
         return (
             f"seed {self.seed}: {self.asked} signals, {self._lives} lives, {self.kills} kills ({self.points} at their "
-            f"point), {self.cover.samples} samples, uncovered for {self.cover.worst_s:.1f} s at most, "
-            f"{len(pages)} pages; gaps of cover after PostgreSQL was killed: "
+            f"point), {self.cover.samples} samples at most {self._apart_s:.1f} s apart, "
+            f"uncovered for {self.cover.worst_s:.1f} s at most, {len(pages)} pages; gaps of cover after PostgreSQL was killed: "
             f"{', '.join(f'{gap:.1f}' for gap in self.gaps_s) or 'none'} s\n{self.counts.text()}\n{orders}"
             + "".join(f"\npaged: {page}" for page in pages)
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from fks.orders.crash_points import LABELS
+from tests.support.crash_points import LABELS
 
 Row = Mapping[str, Any]
 LEGS = ("sl", "tp")

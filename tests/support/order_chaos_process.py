@@ -1,14 +1,12 @@
-"""Order managers that are killed: one process that has everything imported and forks a new self for each life.
+"""Order managers in processes of their own that are killed: `Child(live, job)`.
 
-`python -m tests.support.order_chaos_process` reads one JSON object per line: database_url, redis_url, exchange (a
-LocalExchange's info), kill_file (the guardian's), side (a path; without it there is no side journal), session ("own"
-or "ccxt"), label and count of the crash point (label "" for none), settings (overrides of `venue`), step_s and
-step_after_s (by how much its wall clock is set, so long after it is ready), postgres (the pid of a postmaster),
-postgres_at ("fill" or "cancel": kill -9 it once an execution is on disk, or once a leg's cancel is acknowledged) and
-postgres_after_s (not before it is ready for so long). Each line is a life. It prints {"pid": …}, {"ready": true} once
-entries may go everywhere, {"stepped": seconds}, {"database": "fill" or "cancel"} when it has killed that, {"acted":
-label} right before it kills itself (-9) at its point, {"logged": event} for each error in its log,
-{"failed": exception} when it ends by itself, and {"ended": status} when that life is over.
+The job: database_url, redis_url, exchange (a LocalExchange's info), kill_file (the guardian's), side (a path; without
+it there is no side journal), session ("own" or "ccxt"), label and count of the crash point (label "" for none),
+settings (overrides of `venue`), step_s and step_after_s (by how much its wall clock is set, so long after it is
+ready), postgres (the pid of a postmaster), postgres_at ("fill" or "cancel": kill -9 it once an execution is on disk, or
+once a leg's cancel is acknowledged) and postgres_after_s (not before it is ready for so long). It prints {"ready":
+true} once entries may go everywhere, {"stepped": seconds}, {"acted": label} right before it kills itself (-9) at its
+point, {"logged": event} for each error in its log, and {"failed": exception} when it ends by itself.
 """
 
 from __future__ import annotations
@@ -17,19 +15,19 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 from fks.config.settings import Http, Risk, Settings, VenueSettings
 from fks.model.order import Answer, Order, Outcome, Role
-from fks.orders.crash_points import At, CrashPoints, nowhere
+from fks.orders.crash_points import At, nowhere
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.session import BinanceVenue
 from fks.venues.binance.venue import SpotVenue
 from fks.venues.ccxt import CcxtVenue
+from tests.support.crash_points import CrashPoints
 from tests.support.fast_clock import FastClock
 from tests.support.order_rig import Rig
 from tests.support.outage_rig import OutageRig
@@ -106,6 +104,14 @@ def killing(venue: SpotVenue, job: dict[str, Any]) -> SpotVenue:
 
 async def live(job: dict[str, Any]) -> None:
     """Be an order manager on the local exchange until killed."""
+    try:
+        await _work(job)
+    except BaseException as error:
+        say({"failed": repr(error)})
+        raise
+
+
+async def _work(job: dict[str, Any]) -> None:
     settings = Settings(
         venue=VenueSettings(**(VENUE | job.get("settings", {}))), risk=RISK, http=Http(order_wait_s=10.0)
     )
@@ -144,28 +150,3 @@ async def live(job: dict[str, Any]) -> None:
         clock.step(job["step_s"])
         say({"stepped": job["step_s"]})
     await rig.task
-
-
-def main() -> int:
-    for line in sys.stdin:
-        job = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            devnull = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(devnull, 0)
-            try:
-                asyncio.run(live(job))
-            except BaseException as error:
-                import traceback
-
-                traceback.print_exc()
-                say({"failed": repr(error)})
-            os._exit(3)
-        say({"pid": pid})
-        _, status = os.waitpid(pid, 0)
-        say({"ended": status})
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

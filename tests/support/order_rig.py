@@ -12,7 +12,7 @@ from typing import Any
 
 from fks.clock import Clock, RealClock
 from fks.config.settings import Http, Risk, Settings, VenueSettings
-from fks.guardian.journal import kill_mode
+from fks.guardian.journal import engaged_kills, kill_mode
 from fks.model.order import Order, OrderType, Side, State, TimeInForce
 from fks.model.ports import Pager
 from fks.model.ports import Venue as VenuePort
@@ -23,17 +23,19 @@ from fks.order_manager.side_journal import SideJournal
 from fks.orders.crash_points import At, nowhere
 from fks.orders.messages import KillMode, Limits
 from fks.orders.sent_ids import SentIds
+from fks.risk.policy import EngagedKill, Kills, KillScope
 from fks.runtime import Runtime
 from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
 from fks.store.orders import OrderStore
 from fks.store.signals import SignalStore
+from tests.support import servers
 from tests.support.histories import Histories, is_recording
 from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.strategies import collect
-from tests.support.waiting import until
+from tests.support.waiting import DEFAULT_S, until
 
 D = Decimal
 FAST = Settings(
@@ -103,6 +105,7 @@ class Rig:
     lease: TestLease = field(init=False)
     service: OrderManager = field(init=False)
     task: asyncio.Task[None] | None = None
+    own: Database | None = None  # the service's, with the rights of the order manager's role
 
     async def start(self, *, wait_ready: bool = True) -> Rig:
         """Take over the role and run."""
@@ -117,10 +120,12 @@ class Rig:
         """Start a service that holds the lease."""
         venues = self.venues if self.venues is not None else {self.venue.name: self.venue}
         self.histories.append(Histories(self.limits or Limits()))
+        if self.own is None:
+            self.own = await servers.as_role(self.db, "orders")
         self.service = OrderManager(
-            Runtime(self.settings, self.clock, self.db, self.bus, self.log, self.meter, self.lease),
+            Runtime(self.settings, self.clock, self.own, self.bus, self.log, self.meter, self.lease),
             venues,
-            kill_file=self.read_kill,
+            kill_file=self.read_kills,
             sent=SentIds(self.ask_before_ns),
             at=self.at,
             limits=self.limits,
@@ -140,6 +145,13 @@ class Rig:
         if self.kill_path is not None:
             return kill_mode(self.kill_path)
         return KillMode.FLATTEN if self.killed else KillMode.NONE
+
+    def read_kills(self) -> Kills:
+        """Return the kills that are engaged by the guardian's file."""
+        if self.kill_path is not None:
+            return engaged_kills(self.kill_path)
+        mode = self.read_kill()
+        return Kills() if mode is KillMode.NONE else Kills((EngagedKill("", KillScope(), mode),))
 
     def side_journal(self) -> SideJournal | None:
         """Return the side journal of the next service; none here."""
@@ -173,6 +185,9 @@ class Rig:
         if self.task is not None and not self.task.done():
             await self.crash()
         await self.service.stop()
+        if self.own is not None and self.own is not self.db:
+            await self.own.close()
+        self.own = None
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────
     async def signal(self, kind: Kind = Kind.ENTER, **changes: Any) -> uuid.UUID:
@@ -182,7 +197,7 @@ class Rig:
         await self.bus.publish(WAKE, {"type": "signal", "id": str(signal.id)})
         return signal.id
 
-    async def outcome(self, signal_id: uuid.UUID, deadline_s: float = 5.0) -> tuple[str, str | None]:
+    async def outcome(self, signal_id: uuid.UUID, deadline_s: float = DEFAULT_S) -> tuple[str, str | None]:
         """Wait for a signal's outcome: (state, code)."""
 
         async def settled() -> Any:
@@ -211,7 +226,7 @@ class Rig:
         assert order is not None
         return order.state
 
-    async def becomes(self, client_order_id: str, *states: State, deadline_s: float = 5.0) -> Order:
+    async def becomes(self, client_order_id: str, *states: State, deadline_s: float = DEFAULT_S) -> Order:
         async def reached() -> Order | None:
             order = await OrderStore(self.db).get(client_order_id)
             return order if order is not None and order.state in states else None

@@ -27,7 +27,7 @@ from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import FAST, Rig, seed
 from tests.support.ports import CollectingLog
 from tests.support.scripted_venue import ScriptedVenue
-from tests.support.servers import MortalPostgres
+from tests.support.servers import MortalPostgres, empty
 from tests.support.sim_process import SAMPLE
 from tests.support.venue_orders import order
 from tests.support.waiting import until
@@ -215,7 +215,8 @@ class Outage:
 async def outage_rig(
     postgres: MortalPostgres, exchange: LocalExchange, bus: Bus, side: Path | None, **changes: Any
 ) -> AsyncIterator[Outage]:
-    """Give a seeded order manager that is not started."""
+    """Give a seeded order manager that is not started, on an empty database."""
+    await empty(postgres)
     db = await Database.connect(postgres.url, DatabaseSettings(), application="test")
     await seed(db)
     await db.sql("UPDATE instruments SET lot_step = 0.00001, qty_min = 0.00001 WHERE symbol = 'BTCUSDT'")

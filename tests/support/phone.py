@@ -20,7 +20,7 @@ from fks.entry.logins import Logins
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.users import UserStore
-from tests.support import discord, telegram
+from tests.support import discord, servers, telegram
 from tests.support.order_rig import FAST
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.users import PASSWORD, code_of, early_in_a_step
@@ -41,29 +41,32 @@ class Phone:
         self.url = server.url
         self.secret = ""
 
-    @property
-    def component(self) -> Any:
+    def component(self, db: Database) -> Any:
         users = {"7": "ann", "8": "bob"}
         if isinstance(self.server, discord.DiscordServer):
             chat = Chat(discord_token=SecretStr(discord.TOKEN), discord_users=users, discord_url=self.url)
         else:
             chat = Chat(telegram_token=SecretStr(telegram.TOKEN), telegram_users=users, telegram_url=self.url)
         return SimpleNamespace(
-            db=self.db, bus=self.bus, clock=RealClock(), log=self.log, meter=self.meter, paths=self.paths,
+            db=db, bus=self.bus, clock=RealClock(), log=self.log, meter=self.meter, paths=self.paths,
             settings=FAST.model_copy(update={"chat": chat, "http": Http(order_wait_s=5.0)}),
-            secrets=SimpleNamespace(session_key=SecretStr(KEY)),
+            session_key=SecretStr(KEY),
         )  # fmt: skip
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        (service,) = services_of(self.component.settings.chat)
-        task = asyncio.create_task(serve(self.component, service))
+        own = await servers.as_role(self.db, "monitor")
+        component = self.component(own)
+        (service,) = services_of(component.settings.chat)
+        task = asyncio.create_task(serve(component, service))
         try:
             yield
             assert not task.done(), task.exception()
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            if own is not self.db:
+                await own.close()
 
     async def add_user(self, name: str, scope: str = "trade", accounts: list[int] | None = None) -> str:
         """Make a user with a second factor, and return its secret. The code of the step before is spent."""

@@ -16,6 +16,7 @@ PACKAGES = {
     "ip": "iproute2",
     "jq": "jq",
     "mcs": "mono-mcs libmono-system-core4.0-cil",
+    "mmdebstrap": "mmdebstrap",
     "mono": "mono-runtime",
     "nsenter": "util-linux",
     "openssl": "openssl",

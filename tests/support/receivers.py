@@ -113,7 +113,7 @@ async def smtp_receiver() -> AsyncIterator[SmtpReceiver]:
                     await reply("250 test")
                 elif verb == "DATA":
                     await reply("354 go on")
-                    text = (await reader.readuntil(b"\r\n.\r\n")).decode()
+                    text = (await reader.readuntil(b"\r\n.\r\n")).decode().replace("\r\n..", "\r\n.")  # RFC 5321, 4.5.2
                     answer = receiver.replies.popleft() if receiver.replies else "250 accepted"
                     if answer.startswith("2"):
                         receiver.received.append(text)

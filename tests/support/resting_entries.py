@@ -52,6 +52,23 @@ class RestingEntries(Protecting):
             )
 
 
+class MovedTarget(Protecting):
+    """Buys at the market and moves stop and take profit at the closes: farther at first, then nearer."""
+
+    name: ClassVar[str] = "moved_target"
+    tp_pct: float | None = 0.2
+    sl_pct: float | None = 0.2
+
+    def on_bar(self, ctx: Context, bar: Any) -> None:
+        if not ctx.position:
+            ctx.buy(**self.protections(bar.close))
+        elif ctx.bars_held + 1 >= self.hold:
+            ctx.close()
+        else:
+            ctx.move_target(bar.close * (1.002, 1.0006, 1.001)[ctx.bars_held % 3])
+            ctx.move_stop(bar.close * 0.9985)
+
+
 class Pyramid(Protecting):
     """Buys at the market and adds on each of the next bars, up to `entries`."""
 

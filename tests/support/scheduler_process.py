@@ -1,21 +1,18 @@
 """The schedules of persons in a process of its own, to be killed in the middle of a run.
 
-`python -m tests.support.scheduler_process DATABASE_URL EPOCH`. It has the action `endless`: prints "begun" and never
-ends. Prints a dot a look.
+It has the action `endless`: prints "begun" and never ends. Prints a dot a look.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from types import SimpleNamespace
 from typing import Any
 
 from fks.clock import RealClock
 from fks.config.settings import Settings
 from fks.jobs import actions
-from fks.jobs.actions import NoParams
-from fks.jobs.personal import PersonalSchedules
+from fks.jobs.actions import NoParams, PersonalSchedules
 from fks.store.db import Database
 from tests.support.ports import CollectingLog
 
@@ -40,7 +37,3 @@ async def main(database_url: str, epoch: int) -> None:
         await schedules.run_due()
         print(".", flush=True)
         await asyncio.sleep(0.05)
-
-
-if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))

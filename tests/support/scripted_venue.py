@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
+from fks.matching import is_accepted
 from fks.model import ids
 from fks.model.account import Balance, Environment, Transfer, VenueIdentity
 from fks.model.bar import Bar
@@ -69,12 +70,13 @@ class Held:
 
 @dataclass
 class ScriptedVenue:
-    """Fills market orders at `prices`, rests the others. What goes wrong next is said by `script` (submits), `cancels`.
+    """Fills market orders at `prices`, and limits that fill at once or expire (FOK); rests the others. What goes wrong next is said by `script` (submits), `cancels`.
 
     Words of `script`: ok · rest (a market order that does not fill) · refuse:CODE or refuse:CODE:refusal · lost (never
     arrives, no answer) · unheard (arrives, no answer) · hang (arrives, answers never) · raise (arrives, then raises) ·
     exists · expire (a market order: by the price range rule) · slow (arrives, answers after the stream) · passed:PRICE (an OCO refused, since the market is at PRICE).
     Words of `amends`: ok · refuse:CODE · lost · unheard (reduced, no answer).
+    Words of `reprices`: ok · refuse:CODE · lost · unheard (moved, no answer).
     Words of `replaces`: ok · refuse:CODE (neither half was tried) · halfway:CODE (the old order ended, the new one is
     refused) · lost · unheard · raise (never arrives, then raises) · gone (the old order is refused as unknown, the new one is not tried).
     Words of `cancels`: ok · refuse:CODE · lost · unheard · gone (refused as unknown, though it is open).
@@ -91,6 +93,7 @@ class ScriptedVenue:
     cancels: deque[str] = field(default_factory=deque)
     amends: deque[str] = field(default_factory=deque)
     replaces: deque[str] = field(default_factory=deque)
+    reprices: deque[str] = field(default_factory=deque)
     outages: dict[str, int] = field(default_factory=dict)  # method -> how many calls still fail
     hidden: dict[str, int] = field(default_factory=dict)  # client id -> queries that still do not see it
     history_hidden: bool = False
@@ -98,12 +101,14 @@ class ScriptedVenue:
     cancelled: list[str] = field(default_factory=list)
     amended: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)  # the orders that requests were to replace
+    repriced: list[tuple[str, Decimal]] = field(default_factory=list)
     queried: list[str] = field(default_factory=list)
     orders: dict[str, Held] = field(default_factory=dict)
     trades: list[Fill] = field(default_factory=list)
     has_oco: bool = True
     can_amend: bool = False
     can_replace: bool = False
+    can_reprice: bool = False
     busy_s: float = 0.0  # how long an entry would wait for the venue's rate limit
     locks_base: bool = False  # as spot does: live sells may not exceed what is held
     who: VenueIdentity = SIM
@@ -116,7 +121,12 @@ class ScriptedVenue:
     def __post_init__(self) -> None:
         types = frozenset(OrderType)
         self.capabilities = VenueCapabilities(
-            types, frozenset(TimeInForce), has_oco=self.has_oco, can_amend=self.can_amend, can_replace=self.can_replace
+            types,
+            frozenset(TimeInForce),
+            has_oco=self.has_oco,
+            can_amend=self.can_amend,
+            can_replace=self.can_replace,
+            can_reprice=self.can_reprice,
         )
         self._events: asyncio.Queue[VenueEvent] = asyncio.Queue()
         self._numbers = itertools.count(1)
@@ -246,10 +256,27 @@ class ScriptedVenue:
         taken = self._take(new)
         return (unclear, unclear) if step == "unheard" else (ended, Answer(Outcome.ACK, self.report(taken)))
 
+    async def reprice(self, order: Order, price: Decimal) -> Answer:
+        if self.refusal:
+            return NOT_SENT
+        self.repriced.append((order.client_order_id, price))
+        step = self.reprices.popleft() if self.reprices else "ok"
+        await asyncio.sleep(0)
+        if step.startswith("refuse:"):
+            return refused(step)
+        if step == "lost":
+            return Answer(Outcome.AMBIGUOUS)
+        held = self.orders[order.client_order_id]
+        if held.state not in OPEN:
+            return Answer(Outcome.REFUSED, code="UNKNOWN_ORDER", detail="-2011", refusal=Refusal.UNKNOWN_ORDER)
+        field = "price" if held.order.stop_price is None else "stop_price"
+        held.order, held.time_ns = replace(held.order, **{field: price}), next(self._clock)
+        return Answer(Outcome.AMBIGUOUS) if step == "unheard" else Answer(Outcome.ACK)
+
     def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
         return self.busy_s if priority is Priority.ENTRY else 0.0
 
-    async def query(self, symbol: str, client_order_id: str) -> Lookup:
+    async def query(self, symbol: str, client_order_id: str, since_ns: int = 0) -> Lookup:
         if self.refusal:
             return Lookup(Presence.NO_ANSWER, detail=self.refusal)
         self.queried.append(client_order_id)
@@ -380,9 +407,15 @@ class ScriptedVenue:
         return held
 
     def _match(self, held: Held) -> tuple[Fill, ...]:
-        if held.order.type is not OrderType.MARKET:
+        order, price = held.order, self.prices[held.order.symbol]
+        if order.type is OrderType.LIMIT and order.time_in_force is TimeInForce.FOK:
+            assert order.price is not None
+            if not is_accepted(price, order.price, order.side.sign):
+                self.end(held, State.EXPIRED)
+                return ()
+        elif order.type is not OrderType.MARKET:
             return ()
-        fill = self._execute(held, held.order.quantity, self.prices[held.order.symbol])
+        fill = self._execute(held, order.quantity, price)
         if self.streams_fills:
             self.push(replace(fill, source="stream"))
         return (replace(fill, source="rest"),)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +29,8 @@ from fks.store.trials import TrialStore
 from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.pairs import Pairs
 from fks.strategies.registry import load_catalogue
+from tests.support import search_process
+from tests.support.children import Child
 from tests.support.servers import mortal_postgres
 
 SPEC: dict[str, Any] = {
@@ -41,7 +41,8 @@ SPEC: dict[str, Any] = {
     "limits": False,
     "space": {"fast": "2:11", "slow": "8:23"},
 }
-#: a strategy that takes its time in the runners, so that there is time to kill them
+#: a strategy that takes its time in the trials of runners, on three quarters of 400 bars, so that there is time to kill
+#: them; its checks are quick
 PATIENT = """
 import os, time
 from typing import ClassVar
@@ -49,7 +50,8 @@ from fks.strategies.sma_cross import SmaCross as Fast
 class Patient(Fast):
     name: ClassVar[str] = "patient_cross"
     def decide(self, bars):
-        time.sleep(0.02 if os.path.exists(__file__ + ".slow") else 0.0)
+        if len(bars) == 300 and os.path.exists(__file__ + ".slow"):
+            time.sleep(0.05)
         return super().decide(bars)
 """
 COUNTED = """
@@ -113,7 +115,7 @@ async def take(db: Database) -> JobRow:
 
 
 @contextmanager
-def runners(url: str, folder: Path, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+def runners(url: str, folder: Path, count: int) -> Iterator[list[Child]]:
     found = [start(url, folder) for _ in range(count)]
     try:
         yield found
@@ -123,10 +125,9 @@ def runners(url: str, folder: Path, count: int) -> Iterator[list[subprocess.Pope
             process.wait()
 
 
-def start(url: str, folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.support.search_process", url, str(folder)]
+def start(url: str, folder: Path) -> Child:
     (folder / "patient_cross.py.slow").touch()
-    return subprocess.Popen(command)
+    return Child(search_process.main, url, folder)
 
 
 async def survive_deaths(spec: dict[str, Any], total: int, folder: Path) -> None:

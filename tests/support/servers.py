@@ -13,18 +13,26 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 import psutil
+from pydantic import SecretStr
 
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
+from fks.config.settings import DatabaseSettings
 from fks.model.errors import ConfigError
 from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait
+from fks.store.db import Database
+from fks.store.grants import url_of
 from tests.support.waiting import wait_until
 
 TEMPLATE = "fks_template"  # the migrated database that tests clone
+ROLE_KEY = SecretStr("k" * 43)  # from which the passwords of the template's roles follow
 MEMORY, MEMORY_MIN = "/dev/shm", 4 * 2**30  # used where programs may run in it and it has space for all workers
 
 
@@ -139,6 +147,41 @@ def mortal_postgres() -> Iterator[MortalPostgres]:
             postgres.stop()
 
 
+async def empty(postgres: MortalPostgres) -> None:
+    """Remove every row but those of the audit, which refuses it. A server that a test left dead is started first."""
+    import asyncpg
+
+    if not postgres.is_alive():
+        await asyncio.to_thread(postgres.start)
+    connection = await asyncpg.connect(postgres.url)
+    try:
+        names = await connection.fetchval(
+            "SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables"
+            " WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'audit_log')"
+        )
+        await connection.execute(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
+    finally:
+        await connection.close()
+
+
+def role_url(url: str, kind: str) -> str:
+    """Return the URL with which a kind of process connects to a clone of the template: its role is the template's, and
+    so are its grants, which a clone has."""
+    name, template = f"{urlsplit(url).path}?", f"/{TEMPLATE}?"
+    return url_of(url.replace(name, template), kind, ROLE_KEY).replace(template, name)
+
+
+#: the URLs of databases with roles, from which `as_role` connects
+CLONED: WeakKeyDictionary[Database, str] = WeakKeyDictionary()
+
+
+async def as_role(db: Database, kind: str) -> Database:
+    """Return a Database on the same clone with the rights of a kind of process; `db` itself where it is no clone."""
+    if (url := CLONED.get(db)) is None:
+        return db
+    return await Database.connect(role_url(url, kind), DatabaseSettings(retry_s=3.0), application=kind)
+
+
 @contextlib.contextmanager
 def running_redis(paths: Paths) -> Iterator[RedisServer]:
     """Give a running embedded Redis; it is stopped at the end."""
@@ -161,13 +204,69 @@ async def administer(server: PostgresServer, statement: str) -> None:
         await connection.close()
 
 
+class Clones:
+    """Clones of one server's template. They are made and dropped by a thread, over one connection: the next one is made
+    while a test runs, and no test waits for the end of one that is over."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self._thread = ThreadPoolExecutor(1)
+        self._runner = asyncio.Runner()  # of the thread's event loop
+        self._connection: Any = None
+        self._next: Future[str] | None = None
+        self._dropped: list[Future[None]] = []
+
+    async def take(self) -> str:
+        """Return the name of a fresh clone, and have the next one made."""
+        made = self._next or self._thread.submit(self._make)
+        self._next = self._thread.submit(self._make)
+        return await asyncio.wrap_future(made)
+
+    def drop(self, name: str) -> None:
+        """Have a clone dropped, whatever is connected to it."""
+        self._dropped.append(self._thread.submit(self._run, f"DROP DATABASE {name} WITH (FORCE)"))
+
+    def close(self) -> None:
+        """Wait until the thread has done everything, and end it. Errors: that of a clone that could not be dropped."""
+        self._thread.submit(self._disconnect).result()
+        self._thread.shutdown()
+        for dropped in self._dropped:
+            dropped.result()
+
+    def _make(self) -> str:
+        name = f"t_{uuid.uuid4().hex[:12]}"
+        # files are copied in a tenth of the time that the default takes to log every page
+        self._run(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
+        return name
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._runner.run(self._connection.close())
+        self._runner.close()
+
+    def _run(self, statement: str) -> None:
+        self._runner.run(self._execute(statement))
+
+    async def _execute(self, statement: str) -> None:
+        import asyncpg
+
+        if self._connection is None:
+            self._connection = await asyncpg.connect(self._server.url("postgres"))
+        await self._connection.execute(statement)
+
+
+@functools.cache
+def clones_of(server: PostgresServer) -> Clones:
+    """Return the clones of a server that has a template. Who started the server closes them before it is stopped."""
+    return Clones(server)
+
+
 @contextlib.asynccontextmanager
 async def fresh_database(server: PostgresServer) -> AsyncIterator[str]:
     """Give the URL of a fresh, migrated database; it is dropped at the end."""
-    name = f"t_{uuid.uuid4().hex[:12]}"
-    # files are copied in a tenth of the time that the default takes to log every page
-    await administer(server, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
+    clones = clones_of(server)
+    name = await clones.take()
     try:
         yield server.url(name)
     finally:
-        await administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+        clones.drop(name)

@@ -6,8 +6,6 @@ import hashlib
 import hmac
 import json
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +14,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import ccxt.pro
+
+from fks.cli import main
+from tests.support.children import Child
 
 SAMPLE = Path(__file__).resolve().parents[2] / "fks" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
 
@@ -26,13 +27,13 @@ class Sim:
     def __init__(self, data_dir: Path, *flags: str) -> None:
         self.data_dir = data_dir
         self.flags = flags
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Child | None = None
         self.info: dict[str, str] = {}
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "fks.cli", "sim", "exchange", "--json", "--data-dir", str(self.data_dir)]
-        self.process = subprocess.Popen([*command, *self.flags], stdout=subprocess.PIPE, text=True)
+        command = ["sim", "exchange", "--json", "--data-dir", str(self.data_dir), *self.flags]
+        self.process = Child(main, command, is_read=True)
         assert self.process.stdout is not None
         self.info = json.loads(self.process.stdout.readline())
 

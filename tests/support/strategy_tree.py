@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import sys
 from pathlib import Path
 
+from fks.model.errors import OutageError
 from fks.store.challengers import SHADOW_WORKER
 from fks.store.db import Database
 from fks.store.supervision import TreeJournal
+from tests.support import strategy_process
+from tests.support.children import Child
 from tests.support.strategy_process import lease_name
 
-ROOT = Path(__file__).parents[2]
 SILENCE_S = 4.0  # after which this supervisor kills
 FATAL = 7.77
 DEADLY = """
@@ -58,47 +58,44 @@ class SmallTree:
         self._watch = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
-        for task in (self._watch, *self._tasks.values()):
-            assert task is not None
+        """End all workers. Raises what ended a task of this supervisor: a worker that it no longer keeps."""
+        assert self._watch is not None
+        tasks = [self._watch, *self._tasks.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        for found in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(found, Exception):
+                raise found
 
     async def _follow(self) -> None:
         while True:
-            wanted = await TreeJournal(self._db).wanted()
-            isolated, has_challengers = wanted.isolated, wanted.has_challengers
-            wanted = {lease_name(only): only for only in isolated} | ({SHADOW_WORKER: None} if has_challengers else {})
-            for name, only in wanted.items():
-                if name not in self._tasks:
-                    self._tasks[name] = asyncio.create_task(self._keep(name, only))
-            for name in set(self._tasks) - set(wanted) - {"strategy:0"}:
-                self._tasks.pop(name).cancel()
+            with contextlib.suppress(OutageError):  # a statement that is late: the next look, as the supervisor does
+                await self._look()
             await asyncio.sleep(0.05)
+
+    async def _look(self) -> None:
+        found = await TreeJournal(self._db).wanted()
+        wanted = {lease_name(only): only for only in found.isolated}
+        wanted |= {SHADOW_WORKER: None} if found.has_challengers else {}
+        for name, only in wanted.items():
+            if name not in self._tasks:
+                self._tasks[name] = asyncio.create_task(self._keep(name, only))
+        for name in set(self._tasks) - set(wanted) - {"strategy:0"}:
+            self._tasks.pop(name).cancel()
 
     async def _keep(self, name: str, only: str | None) -> None:
         is_shadow = name == SHADOW_WORKER
         while True:
             self.starts[name] = self.starts.get(name, 0) + 1
-            given = json.dumps({"home": str(self._home), "only": only, "shadow": is_shadow, "evaluate_s": 3.0})
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "tests.support.strategy_process",
-                *self._urls,
-                str(self.starts[name]),
-                given,
-                cwd=ROOT,
-                stdout=asyncio.subprocess.PIPE,
-            )
-            assert process.stdout is not None
+            given = (*self._urls, self.starts[name], self._home, only, is_shadow, 3.0)
+            process = Child(strategy_process.main, *given, is_read=True)
             try:
-                patience = 15.0
-                while await _line(process.stdout, patience):
+                reader, patience = await process.reader(), 15.0
+                while await _line(reader, patience):
                     patience = SILENCE_S
             finally:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+                process.kill()
+                await process.ended()
             crash = self._home / "run" / f"{name}.crash"
             if crash.exists():
                 crash.rename(crash.with_suffix(".dump"))

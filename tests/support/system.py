@@ -3,6 +3,7 @@ would."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import psutil
 
 from fks.cli.status import find_status
 from fks.config.paths import Paths
+from fks.process import ray_names
 from tests.support.waiting import wait_until
 
 FKS = str(Path(sys.executable).parent / "fks")
@@ -35,6 +37,14 @@ PROFILE = {
     "FKS_VENUE_ABSENT_AGE_S": "3",
     "FKS_SUPERVISION_RESTARTS_MAX": "100",
 }
+
+
+def waiting_without_credentials(pid: int) -> list[int]:
+    """Return the worker processes beside `pid` that wait for a child, with an environment without credentials."""
+    raylet = psutil.Process(pid).parent()
+    assert raylet is not None
+    waiting = [process for process in raylet.children() if " ".join(process.cmdline()).startswith(ray_names.IDLE)]
+    return [process.pid for process in waiting if process.environ().get("FKS_DATABASE_URL") == ""]
 
 
 @dataclass
@@ -153,6 +163,21 @@ class System:
             except (psutil.Error, OSError):
                 continue
         return mine
+
+    def listeners(self) -> list[tuple[str, str, int]]:
+        """Return program, address and port of everything of this home that listens on TCP.
+
+        Ray's agents overwrite arguments and environment with their titles: they are found by their session.
+        """
+        sessions = {os.getsid(process.pid) for process in self.processes() if process.is_running()} - {os.getsid(0)}
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                for connection in process.net_connections("tcp") if os.getsid(process.pid) in sessions else ():
+                    if connection.status == psutil.CONN_LISTEN:
+                        host, port = connection.laddr
+                        found.append((process.name(), host.removeprefix("::ffff:"), port))
+        return found
 
     def kill(self, name: str) -> dict[str, Any]:
         """kill -9 one component by the pid that status gives; return its row from before."""

@@ -34,7 +34,7 @@ def order_of(exchange: str, row: dict[str, Any]) -> Order:
         side=Side(fields["side"]),
         type=OrderType(fields["type"]),
         time_in_force=TimeInForce(fields.get("time_in_force", "gtc")),
-        **{name: fields[name] for name in ("price", "stop_price") if name in fields},
+        **{name: fields[name] for name in ("price", "stop_price", "venue_order_id") if name in fields},
     )
 
 

@@ -98,3 +98,26 @@ async def populate(db: Database, *, symbol: str = "BTCUSDT", text: str = "") -> 
     )
     await db.sql("INSERT INTO incidents (account_id, kind, subject, detail) VALUES (2,'balance',$1,$1)", text or "BTC")
     return rows
+
+
+async def add_forecasts(db: Database, rows: int, horizon: int = 2) -> None:
+    """Add a live model `ar` of BTCUSDT in minutes, and its predictions of the newest stored bars: a rise of 1 % within
+    2 %."""
+    figure = {"value": 0.5, "low": 0.4, "high": 0.6}
+    metrics = {"skill": {"naive": figure}, "coverage": {"0.8": figure}}
+    await db.sql(
+        "INSERT INTO ai_models (name, exchange, timeframe, bar_s, created_by) VALUES ('ar', 'binance', '1m', 60, '')"
+    )
+    await db.sql(
+        "INSERT INTO ai_model_versions (model, version, stage, fingerprint, data_hash, artifact_hash, label_end, symbols,"
+        " spec, seed, libraries, folds, metrics, checks, created_by) VALUES ('ar', 1, 'live', '', '', '', now(),"
+        " '{BTCUSDT}', $1, 1, '{}', '[]', $2, '{}', '')",
+        {"label": "return", "horizon": horizon},
+        metrics,
+    )
+    await db.sql(
+        "INSERT INTO feature_values (feature, symbol, time, known_at, value, lower, upper, version, label_end, origin, state)"
+        " SELECT 'forecast:ar', 'BTCUSDT', time + interval '1 min', time + interval '1 min', 0.01, -0.01, 0.03, 1, time,"
+        " 'live', 'ok' FROM ohlcv_data WHERE symbol = 'BTCUSDT' AND timeframe = '1m' ORDER BY time DESC LIMIT $1",
+        rows,
+    )

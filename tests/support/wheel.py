@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[2]
 COPIED = ("fks", "actors", "nt8", "docs", "pyproject.toml", "README.md", "LICENSE", "serve_app.py")
 
 
-def build_wheel(folder: Path) -> Path:
-    """Build the wheel in `folder` and return its file. Symbolic links stay links in what it is built from."""
+def build_wheel(folder: Path, *, appended: str = "") -> Path:
+    """Build the wheel in `folder`, with a text appended to a module, and return its file. Symbolic links stay links in
+    its source."""
     source = folder / "source"
     source.mkdir(parents=True)
     for name in COPIED:
@@ -21,6 +22,8 @@ def build_wheel(folder: Path) -> Path:
             shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
         else:
             shutil.copy(ROOT / name, source)
+    with (source / "fks" / "__init__.py").open("a") as file:
+        file.write(appended)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     done = subprocess.run([*command, "-w", str(folder), str(source)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,18 +1,16 @@
 """One leased role as a process of its own that stops itself (SIGSTOP) at a chosen point, to be continued as a zombie.
 
-`python -m tests.support.zombie_process '<json>'`; JSON: role (orders, strategy, collector), database_url, redis_url,
-epoch, application, stop_at, exchange (a LocalExchange's info), home. It holds a real lease and keeps it, as the Shell
-does, and ends with 3 when a newer epoch owns it. Prints "ready" when it works.
+Given: role (orders, strategy, collector), database_url, redis_url, epoch, application, stop_at, exchange (a
+LocalExchange's info), home. It holds a real lease and keeps it, as the Shell does, and ends with 3 when a newer epoch
+owns it. Prints "ready" when it works.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -116,7 +114,3 @@ async def main(given: dict[str, Any]) -> int:
     except StaleEpochError:
         return 3
     return 1
-
-
-if __name__ == "__main__":
-    os._exit(asyncio.run(main(json.loads(sys.argv[1]))))

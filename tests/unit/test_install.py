@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +42,19 @@ def test_output_is_passed_on_and_returned(capsys: pytest.CaptureFixture[str]) ->
     assert status == 3
     assert sorted(output.split()) == ["one", "two"]
     assert capsys.readouterr().out == output
+
+
+@pytest.mark.parametrize(
+    ("here", "machine", "known"),
+    [("3.11", "x86_64", True), ("3.13", "aarch64", True), ("3.14", "x86_64", False), ("3.11", "riscv64", False)],
+)
+def test_hashes_are_asked_for_where_they_are_known(here: str, machine: str, known: bool) -> None:
+    assert install.has_hashes(here, machine) is known
+
+
+def test_no_package_is_built_by_one_that_was_not_checked() -> None:
+    for hashed in (True, False):
+        commands = install.pip_commands("python", ["ai", "dev"], Path("/checkout"), hashed=hashed)
+        assert ["--no-build-isolation" in one for one in commands] == ([True] * 3 if hashed else [False])
+        assert ["--require-hashes" in one for one in commands] == ([True, True, False] if hashed else [False])
+    assert commands == [[*commands[0][:-3], "/checkout/constraints.txt", "-e", "/checkout[ai,dev]"]]

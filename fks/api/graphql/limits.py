@@ -25,7 +25,7 @@ from graphql.language import (
     VariableNode,
 )
 
-from fks.model.errors import InputError
+from fks.model.errors import InputError, invalid, unprocessable
 from fks.model.untrusted import whole_of
 
 QUERY_MAX: Final = 32 * 1024
@@ -68,11 +68,8 @@ def checked(text: str, variables: Mapping[str, Any], costs: Mapping[str, int]) -
             raise _beyond(f"the query has more than {TOKENS_MAX} tokens") from None
         if "nested too deeply" in error.message:
             raise _beyond("the query is nested too deeply") from None
-        raise InputError(
-            f"the query cannot be read: {error.message}",
-            code="GRAPHQL_INVALID",
-            status=400,
-            remedy="see docs/api.md for an example",
+        raise invalid(
+            "GRAPHQL_INVALID", f"the query cannot be read: {error.message}", "see docs/api.md for an example"
         ) from None
     except RecursionError:
         raise _beyond("the query is nested too deeply") from None
@@ -167,4 +164,4 @@ def _whole(node: IntValueNode) -> int:
 
 
 def _beyond(what: str) -> InputError:
-    return InputError(what, code="GRAPHQL_LIMIT", status=422, remedy="ask for less, or in several queries")
+    return unprocessable("GRAPHQL_LIMIT", what, "ask for less, or in several queries")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import Depends, Query
+from fastapi import Query
 from pydantic import Field, ValidationError
 
 from fks.alerts.channels import AlertChannel, Sealer, checked, kind_of
@@ -14,10 +14,11 @@ from fks.alerts.rules import DEFAULTS, NAME, SEVERITIES, AlertRule
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
 from fks.api.problems import of_model
-from fks.api.query import Admin, Before, Body, Gate, JsonObject, Limit, Name, Reader, Trader, body_of, page, takes
+from fks.api.query import Admin, Before, Body, BodyOf, Gate, JsonObject, Limit, Name, Reader, Trader, page
 from fks.api.routing import Router
-from fks.model.errors import InputError, Problem
+from fks.model.errors import InputError, conflict, not_found, unprocessable
 from fks.store.alerting import AlertingStore
+from fks.store.users import UserStore
 
 router = Router(tags=["alerts"])
 TEST_WAIT_S = 8.0
@@ -42,6 +43,9 @@ class ChannelBody(Body):
     severity_min: str = Field("warning", description="lowest severity: info, warning, error or page")
     base: str | None = Field(None, max_length=500, description="address of the service's API, if not the public one")
     enabled: bool = True
+    user: str | None = Field(
+        None, max_length=64, description="user whom it belongs to: not paged for a kill that this user engaged"
+    )
 
 
 class ChannelChange(Body):
@@ -77,11 +81,11 @@ async def rules(gate: Gate, caller: Reader) -> ExactJson:
     return ExactJson({"items": items, "next": None})
 
 
-@router.post("/alerts/rules", openapi_extra=takes(AlertRule))
+@router.post("/alerts/rules")
 async def save_rule(
     gate: Gate,
     caller: Admin,
-    rule: Annotated[AlertRule, Depends(body_of(AlertRule))],
+    rule: BodyOf[AlertRule],
     revision: Annotated[int | None, Query(ge=0, lt=2**31, description="refuse when another one is stored")] = None,
 ) -> ExactJson:
     """Make a rule, or replace the one of this name, also one that comes with FKS."""
@@ -124,9 +128,7 @@ async def remove_rule(gate: Gate, caller: Admin, name: str, restore: bool = Fals
 
 
 def _no_rule(name: str) -> InputError:
-    return InputError(
-        f"there is no rule named {name!r}", code="ALERT_RULE_UNKNOWN", status=404, remedy="see fks alerts rules"
-    )
+    return not_found("ALERT_RULE_UNKNOWN", f"there is no rule named {name!r}", "see fks alerts rules")
 
 
 async def _check_channels(gate: Replica, names: tuple[str, ...]) -> None:
@@ -143,8 +145,8 @@ async def silences(gate: Gate, caller: Reader, all: bool = False) -> ExactJson:
     return ExactJson({"items": await AlertingStore(gate.db).silences(is_all=all), "next": None})
 
 
-@router.post("/alerts/silences", status_code=201, openapi_extra=takes(SilenceBody))
-async def silence(gate: Gate, caller: Admin, body: Annotated[SilenceBody, Depends(body_of(SilenceBody))]) -> ExactJson:
+@router.post("/alerts/silences", status_code=201)
+async def silence(gate: Gate, caller: Admin, body: BodyOf[SilenceBody]) -> ExactJson:
     """Hold matching alerts back. Those that are still open at the end are sent then."""
     made = await AlertingStore(gate.db).add_silence(
         event=body.event, component=body.component, lasts_s=body.minutes * 60.0, reason=body.reason, by=caller.name
@@ -157,7 +159,7 @@ async def silence(gate: Gate, caller: Admin, body: Annotated[SilenceBody, Depend
 async def end_silence(gate: Gate, caller: Admin, id: int) -> ExactJson:
     """End a silence now."""
     if not 0 < id < 2**31 or not await AlertingStore(gate.db).end_silence(id):
-        raise Problem(404, "SILENCE_UNKNOWN", f"no silence {id} holds", remedy="see GET /alerts/silences")
+        raise not_found("SILENCE_UNKNOWN", f"no silence {id} holds", "see GET /alerts/silences")
     return ExactJson({"id": id, "ended": True})
 
 
@@ -171,12 +173,12 @@ async def channels(gate: Gate, caller: Reader) -> ExactJson:
     return ExactJson({"items": [_view(item, states.get(item.name, {})) for item in found], "next": None})
 
 
-@router.post("/alerts/channels", status_code=201, openapi_extra=takes(ChannelBody))
-async def save_channel(
-    gate: Gate, caller: Admin, body: Annotated[ChannelBody, Depends(body_of(ChannelBody))]
-) -> ExactJson:
+@router.post("/alerts/channels", status_code=201)
+async def save_channel(gate: Gate, caller: Admin, body: BodyOf[ChannelBody]) -> ExactJson:
     """Make a channel, or replace the one of this name. It takes alerts from now on."""
     _check_severity(body.severity_min)
+    if body.user and await UserStore(gate.db).find(body.user.lower()) is None:
+        raise not_found("USER_UNKNOWN", f"there is no user {body.user}", "see fks users list")
     allowed = gate.deps.settings.alerts.hosts
     address = await asyncio.to_thread(checked, body.url, body.base, allowed=allowed)  # the first call loads apprise
     await AlertingStore(gate.db).save_channel(
@@ -187,15 +189,14 @@ async def save_channel(
         severity_min=body.severity_min,
         is_enabled=body.enabled,
         by=caller.name,
+        user=body.user.lower() if body.user else None,
     )
     gate.deps.log.info("alert.channel_changed", channel=body.name, by=caller.name)
     return ExactJson(_view(await directory_of(gate).channel(body.name), {}), status_code=201)
 
 
-@router.post("/alerts/channels/{name}", openapi_extra=takes(ChannelChange))
-async def change_channel(
-    gate: Gate, caller: Admin, name: str, body: Annotated[ChannelChange, Depends(body_of(ChannelChange))]
-) -> ExactJson:
+@router.post("/alerts/channels/{name}")
+async def change_channel(gate: Gate, caller: Admin, name: str, body: BodyOf[ChannelChange]) -> ExactJson:
     """Change the lowest severity of a channel, or switch it off or on. What waits for it stays."""
     _check_severity(body.severity_min)
     store = AlertingStore(gate.db)
@@ -219,9 +220,7 @@ async def test_channel(gate: Gate, caller: Admin, name: str) -> ExactJson:
     """Send a message to a channel, the same way as an alert, and return what became of it within some seconds."""
     channel = await directory_of(gate).channel(name)
     if not channel.is_enabled:
-        raise Problem(
-            409, "ALERT_CHANNEL_OFF", f"channel {name} is switched off", remedy="switch it on, or make it anew"
-        )
+        raise conflict("ALERT_CHANNEL_OFF", f"channel {name} is switched off", "switch it on, or make it anew")
     store, clock = AlertingStore(gate.db), gate.deps.clock
     id = await store.enqueue_test(name)
     deadline_s = clock.monotonic() + TEST_WAIT_S
@@ -252,18 +251,13 @@ async def acknowledge(gate: Gate, caller: Trader, id: int) -> ExactJson:
     """Record in a person's name that an alert was seen: it is not escalated any more. The first one counts."""
     row = await AlertingStore(gate.db).acknowledge(id, caller.name) if 0 < id < 2**63 else None
     if row is None:
-        raise Problem(404, "ALERT_UNKNOWN", f"no alert {id}", remedy="see GET /alerts?all=true")
+        raise not_found("ALERT_UNKNOWN", f"no alert {id}", "see GET /alerts?all=true")
     return ExactJson(row)
 
 
 def _check_severity(severity: str | None) -> None:
     if severity is not None and severity not in SEVERITIES:
-        raise InputError(
-            f"severity_min {severity!r} is none",
-            code="INVALID",
-            status=422,
-            remedy=f"use {', '.join(SEVERITIES)}",
-        )
+        raise unprocessable("INVALID", f"severity_min {severity!r} is none", f"use {', '.join(SEVERITIES)}")
 
 
 def _view(channel: AlertChannel, state: dict[str, Any]) -> dict[str, Any]:
@@ -275,6 +269,7 @@ def _view(channel: AlertChannel, state: dict[str, Any]) -> dict[str, Any]:
         "is_enabled": channel.is_enabled,
         "is_readable": bool(channel.address.get_secret_value()),
         "base": channel.base,
+        "user": channel.user,
         "origin": "settings" if channel.is_from_settings else "person",
         **counts,
         "last_sent_at": state.get("last_sent_at"),

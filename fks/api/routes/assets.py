@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
-from fks.api.query import Body, Exchange, Gate, Reader, Trader, body_of, page, takes
+from fks.api.query import Body, BodyOf, Exchange, Gate, Reader, Trader, page
 from fks.api.routing import Router
 from fks.api.views import AssetView, Page
 from fks.history.assets import HISTORY_MAX_DAYS, AssetSelection, Choice
-from fks.model.errors import Problem
+from fks.model.errors import unprocessable
 from fks.store.assets import AssetStore
 
 router = Router(tags=["market data"])
@@ -30,7 +27,7 @@ class AssetBody(Body):
     channels: tuple[str, ...] | None = Field(None, description="trades, quotes, book; default trades")
 
 
-Wanted = Annotated[AssetBody, Depends(body_of(AssetBody))]
+Wanted = BodyOf[AssetBody]
 
 
 @router.get("/assets", response_model=Page[AssetView])
@@ -39,13 +36,13 @@ async def assets(gate: Gate, caller: Reader, exchange: Exchange = None) -> Exact
     return ExactJson(page(await AssetStore(gate.db).all(exchange)))
 
 
-@router.post("/assets/enable", openapi_extra=takes(AssetBody))
+@router.post("/assets/enable")
 async def enable(gate: Gate, caller: Trader, body: Wanted) -> ExactJson:
     """Start to collect symbols and fetch their history; a running system begins within seconds. Idempotent."""
     return ExactJson({"items": await _selection(gate).enable(_choice(body))})
 
 
-@router.post("/assets/disable", openapi_extra=takes(AssetBody))
+@router.post("/assets/disable")
 async def disable(gate: Gate, caller: Trader, body: Wanted) -> ExactJson:
     """Stop to collect symbols; stored data stays."""
     return ExactJson({"items": await _selection(gate).disable(_choice(body))})
@@ -60,5 +57,5 @@ def _selection(gate: Replica) -> AssetSelection:
 def _choice(body: AssetBody) -> Choice:
     wanted = (*((body.symbol,) if body.symbol else ()), *body.symbols)
     if not wanted or len(wanted) > 100:
-        raise Problem(422, "INVALID", "symbol: 1 to 100 are needed", remedy='send {"symbol": "BTC/USDT"}')
+        raise unprocessable("INVALID", "symbol: 1 to 100 are needed", 'send {"symbol": "BTC/USDT"}')
     return Choice(wanted, body.exchange, body.timeframes, body.history, body.channels)

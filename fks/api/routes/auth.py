@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import Depends, Request
+from fastapi import Request
 from pydantic import Field
 from starlette.responses import Response
 
 from fks.api.auth import require
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
-from fks.api.query import Body, Gate, Reader, body_of, takes
+from fks.api.query import Body, BodyOf, Gate, Reader
 from fks.api.routing import Router
 from fks.api.views import CallerView
 from fks.entry.logins import Login, check_password
@@ -54,8 +54,8 @@ class CodeBody(Body):
     totp: str = Field(min_length=6, max_length=16)
 
 
-@router.post("/auth/login", dependencies=[require("open")], openapi_extra=takes(LoginBody))
-async def login(request: Request, gate: Gate, body: Annotated[LoginBody, Depends(body_of(LoginBody))]) -> Response:
+@router.post("/auth/login", dependencies=[require("open")])
+async def login(request: Request, gate: Gate, body: BodyOf[LoginBody]) -> Response:
     """Log a user in. A program gets an access and a refresh token, a browser (`session: cookie`) a session cookie and
     the CSRF token for its changes. Five failures of an account or an address lock it for an hour."""
     address, actor = gate.tokens.address_of(request), f"user:{body.user.lower()}"
@@ -68,10 +68,8 @@ async def login(request: Request, gate: Gate, body: Annotated[LoginBody, Depends
     return _answer(gate, found, is_browser=body.session == "cookie")
 
 
-@router.post("/auth/refresh", dependencies=[require("open")], openapi_extra=takes(RefreshBody))
-async def refresh(
-    request: Request, gate: Gate, body: Annotated[RefreshBody, Depends(body_of(RefreshBody))]
-) -> Response:
+@router.post("/auth/refresh", dependencies=[require("open")])
+async def refresh(request: Request, gate: Gate, body: BodyOf[RefreshBody]) -> Response:
     """Exchange a refresh token for the next one and a fresh access token. One that is sent again after 30 s,
     or after its successor was used, ends its session."""
     try:
@@ -115,10 +113,8 @@ async def logout(gate: Gate, caller: Reader) -> Response:
     return answer
 
 
-@router.post("/auth/password", openapi_extra=takes(PasswordBody))
-async def password(
-    request: Request, gate: Gate, caller: Reader, body: Annotated[PasswordBody, Depends(body_of(PasswordBody))]
-) -> ExactJson:
+@router.post("/auth/password")
+async def password(request: Request, gate: Gate, caller: Reader, body: BodyOf[PasswordBody]) -> ExactJson:
     """Change the own password; every other session of the user ends."""
     user = await gate.logins.proven(caller, body.password, gate.tokens.address_of(request))
     hashed = await gate.logins.hash(check_password(body.new_password, user.name))
@@ -127,19 +123,15 @@ async def password(
     return ExactJson({"name": caller.name, "changed": True})
 
 
-@router.post("/auth/totp", openapi_extra=takes(ProofBody))
-async def totp(
-    request: Request, gate: Gate, caller: Reader, body: Annotated[ProofBody, Depends(body_of(ProofBody))]
-) -> ExactJson:
+@router.post("/auth/totp")
+async def totp(request: Request, gate: Gate, caller: Reader, body: BodyOf[ProofBody]) -> ExactJson:
     """Begin a second factor: the secret for the authenticator, shown once. `POST /auth/totp/confirm` completes it."""
     secret, address = await gate.logins.offer_totp(caller, body.password, gate.tokens.address_of(request))
     return ExactJson({"secret": secret, "otpauth": address})
 
 
-@router.post("/auth/totp/confirm", openapi_extra=takes(CodeBody))
-async def confirm(
-    request: Request, gate: Gate, caller: Reader, body: Annotated[CodeBody, Depends(body_of(CodeBody))]
-) -> ExactJson:
+@router.post("/auth/totp/confirm")
+async def confirm(request: Request, gate: Gate, caller: Reader, body: BodyOf[CodeBody]) -> ExactJson:
     """Complete the second factor with a first code: the session then has the user's whole scope."""
     await gate.logins.confirm_totp(caller, body.totp, gate.tokens.address_of(request))
     gate.tokens.forget()

@@ -3,65 +3,47 @@
 from __future__ import annotations
 
 import uuid
-from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from fastapi import Query, Request
+from fastapi import Request
 from pydantic import Field
 from starlette.responses import Response
 
 from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
-from fks.api.jobs import Again, Key, Priority, cancel_job, plain, submit_once, view
-from fks.api.query import Body, Gate, JsonObject, Limit, Reader, Signaller, takes
-from fks.api.routing import Router
+from fks.api.jobs import Again, JobState, Key, Priority, SeriesBody, cancel_job, plain, submit_once, view
+from fks.api.query import Gate, JsonObject, Limit, Reader, Signaller
+from fks.api.routing import Router, takes
 from fks.api.views import JobView, Page
-from fks.model.errors import Problem
-from fks.model.untrusted import Exact
+from fks.model.errors import not_found
 from fks.store.jobs import JobStore
 
 router = Router(tags=["backtests"])
 KIND = "backtest"
-JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
-class BacktestBody(Body):
+class BacktestBody(SeriesBody):
     """Specification of a backtest, for OpenAPI; `fks.jobs.backtest.BacktestSpec` checks it."""
 
-    strategy: str | None = Field(None, description="needed without members")
+    strategy: str | None = Field(None, description="needed without members and instruments")
     members: list[dict[str, Any]] | None = Field(
         None, description="of an account: bodies of this form, each with a name; what is given outside is their default"
     )
     risk: dict[str, Any] | None = Field(None, description="with members: settings of [risk] that are other here")
-    symbol: str | None = Field(None, description="needed without members; BTCUSDT, BTC/USDT or BTC-USDT")
-    exchange: str | None = Field(None, description="whose bars; default the one that is collected, or has bars")
-    timeframe: str = "1m"
-    from_: str | None = Field(None, alias="from", description="first decided bar, ISO 8601; default all that is stored")
-    to: str | None = Field(None, description="exclusive")
-    params: dict[str, Any] = Field(default_factory=dict)
-    sizing: str = Field(
-        "notional", description="notional, quantity, equity_pct, risk_pct, atr_pct[:BARS] or stdev_pct[:BARS]"
-    )
-    size: Exact = Field(Decimal(1000), description="quote (notional), base (quantity) or percent of the equity (*_pct)")
-    cash: Exact = Decimal(10_000)
-    fee_rate: Exact | None = Field(None, description="default costs.fee_rate")
-    fee_rate_maker: Exact | None = Field(None, description="default costs.fee_rate_maker, or the body's own fee_rate")
-    fee_in: Literal["received", "quote"] | None = Field(None, description="default costs.fee_in")
-    slippage: str | None = Field(None, description="none, '2 ticks', '5 bps' or '0.1 range'; default costs.slippage")
-    commission: str | None = Field(
-        None, description="none, '2.25 each' or '0.005 each min 1'; default costs.commission"
-    )
-    collar_pct: Exact | None = Field(
+    instruments: list[dict[str, Any]] | None = Field(
         None,
-        description="percent from the close at which market entries with SL or TP expire, 0: they do not; default "
-        "risk.slippage_max_pct with venue.entry_protection = venue, else 0",
+        description="of a portfolio that is rebalanced: tables of symbol, exchange, weight, min, max",
     )
-    margin: str | None = Field(
-        None, description="'0.1' of a position's value or '22000 each', maintenance behind '/'; default: paid in full"
+    rules: dict[str, Any] | None = Field(None, description="with instruments: limits of a rebalancing")
+    trigger: dict[str, Any] | None = Field(
+        None, description="with instruments: trigger (drift or schedule), band, timeframe, cooldown_s, cron, calendar"
     )
-    allow_gaps: bool = False
-    allow_short: bool = False
+    allocation: dict[str, Any] | None = Field(
+        None, description="with instruments: the body of POST /portfolios/{id}/allocate, with a cron"
+    )
+    symbol: str | None = Field(None, description="needed without members; BTCUSDT, BTC/USDT or BTC-USDT")
+    from_: str | None = Field(None, alias="from", description="first decided bar, ISO 8601; default all that is stored")
     limits: bool = Field(False, description="hold entries to the [risk] limits of the node")
     limits_currency: str | None = Field(
         None,
@@ -86,9 +68,7 @@ async def submit(
 
 
 @router.get("/backtests", response_model=Page[JobView])
-async def backtests(
-    gate: Gate, caller: Reader, state: Annotated[JobState | None, Query()] = None, limit: Limit = 50
-) -> ExactJson:
+async def backtests(gate: Gate, caller: Reader, state: JobState = None, limit: Limit = 50) -> ExactJson:
     """List backtests, newest first, without their results."""
     found = await JobStore(gate.db).list(kind=KIND, state=state, limit=limit)
     return ExactJson({"items": [view(job) for job in found], "next": None})
@@ -111,7 +91,8 @@ async def cancel(gate: Gate, caller: Signaller, id: uuid.UUID) -> ExactJson:
 
 async def _spec(gate: Replica, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the job's spec, checked, and its fingerprint. Errors: InputError naming what is wrong."""
-    wanted = dict(plain(body)) if "members" in body else {**body, "params": plain(body.get("params", {}))}
+    is_whole = "members" in body or "instruments" in body
+    wanted = dict(plain(body)) if is_whole else {**body, "params": plain(body.get("params", {}))}
     found = await gate.user_code.run(KIND, body=wanted)
     return found["spec"], found["fingerprint"]
 
@@ -119,5 +100,5 @@ async def _spec(gate: Replica, body: dict[str, Any]) -> tuple[dict[str, Any], st
 async def _view(store: JobStore, id: uuid.UUID) -> dict[str, Any]:
     job = await store.get(id)
     if job is None or job.kind != KIND:
-        raise Problem(404, "BACKTEST_UNKNOWN", f"there is no backtest {id}", remedy="see GET /backtests")
+        raise not_found("BACKTEST_UNKNOWN", f"there is no backtest {id}", "see GET /backtests")
     return view(job)

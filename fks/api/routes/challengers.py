@@ -5,17 +5,17 @@ from __future__ import annotations
 import uuid
 from typing import Annotated, Any
 
-from fastapi import Depends, Query
+from fastapi import Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
 from fks.api.jobs import Key, check_quota, plain
-from fks.api.query import Body, Gate, Reader, Signaller, Trader, body_of, takes
+from fks.api.query import Body, BodyOf, Gate, Reader, Signaller, Trader
 from fks.api.routing import Router
 from fks.api.views import ChallengerView, Page
 from fks.model import ids
-from fks.model.errors import Problem
+from fks.model.errors import conflict, not_found, unprocessable
 from fks.store.challengers import Challenger, ChallengerStore, shown
 from fks.store.jobs import JobStore
 from fks.store.strategies import StrategyStore
@@ -43,18 +43,16 @@ async def challengers(
 ) -> ExactJson:
     """Return the challengers of an instance with what their last test said, in the order in which they were added."""
     if await StrategyStore(gate.db).get(id) is None:
-        raise Problem(404, "INSTANCE_UNKNOWN", f"there is no instance {id!r}", remedy="see GET /strategies")
+        raise not_found("INSTANCE_UNKNOWN", f"there is no instance {id!r}", "see GET /strategies")
     found = await ChallengerStore(gate.db).list(id, with_ended=ended)
     return ExactJson({"items": [shown(one) for one in found], "next": None})
 
 
-@router.post("/strategies/{id}/challengers", status_code=201, openapi_extra=takes(ChallengerBody))
-async def add(
-    gate: Gate, caller: Signaller, id: str, body: Annotated[ChallengerBody, Depends(body_of(ChallengerBody))]
-) -> ExactJson:
+@router.post("/strategies/{id}/challengers", status_code=201)
+async def add(gate: Gate, caller: Signaller, id: str, body: BodyOf[ChallengerBody]) -> ExactJson:
     """Add a challenger: it decides in shadow and sends nothing. The same parameters again are the same challenger."""
     if bool(body.params) == (body.search is not None):
-        raise Problem(422, "INVALID", "a challenger has params or a search", remedy="give one of the two")
+        raise unprocessable("INVALID", "a challenger has params or a search", "give one of the two")
     params, provenance = plain(body.params), None
     if body.search is not None:
         from fks.jobs.challenge import best_of
@@ -90,17 +88,15 @@ async def propose(gate: Gate, caller: Signaller, id: str, key: Key = None) -> Ex
     spec = {"instance": found.instance_id, "challenger": id}
     known = await JobStore(gate.db).get(job_id)
     if known is not None and dict(known.spec) != spec:
-        raise Problem(
-            409, "IDEMPOTENCY_CONFLICT", "the Idempotency-Key was used for another test", remedy="use a new key"
-        )
+        raise conflict("IDEMPOTENCY_CONFLICT", "the Idempotency-Key was used for another test", "use a new key")
     if known is None:
         await check_quota(gate, caller)
         await JobStore(gate.db).submit(KIND, spec, submitted_by=caller.name, job_id=job_id)
     return ExactJson({"job": job_id, "challenger": shown(found)}, status_code=202)
 
 
-@router.post("/challengers/{id}/swap", openapi_extra=takes(SwapBody))
-async def swap(gate: Gate, caller: Trader, id: str, body: Annotated[SwapBody, Depends(body_of(SwapBody))]) -> ExactJson:
+@router.post("/challengers/{id}/swap")
+async def swap(gate: Gate, caller: Trader, id: str, body: BodyOf[SwapBody]) -> ExactJson:
     """Give its instance the parameters of a challenger once it is flat; until then the instance sends exits alone.
     Repeated, it changes nothing more."""
     done = await gate.user_code.run(
@@ -128,5 +124,5 @@ async def demote(gate: Gate, caller: Trader, id: str) -> ExactJson:
 async def _find(gate: Replica, id: str) -> Challenger:
     found = await ChallengerStore(gate.db).get(id)
     if found is None:
-        raise Problem(404, "CHALLENGER_UNKNOWN", f"there is no challenger {id!r}", remedy="see GET /strategies")
+        raise not_found("CHALLENGER_UNKNOWN", f"there is no challenger {id!r}", "see GET /strategies")
     return found

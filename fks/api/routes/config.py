@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
-from fks.api.query import Admin, Body, Gate, Limit, Reader, body_of, takes
+from fks.api.query import Admin, Body, BodyOf, Gate, Limit, Reader
 from fks.api.routes.operations import view as operation_view
 from fks.api.routing import Router
 from fks.api.views import ConfigVersionView, Page
 from fks.config.load import load_settings
 from fks.config.runtime import CHANGEABLE, changed, checked, difference, overlay, plain
 from fks.config.settings import Settings
-from fks.model.errors import Problem
-from fks.model.timeframe import iso
+from fks.model.errors import not_found, unprocessable
+from fks.model.json_fields import json_fields
 from fks.store.operations import CHANNEL
 from fks.store.runtime_config import ConfigVersion, RuntimeConfigStore, propose
 
@@ -75,17 +74,15 @@ async def version(gate: Gate, caller: Reader, version: int) -> ExactJson:
     return ExactJson(view(await _known(gate, version)))
 
 
-@router.post("/config/versions", status_code=202, openapi_extra=takes(ConfigChangeBody))
-async def change(
-    gate: Gate, caller: Admin, body: Annotated[ConfigChangeBody, Depends(body_of(ConfigChangeBody))]
-) -> ExactJson:
+@router.post("/config/versions", status_code=202)
+async def change(gate: Gate, caller: Admin, body: BodyOf[ConfigChangeBody]) -> ExactJson:
     """Change settings: a new version that is rolled out at once, one part at a time, and rolled back if it does not
     take."""
     before = await RuntimeConfigStore(gate.db).wanted()
     base = dict(before.values) if before else {}
     if body.rollback_to is not None:
         if body.set or body.unset:
-            raise Problem(422, "INVALID", "rollback_to goes without set and unset", remedy="send one or the other")
+            raise unprocessable("INVALID", "rollback_to goes without set and unset", "send one or the other")
         target = {} if body.rollback_to == 0 else dict((await _known(gate, body.rollback_to)).values)
         wanted, keys = target, [key for key in target if key in CHANGEABLE]
     else:
@@ -93,7 +90,7 @@ async def change(
     kept = checked(await _files(gate), wanted, keys)
     changes = difference(base, kept)
     if not changes:
-        raise Problem(422, "CONFIG_SAME", "these values are in force already", remedy="see 'fks config history'")
+        raise unprocessable("CONFIG_SAME", "these values are in force already", "see 'fks config history'")
     made, operation = await propose(
         gate.db,
         kept,
@@ -112,11 +109,8 @@ async def change(
 async def _known(gate: Replica, version: int) -> ConfigVersion:
     found = await RuntimeConfigStore(gate.db).get(version) if 0 < version < 2**63 else None
     if found is None:
-        raise Problem(
-            404,
-            "CONFIG_VERSION_UNKNOWN",
-            f"there is no version {version} of the settings",
-            remedy="see GET /config/versions",
+        raise not_found(
+            "CONFIG_VERSION_UNKNOWN", f"there is no version {version} of the settings", "see GET /config/versions"
         )
     return found
 
@@ -128,16 +122,4 @@ async def _files(gate: Replica) -> Settings:
 
 def view(version: ConfigVersion) -> dict[str, Any]:
     """Return a version as the API shows it."""
-    return {
-        "version": version.version,
-        "state": version.state,
-        "kind": version.kind,
-        "rolls_back_to": version.rolls_back_to,
-        "values": version.values,
-        "changes": version.changes,
-        "changed_by": version.changed_by,
-        "reason": version.reason,
-        "error": version.error,
-        "created_at": iso(version.created_ns),
-        "finished_at": None if version.finished_ns is None else iso(version.finished_ns),
-    }
+    return json_fields(version)

@@ -1,27 +1,30 @@
-"""Stored market data: coverage of the series, their gaps, and the quarantine."""
+"""Stored market data: coverage of the series, their gaps, events of instruments, and the quarantine."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, Query
+from fastapi import Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
-from fks.api.query import Body, Exchange, Gate, Limit, Reader, Symbol, Trader, body_of, takes
+from fks.api.query import Body, BodyOf, Exchange, Gate, Limit, Reader, Symbol, Trader, moment
 from fks.api.routing import Router
 from fks.history.coverage import CoverageReport
+from fks.history.events import import_events, list_events, read_events
 from fks.history.quality import QualityReport
-from fks.model.errors import Problem
+from fks.model.errors import not_found
 from fks.model.instrument import folded
-from fks.model.timeframe import check_timeframe, iso
+from fks.model.json_fields import json_fields
+from fks.model.timeframe import check_timeframe, iso, to_ns
 from fks.store.gaps import GapStore, Series
 from fks.store.quarantine import HeldRow, QuarantineStore, SettledAs
 
 router = Router(tags=["market data"])
 SERIES_MAX = 100
 GAPS_MAX = 500
+EVENTS_MAX = 5_000
 
 Days = Annotated[int, Query(ge=1, le=3660, description="how far back, days")]
 Cells = Annotated[int, Query(ge=1, le=120, description="parts of that time")]
@@ -31,6 +34,41 @@ class VerdictBody(Body):
     """A person's decision about a suspect value."""
 
     verdict: Literal["confirmed", "refused"] = Field(description="confirmed: it is true; refused: it stays out")
+
+
+class EventBody(Body):
+    """An event of an instrument, as a row of a file of `fks data import-events`: texts, and "" for none."""
+
+    symbol: str = Field("", max_length=100, description="needed but of an economic event")
+    kind: Literal["split", "dividend", "delisting", "symbol_change", "funding", "economic"]
+    exchange: str = Field("", max_length=100, description="needed where the symbol is not stored")
+    day: str = Field("", max_length=40, description="of a split, dividend (ex-day), delisting or symbol change")
+    ratio: str = Field("", max_length=40, description="of a split: 4:1")
+    amount: str = Field("", max_length=60, description="of a dividend, for each share")
+    currency: str = Field("", max_length=20)
+    pay_day: str = Field("", max_length=40)
+    type: str = Field("", max_length=100, description="keeps several dividends of one day apart")
+    new_symbol: str = Field("", max_length=100)
+    time: str = Field("", max_length=40, description="of a funding rate or an economic event, ISO 8601")
+    rate: str = Field("", max_length=60)
+    mark: str = Field("", max_length=60)
+    name: str = Field("", max_length=200, description="of an economic event")
+    importance: str = Field("", max_length=10, description="of an economic event: none, low, medium or high")
+    actual: str = Field("", max_length=60)
+    forecast: str = Field("", max_length=60)
+    previous: str = Field("", max_length=60)
+    published: str = Field("", max_length=40, description="from when on it was known, ISO 8601")
+    source: str = Field("", max_length=200)
+
+    def cells(self) -> dict[str, str]:
+        """Return the cells of the row, by column."""
+        return {name: str(value).strip() for name, value in self}
+
+
+class EventsBody(Body):
+    """Events to import."""
+
+    items: list[EventBody] = Field(min_length=1, max_length=EVENTS_MAX)
 
 
 @router.get("/data/coverage")
@@ -47,19 +85,14 @@ async def coverage(
         found = await looks.of(one, days=days, cells=cells)
         items.append(
             {
-                "exchange": one.exchange,
-                "symbol": one.symbol,
-                "timeframe": one.timeframe,
-                "candles": one.candles,
+                **json_fields(one, "exchange", "symbol", "timeframe", "candles"),
+                **json_fields(one, "is_collected", "sync_status", "error"),
                 "oldest": None if one.oldest_ns is None else iso(one.oldest_ns),
                 "newest": None if one.newest_ns is None else iso(one.newest_ns),
                 "from": iso(found.span.start_ns),
                 "to": iso(found.span.end_ns),
                 "cells": list(found.cells),
                 "missing": found.missing,
-                "is_collected": one.is_collected,
-                "sync_status": one.sync_status,
-                "error": one.error,
             }
         )
     return ExactJson({"items": items, "next": None, "is_whole": len(wanted) <= SERIES_MAX})
@@ -73,15 +106,13 @@ async def gaps(gate: Gate, caller: Reader, symbol: str, timeframe: str, exchange
     report = _report(gate)
     found = await report.series(lambda one: one.timeframe == timeframe and _is_wanted(one, symbol, exchange))
     if not found:
-        raise Problem(404, "NO_DATA", f"no bars of {symbol} in {timeframe} are stored", remedy="see GET /data/coverage")
+        raise not_found("NO_DATA", f"no bars of {symbol} in {timeframe} are stored", "see GET /data/coverage")
     one = found[0]
     missing = await report.missing(one)
     known = await GapStore(gate.db).known(one.exchange, one.symbol, one.timeframe)
     return ExactJson(
         {
-            "exchange": one.exchange,
-            "symbol": one.symbol,
-            "timeframe": one.timeframe,
+            **json_fields(one, "exchange", "symbol", "timeframe"),
             "missing": [
                 {"from": iso(gap.span.start_ns), "to": iso(gap.span.end_ns), "bars": gap.bars}
                 for gap, _ in missing[:GAPS_MAX]
@@ -90,13 +121,45 @@ async def gaps(gate: Gate, caller: Reader, symbol: str, timeframe: str, exchange
                 {
                     "from": iso(gap.span.start_ns),
                     "to": iso(gap.span.end_ns),
-                    "cause": gap.cause,
-                    "asked_at": iso(gap.asked_ns),
+                    **json_fields(gap, "cause", "asked_ns"),
                 }
                 for gap in known[::-1][:GAPS_MAX]
             ],
         }
     )
+
+
+@router.get("/data/events")
+async def events(
+    gate: Gate,
+    caller: Reader,
+    symbol: Symbol = None,
+    exchange: Exchange = None,
+    known_at: Annotated[str | None, Query(description="as they were published by then, ISO 8601")] = None,
+    after: Annotated[
+        str | None, Query(pattern="^[0-2]-[0-9]{1,9}$", description="the `next` of the page before")
+    ] = None,
+    limit: Limit = 1000,
+) -> ExactJson:
+    """List the splits, dividends, delistings and symbol changes of a symbol, or of all, each with its source, its
+    revision and since when it is known; funding rates are one row a symbol. Economic events have their currency as
+    symbol."""
+    at = moment(known_at, "known_at")
+    known_ns = None if at is None else to_ns(at)
+    items, following = await list_events(gate.db, symbol, exchange, known_ns, after=after, limit=limit)
+    return ExactJson({"items": items, "next": following})
+
+
+@router.post("/data/events")
+async def add_events(gate: Gate, caller: Trader, body: BodyOf[EventsBody]) -> ExactJson:
+    """Import events, all or none. One that is known already with another content gets a further revision; the same one
+    again changes nothing."""
+    rows = ((f"item {n}", one.cells()) for n, one in enumerate(body.items, 1))
+    listed, funding, economic = read_events(rows, "", f"api:{caller.name}")
+    items = await import_events(gate.db, listed, funding, economic)
+    events = len(listed) + len(economic)
+    gate.deps.log.info("events.imported", events=events, funding=len(funding), by=caller.name)
+    return ExactJson({"items": items})
 
 
 @router.get("/data/quarantine")
@@ -108,17 +171,13 @@ async def quarantine(
     return ExactJson({"items": [_held(row) for row in rows], "next": None})
 
 
-@router.post("/data/quarantine/{id}/settle", openapi_extra=takes(VerdictBody))
-async def settle(
-    gate: Gate, caller: Trader, id: int, body: Annotated[VerdictBody, Depends(body_of(VerdictBody))]
-) -> ExactJson:
+@router.post("/data/quarantine/{id}/settle")
+async def settle(gate: Gate, caller: Trader, id: int, body: BodyOf[VerdictBody]) -> ExactJson:
     """Confirm or refuse a suspect value, once: the first verdict stands. A confirmed bar is stored by the next sync
     that asks for it."""
     changed = await QuarantineStore(gate.db).settle([id], SettledAs(body.verdict)) if 0 < id < 2**63 else 0
     if not changed:
-        raise Problem(
-            404, "QUARANTINE_UNKNOWN", f"no suspect value {id} waits for a verdict", remedy="see GET /data/quarantine"
-        )
+        raise not_found("QUARANTINE_UNKNOWN", f"no suspect value {id} waits for a verdict", "see GET /data/quarantine")
     gate.deps.log.info("quarantine.settled", held=id, verdict=body.verdict, by=caller.name)
     return ExactJson({"id": id, "verdict": body.verdict})
 
@@ -136,16 +195,6 @@ def _is_wanted(one: Series, symbol: str | None, exchange: str | None) -> bool:
 def _held(row: HeldRow) -> dict[str, Any]:
     held = row.held
     return {
-        "id": row.id,
-        "received_at": iso(row.received_ns),
-        "exchange": held.exchange,
-        "symbol": held.symbol,
-        "channel": held.channel,
-        "timeframe": held.timeframe,
-        "time": None if held.time_ns is None else iso(held.time_ns),
-        "reason": held.reason,
-        "payload": held.payload,
-        "source": held.source,
-        "verdict": None if row.verdict is None else row.verdict.value,
-        "settled_at": None if row.settled_ns is None else iso(row.settled_ns),
+        **json_fields(row, "id", "received_ns", "verdict", "settled_ns"),
+        **json_fields(held, without=("time_ns",), time=None if held.time_ns is None else iso(held.time_ns)),
     }

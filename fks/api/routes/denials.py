@@ -12,7 +12,7 @@ from fks.api.query import Gate, Name, Reader, moment
 from fks.api.routing import Router
 from fks.entry.denials import DenialLedger
 from fks.matching import CostModel
-from fks.model.errors import Problem
+from fks.model.errors import unprocessable
 from fks.model.timeframe import to_datetime
 
 router = Router(tags=["signals"])
@@ -37,7 +37,7 @@ async def cost(
     to = moment(until, "until") or now
     start = moment(since, "since") or max(to, _FIRST + _SPAN) - _SPAN
     if start >= to:
-        raise Problem(422, "TIME_INVALID", "since must be before until", remedy="give an earlier `since`")
+        raise unprocessable("TIME_INVALID", "since must be before until", "give an earlier `since`")
     costs = gate.deps.settings.costs
     ledger = DenialLedger(gate.db, CostModel.of(costs))
     return ExactJson({**await ledger.read(start, to, instance), "since": start, "until": to})

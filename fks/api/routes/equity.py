@@ -11,7 +11,7 @@ from fks.api.exact import ExactJson
 from fks.api.query import Gate, Reader, page
 from fks.api.routing import Router
 from fks.api.views import EquityPoint, EquityView, Page
-from fks.model.errors import Problem
+from fks.model.errors import not_found
 from fks.model.timeframe import to_datetime
 
 router = Router(tags=["accounts"])
@@ -33,7 +33,7 @@ async def history(gate: Gate, caller: Reader, name: str, days: Days = 30) -> Exa
     accounts = await gate.db.fetch("gateway.accounts", caller.account_list)
     account = next((row["id"] for row in accounts if row["name"] == name), None)
     if account is None:
-        raise Problem(404, "ACCOUNT_UNKNOWN", f"there is no account {name!r}", remedy="see GET /accounts")
+        raise not_found("ACCOUNT_UNKNOWN", f"there is no account {name!r}", "see GET /accounts")
     since = to_datetime(gate.deps.clock.now_ns()) - timedelta(days=days)
     rows = await gate.db.fetch("gateway.equity_history", account, since, days * 86400 / POINTS_MAX)
     return ExactJson(page(rows))

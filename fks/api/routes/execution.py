@@ -9,9 +9,9 @@ from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.problems import MEDIA_TYPE, document
-from fks.api.query import Admin, Body, Gate, JsonObject, Reader, Time, Trader, body_of, takes
+from fks.api.query import Admin, Body, BodyOf, Gate, JsonObject, Reader, Time, Trader, body_of
 from fks.api.routes.orders import Key, Positive, checked_key, key_headers, within_limit
-from fks.api.routing import Router
+from fks.api.routing import Router, takes
 
 router = Router(tags=["execution"])
 
@@ -35,7 +35,9 @@ class ExecutionBody(Body):
     stop_loss: Positive | None = Field(None, description="or sl")
     take_profit: Positive | None = Field(None, description="or tp")
     time_in_force: Literal["gtc", "ioc", "fok"] = "gtc"
-    account: str | int | None = Field(None, description="name or number; default the first enabled one")
+    account: str | int | None = Field(
+        None, description="name or number; default by GET /venue-routes, else the first enabled one"
+    )
     venue: str | None = None
     exchange: str | None = None
     valid_until: Time | None = Field(None, description="ISO 8601; after it the signal is given up")
@@ -44,12 +46,28 @@ class ExecutionBody(Body):
     signal_id: str | None = Field(None, max_length=200)
 
 
+Scope = Annotated[
+    str,
+    Field(
+        max_length=240,
+        description="system: everything; venue:NAME, account:NAME (or its number), strategy:NAME (or that of one "
+        "instance): only the orders and positions there",
+    ),
+]
+
+
 class EmergencyBody(Body):
     """The scope of a stop, and its reason."""
 
-    scope: str = Field("system", max_length=64, description="system: everything")
+    scope: Scope = "system"
     reason: str = Field(min_length=1, max_length=500, description="kept with the kill")
     flatten: bool = Field(True, description="also close the positions; false keeps them and what protects them")
+
+
+class ReleaseBody(Body):
+    """The scope of the stop that is released."""
+
+    scope: Scope = "system"
 
 
 @router.get("/execute/signal")
@@ -84,11 +102,10 @@ async def execute(gate: Gate, caller: Trader, request: Request, body: JsonObject
     return execution_answer(await within_limit(request, submit), gate.deps.clock.now_ns())
 
 
-@router.post("/emergency-stop", openapi_extra=takes(EmergencyBody))
-async def emergency_stop(
-    gate: Gate, caller: Trader, body: Annotated[EmergencyBody, Depends(body_of(EmergencyBody))]
-) -> ExactJson:
-    """Engage the kill switch: cancel every open order, close our positions, deny entries until it is released.
+@router.post("/emergency-stop")
+async def emergency_stop(gate: Gate, caller: Trader, body: BodyOf[EmergencyBody]) -> ExactJson:
+    """Engage the kill switch: cancel every open order, close our positions, deny entries until it is released; those of
+    a venue, an account or a strategy alone, if `scope` says so (422 SCOPE_UNKNOWN). Several scopes may be engaged.
 
     200 with what became of it so far; repeating it joins the kill that is engaged. `through` is `database` when the
     guardian could not be asked directly: it takes the kill over from there, and `beside` names the kills that it found
@@ -96,17 +113,22 @@ async def emergency_stop(
     """
     reason = body.reason.strip() or "no reason given"
     done = await gate.emergency_stop.engage(scope=body.scope, reason=reason, by=caller.name, flatten=body.flatten)
-    gate.deps.log.warning("kill.requested", by=caller.name, reason=reason, through=done["through"])
+    gate.deps.log.warning("kill.requested", by=caller.name, scope=body.scope, reason=reason, through=done["through"])
     return ExactJson(done)
 
 
 @router.post("/emergency-stop/release")
-async def release(gate: Gate, caller: Admin) -> ExactJson:
-    """Release the kill switch: entries are allowed again. Only the guardian of this machine releases it, and not while
-    there is still something to cancel or close (409 KILL_WORKING). NinjaTrader groups in `still_halted` keep a latch of
-    their own."""
-    done = await gate.emergency_stop.release(by=caller.name)
-    gate.deps.log.warning("kill.release_requested", by=caller.name)
+async def release(
+    gate: Gate, caller: Admin, body: Annotated[ReleaseBody, Depends(body_of(ReleaseBody, is_optional=True))]
+) -> ExactJson:
+    """Release the kill switch of a scope, without a body that of the whole system: its entries are allowed again.
+
+    Kills of other scopes stay engaged (`beside`). Only the guardian of this machine releases it, and not while there is
+    still something to cancel or close (409 KILL_WORKING). NinjaTrader groups in `still_halted` keep a latch of their
+    own.
+    """
+    done = await gate.emergency_stop.release(by=caller.name, scope=body.scope)
+    gate.deps.log.warning("kill.release_requested", by=caller.name, scope=body.scope)
     return ExactJson(done)
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from fks.api.auth import asks_inside, authenticate, count_anonymous
 from fks.api.exact import ExactJson
 from fks.api.parameters import check_parameters
-from fks.api.query import Body, Gate, body_of, takes
+from fks.api.query import Body, BodyOf, Gate
 from fks.api.routing import Router
 from fks.process.callers import is_own
 
@@ -45,12 +45,12 @@ async def may_introspect(request: Request) -> bool:
     return is_own(request, request.app.state.tokens.http)
 
 
-@router.post("/graphql", dependencies=[asks_inside("read")], openapi_extra=takes(GraphQLBody))
+@router.post("/graphql", dependencies=[asks_inside("read")])
 async def graphql(
     request: Request,
     gate: Gate,
     is_known: Annotated[bool, Depends(may_introspect)],
-    body: Annotated[GraphQLBody, Depends(body_of(GraphQLBody))],
+    body: BodyOf[GraphQLBody],
 ) -> ExactJson:
     """Answer a GraphQL query: every JSON read is a field, with the scope, limit and problems of its route.
 

@@ -13,14 +13,16 @@ from fks.api.gateway import Replica
 from fks.api.query import Gate
 from fks.api.routing import Router
 from fks.api.views import HealthView, ReadyView
-from fks.model.errors import Problem
+from fks.model.errors import not_found
 from fks.model.health import DOWN
+from fks.model.ninja import MT5, NINJA
 from fks.monitor.health import OWNER_SERVICES
 from fks.process.callers import is_own
 from fks.process.metrics import SNAPSHOT_PREFIX, joined, merge, parse_snapshot
 
 router = Router(tags=["health"], dependencies=[require("open")])
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
+_PLATFORMS = {"fks_ninja": NINJA, "fks_meta": MT5}
 
 
 @router.get("/health", response_model=HealthView)
@@ -44,7 +46,7 @@ async def ready(gate: Gate) -> ExactJson:
 @router.get("/{service}/health", response_model=HealthView)
 async def service_health(gate: Gate, service: str) -> ExactJson:
     """Return the health of one replaced service (fks_main, fks_api, …, fks_web) in the form of /health; 503 when it is
-    down: none of its components is well, or none exists."""
+    down: none of its components is well, or none exists. `meta` is another name of fks_meta."""
     report = await gate.health.service_report(_service(service), gate.db, gate.bus)
     return ExactJson(report, status_code=503 if report["status"] == DOWN else 200)
 
@@ -52,21 +54,22 @@ async def service_health(gate: Gate, service: str) -> ExactJson:
 @router.get("/{service}/ready", response_model=ReadyView)
 async def service_ready(gate: Gate, service: str) -> ExactJson:
     """Return whether one replaced service works: 200 ready, 503 not_ready. That of fks_ninja has `ninja_connected`
-    and `ninja_can_trade`: its actors may be ready while NinjaTrader, where it is not required, is away."""
-    report = await gate.health.service_report(_service(service), gate.db, gate.bus)
+    and `ninja_can_trade`, that of fks_meta `mt5_connected` and `mt5_can_trade`: their actors may be ready while the
+    platform, where it is not required, is away."""
+    service = _service(service)
+    report = await gate.health.service_report(service, gate.db, gate.bus)
     is_ready = report["status"] != DOWN
     body = {"status": "ready" if is_ready else "not_ready", "dependencies": report["dependencies"]}
-    if service == "fks_ninja":
-        body |= await gate.health.ninja(gate.db, gate.bus)
+    if (platform := _PLATFORMS.get(service)) is not None:
+        body |= await gate.health.links(platform, gate.db, gate.bus)
     return ExactJson(body, status_code=200 if is_ready else 503)
 
 
 def _service(name: str) -> str:
-    """Return the name when it is a replaced service's. Errors: Problem 404 with the names."""
+    """Return the name of a replaced service. Errors: InputError 404 with the names."""
+    name = "fks_meta" if name == "meta" else name
     if name not in OWNER_SERVICES:
-        raise Problem(
-            404, "SERVICE_UNKNOWN", f"there is no service {name}", remedy=f"use one of {', '.join(OWNER_SERVICES)}"
-        )
+        raise not_found("SERVICE_UNKNOWN", f"there is no service {name}", f"use one of {', '.join(OWNER_SERVICES)}")
     return name
 
 

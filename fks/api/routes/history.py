@@ -19,7 +19,7 @@ from fks.api.query import Exchange, Gate, Reader, moment
 from fks.api.routes.market import identity
 from fks.api.routing import Router
 from fks.api.views import BarsView
-from fks.model.errors import Problem
+from fks.model.errors import unprocessable
 from fks.model.timeframe import check_timeframe, iso, to_datetime, to_ns
 from fks.store.bars import BarStore
 from fks.store.reading import ReadingStore, read_columns
@@ -58,12 +58,10 @@ async def historical(
     check_timeframe(timeframe)
     start, end = moment(from_, "from"), moment(to, "to")
     if start and end and start >= end:
-        raise Problem(422, "INVALID", "from: is not before to", remedy="swap them")
+        raise unprocessable("INVALID", "from: is not before to", "swap them")
     form = format or _accepted(request.headers.get("accept", ""))
     if form == "json" and limit and limit > JSON_MAX:
-        raise Problem(
-            422, "INVALID", f"limit: is above {JSON_MAX}", remedy="follow `next`, or ask for format=csv or arrow"
-        )
+        raise unprocessable("INVALID", f"limit: is above {JSON_MAX}", "follow `next`, or ask for format=csv or arrow")
     series = (item.exchange, item.symbol, timeframe)
     state = await BarStore(gate.db).series(item.symbol, timeframe, exchange=item.exchange)
     revision = 0 if state is None else state.revision

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, Query
+from fastapi import Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
 from fks.api.parts import ORDER_MANAGER, need
-from fks.api.query import Admin, Before, Body, Gate, Limit, Reader, Trader, body_of, takes
+from fks.api.query import Admin, Before, Body, BodyOf, Gate, Limit, Reader, Trader
 from fks.api.routing import Router
 from fks.api.views import IncidentView, Page
-from fks.model.errors import Problem
-from fks.model.timeframe import iso
+from fks.model.errors import conflict, not_found
+from fks.model.json_fields import json_fields
 from fks.store.bus import WAKE
 from fks.store.incidents import Incident, IncidentStore, Resolution
 from fks.store.settlements import SettlementStore
@@ -34,23 +34,19 @@ class CloseBody(Body):
     """The closing of an incident."""
 
     resolution: Literal["adopted", "explained", "booked"] = Field(
-        description="adopted: the difference is ours; explained: known, and stays; booked: a transfer or execution "
-        "was booked"
+        description="adopted: the difference is ours, the order is recorded; explained: known, and stays, or not our "
+        "order; booked: a transfer or execution was booked"
     )
     reason: str = Field(min_length=1, max_length=500)
 
 
-@router.post("/reconcile", status_code=202, openapi_extra=takes(ReconcileBody))
-async def reconcile(
-    gate: Gate, caller: Trader, body: Annotated[ReconcileBody, Depends(body_of(ReconcileBody))]
-) -> ExactJson:
+@router.post("/reconcile", status_code=202)
+async def reconcile(gate: Gate, caller: Trader, body: BodyOf[ReconcileBody]) -> ExactJson:
     """Compare the journal with a venue now, and wait some seconds for it: 200 with the result, else 202."""
     known = [row["venue"] for row in await gate.db.fetch("gateway.venues")]
     wanted = known if body.venue is None else [body.venue]
     if not set(wanted) <= set(known):
-        raise Problem(
-            404, "VENUE_UNKNOWN", f"there is no venue {body.venue}", remedy=f"known: {', '.join(known) or 'none'}"
-        )
+        raise not_found("VENUE_UNKNOWN", f"there is no venue {body.venue}", f"known: {', '.join(known) or 'none'}")
     await need(gate, ORDER_MANAGER)
     store, clock = SettlementStore(gate.db), gate.deps.clock
     ids = [await store.request_reconcile(venue, by=caller.name, now_ns=clock.now_ns()) for venue in wanted]
@@ -69,7 +65,7 @@ async def reconciled(gate: Gate, caller: Reader, id: Number) -> ExactJson:
     """Return one request to compare a venue, with its result when it has ended."""
     rows = await SettlementStore(gate.db).reconcile([id])
     if not rows:
-        raise Problem(404, "RECONCILE_UNKNOWN", f"there is no request {id}", remedy="POST /reconcile makes one")
+        raise not_found("RECONCILE_UNKNOWN", f"there is no request {id}", "POST /reconcile makes one")
     return ExactJson(rows[0])
 
 
@@ -88,19 +84,17 @@ async def incidents(
     return ExactJson({"items": items, "next": items[-1]["id"] if len(items) == limit else None})
 
 
-@router.post("/incidents/{id}/close", openapi_extra=takes(CloseBody))
-async def close(
-    gate: Gate, caller: Admin, id: Number, body: Annotated[CloseBody, Depends(body_of(CloseBody))]
-) -> ExactJson:
+@router.post("/incidents/{id}/close")
+async def close(gate: Gate, caller: Admin, id: Number, body: BodyOf[CloseBody]) -> ExactJson:
     """Close an incident in the token's name, with the reason: the entries that it denied are allowed again."""
     store = IncidentStore(gate.db)
     if await store.get(id) is None:
-        raise Problem(404, "INCIDENT_UNKNOWN", f"there is no incident {id}", remedy="see GET /incidents")
+        raise not_found("INCIDENT_UNKNOWN", f"there is no incident {id}", "see GET /incidents")
     closed = await store.close(
         id, by=caller.name, resolution=Resolution(body.resolution), reason=body.reason, now_ns=gate.deps.clock.now_ns()
     )
     if closed is None:
-        raise Problem(409, "INCIDENT_CLOSED", f"incident {id} is closed already", remedy="see GET /incidents")
+        raise conflict("INCIDENT_CLOSED", f"incident {id} is closed already", "see GET /incidents")
     await gate.bus.publish(WAKE, {"type": "incident", "id": id})
     return ExactJson(_view(closed, await _names(gate)))
 
@@ -110,17 +104,5 @@ async def _names(gate: Replica) -> dict[int, str]:
 
 
 def _view(incident: Incident, accounts: dict[int, str]) -> dict[str, Any]:
-    return {
-        "id": incident.id,
-        "account": accounts.get(incident.account_id, ""),
-        "kind": incident.kind,
-        "subject": incident.subject,
-        "detail": incident.detail,
-        "payload": dict(incident.payload),
-        "opened_at": iso(incident.opened_ns),
-        "updated_at": iso(incident.updated_ns),
-        "is_open": incident.is_open,
-        "closed_by": incident.closed_by,
-        "closed_at": None if incident.closed_ns is None else iso(incident.closed_ns),
-        "resolution": incident.resolution,
-    }
+    account = accounts.get(incident.account_id, "")
+    return json_fields(incident, without=("account_id",), account=account, is_open=incident.is_open)

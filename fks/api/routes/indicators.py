@@ -17,7 +17,7 @@ from fks.api.views import IndicatorValues, IndicatorView, Page
 from fks.indicators import INDICATORS, Indicator, compute
 from fks.indicators.registry import indicator
 from fks.model.bar import Bars
-from fks.model.errors import InputError
+from fks.model.errors import unprocessable
 from fks.model.timeframe import check_timeframe, to_datetime
 from fks.model.untrusted import decimal_of, number_of
 from fks.store.reading import ReadingStore, read_columns
@@ -53,12 +53,7 @@ async def values(
     series, start = (item.exchange, item.symbol, check_timeframe(timeframe)), moment(from_, "from")
     compute(name, _bars({}, series), other=_bars({}, series), **given)  # refuses wrong parameters, also without bars
     if any(column.startswith("other.") for column in row.columns):
-        raise InputError(
-            f"{name} reads a second series",
-            code="INDICATOR_INPUT",
-            status=422,
-            remedy="choose another one",
-        )
+        raise unprocessable("INDICATOR_INPUT", f"{name} reads a second series", "choose another one")
     used = {key: given.get(key, param.default) for key, param in row.params.items()}
     more = min(row.settled(used), WARMUP_MAX)
     count = more + (limit if start is None else 0)
@@ -82,11 +77,10 @@ def _params(row: Indicator, text: str) -> dict[str, Any]:
         except ValueError:
             number = None
         if number is None or name.strip() not in row.params:
-            raise InputError(
+            raise unprocessable(
+                "INDICATOR_PARAM",
                 f"params: {part!r} is no parameter of {row.name} with a number",
-                code="INDICATOR_PARAM",
-                status=422,
-                remedy=f"write NAME:NUMBER; it has: {' '.join(row.params) or 'none'}",
+                f"write NAME:NUMBER; it has: {' '.join(row.params) or 'none'}",
             )
         found[name.strip()] = number
     return found

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from itertools import islice
 from typing import Annotated, Any, TypeVar
 
@@ -16,9 +15,10 @@ from fks.api.exact import ExactJson
 from fks.api.query import Before, Gate, Name, Reader
 from fks.api.routing import Router
 from fks.api.views import LotDisposalView, LotView, Statement
-from fks.model.errors import Problem
+from fks.model.errors import not_found, unprocessable
+from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso, to_ns
-from fks.portfolio.lots import LotBook, LotDisposal, LotMethod, OpenLot, RateAt, match_lots
+from fks.portfolio.lots import LotBook, LotDisposal, LotMethod, OpenLot
 from fks.store.lots import LotHistory, LotStore
 
 T = TypeVar("T")
@@ -103,37 +103,25 @@ class _Found:
 async def _read(
     gate: Gate, account_ids: list[int] | None, account: str | None, method: LotMethod, currency: str | None
 ) -> _Found:
-    """Match the history of the caller's accounts. Errors: Problem ACCOUNT_UNKNOWN, INVALID without one currency."""
+    """Match the history of the caller's accounts. Errors: InputError ACCOUNT_UNKNOWN, INVALID without one currency."""
     store = LotStore(gate.db, gate.deps.settings.venue.exchange)
     history = await store.history(account_ids)
     into = _currency(history, account, currency)
-    pools = {} if account else {item.name: item.mode for item in history.accounts}
-    asked: set[tuple[str, int]] = set()
-
-    def ask(asset: str, _: str, time_ns: int) -> Decimal | None:
-        asked.add((asset, time_ns))
-        return None
-
-    def match(rate: RateAt) -> LotBook:
-        return match_lots(history.trades, history.flows, currency=into, method=method, rate=rate, pools=pools)
-
-    book = await asyncio.to_thread(match, ask)
-    if asked:  # most histories are in one currency, and need no rate
-        book = await asyncio.to_thread(match, await store.rates(asked, into))
+    book = await store.book(history, into, method, is_shared=not account)
     return _Found(book, method, into, history.unknown_symbols, account)
 
 
 def _currency(history: LotHistory, account: str | None, currency: str | None) -> str:
     chosen = [item for item in history.accounts if account in (None, item.name)]
     if account is not None and not chosen:
-        raise Problem(404, "ACCOUNT_UNKNOWN", f"there is no account {account!r}", remedy="see GET /accounts")
+        raise not_found("ACCOUNT_UNKNOWN", f"there is no account {account!r}", "see GET /accounts")
     if currency is not None:
         return currency
     found = sorted({item.currency for item in chosen})
     if len(found) == 1:
         return found[0]
     text = f"the accounts are in {', '.join(found)}" if found else "there are no accounts"
-    raise Problem(422, "INVALID", f"currency: {text}", remedy="name one currency, or one account")
+    raise unprocessable("INVALID", f"currency: {text}", "name one currency, or one account")
 
 
 def _newest(numbered: Sequence[tuple[int, T]], before: int | None, limit: int) -> list[tuple[int, T]]:
@@ -157,36 +145,12 @@ def _answer(found: _Found, rows: Sequence[dict[str, Any]], limit: int) -> ExactJ
 
 
 def _lot(number: int, lot: OpenLot) -> dict[str, Any]:
-    return {
-        "seq": number,
-        "pool": lot.pool,
-        "asset": lot.asset,
-        "kind": lot.kind,
-        "acquired_at": None if lot.acquired_ns is None else iso(lot.acquired_ns),
-        "lot_id": lot.id,
-        "quantity": lot.quantity,
-        "cost": lot.cost,
-        "note": lot.note,
-    }
+    names = ("pool", "asset", "kind", "acquired_ns", "quantity", "cost", "note")
+    return json_fields(lot, *names, seq=number, lot_id=lot.id)
 
 
 def _disposal(item: LotDisposal) -> dict[str, Any]:
-    return {
-        "seq": item.number,
-        "pool": item.pool,
-        "asset": item.asset,
-        "kind": item.kind,
-        "acquired_at": None if item.acquired_ns is None else iso(item.acquired_ns),
-        "disposed_at": iso(item.disposed_ns),
-        "realized_at": iso(item.realized_ns),
-        "quantity": item.quantity,
-        "proceeds": item.proceeds,
-        "cost": item.cost,
-        "gain": item.gain,
-        "note": item.note,
-        "disposal_id": item.disposal_id,
-        "lot_id": item.lot_id,
-    }
+    return json_fields(item, without=("number",), seq=item.number, realized_at=iso(item.realized_ns))
 
 
 def _new_year_ns(year: int) -> int:

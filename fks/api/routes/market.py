@@ -11,7 +11,7 @@ from fks.api.gateway import Replica
 from fks.api.query import Exchange, Gate, Reader
 from fks.api.routing import Router
 from fks.api.views import LatestView
-from fks.model.errors import InputError, OutageError, Problem
+from fks.model.errors import InputError, OutageError, not_found
 from fks.model.instrument import folded
 from fks.model.timeframe import bar_end, iso, to_ns
 from fks.store.latest import Latest, Message, Seen
@@ -45,9 +45,7 @@ async def latest(gate: Gate, caller: Reader, symbol: str, exchange: Exchange = N
     if price is None:
         if outage is not None:
             raise outage
-        raise Problem(
-            404, "NO_DATA", f"no market data of {name_of(item)} yet", remedy="POST /assets/enable has it collected"
-        )
+        raise not_found("NO_DATA", f"no market data of {name_of(item)} yet", "POST /assets/enable has it collected")
     state = None if outage is not None else feed["state"] if feed is not None else "OFF"
     sealed = {row["timeframe"]: {k: v for k, v in dict(row).items() if k != "timeframe"} for row in bars}
     extras = {"quote": _exact(seen.quote, now_ns), "book": _exact(seen.book, now_ns)}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import Field, ValidationError
 
@@ -12,10 +12,10 @@ from fks.api.auth import asks_inside
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
 from fks.api.problems import of_model
-from fks.api.query import Admin, Body, Gate, Reader, body_of, read_body, takes
+from fks.api.query import Admin, Body, BodyOf, Gate, Reader, read_body
 from fks.api.routes.health import is_summary_only
-from fks.api.routing import Router
-from fks.model.errors import Problem
+from fks.api.routing import Router, takes
+from fks.model.errors import not_found
 from fks.model.timeframe import iso
 from fks.model.untrusted import parse
 from fks.monitor.deep import DeepChecks, history_of, overview, summary_of
@@ -76,9 +76,7 @@ async def service_health(gate: Gate, caller: Reader, service: str) -> ExactJson:
     row = next((row for row in found["services"] if row["id"] == service), None)
     row = row or next(({"id": service, **row} for row in found["checks"] if row["service"] == service), None)
     if row is None:
-        raise Problem(
-            404, "SERVICE_UNKNOWN", f"no component runs for service {service}", remedy="see /monitor/api/services/"
-        )
+        raise not_found("SERVICE_UNKNOWN", f"no component runs for service {service}", "see /monitor/api/services/")
     parts = [service, *row.get("components", ())]
     minutes = [dict(found) for found in await gate.db.fetch("registry.metrics", parts, _MINUTES)]
     return ExactJson({**row, "history": await history_of(gate.db, service, _CHECKS), "metrics": minutes})
@@ -149,10 +147,8 @@ async def dependencies(gate: Gate, caller: Reader) -> ExactJson:
     return ExactJson({"dependencies": rows, "count": len(rows)})
 
 
-@router.post("/monitor/api/dependencies/", openapi_extra=takes(DependencyBody))
-async def depend(
-    gate: Gate, caller: Admin, body: Annotated[DependencyBody, Depends(body_of(DependencyBody))]
-) -> ExactJson:
+@router.post("/monitor/api/dependencies/")
+async def depend(gate: Gate, caller: Admin, body: BodyOf[DependencyBody]) -> ExactJson:
     """Say that a service needs another one, or a check (database, redis, exchange, venue, disk, clock, …)."""
     known = {row["name"] for row in await Registry(gate.db).list() if row["kind"] in ("service", "external")}
     if body.service not in known:

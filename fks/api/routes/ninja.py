@@ -8,13 +8,15 @@ from typing import Annotated, Any
 from fastapi import Query
 
 from fks.api.exact import ExactJson
+from fks.api.gateway import Replica
 from fks.api.query import Gate, Reader
 from fks.api.routing import Router
 from fks.api.views import ConnectionView, NinjaCopiesView, NinjaLinksView
 from fks.config.settings import NinjaGroup
 from fks.entry.copies import Copies
-from fks.model.errors import Problem
-from fks.model.ninja import LinkRecord, NinjaEvent
+from fks.model.errors import not_found
+from fks.model.json_fields import json_fields
+from fks.model.ninja import NINJA, BridgePlatform, LinkRecord, NinjaEvent, platform_of_key
 from fks.model.timeframe import iso
 from fks.store.ninja import NinjaStore
 
@@ -25,6 +27,11 @@ router = Router(tags=["ninja"])
 async def links(gate: Gate, caller: Reader) -> ExactJson:
     """Return the link of each NinjaTrader group: connection, ability to trade, kill latch, accounts, the requests that
     have no final answer, and the last event. Groups of the settings without a row are there with state `NONE`."""
+    return ExactJson({"items": [item for _, item in await link_items(gate, NINJA)]})
+
+
+async def link_items(gate: Replica, platform: BridgePlatform) -> list[tuple[LinkRecord | None, dict[str, Any]]]:
+    """Return the links of a platform, stored and wanted, each with its document."""
     store = NinjaStore(gate.db)
     waiting: dict[str, dict[str, int]] = defaultdict(dict)
     oldest_s: dict[str, float] = defaultdict(float)
@@ -32,14 +39,16 @@ async def links(gate: Gate, caller: Reader) -> ExactJson:
         waiting[row.group][row.state.value] = row.count
         oldest_s[row.group] = max(oldest_s[row.group], row.age_s)
     last = dict(await store.last_events())
-    settings = gate.deps.settings.ninja.links()
-    found = {link.group: link for link in await store.links()}
-    items = [
-        _shown(name, found.get(name), settings.get(name), last.get(name))
-        | {"waiting": waiting[name], "oldest_wait_s": round(oldest_s[name], 3)}
-        for name in sorted(found.keys() | settings.keys())
+    wanted = {platform.key(name): group for name, group in gate.deps.settings.links(platform).items()}
+    found = {link.group: link for link in await store.links() if platform_of_key(link.group) is platform}
+    return [
+        (
+            found.get(key),
+            _shown(key.removeprefix(platform.key("")), found.get(key), wanted.get(key), last.get(key))
+            | {"waiting": waiting[key], "oldest_wait_s": round(oldest_s[key], 3)},
+        )
+        for key in sorted(found.keys() | wanted.keys())
     ]
-    return ExactJson({"items": items})
 
 
 @router.get("/ninja/copies", response_model=NinjaCopiesView)
@@ -62,7 +71,7 @@ async def connection(
     known, traded = ninja.links(), ninja.traded()
     name = group or (traded[0] if traded is not None else next(iter(sorted(known)), ninja.group))
     if group is not None and group not in known:
-        raise Problem(404, "GROUP_UNKNOWN", f"there is no group {group}", remedy=f"known: {', '.join(known) or 'none'}")
+        raise not_found("GROUP_UNKNOWN", f"there is no group {group}", f"known: {', '.join(known) or 'none'}")
     where = known.get(name) or ninja.single()
     link = await NinjaStore(gate.db).link(name)
     body: dict[str, Any] = {
@@ -105,13 +114,5 @@ def _shown(name: str, link: LinkRecord | None, group: NinjaGroup | None, last: N
         "bridge_epoch": None if link is None else link.bridge_epoch,
         "stored_seq": 0 if link is None else link.stored_seq,
         "snapshot_at": None if report is None or report.snapshot_ns is None else iso(report.snapshot_ns),
-        "last_event": None
-        if last is None
-        else {
-            "seq": last.seq,
-            "kind": last.kind,
-            "account": last.account,
-            "signal_id": last.signal_id,
-            "received_at": iso(last.received_ns),
-        },
+        "last_event": None if last is None else json_fields(last, "seq", "kind", "account", "signal_id", "received_ns"),
     }

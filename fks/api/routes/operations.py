@@ -5,24 +5,21 @@ from __future__ import annotations
 import uuid
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, Header, Query
+from fastapi import Header, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.query import Admin, Body, Gate, Limit, Reader, body_of, takes
+from fks.api.query import Admin, Body, BodyOf, Gate, Limit, Reader
 from fks.api.routing import Router
-from fks.api.views import OperationView, Page, WheelView
+from fks.api.views import OperationView, Page
 from fks.config.runtime import GATEWAY, SUPERVISOR
 from fks.model import ids
-from fks.model.errors import Problem
-from fks.model.timeframe import iso
+from fks.model.errors import conflict, not_found
+from fks.model.json_fields import json_fields
 from fks.store.operations import CHANNEL, Operation, OperationStore
 
 router = Router(tags=["operations"])
 OperationState = Literal["queued", "running", "done", "failed"]
-WHEEL = (
-    r"^fks-[A-Za-z0-9.+!_-]+\.whl$"  # a name and never a path: `fks deploy --rollback` looks for it in FKS_HOME/wheels
-)
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
 
 
@@ -35,25 +32,17 @@ class OperationBody(Body):
     build: str | None = Field(
         None, max_length=64, description="of a deployment: the version every part must come back with"
     )
-    wheel: str | None = Field(
-        None, max_length=200, pattern=WHEEL, description="of a deployment: the wheel that was installed"
-    )
-    previous_wheel: str | None = Field(
-        None, max_length=200, pattern=WHEEL, description="of a deployment: the wheel that leads back"
-    )
     reason: str = Field("", max_length=500)
 
 
-@router.post("/operations", status_code=202, openapi_extra=takes(OperationBody))
-async def ask(
-    gate: Gate, caller: Admin, body: Annotated[OperationBody, Depends(body_of(OperationBody))], key: Key = None
-) -> ExactJson:
+@router.post("/operations", status_code=202)
+async def ask(gate: Gate, caller: Admin, body: BodyOf[OperationBody], key: Key = None) -> ExactJson:
     """Request a restart or a rolling deployment. The supervisor does it, drained, one part at a time."""
     store = OperationStore(gate.db)
     target = await _target(store, body.target) if body.kind == "restart" else ""
     args: dict[str, Any] = {}
     if body.kind == "deploy":
-        args = {name: value for name in ("build", "wheel", "previous_wheel") if (value := getattr(body, name))}
+        args = {"build": body.build} if body.build else {}
         if body.only:
             args["only"] = await _target(store, body.only)
     id = ids.request_signal_id(f"operation:{caller.name}", key) if key else uuid.uuid4()
@@ -62,7 +51,7 @@ async def ask(
     )
     if (operation.kind, operation.target, dict(operation.args)) != (body.kind, target, args):
         text = "the Idempotency-Key was used for another operation"
-        raise Problem(409, "IDEMPOTENCY_CONFLICT", text, remedy="use a new key")
+        raise conflict("IDEMPOTENCY_CONFLICT", text, "use a new key")
     await gate.bus.publish(CHANNEL, {"id": str(operation.id)})
     return ExactJson(view(operation), status_code=202, headers={"Location": f"/operations/{operation.id}"})
 
@@ -76,52 +65,29 @@ async def operations(
     return ExactJson({"items": [view(operation) for operation in found], "next": None})
 
 
-@router.get("/operations/last-wheel", response_model=WheelView)
-async def last_wheel(gate: Gate, caller: Reader) -> ExactJson:
-    """Return the wheel of the newest deployment, and the one for a rollback; both null when there was none."""
-    args = await OperationStore(gate.db).last_wheel() or {}
-    return ExactJson({"wheel": args.get("wheel"), "previous_wheel": args.get("previous_wheel")})
-
-
 @router.get("/operations/{id}", response_model=OperationView)
 async def operation(gate: Gate, caller: Reader, id: uuid.UUID) -> ExactJson:
     """Return one operation: its state, its progress, and every step with its duration."""
     found = await OperationStore(gate.db).get(id)
     if found is None:
-        raise Problem(404, "OPERATION_UNKNOWN", f"there is no operation {id}", remedy="see GET /operations")
+        raise not_found("OPERATION_UNKNOWN", f"there is no operation {id}", "see GET /operations")
     return ExactJson(view(found))
 
 
 async def _target(store: OperationStore, name: str) -> str:
-    """Return the part of that name: a replica is never restarted alone. Errors: Problem 404 with the names."""
+    """Return the part of that name: a replica is never restarted alone. Errors: InputError 404 with the names."""
     parts = await store.parts()
     names = sorted({GATEWAY if kind == "serve" else part for part, kind in parts.items()} | {GATEWAY, SUPERVISOR})
     chosen = GATEWAY if parts.get(name) == "serve" else name
     if chosen not in names:
-        raise Problem(
-            404,
+        raise not_found(
             "COMPONENT_UNKNOWN",
             f"no part is called {name!r}" if name else "a restart needs its target",
-            remedy=f"use one of {', '.join(names)}",
+            f"use one of {', '.join(names)}",
         )
     return chosen
 
 
 def view(operation: Operation) -> dict[str, Any]:
     """Return an operation as the API shows it."""
-    return {
-        "id": operation.id,
-        "kind": operation.kind,
-        "target": operation.target,
-        "args": operation.args,
-        "reason": operation.reason,
-        "requested_by": operation.requested_by,
-        "state": operation.state,
-        "progress": operation.progress,
-        "error": operation.error,
-        "result": operation.result,
-        "attempt": operation.attempt,
-        "created_at": iso(operation.created_ns),
-        "started_at": None if operation.started_ns is None else iso(operation.started_ns),
-        "finished_at": None if operation.finished_ns is None else iso(operation.finished_ns),
-    }
+    return json_fields(operation)

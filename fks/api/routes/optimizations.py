@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import Query, Request
 from pydantic import Field
@@ -13,21 +12,20 @@ from starlette.responses import Response
 from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
-from fks.api.jobs import Again, Key, Priority, cancel_job, plain, submit_once, view
-from fks.api.query import Body, Gate, JsonObject, Limit, Reader, Signaller, takes
-from fks.api.routing import Router
+from fks.api.jobs import Again, JobState, Key, Priority, SeriesBody, cancel_job, plain, submit_once, view
+from fks.api.query import Gate, JsonObject, Limit, Reader, Signaller
+from fks.api.routing import Router, takes
 from fks.api.views import JobView, Page, SearchView
-from fks.model.errors import Problem
-from fks.model.untrusted import Exact
+from fks.model.errors import not_found
+from fks.model.json_fields import json_fields
 from fks.store.jobs import JobRow, JobStore
 from fks.store.trials import TrialStore
 
 router = Router(tags=["optimizations"])
 KIND = "optimization"
-JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
-class OptimizationBody(Body):
+class OptimizationBody(SeriesBody):
     """Specification of a search, for OpenAPI; `fks.jobs.optimization.OptimizationSpec` checks it."""
 
     strategy: str
@@ -47,32 +45,6 @@ class OptimizationBody(Body):
     )
     trades_min: int = Field(1, description="a trial with fewer trades has no value")
     workers: int | None = Field(None, description="processes at once; default as many as the cluster has places")
-    exchange: str | None = Field(None, description="whose bars; default the one that is collected, or has bars")
-    timeframe: str = "1m"
-    from_: str | None = Field(None, alias="from", description="first bar, ISO 8601; default all that is stored")
-    to: str | None = Field(None, description="exclusive")
-    sizing: str = Field(
-        "notional", description="notional, quantity, equity_pct, risk_pct, atr_pct[:BARS] or stdev_pct[:BARS]"
-    )
-    size: Exact = Field(Decimal(1000), description="quote (notional), base (quantity) or percent of the equity (*_pct)")
-    cash: Exact = Decimal(10_000)
-    fee_rate: Exact | None = Field(None, description="default costs.fee_rate")
-    fee_rate_maker: Exact | None = Field(None, description="default costs.fee_rate_maker, or the body's own fee_rate")
-    fee_in: Literal["received", "quote"] | None = Field(None, description="default costs.fee_in")
-    slippage: str | None = Field(None, description="none, '2 ticks', '5 bps' or '0.1 range'; default costs.slippage")
-    commission: str | None = Field(
-        None, description="none, '2.25 each' or '0.005 each min 1'; default costs.commission"
-    )
-    collar_pct: Exact | None = Field(
-        None,
-        description="percent from the close at which market entries with SL or TP expire, 0: they do not; default "
-        "risk.slippage_max_pct with venue.entry_protection = venue, else 0",
-    )
-    margin: str | None = Field(
-        None, description="'0.1' of a position's value or '22000 each', maintenance behind '/'; default: paid in full"
-    )
-    allow_gaps: bool = False
-    allow_short: bool = False
     limits: bool = Field(False, description="hold entries to the [risk] limits of the node, in quote")
 
 
@@ -91,9 +63,7 @@ async def submit(
 
 
 @router.get("/optimizations", response_model=Page[JobView])
-async def optimizations(
-    gate: Gate, caller: Reader, state: Annotated[JobState | None, Query()] = None, limit: Limit = 50
-) -> ExactJson:
+async def optimizations(gate: Gate, caller: Reader, state: JobState = None, limit: Limit = 50) -> ExactJson:
     """List searches, newest first, without their results."""
     found = await JobStore(gate.db).list(kind=KIND, state=state, limit=limit)
     return ExactJson({"items": [view(job) for job in found], "next": None})
@@ -120,10 +90,7 @@ async def trials(
     found = await TrialStore(gate.db, id).list(after=(fold, number), limit=limit)
     items = [
         {
-            "fold": trial.fold,
-            "number": trial.number,
-            "params": trial.params,
-            "state": trial.state,
+            **json_fields(trial, "fold", "number", "params", "state"),
             "values": (trial.result or {}).get("values"),
             "metrics": (trial.result or {}).get("metrics"),
             "error": (trial.result or {}).get("error") or None,
@@ -155,7 +122,7 @@ async def _spec(gate: Replica, body: dict[str, Any]) -> tuple[dict[str, Any], st
 async def _job(gate: Replica, id: uuid.UUID) -> JobRow:
     job = await JobStore(gate.db).get(id)
     if job is None or job.kind != KIND:
-        raise Problem(404, "OPTIMIZATION_UNKNOWN", f"there is no optimization {id}", remedy="see GET /optimizations")
+        raise not_found("OPTIMIZATION_UNKNOWN", f"there is no optimization {id}", "see GET /optimizations")
     return job
 
 

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Header, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
@@ -19,6 +19,7 @@ from fks.api.problems import MEDIA_TYPE, document
 from fks.api.query import (
     Admin,
     Body,
+    BodyOf,
     Exchange,
     Gate,
     JsonObject,
@@ -28,19 +29,19 @@ from fks.api.query import (
     Symbol,
     Time,
     Trader,
-    body_of,
     page,
-    takes,
 )
-from fks.api.routing import Router
+from fks.api.routing import Router, takes
 from fks.api.views import OrderEventView, OrderPage, OrderView, Page
 from fks.model import ids
-from fks.model.copies import is_ninja
-from fks.model.errors import InputError, Problem
-from fks.model.order import OPEN, OrderType, Role, State
+from fks.model.errors import InputError, Problem, not_found
+from fks.model.order import OPEN, OrderType, Role, State, TimeInForce
+from fks.model.parent import TARGETS_MAX
+from fks.model.timeframe import to_ns
 from fks.model.untrusted import Exact
 from fks.store.settlements import ReportedFill
 from fks.store.tokens import Principal
+from fks.venues.registry import ends_order
 
 router = Router(tags=["orders"])
 Positive = Annotated[Exact, Field(gt=0)]
@@ -48,6 +49,25 @@ Key = Annotated[
     str | None,
     Header(alias="Idempotency-Key", max_length=200, description="1 to 200 printable characters that name this wish"),
 ]
+
+
+class ProfitTargetBody(Body):
+    """A price at which a share of a bracket is closed."""
+
+    price: Positive
+    share: Annotated[Exact, Field(gt=0, le=1)] = Field(
+        description="of the filled quantity; the shares of a bracket are 1 together"
+    )
+
+
+class BreakEvenBody(Body):
+    """The condition on which the stop of a bracket moves to the average price of its entry: one of the two."""
+
+    after_target: int | None = Field(None, ge=1, le=TARGETS_MAX, description="once this target (from 1) is executed")
+    at_risk: Positive | None = Field(
+        None, description="once the price has come so many times the distance from entry to stop"
+    )
+    offset_ticks: int = Field(0, description="so many ticks beyond the average price, in the entry's favour")
 
 
 class OrderBody(Body):
@@ -62,8 +82,12 @@ class OrderBody(Body):
         None, description="or order_type: one is needed"
     )
     quantity: Positive = Field(description="in base")
-    account: str | int | None = Field(None, description="name or number; default the first enabled one")
-    venue: str | None = Field(None, description="where to, when an account is not named")
+    account: str | int | None = Field(None, description="name or number; default that of the venue")
+    venue: str | None = Field(
+        None,
+        description="where to, when an account is not named; default by GET /venue-routes, else the default "
+        "venue, else that of the first enabled account",
+    )
     exchange: str | None = Field(
         None, description="whose symbol; default the account's, on paper the one that is collected"
     )
@@ -81,6 +105,14 @@ class OrderBody(Body):
     )
     signal_id: str | None = Field(None, max_length=200, description="the same, of its signal")
     reduce_only: bool = Field(False, description="deny it unless it only brings the position nearer to zero")
+    allow_fallback: bool = Field(
+        False,
+        description="an entry that names no account may go to another venue that takes entries now, before it is "
+        "committed; never to an account of another mode",
+    )
+    kind: Literal["single", "bracket"] = Field("single", description="bracket: with stop_loss and targets")
+    targets: tuple[ProfitTargetBody, ...] = Field((), max_length=TARGETS_MAX, description="of a bracket, nearest first")
+    break_even: BreakEvenBody | None = Field(None, description="of a bracket: its stop moves, never back")
 
 
 @router.post("/orders", status_code=202, openapi_extra=takes(OrderBody))
@@ -107,7 +139,7 @@ async def place(gate: Gate, caller: Trader, request: Request, body: JsonObject, 
         )
 
     answer = await within_limit(request, submit)
-    return _answer(answer)
+    return order_answer(answer)
 
 
 async def within_limit(request: Request, submit: Callable[[bool], Awaitable[Any]]) -> Any:
@@ -154,7 +186,7 @@ async def orders(
     rows = await gate.db.fetch(
         "gateway.orders", wanted, symbols, instance, open_, before, limit, at, caller.account_list
     )
-    return ExactJson(page((_shown(dict(row)) for row in rows), limit, "client_order_id"))
+    return ExactJson(page((shown_order(dict(row), gate) for row in rows), limit, "client_order_id"))
 
 
 @router.get("/orders/{id}", response_model=OrderView)
@@ -162,12 +194,60 @@ async def order(gate: Gate, caller: Reader, id: str) -> ExactJson:
     """Return one order, by client_order_id or by the id in the answer of POST /orders.
 
     `expires_by` is the process that ends a live order at its `valid_until`: `venue`, or `order_manager`, which ends it
-    only while FKS runs, because the venue takes no good-till-date.
+    only while FKS runs, because the venue takes no good-till-date of such an order.
     """
     found = await _find(gate, id, caller)
     if found is None:
         found = await _waiting(gate, id, caller)
     return ExactJson(found)
+
+
+class AmendBody(Body):
+    """A change of a resting order (`price`, `quantity`), or of a parent's exits (the rest): one of the two."""
+
+    price: Positive | None = Field(None, description="of a limit or stop_limit order")
+    quantity: Positive | None = Field(None, description="in base, with what has filled")
+    stop_loss: Positive | None = Field(None, description="nearer to the market than it is")
+    targets: tuple[ProfitTargetBody, ...] | None = Field(None, min_length=1, max_length=TARGETS_MAX)
+    break_even: BreakEvenBody | None = None
+
+
+@router.patch("/orders/{id}", status_code=202, openapi_extra=takes(AmendBody))
+async def amend(gate: Gate, caller: Trader, id: str, body: JsonObject) -> ExactJson:
+    """Amend a person's order and wait up to a second for it: 202 with the order and `amendment`.
+
+    A smaller quantity is amended in place where the venue can. Otherwise the order is cancelled, its end proven, and an
+    order over the rest sent in its place: `amendment.successor` is the id of its request. Never are both live. A
+    parent's stop moves only nearer to the market. 409 while another amendment of the order is not done.
+    """
+    found = await _find(gate, id, caller)
+    if found is None:
+        raise _unknown(id)
+    return order_answer(await gate.amending.amend(found["client_order_id"], body, caller.name))
+
+
+@router.delete("/orders", status_code=202)
+async def cancel_all(
+    gate: Gate,
+    caller: Trader,
+    symbol: Annotated[str, Query(max_length=64, description="in any spelling")],
+    exchange: Exchange = None,
+    protection: Annotated[
+        bool, Query(description="end stop losses and take profits as well: what is held is then unprotected")
+    ] = False,
+) -> ExactJson:
+    """Request the cancel of all entries and orders of a symbol that may still fill, in the caller's accounts; a
+    program's own alone. Idempotent. What is held keeps its protection unless `protection` is true."""
+    symbols, at = await gate.narrowed(symbol, exchange)
+    found = await gate.amending.cancel_all(
+        symbols or [],
+        caller.name,
+        caller.account_list,
+        instance=caller.instance or None,
+        exchange=at,
+        drops_protection=protection,
+    )
+    return ExactJson(found, status_code=202)
 
 
 @router.delete("/orders/{id}", status_code=202)
@@ -179,7 +259,7 @@ async def cancel(gate: Gate, caller: Trader, id: str) -> ExactJson:
     """
     found = await _find(gate, id, caller)
     if found is not None:
-        return _answer(await gate.order_entry.cancel(found["client_order_id"], caller.name))
+        return order_answer(await gate.order_entry.cancel(found["client_order_id"], caller.name))
     waiting = await _waiting(gate, id, caller)
     if waiting["signal_state"] not in ("pending", "ready"):
         raise Problem(
@@ -189,7 +269,7 @@ async def cancel(gate: Gate, caller: Trader, id: str) -> ExactJson:
     if not is_exit or waiting["signal_state"] == "pending":
         remedy = "reject the signal" if waiting["signal_state"] == "pending" else "ask again in a moment"
         raise Problem(409, "ORDER_NOT_YET", f"{id} has not become an order yet", remedy=remedy)
-    return _answer(await gate.order_entry.end_exit(uuid.UUID(str(waiting["id"])), caller.name))
+    return order_answer(await gate.order_entry.end_exit(uuid.UUID(str(waiting["id"])), caller.name))
 
 
 TradeId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
@@ -205,15 +285,13 @@ class SettleBody(Body):
     trade_ids: tuple[TradeId, ...] = Field((), max_length=100, description="the venue's numbers of the executions")
     quantity: Positive | None = Field(None, description="executed and not booked yet; default all that is left")
     price: Positive | None = Field(None, description="of the execution")
-    fee: Annotated[Exact, Field(ge=0)] | None = Field(None, description="of the execution; needed with a price")
+    fee: Exact | None = Field(None, description="of the execution, below 0: a rebate; needed with a price")
     fee_currency: str | None = Field(None, min_length=1, max_length=20, pattern=r"^[A-Za-z0-9]+$")
     confirm: str | None = Field(None, min_length=1, max_length=20, description="the code of the first answer")
 
 
-@router.post("/orders/{id}/settle", openapi_extra=takes(SettleBody))
-async def settle(
-    gate: Gate, caller: Admin, id: str, body: Annotated[SettleBody, Depends(body_of(SettleBody))]
-) -> ExactJson:
+@router.post("/orders/{id}/settle")
+async def settle(gate: Gate, caller: Admin, id: str, body: BodyOf[SettleBody]) -> ExactJson:
     """End an order of unknown outcome in two steps: the first answer describes the effects, `confirm` carries them out.
 
     Executions that the person reports are booked together with the end, and move the position. The code is valid for
@@ -231,9 +309,9 @@ async def settle(
         request = SettleRequest(body.outcome, body.reason.strip(), _reported(body))
     if body.confirm is None:
         assert request is not None
-        return _answer(await gate.settling.propose(found["client_order_id"], request, caller.name))
+        return order_answer(await gate.settling.propose(found["client_order_id"], request, caller.name))
     await need(gate, ORDER_MANAGER)
-    return _answer(await gate.settling.confirm(found["client_order_id"], body.confirm, request, caller.name))
+    return order_answer(await gate.settling.confirm(found["client_order_id"], body.confirm, request, caller.name))
 
 
 def _reported(body: SettleBody) -> tuple[ReportedFill, ...]:
@@ -262,7 +340,7 @@ async def events(gate: Gate, caller: Reader, request: Request, id: str) -> Respo
     return conditional(request, ExactJson(page(rows)))
 
 
-def _answer(answer: Any) -> ExactJson:
+def order_answer(answer: Any) -> ExactJson:
     """Return order entry's answer; a refusal as a problem document with its members."""
     body = dict(answer.body)
     order = body.get("order", body)
@@ -293,14 +371,18 @@ _OWN = frozenset({"type", "title", "status", "code", "detail", "instance"})
 
 async def _find(gate: Replica, id: str, caller: Principal) -> dict[str, Any] | None:
     row = await gate.db.fetchrow("gateway.order", id.lower(), _uuid(id), caller.account_list)
-    return None if row is None else _shown(dict(row))
+    return None if row is None else shown_order(dict(row), gate)
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+def shown_order(row: Mapping[str, Any], gate: Replica) -> dict[str, Any]:
     """Return an order's row with the process that ends it at its time."""
-    has_end = row["valid_until"] is not None and row["type"] != OrderType.MARKET and State(row["state"]) in OPEN
-    expires_by = ("venue" if is_ninja(row["venue"]) else "order_manager") if has_end else None
-    return {**row, "expires_by": expires_by}
+    until, kind = row["valid_until"], OrderType(row["type"])
+    if until is None or kind is OrderType.MARKET or State(row["state"]) not in OPEN:
+        return {**row, "expires_by": None}
+    from_ns, in_force = to_ns(row["sent_at"] or row["created_at"]), TimeInForce(row["time_in_force"])
+    plugins = gate.deps.settings.venues.plugins
+    is_by_venue = ends_order(row["venue"], row["exchange"] or "", kind, in_force, from_ns, to_ns(until), plugins)
+    return {**row, "expires_by": "venue" if is_by_venue else "order_manager"}
 
 
 async def _waiting(gate: Replica, id: str, caller: Principal) -> dict[str, Any]:
@@ -346,4 +428,4 @@ def _uuid(text: str) -> uuid.UUID | None:
 
 
 def _unknown(id: str) -> InputError:
-    return InputError(f"there is no order {id}", code="ORDER_UNKNOWN", status=404, remedy="see GET /orders")
+    return not_found("ORDER_UNKNOWN", f"there is no order {id}", "see GET /orders")

@@ -36,7 +36,7 @@ async def position(gate: Gate, caller: Reader, symbol: str, exchange: Exchange =
 
     Positions at other exchanges under other spellings of the symbol are part of the sum, unless one exchange is named.
     """
-    from fks.entry.order_entry import exchange_of
+    from fks.entry.routing import exchange_of
 
     listed = await ReadingStore(gate.db).spelled(symbol, exchange)
     if len({(item.base, item.quote) for item in listed if item.is_listed}) > 1:
@@ -54,17 +54,18 @@ async def position(gate: Gate, caller: Reader, symbol: str, exchange: Exchange =
 
 
 @router.post("/positions/{symbol:path}/close", status_code=202)
-async def close(gate: Gate, caller: Trader, symbol: str, key: Key = None) -> ExactJson:
+async def close(gate: Gate, caller: Trader, symbol: str, exchange: Exchange = None, key: Key = None) -> ExactJson:
     """Close what is held in one symbol: commit an exit for each of its positions, and wait up to a second for each.
 
     `items` have the position and what became of its exit (`order`, `status` as POST /orders gives it). An exit is
     capped, split or retried until the position is flat, or a person ends it (DELETE /orders/{id}). Positions that FKS
-    did not open (instance "external") stay. The same `Idempotency-Key` again makes no second exit.
+    did not open (instance "external") stay. The same `Idempotency-Key` again makes no second exit. With an exchange
+    (`binance:BTCUSDT`, or `exchange`) positions at another one stay; on paper it is the exchange of the exit's price.
     """
     from fks.entry.closing import Closing
 
     closing = Closing(gate.db, gate.order_entry, gate.deps.clock, gate.deps.settings)
-    done = await closing.close(symbol, caller, checked_key(key) or uuid.uuid4().hex)
+    done = await closing.close(symbol, caller, checked_key(key) or uuid.uuid4().hex, exchange)
     return ExactJson({"items": done}, status_code=202)
 
 

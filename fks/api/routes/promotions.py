@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from typing import Annotated
 
-from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.jobs import Key
-from fks.api.query import Body, Gate, Limit, Reader, Trader, body_of, takes
+from fks.api.query import Body, BodyOf, Gate, Limit, Reader, Trader
 from fks.api.routing import Router
 from fks.api.views import Page, ParametersVersion
 from fks.model import ids
-from fks.model.errors import Problem
-from fks.model.timeframe import iso
+from fks.model.errors import not_found
+from fks.model.json_fields import json_fields
 from fks.store.strategies import StrategyStore
 from fks.store.tokens import Principal
 
@@ -29,12 +27,12 @@ class PromotionBody(Body):
     despite_findings: bool = Field(False, description="although the search names reasons against them")
 
 
-@router.post("/optimizations/{id}/promote", openapi_extra=takes(PromotionBody))
+@router.post("/optimizations/{id}/promote")
 async def promote(
     gate: Gate,
     caller: Trader,
     id: uuid.UUID,
-    body: Annotated[PromotionBody, Depends(body_of(PromotionBody))],
+    body: BodyOf[PromotionBody],
     key: Key = None,
 ) -> ExactJson:
     """Give the best parameters of a search to an instance as its next version; an instance on paper first. With the
@@ -62,15 +60,9 @@ async def rollback(gate: Gate, caller: Trader, id: str, key: Key = None) -> Exac
 async def versions(gate: Gate, caller: Reader, id: str, limit: Limit = 100) -> ExactJson:
     """Return the versions of an instance's parameters with where they came from, newest first."""
     if await StrategyStore(gate.db).get(id) is None:
-        raise Problem(404, "INSTANCE_UNKNOWN", f"there is no instance {id!r}", remedy="see GET /strategies")
+        raise not_found("INSTANCE_UNKNOWN", f"there is no instance {id!r}", "see GET /strategies")
     items = [
-        {
-            "version": one.version,
-            "created_at": iso(one.created_ns),
-            "by": one.changed_by,
-            "params": dict(one.params),
-            "provenance": None if one.provenance is None else dict(one.provenance),
-        }
+        json_fields(one, "version", "created_ns", "params", "provenance", "size", by=one.changed_by)
         for one in await StrategyStore(gate.db).versions(id, limit=limit)
     ]
     return ExactJson({"items": items, "next": None})

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
 from fks.api.jobs import plain
-from fks.api.query import Admin, Body, Gate, Reader, body_of, takes
+from fks.api.query import Admin, Body, BodyOf, Gate, Reader
 from fks.api.routing import Router
-from fks.model.errors import Problem
+from fks.model.errors import conflict, not_found, unprocessable
 from fks.model.timeframe import to_datetime
 
 router = Router(tags=["schedules"])
@@ -26,7 +25,9 @@ class ScheduleBody(Body):
 
     name: str = Field(max_length=64)
     action: str = Field(
-        max_length=64, description="deep-check, backup, sync, drift-check, retention, backtest or optimize"
+        max_length=64,
+        description="deep-check, backup, sync, drift-check, report, rebalance, allocate, retention, backtest, "
+        "optimize, forecast",
     )
     cron: str | None = Field(None, max_length=100)
     every_s: int | None = None
@@ -48,15 +49,15 @@ async def schedules(gate: Gate, caller: Reader) -> ExactJson:
     return ExactJson({"items": await _list(gate), "next": None})
 
 
-@router.post("/schedules", status_code=201, openapi_extra=takes(ScheduleBody))
-async def add(gate: Gate, caller: Admin, body: Annotated[ScheduleBody, Depends(body_of(ScheduleBody))]) -> ExactJson:
+@router.post("/schedules", status_code=201)
+async def add(gate: Gate, caller: Admin, body: BodyOf[ScheduleBody]) -> ExactJson:
     """Add a schedule. It is first due at its next time; runs missed while the system is down are made up for by one."""
     from fks.jobs.actions import checked_params
     from fks.jobs.rhythm import Rhythm
 
     if not _NAME.fullmatch(body.name):
-        raise Problem(
-            422, "SCHEDULE_WRONG", f"name {body.name!r} is not usable", remedy="use letters, digits, dots and dashes"
+        raise unprocessable(
+            "SCHEDULE_WRONG", f"name {body.name!r} is not usable", "use letters, digits, dots and dashes"
         )
     rhythm = Rhythm(body.cron, body.every_s).checked()
     params = plain(body.params)
@@ -65,7 +66,7 @@ async def add(gate: Gate, caller: Admin, body: Annotated[ScheduleBody, Depends(b
         "schedules.add", body.name, rhythm.cron, rhythm.every_s, body.action, params, caller.name
     )
     if row is None:
-        raise Problem(409, "SCHEDULE_EXISTS", f"there is a schedule {body.name}", remedy="choose another name")
+        raise conflict("SCHEDULE_EXISTS", f"there is a schedule {body.name}", "choose another name")
     gate.deps.log.info("schedule.added", schedule=body.name, action=body.action, by=caller.name)
     return ExactJson(await _one(gate, body.name), status_code=201)
 
@@ -77,10 +78,8 @@ async def schedule(gate: Gate, caller: Reader, name: str) -> ExactJson:
     return ExactJson({**await _one(gate, name), "runs": runs})
 
 
-@router.post("/schedules/{name}", openapi_extra=takes(ScheduleChangeBody))
-async def change(
-    gate: Gate, caller: Admin, name: str, body: Annotated[ScheduleChangeBody, Depends(body_of(ScheduleChangeBody))]
-) -> ExactJson:
+@router.post("/schedules/{name}")
+async def change(gate: Gate, caller: Admin, name: str, body: BodyOf[ScheduleChangeBody]) -> ExactJson:
     """Change, pause or resume a schedule. A new rhythm, and a resumed one, counts from now."""
     from fks.jobs.actions import checked_params
     from fks.jobs.rhythm import Rhythm
@@ -90,8 +89,8 @@ async def change(
     if is_rhythm:
         Rhythm(body.cron, body.every_s).checked()
     if before["is_own"] and (body.params is not None or body.every_s is not None):
-        raise Problem(
-            422, "SCHEDULE_WRONG", f"{name} is FKS's own: it has no params and no interval", remedy="change its cron"
+        raise unprocessable(
+            "SCHEDULE_WRONG", f"{name} is FKS's own: it has no params and no interval", "change its cron"
         )
     params = None if body.params is None else plain(body.params)
     if params is not None:
@@ -115,7 +114,7 @@ async def run(gate: Gate, caller: Admin, name: str) -> ExactJson:
 async def remove(gate: Gate, caller: Admin, name: str) -> ExactJson:
     """Remove a schedule; its runs stay. FKS's own can be paused only."""
     if (await _one(gate, name))["is_own"]:
-        raise Problem(409, "SCHEDULE_OWN", f"{name} is FKS's own", remedy=f"fks schedule pause {name}")
+        raise conflict("SCHEDULE_OWN", f"{name} is FKS's own", f"fks schedule pause {name}")
     await gate.db.fetchrow("schedules.remove", name)
     gate.deps.log.info("schedule.removed", schedule=name, by=caller.name)
     return ExactJson({"name": name, "removed": True})
@@ -140,5 +139,5 @@ async def _list(gate: Replica) -> list[dict[str, Any]]:
 async def _one(gate: Replica, name: str) -> dict[str, Any]:
     found = next((row for row in await _list(gate) if row["name"] == name), None)
     if found is None:
-        raise Problem(404, "SCHEDULE_UNKNOWN", f"there is no schedule {name[:80]!r}", remedy="see GET /schedules")
+        raise not_found("SCHEDULE_UNKNOWN", f"there is no schedule {name[:80]!r}", "see GET /schedules")
     return found

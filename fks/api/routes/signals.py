@@ -20,17 +20,26 @@ from fks.api.query import (
     Limit,
     Name,
     Reader,
+    Signaller,
     Symbol,
     Time,
     Trader,
     page,
-    takes,
 )
 from fks.api.relays import relay_of
-from fks.api.routes.orders import Key, Positive, checked_key, key_headers, place, within_limit
-from fks.api.routing import Router
+from fks.api.routes.orders import (
+    Key,
+    OrderBody,
+    Positive,
+    checked_key,
+    key_headers,
+    order_answer,
+    place,
+    within_limit,
+)
+from fks.api.routing import Router, takes
 from fks.api.views import Page, SignalView
-from fks.model.errors import OutageError
+from fks.model.errors import OutageError, Problem
 from fks.model.signal import SignalState
 
 router = Router(tags=["signals"])
@@ -93,6 +102,34 @@ async def send(gate: Gate, caller: Trader, request: Request, body: JsonObject, k
     code = str(found.pop("code", None) or "REFUSED").upper()
     problem = document(status, code, str(found["error"]), **found)
     return ExactJson(problem, status_code=status, headers=headers, media_type=MEDIA_TYPE)
+
+
+class ProposalBody(OrderBody):
+    """An order that an agent proposes. Without `valid_until` a person has an hour to approve it, and at most a day."""
+
+    rationale: str = Field("", max_length=500, description="why; shown to the person who decides")
+
+
+@router.post("/signals/propose", status_code=202, openapi_extra=takes(ProposalBody))
+async def propose(gate: Gate, caller: Signaller, request: Request, body: JsonObject, key: Key = None) -> ExactJson:
+    """Commit an order as a signal that waits for the approval of a person in a logged-in session; no token and no chat
+    can approve it. 202 with the signal's id; keys and repeats are those of POST /orders."""
+    from fks.entry.order_entry import OrderRequest
+
+    body = dict(body)
+    rationale = body.pop("rationale", "")
+    if not isinstance(rationale, str) or len(rationale) > 500 or not rationale.isprintable():
+        raise Problem(422, "INVALID", "rationale: is no printable text of at most 500 characters", remedy="shorten it")
+    answer = await gate.order_entry.propose(
+        OrderRequest.parse(body),
+        caller.name,
+        checked_key(key),
+        rationale=rationale.strip(),
+        arrived_ns=request.state.arrived_ns,
+        accounts=caller.account_list,
+        trace_id=request.state.trace_id,
+    )
+    return order_answer(answer)
 
 
 @router.get("/signals", response_model=Page[SignalView])

@@ -9,6 +9,7 @@ from fks.api.exact import ExactJson
 from fks.api.query import Gate, Reader
 from fks.api.routing import Router
 from fks.api.views import KillView
+from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso
 from fks.monitor.status import assemble, kill_view
 from fks.monitor.tree import shape_of
@@ -33,18 +34,17 @@ async def kill(gate: Gate, caller: Reader) -> ExactJson:
 
 
 def _guardian_says(path: Path) -> dict[str, Any]:
-    """Return the state in the guardian's own fsynced file: it is right even when the rows lag behind an outage."""
-    from fks.guardian.journal import read_kill
+    """Return the newest kill in the guardian's own fsynced files: they are right even when the rows lag behind."""
+    from fks.guardian.journal import read_kills
 
-    record = read_kill(path)
-    if record is None:
+    records = read_kills(path)
+    if not records:
         return {"engaged": False}
+    record = records[0]
     return {
         "engaged": True,
-        "kill_id": record.kill_id,
-        "scope": record.scope,
-        "reason": record.reason,
-        "by": record.by,
+        **json_fields(record, "kill_id", "scope", "reason", "by"),
         "since": iso(record.engaged_ns),
         "done": record.is_done,
+        "scopes": [one.scope for one in records],
     }

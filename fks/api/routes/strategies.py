@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
 from fks.api.jobs import plain
-from fks.api.query import Body, Gate, Reader, Trader, body_of, takes
+from fks.api.query import Body, BodyOf, Gate, Reader, Trader
 from fks.api.routing import Router
 from fks.api.views import StrategiesView
-from fks.model.errors import Problem
+from fks.model.errors import not_found
 from fks.store.strategies import StrategyStore
 
 router = Router(tags=["strategies"])
@@ -50,15 +49,13 @@ async def disable(gate: Gate, caller: Trader, id: str) -> ExactJson:
 
 async def _switched(gate: Replica, id: str, is_enabled: bool, *, by: str) -> ExactJson:
     if not await StrategyStore(gate.db).set_enabled(id, is_enabled):
-        raise Problem(404, "INSTANCE_UNKNOWN", f"there is no instance {id!r}", remedy="see GET /strategies")
+        raise not_found("INSTANCE_UNKNOWN", f"there is no instance {id!r}", "see GET /strategies")
     gate.deps.log.info("strategy.switched", instance=id, is_enabled=is_enabled, by=by)
     return ExactJson({"id": id, "is_enabled": is_enabled})
 
 
-@router.post("/strategies/{id}/params", openapi_extra=takes(ParametersBody))
-async def change_params(
-    gate: Gate, caller: Trader, id: str, body: Annotated[ParametersBody, Depends(body_of(ParametersBody))]
-) -> ExactJson:
+@router.post("/strategies/{id}/params")
+async def change_params(gate: Gate, caller: Trader, id: str, body: BodyOf[ParametersBody]) -> ExactJson:
     """Give an instance parameters as its next version, from the next bar on. The strategy is checked with them first;
     they are refused while an order that enters is open or a signal to enter waits."""
     params = plain(body.params)

@@ -29,7 +29,7 @@ from fks.api.query import Gate, Reader
 from fks.api.routing import Router
 from fks.api.subscriptions import handle, is_checked, wide
 from fks.api.window import ClientWindow
-from fks.model.errors import FksError, InputError, OutageError, Problem
+from fks.model.errors import FksError, OutageError, Problem, invalid, unprocessable
 from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso
 from fks.process.callers import is_own_origin
 from fks.store.tokens import Principal
@@ -119,13 +119,13 @@ async def _client(
     """Return the client with the subscriptions of its address; `-` is no channel: it subscribes by message only."""
     wanted = [] if channels == "-" else _listed(channels) or list(DEFAULT)
     if unknown := sorted(set(wanted) - EVERY.keys()):
-        raise InputError(f"unknown channel {unknown[0]!r}", code="CHANNEL_UNKNOWN", remedy=f"use {', '.join(EVERY)}")
+        raise invalid("CHANNEL_UNKNOWN", f"unknown channel {unknown[0]!r}", f"use {', '.join(EVERY)}")
     places: list[tuple[str, str]] = []
     for text in _listed(symbol):
         symbols, at = await gate.narrowed(text, exchange)
         places += [(at or "", name) for name in symbols or ()]
     if exchange and not places:
-        raise InputError("exchange: of which symbol?", code="INVALID", status=422, remedy="name symbols along with it")
+        raise unprocessable("INVALID", "exchange: of which symbol?", "name symbols along with it")
     topics = wide(topics_of(wanted, places, [check_timeframe(text) for text in _listed(timeframe)]))
     return SocketClient(topics, ClientWindow(gate.deps.clock.monotonic))
 

@@ -14,7 +14,7 @@ from fks.api.machines import MACHINES
 from fks.api.query import Admin, Before, Gate, Limit, Name, Reader, Trader, moment, page
 from fks.api.routing import Router
 from fks.api.views import LogView, MachineView
-from fks.model.errors import Problem
+from fks.model.errors import not_found
 from fks.monitor.alerts import listed
 from fks.monitor.history import events as history
 from fks.monitor.logs import Line, newest
@@ -72,11 +72,10 @@ async def logs(
     and without secrets. `fks logs NAME --follow` shows them live, on the machine that has them."""
     items = await asyncio.to_thread(_lines, gate, component, lines, level)
     if items is None:
-        raise Problem(
-            404,
+        raise not_found(
             "COMPONENT_UNKNOWN",
             f"no component {component!r} has a log on this machine",
-            remedy="GET /system/tree lists the components; one of another machine has its log there",
+            "GET /system/tree lists the components; one of another machine has its log there",
         )
     return ExactJson({"component": component, "node": gate.deps.host, "items": items})
 
@@ -102,7 +101,7 @@ def _line(line: Line, redactor: Redactor) -> dict[str, Any]:
 async def machine(caller: Reader, name: Annotated[str, Path(max_length=32)]) -> ExactJson:
     """Return a state machine as the code runs it: `orders` (life of an order) or `feeds` (life of a feed)."""
     if name not in MACHINES:
-        raise Problem(404, "MACHINE_UNKNOWN", f"there is no machine {name!r}", remedy=f"use {' or '.join(MACHINES)}")
+        raise not_found("MACHINE_UNKNOWN", f"there is no machine {name!r}", f"use {' or '.join(MACHINES)}")
     return ExactJson(MACHINES[name]())
 
 
@@ -122,5 +121,5 @@ async def settle(gate: Gate, caller: Trader, id: int) -> ExactJson:
         newest = rows or await listed(gate.db, is_all=True, limit=1, before=id + 1)
         is_known = bool(newest) and newest[0]["id"] == id
     if not is_known:
-        raise Problem(404, "ALERT_UNKNOWN", f"no alert {id}", remedy="see GET /alerts?all=true")
+        raise not_found("ALERT_UNKNOWN", f"no alert {id}", "see GET /alerts?all=true")
     return ExactJson({"id": id, "is_changed": bool(rows)})

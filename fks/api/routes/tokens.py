@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Annotated
 
-from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.query import Admin, Body, Gate, Time, body_of, takes
+from fks.api.query import Admin, Body, BodyOf, Gate, Time
 from fks.api.routes.users import Accounts, numbers_of
 from fks.api.routing import Router
 from fks.api.views import Page, TokenView
-from fks.model.errors import Problem
+from fks.model.errors import conflict, unprocessable
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.tokens import LOCAL, TokenStore
 
@@ -32,15 +30,15 @@ class TokenBody(Body):
     limit_per_hour: int | None = Field(None, ge=1, le=1_000_000, description="default auth.limit_per_hour")
 
 
-@router.post("/tokens", status_code=201, openapi_extra=takes(TokenBody))
-async def create(gate: Gate, caller: Admin, body: Annotated[TokenBody, Depends(body_of(TokenBody))]) -> ExactJson:
+@router.post("/tokens", status_code=201)
+async def create(gate: Gate, caller: Admin, body: BodyOf[TokenBody]) -> ExactJson:
     """Make a token. `token` is shown here and never again: only its hash is stored."""
     now_ns = gate.deps.clock.now_ns()
     expires_at = body.expires_at
     if body.expires_in_s is not None:
         expires_at = to_datetime(now_ns) + timedelta(seconds=body.expires_in_s)
     if expires_at is not None and to_ns(expires_at) <= now_ns:
-        raise Problem(422, "INVALID", "expires_at: lies in the past", remedy="name a time to come")
+        raise unprocessable("INVALID", "expires_at: lies in the past", "name a time to come")
     token, record = await TokenStore(gate.db).create(
         body.name,
         body.scope,
@@ -66,11 +64,8 @@ async def tokens(gate: Gate, caller: Admin) -> ExactJson:
 async def revoke(gate: Gate, caller: Admin, name: str) -> ExactJson:
     """End a token: at once here, within two seconds on every replica."""
     if name == LOCAL:
-        raise Problem(
-            409,
-            "TOKEN_LOCAL",
-            "this is the command line's own token",
-            remedy="delete cli.token and restart to renew it",
+        raise conflict(
+            "TOKEN_LOCAL", "this is the command line's own token", "delete cli.token and restart to renew it"
         )
     await TokenStore(gate.db).revoke(name)
     gate.tokens.forget()

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import Depends, Query
+from fastapi import Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
-from fks.api.query import Admin, Before, Body, Gate, Limit, body_of, moment, page, takes
+from fks.api.query import Admin, Before, Body, BodyOf, Gate, Limit, moment, page
 from fks.api.routing import Router
 from fks.api.views import AuditView, Page
 from fks.entry.logins import check_password
-from fks.model.errors import InputError
+from fks.model.errors import not_found
 from fks.process.callers import network_of
 from fks.store.audit import AuditStore
 
@@ -54,7 +54,7 @@ async def numbers_of(gate: Replica, accounts: Iterable[str | int] | None) -> lis
     unknown = [str(text) for text in accounts if str(text) not in known]
     if unknown:
         names = ", ".join(row["name"] for row in rows) or "none"
-        raise InputError(f"no such account: {unknown[0]}", code="ACCOUNT_UNKNOWN", status=404, remedy=f"known: {names}")
+        raise not_found("ACCOUNT_UNKNOWN", f"no such account: {unknown[0]}", f"known: {names}")
     return [known[str(text)] for text in accounts]
 
 
@@ -64,8 +64,8 @@ async def users(gate: Gate, caller: Admin) -> ExactJson:
     return ExactJson({"items": await gate.logins.store.list(), "next": None})
 
 
-@router.post("/users", status_code=201, openapi_extra=takes(UserBody))
-async def create(gate: Gate, caller: Admin, body: Annotated[UserBody, Depends(body_of(UserBody))]) -> ExactJson:
+@router.post("/users", status_code=201)
+async def create(gate: Gate, caller: Admin, body: BodyOf[UserBody]) -> ExactJson:
     """Make a user. The password is stored as its argon2id hash."""
     name = body.name.lower()
     hashed = await gate.logins.hash(check_password(body.password, name))
@@ -75,10 +75,8 @@ async def create(gate: Gate, caller: Admin, body: Annotated[UserBody, Depends(bo
     return ExactJson({"name": name, "scope": body.scope, "accounts": accounts}, status_code=201)
 
 
-@router.post("/users/{name}", openapi_extra=takes(UserChange))
-async def change(
-    gate: Gate, caller: Admin, name: str, body: Annotated[UserChange, Depends(body_of(UserChange))]
-) -> ExactJson:
+@router.post("/users/{name}")
+async def change(gate: Gate, caller: Admin, name: str, body: BodyOf[UserChange]) -> ExactJson:
     """Change a user's password, scope or accounts, disable or enable the login, or forget the second factor."""
     name, store, accounts = name.lower(), gate.logins.store, await numbers_of(gate, body.accounts)
     hashed = None if body.password is None else await gate.logins.hash(check_password(body.password, name))

@@ -7,16 +7,16 @@ from dataclasses import asdict
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import Depends, Request
+from fastapi import Request
 from pydantic import Field
 
 from fks.api.auth import asks_inside, count_anonymous
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
-from fks.api.query import Admin, Body, Gate, JsonObject, body_of, read_body, takes
+from fks.api.query import Admin, Body, BodyOf, Gate, JsonObject, read_body
 from fks.api.routes.execution import execution_answer
-from fks.api.routing import Router
-from fks.model.errors import InputError, Problem
+from fks.api.routing import Router, takes
+from fks.model.errors import InputError, Problem, not_found, unprocessable
 from fks.model.instrument import folded
 from fks.model.timeframe import iso
 from fks.model.untrusted import Exact, parse
@@ -74,7 +74,7 @@ async def tradingview(gate: Gate, request: Request) -> ExactJson:
         raw = await read_body(request)
         body = parse(raw)
         if not isinstance(body, dict):
-            raise Problem(422, "INVALID", "body: is not a JSON object", remedy="send the alert's message as JSON")
+            raise unprocessable("INVALID", "body: is not a JSON object", "send the alert's message as JSON")
         sender = await webhooks.authenticate(raw, body, request.headers.get("x-fks-signature"))
         if sender is None:
             raise webhooks.refusal()
@@ -92,8 +92,8 @@ async def webhooks(gate: Gate, caller: Admin) -> ExactJson:
     return ExactJson({"items": [_view(row) for row in await WebhookStore(gate.db).list()], "next": None})
 
 
-@router.post("/webhooks", status_code=201, openapi_extra=takes(WebhookBody))
-async def add(gate: Gate, caller: Admin, body: Annotated[WebhookBody, Depends(body_of(WebhookBody))]) -> ExactJson:
+@router.post("/webhooks", status_code=201)
+async def add(gate: Gate, caller: Admin, body: BodyOf[WebhookBody]) -> ExactJson:
     """Make a webhook. `secret` is shown here and never again: it is not stored."""
     if not NAME.fullmatch(body.name):
         raise _wrong(f"name {body.name!r} is not usable", "use 1 to 64 letters, digits, dots, dashes or underscores")
@@ -101,9 +101,7 @@ async def add(gate: Gate, caller: Admin, body: Annotated[WebhookBody, Depends(bo
     account = next((a for a in accounts if body.account in (a.name, str(a.id))), None)
     if account is None:
         known = ", ".join(a.name for a in accounts) or "none"
-        raise InputError(
-            f"no such account: {body.account}", code="ACCOUNT_UNKNOWN", status=404, remedy=f"known: {known}"
-        )
+        raise not_found("ACCOUNT_UNKNOWN", f"no such account: {body.account}", f"known: {known}")
     symbols = await _symbols_of(gate, body.symbols)
     salt, key_check = gate.webhooks.new_salt()
     store = WebhookStore(gate.db)
@@ -125,10 +123,8 @@ async def add(gate: Gate, caller: Admin, body: Annotated[WebhookBody, Depends(bo
     return ExactJson(_view(made) | _shown_once(gate, made), status_code=201)
 
 
-@router.post("/webhooks/{name}", openapi_extra=takes(WebhookChange))
-async def change(
-    gate: Gate, caller: Admin, name: str, body: Annotated[WebhookChange, Depends(body_of(WebhookChange))]
-) -> ExactJson:
+@router.post("/webhooks/{name}")
+async def change(gate: Gate, caller: Admin, name: str, body: BodyOf[WebhookChange]) -> ExactJson:
     """Change what a webhook's sender may do; its secret stays. The next message meets the change on every replica."""
     store = WebhookStore(gate.db)
     before = await store.get(name)
@@ -230,4 +226,4 @@ def _past(wait_s: float) -> Problem:
 
 
 def _wrong(message: str, remedy: str) -> InputError:
-    return InputError(message, code="WEBHOOK_WRONG", status=422, remedy=remedy)
+    return unprocessable("WEBHOOK_WRONG", message, remedy)

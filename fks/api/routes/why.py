@@ -9,7 +9,7 @@ from fastapi import Query
 from fks.api.exact import ExactJson
 from fks.api.query import Exchange, Gate, Name, Reader, moment
 from fks.api.routing import Router
-from fks.model.errors import Problem
+from fks.model.errors import unprocessable
 
 router = Router(tags=["why"])
 
@@ -34,9 +34,7 @@ async def why(
     at = moment(time, "time")
     if at is None:
         if instance is not None or exchange is not None:
-            raise Problem(
-                422, "TIME_INVALID", "instance and exchange belong to a symbol at a time", remedy="give a time"
-            )
+            raise unprocessable("TIME_INVALID", "instance and exchange belong to a symbol at a time", "give a time")
         found = await gate.why.of_id(what)
     else:
         found = await gate.why.of_symbol(what, exchange, at, instance)

@@ -1,6 +1,7 @@
 const MARKS = 400, PAGE = 50;
 let d, charts, columns, fills, logarithmic = false, trades = [], shown = [], sorting = { key: "entry", down: false }, count = PAGE, excursion = "mae_pct";
 
+const param = v => v && v.until ? `fitted until ${v.until}` : v;
 const money = value => missing(value) ? "–" : digits(value, 2);
 
 function start(data) {
@@ -19,7 +20,7 @@ function start(data) {
 
 // ── what it is ──
 function head() {
-  const params = Object.entries(d.params).filter(([, v]) => v !== null && v !== false).map(([k, v]) => `${k}=${v}`).join(" ");
+  const params = Object.entries(d.params).filter(([, v]) => v !== null && v !== false).map(([k, v]) => `${k}=${param(v)}`).join(" ");
   $("title").textContent = `${d.strategy} ${params}`;
   $("what").textContent = `${d.symbol}${d.exchange ? " on " + d.exchange : ""} · ${d.timeframe} bars · ${d.from.slice(0, 16).replace("T", " ")} to ${d.end.slice(0, 16).replace("T", " ")} · ${digits(d.statistics.bars, 0)} bars${d.source ? " · " + d.source : ""}`;
   const m = d.metrics, s = d.statistics, notes = [], missed = d.gaps.bars_expected - d.gaps.bars_present;
@@ -183,8 +184,8 @@ function metrics() {
     facts("Holding, exposure and costs", [["Average holding", duration(m.average_holding_s)], ["Median, longest", `${duration(m.median_holding_s)} · ${duration(m.longest_holding_s)}`], ["Average MAE, MFE", `${signed(m.average_mae_pct)} · ${signed(m.average_mfe_pct)}`], ["Time in the market", percent(m.exposure_pct, 1)], ["Exposure mean, most", `${percent(m.average_exposure_pct, 1)} · ${percent(m.max_exposure_pct, 1)}`], ["Turnover", `${digits(m.turnover, 1)} ×`, "traded value over mean equity"], ["Turnover a year", missing(m.turnover_per_year) ? "–" : digits(m.turnover_per_year, 1) + " ×"], ["Traded value", money(m.traded_value)], ["Fees", money(m.fees)], ...(missing(d.funding) ? [] : [["Dividends", money(Number(d.dividends))], ["Funding", money(Number(d.funding))]])]));
 }
 function costs() {
-  const m = d.metrics, s = d.statistics, slipped = Number(d.slippage_cost || 0), paid = Number(d.dividends || 0), funded = Number(d.funding || 0), gross = s.net_profit + m.fees + slipped - paid - funded;
-  const rows = [["Before costs", gross, gross >= 0 ? "ok" : "bad"], ["Fees of entries", -m.entry_fees, "warn"], ["Fees of exits", -m.exit_fees, "warn"], ...(slipped ? [["Slippage", -slipped, "warn"]] : []), ...(paid ? [["Dividends", paid, paid > 0 ? "ok" : "warn"]] : []), ...(funded ? [["Funding", funded, funded > 0 ? "ok" : "warn"]] : []), ["Net profit", s.net_profit, s.net_profit >= 0 ? "ok" : "bad"]];
+  const m = d.metrics, s = d.statistics, slipped = Number(d.slippage_cost || 0), rebates = Number(d.rebates || 0), forced = Number(d.liquidation_fees || 0), paid = Number(d.dividends || 0), funded = Number(d.funding || 0), borrow = Number(d.borrow_cost || 0), interest = Number(d.interest_cost || 0), gross = s.net_profit + m.fees + slipped + borrow + interest - paid - funded;
+  const rows = [["Before costs", gross, gross >= 0 ? "ok" : "bad"], ...(rebates ? [["Fees", forced - m.fees - rebates, "warn"], ["Rebates of makers", rebates, "ok"]] : [["Fees of entries", -m.entry_fees, "warn"], ["Fees of exits", forced - m.exit_fees, "warn"]]), ...(forced ? [["Liquidation fees", -forced, "warn"]] : []), ...(slipped ? [["Slippage", -slipped, "warn"]] : []), ...(paid ? [["Dividends", paid, paid > 0 ? "ok" : "warn"]] : []), ...(funded ? [["Funding", funded, funded > 0 ? "ok" : "warn"]] : []), ...(borrow ? [["Borrow", -borrow, "warn"]] : []), ...(interest ? [["Interest", -interest, "warn"]] : []), ["Net profit", s.net_profit, s.net_profit >= 0 ? "ok" : "bad"]];
   const most = Math.max(1e-9, ...rows.map(([, v]) => Math.abs(v)));
   $("costs").replaceChildren(...rows.map(([name, value, color]) => {
     const bar = el("i", "");
@@ -196,9 +197,9 @@ function costs() {
   $("costs-note").textContent = `Rate ${digits(100 * Number(d.fee_rate), 4)} % of each fill${maker}${d.commission ? " and " + d.commission : ""}, taken ${d.fee_in === "quote" ? "in " + d.quote : "from what is received"}${missing(m.fees_of_gross_profit_pct) ? "" : ` · fees are ${digits(m.fees_of_gross_profit_pct, 0)} % of the winners' profit`}. ${slip}`;
 }
 function setup() {
-  const options = Object.entries(d.params).filter(([, v]) => v !== null).map(([k, v]) => ` --set ${k}=${v}`).join("");
-  const command = `fks backtest run ${d.strategy} --symbol ${d.symbol}${d.exchange ? " --exchange " + d.exchange : ""} --timeframe ${d.timeframe} --from ${d.from.slice(0, 19)} --to ${d.end.slice(0, 19)}${options} --sizing ${d.sizing} --size ${d.size} --cash ${d.cash} --fee-rate ${d.fee_rate}${d.fee_rate_maker === d.fee_rate ? "" : " --fee-rate-maker " + d.fee_rate_maker} --slippage ${d.slippage.includes(" ") ? `'${d.slippage}'` : d.slippage}${d.margin && d.margin !== "1" ? ` --margin '${d.margin}'` : ""}${d.commission ? ` --commission '${d.commission}'` : ""}${d.can_short ? " --allow-short" : ""}${d.collar_pct ? " --collar " + d.collar_pct : ""}${d.allow_gaps ? " --allow-gaps" : ""}${d.limits ? " --limits" : ""}${d.source === "the shipped sample" ? " --tape sample" : ""} --expect ${d.fills_hash.slice(0, 16)}`;
-  const box = facts("", [["Strategy", d.strategy], ...Object.entries(d.params).map(([k, v]) => ["  " + k, v === null ? "none" : String(v)]), ["Sizing", d.sizing === "notional" ? `${d.size} ${d.quote} per entry` : `${d.size} ${d.base} per entry`], ["Cash at the start", `${d.cash} ${d.quote}`], ["Fill", d.fill_rule], ["Tick, lot", `${d.tick} ${d.quote}, ${d.lot_step} ${d.base}`], ["Short", d.can_short ? "allowed" : "not allowed"], ["Margin", d.margin || "paid in full"], ["Risk limits", d.limits ? "as live" : "off"], ["Code version", d.version]]);
+  const options = Object.entries(d.params).filter(([, v]) => v !== null && !v.until).map(([k, v]) => ` --set ${k}=${v}`).join("");
+  const command = `fks backtest run ${d.strategy} --symbol ${d.symbol}${d.exchange ? " --exchange " + d.exchange : ""} --timeframe ${d.timeframe} --from ${d.from.slice(0, 19)} --to ${d.end.slice(0, 19)}${options} --sizing ${d.sizing} --size ${d.size} --cash ${d.cash} --fee-rate ${d.fee_rate}${d.fee_rate_maker === d.fee_rate ? "" : " --fee-rate-maker " + d.fee_rate_maker} --slippage ${d.slippage.includes(" ") ? `'${d.slippage}'` : d.slippage}${d.margin && d.margin !== "1" ? ` --margin '${d.margin}'` : ""}${d.commission ? ` --commission '${d.commission}'` : ""}${d.borrow ? " --borrow " + d.borrow : ""}${d.can_short ? " --allow-short" : ""}${d.collar_pct ? " --collar " + d.collar_pct : ""}${d.allow_gaps ? " --allow-gaps" : ""}${d.limits ? " --limits" : ""}${d.source === "the shipped sample" ? " --tape sample" : ""} --expect ${d.fills_hash.slice(0, 16)}`;
+  const box = facts("", [["Strategy", d.strategy], ...Object.entries(d.params).map(([k, v]) => ["  " + k, v === null ? "none" : String(param(v))]), ["Sizing", d.sizing === "notional" ? `${d.size} ${d.quote} per entry` : `${d.size} ${d.base} per entry`], ["Cash at the start", `${d.cash} ${d.quote}`], ["Fill", d.fill_rule], ["Tick, lot", `${d.tick} ${d.quote}, ${d.lot_step} ${d.base}`], ["Short", d.can_short ? "allowed" : "not allowed"], ["Margin", d.margin || "paid in full"], ["Risk limits", d.limits ? "as live" : "off"], ["Code version", d.version]]);
   const hashes = el("div", "", el("h3", "", "Fingerprint of all inputs"), el("div", "mono", d.inputs_hash), el("h3", "", "Fingerprint of the fills"), el("div", "mono", d.fills_hash), el("h3", "", "Run it again"), el("div", "mono", command));
   $("setup").replaceChildren(box, hashes);
 }

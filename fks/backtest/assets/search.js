@@ -101,7 +101,7 @@ function tables(data, objective) {
     $("histories").replaceChildren(head("", ["profit 5 %", "median", "95 %", "drawdown median", "95 %", "end below the start"]), el("tbody", "", ...kinds.map(([name, text]) => row(text, [digits(runs[name].profit[0], 2), digits(runs[name].profit[2], 2), digits(runs[name].profit[4], 2), percent(runs[name].drawdown_pct[2]), percent(runs[name].drawdown_pct[4]), percent(100 * runs[name].loss_share, 0)]))));
   }
   const range = one => one.choices ? one.choices.join(", ") : `${one.low} to ${one.high}${one.step ? ` by ${one.step}` : ""}`;
-  $("params").replaceChildren(facts("the winner's", Object.entries(data.best.all_params).filter(([, value]) => value !== null).map(([name, value]) => [name, String(value), data.space[name] ? `searched: ${range(data.space[name])}` : ""])), facts("search", [["seed", String(data.plan.seed)], ["source", data.source || "–"], ["fingerprint", (data.inputs_hash || "–").slice(0, 16)]]));
+  $("params").replaceChildren(facts("the winner's", Object.entries(data.best.all_params).filter(([, value]) => value !== null).map(([name, value]) => [name, value.until ? `fitted until ${value.until}` : String(value), data.space[name] ? `searched: ${range(data.space[name])}` : ""])), facts("search", [["seed", String(data.plan.seed)], ["source", data.source || "–"], ["fingerprint", (data.inputs_hash || "–").slice(0, 16)]]));
 }
 
 unpack().then(start).catch(error => { document.body.prepend(el("div", "empty bad", `This page could not be drawn: ${error.message}. It needs a browser of 2023 or later.`)); });

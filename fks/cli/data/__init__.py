@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, fields, result, table
+from fks.cli.base import as_json, emit, result, table
 from fks.cli.data import features as data_features
 from fks.cli.data import files as data_files
 from fks.cli.data import quality as data_quality
@@ -16,6 +16,7 @@ from fks.cli.data import quarantine as data_quarantine
 from fks.cli.data import splits as data_splits
 from fks.cli.data import sync as data_sync
 from fks.cli.data.store import is_symbol, progress, with_store
+from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def sample(ctx: click.Context, as_json: bool) -> None:
     with progress(f"{tape.symbol} {tape.timeframe}", is_shown=not as_json) as report:
         loaded = with_store(ctx, lambda db: load_tape(db, tape, report), create=True)
     document: dict[str, Any] = {
-        **fields(tape, "symbol", "exchange", "source", "licence"),
+        **json_fields(tape, "symbol", "exchange", "source", "licence"),
         "oldest": iso(int(tape.time_ns[0])),
         "newest": iso(int(tape.time_ns[-1])),
         "seconds": round(time.monotonic() - start, 2),
@@ -55,7 +56,7 @@ def sample(ctx: click.Context, as_json: bool) -> None:
             f"{document['symbol']} {document['oldest']} to {document['newest']} in {document['seconds']:.1f} s; "
             f"source: {document['source']} ({document['licence']})"
         )
-        click.echo("try: fks backtest run sma_cross --symbol BTC/USDT --timeframe 5m")
+        click.echo("try: fks backtest run sma_cross --symbol BTC/USDT --timeframe 5m --to 2026-06-01")
 
 
 # ── status ───────────────────────────────────────────────────────────────────────────────────────
@@ -83,7 +84,7 @@ def status(ctx: click.Context, symbol: str | None) -> Any:
         )
         return [
             {
-                **fields(one, "symbol", "timeframe", "exchange", "candles"),
+                **json_fields(one, "symbol", "timeframe", "exchange", "candles"),
                 "oldest": None if one.oldest_ns is None else iso(one.oldest_ns),
                 "newest": None if one.newest_ns is None else iso(one.newest_ns),
                 "time_range": _range(one.oldest_ns, one.newest_ns),

@@ -9,7 +9,7 @@ import click
 
 from fks.cli.base import result
 from fks.cli.data.store import csv_rows, with_store
-from fks.model.errors import InputError
+from fks.model.errors import InputError, invalid
 from fks.model.timeframe import iso, to_ns
 
 if TYPE_CHECKING:
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from fks.store.feature_values import FeatureValue
 
 _COLUMNS = ("time", "known_at", "value")
-_OTHERS = ("feature", "symbol", "source")
+_OTHERS = ("feature", "symbol", "source", "knowledge")
 
 
 @click.command()
 @click.argument("name", required=False)
 @click.option("--symbol", help="With --remove: only the values of this symbol.")
 @click.option("--remove", "is_removed", is_flag=True, help="Delete the column NAME for good.")
-@result("fks.data.features/1", empty="no column is stored")
+@result(
+    "fks.data.features/1",
+    empty=lambda name, is_removed, **_: f"column {name} is removed" if is_removed else "no column is stored",
+)
 def features(ctx: click.Context, name: str | None, symbol: str | None, is_removed: bool) -> Any:
     """Show the columns that strategies can read beside bars, all or NAME, with their stored rows.
 
@@ -40,7 +43,7 @@ def features(ctx: click.Context, name: str | None, symbol: str | None, is_remove
 
         store = FeatureStore(db)
         if is_removed and name is not None and not await store.remove(name, symbol):
-            raise InputError(f"there is no column {name}", code="FEATURE_UNKNOWN", remedy="see 'fks data features'")
+            raise invalid("FEATURE_UNKNOWN", f"there is no column {name}", "see 'fks data features'")
         return await store.list(name)
 
     return [
@@ -61,15 +64,17 @@ def features(ctx: click.Context, name: str | None, symbol: str | None, is_remove
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--feature", default="", help="Name of the column, where the file has no column `feature`.")
 @click.option("--symbol", default="", help="Of this symbol, where the file does not say it; none: of every symbol.")
+@click.option("--knowledge", default="", help="Up to when the language model that made the values knows the world.")
 @result("fks.data.import_features/1", lambda done, **_: f"{done['rows']:,} rows read, {done['new']:,} are new")
-def import_features(ctx: click.Context, file: Path, feature: str, symbol: str) -> Any:
+def import_features(ctx: click.Context, file: Path, feature: str, symbol: str, knowledge: str) -> Any:
     """Import values of own columns from a csv FILE with time, known_at and value: all rows, or none.
 
     `time` is the time that a value is of, `known_at` the moment from which on it could be read, both ISO 8601, UTC
-    without a zone. An empty value takes the one before away. Further columns that are read: feature, symbol, source. A
-    row that is stored already is left; one with another value is refused: a known value is never changed.
+    without a zone. An empty value takes the one before away. Further columns that are read: feature, symbol, source,
+    knowledge (values of a time before it, and backtests that begin before it, are refused). A row that is stored
+    already is left; one with another value is refused: a known value is never changed.
     """
-    values = list(_values(file, feature, symbol))
+    values = list(_values(file, feature, symbol, knowledge))
 
     async def work(db: Database) -> int:
         from fks.store.feature_values import add_features
@@ -79,7 +84,7 @@ def import_features(ctx: click.Context, file: Path, feature: str, symbol: str) -
     return {"rows": len(values), "new": with_store(ctx, work)}
 
 
-def _values(file: Path, feature: str, symbol: str) -> Iterator[FeatureValue]:
+def _values(file: Path, feature: str, symbol: str, knowledge: str) -> Iterator[FeatureValue]:
     """Yield the values of a file. Errors: InputError naming the row."""
     from fks.data.frames import moment_ns
     from fks.store.feature_values import FeatureValue
@@ -87,14 +92,16 @@ def _values(file: Path, feature: str, symbol: str) -> Iterator[FeatureValue]:
     for where, row in csv_rows(file, _COLUMNS, _OTHERS):
         try:
             time_ns, known_ns = (moment_ns(row[name], name) for name in ("time", "known_at"))
+            known_to_ns = moment_ns(row["knowledge"] or knowledge or None, "knowledge")
             value = float(row["value"] or "nan")
         except InputError as error:
-            raise InputError(f"{where}: {error.message}", code=error.code, remedy=error.remedy) from error
+            raise invalid(error.code, f"{where}: {error.message}", error.remedy) from error
         except ValueError:
-            raise InputError(f"{where}: {row['value']!r} is no number", code="FILE_WRONG") from None
+            raise invalid("FILE_WRONG", f"{where}: {row['value']!r} is no number") from None
         assert time_ns is not None
         assert known_ns is not None
         name = row["feature"] or feature
         if not name:
             raise InputError(f"{where}: it names no column", remedy="add a column `feature`, or say --feature NAME")
-        yield FeatureValue(name, row["symbol"] or symbol, time_ns, known_ns, value, row["source"] or file.name)
+        of, source = row["symbol"] or symbol, row["source"] or file.name
+        yield FeatureValue(name, of, time_ns, known_ns, value, source, known_to_ns)

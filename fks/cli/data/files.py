@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import USAGE, Columns, as_json, emit, fields, named, paths_of, settings_of, table
+from fks.cli.base import USAGE, Columns, as_json, emit, named, paths_of, settings_of, table
 from fks.cli.data.record import record
 from fks.cli.data.store import progress, with_store
-from fks.model.errors import InputError
+from fks.model.errors import InputError, invalid
+from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso
 
 if TYPE_CHECKING:
@@ -114,13 +115,13 @@ def _row(done: Imported) -> dict[str, Any]:
     file = done.file
     return {
         "file": str(file.path),
-        **fields(file, "form", "stamps", "exchange"),
+        **json_fields(file, "form", "stamps", "exchange"),
         "symbol": file.bars.symbol,
         "timeframe": file.bars.timeframe,
         "bars": len(file.bars),
         "oldest": iso(int(file.bars.time_ns[0])),
         "newest": iso(int(file.bars.time_ns[-1])),
-        **fields(file, "missing", "gaps", "gap_longest"),
+        **json_fields(file, "missing", "gaps", "gap_longest"),
         "stored": [
             {"timeframe": name, "new": merged.inserted, "changed": merged.changed, "same": merged.unchanged}
             for name, merged in done.merged.items()
@@ -215,7 +216,7 @@ def export(
     done = with_store(ctx, work)
     row = {
         "file": str(done.path),
-        **fields(done, "exchange", "symbol", "timeframe", "bars"),
+        **json_fields(done, "exchange", "symbol", "timeframe", "bars"),
         "oldest": iso(done.first_ns),
         "newest": iso(done.last_ns),
         "bytes": done.size,
@@ -239,10 +240,10 @@ async def _stored_series(db: Database, symbol: str, exchange: str) -> tuple[str,
     stored = {(one.exchange, one.symbol) for one in series}
     found = [place for place in stored if named in ("", place[0])]
     if not found:
-        raise InputError(
+        raise invalid(
+            "NO_DATA",
             f"no bars of {rest} are stored{f' of {named}' if named else ''}",
-            code="NO_DATA",
-            remedy=f"there are {', '.join(':'.join(place) for place in sorted(stored))}"
+            f"there are {', '.join(':'.join(place) for place in sorted(stored))}"
             if stored
             else "see 'fks data status'",
         )

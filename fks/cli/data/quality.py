@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import FAILED, OK, Columns, as_json, emit, fields, named, settings_of, table
+from fks.cli.base import FAILED, OK, Columns, as_json, emit, named, settings_of, table
 from fks.cli.data.store import ensure_some, exchange_of, is_symbol, lasting, progress, show, with_store
 from fks.model.errors import InputError
+from fks.model.json_fields import json_fields
 from fks.model.timeframe import check_timeframe, iso, to_ns
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def gaps(
     found = with_store(ctx, work)
     rows = [
         {
-            **fields(gap, "symbol", "timeframe", "exchange"),
+            **json_fields(gap, "symbol", "timeframe", "exchange"),
             "from": iso(gap.span.start_ns),
             "to": iso(gap.span.end_ns),
             "bars": gap.bars,
@@ -204,14 +205,14 @@ def _quality(one: Quality) -> dict[str, Any]:
         span = one.longest.span
         longest = {"from": iso(span.start_ns), "to": iso(span.end_ns), "bars": one.longest.bars}
     return {
-        **fields(one, "symbol", "timeframe", "exchange"),
+        **json_fields(one, "symbol", "timeframe", "exchange"),
         "from": iso(one.from_ns),
         "to": iso(one.to_ns),
-        **fields(one, "coverage", "expected", "candles", "missing", "absent", "refused", "unavailable", "gaps"),
+        **json_fields(one, "coverage", "expected", "candles", "missing", "absent", "refused", "unavailable", "gaps"),
         "longest_gap": longest,
-        **fields(one, "nulls", "duplicates", "incomplete", "inconsistent", "silent", "corrected"),
+        **json_fields(one, "nulls", "duplicates", "incomplete", "inconsistent", "silent", "corrected"),
         "last_revision_at": None if one.corrected_ns is None else iso(one.corrected_ns),
-        **fields(one, "revision", "quarantined", "outages"),
+        **json_fields(one, "revision", "quarantined", "outages"),
         "outage_seconds": round(one.outage_ns / 1e9, 3),
         "is_good": one.is_good,
     }
@@ -219,7 +220,7 @@ def _quality(one: Quality) -> dict[str, Any]:
 
 def _outage(one: FeedOutage) -> dict[str, Any]:
     return {
-        **fields(one, "symbol", "exchange", "channel"),
+        **json_fields(one, "symbol", "exchange", "channel"),
         "began_at": iso(one.began_ns),
         "ended_at": None if one.ended_ns is None else iso(one.ended_ns),
         "cause": one.cause,
@@ -287,18 +288,10 @@ def prune(
                 )
             click.confirm(f"delete {count:,} bars of {len(found)} series before {iso(before_ns)}?", abort=True)
         found = with_store(ctx, lambda db: work(db, is_dry=False))
-    rows = [
-        {"symbol": one.symbol, "timeframe": one.timeframe, "exchange": one.exchange, "bars": one.bars, "kept": one.kept}
-        for one in found
-    ]
-    emit(
-        {"before": iso(before_ns), "is_dry_run": how["dry_run"], "items": rows},
-        as_json=as_json,
-        schema="fks.data.prune/1",
-    )
+    rows = [json_fields(one, "symbol", "timeframe", "exchange", "bars", "kept") for one in found]
+    document = {"before": iso(before_ns), "is_dry_run": how["dry_run"], "items": rows}
+    emit(document, as_json=as_json, schema="fks.data.prune/1")
     if not as_json:
-        table(
-            [list(row.values()) for row in rows],
-            ("SYMBOL", "TIMEFRAME", "EXCHANGE", "WOULD GO" if how["dry_run"] else "DELETED", "KEPT"),
-            empty=f"nothing is older than {iso(before_ns)}",
-        )
+        gone = "WOULD GO" if how["dry_run"] else "DELETED"
+        columns = {**named("symbol", "timeframe", "exchange"), gone: "bars", "KEPT": "kept"}
+        table(rows, columns, empty=f"nothing is older than {iso(before_ns)}")

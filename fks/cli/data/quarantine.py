@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, fields
+from fks.cli.base import as_json, emit
 from fks.cli.data.store import is_symbol, show, with_store
 from fks.model.errors import InputError
+from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _shown(row: HeldRow, *, is_whole: bool) -> dict[str, Any]:
     return {
         "id": row.id,
         "received_at": iso(row.received_ns),
-        **fields(held, "exchange", "symbol", "channel", "timeframe"),
+        **json_fields(held, "exchange", "symbol", "channel", "timeframe"),
         "time": None if held.time_ns is None else iso(held.time_ns),
         "reason": held.reason,
         "source": held.source,

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, fields, paths_of, settings_of
+from fks.cli.base import as_json, emit, paths_of, settings_of
 from fks.cli.data.store import node_of
-from fks.model.errors import InputError, OutageError, PeerError
+from fks.model.errors import InputError, OutageError, PeerError, invalid
+from fks.model.json_fields import json_fields
 
 if TYPE_CHECKING:
     from fks.clock import Clock
@@ -113,7 +114,7 @@ async def _record(
         "exchange": name,
         "symbols": sorted({item.symbol for item in wanted}),
         "channels": list(channels),
-        **fields(recorder.counts, "frames", "bytes", "lost"),
+        **json_fields(recorder.counts, "frames", "bytes", "lost"),
         "folder": str(folder),
         "files": [str(path) for path in recorder.files],
         "size": recorder.size,
@@ -136,7 +137,7 @@ def _wanted(
         symbol = find_instrument(text, listed).symbol
         for channel in map(Channel, channels):
             if channel not in taped.capabilities.channels:
-                raise InputError(f"{taped.name} has no live {channel}", code="CHANNEL_UNKNOWN", remedy="see --channels")
+                raise invalid("CHANNEL_UNKNOWN", f"{taped.name} has no live {channel}", "see --channels")
             frame = _live_frame(taped.source, symbol) if channel is Channel.BARS else ""
             if channel is not Channel.BARS or frame:
                 found.append(Subscription(channel, symbol, frame))

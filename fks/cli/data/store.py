@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fks.cli.base import emit, named, paths_of, settings_of, table
-from fks.model.errors import InputError, OutageError
+from fks.model.errors import OutageError, invalid
 from fks.model.instrument import folded
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def with_store(ctx: click.Context, work: Callable[[Database], Awaitable[T]], *, 
         if create:
             await migrate.upgrade(url)
         elif await migrate.usable(url) is None:
-            raise InputError("the store is empty", code="NO_DATA", remedy="run 'fks data sample', or 'fks up' once")
+            raise invalid("NO_DATA", "the store is empty", "run 'fks data sample', or 'fks up' once")
         return await on_database(url, work, settings, application="data")
 
     with opened_store(ctx, create=create) as (url, settings, _):
@@ -62,19 +62,17 @@ def csv_rows(
             columns = columns(names) if callable(columns) else columns
             missing = [name for name in columns if name not in names]
             if missing:
-                raise InputError(
+                raise invalid(
+                    "FILE_WRONG",
                     f"{file.name} row 1: there is no column {', '.join(missing)}",
-                    code="FILE_WRONG",
-                    remedy=f"write a header with {', '.join(columns)}, and if you like {', '.join(others)}",
+                    f"write a header with {', '.join(columns)}, and if you like {', '.join(others)}",
                 )
             reader.fieldnames = names
             for row in reader:
                 cells = {name: (row.get(name) or "").strip() for name in (*columns, *others)}
                 yield f"{file.name} row {reader.line_num}", cells
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{file.name} is no csv file in UTF-8: {error}", code="FILE_WRONG", remedy="save it as csv, UTF-8"
-        ) from error
+        raise invalid("FILE_WRONG", f"{file.name} is no csv file in UTF-8: {error}", "save it as csv, UTF-8") from error
 
 
 def node_of(ctx: click.Context) -> NodeEndpoints | None:
@@ -131,7 +129,7 @@ def ensure_some(found: Sequence[object], *named: str | None) -> None:
     InputError."""
     given = " ".join(name for name in named if name)
     if given and not found:
-        raise InputError(f"nothing is stored of {given}", code="NO_DATA", remedy="see 'fks data status'")
+        raise invalid("NO_DATA", f"nothing is stored of {given}", "see 'fks data status'")
 
 
 def show(rows: Sequence[dict[str, Any]], as_json: bool, schema: str, empty: str) -> None:

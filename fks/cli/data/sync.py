@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import FAILED, NOT_RUNNING, as_json, fields, result, settings_of
+from fks.cli.base import FAILED, NOT_RUNNING, as_json, result, settings_of
 from fks.cli.data.store import Report, exchange_of, is_symbol, node_of, parse_series, progress, show, with_store
 from fks.model.errors import FksError, InputError, OutageError
+from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso, to_ns
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def _synced(exchange: str, done: Synced) -> dict[str, Any]:
         "symbol": done.symbol,
         "timeframe": done.timeframe,
         "exchange": exchange,
-        **fields(done, "fetched", "changed", "absent", "candles"),
+        **json_fields(done, "fetched", "changed", "absent", "candles"),
         "oldest": None if done.oldest_ns is None else iso(done.oldest_ns),
         "newest": None if done.newest_ns is None else iso(done.newest_ns),
         "error": None,

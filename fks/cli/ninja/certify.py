@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, fields, paths_of, table
+from fks.cli.base import as_json, emit, paths_of, table
 from fks.model.errors import FksError, InputError
+from fks.model.json_fields import json_fields
 from fks.model.timeframe import NS, iso
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class CertifyReport:
         steps = [{"name": step.name, "title": step.title, **asdict(self.results[step.name])} for step in STEPS]
         return {
             "release": installed_version(),
-            **fields(self, "group", "account", "instrument", "is_complete"),
+            **json_fields(self, "group", "account", "instrument", "is_complete"),
             "steps": steps,
         }
 
@@ -272,9 +273,9 @@ def _checks(
         return await certifier.still_protected(str(report.results["bracket"].measured["id"]))
 
     return {
-        **fields(certifier, "connection", "working_order", "bracket"),
+        **json_fields(certifier, "connection", "working_order", "bracket"),
         _PROTECTED: still_protected,
-        **fields(certifier, "flatten", "latch", "released"),
+        **json_fields(certifier, "flatten", "latch", "released"),
     }
 
 

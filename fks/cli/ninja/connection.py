@@ -30,13 +30,17 @@ def test(ctx: click.Context, pings: int, group: str | None, as_json: bool) -> No
     Uses [ninja] host, port, group and secret_file. It only looks on, and does not disturb the session that trades.
     Needs no running system.
     """
+    show_connection(*identity_of(ctx), pings, "fks.ninja.test/1" if as_json else None)
+
+
+def show_connection(identity: Identity, address: Address, pings: int, schema: str | None) -> None:
+    """Check a connection and print the findings; as JSON with a `schema`. Errors: OutageError, ConfigError."""
     from fks.clock import RealClock
     from fks.ninja_link.check import check_connection
 
-    identity, address = identity_of(ctx)
     checked = asyncio.run(check_connection(identity, address, RealClock(), pings=pings))
-    if as_json:
-        emit(_document(checked, address), as_json=True, schema="fks.ninja.test/1")
+    if schema is not None:
+        emit(_document(checked, address), as_json=True, schema=schema)
         return
     welcome = checked.welcome
     ms = [f"{checked.share_s(share) * 1000:.2f} ms" for share in (0.5, 0.99, 1.0)]
@@ -44,7 +48,7 @@ def test(ctx: click.Context, pings: int, group: str | None, as_json: bool) -> No
     click.echo(f"journal {welcome.epoch}, last event {welcome.last_seq}, oldest kept {welcome.oldest_seq}")
     click.echo(f"ready {_yes(welcome.ready)}, halted {_yes(welcome.halted)}")
     click.echo(f"round trip p50 {ms[0]}, p99 {ms[1]}, max {ms[2]} of {len(checked.round_trips_s)}")
-    click.echo(f"the bridge's clock is {checked.offset_ms:+d} ms from this machine's")
+    click.echo(f"the {identity.platform.peer}'s clock is {checked.offset_ms:+d} ms from this machine's")
     found = {account.name: account for account in checked.status.accounts}
     rows = []
     for account in welcome.accounts:
@@ -98,7 +102,7 @@ def identity_of(ctx: click.Context) -> tuple[Identity, Address]:
     ninja = settings_of(ctx).ninja
     name, group = group_of(ninja, ctx.params["group"])
     secret = load_secret(group.secret_file, paths_of(ctx).home, group.host)
-    identity = Identity(group=name, role="observe", instance=uuid.uuid4().hex, secret=secret, client="fks cli")
+    identity = Identity(name, "observe", uuid.uuid4().hex, secret, "fks cli", line_mac=group.line_mac)
     return identity, Address(group.host, group.port, group.timeout_s)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from fks.cli.base import result
-from fks.model.errors import InputError
+from fks.model.errors import InputError, invalid
 
 PARTS = ("AddOns", "Indicators", "Strategies")
 _LINKED = Path(__file__).with_name("nt8")  # a link in a checkout, a folder in an installed wheel
@@ -65,10 +65,10 @@ def entries(folder: Path) -> list[tuple[str, bytes]]:
     ]
     info = folder / "Info.xml"
     if not made or not info.is_file():
-        raise InputError(
+        raise invalid(
+            "NT8_MISSING",
             f"{folder} has no FKS*.cs in {', '.join(PARTS)}, or no Info.xml",
-            code="NT8_MISSING",
-            remedy="name the folder nt8 of a checkout of FKS with --source",
+            "name the folder nt8 of a checkout of FKS with --source",
         )
     return [*made, ("Info.xml", info.read_bytes())]
 

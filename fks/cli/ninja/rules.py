@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import fields, paths_of, result, table
+from fks.cli.base import paths_of, result, table
 from fks.model.errors import InputError
+from fks.model.json_fields import json_fields
 
 if TYPE_CHECKING:
     from fks.prop_rules import AccountState, RuleGroup
@@ -136,7 +137,7 @@ def _group(group: RuleGroup, file: str, state: AccountState, now_ns: int) -> dic
     today = datetime.fromtimestamp(now_ns // NS, UTC).date()
     action = required_action(group, state, now_ns)
     return {
-        **fields(group, "group", "firm", "program", "starting_balance"),
+        **json_fields(group, "group", "firm", "program", "starting_balance"),
         "file": file,
         "mode_at_most": mode_of(Mode.AUTO, group, today),
         "reasons": [why for _, why in problems_of(group, today)],
@@ -152,9 +153,9 @@ def _rule(group: RuleGroup, distance: Any, today: date) -> dict[str, Any]:
 
     rule = group.rules.present()[distance.rule]
     return {
-        **fields(distance, "rule", "limit", "own_limit", "used", "left", "unit"),
+        **json_fields(distance, "rule", "limit", "own_limit", "used", "left", "unit"),
         "detail": distance.text,
-        **fields(rule, "source", "source_date", "verified_on", "verified_by"),
+        **json_fields(rule, "source", "source_date", "verified_on", "verified_by"),
         "age_days": age_days(rule, today),
         "note": rule.note,
     }

@@ -34,7 +34,7 @@ def _outcome(order: dict[str, Any]) -> tuple[str, ...]:
     return (order["account"], order["state"], filled, *("–" if value is None else str(value) for value in shown))
 
 
-def _state(item: dict[str, Any]) -> str:
+def link_state(item: dict[str, Any]) -> str:
     if not item["enabled"]:
         return f"{item['state']} (not enabled)"
     age_ms = item["heartbeat_age_ms"]
@@ -60,7 +60,7 @@ def _last(item: dict[str, Any]) -> str:
 
 _LINK: Columns = {
     "GROUP": "group",
-    "STATE": _state,
+    "STATE": link_state,
     "CAN TRADE": lambda i: "yes" if i["can_trade"] else "no",
     "KILL LATCH": lambda i: "SET" if i["halted"] else "–",
     "ACCOUNTS": _accounts,

@@ -12,7 +12,7 @@ from fks.exchanges.base.rows import read_rows
 from fks.exchanges.base.socket import Sockets
 from fks.exchanges.base.values import ExchangeAddresses
 from fks.exchanges.base.wire import Wire
-from fks.model.errors import InputError, PeerError
+from fks.model.errors import PeerError, invalid
 from fks.model.instrument import Instrument
 from fks.model.market import ConnectionCounters, ExchangeCapabilities, MarketEvent, Subscription
 from fks.model.ports import Budget, Log
@@ -84,7 +84,7 @@ class WireExchange(ABC):
         """Yield batches of one new connection; see the port. Errors: also InputError for an unknown channel."""
         for item in wanted:
             if item.channel not in self.capabilities.channels:
-                raise InputError(f"{self.name} has no live {item.channel}", code="CHANNEL_UNKNOWN")
+                raise invalid("CHANNEL_UNKNOWN", f"{self.name} has no live {item.channel}")
         wire = self.wire() if self._around is None else self._around(self.wire())
         async with contextlib.aclosing(self._sockets.listen(wire, wanted)) as batches:  # type: ignore[type-var]
             async for batch in batches:

@@ -19,7 +19,7 @@ from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rows import rows_of
 from fks.exchanges.base.values import TOO_MUCH, ExchangeAddresses, retry_after_s
-from fks.model.errors import FksError, InputError, OutageError, PeerError
+from fks.model.errors import FksError, OutageError, PeerError, not_found
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import to_ns
 
@@ -134,7 +134,7 @@ def blamed(name: str, error: BaseException) -> FksError:
         return error
     text = str(error)[:300]
     if isinstance(error, ccxt.BadSymbol):
-        return InputError(f"{name}: {text}", code="SYMBOL_UNKNOWN", status=404, remedy="see 'fks assets list --all'")
+        return not_found("SYMBOL_UNKNOWN", f"{name}: {text}", "see 'fks assets list --all'")
     if isinstance(error, ccxt.ExchangeError | ValueError) and not isinstance(error, ccxt.NetworkError):
         return PeerError(f"{name}: {text}")
     return OutageError(f"{name} does not answer: {text}")

@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from fks.model.bar import Bar, PublicTrade
-from fks.model.errors import InputError, PeerError
+from fks.model.errors import PeerError, invalid
 from fks.model.instrument import Instrument, Lot, PercentPrice
 from fks.model.order import OrderType
 
@@ -71,9 +71,7 @@ class Numbers(dict[str, Decimal]):
 def offered(exchange: str, timeframes: Container[str], timeframe: str) -> str:
     """Return `timeframe` when it is one of the exchange's. Errors: InputError TIMEFRAME_UNKNOWN."""
     if timeframe not in timeframes:
-        raise InputError(
-            f"{exchange} has no {timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones"
-        )
+        raise invalid("TIMEFRAME_UNKNOWN", f"{exchange} has no {timeframe} bars", "aggregate smaller ones")
     return timeframe
 
 

@@ -21,7 +21,7 @@ from fks.exchanges.base.values import offered
 from fks.exchanges.kraken.capabilities import CAPABILITIES
 from fks.exchanges.kraken.wire import INTERVALS, KrakenWire
 from fks.model.bar import Bar, PublicTrade
-from fks.model.errors import InputError, PeerError
+from fks.model.errors import InputError, PeerError, not_found
 from fks.model.instrument import Instrument
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import NS
@@ -107,9 +107,7 @@ class KrakenExchange(CcxtExchange):
 
     async def _of_pair(self, method: str, symbol: str, request: Mapping[str, Any]) -> dict[str, Any]:
         """Send a request for one symbol, by REST's name for it. Errors: also InputError when it has none."""
-        unknown = InputError(
-            f"kraken has no {symbol}", code="SYMBOL_UNKNOWN", status=404, remedy="see 'fks assets list --all'"
-        )
+        unknown = not_found("SYMBOL_UNKNOWN", f"kraken has no {symbol}", "see 'fks assets list --all'")
         if symbol not in self._pairs:
             await self.instruments()
         if symbol not in self._pairs:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, Literal
 from zlib import crc32
 
 import msgspec
@@ -35,20 +35,139 @@ from fks.exchanges.base import (
     suspect_message,
 )
 from fks.exchanges.base.rows import bar_of
-from fks.exchanges.base.values import check_bar, offered
-from fks.exchanges.kraken.messages import (
-    NAMES,
-    BookFrame,
-    BookRow,
-    KrakenBar,
-    KrakenEnvelope,
-    KrakenTradeFrame,
-    OhlcFrame,
-    TickerFrame,
-)
+from fks.exchanges.base.values import ID_MAX, check_bar, offered
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
+
+#: our channel -> Kraken's
+NAMES = {Channel.TRADES: "trade", Channel.BARS: "ohlc", Channel.QUOTES: "ticker", Channel.BOOK: "book"}
+
+
+class _Answer(msgspec.Struct):
+    channel: str = ""
+    symbol: str = ""
+    interval: int = 0
+    depth: int = 0
+    snapshot: bool = False
+    event_trigger: str = ""
+    warnings: list[str] = []
+
+
+class KrakenEnvelope(msgspec.Struct):
+    """Any message: data of a channel, or the answer to a request."""
+
+    channel: str = ""
+    type: str = ""
+    data: msgspec.Raw = msgspec.Raw()
+    method: str = ""
+    success: bool = False
+    error: str = ""
+    symbol: str = ""
+    req_id: int | None = None
+    result: _Answer | None = None
+    warnings: list[str] = []
+    timestamp: str = ""
+    time_in: str = ""
+    time_out: str = ""
+
+
+class KrakenTrade(msgspec.Struct, gc=False):
+    """One public trade; `side` is the taker's."""
+
+    symbol: str
+    side: Literal["buy", "sell"]
+    price: Decimal
+    qty: Decimal
+    trade_id: Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
+    timestamp: str
+    ord_type: str = ""
+
+
+class KrakenTradeFrame(msgspec.Struct, gc=False):
+    """Trades, oldest first."""
+
+    channel: str
+    type: str
+    data: list[KrakenTrade]
+
+
+class TickerRow(msgspec.Struct):
+    """Best bid and ask, and the day so far."""
+
+    symbol: str
+    bid: Decimal
+    bid_qty: Decimal
+    ask: Decimal
+    ask_qty: Decimal
+    last: Decimal | None = None
+    volume: Decimal | None = None
+    vwap: Decimal | None = None
+    low: Decimal | None = None
+    high: Decimal | None = None
+    change: Decimal | None = None
+    change_pct: Decimal | None = None
+    volume_usd: Decimal | None = None
+    timestamp: str = ""
+
+
+class TickerFrame(msgspec.Struct):
+    """Quotes."""
+
+    channel: str
+    type: str
+    data: list[TickerRow]
+
+
+class KrakenBar(msgspec.Struct):
+    """One bar, forming or over. `interval` in minutes."""
+
+    symbol: str
+    interval: int
+    interval_begin: str
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+    trades: int
+    vwap: Decimal | None = None
+    timestamp: str = ""
+
+
+class OhlcFrame(msgspec.Struct):
+    """Bars, oldest first."""
+
+    channel: str
+    type: str
+    data: list[KrakenBar]
+    timestamp: str = ""
+
+
+class Level(msgspec.Struct, gc=False):
+    """One price level; `qty` zero removes it."""
+
+    price: Decimal
+    qty: Decimal
+
+
+class BookRow(msgspec.Struct):
+    """A whole book or its changes, and the checksum of the book that results."""
+
+    symbol: str
+    bids: list[Level]
+    asks: list[Level]
+    checksum: int
+    timestamp: str = ""
+
+
+class BookFrame(msgspec.Struct):
+    """Books of one or more symbols; `type` is snapshot or update."""
+
+    channel: str
+    type: str
+    data: list[BookRow]
+
 
 PUBLIC_WS = "wss://ws.kraken.com/v2"
 BOOK_DEPTH = 10
@@ -65,12 +184,9 @@ Events = Sequence[MarketEvent | SubscriptionsAnswered]
 class KrakenWire:
     """One connection of Kraken v2. See the module for its channels and `Wire` for the rules."""
 
-    def __init__(
-        self, base: str | None = None, counters: ConnectionCounters | None = None, *, depth: int = BOOK_DEPTH
-    ) -> None:
+    def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._url = (base or PUBLIC_WS).rstrip("/")
         self.counters = ConnectionCounters() if counters is None else counters
-        self._depth = depth
         self._ids = itertools.count(1)
         self._pinged_s: float | None = None
         self._wanted: dict[Channel, set[str]] = {}
@@ -163,7 +279,7 @@ class KrakenWire:
         number = next(self._ids)
         params: dict[str, Any] = {"channel": NAMES[channel], "symbol": symbols}
         if channel is Channel.BOOK:
-            params["depth"] = self._depth
+            params["depth"] = BOOK_DEPTH
         elif channel is Channel.BARS:
             params["interval"] = INTERVALS[timeframe]
         elif channel is Channel.QUOTES:
@@ -283,8 +399,8 @@ class KrakenWire:
             return []
         levels.bids.change(bids)
         levels.asks.change(asks)
-        levels.keep(self._depth)
-        best_bids, best_asks = levels.bids.best(self._depth), levels.asks.best(self._depth)
+        levels.keep(BOOK_DEPTH)
+        best_bids, best_asks = levels.bids.best(BOOK_DEPTH), levels.asks.best(BOOK_DEPTH)
         found = checksum(best_bids, best_asks)
         if found != row.checksum:
             self._ask_again(row.symbol)

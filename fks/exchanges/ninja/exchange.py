@@ -19,13 +19,14 @@ from fks.exchanges.base.rows import closed
 from fks.exchanges.base.values import offered
 from fks.exchanges.ninja.capabilities import CAPABILITIES, HISTORY_DAYS, TIMEFRAMES
 from fks.exchanges.ninja.session import BridgeAddress, DataSession, Published
-from fks.exchanges.ninja.stream import NAME, InstrumentStream, Sent, history_bar, quote_of
+from fks.exchanges.ninja.stream import InstrumentStream, Sent, history_bar, quote_of
 from fks.futures import SPECS, Contract, ContractState, futures_instrument, trade_date
 from fks.futures.specs import MONTH_CODES
 from fks.model.bar import Bar, PublicTrade
-from fks.model.errors import InputError, OutageError
+from fks.model.errors import InputError, OutageError, invalid
 from fks.model.instrument import Instrument
 from fks.model.market import Channel, ConnectionCounters, MarketEvent, Quote, Subscription, Suspect
+from fks.model.ninja import MT5, NINJA, BridgePlatform
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import NS
 from fks.model.timeframe import TIMEFRAMES as LENGTHS
@@ -50,9 +51,13 @@ class _Watch:
 
 
 class NinjaExchange:
-    """NinjaTrader's prices; see `fks.model.ports.Exchange`. The secret is read when a connection is made."""
+    """Prices of a platform with a bridge; see `fks.model.ports.Exchange`. The secret is read when a connection is made.
 
-    name = NAME
+    A class for another platform has its own `platform`, `name`, `capabilities` and `instruments`.
+    """
+
+    platform = NINJA
+    name = NINJA.name
     capabilities = CAPABILITIES
 
     def __init__(self, address: BridgeAddress, clock: Clock, log: Log, budget: Budget | None = None) -> None:
@@ -67,7 +72,7 @@ class NinjaExchange:
     @classmethod
     def of_settings(cls, settings: Settings, clock: Clock, log: Log, budget: Budget | None = None) -> NinjaExchange:
         """Return the exchange at the bridge that gives prices, not yet opened. Errors: as `address_of`."""
-        return cls(address_of(settings), clock, log, budget)
+        return cls(address_of(settings, cls.platform), clock, log, budget)
 
     @property
     def counters(self) -> ConnectionCounters:
@@ -95,7 +100,7 @@ class NinjaExchange:
         # the first time it makes the calendars of some years, which takes seconds
         contracts = await asyncio.to_thread(contracts_at, now_ns)
         return [
-            replace(futures_instrument(contract, NAME, updated_ns=now_ns), is_trading=is_trading)
+            replace(futures_instrument(contract, self.name, updated_ns=now_ns), is_trading=is_trading)
             for contract, is_trading in contracts
         ]
 
@@ -104,7 +109,7 @@ class NinjaExchange:
     ) -> list[Bar]:
         """Return closed minutes; see the port. Errors: OutageError, PeerError, ConfigError of the secret, InputError
         TIMEFRAME_UNKNOWN and SYMBOL_UNKNOWN."""
-        offered(NAME, TIMEFRAMES, timeframe)
+        offered(self.name, TIMEFRAMES, timeframe)
         await self._session.ready()
         present_ns = self._session.present_ns()
         end_ns = present_ns if until_ns is None else min(until_ns, present_ns)
@@ -132,7 +137,7 @@ class NinjaExchange:
         if self._budget is not None:
             await self._budget.take()
         rows = await self._session.history(symbol, from_ms, to_ms)
-        return closed((history_bar(row, timeframe) for row in rows), end_ns)
+        return closed((history_bar(row, timeframe, self.name) for row in rows), end_ns)
 
     async def fetch_trades(
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
@@ -145,12 +150,12 @@ class NinjaExchange:
         offset_ms = self._session.offset_ms
         if abs(offset_ms) > SKEW_MS:
             raise OutageError(
-                f"the clock of the NinjaTrader machine differs by {offset_ms / 1000:.1f} s",
+                f"the clock of the {self.platform.title} machine differs by {offset_ms / 1000:.1f} s",
                 remedy="synchronise it: w32tm /resync",
             )
         stream = self._streams.get(symbol)
         if stream is None:
-            raise OutageError(f"{symbol} is not subscribed at NinjaTrader")
+            raise OutageError(f"{symbol} is not subscribed at {self.platform.title}")
         stream.check(self._clock.monotonic())
         present_ns = self._session.present_ns()
         if from_id is not None:
@@ -165,7 +170,7 @@ class NinjaExchange:
         when it has none of them: InputError SYMBOL_UNKNOWN."""
         for item in wanted:
             if item.channel not in self.capabilities.channels:
-                raise InputError(f"{NAME} has no live {item.channel}", code="CHANNEL_UNKNOWN")
+                raise invalid("CHANNEL_UNKNOWN", f"{self.name} has no live {item.channel}")
         watch = _Watch(set(wanted), ArrivedEvents(self._counters, is_subscribed=True))
         self._watches.add(watch)
         try:
@@ -212,7 +217,7 @@ class NinjaExchange:
                     continue
                 # before the answer: the state of the price feed follows it at once
                 stream = self._streams.setdefault(
-                    symbol, InstrumentStream(symbol, self._session.present_ns(), self._clock.monotonic())
+                    symbol, InstrumentStream(symbol, self._session.present_ns(), self._clock.monotonic(), self.platform)
                 )
                 try:
                     await self._session.subscribe(symbol, quotes=quotes)
@@ -245,7 +250,7 @@ class NinjaExchange:
                 self._streams.clear()
                 self._quoted.clear()
                 for watch in self._watches:
-                    watch.end = OutageError(f"the session with NinjaTrader ended: {reason}")
+                    watch.end = OutageError(f"the session with {self.platform.title} ended: {reason}")
                     watch.queue.arrived.set()
                 return
         self._counters.frames += 1
@@ -256,7 +261,7 @@ class NinjaExchange:
             case m.TradeMessage():
                 self._hand_on(stream.trade(event, now_ns, self._session.present_ns(), now_s))
             case m.QuoteMessage():
-                self._hand_on(quote_of(event, now_ns, self._counters))
+                self._hand_on(quote_of(event, now_ns, self._counters, self.name))
             case m.MarketStatus():
                 self._hand_on(stream.set_status(event.price_status, self._session.present_ns(), now_s))
 
@@ -274,15 +279,18 @@ def _subscription_of(event: Sent) -> Subscription:
     return Subscription(Channel(event.channel), event.symbol)
 
 
-def address_of(settings: Settings) -> BridgeAddress:
+def address_of(settings: Settings, platform: BridgePlatform = NINJA) -> BridgeAddress:
     """Return where the bridge is that gives prices. Errors: ConfigError, as `Ninja.prices_group`."""
-    name, group = settings.ninja.prices_group()
+    mt5 = settings.mt5
+    name, group = (mt5.group, mt5.single()) if platform is MT5 else settings.ninja.prices_group()
     return BridgeAddress(
         group.host,
         group.port,
         group.timeout_s,
         name,
-        lambda: load_secret(group.secret_file, settings.home, group.host),
+        lambda: load_secret(group.secret_file, settings.home, group.host, platform),
+        platform,
+        group.line_mac,
     )
 
 

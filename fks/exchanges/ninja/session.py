@@ -13,12 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fks.clock import Clock
-from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError
+from fks.model.errors import ConfigError, FksError, OutageError, PeerError, not_found
+from fks.model.ninja import NINJA, BridgePlatform, LineMacRule
 from fks.ninja import messages as m
 from fks.ninja import outputs as o
 from fks.ninja.machine import LinkState
 from fks.ninja.outputs import AlarmCode
 from fks.ninja.session import ClientSession, Identity
+from fks.ninja_link.check import SECRETS_DIFFER
 from fks.ninja_link.link import Link, ports_of, system_draws
 
 READY_S = 10.0  # for the connection and the authentication, on both ports
@@ -38,6 +40,8 @@ class BridgeAddress:
     timeout_s: float
     group: str
     secret: Callable[[], bytes]
+    platform: BridgePlatform = NINJA
+    line_mac: LineMacRule = "auto"
 
 
 class DataSession:
@@ -51,6 +55,8 @@ class DataSession:
         self._problem: FksError | None = None  # of the last attempt to connect
         self._answers: dict[str, asyncio.Future[m.ResultMessage]] = {}
         self._bars: dict[str, list[m.HistoryBar]] = {}
+        self._listed: dict[str, list[m.InstrumentMessage]] = {}
+        self._title = address.platform.title
         self._history = asyncio.Lock()
         self._is_closed = False
         self.connects = 0
@@ -86,7 +92,7 @@ class DataSession:
     async def subscribe(self, instrument: str, *, quotes: bool) -> None:
         """Subscribe one instrument. Errors: InputError SYMBOL_UNKNOWN, OutageError, PeerError."""
         request = m.Subscribe(rid=self._rid(), instruments=(instrument,), quotes=quotes)
-        _check(await self._ask(request), instrument)
+        _check(await self._ask(request), instrument, self._title)
 
     def unsubscribe(self, instrument: str) -> None:
         """Unsubscribe one instrument, without waiting for the answer."""
@@ -111,12 +117,26 @@ class DataSession:
                 finally:
                     del self._bars[request.rid]
                 if answer.ok or answer.code != "rate_limited":
-                    _check(answer, instrument)
+                    _check(answer, instrument, self._title)
                     if answer.count is not None and answer.count != len(found):
-                        raise OutageError(f"NinjaTrader sent {len(found)} of {answer.count} bars of {instrument}")
+                        raise OutageError(f"{self._title} sent {len(found)} of {answer.count} bars of {instrument}")
                     return sorted(found, key=lambda bar: bar.at_ms)
                 await self._clock.sleep(BUSY_S)
-        raise OutageError("NinjaTrader is busy with another program's history request")
+        raise OutageError(f"{self._title} is busy with another program's history request")
+
+    async def instruments(self) -> list[m.InstrumentMessage]:
+        """Return the instruments that the platform lists. Errors: OutageError, PeerError, ConfigError."""
+        await self.ready()
+        request = m.ListInstruments(rid=self._rid())
+        found = self._listed[request.rid] = []
+        try:
+            answer = await self._ask(request)
+        finally:
+            del self._listed[request.rid]
+        _check(answer, "the list of instruments", self._title)
+        if answer.count is not None and answer.count != len(found):
+            raise OutageError(f"{self._title} sent {len(found)} of {answer.count} instruments")
+        return found
 
     def open(self) -> None:
         """Allow sessions again after `close`."""
@@ -147,7 +167,14 @@ class DataSession:
         if self._task is not None and not self._task.done():
             return
         address = self._address
-        who = Identity(group=address.group, role="data", instance=uuid.uuid4().hex, secret=address.secret())
+        who = Identity(
+            group=address.group,
+            role="data",
+            instance=uuid.uuid4().hex,
+            secret=address.secret(),
+            platform=address.platform,
+            line_mac=address.line_mac,
+        )
         session = ClientSession(
             who, self._clock, system_draws(), ports=ports_of(address.port), timeout_s=address.timeout_s
         )
@@ -159,7 +186,7 @@ class DataSession:
         try:
             await link.run()
         except Exception as error:  # of ours: the callers get it, and the next call starts another link
-            self._lost(FksError(f"the session with NinjaTrader failed: {error!r}"))
+            self._lost(FksError(f"the session with {self._title} failed: {error!r}"))
             raise
 
     def _on_event(self, event: o.Event) -> None:
@@ -167,6 +194,9 @@ class DataSession:
             case o.MarketData(message=m.HistoryBar() as bar):
                 if bar.rid in self._bars:
                     self._bars[bar.rid].append(bar)
+            case o.MarketData(message=m.InstrumentMessage() as listed):
+                if listed.rid in self._listed:
+                    self._listed[listed.rid].append(listed)
             case o.MarketData(message=m.TradeMessage() | m.QuoteMessage() | m.MarketStatus() as message):
                 self._publish(message)
             case o.Answered(request=request, message=m.ResultMessage() as result):
@@ -185,9 +215,8 @@ class DataSession:
                     self._problem = OutageError(self._text(reason))
             case o.Alarm(code=AlarmCode.BRIDGE_AUTH | AlarmCode.AUTH_FAILED, detail=detail):
                 self._problem = ConfigError(
-                    f"NinjaTrader: {detail}",
-                    remedy="the secret file here and secret.key on the NinjaTrader machine must hold the same text, "
-                    "and ninja.group the bridge's group",
+                    f"{self._title}: {detail}",
+                    remedy=SECRETS_DIFFER.format(title=self._title, name=self._address.platform.name),
                 )
             case _:
                 return
@@ -201,7 +230,7 @@ class DataSession:
         self._changed.set()
 
     def _text(self, reason: str) -> str:
-        return f"no prices from NinjaTrader at {self._address.host}:{self._address.port}: {reason}"
+        return f"no prices from {self._title} at {self._address.host}:{self._address.port}: {reason}"
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────
     def _rid(self) -> str:
@@ -229,13 +258,13 @@ class DataSession:
             future.set_exception(answer)
 
 
-def _check(answer: m.ResultMessage, instrument: str) -> None:
+def _check(answer: m.ResultMessage, instrument: str, title: str) -> None:
     """Raise what a refusal stands for."""
     if answer.ok and answer.code is None:
         return
-    text = f"NinjaTrader refuses {instrument}: {answer.code}: {answer.detail or ''}"
+    text = f"{title} refuses {instrument}: {answer.code}: {answer.detail or ''}"
     if answer.code == "unknown_instrument":
-        raise InputError(text, code="SYMBOL_UNKNOWN", status=404, remedy="see 'fks instruments futures'")
+        raise not_found("SYMBOL_UNKNOWN", text, "see 'fks instruments'")
     if answer.code in ("not_connected", "rate_limited"):
         raise OutageError(text)
     raise PeerError(text)

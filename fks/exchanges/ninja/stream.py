@@ -21,10 +21,10 @@ from fks.exchanges.base.rows import UNREADABLE, amount_of, bar_of, time_of
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
 from fks.model.market import Channel, Discontinuity, Quote, Suspect
+from fks.model.ninja import NINJA, BridgePlatform
 from fks.model.timeframe import NS, iso
 from fks.ninja import messages as m
 
-NAME = "ninja"
 CONNECTED = "Connected"
 TRADES_KEPT = 20_000  # of a run and an instrument: a busy quarter of an hour
 SILENT_S = 6.0  # three times the bridge's interval of md_status
@@ -40,10 +40,11 @@ Sent = PublicTrade | Quote | Discontinuity | Suspect
 class InstrumentStream:
     """The data of one instrument on its present subscription. Times `now_s` are monotonic seconds."""
 
-    def __init__(self, symbol: str, present_ns: int, now_s: float) -> None:
+    def __init__(self, symbol: str, present_ns: int, now_s: float, platform: BridgePlatform = NINJA) -> None:
         """`present_ns`: the bridge's clock when the subscription stood."""
         self.symbol = symbol
-        self.status = ""  # of the price feed, as NinjaTrader names it; "" before the first message
+        self._name, self._title = platform.name, platform.title
+        self.status = ""  # of the price feed, as the platform names it; "" before the first message
         self.heard_s = now_s
         self.last_id = 0
         self._since_ns = present_ns  # from here on no trade is missing
@@ -66,7 +67,7 @@ class InstrumentStream:
             return []
         if before not in ("", CONNECTED):
             return []
-        reason = f"NinjaTrader's price feed is {status}"
+        reason = f"{self._title}'s price feed is {status}"
         return [Discontinuity(channel, self.symbol, reason) for channel in (Channel.TRADES, Channel.QUOTES)]
 
     def trade(self, message: m.TradeMessage, received_ns: int, present_ns: int, now_s: float) -> list[Sent]:
@@ -83,7 +84,7 @@ class InstrumentStream:
         try:
             trade = check_trade(
                 PublicTrade(
-                    NAME, self.symbol, self.last_id, time_of(message.at_ms), message.price, Decimal(message.qty),
+                    self._name, self.symbol, self.last_id, time_of(message.at_ms), message.price, Decimal(message.qty),
                     message.side == "sell", 1, received_ns,
                 )
             )  # fmt: skip
@@ -99,14 +100,14 @@ class InstrumentStream:
         """Return when trades would arrive if there were any. Errors: OutageError, with the state of the feed."""
         if self.status != CONNECTED:
             state = self.status or "not known yet"
-            raise OutageError(f"NinjaTrader's price feed of {self.symbol} is {state}")
+            raise OutageError(f"{self._title}'s price feed of {self.symbol} is {state}")
         silent_s = now_s - self.heard_s
         if silent_s > SILENT_S:
-            raise OutageError(f"NinjaTrader sent nothing about {self.symbol} for {silent_s:.0f} s")
+            raise OutageError(f"{self._title} sent nothing about {self.symbol} for {silent_s:.0f} s")
 
     def mark(self, present_ns: int) -> PublicTrade:
         """Return the mark of the present: the last id, the bridge's time and no quantity. See TradesFrom.STREAM."""
-        return PublicTrade(NAME, self.symbol, self.last_id, present_ns, Decimal(0), Decimal(0), False)
+        return PublicTrade(self._name, self.symbol, self.last_id, present_ns, Decimal(0), Decimal(0), False)
 
     def after(self, trade_id: int, limit: int) -> list[PublicTrade]:
         """Return the trades from this id on, oldest first. Errors: PeerError when they are of an earlier run."""
@@ -114,7 +115,7 @@ class InstrumentStream:
         first = kept[0].trade_id if kept else self.last_id + 1
         if not first <= trade_id <= self.last_id + 1:
             raise PeerError(
-                f"NinjaTrader has no past trades: those of {self.symbol} from {trade_id} on did not arrive",
+                f"{self._title} has no past trades: those of {self.symbol} from {trade_id} on did not arrive",
                 remedy="its bars fill the gap",
             )
         return [kept[place] for place in range(trade_id - first, min(len(kept), trade_id - first + limit))]
@@ -137,25 +138,27 @@ class InstrumentStream:
         return [kept[place] for place in range(first, min(len(kept), first + limit))]
 
 
-def quote_of(message: m.QuoteMessage, received_ns: int, counters: ConnectionCounters) -> list[Sent]:
+def quote_of(
+    message: m.QuoteMessage, received_ns: int, counters: ConnectionCounters, name: str = NINJA.name
+) -> list[Sent]:
     """Return the quote; none where a side is missing, a Suspect where it cannot be."""
     if message.bid is None or message.ask is None:
-        counters.unknown[f"{NAME}.quote of one side"] += 1
+        counters.unknown[f"{name}.quote of one side"] += 1
         return []
     try:
         bid, ask = amount_of(message.bid, "bid"), amount_of(message.ask, "ask")
         if bid > ask:
             raise PeerError(f"the bid {bid} is above the ask {ask}")
         sizes = Decimal(message.bid_qty or 0), Decimal(message.ask_qty or 0)
-        return [Quote(NAME, message.instrument, time_of(message.at_ms), bid, sizes[0], ask, sizes[1], received_ns)]
+        return [Quote(name, message.instrument, time_of(message.at_ms), bid, sizes[0], ask, sizes[1], received_ns)]
     except UNREADABLE as error:
         return [_suspect(Channel.QUOTES, message, error, received_ns)]
 
 
-def history_bar(message: m.HistoryBar, timeframe: str) -> Bar:
+def history_bar(message: m.HistoryBar, timeframe: str, name: str = NINJA.name) -> Bar:
     """Return a bar of the history. Errors: PeerError when it does not begin with its minute."""
     numbers = (message.o, message.h, message.l, message.c, Decimal(message.v))
-    return bar_of(NAME, message.instrument, timeframe, message.at_ms, numbers)
+    return bar_of(name, message.instrument, timeframe, message.at_ms, numbers)
 
 
 def _suspect(channel: Channel, message: m.TradeMessage | m.QuoteMessage, error: Exception, received_ns: int) -> Suspect:

@@ -30,7 +30,7 @@ from fks.exchanges.polygon.capabilities import CAPABILITIES, SPANS
 from fks.exchanges.polygon.wire import PolygonWire, trade_of
 from fks.model.bar import Bar, PublicTrade
 from fks.model.cash_flows import Dividend, FetchedEvents, SplitDay
-from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError
+from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError, not_found
 from fks.model.instrument import Instrument
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import NS, TIMEFRAMES, to_datetime
@@ -268,7 +268,7 @@ def _refused(status: int, body: bytes) -> FksError:
             text, code="NOT_IN_PLAN", status=403, remedy="see what the plan of data.polygon_api_key includes"
         )
     if status == 404:
-        return InputError(text, code="SYMBOL_UNKNOWN", status=404, remedy="see 'fks assets list --all'")
+        return not_found("SYMBOL_UNKNOWN", text, "see 'fks assets list --all'")
     if status in TOO_MUCH or status >= 500:
         return OutageError(text)
     return PeerError(text)

@@ -31,7 +31,7 @@ from fks.exchanges.base import (
 from fks.exchanges.base.rows import UNREADABLE, amount_of, bar_of, check_sides, time_of
 from fks.exchanges.base.wire import answered, parts
 from fks.model.bar import PublicTrade
-from fks.model.errors import ConfigError, InputError, OutageError
+from fks.model.errors import ConfigError, OutageError, invalid
 from fks.model.market import BarSeen, Channel, MarketEvent, Quote, Subscription, Suspect
 
 PUBLIC_WS = "wss://socket.polygon.io"
@@ -116,13 +116,11 @@ def topic_of(wanted: Subscription) -> str:
         case Channel.BARS if wanted.timeframe in BARS:
             return f"{BARS[wanted.timeframe]}.{wanted.symbol}"
         case Channel.BARS:
-            raise InputError(
-                f"polygon streams no {wanted.timeframe} bars",
-                code="TIMEFRAME_UNKNOWN",
-                remedy=f"use {' or '.join(BARS)}",
+            raise invalid(
+                "TIMEFRAME_UNKNOWN", f"polygon streams no {wanted.timeframe} bars", f"use {' or '.join(BARS)}"
             )
         case Channel.BOOK:
-            raise InputError("polygon has no order book", code="CHANNEL_UNKNOWN", remedy="use quotes")
+            raise invalid("CHANNEL_UNKNOWN", "polygon has no order book", "use quotes")
 
 
 def number_of(time_ns: int, sequence: int) -> int:

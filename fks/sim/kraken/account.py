@@ -10,17 +10,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
-
-import orjson
 
 from fks.sim.atoms import parse, show
 from fks.sim.calls import Call, RequestRules
 from fks.sim.endpoints import Endpoint
 from fks.sim.entry import NewOrder
 from fks.sim.errors import ApiError, refusal
-from fks.sim.exchange import LocalExchange
-from fks.sim.faults import Target
+from fks.sim.exchange import KeyRule, LocalExchange
 from fks.sim.kraken import orders as rows
 from fks.sim.kraken.orders import KrakenError, invalid
 from fks.sim.kraken.pairs import Pair, asset_name, pair_of
@@ -59,6 +55,8 @@ _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 
 class KrakenRules(RequestRules):
     """The rules of Kraken's requests. `names` are the pairs by all their names in REST."""
+
+    id_name = "txid"
 
     def __init__(self, exchange: LocalExchange) -> None:
         monotonic = exchange.clock.monotonic
@@ -106,37 +104,13 @@ class KrakenRules(RequestRules):
         if self._transactions[symbol].add(cost, 2 * ORDERS_MAX) >= ORDERS_MAX and self._is_on:
             raise KrakenError("EOrder:Rate limit exceeded")
 
-    def refused(self, error: ApiError) -> ApiError:
+    def refused(self, error: ApiError, path: str) -> ApiError:
         """Return a refusal in Kraken's form."""
         return rows.refused(error)
 
     def headers(self, exchange: LocalExchange, call: Call) -> dict[str, str]:
         """Return none: Kraken does not show what is used of its limits, and a client would count Binance's headers."""
         return {}
-
-
-def form_values(body: bytes) -> dict[str, str]:
-    """Return the parameters in a JSON body as the texts that a form has: {"close": {"price": 1}} is close[price].
-
-    A body that is no JSON object has none.
-    """
-    try:
-        message = orjson.loads(body)
-    except ValueError:
-        message = None
-    found: dict[str, str] = {}
-    for name, value in message.items() if isinstance(message, dict) else ():
-        parts = value.items() if isinstance(value, dict) else [(None, value)]
-        for inner, item in parts:
-            if item is not None:
-                found[f"{name}[{inner}]" if inner is not None else name] = _text(item)
-    return found
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return ",".join(map(_text, value)) if isinstance(value, list) else orjson.dumps(value).decode()
 
 
 class KrakenAccount:
@@ -315,7 +289,7 @@ class KrakenAccount:
         """Cancel the order that `txid` or `cl_ord_id` names, or all open ones of a user reference."""
         text = params.maybe("txid")
         if text.removeprefix("-").isdecimal() and "cl_ord_id" not in params:
-            found = [order for order in self._open() if order.user_ref and order.user_ref == int(text)]
+            found = [order for order in self._exchange.open_orders() if order.user_ref and order.user_ref == int(text)]
         else:
             found = [self._named_order(params)]
         for order in found:
@@ -330,7 +304,7 @@ class KrakenAccount:
         """Cancel every open order."""
         for symbol in self._exchange.states:
             self._exchange.current_state(symbol, is_new=False)
-        return {"count": self._cancel(self._open())}
+        return {"count": self._cancel(self._exchange.open_orders())}
 
     def _cancel(self, wanted: list[SimOrder]) -> int:
         count = 0
@@ -350,18 +324,6 @@ class KrakenAccount:
         return {"currentTime": _iso(now_ms), "triggerTime": _iso(at_ms) if at_ms else "0"}
 
     # ── finding orders ───────────────────────────────────────────────────────────────────────────
-    def _open(self) -> list[SimOrder]:
-        return [order for state in self._exchange.states.values() for order in state.orders.values()]
-
-    def _stored(self, order_id: int) -> SimOrder | None:
-        """Return an order, open or not."""
-        for state in self._exchange.states.values():
-            if order_id in state.orders:
-                return state.orders[order_id]
-        if order_id >= 1 << 63:
-            return None
-        return next(iter(self._exchange.store.orders("order_id = ?", (order_id,))), None)
-
     def _named_order(self, params: Params) -> SimOrder:
         """Return the order that `txid` names, open or not, or the open one of `cl_ord_id`.
 
@@ -371,12 +333,15 @@ class KrakenAccount:
         if bool(txid) == bool(client_id):
             raise invalid()
         if client_id:
-            found = next((order for order in self._open() if order.is_named and order.client_id == client_id), None)
+            found = next(
+                (order for order in self._exchange.open_orders() if order.is_named and order.client_id == client_id),
+                None,
+            )
             if found is None:
                 raise refusal("unknown_order")
             return found
         number = rows.order_number(txid)
-        found = None if number is None else self._stored(number)
+        found = None if number is None else self._exchange.order(number)
         if found is None:
             raise KrakenError("EOrder:Invalid order")
         return found
@@ -414,7 +379,7 @@ class KrakenAccount:
     def open_orders(self, params: Params) -> object:
         """Return the open orders, of a client id or a user reference where one is named."""
         is_wanted = self._filter(params)
-        return {"open": self._shown([order for order in self._open() if is_wanted(order)], params)}
+        return {"open": self._shown([order for order in self._exchange.open_orders() if is_wanted(order)], params)}
 
     def closed_orders(self, params: Params) -> object:
         """Return fifty ended orders, the newest first; `start` (exclusive) and `end` are times or txids."""
@@ -447,7 +412,7 @@ class KrakenAccount:
         if not text:
             return None
         if (number := rows.order_number(text)) is not None:
-            order = self._stored(number)
+            order = self._exchange.order(number)
             if order is None:
                 raise invalid(name)
             return order.time_ms
@@ -466,7 +431,7 @@ class KrakenAccount:
         if None in numbers:
             raise KrakenError("EOrder:Invalid order")
         is_wanted = self._filter(params)
-        found = [self._stored(number) for number in numbers if number is not None]
+        found = [self._exchange.order(number) for number in numbers if number is not None]
         return self._shown([order for order in found if order is not None and is_wanted(order)], params)
 
     def trades_history(self, params: Params) -> object:
@@ -494,7 +459,7 @@ class KrakenAccount:
     def _fills(self, fills: list[SimFill]) -> dict[str, object]:
         found: dict[str, object] = {}
         for fill in fills:
-            order = self._stored(fill.order_id)
+            order = self._exchange.order(fill.order_id)
             if order is not None:
                 row = rows.trade_row(fill, order, self._pairs[fill.symbol])
                 found[rows.trade_txid(fill.symbol, fill.trade_id)] = row
@@ -502,13 +467,7 @@ class KrakenAccount:
 
     # ── the account ──────────────────────────────────────────────────────────────────────────────
     def _balances(self) -> dict[str, tuple[int, int]]:
-        hidden = self._exchange.faults.strike(("hide_balances",), Target())
-        found = {}
-        for row in self._exchange.engine.ledger.rows(omit_zero=True):
-            if hidden is None or hidden.symbol not in ("", row["asset"]):
-                free, locked = parse(row["free"]), parse(row["locked"])
-                found[asset_name(row["asset"])] = (free + locked, locked)
-        return found
+        return {asset_name(asset): held for asset, held in self._exchange.held().items()}
 
     def balance(self, _params: Params) -> object:
         """Return what the account holds, with what open orders hold of it."""
@@ -552,20 +511,21 @@ class KrakenAccount:
         keyring, key = self._exchange.keyring, params.text("apiKey")
         digits = "".join(_BASE32[keyring.uid >> shift & 31] for shift in range(0, 40, 5))
         is_guardian = key == keyring.keys.guardian_key
+        rule = keyring.rights.get(key, KeyRule(is_address_bound=False))
         made_s = str(int(keyring.made_s))
         return {
             "apiKeyName": "guardian" if is_guardian else "orders",
             "apiKey": key,
             "nonce": params.text("nonce"),
             "nonceWindow": 0,
-            "permissions": list(_PERMISSIONS),
+            "permissions": [*_PERMISSIONS, *(["withdraw-funds"] if rule.may_withdraw else [])],
             "iban": f"AA{keyring.uid % 97:02d} N84G {digits[:4]} {digits[4:]}",
             "validUntil": "0",
             "queryFrom": "0",
             "queryTo": "0",
             "createdTime": made_s,
             "modifiedTime": made_s,
-            "ipAllowlist": [],
+            "ipAllowlist": ["127.0.0.1"] if rule.is_address_bound else [],
             "lastUsed": str(self._exchange.wall_ms() // 1000),
         }
 
@@ -621,23 +581,7 @@ def _cost(table: tuple[tuple[int, int], ...], age_s: float) -> int:
 
 def _draft(new: NewOrder) -> SimOrder:
     """Return an order as it would be made, for its description."""
-    return SimOrder(
-        0,
-        new.symbol,
-        new.client_id,
-        new.side,
-        new.type,
-        new.tif,
-        new.price,
-        new.quantity,
-        new.quote_wanted,
-        new.stop_price,
-        new.stp,
-        0,
-        close_type=new.close_type,
-        close_price=new.close_price,
-        close_stop=new.close_stop,
-    )
+    return SimOrder(order_id=0, time_ms=0, **new.terms())
 
 
 def _iso(time_ms: int) -> str:

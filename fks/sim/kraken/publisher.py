@@ -14,7 +14,7 @@ from fks.sim.kraken.pairs import Pair, iso_us, pair_of
 from fks.sim.kraken.rest import INTERVALS
 from fks.sim.kraken.user_stream import CHANNELS, PRIVATE_PATH, KrakenUserStream
 from fks.sim.prints import AggregateTrade
-from fks.sim.publisher import LiveKline
+from fks.sim.publisher import Levels, LiveKline, TradeFaults, book_changes, book_levels
 from fks.sim.sockets import Socket
 from fks.sim.symbol_state import SymbolState
 from fks.sim.tickers import day_ticker
@@ -26,7 +26,6 @@ _SNAPSHOT_TRADES = 50
 _PRIVATE_ELSEWHERE = "Private data and trading are unavailable on this endpoint. Try ws-auth.kraken.com"
 _PUBLIC_ELSEWHERE = "Public market data subscriptions are unavailable on this endpoint. Try ws.kraken.com"
 _SECOND_MS = 1000
-Levels = dict[int, int]
 Channel = tuple[str, str, int]  # channel, symbol of version 2, interval or depth (0 without)
 
 
@@ -56,7 +55,7 @@ class KrakenPublisher:
         self._books: dict[Channel, tuple[Levels, Levels]] = {}
         self._tops: dict[str, tuple[int, ...]] = {}
         self._days: dict[str, tuple[int, dict[str, object]]] = {}
-        self._held: dict[str, AggregateTrade] = {}
+        self._struck = TradeFaults(faults)
 
     # ── connections ──────────────────────────────────────────────────────────────────────────────
     def connected(self, socket: Socket) -> None:
@@ -158,7 +157,7 @@ class KrakenPublisher:
             self._bars[channel] = LiveKline(pair.state, INTERVALS[detail])
         if name == "book":  # without its snapshot a book is of no use: Kraken sends one unless it is refused
             if channel not in self._books:
-                self._books[channel] = _book(pair, detail)
+                self._books[channel] = book_levels(pair.state, detail)
             bids, asks = self._books[channel]
             if with_snapshot:
                 self._to_one(socket, channel, "snapshot", [self._book_row(pair, (bids, asks), (bids, asks))])
@@ -189,25 +188,8 @@ class KrakenPublisher:
                 for trade in trades:
                     self._ended(channel, pair, live.add(trade))
         channel = ("trade", pair.symbol, 0)
-        if channel in self._wanted and (sent := self._sent(pair, trades)):
+        if channel in self._wanted and (sent := self._struck.sent(state.symbol, trades)[0]):
             self._publish(channel, [_trade(pair, trade) for trade in sent])
-
-    def _sent(self, pair: Pair, trades: list[AggregateTrade]) -> list[AggregateTrade]:
-        """Return the trades as they go out: faults lose, repeat and swap some."""
-        at, sent = Target(symbol=pair.state.symbol), list[AggregateTrade]()
-        for trade in trades:
-            if self._faults.strike(("trade_gap",), at):
-                continue
-            waiting = self._held.pop(pair.symbol, None)
-            if waiting is None and self._faults.strike(("reorder_trades",), at):
-                self._held[pair.symbol] = trade
-                continue
-            sent.append(trade)
-            if self._faults.strike(("duplicate_trades",), at):
-                sent.append(trade)
-            if waiting is not None:
-                sent.append(waiting)
-        return sent
 
     def klines(self, state: SymbolState, now_ms: int, *, is_final: bool = False) -> None:
         """Publish bars that are over at `now_ms`, and open ones that changed, at most once a second."""
@@ -233,9 +215,9 @@ class KrakenPublisher:
         self.klines(state, now_ms, is_final=is_final)
         for channel in [channel for channel in self._books if channel[1] == pair.symbol]:
             old = self._books[channel]
-            new = self._books[channel] = _book(pair, channel[2])
+            new = self._books[channel] = book_levels(pair.state, channel[2])
             if old != new:
-                self._publish(channel, [self._book_row(pair, new, _changes(old, new))])
+                self._publish(channel, [self._book_row(pair, new, book_changes(old, new))])
         channel = ("ticker", pair.symbol, 0)
         if channel in self._wanted and self._tops.get(pair.symbol) != (top := _top(pair)):
             self._tops[pair.symbol] = top
@@ -331,22 +313,6 @@ def _trade(pair: Pair, trade: AggregateTrade) -> dict[str, object]:
     }
 
 
-def _book(pair: Pair, depth: int) -> tuple[Levels, Levels]:
-    """Return the best levels of both sides, best first."""
-    book, now_ms = pair.state.book, pair.state.market.now_ms
-    bids, asks = (dict(book.levels(side, now_ms)[:depth]) for side in ("bid", "ask"))
-    return bids, asks
-
-
 def _top(pair: Pair) -> tuple[int, int, int, int]:
-    bids, asks = _book(pair, 1)
+    bids, asks = book_levels(pair.state, 1)
     return (*next(iter(bids.items())), *next(iter(asks.items())))
-
-
-def _changes(old: tuple[Levels, Levels], new: tuple[Levels, Levels]) -> tuple[Levels, Levels]:
-    """Return the levels that are new or changed, and with quantity zero those that are gone."""
-    bids, asks = (
-        {p: after.get(p, 0) for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
-        for before, after in zip(old, new, strict=True)
-    )
-    return bids, asks

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date, timedelta
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import Decimal
+
+from fks.bridge.platform import PlatformContract
 
 _NAME = re.compile(r"([A-Z0-9]{1,4}) (0[1-9]|1[0-2])-([0-9]{2})")
 _FRIDAY = 4
@@ -27,26 +29,16 @@ _ROOTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class PlatformContract:
+class SimulatedContract(PlatformContract):
     """One futures contract. Units: `tick` and prices in price units, `point_value` in USD for one unit."""
 
-    name: str
-    root: str
-    tick: Decimal
-    point_value: Decimal
     expiry: date
+    root: str
+    point_value: Decimal
     first_price: Decimal
 
-    def floor(self, price: Decimal) -> Decimal:
-        """Return the nearest multiple of the tick at or below `price`."""
-        return (price / self.tick).to_integral_value(ROUND_FLOOR) * self.tick
 
-    def ceiling(self, price: Decimal) -> Decimal:
-        """Return the nearest multiple of the tick at or above `price`."""
-        return (price / self.tick).to_integral_value(ROUND_CEILING) * self.tick
-
-
-def find_contract(name: str) -> PlatformContract | None:
+def find_contract(name: str) -> SimulatedContract | None:
     """Return the contract with NinjaTrader's name `name`, or None when the database has no such root.
 
     The expiry is the third Friday of the month: exact for the stock indices, near enough for the others here.
@@ -57,4 +49,4 @@ def find_contract(name: str) -> PlatformContract | None:
     tick, point_value, first_price = _ROOTS[found[1]]
     first = date(2000 + int(found[3]), int(found[2]), 1)
     expiry = first + timedelta(days=(_FRIDAY - first.weekday()) % 7 + 14)
-    return PlatformContract(name, found[1], Decimal(tick), Decimal(point_value), expiry, Decimal(first_price))
+    return SimulatedContract(name, Decimal(tick), expiry, found[1], Decimal(point_value), Decimal(first_price))

@@ -1,6 +1,6 @@
 """The simulated NinjaTrader 8: accounts, orders, executions, positions, connections and prices on a virtual clock.
 
-Names and states are those of NinjaTrader's `PlatformAccount` class. The platform calls its handlers synchronously, as
+Names and states are those of NinjaTrader's `Account` class. The platform calls its handlers synchronously, as
 NinjaTrader raises events on a thread of its own choosing; a handler must only copy and enqueue.
 
 With `broker` on, orders are accepted and filled against a seeded random walk. With it off nothing happens by itself:
@@ -14,143 +14,33 @@ import itertools
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, tzinfo
 from decimal import Decimal
 from functools import partial
 from zoneinfo import ZoneInfo
 
-from fks.sim.nt8.contracts import PlatformContract, find_contract
+from fks.bridge.platform import (
+    CONNECTED,
+    LOST,
+    ConnectionUpdate,
+    Event,
+    LastTrade,
+    PlatformAccount,
+    PlatformBar,
+    PlatformError,
+    PlatformExecution,
+    PlatformOrder,
+    PlatformPosition,
+    PlatformQuote,
+    Quantity,
+)
+from fks.sim.nt8.contracts import SimulatedContract, find_contract
 from fks.sim.nt8.unkindness import KIND, KINDS, Unkindness
 
-TERMINAL = frozenset({"Filled", "Cancelled", "Rejected"})
-CONNECTED = "Connected"
-LOST = "ConnectionLost"
 _ZERO = Decimal(0)
 _AVERAGE_STEP = Decimal("0.0000001")  # averages are cut here: the wire has at most ten decimals
 _TICK_MS = 250  # pace of the simulated market
 _LATENCY_MS = 20  # of the simulated broker
-
-
-class PlatformError(Exception):
-    """An exception that CreateOrder or Submit throws."""
-
-
-@dataclass(slots=True)
-class PlatformOrder:
-    """A live order: the platform changes it while others hold it. Prices are None where the type has none.
-
-    As an event (OrderUpdate) it is a copy: the order as it was then, with `error` and `comment`.
-    """
-
-    name: str
-    account: str
-    instrument: str
-    action: str
-    type: str
-    tif: str
-    qty: int
-    limit: Decimal | None
-    stop: Decimal | None
-    oco: str = ""
-    order_id: str = ""
-    state: str = "Initialized"
-    filled: int = 0
-    avg_price: Decimal = _ZERO
-    created_ms: int = 0
-    automated: bool = True
-    error: str = "NoError"
-    comment: str = ""
-
-    @property
-    def is_buy(self) -> bool:
-        return self.action in ("Buy", "BuyToCover")
-
-    @property
-    def is_live(self) -> bool:
-        return self.state not in TERMINAL and self.state != "Initialized"
-
-    @property
-    def left(self) -> int:
-        return max(self.qty - self.filled, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class PlatformExecution:
-    """One execution. `name` is empty when the platform gives no order with it. `op`: add, update or remove."""
-
-    account: str
-    instrument: str
-    exec_id: str
-    name: str
-    order_id: str
-    is_buy: bool
-    qty: int
-    price: Decimal
-    at_ms: int
-    op: str = "add"
-    is_sod: bool = False
-    commission: Decimal = _ZERO
-    fee: Decimal = _ZERO
-
-
-@dataclass(frozen=True, slots=True)
-class PlatformPosition:
-    """A position: `qty` is signed, positive when long. Also the arguments of PositionUpdate."""
-
-    account: str
-    instrument: str
-    qty: int
-    avg_price: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionUpdate:
-    """The arguments of ConnectionStatusUpdate, once for each account of the connection."""
-
-    account: str
-    status: str
-    price_status: str
-    previous: str
-    native_error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LastTrade:
-    """One trade of the market data: NinjaTrader's Last. `side` is empty when it is not known."""
-
-    instrument: str
-    at_ms: int
-    price: Decimal
-    qty: int
-    side: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PlatformQuote:
-    """Best bid and ask of one instrument with their sizes."""
-
-    instrument: str
-    at_ms: int
-    bid: Decimal
-    bid_qty: int
-    ask: Decimal
-    ask_qty: int
-
-
-@dataclass(frozen=True, slots=True)
-class PlatformBar:
-    """One bar of the history, stamped as NinjaTrader does: at its close, in the platform's time zone."""
-
-    close: datetime
-    o: Decimal
-    h: Decimal
-    l: Decimal  # noqa: E741 - the name on the wire
-    c: Decimal
-    v: int
-
-
-MarketEvent = LastTrade | PlatformQuote | ConnectionUpdate
-Event = PlatformOrder | PlatformExecution | PlatformPosition | MarketEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,20 +51,14 @@ class PlatformCall:
     account: str
     name: str
     instruments: tuple[str, ...] = ()
-    qty: int = 0
+    qty: Quantity = 0
     order: PlatformOrder | None = None
 
 
 @dataclass(slots=True)
-class PlatformAccount:
-    """One account."""
+class SimulatedAccount(PlatformAccount):
+    """One account of the simulated broker. `hidden`: orders that it does not list for a while, by identity."""
 
-    name: str
-    is_sim: bool = True
-    status: str = CONNECTED
-    price_status: str = CONNECTED
-    connected_ms: int = 0
-    features: tuple[str, ...] = ("NativeOcoOrders",)
     cash: Decimal = Decimal(50_000)
     realized: Decimal = _ZERO
     orders: list[PlatformOrder] = field(default_factory=list)
@@ -183,8 +67,13 @@ class PlatformAccount:
     hidden: set[int] = field(default_factory=set)
 
 
-class Platform:
+class SimulatedNinjaTrader:
     """One NinjaTrader process and the broker behind it. `advance` moves its clock; everything else happens at once."""
+
+    label = "simulated NinjaTrader 8"
+    bridge_version = "fks-nt8/1.0.0"
+    has_lots = False
+    holds_exits = False
 
     def __init__(self, now_ms: int, *, seed: int = 1, unkind: Unkindness = KIND, broker: bool = False) -> None:
         self.now_ms = now_ms
@@ -193,7 +82,7 @@ class Platform:
         self.calls: list[PlatformCall] = []
         self.scripts: dict[str, Callable[[PlatformOrder], None]] = {}  # by order name: called inside Submit
         self.reject_next: dict[str, int] = {}  # by role: how many of the next orders are rejected after Submit
-        self._accounts: dict[str, PlatformAccount] = {}
+        self._accounts: dict[str, SimulatedAccount] = {}
         self._handlers: list[Callable[[Event], None]] = []
         self._dice = random.Random(seed)  # noqa: S311
         self._due: list[tuple[int, int, Callable[[], None]]] = []
@@ -201,7 +90,7 @@ class Platform:
         self._trades: dict[str, LastTrade] = {}
         self._minutes: dict[str, dict[int, PlatformBar]] = {}
         self._history: dict[tuple[str, str], list[PlatformBar]] = {}
-        self.zone = ZoneInfo("UTC")  # of the platform: bars are stamped in it
+        self.zone: tzinfo = ZoneInfo("UTC")  # of the platform: bars are stamped in it
         self._market_ms = now_ms
         self._flatten_rejects = 1 if "flatten_rejected_once" in unkind.on else 0
         self._carried_over: set[str] = set()
@@ -209,7 +98,7 @@ class Platform:
     # ── what the bridge sees ──────────────────────────────────────────────────────────────────────
 
     @property
-    def accounts(self) -> dict[str, PlatformAccount]:
+    def accounts(self) -> dict[str, SimulatedAccount]:
         return self._accounts
 
     @property
@@ -241,7 +130,29 @@ class Platform:
         found = self._accounts.get(account)
         return [one for one in found.positions.values() if one.qty] if found else []
 
-    def contract(self, name: str) -> PlatformContract | None:
+    def held(self, account: str, instrument: str, *, is_buy: bool) -> Quantity:
+        qty = sum(one.qty for one in self.positions(account) if one.instrument == instrument)
+        return max(qty if is_buy else -qty, 0)
+
+    def introduce(self, signal_id: str) -> None:
+        """Do nothing: an order's name holds the id."""
+
+    def trading_disabled(self) -> str:
+        return ""
+
+    def refusal(self, order: PlatformOrder) -> None:
+        """Refuse nothing: the broker answers."""
+
+    def instruments(self) -> list[dict[str, object]]:
+        return []
+
+    def status_fields(self) -> dict[str, object]:
+        return {}
+
+    def account_fields(self, account: str) -> dict[str, object]:
+        return {}
+
+    def contract(self, name: str) -> SimulatedContract | None:
         """Return `Instrument.GetInstrument(name)`."""
         return find_contract(name)
 
@@ -252,7 +163,7 @@ class Platform:
         """Return the state of the price feed: of the connection of the first account."""
         return next((one.price_status for one in self._accounts.values()), "Disconnected")
 
-    def bars(self, instrument: str, period: str) -> list[PlatformBar]:
+    def bars(self, instrument: str, period: str, begin_ms: int, end_ms: int) -> list[PlatformBar]:
         """Return what BarsRequest finds, oldest first: a script's bars, else the minutes that were traded here."""
         if (instrument, period) in self._history:
             return self._history[instrument, period]
@@ -275,7 +186,7 @@ class Platform:
         }
 
     def create(self, order: PlatformOrder) -> bool:
-        """Make an order as `PlatformAccount.CreateOrder` does; False stands for null. Errors: PlatformError."""
+        """Make an order as `Account.CreateOrder` does; False stands for null. Errors: PlatformError."""
         if len(order.name) > 50:
             raise PlatformError(f"order name {order.name!r} is longer than 50 characters")
         if self._strikes("create_returns_null"):
@@ -289,7 +200,9 @@ class Platform:
         """Send a created order. Errors: PlatformError, which leaves open whether the broker has it."""
         if self._strikes("submit_throws_before"):
             raise PlatformError("Submit failed")
-        self.calls.append(PlatformCall("submit", order.account, order.name, (order.instrument,), order.qty, replace(order)))
+        self.calls.append(
+            PlatformCall("submit", order.account, order.name, (order.instrument,), order.qty, replace(order))
+        )
         self._accounts[order.account].orders.append(order)
         order.order_id = "" if self._is("order_id_replaced") else self._id("N")
         order.state = "Submitted"
@@ -309,7 +222,7 @@ class Platform:
         if self._strikes("submit_throws_after"):
             raise PlatformError("Submit failed late")
 
-    def change(self, order: PlatformOrder, *, qty: int, limit: Decimal | None, stop: Decimal | None) -> None:
+    def change(self, order: PlatformOrder, *, qty: Quantity, limit: Decimal | None, stop: Decimal | None) -> None:
         """Ask for another quantity or price of a live order."""
         self.calls.append(PlatformCall("change", order.account, order.name, (order.instrument,), qty))
         if not self.broker:
@@ -332,9 +245,9 @@ class Platform:
 
     # ── what a script does ────────────────────────────────────────────────────────────────────────
 
-    def add_account(self, name: str, *, is_sim: bool = True, status: str = CONNECTED) -> PlatformAccount:
+    def add_account(self, name: str, *, is_sim: bool = True, status: str = CONNECTED) -> SimulatedAccount:
         """Add an account, connected unless `status` is another."""
-        account = PlatformAccount(name, is_sim, status, status, self.now_ms)
+        account = SimulatedAccount(name, is_sim, status, status, self.now_ms)
         self._accounts[name] = account
         if status == CONNECTED:
             self._raise(ConnectionUpdate(name, status, status, "Connecting"))
@@ -470,7 +383,7 @@ class Platform:
                         Decimal(16_000),
                         self.now_ms,
                         is_sod=True,
-                    )  # fmt: skip
+                    )
                 )
 
     # ── the broker ────────────────────────────────────────────────────────────────────────────────
@@ -556,7 +469,7 @@ class Platform:
         if trade is not None:
             self._try_to_fill(order, trade.price)
 
-    def _changed(self, order: PlatformOrder, qty: int, limit: Decimal | None, stop: Decimal | None) -> None:
+    def _changed(self, order: PlatformOrder, qty: Quantity, limit: Decimal | None, stop: Decimal | None) -> None:
         if not order.is_live:
             return
         if self._strikes("change_rejected"):
@@ -580,7 +493,7 @@ class Platform:
         if trade is not None and order.left and self._strikes("fill_during_cancel"):
             order.state = "CancelPending"
             self._raise_order(order)
-            qty = self._dice.randint(1, order.left)
+            qty = self._dice.randint(1, int(order.left))
             self._fill(order, qty, order.limit or trade.price, self._id("X"), "")
             if not order.is_live:
                 return
@@ -599,8 +512,9 @@ class Platform:
             if position is None or position.qty == 0:
                 continue
             action = "Sell" if position.qty > 0 else "BuyToCover"
+            qty = max(position.qty, -position.qty)
             close = PlatformOrder(
-                "Close", account, instrument, action, "Market", "Day", abs(position.qty), None, None, "",
+                "Close", account, instrument, action, "Market", "Day", qty, None, None, "",
                 self._id("N"), "Submitted", created_ms=self.now_ms,
             )  # fmt: skip
             self._accounts[account].orders.append(close)
@@ -631,14 +545,16 @@ class Platform:
         if at is None:
             return
         while order.is_live and order.left:
-            qty = self._dice.randint(1, order.left) if self._is("partial_fills") else order.left
+            qty: Quantity = self._dice.randint(1, int(order.left)) if self._is("partial_fills") else order.left
             if qty == order.left and order.name.endswith(":E") and self._strikes("overfill"):
                 qty += 1
             self._fill(order, qty, at, self._id("X"), "")
             if order.type == "Limit" and self._strikes("partial_fills"):
                 return  # the rest waits for the next trade
 
-    def _fill(self, order: PlatformOrder, qty: int, price: Decimal, exec_id: str, events: str) -> PlatformExecution:
+    def _fill(
+        self, order: PlatformOrder, qty: Quantity, price: Decimal, exec_id: str, events: str
+    ) -> PlatformExecution:
         account = self._accounts[order.account]
         total = order.avg_price * order.filled + price * qty
         order.filled += qty
@@ -685,11 +601,12 @@ class Platform:
             if partner.oco == order.oco and partner is not order:
                 self._end(partner, "Cancelled")
 
-    def _move_position(self, account: PlatformAccount, execution: PlatformExecution) -> None:
+    def _move_position(self, account: SimulatedAccount, execution: PlatformExecution) -> None:
         before = account.positions.get(execution.instrument)
-        had, avg = (before.qty, before.avg_price) if before else (0, _ZERO)
+        had: Quantity = before.qty if before else 0
+        avg = before.avg_price if before else _ZERO
         signed = execution.qty if execution.is_buy else -execution.qty
-        closed = min(abs(had), abs(signed)) if had * signed < 0 else 0
+        closed = min(max(had, -had), execution.qty) if had * signed < 0 else 0
         contract = find_contract(execution.instrument)
         value = contract.point_value if contract is not None else Decimal(1)
         account.realized += (execution.price - avg) * closed * (1 if had > 0 else -1) * value - execution.commission
@@ -697,7 +614,7 @@ class Platform:
         if now == 0:
             avg = _ZERO
         elif had * signed >= 0:
-            avg = ((avg * abs(had) + execution.price * abs(signed)) / abs(now)).quantize(_AVERAGE_STEP)
+            avg = ((avg * had + execution.price * signed) / now).quantize(_AVERAGE_STEP)
         elif had * now < 0:
             avg = execution.price
         account.positions[execution.instrument] = PlatformPosition(account.name, execution.instrument, now, avg)
@@ -710,7 +627,7 @@ class Platform:
 
     # ── connections and prices ────────────────────────────────────────────────────────────────────
 
-    def _mistreat(self, account: PlatformAccount) -> None:
+    def _mistreat(self, account: SimulatedAccount) -> None:
         """Hide one order for 3 s, or take the name from one: what a reconnect may do."""
         live = [order for order in account.orders if order.is_live and order.name.startswith("FKS:")]
         if live and self._strikes("order_missing"):

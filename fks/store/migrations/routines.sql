@@ -5,6 +5,36 @@ CREATE TABLE ohlcv_data_default PARTITION OF ohlcv_data DEFAULT
 --
 CREATE TABLE market_trades_default PARTITION OF market_trades DEFAULT
 --
+-- Makes the partition that holds a moment (UTC), and takes its rows out of the default one; false when it is there. With
+-- the rights of the owner: a role that may write bars cannot make tables. A role that may use the default one may use the new one.
+CREATE FUNCTION make_partition(parent text, moment timestamptz) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET timezone = 'UTC' SET lock_timeout = '1s' AS $$
+DECLARE
+  step text := CASE parent WHEN 'ohlcv_data' THEN 'month' WHEN 'market_trades' THEN 'day' END;
+  low timestamptz := date_trunc(step, moment);
+  high timestamptz := low + ('1 ' || step)::interval;
+  part text := parent || to_char(low, CASE step WHEN 'month' THEN '"_p"YYYYMM' ELSE '"_p"YYYYMMDD' END);
+  given record;
+BEGIN
+  PERFORM pg_advisory_xact_lock(7206152);  -- one process makes partitions at a time
+  IF step IS NULL OR to_regclass(part) IS NOT NULL THEN RETURN false; END IF;
+  -- before looking for rows: one more inserted after the look would break the attach
+  EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', parent || '_default');
+  EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', part, parent);
+  EXECUTE format('WITH moved AS (DELETE FROM %I WHERE time >= %L AND time < %L RETURNING *) INSERT INTO %I SELECT * FROM moved',
+                 parent || '_default', low, high, part);
+  EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, part, low, high);
+  FOR given IN
+    SELECT a.privilege_type AS privilege, a.grantee::regrole AS role FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+     WHERE c.oid = (parent || '_default')::regclass AND a.grantee NOT IN (0, c.relowner)
+  LOOP
+    EXECUTE format('GRANT %s ON %I TO %s', given.privilege, part, given.role);
+  END LOOP;
+  RETURN true;
+END $$
+--
+REVOKE EXECUTE ON FUNCTION make_partition FROM PUBLIC
+--
 -- Triggers that keep a row of `series` for each stored series: the count, the newest bar, and a revision that changes
 -- when a copy is no longer a true prefix. Locks are taken in one order. Dropping a whole partition fires no trigger: the
 -- code that drops it counts again.
@@ -175,3 +205,49 @@ FROM trades LEFT JOIN trade_fees ON trade_id = id
 GROUP BY account_id, date_trunc('day', time, 'UTC')
 --
 CREATE UNIQUE INDEX uq_daily_account_performance ON daily_account_performance (account_id, day)
+--
+-- Makes the index of an embedder's vectors where it is missing. With the rights of the owner: a role that writes vectors
+-- cannot make an index. On an embedder without vectors it takes no time, and each vector is then added as it is stored.
+CREATE FUNCTION ai_index_vectors(embedder bigint, dimensions int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+  IF to_regclass('ix_ai_embeddings_hnsw_' || embedder) IS NULL THEN
+    EXECUTE format('CREATE INDEX ix_ai_embeddings_hnsw_%1$s ON ai_embeddings USING hnsw ((embedding::vector(%2$s)) vector_cosine_ops)'
+                   ' WHERE embedder_id = %1$s', embedder, dimensions);
+  END IF;
+END $$
+--
+-- Drops the indexes of embedders that are gone; not while a reader or writer has the table for longer than a second.
+CREATE FUNCTION ai_drop_vector_indexes() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '1s' AS $$
+DECLARE
+  old name;
+BEGIN
+  FOR old IN
+    SELECT i.indexname FROM pg_indexes i
+     WHERE i.tablename = 'ai_embeddings' AND i.indexname LIKE 'ix\_ai\_embeddings\_hnsw\_%'
+       AND NOT EXISTS (SELECT FROM ai_embedders e WHERE 'ix_ai_embeddings_hnsw_' || e.id = i.indexname AND e.state <> 'refused')
+  LOOP
+    EXECUTE format('DROP INDEX %I', old);
+  END LOOP;
+EXCEPTION WHEN lock_not_available THEN NULL;
+END $$
+--
+-- Chunks by the cosine distance of their vectors of one embedder, nearest first, by its index. The iterative scan goes on
+-- past rows that the filter leaves out: the default stops early and returns too few. Its order is relaxed: sorted again.
+-- The text is planned with the numbers in it, else the partial index could not be proven to fit.
+CREATE FUNCTION ai_nearest(embedder bigint, dimensions int, of_collection text, asked real[], most int) RETURNS TABLE (id uuid)
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.max_scan_tuples', '200000', true),
+          set_config('hnsw.scan_mem_multiplier', '16', true), set_config('hnsw.ef_search', '200', true);
+  RETURN QUERY EXECUTE format(
+    'WITH near AS MATERIALIZED ('
+    ' SELECT v.chunk_id, v.embedding::vector(%2$s) <=> $2::vector(%2$s) AS distance'
+    '   FROM ai_embeddings v JOIN ai_chunks c ON c.id = v.chunk_id JOIN ai_documents d ON d.id = c.document_id'
+    '  WHERE v.embedder_id = %1$s AND ($1 IS NULL OR d.collection = $1)'
+    '  ORDER BY v.embedding::vector(%2$s) <=> $2::vector(%2$s) LIMIT $3)'
+    ' SELECT chunk_id FROM near ORDER BY distance, chunk_id', embedder, dimensions) USING of_collection, asked, most;
+END $$
+--
+REVOKE EXECUTE ON FUNCTION ai_index_vectors, ai_drop_vector_indexes FROM PUBLIC

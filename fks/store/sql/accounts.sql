@@ -28,7 +28,8 @@ SELECT environment, uid, network_epoch FROM accounts WHERE id = $1;
 SELECT EXISTS (SELECT FROM orders WHERE account_id = $1 AND state NOT IN ('DENIED', 'INTENDED', 'ABANDONED'));
 
 -- name: save_balances
--- Write what a venue says an account holds; fenced by the lease's epoch.
+-- Write what a venue says an account holds; fenced by the lease's epoch. Equal rows are left alone, unless an execution was
+-- booked, or its order changed, since they were written: `updated_at` shows that they were read after it.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $4 AND epoch = $5 FOR SHARE)
 INSERT INTO balances (account_id, currency, free, locked, updated_at)
 SELECT $1, b.currency, b.free, b.locked, $2
@@ -36,7 +37,10 @@ SELECT $1, b.currency, b.free, b.locked, $2
  WHERE $4::text IS NULL OR EXISTS (SELECT FROM lease)
 ON CONFLICT (account_id, currency) DO UPDATE
    SET free = excluded.free, locked = excluded.locked, updated_at = excluded.updated_at
- WHERE (balances.free, balances.locked) IS DISTINCT FROM (excluded.free, excluded.locked);
+ WHERE (balances.free, balances.locked) IS DISTINCT FROM (excluded.free, excluded.locked)
+    OR balances.updated_at <= (SELECT max(greatest(t.created_at, o.updated_at))
+                                 FROM (SELECT created_at, client_order_id FROM trades WHERE account_id = $1
+                                        ORDER BY time DESC LIMIT 10) t LEFT JOIN orders o USING (client_order_id));
 
 -- name: balances
 -- What the accounts hold, as last seen.

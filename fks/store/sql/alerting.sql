@@ -28,14 +28,15 @@ UPDATE alert_silences SET until = now() WHERE id = $1 AND until > now() RETURNIN
 
 -- name: channels
 -- Every channel; its address is encrypted.
-SELECT name, kind, address, base, severity_min, is_enabled, created_by, created_at FROM alert_channels ORDER BY name;
+SELECT name, kind, address, base, severity_min, is_enabled, created_by, created_at, user_name FROM alert_channels ORDER BY name;
 
 -- name: save_channel
 -- Make a channel, or replace the one of this name.
-INSERT INTO alert_channels (name, kind, address, base, severity_min, is_enabled, created_by) VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO alert_channels (name, kind, address, base, severity_min, is_enabled, created_by, user_name)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (name) DO UPDATE
    SET kind = excluded.kind, address = excluded.address, base = excluded.base, severity_min = excluded.severity_min,
-       is_enabled = excluded.is_enabled, created_by = excluded.created_by, created_at = now()
+       is_enabled = excluded.is_enabled, created_by = excluded.created_by, user_name = excluded.user_name, created_at = now()
 RETURNING name;
 
 -- name: change_channel
@@ -147,9 +148,10 @@ UPDATE alert_deliveries SET state = 'sending', attempts = attempts + 1, epoch = 
 RETURNING id, channel, about, rule, attempts, is_repeat, created_at, now() AS at;
 
 -- name: alerts_of
--- The alerts of a message.
-SELECT a.id, a.time, a.severity, a.event, a.component, a.message, a.payload, a.rule, a.resolved_at
-  FROM alert_delivery_items i JOIN alerts a ON a.id = i.alert_id WHERE i.delivery_id = $1 ORDER BY a.id;
+-- The alerts of a message, each with the document of the report that it announces.
+SELECT a.id, a.time, a.severity, a.event, a.component, a.message, a.payload, a.rule, a.resolved_at, r.document AS report
+  FROM alert_delivery_items i JOIN alerts a ON a.id = i.alert_id LEFT JOIN reports r ON r.alert_id = a.id
+ WHERE i.delivery_id = $1 ORDER BY a.id;
 
 -- name: finish
 -- Write the outcome of an attempt: sent, failed, or queued for another one $4 seconds from now; no row back when it is not the

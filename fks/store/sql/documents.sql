@@ -64,46 +64,105 @@ DELETE FROM ai_documents WHERE collection = $1 AND name <> ALL($2::text[]);
 
 -- name: embedder
 -- The embedder in force, without its model; `missing`: chunks without a vector of it.
-SELECT e.id, e.name, e.dimensions, e.chunks, e.sha256, e.created_at,
+SELECT e.id, e.name, e.dimensions, e.chunks, e.sha256, e.deployment,
        (SELECT count(*) FROM ai_chunks c
          WHERE NOT EXISTS (SELECT FROM ai_embeddings v WHERE v.embedder_id = e.id AND v.chunk_id = c.id)) AS missing
-  FROM ai_embedders e ORDER BY e.id DESC LIMIT 1;
+  FROM ai_embedders e WHERE e.state = 'active';
 
 -- name: state
--- What is stored: the hash of a collection, chunks, those without a vector of the embedder in force, and a text that
--- differs after every change of any of it.
-WITH newest AS (SELECT max(id) AS id FROM ai_embedders), counted AS (
+-- What is stored: the hash of a collection, chunks, those without a vector of the embedder in force, its deployment,
+-- whether its index is missing, and a text that differs after every change of any of it.
+WITH active AS (SELECT max(id) AS id, max(deployment) AS deployment, max(sha256) AS sha256 FROM ai_embedders WHERE state = 'active'), counted AS (
     SELECT count(*) AS chunks,
            count(*) FILTER (WHERE NOT EXISTS (SELECT FROM ai_embeddings v WHERE v.embedder_id = n.id AND v.chunk_id = c.id)) AS missing
-      FROM ai_chunks c, newest n
+      FROM ai_chunks c, active n
 )
 SELECT (SELECT coalesce(md5(string_agg(name || ':' || content_hash, E'\n' ORDER BY name COLLATE "C")), '')
           FROM ai_documents WHERE collection = $1) AS digest,
-       t.chunks, t.missing, concat_ws(':', n.id, t.chunks, t.missing, (SELECT max(updated_at) FROM ai_documents)) AS state
-  FROM counted t, newest n;
+       t.chunks, t.missing, n.deployment, n.sha256,
+       n.id IS NOT NULL AND to_regclass('ix_ai_embeddings_hnsw_' || n.id) IS NULL AS is_unindexed,
+       concat_ws(':', n.id, t.chunks, t.missing, (SELECT max(updated_at) FROM ai_documents)) AS state
+  FROM counted t, active n;
 
 -- name: model
--- The model of the embedder in force, for a reader that has another one or none; no row back when it has this one.
-SELECT e.id, e.sha256, e.model FROM (SELECT id FROM ai_embedders ORDER BY id DESC LIMIT 1) newest
-  JOIN ai_embedders e USING (id) WHERE e.id IS DISTINCT FROM $1::bigint;
+-- The embedder in force, with its model, for a reader that has another one or none; no row back when it has this one.
+SELECT id, sha256, model, dimensions, deployment FROM ai_embedders WHERE state = 'active' AND id IS DISTINCT FROM $1::bigint;
 
 -- name: words
--- Lexemes of the chunks with their counts, in the order of the chunks' ids; of all, or without a vector of embedder $1.
--- A word of a heading counts three times: headings say what a chunk is about, and are short.
-SELECT c.id, array_agg(w.lexeme ORDER BY w.lexeme) AS lexemes,
-       array_agg(coalesce(cardinality(w.positions) + 2 * cardinality(array_positions(w.weights, 'A')), 1)
-                 ORDER BY w.lexeme) AS counts
-  FROM ai_chunks c, unnest(c.search) w
- WHERE $1::bigint IS NULL OR NOT EXISTS (SELECT FROM ai_embeddings v WHERE v.embedder_id = $1 AND v.chunk_id = c.id)
- GROUP BY c.id ORDER BY c.id;
+-- The next chunks by id, after $2, with heading, text, and lexemes with their counts: of all chunks, or of those without
+-- a vector of embedder $1. A word of a heading counts three times: headings say what a chunk is about, and are short.
+SELECT c.id, c.heading, c.text, d.collection, w.lexemes, w.counts
+  FROM ai_chunks c JOIN ai_documents d ON d.id = c.document_id,
+       LATERAL (SELECT coalesce(array_agg(u.lexeme ORDER BY u.lexeme), '{}') AS lexemes,
+                       coalesce(array_agg(coalesce(cardinality(u.positions) + 2 * cardinality(array_positions(u.weights, 'A')), 1)
+                                          ORDER BY u.lexeme), '{}') AS counts
+                  FROM unnest(c.search) u) w
+ WHERE ($2::uuid IS NULL OR c.id > $2)
+   AND ($1::bigint IS NULL OR NOT EXISTS (SELECT FROM ai_embeddings v WHERE v.embedder_id = $1 AND v.chunk_id = c.id))
+ ORDER BY c.id LIMIT $3;
+
+-- name: headings
+-- Headings of chunks, in an order that is the same for the same chunks and by chance otherwise, with their lexemes.
+SELECT c.id, c.heading, d.collection, ARRAY(SELECT t.lexeme FROM unnest(to_tsvector('english', c.heading)) t) AS lexemes
+  FROM ai_chunks c JOIN ai_documents d ON d.id = c.document_id WHERE c.heading <> '' ORDER BY md5(c.id::text) LIMIT $1;
 
 -- name: add_embedder
--- Store a fitted model.
-INSERT INTO ai_embedders (name, dimensions, chunks, sha256, model) VALUES ($1, $2, $3, $4, $5) RETURNING id;
+-- Store a version that is being built.
+INSERT INTO ai_embedders (name, dimensions, chunks, sha256, model, deployment) VALUES ($1, $2, $3, $4, $5, $6) RETURNING id;
+
+-- name: is_building
+-- Whether a version was begun and is neither in force nor refused.
+SELECT EXISTS (SELECT FROM ai_embedders WHERE state = 'building');
+
+-- name: drop_unfinished
+-- Delete the versions of which a build did not end.
+DELETE FROM ai_embedders WHERE state = 'building';
 
 -- name: drop_embedders
--- Delete every embedder but one, with its vectors.
-DELETE FROM ai_embedders WHERE id <> $1;
+-- Delete every version but one, with its vectors; those that were refused are kept, without vectors.
+DELETE FROM ai_embedders WHERE id <> $1 AND state <> 'refused';
+
+-- name: activate
+-- Put a version in force; no row back when its build was given up meanwhile.
+UPDATE ai_embedders SET state = 'active', recall = $2 WHERE id = $1 AND state = 'building' RETURNING id;
+
+-- name: refuse
+-- Keep a version from being built again.
+UPDATE ai_embedders SET state = 'refused', recall = $2 WHERE id = $1;
+
+-- name: drop_vectors
+-- Delete the vectors of a version.
+DELETE FROM ai_embeddings WHERE embedder_id = $1;
+
+-- name: refused
+-- Whether a version of a deployment was refused since it was deployed, or one by OpenAI since a consent was given.
+SELECT EXISTS (SELECT FROM ai_embedders e LEFT JOIN ai_deployments d ON d.name = e.deployment
+                WHERE e.state = 'refused' AND e.deployment = $1 AND e.sha256 = $2
+                  AND e.created_at > coalesce(d.deployed_at, (SELECT max(given_at) FROM ai_consents WHERE purpose = 'embed')));
+
+-- name: consented
+-- Each collection with documents, and the model of OpenAI that may make its vectors; null: there is no consent.
+SELECT d.collection, n.model FROM (SELECT DISTINCT collection FROM ai_documents) d
+  LEFT JOIN ai_consents n ON n.collection = d.collection AND n.purpose = 'embed';
+
+-- name: cost_of_vectors
+-- What the vectors of all chunks and of 50 headings may cost by the consent of each collection, and what is left of its
+-- budget today (UTC), USD. No token is shorter than a byte.
+SELECT n.collection, t.bytes * n.input_price / 1000000 AS cost, n.daily_budget - s.spent AS left
+  FROM ai_consents n,
+       LATERAL (SELECT coalesce(sum(2 * octet_length(c.text) + 3 * octet_length(c.heading) + 100), 0) AS bytes
+                  FROM ai_chunks c JOIN ai_documents d ON d.id = c.document_id WHERE d.collection = n.collection) t,
+       LATERAL (SELECT coalesce(sum(e.cost), 0) AS spent FROM ai_external_calls e
+                 WHERE (e.collection, e.purpose) = (n.collection, n.purpose) AND e.time >= date_trunc('day', now(), 'UTC')) s
+ WHERE n.purpose = 'embed' ORDER BY n.collection;
+
+-- name: index_vectors
+-- Make the index of a version's vectors.
+SELECT ai_index_vectors($1, $2);
+
+-- name: drop_vector_indexes
+-- Drop the indexes of versions that are gone.
+SELECT ai_drop_vector_indexes();
 
 -- name: add_vector
 -- Store the vector of a chunk; nothing when the chunk was deleted meanwhile, or has one.
@@ -117,6 +176,14 @@ SELECT t.lexeme, cardinality(t.positions) AS times,
        (SELECT count(*) FROM ai_chunks c WHERE c.search @@ ('''' || t.lexeme || '''')::tsquery) AS chunks,
        (SELECT count(*) FROM ai_chunks) AS corpus
   FROM unnest(to_tsvector('english', $1)) t ORDER BY t.lexeme LIMIT 64;
+
+-- name: lexemes
+-- The lexemes of each text ($1), in their order, and how often it has each.
+SELECT coalesce(array_agg(u.lexeme ORDER BY u.lexeme) FILTER (WHERE u.lexeme IS NOT NULL), '{}') AS lexemes,
+       coalesce(array_agg(coalesce(cardinality(u.positions), 1) ORDER BY u.lexeme) FILTER (WHERE u.lexeme IS NOT NULL), '{}') AS counts
+  FROM unnest($1::text[]) WITH ORDINALITY AS t (text, number)
+  LEFT JOIN LATERAL unnest(to_tsvector('english', t.text)) u ON true
+ GROUP BY t.number ORDER BY t.number;
 
 -- name: lexical
 -- Chunks that have any of the words, best first: the sum over the words of weight times ts_rank_cd, and as much again for
@@ -135,6 +202,10 @@ SELECT v.chunk_id AS id
   FROM ai_embeddings v JOIN ai_chunks c ON c.id = v.chunk_id JOIN ai_documents d ON d.id = c.document_id
  WHERE v.embedder_id = $1 AND ($2::text IS NULL OR d.collection = $2)
  ORDER BY v.embedding::vector <=> ($3::real[])::vector, v.chunk_id LIMIT $4;
+
+-- name: nearest_by_index
+-- Chunks by the cosine distance of their vectors of one embedder, by its index.
+SELECT id FROM ai_nearest($1, $2, $3, $4, $5);
 
 -- name: chunks
 -- Chunks with their documents; `held`: which of the words each has.

@@ -53,8 +53,9 @@ SELECT o.client_order_id, o.signal_id AS id, a.name AS account, o.venue, o.excha
 SELECT o.client_order_id, o.signal_id AS id, a.name AS account, o.venue, o.exchange, o.symbol, o.instance, o.role, o.side,
        o.type, o.time_in_force, o.quantity, o.price, o.stop_price, o.stop_loss, o.take_profit, o.state, o.request, o.filled,
        o.average_price, o.venue_order_id, o.parent_id, o.group_id, o.code, o.detail, o.is_reduce_only, o.is_late,
-       o.trace_id, o.valid_until, o.created_at, o.sent_at, o.updated_at
+       o.trace_id, o.valid_until, o.created_at, o.sent_at, o.updated_at, p.plan
   FROM orders o JOIN accounts a ON a.id = o.account_id
+  LEFT JOIN parent_orders p ON p.signal_id = o.signal_id AND o.parent_id IS NULL
  WHERE (o.client_order_id = $1 OR o.signal_id = $2::uuid) AND ($3::int[] IS NULL OR o.account_id = ANY($3))
  ORDER BY o.client_order_id = $1 DESC, o.parent_id IS NOT NULL, o.created_at LIMIT 1;
 
@@ -76,7 +77,7 @@ SELECT t.fill_id, t.id AS seq, t.client_order_id, t.venue_order_id, t.venue_trad
  ORDER BY t.id DESC LIMIT $5;
 
 -- name: positions
--- Every position by instance, valued at the newest price: that of $3 where it is collected, a venue's own exchange. What is held
+-- Every position by instance, valued at the newest price: that of its venue's exchange where it is collected ($3: of ccxt). What is held
 -- without executions of ours has no known cost: no average price and no profit. Fees in a third asset are those of the
 -- executions of the instance, valued from bars; fees_unvalued counts those without a rate, which are not in the sum.
 SELECT a.name AS account, p.venue, p.symbol, p.instance, p.quantity, c.average_price, p.realized_pnl,
@@ -96,9 +97,14 @@ SELECT a.name AS account, p.venue, p.symbol, p.instance, p.quantity, c.average_p
                                                          OR right(t.symbol, length(t.fee_currency)) = t.fee_currency))) third
   LEFT JOIN LATERAL (
        SELECT last_price, exchange FROM feeds f WHERE f.symbol = p.symbol AND f.timeframe = 'trades'
-        ORDER BY f.exchange = $3 AND f.state <> 'OFF' DESC, last_message_at DESC NULLS LAST LIMIT 1) m ON true
+        ORDER BY f.exchange = split_part(p.venue, ':', 1) AND f.state <> 'OFF' DESC, f.exchange = $3 AND f.state <> 'OFF' DESC, last_message_at DESC NULLS LAST LIMIT 1) m ON true
  WHERE ($4::int[] IS NULL OR p.account_id = ANY($4)) AND ($1::text[] IS NULL OR p.symbol = ANY($1)) AND ($2::bool OR p.quantity <> 0)
  ORDER BY a.name, p.venue, p.symbol, p.instance;
+
+-- name: position_exchange
+-- The exchange of a position's newest order.
+SELECT o.exchange FROM orders o JOIN accounts a ON a.id = o.account_id
+ WHERE a.name = $1 AND o.venue = $2 AND o.symbol = $3 AND o.instance = $4 ORDER BY o.created_at DESC LIMIT 1;
 
 -- name: accounts
 -- Every account with what it holds.

@@ -21,18 +21,43 @@ SELECT $1, w.kind, w.reference, w.asset, w.amount, w.fee, w.time, w.source
 ON CONFLICT (account_id, kind, reference) DO NOTHING
 RETURNING *;
 
--- name: page
--- Page through the deposits and withdrawals of an account, newest first.
-SELECT * FROM transfers WHERE account_id = $1 ORDER BY time DESC, reference LIMIT $2;
+-- name: add_payment
+-- Record income of an account, once under its reference; no row back when it is there. An equal difference that a person
+-- adopted or explained at most three days before or after it is this payment: it becomes `booked`, and counts no more.
+WITH added AS (
+    INSERT INTO transfers (account_id, kind, reference, asset, amount, time, symbol, source)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING time),
+booked AS (
+    UPDATE incidents SET resolution = 'booked: ' || $2 || ' ' || $3 || ', first ' || resolution, updated_at = now()
+     WHERE id = (SELECT i.id FROM incidents i, added
+                  WHERE i.account_id = $1 AND i.kind = 'drift' AND i.subject = $4 AND i.closed_by <> ''
+                    AND (i.resolution LIKE 'adopted:%' OR i.resolution LIKE 'explained:%')
+                    AND (i.payload ->> 'difference')::numeric = $5
+                    AND added.time > (SELECT min(opened_at) FROM account_assets WHERE account_id = $1)
+                    AND i.opened_at BETWEEN added.time - interval '3 days' AND added.time + interval '3 days'
+                  ORDER BY abs(extract(epoch FROM i.opened_at - added.time)), i.id LIMIT 1)
+    RETURNING id),
+moved AS (
+    UPDATE account_assets SET adopted = adopted - $5 WHERE (account_id, asset) = ($1, $4) AND EXISTS (SELECT FROM booked))
+SELECT true FROM added;
+
+-- name: payment
+-- One payment of income.
+SELECT kind, reference, asset, amount, time, symbol, source FROM transfers WHERE (account_id, kind, reference) = ($1, $2, $3);
+
+-- name: payments
+-- Income of an account, newest first.
+SELECT kind, reference, asset, amount, time, symbol, source FROM transfers
+ WHERE account_id = $1 AND kind NOT IN ('deposit', 'withdrawal') ORDER BY time DESC, reference LIMIT $2;
 
 -- name: moved
--- What deposits and withdrawals moved, by asset: those that the venue listed only after the opening was noted, the others are
--- part of it. A withdrawal's fee is paid beside its amount.
-SELECT asset, sum(CASE kind WHEN 'deposit' THEN amount ELSE -amount - fee END) AS amount
+-- What deposits, withdrawals and income moved, by asset: those that the venue listed only after the opening was noted, and
+-- income of a time after it; the others are part of it. A withdrawal's fee is paid beside its amount.
+SELECT asset, sum(CASE kind WHEN 'withdrawal' THEN -amount - fee ELSE amount END) AS amount
   FROM transfers
- WHERE account_id = $1 AND created_at > (SELECT min(opened_at) FROM account_assets WHERE account_id = $1)
+ WHERE account_id = $1 AND CASE WHEN kind IN ('deposit', 'withdrawal') THEN created_at ELSE time END > (SELECT min(opened_at) FROM account_assets WHERE account_id = $1)
  GROUP BY asset;
 
 -- name: last_transfer
--- The time of the newest transfer of an account.
-SELECT max(time) FROM transfers WHERE account_id = $1;
+-- The time of the newest transfer of an account that its venue listed.
+SELECT max(time) FROM transfers WHERE account_id = $1 AND kind IN ('deposit', 'withdrawal');

@@ -12,6 +12,10 @@ RETURNING *, xmax = 0 AS is_new;
 -- Give one incident.
 SELECT * FROM incidents WHERE id = $1;
 
+-- name: last_of
+-- Give the newest incident of an account, kind and subject, open or closed.
+SELECT * FROM incidents WHERE account_id = $1 AND kind = $2 AND subject = $3 ORDER BY id DESC LIMIT 1;
+
 -- name: list
 -- Page through incidents, newest first.
 SELECT * FROM incidents
@@ -21,16 +25,28 @@ SELECT * FROM incidents
 
 -- name: close
 -- End an open incident in a person's name. When its difference is adopted or explained, what is expected of the asset moves
--- by it, in the same statement.
+-- by it, in the same statement; not if a payment of it was recorded after it was measured.
 WITH closed AS (
-    UPDATE incidents SET closed_by = $2, closed_at = $3, updated_at = $3, resolution = $4
+    UPDATE incidents i SET closed_by = $2, closed_at = $3, updated_at = $3, resolution = $4
      WHERE id = $1 AND closed_at IS NULL
+       AND NOT ($5 AND kind = 'drift' AND EXISTS (
+           SELECT FROM transfers t
+            WHERE (t.account_id, t.asset, t.amount) = (i.account_id, i.subject, (i.payload ->> 'difference')::numeric)
+              AND t.kind NOT IN ('deposit', 'withdrawal') AND t.created_at > i.updated_at))
     RETURNING *),
 moved AS (
     INSERT INTO account_assets (account_id, asset, opening, adopted)
     SELECT account_id, subject, 0, (payload ->> 'difference')::numeric FROM closed WHERE $5 AND kind = 'drift'
     ON CONFLICT (account_id, asset) DO UPDATE SET adopted = account_assets.adopted + excluded.adopted)
 SELECT * FROM closed;
+
+-- name: recorded
+-- The payment that was recorded of an open difference after it was measured.
+SELECT t.kind || ' ' || t.reference
+  FROM incidents i JOIN transfers t
+    ON (t.account_id, t.asset, t.amount) = (i.account_id, i.subject, (i.payload ->> 'difference')::numeric)
+ WHERE i.id = $1 AND i.kind = 'drift' AND i.closed_at IS NULL AND t.kind NOT IN ('deposit', 'withdrawal') AND t.created_at > i.updated_at
+ ORDER BY t.created_at LIMIT 1;
 
 -- name: end
 -- End an open incident whose cause is gone; fenced by the lease's epoch.
@@ -39,3 +55,11 @@ UPDATE incidents SET closed_by = '', closed_at = $4, updated_at = $4, resolution
  WHERE account_id = $1 AND kind = $2 AND subject = $3 AND closed_at IS NULL
    AND ($6::text IS NULL OR EXISTS (SELECT FROM lease))
 RETURNING id;
+
+-- name: drifts
+-- Give the first drift incident of each account and asset that was open between two moments.
+SELECT DISTINCT ON (a.name, i.subject) a.name AS account, i.subject AS asset, i.id
+  FROM incidents i JOIN accounts a ON a.id = i.account_id
+ WHERE i.kind = 'drift' AND a.name = ANY($1::text[]) AND i.opened_at <= $3
+   AND (i.closed_at IS NULL OR i.closed_at >= $2)
+ ORDER BY a.name, i.subject, i.id;

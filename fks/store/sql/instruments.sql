@@ -16,12 +16,8 @@ UPDATE instruments SET is_trading = false, updated_at = now()
  WHERE exchange = $1 AND is_trading AND NOT (symbol = ANY($2::text[]));
 
 -- name: all
--- Give every instrument.
-SELECT * FROM instruments ORDER BY exchange, symbol;
-
--- name: of_exchange
--- Give the instruments of one exchange.
-SELECT * FROM instruments WHERE exchange = $1 ORDER BY symbol;
+-- Give the instruments of one exchange, or of all.
+SELECT * FROM instruments WHERE $1::text IS NULL OR exchange = $1 ORDER BY exchange, symbol;
 
 -- name: get
 -- One instrument of an exchange.

@@ -1,6 +1,5 @@
 -- name: snapshot
--- What the guardian must know to close our positions without the database, from one moment: one statement, one row. Of a
--- symbol that several exchanges list the rules of $3, whose the venue is, come last: they hold.
+-- What the guardian must know to close our positions without the database, from one moment: one statement, one row.
 SELECT
     (extract(epoch FROM now()) * 1000000)::bigint * 1000 AS as_of_ns,
     (SELECT coalesce(jsonb_agg(jsonb_build_array(p.venue, p.account_id, p.symbol, p.instance, p.quantity::text)
@@ -9,7 +8,7 @@ SELECT
     (SELECT coalesce(jsonb_agg(jsonb_build_array(i.exchange, i.symbol, i.base, i.quote, i.lot_step::text,
                                                  i.qty_min::text, i.notional_min::text, i.qty_max::text,
                                                  i.filters->'market_lot')
-                               ORDER BY i.exchange = $3, i.exchange, i.symbol), '[]'::jsonb)
+                               ORDER BY i.exchange, i.symbol), '[]'::jsonb)
        FROM instruments i
       WHERE i.symbol IN (SELECT symbol FROM assets UNION SELECT symbol FROM strategy_instances
                          UNION SELECT symbol FROM positions)) AS instruments,
@@ -40,13 +39,26 @@ SELECT
     -- when there are more than those, what was executed earlier may be booked without being among them
     (SELECT CASE WHEN count(*) < 1000 THEN 0 ELSE (extract(epoch FROM min(t.created_at)) * 1000000)::bigint * 1000 END
        FROM (SELECT created_at FROM trades ORDER BY id DESC LIMIT 1000) t) AS booked_from_ns,
-    -- entries that may need a stop, and their legs of all attempts: those that may still fill, and those whose stop is live
+    -- entries that may need a stop, and their legs of all attempts: those that may still fill, those whose stop is live, and
+    -- the newest ones that a position is made of, if one of these has a stop loss
     (WITH opened AS (
         SELECT client_order_id, parent_id, role, stop_loss FROM orders
          WHERE state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')),
+     held AS (
+        SELECT e.client_order_id,
+               bool_or(e.stop_loss IS NOT NULL) OVER (PARTITION BY p.account_id, p.venue, p.symbol, p.instance) AS has_stop
+          FROM positions p CROSS JOIN LATERAL (
+            SELECT n.*, sum(n.filled) OVER (ORDER BY n.created_at DESC, n.client_order_id DESC) - n.filled AS newer
+              FROM (SELECT client_order_id, stop_loss, filled, created_at FROM orders
+                     WHERE account_id = p.account_id AND venue = p.venue AND symbol = p.symbol AND instance = p.instance
+                       AND role IN ('entry', 'order') AND filled > 0
+                       AND side = CASE WHEN p.quantity > 0 THEN 'buy' ELSE 'sell' END
+                     ORDER BY created_at DESC, client_order_id DESC LIMIT 100) n) e
+         WHERE p.quantity <> 0 AND p.instance <> 'external' AND e.newer < abs(p.quantity)),
      parents AS (
         SELECT client_order_id FROM opened WHERE role IN ('entry', 'order') AND stop_loss IS NOT NULL
-         UNION SELECT parent_id FROM opened WHERE role = 'sl' AND parent_id IS NOT NULL),
+         UNION SELECT parent_id FROM opened WHERE role = 'sl' AND parent_id IS NOT NULL
+         UNION SELECT client_order_id FROM held WHERE has_stop),
      protected AS (
         SELECT o.* FROM parents p JOIN orders o ON o.client_order_id = p.client_order_id
          UNION ALL SELECT o.* FROM parents p JOIN orders o ON o.parent_id = p.client_order_id)
@@ -61,7 +73,12 @@ SELECT
                 ORDER BY o.created_at, o.client_order_id), '[]'::jsonb) FROM protected o) AS protected,
     (SELECT coalesce(jsonb_agg(jsonb_build_array(a.id, a.environment, coalesce(a.uid, ''), coalesce(a.network_epoch, ''))
                                ORDER BY a.id), '[]'::jsonb)
-       FROM accounts a WHERE a.environment IS NOT NULL) AS identities;
+       FROM accounts a WHERE a.environment IS NOT NULL) AS identities,
+    -- the names by which a kill of an account or of a strategy is asked for, and where each of them trades
+    (SELECT coalesce(jsonb_agg(jsonb_build_array(a.id, a.name, a.venue) ORDER BY a.id), '[]'::jsonb)
+       FROM accounts a) AS accounts,
+    (SELECT coalesce(jsonb_agg(jsonb_build_array(s.id, s.strategy, s.venue) ORDER BY s.id), '[]'::jsonb)
+       FROM strategy_instances s) AS instances;
 
 -- name: engaged
 -- Give the kills that are engaged, oldest first.
@@ -71,11 +88,13 @@ SELECT kill_id, scope, reason, engaged_by, engaged_at, coalesce((report ->> 'fla
   FROM kill_switch WHERE is_engaged ORDER BY engaged_at;
 
 -- name: upsert
--- Record a kill as the guardian's file tells it; again is harmless. One that was released stays so, whatever an older file says.
+-- Record a kill as the guardian's file tells it; again is harmless. One that was released stays so, whatever an older file says;
+-- one of the whole system is never narrowed.
 INSERT INTO kill_switch (kill_id, scope, is_engaged, reason, engaged_by, engaged_at, released_by, released_at, report)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (kill_id) DO UPDATE
    SET is_engaged = excluded.is_engaged AND kill_switch.released_at IS NULL,
+       scope = CASE WHEN excluded.scope = 'system' THEN excluded.scope ELSE kill_switch.scope END,
        released_by = coalesce(excluded.released_by, kill_switch.released_by),
        released_at = coalesce(excluded.released_at, kill_switch.released_at),
        -- flattening that was asked for at another guardian stays asked for
@@ -87,9 +106,18 @@ ON CONFLICT (kill_id) DO UPDATE
 SELECT released_by, released_at FROM kill_switch WHERE kill_id = $1 AND NOT is_engaged AND released_at IS NOT NULL;
 
 -- name: release_all
--- Release every kill that was engaged when a person resumed, whoever wrote it: none of them may be left over. One that
--- was engaged since stays.
-UPDATE kill_switch SET is_engaged = false, released_by = $1, released_at = $2 WHERE is_engaged AND engaged_at <= $2;
+-- Release every kill of a scope that was engaged when a person resumed, whoever wrote it: none of them may be left over. One
+-- that was engaged since stays. A scope that is not understood is the whole system.
+UPDATE kill_switch SET is_engaged = false, released_by = $1, released_at = $2
+ WHERE is_engaged AND engaged_at <= $2 AND (scope = $3 OR ($3 = 'system' AND scope !~ '^(venue|account|strategy):.'));
+
+-- name: accounts
+-- The accounts by whose names a kill may be asked for.
+SELECT id, name, venue FROM accounts ORDER BY id;
+
+-- name: instances
+-- The strategies, and their instances, by whose names a kill may be asked for.
+SELECT id, strategy, venue FROM strategy_instances ORDER BY id;
 
 -- name: orders
 -- The flattening orders and stops since a moment: a guardian that takes over asks about those of its predecessor.
@@ -132,6 +160,13 @@ SELECT 'page', $1, $2, 'guardian', $3::jsonb
  WHERE NOT EXISTS (SELECT FROM open);
 
 -- name: end_alert
--- End a page of the kill: its cause is over.
+-- End a page of the kills of a scope: its cause is over.
 UPDATE alerts SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', 'its cause is over')
- WHERE component = 'guardian' AND event = $1 AND resolved_at IS NULL AND payload ? 'kill_id';
+ WHERE component = 'guardian' AND event = $1 AND resolved_at IS NULL AND payload ? 'kill_id'
+   AND coalesce(payload ->> 'scope', 'system') = $2;
+
+-- name: has_session
+-- Whether a living order manager has a session with a venue.
+SELECT EXISTS (SELECT FROM leases WHERE name = 'orders' AND updated_at > now() - interval '15 seconds')
+   AND coalesce((SELECT state NOT IN ('COLD', 'DOWN') FROM venue_states WHERE venue = $1
+                  ORDER BY updated_at DESC LIMIT 1), false);

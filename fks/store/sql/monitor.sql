@@ -38,8 +38,8 @@ DELETE FROM component_health
  WHERE kind = $1 AND name <> $2 AND name LIKE $3 AND beat_at < now() - make_interval(secs => $4);
 
 -- name: connections_ratio
--- The share of the server's connections that are in use.
-SELECT count(*) / current_setting('max_connections')::float8 FROM pg_stat_activity WHERE backend_type = 'client backend';
+-- The share of the server's connections that are in use. `pg_stat_activity` shows other roles' sessions to a monitor alone.
+SELECT sum(numbackends) / current_setting('max_connections')::float8 FROM pg_stat_database WHERE datid <> 0;
 
 -- name: feeds
 -- Every feed that is wanted, with the age of its last message by the database's clock.

@@ -22,11 +22,12 @@ SELECT * FROM ninja_requests WHERE id = $1;
 
 -- name: claim
 -- The requests that wait to be sent: emergencies first, then the other requests, then signals, each oldest first. A row
--- that is being withdrawn at this moment is left out, not waited for.
-SELECT * FROM ninja_requests
+-- that is being withdrawn at this moment is left out, not waited for. The locks end with the statement and need no disk:
+-- its commit, which they make one that is written, is not waited for.
+SELECT r.* FROM ninja_requests r, (SELECT set_config('synchronous_commit', 'off', true)) AS not_waited
  WHERE group_name = $1 AND state = 'NEW' AND ($3 OR kind <> 'signal') AND (valid_until IS NULL OR valid_until > $4)
  ORDER BY CASE kind WHEN 'kill' THEN 0 WHEN 'flatten' THEN 1 WHEN 'cancel' THEN 2 WHEN 'signal' THEN 4 ELSE 3 END, seq
- LIMIT $2 FOR UPDATE SKIP LOCKED;
+ LIMIT $2 FOR UPDATE OF r SKIP LOCKED;
 
 -- name: mark_sending
 -- Commit the lines of requests before their first byte leaves; rows back are those that may be sent. Repeating it with the
@@ -132,14 +133,14 @@ SELECT e.* FROM ninja_links l CROSS JOIN LATERAL (
 -- name: record_link
 -- Write the state of a link; the number of stored events stays. No row back: a newer epoch owns the lease.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE)
-INSERT INTO ninja_links AS l (group_name, writer_epoch, state, is_ready, is_halted, accounts, offset_ms, alarm, snapshot, snapshot_at, updated_at)
-SELECT $3, $2, $4, $5, $6, $7, $8, $9, $10, $11, now() WHERE EXISTS (SELECT FROM lease)
+INSERT INTO ninja_links AS l (group_name, writer_epoch, state, is_ready, is_halted, accounts, offset_ms, alarm, snapshot, snapshot_at, has_line_mac, updated_at)
+SELECT $3, $2, $4, $5, $6, $7, $8, $9, $10, $11, $12, now() WHERE EXISTS (SELECT FROM lease)
 ON CONFLICT (group_name) DO UPDATE
    SET writer_epoch = excluded.writer_epoch, state = excluded.state, is_ready = excluded.is_ready,
        is_halted = excluded.is_halted, accounts = excluded.accounts, offset_ms = excluded.offset_ms, alarm = excluded.alarm,
        snapshot = coalesce(excluded.snapshot, l.snapshot), snapshot_at = coalesce(excluded.snapshot_at, l.snapshot_at),
-       updated_at = now()
-RETURNING bridge_epoch, stored_seq;
+       has_line_mac = l.has_line_mac OR excluded.has_line_mac, updated_at = now()
+RETURNING bridge_epoch, stored_seq, has_line_mac;
 
 -- name: link
 -- The state of one link, and its age in seconds.

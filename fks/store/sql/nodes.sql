@@ -23,7 +23,7 @@ DELETE FROM nodes WHERE name = $1;
 
 -- name: forget_components
 -- Forget what a machine's keeper looked after: it left in order.
-DELETE FROM component_health WHERE name = ANY($1::text[]);
+DELETE FROM component_health WHERE split_part(name, '@', 2) = $1::text;
 
 -- name: page_silent
 -- Page, once for each silence, for every machine whose keeper has not spoken for $1 seconds and left no word of leaving.
@@ -35,3 +35,16 @@ SELECT 'page', 'node.silent', format('the keeper of %s has been silent since %s;
  WHERE beat_at < now() - make_interval(secs => $1)
    AND NOT EXISTS (SELECT 1 FROM alerts WHERE event = 'node.silent' AND component = nodes.name AND resolved_at IS NULL)
 RETURNING component;
+
+-- name: forget_silent
+-- Forget, with its components, every machine that was silent for $1 seconds, and paged for so long ago. The page counts
+-- too: after days without power a machine that does not come back is paged for first.
+WITH gone AS (
+    DELETE FROM nodes USING alerts
+     WHERE alerts.event = 'node.silent' AND alerts.component = nodes.name AND alerts.resolved_at IS NULL
+       AND greatest(alerts.time, nodes.beat_at) < now() - make_interval(secs => $1)
+    RETURNING nodes.name
+), parts AS (
+    DELETE FROM component_health USING gone WHERE split_part(component_health.name, '@', 2) = gone.name
+)
+SELECT DISTINCT name FROM gone;

@@ -44,7 +44,3 @@ RETURNING id;
 -- name: known_parts
 -- Give every part of the running tree that can be asked for by name.
 SELECT name, kind FROM component_health WHERE kind IN ('actor', 'serve') ORDER BY name;
-
--- name: last_wheel
--- Give the newest finished deployment that installed a wheel.
-SELECT args FROM operations WHERE kind = 'deploy' AND args ? 'previous_wheel' ORDER BY created_at DESC LIMIT 1;

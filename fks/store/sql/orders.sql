@@ -1,12 +1,14 @@
 -- name: place_one
 -- The one durable statement before the bytes: an order, its first event and the signal's outcome ($4: ordered or denied),
--- or nothing at all. Fenced by the lease's epoch; refused while a kill of a mode that stops it ($9) is engaged. The words in
--- braces stand for the columns of fks.store.order_rows.
+-- or nothing at all. Fenced by the lease's epoch; refused while a kill of a mode that stops it ($9) is engaged whose scope it
+-- lies in ($10, JSON): a scope that is not understood is the whole system. The words in braces stand for the
+-- columns of fks.store.order_rows.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE),
 kill AS (
     SELECT CASE WHEN bool_or((report ->> 'flatten')::boolean IS DISTINCT FROM false) THEN 'flatten'
                 WHEN count(*) > 0 THEN 'held' END AS mode
-      FROM kill_switch WHERE is_engaged),
+      FROM kill_switch
+     WHERE is_engaged AND ($10::text::jsonb ? scope OR scope !~ '^(venue|account|strategy):.')),
 killed AS (SELECT 1 FROM kill WHERE mode = ANY(string_to_array($9::text, ','))),
 taken AS (
     UPDATE signals SET state = $4, client_order_id = $5, decided_at = $6, code = $7, detail = $8
@@ -30,16 +32,19 @@ SELECT EXISTS (SELECT FROM lease) AS is_leader, EXISTS (SELECT FROM killed) AS i
 -- `place_one` for several items, each with its signal and any number of orders and events: one transaction, an outcome each.
 -- The word after the last INSERT stands for a part that inserts copies of the items' signals, where they have any.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE),
-kill AS (
-    SELECT CASE WHEN bool_or((report ->> 'flatten')::boolean IS DISTINCT FROM false) THEN 'flatten'
-                WHEN count(*) > 0 THEN 'held' END AS mode
-      FROM kill_switch WHERE is_engaged),
 item AS (
     SELECT *
-      FROM unnest($3::int[], $4::uuid[], $5::text[], $6::text[], $7::timestamptz[], $8::text[], $9::text[], $10::text[])
-        AS i(number, signal_id, state, client_order_id, decided_at, code, detail, stopped_by)),
+      FROM unnest($3::int[], $4::uuid[], $5::text[], $6::text[], $7::timestamptz[], $8::text[], $9::text[], $10::text[],
+                  $11::text[])
+        AS i(number, signal_id, state, client_order_id, decided_at, code, detail, stopped_by, scopes)),
+kill AS (
+    SELECT i.number, CASE WHEN bool_or((k.report ->> 'flatten')::boolean IS DISTINCT FROM false) THEN 'flatten'
+                          ELSE 'held' END AS mode
+      FROM item i JOIN kill_switch k
+        ON k.is_engaged AND (i.scopes::jsonb ? k.scope OR k.scope !~ '^(venue|account|strategy):.')
+     GROUP BY i.number),
 allowed AS (
-    SELECT i.* FROM item i, kill k
+    SELECT i.* FROM item i LEFT JOIN kill k USING (number)
      WHERE EXISTS (SELECT FROM lease) AND coalesce(k.mode, '') <> ALL(string_to_array(i.stopped_by, ','))),
 taken AS (
     UPDATE signals s SET state = i.state, client_order_id = i.client_order_id, decided_at = i.decided_at, code = i.code,
@@ -49,14 +54,16 @@ taken AS (
 may AS (SELECT number FROM taken UNION ALL SELECT number FROM allowed WHERE signal_id IS NULL),
 placed AS (
     INSERT INTO orders ({order_columns})
-    SELECT {order_columns} FROM may JOIN ROWS FROM (unnest($11::orders[]), unnest($12::int[])) AS n ON n.unnest = may.number
+    SELECT {order_columns} FROM may JOIN ROWS FROM (unnest($12::orders[]), unnest($13::int[])) AS n ON n.unnest = may.number
     ON CONFLICT (client_order_id) DO NOTHING
     RETURNING client_order_id),
 noted AS (
     INSERT INTO order_events ({event_columns})
-    SELECT {event_columns} FROM placed JOIN unnest($13::order_events[]) AS e USING (client_order_id)
-    ON CONFLICT (client_order_id, event_id) DO NOTHING){copied}
-SELECT EXISTS (SELECT FROM lease) AS is_leader, (SELECT mode FROM kill) AS mode,
+    SELECT {event_columns} FROM placed JOIN unnest($14::order_events[]) AS e USING (client_order_id)
+    ON CONFLICT (client_order_id, event_id) DO NOTHING){further}
+SELECT EXISTS (SELECT FROM lease) AS is_leader,
+       ARRAY(SELECT number FROM item JOIN kill USING (number)
+              WHERE mode = ANY(string_to_array(stopped_by, ','))) AS killed,
        ARRAY(SELECT number FROM may) AS taken, ARRAY(SELECT client_order_id FROM placed) AS placed;
 
 -- name: apply
@@ -78,7 +85,8 @@ fresh AS (
      WHERE i.number NOT IN (SELECT number FROM booked_before)),
 changed AS (
     UPDATE orders o SET
-           quantity = n.quantity, price = n.price, stop_price = n.stop_price, stop_loss = n.stop_loss, state = n.state,
+           quantity = n.quantity, price = n.price, stop_price = n.stop_price, stop_loss = n.stop_loss,
+           take_profit = n.take_profit, state = n.state,
            request = CASE WHEN o.request = 'cancel_wanted' AND n.request = 'none'
                            AND n.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
                           THEN o.request ELSE n.request END,
@@ -106,7 +114,7 @@ moved AS (
     ON CONFLICT (account_id, venue, symbol, instance) DO UPDATE
        SET quantity = excluded.quantity, average_price = excluded.average_price, realized_pnl = excluded.realized_pnl,
            fees = excluded.fees, updated_at = excluded.updated_at, entries = excluded.entries
-    RETURNING symbol)
+    RETURNING symbol){further}
 SELECT EXISTS (SELECT FROM lease) AS is_leader, ARRAY(SELECT number FROM fresh) AS fresh,
        ARRAY(SELECT client_order_id FROM changed) AS changed, ARRAY(SELECT fill_id FROM booked) AS booked,
        (SELECT count(*) FROM moved) AS moved;
@@ -138,6 +146,10 @@ SELECT min(time) FROM trades WHERE client_order_id = $1;
 -- name: legs
 -- Every protection leg of these parents, all generations.
 SELECT * FROM orders WHERE parent_id = ANY($1::text[]) ORDER BY created_at, attempt;
+
+-- name: plans
+-- The plans of parent orders, by their signals.
+SELECT signal_id, plan FROM parent_orders WHERE signal_id = ANY($1::uuid[]);
 
 -- name: entries_of
 -- The executed entries that a position is made of, newest first: as many as cover its quantity ($5). Those of the last

@@ -15,6 +15,18 @@ SELECT DISTINCT s.exchange, s.symbol, '', '', 1::numeric, true, false,
    AND NOT EXISTS (SELECT FROM instruments i WHERE i.exchange = s.exchange AND i.symbol = s.symbol)
  ORDER BY 1, 2;
 
+-- name: trade_ids
+-- Give the first and the last id of the stored public trades of a symbol; null where there are none.
+SELECT min(trade_id) AS first, max(trade_id) AS last FROM market_trades WHERE exchange = $1 AND symbol = $2;
+
+-- name: trades
+-- Give the stored public trades of a symbol before $3 (null: all), oldest first, at most $4. `missing`: ids left out before it.
+SELECT time, price::float8 AS price, quantity::float8 AS quantity,
+       trade_id - lag(trade_id) OVER (ORDER BY trade_id) - 1 AS missing
+  FROM market_trades
+ WHERE exchange = $1 AND symbol = $2 AND ($3::timestamptz IS NULL OR time < $3)
+ ORDER BY time, trade_id LIMIT $4;
+
 -- name: known
 -- Give some symbols for the message about one that is unknown: those with bars first.
 SELECT symbol FROM (SELECT symbol, 1 AS rank FROM series WHERE candles > 0

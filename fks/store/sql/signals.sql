@@ -1,30 +1,36 @@
 -- name: insert
--- Insert signals that are not there yet, in the order given; rows back are the new ones.
+-- Insert signals that are not there yet, in the order given, and the plans of parents; rows back are the new ones.
+WITH made AS (
 INSERT INTO signals (
     id, source, instance, params_version, account_id, venue, exchange, symbol, timeframe, ts_event, ordinal, kind, side,
     type, size, limit_price, stop_price, stop_loss, take_profit, trail, time_in_force, reference_price, volatility, size_share, valid_until, rests_until,
-    is_reduce_only, is_add, reason, state, body_hash, trace_id)
+    is_reduce_only, is_add, group_id, group_legs, reason, state, body_hash, trace_id)
 SELECT id, source, instance, params_version, account_id, venue, exchange, symbol, timeframe, ts_event, ordinal, kind, side,
        type, size, limit_price, stop_price, stop_loss, take_profit, trail, time_in_force, reference_price, volatility, size_share, valid_until, rests_until,
-       is_reduce_only, is_add, reason, state, body_hash, trace_id
+       is_reduce_only, is_add, group_id, group_legs, reason, state, body_hash, trace_id
   FROM ROWS FROM (jsonb_to_recordset($1::jsonb) AS (
     id uuid, source text, instance text, params_version int, account_id int, venue text, exchange text, symbol text,
     timeframe text, ts_event timestamptz, ordinal smallint, kind text, side text, type text, size numeric,
     limit_price numeric, stop_price numeric, stop_loss numeric, take_profit numeric, trail numeric, time_in_force text,
     reference_price numeric, volatility numeric, size_share numeric, valid_until timestamptz, rests_until timestamptz,
-    is_reduce_only boolean, is_add boolean, reason text, state text, body_hash text, trace_id text))
+    is_reduce_only boolean, is_add boolean, group_id uuid, group_legs text, reason text, state text, body_hash text, trace_id text))
     WITH ORDINALITY AS wanted(
     id, source, instance, params_version, account_id, venue, exchange, symbol, timeframe, ts_event, ordinal, kind, side,
     type, size, limit_price, stop_price, stop_loss, take_profit, trail, time_in_force, reference_price, volatility, size_share, valid_until, rests_until,
-    is_reduce_only, is_add, reason, state, body_hash, trace_id, place)
+    is_reduce_only, is_add, group_id, group_legs, reason, state, body_hash, trace_id, place)
  ORDER BY place
 ON CONFLICT (id) DO NOTHING
-RETURNING id;
+RETURNING id),
+planned AS (
+    INSERT INTO parent_orders (signal_id, plan)
+    SELECT made.id, w.plan FROM jsonb_to_recordset($1::jsonb) AS w(id uuid, plan jsonb) JOIN made USING (id)
+     WHERE jsonb_typeof(w.plan) = 'object')
+SELECT id FROM made;
 
 -- name: ready
 -- List the signals that wait for the order manager, oldest first; of one instance and symbol only so many, so that what
 -- cannot be decided yet in one place crowds out no other. Left out: the ids of $3.
-SELECT * FROM (
+SELECT *, (SELECT plan FROM parent_orders p WHERE p.signal_id = waiting.id) AS plan FROM (
     SELECT s.*, row_number() OVER (PARTITION BY account_id, venue, symbol, instance ORDER BY seq) AS number
       FROM signals s WHERE state = 'ready' AND venue = ANY($1::text[]) AND NOT id = ANY($3::uuid[])) AS waiting
  WHERE number <= $2 ORDER BY seq LIMIT $2 * 20;
@@ -40,7 +46,49 @@ SELECT venue, count(*) AS count, extract(epoch FROM now() - min(greatest(created
 
 -- name: get
 -- Return one signal with what became of it.
-SELECT * FROM signals WHERE id = $1;
+SELECT s.*, p.plan FROM signals s LEFT JOIN parent_orders p ON p.signal_id = s.id WHERE s.id = $1;
+
+-- name: legs
+-- The entries of these groups, with their orders' ids and outcomes.
+SELECT s.*, p.plan FROM signals s LEFT JOIN parent_orders p ON p.signal_id = s.id
+ WHERE s.group_id = ANY($1::uuid[]) AND s.kind = 'enter' ORDER BY s.seq;
+
+-- name: broken
+-- The entries of groups that rest, or are part of what is held, although another leg of theirs came to nothing, each with
+-- that leg's symbol and what became of it. Left out: those that an exit was sent for, those that leave by an exit of their
+-- own, and those after which their instance enters again: an exit would deny that entry.
+WITH mine AS (
+    SELECT signal_id FROM orders
+     WHERE role = 'entry' AND state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
+     UNION
+    SELECT entry.signal_id FROM positions p CROSS JOIN LATERAL (
+           SELECT o.signal_id FROM orders o
+            WHERE o.account_id = p.account_id AND o.venue = p.venue AND o.symbol = p.symbol AND o.instance = p.instance
+              AND o.role = 'entry' AND o.filled > 0
+            ORDER BY o.created_at DESC LIMIT greatest(p.entries, 1)) AS entry
+     WHERE p.quantity <> 0),
+found AS MATERIALIZED (
+    SELECT s.id, other.symbol, other.cause
+      FROM mine JOIN signals s ON s.id = mine.signal_id
+     CROSS JOIN LATERAL (
+        SELECT leg.symbol, coalesce(nullif(o.code, ''), leg.code, o.state, leg.state) AS cause
+          FROM signals leg LEFT JOIN orders o ON o.client_order_id = leg.client_order_id
+         WHERE leg.group_id = s.group_id AND leg.kind = 'enter' AND leg.id <> s.id
+           AND (leg.state IN ('denied', 'expired', 'declined')
+                OR (leg.state = 'ordered' AND o.filled = 0
+                    AND o.state NOT IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')))
+         ORDER BY leg.symbol LIMIT 1) AS other
+     WHERE s.group_id IS NOT NULL AND s.kind = 'enter' AND s.state = 'ordered')
+SELECT s.*, p.plan, found.symbol AS failed_symbol, found.cause AS failed_code
+  FROM found JOIN signals s ON s.id = found.id LEFT JOIN parent_orders p ON p.signal_id = s.id
+ WHERE NOT EXISTS (SELECT FROM signals later
+                    WHERE later.account_id = s.account_id AND later.instance = s.instance AND later.symbol = s.symbol
+                      AND later.seq > s.seq
+                      AND (later.kind = 'exit' AND later.group_id = s.group_id
+                           OR later.state IN ('ready', 'ordered')
+                              AND (later.kind = 'exit' AND later.size_share IS NULL
+                                   OR later.kind = 'enter' AND NOT later.is_add)))
+ ORDER BY s.seq;
 
 -- name: finish
 -- Write the one outcome of a signal that led to no order; no row back when it already has one, or when a newer epoch owns

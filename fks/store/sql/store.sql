@@ -58,3 +58,7 @@ ORDER BY 2 DESC, 1;
 -- name: revision
 -- The revision of the schema.
 SELECT version_num FROM alembic_version;
+
+-- name: make_partition
+-- Make the partition of a table ($1) that holds a moment, with the rows that wait for it; false when it is there.
+SELECT make_partition($1, $2);

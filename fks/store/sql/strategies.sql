@@ -26,8 +26,8 @@ SELECT (extract(epoch FROM time) * 1000000)::bigint AS time_us, open, high, low,
  ORDER BY time LIMIT $6;
 
 -- name: commit
--- Move one instance on together with the signals of the bars it decided on, and the notes of a moved anchor and of bars
--- that were decided on too late: one statement, so that a worker stopped in the middle holds no lock. Nothing when a newer epoch holds the worker's lease, when the
+-- Move one instance on together with the signals of the bars it decided on and their plans, and the notes of a moved
+-- anchor and of bars that were decided on too late: one statement, so that a worker stopped in the middle holds no lock. Nothing when a newer epoch holds the worker's lease, when the
 -- instance was given to another worker, when it has other parameters by now, or when its cursor is not where this worker
 -- left it.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $7 AND epoch = $2 FOR SHARE),
@@ -47,22 +47,28 @@ late AS (
 old AS (
     DELETE FROM stop_moves WHERE instance IN (SELECT id FROM moved) AND created_at < now() - interval '7 days'),
 stops AS (
-    INSERT INTO stop_moves (instance, time, price)
-    SELECT $1, w.time, w.price FROM moved, jsonb_to_recordset($13::jsonb) AS w(time timestamptz, price numeric)
+    INSERT INTO stop_moves (instance, time, price, take_profit, entry_limit, entry_stop)
+    SELECT $1, w.time, w.price, w.take_profit, w.entry_limit, w.entry_stop
+      FROM moved, jsonb_to_recordset($13::jsonb)
+           AS w(time timestamptz, price numeric, take_profit numeric, entry_limit numeric, entry_stop numeric)
      ORDER BY w.time
     ON CONFLICT (instance, time) DO NOTHING),
 added AS (
     INSERT INTO signals (
         id, source, instance, params_version, account_id, venue, exchange, symbol, timeframe, ts_event, ordinal, kind, side,
         type, size, limit_price, stop_price, stop_loss, take_profit, trail, time_in_force, reference_price, volatility, size_share, valid_until, rests_until,
-        is_add, reason, state, trace_id)
+        is_add, group_id, group_legs, reason, state, trace_id)
     SELECT w.id, w.source, w.instance, w.params_version, w.account_id, w.venue, w.exchange, w.symbol, w.timeframe,
            w.ts_event, w.ordinal, w.kind, w.side, w.type, w.size, w.limit_price, w.stop_price, w.stop_loss, w.take_profit, w.trail,
-           w.time_in_force, w.reference_price, w.volatility, w.size_share, w.valid_until, w.rests_until, w.is_add, w.reason, w.state, w.trace_id
+           w.time_in_force, w.reference_price, w.volatility, w.size_share, w.valid_until, w.rests_until, w.is_add, w.group_id, coalesce(w.group_legs, ''), w.reason, w.state, w.trace_id
       FROM moved, jsonb_populate_recordset(NULL::signals, $9::jsonb) AS w
      ORDER BY w.ts_event, w.ordinal
     ON CONFLICT (id) DO NOTHING
-    RETURNING id)
+    RETURNING id),
+planned AS (
+    INSERT INTO parent_orders (signal_id, plan)
+    SELECT added.id, w.plan FROM added JOIN jsonb_to_recordset($9::jsonb) AS w(id uuid, plan jsonb) USING (id)
+     WHERE jsonb_typeof(w.plan) = 'object')
 SELECT EXISTS (SELECT FROM moved) AS is_ours, ARRAY(SELECT id FROM added) AS added;
 
 -- name: anchor
@@ -147,19 +153,19 @@ ON CONFLICT DO NOTHING
 RETURNING id;
 
 -- name: add_version
--- Keep a version of an instance's parameters.
-INSERT INTO strategy_parameters (instance_id, version, strategy, params, changed_by, provenance)
-SELECT id, params_version, strategy, params, $2, $3 FROM strategy_instances WHERE id = $1
+-- Keep a version of an instance's parameters, and the size that it has with them.
+INSERT INTO strategy_parameters (instance_id, version, strategy, params, changed_by, provenance, size)
+SELECT id, params_version, strategy, params, $2, $3, size FROM strategy_instances WHERE id = $1
 ON CONFLICT DO NOTHING;
 
 -- name: versions
 -- Give the versions of an instance's parameters, newest first.
-SELECT version, params, changed_by, created_at, provenance FROM strategy_parameters WHERE instance_id = $1
+SELECT version, params, changed_by, created_at, provenance, size FROM strategy_parameters WHERE instance_id = $1
  ORDER BY version DESC LIMIT $2;
 
 -- name: version_of_request
 -- Give the version of parameters that a request with an id of the caller's made.
-SELECT instance_id, version, params, changed_by, created_at, provenance FROM strategy_parameters
+SELECT instance_id, version, params, changed_by, created_at, provenance, size FROM strategy_parameters
  WHERE provenance ->> 'request' = $1;
 
 -- name: mode
@@ -173,9 +179,9 @@ SELECT extract(epoch FROM now() - min(p.created_at))::float8
  WHERE a.mode = 'paper' AND p.provenance ->> 'optimization' = $1 AND p.params = $2;
 
 -- name: set_params
--- Give an instance new parameters as its next version.
+-- Give an instance new parameters, and a size unless $3 is null, as its next version.
 UPDATE strategy_instances
-   SET params = $2, params_version = params_version + 1, state = 'NEW', error = NULL, updated_at = now()
+   SET params = $2, size = coalesce($3, size), params_version = params_version + 1, state = 'NEW', error = NULL, updated_at = now()
  WHERE id = $1
 RETURNING params_version;
 

@@ -43,14 +43,16 @@ SELECT count(*) FROM touched;
 -- What the tree depends on: the enabled strategy instances that run in a worker of their own, the exchanges that have
 -- something to collect, whether there are challengers to run, and how many worker nodes the cluster has, also those
 -- that are silent: the pool of strategy workers must not shrink with a machine that restarts; and the number of each
--- instance's strategy worker.
+-- instance's strategy worker; and whether an account trades at MetaTrader 5.
 SELECT ARRAY(SELECT id FROM strategy_instances WHERE is_isolated AND is_enabled ORDER BY id) AS isolated,
        ARRAY(SELECT DISTINCT exchange FROM assets WHERE is_enabled ORDER BY exchange) AS exchanges,
        EXISTS (SELECT FROM challengers c JOIN strategy_instances i ON i.id = c.instance_id
                 WHERE c.stage IN ('shadow', 'proposed', 'waiting') AND c.state <> 'DISABLED' AND i.is_enabled
        ) AS has_challengers,
        (SELECT count(*) FROM nodes WHERE role = 'worker')::int AS worker_nodes,
-       ARRAY(SELECT shard FROM strategy_instances ORDER BY shard) AS workers;
+       ARRAY(SELECT shard FROM strategy_instances ORDER BY shard) AS workers,
+       EXISTS (SELECT FROM ai_deployments WHERE state <> 'failed') AS has_deployments,
+       EXISTS (SELECT FROM accounts WHERE venue = 'mt5') AS has_mt5;
 
 -- name: restart_counts
 -- How often each child was ever restarted.

@@ -27,6 +27,24 @@ SELECT DISTINCT ON (k.exchange, k.symbol) k.exchange, k.symbol, coalesce(i.base,
  WHERE ($4::text[] IS NULL OR k.symbol = ANY($4)) AND p.price > 0
  ORDER BY k.exchange, k.symbol, p.at DESC;
 
+-- name: closes_at
+-- The close of each (exchange $1, symbol $2) at each moment of $3: of the last bar that had ended, of whichever timeframe
+-- ($4, of $5 seconds) ended last, at most $6 seconds before. `place`: the moment, from 1.
+SELECT k.exchange, k.symbol, d.place, b.close
+  FROM unnest($1::text[], $2::text[]) AS k(exchange, symbol)
+ CROSS JOIN unnest($3::timestamptz[]) WITH ORDINALITY AS d(at, place)
+ CROSS JOIN LATERAL (
+       SELECT o.close
+         FROM series s JOIN unnest($4::text[], $5::float8[]) AS t(timeframe, seconds) ON t.timeframe = s.timeframe
+        CROSS JOIN LATERAL (
+              SELECT c.time, c.close FROM ohlcv_data c
+               WHERE c.symbol = s.symbol AND c.timeframe = s.timeframe AND c.exchange = s.exchange AND c.close IS NOT NULL
+                 AND c.time <= d.at - make_interval(secs => t.seconds)
+                 AND c.time >= d.at - make_interval(secs => t.seconds + $6::float8)
+               ORDER BY c.time DESC LIMIT 1) o
+        WHERE (s.exchange, s.symbol) = (k.exchange, k.symbol)
+        ORDER BY o.time + make_interval(secs => t.seconds) DESC, t.seconds DESC LIMIT 1) b;
+
 -- name: unvalued_fees
 -- Executions with a fee in a third asset that has no value in quote, newest first, before id $1, with the instrument that
 -- they were in as far as it is known.

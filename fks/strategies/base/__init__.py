@@ -1,6 +1,9 @@
 """Imports of a strategy file: the base classes, the decisions that `decide` returns, and helpers for targets."""
 
+from fks.model.parent import BreakEven
+from fks.model.signal import EntryGroup
 from fks.strategies.base.bar_strategy import BarStrategy, Context
+from fks.strategies.base.fitted import Fitted, FittedState, Panel, fitted_on, history_of, is_unfitted
 from fks.strategies.base.strategy import (
     PRICE_COLUMNS,
     SHARE_PLACES,
@@ -17,6 +20,7 @@ from fks.strategies.base.strategy import (
     ensure_prices,
     evaluate,
     feature,
+    group_of,
     hold,
     input_bars,
     opened_at,
@@ -30,9 +34,14 @@ __all__ = [
     "PRICE_COLUMNS",
     "SHARE_PLACES",
     "BarStrategy",
+    "BreakEven",
     "Context",
     "Decisions",
+    "EntryGroup",
     "EntryOrder",
+    "Fitted",
+    "FittedState",
+    "Panel",
     "Protected",
     "Strategy",
     "StrategyError",
@@ -44,8 +53,12 @@ __all__ = [
     "ensure_prices",
     "evaluate",
     "feature",
+    "fitted_on",
+    "group_of",
+    "history_of",
     "hold",
     "input_bars",
+    "is_unfitted",
     "opened_at",
     "share_parts",
     "side_to_target",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from keyword import iskeyword
 from types import SimpleNamespace
@@ -18,9 +18,12 @@ from typing import Any
 import numpy as np
 
 from fks.model.bar import Bars, Floats
+from fks.model.parent import TARGETS_MAX, BreakEven
 from fks.strategies.base.strategy import Decisions, EntryOrder, Strategy, StrategyError, trailed
 
 _NAN = float("nan")
+_NO_MOVE = (_NAN, _NAN)
+_LEAST = 1e-9  # of a part of the size: less is a rest of floats
 
 
 #: the columns of a bar: prices in quote, volume in base, `time_ns` its open time (ns UTC)
@@ -35,17 +38,22 @@ class Context:
     one bar: the stop). What a limit denies or a venue fills otherwise is not in it. `entry_price` (NaN while flat) and
     `bars_held` are of the open position, and `entries` is how many made it (`add`); of several the price is the average
     one of amounts of quote in proportion to their `size_share`, as the sizing `notional` buys. `index` is the bar's
-    number. `is_waiting`: an entry's limit or stop order rests. `kept`: the share of the entered quantity that is held
-    (`reduce`), `stop_loss` where its stop is (NaN: it has none, or is flat). `profit` is that of all closed positions,
-    as a share of an entry of the full size and without costs: 0.02 is 2 % of that size; `drawdown` how far it is below
-    its highest. `state` is the strategy's own: set any attribute; it is empty at each evaluation's start.
+    number. `is_waiting`: an entry's limit or stop order rests (`reprice`). `kept`: the share of the entered quantity
+    that is held (`reduce`), `stop_loss` and `take_profit` where they are (NaN: it has none, several targets, or is
+    flat). `profit` is that of all closed positions, as a share of an entry of the full size and without costs: 0.02 is
+    2 % of that size; `drawdown` how far it is below its highest. `equity`: the committed capital (`entries_max` full
+    sizes, so 1 for most strategies), that profit, and what the open position has gained at this bar's close, in full
+    sizes of an entry; `equity_drawdown` how far it is below its highest at a close. `state` is the strategy's own: set
+    any attribute; it is empty at each evaluation's start.
     """
 
     __slots__ = (
         "_bars",
+        "_break_even",
         "_columns",
         "_cut",
         "_entered",
+        "_entry_move",
         "_is_adding",
         "_life",
         "_loss",
@@ -53,15 +61,20 @@ class Context:
         "_move",
         "_order",
         "_paid",
+        "_parts",
         "_peak",
-        "_profit",
+        "_risk",
         "_share",
         "_stop_loss",
+        "_target_move",
+        "_targets",
+        "_top",
         "_trail",
         "_wanted",
         "bars_held",
         "entries",
         "entry_price",
+        "equity",
         "index",
         "is_expired",
         "is_stopped",
@@ -88,10 +101,15 @@ class Context:
         self._wanted = 0.0  # the target
         self._is_adding = False  # an entry more was ordered in this bar
         self._cut = 1.0  # the share that a part closed in this bar leaves
-        self._move = _NAN  # where the stop is moved at this bar's close
+        self._entry_move = _NO_MOVE  # where limit and stop of the order that rests are moved
+        self._move = self._target_move = _NAN  # where stop and take profit are moved at this bar's close
         self.stop_loss = _NAN
         self.profit = self._peak = 0.0
-        self._loss = self._stop_loss = self._profit = self._trail = _NAN
+        self.equity = self._top = float(entries_max)
+        self._loss = self._stop_loss = self._trail = self._risk = _NAN
+        self._targets: list[tuple[float, float]] = []  # of the entry that was ordered last: price and share
+        self._break_even: BreakEven | None = None
+        self._parts: list[tuple[int, float, float]] = []  # left of the open position: number, target and full sizes
         self._share = 1.0  # of the size, of the entry that was ordered last
         self._paid = self._entered = 1.0  # in full sizes: held, and entered in all, of the open position
         self._order: EntryOrder | None = None  # of the entry that was ordered last; None = at the market
@@ -103,9 +121,25 @@ class Context:
         return self._paid / self._entered if self.position else _NAN
 
     @property
+    def take_profit(self) -> float:
+        """Return where the take profit of the position is; NaN while flat, without one and with several targets."""
+        return self._parts[0][1] if self.position and len(self._targets) == 1 else _NAN
+
+    @property
     def drawdown(self) -> float:
         """Return how far `profit` is below the highest that it was, 0 at first."""
         return self._peak - self.profit
+
+    @property
+    def cash(self) -> float:
+        """Return `equity` without the worth of the open position: less the cost of a long one, plus the proceeds of a
+        short one."""
+        return self._most + self.profit - self.position * self._paid
+
+    @property
+    def equity_drawdown(self) -> float:
+        """Return how far `equity` is below the highest that it was at a close, 0 at first."""
+        return self._top - self.equity
 
     def _left(self, price: float, share: float = 1.0) -> None:
         """Take in that a share of the position was closed at a price."""
@@ -119,8 +153,6 @@ class Context:
         if ago < 0 or place < 0:
             raise StrategyError(
                 f"value({name!r}, {ago}) at bar {self.index} asks for bar {place}, which is not known then",
-                code="STRATEGY_WRONG",
-                status=422,
                 remedy="ask for 0 to `index` bars ago",
             )
         try:
@@ -128,10 +160,7 @@ class Context:
         except KeyError:
             known = " ".join(self._columns) or "none"
             raise StrategyError(
-                f"there is no indicator {name!r}",
-                code="STRATEGY_WRONG",
-                status=422,
-                remedy=f"return it from indicators(); known: {known}",
+                f"there is no indicator {name!r}", remedy=f"return it from indicators(); known: {known}"
             ) from None
 
     def last(self, column: str, count: int) -> Floats:
@@ -153,6 +182,8 @@ class Context:
         stop: float | None = None,
         bars: int | None = None,
         size_share: float | None = None,
+        targets: Sequence[tuple[float, float]] = (),
+        break_even: BreakEven | None = None,
     ) -> bool:
         """Be long from the next bar's open on, with these protections (absolute prices) when that is an entry.
 
@@ -161,10 +192,15 @@ class Context:
         `limit`, `stop`: enter by such an order, with both by a stop-limit; it rests until it fills, `close` or another
         side is ordered, or `bars` bars have passed. `size_share`: the share of the configured size that it has, above 0
         and at most 1.
+        `targets`: up to five pairs of a price and the share of the entry that takes profit there, nearest first, the
+        shares 1 together; instead of `take_profit`, beside a `stop_loss`. `break_even`: the stop moves to the entry's
+        average price from the bar on after the one in which that target is executed, or whose close has come that many
+        times the risk; without an offset, since bars have no tick (`move_stop` takes any price).
         Return False and do nothing in the bar whose range closed the position, or in which the order expired: order
         again on the next one.
         """
-        return self._wanted > 0 or self._enter(1, stop_loss, take_profit, trail, limit, stop, bars, size_share)
+        prices = (stop_loss, take_profit, trail, limit, stop)
+        return self._wanted > 0 or self._enter(1, *prices, bars, size_share, targets, break_even)
 
     def sell(
         self,
@@ -176,9 +212,12 @@ class Context:
         stop: float | None = None,
         bars: int | None = None,
         size_share: float | None = None,
+        targets: Sequence[tuple[float, float]] = (),
+        break_even: BreakEven | None = None,
     ) -> bool:
         """Be short from the next bar's open on; like `buy`. Where nothing may be short it is denied."""
-        return self._wanted < 0 or self._enter(-1, stop_loss, take_profit, trail, limit, stop, bars, size_share)
+        prices = (stop_loss, take_profit, trail, limit, stop)
+        return self._wanted < 0 or self._enter(-1, *prices, bars, size_share, targets, break_even)
 
     def add(self, *, size_share: float | None = None) -> bool:
         """Enter once more at the next bar's open, on the side that is held, by the same sizing and under the same
@@ -204,8 +243,6 @@ class Context:
         if not 0.0 < share < 1.0:
             raise StrategyError(
                 f"reduce({share!r}) at bar {self.index} is no share of what is held",
-                code="STRATEGY_WRONG",
-                status=422,
                 remedy="give one above 0 and below 1; close() closes all",
             )
         if self._wanted * self.position <= 0 or self._is_adding:
@@ -221,15 +258,50 @@ class Context:
         Return False and do nothing while flat, when it closes or turns, and for a position without a stop.
         """
         if not 0.0 < price < float("inf"):
-            raise StrategyError(
-                f"move_stop({price!r}) at bar {self.index} is no price",
-                code="STRATEGY_WRONG",
-                status=422,
-                remedy="give one above 0",
-            )
+            raise StrategyError(f"move_stop({price!r}) at bar {self.index} is no price", remedy="give one above 0")
         if self._wanted * self.position <= 0 or self.stop_loss != self.stop_loss:
             return False
         self._move = price
+        return True
+
+    def move_target(self, price: float) -> bool:
+        """Move the take profit of the position that is held to a price, nearer to the market or farther, from the next
+        bar on.
+
+        Return False and do nothing while flat, when it closes or turns, for a position without a take profit or with
+        several targets, and for a price that the close has reached already (`close`).
+        """
+        if not 0.0 < price < float("inf"):
+            raise StrategyError(f"move_target({price!r}) at bar {self.index} is no price", remedy="give one above 0")
+        is_held = self._wanted * self.position > 0 and self.take_profit == self.take_profit
+        if not is_held or (price - float(self._bars.close[self.index])) * self.position <= 0:
+            return False
+        self._target_move = price
+        return True
+
+    def reprice(self, *, limit: float | None = None, stop: float | None = None) -> bool:
+        """Move the entry's order that rests to another limit, stop, or both, from the next bar on, for the bars that
+        are left to it. Its quantity and its protections stay.
+
+        Return False and do nothing while none rests, and when it ends or turns. Errors: StrategyError for a price that
+        is none, and for one that the order does not have.
+        """
+        order = self._order if self.is_waiting else None
+        for name, price in (("limit", limit), ("stop", stop)):
+            if price is None:
+                continue
+            if not 0.0 < price < float("inf"):
+                raise StrategyError(
+                    f"reprice({name}={price!r}) at bar {self.index} is no price", remedy="give one above 0"
+                )
+            if order is not None and np.isnan(getattr(order, name)):
+                raise StrategyError(
+                    f"reprice({name}={price!r}) at bar {self.index}: the order that rests has no {name}",
+                    remedy="move the prices that it has, or close() and enter again",
+                )
+        if order is None or self._wanted * order.side <= 0:
+            return False
+        self._entry_move = (_NAN if limit is None else limit, _NAN if stop is None else stop)
         return True
 
     def _valid(self, share: float | None) -> float:
@@ -238,10 +310,7 @@ class Context:
         if 0.0 < share <= 1.0:
             return share
         raise StrategyError(
-            f"size_share={share!r} at bar {self.index} is no share of the size",
-            code="STRATEGY_WRONG",
-            status=422,
-            remedy="give one above 0 and at most 1",
+            f"size_share={share!r} at bar {self.index} is no share of the size", remedy="give one above 0 and at most 1"
         )
 
     def close(self) -> None:
@@ -258,9 +327,20 @@ class Context:
         stop: float | None,
         bars: int | None,
         size_share: float | None,
+        targets: Sequence[tuple[float, float]],
+        break_even: BreakEven | None,
     ) -> bool:
         if self.is_stopped or self.is_expired:
             return False
+        wrong, remedy = "", ""
+        if take_profit is not None and targets:
+            wrong, remedy = "targets and a take_profit", "give one of the two"
+        elif len(targets) > TARGETS_MAX:
+            wrong, remedy = f"{len(targets)} targets", f"give at most {TARGETS_MAX}"
+        elif break_even is not None and break_even.offset_ticks:
+            wrong, remedy = "break-even with an offset, and bars have no tick", "leave it out, or use move_stop"
+        if wrong:
+            raise StrategyError(f"the entry ordered at bar {self.index} takes {wrong}", remedy=remedy)
         self._share = self._valid(size_share)
         self._wanted = float(side)
         self._cut = 1.0
@@ -274,8 +354,49 @@ class Context:
         self._loss = self._stop_loss
         if trail is not None and stop_loss is None:
             self._loss = trailed(limit or stop or float(self._bars.close[self.index]), trail, side)
-        self._profit = _NAN if take_profit is None else take_profit
+        self._targets = [(take_profit, 1.0)] if take_profit is not None else list(targets)
+        self._break_even = break_even
         return True
+
+    def _open(self, side: int, price: float) -> None:
+        """Take in that the entry that was ordered last has filled at a price."""
+        self.position, self.entries, self.bars_held, self.entry_price = side, 1, 0, price
+        self._paid = self._entered = self._share
+        self.stop_loss, self._risk = self._loss, _NAN
+        targets = self._targets or [(_NAN, 1.0)]
+        self._parts = [(number, at, share * self._share) for number, (at, share) in enumerate(targets, 1)]
+        rule = self._break_even
+        if rule is not None and rule.at_risk is not None:
+            self._risk = float(rule.at_risk) * abs(price - self._loss)
+
+    def _close_parts(self, bar: Any, *, is_late: bool) -> bool:
+        """Close the parts of the position whose protections a bar reaches; return whether nothing is left.
+
+        `is_late`: the bar's best price came before the entry."""
+        side, stop, left, kept = self.position, self.stop_loss, self._paid, []
+        is_moved, rule = False, self._break_even
+        last = self._parts[-1][0]
+        for number, target, share in self._parts:
+            part, profit = left if number == last else min(share, left), _NAN if is_late else target
+            left -= part
+            if part < _LEAST:
+                continue
+            down, up = (stop, profit) if side > 0 else (profit, stop)
+            if not (bar.low <= down or bar.high >= up):
+                kept.append((number, target, part))
+                continue
+            price = _closed_at(bar, down, up, side, has_open=self.bars_held > 0)
+            self._left(price, part / self._paid)
+            self._paid -= part
+            after = None if rule is None else rule.after_target
+            is_moved |= after is not None and number >= after and (price - profit) * side >= 0
+        self._parts = kept or self._parts
+        if is_moved:
+            self._to_break_even()
+        return not kept
+
+    def _to_break_even(self) -> None:
+        self.stop_loss = (max if self.position > 0 else min)(self.stop_loss, self.entry_price)
 
 
 class BarStrategy(Strategy):
@@ -310,8 +431,12 @@ class BarStrategy(Strategy):
         make = _bar_type((*BAR_COLUMNS, *columns))._make
         rows = zip(*lists, *(column[first:].tolist() for column in columns.values()), strict=True)
         trails, has_trails = np.full(count, np.nan), False
-        profit = trail = _NAN  # of the open position
+        profit = trail = risk = _NAN  # of the open position
+        follows = False  # its stop follows the closes
+        plans: dict[int, tuple[list[tuple[float, float]], BreakEven | None]] = {}
         moves, has_moves = np.full(count, np.nan), False
+        target_moves, has_target_moves = np.full(count, np.nan), False
+        entry_moves, has_entry_moves = np.full((2, count), np.nan), False
         before, start = 0.0, 0  # the target of the bar before, and since which bar it has been the same
         for ctx.index, bar in enumerate(map(make, rows), first):
             if ctx.position and ctx.position * before <= 0:  # it was left, or turned, on the bar before
@@ -327,16 +452,16 @@ class BarStrategy(Strategy):
                     price = order.reach(bar.open, bar.high, bar.low)
                     if price is not None:
                         ctx.is_waiting = False
-                        ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = side, 1, 0, price
-                        ctx._paid = ctx._entered = ctx._share
-                        ctx.stop_loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
+                        ctx._open(side, price)
+                        profit, trail, risk = ctx._parts[0][1], ctx._trail, ctx._risk
+                        follows = trail == trail or risk == risk
                         is_late = is_limit and price != bar.open
                     elif ctx._life and ctx.index >= start + ctx._life:
                         ctx.is_waiting, ctx.is_expired, ctx._wanted = False, True, 0.0
                 elif ctx.position != side:  # what was ordered on the bar before fills at this one's open
-                    ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = side, 1, 0, bar.open
-                    ctx._paid = ctx._entered = ctx._share
-                    ctx.stop_loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
+                    ctx._open(side, bar.open)
+                    profit, trail, risk = ctx._parts[0][1], ctx._trail, ctx._risk
+                    follows = trail == trail or risk == risk
                 else:
                     ctx.bars_held += 1
                     if ctx._cut != 1.0:
@@ -350,20 +475,37 @@ class BarStrategy(Strategy):
                 stop = ctx.stop_loss
                 down, up = (stop, target_profit) if before > 0 else (target_profit, stop)
                 if ctx.position and (bar.low <= down or bar.high >= up):
-                    ctx._left(_closed_at(bar, down, up, side, has_open=ctx.bars_held > 0))
-                    ctx.is_stopped = True
-                    ctx.position = ctx.entries = ctx.bars_held = 0
-                    ctx._wanted, ctx.entry_price, ctx.stop_loss = 0.0, _NAN, _NAN
-                elif ctx.position and trail == trail:  # not NaN
-                    level = trailed(bar.close, trail, side)
-                    ctx.stop_loss = max(stop, level) if before > 0 else min(stop, level)
+                    if ctx._close_parts(bar, is_late=is_late):
+                        ctx.is_stopped = True
+                        ctx.position = ctx.entries = ctx.bars_held = 0
+                        ctx._wanted, ctx.entry_price, ctx.stop_loss = 0.0, _NAN, _NAN
+                    else:
+                        profit = ctx._parts[0][1]
+                if follows and ctx.position:
+                    if trail == trail:  # not NaN
+                        level = trailed(bar.close, trail, side)
+                        ctx.stop_loss = max(ctx.stop_loss, level) if before > 0 else min(ctx.stop_loss, level)
+                    if (bar.close - ctx.entry_price) * side >= risk:
+                        ctx._to_break_even()
             elif ctx.position:
                 ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price, ctx.stop_loss = 0, 0, 0, _NAN, _NAN
-            ctx._is_adding, ctx._cut, ctx._move = False, 1.0, _NAN
+            gain = ctx.position * ctx._paid * (bar.close / ctx.entry_price - 1.0) if ctx.position else 0.0
+            ctx.equity = ctx._most + ctx.profit + gain
+            if ctx.equity > ctx._top:
+                ctx._top = ctx.equity
+            ctx._is_adding, ctx._cut, ctx._move, ctx._target_move = False, 1.0, _NAN, _NAN
+            ctx._entry_move = _NO_MOVE
             on_bar(ctx, bar)
             if ctx._move == ctx._move and ctx._wanted * ctx.position > 0:
                 moves[ctx.index], has_moves = ctx._move, True
                 ctx.stop_loss = (max if ctx.position > 0 else min)(ctx.stop_loss, ctx._move)
+            if ctx._target_move == ctx._target_move and ctx._wanted * ctx.position > 0:
+                target_moves[ctx.index], has_target_moves = ctx._target_move, True
+                profit = ctx._target_move
+                ctx._parts = [(1, profit, ctx._parts[0][2])]
+            if ctx._entry_move is not _NO_MOVE and ctx._wanted == before and ctx._order is not None:
+                entry_moves[:, ctx.index], has_entry_moves = ctx._entry_move, True
+                ctx._order = ctx._order.moved(*ctx._entry_move)
             ctx.is_stopped = ctx.is_expired = False
             if ctx._wanted != before:
                 target[start : ctx.index] = before
@@ -375,7 +517,12 @@ class BarStrategy(Strategy):
                     continue
                 ctx.is_waiting = bool(before) and ctx._order is not None
                 if before:
-                    losses[start], profits[start], trails[start] = ctx._stop_loss, ctx._profit, ctx._trail
+                    losses[start], trails[start] = ctx._stop_loss, ctx._trail
+                    is_single = len(ctx._targets) == 1 and ctx._targets[0][1] == 1.0
+                    if is_single:
+                        profits[start] = ctx._targets[0][0]
+                    if ctx._break_even is not None or (ctx._targets and not is_single):
+                        plans[start] = [] if is_single else ctx._targets, ctx._break_even
                     has_trails |= ctx._trail == ctx._trail
                     if ctx._order is not None:
                         entry_limits[start], entry_stops[start] = ctx._order.limit, ctx._order.stop
@@ -383,10 +530,16 @@ class BarStrategy(Strategy):
                         has_orders = True
         target[start:] = before
         found = Decisions(target, losses, profits, trail=trails if has_trails else None)
+        if plans:
+            found = replace(found, **_plan_columns(plans, count))
         if has_shares:
             found = replace(found, size_share=shares)
         if has_moves:
             found = replace(found, stop_move=moves)
+        if has_target_moves:
+            found = replace(found, take_profit_move=target_moves)
+        if has_entry_moves:
+            found = replace(found, entry_limit_move=entry_moves[0], entry_stop_move=entry_moves[1])
         if not has_orders:
             return found
         return replace(found, entry_limit=entry_limits, entry_stop=entry_stops, entry_bars=lives)
@@ -403,10 +556,24 @@ class BarStrategy(Strategy):
             else:
                 found[name] = values
                 continue
-            raise StrategyError(
-                f"strategy {self.name}: {what}", code="STRATEGY_WRONG", status=422, remedy="correct indicators()"
-            )
+            raise StrategyError(f"strategy {self.name}: {what}", remedy="correct indicators()")
         return found
+
+
+def _plan_columns(
+    plans: Mapping[int, tuple[Sequence[tuple[float, float]], BreakEven | None]], count: int
+) -> dict[str, Any]:
+    """Return the columns of targets and break-even of entries, by the bars that decided them."""
+    columns = np.full((2 * max(len(targets) for targets, _ in plans.values()), count), np.nan)
+    after, risk = np.full(count, np.nan), np.full(count, np.nan)
+    for row, (targets, rule) in plans.items():
+        for number, one in enumerate(targets):
+            columns[2 * number : 2 * number + 2, row] = one
+        if rule is not None:
+            after[row] = _NAN if rule.after_target is None else rule.after_target
+            risk[row] = _NAN if rule.at_risk is None else float(rule.at_risk)
+    pairs = zip(columns[::2], columns[1::2], strict=True)
+    return {"targets": tuple(pairs), "break_even_after": after, "break_even_risk": risk}
 
 
 def _closed_at(bar: Any, down: float, up: float, side: int, *, has_open: bool) -> float:

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Protocol, Self
 from pydantic import ConfigDict, PrivateAttr
 
 from fks.model.bar import Bars
+from fks.model.signal import EntryGroup
+from fks.strategies.base.fitted import Panel
 from fks.strategies.base.strategy import Decisions, Strategy
 
 
@@ -39,6 +41,7 @@ class RemoteFacts:
     entries_max: int
     source: str
     has_protections: bool
+    training: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,10 @@ class RemotePort(Protocol):
     def make(self, kind: str, params: Mapping[str, Any]) -> tuple[RemoteGiven, RemoteFacts]: ...
 
     def decide(self, given: RemoteGiven, bars: Bars) -> Decisions: ...
+
+    def group(self, given: RemoteGiven, symbol: str) -> EntryGroup | None: ...
+
+    def fit(self, given: RemoteGiven, panel: Panel) -> dict[str, Any]: ...
 
     def check(self, check: str, given: RemoteGiven, tapes: Sequence[Bars], count: int) -> list[Any]:
         """Return the violations that a function of `fks.strategies.check` finds, as lists of their members."""
@@ -100,6 +107,15 @@ class RemoteStrategy(Strategy):
 
     def entries_max(self) -> int:
         return self._facts.entries_max
+
+    def group(self, symbol: str) -> EntryGroup | None:
+        return self.port.group(self._given, symbol)
+
+    def training(self) -> int:
+        return self._facts.training
+
+    def fit(self, panel: Panel) -> dict[str, Any]:
+        return self.port.fit(self._given, panel)
 
     def decide(self, bars: Bars) -> Decisions:
         return self.port.decide(self._given, bars)

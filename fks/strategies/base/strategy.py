@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from itertools import pairwise
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -15,6 +17,8 @@ from fks.indicators.exact import keep_last
 from fks.model.bar import Bars, Feature, Floats, split_digits
 from fks.model.errors import FksError, InputError
 from fks.model.instrument import folded
+from fks.model.parent import TARGETS_MAX, BreakEven, ParentPlan, ProfitTarget
+from fks.model.signal import EntryGroup
 from fks.model.timeframe import iso
 from fks.strategies.base.location import defined_at, one_line, raised_at
 
@@ -22,15 +26,22 @@ Flags = npt.NDArray[np.bool_]
 _PLACES = 9
 
 
-#: columns of `Decisions` in units of the price; but for the last one read where the target enters
-PRICE_COLUMNS = ("stop_loss", "take_profit", "trail", "entry_limit", "entry_stop", "stop_move")
-COLUMNS = ("target", *PRICE_COLUMNS, "entry_bars", "size_share")  # of `Decisions`
+_MOVES = ("stop_move", "take_profit_move", "entry_limit_move", "entry_stop_move")
+#: columns of `Decisions` in units of the price; but for the moves read where the target enters
+PRICE_COLUMNS = ("stop_loss", "take_profit", "trail", "entry_limit", "entry_stop", *_MOVES)
+_BREAK_EVEN = ("break_even_after", "break_even_risk", "break_even_ticks")
+#: of `Decisions`, but for those of its targets
+_COLUMNS = ("target", *PRICE_COLUMNS, "entry_bars", "size_share", *_BREAK_EVEN)
+COLUMNS_MAX = len(_COLUMNS) + 2 * TARGETS_MAX
 SHARE_PLACES = 6  # of `size_share`, and of a share that is closed
 _WHOLE_WITHIN = 1e-9
 
 
 class StrategyError(InputError):
     """A strategy violated its contract: by its file, its parameters or its result. The message names the bar."""
+
+    def __init__(self, message: str, *, code: str = "STRATEGY_WRONG", status: int = 422, remedy: str = "") -> None:
+        super().__init__(message, code=code, status=status, remedy=remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +54,9 @@ class Decisions:
     growth while the first entry's position is not open, because a protection closed it or it was denied, is no entry:
     nothing is entered until the target returns to 0 or changes its sign.
 
-    A target that falls on its side, from 1 to 0.4 or from 3 to 2, closes that share of what is held then (0.6, or a
-    third; `closed_parts`) at the market, rounded down to a lot. The rest keeps its protections. An entry's order that
-    rests ends with it.
+    A target that falls on its side, from 1 to 0.4 or from 3 to 2, closes that share of the position at that time (0.6,
+    or a third; `closed_parts`) at the market, rounded down to a lot. The rest keeps its protections. An entry's order
+    that rests ends with it.
 
     `stop_loss`, `take_profit`: absolute prices of the protections of an entry decided on that bar (NaN = none); they
     are read only where the target leaves 0 or changes its sign.
@@ -60,6 +71,24 @@ class Decisions:
     `size_share`: the share of the configured size, 0 < share <= 1, that an entry decided on that bar has (NaN = all of
     it), read to 6 decimal places where the target enters or grows. The quantity of the full size, times it, rounded
     down to a lot: a strategy makes an entry smaller than its operator allows, never larger.
+
+    `targets`: the prices at which parts of an entry take profit, instead of `take_profit`, nearest first and at most
+    five; each is a column of prices (NaN = the entry has no such target) and one of shares, which are 1 together, read
+    to 6 decimal places. They need a stop loss, which is that of all parts, and a position of one entry.
+    `break_even_after`: the number of the target, from 1, with whose execution the stop moves to the entry's average
+    price; or `break_even_risk`: the multiple of the distance from that price to the stop loss that a close has to come.
+    Both count from the next bar on. `break_even_ticks`: whole ticks beyond that price, in the entry's favour.
+    NaN = none. All of these are read where the target enters.
+
+    `stop_move`, `take_profit_move`: absolute prices to which the stop loss and the take profit of what is held move
+    (NaN = they stay), read where the target was on that side at the bar before, from the next bar on. A stop only
+    moves nearer to the market. A take profit moves both ways; a price that the close has reached leaves it, and so does
+    every price where the entry has none, or several targets.
+
+    `entry_limit_move`, `entry_stop_move`: absolute prices to which the limit and the stop of an entry's order that
+    rests move (NaN = they stay), read where the target is what it was since the order was decided, from the next bar
+    on. Only a price that the order has moves. With another price it is a new order over what has not filled, for the
+    bars that are left of `entry_bars`; its quantity and its protections stay. Nothing moves once it has filled.
     """
 
     target: Floats
@@ -71,14 +100,104 @@ class Decisions:
     trail: Floats | None = None
     size_share: Floats | None = None
     stop_move: Floats | None = None
+    take_profit_move: Floats | None = None
+    entry_limit_move: Floats | None = None
+    entry_stop_move: Floats | None = None
+    targets: tuple[tuple[Floats, Floats], ...] = ()
+    break_even_after: Floats | None = None
+    break_even_risk: Floats | None = None
+    break_even_ticks: Floats | None = None
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Floats]) -> Decisions:
+        """Return the decisions whose `columns` these are."""
+        known = {name: one for name, one in columns.items() if not name.startswith(("target_", "share_"))}
+        numbers = range(1, 1 + sum(name.startswith("target_") for name in columns))
+        return cls(**known, targets=tuple((columns[f"target_{n}"], columns[f"share_{n}"]) for n in numbers))
+
+    def columns(self) -> dict[str, Floats]:
+        """Return the columns that there are, by name; those of target number 1 are `target_1` and `share_1`."""
+        found = {name: column for name in _COLUMNS if (column := getattr(self, name)) is not None}
+        for number, (prices, shares) in enumerate(self.targets, 1):
+            found |= {f"target_{number}": prices, f"share_{number}": shares}
+        return found
+
+    @property
+    def has_plans(self) -> bool:
+        """Return whether entries may have targets or a move to break-even."""
+        read = [prices for prices, _ in self.targets]
+        read += [column for column in (self.break_even_after, self.break_even_risk) if column is not None]
+        return any(bool(np.isfinite(column).any()) for column in read)
+
+    def plan_at(self, index: int) -> ParentPlan | None:
+        """Return the plan of an entry decided on bar `index`, with prices as they were decided; None without one. One
+        target alone is the entry's take profit (`take_profit_at`), and in no plan."""
+        after, risk, ticks = (
+            None if column is None or not np.isfinite(column[index]) else float(column[index])
+            for column in (self.break_even_after, self.break_even_risk, self.break_even_ticks)
+        )
+        rule = None
+        if after is not None:
+            rule = BreakEven(after_target=int(after), offset_ticks=int(ticks or 0))
+        elif risk is not None:
+            rule = BreakEven(at_risk=Decimal(repr(risk)), offset_ticks=int(ticks or 0))
+        prices = self._targets_at(index)
+        if self.stop_loss is None or not np.isfinite(self.stop_loss[index]) or (len(prices) < 2 and rule is None):
+            return None
+        shares = [Decimal(round(share * 10**SHARE_PLACES)).scaleb(-SHARE_PLACES) for _, share in prices[:-1]]
+        shares.append(1 - sum(shares, Decimal(0)))
+        targets = zip((Decimal(repr(price)) for price, _ in prices), shares, strict=False)
+        stop = Decimal(repr(float(self.stop_loss[index])))
+        return ParentPlan(stop, tuple(ProfitTarget(*one) for one in targets) if len(prices) > 1 else (), rule)
+
+    def take_profit_at(self, index: int) -> float:
+        """Return the take profit of an entry decided on bar `index`, that of its only target included; NaN without
+        one."""
+        prices = self._targets_at(index)
+        if prices:
+            return prices[0][0] if len(prices) == 1 else float("nan")
+        return float("nan") if self.take_profit is None else float(self.take_profit[index])
+
+    def _targets_at(self, index: int) -> list[tuple[float, float]]:
+        found = ((float(prices[index]), float(shares[index])) for prices, shares in self.targets)
+        return [one for one in found if np.isfinite(one[0])]
 
     def moves(self) -> Floats | None:
         """Return `stop_move` where it is read, and NaN elsewhere; None when it moves no stop."""
-        if self.stop_move is None:
+        return self._read_moves(self.stop_move)
+
+    def take_profit_moves(self, close: Floats) -> Floats | None:
+        """Return `take_profit_move` where it is read, given the closes, and NaN elsewhere; None when it moves none."""
+        found = self._read_moves(self.take_profit_move)
+        if found is None:
+            return None
+        found = np.where((found - close) * self.target > 0.0, found, np.nan)
+        return None if np.isnan(found).all() else found
+
+    def entry_moves(self) -> tuple[Floats | None, Floats | None]:
+        """Return `entry_limit_move` and `entry_stop_move` where they are read, and NaN elsewhere; None for one that
+        moves nothing."""
+        return (
+            self._read_entry_moves(self.entry_limit_move, self.entry_limit),
+            self._read_entry_moves(self.entry_stop_move, self.entry_stop),
+        )
+
+    def _read_entry_moves(self, prices: Floats | None, placed: Floats | None) -> Floats | None:
+        found = self._read_moves(prices)
+        if found is None or placed is None:
             return None
         before = np.concatenate([[0.0], self.target[:-1]])
-        is_price = np.isfinite(self.stop_move) & (self.stop_move > 0.0)
-        found: Floats = np.where((self.target * before > 0.0) & is_price, self.stop_move, np.nan)
+        opened = np.maximum.accumulate(np.where(self.target * before > 0.0, 0, np.arange(len(before))))
+        can_move = np.isfinite(placed[opened]) & (self.target == self.target[opened])
+        found = np.where(can_move, found, np.nan)
+        return None if np.isnan(found).all() else found
+
+    def _read_moves(self, prices: Floats | None) -> Floats | None:
+        if prices is None:
+            return None
+        before = np.concatenate([[0.0], self.target[:-1]])
+        is_price = np.isfinite(prices) & (prices > 0.0)
+        found: Floats = np.where((self.target * before > 0.0) & is_price, prices, np.nan)
         return None if np.isnan(found).all() else found
 
     def share_at(self, index: int) -> Decimal | None:
@@ -151,6 +270,16 @@ class Strategy(BaseModel, ABC):
         """Return the most entries that a position of this strategy may have."""
         return 1
 
+    def training(self) -> int:
+        """Return how many bars before the first decision the strategy is fitted on; 0: it has nothing to fit
+        (`fks.strategies.base.fitted`)."""
+        return 0
+
+    def group(self, symbol: str) -> EntryGroup | None:
+        """Return the group whose entries are made together or not at all, when `symbol` is the one that is traded; None
+        by default. All legs return the same one."""
+        return None
+
     def parts(self) -> tuple[Strategy, ...]:
         """Return the strategies that this one asks; their code is part of a result's fingerprint (C12)."""
         return ()
@@ -164,8 +293,22 @@ def input_bars(strategy: Strategy, bars: Bars, symbol: str) -> Bars:
         raise StrategyError(
             f"strategy {strategy.name} reads {symbol} besides {bars.symbol}, and got no bars of it",
             code="INPUT_MISSING",
-            status=422,
             remedy=f"give it bars.joined({{{symbol!r}: …}})",
+        )
+    return found
+
+
+def group_of(strategy: Strategy, symbol: str) -> EntryGroup | None:
+    """Return the strategy's group when `symbol` is the one that is traded. Errors: StrategyError for a wrong one."""
+    found = strategy.group(symbol)
+    if found is None:
+        return None
+    legs = found.symbols
+    is_plain = found.name.isprintable() and all(leg == folded(leg) and leg.isprintable() for leg in legs)
+    if not is_plain or len(set(legs)) != len(legs) or len(legs) < 2 or folded(symbol) not in legs:
+        raise StrategyError(
+            f"strategy {strategy.name}: its group for {symbol} is {found}",
+            remedy="return a name and two or more symbols as BTCUSDT is written, its own among them, from group()",
         )
     return found
 
@@ -178,7 +321,6 @@ def feature(strategy: Strategy, bars: Bars, name: str) -> Feature:
         raise StrategyError(
             f"strategy {strategy.name} reads the column {name} besides {bars.symbol}, and did not get it",
             code="FEATURE_MISSING",
-            status=422,
             remedy=f"return its name from features() and import it (fks data import-features), or give it "
             f"bars.with_features({{{name!r}: …}})",
         )
@@ -284,27 +426,28 @@ def decide(strategy: Strategy, bars: Bars) -> Decisions:
     may be some during warm-up, which mean nothing. See `evaluate`. Errors: StrategyError, also when it raises.
 
     Over a split of shares the strategy is asked for each part between two splits, with the bars so far in the shares of
-    that part: no decision sees a later split. Its prices are returned in shares of the columns.
+    that part: no decision sees a later split. Its prices are returned in shares of the columns. Over a roll of a
+    continuous future it is asked in the same way, on the contract of each part.
     """
-    if not len(bars) or not any(part.splits for part in (bars, *bars.inputs.values())):
+    if not len(bars) or not any(part.splits or part.rolls for part in (bars, *bars.inputs.values())):
         return _decide(strategy, bars)
     rows = bars.split_rows
     places = bars.splits[0].places + split_digits(bars.splits) if bars.splits else 0  # of the columns
     parts: list[dict[str, Floats]] = []
     for start, end in zip([0, *rows], [*rows, len(bars)], strict=True):
         part, factor = _decide(strategy, bars.known(end)), bars.split_factor(end - 1)
-        columns = {name: column[start:] for name in COLUMNS if (column := getattr(part, name)) is not None}
+        columns = {name: column[start:] for name, column in part.columns().items()}
         if factor != 1.0:
-            columns |= {name: np.round(columns[name] / factor, places) for name in PRICE_COLUMNS if name in columns}
+            prices = [name for name in columns if name in PRICE_COLUMNS or name.startswith("target_")]
+            columns |= {name: np.round(columns[name] / factor, places) for name in prices}
         parts.append(columns)
     sizes = [len(part["target"]) for part in parts]
-    return Decisions(
-        **{
+    return Decisions.of(
+        {
             name: np.concatenate(
                 [part.get(name, np.full(size, np.nan)) for part, size in zip(parts, sizes, strict=True)]
             )
-            for name in COLUMNS
-            if any(name in part for part in parts)
+            for name in dict.fromkeys(name for part in parts for name in part)
         }
     )
 
@@ -315,6 +458,10 @@ def _decide(strategy: Strategy, bars: Bars) -> Decisions:
     found = called(strategy, bars)
     if found.size_share is not None:
         _ensure_shares(strategy, found, bars)
+    if found.has_plans:
+        _ensure_plans(strategy, found, bars)
+    if any(column is not None for column in found.entry_moves()) and group_of(strategy, bars.symbol) is not None:
+        raise _broken(strategy, "the order of an entry is moved, and those of a group are made together")
     if found.entry_bars is None or (found.entry_limit is None and found.entry_stop is None):
         return found
     return replace(found, target=_expired(found, bars))
@@ -325,19 +472,16 @@ def called(strategy: Strategy, bars: Bars) -> Decisions:
     raises."""
     count = len(bars)
     try:
-        decisions = strategy.decide(_readonly(bars))
+        decisions = strategy.decide(readonly(bars))
     except FksError:
         raise
-    except Exception as error:  # user code may raise anything
+    except (Exception, SystemExit) as error:  # user code may raise anything
         raise raised(strategy, f"decide() with {count} bars", error) from error
     if not isinstance(decisions, Decisions):
         raise _broken(strategy, f"decide() returned {type(decisions).__name__}, not Decisions")
-    columns = {
-        name: _column(strategy, name, column, count)
-        for name in COLUMNS
-        if (column := getattr(decisions, name)) is not None
-    }
-    return Decisions(**columns)
+    if len(decisions.targets) > TARGETS_MAX:
+        raise _broken(strategy, f"an entry has at most {TARGETS_MAX} targets, not {len(decisions.targets)}")
+    return Decisions.of({name: _column(strategy, name, column, count) for name, column in decisions.columns().items()})
 
 
 def _ensure_shares(strategy: Strategy, decisions: Decisions, bars: Bars) -> None:
@@ -355,6 +499,56 @@ def _ensure_shares(strategy: Strategy, decisions: Decisions, bars: Bars) -> None
         raise _broken(strategy, f"{what}; it may be above 0 and at most 1, or NaN for all of the size")
 
 
+def _ensure_plans(strategy: Strategy, decisions: Decisions, bars: Bars) -> None:
+    """Refuse targets, or a move to break-even, that an entry cannot have. Errors: StrategyError."""
+    target = decisions.target.copy()
+    target[: warmup_of(strategy)] = 0.0
+    side = np.sign(target)
+    for index in np.flatnonzero((side != 0.0) & (side != np.concatenate([[0.0], side[:-1]]))).tolist():
+        if wrong := _wrong_plan(decisions, index, strategy.entries_max()):
+            raise _broken(strategy, f"{wrong} at bar {_bar(bars, index)}")
+
+
+def _wrong_plan(decisions: Decisions, index: int, entries_max: int) -> str:
+    """Return what is wrong with the targets and the break-even of an entry decided on bar `index`, or nothing."""
+
+    def value(column: Floats | None) -> float:
+        return float("nan") if column is None else float(column[index])
+
+    prices = [value(column) for column, _ in decisions.targets]
+    shares = [value(column) for _, column in decisions.targets]
+    count = len([price for price in prices if np.isfinite(price)])
+    after, risk, ticks = (value(getattr(decisions, name)) for name in _BREAK_EVEN)
+    sign, least = float(np.sign(decisions.target[index])), 10.0**-SHARE_PLACES
+    if not np.isfinite([*prices, after, risk]).any():
+        return ""
+    if entries_max > 1:
+        return "a position of several entries takes no targets and no break-even"
+    if not np.isfinite(value(decisions.stop_loss)):
+        return "targets and break-even need a stop_loss"
+    if not all(np.isfinite(prices[:count])):
+        return "the targets are not without a gap: the first ones are the nearest"
+    if count and np.isfinite(value(decisions.take_profit)):
+        return "an entry has targets or a take_profit, not both"
+    if any(price <= 0.0 for price in prices[:count]):
+        return "a target may be a price above 0, or NaN for none"
+    if any((later - one) * sign <= 0.0 for one, later in pairwise(prices[:count])):
+        return "the targets are not in their order, the nearest first and each at its own price"
+    if count and not (all(share >= least for share in shares[:count]) and abs(sum(shares[:count]) - 1.0) < least):
+        return (
+            f"the shares of the targets are {sum(shares[:count]):g} together, and each may be above 0, all 1 together"
+        )
+    if np.isfinite(after) and np.isfinite(risk):
+        return "break-even is by a target or by the risk, not both"
+    if np.isfinite(after) and not (after.is_integer() and 1 <= after <= max(count, 1)):
+        return f"break_even_after is {after:g}, and there is no such target"
+    if np.isfinite(risk) and risk <= 0.0:
+        return f"break_even_risk is {risk:g}; it may be above 0"
+    if np.isfinite(ticks) and not ticks.is_integer():
+        return f"break_even_ticks is {ticks:g}; it may be a whole number"
+    return ""
+
+
 def _expired(decisions: Decisions, bars: Bars) -> Floats:
     """Return the target, 0 where an entry's order has expired: from the last bar that it may rest on, unless the bars
     reached its price, until the target changes otherwise than by a fall on its side."""
@@ -368,13 +562,17 @@ def _expired(decisions: Decisions, bars: Bars) -> Floats:
     falls = np.append(np.flatnonzero(closes_part(decisions.target)), len(target))
     changes = np.flatnonzero((decisions.target != before) & ~is_same)
     ends = np.append(changes[1:], len(target))
+    moves = [nothing if column is None else column for column in decisions.entry_moves()]
     rests = np.isfinite(lives[changes]) & (np.isfinite(limits[changes]) | np.isfinite(stops[changes]))
     for start, end in zip(changes[rests].tolist(), ends[rests].tolist(), strict=True):
         side, last = target[start], start + max(int(lives[start]), 1)
         if side != 0.0 and last < min(end, falls[np.searchsorted(falls, start)]):  # a fall ends it, too
             order = EntryOrder(int(side), limits[start], stops[start])
-            rows = range(start + 1, last + 1)
-            if not any(order.reach(bars.open[row], bars.high[row], bars.low[row]) is not None for row in rows):
+            for row in range(start + 1, last + 1):
+                if order.reach(bars.open[row], bars.high[row], bars.low[row]) is not None:
+                    break
+                order = order.moved(float(moves[0][row]), float(moves[1][row]))
+            else:
                 target[last:end] = 0.0
     return target
 
@@ -387,6 +585,13 @@ class EntryOrder:
     def __init__(self, side: int, limit: float, stop: float) -> None:
         self.side, self.limit, self.stop = side, limit, stop
         self.is_triggered = stop != stop  # NaN: there is no stop to wait for
+
+    def moved(self, limit: float, stop: float) -> EntryOrder:
+        """Return the order at other prices, NaN for one that stays; itself when none is another one."""
+        has_limit, has_stop = limit == limit and limit != self.limit, stop == stop and stop != self.stop
+        if not (has_limit or has_stop):
+            return self
+        return EntryOrder(self.side, limit if has_limit else self.limit, stop if has_stop else self.stop)
 
     def reach(self, open_: float, high: float, low: float) -> float | None:
         """Return the price at which the next bar fills it, or None. Call it once per bar, in order."""
@@ -415,10 +620,10 @@ def ensure_prices(strategy: Strategy, bars: Bars, decisions: Decisions) -> None:
     target = decisions.target
     is_entry = (target != 0.0) & (np.sign(target) != np.sign(np.concatenate([[0.0], target[:-1]])))
     for name in PRICE_COLUMNS:
-        column, is_read = getattr(decisions, name), is_entry if name != "stop_move" else (target != 0.0) & ~is_entry
+        column, is_read = getattr(decisions, name), is_entry if name not in _MOVES else (target != 0.0) & ~is_entry
         if column is not None and (is_wrong := is_read & (column <= 0.0)).any():
             at = int(np.argmax(is_wrong))
-            where = f"at bar {_bar(bars, at)}, where it {'enters' if name != 'stop_move' else 'holds'}"
+            where = f"at bar {_bar(bars, at)}, where it {'enters' if name not in _MOVES else 'holds'}"
             raise _broken(strategy, f"{name} is {column[at]:g} {where}; it may be a price above 0, or NaN for none")
 
 
@@ -433,7 +638,8 @@ def target_wrong(strategy: Strategy, decisions: Decisions, bars: Bars, index: in
     return _broken(strategy, f"target is {target} at bar {_bar(bars, index)}; it may be {allowed}")
 
 
-def _readonly(bars: Bars) -> Bars:
+def readonly(bars: Bars) -> Bars:
+    """Return bars whose columns cannot be written to."""
     view = bars[:]
     for part in (view, *view.inputs.values()):
         for column in (part.time_ns, part.open, part.high, part.low, part.close, part.volume):
@@ -461,28 +667,22 @@ def warmup_of(strategy: Strategy) -> int:
         bars = strategy.warmup()
     except FksError:
         raise
-    except Exception as error:  # user code may raise anything
+    except (Exception, SystemExit) as error:  # user code may raise anything
         raise raised(strategy, "warmup()", error) from error
     if isinstance(bars, bool) or not isinstance(bars, int | np.integer) or bars < 0:
         raise _broken(strategy, f"warmup() returned {bars!r}, which is no number of bars", "warmup")
     return int(bars)
 
 
-def raised(strategy: Strategy, what: str, error: Exception) -> StrategyError:
+def raised(strategy: Strategy, what: str, error: BaseException) -> StrategyError:
     """Return the error of a strategy whose code raised: the call, the exception, and its own line."""
     place = raised_at(error, type(strategy))
     return StrategyError(
         f"strategy {strategy.name}: {what} raised {one_line(error)}",
         code="STRATEGY_RAISED",
-        status=422,
         remedy=f"correct {place or 'its code'}",
     )
 
 
 def _broken(strategy: Strategy, what: str, method: str = "decide") -> StrategyError:
-    return StrategyError(
-        f"strategy {strategy.name}: {what}",
-        code="STRATEGY_WRONG",
-        status=422,
-        remedy=f"correct {defined_at(type(strategy), method)}",
-    )
+    return StrategyError(f"strategy {strategy.name}: {what}", remedy=f"correct {defined_at(type(strategy), method)}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fks.clock import Clock
 from fks.model.codes import Code
-from fks.model.errors import OutageError
+from fks.model.errors import ConfigError, KeyRefusedError, OutageError
 from fks.model.order import Answer, Order, OrderType, Refusal, Report
-from fks.model.ports import Log, Priority, VenueBudget
+from fks.model.ports import KeyRights, Log, Priority, VenueBudget
 from fks.venues.base import READ_WAIT_S, EventQueue, PauseOnly, hold_back, refused
 from fks.venues.binance.classify import GATE_STATUSES, CallCourse, Classification
 from fks.venues.binance.config import SessionConfig
@@ -64,6 +64,15 @@ class CallingVenue(ABC):
         self._queue = EventQueue()
         self._calls: set[asyncio.Future[Any]] = set()
         self._refusal = ""
+        self.rights = KeyRights()  # of the key in use, as read last
+
+    @abstractmethod
+    async def _rights(self) -> KeyRights:
+        """Ask for the rights of the key. Errors: KeyRefusedError, OutageError."""
+
+    @abstractmethod
+    def _sign_with(self, config: SessionConfig) -> None:
+        """Sign with the key of this configuration from now on."""
 
     @abstractmethod
     async def _begin(self, call: Any, params: Mapping[str, Any], wire: CallCourse) -> asyncio.Future[Any]:
@@ -72,6 +81,43 @@ class CallingVenue(ABC):
     @abstractmethod
     def _suspect(self) -> None:
         """Look whether the connection lives: a call was not answered in time."""
+
+    @property
+    def key_fault(self) -> str:
+        """Return why the key may send no entry, "" if it may: it may withdraw, or with real money that is not known."""
+        if self.rights.may_withdraw:
+            return "the API key may withdraw"
+        if self.config.is_live and self.rights.may_withdraw is None:
+            return "the venue did not say whether the API key may withdraw"
+        return ""
+
+    async def read_rights(self) -> KeyRights:
+        """Ask the exchange for the rights of the key in use. Errors: KeyRefusedError, OutageError."""
+        self.rights = await self._rights()
+        return self.rights
+
+    def use_key(self, api_key: str, api_secret: str) -> None:
+        """Sign with this key from now on; requests that are on their way keep the one before."""
+        self.config = replace(self.config, api_key=api_key, api_secret=api_secret)
+        self.rights = KeyRights()
+        self._sign_with(self.config)
+
+    async def _check_key(self) -> None:
+        """Read the rights of a live key. A key that was in use goes on, without entries: what is held must be closed.
+
+        Errors: ConfigError when another one may withdraw, OutageError when that cannot be found out.
+        """
+        try:
+            await self.read_rights()
+        except OutageError as error:
+            if not self.config.is_key_in_use or isinstance(error, KeyRefusedError):
+                raise
+            self._log.warning("venue.unreachable", venue=self.name, detail=str(error))
+        if self.key_fault and not self.config.is_key_in_use:
+            raise ConfigError(
+                f"the API key of venue {self.name!r} may withdraw, or does not say that it may not",
+                remedy="make a key without the withdrawal right; FKS does not start live with one that has it",
+            )
 
     def refuse(self, reason: str) -> None:
         """Send nothing and answer no read of orders, executions or transfers until `admit`."""

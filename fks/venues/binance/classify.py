@@ -180,6 +180,7 @@ EXPIRIES: dict[str, Refusal] = {
 }
 GATE_STATUSES = frozenset({BANNED_STATUS, 429})
 UNKNOWN_ORDER = -2011  # on a cancel: not open any more, which is no proof of absence
+UNKNOWN_SYMBOL = -1121
 NO_SUCH_ORDER = -2013  # on a query: one poll of C5
 
 
@@ -242,7 +243,7 @@ def describe(wire: CallCourse, error: BaseException | None) -> str:
     parts = []
     if error is not None:
         parts.append(f"{type(error).__name__}: {' '.join(str(error).split())}" if str(error) else type(error).__name__)
-    if wire.status is not None:
+    if wire.status is not None and not (parts and parts[0].endswith(f": HTTP {wire.status}")):
         parts.append(f"HTTP {wire.status}")
     if wire.body and wire.body not in " ".join(parts):
         parts.append(" ".join(wire.body.split()))

@@ -16,7 +16,8 @@ class SessionConfig:
     exchange.
 
     Times in seconds, `recv_window_ms` and `keepalive_ms` in milliseconds. `account_id` goes into every fill's id: two
-    sessions of one account must have the same. The secrets never show in a repr.
+    sessions of one account must have the same. `is_key_in_use`: orders were sent with the key before. `poll_s`:
+    between two polls of events, where they are polled (None: the session's own). The secrets never show in a repr.
     """
 
     api_key: str = field(repr=False)
@@ -28,6 +29,7 @@ class SessionConfig:
     ws_url: str | None = None
     ws_api_url: str | None = None
     is_live: bool = False
+    is_key_in_use: bool = False
     order_timeout_s: float = 5.0
     read_timeout_s: float = 5.0
     recv_window_ms: int = 10_000
@@ -37,6 +39,7 @@ class SessionConfig:
     echo_s: float = 5.0
     backoff_first_s: float = 0.2
     backoff_max_s: float = 10.0
+    poll_s: float | None = None
 
     def own_addresses(self) -> tuple[str, str]:
         """Return the REST base and the address of the WebSocket API."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from fks.model import ids
 from fks.model.account import Balance, VenueIdentity
-from fks.model.decimals import plain
+from fks.model.decimals import number_of, plain
 from fks.model.errors import PeerError
 from fks.model.order import PENDING, Fill, Order, OrderType, Report, Side, State
 from fks.venues.binance.classify import EXPIRIES, reject_refusal
@@ -115,10 +115,10 @@ def report_of(info: Mapping[str, Any], *, source: str, client_order_id: str | No
     """
     try:
         status = str(info["status"])
-        filled = Decimal(str(info.get("executedQty", "0")))
-        quantity = Decimal(str(info["origQty"])) if "origQty" in info else None
-        price = Decimal(str(info["price"])) if "price" in info else None
-        stop_price = Decimal(str(info["stopPrice"])) if "stopPrice" in info else None
+        filled = number_of(info.get("executedQty", "0"))
+        quantity = number_of(info["origQty"]) if "origQty" in info else None
+        price = number_of(info["price"]) if "price" in info else None
+        stop_price = number_of(info["stopPrice"]) if "stopPrice" in info else None
         stamp = info.get("updateTime") or info.get("transactTime") or info.get("time") or 0
         state = _state(status, str(info.get("type", "")), info.get("isWorking"), info.get("workingTime"))
         return Report(
@@ -136,7 +136,7 @@ def report_of(info: Mapping[str, Any], *, source: str, client_order_id: str | No
             refusal=reject_refusal(None) if state is State.REJECTED else EXPIRIES.get(code or ""),
             stop_price=stop_price or None,
         )
-    except (KeyError, ValueError, TypeError, InvalidOperation) as error:
+    except (KeyError, ValueError, TypeError, ArithmeticError) as error:
         raise PeerError(f"an order answer cannot be read ({type(error).__name__}: {error}): {_short(info)}") from error
 
 
@@ -150,16 +150,16 @@ def report_of_event(event: Mapping[str, Any]) -> Report:
             venue_order_id=str(event["i"]),
             symbol=str(event["s"]),
             state=state,
-            filled=Decimal(str(event["z"])),
+            filled=number_of(event["z"]),
             time_ns=int(event["T"]) * _MS,
             side=Side(str(event["S"]).lower()),
-            quantity=Decimal(str(event["q"])),
-            price=Decimal(str(event["p"])) or None,
+            quantity=number_of(event["q"]),
+            price=number_of(event["p"]) or None,
             source="stream",
             code=(code := _code(str(event["X"]), event.get("eR"))) or (None if reason == "NONE" else reason),
             refusal=reject_refusal(reason) if state is State.REJECTED else EXPIRIES.get(code or ""),
         )
-    except (KeyError, ValueError, TypeError, InvalidOperation) as error:
+    except (KeyError, ValueError, TypeError, ArithmeticError) as error:
         raise PeerError(
             f"an executionReport cannot be read ({type(error).__name__}: {error}): {_short(event)}"
         ) from error
@@ -221,16 +221,16 @@ class FillReader:
                     client_order_id=client_order_id,
                     venue_order_id=str(info["orderId"]),
                     side=Side(str(info["side"]).lower()),
-                    quantity=Decimal(str(part["qty"])),
-                    price=Decimal(str(part["price"])),
-                    fee=Decimal(str(part["commission"])),
+                    quantity=number_of(part["qty"]),
+                    price=number_of(part["price"]),
+                    fee=number_of(part["commission"]),
                     fee_currency=str(part["commissionAsset"]),
                     time_ns=int(info["transactTime"]) * _MS,
                     source="rest",
                 )
                 for part in info.get("fills") or ()
             )
-        except (KeyError, ValueError, TypeError, InvalidOperation) as error:
+        except (KeyError, ValueError, TypeError, ArithmeticError) as error:
             raise PeerError(
                 f"fills of an answer cannot be read ({type(error).__name__}: {error}): {_short(info)}"
             ) from error
@@ -246,15 +246,15 @@ class FillReader:
                 client_order_id=str(event.get("C") or event["c"]),
                 venue_order_id=str(event["i"]),
                 side=Side(str(event["S"]).lower()),
-                quantity=Decimal(str(event["l"])),
-                price=Decimal(str(event["L"])),
-                fee=Decimal(str(event.get("n") or "0")),
+                quantity=number_of(event["l"]),
+                price=number_of(event["L"]),
+                fee=number_of(event.get("n") or "0"),
                 fee_currency=str(event.get("N") or ""),
                 time_ns=int(event["T"]) * _MS,
                 is_maker=bool(event.get("m")),
                 source="stream",
             )
-        except (KeyError, ValueError, TypeError, InvalidOperation) as error:
+        except (KeyError, ValueError, TypeError, ArithmeticError) as error:
             raise PeerError(
                 f"an execution cannot be read ({type(error).__name__}: {error}): {_short(event)}"
             ) from error
@@ -268,15 +268,15 @@ class FillReader:
                 client_order_id=client_order_id,
                 venue_order_id=str(row["orderId"]),
                 side=Side.BUY if row["isBuyer"] else Side.SELL,
-                quantity=Decimal(str(row["qty"])),
-                price=Decimal(str(row["price"])),
-                fee=Decimal(str(row["commission"])),
+                quantity=number_of(row["qty"]),
+                price=number_of(row["price"]),
+                fee=number_of(row["commission"]),
                 fee_currency=str(row["commissionAsset"]),
                 time_ns=int(row["time"]) * _MS,
                 is_maker=bool(row.get("isMaker")),
                 source="rest",
             )
-        except (KeyError, ValueError, TypeError, InvalidOperation) as error:
+        except (KeyError, ValueError, TypeError, ArithmeticError) as error:
             raise PeerError(f"a trade cannot be read ({type(error).__name__}: {error}): {_short(row)}") from error
 
 
@@ -286,8 +286,8 @@ def balances_of(
     """Return balances from an account answer, or from a stream event with `keys` ("a", "f", "l"). Errors: PeerError."""
     asset, free, locked = keys
     try:
-        return [Balance(str(row[asset]), Decimal(str(row[free])), Decimal(str(row[locked]))) for row in rows]
-    except (KeyError, ValueError, TypeError, InvalidOperation) as error:
+        return [Balance(str(row[asset]), number_of(row[free]), number_of(row[locked])) for row in rows]
+    except (KeyError, ValueError, TypeError, ArithmeticError) as error:
         raise PeerError(f"balances cannot be read ({type(error).__name__}: {error})") from error
 
 

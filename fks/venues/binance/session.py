@@ -6,7 +6,6 @@ The way is chosen before the first byte: a call that may have left on one is nev
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -15,9 +14,9 @@ import aiohttp
 from yarl import URL
 
 from fks.clock import Clock
-from fks.clock.waiting import wait_for_event
+from fks.clock.waiting import end_task, wait_for_event
 from fks.model.errors import PeerError
-from fks.model.ports import Log, VenueBudget, VenueEvent
+from fks.model.ports import Log, VenueEvent
 from fks.venues.binance.calls import VenueCall
 from fks.venues.binance.classify import CallCourse
 from fks.venues.binance.config import SessionConfig
@@ -62,9 +61,7 @@ class OwnTransport:
         """Send nothing more."""
         self._is_closed = True
         if self._running is not None:
-            self._running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._running
+            await end_task(self._running)
             self._running = None
         await self._socket.close()
         if self._http is not None:
@@ -88,6 +85,11 @@ class OwnTransport:
     def stream(self, reader: EventReader, sink: Callable[[VenueEvent], None]) -> None:
         """Subscribe to user events on the connection."""
         self._stream.read_with(reader, sink)
+
+    def use_key(self, config: SessionConfig) -> None:
+        """Sign with another key from now on; the connection is made anew once no request waits for its answer."""
+        self._socket.use_key(config)
+        self._stream.renew()
 
     def _rest_client(self) -> aiohttp.ClientSession:
         if self._http is None:
@@ -129,13 +131,4 @@ class OwnTransport:
 class BinanceVenue(SpotVenue):
     """Orders out over our own session."""
 
-    def __init__(
-        self,
-        config: SessionConfig,
-        clock: Clock,
-        log: Log,
-        may_send: Callable[[], bool] | None = None,
-        budget: VenueBudget | None = None,
-        may_protect: Callable[[], bool] | None = None,
-    ) -> None:
-        super().__init__(OwnTransport(config, clock, log), config, clock, log, may_send, budget, may_protect)
+    connected_by = staticmethod(OwnTransport)

@@ -17,6 +17,7 @@ import aiohttp
 import orjson
 
 from fks.clock import Clock
+from fks.clock.waiting import end_task
 from fks.model.errors import PeerError
 from fks.venues.binance.calls import SUBSCRIBE, SUBSCRIPTIONS, VenueCall
 from fks.venues.binance.classify import CallCourse
@@ -58,6 +59,16 @@ class SocketApi:
         """Return whether a request may be sent."""
         return self._ws is not None and not self._ws.closed and not self._is_leaving
 
+    @property
+    def is_idle(self) -> bool:
+        """Return whether no request waits for its answer."""
+        return not self._pending
+
+    def use_key(self, config: SessionConfig) -> None:
+        """Sign with the key of this configuration from now on."""
+        self._config = config
+        self._mac = hmac.new(config.api_secret.encode(), digestmod="sha256")
+
     async def connect(self) -> asyncio.Future[Any]:
         """Connect and return a future that ends with the connection. Errors: aiohttp's, OSError."""
         if self._http is None:
@@ -72,16 +83,16 @@ class SocketApi:
     async def drop(self) -> None:
         """Close the connection; what waits for an answer fails."""
         ws, self._ws = self._ws, None
-        if self._reading is not None:
-            self._reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reading
-            self._reading = None
-        if ws is not None:
-            with contextlib.suppress(TimeoutError, ConnectionError, aiohttp.ClientError):
-                async with asyncio.timeout(_CLOSE_S):
-                    await ws.close()
-        self._fail(ConnectionError("the connection was closed"))
+        try:
+            if self._reading is not None:
+                await end_task(self._reading)
+                self._reading = None
+            if ws is not None:
+                with contextlib.suppress(TimeoutError, ConnectionError, aiohttp.ClientError):
+                    async with asyncio.timeout(_CLOSE_S):
+                        await ws.close()
+        finally:
+            self._fail(ConnectionError("the connection was closed"))
 
     async def close(self) -> None:
         """Close for good."""

@@ -22,6 +22,7 @@ from fks.venues.binance.dialect import FillReader, balances_of, report_of_event
 
 _MENTIONED_MAX = 1000
 _CONNECT_TIMEOUT_S = 10.0
+_RENEW_S, _IDLE_LOOK_S = 5.0, 0.02
 
 
 class EventReader:
@@ -72,6 +73,11 @@ class StreamSource(Protocol):
 
     errors: tuple[type[Exception], ...]
 
+    @property
+    def is_idle(self) -> bool:
+        """Return whether no request of ours waits for its answer on the connection."""
+        ...
+
     async def connect(self) -> asyncio.Future[Any]:
         """Connect and return a future that ends with the connection."""
         ...
@@ -107,6 +113,7 @@ class UserStream:
         self._sink: Callable[[VenueEvent], None] = lambda event: None
         self._wake = asyncio.Event()
         self._is_suspect = False
+        self._renew_by_s: float | None = None  # the connection is made anew when it is idle, at the latest then
         self.is_up = False
         self.tried = asyncio.Event()  # the first connect succeeded or failed
 
@@ -124,6 +131,12 @@ class UserStream:
     def suspect(self) -> None:
         """Probe now: a request was not answered in time."""
         self._is_suspect = True
+        self._wake.set()
+
+    def renew(self) -> None:
+        """Make the connection anew, with another key, when no request waits for its answer; after _RENEW_S in any
+        case."""
+        self._renew_by_s = self._clock.monotonic() + _RENEW_S
         self._wake.set()
 
     async def run(self) -> None:
@@ -169,6 +182,11 @@ class UserStream:
                 await self._subscribe(self._reader)
             expected = self._reader.expected if self._reader is not None else {}
             due_s = min([next_probe_s, *expected.values()])
+            if self._renew_by_s is not None:
+                if self._source.is_idle or self._clock.monotonic() >= self._renew_by_s:
+                    self._renew_by_s = None
+                    raise ConnectionError("the API key was replaced")
+                due_s = self._clock.monotonic() + _IDLE_LOOK_S
             self._wake.clear()
             wake = asyncio.ensure_future(self._wake.wait())
             try:

@@ -4,22 +4,23 @@ OutageError."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
-from typing import Any, Protocol
+from decimal import Decimal
+from typing import Any, ClassVar, Protocol
 
 from fks.clock import Clock
 from fks.config.urls import is_test_host
 from fks.model.account import Balance, Environment, Transfer, TransferKind, VenueIdentity
 from fks.model.bar import Bar
 from fks.model.codes import Code
-from fks.model.decimals import plain
-from fks.model.errors import ConfigError, OutageError, PeerError
+from fks.model.decimals import number_of, plain
+from fks.model.errors import KeyRefusedError, OutageError, PeerError
 from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Outcome, Presence, Refusal, Report, TimeInForce
-from fks.model.ports import Log, Priority, VenueBudget, VenueCapabilities, VenueEvent
+from fks.model.ports import KeyRights, Log, Priority, VenueBudget, VenueCapabilities, VenueEvent
 from fks.model.timeframe import to_ns
 from fks.venues.base import mistake_in, priority_of, refused
 from fks.venues.binance import calls
@@ -28,6 +29,7 @@ from fks.venues.binance.calls import VenueCall
 from fks.venues.binance.classify import (
     NO_SUCH_ORDER,
     UNKNOWN_ORDER,
+    UNKNOWN_SYMBOL,
     CallCourse,
     classify,
     describe,
@@ -61,13 +63,13 @@ def deposits_of(rows: Sequence[Mapping[str, Any]]) -> list[Transfer]:
                 TransferKind.DEPOSIT,
                 str(row["id"]),
                 str(row["coin"]),
-                Decimal(str(row["amount"])),
+                number_of(row["amount"]),
                 int(row["insertTime"]) * _MS,
             )
             for row in rows
             if int(row["status"]) in _CREDITED
         ]
-    except (KeyError, ValueError, TypeError, InvalidOperation) as error:
+    except (KeyError, ValueError, TypeError, ArithmeticError) as error:
         raise PeerError(f"deposits cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -77,12 +79,12 @@ def withdrawals_of(rows: Sequence[Mapping[str, Any]]) -> list[Transfer]:
     found: list[Transfer] = []
     try:
         for row in rows:
-            reference, asset, amount = str(row["id"]), str(row["coin"]), Decimal(str(row["amount"]))
-            fee, at = Decimal(str(row.get("transactionFee") or "0")), _moment(str(row["applyTime"]))
+            reference, asset, amount = str(row["id"]), str(row["coin"]), number_of(row["amount"])
+            fee, at = number_of(row.get("transactionFee") or "0"), _moment(str(row["applyTime"]))
             found.append(Transfer(TransferKind.WITHDRAWAL, reference, asset, amount, at, fee))
             if int(row["status"]) in _RETURNED:
                 found.append(Transfer(TransferKind.DEPOSIT, f"returned:{reference}", asset, amount + fee, at))
-    except (KeyError, ValueError, TypeError, InvalidOperation) as error:
+    except (KeyError, ValueError, TypeError, ArithmeticError) as error:
         raise PeerError(f"withdrawals cannot be read ({type(error).__name__}: {error})") from error
     return found
 
@@ -95,6 +97,7 @@ def _moment(text: str) -> int:
 
 
 _IDS_MAX = 20_000
+_KEY_REFUSED = frozenset({-2008, -2014, -2015, -1022})  # bad key, format, key or address, signature
 PAGE = 1000
 #: the request for an entry with its exits, by whether they sell what it receives, and by their number
 _ENTRY_CALLS = {
@@ -130,6 +133,11 @@ class Transport(Protocol):
         """Give user events to `reader` from now on, SessionLost and SessionBack to `sink`."""
         ...
 
+    def use_key(self, config: SessionConfig) -> None:
+        """Sign with the key of this configuration from now on, and subscribe to user events with it once no request
+        waits for an answer."""
+        ...
+
 
 class SpotVenue(CallingVenue):
     """Orders out to Binance spot (real or local). One object per (venue, account, role).
@@ -148,13 +156,16 @@ class SpotVenue(CallingVenue):
         has_oco=True,
         can_amend=True,
         can_replace=True,
+        has_entry_lists=True,
         can_short=False,
         fee_in_received_asset=True,
     )
 
+    #: makes the connection that the orders leave by
+    connected_by: ClassVar[staticmethod[[SessionConfig, Clock, Log], Transport]]
+
     def __init__(
         self,
-        transport: Transport,
         config: SessionConfig,
         clock: Clock,
         log: Log,
@@ -163,7 +174,7 @@ class SpotVenue(CallingVenue):
         may_protect: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__(config, clock, log, may_send, budget, may_protect)
-        self.transport = transport
+        self.transport = self.connected_by(config, clock, log)
         self._fills = FillReader(venue=config.name, account_id=config.account_id)
         self._ids: OrderedDict[tuple[str, str], str] = OrderedDict()  # (symbol, venue order id) -> client order id
         self._is_streaming = False
@@ -181,12 +192,7 @@ class SpotVenue(CallingVenue):
         except OutageError as error:
             self._log.warning("venue.unreachable", venue=self.name, detail=str(error))
         if self.config.is_live:
-            rights = await self._read(calls.RIGHTS, {}, "key permissions")
-            if not isinstance(rights, Mapping) or rights.get("enableWithdrawals") is not False:
-                raise ConfigError(
-                    f"the API key of venue {self.name!r} may withdraw, or does not say that it may not",
-                    remedy="make a key without the withdrawal right; FKS does not start live with one that has it",
-                )
+            await self._check_key()
 
     async def close(self) -> None:
         """End the stream and all calls. Nothing can be sent afterwards."""
@@ -294,12 +300,11 @@ class SpotVenue(CallingVenue):
         }
         # the stream brings what came too late
         seen = await self._write(calls.AMEND, params, lambda late: [], self._may_protect)
-        amended = seen.answer.get("amendedOrder") if seen.is_ok and isinstance(seen.answer, Mapping) else None
-        if (
-            isinstance(amended, Mapping)
-            and amended.get("clientOrderId") == name
-            and Decimal(amended["qty"]) == quantity
-        ):
+        amended: Any = seen.answer.get("amendedOrder") if seen.is_ok and isinstance(seen.answer, Mapping) else None
+        is_amended = False
+        with contextlib.suppress(KeyError, ValueError, TypeError, ArithmeticError):  # else the outcome is ambiguous
+            is_amended = amended["clientOrderId"] == name and number_of(amended["qty"]) == quantity
+        if is_amended:
             return Answer(Outcome.ACK, sent_ns=seen.wire.sent_ns)
         verdict = classify(seen.wire, seen.error, is_network=self.transport.is_network(seen.error))
         return as_answer(verdict, seen)
@@ -309,7 +314,7 @@ class SpotVenue(CallingVenue):
         return self._budget.wait_s(calls.PLACE.weight, priority, 1)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
-    async def query(self, symbol: str, client_order_id: str) -> Lookup:
+    async def query(self, symbol: str, client_order_id: str, since_ns: int = 0) -> Lookup:
         """Ask for one order by our id. Only the venue's own "does not exist" is NOT_FOUND."""
         if self._refusal:
             return Lookup(Presence.NO_ANSWER, detail=self._refusal)
@@ -412,11 +417,14 @@ class SpotVenue(CallingVenue):
         return float(skew)
 
     async def last_price(self, symbol: str) -> Decimal | None:
-        """Return the last traded price, or None when the venue has none."""
-        answer = await self._read(calls.PRICE, {"symbol": symbol}, "last price")
+        """Return the last traded price, or None when the venue has none, or does not list the market."""
+        seen = await self._fetch(calls.PRICE, {"symbol": symbol}, "last price")
+        if seen.wire.code == UNKNOWN_SYMBOL:
+            return None
+        answer = self._answer_in(seen, "last price")
         try:
-            return Decimal(str(answer["price"]))
-        except (KeyError, TypeError, InvalidOperation):
+            return number_of(answer["price"])
+        except (KeyError, ValueError, TypeError, ArithmeticError):
             return None
 
     async def events(self) -> AsyncIterator[VenueEvent]:
@@ -480,12 +488,27 @@ class SpotVenue(CallingVenue):
         return Answer(Outcome.ACK, report, fills, detail=difference, sent_ns=seen.wire.sent_ns)
 
     async def _read(self, call: VenueCall, params: Mapping[str, Any], what: str) -> Any:
+        return self._answer_in(await self._fetch(call, params, what), what)
+
+    async def _fetch(self, call: VenueCall, params: Mapping[str, Any], what: str) -> CallResult:
         if (wait_s := await self._turn_s(call)) > 0:
             raise OutageError(f"{self.name}: {what}: the venue's rate limit has room in {wait_s:.1f} s")
-        seen = await self._call(call, params, self.config.read_timeout_s)
+        return await self._call(call, params, self.config.read_timeout_s)
+
+    def _answer_in(self, seen: CallResult, what: str) -> Any:
         if not seen.is_ok or not isinstance(seen.answer, Mapping | list):
-            raise OutageError(f"{self.name}: {what}: {describe(seen.wire, seen.error)}")
+            kind = KeyRefusedError if seen.wire.code in _KEY_REFUSED else OutageError
+            raise kind(f"{self.name}: {what}: {describe(seen.wire, seen.error)}")
         return seen.answer
+
+    async def _rights(self) -> KeyRights:
+        answer = await self._read(calls.RIGHTS, {}, "key permissions")
+        found = answer if isinstance(answer, Mapping) else {}
+        rights = (found.get(name) for name in ("enableWithdrawals", "ipRestrict"))
+        return KeyRights(*(value if isinstance(value, bool) else None for value in rights))
+
+    def _sign_with(self, config: SessionConfig) -> None:
+        self.transport.use_key(config)
 
     async def _read_list(self, call: VenueCall, params: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:
         rows = await self._read(call, params, what)

@@ -11,14 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from fks.model import ids
 from fks.model.account import Balance, Transfer, TransferKind, VenueIdentity
+from fks.model.decimals import number_of
+from fks.model.errors import PeerError
 from fks.model.order import Fill, Order, OrderType, Outcome, Refusal, Report, Side, TimeInForce
-from fks.model.ports import VenueCapabilities
+from fks.model.ports import KeyRights, VenueCapabilities
 from fks.venues.base import gate_refusal
 from fks.venues.binance.classify import GATE_STATUSES, CallCourse, Classification, describe, unsent_of
+from fks.venues.ccxt.brackets import Brackets, Closes
 
 T = TypeVar("T")
 
@@ -134,21 +137,15 @@ class VenueExecution:
 
 
 @dataclass(frozen=True, slots=True)
-class AccountPage(Generic[T]):
-    """One page of a list of the account. `next_offset` is None on the last page."""
-
-    items: tuple[T, ...]
-    next_offset: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class AccountReads:
     """Reads that trading needs, and their readers. A reader takes the whole answer without faults and raises PeerError
     when it cannot be read.
 
-    `orders_of` gives reports under the exchange's own order id where an order has no client id. `ids_of` reads several
-    orders by the exchange's ids, at most `ids_max`. `clock_of` returns the earliest and the latest ns that the
-    exchange's clock may have shown.
+    `orders_of` gives reports under the exchange's own order id where an order has no client id. `by_ids` reads several
+    orders by the exchange's ids, at most `ids_max`. `next_page` returns the read of the page behind a call's answer,
+    None on the last one. `listing` reads the orders of a market made from a time (ns) on; an exchange has it whose
+    dialect has no `lookups`. `clock_of` returns the earliest and the latest ns that the exchange's clock may have
+    shown. `transfers` is None where deposits and withdrawals are not read.
     """
 
     markets: CcxtCall
@@ -157,18 +154,40 @@ class AccountReads:
     orders_of: Callable[[Any, Mapping[str, PairNames]], list[Report]]
     by_ids: Callable[[Sequence[str]], CcxtCall]
     ids_max: int
-    history: Callable[[int, int], CcxtCall]
-    history_of: Callable[[Any, Mapping[str, PairNames], int], AccountPage[VenueExecution]]
+    history: Callable[[int], CcxtCall]
+    history_of: Callable[[Any, Mapping[str, PairNames]], list[VenueExecution]]
+    next_page: Callable[[CcxtCall, Any], CcxtCall | None]
     balances: CcxtCall
     balances_of: Callable[[Any, Mapping[str, str]], list[Balance]]
     owner: CcxtCall
-    owner_of: Callable[[Any], tuple[str, bool]]
+    owner_of: Callable[[Any], str]
+    rights_of: Callable[[Any], KeyRights]
     clock: CcxtCall
     clock_of: Callable[[Any], tuple[int, int]]
     price: Callable[[str], CcxtCall]
     price_of: Callable[[Any], Decimal]
-    transfers: Callable[[TransferKind, int, int], CcxtCall]
-    transfers_of: Callable[[Any, Mapping[str, str], int], AccountPage[Transfer]]
+    transfers: Callable[[TransferKind, int], CcxtCall] | None = None
+    transfers_of: Callable[[Any, Mapping[str, str]], list[Transfer]] = lambda body, currencies: []
+    listing: Callable[[str, int], CcxtCall] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandIn:
+    """The local server that the cases of a venue run against (`fks.venues.conformance`).
+
+    `front`: `module:Class` of its wire (`fks.sim.front`), "" for a wire of `fks sim exchange --wire`. `symbol`: our
+    symbol of BTC in USDT there. `place` and `open_orders`: paths of the requests that make orders and list open ones,
+    "" where events come by a stream.
+    `guardian_key`: prefix of the second key in its addresses, "" where processes share one. `unkind`: further faults of
+    a new order that leave its outcome open, and whether the order is taken all the same.
+    """
+
+    symbol: str
+    place: str
+    open_orders: str
+    front: str = ""
+    guardian_key: str = ""
+    unkind: tuple[tuple[Mapping[str, Any], bool], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +199,21 @@ class Dialect:
     a row is ambiguous. `place` takes the order, the market's name in requests and the deadline (ns, exchange clock).
     `cancelled_of` says whether a body proves that the order has ended. `deadline_s`: shortest and longest time that the
     exchange's engine lets a request live, None where it has no such parameter. `lookups`: the reads that prove together
-    that the exchange does not know a client id, in the order in which an order moves through them. `reads` is None
-    while the dialect is held only to recorded bodies: such an exchange is not traded. `is_key_exclusive`: the nonces
-    of a key (microseconds) must grow, so that a key serves one process.
+    that the exchange does not know a client id, in the order in which an order moves through them; None where no read
+    and no cancel takes a client id: `reads.listing` proves then. `ends_order` says of
+    an order, by type and time in force, whether the exchange ends it at `until_ns` (the last argument) when it is sent
+    at `from_ns`; None where it has no good-till-date, or none that was tried: the order manager cancels then. `reads`
+    is None while the dialect is held only to recorded bodies: such an exchange is not traded. `is_key_exclusive`: the
+    nonces of a key (microseconds) must grow, so that a key serves one process. `key_refused`: faults that
+    mean that the key is unknown, or its secret wrong. `brackets`: None where no order is a stop and a take profit.
+    `closes`: None where no fill makes a stop by itself.
+    `client` returns the class that signs and sends, a subclass of ccxt's `Exchange`; None: ccxt's class of that name.
+    `test_hosts`: hosts of networks where money is not real. `fee_in_received_asset`: an execution's fee is taken from
+    what it brings. `market_range`: None where a market order has no price; else the exchange takes it as a limit order
+    that ends at once, and `place` gets it with the last price, made worse by this part of it. `validate`: the request
+    that has an order checked and makes none, from the arguments of `place`; None where FKS uses none. `reprice`: the
+    request that moves an order's trigger, or its limit where it has none, to a price in place, from the order, the
+    price and the deadline; `repriced_of` says whether a body proves that it did.
     """
 
     name: str
@@ -196,20 +227,38 @@ class Dialect:
     cancel: Callable[[Order, str], CcxtCall]
     cancelled_of: Callable[[Any, Order], bool]
     unknown_order: frozenset[str]
-    lookups: Callable[[str, str], tuple[CcxtCall, ...]]
+    lookups: Callable[[str, str], tuple[CcxtCall, ...]] | None
     deadline_s: tuple[float, float] | None = None
+    ends_order: Callable[[OrderType, TimeInForce, int, int], bool] | None = None
     stop_namespace: str | None = None
     amend: str | None = None
     timer: str | None = None
     facts: tuple[VenueFact, ...] = ()
     reads: AccountReads | None = None
     is_key_exclusive: bool = False
+    key_refused: frozenset[str] = frozenset()
+    brackets: Brackets | None = None
+    closes: Closes | None = None
+    client: Callable[[], type] | None = None
+    test_hosts: frozenset[str] = frozenset()
+    fee_in_received_asset: bool = False
+    market_range: Decimal | None = None
+    validate: Callable[[Order, str, int], CcxtCall] | None = None
+    reprice: Callable[[Order, Decimal, int], CcxtCall] | None = None
+    repriced_of: Callable[[Any], bool] = lambda body: False
 
     @property
     def capabilities(self) -> VenueCapabilities:
-        """Return the capabilities of a session. No dialect has an OCO, and none amends: see `facts`."""
+        """Return the capabilities of a session. No dialect reduces quantities in place: see `facts`."""
         return VenueCapabilities(
-            types=frozenset(self.types), times_in_force=self.times_in_force, fee_in_received_asset=False
+            types=frozenset(self.types),
+            times_in_force=self.times_in_force,
+            has_oco=self.brackets is not None,
+            attaches_exits=self.brackets is not None,
+            fee_in_received_asset=self.fee_in_received_asset,
+            has_good_till_date=self.ends_order is not None,
+            can_reprice=self.reprice is not None,
+            closes_fills=self.closes is not None,
         )
 
     def row_of(self, fault: VenueFault) -> FaultRow | None:
@@ -268,6 +317,20 @@ def needed(value: Decimal | None) -> Decimal:
     """Return a price of an order; the venue checks before it builds a request that the order has it."""
     assert value is not None, "the venue checks the order's fields before it makes parameters"
     return value
+
+
+def read_row(subject: str, row: Any, reader: Callable[[], T]) -> T:
+    """Return the reader's value. Errors: PeerError, with the subject and the row, for whatever cannot be read."""
+    try:
+        return reader()
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        shown = f"{type(error).__name__}: {error}): {str(row)[:300]}"
+        raise PeerError(f"{subject} cannot be read ({shown}") from error
+
+
+def amount_in(row: Mapping[str, Any], name: str) -> Decimal:
+    """Return a number of a row. Errors: KeyError, and those of `number_of`."""
+    return number_of(row[name])
 
 
 def mapping_in(value: Any, *names: str) -> Mapping[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from fks.clock import Clock
-from fks.model.ports import Log, VenueBudget, VenueEvent
+from fks.clock.waiting import end_task
+from fks.model.ports import Log, VenueEvent
 from fks.venues.binance.calls import VenueCall
 from fks.venues.binance.classify import CallCourse
 from fks.venues.binance.config import SessionConfig
@@ -50,9 +50,7 @@ class CcxtTransport:
     async def close(self) -> None:
         """End the stream and all calls."""
         if self._streaming is not None:
-            self._streaming.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._streaming
+            await end_task(self._streaming)
             self._streaming = None
         await self.session.disconnect()
 
@@ -74,7 +72,17 @@ class CcxtTransport:
         self.session.on_user_event = self._stream.take
         self._streaming = asyncio.create_task(self._stream.run(), name=f"{self.config.name} user stream")
 
+    def use_key(self, config: SessionConfig) -> None:
+        """Sign with another key from now on; the user stream is opened anew."""
+        self.session.apiKey, self.session.secret = config.api_key, config.api_secret
+        self._stream.renew()
+
     # ── the source of the stream ─────────────────────────────────────────────────────────────────
+    @property
+    def is_idle(self) -> bool:
+        """Return True: requests have connections of their own."""
+        return True
+
     async def connect(self) -> asyncio.Future[Any]:
         """Subscribe through ccxt, which connects; return the future that ends with the connection."""
         await self.session.ensure_user_data_stream_ws_subscribe_signature("spot")
@@ -102,15 +110,5 @@ class CcxtTransport:
 class CcxtVenue(SpotVenue):
     """Orders out over ccxt's Binance, which has no call that amends."""
 
-    capabilities = replace(SpotVenue.capabilities, can_amend=False)
-
-    def __init__(
-        self,
-        config: SessionConfig,
-        clock: Clock,
-        log: Log,
-        may_send: Callable[[], bool] | None = None,
-        budget: VenueBudget | None = None,
-        may_protect: Callable[[], bool] | None = None,
-    ) -> None:
-        super().__init__(CcxtTransport(config, clock, log), config, clock, log, may_send, budget, may_protect)
+    capabilities = replace(SpotVenue.capabilities, can_amend=False, has_entry_lists=False)
+    connected_by = staticmethod(CcxtTransport)

@@ -1,7 +1,8 @@
-"""Conversion between FKS's orders and the messages of a NinjaTrader bridge. Pure.
+"""Conversion between FKS's orders and the messages of a platform's bridge. Pure.
 
 An order of ours is the signal with its client_order_id; the platform names its orders `FKS:<id>:E` (the order itself),
-`:S`, `:T`, `:S2` … (the legs that the bridge places). Units: prices in price units, quantities in contracts.
+`:S`, `:T`, `:S2` … (the legs that the bridge places). Units: prices in price units, quantities in
+contracts or lots.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from fks.model.account import Balance, VenueIdentity
 from fks.model.codes import Code
 from fks.model.decimals import plain
 from fks.model.errors import InputError
-from fks.model.ninja import NinjaEvent
+from fks.model.ninja import NINJA, BridgePlatform, NinjaEvent
 from fks.model.order import (
     Answer,
     BracketLeg,
@@ -39,7 +40,7 @@ from fks.ninja.messages import ORDER_NAME
 from fks.venues.base import refused
 
 VENUE: Final = "ninja"
-CURRENCY: Final = "USD"  # NinjaTrader reports the account's money in its currency; CME contracts are in dollars
+CURRENCY: Final = "USD"  # of an account that names none: CME contracts are in dollars
 MS_NS: Final = 1_000_000
 RELAYED: Final = "relayed"  # state of a signal that the bridge shows to a person and never submits
 _NAME = re.compile(ORDER_NAME)
@@ -78,10 +79,17 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     "outside_session": Refusal.HALTED, "news_block": Refusal.HALTED,
     "not_ready": Refusal.UNAVAILABLE, "replaying": Refusal.UNAVAILABLE, "not_connected": Refusal.UNAVAILABLE,
     "price_feed_lost": Refusal.UNAVAILABLE, "flattening": Refusal.UNAVAILABLE, "rate_limited": Refusal.RATE_LIMITED,
-    "not_control": Refusal.UNAVAILABLE, "halted": Refusal.UNAVAILABLE,
+    "not_control": Refusal.UNAVAILABLE, "halted": Refusal.UNAVAILABLE, "trading_disabled": Refusal.HALTED,
+    "market_closed": Refusal.HALTED, "not_enough_money": Refusal.INSUFFICIENT_BALANCE,
     "submit_failed": Refusal.UNAVAILABLE, "journal_error": Refusal.UNAVAILABLE,
     "unknown_id": Refusal.UNKNOWN_ORDER, "nothing_to_do": Refusal.UNKNOWN_ORDER, "timeout": Refusal.UNAVAILABLE,
 }  # fmt: skip
+_ENABLE: Final = "enable it at the platform"
+#: MetaTrader's code of disabled trading -> action
+_DISABLED: Final[Mapping[str, str]] = {
+    "10026": "the broker's server forbids automated trading: ask the broker",
+    "10027": "press Algo Trading in the terminal",
+}
 #: Codes that say that the bridge has, or had, an order under this id: no refusal of it.
 EXISTS: Final = frozenset({"duplicate_mismatch", "duplicate_recovered"})
 
@@ -138,11 +146,22 @@ def is_closing(order: Order) -> bool:
     return order.is_reduce_only and order.type is OrderType.MARKET and not (order.stop_loss or order.take_profit)
 
 
-def signal_body(order: Order, account: str, now_ns: int) -> dict[str, Any] | Answer:
+def name_at(symbol: str, platform: BridgePlatform) -> str | None:
+    """Return the name of an instrument at a platform; None for a symbol that cannot be one there."""
+    if platform.has_lots:
+        return symbol
+    contract = contract_of(symbol)
+    return None if contract is None else contract.name
+
+
+def signal_body(order: Order, account: str, now_ns: int, platform: BridgePlatform = NINJA) -> dict[str, Any] | Answer:
     """Return the fields of the `signal` message of an order, or why it cannot be sent: nothing of it has left then.
 
-    Prices are put on the contract's tick: a limit is never worse, a stop never nearer than asked.
+    Prices are put on the contract's tick: a limit is never worse, a stop never nearer than asked. Prices and lots of an
+    instrument that the platform lists were put on its steps before, and go out as they are.
     """
+    if platform.has_lots:
+        return _lots_body(order, account)
     contract = contract_of(order.symbol)
     if contract is None or contract.name != order.symbol:
         known = "" if contract is None else f": write {contract.name}"
@@ -166,6 +185,33 @@ def signal_body(order: Order, account: str, now_ns: int) -> dict[str, Any] | Ans
         "tif": _TIFS[order.time_in_force],
         **_prices(order, contract),
     }
+
+
+def _lots_body(order: Order, account: str) -> dict[str, Any] | Answer:
+    body: dict[str, Any] = {"account": account, "instrument": order.symbol, "qty": plain(order.quantity)}
+    if order.instance:
+        body["strategy"] = order.instance[:32]
+    if is_closing(order):
+        return body | {"action": "exit", "type": "market"}
+    if order.time_in_force not in _TIFS:
+        return refused(Code.TYPE_UNSUPPORTED, Refusal.OTHER, f"{order.time_in_force.value} is not offered here")
+    prices = {
+        "price": order.price,
+        "stop_price": order.stop_price,
+        "sl_price": order.stop_loss,
+        "tp_price": order.take_profit,
+    }
+    return body | {
+        "action": order.side.value,
+        "type": order.type.value,
+        "tif": _TIFS[order.time_in_force],
+        **{name: plain(value) for name, value in prices.items() if value is not None},
+    }
+
+
+def disabled(code: object, title: str) -> str:
+    """Return why a platform executes nothing, and what to do. `code`: the platform's."""
+    return f"trading is disabled at {title} ({code}); {_DISABLED.get(str(code), _ENABLE)}"
 
 
 def _prices(order: Order, contract: Contract) -> dict[str, str]:
@@ -250,6 +296,7 @@ def report_of(name: OrderName, fields: Mapping[str, Any], symbol: str, time_ns: 
         state,
         filled,
         time_ns,
+        side=Side(str(fields["side"])) if fields.get("side") else None,  # in a status
         quantity=quantity,
         price=limit or None,
         source=source,
@@ -296,7 +343,14 @@ def first_leg_report(name: OrderName, event: NinjaEvent, symbol: str) -> Report:
 
 
 def fill_of(
-    event: NinjaEvent, symbol: str, *, account_id: int, identity: VenueIdentity, source: str, venue: str = VENUE
+    event: NinjaEvent,
+    symbol: str,
+    *,
+    account_id: int,
+    identity: VenueIdentity,
+    source: str,
+    venue: str = VENUE,
+    currency: str = CURRENCY,
 ) -> Fill | None:
     """Return the execution in an `exec` event; None for amendments, start-of-day positions and empty ones."""
     body = event.body
@@ -318,7 +372,7 @@ def fill_of(
         quantity=quantity,
         price=price,
         fee=(_decimal(body.get("commission")) or _ZERO) + (_decimal(body.get("fee")) or _ZERO),
-        fee_currency=CURRENCY,
+        fee_currency=currency,
         time_ns=_ns(body.get("time_ms")) or event.at_ns,
         source=source,
     )
@@ -331,12 +385,12 @@ class AccountReading:
     fields: Mapping[str, Any]
     at_ns: int
 
-    def balances(self) -> dict[str, Balance]:
-        """Return the account's money, and the contracts that it holds (signed) by their code, as the base of their
-        instrument."""
+    def balances(self, currency: str = CURRENCY) -> dict[str, Balance]:
+        """Return the account's money in its `currency`, and the quantities that it holds (signed) by the base of their
+        instrument: a contract's code, or the symbol of an instrument in lots."""
         values = self.fields.get("values") or {}
         cash = _decimal(values.get("CashValue"))
-        found = {} if cash is None else {CURRENCY: Balance(CURRENCY, cash, _ZERO)}
+        found = {} if cash is None else {currency: Balance(currency, cash, _ZERO)}
         for position in self.fields.get("positions") or ():
             contract = contract_of(str(position["instrument"]))
             code = str(position["instrument"]) if contract is None else contract.code

@@ -1,4 +1,5 @@
-"""Orders to NinjaTrader 8 as rows: the link `ninja:<group>` sends them to the bridge and writes what it answers.
+"""Orders to NinjaTrader 8 and MetaTrader 5 as rows: the link of the group sends them to the bridge and writes what it
+answers.
 
 The venue holds no socket. A request is committed and then waited for; what is not taken by the link in time is
 withdrawn, which proves that nothing left. Reports and executions are read from the bridge's events, open orders and
@@ -16,7 +17,6 @@ from decimal import Decimal
 from typing import Any, Final
 
 from fks.clock import Clock
-from fks.futures import contract_of
 from fks.model.account import Balance, Environment, Transfer, VenueIdentity
 from fks.model.bar import Bar
 from fks.model.codes import Code
@@ -25,6 +25,9 @@ from fks.model.ids import client_order_id, intent_id
 from fks.model.ninja import (
     EXIT_ENTRIES,
     FRESH_S,
+    NINJA,
+    TRADING_CODE,
+    BridgePlatform,
     LinkRecord,
     NinjaEvent,
     NinjaRequest,
@@ -60,6 +63,7 @@ CAPABILITIES: Final = VenueCapabilities(
     fee_in_received_asset=False,
     keeps_bracket=True,
     is_margin=True,
+    has_good_till_date=True,
     waits_for_session=True,
 )
 POLL_S = 1.0
@@ -92,10 +96,11 @@ class NinjaConfig:
     account_id: int = 0  # ours
     name: str = t.VENUE
     is_shown: bool = False
+    platform: BridgePlatform = NINJA
 
 
 class NinjaVenue:
-    """One account of one NinjaTrader instance. Hard state: the rows. Soft state: the names of legs, the last status."""
+    """One account of a platform with a bridge. Hard state: the rows. Soft state: the names of legs, the last status."""
 
     capabilities = CAPABILITIES
 
@@ -105,6 +110,11 @@ class NinjaVenue:
         self.name = config.name
         self._config, self._rows, self._clock, self._log = config, rows, clock, log
         self._may_send = may_send or (lambda: True)
+        self._key = config.platform.key(config.group)
+        self._link = config.platform.link(config.group)
+        self._title = config.platform.title
+        self._peer = f"{self._title}'s {config.platform.peer}"
+        self._currency = t.CURRENCY  # of the account, as last reported
         self._refusal = ""
         self._can_name = False  # the bridge's exits may name the entries that they close; as last read
         self._who: VenueIdentity | None = None
@@ -115,9 +125,10 @@ class NinjaVenue:
 
     async def open(self) -> None:
         """Learn which legs the bridge has placed. Errors: OutageError."""
-        await asyncio.to_thread(t.load_calendars, self._clock.now_ns())
+        if not self._config.platform.has_lots:
+            await asyncio.to_thread(t.load_calendars, self._clock.now_ns())
         since_ns = self._clock.now_ns() - _LEGS_NS
-        for signal_id, name in await self._rows.leg_names(self._config.group, self._config.account, since_ns):
+        for signal_id, name in await self._rows.leg_names(self._key, self._config.account, since_ns):
             if (found := t.parse_name(name)) is not None and found.leg and found.signal_id == signal_id:
                 self._note_leg(found)
 
@@ -130,7 +141,7 @@ class NinjaVenue:
         if (no := self._refuse(order)) is not None:
             return no
         now_ns = self._clock.now_ns()
-        body = t.signal_body(order, self._config.account, now_ns)
+        body = t.signal_body(order, self._config.account, now_ns, self._config.platform)
         if isinstance(body, Answer):
             return body
         try:
@@ -149,7 +160,7 @@ class NinjaVenue:
         self._note_symbol(order.client_order_id, order.symbol)
         request = NinjaRequest(
             order.client_order_id,
-            self._config.group,
+            self._key,
             RequestKind.SIGNAL,
             body,
             self.name,
@@ -179,7 +190,8 @@ class NinjaVenue:
             return None
         detail = (
             f"nothing was sent: {others[0] or 'another owner'} trades {order.symbol} in {self._config.account}, and "
-            "this version of the bridge cannot tell two instances apart: update the AddOn"
+            f"this version of the {self._config.platform.peer} cannot tell two instances apart: "
+            f"{self._config.platform.update_remedy}"
         )
         return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, detail)
 
@@ -188,17 +200,17 @@ class NinjaVenue:
 
         None: the account is automated, or cannot be reached. Safe to repeat. Errors: none.
         """
-        contract = contract_of(signal.symbol)
+        name = t.name_at(signal.symbol, self._config.platform)
         try:
             mode = await self._mode()
         except OutageError:
             return None
-        if mode != _RELAY or contract is None or self._refusal or not self._may_send():
+        if mode != _RELAY or name is None or self._refusal or not self._may_send():
             return None
-        body = {"account": self._config.account, "instrument": contract.name, "action": "exit", "type": "market"}
+        body = {"account": self._config.account, "instrument": name, "action": "exit", "type": "market"}
         id = client_order_id(intent_id(signal.id), Role.EXIT)
         until_ns = self._clock.now_ns() + _SHOWN_EXIT_NS
-        record = await self._asked(NinjaRequest(id, self._config.group, RequestKind.SIGNAL, body, self.name, until_ns))
+        record = await self._asked(NinjaRequest(id, self._key, RequestKind.SIGNAL, body, self.name, until_ns))
         if isinstance(record, Answer):
             return record
         if record.state is RequestState.ACKED:
@@ -207,17 +219,17 @@ class NinjaVenue:
 
     async def submit_oco(self, stop: Order, limit: Order) -> tuple[Answer, Answer]:
         """Refuse: the bridge keeps the bracket, and no leg is ever sent."""
-        no = refused(Code.CLIENT_VALIDATION, Refusal.OTHER, "NinjaTrader's bridge places SL and TP itself")
+        no = refused(Code.CLIENT_VALIDATION, Refusal.OTHER, f"{self._peer} places SL and TP itself")
         return no, no
 
     async def amend(self, order: Order, quantity: Decimal) -> Answer:
         """Refuse: the bridge changes its legs in place by itself."""
-        return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, "NinjaTrader's bridge changes SL and TP itself")
+        return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, f"{self._peer} changes SL and TP itself")
 
     async def cancel(self, order: Order) -> Answer:
         """Cancel an order that is not filled yet, and wait for its end: ACK proves that it has ended."""
         if order.parent_id is not None:
-            return refused("KEPT_BY_VENUE", Refusal.OTHER, "NinjaTrader's bridge alone ends SL and TP")
+            return refused("KEPT_BY_VENUE", Refusal.OTHER, f"{self._peer} alone ends SL and TP")
         if self._refusal:
             return refused(Code.ACCOUNT_UNKNOWN, Refusal.NOT_SENT, f"nothing was sent: {self._refusal}")
         if not self._may_send():
@@ -245,7 +257,7 @@ class NinjaVenue:
             left_s = deadline_s - self._clock.monotonic()
             if left_s <= 0:
                 return Answer(Outcome.AMBIGUOUS, detail="the platform has not reported the end of the order yet")
-            await self._rows.wait(self._config.group, min(left_s, _LOOK_S))
+            await self._rows.wait(self._key, min(left_s, _LOOK_S))
 
     def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
         """Return 0: the bridge's own limits are answered by a code."""
@@ -255,7 +267,7 @@ class NinjaVenue:
         if self._refusal:
             return refused(Code.ACCOUNT_UNKNOWN, Refusal.NOT_SENT, f"nothing was sent: {self._refusal}")
         if order.parent_id is not None:
-            return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, "NinjaTrader's bridge places SL and TP itself")
+            return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, f"{self._peer} places SL and TP itself")
         if wrong := mistake_in(order, self.capabilities.types):
             return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, wrong)
         return None
@@ -264,29 +276,33 @@ class NinjaVenue:
         """Return `_mode`; an order with a time limit waits for a link that connects again. Errors: OutageError."""
         deadline_s = self._clock.monotonic() + self._config.timeout_s
         while True:
-            mode = await self._mode()
+            mode = await self._mode(is_entry=not t.is_closing(order))
             is_late = order.valid_until_ns is None or self._clock.now_ns() >= order.valid_until_ns
             left_s = deadline_s - self._clock.monotonic()
             if not isinstance(mode, Answer) or mode.code != "not_ready" or is_late or left_s <= 0:
                 return mode
-            await self._rows.wait(self._config.group, min(left_s, _LOOK_S))
+            await self._rows.wait(self._key, min(left_s, _LOOK_S))
 
-    async def _mode(self) -> str | Answer:
+    async def _mode(self, *, is_entry: bool = False) -> str | Answer:
         """Return the account's mode at the bridge, auto or relay, or why nothing can be sent now. Errors:
         OutageError."""
-        link, group = await self._rows.link(self._config.group), self._config.group
+        link, group = await self._rows.link(self._key), self._config.group
         if link is None or not link.is_fresh:
             return refused(
-                Code.VENUE_DOWN, Refusal.UNAVAILABLE, f"nothing was sent: the link ninja:{group} is not running"
+                Code.VENUE_DOWN, Refusal.UNAVAILABLE, f"nothing was sent: the link {self._link} is not running"
             )
         if link.report.is_halted:
-            return refused("halted", Refusal.UNAVAILABLE, "nothing was sent: the kill latch of NinjaTrader is engaged")
-        if not link.report.is_ready:
-            detail = f"nothing was sent: NinjaTrader of group {group} is not ready ({link.report.state})"
-            return refused("not_ready", Refusal.UNAVAILABLE, detail)
+            return refused(
+                "halted", Refusal.UNAVAILABLE, f"nothing was sent: the kill latch of {self._title} is engaged"
+            )
         account = self._account(link)
+        if is_entry and account is not None and (code := account.get(TRADING_CODE)) is not None:
+            return refused("trading_disabled", Refusal.HALTED, f"nothing was sent: {t.disabled(code, self._title)}")
+        if not link.report.is_ready:
+            detail = f"nothing was sent: {self._title} of group {group} is not ready ({link.report.state})"
+            return refused("not_ready", Refusal.UNAVAILABLE, detail)
         if account is None:
-            detail = f"nothing was sent: NinjaTrader of group {group} lists no account {self._config.account}"
+            detail = f"nothing was sent: {self._title} of group {group} lists no account {self._config.account}"
             return refused("unknown_account", Refusal.PERMISSION, detail)
         self._can_name = bool(account.get(EXIT_ENTRIES))
         mode = account.get("mode")
@@ -305,7 +321,10 @@ class NinjaVenue:
         return str(mode)
 
     def _account(self, link: LinkRecord) -> Mapping[str, Any] | None:
-        return next((a for a in link.report.accounts if a.get("name") == self._config.account), None)
+        found = next((a for a in link.report.accounts if a.get("name") == self._config.account), None)
+        if found is not None:
+            self._currency = str(found.get("currency") or t.CURRENCY)
+        return found
 
     def _valid_until_ns(self, order: Order, now_ns: int, *, is_shown: bool) -> int:
         """Return how long the bridge may still execute the order, or show it; what it has not filled by then it
@@ -319,7 +338,7 @@ class NinjaVenue:
     # ── requests ─────────────────────────────────────────────────────────────────────────────────
     def _request(self, kind: RequestKind, body: Mapping[str, Any]) -> NinjaRequest:
         until_ns = self._clock.now_ns() + int(self._config.timeout_s * 1e9)
-        return NinjaRequest(uuid.uuid4().hex, self._config.group, kind, body, self.name, until_ns)
+        return NinjaRequest(uuid.uuid4().hex, self._key, kind, body, self.name, until_ns)
 
     async def _asked(self, request: NinjaRequest) -> RequestRecord | Answer:
         """Store a request and wait for its answer. What nobody took in time is withdrawn."""
@@ -343,7 +362,7 @@ class NinjaVenue:
                 return record
             left_s = deadline_s - self._clock.monotonic()
             if left_s > 0:
-                await self._rows.wait(self._config.group, min(left_s, _LOOK_S))
+                await self._rows.wait(self._key, min(left_s, _LOOK_S))
                 continue
             if record.state is RequestState.NEW:
                 await self._rows.withdraw(id)
@@ -365,7 +384,7 @@ class NinjaVenue:
         return Answer(Outcome.AMBIGUOUS, code=record.code, detail=record.detail or "no answer of the bridge in time")
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
-    async def query(self, symbol: str, client_order_id: str) -> Lookup:
+    async def query(self, symbol: str, client_order_id: str, since_ns: int = 0) -> Lookup:
         """Look an order up: by the bridge's events, then by its request, and else at the bridge. Errors: none."""
         if self._refusal:
             return Lookup(Presence.NO_ANSWER, detail=self._refusal)
@@ -387,6 +406,8 @@ class NinjaVenue:
                 return t.shown_report(event, symbol)
             if event.kind == "order" and event.body.get("name") == str(name):
                 said = t.report_of(name, event.body, symbol, event.at_ns, "rest")
+            elif event.kind == "exec" and event.body.get("name") == str(name) and name.leg and found is None:
+                said = t.first_leg_report(name, event, symbol)
             elif event.kind == "signal" and not name.leg:
                 said = t.signal_report(event, symbol)
                 if found is not None and found.state in (State.FILLED, State.CANCELLED, State.REJECTED):
@@ -443,7 +464,16 @@ class NinjaVenue:
         for name, fields in account.orders():
             if name is None:
                 number = str(fields.get("order_id") or fields.get("name"))
-                reports.append(Report(f"nt8:{number}", number, "", State.WORKING, Decimal(0), account.at_ns))
+                reports.append(
+                    Report(
+                        f"{self._config.platform.foreign_prefix}:{number}",
+                        number,
+                        "",
+                        State.WORKING,
+                        Decimal(0),
+                        account.at_ns,
+                    )
+                )
                 continue
             if name.leg:
                 self._note_leg(name)
@@ -454,31 +484,31 @@ class NinjaVenue:
         return reports
 
     async def fills_since(self, symbol: str, since_ns: int) -> list[Fill]:
-        """Return the executions of the account in a contract, as the bridge has reported them. Errors: OutageError."""
+        """Return the executions of the account in an instrument, as the bridge reported them. Errors: OutageError."""
         self._check_refusal()
-        contract = contract_of(symbol)
-        if contract is None:
+        name = t.name_at(symbol, self._config.platform)
+        if name is None:
             return []
-        events = await self._rows.executions(self._config.group, self._config.account, contract.name, since_ns)
+        events = await self._rows.executions(self._key, self._config.account, name, since_ns)
         found = [self._fill(event, symbol, "rest") for event in events]
         return [fill for fill in found if fill is not None and fill.time_ns >= since_ns]
 
     async def balances(self) -> dict[str, Balance]:
-        """Return the account's cash, and the contracts that it holds by their code. Errors: OutageError."""
+        """Return the account's cash, and the quantities held by the base of their instrument. Errors: OutageError."""
         account = await self._account_view(max_age_s=_STATUS_AGE_S)
-        return account.balances()
+        return account.balances(self._currency)
 
     async def identity(self) -> VenueIdentity:
         """Return group and account, and whether its money is simulated. Errors: OutageError."""
         link = await self._fresh_link()
-        account = self._account(link)
+        account, platform = self._account(link), self._config.platform
         if account is None:
             raise OutageError(
-                f"NinjaTrader of group {self._config.group} lists no account {self._config.account}",
-                remedy="check ninja.account, and the accounts of the group in the bridge's configuration",
+                f"{self._title} of group {self._config.group} lists no account {self._config.account}",
+                remedy=f"check {platform.name}.{platform.account_setting}, and the accounts at the {platform.peer}",
             )
         environment = Environment.SIM if account.get("sim") else Environment.LIVE
-        return VenueIdentity(environment, f"{self._config.group}/{self._config.account}")
+        return VenueIdentity(environment, f"{self._key}/{self._config.account}")
 
     def refuse(self, reason: str) -> None:
         """Send nothing and answer no read until `admit`."""
@@ -500,7 +530,7 @@ class NinjaVenue:
         """Not fed by bars."""
 
     async def last_price(self, symbol: str) -> Decimal | None:
-        """Return None: prices come from the exchange `ninja`."""
+        """Return None: prices come from the exchange of the platform."""
         return None
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────
@@ -510,7 +540,7 @@ class NinjaVenue:
         is_up = False
         while True:
             try:
-                link = await self._rows.link(self._config.group)
+                link = await self._rows.link(self._key)
                 if cursor is None and link is not None:
                     cursor = link.bridge_epoch, link.stored_seq  # what came before is reconciled
                 problem = self._problem(link)
@@ -518,7 +548,7 @@ class NinjaVenue:
                     is_up = False
                     yield SessionLost(problem)
                 while cursor is not None and self._who is not None:  # executions are named after whose they are
-                    rows = await self._rows.events_after(self._config.group, *cursor, _EVENTS_MAX)
+                    rows = await self._rows.events_after(self._key, *cursor, _EVENTS_MAX)
                     for event in rows:
                         cursor = event.epoch, event.seq
                         async for found in self._translated(event):
@@ -534,14 +564,16 @@ class NinjaVenue:
                     yield SessionLost(str(error))
                 await self._clock.sleep(POLL_S)
                 continue
-            await self._rows.wait(self._config.group, POLL_S)
+            await self._rows.wait(self._key, POLL_S)
 
     def _problem(self, link: LinkRecord | None) -> str:
         if link is None or not link.is_fresh:
-            return f"the link ninja:{self._config.group} is not running"
-        if not link.report.is_ready:
-            return f"NinjaTrader of group {self._config.group} is not ready ({link.report.state})"
+            return f"the link {self._link} is not running"
         account = self._account(link)
+        if account is not None and (code := account.get(TRADING_CODE)) is not None:
+            return t.disabled(code, self._title)
+        if not link.report.is_ready:
+            return f"{self._title} of group {self._config.group} is not ready ({link.report.state})"
         if account is None or not account.get("connected"):
             return f"account {self._config.account} is not connected to its broker"
         return ""
@@ -581,7 +613,13 @@ class NinjaVenue:
         if self._who is None:
             raise OutageError("whose account the session is was not checked yet")
         return t.fill_of(
-            event, symbol, account_id=self._config.account_id, identity=self._who, source=source, venue=self.name
+            event,
+            symbol,
+            account_id=self._config.account_id,
+            identity=self._who,
+            source=source,
+            venue=self.name,
+            currency=self._currency,
         )
 
     # ── what is known ────────────────────────────────────────────────────────────────────────────
@@ -592,7 +630,7 @@ class NinjaVenue:
         _keep(self._symbols, signal_id, symbol)
 
     async def _symbol_of(self, signal_id: str) -> str:
-        """Return the contract of a signal, "" when no row knows it."""
+        """Return the instrument of a signal, "" when no row knows it."""
         if signal_id not in self._symbols:
             record = await self._rows.answer_of(signal_id)
             if record is None:
@@ -615,10 +653,11 @@ class NinjaVenue:
             raise OutageError(self._refusal)
 
     async def _fresh_link(self) -> LinkRecord:
-        link = await self._rows.link(self._config.group)
+        link = await self._rows.link(self._key)
         if link is None or not link.is_fresh:
             raise OutageError(
-                f"the link ninja:{self._config.group} is not running", remedy="see `fks status` and `fks ninja status`"
+                f"the link {self._link} is not running",
+                remedy=f"see `fks status` and `fks {self._config.platform.name} status`",
             )
         return link
 
@@ -643,7 +682,7 @@ class NinjaVenue:
             return record.answer
         taken_ns = link.report.snapshot_ns
         if link.report.snapshot is None or taken_ns is None or self._clock.now_ns() - taken_ns > FRESH_S * 1e9:
-            raise OutageError(f"NinjaTrader of group {self._config.group} does not answer")
+            raise OutageError(f"{self._title} of group {self._config.group} does not answer")
         return link.report.snapshot
 
 

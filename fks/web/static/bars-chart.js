@@ -6,7 +6,7 @@ const digits = Number(box?.dataset.digits ?? 2); // of the tick: labels of price
 const priceFormat = { type: "price", precision: digits, minMove: 10 ** -digits };
 const seconds = (text) => Math.floor(Date.parse(text) / 1000);
 const MARK_PX = 20, TEXT_PX = 60; // between two marks, and between two with words, that do not overlap
-let chart = null, candles = null, averages = [], lines = [], marks = null, library = null, isFitted = false, newest = 0;
+let chart = null, candles = null, averages = [], forecasts = [], lines = [], marks = null, library = null, isFitted = false, newest = 0;
 let events = [], here = [], shownSpacing = 0;
 
 function options() {
@@ -80,6 +80,8 @@ async function draw() {
     candles = chart.addSeries(library.CandlestickSeries, colours());
     const line = { priceFormat, lineWidth: 1, priceLineVisible: false, lastValueVisible: false, crosshairMarkerVisible: false };
     averages = ["--accent", "--warn"].map((name) => chart.addSeries(library.LineSeries, { ...line, color: colour(name) }));
+    const dashed = { ...line, lineStyle: library.LineStyle.Dashed };
+    forecasts = ["--text", "--muted", "--muted"].map((name) => chart.addSeries(library.LineSeries, { ...dashed, color: colour(name) }));
     marks = library.createSeriesMarkers(candles, []);
     chart.timeScale().subscribeVisibleLogicalRangeChange(() => {
       if (chart.timeScale().options().barSpacing !== shownSpacing) showMarks();
@@ -94,6 +96,11 @@ async function draw() {
   ["a", "b"].forEach((key, place) => averages[place].setData(
     rows.filter((row) => row.dataset[key]).map((row) => ({ time: seconds(row.dataset.time), value: Number(row.dataset[key]) })),
   ));
+  const about = [...document.querySelectorAll("tr[data-about]")].reverse();
+  ["v", "l", "h"].forEach((key, place) => forecasts[place].setData(
+    about.map((row) => ({ time: seconds(row.dataset.about), value: Number(row.dataset[key]) })),
+  ));
+  box.dataset.forecasts = about.length;
   const values = rows.map((row) => (row.dataset.i === undefined ? [] : row.dataset.i.split("|")));
   const count = Math.max(0, ...values.map((row) => row.length));
   const tones = ["--good", "--bad", "--accent", "--warn", "--muted", "--text"];

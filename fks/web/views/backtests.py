@@ -214,7 +214,7 @@ async def _body(visit: Visit, form: Form) -> dict[str, Any]:
 
 
 #: fields of a request whose defaults are the settings'
-_COSTS = ("fee_rate", "slippage", "commission", "margin")
+_COSTS = ("fee_rate", "slippage", "commission", "margin", "borrow")
 
 
 def _common(form: Form) -> dict[str, Any]:

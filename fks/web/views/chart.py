@@ -1,4 +1,5 @@
-"""Chart: bars of one symbol with an indicator, and its signals, orders and fills at their bars."""
+"""Chart: bars of one symbol with an indicator and the forecasts of a model, and its signals, orders and fills at their
+bars."""
 
 from __future__ import annotations
 
@@ -27,7 +28,12 @@ async def load(visit: Visit) -> dict[str, Any]:
     exchange = asked.get("exchange", "")[:64] or None
     chosen, params = asked.get("indicator", "")[:64], asked.get("params", "")[:200]
     is_whole = visit.request.headers.get("hx-target") != "region"  # the form stands outside of the region
-    known = await visit.read_all(listed="/assets", **({"indicators": "/indicators"} if is_whole else {}))
+    model = asked.get("forecast", "")[:64]
+    known = await visit.read_all(
+        listed="/assets",
+        **({"indicators": "/indicators"} if is_whole else {}),
+        **({"models": "/ai/models"} if is_whole or model else {}),
+    )
     names = [row["symbol"] for row in known["listed"].items]
     symbol = asked.get("symbol", "")[:64] or next(iter(names), "")
     found: dict[str, ReadResult] = {name: ReadResult() for name in ("bars", "signals", "orders", "fills", "latest")}
@@ -51,6 +57,12 @@ async def load(visit: Visit) -> dict[str, Any]:
         where = {"symbol": symbol, "exchange": exchange, "timeframe": timeframe, "params": params or None}
         path = f"/indicators/{quote(chosen, safe='')}"
         drawn = (await visit.read_all(drawn=(path, {**where, "from": rows[0]["time"], "limit": len(rows)})))["drawn"]
+    forecasts = ReadResult()
+    if model and rows:
+        path = f"/forecasts/{quote(symbol, safe='')}"
+        where = {"model": model, "from": rows[0]["time"], "limit": len(rows)}
+        forecasts = (await visit.read_all(forecasts=(path, where)))["forecasts"]
+    versions = known.get("models", ReadResult()).items
     by_time = {one["time"]: one["values"] for one in drawn.items}
     rows = [{**row, "values": by_time.get(row["time"], ())} for row in rows]
     instrument = {"exchange": found["bars"].get("exchange"), "symbol": found["bars"].get("symbol") or symbol}
@@ -78,6 +90,10 @@ async def load(visit: Visit) -> dict[str, Any]:
         "choices": one_series(known.get("indicators", ReadResult()).items),
         "drawn": drawn,
         "is_over_prices": drawn.get("group") in OVER_PRICES,
+        "models": sorted({one["model"] for one in versions}),
+        "model": model,
+        "forecasts": forecasts,
+        "predicted": levels_of(forecasts.items, [one for one in versions if one["model"] == model], rows, timeframe),
         "marks": marks,
         "at": at,
         "marked": marked,
@@ -88,6 +104,30 @@ def one_series(indicators: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
     """Return the indicators that read one series: the chart has no second one."""
     found = (one for one in indicators if not any(name.startswith("other.") for name in one["columns"]))
     return sorted(found, key=lambda one: (str(one["group"]), str(one["name"])))
+
+
+def levels_of(
+    predictions: Iterable[Mapping[str, Any]],
+    versions: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    timeframe: str,
+) -> list[dict[str, Any]]:
+    """Return predictions of returns as prices at the bar that they are about, newest first: `at` (its open time),
+    `level`, `low` and `high`. Those of another timeframe, without a value or of another label have none."""
+    specs = {one["version"]: one["spec"] for one in versions if one["timeframe"] == timeframe}
+    closes = {bar_end(to_ns(_moment(bar["time"])), timeframe): float(bar["close"]) for bar in rows}
+    found = []
+    for one in predictions:
+        end = to_ns(_moment(one["time"]))
+        spec, close = specs.get(one["version"]), closes.get(end)
+        row = {**one, "at": None, "level": None, "low": None, "high": None}
+        if spec is not None and spec["label"] == "return" and close is not None and one["value"] is not None:
+            at = bar_start(end - 1, timeframe)
+            at += spec["horizon"] * (bar_end(at, timeframe) - at)
+            levels = (close * (1 + float(one[name])) for name in ("value", "lower", "upper"))
+            row |= {"at": iso(at)} | dict(zip(("level", "low", "high"), levels, strict=True))
+        found.append(row)
+    return found
 
 
 def _timeframe(text: str) -> str:

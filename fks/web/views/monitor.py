@@ -22,6 +22,7 @@ async def load(visit: Visit) -> dict[str, Any]:
         tree="/system/tree",
         events=("/system/events", {"limit": _EVENTS}),
         status="/api/status",
+        venues="/venues",
         health="/monitor/api/health/",
         registry="/monitor/api/registry/",
         operations=("/operations", {"limit": 10}),
@@ -92,6 +93,15 @@ async def restart(visit: Visit, form: Form) -> ActionResult:
     return ActionResult(
         f"The restart of {answer['target']} is asked for; this page shows its progress.", details=details
     )
+
+
+async def venue(visit: Visit, form: Form) -> ActionResult:
+    """Enable or disable a venue, at the version that the page showed."""
+    name, enabled = form.needed("name", "the venue"), form.text("enabled") == "true"
+    body = {"is_enabled": enabled, "version": form.whole("version", "the version", "load the page again")}
+    await visit.change("PATCH", f"/venues/{quote(name, safe='')}", body, csrf=form.text("csrf"))
+    text = "takes entries" if enabled else "takes no entries; exits, protection and cancels go on"
+    return ActionResult(f"{name} {text}.", kind="good")
 
 
 async def check(visit: Visit, form: Form) -> ActionResult:

@@ -12,7 +12,7 @@ from fks.web.forms import Form
 from fks.web.page import ActionResult
 from fks.web.visits import Visit
 
-ACTIONS = ("deep-check", "backup", "sync", "drift-check", "retention", "backtest", "optimize")
+ACTIONS = ("deep-check", "backup", "sync", "drift-check", "retention", "backtest", "optimize", "forecast")
 
 
 async def load(visit: Visit) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def checks_of(
     is_exit = row["kind"] == "exit"
     engaged = bool(kill.get("engaged"))
     if not is_exit:
-        found.append(("Kill switch is off", "fail" if engaged else "pass", str(kill.get("reason") or "")))
+        scopes = kill.get("scopes") or ["system"]  # whether a narrower one concerns it, the order manager decides
+        verdict = "pass" if not engaged else "fail" if "system" in scopes else "unknown"
+        found.append(("Kill switch is off", verdict, str(kill.get("reason") or "")))
     parts = {part["name"]: part for part in status.get("components") or ()}
     for name in ("orders", "guardian"):
         part = parts.get(name)

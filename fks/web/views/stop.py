@@ -22,7 +22,8 @@ async def load(visit: Visit) -> dict[str, Any]:
 
 async def engage(visit: Visit, form: Form) -> ActionResult:
     """Engage the kill switch."""
-    body = {"reason": form.needed("reason", "a reason"), "flatten": form.is_ticked("flatten")}
+    scope = form.text("scope").strip() or "system"
+    body = {"reason": form.needed("reason", "a reason"), "flatten": form.is_ticked("flatten"), "scope": scope}
     answer = (await visit.change("POST", "/emergency-stop", body, csrf=form.text("csrf"))).body
     through = (
         "by the guardian" if answer.get("through") == "guardian" else "through the database: the guardian takes it over"
@@ -30,6 +31,7 @@ async def engage(visit: Visit, form: Form) -> ActionResult:
     state = "All is quiet" if answer.get("is_quiet") else "It is at work"
     found = [
         ("Kill", str(answer.get("kill_id") or "")[:8]),
+        ("Scope", "" if scope == "system" else str(answer.get("scope"))),
         ("Taken", through),
         ("Orders cancelled", str(answer["cancelled"]) if "cancelled" in answer else ""),
         ("Left", "; ".join(str(item) for item in answer.get("remaining") or ())),
@@ -41,10 +43,13 @@ async def engage(visit: Visit, form: Form) -> ActionResult:
 
 async def release(visit: Visit, form: Form) -> ActionResult:
     """Release the kill switch."""
-    answer = (await visit.change("POST", "/emergency-stop/release", csrf=form.text("csrf"))).body
+    body = {"scope": form.text("scope").strip() or "system"}
+    answer = (await visit.change("POST", "/emergency-stop/release", body, csrf=form.text("csrf"))).body
     halted = answer.get("still_halted") or ()
-    details = (
+    details: tuple[tuple[str, str], ...] = (
         (("Still halted", f"NinjaTrader groups {', '.join(halted)}: release them at the platform"),) if halted else ()
     )
     text = "It was not engaged." if answer.get("already") else "The kill switch is released: entries are allowed again."
+    if beside := answer.get("beside"):
+        details += (("Still engaged", ", ".join(str(kill["scope"]) for kill in beside)),)
     return ActionResult(text, kind="good", details=details)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email import message_from_string, policy
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from fks.alerts import channels, observing, service
-from fks.alerts.channels import AlertChannel, DeliveryResult, Sealer, Text
+from fks.alerts.channels import AlertChannel, DeliveryResult, Sealer, Text, send
 from fks.alerts.directory import Directory
+from fks.alerts.routing import Alert
 from fks.alerts.service import AlertService
+from fks.alerts.texts import compose
 from fks.clock import RealClock
 from fks.config.settings import AlertsSettings, Monitor, Settings
+from fks.jobs.reports import issue_report
+from fks.portfolio.report import last_ended, page_of, text_of
 from fks.runtime import SNAPSHOTS
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
@@ -26,7 +31,9 @@ from fks.store.db import Database
 from fks.store.facts import FactStore
 from fks.store.leases import HeldLease, raise_epoch
 from fks.store.metrics import MetricStore
+from fks.store.reports import ReportStore
 from tests.support import servers
+from tests.support.free_port import free_port
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.receivers import HttpReceiver, http_receiver, smtp_receiver
 from tests.support.waiting import until
@@ -49,8 +56,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class _Rig:
     """The alerting of one process after the other, on one database."""
 
-    def __init__(self, db: Database, bus: Bus, log: CollectingLog) -> None:
-        self.db, self.bus, self.log = db, bus, log
+    def __init__(self, db: Database, own: Database, bus: Bus, log: CollectingLog) -> None:
+        """`own`: the connections of the monitor."""
+        self.db, self.own, self.bus, self.log = db, own, bus, log
         self.store = AlertingStore(db)
         self.epoch = 0
 
@@ -66,10 +74,10 @@ class _Rig:
         """Return the service of a new process: its epoch is above that of the one before."""
         self.epoch = await raise_epoch(self.db, "monitor", "test")
         lease = HeldLease(
-            self.db, RealClock(), name="monitor", epoch=self.epoch, holder="test", ttl_s=2, renew_s=0.5
+            self.own, RealClock(), name="monitor", epoch=self.epoch, holder="test", ttl_s=2, renew_s=0.5
         )  # fmt: skip
         return AlertService(
-            self.db, self.bus, RealClock(), self.log, RecordingMeter(), settings or SETTINGS, SEALER, lease=lease,
+            self.own, self.bus, RealClock(), self.log, RecordingMeter(), settings or SETTINGS, SEALER, lease=lease,
             sender=sender, send_max_s=send_max_s,
         )  # fmt: skip
 
@@ -99,8 +107,8 @@ class _Rig:
 
 
 @pytest.fixture
-def rig(database: Database, bus: Bus, log: CollectingLog) -> _Rig:
-    return _Rig(database, bus, log)
+def rig(database: Database, as_monitor: Database, bus: Bus, log: CollectingLog) -> _Rig:
+    return _Rig(database, as_monitor, bus, log)
 
 
 @pytest.fixture
@@ -135,6 +143,97 @@ async def test_alert_and_its_end_reach_every_kind_of_channel_once(rig: _Rig, rec
     keys = [item.headers["Idempotency-Key"] for item in receiver.received if item.path == "/hook"]
     assert len(set(keys)) == 2
     assert all("child.escalated" in str(item.body) and "it died" in str(item.body) for item in receiver.received)
+
+
+async def test_a_report_reaches_each_channel_once_whatever_fails(rig: _Rig, receiver: HttpReceiver) -> None:
+    store = ReportStore(rig.db)
+    receiver.answers.extend([(500, {}), (503, {})])
+    async with smtp_receiver() as mail:
+        await rig.add("d", DISCORD, receiver.url)
+        await rig.add("m", f"mailto://127.0.0.1:{mail.port}?from=fks@example.org&to=me@example.org&mode=insecure")
+        await rig.add("later", f"json://{receiver.host}/hook", severity_min="page")
+        now_ns = RealClock().now_ns()
+        period = last_ended("daily", now_ns)
+        document = await store.report(period, None, home="binance", now_ns=now_ns)
+        for _ in range(2):
+            async with rig.running():
+                title, _ = await issue_report(store, period, document, now_ns=now_ns)
+                await until(lambda: _ended(rig, 2))
+        (row,) = await store.rows(None, None, 10)
+        row = await store.get(row["id"])
+        await store.send(row["id"], "later")
+        async with rig.running():
+            await until(lambda: _ended(rig, 3))
+            await asyncio.sleep(0.3)
+    assert [title in str(item.body) for item in receiver.received] == [True, True]
+    assert len(mail.received) == 1
+    message = message_from_string(mail.received[0], policy=policy.default)
+    assert (message["Subject"], message["To"], message.get_content_type()) == (
+        title, "me@example.org", "multipart/alternative",
+    )  # fmt: skip
+    text, page = message.iter_parts()
+    assert (text.get_content_type(), page.get_content_type()) == ("text/plain", "text/html")
+    assert text.get_content().splitlines() == text_of(row["document"]).splitlines()
+    assert page.get_content().splitlines() == page_of(row["document"]).splitlines()
+    (row,) = await store.rows(None, None, 10)
+    assert [(item["channel"], item["state"], item["is_late"]) for item in row["deliveries"]] == [
+        ("d", "sent", False),
+        ("later", "sent", False),
+        ("m", "sent", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "replies", "states", "received"),
+    [
+        ("&to=you@example.org", ["250 accepted", "250 accepted"], ["sent"], 2),
+        ("", ["451 later"], ["sent"], 1),
+        ("", ["550 no"], ["failed"], 0),
+        ("&format=text", [], ["sent"], 1),
+    ],
+)
+async def test_a_report_by_mail_keeps_to_the_rules_of_the_outbox(
+    rig: _Rig, more: str, replies: list[str], states: list[str], received: int
+) -> None:
+    async with smtp_receiver() as mail:
+        mail.replies.extend(replies)
+        address = f"mailto://127.0.0.1:{mail.port}/me@example.org?from=fks@example.org&mode=insecure{more}"
+        await rig.add("m", address)
+        now_ns = RealClock().now_ns()
+        period = last_ended("daily", now_ns)
+        store = ReportStore(rig.db)
+        document = await store.report(period, None, home="binance", now_ns=now_ns)
+        async with rig.running():
+            await issue_report(store, period, document, now_ns=now_ns)
+            await until(lambda: _ended(rig, 1))
+    assert [state for _, state in await rig.states()] == states
+    assert len(mail.received) == received
+    is_text = "format=text" in more
+    for raw in mail.received:
+        parts = [part.get_content_type() for part in message_from_string(raw).walk()]
+        assert parts == (["text/plain"] if is_text else ["multipart/alternative", "text/plain", "text/html"])
+        assert is_text or "no account has an equity in this period\r\nno executions" in raw
+
+
+async def test_a_report_without_a_recipient_is_not_sent() -> None:
+    async with smtp_receiver() as mail:
+        address = f"mailto://127.0.0.1:{mail.port}/m%C3%A9@example.org?from=fks@example.org&mode=insecure"
+        channel, text = AlertChannel("m", SecretStr(address)), Text("Daily report", "nothing", "<p>nothing</p>")
+        outcome = await asyncio.to_thread(send, channel, text, "k", allowed=("127.0.0.1",))
+    assert (outcome.result, outcome.error, mail.received) == ("later", "not accepted", [])
+
+
+def test_a_report_that_may_have_arrived_before_is_marked() -> None:
+    at = datetime(2026, 3, 3, tzinfo=UTC)
+    document = {
+        "period": "daily", "start": "2026-03-02T00:00:00Z", "end": "2026-03-03T00:00:00Z", "is_over": True,
+        **dict.fromkeys(("accounts", "trades", "denials", "alerts", "holdings"), ()),
+    }  # fmt: skip
+    alert = Alert(1, at, "info", "report", "scheduler", "Daily report, 2026-03-02\nnothing", report=document)
+    mail, chat = (compose([alert], "raised", at, is_repeat=True, is_mail=is_mail) for is_mail in (True, False))
+    assert (mail.title, chat.title) == ("Daily report, 2026-03-02 (repeated)", "Daily report, 2026-03-02")
+    assert [text.body.splitlines()[-1] for text in (mail, chat)] == ["(repeated)"] * 2
+    assert (mail.page[:15].lower(), chat.page) == ("<!doctype html>", "")
 
 
 async def test_service_down_reaches_discord_with_the_owners_text(rig: _Rig, receiver: HttpReceiver) -> None:
@@ -176,9 +275,7 @@ async def test_outages_of_the_receiver_delay_and_lose_nothing(rig: _Rig, receive
 
 
 async def test_refused_connection_is_tried_again(rig: _Rig) -> None:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
+    port = free_port()
     await rig.add("w", f"json://127.0.0.1:{port}/hook")
     async with rig.running():
         await rig.page()

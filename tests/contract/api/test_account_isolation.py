@@ -36,9 +36,9 @@ from tests.support.web import pages_beside
 
 ID = "6f0c1d0e-5a1b-4f6e-9d0a-0c5f6b5a9f11"
 #: Routes of the policy that a bound caller may call, rows of TABLE, and answers that are held against it.
-ROUTES, ROWS_MIN, ANSWERS_MIN = 33, 50, 250
+ROUTES, ROWS_MIN, ANSWERS_MIN = 43, 50, 250
 #: Fields of GraphQL that show something of an account, fields that refuse bound callers, and routes that do.
-FIELDS, REFUSED = (14, 63), 139
+FIELDS, REFUSED = (16, 82), 177
 #: From another machine: on this host some reads need no token.
 ELSEWHERE = {"X-Forwarded-For": "203.0.113.7"}
 #: Tables that a refused request may change: it is authenticated, and recorded.
@@ -62,6 +62,7 @@ class Account:
     second: str  # another pending signal
     waiting: str  # a request that is no order yet
     exit: str  # an exit that waits between two attempts
+    entry: str  # of the journal
 
     @property
     def waiting_order(self) -> str:
@@ -80,7 +81,7 @@ class Account:
 
 
 def made(number: int, venue: str, name: str, amount: str, symbol: str) -> Account:
-    return Account(number, venue, name, amount, symbol, uuid.uuid4().hex, *(str(uuid.uuid4()) for _ in range(7)))
+    return Account(number, venue, name, amount, symbol, uuid.uuid4().hex, *(str(uuid.uuid4()) for _ in range(8)))
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,19 @@ TABLE: dict[policy.Route, tuple[Row, ...]] = {
         Row("/orders/{0.intent}", ("order",), 404, done=202),
         Row("/orders/{0.exit}", ("exit",), 404, done=202),
     ),
+    ("PATCH", "/orders/{id}"): (
+        Row("/orders/{0.order}", refused=404, body={"quantity": "0.05"}, done=409),  # a strategy's
+        Row("/orders/{0.intent}", refused=404, body={"quantity": "0.05"}, done=409),
+    ),
+    ("DELETE", "/orders"): (Row("/orders?symbol={0.symbol}", refused=202, done=202),),
     ("POST", "/orders"): (
         Row("/orders", refused=404, body={**LIMIT, "account": "{0.name}"}, done=202),
         Row("/orders", refused=404, body={**LIMIT, "account": "{0.number}", "quantity": "0.2"}, done=202),
         Row("/orders", refused=404, body={**LIMIT, "venue": "{0.venue}", "quantity": "0.3"}, done=202),
+    ),
+    ("POST", "/signals/propose"): (
+        Row("/signals/propose", refused=404, body={**LIMIT, "account": "{0.name}"}, done=202),
+        Row("/signals/propose", refused=404, body={**LIMIT, "venue": "{0.venue}", "quantity": "0.3"}, done=202),
     ),
     ("GET", "/positions"): (
         Row("/positions", ("name", "amount")),
@@ -142,6 +152,9 @@ TABLE: dict[policy.Route, tuple[Row, ...]] = {
         Row("/positions/{0.symbol}", ("name", "amount")),
         Row("/positions/BTC/USDT?exchange=binance", ("name",)),
     ),
+    ("GET", "/meta/orders"): (Row("/meta/orders"),),  # of one venue: the same statements as above
+    ("GET", "/meta/positions"): (Row("/meta/positions"),),
+    ("GET", "/meta/market/{symbol}"): (Row("/meta/market/BTCUSDT", refused=404),),
     ("POST", "/positions/{symbol}/close"): (Row("/positions/{0.symbol}/close", ("name", "amount"), 409, done=202),),
     ("GET", "/fills"): (
         Row("/fills", ("fill", "order", "name", "amount")),
@@ -159,7 +172,13 @@ TABLE: dict[policy.Route, tuple[Row, ...]] = {
         Row("/lots/disposals?currency=EUR", ("fill",)),
         Row("/lots/disposals?account={0.name}&currency=EUR", ("name",), 404),
     ),
-    ("GET", "/reports/{period}"): (
+    ("GET", "/journal"): (
+        Row("/journal", ("entry", "name", "amount")),
+        Row("/journal?account={0.name}&text=note", ("entry", "name")),
+    ),
+    ("GET", "/journal/{id}"): (Row("/journal/{0.entry}", ("entry", "name"), 404),),
+    ("PATCH", "/journal/{id}"): (Row("/journal/{0.entry}", ("entry",), 404, body={"note": "mine"}, done=422),),
+    ("GET", "/reports/{id}"): (
         Row(f"/reports/monthly?day={TODAY}", ("name", "amount")),
         Row("/reports/monthly?account={0.name}", ("name", "amount"), 404),
     ),
@@ -186,6 +205,8 @@ TABLE: dict[policy.Route, tuple[Row, ...]] = {
     ("GET", "/monitor/api/ping/"): (Row("/monitor/api/ping/"),),
     # a field is its route: `over_graphql` asks for every row of the reads above
     ("POST", "/graphql"): (Row("/graphql", body={"query": "{{orders{{items{{account}}}}}}"}),),
+    # a tool is its route, as a field is: test_mcp.py calls them with a bound token; this message has no form
+    ("POST", "/mcp"): (Row("/mcp", refused=400),),
     # the caller's own login; a body that names nothing
     ("GET", "/auth/session"): (Row("/auth/session"),),
     ("POST", "/auth/logout"): (Row("/auth/logout", refused=409),),
@@ -239,6 +260,14 @@ async def trade(db: Database, account: Account) -> None:
         "INSERT INTO trades (fill_id, client_order_id, account_id, venue, symbol, instance, trade_type, quantity, price,"
         " fee, fee_currency, time) VALUES ($1, $2, $3, $4, 'BTCUSDT', $5, 'BUY', $6::text::numeric, 100, 1, 'USDT', now())",
         uuid.UUID(account.fill), account.order, number, venue, bot, amount,
+    )  # fmt: skip
+    await db.sql(
+        "INSERT INTO journal_entries (id, account_id, venue, symbol, instance, side, quote, entry_fill, exit_fill,"
+        " entry_time, exit_time, entry_price, exit_price, quantity, realized, fees, fees_unvalued, slippage, undecided,"
+        " executions, rate, entry_reason, exit_reason, mae_pct, mfe_pct, bars, is_complete, note) VALUES ($1, $2, $3,"
+        " 'BTCUSDT', $4, 'long', 'USDT', gen_random_uuid(), gen_random_uuid(), now(), now(), 100, 100,"
+        " $5::text::numeric, 1, 0, 0, 0, 0, 2, 1, '', '', 0, 0, 0, true, $6)",
+        uuid.UUID(account.entry), number, venue, bot, amount, f"note of {name}",
     )  # fmt: skip
     for id, kind, state in (
         (account.pending, "enter", "pending"), (account.second, "enter", "pending"),

@@ -13,7 +13,7 @@ from fks.alerts.service import AlertService
 from fks.cli.screen import first_screen
 from fks.clock import RealClock
 from fks.config.endpoints import load_node, save_node
-from fks.config.settings import Settings
+from fks.config.settings import Settings, VenueSettings
 from fks.node.lock import keeper_lock
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -124,7 +124,7 @@ async def test_rule_that_is_not_there_has_no_revision(gateway: Running) -> None:
 
 
 async def test_an_alert_is_acknowledged_once(gateway: Running, seeded: Database) -> None:
-    id = await FactStore(seeded).note_alert("page", "fill.stray", "x", "orders", {})
+    id = await FactStore(seeded).note_alert("page", "order.lost", "x", "orders", {})
     status, seen = await _call(gateway, "POST", f"/alerts/{id}/acknowledge", scope="trade")
     assert (status, seen["id"]) == (200, id)
     by = seen["acknowledged_by"]
@@ -133,6 +133,18 @@ async def test_an_alert_is_acknowledged_once(gateway: Running, seeded: Database)
     assert (shown["acknowledged_by"], shown["acknowledged_at"]) == (by, seen["acknowledged_at"])
     assert (await _call(gateway, "POST", "/alerts/999/acknowledge"))[0] == 404
     assert (await _call(gateway, "POST", f"/alerts/{2**70}/acknowledge"))[0] == 404
+
+
+async def test_a_channel_belongs_to_a_user_that_exists(gateway: Running) -> None:
+    body = {"name": "ann", "url": DISCORD, "severity_min": "page", "user": "Ann"}
+    async with gateway.client("admin") as client:
+        refused = await client.post("/alerts/channels", json=body)
+        assert (refused.status_code, refused.json()["code"]) == (404, "USER_UNKNOWN")
+        made = await client.post("/users", json={"name": "ann", "password": "correct horse battery", "scope": "read"})
+        assert made.status_code == 201, made.text
+        assert (await client.post("/alerts/channels", json=body)).json()["user"] == "ann"
+        listed = (await client.get("/alerts/channels")).json()["items"]
+        assert {row["name"]: row["user"] for row in listed}["ann"] == "ann"
 
 
 async def test_the_commands(gateway: Running, fks: Fks, seeded: Database, bus: Bus) -> None:
@@ -173,6 +185,14 @@ async def test_the_commands(gateway: Running, fks: Fks, seeded: Database, bus: B
                 first_screen, paths, load_node(paths), Settings(), market="paper", took_s=1.0, is_detached=True
             )
             assert line in shown[-1], "fks up"
+            assert "backup key, backup folder" in next(row for row in shown if "not set" in row)
+            live = Settings().model_copy(update={"venue": VenueSettings.model_construct(live=True)})
+            shown = await asyncio.to_thread(
+                first_screen, paths, load_node(paths), live, market="paper", took_s=1.0, is_detached=True
+            )
+            reds = " ".join(row for row in shown if "real money:" in row)
+            assert "no recipient key" in reds
+            assert "lost with its disk" in reds
             receiver.answers.append((404, {}))
             code, out, _ = await fks("alerts", "test", "ops")
             assert (code, out.strip()) == (1, "failed: status 404")
@@ -207,6 +227,6 @@ async def test_the_commands(gateway: Running, fks: Fks, seeded: Database, bus: B
     assert (await fks("alerts", "silence", "--end", str(number)))[0] == 0
     assert "nothing is held back" in (await fks("alerts", "silence"))[1]
 
-    id = await FactStore(seeded).note_alert("page", "fill.stray", "x", "orders", {})
+    id = await FactStore(seeded).note_alert("page", "order.lost", "x", "orders", {})
     code, out, _ = await fks("alerts", "ack", str(id))
     assert (code, "acknowledged by" in out) == (0, True)

@@ -38,7 +38,7 @@ async def test_every_other_route_answers_401_without_a_valid_token(gateway: Runn
             assert answer.headers["content-type"] == "application/problem+json"
             assert answer.headers["www-authenticate"].startswith("Bearer")
             asked[scope] += 1
-    assert asked == {"read": 82, "signal": 7, "approve": 2, "trade": 30, "admin": 43}
+    assert asked == {"read": 107, "signal": 9, "approve": 2, "trade": 39, "admin": 55}
 
 
 LADDER = [

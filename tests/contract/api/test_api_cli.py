@@ -120,30 +120,72 @@ async def test_orders_fills_and_signals_are_shown(fks: Fks, seeded: Database) ->
     assert (await fks("orders", "show", "nonsense"))[0] == USAGE
 
 
+async def test_a_bracket_is_sent_amended_and_cancelled_with_its_symbol(fks: Fks, seeded: Database) -> None:
+    targets = ("--target", "70000:0.5", "--target", "80000:0.5", "--break-even-after", "1")
+    sent = ("bracket", "buy", "0.1", "BTC/USDT", "--stop-loss", "50000", *targets, "--key", "b1")
+    code, out, _ = await fks("orders", *sent, "--json")
+    assert code == OK, out
+    [plan] = await seeded.sql("SELECT plan FROM parent_orders")
+    assert [target["share"] for target in plan["plan"]["targets"]] == ["0.5", "0.5"]
+    assert (await fks("orders", "bracket", "buy", "1", "BTCUSDT", "--stop-loss", "1", "--target", "5"))[0] == USAGE
+    order, signal = uuid.uuid4().hex, json.loads(out)["id"]
+    await seeded.sql(
+        "INSERT INTO orders (client_order_id, intent_id, signal_id, account_id, venue, symbol, role, side, type, "
+        "quantity, price, stop_loss, state) VALUES "
+        "($1, $2, $3, 1, 'paper', 'BTCUSDT', 'order', 'buy', 'limit', 0.1, 60000, 50000, 'WORKING')",
+        order,
+        uuid.uuid4(),
+        signal,
+    )
+    shown = json.loads((await fks("orders", "show", order, "--json"))[1])
+    assert shown["plan"]["break_even"] == {"after_target": 1, "at_risk": None, "offset_ticks": 0}
+    assert "amendment requested" in (await fks("orders", "amend", order, "--price", "61000"))[1]
+    code, _, err = await fks("orders", "amend", order, "--price", "62000")
+    assert (code, "AMENDMENT_OPEN" in err) == (USAGE, True)
+    assert (await fks("orders", "amend", "0" * 32, "--price", "1"))[0] == USAGE
+    assert "cancel requested of 1 orders" in (await fks("orders", "cancel-all", "BTC-USDT"))[1]
+    [row] = await seeded.sql("SELECT request FROM orders WHERE client_order_id = $1", order)
+    assert row["request"] == "cancel_wanted"
+
+
 async def test_an_order_with_an_end_shows_the_process_that_ends_it(fks: Fks, seeded: Database) -> None:
-    """NinjaTrader's bridge ends it by itself; elsewhere no process does while FKS is down."""
-    names = dict[tuple[str, str, str], str]()
+    """NinjaTrader's bridge and Kraken end it by themselves; elsewhere no process does while FKS is down. Kraken does so
+    only of orders with a limit."""
+    names = dict[tuple[str, str, str, str], str]()
     for given in (
-        ("paper", "limit", "WORKING"),
-        ("ninja:sim", "limit", "WORKING"),
-        ("paper", "limit", "CANCELLED"),
-        ("paper", "market", "SENDING"),
+        ("paper", "binance", "limit", "WORKING"),
+        ("ninja:sim", "ninja", "limit", "WORKING"),
+        ("ccxt", "binance", "limit", "WORKING"),
+        ("ccxt", "kraken", "limit", "WORKING"),
+        ("ccxt", "kraken", "stop", "ACCEPTED"),
+        ("paper", "binance", "limit", "CANCELLED"),
+        ("paper", "binance", "market", "SENDING"),
     ):
-        venue, type, state = given
+        venue, exchange, type, state = given
         names[given] = uuid.uuid4().hex
         await seeded.sql(
             "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, role, side, type, quantity,"
-            " state, valid_until) VALUES ($1, $2, 1, $3, 'BTCUSDT', 'order', 'buy', $4, 0.5, $5, now())",
+            " state, valid_until, exchange) VALUES ($1, $2, 1, $3, 'BTCUSDT', 'order', 'buy', $4, 0.5, $5,"
+            " now() + interval '1 hour', $6)",
             names[given],
             uuid.uuid4(),
             venue,
             type,
             state,
+            exchange,
         )
     shown = {
         order["client_order_id"]: order for order in json.loads((await fks("orders", "list", "--json"))[1])["items"]
     }
-    assert [shown[name]["expires_by"] for name in names.values()] == ["order_manager", "venue", None, None]
+    assert [shown[name]["expires_by"] for name in names.values()] == [
+        "order_manager",
+        "venue",
+        "order_manager",
+        "venue",
+        "order_manager",
+        None,
+        None,
+    ]
     first, second, *_ = names.values()
     text = (await fks("orders", "show", first))[1]
     assert "FKS must be running" in text

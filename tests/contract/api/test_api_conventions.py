@@ -79,7 +79,7 @@ async def test_every_path_has_its_alias_and_openapi_lists_it_once(gateway: Runni
         missing = await client.get("/api/v1/orders/x")
         assert missing.json()["instance"] == "/api/v1/orders/x"
         wrong = await client.put("/api/v1/orders")
-        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, POST")
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "DELETE, GET, HEAD, POST")
         assert (await client.get("/api/v1/nowhere")).json()["code"] == "NOT_FOUND"
         assert (await client.post("/api/v1/orders", json=ORDER)).json()["code"] == "SCOPE_MISSING"
         names = [str(name) for name in gateway.app.state.gateway.meter.snapshot()]

@@ -35,6 +35,10 @@ HELD = frozenset({Code.NOT_LEADER, Code.JOURNAL_DOWN})
 WITH_HISTORY = frozenset({Code.EXPOSURE_CORRELATED})
 #: needs an account at NinjaTrader with rules of a prop firm: tests/unit/prop_rules/test_gate.py provokes them
 WITH_RULES = frozenset(code for code in Code if code.value.startswith("PROP_"))
+#: needs a key that was stored and has got more rights since: tests/contract/order_manager/test_stored_keys.py
+WITH_KEYS = frozenset({Code.KEY_MAY_WITHDRAW})
+#: needs a venue from a package with real money: tests/contract/order_manager/test_venue_stage.py
+WITH_PLUGINS = frozenset({Code.VENUE_STAGE})
 #: a program's sale of too much is denied BALANCE; a person's: tests/unit/risk/test_checks.py
 OF_PERSONS = frozenset({Code.SHORT_FORBIDDEN})
 MARKET = {"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "1", "venue": "ccxt"}
@@ -290,9 +294,40 @@ async def test_a_venue_that_is_away(outside: Open) -> None:
         await callers.becomes_denied("VENUE_DOWN")
 
 
+async def test_a_venue_that_a_person_disabled(outside: Open) -> None:
+    async with outside("INSERT INTO venues (name, is_enabled, updated_by) VALUES ('ccxt', false, 'ann')") as callers:
+        await callers.is_denied("VENUE_DISABLED")
+
+
 async def test_a_venue_over_plain_http(outside: Open) -> None:
     async with outside(rest_url="http://gate.example") as callers:
         await callers.is_denied("VENUE_PLAINTEXT")
+
+
+PORTFOLIO = (
+    "INSERT INTO portfolios (id, name, base_currency) OVERRIDING SYSTEM VALUE VALUES (1, 'main', 'USDT')",
+    "INSERT INTO portfolio_members (portfolio_id, account_id, instance_id) VALUES ({member})",
+    "INSERT INTO portfolio_limits (portfolio_id, kind, value, age_max_s, observed, measured_at)"
+    " VALUES (1, 'gross_exposure', 1000, 900, {observed}, now() - interval '{age}')",
+)
+
+
+@pytest.mark.parametrize(("observed", "age"), [("950", "1 second"), ("10", "901 seconds"), ("NULL", "1 second")])
+async def test_a_limit_of_the_portfolio(outside: Open, observed: str, age: str) -> None:
+    """It is reached with the entry, measured too long ago, or not known: entries are denied, exits are not."""
+    rows = [text.format(member="1, 1, NULL", observed=observed, age=age) for text in PORTFOLIO]
+    async with outside(*rows) as callers:
+        await callers.is_denied("PORTFOLIO_LIMIT")
+        status, answer = await callers.post(side="sell", is_reduce_only=True)
+        assert answer.get("code") != "PORTFOLIO_LIMIT", (status, answer)
+
+
+async def test_a_limit_of_an_instance_is_not_the_accounts(outside: Open) -> None:
+    rows = [text.format(member="1, NULL, 'one'", observed="5000", age="1 second") for text in PORTFOLIO]
+    async with outside(*rows) as callers:
+        await callers.signal_is_denied("PORTFOLIO_LIMIT")
+        status, answer = await callers.post()
+        assert (status, answer.get("code")) != (422, "PORTFOLIO_LIMIT"), answer
 
 
 async def test_a_disk_with_too_little_space(outside: Open) -> None:
@@ -320,5 +355,6 @@ async def test_a_request_waits_while_no_order_manager_is_in_charge(outside: Open
 def test_every_checked_code_is_provoked_here_and_in_the_docs() -> None:
     text = Path(__file__).read_text()
     provoked = {code for code, _ in CHECKS if f'denied("{code.value}"' in text or f'("denied", "{code.value}")' in text}
-    assert {code for code, _ in CHECKS} - provoked - HELD - WITH_HISTORY - WITH_RULES - OF_PERSONS == set()
+    elsewhere = HELD | WITH_HISTORY | WITH_RULES | WITH_KEYS | WITH_PLUGINS | OF_PERSONS
+    assert {code for code, _ in CHECKS} - provoked - elsewhere == set()
     assert not [code for code, _ in CHECKS if f"| `{code.value}` |" not in DOCS]

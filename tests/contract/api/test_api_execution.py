@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fks.config.paths import Paths
-from fks.guardian.control_socket import GuardianSocket
+from fks.guardian.service import GuardianSocket
 from fks.model.copies import PREFIX
 from fks.store.db import Database
 from fks.store.signals import SignalStore
@@ -162,6 +162,38 @@ async def test_a_release_goes_to_the_guardian_and_is_recorded(gateway: Running, 
     assert asked == [{"op": "resume", "by": "t-admin", "force": False}] * 2
     recorded = [row["status"] for row in audit if row["action"].endswith("/emergency-stop/release")]
     assert {200, 409, 503} <= set(recorded)
+
+
+async def test_stop_of_a_scope_through_the_database_and_its_release_name_it(gateway: Running, seeded: Database) -> None:
+    asked: list[Mapping[str, Any]] = []
+
+    async def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+        asked.append(request)
+        return {"ok": True, "engaged": False, "already": False, "kill_id": "k", "beside": [{"scope": "system"}]}
+
+    paths: Paths = gateway.app.state.gateway.deps.paths
+    async with gateway.client("admin") as client:
+        first = (await client.post("/emergency-stop", json={"scope": "venue:paper", "reason": "one"})).json()
+        again = (await client.post("/emergency-stop", json={"scope": "venue:paper", "reason": "two"})).json()
+        whole = (await client.post("/emergency-stop", json={"reason": "all"})).json()
+        shown = (await client.get("/kill")).json()
+        unknown = await client.post("/emergency-stop", json={"scope": "strategy:typo", "reason": "x"})
+        socket = GuardianSocket(paths.guardian_socket, answer, CollectingLog())
+        await socket.open()
+        try:
+            done = await client.post("/emergency-stop/release", json={"scope": "venue:paper"})
+        finally:
+            await socket.close()
+        wrong = await client.post("/emergency-stop/release", json={"venue": "paper"})
+    assert (first["scope"], again["kill_id"], again["already"]) == ("venue:paper", first["kill_id"], True)
+    assert (whole["scope"], whole["already"], whole["beside"]) == ("system", False, [first["kill_id"]])
+    assert sorted(shown["scopes"]) == ["system", "venue:paper"]
+    assert (unknown.status_code, unknown.json()["code"]) == (422, "SCOPE_UNKNOWN")
+    assert (done.status_code, done.json()["beside"]) == (200, [{"scope": "system"}])
+    assert asked == [{"op": "resume", "by": "t-admin", "force": False, "scope": "venue:paper"}]
+    assert wrong.status_code == 422
+    rows = await seeded.sql("SELECT scope FROM kill_switch WHERE is_engaged ORDER BY scope")
+    assert [row["scope"] for row in rows] == ["system", "venue:paper"]
 
 
 async def test_closing_a_position_commits_one_exit_for_each_of_ours(gateway: Running, seeded: Database) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 from urllib.parse import quote
 
+import pytest
+
 from fks.api.app import schema
 from tests.support.gateway import Running
+from tests.support.soak_cases import soaked
 
 NASTY = (
     "",
@@ -61,13 +64,14 @@ BODIES = (
 OF_THE_GUARDIAN = {("post", "/emergency-stop/release")}
 
 
-async def test_no_input_makes_the_gateway_fail(gateway: Running) -> None:
+@pytest.mark.parametrize("turns", soaked([8, 64], 1))
+async def test_no_input_makes_the_gateway_fail(gateway: Running, turns: int) -> None:
     dice = random.Random(7)
     failed = []
     async with gateway.client() as client:
         for path, operations in schema(gateway.app)["paths"].items():
             for verb, operation in operations.items():
-                for turn in range(24 if verb == "get" else len(BODIES)):
+                for turn in range(turns if verb == "get" else len(BODIES)):
                     url = path
                     query = {}
                     for parameter in operation.get("parameters", []):
@@ -80,7 +84,7 @@ async def test_no_input_makes_the_gateway_fail(gateway: Running) -> None:
                     answer = await client.request(
                         verb.upper(), url, params=query, content=body, headers={"Idempotency-Key": f"fuzz-{turn}"}
                     )
-                    if (verb, path) in OF_THE_GUARDIAN:
+                    if (verb, path) in OF_THE_GUARDIAN and answer.status_code >= 500:
                         assert (answer.status_code, answer.json()["code"]) == (503, "UNAVAILABLE"), answer.text
                     elif answer.status_code >= 500:
                         failed.append((verb, url[:80], query, body, answer.text[:200]))

@@ -174,7 +174,7 @@ async def test_wrong_scope_is_the_403_of_the_route(full: Running) -> None:
                 assert over_graphql["data"] == {read.name: None}
                 refused += 1
             allowed += over_rest.status_code != 403
-    assert (refused, allowed) == (7, 80)
+    assert (refused, allowed) == (8, 103)
 
 
 async def test_callers_without_a_token_read_what_is_open(full: Running) -> None:
@@ -189,7 +189,7 @@ async def test_callers_without_a_token_read_what_is_open(full: Running) -> None:
             else:
                 assert read.scope == "open", read.name
                 allowed += 1
-        assert (refused, allowed) == (83, 4)
+        assert (refused, allowed) == (107, 4)
         wrong = await client.post("/graphql", json={"query": "{health{status}}"}, headers={"Authorization": "Bearer x"})
         assert (wrong.status_code, wrong.json()["code"]) == (401, "UNAUTHORIZED")
 

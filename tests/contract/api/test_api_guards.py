@@ -23,7 +23,7 @@ from tests.support.raw_redis import raw_redis
 from tests.support.users import add_user, bearer, log_in
 
 ID = "6f0c1d0e-5a1b-4f6e-9d0a-0c5f6b5a9f11"
-PLACES = ("{id}", "{name}", "{symbol}", "{service}", "{version}", "{key}")
+PLACES = ("{id}", "{name}", "{symbol}", "{service}", "{version}", "{key}", "{pattern}")
 #: Open on this host, or they authenticate themselves: there without credentials too, or by a secret in the body.
 ASK_INSIDE = {
     "/metrics",
@@ -37,7 +37,7 @@ ASK_INSIDE = {
 }
 #: Routes by the scope that they need, without ASK_INSIDE and /ws. The tests below ask each of them: a route that is added,
 #: or that they leave out, changes a number. Those that callers bound to accounts may call: test_account_isolation.py.
-ROUTES = {"read": 76, "signal": 7, "approve": 2, "trade": 30, "admin": 43}
+ROUTES = {"read": 99, "signal": 9, "approve": 2, "trade": 39, "admin": 55}
 #: Routes of the policy that are not served yet: limits and audit hold from their first day.
 PLANNED = {
     ("POST", "/graphql"),
@@ -96,13 +96,13 @@ def test_the_policy_names_routes_that_exist(gateway: Running) -> None:
 
 
 # ── names and origins ────────────────────────────────────────────────────────────────────────────
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "localhost.evil.example", "a b", "[::1", ""])
-async def test_a_host_header_of_another_name_is_refused(gateway: Running, host: str) -> None:
-    async with gateway.client("admin") as client:
-        answer = await client.get("/orders", headers={"Host": host})
-    assert answer.status_code in (400, 421)
-    if answer.status_code == 421:
-        assert answer.json()["code"] == "HOST_FORBIDDEN"
+async def test_a_host_header_of_another_name_is_refused(gateway: Running) -> None:
+    for host in ["evil.example", "evil.example:8000", "localhost.evil.example", "a b", "[::1", ""]:
+        async with gateway.client("admin") as client:
+            answer = await client.get("/orders", headers={"Host": host})
+        assert answer.status_code in (400, 421), host
+        if answer.status_code == 421:
+            assert answer.json()["code"] == "HOST_FORBIDDEN", host
 
 
 async def test_names_of_the_settings_and_addresses_are_own_hosts(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fks.config.settings import Settings
 from fks.store.db import Database
 from fks.store.tokens import TokenStore
 from tests.support import servers
@@ -38,28 +39,29 @@ async def limited(
         yield gateway
 
 
-async def test_the_thousand_and_first_read_is_refused_and_cancel_is_not(
+async def test_a_read_past_the_limit_is_refused_and_cancel_is_not(
     seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
 ) -> None:
     async with (
-        limited(seeded, database_url, redis_url, tmp_path) as gateway,
+        limited(seeded, database_url, redis_url, tmp_path, limit_per_hour=50) as gateway,
         gateway.client("trade") as client,
     ):
+        assert Settings().auth.limit_per_hour == 1000, "of a caller that nothing is set for"
         made = await client.post("/orders", json=ORDER, headers={"Idempotency-Key": "1"})
         assert made.status_code == 202
-        assert made.headers["ratelimit-remaining"] == "999"
-        assert (await client.get("/assets")).headers["ratelimit-remaining"] == "999", "orders have their own count"
-        cancels = [await client.delete(f"/orders/{made.json()['id']}") for _ in range(1001)]
+        assert made.headers["ratelimit-remaining"] == "49"
+        assert (await client.get("/assets")).headers["ratelimit-remaining"] == "49", "orders have their own count"
+        cancels = [await client.delete(f"/orders/{made.json()['id']}") for _ in range(51)]
         assert {answer.status_code for answer in cancels} == {409}, "each one reached the order"
         assert "ratelimit-remaining" not in cancels[-1].headers
-        statuses = [(await client.get("/assets")).status_code for _ in range(1000)]
-        assert (statuses.count(200), statuses[-1]) == (999, 429)
+        statuses = [(await client.get("/assets")).status_code for _ in range(50)]
+        assert (statuses.count(200), statuses[-1]) == (49, 429)
         refused = await client.get("/assets")
         assert (refused.json()["code"], refused.headers["ratelimit-remaining"]) == ("RATE_LIMITED", "0")
         metrics = gateway.app.state.gateway.meter.snapshot()
         assert metrics['fks_rate_limited_total{bucket="requests"}'] == 2
-        # the rest of the hour, and until one of its 1,000 is 60 minutes old
-        assert 0 < int(refused.headers["retry-after"]) <= 3604
+        # the rest of the hour, and until one of its 50 is 72 s old
+        assert 0 < int(refused.headers["retry-after"]) <= 3672
         assert (await client.delete(f"/orders/{made.json()['id']}")).status_code == 409
         for path in ("/orders", f"/orders/{made.json()['id']}", "/positions", "/fills", "/kill"):
             assert (await client.get(path)).status_code == 200, path

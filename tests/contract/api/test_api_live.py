@@ -47,7 +47,7 @@ async def test_client_gets_every_exchange_message_in_order(
                     and bool(answer.json()["bars"].get("1s"))
                 )
 
-            await until(is_live, deadline_s=30)
+            await until(is_live)
             async with connect(gateway.ws + "?channels=-", additional_headers=headers, proxy=None) as socket:
                 await socket.send(json.dumps(WANTED))
                 events: dict[str, list[Any]] = defaultdict(list)

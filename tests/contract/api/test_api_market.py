@@ -252,3 +252,55 @@ async def test_symbol_of_two_exchanges_means_the_collected_one_or_is_refused(
         assert refused["code"] == "SYMBOL_AMBIGUOUS"
         assert "bybit:BTCUSDT" in refused["remedy"]
         assert len((await client.get("/historical/bybit:BTC/USDT?timeframe=1m")).json()["bars"]) == 2
+
+
+async def test_events_are_imported_whole_and_listed_as_they_were_known(gateway: Running, seeded: Database) -> None:
+    split = {"kind": "split", "symbol": "BTCUSDT", "day": "2026-03-02", "ratio": "4:1", "published": "2026-03-01"}
+    paid = {"kind": "dividend", "symbol": "SHARE", "exchange": "nyse", "day": "2026-02-10", "amount": "0.24"}
+    rate = {"kind": "funding", "symbol": "BTCUSDT", "time": "2026-03-01T08:00Z", "rate": "0.0001"}
+    async with gateway.client("trade") as client:
+        for wrong, code in (
+            (split | {"ratio": "0"}, "SPLIT_WRONG"),
+            (paid | {"amount": "-1"}, "EVENT_WRONG"),
+            (split | {"published": "soon"}, "EVENT_WRONG"),
+            (split | {"ratio": "5:1"}, "EVENTS_OVERLAP"),
+            (split | {"symbol": "NONE"}, "SYMBOL_UNKNOWN"),
+            (split | {"day": "9999-12-31"}, "EVENT_WRONG"),
+            (split | {"published": "0001-01-01T00:00+14:00"}, "EVENT_WRONG"),
+            (rate | {"time": "9999-12-31T23:59-14:00"}, "EVENT_WRONG"),
+            (rate | {"rate": "1E-9999999"}, "EVENT_WRONG"),
+            (rate | {"mark": "1E200000"}, "EVENT_WRONG"),
+            (paid | {"amount": "1E-20000"}, "EVENT_WRONG"),
+        ):
+            answer = await client.post("/data/events", json={"items": [split, paid, wrong]})
+            assert (answer.status_code // 100, answer.json()["code"]) == (4, code), answer.text
+        assert (await client.get("/data/events")).json()["items"] == [], "all of them, or none"
+        for _ in range(2):  # the same again adds no revision
+            answer = await client.post("/data/events", json={"items": [split, paid, rate]})
+            assert answer.status_code == 200, answer.text
+        release = {"kind": "economic", "currency": "USD", "name": "CPI", "time": "2026-03-11T12:30Z"}
+        answer = await client.post("/data/events", json={"items": [release | {"importance": "huge"}]})
+        assert (answer.status_code // 100, answer.json()["code"]) == (4, "EVENT_WRONG"), answer.text
+        answer = await client.post("/data/events", json={"items": [release | {"importance": "high", "actual": "0.4"}]})
+        assert answer.json()["items"][0]["value"] == "CPI, high, actual 0.4"
+        (listed,) = (await client.get("/data/events", params={"symbol": "USD"})).json()["items"]
+        assert (listed["kind"], listed["day"], listed["published"]) == ("economic", *["2026-03-11T12:30:00Z"] * 2)
+        later = {"items": [split | {"ratio": "5:1", "published": "2026-03-05"}]}
+        assert (await client.post("/data/events", json=later)).status_code == 200
+        found = (await client.get("/data/events", params={"symbol": "BTC/USDT"})).json()["items"]
+        assert [(one["kind"], one["value"], one["revision"]) for one in found] == [
+            ("split", "5:1", 2),
+            ("funding", "1 rates to 2026-03-01T08:00:00Z", None),
+        ]
+        params = {"symbol": "BTCUSDT", "known_at": "2026-03-03T00:00:00Z"}
+        before = (await client.get("/data/events", params=params)).json()["items"][0]
+        every = (await client.get("/data/events")).json()
+        pages, page = [], {"items": [], "next": "0-0"}
+        while page["next"] is not None:
+            page = (await client.get("/data/events", params={"limit": 1, "after": page["next"]})).json()
+            assert len(page["items"]) <= 1
+            pages += page["items"]
+        assert (pages, len(pages), every["next"]) == (every["items"], 4, None), "page by page, the same rows"
+        for wrong in ({"after": "9-1"}, {"after": "x"}, {"limit": 1001}):
+            assert (await client.get("/data/events", params=wrong)).json()["code"] == "INVALID"
+        assert (before["value"], before["published"], before["source"][:4]) == ("4:1", "2026-03-01T00:00:00Z", "api:")

@@ -94,7 +94,7 @@ async def test_an_empty_body_registers_our_services_again(gateway: Running, part
 async def test_services_that_are_off_are_down_with_the_reason(gateway: Running, fks: Fks, parts: Database) -> None:
     reasons = {
         "fks_ninja": "ninja.enabled is false, and there is no table [ninja.groups.NAME]",
-        "fks_meta": "MetaTrader 5 is not built yet",
+        "fks_meta": "mt5.enabled is false",
     }
     async with gateway.client("admin") as client:
         await client.post("/monitor/api/discover/")

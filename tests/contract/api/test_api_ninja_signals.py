@@ -134,9 +134,8 @@ async def test_a_denied_signal_is_422_with_the_code(gateway: Running, traded: Da
     assert body["signal_id"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "status", "code"),
-    [
+async def test_a_wrong_signal_is_refused_and_nothing_committed(gateway: Running, traded: Database) -> None:
+    for changes, status, code in [
         ({"action": "hold"}, 422, "ACTION"),
         ({"instrument": "BTCUSDT"}, 422, "SYMBOL"),
         ({"instrument": 7}, 422, "SYMBOL"),
@@ -146,15 +145,11 @@ async def test_a_denied_signal_is_422_with_the_code(gateway: Running, traded: Da
         ({"qyt": 1}, 422, "FIELD_UNKNOWN"),
         ({"account": "demo"}, 404, "ACCOUNT_UNKNOWN"),
         ({"valid_until": "soon"}, 422, "VALID_UNTIL"),
-    ],
-)
-async def test_a_wrong_signal_is_refused_and_nothing_committed(
-    gateway: Running, traded: Database, changes: dict[str, Any], status: int, code: str
-) -> None:
-    async with gateway.client("trade") as client:
-        answer = await client.post("/signals/send", json={**BODY, **changes})
-    assert (answer.status_code, answer.json()["code"]) == (status, code)
-    assert await rows(traded) == []
+    ]:
+        async with gateway.client("trade") as client:
+            answer = await client.post("/signals/send", json={**BODY, **changes})
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert await rows(traded) == []
 
 
 async def test_an_expired_contract_is_refused_and_the_current_one_named(gateway: Running, traded: Database) -> None:

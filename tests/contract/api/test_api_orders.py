@@ -175,3 +175,44 @@ async def test_a_cancel_is_wanted_once_and_an_ended_order_cannot_be_cancelled(
         refused = await client.delete(f"/orders/{ended}")
         assert (refused.status_code, refused.json()["code"]) == (409, "ORDER_ENDED")
         assert (await client.delete(f"/orders/{uuid.uuid4().hex}")).status_code == 404
+
+
+BRACKET = {
+    "kind": "bracket", "stop_loss": "50000", "break_even": {"after_target": 1},
+    "targets": [{"price": 61000.5, "share": "0.5"}, {"price": "62000", "share": 0.5}],
+}  # fmt: skip
+
+
+async def test_a_bracket_is_committed_with_its_plan(gateway: Running, seeded: Database) -> None:
+    async with gateway.client("trade") as client:
+        answer = await _place(client, **BRACKET)
+        assert answer.status_code == 202, answer.text
+        [row] = await seeded.sql("SELECT plan FROM parent_orders WHERE signal_id = $1", uuid.UUID(answer.json()["id"]))
+        assert row["plan"]["targets"] == [{"price": "61000.5", "share": "0.5"}, {"price": "62000", "share": "0.5"}]
+        assert row["plan"]["break_even"] == {"after_target": 1, "at_risk": None, "offset_ticks": 0}
+        again = await _place(client, **BRACKET)
+        other = await _place(client, **{**BRACKET, "break_even": {"after_target": 2}})
+        assert (again.json()["id"], other.status_code) == (answer.json()["id"], 409)
+
+
+async def test_a_bracket_that_contradicts_itself_is_refused(gateway: Running, seeded: Database) -> None:
+    for change, code in [
+        ({"kind": "ladder"}, "KIND"),
+        ({"kind": "single"}, "KIND"),
+        ({"stop_loss": ...}, "STOP_LOSS"),
+        ({"targets": []}, "TARGETS"),
+        ({"targets": [{"price": "61000", "share": "0.2"}] * 6}, "TARGETS"),
+        ({"targets": [{"price": "62000", "share": "0.5"}, {"price": "61000", "share": "0.5"}]}, "TARGETS"),
+        ({"targets": [{"price": "61000", "share": "0.5"}, {"price": "62000", "share": "0.4"}]}, "TARGETS"),
+        ({"targets": [{"price": "61000", "share": "1", "side": "buy"}]}, "TARGETS"),
+        ({"targets": [{"price": "nan", "share": "1"}]}, "NUMBER"),
+        ({"break_even": {"after_target": 3}}, "BREAK_EVEN"),
+        ({"break_even": {"after_target": 1, "at_risk": "1"}}, "BREAK_EVEN"),
+        ({"break_even": {}}, "BREAK_EVEN"),
+        ({"take_profit": "63000"}, "KIND"),
+        ({"reduce_only": True}, "KIND"),
+    ]:
+        async with gateway.client("trade") as client:
+            answer = await _place(client, **{**BRACKET, **change})
+            assert (answer.status_code, answer.json()["code"]) == (422, code), answer.text
+            assert await seeded.sql("SELECT FROM signals") == []

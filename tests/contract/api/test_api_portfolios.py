@@ -7,19 +7,21 @@ import json
 from decimal import Decimal
 from typing import Any
 
-import httpx
 import pytest
 
 from fks.cli.base import OK, USAGE
+from fks.clock import RealClock
 from fks.config.settings import Settings
+from fks.entry.reporting import PortfolioReports
 from fks.jobs.valuation import note_portfolio_equity
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running
+from tests.support.portfolios import ALL, call, price
+from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 
 D = Decimal
-ALL = {"name": "all", "base_currency": "USDT", "accounts": ["demo", "sim"]}
 
 
 @pytest.fixture
@@ -40,21 +42,6 @@ async def held(seeded: Database) -> Database:
     await price(seeded, "BTCUSDT", 50_000)
     await price(seeded, "ETHUSDT", 2_000)
     return seeded
-
-
-async def price(db: Database, symbol: str, last: float, *, age: str = "1 second") -> None:
-    await db.sql(
-        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_price, last_message_at) VALUES"
-        f" ('binance', $1, 'trades', 'LIVE', $2, now() - interval '{age}') ON CONFLICT (exchange, symbol, timeframe)"
-        " DO UPDATE SET last_price = excluded.last_price, last_message_at = excluded.last_message_at",
-        symbol,
-        D(str(last)),
-    )
-
-
-async def call(gateway: Running, method: str, path: str, body: Any = None, *, scope: str = "trade") -> httpx.Response:
-    async with gateway.client(scope) as client:
-        return await client.request(method, path, json=body)
 
 
 async def test_two_accounts_become_a_portfolio_with_its_value(gateway: Running, held: Database) -> None:
@@ -84,6 +71,24 @@ async def test_a_rate_that_is_missing_or_stale_makes_the_total_incomplete(gatewa
     assert await note_portfolio_equity(held, Settings()) == "1 portfolios, 1 without a rate for all"
     [row] = (await call(gateway, "GET", "/portfolios/all/equity", scope="read")).json()["items"]
     assert (row["equity"], row["is_complete"]) == ("26300", False)
+
+
+async def test_rates_in_a_cycle_are_missing_rates(gateway: Running, held: Database) -> None:
+    """AAA, BBB and CCC have prices in each other and none in USDT: no sum of them is made up, and no search is endless."""
+    await call(gateway, "POST", "/portfolios", ALL)
+    for base, quote in (("AAA", "BBB"), ("BBB", "CCC"), ("CCC", "AAA")):
+        await held.sql(
+            "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+            " VALUES ('binance', $1, $2, $3, 0.01, 0.0001, 0.0001, 9000, 5)",
+            *(base + quote, base, quote),
+        )
+        await price(held, base + quote, 2)
+    await held.sql("INSERT INTO balances (account_id, currency, free, locked) VALUES (2, 'AAA', 9, 0)")
+    body = (await call(gateway, "GET", "/portfolios/all/holdings", scope="read")).json()
+    assert (body["equity"], body["is_complete"], body["missing"]) == ("30300", False, ["AAA/USDT: missing"])
+    drift = await call(gateway, "GET", "/portfolios/all/risk", scope="read")
+    assert drift.status_code == 200, drift.text
+    assert not drift.json()["is_complete"]
 
 
 async def test_equity_is_noted_and_deposits_are_flows(gateway: Running, held: Database) -> None:
@@ -121,6 +126,36 @@ async def test_equity_is_noted_and_deposits_are_flows(gateway: Running, held: Da
         None,
         0,
     )
+
+
+async def test_equity_is_noted_at_the_end_of_the_day_and_at_each_flow(gateway: Running, held: Database) -> None:
+    await call(gateway, "POST", "/portfolios", ALL)
+
+    async def noted() -> list[str]:
+        reports = PortfolioReports(held, RealClock(), Settings(), CollectingLog())
+        await reports.look()
+        rows = (await call(gateway, "GET", "/portfolios/all/equity", scope="read")).json()["items"]
+        return [row["net_flow"] for row in rows]
+
+    assert await noted() == [], "the schedule makes the first row"
+    await note_portfolio_equity(held, Settings())
+    assert await noted() == ["30300"], "neither a flow nor the end of a day since"
+    await held.sql("UPDATE balances SET free = free + 500 WHERE account_id = 2 AND currency = 'USDT'")
+    await held.sql(
+        "INSERT INTO transfers (account_id, kind, reference, asset, amount, time) VALUES (2,'deposit','1','USDT',500, now())"
+    )
+    assert await noted() == ["30300", "500"]
+    assert await noted() == ["30300", "500"], "once"
+    await held.sql("DELETE FROM currency_rates")
+    for table, column in (("portfolio_members", "joined_at"), ("transfers", "time"), ("portfolio_equity", "time")):
+        await held.sql(f"UPDATE {table} SET {column} = {column} - interval '2 minutes'")
+    assert len(await noted()) == 2
+    await held.sql(
+        "UPDATE portfolios SET day_end_min = extract(hour FROM at) * 60 + extract(minute FROM at)"
+        " FROM (SELECT (now() - interval '1 minute') AT TIME ZONE 'UTC' AS at) moment"
+    )
+    assert await noted() == ["30300", "500", "0"], "its day has just ended"
+    assert len(await noted()) == 3
 
 
 async def test_a_flow_of_an_incomplete_hour_is_counted_once(gateway: Running, held: Database) -> None:
@@ -249,6 +284,28 @@ async def test_a_member_that_joins_while_equity_is_noted_is_a_flow(gateway: Runn
     rows = (await call(gateway, "GET", "/portfolios/all/equity", scope="read")).json()["items"]
     assert rows[-1]["equity"] == "30300"
     assert sum(D(row["net_flow"]) for row in rows) == 30_300, "nothing of it is profit"
+
+
+async def test_an_equity_that_waited_for_a_change_of_members_is_later(gateway: Running, held: Database) -> None:
+    """It has the holdings of the new member, and the hours after it their profit."""
+    await call(gateway, "POST", "/portfolios", {**ALL, "accounts": ["demo"]})
+    await note_portfolio_equity(held, Settings())
+    async with held.transaction() as change:
+        await change.fetchrow("portfolios.change", 1, 1, None, None, False, None)
+        note = asyncio.create_task(note_portfolio_equity(held, Settings()))
+
+        async def is_waiting() -> bool:
+            return bool(await held.sql("SELECT FROM pg_locks WHERE NOT granted"))
+
+        await until(is_waiting)
+        await change.execute("portfolios.join", 1, [2], [])
+    await note
+    await held.sql("UPDATE balances SET free = free + 7 WHERE account_id = 2 AND currency = 'USDT'")
+    await note_portfolio_equity(held, Settings())
+    rows = (await call(gateway, "GET", "/portfolios/all/equity", scope="read")).json()["items"]
+    assert [row["net_flow"] for row in rows[1:]] == ["4200", "0"]
+    body = (await call(gateway, "GET", "/portfolios/all/attribution", scope="read")).json()
+    assert (body["first_at"], body["change"]) == (rows[1]["time"], "7")
 
 
 async def test_an_archived_portfolio_keeps_its_history_and_frees_its_members(gateway: Running, held: Database) -> None:

@@ -342,6 +342,7 @@ async def test_kill_state_comes_from_rows_and_from_the_guardian_file(gateway: Ru
             "by": "me",
             "since": "2026-05-01T00:00:00Z",
             "done": False,
+            "scopes": ["system"],
         }
         assert (await client.get("/api/status")).json()["kill"]["engaged"]
 

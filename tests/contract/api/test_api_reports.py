@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +18,15 @@ from fks.alerts.texts import compose
 from fks.cli.base import DENIED, OK
 from fks.clock import FakeClock
 from fks.config.settings import Settings
+from fks.entry.reporting import PortfolioReports
 from fks.jobs.actions import ACTIONS, checked_params
+from fks.jobs.schedule import write_journal
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running
+from tests.support.portfolios import call
+from tests.support.ports import CollectingLog
 
 DAY = "2026-03-02"
 NIGHT_NS = to_ns(datetime(2026, 3, 3, 0, 5, tzinfo=UTC))
@@ -197,3 +203,121 @@ async def test_a_schedule_reports_each_period_once(traded: Database) -> None:
     assert text.title == "Daily report, 2026-03-02"
     assert "profit -10.00" in text.body
     assert len(text.body) < 2000
+
+
+# ── reports of portfolios, their rows and their delivery ─────────────────────────────────────────
+async def _look(db: Database, at_ns: int) -> int:
+    """Have another scheduler look, at a time."""
+    return await PortfolioReports(db, FakeClock(at_ns), Settings(), CollectingLog()).look()
+
+
+async def _portfolio(db: Database, gateway: Running) -> None:
+    """A portfolio of `demo` whose day ends at 22:00, with two hours of equity on either side of its end."""
+    made = await call(gateway, "POST", "/portfolios", {"name": "main", "base_currency": "USDT", "accounts": ["demo"]})
+    assert made.status_code == 201, made.text
+    changed = await call(gateway, "PATCH", "/portfolios/main", {"version": 1, "day_end_min": 22 * 60})
+    assert changed.json()["day_end_min"] == 22 * 60
+    await db.sql("UPDATE portfolios SET created_at = '2026-02-27T00:00Z'")
+    for time, equity, flow in (
+        ("2026-03-01T22:00Z", "1000", "0"),
+        ("2026-03-02T21:00Z", "1530", "500"),
+        ("2026-03-02T22:00Z", "9", "0"),
+    ):
+        await db.sql(
+            "INSERT INTO portfolio_equity (portfolio_id, time, equity, cash, net_flow, is_complete) SELECT id,"
+            " $1::text::timestamptz, $2::text::numeric, 0, $3::text::numeric, true FROM portfolios",
+            *(time, equity, flow),
+        )
+
+
+async def test_reports_of_a_portfolio_are_made_once_when_its_day_ends(
+    gateway: Running, fks: Fks, traded: Database, tmp_path: Path
+) -> None:
+    await _portfolio(traded, gateway)
+    await write_journal(traded, Settings(), NIGHT_NS)
+    at = to_ns(datetime(2026, 3, 2, 21, 59, tzinfo=UTC))
+    assert await _look(traded, at) == 3, "the last day, week and month before"
+    assert await _look(traded, at + 60 * 10**9) == 1, "the day ends at 22:00"
+    assert await _look(traded, NIGHT_NS) == 0
+    newest = (await got(gateway, "/reports", portfolio="main"))["items"]
+    assert [(row["period"], row["is_late"]) for row in newest[:1]] == [("daily", False)]
+    assert {row["is_late"] for row in newest[1:]} == {True}, "they ended long before"
+    stored = await got(gateway, f"/reports/{newest[0]['id']}")
+    assert stored["title"] == "Daily report of main, 2026-03-02"
+    equity = stored["equity"]
+    figures = {"currency": "USDT", "equity_start": "1000", "equity_end": "1530", "transfers": "500", "profit": "30"}
+    assert {name: equity[name] for name in figures} == figures
+    assert {row["account"] for row in stored["trades"]} == {"demo"}
+    assert "main: 1,530.00 USDT, profit +30.00 (+3.00 %), flows +500.00" in stored["text"]
+    live = await got(gateway, "/reports/daily", portfolio="main", day=DAY)
+    assert live["equity"]["profit"] == "30"
+    file = tmp_path / "main.html"
+    code, out, err = await fks("report", "show", newest[0]["id"], "--html", str(file))
+    assert code == OK, err
+    assert "Portfolio main" in file.read_text()
+    code, out, _ = await fks("report", "list")
+    assert code == OK
+    assert "late" in out
+    (notices,) = await traded.sql("SELECT count(*) AS count FROM alerts WHERE rule = 'report'")
+    assert notices["count"] == 4, "each report has one notice, which channels deliver"
+
+
+async def test_realised_profit_to_date_is_that_of_the_journal(gateway: Running, seeded: Database) -> None:
+    for year, realized in (("2025", "7"), ("2026", "-2")):
+        for minute, side in ((0, "BUY"), (1, "SELL")):
+            await seeded.sql(
+                "INSERT INTO trades (fill_id, account_id, venue, symbol, trade_type, quantity, price, fee, fee_currency,"
+                " realized_pnl, time) VALUES (gen_random_uuid(), 1, 'paper', 'BTCUSDT', $1, 1, 100, 0.5, 'USDT',"
+                " $2::text::numeric, $3::text::timestamptz)",
+                *(side, realized if side == "SELL" else "0", f"{year}-03-02T10:0{minute}Z"),
+            )
+    await write_journal(seeded, Settings(), NIGHT_NS)
+    body = await got(gateway, "/reports/daily", day=DAY)
+    (closed,), (realized_row,) = body["closed"], body["realized"]
+    assert (closed["count"], closed["won"], closed["lost"], closed["profit"]) == (1, 0, 1, "-3")
+    assert (realized_row["profit"], realized_row["year_profit"]) == ("3", "-3")
+
+
+async def test_a_report_is_sent_once_to_each_channel_and_again_only_if_it_was_given_up(
+    gateway: Running, fks: Fks, traded: Database
+) -> None:
+    component: Any = SimpleNamespace(db=traded, clock=FakeClock(NIGHT_NS), settings=Settings())
+    await ACTIONS["report"][1](component, checked_params("report", {"period": "daily"}), uuid.uuid4())
+    (row,) = (await got(gateway, "/reports"))["items"]
+    assert (row["portfolio"], row["deliveries"]) == (None, [])
+    for name in ("team", "boss"):
+        channel = {"name": name, "url": f"json://127.0.0.1:9/{name}"}
+        assert (await call(gateway, "POST", "/alerts/channels", channel, scope="admin")).status_code < 300
+    path = f"/reports/{row['id']}/send"
+    answers = await asyncio.gather(*(call(gateway, "POST", path, {"channel": "team"}) for _ in range(4)))
+    codes = sorted(answer.json().get("code", "") for answer in answers)
+    assert codes == ["", "REPORT_SENT", "REPORT_SENT", "REPORT_SENT"]
+    code, out, err = await fks("report", "send", row["id"], "--channel", "boss")
+    assert code == OK, err
+    assert "boss gets it" in out
+    assert len(await traded.sql("SELECT FROM alert_deliveries")) == 2
+    await traded.sql("UPDATE alert_deliveries SET state = 'failed', finished_at = now() WHERE channel = 'team'")
+    again = await call(gateway, "POST", path, {"channel": "team"})
+    assert again.status_code == 202, again.text
+    assert {item["channel"]: item["state"] for item in again.json()["stored"]["deliveries"]} == {
+        "team": "queued",
+        "boss": "queued",
+    }
+    assert len(await traded.sql("SELECT FROM alert_deliveries")) == 2, "it is the same message"
+    unknown = await call(gateway, "POST", path, {"channel": "nobody"})
+    assert unknown.status_code == 404
+    assert (await call(gateway, "POST", f"/reports/{uuid.uuid4()}/send", {"channel": "team"})).status_code == 404
+    await traded.sql("DELETE FROM alerts WHERE event = 'report'")
+    assert (await call(gateway, "POST", path, {"channel": "team"})).json()["code"] == "REPORT_OLD"
+
+
+async def test_a_late_report_says_so(traded: Database) -> None:
+    component: Any = SimpleNamespace(db=traded, clock=FakeClock(NIGHT_NS), settings=Settings())
+    await ACTIONS["report"][1](component, checked_params("report", {"period": "daily"}), uuid.uuid4())
+    (row,) = await traded.sql("SELECT * FROM alerts WHERE event = 'report' AND message <> 'm'")
+    alert = Alert(row["id"], row["time"], "info", "report", row["component"], row["message"], row["payload"], "report")
+    title = "Daily report, 2026-03-02"
+    assert compose([alert], "raised", to_datetime(NIGHT_NS + 3_600 * 10**9)).title == title
+    assert compose([alert], "raised", to_datetime(NIGHT_NS + 3_601 * 10**9)).title == f"{title} (late)"
+    made_late = replace(alert, payload={"is_late": True})
+    assert compose([made_late], "raised", to_datetime(NIGHT_NS)).title == f"{title} (late)"

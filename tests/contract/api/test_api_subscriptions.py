@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from fks.api import client as queue
-from fks.api import snapshots
+from fks.api import subscriptions
 from fks.api.hub import Hub
 from fks.api.routes import stream
 from fks.model.bar import PublicTrade
@@ -54,7 +54,7 @@ async def test_what_happens_while_the_snapshot_is_read_comes_after_it_and_once(
 ) -> None:
     await seeded.sql(STORED, 0, 9)
     hub: Hub = gateway.app.state.gateway.hub
-    read = snapshots.stored_bars
+    read = subscriptions.stored_bars
 
     async def slowly(*args: Any) -> Any:
         hub.spread("bars", bar_message(9))  # published before, contained
@@ -64,7 +64,7 @@ async def test_what_happens_while_the_snapshot_is_read_comes_after_it_and_once(
         hub.spread("bars", bar_message(11))  # committed after
         return found
 
-    monkeypatch.setattr(snapshots, "stored_bars", slowly)
+    monkeypatch.setattr(subscriptions, "stored_bars", slowly)
     async with open_socket(gateway) as socket:
         await say(socket, type="subscribe", channels=["bars"], symbols=["BTCUSDT"], timeframes=["1m"], bars=2)
         assert [bar["time"][14:16] for bar in (await next_of(socket, "snapshot"))["items"]] == ["09", "10"]
@@ -191,7 +191,7 @@ async def test_outage_gets_an_error_and_subscribes_nothing(
     async def away(*args: Any) -> Any:
         raise OutageError("PostgreSQL does not answer")
 
-    monkeypatch.setattr(snapshots, "stored_bars", away)
+    monkeypatch.setattr(subscriptions, "stored_bars", away)
     async with open_socket(gateway) as socket:
         await next_of(socket, "hello")
         await say(socket, type="subscribe", id=1, channels=["bars"], symbols=["BTCUSDT"])

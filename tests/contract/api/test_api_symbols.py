@@ -160,8 +160,8 @@ async def test_a_position_is_the_sum_over_every_spelling(gateway: Running, sever
 
 async def test_a_position_is_valued_at_the_price_of_the_venues_exchange(gateway: Running, several: Database) -> None:
     await several.sql(
-        "INSERT INTO positions (account_id, venue, symbol, quantity, average_price) VALUES (2, 'ccxt', 'BTCUSDT', 1, "
-        "60000)"
+        "INSERT INTO positions (account_id, venue, symbol, quantity, average_price) VALUES"
+        " (2, 'ccxt', 'BTCUSDT', 1, 60000), (2, 'bybit', 'BTCUSDT', 1, 60000)"
     )
     await several.sql(
         "INSERT INTO feeds (exchange, symbol, timeframe, state, last_price, last_message_at) VALUES"
@@ -169,9 +169,70 @@ async def test_a_position_is_valued_at_the_price_of_the_venues_exchange(gateway:
         "('bybit','BTCUSDT','trades','LIVE',62000,now())"
     )
     async with gateway.client("read") as client:
-        assert (await client.get("/positions")).json()["items"][0]["mark_price"] == "61000"
+
+        async def prices() -> dict[str, str]:
+            return {row["venue"]: row["mark_price"] for row in (await client.get("/positions")).json()["items"]}
+
+        assert await prices() == {"ccxt": "61000", "bybit": "62000"}
         await several.sql("UPDATE feeds SET state = 'OFF' WHERE exchange = 'binance'")
-        assert (await client.get("/positions")).json()["items"][0]["mark_price"] == "62000"
+        assert await prices() == {"ccxt": "62000", "bybit": "62000"}
+
+
+async def test_a_position_is_closed_beside_one_at_an_exchange_that_no_setting_names(
+    gateway: Running, several: Database
+) -> None:
+    """bybit left venues.exchanges: its exit waits, and names its own instrument."""
+    await several.sql("UPDATE api_tokens SET name = 'cli@t' WHERE name = 't-trade'")  # a person's command line
+    await _collect(several, "bybit", "BTCUSDT")
+    await several.sql(
+        "INSERT INTO positions (account_id, venue, symbol, quantity, average_price) VALUES"
+        " (2, 'bybit', 'BTCUSDT', 1, 60000), (2, 'ccxt', 'BTCUSDT', 2, 60000)"
+    )
+    async with gateway.client("trade") as client:
+        closed = await client.post("/positions/BTC/USDT/close")
+    assert closed.status_code == 202, closed.text
+    rows = await several.sql("SELECT venue, exchange FROM signals ORDER BY venue")
+    assert [tuple(row) for row in rows] == [("bybit", "bybit"), ("ccxt", "binance")]
+
+
+async def test_a_paper_position_is_closed_at_the_exchange_that_is_named(gateway: Running, several: Database) -> None:
+    """BTCUSDT is collected at two exchanges: a paper position may be of either. Nothing is closed until one is named."""
+    await several.sql("UPDATE api_tokens SET name = 'cli@t' WHERE name = 't-trade'")  # a person's command line
+    await _collect(several, "bybit", "BTCUSDT")
+    await several.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price) VALUES"
+        " (1, 'paper', 'BTCUSDT', '', 1, 60000), (2, 'ccxt', 'BTCUSDT', '', 2, 60000),"
+        " (2, 'bybit', 'BTCUSDT', '', 3, 60000)"
+    )
+    async with gateway.client("trade") as client:
+        _ambiguous(await client.post("/positions/BTCUSDT/close"), "binance:BTCUSDT", "bybit:BTCUSDT")
+        assert await several.sql("SELECT id FROM signals") == []
+        named = await client.post("/positions/bybit:BTCUSDT/close")
+        by_query = await client.post("/positions/BTC/USDT/close?exchange=bybit")
+    assert (named.status_code, by_query.status_code) == (202, 202), (named.text, by_query.text)
+    rows = await several.sql("SELECT DISTINCT venue, exchange FROM signals ORDER BY venue")
+    assert [tuple(row) for row in rows] == [("bybit", "bybit"), ("paper", "bybit")]
+
+
+async def test_a_paper_position_is_closed_at_the_exchange_of_its_orders(gateway: Running, several: Database) -> None:
+    await several.sql("UPDATE api_tokens SET name = 'cli@t' WHERE name = 't-trade'")  # a person's command line
+    await _collect(several, "bybit", "BTCUSDT")
+    await several.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price) VALUES"
+        " (1, 'paper', 'BTCUSDT', '', 1, 60000), (2, 'ccxt', 'BTCUSDT', '', 2, 60000)"
+    )
+    await several.sql(
+        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role, attempt,"
+        " side, type, quantity, state, epoch) VALUES ('o1', gen_random_uuid(), 1, 'paper', 'bybit', 'BTCUSDT', '',"
+        " 'order', 0, 'buy', 'market', 1, 'FILLED', 1)"
+    )
+    async with gateway.client("trade") as client:
+        other = await client.post("/positions/binance:BTCUSDT/close")
+        closed = await client.post("/positions/BTCUSDT/close")
+    assert (other.status_code, closed.status_code) == (202, 202), (other.text, closed.text)
+    rows = await several.sql("SELECT DISTINCT venue, exchange FROM signals ORDER BY venue")
+    assert [tuple(row) for row in rows] == [("ccxt", "binance"), ("paper", "bybit")]
+    assert [order["venue"] for order in other.json()["items"]] == ["ccxt"]
 
 
 async def test_symbols_that_are_not_one_thing_are_not_summed(gateway: Running, several: Database) -> None:

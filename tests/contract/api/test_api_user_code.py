@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ import pytest
 from fks.config.paths import Paths
 from fks.jobs import catalogue, user_code
 from fks.store.db import Database
+from fks.strategies.base import fitted_on
+from fks.strategies.check import synthetic
+from fks.strategies.registry import load_catalogue
+from tests.support.fitted import SCALED
 from tests.support.gateway import Running
+from tests.support.strategies import add_instance, seal
 
 GOOD = '''
 from fks.strategies.base import Decisions, Strategy, hold
@@ -140,3 +146,23 @@ async def test_a_request_with_a_strategy_of_a_file_is_served(folder: Path, gatew
             answer = await client.post("/backtests", json={**BACKTEST, "strategy": "mine", **change})
             assert answer.json()["code"] == code
             assert answer.json()["remedy"]
+
+
+async def test_a_change_of_parameters_fits_an_estimator_again(gateway: Running, seeded: Database, folder: Path) -> None:
+    (folder / "scaled.py").write_text(SCALED)
+    bars = replace(synthetic(120), symbol="BTCUSDT")
+    made = load_catalogue(folder).make("scaled", {"bars": 100})
+    await seal(seeded, bars)
+    await add_instance(seeded, "a", "scaled", fitted_on(made, (bars[:100],)).model_dump(mode="json"))
+    async with gateway.client("trade") as client:
+        changed = await client.post("/strategies/a/params", json={"params": {"bars": 50}, "base_version": 1})
+        assert changed.status_code == 200, changed.text
+        wanted = fitted_on(type(made)(bars=50), (bars[70:],)).model_dump(mode="json")
+        assert changed.json()["params"] == wanted
+        old = {"bars": 60, "state": wanted["state"]}
+        refused = await client.post("/strategies/a/params", json={"params": old, "base_version": 2})
+        assert (refused.status_code, refused.json()["code"]) == (422, "PARAM_WRONG")
+        assert "fitted with other parameters" in refused.text
+        assert (await client.post("/strategies/a/rollback")).json()["params"]["state"] != wanted["state"]
+    (row,) = await seeded.sql("SELECT params FROM strategy_instances WHERE id = 'a'")
+    assert row["params"] == fitted_on(made, (bars[:100],)).model_dump(mode="json")

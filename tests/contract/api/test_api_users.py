@@ -67,13 +67,13 @@ async def test_only_hashes_of_passwords_and_sessions_are_stored(gateway: Running
     assert "$argon2id$" in stored
 
 
-@pytest.mark.parametrize("password", ["short", "aaaaaaaaaaaaaaaaaa", "annabella-1234", "x" * 1025])
-async def test_a_weak_password_is_refused(gateway: Running, password: str) -> None:
-    async with gateway.client("admin") as admin:
-        body = {"name": "annabella", "password": password, "scope": "read"}
-        answer = await admin.post("/users", json=body)
-    assert answer.status_code == 422
-    assert password not in answer.text
+async def test_a_weak_password_is_refused(gateway: Running) -> None:
+    for password in ["short", "aaaaaaaaaaaaaaaaaa", "annabella-1234", "x" * 1025]:
+        async with gateway.client("admin") as admin:
+            body = {"name": "annabella", "password": password, "scope": "read"}
+            answer = await admin.post("/users", json=body)
+        assert answer.status_code == 422, password
+        assert password not in answer.text
 
 
 # ── refresh tokens ───────────────────────────────────────────────────────────────────────────────

@@ -369,7 +369,7 @@ async def test_a_secret_in_a_rehearsed_message_is_not_in_the_audit(
     message = _message("", **{"secret": ..., name: secret})
     async with gateway.client() as admin:
         assert (await admin.post("/webhooks/tv/test", json=message)).status_code == 200
-    rows = await seeded.sql("SELECT * FROM audit_log WHERE action = 'POST /webhooks/{name}/test'")
+    rows = await seeded.sql("SELECT * FROM audit_log WHERE action = 'POST /webhooks/{name}/test' ORDER BY id")
     assert [row["phase"] for row in rows] == ["requested", "answered"]
     assert secret not in str([dict(row) for row in rows])
     assert "BTCUSDT" not in str([dict(row) for row in rows]), "the message is left out"

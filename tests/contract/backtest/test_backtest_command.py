@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -34,19 +34,23 @@ from fks.jobs.runner import run_one
 from fks.model.bar import Bars, Feature
 from fks.model.errors import InputError
 from fks.model.tape import Tape
-from fks.model.timeframe import iso
+from fks.model.timeframe import iso, to_ns
 from fks.servers.embedded import postgres_pid
 from fks.store.bars import BarStore
 from fks.store.corporate_actions import CorporateActionStore, ListedEvent
 from fks.store.db import Database
 from fks.store.feature_values import FeatureValue, add_features
 from fks.store.jobs import JobStore
+from fks.strategies.base import fitted_on
+from fks.strategies.base.fitted import shown_state
 from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.pairs import Pairs
 from fks.strategies.registry import load_catalogue
 from fks.strategies.sma_cross import SmaCross
+from tests.support.fitted import SCALED
 from tests.support.gateway import running
 from tests.support.packed_tapes import pack_tape
+from tests.support.strategies import seal
 
 SPAN = ["--from", "2026-03-02", "--to", "2026-03-05"]
 
@@ -76,6 +80,13 @@ def fks(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     for name in [name for name in os.environ if name.startswith("FKS_") and name != "FKS_REQUIRE_ALL"]:
         monkeypatch.delenv(name)
     return Shell(tmp_path / "home", capsys)
+
+
+@pytest.fixture
+def store(fks: Shell, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """`fks …` on a database that runs: without one each command starts and stops this home's own."""
+    monkeypatch.setenv("FKS_DATABASE_URL", database_url)
+    return fks
 
 
 def test_a_fresh_machine_backtests_the_shipped_minutes(fks: Shell) -> None:
@@ -145,10 +156,20 @@ def _shares(folder: Path, name: str, *, hole: slice = slice(0)) -> Path:
     return file
 
 
-def test_the_same_inputs_have_one_fingerprint_from_the_command_line_and_python(fks: Shell) -> None:
-    document = fks.json("backtest", "run", "sma_cross", "--tape", "sample", "--no-report")
+TIERS = "0.01 each, 0.005 each from 10"
+COSTS = ("--allow-short", "--borrow", "0.03/0.0583", "--fee-rate-maker", "-0.0001", "--commission", TIERS)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [((), {}), (COSTS, {"can_short": True, "borrow": "0.03/0.0583", "fee_rate_maker": "-0.0001", "commission": TIERS})],
+)
+def test_the_same_inputs_have_one_fingerprint_from_the_command_line_and_python(
+    fks: Shell, options: tuple[str, ...], changes: dict[str, Any]
+) -> None:
+    document = fks.json("backtest", "run", "sma_cross", "--tape", "sample", "--no-report", *options)
     bars = sample()
-    python = run_backtest(SmaCross(), bars, setup_for(bars, collar_pct="0.5"))
+    python = run_backtest(SmaCross(), bars, setup_for(bars, collar_pct="0.5", **changes))
     assert (document["inputs_hash"], document["fills_hash"]) == (python.inputs_hash, python.fills_hash)
 
 
@@ -166,12 +187,12 @@ def test_what_may_go_short_pays_in_quote_in_a_request_an_account_and_a_command()
         assert [one.fee_in for one in account.members] == ["quote", "received"]
 
 
-def test_shares_run_by_the_calendar_of_their_import(fks: Shell, tmp_path: Path) -> None:
+def test_shares_run_by_the_calendar_of_their_import(store: Shell, tmp_path: Path) -> None:
     load = ("data", "import", "--exchange", "nyse", "--timeframe", "1h", "--symbol")
-    assert "XNYS" in fks(*load, "SPY", str(_shares(tmp_path, "SPY")))[1]
-    assert fks(*load, "QQQ", "--calendar", "XNYS", str(_shares(tmp_path, "QQQ", hole=slice(300, 340))))[0] == OK
+    assert "XNYS" in store(*load, "SPY", str(_shares(tmp_path, "SPY")))[1]
+    assert store(*load, "QQQ", "--calendar", "XNYS", str(_shares(tmp_path, "QQQ", hole=slice(300, 340))))[0] == OK
     command = ("backtest", "run", "sma_cross", "--set", "fast=3", "--set", "slow=7", "--timeframe", "1h", "--symbol")
-    document = fks.json(*command, "SPY")
+    document = store.json(*command, "SPY")
     assert document["gaps"] | {"bars_present": 0} == {
         "bars_expected": 854, "bars_present": 0, "longest_gap_bars": 0, "longest_gap_after": None, "gaps": 0,
         "gap_pct": 0.0, "calendar": "XNYS",
@@ -181,11 +202,11 @@ def test_shares_run_by_the_calendar_of_their_import(fks: Shell, tmp_path: Path) 
     in_python = run_backtest(SmaCross(fast=3, slow=7), bars, setup_for(bars))
     assert (bars.calendar, len(in_python.fills)) == ("XNYS", document["statistics"]["trades"] * 2)
     assert in_python.statistics.sharpe == pytest.approx(document["statistics"]["sharpe"])
-    code, _, err = fks(*command, "QQQ")
+    code, _, err = store(*command, "QQQ")
     assert (code, "misses 4.68 % of its bars (40 of 854" in err) == (DENIED, True), err
 
 
-def test_shares_that_were_split_run_in_the_shares_of_their_end(fks: Shell, tmp_path: Path) -> None:
+def test_shares_that_were_split_run_in_the_shares_of_their_end(store: Shell, tmp_path: Path) -> None:
     """Twice: 2 for 1 in the first quarter, 3 for 1 a year later, which only the long run is over."""
     days = pandas.bdate_range("2014-01-02", "2015-12-31", tz="UTC")
     days = days[calendar_of("XNYS").is_open(days.as_unit("ns").asi8 + 15 * 3600 * 10**9)]
@@ -194,18 +215,18 @@ def test_shares_that_were_split_run_in_the_shares_of_their_end(fks: Shell, tmp_p
     close = np.round(whole / shares, 2)
     table = {"time": days, "open": close, "high": close, "low": close, "close": close, "volume": 1000}
     pandas.DataFrame(table).to_csv(tmp_path / "SHARE.csv", index=False)
-    assert fks("data", "import", "--exchange", "nyse", "--symbol", "SHARE", str(tmp_path / "SHARE.csv"))[0] == OK
+    assert store("data", "import", "--exchange", "nyse", "--symbol", "SHARE", str(tmp_path / "SHARE.csv"))[0] == OK
     command = ("backtest", "run", "buy_and_hold", "--timeframe", "1d", "--symbol", "SHARE", "--size", "9000")
-    code, _, err = fks(*command)
+    code, _, err = store(*command)
     assert (code, "that looks like a split of 2:1, one of 2 such bars" in err) == (USAGE, True), err
     assert "fks data splits SHARE --add 2014-03-03=2:1" in err
     (tmp_path / "splits.csv").write_text("Symbol,day,ratio\nSHARE,2014-03-03,2:1\nshare,2015-03-02,3\n")
-    assert len(fks.json("data", "import-events", str(tmp_path / "splits.csv"))["items"]) == 2
-    document = fks.json(*command)
+    assert len(store.json("data", "import-events", str(tmp_path / "splits.csv"))["items"]) == 2
+    document = store.json(*command)
     assert float(document["fills"][0]["price"]) == pytest.approx(close[1] / 6)
     gained = document["statistics"]["final_equity"] - 10_000
     assert gained == pytest.approx(9000 * (close[-1] * 6 / close[1] - 1), abs=50)
-    short = fks.json(*command, "--to", "2015-01-01")
+    short = store.json(*command, "--to", "2015-01-01")
     assert float(short["fills"][0]["price"]) == pytest.approx(close[1] / 2)
     bars = bars_from_frame(pandas.DataFrame(table), symbol="SHARE", splits={"2014-03-03": 2, "2015-03-02": 3})
     in_python = run_backtest(load_catalogue().make("buy_and_hold", {}), bars, setup_for(bars, size=9000))
@@ -228,23 +249,23 @@ class Mood(Strategy):
 """
 
 
-def test_a_strategy_reads_a_column_that_was_imported(fks: Shell, tmp_path: Path) -> None:
-    fks("data", "sample")
-    folder = fks.home / "strategies"
-    folder.mkdir(exist_ok=True)
+def test_a_strategy_reads_a_column_that_was_imported(store: Shell, tmp_path: Path) -> None:
+    store("data", "sample")
+    folder = store.home / "strategies"
+    folder.mkdir(parents=True)
     (folder / "mood.py").write_text(MOOD)
     span = ("--from", "2026-03-05", "--to", "2026-03-25")
     command = ("backtest", "run", "mood", "--timeframe", "1h", *span)
-    code, _, err = fks(*command)
+    code, _, err = store(*command)
     assert (code, "there is no column mood of BTCUSDT" in err) == (USAGE, True), err
     file = tmp_path / "mood.csv"
     file.write_text(
         "Time,known_at,value\n2026-03-01,2026-03-01,-1\n2026-03-10,2026-03-12T10:30:00Z,1\n2026-03-20,2026-03-20,\n"
     )
     command_import = ("data", "import-features", str(file), "--feature", "mood")
-    assert fks.json(*command_import) | {"schema": ""} == {"schema": "", "rows": 3, "new": 3}
-    assert fks.json(*command_import)["new"] == 0, "the same rows again change nothing"
-    document = fks.json(*command)
+    assert store.json(*command_import) | {"schema": ""} == {"schema": "", "rows": 3, "new": 3}
+    assert store.json(*command_import)["new"] == 0, "the same rows again change nothing"
+    document = store.json(*command)
     assert [fill["time"] for fill in document["fills"]] == ["2026-03-12T11:00:00Z", "2026-03-20T00:00:00Z"], (
         "in at the open after the bar at whose end it was known, out when it was taken away"
     )
@@ -255,13 +276,13 @@ def test_a_strategy_reads_a_column_that_was_imported(fks: Shell, tmp_path: Path)
     in_python = hours.with_features({"mood": Feature(known, hours.time_ns)})
     made = run_backtest(load_catalogue(folder).make("mood", {}), in_python, setup_for(in_python))
     assert [iso(fill.time_ns) for fill in made.fills] == [fill["time"] for fill in document["fills"]]
-    found = fks.json("optimize", "run", "mood", "-p", "above=0,2", "--timeframe", "1h", *span, "--validation", "none")
+    found = store.json("optimize", "run", "mood", "-p", "above=0,2", "--timeframe", "1h", *span, "--validation", "none")
     assert found["trials"]["done"] == 2
     member = {"name": "one", "strategy": "mood", "symbol": "BTCUSDT", "timeframe": "1h", "from": span[1], "to": span[3]}
     (tmp_path / "account.json").write_bytes(orjson.dumps({"cash": 10_000, "members": [member]}))
-    account = fks.json("backtest", "account", str(tmp_path / "account.json"))
+    account = store.json("backtest", "account", str(tmp_path / "account.json"))
     assert [fill["time"] for fill in account["fills"]] == [fill["time"] for fill in document["fills"]]
-    (row,) = fks.json("data", "features")["items"]
+    (row,) = store.json("data", "features")["items"]
     assert row | {"source": ""} == {
         "feature": "mood", "symbol": None, "rows": 3, "oldest": "2026-03-01T00:00:00Z",
         "newest": "2026-03-20T00:00:00Z", "known_at": "2026-03-20T00:00:00Z", "source": "",
@@ -276,14 +297,129 @@ def test_a_strategy_reads_a_column_that_was_imported(fks: Shell, tmp_path: Path)
         ("time,known_at,value,feature\n2026-03-01,2026-03-01,1,My Mood\n", "'My Mood' is no name of a column"),
     ):  # fmt: skip
         file.write_text(text)
-        code, _, err = fks(*command_import)
+        code, _, err = store(*command_import)
         assert (code, said in err) == (USAGE, True), err
-    assert fks.json("data", "features")["items"] == [row], "all rows, or none"
-    code, _, err = fks(*command, "--tape", "sample")
+    assert store.json("data", "features")["items"] == [row], "all rows, or none"
+    code, _, err = store(*command, "--tape", "sample")
     assert (code, "the shipped sample has no column mood" in err) == (USAGE, True), err
-    assert fks.json("data", "features", "mood", "--remove")["items"] == []
-    code, _, err = fks("data", "features", "mood", "--remove")
+    assert store("data", "features", "mood", "--remove") == (OK, "column mood is removed\n", "")
+    assert store.json("data", "features", "mood")["items"] == []
+    code, _, err = store("data", "features", "mood", "--remove")
     assert (code, "there is no column mood" in err) == (USAGE, True), err
+
+
+CALM = """
+import numpy as np
+from fks.strategies.base import Decisions, Strategy, feature
+
+class Calm(Strategy):
+    name = "calm"
+    def warmup(self):
+        return 0
+    def features(self):
+        return ("events:usd.high.60",)
+    def decide(self, bars):
+        return Decisions(np.where(feature(self, bars, self.features()[0]).values > 0, 0.0, 1.0))
+"""
+
+
+def test_a_strategy_stays_out_around_economic_events_as_known(store: Shell, tmp_path: Path) -> None:
+    store("data", "sample")
+    folder = store.home / "strategies"
+    folder.mkdir(parents=True)
+    (folder / "calm.py").write_text(CALM)
+    command = ("backtest", "run", "calm", "--timeframe", "15m", "--from", "2026-03-05", "--to", "2026-03-07")
+    code, _, err = store(*command)
+    assert (code, "no economic event of USD is stored" in err) == (USAGE, True), err
+    file = tmp_path / "calendar.csv"
+    header = "currency,name,time,importance,forecast,actual,published\n"
+    file.write_text(
+        header + "usd,Payrolls,2026-03-05T13:30Z,high,160000,,2026-01-01\n"
+        "USD,Payrolls,2026-03-05T13:30Z,high,160000,256000,2026-03-05T13:30Z\n"
+        "EUR,Rate decision,2026-03-05T08:00Z,high,,,2026-01-01\n"
+        "USD,Beige Book,2026-03-06T09:00Z,low,,,2026-01-01\n"
+        "USD,Speech,2026-03-06T12:00Z,high,,,2026-03-06T11:40Z\n"
+    )
+    assert len(store.json("data", "import-events", str(file))["items"]) == 5
+    found = store.json(*command)
+    assert [(fill["side"], fill["time"]) for fill in found["fills"]] == [
+        ("buy", "2026-03-05T00:15:00Z"),
+        ("sell", "2026-03-05T12:30:00Z"),  # an hour before: it was known long ago
+        ("buy", "2026-03-05T14:45:00Z"),
+        ("sell", "2026-03-06T11:45:00Z"),  # it was announced twenty minutes before
+        ("buy", "2026-03-06T13:15:00Z"),
+    ]
+    for _ in range(2):
+        store.json("data", "import-events", str(file))
+    listed = store.json("data", "events", "list", "usd")["items"]
+    assert [(row["symbol"], row["value"], row["revision"]) for row in listed] == [
+        ("USD", "Payrolls, high, actual 256000, forecast 160000", 2),
+        ("USD", "Beige Book, low", 1),
+        ("USD", "Speech, high", 1),
+    ], "the same rows again add no revision"
+    before = store.json("data", "events", "list", "USD", "--known-at", "2026-02-01")["items"]
+    assert [row["value"] for row in before] == ["Payrolls, high, forecast 160000", "Beige Book, low"]
+    assert store.json("data", "events", "list", "USD", "--known-at", "2025-01-01")["items"] == [], "nothing was known"
+    file.write_text(header + "USD,Speech,2026-03-06T12:00Z,none,,,2026-03-06T11:50Z\n")
+    store.json("data", "import-events", str(file))
+    off = store.json(*command)
+    assert [fill["time"] for fill in off["fills"]][-1] == "2026-03-06T12:00:00Z", "it was called off"
+    assert off["inputs_hash"] != found["inputs_hash"]
+    for row, said in (
+        ("US,CPI,2026-03-05,high,,,", "'US' is not a currency"),
+        ("USD,,2026-03-05,high,,,", "'' is not a name of an economic event"),
+        ("USD,CPI,,high,,,", "'' is not a time of an economic event"),
+        ("USD,CPI,2026-03-05,huge,,,", "'huge' is not an importance"),
+        ("USD,CPI,2026-03-05,low,NaN,,", "'NaN' is not a number"),
+        ("USD,CPI,2026-03-05,low,,,\nUSD,CPI,2026-03-05,high,,,", "there are two rows of an economic of CPI"),
+    ):
+        file.write_text(header + "USD,GDP,2026-03-05,low,,,\n" + row + "\n")
+        code, _, err = store("data", "import-events", str(file))
+        assert (code, said in err) == (USAGE, True), err
+    assert len(store.json("data", "events", "list")["items"]) == 4, "all rows, or none"
+
+
+def test_a_backtest_of_what_a_language_model_may_remember_is_refused(store: Shell, tmp_path: Path) -> None:
+    store("data", "sample")
+    folder = store.home / "strategies"
+    folder.mkdir(parents=True)
+    (folder / "mood.py").write_text(MOOD)
+    file, command_import = tmp_path / "mood.csv", ("data", "import-features", str(tmp_path / "mood.csv"))
+    named = ("--feature", "mood", "--knowledge", "2026-03-08T12:00:00Z")
+    file.write_text("time,known_at,value\n2026-03-08,2026-03-10,1\n2026-03-10,2026-03-10,1\n")
+    code, _, err = store(*command_import, *named)
+    assert (code, "mood is of 2026-03-08T00:00:00Z, and its model knows the world up to" in err) == (USAGE, True), err
+    assert store.json("data", "features")["items"] == [], "all rows, or none"
+    # rows that were stored without the date are given it, and no other one after that
+    file.write_text("time,known_at,value\n2026-03-10,2026-03-10,1\n")
+    assert store.json(*command_import, "--feature", "mood")["new"] == 1
+    assert store.json(*command_import, *named)["new"] == 0
+    code, _, err = store(*command_import, "--feature", "mood", "--knowledge", "2026-03-09")
+    assert (code, "is stored as one that knows the world up to 2026-03-08T12:00:00Z" in err) == (USAGE, True), err
+    # the rows of a later model do not take away what an earlier one made
+    file.write_text(
+        "time,known_at,value,knowledge\n2026-03-10,2026-03-10,1,\n2026-03-20,2026-03-20,-1,2026-03-15T00:00:00Z\n"
+    )
+    assert store.json(*command_import, *named)["new"] == 1
+    run = ("backtest", "run", "mood", "--timeframe", "1h", "--to", "2026-03-25", "--from")
+    assert len(store.json(*run, "2026-03-08T12:00:00Z")["fills"]) == 2
+    for early in ("2026-03-08T11:00:00Z", "2026-03-02"):
+        code, _, err = store(*run, early)
+        assert (code, "the model that made mood knows the world up to 2026-03-08T12:00:00Z" in err) == (USAGE, True), (
+            err
+        )
+
+
+async def test_a_continuous_future_is_held_to_what_a_language_model_may_remember(database: Database) -> None:
+    await store_futures(database)
+    known_ns = to_ns(datetime(2025, 3, 10, tzinfo=UTC))
+    await add_features(database, [FeatureValue("mood", "", known_ns, known_ns, 1.0, knowledge_ns=known_ns)])
+    request = BarsRequest("ES ##-##", None, "1d", None, None, 0, features=("mood",))
+    with pytest.raises(InputError) as raised:
+        await load_stored(database, request)
+    assert raised.value.code == "FEATURE_KNOWLEDGE"
+    later = await load_stored(database, replace(request, start_ns=known_ns))
+    assert later.bars.features["mood"].values.tolist() == [1.0] * len(later.bars)
 
 
 def test_a_database_of_an_older_version_is_refused_with_the_command(fks: Shell) -> None:
@@ -302,21 +438,21 @@ def test_a_database_of_an_older_version_is_refused_with_the_command(fks: Shell) 
     assert fks("backtest", "run", "rsi", *SPAN)[0] == OK
 
 
-def test_splits_are_listed_replaced_and_removed(fks: Shell, tmp_path: Path) -> None:
+def test_splits_are_listed_replaced_and_removed(store: Shell, tmp_path: Path) -> None:
     bars = sample()[:50]
     frame = pandas.DataFrame(
         {"time": pandas.to_datetime(bars.time_ns, utc=True), "open": 1, "high": 1, "low": 1, "close": 1}
     )
     frame.to_csv(tmp_path / "ABC.csv", index=False)
-    assert fks("data", "import", "--exchange", "nyse", "--symbol", "ABC", str(tmp_path / "ABC.csv"))[0] == OK
+    assert store("data", "import", "--exchange", "nyse", "--symbol", "ABC", str(tmp_path / "ABC.csv"))[0] == OK
     add = ("data", "splits", "abc", "--add")
-    two = fks.json(*add, "2026-03-01=4:1", "--add", "2026-03-02=1:10")["items"]
+    two = store.json(*add, "2026-03-01=4:1", "--add", "2026-03-02=1:10")["items"]
     assert [row["ratio"] for row in two] == ["4:1", "1:10"]
-    (row,) = fks.json(*add, "2026-03-01=2", "--remove", "2026-03-02")["items"]
+    (row,) = store.json(*add, "2026-03-01=2", "--remove", "2026-03-02")["items"]
     assert row | {"source": ""} == {
         "symbol": "ABC", "exchange": "nyse", "day": "2026-03-01", "ratio": "2:1", "source": "",
     }  # fmt: skip
-    assert fks.json("data", "splits")["items"] == [row]
+    assert store.json("data", "splits")["items"] == [row]
     for wrong, said in (
         (("data", "splits", "ABC", "--remove", "2026-03-02"), "no split of ABC is known on 2026-03-02"),
         (("data", "splits", "ABC", "--remove", "2026-03-01", "--remove", "2026-03-02"), "is known on 2026-03-02"),
@@ -324,13 +460,13 @@ def test_splits_are_listed_replaced_and_removed(fks: Shell, tmp_path: Path) -> N
         (("data", "splits", "--add", "2026-03-02=2"), "need a symbol"),
         (("data", "splits", "NONE", "--add", "2026-03-02=2"), "unknown symbol"),
     ):
-        code, _, err = fks(*wrong)
+        code, _, err = store(*wrong)
         assert (code, said in err) == (USAGE, True), err
-    assert fks.json("data", "splits")["items"] == [row], "all that was asked for, or nothing"
+    assert store.json("data", "splits")["items"] == [row], "all that was asked for, or nothing"
 
 
-def test_a_file_of_splits_is_taken_whole_or_not_at_all(fks: Shell, tmp_path: Path) -> None:
-    fks("data", "sample")
+def test_a_file_of_splits_is_taken_whole_or_not_at_all(store: Shell, tmp_path: Path) -> None:
+    store("data", "sample")
     for text, said in (
         ("symbol,day\nABC,2026-03-01\n", "row 1: there is no column ratio"),
         ("symbol,day,ratio\nABC,2026-03-01,2\nABC,2026-03-02,0\n", "row 3: 2026-03-02=0 is no split"),
@@ -338,12 +474,12 @@ def test_a_file_of_splits_is_taken_whole_or_not_at_all(fks: Shell, tmp_path: Pat
         ("symbol,day,ratio\n,2026-03-01,2\n", "row 2: it names no symbol"),
     ):
         (tmp_path / "splits.csv").write_text(text)
-        code, _, err = fks("data", "import-events", "--exchange", "nyse", str(tmp_path / "splits.csv"))
+        code, _, err = store("data", "import-events", "--exchange", "nyse", str(tmp_path / "splits.csv"))
         assert (code, said in err) == (USAGE, True), err
     (tmp_path / "splits.csv").write_bytes("symbol,day,ratio\nÄ,2026-03-01,2\n".encode("latin-1"))
-    code, _, err = fks("data", "import-events", str(tmp_path / "splits.csv"))
+    code, _, err = store("data", "import-events", str(tmp_path / "splits.csv"))
     assert (code, "is no csv file in UTF-8" in err) == (USAGE, True), err
-    assert fks.json("data", "splits")["items"] == []
+    assert store.json("data", "splits")["items"] == []
 
 
 def share(fks: Shell, tmp_path: Path, closes: Sequence[float], name: str = "SHARE") -> None:
@@ -363,11 +499,11 @@ def share(fks: Shell, tmp_path: Path, closes: Sequence[float], name: str = "SHAR
     assert imported[0] == OK, imported
 
 
-def test_a_dividend_is_paid_to_the_cent_and_a_delisting_ends_the_position(fks: Shell, tmp_path: Path) -> None:
-    share(fks, tmp_path, [50.0] * 8 + [48.0] * 5)
+def test_a_dividend_is_paid_to_the_cent_and_a_delisting_ends_the_position(store: Shell, tmp_path: Path) -> None:
+    share(store, tmp_path, [50.0] * 8 + [48.0] * 5)
     command = ("backtest", "run", "buy_and_hold", "--timeframe", "1d", "--symbol", "SHARE", "--size", "1000")
     arguments = (*command, "--fee-rate", "0", "--allow-gaps")
-    without = fks.json(*arguments)
+    without = store.json(*arguments)
     assert {"dividends", "funding", "cash_flows", "delisted"}.isdisjoint(without)
     (tmp_path / "events.csv").write_text(
         "symbol,kind,day,amount,currency,pay_day,ratio\n"
@@ -376,9 +512,9 @@ def test_a_dividend_is_paid_to_the_cent_and_a_delisting_ends_the_position(fks: S
         "SHARE,dividend,2014-01-07,9,USD,,\n"  # of the first fill's day, which is too late for it
         "SHARE,split,2013-06-03,,,,2:1\n"
     )
-    rows = fks.json("data", "import-events", str(tmp_path / "events.csv"))["items"]
+    rows = store.json("data", "import-events", str(tmp_path / "events.csv"))["items"]
     assert [row["kind"] for row in rows] == ["delisting", "dividend", "dividend", "split"]
-    found = fks.json(*arguments)
+    found = store.json(*arguments)
     (flow,) = found["cash_flows"]
     assert flow == {
         "kind": "dividend",
@@ -393,17 +529,17 @@ def test_a_dividend_is_paid_to_the_cent_and_a_delisting_ends_the_position(fks: S
     assert found["fills"][-1]["price"] == "48"
     assert found["trades"][0]["pnl"] == "-31.65"
     assert found["inputs_hash"] != without["inputs_hash"]
-    code, out, _ = fks(*arguments)
+    code, out, _ = store(*arguments)
     assert code == OK
     assert "dividends: 8.35" in out
     assert "delisted on 2014-01-20" in out
-    before = fks.json(*arguments, "--to", "2014-01-10")
-    assert before["inputs_hash"] == fks.json(*arguments, "--to", "2014-01-10")["inputs_hash"]
+    before = store.json(*arguments, "--to", "2014-01-10")
+    assert before["inputs_hash"] == store.json(*arguments, "--to", "2014-01-10")["inputs_hash"]
     assert "cash_flows" not in before, "its events are before the first fill, or after the end"
 
 
-def test_events_are_listed_with_their_revisions_as_they_were_known(fks: Shell, tmp_path: Path) -> None:
-    share(fks, tmp_path, [50.0] * 5)
+def test_events_are_listed_with_their_revisions_as_they_were_known(store: Shell, tmp_path: Path) -> None:
+    share(store, tmp_path, [50.0] * 5)
     file = str(tmp_path / "events.csv")
     header = "symbol,kind,day,amount,type,published,new_symbol\n"
     (tmp_path / "events.csv").write_text(
@@ -411,11 +547,11 @@ def test_events_are_listed_with_their_revisions_as_they_were_known(fks: Shell, t
         "SHARE,dividend,2014-01-16,2,special,2014-01-03,\n"
         "SHARE,symbol_change,2014-02-03,,,,news\n"
     )
-    assert len(fks.json("data", "import-events", file)["items"]) == 3
+    assert len(store.json("data", "import-events", file)["items"]) == 3
     (tmp_path / "events.csv").write_text(header + "SHARE,dividend,2014-01-16,0.45,,2014-01-10,\n")
-    fks.json("data", "import-events", file)
-    fks.json("data", "import-events", file)  # known as it is: no further revision
-    rows = fks.json("data", "events", "list", "SHARE")["items"]
+    store.json("data", "import-events", file)
+    store.json("data", "import-events", file)  # known as it is: no further revision
+    rows = store.json("data", "events", "list", "SHARE")["items"]
     assert [(row["kind"], row["value"], row["revision"]) for row in rows] == [
         ("dividend", "0.45", 2),
         ("dividend", "2", 1),
@@ -432,7 +568,7 @@ def test_events_are_listed_with_their_revisions_as_they_were_known(fks: Shell, t
         "revision": 2,
     }
     for known_at, values in (("2014-01-01", []), ("2014-01-02", ["0.5"]), ("2014-01-09", ["0.5", "2"])):
-        rows = fks.json("data", "events", "list", "--known-at", known_at)["items"]
+        rows = store.json("data", "events", "list", "--known-at", known_at)["items"]
         assert [row["value"] for row in rows] == values, known_at
 
 
@@ -453,8 +589,8 @@ WRONG_EVENTS = (
 )
 
 
-def test_a_wrong_event_is_refused_with_its_row_and_nothing_is_stored(fks: Shell, tmp_path: Path) -> None:
-    share(fks, tmp_path, [50.0] * 5)
+def test_a_wrong_event_is_refused_with_its_row_and_nothing_is_stored(store: Shell, tmp_path: Path) -> None:
+    share(store, tmp_path, [50.0] * 5)
     file = tmp_path / "events.csv"
     good = {"kind": "SHARE,delisting,2014-01-20", "time": "SHARE,2014-01-20,0.0001", "day": "SHARE,2014-01-20,2"}
     for text, code, said in WRONG_EVENTS:
@@ -464,39 +600,39 @@ def test_a_wrong_event_is_refused_with_its_row_and_nothing_is_stored(fks: Shell,
             text + more + "," * (head.count(",") - more.count(",")) + "\n"
         )  # a good row after the wrong one
         with pytest.raises(InputError) as raised:
-            cli.main(["--home", str(fks.home), "data", "import-events", str(file)], standalone_mode=False)
+            cli.main(["--home", str(store.home), "data", "import-events", str(file)], standalone_mode=False)
         assert (raised.value.code, said in raised.value.message) == (code, True), raised.value
-    assert fks.json("data", "events", "list")["items"] == []
+    assert store.json("data", "events", "list")["items"] == []
 
 
-def test_a_perpetual_pays_its_stored_funding_or_is_refused_without(fks: Shell, tmp_path: Path) -> None:
+def test_a_perpetual_pays_its_stored_funding_or_is_refused_without(store: Shell, tmp_path: Path) -> None:
     """Binance's documented rates and marks (Get Funding Rate History, read 2026-11) on 2 contracts, bought at 30,000."""
     times = pandas.date_range("2019-10-09T08:00Z", periods=20, freq="h")
     table = {"time": times, "open": 30000, "high": 30000, "low": 30000, "close": 30000, "volume": 1000.001}
     pandas.DataFrame(table).to_csv(tmp_path / "perp.csv", index=False)
     perp = ("--exchange", "binanceusdm", "--symbol", "BTCUSDT")
-    assert fks("data", "import", *perp, str(tmp_path / "perp.csv"))[0] == OK
+    assert store("data", "import", *perp, str(tmp_path / "perp.csv"))[0] == OK
     command = ("backtest", "run", "buy_and_hold", "--timeframe", "1h", *perp, "--sizing", "quantity", "--size", "2")
     arguments = (*command, "--cash", "100000", "--fee-rate", "0")
-    code, _, err = fks(*arguments)
+    code, _, err = store(*arguments)
     assert (code, "no funding rate is known" in err, "--funding none" in err) == (USAGE, True, True), err
-    left_out = fks.json(*arguments, "--funding", "none")
+    left_out = store.json(*arguments, "--funding", "none")
     assert (left_out["final_cash"], left_out["funding_left_out"]) == ("40000", True)
     (tmp_path / "rates.csv").write_text(
         "symbol,time,rate,mark\n"
         "BTCUSDT,2019-10-10T00:00:00Z,0.00010000,34287.54619963\n"
         "BTCUSDT,2019-10-09T16:00:00Z,-0.03750000,34287.54619963\n"
     )
-    rows = fks.json("data", "import-events", "--exchange", "binanceusdm", str(tmp_path / "rates.csv"))["items"]
+    rows = store.json("data", "import-events", "--exchange", "binanceusdm", str(tmp_path / "rates.csv"))["items"]
     assert [(row["kind"], row["value"]) for row in rows] == [("funding", "2 rates to 2019-10-10T00:00:00Z")]
-    found = fks.json(*arguments)
+    found = store.json(*arguments)
     assert [(row["time"], row["amount"]) for row in found["cash_flows"]] == [
         ("2019-10-09T16:00:00Z", "2571.56596497"),
         ("2019-10-10T00:00:00Z", "-6.85750924"),
     ]
     assert (found["funding"], found["final_cash"]) == ("2564.70845573", "42564.70845573")
-    assert fks.json("data", "events", "list")["items"][0]["value"] == "2 rates to 2019-10-10T00:00:00Z"
-    missing = fks("backtest", "run", "buy_and_hold", "--timeframe", "1h", *perp, "--tape", "sample")
+    assert store.json("data", "events", "list")["items"][0]["value"] == "2 rates to 2019-10-10T00:00:00Z"
+    missing = store("backtest", "run", "buy_and_hold", "--timeframe", "1h", *perp, "--tape", "sample")
     assert missing[0] == USAGE
 
 
@@ -510,6 +646,21 @@ def test_the_document_is_complete_and_the_same_every_time(fks: Shell) -> None:
     assert isinstance(first["fills"][0]["price"], str)
     assert first["gaps"]["gap_pct"] == 0.0
     assert first["equity"][-1][1] == pytest.approx(first["statistics"]["final_equity"])
+
+
+def test_a_margin_is_read_from_a_file_and_its_fee_is_shown(fks: Shell, tmp_path: Path) -> None:
+    """A fall of 0.1 % takes 0.9 % of the value of the position, and the rest of it is less than what is kept."""
+    arguments = ("backtest", "run", "sma_cross", *SPAN, "--tape", "sample", "--size", "9000", "--cash", "92")
+    parts = ("0.01/0.009", "above 8000 0.01/0.0092 less 1.6", "fee 0.0001")
+    (tmp_path / "margin.txt").write_text("\n".join(("# from the table of a broker", *parts)))
+    found = fks.json(*arguments, "--margin", f"@{tmp_path / 'margin.txt'}")
+    assert found["margin"] == "0.01/0.009; above 8000 0.01/0.0092; fee 0.0001"
+    assert found["liquidations"] > 0
+    assert fks.json(*arguments, "--margin", ";".join(parts))["inputs_hash"] == found["inputs_hash"]
+    shown = fks(*arguments, "--no-report", "--margin", ";".join(parts))[1]
+    assert f"keeps; liquidation fees {float(found['liquidation_fees']):.2f}" in shown
+    code, _, err = fks(*arguments, "--margin", f"@{tmp_path / 'nothing'}")
+    assert (code, "nothing cannot be read" in err) == (USAGE, True)
 
 
 def test_entries_beyond_the_collar_expire_and_are_counted(
@@ -765,6 +916,47 @@ async def _off_loop(call: Callable[..., Any], *arguments: str) -> Any:
     return await asyncio.to_thread(call, *arguments)
 
 
+async def test_an_instance_with_an_estimator_is_fitted_when_it_is_added_or_changed(
+    fks: Shell, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FKS_DATABASE_URL", database_url)
+    (fks.home / "strategies").mkdir(parents=True)
+    (fks.home / "strategies" / "scaled.py").write_text(SCALED)
+    await database.sql("INSERT INTO accounts (name, venue) VALUES ('demo', 'paper')")
+    await database.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) VALUES"
+        " ('binance','BTCUSDT','BTC','USDT',0.01,0.00001,0.00001,9000,5)"
+    )
+    bars = replace(synthetic(200), symbol="BTCUSDT")
+    add = ("strategies", "add", "mine", "scaled", "--symbol", "BTC/USDT", "--account", "demo")
+    await seal(database, bars[:50])
+    code, _, err = await _off_loop(fks, *add)
+    assert (code, "there are 50, and scaled is fitted on 60" in err) == (USAGE, True), err
+    await seal(database, bars[50:180])
+
+    async def params() -> dict[str, Any]:
+        found: dict[str, Any] = (await _off_loop(fks.json, "strategies", "instance", "mine"))["params"]
+        return found
+
+    def wanted(count: int, end: int) -> dict[str, Any]:
+        made = load_catalogue(fks.home / "strategies").make("scaled", {"bars": count})
+        return fitted_on(made, (bars[end - count : end],)).model_dump(mode="json")
+
+    assert (await _off_loop(fks, *add))[0] == OK
+    assert await params() == wanted(60, 180)
+    assert (await _off_loop(fks, "strategies", "set", "mine", "bars=100"))[0] == OK
+    assert await params() == wanted(100, 180)
+    await seal(database, bars[180:])
+    assert (await _off_loop(fks, "strategies", "set", "mine", "state="))[0] == OK
+    assert await params() == wanted(100, 200)
+    shown = (await _off_loop(fks, "optimize", "versions", "mine"))[1]
+    assert [line.split("state=")[1][:8] for line in shown.splitlines() if "state=" in line] == [
+        shown_state(wanted(count, end)["state"])[:8] for count, end in ((100, 200), (100, 180), (60, 180))
+    ]
+    assert (await _off_loop(fks, "optimize", "rollback", "--instance", "mine"))[0] == OK
+    assert await params() == wanted(100, 180)
+
+
 async def test_instances_are_added_changed_and_switched(
     fks: Shell, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -849,9 +1041,115 @@ async def up(fks: Shell, database: Database, database_url: str, redis_url: str) 
         yield fks
 
 
+async def test_volume_bars_are_made_of_trades_or_refused(up: Shell, database: Database, tmp_path: Path) -> None:
+    command = ("backtest", "run", "sma_cross", "--set", "fast=2", "--set", "slow=5", "--timeframe", "vol20", "--json")
+    await BarStore(database).merge(replace(synthetic(900), symbol="BTCUSDT"), source="t")
+    code, _, err = await _off_loop(up, *command)
+    assert (code, "stored are 900 1m bars" in err, "was traded inside a bar is not known" in err) == (USAGE, True, True)
+    await database.sql(
+        "INSERT INTO market_trades (time, exchange, symbol, trade_id, price, quantity) SELECT date_trunc('day', now()) + "
+        "n * interval '10 ms', 'binance', 'BTCUSDT', n, 100 + n % 41, 1 + n % 3 FROM generate_series(1, 900) n"
+    )
+    stored = await _off_loop(up.json, *command[:-1])
+    assert (stored["source"], stored["timeframe"], stored["gaps"]["gap_pct"]) == (
+        "database, made of trades",
+        "vol20",
+        0,
+    )
+    assert stored["fills_count"] > 5
+    rows = await database.sql("SELECT time, price, quantity FROM market_trades ORDER BY trade_id")
+    file = tmp_path / "BTCUSDT.csv"
+    file.write_text(
+        "time,price,qty\n" + "".join(f"{r['time'].isoformat()},{r['price']},{r['quantity']}\n" for r in rows)
+    )
+    of_file = await _off_loop(up.json, *command[:-1], "--exchange", "binance", "--tape", str(file))
+    assert [row["time"] for row in of_file["fills"]] == [row["time"] for row in stored["fills"]]
+    imported = ("data", "import", "--exchange", "binance", "--symbol", "BTCUSDT", "--timeframe", "vol20")
+    code, _, err = await _off_loop(up, *imported, str(file))
+    assert (code, "not stored" in err) == (USAGE, True), err
+    await database.sql("DELETE FROM market_trades WHERE trade_id = 400")
+    code, _, err = await _off_loop(up, *command)
+    assert (code, "cannot be made of the stored trades: 1 are missing" in err) == (USAGE, True), err
+
+
+def test_a_continuous_future_trades_the_contract_of_each_day(fks: Shell, tmp_path: Path) -> None:
+    days = [day for day in pandas.date_range("2025-03-03", periods=19, tz="UTC") if day.dayofweek < 5]
+    for number, (name, base) in enumerate((("ES 03-25", 5600.0), ("ES 06-25", 5652.5))):
+        closes = base + np.arange(1.0, len(days) + 1)
+        volume = [(1 if day.day < 12 else 500) if number else 100 for day in days]
+        table = {
+            "time": days,
+            "open": closes - 1,
+            "high": closes + 2,
+            "low": closes - 3,
+            "close": closes,
+            "volume": volume,
+        }
+        pandas.DataFrame(table).to_csv(tmp_path / f"{number}.csv", index=False)
+        place = ("--exchange", "cme", "--symbol", name, "--calendar", "XNYS")
+        assert fks("data", "import", *place, str(tmp_path / f"{number}.csv"))[0] == OK
+    command = ("backtest", "run", "buy_and_hold", "--symbol", "ES ##-##", "--timeframe", "1d", "--sizing", "quantity")
+    costs = ("--size", "1", "--cash", "1000000", "--fee-rate", "0", "--commission", "2.25 each", "--no-report")
+    found = fks.json(*command, *costs)
+    assert [(roll["old"], roll["new"], roll["time"][:10]) for roll in found["rolls"]] == [
+        ("ES 03-25", "ES 06-25", "2025-03-13")
+    ]
+    assert [(fill["side"], fill["price"]) for fill in found["fills"]] == [
+        ("buy", "5601"),
+        ("sell", "5608"),
+        ("buy", "5660.5"),
+    ]
+    assert found["source"] == "database, 2 contracts"
+    after = fks.json(*command, *costs, "--from", "2025-03-13")
+    assert "rolls" not in after, "the roll is before the run"
+    code, _, err = fks("backtest", "run", "buy_and_hold", "--symbol", "NQ ##-##", "--timeframe", "1d")
+    assert (code, "no contract of NQ ##-## is stored" in err) == (USAGE, True)
+
+
+def contract_bars(name: str, first: str, base: float, volumes: Sequence[float]) -> Bars:
+    """Return a bar for each day from `first` on: it opens at `base`, and ends one higher than the day before."""
+    days = pandas.date_range(first, periods=len(volumes), tz="UTC")
+    closes = base + np.arange(1.0, len(days) + 1)
+    columns = (closes - 1, closes + 2, closes - 3, closes, np.array(volumes, dtype=float))
+    return Bars(name, "1d", days.as_unit("ns").asi8, *columns)
+
+
+async def store_futures(database: Database) -> None:
+    """Store March from 3 March on and June from 10 March on, which trades more from the 12th on."""
+    store = BarStore(database)
+    await store.merge(contract_bars("ES 03-25", "2025-03-03", 5600.0, [100.0] * 18), exchange="cme", source="t")
+    june = contract_bars("ES 06-25", "2025-03-10", 5659.5, [1.0, 1.0, *[500.0] * 9])
+    await store.merge(june, exchange="cme", source="t")
+
+
+ROLLED = ("--symbol", "ES ##-##", "--timeframe", "1d", "--sizing", "quantity", "--size", "1", "--cash", "1000000")
+
+
+async def test_a_contract_without_bars_before_the_end_is_not_rolled_into(up: Shell, database: Database) -> None:
+    await store_futures(database)
+    found = await _off_loop(up.json, "backtest", "run", "buy_and_hold", *ROLLED, "--to", "2025-03-07")
+    assert ([fill["price"] for fill in found["fills"]], found["source"]) == (["5601"], "database, 1 contracts")
+    code, _, err = await _off_loop(up, "backtest", "run", "buy_and_hold", *ROLLED, "--to", "2025-02-07")
+    assert (code, "no 1d bars" in err) == (USAGE, True), err
+
+
+async def test_a_submitted_continuous_future_gives_the_same_result(up: Shell, database: Database) -> None:
+    await store_futures(database)
+    here = await _off_loop(up.json, "backtest", "run", "buy_and_hold", *ROLLED)
+    assert len(here["rolls"]) == 1
+    job = await _off_loop(up.json, "backtest", "submit", "buy_and_hold", *ROLLED)
+    claimed = await JobStore(database).claim()
+    assert claimed is not None
+    await run_one(database, claimed.id, up.home / "strategies")
+    there = await _off_loop(up.json, "backtest", "result", job["id"])
+    assert (there["fills_hash"], there["inputs_hash"]) == (here["fills_hash"], here["inputs_hash"])
+    code, _, err = await _off_loop(up, "backtest", "submit", "buy_and_hold", "--symbol", "NQ ##-##")
+    assert (code, "no contract of NQ ##-## is stored" in err) == (USAGE, True), err
+
+
 async def test_a_submitted_backtest_survives_as_a_row_and_shows_the_same_result(up: Shell, database: Database) -> None:
     await BarStore(database).merge(replace(synthetic(900), symbol="BTCUSDT"), source="t")
-    arguments = ("sma_cross", "--set", "fast=3", "--set", "slow=8")
+    arguments = ("sma_cross", "--set", "fast=3", "--set", "slow=8", *COSTS)
     here = await _off_loop(up.json, "backtest", "run", *arguments)
     assert here["source"] == "database"
     job = await _off_loop(up.json, "backtest", "submit", *arguments)
@@ -1016,3 +1314,101 @@ async def test_an_account_as_a_job_gives_the_same_result(up: Shell, database: Da
     assert "account of 2 members" in (await _off_loop(up, "backtest", "result", job["id"]))[1]
     wrong = _spec_file(tmp_path, ACCOUNT.replace("sma_cross", "nonsense"), "wrong.toml")
     assert (await _off_loop(up, "backtest", "account", wrong, "--submit"))[0] == USAGE
+
+
+# ── a portfolio that is rebalanced ───────────────────────────────────────────────────────────────
+PORTFOLIO = """
+cash = 5000
+timeframe = "1h"
+
+[[instruments]]
+symbol = "BTC/USDT"
+weight = 0.5
+
+[rules]
+band = 0.01
+
+[trigger]
+trigger = "schedule"
+cron = "0 8 * * *"
+"""
+ALLOCATED = """
+instruments = [{ symbol = "BTC/USDT" }, { symbol = "ETHUSDT" }]
+allow_gaps = true
+trigger = { trigger = "drift", band = 0.02, cooldown_s = 7200, change_max = 0.5 }
+allocation = { method = "inverse_volatility", window_days = 2, timeframe = "1h", cron = "0 12 * * *", max = { "BTC/USDT" = 0.7 } }
+"""
+
+
+def test_a_portfolio_runs_on_the_sample_with_a_report(fks: Shell, tmp_path: Path) -> None:
+    report, file = tmp_path / "portfolio.html", _spec_file(tmp_path, PORTFOLIO)
+    code, out, err = fks("backtest", "portfolio", file, "--report", str(report))
+    assert code == OK, err
+    for part in ("portfolio of 1 instruments by schedule", "DRIFT LEFT", "turnover", str(report)):
+        assert part in out, part
+    assert "backtest of a portfolio" in report.read_text()
+    document = fks.json("backtest", "portfolio", file, "--from", "2026-03-10", "--to", "2026-03-20")
+    assert document["schema"] == "fks.portfolio_backtest/1"
+    assert (document["from"], document["cash"]) == ("2026-03-10T01:00:00Z", "5000")
+    assert document["runs"][0]["started_at"] == "2026-03-10T08:00:00Z"
+    assert all(run["started_at"].endswith("08:00:00Z") for run in document["runs"])
+    assert document["statistics"]["runs"] == len(document["runs"]) > 2
+    again = fks.json("backtest", "portfolio", file, "--from", "2026-03-10", "--to", "2026-03-20")
+    assert again["fills_hash"] == document["fills_hash"]
+
+
+def test_a_portfolio_takes_its_weights_from_a_method(fks: Shell, tmp_path: Path) -> None:
+    hours = synthetic(6 * 1440)
+    tapes = [_tape_of(tmp_path, "BTCUSDT", hours), _tape_of(tmp_path, "ETHUSDT", replace(hours, close=hours.close))]
+    given = [part for tape in tapes for part in ("--tape", tape)]
+    document = fks.json("backtest", "portfolio", _spec_file(tmp_path, ALLOCATED), *given)
+    weights = [{s: Decimal(w) for s, w in row["weights"].items()} for row in document["allocations"]]
+    assert len(weights) >= 3
+    assert all(sum(row.values()) <= Decimal("0.99") and row["BTCUSDT"] <= Decimal("0.7") for row in weights)
+    assert document["runs"][0]["outside"] == ["BTCUSDT", "ETHUSDT"]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("instruments = 3", "instruments: input should be a valid tuple"),
+        (PORTFOLIO.replace("0.5", "1.5"), "instruments.0.weight: input should be less than or equal to 1"),
+        (PORTFOLIO.replace("weight = 0.5", ""), "give each instrument a weight, or none of them and an allocation"),
+        (PORTFOLIO.replace("0.5", "0.995"), "they add up to 1.005"),
+        (PORTFOLIO.replace('"0 8 * * *"', '"0 8 * *"'), "is not one"),
+        (PORTFOLIO.replace('trigger = "schedule"', 'trigger = "person"'), "trigger.trigger: input should be"),
+        (PORTFOLIO.replace('cron = "0 8 * * *"', ""), "trigger: a schedule has a cron"),
+        (PORTFOLIO.replace("band", "bend"), "rules.bend: extra inputs are not permitted"),
+        (ALLOCATED.replace('cron = "0 12 * * *", ', ""), "allocation: give its cron"),
+        (ALLOCATED.replace("window_days = 2", 'window_days = 2, instances = ["sma"]'), "those of a live portfolio"),
+        (PORTFOLIO + 'timeframe = "1m"\n', "closes of 1m are not among those of 1h bars"),
+    ],
+)
+def test_a_wrong_spec_of_a_portfolio_is_one_clear_line(fks: Shell, tmp_path: Path, text: str, part: str) -> None:
+    code, out, err = fks("backtest", "portfolio", _spec_file(tmp_path, text))
+    assert (code, out) == (USAGE, "")
+    assert part in err
+
+
+async def test_a_portfolio_as_a_job_gives_the_same_result(up: Shell, database: Database, tmp_path: Path) -> None:
+    await BarStore(database).merge(replace(synthetic(9000), symbol="BTCUSDT"), source="t")
+    file = _spec_file(tmp_path, PORTFOLIO)
+    here = await _off_loop(up.json, "backtest", "portfolio", file)
+    job = await _off_loop(up.json, "backtest", "portfolio", file, "--submit")
+    claimed = await JobStore(database).claim()
+    assert claimed is not None
+    await run_one(database, claimed.id, up.home / "strategies")
+    there = await _off_loop(up.json, "backtest", "result", job["id"])
+    assert (there["schema"], there["fills_hash"]) == ("fks.portfolio_backtest/1", here["fills_hash"])
+    assert there["inputs_hash"] == here["inputs_hash"]
+    again = await _off_loop(up.json, "backtest", "portfolio", file, "--submit")
+    assert (again["id"], again["is_stored"]) == (job["id"], True)
+    assert "portfolio" in (await _off_loop(up, "backtest", "list"))[1]
+    report = tmp_path / "job.html"
+    assert "portfolio of 1 instruments" in (await _off_loop(up, "backtest", "result", job["id"]))[1]
+    assert (await _off_loop(up, "backtest", "result", job["id"], "--report", str(report)))[0] == OK
+    assert "backtest of a portfolio" in report.read_text()
+    code, _, err = await _off_loop(up, "backtest", "compare", job["id"], job["id"])
+    assert (code, "is the result of a portfolio" in err) == (USAGE, True)
+    wrong = _spec_file(tmp_path, PORTFOLIO.replace("BTC/USDT", "NOPE/USDT"), "wrong.toml")
+    assert (await _off_loop(up, "backtest", "portfolio", wrong, "--submit"))[0] != OK

@@ -135,7 +135,7 @@ async def test_account_that_cannot_be_read_delays_no_other(phone: Phone, server:
 async def test_outages_of_discord_delay_and_repeat_nothing(
     phone: Phone, server: DiscordServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discord, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(discord, "TIMEOUT_S", 1.0)
     id = await phone.pending()
     server.faults["open"].extend([(401, {"message": "401: Unauthorized"}), (500, {}), "hang"])
     server.faults["read"].extend([(502, {}), (429, {"retry_after": 0.2, "global": True}), "hang", (404, {}), "late"])

@@ -217,8 +217,7 @@ async def test_position_is_closed_once_though_the_command_is_received_again_and_
         async with phone.running():  # a successor receives it as well
             await asyncio.sleep(0.3)
         assert "order" in text
-        rows = await database.sql("SELECT quantity FROM positions WHERE quantity <> 0")
-        assert rows == []
+        await until(lambda: _are_closed(rig))
         exits = await database.sql("SELECT source FROM signals WHERE kind = 'exit'")
         assert [row["source"] for row in exits] == ["principal:user:ann"] * 2, "one for each position"
         assert len(phone.server.sent) == 1
@@ -228,6 +227,10 @@ async def test_position_is_closed_once_though_the_command_is_received_again_and_
 
 async def _are_held(rig: Rig) -> bool:
     return bool(await rig.position("one") and await rig.position(""))
+
+
+async def _are_closed(rig: Rig) -> bool:
+    return not await rig.db.sql("SELECT FROM positions WHERE quantity <> 0")
 
 
 async def test_stop_is_engaged_once_though_it_is_received_again_and_again(phone: Phone) -> None:
@@ -257,7 +260,7 @@ async def test_old_messages_are_not_carried_out(phone: Phone) -> None:
 
 
 async def test_outages_of_telegram_delay_and_repeat_nothing(phone: Phone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telegram, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(telegram, "TIMEOUT_S", 1.0)
     monkeypatch.setattr(bot, "POLL_S", 0)
     id = await phone.pending()
     faults = phone.server.faults

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from fks.bars.aggregate import BarBuilder, BarStart
 from fks.clock import Clock, FakeClock, RealClock
 from fks.collector import gap_filler as module
 from fks.collector import writer as writer_module
@@ -22,8 +21,8 @@ from fks.collector.writer import Writer
 from fks.config.settings import Data
 from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
+from fks.feed.queues import Sealed
 from fks.feed.rows import TRADES, FeedRow
-from fks.feed.unstored import Sealed
 from fks.model.bar import Bar, PublicTrade
 from fks.model.market import TradeIds, TradesFrom
 from fks.model.timeframe import NS
@@ -31,6 +30,7 @@ from fks.store.bus import BARS, Bus
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
 from fks.store.quarantine import QuarantineStore, SettledAs
+from tests.support.feeds import recovered, recovery
 from tests.support.paper_market import PaperMarket
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
@@ -67,7 +67,7 @@ class Rig:
         self.feed.handle(m.Subscribed(T0, 0.0))
         positions = (await self.store.claim(["BTCUSDT"], FRAMES))["BTCUSDT"]
         self.feed.handle(m.Claimed(T0, 0.0, positions, None))
-        self.feed.restart(BarBuilder(BarStart("binance", "BTCUSDT", FRAMES, T0, previous=Decimal(9))), 0, [])
+        recovered(self.feed, recovery(timeframes=FRAMES), T0, 0.0)
         self.feed.handle(m.BackfillFinished(T0, 0.0))
         self.feed.outages.take()
 
@@ -400,7 +400,7 @@ def test_only_the_smallest_bars_from_a_minute_on_are_checked() -> None:
     feed.handle(m.Stored(T0, 0.0, [*steady, *far], None))
     assert feed.suspect is not None
     assert feed.suspect[0].timeframe == "5m"
-    feed.settle_suspect()
+    feed.handle(m.BarsCorrected(T0, 0.0, [], is_suspect=True))
     assert feed.suspect is None
 
 

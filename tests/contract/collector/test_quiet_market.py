@@ -117,15 +117,17 @@ def collector_on(exchange: QuietExchange, database: Database, bus: Bus, log: Col
     return Collector(exchange, runtime)  # type: ignore[arg-type]
 
 
-async def test_silence_that_rest_confirms_is_no_outage(database: Database, bus: Bus, log: CollectingLog) -> None:
+async def test_silence_that_rest_confirms_is_no_outage(
+    database: Database, as_collector: Database, bus: Bus, log: CollectingLog
+) -> None:
     exchange = QuietExchange()
-    collector = collector_on(exchange, database, bus, log)
+    collector = collector_on(exchange, as_collector, bus, log)
     async with running(collector):
-        await until(lambda: collector.is_ready, deadline_s=30)
+        await until(lambda: collector.is_ready)
         asked, feed = exchange.asked, collector.feeds[SYMBOL]
         await until(
-            lambda: exchange.asked >= asked + 12, deadline_s=120
-        )  # two questions a time, every second: six seconds
+            lambda: exchange.asked >= asked + 8, deadline_s=120
+        )  # two questions a time, every second: twice its limit
         assert feed.state is FeedState.LIVE
         now = time.time_ns(), time.monotonic()
         feed.handle(m.Disconnected(*now, cause="silent"))  # whatever made it so
@@ -138,13 +140,13 @@ async def test_silence_that_rest_confirms_is_no_outage(database: Database, bus: 
 
 
 async def test_closed_market_is_silent_without_reconnects(
-    database: Database, bus: Bus, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
+    database: Database, as_collector: Database, bus: Bus, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exchange, market = QuietExchange(), Market()
     monkeypatch.setattr("fks.collector.collector.calendar_of", lambda name: market)
-    collector = collector_on(exchange, database, bus, log)
+    collector = collector_on(exchange, as_collector, bus, log)
     async with running(collector):
-        await until(lambda: collector.is_ready, deadline_s=30)
+        await until(lambda: collector.is_ready)
         feed, since_s = collector.feeds[SYMBOL], time.monotonic()
         exchange.is_answering = False  # REST is no help
         await until(lambda: time.monotonic() > since_s + 5.0, deadline_s=60)  # more than twice its limit

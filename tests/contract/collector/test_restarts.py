@@ -16,7 +16,7 @@ from decimal import Decimal
 import pytest
 
 from fks.clock import RealClock
-from fks.collector.backfill import Backfill
+from fks.collector.gap_filler import Backfill
 from fks.feed import machine as m
 from fks.feed.feed import SymbolFeed
 from fks.feed.rows import TRADES, FeedRow
@@ -26,7 +26,7 @@ from fks.model.timeframe import NS, bar_end, bar_start, to_ns
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
 from tests.support.collecting import bar_of
-from tests.support.feeds import claimed, made_live
+from tests.support.feeds import claimed, made_live, recovered
 from tests.support.paper_market import PaperMarket
 
 START = 1_709_251_140 * NS  # 2024-02-29 23:59:00
@@ -50,8 +50,7 @@ async def life(venue: PaperMarket, store: FeedStore, dice: random.Random) -> Sym
     positions = (await store.claim([SYMBOL], TIMEFRAMES))[SYMBOL]
     feed = claimed(SYMBOL, positions, now_ns=venue.now_ns)
     made = await Backfill(venue, TIMEFRAMES, 3).recover(SYMBOL, dict(positions), by_bars=dice.random() < 0.3)
-    feed.restart(made.builder, made.last_id, made.sealed)
-    assert feed.add(made.trades, venue.now_ns, 1.0) is None
+    assert recovered(feed, made, venue.now_ns, 1.0) is None
     made_live(feed, venue.now_ns, 1.0)
     arrived = [trade for trade in venue.trades if venue.now_ns < trade.time_ns <= venue.now_ns + 20 * NS]
     if arrived:

@@ -53,6 +53,13 @@ def test_check_names_key_place_and_remedy_without_a_traceback(home: Path, capsys
     assert output.strip() == "error: http.prot (fks.toml:2): no such key; did you mean port?"
 
 
+def test_check_refuses_a_margin_of_the_paper_account(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No order manager would start with it."""
+    (home / "fks.toml").write_text('[paper]\nmargin = "0.1/0.2"\n')
+    assert run(cli, ["config", "check"]) == USAGE
+    assert "paper.margin: margin '0.1/0.2' is not understood: '0.1/0.2' is out of range" in capsys.readouterr().err
+
+
 def test_check_refuses_a_venue_over_plain_http(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "fks.toml").write_text('[venue]\nrest_url = "http://gate.example"\napi_key = "k"\napi_secret = "s"\n')
     assert run(cli, ["config", "check"]) == USAGE

@@ -17,7 +17,6 @@ import pandas as pd
 import pytest
 
 from fks import data
-from fks.data.indicators import IndicatorCache
 from fks.data.notebook import NamedRow
 from fks.indicators import compute
 from fks.model.bar import Bars
@@ -26,7 +25,7 @@ from fks.model.timeframe import NS, to_ns
 from fks.store.bars import BarStore
 from fks.store.columns import ColumnCache
 from fks.store.db import Database
-from fks.store.indicators import IndicatorStore
+from fks.store.indicators import IndicatorCache, IndicatorStore
 from tests.support.waiting import until
 
 T0 = datetime(2026, 5, 1, tzinfo=UTC)

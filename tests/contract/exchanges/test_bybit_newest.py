@@ -16,7 +16,7 @@ from aiohttp import web
 
 from fks.bars.aggregate import BarBuilder, BarStart
 from fks.clock import RealClock
-from fks.collector.backfill import Backfill
+from fks.collector.gap_filler import Backfill
 from fks.exchanges.base import ExchangeAddresses
 from fks.exchanges.bybit.exchange import BybitExchange
 from fks.feed import machine as m
@@ -28,7 +28,7 @@ from fks.model.market import TradeIds
 from fks.model.timeframe import NS
 from tests.support.exchange_cases import CASES, MS, NEW_YEAR
 from tests.support.exchange_peer import CountingBudget, TapeClock, playing
-from tests.support.feeds import claimed, made_live, query_of
+from tests.support.feeds import claimed, fetched, made_live, query_of, recovered
 from tests.support.ports import CollectingLog
 
 MINUTE = 60 * NS
@@ -123,8 +123,7 @@ async def test_waiting_trades_count_where_sixty_of_rest_do_not_reach_back(
     with pytest.raises(OutageError, match="present bar"):
         await back.recover(SYMBOL, positions)
     made = await back.recover(SYMBOL, positions, waiting=feed.backlog.run)
-    feed.restart(made.builder, made.last_id, made.sealed)
-    assert feed.add(made.trades, market.now_ns, 150.0) is None
+    assert recovered(feed, made, market.now_ns, 150.0) is None
     made_live(feed, market.now_ns, 150.0)
     assert query_of(receive(feed, (150, 190))) is None
     assert [(item.source, item.bar.volume, item.bar.open, item.bar.close) for item in feed.unstored.sealed] == [
@@ -149,15 +148,13 @@ async def test_a_busy_symbol_is_whole_from_its_first_minute_on_and_over_a_hole(
         await back.recover(SYMBOL, positions)
     market.now_ns = NEW_YEAR + MINUTE + 10 * NS  # 40 trades in this one
     made = await back.recover(SYMBOL, positions)
-    feed.restart(made.builder, made.last_id, made.sealed)
-    assert feed.add(made.trades, market.now_ns, 1.0) is None
+    assert recovered(feed, made, market.now_ns, 1.0) is None
     live = [trade for trade in TRADES if market.now_ns < trade.time_ns <= market.now_ns + 20 * NS]
-    assert feed.add(live, market.now_ns + 20 * NS, 1.0) is None
+    assert fetched(feed, live, market.now_ns + 20 * NS, 1.0) is None
     assert feed.last_id is not None
     market.now_ns = NEW_YEAR + 3 * MINUTE + 12 * NS  # not listened: 400 trades since
     made = await back.recover(SYMBOL, {"1m": positions["1m"]})
-    feed.restart(made.builder, made.last_id, made.sealed)
-    assert feed.add(made.trades, market.now_ns, 1.0) is None
+    assert recovered(feed, made, market.now_ns, 1.0) is None
     made_live(feed, market.now_ns, 2.0)
     rest = [trade for trade in TRADES if trade.time_ns > market.now_ns]
     feed.handle(m.SilenceChecked(rest[-1].time_ns, 3.0, m.SilenceCheck(0, NEW_YEAR + 5 * MINUTE, 2), rest))

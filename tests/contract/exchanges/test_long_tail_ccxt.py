@@ -3,7 +3,6 @@ bybit and okx."""
 
 from __future__ import annotations
 
-import importlib
 import json
 from decimal import Decimal
 from typing import Any
@@ -20,10 +19,6 @@ from tests.support.ccxt_feeds import Client
 from tests.support.exchange_cases import CASES, of_kind
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"bybit", "okx"}):
-    import ccxt.async_support as plain
-
-    for part in ("bybit", "okx"):  # ccxt.pro finds its parents by these names, modules or stubs by now
-        setattr(plain, part, getattr(importlib.import_module(f"ccxt.async_support.{part}"), part))
     from ccxt.pro.bybit import bybit
     from ccxt.pro.okx import okx
 

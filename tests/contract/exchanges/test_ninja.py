@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from fks.bridge import platform
 from fks.config.settings import Ninja, Settings
 from fks.exchanges.ninja.exchange import NinjaExchange
 from fks.exchanges.registry import capabilities_of, make_exchange
@@ -27,7 +28,6 @@ from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
 from fks.model.market import Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
 from fks.model.timeframe import NS, to_ns
-from fks.sim.nt8 import platform
 from fks.store.db import Database
 from tests.support.exchange_peer import CountingBudget
 from tests.support.fast_clock import FastClock

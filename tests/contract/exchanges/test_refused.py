@@ -122,7 +122,7 @@ async def test_what_the_plan_lacks_is_the_trouble_of_that_symbol_alone(
     plan.symbols = ("AAPL",)
     collector = collect()
     async with running(collector):
-        await until(lambda: states(collector).get("AAPL") == "LIVE", deadline_s=30)
+        await until(lambda: states(collector).get("AAPL") == "LIVE")
         await until(lambda: "not entitled" in problem_of(collector, OTHER), deadline_s=30)
         assert states(collector)[OTHER] == "BACKFILL"
         assert not collector.is_ready
@@ -133,7 +133,7 @@ async def test_what_the_plan_lacks_is_the_trouble_of_that_symbol_alone(
         assert "not entitled" in found.detail
         assert not found.is_mended_by_restart
         plan.symbols = ("AAPL", OTHER)
-        await until(lambda: states(collector) == {"AAPL": "LIVE", OTHER: "LIVE"}, deadline_s=30)
+        await until(lambda: states(collector) == {"AAPL": "LIVE", OTHER: "LIVE"})
         assert problem_of(collector, OTHER) == ""
 
 
@@ -152,7 +152,7 @@ async def test_refused_key_is_reported_and_tried_again_each_minute(
         await until(lambda: len(clock.waits) > 1, deadline_s=30)
         assert not collector.is_ready
         setattr(plan, what, True)
-        await until(lambda: states(collector) == {"AAPL": "LIVE", OTHER: "LIVE"}, deadline_s=30)
+        await until(lambda: states(collector) == {"AAPL": "LIVE", OTHER: "LIVE"})
         assert collector.problems() == []
 
 

@@ -7,11 +7,9 @@ own log, and triggers on every table that note the writer (the name of its conne
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -30,14 +28,16 @@ from fks.store.bus import BARS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
 from fks.store.orders import OrderStore
+from tests.support import zombie_process
+from tests.support.children import Child
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import Rig, seed
 from tests.support.scripted_venue import ScriptedVenue
+from tests.support.soak_cases import soaked
 from tests.support.strategies import EVERY_EDGE, add_account, add_instance, bars_of, seal
 from tests.support.waiting import until
 from tests.support.zombie_process import RENEW_S, TTL_S
 
-ROOT = Path(__file__).parents[3]
 ENDS_S = RENEW_S + 5.0  # one renewal, and the patience a loaded machine needs
 WRITES = re.compile(rb"(POST|DELETE) /api/v3/order")
 
@@ -86,25 +86,18 @@ class Wire:
 class Process:
     """One life of a role; `pid` may be stopped and continued."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Child) -> None:
         self._process = process
         self.pid = process.pid
 
     @staticmethod
     async def start(**given: Any) -> Process:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.support.zombie_process",
-            json.dumps(given),
-            cwd=ROOT,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert process.stdout is not None
+        process = Child(zombie_process.main, given, is_read=True)
         found = Process(process)
+        reader = await process.reader()
         if not given.get("is_expected_to_stop"):
             async with asyncio.timeout(30):
-                assert await process.stdout.readline() == b"ready\n"
+                assert await reader.readline() == b"ready\n"
         return found
 
     async def stopped(self) -> None:
@@ -115,17 +108,16 @@ class Process:
 
     async def ends(self) -> int:
         async with asyncio.timeout(ENDS_S):
-            return await self._process.wait()
+            return await self._process.ended()
 
     async def kill(self) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+        self._process.kill()
+        await self._process.ended()
 
 
-@pytest.fixture(scope="module")
-def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
-    found = LocalExchange(Path(tmp_path_factory.mktemp("exchange")), ("--rate-limits", "off")).start()
+@pytest.fixture  # one of its own: orders that a database does not have deny entries
+def exchange(tmp_path: Path) -> Iterator[LocalExchange]:
+    found = LocalExchange(tmp_path / "exchange", ("--rate-limits", "off")).start()
     yield found
     found.stop()
 
@@ -187,7 +179,8 @@ def _sends(exchange: LocalExchange) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    "point", ["before the journal", "between journal and bytes", "after the bytes", "before the answer is written"]
+    "point",
+    soaked(["between journal and bytes", "after the bytes", "before the journal", "before the answer is written"], 2),
 )
 async def test_a_zombie_order_manager_writes_nothing_and_sends_nothing(
     rig: Rig, exchange: LocalExchange, database_url: str, redis_url: str, point: str
@@ -219,8 +212,8 @@ async def test_a_zombie_order_manager_writes_nothing_and_sends_nothing(
         assert len(proxy.seen) == left, "a zombie sent"
         # the heir trades on
         again = await rig.signal(reference_price=_price(exchange), instance="two", source="strategy:two")
-        assert (await rig.outcome(again, deadline_s=10))[0] == "ordered"
-        await rig.becomes((await rig.entry(again)).client_order_id, State.FILLED, deadline_s=15)
+        assert (found := await rig.outcome(again))[0] == "ordered", found
+        await rig.becomes((await rig.entry(again)).client_order_id, State.FILLED)
         sent = _sends(exchange)[before:]
         assert len(sent) == len(set(sent)), f"sent twice: {sent}"
         filled = order.state is State.FILLED
@@ -273,16 +266,16 @@ async def test_a_zombie_cancels_nothing(rig: Rig, exchange: LocalExchange, datab
             size=Decimal("0.01"),
             limit_price=low,
         )
-        assert await rig.outcome(signal_id, deadline_s=10) == ("ordered", None)
+        assert await rig.outcome(signal_id) == ("ordered", None)
         order = await rig.entry(signal_id)
-        await rig.becomes(order.client_order_id, State.WORKING, State.ACCEPTED, deadline_s=10)
+        await rig.becomes(order.client_order_id, State.WORKING, State.ACCEPTED)
         await OrderStore(rig.db).want_cancel(order.client_order_id, by="test", now_ns=time.time_ns())
         await rig.bus.publish(WAKE, {})
         await first.stopped()
         epoch = await raise_epoch(rig.db, "orders", "b")
         await asyncio.sleep(TTL_S + 0.5)
         heir = await Process.start(**common, exchange=exchange.info, epoch=epoch, application="heir")
-        await rig.becomes(order.client_order_id, State.CANCELLED, deadline_s=15)
+        await rig.becomes(order.client_order_id, State.CANCELLED)
         left, at = len(proxy.seen), await _now(rig.db)
         first.go_on()
         assert await first.ends() == 3
@@ -319,7 +312,7 @@ async def test_a_zombie_strategy_worker_inserts_no_signal(
             rows = await db.sql("SELECT cursor_time = $1 AS is_done FROM strategy_instances", _time(bars, 39))
             return bool(rows[0]["is_done"])
 
-        await until(decided, deadline_s=20)
+        await until(decided)
         count = (await db.sql("SELECT count(*) AS n FROM signals"))[0]["n"]
         assert count > 5
         at = await _now(db)

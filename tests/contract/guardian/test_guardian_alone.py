@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.guardian.journal import Asked, KillJournal
-from fks.guardian.service import last_kill, read_kill
+from fks.guardian.journal import Asked, KillJournal, last_kill, read_kill
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Outcome, Presence, Side
 from fks.store.db import Database
@@ -100,8 +99,8 @@ async def test_a_guardian_on_another_machine_takes_an_engaged_kill_up(
     since = mark(exchange)
     async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)) as first:
         report = await first.kill(reason="flood", by="me")
-        await until(lambda: first.report()["is_done"], deadline_s=15)
-        await until(lambda: first.report()["database"] == "up", deadline_s=10)
+        await until(lambda: first.report()["is_done"])
+        await until(lambda: first.report()["database"] == "up")
     assert len(sells(exchange, since)) == 1
     # no order manager runs here, so the tables still show the position: what was sent counts, not what was
     # booked
@@ -110,7 +109,7 @@ async def test_a_guardian_on_another_machine_takes_an_engaged_kill_up(
         found = read_kill(tmp_path / "kill.jsonl")
         assert found is not None
         assert (found.kill_id, found.reason, found.by) == (report["kill_id"], "flood", "me")
-        await until(lambda: other.report()["is_done"], deadline_s=15)
+        await until(lambda: other.report()["is_done"])
         sent = [row["params"]["newClientOrderId"] for row in sells(exchange, since)]
         assert len(set(sent)) == 1, "the same position was closed under another id"
         done = await other.resume(by="me")
@@ -155,7 +154,7 @@ async def test_a_kill_that_was_released_on_another_machine_is_not_begun_again(
     assert (await trader.submit(standing)).outcome is Outcome.ACK
     async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)) as guardian:
         assert not guardian.report()["engaged"]
-        await until(lambda: guardian.detail()["database"] == "up", deadline_s=10)
+        await until(lambda: guardian.detail()["database"] == "up")
     assert (await trader.query("BTCUSDT", standing.client_order_id)).presence is Presence.FOUND
     assert [report.client_order_id for report in await trader.open_orders()] == [standing.client_order_id]
     assert await KillStore(database).engaged() == []
@@ -199,7 +198,7 @@ async def test_without_flattening_protections_stay(exchange: LocalExchange, trad
         open_ids = {item.client_order_id for item in await trader.open_orders()}
         assert open_ids == {guard.client_order_id}
         await guardian.kill(reason="", by="me", flatten=True)  # now the position goes, and what protected it
-        await until(lambda: guardian.report()["is_done"], deadline_s=15)
+        await until(lambda: guardian.report()["is_done"])
     lookup = await trader.query("BTCUSDT", guard.client_order_id)
     assert lookup.presence is Presence.FOUND
     assert await trader.open_orders() == []

@@ -9,7 +9,7 @@ from fks.model.order import Outcome, Side
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
-from tests.support.guarded_trading import at, at_work, buy, held, seed_account, trading
+from tests.support.guarded_trading import at, at_work, buy, held, rest_one, seed_account, trading
 from tests.support.guardian_process import guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order
@@ -53,6 +53,20 @@ async def test_a_kill_beside_a_living_order_service(
             await until(trades_again, deadline_s=8, every_s=0.3)
     posts = [row["params"]["newClientOrderId"] for row in exchange.received(path="/api/v3/order", method="POST")]
     assert len(posts) == len(set(posts))
+
+
+async def test_a_kill_ends_an_order_that_no_row_explains(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database, bus: Bus
+) -> None:
+    """An order of ours that a restored database lost denies entries, and is in no kill's way."""
+    await seed_account(database, position=None)
+    await rest_one(trader)
+    async with trading(exchange, database, bus, folder) as entry:
+        assert (await buy(entry, exchange, "0.01")).body.get("code") == "INCIDENT_OPEN"
+        async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)) as guardian:
+            await guardian.kill(reason="", by="me")
+            await until(lambda: guardian.report()["is_done"])
+            assert await trader.open_orders() == []
 
 
 async def test_a_kill_while_the_order_service_is_dead_is_booked_when_it_is_back(

@@ -55,7 +55,7 @@ async def test_entries_need_a_living_guardian_and_exits_do_not(rig: Rig) -> None
 
 
 LOOK_S = 1.0  # how often the order manager reads when the guardian's lease was renewed
-SLACK_S = 1.0  # of a machine that others use: the entry's own way through the order manager is in it
+SLACK_S = 1.0  # of a machine that others use
 
 
 async def test_entries_are_denied_while_the_guardians_process_is_killed(
@@ -75,21 +75,23 @@ async def test_entries_are_denied_while_the_guardians_process_is_killed(
         return bool(rows and rows[0]["is_real"])
 
     async def enter() -> tuple[str, str | None]:
-        return await rig.outcome(await rig.signal(instance="two", **reference), deadline_s=10)
+        return await rig.outcome(await rig.signal(instance="two", **reference))
 
     async def is_entered() -> bool:
         return await enter() == ("ordered", None)
 
     async def is_denied() -> bool:
+        after_s = time.monotonic() - killed_s
         outcome = await enter()
         assert outcome in (("ordered", None), ("denied", "GUARDIAN_DOWN"))
+        assert outcome[0] == "denied" or after_s <= FAST.risk.guardian_age_max_s + LOOK_S + SLACK_S
         return outcome[0] == "denied"
 
     try:
         await until(is_renewed)
         await rig.start()
         for _ in range(2):
-            assert await rig.outcome(await rig.signal(**reference), deadline_s=10) == ("ordered", None)
+            assert await rig.outcome(await rig.signal(**reference)) == ("ordered", None)
 
             async def is_held() -> bool:
                 return await rig.position() > 0
@@ -98,10 +100,9 @@ async def test_entries_are_denied_while_the_guardians_process_is_killed(
             guardian.kill()
             killed_s = time.monotonic()
             await until(is_denied, every_s=0.1)
-            assert time.monotonic() - killed_s <= FAST.risk.guardian_age_max_s + LOOK_S + SLACK_S
             posts = len(exchange.received(path="/api/v3/order", method="POST"))
             out = await rig.signal(Kind.EXIT, **reference)
-            assert await rig.outcome(out, deadline_s=10) == ("ordered", None)
+            assert await rig.outcome(out) == ("ordered", None)
             await rig.becomes((await rig.entry(out)).client_order_id, State.FILLED)
             assert await enter() == ("denied", "GUARDIAN_DOWN")
             assert len(exchange.received(path="/api/v3/order", method="POST")) == posts + 1, "the exit alone"

@@ -14,8 +14,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from fks.guardian.journal import ENDED, Asked, KillJournal
-from fks.guardian.service import last_kill, read_kill
+from fks.guardian.journal import ENDED, Asked, KillJournal, last_kill, read_kill
 from fks.model import ids
 from fks.model.account import Balance
 from fks.model.errors import OutageError
@@ -83,7 +82,7 @@ async def test_never_more_than_the_free_balance_nor_than_ours(
     write_positions(folder, [["ccxt", 1, "BTCUSDT", "s1", str(held + 5)]])
     since = mark(exchange)
     async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, None)) as guardian:
-        await guardian.kill(reason="", by="me")
+        await guardian.kill(reason="", by="me", wait_s=0.1)
         # the venue has less than our books: the kill is not done, since it is our books that say what is flat
         await until(lambda: any("less of it than our books" in left["why"] for left in guardian.report()["remaining"]))
         assert not guardian.report()["is_done"]
@@ -204,7 +203,7 @@ async def test_kill_while_the_exchange_is_down(tmp_path: Path, folder: Path) -> 
             refused = await ask(folder, {"op": "resume", "by": "me"})
             assert (refused["ok"], refused["code"]) == (False, "KILL_WORKING")
             exchange.start()
-            await until(lambda: guardian.report()["is_done"], deadline_s=10)
+            await until(lambda: guardian.report()["is_done"])
             assert Decimal(exchange.free("BTC")) == Decimal("0.7")
     finally:
         exchange.stop()
@@ -265,7 +264,7 @@ async def test_kill_9_of_the_guardian(exchange: LocalExchange, trader: CcxtVenue
             record = read_kill(folder / "kill.jsonl")
             return record is not None and record.is_done
 
-        await until(is_done, deadline_s=15)
+        await until(is_done)
     finally:
         process.stop()
     assert before - (await trader.balances())["BTC"].total == Decimal("0.4")
@@ -445,14 +444,13 @@ async def test_silent_symbols_delay_no_other(
     monkeypatch.setattr(venue, "fills_since", read)
     async with at_work(guardian_with({"ccxt": venue}, folder, None)) as guardian:
         start = time.monotonic()
-        asking = asyncio.create_task(guardian.kill(reason="", by="me"))
+        await guardian.kill(reason="", by="me", wait_s=0.0)
 
         async def is_sold() -> bool:
             return before - (await trader.balances())["BTC"].total == Decimal("0.5")
 
         await until(is_sold, deadline_s=15)
         assert time.monotonic() - start < 4.0
-        await asking
 
 
 async def test_the_socket_is_ours_alone_and_takes_nonsense(exchange: LocalExchange, folder: Path) -> None:
@@ -519,7 +517,7 @@ async def test_a_kill_closes_nothing_at_another_account(
     write_positions(folder, positions[1:], identities=[mine, [2, "live", "9", ""]])
     since = mark(exchange)
     async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, None)) as guardian:
-        await guardian.kill(reason="", by="me")
+        await guardian.kill(reason="", by="me", wait_s=0.1)
         await until(lambda: guardian.report()["venues"][0]["state"] == "refused")
     assert sells(exchange, since) == []
     assert standing.client_order_id in {report.client_order_id for report in await trader.open_orders()}

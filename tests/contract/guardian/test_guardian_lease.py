@@ -27,15 +27,15 @@ def lease_of(db: Database | None, holder: str, *, is_placed: bool = True, ttl_s:
 
 
 async def test_one_of_two_guardians_acts_and_the_other_takes_over(database: Database) -> None:
-    first, second = lease_of(database, "a"), lease_of(database, "b")
+    first, second = (lease_of(database, holder, ttl_s=1.5) for holder in "ab")
     await first.renew()
     await second.renew()
     assert (first.state, first.may_act) == ("held", True)
     assert (second.state, second.may_act) == ("elsewhere", False)
     task = asyncio.create_task(first.keep())
-    for _ in range(20):
+    for _ in range(30):  # for longer than a lease lasts
         await second.renew()
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(0.08)
     assert not second.may_act, "the first one renewed all the time"
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -86,12 +86,12 @@ async def test_without_postgres_the_placement_decides(database: Database) -> Non
 
 async def test_the_renewal_is_the_heartbeat_that_entries_need(database: Database) -> None:
     facts = FactStore(database)
-    assert not await facts.is_guardian_alive(4.0)
+    assert not (await facts.gates(4.0)).is_guardian_alive
     lease = lease_of(database, "a")
     await lease.renew()
-    assert await facts.is_guardian_alive(4.0)
+    assert (await facts.gates(4.0)).is_guardian_alive
     await database.sql("UPDATE leases SET updated_at = now() - interval '4.1 seconds'")
-    assert not await facts.is_guardian_alive(4.0)
+    assert not (await facts.gates(4.0)).is_guardian_alive
 
 
 def placed(role: str, resources: tuple[str, ...] = (), **placement: str) -> bool:

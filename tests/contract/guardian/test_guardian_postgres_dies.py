@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fks.config.settings import DatabaseSettings
-from fks.guardian.service import read_kill
+from fks.guardian.journal import read_kill
 from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
 from tests.support import servers
@@ -42,7 +42,7 @@ async def test_postgres_is_killed_then_the_switch_is_thrown(
             assert await trader.open_orders() == []
             assert read_kill(folder / "kill.jsonl") is not None
             await asyncio.to_thread(postgres.start)
-            await until(lambda: guardian.report()["database"] == "up", deadline_s=20)
+            await until(lambda: guardian.report()["database"] == "up")
             (row,) = await db.sql("SELECT is_engaged, reason FROM kill_switch")
             assert (row["is_engaged"], row["reason"]) == (True, "no database")
             assert len(await db.sql("SELECT 1 FROM orders WHERE role = 'kill'")) == 1
@@ -72,7 +72,7 @@ async def test_a_kill_in_a_partition_acts_at_once_and_is_booked_after_it(
         await asyncio.sleep(max(partition_s(2.0) - (time.monotonic() - start), 0.0))  # its length
         assert await database.sql("SELECT 1 FROM kill_switch") == []
         await link.restore()
-        await until(lambda: guardian.report()["database"] == "up", deadline_s=20)
+        await until(lambda: guardian.report()["database"] == "up")
         (row,) = await database.sql("SELECT is_engaged, reason FROM kill_switch")
         assert (row["is_engaged"], row["reason"]) == (True, "partition")
         assert len(await database.sql("SELECT 1 FROM orders WHERE role = 'kill'")) == 1

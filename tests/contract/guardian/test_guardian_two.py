@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from fks.clock import RealClock
+from fks.config.settings import Settings
 from fks.entry.emergency_stop import EmergencyStop
 from fks.guardian.journal import Asked, KillJournal, last_kill
 from fks.model.timeframe import to_datetime
@@ -33,7 +34,7 @@ async def test_only_the_holder_of_the_lease_acts_and_the_other_follows(
     async with at_work(holder), at_work(other):
         assert (holder.detail()["lease"], other.detail()["lease"]) == ("held", "elsewhere")
         asking = asyncio.create_task(other.kill(reason="asked here", by="me"))  # the one that must not act
-        await until(lambda: holder.report().get("is_done"), deadline_s=10)
+        await until(lambda: holder.report().get("is_done"))
         assert holder.report()["reason"] == "asked here"
         assert len(sells(exchange, since)) == 1
         assert other.report()["venues"][0]["state"] == "looks_on"
@@ -52,16 +53,16 @@ async def test_a_stop_through_the_database_acts_although_an_earlier_kill_is_open
     """The guardian's file knows the release of the row, and passes the row over."""
     await seed_account(database, position="0.3")
     since = mark(exchange)
-    stop = EmergencyStop(database, bus, RealClock(), folder / "nobody.sock")
+    stop = EmergencyStop(database, bus, RealClock(), folder / "nobody.sock", Settings())
     guardian = guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)
     async with at_work(guardian):
         earlier = await guardian.kill(reason="earlier", by="me", flatten=False)
-        await until(lambda: guardian.report().get("is_done"), deadline_s=10)
+        await until(lambda: guardian.report().get("is_done"))
         await guardian.resume(by="me")
         await database.sql("UPDATE kill_switch SET is_engaged = true, released_at = NULL, released_by = NULL")
         done = await stop.engage(scope="system", reason="now", by="me", flatten=True)
         assert (done["already"], done["beside"]) == (False, [earlier["kill_id"]])
-        await until(lambda: guardian.report().get("is_done"), deadline_s=15)
+        await until(lambda: guardian.report().get("is_done"))
         assert (guardian.report()["kill_id"], guardian.report()["reason"]) == (done["kill_id"], "now")
         assert len(sells(exchange, since)) == 1
         await guardian.resume(by="me")
@@ -78,7 +79,7 @@ async def test_a_kill_asked_for_after_a_release_elsewhere_does_not_end_with_it(
     guardian = guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)
     async with at_work(guardian):
         earlier = await guardian.kill(reason="earlier", by="me", flatten=False)
-        await until(lambda: guardian.report().get("database") == "up", deadline_s=10)
+        await until(lambda: guardian.report().get("database") == "up")
         await database.sql(
             "UPDATE kill_switch SET is_engaged = false, released_by = 'other', released_at = now() - interval '1 ms'"
         )
@@ -108,7 +109,7 @@ async def test_a_successor_takes_up_the_order_that_its_predecessor_had_on_the_wa
         os.kill(first.process.pid, signal.SIGSTOP)
         asking.cancel()
         async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, tmp_path, database)) as second:
-            await until(lambda: second.report().get("is_done"), deadline_s=15)
+            await until(lambda: second.report().get("is_done"))
             record = last_kill(tmp_path / "kill.jsonl")
             assert record is not None
             assert len(record.orders) == 1
@@ -166,7 +167,7 @@ async def test_a_kill_that_joined_after_a_release_elsewhere_outlives_its_guardia
     await seed_account(database)
     async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)) as guardian:
         earlier = await guardian.kill(reason="earlier", by="me", flatten=False)
-        await until(lambda: guardian.report().get("database") == "up", deadline_s=10)
+        await until(lambda: guardian.report().get("database") == "up")
     asked = Asked("system", "again", "me", False, RealClock().now_ns())
     journal = KillJournal(folder / "kill.jsonl")
     journal.join(asked)
@@ -188,7 +189,7 @@ async def test_a_resume_leaves_a_kill_engaged_that_was_asked_for_meanwhile(
     guardian = guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)
     async with at_work(guardian):
         earlier = await guardian.kill(reason="earlier", by="me", flatten=False)
-        await until(lambda: guardian.report().get("database") == "up", deadline_s=10)
+        await until(lambda: guardian.report().get("database") == "up")
         async with database.transaction() as tx:
             await tx.sql("SELECT kill_id FROM kill_switch FOR UPDATE")
             resuming = asyncio.create_task(guardian.resume(by="me"))
@@ -198,7 +199,7 @@ async def test_a_resume_leaves_a_kill_engaged_that_was_asked_for_meanwhile(
             await until(lambda: _has_both(database), deadline_s=5)
             assert not resuming.done()
         await asyncio.gather(resuming, killing)
-        await until(lambda: guardian.report().get("database") == "up", deadline_s=10)
+        await until(lambda: guardian.report().get("database") == "up")
         assert guardian.report()["kill_id"] != earlier["kill_id"]
         assert [row["reason"] for row in await KillStore(database).engaged()] == ["again"]
 

@@ -11,7 +11,7 @@ import pytest
 
 from fks.config.settings import Risk
 from fks.entry.order_entry import OrderEntry
-from fks.guardian.service import last_kill, read_kill
+from fks.guardian.journal import last_kill, read_kill
 from fks.model.order import Side
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -19,6 +19,7 @@ from fks.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import SETTINGS, ask, at, buy, held, seed_account, trading
 from tests.support.guardian_process import GuardianProcess
 from tests.support.local_exchange import LocalExchange
+from tests.support.soak_cases import soaked
 from tests.support.waiting import until
 
 D = Decimal
@@ -82,15 +83,21 @@ async def slowed(entry: OrderEntry, exchange: LocalExchange) -> None:
 SITUATIONS = {
     "unanswered": unanswered,
     "partly filled": partly_filled,
-    "429": limited,
     "guardian killed": unanswered,
+    "429": limited,
     "halted": halted,
     "-1015": slowed,
 }
 
 
-@pytest.mark.parametrize("is_held", [False, True], ids=["flatten", "held"])
-@pytest.mark.parametrize("situation", SITUATIONS)
+#: a held kill closes nothing: it waits for no answer of a closed market or a full rate limit
+ENDS = [
+    *(pytest.param(name, False, id=f"{name}-flatten") for name in SITUATIONS),
+    *(pytest.param(name, True, id=f"{name}-held") for name in SITUATIONS),
+]
+
+
+@pytest.mark.parametrize(("situation", "is_held"), soaked(ENDS, len(SITUATIONS) + 3))
 async def test_a_kill_beside_an_order_manager_ends_as_it_should(
     exchange: LocalExchange,
     trader: CcxtVenue,
@@ -136,7 +143,7 @@ async def test_a_kill_beside_an_order_manager_ends_as_it_should(
                 stopped = sum((report.quantity - report.filled for report in live if report.quantity), D(0))
                 return (ours > STEP and abs(ours - stopped) < STEP) if is_held else (abs(ours) < STEP and not live)
 
-            await until(is_over, deadline_s=20)
+            await until(is_over)
             refused = await buy(entry, exchange, "0.01")
             assert (refused.status, refused.body.get("code")) == (422, "KILLED"), refused.body
     finally:

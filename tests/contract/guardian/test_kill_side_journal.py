@@ -14,14 +14,14 @@ import pytest
 from fks.guardian.service import Guardian
 from fks.model.order import Answer, Order, OrderType, Outcome, Refusal
 from fks.model.signal import Kind
-from fks.orders.crash_points import CrashPoints
 from fks.store.bus import Bus
-from tests.support import servers
+from tests.support.crash_points import CrashPoints
 from tests.support.guarded_trading import at_work
 from tests.support.guardian_process import QUICK, guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import FAST
 from tests.support.outage_rig import Outage, exchange_at_a_fall, outage_rig
+from tests.support.servers import MortalPostgres
 from tests.support.waiting import until
 
 D = Decimal
@@ -39,12 +39,10 @@ def exchange(tmp_path: Path) -> Iterator[LocalExchange]:
 
 
 @pytest.fixture
-async def outage(bus: Bus, exchange: LocalExchange, folder: Path) -> AsyncIterator[Outage]:
-    with servers.mortal_postgres() as postgres:
-        async with outage_rig(
-            postgres, exchange, bus, folder / "orders.jsonl", kill_path=folder / "kill.jsonl", settings=PATIENT
-        ) as found:
-            yield found
+async def outage(bus: Bus, exchange: LocalExchange, mortal: MortalPostgres, folder: Path) -> AsyncIterator[Outage]:
+    side, kill_path = folder / "orders.jsonl", folder / "kill.jsonl"
+    async with outage_rig(mortal, exchange, bus, side, kill_path=kill_path, settings=PATIENT) as found:
+        yield found
 
 
 @asynccontextmanager
@@ -60,7 +58,7 @@ async def guarded(outage: Outage, folder: Path, *, refuses: bool = False) -> Asy
 
     if refuses:
         venue.submit = refuse  # type: ignore[assignment, method-assign]
-    timing = replace(QUICK, absent_age_s=30.0, retry_s=5.0, retry_max_s=5.0)
+    timing = replace(QUICK, absence=replace(QUICK.absence, age_s=30.0), retry_s=5.0, retry_max_s=5.0)
     async with at_work(guardian_with({"ccxt": venue}, folder, outage.rig.db, timing)) as guardian:
         yield guardian
 
@@ -98,7 +96,7 @@ async def test_exit_of_unknown_outcome_in_the_side_journal_is_waited_for(outage:
         sent = outage.sent()
         report = await guardian.kill(reason="no database", by="me", wait_s=1.0)
         await until(lambda: "SELL" in executed(outage.exchange, sent[-1]), deadline_s=15)
-        await until(lambda: guardian.report()["is_done"], deadline_s=15)
+        await until(lambda: guardian.report()["is_done"])
         assert abs(D(outage.exchange.free("BTC")) - 1) < D("0.00001"), "the owner's coins are as they were"
         assert outage.sent() == sent, "the exit closed the position: the kill sends nothing"
         assert [left["kind"] for left in report["remaining"]] == ["in_doubt", "pending"]
@@ -134,5 +132,5 @@ async def test_orders_of_the_side_journal_are_counted_once_after_the_outage(outa
         await outage.end()
         await until(lambda: snapshot(folder)["positions"] and not (folder / "orders.jsonl").read_bytes())
         await guardian.kill(reason="", by="me")
-        await until(lambda: guardian.report()["is_done"], deadline_s=15)
+        await until(lambda: guardian.report()["is_done"])
         assert abs(D(outage.exchange.free("BTC")) - 1) < D("0.00001")

@@ -67,11 +67,18 @@ async def test_a_closing_order_follows_the_rules_of_the_venues_exchange(database
         "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', 'one', "
         "0.1234567)"
     )
-    row = dict(await KillStore(database).snapshot(WINDOW_S, exchange=home))
-    rules = DatabaseSnapshot.of(row).rules["BTCUSDT"]
+    row, at = dict(await KillStore(database).snapshot(WINDOW_S)), {"ccxt": home, "other": "okx"}
+    rules = DatabaseSnapshot.of(row, at).rules_at("ccxt", "BTCUSDT")
+    assert rules is not None
     assert (rules.exchange, rules.lot_step) == (home, Decimal(steps[home]))
-    assert rules.lot == Lot(Decimal(steps[home]), Decimal(120), Decimal(steps[home]))
-    assert DatabaseSnapshot.of(orjson.loads(orjson.dumps(row))).rules["BTCUSDT"] == rules  # and from the file
+    assert rules.instrument("BTCUSDT").lot(is_market=True) == Lot(
+        Decimal(steps[home]), Decimal(120), Decimal(steps[home])
+    )
+    stored = DatabaseSnapshot.of(orjson.loads(orjson.dumps(row)), at)  # as from the file
+    assert stored.rules_at("ccxt", "BTCUSDT") == rules
+    of_other = stored.rules_at("other", "BTCUSDT")
+    assert of_other is not None
+    assert (of_other.exchange, of_other.lot_step) == ("okx", Decimal(steps["okx"]))
 
 
 async def test_an_ended_order_whose_executions_are_missing_is_attributed(database: Database) -> None:
@@ -206,3 +213,39 @@ async def test_entries_that_may_need_a_stop_are_listed_with_their_legs(database:
         assert (orders["held"].quantity, orders["held"].stop_loss) == (Decimal("0.123456789"), Decimal("90.1"))
         assert (orders["stop"].parent_id, orders["stop"].role) == ("held", Role.STOP_LOSS)
         assert snapshot.protected_orders("paper") == []
+
+
+async def test_held_entries_are_listed_although_no_stop_of_theirs_is_open(database: Database) -> None:
+    """The newest entries that a position is made of, one without protection among them, and their ended legs. A
+    position without any stop loss has nothing to be protected."""
+    await database.sql("INSERT INTO accounts (name, venue) VALUES ('main', 'ccxt')")
+    positions = {"one": 5, "two": 5, "short": -4, "flat": 0, "external": 5}
+    for instance, held in positions.items():
+        await database.sql(
+            "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', $1, $2)",
+            instance,
+            held,
+        )
+    rows = [  # oldest first: name, instance, role, side, filled, stop loss, parent
+        ("sold", "one", "entry", "buy", 4, 80, None),
+        ("older", "one", "entry", "buy", 2, 90, None),
+        ("its stop", "one", "sl", "sell", 0, None, "older"),
+        ("sale", "one", "exit", "sell", 4, None, None),
+        ("newer", "one", "order", "buy", 3, None, None),
+        ("without", "two", "entry", "buy", 5, None, None),
+        ("before", "short", "entry", "buy", 9, 90, None),
+        ("shorted", "short", "entry", "sell", 4, 110, None),
+        ("over", "flat", "entry", "buy", 4, 90, None),
+        ("other", "external", "order", "buy", 5, 90, None),
+    ]
+    for second, (name, instance, role, side, filled, stop_loss, parent) in enumerate(rows):
+        await database.sql(
+            "INSERT INTO orders (client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role, side, "
+            "type, quantity, filled, stop_loss, state, parent_id, created_at) VALUES ($1, gen_random_uuid(), 1, 'ccxt', "
+            "'binance', 'BTCUSDT', $2, $3, $4, 'market', 9, $5, $6, $7, $8, now() - interval '90 days' + $9 * interval "
+            "'1 second')",
+            *(name, instance, role, side, filled, stop_loss, "FILLED" if filled else "CANCELLED", parent, second),
+        )
+    snapshot = DatabaseSnapshot.of(dict(await KillStore(database).snapshot(WINDOW_S)))
+    listed = [order.client_order_id for order in snapshot.protected_orders("ccxt")]
+    assert listed == ["older", "its stop", "newer", "shorted"]

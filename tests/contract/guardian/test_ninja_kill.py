@@ -14,10 +14,10 @@ import pytest
 
 from fks.clock import RealClock
 from fks.guardian.context import GuardianContext
-from fks.guardian.journal import Asked, KillJournal
+from fks.guardian.journal import Asked, KillJournal, read_kill
 from fks.guardian.ninja_session import GroupBridge, NinjaSession
 from fks.guardian.self_checks import guardian_problems
-from fks.guardian.service import Guardian, read_kill
+from fks.guardian.service import Guardian
 from fks.model.errors import OutageError
 from fks.ninja.messages import GetStatus
 from fks.sim.nt8.server import BridgeServer, start
@@ -138,7 +138,7 @@ async def test_kill_waits_for_a_platform_that_is_away(tmp_path: Path, folder: Pa
     assert not guardian.report()["is_done"]
     async with platform(tmp_path / "nt8", port=port) as again:
         await until(lambda: is_halted(again), deadline_s=20)
-        await until(lambda: guardian.report()["is_done"], deadline_s=20)
+        await until(lambda: guardian.report()["is_done"])
     await asking
     await guardian.stop()
 

@@ -13,8 +13,7 @@ import pytest
 
 from fks.clock import RealClock
 from fks.guardian.context import GuardianContext
-from fks.guardian.ninja_rules import RuleWatch
-from fks.guardian.ninja_session import GroupBridge, NinjaSession
+from fks.guardian.ninja_session import GroupBridge, NinjaSession, RuleWatch
 from fks.prop_rules import RuleGroup, shipped_group
 from fks.sim.nt8.server import BridgeServer
 from tests.support.guardian_process import QUICK

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from fks.guardian.service import Guardian
+from fks.model.order import OPEN
 from fks.store.bus import Bus
-from tests.support import servers
 from tests.support.guarded_trading import at_work
 from tests.support.guardian_process import QUICK, guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_chaos import Lives
 from tests.support.outage_rig import Outage, exchange_at_a_fall, outage_rig
+from tests.support.servers import MortalPostgres
 from tests.support.waiting import until
 
 D = Decimal
@@ -36,18 +37,15 @@ def exchange(tmp_path: Path) -> Iterator[LocalExchange]:
 
 
 @pytest.fixture
-async def outage(bus: Bus, exchange: LocalExchange, folder: Path) -> AsyncIterator[Outage]:
-    with servers.mortal_postgres() as postgres:
-        async with outage_rig(
-            postgres, exchange, bus, folder / "orders.jsonl", kill_path=folder / "kill.jsonl"
-        ) as found:
-            yield found
+async def outage(bus: Bus, exchange: LocalExchange, mortal: MortalPostgres, folder: Path) -> AsyncIterator[Outage]:
+    side, kill_path = folder / "orders.jsonl", folder / "kill.jsonl"
+    async with outage_rig(mortal, exchange, bus, side, kill_path=kill_path) as found:
+        yield found
 
 
 @pytest.fixture
 async def lives() -> AsyncIterator[Lives]:
     found = Lives()
-    await found.open()
     yield found
     await found.close()
 
@@ -79,6 +77,12 @@ def knows(folder: Path, client_order_id: str) -> bool:
     """Return whether the guardian's last snapshot of PostgreSQL has an order."""
     path = folder / "kill-positions.json"
     return path.exists() and client_order_id in {row[0] for row in json.loads(path.read_text())["orders"]}
+
+
+def has_open_stop(folder: Path) -> bool:
+    """Return whether a stop of the guardian's last snapshot may live at the venue."""
+    rows = json.loads((folder / "kill-positions.json").read_text())["orders"]
+    return any(row[7] == "sl" and row[8] in OPEN for row in rows)
 
 
 def stop_quantity(outage: Outage) -> Decimal:
@@ -155,6 +159,32 @@ async def test_lost_stop_is_replaced_and_never_sent_twice(
         assert outage.covers(quantity)
 
 
+async def test_position_whose_stop_had_ended_before_the_outage_gets_one(
+    outage: Outage, lives: Lives, redis_url: str, folder: Path
+) -> None:
+    """The account's owner cancels the stop, the exchange takes no other, and then the order manager is gone."""
+    await order_manager(outage, lives, redis_url, folder)
+    async with guarded(outage, folder):
+        await outage.rest()
+        quantity = await outage.fill()
+        await until(lambda: outage.covers(quantity), deadline_s=10)
+        (first,) = outage.stops()
+        await until(lambda: knows(folder, first["clientOrderId"]))
+        outage.exchange.fault(
+            "error", path="/api/v3/order", method="POST", count=None, status=400, code=-1013, msg="Filter failure"
+        )
+        await outage.cancel(first["clientOrderId"])
+        await until(lambda: not has_open_stop(folder) and len(outage.sent()) > 2, deadline_s=10)
+        outage.postgres.kill()
+        await lives.kill()
+        outage.exchange.clear()
+        await until(lambda: outage.covers(quantity), deadline_s=20)
+        outage.start_postgres()
+        await order_manager(outage, lives, redis_url, folder)
+        await outage.settled()
+        assert stop_quantity(outage) <= quantity
+
+
 async def test_kill_ends_the_stop_and_closes(outage: Outage, lives: Lives, redis_url: str, folder: Path) -> None:
     await order_manager(outage, lives, redis_url, folder)
     async with guarded(outage, folder) as guardian:
@@ -165,7 +195,7 @@ async def test_kill_ends_the_stop_and_closes(outage: Outage, lives: Lives, redis
         quantity = await outage.fill()
         await until(lambda: outage.covers(quantity), deadline_s=15)
         await guardian.kill(reason="a test", by="me", wait_s=1.0)
-        await until(lambda: guardian.report()["is_done"], deadline_s=15)
+        await until(lambda: guardian.report()["is_done"])
         assert abs(D(outage.exchange.free("BTC")) - 1) < D("0.00001"), "the owner's coins are as they were"
         assert not outage.open_orders()
         await until(lambda: guardian.detail()["takeover"] == "looks on: a kill is engaged: it cancels and closes")

@@ -133,9 +133,8 @@ async def test_failing_series_stops_no_other_and_all_rows_are_printed(
     assert code == NOT_RUNNING
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+async def test_bad_input_gets_one_clear_line(fks: Shell) -> None:
+    for arguments, message in [
         (("sync", "NOSUCHCOIN", "1h"), "unknown symbol"),
         (("sync", "BTCUSDT", "7m"), "use one of 1s"),
         (("sync", "BTCUSDT"), "names no timeframe"),
@@ -158,12 +157,10 @@ async def test_failing_series_stops_no_other_and_all_rows_are_printed(
         (("quality", "--exchange", "mtgox"), "nothing is stored of mtgox"),
         (("prune", "--older-than", "2999-01-01"), "lies ahead"),
         (("prune",), "older-than"),
-    ],
-)
-async def test_bad_input_gets_one_clear_line(fks: Shell, arguments: tuple[str, ...], message: str) -> None:
-    code, _, err = await fks("data", *arguments)
-    assert (code, len(err.strip().splitlines())) == (USAGE, 1)
-    assert message in err
+    ]:
+        code, _, err = await fks("data", *arguments)
+        assert (code, len(err.strip().splitlines())) == (USAGE, 1)
+        assert message in err
 
 
 @pytest.mark.parametrize(

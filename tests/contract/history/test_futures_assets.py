@@ -19,8 +19,8 @@ async def test_spellings_of_a_contract_are_one_asset(database: Database) -> None
     assert len(await selection.enable(Choice(("ninja:ESZ26",)))) == 1
 
 
-@pytest.mark.parametrize("text", ["ES", "ES ##-##", "ESA26", "BTCUSDT", "XX 12-26"])
-async def test_a_name_without_a_known_contract_is_refused(database: Database, text: str) -> None:
-    with pytest.raises(InputError, match="ES 03-25") as refused:
-        await AssetSelection(database, Data(), EXCHANGES).enable(Choice((text,), "ninja"))
-    assert refused.value.status == 404
+async def test_a_name_without_a_known_contract_is_refused(database: Database) -> None:
+    for text in ["ES", "ES ##-##", "ESA26", "BTCUSDT", "XX 12-26"]:
+        with pytest.raises(InputError, match="ES 03-25") as refused:
+            await AssetSelection(database, Data(), EXCHANGES).enable(Choice((text,), "ninja"))
+        assert refused.value.status == 404

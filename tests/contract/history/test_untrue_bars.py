@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from fks.bars.aggregate import BarBuilder
 from fks.clock import FakeClock
-from fks.collector.backfill import Backfill
+from fks.collector.gap_filler import Backfill
 from fks.exchanges.binance.exchange import BinanceExchange
 from fks.feed.rows import SealedPosition
 from fks.history.confirmation import BarFilter
@@ -127,13 +128,13 @@ async def test_collector_recovers_around_a_bad_row(
     back = Backfill(binance, ("15s", "1m"), 10, BarFilter(store, source="klines").filtered)
     positions = {"15s": SealedPosition(T0 - 60 * NS, 1), "1m": SealedPosition(T0 - 120 * NS, 1)}
     made = await back.recover("BTCUSDT", positions, by_bars=True)
-    assert made.builder.open_ns == T0 + 15 * NS
+    assert made.start.start_ns == T0 + 15 * NS
     sealed = [(item.bar.timeframe, item.bar.time_ns, item.last_trade_id) for item in made.sealed]
     quarters = [("15s", T0 - second * NS, None) for second in (45, 30, 15)]  # none reaches to where the builder begins
     assert sealed == [*quarters, ("1m", T0 - 60 * NS, None)]
     (row,) = await store.rows()
     assert (row.held.time_ns, row.held.reason, row.held.source) == (broken, "not_positive", "klines")
-    (*_, minute) = made.builder.seal_through(T0 + 60 * NS)
+    (*_, minute) = BarBuilder(made.start).seal_through(T0 + 60 * NS)
     assert (minute.timeframe, minute.is_complete) == ("1m", False)
 
 
@@ -142,7 +143,7 @@ async def test_an_open_bar_that_lacks_a_bad_row_is_incomplete(
 ) -> None:
     klines.broken, klines.traded_ns = {T0 - 2 * MINUTE: {3: "0.0"}}, T0 - 40 * NS
     back = Backfill(binance, ("1m", "5m", "15m"), 1, BarFilter(QuarantineStore(database), source="klines").filtered)
-    start = (await back.recover("BTCUSDT", {}, by_bars=True)).builder.start
+    start = (await back.recover("BTCUSDT", {}, by_bars=True)).start
     seeds, previous = start.seeds, start.previous
     assert start.start_ns == T0 - MINUTE
     assert {frame: seed.is_complete for frame, seed in seeds.items()} == {"5m": False, "15m": False}

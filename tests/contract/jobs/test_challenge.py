@@ -130,13 +130,15 @@ async def hold(db: Database, quantity: str = "0.5") -> None:
 
 
 # ── tests of challengers ─────────────────────────────────────────────────────────────────────────
-async def test_a_better_challenger_is_proposed_once_by_the_schedule(database: Database, clock: FakeClock) -> None:
+async def test_a_better_challenger_is_proposed_once_by_the_schedule(
+    database: Database, as_jobs: Database, clock: FakeClock
+) -> None:
     challenger = await contest(database)
     assert dict(await Schedules(database, clock, LENIENT).run_due())["challengers"] == "1 instances"
     job = await JobStore(database).claim()
     assert job is not None
     assert job.kind == "challenge"
-    await run_one(database, job.id, Path("/nonexistent"), settings=LENIENT)
+    await run_one(as_jobs, job.id, Path("/nonexistent"), settings=LENIENT)
     done = await JobStore(database).get(job.id)
     assert done is not None
     assert (done.state, done.error) == ("done", None)
@@ -156,19 +158,19 @@ async def test_a_better_challenger_is_proposed_once_by_the_schedule(database: Da
     (alert,) = await database.sql("SELECT severity, event, message FROM alerts")
     assert (alert["severity"], alert["event"]) == ("warning", "strategy.challenger_proposed")
     assert f"fks strategies challengers swap {challenger}" in alert["message"]
-    again = await run_challenge({"instance": "a", "challenger": challenger}, database, LENIENT, CATALOGUE, now_ns=0)
+    again = await run_challenge({"instance": "a", "challenger": challenger}, as_jobs, LENIENT, CATALOGUE, now_ns=0)
     assert not again["tested"][0]["is_new"]
     assert again["tested"][0]["evaluation"]["trials"] == 2, "each look is a chance more"
     assert len(await database.sql("SELECT id FROM alerts")) == 1
     assert (await instance(database))["params_version"] == 1, "a proposal changes nothing"
 
 
-async def test_a_challenger_without_enough_bars_or_skill_is_not_proposed(database: Database) -> None:
+async def test_a_challenger_without_enough_bars_or_skill_is_not_proposed(database: Database, as_jobs: Database) -> None:
     challenger = await contest(database, params={"fast": 3, "slow": 4}, count=900)
     strict = Settings(strategies=Strategies(challenger_bars_min=5_000))
-    due = await run_challenge({"instance": "a"}, database, strict, CATALOGUE, now_ns=0)
+    due = await run_challenge({"instance": "a"}, as_jobs, strict, CATALOGUE, now_ns=0)
     assert due["tested"] == [], "it is tested after bars_min bars"
-    asked = await run_challenge({"instance": "a", "challenger": challenger}, database, strict, CATALOGUE, now_ns=0)
+    asked = await run_challenge({"instance": "a", "challenger": challenger}, as_jobs, strict, CATALOGUE, now_ns=0)
     findings = asked["tested"][0]["evaluation"]["findings"]
     assert findings[0] == "799 bars were decided on, and 5000 are needed"
     assert await stage(database, challenger) == "shadow"
@@ -180,13 +182,15 @@ async def test_a_challenger_without_enough_bars_or_skill_is_not_proposed(databas
     assert (await add_challenger(database, "a", {"fast": 3, "slow": 4}, CATALOGUE, by="me")).id == challenger
 
 
-async def test_on_paper_a_setting_swaps_and_on_a_live_account_it_does_not(database: Database) -> None:
+async def test_on_paper_a_setting_swaps_and_on_a_live_account_it_does_not(
+    database: Database, as_jobs: Database
+) -> None:
     challenger = await contest(database)
     await database.sql("UPDATE accounts SET mode = 'live'")
-    done = await run_challenge({"instance": "a"}, database, ON_PAPER, CATALOGUE, now_ns=0)
+    done = await run_challenge({"instance": "a"}, as_jobs, ON_PAPER, CATALOGUE, now_ns=0)
     assert (done["tested"][0]["evaluation"]["findings"], done["tested"][0]["swap"]) == ([], None)
     await database.sql("UPDATE accounts SET mode = 'paper'")
-    done = await run_challenge({"instance": "a", "challenger": challenger}, database, ON_PAPER, CATALOGUE, now_ns=0)
+    done = await run_challenge({"instance": "a", "challenger": challenger}, as_jobs, ON_PAPER, CATALOGUE, now_ns=0)
     assert done["tested"][0]["swap"]["version"] == 2
     assert (await instance(database))["params"]["slow"] == 60
 
@@ -216,19 +220,21 @@ async def test_a_challenger_that_moves_its_stops_is_refused(database: Database) 
 
 @pytest.mark.parametrize(("champion", "challenger"), [(False, True), (True, False)])
 async def test_entry_orders_are_not_valued_and_not_swapped_in(
-    database: Database, champion: bool, challenger: bool
+    database: Database, as_jobs: Database, champion: bool, challenger: bool
 ) -> None:
     """As of a challenger whose entries on the check's bars were all at the market."""
     id = await contest(database, count=900)
     await database.sql("UPDATE strategy_instances SET strategy = 'limits', params = $1", {"is_limit": champion})
     await database.sql("UPDATE challengers SET params = $1", {"is_limit": challenger, "minutes": 30})
     with pytest.raises(InputError, match="limit or stop orders") as refused:
-        await run_challenge({"instance": "a", "challenger": id}, database, ON_PAPER, OWN, now_ns=0)
+        await run_challenge({"instance": "a", "challenger": id}, as_jobs, ON_PAPER, OWN, now_ns=0)
     assert refused.value.code == "CHALLENGER_ENTRY_ORDERS"
     assert (await instance(database))["params_version"] == 1
 
 
-async def test_a_challenger_that_cannot_be_tested_leaves_the_others_to_be_tested(database: Database) -> None:
+async def test_a_challenger_that_cannot_be_tested_leaves_the_others_to_be_tested(
+    database: Database, as_jobs: Database
+) -> None:
     refused = await contest(database, count=900)
     await database.sql("UPDATE strategy_instances SET strategy = 'limits', params = $1", {"is_limit": False})
     other = (await add_challenger(database, "a", {"minutes": 20}, OWN, by="me")).id
@@ -238,7 +244,7 @@ async def test_a_challenger_that_cannot_be_tested_leaves_the_others_to_be_tested
         refused,
     )
     await database.sql("UPDATE challengers SET params = $2 WHERE id = $1", refused, {"is_limit": True, "minutes": 30})
-    document = await run_challenge({"instance": "a"}, database, ON_PAPER, OWN, now_ns=0)
+    document = await run_challenge({"instance": "a"}, as_jobs, ON_PAPER, OWN, now_ns=0)
     first, second = document["tested"]
     assert (first["challenger"], first["refused"]["code"]) == (refused, "CHALLENGER_ENTRY_ORDERS")
     assert "limit or stop orders" in first["refused"]["detail"]
@@ -439,7 +445,7 @@ async def test_a_demoted_challenger_gives_the_parameters_back(database: Database
 
 @pytest.mark.parametrize(("mode", "is_demoted"), [("paper", True), ("live", False)])
 async def test_drift_demotes_a_challenger_on_paper_and_names_the_way_on_live(
-    database: Database, mode: str, is_demoted: bool
+    database: Database, as_jobs: Database, mode: str, is_demoted: bool
 ) -> None:
     challenger = await contest(database, count=900)
     await swap_in(database, challenger, CATALOGUE, by="me", despite_findings=True)
@@ -448,7 +454,7 @@ async def test_drift_demotes_a_challenger_on_paper_and_names_the_way_on_live(
     limits = Strategies(challenger_swap="paper", drift_mismatch_max=0.1)
     settings = Settings(strategies=limits)
     spec = {"instance": "a", "is_watched": True}
-    document = await run_drift(spec, database, settings, CATALOGUE, now_ns=0)  # it made no fill of all it decided
+    document = await run_drift(spec, as_jobs, settings, CATALOGUE, now_ns=0)  # it made no fill of all it decided
     assert document["excess"] == ["100.0% of the steps differ, limit 10.0%"]
     assert document["is_demoted"] is is_demoted
     assert (await instance(database))["params"]["fast"] == (2 if is_demoted else 20)

@@ -31,9 +31,10 @@ from fks.process import confined_strategies, confinement
 from fks.process.confined_strategies import ConfinedCatalogue
 from fks.search.space import space_of
 from fks.store.db import Database
-from fks.strategies.base import StrategyError, evaluate
+from fks.strategies.base import StrategyError, evaluate, group_of
 from fks.strategies.check import check_strategy, ensure_causal, ensure_checked, synthetic
 from fks.strategies.registry import load_catalogue, private_group, source_hash
+from tests.support.fitted import SCALED
 from tests.support.programs import leave_out
 
 HONEST = '''
@@ -42,7 +43,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fks.indicators import ema, sma
-from fks.strategies.base import BarStrategy, Decisions, Protected, Strategy
+from fks.strategies.base import BarStrategy, Decisions, EntryGroup, Protected, Strategy
 
 
 class Cross(Protected):
@@ -60,6 +61,9 @@ class Cross(Protected):
 
     def warmup(self):
         return self.slow
+
+    def group(self, symbol):
+        return EntryGroup(f"cross {self.fast}", (symbol, "ETHUSDT")) if symbol != "SOLUSDT" else None
 
     def decide(self, bars):
         return self.protect(bars, np.where(sma(bars.close, self.fast) > sma(bars.close, self.slow), 1.0, 0.0))
@@ -230,9 +234,10 @@ def test_hostile_files_reach_nothing(
     assert "the key of the venue" not in json.dumps(rows)
 
 
-@pytest.mark.parametrize("name", ["cross", "per_bar"])
+@pytest.mark.parametrize("name", ["cross", "per_bar", "scaled"])
 def test_a_backtest_is_the_same_as_in_our_own_process(folder: Path, name: str) -> None:
     write(folder, "honest", HONEST)
+    write(folder, "scaled", SCALED)
     tape, where = read_tape("sample")
     spec: dict[str, Any] = {"strategy": name, "symbol": "BTCUSDT", "timeframe": "15m", "params": {}}
 
@@ -246,9 +251,14 @@ def test_a_backtest_is_the_same_as_in_our_own_process(folder: Path, name: str) -
 
 def test_checks_errors_and_parameters_are_the_same(folder: Path) -> None:
     write(folder, "honest", HONEST)
+    write(folder, "scaled", SCALED)
     bars = synthetic(3000)
     ours, theirs = load_catalogue(folder), ConfinedCatalogue(folder)
-    for name in ("cross", "per_bar", "cheat"):
+    for symbol in ("BTCUSDT", "SOLUSDT"):
+        groups = [group_of(catalogue.make("cross"), symbol) for catalogue in (ours, theirs)]
+        assert groups[0] == groups[1]
+        assert (groups[0] is None) is (symbol == "SOLUSDT")
+    for name in ("cross", "per_bar", "scaled", "cheat"):
         one, other = ours.make(name), theirs.make(name)
         assert check_strategy(other, [bars]) == check_strategy(one, [bars])
         assert other.model_dump(mode="json") == one.model_dump(mode="json")

@@ -103,12 +103,14 @@ async def test_cancelling_a_queued_job_ends_it_and_an_ended_one_is_left(database
     assert await store.claim() is None
 
 
-async def test_a_backtest_runs_as_a_job_and_equals_the_one_here(database: Database, tmp_path: Path) -> None:
+async def test_a_backtest_runs_as_a_job_and_equals_the_one_here(
+    database: Database, as_jobs: Database, tmp_path: Path
+) -> None:
     await stored(database)
     store = JobStore(database)
     job_id = await store.submit("backtest", SPEC)
     await store.claim()
-    await run_one(database, job_id, tmp_path)
+    await run_one(as_jobs, job_id, tmp_path)
     job = await store.get(job_id)
     assert job is not None
     assert (job.state, job.error, job.progress) == ("done", None, 1.0)
@@ -134,13 +136,13 @@ async def test_a_backtest_runs_as_a_job_and_equals_the_one_here(database: Databa
     ],
 )
 async def test_what_is_wrong_with_a_job_is_its_error(
-    database: Database, tmp_path: Path, change: dict[str, Any], message: str
+    database: Database, as_jobs: Database, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     await stored(database, 100)
     store = JobStore(database)
     job_id = await store.submit("backtest", {**SPEC, **change})
     await store.claim()
-    await run_one(database, job_id, tmp_path)
+    await run_one(as_jobs, job_id, tmp_path)
     job = await store.get(job_id)
     assert job is not None
     assert job.state == "failed"
@@ -161,13 +163,13 @@ class Slow(Strategy):
 """
 
 
-async def test_a_running_job_ends_when_it_is_cancelled(database: Database, tmp_path: Path) -> None:
+async def test_a_running_job_ends_when_it_is_cancelled(database: Database, as_jobs: Database, tmp_path: Path) -> None:
     await stored(database)
     (tmp_path / "slow.py").write_text(SLOW)
     store = JobStore(database)
     job_id = await store.submit("backtest", {**SPEC, "strategy": "slow", "params": {}})
     await store.claim()
-    running = asyncio.create_task(run_one(database, job_id, tmp_path))
+    running = asyncio.create_task(run_one(as_jobs, job_id, tmp_path))
 
     async def is_deciding() -> bool:
         row = await store.get(job_id)

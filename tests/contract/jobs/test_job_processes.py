@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from actors import system
-from actors.system import JobProcesses
+from actors.system import JobProcesses, job_place
 from fks.config.machine import process_space
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
@@ -62,3 +62,20 @@ async def test_job_elsewhere_is_ended_through_ray_alone(
     await JobProcesses().end("x", runner and {**runner, "pid": hung.pid})
     assert hung.poll() is None
     assert killed == ([] if runner is None else ["job:x:1"])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "free", "options"),
+    [
+        (1, 1.0, {"num_gpus": 1, "num_cpus": 0, "resources": {"research": 1}}),
+        (1, 0.0, {"num_cpus": 0, "resources": {"research": 1}, "scheduling_strategy": "SPREAD"}),
+        (0, 1.0, {"num_cpus": 0, "resources": {"research": 1}, "scheduling_strategy": "SPREAD"}),
+    ],
+)
+def test_a_job_asks_for_a_gpu_that_is_free(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, free: float, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(system.ray, "cluster_resources", lambda: {"research": 2.0, "GPU": 1.0})
+    monkeypatch.setattr(system.ray, "available_resources", lambda: {"research": 2.0, "GPU": free})
+    assert job_place(gpus) == options
+    system.ray.remote(JobProcesses).options(**options)  # refused options are refused here

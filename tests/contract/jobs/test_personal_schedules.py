@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,15 +13,14 @@ from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Monitor, Settings
 from fks.jobs import actions
-from fks.jobs.actions import ACTIONS, NoParams, checked_params
-from fks.jobs.personal import PersonalSchedules
+from fks.jobs.actions import ACTIONS, NoParams, PersonalSchedules, checked_params
 from fks.model.errors import InputError
 from fks.store.bus import Bus
 from fks.store.db import Database
+from tests.support import scheduler_process
+from tests.support.children import Child
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
-
-ROOT = Path(__file__).parents[3]
 
 
 def scheduler(db: Database, home: Path, *, epoch: int = 0, bus: Bus | None = None) -> tuple[PersonalSchedules, Any]:
@@ -144,17 +142,13 @@ async def test_kill_9_in_the_middle_of_a_run_makes_it_again_once_and_then_waits(
     begun = []
     for epoch in (1, 2, 3):
         await own(database, epoch)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.support.scheduler_process", database_url, str(epoch)),
-            cwd=ROOT,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert process.stdout is not None
+        process = Child(scheduler_process.main, database_url, epoch, is_read=True)
         try:
-            lines = [(await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip() for _ in range(5)]
+            reader = await process.reader()
+            lines = [(await asyncio.wait_for(reader.readline(), 20)).decode().strip() for _ in range(5)]
         finally:
             process.kill()
-            await process.wait()
+            await process.ended()
         begun.append(lines.count("begun"))
     assert begun == [1, 1, 0], "a run that kills its process is not tried for ever"
     assert await runs(database) == [("mine", 1, "late", "lost"), ("mine", 2, "again", "lost")]
@@ -173,7 +167,7 @@ async def test_kill_9_in_the_middle_of_a_run_makes_it_again_once_and_then_waits(
     await until(is_done)
 
 
-async def test_a_search_by_schedule_is_submitted_once_for_each_due_time(database: Database, tmp_path: Path) -> None:
+async def test_work_by_schedule_is_submitted_once_for_each_due_time(database: Database, tmp_path: Path) -> None:
     await database.sql(
         "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
         " VALUES ('binance','BTCUSDT','BTC','USDT',0.01,0.00001,0.00001,9000,5)"
@@ -208,6 +202,18 @@ async def test_a_search_by_schedule_is_submitted_once_for_each_due_time(database
     assert await one.run_due() == ["tuning"]
     await until(are_done)
     assert [row["id"] for row in await jobs()] == [job["id"]], "the same due time is the same search"
+    await database.execute(
+        "schedules.add", "retraining", None, 3600, "forecast", {"name": "btc", "symbols": ["BTC/USDT"]}, "me"
+    )
+    await database.sql("UPDATE schedules SET last_run_at = now() - interval '61 minutes' WHERE name = 'retraining'")
+    assert await one.run_due() == ["retraining"]
+
+    async def training() -> Any:
+        return next((job for job in await jobs() if job["kind"] == "forecast"), None)
+
+    job = await until(training)
+    assert (job["state"], job["submitted_by"]) == ("queued", "schedule")
+    assert (job["spec"]["symbols"], job["spec"]["exchange"]) == (["BTCUSDT"], "binance")
 
 
 async def test_the_end_of_a_lost_run_counts_no_more(

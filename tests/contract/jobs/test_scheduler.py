@@ -39,7 +39,7 @@ class Cluster:
         self._store = JobStore(db)
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def run_job(self, home: str, job_id: str) -> None:
+    async def run_job(self, home: str, job_id: str, gpus: int) -> None:
         self.begun.append(job_id)
         self._tasks.append(asyncio.create_task(self._work(job_id)))
         await asyncio.shield(self._tasks[-1])
@@ -215,7 +215,7 @@ class Deadly:
         self.attempts: list[int] = []
         self._store = JobStore(db)
 
-    async def run_job(self, home: str, job_id: str) -> None:
+    async def run_job(self, home: str, job_id: str, gpus: int) -> None:
         job = await self._store.get(uuid.UUID(job_id))
         assert job is not None
         self.attempts.append(job.attempts)
@@ -248,7 +248,7 @@ class Hung(Cluster):
         self.living = 0
         self.most = 0
 
-    async def run_job(self, home: str, job_id: str) -> None:
+    async def run_job(self, home: str, job_id: str, gpus: int) -> None:
         self.living += 1
         self.most = max(self.most, self.living)
         self.begun.append(job_id)

@@ -54,7 +54,7 @@ async def test_pages_are_stored_by_the_scheduler_itself_and_embedded_by_a_job(da
     ran = dict(await schedules.run_due())
     assert ran["documents"].startswith(f"{len(shipped_pages())} pages changed, job ")
     assert schedules.failing == {}
-    answer = await DocumentStore(database).answer("how do I stop trading?")
+    answer = (await DocumentStore(database).passages("how do I stop trading?")).shown()
     assert (answer["state"], answer["search"]) == ("answered", "lexical")
     rows = await database.sql("SELECT kind, state FROM jobs")
     assert [tuple(row) for row in rows] == [("documents", "queued")]

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fks.backtest.report import document_of
 from fks.clock import FakeClock
 from fks.config.settings import Research, Settings
 from fks.jobs.optimization import KIND, WORKER, parse_optimization
@@ -21,11 +23,14 @@ from fks.jobs.runner import run_one
 from fks.jobs.schedule import Schedules
 from fks.model.errors import InputError
 from fks.model.timeframe import to_datetime
+from fks.search.ledger import run_of_backtest
 from fks.store.db import Database
 from fks.store.jobs import JobRow, JobStore
 from fks.store.research_runs import ResearchRunStore
 from fks.store.strategies import StrategyStore
 from fks.store.trials import LOST_MAX, TrialRow, TrialStore
+from tests.support.backtests import run
+from tests.support.no_skill import Tide, free_setup, tidal
 from tests.support.searching import (
     COUNTED,
     PATIENT,
@@ -47,13 +52,13 @@ WALK = {**SPEC, "plan": {"method": "random", "trials": 20}, "validation": {"kind
 
 @pytest.mark.parametrize("spec", [SPEC, TPE, WALK], ids=["grid", "tpe", "walk-forward"])
 async def test_a_search_as_a_job_gives_what_it_gives_here(
-    database: Database, tmp_path: Path, spec: dict[str, Any]
+    database: Database, as_jobs: Database, tmp_path: Path, spec: dict[str, Any]
 ) -> None:
     await stored(database)
     id = await submit(database, spec)
     await take(database)
     settings = Settings(research=Research(slots=1))
-    await run_one(database, id, tmp_path, settings=settings)
+    await run_one(as_jobs, id, tmp_path, settings=settings)
     job = await ended(database, id)
     assert (job.state, job.error, job.progress) == ("done", None, 1.0)
     assert job.result == await here(database, spec)
@@ -62,13 +67,15 @@ async def test_a_search_as_a_job_gives_what_it_gives_here(
     assert counts.ended == job.result["trials"]["total"]  # type: ignore[index]
 
 
-async def test_a_search_of_a_strategy_of_two_symbols_reads_both(database: Database, tmp_path: Path) -> None:
+async def test_a_search_of_a_strategy_of_two_symbols_reads_both(
+    database: Database, as_jobs: Database, tmp_path: Path
+) -> None:
     await stored_pair(database)
     spec = {**SPEC, "strategy": "pairs", "params": {"leave": 0.1}, "allow_gaps": True, "allow_short": True}
     spec["space"] = {"period": "30:90:30", "entry": "0.5:1.5:0.5", "other": "ETH/USDT"}
     id = await submit(database, spec)
     await take(database)
-    await run_one(database, id, tmp_path, settings=Settings(research=Research(slots=1)))
+    await run_one(as_jobs, id, tmp_path, settings=Settings(research=Research(slots=1)))
     job = await ended(database, id)
     assert (job.state, job.error) == ("done", None)
     assert job.result == await here(database, spec)
@@ -76,7 +83,9 @@ async def test_a_search_of_a_strategy_of_two_symbols_reads_both(database: Databa
     assert job.result["best"]["metrics"]["trades"] > 0  # type: ignore[index]
 
 
-async def test_a_search_is_deflated_by_all_that_was_tried_on_its_symbol(database: Database, tmp_path: Path) -> None:
+async def test_a_search_is_deflated_by_all_that_was_tried_on_its_symbol(
+    database: Database, as_jobs: Database, tmp_path: Path
+) -> None:
     """Two searches and a backtest as jobs, and one that ran twice: each counts once, and only on its symbol and time."""
     await stored_pair(database)
     settings = Settings(research=Research(slots=1))
@@ -84,7 +93,7 @@ async def test_a_search_is_deflated_by_all_that_was_tried_on_its_symbol(database
     async def ledger_of(spec: dict[str, Any]) -> dict[str, Any]:
         id = await submit(database, spec)
         await take(database)
-        await run_one(database, id, tmp_path, settings=settings)
+        await run_one(as_jobs, id, tmp_path, settings=settings)
         job = await ended(database, id)
         assert job.result is not None, job.error
         return dict(job.result["ledger"])
@@ -95,7 +104,7 @@ async def test_a_search_is_deflated_by_all_that_was_tried_on_its_symbol(database
     backtest = {name: SPEC[name] for name in ("strategy", "symbol", "exchange", "timeframe", "limits")}
     id = await JobStore(database).submit("backtest", backtest)
     assert await JobStore(database).claim(["backtest"])
-    await run_one(database, id, tmp_path, settings=settings)
+    await run_one(as_jobs, id, tmp_path, settings=settings)
     assert (await ended(database, id)).state == "done"
     second = await ledger_of({**SPEC, "space": {"fast": "5:6", "slow": "10:14"}})
     assert (second["earlier_runs"], second["trials"], second["held_back_runs"]) == (2, 10 + 6 + 1, 2)
@@ -120,12 +129,26 @@ async def test_a_search_is_deflated_by_all_that_was_tried_on_its_symbol(database
     ]
 
 
-async def test_helpers_share_the_trials_and_end_with_the_search(database: Database, tmp_path: Path) -> None:
+async def test_a_backtest_is_judged_by_all_that_was_tried_on_its_symbol(database: Database) -> None:
+    document = document_of(run(Tide(share=0.5), tidal(24 * 120), free_setup()))
+    runs, own = ResearchRunStore(database), run_of_backtest(document)
+    assert await runs.record_backtest(document) == document, "it is the first"
+    squares = 100_000 * own.sharpe_best**2
+    wide = replace(own, fingerprint="wide", kind="search", trials=100_000, sharpe_mean=0.0, sharpe_spread=squares)
+    await runs.add(wide)
+    *others, finding = (await runs.record_backtest(document))["findings"]
+    assert (others, "all 100001 trials" in finding) == (document["findings"], True), "it does not count itself"
+    assert [kept.trials for kept, _ in await runs.list()] == [100_000, 1]
+
+
+async def test_helpers_share_the_trials_and_end_with_the_search(
+    database: Database, as_jobs: Database, tmp_path: Path
+) -> None:
     await stored(database)
     id = await submit(database, {**SPEC, "workers": 3})
     settings = Settings(research=Research(slots=3))
     await take(database)
-    running = [asyncio.create_task(run_one(database, id, tmp_path, settings=settings))]
+    running = [asyncio.create_task(run_one(as_jobs, id, tmp_path, settings=settings))]
 
     async def summoned() -> bool:
         return len(await JobStore(database).list(kind=WORKER)) == 2
@@ -133,7 +156,7 @@ async def test_helpers_share_the_trials_and_end_with_the_search(database: Databa
     await until(summoned)
     for _ in range(2):
         helper = await take(database)
-        running.append(asyncio.create_task(run_one(database, helper.id, tmp_path, settings=settings)))
+        running.append(asyncio.create_task(run_one(as_jobs, helper.id, tmp_path, settings=settings)))
     await asyncio.gather(*running)
     job, helpers = await ended(database, id), await JobStore(database).list(kind=WORKER)
     assert job.result == await here(database, SPEC)
@@ -148,11 +171,11 @@ async def test_processes_give_what_one_process_gives(database: Database) -> None
         assert await here(database, TPE, evaluate_all) == await here(database, TPE)
 
 
-async def test_a_search_is_cancelled_while_it_runs(database: Database, tmp_path: Path) -> None:
+async def test_a_search_is_cancelled_while_it_runs(database: Database, as_jobs: Database, tmp_path: Path) -> None:
     await stored(database)
     id = await submit(database, {**SPEC, "space": {"fast": "2:100", "slow": "101:300"}})
     await take(database)
-    running = asyncio.create_task(run_one(database, id, tmp_path, settings=Settings(research=Research(slots=1))))
+    running = asyncio.create_task(run_one(as_jobs, id, tmp_path, settings=Settings(research=Research(slots=1))))
 
     async def began() -> bool:
         return (await TrialStore(database, id).counts()).done > 0
@@ -165,11 +188,11 @@ async def test_a_search_is_cancelled_while_it_runs(database: Database, tmp_path:
     assert (job.state, job.result) == ("cancelled", None)
 
 
-async def test_a_wrong_search_is_the_jobs_error(database: Database, tmp_path: Path) -> None:
+async def test_a_wrong_search_is_the_jobs_error(database: Database, as_jobs: Database, tmp_path: Path) -> None:
     await stored(database, 100)
     id = await submit(database, {**SPEC, "space": {"fast": "2:5", "slow": "95:99"}})
     await take(database)
-    await run_one(database, id, tmp_path, settings=Settings(research=Research(slots=1)))
+    await run_one(as_jobs, id, tmp_path, settings=Settings(research=Research(slots=1)))
     job = await ended(database, id)
     assert job.state == "failed"
     assert "none of 20 trials has a value" in str(job.error)
@@ -311,11 +334,8 @@ GUIDED = {**SPEC, "plan": {"method": "tpe", "trials": 60, "batch": 6}, "workers"
 GRID = {**SPEC, "space": {"fast": "2:11", "slow": "60:99"}, "workers": 3}
 
 
-@pytest.mark.parametrize(("spec", "total"), [(GUIDED, 60), (GRID, 400)], ids=["guided", "grid"])
-async def test_a_search_survives_kill_9_of_its_runners_and_of_postgresql(
-    spec: dict[str, Any], total: int, tmp_path: Path
-) -> None:
-    await survive_deaths(spec, total, tmp_path)
+async def test_a_search_survives_kill_9_of_its_runners_and_of_postgresql(tmp_path: Path) -> None:
+    await survive_deaths(GUIDED, 60, tmp_path)
 
 
 async def test_a_search_survives_kill_9_of_the_head_and_all_its_runners(

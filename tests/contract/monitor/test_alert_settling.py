@@ -68,7 +68,7 @@ async def test_alerts_about_orders_and_positions_settle_with_them(account: Datab
         ("page", "order.unknown"),
         ("page", "position.naked"),
         ("page", "exit.denied"),
-        ("page", "fill.stray"),
+        ("page", "order.lost"),
     ):
         await facts.note_alert(severity, event, event, "orders", about)
     assert await _settle(account) == []
@@ -78,7 +78,7 @@ async def test_alerts_about_orders_and_positions_settle_with_them(account: Datab
     assert await _settle(account) == ["position.naked"]
     await account.sql("UPDATE positions SET quantity = 0")
     assert await _settle(account) == ["exit.denied"]
-    assert await _open(account) == ["fill.stray"], "only a person can say that this is well"
+    assert await _open(account) == ["order.lost"], "only a person can say that this is well"
 
 
 async def test_a_condition_has_one_alert_which_ends_with_it(account: Database) -> None:
@@ -103,7 +103,7 @@ async def test_new_alert_is_published_once_but_not_the_order_managers(account: D
     await journal.page("child.escalated", "old new_alerts", "orders")
     assert await new_alerts.new() == []
     await journal.page("child.escalated", "it died", "orders")
-    await FactStore(account).note_alert("page", "fill.stray", "told already", "orders", {})
+    await FactStore(account).note_alert("page", "order.lost", "told already", "orders", {})
     assert [(row["type"], row["component"], row["message"]) for row in await new_alerts.new()] == [
         ("alert", "orders", "it died")
     ]
@@ -137,3 +137,21 @@ async def test_a_machine_that_falls_silent_is_paged_once_and_forgotten_on_demand
     assert (await nodes.forget("w2"), await nodes.forget("w2")) == (True, False)
     assert await _settle(account) == ["node.silent"]
     assert [row.name for row in await nodes.all()] == ["w1"]
+
+
+async def test_a_silent_machine_is_forgotten_some_time_after_its_page(account: Database) -> None:
+    nodes = NodeStore(account)
+    await account.sql(
+        "INSERT INTO nodes (name, role, state, beat_at) VALUES ('w1', 'worker', 'ready', now() - interval '2 days'), "
+        "('w2', 'worker', 'ready', now() - interval '2 days')"
+    )
+    await account.sql("INSERT INTO component_health (name, kind, state) VALUES ('keeper@w1', 'service', 'ready')")
+    assert sorted(await nodes.page_silent()) == ["w1", "w2"]
+    assert await nodes.forget_silent(3600.0) == [], "the whole cluster was away: the page came just now"
+    await account.sql("UPDATE alerts SET time = now() - interval '61 minutes'")
+    await account.sql("UPDATE nodes SET beat_at = now() - interval '59 minutes' WHERE name = 'w2'")
+    assert await nodes.forget_silent(3600.0) == ["w1"], "the other one has spoken since"
+    assert [row.name for row in await nodes.all()] == ["w2"]
+    assert await account.sql("SELECT name FROM component_health WHERE name LIKE '%@w1'") == []
+    assert await _settle(account) == ["node.silent"]
+    assert await nodes.forget_silent(3600.0) == []

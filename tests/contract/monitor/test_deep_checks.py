@@ -58,9 +58,11 @@ def statuses(look: Look) -> dict[str, str]:
     return {name: check.status for name, check in look.checks.items()}
 
 
-async def test_each_dependency_is_measured_and_written(database: Database, bus: Bus, tmp_path: Path) -> None:
+async def test_each_dependency_is_measured_and_written(
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
+) -> None:
     async with ntp_server(time.time) as ntp:
-        checks = deep(database, bus, tmp_path, ntp_server=ntp.address, disk_free_min_mb=1)
+        checks = deep(as_monitor, bus, tmp_path, ntp_server=ntp.address, disk_free_min_mb=1)
         found = statuses(await checks.run())
         assert found == {
             "database": "healthy",
@@ -82,15 +84,17 @@ async def test_each_dependency_is_measured_and_written(database: Database, bus: 
 
 
 async def test_check_without_its_row_in_the_table_is_made_nowhere(
-    database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(DeepChecks.CHECKS, "disk")
-    look = await deep(database, bus, tmp_path).run()
+    look = await deep(as_monitor, bus, tmp_path).run()
     assert set(look.checks) == {*DeepChecks.CHECKS} - {"certificate"}, "no gateway has one here"
     assert "disk" not in {row["service"] for row in await database.sql("SELECT service FROM health_checks")}
 
 
-async def test_feeds_venues_and_queues_are_judged_by_their_rows(database: Database, bus: Bus, tmp_path: Path) -> None:
+async def test_feeds_venues_and_queues_are_judged_by_their_rows(
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
+) -> None:
     await database.sql("INSERT INTO accounts (id, name, venue) VALUES (1, 'a', 'ccxt')")
     await database.sql(
         "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at) VALUES"
@@ -103,7 +107,7 @@ async def test_feeds_venues_and_queues_are_judged_by_their_rows(database: Databa
         " (gen_random_uuid(), 'backtest', '{}', now() - interval '5 minutes'),"
         " (gen_random_uuid(), 'optimization', '{}', now() - interval '5 hours')"
     )
-    look = await deep(database, bus, tmp_path).run()
+    look = await deep(as_monitor, bus, tmp_path).run()
     found = statuses(look)
     assert (found["exchange"], found["venue"], found["queue"]) == ("degraded", "down", "degraded")
     assert look.checks["queue"].values["jobs"] == 1, "a search may wait"
@@ -148,48 +152,52 @@ def certificate(file: Path, days: float) -> Path:
     return file
 
 
-async def test_certificate_and_backup_have_an_age(database: Database, bus: Bus, tmp_path: Path) -> None:
+async def test_certificate_and_backup_have_an_age(
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
+) -> None:
     key = tmp_path / "key.pem"
     found = []
     for days in (30.0, 5.0, -1.0):
         http = Http(tls_cert=certificate(tmp_path / "cert.pem", days), tls_key=key)
-        found.append((await deep(database, bus, tmp_path, http=http).run()).checks["certificate"].status)
+        found.append((await deep(as_monitor, bus, tmp_path, http=http).run()).checks["certificate"].status)
     assert found == ["healthy", "degraded", "down"]
     await database.sql(
         "INSERT INTO nodes (name, role, state, detail, beat_at) VALUES ('w1', 'worker', 'ready', $1, now())",
         {"http": {"tls_cert": "/tls/cert.pem", "ends_s": time.time() + 3 * 86_400}},
     )
     http = Http(tls_cert=certificate(tmp_path / "cert.pem", 30.0), tls_key=key)
-    check = (await deep(database, bus, tmp_path, http=http).run()).checks["certificate"]
+    check = (await deep(as_monitor, bus, tmp_path, http=http).run()).checks["certificate"]
     assert check.status == "degraded", "another machine's ends first"
     assert "/tls/cert.pem on w1 ends in 3.0 days" in check.detail
     backups = Paths.of(tmp_path).backups
     backups.mkdir(parents=True, exist_ok=True)
     file = backups / "20260101T000000Z-backup.dump"
     file.touch()
-    assert (await deep(database, bus, tmp_path).run()).checks["backup"].status == "healthy"
+    assert (await deep(as_monitor, bus, tmp_path).run()).checks["backup"].status == "healthy"
     os.utime(file, (time.time() - 200 * 3600,) * 2)
-    assert (await deep(database, bus, tmp_path).run()).checks["backup"].status == "degraded"
+    assert (await deep(as_monitor, bus, tmp_path).run()).checks["backup"].status == "degraded"
 
 
 async def test_a_folder_that_cannot_be_read_is_no_fault_of_the_database(
-    database: Database, bus: Bus, tmp_path: Path
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
 ) -> None:
     settings = Settings(home=tmp_path, monitor=Monitor(ntp_server="none"), backup=Backup(folder=tmp_path / ("x" * 300)))
-    checks = DeepChecks(database, bus, RealClock(), settings, Paths.of(tmp_path).ensure())
+    checks = DeepChecks(as_monitor, bus, RealClock(), settings, Paths.of(tmp_path).ensure())
     check = (await checks.run()).checks["backup"]
     assert check.status == "unknown"
     assert "File name too long" in check.detail
     assert "database" not in check.detail
 
 
-async def test_what_runs_registers_itself_and_leaves_the_registry(database: Database, bus: Bus, tmp_path: Path) -> None:
+async def test_what_runs_registers_itself_and_leaves_the_registry(
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
+) -> None:
     await components(database, **{"supervisor": "ready", "collector:binance": "ready", "gateway:0": "ready"})
     await database.sql(
         "INSERT INTO nodes (name, role, address, state, version, config_hash, beat_at)"
         " VALUES ('head', 'head', '10.0.0.1', 'ready', '9', '', now())"
     )
-    checks = deep(database, bus, tmp_path)
+    checks = deep(as_monitor, bus, tmp_path)
     await checks.run()
     rows = {row["name"]: row for row in await Registry(database).list()}
     assert {name: row["kind"] for name, row in rows.items()} == {
@@ -213,12 +221,12 @@ async def test_what_runs_registers_itself_and_leaves_the_registry(database: Data
 
 
 async def test_a_failed_dependency_reaches_the_services_and_one_alert(
-    database: Database, bus: Bus, tmp_path: Path
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
 ) -> None:
     await components(database, orders="ready", guardian="ready", supervisor="ready")
     await database.sql("INSERT INTO accounts (id, name, venue) VALUES (1, 'a', 'ccxt')")
     await database.sql("INSERT INTO venue_states (venue, account_id, state) VALUES ('ccxt', 1, 'READY')")
-    checks = deep(database, bus, tmp_path)
+    checks = deep(as_monitor, bus, tmp_path)
     assert (await checks.run()).statuses["fks_execution"] == "healthy"
     await database.sql("UPDATE venue_states SET state = 'STALE'")
     first = await checks.run()
@@ -226,7 +234,7 @@ async def test_a_failed_dependency_reaches_the_services_and_one_alert(
     assert "venue is down: ccxt STALE" in first.checks["fks_execution"].detail
 
     rules = AlertService(
-        database, bus, RealClock(), CollectingLog(), RecordingMeter(), Settings(), Sealer(SecretStr("s" * 43))
+        as_monitor, bus, RealClock(), CollectingLog(), RecordingMeter(), Settings(), Sealer(SecretStr("s" * 43))
     )
     await AlertingStore(database).save_rule(
         "service",
@@ -256,7 +264,7 @@ async def test_a_failed_dependency_reaches_the_services_and_one_alert(
 
 
 async def test_outage_that_components_and_deep_checks_find_is_one_alert(
-    database: Database, bus: Bus, tmp_path: Path
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
 ) -> None:
     """Whichever finds it first, and whichever finds it well first; a look that is too old ends nothing."""
     await AlertingStore(database).save_rule(
@@ -265,9 +273,9 @@ async def test_outage_that_components_and_deep_checks_find_is_one_alert(
         by="test",
     )
     rules = AlertService(
-        database, bus, RealClock(), CollectingLog(), RecordingMeter(), Settings(), Sealer(SecretStr("s" * 43))
+        as_monitor, bus, RealClock(), CollectingLog(), RecordingMeter(), Settings(), Sealer(SecretStr("s" * 43))
     )
-    checks = deep(database, bus, tmp_path)
+    checks = deep(as_monitor, bus, tmp_path)
 
     async def open_ones() -> list[bool]:
         async with asyncio.TaskGroup() as tasks:
@@ -295,20 +303,22 @@ async def test_outage_that_components_and_deep_checks_find_is_one_alert(
 
 
 async def test_alert_from_before_there_were_rules_for_services_is_settled(
-    database: Database, bus: Bus, tmp_path: Path
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
 ) -> None:
     await database.sql(
         "INSERT INTO alerts (severity, event, message, component, payload) VALUES"
         " ('page', 'service.down', 'm', 'fks_data', '{}')"
     )
-    await deep(database, bus, tmp_path).run()
+    await deep(as_monitor, bus, tmp_path).run()
     rows = await database.sql("SELECT resolved_at IS NOT NULL AS is_over FROM alerts")
     assert [row["is_over"] for row in rows] == [True]
 
 
-async def test_services_that_start_are_degraded_not_down(database: Database, bus: Bus, tmp_path: Path) -> None:
+async def test_services_that_start_are_degraded_not_down(
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
+) -> None:
     await components(database, orders="starting", guardian="starting")
-    assert (await deep(database, bus, tmp_path).run()).statuses["fks_execution"] == "degraded"
+    assert (await deep(as_monitor, bus, tmp_path).run()).statuses["fks_execution"] == "degraded"
 
 
 async def register(database: Database, port: int, *, host: str = "localhost", name: str = "theirs") -> None:
@@ -316,9 +326,9 @@ async def register(database: Database, port: int, *, host: str = "localhost", na
 
 
 async def test_a_service_of_others_is_asked_at_the_address_that_was_checked(
-    database: Database, bus: Bus, tmp_path: Path
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
 ) -> None:
-    checks = deep(database, bus, tmp_path)
+    checks = deep(as_monitor, bus, tmp_path)
     async with http_service() as service:
         await register(database, service.port)
         look = await checks.run()
@@ -335,11 +345,11 @@ async def test_a_service_of_others_is_asked_at_the_address_that_was_checked(
     assert rows[0]["count"] == 3
 
 
-async def test_a_redirect_is_not_followed(database: Database, bus: Bus, tmp_path: Path) -> None:
+async def test_a_redirect_is_not_followed(database: Database, as_monitor: Database, bus: Bus, tmp_path: Path) -> None:
     async with http_service() as service, http_service() as inner:
         service.answer = f"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{inner.port}/secret\r\n\r\n".encode()
         await register(database, service.port)
-        found = (await deep(database, bus, tmp_path).run()).checks["theirs"]
+        found = (await deep(as_monitor, bus, tmp_path).run()).checks["theirs"]
         assert (found.status, found.detail) == ("down", "answers with a redirect, which is not followed")
         assert inner.asked == []
 
@@ -359,10 +369,12 @@ async def test_a_name_that_comes_to_resolve_elsewhere_is_not_asked(database: Dat
         assert len(service.asked) == 1
 
 
-async def test_a_host_that_is_no_longer_allowed_is_not_asked(database: Database, bus: Bus, tmp_path: Path) -> None:
+async def test_a_host_that_is_no_longer_allowed_is_not_asked(
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
+) -> None:
     async with http_service() as service:
         await register(database, service.port)
-        found = (await deep(database, bus, tmp_path, hosts=()).run()).checks["theirs"]
+        found = (await deep(as_monitor, bus, tmp_path, hosts=()).run()).checks["theirs"]
         assert (found.status, "monitor.hosts" in found.detail) == ("unknown", True)
         assert service.asked == []
 
@@ -381,14 +393,16 @@ async def test_a_server_whose_status_is_no_number_of_three_digits_is_no_http(dat
             await get_status("localhost", service.port, "/", ("localhost",))
 
 
-async def test_an_alert_of_a_rule_is_settled_by_its_rule_alone(database: Database, bus: Bus, tmp_path: Path) -> None:
+async def test_an_alert_of_a_rule_is_settled_by_its_rule_alone(
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
+) -> None:
     await components(database, orders="ready", guardian="ready", supervisor="ready")
     await database.sql(
         "INSERT INTO alerts (severity, event, message, component, rule) VALUES "
         "('page', 'service.down', 'of a rule', 'fks_data', 'service')"
     )
     for _ in range(3):
-        await deep(database, bus, tmp_path).run()
+        await deep(as_monitor, bus, tmp_path).run()
     assert (await database.sql("SELECT resolved_at FROM alerts"))[0]["resolved_at"] is None
 
 
@@ -422,7 +436,9 @@ async def test_an_outage_of_the_database_is_written_when_it_is_over(
     await own.close()
 
 
-async def test_uptime_is_counted_within_its_windows(database: Database, bus: Bus, tmp_path: Path) -> None:
+async def test_uptime_is_counted_within_its_windows(
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path
+) -> None:
     for ago, status in (("1 hour", "healthy"), ("2 hours", "degraded"), ("3 days", "down"), ("20 days", "down")):
         await database.sql(
             f"INSERT INTO health_checks (service, at, status, reported) VALUES ('x', now() - interval '{ago}', $1, $1)",
@@ -432,7 +448,7 @@ async def test_uptime_is_counted_within_its_windows(database: Database, bus: Bus
         "INSERT INTO health_checks (service, at, status, reported) VALUES"
         " ('x', now() - interval '31 days', 'down', 'down'), ('x', now() - interval '5 hours', 'unknown', 'unknown')"
     )
-    found = await deep(database, bus, tmp_path).uptime(RealClock().now_ns())
+    found = await deep(as_monitor, bus, tmp_path).uptime(RealClock().now_ns())
     assert found["x"] == {"24h": 100.0, "7d": pytest.approx(66.667), "30d": 50.0}
 
 

@@ -77,7 +77,7 @@ async def test_metrics_of_actors_survive_an_outage_of_redis(
                 found = await shown(gateway)
                 return found.get(("fks_kill_engaged", "guardian")) == 1 and found["fks_redis_up", "monitor"] == 1
 
-            await until(is_whole, deadline_s=20)
+            await until(is_whole)
 
         async def is_noticed() -> bool:
             found = await shown(gateway)
@@ -90,7 +90,7 @@ async def test_metrics_of_actors_survive_an_outage_of_redis(
         async def is_living() -> bool:
             return (await shown(gateway))["fks_snapshots_total", "guardian"] > snapshots
 
-        await until(is_living, deadline_s=20)
+        await until(is_living)
         assert (await shown(gateway))["fks_database_up", "gateway:0"] == 1
         # a replica that never saw Redis has nothing in memory
         async with serving(database_url, url, tmp_path, gateway.tokens, name="gateway:1") as fresh:
@@ -98,7 +98,7 @@ async def test_metrics_of_actors_survive_an_outage_of_redis(
             async def is_read() -> bool:
                 return (await shown(fresh)).get(("fks_kill_engaged", "guardian")) == 1
 
-            await until(is_read, deadline_s=20)
+            await until(is_read)
         # the guardian dies: its last figures are no news
         tasks[0].cancel()
         before = (await shown(gateway))["fks_feed_age_seconds", "guardian"]
@@ -106,7 +106,7 @@ async def test_metrics_of_actors_survive_an_outage_of_redis(
         async def is_older() -> bool:
             return (await shown(gateway))["fks_feed_age_seconds", "guardian"] > before + 0.3
 
-        await until(is_older, deadline_s=20)
+        await until(is_older)
         tasks[1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await entered.__aexit__(None, None, None)
@@ -130,7 +130,7 @@ async def test_a_new_watcher_goes_on_with_the_counters_of_its_predecessor(
         async def is_there() -> bool:
             return line in await text()
 
-        await until(is_there, deadline_s=20)
+        await until(is_there)
 
     for steps in (((5, 5), (2, 7)), ((3, 8),)):
         watching = Watcher(component("monitor", server_home, database, bus))
@@ -144,7 +144,7 @@ async def test_a_new_watcher_goes_on_with_the_counters_of_its_predecessor(
             kept = orjson.loads(await bus.get(watcher.STATE_KEY) or b'{"last": {}}')["last"]
             return bool(kept.get("orders-x", ["", {}])[1].get('fks_fills_total{symbol="B"}') == newest)
 
-        await until(is_kept, deadline_s=20)
+        await until(is_kept)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     await bus.delete(runtime.SNAPSHOTS, watcher.STATE_KEY)
@@ -171,7 +171,7 @@ async def test_replacements_by_serve_are_a_metric_of_each_part(
         async def is_gone() -> bool:
             return not await has("fks_serve_restarts{")
 
-        await until(is_gone, deadline_s=20)
+        await until(is_gone)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

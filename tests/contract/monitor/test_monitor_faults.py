@@ -47,7 +47,7 @@ def _monitor(
 
 
 async def test_fault_of_a_probe_does_not_stop_the_delivery_of_alerts(
-    database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def ill(self: object) -> None:
         raise UnicodeError("label too long")  # what a host name that is none raises, in a probe
@@ -60,7 +60,7 @@ async def test_fault_of_a_probe_does_not_stop_the_delivery_of_alerts(
     async with http_receiver() as receiver, telegram_server() as telegram:
         chat = Chat(telegram_token=SecretStr(TOKEN), telegram_users={"7": "ann"}, telegram_url=telegram.url)
         settings = Settings(home=tmp_path, chat=chat, alerts=AlertsSettings(hosts=("localhost",)))
-        monitor = _monitor(settings, paths, meter, log, database, bus)
+        monitor = _monitor(settings, paths, meter, log, as_monitor, bus)
         address = f"json://{receiver.host}/hook"
         await AlertingStore(database).save_channel(
             "w", kind="webhook", address=Sealer(secrets.session_key).seal(address), base=None, severity_min="info",
@@ -82,7 +82,7 @@ async def test_fault_of_a_probe_does_not_stop_the_delivery_of_alerts(
 
 
 async def test_distance_from_ntp_is_a_metric(
-    database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, as_monitor: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deep, "EVERY_S", 0.05)
     paths = Paths.of(tmp_path).ensure()
@@ -91,7 +91,7 @@ async def test_distance_from_ntp_is_a_metric(
     async with ntp_server(time.time) as ntp:
         ntp.ahead_s = 10.0
         settings = Settings(home=tmp_path, monitor=Monitor(ntp_server=ntp.address))
-        monitor = _monitor(settings, paths, meter, CollectingLog(), database, bus)
+        monitor = _monitor(settings, paths, meter, CollectingLog(), as_monitor, bus)
         await monitor.start()
         running = asyncio.create_task(monitor.run())
         try:

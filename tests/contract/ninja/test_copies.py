@@ -51,6 +51,19 @@ async def test_one_signal_is_one_order_of_its_own_size_on_each_account(start: St
     await trading.holds()
 
 
+@pytest.mark.parametrize("name", ["sma_cross", "one"])
+async def test_a_kill_of_a_strategy_closes_its_copies(start: Start, name: str) -> None:
+    trading = await start(*BOTH)
+    signal = await enter(trading)
+    for venue in VENUES:
+        await trading.order(signal, venue)
+    await trading.holds(lead=1, beside=2, apart=3)
+    engage = "INSERT INTO kill_switch (kill_id, scope, report) VALUES ('k', $1, jsonb_build_object('flatten', true))"
+    await trading.db.sql(engage, f"strategy:{name}")
+    await trading.rig.bus.publish("fks.kill", {"type": "kill"})
+    await trading.holds()
+
+
 async def test_a_denial_of_one_account_is_no_other_accounts(start: Start) -> None:
     trading = await start("beside 0.5x", "apart 1")
     signal = await enter(trading)

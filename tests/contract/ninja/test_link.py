@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 
 from fks.clock import RealClock
+from fks.clock.waiting import end_task
 from fks.model.errors import ConfigError, OutageError
 from fks.ninja import outputs as o
 from fks.ninja.machine import LinkState
@@ -130,9 +131,7 @@ async def test_cancelling_the_link_closes_its_socket() -> None:
         task = asyncio.create_task(client.link.run())
         await ready(client)
         before = asyncio.all_tasks()
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await end_task(task)
         assert task.cancelled()
         assert len(asyncio.all_tasks()) < len(before)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ import pytest
 
 from actors.ninja import NinjaActor
 from fks.clock import RealClock
+from fks.clock.waiting import end_task
 from fks.config.paths import Paths
 from fks.config.settings import Ninja, NinjaGroup, Settings
 from fks.model.errors import ConfigError
@@ -35,7 +35,7 @@ async def component(db: Database, bus: Bus, home: Path, groups: dict[str, NinjaG
     lease = TestLease(f"ninja:{GROUP}", await raise_epoch(db, f"ninja:{GROUP}", "test"))
     return SimpleNamespace(
         db=db, bus=bus, clock=RealClock(), log=CollectingLog(), meter=RecordingMeter(), paths=Paths.of(home),
-        settings=Settings(ninja=Ninja(groups=groups)), lease=lease,
+        settings=Settings(ninja=Ninja(groups=groups)), lease=lease, name=lease.name,
     )  # fmt: skip
 
 
@@ -70,9 +70,7 @@ async def test_a_request_is_sent_when_redis_wakes_the_actor_and_readers_are_woke
         rows = [await store.answer_of(f"s{n}") for n in range(5)]
         assert {row.state for row in rows if row is not None} == {RequestState.ACKED}
         for task in (running, listening):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await end_task(task)
         await actor.stop()
         assert actor.problems() == []
         assert actor.detail()["state"] == "STOPPED"
@@ -122,9 +120,7 @@ async def test_without_a_usable_secret_the_actor_waits_degraded_and_goes_on(
         assert actor.is_ready
         assert actor.problems() == []
         await actor.drain()
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        await end_task(running)
 
 
 async def test_a_secret_that_may_not_be_read_is_told_from_a_missing_one(tmp_path: Path) -> None:

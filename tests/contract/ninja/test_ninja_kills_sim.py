@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from fks.bridge.bridge import BridgeConfig
+from fks.bridge.server import BridgeKilled
 from fks.model.ninja import FINAL, NinjaRequest, RequestKind, RequestState
 from fks.ninja.messages import order_name
-from fks.sim.nt8.bridge import BridgeConfig
-from fks.sim.nt8.server import BridgeKilled, ServerOptions, front_contract, start
+from fks.sim.nt8.server import ServerOptions, front_contract, start
 from fks.store.db import Database
 from fks.store.ninja import NinjaStore
 from tests.support.ninja_faults import LinkProcesses

@@ -17,11 +17,14 @@ from fks.clock import RealClock
 from fks.entry.order_entry import OrderEntry
 from fks.model.errors import InputError
 from fks.model.ids import leg_id
-from fks.model.order import Side, State
+from fks.model.ninja import LINE_MAC
+from fks.model.order import OrderType, Side, State
 from fks.model.signal import Kind
+from fks.order_manager import lost_orders
 from fks.risk.policy import Reach
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.store.incidents import Incident, IncidentStore, Resolution
 from tests.support.ninja_trading import SETTINGS, Trading, ninja_trading
 from tests.support.ninja_venue import ES
 from tests.support.waiting import until
@@ -39,7 +42,7 @@ async def test_an_entry_is_protected_by_the_bridge_and_an_exit_ends_flat(trading
     entry = await trading.enter()
     await trading.holds(2)
     out = await trading.signal(Kind.EXIT)
-    assert await trading.rig.outcome(out, deadline_s=15) == ("ordered", None)
+    assert await trading.rig.outcome(out) == ("ordered", None)
     await trading.holds(0)
     for name in "ST":
         await trading.leg_is(entry, name, State.CANCELLED)
@@ -72,6 +75,67 @@ async def test_a_restart_finds_what_was_filled_meanwhile(trading: Trading) -> No
     assert trading.nt.submits(entry.client_order_id) == 1
 
 
+@pytest.mark.parametrize("is_reported", [True, False])
+async def test_a_restart_books_a_leg_that_came_and_went_meanwhile(trading: Trading, is_reported: bool) -> None:
+    """The bridge placed it when the entry was filled, and it was executed before the order manager was back: perhaps its
+    execution is all that is known of it."""
+    price, platform = trading.nt.price, trading.nt.server.platform
+    signal = await enter(
+        trading, type=OrderType.LIMIT, limit_price=price - 10, stop_loss=price - 20, take_profit=price + 20
+    )
+    assert await trading.rig.outcome(signal) == ("ordered", None)
+    entry = await trading.rig.becomes((await trading.rig.entry(signal)).client_order_id, State.ACCEPTED, State.WORKING)
+    await trading.rig.crash()
+    platform.trade(ES, price - 11)
+    await until(lambda: any(one.name.endswith(":S") and one.is_live for one in platform.orders("Sim101")))
+    platform.trade(ES, price - 21)
+    await until(lambda: not platform.positions("Sim101"))
+    ended = "SELECT 1 FROM ninja_events WHERE kind = 'exec' AND body->>'name' = $1"
+    await until(lambda: trading.rig.db.sql(ended, f"FKS:{entry.client_order_id}:S"))
+    if not is_reported:
+        await trading.nt.cut()
+        await trading.rig.db.sql("DELETE FROM ninja_events WHERE kind = 'order' AND body->>'name' LIKE '%:S'")
+        await trading.nt.connect()
+    trading.nt.venue = type(trading.nt.venue)(trading.nt.config, trading.nt.rows, trading.nt.clock, trading.nt.log)
+    trading.rig.venues = {"ninja": trading.nt.venue}
+    await trading.rig.start(wait_ready=False)
+    await trading.rig.becomes(entry.client_order_id, State.FILLED)
+    await trading.leg_is(entry, "S", State.FILLED)
+    await trading.holds(0)
+    assert await trading.pages() == []
+    assert await trading.rig.outcome(await trading.signal(Kind.EXIT)) == ("nothing", None)
+
+
+async def test_an_entry_that_the_database_lost_is_adopted(trading: Trading, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own events name no side: that of its legs does. It was executed before the first look at executions begins."""
+    monkeypatch.setattr(lost_orders, "GRACE_S", 0.3)
+    entry, db = await trading.enter(size=1), trading.rig.db
+    await trading.rig.crash()
+    for table in ("order_events", "trades", "orders", "positions", "signals"):
+        await db.sql(f"DELETE FROM {table}")
+    ages = "jsonb_set(body, '{time_ms}', to_jsonb((body->>'time_ms')::bigint - 3600000))"
+    await db.sql(f"UPDATE ninja_events SET at = at - interval '1 hour', body = coalesce({ages}, body)")
+    trading.nt.venue = type(trading.nt.venue)(trading.nt.config, trading.nt.rows, trading.nt.clock, trading.nt.log)
+    trading.rig.venues = {"ninja": trading.nt.venue}
+    await trading.rig.start(wait_ready=False)
+    incidents = IncidentStore(db)
+
+    async def lost() -> list[Incident]:
+        return [item for item in await incidents.page(is_open=True) if item.kind == "order"]
+
+    (found,) = await until(lost, deadline_s=20)
+    assert (found.subject, f"{ES}, buy 1, FILLED, executed 1" in found.detail) == (entry.client_order_id, True), found
+    now_ns = trading.nt.clock.now_ns()
+    await incidents.close(found.id, by="ann", resolution=Resolution.ADOPTED, reason="ours", now_ns=now_ns)
+    adopted = await trading.rig.becomes(entry.client_order_id, State.FILLED)
+    assert (adopted.side, adopted.quantity) == (Side.BUY, 1)
+    await trading.holds(1, "")
+    for name in "ST":
+        await trading.leg_is(entry, name, State.ACCEPTED, State.WORKING)
+    await until(lambda: not trading.rig.service.cache.venues["ninja"].lost)
+    assert await lost() == []
+
+
 async def test_two_instances_on_one_contract_keep_their_own_stops(trading: Trading) -> None:
     await add_instance(trading, "two")
     first, second = await trading.enter(size=1), await trading.enter(size=1, instance="two")
@@ -90,12 +154,12 @@ async def test_two_instances_on_one_contract_keep_their_own_stops(trading: Tradi
 async def test_a_second_instance_is_refused_where_exits_cannot_name_entries(trading: Trading) -> None:
     await add_instance(trading, "two")
     await trading.nt.cut()
-    trading.nt.server.sessions.bridge.config = replace(trading.nt.server.sessions.bridge.config, features=())
+    trading.nt.server.sessions.bridge.config = replace(trading.nt.server.sessions.bridge.config, features=(LINE_MAC,))
     await trading.nt.connect()
     await until(lambda: trading.rig.service.cache.venues["ninja"].reach is Reach.READY, deadline_s=15)
     await trading.enter(size=1)
     signal = await enter(trading, instance="two")
-    assert await trading.rig.outcome(signal, deadline_s=15) == ("ordered", None)
+    assert await trading.rig.outcome(signal) == ("ordered", None)
     order = await trading.rig.becomes((await trading.rig.entry(signal)).client_order_id, State.REJECTED)
     assert "update the AddOn" in (order.detail or "")
     assert trading.nt.submits(order.client_order_id) == 0
@@ -106,7 +170,7 @@ async def test_a_flatten_at_the_platform_takes_the_position_of_the_instance(trad
     trading.nt.server.platform.flatten("Sim101", [ES])
     await trading.holds(0)
     assert await trading.rig.position("external", ES) == 0
-    assert await trading.rig.outcome(await trading.signal(Kind.EXIT), deadline_s=15) == ("nothing", None)
+    assert await trading.rig.outcome(await trading.signal(Kind.EXIT)) == ("nothing", None)
 
 
 async def test_a_person_cannot_cancel_a_leg_that_the_bridge_keeps(trading: Trading) -> None:
@@ -124,11 +188,11 @@ async def test_an_entry_with_a_time_limit_waits_for_a_link_that_is_away(trading:
     now_ns = RealClock().now_ns()
     kept = await enter(trading, valid_until_ns=now_ns + 40 * 10**9)
     short = await enter(trading, valid_until_ns=now_ns + 10**9)
-    assert await rig.outcome(await enter(trading), deadline_s=15) == ("denied", "VENUE_DOWN")
-    assert await rig.outcome(short, deadline_s=15) == ("expired", "SIGNAL_EXPIRED")
+    assert await rig.outcome(await enter(trading)) == ("denied", "VENUE_DOWN")
+    assert await rig.outcome(short) == ("expired", "SIGNAL_EXPIRED")
     await nt.connect()
-    assert await rig.outcome(kept, deadline_s=30) == ("ordered", None)
-    order = await rig.becomes((await rig.entry(kept)).client_order_id, State.FILLED, deadline_s=30)
+    assert await rig.outcome(kept) == ("ordered", None)
+    order = await rig.becomes((await rig.entry(kept)).client_order_id, State.FILLED)
     assert nt.submits(order.client_order_id) == 1
 
 
@@ -139,7 +203,7 @@ async def test_an_entry_does_not_wait_past_an_exit_that_follows_it(trading: Trad
     await until(lambda: rig.service.cache.venues["ninja"].reach is Reach.AWAY, deadline_s=15)
     entry = await enter(trading, valid_until_ns=RealClock().now_ns() + 60 * 10**9)
     await trading.signal(Kind.EXIT)
-    assert await rig.outcome(entry, deadline_s=15) == ("denied", "VENUE_DOWN")
+    assert await rig.outcome(entry) == ("denied", "VENUE_DOWN")
     await nt.connect()
     await trading.holds(0)
 

@@ -137,6 +137,23 @@ async def test_a_row_that_is_being_withdrawn_is_not_waited_for(
     assert [of.request.id for of in await link.claim("sim", 10, NOW)] == ["b"]
 
 
+async def test_claiming_waits_for_no_disk_and_sending_does(
+    database: Database, asker: NinjaStore, link: NinjaStore
+) -> None:
+    """The locks of a claim make a commit that is written; nothing is lost with it."""
+    await asker.ask(request("a"), NOW)
+    lease = TestLease(LEASE, await raise_epoch(database, LEASE, "test"))
+    for name, waits in (("claim", "off"), ("mark_sending", "on")):
+        async with database.transaction() as session:
+            await session.sql("SET LOCAL synchronous_commit = on")
+            store = NinjaStore(session, lease)
+            if name == "claim":
+                assert [of.request.id for of in await store.claim("sim", 10, NOW)] == ["a"]
+            else:
+                assert await store.mark_sending([("a", LINE, EPOCH)]) == {"a"}
+            assert (await session.sql("SHOW synchronous_commit"))[0]["synchronous_commit"] == waits, name
+
+
 async def test_a_request_that_waited_too_long_expires_and_is_not_sent(asker: NinjaStore, link: NinjaStore) -> None:
     await asker.ask(request("a", until_s=30.0), NOW)
     await asker.ask(request("k", RequestKind.KILL, until_s=None), NOW)
@@ -333,9 +350,9 @@ async def test_two_processes_of_one_epoch_store_an_event_once(asker: NinjaStore,
 async def test_a_link_reports_itself_and_grows_old(database: Database, asker: NinjaStore, link: NinjaStore) -> None:
     snapshot = {"ready": True, "accounts": [{"name": "Sim101", "values": {"CashValue": "100000.5"}}]}
     full = dataclasses.replace(REPORT, snapshot=snapshot, snapshot_ns=NOW, alarm="clock_offset: 3 s")
-    assert await link.record_link("sim", full) == (None, 0)
+    assert await link.record_link("sim", full) == (None, 0, False)
     await link.record_events("sim", [event(7, kind="epoch")])
-    assert await link.record_link("sim", dataclasses.replace(REPORT, is_halted=True)) == (EPOCH, 7)
+    assert await link.record_link("sim", dataclasses.replace(REPORT, is_halted=True)) == (EPOCH, 7, False)
     found = await asker.link("sim")
     assert found is not None
     assert (found.report.snapshot, found.report.snapshot_ns, found.report.alarm) == (snapshot, NOW, "")
@@ -347,6 +364,12 @@ async def test_a_link_reports_itself_and_grows_old(database: Database, asker: Ni
     (found,) = await asker.links()
     assert (found.is_fresh, found.can_trade, round(found.age_s)) == (False, False, 6)
     assert await asker.link("other") is None
+
+
+async def test_a_link_remembers_that_a_bridge_had_line_macs(link: NinjaStore) -> None:
+    for has_line_mac, was_seen in ((False, False), (True, True), (False, True)):
+        report = dataclasses.replace(REPORT, has_line_mac=has_line_mac)
+        assert (await link.record_link("sim", report))[2] is was_seen
 
 
 async def test_executions_of_an_account_are_found_by_their_index(database: Database, asker: NinjaStore) -> None:

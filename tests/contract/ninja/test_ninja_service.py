@@ -6,13 +6,15 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from fks.model.errors import StaleEpochError
-from fks.model.ninja import RequestKind, RequestState
+from fks.model.ninja import RequestKind, RequestRecord, RequestState
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
+from fks.store.ninja import NinjaStore
 from tests.support.ninja import EPOCH, OTHER_EPOCH, SECRET, ack, log_event, nack, status
 from tests.support.ninja_link import LinkRig
 from tests.support.ninja_server import ACCOUNT, ScriptedBridge
@@ -434,3 +436,113 @@ async def test_a_wrong_secret_pages_and_the_row_says_why(database: Database) -> 
             await until(lambda: sum(event == "ninja.alarm" for _, event, _ in rig.log.lines) >= 2)
         assert (await rig.alerts()).count(("page", "ninja.alarm")) == 1, "each attempt finds the same condition"
     assert SECRET.decode() not in str(rig.log.lines)
+
+
+# ── MACs of lines ────────────────────────────────────────────────────────────────────────────────
+EXIT = {"action": "exit", "type": "market", "price": None, "sl_points": None, "tp_points": None}
+
+
+async def refused_for_its_lines(rig: LinkRig, id: str) -> None:
+    await rig.ask(id)
+    await reached(rig, id, S.NACKED)
+    row = await rig.row(id)
+    assert (row.code, row.line) == ("line_mac_required", None)
+    assert "update the AddOn, or set ninja.line_mac = off" in row.detail
+
+
+async def test_a_bridge_that_lost_its_line_macs_gets_exits_alone(rig: LinkRig, bridge: ScriptedBridge) -> None:
+    bridge.has_line_mac = True
+    bridge.answers |= {id: ack(id) for id in ("a1", "x1", "a4")}
+    async with rig.running() as link:
+        await rig.ask("a1")
+        await reached(rig, "a1", S.ACKED)
+        assert link.detail()["line_mac"] is True
+        bridge.has_line_mac = False
+        bridge.drop()
+        await refused_for_its_lines(rig, "a2")
+        await rig.ask("x1", **EXIT)
+        await reached(rig, "x1", S.ACKED)
+        await rig.ask("k1", RequestKind.STATUS, valid_s=None)
+        await reached(rig, "k1", S.ACKED)
+    async with rig.running() as link:  # another process knows it by the row
+        await refused_for_its_lines(rig, "a3")
+        assert "carry no MAC" in str(link.detail()["alarm"])
+        bridge.has_line_mac = True
+        bridge.drop()
+        await until(lambda: link.detail()["line_mac"] is True)
+        await rig.ask("a4")
+        await reached(rig, "a4", S.ACKED)
+        assert link.detail()["alarm"] == ""
+    assert [line["id"] for line in bridge.lines("signal")] == ["a1", "x1", "a4"]
+    assert ("page", "ninja.alarm") in await rig.alerts()
+
+
+async def test_an_entry_claimed_as_the_connection_is_lost_waits_for_the_next(
+    rig: LinkRig, bridge: ScriptedBridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge.has_line_mac = True
+    bridge.answers["a1"] = ack("a1")
+    rig.line_mac = "required"
+    claim, is_lost = NinjaStore.claim, False
+
+    async def claim_and_lose(store: NinjaStore, *args: Any, **named: Any) -> list[RequestRecord]:
+        nonlocal is_lost
+        found = await claim(store, *args, **named)
+        if found and not is_lost:
+            is_lost = True
+            bridge.drop()
+            await until(lambda: not link.is_connected)
+        return found
+
+    monkeypatch.setattr(NinjaStore, "claim", claim_and_lose)
+    async with rig.running() as link:
+        await until(lambda: link.can_trade)
+        await rig.ask("a1")
+        await reached(rig, "a1", S.ACKED)
+    assert is_lost
+    assert ("page", "ninja.alarm") not in await rig.alerts()
+
+
+async def test_a_session_of_a_moment_is_remembered_to_have_had_line_macs(rig: LinkRig, bridge: ScriptedBridge) -> None:
+    """The link's row is written at times of its own: the session may be over by then."""
+    bridge.has_line_mac = True
+    async with rig.running() as link:
+        rig.outage.is_down = True
+        await until(lambda: link.is_connected)
+        bridge.has_line_mac = False
+        bridge.drop()
+        await until(lambda: link.is_connected and link.detail()["line_mac"] is False)
+        rig.outage.is_down = False
+        await rig.polls()
+    (row,) = await rig.db.sql("SELECT has_line_mac FROM ninja_links")
+    assert row["has_line_mac"]
+
+
+async def test_required_line_macs_are_asked_of_a_bridge_never_seen_with_them(
+    rig: LinkRig, bridge: ScriptedBridge
+) -> None:
+    rig.line_mac = "required"
+    async with rig.running():
+        await refused_for_its_lines(rig, "a1")
+    assert bridge.lines("signal") == []
+
+
+async def test_line_macs_that_are_off_are_neither_offered_nor_asked_for(rig: LinkRig, bridge: ScriptedBridge) -> None:
+    rig.line_mac = "off"
+    bridge.answers["a1"] = ack("a1")
+    async with rig.running() as link:
+        await rig.ask("a1")
+        await reached(rig, "a1", S.ACKED)
+        assert link.detail()["line_mac"] is False
+
+
+async def test_a_line_put_into_the_stream_ends_the_session_and_pages(rig: LinkRig, bridge: ScriptedBridge) -> None:
+    bridge.has_line_mac = True
+    async with rig.running() as link:
+        await until(lambda: link.can_trade)
+        await rig.ask("a1")
+        await until(lambda: bool(bridge.lines("signal")))
+        bridge.writers[-1].write(b'{"t":"ack","id":"a1","state":"submitted","dup":false,"order":"x","at_ms":1}\n')
+        await until(lambda: bridge.connections == 2)
+        await reached(rig, "a1", S.UNANSWERED)
+    assert ("page", "ninja.alarm") in await rig.alerts()

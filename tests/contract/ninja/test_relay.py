@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fks.api.relays import relay_of
+from fks.bridge.platform import PlatformOrder
 from fks.model.ids import copy_signal_id, intent_id
 from fks.model.signal import Kind
-from fks.sim.nt8.platform import PlatformOrder
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.ninja_copies import ACCOUNT_IDS, ES, Copying, copying, enter
@@ -69,14 +69,14 @@ async def test_an_entry_is_shown_and_never_sent(database: Database, bus: Bus, tm
 
 async def test_the_end_of_a_shown_signal_is_no_news_of_an_order(database: Database, bus: Bus, tmp_path: Path) -> None:
     async with copying(database, bus, tmp_path, ["beside 1 relay"], {"Sim102": "relay"}) as trading:
-        signal = await enter(trading, valid_until_ns=time.time_ns() + 4 * 10**9)
+        signal = await enter(trading, valid_until_ns=time.time_ns() + 2 * 10**9)
         _, code, id = await trading.order(signal, BESIDE)
         assert code == "RELAYED"
 
         async def is_over() -> bool:
             return any(each.get("id") == id and each["state"] == "expired" for each in await events(trading, "signal"))
 
-        await until(is_over, deadline_s=20)
+        await until(is_over)
         await trading.rig.restart()
         state, code, _ = await trading.order(signal, BESIDE)
         assert (state, code) == ("REJECTED", "RELAYED")

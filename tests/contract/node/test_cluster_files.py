@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import configparser
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,16 +21,24 @@ from fks.cli.cluster_check import examine, inspect
 from fks.config import env_file
 from fks.config.paths import Paths
 from fks.config.settings import DatabaseSettings, Redis, Settings, Supervision
+from fks.node.boot import BootEntry, unit_text
+from tests.support.bare_machine import INIT, BareMachine
+from tests.support.namespaces import require_namespaces
 from tests.support.programs import require
+from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[3]
 EXAMPLE = REPOSITORY / "cluster.yaml"
 
 
 @pytest.fixture
-def ready(tmp_path):
-    """Return a folder that is ready for `ray up`."""
+def ready(tmp_path, monkeypatch):
+    """Return a folder that is ready for `ray up`; its machines refuse ssh."""
     require("ssh", "rsync")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ssh").write_text("#!/bin/sh\nexit 255\n")
+    (tmp_path / "bin" / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     document = yaml.safe_load(EXAMPLE.read_text().replace("192.0.2.", "10.1.2."))
     for name, source in document["file_mounts"].items():
         place = tmp_path / source
@@ -76,6 +86,9 @@ def test_ray_validation_errors_are_shown(tmp_path):
     checks = {check.name: check for check in asyncio.run(examine(Paths.of(tmp_path), file))}
     assert checks["cluster file"].status == "down"
     assert "acelerator" in checks["cluster file"].detail
+    file.write_text(yaml.safe_dump(document | {"setup_commands": None}))  # all its lines are comments
+    checks = {check.name: check for check in asyncio.run(examine(Paths.of(tmp_path), file))}
+    assert checks["cluster file"].status == "down"
     file.write_text("provider: nothing\n")
     checks = {check.name: check for check in asyncio.run(examine(Paths.of(tmp_path), file))}
     assert "no provider" in checks["cluster file"].detail
@@ -85,7 +98,7 @@ def test_complete_cluster_passes_and_each_fault_is_reported(ready):
     settings = Settings(supervision=Supervision(placement={"ninja:*": "ninja", "orders": "head"}), **URLS)
     assert {name: c.detail for name, c in found_in(ready, settings).items() if c.status != "healthy"} == {}
     (ready / ".fks" / "ray.token").chmod(0o644)
-    (ready / "constraints.txt").unlink()
+    (ready / "deploy" / "hashes" / "fks.txt").unlink()
     shutil.rmtree(ready / "dist")
     odd = Settings(supervision=Supervision(placement={"orders": "moon"}))
     bad = {name: c for name, c in found_in(ready, odd).items() if c.status == "down"}
@@ -104,7 +117,12 @@ SOURCED = ["set -a && . ~/.fks/fks.env && set +a && ~/v/bin/fks node head --deta
         ("ssh key", {"auth": {"ssh_user": "fks", "ssh_private_key": "/nowhere/key"}}, "/nowhere/key is not there"),
         ("environment", {"head_start_ray_commands": SOURCED}, "a shell reads it on the head"),
         ("boot", {"head_start_ray_commands": SOURCED}, "the head would not start at boot"),
-        ("upgrade", {"setup_commands": ["pip install fks-*.whl"]}, "pip skips"),
+        ("upgrade", {"setup_commands": ["pip install fks-*.whl"]}, "pip changes the virtualenv that runs"),
+        (
+            "upgrade",
+            {"head_start_ray_commands": ["~/fks/venv/bin/fks node head"]},
+            "the head starts the build of before",
+        ),
         ("ray down", {"setup_commands": ["pip install fks-*.whl"]}, "the keeper starts again"),
     ],
 )
@@ -187,6 +205,8 @@ def test_unit_restarts_its_keeper_and_spares_its_children(role, tmp_path):
     assert f"fks node {role} --env-file /etc/fks/fks.env" in service["ExecStart"]
     assert "EnvironmentFile" not in service, "one parser reads it"
     assert (service["NoNewPrivileges"], service["ProtectSystem"], service["UMask"]) == ("yes", "strict", "0077")
+    assert "ProtectClock" not in service, "below systemd 253 it closes /dev/nvidia*"
+    assert service["CapabilityBoundingSet"] == "", "no process sets the clock"
 
 
 @pytest.mark.parametrize("role", ["head", "worker"])
@@ -201,3 +221,75 @@ def test_systemd_accepts_the_unit(role, tmp_path):
     )
     complaints = [line for line in done.stderr.splitlines() if file.name in line]
     assert (done.returncode, complaints) == (0, [])
+
+
+def test_systemd_accepts_the_unit_that_is_written_for_an_account(tmp_path):
+    require("systemd-analyze")
+    command = (sys.executable, "-m", "fks.cli", "node", "worker", "--name", "50%$x")
+    entry = BootEntry(Paths.of(tmp_path / "my home"), "worker", command, {"FKS_HOME": str(tmp_path / "my home")})
+    file = tmp_path / entry.unit
+
+    def complaints(text):
+        file.write_text(text)
+        command = ["systemd-analyze", "--user", "verify", "--man=no", str(file)]
+        env = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
+        return [line for line in done.stderr.splitlines() if file.name in line]
+
+    assert complaints(unit_text(entry)) == []
+    assert complaints(unit_text(entry).replace("=on-failure", "=never-heard-of")) != []
+
+
+def test_systemd_does_not_try_a_wrong_setting_again():
+    """The unit as it is, run by a systemd of its own over this machine's files; the whole life of it is a soak."""
+    require_namespaces()
+    require("systemd-analyze", "nsenter")
+    # not where they are: the unit's process sees no home directory
+    given = {
+        REPOSITORY: "/opt/fks/checkout",
+        Path(sys.prefix): "/opt/fks/packages",
+        Path(sys.base_prefix): "/opt/python",
+    }
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:  # another file system than the one below it
+        Path(place).chmod(0o755)
+        program = Path(place, "files/opt/fks/venv/bin/fks")
+        program.parent.mkdir(parents=True)
+        (packages,) = Path(sys.prefix).glob("lib/python*/site-packages")
+        path = f"/opt/fks/checkout:/opt/fks/packages/{packages.relative_to(sys.prefix)}"
+        python = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+        shutil.copytree(REPOSITORY / "deploy", Path(place, "files/etc/systemd/system"), ignore=lambda *_: {"hashes"})
+        program.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {python} -m fks.cli "$@"\n')
+        program.chmod(0o755)
+        machine = BareMachine("units", Path(place), "/", (*INIT, "--unit=basic.target"), given=given)
+        try:
+            machine.start()
+            wait_until(lambda: "active" in machine.run(["systemctl", "is-active", "basic.target"], check=False).stdout)
+            machine.run(["useradd", "--home-dir", "/var/lib/fks", "fks"])
+            machine.run(["install", "-d", "-o", "fks", "/etc/fks"])
+            (machine.files / "etc/fks/fks.env").write_text("FKS_NODE_ADDRESS=127.0.0.1\nFKS_HTTP_PORT=none\n")
+            machine.run(["chown", "fks:", "/etc/fks/fks.env"])
+            machine.run(["chmod", "600", "/etc/fks/fks.env"])
+            machine.run(["systemctl", "start", "fks-head"])
+            shown = ["systemctl", "show", "fks-head", "--property=ActiveState,ExecMainStatus,NRestarts"]
+            wait_until(lambda: "ActiveState=failed" in machine.run(shown).stdout)
+            assert {"ExecMainStatus=2", "NRestarts=0"} < set(machine.run(shown).stdout.split())
+        finally:
+            machine.cut_power()
+
+
+def test_another_build_has_the_python_of_the_one_that_runs(tmp_path):
+    """A build with another Python is refused while the system runs, and a machine may have a newer one besides."""
+    commands = yaml.safe_load(EXAMPLE.read_text())["setup_commands"]
+    (install,) = [command for command in commands if "-m venv" in command]
+    running, other = tmp_path / "fks/venv/bin/python", tmp_path / "bin/python3"
+    for python in (other, running):
+        python.parent.mkdir(parents=True)
+        python.write_text('#!/bin/sh\n[ "$1" = -c ] || { echo "$0" >> "$HOME/used"; exit 1; }\n')
+        python.chmod(0o755)
+        (tmp_path / "used").unlink(missing_ok=True)
+        (tmp_path / "fks/next").parent.mkdir(exist_ok=True)
+        (tmp_path / "fks/next").unlink(missing_ok=True)
+        (tmp_path / "fks/next").symlink_to(tmp_path / "fks/builds/1")
+        env = {"HOME": str(tmp_path), "PATH": f"{other.parent}:/usr/bin:/bin"}
+        assert subprocess.run(["bash", "-c", install], env=env, check=False).returncode == 1
+        assert (tmp_path / "used").read_text() == f"{python}\n"

@@ -17,6 +17,7 @@ import pytest
 from fks.config.paths import Paths
 from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError, FksError, OutageError
+from fks.node.cluster_driver import KeeperStart
 from fks.node.control_socket import ask
 from fks.node.keeper import sweep
 from fks.node.lock import AlreadyRunning, holder_of, keeper_lock
@@ -188,6 +189,19 @@ async def test_failed_first_start_shows_last_output_without_secrets(paths):
     assert not paths.node_file.exists()
 
 
+async def test_start_after_a_killed_keeper_gives_no_service_up(paths):
+    """PostgreSQL refuses to start until the kernel has forgotten the one that was killed with its keeper."""
+    flag = paths.home / "broken"
+    flag.touch()
+    keeper = keeper_of(paths, [small(paths, "a", "--dies", str(flag))], start=KeeperStart(True, 1, "SIGKILL"))
+    task = asyncio.create_task(keeper.run())
+    await until(lambda: keeper.services["a"].failures > 3 or task.done())
+    flag.unlink()
+    await until(lambda: keeper.phase == "ready" or task.done())
+    keeper.request_stop()
+    await task
+
+
 async def test_config_error_is_not_retried(paths):
     def launch():
         raise ConfigError("a.key is wrong", remedy="set a.key")
@@ -332,10 +346,14 @@ def test_down_spares_a_program_that_reads_a_log_of_ray(paths):
     log.write_text("")
     reader = subprocess.Popen(["tail", "-f", str(log)])
     stray = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", f"{paths.ray_temp}/x"])
+
+    def is_opened() -> bool:
+        with suppress(FileNotFoundError):  # closed while they are listed
+            return os.path.realpath(log) in {os.path.realpath(fd) for fd in Path(f"/proc/{reader.pid}/fd").iterdir()}
+        return False
+
     try:
-        wait_until(
-            lambda: os.path.realpath(log) in {os.path.realpath(fd) for fd in Path(f"/proc/{reader.pid}/fd").iterdir()}
-        )
+        wait_until(is_opened)
         asyncio.run(sweep(paths, []))
         assert stray.wait(5.0) == -signal.SIGKILL
         assert reader.poll() is None
@@ -461,6 +479,13 @@ async def test_failed_deploy_is_retried_once_at_start_and_always_later(paths):
         driver.fail = [FksError("again")]
         os.kill(pids_of(paths, "ray")[0], signal.SIGKILL)
         await until(lambda: driver.deploys == 4)
+
+
+@pytest.mark.usefixtures("_soon")
+async def test_deploy_that_fails_after_a_killed_keeper_is_retried(paths):
+    driver = FakeDriver(fail=[FksError("first"), FksError("second"), FksError("third")], age_s=None)
+    async with running(paths, [small(paths, "ray")], driver, start=KeeperStart(True, 1, "SIGKILL")):
+        await until(lambda: driver.deploys >= 4)
 
 
 @pytest.mark.usefixtures("_soon")

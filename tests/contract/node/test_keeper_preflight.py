@@ -10,6 +10,7 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import run
+from fks.cli.checkup import examine
 from fks.config import home as place
 from fks.config.endpoints import resolve_ports
 from fks.config.paths import Paths
@@ -93,7 +94,16 @@ def test_a_full_disk_is_refused(tmp_path):
 def test_a_home_below_a_file_is_not_writable(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is not writable"):
-        preflight.check_writable(tmp_path / "file" / "home")
+        preflight.check_writable(Paths.of(tmp_path / "file" / "home"))
+
+
+async def test_check_out_of_the_table_is_run_by_neither_start_nor_doctor(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 80)))
+    paths = Paths.of(tmp_path / "home")
+    assert {"home", "drive", "sockets"} <= {check.name for check in await examine(paths)}
+    monkeypatch.delitem(preflight.PLACE, "sockets")
+    preflight.check_place(paths)
+    assert "sockets" not in {check.name for check in await examine(paths)}
 
 
 def test_too_long_socket_paths_are_refused(tmp_path, monkeypatch):

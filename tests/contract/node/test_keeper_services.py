@@ -139,7 +139,9 @@ async def test_every_service_is_restarted_and_the_journal_is_whole(home, capsys)
     assert sorted(path.name for path in paths.run.iterdir()) == ["keeper.lock"]
 
 
-LOOPS = ServiceTiming(Supervision(restarts_max=2, backoff_first_s=0.05, escalated_retry_s=2.0), probe_s=0.1)
+def loops(escalated_retry_s):
+    backoff = {"restarts_max": 2, "backoff_first_s": 0.05}
+    return ServiceTiming(Supervision(**backoff, escalated_retry_s=escalated_retry_s), probe_s=0.1)
 
 
 async def keep_killing(keeper, name):
@@ -165,7 +167,7 @@ async def escalation_of(db, name):
 
 
 async def test_redis_in_a_crash_loop_is_paged_and_shown_until_it_is_restarted(home):
-    async with running(home, LOOPS) as keeper:
+    async with running(home, loops(2.0)) as keeper:
         db = await Database.connect(load_node(Paths.of(home)).database_url)
         await until(lambda: rows_of(db, "redis"))
         others = {name: keeper.services[name].process.pid for name in ("postgres", "sim")}
@@ -205,7 +207,7 @@ async def test_postgresql_in_a_crash_loop_is_paged_without_it(home, monkeypatch)
             return found[-1]
 
         monkeypatch.setattr(Directory, "channels", read)
-        async with running(home, LOOPS) as keeper:
+        async with running(home, loops(600.0)) as keeper:
             db = await Database.connect(load_node(Paths.of(home)).database_url)
             address = Sealer(open_site(Paths.of(home)).secrets.session_key).seal(f"json://{receiver.host}/hook")
             await db.sql("INSERT INTO alert_channels (name, kind, address) VALUES ('desk', 'webhook', $1)", address)
@@ -216,6 +218,7 @@ async def test_postgresql_in_a_crash_loop_is_paged_without_it(home, monkeypatch)
             await until(lambda: receiver.received)
             assert keeper.services["postgres"].state == "failed", "it has not come back yet"
             assert "child.escalated" in str(receiver.received[0].body)
+            await asyncio.to_thread(ask, Paths.of(home).keeper_socket, "restart-service", name="postgres")
             await until(lambda: keeper.services["postgres"].is_ready)
             await until(lambda: db.sql("SELECT 1 FROM alerts WHERE event = 'child.escalated'"), deadline_s=20.0)
             (row,) = await db.sql(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from fks.config.settings import Settings, VenueSettings
+from fks.config.settings import Settings, Venues, VenueSettings
 from fks.model.errors import ConfigError
-from fks.node.demo import INSTANCES, seed, switch_off
-from fks.node.prepare import refuse_plaintext
+from fks.node.prepare import INSTANCES, refuse_plaintext, seed, switch_off
 from fks.store.db import Database
+from fks.store.portfolios import PortfolioStore
 
 
 async def test_the_demos_strategies_are_switched_off_with_a_message(database: Database) -> None:
@@ -27,18 +27,33 @@ async def test_the_demos_strategies_are_switched_off_with_a_message(database: Da
     assert "sma-btc-1s" in alert["message"]
 
 
-async def test_plain_venue_is_refused_unless_something_is_open_there(database: Database) -> None:
+async def test_the_demo_has_one_portfolio_of_both_accounts(database: Database) -> None:
+    for _ in range(2):
+        await seed(database, Settings())
+    [found] = await PortfolioStore(database).all()
+    assert (found.name, found.base_currency, sorted(found.accounts)) == ("main", "USDT", ["demo", "paper"])
+
+
+KEY = SecretStr("k")
+PLAIN = {
+    "ccxt": Settings(venue=VenueSettings(rest_url="http://gate.example", api_key=KEY, api_secret=KEY)),
+    "kraken": Settings(venues=Venues(exchanges=("kraken http://gate.example",))),
+}
+
+
+@pytest.mark.parametrize("venue", PLAIN)
+async def test_plain_venue_is_refused_unless_something_is_open_there(database: Database, venue: str) -> None:
     await seed(database, Settings())
-    key = SecretStr("k")
-    plain = Settings(venue=VenueSettings(rest_url="http://gate.example", api_key=key, api_secret=key))
+    name = "venue.rest_url" if venue == "ccxt" else "venues.exchanges"
     await database.sql(
-        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', 'external', 1)"
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, $1, 'BTCUSDT', 'external', 1)",
+        venue,
     )
-    with pytest.raises(ConfigError, match=r"venue\.rest_url: sends a key to gate\.example without TLS"):
-        await refuse_plaintext(database, plain)
+    with pytest.raises(ConfigError, match=rf"{name}: sends a key to gate\.example without TLS"):
+        await refuse_plaintext(database, PLAIN[venue])
     assert not await database.sql("SELECT FROM alerts")
     await database.sql("UPDATE positions SET instance = 'sma-btc-1s'")
-    await refuse_plaintext(database, plain)
+    await refuse_plaintext(database, PLAIN[venue])
     (alert,) = await database.sql("SELECT severity, event, message FROM alerts")
     assert (alert["severity"], alert["event"]) == ("page", "venue.plaintext")
-    assert "what is open can only be closed: venue.rest_url" in alert["message"]
+    assert f"what is open can only be closed: {name}" in alert["message"]

@@ -13,15 +13,18 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import run
 from fks.clock import RealClock
+from fks.config import builds
 from fks.config.endpoints import NodeEndpoints as Endpoints
 from fks.config.machine import host_name, machine_of
 from fks.config.paths import Paths
 from fks.config.secrets import adopt_ray_token, ensure_secrets, load_secrets, sealed_keys
 from fks.config.settings import NodeSettings, Ray, Risk, Settings
+from fks.config.version import VERSION
 from fks.model.errors import ConfigError, FksError
 from fks.node import boot
 from fks.node.cluster_driver import KeeperContext
 from fks.node.control_socket import ask
+from fks.node.head import OtherBuildError
 from fks.node.head_driver import HeadDriver
 from fks.node.keeper import Keeper, sweep
 from fks.node.presence import NodePresence
@@ -47,12 +50,18 @@ def presence_of(paths, settings):
     return NodePresence(paths, settings, load_secrets(paths), "unix:///nowhere", RealClock())
 
 
-async def head_beats(database, paths, settings=None, **changes):
-    """Write the row of a head whose settings are these."""
+async def beats_on(database, row):
+    """Write the row of a machine that goes on beating."""
+    await NodeStore(database).beat(row)
+    await database.sql("UPDATE nodes SET beat_at = now() + interval '1 hour' WHERE name = $1", row.name)
+
+
+async def head_beats(database, paths, settings=None, version=VERSION, **changes):
+    """Write the row of a head whose settings are these, and which goes on beating."""
     chosen = presence_of(paths, settings or Settings(home=paths.home, node=NodeSettings(role="head", name="h")))
     detail = {**chosen.facts, "home": "/elsewhere", "machine": "the head's", "session": "s1"} | changes
-    row = NodeRow(chosen.name, "head", "ready", address="10.9.9.1", version="v", detail=detail)
-    await NodeStore(database).beat(row)
+    row = NodeRow(chosen.name, "head", "ready", address="10.9.9.1", version=version, detail=detail)
+    await beats_on(database, row)
     return row
 
 
@@ -98,6 +107,7 @@ async def test_worker_waits_for_the_head_joins_and_leaves_no_row(database, datab
         components = await database.sql("SELECT name FROM component_health ORDER BY name")
         assert [found["name"] for found in components] == ["keeper@w1", "ray@w1"]
     assert await names(database) == ["h"]
+    assert await database.sql("SELECT name FROM component_health WHERE name LIKE '%@w1'") == []
 
 
 async def test_worker_takes_the_heads_session_key_over_and_makes_its_command_line_known(
@@ -146,12 +156,11 @@ async def test_row_of_a_build_without_machine_ids_is_waited_for(database, databa
     """A keeper that is upgraded within five seconds of its last beat finds that beat under its name."""
     head = await head_beats(database, paths)
     before = {name: value for name, value in head.detail.items() if name not in ("machine", "boot")}
-    await NodeStore(database).beat(replace(head, name="w1", role="worker", address="10.9.9.2", detail=before))
+    await beats_on(database, replace(head, name="w1", role="worker", address="10.9.9.2", detail=before))
     async with working(paths, database_url) as (keeper, driver, task):
         await until(lambda: "earlier build" in driver.waits_for)
         assert not task.done()
         await database.sql("UPDATE nodes SET beat_at = now() - interval '6 s' WHERE name = 'w1'")
-        await head_beats(database, paths)
         await until(lambda: keeper.phase == "ready")
 
 
@@ -172,7 +181,7 @@ async def test_head_that_ends_the_cluster_waits_for_its_workers(database, databa
     node = lambda: Endpoints(database_url, "unix:///nowhere", "", {"host": "127.0.0.1", "port": 1})  # noqa: E731
     context = KeeperContext(paths, node, RealClock(), CollectingLog())
     driver = HeadDriver(context, settings, presence_of(paths, settings))
-    await NodeStore(database).beat(NodeRow("w1", "worker", "ready"))
+    await beats_on(database, NodeRow("w1", "worker", "ready"))
     ending = asyncio.create_task(driver.end_workers(list))
     try:
 
@@ -190,19 +199,17 @@ async def test_head_that_ends_the_cluster_waits_for_its_workers(database, databa
 
 async def test_node_name_in_use_elsewhere_is_refused_and_our_own_is_not(database, database_url, paths):
     head = await head_beats(database, paths)
-    await NodeStore(database).beat(replace(head, name="w1", role="worker", address="10.9.9.7"))
+    await beats_on(database, replace(head, name="w1", role="worker", address="10.9.9.7"))
     async with working(paths, database_url) as (_, _, task):
         with pytest.raises(ConfigError, match=r"the name w1 belongs to a worker at 10\.9\.9\.7"):
             await asyncio.wait_for(task, 10.0)
     clone = {**head.detail, "home": str(paths.home), "host": host_name(), "machine": machine_of(paths).id, "boot": "x"}
-    await NodeStore(database).beat(replace(head, name="w1", role="worker", address="10.9.9.8", detail=clone))
-    await head_beats(database, paths)  # again: it may have been silent for too long by now
+    await beats_on(database, replace(head, name="w1", role="worker", address="10.9.9.8", detail=clone))
     async with working(paths, database_url) as (_, _, task):
         with pytest.raises(ConfigError, match=r"the name w1 belongs to a worker at 10\.9\.9\.8"):
             await asyncio.wait_for(task, 10.0)  # its host name, its paths and its id file, but another boot
     ours = {**head.detail, "machine": machine_of(paths).id, "boot": machine_of(paths).boot}
-    await NodeStore(database).beat(replace(head, name="w1", role="worker", detail=ours))
-    await head_beats(database, paths)  # again: it may have been silent for too long by now
+    await beats_on(database, replace(head, name="w1", role="worker", detail=ours))
     async with working(paths, database_url) as (keeper, _, _):
         await until(lambda: keeper.phase == "ready")  # our predecessor, killed a moment ago
 
@@ -223,7 +230,7 @@ async def test_dead_raylet_is_restarted_while_the_head_is_silent(database, datab
     async with working(paths, database_url) as (keeper, _, _):
         await until(lambda: keeper.phase == "ready")
         old = pids_of(paths, "ray")[0]
-        await database.sql("UPDATE nodes SET beat_at = beat_at - interval '1 minute' WHERE name = 'h'")
+        await database.sql("UPDATE nodes SET beat_at = now() - interval '1 minute' WHERE name = 'h'")
         os.kill(old, signal.SIGKILL)
         await until(lambda: keeper.services["ray"].is_ready and keeper.services["ray"].process.pid != old)
         sql = "SELECT event FROM actor_events WHERE child = 'ray@w1' AND event IN ('exited', 'restarted') ORDER BY id"
@@ -256,7 +263,7 @@ def test_cluster_token_is_adopted_and_a_weak_or_readable_one_refused(paths, tmp_
         adopt_ray_token(paths, file)
 
 
-def test_worker_without_head_stores_or_token_is_refused(tmp_path, monkeypatch, capsys):
+def test_worker_without_stores_or_token_or_with_half_an_address_is_refused(tmp_path, monkeypatch, capsys):
     for name in [name for name in os.environ if name.startswith("FKS_")]:
         monkeypatch.delenv(name)
     for name in (
@@ -270,8 +277,8 @@ def test_worker_without_head_stores_or_token_is_refused(tmp_path, monkeypatch, c
         monkeypatch.setenv(name, "")  # put back afterwards: the command sets them for its children
     monkeypatch.setenv("HOME", str(tmp_path))
     worker = ["--home", str(tmp_path / "home"), "node", "worker"]
-    assert run(cli, worker) == 2
-    assert "give --address HOST:PORT" in capsys.readouterr().err
+    assert run(cli, [*worker, "--node-ip", "127.0.0.3"]) == 2
+    assert "token is not at" in capsys.readouterr().err, "its head is found by the database"
     assert run(cli, [*worker, "--address", "127.0.0.2"]) == 2
     assert "is not HOST:PORT" in capsys.readouterr().err
     assert run(cli, [*worker, "--address", "127.0.0.2:1"]) == 2
@@ -281,6 +288,11 @@ def test_worker_without_head_stores_or_token_is_refused(tmp_path, monkeypatch, c
     token.write_text("x1y2z3w4" * 6)
     assert run(cli, [*worker, "--address", "127.0.0.2:1", "--token-file", str(token)]) == 2
     assert "a worker needs database.url, redis.url" in capsys.readouterr().err
+    for name, value in (("LIVE", "true"), ("API_KEY", "k" * 64), ("API_SECRET", "s" * 64)):
+        monkeypatch.setenv(f"FKS_VENUE_{name}", value)
+    monkeypatch.delenv("FKS_SIM_ENABLED")  # the command has set it: its own default is no local exchange
+    assert run(cli, [*worker, "--address", "127.0.0.2:1"]) == 2
+    assert "a worker needs database.url, redis.url" in capsys.readouterr().err
 
 
 async def test_row_of_an_earlier_head_is_ignored(database, database_url, paths, monkeypatch):
@@ -289,9 +301,6 @@ async def test_row_of_an_earlier_head_is_ignored(database, database_url, paths, 
     head = await head_beats(database, paths)
     await NodeStore(database).beat(replace(head, name="a", detail=head.detail | {"session": "s0"}))
     await database.sql("UPDATE nodes SET beat_at = beat_at - interval '1 hour' WHERE name = 'a'")
-    await database.sql(
-        "UPDATE nodes SET beat_at = beat_at + interval '1 hour' WHERE name = 'h'"
-    )  # it beats all the while
     async with working(paths, database_url) as (keeper, driver, _):
         await until(lambda: keeper.phase == "ready")
         old, beats = keeper.services["ray"].process.pid, []
@@ -306,3 +315,33 @@ async def test_row_of_an_earlier_head_is_ignored(database, database_url, paths, 
         await until(lambda: len(beats) >= 3)
         assert driver.waits_for == ""
         assert (keeper.services["ray"].process.pid, keeper.services["ray"].restarts) == (old, 0)
+
+
+async def test_worker_of_another_build_is_refused(database, database_url, paths):
+    await head_beats(database, paths, version="0.1.0+00000000")
+    async with working(paths, database_url) as (_, _, task):
+        with pytest.raises(ConfigError, match=r"w1 has FKS .*, the head h has 0\.1\.0\+00000000; install the head's"):
+            await asyncio.wait_for(task, 15.0)
+
+
+async def test_worker_of_the_build_that_its_head_deployed_is_let_in(database, database_url, paths):
+    await head_beats(database, paths, version="0.1.0+00000000", installed=VERSION)  # `fks deploy` leaves the keeper
+    async with working(paths, database_url) as (keeper, _, _):
+        await until(lambda: keeper.phase == "ready")
+
+
+async def test_worker_goes_over_to_its_heads_build_and_leaves_what_runs(database, database_url, paths, monkeypatch):
+    await head_beats(database, paths)
+    async with working(paths, database_url) as (keeper, _, task):
+        await until(lambda: keeper.phase == "ready")
+        (pid,) = pids_of(paths, "ray")
+        other = paths.home / "builds" / "other"
+        monkeypatch.setattr(builds, "find", lambda id: other if id == "0.1.0+00000000" else None)
+        await head_beats(database, paths, version="0.1.0+00000000")
+        with pytest.raises(OtherBuildError) as found:
+            await asyncio.wait_for(task, 15.0)
+        assert found.value.build == other
+        assert pids_of(paths, "ray") == [pid]
+    async with working(paths, database_url) as (keeper, _, _):  # it came back as it was: once per build
+        await until(lambda: keeper.phase == "ready")
+        assert pids_of(paths, "ray") == [pid]

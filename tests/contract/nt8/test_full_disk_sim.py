@@ -49,7 +49,7 @@ class Rig:
         for _ in range(ms // 500):
             self.host.do("advance", ms=500)
             if self._client is not None:
-                self.client.send({"t": "ping", "n": 1, "t_ms": 0})
+                self.client.ping()
         self.host.do("trade", instrument="ES 03-25", price=4500, qty=1)
 
     def fill_disk(self) -> None:

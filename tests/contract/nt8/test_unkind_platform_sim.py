@@ -147,6 +147,36 @@ I SIG a1 {"valid_until":1738595100000,"created_ms":1}
 E* {"t":"ack","id":"a1","dup":true}
 A submits {"count":1}
 """,
+    "submit_throws_and_the_broker_takes_the_order_before_absence_is_proven": """\
+AUTH {"last_seq":0}
+P late {"ms":3000}
+I SIG a1 {"valid_until":1738595100000,"created_ms":1}
+E {"t":"indeterminate","id":"a1"}
+T +2000
+I SIG a1 {"valid_until":1738595100000,"created_ms":1}
+E {"t":"indeterminate","id":"a1"}
+A submits {"count":0}
+T +3000
+E* {"t":"ev","kind":"signal","id":"a1"}
+I SIG a1 {"valid_until":1738595100000,"created_ms":1}
+E* {"t":"ack","id":"a1","dup":true}
+A submits {"count":1}
+P fill {"name":"FKS:a1:E","qty":1,"price":4500.00,"exec":"X1"}
+A pair {"id":"a1","qty":1,"stop":4490.00,"target":4520.00}
+""",
+    "order_that_comes_after_its_absence_was_proven_gets_its_bracket": """\
+AUTH {"last_seq":0}
+P late {"ms":8000}
+I SIG a1 {"valid_until":1738595100000,"created_ms":1}
+E {"t":"indeterminate","id":"a1"}
+T +5000
+E* {"t":"ev","kind":"signal","id":"a1","state":"not_submitted"}
+T +4000
+P fill {"name":"FKS:a1:E","qty":1,"price":4500.00,"exec":"X1"}
+A pair {"id":"a1","qty":1,"stop":4490.00,"target":4520.00}
+E* {"t":"ev","kind":"signal","id":"a1","state":"open"}
+A submits {"count":3}
+""",
     "submit_throws_before_the_broker_has_the_order": """\
 AUTH {"last_seq":0}
 P switch {"name":"submit_throws_before"}

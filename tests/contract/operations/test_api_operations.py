@@ -76,20 +76,6 @@ async def test_an_operation_is_asked_for_once_per_key_and_followed_by_its_id(gat
         assert (await client.post("/operations", json={"kind": "config"})).status_code == 422
 
 
-@pytest.mark.parametrize(
-    "name", ["../../tmp/fks-9-py3-none-any.whl", "/tmp/fks-9-py3-none-any.whl", "fks-9/../../x.whl"]
-)
-async def test_a_row_of_an_operation_names_no_wheel_outside_of_ours(
-    gateway: Running, rig: Rig, fks: Fks, name: str
-) -> None:
-    async with gateway.client("admin") as client:
-        for key in ("wheel", "previous_wheel"):
-            assert (await client.post("/operations", json={"kind": "deploy", key: name})).status_code == 422
-    await rig.store.request("deploy", args={"previous_wheel": name})  # one that came there by another way
-    code, _, err = await fks("deploy", "--rollback")
-    assert (code, "is no wheel of ours" in err) == (USAGE, True)
-
-
 async def test_settings_change_at_run_time_and_go_back(gateway: Running, rig: Rig) -> None:
     rig.start()
     async with gateway.client("admin") as client:
@@ -133,9 +119,8 @@ async def test_settings_change_at_run_time_and_go_back(gateway: Running, rig: Ri
         assert {item["changed_by"] for item in listed} == {"t-admin"}
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
+async def test_a_change_that_cannot_be_is_refused_and_leaves_nothing(gateway: Running, seeded: Database) -> None:
+    for body, status, code in [
         ({"set": {"risk.nonsense": 1}}, 422, "CONFIG_KEY"),
         ({"set": {"venue.live": True}}, 422, "CONFIG_KEY"),
         ({"set": {"supervision.lease_ttl_s": 9}}, 422, "CONFIG_KEY"),
@@ -150,16 +135,12 @@ async def test_settings_change_at_run_time_and_go_back(gateway: Running, rig: Ri
         ({"rollback_to": 0, "set": {"venue.sweep_s": 3}}, 422, "INVALID"),
         ({"set": {"venue.sweep_s": 3}, "base_version": 7}, 409, "CONFIG_CHANGED"),
         ({"set": {"venue.sweep_s": 3}, "reason": ""}, 422, "INVALID"),
-    ],
-)
-async def test_a_change_that_cannot_be_is_refused_and_leaves_nothing(
-    gateway: Running, seeded: Database, body: dict[str, Any], status: int, code: str
-) -> None:
-    async with gateway.client("admin") as client:
-        answer = await client.post("/config/versions", json={"reason": "r", "base_version": 0, **body})
-    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
-    assert await seeded.sql("SELECT 1 FROM runtime_config") == []
-    assert await seeded.sql("SELECT 1 FROM operations") == []
+    ]:
+        async with gateway.client("admin") as client:
+            answer = await client.post("/config/versions", json={"reason": "r", "base_version": 0, **body})
+        assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+        assert await seeded.sql("SELECT 1 FROM runtime_config") == []
+        assert await seeded.sql("SELECT 1 FROM operations") == []
 
 
 async def test_command_line_restarts_and_prints_the_time_it_took(fks: Fks, rig: Rig) -> None:
@@ -227,6 +208,12 @@ async def test_settings_from_the_command_line(fks: Fks, rig: Rig) -> None:
     assert (code, "fks assets" in err) == (USAGE, True)
     code, _, err = await fks("config", "set", "venue.sweep_s", "--why", "x")
     assert code == USAGE
+    code, out, _ = await fks("venues", "configure", "ccxt", "sweep_s", "20", "--why", "slow", "--json")
+    assert json.loads(out)["changes"] == {"venue.sweep_s": {"from": None, "to": 20.0}}
+    code, _, err = await fks("venues", "configure", "mt5", "port", "1", "--why", "x")
+    assert (code, "mt5.port cannot change while the system runs" in err) == (USAGE, True)
+    code, _, err = await fks("venues", "configure", "risk", "notional_max_order", "1", "--why", "x")
+    assert (code, "there is no venue risk" in err) == (USAGE, True)
     code, out, _ = await fks("config", "keys", "data")
     assert (code, "collector:*" in out) == (OK, True)
 

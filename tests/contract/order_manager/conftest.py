@@ -9,6 +9,7 @@ import pytest
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.histories import save
+from tests.support.journal import errors_of_journal
 from tests.support.order_rig import Rig, seed
 from tests.support.scripted_venue import ScriptedVenue
 
@@ -36,3 +37,12 @@ async def idle(
 async def rig(idle: Rig) -> Rig:
     """A rig that runs and is READY."""
     return await idle.start()
+
+
+@pytest.fixture
+async def audited(idle: Rig) -> AsyncIterator[None]:
+    """Compare the journal with its events after the test."""
+    yield
+    if idle.task is not None:
+        await idle.crash()
+    assert await errors_of_journal(idle.db) == []

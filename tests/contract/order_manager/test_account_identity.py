@@ -230,7 +230,7 @@ async def test_an_upgrade_in_the_middle_of_a_kill_counts_no_execution_twice(data
     await until(lambda: rig.service.cache.venues["ccxt"].compares_done > done + 1)
     assert await rig.position() == D("5.99")
     assert len(await database.sql("SELECT FROM trades")) == 2
-    row = await KillStore(database).snapshot(3600.0, [], "binance")
+    row = await KillStore(database).snapshot(3600.0)
     snapshot = DatabaseSnapshot.of(row)
     assert snapshot.identities == {1: rig.venue.who}
     counted = snapshot.with_fills(rig.venue.trades, frozenset())
@@ -243,9 +243,13 @@ async def test_a_venue_without_an_account_waits_for_one_and_stops_no_other(datab
     empty = ScriptedVenue(name="ninja", account_id=0, totals={"USD": D(50)})
     rig = Rig(database, bus, ScriptedVenue())
     rig.venues = {"ccxt": rig.venue, "ninja": empty}
+    limits = rig.settings.supervision.model_copy(update={"sessions_wait_max_s": 0.0})
+    rig.settings = rig.settings.model_copy(update={"supervision": limits})
     await rig.start(wait_ready=False)
     statuses = rig.service.cache.venues
     await until(lambda: statuses["ccxt"].state == "READY" and "fks accounts create" in statuses["ninja"].detail)
+    assert rig.service.is_ready
+    assert rig.service.problems() == []
     assert await rig.outcome(await rig.signal()) == ("ordered", None)
     made = await AccountStore(database).create("nt", venue="ninja", mode="paper")
     await rig.read_slow()

@@ -23,8 +23,10 @@ from fks.runtime import Runtime
 from fks.store.accounts import AccountStore
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.store.facts import Mark
 from fks.store.leases import raise_epoch
 from tests.support.order_rig import FAST, seed
+from tests.support.order_values import an_instrument
 from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.waiting import until
@@ -76,10 +78,9 @@ async def snapshots(database: Database, bus: Bus) -> AsyncIterator[Snapshots]:
     cache.accounts = {account.id: account for account in await AccountStore(database).page()}
     cache.positions[1, "ccxt", "BTCUSDT", "one"] = Position(1, "ccxt", "BTCUSDT", "one", D(2), D(100), D(0), D(0))
     status = VenueStatus("ccxt", 1, venue.capabilities, has_positions=True)
-    runtime = Runtime(FAST, clock, database, bus, log, RecordingMeter(), lease)
-    context = OrderManagerContext(
-        runtime, {"ccxt": venue}, cache, Ledger(runtime, cache, publisher), publisher, Tasks(), nowhere
-    )
+    services = FAST, clock, database, bus, log, RecordingMeter(), lease
+    ledger = Ledger(Runtime(*services), cache, publisher)
+    context = OrderManagerContext(*services, {"ccxt": venue}, cache, ledger, publisher, Tasks(), nowhere)
     balances = AccountBalances(context, venue, status, AccountStores.of(database, lease))
     await balances.refresh()
     running = asyncio.create_task(balances.run())
@@ -101,6 +102,20 @@ async def test_a_snapshot_is_written_every_five_minutes_and_at_midnight(snapshot
         await snapshots.advance(300)
     hour = [f"00:{minute:02}:00" for minute in range(5, 60, 5)]
     assert [row[:2] for row in (await snapshots.rows())[4:]] == [(at, "snapshot") for at in [*hour, "01:00:00"]]
+
+
+async def test_equity_converts_positions_in_another_quote_and_is_unknown_without_a_rate(snapshots: Snapshots) -> None:
+    ethbtc = an_instrument(symbol="ETHBTC", base="ETH", quote="BTC")
+    snapshots.cache.instruments = {**snapshots.cache.instruments, (ethbtc.exchange, "ETHBTC"): ethbtc}
+    snapshots.cache.positions[1, "ccxt", "ETHBTC", "one"] = Position(
+        1, "ccxt", "ETHBTC", "one", D(10), D("0.05"), D(0), D(0)
+    )
+    assert (await snapshots.advance(150))[-1] == ("23:50:00", "snapshot", D(100000), None)
+    now_ns = snapshots.clock.now_ns()
+    btcusdt = an_instrument(symbol="BTCUSDT", base="BTC", quote="USDT")
+    snapshots.cache.instruments = {**snapshots.cache.instruments, (btcusdt.exchange, "BTCUSDT"): btcusdt}
+    snapshots.cache.marks = {(btcusdt.exchange, "BTCUSDT"): Mark(btcusdt.exchange, "BTCUSDT", D(100), now_ns)}
+    assert (await snapshots.advance(300))[-1] == ("23:55:00", "snapshot", D(100000), D(100000 + 2 * 100 + 50))
 
 
 async def test_a_snapshot_that_cannot_be_read_is_left_out(snapshots: Snapshots) -> None:

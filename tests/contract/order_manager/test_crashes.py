@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import traceback
 from decimal import Decimal
 
+import asyncpg
 import pytest
 
 from fks.model.errors import StaleEpochError
-from fks.model.order import OrderType, State
+from fks.model.order import OPEN, OrderType, State
 from fks.model.signal import Kind
 from fks.store.leases import raise_epoch
 from fks.store.orders import OrderStore
 from tests.support.journal import errors_of_journal
 from tests.support.order_rig import Rig
+from tests.support.servers import TEMPLATE
 from tests.support.waiting import until
 
 D = Decimal
@@ -31,6 +34,26 @@ async def test_an_order_in_flight_at_a_crash_is_asked_about_and_not_sent_again(r
     await until(lambda: rig.venue.received)
     await rig.restart()
     order = rig.venue.received[0]
+    await rig.becomes(order, State.FILLED)
+    assert rig.venue.received == [order]
+    assert await rig.position() == D("9.99")
+
+
+async def test_refused_right_ends_the_service_and_nothing_is_sent_again(rig: Rig) -> None:
+    """A statement that its database role lacks: the reason and the remedy are in the supervisor's page."""
+    role = f"{TEMPLATE}_orders"
+    await rig.db.sql(f"REVOKE INSERT ON trades FROM {role}")
+    await rig.signal()
+    task = rig.task
+    assert task is not None
+    await until(task.done)
+    error = task.exception()
+    assert isinstance(error, asyncpg.InsufficientPrivilegeError)
+    assert "permission denied for table trades; 'fks db upgrade'" in traceback.format_exception(error)[-1]
+    (order,) = rig.venue.received
+    assert await rig.state(order) in OPEN
+    await rig.db.sql(f"GRANT INSERT ON trades TO {role}")
+    await rig.restart()
     await rig.becomes(order, State.FILLED)
     assert rig.venue.received == [order]
     assert await rig.position() == D("9.99")

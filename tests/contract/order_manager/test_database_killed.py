@@ -51,8 +51,8 @@ async def test_a_killed_database_pauses_the_orders_and_loses_nothing(own: tuple[
     sent = len(rig.venue.received)
     await asyncio.to_thread(server.start)
     for one in signals:
-        assert (await rig.outcome(one.id, deadline_s=20))[0] in ("ordered", "nothing")
-    await until(lambda: rig.service.is_ready, deadline_s=15)
+        assert (await rig.outcome(one.id))[0] in ("ordered", "nothing")
+    await until(lambda: rig.service.is_ready)
     assert len(rig.venue.received) > sent
     assert len(rig.venue.received) == len(set(rig.venue.received))
 
@@ -76,5 +76,5 @@ async def test_fills_that_come_while_the_database_is_away_are_booked_when_it_is_
     rig.venue.fill(order.client_order_id, D(6))
     await until(lambda: not rig.service.cache.is_journal_up)
     await asyncio.to_thread(server.start)
-    await rig.becomes(order.client_order_id, State.FILLED, deadline_s=20)
+    await rig.becomes(order.client_order_id, State.FILLED)
     assert await rig.held() == rig.venue.totals["BTC"]

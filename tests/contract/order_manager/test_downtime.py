@@ -216,7 +216,7 @@ async def test_an_hour_away_sends_at_most_one_fresh_order_a_position(
     rig.venues = {"ccxt": venue_on(exchange.info)}
     await rig.start()  # first, so that a slow start does not deny with VENUE_DOWN what the worker decides
     await downtime.worker(0)
-    await until(downtime.is_decided, deadline_s=20)
+    await until(downtime.is_decided)
     known = {row["id"] for row in before}
     late = [row for row in await downtime.signals() if row["id"] not in known]
     assert sorted((row["instance"], row["kind"]) for row in late) == sorted(

@@ -89,7 +89,7 @@ async def test_drains_under_load_lose_no_signal_and_double_no_order(idle: Rig) -
     async def all_decided() -> bool:
         return not (await counted(rig)).get("ready")
 
-    await until(all_decided, deadline_s=20)
+    await until(all_decided)
     assert sum((await counted(rig)).values()) == len(sent)
     assert len(rig.venue.received) == len(set(rig.venue.received)), "an order went out twice"
     rows = await rig.db.sql("SELECT signal_id, count(*) AS n FROM orders WHERE parent_id IS NULL GROUP BY signal_id")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fks.cli.portfolio import show_attribution
 from fks.clock import RealClock
+from fks.jobs.valuation import note_portfolio_equity
 from fks.model.account import Transfer, TransferKind
 from fks.model.order import State
 from fks.model.signal import Kind
@@ -16,6 +19,8 @@ from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.holdings import HoldingStore
 from fks.store.incidents import Incident, IncidentStore, Resolution
+from fks.store.portfolios import PortfolioChanges
+from tests.support.gateway import running
 from tests.support.order_rig import FAST, Rig, seed
 from tests.support.scripted_venue import D, ScriptedVenue
 from tests.support.waiting import until
@@ -129,6 +134,39 @@ async def test_coins_that_went_deny_entries_until_a_person_adopts_it(rig: Rig) -
     assert await entry(rig) == ("ordered", None)
     await until(lambda: is_compared_twice(rig))
     assert await incidents(rig) == []
+    await rig.stop()
+
+
+async def test_cash_that_no_row_explains_is_an_incident_of_its_attribution(
+    rig: Rig, database_url: str, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def is_cash(total: int) -> bool:
+        rows = await AccountStore(rig.db).balances(1)
+        return any(row.balance.currency == "USDT" and row.balance.total == total for row in rows)
+
+    await PortfolioChanges(rig.db).add(
+        "own", base_currency="USDT", benchmark=None, accounts=["main"], instances=[], by="ann"
+    )
+    await until(lambda: is_cash(100_000))
+    await note_portfolio_equity(rig.db, SETTINGS)
+    rig.venue.totals["USDT"] -= D(40)
+    (found,) = await until(lambda: incidents(rig))
+    await until(lambda: is_cash(99_960))
+    await note_portfolio_equity(rig.db, SETTINGS)
+    async with running(rig.db, database_url, redis_url, tmp_path) as gateway, gateway.client("read") as client:
+        body = (await client.get("/portfolios/own/attribution")).json()
+        listed = (await client.get("/incidents?open=true")).json()["items"]
+    assert (body["rest"], body["is_explained"]) == ("-40", False)
+    assert body["unexplained"] == [
+        {"account": "main", "asset": "USDT", "amount": "-40", "value": "-40", "incident": found.id}
+    ]
+    assert [(row["id"], row["account"], row["subject"]) for row in listed] == [(found.id, "main", "USDT")]
+    assert found.detail == ("ccxt holds 99960 USDT of account main, 40 less than executions and transfers explain")
+    show_attribution(body)
+    assert (
+        f"no row explains -40 USDT of main: -40.00 (incident {found.id}: see 'fks incidents')"
+        in capsys.readouterr().err
+    )
     await rig.stop()
 
 

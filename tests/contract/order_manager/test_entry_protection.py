@@ -20,6 +20,7 @@ from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import FAST, Rig, seed
 from tests.support.ports import CollectingLog
 from tests.support.scripted_venue import ScriptedVenue
+from tests.support.sim_process import SAMPLE
 from tests.support.waiting import until
 
 D = Decimal
@@ -43,8 +44,30 @@ def session(exchange: LocalExchange) -> BinanceVenue:
 
 
 @pytest.fixture
+def taped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
+    """An exchange whose market stands still until it is told to go on, with coins that no order of the tests bought."""
+    flags = ("--rate-limits", "off", "--balance", "USDT=1000000", "--tape", str(SAMPLE), "--hold")
+    found = LocalExchange(tmp_path_factory.mktemp("exchange"), flags).start()
+    found.ask("POST", "/sim/transfers", {"kind": "deposit", "asset": "BTC", "amount": "1"})
+    yield found
+    found.stop()
+
+
+@pytest.fixture
 async def wire(database: Database, bus: Bus, exchange: LocalExchange) -> AsyncIterator[Rig]:
     """A running rig whose venue takes lists."""
+    async for rig in running(database, bus, exchange):
+        yield rig
+
+
+@pytest.fixture
+async def at_rest(database: Database, bus: Bus, taped: LocalExchange) -> AsyncIterator[Rig]:
+    """A running rig at the exchange whose market stands still."""
+    async for rig in running(database, bus, taped):
+        yield rig
+
+
+async def running(database: Database, bus: Bus, exchange: LocalExchange) -> AsyncIterator[Rig]:
     await seed(database)
     venue = session(exchange)
     price = await venue.last_price("BTCUSDT")
@@ -187,7 +210,7 @@ async def test_parts_of_a_resting_entry_are_covered_until_the_last_one(wire: Rig
     exchange.fault("thin_book", symbol="BTCUSDT", count=1)
     limit = {"type": OrderType.LIMIT, "limit_price": price * D("1.002"), "size": D("0.02")}
     entry = await enter(wire, **limit)
-    await wire.becomes(entry, State.FILLED, deadline_s=20)
+    await wire.becomes(entry, State.FILLED)
     assert posts(exchange)[0] == "otoco"
 
     async def is_covered() -> bool:
@@ -199,13 +222,83 @@ async def test_parts_of_a_resting_entry_are_covered_until_the_last_one(wire: Rig
     assert exits == []
 
 
+async def enter_half(rig: Rig, exchange: LocalExchange, **changes: Any) -> str:
+    """Send an entry of which a half fills; the rest waits in the book."""
+    price = (await price_of(rig)).quantize(D("0.01"))
+    exchange.fault("thin_book", symbol="BTCUSDT", count=1)
+    limit = {"type": OrderType.LIMIT, "limit_price": price * D("1.002"), "time_in_force": TimeInForce.GTC}
+    entry = await enter(rig, **limit | {"size": D("0.02")} | changes)
+    assert posts(exchange)[0] in ("otoco", "oto")
+    return entry
+
+
+def bought(exchange: LocalExchange) -> Decimal:
+    """Return what the entry brought, net of its fee."""
+    return D(exchange.free("BTC")) + locked(exchange) - 1
+
+
+def locked(exchange: LocalExchange) -> Decimal:
+    """Return what all orders at the exchange would sell."""
+    return sum((D(row["locked"]) for row in exchange.account()["balances"] if row["asset"] == "BTC"), D(0))
+
+
+@pytest.mark.parametrize("alone", [None, "stop_loss", "take_profit"])
+async def test_an_entry_that_fills_while_all_is_dead_sells_no_other_coins(
+    at_rest: Rig, taped: LocalExchange, alone: str | None
+) -> None:
+    """A part was covered locally; then the rest fills and the exchange puts the waiting exits on the book."""
+    other = {"stop_loss": "take_profit", "take_profit": "stop_loss"}.get(alone or "")
+    entry = await enter_half(at_rest, taped, **({} if other is None else {other: None}))
+    await until(lambda: locked(taped) == bought(taped) == D("0.00999"))
+    await at_rest.stop()
+    taped.ask("POST", "/sim/tape/advance", {"bars": 1})
+    (order,) = [row for row in taped.account()["orders"] if row["clientOrderId"] == entry]
+    assert order["status"] == "FILLED"
+    assert bought(taped) == D("0.01998")
+    assert locked(taped) == D("0.01998")
+    await at_rest.restart(venues={"ccxt": session(taped)})
+    await at_rest.becomes(entry, State.FILLED)
+    assert locked(taped) == D("0.01998")
+
+
+async def test_no_close_leaves_while_waiting_exits_would_sell_other_coins(at_rest: Rig, taped: LocalExchange) -> None:
+    """Neither the amendment of the waiting exits nor the cancel of their entry arrives; then all is dead, and the rest
+    of the entry fills."""
+    taped.fault("drop", path="/api/v3/order/amend/keepPriority", method="PUT", count=1000)
+    taped.fault("drop", path="/api/v3/order", method="DELETE", count=1000)
+    entry = await enter_half(at_rest, taped)
+    await at_rest.becomes(entry, State.PARTIAL)
+    out = await at_rest.signal(Kind.EXIT)
+    await until(lambda: len(taped.received(path="/api/v3/order", method="DELETE")) >= 2, deadline_s=10)
+    await at_rest.stop()
+    taped.clear()
+    taped.ask("POST", "/sim/tape/advance", {"bars": 1})
+    (order,) = [row for row in taped.account()["orders"] if row["clientOrderId"] == entry]
+    assert order["status"] == "FILLED"
+    assert locked(taped) == bought(taped) == D("0.01998")
+    await at_rest.restart(venues={"ccxt": session(taped)})
+    assert await at_rest.outcome(out) == ("ordered", None)
+    await until(lambda: at_rest.position_is(D(0)), deadline_s=15)
+    assert locked(taped) == bought(taped) == 0
+
+
+async def test_a_list_whose_exits_cannot_be_reduced_ends_with_its_first_part(
+    at_rest: Rig, taped: LocalExchange
+) -> None:
+    taped.ask("POST", "/sim/filters", {"symbol": "BTCUSDT", "amend_allowed": False})
+    entry = await enter_half(at_rest, taped)
+    order = await at_rest.becomes(entry, State.CANCELLED)
+    assert order.filled == D("0.01")
+    await until(lambda: locked(taped) == bought(taped) == D("0.00999"))
+
+
 @pytest.mark.parametrize("kind", ["accept_then_cut", "drop"])
 async def test_a_list_without_an_answer_is_queried_and_never_sent_again(
     wire: Rig, exchange: LocalExchange, kind: str
 ) -> None:
     exchange.fault(kind, path="/api/v3/orderList/opoco", method="POST", count=1)
     entry = await enter(wire)
-    order = await wire.becomes(entry, State.FILLED, State.ABSENT, deadline_s=15)
+    order = await wire.becomes(entry, State.FILLED, State.ABSENT)
     ids = [entry, *(row["client_order_id"] for row in await wire.db.sql(
         "SELECT client_order_id FROM orders WHERE parent_id = $1", entry))]  # fmt: skip
     assert len(ids) == 3
@@ -213,7 +306,7 @@ async def test_a_list_without_an_answer_is_queried_and_never_sent_again(
         await rest(wire, entry)
     else:
         for name in ids[1:]:
-            await wire.becomes(name, State.ABSENT, deadline_s=15)
+            await wire.becomes(name, State.ABSENT)
     assert posts(exchange) == ["opoco"]
     assert len(await legs(wire, entry)) == 2
     asked = {row["params"].get("origClientOrderId") for row in exchange.received(path="/api/v3/order", method="GET")}

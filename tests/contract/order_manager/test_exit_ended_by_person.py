@@ -176,6 +176,31 @@ async def test_a_stop_outlives_an_ended_exit_whose_cancel_was_lost(rig: Rig) -> 
     assert (len(rig.venue.cancelled), {held.order.attempt for held in rig.venue.live()}) == (1, {0})
 
 
+async def test_a_start_repeats_no_cancel_of_a_stop_whose_exit_was_ended_before(rig: Rig) -> None:
+    """The order manager stops before it withdraws the cancel: the stop is wanted again, and its cancel is not sent."""
+    await rig.restart(limits=PATIENT)
+    await rig.outcome(await rig.signal(**BOTH))
+    await until(lambda: stops(rig) == D("9.99"))
+    rig.venue.cancels.append("lost")
+    rig.venue.outages["query"] = 10**6
+    out = await rig.signal(Kind.EXIT)
+    await until(lambda: rig.venue.cancelled)
+    await rig.stop()
+    http = rig.settings.http.model_copy(update={"order_wait_s": 0.1})
+    entry = OrderEntry(rig.db, rig.bus, RealClock(), rig.settings.model_copy(update={"http": http}))
+    assert (await entry.end_exit(out, "ann")).body["exit_end"]["state"] == "requested"
+    rig.venue.outages.clear()
+    await rig.start()
+    await ended(rig, out, (SignalState.NOTHING, "ann ended the exit before its first order"))
+    await stays_ended(rig, 0)
+
+    async def is_settled() -> bool:
+        return not await rig.db.sql("SELECT FROM orders WHERE request <> 'none'")
+
+    await until(is_settled)
+    assert (len(rig.venue.cancelled), {held.order.attempt for held in rig.venue.live()}) == (1, {0})
+
+
 async def test_an_exit_that_is_done_cannot_be_ended(rig: Rig) -> None:
     await rig.outcome(await rig.signal())
     await until(lambda: rig.venue.totals.get("BTC") == D("9.99"))

@@ -15,9 +15,11 @@ from fks.clock import RealClock
 from fks.clock.wrong import WrongClock
 from fks.config.settings import Risk, Settings
 from fks.entry.order_entry import OrderEntry, OrderRequest
+from fks.guardian.journal import Asked, KillJournal, scope_file
 from fks.model.order import OrderType, Side, State
 from fks.model.signal import Kind, SignalState
 from fks.orders.messages import Limits
+from fks.risk.policy import KillScope, ScopeKind
 from fks.store.bus import WAKE
 from fks.store.signals import SignalStore
 from tests.support.fast_clock import FastClock
@@ -104,6 +106,35 @@ async def test_a_person_closes_a_strategys_position_under_a_held_kill(rig: Rig, 
     assert (await rig.outcome(out))[0] == "ordered"
     assert len(rig.venue.received) == 4  # the entry, its legs, one close
     assert rig.venue.live() == []
+
+
+@pytest.mark.parametrize(
+    ("known_to", "outcome"),
+    [("tables", ("denied", "KILLED")), ("file", ("ordered", None))],  # by the file alone it ends before its bytes
+    ids=["tables", "file"],
+)
+async def test_a_person_sells_nothing_that_the_kill_of_a_strategy_closes(
+    rig: Rig, tmp_path: Path, known_to: str, outcome: tuple[str, str | None]
+) -> None:
+    """It would be sold twice, the second time from the owner's own coins."""
+    person: dict[str, Any] = {"source": "principal:me", "timeframe": None, "kind": Kind.ORDER, "instance": ""}
+    await rig.outcome(await rig.signal())
+    await rig.outcome(await rig.signal(size=D(2), **person))
+    assert await rig.position("one") == D("9.99")
+    rig.venue.totals["BTC"] += 100
+    if known_to == "file":
+        rig.kill_path = tmp_path / "kill.jsonl"
+        one = KillScope(ScopeKind.STRATEGY, "one")
+        KillJournal(scope_file(rig.kill_path, one)).engage("k", Asked(str(one), "", "me", True, 1))
+    else:
+        engage = "INSERT INTO kill_switch (kill_id, scope, report) VALUES ('k', 'strategy:one', '{\"flatten\": true}')"
+        await rig.db.sql(engage)
+    sent = len(rig.venue.received)
+    for size in (D(11), D("2.5")):
+        assert await rig.outcome(await rig.signal(side=Side.SELL, size=size, **person)) == outcome
+    assert len(rig.venue.received) == sent
+    assert await rig.outcome(await rig.signal(side=Side.SELL, size=D(1), **person)) == ("ordered", None)
+    await until(lambda: len(rig.venue.received) == sent + 1)
 
 
 async def test_a_fill_that_crosses_a_held_kill_is_protected(rig: Rig) -> None:
@@ -301,7 +332,7 @@ async def test_a_second_close_waits_as_long_whatever_the_clock_shows(idle: Rig) 
 
 async def test_a_stop_that_the_venue_has_lost_holds_its_exit_up_for_a_while_alone(rig: Rig) -> None:
     """The venue does not know the stop any more: nothing will ever say whether it filled."""
-    await rig.restart(limits=replace(QUICK, unresolved_s=1.0))
+    await rig.restart(limits=replace(QUICK, unresolved_s=3.0))
     await rig.outcome(await rig.signal(stop_loss=D(90)))
     await until(lambda: stops(rig) == D("9.99"))
     (stop,) = rig.venue.live()
@@ -616,3 +647,39 @@ async def test_a_resting_entry_is_cancelled_by_the_exit_of_its_instance(rig: Rig
     order = await rig.becomes((await rig.entry(entry)).client_order_id, State.WORKING)
     assert (await rig.outcome(await rig.signal(Kind.EXIT)))[0] == "nothing"
     await rig.becomes(order.client_order_id, State.CANCELLED)
+
+
+async def cancels_requested(rig: Rig) -> list[tuple[str, str]]:
+    rows = await rig.db.sql(
+        "SELECT client_order_id AS id, payload->>'reason' AS reason FROM order_events"
+        " WHERE event = 'CancelRequested' ORDER BY id"
+    )
+    return [(row["id"], row["reason"]) for row in rows]
+
+
+async def test_a_lost_cancel_is_requested_again_once_the_order_is_found_open(rig: Rig) -> None:
+    """The owner of its requests repeats it, and the journal shows each request."""
+    await protected(rig)
+    rig.venue.cancels.append("lost")
+    rig.venue.outages["query"] = 3
+    await rig.signal(Kind.EXIT)
+    await until(lambda: rig.venue.totals["BTC"] == 0, deadline_s=15)
+    requests = await cancels_requested(rig)
+    assert [reason for _, reason in requests] == ["exit", "its cancel got lost, and the venue shows it open"]
+    assert len({id for id, _ in requests}) == 1
+
+
+async def test_a_start_repeats_a_lost_cancel_that_its_exit_still_wants_at_once(rig: Rig) -> None:
+    """The first comparison waits for the exit, so the cancel must not wait for the end of that comparison."""
+    await rig.restart(limits=Limits())
+    await protected(rig)
+    rig.venue.cancels.append("lost")
+    rig.venue.outages["query"] = 10**6
+    await rig.signal(Kind.EXIT)
+    await until(lambda: len(rig.venue.cancelled) >= 1)
+    await rig.stop()
+    rig.venue.outages = {"open_orders": 1}  # the exit is known before the comparison that succeeds
+    await rig.start(wait_ready=False)
+    await until(lambda: rig.venue.totals["BTC"] == 0, deadline_s=Limits().clear_s)
+    requests = await cancels_requested(rig)
+    assert (len(requests), len({id for id, _ in requests})) == (2, 1)

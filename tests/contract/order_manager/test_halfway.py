@@ -87,8 +87,9 @@ async def test_a_commit_that_lands_after_its_connection_died_is_still_sent_once(
             return (await rig.db.sql(blocked))[0]["n"] >= count
 
         await until(lambda: waits(1))
-        for holder in rig.db._pool._holders:  # the client side of the waiting statement is cut; the server goes on
-            if holder._con is not None and holder._in_use is not None and holder._con is not tx.connection._con:
+        assert rig.own is not None
+        for holder in rig.own._pool._holders:  # the client side of the waiting statement is cut; the server goes on
+            if holder._con is not None and holder._in_use is not None:
                 holder._con.terminate()
         await until(lambda: waits(2), deadline_s=10)
     await until(lambda: rig.venue.received, deadline_s=5)
@@ -171,7 +172,7 @@ async def test_an_exit_refused_before_an_outage_is_sent_after_it(rig: Rig) -> No
     await until(lambda: not status.is_connected)
     rig.venue.outages.clear()
     rig.venue.push(SessionBack())
-    await until(lambda: rig.service.is_ready, deadline_s=15)
+    await until(lambda: rig.service.is_ready)
     await until(lambda: rig.venue.totals["BTC"] == 0, deadline_s=15)
 
 

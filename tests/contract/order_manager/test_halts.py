@@ -9,7 +9,7 @@ import pytest
 
 from fks.model import ids
 from fks.model.order import Role
-from fks.orders.crash_points import CrashPoints
+from tests.support.crash_points import CrashPoints
 from tests.support.order_rig import Rig
 from tests.support.waiting import until
 

@@ -165,7 +165,7 @@ async def test_a_fill_whose_order_row_comes_late_finds_it(rig: Rig) -> None:
     )
     rig.venue.totals["BTC"] = D(0)
     rig.venue.push(sale)
-    await until(lambda: rig.service.cache.venues["ccxt"].unclaimed == 1)
+    await until(lambda: rig.service.cache.venues["ccxt"].lost == {"BTCUSDT": 0})
     await rig.db.sql(
         "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, instance, role, side, type, "
         "quantity,"

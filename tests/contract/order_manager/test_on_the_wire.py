@@ -82,7 +82,7 @@ async def entered(rig: Rig, **changes: Any) -> str:
     signal = await rig.signal(reference_price=await price_of(rig), **changes)
     assert (await rig.outcome(signal))[0] == "ordered"
     order = await rig.entry(signal)
-    await rig.becomes(order.client_order_id, State.FILLED, deadline_s=15)
+    await rig.becomes(order.client_order_id, State.FILLED)
     return order.client_order_id
 
 
@@ -111,7 +111,7 @@ async def test_an_oco_rests_and_leaves_before_the_exit(wire: Rig) -> None:
 
     await until(rest)
     out = await wire.signal(Kind.EXIT)
-    assert (await wire.outcome(out, deadline_s=10))[0] == "ordered"
+    assert (await wire.outcome(out))[0] == "ordered"
     await wire.becomes((await wire.entry(out)).client_order_id, State.FILLED)
     assert set(await legs()) <= {"CANCELLED", "EXPIRED"}
     assert await wire.position() < D("0.00001")
@@ -126,7 +126,7 @@ async def test_a_fault_on_the_send_ends_with_the_exchange_s_own_story(
     signal = await wire.signal(reference_price=await price_of(wire))
     assert (await wire.outcome(signal))[0] == "ordered"
     order = (await wire.entry(signal)).client_order_id
-    done = await wire.becomes(order, State.FILLED, State.ABSENT, State.REJECTED, deadline_s=15)
+    done = await wire.becomes(order, State.FILLED, State.ABSENT, State.REJECTED)
     assert sent(exchange).count(order) <= 1
     report = await wire.venues["ccxt"].query("BTCUSDT", order)  # type: ignore[index]
     assert (report.presence is Presence.FOUND) is (done.state is State.FILLED)
@@ -145,6 +145,6 @@ async def test_a_crash_in_mid_send_is_settled_by_the_next_self(wire: Rig, exchan
     order = (await wire.entry(signal)).client_order_id
     await until(lambda: order in sent(exchange))
     await wire.restart(venues={"ccxt": ccxt_venue(exchange)})
-    await wire.becomes(order, State.FILLED, deadline_s=15)
+    await wire.becomes(order, State.FILLED)
     assert sent(exchange).count(order) == 1
     assert await wire.held() == await balance(wire)

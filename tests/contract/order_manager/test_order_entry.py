@@ -73,7 +73,7 @@ async def test_orders_are_cancelled_while_what_entries_need_cannot_be_read(
     timed = await entry.submit(
         asked(type="limit", price="99", valid_until=iso(RealClock().now_ns() + 2 * NS)), "ann", "k2"
     )
-    await rig.becomes(timed.body["client_order_id"], State.CANCELLED, deadline_s=10)
+    await rig.becomes(timed.body["client_order_id"], State.CANCELLED)
 
 
 async def test_an_order_that_may_only_reduce_closes_and_never_opens(rig: Rig, entry: OrderEntry) -> None:

@@ -34,7 +34,7 @@ async def test_connections_cut_at_any_moment_lose_no_signal_and_send_nothing_twi
         await kill_connections(rig)
         await asyncio.sleep(0)
     for signal in wanted:
-        state, _ = await rig.outcome(signal, deadline_s=15)
+        state, _ = await rig.outcome(signal)
         assert state in ("ordered", "denied")
     await until(lambda: rig.service.cache.counts()["SENDING"] == 0)
     assert len(rig.venue.received) == len(set(rig.venue.received))
@@ -129,7 +129,7 @@ async def test_a_fill_the_stream_lost_is_found_by_the_sweep(rig: Rig) -> None:
 async def test_a_venue_that_cannot_be_read_gets_no_order_and_holds_up_no_other(idle: Rig) -> None:
     await idle.db.sql("INSERT INTO accounts (name, venue) VALUES ('second', 'other')")
     other = ScriptedVenue(name="other", account_id=3)
-    idle.venue.outages["open_orders"] = 2
+    idle.venue.outages["open_orders"] = 1_000_000
     idle.venues = {"ccxt": idle.venue, "other": other}
     await idle.start(wait_ready=False)
     book = idle.service.cache
@@ -137,6 +137,7 @@ async def test_a_venue_that_cannot_be_read_gets_no_order_and_holds_up_no_other(i
     assert book.venues["ccxt"].state != "READY"
     assert await idle.outcome(await idle.signal(venue="other", account_id=3)) == ("ordered", None)
     assert idle.venue.received == []
+    idle.venue.outages.clear()
     await until(lambda: book.venues["ccxt"].state == "READY", deadline_s=30)
     assert book.venues["ccxt"].ready_times == 1
 

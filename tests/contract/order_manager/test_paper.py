@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from fks.backtest import Setup
-from fks.backtest.limits import AccountHolding, TapeChecks
+from fks.backtest.limits import AccountHolding, DecidedEntry, TapeChecks
 from fks.clock import RealClock
 from fks.config.settings import Paper, Settings, Sim
+from fks.jobs.schedule import write_journal
 from fks.matching import CostModel
+from fks.matching.margin import Margin
 from fks.model.bar import Bars
 from fks.model.order import OrderType, Outcome, Side, State
 from fks.model.signal import Kind
@@ -167,7 +169,8 @@ async def test_a_stop_is_checked_without_the_fee_as_in_a_backtest(database: Data
     times = START + np.arange(10, dtype=np.int64) * MINUTE
     bars = Bars("BTCUSDT", "1m", times, *np.array(BARS, dtype=float).T, np.ones(10))
     checks = TapeChecks(bars, Setup(an_instrument(), CostModel.of(settings.costs)))
-    refused = checks.refusal(2, Side.BUY, D("0.05"), D(102), (D(101), None), AccountHolding(D(0), D(1000), (), ()))
+    entry = DecidedEntry(2, Side.BUY, D("0.05"), D(102), (D(101), None))
+    refused = checks.refusal(entry, AccountHolding(D(0), D(1000), (), ()))
     assert (refused and refused.code) == outcome[1]
     assert outcome == (("denied", "NO_PROTECTION") if fee_in == "received" else ("ordered", None))
 
@@ -281,6 +284,31 @@ async def test_order_on_its_way_at_a_restart_never_arrived_and_a_stop_is_placed_
     await until(states, deadline_s=Settings().venue.absent_age_s / 2)
 
 
+async def test_a_stop_placed_again_after_a_kill_meets_the_bar_of_the_close(paper: Rig) -> None:
+    """A part was closed in bar 8, which came down to 80; the process was killed between the cancel of the stop and its
+    successor at 95, and the strategy has read bar 9 before it is back."""
+    await seal(paper, 9)
+    await decide(paper, 2, Kind.ENTER, stop_loss=D(70))
+    await paper.start()
+    await filled(paper, 1)
+    await decide(paper, 7, Kind.EXIT, size_share=D("0.5"))
+    assert (await filled(paper, 2))[1] == (8, "SELL", D(107))
+
+    async def states() -> bool:
+        rows = await paper.db.sql("SELECT state FROM orders WHERE role = 'sl' ORDER BY attempt")
+        return [row["state"] for row in rows] == ["CANCELLED", "ACCEPTED"]
+
+    await until(states)
+    await paper.crash()
+    await paper.db.sql("UPDATE orders SET state = 'CANCELLED' WHERE role = 'sl'")
+    await paper.db.sql("UPDATE orders SET stop_loss = 95 WHERE role = 'entry'")
+    await seal(paper, 10)
+    await decide(paper, 9)
+    paper.venues = {"paper": a_paper()}
+    await paper.start()
+    assert (await filled(paper, 3))[2] == (8, "SELL", D(95))
+
+
 async def test_balances_are_those_of_the_journal_after_a_restart(paper: Rig) -> None:
     await seal(paper, 4)
     await decide(paper, 2, Kind.ENTER)
@@ -307,6 +335,50 @@ async def test_in_live_mode_a_market_order_fills_at_once_at_the_last_price(datab
         assert await rig.outcome(signal) == ("ordered", None)
         done = await rig.becomes((await rig.entry(signal)).client_order_id, State.FILLED)
         assert done.average_price == D(103)
+    finally:
+        await rig.stop()
+
+
+async def test_first_order_without_bars_of_its_own_fills_on_a_fresh_system(database: Database, bus: Bus) -> None:
+    """A person's or a portfolio's, in a symbol that no instance trades and whose instrument came after the start."""
+    await seed(database, instances=())
+    await database.sql("CREATE TABLE instruments_later AS SELECT * FROM instruments")
+    await database.sql("DELETE FROM instruments")
+    minutes = BARS_LIVE.model_copy(update={"data": BARS_LIVE.data.model_copy(update={"timeframes": ("1m",)})})
+    rig = Rig(database, bus, ScriptedVenue(), settings=minutes, venues={"paper": a_paper("last")})
+    await seal(rig, 4)
+    try:
+        await rig.start()
+        await database.sql("INSERT INTO instruments SELECT * FROM instruments_later")
+        signal = await buy(rig)
+        assert await rig.outcome(signal) == ("ordered", None)
+        done = await rig.becomes((await rig.entry(signal)).client_order_id, State.FILLED)
+        assert done.average_price == D(103)
+    finally:
+        await rig.stop()
+        await database.sql("DROP TABLE instruments_later")
+
+
+async def test_a_position_without_orders_or_an_instance_is_closed_by_force(database: Database, bus: Bus) -> None:
+    """A person's, on sealed bars: it meets them, also after a restart."""
+    await seed(database, instances=())
+    await database.sql("UPDATE accounts SET initial_balance = 30 WHERE id = 2")
+    minutes = BARS_LIVE.model_copy(update={"data": BARS_LIVE.data.model_copy(update={"timeframes": ("1m",)})})
+
+    def margin() -> PaperVenue:
+        costs, rule = CostModel(D(0), "quote"), Margin.parse("0.1/0.05")
+        return PaperVenue((), costs, {}, RealClock(), mode="last", margin=rule)
+
+    rig = Rig(database, bus, ScriptedVenue(), settings=minutes, venues={"paper": margin()})
+    await seal(rig, 4)
+    try:
+        await rig.start()
+        signal = await buy(rig)
+        assert await rig.outcome(signal) == ("ordered", None)
+        await rig.becomes((await rig.entry(signal)).client_order_id, State.FILLED)
+        await rig.restart(venues={"paper": margin()})
+        await seal(rig, 9)
+        assert [row["price"] for row in await until_filled(rig, 2)] == [103, 90]
     finally:
         await rig.stop()
 
@@ -376,6 +448,78 @@ async def test_a_kill_closes_on_paper_too_when_it_flattens(database: Database, b
         assert [(row["role"], row["state"]) for row in rows] == (
             ended if wants_flat else [("sl", "ACCEPTED"), ("tp", "WORKING")]
         )
+    finally:
+        await rig.stop()
+
+
+async def test_a_kill_of_a_venue_with_a_bridge_is_carried_out_here_and_a_whole_one_by_the_bridge(
+    database: Database, bus: Bus
+) -> None:
+    """A bridge flattens all accounts of its group: of a kill of one of its venues it is not told."""
+    await seed(database)
+    await database.sql("UPDATE accounts SET venue = 'ninja' WHERE id = 1")
+    venue = ScriptedVenue(name="ninja")
+    rig = Rig(database, bus, venue)
+    try:
+        await rig.start()
+        await rig.signal(venue="ninja", stop_loss=D(90))
+        await until(lambda: rig.service.cache.counts()["ACCEPTED"] == 1)
+        engage = "INSERT INTO kill_switch (kill_id, scope, report) VALUES ($1, $2, jsonb_build_object('flatten', true))"
+        await database.sql(engage, "w", "system")
+        await rig.bus.publish("fks.kill", {"type": "kill"})
+        await until(lambda: rig.service.cache.is_killed)
+        await asyncio.sleep(0.3)
+        assert venue.cancelled == []
+        await database.sql("UPDATE kill_switch SET is_engaged = false")
+        await database.sql(engage, "v", "venue:ninja")
+        await rig.bus.publish("fks.kill", {"type": "kill"})
+
+        async def is_flat() -> bool:
+            return await rig.position() < D("0.001")
+
+        await until(is_flat, deadline_s=8)
+        rows = await database.sql("SELECT role, state FROM orders WHERE role <> 'entry' ORDER BY role")
+        assert [tuple(row) for row in rows] == [("kill", "FILLED"), ("sl", "CANCELLED")]
+    finally:
+        await rig.stop()
+
+
+async def test_a_kill_of_a_strategy_on_paper_leaves_the_other_instance_its_position_and_stop(
+    database: Database, bus: Bus
+) -> None:
+    await seed(database, instances=())
+    await database.sql(
+        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size)"
+        " SELECT id, strategy, 'binance', 'BTCUSDT', '1m', 2, 'paper', 1000"
+        "   FROM (VALUES ('one', 'sma_cross'), ('two', 'rsi')) AS made (id, strategy)"
+    )
+    rig = Rig(database, bus, ScriptedVenue(), settings=BARS_LIVE, venues={"paper": a_paper("last")})
+    await seal(rig, 4)
+    try:
+        await rig.start()
+        entry = {"account_id": 2, "venue": "paper", "reference_price": D(103), "stop_loss": D(95)}
+        for instance in ("one", "two"):
+            await rig.signal(instance=instance, source=f"strategy:{instance}", **entry)
+        await until(lambda: rig.service.cache.counts()["ACCEPTED"] == 2)  # both stops
+        two = await rig.position("two")
+        await database.sql(
+            """INSERT INTO kill_switch (kill_id, scope, report) VALUES ('k', 'strategy:sma_cross', '{"flatten": true}')"""
+        )
+        await rig.bus.publish("fks.kill", {"type": "kill"})
+
+        async def is_flat() -> bool:
+            return await rig.position("one") < D("0.001")
+
+        await until(is_flat, deadline_s=8)
+        denied = await rig.signal(instance="one", source="strategy:one", ordinal=1, **entry)
+        assert await rig.outcome(denied) == ("denied", "KILLED")
+        assert await rig.position("two") == two
+        rows = await database.sql("SELECT instance, role, state FROM orders WHERE role <> 'entry' ORDER BY 1, 2")
+        assert [tuple(row) for row in rows] == [
+            ("one", "kill", "FILLED"),
+            ("one", "sl", "CANCELLED"),
+            ("two", "sl", "ACCEPTED"),
+        ]
     finally:
         await rig.stop()
 
@@ -477,6 +621,62 @@ async def test_a_kill_on_paper_puts_the_stop_back_while_no_price_is_young_enough
     rows = await until_filled(live, 2)
     assert [(row["trade_type"], row["price"]) for row in rows] == [("BUY", D(100)), ("SELL", D(101))]
     assert [state for role, state, _ in await orders() if role == "sl" and state != "CANCELLED"] == []
+
+
+async def test_a_short_position_beyond_its_margin_is_closed_by_force_at_the_newest_price(live: Rig) -> None:
+    """Ten times leverage: its stop ends, one page, the journal has the reason, and the rest opens no such position."""
+    rules = {"margin": Margin.parse("0.1/0.05; fee 0.01"), "can_short": True, "mode": "last"}
+    live.venues = {"paper": PaperVenue((), CostModel(D("0.001"), "quote"), {}, RealClock(), **rules)}  # type: ignore[arg-type]
+    await live.db.sql("UPDATE accounts SET initial_balance = 30 WHERE id = 2")
+    await live.start()
+    signal = await buy(live, side=Side.SELL, stop_loss=D(150))
+    assert await live.outcome(signal) == ("ordered", None)
+    await until(lambda: live.service.cache.counts()["ACCEPTED"] == 1)
+    await live.db.sql("UPDATE feeds SET last_price = 112, last_message_at = now()")
+    await until_filled(live, 2)
+    rows = await live.db.sql("SELECT trade_type, quantity, price, fee, instance, source FROM trades ORDER BY id")
+    # of the value of 224: 0.001 and 0.01
+    assert tuple(rows[1].values()) == ("BUY", D(2), D(112), D("2.464"), "", "liquidation")
+
+    async def is_over() -> bool:
+        states = [row["state"] for row in await live.db.sql("SELECT state FROM orders WHERE role = 'sl'")]
+        alerts = await live.db.sql("SELECT severity FROM alerts WHERE event = 'fill.liquidation'")
+        return states == ["EXPIRED"] and [one["severity"] for one in alerts] == ["page"]
+
+    await until(is_over)
+    assert await live.outcome(await buy(live)) == ("denied", "MARGIN")
+    await write_journal(live.db, Settings(), RealClock().now_ns())
+    (closed,) = await live.db.sql("SELECT exit_reason FROM journal_entries")
+    assert closed["exit_reason"] == "liquidation"
+
+
+async def test_a_forced_close_ends_positions_against_each_other(live: Rig) -> None:
+    """The account held two: nothing is held after it, and no stop is placed for three against one."""
+    rules = {"margin": Margin.parse("0.1/0.05"), "can_short": True, "mode": "last"}
+    live.venues = {"paper": PaperVenue((), CostModel(D("0.001"), "quote"), {}, RealClock(), **rules)}  # type: ignore[arg-type]
+    await live.db.sql("UPDATE accounts SET initial_balance = 60 WHERE id = 2")
+    await live.start()
+    for name, side, size, stop in (("one", Side.BUY, 3, 50), ("two", Side.SELL, 1, 150)):
+        await live.db.sql(
+            "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size) VALUES"
+            " ($1, 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', 1000)",
+            name,
+        )
+        await live.service.refresh()
+        changes = {"side": side, "size": D(size), "stop_loss": D(stop)}
+        signal = await live.signal(account_id=2, venue="paper", instance=name, **changes)
+        assert await live.outcome(signal) == ("ordered", None)
+    await until(lambda: live.service.cache.counts()["ACCEPTED"] == 2)
+    await live.db.sql("UPDATE feeds SET last_price = 72, last_message_at = now()")
+
+    async def is_flat() -> bool:
+        rows = await live.db.sql("SELECT instance FROM positions WHERE quantity <> 0")
+        stops = await live.db.sql("SELECT state FROM orders WHERE role = 'sl'")
+        return rows == [] and [row["state"] for row in stops] == ["EXPIRED", "EXPIRED"]
+
+    await until(is_flat)
+    rows = await live.db.sql("SELECT instance, realized_pnl, fees FROM positions ORDER BY instance")
+    assert [tuple(row.values()) for row in rows] == [("one", D(-84), D("0.444")), ("two", D(28), D("0.1"))]
 
 
 async def test_trades_of_a_downtime_trigger_what_rested(live: Rig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from decimal import Decimal
@@ -12,6 +13,7 @@ import pytest
 from fks.model.order import OrderType, Refusal, Role, State
 from fks.model.signal import Kind
 from fks.model.timeframe import bar_end, to_datetime, to_ns
+from fks.order_manager.balances import AccountBalances
 from fks.store.bus import BARS, WAKE
 from tests.support.order_rig import Rig
 from tests.support.scripted_venue import Held
@@ -69,7 +71,7 @@ async def test_an_exit_whose_cancel_got_no_clear_answer_still_closes_exactly_onc
     await protected(rig)
     rig.venue.cancels.append(answer)
     out = await rig.signal(Kind.EXIT)
-    assert await rig.outcome(out, deadline_s=10) == ("ordered", None)
+    assert await rig.outcome(out) == ("ordered", None)
     await rig.becomes((await rig.entry(out)).client_order_id, State.FILLED)
     assert rig.venue.totals["BTC"] == 0
     assert await rig.position() == 0
@@ -81,7 +83,7 @@ async def test_a_stop_that_fills_while_the_exit_cancels_it_makes_the_exit_nothin
     rig.venue.streams_fills = False
     rig.venue.fill(stop.order.client_order_id, stop.order.quantity, D(90))
     out = await rig.signal(Kind.EXIT)
-    assert await rig.outcome(out, deadline_s=10) == ("nothing", None)
+    assert await rig.outcome(out) == ("nothing", None)
     assert rig.venue.totals["BTC"] == 0
     assert await rig.position() == 0
 
@@ -242,7 +244,8 @@ async def test_a_trailing_stop_follows_the_closes_and_never_moves_back(rig: Rig)
     assert len(rig.venue.received) == len(set(rig.venue.received)) == 1 + 2 * 3  # the entry, and three pairs of legs
     out = await rig.signal(Kind.EXIT)
     assert await rig.outcome(out) == ("ordered", None)
-    await until(lambda: rig.venue.live() == [])
+    await until(lambda: rig.venue.live() == [] and rig.venue.totals["BTC"] == 0)
+    await rig.becomes((await rig.entry(out)).client_order_id, State.FILLED)
     assert await rig.position() == 0
 
 
@@ -306,6 +309,45 @@ async def test_a_stop_goes_where_its_strategy_moves_it_and_never_back(rig: Rig) 
     assert len(rig.venue.received) == len(set(rig.venue.received))
 
 
+async def test_a_take_profit_goes_where_its_strategy_moved_it_last(rig: Rig) -> None:
+    """Both ways, for all entries of the position; moves of bars before the entry and of other instances count for
+    nothing, and a restart goes on from where it has come to."""
+    await rig.db.sql("UPDATE strategy_instances SET pyramiding = 2")
+    await rig.read_slow()
+    await protected(rig)
+    (signal,) = await rig.db.sql("SELECT ts_event FROM signals WHERE kind = 'enter'")
+    first_ns = bar_end(to_ns(signal["ts_event"]), "1m")
+
+    async def move(bar: int, price: str, instance: str = "one") -> None:
+        at, insert = to_datetime(first_ns + bar * 60 * 10**9), "INSERT INTO stop_moves (instance, time, take_profit)"
+        await rig.db.sql(f"{insert} VALUES ($1, $2, $3)", instance, at, D(price))
+
+    def legs() -> list[tuple[Decimal | None, Decimal | None]]:
+        """Return the prices of the live stops and take profits."""
+        live = rig.venue.live()
+        stops, profits = ([one.order for one in rig.venue.by_role(role) if one in live] for role in ("sl", "tp"))
+        return [(stop.stop_price, profit.price) for stop, profit in zip(stops, profits, strict=True)]
+
+    await move(-1, "101")
+    await move(0, "102", "two")
+    await move(1, "104.128")
+    await until(lambda: legs() == [(D(90), D("104.13"))])
+    await move(2, "118")
+    await until(lambda: legs() == [(D(90), D(118))])
+    added = await rig.signal(is_add=True, size=D(2), **BOTH)
+    assert await rig.outcome(added) == ("ordered", None)
+    await until(lambda: legs() == [(D(90), D(118))] * 2)
+    await rig.crash()
+    await move(3, "106")
+    await move(4, "107")
+    await rig.start()
+    await until(lambda: legs() == [(D(90), D(107))] * 2)
+    events = await rig.db.sql("SELECT payload FROM order_events WHERE event = 'TargetMoved' ORDER BY id")
+    prices = [D("104.13"), D(118), D(118), D(107), D(107)]
+    assert [D(event["payload"]["take_profit"]) for event in events] == prices
+    assert len(rig.venue.received) == len(set(rig.venue.received))
+
+
 async def test_a_stop_that_the_venue_keeps_is_reported_as_not_moved(rig: Rig) -> None:
     await protected(rig)
     status = rig.service.cache.venues["ccxt"]
@@ -365,3 +407,21 @@ async def test_a_stop_that_triggered_and_rests_is_cancelled_and_closed_within_5_
     assert stop.state is State.CANCELLED
     assert rig.venue.totals["BTC"] == 0
     assert await rig.db.sql("SELECT 1 FROM alerts WHERE event = 'stop.unfilled' AND severity = 'page'")
+
+
+async def test_a_start_places_a_missing_stop_while_external_coins_cannot_be_noted(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those are written to PostgreSQL, which may fail right then: protection does not wait for it."""
+    await protected(rig)
+    await rig.stop()
+    for held in rig.venue.live():
+        rig.venue.end(held, State.CANCELLED)
+    assert rig.venue.live() == []
+
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(AccountBalances, "find_externals", hang)
+    await rig.start(wait_ready=False)
+    await until(lambda: [held.order.quantity for held in rig.venue.live()] == [D("9.99")] * 2)

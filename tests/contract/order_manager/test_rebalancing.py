@@ -6,104 +6,38 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fks.config.settings import Costs
-from fks.entry.rebalancing import RebalanceDriver, Rebalancing, instance_of
+from fks.entry.rebalancing import RebalanceDriver
 from fks.jobs.scheduler import Scheduler
+from fks.model.account import Balance
 from fks.model.errors import InputError
 from fks.model.order import Side
 from fks.model.signal import Kind
+from fks.model.timeframe import NS, to_datetime, to_ns
+from fks.store.accounts import AccountStore
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.portfolios import PortfolioChanges
-from tests.support.order_rig import FAST, Rig, seed
+from tests.support.fast_clock import FastClock
+from tests.support.order_rig import seed
+from tests.support.rebalancing import OWN, WEIGHTS, Dying, RebalancedPortfolio, rebalanced
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.strategies import collect
 from tests.support.waiting import until
 
 D = Decimal
-WEIGHTS = (("BTC/USDT", D("0.4")), ("ETHUSDT", D("0.3")), ("SOLUSDT", D("0.2")))
-OWN = instance_of(1)
-SETTINGS = FAST.model_copy(update={"costs": Costs(fee_rate=D("0.001"))})
-
-
-class RebalancedPortfolio:
-    """A portfolio on the account `main`, and the services that persons and the scheduler use."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.rig = rig
-        self.persons = Rebalancing(rig.db, rig.bus, rig.clock, rig.settings, rig.log)
-
-    def driver(self, db: Any = None) -> RebalanceDriver:
-        return RebalanceDriver(db or self.rig.db, self.rig.bus, self.rig.clock, self.rig.settings, self.rig.log)
-
-    async def aim(self, *weights: tuple[str, Decimal], version: int = 0, **rules: Any) -> dict[str, Any]:
-        given = {"band": D("0.005"), "cash_min": D("0.02"), **rules}
-        return await self.persons.set_targets(
-            "main",
-            version=version,
-            account=None,
-            targets=[(symbol, weight, None, None) for symbol, weight in weights],
-            rules=given,
-            by="ann",
-        )
-
-    async def start(self) -> dict[str, Any]:
-        seen = await self.persons.preview("main", "ann")
-        assert seen["plan_hash"], seen
-        return await self.persons.rebalance("main", seen["plan_hash"], "ann")
-
-    async def ended(self, run: dict[str, Any], driver: RebalanceDriver | None = None) -> dict[str, Any]:
-        driver = driver or self.driver()
-
-        async def is_over() -> dict[str, Any] | None:
-            await driver.advance()
-            found = await self.persons.run("main", run["id"])
-            return found if found["ended_at"] is not None else None
-
-        return await until(is_over, deadline_s=20)  # type: ignore[return-value]
-
-    async def held(self) -> dict[str, Decimal]:
-        rows = await self.rig.db.sql("SELECT symbol, quantity FROM positions WHERE instance = $1", OWN)
-        return {row["symbol"]: row["quantity"] for row in rows}
-
-    async def refused(self, plan_hash: str) -> tuple[int, str]:
-        with pytest.raises(InputError) as error:
-            await self.persons.rebalance("main", plan_hash, "ann")
-        return error.value.status, error.value.code
 
 
 @pytest.fixture
 async def main(database: Database, bus: Bus, venue: ScriptedVenue) -> AsyncIterator[RebalancedPortfolio]:
-    """An order manager that runs, and a portfolio with the account `main`: 10000 USDT and three instruments."""
-    await seed(database)
-    await database.sql(
-        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) VALUES"
-        " ('binance', 'SOLUSDT', 'SOL', 'USDT', 0.01, 0.1, 0.1, 100000, 5)"
-    )
-    await database.sql(
-        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price) VALUES"
-        " ('binance', 'SOLUSDT', 'trades', 'LIVE', now(), 2)"
-    )
-    await collect(database)
-    venue.prices["SOLUSDT"] = D(2)
-    venue.totals["USDT"] = D(10_000)
-    rig = await Rig(database, bus, venue, settings=SETTINGS).start()
-    await PortfolioChanges(database).add(
-        "main", base_currency="USDT", benchmark=None, accounts=["main"], instances=[], by="ann"
-    )
-
-    async def are_balances_there() -> bool:
-        return bool(await database.sql("SELECT FROM balances WHERE currency = 'USDT' AND free = 10000"))
-
-    await until(are_balances_there)
-    yield RebalancedPortfolio(rig)
-    await rig.stop()
+    async for portfolio in rebalanced(database, bus, venue):
+        yield portfolio
 
 
 async def test_a_portfolio_comes_to_its_targets(main: RebalancedPortfolio) -> None:
@@ -150,29 +84,6 @@ async def test_buys_wait_for_the_fills_of_their_sells(main: RebalancedPortfolio)
     held = await main.held()
     assert held["BTCUSDT"] < D("0.001")
     assert D(8_800) < held["ETHUSDT"] * 10 < D(9_000)
-
-
-class Dying:
-    """A database whose caller is ended, as by kill -9, at the statement with number `at`: before it, or after it."""
-
-    def __init__(self, db: Database, at: int, *, after: bool) -> None:
-        self._db, self._left, self._after = db, at, after
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._db, name)
-        if name not in ("fetch", "fetchrow", "fetchval", "execute"):
-            return method
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            self._left -= 1
-            if self._left == 0 and not self._after:
-                raise asyncio.CancelledError
-            answer = await method(*args, **kwargs)
-            if self._left == 0:
-                raise asyncio.CancelledError
-            return answer
-
-        return call
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -222,7 +133,7 @@ async def test_the_scheduler_carries_a_run_out(main: RebalancedPortfolio) -> Non
         db=rig.db, bus=rig.bus, clock=rig.clock, settings=rig.settings, log=rig.log, meter=rig.meter, lease=None
     )
 
-    async def run_job(home: str, job_id: str) -> None: ...
+    async def run_job(home: str, job_id: str, gpus: int) -> None: ...
 
     await main.aim(*WEIGHTS)
     run = await main.start()
@@ -232,7 +143,7 @@ async def test_the_scheduler_carries_a_run_out(main: RebalancedPortfolio) -> Non
         return (await main.persons.run("main", run["id"]))["state"] == "done"
 
     try:
-        await until(is_over, deadline_s=20)
+        await until(is_over)
     finally:
         scheduler.cancel()
         await asyncio.gather(scheduler, return_exceptions=True)
@@ -254,6 +165,71 @@ async def test_a_buy_that_the_cash_does_not_pay_for_any_more_becomes_smaller(mai
     cash = main.rig.venue.totals["USDT"]
     beyond = cash - D("0.02") * run["capital"]
     assert 0 <= beyond < bought["filled"] * 10 * D("0.001") + 1, "the buffer stays; this venue takes the fee in base"
+
+
+async def test_orders_with_a_collar_expire_beyond_it_and_the_run_ends_partial(main: RebalancedPortfolio) -> None:
+    await main.aim(*WEIGHTS, collar=D("0.005"))
+    seen = await main.persons.preview("main", "ann")
+    limits = {trade["symbol"]: trade["limit_price"] for trade in seen["trades"]}
+    assert limits == {"BTCUSDT": D("100.5"), "ETHUSDT": D("10.05"), "SOLUSDT": D("2.01")}
+    main.rig.venue.prices |= {"BTCUSDT": D("100.51"), "ETHUSDT": D("10.05")}
+    run = await main.ended(await main.persons.rebalance("main", seen["plan_hash"], "ann"))
+    assert (run["state"], run["reason"]) == ("partial", "SLIPPAGE_GUARD")
+    steps = {step["symbol"]: step for step in run["steps"]}
+    assert [(steps[symbol]["state"], steps[symbol]["code"]) for symbol in limits] == [
+        ("ended", "SLIPPAGE_GUARD"), ("filled", None), ("filled", None),
+    ]  # fmt: skip
+    assert steps["ETHUSDT"]["average_price"] == D("10.05"), "a fill at the limit is one"
+    assert {row["symbol"] for row in run["items"] if row["weight"] < row["weight_min"]} == {"BTCUSDT"}
+    rows = await main.rig.db.sql("SELECT DISTINCT type, time_in_force FROM orders")
+    assert [tuple(row) for row in rows] == [("limit", "fok")]
+    main.rig.venue.prices["BTCUSDT"] = D("100.5")
+    again = await main.ended(await main.start())
+    assert (again["state"], [step["symbol"] for step in again["steps"]]) == ("done", ["BTCUSDT"])
+
+
+async def test_equal_balances_read_after_an_execution_count_as_newer(database: Database) -> None:
+    """Balances that were read between an execution and its booking have it already: those read next are equal."""
+    await seed(database)
+    store, now_ns, seen = AccountStore(database), to_ns(datetime.now(UTC)), list[int]()
+    for second in (0, 1, 3, 4):
+        if second == 3:
+            await database.sql(
+                "INSERT INTO trades (fill_id, account_id, venue, symbol, trade_type, quantity, price, fee, fee_currency,"
+                " time, created_at) VALUES (gen_random_uuid(), 1, 'ccxt', 'BTCUSDT', 'SELL', 1, 100, 0, 'USDT', $1, $2)",
+                to_datetime(now_ns), to_datetime(now_ns + 2 * NS),
+            )  # fmt: skip
+        await store.save_balances(1, [Balance("USDT", D(100), D(0))], now_ns + second * NS)
+        seen.append((await store.balances(1))[0].updated_ns - now_ns)
+    assert seen == [0, 0, 3 * NS, 3 * NS], "others are left alone"
+
+
+async def test_balances_count_from_when_they_were_asked_for(main: RebalancedPortfolio) -> None:
+    """An execution between question and answer is not among them, though they are written after it was booked."""
+    venue, is_asked, may_answer = main.rig.venue, asyncio.Event(), asyncio.Event()
+    read = venue.balances
+
+    async def slow() -> dict[str, Balance]:
+        found = await read()
+        is_asked.set()
+        await may_answer.wait()
+        return found
+
+    venue.totals["USDT"] += 1
+    venue.balances = slow  # type: ignore[method-assign]
+    await is_asked.wait()
+    answered_ns = to_ns(datetime.now(UTC))
+    may_answer.set()
+
+    async def row() -> Any:
+        found = {item.balance.currency: item for item in await AccountStore(main.rig.db).balances(1)}
+        return found.get("USDT")
+
+    async def is_kept() -> bool:
+        return bool((await row()).balance.total == venue.totals["USDT"])
+
+    await until(is_kept)
+    assert (await row()).updated_ns < answered_ns
 
 
 async def test_many_orders_are_sent_a_few_at_a_time(main: RebalancedPortfolio) -> None:
@@ -300,6 +276,11 @@ async def test_coins_of_others_are_neither_counted_nor_sold(main: RebalancedPort
             "VENUE_NOT_RECONCILED",
         ),
         (
+            "INSERT INTO venues (name, is_enabled, updated_by) SELECT DISTINCT venue, false, 'ann' FROM accounts",
+            "UPDATE venues SET is_enabled = NULL",
+            "VENUE_DISABLED",
+        ),
+        (
             "UPDATE feeds SET last_price = 1.05 * last_price",
             "UPDATE feeds SET last_price = last_price / 1.05",
             "PRICE_MOVED",
@@ -318,14 +299,16 @@ async def test_a_run_is_held_until_its_reason_is_over(
     assert {step["state"] for step in found["steps"]} == {"waiting"}
     await main.rig.db.sql(undo)
     await collect(main.rig.db)
+    await main.rig.service.refresh()
     assert (await main.ended(run, driver))["state"] == "done"
     assert main.rig.log.events("warning").count("portfolio.run_held") == 1
 
 
 async def test_past_its_time_a_run_ends_partial_with_the_drift_left(main: RebalancedPortfolio) -> None:
-    await main.aim(*WEIGHTS, run_max_age_s=1)
+    await main.aim(*WEIGHTS)
     await main.rig.db.sql("UPDATE feeds SET state = 'STALE' WHERE symbol = 'SOLUSDT'")
-    run = await main.ended(await main.start())
+    filled = ("filled", "FILLED")
+    run = await main.ended_by_age(await main.start(), filled, filled, ("waiting", None))
     assert (run["state"], run["reason"]) == ("partial", "MAX_AGE")
     assert [step["code"] for step in run["steps"]] == [None, None, "NOT_SENT"]
     left = {row["symbol"]: row["drift_after"] for row in run["items"]}
@@ -333,11 +316,11 @@ async def test_past_its_time_a_run_ends_partial_with_the_drift_left(main: Rebala
 
 
 async def test_an_order_of_unknown_outcome_is_never_sent_again(main: RebalancedPortfolio) -> None:
-    await main.aim(("BTCUSDT", D("0.5")), run_max_age_s=1.5)
+    await main.aim(("BTCUSDT", D("0.5")))
     main.rig.venue.script.append("unheard")
-    main.rig.venue.outages |= {"query": 10_000, "open_orders": 10_000, "fills_since": 10_000}
-    main.rig.venue.streams_fills = False
-    run = await main.ended(await main.start())
+    main.rig.venue.outages["query"] = 10_000
+    main.rig.venue.history_hidden, main.rig.venue.streams_fills = True, False
+    run = await main.ended_by_age(await main.start(), ("sent", "UNKNOWN"))
     assert (run["state"], run["steps"][0]["order_state"], run["steps"][0]["code"]) == ("partial", "UNKNOWN", "UNKNOWN")
     assert len(main.rig.venue.received) == 1
     seen = await main.persons.preview("main", "ann")
@@ -398,6 +381,21 @@ async def test_a_plan_is_started_once_and_only_while_it_holds(main: RebalancedPo
             await refused
         assert (error.value.status, error.value.code) == (409, "PORTFOLIO_RUNNING")
     await main.ended(started[0])
+
+
+async def test_a_plan_hash_used_twice_makes_no_order_twice(main: RebalancedPortfolio) -> None:
+    await main.aim(*WEIGHTS)
+    seen = await main.persons.preview("main", "ann")
+    run = await main.persons.rebalance("main", seen["plan_hash"], "ann")
+    driver = main.driver()
+    await driver.advance()
+    again = await main.persons.rebalance("main", seen["plan_hash"], "ann")
+    assert (again["id"], again["state"]) == (run["id"], "running")
+    await main.ended(again)
+    assert await main.refused(seen["plan_hash"]) == (409, "PLAN_USED")
+    await driver.advance()
+    orders = await main.rig.db.sql("SELECT symbol FROM orders ORDER BY symbol")
+    assert [row["symbol"] for row in orders] == ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
 
 
 async def test_of_several_plans_started_at_once_one_runs(main: RebalancedPortfolio) -> None:
@@ -468,12 +466,14 @@ async def test_a_signal_of_a_cancelled_run_is_used_by_no_order_manager(main: Reb
 
 
 async def test_no_order_is_sent_past_the_time_of_its_run(main: RebalancedPortfolio) -> None:
-    await main.aim(("BTCUSDT", D("0.5")), run_max_age_s=1)
+    await main.aim(("BTCUSDT", D("0.5")), run_max_age_s=20)
     run, driver = await main.start(), main.driver()
     await main.rig.crash()
     await driver.advance()
     assert len(await main.rig.db.sql("SELECT FROM signals WHERE state = 'ready'")) == 1
-    await asyncio.sleep(1.1)  # the scheduler is away, too
+    main.rig.clock = later = FastClock()
+    later.step(21)  # the scheduler is away, too
+    driver = main.driver()
     await main.rig.start()
     found = await main.ended(run, driver)
     assert (found["state"], found["reason"], main.rig.venue.received) == ("partial", "MAX_AGE", [])
@@ -549,6 +549,28 @@ async def test_cash_that_others_spend_meanwhile_is_not_spent_again(main: Rebalan
     assert D(4000) <= main.rig.venue.totals["USDT"] < D(4010), "the buffer of the plan's capital"
 
 
+async def test_a_run_does_not_end_with_the_cash_of_before_its_buys(main: RebalancedPortfolio) -> None:
+    """The venue gives no balances for 20 s after them: what was bought counted twice, as coins and as cash."""
+    await main.aim(("BTCUSDT", D("0.9")))
+    run, driver = await main.start(), main.driver()
+    main.rig.venue.outages["balances"] = 1_000_000
+
+    async def is_filled() -> bool:
+        await driver.advance()
+        steps = (await main.persons.run("main", run["id"]))["steps"]
+        return all(step["filled"] == step["quantity"] for step in steps)
+
+    await until(is_filled)
+    for table, age in (("orders", "20 s"), ("balances", "30 s")):
+        await main.rig.db.sql(f"UPDATE {table} SET updated_at = updated_at - interval '{age}'")
+    await driver.advance()
+    assert (await main.persons.run("main", run["id"]))["state"] == "running"
+    main.rig.venue.outages["balances"] = 0
+    ended = await main.ended(run, driver)
+    [bought] = [item for item in ended["items"] if item["symbol"] == "BTCUSDT"]
+    assert (ended["state"], abs(D(bought["weight"]) - D("0.9")) < D("0.01")) == ("done", True)
+
+
 async def test_a_run_ends_at_a_kill_that_sells_everything(main: RebalancedPortfolio) -> None:
     await main.aim(*WEIGHTS)
     run, driver = await main.start(), main.driver()
@@ -595,13 +617,12 @@ async def _is_below(main: RebalancedPortfolio, before: Decimal) -> bool:
 async def test_the_account_stays_while_an_order_on_it_may_still_fill(main: RebalancedPortfolio) -> None:
     await PortfolioChanges(main.rig.db).change("main", version=1, accounts=["main", "sheet"])
     await main.persons.set_targets(
-        "main", version=0, account="main", targets=[("BTCUSDT", D("0.5"), None, None)],
-        rules={"run_max_age_s": 1.5}, by="ann",
-    )  # fmt: skip
+        "main", version=0, account="main", targets=[("BTCUSDT", D("0.5"), None, None)], rules={}, by="ann"
+    )
     main.rig.venue.script.append("unheard")
-    main.rig.venue.outages |= {"query": 10_000, "open_orders": 10_000, "fills_since": 10_000}
-    main.rig.venue.streams_fills = False
-    await main.ended(await main.start())
+    main.rig.venue.outages["query"] = 10_000
+    main.rig.venue.history_hidden, main.rig.venue.streams_fills = True, False
+    await main.ended_by_age(await main.start(), ("sent", "UNKNOWN"))
     with pytest.raises(InputError) as error:
         await main.persons.set_targets(
             "main", version=1, account="sheet", targets=[("BTCUSDT", D("0.5"), None, None)], rules={}, by="ann"

@@ -19,14 +19,14 @@ from fks.guardian.journal import Asked, KillJournal
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, State
 from fks.model.signal import Kind
-from fks.orders.crash_points import CrashPoints
 from fks.process.journal_file import JournalFile
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
-from tests.support import servers
+from tests.support.crash_points import CrashPoints
 from tests.support.local_exchange import LocalExchange
 from tests.support.outage_rig import STOP_S, Outage, exchange_at_a_fall, outage_rig
 from tests.support.receivers import http_receiver
+from tests.support.servers import MortalPostgres
 from tests.support.waiting import until
 
 D = Decimal
@@ -40,12 +40,10 @@ def exchange(tmp_path: Path) -> Iterator[LocalExchange]:
 
 
 @pytest.fixture
-async def outage(bus: Bus, exchange: LocalExchange, tmp_path: Path) -> AsyncIterator[Outage]:
-    with servers.mortal_postgres() as postgres:
-        async with outage_rig(
-            postgres, exchange, bus, tmp_path / "orders.jsonl", kill_path=tmp_path / "kill.jsonl"
-        ) as found:
-            yield found
+async def outage(bus: Bus, exchange: LocalExchange, mortal: MortalPostgres, tmp_path: Path) -> AsyncIterator[Outage]:
+    side, kill_path = tmp_path / "orders.jsonl", tmp_path / "kill.jsonl"
+    async with outage_rig(mortal, exchange, bus, side, kill_path=kill_path) as found:
+        yield found
 
 
 async def test_entry_that_fills_without_postgresql_gets_its_stop(outage: Outage) -> None:

@@ -12,21 +12,22 @@ import pytest
 
 from fks.model.errors import OutageError
 from fks.store.bus import Bus
-from tests.support import servers
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_chaos import Lives
 from tests.support.outage_rig import Outage, exchange_at_a_fall, outage_rig
+from tests.support.servers import MortalPostgres
+from tests.support.soak_cases import soaked
 from tests.support.waiting import until
 
 SEED = int(os.environ.get("FKS_CHAOS_SEED", "27"))
 #: labels with how often each is passed between the outage and the stop, or from the return of PostgreSQL on
 PASSED = {
-    "aside.before": 4,
     "aside.after": 4,
-    "send.before": 1,
     "send.after": 1,
-    "ack.before": 1,
     "drain.before": 4,
+    "aside.before": 4,
+    "send.before": 1,
+    "ack.before": 1,
     "drain.after": 4,
 }
 
@@ -39,16 +40,14 @@ def exchange(tmp_path: Path) -> Iterator[LocalExchange]:
 
 
 @pytest.fixture
-async def outage(bus: Bus, exchange: LocalExchange, tmp_path: Path) -> AsyncIterator[Outage]:
-    with servers.mortal_postgres() as postgres:
-        async with outage_rig(postgres, exchange, bus, tmp_path / "orders.jsonl") as found:
-            yield found
+async def outage(bus: Bus, exchange: LocalExchange, mortal: MortalPostgres, tmp_path: Path) -> AsyncIterator[Outage]:
+    async with outage_rig(mortal, exchange, bus, tmp_path / "orders.jsonl") as found:
+        yield found
 
 
 @pytest.fixture
 async def lives() -> AsyncIterator[Lives]:
     found = Lives()
-    await found.open()
     yield found
     await found.close()
 
@@ -64,7 +63,7 @@ def job_of(outage: Outage, redis_url: str, folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("label", PASSED)
+@pytest.mark.parametrize("label", soaked(PASSED, 3))
 async def test_crash_in_an_outage_loses_no_stop_and_sends_no_id_twice(
     outage: Outage, lives: Lives, redis_url: str, tmp_path: Path, label: str
 ) -> None:

@@ -14,12 +14,12 @@ from fks.model.errors import StaleEpochError
 from fks.model.timeframe import NS
 from fks.store.bus import Bus
 from fks.store.db import Database
-from tests.support import servers
 from tests.support.cut_link import KINDS, CutLink
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import FAST
 from tests.support.outage_rig import STOP_S, Outage, OutageRig, exchange_at_a_fall, outage_rig
 from tests.support.scripted_venue import ScriptedVenue
+from tests.support.servers import MortalPostgres
 from tests.support.waiting import until
 
 D = Decimal
@@ -36,10 +36,9 @@ def exchange(tmp_path: Path) -> Iterator[LocalExchange]:
 
 
 @pytest.fixture
-async def outage(bus: Bus, exchange: LocalExchange, tmp_path: Path) -> AsyncIterator[Outage]:
-    with servers.mortal_postgres() as postgres:
-        async with outage_rig(postgres, exchange, bus, tmp_path / "b.jsonl", right_s=HOLD_S, hold_s=HOLD_S) as found:
-            yield found
+async def outage(bus: Bus, exchange: LocalExchange, mortal: MortalPostgres, tmp_path: Path) -> AsyncIterator[Outage]:
+    async with outage_rig(mortal, exchange, bus, tmp_path / "b.jsonl", right_s=HOLD_S, hold_s=HOLD_S) as found:
+        yield found
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -12,17 +11,15 @@ import pytest
 
 from fks.model.order import Order, OrderType, Role, Side, State
 from fks.model.signal import Kind
-from fks.model.timeframe import bar_end, to_ns
-from fks.store.bus import BARS
-from tests.support.journal import errors_of_journal
 from tests.support.order_rig import Rig
 from tests.support.scripted_venue import Held, ScriptedVenue
-from tests.support.strategies import bars_of, seal
+from tests.support.trailed_stops import close_at, resting, trailed
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.usefixtures("audited")
 
 D = Decimal
 HELD = D("9.99")
-ALONE = {"stop_loss": D(90), "take_profit": None}
 
 
 class LoggedVenue(ScriptedVenue):
@@ -57,36 +54,6 @@ class LoggedVenue(ScriptedVenue):
 @pytest.fixture
 def venue() -> LoggedVenue:
     return LoggedVenue(can_replace=True)
-
-
-@pytest.fixture(autouse=True)
-async def audited(idle: Rig) -> AsyncIterator[None]:
-    """Compare the journal with its events after each test."""
-    yield
-    if idle.task is not None:
-        await idle.crash()
-    assert await errors_of_journal(idle.db) == []
-
-
-async def trailed(rig: Rig) -> Held:
-    """Enter with a stop alone that trails by 10 and return it once it rests."""
-    assert await rig.outcome(await rig.signal(**ALONE, trail=D(10))) == ("ordered", None)
-    await until(lambda: rig.venue.by_role("sl"))
-    (stop,) = rig.venue.by_role("sl")
-    await rig.becomes(stop.order.client_order_id, State.ACCEPTED)
-    return stop
-
-
-async def close_at(rig: Rig, *closes: float) -> None:
-    """Seal bars with these closes, the first one after the decision."""
-    (signal,) = await rig.db.sql("SELECT ts_event FROM signals WHERE kind = 'enter' AND instance = 'one'")
-    await seal(rig.db, bars_of(closes, start_ns=bar_end(to_ns(signal["ts_event"]), "1m")))
-    rig.venue.prices["BTCUSDT"] = D(str(closes[-1]))
-    await rig.bus.publish(BARS, {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m"})
-
-
-def resting(rig: Rig) -> list[Decimal | None]:
-    return [held.order.stop_price for held in rig.venue.by_role("sl") if held in rig.venue.live()]
 
 
 async def leg_of(rig: Rig, held: Held) -> str:
@@ -255,7 +222,7 @@ async def test_an_exit_during_a_replacement_ends_flat(rig: Rig, venue: LoggedVen
     venue.replaces.append("unheard")
     await close_at(rig, 105.0)
     out = await rig.signal(Kind.EXIT)
-    assert await rig.outcome(out, deadline_s=10) == ("ordered", None)
+    assert await rig.outcome(out) == ("ordered", None)
     await until(lambda: rig.position_is(D(0)))
     assert venue.totals["BTC"] == 0
     assert venue.live() == []

@@ -38,7 +38,7 @@ async def test_an_order_that_never_arrived_is_absent_not_before_its_age(idle: Ri
     order = await rig.becomes((await rig.outcome(signal), await rig.entry(signal))[1].client_order_id, State.UNKNOWN)
     blocked = await rig.signal(instance="two", source="strategy:two")
     assert await rig.outcome(blocked) == ("denied", "UNKNOWN_ORDER")
-    done = await rig.becomes(order.client_order_id, State.ABSENT, deadline_s=15)
+    done = await rig.becomes(order.client_order_id, State.ABSENT)
     assert (done.updated_ns - (done.sent_ns or 0)) / 1e9 >= rig.settings.venue.absent_age_s
     assert rig.venue.queried.count(order.client_order_id) >= rig.settings.venue.absent_polls
     free = await rig.signal(instance="two", source="strategy:two")
@@ -146,7 +146,7 @@ async def test_an_exit_waits_for_an_unknown_entry_and_then_closes_what_it_bought
     rig.venue.hidden = Hiding(4)
     await rig.outcome(await rig.signal())
     out = await rig.signal(Kind.EXIT)
-    assert await rig.outcome(out, deadline_s=10) == ("ordered", None)
+    assert await rig.outcome(out) == ("ordered", None)
     await rig.becomes((await rig.entry(out)).client_order_id, State.FILLED)
     assert await rig.position() == 0
     assert rig.venue.totals["BTC"] == 0

@@ -17,6 +17,7 @@ from fks.model.signal import Kind
 from fks.store import migrate
 from tests.support.journal import errors_of_journal
 from tests.support.order_rig import Rig
+from tests.support.soak_cases import soaked
 from tests.support.waiting import until
 
 D = Decimal
@@ -42,6 +43,7 @@ async def upgraded(rig: Rig, database_url: str) -> Rig:
     (row,) = await rig.db.sql("SELECT count(*) FILTER (WHERE instance LIKE 'key:%') AS n FROM orders")
     assert row["n"] == 0, "programs traded as persons did"
     await migrate.upgrade(database_url)
+    rig.own = rig.db  # the role of a clone is its template's, and an upgrade grants to those of its own database
     return await rig.start()
 
 
@@ -67,8 +69,16 @@ def sold(rig: Rig) -> Decimal:
     return sum((fill.quantity for fill in rig.venue.trades if fill.side is Side.SELL), D(0))
 
 
-@pytest.mark.parametrize("owner", OWNERS)
-@pytest.mark.parametrize("close", ["hang", "lost", "refuse:-1015"])
+@pytest.mark.parametrize(
+    ("owner", "close"),
+    soaked(
+        [
+            *((PROGRAM, close) for close in ("hang", "lost", "refuse:-1015")),
+            *((STRATEGY, close) for close in ("lost", "hang", "refuse:-1015")),
+        ],
+        4,
+    ),
+)
 async def test_an_exit_ends_flat(rig: Rig, database_url: str, owner: dict[str, Any], close: str) -> None:
     """Its stop is down; the close has executed without an answer, has no known outcome, or was refused."""
     await enter(rig, owner)
@@ -82,13 +92,15 @@ async def test_an_exit_ends_flat(rig: Rig, database_url: str, owner: dict[str, A
     async def is_flat() -> bool:
         return await held_of_all(rig) < D("0.001")
 
-    await until(is_flat, deadline_s=15)
+    await until(is_flat)
     assert sold(rig) == D("9.99")
     assert resting(rig) == []
 
 
-@pytest.mark.parametrize("owner", OWNERS)
-@pytest.mark.parametrize("close", ["hang", "refuse:-1015"])
+@pytest.mark.parametrize(
+    ("owner", "close"),
+    soaked([(owner, close) for owner in (PROGRAM, STRATEGY) for close in ("hang", "refuse:-1015")], 2),
+)
 async def test_a_kill_ends_flat(idle: Rig, database_url: str, owner: dict[str, Any], close: str) -> None:
     """At a venue where the order manager closes for a kill: the close has executed without an answer, or was refused."""
     idle.venue.capabilities = replace(idle.venue.capabilities, has_guardian=False)
@@ -104,7 +116,7 @@ async def test_a_kill_ends_flat(idle: Rig, database_url: str, owner: dict[str, A
     async def is_flat() -> bool:
         return await held_of_all(rig) < D("0.001")
 
-    await until(is_flat, deadline_s=15)
+    await until(is_flat)
     assert sold(rig) == D("9.99")
     assert resting(rig) == []
 
@@ -126,7 +138,7 @@ async def test_an_entry_that_filled_in_the_outage_is_protected_and_its_owner_can
     async def is_flat() -> bool:
         return await held_of_all(rig) < D("0.001")
 
-    await until(is_flat, deadline_s=10)
+    await until(is_flat)
     assert resting(rig) == []
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from fks.cli import main
 from fks.ninja import strict_json
 from fks.ninja.auth import bridge_mac, client_mac
+from tests.support.children import Child
 
 INSTANCE = "3f0c9c9e5f0b4c3fa0a1d2e3f4a5b6c7"
 
@@ -29,8 +31,9 @@ class StandIn:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "fks.cli", "sim", "nt8", "--json", "--data-dir", str(self.data_dir)]
-        self.process = subprocess.Popen([*command, *self.flags], stdout=subprocess.PIPE, text=True)
+        self.process = Child(
+            main, ["sim", "nt8", "--json", "--data-dir", str(self.data_dir), *self.flags], is_read=True
+        )
         assert self.process.stdout is not None
         self.info: dict[str, Any] = json.loads(self.process.stdout.readline())
 

@@ -599,13 +599,13 @@ def test_a_fault_strikes_an_order(sim: KrakenSim, fault: dict[str, Any], seen: s
 
 
 async def test_a_late_order_is_taken_after_its_answer_unless_its_deadline_is_over(sim: KrakenSim) -> None:
-    sim.fault("accept_late", seconds=0.5, path=ADD)
+    sim.fault("accept_late", seconds=2.0, path=ADD)
     assert send(sim, "late1") == "EService:Unavailable"
     assert sim.result("OpenOrders", cl_ord_id="late1")["open"] == {}
     await until(lambda: len(sim.result("OpenOrders", cl_ord_id="late1")["open"]) == 1)
-    sim.fault("accept_late", seconds=0.5, path=ADD)
+    sim.fault("accept_late", seconds=2.0, path=ADD)
     order = {"pair": PAIR, "type": "buy", "ordertype": "limit", "volume": "0.01", "price": "30000"}
-    sim.refusal("AddOrder", **order, cl_ord_id="late2", deadline=in_seconds(2.2))
+    sim.refusal("AddOrder", **order, cl_ord_id="late2", deadline=in_seconds(3.5))
     find = "/sim/received?client_order_id=late2"
     await until(lambda: "Deadline" in sim.get(find)["items"][0]["outcome"])
     assert sim.get(find)["items"][0]["outcome"] == "200 EService:Deadline elapsed fault:accept_late"

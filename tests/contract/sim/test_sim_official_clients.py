@@ -13,13 +13,15 @@ from binance.spot import Spot as Connector
 from binance.websocket.spot.websocket_api import SpotWebsocketAPIClient
 from binance.websocket.spot.websocket_stream import SpotWebsocketStreamClient
 from binance_common.configuration import ConfigurationRestAPI, ConfigurationWebSocketAPI, ConfigurationWebSocketStreams
-from binance_sdk_spot.rest_api.models import NewOrderSideEnum, NewOrderTimeInForceEnum, NewOrderTypeEnum
-from binance_sdk_spot.rest_api.models import OrderListOcoAboveTypeEnum as Above
-from binance_sdk_spot.rest_api.models import OrderListOcoBelowTypeEnum as Below
-from binance_sdk_spot.rest_api.models import OrderListOcoSideEnum as OcoSide
-from binance_sdk_spot.spot import Spot as Sdk
 
 from tests.support.sim_process import Sim
+
+
+def client_of(**configuration: Any) -> Any:
+    """Return the client of binance-sdk-spot, whose import each worker would wait a second for as it collects."""
+    from binance_sdk_spot.spot import Spot
+
+    return Spot(**configuration)
 
 
 @pytest.fixture
@@ -183,7 +185,7 @@ def test_connector_websocket_api(sim: Sim) -> None:
 @pytest.fixture
 def sdk(sim: Sim) -> Any:
     key, secret, rest = sim.info["api_key"], sim.info["api_secret"], sim.info["rest"]
-    return Sdk(
+    return client_of(
         config_rest_api=ConfigurationRestAPI(api_key=key, api_secret=secret, base_path=rest),
         config_ws_api=ConfigurationWebSocketAPI(api_key=key, api_secret=secret, stream_url=sim.info["ws_api"]),
         config_ws_streams=ConfigurationWebSocketStreams(stream_url=sim.info["ws"]),
@@ -199,9 +201,9 @@ def test_sdk_rest(sdk: Any, sim: Sim) -> None:
     assert len(rest.depth(symbol="BTCUSDT", limit=4).data().asks) == 4
     placed = rest.new_order(
         symbol="BTCUSDT",
-        side=NewOrderSideEnum["BUY"].value,
-        type=NewOrderTypeEnum["LIMIT"].value,
-        time_in_force=NewOrderTimeInForceEnum["GTC"].value,
+        side="BUY",
+        type="LIMIT",
+        time_in_force="GTC",
         quantity=0.01,
         price=30000.0,
         new_client_order_id="sdk-1",
@@ -212,11 +214,11 @@ def test_sdk_rest(sdk: Any, sim: Sim) -> None:
     price = sim.price()
     pair = rest.order_list_oco(
         symbol="BTCUSDT",
-        side=OcoSide["SELL"].value,
+        side="SELL",
         quantity=0.01,
-        above_type=Above["LIMIT_MAKER"].value,
+        above_type="LIMIT_MAKER",
         above_price=round(price * 1.1, 2),
-        below_type=Below["STOP_LOSS"].value,
+        below_type="STOP_LOSS",
         below_stop_price=round(price * 0.9, 2),
     ).data()
     assert pair.list_order_status == "EXECUTING"
@@ -232,9 +234,13 @@ def test_sdk_rest(sdk: Any, sim: Sim) -> None:
 async def test_sdk_session_with_an_ed25519_key(start_sim: Any) -> None:
     sim = start_sim("--ed25519", "--balance", "USDT=1000")
     key, pem = sim.info["ed25519_api_key"], sim.info["ed25519_private_key_file"]
-    rest = Sdk(config_rest_api=ConfigurationRestAPI(api_key=key, private_key=pem, base_path=sim.info["rest"])).rest_api
+    rest = client_of(
+        config_rest_api=ConfigurationRestAPI(api_key=key, private_key=pem, base_path=sim.info["rest"])
+    ).rest_api
     assert rest.get_account(omit_zero_balances=True).data().balances[0].asset == "USDT"
-    sdk = Sdk(config_ws_api=ConfigurationWebSocketAPI(api_key=key, private_key=pem, stream_url=sim.info["ws_api"]))
+    sdk = client_of(
+        config_ws_api=ConfigurationWebSocketAPI(api_key=key, private_key=pem, stream_url=sim.info["ws_api"])
+    )
     api = await sdk.websocket_api.create_connection()
     try:
         assert (await api.session_logon()).data().result.api_key == key

@@ -17,7 +17,7 @@ from fks.model.tape import Tape, unpack_tape
 from fks.model.timeframe import iso
 from tests.support.sim_process import SAMPLE, Sim
 from tests.support.sim_rebuilding import rebuilt_from
-from tests.support.waiting import until
+from tests.support.waiting import until, wait_until
 
 Starter = Callable[..., Sim]
 ROW = 20_000
@@ -268,10 +268,7 @@ def test_the_position_survives_kill_9_and_the_tape_plays_at_its_speed(start_sim:
     assert held.get("/sim/tape")["row"] == ROW + 7
     playing = start_sim("--tape", str(SAMPLE), "--speed", "1200", name="playing")
     first = playing.get("/sim/tape")["row"]
-    deadline = time.monotonic() + 5
-    while playing.get("/sim/tape")["row"] < first + 20:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: playing.get("/sim/tape")["row"] >= first + 20)
     assert playing.get("/api/v3/ticker/price?symbol=BTCUSDT")["symbol"] == "BTCUSDT"
     playing.kill()
     row = first + 20

@@ -288,7 +288,7 @@ def test_a_pair_locks_once_and_ends_together(sim: Sim) -> None:
 
 def test_weights_order_counts_and_the_ban(start_sim: Starter) -> None:
     sim = start_sim()
-    while int(time.time()) % 60 > 50:  # the minute must not turn over under the test
+    while int(time.time()) % 60 > 40:  # the minute must not turn over under the test
         time.sleep(0.1)
     answers = [sim.call("GET", "/api/v3/ticker/24hr") for _ in range(76)]
     assert [status for status, _ in answers] == [200] * 75 + [429]
@@ -303,7 +303,7 @@ def test_weights_order_counts_and_the_ban(start_sim: Starter) -> None:
 
 def test_too_many_orders_are_refused_at_the_gate(start_sim: Starter) -> None:
     sim = start_sim()
-    while int(time.time()) % 10 > 5:  # the ten-second window must not turn over under the test
+    while int(time.time()) % 10 > 2:  # the ten-second window must not turn over under the test
         time.sleep(0.1)
     answers = [sim.signed("POST", "/api/v3/order", **LIMIT) for _ in range(101)]
     assert [status for status, _ in answers].count(200) == 100

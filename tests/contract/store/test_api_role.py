@@ -25,9 +25,10 @@ async def test_gateway_connections_take_the_role(api: Database, database: Databa
     assert (await database.sql("SELECT current_user"))[0][0] != API_ROLE
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
+async def test_role_adds_to_the_audit_and_cannot_edit_it(api: Database) -> None:
+    store = AuditStore(api)
+    await store.add(AuditEntry("r1", "ann", "user", "login"))
+    for statement in [
         "UPDATE audit_log SET actor = 'bob'",
         "DELETE FROM audit_log",
         "TRUNCATE audit_log",
@@ -40,14 +41,10 @@ async def test_gateway_connections_take_the_role(api: Database, database: Databa
         "DROP TABLE audit_log",
         "DROP SCHEMA public CASCADE",
         "SET session_replication_role = replica",
-    ],
-)
-async def test_role_adds_to_the_audit_and_cannot_edit_it(api: Database, statement: str) -> None:
-    store = AuditStore(api)
-    await store.add(AuditEntry("r1", "ann", "user", "login"))
-    with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await api.sql(statement)
-    assert [row["actor"] for row in await store.list()] == ["ann"]
+    ]:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await api.sql(statement)
+        assert [row["actor"] for row in await store.list()] == ["ann"]
 
 
 async def test_role_has_every_other_table_after_each_upgrade(

@@ -14,6 +14,7 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import OK, USAGE, run
 from fks.clock import RealClock
+from fks.config.credentials import make_key_file
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError
@@ -54,6 +55,8 @@ def test_a_lost_machine_is_restored_from_its_backup(
     assert key.stat().st_mode & 0o777 == 0o600
     monkeypatch.setenv("FKS_BACKUP_RECIPIENT", str(answer_of(capfd)["recipient"]))
     (first.strategies / "mine.py").write_text(STRATEGY)
+    make_key_file(first.credentials_key)
+    make_key_file(first.home / "named-otherwise.key")
     secrets = first.secrets_file.read_text()
     assert run(cli, ["db", "upgrade"]) == OK
     assert (
@@ -64,7 +67,8 @@ def test_a_lost_machine_is_restored_from_its_backup(
     made = answer_of(capfd)
     assert (made["is_encrypted"], made["is_verified"], made["why"]) == (True, True, "")
     assert {"secrets.toml", "strategies/mine.py"} <= set(made["files"])
-    assert not {"machine.id", "cli.token", "ray.token"} & set(made["files"])
+    assert not {"machine.id", "cli.token", "ray.token", ".postgres.lock"} & set(made["files"])
+    assert not {"credentials.key", "named-otherwise.key"} & set(made["files"]), "it is kept apart from its rows"
     file = Path(made["file"])
     assert file.stat().st_mode & 0o777 == 0o600
     plain = [*re.findall(r'"([\w-]{30,})"', secrets), STRATEGY, "PGDMP"]

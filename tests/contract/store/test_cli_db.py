@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator
+from decimal import Decimal
 
+import click
 import pytest
 
 from fks.cli import cli
-from fks.cli.base import FAILED, OK, USAGE, run
+from fks.cli.base import FAILED, OK, USAGE, run, settings_of
+from fks.config.endpoints import NodeEndpoints, clear_node, save_node
+from fks.config.load import environ_of
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
+from fks.model.errors import ConfigError
+from fks.node.lock import keeper_lock
 from fks.servers.embedded import PostgresServer, start_and_wait
 from fks.store import migrate
 from tests.support import servers
 
 Capture = pytest.CaptureFixture[str]
+NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +101,9 @@ def test_python_shell_writes_only_with_the_option(home: Paths, capfd: Capture) -
 
 
 def test_backup_and_restore(home: Paths, capfd: Capture) -> None:
+    machine = "INSERT INTO nodes (name, role, state, beat_at) VALUES ($$lost$$, $$single$$, $$ready$$, now())"
+    assert run(cli, ["shell", "--write", "-c", f"await q('{machine}')"]) == OK
+    capfd.readouterr()
     assert run(cli, ["db", "backup", "--json"]) == OK
     file = str(_json(capfd)["file"])
     assert run(cli, ["shell", "--write", "-c", "await q('DELETE FROM leases')"]) == OK
@@ -100,6 +111,8 @@ def test_backup_and_restore(home: Paths, capfd: Capture) -> None:
     capfd.readouterr()
     assert run(cli, ["shell", "-c", "print(await q('SELECT name FROM leases'))"]) == OK
     assert "by hand" in capfd.readouterr().out
+    assert run(cli, ["shell", "-c", "print(await q('SELECT name FROM nodes'))"]) == OK
+    assert capfd.readouterr().out.strip() == "[]", "the machine of then is not missed"
 
 
 def test_reset_wants_the_name_and_a_stopped_system(home: Paths, capfd: Capture) -> None:
@@ -135,3 +148,62 @@ def test_missing_secrets_error_names_the_remedy(tmp_path_factory: pytest.TempPat
     empty = tmp_path_factory.mktemp("empty")
     assert run(cli, ["--home", str(empty), "db", "status"]) == USAGE
     assert "security-setup" in capfd.readouterr().err
+
+
+def test_command_has_the_settings_that_a_running_node_was_given(
+    home: Paths, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    with servers.home() as elsewhere, servers.running_postgres(elsewhere) as server:
+        file = home.home / "fks.env"
+        file.write_text(f"FKS_DATABASE_URL={server.url()}\nFKS_VENUE_API_KEY=key\nFKS_VENUE_API_SECRET=secret\n")
+        file.chmod(0o600)
+        monkeypatch.setenv("FKS_HTTP_PORT", "4711")
+        given = environ_of({"FKS_VENUE_API_KEY": "key", "FKS_ENV_FILE": str(file), "FKS_SIM_ENABLED": "false"})
+        assert given == {"FKS_ENV_FILE": str(file), "FKS_SIM_ENABLED": "false"}, "no secret leaves its file"
+        save_node(home, NodeEndpoints(server.url(), "", "", {}, environ={**given, "FKS_HTTP_PORT": "1"}))
+        try:
+            # left by a node that was killed, or copied with the home of one that runs: its database is not ours
+            assert run(cli, ["db", "upgrade", "--json"]) == OK
+            assert _json(capfd)["to"] == migrate.head()
+            assert settings_of(click.Context(cli, obj={"home": str(home.home)})).venue.api_key is None
+            with keeper_lock(home.run / "keeper.lock"):
+                assert run(cli, ["db", "upgrade", "--json"]) == OK
+                assert (_json(capfd)["from"], _is_up(home)) == (None, False)
+                assert run(cli, ["db", "status", "--json"]) == OK
+                assert _json(capfd)["server"] == "external"
+                settings = settings_of(click.Context(cli, obj={"home": str(home.home)}))
+            assert settings.venue.api_key is not None
+            assert (settings.sim.enabled, settings.http.port) == (False, 4711), "this shell's own variable wins"
+        finally:
+            clear_node(home)
+
+
+def test_settings_are_those_of_the_file_where_the_node_is_another_users() -> None:
+    with servers.home() as paths, keeper_lock(paths.run / "keeper.lock"):
+        save_node(paths, NodeEndpoints("", "", "", {}, environ={"FKS_HTTP_PORT": "4713"}))
+        paths.config_file.write_text("[http]\nport = 4712\n")
+        paths.config_file.chmod(0o644)
+        context, us = click.Context(cli, obj={"home": str(paths.home)}), os.geteuid()
+        assert settings_of(context).http.port == 4713
+        if us == 0:
+            os.seteuid(NOBODY)
+        else:
+            paths.run.chmod(0)
+        try:
+            assert settings_of(context).http.port == 4712
+        finally:
+            os.seteuid(us)
+            paths.run.chmod(0o700)
+
+
+def test_commands_beside_a_node_whose_environment_has_its_keys_need_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = {"FKS_VENUE_LIVE": "true", "FKS_SIM_ENABLED": "false", "FKS_COSTS_FEE_RATE": "0.002"}
+    given = environ_of({**node, "FKS_VENUE_API_KEY": "key", "FKS_VENUE_API_SECRET": "secret"})
+    with servers.home() as paths, keeper_lock(paths.run / "keeper.lock"):
+        save_node(paths, NodeEndpoints("", "", "", {}, environ=given))
+        context = click.Context(cli, obj={"home": str(paths.home)})
+        settings = settings_of(context)
+        assert (settings.sim.enabled, settings.costs.fee_rate) == (False, Decimal("0.002"))
+        monkeypatch.setenv("FKS_COSTS_FEE_RATE", "dear")
+        with pytest.raises(ConfigError, match="fee_rate"):
+            settings_of(context)

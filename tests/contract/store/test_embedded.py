@@ -188,7 +188,7 @@ async def test_rotated_secrets_are_taken_over(home: Paths, postgres_here: Postgr
         await asyncpg.connect(postgres_here.url())
 
 
-@pytest.fixture(params=["--no-instructions", "--data-checksums"])
+@pytest.fixture
 def old_cluster(home: Paths, postgres_here: PostgresServer, request: pytest.FixtureRequest) -> Paths:
     """A home whose cluster was made by PostgreSQL 16 with a password of before, and whose server was killed."""
     account = postgres_here.user()
@@ -213,7 +213,7 @@ def old_cluster(home: Paths, postgres_here: PostgresServer, request: pytest.Fixt
         f"--pwfile={password}",
         "--auth-local=trust",
         "--locale=C",
-        request.param,
+        getattr(request, "param", "--no-instructions"),
     )
     options = f"-c listen_addresses='' -c unix_socket_directories='{sockets}'"
     program("pg_ctl", "-D", str(home.pgdata), "-w", "-o", options, "-l", str(home.pgdata / "log"), "start")
@@ -232,6 +232,7 @@ def old_cluster(home: Paths, postgres_here: PostgresServer, request: pytest.Fixt
     return home
 
 
+@pytest.mark.parametrize("old_cluster", ["--no-instructions", "--data-checksums"], indirect=True)
 async def test_a_cluster_of_postgresql_16_is_upgraded(old_cluster: Paths, postgres_here: PostgresServer) -> None:
     start_and_wait(postgres_here)
     url = postgres_here.url()
@@ -243,19 +244,6 @@ async def test_a_cluster_of_postgresql_16_is_upgraded(old_cluster: Paths, postgr
     postgres_here.stop(postgres_here.adopt() or 0)
     start_and_wait(postgres_here)
     assert await _ask(url, "SELECT count(*) FROM kept") == 20000
-
-
-async def test_an_upgrade_that_fails_on_the_way_leaves_nothing_but_the_old_cluster(
-    old_cluster: Paths, postgres_here: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(embedded, "check_socket", partial(check_socket_once, calls=[]))
-        with pytest.raises(ConfigError, match="too long"):
-            postgres_here.prepare()
-    assert not (old_cluster.home / ".postgres.new").exists()
-    assert (old_cluster.pgdata / "PG_VERSION").read_text().strip() == "16"
-    start_and_wait(postgres_here)
-    assert await _ask(postgres_here.url(), "SELECT count(*) FROM kept") == 20000
 
 
 def check_socket_once(path: Path, calls: list[Path]) -> None:
@@ -272,9 +260,15 @@ async def test_two_starts_at_once_upgrade_once(old_cluster: Paths, postgres_here
     assert await _ask(postgres_here.url(), "SELECT count(*) FROM kept") == 20000
 
 
-async def test_a_crash_between_the_renames_of_an_upgrade_is_made_good(
+async def test_an_upgrade_that_failed_and_one_that_was_killed_between_its_renames_are_made_good(
     old_cluster: Paths, postgres_here: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(embedded, "check_socket", partial(check_socket_once, calls=[]))
+        with pytest.raises(ConfigError, match="too long"):
+            postgres_here.prepare()
+    assert not (old_cluster.home / ".postgres.new").exists()
+    assert (old_cluster.pgdata / "PG_VERSION").read_text().strip() == "16"
     rename = Path.rename
 
     def dies(path: Path, target: Path) -> Path:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
-from fks.model.account import Environment, Transfer, TransferKind, VenueIdentity
+from fks.model.account import Environment, Payment, PaymentKind, Transfer, TransferKind, VenueIdentity
 from fks.model.errors import InputError
 from fks.store.accounts import AccountStore
 from fks.store.db import Database
 from fks.store.holdings import HoldingStore
 from fks.store.incidents import IncidentKind, IncidentStore, Resolution
+from fks.store.lots import LotStore
 
 D = Decimal
 T0 = 1_767_225_600_000_000_000
@@ -64,7 +67,83 @@ async def test_a_transfer_counts_once_and_only_after_the_opening(database: Datab
     new = Transfer(TransferKind.WITHDRAWAL, "w1", "BTC", D(1), T0 + 1000, fee=D("0.001"))
     assert await holdings.add_transfers(owner, [old, new]) == [new]
     assert await holdings.transferred(owner) == {"BTC": D("-1.001")}
-    assert [item.reference for item in await holdings.transfers(owner)] == ["w1", "d1"]
+
+
+@pytest.mark.parametrize("person", ["ann", "venue"])  # a token may have this name
+async def test_income_counts_once_and_only_from_after_the_opening(database: Database, person: str) -> None:
+    holdings, owner = HoldingStore(database), await account(database)
+    await holdings.set_opening(owner, {"USD": D(5)})
+    now_ns = time.time_ns() // 1000 * 1000
+    old = Payment(PaymentKind.INTEREST, "i1", "USD", D(1), T0, "", person)
+    swap = Payment(PaymentKind.SWAP, "s1", "USD", D("-0.75"), now_ns, "NQ", person)
+    assert [await holdings.record(owner, item) for item in (old, swap, swap)] == [True, True, False]
+    assert await holdings.transferred(owner) == {"USD": D("-0.75")}
+    assert await holdings.payments(owner) == [swap, old]
+    assert await holdings.last_transfer_ns(owner) is None, "the venue's own list begins where the venue left it"
+    with pytest.raises(InputError) as refused:
+        await holdings.record(owner, replace(swap, amount=D(1)))
+    assert (refused.value.code, await holdings.payments(owner)) == ("PAYMENT_CHANGED", [swap, old])
+
+
+async def drift(database: Database, owner: int, amount: str, opened_ns: int) -> int:
+    found = await IncidentStore(database).open(
+        owner, IncidentKind.DRIFT, "USD", detail="x", now_ns=opened_ns, payload={"difference": amount}
+    )
+    assert found is not None
+    return found[0].id
+
+
+async def expected(database: Database, owner: int) -> Decimal:
+    holdings = HoldingStore(database)
+    return (await holdings.known(owner)).get("USD", D(0)) + (await holdings.transferred(owner)).get("USD", D(0))
+
+
+@pytest.mark.parametrize(("way", "amount", "days", "counted"), [
+    (Resolution.ADOPTED, "12.50", 0, "12.5"),
+    (Resolution.EXPLAINED, "12.50", 2, "12.5"),
+    (Resolution.EXPLAINED, "12.50", 4, "25"),  # another payment of the same amount
+    (Resolution.ADOPTED, "12.51", 0, "25.01"),
+    (Resolution.BOOKED, "12.50", 0, "12.5"),
+])  # fmt: skip
+async def test_a_payment_that_was_adopted_before_counts_once(
+    database: Database, way: Resolution, amount: str, days: int, counted: str
+) -> None:
+    """The difference was adopted first; its payment is recorded then, twice. Its dividend counts in lots, too."""
+    store, owner = IncidentStore(database), await account(database)
+    await HoldingStore(database).set_opening(owner, {"USD": D(0)})
+    paid_ns = time.time_ns() // 1000 * 1000
+    incident = await drift(database, owner, amount, paid_ns + days * 86_400 * 10**9)
+    await store.close(incident, by="ann", resolution=way, reason="mine", now_ns=paid_ns + 5 * 86_400 * 10**9)
+    payment = Payment(PaymentKind.DIVIDEND, "d1", "USD", D("12.5"), paid_ns, "AAPL", "ann")
+    assert [await HoldingStore(database).record(owner, payment) for _ in range(2)] == [True, False]
+    assert await expected(database, owner) == D(counted)
+    flows = (await LotStore(database, "binance").history(None)).flows
+    assert sum(flow.amount for flow in flows) == D(counted)
+    closed = await store.get(incident)
+    is_linked = closed is not None and closed.resolution == f"booked: dividend d1, first {way.value}: mine"
+    assert is_linked == (counted == "12.5" and way is not Resolution.BOOKED)
+    weekly = replace(payment, reference="d2", time_ns=paid_ns + 1000)
+    assert await HoldingStore(database).record(owner, weekly)
+    assert await expected(database, owner) == D(counted) + D("12.5"), "a difference is of one payment"
+
+
+async def test_a_recorded_payment_is_not_adopted_as_well(database: Database) -> None:
+    """An open difference is adopted after its payment was recorded, and before the next comparison ends it."""
+    store, owner = IncidentStore(database), await account(database)
+    await HoldingStore(database).set_opening(owner, {"USD": D(0)})
+    now_ns = time.time_ns() // 1000 * 1000
+    incident = await drift(database, owner, "12.50", now_ns)
+    await HoldingStore(database).record(owner, Payment(PaymentKind.SWAP, "s1", "USD", D("12.5"), now_ns, "NQ", "ann"))
+    for way in (Resolution.ADOPTED, Resolution.EXPLAINED):
+        with pytest.raises(InputError) as refused:
+            await store.close(incident, by="ann", resolution=way, reason="mine", now_ns=now_ns)
+        assert (refused.value.code, refused.value.status) == ("INCIDENT_RECORDED", 409)
+        assert "swap s1" in str(refused.value)
+    assert await expected(database, owner) == D("12.5")
+    later_ns = time.time_ns() // 1000 * 1000 + 1000
+    await drift(database, owner, "12.50", later_ns)  # measured with the payment counted: another amount is missing
+    assert await store.close(incident, by="ann", resolution=Resolution.ADOPTED, reason="mine", now_ns=later_ns)
+    assert await expected(database, owner) == D(25)
 
 
 async def test_an_identity_is_fixed_once(database: Database) -> None:

@@ -14,6 +14,7 @@ from fks.model.account import Position
 from fks.model.errors import BugError, StaleEpochError
 from fks.model.order import Order, State
 from fks.model.timeframe import NS
+from fks.risk.policy import KillScope
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
 from fks.store.orders import EventRow, ExecutionRow, OrderChanges, OrderJournal, OrderStore, Placed
@@ -131,6 +132,55 @@ async def test_kill_switch_stops_what_its_mode_stops(
     assert {row["state"] for row in await database.sql("SELECT state FROM signals WHERE id <> $1", signals[2])} == {
         "ready"
     }
+
+
+@pytest.mark.parametrize(
+    ("scope", "stopped"),
+    [
+        ("strategy:sma-btc", [0]),
+        ("strategy:sma", [0, 1]),
+        ("account:2", [2]),
+        ("venue:ccxt", [0, 1, 2]),
+        ("system", [0, 1, 2, 3]),
+        ("pair:BTCUSDT", [0, 1, 2, 3]),  # not understood: the whole system
+    ],
+)
+async def test_kill_stops_the_orders_of_its_scope(
+    journal: OrderJournal, database: Database, scope: str, stopped: list[int]
+) -> None:
+    places = [("ccxt", 1, "sma-btc", "sma"), ("ccxt", 1, "sma-eth", "sma"), ("ccxt", 2, "", ""), ("paper", 1, "", "")]
+    await database.sql("INSERT INTO kill_switch (kill_id, scope) VALUES ('k', $1)", scope)
+
+    async def placed(venue: str, account_id: int, instance: str, strategy: str) -> Placed:
+        order = made(None, venue=venue, account_id=account_id, instance=instance)
+        return await journal.place(
+            [order], [first(order)], signal_id=None, now_ns=NOW, stopped_by=["held", "flatten"], names=[strategy]
+        )
+
+    alone = [await placed(*place) for place in places]
+    together = await asyncio.gather(*(placed(*place) for place in places))
+    for found in (alone, together):
+        assert [number for number, each in enumerate(found) if each.is_killed] == stopped
+        assert [number for number, each in enumerate(found) if not each.placed] == stopped
+
+
+@pytest.mark.parametrize(
+    "scope",
+    ["strategy:a\nb", "strategy:a", "strategy:\n", "strategy: a", "strategy:A", "\nvenue:x", " strategy:x", "Strategy:x",
+     "strategy:", "venue:ccxt ", "strategy:a:b/c%2F?\"\\", "", "\uff53trategy:x", "account:01"],
+)  # fmt: skip
+async def test_statement_and_policy_take_a_text_for_the_same_scope(
+    journal: OrderJournal, database: Database, scope: str
+) -> None:
+    await database.sql("INSERT INTO kill_switch (kill_id, scope) VALUES ('k', $1)", scope)
+    for instance in ["a\nb", "a", 'a:b/c%2F?"\\']:
+        orders = [made(None, venue="ccxt", account_id=1, instance=instance) for _ in range(3)]
+        alone, *together = [
+            await place(journal, orders[0]),
+            *await asyncio.gather(*(place(journal, o) for o in orders[1:])),
+        ]
+        expected = KillScope.parse(scope).contains("ccxt", 1, instance)
+        assert [each.is_killed for each in (alone, *together)] == [expected] * 3
 
 
 async def test_newer_epoch_refuses_every_item(journal: OrderJournal, database: Database) -> None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
+from fks.cli.store import on_database
 from fks.model.errors import ConfigError, InputError
 from fks.model.order import Role, State
 from fks.store import migrate
 from fks.store.db import Database
 from fks.store.orders import OrderStore
+from fks.store.venues import VenueStore
 
 D = Decimal
 OWNERS_SQL = """
@@ -65,12 +73,40 @@ async def test_down_to_nothing_leaves_what_others_have_in_the_database(empty_dat
     await db.close()
 
 
-async def test_from_each_earlier_step_up_is_the_same_as_from_nothing(empty_database_url: str) -> None:
+#: everything that a migration may change, one row each
+SHAPE = """
+SELECT format('%s.%s %s %s %s', table_name, column_name, udt_name, is_nullable, column_default)
+  FROM information_schema.columns WHERE table_schema = 'public'
+ UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+ UNION ALL SELECT format('%s %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) FROM pg_constraint
+            WHERE connamespace = 'public'::regnamespace
+ UNION ALL SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+ UNION ALL SELECT format('%s %s', viewname, definition) FROM pg_views WHERE schemaname = 'public'
+ UNION ALL SELECT format('%s %s', proname, prosrc) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+            AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e')
+ ORDER BY 1
+"""
+
+
+async def test_each_step_down_and_up_again_changes_nothing(empty_database_url: str) -> None:
+    """So from each earlier step upwards a database becomes the one that is made from nothing."""
     await migrate.upgrade(empty_database_url)
-    for step in [revision.id for revision in migrate.history()][1:]:
-        assert await migrate.downgrade(empty_database_url, step) == step
-        await migrate.upgrade(empty_database_url)
-        assert await migrate.differences(empty_database_url) == []
+    db = await Database.connect(empty_database_url)
+    for step in migrate.history()[:-1]:
+        before = [row[0] for row in await db.sql(SHAPE)]
+        assert await migrate.downgrade(empty_database_url, step.parent or "base") == step.parent
+        await migrate.upgrade(empty_database_url, step.id)
+        assert [row[0] for row in await db.sql(SHAPE)] == before, step.id
+        await migrate.downgrade(empty_database_url, step.parent or "base")
+    await migrate.upgrade(empty_database_url)
+    await db.close()
+    assert await migrate.differences(empty_database_url) == []
+
+
+async def test_a_command_on_a_database_without_tables_says_so(empty_database_url: str) -> None:
+    with pytest.raises(ConfigError, match="the database has no tables of FKS") as refused:
+        await on_database(empty_database_url, lambda db: VenueStore(db).passes())
+    assert "fks up" in (refused.value.remedy or "")
 
 
 async def test_only_the_newest_revision_is_made_from_nothing(empty_database_url: str) -> None:
@@ -199,6 +235,88 @@ ROLLS_NOT = "can_roll = False\n"
 INSTALLED = [file.read_text() for file in FILES]
 
 
+#: Statements that the parts of the build of before do not notice, whichever table they name.
+UNNOTICED = r"SELECT |GRANT |COMMENT ON |CREATE INDEX |ALTER TABLE \w+ ADD COLUMN \w+ " + (
+    r"[A-Z]((?! NOT NULL)[\w ()\[\]])*( DEFAULT ('[^']*'(::\w+)?(\[\])?|\d+|true|false|now\(\))( NOT NULL)?)?$"
+)
+MADE = re.compile(r"CREATE (?:TEMP )?(?:TABLE|VIEW|MATERIALIZED VIEW|FUNCTION|TYPE) (\w+)")
+TOUCHED = re.compile(
+    r"(?:ALTER TABLE|CREATE UNIQUE INDEX \w+ ON|INSERT INTO|UPDATE|DELETE FROM|DROP TABLE|REVOKE EXECUTE ON FUNCTION"
+    r"|CREATE TRIGGER \w+ .*? ON) (\w+(?:, \w+)*)"
+)
+
+
+def breaking(statements: Iterable[str]) -> str | None:
+    """Return the first statement that the parts of the build of before may notice: all but UNNOTICED and those on
+    what the migration made itself. What a migration does only where there are rows or partitions is not seen."""
+    made: set[str] = set()
+    for statement in statements:
+        text = " ".join(re.sub(r"--.*", "", statement).split())
+        if found := MADE.match(text):
+            made.add(found[1])
+        elif not (re.match(UNNOTICED, text) and not re.search(r" (UNIQUE|CHECK|REFERENCES|GENERATED)\b", text)):
+            touched = TOUCHED.match(text)
+            if touched is None or not made.issuperset(touched[1].split(", ")):
+                return text
+    return None
+
+
+@pytest.mark.parametrize(
+    ("statement", "can_roll"),
+    [
+        ("CREATE TABLE t (id INTEGER NOT NULL, CHECK (id > 0))", True),
+        ("CREATE INDEX ix ON orders (id) WHERE state = 'UNKNOWN'", True),
+        ("CREATE UNIQUE INDEX ix ON orders (id)", False),
+        ("ALTER TABLE orders ADD COLUMN a DOUBLE PRECISION", True),
+        ("ALTER TABLE orders ADD COLUMN a TEXT DEFAULT '' NOT NULL", True),
+        ("ALTER TABLE orders ADD COLUMN a TEXT[] DEFAULT '{}'::text[] NOT NULL", True),
+        ("ALTER TABLE orders ADD COLUMN a TEXT NOT NULL", False),
+        ("ALTER TABLE orders ADD COLUMN a TEXT CHECK (a <> '')", False),
+        ("ALTER TABLE orders ADD COLUMN a UUID DEFAULT gen_random_uuid() NOT NULL", False),
+        ("ALTER TABLE orders ADD COLUMN a INTEGER, DROP COLUMN price", False),
+        ("ALTER TABLE orders ADD CONSTRAINT c CHECK (price > 0)", False),
+        ("ALTER TABLE orders ALTER COLUMN price SET NOT NULL", False),
+        ("ALTER TABLE orders ALTER COLUMN price TYPE TEXT", False),
+        ("ALTER TABLE orders RENAME COLUMN price TO paid", False),
+        ("ALTER TABLE orders DROP COLUMN price", False),
+        ("DROP TABLE orders", False),
+        ("UPDATE orders SET price = 1", False),
+        ("CREATE OR REPLACE FUNCTION fee_value() RETURNS int LANGUAGE sql AS 'SELECT 1'", False),
+        ("REVOKE EXECUTE ON FUNCTION fee_value FROM PUBLIC", False),
+    ],
+)
+def test_statements_of_a_closed_list_can_roll(statement: str, can_roll: bool) -> None:
+    assert (breaking([statement]) is None) == can_roll
+    assert breaking(["CREATE TABLE own (id int)", "DELETE FROM own", "ALTER TABLE own DROP COLUMN id"]) is None
+    assert breaking(["CREATE TABLE own (id int)", "DROP TABLE own, orders"]) == "DROP TABLE own, orders"
+
+
+async def test_migration_that_can_roll_has_only_statements_that_can(empty_database_url: str) -> None:
+    """The mark is compared with the statements that each migration sends to PostgreSQL."""
+    await migrate.upgrade(empty_database_url)
+    await migrate.downgrade(empty_database_url, migrate.FIRST)
+    steps: dict[str, list[str]] = {}
+    sent: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if step := re.match(r"UPDATE alembic_version SET version_num='(\w+)'", statement):
+            steps[step[1]] = sent.copy()
+            sent.clear()
+        else:
+            sent.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        await migrate.upgrade(empty_database_url)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert steps.keys() == {revision.id for revision in migrate.history()} - {migrate.FIRST}
+    marked = {text.split('revision = "')[1].split('"')[0] for text in INSTALLED if f"\n{ROLLS_NOT}" in text}
+    assert marked >= {migrate.FIRST}
+    wrong = [f"{id}: {found}" for id, sent in steps.items() if id not in marked and (found := breaking(sent))]
+    assert wrong == [], "write 'can_roll = False' into these:\n" + "\n".join(wrong)
+
+
 def test_a_build_with_the_same_migrations_may_roll() -> None:
     migrate.check_rolling(migrate.head(), INSTALLED, build="fks-1.whl")
 
@@ -215,7 +333,7 @@ def test_the_chain_and_not_the_number_says_what_a_database_has() -> None:
 
 
 def test_a_build_that_renames_columns_is_refused() -> None:
-    with pytest.raises(InputError, match="migration 9000 renames"):
+    with pytest.raises(InputError, match="migration 9000 changes tables"):
         migrate.check_rolling(migrate.head(), [*INSTALLED, migration("9000", ROLLS_NOT)], build="fks-1.whl")
 
 
@@ -230,8 +348,29 @@ def test_build_without_its_migrations_is_refused_until_upgraded() -> None:
 def test_an_older_build_on_renamed_columns_is_refused(tmp_path: Path) -> None:
     for name, text in (*((file.name, file.read_text()) for file in FILES), ("9000_x.py", migration("9000", ROLLS_NOT))):
         (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match="migration 9000 renames"):
-        migrate.check_rolling("9000", INSTALLED, build="fks-0.whl", folder=tmp_path)
+    with pytest.raises(InputError, match="migration 9000 changes tables"):
+        migrate.check_rolling("9000", INSTALLED, build="fks-0.whl", folders=[tmp_path])
+
+
+async def test_build_of_before_runs_on_after_a_step_that_can_roll(empty_database_url: str, tmp_path: Path) -> None:
+    """A keeper that starts again between 'fks db upgrade' of the build to come and the upgrade of its machine, and the
+    build that an upgrade brings back."""
+    later = tmp_path / "later"
+    later.mkdir()
+    for name, text in (*((file.name, file.read_text()) for file in FILES), ("9000_x.py", migration("9000"))):
+        (later / name).write_text(text)
+    await migrate.upgrade(empty_database_url)
+    connection = await asyncpg.connect(empty_database_url)
+    try:
+        await connection.execute("UPDATE alembic_version SET version_num = '9000'; REVOKE ALL ON orders FROM fks_api")
+        assert await migrate.upgrade_unless_ahead(empty_database_url, folders=[later]) == "9000"
+        assert await connection.fetchval("SELECT has_table_privilege('fks_api', 'orders', 'DELETE')"), "its grants"
+        migrate.check_rolling("9000", INSTALLED, build="the build of before", folders=[later])
+        (later / "9000_x.py").write_text(migration("9000", ROLLS_NOT))
+        with pytest.raises(ConfigError, match="revision 9000, which this FKS does not know"):
+            await migrate.upgrade_unless_ahead(empty_database_url, folders=[later])
+    finally:
+        await connection.close()
 
 
 def test_a_build_from_before_the_first_step_has_what_this_one_has() -> None:

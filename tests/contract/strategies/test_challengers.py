@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,8 @@ from fks.strategies.base import evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
 from fks.strategy_worker.worker import StrategyWorker
+from tests.support import strategy_process
+from tests.support.children import Child
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.runtimes import TAPE, runtime
 from tests.support.strategies import EVERY_EDGE, add_account, add_challenger, add_instance, bars_of, hold, seal
@@ -50,13 +50,15 @@ async def recorded(db: Database, challenger: str) -> list[tuple[int, float]]:
     return [(one.time_ns, one.target) for one in await ChallengerStore(db).decisions(challenger)]
 
 
-async def shadow(db: Database, bus: Bus, *, epoch: int = 1, home: Path | None = None, **ports: Any) -> StrategyWorker:
-    context = runtime(db, bus, await hold(db, epoch, SHADOW_WORKER), settings=TAPE, **ports)
+async def shadow(
+    db: Database, worker_db: Database, bus: Bus, *, epoch: int = 1, home: Path | None = None, **ports: Any
+) -> StrategyWorker:
+    context = runtime(worker_db, bus, await hold(db, epoch, SHADOW_WORKER), settings=TAPE, **ports)
     return StrategyWorker(context, 0, home=home, is_shadow=True)
 
 
 async def test_decisions_are_recorded_and_no_signal_is_made(
-    database: Database, bus: Bus, clock: FakeClock, log: CollectingLog, meter: RecordingMeter
+    database: Database, as_strategy: Database, bus: Bus, clock: FakeClock, log: CollectingLog, meter: RecordingMeter
 ) -> None:
     bars = wave(120)
     await add_account(database)
@@ -64,7 +66,7 @@ async def test_decisions_are_recorded_and_no_signal_is_made(
     first, second = await add_challenger(database, "a", OTHER), await add_challenger(database, "a", PARAMS)
     assert (first, second) == ("a~1", "a~2")
     await seal(database, bars[:10])
-    worker = await shadow(database, bus, clock=clock, log=log, meter=meter)
+    worker = await shadow(database, as_strategy, bus, clock=clock, log=log, meter=meter)
     await worker.start()
     for k in range(10, 60):
         await seal(database, bars[k : k + 1])
@@ -95,7 +97,7 @@ def test_no_statement_of_challengers_writes_a_signal() -> None:
 
 
 async def test_a_challenger_that_raises_is_held_and_a_removed_one_stops(
-    database: Database, bus: Bus, clock: FakeClock, log: CollectingLog, tmp_path: Path
+    database: Database, as_strategy: Database, bus: Bus, clock: FakeClock, log: CollectingLog, tmp_path: Path
 ) -> None:
     bars = wave(60)
     (tmp_path / "strategies").mkdir()
@@ -114,7 +116,7 @@ async def test_a_challenger_that_raises_is_held_and_a_removed_one_stops(
     await add_instance(database, "a", "touchy", {})
     bad, good = await add_challenger(database, "a", {"most": 20}), await add_challenger(database, "a", {"most": 9_999})
     await seal(database, bars[:10])
-    worker = await shadow(database, bus, clock=clock, log=log, home=tmp_path)
+    worker = await shadow(database, as_strategy, bus, clock=clock, log=log, home=tmp_path)
     await worker.start()
     for k in range(10, 40):
         await seal(database, bars[k : k + 1])
@@ -152,20 +154,10 @@ async def test_kill_9_repeats_no_decision_skips_none_and_sends_nothing(
     listener = asyncio.create_task(_listen(bus, received))
     next_bar = 10
     for epoch in range(1, 4):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.support.strategy_process",
-            database_url,
-            redis_url,
-            str(epoch),
-            json.dumps({"shadow": True}),
-            cwd=ROOT,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert process.stdout is not None
+        process = Child(strategy_process.main, database_url, redis_url, epoch, None, None, True, is_read=True)
         try:
-            assert await asyncio.wait_for(process.stdout.readline(), 20) == b"started\n"
+            reader = await process.reader()
+            assert await asyncio.wait_for(reader.readline(), 20) == b"started\n"
             for _ in range(50):
                 await seal(database, bars[next_bar : next_bar + 1])
                 await bus.publish(BARS, {"symbol": bars.symbol, "timeframe": "1m"})
@@ -179,7 +171,7 @@ async def test_kill_9_repeats_no_decision_skips_none_and_sends_nothing(
             await until(decided)
         finally:
             process.kill()
-            await process.wait()
+            await process.ended()
     wanted = changes(bars[6:next_bar], 4, PARAMS)
     assert await recorded(database, challenger) == wanted
     assert len(wanted) > 20

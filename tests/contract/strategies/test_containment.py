@@ -4,8 +4,6 @@ remains; its neighbour misses no bar and decides as it would have decided anyway
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,11 +19,13 @@ from fks.store.db import Database
 from fks.store.strategies import StrategyStore
 from fks.strategies.base import evaluate
 from fks.strategies.registry import load_catalogue
+from tests.support import strategy_process
+from tests.support.children import Child
+from tests.support.soak_cases import soaked
 from tests.support.strategies import EVERY_EDGE, add_account, add_instance, bars_of, seal
 from tests.support.strategy_tree import DEADLY, FATAL, SmallTree
 from tests.support.waiting import until
 
-ROOT = Path(__file__).parents[3]
 PARAMS = {"fast": 2, "slow": 4, "short": True}
 
 
@@ -75,7 +75,7 @@ async def _missed_nothing(db: Database, good: Bars, first: int) -> bool:
     return [(to_ns(r["ts_event"]), r["kind"], r["side"]) for r in rows] == wanted
 
 
-@pytest.mark.parametrize("way", ["exit", "segv", "hold"])
+@pytest.mark.parametrize("way", soaked(["segv", "hold", "exit"], 2))
 async def test_it_is_isolated_then_disabled_and_its_neighbour_misses_no_bar(
     database: Database, bus: Bus, tree: SmallTree, way: str
 ) -> None:
@@ -92,14 +92,20 @@ async def test_it_is_isolated_then_disabled_and_its_neighbour_misses_no_bar(
             "state"
         ] == "RUNNING"
 
-    await until(decided, deadline_s=20)
+    await until(decided)
     await _stream(database, bus, good, bad, 10, count)
 
     async def switched_off() -> bool:
         return not (await _row(database, "deadly"))["is_enabled"]
 
-    await until(switched_off, deadline_s=90)
-    row = await _row(database, "deadly")
+    try:
+        await until(switched_off, deadline_s=90)
+    finally:
+        row = await _row(database, "deadly")
+        print(
+            "state, isolated, crashes, cursor:", *(row[x] for x in ("state", "is_isolated", "crashes", "cursor_time"))
+        )
+        print("starts:", tree.starts)
     assert (row["state"], row["is_isolated"], row["crashes"]) == ("DISABLED", True, 4)
     assert "took its worker down 4 times" in row["error"]
     assert to_ns(row["cursor_time"]) < int(bad.time_ns[fatal])
@@ -120,7 +126,7 @@ async def test_it_is_isolated_then_disabled_and_its_neighbour_misses_no_bar(
     async def caught_up() -> bool:
         return to_ns((await _row(database, "good"))["cursor_time"]) == int(good.time_ns[-1])
 
-    await until(caught_up, deadline_s=10)
+    await until(caught_up)
     assert await _missed_nothing(database, good, 10)
     # a person corrects and enables it: it is back among the others
     assert await StrategyStore(database).set_enabled("deadly", True)
@@ -158,7 +164,7 @@ async def test_a_thread_that_never_ends_costs_its_instance_and_one_restart(
     async def caught_up() -> bool:
         return to_ns((await _row(database, "good"))["cursor_time"]) == int(good.time_ns[-1])
 
-    await until(caught_up, deadline_s=10)
+    await until(caught_up)
 
 
 async def test_one_death_from_outside_while_it_is_in_hand_is_only_counted(
@@ -171,17 +177,7 @@ async def test_one_death_from_outside_while_it_is_in_hand_is_only_counted(
     (tmp_path / "run").mkdir()
     mark = CrashMarker(CrashMarker.path(tmp_path / "run", "strategy:0"))
     mark.set("a", at_ns=time.time_ns(), bar_ns=0, epoch=1)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.support.strategy_process",
-        database_url,
-        redis_url,
-        "2",
-        json.dumps({"home": str(tmp_path)}),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-    )
+    process = Child(strategy_process.main, database_url, redis_url, 2, tmp_path)
     try:
 
         async def counted() -> bool:
@@ -190,7 +186,7 @@ async def test_one_death_from_outside_while_it_is_in_hand_is_only_counted(
         await until(counted, deadline_s=20)
     finally:
         process.kill()
-        await process.wait()
+        await process.ended()
     row = await _row(database, "a")
     assert (row["is_enabled"], row["is_isolated"], row["state"]) == (True, False, "NEW")
     assert mark.left() is None

@@ -21,8 +21,7 @@ from fks.store.crash_marks import CrashMarkStore
 from fks.store.db import Database
 from fks.strategy_worker import crash_attribution
 from fks.strategy_worker.crash_marker import CrashMarker
-from fks.strategy_worker.sandbox import Sandbox
-from fks.strategy_worker.worker import StrategyWorker
+from fks.strategy_worker.worker import Sandbox, StrategyWorker
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.runtimes import runtime
 from tests.support.strategies import add_account, add_instance, bars_of, hold, seal
@@ -36,7 +35,13 @@ Make = Callable[..., StrategyWorker]
 
 @pytest.fixture
 async def make(
-    database: Database, bus: Bus, clock: FakeClock, log: CollectingLog, meter: RecordingMeter, tmp_path: Path
+    database: Database,
+    as_strategy: Database,
+    bus: Bus,
+    clock: FakeClock,
+    log: CollectingLog,
+    meter: RecordingMeter,
+    tmp_path: Path,
 ) -> Make:
     """Return how to make the worker of an epoch; one instance has ten bars to decide on."""
     await add_account(database)
@@ -46,7 +51,7 @@ async def make(
 
     def worker(epoch: int = 9, home: Path = tmp_path) -> StrategyWorker:
         lease = type("Held", (), {"name": "strategy:0", "epoch": epoch, "holds": lambda self: True})()
-        return StrategyWorker(runtime(database, bus, lease, clock=clock, meter=meter, log=log), 0, home=home)
+        return StrategyWorker(runtime(as_strategy, bus, lease, clock=clock, meter=meter, log=log), 0, home=home)
 
     return worker
 

@@ -21,7 +21,7 @@ NAMES = tuple("abcdef")
 
 
 async def test_drains_while_bars_seal_repeat_nothing_and_skip_nothing(
-    database: Database, bus: Bus, tmp_path: Path
+    database: Database, as_strategy: Database, bus: Bus, tmp_path: Path
 ) -> None:
     """Six instances; each of five workers is drained in the middle of a stream of bars: after it nothing is in hand."""
     bars = synthetic(200)
@@ -45,7 +45,7 @@ async def test_drains_while_bars_seal_repeat_nothing_and_skip_nothing(
 
     streaming = asyncio.create_task(stream())
     for epoch in range(1, 6):
-        worker = StrategyWorker(runtime(database, bus, await hold(database, epoch)), 0, home=tmp_path)
+        worker = StrategyWorker(runtime(as_strategy, bus, await hold(database, epoch)), 0, home=tmp_path)
         await worker.start()
         run = asyncio.create_task(worker.run())
         begun = next_bar
@@ -60,7 +60,7 @@ async def test_drains_while_bars_seal_repeat_nothing_and_skip_nothing(
         await worker.stop()
     is_over.set()
     await streaming
-    last = StrategyWorker(runtime(database, bus, await hold(database, 9)), 0, home=tmp_path)
+    last = StrategyWorker(runtime(as_strategy, bus, await hold(database, 9)), 0, home=tmp_path)
     await last.start()
     target = evaluate(load_catalogue().make("sma_cross", PARAMS), bars[6:next_bar]).target
     before = [0.0, *target[4:-1]]  # flat before the first bar that is decided on

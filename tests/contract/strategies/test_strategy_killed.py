@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from pathlib import Path
 
 from fks.model.timeframe import to_ns
 from fks.store.bus import BARS, Bus
@@ -12,10 +10,11 @@ from fks.store.db import Database
 from fks.strategies.base import evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
+from tests.support import strategy_process
+from tests.support.children import Child
 from tests.support.strategies import EVERY_EDGE, add_account, add_instance, seal
 from tests.support.waiting import until
 
-ROOT = Path(__file__).parents[3]
 KILLS = 4
 PARAMS = {"fast": 2, "slow": 4, "short": True}
 
@@ -34,19 +33,10 @@ async def test_kill_9_repeats_nothing_and_skips_nothing(
     await seal(database, bars[:10])
     next_bar = 10
     for epoch in range(1, KILLS + 2):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.support.strategy_process",
-            database_url,
-            redis_url,
-            str(epoch),
-            cwd=ROOT,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert process.stdout is not None
+        process = Child(strategy_process.main, database_url, redis_url, epoch, is_read=True)
         try:
-            assert await asyncio.wait_for(process.stdout.readline(), 20) == b"started\n"
+            reader = await process.reader()
+            assert await asyncio.wait_for(reader.readline(), 20) == b"started\n"
             start = await _cursor(database)
             for _ in range(50):  # in the middle of a stream of bars, wherever that happens to be
                 await seal(database, bars[next_bar : next_bar + 1])
@@ -56,7 +46,7 @@ async def test_kill_9_repeats_nothing_and_skips_nothing(
             await _until_decided(database, start if epoch <= KILLS else last)
         finally:
             process.kill()
-            await process.wait()
+            await process.ended()
     rows = await database.sql("SELECT ts_event, kind, side FROM signals ORDER BY ts_event, ordinal")
     target = evaluate(load_catalogue().make("sma_cross", PARAMS), bars[6:next_bar]).target
     wanted, before = [], 0.0

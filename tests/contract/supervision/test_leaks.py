@@ -20,7 +20,7 @@ from fks.config.paths import Paths
 
 NOW = 1_800_000_000.0
 #: as Ray calls the process of each class while a method of it runs
-TITLES = [f"ray::{target.rpartition(':')[2].removesuffix('Actor')}.join" for target in CLASSES.values()]
+TITLES = [*dict.fromkeys(f"ray::{target.rpartition(':')[2].removesuffix('Actor')}.join" for target in CLASSES.values())]
 #: a process that calls itself `argv[1]`, started by one that has ended since: an orphan
 CHILD = """
 import os, time

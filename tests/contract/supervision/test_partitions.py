@@ -43,7 +43,7 @@ async def test_partition_ends_no_child_and_starts_none_twice(
     assert len(world.spawned) == 2, "a child was started without an epoch"
     assert not living.ended.is_set()
     await link.restore()
-    await until(lambda: len(world.spawned) == 3 and supervisor.is_ready, deadline_s=20)
+    await until(lambda: len(world.spawned) == 3 and supervisor.is_ready)
     assert world.children["a"] is living
     assert world.children["b"].epoch > dead.epoch
     assert not living.ended.is_set()

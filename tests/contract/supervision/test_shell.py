@@ -103,9 +103,10 @@ def test_research_runs_when_nothing_else_wants_the_processor(monkeypatch: pytest
     def note(*args: object, **options: object) -> None:
         seen.append(os.sched_getscheduler(0))
 
+    context = SimpleNamespace(get_actor_name=lambda: "job-1", get_accelerator_ids=dict)
     monkeypatch.setattr(runner, "warm", note)
     monkeypatch.setattr(runner, "run_claimed", note)
-    monkeypatch.setattr(system.ray, "get_runtime_context", lambda: SimpleNamespace(get_actor_name=lambda: "job-1"))
+    monkeypatch.setattr(system.ray, "get_runtime_context", lambda: context)
     monkeypatch.setattr(system.threading, "Timer", NoTimer)
     for call in (lambda job: job.warm(1.0), lambda job: job.run("/home", "1")):
         thread = threading.Thread(target=call, args=(system.Job(),))

@@ -56,6 +56,8 @@ async def test_superseded_supervisor_stays_down_and_reports_it(run: Any, databas
         await until(lambda third=third: "reason" in third.detail())
         assert not again.spawned
     assert await authority(database) == held, "nobody took it back"
+    (row,) = await database.sql("SELECT epoch FROM component_health WHERE name = 'supervisor'")
+    assert row["epoch"] == held, "a late report of the first one does not hide the second"
     assert second.is_ready
     assert not any(task.done() for task in run.tasks), "one that ended would be started again"
     assert await reporting(database) == [other_args[0]]

@@ -1,28 +1,39 @@
-"""The tree that rows ask for: a collector for each exchange that has something to collect, NinjaTrader's included."""
+"""The tree that rows ask for: a collector for each exchange that has something to collect, NinjaTrader's included, and
+a process for each replica of a language model."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+from actors.system import options_of
 from actors.tree import want
-from fks.config.settings import Ninja, Settings, Strategies
+from fks.ai.engines import Deployment
+from fks.config.environment import without_credentials
+from fks.config.settings import Ai, Mt5, Ninja, Settings, Strategies
 from fks.store.assets import Asset, AssetStore
 from fks.store.db import Database
+from fks.store.deployments import DeploymentStore
 from fks.store.strategies import NewInstance, StrategyStore
-from fks.supervision import SupervisorSpec
+from fks.supervision import ChildSpec, SupervisorSpec
 from tests.support.ports import CollectingLog
 from tests.support.strategies import add_account, add_instance
 
 ES = "ES 12-26"
 
 
-def wanted_by(database: Database, settings: Settings | None = None) -> Callable[[], Awaitable[SupervisorSpec]]:
+def wanted_by(
+    database: Database, settings: Settings | None = None, gpus: float = 0.0
+) -> Callable[[], Awaitable[SupervisorSpec]]:
+    async def gpus_now() -> float:
+        return gpus
+
     component: Any = SimpleNamespace(
         db=database, settings=settings or Settings(ninja=Ninja(enabled=True)), log=CollectingLog()
     )
-    return want(component)
+    return want(component, gpus_now)
 
 
 async def ids(wanted: Callable[[], Awaitable[SupervisorSpec]]) -> list[str]:
@@ -72,3 +83,105 @@ async def test_a_new_instance_goes_to_the_worker_with_the_fewest(database: Datab
     async with database.transaction() as tx:
         assert await StrategyStore(tx).add(added, by="test")
     assert (await store.workers())["d"] == 0
+
+
+async def died(database: Database, child: str, how: str, signal: int | None, trace: str = "", age: str = "0") -> None:
+    payload = {"how": how, "signal": signal, "traceback": trace, "is_gone": True}
+    await database.sql(
+        "INSERT INTO actor_events (time, child, event, reason, payload)"
+        " VALUES (now() - $3::text::interval, $1, 'exited', 'died', $2)",
+        child,
+        payload,
+        age,
+    )
+
+
+async def test_a_model_has_a_process_a_replica_until_it_ended_two_of_them(database: Database) -> None:
+    store, wanted = DeploymentStore(database), wanted_by(database)
+    assert not [id for id in await ids(wanted) if id.startswith("inference")]
+    small = Deployment("small", "llama_cpp", "/m/small.gguf", sha256="a" * 64, size_bytes=10**9, replicas=2)
+    other = replace(small, name="other", replicas=1)
+    await store.save(small, by="me")
+    await store.save(other, by="me")
+    tree = await wanted()
+    children = {child.id: child for child in tree.workers() if child.role == "inference"}
+    assert set(children) == {"inference:small:0", "inference:small:1", "inference:other:0"}
+    (branch,) = (branch for branch in tree.children if branch.id == "inference")
+    assert isinstance(branch, SupervisorSpec)
+    assert branch.containment is not None
+    first = children["inference:small:0"]
+    assert Deployment.load(first.args[0]) == small
+    assert (first.is_leased, first.resources) == (False, {})
+    assert first.memory_max_mb > Settings().supervision.memory_max_mb + 1024
+    assert "password" not in first.args[1]
+
+    # deaths by another hand, of long ago, and once by its own: it goes on
+    await died(database, "inference:small:0", "crash", 9)
+    await died(database, "inference:small:0", "crash", 9)
+    await died(database, "inference:small:1", "normal", None)
+    await died(database, "inference:small:1", "crash", 11, age="2 hours")
+    await died(database, "inference:small:1", "crash", 11)
+    assert "inference:small:1" in await ids(wanted)
+    await died(database, "inference:small:0", "failed start", None, "Traceback\n  line\nPeerError: it is no model\n")
+    assert not [id for id in await ids(wanted) if id.startswith("inference:small")]
+    assert "inference:other:0" in await ids(wanted)
+    row = (await store.all())[0]
+    assert (row["state"], row["reason"], row["ready"]) == ("failed", "PeerError: it is no model", [])
+    await store.save(small, by="me")
+    assert "inference:small:1" in await ids(wanted), "deployed again, it is tried again"
+    assert (await store.all())[1]["state"] == "starting"
+    assert await store.remove("other")
+    assert not await store.remove("other")
+    assert "inference:other:0" not in await ids(wanted)
+
+
+async def test_a_model_fails_with_the_error_that_one_of_its_processes_left(database: Database) -> None:
+    store = DeploymentStore(database)
+    await store.save(Deployment("small", "llama_cpp", "/m/small.gguf", sha256="a" * 64, size_bytes=10**9), by="me")
+    await died(database, "inference:small:0", "failed start", None, "Traceback\n  line\nPeerError: it is no model\n")
+    await died(database, "inference:small:0", "failed start", None)
+    assert not [id for id in await ids(wanted_by(database)) if id.startswith("inference")]
+    (row,) = await store.all()
+    assert (row["state"], row["reason"]) == ("failed", "PeerError: it is no model")
+
+
+async def test_a_model_that_cannot_be_placed_says_why_and_waits(database: Database) -> None:
+    store = DeploymentStore(database)
+    gpu = Deployment("gpu", "llama_cpp", "/m/gpu.gguf", sha256="a" * 64, size_bytes=10**9, device="gpu")
+    large = replace(gpu, name="large", device="cpu", size_bytes=9 * 10**9)
+    await store.save(gpu, by="me")
+    await store.save(large, by="me")
+    assert not [id for id in await ids(wanted_by(database)) if id.startswith("inference")]
+    states = {row["name"]: (row["state"], row["reason"]) for row in await store.all()}
+    assert states == {
+        "gpu": ("unschedulable", "it asks for 1 GPU; the cluster has 0, of which 0 are free"),
+        "large": ("unschedulable", "it has 9.0 GB; on the CPU run models up to 8 GB (ai.cpu_model_max_gb)"),
+    }
+    tree = await wanted_by(database, Settings(ai=Ai(cpu_model_max_gb=10)), gpus=1.0)()
+    found = {child.id: child.resources for child in tree.workers() if child.role == "inference"}
+    assert found == {"inference:gpu:0": {"GPU": 1.0}, "inference:large:0": {}}
+    assert {row["state"] for row in await store.all()} == {"starting"}
+    options = options_of(next(child for child in tree.workers() if child.id == "inference:gpu:0"))
+    assert options["num_gpus"] == 1.0
+
+
+def test_a_process_without_credentials_is_given_none_by_its_environment() -> None:
+    spec = ChildSpec("inference:a:0", "inference", 3.0, is_leased=False)
+    emptied = options_of(spec)["runtime_env"]["env_vars"]
+    assert set(emptied.values()) == {""}
+    named = {"FKS_DATABASE_URL", "POSTGRES_PASSWORD", "BINANCE_API_SECRET", "FKS_VENUE_API_KEY", "OPENAI_API_KEY"}
+    assert named <= set(emptied)
+    assert not {"PATH", "FKS_HOME", "HOME"} & set(emptied)
+    given = {"PATH": "/bin", "FKS_VENUE_GUARDIAN_API_KEY": "k", "AWS_SECRET_ACCESS_KEY": "s", "CUDA_HOME": "/c"}
+    assert {"FKS_VENUE_GUARDIAN_API_KEY", "AWS_SECRET_ACCESS_KEY"} <= set(without_credentials(given))
+    assert not {"PATH", "CUDA_HOME"} & set(without_credentials(given))
+    assert "runtime_env" not in options_of(ChildSpec("monitor", "monitor", 3.0))
+
+
+async def test_an_account_at_metatrader_starts_its_link(database: Database) -> None:
+    wanted = wanted_by(database, Settings(mt5=Mt5(enabled=True, group="demo")))
+    assert "mt5:demo" not in await ids(wanted)
+    await database.sql("INSERT INTO accounts (name, venue, is_enabled) VALUES ('fx', 'mt5', false)")
+    assert "mt5:demo" in await ids(wanted), "what a disabled account holds can still be closed"
+    await database.sql("DELETE FROM accounts WHERE name = 'fx'")
+    assert "mt5:demo" not in await ids(wanted)

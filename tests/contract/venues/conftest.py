@@ -13,6 +13,7 @@ from fks.clock import RealClock
 from fks.model.errors import OutageError
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.venue import SpotVenue
+from tests.support.fast_clock import FastWaits
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog
 from tests.support.venue_sessions import SESSIONS, Listener, Open
@@ -37,6 +38,15 @@ def exchange(running: LocalExchange) -> LocalExchange:
 def session(request: pytest.FixtureRequest) -> str:
     """Each way to the exchange in turn: the port's promises are the same."""
     return str(request.param)
+
+
+@pytest.fixture
+def fast_waits(monkeypatch: pytest.MonkeyPatch) -> FastWaits:
+    """Have commands in this process wait a fifth as long: the stand-in that they ask has the same clock, so that what
+    comes late there still comes before what is then taken for absent."""
+    clock = FastWaits(5.0)
+    monkeypatch.setattr("fks.clock.RealClock", lambda: clock)
+    return clock
 
 
 @pytest.fixture

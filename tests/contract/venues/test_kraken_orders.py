@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 
 from fks.clock import RealClock
 from fks.model.account import Environment, TransferKind, VenueIdentity
-from fks.model.errors import ConfigError, OutageError
+from fks.model.errors import ConfigError, KeyRefusedError, OutageError
 from fks.model.order import Fill, Order, OrderType, Outcome, Presence, Refusal, Report, Side, State
 from fks.model.ports import SessionBack, SessionLost, Venue, VenueEvent
 from fks.venues.binance.config import SessionConfig
@@ -66,6 +66,7 @@ async def test_it_is_a_venue(make: Make) -> None:
     venue: Venue = await make()
     can = venue.capabilities
     assert (can.has_oco, can.can_amend, can.can_replace, can.can_short) == (False, False, False, False)
+    assert can.can_reprice
     assert can.types == frozenset(OrderType)
     assert not can.fee_in_received_asset
 
@@ -179,6 +180,53 @@ async def test_an_order_that_cannot_be_sent_is_refused(peer: KrakenPeer, make: M
     assert peer.named("AddOrder") == []
 
 
+# ── moving a price in place ──────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"type": OrderType.STOP, "stop_price": "49000", "side": Side.SELL}, "trigger_price"),
+        ({"type": OrderType.TAKE_PROFIT, "price": "51000", "side": Side.SELL}, "limit_price"),
+    ],
+)
+async def test_a_price_is_moved_in_place(peer: KrakenPeer, make: Make, fields: dict[str, Any], name: str) -> None:
+    """By Kraken's id once it is known, else by ours; a query shows the new price."""
+    venue = await make()
+    placed = order(**fields)
+    report = (await venue.submit(placed)).report
+    assert report is not None
+    known = replace(placed, venue_order_id=report.venue_order_id)
+    for one, price in ((placed, "49500"), (known, "49600.5")):
+        assert (await venue.reprice(one, Decimal(price))).outcome is Outcome.ACK
+    first, second = peer.named("AmendOrder")
+    assert (first["cl_ord_id"], first[name]) == (placed.client_order_id, "49500")
+    assert (second["txid"], second[name]) == (report.venue_order_id, "49600.5")
+    assert all("deadline" in form for form in (first, second))
+    found = (await venue.query(placed.symbol, placed.client_order_id)).report
+    assert found is not None
+    assert Decimal("49600.5") in (found.price, found.stop_price)
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "refusal"),
+    [
+        (saying("EOrder:Unknown order"), Outcome.REFUSED, Refusal.UNKNOWN_ORDER),
+        (saying("EOrder:Invalid price"), Outcome.REFUSED, Refusal.PRICE),
+        (saying("EService:Deadline elapsed"), Outcome.AMBIGUOUS, None),
+        (with_body({"error": [], "result": {}}), Outcome.AMBIGUOUS, None),
+        (cut, Outcome.AMBIGUOUS, None),
+    ],
+)
+async def test_a_move_without_an_acknowledgement_is_no_move(
+    peer: KrakenPeer, make: Make, answer: Answer, outcome: Outcome, refusal: Refusal | None
+) -> None:
+    venue = await make()
+    placed = order(type=OrderType.STOP, stop_price="49000", side=Side.SELL)
+    await venue.submit(placed)
+    peer.before["AmendOrder"] = [answer]
+    found = await venue.reprice(placed, Decimal(49500))
+    assert (found.outcome, found.refusal) == (outcome, refusal)
+
+
 # ── proof of presence and absence ────────────────────────────────────────────────────────────────
 async def test_an_unclear_order_is_found_by_our_id(peer: KrakenPeer, make: Make) -> None:
     venue = await make()
@@ -256,7 +304,7 @@ async def test_a_cancel_whose_end_is_not_shown_is_ambiguous(peer: KrakenPeer, ma
 # ── nonces ───────────────────────────────────────────────────────────────────────────────────────
 async def test_nonces_grow_on_the_wire(peer: KrakenPeer, make: Make) -> None:
     """Orders, cancels and reads at once: none is refused for its nonce."""
-    venue = await make()
+    venue = await make(order_timeout_s=20.0, read_timeout_s=20.0)
     orders = [order(type=OrderType.LIMIT, price="50000") for _ in range(20)]
     reads = [venue.open_orders() for _ in range(5)] + [venue.balances() for _ in range(5)]
     answers = await asyncio.gather(*(venue.submit(item) for item in orders), *reads)
@@ -267,11 +315,11 @@ async def test_nonces_grow_on_the_wire(peer: KrakenPeer, make: Make) -> None:
 
 
 async def test_an_order_does_not_wait_for_a_read(peer: KrakenPeer, make: Make) -> None:
-    venue = await make()
-    peer.before["OpenOrders"] = [waiting(0.8)]
+    venue = await make(order_timeout_s=20.0, read_timeout_s=20.0)
+    peer.before["OpenOrders"] = [waiting(3.0)]
     read = asyncio.create_task(venue.open_orders())
     await until(lambda: bool(peer.named("OpenOrders")))
-    answer = await asyncio.wait_for(venue.submit(order()), 0.5)
+    answer = await asyncio.wait_for(venue.submit(order()), 2.5)
     assert answer.outcome is Outcome.ACK
     with pytest.raises(OutageError):  # its nonce is behind the order's by then
         await read
@@ -389,6 +437,35 @@ async def test_a_live_key_that_may_withdraw_is_refused(
     await make(is_live=True)
 
 
+async def test_a_key_in_use_that_may_withdraw_opens_with_a_fault(peer: KrakenPeer, make: Make) -> None:
+    peer.permissions = ["modify-trades", "withdraw-funds"]
+    venue = await make(is_live=True, is_key_in_use=True)
+    assert "withdraw" in venue.key_fault
+    peer.permissions = ["modify-trades"]
+    assert (await venue.read_rights()).may_withdraw is False
+    assert venue.key_fault == ""
+
+
+async def test_another_key_signs_the_requests_after_it(peer: KrakenPeer, make: Make) -> None:
+    venue = await make()
+    await venue.open_orders()
+    assert set(peer.nonces) == {peer.key}
+    venue.use_key(peer.guardian_key, SECRET)
+    await venue.open_orders()
+    assert set(peer.nonces) == {peer.key, peer.guardian_key}
+
+
+@pytest.mark.parametrize("fault", ["EAPI:Invalid key", "EAPI:Invalid signature"])
+async def test_a_refused_key_is_told_apart_from_an_outage(peer: KrakenPeer, make: Make, fault: str) -> None:
+    venue = await make()
+    peer.before["GetApiKeyInfo"] = [saying(fault), saying("EService:Unavailable")]
+    with pytest.raises(KeyRefusedError):
+        await venue.read_rights()
+    with pytest.raises(OutageError) as raised:
+        await venue.read_rights()
+    assert not isinstance(raised.value, KeyRefusedError)
+
+
 async def test_transfers_of_the_real_exchange_are_its_ledgers(peer: KrakenPeer, make: Make) -> None:
     venue = await make()
     venue.config = replace(venue.config, rest_url=None)  # asked at the peer, as if it were the exchange itself
@@ -463,3 +540,27 @@ async def test_a_lost_exchange_is_reported_once(peer: KrakenPeer, make: Make, li
     await until(lambda: sum(isinstance(event, SessionBack) for event in events) == 2)
     kinds = [type(event) for event in events if isinstance(event, SessionBack | SessionLost)]
     assert kinds == [SessionBack, SessionLost, SessionBack]
+
+
+async def test_all_stops_that_fills_made_are_found_open_or_ended(peer: KrakenPeer, make: Make) -> None:
+    """One that executed between two polls is in no list of open orders, and is behind more than a page of others."""
+    venue = await make()
+    entry = order("0.02", type=OrderType.LIMIT, price="50000", stop_loss=Decimal("49000"))
+    assert await venue.closes_made(entry) == []
+    assert (await venue.submit_closing(entry)).outcome is Outcome.ACK
+    (number,) = peer.numbers(entry.client_order_id)
+    peer.fill(number, "0.02", "50000")
+    stop = {"pair": "XBTUSD", "type": "sell", "ordertype": "stop-loss", "price": "49000", "volume": "0.01"}
+    made = [peer.place(stop) for _ in range(2)]
+    for close in made:
+        peer.orders[close]["refid"] = number
+    peer.fill(made[0], "0.01", "48990")
+    for _ in range(60):
+        peer.end(peer.place(stop), "canceled")
+    found = {report.venue_order_id: report for report in await venue.closes_made(entry)}
+    assert [found[close].state for close in made] == [State.FILLED, State.ACCEPTED]
+    assert {report.leg.parent_id for report in found.values() if report.leg} == {entry.client_order_id}
+    assert len(found) == 2
+    peer.before["ClosedOrders"] = [saying("EService:Unavailable")]
+    with pytest.raises(OutageError):
+        await venue.closes_made(entry)

@@ -36,7 +36,11 @@ from tests.support.waiting import until
 D = Decimal
 SYMBOL = "BTC/USD"
 SETTINGS = FAST.model_copy(
-    update={"venue": FAST.venue.model_copy(update={"exchange": "kraken", "skew_limit_ms": 2000.0, "sweep_s": 1.0})}
+    update={
+        "venue": FAST.venue.model_copy(
+            update={"exchange": "kraken", "entry_protection": "local", "skew_limit_ms": 2000.0, "sweep_s": 1.0}
+        )
+    }
 )
 
 

@@ -68,11 +68,11 @@ async def test_an_order_that_may_have_left_is_never_sent_on_the_other_way(
 
 
 async def test_many_orders_are_under_way_at_once(open_venue: Open, exchange: LocalExchange, listen: Listen) -> None:
-    venue = await open_venue()
+    venue = await open_venue(order_timeout_s=10.0)
     events = listen(venue)
     await until(lambda: events.of(SessionBack))
     slow, *others = (order("0.001") for _ in range(20))
-    exchange.fault("answer_after", client_order_id=slow.client_order_id, seconds=0.5)
+    exchange.fault("answer_after", client_order_id=slow.client_order_id, seconds=3.0)
     waiting = asyncio.create_task(venue.submit(slow))
     answers = await asyncio.gather(*(venue.submit(one) for one in others))
     assert {answer.outcome for answer in answers} == {Outcome.ACK}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -13,6 +14,7 @@ from aiohttp.test_utils import TestServer
 from fks.clock import RealClock
 from fks.model.errors import ConfigError, OutageError
 from fks.model.order import Outcome
+from fks.model.ports import KeyRights
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.venue import SpotVenue
 from tests.support.ports import CollectingLog
@@ -56,6 +58,23 @@ async def test_a_key_that_may_withdraw_is_refused(server: TestServer, session: s
     try:
         with pytest.raises((ConfigError, OutageError)):
             await venue.open()
+    finally:
+        await venue.close()
+
+
+@pytest.mark.parametrize("rights", [{"enableWithdrawals": True}, {"enableReading": True}, []])
+async def test_a_key_in_use_that_may_withdraw_opens_with_a_fault(
+    server: TestServer, session: str, rights: object
+) -> None:
+    server.app[RIGHTS].append(rights)
+    venue = venue_at(server, session, is_live=True)
+    venue.config = replace(venue.config, is_key_in_use=True)
+    try:
+        await venue.open()
+        assert "withdraw" in venue.key_fault, "entries are denied; what is held can be closed"
+        server.app[RIGHTS].append({"enableWithdrawals": False, "ipRestrict": True})
+        assert await venue.read_rights() == KeyRights(may_withdraw=False, is_address_bound=True)
+        assert venue.key_fault == ""
     finally:
         await venue.close()
 

@@ -196,11 +196,11 @@ async def test_a_query_counts_only_the_venues_own_no(open_venue: Open, exchange:
 async def test_a_caller_that_is_cancelled_gets_the_answer_from_the_events(
     open_venue: Open, exchange: LocalExchange, listen: Any
 ) -> None:
-    venue: SpotVenue = await open_venue()
+    venue: SpotVenue = await open_venue(order_timeout_s=10.0)
     events: Listener = listen(venue)
     await until(lambda: events.events)
     exchange.fault("lose_report", count=10)
-    exchange.fault("answer_after", path="/api/v3/order", method="POST", seconds=0.5)
+    exchange.fault("answer_after", path="/api/v3/order", method="POST", seconds=2.0)
     wanted = order()
     sending = asyncio.create_task(venue.submit(wanted))
     await until(lambda: exchange.received(client_order_id=wanted.client_order_id))

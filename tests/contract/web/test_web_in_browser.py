@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
-from fks.guardian.control_socket import GuardianSocket
+from fks.guardian.service import GuardianSocket
 from fks.store.bus import FEEDS, JOBS, SIGNALS, Bus
 from fks.store.db import Database
 from fks.web.registry import PAGES
 from tests.support.browser import SIZES, Page, is_live, is_true, look_at, page, picture, press, says, type_
+from tests.support.portfolios import portfolio_with_targets
 from tests.support.ports import CollectingLog
 from tests.support.programs import leave_out
 from tests.support.users import PASSWORD, code_of
 from tests.support.waiting import until
 from tests.support.web import Web, make_user
-from tests.support.web_rows import Rows, populate
+from tests.support.web_rows import Rows, add_forecasts, populate
 
 ROOT = Path(__file__).parents[3]
 AXE = ROOT / ".web-packages" / "node_modules" / "axe-core" / "axe.min.js"
@@ -180,9 +181,11 @@ async def test_a_page_says_when_it_is_not_live_and_reads_again_after_it(web: Web
         await is_live(tab)
         gateway = web.gateway.app.state.gateway
         before = web.reads
+        await tab.run("""window.said = ""; new MutationObserver(() => { window.said += document.body.innerText; }).observe(
+            document.getElementById("live-state"), { subtree: true, childList: true, characterData: true })""")
         for client in list(gateway.hub.clients):
             client.close()
-        await says(tab, "Not live")
+        await is_true(tab, "window.said.includes('Not live')")  # it may be live again already
         await is_live(tab)
         await until(lambda: web.reads > before, deadline_s=10)
         assert tab.complaints == []
@@ -253,6 +256,22 @@ async def test_a_burst_of_messages_is_read_twice_a_second_at_most(web: Web, data
         await is_true(tab, "window.loads.length >= 3")
         times = await tab.run("window.loads")
         assert all(later - earlier >= 490 for earlier, later in itertools.pairwise(times)), times
+
+
+async def test_chart_draws_a_model_and_its_interval(web: Web, database: Database) -> None:
+    await populate(database)
+    await database.sql(
+        "INSERT INTO ohlcv_data (time, symbol, timeframe, open, high, low, close, volume, exchange)"
+        " SELECT date_trunc('minute', now()) - n * interval '1 min', 'BTCUSDT', '1m', p, p + 90, p - 80, p + 5, 1.5, 'binance'"
+        " FROM generate_series(1, 300) n, LATERAL (SELECT 64000 + 900 * sin(n / 9.0) AS p) x"
+    )
+    await add_forecasts(database, 60)
+    await make_user(web, "ann", "read")
+    async with page() as tab:
+        await enter(tab, web, "ann")
+        await tab.go(web.url + "/app/chart?symbol=BTCUSDT&timeframe=1m&forecast=ar")
+        await is_true(tab, "Number(document.getElementById('bars-chart')?.dataset.forecasts) === 60")
+        assert tab.complaints == []
 
 
 _JOIN = """
@@ -363,6 +382,33 @@ async def test_every_page_is_accessible_in_both_themes(web: Web, database: Datab
                 faults += await _look(tab, axe, each.name, theme)
     assert faults == [], "\n".join(faults)
     assert tab.complaints == []
+
+
+async def test_portfolio_is_rebalanced_by_its_preview_wide_and_on_a_phone(web: Web, database: Database) -> None:
+    await portfolio_with_targets(web.gateway, database)
+    secret = await make_user(web, "ann", "trade")
+    axe, faults = AXE.read_text(), []
+    async with page() as tab:
+        await enter(tab, web, "ann", code_of(str(secret), steps=1))
+        await tab.go(web.url + "/app/portfolios")
+        await says(tab, "Equity of main", "Value at risk", "Weights and targets")
+        for theme in ("light", "dark"):
+            faults += await _look(tab, axe, "portfolios", theme)
+            if SCREENSHOTS:
+                for size in ("wide", "phone"):
+                    await look_at(tab, size, theme)
+                    await picture(tab, Path(SCREENSHOTS) / f"web-portfolios-{size}-{theme}.png", size)
+        assert faults == []
+        await tab.run("[...document.querySelectorAll('button')].find(b => b.textContent.includes('Preview')).click()")
+        await says(tab, "Nothing is traded yet", "Send these orders")
+        await look_at(tab, "phone", "light")
+        assert await tab.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        await tab.run(
+            "[...document.querySelectorAll('button')].find(b => b.textContent === 'Send these orders').click()"
+        )
+        await says(tab, "The rebalancing of main is running", "Steps of")
+        await is_true(tab, "document.body.innerText.includes('1. buy')")
+        assert tab.complaints == []
 
 
 async def _look(tab: Page, axe: str, name: str, theme: str) -> list[str]:

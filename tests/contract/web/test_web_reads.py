@@ -55,7 +55,7 @@ async def client(counting: Counting) -> AsyncIterator[GatewayClient]:
 
 async def test_tabs_share_the_read_that_begins_after_their_event(counting: Counting, client: GatewayClient) -> None:
     first = asyncio.create_task(client.read(CALLER, "/orders"))
-    await until(lambda: counting.paths == ["/orders"], deadline_s=5)
+    await until(lambda: counting.paths == ["/orders"])
     # the answer of the read under way may be older than what makes these read again
     others = [asyncio.create_task(client.read(CALLER, "/orders")) for _ in range(20)]
     await asyncio.sleep(0)
@@ -74,7 +74,7 @@ async def test_reads_that_differ_are_not_shared(counting: Counting, client: Gate
     wanted = [(CALLER, "/orders", None), (CALLER, "/orders", {"limit": 1}), (CALLER, "/fills", None)]
     wanted += [(other, "/orders", None)]
     reads = [asyncio.create_task(client.read(*each)) for each in wanted]
-    await until(lambda: len(counting.paths) == 4, deadline_s=5)
+    await until(lambda: len(counting.paths) == 4)
     counting.may_answer.set()
     assert sorted([(await read)["number"] for read in reads]) == [1, 2, 3, 4]
 
@@ -82,7 +82,7 @@ async def test_reads_that_differ_are_not_shared(counting: Counting, client: Gate
 async def test_refusal_reaches_each_of_those_that_share_a_read(counting: Counting, client: GatewayClient) -> None:
     counting.status = 403
     reads = [asyncio.create_task(client.read(CALLER, "/orders")) for _ in range(3)]
-    await until(lambda: len(counting.paths) == 1, deadline_s=5)
+    await until(lambda: len(counting.paths) == 1)
     counting.may_answer.set()
     for read in reads:
         with pytest.raises(GatewayRefusal) as refused:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import uuid
+from datetime import datetime
 from typing import Any
 
 import httpx
 import pytest
 
+from fks.model.timeframe import NS, to_ns
 from fks.store.db import Database
 from fks.web.registry import PAGES
 from tests.support.users import PASSWORD, add_user, code_of
 from tests.support.web import Web, csrf_of, log_in, make_user
+from tests.support.web_rows import add_forecasts
 
 HOSTILE = '<img src=x onerror="window.hacked=1">{{7777*3}}'
 TREE = {
@@ -59,7 +62,7 @@ SHOWN = {
     "compare": ("Side by side", "max drawdown"),
     "data": ("BTCUSDT 1m", "Quarantine", "It is wrong"),
     "series": ("Missing, newest first", "40"),
-    "monitor": ("rest_for_one", "1 of 20 restarts", "signal 9 (SIGKILL)", "99.50"),
+    "monitor": ("rest_for_one", "1 of 20 restarts", "signal 9 (SIGKILL)", "99.50", "Disable it"),
     "part": ("last log lines",),
     "alerts": ("I have seen it", "End it"),
     "schedules": ("0 3 * * *", "Run now"),
@@ -67,6 +70,7 @@ SHOWN = {
     "ninja": ("not connected",),
     "users": ("root", "Make a token"),
     "webhooks": ("New secret",),
+    "keys": ("0123abcd", "may withdraw", "Store the key"),
     "settings": ("risk.notional_max_order",),
     "audit": ("login",),
     "database": ("Largest tables", "Newest backup"),
@@ -212,6 +216,11 @@ async def fill(database: Database) -> dict[str, str]:
             " confidence_min, created_by) VALUES ($1,'a','b',1,ARRAY['BTCUSDT'],'payload',1,60,0.6,$1)",
             (HOSTILE,),
         ),
+        (
+            "INSERT INTO credentials (account_id, venue, exchange, role, version, sealed, key_id, fingerprint, state,"
+            " reason, created_by) VALUES (1,'ccxt','binance','orders',1,NULL,'0123abcd','0123abcd','refused',$1,$1)",
+            (HOSTILE,),
+        ),
     ]
     for statement, values in rows:
         await database.sql(statement, *values)
@@ -251,6 +260,83 @@ async def test_pages_show_their_data_and_hostile_text_as_text(web: Web, seeded: 
             for text in SHOWN[page.name]:
                 assert text in answer.text, (page.name, text)
     assert web.log.lines == []
+
+
+async def test_a_document_is_stored_asked_read_and_removed(web: Web, seeded: Database) -> None:
+    text = f"# Breaks\n\nAfter three losses the desk stops trading until noon.\n\n{HOSTILE}"
+    async with web.client() as browser:
+        csrf = await administrator(web, browser)
+        nothing = await browser.post("/app/documents/ask", data={"csrf": csrf, "question": "When does the desk stop?"})
+        assert "Nothing that is stored holds enough" in nothing.text
+        form = {"csrf": csrf, "name": "desk rules", "kind": "text", "text": text}
+        stored = await browser.post("/app/documents/add", data=form)
+        assert "It is stored and can be asked now." in stored.text
+        question = {"csrf": csrf, "question": "When does the desk stop trading after losses?"}
+        answer = (await browser.post("/app/documents/ask", data=question)).text
+        assert "After three losses the desk stops trading until noon." in answer
+        (link,) = set(re.findall(r'href="(/app/documents/[0-9a-f-]+)#c-[0-9a-f-]+"', answer))
+        shown = (await browser.get(link)).text
+        assert ("<img" in shown, "&lt;img src=x" in shown, "23331" in shown) == (False, True, False)
+        assert "desk rules" in (await browser.get("/app/documents")).text
+        removed = await browser.post("/app/documents/remove", data={"csrf": csrf, "id": link.rpartition("/")[2]})
+        assert "It is removed" in removed.text
+    assert await seeded.sql("SELECT FROM ai_documents WHERE collection = 'user'") == []
+
+
+async def test_models_and_forecasts_are_listed(web: Web, seeded: Database) -> None:
+    await seeded.sql(
+        "INSERT INTO ai_deployments (name, engine, model, context_size, state, reason) VALUES"
+        " ('small', 'llama_cpp', $1, 8192, 'failed', $1)",
+        HOSTILE,
+    )
+    figure = {"value": 0.5, "low": 0.4, "high": 0.6}
+    metrics = {"skill": {"naive": figure}, "coverage": {"0.8": figure}}
+    drift = {"rows": 9, "rows_needed": 9, "error": figure, "coverage": None, "findings": {"error": f"by {HOSTILE}"}}
+    await seeded.sql(
+        "INSERT INTO ai_models (name, exchange, timeframe, bar_s, created_by) VALUES ('ar', 'x', '1h', 1, '')"
+    )
+    await seeded.sql(
+        "INSERT INTO ai_model_versions (model, version, stage, fingerprint, data_hash, artifact_hash, label_end, symbols,"
+        " spec, seed, libraries, folds, metrics, checks, drift, created_by) VALUES ('ar', 1, 'live', '', '', '', now(),"
+        " '{BTCUSDT}', '{}', 1, '{}', '[]', $1, '{}', $2, '')",
+        metrics,
+        drift,
+    )
+    async with web.client() as browser:
+        await administrator(web, browser)
+        shown = (await browser.get("/app/models")).text
+    assert ("by &lt;img src=x" in shown, "drifts" in shown) == (True, True)
+    assert ("<img" in shown, "&lt;img src=x" in shown, "failed" in shown) == (False, True, True)
+
+
+async def test_a_key_that_is_typed_is_shown_nowhere_and_a_wrong_one_is_not_stored(web: Web, seeded: Database) -> None:
+    secret = "not usable, with spaces"
+    async with web.client() as browser:
+        csrf = await administrator(web, browser)
+        form = {"csrf": csrf, "account": "demo", "role": "orders", "api_key": secret, "api_secret": secret}
+        answer = await browser.post("/app/keys/store", data=form)
+        assert (answer.status_code, "key or secret is not usable" in answer.text) == (422, True), answer.text[-2000:]
+        assert secret not in answer.text
+        removed = await browser.post("/app/keys/remove", data={"csrf": csrf, "account": "demo"})
+        assert (removed.status_code, "no stored key of this role" in removed.text) == (404, True), removed.text[-2000:]
+    assert await seeded.sql("SELECT FROM credentials") == []
+    assert secret not in "".join(
+        map(str, web.log.lines + [dict(r) for r in await seeded.sql("SELECT * FROM audit_log")])
+    )
+
+
+async def test_a_venue_is_disabled_at_the_version_that_the_page_showed(web: Web, seeded: Database) -> None:
+    await seeded.sql("INSERT INTO venue_states (venue, account_id, state) VALUES ('paper', 1, 'READY')")
+    async with web.client() as browser:
+        form = {"csrf": await administrator(web, browser), "name": "paper", "version": "0", "enabled": "false"}
+        answer = await browser.post("/app/monitor/venue", data=form)
+        assert (answer.status_code, "takes no entries" in answer.text) == (200, True), answer.text[-2000:]
+        again = await browser.post("/app/monitor/venue", data=form | {"enabled": "true"})
+        assert (again.status_code, "not at version 0" in again.text) == (409, True), again.text[-2000:]
+        wrong = await browser.post("/app/monitor/venue", data=form | {"version": "x"})
+        assert wrong.status_code == 422
+        assert "denied" in (await browser.get("/app/monitor")).text
+    assert [row["is_enabled"] for row in await seeded.sql("SELECT is_enabled FROM venues")] == [False]
 
 
 async def test_result_of_a_search_shows_its_leaders_and_a_heat_map(web: Web, seeded: Database) -> None:
@@ -342,6 +428,33 @@ async def test_chart_draws_an_indicator_of_the_server(web: Web, seeded: Database
         assert 'data-pane="0"' in (await browser.get(f"{at}&indicator=sma")).text
         assert "INDICATOR_PARAM" in (await browser.get(f"{at}&indicator=sma&params=period:0")).text
         assert "INDICATOR_UNKNOWN" in (await browser.get(f"{at}&indicator=nothing")).text
+
+
+async def test_chart_draws_forecasts_at_the_bars_that_they_are_about(web: Web, seeded: Database) -> None:
+    await fill(seeded)
+    await add_forecasts(seeded, 30)
+    async with web.client() as browser:
+        await administrator(web, browser)
+        at = "/app/chart?symbol=BTCUSDT&timeframe=1m"
+        assert "data-about" not in (await browser.get(at)).text
+        shown = (await browser.get(f"{at}&forecast=ar")).text
+        found = re.findall(r'data-about="([^"]*)" data-v="([^"]*)" data-l="([^"]*)" data-h="([^"]*)"', shown)
+        bars = dict(re.findall(r'data-time="([^"]*)" .*?data-c="([^"]*)"', shown))
+        newest = sorted(bars)[-1]
+        assert len(found) == 30
+        about, *levels = found[0]
+        assert to_ns(datetime.fromisoformat(about)) - to_ns(datetime.fromisoformat(newest)) == 120 * NS
+        close = float(bars[newest])
+        assert [float(level) for level in levels] == pytest.approx([close * 1.01, close * 0.99, close * 1.03])
+        # a missing row has no price, and a model no bars of another timeframe
+        await seeded.sql(
+            "UPDATE feature_values SET state = 'missing', value = 'NaN' WHERE time = (SELECT max(time) FROM feature_values)"
+        )
+        shown = (await browser.get(f"{at}&forecast=ar")).text
+        assert (shown.count("data-about"), "missing" in shown) == (29, True)
+        shown = (await browser.get("/app/chart?symbol=BTCUSDT&timeframe=5m&forecast=ar")).text
+        assert ("data-about" in shown, "choose the timeframe" in shown or "No bars" in shown) == (False, True)
+        assert "predicted none" in (await browser.get(f"{at}&forecast=nothing")).text
 
 
 async def test_rules_and_channels_are_edited(web: Web, seeded: Database) -> None:

@@ -20,6 +20,7 @@ from fks.ai.chunks import (
     decoded,
     document_id,
     kind_of_name,
+    plain,
     title_of,
     tokens_of,
 )
@@ -148,6 +149,7 @@ def test_surrogates_are_refused_and_control_characters_become_spaces() -> None:
         checked_source("a\ud800b")
     assert decoded(b"\xef\xbb\xbfa") == "a"
     assert checked_source("a\x1b[31mb\u202ec\r\nd\te") == "a [31mb c\r\nd\te"
+    assert plain("a\x1b[2Jb\rc\0d\ne") == "a [2Jb c d\ne", "a carriage return writes over its line"
     assert made("<p>a&#27;[2Jb&#0;&#xd800;</p>", "html")[0].text.isprintable(), "character references are no way round"
 
 

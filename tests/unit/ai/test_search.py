@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.ai.search import QUOTE_MAX, SearchTerm, TfidfSvd, coverage, fused, quote_of, spaced
+from fks.ai.search import QUOTE_MAX, SearchTerm, TfidfSvd, coverage, fused, quote_of, spaced, unit_vectors
 from fks.model.errors import BugError
 
 TOPICS = [{"stop": 2, "kill": 1}, {"backup": 2, "restor": 1}, {"strategi": 3, "bar": 1}]
@@ -29,6 +29,12 @@ def test_a_model_is_the_same_for_the_same_counts_and_after_loading() -> None:
         assert abs(float(ours @ ours) - 1.0) < 1e-5
     with pytest.raises(BugError):
         TfidfSvd.load(data[:-1] + b"x", hashlib.sha256(data).hexdigest())
+
+
+def test_vectors_of_any_size_get_the_length_1() -> None:
+    found = unit_vectors([[3e38, 2e38], [1e-4, 0.0]])
+    assert found is not None
+    assert np.allclose(np.linalg.norm(found, axis=1), 1.0)
 
 
 def test_texts_of_one_topic_are_near_without_the_same_words() -> None:

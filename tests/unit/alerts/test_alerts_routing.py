@@ -37,6 +37,19 @@ def test_channel_takes_alerts_from_its_severity_on() -> None:
     assert plan.routed == (1, 2)
 
 
+def test_user_who_engaged_the_kill_is_not_paged_and_all_others_are() -> None:
+    channels = [ALL, replace(PAGES, name="ann", user="ann"), replace(PAGES, name="bob", user="bob")]
+
+    def paged(by: str, event: str = "kill.switch") -> set[str]:
+        plan = route([_alert(1, event, "page", rule="kill", payload={"by": by})], DEFAULTS, [], channels, NOW)
+        assert plan.routed == (1,)
+        return {name for _, name, _ in _sent(plan)}
+
+    assert paged("user:ann") == {"all", "bob"}
+    assert paged("guardian") == paged("token:ann") == {"all", "ann", "bob"}
+    assert paged("user:ann", "position.unprotected") == {"all", "ann", "bob"}, "a channel gets all other alerts"
+
+
 def test_rule_names_its_channels() -> None:
     rules = (AlertRule(name="x", kind="route", on="child.*", channels=("pages",)), *DEFAULTS)
     assert _sent(route([_alert()], rules, [], [ALL, PAGES], NOW)) == {(1, "pages", "raised")}

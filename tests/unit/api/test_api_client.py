@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fks.api import client as module
 from fks.api.client import QUEUE_MAX, SocketClient, Topic, topics_of
-from fks.api.snapshots import contained_bars
+from fks.api.subscriptions import contained_bars
 
 BARS = Topic("bars", "binance", "BTCUSDT", "1m")
 

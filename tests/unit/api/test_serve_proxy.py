@@ -31,18 +31,22 @@ class Proxy:
 
 
 async def _ask(app: GuardedProxy, path: str, **scope: Any) -> int:
-    statuses = []
+    return int((await _answer(app, path, **scope))["status"])
+
+
+async def _answer(app: GuardedProxy, path: str, **scope: Any) -> Any:
+    starts = []
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.start":
-            statuses.append(message["status"])
+            starts.append(message)
 
     async def receive() -> Any:
         return {"type": "http.request", "body": b""}
 
     await app({"type": "http", "path": path} | scope, receive, send)
-    assert len(statuses) == 1
-    return statuses[0]
+    assert len(starts) == 1
+    return starts[0]
 
 
 @pytest.mark.parametrize(
@@ -83,10 +87,11 @@ async def test_request_waits_until_the_proxy_has_its_routes(monkeypatch: pytest.
     assert proxy.paths[asked:] == ["/orders"], "once it has its routes nothing is asked any more"
 
 
-async def test_proxy_without_routes_answers_for_itself_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_without_routes_is_unavailable_and_never_404(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve_proxy, "LOOK_S", 0.0)
     monkeypatch.setattr(serve_proxy, "ROUTES_S", 0.01)
-    assert await _ask(GuardedProxy(Proxy(looks=10**9)), "/orders") == 404
+    found = await _answer(GuardedProxy(Proxy(looks=10**9)), "/orders")
+    assert (found["status"], dict(found["headers"])[b"retry-after"]) == (503, b"1")
 
 
 @pytest.mark.parametrize("path", ["/-/routes", "/-/healthz"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from fks.backtest.account import AccountBacktest, Member
 from fks.backtest.limits import UNLIMITED
 from fks.config.risk import Risk
 from fks.jobs.account import parse_account
-from fks.matching import CostModel
+from fks.matching import Commission, CostModel
 from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
@@ -102,7 +103,9 @@ class Dice:
                 D(self.one_of("7", "30", "90", "900")) if self.one_of(0, 1) else D("2.5"),
                 can_short=self.one_of(True, False),
                 allow_gaps=True,
-                margin=self.one_of(None, None, Margin.parse("0.5/0.3"), Margin.parse("0.02/0.01")),
+                margin=self.one_of(
+                    None, None, Margin.parse("0.5/0.3; above 60 0.6/0.5; fee 0.01"), Margin.parse("0.02/0.01")
+                ),
             ),
         )
 
@@ -174,6 +177,110 @@ def test_members_that_never_meet_a_limit_trade_as_they_would_alone(seed: int) ->
     final = 1e7 + sum(float(result.equity[-1]) - 1e7 for result in together.results)
     assert together.equity[-1] == pytest.approx(final, abs=1e-6)
     assert sum(len(result.fills) for result in together.results) == len(together.fills)
+
+
+@given(st.integers(0, 2**32), st.booleans())
+def test_a_member_beside_an_idle_one_trades_as_alone(seed: int, has_limits: bool) -> None:
+    """Forced closes, cash flows and denials included: an idle member has nothing that could change them."""
+    dice = Dice(seed)
+    one, limits, cash = dice.member(BTC), dice.limits() if has_limits else UNLIMITED, D(dice.one_of(40, 500, 10_000))
+    assert one.setup is not None
+    if seed % 2:
+        one = replace(one, setup=with_events(one.setup, one.bars, dice.random_parts))
+    idle = member(dice.tape("ETHUSDT"), {}, ETH)
+    together = run_account([idle, one] if dice.one_of(0, 1) else [one, idle], cash=cash, limits=limits)
+    alone = run_account([one], cash=cash, limits=limits)
+    fills = tuple(row.fill for row in together.fills)
+    assert fills == tuple(row.fill for row in alone.fills)
+    (found,) = (result for result in together.results if result.bars.symbol == BTC.symbol)
+    assert_same(found, alone.results[0])
+
+
+def kept_of(one: Member, quantity: Fraction, price: Fraction) -> Fraction:
+    """Return the maintenance margin of a position, by its definition; of one bracket above the first at most."""
+    margin = one.setup.margin if one.setup is not None else None
+    assert margin is not None
+    if margin.is_each:
+        return abs(quantity) * Fraction(margin.maintenance)
+    value = abs(quantity) * price
+    if quantity < 0 and margin.maintenance_short is not None:
+        return value * Fraction(margin.maintenance_short)
+    above = [(Fraction(tier.floor), Fraction(tier.maintenance)) for tier in margin.tiers]
+    first = min([value, *(floor for floor, _ in above)]) * Fraction(margin.maintenance)
+    return first + sum(max(value - floor, Fraction(0)) * rate for floor, rate in above)
+
+
+def forced_closes(account: AccountBacktest, members: list[Member]) -> list[tuple[int, int, Fraction]]:
+    """Return member, bar and price of each forced close by the rule of the documentation, tick by tick, of members on
+    the same minutes. Their other fills are taken as they are."""
+    cash, held, found = Fraction(account.starting_cash), [Fraction(0)] * len(members), []
+    for index, time_ns in enumerate(members[0].bars.time_ns.tolist()):
+        rows = [row for row in account.fills if row.fill.time_ns == time_ns and row.fill.role is not Role.LIQUIDATION]
+        stopped = {row.number: row for row in rows if row.fill.role is Role.STOP_LOSS}
+        for row in rows:
+            if row.number not in stopped or row is not stopped[row.number]:
+                held[row.number] += row.fill.side.sign * Fraction(row.fill.quantity)
+                cash -= row.fill.side.sign * Fraction(row.fill.quantity * row.fill.price)
+        closes = [Fraction(repr(float(one.bars.close[max(index - 1, 0)]))) for one in members]
+        before = (cash, [*held])  # of which each member's price is made, until one is closed by force
+        for number, one in enumerate(members):
+            if number in stopped:
+                fill, held[number] = stopped[number].fill, Fraction(0)
+                cash -= fill.side.sign * Fraction(fill.quantity * fill.price)
+                continue
+            funds, own = before[0], held[number]
+            others = [n for n in range(len(members)) if n != number]
+            funds += sum(before[1][n] * closes[n] - kept_of(members[n], before[1][n], closes[n]) for n in others)
+            worst_of = one.bars.low if own > 0 else one.bars.high
+            price, worst = (Fraction(repr(float(column[index]))) for column in (one.bars.open, worst_of))
+            step = Fraction(-1 if own > 0 else 1, 100)
+            while own and (worst - price) * step >= 0:
+                if funds + own * price <= kept_of(one, own, price):
+                    found.append((number, index, price))
+                    cash, held[number] = cash + own * price, Fraction(0)
+                    before = (cash, [*held])
+                    break
+                price += step
+    return found
+
+
+@given(st.integers(0, 2**32))
+def test_positions_are_closed_by_force_as_tick_by_tick(seed: int) -> None:
+    members, account = forced_case(seed)
+    found = [
+        (row.number, int((row.fill.time_ns - members[0].bars.time_ns[0]) // MINUTE), Fraction(row.fill.price))
+        for row in account.fills
+        if row.fill.role is Role.LIQUIDATION
+    ]
+    assert sorted(found) == sorted(forced_closes(account, members))
+
+
+def forced_case(seed: int) -> tuple[list[Member], AccountBacktest]:
+    """Return two or three members on the same minutes, with little cash, and their account."""
+    random = np.random.default_rng(seed)
+    members = []
+    for item in (BTC, ETH, instrument("SOLUSDT"))[: random.integers(2, 4)]:
+        path = np.maximum(200 + np.cumsum(random.integers(-6, 7, 80)), 25) / 2.0
+        open_, close = path[0::2], path[1::2]
+        reach = random.integers(0, 4, (2, 40)) / 2.0
+        low, high = np.minimum(open_, close) - reach[0], np.maximum(open_, close) + reach[1]
+        bars = replace(flat(item.symbol, 40), open=open_, high=high, low=low, close=close)
+        margin = ("0.05/0.03", "0.1/0.05; short 0.08", "5/3 each", "0.05/0.02; above 300 0.2/0.1", "0.1")[
+            random.integers(5)
+        ]
+        target = np.repeat(random.integers(-1, 2, 8), 5).astype(float)
+        stop = np.where(target < 0, close + 8, close - 8) if random.random() < 0.3 else None
+        strategy = Given(target=tuple(target), stop=None if stop is None else tuple(stop))
+        size = D(int(random.integers(1, 5)))
+        own = setup(item, can_short=True, sizing="quantity", size=size, margin=Margin.parse(margin))
+        members.append(Member(strategy, bars, own))
+    return members, run_account(members, cash=D(int(random.integers(20, 90))))
+
+
+def test_generated_members_are_closed_by_force_alone_and_together() -> None:
+    counts = [sum(row.fill.role is Role.LIQUIDATION for row in forced_case(seed)[1].fills) for seed in range(60)]
+    assert sum(counts) >= 40
+    assert max(counts) > 2
 
 
 @given(st.integers(0, 2**32))
@@ -472,3 +579,25 @@ def test_finer_bars_are_refused_for_the_members_of_an_account(shared: bool) -> N
     found = parse_account({"members": [member]})
     assert not found.members[0].finer
     assert parse_account(found.model_dump(mode="json", by_alias=True, exclude={"risk"})) == found
+
+
+def test_members_with_one_commission_share_its_tiers_of_the_month() -> None:
+    """2 each, and 1 each beyond 10 units of a month: by both members, in the order of their fills. The third has
+    another commission, and the month of its own."""
+    tiers = Commission.parse("2 each, 1 each from 10")
+    kept = {"costs": CostModel(D(0), commission=tiers), "sizing": "quantity", "size": D(6)}
+    other = kept | {"costs": CostModel(D(0), commission=Commission.parse("2 each, 0.5 each from 10"))}
+    start = int(np.datetime64("2026-01-30", "ns").astype(int))
+    items = [instrument(f"{name}USDT") for name in ("AAA", "BBB", "CCC")]
+    bars = [replace(flat(item.symbol, 8, timeframe="1d"), time_ns=start + np.arange(8) * 86_400 * NS) for item in items]
+    members = [
+        member(bars[0], {0: 1.0, 2: 0.0, 3: 1.0}, items[0], **kept),  # fills on 31 January, 2 and 3 February
+        member(bars[1], {0: 1.0, 2: 0.0}, items[1], **kept),
+        member(bars[2], {0: 1.0}, items[2], **other),
+    ]
+    found = run_account(members, cash=10**6)
+    fees = [[int(fill.fee) for fill in result.fills] for result in found.results]
+    assert fees == [[12, 12, 6], [4 * 2 + 2 * 1, 4 * 2 + 2 * 1], [12]]
+    alone = run(members[0].strategy, bars[0], replace(members[0].setup, cash=D(10**6)), engine="compiled")
+    assert [int(fill.fee) for fill in alone.fills] == [12, 12, 4 * 2 + 2 * 1]
+    assert (alone.engine.name, alone.engine.reason) == ("reference", "the commission has tiers")

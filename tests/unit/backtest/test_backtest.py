@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, ClassVar
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from fks.backtest.report import document_of
 from fks.backtest.series import trade_table
 from fks.config.settings import Risk
 from fks.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_spec
-from fks.matching import Commission, CostModel, Slippage
+from fks.matching import Borrow, Commission, CostModel, Slippage
 from fks.matching.margin import Margin
 from fks.model.bar import Bars
 from fks.model.cash_flows import Dividend, FundingRate, InstrumentEvents
@@ -38,7 +39,8 @@ from fks.strategies.sma_cross import SmaCross
 from tests.support.backtests import run
 from tests.support.fills import assert_same_fills, differences
 from tests.support.given import Given
-from tests.support.slow_backtest import slow_book, slow_fills
+from tests.support.slow_backtest import SlowMargin, slow_book, slow_fills
+from tests.support.soak_cases import soaked
 from tests.support.strategies import START_NS, bars_of
 
 BTC = Instrument(
@@ -91,6 +93,11 @@ class Scripted(Strategy):
     trail: float | None = None
     most: int = 1
     moves: tuple[float | None, ...] = (None,)
+    limit_moves: tuple[float | None, ...] = (None,)
+    targets: tuple[tuple[float, float], ...] = ()
+    after: int | None = None
+    risk: float | None = None
+    ticks: int = 0
 
     def entries_max(self) -> int:
         return self.most
@@ -102,7 +109,17 @@ class Scripted(Strategy):
         n = len(bars)
         stop, limit, trail = (None if v is None else np.full(n, v) for v in (self.stop, self.limit, self.trail))
         moves = np.resize(np.array(self.moves, dtype=float), n)
-        return Decisions(np.resize(np.array(self.target), n), stop, limit, trail=trail, stop_move=moves)
+        limits = np.resize(np.array(self.limit_moves, dtype=float), n)
+        target = np.resize(np.array(self.target), n)
+        found = Decisions(target, stop, limit, trail=trail, stop_move=moves, take_profit_move=limits)
+        after, risk = (None if v is None else np.full(n, float(v)) for v in (self.after, self.risk))
+        return replace(
+            found,
+            targets=tuple((np.full(n, price), np.full(n, share)) for price, share in self.targets),
+            break_even_after=after,
+            break_even_risk=risk,
+            break_even_ticks=np.full(n, float(self.ticks)),
+        )
 
 
 def tape(*rows: tuple[float, float, float, float]) -> Bars:
@@ -114,14 +131,18 @@ def tape(*rows: tuple[float, float, float, float]) -> Bars:
 # ── G6, part one ─────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize(
     "protected",
-    [
-        {},
-        {"sl_pct": 0.3},
-        {"tp_pct": 0.4},
-        {"sl_pct": 0.2, "tp_pct": 0.3},
-        {"trail_pct": 0.15},
-        {"sl_pct": 0.2, "tp_pct": 0.3, "trail_pct": 0.25},
-    ],
+    soaked(
+        [
+            {"sl_pct": 0.2, "tp_pct": 0.3, "trail_pct": 0.25},
+            {},
+            {"sl_pct": 0.3},
+            {"tp_pct": 0.4},
+            {"sl_pct": 0.2, "tp_pct": 0.3},
+            {"trail_pct": 0.15},
+        ],
+        2,
+    ),
+    ids=str,
 )
 @pytest.mark.parametrize(("name", "short"), [(n, s) for n in FAST for s in (False, True) if n not in NO_SHORT or not s])
 def test_g6_every_built_in_strategy_equals_the_slow_reading(
@@ -196,13 +217,131 @@ def test_g6_on_any_tape_of_positions_that_are_closed_in_parts(engine: Any, seed:
     )
 
 
+def with_moved_targets(seed: int, bars: Bars, strategy: Scripted) -> Scripted:
+    """Return a strategy that moves its take profits too: nearer, farther, and to where the market is already."""
+    dice = np.random.default_rng(seed + 3)
+    away = np.sign(strategy.target) * dice.integers(-3, 9, len(bars)) * 0.995
+    prices = np.where(dice.random(len(bars)) < 0.35, bars.close + away, np.nan)
+    return strategy.model_copy(update={"limit_moves": tuple(prices.tolist()), "limit": strategy.limit or 104.0})
+
+
+@pytest.mark.parametrize("has_targets", [False, True])
+@given(seed=st.integers(0, 2**32))
+def test_g6_on_any_tape_of_positions_whose_target_is_moved(seed: int, has_targets: bool) -> None:
+    strategy, bars = with_targets(seed) if has_targets else in_parts(seed)
+    if not has_targets:
+        strategy = with_moved_targets(seed, bars, strategy)
+    else:
+        strategy = strategy.model_copy(update={"limit_moves": tuple((bars.close * 1.01).tolist())})
+    result = run(strategy, bars, setup(can_short=True))
+    assert result.engine.name == "reference"
+    assert_same_fills(
+        result.fills, slow_fills(strategy, bars, BTC, rate=Decimal("0.001"), size=Decimal(1000), can_short=True)
+    )
+
+
+def test_a_moved_target_is_where_the_position_takes_profit() -> None:
+    rows = [
+        (100, 101, 99, 100),
+        (100, 104, 99, 103),
+        (103, 109, 102, 108),
+        (108, 109, 100, 104),
+        (104, 104.5, 103, 104),
+    ]
+    bars = tape(*[tuple(map(float, row)) for row in rows])
+
+    def sold(*moves: float | None) -> list[tuple[int, Decimal]]:
+        strategy = Scripted(target=(1.0,), stop=90.0, limit=105.0, limit_moves=moves)
+        fills = run(strategy, bars, setup()).fills
+        return [((one.time_ns - START_NS) // (60 * NS), one.price) for one in fills if one.role is Role.TAKE_PROFIT]
+
+    assert sold(None, None, None, None, None) == [(2, 105)]
+    assert sold(None, 107.0, None, None, None) == [(2, 107)]
+    assert sold(None, 110.0, None, None, None) == []
+    assert sold(None, 110.0, 108.5, None, None) == [(3, Decimal("108.5"))]  # from the next bar on
+    assert sold(None, 103.0, None, None, None) == [(2, 105)]  # the close has reached it
+    assert sold(101.0, None, None, None, None) == [(2, 105)]  # decided before it was held
+
+
+def with_targets(seed: int) -> tuple[Scripted, Bars]:
+    """Return a tape, and entries with several targets on one side, of which parts are closed and stops are moved."""
+    dice = np.random.default_rng(seed)
+    base, bars = in_parts(seed)
+    target, now = [], 0.0
+    for kind in dice.random(60):
+        if not now or kind < 0.06:
+            now = 0.0 if now else float(dice.choice([0.0, 1.0, 1.0]))
+        elif kind < 0.14:
+            now *= dice.choice([0.5, 0.25, 0.9, 0.015])
+        target.append(now)
+    side = float(dice.choice([1.0, -1.0]))
+    count = int(dice.choice([1, 2, 3, 3, 4, 5]))
+    shares = dice.choice([1, 2, 3, 50], count).astype(float)
+    shares = np.round(shares / shares.sum(), 6)
+    shares[-1] = 1.0 - shares[:-1].sum()
+    at = float(bars.close[int(np.argmax(np.array(target) != 0.0))])  # near the first entry
+    prices = at + side * np.sort(dice.choice(np.arange(1, 25), count, replace=False)) * 0.995
+    rule = dice.choice(["", "after", "after", "risk"])
+    made = base.model_copy(
+        update={
+            "target": tuple(side * now for now in target),
+            "stop": at - side * float(dice.choice([1.0, 4.005, 12.0, 30.0])),
+            "limit": None,
+            "most": 1,
+            "targets": tuple(zip(prices.tolist(), shares.tolist(), strict=True)),
+            "after": int(dice.integers(1, count + 1)) if rule == "after" else None,
+            "risk": float(dice.choice([0.25, 1.0, 1.5])) if rule == "risk" else None,
+            "ticks": int(dice.choice([0, 0, 3, -7, 250])),
+            "trail": dice.choice([None, None, None, 3.0, 7.505]),
+            "moves": base.moves if dice.random() < 0.5 else (None,),
+        }
+    )
+    return made, bars
+
+
+@pytest.mark.parametrize("engine", ["compiled", "reference"])
+@given(seed=st.integers(0, 2**32))
+def test_g6_on_any_tape_of_entries_with_several_targets(engine: Any, seed: int) -> None:
+    strategy, bars = with_targets(seed)
+    result = run(strategy, bars, setup(can_short=True), engine=engine)
+    assert result.engine.name == "reference", "the compiled engine gives such runs away"
+    assert_same_fills(
+        result.fills, slow_fills(strategy, bars, BTC, rate=Decimal("0.001"), size=Decimal(1000), can_short=True)
+    )
+    held = Decimal(0)
+    for fill in result.fills:  # exits never exceed what is held
+        before, held = held, held + fill.side.sign * fill.quantity - (fill.fee if fill.fee_currency == "BTC" else 0)
+        assert fill.role is Role.ENTRY or (before * held >= 0 and abs(held) < abs(before))
+
+
+def test_generated_entries_reach_their_targets_stops_and_break_even() -> None:
+    """The generator of the test above reaches what it is about."""
+    roles, moved, several = Counter[str](), 0, 0
+    for seed in range(200):
+        strategy, bars = with_targets(seed)
+        fills = run(strategy, bars, setup(can_short=True)).fills
+        roles.update(fill.role.value for fill in fills)
+        still = strategy.model_copy(update={"after": None, "risk": None})
+        moved += [fill.price for fill in run(still, bars, setup(can_short=True)).fills] != [f.price for f in fills]
+        several += any(
+            one.role is Role.TAKE_PROFIT and two.role is Role.STOP_LOSS for one, two in itertools.pairwise(fills)
+        )
+        is_enough = min(roles[role] for role in ("entry", "exit", "sl", "tp")) > 100 and moved > 10 and several > 20
+        if is_enough:
+            break
+    assert is_enough, (roles, moved, several)
+
+
 def test_generated_positions_are_closed_in_parts_before_their_protection_fills() -> None:
     """The generator of the test above reaches what it is about."""
     found = Counter[str]()
     for seed in range(500):
         roles = [fill.role.value for fill in run(*in_parts(seed), setup(can_short=True)).fills]
         found.update(f"{now} after {before}" for before, now in itertools.pairwise(roles))
-    assert min(found[pair] for pair in ("exit after exit", "sl after exit", "tp after exit", "sl after sl")) > 20, found
+        pairs = ("exit after exit", "sl after exit", "tp after exit", "sl after sl")
+        if is_enough := min(found[pair] for pair in pairs) > 20:
+            break
+    assert is_enough, found
 
 
 @pytest.mark.parametrize("engine", ["compiled", "reference"])
@@ -236,19 +375,33 @@ def test_g6_on_any_tape_with_margin_and_commission(engine: Any, seed: int) -> No
     strategy, bars, made, account = leveraged(seed)
     bars, made, flows = with_flows(seed, bars, made)
     result = run(strategy, bars, made, engine=engine)
-    assert result.engine.name == engine
+    assert result.engine.name == ("reference" if made.costs.commission.tiers else engine)
     rate, size = made.costs.fee_rate, made.size
-    slow = slow_book(strategy, bars, BTC, rate=rate, size=size, can_short=True, **account, **flows)
+    slow = slow_book(strategy, bars, BTC, rate=rate, size=size, can_short=True, **{**account, **flows})
     assert_same_fills(result.fills, slow.fills)
     assert (result.cash, result.position) == (slow.cash, slow.position)
 
 
 def with_flows(seed: int, bars: Bars, made: Setup) -> tuple[Bars, Setup, dict[str, Any]]:
     """Return bars around a midnight, the setup with a dividend of it and funding at every third bar, and both as the
-    slow reading takes them; in every other case."""
+    slow reading takes them, in every other case; in every fourth one bars of days, and borrow; in some of
+    these a commission with tiers. Under a margin overnight borrow alone."""
+    if bars.calendar != "24/7":  # the night's margin ends where the next day begins
+        borrow = Borrow.parse("9/9.75") if seed % 2 else Borrow()
+        return bars, replace(made, borrow=borrow), {"borrow": (borrow.short, borrow.debit), "nights": {30: 1}}
+    random = np.random.default_rng(seed + 9)
+    if seed % 4 == 1:
+        nights = random.choice([1, 1, 1, 3], len(bars))
+        bars = replace(bars, timeframe="1d", time_ns=START_NS + np.cumsum(nights) * 86_400 * NS)
+        borrow = Borrow.parse(str(random.choice(["0.03", "2.5/0.0583", "0/1.75"])))
+        flows = {"borrow": (borrow.short, borrow.debit), "nights": dict(enumerate(nights.tolist()))}
+        if seed % 8 == 1:
+            tiers = Commission.parse("0.02 each min 0.05, 0.005 each from 12, 0.001 each from 20")
+            made = replace(made, costs=replace(made.costs, commission=tiers))
+            flows |= {"commission": (tiers.each, tiers.least), "tiers": tuple(tier[:2] for tier in tiers.tiers)}
+        return bars, replace(made, borrow=borrow, allow_gaps=True), flows
     if seed % 2:
         return bars, made, {}
-    random = np.random.default_rng(seed + 9)
     day = int(random.integers(1, len(bars)))  # minutes before midnight, so that the ex-day begins inside the tape
     midnight = datetime(2026, 3, 2, tzinfo=UTC)
     bars = replace(bars, time_ns=int(midnight.timestamp()) * NS + (np.arange(len(bars)) - day) * 60 * NS)
@@ -265,9 +418,15 @@ def with_flows(seed: int, bars: Bars, made: Setup) -> tuple[Bars, Setup, dict[st
 def test_generated_accounts_are_closed_by_force_and_lack_margin() -> None:
     """The generator of the test above reaches what it is about."""
     found = Counter[str]()
-    for seed in range(400):
+    for seed in range(1500):
         strategy, bars, made, account = leveraged(seed)
         result = run(strategy, bars, made)
+        assert made.margin is not None
+        two = Margin(made.margin.initial, made.margin.maintenance, made.margin.is_each)
+        plain = run(strategy, bars, replace(made, margin=two))
+        for kind in ("above", "short", "overnight"):
+            found[kind] += kind in str(made.margin) and plain.fills != result.fills
+        found["fee"] += result.liquidation_fees > 0
         found["liquidation"] += sum(fill.role.value == "liquidation" for fill in result.fills)
         found["protection"] += sum(fill.role.value in ("sl", "tp") for fill in result.fills)
         bars, made, flows = with_flows(seed, bars, made)
@@ -275,8 +434,20 @@ def test_generated_accounts_are_closed_by_force_and_lack_margin() -> None:
         found["liquidation by a cash flow"] += bool(flows) and paid.liquidations != result.liquidations
         found["MARGIN"] += result.denied_count.get("MARGIN", 0)
         found["commission"] += account["commission"] is not None and len(result.fills)
-    assert min(found[name] for name in ("liquidation", "protection", "MARGIN", "commission")) >= 50, found
-    assert found["liquidation by a cash flow"] >= 15, found
+        often = min(found[name] for name in ("liquidation", "protection", "MARGIN", "commission"))
+        rare = min(found[name] for name in ("liquidation by a cash flow", "above", "short", "overnight", "fee"))
+        if is_enough := often >= 50 and rare >= 15:
+            break
+    assert is_enough, found
+
+
+MORE_OF_EACH = ("; fee 0.013", "; overnight 9m 150/130 each")
+MORE_MARGIN = (
+    *MORE_OF_EACH,
+    "; short 0.049; fee 0.003",
+    "; above 900 0.5/0.27; above 1700.5 0.6/0.55; fee 0.02",
+    "; overnight 12m 0.6/0.4; above 1000 0.5/0.33",
+)
 
 
 def leveraged(seed: int) -> tuple[Scripted, Bars, Setup, dict[str, Any]]:
@@ -297,18 +468,34 @@ def leveraged(seed: int) -> tuple[Scripted, Bars, Setup, dict[str, Any]]:
         trail=random.choice([None, None, None, 14.505]),
     )
     text = str(random.choice(["0.5", "0.1", "0.05", "0.25/0.2", "0.1/0.05", "20 each", "80/60 each", "20/20 each"]))
+    text += str(random.choice(["", *(one for one in MORE_MARGIN if "each" not in text or one in MORE_OF_EACH)]))
     margin = Margin.parse(text)
     commission = Commission.parse(str(random.choice(["none", "0.02 each", "0.003 each min 0.25"])))
     rate = Decimal(str(random.choice(["0", "0.001", "0.00075"])))
-    size = Decimal(int(random.integers(200, 3000)))
+    size, maker = Decimal(int(random.integers(200, 3000))), None if seed % 3 else Decimal("-0.0002")
     needed = margin.needed(size / 400, Decimal(400), BTC)
     cash = max(
         (needed * Decimal(str(random.choice(["0.98", "1.02", "1.1", "1.5"])))).quantize(Decimal("0.01")), Decimal(1)
     )
-    made = setup(can_short=True, cash=cash, size=size, margin=margin, costs=CostModel(rate, commission=commission))
+    made = setup(
+        can_short=True,
+        cash=cash,
+        size=size,
+        margin=margin,
+        costs=CostModel(rate, fee_rate_maker=maker, commission=commission),
+    )
+    slow = SlowMargin(margin.initial, margin.maintenance, margin.is_each)
+    slow = replace(slow, brackets=margin.tiers, kept_short=margin.maintenance_short, fee=margin.fee_rate)
+    if (night := margin.overnight) is not None:  # from 16:30 in New York on, which closes at 17:00; then from 18:00 on
+        begin = int(datetime(2026, 3, 3, 16, 30, tzinfo=ZoneInfo("America/New_York")).timestamp()) * NS
+        minutes = np.arange(count) + np.where(np.arange(count) < 30, 0, 60)
+        bars = replace(bars, time_ns=begin + minutes * 60 * NS, calendar="CMES")
+        overnight = SlowMargin(night.initial, night.maintenance, night.is_each)
+        slow = replace(slow, overnight=overnight, nights=frozenset(range(30 - margin.overnight_minutes, 30)))
     account = {
+        "maker": maker,
         "cash": cash,
-        "margin": (margin.initial, margin.maintenance, margin.is_each),
+        "margin": slow,
         "commission": (commission.each, commission.least) if commission else None,
     }
     return strategy, bars, made, account
@@ -476,6 +663,55 @@ def test_a_share_that_is_none_is_refused_where_the_target_enters(share: float, e
     elsewhere = Given(target=(0, 1, 1, 1), share=(share, 0.5, share, share))
     (fill,) = run(elsewhere, bars, setup(size=Decimal(1000)), engine=engine).fills
     assert fill.quantity == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stop": None}, "targets and break-even need a stop_loss at bar 1 "),
+        ({"limit": 120.0}, "an entry has targets or a take_profit, not both"),
+        ({"most": 2}, "a position of several entries takes no targets"),
+        ({"targets": ((110.0, 0.5), (105.0, 0.5))}, "the targets are not in their order"),
+        ({"targets": ((110.0, 0.5), (110.0, 0.5))}, "the targets are not in their order"),
+        ({"targets": ((float("nan"), 0.5), (110.0, 0.5))}, "the targets are not without a gap"),
+        ({"targets": ((0.0, 0.5), (110.0, 0.5))}, "a target may be a price above 0"),
+        ({"targets": ((110.0, 0.5), (120.0, 0.4))}, "the shares of the targets are 0.9 together"),
+        ({"targets": ((110.0, 1.0), (120.0, 0.0))}, "each may be above 0"),
+        ({"targets": ((110.0, 0.2),) * 6}, "an entry has at most 5 targets, not 6"),
+        ({"after": 3}, "break_even_after is 3, and there is no such target"),
+        ({"after": 1, "risk": 1.0}, "break-even is by a target or by the risk, not both"),
+        ({"risk": -1.0}, "break_even_risk is -1"),
+    ],
+)
+def test_targets_that_an_entry_cannot_have_are_refused(changes: dict[str, Any], message: str) -> None:
+    plain = Scripted(target=(0.0, 1.0, 1.0, 0.0), stop=90.0, targets=((110.0, 0.5), (120.0, 0.5)))
+    bars = tape(*[(100, 101, 99, 100)] * 6)
+    assert len(run(plain, bars, setup()).fills) == 2
+    with pytest.raises(StrategyError, match=message):
+        run(plain.model_copy(update=changes), bars, setup())
+
+
+def test_targets_are_closed_by_the_written_rule() -> None:
+    """By eye: each target is a pair of its own, the stop first in one bar, and break-even counts from the next bar."""
+    plan = ((104.0, 0.5), (108.0, 0.3), (112.0, 0.2))
+    strategy = Scripted(target=(1.0,), stop=95.0, targets=plan, after=1, ticks=10)
+    bars = tape(
+        (100, 101, 99, 100),  # decides; 10 are bought at the next open
+        (100, 104, 96, 103),  # target 1, and the stop moves to 100.10
+        (103, 103, 99, 101),  # from this bar on: it closes the rest
+        (101, 101, 99, 100),
+    )
+    result = run(strategy, bars, setup(size=Decimal(1000), costs=CostModel(Decimal(0))))
+    assert [(fill.role.value, fill.quantity, fill.price) for fill in result.fills] == [
+        ("entry", 10, 100),
+        ("tp", 5, 104),
+        ("sl", 3, Decimal("100.1")),
+        ("sl", 2, Decimal("100.1")),
+    ]
+    assert [trade.pnl for trade in result.trades] == [20, Decimal("0.5")]  # stops of one bar are one trade
+    gap = tape((100, 101, 99, 100), (100, 101, 99, 100), (109, 113, 90, 100), (100, 101, 99, 100))
+    roles = [(fill.role.value, fill.price) for fill in run(strategy, gap, setup()).fills]
+    assert roles == [("entry", 100), ("tp", 109), ("tp", 109), ("sl", 95)]  # the open is through two targets
 
 
 @pytest.mark.parametrize("protected", [{}, {"sl_pct": 1.0}])

@@ -14,7 +14,7 @@ from fks.backtest import Backtest, Member, Setup
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
 from fks.bars.splits import SplitDay, adjusted
-from fks.matching import CostModel
+from fks.matching import Borrow, CostModel
 from fks.matching.margin import Margin
 from fks.model.bar import Bars
 from fks.model.cash_flows import Dividend, FundingRate, InstrumentEvents, is_perpetual
@@ -299,3 +299,116 @@ def test_members_of_an_account_share_what_one_is_paid() -> None:
     assert unpaid.denied_count == {"BALANCE": 1}
     assert (paid.cash, unpaid.cash) == (70, 20)
     assert float(paid.equity[-1]) == 620.0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("close", "shares", "rate", "side", "cost"),
+    [
+        (14.0, 1000, "0.06", -1.0, ["2.33", "2.33", "2.33", "7.00"]),  # Webull: 840 a year, 2.33 a day
+        (12.0, 10_000, "0.05", -1.0, ["16.67", "16.67", "16.67", "50.00"]),  # Ally: 6,000 a year, 16.67 a day
+        (14.0, 1000, "0.06", 1.0, []),
+    ],
+)
+def test_a_short_position_pays_borrow_for_each_night(
+    engine: Any, close: float, shares: int, rate: str, side: float, cost: list[str]
+) -> None:
+    """Source: "How hard to borrow fees are calculated?", Webull help, and "How are hard-to-borrow fees calculated?",
+    Ally, read 2026-11: the value times the yearly rate over 360 days, of each day. Their value is that of a price of
+    13.00 or 11.00 which brokers raise by 2 % and round up to a dollar; of a Friday there are three nights."""
+    bars = days_from("2018-02-05", [close] * 8)  # held from Tuesday's open to the next Monday's
+    setup = free(XYZ, shares, InstrumentEvents(), borrow=Borrow.parse(rate))
+    result = run(held(bars, 1, 5, side), bars, setup, engine=engine)
+    assert (result.engine.name, [str(round(-row.amount, 2)) for row in result.cash_flows]) == (engine, cost)
+    assert result.borrow == sum((-row.amount for row in result.cash_flows), D(0)) == 10**6 - result.cash
+    assert [trade.pnl for trade in result.trades] == [-result.borrow]
+    assert {row.time_ns for row in result.cash_flows} <= set(bars.time_ns[2:6].tolist())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_cash_below_zero_pays_interest_for_each_night(engine: Any) -> None:
+    """30,000 borrowed at 6 % for 10 days are 50.00. Source: Investopedia, "How is margin interest calculated?", read
+    2026-11. Here each day's charge is borrowed as well, so that it is four cents more in the end."""
+    bars = days_from("2018-02-05", [60.0] * 10)
+    setup = free(
+        XYZ, 1000, InstrumentEvents(), cash=D(30_000), margin=Margin.parse("0.5"), borrow=Borrow.parse("0/0.06")
+    )
+    result = run(held(bars, 1, 99), bars, setup, engine=engine)
+    rows = [(row.kind, str(round(-row.amount, 2))) for row in result.cash_flows]
+    assert [kind for kind, _ in rows] == ["interest"] * 8
+    assert [text for _, text in rows] == ["5.00", "5.00", "5.00", "15.01", "5.01", "5.01", "5.01", "5.01"]
+    assert round(result.interest, 2) == D("50.04")
+    document = document_of(result)
+    assert (document["borrow"], document["interest_cost"], "borrow_cost" in document) == (
+        "0/0.06",
+        str(result.interest),
+        False,
+    )
+    plain = run(held(bars, 1, 99), bars, replace(setup, borrow=Borrow()), engine=engine)
+    assert plain.inputs_hash != result.inputs_hash
+    assert plain.cash - result.interest == result.cash
+
+
+def test_a_contract_is_not_borrowed() -> None:
+    bars = hours_from("2019-10-09T12:00", [20_000.0] * 6)
+    with pytest.raises(InputError, match="BTCUSDT is a contract") as caught:
+        run(held(bars, 1, 3), bars, free(PERP, 1, InstrumentEvents(), borrow=Borrow.parse("0.03")))
+    assert caught.value.code == "BORROW_CONTRACT"
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "-0.01", "0.03/", "0.03/x", "11", "0.000000001", "3 %", "9" * 40, "0/" + "9" * 40]
+)
+def test_a_text_that_is_no_borrow_is_refused(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Borrow.parse(text)
+    assert caught.value.code == "BORROW_UNKNOWN"
+    assert str(Borrow.parse(" 0.030 / 0.05830 ")) == "0.03/0.0583"
+
+
+def test_members_pay_the_interest_on_the_cash_that_they_spent() -> None:
+    """Two members spend 900 and 600 of 1,000, one sells short for 300 and pays 0.30 of borrow a night: the proceeds of
+    that stay with the lender, so that 500.30 are below 0, of which the two pay 3 and 2 parts."""
+    closes = {"AAA": 90.0, "BBB": 60.0, "CCC": 30.0}
+    members, starts = [], {"AAA": 1, "BBB": 2, "CCC": 1}
+    for symbol, close in closes.items():
+        bars = days_from("2018-02-05", [close] * 5, symbol)
+        item, side = replace(XYZ, symbol=symbol, base=symbol), -1.0 if symbol == "CCC" else 1.0
+        made = free(item, 10, InstrumentEvents(), margin=Margin.parse("0.1"), borrow=Borrow.parse("0.36/0.36"))
+        members.append(Member(held(bars, starts[symbol], 99, side), bars, made))
+    account = run_account(members, cash=1000)
+    rows = [[(row.kind, row.amount) for row in result.cash_flows] for result in account.results]
+    assert rows[2] == [("borrow", D("-0.3"))] * 3
+    assert [one[0] for one in rows[:2]] == [("interest", D("-0.30018")), ("interest", D("-0.20012"))]
+    assert [len(one) for one in rows] == [2, 2, 3], "nothing is below 0 on the first night"
+    assert account.cash == 1000 - 900 - 600 + 300 + sum(amount for one in rows for _, amount in one)
+    assert float(account.equity[-1]) == pytest.approx(float(account.cash) + 900 + 600 - 300)
+
+
+def test_one_member_pays_what_the_run_alone_pays() -> None:
+    bars = days_from("2018-02-05", [60.0] * 9)
+    setup = free(XYZ, 1000, InstrumentEvents(), margin=Margin.parse("0.5"), borrow=Borrow.parse("0.02/0.06"))
+    single = run(held(bars, 1, 99), bars, replace(setup, cash=D(30_000)))
+    account = run_account([Member(held(bars, 1, 99), bars, setup)], cash=30_000)
+    assert single.cash_flows == account.results[0].cash_flows != ()
+    assert account.cash == single.cash
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("fee_in", "rate", "rebates", "fees", "cash"),
+    [
+        ("quote", "0", "0.275", -0.275, "2050.275"),  # 10 are sold at 110 by the take profit
+        ("received", "0.001", "0.274725", 0.725275, "2049.174725"),  # 0.01 of the 10 is paid, so that 9.99 are sold
+    ],
+)
+def test_a_rebate_of_makers_is_income_and_apart_from_the_fees(
+    engine: Any, fee_in: str, rate: str, rebates: str, fees: float, cash: str
+) -> None:
+    bars = days_from("2018-01-31", [100.0, 100.0, 100.0, 120.0, 120.0])
+    item = replace(XYZ, lot_step=D("0.01"), qty_min=D("0.01"))
+    costs = CostModel(D(rate), fee_in, D("-0.00025"))
+    setup = free(item, 10, InstrumentEvents(), costs=costs, cash=D(1950), can_short=False)
+    result = run(Given(target=(1.0,) * 5, limit=(110.0,) * 5), bars, setup, engine=engine)
+    document = document_of(result)
+    assert (document["rebates"], document["statistics"]["fees"], document["final_cash"]) == (rebates, fees, cash)

@@ -63,10 +63,12 @@ def daily(count: int = 400) -> Backtest:
 @given(RETURNS, st.sampled_from([252.0, 365.0, 12.0]))
 def test_ratios_equal_those_of_empyrical(returns: np.ndarray[Any, Any], per_year: float) -> None:
     year = {"annualization": per_year}
-    assert formulas.sharpe_ratio(returns, per_year) == pytest.approx(empyrical.sharpe_ratio(returns, **year))
-    assert formulas.sortino_ratio(returns, per_year) == pytest.approx(empyrical.sortino_ratio(returns, **year))
-    assert formulas.value_at_risk(returns) == pytest.approx(empyrical.value_at_risk(returns))
-    assert formulas.expected_shortfall(returns) == pytest.approx(empyrical.conditional_value_at_risk(returns))
+    assert formulas.sharpe_ratio(returns, per_year) == pytest.approx(empyrical.sharpe_ratio(returns, **year), rel=1e-9)
+    assert formulas.sortino_ratio(returns, per_year) == pytest.approx(
+        empyrical.sortino_ratio(returns, **year), rel=1e-9
+    )
+    assert formulas.value_at_risk(returns) == pytest.approx(empyrical.value_at_risk(returns), rel=1e-9)
+    assert formulas.expected_shortfall(returns) == pytest.approx(empyrical.conditional_value_at_risk(returns), rel=1e-9)
 
 
 @given(RETURNS)
@@ -82,16 +84,16 @@ def test_metrics_of_a_year_of_days_equal_those_of_empyrical() -> None:
     found, (_, per_year, _, returns, market) = result.metrics, periods_of(result)
     year = {"annualization": per_year}
     assert (found.period, found.periods, per_year) == ("day", len(result.equity), 365.0)
-    assert found.cagr_pct == pytest.approx(100 * empyrical.cagr(returns, **year))
-    assert found.volatility_pct == pytest.approx(100 * empyrical.annual_volatility(returns, **year))
-    assert found.downside_deviation_pct == pytest.approx(100 * empyrical.downside_risk(returns, **year))
-    assert found.max_drawdown_pct == pytest.approx(-100 * empyrical.max_drawdown(returns))
-    assert found.calmar == pytest.approx(empyrical.calmar_ratio(returns, **year))
-    assert found.total_return_pct == pytest.approx(100 * empyrical.cum_returns_final(returns))
-    assert found.beta == pytest.approx(empyrical.beta(returns, market))
-    assert found.alpha_pct == pytest.approx(100 * empyrical.alpha(returns, market, **year))
+    assert found.cagr_pct == pytest.approx(100 * empyrical.cagr(returns, **year), rel=1e-9)
+    assert found.volatility_pct == pytest.approx(100 * empyrical.annual_volatility(returns, **year), rel=1e-9)
+    assert found.downside_deviation_pct == pytest.approx(100 * empyrical.downside_risk(returns, **year), rel=1e-9)
+    assert found.max_drawdown_pct == pytest.approx(-100 * empyrical.max_drawdown(returns), rel=1e-9)
+    assert found.calmar == pytest.approx(empyrical.calmar_ratio(returns, **year), rel=1e-9)
+    assert found.total_return_pct == pytest.approx(100 * empyrical.cum_returns_final(returns), rel=1e-9)
+    assert found.beta == pytest.approx(empyrical.beta(returns, market), rel=1e-9)
+    assert found.alpha_pct == pytest.approx(100 * empyrical.alpha(returns, market, **year), rel=1e-9)
     rolled = rolling_of(returns, 30, per_year)[1][29:]
-    assert rolled == pytest.approx(empyrical.roll_sharpe_ratio(returns, window=30, **year), nan_ok=True)
+    assert rolled == pytest.approx(empyrical.roll_sharpe_ratio(returns, window=30, **year), rel=1e-9, nan_ok=True)
 
 
 # ── against the basic statistics ─────────────────────────────────────────────────────────────────

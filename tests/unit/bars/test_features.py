@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
@@ -11,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.backtest.fingerprint import tape_hash
-from fks.bars.features import aligned, check_feature_name
+from fks.backtest.frames import sample
+from fks.bars.features import EventColumn, EventRevision, aligned, check_feature_name, near_events
 from fks.bars.splits import adjusted, split_day
-from fks.model.bar import Bars, Feature
+from fks.model.bar import Bars, Feature, Floats
 from fks.model.errors import InputError
 from fks.model.timeframe import bar_end
 from fks.strategies.base import Decisions, Strategy, StrategyError, decide, evaluate, feature
-from fks.strategies.check import check_strategy, ensure_causal, synthetic
+from fks.strategies.check import check_strategy, ensure_causal, synthetic, with_inputs
 
 S = 1_000_000_000
 rows = st.lists(
@@ -102,6 +104,88 @@ def test_the_check_refuses_a_column_of_the_future_and_takes_an_honest_one() -> N
         ensure_causal(Mood(shift=2), tape)
 
 
+def newest(self: Strategy, bars: Bars) -> Floats:
+    """Return for each bar the value that is of its time, whenever it was known."""
+    column = feature(self, bars, "mood")
+    place = np.searchsorted(column.time_ns, bars.time_ns, side="right") - 1
+    return np.where(place >= 0, column.values[place], np.nan)
+
+
+def unless_wild(self: Strategy, bars: Bars) -> Floats:
+    """Return the values, none of them where the whole column jumps about, which it does not on a calm tape."""
+    values = feature(self, bars, "mood").values
+    return np.where(np.mean(np.abs(np.diff(values)) > 0.7) > 0.05, -1.0, values)
+
+
+class Reads(Mood):
+    """The same of values that are looked up by a rule of its own."""
+
+    rule: Callable[[Strategy, Bars], Floats]
+
+    def decide(self, bars: Bars) -> Decisions:
+        return Decisions(np.where(self.rule(self, bars) > 0, 1.0, 0.0))
+
+
+def test_the_check_refuses_values_read_by_the_time_they_are_of() -> None:
+    """On bars whose values are known at once, the reader is honest: only later ones show it."""
+    (finding,) = check_strategy(Reads(rule=newest))
+    assert (finding.check, finding.tape) == ("lookahead", "SYNTHETIC")
+    bars = synthetic(500)
+    times, values = bars.time_ns, np.sin(np.arange(500.0))
+    ensure_causal(Reads(rule=newest), bars.with_features({"mood": aligned(bars, times, bars.ends_ns, values)}))
+    late = bars.with_features({"mood": aligned(bars, times, bars.ends_ns + 600 * S, values)})
+    ensure_causal(Mood(), late)
+    with pytest.raises(StrategyError, match="looks ahead"):
+        ensure_causal(Reads(rule=newest), late)
+
+
+def test_other_values_after_a_bar_show_a_reader_that_no_prefix_shows() -> None:
+    reader = Reads(rule=unless_wild)
+    bars = with_inputs(reader, synthetic(600))
+    whole = evaluate(reader, bars).target
+    assert all(np.array_equal(evaluate(reader, bars[:k]).target, whole[:k]) for k in range(2, 600))
+    (finding,) = check_strategy(reader)
+    assert "with other values in its columns after bar" in finding.detail
+
+
+class Keeps(Mood):
+    """The next value of the column that it was given first, which its class keeps."""
+
+    kept: ClassVar[list[Floats]] = []
+
+    def decide(self, bars: Bars) -> Decisions:
+        if not self.kept:
+            self.kept.append(np.append(feature(self, bars, "mood").values[1:], np.nan))
+        return Decisions(np.where(self.kept[0][: len(bars)] > 0, 1.0, 0.0))
+
+
+def test_a_column_that_a_class_keeps_is_not_there_in_one_made_again() -> None:
+    (finding,) = check_strategy(Keeps())
+    assert finding.check == "lookahead"
+
+
+@given(rows, st.integers(1, 29), st.integers(0, 2**32))
+def test_rows_that_are_known_later_change_no_value_before(
+    given_rows: list[tuple[int, int, int | None]], cut: int, seed: int
+) -> None:
+    """Taken away, with other values, or known at another time that is later, too."""
+    bars, dice = synthetic(30), np.random.default_rng(seed)
+    first, end = int(bars.time_ns[0]), int(bars.ends_ns[cut - 1])
+    time_ns = np.array([first + 10 * S * t for t, _, _ in given_rows], dtype=np.int64)
+    known_ns = time_ns + np.array([10 * S * d for _, d, _ in given_rows], dtype=np.int64)
+    values = np.array([np.nan if v is None else v for *_, v in given_rows], dtype=np.float64)
+    is_later = known_ns > end
+    noise = np.where(is_later, dice.standard_normal(len(values)), values)
+    moved = np.where(is_later, end + 1 + dice.integers(0, 600 * S, len(values)), known_ns)
+    found = aligned(bars, time_ns, known_ns, values)[:cut]
+    for other in (
+        aligned(bars, time_ns[~is_later], known_ns[~is_later], values[~is_later]),
+        aligned(bars, time_ns, moved, noise),
+    ):
+        np.testing.assert_array_equal(other[:cut].values, found.values)
+        np.testing.assert_array_equal(other[:cut].time_ns, found.time_ns)
+
+
 def test_the_check_keeps_the_columns_that_a_tape_has_and_adds_what_it_lacks() -> None:
     class Rare(Mood):
         """Looks ahead only where its column has values that a synthetic one never has."""
@@ -165,3 +249,29 @@ def test_names_of_columns(name: str) -> None:
     with pytest.raises(InputError) as refused:
         check_feature_name(name)
     assert refused.value.code == "FEATURE_NAME"
+
+
+def test_an_economic_event_is_near_a_decision_as_it_was_known_then() -> None:
+    bars = sample()[:120]  # minutes
+    ends = bars.ends_ns
+    at = int(ends[60])
+    column = EventColumn.parse("events:usd.high.10")
+
+    def near(*revisions: tuple[str, int]) -> list[int]:
+        rows = [EventRevision(("USD", "CPI", at), at, importance, known_ns) for importance, known_ns in revisions]
+        return np.flatnonzero(near_events(bars, column, rows).values).tolist()
+
+    assert near(("high", 0)) == list(range(50, 71)), "ten minutes before and after, both included"
+    assert near(("high", int(ends[55]))) == list(range(55, 71)), "from its publication on"
+    assert near(("medium", 0)) == []
+    assert near(("medium", 0), ("high", int(ends[58]))) == list(range(58, 71))
+    assert near(("high", 0), ("none", int(ends[53]))) == [50, 51, 52], "it was called off"
+    found = near_events(bars, column, [EventRevision(("USD", "CPI", at), at, "high", 0)])
+    assert (int(found.time_ns[60]), int(found.time_ns[0])) == (at, int(ends[0]))
+
+
+@pytest.mark.parametrize("name", ["events:high", "events:usd.none.5", "events:USD.high.5", "events:usd.high.99999"])
+def test_a_wrong_column_of_economic_events_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="no column of economic events"):
+        EventColumn.parse(name)
+    assert EventColumn.parse("events:low.5") == EventColumn(None, "low", 5)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from fks.chaos.fold import journal_errors
 from fks.model.order import Order, State
-from fks.order_manager.ledger import payload_of
+from fks.order_manager.ledger import payload_of, quantity_of
 from fks.orders import events as e
-from fks.orders.machine import advance, begin
+from fks.orders.machine import Step, advance, begin
 from tests.support.order_values import a_fill, a_report, an_order
 
 D = Decimal
@@ -32,8 +32,9 @@ VENUE_STATES = (
 SOURCES = st.sampled_from(["rest", "stream", "reconcile"])
 
 
-def record(order: Order, event: e.Event, before: State | None, number: int) -> Row:
+def record(event: e.Event, step: Step) -> Row:
     """Return the row that the journal keeps of a step."""
+    order, before, number = step.order, step.before, step.number
     return {
         "client_order_id": order.client_order_id,
         "event_id": event.event_id,
@@ -41,7 +42,7 @@ def record(order: Order, event: e.Event, before: State | None, number: int) -> R
         "from_state": None if before is None else before.value,
         "to_state": order.state.value,
         "source": event.source,
-        "payload": {"row": number, **payload_of(event)},
+        "payload": {"row": number, **quantity_of(step), **payload_of(event)},
     }
 
 
@@ -58,7 +59,7 @@ def row_of(order: Order) -> Row:
 def live_through(first: e.Event, events: list[e.Event]) -> tuple[Row, list[Row], list[Row]]:
     """Return an order's row, its event rows and its executions after the machine took the events."""
     step = begin(an_order(), first)
-    order, rows, trades, seen = step.order, [record(step.order, first, None, step.number)], [], set()
+    order, rows, trades, seen = step.order, [record(first, step)], [], set()
     for event in events:
         if isinstance(event, e.FillSeen):
             if event.fill.fill_id in seen:
@@ -68,7 +69,7 @@ def live_through(first: e.Event, events: list[e.Event]) -> tuple[Row, list[Row],
         is_fill = isinstance(event, e.FillSeen)
         unstamped = replace(step.order, epoch=order.epoch, updated_ns=order.updated_ns)
         if unstamped != order or is_fill or step.number in (40, 42):
-            rows.append(record(step.order, event, step.before, step.number))
+            rows.append(record(event, step))
         if is_fill and step.order.filled != order.filled:
             assert isinstance(event, e.FillSeen)
             trades.append({"client_order_id": order.client_order_id, "fill_id": event.fill.fill_id})
@@ -116,8 +117,10 @@ def histories(draw: st.DrawFn) -> tuple[e.Event, list[e.Event]]:
                         e.RequestAmbiguous(**stamp(number)),
                         e.ReplaceRequested(**stamp(number)),
                         e.ReplaceRefused(**stamp(number), code="NO"),
+                        e.ReplaceAcked(**stamp(number), quantity=D(draw(st.sampled_from([4, 6]))), price=None),
                     ]
                     + [e.StopMoved(**stamp(number), stop_loss=D(95), bar_ns=1)]
+                    + [e.ProtectionDropped(**stamp(number), by="me")]
                     + [e.LegChanged(**stamp(number), quantity=D(8), price=None, stop_price=D(90))] * is_leg
                 )
             )
@@ -143,6 +146,25 @@ def a_history() -> tuple[Row, list[Row], list[Row]]:
             e.FillSeen(**stamp(4), fill=a_fill(2, quantity=D(6))),
         ],
     )
+
+
+def test_executions_count_against_the_quantity_of_their_time() -> None:
+    """An amendment to 6 was answered by nobody, the order executed 6, and only then was the new quantity read."""
+    order, events, trades = live_through(
+        e.IntendedAndSent(**stamp(0)),
+        [
+            e.Acked(**stamp(1), report=a_report(State.ACCEPTED, 0, 1)),
+            e.ReplaceRequested(**stamp(2)),
+            e.RequestAmbiguous(**stamp(3)),
+            e.FillSeen(**stamp(4), fill=a_fill(1, quantity=D(6))),
+            e.Reported(**stamp(5), report=a_report(State.FILLED, 6, 5, quantity=D(6))),
+        ],
+    )
+    assert [row["to_state"] for row in events][-2:] == ["PARTIAL", "FILLED"]
+    assert (order["quantity"], events[-1]["payload"]["quantity_before"]) == (D(6), "10")
+    assert list(journal_errors([order], events, trades)) == []
+    events[-2]["to_state"] = "FILLED"
+    assert any("legal is PARTIAL" in error for error in journal_errors([order], events, trades))
 
 
 Change = Callable[[Row, list[Row], list[Row]], object]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fks.orders.crash_points import LABELS
+from tests.support.crash_points import LABELS
 from tests.support.order_chaos_counts import Minimum, Requests, exercised, pair_errors
 
 MINIMUM = Minimum(intents=2, pairs=1, reports=1, struck={"bad marks": 1}, denied_share=0.34)

@@ -23,8 +23,8 @@ from fks.config.settings import Data
 from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
 from fks.feed.machine import FeedState
+from fks.feed.queues import Sealed
 from fks.feed.rows import SealedPosition
-from fks.feed.unstored import Sealed
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import PeerError
 from fks.model.market import TradeIds, TradesFrom

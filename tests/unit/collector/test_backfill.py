@@ -12,19 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.bars.aggregate import by_length
-from fks.collector import backfill as module
-from fks.collector.backfill import Backfill, Recovery
+from fks.collector import gap_filler as module
+from fks.collector.gap_filler import Backfill
 from fks.config.settings import Data
 from fks.exchanges.polygon.exchange import PolygonExchange
 from fks.feed import machine as m
 from fks.feed.feed import SymbolFeed
-from fks.feed.machine import FeedState, Gap
+from fks.feed.machine import FeedState, Gap, Recovery
 from fks.feed.rows import SealedPosition
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
 from fks.model.market import TradeIds, TradesFrom
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
-from tests.support.feeds import claimed, made_live, sealed_through
+from tests.support.feeds import claimed, made_live, recovered, sealed_through
 from tests.support.paper_market import ForgetfulMarket, PaperMarket
 
 START = 1_709_251_140 * NS  # 2024-02-29 23:59:00
@@ -61,8 +61,7 @@ FRAMES = [
 
 
 def adopt(feed: SymbolFeed, made: Recovery, now_ns: int) -> Gap | None:
-    feed.restart(made.builder, made.last_id, made.sealed)
-    return feed.add(made.trades, now_ns, 1.0)
+    return recovered(feed, made, now_ns, 1.0)
 
 
 @given(
@@ -127,7 +126,7 @@ def test_bars_are_the_same_where_trades_are_fetched_by_time(
         live = [trade for trade in venue.trades if venue.now_ns - 20 * NS < trade.time_ns <= venue.now_ns + 20 * NS]
         if live:  # what REST had already comes again over the socket
             venue.now_ns = max(venue.now_ns, live[-1].time_ns)
-            since = [trade for trade in live if trade.time_ns >= made.builder.open_ns]
+            since = [trade for trade in live if trade.time_ns >= made.start.start_ns]
             feed.handle(m.Received(venue.now_ns, 1.0, [*since]))
             assert feed.state is FeedState.LIVE
         for item in (
@@ -156,7 +155,7 @@ async def test_newest_trades_are_enough_while_they_reach_back() -> None:
     assert venue.trades[71:] == [trade for trade in after if trade.time_ns > last.time_ns]
     begun = await back.recover("BTCUSDT", {})
     assert [trade.time_ns for trade in begun.trades] == [
-        t.time_ns for t in venue.trades if t.time_ns >= begun.builder.open_ns
+        t.time_ns for t in venue.trades if t.time_ns >= begun.start.start_ns
     ]
 
 
@@ -230,8 +229,8 @@ async def test_overlapping_answers_reach_beyond_the_newest_sixty_trades() -> Non
     for second in (4.5, 9, 14, 19):
         venue.at(1, second)
         made = await back.recover("BTCUSDT", {})
-        assert made.builder.open_ns == START + 2 * 60 * NS
-        assert made.trades == [t for t in venue.trades if made.builder.open_ns <= t.time_ns <= venue.now_ns]
+        assert made.start.start_ns == START + 2 * 60 * NS
+        assert made.trades == [t for t in venue.trades if made.start.start_ns <= t.time_ns <= venue.now_ns]
     venue.at(1, 26)  # seven seconds later: the trades between are not known
     with pytest.raises(OutageError, match="present bar"):
         await back.recover("BTCUSDT", {})
@@ -245,7 +244,7 @@ async def test_burst_before_a_silence_is_the_exchanges_bar_once_it_is_over() -> 
         await back.recover("BTCUSDT", {})
     venue.at(2, 0)
     made = await back.recover("BTCUSDT", {})
-    assert (made.builder.open_ns, made.trades) == (START + 60 * NS, [])
+    assert (made.start.start_ns, made.trades) == (START + 60 * NS, [])
     assert [item.bar for item in made.sealed] == [bar for bar in venue.bars("1m") if bar.time_ns == START]
 
 
@@ -253,7 +252,7 @@ async def test_fewer_trades_than_the_maximum_are_all_there_are() -> None:
     venue = SixtyNewest(market([(NS // 10, 100, 1) for _ in range(59)]).trades)  # listed within this minute
     venue.now_ns = venue.trades[-1].time_ns
     made = await Backfill(venue, ("1m",), 1).recover("BTCUSDT", {})
-    assert (made.builder.open_ns, made.trades) == (START, venue.trades)
+    assert (made.start.start_ns, made.trades) == (START, venue.trades)
 
 
 @pytest.mark.parametrize("frames", [("1m",), ("1s", "1m")], ids="-".join)
@@ -275,9 +274,9 @@ async def test_gap_beyond_the_newest_trades_is_filled_with_bars(
     base_ns = bar_end(sealed_ns, "1m") - (NS if frames[0] == "1s" else 60 * NS)
     positions = {frame: SealedPosition(sealed_ns, 1) for frame in frames} | {frames[0]: SealedPosition(base_ns, 1)}
     made = await back.recover("BTCUSDT", positions)
-    assert made.builder.open_ns == START + 4 * 60 * NS
+    assert made.start.start_ns == START + 4 * 60 * NS
     bars = [item.bar for item in made.sealed if item.bar.timeframe == "1m"]
-    assert bars == [bar for bar in venue.bars("1m") if sealed_ns < bar.time_ns < made.builder.open_ns]
+    assert bars == [bar for bar in venue.bars("1m") if sealed_ns < bar.time_ns < made.start.start_ns]
     assert len(bars) == 2
 
 
@@ -310,7 +309,7 @@ async def test_sealed_silence_is_not_taken_for_another_market() -> None:
         made = await Backfill(venue, ("1s",), 5).recover(
             "BTCUSDT", {"1s": SealedPosition(sealed_ns, 502)}, by_bars=by_bars
         )
-        assert (made.builder.open_ns, made.last_id, made.trades) == (sealed_ns + NS, 502, [])
+        assert (made.start.start_ns, made.last_id, made.trades) == (sealed_ns + NS, 502, [])
 
 
 async def test_market_without_trades_begins_with_its_bars() -> None:

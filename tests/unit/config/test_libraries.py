@@ -31,3 +31,21 @@ def test_ccxt_is_loaded_for_the_exchanges_in_use_alone() -> None:
     assert (is_same, are_made, is_error, id, is_loaded, has_urls) == (True, True, True, "binance", False, True)
     assert refused == "ccxt.bitget was left out of this process"
     assert modules < 60
+
+
+LEFT_OUT_FIRST = """
+import json
+from fks.clock import RealClock
+from fks.venues.binance.config import SessionConfig
+from fks.venues.ccxt.dialect_session import DialectSession
+from fks.venues.ccxt.dialects import dialect
+DialectSession(dialect("kraken"), SessionConfig("k", "cw=="), RealClock())
+from fks.venues.ccxt.library import binance
+from fks.exchanges.kraken.exchange import CcxtKraken
+print(json.dumps([binance().id, CcxtKraken().id]))
+"""
+
+
+def test_a_module_that_was_left_out_is_imported_when_it_is_asked_for() -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT_OUT_FIRST], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr[-500:]) == ('["binance", "kraken"]', "")

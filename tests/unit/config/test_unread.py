@@ -20,10 +20,8 @@ def _warnings(home: Path, text: str, env: dict[str, str] | None = None) -> list[
 
 def test_setting_that_nothing_reads_is_named_with_its_place(tmp_path: Path) -> None:
     found = _warnings(tmp_path, "[log]\njson_lines = false\n", {"OPENAI_API_KEY": "sk-secret-of-somebody"})
-    assert len(found) == 2
-    assert "log.json_lines (fks.toml:2) has no effect: " in "\n".join(found)
-    assert "ai.openai_api_key" in "\n".join(found)
-    assert "sk-secret" not in "\n".join(found)
+    assert len(found) == 1, "the key is read"
+    assert "log.json_lines (fks.toml:2) has no effect: " in found[0]
 
 
 def test_setting_of_a_part_that_is_off_is_named(tmp_path: Path) -> None:
@@ -50,8 +48,8 @@ def test_every_setting_is_read_or_listed_as_unread() -> None:
         (section, key)
         for section, model in sections().items()
         for key in model.model_fields
-        if {(section, key), (section, "")} & set(UNREAD)
+        if (section, key) in UNREAD
     }
     # a name such as `password` occurs elsewhere, so that the search finds it; none may be unused without being listed
     assert unused <= expected
-    assert {("log", "json_lines"), ("mt5", "terminal_path"), ("ai", "openai_api_key")} <= unused
+    assert ("log", "json_lines") in unused

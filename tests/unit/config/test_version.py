@@ -28,8 +28,10 @@ print(version.is_installed())
 
 def test_process_knows_whether_another_build_was_installed(tmp_path: Path) -> None:
     place = tmp_path / "fks"
-    (place / "config").mkdir(parents=True)
-    for name in ("__init__.py", "config/__init__.py", "config/version.py"):
+    for name in ("config", "model"):
+        (place / name).mkdir(parents=True)
+    parts = ("config/builds.py", "config/version.py", "model/errors.py")
+    for name in ("__init__.py", "config/__init__.py", "model/__init__.py", *parts):
         shutil.copy(Path(fks.__file__).parent / name, place / name)
     for name in ("actors", "serve_app.py"):
         (tmp_path / name).touch() if name.endswith(".py") else (tmp_path / name).mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fks.bars.aggregate import BarStart
 from fks.feed import machine as m
 from fks.feed.feed import GRACE_NS, SymbolFeed
 from fks.feed.machine import FeedState, Gap, SilenceCheck, Stream
@@ -12,14 +13,17 @@ from fks.model.timeframe import NS
 from tests.support.feeds import (
     T0,
     backfilled,
-    builder,
     checked,
+    fetched,
     live,
+    outdated,
     over,
     query,
     query_of,
     receive,
     receive_at,
+    recovered,
+    recovery,
     sealed_through,
     seen,
     times,
@@ -168,7 +172,7 @@ def test_no_trade_bars_after_a_late_trade_have_its_price() -> None:
     receive(feed, 0.2, trade(1, 0.1))
     sealed_through(feed, T0 + 4 * NS, [])
     receive(feed, 4.1, trade(2, 1.5, "11"))
-    assert feed.outdated(feed.take_late(), "1s") == ([T0 + second * NS for second in (1, 2, 3)], False)
+    assert outdated(feed, "1s") == [([T0 + second * NS for second in (1, 2, 3)], False)]
     sealed_through(feed, T0 + 6 * NS, [])
     bars = [item.bar.close for item in feed.unstored.sealed if item.bar.timeframe == "1s"]
     assert bars == [10, 10, 10, 10, 11, 11]
@@ -180,7 +184,7 @@ def test_no_trade_bars_between_a_late_trade_and_the_next_are_corrected(ids: Trad
     receive(feed, 0.2, trade(1, 0.1))
     receive(feed, 3.3, trade(3, 3.2, "12"))
     receive(feed, 3.4, trade(2, 0.5, "11"))
-    assert feed.outdated(feed.take_late(), "1s") == ([T0 + second * NS for second in (0, 1, 2)], False)
+    assert outdated(feed, "1s") == [([T0 + second * NS for second in (0, 1, 2)], False)]
     sealed_through(feed, T0 + 6 * NS, [])
     assert [item.bar.close for item in feed.unstored.sealed if item.bar.timeframe == "1s"][3:] == [12, 12, 12]
 
@@ -190,21 +194,20 @@ def test_open_bar_that_seals_without_a_late_trade_is_corrected() -> None:
     feed = live()
     receive(feed, 2.0, trade(1, 0.1), over(0, 1), over(1, 0))
     receive(feed, 2.2, trade(2, 0.5, "99"))
-    late = feed.take_late()
-    assert [feed.outdated(late, timeframe) for timeframe in ("1s", "5s")] == [([T0, T0 + NS], False), ([], True)]
+    assert outdated(feed, "1s", "5s") == [([T0, T0 + NS], False), ([], True)]
     receive(feed, 5.1, trade(3, 5.1))
     assert times(feed, "5s") == [0]
     assert m.CorrectBars() in receive(feed, 5.2)
-    assert feed.outdated(feed.take_late(), "5s") == ([T0], False)
+    assert outdated(feed, "5s") == [([T0], False)]
 
 
 def test_open_bar_that_is_built_again_lacks_no_late_trade() -> None:
     feed = live()
     receive(feed, 2.0, trade(1, 0.1), over(0, 1), over(1, 0))
     receive(feed, 2.2, trade(2, 0.5, "99"))
-    feed.take_late()
+    feed.handle(m.CorrectionStarted(T0 + 3 * NS, 3.0))
     feed.handle(m.BarsOutdated(T0 + 3 * NS, 3.0))
-    feed.restart(builder(), 0, [])
+    recovered(feed, recovery(), T0 + 3 * NS, 3.0)
     backfilled(feed, 3.0, [trade(1, 0.1), trade(2, 0.5, "99")])
     receive(feed, 5.1, trade(3, 5.1))
     assert [item.bar.high for item in feed.unstored.sealed if item.bar.timeframe == "5s"] == [99]
@@ -232,8 +235,8 @@ def test_bar_that_was_queued_is_not_queued_again_after_a_restart() -> None:
     feed = live()
     receive(feed, 2.0, trade(1, 0.1), trade(2, 2.0))
     assert times(feed) == [0, 1]
-    feed.restart(builder(), 0, [])
-    feed.add([trade(1, 0.1), trade(2, 2.0), trade(3, 3.5)], T0 + 4 * NS, 4.0)
+    recovered(feed, recovery(), T0 + 4 * NS, 4.0)
+    fetched(feed, [trade(1, 0.1), trade(2, 2.0), trade(3, 3.5)], T0 + 4 * NS, 4.0)
     assert times(feed) == [0, 1, 2]
 
 
@@ -241,7 +244,7 @@ def test_bar_that_was_queued_is_not_queued_again_after_a_restart() -> None:
 def test_where_ids_show_no_gap_each_trade_counts_once(ids: TradeIds) -> None:
     feed = live(None, ids=ids)
     assert query(feed, 0.4, trade(70, 0.1), trade(7, 0.2), trade(70, 0.1), trade(900, 0.3)) is None
-    assert feed.add([trade(7, 0.2), trade(900, 0.3), trade(33, 0.35)], T0 + NS // 2, 0.5) is None
+    assert fetched(feed, [trade(7, 0.2), trade(900, 0.3), trade(33, 0.35)], T0 + NS // 2, 0.5) is None
     receive(feed, 1.1, trade(1, 1.1))
     assert [item.bar.trades for item in feed.unstored.sealed if item.bar.timeframe == "1s"] == [4]
     assert len(feed.unstored.trades) == 5
@@ -354,10 +357,10 @@ def test_future_trade_seals_nothing_and_counts_as_missing() -> None:
 def test_future_trade_that_rest_repeats_is_in_no_bar_once_another_follows() -> None:
     feed = live()
     rising(feed, 5)
-    assert feed.add([trade(6, 3000.0)], T0 + NS, 0.7) is None  # it may be true: the exchange's clock has moved
+    assert fetched(feed, [trade(6, 3000.0)], T0 + NS, 0.7) is None  # it may be true: the exchange's clock has moved
     assert (feed.last_id, times(feed), refused(receive(feed, 0.7))) == (5, [], [])
     assert query(feed, 1.2, trade(7, 1.2)) == Gap(6, 7)
-    assert feed.add([trade(6, 3000.0)], T0 + NS, 1.2) is None
+    assert fetched(feed, [trade(6, 3000.0)], T0 + NS, 1.2) is None
     assert feed.last_id == 6
     assert len(refused(backfilled(feed, 1.3, []))) == 1
     assert (feed.last_id, times(feed), feed.unstored.sealed[0].bar.trades) == (7, [0], 5)
@@ -388,6 +391,17 @@ def test_one_false_message_repeated_moves_no_clock() -> None:
     assert (feed.last_id, times(feed)) == (59, [0, 1, 2, 3, 4])
 
 
+def test_start_in_the_future_is_left_out_and_one_of_the_present_is_not() -> None:
+    feed = live()
+    rising(feed, 5)
+    before = feed.builder
+    future = m.Recovery(BarStart("binance", "BTCUSDT", ("1s", "5s"), T0 + 3600 * NS), 900, trades=[trade(901, 3600.0)])
+    feed.handle(m.Recovered(T0 + NS, 1.0, future))
+    assert (feed.builder, feed.last_id, feed.restarts, times(feed)) == (before, 5, 1, [])
+    assert recovered(feed, recovery(5), T0 + NS, 1.0) is None
+    assert (feed.last_id, feed.restarts) == (5, 2)
+
+
 @RISING_OR_OPAQUE
 def test_where_ids_show_no_gap_rest_is_queried_after_a_refused_trade(ids: TradeIds) -> None:
     feed = live(None, ids=ids)
@@ -411,9 +425,9 @@ def test_closed_bar_of_the_future_seals_nothing() -> None:
 def test_waiting_trades_beyond_those_of_rest_are_refused() -> None:
     feed = live()
     assert query(feed, 0.3, trade(1, 0.1), trade(900, 0.2), trade(2, 0.2), over(0, 2)) == Gap(2, 900)
-    assert feed.add([trade(2, 0.2)], T0 + NS, 1.0) is None
+    assert fetched(feed, [trade(2, 0.2)], T0 + NS, 1.0) is None
     assert feed.still_missing(Gap(2, 900)) == Gap(3, 900)
-    feed.refuse_waiting(2)
+    feed.handle(m.TradesRefuted(T0 + NS, 1.0, 2))
     actions = backfilled(feed, 1.1, [])
     assert query_of(actions) is None
     assert (feed.last_id, times(feed), len(refused(actions))) == (2, [0], 1)

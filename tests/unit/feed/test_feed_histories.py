@@ -12,7 +12,7 @@ from fks.feed import machine as m
 from fks.feed.feed import FeedSpec
 from fks.feed.machine import TRANSITIONS
 from tests.support.feed_histories import RecordedFeed, load, replay, select
-from tests.support.feeds import T0, builder, trade
+from tests.support.feeds import T0, fetched, recovered, recovery, trade
 
 FOLDER = Path(__file__).parents[2] / "tapes" / "feed"
 HISTORIES = sorted(FOLDER.glob("*.jsonl"))
@@ -44,13 +44,13 @@ def recorded() -> list[str]:
     feed = RecordedFeed(FeedSpec("BTCUSDT", 10, 120), 0.0, file)
     feed.handle(m.Subscribed(T0, 0.0))
     feed.handle(m.Claimed(T0, 0.0, {}, None))
-    feed.restart(builder(), 0, [])
+    recovered(feed, recovery(), T0, 0.0)
     feed.handle(m.BackfillFinished(T0, 0.0))
     for number, second in ((1, 0.5), (2, 1.5), (5, 2.5)):
         feed.handle(m.Received(T0 + round(second * 1e9), second, [trade(number, second)]))
     feed.put_back(feed.take_batch(100, 100))
     feed.take_batch(100, 100)
-    feed.add([trade(3, 1.8), trade(4, 2.0)], T0 + 3 * 10**9, 3.0)
+    fetched(feed, [trade(3, 1.8), trade(4, 2.0)], T0 + 3 * 10**9, 3.0)
     feed.handle(m.BackfillFinished(T0 + 3 * 10**9, 3.0))
     feed.handle(m.Stopped(T0 + 4 * 10**9, 4.0))
     return file.getvalue().splitlines()

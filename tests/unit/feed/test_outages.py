@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fks.feed.outages import Outages
+from fks.feed.queues import Outages
 from fks.feed.rows import TRADES, ChannelOutage
 
 US = 1_000

@@ -15,7 +15,7 @@ from fks.futures.roll import roll_notice
 from fks.model.account import Position
 from fks.model.timeframe import to_ns
 from fks.order_manager.context import OrderManagerContext
-from fks.order_manager.roll_watch import RollWatch
+from fks.order_manager.service import RollWatch
 
 D = Decimal
 ES = Contract("ES", 2026, 12)  # rolls on Monday 2026-12-14, last trading day Friday 2026-12-18

@@ -19,6 +19,7 @@ from fks.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules
 from fks.guardian.timing import Timing
 from fks.model import ids
 from fks.model.order import OrderType, Role, Side
+from fks.orders.absence import AbsenceRule
 from tests.support.order_values import a_fill, an_order
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.scripted_venue import ScriptedVenue
@@ -45,16 +46,17 @@ def flattening(
 async def test_a_lost_flattening_is_asked_about_until_it_is_absent(tmp_path: Path) -> None:
     clock, venue = FakeClock(), ScriptedVenue(script=deque(["lost"]), totals={"BTC": D(1), "USDT": D(0)})
     flatten, journal = flattening(
-        tmp_path, clock, venue, absent_spacing_s=2.0, absent_first_s=5.0, absent_age_s=30.0, attribute_s=4.0
+        tmp_path, clock, venue, absence=AbsenceRule(spacing_s=2.0, first_s=5.0, age_s=30.0), attribute_s=4.0
     )
     snapshot = DatabaseSnapshot(clock.now_ns(), {HOLDER: D("0.5")}, RULES, {}, frozenset())
-    for seconds in (0.0, 1.0, 5.0, 5.0, 5.0):  # its balance is free and its id not found: it may be on its way
+    # its balance is free and its id not found: it may be on its way
+    for seconds in (0.0, 1.0, 5.0, 5.0, 5.0, 15.0, 12.0):
         await clock.advance(seconds)
         assert not await flatten.step(snapshot, set())
         assert journal.record is not None
         assert [item.outcome for item in journal.record.orders] == [UNKNOWN]
         assert len(venue.received) == 1
-    await clock.advance(20.0)
+    await clock.advance(2.0)
     await flatten.step(snapshot, set())
     assert [item.outcome for item in journal.record.orders][:1] == [ABSENT]
     assert len(venue.received) == len(set(venue.received)) == 2
@@ -65,20 +67,23 @@ async def test_a_lost_flattening_is_asked_about_until_it_is_absent(tmp_path: Pat
 
 
 @pytest.mark.parametrize("step_s", [60.0, -60.0, 3600.0])
-@pytest.mark.parametrize("at_s", [1, 2, 29])
+@pytest.mark.parametrize(("at_s", "due_s"), [(-5, 61), (1, 61), (2, 62), (29, 89), (100, 45)])
 async def test_a_lost_flattening_is_not_absent_sooner_when_the_clock_is_set(
-    tmp_path: Path, at_s: int, step_s: float
+    tmp_path: Path, at_s: int, due_s: int, step_s: float
 ) -> None:
-    """The account has coins of the owner's: a second order beside a late first one would sell them. One that was set
-    before the order was first asked about counts as well."""
+    """The account has coins of the owner's: a second order beside a late first one would sell them. It leaves 45 s
+    after the first, or a minute after the last step was noticed: at the latest when the order is asked about."""
     clock, venue = FakeClock(), ScriptedVenue(script=deque(["lost"]), totals={"BTC": D(9), "USDT": D(0)})
     flatten, _ = flattening(tmp_path, clock, venue)
+    if at_s < 0:
+        clock.step(step_s)
+        await clock.advance(float(-at_s))
     snapshot = DatabaseSnapshot(clock.now_ns(), {HOLDER: D("0.5")}, RULES, {}, frozenset())
-    for second in range(at_s + 65):
+    for second in range(due_s + 5):
         if second == at_s:
             clock.step(step_s)
         await flatten.step(snapshot, set())
-        assert len(venue.received) == (1 if second < max(at_s, 1) + 60 else 2), second
+        assert len(venue.received) == (1 if second < due_s else 2), second
         await clock.advance(1.0)
     assert venue.totals["BTC"] == D("8.5")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fks.config.settings import Ninja, NinjaAccount, NinjaGroup, Settings
+from fks.config.settings import Mt5, Ninja, NinjaAccount, NinjaGroup, Settings
 from fks.guardian.bridges import BridgeFiles, bridge_addresses
 from fks.prop_rules.groups import shipped_text
 from tests.support.ports import CollectingLog
@@ -91,3 +91,22 @@ def test_secret_that_comes_later_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / "a.key").write_text(SECRET)
     assert (found := files.changed("a")) is not None
     assert found.secret == SECRET.encode()
+
+
+def test_groups_of_both_platforms_are_reached_under_their_own_names(tmp_path: Path) -> None:
+    (tmp_path / "ninja.key").write_text(SECRET)
+    (tmp_path / "mt5.key").write_text(SECRET + "-other")
+    settings = Settings(ninja=Ninja(enabled=True, group="demo"), mt5=Mt5(enabled=True, group="demo", required=True))
+    found, wrong = bridge_addresses(settings, tmp_path)
+    assert wrong == []
+    assert [(one.key, one.group, one.platform.title, one.is_required) for one in found] == [
+        ("demo", "demo", "NinjaTrader", False),
+        ("mt5:demo", "demo", "MetaTrader 5", True),
+    ]
+    files = BridgeFiles(settings, tmp_path, CollectingLog())
+    assert files.groups == ("demo", "mt5:demo")
+    (tmp_path / "mt5.key").write_text(SECRET + "-newer")
+    changed = files.changed("mt5:demo")
+    assert changed is not None
+    assert changed.secret == f"{SECRET}-newer".encode()
+    assert files.changed("demo") is None

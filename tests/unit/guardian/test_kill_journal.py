@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.guardian.journal import ABSENT, ENDED, Asked, KillJournal, KillRecord, kill_mode, last_kill, read_kill
-from fks.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules, is_ours
+from fks.guardian.positions import DatabaseSnapshot, Holder, Known, VenueRules
 from fks.model import ids
 from fks.model.ids import flatten_id
 from fks.model.order import Fill, Order, OrderType, Role, Side, State, TimeInForce
@@ -180,9 +180,9 @@ def test_a_kill_file_that_cannot_be_read_counts_as_a_kill(tmp_path: Path) -> Non
 
 
 def test_our_ids_are_distinguished_from_others() -> None:
-    assert is_ours(ids.client_order_id(uuid.uuid4(), "entry"))
+    assert ids.is_ours(ids.client_order_id(uuid.uuid4(), "entry"))
     for other in (None, "", "web_abc", uuid.uuid4().hex, "x" * 32, "x-TKT5PX2F" + "0" * 22):
-        assert not is_ours(other)
+        assert not ids.is_ours(other)
 
 
 def test_fills_are_added_once_and_to_their_holder() -> None:

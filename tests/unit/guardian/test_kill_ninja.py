@@ -17,8 +17,7 @@ from fks.clock import FakeClock
 from fks.guardian.context import GuardianContext
 from fks.guardian.journal import Asked, KillJournal
 from fks.guardian.ninja_kill import NinjaKill
-from fks.guardian.ninja_rules import RuleWatch
-from fks.guardian.ninja_session import GroupBridge
+from fks.guardian.ninja_session import GroupBridge, RuleWatch
 from fks.guardian.timing import Timing
 from fks.model.errors import OutageError
 from fks.ninja import messages as m

@@ -165,7 +165,7 @@ class Delisting(Locking):
             raise OutageError("-1121: Invalid symbol.")
         return await super().last_price(symbol)
 
-    async def query(self, symbol: str, client_order_id: str) -> Lookup:
+    async def query(self, symbol: str, client_order_id: str, since_ns: int = 0) -> Lookup:
         if symbol == "OLDUSDT" and self.asked == "query":
             return Lookup(Presence.NO_ANSWER, detail="-1121: Invalid symbol.")
         return await super().query(symbol, client_order_id)
@@ -561,7 +561,7 @@ def test_positions_are_written_when_they_change_and_read_back(tmp_path: Path) ->
     found = PositionsFile(tmp_path / "positions.json").load()
     assert found is not None
     assert (found.as_of_ns, found.positions, found.booked_from_ns) == (1, {HOLDER: D("0.5")}, 5)
-    assert found.rules["BTCUSDT"].lot == Lot(D("0.001"), D(4), D("0.001"))
+    assert found.rules["BTCUSDT"].instrument("BTCUSDT").lot(is_market=True) == Lot(D("0.001"), D(4), D("0.001"))
     assert found.orders["a"] == Known(HOLDER, "binance", D("0.1"), "entry", "WORKING", 1, 2, True)
     assert (found.booked, found.identities) == (frozenset({("ccxt", "BTCUSDT", "7")}), {1: SIM})
     assert (tmp_path / "positions.json").stat().st_mode & 0o777 == 0o600

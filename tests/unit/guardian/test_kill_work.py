@@ -16,11 +16,12 @@ from fks.guardian.journal import Asked, KillJournal
 from fks.guardian.kill_work import KillWork
 from fks.guardian.lease import GuardianLease, is_machine_alone, is_placed_here
 from fks.guardian.orders_at_venue import OrdersAtVenue
-from fks.guardian.progress import Progress
 from fks.guardian.rows import KillTables
+from fks.guardian.switch import Progress
 from fks.guardian.timing import Timing
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Outcome, Report, State
+from fks.orders.absence import AbsenceRule
 from tests.support.order_values import an_order
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.scripted_venue import ScriptedVenue
@@ -146,7 +147,7 @@ async def test_more_to_do_unsettles_a_place_and_less_does_not() -> None:
 
 # ── orders without a proven end ──────────────────────────────────────────────────────────────────
 def at_venue(clock: FakeClock, venue: ScriptedVenue) -> OrdersAtVenue:
-    timing = replace(TIMING, absent_polls=3, absent_spacing_s=2.0, absent_first_s=5.0, absent_age_s=30.0)
+    timing = replace(TIMING, absence=AbsenceRule(polls=3, spacing_s=2.0, first_s=5.0, age_s=30.0))
     return OrdersAtVenue(venue, replace(context(clock), timing=timing))
 
 
@@ -249,7 +250,7 @@ class Overall:
         self.tables = KillTables(surroundings, self.journal)
         self.works = [ScriptedWork(self.clock, "quiet"), ScriptedWork(self.clock, "quiet")]
         report = {"venues": [], "cancelled": 0, "orders": [], "remaining": self.remaining, "by": "me"}
-        self.progress = Progress(self.works, self.journal, self.tables, lambda: report, self.clock, self.log, TIMING)
+        self.progress = Progress(surroundings, lambda: self.works, self.journal, self.tables, lambda: report)
 
     @property
     def is_done(self) -> bool:

@@ -19,6 +19,7 @@ from fks.model import ids
 from fks.model.order import Answer, Lookup, Order, Presence, Role, State
 from fks.model.timeframe import NS
 from fks.order_manager.side_journal import SideJournal
+from fks.orders.absence import AbsenceRule
 from fks.orders.machine import advance
 from fks.orders.side_lines import PlacedOrders, parse_line
 from fks.process.journal_file import JournalFile, read_lines
@@ -28,7 +29,7 @@ from tests.support.ports import CollectingLog, RecordingMeter, TestLease
 from tests.support.scripted_venue import ScriptedVenue
 
 D = Decimal
-TIMING = Timing(takeover_s=11.0, absent_polls=1, absent_first_s=5.0, absent_age_s=30.0)
+TIMING = Timing(takeover_s=11.0, absence=AbsenceRule(polls=1, first_s=5.0, age_s=30.0))
 RULES = VenueRules("binance", "BTC", "USDT", D("0.001"), D("0.001"), D(5))
 ENTRY = ids.client_order_id(an_order().intent_id, Role.ENTRY)
 FIRST, SECOND = (ids.client_order_id(an_order().intent_id, Role.STOP_LOSS, attempt) for attempt in (1000, 2000))

@@ -84,8 +84,8 @@ def test_alert_of_a_strategy_that_runs_again_is_over() -> None:
 
 
 def test_single_events_wait_for_a_person_warnings_for_a_day() -> None:
-    assert rule_of("fill.stray") is None
-    assert not is_over(_alert("fill.stray", age_s=10 * 86400), AlertFacts(NOW))
+    assert rule_of("order.lost") is None
+    assert not is_over(_alert("order.lost", age_s=10 * 86400), AlertFacts(NOW))
     assert not is_over(_alert("order.rejected", severity="warning"), AlertFacts(NOW))
     assert is_over(_alert("order.rejected", severity="warning", age_s=2 * 86400), AlertFacts(NOW))
     assert is_over(_alert("journal.down", severity="error"), AlertFacts(NOW)), "it was read from the database"

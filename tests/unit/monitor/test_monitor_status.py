@@ -22,6 +22,9 @@ def _feed(state: str = "LIVE", age: int | None = 100) -> dict[str, Any]:
     return {"exchange": "binance", "symbol": "BTCUSDT", "state": state, "age_ms": age}
 
 
+UNTRADED = {"name": "paper", "state": "COLD", "account": None}
+
+
 @pytest.mark.parametrize(
     ("components", "feeds", "venues", "status"),
     [
@@ -36,6 +39,9 @@ def _feed(state: str = "LIVE", age: int | None = 100) -> dict[str, Any]:
         ([_component()], [_feed("STALE")], [], "degraded"),
         ([_component()], [_feed(age=None)], [], "degraded"),
         ([_component()], [_feed()], [{"name": "ccxt", "state": "SYNCING"}], "degraded"),
+        ([_component()], [_feed()], [{"name": "ccxt", "state": "READY", "account": "a"}, UNTRADED], "healthy"),
+        ([_component()], [_feed()], [{"name": "ccxt", "state": "SYNCING", "account": "a"}, UNTRADED], "degraded"),
+        ([_component()], [_feed()], [UNTRADED], "degraded"),
     ],
 )
 def test_overall_health_is_the_worst_dependency(components: Any, feeds: Any, venues: Any, status: str) -> None:
@@ -55,7 +61,15 @@ def test_the_kill_switch_shows_the_newest_kill() -> None:
         {"scope": "system", "reason": "why", "engaged_by": "me", "engaged_at": 2},
         {"scope": "x", "reason": "", "engaged_by": "", "engaged_at": 1},
     ]
-    assert kill_view(kills) == {"engaged": True, "scope": "system", "reason": "why", "by": "me", "since": 2, "count": 2}
+    assert kill_view(kills) == {
+        "engaged": True,
+        "scope": "system",
+        "reason": "why",
+        "by": "me",
+        "since": 2,
+        "count": 2,
+        "scopes": ["system", "x"],
+    }
 
 
 def test_owner_health_is_down_only_without_the_database() -> None:

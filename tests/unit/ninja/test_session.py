@@ -131,7 +131,7 @@ def test_a_reflected_proof_is_no_proof() -> None:
     wire = Wire.of(ports=(8080,))
     wire.session.start()
     wire.open()
-    wire.give(challenge(wire.opening["nonce"]))
+    wire.challenge(wire.opening["nonce"])
     proof = wire.lines[-1]["mac"]
     wire.give(welcome(wire.opening, wire.clock, wire.opening["nonce"], mac=proof))
     assert alarms(wire) == [AlarmCode.BRIDGE_AUTH]

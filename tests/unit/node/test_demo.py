@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fks.node.demo import INSTANCES
+from fks.node.prepare import INSTANCES
 from fks.strategies.base import Protected
 from fks.strategies.registry import load_builtin
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fks.config.paths import Paths
 from fks.config.settings import LogSettings
-from fks.process.log import Redactor, SharedRotatingHandler, last_output, log_file, open_log, tail
+from fks.process.log import TEXT_MAX, Redactor, SharedRotatingHandler, last_output, log_file, open_log, tail
 
 SECRET = "hK3mZ0-not-to-be-seen-anywhere-91"
 
@@ -116,6 +116,19 @@ def test_fields_named_like_secrets_are_hidden_at_every_depth(paths):
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_known_secret_is_removed_from_any_text(before, after):
     assert SECRET not in Redactor((SECRET,)).text(before + SECRET + after)
+
+
+@pytest.mark.parametrize("shown", [4, 20, len(SECRET) - 1])
+def test_a_secret_where_a_text_is_cut_is_removed(paths, shown):
+    before = "x " * (TEXT_MAX // 2)
+    log = open_log("orders", paths, LogSettings(), (SECRET,))
+    log.info("order.sent", detail=before[:-shown] + SECRET)
+    logging.getLogger().warning(before[:-shown] + SECRET)
+    try:
+        raise ValueError(before[: -shown - len("ValueError: ")] + SECRET + before)
+    except ValueError:
+        logging.getLogger().exception("order failed")
+    assert SECRET[:4] not in log_file(paths, "orders").read_text()
 
 
 def test_a_full_file_is_turned_over_and_older_ones_are_kept(tmp_path):

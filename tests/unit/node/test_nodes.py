@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
+from fks.cli import cli
+from fks.cli.base import run
 from fks.cli.cluster_check import check_nodes
 from fks.config.agreement import agreed, agreement_hash, differing
 from fks.config.settings import LogSettings, NodeSettings, Ray, Risk, Settings, Sim, Supervision, VenueSettings
@@ -62,6 +66,23 @@ def bad(rows, settings=None):
 
 def test_machines_that_agree_pass():
     assert bad([row("h", "head"), row("w")], Settings()) == set()
+
+
+def test_a_head_without_a_standby_is_a_single_point_of_failure(tmp_path, monkeypatch, capsys):
+    head, standby = row("h", "head"), row("s", "standby", detail={"behind_s": 0.4, "resources": {}})
+
+    def shown(*rows):
+        async def examine(*_):
+            return list(check_nodes(rows, None))
+
+        monkeypatch.setattr("fks.cli.cluster_check.examine", examine)
+        status = run(cli, ["--home", str(tmp_path), "cluster", "check", "--json"])
+        checks = {found["name"]: found for found in json.loads(capsys.readouterr().out)["checks"]}
+        return status, checks["standby"]["state"], checks["standby"]["detail"]
+
+    assert shown(head) == (0, "warn", "the head is a single point of failure: no other machine takes over")
+    assert shown(head, standby) == (0, "ok", "s (0.4 s behind)")
+    assert "standby" not in {found.name for found in check_nodes([row("one", "single")], None)}
 
 
 def test_each_fault_of_a_machine_is_reported():

@@ -16,12 +16,12 @@ from fks.model.copies import CopyRule, copied_instance, expected, is_ninja, pars
 from fks.model.ids import copy_signal_id, intent_id
 from fks.model.order import Side
 from fks.model.signal import Kind
-from fks.order_manager.copying import CopiedPositions, copy_of
+from fks.order_manager.copying import copy_of
 from fks.store.signals import SignalRecord
 from tests.support.order_rig import signal_of
 
 D = Decimal
-FLAT = CopiedPositions(D(0), D(0))
+FLAT = (D(0), D(0))
 HALF = parse_rule("fund 0.5x")
 TWO = parse_rule("fund 2 auto")
 
@@ -56,30 +56,30 @@ def test_a_ratio_gives_whole_contracts_and_never_more(quantity: int, ratio: Deci
 
 def test_ids_are_functions_of_intent_and_account() -> None:
     leader = record()
-    first = copy_of(leader, TWO, 7, D(3), FLAT)
-    assert first.id == copy_of(leader, HALF, 7, D(9), FLAT).id == copy_signal_id(intent_id(leader.signal.id), 7)
-    assert first.id != copy_of(leader, TWO, 8, D(3), FLAT).id
+    first = copy_of(leader, TWO, 7, D(3), *FLAT)
+    assert first.id == copy_of(leader, HALF, 7, D(9), *FLAT).id == copy_signal_id(intent_id(leader.signal.id), 7)
+    assert first.id != copy_of(leader, TWO, 8, D(3), *FLAT).id
 
 
 def test_an_entry_is_repeated_with_its_levels_for_an_instance_of_its_own() -> None:
     leader = record(stop_loss=D(90), take_profit=D(120))
-    copy = copy_of(leader, HALF, 7, D(5), FLAT)
+    copy = copy_of(leader, HALF, 7, D(5), *FLAT)
     assert (copy.account_id, copy.venue, copy.instance, copy.size) == (7, "ninja:fund", "copy:one", D(2))
     assert (copy.stop_loss, copy.take_profit, copy.side, copy.source) == (D(90), D(120), Side.BUY, "strategy:one")
     assert (copy.ts_event_ns, copy.timeframe) == (leader.signal.ts_event_ns, "1m")
     assert copied_instance(copy.instance) == "one"
     assert copied_instance("one") == ""
-    assert copy_of(leader, TWO, 7, None, FLAT).size == 2
-    assert copy_of(leader, HALF, 7, None, FLAT).size == 0  # denied QTY_MIN: the leader's contracts are not known
+    assert copy_of(leader, TWO, 7, None, *FLAT).size == 2
+    assert copy_of(leader, HALF, 7, None, *FLAT).size == 0  # denied QTY_MIN: the leader's contracts are not known
 
 
 def test_the_age_of_an_approved_signal_counts_from_the_approval() -> None:
-    copy = copy_of(record(decided_ns=99), TWO, 7, D(1), FLAT)
+    copy = copy_of(record(decided_ns=99), TWO, 7, D(1), *FLAT)
     assert (copy.ts_event_ns, copy.timeframe) == (99, None)
 
 
 def test_an_exit_closes_whatever_the_follower_holds_of_the_instance() -> None:
-    copy = copy_of(record(Kind.EXIT), TWO, 7, None, CopiedPositions(D(1), D(5)))
+    copy = copy_of(record(Kind.EXIT), TWO, 7, None, D(1), D(5))
     assert (copy.kind, copy.size, copy.instance) == (Kind.EXIT, None, "copy:one")
 
 
@@ -89,32 +89,32 @@ def order(side: Side, size: int, **changes: Any) -> SignalRecord:
 
 
 def test_a_persons_order_is_repeated_as_an_order() -> None:
-    copy = copy_of(order(Side.BUY, 4), HALF, 7, D(4), FLAT)
+    copy = copy_of(order(Side.BUY, 4), HALF, 7, D(4), *FLAT)
     assert (copy.kind, copy.instance, copy.size, copy.is_reduce_only) == (Kind.ORDER, "", D(2), False)
 
 
 def test_a_closing_order_closes_the_same_share_of_the_follower() -> None:
-    part = copy_of(order(Side.SELL, 1), HALF, 7, D(1), CopiedPositions(D(4), D(2)))
+    part = copy_of(order(Side.SELL, 1), HALF, 7, D(1), D(4), D(2))
     assert (part.size, part.is_reduce_only) == (D(0), True)
-    whole = copy_of(order(Side.SELL, 4), HALF, 7, D(4), CopiedPositions(D(4), D(3)))
+    whole = copy_of(order(Side.SELL, 4), HALF, 7, D(4), D(4), D(3))
     assert (whole.size, whole.is_reduce_only) == (D(3), True)
 
 
 def test_a_closing_order_never_opens_a_follower_that_holds_nothing() -> None:
-    copy = copy_of(order(Side.SELL, 4), TWO, 7, D(4), CopiedPositions(D(4), D(0)))
+    copy = copy_of(order(Side.SELL, 4), TWO, 7, D(4), D(4), D(0))
     assert copy.is_reduce_only
 
 
 def test_an_order_that_reverses_the_leader_is_no_closing_order() -> None:
-    assert not copy_of(order(Side.SELL, 5), TWO, 7, D(5), CopiedPositions(D(4), D(2))).is_reduce_only
+    assert not copy_of(order(Side.SELL, 5), TWO, 7, D(5), D(4), D(2)).is_reduce_only
     with_stop = order(Side.SELL, 2, stop_loss=D(120))
-    assert not copy_of(with_stop, TWO, 7, D(2), CopiedPositions(D(4), D(2))).is_reduce_only
+    assert not copy_of(with_stop, TWO, 7, D(2), D(4), D(2)).is_reduce_only
 
 
 @given(st.integers(-9, 9), st.integers(-9, 9), st.sampled_from(Side), st.integers(1, 9))
 def test_a_closing_copy_never_moves_a_follower_past_flat(leader: int, follower: int, side: Side, size: int) -> None:
-    held = CopiedPositions(D(leader), D(follower))
-    copy = copy_of(order(side, size), replace_size(TWO, D(9)), 7, D(size), held)
+    held = D(leader), D(follower)
+    copy = copy_of(order(side, size), replace_size(TWO, D(9)), 7, D(size), *held)
     if copy.is_reduce_only and follower * side.sign < 0:
         assert copy.size is not None
         assert copy.size <= abs(follower)
@@ -179,7 +179,7 @@ def test_wrong_accounts_and_rules_are_refused(changes: dict[str, Any], text: str
 
 def test_a_signal_keeps_everything_else() -> None:
     leader = record(reason="cross").signal
-    copy = copy_of(record(reason="cross"), TWO, 7, D(1), FLAT)
+    copy = copy_of(record(reason="cross"), TWO, 7, D(1), *FLAT)
     own = ("id", "account_id", "venue", "instance", "size", "reason", "ts_event_ns")
     assert replace(copy, **{name: getattr(leader, name) for name in own}) == leader
     assert isinstance(copy.id, uuid.UUID)

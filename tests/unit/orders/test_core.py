@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.ids import client_order_id, intent_id
-from fks.model.order import OPEN, Order, OrderType, Refusal, Request, Role, Side, State, TimeInForce
+from fks.model.order import OPEN, PENDING, Order, OrderType, Refusal, Request, Role, Side, State, TimeInForce
 from fks.model.signal import Kind, Signal
 from fks.orders import messages as m
 from fks.orders.build import legs_of
@@ -60,10 +61,10 @@ class Model:
         self.now_s = 0.0
         self.facts = FACTS
         self.used: set[str] = set()
-        self.finished: list[m.Command] = []
+        self.finished: list[m.CoreCommand] = []
         self.alerts: list[str] = []
         self.ended: list[str] = []
-        self.pending: list[m.Event] = []
+        self.pending: list[m.CoreEvent] = []
         self.submitted: list[uuid.UUID] = []
         self.reduced: dict[str, Decimal | None] = {}  # by amendments without an answer
         self.swaps: dict[str, str] = {}  # stops that one request ends, and their successors
@@ -88,7 +89,7 @@ class Model:
         self.entry = entry
         self.give(m.Restored((entry,), (entry,), {"one": held}))
 
-    def give(self, event: m.Event) -> None:
+    def give(self, event: m.CoreEvent) -> None:
         self.pending.append(event)
         while self.pending:
             now = m.Now(int(self.now_s * SECOND), self.now_s)
@@ -123,7 +124,7 @@ class Model:
             )
         )
 
-    def carry_out(self, command: m.Command) -> None:
+    def carry_out(self, command: m.CoreCommand) -> None:
         if isinstance(command, m.SubmitClose):
             self.close(command)
         elif isinstance(command, m.PlaceProtection):
@@ -483,6 +484,117 @@ def test_trailed_stops_are_replaced_whatever_the_answers_are(data: st.DataObject
     assert model.core.is_idle
 
 
+CLOSING = replace(FACTS, closes_fills=True, has_oco=False)
+
+
+def closing_core() -> tuple[OrderCore, list[m.CoreCommand]]:
+    """Return a core with an entry of 5 whose fills make their own stops at the venue, and its first commands."""
+    core = OrderCore(KEY, m.Limits())
+    entry = an_order(
+        client_order_id="e" * 32, state=State.FILLED, quantity=D(5), filled=D(5), stop_loss=D(90), group_id="list"
+    )
+    return core, core.handle(m.Restored((entry,), (entry,), {"one": D(5)}), m.Now(0, 0.0), CLOSING)
+
+
+def a_close(number: int, quantity: int, state: State = State.ACCEPTED) -> m.OrderChanged:
+    stop = an_order(
+        client_order_id=f"{number:032x}",
+        parent_id="e" * 32,
+        role=Role.STOP_LOSS,
+        type=OrderType.STOP,
+        side=Side.SELL,
+        stop_price=D(90),
+        state=state,
+        quantity=D(quantity),
+        attempt=-number,
+        venue_order_id=f"O{number}",
+    )
+    return m.OrderChanged(stop, {"one": D(5)})
+
+
+def placed(commands: Sequence[m.CoreCommand]) -> list[Decimal]:
+    return [command.quantity for command in commands if isinstance(command, m.PlaceProtection)]
+
+
+def asked(commands: Sequence[m.CoreCommand]) -> list[str]:
+    return [command.parent.client_order_id for command in commands if isinstance(command, m.ReadCloses)]
+
+
+@pytest.mark.parametrize(("reported", "lacking"), [([], [D(5)]), ([3], [D(2)]), ([3, 2], [])])
+def test_a_fill_gets_a_stop_once_the_venue_has_proven_that_it_made_none(
+    reported: list[int], lacking: list[Decimal]
+) -> None:
+    """However long it gives no answer: both stops might trigger."""
+    core, commands = closing_core()
+    for number, quantity in enumerate(reported, start=1):
+        commands += core.handle(a_close(number, quantity), m.Now(0, 0.5), CLOSING)
+    assert asked(commands) == []
+    due = ["e" * 32] if lacking else []
+    without_journal = replace(CLOSING, can_commit=False, has_side_journal=True)
+    for now_s in (1.0, 20.0, 600.0):
+        commands = core.handle(m.Tick(), m.Now(0, now_s), without_journal)
+        assert (asked(commands), placed(commands)) == (due, [])
+        assert asked(core.handle(m.Tick(), m.Now(0, now_s + 0.1), CLOSING)) == []
+        core.handle(m.ClosesRead("e" * 32, None), m.Now(0, now_s + 0.2), CLOSING)
+        assert core.wake_at_s == (pytest.approx(now_s + 1.2) if lacking else None)
+    assert placed(core.handle(m.ClosesRead("e" * 32, D(5)), m.Now(0, 601.3), CLOSING)) == lacking
+
+
+def test_a_proof_of_before_a_fill_says_nothing_about_it() -> None:
+    core, _ = closing_core()
+    core.handle(m.Tick(), m.Now(0, 1.0), CLOSING)
+    commands = core.handle(m.ClosesRead("e" * 32, D(3)), m.Now(0, 1.1), CLOSING)
+    assert placed(commands) == []
+    assert asked(core.handle(m.Tick(), m.Now(0, 2.2), CLOSING)) == ["e" * 32]
+    assert placed(core.handle(m.ClosesRead("e" * 32, D(5)), m.Now(0, 2.3), CLOSING)) == [D(5)]
+
+
+def test_a_stop_that_the_venue_shows_after_the_position_is_closed_is_cancelled() -> None:
+    """The core knows its entry no more: it would rest on coins that are not of the position."""
+    core = OrderCore(KEY, m.Limits())
+    core.handle(m.Restored((), (), {}), m.Now(0, 0.0), CLOSING)
+    commands = core.handle(msgspec.structs.replace(a_close(1, 5), positions={}), m.Now(SECOND, 1.0), CLOSING)
+    commands += core.handle(m.Tick(), m.Now(2 * SECOND, 2.0), CLOSING)
+    assert [c.client_order_id for c in commands if isinstance(c, m.CancelOrder)] == [f"{1:032x}"]
+
+
+@pytest.mark.parametrize("booked", [0, 3])
+def test_a_stop_that_is_reported_before_its_fill_is_left_alone(booked: int) -> None:
+    """It was cancelled, as more than is held, and placed again once the fill was booked."""
+    core = OrderCore(KEY, m.Limits())
+    state = State.PARTIAL if booked else State.ACCEPTED
+    entry = an_order(
+        client_order_id="e" * 32, state=state, quantity=D(5), filled=D(booked), stop_loss=D(90), group_id="list"
+    )
+    held = {"one": D(booked)} if booked else {}
+    core.handle(m.Restored((entry,), (entry,) if booked else (), held), m.Now(0, 0.0), CLOSING)
+    commands = core.handle(msgspec.structs.replace(a_close(1, 3), positions=held), m.Now(0, 0.1), CLOSING)
+    commands += core.handle(msgspec.structs.replace(a_close(2, 2), positions=held), m.Now(0, 0.2), CLOSING)
+    commands += core.handle(m.Tick(), m.Now(0, 5.0), CLOSING)
+    filled = replace(entry, state=State.FILLED, filled=D(5))
+    commands += core.handle(m.OrderChanged(filled, {"one": D(5)}), m.Now(0, 5.1), CLOSING)
+    assert [c for c in commands if isinstance(c, m.CancelOrder | m.PlaceProtection)] == []
+
+
+def test_an_ended_stop_of_the_venue_is_replaced_at_once() -> None:
+    core, _ = closing_core()
+    core.handle(a_close(1, 5), m.Now(SECOND, 1.0), CLOSING)
+    ended = a_close(1, 5, State.CANCELLED)
+    assert placed(core.handle(ended, m.Now(2 * SECOND, 2.0), CLOSING)) == [D(5)]
+
+
+def test_an_exit_waits_for_stops_that_the_venue_has_not_reported() -> None:
+    core, _ = closing_core()
+    out = m.SignalReady(a_signal(), 0, None)
+    commands = core.handle(out, m.Now(SECOND, 1.0), CLOSING)
+    assert [c for c in commands if isinstance(c, m.SubmitClose)] == []
+    commands = core.handle(a_close(1, 5), m.Now(2 * SECOND, 2.0), CLOSING)
+    assert [c.client_order_id for c in commands if isinstance(c, m.CancelOrder)] == [f"{1:032x}"]
+    assert [c for c in commands if isinstance(c, m.SubmitClose)] == []
+    commands = core.handle(a_close(1, 5, State.CANCELLED), m.Now(3 * SECOND, 3.0), CLOSING)
+    assert [c.quantity for c in commands if isinstance(c, m.SubmitClose)] == [D(5)]
+
+
 def test_a_replaced_stop_is_never_ended_before_its_successor() -> None:
     model = Model(lambda answers: "both" if "both" in answers else answers[0])
     model.facts = replace(FACTS, can_replace=True)
@@ -661,7 +773,7 @@ def test_an_oco_refused_twice_leaves_the_stop_alone_with_one_warning() -> None:
     """The venue refuses the take profit; after a restart the stop stays as it is."""
     core, held, placed = OrderCore(KEY, m.Limits()), {"one": D(5)}, list[tuple[float, m.PlaceProtection]]()
     parent = replace(Model(good).entry, take_profit=D(110))
-    pending: list[m.Event] = [m.Restored((parent,), (parent,), held)]
+    pending: list[m.CoreEvent] = [m.Restored((parent,), (parent,), held)]
     alerts, legs, now_s = list[str](), dict[str, Order](), 0.0
     for second in range(20):
         now_s = float(second)
@@ -774,11 +886,12 @@ def test_a_stop_whose_cancel_is_not_proven_is_no_cover() -> None:
     ("ended_s", "leg_state", "paged_s"),
     [
         (2.0, State.CANCELLED, 3.0),
-        (60.0, State.CANCELLED, 2.5),
-        (60.0, State.REJECTED, 2.5),
+        (4.0, State.CANCELLED, 2.5),
+        (60.0, State.CANCELLED, 1.0),
+        (60.0, State.REJECTED, 1.0),
         (-9.0, State.CANCELLED, 5.0),
     ],
-    ids=["2 s before", "a minute before", "never placed", "the clock was set back"],
+    ids=["2 s before", "4 s before", "a minute before", "never placed", "the clock was set back"],
 )
 def test_a_gap_of_an_earlier_process_pages_by_its_own_start(ended_s: float, leg_state: State, paged_s: float) -> None:
     """A restart in the middle of a gap does not give it five seconds more."""
@@ -795,6 +908,21 @@ def test_a_gap_of_an_earlier_process_pages_by_its_own_start(ended_s: float, leg_
     assert pages == [paged_s]
 
 
+def test_a_gap_is_as_old_as_the_execution_though_each_process_dies_young() -> None:
+    """The stop was sent and never reported; the exit wants it cancelled, and each bar moves the price of the stop."""
+    core, entry, held = OrderCore(KEY, m.Limits()), Model(good).entry, {"one": D(5)}
+    (leg,) = Model(good).orders.values()
+    wall_ns, keeps = 1000 * SECOND, replace(FACTS, has_positions=False, is_connected=False, can_commit=False)
+    lost = replace(leg, state=State.UNKNOWN, request=Request.CANCEL_WANTED, is_acknowledged=False, updated_ns=wall_ns)
+    entry = replace(entry, venue_time_ns=wall_ns - 11 * SECOND, updated_ns=wall_ns - SECOND)
+    pages, event = list[float](), m.Restored((lost, entry), (entry,), held)
+    for tick in range(20):
+        now_s = tick / 10
+        commands = core.handle(event if not tick else m.Tick(), m.Now(wall_ns + int(now_s * SECOND), 50 + now_s), keeps)
+        pages += [now_s for command in commands if isinstance(command, m.RaiseAlert)]
+    assert pages == [1.0]
+
+
 @pytest.mark.parametrize("is_closing", [False, True], ids=["a stop", "a close on its way"])
 def test_a_gap_that_begins_after_a_start_pages_by_its_own_start(is_closing: bool) -> None:
     """The entry is an hour old; the stop, or the close in its place, ends 20 s after the start."""
@@ -807,7 +935,7 @@ def test_a_gap_that_begins_after_a_start_pages_by_its_own_start(is_closing: bool
     exits = (m.ResumedExit(a_signal(id=SECOND_ID), close),) if is_closing else ()
     pages = list[int]()
     for second in range(30):
-        event: m.Event = m.Tick()
+        event: m.CoreEvent = m.Tick()
         if second == 0:
             event = m.Restored((kept, entry), (entry,), held, exits)
         elif second == 20:
@@ -864,7 +992,7 @@ def test_no_passing_fact_ends_an_exit(
     positions: dict[str, Decimal], changes: dict[str, Any], *, is_resumed: bool
 ) -> None:
     """The venue shows less than our books, or no market: the exit waits, pages on its schedule, and then closes."""
-    core, signal, commands = OrderCore(KEY, m.Limits()), a_signal(), list[m.Command]()
+    core, signal, commands = OrderCore(KEY, m.Limits()), a_signal(), list[m.CoreCommand]()
     facts = replace(FACTS, **changes)
     last = an_order(
         client_order_id=client_order_id(intent_id(signal.id), Role.EXIT),
@@ -923,6 +1051,97 @@ def test_an_exit_behind_its_own_entry_pages_on_the_schedule() -> None:
     assert [c.signal_id for c in commands if isinstance(c, m.SubmitClose)] == [out.id]
 
 
+@pytest.mark.parametrize(
+    ("waiting", "request_", "leaves"),
+    [
+        (None, Request.NONE, False),  # its cancel is not in the journal: a successor would not know that it is wanted
+        (None, Request.CANCEL, True),
+        (None, Request.CANCEL_UNKNOWN, True),
+        ("6", Request.CANCEL, True),  # they sell what the entry may still receive
+        ("6.001", Request.CANCEL, False),  # they would sell other coins once the entry is filled
+        ("10", Request.CANCEL_UNKNOWN, False),
+    ],
+)
+def test_a_close_leaves_once_its_resting_entry_can_do_no_harm(
+    waiting: str | None, request_: Request, leaves: bool
+) -> None:
+    """An entry of 10 rests, of which 4 are executed; exits may wait with it at the venue, which has just come back."""
+    model, core, held, away = Model(good), OrderCore(KEY, m.Limits()), {"one": D(4)}, replace(FACTS, is_connected=False)
+    values: dict[str, Any] = {"state": State.PARTIAL, "quantity": D(10), "filled": D(4), "reported_cum_qty": D(4)}
+    entry = replace(model.entry, group_id="list", **values)
+    (stop,) = legs_of(entry, quantity=D(waiting or 1), attempt=0, epoch=1, now_ns=0)
+    listed = replace(stop, state=State.ACCEPTED, group_id="list", code=PENDING)
+    core.handle(m.Restored((entry, *([listed] if waiting else [])), (entry,), held), m.Now(0, 0.0), away)
+    commands = core.handle(m.SignalReady(a_signal(), 0, None), m.Now(0, 0.0), away)
+    assert [type(c) for c in commands] == [m.CancelOrder]
+    known = replace(entry, request=request_)
+    commands = core.handle(m.OrderChanged(known, held), m.Now(0, 0.0), FACTS)
+    assert [c.quantity for c in commands if isinstance(c, m.SubmitClose)] == ([D(4)] if leaves else [])
+    if not waiting:
+        ended = replace(entry, state=State.CANCELLED)
+        commands += core.handle(m.OrderChanged(ended, held), m.Now(0, 0.0), FACTS)
+        assert [c.quantity for c in commands if isinstance(c, m.SubmitClose)] == [D(4)]
+
+
+def half_filled(exits: str, waiting: str, **facts: Any) -> tuple[OrderCore, Order, list[Order], m.Facts]:
+    """Return a core with an entry of 10 that rests, of which 4 are executed: `exits` of it cover these, and others over
+    `waiting` went out with it and wait at the venue."""
+    core, known = OrderCore(KEY, m.Limits()), replace(FACTS, **facts)
+    values: dict[str, Any] = {"state": State.PARTIAL, "quantity": D(10), "filled": D(4), "reported_cum_qty": D(4)}
+    entry = replace(Model(good).entry, group_id="list", **values)
+    (listed,) = legs_of(entry, quantity=D(waiting), attempt=0, epoch=1, now_ns=0)
+    legs = [replace(listed, state=State.ACCEPTED, group_id="list", code=PENDING)]
+    if D(exits):
+        (stop,) = legs_of(entry, quantity=D(exits), attempt=1, epoch=1, now_ns=0)
+        legs.append(replace(stop, state=State.ACCEPTED))
+    core.handle(m.Restored((entry, *legs), (entry,), {"one": D(4)}), m.Now(0, 0.0), known)
+    return core, entry, legs, known
+
+
+@pytest.mark.parametrize("exits", ["0", "4"])
+@pytest.mark.parametrize("can_amend", [True, False])
+def test_a_sale_of_a_person_waits_for_exits_that_would_sell_too_much(can_amend: bool, exits: str) -> None:
+    """Its resting entry stays where its exits can be reduced to what it may still receive, else it ends."""
+    core, entry, (listed, *stops), facts = half_filled(exits, "10", can_amend=can_amend)
+    sale = a_signal(Kind.ORDER, size=D(4), type=OrderType.MARKET, source="principal:ann")
+    held, now = {"one": D(4)}, m.Now(SECOND, 1.0)
+    commands = core.handle(m.SignalReady(sale, 0, None), now, facts)
+    for stop in stops:
+        assert not [c for c in commands if isinstance(c, m.SubmitEntry)]
+        commands += core.handle(m.OrderChanged(replace(stop, state=State.CANCELLED), held), now, facts)
+    assert not [c for c in commands if isinstance(c, m.SubmitEntry)]
+    if can_amend:
+        assert [c.quantity for c in commands if isinstance(c, m.AmendLegs)] == [D(6)]
+        changed = [replace(listed, quantity=D(6))]
+    else:
+        assert entry.client_order_id in [c.client_order_id for c in commands if isinstance(c, m.CancelOrder)]
+        changed = [replace(listed, state=State.CANCELLED), replace(entry, state=State.CANCELLED)]
+    commands = [c for order in changed for c in core.handle(m.OrderChanged(order, held), now, facts)]
+    assert [c.signal_id for c in commands if isinstance(c, m.SubmitEntry)] == [sale.id]
+
+
+@pytest.mark.parametrize("held", ["4", "0"])
+def test_a_resting_entry_whose_cancel_fails_pages_on_the_schedule(held: str) -> None:
+    """It is half filled, at a venue that cannot reduce the exits that wait with it: they would sell other coins. Its
+    part may be sold already."""
+    core, entry, _, facts = half_filled("0", "10")
+    core.handle(m.PositionsChanged({"one": D(held)}), m.Now(0, 0.0), facts)
+    alerts: list[tuple[int, str]] = []
+    for second in range(1, 700):
+        commands = core.handle(m.Tick(), m.Now(second * SECOND, float(second)), facts)
+        alerts += [(second, c.client_order_id) for c in commands if isinstance(c, m.RaiseAlert) and "exit" in c.event]
+        if any(isinstance(c, m.CancelOrder) for c in commands):  # the venue refuses it each time
+            for request in (Request.CANCEL, Request.NONE):
+                change = m.OrderChanged(replace(entry, request=request), {"one": D(held)})
+                core.handle(change, m.Now(second * SECOND, float(second)), facts)
+    assert [second // 300 for second, _ in alerts] == [0, 1, 2]
+    assert {name for _, name in alerts} == {entry.client_order_id}
+    ended = m.OrderChanged(replace(entry, state=State.CANCELLED), {"one": D(held)})
+    core.handle(ended, m.Now(700 * SECOND, 700.0), facts)
+    later = core.handle(m.Tick(), m.Now(2000 * SECOND, 2000.0), facts)
+    assert not [c for c in later if isinstance(c, m.RaiseAlert) and "exit" in c.event]
+
+
 def test_what_waits_behind_an_exit_begins_when_that_ends() -> None:
     """After that no event may come for hours: nothing is held, no order is open."""
     core, signals = OrderCore(KEY, m.Limits()), [a_signal() for _ in range(3)]
@@ -978,7 +1197,7 @@ def test_a_kill_on_paper_that_closes_nothing_pages_and_goes_on_slower() -> None:
     """Like the guardian's: at waits that double, up to the longest one of an exit."""
     core, held, tries = OrderCore(KEY, m.Limits()), {"one": D(5)}, list[tuple[float, int]]()
     pages: list[tuple[float, str]] = []
-    pending: list[m.Event] = [m.PositionsChanged(held)]
+    pending: list[m.CoreEvent] = [m.PositionsChanged(held)]
     for second in range(60):
         while pending:
             for command in core.handle(pending.pop(0), m.Now(second * SECOND, float(second)), KILLED):
@@ -1066,7 +1285,7 @@ def test_a_kill_on_paper_that_closes_in_parts_does_not_page() -> None:
     core, held, tries = OrderCore(KEY, m.Limits()), D(50), list[Decimal]()
     small = replace(INSTRUMENT, qty_max=D(1))
     facts = replace(KILLED, instruments={"binance": small})
-    pending: list[m.Event] = [m.PositionsChanged({"one": held})]
+    pending: list[m.CoreEvent] = [m.PositionsChanged({"one": held})]
     while pending:
         for command in core.handle(pending.pop(0), m.Now(0, 0.0), facts):
             assert isinstance(command, m.SubmitKill), command
@@ -1171,7 +1390,7 @@ class Covered:
         entry = Model(good).entry
         self.give(m.Restored((self.leg, entry), (entry,), {"one": D(5)}))
 
-    def give(self, event: m.Event) -> None:
+    def give(self, event: m.CoreEvent) -> None:
         facts = replace(FACTS, instruments={})  # nothing can be placed or reduced
         for command in self.core.handle(event, m.Now(int(self.now_s * SECOND), self.now_s), facts):
             if isinstance(command, m.RaiseAlert | m.EndAlert):
@@ -1311,7 +1530,64 @@ def test_a_sibling_that_outlives_its_query_is_cancelled_at_the_next_try() -> Non
     core.handle(m.SignalReady(a_signal(), 0, None), m.Now(0, 0.0), FACTS)
     core.handle(m.OrderChanged(replace(stop, state=State.CANCELLED), held), m.Now(0, 0.0), FACTS)
     core.handle(m.OrderChanged(profit, held), m.Now(0, 0.0), FACTS)  # queried: it lives
-    commands: list[m.Command] = []
+    commands: list[m.CoreCommand] = []
     for second in range(1, 8):
         commands += core.handle(m.Tick(), m.Now(second * SECOND, float(second)), FACTS)
     assert profit.client_order_id in [c.client_order_id for c in commands if isinstance(c, m.CancelOrder)]
+
+
+SPLIT_DUE = replace(FACTS, split_ns=1)
+
+
+def in_new_shares(model: Model, factor: int) -> m.SplitApplied:
+    """Return the event of a split of the model's position, which is made of one entry."""
+    model.position *= factor
+    held = model.entry.quantity * factor
+    model.entry = replace(model.entry, quantity=held, filled=held, stop_loss=D(90) / factor)
+    return m.SplitApplied((model.entry,), {"one": model.position})
+
+
+def test_an_exit_in_progress_sells_nothing_while_a_split_is_due() -> None:
+    """It was refused before the split; its next order would be of the old shares."""
+    model, answers = Model(lambda options: "refuse" if "refuse" in options and "fill" in options else options[0]), good
+    model.give(m.SignalReady(model.signal, 0, None))
+    assert model.core.exit_of("one") is not None
+    model.choose = answers
+    model.facts = SPLIT_DUE
+    for _ in range(5):
+        model.time_passes()
+    assert model.position == 5
+    model.facts = FACTS
+    model.give(in_new_shares(model, 4))
+    for _ in range(5):
+        model.time_passes()
+    assert (model.position, [o for o in model.orders.values() if o.state in OPEN]) == (0, [])
+
+
+def test_a_kill_on_paper_closes_the_position_in_the_shares_after_a_split() -> None:
+    core, due = OrderCore(KEY, m.Limits()), replace(KILLED, split_ns=1)
+    commands = core.handle(m.PositionsChanged({"one": D(5)}), m.Now(0, 0.0), due)
+    assert not [c for c in commands if isinstance(c, m.SubmitKill)]
+    commands = core.handle(m.SplitApplied((), {"one": D(20)}), m.Now(SECOND, 1.0), KILLED)
+    assert [c.quantity for c in commands if isinstance(c, m.SubmitKill)] == [D(20)]
+
+
+def test_an_entry_of_before_a_split_is_denied_after_it_too() -> None:
+    """A bar of before may be decided on once the split is applied: size and stop are of the old shares."""
+    core, split_ns = OrderCore(KEY, m.Limits()), 100 * SECOND
+    core.handle(m.SplitApplied((), {}, {}, effective_ns=split_ns), m.Now(split_ns, 1.0), FACTS)
+    old, new = (a_signal(Kind.ENTER, side=Side.BUY, ts_event_ns=split_ns + by) for by in (-SECOND, SECOND))
+    (denied,) = core.handle(m.SignalReady(old, split_ns, 60.0), m.Now(split_ns, 2.0), FACTS)
+    assert isinstance(denied, m.DenySignal)
+    assert (denied.signal_id, denied.code) == (old.id, "STALE_DECISION")
+    taken = core.handle(m.SignalReady(new, split_ns, 60.0), m.Now(split_ns + SECOND, 3.0), FACTS)
+    assert [c.signal_id for c in taken if isinstance(c, m.SubmitEntry)] == [new.id]
+
+
+def test_an_entry_that_is_being_submitted_is_not_denied_by_a_split() -> None:
+    """Its order may be at the venue: that is cancelled, and the split waits for its end."""
+    core, signal = OrderCore(KEY, m.Limits()), a_signal(Kind.ENTER, side=Side.BUY)
+    taken = core.handle(m.SignalReady(signal, 0, None), m.Now(0, 0.0), FACTS)
+    assert [c.signal_id for c in taken if isinstance(c, m.SubmitEntry)] == [signal.id]
+    assert core.handle(m.Recheck(), m.Now(SECOND, 1.0), SPLIT_DUE) == []
+    assert not core.is_idle

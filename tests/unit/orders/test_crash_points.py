@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fks.model.errors import InputError
-from fks.orders.crash_points import LABELS, CrashPoints, nowhere
+from fks.orders.crash_points import nowhere
+from tests.support.crash_points import LABELS, CrashPoints
 
 
 def test_it_acts_once_at_the_wanted_passage() -> None:

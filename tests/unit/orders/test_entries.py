@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from fks.model.order import Order, Role, Side, State
 from fks.orders import messages as m
 from fks.orders.core import OrderCore
-from fks.orders.entries import Entries
-from fks.orders.protection import desired
+from fks.orders.protection import Entries, desired
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal

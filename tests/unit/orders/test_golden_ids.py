@@ -10,6 +10,8 @@ import uuid
 from enum import StrEnum
 
 import pytest
+from hypothesis import given
+from hypothesis.strategies import integers, sampled_from, text, uuids
 
 from fks.model import ids
 from fks.model.codes import Code
@@ -146,6 +148,7 @@ def test_golden_event_names() -> None:
         "LegChanged",
         "LegReported",
         "NotListed",
+        "ProtectionDropped",
         "Refused",
         "ReplaceAcked",
         "ReplaceRefused",
@@ -156,5 +159,25 @@ def test_golden_event_names() -> None:
         "Sent",
         "SessionBroke",
         "Settled",
+        "SharesSplit",
         "StopMoved",
+        "TargetMoved",
     ]
+
+
+@given(intent=uuids(), role=sampled_from(Role), attempt=integers(0, 99), leg=text(max_size=8))
+def test_client_order_ids_are_recognised(intent: uuid.UUID, role: Role, attempt: int, leg: str) -> None:
+    name = ids.client_order_id(intent, role, attempt)
+    assert ids.is_ours(name)
+    assert ids.is_ours(ids.leg_id(name, leg.replace("\x1f", "")))
+
+
+@given(uuids(version=4) | uuids(version=1) | uuids(version=3), text(max_size=40))
+def test_ids_of_other_programs_are_not_ours(other: uuid.UUID, name: str) -> None:
+    """Random and timed UUIDs, hyphens, capitals, prefixes and cut ids. A UUIDv5 of another namespace looks like ours."""
+    ours = ids.client_order_id(other, Role.ENTRY)
+    assert not any(map(ids.is_ours, (other.hex, str(other), f"x-{other.hex}"[:36], "", None)))
+    changed = (str(uuid.UUID(ours)), f"web_{ours}", ours[:28], ours[1:], f"{ours}0", f"{ours[:12]}4{ours[13:]}")
+    assert not any(map(ids.is_ours, changed))
+    assert ids.is_ours(ours.upper()) is (ours.upper() == ours)
+    assert not ids.is_ours(name) or len(name) == 32

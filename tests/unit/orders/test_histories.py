@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.orders.history import ReplayDifference, replay
+from tests.support.histories import ReplayDifference, replay
 
 FOLDER = Path(__file__).parents[2] / "tapes" / "orders"
 HISTORIES = sorted(FOLDER.glob("*.jsonl"))

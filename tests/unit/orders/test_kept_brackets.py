@@ -91,18 +91,18 @@ class Driven:
 
     def __init__(self, *orders: Order, held: int = 2) -> None:
         self.core, self.now_s, self.facts = OrderCore(KEY, m.Limits()), 0.0, FACTS
-        self.all: list[m.Command] = []
-        self.commands: list[m.Command] = []
+        self.all: list[m.CoreCommand] = []
+        self.commands: list[m.CoreCommand] = []
         entries = tuple(order for order in orders if order.role is Role.ENTRY)
         self.give(m.Restored(orders, entries, {"one": D(held)}))
 
-    def give(self, event: m.Event) -> list[m.Command]:
+    def give(self, event: m.CoreEvent) -> list[m.CoreCommand]:
         now = m.Now(int(self.now_s * SECOND), self.now_s)
         self.commands = self.core.handle(event, now, self.facts)
         self.all += self.commands
         return self.commands
 
-    def wait(self, seconds: float) -> list[m.Command]:
+    def wait(self, seconds: float) -> list[m.CoreCommand]:
         self.now_s += seconds
         return self.give(m.Tick())
 

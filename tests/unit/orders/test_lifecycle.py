@@ -199,6 +199,8 @@ class Lifecycle(RuleBasedStateMachine):
                 self.apply(self.seen_fill(fill))
         report = self.venue.report()
         self.apply(e.Reported(**self.stamp(), source="rest", venue_time_ns=report.time_ns, report=report))
+        if self.order.request is Request.CANCEL_UNKNOWN and self.order.state in LIVE:
+            self.apply(e.CancelRequested(**self.stamp()))
 
     # ── what always holds ────────────────────────────────────────────────────────────────────────
     @invariant()

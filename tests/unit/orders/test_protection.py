@@ -33,6 +33,8 @@ def want_of(parent: Order, quantity: Decimal) -> Want:
 
 def leg(role: Role, state: State, quantity: Any = 5, **changes: Any) -> Order:
     kind = OrderType.STOP if role is Role.STOP_LOSS else OrderType.TAKE_PROFIT
+    if kind is OrderType.TAKE_PROFIT:
+        changes = {"price": D(120)} | changes  # that of `entry`
     return an_order(
         client_order_id=f"{role}{state}{changes.get('attempt', 0)}",
         role=role,
@@ -98,6 +100,7 @@ def pair(quantity: Any, attempt: int = 0, stop: Any = 90, **changes: Any) -> lis
         (3, [leg(SL, State.ACCEPTED), leg(TP, W)], A.CANCEL),
         (5, [leg(SL, State.ACCEPTED, stop_price=D(90)), leg(TP, W)], None),
         (5, [leg(SL, State.ACCEPTED, stop_price=D(89)), leg(TP, W)], A.CANCEL),
+        (5, [leg(SL, State.ACCEPTED, stop_price=D(90)), leg(TP, W, price=D(118))], A.CANCEL),
         (5, [leg(SL, State.UNKNOWN, stop_price=D(89)), leg(TP, W)], A.WAIT),
         (5, [leg(TP, W)], A.CANCEL),
         (5, [], A.PLACE),
@@ -139,6 +142,23 @@ def test_legs_that_are_wrong_end_before_others_are_placed(
 )
 def test_legs_follow_the_want_without_ending_the_last_stop(quantity: str, legs: list[Order], expected: str) -> None:
     assert as_text(step_of(want_of(entry("p", 9), D(quantity)), legs, can_amend=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("quantity", "can_amend", "expected"),
+    [
+        ("1", True, ["cancel 0+1 0", "amend 2 1"]),  # one way to the venue, where each list would take one
+        ("8", True, ["amend 0 3"]),  # one request is enough
+        ("5", True, ["cancel 0 0"]),
+        ("2.5", True, ["cancel 0 0", "amend 1 0.5"]),
+        ("2.02", True, ["cancel 0+2 0", "amend 1 2.02"]),  # of list 1 too little would be left
+        ("1", False, ["cancel 0+1 0"]),  # the last list stands until the others have ended
+    ],
+)
+def test_lists_are_ended_and_another_reduced_at_once(quantity: str, can_amend: bool, expected: list[str]) -> None:
+    lists = [*pair(4), *pair(3, 1), *pair(2, 2)]
+    covers = [Cover(want_of(entry("p", 9), D(quantity)), tuple(lists), can_amend=can_amend)]
+    assert [as_text(step) for step in diff(covers, INSTRUMENT)] == expected
 
 
 A_STOP = {"stop_price": D(90)}
@@ -262,8 +282,8 @@ def test_the_last_stop_stands_while_legs_follow_the_want(data: st.DataObject, ca
             elif step.action is A.AMEND:
                 legs[step.legs[0].attempt] = replace(step.legs[0], quantity=step.quantity)
             else:
-                ended = step.legs[0]
-                legs[ended.attempt] = replace(ended, state=State.CANCELLED)
+                for ended in step.legs:
+                    legs[ended.attempt] = replace(ended, state=State.CANCELLED)
                 live = [one for one in legs.values() if one.state is W]
                 # without an amendment a single list is replaced to shrink
                 stop_was_down |= not live and not is_first and can_amend
@@ -353,12 +373,15 @@ def test_absence_needs_enough_polls_spaced_and_old_enough() -> None:
 
 
 @pytest.mark.parametrize("step_s", [0.0, 60.0, -60.0, 3600.0])
-async def test_a_step_of_the_clock_proves_no_absence(step_s: float) -> None:
-    """The order left at 100; the step comes at 108. The proof holds at 131, or a minute after the step."""
+@pytest.mark.parametrize(("role", "steady_s"), [(Role.ENTRY, 131), (SL, 131), (Role.EXIT, 145), (Role.KILL, 145)])
+async def test_a_step_of_the_clock_proves_no_absence(role: Role, steady_s: int, step_s: float) -> None:
+    """The order left at 100; the step comes at 108. The proof holds after 30 s, that of a close after 45 s, or a minute
+    after the step. The answers at 5 to 29 s count, and the last one has to be that old."""
     clock = FakeClock()
     steps = ClockSteps(clock)
     await clock.advance(100.0)
-    proof = AbsenceProof(AbsenceRule(polls=3, spacing_s=2.0, first_s=5.0, age_s=30.0), steps, clock.now_ns())
+    rule = AbsenceRule(polls=3, spacing_s=2.0, first_s=5.0, age_s=30.0).of(role)
+    proof = AbsenceProof(rule, steps, clock.now_ns())
     absent_at = None
     for second in range(101, 200):
         await clock.advance(1.0)
@@ -367,7 +390,7 @@ async def test_a_step_of_the_clock_proves_no_absence(step_s: float) -> None:
         if proof.not_found() and absent_at is None:
             absent_at = second
         assert proof.age_s == second - 100
-    assert absent_at == (168 if step_s else 131)
+    assert absent_at == (168 if step_s else steady_s)
 
 
 async def test_a_moment_has_its_age_on_either_side_of_a_step() -> None:
@@ -389,32 +412,131 @@ def test_the_ladder_s_last_step_repeats() -> None:
 
 
 LISTED = {"group_id": "list", "code": PENDING}
-#: an entry of a list, its legs, and the step: None = nothing to do
+#: an entry of 10 of a list, its legs, what is held, and the step: None = nothing to do
 FROM_THE_ENTRY_ON = [
-    # waits with its entry, of which nothing is filled, or a part: that is covered apart
-    ({"state": W, "filled": D(0)}, LISTED, D(0), None),
-    ({"state": State.PARTIAL, "filled": D(4)}, LISTED, D(4), LegAction.PLACE),
+    ({"state": W, "filled": D(0)}, LISTED, D(0), "nothing"),  # waits with its entry, of which nothing is filled
+    # of a part they first give back what is to be covered apart
+    ({"state": State.PARTIAL, "filled": D(4)}, LISTED, D(4), "amend 0 6"),
+    ({"state": State.PARTIAL, "filled": D(4), "reported_cum_qty": D(5)}, LISTED, D(4), "amend 0 5"),
+    ({"state": State.PARTIAL, "filled": D(4)}, LISTED | {"quantity": 6}, D(4), "place 4"),
+    # another part was executed meanwhile: what they gave back is covered before they give back more
+    ({"state": State.PARTIAL, "filled": D(7)}, LISTED | {"quantity": 6}, D(7), "place 4"),
+    ({"state": State.PARTIAL, "filled": D("4.04")}, LISTED | {"quantity": 6}, D("4.04"), "place 4"),
+    ({"state": State.PARTIAL, "filled": D("4.04")}, LISTED | {"quantity": "9.97"}, D("4.04"), "amend 0 5.96"),
+    # a part that was sold is not sold again
+    ({"state": State.PARTIAL, "filled": D(4)}, LISTED, D(0), "amend 0 6"),
+    ({"state": State.PARTIAL, "filled": D(4)}, LISTED, D(1), "amend 0 6"),
+    ({"state": State.PARTIAL, "filled": D(4)}, LISTED | {"quantity": 6}, D(0), "nothing"),
+    ({"state": State.PARTIAL, "filled": D("9.99")}, LISTED, D(0), "cancel p"),
+    ({"state": State.PARTIAL, "filled": D("0.04")}, LISTED, D("0.04"), "place 0.04"),  # could not rest, nor be sent
+    # an answer is on its way
+    ({"state": State.PARTIAL, "filled": D(4)}, LISTED | {"state": State.SENDING}, D(4), "wait 0"),
+    ({"state": State.PARTIAL, "filled": D(4)}, LISTED | {"state": State.UNKNOWN}, D(4), "wait 0"),
+    ({"state": State.PARTIAL, "filled": D(4)}, LISTED | {"request": Request.REPLACE}, D(4), "wait 0"),
+    ({"state": State.PARTIAL, "filled": D(4)}, LISTED | {"request": Request.REPLACE_UNKNOWN}, D(4), "wait 0"),
+    # the rest could not rest alone: it is ended
+    ({"state": State.PARTIAL, "filled": D("9.99")}, LISTED, D("9.99"), "cancel p"),
     # one that fills at once has no part
-    ({"state": State.PARTIAL, "filled": D(4), "time_in_force": TimeInForce.FOK}, LISTED, D(4), LegAction.WAIT),
+    ({"state": State.PARTIAL, "filled": D(4), "time_in_force": TimeInForce.FOK}, LISTED, D(4), "wait 0"),
     # the entry has ended, the report of its legs is on its way
-    ({"state": State.FILLED, "filled": D(10)}, LISTED, D(10), LegAction.WAIT),
-    ({"state": State.CANCELLED, "filled": D(4)}, LISTED, D(4), LegAction.WAIT),
+    ({"state": State.FILLED, "filled": D(10)}, LISTED, D(10), "wait 0"),
+    ({"state": State.CANCELLED, "filled": D(4)}, LISTED, D(4), "wait 0"),
     # seen on the book before the entry's executions are booked: never ended for being too much
-    ({"state": W, "filled": D(0)}, LISTED | {"code": None}, D(0), LegAction.WAIT),
-    ({"state": State.PARTIAL, "filled": D(4)}, LISTED | {"code": None}, D(4), LegAction.WAIT),
-    ({"state": State.FILLED, "filled": D(10)}, LISTED | {"code": None}, D(10), None),
+    ({"state": W, "filled": D(0)}, LISTED | {"code": None}, D(0), "wait 0"),
+    ({"state": State.PARTIAL, "filled": D(4)}, LISTED | {"code": None}, D(4), "wait 0"),
+    ({"state": State.FILLED, "filled": D(10)}, LISTED | {"code": None}, D(10), "nothing"),
 ]
 
 
-@pytest.mark.parametrize(("changes", "fields", "held", "action"), FROM_THE_ENTRY_ON)
-def test_legs_that_went_out_with_their_entry(
-    changes: dict[str, Any], fields: dict[str, Any], held: Decimal, action: LegAction | None
-) -> None:
+def listed_step(changes: dict[str, Any], fields: dict[str, Any], held: Decimal, **cover: Any) -> str:
+    """Return the step for an entry and the legs that went out with it."""
     parent = entry("p", **({"quantity": D(10), "group_id": "list"} | changes))
     legs = tuple(
-        leg(role, State.WORKING if role is TP and fields["code"] is None else State.ACCEPTED, 10, **fields)
+        leg(role, **{"state": W if role is TP and fields["code"] is None else State.ACCEPTED, "quantity": 10} | fields)
         for role in (SL, TP)
     )
     (want,) = desired(held, [parent], D(0), INSTRUMENT)
-    steps = diff([Cover(want, legs)], INSTRUMENT)
-    assert [step.action for step in steps] == ([] if action is None else [action])
+    step = step_of(want, list(legs), **{"can_amend": True} | cover)
+    if step is not None and parent in step.legs:
+        return f"{step.action.name.lower()} {parent.client_order_id}"
+    return as_text(step) if step is None or step.legs or step.quantity else f"{step.action.name.lower()} 0"
+
+
+def test_exits_that_wait_give_back_a_part_that_was_sold_beside_a_list() -> None:
+    """Of 7 executed 4 are covered; the other 3 were sold before they were."""
+    parent = entry("p", 7, quantity=D(10), state=State.PARTIAL, group_id="list")
+    (want,) = desired(D(4), [parent], D(0), INSTRUMENT)
+    waiting = [leg(role, State.ACCEPTED, 6, **LISTED) for role in (SL, TP)]
+    step = step_of(want, [*waiting, *pair(4, 1)], can_amend=True)
+    assert as_text(step) == "amend 0 3"
+
+
+def test_a_part_gets_no_list_for_what_another_entry_s_list_and_waiting_exits_close() -> None:
+    """Of 7 executed 1 was sold: the older entry's list, which is about to be reduced, is 1 too large."""
+    parent = entry("p", 7, quantity=D(10), state=State.PARTIAL, group_id="list")
+    new, old = desired(D(11), [parent, entry("old", 5, created_ns=-1)], D(0), INSTRUMENT)
+    waiting = [leg(role, State.ACCEPTED, 6, **LISTED) for role in (SL, TP)]
+    stop = pair(5, request=Request.REPLACE_UNKNOWN)
+    steps = diff([Cover(new, tuple(waiting), can_amend=True), Cover(old, tuple(stop), can_amend=True)], INSTRUMENT)
+    assert [as_text(step) for step in steps] == ["wait 0", "place 3"]
+
+
+@pytest.mark.parametrize(("changes", "fields", "held", "expected"), FROM_THE_ENTRY_ON)
+def test_legs_that_went_out_with_their_entry(
+    changes: dict[str, Any], fields: dict[str, Any], held: Decimal, expected: str
+) -> None:
+    assert listed_step(changes, fields, held) == expected
+
+
+A_PART = {"state": State.PARTIAL, "filled": D(4)}
+
+
+def test_an_entry_whose_exits_cannot_give_back_a_part_is_ended() -> None:
+    assert listed_step(A_PART, LISTED, D(4), can_amend=False) == "cancel p"
+
+
+def test_parts_that_fill_at_once_leave_the_venue_s_exits_as_they_are() -> None:
+    assert listed_step(A_PART, LISTED, D(4), may_grow=False) == "wait 0"
+
+
+@given(
+    st.decimals(D("0.5"), D(9), places=3),
+    st.decimals(D(0), D("0.01"), places=5),
+    st.sampled_from([D("0.001"), D("0.01")]),
+)
+def test_parts_and_what_waits_never_close_more_than_the_entry_received(
+    part: Decimal, fee_rate: Decimal, lot: Decimal
+) -> None:
+    """And not a lot less either."""
+    instrument = an_instrument(lot_step=lot, qty_min=lot)
+    part, waiting = instrument.round_quantity(part), instrument.round_quantity(10 * (1 - fee_rate))
+    parent = entry("p", part, quantity=D(10), state=State.PARTIAL, group_id="list")
+    (want,) = desired(part * (1 - fee_rate), [parent], D(0), instrument)
+    legs = tuple(leg(role, State.ACCEPTED, waiting, **LISTED) for role in (SL, TP))
+    (step,) = diff([Cover(want, legs, can_amend=True, fee_rate=fee_rate)], instrument)
+    assert step.action is A.AMEND
+    less = tuple(replace(one, quantity=step.quantity) for one in legs)
+    (placed,) = diff([Cover(want, less, can_amend=True, fee_rate=fee_rate)], instrument)
+    assert (placed.action, placed.quantity) == (A.PLACE, want.quantity)
+    assert step.quantity + placed.quantity == waiting
+
+
+def test_a_part_of_an_open_list_is_covered_by_no_other_entry_s_legs() -> None:
+    """Its own wait for the whole entry, that part included."""
+    small = entry("p", D("0.01"), quantity=D(10), state=State.PARTIAL, group_id="list")
+    wants = desired(D("5.01"), [small, entry("old", 5)], D(0), INSTRUMENT)
+    assert [(want.parent.client_order_id, want.quantity) for want in wants] == [("p", D("0.01")), ("old", D(5))]
+
+
+@pytest.mark.parametrize("filled", [D("2.5"), D("0.333333333334")])
+def test_lots_that_a_split_leaves_over_at_one_entry_are_covered_at_another(filled: Decimal) -> None:
+    """Three entries of 25 shares are 2.5 each after 1:10, and the position is 7; three of one are one after 1:3."""
+    instrument = an_instrument(lot_step=D(1), qty_min=D(1), notional_min=D(0))
+    entries = [
+        an_order(client_order_id=name * 32, state=State.FILLED, quantity=filled, filled=filled, stop_loss=stop)
+        for name, stop in (("c", D(92)), ("b", D(91)), ("a", D(90)))
+    ]
+    held = instrument.round_quantity(3 * filled)
+    wants = desired(held, entries, D(0), instrument)
+    assert sum(want.quantity for want in wants) == held
+    assert sum(want.quantity for want in desired(held, entries, D(1), instrument)) == held - 1

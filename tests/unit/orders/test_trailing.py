@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from fks.matching import behind
 from fks.model.instrument import distance_of
 from fks.model.order import Order, Side, State
+from fks.model.parent import BreakEven, ParentPlan
 from fks.orders import events as e
 from fks.orders.machine import advance
 from fks.orders.trailing import is_below_step, left_behind, moved_stop, stop_of
-from tests.support.order_values import an_order
+from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
 TICK = D("0.05")
+INSTRUMENT = an_instrument(tick=TICK)
 
 
 def entry(stop: Decimal | None, side: Side = Side.BUY, **changes: object) -> Order:
@@ -47,7 +49,7 @@ def test_batches_of_bars_move_the_stop_as_each_bar_does(
         expected = max(expected, level) if side is Side.BUY else min(expected, level)
         if index in cuts or index == len(closes) - 1:
             best = (max if side is Side.BUY else min)(prices[: index + 1])
-            stop = moved_stop([order], best, trail, TICK)
+            stop = moved_stop([order], best, trail, INSTRUMENT)
             assert stop is not None
             order = moved(order, stop)
             assert order.stop_loss == expected
@@ -76,11 +78,22 @@ def test_a_step_is_measured_from_where_the_stop_is() -> None:
     assert not is_below_step([entry(None)], D(100), D("0.5"))
 
 
+def test_a_close_that_comes_far_enough_moves_the_stop_to_break_even() -> None:
+    plan = ParentPlan(D(95), (), BreakEven(at_risk=D(2), offset_ticks=1))
+    held, short = entry(D(95), average_price=D(100)), entry(D(105), Side.SELL, average_price=D(100))
+    assert moved_stop([held], D("109.95"), None, INSTRUMENT, plan) == D(95)
+    assert moved_stop([held], D(110), None, INSTRUMENT, plan) == D("100.05")
+    assert moved_stop([held], D(110), D(5), INSTRUMENT, plan) == D(105)  # its trailing stop is nearer
+    assert moved_stop([held], None, None, INSTRUMENT, plan) == D(95)
+    short_plan = ParentPlan(D(105), (), plan.break_even)
+    assert moved_stop([short], D(90), None, INSTRUMENT, short_plan) == D("99.95")
+
+
 def test_entries_of_a_position_share_the_nearest_stop() -> None:
     first, added = entry(D(97), client_order_id="a" * 32), entry(D(95), client_order_id="b" * 32)
     assert stop_of([added, first]) == D(97)
     assert stop_of([entry(None)]) is None
-    assert moved_stop([added, first], None, D(5), TICK) == D(97)  # no bar ended since the added one filled
+    assert moved_stop([added, first], None, D(5), INSTRUMENT) == D(97)  # no bar ended since the added one filled
     assert left_behind([added, first], D(97)) == [added]
-    assert moved_stop([added, first], D(101), D(5), TICK) == D(97)
-    assert moved_stop([added, first], D("103.02"), D(5), TICK) == D(98)
+    assert moved_stop([added, first], D(101), D(5), INSTRUMENT) == D(97)
+    assert moved_stop([added, first], D("103.02"), D(5), INSTRUMENT) == D(98)

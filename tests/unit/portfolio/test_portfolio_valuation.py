@@ -4,17 +4,21 @@ profit."""
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from decimal import Decimal
 
+import empyrical
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.backtest.metrics import equity_metrics_of
+from fks.backtest.metrics import benchmark_metrics_of, equity_metrics_of
 from fks.model.account import Position
 from fks.model.order import Side
+from fks.model.timeframe import to_ns
 from fks.portfolio.position import apply_fill
+from fks.portfolio.risk import AccountMargin, margin_of
 from fks.portfolio.valuation import (
     EquityBefore,
     EquityRow,
@@ -24,6 +28,7 @@ from fks.portfolio.valuation import (
     Rates,
     growth_of,
     holding_of,
+    money_weighted_return,
     net_flow,
     value_holdings,
 )
@@ -192,20 +197,119 @@ def test_a_strategy_that_was_flat_earns_on_what_it_was_given() -> None:
     assert [round(level, 9) for _, level in grown] == [1, 1.01, 1.015, 1.015]
 
 
-def test_statistics_of_a_growth_curve_are_those_of_its_days() -> None:
-    day = 86_400 * 10**9
+def test_statistics_of_a_growth_curve_are_those_of_its_days_in_empyrical() -> None:
+    """Its first day counts, without a return; the yearly rate is that of the time between the first day and the last."""
+    day, year = 86_400 * 10**9, {"annualization": 365}
     daily = np.array([0.01, -0.02, 0.015, 0.0, 0.03] * 10)
     growth = np.concatenate([[1.0], np.cumprod(1 + daily)])
     found = equity_metrics_of(np.arange(len(growth), dtype=np.int64) * day, growth)
     assert found.days == 51
     returns = np.concatenate([[0.0], daily])
-    assert found.sharpe == pytest.approx(returns.mean() / returns.std(ddof=1) * np.sqrt(365), rel=1e-9)
-    assert found.volatility_pct == pytest.approx(100 * returns.std(ddof=1) * np.sqrt(365), rel=1e-9)
-    downside = np.sqrt((np.minimum(returns, 0) ** 2).mean())
-    assert found.sortino == pytest.approx(returns.mean() / downside * np.sqrt(365), rel=1e-9)
-    assert found.max_drawdown_pct == pytest.approx(2.0)
-    assert found.cagr_pct == pytest.approx(100 * (growth[-1] ** (365 / 50) - 1), rel=1e-9)
-    assert found.calmar == pytest.approx(found.cagr_pct / found.max_drawdown_pct)
+    assert found.return_pct == pytest.approx(100 * empyrical.cum_returns_final(returns), rel=1e-9)
+    assert found.sharpe == pytest.approx(empyrical.sharpe_ratio(returns, **year), rel=1e-9)
+    assert found.volatility_pct == pytest.approx(100 * empyrical.annual_volatility(returns, **year), rel=1e-9)
+    assert found.sortino == pytest.approx(empyrical.sortino_ratio(returns, **year), rel=1e-9)
+    assert found.max_drawdown_pct == pytest.approx(-100 * empyrical.max_drawdown(returns), rel=1e-9)
+    assert found.cagr_pct == pytest.approx(100 * empyrical.cagr(daily, **year), rel=1e-9)
+    assert found.calmar == pytest.approx(empyrical.calmar_ratio(daily, **year), rel=1e-9)
     few = equity_metrics_of(np.arange(2, dtype=np.int64) * day, np.array([1.0, 1.1]))
     assert (few.sharpe, few.cagr_pct, few.calmar, round(few.return_pct, 9)) == (None, None, None, 10)
     assert equity_metrics_of(np.zeros(0, dtype=np.int64), np.zeros(0)).return_pct == 0
+
+
+def test_against_a_benchmark_as_empyrical_has_it() -> None:
+    draw = np.random.default_rng(8)
+    market = draw.normal(0.001, 0.02, 200)
+    own = 0.6 * market + draw.normal(0.0005, 0.01, 200)
+    day = 86_400 * 10**9
+    times = np.arange(200, dtype=np.int64) * day + 1
+    growth, levels = np.cumprod(1 + own), 40_000 * np.cumprod(np.concatenate([[1.0], 1 + market]))
+    found = benchmark_metrics_of(times, growth, levels)
+    assert found.beta == pytest.approx(empyrical.beta(own, market), rel=1e-9)
+    assert found.alpha_pct == pytest.approx(100 * empyrical.alpha(own, market, annualization=365), rel=1e-9)
+    assert found.benchmark_return_pct == pytest.approx(100 * empyrical.cum_returns_final(market), rel=1e-9)
+    spread = (own - market).std(ddof=1)
+    assert found.tracking_error_pct == pytest.approx(100 * spread * 365**0.5, rel=1e-9)
+    assert found.information_ratio == pytest.approx(empyrical.excess_sharpe(own, market) * 365**0.5, rel=1e-9)
+    gap = levels.copy()
+    gap[50] = np.nan
+    assert benchmark_metrics_of(times, growth, gap).benchmark_days == 198, "the two days of the gap do not count"
+    cash = benchmark_metrics_of(times, growth, 1.04 ** (np.arange(201) / 365))
+    assert (cash.beta, cash.alpha_pct) == (None, None)
+    assert cash.information_ratio is not None
+
+
+def test_the_money_weighted_return_makes_the_flows_grow_to_the_end() -> None:
+    rows = [
+        EquityRow(0, D(100), D(100), True),
+        EquityRow(50, D(210), D(100), True),
+        EquityRow(100, D("207.9"), D(0), True),
+    ]
+    found = money_weighted_return(rows)
+    assert found is not None
+    assert 100 * (1 + found) + 100 * (1 + found) ** 0.5 == pytest.approx(207.9, rel=1e-12)
+    assert money_weighted_return(rows[:1]) is None
+    lost = [EquityRow(0, D(100), D(100), True), EquityRow(10, D(0), D(0), True)]
+    assert money_weighted_return(lost) == pytest.approx(-1.0)
+
+
+def day_ns(day: str) -> int:
+    return to_ns(datetime.fromisoformat(f"{day}T00:00:00+00:00"))
+
+
+@pytest.mark.parametrize(("flow", "after", "end"), [(100_000, 1_262_484, 1_192_328), (-100_000, 1_062_484, 1_003_440)])
+def test_the_time_weighted_return_is_that_of_the_published_example(flow: int, after: int, end: int) -> None:
+    """Investopedia, "Time-Weighted Rate of Return (TWR)", its two investors, read 2026-11: 1,000,000 grow to 1,162,484 by
+    August 15, then 100,000 are paid in, or out. Both have 16.25 %, -5.56 % and together 9.79 %, whatever flowed."""
+    rows = [
+        EquityRow(0, D(1_000_000), D(1_000_000), True),
+        EquityRow(227, D(1_162_484), D(0), True),
+        EquityRow(228, D(after), D(flow), True),
+        EquityRow(365, D(end), D(0), True),
+    ]
+    growth = [level for _, level in growth_of(rows)]
+    assert 100 * (growth[1] - 1) == pytest.approx(16.25, abs=0.005)
+    assert growth[2] == growth[1], "a payment is no return"
+    assert 100 * (growth[3] / growth[2] - 1) == pytest.approx(-5.56, abs=0.005)
+    assert 100 * (growth[3] - 1) == pytest.approx(9.79, abs=0.005)
+
+
+def test_the_money_weighted_return_is_that_of_the_published_example() -> None:
+    """Microsoft Excel, XIRR function, its example, read 2026-11: 0.373362535 a year of 365 days. Ours is over the whole
+    span, 456 days."""
+    paid = (("2008-03-01", 2750), ("2008-10-30", 4250), ("2009-02-15", 3250), ("2009-04-01", 2750))
+    rows = [EquityRow(day_ns("2008-01-01"), D(10_000), D(10_000), True)]
+    rows += [EquityRow(day_ns(day), D(0) if day == "2009-04-01" else D(9_000), D(-out), True) for day, out in paid]
+    found = money_weighted_return(rows)
+    assert found is not None
+    assert (1 + found) ** (365 / 456) - 1 == pytest.approx(0.373362535, abs=1e-8)
+
+
+def margins(cash: str, *positions: HeldPosition) -> list[AccountMargin]:
+    holdings = [
+        PortfolioHolding("a", "USD", D(cash), is_cash=True),
+        *(holding_of(p, is_member=False) for p in positions),
+    ]
+    return margin_of(value_holdings(holdings, rates(), "USD"), positions, rates())
+
+
+def test_margin_is_of_the_contract_that_takes_the_equity_first() -> None:
+    """By hand: 2 ES at 5010 are 501,000, with 1,000 open profit; 20 MES less 4 held short by another instance."""
+    small = replace(CONTRACT, symbol="MESH26", base="MESH26", multiplier=D(5), quantity=D(-20), average_price=D(5010))
+    other = replace(small, instance="two", quantity=D(4))
+    (found,) = margins("9000", CONTRACT, small, other)
+    assert (found.account, found.equity, found.contracts) == ("a", D(10000), D(501000 + 400800))
+    assert found.leverage == pytest.approx(90.18)
+    assert (found.symbol, found.price, found.zero_price) == ("ESH26", D(5010), D(4910))
+    assert found.distance == pytest.approx(100 / 5010)
+
+
+def test_margin_of_a_rich_or_an_empty_account() -> None:
+    (rich,) = margins("1000000", CONTRACT)
+    assert (rich.symbol, rich.distance) == (None, None), "the price would have to fall below zero"
+    (short,) = margins("1000000", replace(CONTRACT, quantity=D(-2)))
+    assert short.zero_price == D(5010) + (D(1000000) - D(1000)) / 100
+    (gone,) = margins("-1000", CONTRACT)
+    assert (gone.leverage, gone.symbol) == (None, None)
+    assert margins("5000") == []
+    assert margins("5000", replace(CONTRACT, price=None)) == []

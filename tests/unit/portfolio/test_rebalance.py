@@ -147,6 +147,27 @@ def test_a_trade_above_the_largest_lot_becomes_several_orders() -> None:
     ]
 
 
+def test_with_a_collar_trades_are_limits_that_the_cash_pays_for() -> None:
+    rules = replace(FREE, collar=D("0.00333"))
+    found = planned(100, {BTC: "0.9", ETH: "0.1"}, {"ETHUSDT": "90"}, rules)
+    assert [(trade.instrument.base, trade.price, trade.limit) for trade in found.trades] == [
+        ("ETH", D(10), D("9.97")),  # 9.9667, rounded towards the price
+        ("BTC", D(100), D("100.33")),
+    ]
+    assert trades_of(found) == [("sell", "ETH", D(80)), ("buy", "BTC", D("8.97"))]
+    assert reasons_of(found) == {"ETH": None, "BTC": "CASH"}, "900 pay for 8.97 at the limit"
+    assert found.cash_after == D(3)
+    assert planned(100, {BTC: "0.9"}).trades[0].limit is None
+
+
+def test_the_least_notional_counts_at_the_limit_of_a_sell() -> None:
+    market = replace(an_instrument("ETH"), is_notional_min_for_market=False)
+    held = {"ETHUSDT": "0.505"}
+    assert trades_of(planned(0, {market: "0"}, {"ETHUSDT": "0.1"})) == [("sell", "ETH", D("0.1"))]
+    assert trades_of(planned(0, {market: "0"}, held, replace(FREE, collar=D("0.005")))) == [("sell", "ETH", D("0.505"))]
+    assert reasons_of(planned(0, {market: "0"}, held, replace(FREE, collar=D("0.02")))) == {"ETH": "LOT"}
+
+
 # ── guarantees ───────────────────────────────────────────────────────────────────────────────────
 _money = st.integers(0, 10**9).map(lambda n: D(n) / 100)
 _share = st.integers(0, 100).map(lambda n: D(n) / 100)
@@ -185,6 +206,7 @@ def situations(draw: st.DrawFn) -> dict[str, Any]:
             trade_min=D(draw(st.sampled_from([0, 10]))),
             cash_min=D(cash_min),
             turnover_max=draw(st.sampled_from([None, D("0.1")])),
+            collar=draw(st.sampled_from([None, D("0.001"), D("0.1")])),
         ),
         "costs": {item.symbol: cost for item in instruments},
     }
@@ -213,7 +235,8 @@ def test_a_plan_keeps_its_guarantees(situation: dict[str, Any]) -> None:
     after = after_fills(found, situation)
     assert after.cash == found.cash_after
     capital = after.cash + sum(after.expected(symbol) * price for symbol, price in prices.items())
-    assert after.cash >= min(rules.cash_min * capital, holdings.cash), "never below the buffer"
+    beyond = sum((t.limit - t.price) * t.quantity for t in found.trades if t.side is Side.BUY and t.limit is not None)
+    assert after.cash - beyond >= min(rules.cash_min * capital, holdings.cash), "never below the buffer"
     for trade in found.trades:
         lot = trade.instrument.lot(is_market=True)
         assert trade.quantity % lot.step == 0
@@ -229,6 +252,8 @@ def test_planning_again_after_the_fills_gives_no_trade(situation: dict[str, Any]
     found = plan(**situation, split=split_at_lot)
     if any(row.reason is DriftReason.TURNOVER for row in found.drift):
         return  # the rest is for the next rebalancing
+    if situation["rules"].collar is not None and any(row.reason is DriftReason.CASH for row in found.drift):
+        return  # so is what the cash for the limits would have bought
     again = plan(**(situation | {"holdings": after_fills(found, situation)}), split=split_at_lot)
     assert again.trades == ()
 

@@ -21,11 +21,23 @@ def midnight_ns(day: date) -> int:
     return to_ns(datetime(day.year, day.month, day.day, tzinfo=UTC))
 
 
-@given(st.sampled_from(NAMES), DAYS)
-def test_a_period_holds_its_day_and_the_one_before_ends_where_it_begins(name: ReportName, day: date) -> None:
-    period = period_of(name, day)
-    assert period.start_ns <= midnight_ns(day) < period.end_ns
-    assert last_ended(name, day).end_ns == period.start_ns
+@given(st.sampled_from(NAMES), DAYS, st.integers(0, 1439))
+def test_a_period_holds_its_day_and_the_one_before_ends_where_it_begins(
+    name: ReportName, day: date, day_end_min: int
+) -> None:
+    period, noon_ns = period_of(name, day, day_end_min), midnight_ns(day) + 12 * 3600 * 10**9
+    assert period.start_ns <= noon_ns < period.end_ns, "most of the day is in its date"
+    assert period.start_ns // 60_000_000_000 % 1440 == day_end_min
+    assert last_ended(name, noon_ns, day_end_min).end_ns == period.start_ns
+    assert last_ended(name, period.end_ns, day_end_min) == period
+    assert last_ended(name, period.end_ns - 1, day_end_min).end_ns == period.start_ns
+
+
+def test_a_trading_day_that_ends_in_the_evening_is_named_by_its_date() -> None:
+    period = period_of("daily", date(2026, 11, 26), 22 * 60)
+    times = {"start": "2026-11-25T22:00:00Z", "end": "2026-11-26T22:00:00Z"}
+    assert period.start_ns == to_ns(datetime(2026, 11, 25, 22, tzinfo=UTC))
+    assert title_of({**REPORT, **times, "portfolio": "main"}) == "Daily report of main, 2026-11-26"
 
 
 @pytest.mark.parametrize(
@@ -37,7 +49,7 @@ def test_a_period_holds_its_day_and_the_one_before_ends_where_it_begins(name: Re
     ],
 )
 def test_the_newest_period_that_is_over(name: ReportName, start: date, end: date) -> None:
-    found = last_ended(name, date(2026, 11, 27))
+    found = last_ended(name, midnight_ns(date(2026, 11, 27)))
     assert (found.start_ns, found.end_ns) == (midnight_ns(start), midnight_ns(end))
 
 

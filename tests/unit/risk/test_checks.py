@@ -25,7 +25,7 @@ from fks.risk.intent import Intent, intent_of
 from fks.risk.limits import reduces
 from fks.risk.policy import KillMode
 from fks.risk.resting import RestingEntries
-from fks.risk.view import RiskView, VenueView
+from fks.risk.view import PortfolioLimit, RiskView, VenueView
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
@@ -77,6 +77,14 @@ def limited(**changes: Any) -> dict[str, Any]:
     return {"limits": Risk(**changes)}
 
 
+def of_portfolio(kind: str = "var_95_1d", observed: str | None = "500", age_s: float | None = 10.0) -> dict[str, Any]:
+    """A limit of 500 of a portfolio in the account's currency, and its measurement."""
+    measured_ns = None if age_s is None else NOW - int(age_s * NS)
+    value = None if observed is None else D(observed)
+    limit = PortfolioLimit("main", "USDT", kind, D(500), 900.0, value, measured_ns, "XYZ: no stored bars")
+    return {"portfolio_limits": (PortfolioLimit("main", "USDT", "weight_max", D(1), 900.0, D(1), NOW), limit)}
+
+
 STOPLESS = VenueCapabilities(frozenset({OrderType.MARKET, OrderType.LIMIT}), frozenset(TimeInForce))
 #: a spot exchange without lists of orders, such as Kraken
 NO_OCO = {"venue": VenueView(capabilities=VenueCapabilities(frozenset(OrderType), frozenset(TimeInForce)))}
@@ -123,8 +131,17 @@ ROWS: list[tuple[Code, dict[str, Any], dict[str, Any], dict[str, Any], dict[str,
     (Code.CLOCK_SKEW, {}, {"venue": VenueView(skew_age_s=60.0)}, {}, {"venue": VenueView(skew_age_s=60.1)}),
     (Code.CLOCK_SKEW, {}, {}, {}, {"venue": VenueView(skew_ms=None)}),
     (Code.VENUE_DOWN, {}, {}, {}, {"venue": VenueView(is_connected=False)}),
+    (Code.VENUE_DOWN, {}, {}, {}, {"venue": VenueView(state="DOWN", is_connected=False, skew_ms=None)}),
     (Code.VENUE_NOT_RECONCILED, {}, {}, {}, {"venue": VenueView(state="STALE")}),
     (Code.VENUE_PLAINTEXT, {}, {}, {}, {"venue": VenueView(is_plaintext=True)}),
+    (Code.PORTFOLIO_LIMIT, {}, of_portfolio(), {}, of_portfolio(observed="500.01")),
+    (Code.PORTFOLIO_LIMIT, {}, of_portfolio(age_s=900), {}, of_portfolio(age_s=901)),
+    (Code.PORTFOLIO_LIMIT, {}, of_portfolio(), {}, of_portfolio(observed=None)),
+    (Code.PORTFOLIO_LIMIT, {}, of_portfolio(), {}, of_portfolio(age_s=None)),
+    (Code.PORTFOLIO_LIMIT, {}, of_portfolio(kind="gross_exposure", observed="400"), {}, of_portfolio(kind="gross_exposure", observed="400.01")),
+    (Code.KEY_MAY_WITHDRAW, {}, {}, {}, {"venue": VenueView(key_fault="the API key may withdraw")}),
+    (Code.VENUE_DISABLED, {}, {}, {}, {"venue": VenueView(is_enabled=False)}),
+    (Code.VENUE_STAGE, {}, {}, {}, {"venue": VenueView(unproven="template 0.1.0")}),
     (Code.ACCOUNT_UNKNOWN, {}, {}, {}, {"account": None}),
     (Code.ACCOUNT_UNKNOWN, {}, {}, {}, {"account": replace(ACCOUNT, is_enabled=False)}),
     (Code.ACCOUNT_UNKNOWN, {}, {}, {}, {"account": replace(ACCOUNT, venue="paper")}),
@@ -239,8 +256,8 @@ ROWS: list[tuple[Code, dict[str, Any], dict[str, Any], dict[str, Any], dict[str,
     (Code.EXPOSURE_ACCOUNT, IN_BTC, IN_BTC_VIEW | limited(exposure_max_account=D(6000)) | {"exposures": {"BTCUSDT": D(1000)}},
      IN_BTC | {"quantity": D("1.001")}, IN_BTC_VIEW | limited(exposure_max_account=D(6000)) | {"exposures": {"BTCUSDT": D(1000)}}),
     (Code.BALANCE, {"quantity": D(8)}, {"coins_of_others": D(200)}, {"quantity": D("8.001")}, {"coins_of_others": D(200)}),
-    (Code.INCIDENT_OPEN, {}, {"drifting": {"ETH": 1}}, {}, {"drifting": {"BTC": 1}}),
-    (Code.INCIDENT_OPEN, {}, {}, {}, {"drifting": {"USDT": 2}}),
+    (Code.INCIDENT_OPEN, {}, {"incidents": {"ETH": 1}}, {}, {"incidents": {"BTC": 1}}),
+    (Code.INCIDENT_OPEN, {}, {}, {}, {"incidents": {"USDT": 2}}),
     (Code.REDUCE_ONLY, {}, {}, {"must_reduce": True}, {}),
     (Code.NO_POSITION, {"is_add": True}, {"entries": 1, "pyramiding": 2}, {"is_add": True}, {"pyramiding": 2}),
 ]  # fmt: skip
@@ -372,7 +389,7 @@ def test_every_code_is_given_or_reserved() -> None:
     package = Path(fks.__file__).parent
     files = [path for path in package.rglob("*.py") if path.name != "codes.py"]
     text = "\n".join(path.read_text() for path in files)
-    given = {code for code in Code if re.search(rf"\bCode\.{code.name}\b", text)}
+    given = {Code[name] for name in re.findall(r"\bCode\.([A-Z0-9_]+)\b", text) if name in Code.__members__}
     assert set(Code) - given == RESERVED
 
 
@@ -469,7 +486,7 @@ def test_codes_end_what_rests_at_once_after_ten_seconds_or_never() -> None:
         ({"escalated": ("orders", "it died too often")}, Code.ESCALATED, 0.0),
         ({"is_guardian_alive": False}, Code.GUARDIAN_DOWN, 10.0),
         ({"feed_age_s": None}, Code.FEED_STALE, 10.0),
-        ({"drifting": {"USDT": 1}}, Code.INCIDENT_OPEN, 10.0),
+        ({"incidents": {"USDT": 1}}, Code.INCIDENT_OPEN, 10.0),
         ({"mark": None}, None, 0.0),
         ({"orders_last_minute": 10**6}, None, 0.0),
     ],

@@ -172,11 +172,11 @@ async def test_coins_without_metadata_deny_entries_where_their_loss_could_matter
         await values.refresh(cache, NOON_NS)
     found = values.of(cache, intent_of(an_order(instance="")), NOON_NS)
     is_valued = expected is not None and not (is_restarted and is_gone)
-    assert found.unvalued == (() if is_valued else ("ETHUSDT",))
+    assert found["unvalued"] == (() if is_valued else ("ETHUSDT",))
     if is_valued and expected is not None:
-        assert found.exposures == {"ETHUSDT": D(expected)}
+        assert found["exposures"] == {"ETHUSDT": D(expected)}
     is_shown = is_valued and age_s == 60
-    assert values.figures(cache, NOON_NS)["a1"] == ((D(0), found.exposures["ETHUSDT"]) if is_shown else (None, None))
+    assert values.figures(cache, NOON_NS)["a1"] == ((D(0), found["exposures"]["ETHUSDT"]) if is_shown else (None, None))
 
 
 async def test_a_loss_beside_coins_without_metadata_lasts_for_the_day() -> None:
@@ -191,4 +191,4 @@ async def test_a_loss_beside_coins_without_metadata_lasts_for_the_day() -> None:
     cache.instruments = dict(cache.instruments)
     assert await reported(values, cache) == {1: D(60), 2: D(60)}
     cache.marks = cache.marks | {("binance", "BTCUSDT"): Mark("binance", "BTCUSDT", D(100), NOON_NS)}
-    assert values.of(cache, intent_of(an_order(instance="")), NOON_NS).loss_today == D(60)
+    assert values.of(cache, intent_of(an_order(instance="")), NOON_NS)["loss_today"] == D(60)

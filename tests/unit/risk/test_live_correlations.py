@@ -11,6 +11,7 @@ from fks.config.risk import Risk
 from fks.model.bar import Bars
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.order_manager.correlations import Correlations
+from fks.store.bars import BarStore
 from tests.support.strategies import START_NS, bars_of
 
 HOUR = 3600 * NS
@@ -20,7 +21,7 @@ DICE = np.random.default_rng(2)
 PATH = 100 * np.exp(np.cumsum(DICE.standard_normal(60) * 0.01))
 
 
-class Stored:
+class Stored(BarStore):
     """Bars in memory, read as the bar store reads them. `reads` are the series asked for."""
 
     def __init__(self, *bars: Bars) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from fks.backtest.report import document_of
 from fks.search import Plan, Validation, expected_best_sharpe, period_returns, search
-from fks.search.ledger import Earlier, ResearchRun, held_back_ns, run_of_backtest, run_of_search, with_ledger
+from fks.search.ledger import Earlier, ResearchRun, held_back_ns, judged, run_of_backtest, run_of_search, with_ledger
 from fks.search.objectives import period_of
 from fks.search.overfitting import sharpe
 from tests.support.backtests import run
@@ -72,6 +72,25 @@ def test_a_winner_that_passes_alone_and_not_among_all_has_a_finding() -> None:
     (finding,) = set(wide["findings"]) - set(found["findings"])
     assert finding.startswith(
         "deflated by all 100005 trials on LUCKUSDT in this time, those of 40 earlier runs included"
+    )
+
+
+def test_a_run_that_passes_alone_and_not_among_all_has_a_finding() -> None:
+    bars = tidal(24 * 120)
+    document = {**document_of(run(Tide(share=0.5), bars, free_setup())), "findings": ["another one"]}
+    assert judged(document, Earlier()) == document, "it is the first trial"
+    assert judged(document, Earlier(5, 5, 0.0, 0.1)) == document, "others hardly differ from nothing"
+    yearly = document["statistics"]["sharpe"]
+    others = Earlier(40, 100_000, 0.0, 100_000 * yearly**2)
+    found = judged(document, others)
+    assert found == {**document, "findings": found["findings"]}
+    assert found["findings"][0] == "another one"
+    search_of_one = search(Tide, {"share": "0.5:0.5:0.1"}, bars, free_setup(), validation=Validation(kind="none"))
+    same = with_ledger({**search_of_one, "exchange": "binance", "inputs_hash": "x"}, others)["ledger"]
+    assert found["findings"][1] == (
+        f"A Sharpe ratio of {yearly:.1f} a year may be chance: the best of all 100001 trials on LUCKUSDT in this time, "
+        f"those of 40 earlier runs included, is expected to show {same['sharpe_without_skill']:.1f} without skill; "
+        f"deflated by them it is {same['deflated_sharpe']:.2f}, below 0.95."
     )
 
 

@@ -13,10 +13,11 @@ from decimal import Decimal
 
 import pytest
 
-from fks.sim.nt8.bridge import BridgeConfig
-from fks.sim.nt8.signals import FINAL, LIVE, BridgeSignal
+from fks.bridge.bridge import BridgeConfig
+from fks.bridge.signals import FINAL, LIVE, BridgeSignal
 from fks.sim.nt8.unkindness import KIND, KINDS, Unkindness, drawn, only
 from tests.support.nt8 import ACCOUNT, ES, POINTS, Rig
+from tests.support.soak_cases import soaked
 
 CONFIG = BridgeConfig(signals_per_s=50, signals_per_min=10_000, max_position=60)
 _EXIT = {"action": "exit", "type": "market", "price": None, "sl_points": None, "tp_points": None, "qty": None}
@@ -126,7 +127,7 @@ def _unprotected(rig: Rig, signal: BridgeSignal) -> str:
     return ""
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", soaked(range(4), 2))
 def test_a_hundred_signals_with_kills_keep_the_rules(seed: int) -> None:
     # without the behaviours that may end ambiguous: the next tests have them
     unkind = drawn(seed)

@@ -19,7 +19,8 @@ from fks.model.timeframe import iso
 from fks.sim.atoms import SCALE, parse, show, times
 from fks.sim.errors import ApiError
 from fks.sim.exchange import LocalExchange
-from fks.sim.kraken.account import KrakenAccount, form_values
+from fks.sim.front import json_values
+from fks.sim.kraken.account import KrakenAccount
 from fks.sim.kraken.orders import KrakenError, order_number, order_txid, refused, trade_number, trade_txid
 from fks.sim.kraken.user_stream import PRIVATE_PATH, KrakenUserStream
 from fks.sim.options import Options, WireProtocol
@@ -542,12 +543,12 @@ def test_no_other_text_is_an_id(text: str) -> None:
 
 @given(body=st.binary(max_size=60))
 def test_any_body_is_a_form_or_nothing(body: bytes) -> None:
-    assert all(isinstance(value, str) for value in form_values(body).values())
+    assert all(isinstance(value, str) for value in json_values(body).values())
 
 
 def test_a_json_body_has_the_names_of_a_form() -> None:
     body = b'{"nonce": 7, "validate": true, "close": {"ordertype": "limit", "price": "1"}, "userref": null}'
-    assert form_values(body) == {"nonce": "7", "validate": "true", "close[ordertype]": "limit", "close[price]": "1"}
+    assert json_values(body) == {"nonce": "7", "validate": "true", "close[ordertype]": "limit", "close[price]": "1"}
 
 
 def test_a_token_ends_after_fifteen_minutes_unless_it_was_used(kraken: tuple[Kraken, Clock]) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.model.tape import Tape
+from fks.sim.exchange import Taped
 from fks.sim.generator import EPOCH_MS, Generated
 from fks.sim.intervals import INTERVALS, end_of, start_of, starts_of
 from fks.sim.klines import Kline, Klines
-from fks.sim.market import Market, expand
+from fks.sim.market import Market, Trades, expand
 from fks.sim.source import Rows, dice
 from fks.sim.symbols import LISTINGS
-from fks.sim.tape import Taped
 
 DAY = 86_400_000
 NOW = EPOCH_MS + 2500 * DAY + 43_212_345
@@ -177,6 +179,32 @@ async def test_klines_are_what_the_trades_amount_to(steps: list[tuple[int, int, 
                 wanted.add(trade)
             assert bar == wanted
         assert klines.current(interval) == found[-1]
+
+
+class WatchedMarket(Market):
+    """A market that records which chunks were expanded by which thread."""
+
+    def __init__(self) -> None:
+        self.expansions: list[tuple[int, int]] = []
+        super().__init__(Generated(LISTINGS[0], 7, NOW - 3 * DAY - NOW % DAY), 7)
+
+    def expanded(self, number: int, rows: Rows) -> Trades:
+        self.expansions.append((number, threading.get_ident()))
+        return super().expanded(number, rows)
+
+
+async def test_daily_klines_leave_the_event_loop_free() -> None:
+    market = WatchedMarket()
+    market.seek(NOW)
+    klines = Klines(market)
+    market.expansions.clear()
+    first = await klines.fetch("1d", None, None, 100)
+    numbers, threads = zip(*market.expansions, strict=True)
+    assert threading.get_ident() not in threads
+    assert len(set(numbers)) == len(numbers) == 3 * 24 + 13, "each hour once"
+    market.expansions.clear()
+    assert await klines.fetch("1d", None, None, 100) == first
+    assert market.expansions == [], "sums are kept"
 
 
 async def test_windows_of_klines() -> None:

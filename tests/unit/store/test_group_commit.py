@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from fks.model.errors import OutageError
-from fks.store.group_commit import BATCH_MAX, GroupCommit
+from fks.store.orders import BATCH_MAX, GroupCommit
 
 
 class Journal:

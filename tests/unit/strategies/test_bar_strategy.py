@@ -20,6 +20,7 @@ from fks.matching import CostModel
 from fks.model.bar import Bars, Floats
 from fks.model.instrument import Instrument
 from fks.model.order import Role
+from fks.model.parent import BreakEven
 from fks.strategies.base import BarStrategy, Context, StrategyError, evaluate
 from fks.strategies.check import check_strategy, synthetic
 from fks.strategies.registry import load_catalogue
@@ -267,6 +268,119 @@ def test_a_moved_stop_closes_the_position_when_it_does_in_a_backtest(
     assert set(moved) == {True, False}
 
 
+@given(seed=st.integers(0, 10**6), gain=st.sampled_from([0.1, 0.5]), has_orders=st.booleans())
+def test_a_moved_target_closes_the_position_when_it_does_in_a_backtest(
+    seed: int, gain: float, has_orders: bool
+) -> None:
+    tape = synthetic(400)
+    dice = np.random.Generator(np.random.PCG64(seed)).random(len(tape))
+    seen: list[int] = []
+    moved: list[bool] = []
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        seen.append(ctx.position)
+        draw, away = dice[ctx.index], bar.close * gain / 100
+        if draw < 0.2:
+            side = 1 if draw < 0.1 else -1
+            (ctx.buy if side > 0 else ctx.sell)(
+                stop_loss=round(bar.close - side * away * 3, 2),
+                take_profit=round(bar.close + side * away, 2),
+                limit=round(bar.close - side * away / 4, 2) if has_orders and draw * 70 % 1 < 0.5 else None,
+            )
+        elif draw < 0.22:
+            ctx.close()
+        elif draw < 0.5:
+            moved.append(ctx.move_target(round(bar.close + ctx.position * away * (draw * 10 - 2.5), 2)))
+
+    result = run(made(on_bar), tape, FREE)
+    assert seen == held_after(result).round().astype(int).tolist()
+    assert set(moved) == {True, False}
+
+
+def test_a_target_is_moved_both_ways_and_where_there_is_one() -> None:
+    rows: list[tuple[int, float, bool]] = []
+    prices = [12.0, 12.0, 11.0, 13.0, 10.0, 12.0, 12.0]
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        profit, is_moved = ctx.take_profit, ctx.move_target(prices[ctx.index])
+        rows.append((ctx.position, profit, is_moved))
+        if ctx.index == 0:
+            ctx.buy(take_profit=14.0)
+        elif ctx.index == 5:
+            ctx.close()
+
+    decisions = evaluate(made(on_bar), bars_of([10.0] * 7))
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    held = [(1, 14.0, True), (1, 12.0, True), (1, 11.0, True), (1, 13.0, False), (1, 13.0, True)]
+    assert rows == [(0, nan, False), *held, (0, nan, False)]
+    moves = decisions.take_profit_moves(np.full(7, 10.0))
+    assert moves is not None
+    assert moves[1:4].tolist() == [12.0, 11.0, 13.0]
+    assert np.isnan(moves[[0, 4, 5, 6]]).all()
+    several = ((11.0, 0.5), (12.0, 0.5))
+    for entry in ({}, {"stop_loss": 9.0, "targets": several}):
+        without = evaluate(
+            made(lambda ctx, bar, entry=entry: (ctx.buy(**entry), ctx.move_target(11.5))), bars_of([10.0] * 4)
+        )
+        assert without.take_profit_move is None
+    with pytest.raises(StrategyError, match=r"move_target\(-1.0\) at bar 0 is no price"):
+        evaluate(made(lambda ctx, bar: ctx.move_target(-1.0)), bars_of([10.0] * 3))
+
+
+def test_an_order_that_rests_is_repriced_until_it_fills() -> None:
+    rows: list[tuple[int, bool, float, bool]] = []
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        moved = ctx.reprice(limit=95.0) if ctx.index in (0, 1, 5) else ctx.index == 2 and ctx.reprice(limit=98.0)
+        rows.append((ctx.position, ctx.is_waiting, ctx.entry_price, moved))
+        if ctx.index == 0:
+            ctx.buy(limit=90.0)
+
+    bars = bars_of([100.0, 99.0, 99.0, 99.0, 97.0, 99.0, 99.0])
+    decisions = evaluate(made(on_bar), bars)
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    waiting = [(0, False, nan, False), (0, True, nan, True), (0, True, nan, True), (0, True, nan, False)]
+    assert rows == [*waiting, (1, False, 98.0, False), (1, False, 98.0, False), (1, False, 98.0, False)]
+    limits, stops = decisions.entry_moves()
+    assert limits is not None
+    assert stops is None
+    assert limits[1:3].tolist() == [95.0, 98.0]
+    result = run(made(on_bar), bars, FREE)
+    assert [(fill.price, fill.quantity) for fill in result.fills] == [(98, 1)]
+    assert result.engine.name == "reference"
+
+
+def test_a_repriced_order_expires_when_the_first_one_would() -> None:
+    def on_bar(ctx: Context, bar: Any) -> None:
+        if ctx.index == 0:
+            ctx.buy(limit=90.0, bars=3)
+        elif ctx.index == 2:
+            ctx.reprice(limit=98.0)
+
+    assert evaluate(made(on_bar), bars_of([100.0] * 6)).target.tolist() == [1, 1, 1, 0, 0, 0]
+    assert evaluate(made(on_bar), bars_of([100.0] * 3 + [98.0] + [100.0] * 2)).target.tolist() == [1] * 6
+
+
+@pytest.mark.parametrize(
+    ("price", "error"),
+    [
+        ({"limit": 0.0}, r"reprice\(limit=0.0\) at bar 1 is no price"),
+        ({"limit": float("nan")}, r"reprice\(limit=nan\) at bar 1 is no price"),
+        ({"limit": float("inf")}, r"reprice\(limit=inf\) at bar 1 is no price"),
+        ({"stop": 101.0}, r"reprice\(stop=101.0\) at bar 1: the order that rests has no stop"),
+    ],
+)
+def test_a_price_that_an_order_cannot_have_is_an_error(price: dict[str, float], error: str) -> None:
+    def on_bar(ctx: Context, bar: Any) -> None:
+        if ctx.index:
+            ctx.reprice(**price)
+        else:
+            ctx.buy(limit=90.0)
+
+    with pytest.raises(StrategyError, match=error):
+        evaluate(made(on_bar), bars_of([100.0] * 3))
+
+
 @given(seed=st.integers(0, 10**6), loss=st.sampled_from([0.1, 0.5]), has_orders=st.booleans())
 def test_the_profit_so_far_is_that_of_the_trades_of_a_backtest(seed: int, loss: float, has_orders: bool) -> None:
     """Of entries of a share of the size, closed in parts, by orders, stops and take profits, and turned; bars open
@@ -308,6 +422,47 @@ def test_the_profit_so_far_is_that_of_the_trades_of_a_backtest(seed: int, loss: 
     assert len(result.trades) > 10
 
 
+@given(seed=st.integers(0, 10**6), step=st.sampled_from([0.2, 0.5]))
+def test_equity_and_cash_are_those_of_the_fills_of_a_backtest(seed: int, step: float) -> None:
+    """Of positions on both sides that are closed in parts, by stops and by targets that are moved."""
+    tape = synthetic(400)
+    dice = np.random.Generator(np.random.PCG64(seed)).random(len(tape))
+    seen: list[tuple[float, float, float]] = []
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        seen.append((ctx.equity, ctx.cash, ctx.equity_drawdown))
+        draw, away = dice[ctx.index], bar.close * step / 100
+        if draw < 0.2:
+            side = 1 if draw < 0.1 else -1
+            (ctx.buy if side > 0 else ctx.sell)(
+                stop_loss=round(bar.close - side * away, 2), take_profit=round(bar.close + side * away * 2, 2)
+            )
+        elif draw < 0.25:
+            ctx.close()
+        elif draw < 0.4:
+            ctx.reduce(0.5)
+        elif draw < 0.5:
+            ctx.move_target(round(bar.close + ctx.position * away, 2))
+
+    fine = replace(FREE.instrument, lot_step=D("1E-8"), qty_min=D("1E-8"), notional_min=D("1E-6"))
+    result = run(made(on_bar), tape, replace(FREE, instrument=fine))
+    realised = held = price = top = 0.0
+    for index, (equity, cash, fall) in enumerate(seen):
+        for fill in (one for one in result.fills if one.time_ns == tape.time_ns[index]):
+            quantity = float(fill.quantity) * fill.side.sign
+            if fill.role is Role.ENTRY:
+                held, price = quantity, float(fill.price)
+            else:
+                realised -= quantity * (float(fill.price) / price - 1.0)
+                held = 0.0 if abs(held + quantity) < 1e-7 else held + quantity
+        gain = held * (tape.close[index] / price - 1.0) if held else 0.0
+        top = max(top, realised + gain)
+        assert (equity, cash, fall) == pytest.approx(
+            (1 + realised + gain, 1 + realised - held, top - realised - gain), abs=1e-6
+        )
+    assert len(result.fills) > 20
+
+
 def test_a_stop_is_moved_nearer_only_and_where_there_is_one() -> None:
     rows: list[tuple[int, float, bool]] = []
     prices = [8.0, 8.0, 9.0, 8.5, 9.2, 9.3]
@@ -330,6 +485,44 @@ def test_a_stop_is_moved_nearer_only_and_where_there_is_one() -> None:
     assert without.moves() is None
     with pytest.raises(StrategyError, match=r"move_stop\(-1.0\) at bar 0 is no price"):
         evaluate(made(lambda ctx, bar: ctx.move_stop(-1.0)), bars_of([10.0] * 3))
+
+
+@given(seed=st.integers(0, 10**6), step=st.sampled_from([0.05, 0.1, 0.3]), rule=st.sampled_from([None, 1, 2, "1"]))
+def test_targets_close_the_parts_that_a_backtest_closes(seed: int, step: float, rule: int | str | None) -> None:
+    """Random entries with targets and break-even, of which parts are closed: position and kept share are those of the
+    backtest."""
+    tape = synthetic(400)
+    dice = np.random.Generator(np.random.PCG64(seed)).random(len(tape))
+    seen: list[tuple[int, float]] = []
+    even = BreakEven(at_risk=D(rule)) if isinstance(rule, str) else None if rule is None else BreakEven(rule)
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        seen.append((ctx.position, ctx.kept))
+        draw, side = dice[ctx.index], 1 if dice[ctx.index] < 0.1 else -1
+        away = side * bar.close * step / 100
+        targets = [(round(bar.close + place * away, 2), share) for place, share in ((1, 0.5), (2, 0.3), (4, 0.2))]
+        order = ctx.buy if side > 0 else ctx.sell
+        if draw < 0.2:
+            limit = round(bar.close - 0.3 * away, 2) if int(draw * 1000) % 2 else None
+            stop = round(bar.close - 2 * away, 2)
+            order(stop_loss=stop, targets=targets, break_even=even, limit=limit, bars=4)
+        elif draw < 0.25 and ctx.kept == 1.0:
+            ctx.reduce(0.4)
+        elif draw > 0.97:
+            ctx.close()
+
+    result = run(made(on_bar), tape, FREE)
+    assert not result.denied
+    held, entered = 0.0, 0.0
+    fills = iter([*result.fills, None])
+    fill = next(fills)
+    for at, (position, kept) in enumerate(seen):
+        while fill is not None and fill.time_ns <= tape.time_ns[at]:
+            moved = float(fill.side.sign * fill.quantity)
+            held, entered = round(held + moved, 6), moved if fill.role is Role.ENTRY else entered
+            fill = next(fills)
+        assert position == np.sign(held)
+        assert not held or kept == pytest.approx(held / entered)
 
 
 def test_a_part_is_closed_at_the_next_open_and_reported_as_kept() -> None:
@@ -365,6 +558,19 @@ def test_a_part_is_closed_at_the_next_open_and_reported_as_kept() -> None:
 def test_a_part_is_a_share_above_0_and_below_1(share: float) -> None:
     with pytest.raises(StrategyError, match=r"reduce\(.*\) at bar 0 is no share of what is held"):
         evaluate(made(lambda ctx, bar: ctx.reduce(share)), bars_of([10.0] * 3))
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ({"take_profit": 110.0, "targets": ((110.0, 1.0),)}, "takes targets and a take_profit"),
+        ({"targets": ((110.0, 0.1),) * 6}, "takes 6 targets"),
+        ({"break_even": BreakEven(after_target=1, offset_ticks=2)}, "takes break-even with an offset"),
+    ],
+)
+def test_targets_that_an_order_cannot_have_are_refused(order: dict[str, Any], message: str) -> None:
+    with pytest.raises(StrategyError, match=message):
+        evaluate(made(lambda ctx, bar: ctx.buy(stop_loss=90.0, **order) and None), bars_of([100.0] * 4))
 
 
 def test_several_entries_have_the_average_price_of_equal_amounts() -> None:

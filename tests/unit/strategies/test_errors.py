@@ -159,11 +159,15 @@ def test_a_validator_that_raises_names_its_line(tmp_path: Path) -> None:
         load_catalogue(tmp_path).make("mine", {"period": 5})
 
 
-@pytest.mark.parametrize("new", ["raise SystemExit(3)", "raise KeyboardInterrupt"])
-def test_what_ends_a_process_is_left_to_the_worker(tmp_path: Path, new: str) -> None:
-    """The worker's sandbox confines these: a catalogue that took them for errors would hide a person's Ctrl-C."""
-    written(tmp_path, DECIDE, f"        {new}\n")
-    with pytest.raises((SystemExit, KeyboardInterrupt)):
+def test_an_exit_of_the_process_is_an_error_that_names_its_line(tmp_path: Path) -> None:
+    written(tmp_path, DECIDE, "        raise SystemExit(3)\n")
+    with pytest.raises(StrategyError, match=r"decide\(\) with 50 bars raised SystemExit: 3; correct mine\.py line 22"):
+        evaluate(load_catalogue(tmp_path).make("mine"), synthetic(50))
+
+
+def test_an_interrupt_of_a_person_ends_a_decision(tmp_path: Path) -> None:
+    written(tmp_path, DECIDE, "        raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
         evaluate(load_catalogue(tmp_path).make("mine"), synthetic(50))
 
 

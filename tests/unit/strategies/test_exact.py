@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.indicators import band_side, compute, cross_side, places_of, rsi, sma, to_ticks
-from fks.indicators.compiled import cross_sides, load
+from fks.indicators.exact import cross_sides, load
 from fks.model.errors import InputError
 from fks.model.ticks import Whole
 from fks.strategies.check import synthetic

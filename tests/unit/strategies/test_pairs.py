@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from fks.backtest import Member, TapeRefused, setup_for
+from fks.backtest import AccountBacktest, Member, TapeRefused, setup_for
 from fks.backtest.limits import UNLIMITED
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
+from fks.model.order import Role
+from fks.model.signal import EntryGroup
 from fks.model.timeframe import NS
-from fks.strategies.base import Decisions, Strategy, StrategyError, evaluate, input_bars
+from fks.strategies.base import Decisions, Strategy, StrategyError, evaluate, group_of, input_bars
+from fks.strategies.buy_and_hold import BuyAndHold
 from fks.strategies.check import check_strategy, synthetic, with_inputs
 from fks.strategies.pairs import Pairs, spread_of
 from fks.strategy_worker.worker import Columns
@@ -36,6 +40,22 @@ class Follow(Strategy):
         other = input_bars(self, bars, "ethusdt")
         rises = np.nan_to_num(other.close - other.open) > 0.0
         return Decisions(np.concatenate([rises[self.ahead :], rises[: self.ahead]]).astype(np.float64))
+
+
+class Both(Strategy):
+    """Buys two symbols in one decision on the third bar, each with protections that a venue holds."""
+
+    name: ClassVar[str] = "both"
+
+    def group(self, symbol: str) -> EntryGroup:
+        return EntryGroup(self.name, ("BTCUSDT", "ETHUSDT"))
+
+    def warmup(self) -> int:
+        return 1
+
+    def decide(self, bars: Bars) -> Decisions:
+        target = (np.arange(len(bars)) >= 2).astype(np.float64)
+        return Decisions(target, bars.close * 0.5, bars.close * 2.0)
 
 
 def pair(count: int = 600) -> tuple[Bars, Bars]:
@@ -173,6 +193,106 @@ def test_the_two_legs_trade_on_one_account() -> None:
     assert moments[0] == moments[1]  # the same moments, and opposite sides
     assert len(moments[0]) > 10
     assert not done.denied_count
+
+
+def legs(first: Bars, second: Bars, *, can_short: bool = True) -> list[Member]:
+    """Return the two legs of a pair, of one coin each; the second may go short or not."""
+    one, two = (setup_for(bars, size=1, sizing="quantity", can_short=True) for bars in (first, second))
+    return [
+        Member(Pairs(period=50), first.joined({"ETH/USDT": second}), one),
+        Member(
+            Pairs(period=50, other="BTC/USDT", leg="second"),
+            second.joined({"BTC/USDT": first}),
+            replace(two, can_short=can_short),
+        ),
+    ]
+
+
+def denials(done: AccountBacktest) -> list[list[tuple[str, str]]]:
+    return [[(row.code, row.detail) for row in result.denied] for result in done.results]
+
+
+def test_a_denial_of_one_leg_denies_the_other() -> None:
+    """The first leg is short half of the time, the second one may not be in the other half."""
+    done = run_account(legs(*pair(), can_short=False), cash=10**6, limits=UNLIMITED)
+    first, second = denials(done)
+    moments = [[(fill.time_ns, fill.side.sign, fill.role) for fill in result.fills] for result in done.results]
+    assert [(time, -sign, role) for time, sign, role in moments[0]] == moments[1]
+    assert moments[1]
+    assert {sign for _, sign, role in moments[1] if role is Role.ENTRY} == {1}
+    assert len(first) == len(second) > 3
+    assert {code for code, _ in second} == {"BALANCE"}  # there are no coins to sell
+    assert set(first) == {("GROUP_DENIED", "ETHUSDT BALANCE, limit all legs or none")}
+
+
+def both(second: Bars, *, collar_pct: int | None = None, cash: int = 10_000) -> AccountBacktest:
+    """Return what `Both` trades at 100 and on a second tape, of one coin each, with no fees."""
+    members = []
+    for bars in (bars_of([100.0] * 8), second):
+        setup = setup_for(bars, size=1, sizing="quantity", fee_rate=0, collar_pct=collar_pct)
+        listed = replace(setup.instrument, has_oto=True, has_oco=True)
+        members.append(Member(Both(), bars, replace(setup, instrument=listed)))
+    return run_account(members, cash=cash, limits=UNLIMITED)
+
+
+def test_legs_are_checked_with_the_ones_before_them_filled() -> None:
+    """The cash covers each leg alone, and not both of them."""
+    second = bars_of([90.0] * 8, symbol="ETHUSDT")
+    assert [fill.symbol for fill in both(second, cash=200).fills] == ["BTCUSDT", "ETHUSDT"]
+    done = both(second, cash=150)
+    assert not done.fills
+    assert [code for rows in denials(done) for code, _ in rows] == ["GROUP_DENIED", "BALANCE"]
+    assert set(done.equity.tolist()) == {150.0}
+
+
+def test_a_leg_without_the_other_member_is_denied() -> None:
+    first, second = pair()
+    leg, _ = legs(first, second)
+    other = Member(BuyAndHold(), second, setup_for(second, size=1, sizing="quantity"))
+    done = run_account([leg, other], cash=10**6, limits=UNLIMITED)
+    assert {fill.symbol for fill in done.fills} == {"ETHUSDT"}
+    assert not done.results[0].fills
+    assert set(denials(done)[0]) == {("GROUP_INCOMPLETE", "no entry in ETHUSDT, limit all legs or none")}
+
+
+def test_a_leg_whose_order_expires_ends_the_other_one() -> None:
+    """The second leg meets a gap that its collar forbids; the first one is sold a bar later."""
+    second = bars_of([10.0] * 3 + [11.0] * 5, symbol="ETHUSDT")
+    opens = np.where(np.arange(8) < 3, 10.0, 11.0)
+    done = both(replace(second, open=opens), collar_pct=5)
+    assert [(one.symbol, one.fill.side.value, one.fill.role.value) for one in done.fills] == [
+        ("BTCUSDT", "buy", "entry"),
+        ("BTCUSDT", "sell", "exit"),
+    ]
+    assert [one.fill.time_ns for one in done.fills] == second.time_ns[[3, 4]].tolist()
+    assert denials(done)[0] == []
+    assert len(done.results[1].expired) == 1
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        EntryGroup("alone", ("BTCUSDT",)),
+        EntryGroup("others", ("SOLUSDT", "ETHUSDT")),
+        EntryGroup("x", ("BTC/USDT",) * 2),
+    ],
+)
+def test_a_group_without_the_symbol_or_another_one_is_refused(group: EntryGroup) -> None:
+    class Wrong(Both):
+        name: ClassVar[str] = "wrong"
+
+        def group(self, symbol: str) -> EntryGroup:
+            return group
+
+    with pytest.raises(StrategyError, match="strategy wrong: its group for BTCUSDT is"):
+        group_of(Wrong(), "BTCUSDT")
+
+
+def test_both_legs_of_a_pair_name_the_same_group_in_any_spelling() -> None:
+    first, second = Pairs(other="eth-usdt").group("BTC/USDT"), Pairs(other="BTCUSDT", leg="second").group("ETHUSDT")
+    assert first == second
+    assert first.symbols == ("BTCUSDT", "ETHUSDT")
+    assert Pairs(other="ETHUSDT", period=100).group("BTCUSDT") != first
 
 
 def test_a_slope_below_zero_is_no_pair() -> None:

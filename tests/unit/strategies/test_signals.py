@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -14,23 +13,14 @@ from hypothesis import strategies as st
 
 from fks.config.settings import Risk
 from fks.model.bar import Bars
-from fks.model.signal import Kind, Signal
+from fks.model.parent import BreakEven, ParentPlan, ProfitTarget
+from fks.model.signal import EntryGroup, Kind
 from fks.model.timeframe import NS, bar_end
 from fks.orders.freshness import max_age_of
 from fks.store.strategies import Instance
 from fks.strategies.base import Decisions
-from fks.strategy_worker.signals import ages_s, max_age_s, signals_for, stop_moves
+from fks.strategy_worker.signals import ages_s, max_age_s, protection_moves, signals_for
 from tests.support.strategies import START_NS, bars_of
-
-
-@dataclass(frozen=True)
-class Record:
-    """A signal without approval."""
-
-    signal: Signal
-    decided_by: str | None = None
-    decided_ns: int | None = None
-
 
 NOW_NS = START_NS + 10**6 * NS
 TARGETS = st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=12)
@@ -94,6 +84,25 @@ def test_a_growing_target_enters_again_with_the_protections_of_the_first_entry()
     assert [s.is_add for s in found] == [False, True, True, False, False, True, False]
 
 
+def test_legs_of_one_decision_carry_one_group() -> None:
+    """Entries that add, and exits, are of no group."""
+    group, target = EntryGroup("both", ("BTCUSDT", "ETHUSDT")), np.array([0.0, 1.0, 2.0, 0.0, -1.0])
+    found = []
+    for row, side in ((instance(), 1.0), (instance(id="b", symbol="ETHUSDT"), -1.0)):
+        bars, decisions = bars_of([100.0] * 5, symbol=row.symbol), Decisions(target * side)
+        made, _ = signals_for(row, bars, decisions, first=0, ages=np.zeros(5), now_ns=NOW_NS, group=group)
+        found.append([(signal.group_id, signal.group_legs) for signal in made])
+    assert found[0] == found[1]
+    assert [bool(id) for id, _ in found[0]] == [True, False, False, True]
+    assert [legs for _, legs in found[0]] == ["BTCUSDT ETHUSDT", "", "", "BTCUSDT ETHUSDT"]
+    assert len({id for id, _ in found[0]}) == 3
+    other, _ = signals_for(
+        instance(account_id=2), bars_of([100.0] * 5), Decisions(target), first=0, ages=np.zeros(5), now_ns=NOW_NS,
+        group=group,
+    )  # fmt: skip
+    assert {one.group_id for one in other} & {id for id, _ in found[0]} == {None}
+
+
 def test_each_entry_carries_its_own_share_of_the_size() -> None:
     target, shares = np.array([1.0, 2.0, 0.0, -1.0]), np.array([0.3333333, 1.0, 0.5, np.nan])
     decisions = Decisions(target, size_share=shares)
@@ -107,15 +116,76 @@ def test_each_entry_carries_its_own_share_of_the_size() -> None:
     assert found[0].reason == "s v1, 33.3333 % of its size"
 
 
-def test_stops_are_moved_on_the_new_bars_that_hold() -> None:
+def test_an_entry_with_several_targets_carries_them_as_a_plan() -> None:
+    def columns(*values: float) -> Any:
+        return np.array(values)
+
+    decisions = Decisions(
+        columns(1.0, 0.0, -1.0, 0.0, 1.0),
+        columns(90.0, np.nan, 110.0, np.nan, 95.0),
+        targets=(
+            (columns(105.5, 1.0, 95.0, 1.0, np.nan), columns(1 / 3, 1.0, 1.0, 1.0, np.nan)),
+            (columns(110.0, 1.0, np.nan, 1.0, np.nan), columns(2 / 3, 1.0, np.nan, 1.0, np.nan)),
+        ),
+        break_even_after=columns(1.0, np.nan, np.nan, np.nan, np.nan),
+        break_even_risk=columns(np.nan, np.nan, np.nan, np.nan, 1.5),
+        break_even_ticks=columns(3.0, np.nan, np.nan, np.nan, np.nan),
+    )
+    decisions = Decisions.of(decisions.columns())  # as a confined process sends them
+    found, _ = signals_for(instance(), bars_of([100.0] * 5), decisions, first=0, ages=np.zeros(5), now_ns=NOW_NS)
+    first, second, third = (signal for signal in found if signal.kind is Kind.ENTER)
+    targets = (
+        ProfitTarget(Decimal("105.5"), Decimal("0.333333")),
+        ProfitTarget(Decimal("110.0"), Decimal("0.666667")),
+    )
+    assert first.plan == ParentPlan(Decimal("90.0"), targets, BreakEven(after_target=1, offset_ticks=3))
+    assert first.take_profit is None
+    assert first.reason == "s v1, 33.3333 % at 105.5, 66.6667 % at 110.0, to break-even"
+    assert (second.plan, second.take_profit) == (None, 95)  # one target is an ordinary take profit
+    assert third.plan == ParentPlan(Decimal("95.0"), (), BreakEven(at_risk=Decimal("1.5")))
+
+
+def test_stops_and_targets_are_moved_on_the_new_bars_that_hold() -> None:
     target, moves = np.array([0.0, 1.0, 1.0, 1.0, -1.0, -1.0, 0.0]), np.array([1.0, 2.0, 3.0, np.nan, 5.0, 6.5, 7.0])
     bars = bars_of([100.0] * 7)
-    found = stop_moves(bars, Decisions(target, stop_move=moves), first=1)
-    assert [((at - START_NS) // (60 * NS), str(price)) for at, price in found] == [(2, "3.0"), (5, "6.5")]
-    assert stop_moves(bars, Decisions(target, stop_move=moves), first=3)[0][1] == Decimal("6.5")
-    assert stop_moves(bars, Decisions(target), first=0) == []
+
+    def found(first: int, **columns: Any) -> list[tuple[int, str, str]]:
+        moved = protection_moves(bars, Decisions(target, **columns), first=first)
+        return [((one.time_ns - START_NS) // (60 * NS), str(one.stop_loss), str(one.take_profit)) for one in moved]
+
+    assert found(1, stop_move=moves) == [(2, "3.0", "None"), (5, "6.5", "None")]
+    assert found(3, stop_move=moves) == [(5, "6.5", "None")]
+    assert found(0) == []
     no_prices = np.array([np.nan, -1.0, 0.0, np.inf, -np.inf, -2.0, 0.0])
-    assert stop_moves(bars, Decisions(target, stop_move=no_prices), first=0) == []
+    assert found(0, stop_move=no_prices, take_profit_move=no_prices) == []
+    profits = np.array([120.0, 120.0, 120.0, 100.0, 90.0, 90.0, 90.0])  # at bar 3 the close has reached it
+    rows = [(2, "3.0", "120.0"), (5, "6.5", "90.0")]
+    assert found(0, stop_move=moves, take_profit_move=profits) == rows
+
+
+def test_prices_of_an_order_are_moved_while_its_target_stays() -> None:
+    target = np.array([0.0, 1.0, 1.0, 1.0, -1.0, -1.0, -0.5, -0.5])
+    placed, none = np.array([np.nan, 95.0, 1.0, 1.0, np.nan, 1.0, 1.0, 1.0]), np.full(8, np.nan)
+    moves = np.array([96.0, 96.0, 97.0, -1.0, 98.0, 98.0, 98.0, 98.0])
+    bars = bars_of([100.0] * 8)
+
+    def found(**columns: Any) -> list[tuple[int, str, str]]:
+        moved = protection_moves(bars, Decisions(target, **columns), first=0)
+        return [((one.time_ns - START_NS) // (60 * NS), str(one.entry_limit), str(one.entry_stop)) for one in moved]
+
+    assert found(entry_limit=placed, entry_limit_move=moves) == [(2, "97.0", "None")]
+    shorts = np.array([np.nan, np.nan, np.nan, np.nan, 105.0, np.nan, np.nan, np.nan])
+    assert found(entry_stop=shorts, entry_stop_move=moves) == [(5, "None", "98.0")]
+    assert found(entry_limit=none, entry_limit_move=moves) == []
+    assert found(entry_limit_move=moves) == []
+
+
+def test_an_entry_more_takes_profit_where_the_position_does_by_then() -> None:
+    target = np.array([0.0, 1.0, 1.0, 2.0, 3.0, 0.0, 1.0])
+    profits, moves = np.full(7, 110.0), np.array([np.nan, np.nan, 105.0, np.nan, 120.0, np.nan, np.nan])
+    decisions = Decisions(target, take_profit=profits, take_profit_move=moves)
+    found, _ = signals_for(instance(), bars_of([100.0] * 7), decisions, first=0, ages=np.zeros(7), now_ns=NOW_NS)
+    assert [one.take_profit for one in found if one.kind is Kind.ENTER] == [110, 105, 120, 110]
 
 
 def test_a_falling_target_closes_its_share_at_any_age() -> None:
@@ -288,7 +358,7 @@ def test_the_order_manager_has_the_same_limit(timeframe: str, expected: float) -
     )
     (signal,), _ = held
     assert signal.valid_until_ns == NOW_NS + round(expected * NS)
-    assert max_age_of(Record(signal), Risk()) == (bar_end(START_NS, timeframe), expected)
+    assert max_age_of(signal, None, Risk()) == (bar_end(START_NS, timeframe), expected)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from actors.tree import tree_of
+from fks.ai.engines import Deployment
 from fks.chaos.kinds import SCENARIOS
 from fks.chaos.plan import Roster, make_plan
 from fks.config.settings import Settings, Strategies, Supervision
@@ -118,6 +119,21 @@ def test_a_crash_loop_of_any_child_escalates_within_five_minutes(child: str) -> 
         assert {id: len(starts) for id, starts in clock.starts.items() if id != child} == dict.fromkeys(
             [other for other in CHILDREN if other != child], 1
         ), "its siblings run on"
+
+
+@pytest.mark.parametrize("child", ["inference:small:0", "inference:words:0"])
+def test_a_model_in_a_crash_loop_ends_no_other_process(child: str) -> None:
+    """Neither its other replica, nor another engine, nor the one that embeds."""
+    small = Deployment("small", "llama_cpp", "/m", sha256="a" * 64, size_bytes=1, replicas=2)
+    words = replace(small, name="words", replicas=1, purpose="embed")
+    tree = tree_of(SETTINGS, models=(small, words))
+    for up_s in (0.0, 2.0, 20.0):
+        clock = Clock(tree, loop_of(child, 1.0, up_s))
+        clock.run(MINUTES_5)
+        assert [id for _, id in clock.escalations()] == [child], up_s
+        assert len(clock.starts[child]) > 5, up_s
+        others = [worker.id for worker in tree.workers() if worker.id != child]
+        assert {id: len(clock.starts[id]) for id in others} == dict.fromkeys(others, 1)
 
 
 def test_a_child_that_never_comes_up_in_time_escalates() -> None:
@@ -236,3 +252,13 @@ def test_new_supervisor_continues_windows_and_escalations() -> None:
     assert [id for _, id in clock.escalations()] == ["orders"], "two more deaths are too many"
     clock.kill("guardian")
     assert clock.state.nodes["guardian"].phase is Phase.CONTAINED
+
+
+def test_a_model_that_died_twice_is_not_loaded_before_the_supervisor_could_note_it() -> None:
+    model = Deployment("noise", "llama_cpp", "/models/noise.gguf")
+    child = model.child(0)
+    clock = Clock(tree_of(Settings(), models=[model]), loop_of(child, 0.05, 0.01))
+    clock.run(60.0)
+    first, second, third, *_ = clock.starts[child]
+    assert second - first < 0.1, "the first death is followed by a start at once"
+    assert third - second > 1.5, "the tree is compared with the database each second"

@@ -106,3 +106,15 @@ def test_balance_is_even_and_moves_as_few_instances_as_possible(numbers: list[in
         for order in permutations(shares)
     )
     assert len(moved) == fewest
+
+
+@given(st.integers(0, 40), st.integers(1, 7))
+def test_worker_that_joins_gets_its_share_and_one_that_leaves_moves_only_its_own(instances: int, count: int) -> None:
+    """Of rendezvous hashing this holds on average; here no instance more moves, and the shares are even."""
+    workers = balance({f"i{number}": -1 for number in range(instances)}, count)
+    joined = balance(workers, count + 1)
+    assert len(joined) == instances // (count + 1)
+    assert set(joined.values()) <= {count}, "no instance moves between workers that were there before"
+    after = workers | joined
+    left = balance(after, count)
+    assert left.keys() == {id for id, worker in after.items() if worker == count}

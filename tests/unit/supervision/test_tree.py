@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.tree import tree_of
-from fks.config.settings import Ninja, NinjaGroup, Settings, Strategies, Supervision
+from fks.config.settings import Mt5, Ninja, NinjaGroup, Settings, Strategies, Supervision
 from fks.supervision import RestartStrategy, SupervisorSpec
 
 
@@ -72,3 +72,14 @@ def test_each_enabled_ninjatrader_group_has_a_link_in_its_own_branch() -> None:
     assert links == {"link:apex": ["ninja:apex"], "link:sim": ["ninja:sim"], "link:topstep": ["ninja:topstep"]}
     child = next(worker for worker in tree.workers() if worker.id == "ninja:apex")
     assert (child.role, child.args, child.is_leased) == ("ninja", ("apex",), True)
+
+
+def test_link_to_metatrader_is_there_while_an_account_has_it() -> None:
+    settings = Settings(ninja=Ninja(enabled=True), mt5=Mt5(enabled=True, group="demo"))
+    assert not [id for id in branches(tree_of(settings)) if id.startswith("link:mt5")]
+    tree = tree_of(settings, has_mt5=True)
+    links = {id: children for id, children in branches(tree).items() if id.startswith("link")}
+    assert links == {"link:sim": ["ninja:sim"], "link:mt5:demo": ["mt5:demo"]}
+    child = next(worker for worker in tree.workers() if worker.id == "mt5:demo")
+    assert (child.role, child.args, child.is_leased) == ("mt5", ("demo",), True)
+    assert not [id for id in branches(tree_of(Settings(), has_mt5=True)) if id.startswith("link")]

@@ -89,7 +89,11 @@ async def test_each_half_is_classified_by_itself(
     refusals: tuple[Refusal | None, Refusal | None],
 ) -> None:
     transport = ScriptedTransport(*answer)
-    venue = SpotVenue(transport, SessionConfig("key", "secret", account_id=1), FakeClock(), CollectingLog())  # type: ignore[arg-type]
+
+    class ScriptedVenue(SpotVenue):
+        connected_by = staticmethod(lambda *_: transport)  # type: ignore[assignment]
+
+    venue = ScriptedVenue(SessionConfig("key", "secret", account_id=1), FakeClock(), CollectingLog())
     ended, placed = await venue.replace(OLD, NEW)
     assert (ended.outcome, placed.outcome) == outcomes
     assert (ended.refusal, placed.refusal) == refusals

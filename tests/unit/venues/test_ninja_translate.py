@@ -24,7 +24,7 @@ D = Decimal
 ID = "e9ebdc8e3ad051c98205e0dc04abf493"
 NOW_NS = 1_738_594_800_000_000_000  # 2025-02-03 15:00 UTC: ES 03-25 is the front month
 WHO = VenueIdentity(Environment.SIM, "sim/Sim101")
-#: nt8.md 3.6, and those of requests: what a bridge may answer
+#: codes of a nack, and those of requests: what a bridge may answer
 CODES = (
     "bad_field", "missing_field", "unknown_field", "unknown_instrument", "expired_contract", "instrument_not_allowed",
     "unknown_account", "account_not_allowed", "expired", "duplicate_mismatch", "duplicate_recovered", "bad_bracket",

@@ -14,9 +14,22 @@ from hypothesis import strategies as st
 
 from fks.clock import FakeClock
 from fks.matching import CostModel, Slippage
+from fks.matching.margin import Margin
 from fks.model.bar import Bar
 from fks.model.instrument import Instrument
-from fks.model.order import Fill, Order, OrderType, Outcome, Presence, Report, Role, Side, State, TimeInForce
+from fks.model.order import (
+    ExecutedOrder,
+    Fill,
+    Order,
+    OrderType,
+    Outcome,
+    Presence,
+    Report,
+    Role,
+    Side,
+    State,
+    TimeInForce,
+)
 from fks.model.ports import SessionBack
 from fks.venues.paper import PaperVenue
 from tests.support.venue_orders import order
@@ -272,6 +285,59 @@ async def test_cancelling_one_leg_ends_both() -> None:
     assert (await venue.query("BTCUSDT", "f" * 32)).presence is Presence.NOT_FOUND
 
 
+@pytest.mark.parametrize(
+    ("is_live", "entered", "moved", "filled_in"),
+    [(False, 2, 0, [5]), (True, 2, 0, []), (False, 6, 0, [7]), (False, 2, 6, [7]), (False, 2, 7, [])],
+)
+async def test_leg_replaced_across_a_restart_meets_the_bars_since_its_end(
+    is_live: bool, entered: int, moved: int, filled_in: list[int]
+) -> None:
+    """A part was closed in bar 5, its entry filled in bar `entered` (6: a position before was closed) and its stop was
+    moved at the close of bar `moved`. The process was killed before its legs were placed again, and bars up to 7 are
+    fed first. Legs that were placed again before the kill have met these bars."""
+    entry = replace(order("0.5", role=Role.ENTRY, instance="one"), state=State.FILLED, filled=D("0.5"))
+    stop = order(
+        "0.2", side=Side.SELL, type=OrderType.STOP, stop_price="95", role=Role.STOP_LOSS, instance="one",
+        parent_id=entry.client_order_id, attempt=1,
+    )  # fmt: skip
+    executed = [
+        ExecutedOrder(
+            entry.client_order_id,
+            "BTCUSDT",
+            "one",
+            Role.ENTRY,
+            entered * MINUTE,
+            D(100),
+            False,
+            is_unprotected=not is_live,
+        ),
+        ExecutedOrder("a" * 32, "BTCUSDT", "one", Role.EXIT, 5 * MINUTE, D(100), is_resting_limit=False),
+    ]
+    venue = paper()
+    live = [replace(stop, client_order_id="b" * 32, stop_price=D(80), state=State.ACCEPTED)] if is_live else []
+    decided = {entry.client_order_id: moved * MINUTE}
+    venue.restore([entry, *live], [], {"USDT": D(100000), "BTC": D(1)}, decided, executed)
+    for index, low in ((4, 90), (5, 94), (6, 97), (7, 94)):
+        venue.on_bar(bar(index, 100, 101, low, 100))
+    answer = await venue.submit(replace(stop, attempt=2))
+    assert [fill.time_ns // MINUTE for fill in answer.fills] == filled_in
+
+
+async def test_leg_meets_no_bar_before_the_execution_of_its_entry() -> None:
+    """A limit of bar 2 filled in bar 5; after a restart the bars since its decision are fed again."""
+    entry = replace(order("0.5", role=Role.ENTRY, instance="one"), state=State.FILLED, filled=D("0.5"))
+    take = order(
+        "0.5", side=Side.SELL, type=OrderType.TAKE_PROFIT, price="105", role=Role.TAKE_PROFIT, instance="one",
+        parent_id=entry.client_order_id,
+    )  # fmt: skip
+    row = ExecutedOrder(entry.client_order_id, "BTCUSDT", "one", Role.ENTRY, 5 * MINUTE, D(95), is_resting_limit=True)
+    venue = paper()
+    venue.restore([replace(take, state=State.WORKING)], [], {"BTC": D(1)}, executed=[row])
+    for index, high in ((3, 106), (4, 106), (6, 104), (7, 106)):
+        venue.on_bar(bar(index, 100, high, 99, 100))
+    assert [index for _, _, index in fills_of(await drain(venue))] == [7]
+
+
 async def test_restore_brings_back_balances_legs_and_history() -> None:
     first = paper("last")
     first.on_bar(bar(1, 100, 101, 99, 100))
@@ -300,13 +366,15 @@ async def test_restore_brings_back_balances_legs_and_history() -> None:
 
 
 @pytest.mark.parametrize("mode", ["bar", "last"])
-@pytest.mark.parametrize("is_placed_before", [True, False])
-async def test_bars_fed_again_do_not_meet_a_stop_that_a_later_bar_moved(mode: str, is_placed_before: bool) -> None:
+@pytest.mark.parametrize(("is_placed_before", "is_own"), [(True, True), (False, True), (False, False)])
+async def test_bars_fed_again_do_not_meet_a_stop_that_came_later(
+    mode: str, is_placed_before: bool, is_own: bool
+) -> None:
     """After a restart bars from the entry's decision on are fed again; the stop has come to 105 with the third one."""
     leg = order("0.4", side=Side.SELL, type=OrderType.STOP, stop_price="105", role=Role.STOP_LOSS, parent_id="e" * 32)
     leg = replace(leg, state=State.ACCEPTED)
     venue = paper(mode)
-    moved = {leg.client_order_id if is_placed_before else "e" * 32: 3 * MINUTE}
+    moved = {leg.client_order_id if is_own else "e" * 32: 3 * MINUTE}
     venue.restore([leg] if is_placed_before else [], [], {"BTC": D(1)}, moved)
     if not is_placed_before:
         await venue.submit(leg)
@@ -360,3 +428,107 @@ def test_money_is_neither_made_nor_lost(steps: list[tuple[str, int, int]]) -> No
         assert held["BTC"].free >= 0
 
     asyncio.run(play())
+
+
+MARGIN = Margin.parse("0.1/0.05; fee 0.01")
+
+
+@pytest.mark.parametrize(("side", "level"), [(Side.BUY, "94.73"), (Side.SELL, "104.77")])
+async def test_a_price_beyond_the_margin_closes_by_force_and_ends_orders(side: Side, level: str) -> None:
+    """1,000 at 10 times leverage, with a stop and an entry that the price does not reach; then the venue is flat."""
+    costs = CostModel(D(0), "quote")
+    venue = PaperVenue([BTC], costs, {"USDT": D(100)}, FakeClock(), mode="last", margin=MARGIN, can_short=True)
+    venue.on_price("BTCUSDT", D(100), at_ns=1)
+    entry = order("10", side=side, role=Role.ENTRY)
+    assert (await venue.submit(entry)).fills[0].price == 100
+    far = {"stop_price": "50" if side is Side.BUY else "150", "parent_id": entry.client_order_id}
+    stop = order("10", side=side.opposite, type=OrderType.STOP, role=Role.STOP_LOSS, **far)
+    resting = order("1", side=side, type=OrderType.LIMIT, price="80" if side is Side.BUY else "120", role=Role.ENTRY)
+    await venue.submit(stop)
+    await venue.submit(resting)
+    await drain(venue)
+    tick = BTC.tick * side.sign
+    venue.on_quote("BTCUSDT", D(level) + tick, D(level) + tick, at_ns=2)
+    assert await drain(venue) == []
+
+    venue.on_price("BTCUSDT", D(level), at_ns=3)
+    fill, *ends = await drain(venue)
+    assert (fill.side, fill.quantity, fill.price, fill.source) == (side.opposite, 10, D(level), "liquidation")
+    assert fill.fee == D(level) / 10
+    assert {(end.client_order_id, end.state) for end in ends} == {
+        (stop.client_order_id, State.EXPIRED),
+        (resting.client_order_id, State.EXPIRED),
+    }
+    late = await venue.submit(order("10", side=side.opposite, role=Role.STOP_LOSS, type=OrderType.STOP, **far))
+    assert late.report is not None
+    assert late.report.state is State.EXPIRED
+    assert await venue.open_orders() == []
+    venue.on_price("BTCUSDT", D(level) - 10 * tick, at_ns=4)
+    assert await drain(venue) == []
+
+
+async def test_positions_of_one_quote_currency_share_their_margin() -> None:
+    eth = replace(BTC, symbol="ETHUSDT", base="ETH")
+    venue = PaperVenue(
+        [BTC, eth], CostModel(D(0), "quote"), {"USDT": D(300)}, FakeClock(), mode="last", margin=MARGIN, can_short=True
+    )
+    for symbol, side in (("BTCUSDT", Side.BUY), ("ETHUSDT", Side.SELL)):
+        venue.on_price(symbol, D(100), at_ns=1)
+        await venue.submit(order("10", side=side, symbol=symbol))
+    venue.on_price("ETHUSDT", D(109), at_ns=2)  # loses 90 of 300, and keeps 54.50
+    venue.on_price("BTCUSDT", D("89.00"), at_ns=3)  # 210 - 110 less 44.50 are 55.50
+    assert [event for event in await drain(venue) if isinstance(event, Fill)] == []
+    venue.on_price("BTCUSDT", D("88.89"), at_ns=4)
+    (fill,) = [event for event in await drain(venue) if isinstance(event, Fill)]
+    assert (fill.symbol, fill.price) == ("BTCUSDT", D("88.89"))
+
+
+async def test_a_restored_position_is_not_closed_before_all_are_priced() -> None:
+    """What is held of the other symbol was paid for: without its price the account looks 1,000 poorer than it is."""
+    eth = replace(BTC, symbol="ETHUSDT", base="ETH")
+    venue = PaperVenue([BTC, eth], CostModel(D(0), "quote"), {}, FakeClock(), mode="last", margin=MARGIN)
+    venue.restore(
+        (), (), {"USDT": D(-1700), "BTC": D(10), "ETH": D(10)}, positions={"BTCUSDT": D(10), "ETHUSDT": D(10)}
+    )
+    venue.on_price("BTCUSDT", D(100), at_ns=1)
+    assert await drain(venue) == []
+    venue.on_price("ETHUSDT", D(100), at_ns=2)
+    venue.on_price("BTCUSDT", D(78), at_ns=3)  # 80 left, and 89 to keep
+    assert [event.symbol for event in await drain(venue) if isinstance(event, Fill)] == ["BTCUSDT"]
+
+
+async def test_a_trade_older_than_the_last_price_closes_nothing() -> None:
+    """Those since a resting order was made are read after a start: the position may be newer."""
+    venue = PaperVenue([BTC], CostModel(D(0), "quote"), {"USDT": D(100)}, FakeClock(), mode="last", margin=MARGIN)
+    venue.on_price("BTCUSDT", D(100), at_ns=5)
+    await venue.submit(order("10", role=Role.ENTRY))
+    venue.on_quote("BTCUSDT", D(90), D(90), at_ns=4)
+    assert await drain(venue) == []
+    assert venue.position("BTCUSDT") == 10
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+async def test_the_bar_in_which_a_position_was_opened_closes_it_at_its_close_alone(is_restarted: bool) -> None:
+    """Prices of sealed bars: that one's low may have come before the entry."""
+    clock = FakeClock()
+    venue = PaperVenue([BTC], CostModel(D(0), "quote"), {"USDT": D(100)}, clock, mode="last", margin=MARGIN)
+    began = clock.now_ns() - MINUTE * 3 // 2  # half a minute of the second bar is over
+
+    def later(number: int, low: float, close: float) -> Bar:
+        return Bar("binance", "BTCUSDT", "1m", began + number * MINUTE, 100, 101, low, close, 1.0)
+
+    venue.on_bar(later(0, 99, 100))
+    venue.on_price("BTCUSDT", D(100), at_ns=clock.now_ns())
+    entry = order("10", role=Role.ENTRY)
+    (fill,) = (await venue.submit(entry)).fills
+    assert fill.price == 100
+    if is_restarted:
+        held = {"USDT": D(-900), "BTC": D(10)}
+        venue = PaperVenue([BTC], CostModel(D(0), "quote"), {}, clock, mode="last", margin=MARGIN)
+        venue.restore((), (), held, positions={"BTCUSDT": D(10)}, moved={"BTCUSDT": fill.time_ns})
+    venue.on_bar(later(1, 90, 96))
+    assert [event for event in await drain(venue) if isinstance(event, Fill)] == []
+    venue.on_bar(later(2, 90, 96))
+    (closed,) = [event for event in await drain(venue) if isinstance(event, Fill)]
+    assert (closed.price, closed.source) == (D("94.73"), "liquidation")
+    assert (await venue.balances())["BTC"].total == 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fks.clock import FakeClock
 from fks.config.endpoints import NodeEndpoints
-from fks.config.settings import Ninja, Settings, Sim, VenueSettings
+from fks.config.settings import Ninja, Paper, Settings, Sim, VenueSettings
 from fks.model.account import VenueName
 from fks.model.decimals import plain
 from fks.model.errors import ConfigError, OutageError, PeerError
@@ -23,12 +23,13 @@ from fks.venues.binance import calls
 from fks.venues.binance.classify import CallCourse, classify, describe
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.dialect import report_of, report_of_event
-from fks.venues.binance.socket_api import SocketApi
+from fks.venues.binance.socket_api import SocketApi, VenueError
 from fks.venues.ccxt.dialect_venue import DialectVenue
 from fks.venues.ccxt.dialects import dialect
 from fks.venues.paper import PaperVenue
 from fks.venues.registry import MAKERS, Making, make_venue, make_venues
 from tests.support.ports import CollectingLog
+from tests.support.venue_tapes import wire_of
 
 NODE = NodeEndpoints(
     "",
@@ -79,11 +80,38 @@ async def test_slow_reader_gets_session_lost() -> None:
         {"status": "NEW", "orderId": 1, "symbol": "BTCUSDT"},
         {"status": "SOMETHING", "orderId": 1, "symbol": "B", "clientOrderId": "x", "executedQty": "0"},
         {"status": "NEW", "orderId": 1, "symbol": "B", "clientOrderId": "x", "executedQty": "a lot"},
+        {"status": "NEW", "orderId": 1, "symbol": "B", "clientOrderId": "x", "executedQty": "NaN"},
+        {"status": "NEW", "orderId": 1, "symbol": "B", "clientOrderId": "x", "executedQty": "1e9999999"},
+        {"status": "NEW", "orderId": 1, "symbol": "B", "clientOrderId": "x", "executedQty": "1e-9999999"},
+        {"status": "x" * 1_000_000, "orderId": 1, "symbol": "B", "clientOrderId": "x", "executedQty": "0"},
     ],
+    ids=lambda value: str(value)[:40],
 )
 def test_an_answer_that_cannot_be_read_is_the_peers_fault(info: dict[str, Any]) -> None:
     with pytest.raises(PeerError):
         report_of(info, source="rest")
+
+
+@pytest.mark.parametrize("status", [None, 200, 404, 502])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html>busy</html>",
+        "",
+        "NaN",
+        '{"code": NaN}',
+        '{"code": "-2010"}',
+        '{"msg": "' + "x" * 1_000_000 + '"}',
+        "[" * 2000,
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_body_of_binance_that_cannot_be_read_is_ambiguous(status: int | None, body: str) -> None:
+    wire = wire_of(body)
+    wire.status = status
+    verdict = classify(wire, None)
+    assert (verdict.outcome, verdict.refusal, wire.code) == (Outcome.AMBIGUOUS, None, None)
+    assert len(verdict.detail) <= 500
 
 
 def test_a_cancel_event_speaks_of_our_id() -> None:
@@ -125,6 +153,12 @@ def test_secrets_never_show() -> None:
     assert "abcdef" not in line
     assert "zzz" not in line
     assert "signature=…" in classify(wire, RuntimeError("a signature=beef b")).detail
+
+
+def test_status_of_a_call_is_shown_once() -> None:
+    wire = CallCourse(bytes_left=True, status=401, body='{"code":-2014}')
+    assert describe(wire, VenueError("HTTP 401")) == 'VenueError: HTTP 401; {"code":-2014}'
+    assert describe(wire, VenueError("no JSON")) == 'VenueError: no JSON; HTTP 401; {"code":-2014}'
 
 
 TESTNET = "https://testnet.binance.vision"
@@ -173,7 +207,7 @@ def test_an_exchange_by_its_dialect_needs_an_address_of_its_own() -> None:
     assert make(given=settings(venue=live, sim=Sim(enabled=False))).config.is_live
 
 
-@pytest.mark.parametrize("exchange", ["bybit", "okx", "coinbase"])
+@pytest.mark.parametrize("exchange", ["bybit", "okx"])
 def test_an_exchange_of_recorded_bodies_only_is_not_traded(exchange: str) -> None:
     given = VenueSettings(exchange=exchange, rest_url=KRAKEN, api_key="k", api_secret="s")
     with pytest.raises(ConfigError, match="recorded bodies only"):
@@ -206,6 +240,10 @@ def test_the_guardian_may_share_a_key_at_binance() -> None:
 
     assert guardian().config.api_key == "k"
     assert guardian(guardian_api_key="g", guardian_api_secret="t").config.api_key == "g"
+    with pytest.raises(ConfigError, match="second key"):
+        guardian(guardian_api_key="k", guardian_api_secret="s")
+    # where wallets sign for an account, its address is the key of each of them
+    assert guardian(guardian_api_key="k", guardian_api_secret="t").config.api_secret == "t"
 
 
 def test_an_account_may_name_each_venue_that_can_be_made() -> None:
@@ -219,6 +257,9 @@ def test_each_role_gets_its_venues() -> None:
     alone = {**parts, "settings": settings(sim=Sim(enabled=False))}
     assert list(make_venues("orders", Making(**alone))) == ["paper"]
     assert isinstance(make_venues("orders", Making(**alone))["paper"], PaperVenue)
+    wrong = {**parts, "settings": settings(paper=Paper(margin="2"))}
+    with pytest.raises(ConfigError, match=r"paper\.margin: .* is out of range"):
+        make_venues("orders", Making(**wrong))
     ninja = {**parts, "settings": settings(ninja=Ninja(enabled=True, account="Sim101")), "ninja": object()}
     assert list(make_venues("orders", Making(**ninja))) == ["paper", "ccxt", "ninja"]
     assert list(make_venues("guardian", Making(**ninja))) == ["ccxt"]

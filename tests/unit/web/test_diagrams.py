@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from fks.api.machines import feed_machine, order_machine
-from fks.orders import document as orders
 from fks.web import diagrams
 from scripts import feeds_page as feeds
+from scripts import orders_page as orders
 
 NASTY = 'x"]; click n0 "javascript:alert(1)" %%{init}%% <b>&'
 

@@ -14,6 +14,7 @@ revision = "0049"
 down_revision = "0048"
 branch_labels = None
 depends_on = None
+can_roll = False
 
 #: Signals of programs, and the instance of each; copies of them are held under `copy:`.
 PROGRAMS = """CREATE TEMP TABLE programs ON COMMIT DROP AS

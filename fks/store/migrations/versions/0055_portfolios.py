@@ -10,6 +10,7 @@ revision = "0055"
 down_revision = "0054"
 branch_labels = None
 depends_on = None
+can_roll = False
 
 FEE_VALUE = """CREATE FUNCTION fee_value(symbol text, price numeric, fee numeric, fee_currency text) RETURNS numeric
 LANGUAGE sql IMMUTABLE AS $$

@@ -9,6 +9,7 @@ revision = "0058"
 down_revision = "0057"
 branch_labels = None
 depends_on = None
+can_roll = False
 
 _KINDS = "kind IN ('split', 'dividend', 'delisting', 'symbol_change')"
 _CONTENT = (

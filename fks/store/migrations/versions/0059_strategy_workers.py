@@ -11,6 +11,7 @@ revision = "0059"
 down_revision = "0058"
 branch_labels = None
 depends_on = None
+can_roll = False
 
 
 def upgrade() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from fks.venues.ccxt.dialect import Dialect
+from fks.venues.ccxt.dialect import Dialect, StandIn
 
 NAMES = ("bybit", "coinbase", "kraken", "okx")
 
@@ -14,4 +14,10 @@ def dialect(name: str) -> Dialect:
     if name not in NAMES:
         raise KeyError(name)
     found: Dialect = importlib.import_module(f"fks.venues.ccxt.dialects.{name}").DIALECT
+    return found
+
+
+def stand_in(name: str) -> StandIn | None:
+    """Return where the cases of one of `NAMES` run, `STAND_IN` of its module; None for one that is not traded."""
+    found: StandIn | None = getattr(importlib.import_module(f"fks.venues.ccxt.dialects.{name}"), "STAND_IN", None)
     return found

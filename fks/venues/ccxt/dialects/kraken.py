@@ -7,40 +7,45 @@ fixtures. Kraken answers HTTP 200 with a list of errors, "E<category>:<text>"; o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeVar
+from typing import Any
 
 from fks.model.account import Balance, Transfer, TransferKind
 from fks.model.decimals import plain
 from fks.model.errors import PeerError
 from fks.model.order import Order, OrderType, Outcome, Refusal, Report, Side, State, TimeInForce
+from fks.model.ports import KeyRights
+from fks.venues.ccxt.brackets import Closes
 from fks.venues.ccxt.dialect import (
-    AccountPage,
     AccountReads,
     Basis,
     CcxtCall,
     Dialect,
     FaultRow,
     PairNames,
+    StandIn,
     VenueExecution,
     VenueFact,
     VenueFault,
     ambiguous_rows,
+    amount_in,
     mapping_in,
     needed,
+    read_row,
     refused_rows,
     text_in,
 )
 
-T = TypeVar("T")
 _NS = 1_000_000_000
 #: documented counters: each private read raises the key's counter by 1, one of the history by 2; the lowest tier falls
 #: by 0.33 a second. In units of the address's request a second: three and six
 _READ, _HISTORY = 3, 6
 PAGE = 50  # rows of one answer of ClosedOrders and TradesHistory
 IDS_MAX = 50  # ids of one QueryOrders
+_PAGED = {"privatePostTradesHistory": "trades", "privatePostLedgers": "ledger", "privatePostClosedOrders": "closed"}
 _TYPES = {
     OrderType.MARKET: "market",
     OrderType.LIMIT: "limit",
@@ -49,6 +54,8 @@ _TYPES = {
     OrderType.TAKE_PROFIT: "limit",
 }
 _TIMED = frozenset({"limit", "stop-loss-limit"})
+#: bounds of a good-till-date, 5 s and a month, from the deadline on: so long an order may be on its way
+_GOOD_TILL_NS = (5 * _NS, 30 * 86_400 * _NS)
 _TRIGGERED = frozenset({"stop-loss", "stop-loss-limit", "take-profit", "take-profit-limit"})
 _UNPRICED = frozenset({"stop-loss", "take-profit"})
 _STATES = {
@@ -60,7 +67,6 @@ _STATES = {
 }
 #: names that the websocket's version 2 and our market data do not use
 _RENAMED = {"XBT": "BTC", "XDG": "DOGE"}
-_DIGITS_MAX = 20  # before the point
 #: the suffix of a balance that earns rewards and pays for orders like the currency itself
 _REWARDS = ".F"
 
@@ -128,13 +134,70 @@ def place(order: Order, pair: str, deadline_ns: int) -> CcxtCall:
         params["price"] = plain(needed(order.price))
     if kind in _TIMED:
         params["timeinforce"] = order.time_in_force.value.upper()
+        until_ns = order.valid_until_ns
+        if until_ns is not None and ends_order(order.type, order.time_in_force, deadline_ns, until_ns):
+            params |= {"timeinforce": "GTD", "expiretm": str(-(-until_ns // _NS))}  # never before its time
     params |= {"oflags": "fciq", "cl_ord_id": order.client_order_id, "deadline": _rfc3339(deadline_ns)}
     return CcxtCall("privatePostAddOrder", params, weight=0, is_write=True)  # orders have a counter of their own
 
 
+def place_closing(entry: Order, pair: str, deadline_ns: int) -> CcxtCall:
+    """Return the request of AddOrder whose fills each make a stop over their quantity (conditional close)."""
+    call = place(entry, pair, deadline_ns)
+    close = {"close[ordertype]": "stop-loss", "close[price]": plain(needed(entry.stop_loss))}
+    return replace(call, params={**call.params, **close})
+
+
+def ended(since_ns: int) -> CcxtCall:
+    """Return the read of the orders that ended from `since_ns` on, newest first."""
+    since = {"start": str(max(since_ns // _NS - 1, 0)), "closetime": "close", "ofs": "0", "without_count": "true"}
+    return CcxtCall("privatePostClosedOrders", since | {"trades": "true"}, weight=_READ)
+
+
+def origins_of(body: Any) -> dict[str, str]:
+    """Return the ids of orders that a fill made and of the orders that it was of (`refid`), from a list of orders."""
+    result = mapping_in(body, "result")
+    rows = next((result[name] for name in ("open", "closed") if isinstance(result.get(name), Mapping)), result)
+    found = {number: text_in(row, "refid") for number, row in rows.items() if not text_in(row, "cl_ord_id")}
+    return {number: origin for number, origin in found.items() if origin}
+
+
+def validate(order: Order, pair: str, deadline_ns: int) -> CcxtCall:
+    """Return the request of AddOrder that only checks the order."""
+    call = place(order, pair, deadline_ns)
+    return replace(call, params={**call.params, "validate": "true"}, is_write=False)
+
+
+def ends_order(kind: OrderType, time_in_force: TimeInForce, from_ns: int, until_ns: int) -> bool:
+    """Return whether Kraken ends such an order at `until_ns`: one with a limit that rests, and not too near or too far
+    an end."""
+    is_timed = _TYPES[kind] in _TIMED and time_in_force is TimeInForce.GTC
+    return is_timed and _GOOD_TILL_NS[0] <= until_ns - from_ns <= _GOOD_TILL_NS[1]
+
+
 def cancel(order: Order, pair: str) -> CcxtCall:
-    """Return the request of CancelOrder by our id."""
-    return CcxtCall("privatePostCancelOrder", {"cl_ord_id": order.client_order_id}, weight=0, is_write=True)
+    """Return the request of CancelOrder."""
+    return CcxtCall("privatePostCancelOrder", _named(order), weight=0, is_write=True)
+
+
+def _named(order: Order) -> dict[str, str]:
+    """Return the parameter that names an order: Kraken's id, which is unique for ever, or ours while that one is not
+    known."""
+    if order.venue_order_id is not None:
+        return {"txid": order.venue_order_id}
+    return {"cl_ord_id": order.client_order_id}
+
+
+def reprice(order: Order, price: Decimal, deadline_ns: int) -> CcxtCall:
+    """Return the request of AmendOrder that moves a trigger, or a limit: the order keeps its ids."""
+    name = "trigger_price" if _TYPES[order.type] in _TRIGGERED else "limit_price"
+    params = {**_named(order), name: plain(price), "deadline": _rfc3339(deadline_ns)}
+    return CcxtCall("privatePostAmendOrder", params, weight=0, is_write=True)
+
+
+def repriced_of(body: Any) -> bool:
+    """Return whether a body acknowledges an amendment: by its id."""
+    return not faults_of(body) and bool(text_in(mapping_in(body, "result"), "amend_id"))
 
 
 def cancelled_of(body: Any, order: Order) -> bool:
@@ -154,24 +217,9 @@ def lookups(client_order_id: str, pair: str) -> tuple[CcxtCall, ...]:
 
 
 # ── readers ──────────────────────────────────────────────────────────────────────────────────────
-def _read(subject: str, row: Any, reader: Callable[[], T]) -> T:
-    try:
-        return reader()
-    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
-        shown = f"{type(error).__name__}: {error}): {str(row)[:300]}"
-        raise PeerError(f"kraken: {subject} cannot be read ({shown}") from error
-
-
-def _amount(row: Mapping[str, Any], name: str) -> Decimal:
-    value = Decimal(str(row[name]))
-    if not value.is_finite() or value.adjusted() > _DIGITS_MAX:
-        raise ValueError(f"{name} is no number of an exchange")
-    return value
-
-
 def _time_ns(row: Mapping[str, Any], name: str) -> int:
     """Return a time in seconds, a number or text, as ns."""
-    return int(_amount(row, name) * _NS)
+    return int(amount_in(row, name) * _NS)
 
 
 def _result(body: Any) -> Mapping[str, Any]:
@@ -183,7 +231,8 @@ def _result(body: Any) -> Mapping[str, Any]:
 
 def markets_of(body: Any) -> list[PairNames]:
     """Return the pairs of AssetPairs that have a name of the websocket. Errors: PeerError."""
-    found = [_read("a pair", row, lambda key=key, row=row: _pair(key, row)) for key, row in _result(body).items()]  # type: ignore[misc]
+    rows = _result(body).items()
+    found = [read_row("kraken: a pair", row, lambda key=key, row=row: _pair(key, row)) for key, row in rows]  # type: ignore[misc]
     return [pair for pair in found if pair is not None]
 
 
@@ -201,7 +250,7 @@ def orders_of(body: Any, pairs: Mapping[str, PairNames]) -> list[Report]:
     result = _result(body)
     rows = next((result[name] for name in ("open", "closed") if isinstance(result.get(name), Mapping)), result)
     return [
-        _read("an order", row, lambda number=number, row=row: _report(number, row, pairs))  # type: ignore[misc]
+        read_row("kraken: an order", row, lambda number=number, row=row: _report(number, row, pairs))  # type: ignore[misc]
         for number, row in rows.items()
         if number != "count"
     ]
@@ -210,14 +259,14 @@ def orders_of(body: Any, pairs: Mapping[str, PairNames]) -> list[Report]:
 def _report(number: str, row: Mapping[str, Any], pairs: Mapping[str, PairNames]) -> Report:
     described = row["descr"]
     kind, status = str(described["ordertype"]), str(row["status"])
-    quantity, filled = _amount(row, "vol"), _amount(row, "vol_exec")
+    quantity, filled = amount_in(row, "vol"), amount_in(row, "vol_exec")
     state = _STATES[status]
     if state is State.WORKING:
         is_waiting = kind in _TRIGGERED and not {"stopped", "touched"} & set(str(row.get("misc", "")).split(","))
         state = State.ACCEPTED if is_waiting else State.PARTIAL if filled else state
     elif state is State.FILLED and filled < quantity:
         state = State.EXPIRED  # the rest of an order that takes what is there
-    price = _amount(described, "price2" if kind.endswith("-limit") else "price") if kind not in _UNPRICED else None
+    price = amount_in(described, "price2" if kind.endswith("-limit") else "price") if kind not in _UNPRICED else None
     is_ended = state in (State.FILLED, State.CANCELLED, State.EXPIRED)
     reason = row.get("reason")
     pair = pairs.get(str(described["pair"]))
@@ -234,32 +283,41 @@ def _report(number: str, row: Mapping[str, Any], pairs: Mapping[str, PairNames])
         source="rest",
         code=str(reason) if reason and state is State.EXPIRED else None,
         detail=str(reason) if reason else None,
-        stop_price=_amount(described, "price") if kind in _TRIGGERED else None,
+        stop_price=amount_in(described, "price") if kind in _TRIGGERED else None,
     )
 
 
-def history(since_ns: int, offset: int) -> CcxtCall:
-    """Return the read of executions from `since_ns` on, newest first, from `offset` on. Unconsolidated: a consolidated
-    row would grow under one id while its order goes on."""
-    params = {"start": str(max(since_ns // _NS - 1, 0)), "ofs": str(offset), "consolidate_taker": "false"}
+def history(since_ns: int) -> CcxtCall:
+    """Return the read of executions from `since_ns` on, newest first. Unconsolidated: a consolidated row would grow
+    under one id while its order goes on."""
+    params = {"start": str(max(since_ns // _NS - 1, 0)), "ofs": "0", "consolidate_taker": "false"}
     return CcxtCall("privatePostTradesHistory", params, weight=_HISTORY)
 
 
-def history_of(body: Any, pairs: Mapping[str, PairNames], offset: int) -> AccountPage[VenueExecution]:
+def next_page(call: CcxtCall, body: Any) -> CcxtCall | None:
+    """Return the read of the rows behind those of a full page of a history. Pages shift while the list grows: a row may
+    come twice, none is left out."""
+    rows = mapping_in(body, "result", _PAGED.get(call.endpoint, ""))
+    if len(rows) < PAGE:
+        return None
+    return replace(call, params={**call.params, "ofs": str(int(call.params["ofs"]) + len(rows))})
+
+
+def history_of(body: Any, pairs: Mapping[str, PairNames]) -> list[VenueExecution]:
     """Return one page of TradesHistory; executions in unknown pairs are left out. Errors: PeerError."""
     rows = _result(body).get("trades")
     if not isinstance(rows, Mapping):
         raise PeerError(f"kraken: a history without trades: {str(body)[:300]}")
-    found = [
-        _read("an execution", row, lambda number=number, row=row: _execution(number, row, pairs[str(row["pair"])]))  # type: ignore[misc]
+    return [
+        read_row("kraken: an execution", row, lambda number=number, row=row: _execution(number, row, pairs))  # type: ignore[misc]
         for number, row in rows.items()
         if isinstance(row, Mapping) and str(row.get("pair")) in pairs
     ]
-    return AccountPage(tuple(found), offset + len(rows) if len(rows) >= PAGE else None)
 
 
-def _execution(number: str, row: Mapping[str, Any], pair: PairNames) -> VenueExecution:
-    quantity, price = _amount(row, "vol"), _amount(row, "price")
+def _execution(number: str, row: Mapping[str, Any], pairs: Mapping[str, PairNames]) -> VenueExecution:
+    pair = pairs[str(row["pair"])]
+    quantity, price = amount_in(row, "vol"), amount_in(row, "price")
     if quantity <= 0 or price <= 0:
         raise ValueError(f"quantity {quantity} at {price}")
     return VenueExecution(
@@ -269,7 +327,7 @@ def _execution(number: str, row: Mapping[str, Any], pair: PairNames) -> VenueExe
         side=Side(str(row["type"])),
         quantity=quantity,
         price=price,
-        fee=_amount(row, "fee"),
+        fee=amount_in(row, "fee"),
         fee_currency=pair.quote,
         time_ns=_time_ns(row, "time"),
         is_maker=row.get("maker") is True,
@@ -286,35 +344,35 @@ def balances_of(body: Any, currencies: Mapping[str, str]) -> list[Balance]:
     pays orders from them; staked ones (.S, .B, .M) keep a name of their own. Errors: PeerError."""
     total: dict[str, Decimal] = {}
     locked: dict[str, Decimal] = {}
+    names = ("balance", "hold_trade")
     for asset, row in _result(body).items():
-        held = _read("a balance", row, lambda row=row: (_amount(row, "balance"), _amount(row, "hold_trade")))  # type: ignore[misc]
+        held = read_row("kraken: a balance", row, lambda row=row: [amount_in(row, name) for name in names])  # type: ignore[misc]
         name = _currency(asset, currencies)
         total[name] = total.get(name, Decimal(0)) + held[0]
         locked[name] = locked.get(name, Decimal(0)) + held[1]
     return [Balance(name, total[name] - locked[name], locked[name]) for name in total]
 
 
-def transfers(kind: TransferKind, since_ns: int, offset: int) -> CcxtCall:
-    """Return the read of the account's ledger for one kind from `since_ns` on, newest first, from `offset` on."""
-    params = {"type": kind.value, "start": str(max(since_ns // _NS - 1, 0)), "ofs": str(offset)}
+def transfers(kind: TransferKind, since_ns: int) -> CcxtCall:
+    """Return the read of the account's ledger for one kind from `since_ns` on, newest first."""
+    params = {"type": kind.value, "start": str(max(since_ns // _NS - 1, 0)), "ofs": "0"}
     return CcxtCall("privatePostLedgers", params, weight=_HISTORY)
 
 
-def transfers_of(body: Any, currencies: Mapping[str, str], offset: int) -> AccountPage[Transfer]:
+def transfers_of(body: Any, currencies: Mapping[str, str]) -> list[Transfer]:
     """Return one page of Ledgers. A withdrawal that came back is a deposit; a deposit's fee is taken from its amount.
     Errors: PeerError."""
     rows = _result(body).get("ledger")
     if not isinstance(rows, Mapping):
         raise PeerError(f"kraken: a ledger without rows: {str(body)[:300]}")
-    found = [
-        _read("a transfer", row, lambda number=number, row=row: _transfer(number, row, currencies))  # type: ignore[misc]
+    return [
+        read_row("kraken: a transfer", row, lambda number=number, row=row: _transfer(number, row, currencies))  # type: ignore[misc]
         for number, row in rows.items()
     ]
-    return AccountPage(tuple(found), offset + len(rows) if len(rows) >= PAGE else None)
 
 
 def _transfer(number: str, row: Mapping[str, Any], currencies: Mapping[str, str]) -> Transfer:
-    amount, fee, asset = _amount(row, "amount"), _amount(row, "fee"), str(row["asset"])
+    amount, fee, asset = amount_in(row, "amount"), amount_in(row, "fee"), str(row["asset"])
     name, time_ns = _currency(asset, currencies), _time_ns(row, "time")
     if amount < 0:
         return Transfer(TransferKind.WITHDRAWAL, number, name, -amount, time_ns, fee)
@@ -326,34 +384,41 @@ def _currency(asset: str, currencies: Mapping[str, str]) -> str:
     return currencies.get(name, _RENAMED.get(name, name))
 
 
-def owner_of(body: Any) -> tuple[str, bool]:
-    """Return the account's number (IIBAN) and whether the key may withdraw; True if the answer does not say.
-    Errors: PeerError without a number."""
-    result = _result(body)
-    number = text_in(result, "iban").replace(" ", "")
+def owner_of(body: Any) -> str:
+    """Return the account's number (IIBAN). Errors: PeerError without one."""
+    number = text_in(_result(body), "iban").replace(" ", "")
     if not number:
         raise PeerError("kraken: the key's description carries no account number")
-    permissions = result.get("permissions")
-    return number, not isinstance(permissions, list) or "withdraw-funds" in permissions
+    return number
+
+
+def rights_of(body: Any) -> KeyRights:
+    """Return the rights of the key; `may_withdraw` is None if the answer lists no permissions. Errors: PeerError."""
+    result = _result(body)
+    permissions, addresses = result.get("permissions"), result.get("ipAllowlist")
+    return KeyRights(
+        "withdraw-funds" in permissions if isinstance(permissions, list) else None,
+        bool(addresses) if isinstance(addresses, list) else None,
+    )
 
 
 def clock_of(body: Any) -> tuple[int, int]:
     """Return the bounds of Kraken's clock: it reports whole seconds. Errors: PeerError."""
     result = _result(body)
-    second = _read("the time", result, lambda: int(result["unixtime"]))
+    second = read_row("kraken: the time", result, lambda: int(result["unixtime"]))
     return second * _NS, (second + 1) * _NS
 
 
 def price_of(body: Any) -> Decimal:
     """Return the last price of the one pair in a Ticker answer. Errors: PeerError."""
     rows = list(_result(body).values())
-    return _read("the price", rows, lambda: _one_price(rows))
+    return read_row("kraken: the price", rows, lambda: _one_price(rows))
 
 
 def _one_price(rows: Sequence[Any]) -> Decimal:
     if len(rows) != 1:
         raise ValueError(f"{len(rows)} pairs")
-    return _amount({"last": rows[0]["c"][0]}, "last")
+    return amount_in({"last": rows[0]["c"][0]}, "last")
 
 
 def _rfc3339(time_ns: int) -> str:
@@ -370,14 +435,20 @@ DIALECT = Dialect(
     order_id_of=order_id_of,
     errors=_ERRORS,
     place=place,
+    validate=validate,
     cancel=cancel,
     cancelled_of=cancelled_of,
     unknown_order=frozenset({"EOrder:Unknown order"}),
+    key_refused=frozenset({"EAPI:Invalid key", "EAPI:Invalid signature"}),
     lookups=lookups,
     # Kraken takes 2 to 60 s by its own clock. Ours may differ by the second that its clock does not show, and the
     # request is on its way meanwhile.
     deadline_s=(4.0, 59.0),
+    ends_order=ends_order,
     amend="privatePostAmendOrder",
+    closes=Closes(place_closing, origins_of, ended),
+    reprice=reprice,
+    repriced_of=repriced_of,
     timer="privatePostCancelAllOrdersAfter",
     facts=(
         VenueFact(
@@ -402,9 +473,29 @@ DIALECT = Dialect(
         VenueFact(
             "deadline", "the engine refuses an order after it: 2 to 60 s, always sent, as 4 to 59", Basis.DOCUMENTED
         ),
+        VenueFact(
+            "good till date",
+            "expiretm with timeinforce GTD, limit and stop-limit orders, 5 s to a month after the deadline",
+            Basis.STAND_IN,
+        ),
         VenueFact("absence", "OpenOrders, then ClosedOrders, both by cl_ord_id, both without it", Basis.DOCUMENTED),
-        VenueFact("stops", "stop-loss by the last price, in the list of orders; no OCO", Basis.RECORDED),
-        VenueFact("amend", "AmendOrder exists; not used: its answer does not show the quantity", Basis.DOCUMENTED),
+        VenueFact(
+            "stops",
+            "stop-loss by the last price, in the list of orders; no OCO: an entry with a stop and a target is denied",
+            Basis.RECORDED,
+        ),
+        VenueFact(
+            "entry protection",
+            "close[ordertype], close[price]: each fill makes its own stop of that size, without a client id; its refid "
+            "is the order",
+            Basis.STAND_IN,
+        ),
+        VenueFact(
+            "amend",
+            "AmendOrder moves trigger_price or limit_price in place, answered by an amend_id; not used for quantities: "
+            "the answer does not show them",
+            Basis.STAND_IN,
+        ),
         VenueFact("fees", "in the quote currency (oflags fciq)", Basis.RECORDED),
         VenueFact("history", "50 executions an answer, newest first, of all pairs", Basis.DOCUMENTED),
     ),
@@ -417,10 +508,12 @@ DIALECT = Dialect(
         ids_max=IDS_MAX,
         history=history,
         history_of=history_of,
+        next_page=next_page,
         balances=CcxtCall("privatePostBalanceEx", weight=_READ),
         balances_of=balances_of,
         owner=CcxtCall("privatePostGetApiKeyInfo", weight=_READ),
         owner_of=owner_of,
+        rights_of=rights_of,
         clock=CcxtCall("publicGetTime"),
         clock_of=clock_of,
         price=lambda pair: CcxtCall("publicGetTicker", {"pair": pair}),
@@ -428,4 +521,11 @@ DIALECT = Dialect(
         transfers=transfers,
         transfers_of=transfers_of,
     ),
+)
+
+STAND_IN = StandIn(
+    symbol="BTC/USDT",
+    place="/0/private/AddOrder",
+    open_orders="/0/private/OpenOrders",
+    guardian_key="guardian_",
 )

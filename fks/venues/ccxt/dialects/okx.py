@@ -2,6 +2,10 @@
 
 Source: ccxt 4.5.90, whose error table and comments quote www.okx.com/docs-v5, and bodies of its static fixtures, read
 2026-11. An answer has a code of its own and one for each order (`sCode`); both must be 0.
+
+A stop and a take profit are one algo order (`oco`), by themselves or attached to an entry. Its id, as each id at OKX,
+has at most 32 characters: it is the stop's, and the take profit has none of its own there. So a reader of brackets,
+which OKX needs before it is traded, must find the take profit's id by the stop's.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from typing import Any
 
 from fks.model.decimals import plain
 from fks.model.order import Order, OrderType, Refusal, TimeInForce
+from fks.venues.ccxt.brackets import Brackets, ids_in
 from fks.venues.ccxt.dialect import (
     Basis,
     CcxtCall,
@@ -47,6 +52,8 @@ _ERRORS: tuple[FaultRow, ...] = (
     *refused_rows(Refusal.INSUFFICIENT_BALANCE, "51008", "51119", "51127", "51131"),
     *refused_rows(Refusal.QUANTITY, "51004", "51005", "51007", "51020", "51100", "51101", "51118", "51120", "51121"),
     *refused_rows(Refusal.PRICE, "51006", "51031", "51116", "51122", "51136", "51137", "51138"),
+    *refused_rows(Refusal.PRICE, "51046", "51047", "51051"),
+    *refused_rows(Refusal.WOULD_TRIGGER, "51277", "51278", "51279", "51280"),
     *refused_rows(Refusal.TOO_MANY_ORDERS, "51025", "51102", "51103"),
     *refused_rows(Refusal.HALTED, "51021", "51022", "51027", "51028", "51029", "51030"),
     *refused_rows(Refusal.UNKNOWN_ORDER, *sorted(_UNKNOWN_ORDER)),
@@ -71,12 +78,13 @@ def faults_of(body: Any) -> tuple[VenueFault, ...]:
 
 
 def order_id_of(body: Any, order: Order) -> str | None:
-    """Return the id of the one order that a body acknowledges under our client id: an algo id for a stop."""
+    """Return the id of the one order that a body acknowledges under our client id: an algo id for a stop. Of an order
+    that stands for several of ours, OKX has the id of the first."""
     rows = body.get("data") if isinstance(body, Mapping) else None
     if text_in(body, "code") != "0" or not isinstance(rows, list) or len(rows) != 1:
         return None
     ours, theirs = ("algoClOrdId", "algoId") if order.type in _STOPS else ("clOrdId", "ordId")
-    is_ours = text_in(rows[0], "sCode") == "0" and text_in(rows[0], ours) == order.client_order_id
+    is_ours = text_in(rows[0], "sCode") == "0" and text_in(rows[0], ours) == ids_in(order.client_order_id)[0]
     return (text_in(rows[0], theirs) or None) if is_ours else None
 
 
@@ -96,9 +104,7 @@ def place(order: Order, pair: str, deadline_ns: int) -> CcxtCall:
         params |= {
             "ordType": "conditional",
             "algoClOrdId": order.client_order_id,
-            "slTriggerPx": plain(needed(order.stop_price)),
-            "slTriggerPxType": "last",
-            "slOrdPx": "-1" if order.type is OrderType.STOP else plain(needed(order.price)),
+            **_stop(order),
         }
         return CcxtCall("privatePostTradeOrderAlgo", params, headers=headers, is_write=True)
     if order.type is OrderType.MARKET:
@@ -106,6 +112,46 @@ def place(order: Order, pair: str, deadline_ns: int) -> CcxtCall:
     else:
         params |= {"ordType": _TIMED[order.time_in_force], "px": plain(needed(order.price))}
     return CcxtCall("privatePostTradeOrder", params, headers=headers, is_write=True)
+
+
+def _stop(order: Order) -> dict[str, str]:
+    limit = "-1" if order.type is OrderType.STOP else plain(needed(order.price))
+    return {"slTriggerPx": plain(needed(order.stop_price)), "slTriggerPxType": "last", "slOrdPx": limit}
+
+
+def _exits(stop: Order, limit: Order) -> dict[str, str]:
+    """Return a stop and a take profit as one algo order: the limit order is placed when the price reaches its limit."""
+    price = plain(needed(limit.price))
+    return {**_stop(stop), "tpTriggerPx": price, "tpTriggerPxType": "last", "tpOrdPx": price}
+
+
+def place_bracket(stop: Order, limit: Order, pair: str) -> CcxtCall:
+    """Return the request of a stop and a take profit as one algo order, under the stop's id."""
+    params = {
+        "instId": pair,
+        "tdMode": "cash",
+        "side": stop.side.value,
+        "sz": plain(stop.quantity),
+        "tgtCcy": "base_ccy",
+        "ordType": "oco",
+        "clOrdId": stop.client_order_id,
+        "algoClOrdId": stop.client_order_id,
+        **_exits(stop, limit),
+    }
+    return CcxtCall("privatePostTradeOrderAlgo", params, is_write=True)
+
+
+def attach(entry: Order, stop: Order, limit: Order, pair: str) -> CcxtCall:
+    """Return the request of an entry with its exits, which OKX places as one algo order at the entry's complete fill,
+    over its size. It has no `expTime`: `Brackets` knows no deadline."""
+    call = place(entry, pair, 0)
+    exits = {"attachAlgoClOrdId": stop.client_order_id, **_exits(stop, limit)}
+    return CcxtCall(call.endpoint, {**call.params, "attachAlgoOrds": [exits]}, is_write=True)
+
+
+def origins_of(body: Any) -> dict[str, str]:
+    """Return nothing: OKX gives an attached algo order the id that we sent with the entry, which joins the two."""
+    return {}
 
 
 def cancel(order: Order, pair: str) -> CcxtCall:
@@ -147,6 +193,7 @@ DIALECT = Dialect(
     stop_namespace="algoClOrdId",
     amend="privatePostTradeAmendOrder",
     timer="privatePostTradeCancelAllAfter",
+    brackets=Brackets(place=place_bracket, attach=attach, origins_of=origins_of),
     facts=(
         VenueFact(
             "success", "code 0 and sCode 0, ordId, and clOrdId is ours (algoId, algoClOrdId for a stop)", Basis.RECORDED
@@ -160,6 +207,13 @@ DIALECT = Dialect(
             Basis.DOCUMENTED,
         ),
         VenueFact("stops", "algo orders, under algoClOrdId", Basis.RECORDED),
+        VenueFact("bracket", "stop and take profit are one algo order, oco, under the stop's id", Basis.DOCUMENTED),
+        VenueFact(
+            "protection",
+            "attachAlgoOrds: held by the exchange from the entry's complete fill on, under attachAlgoClOrdId; no "
+            "stand-in, requests and answers only",
+            Basis.DOCUMENTED,
+        ),
         VenueFact("deadline", "header expTime, milliseconds", Basis.DOCUMENTED),
     ),
 )

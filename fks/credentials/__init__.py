@@ -1,0 +1,1 @@
+"""Keys of venues in the processes that carry an account."""

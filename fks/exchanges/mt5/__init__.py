@@ -1,0 +1,1 @@
+"""Prices of MetaTrader 5, over a session of role `data` with the agent beside the terminal."""

@@ -1,0 +1,57 @@
+-- name: all
+-- Language models to be served, the oldest first. `state`: serving while a replica is ready, starting before that;
+-- `ready`: the processes that are ready.
+SELECT d.name, d.engine, d.model, d.url, d.sha256, d.size_bytes, d.device, d.replicas, d.context_size, d.purpose,
+       CASE WHEN d.state <> 'wanted' THEN d.state WHEN cardinality(r.ready) > 0 THEN 'serving' ELSE 'starting' END AS state,
+       d.reason, r.ready, d.deployed_by, d.deployed_at
+  FROM ai_deployments d,
+       LATERAL (SELECT ARRAY(SELECT c.name FROM component_health c, generate_series(0, d.replicas - 1) n
+                              WHERE c.name = 'inference:' || d.name || ':' || n AND c.state = 'ready'
+                                AND c.beat_at > now() - interval '10 seconds' ORDER BY n) AS ready) r
+ ORDER BY d.deployed_at, d.name;
+
+-- name: save
+-- Deploy a model, or one of the same name in its place; one that failed is wanted again.
+INSERT INTO ai_deployments AS d (name, engine, model, url, sha256, size_bytes, device, replicas, context_size, purpose,
+                                 deployed_by)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+ON CONFLICT (name) DO UPDATE
+   SET engine = EXCLUDED.engine, model = EXCLUDED.model, url = EXCLUDED.url, sha256 = EXCLUDED.sha256,
+       size_bytes = EXCLUDED.size_bytes, device = EXCLUDED.device, replicas = EXCLUDED.replicas,
+       context_size = EXCLUDED.context_size, purpose = EXCLUDED.purpose, state = 'wanted', reason = '', deployed_by = EXCLUDED.deployed_by,
+       deployed_at = now();
+
+-- name: remove
+-- Forget a deployment; no row back when there is none.
+DELETE FROM ai_deployments WHERE name = $1 RETURNING name;
+
+-- name: wanted
+-- The deployments that did not fail, the oldest first.
+SELECT name, engine, model, url, sha256, size_bytes, device, replicas, context_size, purpose
+  FROM ai_deployments WHERE state <> 'failed' ORDER BY deployed_at, name;
+
+-- name: place
+-- Note why deployments cannot be placed ('' for one that can); the rows that change.
+UPDATE ai_deployments d
+   SET state = CASE WHEN p.reason = '' THEN 'wanted' ELSE 'unschedulable' END, reason = p.reason
+  FROM unnest($1::text[], $2::text[]) AS p(name, reason)
+ WHERE d.name = p.name AND d.state <> 'failed'
+   AND (d.state, d.reason) IS DISTINCT FROM (CASE WHEN p.reason = '' THEN 'wanted' ELSE 'unschedulable' END, p.reason)
+RETURNING d.name, d.state, d.reason;
+
+-- name: fail
+-- Note as failed the models that ended their process twice since they were deployed, within an hour: before it was
+-- ready, or by an error or a signal of their own (SIGKILL comes from outside). Those that failed now, with the reason:
+-- the newest error that a process left, else how the newest one ended.
+UPDATE ai_deployments d SET state = 'failed', reason = left(e.reasons[1], 500)
+  FROM (SELECT w.name, count(*) AS deaths,
+               array_agg(coalesce(nullif(trim(substring(a.payload->>'traceback' FROM '([^\n]+)\s*$')), ''), a.reason)
+                         ORDER BY coalesce(trim(a.payload->>'traceback'), '') = '', a.id DESC) AS reasons
+          FROM ai_deployments w, generate_series(0, w.replicas - 1) n, actor_events a
+         WHERE w.state = 'wanted' AND a.child = 'inference:' || w.name || ':' || n AND a.event = 'exited'
+           AND a.time > greatest(w.deployed_at, now() - interval '1 hour')
+           AND (a.payload->>'how' = 'failed start'
+                OR (a.payload->>'how' = 'crash' AND (a.payload->>'signal') IS DISTINCT FROM '9'))
+         GROUP BY w.name) e
+ WHERE d.name = e.name AND e.deaths >= 2
+RETURNING d.name, d.state, d.reason;

@@ -1,0 +1,85 @@
+"""Folders with a small ONNX encoder: a table of word vectors, written without a library of the format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from fks.ai.engines import Deployment, facts_of_model
+
+WIDTH = 64
+
+
+def write_encoder(
+    folder: Path, words: Sequence[str], *, seed: int = 1, is_noise: bool = False, weights_in: str = ""
+) -> Path:
+    """Write an encoder whose tokens are words; an unknown one is all but zero. With `is_noise` all vectors are equal.
+
+    `weights_in`: the file beside the model that holds the table.
+    """
+    folder.mkdir()
+    table = np.random.default_rng(seed).standard_normal((len(words) + 1, WIDTH), np.float32)
+    table[0] = 1e-3
+    if is_noise:
+        table[:] = 1.0
+    vocabulary = {"[UNK]": 0, **{word: number for number, word in enumerate(words, 1)}}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    data = table.tobytes()
+    (folder / "model.onnx").write_bytes(_model(table.shape[0], data))
+    if weights_in:
+        (folder / weights_in).write_bytes(data)
+        (folder / "model.onnx").write_bytes(_model(table.shape[0], None, weights_in))
+    return folder
+
+
+def external(model: bytes, place: str) -> bytes:
+    """Return a model with its table at `place`."""
+    return _model(1, None, place)
+
+
+def encoder(folder: Path, name: str = "words") -> Deployment:
+    """Return the deployment of a folder."""
+    wanted = Deployment(name, "onnx", str(folder), purpose="embed")
+    digest, size = facts_of_model(wanted)
+    return Deployment(name, "onnx", str(folder), sha256=digest, size_bytes=size, purpose="embed")
+
+
+def _field(number: int, value: int | str | bytes) -> bytes:
+    """Return a field of a protocol buffer."""
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    data = value.encode() if isinstance(value, str) else value
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    out = b""
+    while value > 127:
+        out, value = out + bytes([value & 127 | 128]), value >> 7
+    return out + bytes([value])
+
+
+def _model(rows: int, data: bytes | None, place: str = "") -> bytes:
+    """Return the model: Gather(table, input_ids). Numbers of fields as in onnx.proto."""
+    table = _field(1, rows) + _field(1, WIDTH) + _field(2, 1) + _field(8, "table")
+    if data is None:
+        table += _field(13, _field(1, "location") + _field(2, place)) + _field(14, 1)
+    else:
+        table += _field(9, data)
+    node = _field(1, "table") + _field(1, "input_ids") + _field(2, "last_hidden_state") + _field(4, "Gather")
+    graph = _field(1, node) + _field(2, "encoder") + _field(5, table)
+    for name in ("input_ids", "attention_mask"):
+        graph += _field(11, _value(name, 7, "batch", "length"))
+    graph += _field(12, _value("last_hidden_state", 1, "batch", "length", WIDTH))
+    return _field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 17))
+
+
+def _value(name: str, kind: int, *shape: str | int) -> bytes:
+    sides = b"".join(_field(1, _field(2 if isinstance(side, str) else 1, side)) for side in shape)
+    return _field(1, name) + _field(2, _field(1, _field(1, kind) + _field(2, sides)))

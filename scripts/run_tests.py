@@ -1,85 +1,282 @@
-"""Run both halves of the suite and print one summary: `python scripts/run_tests.py [arguments of pytest]`.
+"""Run the parts of the suite, run again alone what failed, and print one summary.
 
-The second half runs also when the first fails. FKS_TEST_WORKERS (3) is the number of processes of the first half,
+Usage: `python scripts/run_tests.py [arguments of pytest]`, in the root of the checkout.
+
+Each part also runs when an earlier one fails. FKS_TEST_WORKERS (3) is the number of processes of the first part,
 FKS_TEST_SYSTEMS (one for each four cores, at least one) that of the second, whose tests start whole systems and have
 bounds in seconds.
+
+A failed test runs again by itself in a fresh process, twice at most. Where it passes then, it raced with the machine:
+it is FLAKY, is listed in ~/.cache/fks/ci/flaky.tsv, and does not reject. Rejected are: a test that failed three
+times, a broken guarantee (`tests/support/invariants.py`) at any time, a test that was collected and never ended, a
+file that could not be collected, an exit code of pytest that no failed test explains, more than FLAKY_MAX flaky
+tests, and more than FAILURES_MAX failures. Tests that fail by the same error of one session fixture are one failure,
+and are repeated together.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ElementTree
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 SYSTEMS = str(max((os.cpu_count() or 1) // 4, 1))
 SPREAD = ("--dist", "loadfile", "--no-loadscope-reorder", "-n")
-HALVES = {
+PARTS = {
     "unit, contract, meta": (
         *("tests/unit", "tests/contract", "tests/meta"),
         *(*SPREAD, os.environ.get("FKS_TEST_WORKERS", "3")),
     ),
     "acceptance": ("tests/acceptance", *SPREAD, os.environ.get("FKS_TEST_SYSTEMS", SYSTEMS)),
 }
-NO_TESTS, INTERRUPTED = 5, 2
-WIDTH_MAX = 200
+PASSED, FAILED, NO_TESTS = 0, 1, 5
+REPEATS_MAX = 2
+REPEATS_S = 600.0  # all repeats together; what is untried then counts as failed
+FLAKY_MAX = 5
+FAILURES_MAX = 15  # more is no flakiness, and would take longer than `REPEATS_S`
+NAMED_MAX = 20
+END_S = 30.0  # in which a repeat whose time is over ends its own servers
+PHASES = {"setup", "call", "teardown"}
 
 
-def run(arguments: Sequence[str], report: Path) -> int:
-    """Run pytest; return its exit code. `report`: where it writes a report in JUnit's format."""
-    with subprocess.Popen([sys.executable, "-m", "pytest", *arguments, f"--junit-xml={report}"]) as child:
-        while True:
+@dataclass(slots=True)
+class Failure:
+    """A test that failed: the first line of its error, and what `run_record` knows of it. `tries` counts its runs."""
+
+    id: str
+    text: str
+    worker: str
+    before: str
+    fixture: str | None
+    is_broken: bool
+    tries: int = 1
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of pytest, by its record."""
+
+    code: int
+    seconds: float
+    collected: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+    uncollected: dict[str, str] = field(default_factory=dict)  # file -> error
+    phases: dict[str, dict[str, str]] = field(default_factory=dict)  # id -> phase -> outcome
+    skipped: dict[str, str] = field(default_factory=dict)  # id -> reason
+    failures: dict[str, Failure] = field(default_factory=dict)
+    crashed: set[str] = field(default_factory=set)  # tests whose worker died; xdist begins some of them again
+    has_end: bool = False
+
+    @staticmethod
+    def read(code: int, seconds: float, record: Path) -> Run:
+        """Return the run that wrote `record`. A line that a dying process did not finish is left out."""
+        run = Run(code, seconds)
+        for line in record.read_text(encoding="utf-8").splitlines() if record.exists() else ():
             try:
-                return child.wait()
-            except KeyboardInterrupt:  # pytest has the signal, too, and ends in order
-                continue
-
-
-def summary(reports: Mapping[str, tuple[int, Path]]) -> tuple[list[str], int]:
-    """Return the lines of the summary and the exit code. `reports`: name -> exit code of pytest, its report."""
-    lines: list[str] = []
-    failed: dict[str, str] = {}
-    skipped: Counter[str] = Counter()
-    is_bad, total = False, 0
-    for name, (code, report) in reports.items():
-        cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []  # noqa: S314  pytest's own
-        bad = [(case, why) for case in cases if (why := _why(case)) is not None]
-        out = [found for case in cases if (found := case.find("skipped")) is not None]
-        for case, why in bad:
-            failed.setdefault(f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}", why)
-        skipped.update((found.get("message") or "")[:WIDTH_MAX] for found in out)
-        end = "" if code in (0, 1, NO_TESTS) else f"; pytest ended with {code}"
-        good = len(cases) - len(bad) - len(out)
-        lines.append(f"{name}: {good} passed, {len(bad)} failed, {len(out)} skipped{end}")
-        is_bad, total = is_bad or code not in (0, NO_TESTS), total + len(cases)
-    lines += [f"skipped {count}: {reason}" for reason, count in skipped.most_common()]
-    lines += [f"FAILED {name}{f': {why}' if why else ''}" for name, why in failed.items()]
-    return lines, int(is_bad or not total)
-
-
-def _why(case: ElementTree.Element) -> str | None:
-    """Return the first line of the message that a test failed with, None if it did not fail."""
-    found = next((found for kind in ("failure", "error") if (found := case.find(kind)) is not None), None)
-    return None if found is None else (found.get("message") or "").strip().partition("\n")[0][:WIDTH_MAX]
-
-
-def main(halves: Mapping[str, tuple[str, ...]], more: Sequence[str]) -> int:
-    """Run each half with `more` arguments, print the summary and return the exit code."""
-    reports: dict[str, tuple[int, Path]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for number, (name, arguments) in enumerate(halves.items()):
-            report = Path(folder) / f"{number}.xml"
-            reports[name] = (run([*arguments, *more], report), report)
-            if reports[name][0] == INTERRUPTED:
+                run._take(json.loads(line))
+            except ValueError:
                 break
-        lines, code = summary(reports)
-    print("", "== make test", *lines, sep="\n")
-    return code
+        return run
+
+    def _take(self, line: dict[str, object]) -> None:
+        match line:
+            case {"collected": list(ids)}:
+                self.collected |= set(ids)
+            case {"uncollected": str(name), "text": str(text)}:
+                self.uncollected[name] = text
+            case {"ended": str(id)}:
+                self.ended.add(id)
+            case {"end": True}:
+                self.has_end = True
+            case {"id": str(id), "when": str(when), "outcome": str(outcome)}:
+                self.phases.setdefault(id, {})[when] = outcome
+                if when not in PHASES:
+                    self.crashed.add(id)
+                text, broken = str(line.get("text", "")), line.get("broken")
+                if outcome == "failed":
+                    known = self.failures.setdefault(
+                        id, Failure(id, text, str(line["worker"]), str(line["before"]), None, is_broken=False)
+                    )
+                    known.fixture = known.fixture or (str(line["fixture"]) if line["fixture"] else None)
+                    if broken is not None:
+                        known.is_broken, known.text = True, str(broken) or text
+                elif outcome != "passed":
+                    self.skipped[id] = text if outcome == "skipped" else f"xfail: {text}"
+
+    @property
+    def unended(self) -> set[str]:
+        """The tests that were collected and did not end, and those whose process crashed."""
+        return (self.collected - self.ended) | self.crashed
+
+    def faults(self, *, may_be_empty: bool) -> list[str]:
+        """Return what no repetition forgives, beside broken guarantees."""
+        found = [f"{name} could not be collected: {text}" for name, text in self.uncollected.items()]
+        unended = sorted(self.unended)
+        found += [f"{id} never ended, or its process crashed" for id in unended[:NAMED_MAX]]
+        found += [f"{len(unended) - NAMED_MAX} more never ended"] if len(unended) > NAMED_MAX else []
+        is_explained = self.code == FAILED and bool(self.failures)
+        is_empty = self.code == NO_TESTS and may_be_empty
+        if not (self.code == PASSED or is_explained or is_empty or self.uncollected):
+            found.append(f"pytest ended with {self.code}, and no failed test explains it")
+        if not self.has_end or (self.code == PASSED and not self.ended):
+            found.append(f"pytest ended with {self.code} and left no complete record")
+        return found
+
+    def forgives(self, id: str) -> bool:
+        """Return whether the test passed here in every phase, or failed as its strict xfail demands."""
+        phases = self.phases.get(id, {})
+        return (
+            self.code == PASSED
+            and self.has_end
+            and id in self.ended
+            and phases.keys() == PHASES
+            and all(
+                outcome == "passed" or (when == "call" and outcome == "xfailed") for when, outcome in phases.items()
+            )
+        )
+
+
+def run_pytest(arguments: Sequence[str], record: Path, timeout_s: float | None = None) -> tuple[Run, bool]:
+    """Run pytest; return the run, and whether a person interrupted it. A run whose time is over is ended."""
+    began_s, is_interrupted = time.monotonic(), False
+    command = [sys.executable, "-m", "pytest", "-p", "tests.support.run_record", f"--record={record}", *arguments]
+    with subprocess.Popen(command) as child:
+        while True:
+            left_s = None if timeout_s is None else max(began_s + timeout_s - time.monotonic(), 0.0)
+            try:
+                code = child.wait(left_s)
+                break
+            except KeyboardInterrupt:  # pytest has the signal, too, and ends in order
+                is_interrupted = True
+            except subprocess.TimeoutExpired:
+                code = _end(child)
+                break
+    return Run.read(code, time.monotonic() - began_s, record), is_interrupted
+
+
+def _end(child: subprocess.Popen[bytes]) -> int:
+    """End pytest as Ctrl-C does, so that its fixtures stop their servers; else by kill."""
+    child.send_signal(signal.SIGINT)
+    try:
+        return child.wait(END_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()
+
+
+def groups_of(failures: Iterable[Failure]) -> list[list[Failure]]:
+    """Return the failures, those by the same error of the same session fixture together."""
+    found: dict[tuple[str, ...], list[Failure]] = {}
+    for failure in failures:
+        key = (failure.id,) if failure.fixture is None else (failure.fixture, failure.text)
+        found.setdefault(key, []).append(failure)
+    return list(found.values())
+
+
+def repeat(groups: Sequence[Sequence[Failure]], folder: Path) -> list[Failure]:
+    """Run each group again alone, twice at most; return the failures that are forgiven."""
+    forgiven: list[Failure] = []
+    end_s = time.monotonic() + REPEATS_S
+    for number, group in enumerate(groups):
+        left = list(group)
+        for attempt in range(REPEATS_MAX):
+            left_s = end_s - time.monotonic()
+            if not left or left_s <= 0 or any(failure.is_broken for failure in left):
+                break
+            ids = [failure.id for failure in left]
+            print(
+                f"\n== run {attempt + 2} of {ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}", flush=True
+            )
+            record = folder / f"repeat-{number}-{attempt}.jsonl"
+            run, is_interrupted = run_pytest([*ids, "-p", "no:xdist", "-m", "not soak"], record, left_s)
+            if is_interrupted:
+                return forgiven
+            for failure in left:
+                failure.tries += 1
+                if found := run.failures.get(failure.id):
+                    failure.text, failure.is_broken = found.text, found.is_broken
+            forgiven += [failure for failure in left if run.forgives(failure.id)]
+            left = [failure for failure in left if not run.forgives(failure.id)]
+    return forgiven
+
+
+def note(flaky: Sequence[Failure]) -> None:
+    """Append the flaky tests to the list of this machine: date, commit, load, worker, test before, test, error."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    place = Path.home() / ".cache" / "fks" / "ci" / "flaky.tsv"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    when, load = datetime.now(UTC).isoformat(timespec="seconds"), f"{os.getloadavg()[0]:.1f}"
+    with place.open("a", encoding="utf-8") as file:
+        for one in flaky:
+            row = (when, git.stdout.strip(), load, one.worker, one.before, one.id, one.text)
+            file.write("\t".join(text.replace("\t", " ") for text in row) + "\n")
+
+
+def line_of(name: str, run: Run, forgiven: set[str]) -> tuple[str, Counter[str]]:
+    """Return the line of the summary, and the numbers in it."""
+    bad, out = run.failures.keys() - forgiven, run.skipped.keys() - run.failures.keys()
+    counts = Counter(failed=len(bad), skipped=len(out), passed=len(run.phases) - len(bad) - len(out))
+    return f"{name}: {_counted(counts)} in {run.seconds:.0f} s", counts
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{counts[what]} {what}" for what in ("passed", "failed", "skipped"))
+
+
+def main(parts: Mapping[str, tuple[str, ...]], more: Sequence[str]) -> int:
+    """Run each part with `more` arguments, repeat what failed, print the summary and return the exit code."""
+    runs: dict[str, Run] = {}
+    is_interrupted = False
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (name, arguments) in enumerate(parts.items()):
+            record = Path(folder) / f"{number}.jsonl"
+            runs[name], is_interrupted = run_pytest([*arguments, *more], record)
+            if is_interrupted:
+                break
+        rejected = [f"{name}: {fault}" for name, run in runs.items() for fault in run.faults(may_be_empty=bool(more))]
+        failures = [failure for run in runs.values() for failure in run.failures.values()]
+        groups = groups_of(one for run in runs.values() for one in run.failures.values() if one.id not in run.unended)
+        flaky: list[Failure] = []
+        if is_interrupted:
+            rejected.append("interrupted")
+        elif len(groups) > FAILURES_MAX:
+            rejected.append(f"{len(groups)} failures, more than {FAILURES_MAX}: none was repeated")
+        else:
+            flaky = repeat(groups, Path(folder))
+    forgiven = {failure.id for failure in flaky}
+    if len(groups_of(flaky)) > FLAKY_MAX:
+        rejected.append(f"{len(groups_of(flaky))} flaky tests, more than {FLAKY_MAX}")
+    if not sum(len(run.phases) for run in runs.values()):
+        rejected.append("no test ran")
+    lines, total, skipped = [], Counter[str](), Counter[str]()
+    for name, run in runs.items():
+        line, counts = line_of(name, run, forgiven)
+        lines.append(line)
+        total += counts
+        skipped.update(reason for id, reason in run.skipped.items() if id not in run.failures)
+    lines += [f"skipped {count}: {reason}" for reason, count in skipped.most_common()]
+    lines += [f"FLAKY {one.id}: failed {one.tries - 1} of {one.tries}: {one.text}" for one in flaky]
+    lines += [f"{len(groups_of(flaky))} flaky, {FLAKY_MAX} at most"] if flaky else []
+    for failure in failures:
+        if failure.id not in forgiven:
+            kind = "BROKEN GUARANTEE" if failure.is_broken else "FAILED"
+            lines.append(f"{kind} {failure.id}: failed {failure.tries} of {failure.tries}: {failure.text}")
+    lines += [f"REJECTED {text}" for text in rejected]
+    print("", "== make test", *lines, _counted(total), sep="\n", flush=True)
+    if flaky:
+        note(flaky)
+    return int(bool(rejected) or any(failure.id not in forgiven for failure in failures))
 
 
 if __name__ == "__main__":
-    sys.exit(main(HALVES, sys.argv[1:]))
+    sys.exit(main(PARTS, sys.argv[1:]))

@@ -14,10 +14,7 @@ from typing import Any
 
 from fks.chaos.fold import journal_errors
 from fks.store.db import Database
-
-
-class InvariantError(AssertionError):
-    """A guarantee is broken, however long one had waited."""
+from tests.support.invariant_error import InvariantError
 
 
 class Broken(str):

@@ -77,19 +77,28 @@ def running(okx: Peer) -> Iterator[System]:
 
 
 @pytest.fixture
-def system(running: System) -> Iterator[System]:
-    """Return the running system, healthy: every component up, feeds fresh, the kill switch released."""
-    try:
-        wait_until(lambda: running.status()["state"] == "healthy", deadline_s=100.0, every_s=0.5)
-    except AssertionError:
-        found = running.status()
-        raise AssertionError(f"the system is {found['state']}: {found['reasons']}") from None
+def system(running: System, request: pytest.FixtureRequest) -> Iterator[System]:
+    """Return the running system, healthy: every component up, feeds fresh, the kill switch released.
+
+    It is healthy again after the test, or the test fails: the next one would wait for nothing, and be blamed.
+    """
+    running.wait_until_healthy()
     # the pages begin last, and are no part of what is healthy before they have begun
     wait_until(lambda: "pages:0" in running.components(), deadline_s=30.0, every_s=0.5)
     yield running
+    # what follows has bounds of its own, and is not the test's time
+    request.config.hook.pytest_timeout_cancel_timer(item=request.node)
+    left = ""
     if running.status()["kill"]["engaged"]:  # else every later test that waits for a fill would fail with this one
         running.fks("resume", "--force")
-        pytest.fail("this test left the kill switch engaged")
+        left = "this test left the kill switch engaged"
+    try:
+        running.wait_until_healthy()
+    except AssertionError as error:
+        running.start_anew()
+        left = f"{left}; {error} after this test" if left else f"{error} after this test"
+    if left:
+        pytest.fail(left)
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ class System:
 
     home: Path
     env: dict[str, str]
+    _lost: str = ""  # why nothing waits for it any more
 
     @staticmethod
     def at(home: Path, **settings: str) -> System:
@@ -113,6 +114,28 @@ class System:
         """Return what `fks status --json` says. The tests ask for it all the time: a process for each question would
         take the processor from the system that they time."""
         return find_status(Paths.of(self.home))
+
+    def wait_until_healthy(self, deadline_s: float = 100.0) -> None:
+        """Wait until it is healthy. Errors: AssertionError with its state and reasons; at once where it was not healthy
+        after a new start."""
+        assert not self._lost, self._lost
+        try:
+            wait_until(lambda: self.status()["state"] == "healthy", deadline_s=deadline_s, every_s=0.5)
+        except AssertionError:
+            found = self.status()
+            raise AssertionError(f"the system is {found['state']}: {found['reasons']}") from None
+
+    def start_anew(self) -> None:
+        """Stop, start, and wait until healthy. Errors: AssertionError, and from then on for each wait."""
+        self._lost = "the system did not come back from a new start after an earlier test"
+        self.down()
+        self.up()
+        self._lost = ""
+        try:
+            self.wait_until_healthy()
+        except AssertionError as error:
+            self._lost = f"after a new start {error}"
+            raise
 
     def components(self) -> dict[str, Any]:
         return {row["name"]: row for row in self.status()["components"]}

@@ -258,6 +258,8 @@ class Bridge:
             "status": account.status,
             "price_status": account.price_status,
             "trade_date": None,
+            "sim": account.is_sim,
+            "mode": self.mode(account.name),
             **self.platform.account_fields(account.name),
             "values": {**self.platform.values(account.name), "FksHighest": highest},
             "positions": [

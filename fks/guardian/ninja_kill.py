@@ -99,10 +99,9 @@ class NinjaKill(KillWork):
 
     def _left(self, status: m.Status) -> Iterator[dict[str, str]]:
         """Yield positions and orders that are left, and accounts of which that is not known."""
-        known = {account.name: account for account in status.accounts}
-        modes = (
-            {account.name: account.mode for account in self._session.welcome.accounts} if self._session.welcome else {}
-        )
+        known, welcome = {account.name: account for account in status.accounts}, self._session.welcome
+        accounts = m.accounts_after(() if welcome is None else welcome.accounts, status)
+        modes = {name: account.mode for name, account in accounts.items()}
         for name in sorted({*known, *modes}):
             account, is_traded = known.get(name), modes.get(name, "auto") == "auto"
             if is_traded and (account is None or account.status != _CONNECTED):

@@ -284,7 +284,8 @@ class RuleWatch:
         welcome = self._session.welcome
         if not isinstance(status, m.Status) or welcome is None:
             return
-        traded = {account.name for account in welcome.accounts if account.mode == "auto"}
+        accounts = m.accounts_after(welcome.accounts, status)
+        traded = {name for name, account in accounts.items() if account.mode == "auto"}
         for account in status.accounts:
             if account.name in traded and (action := self._action(account)) is not None:
                 await self._flatten(account.name, action)

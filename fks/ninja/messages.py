@@ -7,7 +7,8 @@ Prices and money are Decimal. Quantities are whole contracts, and `Lots` on a se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
@@ -510,6 +511,11 @@ class AccountStatus(Record):
     positions: tuple[PositionStatus, ...] = need(list_of(record(PositionStatus)))
     orders: tuple[OrderStatus, ...] = need(list_of(record(OrderStatus)))
     trading_code: int | None = may(nullable(integer()))  # MetaTrader 5: 10026 or 10027 while trading is disabled
+    # what the account is now, as in `welcome`; absent from a bridge older than 2026-11-28
+    sim: bool | None = may(boolean)
+    mode: Literal["auto", "relay", "off"] | None = may(one_of("auto", "relay", "off"))
+    currency: str | None = may(nullable(text(16, 1)))
+    margin_mode: Literal["netting", "hedging"] | None = may(nullable(MARGIN_MODE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -542,6 +548,28 @@ class Status(Message):
     agent: str | None = may(nullable(text(64)))  # version of the program beside the platform
     server_offset_s: int | None = may(nullable(integer(-86_400, 86_400)))  # trade server's clock minus UTC
     last_error: str | None = may(nullable(text(400)))  # the platform's last refusal or failure
+
+
+def accounts_after(known: Iterable[AccountInfo], status: Status) -> dict[str, AccountInfo]:
+    """Return the accounts by name as they are after a status; `known` holds where the status does not say.
+
+    A platform may read an account only after a session began: `welcome` could not know what that account is.
+    """
+    found = {account.name: account for account in known}
+    for one in status.accounts:
+        is_connected = one.status == "Connected"
+        if one.sim is not None and one.mode is not None:
+            found[one.name] = AccountInfo(
+                name=one.name,
+                sim=one.sim,
+                mode=one.mode,
+                connected=is_connected,
+                currency=one.currency,
+                margin_mode=one.margin_mode,
+            )
+        elif one.name in found:
+            found[one.name] = dataclasses.replace(found[one.name], connected=is_connected)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ import asyncio
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -126,8 +126,7 @@ class LinkView:
                 self._status, self.snapshot_ns = status, now_ns
                 self.is_halted, self._is_platform_ready = status.halted, status.ready
                 self.journal_error = status.journal_error or ""
-                for account in status.accounts:
-                    self._connect(account.name, is_connected=account.status == "Connected")
+                self._accounts = m.accounts_after(self._accounts.values(), status)
                 self._trading = {of.name: of.trading_code for of in status.accounts if of.trading_code}
             case o.Logged(event=m.LogEvent(body=m.Halt(on=is_on))):
                 self.is_halted = is_on
@@ -177,10 +176,6 @@ class LinkView:
             snapshot_ns=None if status is None else self.snapshot_ns,
             has_line_mac=has_line_mac,
         )
-
-    def _connect(self, name: str, *, is_connected: bool) -> None:
-        if name in self._accounts:
-            self._accounts[name] = replace(self._accounts[name], connected=is_connected)
 
 
 class LinkRows(Protocol):

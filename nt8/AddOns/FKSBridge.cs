@@ -1167,7 +1167,9 @@ namespace NinjaTrader.NinjaScript.AddOns
             }
             numbers.Set("FksHighest", risk.Highest(account.Name)); // what a trailing limit counts from, which no broker reports
             Connection connection = account.Connection;
-            return new FKSObject().Set("name", account.Name).Set("status", connection == null ? "Disconnected" : connection.Status.ToString())
+            bool simulation = FKSOrders.IsSimulation(account);
+            return new FKSObject().Set("name", account.Name).Set("sim", simulation).Set("mode", risk.Mode(account.Name, simulation, clock.NowMs()))
+                .Set("status", connection == null ? "Disconnected" : connection.Status.ToString())
                 .Set("price_status", connection == null ? "Disconnected" : connection.PriceStatus.ToString()).Set("trade_date", FKSRisk.TradeDate(clock.NowMs()))
                 .Set("values", numbers).Set("positions", positions).Set("orders", listed);
         }

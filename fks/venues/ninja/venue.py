@@ -507,6 +507,8 @@ class NinjaVenue:
                 f"{self._title} of group {self._config.group} lists no account {self._config.account}",
                 remedy=f"check {platform.name}.{platform.account_setting}, and the accounts at the {platform.peer}",
             )
+        if not account.get("connected"):  # nobody can say whose money it is before the platform has read the account
+            raise OutageError(f"account {self._config.account} is not connected to its broker")
         environment = Environment.SIM if account.get("sim") else Environment.LIVE
         return VenueIdentity(environment, f"{self._key}/{self._config.account}")
 

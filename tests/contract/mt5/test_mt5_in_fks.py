@@ -12,6 +12,8 @@ import pytest
 from fks.clock import RealClock
 from fks.config.settings import Mt5, Settings
 from fks.exchanges.registry import make_exchange
+from fks.model.account import Environment
+from fks.model.errors import OutageError
 from fks.model.ids import leg_id
 from fks.model.ninja import MT5
 from fks.model.order import Outcome, Role, Side
@@ -29,6 +31,7 @@ from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 
 D = Decimal
+LONG_S = 3_600.0
 GROUP, ACCOUNT = "mt5", "5001"
 
 
@@ -118,5 +121,39 @@ async def test_entry_exit_and_kill_reach_the_terminal(database: Database, bus: B
         assert [one["state"] for one in killed["venues"]] == ["flat"], killed
         assert not terminal.positions_get()
         await guardian.stop()
+    await rows.close()
+    await agent.stop()
+
+
+async def test_an_account_that_is_read_late_is_not_taken_for_a_live_one(
+    database: Database, bus: Bus, tmp_path: Path
+) -> None:
+    """The terminal answers after the link has its session, which lasts: whose money it is must come to the row."""
+    clock = RealClock()
+    terminal = SimulatedTerminal(tmp_path / "broker", lambda: time.time_ns() // 1_000_000, TerminalOptions())
+    terminal.switch_on("terminal_lost", LONG_S)
+    options = AgentOptions(tmp_path / "agent", login=Mt5Login(account_number=int(ACCOUNT)), config=agent_config(GROUP))
+    agent = await start_agent(options, terminal, clock)
+    rows = WakingRows(database, bus, None, clock)
+    config = NinjaConfig(GROUP, ACCOUNT, timeout_s=5.0, account_id=1, name="mt5", platform=MT5)
+    venue = NinjaVenue(config, rows, clock, CollectingLog())
+
+    async def accounts() -> list[tuple[object, ...]]:
+        row = await rows.link(MT5.key(GROUP))
+        names = ("name", "connected", "sim", "mode", "currency")
+        return [] if row is None else [tuple(one.get(name) for name in names) for one in row.report.accounts]
+
+    async with LinkRig(database, agent.port, group=GROUP, secret=agent.secret, platform=MT5).running():
+        await until(accounts)
+        with pytest.raises(OutageError, match="is not connected to its broker"):
+            await venue.identity()
+        terminal.switch_on("terminal_lost", 0.0)
+
+        async def is_connected() -> bool:
+            return [one[1] for one in await accounts()] == [True]
+
+        await until(is_connected, deadline_s=20)
+        assert await accounts() == [(ACCOUNT, True, True, "auto", "USD")]
+        assert (await venue.identity()).environment is Environment.SIM
     await rows.close()
     await agent.stop()

@@ -365,6 +365,31 @@ async def test_connected_is_told_from_able_to_trade(rig: LinkRig, bridge: Script
     assert ("page", "ninja.halt") in await rig.alerts()
 
 
+async def test_an_account_is_what_the_newest_status_says(rig: LinkRig, bridge: ScriptedBridge) -> None:
+    bridge.welcome = {"accounts": [{"name": "Sim101", "sim": False, "mode": "off", "connected": False}]}
+    read = {"sim": True, "mode": "auto", "currency": "EUR", "margin_mode": "netting"}
+
+    async def told(*accounts: dict[str, Any]) -> None:
+        """Wait until the row has these accounts, with these fields at least."""
+
+        async def is_written() -> bool:
+            row = await rig.asker.link("sim")
+            found = () if row is None else row.report.accounts
+            pairs = zip(accounts, found, strict=False)
+            return len(found) == len(accounts) and all(one.items() <= of.items() for one, of in pairs)
+
+        await until(is_written)
+
+    async with rig.running():
+        await told({"sim": False, "mode": "off", "connected": True})  # this status does not say what the account is
+        bridge.write(status(accounts=[ACCOUNT | read]))
+        await told(read | {"connected": True})
+        bridge.write(status(accounts=[ACCOUNT | {"status": "ConnectionLost"}]))
+        await told(read | {"connected": False})
+        bridge.write(status(accounts=[ACCOUNT | read, ACCOUNT | read | {"name": "Sim102"}]))
+        await told(read, read | {"name": "Sim102", "connected": True})
+
+
 async def test_a_bridge_without_a_journal_pages_once_and_still_takes_exits(
     rig: LinkRig, bridge: ScriptedBridge
 ) -> None:

@@ -167,6 +167,8 @@ async def test_a_kill_asks_for_the_latch_until_all_is_flat(tmp_path: Path) -> No
         (status(account(status="ConnectionLost"), halted=True), {"Sim101": "auto"}, ["pending"]),
         (status(account(status="ConnectionLost"), halted=True), {"Sim101": "off"}, []),
         (status(halted=True), {"Sim101": "auto"}, ["pending"]),  # the status lacks an account that is traded
+        (status(replace(account(held=1), sim=True, mode="auto"), halted=True), {"Sim101": "off"}, ["pending"]),
+        (status(replace(account(held=1), sim=True, mode="relay"), halted=True), {"Sim101": "auto"}, ["elsewhere"]),
         (
             status(account(held=1), account("Other", held=1), halted=True),
             {"Sim101": "auto", "Other": "off"},
@@ -275,6 +277,8 @@ class Watching:
         (Bridge(status(account(orders=(order("FKS:a:E", ours=False),))), rules=LOST), True, []),
         (Bridge(status(account(orders=(order("FKS:a:S"),))), rules=LOST), True, []),
         (Bridge(status(account(held=1)), {"Sim101": "relay"}, rules=LOST), True, []),
+        (Bridge(status(replace(account(held=1), sim=True, mode="auto")), {}, rules=LOST), True, ["Sim101"]),
+        (Bridge(status(replace(account(held=1), sim=True, mode="off")), rules=LOST), True, []),
         (Bridge(status(account(held=1)), account_rules={"Sim101": LOST}), True, ["Sim101"]),
         (Bridge(status(account(held=1)), account_rules={"Sim101": None}, rules=LOST), True, []),
         (

@@ -21,6 +21,6 @@ def test_the_simulated_bridge_keeps_to_the_conversation(path: Path, tmp_path: Pa
 
 def test_every_conversation_names_an_end() -> None:
     against = [parse(path).against for path in FOLDER.glob("C*.txt")]
-    assert len(FILES) == 27
-    assert len(against) == 32
+    assert len(FILES) == 28
+    assert len(against) == 33
     assert all(ends and ends <= {"bridge", "client"} for ends in against)

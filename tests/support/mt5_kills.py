@@ -245,16 +245,22 @@ class TradingFaults(AgentFaults):
         return {"orders": self.kills, "agent": agent, "link": link, "connection": self.proxy.cuts}
 
     async def send(self) -> None:
-        """Trade until so many signals were ordered and each part has died, at least once for ten of them."""
+        """Trade until so many signals were ordered, half of them accepted, and each part has died, at least once for ten
+        of them. An order that meets a dead part is refused or absent: of a few orders, more than half may be."""
         dice = random.Random(self.plan.seed + 1)
         await seed(self.db)
         await self.begin()
         breaking = asyncio.create_task(self._break(random.Random(self.plan.seed + 2)))
         try:
-            while len(self.ids) < self.plan.signals or min(self.died.values()) < 1 + self.plan.signals // 10:
+            while not await self._has_traded():
                 await self._trade(dice)
         finally:
             await end_task(breaking)
+
+    async def _has_traded(self) -> bool:
+        accepted = Counter((await self.states()).values())[RequestState.ACKED]
+        is_enough = len(self.ids) >= self.plan.signals and accepted * 2 >= len(self.ids)
+        return is_enough and min(self.died.values()) >= 1 + self.plan.signals // 10
 
     async def begin(self) -> None:
         """Start an order manager with a session of its own, in place of one that runs and dies as by kill -9."""
@@ -373,4 +379,4 @@ async def trade_while_everything_dies(
         states = Counter(state.value for state in (await run.states()).values())
     print(f"{mode}: {len(run.ids)} signals in {time.monotonic() - began_s:.0f} s; requests {dict(states)}; died {run.died}; "
           f"denied {dict(run.denied)}")  # fmt: skip
-    assert states["ACKED"] >= signals // 2, "most orders are accepted"
+    assert states["ACKED"] * 2 >= len(run.ids), "most orders are accepted"

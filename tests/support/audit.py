@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fks.chaos.auditor import audit_evidence, made_by
@@ -15,6 +15,7 @@ from fks.chaos.evidence import Baseline, collect, take_baseline
 from fks.chaos.outside import Outside
 from fks.clock import RealClock
 from fks.config.paths import Paths
+from tests.support.invariants import assert_none, audit_findings
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
@@ -27,7 +28,7 @@ class Audit:
     """The findings. A sound system has only zeros and empty things after the first four, and recomputed decisions.
 
     `doubled` and `position_errors` map the subject of a finding to its text; `others` are the violations of every
-    other check, in words.
+    other check, in words. `findings` are all of them, `Broken` where no time would change them.
     """
 
     orders_sent: int
@@ -39,6 +40,7 @@ class Audit:
     twice_ordered: int
     position_errors: dict[str, str]
     others: tuple[str, ...] = ()
+    findings: tuple[str, ...] = field(default=(), repr=False)
 
 
 def baseline_of(system: System) -> Baseline:
@@ -66,6 +68,7 @@ def audit(system: System, baseline: Baseline) -> Audit:
         twice_ordered=sum("led to" in text for text in doubled),
         position_errors={f.text.split(" is ")[0]: f.text for f in found if f.check == "positions wrong"},
         others=tuple(f"{f.check}: {f.text}" for f in found if f.check not in named and f.text not in undecided),
+        findings=tuple(audit_findings(evidence, result)),
     )
 
 
@@ -82,10 +85,18 @@ def assert_sound(system: System, baseline: Baseline) -> None:
     try:
         wait_until(settled, deadline_s=60.0, every_s=0.5)
     except AssertionError:
-        raise AssertionError(f"the auditor still finds after 60 s: {found[0]}") from None
+        print(f"the auditor still finds after 60 s: {found[0]}")
+        assert_none(found[0].findings)
+        raise
     print(f"audited {found[0]}")
-    assert (found[0].doubled, found[0].twice_ordered) == ({}, 0)
+    assert_not_doubled(found[0])
     assert found[0].decisions > 0, "no decision was recomputed: an audit of nothing"
+
+
+def assert_not_doubled(found: Audit) -> None:
+    """Errors: InvariantError with each id that was sent more than once, and each signal that led to several orders."""
+    assert_none(text for text in found.findings if text.startswith("orders doubled"))
+    assert (found.doubled, found.twice_ordered) == ({}, 0)
 
 
 async def _with_outside(system: System, call: Callable[[Outside], Awaitable[T]]) -> T:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from decimal import Decimal
 from typing import Any
 
+from tests.support.invariants import assert_once
 from tests.support.local_exchange import LocalExchange, wait_for_price
 from tests.support.waiting import wait_until
 
@@ -81,7 +82,8 @@ class ClusterTrading:
         """Compare the journal with the exchange: each execution is booked once, each order was sent once, and nothing
         waits for a person."""
         ordered = self.ordered()
-        assert set(ordered.values()) == {1}, ordered.most_common(3)
+        assert ordered
+        assert_once(ordered.elements())
         at_exchange = _amounts((fill["clientOrderId"], fill["qty"]) for fill in self.fills())
 
         def booked() -> dict[str, Decimal]:

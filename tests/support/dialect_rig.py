@@ -32,6 +32,7 @@ from fks.venues.ccxt.dialect_venue import DialectVenue
 from fks.venues.conformance import open_outcomes
 from fks.venues.listing import VenueListing
 from fks.venues.registry import listed_venues
+from tests.support.invariants import assert_once
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import FAST, Rig
 from tests.support.ports import CollectingLog
@@ -323,7 +324,7 @@ class DialectRig(Rig):
         assert self.exchange.account()["open_orders"] == []
         counts = self.sent()
         assert len(counts) >= intents
-        assert set(counts.values()) == {1}
+        assert_once(counts.elements())
         struck = Counter[str]()
         for kind, number in dealt:
             struck[kind] += self.exchange.ask("GET", "/sim/faults", None, id=number)[0]["struck"] > 0

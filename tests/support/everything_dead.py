@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from fks.chaos.auditor import Evidence, audit_evidence
-from fks.chaos.fold import journal_errors
 from fks.config.settings import DatabaseSettings
 from fks.model import ids
 from fks.model.order import OrderType, TimeInForce
@@ -25,8 +24,10 @@ from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
 from tests.support import servers
+from tests.support.invariants import Broken, audit_findings, is_at_rest
+from tests.support.journal import rows_at_one_moment
 from tests.support.local_exchange import LocalExchange
-from tests.support.order_chaos import Lives
+from tests.support.order_chaos import JUDGED, Lives
 from tests.support.order_rig import seed as seed_accounts
 from tests.support.order_rig import signal_of
 from tests.support.servers import MortalPostgres
@@ -228,10 +229,8 @@ class EverythingDead:
     async def _book_errors(self) -> list[str]:
         """Return how journal and exchange differ."""
         account = await asyncio.to_thread(self.exchange.account)
-        tables = {
-            name: await self._sql(f"SELECT * FROM {name}") for name in ("signals", "orders", "trades", "positions")
-        }
         received = await asyncio.to_thread(self.exchange.received, limit=10_000_000)
+        tables = await rows_at_one_moment(self.db, *JUDGED)
         evidence = Evidence(
             now_s=datetime.now(UTC).timestamp(),
             received=received,
@@ -241,22 +240,19 @@ class EverythingDead:
             orders=tables["orders"],
             trades=tables["trades"],
             positions=tables["positions"],
+            events=tables["order_events ORDER BY id"],
         )
-        audit = audit_evidence(evidence, settle_s=0.0)
-        found = [f"{item.check}: {item.text}" for item in audit.violations]
-        found += [] if audit.is_whole else ["positions could not be compared"]
-        steps = await self._sql("SELECT * FROM order_events ORDER BY id")
-        found += journal_errors(evidence.orders, steps, evidence.trades)
+        found = audit_findings(evidence, audit_evidence(evidence, settle_s=0.0))
+        unequal = Broken if is_at_rest(evidence) else str
         held = {row["asset"]: D(row["free"]) + D(row["locked"]) for row in account["balances"]}
         ours = sum((row["quantity"] for row in evidence.positions if row["symbol"] == "BTCUSDT"), D(0))
         if ours != held.get("BTC", D(0)):
-            found.append(f"{held.get('BTC')} BTC at the exchange, positions make {ours}")
+            found.append(unequal(f"{held.get('BTC')} BTC at the exchange, positions make {ours}"))
         there = {row["clientOrderId"] for row in account["open_orders"]}
         here = {row["client_order_id"] for row in evidence.orders if row["state"] in ("ACCEPTED", "WORKING", "PARTIAL")}
         if there != here:
-            found.append(
-                f"open at the exchange alone: {sorted(there - here)}; in the journal alone: {sorted(here - there)}"
-            )
+            apart = f"open at the exchange alone: {sorted(there - here)}; in the journal alone: {sorted(here - there)}"
+            found.append(unequal(apart))
         stops = sum(
             (D(r["origQty"]) for r in account["open_orders"] if r["type"] == "STOP_LOSS" and r["status"] == "NEW"), D(0)
         )

@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from fks.model.timeframe import iso, to_ns
+from tests.support.invariants import InvariantError
 
 FIELDS = ("time", "side", "quantity", "price", "fee", "fee_currency")
 
@@ -85,7 +86,10 @@ def _ordered(fills: Iterable[Any]) -> list[PlainFill]:
     return [fill for _, run in runs for fill in sorted(run, key=lambda fill: fill.quantity)]
 
 
-def assert_same_fills(left: Iterable[Any], right: Iterable[Any]) -> None:
-    """Fail with the first differing fields unless both lists hold the same fills in the same order (see `differences`)."""
-    found = differences(left, right)
-    assert not found, "\n".join(found)
+def assert_same_fills(
+    left: Iterable[Any], right: Iterable[Any], *, fields: Sequence[str] = FIELDS, why: str = ""
+) -> None:
+    """Errors: InvariantError with the first differing fields and `why`, unless both lists hold the same fills in the same
+    order (see `differences`)."""
+    if found := differences(left, right, fields=fields):
+        raise InvariantError("\n".join([*found, why]))

@@ -21,10 +21,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fks.chaos.fold import journal_errors
 from fks.clock import RealClock
 from fks.clock.waiting import end_task
-from fks.model.ninja import MT5, RequestState
+from fks.model.ninja import FINAL, MT5, RequestState
 from fks.model.order import TERMINAL, State
 from fks.model.signal import Kind
 from fks.mt5.platform import magic_of
@@ -39,6 +38,7 @@ from fks.venues.ninja.venue import NinjaConfig, NinjaVenue
 from tests.support import mt5_agent_process
 from tests.support.children import Child
 from tests.support.free_port import free_port
+from tests.support.invariants import Broken, journal_findings
 from tests.support.mt5_agent_process import LOGIN
 from tests.support.mt5_trading import seed
 from tests.support.ninja import put_secret
@@ -205,12 +205,13 @@ class AgentFaults(Faults):
         """Return orders that the broker accepted twice or against their rows, and positions that differ from events."""
         terminal = self.broker()
         log = Counter((line["magic"], line["position_id"]) for line in terminal.log())
-        found = [f"{key} was accepted {count} times" for key, count in log.items() if count > 1]
+        found: list[str] = [Broken(f"{key} was accepted {count} times") for key, count in log.items() if count > 1]
         magics, states = {magic for magic, _ in log}, await self.states()
         for id, state in states.items():
             wanted = {RequestState.ACKED: True, **dict.fromkeys(self.unsent, False)}.get(state)
             if (magic_of(id) in magics) is not wanted:
-                found.append(f"{id} is {state.value}, and in the broker's log: {magic_of(id) in magics}")
+                text = f"{id} is {state.value}, and in the broker's log: {magic_of(id) in magics}"
+                found.append(text if wanted is None else Broken(text))
         events = await NinjaStore(self.db).events_after(self.platform.key(GROUP), None, 0, limit=1_000_000)
         seqs = [event.seq for event in events if event.kind != "epoch"]
         if seqs != list(range(1, len(seqs) + 1)):
@@ -220,9 +221,10 @@ class AgentFaults(Faults):
         positions = terminal.positions_get()
         held = sum((D(str(round(one.volume, 8))) for one in positions), D(0))
         if made != held:
-            found.append(f"the executions make {made}, and {held} is held")
+            text = f"the executions make {made}, and {held} is held"
+            found.append(Broken(text) if all(state in FINAL for state in states.values()) else text)
         if len({one["exec_id"] for one in executions}) != len(executions):
-            found.append("an execution was reported twice")
+            found.append(Broken("an execution was reported twice"))
         found += [f"position {one.ticket} has no stop" for one in positions if not one.sl]
         return found
 
@@ -325,20 +327,21 @@ class TradingFaults(AgentFaults):
         found, terminal = await super().findings(), self.broker()
         magics = {line["magic"] for line in terminal.log()}
         orders = await self.db.sql("SELECT * FROM orders WHERE role NOT IN ('sl', 'tp')")
+        is_at_rest = all(State(row["state"]) in TERMINAL for row in orders)
         for row in orders:
             id, state = row["client_order_id"], State(row["state"])
             if state not in TERMINAL:
                 found.append(f"{id} is {state.value}")
             if (magic_of(id) in magics) is (state in (State.REJECTED, State.ABSENT, State.DENIED)):
-                found.append(f"{id} is {state.value}, and in the broker's log: {magic_of(id) in magics}")
+                text = f"{id} is {state.value}, and in the broker's log: {magic_of(id) in magics}"
+                found.append(Broken(text) if state in TERMINAL else text)
         if strangers := magics - {magic_of(row["client_order_id"]) for row in orders}:
-            found.append(f"the broker has orders that the journal does not know: {strangers}")
+            found.append(Broken(f"the broker has orders that the journal does not know: {strangers}"))
         held = sum((D(str(round(one.volume, 8))) for one in terminal.positions_get()), D(0))
         if (ours := await self.rig.held("EURUSD")) != held:
-            found.append(f"the journal holds {ours}, and the broker {held}")
-        names = ("orders", "order_events ORDER BY id", "trades")
-        tables = [await self.db.sql(f"SELECT * FROM {name}") for name in names]
-        return found + [str(error) for error in journal_errors(*([dict(row) for row in rows] for rows in tables))]
+            text = f"the journal holds {ours}, and the broker {held}"
+            found.append(Broken(text) if is_at_rest else text)
+        return found + await journal_findings(self.db)
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from fks.chaos.fold import journal_errors
 from fks.clock import RealClock
 from fks.exchanges.mt5.exchange import instrument_of
 from fks.model.ids import leg_id
@@ -24,6 +23,7 @@ from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
 from fks.store.orders import OrderStore
 from fks.venues.ninja.venue import NinjaConfig, NinjaVenue
+from tests.support.invariants import assert_journal
 from tests.support.mt5_agent import ACCOUNT, EURUSD, GROUP, ScriptedAgent
 from tests.support.ninja_link import LinkRig
 from tests.support.ninja_trading import LIMITS, SETTINGS
@@ -156,6 +156,4 @@ async def mt5_trading(database: Database, bus: Bus) -> AsyncIterator[Mt5Trading]
         await until(lambda: rig.service.is_ready, deadline_s=30)
         yield Mt5Trading(mt5, rig)
         await rig.stop()
-        names = ("orders", "order_events ORDER BY id", "trades")
-        tables = [await database.sql(f"SELECT * FROM {name}") for name in names]
-        assert list(journal_errors(*([dict(row) for row in rows] for rows in tables))) == []
+        await assert_journal(database)

@@ -14,7 +14,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ from fks.store.ninja import NinjaStore
 from tests.support import mono, ninja_link_process, nt8_host
 from tests.support.children import Child
 from tests.support.free_port import free_port
+from tests.support.invariants import Broken, assert_none
 from tests.support.ninja import put_secret
 from tests.support.waiting import until
 
@@ -336,17 +337,17 @@ class Faults(ABC):
         return all(state in FINAL for state in (await self.states()).values())
 
     async def settle(self) -> None:
-        """End kills and cuts, and wait until nothing is found any more or a minute is over. Errors: AssertionError."""
+        """End kills and cuts, and wait until nothing is found any more or a minute is over. Errors: AssertionError, InvariantError."""
         await self.bridges.calm()
         self.links.calm()
-        found: list[str] = ["not looked yet"]
+        found: Sequence[str] = ["not looked yet"]
         end_s = time.monotonic() + 60
         while found and time.monotonic() < end_s:
             self.links.check()
             self.bridges.check()
             found = await self.findings()
             await asyncio.sleep(0.3)
-        assert not found, "\n".join(found[:50])
+        assert_none(found)
 
     async def status(self, store: NinjaStore) -> dict[str, Any]:
         """Return a status that the bridge was asked for; {} when it did not answer in time."""
@@ -396,13 +397,14 @@ class AddOnFaults(Faults):
 def submit_findings(states: dict[str, RequestState], submits: list[dict[str, Any]]) -> list[str]:
     """Return signals that were not submitted exactly as their rows say, and orders that were submitted twice."""
     counts = Counter(order["name"] for order in submits if order["name"].startswith("FKS:"))
-    found = [f"{name} was submitted {count} times" for name, count in counts.items() if count != 1]
+    found: list[str] = [Broken(f"{name} was submitted {count} times") for name, count in counts.items() if count != 1]
     for id, state in states.items():
         expected = {RequestState.ACKED: 1, RequestState.NACKED: 0}.get(state)
         if counts[order_name(id, "E")] != expected:
-            found.append(f"signal {id} is {state.value} and was submitted {counts[order_name(id, 'E')]} times")
+            text = f"signal {id} is {state.value} and was submitted {counts[order_name(id, 'E')]} times"
+            found.append(text if expected is None else Broken(text))
     entries = {name.split(":")[1] for name in counts if name.endswith(":E")}
-    return found + [f"{id} was submitted and is no signal" for id in entries - set(states)]
+    return found + [Broken(f"{id} was submitted and is no signal") for id in entries - set(states)]
 
 
 def execution_findings(executions: list[dict[str, Any]], events: list[NinjaEvent]) -> list[str]:
@@ -414,10 +416,13 @@ def execution_findings(executions: list[dict[str, Any]], events: list[NinjaEvent
         if event.kind == "exec" and body["op"] == "add":
             form = (body["name"], int(body["qty"]), float(body["price"]), body["side"] == "buy")
             reported[str(body["exec_id"])].append(form)
-    found = [
-        f"execution {id} {form} was reported as {reported[id]}" for id, form in made.items() if reported[id] != [form]
-    ]
-    found += [f"execution {id} was reported and never made" for id in reported if id not in made]
+    found: list[str] = []
+    for id, form in made.items():
+        if not (forms := reported.get(id, [])):
+            found.append(f"execution {id} {form} is not reported yet")
+        elif forms != [form]:
+            found.append(Broken(f"execution {id} {form} was reported as {forms}"))
+    found += [Broken(f"execution {id} was reported and never made") for id in reported if id not in made]
     seqs = [event.seq for event in events if event.kind != "epoch"]
     if seqs != list(range(1, len(seqs) + 1)):
         found.append("the log has gaps or repeats")

@@ -9,7 +9,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.chaos.fold import journal_errors
 from fks.config.settings import Http, Risk, Settings, VenueSettings
 from fks.futures import contract_of
 from fks.model.ids import leg_id
@@ -19,6 +18,7 @@ from fks.orders.messages import Limits
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.orders import OrderStore
+from tests.support.invariants import assert_journal
 from tests.support.ninja_venue import ES, NinjaRig, ninja_rig
 from tests.support.order_rig import Rig
 from tests.support.scripted_venue import ScriptedVenue
@@ -117,6 +117,4 @@ async def ninja_trading(database: Database, bus: Bus, folder: Path) -> AsyncIter
         await until(lambda: rig.service.is_ready, deadline_s=30)
         yield Trading(nt, rig)
         await rig.stop()
-        names = ("orders", "order_events ORDER BY id", "trades")
-        tables = [await database.sql(f"SELECT * FROM {name}") for name in names]
-        assert list(journal_errors(*([dict(row) for row in rows] for rows in tables))) == []
+        await assert_journal(database)

@@ -30,7 +30,6 @@ from typing import Any
 
 from fks.chaos.auditor import Evidence, audit_evidence, net
 from fks.chaos.cover import CoverWatch, Sample, SmallestAmounts
-from fks.chaos.fold import journal_errors
 from fks.chaos.run import OPEN_PAGES
 from fks.config.settings import DatabaseSettings
 from fks.guardian.service import Guardian
@@ -45,6 +44,8 @@ from tests.support.children import Child
 from tests.support.crash_points import LABELS
 from tests.support.guarded_trading import at_work
 from tests.support.guardian_process import guardian_with, venue_on
+from tests.support.invariants import Broken, audit_findings, is_at_rest
+from tests.support.journal import rows_at_one_moment
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_chaos_actors import Actors
 from tests.support.order_chaos_counts import Exercised, Minimum, Requests, exercised, pair_errors
@@ -93,6 +94,7 @@ FAULTS: dict[str, list[dict[str, Any]] | None] = {
     "restart": None,
 }  # fmt: skip
 SESSIONS = ("ccxt", "own")
+JUDGED = ("signals", "orders", "trades", "positions", "order_events ORDER BY id")
 _LIVE = "('SENDING', 'UNKNOWN', 'ACCEPTED', 'WORKING', 'PARTIAL')"
 #: instances, and whether an order could go out for them now: the next entry in a symbol is denied while the outcome of an
 #: order in it is unknown, which an order that is on its way becomes by every second fault
@@ -914,14 +916,12 @@ class OrderChaos:
         return [f"{row['event']}: {row['message']}" for row in rows]
 
     # ── judging ──────────────────────────────────────────────────────────────────────────────────
-    async def evidence(self) -> tuple[Evidence, list[Any], list[Any]]:
-        """Return everything there is to audit_evidence, the journal's steps and the exchange's balances."""
+    async def evidence(self) -> tuple[Evidence, list[Any]]:
+        """Return everything there is to audit_evidence, and the exchange's balances."""
+        promises = tuple(self.actors.promises)
         received = await asyncio.to_thread(self.exchange.received, limit=10_000_000)
         account = await asyncio.to_thread(self.exchange.account)
-        tables = {
-            name: await self.db.sql(f"SELECT * FROM {name}") for name in ("signals", "orders", "trades", "positions")
-        }
-        steps = await self.db.sql("SELECT * FROM order_events ORDER BY id")
+        tables = await rows_at_one_moment(self.db, *JUDGED)
         evidence = Evidence(
             now_s=datetime.now(UTC).timestamp(),
             received=received,
@@ -930,25 +930,24 @@ class OrderChaos:
             signals=tables["signals"],
             orders=tables["orders"],
             trades=tables["trades"],
-            requests=self.actors.promises,
+            requests=promises,
             positions=tables["positions"],
+            events=tables["order_events ORDER BY id"],
         )
-        return evidence, steps, account["balances"]
+        return evidence, account["balances"]
 
-    def errors(self, found: tuple[Evidence, list[Any], list[Any]]) -> Iterator[str]:
+    def errors(self, found: tuple[Evidence, list[Any]]) -> Iterator[str]:
         """Yield everything that is wrong, in words."""
-        evidence, steps, balances = found
-        audit = audit_evidence(evidence, settle_s=0.0)
-        yield from (f"{finding.check}: {finding.text}" for finding in audit.violations)
-        if not audit.is_whole:
-            yield "positions could not be compared"
-        yield from journal_errors(evidence.orders, steps, evidence.trades)
+        evidence, balances = found
+        yield from audit_findings(evidence, audit_evidence(evidence, settle_s=0.0))
+        is_calm = is_at_rest(evidence)
         held = {row["asset"]: D(row["free"]) + D(row["locked"]) for row in balances}
         for symbol in SYMBOLS:
             base = symbol.removesuffix("USDT")
             ours = sum((row["quantity"] for row in evidence.positions if row["symbol"] == symbol), D(0))
             if ours != held.get(base, D(0)):
-                yield f"balance of {base} is {held.get(base)} at the exchange, positions make {ours}"
+                text = f"balance of {base} is {held.get(base)} at the exchange, positions make {ours}"
+                yield Broken(text) if is_calm else text
         yield from pair_errors(evidence.orders, evidence.exchange_orders)
         yield from self._exits(evidence)
 

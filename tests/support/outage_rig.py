@@ -11,7 +11,6 @@ from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.chaos.fold import journal_errors
 from fks.clock import RealClock
 from fks.config.settings import DatabaseSettings
 from fks.model.order import OrderType, Outcome, State
@@ -23,6 +22,7 @@ from fks.store.db import Database
 from fks.store.leases import HeldLease, raise_epoch
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.session import BinanceVenue
+from tests.support.invariants import assert_journal, assert_once
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import FAST, Rig, seed
 from tests.support.ports import CollectingLog
@@ -203,12 +203,10 @@ class Outage:
             return not open_ and ids >= ours.keys() and ours == dict(booked)
 
         await until(is_settled, deadline_s=15)
-        sent = self.sent()
-        assert len(sent) == len(set(sent))
+        assert_once(self.sent())
         side = self.rig.side
         await until(lambda: side is None or not side.exists() or side.read_bytes() == b"")
-        steps, trades = await db.sql("SELECT * FROM order_events ORDER BY id"), await db.sql("SELECT * FROM trades")
-        assert list(journal_errors(await db.sql("SELECT * FROM orders"), steps, trades)) == []
+        await assert_journal(db)
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ from fks.model.order import Fill, Side
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.portfolios import PortfolioChanges
+from tests.support.invariants import Broken
 from tests.support.order_rig import Rig, seed
 from tests.support.rebalancing import OWN, SETTINGS, Dying, RebalancedPortfolio
 from tests.support.scripted_venue import ScriptedVenue
@@ -60,11 +61,11 @@ def judge(
     cash: Decimal,
     buffer: Decimal,
 ) -> list[str]:
-    """Return what a venue's log breaks: an id that arrived twice, a sale beyond the holding, cash below the buffer.
+    """Return what a venue's log breaks: an id that arrived twice (`Broken`), a sale beyond the holding, cash below the buffer.
 
     `held`: by symbol, and `cash`, before the log; `trades` in their order. Buys pay their fee in coins, sells in cash.
     """
-    found = [f"{id} arrived {count} times" for id, count in Counter(received).items() if count > 1]
+    found: list[str] = [Broken(f"{id} arrived {count} times") for id, count in Counter(received).items() if count > 1]
     left = dict(held)
     for fill in trades:
         is_buy = fill.side is Side.BUY
@@ -146,10 +147,15 @@ async def _run(postgres: MortalPostgres, redis_url: str, number: int) -> Rebalan
             for row in await db.sql("SELECT symbol, quantity FROM positions WHERE instance = $1", OWN)
         }
         unknown = await db.sql("SELECT FROM orders WHERE state IN ('UNKNOWN', 'SUBMITTED')")
+        open_ = await db.sql(
+            "SELECT FROM orders WHERE state IN ('SENDING', 'UNKNOWN') UNION ALL SELECT FROM signals WHERE state = 'ready'"
+        )
+        unequal = Broken if found.run and not open_ else str
         for symbol in symbols if not unknown else ():
             total = venue.totals.get(symbol.removesuffix("USDT"), D(0))
             if books.get(symbol, D(0)) != total:
-                found.findings.append(f"{symbol}: the portfolio books {books.get(symbol)}, the venue has {total}")
+                text = f"{symbol}: the portfolio books {books.get(symbol)}, the venue has {total}"
+                found.findings.append(unequal(text))
     return found
 
 

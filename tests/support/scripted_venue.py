@@ -29,6 +29,7 @@ from fks.model.order import (
     TimeInForce,
 )
 from fks.model.ports import Priority, SessionBack, SessionLost, VenueCapabilities, VenueEvent
+from tests.support.invariants import InvariantError
 
 D = Decimal
 ZERO, FEE_RATE = D(0), D("0.001")
@@ -400,7 +401,8 @@ class ScriptedVenue:
             raise OutageError(f"{method} fails by script")
 
     def _take(self, order: Order) -> Held:
-        assert order.client_order_id not in self.orders, "the same client order id arrived twice"
+        if order.client_order_id in self.orders:
+            raise InvariantError(f"the client order id {order.client_order_id} arrived twice")
         state = State.ACCEPTED if order.type is OrderType.STOP else State.WORKING
         held = Held(order, str(next(self._numbers)), state, time_ns=next(self._clock))
         self.orders[order.client_order_id] = held

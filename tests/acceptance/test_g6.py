@@ -34,8 +34,9 @@ from fks.store.db import Database
 from fks.strategies.base import Strategy
 from fks.strategies.registry import load_builtin, load_catalogue
 from tests.support import g6_cases, servers
-from tests.support.fills import FIELDS, PlainFill, differences, plain_fill
+from tests.support.fills import FIELDS, PlainFill, assert_same_fills, differences, plain_fill
 from tests.support.g6_cases import BARS, CASES, FEE_RATE, HISTORY, LISTED, SIZE, Case
+from tests.support.invariants import assert_same
 from tests.support.live import Line, held_exchange, post_to, seed_account, seed_instance
 from tests.support.packed_tapes import pack_tape
 from tests.support.ports import CollectingLog, RecordingMeter
@@ -175,12 +176,13 @@ def test_entries_whose_exits_the_venue_holds_fill_and_expire_alike(listed: Playe
     parted = differences(found, wanted, fields=(*FIELDS, "role"))
     splits = len(found) - len(wanted)
     why = "\n".join([*parted, listed.outcomes[LISTED.name, venue]])
-    assert closed_together(found) == closed_together(wanted), why
+    assert_same(closed_together(found), closed_together(wanted), why)
     assert splits <= SPLITS_MAX[venue], why
-    assert splits or not parted, why
+    if not splits:
+        assert_same_fills(found, wanted, fields=(*FIELDS, "role"), why=why)
     assert len(wanted) >= LISTED.fills_min
     ended = [row.time_ns for row in backtest_of(listed, LISTED, venue).expired]
-    assert listed.expired[LISTED.name, venue] == ended
+    assert_same(listed.expired[LISTED.name, venue], ended)
     assert len(ended) >= 5
     rows = listed.fills[LISTED.name, venue]
     assert {fill["type"] for fill in rows if fill["role"] == "entry"} == {"limit"}
@@ -209,8 +211,7 @@ def test_every_built_in_strategy_has_a_case() -> None:
 )
 def test_backtest_paper_and_live_replay_are_the_same(played: Played, case: Case, venue: str) -> None:
     found, expected = fills_of(played, case, venue)
-    parted = differences(found, expected, fields=(*FIELDS, "role"))
-    assert not parted, "\n".join([*parted, played.outcomes[case.name, venue]])
+    assert_same_fills(found, expected, fields=(*FIELDS, "role"), why=played.outcomes[case.name, venue])
     assert len(found) >= case.fills_min
 
 
@@ -219,7 +220,7 @@ def test_legs_of_one_position_close_together_what_a_backtest_closes(played: Play
     """Fills of one time, side, role and price are compared as one: how they are split over the legs is left out."""
     case = next(case for case in CASES if case.name == name)
     found, expected = (closed_together(fills) for fills in fills_of(played, case, "ccxt"))
-    assert found == expected
+    assert_same(found, expected)
     assert len(found) >= case.fills_min
 
 
@@ -274,7 +275,8 @@ def test_rebalancings_of_backtest_paper_and_live_replay_are_the_same(
     is_drift = trigger is Trigger.DRIFT
     found, wanted = asyncio.run(replay(postgres, redis_url, tmp_path, trigger, 34 if is_drift else 24 * 30))
     for venue, runs in found.items():
-        assert (runs.runs, runs.fills) == (wanted.runs, wanted.fills), f"{venue}\n{runs.detail}"
+        assert_same(runs.runs, wanted.runs, f"{venue}\n{runs.detail}")
+        assert_same(runs.fills, wanted.fills, f"{venue}\n{runs.detail}")
     print(f"\n{trigger.value}: {len(wanted.runs)} runs, {len(wanted.fills)} fills")
     assert len(wanted.runs) >= 4
     assert Counter(fill.side for fill in wanted.fills)["sell"] >= 3
@@ -286,7 +288,8 @@ def test_rebalancings_with_a_collar_expire_alike_in_all_three(
     collar = Decimal("0.002")
     found, wanted = asyncio.run(replay(postgres, redis_url, tmp_path, Trigger.DRIFT, 34, collar=collar))
     for venue, runs in found.items():
-        assert (runs.runs, runs.fills) == (wanted.runs, wanted.fills), f"{venue}\n{runs.detail}"
+        assert_same(runs.runs, wanted.runs, f"{venue}\n{runs.detail}")
+        assert_same(runs.fills, wanted.fills, f"{venue}\n{runs.detail}")
     states = Counter(state for _, state in wanted.runs)
     print(f"\ncollar: {states}, {len(wanted.fills)} fills")
     assert (states["partial"] >= 3, states["done"] >= 2, len(wanted.fills) >= 10) == (True, True, True)

@@ -17,6 +17,7 @@ import pytest
 
 from fks.chaos.evidence import Baseline
 from tests.support.audit import assert_sound
+from tests.support.invariants import assert_kept, assert_once, assert_same
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
@@ -66,30 +67,36 @@ def send(client: httpx.Client, body: dict[str, str], key: str) -> httpx.Response
     return answer if answer.status_code < 500 else None
 
 
-def write_through(system: System, body: dict[str, str], hit: Any, *, seconds: float) -> dict[str, str]:
-    """Write for so long, each until it is answered, the fault after the third; return key -> client order id."""
-    ids: dict[str, str] = {}
+def write_through(system: System, body: dict[str, str], hit: Any, *, seconds: float) -> dict[str, dict[str, str]]:
+    """Write for so long, each until it is answered, the fault after the third; return key -> answer."""
+    answers: dict[str, dict[str, str]] = {}
     with system.client() as client:
         end = time.monotonic() + seconds
-        while time.monotonic() < end or len(ids) < 5:  # however slow: three before the fault, some after it
-            if len(ids) == 3:
+        while time.monotonic() < end or len(answers) < 5:  # however slow: three before the fault, some after it
+            if len(answers) == 3:
                 hit()
             key = str(uuid.uuid4())
             answer = wait_until(lambda key=key: send(client, body, key), deadline_s=30.0, every_s=0.1)
             assert answer.status_code in (202, 422), answer.text  # a coded no, such as NOT_LEADER, is an outcome too
-            ids[key] = answer.json()["client_order_id"]
+            answers[key] = answer.json()
             again = send(client, body, key)
-            assert again is None or again.json()["client_order_id"] == ids[key]
-    return ids
+            if again is not None:
+                assert_same(again.json()["client_order_id"], answers[key]["client_order_id"], "one key")
+    return answers
 
 
-def assert_each_once(system: System, ids: dict[str, str]) -> None:
+def assert_each_once(system: System, answers: dict[str, dict[str, str]]) -> None:
     """Every accepted order has its row and its outcome, and no key has two."""
-    assert len(set(ids.values())) == len(ids) > 3  # some of them after the fault
-    wanted = ",".join(f"'{id}'" for id in ids.values())
+    ids = [answer["client_order_id"] for answer in answers.values()]
+    assert_once(ids)
+    assert len(ids) > 3  # some of them after the fault
+    signals = [answer["id"] for answer in answers.values()]
+    assert_kept(signals, [str(row[0]) for row in system.sql("SELECT id FROM signals")])
+    wanted = ",".join(f"'{id}'" for id in ids)
     decided = f"SELECT count(*) FROM signals WHERE client_order_id IN ({wanted}) AND state <> 'ready'"
     wait_until(lambda: system.sql(decided)[0][0] == len(ids), deadline_s=20.0)
-    assert system.sql(f"SELECT count(*) FROM orders WHERE client_order_id IN ({wanted})")[0][0] == len(ids)
+    rows = system.sql(f"SELECT client_order_id FROM orders WHERE client_order_id IN ({wanted})")
+    assert_kept(ids, [row[0] for row in rows])
 
 
 def test_postgres_may_die_under_writes_and_no_accepted_order_is_lost(
@@ -97,8 +104,8 @@ def test_postgres_may_die_under_writes_and_no_accepted_order_is_lost(
 ) -> None:
     actors = {name: row["pid"] for name, row in system.components().items() if row["kind"] == "actor"}
     postgres = system.components()["postgres"]["pid"]
-    ids = write_through(system, orders, lambda: os.kill(postgres, signal.SIGKILL), seconds=5.0)
-    assert_each_once(system, ids)
+    answers = write_through(system, orders, lambda: os.kill(postgres, signal.SIGKILL), seconds=5.0)
+    assert_each_once(system, answers)
     wait_until(lambda: system.status()["state"] == "healthy", deadline_s=60.0, every_s=0.5)
     assert {name: row["pid"] for name, row in system.components().items() if name in actors} == actors
     assert_sound(system, baseline)
@@ -108,12 +115,12 @@ def test_redis_may_die_and_be_flushed(system: System, baseline: Baseline, orders
     import redis
 
     pid = system.components()["redis"]["pid"]
-    ids = write_through(system, orders, lambda: os.kill(pid, signal.SIGKILL), seconds=3.0)
+    answers = write_through(system, orders, lambda: os.kill(pid, signal.SIGKILL), seconds=3.0)
     system.back_after("redis", pid, deadline_s=15.0)
     with redis.Redis.from_url(system.node["redis_url"]) as cache:
         cache.flushall()
         wait_until(lambda: cache.get("fks:metrics"), deadline_s=15.0)  # what was cached is made again
-    assert_each_once(system, ids)
+    assert_each_once(system, answers)
     system.wait_for_fills(1)
     assert_sound(system, baseline)
 

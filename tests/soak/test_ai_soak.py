@@ -16,6 +16,7 @@ from fks.store.db import Database
 from tests.support.ai_chaos import Load, survive_kills
 from tests.support.forecast_replay import replay_forecasts, same_trades
 from tests.support.gguf_model import deployed, write_model
+from tests.support.invariants import assert_same
 
 SPEC = {"name": "ar", "symbols": ["BTC/USDT"], "timeframe": "1m", "folds": 6, "trees": 200}
 
@@ -36,7 +37,7 @@ async def test_inference_that_is_killed_and_delayed_changes_no_trade(
     found = await replay_forecasts(postgres, redis_url, tmp_path, 60)
     fills = {venue: len(rows) for venue, rows in found.fills.items()}
     print(f"{dict(found.faults)}, rows {dict(found.states)}, fills {fills}")
-    assert same_trades(found) == ""
+    assert_same(same_trades(found), "", "trades differ")
     assert min(map(len, found.wanted.values())) >= 8
     assert (found.states["ok"] >= 15, found.states["missing"] >= 10) == (True, True)
     assert min(found.faults.values()) >= 5

@@ -38,6 +38,7 @@ from tests.support.bare_machine import (
     package_settings,
     require_bare_machines,
 )
+from tests.support.invariants import assert_once
 from tests.support.local_exchange import LocalExchange, wait_for_price
 from tests.support.waiting import wait_until
 from tests.support.wheel import ROOT, build_wheel
@@ -420,4 +421,4 @@ def upgrade(machine: BareMachine, outside: Outside, place: Path) -> None:
         booked = outside.bought(symbol) * NET
         wait_until(lambda: held(machine, symbol) == booked, deadline_s=READY_S, every_s=0.5)  # noqa: B023
     sent = [row["clientOrderId"] for row in outside.exchange.account()["orders"]]
-    assert len(sent) == len(set(sent))
+    assert_once(sent)

@@ -24,7 +24,7 @@ from fks.store.signals import SignalStore
 from tests.support import servers
 from tests.support.crash_points import CrashPoints
 from tests.support.guardian_process import venue_on
-from tests.support.journal import errors_of_journal
+from tests.support.invariants import assert_journal, assert_once
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import FAST, Rig, seed, signal_of
 from tests.support.scripted_venue import ScriptedVenue
@@ -70,7 +70,7 @@ def posted(exchange: LocalExchange) -> dict[str, float]:
     rows = exchange.received(path="/api/v3/order", method="POST", limit=1_000_000)
     rows += exchange.received(path="/api/v3/orderList/oco", method="POST", limit=1_000_000)
     ids = [row["params"]["newClientOrderId"] for row in rows if "newClientOrderId" in row["params"]]
-    assert len(ids) == len(set(ids))
+    assert_once(ids)
     return {
         row["params"]["newClientOrderId"]: datetime.fromisoformat(row["time"]).timestamp()
         for row in rows
@@ -146,7 +146,7 @@ async def test_ten_minutes_without_postgres_send_no_old_entry(
     assert old == {}
     during = [at_s for at_s in received_s.values() if down_s + MAX_AGE_S + SLACK_S < at_s < up_s]
     assert during == [], "nothing is sent that no journal has"
-    assert await errors_of_journal(rig.db) == []
+    await assert_journal(rig.db)
     assert tasks_max <= tasks + 10, "retries pile up no tasks"
     logged = Counter(event for _, event, _ in rig.log.lines)
     print(

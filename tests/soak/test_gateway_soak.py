@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from tests.support.audit import assert_sound, baseline_of
+from tests.support.invariants import assert_kept, assert_once
 from tests.support.receivers import http_receiver
 from tests.support.system import System
 from tests.support.waiting import wait_until
@@ -42,7 +43,7 @@ class Load:
     order: dict[str, str]
     statuses: Counter[str] = field(default_factory=Counter)
     failed: list[tuple[float, str, str]] = field(default_factory=list)
-    accepted: dict[str, str] = field(default_factory=dict)
+    accepted: dict[str, dict[str, str]] = field(default_factory=dict)
 
     async def run(self, until: asyncio.Event) -> None:
         """Send until the event is set; wait for the answers."""
@@ -73,7 +74,7 @@ class Load:
         while time.monotonic() < end:
             answer = await self._send(client, "POST", "/orders", json=self.order, headers={"Idempotency-Key": key})
             if answer is not None and answer.status_code < 500:
-                self.accepted[key] = str(answer.json().get("client_order_id"))
+                self.accepted[key] = answer.json()
                 return
             await asyncio.sleep(0.5)
         self.failed.append((time.monotonic(), "/orders", "no clear answer for a minute"))
@@ -222,13 +223,18 @@ async def test_memory_of_the_gateway_is_flat(system: System) -> None:
     assert late <= early * MEMORY_GROWTH_MAX
 
 
-def _assert_each_once(system: System, accepted: dict[str, str]) -> None:
+def _assert_each_once(system: System, accepted: dict[str, dict[str, str]]) -> None:
     """Every accepted order has its row and its outcome, and no key has two."""
-    assert len(set(accepted.values())) == len(accepted) > 50
-    wanted = ",".join(f"'{id}'" for id in accepted.values())
+    ids = [answer["client_order_id"] for answer in accepted.values()]
+    assert_once(ids)
+    assert len(ids) > 50
+    signals = [answer["id"] for answer in accepted.values()]
+    assert_kept(signals, [str(row[0]) for row in system.sql("SELECT id FROM signals")])
+    wanted = ",".join(f"'{id}'" for id in ids)
     decided = f"SELECT count(*) FROM signals WHERE client_order_id IN ({wanted}) AND state <> 'ready'"
     wait_until(lambda: system.sql(decided)[0][0] == len(accepted), deadline_s=30.0)
-    assert system.sql(f"SELECT count(*) FROM orders WHERE client_order_id IN ({wanted})")[0][0] == len(accepted)
+    rows = system.sql(f"SELECT client_order_id FROM orders WHERE client_order_id IN ({wanted})")
+    assert_kept(ids, [row[0] for row in rows])
 
 
 def _assert_alerts_once(system: System, receiver: Any) -> None:

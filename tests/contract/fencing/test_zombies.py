@@ -30,6 +30,7 @@ from fks.store.leases import raise_epoch
 from fks.store.orders import OrderStore
 from tests.support import zombie_process
 from tests.support.children import Child
+from tests.support.invariants import assert_once
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import Rig, seed
 from tests.support.scripted_venue import ScriptedVenue
@@ -215,6 +216,7 @@ async def test_a_zombie_order_manager_writes_nothing_and_sends_nothing(
         assert (found := await rig.outcome(again))[0] == "ordered", found
         await rig.becomes((await rig.entry(again)).client_order_id, State.FILLED)
         sent = _sends(exchange)[before:]
+        assert_once(id for method, id in sent if method == "POST")
         assert len(sent) == len(set(sent)), f"sent twice: {sent}"
         filled = order.state is State.FILLED
         assert sent.count(("POST", order.client_order_id)) == (1 if filled else 0)

@@ -11,6 +11,7 @@ from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import at, at_work, buy, held, rest_one, seed_account, trading
 from tests.support.guardian_process import guardian_with, venue_on
+from tests.support.invariants import assert_once, assert_same
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order
 from tests.support.waiting import until
@@ -40,7 +41,7 @@ async def test_a_kill_beside_a_living_order_service(
 
             await until(is_booked)
             assert await trader.open_orders() == []
-            assert (await trader.balances())["BTC"].total - start == await held(database)
+            assert_same((await trader.balances())["BTC"].total - start, await held(database), "coins and books")
             refused = await buy(entry, exchange, "0.01")
             assert (refused.status, refused.body.get("code")) == (422, "KILLED"), refused.body
             rows = await database.sql("SELECT state, filled FROM orders WHERE role = 'kill'")
@@ -52,7 +53,7 @@ async def test_a_kill_beside_a_living_order_service(
 
             await until(trades_again, deadline_s=8, every_s=0.3)
     posts = [row["params"]["newClientOrderId"] for row in exchange.received(path="/api/v3/order", method="POST")]
-    assert len(posts) == len(set(posts))
+    assert_once(posts)
 
 
 async def test_a_kill_ends_an_order_that_no_row_explains(
@@ -92,7 +93,7 @@ async def test_a_kill_while_the_order_service_is_dead_is_booked_when_it_is_back(
                 return abs(await held(database)) < Decimal("0.00001")
 
             await until(is_booked)
-            assert (await trader.balances())["BTC"].total - start == await held(database)
+            assert_same((await trader.balances())["BTC"].total - start, await held(database), "coins and books")
 
 
 async def test_a_held_kill_keeps_protection_and_has_it_placed_again(

@@ -24,6 +24,7 @@ from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import ask, at_work, mark, rest_one, seed_account, sells, write_positions
 from tests.support.guardian_process import QUICK, GuardianProcess, guardian_with, venue_on
+from tests.support.invariants import assert_closed, assert_once, assert_one
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order
 from tests.support.waiting import until
@@ -48,7 +49,7 @@ async def test_kill_without_database_and_order_manager(
         assert guardian.detail()["engaged"] is True
         await until(lambda: guardian.report()["is_done"])
     assert await trader.open_orders() == []
-    assert before - (await trader.balances())["BTC"].total == Decimal("0.75")
+    assert_closed(before - (await trader.balances())["BTC"].total - Decimal("0.75"))
     assert len(sells(exchange, since)) == 2
     record = read_kill(folder / "kill.jsonl")
     assert record is not None
@@ -115,7 +116,7 @@ async def test_a_second_kill_joins_the_first(exchange: LocalExchange, trader: Cc
         assert sorted(answer["already"] for answer in answers) == [False, True, True, True]
         await until(lambda: guardian.report()["is_done"])
         assert (await guardian.kill(reason="", by="late"))["is_done"] is True
-    assert len(sells(exchange, since)) == 1
+    assert_one(sells(exchange, since))
 
 
 async def test_resume_releases_and_a_new_kill_is_a_new_one(
@@ -152,9 +153,9 @@ async def test_an_unclear_flattening_is_asked_about_not_repeated(
     async with at_work(guardian_with({"ccxt": venue}, folder, None)) as guardian:
         report = await guardian.kill(reason="", by="me")
         assert report["is_quiet"], report
-    assert before - (await trader.balances())["BTC"].total == Decimal("0.3")
+    assert_closed(before - (await trader.balances())["BTC"].total - Decimal("0.3"))
     ids = [row["params"]["newClientOrderId"] for row in sells(exchange, since)]
-    assert len(set(ids)) == len(ids), "no id is sent twice"
+    assert_once(ids)
     if kind == "drop":  # never arrived: proven absent by C5, then the next attempt closed it
         assert [item["outcome"] for item in report["orders"]] == ["absent", "filled"]
     else:
@@ -267,9 +268,9 @@ async def test_kill_9_of_the_guardian(exchange: LocalExchange, trader: CcxtVenue
         await until(is_done)
     finally:
         process.stop()
-    assert before - (await trader.balances())["BTC"].total == Decimal("0.4")
+    assert_closed(before - (await trader.balances())["BTC"].total - Decimal("0.4"))
     ids = [row["params"]["newClientOrderId"] for row in sells(exchange, since)]
-    assert len(set(ids)) == len(ids)
+    assert_once(ids)
 
 
 async def test_positions_come_from_the_database_and_rows_go_back(
@@ -422,7 +423,7 @@ async def test_a_kill_that_cannot_close_puts_the_stop_back_and_goes_on(
 
         await until(is_ended)
     assert await trader.open_orders() == []
-    assert before - (await trader.balances())["BTC"].total == Decimal("0.5")
+    assert_closed(before - (await trader.balances())["BTC"].total - Decimal("0.5"))
 
 
 async def test_silent_symbols_delay_no_other(

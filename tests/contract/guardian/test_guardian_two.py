@@ -20,6 +20,7 @@ from fks.store.kill import KillStore
 from fks.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import ask, at_work, mark, rest_one, seed_account, sells, write_positions
 from tests.support.guardian_process import GuardianProcess, guardian_with, venue_on
+from tests.support.invariants import assert_closed, assert_one
 from tests.support.local_exchange import LocalExchange
 from tests.support.waiting import until
 
@@ -36,14 +37,14 @@ async def test_only_the_holder_of_the_lease_acts_and_the_other_follows(
         asking = asyncio.create_task(other.kill(reason="asked here", by="me"))  # the one that must not act
         await until(lambda: holder.report().get("is_done"))
         assert holder.report()["reason"] == "asked here"
-        assert len(sells(exchange, since)) == 1
+        assert_one(sells(exchange, since))
         assert other.report()["venues"][0]["state"] == "looks_on"
         assert not other.report()["is_done"]
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await holder.resume(by="me")
         await until(lambda: not other.report()["engaged"], deadline_s=10)
-    assert len(sells(exchange, since)) == 1
+    assert_one(sells(exchange, since))
     assert await KillStore(database).engaged() == []
 
 
@@ -64,7 +65,7 @@ async def test_a_stop_through_the_database_acts_although_an_earlier_kill_is_open
         assert (done["already"], done["beside"]) == (False, [earlier["kill_id"]])
         await until(lambda: guardian.report().get("is_done"))
         assert (guardian.report()["kill_id"], guardian.report()["reason"]) == (done["kill_id"], "now")
-        assert len(sells(exchange, since)) == 1
+        assert_one(sells(exchange, since))
         await guardian.resume(by="me")
         assert await KillStore(database).engaged() == []
     records = [json.loads(line) for line in (folder / "kill.jsonl").read_text().splitlines()]
@@ -119,8 +120,8 @@ async def test_a_successor_takes_up_the_order_that_its_predecessor_had_on_the_wa
     finally:
         os.kill(first.process.pid, signal.SIGCONT)
         first.kill()
-    assert before - (await trader.balances())["BTC"].total == Decimal("0.4")
-    assert len(sells(exchange, since)) == 1
+    assert_closed(before - (await trader.balances())["BTC"].total - Decimal("0.4"))
+    assert_one(sells(exchange, since))
 
 
 async def test_a_position_that_a_kill_cannot_close_pages(

@@ -17,10 +17,12 @@ from fks.model.order import Order, OrderType, Outcome, Role, Side
 from fks.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import ask, at_work, mark, sells, write_positions
 from tests.support.guardian_process import GuardianProcess, guardian_with, venue_on
+from tests.support.invariants import assert_closed, assert_once
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order
 from tests.support.waiting import until
 
+DUST = Decimal("0.00001")  # a lot
 ORDERS = "/api/v3/order"
 
 
@@ -58,7 +60,7 @@ def deleted(exchange: LocalExchange, since: int) -> set[str]:
 
 def no_id_twice(exchange: LocalExchange) -> None:
     ids = [row["params"]["newClientOrderId"] for row in exchange.received(path=ORDERS, method="POST")]
-    assert len(set(ids)) == len(ids)
+    assert_once(ids)
 
 
 async def btc(trader: CcxtVenue) -> Decimal:
@@ -86,7 +88,7 @@ async def test_an_entry_that_arrives_after_done_reopens_the_kill_and_is_closed(
         await until(lambda: len(sells(exchange, since)) == 1, deadline_s=14)
         await until(lambda: guardian.report()["is_done"])
         assert report["kill_id"] == guardian.report()["kill_id"]
-    assert abs(await btc(trader) - before) < Decimal("0.00001")
+    assert_closed(await btc(trader) - before, DUST)
     acts = (folder / "kill.jsonl").read_text()
     assert acts.count('"act": "done"') == 2
     assert entry.client_order_id in deleted(exchange, since), "it is cancelled by its client id, too"
@@ -170,7 +172,7 @@ async def test_a_partly_filled_entry_is_cancelled_and_what_it_bought_is_closed(
         assert report["is_quiet"], report
         await until(lambda: guardian.report()["is_done"])
     assert await trader.open_orders() == []
-    assert abs(await btc(trader) - before) < Decimal("0.00001"), "what entries before it bought is closed, too"
+    assert_closed(await btc(trader) - before, DUST)
     no_id_twice(exchange)
 
 
@@ -188,7 +190,7 @@ async def test_a_kill_outlasts_429(exchange: LocalExchange, trader: CcxtVenue, f
         await guardian.kill(reason="", by="me")
         await until(lambda: guardian.report()["is_done"])
     assert await trader.open_orders() == []
-    assert abs(await btc(trader) - before) < Decimal("0.00001")
+    assert_closed(await btc(trader) - before, DUST)
     no_id_twice(exchange)
 
 
@@ -236,5 +238,5 @@ async def test_a_guardian_killed_while_an_order_is_unknown_goes_on(
         process.stop()
     live = {report.client_order_id for report in await trader.open_orders()}
     assert live == ({stop.client_order_id} if is_held else set())
-    assert abs(await btc(trader) - before - (bought if is_held else 0)) < Decimal("0.00001")
+    assert_closed(await btc(trader) - before - (bought if is_held else 0), DUST)
     no_id_twice(exchange)

@@ -18,6 +18,7 @@ from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import SETTINGS, ask, at, buy, held, seed_account, trading
 from tests.support.guardian_process import GuardianProcess
+from tests.support.invariants import assert_once
 from tests.support.local_exchange import LocalExchange
 from tests.support.soak_cases import soaked
 from tests.support.waiting import until
@@ -149,6 +150,6 @@ async def test_a_kill_beside_an_order_manager_ends_as_it_should(
     finally:
         guardian.stop()
     ids = [row["params"]["newClientOrderId"] for row in exchange.received(path=ORDERS, method="POST")]
-    assert len(ids) == len(set(ids))
+    assert_once(ids)
     rows = await database.sql("SELECT count(*) AS n FROM orders WHERE state IN ('SENDING', 'UNKNOWN')")
     assert rows[0]["n"] == 0

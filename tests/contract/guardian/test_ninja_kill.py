@@ -23,6 +23,7 @@ from fks.ninja.messages import GetStatus
 from fks.sim.nt8.server import BridgeServer, start
 from fks.sim.nt8.unkindness import only
 from tests.support.guardian_process import QUICK, GuardianProcess, guardian_with
+from tests.support.invariants import assert_closed
 from tests.support.nt8_platform import control, held, open_position, options, platform, resting
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
@@ -64,7 +65,8 @@ async def test_kill_flattens_cancels_and_latches(server: BridgeServer, folder: P
     answer = await guardian.kill(reason="a test", by="me")
     assert answer["is_quiet"]
     assert answer["venues"] == [{"name": "ninja:sim", "state": "flat", "detail": ""}]
-    assert (held(server), resting(server), is_halted(server)) == (0, [], True)
+    assert_closed(Decimal(held(server)))
+    assert (resting(server), is_halted(server)) == ([], True)
     await until(lambda: guardian.report()["is_done"])
     assert names(folder) == ["engaged", "asked kill", "answered kill", "done"]
     async with control(server) as client:
@@ -160,7 +162,8 @@ async def test_kill_goes_on_from_the_file_after_kill_9(server: BridgeServer, fol
         await until(lambda: names(folder)[-1:] == ["done"], deadline_s=20)
     finally:
         process.stop()
-    assert (held(server), resting(server), is_halted(server)) == (0, [], True)
+    assert_closed(Decimal(held(server)))
+    assert (resting(server), is_halted(server)) == ([], True)
     found = names(folder)
     assert found[0] == "engaged"
     assert found.count("done") == 1

@@ -16,7 +16,7 @@ from fks.model.order import Side
 from fks.model.signal import Kind
 from fks.store.bus import Bus
 from fks.store.db import Database
-from tests.support.journal import errors_of_journal
+from tests.support.invariants import assert_journal
 from tests.support.ninja_copies import ACCOUNT_IDS, ES, Copying, copying, enter
 
 Start = Callable[..., Any]
@@ -35,7 +35,7 @@ async def start(database: Database, bus: Bus, tmp_path: Path) -> AsyncIterator[S
             return made
 
         yield started
-    assert await errors_of_journal(database) == []
+    await assert_journal(database)
 
 
 async def test_one_signal_is_one_order_of_its_own_size_on_each_account(start: Start) -> None:

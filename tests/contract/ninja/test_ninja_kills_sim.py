@@ -17,6 +17,7 @@ from fks.ninja.messages import order_name
 from fks.sim.nt8.server import ServerOptions, front_contract, start
 from fks.store.db import Database
 from fks.store.ninja import NinjaStore
+from tests.support.invariants import assert_once
 from tests.support.ninja_faults import LinkProcesses
 from tests.support.waiting import until
 
@@ -87,6 +88,7 @@ async def test_killed_link_and_bridge_submit_each_signal_once(
     states = {id: row.state for id in ids if (row := await store.answer_of(id)) is not None}
     assert set(states.values()) <= {RequestState.ACKED, RequestState.NACKED}
     submits = {id: server.platform.submits_of(order_name(id, "E")) for id in ids}
+    assert_once(id for id, count in submits.items() for _ in range(count))
     assert submits == {id: int(state is RequestState.ACKED) for id, state in states.items()}
     assert sum(submits.values()) > SIGNALS * 0.7, "most signals are accepted"
 
@@ -97,6 +99,6 @@ async def test_killed_link_and_bridge_submit_each_signal_once(
         (event["seq"], event["kind"], event.get("exec_id")) for event in log
     ]
     fills = [event.body["exec_id"] for event in stored if event.kind == "exec" and event.body["op"] == "add"]
-    assert len(fills) == len(set(fills))
+    assert_once(fills)
     assert links.starts > 3, "the link was killed"
     assert server.kills > 3, "the bridge was killed"

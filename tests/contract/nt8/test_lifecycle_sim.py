@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.invariants import assert_once
 from tests.support.free_port import free_port
 from tests.support import mono, nt8_host
 
@@ -89,7 +90,8 @@ def test_strategy_holds_one_position_at_most(trading: nt8_host.Host) -> None:
     trading.do("order", name=entry["name"][:-1] + "S", states=["Cancelled"])
     trading.do("scripts", historical=[4500] * 30, realtime=[4600], minutes=5)  # the same bar in another timeframe
     entries = [order["name"] for order in trading.do("report")["submits"] if order["name"].endswith(":E")]
-    assert len(entries) == len(set(entries)) == 2, "closed: the next signal goes"
+    assert_once(entries)
+    assert len(entries) == 2, "closed: the next signal goes"
 
 
 def test_indicators_refresh_without_a_new_price(host: nt8_host.Host) -> None:

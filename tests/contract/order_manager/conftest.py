@@ -9,7 +9,7 @@ import pytest
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.histories import save
-from tests.support.journal import errors_of_journal
+from tests.support.invariants import assert_journal
 from tests.support.order_rig import Rig, seed
 from tests.support.scripted_venue import ScriptedVenue
 
@@ -45,4 +45,4 @@ async def audited(idle: Rig) -> AsyncIterator[None]:
     yield
     if idle.task is not None:
         await idle.crash()
-    assert await errors_of_journal(idle.db) == []
+    await assert_journal(idle.db)

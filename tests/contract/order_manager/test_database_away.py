@@ -18,7 +18,7 @@ from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
 from tests.support.crash_points import LABELS, CrashPoints
-from tests.support.journal import errors_of_journal
+from tests.support.invariants import assert_journal, assert_once
 from tests.support.order_rig import FAST, Rig, seed, signal_of
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.servers import MortalPostgres, empty
@@ -98,5 +98,5 @@ async def test_no_entry_is_sent_when_its_decision_is_old(rig: Rig, mortal: Morta
         if row["client_order_id"] in venue.came_s
     }
     assert {id: age for id, age in ages.items() if age > MAX_AGE_S + SLACK_S} == {}
-    assert len(venue.received) == len(set(venue.received))
-    assert await errors_of_journal(rig.db) == []
+    assert_once(venue.received)
+    await assert_journal(rig.db)

@@ -16,6 +16,7 @@ from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
 from tests.support import servers
+from tests.support.invariants import assert_once
 from tests.support.order_rig import Rig, seed, signal_of
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.servers import MortalPostgres
@@ -54,7 +55,7 @@ async def test_a_killed_database_pauses_the_orders_and_loses_nothing(own: tuple[
         assert (await rig.outcome(one.id))[0] in ("ordered", "nothing")
     await until(lambda: rig.service.is_ready)
     assert len(rig.venue.received) > sent
-    assert len(rig.venue.received) == len(set(rig.venue.received))
+    assert_once(rig.venue.received)
 
     async def flat() -> bool:
         return await rig.held() == rig.venue.totals["BTC"] == 0

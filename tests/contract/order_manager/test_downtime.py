@@ -23,7 +23,7 @@ from fks.strategies.base import evaluate
 from fks.strategies.registry import load_catalogue
 from fks.strategy_worker.worker import StrategyWorker
 from tests.support.guardian_process import venue_on
-from tests.support.journal import errors_of_journal
+from tests.support.invariants import InvariantError, assert_journal
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import FAST, Rig, seed
 from tests.support.runtimes import runtime
@@ -244,7 +244,7 @@ async def test_an_hour_away_sends_at_most_one_fresh_order_a_position(
         assert quantity == D(exchange.free(case.symbol.removesuffix("USDT")))
     missed = await db.sql("SELECT payload FROM actor_events WHERE event = 'strategy.missed'")
     assert {note["payload"]["instance"] for note in missed} >= {case.name for case in CASES}
-    assert await errors_of_journal(db) == []
+    await assert_journal(db)
 
 
 async def _sent(db: Database, exchange: LocalExchange, after: int) -> dict[str, dict[str, Any]]:
@@ -256,6 +256,7 @@ async def _sent(db: Database, exchange: LocalExchange, after: int) -> dict[str, 
             " WHERE o.client_order_id = $1",
             row["params"]["newClientOrderId"],
         )
-        assert order["symbol"] not in found, f"two orders in {order['symbol']}"
+        if order["symbol"] in found:
+            raise InvariantError(f"two orders in {order['symbol']}")
         found[order["symbol"]] = dict(order)
     return found

@@ -17,6 +17,7 @@ from fks.model.timeframe import NS
 from fks.orders.crash_points import nowhere
 from fks.store.signals import SignalStore
 from tests.support.crash_points import CrashPoints
+from tests.support.invariants import assert_once
 from tests.support.order_rig import D, Rig, signal_of
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.waiting import until
@@ -181,7 +182,7 @@ async def test_a_kill_at_any_step_leaves_all_legs_or_none(idle: Rig, label: str,
         return held[0] is held[1] and held[0] is (State.FILLED in states and not await exits(rig))
 
     await until(is_settled)
-    assert len(set(rig.venue.received)) == len(rig.venue.received)
+    assert_once(rig.venue.received)
 
 
 async def test_a_broken_group_found_after_a_kill_is_ended_once(rig: Rig, venue: OneSided) -> None:

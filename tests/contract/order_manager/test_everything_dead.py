@@ -10,6 +10,7 @@ import pytest
 
 from fks.store.bus import Bus
 from tests.support.everything_dead import everything
+from tests.support.invariants import assert_none
 
 ENTRIES = 30  # `make soak` takes 300
 SEED = int(os.environ.get("FKS_CHAOS_SEED", "27"))
@@ -21,7 +22,7 @@ async def test_no_filled_entry_is_ever_without_its_stop(bus: Bus, redis_url: str
         await dead.run(ENTRIES)
         found = await dead.findings()
         print(dict(sorted(dead.counts.items())))
-        assert found == [], "\n".join(found)
+        assert_none(found)
         assert dead.counts["entries filled whole"] >= ENTRIES / 2, dead.counts
         assert dead.counts["exits filled"] >= ENTRIES / 10, dead.counts
         assert dead.counts["killed at a point"] >= dead.counts["hours"] / 2, dead.counts

@@ -23,6 +23,7 @@ from fks.risk.policy import KillScope, ScopeKind
 from fks.store.bus import WAKE
 from fks.store.signals import SignalStore
 from tests.support.fast_clock import FastClock
+from tests.support.invariants import assert_once
 from tests.support.order_rig import Rig
 from tests.support.waiting import until
 
@@ -184,7 +185,7 @@ async def test_a_close_that_cannot_go_in_time_leaves_the_legs_as_they_are(rig: R
     assert stops(rig) == D("9.99")
     await until(lambda: rig.venue.totals["BTC"] == 0, deadline_s=15)
     assert (await rig.outcome(out))[0] == "ordered"
-    assert len(rig.venue.received) == len(set(rig.venue.received))
+    assert_once(rig.venue.received)
 
 
 async def test_an_exit_is_split_at_the_market_lot(rig: Rig) -> None:
@@ -218,7 +219,7 @@ async def test_coins_withdrawn_outside_cap_the_exit_and_page_for_the_rest(rig: R
     await until(lambda: rig.venue.totals["BTC"] == 0, deadline_s=10)
     await paged(rig, "exit.waiting")
     assert (await exits(rig))[-1] == (D(5), "FILLED")
-    assert len(rig.venue.received) == len(set(rig.venue.received))
+    assert_once(rig.venue.received)
 
 
 async def test_one_wrong_balance_at_a_restart_ends_no_exit(rig: Rig) -> None:
@@ -273,7 +274,7 @@ async def test_a_partly_filled_exit_is_finished_and_so_it_is_after_a_restart(rig
     rig.venue.end(resting, State.EXPIRED)
     await rig.start(wait_ready=False)
     await until(lambda: rig.venue.totals["BTC"] == 0, deadline_s=10)
-    assert len(rig.venue.received) == len(set(rig.venue.received))
+    assert_once(rig.venue.received)
     await until(lambda: not rig.venue.live())
 
 

@@ -18,6 +18,7 @@ from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.failover import load_record, watch_failover
+from tests.support.invariants import assert_once
 from tests.support.order_rig import Rig, seed
 from tests.support.ports import TestLease
 from tests.support.replication import ReplicatedPostgres, replicated_postgres
@@ -85,6 +86,7 @@ async def test_order_that_the_standby_lacks_is_not_sent_again(
     try:
         assert await again.outcome(signal) == ("ordered", None)
         filled = await again.becomes(sent, State.FILLED)
+        assert_once(venue.received)
         assert venue.received == [sent]
         assert sent in venue.queried
         assert filled.filled == venue.orders[sent].filled

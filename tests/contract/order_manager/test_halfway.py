@@ -16,6 +16,7 @@ from fks.order_manager.venue_orders import VenueOrders
 from fks.store.bus import WAKE
 from fks.store.orders import OrderStore
 from fks.store.signals import SignalStore
+from tests.support.invariants import assert_once, assert_one
 from tests.support.order_rig import Rig, signal_of
 from tests.support.waiting import until
 
@@ -95,6 +96,7 @@ async def test_a_commit_that_lands_after_its_connection_died_is_still_sent_once(
     await until(lambda: rig.venue.received, deadline_s=5)
     order = await rig.entry(signal.id)
     await rig.becomes(order.client_order_id, State.FILLED)
+    assert_one(rig.venue.received)
     assert rig.venue.received == [order.client_order_id]
 
 
@@ -134,7 +136,7 @@ async def test_a_venue_that_blinks_while_a_position_is_armed_leaves_it_protected
     rig.venue.script.extend(["ok", *["refuse:VENUE_DOWN"] * 4])
     await rig.outcome(await rig.signal(**BOTH))
     await until(lambda: len(legs(rig)) == 2, deadline_s=10)
-    assert len(rig.venue.received) == len(set(rig.venue.received))
+    assert_once(rig.venue.received)
 
 
 async def test_what_a_person_sold_is_not_sold_again_and_the_next_exit_still_goes(rig: Rig) -> None:
@@ -186,7 +188,8 @@ async def test_an_exit_that_was_refused_before_a_crash_is_taken_up_by_the_next_e
     await rig.restart()
     await until(lambda: rig.venue.totals["BTC"] == 0)
     await rig.restart()
-    assert len(rig.venue.received) == len(set(rig.venue.received)) == 3
+    assert_once(rig.venue.received)
+    assert len(rig.venue.received) == 3
 
 
 async def test_an_account_that_the_session_does_not_belong_to_gets_no_order(rig: Rig) -> None:

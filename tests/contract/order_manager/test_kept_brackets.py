@@ -17,7 +17,7 @@ from fks.store.db import Database
 from fks.store.orders import OrderStore
 from tests.support.bracket_venue import BracketVenue
 from tests.support.histories import save
-from tests.support.journal import errors_of_journal
+from tests.support.invariants import assert_journal
 from tests.support.order_rig import Rig, seed
 from tests.support.waiting import until
 
@@ -34,7 +34,7 @@ async def rig(database: Database, bus: Bus, request: pytest.FixtureRequest) -> A
     yield rig
     await rig.stop()
     save(request.node.name, rig.histories)
-    assert await errors_of_journal(database) == []
+    await assert_journal(database)
 
 
 def venue_of(rig: Rig) -> BracketVenue:

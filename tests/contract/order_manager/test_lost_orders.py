@@ -20,7 +20,7 @@ from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.incidents import Incident, IncidentStore, Resolution
 from fks.store.orders import OrderStore
-from tests.support.journal import errors_of_journal
+from tests.support.invariants import assert_journal
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import Rig, seed
 from tests.support.order_values import an_order
@@ -167,7 +167,7 @@ async def test_a_position_of_after_the_backup_is_adopted(wire: Rig, exchange: Lo
         return await wire.held() == (await wire.venues["ccxt"].balances())["BTC"].total  # type: ignore[index]
 
     await until(is_booked)  # what nobody had explained counted as external until the next comparison
-    assert await errors_of_journal(wire.db) == []
+    await assert_journal(wire.db)
 
 
 async def test_orders_of_another_system_are_explained(rig: Rig) -> None:

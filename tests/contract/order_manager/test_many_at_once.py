@@ -17,6 +17,7 @@ from fks.model.signal import Kind
 from fks.model.timeframe import NS
 from fks.store.bus import WAKE
 from fks.store.signals import SignalStore
+from tests.support.invariants import assert_once
 from tests.support.order_rig import Rig, signal_of
 from tests.support.waiting import until
 
@@ -71,7 +72,7 @@ async def test_every_signal_has_exactly_one_outcome_under_fire(rig: Rig) -> None
     for signal in signals:
         await rig.outcome(signal.id, deadline_s=40)
     await until(lambda: rig.service.cache.unknown() == 0 and rig.service.cache.counts()["SENDING"] == 0, deadline_s=20)
-    assert len(rig.venue.received) == len(set(rig.venue.received))
+    assert_once(rig.venue.received)
 
     async def same() -> bool:
         totals = rig.venue.totals
@@ -145,7 +146,7 @@ async def test_an_exit_refused_for_a_passing_reason_is_decided_again(rig: Rig) -
     await until(lambda: rig.venue.totals["BTC"] == 0)
     rows = await rig.db.sql("SELECT state, attempt FROM orders WHERE role = 'exit' ORDER BY attempt")
     assert [row["attempt"] for row in rows] == [0, 1, 2]
-    assert len(rig.venue.received) == len(set(rig.venue.received))
+    assert_once(rig.venue.received)
 
 
 async def test_a_fill_whose_order_row_comes_late_finds_it(rig: Rig) -> None:

@@ -15,6 +15,7 @@ from fks.model.signal import Kind
 from fks.model.timeframe import bar_end, to_datetime, to_ns
 from fks.order_manager.balances import AccountBalances
 from fks.store.bus import BARS, WAKE
+from tests.support.invariants import assert_once
 from tests.support.order_rig import Rig
 from tests.support.scripted_venue import Held
 from tests.support.strategies import bars_of, seal
@@ -113,7 +114,7 @@ async def test_legs_follow_a_partly_filled_entry(rig: Rig) -> None:
     both = [D("3.996")] * 2 + [D("5.994")] * 2
     await until(lambda: [h.order.quantity for h in rig.venue.live() if h.order.parent_id] == both)
     assert rig.venue.cancelled == []
-    assert len(rig.venue.received) == len(set(rig.venue.received))
+    assert_once(rig.venue.received)
 
 
 @pytest.mark.parametrize("can_amend", [True, False])
@@ -143,7 +144,7 @@ async def test_a_last_stop_is_never_taken_down_while_entries_fill_and_are_added(
     before, cancels = len(covered), len(asked)
     await rig.outcome(await rig.signal(Kind.ORDER, size=D(2), instance="one", **BOTH))
     await until(lambda: stops() == D("11.988"))
-    assert len(venue.received) == len(set(venue.received))
+    assert_once(venue.received)
     if can_amend:
         assert (len(covered), len(asked)) == (before, cancels)
     assert await rig.db.sql("SELECT code FROM orders WHERE state = 'REJECTED'") == []
@@ -156,7 +157,8 @@ async def test_a_position_unprotected_at_the_start_is_protected_first(rig: Rig) 
     await rig.crash()
     await rig.start(wait_ready=False)
     await until(lambda: len([held for held in rig.venue.live() if held.order.parent_id]) == 2)
-    assert len(rig.venue.received) == len(set(rig.venue.received)) == 5
+    assert_once(rig.venue.received)
+    assert len(rig.venue.received) == 5
     assert {held.order.attempt for held in rig.venue.live()} == {1}
 
 
@@ -193,7 +195,7 @@ async def test_a_stop_the_market_has_passed_is_closed_at_the_market(rig: Rig) ->
     await rig.outcome(await rig.signal(**BOTH))
     await until(lambda: rig.venue.totals.get("BTC") == 0)
     await until(lambda: rig.service.cache.position(1, "ccxt", "BTCUSDT", "one").quantity == 0)
-    assert len(rig.venue.received) == len(set(rig.venue.received))
+    assert_once(rig.venue.received)
 
 
 async def test_a_second_entry_is_protected_beside_the_first(rig: Rig) -> None:
@@ -241,7 +243,8 @@ async def test_a_trailing_stop_follows_the_closes_and_never_moves_back(rig: Rig)
     events = await rig.db.sql("SELECT payload FROM order_events WHERE event = 'StopMoved' ORDER BY id")
     assert [D(event["payload"]["stop_loss"]) for event in events] == [D("99.37"), D(105)]
     assert legs() == moved
-    assert len(rig.venue.received) == len(set(rig.venue.received)) == 1 + 2 * 3  # the entry, and three pairs of legs
+    assert_once(rig.venue.received)
+    assert len(rig.venue.received) == 1 + 2 * 3  # the entry, and three pairs of legs
     out = await rig.signal(Kind.EXIT)
     assert await rig.outcome(out) == ("ordered", None)
     await until(lambda: rig.venue.live() == [] and rig.venue.totals["BTC"] == 0)
@@ -306,7 +309,7 @@ async def test_a_stop_goes_where_its_strategy_moves_it_and_never_back(rig: Rig) 
     await until(lambda: stops() == [D(97), D(97)])
     events = await rig.db.sql("SELECT payload FROM order_events WHERE event = 'StopMoved' ORDER BY id")
     assert [D(event["payload"]["stop_loss"]) for event in events] == [D("95.12"), D("95.12"), D(97), D(97)]
-    assert len(rig.venue.received) == len(set(rig.venue.received))
+    assert_once(rig.venue.received)
 
 
 async def test_a_take_profit_goes_where_its_strategy_moved_it_last(rig: Rig) -> None:
@@ -345,7 +348,7 @@ async def test_a_take_profit_goes_where_its_strategy_moved_it_last(rig: Rig) -> 
     events = await rig.db.sql("SELECT payload FROM order_events WHERE event = 'TargetMoved' ORDER BY id")
     prices = [D("104.13"), D(118), D(118), D(107), D(107)]
     assert [D(event["payload"]["take_profit"]) for event in events] == prices
-    assert len(rig.venue.received) == len(set(rig.venue.received))
+    assert_once(rig.venue.received)
 
 
 async def test_a_stop_that_the_venue_keeps_is_reported_as_not_moved(rig: Rig) -> None:

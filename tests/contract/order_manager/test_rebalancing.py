@@ -25,6 +25,7 @@ from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.portfolios import PortfolioChanges
 from tests.support.fast_clock import FastClock
+from tests.support.invariants import assert_once
 from tests.support.order_rig import seed
 from tests.support.rebalancing import OWN, WEIGHTS, Dying, RebalancedPortfolio, rebalanced
 from tests.support.scripted_venue import ScriptedVenue
@@ -108,7 +109,8 @@ async def test_a_driver_killed_at_every_statement_orders_each_step_once(main: Re
     found = await main.persons.run("main", run["id"])
     assert (found["state"], {step["state"] for step in found["steps"]}) == ("done", {"filled"})
     assert died >= 20, "it was killed at each statement of a turn"
-    assert len(venue.received) == len(set(venue.received)) == 6, "each client order id once"
+    assert_once(venue.received)
+    assert len(venue.received) == 6, "each client order id once"
     for step in found["steps"]:
         if step["side"] == Side.SELL.value:
             assert step["filled"] <= before[step["symbol"]], "nothing is sold beyond the holding"
@@ -124,7 +126,8 @@ async def test_a_restarted_order_manager_ends_the_run(main: RebalancedPortfolio)
     await main.rig.start()
     found = await main.ended(run)
     assert found["state"] == "done"
-    assert len(main.rig.venue.received) == len(set(main.rig.venue.received)) == 3
+    assert_once(main.rig.venue.received)
+    assert len(main.rig.venue.received) == 3
 
 
 async def test_the_scheduler_carries_a_run_out(main: RebalancedPortfolio) -> None:

@@ -12,7 +12,7 @@ from fks.model.order import Order, OrderType, State
 from fks.model.signal import Kind
 from fks.store.bus import WAKE
 from fks.store.settlements import ReportedFill, Settlement, SettlementStore
-from tests.support.journal import errors_of_journal
+from tests.support.invariants import assert_journal, assert_one
 from tests.support.order_rig import Rig
 from tests.support.waiting import until
 
@@ -64,7 +64,7 @@ async def settle(rig: Rig, order: Order, outcome: str, *fills: ReportedFill, **c
 
 async def assert_the_journal_adds_up(rig: Rig) -> None:
     """Fold each order's events with the auditor's own rules: they make its row, and its executions are those booked."""
-    assert await errors_of_journal(rig.db) == []
+    await assert_journal(rig.db)
 
 
 async def at_exchange(rig: Rig) -> Decimal:
@@ -143,7 +143,7 @@ async def test_absent_frees_the_instrument(rig: Rig) -> None:
     assert (await settle(rig, order, "absent")).error is None
     await rig.becomes(order.client_order_id, State.ABSENT)
     assert await rig.outcome(await rig.signal(instance="two", source="strategy:two")) == ("ordered", None)
-    assert rig.venue.received.count(order.client_order_id) == 1
+    assert_one([id for id in rig.venue.received if id == order.client_order_id])
 
 
 async def test_trade_ids_are_read_from_the_venues_history(rig: Rig) -> None:

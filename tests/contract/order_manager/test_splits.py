@@ -22,7 +22,7 @@ from fks.store.db import Database
 from fks.store.lots import LotStore
 from fks.venues.paper import PaperVenue
 from tests.support.crash_points import CrashPoints
-from tests.support.journal import errors_of_journal
+from tests.support.invariants import assert_journal
 from tests.support.order_rig import Rig, seed
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.waiting import until
@@ -107,12 +107,12 @@ async def test_a_split_is_applied_once_to_position_orders_and_legs(rig: Rig) -> 
         rows = await rig.db.sql("SELECT quantity_before, quantity_after, error FROM position_splits")
         assert [tuple(row.values()) for row in rows] == [(D("9.99"), D("39.96"), "")]
         assert covers(rig, D("39.96"), D("22.5"), D(30))
-        assert await errors_of_journal(rig.db) == []
+        await assert_journal(rig.db)
         await rig.restart()
     assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("ordered", None)
     await until(lambda: rig.position_is(D(0)))
     assert rig.venue.totals["BTC"] == 0
-    assert await errors_of_journal(rig.db) == []
+    await assert_journal(rig.db)
 
 
 async def test_a_reverse_split_makes_the_legs_smaller(rig: Rig) -> None:
@@ -122,7 +122,7 @@ async def test_a_reverse_split_makes_the_legs_smaller(rig: Rig) -> None:
     await rig.start()
     await until(lambda: covers(rig, D("3.33"), D(270), D(360)))
     assert await rig.position() == D("3.33")
-    assert await errors_of_journal(rig.db) == []
+    await assert_journal(rig.db)
 
 
 @pytest.mark.parametrize("label", ["split.before", "split.after"])
@@ -144,7 +144,7 @@ async def test_a_crash_between_the_steps_of_a_split_applies_it_once(rig: Rig, la
     await until(lambda: covers(rig, D("39.96"), D("22.5"), D(30)))
     assert await rig.position() == D("39.96")
     assert len(await rig.db.sql("SELECT FROM order_events WHERE event = 'SharesSplit'")) == 3
-    assert await errors_of_journal(rig.db) == []
+    await assert_journal(rig.db)
 
 
 async def test_an_entry_whose_cancel_got_lost_holds_the_split_up(rig: Rig) -> None:
@@ -158,7 +158,7 @@ async def test_an_entry_whose_cancel_got_lost_holds_the_split_up(rig: Rig) -> No
     await rig.restart()  # as kill -9 would, with the cancel's outcome unknown
     await until(lambda: covers(rig, D("39.96"), D("22.5"), D(30)))
     assert await rig.position() == D("39.96")
-    assert await errors_of_journal(rig.db) == []
+    await assert_journal(rig.db)
 
 
 @pytest.mark.parametrize(("new", "old"), [(4, 1), (1, 3)])
@@ -179,7 +179,7 @@ async def test_a_closing_order_of_before_a_split_sells_no_old_quantity(rig: Rig,
     first, second = sorted((h.order for h in rig.venue.by_role("exit")), key=lambda order: order.attempt)
     assert (first.quantity, await rig.state(first.client_order_id)) == (D("9.99"), State.CANCELLED)
     assert (second.quantity, rig.venue.totals["BTC"]) == (held, 0)
-    assert await errors_of_journal(rig.db) == []
+    await assert_journal(rig.db)
 
 
 async def test_an_entry_of_after_a_split_stays(rig: Rig) -> None:
@@ -208,7 +208,7 @@ async def test_a_position_of_entries_with_parts_of_lots_is_covered_whole(rig: Ri
     split_at_venue(rig, 1, 3)
     await rig.start()
     await until(lambda: covers(rig, D("6.66"), D(270), D(360)))
-    assert await errors_of_journal(rig.db) == []
+    await assert_journal(rig.db)
 
 
 async def test_executions_of_before_a_split_are_booked_before_it(rig: Rig) -> None:
@@ -230,7 +230,7 @@ async def test_executions_of_before_a_split_are_booked_before_it(rig: Rig) -> No
     await until(lambda: not rig.service.cache.splits)
     assert await rig.held() == 0
     assert not [h for h in rig.venue.live() if h.order.parent_id]
-    assert await errors_of_journal(rig.db) == []
+    await assert_journal(rig.db)
 
 
 async def test_no_stop_is_moved_while_a_split_is_due(rig: Rig) -> None:
@@ -243,7 +243,7 @@ async def test_no_stop_is_moved_while_a_split_is_due(rig: Rig) -> None:
     await rig.start()
     await until(lambda: rig.position_is(D("3.33")))
     await until(lambda: covers(rig, D("3.33"), D(275), D(360)))
-    assert await errors_of_journal(rig.db) == []
+    await assert_journal(rig.db)
 
 
 async def test_targets_and_break_even_go_on_in_the_new_shares(rig: Rig) -> None:
@@ -275,7 +275,7 @@ async def test_targets_and_break_even_go_on_in_the_new_shares(rig: Rig) -> None:
     target = next(h.order for h in rig.venue.live() if h.order.price == D(330))
     rig.venue.fill(target.client_order_id, target.quantity, D(330))
     await until(lambda: mine() == [("sl", D("1.497"), D("300.05")), ("tp", D("1.497"), D(390))])
-    assert await errors_of_journal(rig.db) == []
+    await assert_journal(rig.db)
 
 
 async def test_a_split_that_is_withdrawn_while_it_is_due_lets_exits_go_on(rig: Rig) -> None:
@@ -370,5 +370,5 @@ async def test_paper_holds_the_new_shares_and_keeps_them_over_a_restart(database
 
         await until(protected)
         await rig.crash()
-    assert await errors_of_journal(rig.db) == []
+    await assert_journal(rig.db)
     await rig.stop()

@@ -11,6 +11,7 @@ import pytest
 
 from fks.model.order import Order, OrderType, Role, Side, State
 from fks.model.signal import Kind
+from tests.support.invariants import assert_once
 from tests.support.order_rig import Rig
 from tests.support.scripted_venue import Held, ScriptedVenue
 from tests.support.trailed_stops import close_at, resting, trailed
@@ -73,7 +74,8 @@ async def test_a_trailed_stop_rests_at_each_moment(idle: Rig, venue: LoggedVenue
     assert (D(0) in venue.covered) is not can_replace
     assert set(venue.covered) <= {D(0), HELD}
     assert (len(venue.replaced), len(venue.cancelled)) == ((3, 0) if can_replace else (0, 3))
-    assert len(venue.received) == len(set(venue.received)) == 1 + 4
+    assert_once(venue.received)
+    assert len(venue.received) == 1 + 4
 
     async def are_journalled() -> bool:  # the venue has it first
         return [await leg_of(rig, held) for held in venue.by_role("sl")] == ["CANCELLED none"] * 3 + ["ACCEPTED none"]
@@ -95,7 +97,8 @@ async def test_a_pair_that_trails_keeps_a_half_of_its_cover_while_the_other_move
         assert sum(held.order.quantity for held in venue.stops()) == HELD
     assert min(venue.covered) == D("4.995")
     assert (len(venue.amended), len(venue.replaced)) == (1, 0)
-    assert len(venue.received) == len(set(venue.received)) == 1 + 2 + 3 * 4  # the entry, and pairs of legs
+    assert_once(venue.received)
+    assert len(venue.received) == 1 + 2 + 3 * 4  # the entry, and pairs of legs
 
 
 @pytest.mark.parametrize("is_passed", [False, True])
@@ -169,7 +172,8 @@ async def test_an_unclear_answer_leaves_both_unresolved(rig: Rig, venue: LoggedV
     assert (len(venue.received), venue.cancelled) == (3, [])
     await until(lambda: resting(rig) == [D(95)], deadline_s=10)
     sent = 3 if answer == "unheard" else 4  # the lost one is proven absent, and the next attempt goes out
-    assert len(venue.received) == len(set(venue.received)) == sent
+    assert_once(venue.received)
+    assert len(venue.received) == sent
     asked = {successor} if answer == "unheard" else {successor, stop.order.client_order_id}
     assert asked <= set(venue.queried)
     await rig.becomes(successor, State.ACCEPTED if answer == "unheard" else State.ABSENT)
@@ -186,7 +190,8 @@ async def test_a_stop_stays_when_neither_half_was_tried(rig: Rig, venue: LoggedV
     assert venue.replaced == [stop.order.client_order_id] * 2
     assert venue.cancelled == [stop.order.client_order_id]
     assert venue.covered[:3] == [HELD] * 3
-    assert len(venue.received) == len(set(venue.received)) == 1 + 1 + 2 + 1
+    assert_once(venue.received)
+    assert len(venue.received) == 1 + 1 + 2 + 1
 
 
 async def test_a_stop_that_filled_before_its_replacement_is_booked_once(rig: Rig, venue: LoggedVenue) -> None:
@@ -212,7 +217,7 @@ async def test_a_crash_in_a_replacement_sends_nothing_twice(rig: Rig, venue: Log
     venue.outages["query"] = 0
     await rig.start()
     await until(lambda: resting(rig) == [D(95)], deadline_s=10)
-    assert len(venue.received) == len(set(venue.received))
+    assert_once(venue.received)
     assert D(0) not in venue.covered
 
 

@@ -15,7 +15,7 @@ import pytest
 from fks.model.order import Role, Side, State
 from fks.model.signal import Kind
 from fks.store import migrate
-from tests.support.journal import errors_of_journal
+from tests.support.invariants import assert_journal, assert_once
 from tests.support.order_rig import Rig
 from tests.support.soak_cases import soaked
 from tests.support.waiting import until
@@ -32,8 +32,8 @@ OWNERS = [pytest.param(STRATEGY, id="strategy"), pytest.param(PROGRAM, id="progr
 async def audited(idle: Rig) -> AsyncIterator[None]:
     """No order is sent twice, and the journal adds up, in each test."""
     yield
-    assert len(idle.venue.received) == len(set(idle.venue.received))
-    assert await errors_of_journal(idle.db) == []
+    assert_once(idle.venue.received)
+    await assert_journal(idle.db)
 
 
 async def upgraded(rig: Rig, database_url: str) -> Rig:

@@ -87,9 +87,18 @@ def _ordered(fills: Iterable[Any]) -> list[PlainFill]:
 
 
 def assert_same_fills(
-    left: Iterable[Any], right: Iterable[Any], *, fields: Sequence[str] = FIELDS, why: str = ""
+    left: Iterable[Any],
+    right: Iterable[Any],
+    *,
+    fields: Sequence[str] = FIELDS,
+    why: str = "",
+    is_settled: bool = True,
 ) -> None:
     """Errors: InvariantError with the first differing fields and `why`, unless both lists hold the same fills in the same
-    order (see `differences`)."""
-    if found := differences(left, right, fields=fields):
-        raise InvariantError("\n".join([*found, why]))
+    order (see `differences`). AssertionError if only the end of one is missing, or if `is_settled` is False: time decides
+    what is booked then."""
+    a, b = list(left), list(right)
+    if found := differences(a, b, fields=fields):
+        count = min(len(a), len(b))
+        is_late = not differences(_ordered(a)[:count], _ordered(b)[:count], fields=fields)
+        raise (InvariantError if is_settled and not is_late else AssertionError)("\n".join([*found, why]))

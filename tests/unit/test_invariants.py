@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -87,9 +88,17 @@ def test_values_that_differ_are_broken_and_the_first_is_named(found: list[int], 
 
 
 def test_fills_that_differ_between_modes_are_broken() -> None:
+    other = replace(FILL, quantity=FILL.quantity + 1)
     assert_same_fills([FILL], [FILL])
-    with pytest.raises(InvariantError, match=r"1 fills and 0 fills[^\n]*\nwhy"):
-        assert_same_fills([FILL], [], why="why")
+    with pytest.raises(InvariantError, match=r"fill 0: quantity is [^\n]*\nwhy"):
+        assert_same_fills([FILL], [other], why="why")
+    assert raised(lambda: assert_same_fills([FILL, other], [other])) is InvariantError
+
+
+def test_fills_that_are_not_booked_in_time_are_an_ordinary_failure() -> None:
+    other = replace(FILL, quantity=FILL.quantity + 1)
+    assert raised(lambda: assert_same_fills([FILL, other], [FILL])) is AssertionError
+    assert raised(lambda: assert_same_fills([FILL], [other], is_settled=False)) is AssertionError
 
 
 def test_one_broken_finding_makes_the_failure_unforgivable() -> None:
@@ -257,8 +266,8 @@ def test_what_a_deadline_decides_is_an_ordinary_failure(text: str, change: Chang
 @pytest.mark.parametrize(
     ("text", "is_broken"),
     [
-        ("instance one should have signalled enter buy at the bar of 7", True),
-        ("instance one signalled enter buy at the bar of 7 without a reason", True),
+        ("instance one should have signalled enter buy at the bar of 7", False),
+        ("instance one signalled enter buy at the bar of 7 without a reason", False),
         ("instance one is 3 bars behind: decided up to 1, sealed up to 4", False),
         ("instance one is CRASHED: an error", False),
         ("no decision was recomputed: no instance decided on a bar since the baseline", False),

@@ -203,10 +203,17 @@ class Running:
     at: At = nowhere
     rig: Rig | None = None
     working: asyncio.Task[None] | None = None
+    logs: list[CollectingLog] = field(default_factory=list)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether each bar waited until what the one before filled was booked: after 5 s none waits any longer."""
+        return not any(line[1] == "paper.unsettled" for log in self.logs for line in log.lines)
 
     async def start(self) -> None:
         self.epoch += 1
         log, clock = CollectingLog(), RealClock()
+        self.logs.append(log)
         making = Making(settings=self.settings, node=None, clock=clock, log=log, account_id=1, paper_mode="bar")
         paper = make_venue("paper", making)
         self.rig = Rig(
@@ -357,7 +364,7 @@ async def test_paper_fills_what_the_backtest_fills(market: Market, system: Runni
         rows = await market.db.sql(
             "SELECT *, lower(trade_type) AS side FROM trades WHERE symbol = $1 ORDER BY time, id", symbol
         )
-        assert_same_fills(wanted[symbol], rows)
+        assert_same_fills(wanted[symbol], rows, is_settled=system.is_settled)
         # the report of drift says so, too
         drift = await run_drift({"instance": symbol}, market.db, SETTINGS, load_catalogue(), now_ns=0)
         assert (drift["mismatch"], drift["cost"]) == ("0", "0"), drift
@@ -419,7 +426,11 @@ async def test_positions_of_several_entries_are_closed_in_parts(database: Databa
     assert moved[0]["n"] > 5
     targets = await database.sql("SELECT count(*) AS n FROM order_events WHERE event = 'TargetMoved'")
     assert targets[0]["n"] > 5
-    assert_same_fills(wanted.fills, await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"))
+    assert_same_fills(
+        wanted.fills,
+        await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"),
+        is_settled=running.is_settled,
+    )
 
 
 CHASER = """
@@ -481,7 +492,11 @@ async def test_a_repriced_entry_fills_on_paper_as_in_a_backtest(database: Databa
     assert sum(row["successor"] is not None for row in moved) > 10
     assert wanted.denied == ()
     assert not await database.sql("SELECT code, detail FROM signals WHERE state IN ('denied', 'expired')")
-    assert_same_fills(wanted.fills, await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"))
+    assert_same_fills(
+        wanted.fills,
+        await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"),
+        is_settled=running.is_settled,
+    )
 
 
 async def test_a_tape_goes_on_past_a_flip_to_short(database: Database, bus: Bus, tmp_path: Path) -> None:
@@ -497,7 +512,11 @@ async def test_a_tape_goes_on_past_a_flip_to_short(database: Database, bus: Bus,
         await running.replay()
         await running.book(len(wanted.fills))
     assert len(wanted.fills) > 6
-    assert_same_fills(wanted.fills, await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"))
+    assert_same_fills(
+        wanted.fills,
+        await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"),
+        is_settled=running.is_settled,
+    )
     denied = await database.sql("SELECT ts_event, code FROM signals WHERE state = 'denied' ORDER BY ts_event")
     assert [(to_ns(row["ts_event"]), row["code"]) for row in denied] == [
         (row.time_ns, row.code) for row in wanted.denied
@@ -526,7 +545,11 @@ async def test_paper_expires_what_the_backtest_expires(database: Database, bus: 
     async with Running(market, tmp_path, settings) as running:
         await running.replay()
         await running.book(len(wanted.fills))
-    assert_same_fills(wanted.fills, await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"))
+    assert_same_fills(
+        wanted.fills,
+        await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"),
+        is_settled=running.is_settled,
+    )
     rows = await database.sql(
         "SELECT s.ts_event, o.code, o.detail FROM orders o JOIN signals s ON s.id = o.signal_id "
         "WHERE o.state = 'EXPIRED' AND o.role = 'entry' ORDER BY s.ts_event"
@@ -603,7 +626,7 @@ async def test_paper_makes_the_legs_that_the_backtest_makes(database: Database, 
         rows = await database.sql(
             "SELECT *, trade_type AS side FROM trades WHERE symbol = $1 ORDER BY time, id", symbol
         )
-        assert_same_fills(wanted.results[number].fills, rows)
+        assert_same_fills(wanted.results[number].fills, rows, is_settled=running.is_settled)
         denied = await database.sql(
             "SELECT ts_event, code FROM signals WHERE symbol = $1 AND state = 'denied' ORDER BY ts_event", symbol
         )
@@ -650,7 +673,7 @@ async def test_paper_denies_what_the_backtest_denies(database: Database, bus: Bu
         await running.replay()
         await running.book(len(wanted.fills))
         rows = await database.sql("SELECT *, lower(trade_type) AS side FROM trades ORDER BY time, id")
-        assert_same_fills(wanted.fills, rows)
+        assert_same_fills(wanted.fills, rows, is_settled=running.is_settled)
         denied = await database.sql("SELECT ts_event, code FROM signals WHERE state = 'denied' ORDER BY ts_event")
         assert [(to_ns(row["ts_event"]), row["code"]) for row in denied] == [
             (row.time_ns, row.code) for row in wanted.denied
@@ -743,7 +766,7 @@ async def test_targets_and_break_even_fill_as_in_a_backtest(database: Database, 
         roles = [fill.role.value for fill in fills]
         assert min(roles.count(role) for role in ("entry", "sl", "tp")) > 3, roles
         rows = await database.sql("SELECT *, lower(trade_type) AS side FROM trades WHERE symbol = $1", symbol)
-        assert_same_fills(by_bar(fills), by_bar(rows))
+        assert_same_fills(by_bar(fills), by_bar(rows), is_settled=running.is_settled)
 
 
 FOLLOW = """
@@ -825,7 +848,7 @@ async def test_forecasts_that_are_late_or_missing_give_the_same_fills(
     assert len(absent) >= 10
     assert len(wanted) >= 10
     rows = await database.sql("SELECT *, lower(trade_type) AS side FROM trades ORDER BY time, id")
-    assert_same_fills(wanted, rows)
+    assert_same_fills(wanted, rows, is_settled=running.is_settled)
     assert np.isnan(whole.features["forecast:ar"].values).sum() == len(missing)
 
 
@@ -877,7 +900,11 @@ async def test_kill_before_protection_is_sent_changes_no_fill(database: Database
         await running.book(len(wanted))
     finally:
         await running.crash()
-    assert_same_fills(by_bar(wanted), by_bar(await database.sql("SELECT *, lower(trade_type) AS side FROM trades")))
+    assert_same_fills(
+        by_bar(wanted),
+        by_bar(await database.sql("SELECT *, lower(trade_type) AS side FROM trades")),
+        is_settled=running.is_settled,
+    )
 
 
 LEVERED = """
@@ -974,7 +1001,11 @@ async def test_a_margin_account_is_denied_and_closed_by_force_as_in_a_backtest(
         await running.book(len(wanted.fills))
     finally:
         await running.crash()
-    assert_same_fills(wanted.fills, await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"))
+    assert_same_fills(
+        wanted.fills,
+        await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"),
+        is_settled=running.is_settled,
+    )
     rows = await database.sql("SELECT ts_event, code FROM signals WHERE state = 'denied' ORDER BY ts_event")
     assert [(to_ns(row["ts_event"]), row["code"]) for row in rows] == [(row.time_ns, row.code) for row in wanted.denied]
     booked = await database.sql("SELECT time, instance FROM trades WHERE source = 'liquidation' ORDER BY time")
@@ -1047,6 +1078,10 @@ async def test_the_overnight_margin_counts_on_paper_as_in_a_backtest(
     async with Running(market, tmp_path, rules) as running:
         await running.replay()
         await running.book(len(wanted.fills))
-    assert_same_fills(wanted.fills, await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"))
+    assert_same_fills(
+        wanted.fills,
+        await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"),
+        is_settled=running.is_settled,
+    )
     rows = await database.sql("SELECT ts_event, code FROM signals WHERE state = 'denied'")
     assert [(to_ns(row["ts_event"]), row["code"]) for row in rows] == [(row.time_ns, row.code) for row in wanted.denied]

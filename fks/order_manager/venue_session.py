@@ -79,13 +79,13 @@ class VenueSession:
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
     async def run(self) -> None:
         """Open the session, listen, compare, and compare again: after every reconnect and every `sweep_s`."""
+        self._identity.hold()  # before the first await: queries of unresolved orders begin with this task
         if isinstance(self._venue, ClosedVenue):
             await self._make(self._venue)
         await self._wait_for_account()
         await self._lost.load()
         while self._context.is_on_hold:  # what a predecessor still sends is read once it sends no more
             await self._clock.sleep(_HOLD_POLL_S)
-        self._identity.hold()
         await self._open()
         self._tasks.spawn(self._listen(), f"{self._venue.name} events")
         self._tasks.spawn(self._keep_time(), f"{self._venue.name} clock")

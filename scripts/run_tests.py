@@ -183,17 +183,16 @@ def groups_of(failures: Iterable[Failure]) -> list[list[Failure]]:
     return list(found.values())
 
 
-def repeat(groups: Sequence[Sequence[Failure]], folder: Path) -> list[Failure]:
-    """Run each group again alone, twice at most; return the failures that are forgiven."""
-    forgiven: list[Failure] = []
+def repeat(groups: Sequence[list[Failure]], folder: Path) -> list[list[Failure]]:
+    """Run each group again alone, twice at most; return the groups that are forgiven."""
+    forgiven: list[list[Failure]] = []
     end_s = time.monotonic() + REPEATS_S
     for number, group in enumerate(groups):
-        left = list(group)
+        ids = [failure.id for failure in group]
         for attempt in range(REPEATS_MAX):
             left_s = end_s - time.monotonic()
-            if not left or left_s <= 0 or any(failure.is_broken for failure in left):
+            if left_s <= 0 or any(failure.is_broken for failure in group):
                 break
-            ids = [failure.id for failure in left]
             print(
                 f"\n== run {attempt + 2} of {ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}", flush=True
             )
@@ -201,12 +200,13 @@ def repeat(groups: Sequence[Sequence[Failure]], folder: Path) -> list[Failure]:
             run, is_interrupted = run_pytest([*ids, "-p", "no:xdist", "-m", "not soak"], record, left_s)
             if is_interrupted:
                 return forgiven
-            for failure in left:
+            for failure in group:
                 failure.tries += 1
                 if found := run.failures.get(failure.id):
                     failure.text, failure.is_broken = found.text, found.is_broken
-            forgiven += [failure for failure in left if run.forgives(failure.id)]
-            left = [failure for failure in left if not run.forgives(failure.id)]
+            if all(run.forgives(id) for id in ids):
+                forgiven.append(group)
+                break
     return forgiven
 
 
@@ -246,16 +246,17 @@ def main(parts: Mapping[str, tuple[str, ...]], more: Sequence[str]) -> int:
         rejected = [f"{name}: {fault}" for name, run in runs.items() for fault in run.faults(may_be_empty=bool(more))]
         failures = [failure for run in runs.values() for failure in run.failures.values()]
         groups = groups_of(one for run in runs.values() for one in run.failures.values() if one.id not in run.unended)
-        flaky: list[Failure] = []
+        races: list[list[Failure]] = []
         if is_interrupted:
             rejected.append("interrupted")
         elif len(groups) > FAILURES_MAX:
             rejected.append(f"{len(groups)} failures, more than {FAILURES_MAX}: none was repeated")
         else:
-            flaky = repeat(groups, Path(folder))
+            races = repeat(groups, Path(folder))
+    flaky = [failure for group in races for failure in group]
     forgiven = {failure.id for failure in flaky}
-    if len(groups_of(flaky)) > FLAKY_MAX:
-        rejected.append(f"{len(groups_of(flaky))} flaky tests, more than {FLAKY_MAX}")
+    if len(races) > FLAKY_MAX:
+        rejected.append(f"{len(races)} flaky tests, more than {FLAKY_MAX}")
     if not sum(len(run.phases) for run in runs.values()):
         rejected.append("no test ran")
     lines, total, skipped = [], Counter[str](), Counter[str]()
@@ -266,7 +267,7 @@ def main(parts: Mapping[str, tuple[str, ...]], more: Sequence[str]) -> int:
         skipped.update(reason for id, reason in run.skipped.items() if id not in run.failures)
     lines += [f"skipped {count}: {reason}" for reason, count in skipped.most_common()]
     lines += [f"FLAKY {one.id}: failed {one.tries - 1} of {one.tries}: {one.text}" for one in flaky]
-    lines += [f"{len(groups_of(flaky))} flaky, {FLAKY_MAX} at most"] if flaky else []
+    lines += [f"{len(races)} flaky, {FLAKY_MAX} at most"] if races else []
     for failure in failures:
         if failure.id not in forgiven:
             kind = "BROKEN GUARANTEE" if failure.is_broken else "FAILED"

@@ -80,7 +80,7 @@ def running(okx: Peer) -> Iterator[System]:
 def system(running: System, request: pytest.FixtureRequest) -> Iterator[System]:
     """Return the running system, healthy: every component up, feeds fresh, the kill switch released.
 
-    It is healthy again after the test, or the test fails: the next one would wait for nothing, and be blamed.
+    A test after which it is not healthy again fails, and it is started anew: the next test would fail in its place.
     """
     running.wait_until_healthy()
     # the pages begin last, and are no part of what is healthy before they have begun
@@ -88,17 +88,17 @@ def system(running: System, request: pytest.FixtureRequest) -> Iterator[System]:
     yield running
     # what follows has bounds of its own, and is not the test's time
     request.config.hook.pytest_timeout_cancel_timer(item=request.node)
-    left = ""
+    left = []
     if running.status()["kill"]["engaged"]:  # else every later test that waits for a fill would fail with this one
         running.fks("resume", "--force")
-        left = "this test left the kill switch engaged"
+        left.append("this test left the kill switch engaged")
     try:
         running.wait_until_healthy()
     except AssertionError as error:
+        left.append(f"{error} after this test")
         running.start_anew()
-        left = f"{left}; {error} after this test" if left else f"{error} after this test"
     if left:
-        pytest.fail(left)
+        pytest.fail("; ".join(left))
 
 
 @pytest.fixture

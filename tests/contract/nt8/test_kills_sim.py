@@ -142,6 +142,7 @@ def test_killed_addon_submits_each_signal_at_most_once(rig: Rig) -> None:
 
     report = rig.host.do("report")
     submits = collections.Counter(order["name"] for order in report["submits"])
+    assert submits
     assert_once(submits.elements())
     assert {name.split(":")[1] for name in submits if name.endswith(":E")} == set(filled)
     stops: collections.Counter[str] = collections.Counter()

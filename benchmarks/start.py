@@ -1,10 +1,11 @@
-"""Start times for a user: `fks --help`, `import fks`, and a fresh process to its first backtest result.
+"""Start times for a user: `fks --help`, `import fks`, a fresh process to its first backtest result, `fks up`.
 
 Each against a bare interpreter doing nothing, interleaved, medians. Aims: help <= 0.3 s, import <= 0.5 s, backtest <=
-1.0 s. Before anything is timed, the backtest's fills are compared with those of the compiled engine in this process,
-and the help with the names of the commands; exits 1 when they differ or an aim is missed.
+1.0 s, the first fill on paper of `fks up` in a fresh home <= 60 s. Before anything is timed, the backtest's fills are
+compared with those of the compiled engine in this process, and the help with the names of the commands; the fill that
+`fks up` shows is compared with what `fks fills` lists. Exits 1 when they differ or an aim is missed.
 
-    python benchmarks/start.py [--rounds 7]
+    python benchmarks/start.py [--rounds 7] [--ups 3]
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,6 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._results import run, same
+from tests.support.system import System
 
 SINCE, UNTIL = "2026-03-01", "2026-04-01"
 FKS = str(Path(sys.executable).parent / "fks")
@@ -45,6 +48,7 @@ BACKTEST = [
     UNTIL,
     "--json",
 ]
+UP_S = 60.0
 COMMANDS: dict[str, tuple[list[str], float | None]] = {
     "python -c pass (floor)": ([sys.executable, "-c", "pass"], None),
     "import fks": ([sys.executable, "-c", "import fks, fks.model.order"], 0.5),
@@ -81,10 +85,40 @@ def compare(env: dict[str, str]) -> None:
     )
 
 
+def measure_up() -> tuple[float, float]:
+    """Start `fks up` in a fresh home; return the seconds until it was up and until its first fill.
+
+    Errors: RuntimeError when it ends before it has filled an order.
+    """
+    with tempfile.TemporaryDirectory(prefix="fks-up-") as place:
+        Path(place).chmod(0o755)
+        system = System.at(Path(place) / "home", FKS_WEB_ENABLED="true")
+        up_s, start = 0.0, time.perf_counter()
+        with subprocess.Popen([FKS, "up"], env=system.env, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    up_s = up_s or ("FKS is up" in line) * (time.perf_counter() - start)
+                    if " fill " in line:
+                        filled_s, fields = time.perf_counter() - start, line.split()
+                        break
+                else:
+                    raise RuntimeError(f"fks up: exit {process.wait()} without a fill")
+                symbol, side = fields[2:4]
+                listed = {(fill["symbol"], fill["side"]) for fill in system.json("fills")["items"]}
+                same("the fill that was shown, listed", (symbol, side) in listed, True)
+            finally:
+                process.send_signal(signal.SIGINT)
+                process.stdout.read()
+        return up_s, filled_s
+
+
 def main() -> bool:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", dest="repeats", type=int, default=7)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--ups", type=int, default=3, help="starts of a whole system; 0: none")
+    arguments = parser.parse_args()
+    repeats = arguments.repeats
     took: dict[str, list[float]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as home:
         env = os.environ | {"FKS_HOME": home}
@@ -101,6 +135,11 @@ def main() -> bool:
         median = statistics.median(took[name])
         is_missed |= limit is not None and median > limit
         print(f"{name:38}{median:10.3f}{'' if limit is None else f'{limit:.1f}':>8}{median / floor:9.1f}")
+    if arguments.ups:
+        up_s, filled_s = map(statistics.median, zip(*(measure_up() for _ in range(arguments.ups)), strict=True))
+        print(f"{'fks up, to FKS is up':38}{up_s:10.1f}{'':8}{up_s / floor:9.0f}")
+        print(f"{'fks up, to the first fill':38}{filled_s:10.1f}{UP_S:8.1f}{filled_s / floor:9.0f}")
+        is_missed |= filled_s > UP_S
     return is_missed
 
 

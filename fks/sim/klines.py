@@ -17,6 +17,7 @@ from fks.sim.prints import AggregateTrade
 from fks.sim.source import Rows
 
 _SUMS_KEPT = 9000  # chunks: a year of hours, 1.5 kB each
+_STRETCH = 24  # chunks summed at once, a day: each change between thread and busy event loop costs some 10 ms
 #: sums chunks for all symbols: the event loop answers meanwhile, and shares the interpreter with one thread only
 _SUMMING = ThreadPoolExecutor(1, thread_name_prefix="klines")
 
@@ -106,11 +107,12 @@ class Klines:
     def __init__(self, market: Market) -> None:
         self._market = market
         self._sums: OrderedDict[int, Ints] = OrderedDict()
+        self._summing = asyncio.Lock()
 
     async def fetch(self, interval: str, start_ms: int | None, end_ms: int | None, limit: int) -> list[Kline]:
         """Return up to `limit` bars ascending: from `start_ms`, else the last ones until `end_ms` or now.
 
-        Sums that are not known yet are computed in a thread: the event loop goes on.
+        Sums that are not known yet are computed in a thread, once for all who wait for them: the event loop goes on.
         """
         market = self._market
         begin, stop = self._window(interval, start_ms, end_ms, limit)
@@ -120,14 +122,7 @@ class Klines:
             return self._from_trades(interval, begin, stop)[:limit]
         row_from = max(market.source.row_first, market.source.row_at(begin - 1) + 1)
         row_to = market.source.row_at(min(stop - 1, market.now_ms)) + 1
-        sums = []
-        for number in _chunks(row_from, row_to):
-            if (known := self._sums.get(number)) is None:
-                rows = market.chunk_rows(number)
-                known = await asyncio.get_running_loop().run_in_executor(_SUMMING, self._sums_of, number, rows)
-                self._keep(number, known)
-            sums.append(known)
-        found = self._from_rows(interval, row_from, row_to, sums)
+        found = self._from_rows(interval, row_from, row_to, await self._sums_in(_chunks(row_from, row_to)))
         return found[:limit] if start_ms is not None else found[-limit:]
 
     def current(self, interval: str) -> Kline:
@@ -178,6 +173,21 @@ class Klines:
         begin = max(begin, start_of(int(first.time_ms[0]), interval))
         last = start_of(stop - 1, interval)
         return begin, min(end_of(last, interval), max(begin, last) + (INTERVALS[interval] or 32 * 86_400_000))
+
+    async def _sums_in(self, numbers: range) -> list[Ints]:
+        """Return the sums of chunks. Who asks for some that are being computed waits for those."""
+        loop, found = asyncio.get_running_loop(), list[Ints]()
+        for start in range(0, len(numbers), _STRETCH):
+            stretch = numbers[start : start + _STRETCH]
+            async with self._summing:
+                missing = [number for number in stretch if number not in self._sums]
+                if missing:
+                    rows = [self._market.chunk_rows(number) for number in missing]
+                    made = await loop.run_in_executor(_SUMMING, list, map(self._sums_of, missing, rows))
+                    for number, sums in zip(missing, made, strict=True):
+                        self._keep(number, sums)
+                found += [self._sums[number] for number in stretch]
+        return found
 
     def _sums_of(self, number: int, rows: Rows) -> Ints:
         """Return quote, taker and taker quote (the lines) of each row of a chunk. Any thread may call it."""

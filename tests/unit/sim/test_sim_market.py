@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import numpy as np
@@ -205,6 +206,17 @@ async def test_daily_klines_leave_the_event_loop_free() -> None:
     market.expansions.clear()
     assert await klines.fetch("1d", None, None, 100) == first
     assert market.expansions == [], "sums are kept"
+
+
+async def test_sums_that_several_ask_for_at_once_are_computed_once() -> None:
+    market = WatchedMarket()
+    market.seek(NOW)
+    klines = Klines(market)
+    market.expansions.clear()
+    asked = [klines.fetch("1d", None, None, 100) for _ in range(3)]  # a client that waits no longer asks again
+    first, *others = await asyncio.gather(*asked)
+    assert others == [first, first]
+    assert len(market.expansions) == 3 * 24 + 13
 
 
 async def test_windows_of_klines() -> None:

@@ -18,7 +18,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,7 @@ def compare(env: dict[str, str]) -> None:
 def measure_up() -> tuple[float, float]:
     """Start `fks up` in a fresh home; return the seconds until it was up and until its first fill.
 
-    Errors: RuntimeError when it ends before it has filled an order.
+    Errors: RuntimeError when it ends before it has filled an order; it is stopped after three times the aim.
     """
     with tempfile.TemporaryDirectory(prefix="fks-up-") as place:
         Path(place).chmod(0o755)
@@ -96,18 +98,25 @@ def measure_up() -> tuple[float, float]:
         up_s, start = 0.0, time.perf_counter()
         with subprocess.Popen([FKS, "up"], env=system.env, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
+            deadline = threading.Timer(3 * UP_S, process.send_signal, (signal.SIGINT,))
+            deadline.start()
             try:
                 for line in process.stdout:
                     up_s = up_s or ("FKS is up" in line) * (time.perf_counter() - start)
                     if " fill " in line:
-                        filled_s, fields = time.perf_counter() - start, line.split()
+                        filled_s = time.perf_counter() - start
                         break
                 else:
                     raise RuntimeError(f"fks up: exit {process.wait()} without a fill")
-                symbol, side = fields[2:4]
-                listed = {(fill["symbol"], fill["side"]) for fill in system.json("fills")["items"]}
-                same("the fill that was shown, listed", (symbol, side) in listed, True)
+                _, _, symbol, side, quantity, _, price = line.replace(",", "").split()[:7]
+                listed = {
+                    (fill["symbol"], fill["side"], Decimal(fill["quantity"]), Decimal(fill["price"]))
+                    for fill in system.json("fills")["items"]
+                }
+                shown = (symbol, side, Decimal(quantity), Decimal(price))
+                same(f"the first fill, {shown}, is listed", shown in listed, True)
             finally:
+                deadline.cancel()
                 process.send_signal(signal.SIGINT)
                 process.stdout.read()
         return up_s, filled_s

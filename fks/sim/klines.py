@@ -16,8 +16,8 @@ from fks.sim.market import CHUNK_ROWS, RAW_OFFSET, Market
 from fks.sim.prints import AggregateTrade
 from fks.sim.source import Rows
 
-_SUMS_KEPT = 9000  # chunks: a year of hours, 1.5 kB each
-_STRETCH = 24  # chunks summed at once, a day: each change between thread and busy event loop costs some 10 ms
+SUMS_KEPT = 9000  # chunks: a year of hours, 1.5 kB each
+_STRETCH = 24  # chunks summed at once, a day: each change between thread and busy event loop costs some 5 ms
 #: sums chunks for all symbols: the event loop answers meanwhile, and shares the interpreter with one thread only
 _SUMMING = ThreadPoolExecutor(1, thread_name_prefix="klines")
 
@@ -112,7 +112,7 @@ class Klines:
     async def fetch(self, interval: str, start_ms: int | None, end_ms: int | None, limit: int) -> list[Kline]:
         """Return up to `limit` bars ascending: from `start_ms`, else the last ones until `end_ms` or now.
 
-        Sums that are not known yet are computed in a thread, once for all who wait for them: the event loop goes on.
+        Sums that are not known yet are computed in a thread, once for all requests; the event loop goes on.
         """
         market = self._market
         begin, stop = self._window(interval, start_ms, end_ms, limit)
@@ -175,18 +175,21 @@ class Klines:
         return begin, min(end_of(last, interval), max(begin, last) + (INTERVALS[interval] or 32 * 86_400_000))
 
     async def _sums_in(self, numbers: range) -> list[Ints]:
-        """Return the sums of chunks. Who asks for some that are being computed waits for those."""
+        """Return the sums of chunks. A request that needs some that are being computed waits for those."""
         loop, found = asyncio.get_running_loop(), list[Ints]()
         for start in range(0, len(numbers), _STRETCH):
             stretch = numbers[start : start + _STRETCH]
             async with self._summing:
-                missing = [number for number in stretch if number not in self._sums]
+                # held here: what is kept meanwhile may drop any of them
+                known = {number: self._sums[number] for number in stretch if number in self._sums}
+                missing = [number for number in stretch if number not in known]
                 if missing:
                     rows = [self._market.chunk_rows(number) for number in missing]
                     made = await loop.run_in_executor(_SUMMING, list, map(self._sums_of, missing, rows))
                     for number, sums in zip(missing, made, strict=True):
+                        known[number] = sums
                         self._keep(number, sums)
-                found += [self._sums[number] for number in stretch]
+            found += [known[number] for number in stretch]
         return found
 
     def _sums_of(self, number: int, rows: Rows) -> Ints:
@@ -200,7 +203,7 @@ class Klines:
 
     def _keep(self, number: int, sums: Ints) -> None:
         self._sums[number] = sums
-        if len(self._sums) > _SUMS_KEPT:
+        if len(self._sums) > SUMS_KEPT:
             self._sums.popitem(last=False)
 
     def _chunk_sums(self, number: int) -> Ints:

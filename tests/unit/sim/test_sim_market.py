@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.model.tape import Tape
+from fks.sim import klines as sim_klines
 from fks.sim.exchange import Taped
 from fks.sim.generator import EPOCH_MS, Generated
 from fks.sim.intervals import INTERVALS, end_of, start_of, starts_of
@@ -217,6 +218,14 @@ async def test_sums_that_several_ask_for_at_once_are_computed_once() -> None:
     first, *others = await asyncio.gather(*asked)
     assert others == [first, first]
     assert len(market.expansions) == 3 * 24 + 13
+
+
+async def test_bars_are_the_same_where_fewer_sums_are_kept_than_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = await Klines(generated()).fetch("1h", None, None, 60)
+    monkeypatch.setattr(sim_klines, "SUMS_KEPT", 10)
+    klines = Klines(generated())
+    await klines.fetch("1h", whole[0].start_ms, None, 5)  # the first to go, and among those of the next request
+    assert await klines.fetch("1h", None, None, 60) == whole
 
 
 async def test_windows_of_klines() -> None:

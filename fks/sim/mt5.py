@@ -1,9 +1,9 @@
 """A stand-in for the package MetaTrader5: the functions, named tuples and return codes of it, on a simulated broker.
 
 The package exists for Windows only. A `SimulatedTerminal` takes its place: the agent calls it as it calls the package.
-The broker's state is a file, so that it goes on while the agent is killed; every order that it accepted is one line of
-`orders.log`. Numbers are floats and times are the trade server's, not UTC, as in the package. Each bad behaviour has a
-switch and is drawn from a seed.
+The broker's state is a file, so that it goes on while the agent is killed. Every order that it accepted is in that file
+too: a kill never leaves an order in the log that the broker does not have. Numbers are floats and times are the trade
+server's, not UTC, as in the package. Each bad behaviour has a switch and is drawn from a seed.
 
 Source: the package's documentation (mql5.com/en/docs/python_metatrader5), read 2026-11.
 """
@@ -178,17 +178,16 @@ class SimulatedTerminal:
         folder.mkdir(parents=True, exist_ok=True)
         self.options = options
         self._file = folder / "broker.json"
-        self._log = folder / "orders.log"
         self._now_ms = now_ms
         self._symbols = {one.name: one for one in SYMBOLS}
         self._error = (1, "Success")
         self._is_up = False
         self._state: dict[str, Any] = {
             "ticket": 1_000, "calls": 0, "at_ms": now_ms(), "balance": 100_000.0, "orders": [], "history": [],
-            "deals": [], "positions": [], "late": [], "until": {},
+            "deals": [], "positions": [], "late": [], "until": {}, "accepted": [],
         }  # fmt: skip
         if self._file.exists():
-            self._state = json.loads(self._file.read_text())
+            self._state |= json.loads(self._file.read_text())
 
     # ── the terminal ──────────────────────────────────────────────────────────────────────────────
 
@@ -367,9 +366,7 @@ class SimulatedTerminal:
 
     def log(self) -> list[dict[str, Any]]:
         """Return every order that the broker accepted: ticket, magic, symbol, position, volume."""
-        if not self._log.exists():
-            return []
-        return [json.loads(line) for line in self._log.read_text().splitlines()]
+        return [dict(line) for line in self._state["accepted"]]
 
     def fill_order(self, ticket: int, price: float) -> None:
         """Fill a pending order now, as a script asks. Errors: StopIteration where there is no such order."""
@@ -486,9 +483,8 @@ class SimulatedTerminal:
             "comment": comment, "external_id": "",
         }  # fmt: skip
         self._state["orders"].append(order)
-        line = {name: order[name] for name in ("ticket", "magic", "symbol", "volume_initial", "position_id", "type")}
-        with self._log.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        names = ("ticket", "magic", "symbol", "volume_initial", "position_id", "type")
+        self._state["accepted"].append({name: order[name] for name in names})
         self._save()
         return order
 

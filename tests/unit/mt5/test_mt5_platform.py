@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from datetime import UTC
 from decimal import Decimal
@@ -111,6 +112,37 @@ def test_absence_is_proven_no_sooner_after_a_restart(rig: Mt5Rig) -> None:
     assert rig.state(A) == "indeterminate"
     rig.step(15_000)
     assert rig.state(A) == "not_submitted"
+
+
+@pytest.mark.parametrize(
+    ("behaviours", "state", "count"), [((), "not_submitted", 0), (("none_late",), "open", 1)], ids=["at once", "late"]
+)
+def test_an_order_whose_write_was_killed_is_not_in_the_brokers_log(
+    rig: Mt5Rig, behaviours: tuple[str, ...], state: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies as the broker's state with the order would replace the one before."""
+    replace_file = os.replace
+
+    def replace_or_die(source: Path, target: Path) -> None:
+        if target.name == "broker.json" and any(
+            one["magic"] == magic_of(A) for one in json.loads(source.read_text())["orders"]
+        ):
+            raise BridgeKilled("in the write")
+        replace_file(source, target)
+
+    def trade() -> None:
+        rig.signal(A)
+        rig.step(5_000)
+
+    rig.terminal.options = replace(rig.options, on=frozenset(behaviours), chance=1.0)
+    monkeypatch.setattr("os.replace", replace_or_die)
+    with pytest.raises(BridgeKilled):
+        trade()
+    monkeypatch.undo()
+    rig.restart()
+    rig.step(40_000)
+    assert rig.state(A) == state
+    assert accepted(rig, A) == count
 
 
 @pytest.mark.parametrize(("behaviour", "code"), [("requote", "requote"), ("rejected", "rejected")])

@@ -1178,7 +1178,9 @@ class Bridge:
             wait_ms = max(self.config.settle_ms, self.config.absent_ms)
             # the process before may have called a moment before its end, whenever it noted the intent
             since_start_ms = self.platform.now_ms - self._started_ms
-            if min(self.now_ms - signal.at_ms, since_start_ms) >= wait_ms:
+            is_over = min(self.now_ms - signal.at_ms, since_start_ms) >= wait_ms
+            # lists from before that do not show an order that the broker has accepted since
+            if is_over and self.platform.refresh(signal.account):
                 self._resolve(signal)
         elif signal.is_working and (signal.is_cancel_wanted or (is_due and not signal.is_exit)):
             self._end_entry(signal)

@@ -242,6 +242,9 @@ class Platform(Protocol):
     def flatten(self, account: str, instruments: Sequence[str]) -> None:
         """Cancel the orders and close the positions of `instruments`; returns before either is done."""
 
+    def refresh(self, account: str) -> bool:
+        """Bring the lists of an account up to date; return whether they are complete."""
+
     def orders(self, account: str) -> list[PlatformOrder]: ...
 
     def executions(self, account: str) -> list[PlatformExecution]: ...

@@ -282,6 +282,12 @@ class Mt5Platform:
         code = self._trading_code()
         return "" if code is None else f"{code}: {RETCODES[code].text}"
 
+    def refresh(self, account: str) -> bool:
+        self._is_dirty = True
+        self.poll()
+        found = self._accounts.get(account)
+        return found is not None and found.status == CONNECTED
+
     def orders(self, account: str) -> list[PlatformOrder]:
         return [*self._orders.values(), *self._foreign] if account in self._accounts else []
 

@@ -116,6 +116,10 @@ class SimulatedNinjaTrader:
 
         return detach
 
+    def refresh(self, account: str) -> bool:
+        """Do nothing: the platform reports each change at once."""
+        return True
+
     def orders(self, account: str) -> list[PlatformOrder]:
         """Return the account's orders as the platform lists them now."""
         found = self._accounts.get(account)

@@ -114,6 +114,18 @@ def test_absence_is_proven_no_sooner_after_a_restart(rig: Mt5Rig) -> None:
     assert rig.state(A) == "not_submitted"
 
 
+def test_lists_read_before_the_wait_was_over_prove_no_absence(rig: Mt5Rig) -> None:
+    """A call to the terminal held the agent up: the broker accepted the order meanwhile, and no list was read."""
+    rig.terminal.options = replace(rig.options, on=frozenset({"none_late"}), chance=1.0)
+    assert rig.signal(A)["t"] == "indeterminate"
+    rig.terminal.options = rig.options
+    rig.step(1_000)
+    rig.now_ms += 60_000
+    rig.turn()
+    assert rig.state(A) == "open"
+    assert not rig.found("signal", id=A, state="not_submitted")
+
+
 @pytest.mark.parametrize(
     ("behaviours", "state", "count"), [((), "not_submitted", 0), (("none_late",), "open", 1)], ids=["at once", "late"]
 )

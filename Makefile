@@ -10,7 +10,7 @@ DEV := $(VENV)/.installed-dev
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: install dev compiled web-assets docs up down test soak lint report bench logs status health-check security-setup monitor-dashboard clean help \
+.PHONY: install dev compiled web-assets docs up down test test-slow test-all soak lint report bench logs status health-check security-setup monitor-dashboard clean help \
         wheel gpu-up multi-up multi-down multi-logs multi-status multi-build multi-update
 
 install: $(STAMP) ## virtualenv and the pinned packages
@@ -26,10 +26,14 @@ $(DEV): $(STAMP)
 	@touch $(DEV)
 
 # the modules that tests import and the engine of backtests, compiled once: else each test process rewrites the assertions
-# of every test file, and compiles the engine for 19 s of a processor
+# of every test file, and compiles the engine for 19 s of a processor. Test files that are as they were are not read again.
+COMPILED := $(VENV)/.tests-compiled
 compiled: dev
 	@$(BIN)/python -m compileall -q fks actors serve_app.py
-	@$(BIN)/python -c "from fks.jobs.runner import warm; warm()" & for part in tests/unit "tests/contract tests/meta"; do $(BIN)/python -m pytest --collect-only $$part >/dev/null & done; wait
+	@$(BIN)/python -c "from fks.jobs.runner import warm; warm()" & \
+	if [ ! -e $(COMPILED) ] || [ -n "$$(find tests -name '*.py' -newer $(COMPILED) -print -quit)" ]; then \
+	  touch $(COMPILED); for part in tests/unit "tests/contract tests/meta"; do $(BIN)/python -m pytest --collect-only $$part >/dev/null & done; \
+	fi; wait
 
 web-assets: install ## fetch the npm packages of the pages (make install does, where the registry can be reached)
 	@$(BIN)/python scripts/web_assets.py
@@ -43,8 +47,14 @@ up: install ## start everything and watch it (Ctrl-C stops it)
 down: ## stop a system that runs in the background
 	@$(FKS) down
 
-test: compiled ## every property: some 25 minutes on 2 cores
+test: compiled ## ten minutes on 2 cores: all but the slow tests
 	@$(BIN)/python scripts/run_tests.py $(ARGS)
+
+test-slow: compiled ## the slow tests, which CI runs, too
+	@$(BIN)/python scripts/run_tests.py --slow $(ARGS)
+
+test-all: compiled ## both
+	@$(BIN)/python scripts/run_tests.py --all $(ARGS)
 
 soak: dev ## the long ones, hours: chaos, memory, full disks, a bare machine
 	@FKS_EXAMPLES=400 $(BIN)/python -m pytest tests/unit -m hypothesis --timeout=600 -o addopts="-q --import-mode=importlib"

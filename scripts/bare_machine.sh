@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make up` and `make test` on a bare machine: Debian stable with python3, its venv module, make and git, nothing else,
-# by a user who is not root. Arguments go to `make test`:
+# `make up` and `make test-all` on a bare machine: Debian stable with python3, its venv module, make and git, nothing else,
+# by a user who is not root. Arguments go to `make test-all`:
 #   scripts/bare_machine.sh ARGS='-k rsync'
 # Needs mmdebstrap, and root or user namespaces. The last commit is tried. Debian's mirror, the package indexes and the
 # proxy are those that apt, pip and npm use on this machine; the network is this machine's, too: a system that runs here
@@ -66,10 +66,10 @@ try() {
   kill -INT -- "-$up" && wait "$up" || code=$?
   say "make up: stopped with Ctrl-C, status $code"
   start=$SECONDS code=0
-  make test "$@" >../test.log 2>&1 || code=$?
+  make test-all "$@" >../test.log 2>&1 || code=$?
   ((code == 0)) || sed -n '/^=* \(FAILURES\|ERRORS\) =*$/,/^=* short test summary info =*$/p' ../test.log | grep -E '^(E  |____)' | cut -c1-300
-  sed -n '/^== make test/,$p' ../test.log | grep . || tail -60 ../test.log
-  say "make test $*: status $code after $((SECONDS - start)) s"
+  sed -n '/^== make test-all/,$p' ../test.log | grep . || tail -60 ../test.log
+  say "make test-all $*: status $code after $((SECONDS - start)) s"
   exit "$code"
 }
 

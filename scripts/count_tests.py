@@ -1,7 +1,7 @@
 """Table of the test functions of each file: `tests/counts.tsv`. `python scripts/count_tests.py --write` makes it again.
 
-A test that is deleted, skipped, expected to fail or moved to the soak proves nothing in `make test` any more, and no
-test fails for it. So each file's functions are counted, and those of them that are skipped (also where a program is
+A test that is deleted, skipped, expected to fail or moved to the soak proves nothing in `make test-all` any more, and
+no test fails for it. So each file's functions are counted, and those of them that are skipped (also where a program is
 missing), xfail, or in part or whole for the soak. `tests/meta/test_counts.py` compares the table with the files. It
 demands of each commit that lowers the first number or raises another that its body names the file, with what proves
 the property now.

@@ -1,10 +1,12 @@
 """Run the parts of the suite, run again alone what failed, and print one summary.
 
-Usage: `python scripts/run_tests.py [arguments of pytest]`, in the root of the checkout.
+Usage: `python scripts/run_tests.py [--slow | --all] [arguments of pytest]`, in the root of the checkout. Without an
+option the tests of `tests/support/slow.py` are left out; `--slow` runs them alone, `--all` both.
 
 Each part also runs when an earlier one fails. FKS_TEST_WORKERS (3) is the number of processes of the first part,
 FKS_TEST_SYSTEMS (one for each four cores, at least one) that of the second, whose tests start whole systems and have
-bounds in seconds.
+bounds in seconds. FKS_TEST_S is the longest time for all of it, in seconds: a run that takes longer is stopped, and
+rejected. No longest time without it.
 
 A failed test runs again by itself in a fresh process, twice at most. Where it passes then, it raced with the machine:
 it is FLAKY, is listed in ~/.cache/fks/ci/flaky.tsv, and does not reject. Rejected are: a test that failed three
@@ -17,6 +19,7 @@ and are repeated together.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -39,12 +42,19 @@ PARTS = {
     ),
     "acceptance": ("tests/acceptance", *SPREAD, os.environ.get("FKS_TEST_SYSTEMS", SYSTEMS)),
 }
+#: option -> name of the target of make, marks of its tests
+TARGETS = {
+    "": ("make test", "not slow and not soak"),
+    "--slow": ("make test-slow", "slow and not soak"),
+    "--all": ("make test-all", "not soak"),
+}
 PASSED, FAILED, NO_TESTS = 0, 1, 5
 REPEATS_MAX = 2
 REPEATS_S = 600.0  # all repeats together; what is untried then counts as failed
 FLAKY_MAX = 5
 FAILURES_MAX = 15  # more is no flakiness, and would take longer than `REPEATS_S`
 NAMED_MAX = 20
+LONG_S = 5.0  # a case that takes longer belongs to the slow ones
 END_S = 30.0  # in which a repeat whose time is over ends its own servers
 PHASES = {"setup", "call", "teardown"}
 
@@ -75,7 +85,9 @@ class Run:
     skipped: dict[str, str] = field(default_factory=dict)  # id -> reason
     failures: dict[str, Failure] = field(default_factory=dict)
     crashed: set[str] = field(default_factory=set)  # tests whose worker died; xdist begins some of them again
+    seconds_of: dict[str, float] = field(default_factory=dict)  # of all phases of a test that is not marked slow
     has_end: bool = False
+    is_stopped: bool = False  # its time was over
 
     @staticmethod
     def read(code: int, seconds: float, record: Path) -> Run:
@@ -100,6 +112,8 @@ class Run:
                 self.has_end = True
             case {"id": str(id), "when": str(when), "outcome": str(outcome)}:
                 self.phases.setdefault(id, {})[when] = outcome
+                if not line.get("slow"):
+                    self.seconds_of[id] = self.seconds_of.get(id, 0.0) + float(str(line["seconds"]))
                 if when not in PHASES:
                     self.crashed.add(id)
                 text, broken = str(line.get("text", "")), line.get("broken")
@@ -130,6 +144,8 @@ class Run:
             found.append(f"pytest ended with {self.code}, and no failed test explains it")
         if not self.has_end or (self.code == PASSED and not self.ended):
             found.append(f"pytest ended with {self.code} and left no complete record")
+        if self.is_stopped:
+            found.append(f"stopped after {self.seconds:.0f} s: all parts together have FKS_TEST_S")
         return found
 
     def forgives(self, id: str) -> bool:
@@ -146,22 +162,24 @@ class Run:
         )
 
 
-def run_pytest(arguments: Sequence[str], record: Path, timeout_s: float | None = None) -> tuple[Run, bool]:
+def run_pytest(arguments: Sequence[str], record: Path, timeout_s: float) -> tuple[Run, bool]:
     """Run pytest; return the run, and whether a person interrupted it. A run whose time is over is ended."""
-    began_s, is_interrupted = time.monotonic(), False
+    began_s, is_interrupted, is_stopped = time.monotonic(), False, False
     command = [sys.executable, "-m", "pytest", "-p", "tests.support.run_record", f"--record={record}", *arguments]
     with subprocess.Popen(command) as child:
         while True:
-            left_s = None if timeout_s is None else max(began_s + timeout_s - time.monotonic(), 0.0)
+            left_s = max(began_s + timeout_s - time.monotonic(), 0.0)
             try:
-                code = child.wait(left_s)
+                code = child.wait(left_s if math.isfinite(left_s) else None)
                 break
             except KeyboardInterrupt:  # pytest has the signal, too, and ends in order
                 is_interrupted = True
             except subprocess.TimeoutExpired:
-                code = _end(child)
+                code, is_stopped = _end(child), True
                 break
-    return Run.read(code, time.monotonic() - began_s, record), is_interrupted
+    run = Run.read(code, time.monotonic() - began_s, record)
+    run.is_stopped = is_stopped
+    return run, is_interrupted
 
 
 def _end(child: subprocess.Popen[bytes]) -> int:
@@ -183,10 +201,10 @@ def groups_of(failures: Iterable[Failure]) -> list[list[Failure]]:
     return list(found.values())
 
 
-def repeat(groups: Sequence[list[Failure]], folder: Path) -> list[list[Failure]]:
-    """Run each group again alone, twice at most; return the groups that are forgiven."""
+def repeat(groups: Sequence[list[Failure]], folder: Path, end_s: float) -> list[list[Failure]]:
+    """Run each group again alone, twice at most and none after `end_s`; return the groups that are forgiven."""
     forgiven: list[list[Failure]] = []
-    end_s = time.monotonic() + REPEATS_S
+    end_s = min(end_s, time.monotonic() + REPEATS_S)
     for number, group in enumerate(groups):
         ids = [failure.id for failure in group]
         for attempt in range(REPEATS_MAX):
@@ -229,19 +247,26 @@ def line_of(name: str, run: Run, forgiven: set[str]) -> tuple[str, Counter[str]]
     return f"{name}: {_counted(counts)} in {run.seconds:.0f} s", counts
 
 
+def _long(runs: Iterable[Run]) -> list[str]:
+    """Return a line for each test that took long and is not marked slow, the longest first."""
+    found = sorted(((s, id) for run in runs for id, s in run.seconds_of.items() if s > LONG_S), reverse=True)
+    return [f"over {LONG_S:.0f} s and not in tests/support/slow.py: {seconds:.1f} s {id}" for seconds, id in found]
+
+
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[what]} {what}" for what in ("passed", "failed", "skipped"))
 
 
-def main(parts: Mapping[str, tuple[str, ...]], more: Sequence[str]) -> int:
+def main(parts: Mapping[str, tuple[str, ...]], more: Sequence[str], name_of_run: str = "make test") -> int:
     """Run each part with `more` arguments, repeat what failed, print the summary and return the exit code."""
     runs: dict[str, Run] = {}
     is_interrupted = False
+    end_s = time.monotonic() + float(os.environ.get("FKS_TEST_S") or math.inf)
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, arguments) in enumerate(parts.items()):
             record = Path(folder) / f"{number}.jsonl"
-            runs[name], is_interrupted = run_pytest([*arguments, *more], record)
-            if is_interrupted:
+            runs[name], is_interrupted = run_pytest([*arguments, *more], record, end_s - time.monotonic())
+            if is_interrupted or runs[name].is_stopped:
                 break
         rejected = [f"{name}: {fault}" for name, run in runs.items() for fault in run.faults(may_be_empty=bool(more))]
         failures = [failure for run in runs.values() for failure in run.failures.values()]
@@ -252,7 +277,7 @@ def main(parts: Mapping[str, tuple[str, ...]], more: Sequence[str]) -> int:
         elif len(groups) > FAILURES_MAX:
             rejected.append(f"{len(groups)} failures, more than {FAILURES_MAX}: none was repeated")
         else:
-            races = repeat(groups, Path(folder))
+            races = repeat(groups, Path(folder), end_s)
     flaky = [failure for group in races for failure in group]
     forgiven = {failure.id for failure in flaky}
     if len(races) > FLAKY_MAX:
@@ -266,6 +291,7 @@ def main(parts: Mapping[str, tuple[str, ...]], more: Sequence[str]) -> int:
         total += counts
         skipped.update(reason for id, reason in run.skipped.items() if id not in run.failures)
     lines += [f"skipped {count}: {reason}" for reason, count in skipped.most_common()]
+    lines += _long(runs.values())
     lines += [f"FLAKY {one.id}: failed {one.tries - 1} of {one.tries}: {one.text}" for one in flaky]
     lines += [f"{len(races)} flaky, {FLAKY_MAX} at most"] if races else []
     for failure in failures:
@@ -273,11 +299,19 @@ def main(parts: Mapping[str, tuple[str, ...]], more: Sequence[str]) -> int:
             kind = "BROKEN GUARANTEE" if failure.is_broken else "FAILED"
             lines.append(f"{kind} {failure.id}: failed {failure.tries} of {failure.tries}: {failure.text}")
     lines += [f"REJECTED {text}" for text in rejected]
-    print("", "== make test", *lines, _counted(total), sep="\n", flush=True)
+    print("", f"== {name_of_run}", *lines, _counted(total), sep="\n", flush=True)
     if flaky:
         note(flaky)
     return int(bool(rejected) or any(failure.id not in forgiven for failure in failures))
 
 
+def run_target(arguments: Sequence[str]) -> int:
+    """Run the target of make that the first argument names, with the others as arguments of pytest."""
+    option = arguments[0] if arguments and arguments[0] in TARGETS else ""
+    name_of_run, marks = TARGETS[option]
+    parts = {name: (*part, "-m", marks) for name, part in PARTS.items()}
+    return main(parts, arguments[1:] if option else arguments, name_of_run)
+
+
 if __name__ == "__main__":
-    sys.exit(main(PARTS, sys.argv[1:]))
+    sys.exit(run_target(sys.argv[1:]))

@@ -27,6 +27,7 @@ from tests.support import servers
 from tests.support.browser import close_shared
 from tests.support.longest import LONGEST
 from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.slow import is_slow
 
 # a suite in the background of a shell has SIGINT ignored, and hands that on: the commands under test must receive Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,9 +38,12 @@ settings.load_profile("fks")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, for `--no-loadscope-reorder`, and those of unit tests, which are short, last: when
+    """Mark the slow tests, and put the longest files first, for `--no-loadscope-reorder`, and those of unit tests, which are short, last: when
     files run out no worker is left with a long one. The order within a file and of the others stays."""
     tests = Path(__file__).parent
+    for item in items:
+        if is_slow(item.nodeid):
+            item.add_marker("slow")
     rank = {tests / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank) + item.path.is_relative_to(tests / "unit")))
 

@@ -84,7 +84,7 @@ def system(running: System, request: pytest.FixtureRequest) -> Iterator[System]:
     """
     running.wait_until_healthy()
     # the pages begin last, and are no part of what is healthy before they have begun
-    wait_until(lambda: "pages:0" in running.components(), deadline_s=30.0, every_s=0.5)
+    wait_until(lambda: "pages:0" in running.components(), deadline_s=120.0, every_s=0.5)
     yield running
     # what follows has bounds of its own, and is not the test's time
     request.config.hook.pytest_timeout_cancel_timer(item=request.node)

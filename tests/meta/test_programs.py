@@ -86,7 +86,7 @@ def test_programs_that_tests_run_are_installed_by_ci() -> None:
     assert missing == {}, "add them to PACKAGES in tests/support/programs.py, and require() them in the test"
     assert {"rsync", "ssh", "curl", "jq", "chromium", "mcs", "promtool"} <= set(found)
     ci = (ROOT / ".ci" / "run").read_text()
-    assert ci.index("export FKS_REQUIRE_ALL=1\n") < ci.index("tests/support/programs.py") < ci.index("make test\n")
+    assert ci.index("export FKS_REQUIRE_ALL=1\n") < ci.index("tests/support/programs.py") < ci.index("make test-all\n")
 
 
 def test_a_test_is_left_out_by_one_function_which_fails_in_ci() -> None:

@@ -226,6 +226,8 @@ def is_private(name: str) -> bool:
     [
         ("up", ["install.py .venv"], "fks up"),
         ("test", ["install.py .venv", "install.py .venv dev"], "scripts/run_tests.py"),
+        ("test-slow", ["install.py .venv", "install.py .venv dev"], "scripts/run_tests.py --slow"),
+        ("test-all", ["install.py .venv", "install.py .venv dev"], "scripts/run_tests.py --all"),
         ("lint", ["install.py .venv", "install.py .venv dev"], "lint-imports"),
     ],
 )

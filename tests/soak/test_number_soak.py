@@ -1,4 +1,4 @@
-"""Every dear number in every place of the gateway that takes one; `make test` has a sample of them."""
+"""Every dear number in every place of the gateway that takes one; `make test-all` has a sample of them."""
 
 from __future__ import annotations
 

@@ -116,6 +116,7 @@ class _Recorder:
         if report.when == "teardown":
             self._ended[worker] = report.nodeid
         line: dict[str, Any] = {"id": report.nodeid, "when": report.when, "outcome": outcome}
+        line |= {"seconds": round(report.duration, 3), "slow": "slow" in report.keywords}
         if outcome != "passed":
             line |= {"text": _text(report), "worker": worker, "before": self._before.get(worker, "")}
             line |= {"broken": properties.get(BROKEN), "fixture": properties.get(FIXTURE)}

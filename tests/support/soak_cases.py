@@ -1,4 +1,4 @@
-"""Cases of a parametrised test that `make test` runs, and those that only `make soak` runs."""
+"""Cases of a parametrised test that `make test-all` runs, and those that only `make soak` runs."""
 
 from __future__ import annotations
 

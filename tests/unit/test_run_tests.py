@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,9 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -q --import-mode=importlib\nmarkers =\n soak: x\n")
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\naddopts = -q --import-mode=importlib\nmarkers =\n soak: x\n slow: x\n"
+    )
 
 
 def run(capsys: pytest.CaptureFixture[str], tests: str, arguments: tuple[str, ...] = ()) -> tuple[int, list[str]]:
@@ -229,3 +232,30 @@ def test_what_the_time_left_untried_counts_as_failed(
     code, lines = run(capsys, SECOND)
     assert code == 1
     assert "FAILED test_one.py::test_second: failed 1 of 1: AssertionError: assert 1 >= 2" in lines
+
+
+def test_a_run_that_takes_too_long_is_stopped_and_rejected(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FKS_TEST_S", "3")
+    Path("test_one.py").write_text(GOOD + "import time\ndef test_hangs() -> None: time.sleep(600)\n")
+    Path("test_two.py").write_text(GOOD)
+    parts = {"one": ("test_one.py",), "two": ("test_two.py",)}
+    began_s = time.monotonic()
+    assert run_tests.main(parts, []) == 1
+    assert time.monotonic() - began_s < 60.0
+    lines = summary(capsys)
+    assert "REJECTED one: test_one.py::test_hangs never ended, or its process crashed" in lines
+    assert any("stopped after" in line and "FKS_TEST_S" in line for line in lines)
+    assert not any(line.startswith("two:") for line in lines)
+
+
+def test_a_long_test_is_named_unless_it_is_marked_slow(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_tests, "LONG_S", 0.2)
+    tests = "import time, pytest\ndef test_long() -> None: time.sleep(0.3)\n@pytest.mark.slow\ndef test_slow() -> None: time.sleep(0.3)\n"
+    code, lines = run(capsys, tests + GOOD, arguments=PARALLEL)
+    assert code == 0
+    found = [line for line in lines if line.startswith("over ")]
+    assert [line.split()[-1] for line in found] == ["test_one.py::test_long"]

@@ -32,7 +32,7 @@ compiled: dev
 	@$(BIN)/python -m compileall -q fks actors serve_app.py
 	@$(BIN)/python -c "from fks.jobs.runner import warm; warm()" & \
 	if [ ! -e $(COMPILED) ] || [ -n "$$(find tests -name '*.py' -newer $(COMPILED) -print -quit)" ]; then \
-	  touch $(COMPILED); for part in tests/unit "tests/contract tests/meta"; do $(BIN)/python -m pytest --collect-only $$part >/dev/null & done; \
+	  for part in tests/unit "tests/contract tests/meta"; do $(BIN)/python -m pytest --collect-only $$part >/dev/null & done; wait; touch $(COMPILED); \
 	fi; wait
 
 web-assets: install ## fetch the npm packages of the pages (make install does, where the registry can be reached)

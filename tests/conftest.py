@@ -38,8 +38,8 @@ settings.load_profile("fks")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow tests, and put the longest files first, for `--no-loadscope-reorder`, and those of unit tests, which are short, last: when
-    files run out no worker is left with a long one. The order within a file and of the others stays."""
+    """Mark the slow tests. Put the longest files first, for `--no-loadscope-reorder`, and those of unit tests, which are
+    short, last: when files run out no worker is left with a long one. The order within a file and of the others stays."""
     tests = Path(__file__).parent
     for item in items:
         if is_slow(item.nodeid):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +89,17 @@ def test_programs_that_tests_run_are_installed_by_ci() -> None:
     assert {"rsync", "ssh", "curl", "jq", "chromium", "mcs", "promtool"} <= set(found)
     ci = (ROOT / ".ci" / "run").read_text()
     assert ci.index("export FKS_REQUIRE_ALL=1\n") < ci.index("tests/support/programs.py") < ci.index("make test-all\n")
+
+
+def test_ci_refuses_at_once_where_the_data_set_is_missing(tmp_path: Path) -> None:
+    place = tmp_path / "checkout"
+    shutil.copytree(ROOT / ".ci", place / ".ci")
+    who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    for command in (("init", "-q"), (*who, "commit", "-q", "--allow-empty", "-m", "empty")):
+        subprocess.run(["git", *command], cwd=place, check=True)
+    done = subprocess.run([place / ".ci" / "run"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"some need the data set in {tmp_path}/" in done.stderr
 
 
 def test_a_test_is_left_out_by_one_function_which_fails_in_ci() -> None:

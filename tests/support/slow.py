@@ -1,8 +1,8 @@
 """Slow tests, which `make test` leaves to `make test-slow`: `tests/conftest.py` marks them by this list.
 
-In it are test files of which most cases take long, test functions with a mean of 0.7 s or more, and tests that start
-systems of their own or kill Ray, measured with three workers on two cores. CI runs them as it runs the others. A test
-that another test delays belongs here, too: a bound in real time holds on a calm machine alone.
+In it are contract test files with a mean of 0.45 s a case or more, functions of other files with a mean of 0.7 s or
+more, and acceptance tests that start systems of their own, kill Ray or take long on the shared system. Measured with
+three workers on two cores. CI runs them as it runs the others.
 """
 
 from __future__ import annotations

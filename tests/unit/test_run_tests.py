@@ -254,8 +254,30 @@ def test_a_long_test_is_named_unless_it_is_marked_slow(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_tests, "LONG_S", 0.2)
-    tests = "import time, pytest\ndef test_long() -> None: time.sleep(0.3)\n@pytest.mark.slow\ndef test_slow() -> None: time.sleep(0.3)\n"
+    takes_long = "def test_{}() -> None: time.sleep(0.3)\n"
+    tests = f"import time\n{takes_long.format('long')}@pytest.mark.slow\n{takes_long.format('slow')}"
     code, lines = run(capsys, tests + GOOD, arguments=PARALLEL)
     assert code == 0
     found = [line for line in lines if line.startswith("over ")]
     assert [line.split()[-1] for line in found] == ["test_one.py::test_long"]
+
+
+@pytest.mark.parametrize(
+    ("option", "target", "count"),
+    [((), "make test", 1), (("--slow",), "make test-slow", 2), (("--all",), "make test-all", 3)],
+)
+def test_each_target_runs_its_tests_under_its_name(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    option: tuple[str, ...],
+    target: str,
+    count: int,
+) -> None:
+    """One test is quick, two are slow, and one is for the soak, which no target runs."""
+    monkeypatch.setattr(run_tests, "PARTS", {"one": ("test_one.py",)})
+    marked = "@pytest.mark.slow\n@pytest.mark.parametrize('n', [1, 2])\ndef test_slow(n) -> None: ...\n"
+    soak = "@pytest.mark.slow\n@pytest.mark.soak\ndef test_soak() -> None: ...\n"
+    Path("test_one.py").write_text(f"import pytest\n{GOOD}{marked}{soak}")
+    assert run_tests.run_target(option) == 0
+    heading, *_, last = capsys.readouterr().out.partition("\n== ")[2].splitlines()
+    assert (heading, last) == (target, f"{count} passed, 0 failed, 0 skipped")

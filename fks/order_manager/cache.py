@@ -30,7 +30,7 @@ from fks.orders.messages import PositionKey
 from fks.portfolio.position import EXTERNAL
 from fks.risk.intent import Intent
 from fks.risk.policy import Kills, Reach
-from fks.risk.view import PortfolioLimit, RiskView, VenueView, reach_of
+from fks.risk.view import PortfolioLimit, RiskView, VenueView, ends_list, is_list_over, reach_of
 from fks.store.facts import InstanceFacts, Mark
 from fks.store.signals import WaitingSignals
 
@@ -111,6 +111,8 @@ class OrderCache:
     halted: dict[str, float] = field(default_factory=dict)
     #: the next split of shares that is not applied yet, by key
     splits: dict[PositionKey, PositionSplit] = field(default_factory=dict)
+    #: lists (`Order.group_id`) with a leg that is open here although another one has executed all
+    lists_over: frozenset[str] = frozenset()
     _ended: OrderedDict[str, Order] = field(default_factory=OrderedDict)
     _sent: dict[int, deque[float]] = field(default_factory=dict)
     _open_at: dict[PositionKey, dict[str, Order]] = field(default_factory=dict)
@@ -145,6 +147,17 @@ class OrderCache:
             self._ended[order.client_order_id] = order
             while len(self._ended) > _ENDED_MAX:
                 self._ended.popitem(last=False)
+        if order.group_id is not None and order.parent_id is not None:
+            self._note_list(order, order.group_id)
+
+    def _note_list(self, leg: Order, group_id: str) -> None:
+        """Note when all that a leg executed is booked before the end of the other leg is here, until it is, or more
+        executions are found."""
+        others = (one for one in self.open_at(_key_of(leg)) if one.group_id == group_id and one.parent_id is not None)
+        if ends_list(leg) and any(others):
+            self.lists_over |= {group_id}
+        elif not is_kept(leg) or leg.reported_cum_qty > leg.filled:
+            self.lists_over -= {group_id}
 
     def recall(self, client_order_id: str) -> Order | None:
         """Return an order that is kept, or that ended lately: the venue's stream speaks of it once more."""
@@ -164,8 +177,9 @@ class OrderCache:
         return list(self._open_at.get(key, {}).values())
 
     def open_of(self, account_id: int) -> tuple[Order, ...]:
-        """Return the orders memory keeps of one account."""
-        return tuple(o for o in self.orders.values() if o.account_id == account_id)
+        """Return the orders memory keeps of one account, without legs whose list has executed."""
+        mine = (order for order in self.orders.values() if order.account_id == account_id)
+        return tuple(order for order in mine if not is_list_over(order, self.lists_over))
 
     def note_sent(self, account_id: int, monotonic_s: float) -> None:
         """Count one order of the account in its minute."""

@@ -440,6 +440,7 @@ class PositionWorkers:
             owned_elsewhere=cache.owned_elsewhere(key, base),
             split_ns=cache.split_ns(key, now_ns),
             fee_rate=self._context.settings.costs.fee_rate,
+            lists_over=cache.lists_over,
         )
 
     def _closes_for_bridge(self, venue: str, kills: Kills) -> bool:

@@ -54,7 +54,7 @@ from fks.portfolio.position import EXTERNAL
 from fks.risk.exits import Books, closable, is_dust, left_at_venue, split_at_lot
 from fks.risk.policy import Action, Allow, JournalState, Wait, action_of, allowed, is_ended
 from fks.risk.sizing import part_quantity
-from fks.risk.view import without_replaced
+from fks.risk.view import is_list_over, without_replaced
 
 _LEG_ROLES = frozenset({Role.STOP_LOSS, Role.TAKE_PROFIT})
 _CANCELLING = frozenset({Request.CANCEL, Request.CANCEL_WANTED, Request.CANCEL_UNKNOWN})
@@ -769,8 +769,10 @@ class OrderCore:
         return "" if instrument.is_trading else "the instrument is halted"
 
     def _books(self) -> Books:
-        """Return the key's books. What will never be reported holds nothing up: a person was paged."""
-        orders = (o for o in self._orders.values() if not self._is_unresolvable(o))
+        """Return the key's books. What will never be reported holds nothing up: a person was paged. Nor does a leg
+        whose list has executed."""
+        over = self._facts.lists_over
+        orders = (o for o in self._orders.values() if not (self._is_unresolvable(o) or is_list_over(o, over)))
         swaps = ((item.replaced, item.successor) for item in self._protection.values() if item.is_swapping)
         return Books(self._positions, without_replaced(orders, swaps))
 

@@ -72,6 +72,7 @@ class Facts:
     owned_elsewhere: Decimal = ZERO
     split_ns: int | None = None  # since when the shares are split that the position is not carried over to yet
     fee_rate: Decimal = ZERO  # taken out of what an entry receives
+    lists_over: frozenset[str] = frozenset()  # lists of legs (`group_id`) of which one has executed all
 
     def circumstances(self, instance: str, *, is_by_person: bool = False) -> Circumstances:
         """Return the part of it that the policy looks at; the core sends no entry itself, so it asks no more of the

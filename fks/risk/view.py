@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -11,7 +11,7 @@ from fks.matching.margin import Margin
 from fks.model.account import Account, Balance
 from fks.model.codes import Denial
 from fks.model.instrument import Instrument
-from fks.model.order import Order, OrderType, Side, State, TimeInForce
+from fks.model.order import Order, OrderType, Role, Side, State, TimeInForce
 from fks.model.ports import VenueCapabilities
 from fks.risk.policy import KillMode, Reach
 
@@ -151,15 +151,10 @@ class RiskView:
 
     def reserved(self, currency: str) -> Decimal:
         """Return what open orders may still spend of `currency`: quote of buys, base of sells; an OCO counts once."""
-        total, groups = _ZERO, set[str]()
-        for order in self.open_orders:
-            if is_dormant(order) or (order.group_id is not None and order.group_id in groups):
-                continue
-            spends = self._spends(order)
-            if spends == currency:
-                if order.group_id is not None:
-                    groups.add(order.group_id)
-                total += order.remaining * self.price_of(order) if order.side is Side.BUY else order.remaining
+        total = _ZERO
+        for order, left in unfilled(self.open_orders):
+            if self._spends(order) == currency:
+                total += left * self.price_of(order) if order.side is Side.BUY else left
         return total
 
     def _spends(self, order: Order) -> str | None:
@@ -186,16 +181,39 @@ def is_dormant(order: Order) -> bool:
     return order.is_reduce_only and (order.state is State.INTENDED or order.is_pending)
 
 
+def ends_list(leg: Order) -> bool:
+    """Return whether a leg of an OCO has executed all, and that is booked: no other leg of its list fills any more,
+    though the venue reports their ends apart."""
+    is_executed = leg.state is State.FILLED and leg.reported_cum_qty <= leg.filled
+    return is_executed and leg.group_id is not None and leg.role in (Role.STOP_LOSS, Role.TAKE_PROFIT)
+
+
+def is_list_over(order: Order, lists_over: Collection[str]) -> bool:
+    """Return whether an order is a leg that fills no more: one of these lists has executed by its other leg."""
+    return order.parent_id is not None and order.group_id in lists_over
+
+
+def unfilled(orders: Iterable[Order]) -> list[tuple[Order, Decimal]]:
+    """Return orders with what they may still fill, without dormant legs. Of the legs of an OCO the first stands for
+    all: what one of them has executed the others no longer can."""
+    lists: dict[object, list[Order]] = {}
+    for number, order in enumerate(orders):
+        if not is_dormant(order):
+            key = number if order.group_id is None else (order.group_id, order.side)
+            lists.setdefault(key, []).append(order)
+    return [(tied[0], _left(tied)) for tied in lists.values()]
+
+
+def _left(tied: Sequence[Order]) -> Decimal:
+    most = max((order.quantity for order in tied if order.is_open), default=_ZERO)
+    return max(most - max(order.filled for order in tied), _ZERO)
+
+
 def pending_of(orders: Iterable[Order]) -> dict[str, Decimal]:
     """Return the quantities that open orders may still fill, by instance; an OCO counts once."""
     totals: dict[str, Decimal] = {}
-    groups = set[str]()
-    for order in orders:
-        if is_dormant(order) or (order.group_id is not None and order.group_id in groups):
-            continue
-        if order.group_id is not None:
-            groups.add(order.group_id)
-        totals[order.instance] = totals.get(order.instance, _ZERO) + order.remaining
+    for order, left in unfilled(orders):
+        totals[order.instance] = totals.get(order.instance, _ZERO) + left
     return totals
 
 

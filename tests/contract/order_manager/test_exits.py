@@ -198,6 +198,28 @@ async def test_an_exit_is_split_at_the_market_lot(rig: Rig) -> None:
     assert [quantity <= 4 for quantity, _ in await exits(rig)] == [True] * 3
 
 
+@pytest.mark.parametrize("executed", ["sl", "tp"])
+async def test_an_exit_is_not_cut_by_the_leg_of_another_whose_sibling_has_executed(rig: Rig, executed: str) -> None:
+    """The venue reports the ends of an OCO's legs apart: the core and the checks know that the other is over, too."""
+    await protected(rig)
+    await rig.outcome(await rig.signal(instance="two", source="strategy:two"))
+    await until(lambda: rig.venue.totals["BTC"] == D("19.98"))
+    rig.venue.cancels.extend(["lost"] * 1000)
+    (leg,) = rig.venue.by_role(executed)
+    leg.sibling = None  # the report of its end does not come
+    rig.venue.fill(leg.order.client_order_id, D("9.99"))
+
+    async def is_booked() -> bool:
+        return not await rig.db.sql("SELECT FROM positions WHERE instance = 'one' AND quantity <> 0")
+
+    await until(is_booked)
+    out = await rig.signal(Kind.EXIT, instance="two", source="strategy:two")
+    assert await rig.outcome(out) == ("ordered", None)
+    await until(lambda: rig.venue.totals["BTC"] == 0)
+    assert [quantity for quantity, _ in await exits(rig)] == [D("9.99")]
+    assert [held.order.role.value for held in rig.venue.live()] == [{"sl": "tp", "tp": "sl"}[executed]]
+
+
 async def test_a_disabled_account_and_old_metadata_do_not_hold_an_exit_up(rig: Rig) -> None:
     await rig.outcome(await rig.signal())
     await until(lambda: rig.venue.totals.get("BTC") == D("9.99"))

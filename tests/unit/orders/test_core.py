@@ -678,6 +678,24 @@ def test_an_exit_of_another_instance_is_not_cut_by_a_replacement_on_its_way() ->
     assert [command.quantity for command in commands if isinstance(command, m.SubmitClose)] == [D(3)]
 
 
+@pytest.mark.parametrize("executed", [Role.STOP_LOSS, Role.TAKE_PROFIT])
+def test_an_exit_is_not_cut_by_the_leg_of_another_whose_sibling_has_executed(executed: Role) -> None:
+    """The end of an OCO's other leg is reported apart, and may come later."""
+    core, now, held = OrderCore(KEY, m.Limits()), m.Now(SECOND, 1.0), {"one": D(5), "two": D(3)}
+    entry = replace(Model(good).entry, instance="two", quantity=D(3), filled=D(3), take_profit=D(120))
+    legs = [
+        replace(leg, state=State.ACCEPTED, group_id="two", is_acknowledged=True)
+        for leg in legs_of(entry, quantity=D(3), attempt=0, epoch=1, now_ns=0)
+    ]
+    core.handle(m.Restored((entry, *legs), (entry,), held), now, FACTS)
+    done = next(leg for leg in legs if leg.role is executed)
+    done = replace(done, state=State.FILLED, filled=D(3), reported_cum_qty=D(3))
+    over = replace(FACTS, lists_over=frozenset({"two"}))
+    core.handle(m.OrderChanged(done, held | {"two": D(0)}), now, over)
+    commands = core.handle(m.SignalReady(a_signal(), 0, None), now, over)
+    assert [command.quantity for command in commands if isinstance(command, m.SubmitClose)] == [D(5)]
+
+
 def test_a_replacement_without_an_answer_pages_as_a_missing_stop() -> None:
     model = Model(lambda answers: "unanswered" if "unanswered" in answers else answers[0])
     model.facts = replace(FACTS, can_replace=True)

@@ -1,0 +1,68 @@
+"""The order manager's memory of orders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from fks.config.settings import Settings
+from fks.model.order import Order, OrderType, Role, Side, State
+from fks.order_manager.cache import OrderCache
+from tests.support.order_values import an_order
+
+D = Decimal
+_LEG = an_order(side=Side.SELL, state=State.ACCEPTED, quantity=D(3), group_id="list", parent_id="p" * 32)
+STOP = replace(_LEG, client_order_id="s" * 32, role=Role.STOP_LOSS, type=OrderType.STOP)
+TARGET = replace(_LEG, client_order_id="t" * 32, role=Role.TAKE_PROFIT, type=OrderType.TAKE_PROFIT)
+
+
+@pytest.mark.parametrize(("executed", "sibling"), [(STOP, TARGET), (TARGET, STOP)], ids=["stop", "target"])
+def test_a_leg_counts_no_more_once_all_that_its_sibling_executed_is_booked(executed: Order, sibling: Order) -> None:
+    cache = OrderCache(Settings())
+    cache.put(executed)
+    cache.put(sibling)
+    assert cache.open_of(1) == (executed, sibling)
+    reported = replace(executed, state=State.FILLED, reported_cum_qty=D(3))
+    cache.put(reported)
+    assert cache.open_of(1) == (reported, sibling), "its executions are not booked: the position is as it was"
+    cache.put(replace(reported, filled=D(3)))
+    assert cache.open_of(1) == ()
+    cache.put(replace(sibling, state=State.EXPIRED))
+    successor = replace(STOP, client_order_id="n" * 32)  # no list is remembered for ever
+    cache.put(successor)
+    assert cache.open_of(1) == (successor,)
+
+
+def test_a_leg_counts_while_its_sibling_is_cancelled_or_has_executed_a_part() -> None:
+    cache = OrderCache(Settings())
+    for order in (STOP, TARGET):
+        cache.put(order)
+    part = replace(TARGET, state=State.PARTIAL, filled=D(1), reported_cum_qty=D(1))
+    cache.put(part)
+    assert cache.open_of(1) == (STOP, part)
+    cache.put(replace(part, state=State.CANCELLED))
+    assert cache.open_of(1) == (STOP,)
+
+
+def test_a_leg_whose_executions_are_found_to_be_incomplete_counts_again() -> None:
+    cache = OrderCache(Settings())
+    for order in (STOP, TARGET):
+        cache.put(order)
+    filled = replace(STOP, state=State.FILLED, filled=D(3), reported_cum_qty=D(3))
+    cache.put(filled)
+    assert cache.open_of(1) == ()
+    raised = replace(filled, reported_cum_qty=D(4))
+    cache.put(raised)
+    assert cache.open_of(1) == (TARGET, raised)
+
+
+def test_an_entry_that_went_out_with_its_legs_counts_whatever_these_executed() -> None:
+    """Its own executions may be booked after theirs: until they are, entries in its symbol are denied."""
+    cache = OrderCache(Settings())
+    entry = an_order(client_order_id="p" * 32, group_id="list", state=State.FILLED, reported_cum_qty=D(10))
+    for order in (entry, STOP, TARGET, replace(TARGET, state=State.EXPIRED)):
+        cache.put(order)
+    cache.put(replace(STOP, state=State.FILLED, filled=D(3), reported_cum_qty=D(3)))
+    assert cache.open_of(1) == (entry,)

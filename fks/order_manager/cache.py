@@ -30,7 +30,7 @@ from fks.orders.messages import PositionKey
 from fks.portfolio.position import EXTERNAL
 from fks.risk.intent import Intent
 from fks.risk.policy import Kills, Reach
-from fks.risk.view import PortfolioLimit, RiskView, VenueView, ends_list, is_list_over, reach_of
+from fks.risk.view import PortfolioLimit, RiskView, VenueView, is_list_over, reach_of
 from fks.store.facts import InstanceFacts, Mark
 from fks.store.signals import WaitingSignals
 
@@ -151,10 +151,11 @@ class OrderCache:
             self._note_list(order, order.group_id)
 
     def _note_list(self, leg: Order, group_id: str) -> None:
-        """Note when all that a leg executed is booked before the end of the other leg is here, until it is, or more
-        executions are found."""
-        others = (one for one in self.open_at(_key_of(leg)) if one.group_id == group_id and one.parent_id is not None)
-        if ends_list(leg) and any(others):
+        """Keep `lists_over`: a leg's list is in it from the time when all that the leg executed is booked to the time
+        when the end of the other leg is known, or further executions are."""
+        is_executed = leg.state is State.FILLED and not is_kept(leg)
+        here = self.open_at(_key_of(leg)) if is_executed else ()
+        if any(other.group_id == group_id and other.parent_id is not None for other in here):
             self.lists_over |= {group_id}
         elif not is_kept(leg) or leg.reported_cum_qty > leg.filled:
             self.lists_over -= {group_id}

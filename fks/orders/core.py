@@ -812,8 +812,8 @@ class OrderCore:
         return self._facts.can_amend and size is not None and size < abs(self._positions.get(instance, ZERO))
 
     def _keeps_wants(self, instance: str, exit_: Exit) -> bool:
-        """Return whether protection is looked after while legs come down: of what an order over a part leaves, or of
-        what an entry may still add to a position that a person's order closes."""
+        """Return whether protection is looked after while legs come down: of the rest that an order over a part leaves,
+        or of the quantity that an entry may still add to a position that a person's order closes."""
         is_single = exit_.is_single and exit_.state is ExitState.CLEARING and self._facts.can_amend
         return is_single or self._gives_back_part(instance, exit_)
 

@@ -11,7 +11,7 @@ from fks.matching.margin import Margin
 from fks.model.account import Account, Balance
 from fks.model.codes import Denial
 from fks.model.instrument import Instrument
-from fks.model.order import Order, OrderType, Role, Side, State, TimeInForce
+from fks.model.order import Order, OrderType, Side, State, TimeInForce
 from fks.model.ports import VenueCapabilities
 from fks.risk.policy import KillMode, Reach
 
@@ -181,21 +181,14 @@ def is_dormant(order: Order) -> bool:
     return order.is_reduce_only and (order.state is State.INTENDED or order.is_pending)
 
 
-def ends_list(leg: Order) -> bool:
-    """Return whether a leg of an OCO has executed all, and that is booked: no other leg of its list fills any more,
-    though the venue reports their ends apart."""
-    is_executed = leg.state is State.FILLED and leg.reported_cum_qty <= leg.filled
-    return is_executed and leg.group_id is not None and leg.role in (Role.STOP_LOSS, Role.TAKE_PROFIT)
-
-
 def is_list_over(order: Order, lists_over: Collection[str]) -> bool:
-    """Return whether an order is a leg that fills no more: one of these lists has executed by its other leg."""
+    """Return whether an order is a leg that fills no more: it is of one of these lists, which have executed."""
     return order.parent_id is not None and order.group_id in lists_over
 
 
 def unfilled(orders: Iterable[Order]) -> list[tuple[Order, Decimal]]:
-    """Return orders with what they may still fill, without dormant legs. Of the legs of an OCO the first stands for
-    all: what one of them has executed the others no longer can."""
+    """Return orders, without dormant legs, each with the quantity that it may still fill. Of the legs of an OCO the
+    first stands for all: a quantity that one of them has executed is no other's to fill."""
     lists: dict[object, list[Order]] = {}
     for number, order in enumerate(orders):
         if not is_dormant(order):

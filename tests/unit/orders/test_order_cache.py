@@ -58,11 +58,16 @@ def test_a_leg_whose_executions_are_found_to_be_incomplete_counts_again() -> Non
     assert cache.open_of(1) == (TARGET, raised)
 
 
-def test_an_entry_that_went_out_with_its_legs_counts_whatever_these_executed() -> None:
+@pytest.mark.parametrize("is_expired_first", [False, True])
+def test_an_entry_that_went_out_with_its_legs_counts_whatever_these_executed(is_expired_first: bool) -> None:
     """Its own executions may be booked after theirs: until they are, entries in its symbol are denied."""
     cache = OrderCache(Settings())
     entry = an_order(client_order_id="p" * 32, group_id="list", state=State.FILLED, reported_cum_qty=D(10))
-    for order in (entry, STOP, TARGET, replace(TARGET, state=State.EXPIRED)):
+    ends = [replace(STOP, state=State.FILLED, filled=D(3), reported_cum_qty=D(3)), replace(TARGET, state=State.EXPIRED)]
+    for order in (entry, STOP, TARGET):
         cache.put(order)
-    cache.put(replace(STOP, state=State.FILLED, filled=D(3), reported_cum_qty=D(3)))
+    for order in reversed(ends) if is_expired_first else ends:
+        cache.put(order)
+        assert entry in cache.open_of(1)
     assert cache.open_of(1) == (entry,)
+    assert cache.lists_over == frozenset(), "a list is noted no longer than a leg of it is open"

@@ -56,6 +56,8 @@ CLOSES: dict[str, tuple[dict[str, str], tuple[Order, ...], str | None, dict[str,
     "beyond its own exit": (ONE, (a_sell("0.4"),), "one", EXIT, "0.6"),
     "beyond its own exit of unknown outcome": (ONE, (a_sell("0.4", state=State.UNKNOWN),), "one", EXIT, "0.6"),
     "beyond what its exit has left": (ONE, (a_sell("0.4", filled=D("0.3")),), "one", EXIT, "0.9"),
+    "beside its order that has ended, though its executions are not booked": (
+        ONE, (a_sell("0.4", state=State.FILLED, reported_cum_qty=D("0.4")),), "one", EXIT, "1"),
     "its own alone, not another's": (TWO, (), "one", EXIT, "1"),
     "its own beyond its exit, whatever another holds": (TWO, (a_sell("1"),), "one", {}, "0"),
     "its own beside another's SL and TP": (TWO, legs("2", "two"), "one", EXIT, "1"),

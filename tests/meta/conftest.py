@@ -7,12 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.garbage import no_finalizers
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_finalizers_while_parsing() -> Iterator[None]:
-    """A finalizer that raises has its traceback formatted by `ast.parse`, which Python 3.11 cannot do inside of
-    `ast.parse`."""
     gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
+    with no_finalizers():
+        yield

@@ -19,7 +19,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -49,6 +49,7 @@ from tests.support.journal import rows_at_one_moment
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_chaos_actors import Actors
 from tests.support.order_chaos_counts import Exercised, Minimum, Requests, exercised, pair_errors
+from tests.support.order_chaos_faults import FAULTS as BESIDE
 from tests.support.order_chaos_faults import LONG, LifeFaults, Refusal, plan_long
 from tests.support.order_chaos_process import live
 from tests.support.order_rig import seed as seed_accounts
@@ -69,8 +70,8 @@ SIZE = D(60_000)  # about what rests at the best price: many orders execute at s
 #: what the account needs at the exchange
 BALANCE = "USDT=100000000"
 SEED = int(os.environ.get("FKS_CHAOS_SEED", "11"))
-ASKS_S = 2.0  # of one life at most: the crash point comes before
-COVER_S = 10.0  # without cover before it is a finding: lives of 2 s add up, and each is to reconcile before it protects
+ASKS_S = 3.0  # of one life at most: the crash point comes before, also on a busy machine
+COVER_S = 10.0  # without cover before it is a finding: lives of 3 s add up, and each is to reconcile before it protects
 LOOK_S = 3.5  # the most that counts between two samples (one waits 3 s for PostgreSQL): the machine stood still longer
 NAMESPACE = uuid.UUID("6f1d6a6e-0000-5000-8000-000000000011")
 ORDER = {"path": "/api/v3/order", "method": "POST"}
@@ -279,6 +280,7 @@ class OrderChaos:
     postgres: MortalPostgres | None = None  # the one of the URL, where a run may kill it
     outage_s: float = 1.0  # for which PostgreSQL is away
     refusal_s: tuple[float, float] = (2.0, 4.0)  # how long the exchange refuses in a long life
+    beside: Collection[str] = tuple(BESIDE)  # the faults beside the plan that it has
     lives: Lives = field(default_factory=Lives)
     cover: CoverWatch = field(default_factory=lambda: CoverWatch(COVER_S))
     requests: Requests = field(default_factory=Requests)

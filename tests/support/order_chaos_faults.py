@@ -235,13 +235,13 @@ FAULTS: dict[str, tuple[float, Fault]] = {
 
 
 class LifeFaults:
-    """Those of one life, in the order of the table."""
+    """Those of one life that the run has, in the order of the table."""
 
     def __init__(self, run: OrderChaos, life: int) -> None:
         self._faults: list[AsyncIterator[None]] = []
         for name, (share, fault) in FAULTS.items():
             dice = random.Random(f"{run.seed}:{name}:{life}")
-            if dice.random() < share:
+            if name in run.beside and dice.random() < share:
                 self._faults.append(fault(run, dice))
 
     async def go_on(self) -> None:

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.garbage import no_finalizers
+
 ROOT = Path(__file__).parents[2]
 SKIPPED = "fks.store.grants"  # it names all
 
@@ -62,7 +64,8 @@ def _file(module: str) -> Path | None:
 def _tree(module: str) -> ast.Module:
     file = _file(module)
     assert file is not None
-    return ast.parse(file.read_text())
+    with no_finalizers():
+        return ast.parse(file.read_text())
 
 
 @cache

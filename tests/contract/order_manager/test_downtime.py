@@ -101,6 +101,15 @@ class Downtime:
     home: Path
     epoch: int = 0
 
+    async def seal(self, bars: Bars) -> None:
+        """Store bars as the collector does. How long ago it stored them is the machine's time, not the tape's: by the
+        age of their rows none gets old."""
+        await seal(self.rig.db, bars)
+        await self.rig.db.sql(
+            "UPDATE ohlcv_data SET updated_at = now() + interval '1 day' WHERE symbol = $1 AND updated_at < now()",
+            bars.symbol,
+        )
+
     async def worker(self, shard: int) -> StrategyWorker:
         """Start a worker: shard 0 is the one that stops, shard 1 the twin."""
         self.epoch += 1
@@ -185,19 +194,19 @@ async def test_an_hour_away_sends_at_most_one_fresh_order_a_position(
     # ── an hour ago ──
     clock.tape_ns = end_ns - (AWAY_S + 1) * NS
     for name, bars in tapes.items():
-        await seal(db, bars[: first[name] - 1])
+        await downtime.seal(bars[: first[name] - 1])
     worker, twin = await downtime.worker(0), await downtime.worker(1)
     await rig.start()
     for case in CASES:
         if not case.is_orphan:
-            await seal(db, tapes[case.name][: first[case.name]])
+            await downtime.seal(tapes[case.name][: first[case.name]])
     clock.tape_ns = end_ns - AWAY_S * NS
     await worker.step()
     await until(downtime.is_decided)
     await rig.stop()
     for case in CASES:
         if case.is_orphan:
-            await seal(db, tapes[case.name][: first[case.name]])
+            await downtime.seal(tapes[case.name][: first[case.name]])
     await worker.step()  # its entry finds no order manager
     before = await downtime.signals()
     held = {case.name: await rig.position(case.name, case.symbol) for case in CASES}
@@ -208,7 +217,7 @@ async def test_an_hour_away_sends_at_most_one_fresh_order_a_position(
     # ── the hour: the twin decides on every bar ──
     for start in range(0, AWAY_S, 900):
         for name, bars in tapes.items():
-            await seal(db, bars[: first[name] + start + 900][first[name] + start :])
+            await downtime.seal(bars[: first[name] + start + 900][first[name] + start :])
         await twin.step()
 
     # ── back ──

@@ -115,10 +115,10 @@ async def test_bars_of_a_tape_equal_those_its_collector_stored(
             return bool(rows[0][0] - before[0][0] >= bars)
 
         async with running(collect(taped(plain, settings, RealClock(), log), settings, epoch)):
-            await until(lambda: has_collected(6), deadline_s=60)
+            await until(lambda: has_collected(8), deadline_s=60)
             for kind, fields in faults:
                 exchange.fault(kind, **fields)
-            await until(lambda: has_collected(12), deadline_s=60)
+            await until(lambda: has_collected(16), deadline_s=60)
 
     faults: list[tuple[str, dict[str, Any]]] = [
         ("trade_gap", {"count": 5, "symbol": "BTCUSDT"}),

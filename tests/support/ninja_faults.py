@@ -47,7 +47,8 @@ class Plan:
     """The chances of each fault, per point reached in the AddOn and per write of the link.
 
     `ready_s`: mean time from a link that can trade until something is killed or cut, by its share: so that a slow
-    machine sees as many faults for each signal.
+    machine sees as many faults for each signal. `turns_min`: how often each part has to start, and the connection to
+    be cut, at the least: more signals are sent until then, at most ten times as many.
     """
 
     seed: int
@@ -56,6 +57,7 @@ class Plan:
     addon_chance: float = 0.01
     link_chance: float = 0.01
     ready_s: float = 0.7
+    turns_min: int = 0
     shares: tuple[tuple[str, int], ...] = (("bridge", 4), ("link", 2), ("cut", 4), ("freeze", 1))
 
 
@@ -277,19 +279,26 @@ class Faults(ABC):
     async def findings(self) -> list[str]:
         """Return differences between the broker, the bridge and the rows."""
 
+    @property
+    def turns(self) -> dict[str, int]:
+        """Return how often each part has started, and the connection was cut."""
+        return {"bridge": self.bridges.starts, "link": self.links.starts, "connection": self.proxy.cuts}
+
     async def send(self) -> None:
         """Commit the signals as an order manager does, some of them cancelled again, while everything dies."""
         dice, store = random.Random(self.plan.seed + 1), NinjaStore(self.db)
         breaking = asyncio.create_task(self._break(random.Random(self.plan.seed + 2)))
         try:
-            for number in range(self.plan.signals):
+            for number in range(10 * self.plan.signals):
+                if number >= self.plan.signals and min(self.turns.values()) >= self.plan.turns_min:
+                    break
                 id = f"s{number}"
                 await self._ask(store, id, RequestKind.SIGNAL, self.signal(dice))
                 self.ids.append(id)
                 await asyncio.sleep(dice.random() * 2 * self.plan.pause_s)
                 if dice.random() < 0.05:
                     await self._ask(store, f"c{number}", RequestKind.CANCEL, {"id": id})
-            await until(self._is_answered, deadline_s=60 + self.plan.signals, every_s=0.3)
+            await until(self._is_answered, deadline_s=60 + len(self.ids), every_s=0.3)
         finally:
             breaking.cancel()
 

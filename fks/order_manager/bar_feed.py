@@ -186,10 +186,12 @@ class BarFeed:
     async def _advance(self, feed: Feed, until_ns: int | None) -> None:
         """Feed what is sealed and may be fed, at most up to the bar that opens at `until_ns`."""
         async with self._lock:
-            if self._fed.margin_of(feed[1]) is not None:
-                # before that the legs of a position that was closed by force rest, and those of a new one do not
+            if self._is_strict or self._fed.margin_of(feed[1]) is not None:
+                # before that the legs of a position that was closed by force rest, and those of a new one do not: after
+                # a restart they would come too late for the bar in which their entry was filled
                 status = self._cache.venues[self._fed.name]
-                await settled(self._clock, lambda: status.has_positions, _SETTLE_S)
+                if not await settled(self._clock, lambda: status.has_positions, _SETTLE_S):
+                    self._log.warning("paper.unsettled", symbol=feed[1])
             self._fed.learn(self._cache.instruments.values())  # a fresh system gets its instruments after its start
             if feed not in self._cursors and (first := await self._first(feed)) is not None:
                 self._cursors[feed] = first

@@ -199,6 +199,7 @@ class Running:
     market: Market
     home: Path
     settings: Settings = SETTINGS
+    balances_s: float = 0.0  # how long the venue takes to answer what it holds
     epoch: int = 0
     at: At = nowhere
     rig: Rig | None = None
@@ -216,6 +217,13 @@ class Running:
         self.logs.append(log)
         making = Making(settings=self.settings, node=None, clock=clock, log=log, account_id=1, paper_mode="bar")
         paper = make_venue("paper", making)
+        balances = paper.balances
+
+        async def late_balances() -> Any:
+            await asyncio.sleep(self.balances_s)
+            return await balances()
+
+        paper.balances = late_balances  # type: ignore[method-assign]
         self.rig = Rig(
             self.market.db, self.market.bus, paper, self.settings, venues={"paper": paper}, log=log, at=self.at
         )  # type: ignore[arg-type]
@@ -856,7 +864,8 @@ WAITING = "FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 
 
 async def test_kill_before_protection_is_sent_changes_no_fill(database: Database, bus: Bus, tmp_path: Path) -> None:
-    """Killed after an entry is booked and before its legs are stored, in bars that fill both the entry and a leg."""
+    """Killed after an entry is booked and before its legs are stored, in bars that fill both the entry and a leg. Its
+    successor knows the balances, and so sends the legs, only after it could have had the bar."""
     (tmp_path / "strategies").mkdir(mode=0o700)
     (tmp_path / "strategies" / "steps.py").write_text(STEPS)
     strategy = load_catalogue(tmp_path / "strategies").make("steps", {})
@@ -881,7 +890,7 @@ async def test_kill_before_protection_is_sent_changes_no_fill(database: Database
     async def waits() -> bool:
         return bool(await database.sql(f"SELECT {WAITING}"))
 
-    running = Running(market, tmp_path)
+    running = Running(market, tmp_path, balances_s=0.2)
     await running.start()
     try:
         for index in range(market.first, len(market.tape)):

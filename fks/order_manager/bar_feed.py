@@ -191,7 +191,7 @@ class BarFeed:
                 # a restart they would come too late for the bar in which their entry was filled
                 status = self._cache.venues[self._fed.name]
                 if not await settled(self._clock, lambda: status.has_positions, _SETTLE_S):
-                    self._log.warning("paper.unsettled", symbol=feed[1])
+                    return  # no bar is lost: the next look begins where this one did
             self._fed.learn(self._cache.instruments.values())  # a fresh system gets its instruments after its start
             if feed not in self._cursors and (first := await self._first(feed)) is not None:
                 self._cursors[feed] = first

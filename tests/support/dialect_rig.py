@@ -287,7 +287,7 @@ class DialectRig(Rig):
         async def is_flat() -> bool:
             return await self.coins() == 0
 
-        dice, cards = random.Random(seed), list[str]()
+        dice, cards, kills = random.Random(seed), list[str](), 0
         faults, dealt = self.wire.faults, list[tuple[str, int]]()
         further = sorted(faults.keys() - {*ANY_WIRE})
         await self.start()
@@ -302,6 +302,7 @@ class DialectRig(Rig):
             if dice.random() < 0.5:
                 await asyncio.sleep(dice.random() * 0.4)
                 await self.killed_and_restarted()
+                kills += 1
             end_s = time.monotonic() + 60
             while (found := await self.outcome(signal))[0] == "denied":  # nothing was sent, and rightly
                 # or the stop of an earlier entry followed the newest one's, and the outcome of that is open
@@ -324,12 +325,14 @@ class DialectRig(Rig):
         assert self.exchange.account()["open_orders"] == []
         counts = self.sent()
         assert_once(counts.elements())
-        ours = await self.db.sql(
+        rows = await self.db.sql(
             "SELECT client_order_id, state FROM orders WHERE role NOT IN ('sl', 'tp') AND state <> 'DENIED'"
         )
+        ours = {row["client_order_id"]: row["state"] for row in rows}
+        unsent = [ours[name] for name in ours.keys() - counts.keys()]
         assert len(ours) >= intents
-        # one that is absent may have been killed before it was sent
-        assert {row["client_order_id"] for row in ours if row["state"] != "ABSENT"} <= counts.keys()
+        assert set(unsent) <= {"ABSENT"}
+        assert len(unsent) <= kills, "what a kill did not stop was sent"
         struck = Counter[str]()
         for kind, number in dealt:
             struck[kind] += self.exchange.ask("GET", "/sim/faults", None, id=number)[0]["struck"] > 0

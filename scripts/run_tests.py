@@ -18,6 +18,7 @@ and are repeated together.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -31,6 +32,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+from fks.process.confinement import ends_with_parent
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEMS = str(max((os.cpu_count() or 1) // 4, 1))
@@ -163,17 +166,21 @@ class Run:
 
 
 def run_pytest(arguments: Sequence[str], record: Path, timeout_s: float) -> tuple[Run, bool]:
-    """Run pytest; return the run, and whether a person interrupted it. A run whose time is over is ended."""
+    """Run pytest; return the run, and whether a person interrupted it. A run whose time is over is ended.
+
+    pytest leads a process group, which a stopped run ends with it; it dies with this process.
+    """
     began_s, is_interrupted, is_stopped = time.monotonic(), False, False
     command = [sys.executable, "-m", "pytest", "-p", "tests.support.run_record", f"--record={record}", *arguments]
-    with subprocess.Popen(command) as child:
+    with subprocess.Popen(command, start_new_session=True, preexec_fn=ends_with_parent) as child:
         while True:
             left_s = max(began_s + timeout_s - time.monotonic(), 0.0)
             try:
                 code = child.wait(left_s if math.isfinite(left_s) else None)
                 break
-            except KeyboardInterrupt:  # pytest has the signal, too, and ends in order
+            except KeyboardInterrupt:  # the terminal sends it to our group alone; pytest ends in order
                 is_interrupted = True
+                _signal_group(child, signal.SIGINT)
             except subprocess.TimeoutExpired:
                 code, is_stopped = _end(child), True
                 break
@@ -183,13 +190,17 @@ def run_pytest(arguments: Sequence[str], record: Path, timeout_s: float) -> tupl
 
 
 def _end(child: subprocess.Popen[bytes]) -> int:
-    """End pytest as Ctrl-C does, so that its fixtures stop their servers; else by kill."""
+    """End pytest as Ctrl-C does, so that its fixtures stop their servers; then kill what is left of its group."""
     child.send_signal(signal.SIGINT)
-    try:
-        return child.wait(END_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        return child.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(END_S)
+    _signal_group(child, signal.SIGKILL)
+    return child.wait()
+
+
+def _signal_group(child: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # no process of it is left
+        os.killpg(child.pid, number)
 
 
 def groups_of(failures: Iterable[Failure]) -> list[list[Failure]]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from fks.process.handle import start_mark
 from scripts import run_tests
 from tests.support.invariant_error import InvariantError
 from tests.support.run_record import broken_in
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 GOOD = "def test_good() -> None: ...\n"
@@ -24,6 +29,15 @@ def run(name):
     place = pathlib.Path(__file__).with_name(name)
     place.open("a").write("x")
     return len(place.read_text())
+"""
+#: `run_sleep()` starts a process that ignores Ctrl-C, and writes its pid
+SLEEP = """
+import pathlib, signal, subprocess, time
+def run_sleep():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    child = subprocess.Popen(["sleep", "30"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    pathlib.Path("sleep").write_text(f"{child.pid}\\n")
 """
 SECOND = "def test_second() -> None: assert run('second') >= 2\n"
 PARALLEL = ("-p", "xdist", "-n", "1", "--dist", "loadfile")
@@ -238,7 +252,8 @@ def test_a_run_that_takes_too_long_is_stopped_and_rejected(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FKS_TEST_S", "3")
-    Path("test_one.py").write_text(GOOD + "import time\ndef test_hangs() -> None: time.sleep(600)\n")
+    hangs = "def test_hangs() -> None:\n  run_sleep()\n  time.sleep(600)\n"
+    Path("test_one.py").write_text(GOOD + SLEEP + hangs)
     Path("test_two.py").write_text(GOOD)
     parts = {"one": ("test_one.py",), "two": ("test_two.py",)}
     began_s = time.monotonic()
@@ -248,6 +263,25 @@ def test_a_run_that_takes_too_long_is_stopped_and_rejected(
     assert "REJECTED one: test_one.py::test_hangs never ended, or its process crashed" in lines
     assert any("stopped after" in line and "FKS_TEST_S" in line for line in lines)
     assert not any(line.startswith("two:") for line in lines)
+    wait_until(lambda: start_mark(int(Path("sleep").read_text())) is None, deadline_s=5.0)
+
+
+@pytest.mark.parametrize(("number", "is_in_order"), [(signal.SIGINT, True), (signal.SIGKILL, False)])
+def test_pytest_ends_with_a_run_that_a_person_ends(tmp_path: Path, number: int, is_in_order: bool) -> None:
+    Path("test_one.py").write_text(
+        "import os, time\n"
+        "def test_hangs() -> None:\n"
+        "  try: print(os.getpid(), file=open('pid', 'w'), flush=True), time.sleep(600)\n"
+        "  finally: open('end', 'w')\n"
+    )
+    code = "from scripts import run_tests; run_tests.main({'one': ('test_one.py',)}, [])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as child:
+        wait_until(lambda: Path("pid").exists() and Path("pid").read_text().endswith("\n"), deadline_s=20.0)
+        pytest_pid = int(Path("pid").read_text())
+        child.send_signal(number)
+        out = child.communicate(timeout=20.0)[0].decode()
+    wait_until(lambda: start_mark(pytest_pid) is None, deadline_s=5.0)
+    assert (Path("end").exists(), "REJECTED interrupted" in out) == (is_in_order, is_in_order)
 
 
 def test_a_long_test_is_named_unless_it_is_marked_slow(

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from redis import Redis
 
 from fks.clock import FakeClock
 from fks.config.paths import Paths
 from fks.config.settings import DatabaseSettings
-from fks.servers.embedded import PostgresServer
+from fks.servers.embedded import PostgresServer, RedisServer
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -152,15 +153,24 @@ async def as_monitor(database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def redis_url(server_home: Paths) -> Iterator[str]:
-    """The URL of a running embedded Redis."""
+def redis_server(server_home: Paths) -> Iterator[RedisServer]:
+    """The running embedded Redis of the session, with the keys of the last test in it."""
     with servers.running_redis(server_home) as server:
-        yield server.url()
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of the session's Redis, without the keys of other tests. A fixture of a module has none: its keys would
+    be gone after the first test."""
+    with Redis.from_url(redis_server.url()) as client:
+        client.flushdb()
+    return redis_server.url()
 
 
 @pytest.fixture
 async def bus(redis_url: str) -> AsyncIterator[Bus]:
-    """A Bus on the session's Redis. Channels are shared: use names of your own where it matters."""
+    """A Bus on the session's Redis, which has no key of another test."""
     bus = await Bus.connect(redis_url)
     yield bus
     await bus.close()

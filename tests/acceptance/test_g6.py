@@ -28,7 +28,7 @@ from fks.config.settings import Costs, Data, DatabaseSettings, Risk, Settings, S
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.portfolio.rebalance import Trigger
-from fks.servers.embedded import PostgresServer
+from fks.servers.embedded import PostgresServer, RedisServer
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.strategies.base import Strategy
@@ -152,16 +152,16 @@ async def play(
 
 
 @pytest.fixture(scope="module")
-def played(postgres: PostgresServer, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Played:
+def played(postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Played:
     """Play the tapes once, for all cases."""
-    return asyncio.run(play(postgres, redis_url, tmp_path_factory.mktemp("g6")))
+    return asyncio.run(play(postgres, redis_server.url(), tmp_path_factory.mktemp("g6")))
 
 
 @pytest.fixture(scope="module")
-def listed(postgres: PostgresServer, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Played:
+def listed(postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Played:
     """Play tapes with gaps to one case whose exits go out with its entries."""
     home = tmp_path_factory.mktemp("g6-listed")
-    return asyncio.run(play(postgres, redis_url, home, (LISTED,), is_listed=True))
+    return asyncio.run(play(postgres, redis_server.url(), home, (LISTED,), is_listed=True))
 
 
 #: the most exits of the case that may be two fills

@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from fks.config.settings import Settings
 from fks.store.db import Database
 from fks.store.tokens import TokenStore
@@ -23,14 +21,6 @@ PROXY: dict[str, Any] = {"behind_proxy": True}
 ORDER = {"symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.1", "price": "1"}
 
 
-@pytest.fixture
-async def counted(redis_url: str) -> None:
-    """Redis without the counts of other tests: their databases number tokens alike."""
-    async with raw_redis(redis_url) as redis:
-        async for key in redis.scan_iter("fks:limit:*"):
-            await redis.delete(key)
-
-
 @asynccontextmanager
 async def limited(
     seeded: Database, database_url: str, redis_url: str, home: Path, **auth: int
@@ -40,7 +30,7 @@ async def limited(
 
 
 async def test_a_read_past_the_limit_is_refused_and_cancel_is_not(
-    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     async with (
         limited(seeded, database_url, redis_url, tmp_path, limit_per_hour=50) as gateway,
@@ -71,7 +61,7 @@ async def test_a_read_past_the_limit_is_refused_and_cancel_is_not(
 
 
 async def test_orders_have_a_count_of_their_own(
-    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     async with (
         limited(seeded, database_url, redis_url, tmp_path, limit_per_hour=2) as gateway,
@@ -88,7 +78,7 @@ EXECUTE = {"symbol": "BTCUSDT", "action": "sell", "quantity": "0.3"}
 
 
 async def test_past_the_limit_only_orders_that_reduce_are_taken(
-    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     """A position is closed by an order: whatever was sent before, the way out stays open, and no way in does."""
     (account,) = await seeded.sql("SELECT id, venue FROM accounts ORDER BY id LIMIT 1")
@@ -139,7 +129,7 @@ async def test_past_the_limit_only_orders_that_reduce_are_taken(
 
 
 async def test_past_the_limit_what_open_orders_sell_is_not_sold_twice(
-    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     (account,) = await seeded.sql("SELECT id, venue FROM accounts ORDER BY id LIMIT 1")
     at = (account["id"], account["venue"])
@@ -164,7 +154,7 @@ async def test_past_the_limit_what_open_orders_sell_is_not_sold_twice(
 
 
 async def test_each_token_has_its_own_count_and_may_have_its_own_limit(
-    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     own, _ = await TokenStore(seeded).create("own", "read", limit_per_hour=5)
     async with (
@@ -181,7 +171,7 @@ async def test_each_token_has_its_own_count_and_may_have_its_own_limit(
 
 
 async def test_retry_after_of_a_refusal_is_the_reset(
-    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     body = {"user": "nobody", "password": "wrong horse battery"}
     limits = {"anonymous_per_hour": 9, "limit_per_hour": 3, "attempts_max": 2}
@@ -205,7 +195,7 @@ async def test_retry_after_of_a_refusal_is_the_reset(
 
 
 async def test_a_costly_call_counts_for_more(
-    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     async with (
         limited(seeded, database_url, redis_url, tmp_path, limit_per_hour=12) as gateway,
@@ -218,7 +208,7 @@ async def test_a_costly_call_counts_for_more(
 
 
 async def test_requests_without_a_token_count_by_address(
-    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     async with (
         limited(seeded, database_url, redis_url, tmp_path, anonymous_per_hour=3) as gateway,
@@ -233,7 +223,7 @@ async def test_requests_without_a_token_count_by_address(
 
 
 async def test_a_check_without_a_token_uses_up_no_logins(
-    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     limits = {"anonymous_per_hour": 3, "monitoring_per_hour": 8}
     async with (
@@ -251,7 +241,7 @@ async def test_a_check_without_a_token_uses_up_no_logins(
 
 
 async def test_the_owner_on_this_host_watches_without_limit(
-    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     auth = {"anonymous_per_hour": 1, "monitoring_per_hour": 1}
     async with (
@@ -290,7 +280,7 @@ async def test_without_redis_changes_are_refused_and_orders_and_cancels_are_not(
 
 
 async def test_counts_of_the_hour_before_fade(
-    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     async with (
         limited(seeded, database_url, redis_url, tmp_path, limit_per_hour=10) as gateway,

@@ -34,7 +34,6 @@ BARS = (
 
 @pytest.fixture
 async def latest(bus: Bus) -> Latest:
-    await bus.delete(key_of("binance", "BTCUSDT"), key_of("binance", "ETHUSDT"))
     return Latest(bus)
 
 

@@ -19,7 +19,7 @@ from fks.model.market import Quote
 from fks.model.timeframe import NS
 from fks.store.bus import BARS, ORDERS, Bus
 from fks.store.db import Database
-from fks.store.latest import PRICES, Latest, key_of
+from fks.store.latest import PRICES, Latest
 from tests.support.gateway import Running, hold_lease
 from tests.support.listening import STORED, bar_message, next_of, open_socket, say
 from tests.support.waiting import until
@@ -101,7 +101,6 @@ async def test_client_that_reconnects_is_sent_what_it_missed_or_asked_to_read(ga
 
 async def test_busy_channels_are_subscribed_only_while_wanted(gateway: Running, seeded: Database, bus: Bus) -> None:
     hub: Hub = gateway.app.state.gateway.hub
-    await bus.delete(key_of("binance", "BTCUSDT"))
     latest = Latest(bus)
     trade = PublicTrade("binance", "BTCUSDT", 1, AT, Decimal("64000.10"), Decimal(1), True, 1, AT)
     quote = Quote("binance", "BTCUSDT", AT, Decimal("1.1"), Decimal(2), Decimal("1.2"), Decimal(3), AT)

@@ -18,7 +18,6 @@ import pytest
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, hold_lease, running, serving
-from tests.support.raw_redis import raw_redis
 
 WAIT = {"order_wait_s": 0.2}
 HOOK = {"name": "tv", "account": "demo", "symbols": ["BTC/USDT"], "sizing": "payload", "size": "0.5"}
@@ -378,9 +377,6 @@ async def test_a_secret_in_a_rehearsed_message_is_not_in_the_audit(
 async def test_an_address_past_its_limit_is_refused_before_its_message_is_read(
     seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    async with raw_redis(redis_url) as redis:
-        async for key in redis.scan_iter("fks:limit:*"):
-            await redis.delete(key)
     settings: dict[str, Any] = {"http": {**WAIT, "behind_proxy": True}, "auth": {"anonymous_per_hour": 4}}
     async with (
         running(seeded, database_url, redis_url, tmp_path, **settings) as gateway,

@@ -82,6 +82,13 @@ async def _is_gone(bus: Bus) -> bool:
     return await bus.get("t.key") is None
 
 
+@pytest.mark.parametrize("case", ["first", "second"])
+async def test_no_key_of_another_test_is_left(bus: Bus, redis_url: str, case: str) -> None:
+    async with raw_redis(redis_url) as client:
+        assert await client.dbsize() == 0
+    assert await bus.set("t.left", case.encode())
+
+
 async def test_counting_starts_again_when_the_window_ends(bus: Bus) -> None:
     name = f"t.count.{uuid.uuid4().hex}"
     assert [await bus.count(name, 60.0) for _ in range(3)] == [1, 2, 3]

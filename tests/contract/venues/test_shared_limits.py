@@ -21,7 +21,6 @@ from fks.venues.base import PauseOnly
 from fks.venues.ccxt import CcxtConfig, CcxtVenue
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog
-from tests.support.raw_redis import raw_redis
 from tests.support.venue_orders import order
 from tests.support.waiting import until
 
@@ -65,12 +64,9 @@ class Sessions:
 
 
 @pytest.fixture
-async def sessions(running: LocalExchange, bus: Bus, redis_url: str) -> AsyncIterator[Sessions]:
+async def sessions(running: LocalExchange, bus: Bus) -> AsyncIterator[Sessions]:
     """Sessions whose buckets are empty at first."""
     running.clear()
-    async with raw_redis(redis_url) as client:
-        async for key in client.scan_iter("fks.budget.*"):
-            await client.delete(key)
     made = Sessions(running, bus)
     yield made
     for venue in made.made:

@@ -11,15 +11,12 @@ Run by `fks.process.confinement` (`main`), this module is that process.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import pickle
 import select
-import shutil
 import struct
 import subprocess
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -39,6 +36,7 @@ from fks.model.errors import BugError, FksError, InputError, OutageError
 from fks.model.signal import EntryGroup
 from fks.process.confinement import confined_command, environment
 from fks.process.isolated import discard_output, end_of, storable
+from fks.process.scratch import delete_scratch, make_scratch
 from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.base.fitted import Panel, state_values
 from fks.strategies.base.location import defined_at, one_line
@@ -69,7 +67,6 @@ _TAPES_KEPT: Final = 4  # tapes that both processes keep: a search asks for the 
 _MADE_KEPT: Final = 64
 _TEXT_MAX: Final = 3000  # characters of a message of the process
 _SCRATCH: Final = "fks-strategy-"
-NEW_S: Final = 60.0  # of a folder that may have no lock yet
 _LOOK_S: Final = 0.5  # between two looks for a stop
 _METHODS: Final = ("decide", "warmup", "protect", "fit")
 _KIND, _FACTS, _VIOLATIONS = TypeAdapter(RemoteKind), TypeAdapter(RemoteFacts), TypeAdapter(list[CheckViolation])
@@ -213,7 +210,7 @@ class _Running:
         # the process ends with the thread that started it: this one lives as long as its executor
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="confined")
         try:
-            scratch, held = _scratch()
+            scratch, held = make_scratch(_SCRATCH)
         except OSError as error:
             self._starter.shutdown(wait=False)
             raise OutageError(
@@ -223,7 +220,7 @@ class _Running:
         try:
             self.process: subprocess.Popen[bytes] = self._starter.submit(_start, readable, scratch).result()
         except OSError as error:
-            _delete(scratch, held)
+            delete_scratch(scratch, held)
             self._starter.shutdown(wait=False)
             raise OutageError(
                 f"the process that runs code of users did not start: {error}", remedy="see the load of this machine"
@@ -333,35 +330,6 @@ def _place_of(column: Any) -> Any:
     return column.ctypes.data, column.shape, column.strides
 
 
-def _scratch() -> tuple[Path, int]:
-    """Return a new folder for files, and a descriptor with a lock on it. The folders of processes that were killed,
-    which have no lock, are deleted. Errors: OSError."""
-    path = Path(tempfile.mkdtemp(prefix=_SCRATCH))
-    held = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    with contextlib.suppress(OSError):  # some network file systems have no locks: nothing is deleted there
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    for old in path.parent.glob(f"{_SCRATCH}*"):
-        with contextlib.suppress(OSError):
-            if old != path and time.time() - old.lstat().st_ctime > NEW_S:  # a new one has no lock yet
-                _delete_left(old)
-    return path, held
-
-
-def _delete_left(path: Path) -> None:
-    """Delete a folder that no process holds. Errors: OSError when one does, or it is of another account."""
-    held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(path, ignore_errors=True)
-    finally:
-        os.close(held)
-
-
-def _delete(scratch: Path, held: int) -> None:
-    shutil.rmtree(scratch, ignore_errors=True)
-    os.close(held)
-
-
 def _start(readable: Sequence[Path], scratch: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         confined_command("fks.process.confined_strategies", readable, scratch),
@@ -385,7 +353,7 @@ def _close(process: subprocess.Popen[bytes], starter: ThreadPoolExecutor, scratc
             with contextlib.suppress(OSError):
                 pipe.close()
     starter.shutdown(wait=False)
-    _delete(scratch, held)
+    delete_scratch(scratch, held)
 
 
 def _exactly(pipe: IO[bytes], size: int) -> bytes:

@@ -27,7 +27,7 @@ from fks.jobs.bars import load_tape, read_tape
 from fks.jobs.catalogue import CatalogueReader, describe, item_of, items_of, merged
 from fks.model.bar import Feature
 from fks.model.errors import InputError, OutageError
-from fks.process import confined_strategies, confinement
+from fks.process import confinement, scratch
 from fks.process.confined_strategies import ConfinedCatalogue
 from fks.search.space import space_of
 from fks.store.db import Database
@@ -592,7 +592,7 @@ def test_a_process_and_its_folder_do_not_outlive_a_killed_parent(
         parent.kill()
     psutil.wait_procs([child], timeout=5)
     assert not child.is_running()
-    monkeypatch.setattr(confined_strategies, "NEW_S", 0.0)
+    monkeypatch.setattr(scratch, "NEW_S", 0.0)
     catalogue = ConfinedCatalogue(folder)
     catalogue.make("mean")
     assert len(list(tmp_path.glob("fks-strategy-*"))) == 1

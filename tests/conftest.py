@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from redis import Redis
 from fks.clock import FakeClock
 from fks.config.paths import Paths
 from fks.config.settings import DatabaseSettings
+from fks.process.scratch import delete_scratch, make_scratch
 from fks.servers.embedded import PostgresServer, RedisServer
 from fks.store import migrate
 from fks.store.bus import Bus
@@ -36,6 +39,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # no property is about how long one takes, and on a busy machine any takes longer than hypothesis' 200 ms
 settings.register_profile("fks", deadline=None, max_examples=int(os.environ.get("FKS_EXAMPLES", "40")))
 settings.load_profile("fks")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have every process of this run put its temporary files and sockets into one folder, which is deleted at the end.
+    The folders of runs that were killed are deleted, too. What tests write into `tmp_path` stays for a look at it."""
+    if hasattr(config, "workerinput"):  # of pytest-xdist: it has the folder of its controller
+        return
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PYTEST_DEBUG_TEMPROOT", os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir()))
+    folder, held = make_scratch("fks-run-")  # short: Ray's sockets below it have 107 bytes at most
+    folder.chmod(0o1777)  # as /tmp: PostgreSQL's sockets are opened by another account
+    patch.setenv("TMPDIR", str(folder))
+    patch.setattr(tempfile, "tempdir", str(folder))
+    config.add_cleanup(functools.partial(delete_scratch, folder, held))
+    config.add_cleanup(patch.undo)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

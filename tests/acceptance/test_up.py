@@ -126,7 +126,7 @@ def _watch(system: System, seen: Watched) -> None:
         page = client.get("/app/login")
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert 'name="password"' in page.text
-    assert list(Path("/tmp").glob("fks-*"))
+    assert list(Path(tempfile.gettempdir()).glob("fks-*"))
 
 
 def _rest(system: System) -> str:

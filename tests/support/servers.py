@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +25,7 @@ from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
 from fks.config.settings import DatabaseSettings
 from fks.model.errors import ConfigError
+from fks.process.scratch import delete_scratch, make_scratch
 from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait
 from fks.store.db import Database
 from fks.store.grants import url_of
@@ -53,14 +53,14 @@ def home(*, is_on_disk: bool = False) -> Iterator[Paths]:
 
     `is_on_disk`: for benchmarks of durable writes; in memory an fsync costs nothing.
     """
-    folder = Path(tempfile.mkdtemp(prefix="fks-test-", dir="/tmp" if is_on_disk else place()))
+    folder, held = make_scratch("fks-tests-", Path("/tmp" if is_on_disk else place()))
     os.chmod(folder, 0o755)
     paths = Paths.of(folder).ensure()
     ensure_secrets(paths)
     try:
         yield paths
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        delete_scratch(folder, held)
         shutil.rmtree(paths.sockets, ignore_errors=True)
 
 
@@ -116,6 +116,9 @@ class MortalPostgres:
         return self._process.is_alive()
 
     def stop(self) -> None:
+        """Stop it. One that was killed is started first: it removes the shared memory that the kill left."""
+        if not self.is_alive():
+            self.start()
         self._server.stop(self._process)
 
 

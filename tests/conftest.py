@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import multiprocessing
 import os
@@ -12,6 +11,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pytest
@@ -46,14 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
     The folders of runs that were killed are deleted, too. What tests write into `tmp_path` stays for a look at it."""
     if hasattr(config, "workerinput"):  # of pytest-xdist: it has the folder of its controller
         return
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PYTEST_DEBUG_TEMPROOT", os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir()))
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     folder, held = make_scratch("fks-run-")  # short: Ray's sockets below it have 107 bytes at most
     folder.chmod(0o1777)  # as /tmp: PostgreSQL's sockets are opened by another account
-    patch.setenv("TMPDIR", str(folder))
-    patch.setattr(tempfile, "tempdir", str(folder))
-    config.add_cleanup(functools.partial(delete_scratch, folder, held))
-    config.add_cleanup(patch.undo)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    # multiprocessing deletes its own folder with priority -100, and reports one that is gone
+    Finalize(None, delete_scratch, (folder, held), exitpriority=-200)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import IO, Any
 
 import pytest
@@ -119,9 +120,21 @@ class Child:
         self.send_signal(signal.SIGKILL)
 
 
+def _end_with_tests() -> None:
+    """Have the kernel end this process when that of the tests has ended: by SIGIO, as its end of a pipe is closed then.
+    The server is no help: it lives as long as one of its children."""
+    tests = multiprocessing.parent_process()
+    assert tests is not None
+    fcntl.fcntl(tests.sentinel, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(tests.sentinel, fcntl.F_SETFL, fcntl.fcntl(tests.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    if wait([tests.sentinel], 0):  # it ended before
+        os._exit(1)
+
+
 def _call(
     output: Connection, error: Connection, environ: Mapping[str, str], run: Callable[..., object], args: tuple[Any, ...]
 ) -> None:
+    _end_with_tests()
     gc.freeze()  # a collection would copy the memory that is shared with the server
     for number, handle in ((1, output), (2, error)):
         os.dup2(handle.fileno(), number)

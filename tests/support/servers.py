@@ -1,4 +1,5 @@
-"""Real servers for tests: started in a directory of their own, away from any running FKS."""
+"""Real servers for tests: started in a directory of their own, away from any running FKS. They end with the process of
+the tests, also when that is killed."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from fks.config.secrets import ensure_secrets, load_secrets
 from fks.config.settings import DatabaseSettings
 from fks.model.errors import ConfigError
 from fks.process.scratch import delete_scratch, make_scratch
-from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait
+from fks.servers.embedded import PostgresServer, RedisServer, StoppedWithUs, start_and_wait
 from fks.store.db import Database
 from fks.store.grants import url_of
 from tests.support.waiting import wait_until
@@ -69,18 +70,22 @@ def running_postgres(paths: Paths, *, is_durable: bool = False) -> Iterator[Post
     """Give a running embedded PostgreSQL; it is stopped at the end."""
     server = PostgresServer(paths, load_secrets(paths), is_durable=is_durable)
     process = start_and_wait(server, log=paths.logs / "postgres.log")
+    watch = StoppedWithUs(process, paths)
     try:
         yield server
     finally:
         server.stop(process)
+        watch.close()
 
 
 class MortalPostgres:
     """A PostgreSQL of a test's own, killed and started again over the same data."""
 
     def __init__(self, paths: Paths) -> None:
+        self._paths = paths
         self._server = PostgresServer(paths, load_secrets(paths))
         self._log = paths.logs / "postgres.log"
+        self._watch: StoppedWithUs | None = None
         self.start()
 
     @property
@@ -103,6 +108,8 @@ class MortalPostgres:
             return True
 
         wait_until(started, every_s=0.2)
+        self._end_watch()
+        self._watch = StoppedWithUs(self._process, self._paths)
 
     def kill(self) -> None:
         """kill -9, of the postmaster: return when it is gone, and its backends, which may answer a moment longer."""
@@ -120,6 +127,12 @@ class MortalPostgres:
         if not self.is_alive():
             self.start()
         self._server.stop(self._process)
+        self._end_watch()
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
 
 @functools.cache
@@ -190,10 +203,12 @@ def running_redis(paths: Paths) -> Iterator[RedisServer]:
     """Give a running embedded Redis; it is stopped at the end."""
     server = RedisServer(paths, load_secrets(paths))
     process = start_and_wait(server, log=paths.logs / "redis.log")
+    watch = StoppedWithUs(process, paths)
     try:
         yield server
     finally:
         server.stop(process)
+        watch.close()
 
 
 async def administer(server: PostgresServer, statement: str) -> None:

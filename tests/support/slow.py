@@ -223,6 +223,7 @@ SLOW = frozenset(
         "contract/store/test_migrations.py",
         "contract/store/test_partitions.py",
         "contract/store/test_redis_eviction.py",
+        "contract/store/test_servers_of_tests.py",
         "contract/store/test_timescale_views.py",
         "contract/strategies/test_challengers.py",
         "contract/strategies/test_containment.py",

@@ -19,10 +19,17 @@ from tests.support.waiting import clear_of_the_hour
 
 
 @pytest.fixture(scope="module")
-def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
+def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
     made = LocalExchange(tmp_path_factory.mktemp("exchange"), ["--seed", "5", "--rate-limits", "off"]).start()
     yield made
     made.stop()
+
+
+@pytest.fixture
+def exchange(shared_exchange: LocalExchange) -> Iterator[LocalExchange]:
+    """The exchange of the module, whose faults end with the test, also when it fails."""
+    yield shared_exchange
+    shared_exchange.clear()
 
 
 @pytest.fixture

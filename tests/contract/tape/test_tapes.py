@@ -36,10 +36,17 @@ FEW: dict[str, Any] = {"timeframes": ("1s", "5s", "1m"), "symbols": ("BTCUSDT", 
 
 
 @pytest.fixture(scope="module")
-def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
+def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
     made = LocalExchange(tmp_path_factory.mktemp("exchange"), ["--seed", "21", "--rate-limits", "off"]).start()
     yield made
     made.stop()
+
+
+@pytest.fixture
+def exchange(shared_exchange: LocalExchange) -> Iterator[LocalExchange]:
+    """The exchange of the module, whose faults end with the test, also when it fails."""
+    yield shared_exchange
+    shared_exchange.clear()
 
 
 @pytest.fixture
@@ -103,7 +110,6 @@ async def test_replayed_run_stores_the_same(
 async def test_bars_of_a_tape_equal_those_its_collector_stored(
     database: Database, log: CollectingLog, exchange: LocalExchange, collect: Any, tmp_path: Path
 ) -> None:
-    exchange.clear()
     settings = settings_for(exchange.info, tape=True, **FEW).model_copy(update={"home": str(tmp_path)})
 
     async def run_once(epoch: int, faults: list[tuple[str, dict[str, Any]]]) -> None:

@@ -11,7 +11,7 @@ from fks.exchanges.binance.exchange import CcxtBinance
 from tests.support import servers
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)  # one of the session would hold for the unit tests that follow, too
 def _cheap_passwords_and_closes() -> Iterator[None]:
     """Hash passwords at the least cost in this process: hundreds of logins, each a fifth of a second of CPU; and have
     ccxt close a client at once: the quarter of a second that it waits is for TLS, which the local exchanges have not.

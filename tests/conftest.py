@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import itertools
 import multiprocessing
 import os
 import signal
@@ -21,7 +23,7 @@ from redis import Redis
 from fks.clock import FakeClock
 from fks.config.paths import Paths
 from fks.config.settings import DatabaseSettings
-from fks.process.scratch import delete_scratch, make_scratch
+from fks.process.scratch import delete_scratch, hold_scratch
 from fks.servers.embedded import PostgresServer, RedisServer
 from fks.store import migrate
 from fks.store.bus import Bus
@@ -39,6 +41,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # no property is about how long one takes, and on a busy machine any takes longer than hypothesis' 200 ms
 settings.register_profile("fks", deadline=None, max_examples=int(os.environ.get("FKS_EXAMPLES", "40")))
 settings.load_profile("fks")
+RUN = "fkst"  # begins the name of the folder of a run
+
+
+def _short_folder(place: Path) -> Path:
+    """Make and return a folder with a name that leaves Ray's sockets below it their 107 bytes: its dashboard's take 93
+    without it, and more for the digits of a user's number."""
+    for number in itertools.count():
+        with contextlib.suppress(FileExistsError):
+            (folder := place / f"{RUN}{number}").mkdir(0o700)
+            return folder
+    raise AssertionError
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,7 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # of pytest-xdist: it has the folder of its controller
         return
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-    folder, held = make_scratch("fks-run-")  # short: Ray's sockets below it have 107 bytes at most
+    folder = _short_folder(Path(tempfile.gettempdir()))
+    held = hold_scratch(folder, RUN)
     folder.chmod(0o1777)  # as /tmp: PostgreSQL's sockets are opened by another account
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     # multiprocessing deletes its own folder with priority -100, and reports one that is gone

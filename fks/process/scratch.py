@@ -18,6 +18,12 @@ def make_scratch(prefix: str, place: Path | None = None) -> tuple[Path, int]:
     """Return a new folder in `place`, or where temporary files are, and a descriptor with a lock on it. The folders of
     processes that were killed, which have no lock, are deleted. Errors: OSError."""
     path = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+    return path, hold_scratch(path, prefix)
+
+
+def hold_scratch(path: Path, prefix: str) -> int:
+    """Return a descriptor with a lock on a new folder. Those beside it with the same prefix that no process holds are
+    deleted. Errors: OSError."""
     held = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     with contextlib.suppress(OSError):  # some network file systems have no locks: nothing is deleted there
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -25,7 +31,7 @@ def make_scratch(prefix: str, place: Path | None = None) -> tuple[Path, int]:
         with contextlib.suppress(OSError):
             if old != path and time.time() - old.lstat().st_ctime > NEW_S:  # a new one has no lock yet
                 _delete_left(old)
-    return path, held
+    return held
 
 
 def _delete_left(path: Path) -> None:

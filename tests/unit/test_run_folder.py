@@ -13,7 +13,7 @@ from multiprocessing.util import get_temp_dir
 def test_leaves_folders() -> None:
     get_temp_dir()
     subprocess.run(["mktemp", "-d"], check=True)
-    assert tempfile.mkdtemp().rpartition("/")[0].rpartition("/")[2].startswith("fks-run-")
+    assert tempfile.mkdtemp().rpartition("/")[0].rpartition("/")[2].startswith("fkst")
 """
 
 

@@ -15,7 +15,8 @@ from fks.servers.directories import FREE_MIN_MB, check_free
 PYTHON_MIN = (3, 11)
 FREE_USED_MB = 100  # for one that was used before: its database is made
 SOCKET_MAX = 107  # bytes of a unix socket's path
-_RAY_SOCKET = "r/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest below the directory
+#: the longest path of a socket below the directory
+RAY_SOCKET = "r/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_MetricsHead"
 
 
 def check_interpreter(version: tuple[int, ...] | None = None, optimize: int | None = None) -> None:
@@ -72,7 +73,7 @@ def check_drive(paths: Paths) -> None:
 
 def check_sockets(paths: Paths) -> None:
     """Refuse a socket directory whose paths are too long for the kernel, or that another user made before us."""
-    size = len(os.fsencode(paths.sockets / _RAY_SOCKET))
+    size = len(os.fsencode(paths.sockets / RAY_SOCKET))
     if size > SOCKET_MAX:
         raise ConfigError(
             f"sockets under {paths.sockets} would have paths of {size} bytes (at most {SOCKET_MAX})",

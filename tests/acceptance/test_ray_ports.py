@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -26,7 +27,7 @@ from fks.config.endpoints import resolve_ports
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets
 from fks.config.settings import DatabaseSettings, NodeSettings, Ray, Redis, Settings
-from fks.node import probe
+from fks.node import preflight, probe
 from fks.node.ray_node import ray_service
 from fks.process.handle import ProcessHandle, session_members
 from tests.support.waiting import until
@@ -84,6 +85,8 @@ async def test_each_port_of_ray_wants_the_token_and_none_serves_metrics(node) ->
             )
         await until(lambda: probe.listens(ADDRESS, ray.agent_listen_port), deadline_s=60.0)
         assert [file.read_text() for file in session.glob("metrics_export_port_*")] == ["-1"], "the agent has none"
+        longest = max((file.name for file in (session / "sockets").iterdir()), key=len)
+        assert longest == Path(preflight.RAY_SOCKET).name, "else a TMPDIR passes with which Ray does not start"
         found = listeners(process.pid)
         everywhere = {port for _, host, port in found if host in ("::", "0.0.0.0")}
         assert everywhere == {ray.gcs_port, ray.node_manager_port, ray.object_manager_port, ray.agent_grpc_port}

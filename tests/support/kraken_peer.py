@@ -258,3 +258,13 @@ def waiting(seconds: float) -> Answer:
         return None
 
     return answer
+
+
+def held(until: asyncio.Event) -> Answer:
+    """Let the peer answer once the event is set."""
+
+    async def answer(request: web.Request, form: dict[str, str]) -> web.StreamResponse | None:
+        await until.wait()
+        return None
+
+    return answer

@@ -18,15 +18,16 @@ from fks.model.errors import ConfigError, KeyRefusedError, OutageError
 from fks.model.order import Fill, Order, OrderType, Outcome, Presence, Refusal, Report, Side, State
 from fks.model.ports import SessionBack, SessionLost, Venue, VenueEvent
 from fks.venues.binance.config import SessionConfig
-from fks.venues.ccxt import dialect_venue
+from fks.venues.ccxt import dialect_session, dialect_venue
 from fks.venues.ccxt.dialect_venue import DialectVenue
 from fks.venues.ccxt.dialects import dialect
-from tests.support.kraken_peer import SECRET, Answer, KrakenPeer, cut, saying, taken_then, waiting, with_body
+from tests.support.kraken_peer import SECRET, Answer, KrakenPeer, cut, held, saying, taken_then, waiting, with_body
 from tests.support.ports import CollectingLog
 from tests.support.venue_orders import order as any_order
 from tests.support.waiting import until
 
 Make = Callable[..., Awaitable[DialectVenue]]
+LATE = waiting(1.3)  # for a session that waits 1 s
 OWNER = VenueIdentity(Environment.SIM, "AA88N84GWOAKNMOI")
 
 
@@ -46,7 +47,12 @@ async def make(peer: KrakenPeer) -> AsyncIterator[Make]:
     venues: list[DialectVenue] = []
 
     async def opened(*, may_send: Callable[[], bool] | None = None, **changes: Any) -> DialectVenue:
-        fields: dict[str, Any] = {"rest_url": peer.url, "account_id": 1, "order_timeout_s": 1.0, "read_timeout_s": 1.0}
+        fields: dict[str, Any] = {
+            "rest_url": peer.url,
+            "account_id": 1,
+            "order_timeout_s": 20.0,
+            "read_timeout_s": 20.0,
+        }
         config = SessionConfig(peer.key, SECRET, exchange="kraken", **fields | changes)
         venue = DialectVenue(dialect("kraken"), config, RealClock(), CollectingLog(), may_send)
         venues.append(venue)
@@ -133,14 +139,14 @@ async def test_an_order_is_acknowledged_under_our_id(
         (with_body('{"error":[],"result":{"txid":["O1"]}}', 200, "application/json"), Outcome.AMBIGUOUS, None),
         (with_body('{"error":[],"result":{"txid":["O1"],"x":NaN}}', 200, "application/json"), Outcome.AMBIGUOUS, None),
         (cut, Outcome.AMBIGUOUS, None),
-        (waiting(1.3), Outcome.AMBIGUOUS, None),
+        (LATE, Outcome.AMBIGUOUS, None),
     ],
     ids=range(18),
 )
 async def test_each_answer_has_its_outcome(
     peer: KrakenPeer, make: Make, answer: Answer, outcome: Outcome, refusal: Refusal | None
 ) -> None:
-    venue = await make()
+    venue = await make(order_timeout_s=1.0 if answer is LATE else 20.0)
     peer.before["AddOrder"] = [answer]
     found = await venue.submit(order())
     assert (found.outcome, found.refusal) == (outcome, refusal)
@@ -304,7 +310,7 @@ async def test_a_cancel_whose_end_is_not_shown_is_ambiguous(peer: KrakenPeer, ma
 # ── nonces ───────────────────────────────────────────────────────────────────────────────────────
 async def test_nonces_grow_on_the_wire(peer: KrakenPeer, make: Make) -> None:
     """Orders, cancels and reads at once: none is refused for its nonce."""
-    venue = await make(order_timeout_s=20.0, read_timeout_s=20.0)
+    venue = await make()
     orders = [order(type=OrderType.LIMIT, price="50000") for _ in range(20)]
     reads = [venue.open_orders() for _ in range(5)] + [venue.balances() for _ in range(5)]
     answers = await asyncio.gather(*(venue.submit(item) for item in orders), *reads)
@@ -314,19 +320,24 @@ async def test_nonces_grow_on_the_wire(peer: KrakenPeer, make: Make) -> None:
     assert sent == sorted(set(sent))
 
 
-async def test_an_order_does_not_wait_for_a_read(peer: KrakenPeer, make: Make) -> None:
-    venue = await make(order_timeout_s=20.0, read_timeout_s=20.0)
-    peer.before["OpenOrders"] = [waiting(3.0)]
+async def test_an_order_does_not_wait_for_a_read(peer: KrakenPeer, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialect_session, "OVERTAKE_S", 60.0)  # as it waits for another order: here until its timeout
+    venue, may_answer = await make(), asyncio.Event()
+    peer.before["OpenOrders"] = [held(may_answer)]
     read = asyncio.create_task(venue.open_orders())
     await until(lambda: bool(peer.named("OpenOrders")))
-    answer = await asyncio.wait_for(venue.submit(order()), 2.5)
-    assert answer.outcome is Outcome.ACK
+    answer = await venue.submit(order())
+    assert (answer.outcome, read.done()) == (Outcome.ACK, False)
+    may_answer.set()
     with pytest.raises(OutageError):  # its nonce is behind the order's by then
         await read
 
 
-async def test_no_request_overtakes_one_of_its_kind(peer: KrakenPeer, make: Make) -> None:
+async def test_no_request_overtakes_one_of_its_kind(
+    peer: KrakenPeer, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A nonce behind a later one is refused: a slow read holds up reads, a slow order holds up orders for a moment."""
+    monkeypatch.setattr(dialect_session, "OVERTAKE_S", 20.0)  # a busy machine may take longer than a moment
     venue = await make()
     peer.before["OpenOrders"] = [waiting(0.2)]
     assert await asyncio.gather(venue.open_orders(), venue.balances()) == [[], await venue.balances()]
@@ -336,12 +347,13 @@ async def test_no_request_overtakes_one_of_its_kind(peer: KrakenPeer, make: Make
 
 
 async def test_a_hanging_order_holds_the_next_one_up_for_a_moment_only(peer: KrakenPeer, make: Make) -> None:
-    venue = await make(order_timeout_s=3.0)
-    peer.before["AddOrder"] = [waiting(2.5)]
+    venue, may_answer = await make(), asyncio.Event()
+    peer.before["AddOrder"] = [held(may_answer)]
     first = asyncio.create_task(venue.submit(order()))
     await until(lambda: len(peer.named("AddOrder")) == 1)
-    answer = await asyncio.wait_for(venue.submit(order()), 2.0)
-    assert answer.outcome is Outcome.ACK
+    answer = await asyncio.wait_for(venue.submit(order()), dialect_session.OVERTAKE_S + 5.0)
+    assert (answer.outcome, first.done()) == (Outcome.ACK, False)
+    may_answer.set()
     assert (await first).refusal is Refusal.CLOCK_SKEW, "the other one overtook it: it was not executed"
     assert len(peer.orders) == 1
 

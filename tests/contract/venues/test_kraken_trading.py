@@ -35,10 +35,17 @@ from tests.support.waiting import until
 
 D = Decimal
 SYMBOL = "BTC/USD"
+TIMEOUT_S = 20.0  # no case is about it: an order that a busy machine sends late must not become UNKNOWN
 SETTINGS = FAST.model_copy(
     update={
         "venue": FAST.venue.model_copy(
-            update={"exchange": "kraken", "entry_protection": "local", "skew_limit_ms": 2000.0, "sweep_s": 1.0}
+            update={
+                "exchange": "kraken",
+                "entry_protection": "local",
+                "skew_limit_ms": 2000.0,
+                "sweep_s": 1.0,
+                "order_timeout_s": TIMEOUT_S,
+            }
         )
     }
 )
@@ -89,7 +96,7 @@ async def rig(database: Database, bus: Bus, peer: KrakenPeer, monkeypatch: pytes
 
 def session_at(peer: KrakenPeer, key: str = "") -> DialectVenue:
     config = SessionConfig(
-        key or peer.key, SECRET, exchange="kraken", rest_url=peer.url, account_id=1, order_timeout_s=0.5
+        key or peer.key, SECRET, exchange="kraken", rest_url=peer.url, account_id=1, order_timeout_s=TIMEOUT_S
     )
     return DialectVenue(dialect("kraken"), config, RealClock(), CollectingLog())
 

@@ -40,9 +40,10 @@ class Phone:
         self.log, self.meter = CollectingLog(), RecordingMeter()
         self.url = server.url
         self.secret = ""
+        self.accounts = {"7": "ann", "8": "bob"}
 
     def component(self, db: Database) -> Any:
-        users = {"7": "ann", "8": "bob"}
+        users = self.accounts
         if isinstance(self.server, discord.DiscordServer):
             chat = Chat(discord_token=SecretStr(discord.TOKEN), discord_users=users, discord_url=self.url)
         else:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fks.model.order import Fill, Outcome, Presence, Refusal, Report, Role, State
+from fks.venues import base
 from fks.venues.binance.venue import SpotVenue
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order
@@ -29,7 +30,7 @@ ROWS: list[tuple[dict[str, Any], str, Outcome, str | None]] = [
     ({"kind": "disconnect"}, "ExchangeNotAvailable", A, None),
     ({"kind": "accept_then_cut"}, "ExchangeNotAvailable", A, None),
     ({"kind": "hang", "seconds": 5}, "", A, None),
-    ({"kind": "answer_after", "seconds": 1.5}, "", A, None),
+    ({"kind": "answer_after", "seconds": 4}, "", A, None),
     ({"kind": "truncate"}, "ExchangeError", A, None),
     ({"kind": "html_200"}, "", A, None),
     ({"kind": "html_200", "accept": True}, "", A, None),
@@ -87,7 +88,7 @@ async def test_outcome_of_a_send_follows_the_table(
     outcome: Outcome,
     code: str | None,
 ) -> None:
-    venue = await open_venue(order_timeout_s=0.6 if fault["kind"] in ("hang", "answer_after") else 5.0)
+    venue = await open_venue(order_timeout_s=1.5 if fault["kind"] in ("hang", "answer_after") else 20.0)
     exchange.fault(path="/api/v3/order", method="POST", **fault)
     wanted = order()
     answer = await venue.submit(wanted)
@@ -108,27 +109,30 @@ async def test_outcome_of_a_send_follows_the_table(
 
 @pytest.mark.parametrize("kind", ["", "accept_then_cut"])
 async def test_the_time_of_the_first_byte_is_after_any_wait(
-    open_venue: Open, exchange: LocalExchange, kind: str
+    open_venue: Open, exchange: LocalExchange, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    venue = await open_venue(order_timeout_s=0.3)
-    exchange.fault("429", path="/api/v3/order", method="POST", seconds=1)
-    await venue.submit(order(role=Role.EXIT))
-    until_ns = time.time_ns() + int(venue.wait_s() * 1e9)
-    if kind:
+    monkeypatch.setattr(base, "RESERVE_WAIT_S", 20.0)
+    venue = await open_venue(order_timeout_s=2.0)
+    exchange.fault("429", path="/api/v3/order", method="POST", seconds=3)
+    if kind:  # of the second order: the first is refused before
         exchange.fault(kind, path="/api/v3/order", method="POST")
+    assert (await venue.submit(order(role=Role.EXIT))).code == "-1003"
     before_ns = time.time_ns()
-    answer = await venue.submit(order(role=Role.EXIT))  # waits in the reserve's second
+    until_ns = before_ns + int(venue.wait_s() * 1e9)
+    assert before_ns < until_ns - 100_000_000
+    answer = await venue.submit(order(role=Role.EXIT))  # waits longer than for an answer
     assert answer.sent_ns is not None
-    assert before_ns < until_ns - 100_000_000 < answer.sent_ns < time.time_ns()
+    assert until_ns - 100_000_000 < answer.sent_ns < time.time_ns()
+    assert answer.outcome is (A if kind else Outcome.ACK)
 
 
 @pytest.mark.parametrize("kind", ["accept_then_cut", "truncate", "answer_after", "html_200"])
 async def test_what_was_accepted_unheard_is_found_by_our_id(
     open_venue: Open, exchange: LocalExchange, kind: str
 ) -> None:
-    venue = await open_venue(order_timeout_s=0.5 if kind == "answer_after" else 5.0)
+    venue = await open_venue(order_timeout_s=1.5 if kind == "answer_after" else 20.0)
     exchange.fault(
-        kind, path="/api/v3/order", method="POST", seconds=1.0, **({"accept": True} if kind == "html_200" else {})
+        kind, path="/api/v3/order", method="POST", seconds=4.0, **({"accept": True} if kind == "html_200" else {})
     )
     wanted = order()
     answer = await venue.submit(wanted)

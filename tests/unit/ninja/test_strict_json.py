@@ -74,10 +74,10 @@ def test_brackets_inside_a_text_are_no_nesting() -> None:
     "line", [b"{" + b"[" * 60_000, b'{"a":"' + b'\\"' * 30_000, b'{"' + b"\\" * 60_000, b'"' * 60_000]
 )
 def test_hostile_lines_take_little_time(line: bytes) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()  # of the processor: a busy machine takes longer by the clock
     with pytest.raises(BadJsonError):
         loads(line)
-    assert time.perf_counter() - began < 1.0  # quadratic time would be minutes
+    assert time.thread_time() - began < 1.0  # quadratic time would be minutes
 
 
 def test_written_numbers_have_no_exponent_and_no_needless_zeros() -> None:

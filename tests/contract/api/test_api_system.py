@@ -49,8 +49,9 @@ def _row(name: str, pid: int, kind: str = "actor", **extra: Any) -> HealthRow:
 
 
 @pytest.fixture
-async def story(seeded: Database) -> Database:
-    """A tree with a crash in its past."""
+async def story(gateway: Running, seeded: Database) -> Database:
+    """A tree with a crash in its past. The gateway's start, which its first beat records, comes before it."""
+    await until(lambda: seeded.sql("SELECT FROM actor_events WHERE child = 'gateway:0'"))
     journal = TreeJournal(seeded)
     await journal.write_health(
         [
@@ -110,7 +111,6 @@ async def fks(
 
 
 async def test_tree_has_the_structure_of_the_supervisor(gateway: Running, story: Database) -> None:
-    await until(lambda: story.sql("SELECT FROM component_health WHERE name = 'gateway:0'"))
     async with gateway.client("read") as client:
         found = (await client.get("/system/tree")).json()
     roots = {node["id"]: node for node in found["tree"]}

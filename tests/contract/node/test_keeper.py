@@ -61,16 +61,13 @@ async def back(keeper, name, old_pid):
 
 async def test_killed_service_is_restarted_and_counted(paths):
     async with running(paths, [small(paths, "a"), small(paths, "b")]) as keeper:
-        other, took_s = pids_of(paths, "b")[0], []
-        while len(took_s) < 3 and not any(
-            seconds < 2.0 for seconds in took_s
-        ):  # a busy machine may keep us waiting, not always
+        other = pids_of(paths, "b")[0]
+        for restarts in (1, 2):
             old, start = pids_of(paths, "a")[0], time.monotonic()
             os.kill(old, signal.SIGKILL)
             await back(keeper, "a", old)
-            took_s.append(time.monotonic() - start)
-            assert keeper.services["a"].restarts == len(took_s)
-        assert min(took_s) < 2.0, took_s
+            assert time.monotonic() - start < 5.0, "the waits between restarts are 0.05 s at most"
+            assert keeper.services["a"].restarts == restarts
         assert pids_of(paths, "b") == [other]
 
 
@@ -231,7 +228,7 @@ async def test_service_that_ignores_stop_is_killed_with_its_session(paths):
         pids = pids_of(paths, "a")
         assert len(pids) == 3
         start = time.monotonic()
-    assert 0.3 <= time.monotonic() - start < 3.0
+    assert 0.3 <= time.monotonic() - start < 0.3 + 5.0
     assert not any(is_alive(pid) for pid in pids)
     assert "service.killed" in log.events("info")
 

@@ -158,7 +158,8 @@ async def test_a_missing_stop_is_placed_under_a_held_kill(rig: Rig) -> None:
 
 
 async def test_between_the_attempts_of_an_exit_the_position_is_protected(rig: Rig) -> None:
-    await rig.restart(limits=replace(QUICK, exit_retry_s=0.5, exit_retry_max_s=0.5, exit_page_s=30))
+    # without its stop for most of the wait between two attempts, it would page
+    await rig.restart(limits=Limits(exit_retry_s=3.0, exit_retry_max_s=3.0, unprotected_s=2.0))
     await protected(rig)
     rig.venue.script.extend(
         ["refuse:-1015", "ok", "refuse:-1003", "ok", "ok"]

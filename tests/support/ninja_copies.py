@@ -32,13 +32,14 @@ from tests.support.order_rig import Rig
 from tests.support.ports import CollectingLog
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.strategies import collect
-from tests.support.waiting import until
+from tests.support.waiting import DEFAULT_S, until
 
 D = Decimal
 #: venue -> group and account at NinjaTrader
 PLACES = {"ninja": ("sim", "Sim101"), "ninja:beside": ("sim", "Sim102"), "ninja:apart": ("other", "F-1")}
 ACCOUNT_IDS = {venue: number for number, venue in enumerate(PLACES, 1)}
-LIMITS = Limits(unprotected_s=8.0, exit_retry_s=0.2, exit_retry_max_s=1.0)
+#: `first_sync_s`: a busy machine reads three accounts for longer than 5 s after a start, and entries would be denied
+LIMITS = Limits(unprotected_s=8.0, exit_retry_s=0.2, exit_retry_max_s=1.0, first_sync_s=60.0)
 
 
 class Rows(NinjaRows):
@@ -67,7 +68,7 @@ class Bridge:
         await until(lambda: self.server.sessions.bridge.is_ready)
         link = await self._stack.enter_async_context(self.link_rig.running())
         self.links[self.link_rig.group] = link
-        await until(lambda: link.can_trade, deadline_s=20)
+        await until(lambda: link.can_trade)
 
     async def kill(self) -> None:
         """End the platform's process, bridge included; the link stays, and finds no one."""
@@ -88,7 +89,7 @@ class Copying:
     rig: Rig
     bridges: dict[str, Bridge]
 
-    async def order(self, signal: Any, venue: str, deadline_s: float = 15.0) -> tuple[str, str | None, Any]:
+    async def order(self, signal: Any, venue: str, deadline_s: float = DEFAULT_S) -> tuple[str, str | None, Any]:
         """Wait for what became of a leader's signal at a venue: state, code, and the first order's id."""
         id = signal if venue == "ninja" else copy_signal_id(intent_id(signal), ACCOUNT_IDS[venue])
 
@@ -118,7 +119,7 @@ class Copying:
         async def is_held() -> bool:
             return await self.held() == wanted
 
-        await until(is_held, deadline_s=20)
+        await until(is_held)
 
     def submits(self, client_order_id: str) -> int:
         """Return how many orders of an id the platforms were given."""

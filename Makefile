@@ -17,13 +17,14 @@ install: $(STAMP) ## virtualenv and the pinned packages
 
 dev: $(DEV) # what tests and linters need, in the same virtualenv
 
-$(STAMP): pyproject.toml constraints.txt $(wildcard deploy/hashes/*.txt) fks/web/package-lock.json
+PINNED := pyproject.toml constraints.txt $(wildcard deploy/hashes/*.txt) fks/web/package-lock.json
+$(STAMP): $(PINNED)
 	@$(PYTHON) scripts/install.py $(VENV)
 	@touch $(STAMP)
 
-$(DEV): $(STAMP)
+$(DEV): $(PINNED) # one run for both
 	@$(PYTHON) scripts/install.py $(VENV) dev
-	@touch $(DEV)
+	@touch $(STAMP) $(DEV)
 
 # the modules that tests import and the engine of backtests, compiled once: else each test process rewrites the assertions
 # of every test file, and compiles the engine for 19 s of a processor. Test files that are as they were are not read again.

@@ -1,7 +1,7 @@
 """Make the virtualenv and install the pinned packages; one clear line when this machine cannot.
 
-`python scripts/install.py .venv` installs the product; with `dev` as second argument what tests and linters need is
-added to the same virtualenv. Every package is checked against its SHA-256 in `deploy/hashes/` (made by `hashes.py`).
+`python scripts/install.py .venv` installs the product; with `dev` as second argument also what tests and linters need,
+in the same virtualenv. Every package is checked against its SHA-256 in `deploy/hashes/` (made by `hashes.py`).
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def main() -> None:
     wanted = [*os.environ.get("FKS_EXTRAS", "ai").split(","), *sys.argv[2:3]]  # FKS_EXTRAS= leaves all of them out
     extras = [name.strip() for name in wanted if name.strip()]
     root = Path(__file__).resolve().parents[1]
-    print(f"installing the pinned packages{' of tests and linters' if sys.argv[2:] else ' (about a minute)'}")
+    print(f"installing the pinned packages{', also of tests and linters' if sys.argv[2:] else ''} (about a minute)")
     if not (hashed := has_hashes(here, platform.machine())):
         print(f"no hashes are known for Python {here} on this machine: versions alone are checked")
     for command in pip_commands(str(python), extras, root, hashed=hashed):
@@ -140,8 +140,6 @@ def main() -> None:
             fail(cause_of(output, here))
     add_shims(python, root / "shims")
     subprocess.run([str(python), str(Path(__file__).with_name("web_assets.py"))])  # says itself what it left out
-    if sys.argv[2:]:
-        return
     print("compiling the engine of backtests (some seconds)")
     loops = ("fks.backtest.kernel", "fks.backtest.curve", "fks.indicators.exact")
     code = f"import importlib\nfor name in {loops!r}: importlib.import_module(name).load()"

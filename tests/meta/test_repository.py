@@ -225,10 +225,10 @@ def is_private(name: str) -> bool:
     ("target", "installs", "ends_with"),
     [
         ("up", ["install.py .venv"], "fks up"),
-        ("test", ["install.py .venv", "install.py .venv dev"], "scripts/run_tests.py"),
-        ("test-slow", ["install.py .venv", "install.py .venv dev"], "scripts/run_tests.py --slow"),
-        ("test-all", ["install.py .venv", "install.py .venv dev"], "scripts/run_tests.py --all"),
-        ("lint", ["install.py .venv", "install.py .venv dev"], "lint-imports"),
+        ("test", ["install.py .venv dev"], "scripts/run_tests.py"),
+        ("test-slow", ["install.py .venv dev"], "scripts/run_tests.py --slow"),
+        ("test-all", ["install.py .venv dev"], "scripts/run_tests.py --all"),
+        ("lint", ["install.py .venv dev"], "lint-imports"),
     ],
 )
 def test_make_installs_what_its_target_needs(target: str, installs: list[str], ends_with: str) -> None:

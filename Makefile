@@ -80,10 +80,14 @@ lint: dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-audit: ## known vulnerabilities of the pinned packages, as the package index reports them: by hand, before a release
-	@[ -e $(VENV)/audit/bin/pip-audit ] || { $(PYTHON) -m venv $(VENV)/audit && \
-	  $(VENV)/audit/bin/pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit; }
-	@$(VENV)/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip --strict --progress-spinner off
+AUDIT := $(VENV)/audit/bin/pip-audit
+$(AUDIT): constraints.txt
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit
+	@touch $(AUDIT)
+
+audit: $(AUDIT) ## known vulnerabilities of the pinned packages, as the package index reports them: by hand, before a release
+	@$(AUDIT) -r constraints.txt --no-deps --disable-pip --strict --progress-spinner off
 
 report: ## large modules, long functions and argument lists, for people to read
 	@$(PYTHON) scripts/report.py $(ARGS)

@@ -45,6 +45,6 @@ def _delete_left(path: Path) -> None:
 
 
 def delete_scratch(path: Path, held: int) -> None:
-    """Delete a folder of `make_scratch`."""
+    """Delete a folder that is held by a descriptor, and let go of it."""
     shutil.rmtree(path, ignore_errors=True)
     os.close(held)

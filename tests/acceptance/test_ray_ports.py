@@ -85,6 +85,7 @@ async def test_each_port_of_ray_wants_the_token_and_none_serves_metrics(node) ->
             )
         await until(lambda: probe.listens(ADDRESS, ray.agent_listen_port), deadline_s=60.0)
         assert [file.read_text() for file in session.glob("metrics_export_port_*")] == ["-1"], "the agent has none"
+        await until((session / "sockets" / Path(preflight.RAY_SOCKET).name).exists, deadline_s=60.0)
         longest = max((file.name for file in (session / "sockets").iterdir()), key=len)
         assert longest == Path(preflight.RAY_SOCKET).name, "else a TMPDIR passes with which Ray does not start"
         found = listeners(process.pid)

@@ -8,6 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,6 +230,7 @@ def is_private(name: str) -> bool:
         ("test-slow", ["install.py .venv dev"], "scripts/run_tests.py --slow"),
         ("test-all", ["install.py .venv dev"], "scripts/run_tests.py --all"),
         ("lint", ["install.py .venv dev"], "lint-imports"),
+        ("audit", [], "pip-audit -r constraints.txt"),
     ],
 )
 def test_make_installs_what_its_target_needs(target: str, installs: list[str], ends_with: str) -> None:
@@ -238,3 +240,9 @@ def test_make_installs_what_its_target_needs(target: str, installs: list[str], e
     lines = done.stdout.splitlines()
     assert re.findall(r"install\.py \.venv.*", done.stdout) == installs
     assert ends_with in lines[-1]
+
+
+def test_mypy_checks_the_code_of_fks_its_benchmarks_and_each_template() -> None:
+    checked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["files"]
+    templates = {f"scripts/{place.name}" for place in (ROOT / "scripts").iterdir() if any(place.rglob("*.py"))}
+    assert set(checked) == {"fks", "actors", "serve_app.py", "benchmarks"} | templates

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -48,19 +47,7 @@ from tests.support.waiting import until
 _FOUND = {"feed.disconnected", "feed.gap"}
 
 
-@pytest.fixture(scope="module")
-def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
-    exchange = LocalExchange(tmp_path_factory.mktemp("exchange"), ["--seed", "11", "--rate-limits", "off"]).start()
-    yield exchange
-    exchange.stop()
-
-
-@pytest.fixture
-def exchange(shared_exchange: LocalExchange) -> Iterator[LocalExchange]:
-    if shared_exchange.process is None or shared_exchange.process.poll() is not None:
-        shared_exchange.start()
-    yield shared_exchange
-    shared_exchange.clear()
+EXCHANGE_SEED = 11
 
 
 async def test_from_nothing_to_live_in_every_timeframe(

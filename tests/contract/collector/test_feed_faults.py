@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -34,18 +33,7 @@ from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.soak_cases import soaked
 from tests.support.waiting import until
 
-
-@pytest.fixture(scope="module")
-def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
-    exchange = LocalExchange(tmp_path_factory.mktemp("exchange"), ["--seed", "23", "--rate-limits", "off"]).start()
-    yield exchange
-    exchange.stop()
-
-
-@pytest.fixture
-async def exchange(shared_exchange: LocalExchange) -> AsyncIterator[LocalExchange]:
-    yield shared_exchange
-    shared_exchange.clear()
+EXCHANGE_SEED = 23
 
 
 async def outages(db: Database, symbol: str, channel: str = "trades") -> list[Any]:

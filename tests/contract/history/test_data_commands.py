@@ -17,17 +17,12 @@ from tests.support.data_shell import Shell
 from tests.support.local_exchange import LocalExchange
 from tests.support.waiting import clear_of_the_hour
 
-
-@pytest.fixture(scope="module")
-def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
-    made = LocalExchange(tmp_path_factory.mktemp("exchange"), ["--seed", "5", "--rate-limits", "off"]).start()
-    yield made
-    made.stop()
+EXCHANGE_SEED = 5
 
 
 @pytest.fixture
 def exchange(shared_exchange: LocalExchange) -> Iterator[LocalExchange]:
-    """The exchange of the module, whose faults end with the test, also when it fails."""
+    """The local exchange in place of this folder's; its faults end with the test, also when it fails."""
     yield shared_exchange
     shared_exchange.clear()
 

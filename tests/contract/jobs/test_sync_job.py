@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,19 +26,7 @@ from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
 
-
-@pytest.fixture(scope="module")
-def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
-    made = LocalExchange(tmp_path_factory.mktemp("exchange"), ["--seed", "5", "--rate-limits", "off"]).start()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def exchange(shared_exchange: LocalExchange) -> Iterator[LocalExchange]:
-    """The exchange of the module, whose faults end with the test, also when it fails."""
-    yield shared_exchange
-    shared_exchange.clear()
+EXCHANGE_SEED = 5
 
 
 @pytest.fixture

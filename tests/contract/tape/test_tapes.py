@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +34,7 @@ from tests.support.waiting import until
 FEW: dict[str, Any] = {"timeframes": ("1s", "5s", "1m"), "symbols": ("BTCUSDT", "ETHUSDT"), "backfill_bars": 20}
 
 
-@pytest.fixture(scope="module")
-def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
-    made = LocalExchange(tmp_path_factory.mktemp("exchange"), ["--seed", "21", "--rate-limits", "off"]).start()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def exchange(shared_exchange: LocalExchange) -> Iterator[LocalExchange]:
-    """The exchange of the module, whose faults end with the test, also when it fails."""
-    yield shared_exchange
-    shared_exchange.clear()
+EXCHANGE_SEED = 21
 
 
 @pytest.fixture

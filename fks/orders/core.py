@@ -258,12 +258,18 @@ class OrderCore:
     def held_entries(self) -> dict[str, list[Order]]:
         """Return the entries with protections that each instance's position is made of, newest first."""
         found = {}
-        for instance, held in self._positions.items():
-            entries = self._entries.get(instance)
-            wants = [] if entries is None else entries.desired(held, ZERO, None)
-            if parents := [want.parent for want in wants if want.quantity and want.parent.role is Role.ENTRY]:
-                found[instance] = parents
+        for instance in self._positions:
+            if entries := [entry for entry in self._made_of(instance) if entry.role is Role.ENTRY]:
+                found[instance] = entries
         return found
+
+    def _made_of(self, instance: str) -> list[Order]:
+        """Return the entries and persons' orders with protections that an instance's position is made of."""
+        entries = self._entries.get(instance)
+        if not entries:
+            return []
+        instrument = self._facts.instruments.get(entries.newest.exchange)
+        return entries.made_of(self._positions.get(instance, ZERO), instrument)
 
     def plan_of(self, entry: Order) -> ParentPlan | None:
         """Return the plan of an entry, or None."""
@@ -978,7 +984,7 @@ class OrderCore:
         that, so that a repeated command changes nothing. While a split is due the market is in other shares."""
         if self._facts.split_ns is not None:
             return
-        for parent in [p for p in self._parents.values() if self._plans and p.instance == instance]:
+        for parent in self._made_of(instance) if self._plans else ():
             plan, leg = self.plan_of(parent), ""
             rule = None if plan is None else plan.break_even
             instrument = self._facts.instruments.get(parent.exchange)
@@ -986,7 +992,7 @@ class OrderCore:
             if plan is None or rule is None or instrument is None or average is None or parent.stop_loss is None:
                 continue
             stop = break_even_stop(average, sign, rule, instrument)
-            if (stop - parent.stop_loss) * sign <= 0 or self._positions.get(instance, ZERO) * sign <= 0:
+            if (stop - parent.stop_loss) * sign <= 0:
                 continue
             if rule.at_risk is not None and instance and not is_program(instance):
                 continue  # a strategy's: by the closes of its bars (`TrailingStops`), as a backtest has it

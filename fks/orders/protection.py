@@ -317,6 +317,27 @@ def desired(position: Decimal, entries: Sequence[Order], closing: Decimal, instr
     return wants if instrument is None else _joined(wants, instrument)
 
 
+def made_of(position: Decimal, entries: Sequence[Order], instrument: Instrument) -> list[Order]:
+    """Return those of an instance's entries (newest first) with a stop loss or take profit that its `position` (signed)
+    is made of. Their stops and targets move together.
+
+    A part that could not rest at the venue makes no entry, so that what fees and lots leave of a closed entry is none:
+    the position that follows it would get the stop of that entry. Entries too small to rest alone count where those of
+    the same prices could rest together.
+    """
+    parts = [want for want in desired(position, entries, _ZERO, None) if want.part]
+    alike: dict[tuple[object, ...], Decimal] = {}
+    for want in parts:
+        alike[_prices(want.parent)] = alike.get(_prices(want.parent), _ZERO) + want.part
+
+    def is_entry(want: Want) -> bool:
+        could_rest = can_rest(want.parent, want.parent.filled, instrument)  # then a small part is a closed entry's rest
+        part = want.part if could_rest else alike[_prices(want.parent)]
+        return can_rest(want.parent, instrument.round_quantity(part), instrument)
+
+    return [want.parent for want in parts if is_entry(want)]
+
+
 def _joined(wants: list[Want], instrument: Instrument) -> list[Want]:
     groups: dict[tuple[object, ...], list[int]] = {}
     for at, want in enumerate(wants):
@@ -588,6 +609,7 @@ class Entries:
         self._protected = 0  # how many have a stop loss or take profit
         self._newest_first: list[Order] | None = None
         self._wants: tuple[tuple[Decimal, Decimal], Instrument | None, list[Want]] | None = None
+        self._made: tuple[Decimal, Instrument, list[Order]] | None = None
 
     def __len__(self) -> int:
         return len(self._orders)
@@ -607,7 +629,7 @@ class Entries:
 
     def pop(self, client_order_id: str) -> None:
         """Forget an entry, if it is there."""
-        self._newest_first = self._wants = None
+        self._newest_first = self._wants = self._made = None
         order = self._orders.pop(client_order_id, None)
         if order is not None:
             del self._keys[bisect_left(self._keys, _key(order))]
@@ -645,6 +667,15 @@ class Entries:
         if self._wants is None or self._wants[0] != of or self._wants[1] is not instrument:
             self._wants = of, instrument, desired(position, self.newest_first(), closing, instrument)
         return self._wants[2]
+
+    def made_of(self, position: Decimal, instrument: Instrument | None) -> list[Order]:
+        """Return the entries that a position (signed) is made of: see `fks.orders.protection.made_of`. None are known
+        without metadata."""
+        if not self._protected or instrument is None:
+            return []
+        if self._made is None or self._made[0] != position or self._made[1] is not instrument:
+            self._made = position, instrument, made_of(position, self.newest_first(), instrument)
+        return self._made[2]
 
 
 def _key(order: Order) -> tuple[int, str]:

@@ -312,6 +312,41 @@ async def test_a_stop_goes_where_its_strategy_moves_it_and_never_back(rig: Rig) 
     assert_once(rig.venue.received)
 
 
+async def test_a_position_has_no_stop_of_one_that_was_closed(rig: Rig) -> None:
+    """Lots and fees leave 0.49 of an entry whose stop closed it, less than the smallest order; the next entry is lower,
+    and its own stop and target stay where they were decided, over a restart, too, until its own closes move them."""
+    await rig.db.sql("UPDATE instruments SET lot_step = 0.5, qty_min = 0.5 WHERE symbol = 'BTCUSDT'")
+    await rig.read_slow()
+    stop, _ = await protected(rig, trail=D(10))
+    rig.venue.prices["BTCUSDT"] = D(90)
+    rig.venue.fill(stop.order.client_order_id, stop.order.quantity, D(90))
+    await rig.becomes(stop.order.client_order_id, State.FILLED)
+    assert await rig.position() == D("0.49")
+    rig.venue.prices["BTCUSDT"] = D(85)
+    entered = await rig.signal(size=D(2), reference_price=D(85), stop_loss=D(75), take_profit=D(95), trail=D(10))
+    assert await rig.outcome(entered) == ("ordered", None)
+
+    def legs() -> list[tuple[Decimal | None, Decimal | None]]:
+        """Return the prices of the live stops and take profits."""
+        live = rig.venue.live()
+        stops, profits = ([one.order for one in rig.venue.by_role(role) if one in live] for role in ("sl", "tp"))
+        return [(stop.stop_price, profit.price) for stop, profit in zip(stops, profits, strict=True)]
+
+    await until(lambda: legs() == [(D(75), D(95))])
+    (signal,) = await rig.db.sql("SELECT ts_event FROM signals WHERE id = $1", entered)
+    first_ns = bar_end(to_ns(signal["ts_event"]), "1m")
+    sent = len(rig.venue.received)
+    await rig.restart()
+    assert legs() == [(D(75), D(95))]
+    assert len(rig.venue.received) == sent
+    await seal(rig.db, bars_of([86.0], start_ns=first_ns))
+    await rig.bus.publish(BARS, {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m"})
+    await until(lambda: legs() == [(D(76), D(95))])
+    events = await rig.db.sql("SELECT client_order_id, payload FROM order_events WHERE event = 'StopMoved'")
+    second = (await rig.entry(entered)).client_order_id
+    assert [(event["client_order_id"], D(event["payload"]["stop_loss"])) for event in events] == [(second, D(76))]
+
+
 async def test_a_take_profit_goes_where_its_strategy_moved_it_last(rig: Rig) -> None:
     """Both ways, for all entries of the position; moves of bars before the entry and of other instances count for
     nothing, and a restart goes on from where it has come to."""

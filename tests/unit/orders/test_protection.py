@@ -14,7 +14,7 @@ from fks.clock import ClockSteps, FakeClock
 from fks.model.order import PENDING, Order, OrderType, Request, Role, Side, State, TimeInForce
 from fks.orders.absence import AbsenceProof, AbsenceRule, Polls, count_not_found, is_absent, ladder_delay
 from fks.orders.build import legs_of
-from fks.orders.protection import Cover, LegAction, LegStep, Want, desired, diff, next_attempt
+from fks.orders.protection import Cover, LegAction, LegStep, Want, desired, diff, made_of, next_attempt
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
@@ -259,6 +259,26 @@ def test_small_wants_of_one_price_are_joined() -> None:
     large = entry("large", 5, created_ns=1)
     joined = desired(D("5.05"), [large, small[0]], D(0), INSTRUMENT)
     assert [(want.parent.client_order_id, want.quantity) for want in joined] == [("large", D("5.05")), ("0", D(0))]
+
+
+def test_the_rest_of_a_closed_entry_makes_no_entry_of_the_position() -> None:
+    """0.05 at a stop of 90 is less than 5 USDT; the instrument's lot is 0.001."""
+    newest, closed = entry("newest", 5, stop_loss=D(80)), entry("closed", 9)
+    small = [entry(str(number), "0.05", created_ns=-number) for number in range(2)]
+
+    def names(position: str, *entries: Order) -> list[str]:
+        return [one.client_order_id for one in made_of(D(position), entries, INSTRUMENT)]
+
+    assert names("5.0009", newest, closed) == ["newest"]  # less than a lot
+    assert names("5.055", newest, closed) == ["newest"]  # less than the smallest order
+    assert names("5.056", newest, closed) == ["newest", "closed"]
+    assert names("5.05", entry("same", 5), closed) == ["same"]  # also at the same prices
+    assert names("0.05", closed) == []
+    assert names("0.1", *small) == ["0", "1"]  # together they can rest
+    assert names("0.05", *small) == []
+    assert names("5.05", entry("same", 5), small[0]) == ["same", "0"]
+    assert names("5", entry("plain", 5, stop_loss=None, take_profit=None), closed) == []
+    assert names("-5", newest, closed) == []
 
 
 LEAST = D("0.056")

@@ -2,7 +2,8 @@
 
 It knows the contract, not the implementation: an accepted signal has one outcome; an order id reaches the exchange at
 most once; an order is journalled before it is sent; every execution is booked once; a position is the sum of its
-executions; the decisions that it recomputes from the bars are those that an instance made; stops equal holdings.
+executions; the decisions that it recomputes from the bars are those that an instance made; stops equal holdings, and
+are those of the position's own entries.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from fks.chaos.cover import WITHIN_S, SmallestAmounts, compare, net, wanted
 from fks.chaos.decisions import ORACLES, Closes, InstanceStart, MissedDecisions, Target, expected_signals
 from fks.chaos.fold import journal_errors
+from fks.chaos.stops import StopMoves, misplaced, moves_without_reason
 
 Row = Mapping[str, Any]
 OURS = re.compile(r"[0-9a-f]{32}")
@@ -41,6 +43,7 @@ CHECKS = (
     "positions wrong",
     "protection missing",
     "protection excess",
+    "stops wrong",
     "bars wrong",
     "leaked",
 )
@@ -97,6 +100,7 @@ class Evidence:
     events: Sequence[Row] | None = None
     uncovered: Sequence[str] = ()
     is_tape: bool = False
+    stop_moves: StopMoves = field(default_factory=StopMoves)
     since_s: float = 0.0  # requests that the exchange received earlier belong to no run of ours
 
 
@@ -146,6 +150,7 @@ def audit_evidence(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
         *_positions_wrong(compared),
         *_protection(evidence, resting),
         *(Violation("protection missing", text) for text in evidence.uncovered),
+        *_stops(evidence, resting),
         *_bars(evidence),
         *(Violation("leaked", text) for text in evidence.leaks),
     ]
@@ -515,6 +520,23 @@ def _protection(evidence: Evidence, resting: Resting) -> Iterator[Violation]:
     for cover in found:
         if cover.is_breach:
             yield Violation("protection excess" if cover.is_over else "protection missing", cover.text())
+
+
+def _stops(evidence: Evidence, resting: Resting) -> Iterator[Violation]:
+    """A position has the stop of its own entries."""
+    for text in moves_without_reason(
+        evidence.orders,
+        evidence.events or (),
+        evidence.trades,
+        evidence.signals,
+        evidence.closes,
+        evidence.rules,
+        evidence.stop_moves,
+    ):
+        yield Violation("stops wrong", text)
+    for _, rows in resting.values():
+        for text in misplaced(rows):
+            yield Violation("stops wrong", text)
 
 
 # ── market data ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -23,6 +23,7 @@ from fks.chaos.cover import SmallestAmounts
 from fks.chaos.decisions import ORACLES, InstanceStart, MissedDecisions, Target
 from fks.chaos.evaluated import strategy_of, targets_of
 from fks.chaos.outside import RAY_TITLE, Outside, SystemProcess
+from fks.chaos.stops import StopMoves
 from fks.model.bar import Bars
 from fks.model.errors import FksError, OutageError
 from fks.model.instrument import folded
@@ -116,6 +117,8 @@ async def collect(outside: Outside, baseline: Baseline) -> Evidence:
                 for name in ("signals", "orders", "trades", "positions")
             }
             events = [_with_payload(row) for row in await connection.fetch("SELECT * FROM order_events ORDER BY id")]
+            moves = await connection.fetch("SELECT instance, time, price FROM stop_moves WHERE price IS NOT NULL")
+            planned = {str(row["signal_id"]) for row in await connection.fetch("SELECT signal_id FROM parent_orders")}
             missed = [_missed(_with_payload(row)["payload"]) for row in await connection.fetch(_MISSED)]
             instances = [_with_params(row) for row in await connection.fetch(_INSTANCES)]
             closes, targets = dict[str, list[tuple[int, Decimal]]](), dict[str, list[Target]]()
@@ -163,6 +166,7 @@ async def collect(outside: Outside, baseline: Baseline) -> Evidence:
         since_s=baseline.at_s,
         missed=missed,
         events=events,
+        stop_moves=StopMoves(moves, planned),
         is_tape=info["mode"] == "tape",
     )
 

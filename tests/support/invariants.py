@@ -28,6 +28,7 @@ _BROKEN = {
     "orders astray": re.compile("without an id of its own"),
     "journal wrong": re.compile(""),
     "fills wrong": re.compile("is booked as|is booked .* times"),
+    "stops wrong": re.compile(" moved to "),
 }
 #: checks that compare exchange and journal: a violation is a broken guarantee where everything is at rest
 _BROKEN_AT_REST = ("orders doubled", "orders astray", "fills wrong", "positions wrong")

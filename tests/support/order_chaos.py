@@ -18,7 +18,7 @@ import signal
 import tempfile
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -95,6 +95,9 @@ FAULTS: dict[str, list[dict[str, Any]] | None] = {
     "restart": None,
 }  # fmt: skip
 SESSIONS = ("ccxt", "own")
+_CLOSES = """
+SELECT i.id, extract(epoch FROM o.time)::bigint AS at_s, o.close
+  FROM strategy_instances i JOIN ohlcv_data o USING (exchange, symbol) WHERE o.timeframe = '1s' ORDER BY o.time"""
 JUDGED = ("signals", "orders", "trades", "positions", "order_events ORDER BY id")
 _LIVE = "('SENDING', 'UNKNOWN', 'ACCEPTED', 'WORKING', 'PARTIAL')"
 #: instances, and whether an order could go out for them now: the next entry in a symbol is denied while the outcome of an
@@ -924,6 +927,9 @@ class OrderChaos:
         received = await asyncio.to_thread(self.exchange.received, limit=10_000_000)
         account = await asyncio.to_thread(self.exchange.account)
         tables = await rows_at_one_moment(self.db, *JUDGED)
+        closes: dict[str, list[tuple[int, Decimal]]] = defaultdict(list)
+        for row in await self.db.sql(_CLOSES):
+            closes[row["id"]].append((row["at_s"], D(repr(row["close"]))))
         evidence = Evidence(
             now_s=datetime.now(UTC).timestamp(),
             received=received,
@@ -935,6 +941,7 @@ class OrderChaos:
             requests=promises,
             positions=tables["positions"],
             events=tables["order_events ORDER BY id"],
+            closes=closes,
         )
         return evidence, account["balances"]
 

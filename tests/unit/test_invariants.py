@@ -196,6 +196,10 @@ ALWAYS: list[tuple[str, Change]] = [
     ("signals lost: order request k .* which is not there",
      lambda e: e.update(requests=[RequestEvidence("k", ("other",))])),
     ("journal wrong: .*its events make", lambda e: e.update(events=[])),
+    ("stops wrong: .* moved to 95", lambda e: (
+        [row.update(id=1, fill_id=1, time=LONG_AGO, client_order_id=ID) for row in e["trades"]],
+        e.update(events=[{"client_order_id": ID, "event": "StopMoved", "event_id": "stop-moved:1:1",
+                          "from_state": "FILLED", "to_state": "FILLED", "source": "us", "payload": {"stop_loss": "95", "bar": "2026-11-28T00:00:00Z"}}]))),
     ("fills wrong: .* is booked 2 times", lambda e: e["trades"].append(e["trades"][0])),
     ("fills wrong: .* is booked as 2", lambda e: e["trades"][0].update(quantity=Decimal(2))),
     ("orders astray: an order was sent without an id",

@@ -1,0 +1,157 @@
+"""The invariant of stops: a position has the stop of its own entries. Pure, and it shares no code with the order path.
+
+The stop loss of an entry moves only by its own trail, by a move of its strategy or to the stop of another entry of the
+same open position; and a stop that rests is where the stop loss of its entry is, before and after a restart.
+
+An open position goes from one moment at which an instance is flat to the next, by its executions in the order of the
+venue's time. A rest worth less than half of the smallest order is flat: an audit knows that order at today's price.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from fks.chaos.cover import SmallestAmounts, net
+from fks.chaos.decisions import Closes
+
+Row = Mapping[str, Any]
+_LIVE = ("ACCEPTED", "WORKING", "PARTIAL")
+_BY_BARS = "stop-moved:"  # event ids of moves by closes and by strategies; persons and targets have others
+_COPY = "copy:"  # the instance of an account that copies another's
+
+
+@dataclass(frozen=True, slots=True)
+class StopMoves:
+    """Rows of `stop_moves` with a price, and the signals (ids as text) that came with a plan of targets or
+    break-even."""
+
+    by_strategies: Sequence[Row] = ()
+    planned: Collection[str] = ()
+
+
+@dataclass(slots=True)
+class _Entry:
+    order: Row
+    signal: Row | None
+    stops: set[Decimal] = field(default_factory=set)  # that it had at any time
+    positions: set[int] = field(default_factory=set)  # the open positions that it is a part of, by number
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.order["side"] == "buy" else -1
+
+
+def moves_without_reason(
+    orders: Sequence[Row],
+    events: Sequence[Row],
+    trades: Sequence[Row],
+    signals: Sequence[Row],
+    closes: Mapping[str, Closes],
+    rules: Mapping[str, SmallestAmounts],
+    moves: StopMoves,
+) -> Iterator[str]:
+    """Yield the moves of stops that neither the entry's trail, its strategy nor its position explains, as text.
+
+    `closes`: by instance, as far as they are known; a trail without them counts as a reason.
+    """
+    moved = [row for row in events if row["event"] == "StopMoved"]
+    if not moved:
+        return
+    by_id = {str(row["id"]): row for row in signals}
+    entries = {
+        row["client_order_id"]: _Entry(row, by_id.get(str(row["signal_id"])))
+        for row in orders
+        if row["role"] in ("entry", "order") and row["filled"] > 0
+    }
+    _note_positions(entries, trades, rules)
+    for row in orders:
+        parent = entries.get(row["parent_id"] or row["client_order_id"])
+        price = row.get("stop_price") if row["parent_id"] else row["stop_loss"]
+        if parent is not None and price is not None:
+            parent.stops.add(price)
+    for event in moved:
+        if (entry := entries.get(event["client_order_id"])) is not None:
+            entry.stops.add(Decimal(event["payload"]["stop_loss"]))
+    split = {event["client_order_id"] for event in events if event["event"] == "SharesSplit"}
+    mates: dict[tuple[object, ...], list[_Entry]] = defaultdict(list)
+    for entry in entries.values():
+        mates[_key(entry.order)].append(entry)
+    for event in moved:
+        entry = entries.get(event["client_order_id"])
+        if entry is None or event["client_order_id"] in split or not event["event_id"].startswith(_BY_BARS):
+            continue
+        others = [one for one in mates[_key(entry.order)] if one is not entry and one.positions & entry.positions]
+        stop, bar_s = (
+            Decimal(event["payload"]["stop_loss"]),
+            int(datetime.fromisoformat(event["payload"]["bar"]).timestamp()),
+        )
+        if not (
+            any(stop in other.stops for other in others)
+            or _is_of_trail(entry, stop, bar_s, closes.get(entry.order["instance"], ()))
+            or _is_of_strategy([entry, *others], stop, bar_s, moves)
+        ):
+            name = f"entry {event['client_order_id']} ({entry.order['instance']})"
+            yield f"the stop of {name} moved to {stop}: by no trail, strategy or other entry of its own position"
+
+
+def misplaced(orders: Sequence[Row]) -> Iterator[str]:
+    """Yield the live stops of an instance at rest that are not at the stop loss of their entry, as text."""
+    stops = {row["client_order_id"]: row["stop_loss"] for row in orders}
+    for row in orders:
+        at, wanted = row.get("stop_price"), stops.get(row["parent_id"])
+        if row["role"] == "sl" and row["state"] in _LIVE and None not in (at, wanted) and at != wanted:
+            yield f"stop {row['client_order_id']} rests at {at}, the stop loss of its entry is {wanted}"
+
+
+def _key(row: Row) -> tuple[object, ...]:
+    return row.get("account_id"), row["venue"], row["symbol"], row["instance"], row["side"]
+
+
+def _note_positions(entries: Mapping[str, _Entry], trades: Sequence[Row], rules: Mapping[str, SmallestAmounts]) -> None:
+    """Note at each entry which open positions its executions belong to."""
+    held: dict[tuple[object, ...], Decimal] = defaultdict(Decimal)
+    number: dict[tuple[object, ...], int] = defaultdict(int)
+    for row in sorted(trades, key=lambda row: (row["time"], row["id"])):
+        key = row.get("account_id"), row["venue"], row["symbol"], row["instance"]
+        is_buy = row["trade_type"].lower() == "buy"
+        before = held[key]
+        held[key] += net(row["symbol"], is_buy, row["quantity"], row["fee"], row["fee_currency"])
+        if before * held[key] < 0:
+            number[key] += 1  # from long to short by one execution
+        if (entry := entries.get(row["client_order_id"])) is not None:
+            entry.positions.add(number[key])
+        number[key] += _is_flat(held[key], row["price"], rules.get(row["symbol"]))
+
+
+def _is_flat(held: Decimal, price: Decimal, rules: SmallestAmounts | None) -> bool:
+    least = SmallestAmounts(Decimal(0), Decimal(5), price) if rules is None else rules
+    return abs(held) < least.step or abs(held) * least.price < least.notional_min / 2
+
+
+def _is_of_trail(entry: _Entry, stop: Decimal, bar_s: int, closes: Closes) -> bool:
+    """Return whether a close since the decision, less the entry's trail, is at the stop or nearer to the market."""
+    trail = None if entry.signal is None else entry.signal.get("trail")
+    if entry.signal is None or trail is None:
+        return False
+    since_s = entry.signal["ts_event"].timestamp()
+    found = [close for at_s, close in closes if since_s <= at_s <= bar_s]
+    return not found or max((close * entry.sign - trail) for close in found) >= stop * entry.sign
+
+
+def _is_of_strategy(entries: Sequence[_Entry], stop: Decimal, bar_s: int, moves: StopMoves) -> bool:
+    """Return whether a strategy moved the stop of one of the entries there, or nearer to the market; or one has a plan,
+    whose break-even moves it."""
+    known = [entry.signal for entry in entries if entry.signal is not None]
+    if any(str(signal["id"]) in moves.planned for signal in known):
+        return True
+    since_s = min((signal["ts_event"].timestamp() for signal in known), default=0.0)
+    name, sign = entries[0].order["instance"].removeprefix(_COPY), entries[0].sign
+    return any(
+        row["instance"] == name and since_s <= row["time"].timestamp() <= bar_s and (row["price"] - stop) * sign >= 0
+        for row in moves.by_strategies
+    )

@@ -145,9 +145,11 @@ async def empty_database_url(postgres: PostgresServer) -> AsyncIterator[str]:
 async def database(database_url: str) -> AsyncIterator[Database]:
     """A Database on a fresh, migrated database."""
     db = await Database.connect(database_url, DatabaseSettings(retry_s=3.0), application="test")
-    servers.CLONED[db] = database_url
+    connected: list[Database] = []
+    servers.CLONED[db] = (database_url, connected)
     yield db
-    await db.close()
+    for each in (*connected, db):
+        await each.close()
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ class AuthSettings(Section):
 
 class DatabaseSettings(Section):
     url: SecretStr | None = Field(None, description="external PostgreSQL; unset = the embedded server")
-    pool_min: int = Field(1, ge=1, description="connections a process keeps")
+    pool_min: int = Field(1, ge=1, description="connections the keeper, a command or a job opens at its start")
     pool_max: int = Field(8, ge=1, description="connections a process may open")
     connect_timeout_s: float = Field(5.0, gt=0, description="seconds to wait for a connection")
     statement_timeout_s: float = Field(10.0, gt=0, description="seconds a statement may take")

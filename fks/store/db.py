@@ -160,6 +160,7 @@ class Database:
         self._settings = settings
         self._checks = checks
         self._kept: list[Any] = []  # connections that `hot_row` keeps between statements
+        self._acquiring: set[asyncio.Timeout] = set()  # of calls that wait for a connection
 
     @staticmethod
     async def connect(
@@ -202,9 +203,11 @@ class Database:
         self._checks.append(check)
 
     async def close(self) -> None:
-        """Close every connection, waiting 2 s for statements under way."""
+        """Close every connection, waiting 2 s for statements under way, and give up connections that are being made."""
         while self._kept:
             await self._release(self._kept.pop())
+        while self._acquiring:  # the pool's own close leaves them
+            self._acquiring.pop().reschedule(0)
         try:
             async with asyncio.timeout(2.0):
                 await self._pool.close()
@@ -320,7 +323,12 @@ class Database:
         return time.monotonic() - start
 
     async def _acquire(self) -> Any:
-        return await self._pool.acquire(timeout=self._settings.connect_timeout_s)
+        async with asyncio.timeout(None) as limit:
+            self._acquiring.add(limit)
+            try:
+                return await self._pool.acquire(timeout=self._settings.connect_timeout_s)
+            finally:
+                self._acquiring.discard(limit)
 
     async def _take(self, wait_s: float, what: str) -> Any:
         return await _persist(self._acquire, wait_s, is_safe=True, what=what)
@@ -437,7 +445,11 @@ async def _open_pool(
     timeout_ms = str(int(settings.statement_timeout_s * 1000))
     return await asyncpg.create_pool(
         url,
-        min_size=settings.pool_min,
+        init_size=settings.pool_min,
+        # With more, asyncpg replaces lost connections in a task of the pool. In a pool left unclosed that task outlives
+        # the event loop in the middle of a connect: the backend waits a minute for the password, and CREATE and DROP
+        # DATABASE wait for the backend.
+        min_size=0,
         max_size=max(settings.pool_max, settings.pool_min),
         timeout=settings.connect_timeout_s,
         command_timeout=settings.statement_timeout_s + 5.0,  # the server's own limit comes first

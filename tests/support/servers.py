@@ -187,15 +187,18 @@ def role_url(url: str, kind: str) -> str:
     return url_of(url.replace(name, template), kind, ROLE_KEY).replace(template, name)
 
 
-#: the URLs of databases with roles, from which `as_role` connects
-CLONED: WeakKeyDictionary[Database, str] = WeakKeyDictionary()
+#: the URL of each database with roles, and the Databases that `as_role` made for it
+CLONED: WeakKeyDictionary[Database, tuple[str, list[Database]]] = WeakKeyDictionary()
 
 
 async def as_role(db: Database, kind: str) -> Database:
-    """Return a Database on the same clone with the rights of a kind of process; `db` itself where it is no clone."""
-    if (url := CLONED.get(db)) is None:
+    """Return a Database on the same clone with the rights of a kind of process, or `db` itself where it is no clone.
+    The fixture of `db` closes it."""
+    if db not in CLONED:
         return db
-    return await Database.connect(role_url(url, kind), DatabaseSettings(retry_s=3.0), application=kind)
+    url, connected = CLONED[db]
+    connected.append(await Database.connect(role_url(url, kind), DatabaseSettings(retry_s=3.0), application=kind))
+    return connected[-1]
 
 
 @contextlib.contextmanager

@@ -20,6 +20,11 @@ from fks.store.db import Database, UnresetConnection, sql
 from tests.support import servers
 from tests.support.waiting import until
 
+#: the connections that are being made
+BEGUN = "SELECT FROM pg_stat_activity WHERE state = 'starting'"
+#: ends the connections named "left", and waits until they have ended
+ENDED = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'fks left'"
+
 
 async def test_a_named_query_answers(database: Database) -> None:
     assert await database.fetchval("store.ping") == 1
@@ -194,6 +199,50 @@ async def test_a_readonly_database_refuses_changes(database_url: str) -> None:
             await db.sql("INSERT INTO leases (name) VALUES ('a')")
     finally:
         await db.close()
+
+
+async def test_close_gives_up_connections_that_are_being_made(
+    postgres: PostgresServer, empty_database_url: str
+) -> None:
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Send PostgreSQL what the client sends, and the client no answer."""
+        _, server = await asyncio.open_unix_connection(str(postgres.socket))
+        while data := await reader.read(65536):
+            server.write(data)
+        server.close()
+        writer.close()
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as link:
+        host = f"127.0.0.1:{link.sockets[0].getsockname()[1]}"
+        url = empty_database_url.replace("@/", f"@{host}/").partition("?")[0] + "?sslmode=disable"
+        db = await Database.lazy(url, DatabaseSettings(connect_timeout_s=60.0, retry_s=0.1))
+        admin = await Database.connect(postgres.url("postgres"))
+        reading = asyncio.create_task(db.fetch("store.ping"))
+        await until(lambda: admin.sql(BEGUN))
+        await db.close()
+
+        async def is_gone() -> bool:
+            return not await admin.sql(BEGUN)
+
+        await until(is_gone, deadline_s=20)
+        with pytest.raises(OutageError):
+            await reading
+        await admin.close()
+
+
+def test_a_database_left_unclosed_holds_up_no_drop(postgres: PostgresServer) -> None:
+    """Its connections end after the last statement on its event loop. PostgreSQL drops no database while one of its
+    backends waits for a password."""
+    name = f"e_{uuid.uuid4().hex[:12]}"
+    with asyncio.Runner() as runner, asyncio.Runner() as left:
+        runner.run(servers.administer(postgres, f"CREATE DATABASE {name}"))
+        db = left.run(Database.connect(postgres.url(name), DatabaseSettings(pool_min=2), application="left"))
+        runner.run(servers.administer(postgres, ENDED))
+        for _ in range(50):  # the last turns of a loop: it sees the loss, and no answer to a new connect
+            left.run(asyncio.sleep(0))
+        drop = servers.administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+        runner.run(asyncio.wait_for(drop, 10.0))
+        left.run(db.close())
 
 
 async def test_the_wrong_password_is_the_operators_fault(postgres: PostgresServer) -> None:

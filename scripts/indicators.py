@@ -254,6 +254,26 @@ INDICATORS["rsi"].settled({"period": 14})               # bars until the first o
   first bar). No warm-up makes two starts equal for certain: such a strategy can fail the warm-up check.
 * *session*: no value until the first session of the bars has begun (VWAP), or a whole one has ended (pivot points).
 
+**Gaps.** For an indicator a row is missing when one of the columns that it reads is NaN or infinite there: a
+[further symbol](write-a-strategy.md#further-symbols) has no bar, a division by zero, the first rows of another
+indicator. It ends the series. The outputs are NaN on it, and the rows after it are computed as a series that begins
+there: first the bars without a value, then values. No number is made of a NaN, or of a 0 in its place, and nothing
+before the gap changes.
+
+* *window*: NaN while the window holds a missing row; then what it would be without the gap.
+* *recursive*: it begins again. After the bars of the last column it is within 1e-7 of what it would be without the
+  gap.
+* *path*: it begins again, too. Sums (OBV, A/D, PVT, `cumsum`) begin at their first value, so their level before and
+  after a gap cannot be compared; SAR and Supertrend begin a new trend. Positions such as `maxindex` stay rows of the
+  whole column.
+* *session*: the VWAP is NaN from the missing row to the end of its session. Pivot points are NaN in the session after
+  it, and go on in its own.
+
+The functions `sma`, `rsi`, … do the same. `cross_side` and `band_side` are 0 before there are enough values, and NaN
+while one of those values is NaN. A bar of `higher` is NaN in the columns that a missing row decides: high, low and
+volume; the open if it is the first row, the close if it is the last. Prices with a NaN have no whole ticks
+(`to_ticks`, `bars.ticks`): `PRICE_UNKNOWN`.
+
 All modes of FKS start a column at the same anchor bar, so they get the same values to the bit
 ([write a strategy](write-a-strategy.md)). No indicator uses a later bar: the values of the first k bars never change.
 A parameter `ma_type` chooses the average: 0 SMA, 1 EMA, 2 WMA, 3 DEMA, 4 TEMA, 5 TRIMA, 6 KAMA, 7 MAMA, 8 T3, 9 HMA,

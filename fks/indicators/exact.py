@@ -17,8 +17,9 @@ from importlib.util import find_spec
 import numpy as np
 import numpy.typing as npt
 
+from fks.indicators.gaps import Rows, by_part, missing_rows
 from fks.model.bar import Floats, Ints
-from fks.model.ticks import Whole, places_of
+from fks.model.ticks import Whole, ensure_finite, places_of
 
 #: values from which on it is worth to load numba, and to load a loop in a process that has numba
 _LOAD_FROM = 300_000
@@ -79,7 +80,9 @@ def to_ticks(values: Floats) -> Ints:
     """Return prices as whole numbers of the coarsest 10^-places grid that holds all of them.
 
     The grid differs with the prices given, by powers of ten: compare only values that were converted together.
+    Errors: InputError PRICE_UNKNOWN for a value that is NaN or infinite.
     """
+    ensure_finite(values)
     return np.rint(values * 10.0 ** places_of(values)).astype(np.int64)
 
 
@@ -95,10 +98,16 @@ def rolling_sum(ticks: Exact, period: int) -> Exact:
 def cross_side(values: Floats, fast: int, slow: int, *, exact: Whole | None = None, below: float = -1.0) -> Floats:
     """Return the sign of SMA(fast) - SMA(slow) at each bar, exactly; a tie keeps the sign before it.
 
-    0 until there are max(fast, slow) bars and a first bar that is no tie. `exact`: the values as integers where they
-    are known (`Bars.ticks`), which saves the conversion. `below`: stands for the sign -1.
+    0 until there are max(fast, slow) bars and a first bar that is no tie. NaN while one of the last max(fast, slow)
+    values is NaN, and then as at the beginning. `exact`: the values as integers where they are known (`Bars.ticks`),
+    which saves the conversion. `below`: stands for the sign -1.
     """
     if exact is None:
+        missing = missing_rows(values)
+        if missing is not None:
+            side: Floats = by_part(cross_side, values, fast=fast, slow=slow, below=below)
+            side[_lately(missing, max(fast, slow))] = np.nan
+            return side
         ticks = to_ticks(values)
         exact = Whole(ticks, max(abs(int(ticks.max())), abs(int(ticks.min()))) if len(ticks) else 0)
     is_safe = 2 * fast * slow * exact.most < _LIMIT
@@ -114,8 +123,18 @@ def cross_side(values: Floats, fast: int, slow: int, *, exact: Whole | None = No
     return side if below == -1.0 else np.where(side < 0.0, below, side)
 
 
+def _lately(missing: Rows, period: int) -> Rows:
+    """Return whether one of the last `period` rows is missing."""
+    rows = np.arange(len(missing))
+    lately: Rows = rows - np.maximum.accumulate(np.where(missing, rows, -period)) < period
+    return lately
+
+
 def keep_last(side: Floats) -> Floats:
-    """Return `side` with every 0 replaced by the last value before it that is not 0 (0 where there is none)."""
+    """Return `side` with every 0 replaced by the last value before it that is not 0 (0 where there is none).
+
+    A NaN is kept like any other value, over the zeros after it.
+    """
     places = np.where(side != 0.0, np.arange(len(side)), 0)
     result: Floats = side[np.maximum.accumulate(places)] if len(side) else side
     return result
@@ -125,9 +144,18 @@ def deviation_numerator(values: Floats, period: int) -> tuple[Floats, Floats]:
     """Return (period × (value - mean), period² × variance) over the last `period` values, in ticks and ticks².
 
     Both are exact integers rounded once to float64, so they do not depend on where the column starts; NaN before there
-    are `period` values.
+    are `period` values, and while one of them is NaN.
     """
-    ticks = to_ticks(values)
+    missing = missing_rows(values)
+    if missing is not None:  # converted together: the unit is the same on both sides of a gap
+        filled = np.where(missing, values[np.argmin(missing)], values)
+        ticks = to_ticks(np.zeros(len(values)) if missing.all() else filled)
+        away, spread = by_part(lambda _, ticks: _deviations(ticks, period), values, ticks)
+        return away, spread
+    return _deviations(to_ticks(values), period)
+
+
+def _deviations(ticks: Ints, period: int) -> tuple[Floats, Floats]:
     if not len(ticks):
         return np.zeros(0), np.zeros(0)
     shifted = ticks - ticks[0]  # variance does not change, the numbers become small
@@ -144,7 +172,8 @@ def deviation_numerator(values: Floats, period: int) -> tuple[Floats, Floats]:
 
 def band_side(values: Floats, period: int, deviations: float) -> Floats:
     """Return where each value stands to its Bollinger bands: 1 above the upper, -1 below the lower, 0.5 and -0.5
-    between band and middle, 0 on the middle or before there are `period` values. A value on a band is inside it."""
+    between band and middle, 0 on the middle or before there are `period` values. A value on a band is inside it. NaN
+    while one of the last `period` values is NaN."""
     away, spread = deviation_numerator(values, period)
     known = ~np.isnan(away)
     side: Floats = np.zeros(len(values))
@@ -152,4 +181,7 @@ def band_side(values: Floats, period: int, deviations: float) -> Floats:
     is_out = np.zeros(len(values), dtype=bool)
     is_out[known] = away[known] ** 2 > deviations * deviations * spread[known]
     side[is_out] *= 2.0
+    missing = missing_rows(values)
+    if missing is not None:
+        side[_lately(missing, period)] = np.nan
     return side

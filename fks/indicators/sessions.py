@@ -1,7 +1,9 @@
 """Sessions of bars in a time zone, and the indicators that begin again with each one: session VWAP, pivot points.
 
 A session begins every day at one time of the clock of an IANA zone, so it has 23 or 25 hours when that clock is
-changed. The first session of the columns may have begun before them: it has no value.
+changed. The first session of the columns may have begun before them: it has no value. A row where a column is NaN or
+infinite is unknown to its session alone: the VWAP has no value from it to the end of the session, and the pivot points
+none in the session after it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 
+from fks.indicators.gaps import missing_rows
 from fks.model.bar import Floats, Ints
 from fks.model.errors import unprocessable
 from fks.model.timeframe import NS
@@ -105,7 +108,10 @@ def vwap_session(
     Shapes: (n,) each → (n,); NaN in a first session that began before the columns. Before the first volume of a
     session it is the bar's own typical price. Units: price.
     """
+    missing = missing_rows(high, low, close, volume)
     typical = (high + low + close) / 3.0
+    if missing is not None:  # the sums are finite, and hidden below
+        typical, volume = np.where(missing, 0.0, typical), np.where(missing, 0.0, volume)
     result = typical.copy()
     edges, is_whole = session_starts(time_ns, start_hour, zone)
     for first, last in pairwise([*edges.tolist(), len(time_ns)]):
@@ -114,6 +120,10 @@ def vwap_session(
         np.divide(np.cumsum(typical[part] * volume[part]), weight, out=result[part], where=weight > 0)
     if not is_whole:
         result[: int(edges[1]) if len(edges) > 1 else len(result)] = np.nan
+    if missing is not None:
+        begun = np.repeat(edges, np.diff(np.append(edges, len(missing))))
+        last_missing = np.maximum.accumulate(np.where(missing, np.arange(len(missing)), -1))
+        result[last_missing >= begun] = np.nan
     return result
 
 
@@ -131,6 +141,9 @@ def pivot_points(
     if len(used) > 1:
         top, bottom = np.maximum.reduceat(high, used)[:-1], np.minimum.reduceat(low, used)[:-1]
         last = close[used[1:] - 1]
+        missing = missing_rows(high, low, close)
+        if missing is not None:
+            last = np.where(np.logical_or.reduceat(missing, used)[:-1], np.nan, last)
         middle = (top + bottom + last) / 3.0
         reach = top - bottom
         lines = (

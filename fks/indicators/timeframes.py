@@ -37,8 +37,9 @@ def higher(bars: Bars, timeframe: str | int) -> Higher:
     `timeframe`: a name ("1h") or how many bars make one (60), so that a warm-up can be counted in bars. Higher bars
     begin on the clock, in UTC (weeks on Monday), wherever the columns begin; a first one that had begun before is left
     out. A higher bar counts from the row that ends where it ends, or from the first row after that when that one is
-    missing. Missing rows are not noticed otherwise. As on exchanges, only the close of a row without volume counts
-    beside rows with volume.
+    missing. Missing rows are not noticed otherwise. Where a further symbol has none (NaN), the high, low and volume of
+    its higher bar are NaN, the open if that row is the first, the close if it is the last. As on exchanges, only the
+    close of a row without volume counts beside rows with volume.
     Errors: InputError TIMEFRAME_MISMATCH when it is not made of such bars.
     """
     part_s = TIMEFRAMES.get(bars.timeframe, 0)
@@ -72,7 +73,7 @@ def _folded(bars: Bars, timeframe: str, starts: Ints, edge: Ints) -> Bars:
     """Return one bar for each group of rows that begins at an edge; rows before the first edge are left out."""
     if not len(edge):
         return Bars(bars.symbol, timeframe, starts[:0], *[np.zeros(0)] * 5)
-    is_traded = bars.volume > 0
+    is_traded = ~(bars.volume <= 0)  # a volume that is not known may be one
     sizes = np.diff(edge, append=len(bars))
     has_trades = np.zeros(len(bars), dtype=bool)
     has_trades[edge[0] :] = np.repeat(np.logical_or.reduceat(is_traded, edge), sizes)

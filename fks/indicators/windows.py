@@ -1,17 +1,19 @@
 """Indicators over a window of bars that TA-Lib does not have: VWAP, z-score, volatility, Hurst, correlation, Ichimoku.
 
 Each value depends on the last `period` bars only (the sums are made again in blocks, so that nothing of the far past
-stays in them). float64 columns of one length in and out, oldest first, NaN where there is no value yet.
+stays in them). float64 columns of one length in and out, oldest first, NaN where there is no value yet. Each run of
+rows without NaN is computed on its own (`fks.indicators.gaps`).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from fks.indicators.exact import deviation_numerator
 from fks.indicators.functions import highest, lowest
+from fks.indicators.gaps import by_part, missing_rows
 from fks.model.bar import Floats
 
 
@@ -27,8 +29,9 @@ class Ichimoku(NamedTuple):
 def window_sum(values: Floats, period: int) -> Floats:
     """Return the sum of the last `period` values, in O(n) and with an error of that window only.
 
-    Shapes: (n,) → (n,); the first period-1 are NaN. A running sum keeps the rounding errors of all earlier values;
-    here each window is the end of one block of `period` values and the beginning of the next.
+    Shapes: (n,) → (n,); the first period-1 are NaN, and so is the sum of a window that holds a NaN. A running sum keeps
+    the rounding errors of all earlier values; here each window is the end of one block of `period` values and the
+    beginning of the next.
     """
     count = len(values)
     result = np.full(count, np.nan)
@@ -50,6 +53,8 @@ def vwap_rolling(high: Floats, low: Floats, close: Floats, volume: Floats, perio
 
     Units: price. A window without any volume gives the plain mean of its typical prices.
     """
+    if missing_rows(high, low, close, volume) is not None:
+        return cast(Floats, by_part(vwap_rolling, high, low, close, volume, period=period))
     typical = (high + low + close) / 3.0
     weight = window_sum(volume, period)
     traded = window_sum(typical * volume, period)
@@ -81,6 +86,8 @@ def realised_volatility(close: Floats, period: int = 30, per_year: float = 1.0) 
     `per_year`: how many such bars a year has (525600 for minutes that never pause); 1: per bar. Returns are not
     centred. Source: Andersen, Bollerslev, Diebold and Labys (2003), "Modeling and Forecasting Realized Volatility".
     """
+    if missing_rows(close) is not None:
+        return cast(Floats, by_part(realised_volatility, close, period=period, per_year=per_year))
     mean = window_sum(_returns(close) ** 2, period) / period
     return _after_first(np.sqrt(per_year * mean), len(close))
 
@@ -92,6 +99,8 @@ def hurst(close: Floats, period: int = 128) -> Floats:
     random walk, above it for trends, below it for a series that turns back. 0.5 where the window did not move.
     Source: Di Matteo (2007), "Multi-scaling in finance", Quantitative Finance 7(1).
     """
+    if missing_rows(close) is not None:
+        return cast(Floats, by_part(hurst, close, period=period))
     lags = [2**k for k in range(max(2, int(np.log2(period / 4)) + 1))]
     count = len(close)
     level = np.log(close)
@@ -129,6 +138,8 @@ def rolling_correlation(left: Floats, right: Floats, period: int = 60) -> Floats
 
     0 where one of them did not move. The columns must be of the same bars.
     """
+    if missing_rows(left, right) is not None:
+        return cast(Floats, by_part(rolling_correlation, left, right, period=period))
     shared, wide_x, wide_y = _moments(left, right, period)
     scale = np.sqrt(wide_x * wide_y)
     found = np.divide(shared, scale, out=np.where(np.isnan(shared), np.nan, 0.0), where=scale > 0)
@@ -140,6 +151,8 @@ def rolling_beta(left: Floats, right: Floats, period: int = 60) -> Floats:
 
     The slope of the least-squares line over the last `period` returns; 0 where `right` did not move.
     """
+    if missing_rows(left, right) is not None:
+        return cast(Floats, by_part(rolling_beta, left, right, period=period))
     shared, _, wide = _moments(left, right, period)
     found = np.divide(shared, wide, out=np.where(np.isnan(shared), np.nan, 0.0), where=wide > 0)
     return _after_first(found, len(left))
@@ -154,6 +167,8 @@ def ichimoku(
     The edges of the cloud are those drawn over this bar: they were computed `shift` bars ago. The lagging line (the
     close drawn `shift` bars back) is left out: over a bar it would show a later close.
     """
+    if missing_rows(high, low) is not None:
+        return cast(Ichimoku, by_part(ichimoku, high, low, conversion=conversion, base=base, span=span, shift=shift))
     first = max(conversion, base, span) - 1 + shift
     middle = [(highest(high, period) + lowest(low, period)) / 2.0 for period in (conversion, base, span)]
     late = [_shifted((middle[0] + middle[1]) / 2.0, shift), _shifted(middle[2], shift)]

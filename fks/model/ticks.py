@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fks.model.errors import unprocessable
+
 _DIGITS = 15  # what a float64 holds of a decimal without loss
 _PLACES_MAX = 12
 _PROBE = 256  # values that are tried first: they reject most grids
@@ -67,10 +69,23 @@ def places_of(values: _Floats) -> int:
     return _places_from(values, 0)
 
 
+def ensure_finite(values: _Floats) -> None:
+    """Refuse a column with a value that is no price: it is no integer. Errors: InputError PRICE_UNKNOWN."""
+    is_finite = np.isfinite(values)
+    if not is_finite.all():
+        row = int(np.argmin(is_finite))
+        raise unprocessable(
+            "PRICE_UNKNOWN",
+            f"the price of row {row} is {values[row]:g}, which has no ticks",
+            "compute from float columns: NaN gives NaN there (docs/indicators.md)",
+        )
+
+
 def ticks_of(open_: _Floats, high: _Floats, low: _Floats, close: _Floats) -> Ticks:
-    """Return the columns on the coarsest grid that holds all of their values."""
+    """Return the columns on the coarsest grid that holds all of their values. Errors: InputError PRICE_UNKNOWN."""
     places = 0
     for column in (open_, high, low, close):
+        ensure_finite(column)
         places = max(places, _places_from(column, places))
     scale = 10.0**places
     columns = tuple(_converted(column, scale) for column in (open_, high, low, close))

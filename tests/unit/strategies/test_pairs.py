@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from fks.backtest import AccountBacktest, Member, TapeRefused, setup_for
+from fks.backtest import AccountBacktest, Member, TapeRefused, resample, sample, setup_for
 from fks.backtest.limits import UNLIMITED
+from fks.indicators import INDICATORS, atr, cross_side, higher, macd, rsi, sma, zscore
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.order import Role
@@ -40,6 +42,31 @@ class Follow(Strategy):
         other = input_bars(self, bars, "ethusdt")
         rises = np.nan_to_num(other.close - other.open) > 0.0
         return Decisions(np.concatenate([rises[self.ahead :], rises[: self.ahead]]).astype(np.float64))
+
+
+class LeadDip(Strategy):
+    """Long while the RSI of the other symbol is below 30."""
+
+    name: ClassVar[str] = "lead_dip"
+
+    def inputs(self) -> tuple[str, ...]:
+        return ("BTC/USDT",)
+
+    def warmup(self) -> int:
+        return 300
+
+    def decide(self, bars: Bars) -> Decisions:
+        return Decisions(np.where(rsi(input_bars(self, bars, "BTC/USDT").close, 14) < 30.0, 1.0, 0.0))
+
+
+class Lead(LeadDip):
+    """Wants what `how` makes of the other symbol's bars."""
+
+    name: ClassVar[str] = "lead"
+    how: Callable[[Bars], Floats]
+
+    def decide(self, bars: Bars) -> Decisions:
+        return Decisions(self.how(input_bars(self, bars, "BTC/USDT")))
 
 
 class Both(Strategy):
@@ -130,6 +157,43 @@ def test_an_input_with_many_missing_bars_is_refused() -> None:
     with pytest.raises(TapeRefused, match=r"ETHUSDT has no bar for 1.50 % of those of BTCUSDT \(3 of 200"):
         run(Follow(), joined, setup_for(first, allow_gaps=False))
     assert run(Follow(), joined, setup_for(first, allow_gaps=True)).fills == ()
+
+
+def test_one_missing_bar_of_an_input_counts_until_its_indicator_has_settled() -> None:
+    lead = resample(sample(), "1h")
+    prices = (getattr(lead, name) / 20.0 for name in ("open", "high", "low", "close"))
+    traded = Bars("ETHUSDT", "1h", lead.time_ns, *prices, lead.volume)
+    whole, gapped = (traded.joined({"BTC/USDT": one}) for one in (lead, without(lead, [1000])))
+    in_market = [run(LeadDip(), bars, setup_for(traded)).statistics.exposure_pct for bars in (whole, gapped)]
+    assert in_market == pytest.approx([5.66, 5.87], abs=0.005)  # of a target that is never left it was 65.9
+    differs = np.flatnonzero(evaluate(LeadDip(), whole).target != evaluate(LeadDip(), gapped).target)
+    assert 1000 <= differs.min() <= differs.max() <= 1001 + INDICATORS["rsi"].settled({"period": 14})
+
+
+FINITE = {
+    "a trend": lambda bars: sma(bars.close, 5) > sma(bars.close, 20),
+    "a momentum": lambda bars: macd(bars.close).histogram > 0.0,
+    "a band": lambda bars: zscore(bars.close, 20) < -1.0,
+    "a range": lambda bars: np.abs(bars.close - bars.open) > atr(bars.high, bars.low, bars.close),
+    "an exact trend": lambda bars: cross_side(bars.close, 5, 20) > 0.0,
+    "a higher trend": lambda bars: (hours := higher(bars, 5)).align(sma(hours.bars.close, 10)) < bars.close,
+}
+
+
+@pytest.mark.parametrize("how", FINITE.values(), ids=FINITE)
+def test_the_check_accepts_indicators_of_an_input_with_missing_bars(how: Callable[[Bars], Floats]) -> None:
+    strategy = Lead(how=lambda bars: how(bars).astype(np.float64))
+    assert np.isnan(with_inputs(strategy, synthetic(1_200)).inputs["BTCUSDT"].close).any()
+    assert check_strategy(strategy) == []
+
+
+def test_a_target_that_is_nan_after_a_missing_bar_is_refused() -> None:
+    strategy = Lead(how=lambda bars: np.maximum(cross_side(bars.close, 5, 20), 0.0))
+    missing = np.flatnonzero(np.isnan(with_inputs(strategy, synthetic(1_200)).inputs["BTCUSDT"].close))
+    first = missing[missing >= strategy.warmup()][0]
+    with pytest.raises(StrategyError, match=f"target is nan at bar {first} ") as caught:
+        check_strategy(strategy)
+    assert caught.value.code == "STRATEGY_WRONG"
 
 
 def test_the_fingerprint_has_the_inputs() -> None:

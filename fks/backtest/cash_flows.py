@@ -186,6 +186,12 @@ def delisted_from(bars: Bars, day: date | None) -> int | None:
     return int(np.searchsorted(bars.time_ns, day_ns))
 
 
+def closes_at_end(bars: Bars, setup: Setup) -> bool:
+    """Return whether what is held at the end of the last bar is closed at its close: by the setup, or since the
+    instrument is delisted."""
+    return setup.is_closed_at_end or delisted_from(bars, setup.events.delisted) is not None
+
+
 def fingerprint_of(bars: Bars, first: int, setup: Setup) -> dict[str, object]:
     """Return the events that decide a run's result as JSON-able values; nothing where the run has none."""
     rows = [

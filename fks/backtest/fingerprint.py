@@ -125,6 +125,7 @@ def inputs_hash(
             "flags": {"allow_gaps": setup.allow_gaps, "can_short": setup.can_short},
             **({} if setup.margin_kept is None else {"margin": str(setup.margin_kept)}),
             **({"borrow": str(setup.borrow)} if setup.borrow else {}),
+            **({"closed_at_end": True} if setup.is_closed_at_end else {}),
             **({} if setup.pyramiding is None else {"pyramiding": setup.pyramiding}),
             **({} if setup.collar_pct is None else {"collar": [plain(setup.collar_pct), instrument.has_oto]}),
         }

@@ -22,7 +22,7 @@ import fks.matching.margin
 import fks.matching.rule
 from fks.backtest import kernel_orders as orders
 from fks.backtest import kernel_walk as compiled
-from fks.backtest.cash_flows import FlowPlan, delisted_from, margin_changes, plan_flows
+from fks.backtest.cash_flows import FlowPlan, closes_at_end, margin_changes, plan_flows
 from fks.backtest.kernel_walk import FAR, KernelRules
 from fks.backtest.limits import DecidedEntry, EntryPrices, Funds, TapeChecks, denial_text, expiry
 from fks.backtest.result import DeniedColumns, EngineChoice, EngineResult, FillColumns, FlowColumns, TradeColumns
@@ -430,7 +430,7 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
         band_sell_high=to_units(factors[1], band_places),
         band_buy_low=to_units(factors[2], band_places),
         band_buy_high=to_units(factors[3], band_places),
-        is_delisted=int(delisted_from(bars, setup.events.delisted) is not None),
+        closes_at_end=int(closes_at_end(bars, setup)),
         price_least=ticks.least,
         price_most=ticks.most,
         bar_ns=TIMEFRAMES.get(bars.timeframe, 0) * NS or _MONTH_NS,

@@ -45,7 +45,7 @@ from fks.backtest.kernel_walk import (
     WHOLE,
     KernelRules,
     book,
-    close_delisted,
+    close_at_end,
     closed_parts,
     closing_lots,
     cut,
@@ -451,9 +451,9 @@ def make_walk(version: int) -> Callable[..., int]:
                     place_legs(state, legs, rules, bar + 1, side, *levels, bar, lots)
             if state[STATUS] != DONE:
                 return bar
-        if rules.is_delisted:
+        if rules.closes_at_end:
             last, filled = count - 1, state[FILLS]
-            close_delisted(state, fills, trades, rules, last, close[last], high[last] - low[last], equity)
+            close_at_end(state, fills, trades, rules, last, close[last], high[last] - low[last], equity)
             if state[FILLS] != filled:
                 fills[filled, DECIDED] = last - 1
         return count

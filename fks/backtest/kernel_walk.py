@@ -180,7 +180,7 @@ class KernelRules(NamedTuple):
     band_sell_high: int
     band_buy_low: int
     band_buy_high: int
-    is_delisted: int  # what is held at the end is closed at the last close
+    closes_at_end: int  # what is held at the end is closed at the last close
     price_least: int  # of the tape
     price_most: int
     bar_ns: int
@@ -407,10 +407,10 @@ def pay_flow(state: Ints, paid: Ints, rules: KernelRules, flows: Ints, number: i
     return True
 
 
-def close_delisted(
+def close_at_end(
     state: Ints, fills: Ints, trades: Ints, rules: KernelRules, bar: int, close: int, span: int, equity: Floats
 ) -> None:
-    """Close what is held at the last close of an instrument whose trading ends with bar `bar`."""
+    """Close what is held at the close of the last bar."""
     lots, side = closing_lots(state, rules), -1 if state[POSITION] > 0 else 1
     if lots * rules.lot_to_quantity < rules.guard_least:
         return
@@ -1061,7 +1061,7 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     closing_lots,
     leg_lots,
     pay_flow,
-    close_delisted,
+    close_at_end,
     deny,
     closed_parts,
     leave,
@@ -1099,7 +1099,7 @@ SELDOM: tuple[Callable[..., Any], ...] = (
     closed_parts,
     first_followed,
     pay_flow,
-    close_delisted,
+    close_at_end,
     *MARGIN_HELPERS,
 )
 
@@ -1250,9 +1250,9 @@ def make_walk(version: int) -> Callable[..., int]:
             if state[STATUS] != DONE:
                 return change
             cash, factor, before = state[CASH], state[POSITION] * rules.multiplier, wanted
-        if rules.is_delisted:
+        if rules.closes_at_end:
             last = count - 1
-            close_delisted(state, fills, trades, rules, last, close[last], high[last] - low[last], equity)
+            close_at_end(state, fills, trades, rules, last, close[last], high[last] - low[last], equity)
         return count
 
     return walk

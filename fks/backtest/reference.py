@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from fks.backtest.cash_flows import FlowBase, FlowPlan, delisted_from, margin_changes, plan_flows
+from fks.backtest.cash_flows import FlowBase, FlowPlan, closes_at_end, margin_changes, plan_flows
 from fks.backtest.limits import (
     AccountHolding,
     DecidedEntry,
@@ -325,7 +325,7 @@ class Walker:
         ]
         self._events = sorted(events, key=itemgetter(0))
         self._due = 0  # the next of them
-        self._is_delisted = delisted_from(bars, setup.events.delisted) is not None
+        self._closes_at_end = closes_at_end(bars, setup)
 
     @property
     def position(self) -> Decimal:
@@ -385,8 +385,8 @@ class Walker:
 
     def resolve(self, through: int, opened: int | None = None) -> None:
         """Fill what rests at the first bar up to `through` (inclusive) that reaches it, and book the cash flows of bars
-        up to `opened` (None: the bar after `through`); a position is rolled before the bars of its next contract. A
-        delisted instrument is closed at the end of its last bar."""
+        up to `opened` (None: the bar after `through`); a position is rolled before the bars of its next contract. What
+        is held at the end of the last bar is closed where the run ends so (`closes_at_end`)."""
         opened = through + 1 if opened is None else opened
         last = len(self._book.bars) - 1
         while self._due < len(self._events) and self._events[self._due][0] <= opened:
@@ -395,9 +395,9 @@ class Walker:
             event(self._book)
             self._due += 1
         _resolve(self._book, through)
-        if self._is_delisted and through >= last:
-            self._is_delisted = False
-            _close_delisted(self._book, last)
+        if self._closes_at_end and through >= last:
+            self._closes_at_end = False
+            _close_at_end(self._book, last)
 
     @property
     def unwatched(self) -> int | None:
@@ -413,8 +413,8 @@ class Walker:
 
     def next_ns(self, through: int) -> int | None:
         """Return the first moment at which the holding may be other than now, of bars up to `through`: the begin of
-        one with a cash flow, a roll or another margin, or the end of one that may fill the protection or is the last of
-        a delisted instrument. None where there is none."""
+        one with a cash flow, a roll or another margin, or the end of one that may fill the protection or closes what is
+        held. None where there is none."""
         book, found = self._book, []
         if self._due < len(self._events):
             found.append(int(book.bars.time_ns[self._events[self._due][0]]))
@@ -423,7 +423,7 @@ class Walker:
             if not (book.follows(guard) or book.target_moves is not None or guard.planned is not None):
                 reached = _first_reached(book, guard, through)
             found += [] if reached is None or reached > through else [book.bars.ended_ns(reached)]
-        if self._is_delisted:
+        if self._closes_at_end:
             found.append(book.bars.ended_ns(len(book.bars) - 1))
         return min(found, default=None)
 
@@ -1256,8 +1256,8 @@ def _roll(book: _Book, row: int, roll: ContractRoll) -> None:
         plan.moves_from = None if plan.moves_from is None else plan.moves_from + moved
 
 
-def _close_delisted(book: _Book, last: int) -> None:
-    """Close what is held at the last close of an instrument whose trading ends with bar `last`."""
+def _close_at_end(book: _Book, last: int) -> None:
+    """Close what is held at the close of the last bar."""
     item = book.setup.instrument
     quantity, side = exit_quantity(book.position, item), Side.SELL if book.position > 0 else Side.BUY
     book.waiting = book.protection = None

@@ -41,6 +41,7 @@ class Setup:
     borrow: Borrow = field(default_factory=Borrow)  # of short positions and of cash below 0
     #: dividends, funding and delisting of the instrument
     events: InstrumentEvents = field(default_factory=InstrumentEvents)
+    is_closed_at_end: bool = False  # what is held after the last bar is closed at its close, with its costs
 
     def __post_init__(self) -> None:
         if self.margin is not None and self.margin.fee_rate:  # a fee of the value that is closed is quote

@@ -92,14 +92,15 @@ def strategy_of(task: SearchTask, params: Params, train: tuple[Range, ...]) -> S
 
 
 def evaluate_ranges(task: SearchTask, params: Params, ranges: tuple[Range, ...], train: tuple[Range, ...]) -> Returns:
-    """Return what these parameters, fitted on `train`, made on `ranges`, each started flat. Errors: those of the
-    strategy and of `run`."""
+    """Return what these parameters, fitted on `train`, made on `ranges`, each begun and ended flat. Errors: those of
+    the strategy and of `run`."""
     strategy = strategy_of(task, params, train)
     return joined([_returns(task, strategy, part) for part in ranges])
 
 
 def run_range(task: SearchTask, params: Params, part: Range, train: tuple[Range, ...] = ()) -> Result:
-    """Return the whole result, with its equity, of parameters, fitted on `train`, on one range."""
+    """Return the whole result, with its equity, of parameters, fitted on `train`, on one range, at the
+    end of which an open position is closed at the last close."""
     return _run(task, strategy_of(task, params, train), part)
 
 
@@ -107,9 +108,9 @@ def _run(task: SearchTask, strategy: Strategy, part: Range) -> Result:
     low, high = part
     first = max(0, low - strategy.warmup())
     bars = task.bars[first:high]
-    return run(
-        strategy, bars, replace(task.setup, start_ns=int(task.bars.time_ns[low])), engine="compiled", check=False
-    )
+    # else an open position would leave without its costs, and be no trade
+    setup = replace(task.setup, start_ns=int(task.bars.time_ns[low]), is_closed_at_end=True)
+    return run(strategy, bars, setup, engine="compiled", check=False)
 
 
 def _returns(task: SearchTask, strategy: Strategy, part: Range) -> Returns:

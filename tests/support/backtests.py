@@ -41,7 +41,7 @@ def run_account(
 
 def with_events(setup: Setup, bars: Bars, random: np.random.Generator) -> Setup:
     """Return a setup with dividends and funding on days and at times of the bars, and perhaps a delisting after the
-    last."""
+    last, or an end at which the position is closed."""
     price = Decimal(repr(float(bars.close.mean())))
     first, last = (_day(int(time_ns)) for time_ns in (bars.time_ns[0], bars.time_ns[-1]))
     shares = [Decimal(text) for text in ("0", "0.01", "0.037", "0.3333333")]
@@ -55,7 +55,7 @@ def with_events(setup: Setup, bars: Bars, random: np.random.Generator) -> Setup:
     ]
     delisted = None if random.random() < 0.5 else last + timedelta(days=int(random.integers(1, 5)))
     events = InstrumentEvents(tuple(dividends), tuple(funding), delisted, is_funding_left_out=True)
-    return replace(setup, events=events)
+    return replace(setup, events=events, is_closed_at_end=bool(random.random() < 0.3))
 
 
 def _day(time_ns: int) -> date:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.backtest import TapeRefused
+from fks.backtest import TapeRefused, setup_for
+from fks.backtest.run import EngineName
 from fks.bars.calendars import calendar_of
 from fks.model.bar import Bars
 from fks.model.errors import InputError
+from fks.model.order import Role
 from fks.search import (
     Plan,
     Search,
@@ -29,7 +32,7 @@ from fks.search import (
     task_of,
 )
 from fks.search.objectives import Period, Returns, period_of
-from fks.strategies.base import Decisions
+from fks.strategies.base import Decisions, Strategy
 from tests.support.backtests import run
 from tests.support.no_skill import Coin, Tide, free_setup, tidal, walk
 
@@ -155,12 +158,60 @@ def test_a_trial_is_the_backtest_of_its_range() -> None:
     task = task_of(Coin, {"seed": "1:3"}, BARS, free_setup(), validation=Validation(test_share=0.2))
     ((fold, proposal), *_) = Search(task).ask()
     trial = evaluate(task, fold, proposal)
-    whole = run(Coin(seed=1), BARS[:1200], free_setup())
+    whole = run(Coin(seed=1), BARS[:1200], replace(free_setup(), is_closed_at_end=True))
     assert trial.metrics["trades"] == len(whole.trades)
     assert trial.metrics["net_profit"] == pytest.approx(float(sum(trade.pnl for trade in whole.trades)))
     test = run_range(task, proposal.params, (1200, 1500))
     assert test.bars.time_ns[test.first] == BARS.time_ns[1200], "the first decision is on the first bar of the range"
     assert all(fill.time_ns > BARS.time_ns[1200] for fill in test.fills)
+
+
+class Always(Strategy):
+    """Always long, or always short."""
+
+    name: ClassVar[str] = "always"
+    side: int = 1
+
+    def warmup(self) -> int:
+        return 1
+
+    def decide(self, bars: Bars) -> Decisions:
+        return Decisions(np.full(len(bars), float(self.side)))
+
+
+@pytest.mark.parametrize("engine", ["compiled", "reference"])
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_position_at_the_end_is_closed_at_the_last_close_with_its_costs(engine: EngineName, side: int) -> None:
+    bars = replace(BARS[:50], calendar="24/7")
+    setup = setup_for(bars, can_short=True, fee_rate="0.01", slippage="2 ticks", size=5000)
+    found = run(Always(side=side), bars, replace(setup, is_closed_at_end=True), engine=engine)
+    opened, closed = found.fills
+    assert (closed.time_ns, closed.role, closed.quantity) == (int(bars.time_ns[-1]), Role.EXIT, opened.quantity)
+    tick = setup.instrument.tick
+    assert closed.price == Decimal(repr(float(bars.close[-1]))) - side * 2 * tick
+    assert closed.fee == (closed.quantity * closed.price * Decimal("0.01")).quantize(Decimal("1E-8"))
+    assert found.position == 0
+    assert found.equity[-1] == pytest.approx(10_000 + float(sum(trade.pnl for trade in found.trades)))
+    alone = run(Always(side=side), bars, setup, engine=engine)
+    assert len(alone.fills) == 1
+    assert alone.inputs_hash != found.inputs_hash
+
+
+def test_each_window_of_a_walk_forward_pays_for_its_exit() -> None:
+    """The price stays at 100 and the fee is 1 %: each of ten tests buys for 9,000, and loses 180 of 10,000."""
+    ones, time_ns = np.full(4800, 100.0), np.arange(4800, dtype=np.int64) * 3_600_000_000_000
+    bars = Bars("BTCUSDT", "1h", time_ns, ones, ones + 0.01, ones, ones, np.ones(4800))
+    found = search(
+        Always,
+        {"side": "1"},
+        bars,
+        setup_for(bars, fee_rate="0.01", size=9000, can_short=True),
+        objective="return",
+        validation=Validation(kind="walk_forward", folds=10, train_windows=2),
+    )
+    outside = found["out_of_sample"]
+    assert outside["metrics"]["return_pct"] == pytest.approx(100 * (0.982**10 - 1), abs=1e-3)
+    assert (outside["metrics"]["trades"], outside["metrics"]["net_profit"]) == (10, pytest.approx(-1800))
 
 
 class Broken(Coin):

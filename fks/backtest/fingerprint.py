@@ -18,6 +18,9 @@ from fks.model.decimals import plain
 from fks.model.timeframe import iso
 from fks.risk.sizing import Sizing
 
+#: Number of the rules by which inputs make a result: fills, costs, sizes, indicators, searches. It grows with each
+#: change of results, so that a stored one of before is not used as one of now.
+RULES = 2
 #: settings of [risk] that can deny an entry on a tape
 _LIMITS = (
     "notional_max_order",
@@ -85,6 +88,7 @@ def inputs_hash(
     return _hash(
         {
             "fks": version,
+            "rules": RULES,
             "strategy": strategy,
             "source": source,
             "params": params,
@@ -157,4 +161,4 @@ def account_fills_hash(fills: Sequence[tuple[int, str, FillRow]]) -> str:
 
 def portfolio_inputs_hash(version: str, tapes: Sequence[Bars], setup: dict[str, object]) -> str:
     """Return the SHA-256 of a portfolio's inputs: its tapes, and its setup as JSON-able values."""
-    return _hash({"fks": version, "tapes": [tape_hash(bars) for bars in tapes], "setup": setup})
+    return _hash({"fks": version, "rules": RULES, "tapes": [tape_hash(bars) for bars in tapes], "setup": setup})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 import fks
+from fks.backtest.fingerprint import RULES
 from fks.backtest.instrument import guess_instrument
 from fks.config.settings import Risk
 from fks.futures import continuous_root
@@ -34,7 +35,8 @@ _NOT = ("workers",)  # in a spec, and nothing in a result depends on it
 
 
 async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogue: Catalogue, limits: Risk) -> str:
-    """Return the SHA-256 of a checked spec, the strategy's source, the version, the [risk] limits, and the stored data.
+    """Return the SHA-256 of a checked spec, the strategy's source, the version, the rules of results, the [risk]
+    limits, and the stored data.
 
     The data is named by the revision of its series and its newest bar, up to the end of the spec (of volume bars by the
     ids of the stored trades): a bar that was
@@ -75,6 +77,7 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
     document = {
         "kind": kind,
         "fks": fks.__version__,
+        "rules": RULES,
         "spec": {name: value for name, value in plain.items() if name not in _NOT},
         "source": _source(catalogue, parsed.strategy, parsed.params),
         "limits": limits.model_dump(mode="json") if parsed.limits else None,
@@ -111,7 +114,7 @@ async def _of_portfolio(db: Database, kind: str, spec: Mapping[str, Any]) -> str
         for one in parsed.instruments
     ]
     plain = parsed.model_dump(mode="json", by_alias=True)
-    document = {"kind": kind, "fks": fks.__version__, "spec": plain, "series": series}
+    document = {"kind": kind, "fks": fks.__version__, "rules": RULES, "spec": plain, "series": series}
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from fks.backtest import bars_from_frame, resample, sample, setup_for
 from fks.backtest import run as run_backtest
+from fks.backtest.fingerprint import RULES
 from fks.bars.calendars import calendar_of
 from fks.cli import cli
 from fks.cli.backtest import sparkline
@@ -692,7 +693,9 @@ def test_entries_beyond_the_collar_expire_and_are_counted(
             assert fks.json("backtest", "run", *arguments)["inputs_hash"] == never["inputs_hash"]
 
 
-async def test_a_split_makes_a_job_other_work(database: Database) -> None:
+async def test_a_split_and_other_rules_make_a_job_other_work(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec, store = (
         {"strategy": "sma_cross", "params": {}, "symbol": "SHARE", "exchange": "nyse"},
         CorporateActionStore(database),
@@ -704,6 +707,8 @@ async def test_a_split_makes_a_job_other_work(database: Database) -> None:
     assert await fingerprint(database, "backtest", spec, load_catalogue(), Risk()) != before
     assert await store.withdraw("nyse", "SHARE", "split", split.day)
     assert await fingerprint(database, "backtest", spec, load_catalogue(), Risk()) == before
+    monkeypatch.setattr("fks.jobs.fingerprint.RULES", RULES + 1)
+    assert await fingerprint(database, "backtest", spec, load_catalogue(), Risk()) != before
 
 
 async def test_a_value_of_a_column_makes_a_job_other_work(database: Database, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import fks.backtest as bt
 from fks.backtest import Result, Setup, TapeRefused, find_gaps, resample, statistics_of
-from fks.backtest.fingerprint import inputs_hash
+from fks.backtest.fingerprint import RULES, inputs_hash
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
 from fks.backtest.series import trade_table
@@ -1050,7 +1050,7 @@ def test_limits_in_the_accounts_currency_are_converted_before_the_first_bar(
         run_spec(parse_spec({**spec, "limits": True, "limits_currency": "LIRA"}), load, limits=limits)
 
 
-def test_fingerprints_are_equal_for_equal_inputs_only() -> None:
+def test_fingerprints_are_equal_for_equal_inputs_only(monkeypatch: pytest.MonkeyPatch) -> None:
     strategy, bars = CATALOGUE.make("sma_cross", FAST["sma_cross"]), synthetic(400)
     base = run(strategy, bars, setup())
     assert _hashes(base) == _hashes(run(strategy, bars, setup()))
@@ -1070,10 +1070,11 @@ def test_fingerprints_are_equal_for_equal_inputs_only() -> None:
     assert len({base.inputs_hash, *(r.inputs_hash for r in others)}) == len(others) + 1
     assert others[1].fills_hash != base.fills_hash
     named = {"version": "1", "strategy": "s", "source": "x", "params": {}, "bars": bars, "first": 3}
-    # of runs that were stored before a setup could have a collar
-    assert inputs_hash(**named, setup=setup()) == "a00a05d8c258a56972fb0f8820a4c7758c3b0ae871d82e41753cd1e84d7346e8"
+    assert inputs_hash(**named, setup=setup()) == "f4b86bd910fd041de9f94e83d886833666660879d96a9ac8c4b00bbcea67cc2b"
     # the number as text, not its spelling: 1000 and 1000.00 are one size
     assert _hashes(run(strategy, bars, setup(size=Decimal("1000.00")))) == _hashes(base)
+    monkeypatch.setattr("fks.backtest.fingerprint.RULES", RULES + 1)
+    assert run(strategy, bars, setup()).inputs_hash != base.inputs_hash
 
 
 # ── the rest ─────────────────────────────────────────────────────────────────────────────────────

@@ -40,7 +40,7 @@ from fks.strategies.base import (
     is_unfitted,
     target_wrong,
 )
-from fks.strategies.check import ensure_causal, ensure_checked
+from fks.strategies.check import ensure_causal, ensure_checked, ensure_not_reentered
 
 EngineName = Literal["auto", "compiled", "reference"]
 
@@ -79,6 +79,7 @@ def run(
     Errors: InputError NO_DATA, FINER_TIMEFRAME, EVENT_CURRENCY, FUNDING_MISSING, CONTINUOUS_NEGATIVE,
     CONTINUOUS_EVENTS, TapeRefused, StrategyError; exceptions of the strategy go through.
     """
+    ensure_not_reentered("a backtest")
     setup = setup_for(bars) if setup is None else setup
     if check:
         check_tape(strategy, bars, setup.start_ns)

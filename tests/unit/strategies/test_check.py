@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -108,27 +106,6 @@ def test_looking_ahead_late_on_a_tape_is_caught_there() -> None:
 def test_what_is_fitted_to_the_first_bars_and_kept_is_caught() -> None:
     (finding,) = check_strategy(Scaled())
     assert finding.check == "lookahead"
-
-
-@pytest.mark.parametrize(("name", "runs"), [("__main__", 1), ("mine", 4)])
-def test_a_script_that_checks_its_own_strategy_is_not_run_in_itself(tmp_path: Path, name: str, runs: int) -> None:
-    script = tmp_path / "mine.py"
-    script.write_text(
-        "import numpy as np\n"
-        "from fks.strategies.base import Decisions, Strategy\n"
-        "from fks.strategies.check import check_strategy\n"
-        "class Mine(Strategy):\n"
-        "    name = 'mine'\n"
-        "    def warmup(self):\n"
-        "        return 2\n"
-        "    def decide(self, bars):\n"
-        "        return Decisions(np.where(bars.close > bars.open, 1.0, 0.0))\n"
-        f"with open({str(tmp_path / 'runs')!r}, 'a') as file:\n"
-        "    file.write('run ')\n"
-        "assert check_strategy(Mine()) == []\n"
-    )
-    runpy.run_path(str(script), run_name=name)
-    assert (tmp_path / "runs").read_text().count("run") == runs  # imported: the class is made again three times
 
 
 def test_indicators_of_a_method_per_bar_are_compared_over_the_whole_tape() -> None:

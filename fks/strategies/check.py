@@ -399,10 +399,10 @@ def _of_prefixes(
 ) -> Iterator[CheckViolation]:
     """Yield the first difference of each prefix, and of bars with other columns after it, whose columns are not those
     of the whole; `is_near`: beyond the last digits of a float."""
-    count = len(bars)
     for k, part, detail in _parts(bars, cuts):
         for name, values in values_of(part).items():
-            at = _first_difference(values[:k], whole.get(name, np.full(count, np.nan))[:k], is_near=is_near)
+            before = whole[name][:k] if name in whole else np.full(k, np.nan)
+            at = _first_difference(values[:k], before, is_near=is_near)
             if at is not None:
                 yield CheckViolation(
                     "lookahead",

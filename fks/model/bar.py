@@ -231,6 +231,15 @@ class Bars:
             object.__setattr__(view, "_breaks", self._breaks[first:last] - start)
         return view
 
+    def first(self, count: int) -> Bars:
+        """Return a view of the first rows as bars that end there: what is kept of these bars, as the bounds of their
+        ticks, has nothing of a later row. Some milliseconds for a million rows."""
+        view = self[:count]
+        object.__setattr__(view, "_ticks", self.ticks.first(count))
+        for other in (*view.inputs.values(), *([] if view.raw is None else [view.raw])):
+            object.__setattr__(other, "_ticks", None)
+        return view
+
     def joined(self, others: Mapping[str, Bars]) -> Bars:
         """Return these bars with those of further symbols, by name, beside them: row i has what opened and ended at the
         same time, and NaN where the other one has no bar then. Nothing is filled in.

@@ -420,7 +420,7 @@ def _parts(bars: Bars, cuts: Ints) -> Iterator[tuple[int, Bars, str]]:
     """Yield cuts with bars that are the same before them, and the difference: the prefixes; and at some of the cuts all
     bars, with the values of own columns that were known later taken away, or drawn from all that the column has."""
     for k in cuts.tolist():
-        yield k, bars[:k], f"with only {k} bars it decides otherwise than with {len(bars)}"
+        yield k, bars.first(k), f"with only {k} bars it decides otherwise than with {len(bars)}"
     if not bars.features or not len(cuts):
         return
     dice = np.random.Generator(np.random.PCG64(_SEED + len(bars)))

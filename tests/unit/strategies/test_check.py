@@ -103,6 +103,19 @@ def test_looking_ahead_late_on_a_tape_is_caught_there() -> None:
         assert caught.value.code == "STRATEGY_REFUSED"
 
 
+@pytest.mark.parametrize("is_used", [False, True])
+def test_bound_of_later_prices_in_the_ticks_is_caught(is_used: bool) -> None:
+    """A run keeps the ticks of its bars, with their bounds: a prefix has its own."""
+    tape = synthetic(12_000)
+    later = np.arange(len(tape)) >= 9_000
+    tape = replace(tape, high=np.where(later, tape.high * 2, tape.high))
+    if is_used:
+        assert tape.ticks.most
+    strategy = Made(how=lambda b: (np.arange(len(b)) > 6_000) & (b.ticks.close * 3 < b.ticks.most * 2))
+    with pytest.raises(StrategyError, match="looks ahead"):
+        ensure_causal(strategy, tape)
+
+
 def test_what_is_fitted_to_the_first_bars_and_kept_is_caught() -> None:
     (finding,) = check_strategy(Scaled())
     assert finding.check == "lookahead"

@@ -39,6 +39,7 @@ from fks.model.signal import EntryGroup
 from fks.model.timeframe import TIMEFRAMES
 from fks.risk.check import leg_denial, lone_denial
 from fks.strategies.base import Decisions, Strategy, evaluate, group_of
+from fks.strategies.check import ensure_not_reentered
 
 _REASON = "several tapes share one account"
 MEMBERS_MAX = 100
@@ -83,6 +84,7 @@ def run_account(
     Errors: InputError ACCOUNT_MEMBERS, ACCOUNT_CURRENCY, ACCOUNT_INSTRUMENT, CORRELATION_TIMEFRAME, NO_DATA,
     ENTRY_UNSUPPORTED; TapeRefused, StrategyError.
     """
+    ensure_not_reentered("a backtest")
     start, limits = Decimal(cash), UNLIMITED if limits is None else limits
     names = _names(members)
     setups = _setups(members, start, limits)

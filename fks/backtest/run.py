@@ -40,7 +40,8 @@ from fks.strategies.base import (
     is_unfitted,
     target_wrong,
 )
-from fks.strategies.check import ensure_causal, ensure_checked
+from fks.strategies.base.code import code_key
+from fks.strategies.check import ensure_causal, ensure_checked, ensure_not_reentered
 
 EngineName = Literal["auto", "compiled", "reference"]
 
@@ -62,8 +63,7 @@ def run(
     """Return what `strategy` would have traded on `bars`. Without a setup: `setup_for(bars)`.
 
     The strategy is checked first (`check_tape`), which evaluates it about 150 times on up to 3,000 bars and 20 times on
-    parts of all of them;
-    `check=False` leaves that out, for one that was checked before.
+    parts of all of them, unless it passed on the same bars before; `check=False` leaves that out.
 
     The anchor is the bar `strategy.warmup()` bars before `setup.start_ns` (or the first one); the first decision is
     made `warmup` bars after the anchor. Warm-up bars are contiguous: with a hole among them, or before the first
@@ -79,6 +79,7 @@ def run(
     Errors: InputError NO_DATA, FINER_TIMEFRAME, EVENT_CURRENCY, FUNDING_MISSING, CONTINUOUS_NEGATIVE,
     CONTINUOUS_EVENTS, TapeRefused, StrategyError; exceptions of the strategy go through.
     """
+    ensure_not_reentered("a backtest")
     setup = setup_for(bars) if setup is None else setup
     if check:
         check_tape(strategy, bars, setup.start_ns)
@@ -104,13 +105,21 @@ def check_tape(strategy: Strategy, bars: Bars, start_ns: int | None = None) -> N
     """Refuse prices that cannot be (`ensure_likely`), and a strategy that looks ahead or warms up too briefly, on
     synthetic bars and on the first of `bars` (3,000, or four times its warm-up), or looks ahead anywhere on them.
     A state that was fitted on bars after the first decision (`start_ns`) is refused, too.
+    A check that was passed is remembered by the bars, for the strategy's code and parameters (`code_key`): it is not
+    repeated on the same object before one of them changes. One that was failed is never remembered.
     Errors: TapeRefused TAPE_SPIKE; StrategyError STATE_AHEAD, and as `fks.strategies.check.ensure_checked`."""
-    ensure_likely(bars)
     _ensure_fitted_before(strategy, bars, start_ns)
+    passed, code = bars.passed, code_key(strategy)
+    key = None if code is None else (code, bars.content_key())
+    if key in passed:
+        return
+    ensure_likely(bars)
     first = max(CHECK_BARS, 4 * strategy.warmup()) + strategy.training()
     ensure_checked(strategy, [bars[:first]])
     if len(bars) > first:
         ensure_causal(strategy, bars)
+    if key is not None:
+        passed.add(key)
 
 
 def _ensure_fitted_before(strategy: Strategy, bars: Bars, start_ns: int | None) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from hashlib import sha256
 
 import msgspec
 import numpy as np
@@ -82,6 +83,7 @@ class BarClosed:
     trades: int
 
 
+_PASSED_MAX = 200
 ROLL_PLACES = 8  # decimals of the gap between two contracts
 
 
@@ -124,6 +126,16 @@ def split_digits(splits: Sequence[ShareSplit]) -> int:
     return max(0, math.ceil(math.log10(max(factors)) - 1e-9)) if len(factors) else 0
 
 
+def _is_fixed(column: Floats | Ints) -> bool:
+    """Return whether an array and the arrays that it is a view of are read-only."""
+    owner: object = column
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return False
+        owner = owner.base
+    return owner is None or isinstance(owner, bytes)
+
+
 @dataclass(frozen=True, slots=True)
 class Feature:
     """A column beside bars: of each one the value that was known at its end. Shapes: both (n,).
@@ -136,6 +148,21 @@ class Feature:
 
     def __getitem__(self, part: slice) -> Feature:
         return Feature(self.values[part], self.time_ns[part])
+
+
+class PassedChecks(dict[Hashable, None]):
+    """Keys of the checks that bars have passed, the newest ones. A copy of the bars, in another process too, has passed
+    none: its columns may be changed."""
+
+    __slots__ = ()
+
+    def add(self, key: Hashable) -> None:
+        self[key] = None
+        if len(self) > _PASSED_MAX:
+            del self[next(iter(self))]
+
+    def __reduce__(self) -> tuple[type[PassedChecks], tuple[()]]:
+        return PassedChecks, ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +198,7 @@ class Bars:
     rolls: tuple[ContractRoll, ...] = field(default=(), compare=False, kw_only=True)
     _ticks: Ticks | None = field(default=None, init=False, repr=False, compare=False)
     _breaks: Ints | None = field(default=None, init=False, repr=False, compare=False)
+    _passed: PassedChecks | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return int(self.time_ns.shape[0])
@@ -201,6 +229,15 @@ class Bars:
         if self._breaks is not None and step == 1:
             first, last = np.searchsorted(self._breaks, (start, stop - 1))
             object.__setattr__(view, "_breaks", self._breaks[first:last] - start)
+        return view
+
+    def first(self, count: int) -> Bars:
+        """Return a view of the first rows as bars that end there: what is kept of these bars, as the bounds of their
+        ticks, has nothing of a later row. Some milliseconds for a million rows."""
+        view = self[:count]
+        object.__setattr__(view, "_ticks", self.ticks.first(count))
+        for other in (*view.inputs.values(), *([] if view.raw is None else [view.raw])):
+            object.__setattr__(other, "_ticks", None)
         return view
 
     def joined(self, others: Mapping[str, Bars]) -> Bars:
@@ -336,6 +373,35 @@ class Bars:
             object.__setattr__(self, "_breaks", np.flatnonzero(is_break))
         assert self._breaks is not None
         return self._breaks
+
+    @property
+    def passed(self) -> PassedChecks:
+        """Return the checks that these very bars have passed: no view or copy of them has passed any."""
+        if self._passed is None:
+            self._freeze()
+            object.__setattr__(self, "_passed", PassedChecks())
+        assert self._passed is not None
+        return self._passed
+
+    def content_key(self) -> bytes:
+        """Return a SHA-256 of all that may change in these bars: columns whose memory can be written to, and those of
+        inputs, features and raw bars. Equal for equal content; without any it takes microseconds."""
+        return self._content_key(is_whole=False)
+
+    def _content_key(self, *, is_whole: bool) -> bytes:
+        digest = sha256()
+        columns: list[Floats | Ints] = [self.time_ns, self.open, self.high, self.low, self.close, self.volume]
+        columns += [] if self.end_ns is None else [self.end_ns]
+        columns = [column for column in columns if is_whole or not _is_fixed(column)]
+        for name, one in self.features.items():
+            digest.update(name.encode())
+            columns += [one.values, one.time_ns]
+        for column in columns:
+            digest.update(f"{column.dtype.str}{column.shape}".encode())
+            digest.update(np.ascontiguousarray(column).data)
+        for symbol, bars in (*self.inputs.items(), *([] if self.raw is None else [("", self.raw)])):
+            digest.update(symbol.encode() + bars._content_key(is_whole=True))
+        return digest.digest()
 
     def ended_ns(self, index: int) -> int:
         """Return when a bar ended: its values were known from then on."""

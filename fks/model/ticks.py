@@ -6,6 +6,7 @@ and sums and comparisons of those are exact.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,6 +53,13 @@ class Ticks:
         """Return the closes with their bound."""
         return Whole(self.close, max(abs(self.least), abs(self.most)))
 
+    def first(self, count: int) -> Ticks | None:
+        """Return the first rows with their own grid and bounds, as `ticks_of` them; None where it may be a coarser
+        grid."""
+        columns = [column[:count] for column in (self.open, self.high, self.low, self.close)]
+        is_coarser = self.places > 0 and not any((column[:_PROBE] % 10).any() for column in columns)
+        return None if is_coarser else _bounded(self.places, columns)
+
     def on_grid(self, places: int) -> Ticks:
         """Return the same prices on a finer grid."""
         if places == self.places:
@@ -88,8 +96,11 @@ def ticks_of(open_: _Floats, high: _Floats, low: _Floats, close: _Floats) -> Tic
         ensure_finite(column)
         places = max(places, _places_from(column, places))
     scale = 10.0**places
-    columns = tuple(_converted(column, scale) for column in (open_, high, low, close))
-    if not len(open_):
+    return _bounded(places, [_converted(column, scale) for column in (open_, high, low, close)])
+
+
+def _bounded(places: int, columns: Sequence[_Ints]) -> Ticks:
+    if not len(columns[0]):
         return Ticks(places, 0, 0, *columns)
     least, most = min(int(column.min()) for column in columns), max(int(column.max()) for column in columns)
     return Ticks(places, least, most, *columns)

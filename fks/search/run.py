@@ -39,6 +39,7 @@ from fks.search.space import Params, space_of
 from fks.search.splits import Range, Split, Validation, paths_of
 from fks.search.stability import Surface
 from fks.strategies.base import Strategy
+from fks.strategies.check import ensure_not_reentered
 
 KEPT = 20  # best trials of each fold that a result lists
 COMPARED_MAX = 1000  # trials of the cross-validation for overfitting: of more, every n-th and the best
@@ -547,6 +548,7 @@ def task_of(
     context: dict[str, Any] | None = None,
 ) -> SearchTask:
     """Return the checked task of a search. Errors: InputError and TapeRefused, as `search`."""
+    ensure_not_reentered("a search")
     names = (objective,) if isinstance(objective, str) else tuple(objective)
     if not setup.allow_gaps:
         ensure_whole(find_gaps(bars))  # before any trial; each range is looked at again

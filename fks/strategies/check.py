@@ -60,7 +60,13 @@ _AFRESH = (0.3, 0.7)  # of these prefixes, in order, the ones that a strategy fr
 _CHANGES = 4  # of these prefixes, the ones after which own columns are changed
 _LATE = 20  # bars after which a value of a synthetic column may be known
 _AGAIN = "_made_again_"  # in the name of a module that the check makes
+_AT_ONCE = 40  # executions of a file: more than the threads of a pool check at a time are one inside the other
 _NEAR = 1e-6  # what a recursive average may still differ by after its warm-up
+
+
+class ReenteredError(StrategyError):
+    """A strategy's file began work while a check executed that file again. A class of its own: what else the execution
+    raises leaves a part of the check out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +158,10 @@ def check_strategy(
     """Return what is wrong with the strategy, nothing when it may be used. Takes milliseconds to tens of them.
 
     `tapes`: real bars to check on besides the synthetic ones; those too short for the warm-up are left out.
+    Errors: StrategyError STRATEGY_WRONG or STRATEGY_RAISED when it cannot be evaluated, STRATEGY_REENTERED
+    (`ensure_not_reentered`).
     """
+    ensure_not_reentered("a check")
     if isinstance(strategy, RemoteStrategy):
         return [CheckViolation(*found) for found in strategy.violations("check_strategy", tapes, prefixes)]
     warmup = warmup_of(strategy)
@@ -213,7 +222,7 @@ def _leaves(strategy: Strategy) -> Iterator[Strategy]:
 
 def ensure_checked(strategy: Strategy, tapes: Sequence[Bars] = ()) -> None:
     """Refuse a strategy that fails its check. Errors: StrategyError STRATEGY_REFUSED showing the bar, both values and
-    the method to correct; STRATEGY_WRONG or STRATEGY_RAISED when it cannot be evaluated."""
+    the method to correct; those of `check_strategy`."""
     for finding in check_strategy(strategy, tapes):
         raise _refused(strategy, finding)
 
@@ -241,6 +250,7 @@ def ensure_causal(strategy: Strategy, bars: Bars) -> None:
 
 def causality(strategy: Strategy, bars: Bars) -> Iterator[CheckViolation]:
     """Yield the first difference of each prefix of `ensure_causal`."""
+    ensure_not_reentered("a check")
     if isinstance(strategy, RemoteStrategy):
         yield from (CheckViolation(*found) for found in strategy.violations("causality", [bars]))
         return
@@ -303,6 +313,8 @@ def _kept_outside(strategy: Strategy, bars: Bars, whole: dict[str, Floats], cuts
 
     try:
         again = values_of(bars)
+    except ReenteredError:
+        raise
     except StrategyError:  # it needs what the process has given its module
         return
     if again.keys() != whole.keys() or any(_first_difference(whole[name], again[name]) is not None for name in again):
@@ -313,7 +325,7 @@ def _kept_outside(strategy: Strategy, bars: Bars, whole: dict[str, Floats], cuts
 
 def _made_again(strategy: Strategy) -> Strategy | None:
     """Return the strategy made again from its source file, without what its class or module keeps; None where that
-    cannot be done. A file that is the running program would run in itself, and one that makes a check for ever."""
+    cannot be done. The file of the running program is never executed. Errors: StrategyError STRATEGY_REENTERED."""
     kind = type(strategy)
     name = kind.__module__
     if strategy.parts() or "<locals>" in kind.__qualname__ or name == "__main__" or _AGAIN in name:
@@ -322,15 +334,47 @@ def _made_again(strategy: Strategy) -> Strategy | None:
     module.__name__ += f"{_AGAIN}{id(module):x}"  # of its own: checks may run side by side
     try:
         file = inspect.getfile(kind)
+        if _is_running(file):
+            return None
+        if sum(one.startswith(name + _AGAIN) for one in list(sys.modules)) >= _AT_ONCE:  # begun in further threads
+            raise _reentered(file, "a check", "")
         module.__file__ = file
         sys.modules[module.__name__] = module  # pydantic looks types up there
         exec(compile(Path(file).read_bytes(), file, "exec"), module.__dict__)  # noqa: S102  it was imported from there
         again: Strategy = attrgetter(kind.__qualname__)(module).model_validate(dict(strategy))
+    except ReenteredError:
+        raise
     except (Exception, SystemExit):  # modules of users may raise anything
         return None
     finally:
         sys.modules.pop(module.__name__, None)
     return again
+
+
+def _is_running(file: str) -> bool:
+    """Return whether a file is that of the running program, whichever name its classes have: that of an import, or
+    `__mp_main__` in a process that was spawned."""
+    program = getattr(sys.modules.get("__main__"), "__file__", None)
+    return program is not None and Path(program).resolve() == Path(file).resolve()
+
+
+def ensure_not_reentered(work: str) -> None:
+    """Refuse work, "a backtest", that the top level of a strategy's file begins while a check executes that file again:
+    it would begin anew in each check, the one of this work included. Errors: StrategyError STRATEGY_REENTERED with
+    the file and the line."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and _AGAIN in str(frame.f_globals.get("__name__")):
+            raise _reentered(frame.f_code.co_filename, work, f", in line {frame.f_lineno}")
+        frame = frame.f_back
+
+
+def _reentered(file: str, work: str, where: str) -> ReenteredError:
+    return ReenteredError(
+        f"{Path(file).name} begins {work} whenever it is imported{where}, and the check of its strategy executes it",
+        code="STRATEGY_REENTERED",
+        remedy='put that line below `if __name__ == "__main__":`, or in another file',
+    )
 
 
 def _cuts(bars: Bars, warmup: int, changes: Ints, most: int) -> Ints:
@@ -355,10 +399,10 @@ def _of_prefixes(
 ) -> Iterator[CheckViolation]:
     """Yield the first difference of each prefix, and of bars with other columns after it, whose columns are not those
     of the whole; `is_near`: beyond the last digits of a float."""
-    count = len(bars)
     for k, part, detail in _parts(bars, cuts):
         for name, values in values_of(part).items():
-            at = _first_difference(values[:k], whole.get(name, np.full(count, np.nan))[:k], is_near=is_near)
+            before = whole[name][:k] if name in whole else np.full(k, np.nan)
+            at = _first_difference(values[:k], before, is_near=is_near)
             if at is not None:
                 yield CheckViolation(
                     "lookahead",
@@ -376,7 +420,7 @@ def _parts(bars: Bars, cuts: Ints) -> Iterator[tuple[int, Bars, str]]:
     """Yield cuts with bars that are the same before them, and the difference: the prefixes; and at some of the cuts all
     bars, with the values of own columns that were known later taken away, or drawn from all that the column has."""
     for k in cuts.tolist():
-        yield k, bars[:k], f"with only {k} bars it decides otherwise than with {len(bars)}"
+        yield k, bars.first(k), f"with only {k} bars it decides otherwise than with {len(bars)}"
     if not bars.features or not len(cuts):
         return
     dice = np.random.Generator(np.random.PCG64(_SEED + len(bars)))

@@ -274,7 +274,7 @@ def load_file(path: Path) -> Iterator[CatalogueEntry]:
         setattr(module, _LOADED, digest)
         yield from _from_module(module, "file", str(path), path.stem)
     except FksError as error:
-        yield CatalogueEntry(path.stem, "file", str(path), error=error.message)
+        yield CatalogueEntry(path.stem, "file", str(path), error=str(error))
     except (Exception, SystemExit) as error:  # a user's file may raise anything
         yield CatalogueEntry(path.stem, "file", str(path), error=_with_line(error, path))
 

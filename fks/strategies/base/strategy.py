@@ -381,6 +381,17 @@ def checked(strategy: Strategy, decisions: Decisions, bars: Bars) -> Decisions:
     target = decisions.target.copy()
     target[:warmup] = 0.0
     most = strategy.entries_max()
+    if not ((target == np.rint(target)) & (np.abs(target) <= most)).all():  # parts are closed, or one is wrong
+        _ensure_targets(strategy, decisions, target, bars)
+    if most > 1:
+        _ensure_market_entries(strategy, replace(decisions, target=target), bars)
+    return replace(decisions, target=target)
+
+
+def _ensure_targets(strategy: Strategy, decisions: Decisions, target: Floats, bars: Bars) -> None:
+    """Refuse a target beyond the entries that a position may have, or that grows otherwise than by whole ones. Errors:
+    StrategyError."""
+    warmup, most = warmup_of(strategy), strategy.entries_max()
     before = np.concatenate([[0.0], target[:-1]])
     is_same = target * before > 0.0
     grown = np.where(is_same, np.abs(target) - np.abs(before), np.abs(target))
@@ -390,9 +401,6 @@ def checked(strategy: Strategy, decisions: Decisions, bars: Bars) -> Decisions:
     is_wrong = ~(np.abs(target) <= most) | ((grown > 0.0) & ~is_whole) | (is_same & (grown > 0.0) & (most == 1))
     if is_wrong.any():
         raise target_wrong(strategy, decisions, bars, int(np.argmax(is_wrong)))
-    if most > 1:
-        _ensure_market_entries(strategy, replace(decisions, target=target), bars)
-    return replace(decisions, target=target)
 
 
 def _began_whole(target: Floats, index: int) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -105,30 +103,22 @@ def test_looking_ahead_late_on_a_tape_is_caught_there() -> None:
         assert caught.value.code == "STRATEGY_REFUSED"
 
 
+@pytest.mark.parametrize("is_used", [False, True])
+def test_bound_of_later_prices_in_the_ticks_is_caught(is_used: bool) -> None:
+    """A run keeps the ticks of its bars, with their bounds: a prefix has its own."""
+    tape = synthetic(12_000)
+    later = np.arange(len(tape)) >= 9_000
+    tape = replace(tape, high=np.where(later, tape.high * 2, tape.high))
+    if is_used:
+        assert tape.ticks.most
+    strategy = Made(how=lambda b: (np.arange(len(b)) > 6_000) & (b.ticks.close * 3 < b.ticks.most * 2))
+    with pytest.raises(StrategyError, match="looks ahead"):
+        ensure_causal(strategy, tape)
+
+
 def test_what_is_fitted_to_the_first_bars_and_kept_is_caught() -> None:
     (finding,) = check_strategy(Scaled())
     assert finding.check == "lookahead"
-
-
-@pytest.mark.parametrize(("name", "runs"), [("__main__", 1), ("mine", 4)])
-def test_a_script_that_checks_its_own_strategy_is_not_run_in_itself(tmp_path: Path, name: str, runs: int) -> None:
-    script = tmp_path / "mine.py"
-    script.write_text(
-        "import numpy as np\n"
-        "from fks.strategies.base import Decisions, Strategy\n"
-        "from fks.strategies.check import check_strategy\n"
-        "class Mine(Strategy):\n"
-        "    name = 'mine'\n"
-        "    def warmup(self):\n"
-        "        return 2\n"
-        "    def decide(self, bars):\n"
-        "        return Decisions(np.where(bars.close > bars.open, 1.0, 0.0))\n"
-        f"with open({str(tmp_path / 'runs')!r}, 'a') as file:\n"
-        "    file.write('run ')\n"
-        "assert check_strategy(Mine()) == []\n"
-    )
-    runpy.run_path(str(script), run_name=name)
-    assert (tmp_path / "runs").read_text().count("run") == runs  # imported: the class is made again three times
 
 
 def test_indicators_of_a_method_per_bar_are_compared_over_the_whole_tape() -> None:

@@ -11,11 +11,23 @@ from hypothesis import strategies as st
 
 from fks.indicators import band_side, compute, cross_side, places_of, rsi, sma, to_ticks
 from fks.indicators.exact import cross_sides, load
+from fks.model.bar import Bars
 from fks.model.errors import InputError
-from fks.model.ticks import Whole
+from fks.model.ticks import Whole, ticks_of
 from fks.strategies.check import synthetic
 
 ticks = st.lists(st.integers(1, 40), min_size=1, max_size=60)  # a coarse grid: many ties
+
+
+@given(st.lists(st.integers(1, 400), min_size=2, max_size=40), st.integers(0, 3), st.data())
+def test_first_bars_have_the_ticks_of_these_bars_alone(values: list[int], places: int, data: st.DataObject) -> None:
+    close = np.array(values) / 10.0**places
+    count = data.draw(st.integers(1, len(values)))
+    bars = Bars("X", "1m", np.arange(len(values)) * 60 * 10**9, close, close + 1, close, close, close)
+    assert bars.ticks.most == ticks_of(close, close + 1, close, close).most
+    found, alone = bars.first(count).ticks, ticks_of(*(column[:count] for column in (close, close + 1, close, close)))
+    assert (found.places, found.least, found.most) == (alone.places, alone.least, alone.most)
+    assert [found.open.tolist(), found.high.tolist()] == [alone.open.tolist(), alone.high.tolist()]
 
 
 @given(ticks, st.integers(1, 6), st.integers(1, 8))

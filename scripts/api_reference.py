@@ -208,6 +208,7 @@ PROBLEMS: dict[str, str] = {
     "SPLITS_WRONG": "422: the validation needs more bars, or fewer folds",
     "OBJECTIVE_UNKNOWN": "422: no such objective",
     "SEARCH_EMPTY": "422: no trial of the search has a value",
+    "RULE_WRONG": "422: a given lot, tick or largest order is no positive number, too fine, or does not fit the others",
     "TOKEN_EXISTS": "409: a living token has this name",
     "TOKEN_UNKNOWN": "404: no living token has this name",
     "TOKEN_NAME": "422: not usable as a token's name",

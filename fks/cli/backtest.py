@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fks.cli.base import Columns, CommandDenied, as_json, emit, options, paths_of, settings_of, table
-from fks.cli.catalogue import SIZE_HELP, SIZING_HELP, SizingType, catalogue_of, params_of, params_text
+from fks.cli.catalogue import SIZE_HELP, SIZING_HELP, SizingType, catalogue_of, params_of, params_text, rule_options
 from fks.cli.client import gateway_of
 from fks.cli.jobs import JobCommands, queue_options
 from fks.model.errors import FksError, InputError, OutageError, invalid, not_found
@@ -112,6 +112,7 @@ market_options = options(
         show_default=True,
         help="Of a perpetual: pay the stored funding rates, or run without them on purpose.",
     ),
+    rule_options,
     click.option(
         "--allow-short", is_flag=True, help="Let it go short; fees are then taken in quote, as derivatives do."
     ),
@@ -174,7 +175,8 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
     borrow = {"borrow": options["borrow"]} if options.get("borrow", "none") != "none" else {}
     wanted = ("symbol", "timeframe", "sizing", "size", "cash", "allow_gaps", "allow_short", "limits")
     given = ("fee_rate", "fee_rate_maker", "slippage", "commission", "collar_pct", "margin", "limits_currency")
-    costs = {name: options[name] for name in given if options[name] is not None}
+    rules = ("lot", "tick", "largest")
+    costs = {name: options[name] for name in (*given, *rules) if options[name] is not None}
     times = {"from": options["start"], "to": options["end"], "exchange": options["exchange"]}
     return {
         "strategy": options["name"],

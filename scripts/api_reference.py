@@ -207,7 +207,7 @@ PROBLEMS: dict[str, str] = {
     "PLAN_WRONG": "422: the method does not fit the parameters or the number of objectives",
     "SPLITS_WRONG": "422: the validation needs more bars, or fewer folds",
     "OBJECTIVE_UNKNOWN": "422: no such objective",
-    "SEARCH_EMPTY": "422: no trial of the search has a value",
+    "SEARCH_EMPTY": "422: no trial of the search has a value; the message names denials that left no trade",
     "RULE_WRONG": "422: a given lot, tick or largest order is no positive number, too fine, or does not fit the others",
     "TOKEN_EXISTS": "409: a living token has this name",
     "TOKEN_UNKNOWN": "404: no living token has this name",

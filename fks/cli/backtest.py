@@ -470,6 +470,9 @@ _MEMBERS: Columns = {
 def show_account(document: dict[str, Any], *, seconds: float | None = None) -> None:
     """Print the result of an account for people: equity, figures, members, correlations, denials, fingerprints."""
     s, members = document["statistics"], document["members"]
+    for member in members:
+        if none := member.get("no_trades"):
+            click.echo(click.style(f"{member['name']}: {none}", fg="yellow"))
     took = "" if seconds is None else f", {seconds:.2f} s"
     click.echo(f"{click.style('account', bold=True)} of {len(members)} members, {document['currency']}")
     click.echo(f"{document['from']} to {document['to']} ({document['fills_count']} fills{took})\n")
@@ -670,6 +673,8 @@ def chart(values: list[float], width: int, height: int) -> list[str]:
 def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
     """Print a result for people: run, equity, metrics, months, denials, missing data, fingerprints."""
     s, gaps = document["statistics"], document["gaps"]
+    if none := document.get("no_trades"):
+        click.echo(click.style(none, fg="yellow"))
     params = params_text(document["params"])
     took = "" if seconds is None else f", {seconds:.2f} s"
     click.echo(f"{click.style(document['strategy'], bold=True)} {params}")
@@ -710,6 +715,8 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
             f"  unclear: {document['unclear_bars']} bars reached two prices in an unknown order; the worse one counts"
         )
     for finding in document.get("findings", ()):  # a result of an older version has none
+        if finding == none:
+            continue
         click.echo(click.style(f"  {finding}", fg="yellow"))
     missing = gaps["bars_expected"] - gaps["bars_present"]
     longest = f", the longest {gaps['longest_gap_bars']} after {gaps['longest_gap_after']}" if missing else ""

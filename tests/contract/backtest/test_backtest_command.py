@@ -217,9 +217,19 @@ def test_imported_bars_keep_the_rules_that_their_import_gave(store: Shell, tmp_p
     command = ("backtest", "run", "sma_cross", "--set", "fast=2", "--set", "slow=4", *search[4:8])
     assert store(*load)[0] == OK
     free = store.json(*command)
-    assert (free["denied"], free["fills_count"] > 5) == ({}, True)
+    assert (free["denied"], free["fills_count"] > 5, "no_trades" in free) == ({}, True, False)
     assert store(*load, "--lot", "1", "--largest", "50")[0] == OK
-    assert store.json(*command)["denied"].keys() == {"QTY_MIN"}
+    code, out, _ = store(*command, "--no-report")
+    assert code == OK
+    assert out.startswith("No trades: every entry was denied or expired (")
+    assert "limit at least 1; a lot of 1 BTC is worth 4" in out.splitlines()[0]
+    code, _, err = store("optimize", "run", "sma_cross", *search)
+    assert (code, "No trades" in err, "finer lot (--lot)" in err, "widen the space" in err) == (
+        USAGE,
+        True,
+        True,
+        False,
+    )
     assert store.json(*command, "--lot", "1e-5")["fills_hash"] == free["fills_hash"]
     assert store.json("optimize", "run", "sma_cross", *search, "--lot", "1e-5")["trials"]["done"] > 0
     assert store.json(*command, "--lot", "1e-5", "--largest", "0.001")["denied"].keys() == {"QTY_MAX"}

@@ -1,4 +1,4 @@
-"""Trading rules derived from the bars of files, and those that a person gives."""
+"""Trading rules derived from the bars of files, those that a person gives, and runs in which denials left no trade."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 from fks import backtest as bt
+from fks.backtest.account_report import account_document_of
+from fks.backtest.report import document_of
 from fks.bars.calendars import calendar_of
+from fks.cli.backtest import show, show_account
 from fks.files.bars import ImportOptions, read_bars
 from fks.jobs.backtest import LoadedBars, parse_spec, setup_of
 from fks.model.bar import Bars
@@ -21,6 +24,7 @@ from fks.model.errors import InputError
 from fks.model.instrument import NO_LARGEST, GivenRules, Lot
 from fks.model.ticks import places_of, shown_places
 from fks.model.timeframe import NS
+from fks.search import Plan, Search, Validation, serial, task_of
 from fks.strategies.sma_cross import SmaCross
 
 D = Decimal
@@ -122,6 +126,65 @@ def test_guessed_rules_trade_alike_in_both_engines(
     first, second = (bt.run(strategy, bars, setup, engine=name, check=False) for name in ("compiled", "reference"))
     assert (first.fills_hash, first.denied_count, first.expired_count) == (second.fills_hash, {}, 0)
     assert len(first.fills) >= 6
+    assert first.no_trades is None
+
+
+def test_a_run_without_trades_names_the_denials_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bars = file_bars(tmp_path, "BTC-USD", [row for row in BTC for _ in range(5)])
+    for given, text in (
+        (
+            {"lot": 1},
+            "No trades: every entry was denied or expired (5 × QTY_MIN); the first QTY_MIN: 0, limit at least 1; a lot "
+            "of 1 BTC is worth 41,396.91 USD; give a larger size (--size), or a finer lot (--lot)",
+        ),
+        (
+            {"largest": "0.01"},
+            "No trades: every entry was denied or expired (5 × QTY_MAX); the first QTY_MAX: 0.02415, limit at most "
+            "0.01; give a smaller size (--size), or a larger largest order (--largest)",
+        ),
+    ):
+        result = bt.run(SmaCross(fast=2, slow=4), bars, bt.setup_for(bars, **given), check=False)
+        document = document_of(result)
+        assert (str(result.no_trades), document["no_trades"], document["findings"][0]) == (text, text, text)
+        show(document)
+        out = capsys.readouterr().out
+        assert (out.splitlines()[0], out.count("No trades")) == (text, 1)
+
+
+def test_an_account_names_first_the_denials_of_its_members(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bars = file_bars(tmp_path, "BTC-USD", [row for row in BTC for _ in range(5)])
+    setup = bt.setup_for(bars, lot=1)
+    members = [bt.Member(SmaCross(fast=2, slow=slow), bars, setup, f"slow {slow}") for slow in (4, 5)]
+    show_account(account_document_of(bt.run_account(members), sources=("", "")))
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert (first[:18], second[:18]) == ("slow 4: No trades:", "slow 5: No trades:")
+    assert first.endswith("give a larger size (--size), or a finer lot (--lot)")
+
+
+def test_a_search_whose_entries_were_all_denied_names_the_denials(tmp_path: Path) -> None:
+    bars = file_bars(tmp_path, "BTC-USD", [row for row in BTC for _ in range(5)])
+
+    def searched(**rules: Any) -> str:
+        task = task_of(
+            SmaCross, {"fast": "2:3:1", "slow": "5"}, bars, bt.setup_for(bars, **rules), Plan(method="grid"),
+            objective=("sharpe",), validation=Validation(kind="none"),
+        )  # fmt: skip
+        driver = Search(task)
+        while asked := driver.ask():
+            for trial in serial(task, asked):
+                driver.record(trial)
+        try:
+            driver.outcome()
+        except InputError as error:
+            return f"{error.code} {error.message}; {error.remedy}"
+        return ""
+
+    denied = searched(lot=1)
+    assert denied.startswith("SEARCH_EMPTY No trades: every entry was denied or expired (")
+    assert "QTY_MIN" in denied
+    assert "widen the space" not in denied
+    assert denied.endswith("give a larger size (--size), or a finer lot (--lot)")
+    assert searched() == ""
 
 
 # ── rules that a person gives ────────────────────────────────────────────────────────────────────

@@ -62,6 +62,9 @@ class SeriesBody(Body):
     borrow: str = Field(
         "none", description="yearly rate of short positions, '0.03', behind '/' that of cash below 0: '0.03/0.0583'"
     )
+    lot: Exact | None = Field(None, description="step of quantities and the least one, in base; default the symbol's")
+    tick: Exact | None = Field(None, description="step of prices; default the symbol's")
+    largest: Exact | None = Field(None, description="largest order, in base; default the symbol's")
     allow_gaps: bool = False
     allow_short: bool = False
 

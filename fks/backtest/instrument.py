@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 import numpy as np
@@ -9,39 +10,51 @@ import numpy as np
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.result import Setup
 from fks.backtest.rows import AMOUNT_MAX
-from fks.bars.splits import tick_of
+from fks.bars.splits import NO_SHARES, tick_of
 from fks.config.risk import Risk
-from fks.futures import instrument_of_symbol
-from fks.indicators import places_of
+from fks.futures import contract_of, instrument_of_symbol
 from fks.matching import Borrow, Commission, CostModel, Slippage
 from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError, unprocessable
-from fks.model.instrument import Instrument
+from fks.model.instrument import NO_LARGEST, GivenRules, Instrument
+from fks.model.ticks import places_of, places_within, shown_places
 from fks.risk.sizing import Sizing
 
 _QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "USD")
+_DOLLAR = {"BTC": Decimal("1E-5"), "ETH": Decimal("1E-4"), "BNB": Decimal("1E-3")}  # about one, in these quotes
+_LEAST_ORDER = 5  # about as many dollars: the minimum of Binance spot
+_DEAREST_LOT = 2  # dollars: one euro is a lot
 _SHOWN = 1000  # newest bars from which tick and lot are derived
+_LOT_PLACES = 8
 _REBATE_MOST = Decimal("-0.01")  # as a rate of makers
-_QTY_MAX = Decimal(10) ** 9  # bars name no largest order
 
 
-def guess_instrument(exchange: str, symbol: str, tick: Decimal, lot_step: Decimal) -> Instrument:
-    """Return trading rules for a symbol that no instrument row describes: Binance spot's minimum of 5 in quote, and its
-    lists of an entry and its exits. No largest order is known."""
-    quote = next((q for q in _QUOTES if symbol.endswith(q) and len(symbol) > len(q)), "USD")
-    quote = symbol[-3:] if len(symbol) == 6 and symbol.isalpha() and not symbol.endswith(quote) else quote  # EURJPY
-    base = symbol.removesuffix(quote).rstrip("/-")
-    return Instrument(exchange, symbol, base, quote, tick, lot_step, lot_step, _QTY_MAX, Decimal(5), has_oto=True)
+def currencies_of(symbol: str) -> tuple[str, str]:
+    """Return base and quote that a symbol names: BTC and USD of BTC-USD, EUR and JPY of EURJPY or EURJPY=X; the quote
+    is USD where it names none (AAPL)."""
+    name = symbol.upper().removesuffix("=X")
+    quote = _named_quote(name) or "USD"
+    return name.removesuffix(quote).rstrip("/-"), quote
 
 
-def instrument_of(bars: Bars) -> Instrument:
-    """Return trading rules derived from bars: currencies from the symbol (the quote is USD when it names none), tick
-    and lot from the decimals of the newest 1,000 bars, a smallest order of 5 in quote, no largest.
+def _named_quote(name: str) -> str:
+    found = next((quote for quote in _QUOTES if name.endswith(quote) and len(name) > len(quote)), "")
+    return name[-3:] if not found and len(name) == 6 and name.isalpha() else found
 
-    Bars without volume get a lot of 1e-8. A futures contract (`ES 03-25`) has the rules of its specification. Errors:
-    InputError NO_DATA without a bar.
+
+def instrument_of(bars: Bars, *, tick: Decimal | None = None, lot_step: Decimal | None = None) -> Instrument:
+    """Return trading rules derived from bars: those of stored bars, files, tapes and trades that no instrument row
+    describes.
+
+    A futures contract (`ES 03-25`) has the rules of its specification. Else the currencies are those of the symbol, the
+    tick is that of the prices' decimals, the least order is about 5 dollars, and there is no largest one. Shares (bars
+    of a stock exchange's calendar) and contracts without a specification have the lot that the volumes' decimals
+    show. Volumes of anything else may count money or ticks: its lot is worth about a dollar at most at the highest
+    price, down to 1e-8; bars without volume have that one. Decimals are those of the newest 1,000 bars, or `tick`
+    and `lot_step` where these are known.
+    Errors: InputError NO_DATA without a bar.
     """
     if not len(bars):
         raise unprocessable("NO_DATA", "no bars to derive trading rules from", "give some bars")
@@ -49,9 +62,38 @@ def instrument_of(bars: Bars) -> Instrument:
     if future is not None:
         return future
     newest = (bars if bars.raw is None else bars.raw)[-_SHOWN:]
-    prices = np.concatenate([newest.open, newest.high, newest.low, newest.close])
-    lot = _step(newest.volume) if newest.volume.any() else Decimal("1E-8")
-    return guess_instrument(bars.exchange, bars.symbol, tick_of(bars, _step(prices)), lot)
+    if tick is None:
+        columns = (newest.open, newest.high, newest.low, newest.close)
+        finest = places_within(float(newest.low.min()), float(newest.high.max()))
+        tick = _step(columns, finest)
+    if lot_step is None:
+        lot_step = _step((newest.volume,), _LOT_PLACES) if newest.volume.any() else Decimal(1).scaleb(-_LOT_PLACES)
+    base, quote = currencies_of(bars.symbol)
+    dollar = _DOLLAR.get(quote, Decimal(1))
+    if not _has_whole_lots(bars):
+        highest = Decimal(repr(float(bars.high.max())))
+        coarsest = Decimal(1).scaleb((_DEAREST_LOT * dollar / highest).adjusted())
+        lot_step = min(lot_step, max(coarsest, Decimal(1).scaleb(-_LOT_PLACES)))
+    tick, least = tick_of(bars, tick), _LEAST_ORDER * dollar
+    return Instrument(
+        bars.exchange, bars.symbol, base, quote, tick, lot_step, lot_step, NO_LARGEST, least, has_oto=True
+    )
+
+
+def _has_whole_lots(bars: Bars) -> bool:
+    """Return whether the volumes of bars count shares or contracts: an index (`^GSPC`), a currency pair and Yahoo's
+    continuous future (`GC=F`) may keep to a stock exchange's hours, too."""
+    name = bars.symbol.upper()
+    is_share = bars.calendar not in NO_SHARES and not name.startswith("^") and "=" not in name
+    return (is_share and not _named_quote(name)) or contract_of(name) is not None
+
+
+def _step(columns: Sequence[Floats], finest: int) -> Decimal:
+    """Return the step of the decimals that columns show, 10^-finest at least."""
+    places = max(places_of(column) for column in columns)
+    if places >= min(finest, _LOT_PLACES):  # some have the noise of arithmetic, or are small
+        places = shown_places(np.concatenate(columns))
+    return Decimal(1).scaleb(-min(places, finest))
 
 
 def setup_for(
@@ -71,6 +113,9 @@ def setup_for(
     margin: str | None = None,
     borrow: str = "none",
     events: InstrumentEvents | None = None,
+    lot: object = None,
+    tick: object = None,
+    largest: object = None,
 ) -> Setup:
     """Return the setup that `run` takes when none is given, with some of its values changed.
 
@@ -82,10 +127,12 @@ def setup_for(
     keeps, or another text of `Margin.parse` (None: its value in full); `borrow` is a yearly rate of short positions,
     '0.03', and behind a slash that of cash below 0. `limits=True` holds entries to the default limits of [risk]. With
     `collar_pct` a market entry with SL or TP expires beyond that many percent from the close. `events`: dividends,
-    funding and delisting.
+    funding and delisting. `lot` (the step of quantities, and the least one), `tick` and `largest`
+    (the largest order) stand for those of `instrument_of(bars)`.
     Errors: InputError for a value that is no number or is out of range.
     """
-    instrument = instrument_of(bars)
+    rules = GivenRules.parse(lot=lot, tick=tick, largest=largest)
+    instrument = rules.of(instrument_of(bars), float(bars.high.max(initial=0.0)))
     return Setup(
         instrument,
         CostModel(
@@ -106,10 +153,6 @@ def setup_for(
         borrow=Borrow.parse(borrow),
         events=events or InstrumentEvents(),
     )
-
-
-def _step(values: Floats) -> Decimal:
-    return Decimal(1).scaleb(-min(places_of(values), 8))
 
 
 def _number(name: str, value: object, *, rate_least: Decimal | None = None) -> Decimal:

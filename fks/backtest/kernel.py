@@ -476,7 +476,7 @@ def _volatilities(plan: KernelPlan, decisions: Decisions) -> Ints:
 
 def _bound(value: Decimal, places: int, rounding: str) -> int:
     """Return a limit as an integer that compares with integers as the limit does; one beyond 62 bits never binds."""
-    return min(int(value.scaleb(places).to_integral_value(rounding)), FAR)
+    return FAR if value.is_infinite() else min(int(value.scaleb(places).to_integral_value(rounding)), FAR)
 
 
 def _trading_days(bars: Bars, first: int, setup: Setup) -> tuple[Ints, Ints]:

@@ -68,7 +68,8 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "fills": [fill.as_dict() for fill in result.fills[:ROWS_MAX]],
         "trades": [trade.as_dict() for trade in result.trades[:ROWS_MAX]],
         "unclear_bars": result.unclear,
-        "findings": [] if (good := too_good(periods_of(result))) is None else [good],
+        "findings": findings_of(result),
+        **({} if result.no_trades is None else {"no_trades": str(result.no_trades)}),
         "finer_timeframe": None if result.finer is None else result.finer.timeframe,
         "denied": result.denied_count,
         **(
@@ -81,6 +82,12 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "final_position": plain(result.position),
         "equity": _curve(result, points),
     }
+
+
+def findings_of(result: Result) -> list[str]:
+    """Return sentences that speak against a result: that all entries were denied, that it is too good."""
+    none, good = result.no_trades, too_good(periods_of(result))
+    return [*([] if none is None else [str(none)]), *([] if good is None else [good])]
 
 
 def flows_of(result: Result) -> dict[str, Decimal]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,19 @@ ROLES = (Role.ENTRY, Role.EXIT, Role.STOP_LOSS, Role.TAKE_PROFIT, Role.LIQUIDATI
 
 #: the code of an entry that expired
 EXPIRED = Code.SLIPPAGE_GUARD.value
+#: changes of a run that let entries pass which were denied or expired, by code
+_REMEDIES: dict[str, str] = {
+    Code.QTY_MIN: "give a larger size (--size), or a finer lot (--lot)",
+    Code.QTY_STEP: "give a finer lot (--lot)",
+    Code.QTY_MAX: "give a smaller size (--size), or a larger largest order (--largest)",
+    Code.NOTIONAL_MIN: "give a larger size (--size)",
+    Code.NOTIONAL_MAX_ORDER: "give a smaller size (--size)",
+    Code.BALANCE: "give a smaller size (--size), or more cash (--cash)",
+    Code.MARGIN: "give a smaller size (--size), or more cash (--cash)",
+    Code.PRICE_TICK: "give a finer tick (--tick)",
+    Code.STOP_WRONG_SIDE: "check the distance of the exits, and the tick (--tick)",
+    EXPIRED: "give a wider collar (--collar), or a finer tick (--tick)",
+}
 
 
 _ZERO = Decimal(0)
@@ -143,6 +157,21 @@ class EngineResult:
     unclear: int = 0
     slipped: int = 0
     flows: FlowColumns | None = None  # None = the run has no event
+
+
+class Untraded(NamedTuple):
+    """Reason for which a run has no trade, and a change that may give it some."""
+
+    text: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.remedy}"
+
+
+def _short(amount: Decimal) -> str:
+    """Return an amount in cents, a small one in two digits."""
+    return f"{amount:,.2f}" if amount >= 1 else plain(Decimal(f"{amount:.2g}"))
 
 
 @dataclass(frozen=True)
@@ -359,6 +388,26 @@ class Result:
     def expired_count(self) -> int:
         """Return how many market entries expired beyond their collar."""
         return self._count[EXPIRED]
+
+    @cached_property
+    def no_trades(self) -> Untraded | None:
+        """Return why a run has no fill although entries were decided: all were denied or expired. None for others."""
+        if len(self.fill_columns.bar) or not self._count:
+            return None
+        item, columns = self.setup.instrument, self.outcome.denied
+        code, _ = self._count.most_common(1)[0]
+        number = next(at for at, found in enumerate(columns.code.tolist()) if columns.codes[found] == code)
+        counts = ", ".join(f"{many} × {name}" for name, many in self._count.items())
+        text = (
+            f"No trades: every entry was denied or expired ({counts}); the first {code}: {self.outcome.detail(number)}"
+        )
+        price = Decimal(repr(float(self.bars.close[columns.bar[number]])))
+        if code in (Code.QTY_MIN, Code.QTY_STEP):
+            worth = item.lot_step * item.multiplier * price
+            text += f"; a lot of {plain(item.lot_step)} {item.base} is worth {_short(worth)} {item.quote}"
+        elif code in (Code.PRICE_TICK, Code.STOP_WRONG_SIDE, EXPIRED):
+            text += f"; the tick is {plain(item.tick)} at a price of {plain(price)}"
+        return Untraded(text, _REMEDIES.get(code, "change the setup so that it passes"))
 
     @property
     def slippage(self) -> Decimal:

@@ -18,7 +18,7 @@ from fks.model.timeframe import TIMEFRAMES, iso
 _DAY_S = 86_400
 _RATIO = re.compile(r"([1-9]\d{0,5})(?::([1-9]\d{0,5}))?")
 #: calendars of markets that trade no shares
-_NO_SHARES = frozenset(
+NO_SHARES = frozenset(
     (
         ALWAYS,
         "24/5",
@@ -116,7 +116,7 @@ def split_like(bars: Bars) -> Ints:
     """Return the bars of shares that open where a split of the night before would have them open, and that no split is
     known of; ascending. A known split whose jump is still there is none: the bars were adjusted, or its ratio is wrong.
     """
-    if bars.calendar in _NO_SHARES or len(bars) < 2:
+    if bars.calendar in NO_SHARES or len(bars) < 2:
         return np.zeros(0, dtype=np.int64)
     jump = bars.close[:-1] / bars.open[1:]
     large = np.flatnonzero((jump > _LIKELY[0] * (1.0 - 2 * _MOVE)) | (jump < (1.0 + 2 * _MOVE) / _LIKELY[1]))

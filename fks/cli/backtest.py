@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fks.cli.base import Columns, CommandDenied, as_json, emit, options, paths_of, settings_of, table
-from fks.cli.catalogue import SIZE_HELP, SIZING_HELP, SizingType, catalogue_of, params_of, params_text
+from fks.cli.catalogue import SIZE_HELP, SIZING_HELP, SizingType, catalogue_of, params_of, params_text, rule_options
 from fks.cli.client import gateway_of
 from fks.cli.jobs import JobCommands, queue_options
 from fks.model.errors import FksError, InputError, OutageError, invalid, not_found
@@ -112,6 +112,7 @@ market_options = options(
         show_default=True,
         help="Of a perpetual: pay the stored funding rates, or run without them on purpose.",
     ),
+    rule_options,
     click.option(
         "--allow-short", is_flag=True, help="Let it go short; fees are then taken in quote, as derivatives do."
     ),
@@ -174,7 +175,8 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
     borrow = {"borrow": options["borrow"]} if options.get("borrow", "none") != "none" else {}
     wanted = ("symbol", "timeframe", "sizing", "size", "cash", "allow_gaps", "allow_short", "limits")
     given = ("fee_rate", "fee_rate_maker", "slippage", "commission", "collar_pct", "margin", "limits_currency")
-    costs = {name: options[name] for name in given if options[name] is not None}
+    rules = ("lot", "tick", "largest")
+    costs = {name: options[name] for name in (*given, *rules) if options[name] is not None}
     times = {"from": options["start"], "to": options["end"], "exchange": options["exchange"]}
     return {
         "strategy": options["name"],
@@ -468,6 +470,9 @@ _MEMBERS: Columns = {
 def show_account(document: dict[str, Any], *, seconds: float | None = None) -> None:
     """Print the result of an account for people: equity, figures, members, correlations, denials, fingerprints."""
     s, members = document["statistics"], document["members"]
+    for member in members:
+        if none := member.get("no_trades"):
+            click.echo(click.style(f"{member['name']}: {none}", fg="yellow"))
     took = "" if seconds is None else f", {seconds:.2f} s"
     click.echo(f"{click.style('account', bold=True)} of {len(members)} members, {document['currency']}")
     click.echo(f"{document['from']} to {document['to']} ({document['fills_count']} fills{took})\n")
@@ -668,6 +673,8 @@ def chart(values: list[float], width: int, height: int) -> list[str]:
 def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
     """Print a result for people: run, equity, metrics, months, denials, missing data, fingerprints."""
     s, gaps = document["statistics"], document["gaps"]
+    if none := document.get("no_trades"):
+        click.echo(click.style(none, fg="yellow"))
     params = params_text(document["params"])
     took = "" if seconds is None else f", {seconds:.2f} s"
     click.echo(f"{click.style(document['strategy'], bold=True)} {params}")
@@ -708,6 +715,8 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
             f"  unclear: {document['unclear_bars']} bars reached two prices in an unknown order; the worse one counts"
         )
     for finding in document.get("findings", ()):  # a result of an older version has none
+        if finding == none:
+            continue
         click.echo(click.style(f"  {finding}", fg="yellow"))
     missing = gaps["bars_expected"] - gaps["bars_present"]
     longest = f", the longest {gaps['longest_gap_bars']} after {gaps['longest_gap_after']}" if missing else ""

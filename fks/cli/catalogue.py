@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fks.cli.base import paths_of
+from fks.cli.base import options, paths_of
 
 if TYPE_CHECKING:
     from fks.process.confined_strategies import ConfinedCatalogue
@@ -22,6 +22,14 @@ SIZING_HELP = (
     "atr_pct[:BARS] or stdev_pct[:BARS] (percent of the equity that a bar's volatility is worth)."
 )
 SIZE_HELP = "Quote per entry (notional), base (quantity), or percent of the equity (the others)."
+rule_options = options(
+    click.option(
+        "--lot", metavar="NUMBER", help="Step of quantities and the least one, in base (default: the instrument's)."
+    ),
+    click.option("--tick", metavar="NUMBER", help="Step of prices (default: the instrument's)."),
+    click.option("--largest", metavar="NUMBER", help="Largest order, in base (default: the instrument's)."),
+)
+"""Rules of a run, or of imported bars, instead of the instrument's own."""
 
 
 def catalogue_of(ctx: click.Context, files: Sequence[Path] = ()) -> ConfinedCatalogue:

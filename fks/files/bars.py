@@ -33,6 +33,7 @@ from fks.files.times import read_times
 from fks.files.trades import TradeColumnPositions, bars_of_trades, map_trades
 from fks.history.gaps import calendar_for
 from fks.model.bar import Bars, Ints
+from fks.model.instrument import NO_LARGEST, NO_RULES, GivenRules, assumed_instrument
 from fks.model.timeframe import NS, check_bar_kind, iso, volume_of
 
 
@@ -41,7 +42,8 @@ class ImportOptions:
     """Options of an import; "" or None: detect it. `zone` is for timestamps without one, `columns` are in order.
 
     `calendar` is the market's, 24/7 or a name of exchange_calendars; missing bars follow from it. The default
-    is that of the exchange, and CMES for futures. `date_order`: one of `fks.files.times.ORDERS`.
+    is that of the exchange, and CMES for futures. `date_order`: one of `fks.files.times.ORDERS`. `rules`: of runs on
+    the bars, instead of those that are derived from them.
     """
 
     exchange: str = ""
@@ -52,6 +54,7 @@ class ImportOptions:
     is_end: bool | None = None
     calendar: str = ""
     date_order: str = ""
+    rules: GivenRules = NO_RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class FileBars:
     notes: tuple[str, ...]
     calendar: str = ALWAYS
     is_calendar_kept: bool = False
+    rules: GivenRules = NO_RULES
 
 
 def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
@@ -105,6 +109,8 @@ def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
         what = "has no bar that is over" if trades is None else "has no bar whose trades are all in it"
         raise file_error(table.name, what, code="FILE_EMPTY")
     notes = [*source.notes, *table.notes, *mapping.notes, *read.notes]
+    free = replace(assumed_instrument(exchange, bars.symbol, ""), qty_max=NO_LARGEST)
+    options.rules.of(free, float(bars.high.max()))  # rules that fit not even one without rules are refused here
     calendar_name = calendar_for(exchange, options.calendar or None, bars.symbol, bars)
     is_found = not options.calendar and calendar_name != calendar_for(exchange, None, bars.symbol)
     if is_found:
@@ -134,6 +140,7 @@ def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
         tuple(notes),
         calendar_name,
         is_found or bool(options.calendar),
+        options.rules,
     )
 
 

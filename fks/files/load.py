@@ -14,6 +14,7 @@ from fks.files.errors import file_error
 from fks.files.sample import larger
 from fks.model.bar import Bars, Ints
 from fks.model.errors import OutageError, unprocessable
+from fks.model.instrument import NO_RULES
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, iso, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
@@ -48,7 +49,7 @@ async def import_file(
     Guarantees: all or nothing, whatever dies meanwhile; twice equals once; stored bars that differ are only replaced
     when `replaces` says so, also when they come while it is stored; a calendar that a person gave, or that the bars
     show, is kept with the series. Without `db` there is nothing to compare with, and it is dry.
-    Errors: InputError BARS_DIFFER, VOLUME_BARS; OutageError.
+    Errors: InputError BARS_DIFFER, VOLUME_BARS, RULE_WRONG for rules of a listed symbol; OutageError.
     """
     if file.bars.end_ns is not None:
         raise unprocessable(
@@ -73,7 +74,14 @@ async def _with_stored_symbol(db: Database, file: FileBars) -> FileBars:
     """Return `file` with the symbol that its exchange lists, or that its stored bars have, and a note about it."""
     symbol = file.bars.symbol
     found = await ReadingStore(db).spelled_at(file.exchange, symbol)
-    known = [row.symbol for row in found if row.is_listed] or [row.symbol for row in found]
+    listed = [row.symbol for row in found if row.is_listed]
+    known = listed or [row.symbol for row in found]
+    if listed and file.rules != NO_RULES:
+        raise unprocessable(
+            "RULE_WRONG",
+            f"{file.exchange} lists {listed[0]} with rules of its own",
+            "give --lot, --tick and --largest to a run",
+        )
     if symbol in known or not known:
         return file
     if len(known) > 1:
@@ -126,6 +134,7 @@ async def _attempt(
                     raise _MetError
                 if file.is_calendar_kept:
                     await store.keep_calendar(bars, file.calendar, exchange=file.exchange, tx=tx)
+                await store.keep_rules(bars, file.rules, exchange=file.exchange, tx=tx)
             await QuarantineStore(tx).add(_held(file))
         return Imported(file, done, differing, False)
     return None

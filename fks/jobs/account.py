@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +16,7 @@ from fks.backtest.rows import AMOUNT_MAX
 from fks.config.settings import Risk
 from fks.jobs.backtest import BacktestSpec, BarsRequest, LoadBars, Progress, limits_of, load_joined, setup_of
 from fks.jobs.spec import checked_spec
+from fks.model.instrument import Instrument
 from fks.model.untrusted import Exact
 from fks.strategies.base import history_of
 from fks.strategies.registry import Catalogue, load_catalogue
@@ -110,6 +112,7 @@ def run_account_spec(
     known = catalogue or load_catalogue()
     strategies = [known.make(member.strategy, member.params) for member in spec.members]
     members, sources, firsts = [], [], []
+    derived: dict[str, Instrument] = {}  # rules of a symbol's first member: other bars may show other ones
     for number, (wanted, strategy) in enumerate(zip(spec.members, strategies, strict=True)):
         request = BarsRequest(
             wanted.symbol,
@@ -121,6 +124,9 @@ def run_account_spec(
             features=strategy.features(),
         )
         loaded = load_joined(strategy.inputs(), request, load_bars)
+        if loaded.is_derived:
+            own = loaded.instrument
+            loaded = replace(loaded, instrument=derived.setdefault(f"{own.exchange}:{own.symbol}", own))
         setup = setup_of(wanted, loaded, limits)
         members.append(Member(strategy, loaded.bars, setup, wanted.name))
         sources.append(loaded.source)

@@ -22,7 +22,7 @@ from fks.matching.margin import Margin
 from fks.model.bar import Bars
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError, unprocessable
-from fks.model.instrument import Instrument
+from fks.model.instrument import GivenRules, Instrument
 from fks.model.timeframe import bar_end, check_bar_kind, iso, to_ns
 from fks.model.untrusted import Exact
 from fks.risk.sizing import Sizing
@@ -76,6 +76,11 @@ class BacktestSpec(BaseModel):
     limits: bool = False  # whether the node's [risk] limits hold
     #: the account's currency, in which these limits are; None: the quote currency
     limits_currency: str | None = Field(None, pattern="^[A-Z0-9]{1,20}$", exclude_if=lambda value: value is None)
+    #: rules instead of the instrument's own: the step of quantities and the least one, the largest order, in base, and
+    #: the step of prices
+    lot: Exact | None = Field(None, gt=0, le=AMOUNT_MAX, exclude_if=lambda value: value is None)
+    tick: Exact | None = Field(None, gt=0, le=AMOUNT_MAX, exclude_if=lambda value: value is None)
+    largest: Exact | None = Field(None, gt=0, le=AMOUNT_MAX, exclude_if=lambda value: value is None)
     finer: bool = True  # stored minutes decide the order of prices within a bar
 
     @field_validator("start", "end")
@@ -103,9 +108,15 @@ class BacktestSpec(BaseModel):
     @model_validator(mode="after")
     def _ordered(self) -> BacktestSpec:
         check_bar_kind(self.timeframe)
+        _ = self.rules
         if self.start and self.end and self.start >= self.end:
             raise ValueError(f"from ({self.start:%Y-%m-%dT%H:%MZ}) must be before to ({self.end:%Y-%m-%dT%H:%MZ})")
         return self
+
+    @property
+    def rules(self) -> GivenRules:
+        """Return the rules that stand for the instrument's own. Errors: InputError RULE_WRONG."""
+        return GivenRules.parse(lot=self.lot, tick=self.tick, largest=self.largest)
 
     @property
     def start_ns(self) -> int | None:
@@ -139,6 +150,7 @@ class LoadedBars:
     source: str
     finer: Bars | None = None  # bars of a shorter timeframe inside them, where some are stored
     events: InstrumentEvents = field(default_factory=InstrumentEvents)
+    is_derived: bool = False  # the instrument is that of `instrument_of`, as no row describes it
 
 
 LoadBars = Callable[[BarsRequest], LoadedBars]
@@ -213,12 +225,13 @@ def limits_of(
 
 def setup_of(spec: BacktestSpec, loaded: LoadedBars, limits: Risk | None) -> Setup:
     """Return the setup of a spec on its data. `limits`: those of the run in quote (None: the defaults of [risk]), used
-    where the spec has them on."""
+    where the spec has them on. Errors: those of `GivenRules.of`."""
     is_left_out = spec.funding == "none"
     funding = () if is_left_out else loaded.events.funding
+    instrument = spec.rules.of(loaded.instrument, float(loaded.bars.high.max(initial=0.0)))
     return Setup(
-        loaded.instrument,
-        CostModel.of(spec, loaded.instrument),
+        instrument,
+        CostModel.of(spec, instrument),
         spec.sizing,
         spec.size,
         spec.cash,

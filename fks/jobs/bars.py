@@ -9,16 +9,15 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from fks.backtest import resample
-from fks.backtest.instrument import guess_instrument
+from fks.backtest.instrument import instrument_of
 from fks.backtest.resample import trades_needed
 from fks.bars.columns import volume_bars
 from fks.bars.splits import adjusted, tick_of
 from fks.exchanges.registry import EXCHANGES, capabilities_of
 from fks.files.bars import ImportOptions, read_bars
-from fks.futures import continuous, continuous_root, contract_of, instrument_of_symbol
+from fks.futures import continuous, continuous_root, contract_of
 from fks.history.gaps import calendar_for
 from fks.jobs.backtest import BarsRequest, LoadedBars, joined
 from fks.model.bar import Bars
@@ -37,7 +36,6 @@ from fks.store.instruments import InstrumentStore
 from fks.store.reading import Listed, ReadingStore, ambiguous
 
 _TRADES_MAX = 2_000_000  # stored trades of one run: about 1 GB while they are read
-_SHOWN = 1000  # bars from which tick and lot of an unlisted symbol are derived
 
 
 async def load_stored(db: Database, request: BarsRequest, columns: ColumnCache | None = None) -> LoadedBars:
@@ -49,38 +47,39 @@ async def load_stored(db: Database, request: BarsRequest, columns: ColumnCache |
     """
     if continuous_root(request.symbol.rpartition(":")[2]) is not None:
         return await _load_continuous(db, request, columns)
-    instrument = await _instrument(db, request)
+    found = await _found(db, request)
+    listed = await _listed(db, found)
     store = columns or BarStore(db)
     is_volume = volume_of(request.timeframe) is not None
     if is_volume:
-        native = await _volume_bars(db, instrument, request)
+        native = await _volume_bars(db, found, request)
     else:
-        native = await _read(db, store, instrument, request, request.timeframe, request.warmup)
+        native = await _read(db, store, found, request, request.timeframe, request.warmup)
     made, stored_minutes = native, None
     if is_volume:
         pass
     elif TIMEFRAMES[request.timeframe] > 60 or request.timeframe == "1M":
         minutes = (request.warmup + 2) * ((TIMEFRAMES[request.timeframe] or 31 * 86400) // 60)
-        stored_minutes = await _read(db, store, instrument, request, "1m", minutes)
+        stored_minutes = await _read(db, store, found, request, "1m", minutes)
         made = resample(stored_minutes, request.timeframe)
         if request.start_ns is not None:
             made = made[max(0, int(np.searchsorted(made.time_ns, request.start_ns)) - request.warmup) :]
     actions = CorporateActionStore(db)
-    splits = await actions.splits(instrument.exchange, instrument.symbol)
+    splits = await actions.splits(found.exchange, found.symbol)
     is_native = len(made) <= len(native)
     bars = adjusted(native if is_native else made, splits)
     if stored_minutes is not None and len(bars):
         stored_minutes = adjusted(stored_minutes, splits, until_ns=bar_end(int(bars.time_ns[-1]), bars.timeframe))
     if not len(bars) or int(bars.time_ns[-1]) < (request.start_ns or 0):
-        raise _no_data(request, instrument.symbol, await _stored(BarStore(db), instrument, request))
+        raise _no_data(request, found.symbol, await _stored(BarStore(db), found, request))
     source = "database, made of trades" if is_volume else "database" if is_native else "database, made from 1m bars"
     has_finer = stored_minutes is not None and len(stored_minutes) > 0
-    instrument = replace(instrument, tick=tick_of(bars, instrument.tick))
+    instrument = await _derived(db, bars) if listed is None else replace(listed, tick=tick_of(bars, listed.tick))
     own, begin_ns = FeatureStore(db), int(bars.time_ns[0]) if request.start_ns is None else request.start_ns
-    await own.check_knowledge(request.features, instrument.symbol, begin_ns)
-    bars = await own.aligned(request.features, instrument.symbol, bars)
-    events = await actions.instrument_events(instrument.exchange, instrument.symbol, request.end_ns)
-    return LoadedBars(bars, instrument, source, stored_minutes if has_finer else None, events)
+    await own.check_knowledge(request.features, found.symbol, begin_ns)
+    bars = await own.aligned(request.features, found.symbol, bars)
+    events = await actions.instrument_events(found.exchange, found.symbol, request.end_ns)
+    return LoadedBars(bars, instrument, source, stored_minutes if has_finer else None, events, listed is None)
 
 
 async def stored_contracts(db: Database, symbol: str, exchange: str | None) -> list[tuple[str, str]]:
@@ -143,13 +142,13 @@ async def _load_continuous(db: Database, request: BarsRequest, columns: ColumnCa
     return LoadedBars(bars, instrument, f"database, {len(parts)} contracts")
 
 
-async def _volume_bars(db: Database, instrument: Instrument, request: BarsRequest) -> Bars:
+async def _volume_bars(db: Database, found: Listed, request: BarsRequest) -> Bars:
     """Return the volume bars of a request, and `warmup` before it, counted from the first stored trade on. Errors:
     InputError TRADES_NEEDED without trades, TRADES_GAP where some are missing or that cannot be known."""
-    exchange, symbol = instrument.exchange, instrument.symbol
+    exchange, symbol = found.exchange, found.symbol
     rows = await ReadingStore(db).trades(exchange, symbol, request.end_ns, _TRADES_MAX + 1)
     if not rows:
-        there_is = await _stored(BarStore(db), instrument, replace(request, timeframe="1m"))
+        there_is = await _stored(BarStore(db), found, replace(request, timeframe="1m"))
         raise trades_needed(request.timeframe, there_is)
     missing = sum(row["missing"] or 0 for row in rows)
     is_whole = exchange in EXCHANGES and capabilities_of(exchange).trade_ids is TradeIds.CONTIGUOUS
@@ -177,10 +176,7 @@ def load_trades(path: Path, request: BarsRequest, *, now_ns: int) -> LoadedBars:
     options = ImportOptions(exchange=request.exchange or "", symbol=symbol, timeframe=request.timeframe)
     file = read_bars(path, options, now_ns=now_ns)
     bars = replace(file.bars, calendar=file.calendar, exchange=file.exchange)
-    prices = np.concatenate([bars.open, bars.high, bars.low, bars.close])
-    known = instrument_of_symbol(file.exchange, bars.symbol)
-    instrument = known or guess_instrument(file.exchange, bars.symbol, _step(prices), _step(bars.volume))
-    return _part(bars, instrument, str(path), request)
+    return _part(bars, instrument_of(bars), str(path), request)
 
 
 async def load_stored_joined(db: Database, request: BarsRequest, symbols: Iterable[str]) -> LoadedBars:
@@ -190,23 +186,20 @@ async def load_stored_joined(db: Database, request: BarsRequest, symbols: Iterab
     return joined(loaded, others)
 
 
-async def _instrument(db: Database, request: BarsRequest) -> Instrument:
-    """Return the instrument: as listed, by the specification of a futures contract, else derived from its bars."""
-    found = await _found(db, request)
-    if found.is_listed:
-        every = await InstrumentStore(db).all(found.exchange)
-        return next(item for item in every if item.symbol == found.symbol)
-    future = instrument_of_symbol(found.exchange, found.symbol)
-    if future is not None:
-        return future
-    for timeframe in (request.timeframe, "1m"):
-        bars = await BarStore(db).read(
-            found.symbol, timeframe, 0, None, _SHOWN, exchange=found.exchange, is_newest=True
-        )
-        if len(bars):
-            break
-    prices = np.concatenate([bars.open, bars.high, bars.low, bars.close])
-    return guess_instrument(found.exchange, found.symbol, _step(prices), _step(bars.volume))
+async def _listed(db: Database, found: Listed) -> Instrument | None:
+    """Return a symbol's instrument as it is listed; None where only bars of it are stored."""
+    return await InstrumentStore(db).get(found.exchange, found.symbol) if found.is_listed else None
+
+
+async def _derived(db: Database, bars: Bars) -> Instrument:
+    """Return the rules derived from stored bars, with those that an import gave for the series or its minutes. Errors:
+    InputError RULE_WRONG."""
+    instrument, highest = instrument_of(bars), float(bars.high.max())
+    for timeframe in ("1m", bars.timeframe):
+        series = await BarStore(db).series(bars.symbol, timeframe, exchange=bars.exchange)
+        if series is not None:
+            instrument = series.rules.of(instrument, highest)
+    return instrument
 
 
 async def _found(db: Database, request: BarsRequest) -> Listed:
@@ -222,22 +215,16 @@ async def _found(db: Database, request: BarsRequest) -> Listed:
     return await store.find(f"{prefix}:{contract.name}" if prefix else contract.name, request.exchange)
 
 
-def _step(values: npt.NDArray[np.float64]) -> Decimal:
-    """Return the step that the decimals of `values` show: from 1 down to 1e-8, for longer ones are a float's noise."""
-    places = (int(Decimal(repr(value)).normalize().as_tuple().exponent) for value in set(values.tolist()))
-    return Decimal(1).scaleb(max(-8, min((0, *places))))
-
-
 async def _read(
     db: Database,
     store: BarStore | ColumnCache,
-    instrument: Instrument,
+    found: Listed,
     request: BarsRequest,
     timeframe: str,
     warmup: int,
 ) -> Bars:
     """Return the stored bars of a request and `warmup` bars before it, with the calendar of their market."""
-    start_ns, symbol, exchange = request.start_ns or 0, instrument.symbol, instrument.exchange
+    start_ns, symbol, exchange = request.start_ns or 0, found.symbol, found.exchange
     bars = await store.read(symbol, timeframe, start_ns, request.end_ns, exchange=exchange)
     if start_ns and warmup:
         before_ns = bar_start(start_ns, timeframe)
@@ -252,10 +239,10 @@ async def _read(
     )
 
 
-async def _stored(store: BarStore, instrument: Instrument, request: BarsRequest) -> str:
+async def _stored(store: BarStore, found: Listed, request: BarsRequest) -> str:
     """Return in words what there is of the series, or of its minutes."""
     for timeframe in (request.timeframe, "1m"):
-        count, oldest, newest = await store.edges(instrument.symbol, timeframe, exchange=instrument.exchange)
+        count, oldest, newest = await store.edges(found.symbol, timeframe, exchange=found.exchange)
         if oldest is not None and newest is not None:
             return f"stored are {count} {timeframe} bars, {iso(oldest)} to {iso(newest)}"
     return "nothing is stored of it"
@@ -264,16 +251,16 @@ async def _stored(store: BarStore, instrument: Instrument, request: BarsRequest)
 def load_tape(tape: Tape, name: str, request: BarsRequest) -> LoadedBars:
     """Return bars from a tape. Errors: InputError SYMBOL_UNKNOWN when it is of another symbol or exchange,
     TIMEFRAME_FINER, NO_DATA, FEATURE_UNKNOWN for a strategy with columns of its own."""
-    instrument = instrument_of_symbol(tape.exchange, tape.symbol) or guess_instrument(
-        tape.exchange, tape.symbol, Decimal(1).scaleb(-tape.price_places), Decimal(1).scaleb(-tape.volume_places)
-    )
+    played = tape.bars()
+    played = replace(played, calendar=calendar_for(tape.exchange, None, tape.symbol, played))
+    places = (tape.price_places, tape.volume_places)
+    tick, lot_step = (Decimal(1).scaleb(-many) for many in places)
+    instrument = instrument_of(played, tick=tick, lot_step=lot_step)
     find_instrument(request.symbol, [instrument])
     if request.exchange not in (None, tape.exchange):
         raise not_found(
             "SYMBOL_UNKNOWN", f"{name} is of {tape.exchange}, not of {request.exchange}", "leave the exchange out"
         )
-    played = tape.bars()
-    played = replace(played, calendar=calendar_for(tape.exchange, None, tape.symbol, played))
     bars = resample(played, request.timeframe)
     return _part(bars, instrument, name, request, None if played.timeframe == bars.timeframe else played)
 
@@ -293,7 +280,7 @@ def _part(bars: Bars, instrument: Instrument, name: str, request: BarsRequest, f
         raise _no_data(
             request, instrument.symbol, f"the tape has {iso(int(bars.time_ns[0]))} to {iso(int(bars.time_ns[-1]))}"
         )
-    return LoadedBars(part, instrument, name, finer)
+    return LoadedBars(part, instrument, name, finer, is_derived=True)
 
 
 def read_tape(where: str) -> tuple[Tape, str]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from decimal import Decimal
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 import fks
 from fks.backtest.fingerprint import RULES
-from fks.backtest.instrument import guess_instrument
+from fks.backtest.instrument import currencies_of
 from fks.config.settings import Risk
 from fks.futures import continuous_root
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError
-from fks.model.instrument import folded
+from fks.model.instrument import NO_RULES, folded
 from fks.model.timeframe import to_ns, volume_of
 from fks.store.bars import BarStore
 from fks.store.corporate_actions import CorporateActionStore
@@ -56,9 +56,9 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
     reads = _reads(catalogue, parsed)
     rates: tuple[str, ...] = ()
     if parsed.limits and parsed.limits_currency is not None:
-        name, one = folded(parsed.symbol), Decimal(1)
-        item = await InstrumentStore(db).get(exchange, name) or guess_instrument(exchange, name, one, one)
-        rates = rate_symbols(parsed.limits_currency, item.quote)
+        name = folded(parsed.symbol)
+        item = await InstrumentStore(db).get(exchange, name)
+        rates = rate_symbols(parsed.limits_currency, currencies_of(name)[1] if item is None else item.quote)
     wanted = [parsed.symbol, *map(folded, reads.inputs()), *rates]
     series = [one for symbol in wanted for one in await _series(db, symbol, exchange, parsed.timeframe, parsed.end_ns)]
     if continuous_root(parsed.symbol.rpartition(":")[2]) is not None:
@@ -121,13 +121,14 @@ async def _of_portfolio(db: Database, kind: str, spec: Mapping[str, Any]) -> str
 async def _series(
     db: Database, symbol: str, exchange: str, timeframe: str, end_ns: int | None
 ) -> list[list[str | int]]:
-    """Return the revision and the newest bar, up to an end, of a series and of its minutes."""
+    """Return the revision, the newest bar, up to an end, and an import's rules of a series and of its minutes."""
     series: list[list[str | int]] = []
     for one in sorted({timeframe, "1m"}):
         found = await BarStore(db).series(symbol, one, exchange=exchange)
         if found is not None and found.newest_ns is not None:
             newest = found.newest_ns if end_ns is None else min(found.newest_ns, end_ns)
-            series.append([one, found.revision, newest])
+            rules = [str(rule) for rule in astuple(found.rules)] if found.rules != NO_RULES else []
+            series.append([one, found.revision, newest, *rules])
     return series
 
 

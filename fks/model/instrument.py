@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
-from fks.model.errors import invalid, not_found
+from fks.model.decimals import places
+from fks.model.errors import invalid, not_found, unprocessable
 
 _SEPARATORS = str.maketrans("", "", "/-")
+NO_LARGEST = Decimal("Infinity")  # the `qty_max` of an instrument that has no largest order
+_RULE_MAX = Decimal(10) ** 15
+_PLACES_MAX = {"lot": 12, "tick": 18, "largest": 12}  # of the rules that a person gives
+_TICKS_MAX = 1e17  # of a price: it and its sums fit 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,9 @@ class PercentPrice:
 class Instrument:
     """One instrument at one exchange. `symbol` is the venue's name (BTCUSDT), `name` the unified one (BTC/USDT).
 
-    Units: `tick`, prices and `notional_min` in `quote`; `lot_step`, `qty_min`, `qty_max` in `base`. The fields with a
-    default are filters that an exchange may have: None (or an empty `order_types`) means that it reported none.
+    Units: `tick`, prices and `notional_min` in `quote`; `lot_step`, `qty_min`, `qty_max` (or `NO_LARGEST`) in `base`.
+    The fields with a default are filters that an exchange may have: None (or an empty `order_types`) means that it
+    reported none.
     """
 
     exchange: str
@@ -106,6 +112,58 @@ class Instrument:
     def round_quantity(self, quantity: Decimal) -> Decimal:
         """Return `quantity` rounded down onto the lot grid; never up, so it cannot spend more than decided."""
         return (quantity / self.lot_step).to_integral_value(ROUND_FLOOR) * self.lot_step
+
+
+@dataclass(frozen=True, slots=True)
+class GivenRules:
+    """Rules that a person gives for an instrument, None: its own. Units: `lot` (the step of all orders, and the least
+    one) and `largest` (order) in base, `tick` in quote."""
+
+    lot: Decimal | None = None
+    tick: Decimal | None = None
+    largest: Decimal | None = None
+
+    @staticmethod
+    def parse(*, lot: object = None, tick: object = None, largest: object = None) -> GivenRules:
+        """Return the rules of numbers or their texts. Errors: InputError RULE_WRONG for one that is not positive, or
+        has more than 12 places (`tick`: 18)."""
+        given = {"lot": lot, "tick": tick, "largest": largest}
+        return GivenRules(**{name: _rule(name, value) for name, value in given.items() if value is not None})
+
+    def of(self, instrument: Instrument, highest: float) -> Instrument:
+        """Return an instrument with these rules instead of its own. `highest`: the highest price of a run. Errors:
+        InputError RULE_WRONG for a tick too fine for it, or a largest order below the least one."""
+        lot, most = self.lot, instrument.qty_max if self.largest is None else self.largest
+        least = instrument.qty_min if lot is None else lot
+        if (lot, self.largest) != (None, None) and most < least:
+            text = f"a largest order of {most:f} {instrument.base} is below the least one of {least:f}"
+            raise unprocessable("RULE_WRONG", text, "give a larger one (--largest), or a finer lot (--lot)")
+        if self.tick is not None and highest * 10.0 ** places(self.tick) > _TICKS_MAX:
+            text = f"a tick of {self.tick:f} is too fine for a price of {highest!r}"
+            raise unprocessable("RULE_WRONG", text, "give a coarser one (--tick)")
+        market, none = instrument.market_lot, Decimal(0)
+        if market is not None and lot is not None:
+            market = Lot(none, market.most, none)
+        if market is not None and self.largest is not None:
+            market = Lot(market.least, none, market.step)
+        step = instrument.lot_step if lot is None else lot
+        tick = instrument.tick if self.tick is None else self.tick
+        return replace(instrument, lot_step=step, qty_min=least, qty_max=most, tick=tick, market_lot=market)
+
+
+NO_RULES = GivenRules()
+
+
+def _rule(name: str, value: object) -> Decimal:
+    try:
+        number = Decimal(str(value))
+    except ArithmeticError:
+        number = Decimal("NaN")
+    finest = _PLACES_MAX[name]
+    if not number.is_finite() or not 0 < number <= _RULE_MAX or places(number) > finest:
+        text = f"{name}={str(value)[:40]!r} is no positive number up to {_RULE_MAX:.0e} with at most {finest} places"
+        raise unprocessable("RULE_WRONG", text, f"give {name} as 0.001 for example")
+    return Decimal(f"{number:f}")
 
 
 def distance_of(trail: Decimal, tick: Decimal) -> Decimal:

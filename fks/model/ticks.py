@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from fks.model import decimals
 from fks.model.errors import unprocessable
 
 _DIGITS = 15  # what a float64 holds of a decimal without loss
-_PLACES_MAX = 12
+_PLACES_MAX = 12  # of prices from 1e-4 on
+_SMALL_MAX = 22  # of smaller ones: powers of ten up to here are exact in a float64
+_SMALL_DIGITS = 9  # that a small price has at least
+_WHOLE_DIGITS = 17  # of the greatest price as an integer: it and its sums fit 64 bits
+_SHOWN_DIGITS = 14  # of a value that a file shows; what follows them is the noise of arithmetic
 _PROBE = 256  # values that are tried first: they reject most grids
 
 _Floats = npt.NDArray[np.float64]
@@ -72,7 +78,8 @@ class Ticks:
 def places_of(values: _Floats) -> int:
     """Return the decimal places of the coarsest 10^-places grid that holds all of `values`.
 
-    Prices of more than 15 digits (made by arithmetic, not by a venue) get 15 digits counted on the first one.
+    Prices of more than 15 digits (made by arithmetic, not by a venue) get 15 digits counted on the first one, 12 places
+    at most; below 1e-4 they get as many places as leave it nine digits.
     """
     return _places_from(values, 0)
 
@@ -89,12 +96,36 @@ def ensure_finite(values: _Floats) -> None:
         )
 
 
+def shown_places(values: _Floats) -> int:
+    """Return the decimal places that values show in a file: 2 for 4.81 and for 4.8100000000000005, 16 for 4.563e-13.
+
+    Values of more than 14 digits (adjusted prices) have their first 14; where all are floats of 32 bits, as Yahoo's
+    (4.809999942779541), they have the digits of those.
+    """
+    distinct = np.unique(values)
+    with np.errstate(over="ignore"):
+        short = distinct.astype(np.float32)
+    is_short = np.array_equal(short.astype(np.float64), distinct)
+    texts = map(str, short) if is_short else (f"{value:.{_SHOWN_DIGITS}g}" for value in distinct.tolist())
+    return max((decimals.places(Decimal(text)) for text in texts), default=0)
+
+
+def places_within(least: float, most: float) -> int:
+    """Return the most places of a grid for prices from `least` to `most`: eight, more where `least` would have fewer
+    than nine digits, and never so many that `most` does not fit 64 bits."""
+    small = _SMALL_DIGITS - 1 - _exponent(least)
+    return max(0, min(max(8, small), _SMALL_MAX, _WHOLE_DIGITS - 1 - _exponent(most)))
+
+
 def ticks_of(open_: _Floats, high: _Floats, low: _Floats, close: _Floats) -> Ticks:
     """Return the columns on the coarsest grid that holds all of their values. Errors: InputError PRICE_UNKNOWN."""
-    places = 0
+    places, greatest = 0, 0.0
     for column in (open_, high, low, close):
         ensure_finite(column)
         places = max(places, _places_from(column, places))
+        greatest = max(greatest, float(np.abs(column).max(initial=0.0)))
+    if greatest:
+        places = max(0, min(places, _WHOLE_DIGITS - _exponent(greatest)))
     scale = 10.0**places
     return _bounded(places, [_converted(column, scale) for column in (open_, high, low, close)])
 
@@ -110,13 +141,20 @@ def _places_from(values: _Floats, least: int) -> int:
     """Return `places_of(values)`, or less than `least` where the grid of `least` places holds them too."""
     if not len(values):
         return 0
-    whole = len(str(int(abs(float(values[0])))))
-    most = max(0, min(_PLACES_MAX, _DIGITS - whole))
+    first = abs(float(values[0]))
+    most = max(0, min(_PLACES_MAX, _DIGITS - len(str(int(first)))))
+    if first:
+        most = max(most, min(_SMALL_MAX, _SMALL_DIGITS - 1 - _exponent(first)))
     for places in range(min(least, most), most + 1):
         scale = 10.0**places
         if _is_on_grid(values[:_PROBE], scale) and _is_on_grid(values, scale):
             return places
     return most
+
+
+def _exponent(value: float) -> int:
+    """Return the power of ten of a positive value's first digit."""
+    return Decimal(repr(value)).adjusted()
 
 
 def _is_on_grid(values: _Floats, scale: float) -> bool:

@@ -91,9 +91,9 @@ def split_at_lot(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, ..
     """
     lot = instrument.lot(is_market=True)
     steps = int((quantity / lot.step).to_integral_value(ROUND_FLOOR))
-    most = max(int((lot.most / lot.step).to_integral_value(ROUND_FLOOR)), 1)
     if steps <= 0:
         return ()
+    most = max(int((min(lot.most, quantity) / lot.step).to_integral_value(ROUND_FLOOR)), 1)
     count = -(-steps // most)
     each, more = divmod(steps, count)
     return tuple((each + (place < more)) * lot.step for place in range(count))

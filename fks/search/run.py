@@ -17,13 +17,14 @@ import numpy as np
 from fks.backtest import Setup, TapeRefused, find_gaps
 from fks.backtest.gaps import ensure_whole
 from fks.backtest.metrics import probabilistic_sharpe
+from fks.backtest.result import Untraded
 from fks.backtest.run import ensure_splits
 from fks.backtest.series import held_closes
 from fks.model.bar import Bars, Floats
 from fks.model.errors import FksError, unprocessable
 from fks.model.timeframe import iso
 from fks.risk.sizing import Sizing
-from fks.search.evaluate import SearchTask, Trial, evaluate, evaluate_ranges, joined, strategy_of
+from fks.search.evaluate import SearchTask, Trial, evaluate, evaluate_ranges, joined, run_range, strategy_of
 from fks.search.montecarlo import METHODS, resample_trades
 from fks.search.objectives import Returns, check_objectives, metrics_of, period_of, values_of
 from fks.search.overfitting import (
@@ -80,6 +81,7 @@ class _Fold:
     pruned: int = 0
     failed: int = 0
     without_value: int = 0
+    untraded: Params | None = None  # of the first trial without a trade
     first_error: str = ""
     sharpes: tuple[int, float, float] = (0, 0.0, 0.0)  # count, mean, sum of squared deviations (Welford)
     compared: list[Floats] = field(default_factory=list)
@@ -96,6 +98,8 @@ class _Fold:
         self._compare(trial)
         if trial.values is None:
             self.without_value += 1
+            if self.untraded is None and not trial.metrics.get("trades"):
+                self.untraded = trial.params
             return
         heapq.heappush(self.best, _Best(trial))
         if len(self.best) > KEPT:
@@ -229,6 +233,11 @@ class Search:
         ]
         last, winner = self._folds[-1], self._folds[-1].winner
         if winner is None:
+            denied = None if last.untraded is None else _denied(task, last.untraded)
+            if denied is not None:
+                params = " ".join(f"{name}={value}" for name, value in (last.untraded or {}).items())
+                text = f"{denied.text} ({params}); none of {self.done} trials has a value"
+                raise unprocessable("SEARCH_EMPTY", text, denied.remedy)
             raise unprocessable(
                 "SEARCH_EMPTY",
                 f"none of {self.done} trials has a value: {last.failed} failed, {last.without_value} had fewer than "
@@ -291,6 +300,13 @@ def _span(task: SearchTask, ranges: Sequence[Range]) -> list[dict[str, Any]]:
         {"from": iso(int(task.bars.time_ns[low])), "to": iso(int(task.bars.time_ns[high - 1])), "bars": high - low}
         for low, high in ranges
     ]
+
+
+def _denied(task: SearchTask, params: Params) -> Untraded | None:
+    """Return why these parameters traded nowhere on the bars of the last search: denials. None for other reasons."""
+    train = task.splits[-1].train
+    found = [run_range(task, params, part, train).no_trades for part in train]
+    return next((reason for reason in found if reason is not None), None)
 
 
 def _judged(task: SearchTask, split: Split, fold: _Fold) -> dict[str, Any]:

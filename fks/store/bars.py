@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import asyncpg
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from fks.model.bar import Bars
 from fks.model.errors import OutageError, invalid
+from fks.model.instrument import GivenRules
 from fks.model.timeframe import iso, to_datetime
 from fks.store import copy, merging
 from fks.store.base import SqlStore, reads
@@ -32,7 +34,8 @@ class SeriesSummary:
 
     `revision` changes whenever a stored bar was changed, deleted, or inserted before the newest: a copy of the same
     revision is exact up to its newest bar, and only lacks later ones. `candles` counts incomplete bars as well.
-    `calendar`: the trading calendar given by an import; None: the exchange's.
+    `calendar`: the trading calendar given by an import; None: the exchange's. `lot`, `tick` and `largest`: rules given
+    by an import (`fks.model.instrument.GivenRules`).
     """
 
     revision: int
@@ -40,6 +43,14 @@ class SeriesSummary:
     oldest_ns: int | None
     newest_ns: int | None
     calendar: str | None = None
+    lot: Decimal | None = None
+    tick: Decimal | None = None
+    largest: Decimal | None = None
+
+    @property
+    def rules(self) -> GivenRules:
+        """Return the rules given by an import."""
+        return GivenRules(self.lot, self.tick, self.largest)
 
 
 _series = reads(SeriesSummary, oldest_ns="oldest", newest_ns="newest")
@@ -140,6 +151,11 @@ class BarStore(SqlStore[Database], queries="bars"):
         row = await (tx or self._db).fetchrow("bars.stand", exchange, bars.symbol, bars.timeframe, *span)
         assert row is not None
         return row["bars"], row["changes"]
+
+    async def keep_rules(self, bars: Bars, rules: GivenRules, *, exchange: str, tx: Transaction) -> None:
+        """Store the trading rules of a stored series; those that are None stay as they are."""
+        values = (rules.lot, rules.tick, rules.largest)
+        await tx.execute("bars.keep_rules", exchange, bars.symbol, bars.timeframe, *values)
 
     async def series(self, symbol: str, timeframe: str, *, exchange: str = "binance") -> SeriesSummary | None:
         """Return the summary of one series, without reading its bars; None when it does not exist."""

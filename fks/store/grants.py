@@ -48,7 +48,7 @@ USES: Final[Mapping[str, str]] = {
         feeds.received feeds.state feeds.trade_gaps instruments.all instruments.merge instruments.retire
         quarantine.add quarantine.confirmed quarantine.settle_bars sync.drop""",
     "jobs": """accounts.list alerting.raise bars.merge_rows bars.merge_staged bars.note_added bars.read bars.read_all
-        bars.read_last bars.series bars.stand bars.stored bars.keep_calendar
+        bars.read_last bars.series bars.stand bars.stored bars.keep_calendar bars.keep_rules
         challengers.add challengers.due challengers.end_swapped challengers.evaluated challengers.get
         challengers.install challengers.list challengers.lock_instance challengers.standing challengers.wait
         challengers.decisions

@@ -198,6 +198,9 @@ series = Table(  # one row a stored series, kept by triggers on ohlcv_data, whic
     Column("candles", BigInteger, nullable=False, server_default="0"),
     _time("updated_at", now=True),
     _text("calendar", null=True),  # trading calendar given by an import; None: the exchange's
+    _money("lot", null=True),  # rules given by an import, GivenRules; None: derived from the bars
+    _money("tick", null=True),
+    _money("largest", null=True),
     PrimaryKeyConstraint("exchange", "symbol", "timeframe"),
     postgresql_with={"fillfactor": 50},  # each stored bar changes its row: in place, with free space on the page
 )

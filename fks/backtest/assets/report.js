@@ -23,7 +23,7 @@ function head() {
   const params = Object.entries(d.params).filter(([, v]) => v !== null && v !== false).map(([k, v]) => `${k}=${param(v)}`).join(" ");
   $("title").textContent = `${d.strategy} ${params}`;
   $("what").textContent = `${d.symbol}${d.exchange ? " on " + d.exchange : ""} · ${d.timeframe} bars · ${d.from.slice(0, 16).replace("T", " ")} to ${d.end.slice(0, 16).replace("T", " ")} · ${digits(d.statistics.bars, 0)} bars${d.source ? " · " + d.source : ""}`;
-  const m = d.metrics, s = d.statistics, notes = [], missed = d.gaps.bars_expected - d.gaps.bars_present;
+  const m = d.metrics, s = d.statistics, notes = d.no_trades ? [d.no_trades] : [], missed = d.gaps.bars_expected - d.gaps.bars_present;
   if (m.trades < 30) notes.push(`${m.trades} closed trade${m.trades === 1 ? "" : "s"}: too few to distinguish skill from chance.`);
   if (m.periods < 60) notes.push(`${m.periods} ${m.period}s of returns: the yearly ratios are uncertain.`);
   if (missed && d.allow_gaps) notes.push(`${digits(missed, 0)} bars are missing (${digits(d.gaps.gap_pct, 2)} %), and gaps were allowed.`);
@@ -33,7 +33,7 @@ function head() {
   if (d.expired) notes.push(`${digits(d.expired, 0)} entries expired: their price was further than ${d.collar_pct} % from the close, where the venue holds the exits.`);
   if (d.final_position !== "0" && Math.abs(Number(d.final_position)) >= Number(d.lot_step)) notes.push(`A position of ${d.final_position} ${d.base} is open at the end, valued at the last close; it is in the equity, not among the trades.`);
   if (s.fees > 0 && s.net_profit <= 0 && s.net_profit + s.fees > 0) notes.push("Without fees this run would have made a profit: the fees took it.");
-  notes.push(...(d.findings || []));
+  notes.push(...(d.findings || []).filter(text => text !== d.no_trades));
   $("notes").hidden = !notes.length;
   $("notes").replaceChildren(el("ul", "", ...notes.map(n => el("li", "", n))));
 }

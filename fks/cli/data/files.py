@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import USAGE, Columns, as_json, emit, named, paths_of, settings_of, table
+from fks.cli.catalogue import rule_options
 from fks.cli.data.record import record
 from fks.cli.data.store import progress, with_store
 from fks.model.errors import InputError, invalid
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     default="",
     help="When the market trades: 24/7, XNYS, CMES, … Default: the exchange's; CMES for futures; else by the bars.",
 )
+@rule_options
 @click.option("--larger", is_flag=True, help="Also store the larger bars that the file's bars make whole.")
 @click.option("--replace", is_flag=True, help="Replace stored bars that differ; without it such a file is refused.")
 @click.option("--dry-run", is_flag=True, help="Read, check and compare; store nothing.")
@@ -65,9 +67,12 @@ def import_(
     Safe to repeat. See docs/import-data.md.
     """
     from fks.files.bars import ImportOptions
+    from fks.model.instrument import GivenRules
 
     stamps, date_order = how.pop("stamps"), how.pop("date_order") or ""
-    options = ImportOptions(**how, is_end=None if stamps is None else stamps == "end", date_order=date_order)
+    rules = GivenRules.parse(**{name: how.pop(name) for name in ("lot", "tick", "largest")})
+    is_end = None if stamps is None else stamps == "end"
+    options = ImportOptions(**how, is_end=is_end, date_order=date_order, rules=rules)
     rows = _imported(ctx, files, options, is_dry=dry_run, replaces=replace, with_larger=larger)
     emit(rows, as_json=as_json, schema="fks.data.import/1")
     if not as_json:

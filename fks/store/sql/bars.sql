@@ -93,7 +93,7 @@ ON CONFLICT (exchange, symbol, timeframe) DO UPDATE
 
 -- name: series
 -- Give what is stored of one series, without looking at its bars.
-SELECT revision, candles, oldest, newest, calendar FROM series WHERE exchange = $1 AND symbol = $2 AND timeframe = $3;
+SELECT revision, candles, oldest, newest, calendar, lot, tick, largest FROM series WHERE exchange = $1 AND symbol = $2 AND timeframe = $3;
 
 -- name: database
 -- Tell this database from any other, also from itself before a backup was restored (which makes the tables anew).
@@ -107,3 +107,8 @@ SELECT symbol, timeframe, COUNT(*) AS candles, MIN(time) AS oldest, MAX(time) AS
 -- name: keep_calendar
 -- Keep when the market of one series trades.
 UPDATE series SET calendar = $4 WHERE exchange = $1 AND symbol = $2 AND timeframe = $3;
+
+-- name: keep_rules
+-- Keep the trading rules of one series; null: those it has.
+UPDATE series SET lot = COALESCE($4, lot), tick = COALESCE($5, tick), largest = COALESCE($6, largest)
+ WHERE exchange = $1 AND symbol = $2 AND timeframe = $3;

@@ -207,6 +207,39 @@ def test_shares_run_by_the_calendar_of_their_import(store: Shell, tmp_path: Path
     assert (code, "misses 4.68 % of its bars (40 of 854" in err) == (DENIED, True), err
 
 
+def test_imported_bars_keep_the_rules_that_their_import_gave(store: Shell, tmp_path: Path) -> None:
+    """Yahoo's volumes are dollars: the lot is no whole coin, unless a person gives one."""
+    close = 42000.5 + 900.0 * np.sin(np.arange(60) / 2.0).round(3)
+    days = pandas.date_range("2024-01-01", periods=60)
+    table = {"Date": days, "Open": close, "High": close, "Low": close, "Close": close, "Volume": 18_426_978_443}
+    pandas.DataFrame(table).to_csv(tmp_path / "BTC-USD.csv", index=False)
+    load = ("data", "import", "--exchange", "yahoo", "--symbol", "BTC-USD", str(tmp_path / "BTC-USD.csv"))
+    search = ("-p", "fast=2:3", "-p", "slow=4", "--timeframe", "1d", "--symbol", "BTC-USD", "--workers", "1")
+    command = ("backtest", "run", "sma_cross", "--set", "fast=2", "--set", "slow=4", *search[4:8])
+    assert store(*load)[0] == OK
+    free = store.json(*command)
+    assert (free["denied"], free["fills_count"] > 5, "no_trades" in free) == ({}, True, False)
+    assert store(*load, "--lot", "1", "--largest", "50")[0] == OK
+    code, out, _ = store(*command, "--no-report")
+    assert code == OK
+    assert out.startswith("No trades: every entry was denied or expired (")
+    assert "limit at least 1; a lot of 1 BTC is worth 4" in out.splitlines()[0]
+    code, _, err = store("optimize", "run", "sma_cross", *search)
+    assert (code, "No trades" in err, "finer lot (--lot)" in err, "widen the space" in err) == (
+        USAGE,
+        True,
+        True,
+        False,
+    )
+    assert store.json(*command, "--lot", "1e-5")["fills_hash"] == free["fills_hash"]
+    assert store.json("optimize", "run", "sma_cross", *search, "--lot", "1e-5")["trials"]["done"] > 0
+    assert store.json(*command, "--lot", "1e-5", "--largest", "0.001")["denied"].keys() == {"QTY_MAX"}
+    for wrong in (("--lot", "0"), ("--tick", "x"), ("--largest", "-1"), ("--tick", "1e-16")):
+        for words in (load, command):
+            code, _, err = store(*words, *wrong)
+            assert (code, wrong[0][2:] in err) == (USAGE, True), err
+
+
 def test_shares_that_were_split_run_in_the_shares_of_their_end(store: Shell, tmp_path: Path) -> None:
     """Twice: 2 for 1 in the first quarter, 3 for 1 a year later, which only the long run is over."""
     days = pandas.bdate_range("2014-01-02", "2015-12-31", tz="UTC")

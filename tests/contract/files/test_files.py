@@ -21,20 +21,25 @@ from fks.bars.calendars import calendar_of
 from fks.cli import cli
 from fks.cli.base import OK, USAGE, run
 from fks.clock import FakeClock
+from fks.config.risk import Risk
 from fks.files.bars import FileBars, ImportOptions, read_bars
 from fks.files.export import export_bars
 from fks.files.load import import_file
 from fks.files.sample import sample_tape
 from fks.history.quality import QualityReport
+from fks.jobs.backtest import BarsRequest
+from fks.jobs.bars import load_stored
+from fks.jobs.fingerprint import fingerprint
 from fks.model.bar import Bars
 from fks.model.errors import InputError, OutageError
-from fks.model.instrument import Instrument
+from fks.model.instrument import NO_LARGEST, GivenRules, Instrument
 from fks.model.timeframe import NS, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
 from fks.store.merging import Merged
 from fks.store.quarantine import QuarantineStore
+from fks.strategies.registry import load_catalogue
 
 NOW = 1_800_000_000 * NS
 START = 1_767_571_200 * NS  # 2026-01-05, a Monday
@@ -197,6 +202,31 @@ async def test_calendar_of_an_import_is_kept_for_the_quality_report(database: Da
     await database.sql("DELETE FROM ohlcv_data WHERE time = $1", to_datetime(int(times[500])))
     assert await found() == (1, False)
     assert [gap.bars for gap, _ in await report.missing((await report.series())[0])] == [1]
+
+
+async def test_rules_of_an_import_are_kept_with_its_series(database: Database, tmp_path: Path) -> None:
+    spec = {"strategy": "rsi", "symbol": "BTCUSDT", "exchange": "file", "timeframe": "1m"}
+    plain = ImportOptions(exchange="file", symbol="BTCUSDT")
+
+    async def kept(options: ImportOptions) -> tuple[GivenRules, str]:
+        await import_file(database, read(written(tmp_path / "x.csv", SAMPLE[:100]), options))
+        series = await BarStore(database).series("BTCUSDT", "1m", exchange="file")
+        assert series is not None
+        return series.rules, await fingerprint(database, "backtest", spec, load_catalogue(), Risk())
+
+    own, first = await kept(plain)
+    given, second = await kept(replace(plain, rules=GivenRules.parse(lot="0.5", largest=8)))
+    assert (own, given) == (GivenRules(), GivenRules(Decimal("0.5"), None, Decimal(8)))
+    assert first != second, "a run by other rules is other work"
+    assert await kept(plain) == (given, second), "a file without rules changes none"
+    item = (await load_stored(database, BarsRequest("BTCUSDT", "file", "1m", None, None, 0))).instrument
+    assert (item.lot_step, item.qty_max) == (Decimal("0.5"), 8)
+    await InstrumentStore(database).merge([item])
+    with pytest.raises(InputError, match="file lists BTCUSDT with rules of its own") as found:
+        await kept(replace(plain, rules=GivenRules(Decimal(1))))
+    assert found.value.code == "RULE_WRONG"
+    await InstrumentStore(database).merge([replace(item, qty_max=NO_LARGEST)])
+    assert (await InstrumentStore(database).all("file"))[0].qty_max == NO_LARGEST
 
 
 async def test_larger_bars_are_built_where_no_smaller_one_is_missing(database: Database, tmp_path: Path) -> None:

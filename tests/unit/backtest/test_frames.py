@@ -91,7 +91,7 @@ def test_a_frame_that_is_no_bars_is_refused_by_row(made: pd.DataFrame, message: 
 # ── setup ────────────────────────────────────────────────────────────────────────────────────────
 def test_an_instrument_is_derived_from_symbol_and_decimals() -> None:
     item = bt.instrument_of(bt.bars_from_frame(frame(), symbol="SOLUSDC"))
-    assert (item.base, item.quote, item.tick, item.lot_step) == ("SOL", "USDC", Decimal("0.01"), Decimal("0.1"))
+    assert (item.base, item.quote, item.tick, item.lot_step) == ("SOL", "USDC", Decimal("0.01"), Decimal("0.01"))
 
 
 def test_values_of_a_setup_may_be_numbers_or_text() -> None:

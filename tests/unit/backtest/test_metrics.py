@@ -55,7 +55,7 @@ def daily(count: int = 400) -> Backtest:
     minutes = synthetic(count)
     times = START_NS + np.arange(count, dtype=np.int64) * 86_400 * NS
     bars = replace(minutes, timeframe="1d", time_ns=times)
-    setup = setup_for(bars, cash=10_000, size=9_000, fee_rate=0, limits=False)
+    setup = setup_for(bars, cash=10_000, size=9_000, fee_rate=0, limits=False, lot="0.01")
     return run(load_catalogue().make("sma_cross", {"fast": 3, "slow": 8}), bars, setup)
 
 

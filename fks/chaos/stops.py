@@ -26,7 +26,7 @@ _COPY = "copy:"  # the instance of an account that copies another's
 
 
 @dataclass(frozen=True, slots=True)
-class KnownMoves:
+class StopEvidence:
     """Rows of `stop_moves` with a price, and the signals (ids as text) that came with a plan of targets or
     break-even."""
 
@@ -53,7 +53,7 @@ def moves_without_reason(
     signals: Sequence[Row],
     closes: Mapping[str, Closes],
     rules: Mapping[str, SmallestAmounts],
-    moves: KnownMoves,
+    moves: StopEvidence,
 ) -> Iterator[str]:
     """Yield the moves of stops that neither the entry's trail, its strategy nor its position explains, as text.
 
@@ -143,7 +143,7 @@ def _is_of_trail(entry: _Entry, stop: Decimal, bar_s: int, closes: Closes) -> bo
     return not found or max((close * entry.sign - trail) for close in found) >= stop * entry.sign
 
 
-def _is_of_strategy(entries: Sequence[_Entry], stop: Decimal, bar_s: int, moves: KnownMoves) -> bool:
+def _is_of_strategy(entries: Sequence[_Entry], stop: Decimal, bar_s: int, moves: StopEvidence) -> bool:
     """Return whether a strategy moved the stop of one of the entries there, or nearer to the market; or one has a plan,
     whose break-even moves it."""
     known = [entry.signal for entry in entries if entry.signal is not None]

@@ -323,7 +323,8 @@ def made_of(position: Decimal, entries: Sequence[Order], instrument: Instrument)
 
     A part that could not rest at the venue makes no entry, so that what fees and lots leave of a closed entry is none:
     the position that follows it would get the stop of that entry. Entries too small to rest alone count where those of
-    the same prices could rest together.
+    the same prices could rest together. The newest entry, which no other one follows, counts where its part could be
+    sold at the price that was paid: what is too small for a stop at first may rest where the stop moves to.
     """
     parts = [want for want in desired(position, entries, _ZERO, None) if want.part]
     alike: dict[tuple[object, ...], Decimal] = {}
@@ -333,7 +334,13 @@ def made_of(position: Decimal, entries: Sequence[Order], instrument: Instrument)
     def is_entry(want: Want) -> bool:
         could_rest = can_rest(want.parent, want.parent.filled, instrument)  # then a small part is a closed entry's rest
         part = want.part if could_rest else alike[_prices(want.parent)]
-        return can_rest(want.parent, instrument.round_quantity(part), instrument)
+        return can_rest(want.parent, instrument.round_quantity(part), instrument) or is_newest_held(want)
+
+    def is_newest_held(want: Want) -> bool:
+        paid = want.parent.average_price
+        if want.parent is not entries[0] or paid is None:
+            return False
+        return instrument.round_quantity(want.part) >= least_resting([paid], instrument)
 
     return [want.parent for want in parts if is_entry(want)]
 

@@ -281,6 +281,24 @@ def test_the_rest_of_a_closed_entry_makes_no_entry_of_the_position() -> None:
     assert names("-5", newest, closed) == []
 
 
+def test_the_newest_entry_counts_before_its_stop_could_rest() -> None:
+    """At the stop 0.06 is worth less than 5 USDT, and at the price that was paid more: a part that filled, or was left
+    by an exit of a share. Its stop has to trail until it may rest."""
+    small = entry("small", "0.06", stop_loss=D(80), average_price=D(100))
+    shared = entry("shared", 5, stop_loss=D(80), average_price=D(100), created_ns=-1)
+    below = entry("below", 5, side=Side.SELL, stop_loss=D(120), take_profit=D(80), average_price=D(100))
+
+    def names(position: str, *entries: Order) -> list[str]:
+        return [one.client_order_id for one in made_of(D(position), entries, INSTRUMENT)]
+
+    assert names("0.06", small) == ["small"]
+    assert names("0.06", shared) == ["shared"]
+    assert names("-0.06", below) == ["below"]
+    assert names("0.049", shared) == []  # what a close has left could not be sold either
+    assert names("0.12", small, shared) == ["small"]
+    assert names("5.06", entry("plain", 5, stop_loss=None, take_profit=None), shared) == []
+
+
 LEAST = D("0.056")
 
 

@@ -99,12 +99,20 @@ def moves_without_reason(
             yield f"the stop of {name} moved to {stop}: by no trail, strategy or other entry of its own position"
 
 
-def misplaced(orders: Sequence[Row]) -> Iterator[str]:
-    """Yield the live stops of an instance at rest that are not at the stop loss of their entry, as text."""
-    stops = {row["client_order_id"]: row["stop_loss"] for row in orders}
+def misplaced(orders: Sequence[Row], rules: Mapping[str, SmallestAmounts]) -> Iterator[str]:
+    """Yield the live stops of an instance at rest that are not at the stop loss of their entry, as text. One that is
+    too small to rest there stays where it is."""
+    entries = {row["client_order_id"]: row for row in orders}
     for row in orders:
-        at, wanted = row.get("stop_price"), stops.get(row["parent_id"])
-        if row["role"] == "sl" and row["state"] in _LIVE and None not in (at, wanted) and at != wanted:
+        parent = entries.get(row["parent_id"])
+        if row["role"] != "sl" or row["state"] not in _LIVE or parent is None:
+            continue
+        at, wanted = row.get("stop_price"), parent["stop_loss"]
+        if None in (at, wanted) or at == wanted:
+            continue
+        lowest = min(price for price in (wanted, parent.get("take_profit")) if price is not None)
+        _, least = _smallest(rules.get(row["symbol"]))
+        if (row["quantity"] - row["filled"]) * lowest >= least:
             yield f"stop {row['client_order_id']} rests at {at}, the stop loss of its entry is {wanted}"
 
 
@@ -129,13 +137,18 @@ def _note_positions(entries: Mapping[str, _Entry], trades: Sequence[Row], rules:
 
 
 def _is_flat(held: Decimal, price: Decimal, rules: SmallestAmounts | None) -> bool:
-    step, least = (Decimal(0), Decimal(5)) if rules is None else (rules.step, rules.notional_min)
+    step, least = _smallest(rules)
     return abs(held) < step or abs(held) * price < least / 2
 
 
+def _smallest(rules: SmallestAmounts | None) -> tuple[Decimal, Decimal]:
+    """Return the step and the least worth of orders; without `rules` those that are assumed."""
+    return (Decimal(0), Decimal(5)) if rules is None else (rules.step, rules.notional_min)
+
+
 def _had(entry: _Entry, stop: Decimal) -> bool:
-    """Return whether an entry had a stop, or was decided with that one or a nearer one: where legs are moved in place no
-    row shows the first."""
+    """Return whether an entry had a stop, or was decided with that one or a nearer one: where legs are moved in place
+    no row shows the first."""
     decided = None if entry.signal is None else entry.signal.get("stop_loss")
     return stop in entry.stops or (decided is not None and (decided - stop) * entry.sign >= 0)
 

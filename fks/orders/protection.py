@@ -490,6 +490,8 @@ def _step(
     is_small = bool(lists) and lack < least_that_rests(want.parent, instrument)
     more = min(lack, free - (lacking - lack) if is_small else free)
     wrong = [list_ for list_ in lists if not cover.is_right(list_)]
+    if not can_rest(want.parent, want.quantity, instrument):  # no successor could: prices left behind protect more
+        wrong = [one for one in wrong if not cover.has_wanted_legs(one) or any(x.is_in_old_shares for x in one.legs)]
     if wrong and not cover.can_replace_list(wrong[0]):
         if lack <= 0 and (half := _first_half(cover, lists, instrument)) > 0:
             return LegStep(LegAction.AMEND, cover, wrong[0].legs, wrong[0].legs[0].quantity - half)

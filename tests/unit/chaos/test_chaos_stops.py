@@ -43,7 +43,9 @@ def entry(id: str, second: int, stop: str) -> dict[str, Any]:
 
 def leg(parent: str, stop: str, state: str) -> dict[str, Any]:
     changes = {"client_order_id": f"{parent} stop", "parent_id": parent, "role": "sl", "side": "sell", "state": state}
-    return entry(parent, 0, stop) | changes | {"stop_price": D(stop), "stop_loss": None, "filled": D(0)}
+    return (
+        entry(parent, 0, stop) | changes | {"stop_price": D(stop), "stop_loss": None, "filled": D(0), "quantity": D(2)}
+    )
 
 
 def trade(number: int, order: str, kind: str, quantity: str, fee: str = "0") -> dict[str, Any]:
@@ -191,7 +193,8 @@ def test_a_stop_that_is_not_of_its_own_position_is_found(what: str, changes: lis
 
 def test_a_stop_that_rests_away_from_the_stop_loss_of_its_entry_is_found() -> None:
     rows = [entry(NEW, 9, "95"), leg(NEW, "90", "WORKING")]
-    (found,) = misplaced(rows)
+    (found,) = misplaced(rows, RULES)
     assert found.endswith("rests at 90, the stop loss of its entry is 95")
-    assert list(misplaced([entry(NEW, 9, "90"), leg(NEW, "90", "WORKING")])) == []
-    assert list(misplaced([entry(NEW, 9, "95"), leg(NEW, "90", "CANCELLED")])) == []
+    assert list(misplaced([entry(NEW, 9, "90"), leg(NEW, "90", "WORKING")], RULES)) == []
+    assert list(misplaced([entry(NEW, 9, "95"), leg(NEW, "90", "CANCELLED")], RULES)) == []
+    assert list(misplaced([rows[0], rows[1] | {"quantity": D("0.05")}], RULES)) == []  # less than 5 at 95

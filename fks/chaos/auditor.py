@@ -19,7 +19,7 @@ from typing import Any
 from fks.chaos.cover import WITHIN_S, SmallestAmounts, compare, net, wanted
 from fks.chaos.decisions import ORACLES, Closes, InstanceStart, MissedDecisions, Target, expected_signals
 from fks.chaos.fold import journal_errors
-from fks.chaos.stops import StopMoves, misplaced, moves_without_reason
+from fks.chaos.stops import StopEvidence, misplaced, moves_without_reason
 
 Row = Mapping[str, Any]
 OURS = re.compile(r"[0-9a-f]{32}")
@@ -100,7 +100,7 @@ class Evidence:
     events: Sequence[Row] | None = None
     uncovered: Sequence[str] = ()
     is_tape: bool = False
-    stop_moves: StopMoves = field(default_factory=StopMoves)
+    stop_moves: StopEvidence = field(default_factory=StopEvidence)
     since_s: float = 0.0  # requests that the exchange received earlier belong to no run of ours
 
 

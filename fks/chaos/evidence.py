@@ -23,7 +23,7 @@ from fks.chaos.cover import SmallestAmounts
 from fks.chaos.decisions import ORACLES, InstanceStart, MissedDecisions, Target
 from fks.chaos.evaluated import strategy_of, targets_of
 from fks.chaos.outside import RAY_TITLE, Outside, SystemProcess
-from fks.chaos.stops import StopMoves
+from fks.chaos.stops import StopEvidence
 from fks.model.bar import Bars
 from fks.model.errors import FksError, OutageError
 from fks.model.instrument import folded
@@ -166,7 +166,7 @@ async def collect(outside: Outside, baseline: Baseline) -> Evidence:
         since_s=baseline.at_s,
         missed=missed,
         events=events,
-        stop_moves=StopMoves(moves, planned),
+        stop_moves=StopEvidence(moves, planned),
         is_tape=info["mode"] == "tape",
     )
 

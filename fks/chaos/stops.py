@@ -27,7 +27,7 @@ _COPY = "copy:"  # the instance of an account that copies another's
 
 
 @dataclass(frozen=True, slots=True)
-class StopMoves:
+class StopEvidence:
     """Rows of `stop_moves` with a price, and the signals (ids as text) that came with a plan of targets or
     break-even."""
 
@@ -54,7 +54,7 @@ def moves_without_reason(
     signals: Sequence[Row],
     closes: Mapping[str, Closes],
     rules: Mapping[str, SmallestAmounts],
-    moves: StopMoves,
+    moves: StopEvidence,
 ) -> Iterator[str]:
     """Yield the moves of stops that neither the entry's trail, its strategy nor its position explains, as text.
 
@@ -166,7 +166,7 @@ def _is_of_trail(entry: _Entry, stop: Decimal, bar_s: float, closes: Closes) -> 
     )
 
 
-def _is_of_strategy(entries: Sequence[_Entry], stop: Decimal, bar_s: float, moves: StopMoves) -> bool:
+def _is_of_strategy(entries: Sequence[_Entry], stop: Decimal, bar_s: float, moves: StopEvidence) -> bool:
     """Return whether a strategy moved the stop of one of the entries there, or nearer to the market; or one has a plan,
     whose break-even moves it."""
     known = [entry.signal for entry in entries if entry.signal is not None]

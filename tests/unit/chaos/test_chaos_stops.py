@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fks.chaos.cover import SmallestAmounts
-from fks.chaos.stops import StopMoves, misplaced, moves_without_reason
+from fks.chaos.stops import StopEvidence, misplaced, moves_without_reason
 
 D = Decimal
 START = datetime(2026, 11, 29, tzinfo=UTC)
@@ -86,7 +86,7 @@ def a_world() -> World:
         "signals": [signal(OLD, 0), signal(NEW, 9)],
         "closes": {},
         "rules": RULES,
-        "moves": StopMoves(),
+        "moves": StopEvidence(),
     }
 
 
@@ -107,7 +107,7 @@ def trail_by(trail: str) -> Change:
 
 def move_by_strategy(price: str, second: int, instance: str = "one") -> Change:
     row = {"instance": instance, "time": at(second), "price": D(price)}
-    return lambda w: w.update(moves=StopMoves([row]))
+    return lambda w: w.update(moves=StopEvidence([row]))
 
 
 def short(world: World) -> None:
@@ -123,7 +123,7 @@ REASONS: list[tuple[str, list[Change]]] = [
     ("its own trail", [trail_by("5"), close_at((9, "99"), (11, "100"))]),
     ("a trail whose closes are not known", [trail_by("5")]),
     ("a move of its strategy", [move_by_strategy("95.001", 11)]),
-    ("a plan", [lambda w: w.update(moves=StopMoves(planned={f"signal {NEW}"}))]),
+    ("a plan", [lambda w: w.update(moves=StopEvidence(planned={f"signal {NEW}"}))]),
     ("a person", [lambda w: w.update(events=[moved(NEW, "95", 12, "amended:1:1")])]),
     ("a split", [lambda w: w["events"].append({"client_order_id": NEW, "event": "SharesSplit", "event_id": "split"})]),
     ("none that moved", [lambda w: w["events"].clear()]),
@@ -158,7 +158,7 @@ REASONS: list[tuple[str, list[Change]]] = [
         "a move in the middle of a second",
         [
             lambda w: w.update(
-                moves=StopMoves([{"instance": "one", "price": D(95), "time": at(11) + timedelta(milliseconds=500)}])
+                moves=StopEvidence([{"instance": "one", "price": D(95), "time": at(11) + timedelta(milliseconds=500)}])
             ),
             lambda w: w["events"][0]["payload"].update(bar=f"{at(11):%Y-%m-%dT%H:%M:%S}.500Z"),
         ],

@@ -535,7 +535,7 @@ def _stops(evidence: Evidence, resting: Resting) -> Iterator[Violation]:
     ):
         yield Violation("stops wrong", text)
     for _, rows in resting.values():
-        for text in misplaced(rows):
+        for text in misplaced(rows, evidence.rules):
             yield Violation("stops wrong", text)
 
 

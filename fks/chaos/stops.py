@@ -1,10 +1,11 @@
 """The invariant of stops: a position has the stop of its own entries. Pure, and it shares no code with the order path.
 
-The stop loss of an entry moves only by its own trail, by a move of its strategy or to the stop of another entry of the
-same open position; and a stop that rests is where the stop loss of its entry is, before and after a restart.
+The stop loss of an entry moves only by a trail or to a stop of an entry of the same open position, its own or another,
+or by a move of its strategy; and a stop that rests is where the stop loss of its entry is, before and after a restart.
 
-An open position goes from one moment at which an instance is flat to the next, by its executions in the order of the
-venue's time. A rest worth less than half of the smallest order is flat: an audit knows that order at today's price.
+An open position goes from one moment at which an instance is flat to the next, by its executions in the order in which
+they were booked: the order manager knows of no other. A rest worth less than half of the smallest order is flat: that
+order may be measured at another price than the execution's.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def moves_without_reason(
 ) -> Iterator[str]:
     """Yield the moves of stops that neither the entry's trail, its strategy nor its position explains, as text.
 
-    `closes`: by instance, as far as they are known; a trail without them counts as a reason.
+    `closes`: by instance, as far as they are known; a trail without those since its decision counts as a reason.
     """
     moved = [row for row in events if row["event"] == "StopMoved"]
     if not moved:
@@ -86,25 +87,32 @@ def moves_without_reason(
         if entry is None or event["client_order_id"] in split or not event["event_id"].startswith(_BY_BARS):
             continue
         others = [one for one in mates[_key(entry.order)] if one is not entry and one.positions & entry.positions]
-        stop, bar_s = (
-            Decimal(event["payload"]["stop_loss"]),
-            int(datetime.fromisoformat(event["payload"]["bar"]).timestamp()),
-        )
+        stop = Decimal(event["payload"]["stop_loss"])
+        bar_s = datetime.fromisoformat(event["payload"]["bar"]).timestamp()
+        known = closes.get(entry.order["instance"], ())
         if not (
-            any(stop in other.stops for other in others)
-            or _is_of_trail(entry, stop, bar_s, closes.get(entry.order["instance"], ()))
+            any(_had(other, stop) for other in others)
+            or any(_is_of_trail(one, stop, bar_s, known) for one in (entry, *others))  # the first one's is that of all
             or _is_of_strategy([entry, *others], stop, bar_s, moves)
         ):
             name = f"entry {event['client_order_id']} ({entry.order['instance']})"
             yield f"the stop of {name} moved to {stop}: by no trail, strategy or other entry of its own position"
 
 
-def misplaced(orders: Sequence[Row]) -> Iterator[str]:
-    """Yield the live stops of an instance at rest that are not at the stop loss of their entry, as text."""
-    stops = {row["client_order_id"]: row["stop_loss"] for row in orders}
+def misplaced(orders: Sequence[Row], rules: Mapping[str, SmallestAmounts]) -> Iterator[str]:
+    """Yield the live stops of an instance at rest that are not at the stop loss of their entry, as text. One that is
+    too small to rest there stays where it is."""
+    entries = {row["client_order_id"]: row for row in orders}
     for row in orders:
-        at, wanted = row.get("stop_price"), stops.get(row["parent_id"])
-        if row["role"] == "sl" and row["state"] in _LIVE and None not in (at, wanted) and at != wanted:
+        parent = entries.get(row["parent_id"])
+        if row["role"] != "sl" or row["state"] not in _LIVE or parent is None:
+            continue
+        at, wanted = row.get("stop_price"), parent["stop_loss"]
+        if None in (at, wanted) or at == wanted:
+            continue
+        lowest = min(price for price in (wanted, parent.get("take_profit")) if price is not None)
+        _, least = _smallest(rules.get(row["symbol"]))
+        if (row["quantity"] - row["filled"]) * lowest >= least:
             yield f"stop {row['client_order_id']} rests at {at}, the stop loss of its entry is {wanted}"
 
 
@@ -116,7 +124,7 @@ def _note_positions(entries: Mapping[str, _Entry], trades: Sequence[Row], rules:
     """Note at each entry which open positions its executions belong to."""
     held: dict[tuple[object, ...], Decimal] = defaultdict(Decimal)
     number: dict[tuple[object, ...], int] = defaultdict(int)
-    for row in sorted(trades, key=lambda row: (row["time"], row["id"])):
+    for row in sorted(trades, key=lambda row: row["id"]):
         key = row.get("account_id"), row["venue"], row["symbol"], row["instance"]
         is_buy = row["trade_type"].lower() == "buy"
         before = held[key]
@@ -129,21 +137,36 @@ def _note_positions(entries: Mapping[str, _Entry], trades: Sequence[Row], rules:
 
 
 def _is_flat(held: Decimal, price: Decimal, rules: SmallestAmounts | None) -> bool:
-    least = SmallestAmounts(Decimal(0), Decimal(5), price) if rules is None else rules
-    return abs(held) < least.step or abs(held) * least.price < least.notional_min / 2
+    step, least = _smallest(rules)
+    return abs(held) < step or abs(held) * price < least / 2
 
 
-def _is_of_trail(entry: _Entry, stop: Decimal, bar_s: int, closes: Closes) -> bool:
-    """Return whether a close since the decision, less the entry's trail, is at the stop or nearer to the market."""
+def _smallest(rules: SmallestAmounts | None) -> tuple[Decimal, Decimal]:
+    """Return the step and the least worth of orders; without `rules` those that are assumed."""
+    return (Decimal(0), Decimal(5)) if rules is None else (rules.step, rules.notional_min)
+
+
+def _had(entry: _Entry, stop: Decimal) -> bool:
+    """Return whether an entry had a stop, or was decided with that one or a nearer one: where legs are moved in place
+    no row shows the first."""
+    decided = None if entry.signal is None else entry.signal.get("stop_loss")
+    return stop in entry.stops or (decided is not None and (decided - stop) * entry.sign >= 0)
+
+
+def _is_of_trail(entry: _Entry, stop: Decimal, bar_s: float, closes: Closes) -> bool:
+    """Return whether a close since the decision, less the entry's trail, is at the stop or nearer to the market; True
+    if not all of these closes are known."""
     trail = None if entry.signal is None else entry.signal.get("trail")
     if entry.signal is None or trail is None:
         return False
     since_s = entry.signal["ts_event"].timestamp()
     found = [close for at_s, close in closes if since_s <= at_s <= bar_s]
-    return not found or max((close * entry.sign - trail) for close in found) >= stop * entry.sign
+    return (
+        not found or closes[0][0] > since_s or max((close * entry.sign - trail) for close in found) >= stop * entry.sign
+    )
 
 
-def _is_of_strategy(entries: Sequence[_Entry], stop: Decimal, bar_s: int, moves: StopEvidence) -> bool:
+def _is_of_strategy(entries: Sequence[_Entry], stop: Decimal, bar_s: float, moves: StopEvidence) -> bool:
     """Return whether a strategy moved the stop of one of the entries there, or nearer to the market; or one has a plan,
     whose break-even moves it."""
     known = [entry.signal for entry in entries if entry.signal is not None]

@@ -134,7 +134,7 @@ class PositionWorkers:
     def held_entries(self, key: PositionKey) -> dict[str, list[Order]]:
         """Return the entries with protections that each instance's position at a key is made of, newest first."""
         worker = self._workers.get(key)
-        return {} if worker is None else worker.core.held_entries()
+        return {} if worker is None else worker.core.held_entries(self._cache.instruments_of(key[2]))
 
     def plan_of(self, key: PositionKey, entry: Order) -> ParentPlan | None:
         """Return the plan of an entry at a key, or None."""
@@ -347,7 +347,7 @@ class PositionWorkers:
         record = worker.records[command.signal_id]
         signal = record.signal
         if signal.is_add and signal.trail is not None:  # it gets the stop that the position has by now
-            stop = stop_of(worker.core.held_entries().get(signal.instance, ()))
+            stop = stop_of(self.held_entries(worker.key).get(signal.instance, ()))
             record = record if stop is None else replace(record, signal=replace(signal, stop_loss=stop))
         await self._submissions.entry(record)
         worker.records.pop(command.signal_id, None)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from uuid import UUID
@@ -255,21 +255,21 @@ class OrderCore:
         """Return whether an exit is in progress: some facts are needed by exits alone."""
         return bool(self._exits)
 
-    def held_entries(self) -> dict[str, list[Order]]:
-        """Return the entries with protections that each instance's position is made of, newest first."""
+    def held_entries(self, instruments: Mapping[str, Instrument]) -> dict[str, list[Order]]:
+        """Return the entries with protections that each instance's position is made of, newest first. `instruments`: by
+        exchange, as they are known now; those of the last event may be older."""
         found = {}
         for instance in self._positions:
-            if entries := [entry for entry in self._made_of(instance) if entry.role is Role.ENTRY]:
+            if entries := [entry for entry in self._made_of(instance, instruments) if entry.role is Role.ENTRY]:
                 found[instance] = entries
         return found
 
-    def _made_of(self, instance: str) -> list[Order]:
+    def _made_of(self, instance: str, instruments: Mapping[str, Instrument]) -> list[Order]:
         """Return the entries and persons' orders with protections that an instance's position is made of."""
         entries = self._entries.get(instance)
         if not entries:
             return []
-        instrument = self._facts.instruments.get(entries.newest.exchange)
-        return entries.made_of(self._positions.get(instance, ZERO), instrument)
+        return entries.made_of(self._positions.get(instance, ZERO), instruments.get(entries.newest.exchange))
 
     def plan_of(self, entry: Order) -> ParentPlan | None:
         """Return the plan of an entry, or None."""
@@ -984,7 +984,7 @@ class OrderCore:
         that, so that a repeated command changes nothing. While a split is due the market is in other shares."""
         if self._facts.split_ns is not None:
             return
-        for parent in self._made_of(instance) if self._plans else ():
+        for parent in self._made_of(instance, self._facts.instruments) if self._plans else ():
             plan, leg = self.plan_of(parent), ""
             rule = None if plan is None else plan.break_even
             instrument = self._facts.instruments.get(parent.exchange)

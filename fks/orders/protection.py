@@ -323,7 +323,8 @@ def made_of(position: Decimal, entries: Sequence[Order], instrument: Instrument)
 
     A part that could not rest at the venue makes no entry, so that what fees and lots leave of a closed entry is none:
     the position that follows it would get the stop of that entry. Entries too small to rest alone count where those of
-    the same prices could rest together.
+    the same prices could rest together. The newest entry, which no other one follows, counts where its part could be
+    sold at the price that was paid: what is too small for a stop at first may rest where the stop moves to.
     """
     parts = [want for want in desired(position, entries, _ZERO, None) if want.part]
     alike: dict[tuple[object, ...], Decimal] = {}
@@ -333,7 +334,13 @@ def made_of(position: Decimal, entries: Sequence[Order], instrument: Instrument)
     def is_entry(want: Want) -> bool:
         could_rest = can_rest(want.parent, want.parent.filled, instrument)  # then a small part is a closed entry's rest
         part = want.part if could_rest else alike[_prices(want.parent)]
-        return can_rest(want.parent, instrument.round_quantity(part), instrument)
+        return can_rest(want.parent, instrument.round_quantity(part), instrument) or is_newest_held(want)
+
+    def is_newest_held(want: Want) -> bool:
+        paid = want.parent.average_price
+        if want.parent is not entries[0] or paid is None:
+            return False
+        return instrument.round_quantity(want.part) >= least_resting([paid], instrument)
 
     return [want.parent for want in parts if is_entry(want)]
 
@@ -483,6 +490,8 @@ def _step(
     is_small = bool(lists) and lack < least_that_rests(want.parent, instrument)
     more = min(lack, free - (lacking - lack) if is_small else free)
     wrong = [list_ for list_ in lists if not cover.is_right(list_)]
+    if not can_rest(want.parent, want.quantity, instrument):  # no successor could: prices left behind protect more
+        wrong = [one for one in wrong if not cover.has_wanted_legs(one) or any(x.is_in_old_shares for x in one.legs)]
     if wrong and not cover.can_replace_list(wrong[0]):
         if lack <= 0 and (half := _first_half(cover, lists, instrument)) > 0:
             return LegStep(LegAction.AMEND, cover, wrong[0].legs, wrong[0].legs[0].quantity - half)

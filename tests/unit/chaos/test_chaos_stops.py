@@ -43,7 +43,9 @@ def entry(id: str, second: int, stop: str) -> dict[str, Any]:
 
 def leg(parent: str, stop: str, state: str) -> dict[str, Any]:
     changes = {"client_order_id": f"{parent} stop", "parent_id": parent, "role": "sl", "side": "sell", "state": state}
-    return entry(parent, 0, stop) | changes | {"stop_price": D(stop), "stop_loss": None, "filled": D(0)}
+    return (
+        entry(parent, 0, stop) | changes | {"stop_price": D(stop), "stop_loss": None, "filled": D(0), "quantity": D(2)}
+    )
 
 
 def trade(number: int, order: str, kind: str, quantity: str, fee: str = "0") -> dict[str, Any]:
@@ -125,6 +127,42 @@ REASONS: list[tuple[str, list[Change]]] = [
     ("a person", [lambda w: w.update(events=[moved(NEW, "95", 12, "amended:1:1")])]),
     ("a split", [lambda w: w["events"].append({"client_order_id": NEW, "event": "SharesSplit", "event_id": "split"})]),
     ("none that moved", [lambda w: w["events"].clear()]),
+    ("a close that was booked late", [lambda w: w["trades"][1].update(id=11)]),
+    (
+        "the market came down since",
+        [
+            lambda w: w["trades"][1].update(quantity=D("1.95")),
+            lambda w: w.update(rules={"BTCUSDT": SmallestAmounts(D("0.001"), D(5), D(40))}),
+        ],
+    ),
+    (
+        "a trail of the first entry",
+        [
+            lambda w: w["trades"].pop(1),
+            lambda w: w["signals"][0].update(trail=D(4)),
+            lambda w: w.update(events=[moved(NEW, "96", 12)]),
+            close_at((0, "99"), (4, "100"), (11, "98")),
+        ],
+    ),
+    ("a trail of which the first closes are not known", [trail_by("5"), close_at((10, "97"), (11, "98"))]),
+    (
+        "a stop of a leg that was moved in place since",
+        [
+            lambda w: w["trades"].pop(1),
+            lambda w: w["signals"][0].update(stop_loss=D(95)),
+            lambda w: w["orders"][0].update(stop_loss=D(97)),
+            lambda w: w["orders"][1].update(stop_price=D(97)),
+        ],
+    ),
+    (
+        "a move in the middle of a second",
+        [
+            lambda w: w.update(
+                moves=StopEvidence([{"instance": "one", "price": D(95), "time": at(11) + timedelta(milliseconds=500)}])
+            ),
+            lambda w: w["events"][0]["payload"].update(bar=f"{at(11):%Y-%m-%dT%H:%M:%S}.500Z"),
+        ],
+    ),
 ]
 FAULTS: list[tuple[str, list[Change]]] = [
     ("the stop of a closed entry", []),
@@ -155,7 +193,8 @@ def test_a_stop_that_is_not_of_its_own_position_is_found(what: str, changes: lis
 
 def test_a_stop_that_rests_away_from_the_stop_loss_of_its_entry_is_found() -> None:
     rows = [entry(NEW, 9, "95"), leg(NEW, "90", "WORKING")]
-    (found,) = misplaced(rows)
+    (found,) = misplaced(rows, RULES)
     assert found.endswith("rests at 90, the stop loss of its entry is 95")
-    assert list(misplaced([entry(NEW, 9, "90"), leg(NEW, "90", "WORKING")])) == []
-    assert list(misplaced([entry(NEW, 9, "95"), leg(NEW, "90", "CANCELLED")])) == []
+    assert list(misplaced([entry(NEW, 9, "90"), leg(NEW, "90", "WORKING")], RULES)) == []
+    assert list(misplaced([entry(NEW, 9, "95"), leg(NEW, "90", "CANCELLED")], RULES)) == []
+    assert list(misplaced([rows[0], rows[1] | {"quantity": D("0.05")}], RULES)) == []  # less than 5 at 95

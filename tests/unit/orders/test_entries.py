@@ -79,6 +79,47 @@ def test_an_entry_whose_executions_were_all_taken_back_protects_nothing() -> Non
     first, second = an_entry(1, 10, stop=90), an_entry(4, 5, stop=95)
     core, facts = OrderCore((1, "ccxt", "BTCUSDT"), m.Limits()), m.Facts(instruments={"binance": INSTRUMENT})
     core.handle(m.Restored((), (second, first), {"one": D(15)}), m.Now(0, 0.0), facts)
-    assert core.held_entries() == {"one": [second, first]}
+    assert core.held_entries(facts.instruments) == {"one": [second, first]}
     core.handle(m.OrderChanged(an_entry(4, 0, stop=95), {"one": D(10)}), m.Now(1, 0.1), facts)
-    assert core.held_entries() == {"one": [first]}
+    assert core.held_entries(facts.instruments) == {"one": [first]}
+
+
+def test_entries_are_held_as_soon_as_metadata_is_known() -> None:
+    """No event of the position need come between: its stop trails at the next bar."""
+    first = an_entry(1, 10, stop=90)
+    core = OrderCore((1, "ccxt", "BTCUSDT"), m.Limits())
+    core.handle(m.Restored((), (first,), {"one": D(10)}), m.Now(0, 0.0), m.Facts())
+    assert core.held_entries({}) == {}
+    assert core.held_entries({"binance": INSTRUMENT}) == {"one": [first]}
+
+
+moves = st.lists(
+    st.tuples(st.sampled_from(["0.006", "0.06", "0.2", "5"]), st.sampled_from([90, 95]), st.sampled_from([0, 50, 100])),
+    max_size=8,
+)
+
+
+@given(moves, st.sampled_from(["0.001", "0.05"]))
+def test_a_restored_core_holds_the_entries_of_a_running_one(steps: list[tuple[str, int, int]], lot: str) -> None:
+    """Each step buys, with a fee of the bought asset, and then sells a share of what is held, in whole lots."""
+    instrument, held, entries = an_instrument(lot_step=D(lot)), D(0), list[Order]()
+    running, facts = OrderCore((1, "ccxt", "BTCUSDT"), m.Limits()), m.Facts(instruments={"binance": instrument})
+    for number, (quantity, stop, share) in enumerate(steps):
+        bought = an_order(
+            client_order_id=f"{number:032x}",
+            state=State.FILLED,
+            filled=D(quantity),
+            average_price=D(100),
+            stop_loss=D(stop),
+            created_ns=number,
+        )
+        entries.insert(0, bought)
+        held += bought.filled * D("0.999")
+        running.handle(m.OrderChanged(bought, {"one": held}), m.Now(number, float(number)), facts)
+        held -= instrument.round_quantity(held * share / 100)
+        running.handle(m.PositionsChanged({"one": held}), m.Now(number, number + 0.5), facts)
+        newer = [sum((one.filled for one in entries[:at]), D(0)) for at in range(len(entries))]
+        rows = tuple(one for one, covered in zip(entries, newer, strict=True) if covered < held)
+        restored = OrderCore((1, "ccxt", "BTCUSDT"), m.Limits())
+        restored.handle(m.Restored((), rows, {"one": held}), m.Now(number, 0.0), facts)
+        assert restored.held_entries(facts.instruments) == running.held_entries(facts.instruments)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.clock import ClockSteps, FakeClock
-from fks.model.order import PENDING, Order, OrderType, Request, Role, Side, State, TimeInForce
+from fks.model.order import OLD_SHARES, PENDING, Order, OrderType, Request, Role, Side, State, TimeInForce, evolve
 from fks.orders.absence import AbsenceProof, AbsenceRule, Polls, count_not_found, is_absent, ladder_delay
 from fks.orders.build import legs_of
 from fks.orders.protection import Cover, LegAction, LegStep, Want, desired, diff, made_of, next_attempt
@@ -279,6 +279,44 @@ def test_the_rest_of_a_closed_entry_makes_no_entry_of_the_position() -> None:
     assert names("5.05", entry("same", 5), small[0]) == ["same", "0"]
     assert names("5", entry("plain", 5, stop_loss=None, take_profit=None), closed) == []
     assert names("-5", newest, closed) == []
+
+
+@pytest.mark.parametrize(
+    ("quantity", "levels", "changes", "expected"),
+    [
+        ("0.054", {"stop_loss": D(91)}, {}, "nothing"),
+        ("0.055", {"stop_loss": D(91)}, {}, "cancel 0 0"),
+        ("0.054", {"stop_loss": D(91)}, {"can_reprice": True}, "nothing"),
+        ("0.06", {"side": Side.SELL, "stop_loss": D(90), "take_profit": D(80)}, {}, "nothing"),
+        ("0.054", {"stop_loss": D(91), "take_profit": None}, {}, "cancel 0 0"),  # its legs are others
+    ],
+)
+def test_a_list_whose_successor_could_not_rest_stays(
+    quantity: str, levels: dict[str, Any], changes: dict[str, Any], expected: str
+) -> None:
+    """A stop that is behind protects more than none. At its new prices the list is worth less than 5 USDT."""
+    want = want_of(entry("p", 5, **levels), D(quantity))
+    assert as_text(step_of(want, pair(quantity), **changes)) == expected
+    in_old_shares = [evolve(one, code=OLD_SHARES) for one in pair(quantity)]
+    assert as_text(step_of(want, in_old_shares, **changes)) == "cancel 0 0"
+
+
+def test_the_newest_entry_counts_before_its_stop_could_rest() -> None:
+    """At the stop 0.06 is worth less than 5 USDT, and at the price that was paid more: a part that filled, or was left
+    by an exit of a share. Its stop has to trail until it may rest."""
+    small = entry("small", "0.06", stop_loss=D(80), average_price=D(100))
+    shared = entry("shared", 5, stop_loss=D(80), average_price=D(100), created_ns=-1)
+    below = entry("below", 5, side=Side.SELL, stop_loss=D(120), take_profit=D(80), average_price=D(100))
+
+    def names(position: str, *entries: Order) -> list[str]:
+        return [one.client_order_id for one in made_of(D(position), entries, INSTRUMENT)]
+
+    assert names("0.06", small) == ["small"]
+    assert names("0.06", shared) == ["shared"]
+    assert names("-0.06", below) == ["below"]
+    assert names("0.049", shared) == []  # what a close has left could not be sold either
+    assert names("0.12", small, shared) == ["small"]
+    assert names("5.06", entry("plain", 5, stop_loss=None, take_profit=None), shared) == []
 
 
 LEAST = D("0.056")

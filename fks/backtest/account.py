@@ -30,7 +30,6 @@ from fks.backtest.run import anchored, check_tape, ensure_splits, fitted_before,
 from fks.bars.buckets import length_of
 from fks.config.risk import Risk
 from fks.model.bar import Bars
-from fks.model.codes import Code
 from fks.model.decimals import plain
 from fks.model.errors import unprocessable
 from fks.model.instrument import Instrument, folded
@@ -310,10 +309,10 @@ def _check_together(entries: _Entries, moment: int, walkers: Sequence[Walker]) -
     for symbol, step in sorted(entries.legs.items(), key=lambda leg: leg[1].number):
         walker, change = walkers[step.number], step.change
         state, count = walker.copy(), len(walker.denied)
-        walker.enter(change.index, change.opened)
+        is_approved = walker.enter(change.index, change.opened)
         refused = walker.denied[count] if len(walker.denied) > count else None
         before.append((symbol, step, state, refused))
-        if refused is not None and refused.code != Code.SLIPPAGE_GUARD:  # an order that expires was not denied
+        if refused is not None and not is_approved:  # an order that expires, or whose fill costs too much, was approved
             entries.failed[symbol] = refused.code
     is_denied = bool(missing or entries.failed)
     for symbol, step, state, refused in before:

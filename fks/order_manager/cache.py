@@ -13,6 +13,7 @@ from decimal import Decimal
 
 from fks.config.check import venue_plaintext
 from fks.config.settings import Settings
+from fks.matching import CostModel
 from fks.matching.margin import Margin
 from fks.model.account import Account, Balance, Position
 from fks.model.cash_flows import PositionSplit
@@ -336,6 +337,7 @@ class OrderCache:
             account_refusal=self.venues[intent.venue].refusal,
             incidents=self.venues[intent.venue].drifting | self.venues[intent.venue].lost,
             instrument=instrument,
+            costs=replace(CostModel.of(costs, instrument), fee_in="received" if is_in_base else "quote"),
             fee_in_base=max(costs.fee_rate, costs.fee_rate_maker or _ZERO) if is_in_base else _ZERO,
             venue=self.venue_view(intent.venue, monotonic_s),
             skew_limit_ms=self.settings.venue.skew_limit_ms,

@@ -18,6 +18,7 @@ from fks.matching import collar
 from fks.model import ids
 from fks.model.codes import MEANING, Code, Denial
 from fks.model.errors import InputError, OutageError
+from fks.model.instrument import Instrument
 from fks.model.order import (
     LIVE,
     OPEN,
@@ -72,7 +73,7 @@ from fks.risk.policy import (
     journals_of,
     stopped_by,
 )
-from fks.risk.sizing import Sizing
+from fks.risk.sizing import Sizing, affordable_quantity
 from fks.risk.view import RiskView, without_replaced
 from fks.store.orders import EventRow, Placed
 from fks.store.signals import SignalRecord
@@ -354,10 +355,27 @@ class Submissions:
         try:
             equity = self._cache.equity(signal, self._clock.now_ns()) if Sizing.parse(sizing).needs_equity else None
             intent = intend_entry(signal, sizing=sizing, size=size, instrument=instrument, price=price, equity=equity)
+            intent = intent if equity is None or signal.size is not None else self._paid_for(intent, instrument)
         except InputError as error:
             code = Code.NO_PROTECTION if error.code == Code.NO_PROTECTION else Code.PRICE_MISSING
             return denied(intend_order(signal), code, f"what {sizing} sizes by", error.message, error.remedy)
         return self._dated(intent, record)
+
+    def _paid_for(self, intent: Intent, instrument: Instrument) -> Intent:
+        """Return an entry, a buy with at most the quantity that the account's free cash pays for."""
+        view = self._view(intent)
+        if intent.side is Side.SELL or view.margin is not None or view.venue.capabilities.is_margin:
+            return intent
+        order = denied_order(denied(intent, Code.BALANCE, "", "", ""), epoch=0, now_ns=0)
+        quantity = affordable_quantity(
+            intent.quantity,
+            view.free(instrument.quote),
+            intent.stop_price or intent.reference_price or _ZERO,
+            view.costs,
+            instrument,
+            most=self._collared(order, intent).price,
+        )
+        return replace(intent, quantity=quantity)
 
     def _dated(self, intent: Intent, record: SignalRecord) -> Intent:
         decided_ns, max_age_s = max_age_of(record.signal, record.approved_ns, self._context.settings.risk)

@@ -24,6 +24,8 @@ from fks.model.timeframe import NS, iso, to_datetime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.venues.paper import PaperVenue
+from tests.support.backtests import run
+from tests.support.given import Given
 from tests.support.order_rig import FAST, Rig, seed
 from tests.support.order_values import an_instrument, an_order
 from tests.support.scripted_venue import ScriptedVenue
@@ -128,6 +130,7 @@ async def test_decisions_fill_at_the_next_open_of_a_complete_tape(paper: Rig) ->
     ("sizing", "size", "changes", "bought"),
     [
         ("equity_pct", 2, {}, "19.607"),  # 2 % of 100,000 at 102
+        ("equity_pct", 150, {}, "980.392"),  # all of 100,000 at 102
         ("risk_pct", 1, {"stop_loss": D(52)}, "20"),  # 1 % of 100,000 over a distance of 50
         ("atr_pct:3", 1, {"volatility": D(80)}, "12.5"),
         ("risk_pct", 1, {}, "NO_PROTECTION"),
@@ -147,6 +150,41 @@ async def test_the_equity_of_the_account_sizes_an_entry(
         return
     (row,) = await paper.db.sql("SELECT quantity FROM orders WHERE role = 'entry'")
     assert row["quantity"] == D(bought)
+
+
+@pytest.mark.parametrize(("slippage", "ended"), [("none", ("FILLED", None)), ("0.5 range", ("EXPIRED", "BALANCE"))])
+async def test_an_entry_of_all_the_equity_leaves_its_fee(
+    database: Database, bus: Bus, slippage: str, ended: tuple[str, str | None]
+) -> None:
+    """979.412 is 100,000 / 102.102. Slippage by the range of the next bar is not known when that is decided."""
+    costs = STRICT.costs.model_copy(update={"fee_in": "quote", "slippage": slippage})
+    risk = STRICT.risk.model_copy(update={"notional_max_order": D(200_000)})
+    settings = STRICT.model_copy(update={"costs": costs, "risk": risk})
+    venue = PaperVenue((), CostModel.of(settings.costs), {}, RealClock(), mode="bar")
+    await seed(database, instances=())
+    await database.sql(
+        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, sizing, size)"
+        " VALUES ('one', 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', 'equity_pct', 100)"
+    )
+    rig = Rig(database, bus, ScriptedVenue(), settings=settings, venues={"paper": venue})
+    await seal(rig, 10)
+    await decide(rig, 2, Kind.ENTER)
+    await rig.start()
+    try:
+
+        async def over() -> Any:
+            return await rig.db.sql("SELECT quantity, state, code FROM orders WHERE state IN ('FILLED', 'EXPIRED')")
+
+        (row,) = await until(over)
+    finally:
+        await rig.stop()
+    times = START + np.arange(10, dtype=np.int64) * MINUTE
+    bars = Bars("BTCUSDT", "1m", times, *np.array(BARS, dtype=float).T, np.ones(10))
+    setup = Setup(an_instrument(), CostModel.of(costs), "equity_pct", D(100), D(100_000), limits=risk)
+    tested = run(Given(target=(0.0, 0.0, *(1.0,) * 8)), bars, setup)
+    assert (row["quantity"], row["state"], row["code"]) == (D("979.412"), *ended)
+    assert [fill.quantity for fill in tested.fills] == [row["quantity"]] * (ended[0] == "FILLED")
+    assert [denied.code for denied in tested.denied] == [ended[1]] * (ended[0] == "EXPIRED")
 
 
 @pytest.mark.parametrize("fee_in", ["received", "quote"])

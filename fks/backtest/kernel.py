@@ -548,7 +548,7 @@ class _Details:
                 setup.size,
                 at_limit or at_stop or close,
                 setup.instrument,
-                equity=funds.cash + funds.position * close * setup.instrument.multiplier,
+                equity=from_units(row[compiled.D_EQUITY], units.worth),
                 stop_loss=levels[0],
                 volatility=volatility_at(Sizing.parse(setup.sizing), plan.bars, index),
                 share=self.decisions.share_at(index),

@@ -60,6 +60,7 @@ from fks.backtest.kernel_walk import (
     level_ticks,
     liquidate,
     liquidates,
+    mark,
     nearer_stop,
     pay_flow,
 )
@@ -384,7 +385,9 @@ def make_walk(version: int) -> Callable[..., int]:
             filled, span = state[FILLS], high[bar + 1] - low[bar + 1]
             is_more = not is_other and abs(wanted) > abs(before)
             parts = closed_parts(before, wanted)
-            if parts > 0:
+            if wanted != 0.0:
+                mark(state, rules, close[bar])
+            if parts > 0 and state[STATUS] == DONE:
                 state[WAITING] = 0
                 state[ENTRIES] = 0 if is_other else state[ENTRIES]
                 leave(state, fills, trades, denied, rules, bar, parts, close[bar], open_[bar + 1], span)

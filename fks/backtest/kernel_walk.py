@@ -59,8 +59,9 @@ DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL, NOT_COVERED = 0, 1, 2, 3, 4
     LIQUIDATION,  # the price at which the position is closed by force, or NONE
     MARGIN,  # where the rows of the margin in force begin, behind the fields of the state
     UNPAID,  # what the last entry would have cost that the cash did not pay, places of amounts; 0 where it did
+    MARKED,  # the equity at the close that decided last, places of worth; 0 where it sizes nothing
     STATE_SIZE,
-) = range(22)
+) = range(23)
 
 # columns of the rows of a margin, as in fks.matching.margin.MarginTerms
 M_FLOOR, M_OVER, M_TIMES, M_EACH, M_LONG, M_SHORT, M_KEPT, M_LESS, MARGIN_WIDTH = range(9)
@@ -82,8 +83,9 @@ TRADE_ENTRY, TRADE_EXIT, TRADE_PNL, TRADE_WIDTH = range(4)
     D_ORDER_STOP,
     D_ENTRIES,  # that the position had
     D_COST,  # of a fill that the cash does not pay, places of amounts
+    D_EQUITY,  # that sized it, places of worth
     DENIED_WIDTH,
-) = range(14)
+) = range(15)
 
 # columns of the cash flows, and their bases, as in fks.backtest.cash_flows.FlowBase
 FLOW_BAR, FLOW_TIMES, FLOW_OVER, FLOW_BASE, FLOW_WIDTH = range(5)
@@ -538,6 +540,7 @@ def deny(
     denied[number, D_ORDER_LIMIT] = order_limit
     denied[number, D_ORDER_STOP] = order_stop
     denied[number, D_ENTRIES] = entries
+    denied[number, D_EQUITY] = state[MARKED]
     state[DENIED] = number + 1
 
 
@@ -774,8 +777,20 @@ def refusal(
     return OK
 
 
-def share_lots(state: Ints, rules: KernelRules, close: int, at: int, stop: int, volatility: int) -> tuple[int, int]:
-    """Return the lots of an entry at the price `at` whose size is a share of the equity, and OK or why it has none."""
+def mark(state: Ints, rules: KernelRules, close: int) -> None:
+    """Note what the account is worth at a close that decides an entry, before an exit decided with it is booked."""
+    if rules.sizing == NOTIONAL or rules.sizing == FIXED:
+        return
+    worth = float(abs(state[POSITION])) * float(close) * float(rules.multiplier)
+    if worth + abs(float(state[CASH])) * float(rules.cash_to_worth) >= SAFE:
+        state[STATUS] = OVERFLOW
+    else:
+        state[MARKED] = state[CASH] * rules.cash_to_worth + state[POSITION] * close * rules.multiplier
+
+
+def share_lots(state: Ints, rules: KernelRules, at: int, stop: int, volatility: int) -> tuple[int, int]:
+    """Return the lots of an entry at the price `at` whose size is a share of the equity at the close that decided it,
+    and OK or why it has none."""
     per_unit = at
     if rules.sizing == OF_RISK:
         if stop == NONE:
@@ -786,11 +801,10 @@ def share_lots(state: Ints, rules: KernelRules, close: int, at: int, stop: int, 
             return 0, NO_VOLATILITY
         per_unit = volatility
     step = float(rules.lot) * float(rules.lot_to_quantity) * float(rules.multiplier) * float(rules.share_over)
-    worth = float(abs(state[POSITION])) * float(close) * float(rules.multiplier)
-    if float(per_unit) * step >= SAFE or worth + abs(float(state[CASH])) * float(rules.cash_to_worth) >= SAFE:
+    if float(per_unit) * step >= SAFE:
         state[STATUS] = OVERFLOW
         return 0, OK
-    equity = state[CASH] * rules.cash_to_worth + state[POSITION] * close * rules.multiplier
+    equity = state[MARKED]
     if per_unit <= 0 or equity <= 0:
         return 0, OK
     cost = per_unit * rules.lot * rules.lot_to_quantity * rules.multiplier * rules.share_over
@@ -823,7 +837,7 @@ def entry_lots(
     if rules.sizing == NOTIONAL:
         lots = rules.size // (at * rules.lot * rules.multiplier) * rules.lot
     elif rules.sizing != FIXED:
-        lots, code = share_lots(state, rules, close, at, stop, volatility)
+        lots, code = share_lots(state, rules, at, stop, volatility)
         if code != OK:
             deny(state, denied, bar, side, code, stop, limit, loss, 0, order_limit, order_stop, entries)
     if state[STATUS] != DONE or code != OK:
@@ -1134,6 +1148,7 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     buy_cost,
     affordable_lots,
     refusal,
+    mark,
     share_lots,
     entry_lots,
     enter,
@@ -1162,6 +1177,7 @@ SELDOM: tuple[Callable[..., Any], ...] = (
     buy_cost,
     affordable_lots,
     deny_unpaid,
+    mark,
     share_lots,
     closed_parts,
     first_followed,
@@ -1290,11 +1306,12 @@ def make_walk(version: int) -> Callable[..., int]:
             span = 0
             if rules.slip_of_range != 0:  # else these columns stay out of the processor's cache
                 span = high[bar] - low[bar]
-            parts = closed_parts(before, wanted)
-            if parts > 0:
+            parts, enters = closed_parts(before, wanted), wanted != 0.0 and not is_less
+            if enters:
+                mark(state, rules, close[change])
+            if parts > 0 and state[STATUS] == DONE:
                 leave(state, fills, trades, denied, rules, change, parts, close[change], open_[bar], span)
                 watch_rest(state)
-            enters = wanted != 0.0 and not is_less
             is_next_day = time_ns[change] + rules.bar_ns >= day_start_ns[day]
             if tracks_loss and not is_next_day and (enters or state[FILLS] != filled):
                 cut(state, rules, start_worth, start_cash, lowest, held_cash)

@@ -177,6 +177,7 @@ class _Book:
     target_moves: Floats | None = None  # and those to which take profits are
     entry_moves: tuple[Floats | None, Floats | None] = (None, None)  # and limits and stops of entries that rest
     position: Decimal = _ZERO
+    marked: Decimal = _ZERO  # the equity at the close that decided last
     cost: Decimal = _ZERO  # what the open position cost in quote (negative: what a short brought in)
     entry: int | None = None  # the number of the fill of the position's first entry
     entered: list[Decimal] = field(default_factory=list)  # what each entry of the position bought, oldest first
@@ -268,6 +269,8 @@ def walk(
     walker = Walker(bars, first, setup, decisions, TapeChecks(bars, setup), finer=finer)
     for change in walker.changes():
         walker.resolve(change.index)
+        if change.enters:
+            walker.mark(change.index)
         if change.leaves:
             walker.leave(change.index, change.share)
         if change.enters:
@@ -439,6 +442,11 @@ class Walker:
             found.append(book.bars.ended_ns(len(book.bars) - 1))
         return min(found, default=None)
 
+    def mark(self, index: int) -> None:
+        """Note what the account is worth at the close of bar `index`. It sizes the entry that this bar decides: an exit
+        decided with it fills at a price that is not known then."""
+        self._book.marked = self._book.equity(index)
+
     def leave(self, index: int, share: Decimal | None = None) -> None:
         """Close what is held, or a share of it, as decided on bar `index`: at the open of the next one."""
         _leave(self._book, index, share)
@@ -576,7 +584,7 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: in
             setup.size,
             sized_at,
             instrument,
-            equity=book.equity(index),
+            equity=book.marked,
             stop_loss=levels[0],
             volatility=volatility_at(Sizing.parse(setup.sizing), book.bars, index),
             share=decisions.share_at(index),

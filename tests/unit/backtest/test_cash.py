@@ -11,14 +11,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fks.backtest import Result, Setup
+from fks.backtest import Member, Result, Setup
 from fks.matching import Commission, CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
-from fks.model.order import Side
+from fks.model.order import Role
 from fks.model.timeframe import NS
 from fks.risk.sizing import affordable_quantity
-from tests.support.backtests import run
+from tests.support.backtests import run, run_account
 from tests.support.given import Given
 from tests.support.strategies import START_NS
 
@@ -114,9 +114,31 @@ def test_one_step_more_would_cost_more_than_the_cash(
     assert bought == 9000 or costs.buy_cost(bought + step, price, BTC) > cash
 
 
+# ── at the deciding close ────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("following", [90.0, 100.0, 110.0, 150.0])
+def test_a_reversal_is_sized_by_the_equity_at_the_deciding_close(following: float) -> None:
+    """50 % of 10,000 at 100 is 50, whatever the short before it loses at the next open."""
+    setup = Setup(BTC, FREE, "equity_pct", D(50), can_short=True)
+    bars = bars_of([100, 100, following, following], [100, 100, following, following])
+    result = both(bars, setup, target=(-1.0, 1.0, 1.0, 1.0))
+    assert [(fill.side.value, fill.quantity) for fill in result.fills] == [("sell", 50), ("buy", 50), ("buy", 50)]
+    assert run_account([Member(Given(target=(-1.0, 1.0, 1.0, 1.0)), bars, setup)]).fills[-1].fill.quantity == 50
+
+
+def test_members_are_sized_before_the_fills_of_the_others() -> None:
+    """One member's position gains 1,000 at the open at which the other one enters."""
+    bars = bars_of([100, 100, 120, 120], [100, 100, 120, 120])
+    setup = Setup(BTC, FREE, "equity_pct", D(50), can_short=True)
+    members = [Member(Given(target=target), bars, setup) for target in ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 1.0, 1.0))]
+    done = run_account(members)
+    assert [(row.number, row.fill.side.value, row.fill.quantity) for row in done.fills] == [
+        (0, "buy", 50), (0, "sell", 50), (1, "buy", 50)
+    ]  # fmt: skip
+
+
 # ── on random tapes ──────────────────────────────────────────────────────────────────────────────
-def random_run(seed: int) -> tuple[Bars, Setup, dict[str, Any]]:
-    """Return a tape with gaps, a setup of an account that pays for what it buys, and decisions."""
+def random_run(seed: int, *, can_short: bool = False) -> tuple[Bars, Setup, dict[str, Any]]:
+    """Return a tape with gaps, a setup of an account that pays for what it buys or may go short, and decisions."""
     random = np.random.default_rng(seed)
     count = int(random.integers(12, 50))
     path = np.round(100 * np.exp(np.cumsum(random.normal(0, 0.03, 2 * count))), 2)
@@ -137,17 +159,18 @@ def random_run(seed: int) -> tuple[Bars, Setup, dict[str, Any]]:
         ("equity_pct", 100), ("equity_pct", 60), ("equity_pct", 300), ("risk_pct", 5), ("notional", 9_990),
         ("quantity", 50), ("stdev_pct:3", 40),
     )  # fmt: skip
-    setup = Setup(BTC, costs, sizing, D(size), collar_pct=one_of(None, D("0.5"), D(3)))
+    setup = Setup(BTC, costs, sizing, D(size), can_short=can_short, collar_pct=one_of(None, D("0.5"), D(3)))
     most = one_of(1, 3)
     steps = np.where(random.random(count) < 0.4, random.choice([-3, -1, 1, 1], count), 0)
     target = []
     for step in steps.tolist():
-        target.append(float(min(max((target[-1] if target else 0) + step, 0), most)))
+        target.append(float(min(max((target[-1] if target else 0) + step, -most if can_short else 0), most)))
     decided: dict[str, Any] = {"target": tuple(target), "most": most}
     away = np.round(np.abs(random.normal(0, 0.05, (2, count))) + 0.01, 3)
-    decided["stop"] = tuple(np.round(closes * (1 - away[0]), 2).tolist())
+    sides = np.where(np.array(target) < 0, -1, 1)
+    decided["stop"] = tuple(np.round(closes * (1 - sides * away[0]), 2).tolist())
     if one_of(0, 1):
-        decided["limit"] = tuple(np.round(closes * (1 + away[1]), 2).tolist())
+        decided["limit"] = tuple(np.round(closes * (1 + sides * away[1]), 2).tolist())
     if (kind := one_of("", "", "entry_limit", "entry_stop")) and most == 1:
         sign = 1 if kind == "entry_stop" else -1
         decided[kind] = tuple(np.round(closes * (1 + sign * 0.01 * random.random(count)), 2).tolist())
@@ -166,18 +189,20 @@ def test_cash_never_falls_below_zero(seed: int) -> None:
     assert cash == result.cash
 
 
-@given(seed=st.integers(0, 2**32 - 1))
-def test_later_bars_change_no_quantity(seed: int) -> None:
-    """The next bar decides whether and where the newest entry fills, never how much is bought."""
-    bars, setup, decided = random_run(seed)
+@given(seed=st.integers(0, 2**32 - 1), can_short=st.booleans())
+def test_later_bars_change_no_quantity(seed: int, can_short: bool) -> None:
+    """The next bar decides whether and where the newest entry fills, never how much is bought or sold."""
+    bars, setup, decided = random_run(seed, can_short=can_short)
     whole = both(bars, setup, **decided)
-    random = np.random.default_rng(seed)
-    for fill in [fill for fill in whole.fills if fill.side is Side.BUY][:4]:
+    factor = 0.97 + 0.06 * np.random.default_rng(seed).random()
+    for fill in [fill for fill in whole.fills if fill.role is Role.ENTRY][-3:]:
         at = int(np.searchsorted(bars.time_ns, fill.time_ns))
-        moved = [np.concatenate([column[:at], np.round(column[at:] * (0.97 + 0.03 * random.random()), 2)])
-                 for column in (bars.open, bars.close)]  # fmt: skip
-        other = both(bars_of(*(column.tolist() for column in moved)), setup, **decided)
+        opens, closes = (
+            np.concatenate([column[:at], np.round(column[at:] * factor, 2)]).tolist()
+            for column in (bars.open, bars.close)
+        )
+        other = both(bars_of(opens, closes), setup, **decided)
         before, after = ([row for row in one.fills if row.time_ns < fill.time_ns] for one in (whole, other))
         assert before == after
-        same = [row.quantity for row in other.fills if row.time_ns == fill.time_ns and row.side is Side.BUY]
-        assert same in ([], [fill.quantity])
+        entered = [row for row in other.fills if row.time_ns == fill.time_ns and row.role is Role.ENTRY]
+        assert [row.quantity for row in entered] in ([], [fill.quantity])

@@ -30,7 +30,6 @@ from fks.backtest.run import anchored, check_tape, ensure_splits, fitted_before,
 from fks.bars.buckets import length_of
 from fks.config.risk import Risk
 from fks.model.bar import Bars
-from fks.model.codes import Code
 from fks.model.decimals import plain
 from fks.model.errors import unprocessable
 from fks.model.instrument import Instrument, folded
@@ -311,11 +310,13 @@ def _check_together(entries: _Entries, moment: int, walkers: Sequence[Walker]) -
     missing = [symbol for symbol in entries.symbols if symbol not in entries.legs]
     for symbol, step in sorted(entries.legs.items(), key=lambda leg: leg[1].number):
         walker, change = walkers[step.number], step.change
+        if step.moment > moment:
+            walker.mark(change.index)
         state, count = walker.copy(), len(walker.denied)
-        walker.enter(change.index, change.opened)
+        is_approved = walker.enter(change.index, change.opened)
         refused = walker.denied[count] if len(walker.denied) > count else None
         before.append((symbol, step, state, refused))
-        if refused is not None and refused.code != Code.SLIPPAGE_GUARD:  # an order that expires was not denied
+        if refused is not None and not is_approved:  # an order that expires, or whose fill costs too much, was approved
             entries.failed[symbol] = refused.code
     is_denied = bool(missing or entries.failed)
     for symbol, step, state, refused in before:
@@ -384,8 +385,9 @@ def _walk(
        are closed by force, each at the price at which the account's equity is the maintenance margin of all positions,
        with those of the others at their newest closes when its bar begins; one that is closed so moves the prices of
        the members after it. After them dividends, funding and borrow of bars that begin then;
-    2. exits decided by bars before, by member, as they are listed;
-    3. entries, by member; each is checked against the account after everything before it. The legs of one decision are
+    2. the equity that sizes entries is noted, as exits and entries of that moment fill at prices that no decision knew;
+    3. exits decided by bars before, by member, as they are listed;
+    4. entries, by member; each is checked against the account after everything before it. The legs of one decision are
        checked together where the first of them is placed, and made all or not at all. When the order of one expires
        all the same, the others are closed at the open of the bar after the one in which they filled.
     A decision on a member's last bar has no bar to fill on.
@@ -406,6 +408,9 @@ def _walk(
             end += 1
         _resolve(checks, charged, moment)
         log.note(everyone, is_in_bar=True)
+        for step in steps[at:end]:
+            if step.change.enters:
+                walkers[step.number].mark(step.change.index)
         for step in steps[at:end]:
             if step.change.leaves:
                 walkers[step.number].leave(step.change.index, step.change.share)

@@ -310,6 +310,11 @@ class MemberChecks:
         """Return the account's volume of a month that counts for the member's commission."""
         return self.account.traded(self.number, month)
 
+    def spendable(self) -> Decimal | None:
+        """Return the account's cash now; None where a member trades on margin, as the checks see it."""
+        is_paid = all(tape.setup.margin_kept is None for tape in self.account.tapes)
+        return self.account.cash if is_paid else None
+
     def look(self, index: int, holding: AccountHolding) -> None:
         """See the account at the close of bar `index`, on which an entry is decided."""
         self.account.look(self.number, index)

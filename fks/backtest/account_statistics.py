@@ -9,7 +9,7 @@ import numpy as np
 
 from fks.backtest.account_result import AccountResult
 from fks.backtest.curve import deepest_fall
-from fks.backtest.series import days_per_year, last_bars
+from fks.backtest.series import days_per_year, last_bars, share_of
 from fks.backtest.statistics import fees_of
 from fks.bars.buckets import length_of
 from fks.bars.calendars import ALWAYS
@@ -75,7 +75,8 @@ def account_statistics_of(account: AccountResult) -> AccountStatistics:
     wins, losses = pnl[pnl > 0], pnl[pnl <= 0]
     returns = daily_returns(account, equity)
     members = account.holding
-    share = 100.0 * np.divide(account.exposure, equity, out=np.zeros(len(equity)), where=equity > 0)
+    share = share_of(account.exposure, equity)
+    share = share[~np.isnan(share)]
     spread = float(returns.std(ddof=1)) if len(returns) >= _RETURNS_MIN else 0.0
     down = float(np.sqrt((np.minimum(returns, 0.0) ** 2).mean())) if len(returns) >= _RETURNS_MIN else 0.0
     final = float(equity[-1])
@@ -96,8 +97,8 @@ def account_statistics_of(account: AccountResult) -> AccountStatistics:
         best_trade=float(pnl.max()) if len(pnl) else None,
         worst_trade=float(pnl.min()) if len(pnl) else None,
         exposure_pct=100.0 * float((members > 0).mean()),
-        average_exposure_pct=float(share.mean()),
-        max_exposure_pct=float(share.max()),
+        average_exposure_pct=float(share.mean()) if len(share) else 0.0,
+        max_exposure_pct=float(share.max(initial=0.0)),
         positions_max=int(members.max()),
         fees=float(sum(fees_of(result) for result in account.results)),
         final_equity=final,

@@ -24,7 +24,16 @@ from fks.backtest import kernel_orders as orders
 from fks.backtest import kernel_walk as compiled
 from fks.backtest.cash_flows import FlowPlan, closes_at_end, margin_changes, plan_flows
 from fks.backtest.kernel_walk import FAR, KernelRules
-from fks.backtest.limits import DecidedEntry, EntryPrices, Funds, TapeChecks, denial_text, expiry
+from fks.backtest.limits import (
+    DecidedEntry,
+    EntryPrices,
+    Funds,
+    TapeChecks,
+    affordable,
+    denial_text,
+    expiry,
+    unpaid,
+)
 from fks.backtest.result import DeniedColumns, EngineChoice, EngineResult, FillColumns, FlowColumns, TradeColumns
 from fks.backtest.rows import Setup
 from fks.backtest.units import Units, from_units, to_units
@@ -63,6 +72,7 @@ CODES = (
     Code.PYRAMIDING,
     Code.SLIPPAGE_GUARD,
     Code.MARGIN,
+    Code.BALANCE,
 )
 #: sizings by their number in the walk
 _SIZINGS = {
@@ -509,6 +519,9 @@ class _Details:
         setup, index = plan.setup, int(row[compiled.D_BAR])
         if row[compiled.D_CODE] == compiled.DUST:
             return f"exit of {plain(from_units(row[compiled.D_LOTS], units.lot))}"
+        if row[compiled.D_CODE] == compiled.LACKS_CASH:
+            cost, cash = (from_units(row[column], units.cash) for column in (compiled.D_COST, compiled.D_CASH))
+            return denial_text(unpaid(setup, cost, cash))
         close = from_units(plan.ticks.close[index], units.price)
         *levels, at_limit, at_stop = (
             None if row[column] == compiled.NONE else from_units(row[column], units.price)
@@ -535,7 +548,7 @@ class _Details:
                 setup.size,
                 at_limit or at_stop or close,
                 setup.instrument,
-                equity=funds.cash + funds.position * close * setup.instrument.multiplier,
+                equity=from_units(row[compiled.D_EQUITY], units.worth),
                 stop_loss=levels[0],
                 volatility=volatility_at(Sizing.parse(setup.sizing), plan.bars, index),
                 share=self.decisions.share_at(index),
@@ -543,6 +556,7 @@ class _Details:
         except SizingMissing as error:
             return error.message
         entry = DecidedEntry(index, side, quantity, close, (levels[0], levels[1]), order)
+        entry = affordable(setup, entry, None if setup.margin_kept is not None else funds.cash)
         denial = TapeChecks(plan.bars, setup).denial(entry, funds)
         if denial is None or denial.code != CODES[int(row[compiled.D_CODE])]:
             raise BugError(f"the compiled engine denied {CODES[int(row[compiled.D_CODE])]}, the checks {denial}")

@@ -50,6 +50,7 @@ from fks.backtest.kernel_walk import (
     closing_lots,
     cut,
     deny,
+    deny_unpaid,
     entry_lots,
     entry_price,
     expires,
@@ -59,6 +60,7 @@ from fks.backtest.kernel_walk import (
     level_ticks,
     liquidate,
     liquidates,
+    mark,
     nearer_stop,
     pay_flow,
 )
@@ -176,6 +178,7 @@ def fill_waiting(
     state: Ints,
     fills: Ints,
     trades: Ints,
+    denied: Ints,
     legs: Ints,
     rules: KernelRules,
     bar: int,
@@ -196,7 +199,7 @@ def fill_waiting(
     is_maker = is_limit and (is_inside or bar > decided + 1)
     is_more = state[ENTRIES] > 0
     book(state, fills, trades, rules, bar, side, lots, ticks, high - low, ENTRY_ROLE, is_maker, limit, is_more)
-    if state[STATUS] != DONE:
+    if state[STATUS] != DONE or deny_unpaid(state, denied, decided, side, lots):
         return
     fills[number, DECIDED] = decided
     state[ENTRIES] += 1
@@ -338,7 +341,7 @@ def make_walk(version: int) -> Callable[..., int]:
             if state[WAITING] != 0 or state[GUARD] != 0 or state[LIQUIDATION] != NONE:
                 cash, filled = state[CASH], state[FILLS]
                 if state[WAITING] != 0:
-                    fill_waiting(state, fills, trades, legs, rules, bar, open_[bar], high[bar], low[bar])
+                    fill_waiting(state, fills, trades, denied, legs, rules, bar, open_[bar], high[bar], low[bar])
                 is_over = False
                 if state[LIQUIDATION] != NONE and state[STATUS] == DONE:
                     is_over = close_by_force(state, fills, trades, rules, bar, open_[bar], high[bar], low[bar])
@@ -382,7 +385,9 @@ def make_walk(version: int) -> Callable[..., int]:
             filled, span = state[FILLS], high[bar + 1] - low[bar + 1]
             is_more = not is_other and abs(wanted) > abs(before)
             parts = closed_parts(before, wanted)
-            if parts > 0:
+            if wanted != 0.0:
+                mark(state, rules, close[bar])
+            if parts > 0 and state[STATUS] == DONE:
                 state[WAITING] = 0
                 state[ENTRIES] = 0 if is_other else state[ENTRIES]
                 leave(state, fills, trades, denied, rules, bar, parts, close[bar], open_[bar + 1], span)
@@ -445,10 +450,11 @@ def make_walk(version: int) -> Callable[..., int]:
                     at_open = (open_[bar + 1], span)
                     more = entries > 0
                     book(state, fills, trades, rules, bar + 1, side, lots, *at_open, ENTRY_ROLE, False, NONE, more)
-                    fills[number, DECIDED] = bar
-                    state[ENTRIES] = entries + 1
-                    levels = (stop, limit, trail, bar + 1, False)
-                    place_legs(state, legs, rules, bar + 1, side, *levels, bar, lots)
+                    if not deny_unpaid(state, denied, bar, side, lots):
+                        fills[number, DECIDED] = bar
+                        state[ENTRIES] = entries + 1
+                        levels = (stop, limit, trail, bar + 1, False)
+                        place_legs(state, legs, rules, bar + 1, side, *levels, bar, lots)
             if state[STATUS] != DONE:
                 return bar
         if rules.closes_at_end:

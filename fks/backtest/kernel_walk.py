@@ -58,8 +58,10 @@ DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL, NOT_COVERED = 0, 1, 2, 3, 4
     SLIPPED,  # the cost of slippage, places of amounts
     LIQUIDATION,  # the price at which the position is closed by force, or NONE
     MARGIN,  # where the rows of the margin in force begin, behind the fields of the state
+    UNPAID,  # what the last entry would have cost that the cash did not pay, places of amounts; 0 where it did
+    MARKED,  # the equity at the close that decided last, places of worth; 0 where it sizes nothing
     STATE_SIZE,
-) = range(21)
+) = range(23)
 
 # columns of the rows of a margin, as in fks.matching.margin.MarginTerms
 M_FLOOR, M_OVER, M_TIMES, M_EACH, M_LONG, M_SHORT, M_KEPT, M_LESS, MARGIN_WIDTH = range(9)
@@ -80,8 +82,10 @@ TRADE_ENTRY, TRADE_EXIT, TRADE_PNL, TRADE_WIDTH = range(4)
     D_ORDER_LIMIT,  # of an entry's order that rests
     D_ORDER_STOP,
     D_ENTRIES,  # that the position had
+    D_COST,  # of a fill that the cash does not pay, places of amounts
+    D_EQUITY,  # that sized it, places of worth
     DENIED_WIDTH,
-) = range(13)
+) = range(15)
 
 # columns of the cash flows, and their bases, as in fks.backtest.cash_flows.FlowBase
 FLOW_BAR, FLOW_TIMES, FLOW_OVER, FLOW_BASE, FLOW_WIDTH = range(5)
@@ -111,7 +115,8 @@ ENTRY_ROLE, EXIT_ROLE, STOP_ROLE, LIMIT_ROLE, LIQUIDATION_ROLE = range(5)
     PYRAMIDING,
     EXPIRED,
     LACKS_MARGIN,
-) = range(19)
+    LACKS_CASH,  # at the fill
+) = range(20)
 
 # sizings
 NOTIONAL, FIXED, OF_EQUITY, OF_RISK, OF_VOLATILITY = range(5)
@@ -293,7 +298,8 @@ def book(
     is_more: bool,
 ) -> None:
     """Book a fill of `lots` (places of lots) at the price of the fill rule: slipped when it takes, the position net of
-    base fees, the cash net of quote fees, and the trade when it closes one.
+    base fees, the cash net of quote fees, and the trade when it closes one. An entry that costs more than the cash,
+    where it is not held on margin, is not booked: `UNPAID` has its cost.
 
     `span`: high less low of the bar; `worst`: a limit that slippage does not exceed, or NONE. `is_more`: an entry adds
     to the position, or an exit belongs to the newest trade.
@@ -309,7 +315,6 @@ def book(
     if float(lots) * float(ticks) * value_factor >= SAFE or float(lots) * lots_factor >= SAFE:
         state[STATUS] = OVERFLOW
         return
-    state[SLIPPED] += lots * away * rules.multiplier * rules.value_to_cash
     value = lots * ticks * rules.multiplier
     quantity = lots * rules.lot_to_quantity
     paid = side * value * rules.value_to_cash
@@ -327,6 +332,10 @@ def book(
             fee += round_half_even(value * rules.fee_rate_forced * rules.fee_quote_times, rules.fee_quote_over)
         fee *= rules.fee_to_cash
         paid += fee
+    if role == ENTRY_ROLE and side > 0 and not rules.has_margin and paid > state[CASH]:
+        state[UNPAID] = paid
+        return
+    state[SLIPPED] += lots * away * rules.multiplier * rules.value_to_cash
     number = state[FILLS]
     fills[number, BAR] = bar
     fills[number, SIDE] = side
@@ -531,7 +540,18 @@ def deny(
     denied[number, D_ORDER_LIMIT] = order_limit
     denied[number, D_ORDER_STOP] = order_stop
     denied[number, D_ENTRIES] = entries
+    denied[number, D_EQUITY] = state[MARKED]
     state[DENIED] = number + 1
+
+
+def deny_unpaid(state: Ints, denied: Ints, bar: int, side: int, lots: int) -> bool:
+    """Note the denial of an entry decided on `bar` if its fill, just now, was not paid; return whether it was not."""
+    if state[UNPAID] == 0:
+        return False
+    deny(state, denied, bar, side, LACKS_CASH, NONE, NONE, 0, lots, NONE, NONE, 0)
+    denied[state[DENIED] - 1, D_COST] = state[UNPAID]
+    state[UNPAID] = 0
+    return True
 
 
 def closed_parts(before: float, wanted: float) -> int:
@@ -628,6 +648,43 @@ def expires(
     return not is_accepted(ticks, worst, side)
 
 
+def buy_cost(rules: KernelRules, lots: int, ticks: int) -> int:
+    """Return the most that a buy takes in quote, places of amounts, as `fks.matching.CostModel.buy_cost`."""
+    value = lots * ticks * rules.multiplier
+    cost = value * rules.value_to_cash
+    if rules.is_fee_received:
+        return cost
+    rate = max(rules.fee_rate, rules.fee_rate_maker)
+    fee = round_half_even(value * rate * rules.fee_quote_times, rules.fee_quote_over)
+    if rules.commission_over != 0:
+        fee += max(round_half_even(lots * rules.commission_times, rules.commission_over), rules.commission_least)
+    return cost + fee * rules.fee_to_cash
+
+
+def affordable_lots(
+    state: Ints, rules: KernelRules, lots: int, close: int, order_limit: int, order_stop: int, stop: int, limit: int
+) -> int:
+    """Return the lots of a buy that the cash pays for, as `fks.risk.sizing.affordable_quantity`."""
+    worst = order_limit
+    if order_limit == NONE and order_stop == NONE:
+        worst = collar_ticks(state, rules, 1, close, stop, limit)
+    if worst == NONE:
+        worst = order_stop if order_stop != NONE else close
+        worst = taker_ticks(rules, 1, worst, 0) if rules.has_slip else worst
+    if float(lots) * float(worst) * float(rules.value_factor) >= SAFE:
+        state[STATUS] = OVERFLOW
+    if state[STATUS] != DONE or buy_cost(rules, lots, worst) <= state[CASH]:
+        return lots
+    least, above = 0, lots // rules.lot + 1
+    while above - least > 1:
+        middle = (least + above) // 2
+        if buy_cost(rules, middle * rules.lot, worst) <= state[CASH]:
+            least = middle
+        else:
+            above = middle
+    return least * rules.lot if least > 0 else lots
+
+
 def refusal(
     state: Ints,
     rules: KernelRules,
@@ -681,7 +738,7 @@ def refusal(
     elif rules.has_margin:
         if lacks_margin(state, rules, lots, at, close):
             return LACKS_MARGIN
-    elif side > 0 and value * rules.value_to_cash > state[CASH]:
+    elif side > 0 and buy_cost(rules, lots, at) > state[CASH]:
         return BALANCE
     after = state[POSITION] * side + quantity
     if float(after) * float(at) * float(rules.multiplier) >= SAFE:
@@ -715,13 +772,25 @@ def refusal(
         elif rules.has_margin:
             if lacks_margin(state, rules, lots, worst, close):
                 return LACKS_MARGIN
-        elif lots * worst * rules.multiplier * rules.value_to_cash > state[CASH]:
+        elif buy_cost(rules, lots, worst) > state[CASH]:
             return BALANCE
     return OK
 
 
-def share_lots(state: Ints, rules: KernelRules, close: int, at: int, stop: int, volatility: int) -> tuple[int, int]:
-    """Return the lots of an entry at the price `at` whose size is a share of the equity, and OK or why it has none."""
+def mark(state: Ints, rules: KernelRules, close: int) -> None:
+    """Note what the account is worth at a close that decides an entry, before an exit decided with it is booked."""
+    if rules.sizing == NOTIONAL or rules.sizing == FIXED:
+        return
+    worth = float(abs(state[POSITION])) * float(close) * float(rules.multiplier)
+    if worth + abs(float(state[CASH])) * float(rules.cash_to_worth) >= SAFE:
+        state[STATUS] = OVERFLOW
+    else:
+        state[MARKED] = state[CASH] * rules.cash_to_worth + state[POSITION] * close * rules.multiplier
+
+
+def share_lots(state: Ints, rules: KernelRules, at: int, stop: int, volatility: int) -> tuple[int, int]:
+    """Return the lots of an entry at the price `at` whose size is a share of the equity at the close that decided it,
+    and OK or why it has none."""
     per_unit = at
     if rules.sizing == OF_RISK:
         if stop == NONE:
@@ -732,11 +801,10 @@ def share_lots(state: Ints, rules: KernelRules, close: int, at: int, stop: int, 
             return 0, NO_VOLATILITY
         per_unit = volatility
     step = float(rules.lot) * float(rules.lot_to_quantity) * float(rules.multiplier) * float(rules.share_over)
-    worth = float(abs(state[POSITION])) * float(close) * float(rules.multiplier)
-    if float(per_unit) * step >= SAFE or worth + abs(float(state[CASH])) * float(rules.cash_to_worth) >= SAFE:
+    if float(per_unit) * step >= SAFE:
         state[STATUS] = OVERFLOW
         return 0, OK
-    equity = state[CASH] * rules.cash_to_worth + state[POSITION] * close * rules.multiplier
+    equity = state[MARKED]
     if per_unit <= 0 or equity <= 0:
         return 0, OK
     cost = per_unit * rules.lot * rules.lot_to_quantity * rules.multiplier * rules.share_over
@@ -769,7 +837,7 @@ def entry_lots(
     if rules.sizing == NOTIONAL:
         lots = rules.size // (at * rules.lot * rules.multiplier) * rules.lot
     elif rules.sizing != FIXED:
-        lots, code = share_lots(state, rules, close, at, stop, volatility)
+        lots, code = share_lots(state, rules, at, stop, volatility)
         if code != OK:
             deny(state, denied, bar, side, code, stop, limit, loss, 0, order_limit, order_stop, entries)
     if state[STATUS] != DONE or code != OK:
@@ -784,6 +852,11 @@ def entry_lots(
     if float(lots) * float(at) * value_factor >= SAFE or float(lots) * lots_factor >= SAFE:
         state[STATUS] = OVERFLOW
         return -1
+    is_paid = rules.sizing != NOTIONAL and rules.sizing != FIXED and side > 0 and not rules.has_margin
+    if is_paid:
+        lots = affordable_lots(state, rules, lots, close, order_limit, order_stop, stop, limit)
+        if state[STATUS] != DONE:
+            return -1
     code = refusal(state, rules, side, lots, close, order_limit, order_stop, stop, limit, loss, entries)
     if state[STATUS] != DONE:
         return -1
@@ -824,6 +897,8 @@ def enter(
         deny(state, denied, bar, side, EXPIRED, stop, limit, loss, lots, NONE, NONE, 0)
         return
     book(state, fills, trades, rules, bar + 1, side, lots, next_open, span, ENTRY_ROLE, False, NONE, False)
+    if deny_unpaid(state, denied, bar, side, lots):
+        return
     if stop == NONE and limit == NONE and not rules.has_margin:
         return
     guarded = closing_lots(state, rules)
@@ -1063,13 +1138,17 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     pay_flow,
     close_at_end,
     deny,
+    deny_unpaid,
     closed_parts,
     leave,
     entry_price,
     is_out_of_band,
     collar_ticks,
     expires,
+    buy_cost,
+    affordable_lots,
     refusal,
+    mark,
     share_lots,
     entry_lots,
     enter,
@@ -1095,6 +1174,10 @@ SELDOM: tuple[Callable[..., Any], ...] = (
     share_half_even,
     share_floor,
     is_out_of_band,
+    buy_cost,
+    affordable_lots,
+    deny_unpaid,
+    mark,
     share_lots,
     closed_parts,
     first_followed,
@@ -1223,11 +1306,12 @@ def make_walk(version: int) -> Callable[..., int]:
             span = 0
             if rules.slip_of_range != 0:  # else these columns stay out of the processor's cache
                 span = high[bar] - low[bar]
-            parts = closed_parts(before, wanted)
-            if parts > 0:
+            parts, enters = closed_parts(before, wanted), wanted != 0.0 and not is_less
+            if enters:
+                mark(state, rules, close[change])
+            if parts > 0 and state[STATUS] == DONE:
                 leave(state, fills, trades, denied, rules, change, parts, close[change], open_[bar], span)
                 watch_rest(state)
-            enters = wanted != 0.0 and not is_less
             is_next_day = time_ns[change] + rules.bar_ns >= day_start_ns[day]
             if tracks_loss and not is_next_day and (enters or state[FILLS] != filled):
                 cut(state, rules, start_worth, start_cash, lowest, held_cash)

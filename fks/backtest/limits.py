@@ -34,6 +34,7 @@ from fks.portfolio.position import net_quantity
 from fks.risk.check import CHECKS
 from fks.risk.intent import Intent
 from fks.risk.limits import balance
+from fks.risk.sizing import Sizing, affordable_quantity
 from fks.risk.valuation import DayFlows, day_profit, day_start_ns
 from fks.risk.view import RiskView, VenueView
 
@@ -140,6 +141,30 @@ def collar_of(
     if setup.collar_pct is None or not is_listed:
         return None
     return collar(close, setup.collar_pct, _PERCENT, side.sign, item.tick)
+
+
+def _collar_of_entry(setup: Setup, entry: DecidedEntry) -> Decimal | None:
+    has_targets = entry.plan is not None and bool(entry.plan.targets)
+    return None if entry.order is not None or has_targets else collar_of(setup, entry.side, entry.close, entry.levels)
+
+
+def affordable(setup: Setup, entry: DecidedEntry, cash: Decimal | None) -> DecidedEntry:
+    """Return an entry, of a buy in percent of the equity at most the quantity that `cash` pays for. None: positions are
+    held on margin."""
+    if cash is None or entry.side is Side.SELL or not Sizing.parse(setup.sizing).needs_equity:
+        return entry
+    order = entry.order
+    price, most = entry.close, _collar_of_entry(setup, entry) if order is None else order.limit
+    if order is not None and order.stop is not None:
+        price = order.stop
+    quantity = affordable_quantity(entry.quantity, cash, price, setup.costs, setup.instrument, most=most)
+    return replace(entry, quantity=quantity)
+
+
+def unpaid(setup: Setup, cost: Decimal, cash: Decimal) -> Denial:
+    """Return the denial of an entry whose fill would cost more than the account's cash. Both in quote."""
+    observed, quote = f"{cost.normalize():f} needed for the fill", setup.instrument.quote
+    return Denial(Code.BALANCE, f"{cash.normalize():f} {quote} free of reservations", observed, "", "lower the size")
 
 
 def expiry(
@@ -308,6 +333,7 @@ class TapeChecks:
                 item.quote: Balance(item.quote, cash, _ZERO),
                 item.base: Balance(item.base, max(position, _ZERO), _ZERO),
             },
+            costs=self.setup.costs,
             fee_in_base=self._fee_in_base,
             loss_today=funds.loss,
             entries=funds.entries,
@@ -316,8 +342,7 @@ class TapeChecks:
             margin_free=self._margin_free(margin, entry.close, funds),
         )
         denied = next((found for known in _CHECKS if isinstance(found := known(intent, view), Denial)), None)
-        has_collar = order is None and denied is None and not (plan is not None and plan.targets)
-        worst = collar_of(self.setup, entry.side, entry.close, entry.levels) if has_collar else None
+        worst = None if denied is not None else _collar_of_entry(self.setup, entry)
         if worst is not None:  # as live: the venue locks what the entry may cost
             found = balance(replace(intent, type=OrderType.LIMIT, price=worst.normalize()), view)
             denied = found if isinstance(found, Denial) else None

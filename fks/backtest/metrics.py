@@ -27,6 +27,7 @@ from fks.backtest.series import (
     held_return_pct,
     last_bars,
     periods_of,
+    position_of,
     returns_at,
     trade_table,
 )
@@ -156,9 +157,9 @@ def metrics_of(result: Result) -> Metrics:
     span_ns = _span_ns(bars)
     cagr = _cagr(final / cash, span_ns)
     deepest = -float(falls.min(initial=0.0))
-    exposure = exposure_of(result)
+    exposure, held = np.abs(exposure_of(result)), position_of(result) != 0.0
+    known = exposure[~np.isnan(exposure)]
     paid = _costs(result)
-    held = np.abs(exposure[exposure != 0.0])
     gross = float(trades.pnl[trades.pnl > 0].sum())
     average_equity = float(result.equity.mean()) if len(result.equity) else cash
     turnover = paid.traded / average_equity if average_equity > 0 else 0.0
@@ -177,9 +178,9 @@ def metrics_of(result: Result) -> Metrics:
         benchmark_max_drawdown_pct=-float(drawdown_of(benchmark_of(result), cash).min(initial=0.0)),
         **_benchmark_facts(periods),
         **_trade_facts(trades),
-        exposure_pct=100.0 * len(held) / len(bars) if len(bars) else 0.0,
-        average_exposure_pct=float(np.abs(exposure).mean()) if len(exposure) else 0.0,
-        max_exposure_pct=float(held.max(initial=0.0)),
+        exposure_pct=100.0 * float(held.mean()) if len(held) else 0.0,
+        average_exposure_pct=float(known.mean()) if len(known) else 0.0,
+        max_exposure_pct=float(known.max(initial=0.0)),
         turnover=turnover,
         turnover_per_year=turnover * _YEAR_NS / span_ns if span_ns >= _CAGR_NS else None,
         traded_value=paid.traded,

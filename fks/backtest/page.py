@@ -150,7 +150,7 @@ def _columns(result: Result, bars: Bars, rows: int) -> dict[str, Any]:
     start = np.arange(0, count, step)
     last = np.append(start[1:], count) - 1
     equity, cash = result.equity, float(result.setup.cash)
-    exposure = exposure_of(result)
+    exposure = np.nan_to_num(exposure_of(result))  # a chart has no gap: 0 where the equity is gone
     held = np.add.reduceat(exposure, start) / (last - start + 1)
     price, money = _price_scale(bars), 10 ** max(0, 6 - int(np.log10(max(cash, 1.0))))
     return {

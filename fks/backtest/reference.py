@@ -22,8 +22,10 @@ from fks.backtest.limits import (
     EntryChecks,
     EntryPrices,
     TapeChecks,
+    affordable,
     denial_text,
     expiry,
+    unpaid,
 )
 from fks.backtest.result import (
     ROLES,
@@ -38,6 +40,7 @@ from fks.backtest.rows import DeniedEntry, FillRow, Setup
 from fks.backtest.units import Units, divide_half_even, from_units, to_units
 from fks.indicators.exact import Exact
 from fks.matching import BarRange, Leg, Resting, behind, is_triggered, match_market, match_oco, match_resting
+from fks.matching.costs import Fee
 from fks.matching.margin import Margin, MarginTerms, liquidation_ticks
 from fks.matching.rule import is_unclear
 from fks.model.bar import Bars, ContractRoll, Floats, Ints
@@ -151,6 +154,9 @@ class SharedFunds(Protocol):
     def traded(self, month: int) -> Decimal:
         """Return the account's volume of a month (since 1970) that counts for this tape's commission."""
 
+    def spendable(self) -> Decimal | None:
+        """Return the account's cash now, in quote; None where positions are held on margin."""
+
 
 @dataclass(slots=True)
 class _Book:
@@ -171,6 +177,7 @@ class _Book:
     target_moves: Floats | None = None  # and those to which take profits are
     entry_moves: tuple[Floats | None, Floats | None] = (None, None)  # and limits and stops of entries that rest
     position: Decimal = _ZERO
+    marked: Decimal = _ZERO  # the equity at the close that decided last
     cost: Decimal = _ZERO  # what the open position cost in quote (negative: what a short brought in)
     entry: int | None = None  # the number of the fill of the position's first entry
     entered: list[Decimal] = field(default_factory=list)  # what each entry of the position bought, oldest first
@@ -218,6 +225,12 @@ class _Book:
             return self.account.equity(index)
         return self.cash + self.position * self.price(self.close[index]) * self.setup.instrument.multiplier
 
+    def spendable(self) -> Decimal | None:
+        """Return the cash that pays for a buy now, in quote; None where positions are held on margin."""
+        if self.account is not None:
+            return self.account.spendable()
+        return self.cash if self.setup.margin_kept is None else None
+
     def follows(self, guard: _Protection) -> bool:
         """Return whether a protection's stop may be another one after each close."""
         is_moved = self.stop_moves is not None or (guard.planned is not None and guard.planned.moves_from is not None)
@@ -256,6 +269,8 @@ def walk(
     walker = Walker(bars, first, setup, decisions, TapeChecks(bars, setup), finer=finer)
     for change in walker.changes():
         walker.resolve(change.index)
+        if change.enters:
+            walker.mark(change.index)
         if change.leaves:
             walker.leave(change.index, change.share)
         if change.enters:
@@ -427,15 +442,21 @@ class Walker:
             found.append(book.bars.ended_ns(len(book.bars) - 1))
         return min(found, default=None)
 
+    def mark(self, index: int) -> None:
+        """Note what the account is worth at the close of bar `index`. It sizes the entry that this bar decides: an exit
+        decided with it fills at a price that is not known then."""
+        self._book.marked = self._book.equity(index)
+
     def leave(self, index: int, share: Decimal | None = None) -> None:
         """Close what is held, or a share of it, as decided on bar `index`: at the open of the next one."""
         _leave(self._book, index, share)
 
-    def enter(self, index: int, opened: int) -> None:
+    def enter(self, index: int, opened: int) -> bool:
         """Enter what bar `index` wants, at the open of the next one, unless it is denied. `opened`: the bar that
-        decided the first entry of the position; a later one adds to it, and does nothing when that is not open."""
+        decided the first entry of the position; a later one adds to it, and does nothing when that is not open. Return
+        whether the checks approved it: its order may expire, or cost more than the cash, all the same."""
         side = Side.BUY if self._decisions.target[index] > 0 else Side.SELL
-        _enter(self._book, index, side, self._decisions, opened)
+        return _enter(self._book, index, side, self._decisions, opened)
 
     def move_entry(self, index: int) -> None:
         """Move the entry's order that rests to the prices which bar `index` wants, from the next one on."""
@@ -532,14 +553,15 @@ def _terms(units: Units, margin: Margin | None) -> tuple[MarginTerms, ...]:
     return () if margin is None else margin.terms(units.price + units.multiplier, units.worth)
 
 
-def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: int) -> None:
+def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: int) -> bool:
     """Size, check and fill an entry decided on bar `index`, and place its protections: those of the position, if it has
-    some, else those of bar `opened`. A growth of the target (`opened` is earlier) adds to an open position only."""
+    some, else those of bar `opened`. A growth of the target (`opened` is earlier) adds to an open position only.
+    Return whether the checks approved it."""
     if opened < index and not book.entered:
-        return
+        return False
     if any(book.bars.time_ns[opened] < roll.time_ns <= book.bars.time_ns[index + 1] for roll in book.bars.rolls):
         book.deny(index, side, "ROLL", "its prices are those of the contract before")
-        return
+        return False
     holding = book.holding
     book.checks.look(index, holding)
     setup, instrument = book.setup, book.setup.instrument
@@ -562,24 +584,25 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: in
             setup.size,
             sized_at,
             instrument,
-            equity=book.equity(index),
+            equity=book.marked,
             stop_loss=levels[0],
             volatility=volatility_at(Sizing.parse(setup.sizing), book.bars, index),
             share=decisions.share_at(index),
         )
     except SizingMissing as error:
         book.deny(index, side, error.code, error.message)
-        return
+        return False
     entry = DecidedEntry(index, side, quantity, reference, levels, order, plan)
+    entry = affordable(setup, entry, book.spendable())
     refused = book.checks.refusal(entry, holding)
     if refused is not None:
         book.deny(index, side, refused.code.value, denial_text(refused))
-        return
+        return False
     if order is not None:
         at_limit, at_stop = (None if v is None else to_units(v, book.units.price) for v in (order.limit, order.stop))
         resting, first = Resting(side, order.type, at_limit, at_stop), index + 1
-        book.waiting = _Waiting(side, quantity, resting, index, first, first, stop, limit, trail, first, plan)
-        return
+        book.waiting = _Waiting(side, entry.quantity, resting, index, first, first, stop, limit, trail, first, plan)
+        return True
     bar = book.range(index + 1)
     expired = (
         None
@@ -588,9 +611,10 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: in
     )
     if expired is not None:
         book.deny(index, side, expired.code.value, denial_text(expired))
-        return
-    _fill(book, index + 1, side, quantity, match_market(bar), Role.ENTRY, index)
-    _protect(book, index + 1, side, stop, limit, trail, plan, take_since=index + 1)
+        return True
+    if _enters(book, index + 1, side, entry.quantity, match_market(bar), index):
+        _protect(book, index + 1, side, stop, limit, trail, plan, take_since=index + 1)
+    return True
 
 
 def _move_entry(book: _Book, index: int) -> None:
@@ -996,17 +1020,10 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
         book.waiting = None
         is_limit, is_inside = order.type is OrderType.LIMIT, price != bar.open
         is_maker = is_limit and (is_inside or index > waiting.since)
-        _fill(
-            book,
-            index,
-            side,
-            waiting.quantity,
-            price,
-            Role.ENTRY,
-            waiting.decided,
-            limit=order.price,
-            is_maker=is_maker,
-        )
+        if not _enters(
+            book, index, side, waiting.quantity, price, waiting.decided, limit=order.price, is_maker=is_maker
+        ):
+            return
         _protect(
             book,
             index,
@@ -1142,6 +1159,51 @@ def _match(guard: _Protection, bar: BarRange[int], *, placed_in_bar: bool, takes
     return None if price is None else (Leg.STOP if stop else Leg.LIMIT, price)
 
 
+def _enters(
+    book: _Book,
+    index: int,
+    side: Side,
+    quantity: Decimal,
+    ticks: int,
+    decided: int,
+    *,
+    limit: int | None = None,
+    is_maker: bool = False,
+) -> bool:
+    """Book the fill of an entry, unless it costs more than the account's cash: then it is denied. Return whether it
+    filled."""
+    cash = book.spendable() if side is Side.BUY else None
+    if cash is not None:
+        price, fee, _ = _taken(book, index, side, quantity, ticks, limit, is_maker=is_maker)
+        cost = quantity * price * book.setup.instrument.multiplier
+        cost += fee.amount if fee.currency != book.setup.instrument.base else _ZERO
+        if cost > cash:
+            refused = unpaid(book.setup, cost, cash)
+            book.deny(decided, side, refused.code.value, denial_text(refused))
+            return False
+    _fill(book, index, side, quantity, ticks, Role.ENTRY, decided, limit=limit, is_maker=is_maker)
+    return True
+
+
+def _taken(
+    book: _Book, index: int, side: Side, quantity: Decimal, ticks: int, limit: int | None, *, is_maker: bool
+) -> tuple[Decimal, Fee, tuple[int, Decimal] | None]:
+    """Return the price of a fill, slipped when it takes and no worse than `limit`, and its fee; with tiers of the
+    commission its month, and the tape's volume of that month with it."""
+    instrument, costs, price, traded = book.setup.instrument, book.setup.costs, book.price(ticks), _ZERO
+    if not is_maker:
+        span = book.price(book.high[index] - book.low[index])
+        worst = None if limit is None else book.price(limit)
+        price = costs.slippage.apply(side, price, span, instrument.tick, limit=worst)
+    volume = None
+    if costs.commission.tiers:
+        month = int(np.datetime64(int(book.bars.time_ns[index]), "ns").astype("datetime64[M]").astype(int))
+        own = traded_in(book.volumes, month)
+        traded = own if book.account is None else book.account.traded(month)
+        volume = month, own + costs.commission.volume(quantity, quantity * price * instrument.multiplier)
+    return price, costs.fee(side, quantity, price, instrument, is_maker=is_maker, traded=traded), volume
+
+
 def _fill(
     book: _Book,
     index: int,
@@ -1157,22 +1219,11 @@ def _fill(
 ) -> None:
     """Book a fill at the price of the fill rule: slipped when it takes, no worse than `limit`; the position net of base
     fees, the cash net of quote fees, the trade when it closes one. `is_joined`: it belongs to the newest trade."""
-    instrument, costs = book.setup.instrument, book.setup.costs
-    price, is_maker = book.price(ticks), is_maker or role is Role.TAKE_PROFIT
-    if not is_maker:
-        span = book.price(book.high[index] - book.low[index])
-        worst = None if limit is None else book.price(limit)
-        slipped = costs.slippage.apply(side, price, span, instrument.tick, limit=worst)
-        book.slipped += quantity * abs(slipped - price) * instrument.multiplier
-        price = slipped
-    traded = _ZERO
-    if costs.commission.tiers:
-        month = int(np.datetime64(int(book.bars.time_ns[index]), "ns").astype("datetime64[M]").astype(int))
-        own = traded_in(book.volumes, month)
-        traded = own if book.account is None else book.account.traded(month)
-        volume = costs.commission.volume(quantity, quantity * price * instrument.multiplier)
-        book.volumes.append((month, own + volume))
-    fee = costs.fee(side, quantity, price, instrument, is_maker=is_maker, traded=traded)
+    instrument, is_maker = book.setup.instrument, is_maker or role is Role.TAKE_PROFIT
+    price, fee, volume = _taken(book, index, side, quantity, ticks, limit, is_maker=is_maker)
+    book.slipped += quantity * abs(price - book.price(ticks)) * instrument.multiplier
+    if volume is not None:
+        book.volumes.append(volume)
     if role is Role.LIQUIDATION:
         fee = fee._replace(amount=fee.amount + book.setup.liquidation_fee(quantity, price))
     book.decided.append(decided)

@@ -65,9 +65,16 @@ def position_of(result: Result) -> Floats:
 
 
 def exposure_of(result: Result) -> Floats:
-    """Return the signed value of the position at each decided bar's close, in percent of the equity there."""
+    """Return the signed value of the position at each decided bar's close, in percent of the equity there; NaN where
+    something is held and the equity is 0 or less."""
     value = position_of(result) * decided_bars(result).close * float(result.setup.instrument.multiplier)
-    share: Floats = 100.0 * np.divide(value, result.equity, out=np.zeros(len(value)), where=result.equity > 0)
+    return share_of(value, result.equity)
+
+
+def share_of(value: Floats, equity: Floats) -> Floats:
+    """Return values in percent of the equity; NaN where one that is not 0 has an equity of 0 or less."""
+    unknown = np.where(value == 0.0, 0.0, np.nan)
+    share: Floats = 100.0 * np.divide(value, equity, out=unknown, where=equity > 0)
     return share
 
 

@@ -34,6 +34,8 @@ time.
    matched by itself, as in 4; such an entry has no collar. Break-even moves the stops of the pairs that are left, only
    nearer to the market: at the end of the bar in which its target fills, or whose close has come its multiple of the
    risk (the distance between the entry's average price and its first stop). It counts from the next bar's open on.
+11. A buy that is paid for, not held on margin, fills for no more than the cash that no other order holds back, its fee
+   included; else it ends without a fill (`BALANCE`).
 
 API: `BarRange`, `Resting`, `match_market`, `match_resting`, `match_oco`, `is_triggered` (stop-limits), `behind`,
 `collar`, `is_accepted`, `CostModel.fee` and `Slippage.apply`. Prices are `int` ticks or `Decimal`, never float: the

@@ -24,6 +24,7 @@ _TIER = re.compile(
     re.IGNORECASE,
 )
 _COMMISSION_MOST = Decimal(10_000)
+_ZERO = Decimal(0)
 _REBATE_MOST = Decimal("0.01")  # of makers, a rate
 _BPS = Decimal(10_000)
 _MOST = {"ticks": 10_000, "bps": 5_000, "range": 10}  # the most that a value may be: beyond it, it is a mistake
@@ -301,3 +302,12 @@ class CostModel:
         if self.commission.is_each:
             fee += self.commission.of(quantity, traded)
         return Fee(fee, instrument.quote)
+
+    def buy_cost(self, quantity: Decimal, price: Decimal, instrument: Instrument) -> Decimal:
+        """Return the most quote that a buy of `quantity` takes at `price`: its value and, where they are in quote, the
+        fee at the highest rate and the commission of a month's first volume. It never falls with the quantity."""
+        value = quantity * price * instrument.multiplier
+        if self.fee_in == "received":
+            return value
+        fee = money(value * self.rate_most)
+        return value + fee + (self.commission.of(quantity) if self.commission.is_each else _ZERO)

@@ -118,7 +118,7 @@ _ROWS: tuple[tuple[Code, bool, float | None, str], ...] = (
     (Code.QTY_MAX, True, NEVER, "the quantity is above the venue's maximum (market orders and protected entries: of market orders)"),
     (Code.NOTIONAL_MIN, False, NEVER, "price times quantity is below the venue's minimum"),
     (Code.NOTIONAL_MAX_ORDER, False, NEVER, "price times quantity is above the limit for one order, in the account's currency"),
-    (Code.BALANCE, False, NEVER, "free balance minus reservations and minus what other instances own is too small in the currency this side spends"),
+    (Code.BALANCE, False, NEVER, "free balance minus reservations and minus what other instances own is too small in the currency this side spends, a buy with its fees, at the check or (paper and backtests) at the fill"),
     (Code.MARGIN, False, NEVER, "the initial margin is not covered"),
     (Code.LEVERAGE, False, NEVER, "above the leverage cap"),
     (Code.EXPOSURE_INSTRUMENT, False, NEVER, "the instrument's exposure would exceed its limit, in the account's currency"),

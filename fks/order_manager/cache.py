@@ -13,6 +13,7 @@ from decimal import Decimal
 
 from fks.config.check import venue_plaintext
 from fks.config.settings import Settings
+from fks.matching import CostModel
 from fks.matching.margin import Margin
 from fks.model.account import Account, Balance, Position
 from fks.model.cash_flows import PositionSplit
@@ -336,6 +337,7 @@ class OrderCache:
             account_refusal=self.venues[intent.venue].refusal,
             incidents=self.venues[intent.venue].drifting | self.venues[intent.venue].lost,
             instrument=instrument,
+            costs=replace(CostModel.of(costs, instrument), fee_in="received" if is_in_base else "quote"),
             fee_in_base=max(costs.fee_rate, costs.fee_rate_maker or _ZERO) if is_in_base else _ZERO,
             venue=self.venue_view(intent.venue, monotonic_s),
             skew_limit_ms=self.settings.venue.skew_limit_ms,
@@ -401,20 +403,37 @@ class OrderCache:
 
     def equity(self, signal: Signal, now_ns: int) -> Decimal | None:
         """Return what the account of an entry is worth in the quote of its instrument: all balances at last prices, the
-        base at the signal's reference price. A currency without a price counts as nothing; None when the balances are
-        not known or the instrument is not."""
+        base at the signal's reference price; where contracts are no assets, the money and their open profit. A currency
+        without a price counts as nothing; None when the balances are not known or the instrument is not."""
         instrument = self.instruments.get((signal.exchange, signal.symbol))
         balances = self.balances.get(signal.venue)
         if instrument is None or not balances or self._account(signal.account_id, signal.venue) is None:
             return None
         rates = self.values.rates(self, signal.exchange, now_ns)
         total = _ZERO
-        if self._is_margin(signal.venue):  # contracts are no assets: the money alone counts
+        if self._is_margin(signal.venue):
             balances = {instrument.quote: balances[instrument.quote]} if instrument.quote in balances else {}
+            total = self._open_profit(signal, instrument.quote)
         for currency, balance in balances.items():
-            rate = signal.reference_price if currency == instrument.base else None
+            rate = None
+            if currency == instrument.base and signal.reference_price is not None:
+                rate = signal.reference_price * instrument.multiplier
             rate = rates.rate(currency, instrument.quote) if rate is None else rate
             total += balance.total * (rate or _ZERO)
+        return total
+
+    def _open_profit(self, signal: Signal, quote: str) -> Decimal:
+        """Return the open profit of an account's contracts in a quote currency: at the signal's reference price in its
+        symbol, else at last prices."""
+        total = _ZERO
+        for (account_id, venue, symbol, _), position in self.positions.items():
+            item = self.instruments.get((signal.exchange, symbol))
+            if (account_id, venue) != (signal.account_id, signal.venue) or item is None or item.quote != quote:
+                continue
+            price = signal.reference_price if symbol == signal.symbol else None
+            price = self.mark(signal.exchange, symbol) if price is None else price
+            if price is not None:
+                total += position.quantity * (price - position.average_price) * item.multiplier
         return total
 
     def _account(self, account_id: int, venue: str) -> Account | None:

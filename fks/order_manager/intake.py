@@ -90,6 +90,8 @@ class Intake:
         self, key: PositionKey, batch: Sequence[SignalRecord], waiting_for_legs: Collection[uuid.UUID]
     ) -> None:
         try:
+            for record in batch:
+                self._workers.value(record.signal)
             for number, record in enumerate(batch):
                 is_waiting = record.signal.id in waiting_for_legs or self._waits(record.signal)
                 if is_waiting and not any(one.signal.kind is Kind.EXIT for one in batch[number + 1 :]):

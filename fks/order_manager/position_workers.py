@@ -99,6 +99,10 @@ class PositionWorkers:
             worker = self._workers[key] = _Worker(key, OrderCore(key, self._limits))
         return worker
 
+    def value(self, signal: Signal) -> None:
+        """Note what the account of an entry is worth, before the exit that was decided with it is submitted."""
+        self._submissions.value(signal)
+
     def signal(self, record: SignalRecord) -> None:
         """Post a signal that waits for its outcome; one that the core has already is left to it."""
         signal = record.signal

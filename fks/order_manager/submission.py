@@ -7,10 +7,12 @@ What an entry, a close, a kill order and a protective leg differ in is here; how
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
+from uuid import UUID
 
 import msgspec
 
@@ -18,6 +20,7 @@ from fks.matching import collar
 from fks.model import ids
 from fks.model.codes import MEANING, Code, Denial
 from fks.model.errors import InputError, OutageError
+from fks.model.instrument import Instrument
 from fks.model.order import (
     LIVE,
     OPEN,
@@ -72,12 +75,13 @@ from fks.risk.policy import (
     journals_of,
     stopped_by,
 )
-from fks.risk.sizing import Sizing
+from fks.risk.sizing import Sizing, affordable_quantity
 from fks.risk.view import RiskView, without_replaced
 from fks.store.orders import EventRow, Placed
 from fks.store.signals import SignalRecord
 
 _ZERO, _PERCENT = Decimal(0), Decimal(100)
+_VALUED_MAX = 10_000
 _RECHECK_S = 1.0  # checks older than this are repeated before the bytes (docs/write-a-strategy.md)
 _LEG_ROLES = (Role.STOP_LOSS, Role.TAKE_PROFIT)
 
@@ -98,7 +102,7 @@ class _Replaced:
 
 
 class Submissions:
-    """Turns the core's commands into orders at the venue. Holds no state but which ids it wrote (`Submitter`)."""
+    """Turns the core's commands into orders at the venue. Its state but which ids it wrote (`Submitter`) is soft."""
 
     def __init__(
         self,
@@ -122,8 +126,30 @@ class Submissions:
         self._on_placed = on_placed
         self._copier, self._groups = copier, groups
         self._seen: dict[str, Approved] = {}  # of orders on their way: what their checks compared
+        self._valued: OrderedDict[UUID, Decimal] = OrderedDict()  # entries -> their account's equity
         self._replaced: dict[str, _Replaced] = {}  # by the id of the successor on its way
         self._submitter = Submitter(self, at=context.at)
+
+    def value(self, signal: Signal) -> None:
+        """Note what the account of an entry in percent of the equity is worth now, the first time that it is seen. An
+        exit decided on the same bar comes before the entry, and fills at a price that the decision did not know."""
+        instance = self._cache.instances.get(signal.instance)
+        if signal.kind is not Kind.ENTER or instance is None or signal.id in self._valued:
+            return
+        try:
+            if not Sizing.parse(instance.sizing).needs_equity:
+                return
+        except InputError:  # its denial names it
+            return
+        if (equity := self._cache.equity(signal, self._clock.now_ns())) is not None:
+            self._valued[signal.id] = equity
+            while len(self._valued) > _VALUED_MAX:
+                self._valued.popitem(last=False)
+
+    def _equity(self, signal: Signal) -> Decimal | None:
+        """Return what an entry's account was worth when it was seen first; now where that is not known."""
+        noted = self._valued.get(signal.id)
+        return self._cache.equity(signal, self._clock.now_ns()) if noted is None else noted
 
     # ── entries and persons' orders ──────────────────────────────────────────────────────────────
     async def entry(self, record: SignalRecord) -> None:
@@ -352,12 +378,29 @@ class Submissions:
         price = self._cache.mark(signal.exchange, signal.symbol)
         sizing, size = ("notional", _ZERO) if instance is None else (instance.sizing, instance.size)
         try:
-            equity = self._cache.equity(signal, self._clock.now_ns()) if Sizing.parse(sizing).needs_equity else None
+            equity = self._equity(signal) if Sizing.parse(sizing).needs_equity else None
             intent = intend_entry(signal, sizing=sizing, size=size, instrument=instrument, price=price, equity=equity)
+            intent = intent if equity is None or signal.size is not None else self._paid_for(intent, instrument)
         except InputError as error:
             code = Code.NO_PROTECTION if error.code == Code.NO_PROTECTION else Code.PRICE_MISSING
             return denied(intend_order(signal), code, f"what {sizing} sizes by", error.message, error.remedy)
         return self._dated(intent, record)
+
+    def _paid_for(self, intent: Intent, instrument: Instrument) -> Intent:
+        """Return an entry, a buy with at most the quantity that the account's free cash pays for."""
+        view = self._view(intent)
+        if intent.side is Side.SELL or view.margin is not None or view.venue.capabilities.is_margin:
+            return intent
+        order = denied_order(denied(intent, Code.BALANCE, "", "", ""), epoch=0, now_ns=0)
+        quantity = affordable_quantity(
+            intent.quantity,
+            view.free(instrument.quote),
+            intent.stop_price or intent.reference_price or _ZERO,
+            view.costs,
+            instrument,
+            most=self._collared(order, intent).price,
+        )
+        return replace(intent, quantity=quantity)
 
     def _dated(self, intent: Intent, record: SignalRecord) -> Intent:
         decided_ns, max_age_s = max_age_of(record.signal, record.approved_ns, self._context.settings.risk)

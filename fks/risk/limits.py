@@ -164,8 +164,8 @@ def stale_decision(intent: Intent, view: RiskView) -> Denial | None:
 
 
 def balance(intent: Intent, view: RiskView) -> Passed | Denial | None:
-    """The balance covers this order, after everything open orders may still spend and the holdings of others; where
-    contracts are held on margin, the broker checks that."""
+    """The balance covers this order, a buy with the fees that are taken beside its value, after everything open orders
+    may still spend and the holdings of others; where contracts are held on margin, the broker checks that."""
     assert view.instrument is not None
     is_buy, can_short = intent.side is Side.BUY, view.venue.capabilities.can_short
     if view.margin is not None and (is_buy or can_short):
@@ -183,12 +183,12 @@ def balance(intent: Intent, view: RiskView) -> Passed | Denial | None:
     if view.venue.capabilities.is_margin:
         return None
     currency = view.instrument.quote if is_buy else view.instrument.base
-    needed = intent.quantity * (worst_price(intent, view) * view.instrument.multiplier if is_buy else 1)
+    needed = intent.quantity
+    if is_buy:
+        needed = view.costs.buy_cost(intent.quantity, worst_price(intent, view), view.instrument)
     if not is_buy and can_short:
         return None
-    held = view.balances.get(currency)
-    free = min(held.total - view.reserved(currency), held.free) if held is not None else _ZERO
-    free -= view.coins_of_others
+    free = view.free(currency)
     if not is_buy and intent.role is Role.ORDER and not intent.is_by_person:
         free = min(free, left_to_close(intent, view))
     others = f", {view.coins_of_others:f} belong to others" if view.coins_of_others else ""
@@ -196,7 +196,7 @@ def balance(intent: Intent, view: RiskView) -> Passed | Denial | None:
         needed <= free,
         Code.BALANCE,
         lambda: f"{free:f} {currency} free of reservations{others}",
-        lambda: f"{needed:f} needed",
+        lambda: f"{needed.normalize():f} needed",
         f"account {intent.account_id}",
         "lower the size",
     )

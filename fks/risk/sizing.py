@@ -1,7 +1,8 @@
 """Sizing: the quantity of a signal on the lot grid. The one function that backtest, paper and live share (G6).
 
 Rounding is always down, here and nowhere else: an order never spends more, and never sells more, than was decided.
-Fees and slippage are not part of any sizing.
+Fees and slippage are not part of any sizing. A buy in percent of the equity that is paid for, not held on margin, is at
+most what the cash covers with them (`affordable_quantity`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
+from fks.matching import CostModel
 from fks.model.errors import InputError, invalid, unprocessable
 from fks.model.instrument import Instrument
 from fks.model.order import Side
@@ -126,6 +128,30 @@ def _per_unit(
 
 def _missing(code: str, what: str, remedy: str) -> SizingMissing:
     return SizingMissing(f"the entry cannot be sized without {what}", code=code, status=422, remedy=remedy)
+
+
+def affordable_quantity(
+    quantity: Decimal, cash: Decimal, price: Decimal, costs: CostModel, instrument: Instrument, *, most: Decimal | None
+) -> Decimal:
+    """Return the quantity (base, on the lot grid) of a buy that the account pays for: of `quantity` the most that
+    `cash` covers at the worst price known at the decision, with fees and commission. Where that is not one step,
+    `quantity` stays, and the check of the balance denies it.
+
+    Units: quote. `most`: a price that the fill does not exceed, a limit or a collar; None: the worst price is `price`,
+    the close of the deciding bar or a stop, worse by the slippage that depends on no later bar.
+    """
+    worst = costs.slippage.apply(Side.BUY, price, _ZERO, instrument.tick) if most is None else most
+    if not worst > 0 or costs.buy_cost(quantity, worst, instrument) <= cash:
+        return quantity
+    step = instrument.lot_step
+    least, above = 0, int(min(quantity, max(cash, _ZERO) / (worst * instrument.multiplier)) // step) + 1
+    while above - least > 1:  # the cost is rounded, so that no quotient gives the quantity
+        middle = (least + above) // 2
+        if costs.buy_cost(middle * step, worst, instrument) <= cash:
+            least = middle
+        else:
+            above = middle
+    return least * step if least else quantity
 
 
 def risk_quantity(risk: Decimal, price: Decimal, stop_loss: Decimal, side: Side, instrument: Instrument) -> Decimal:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from fks.config.risk import Risk
+from fks.matching import CostModel
 from fks.matching.margin import Margin
 from fks.model.account import Account, Balance
 from fks.model.codes import Denial
@@ -101,6 +102,7 @@ class RiskView:
     open_orders: tuple[Order, ...] = ()
     marks: Mapping[str, Decimal] = field(default_factory=dict)
     instruments: Mapping[str, Instrument] = field(default_factory=dict)  # of this venue's exchange, by symbol
+    costs: CostModel = field(default_factory=CostModel)  # of a buy: what it spends beside its value
     fee_in_base: Decimal = _ZERO  # most that is taken from the base of a buy, a fraction of it
     balances: Mapping[str, Balance] = field(default_factory=dict)
     orders_last_minute: int = 0
@@ -150,18 +152,20 @@ class RiskView:
         )
 
     def reserved(self, currency: str) -> Decimal:
-        """Return what open orders may still spend of `currency`: quote of buys, base of sells; an OCO counts once."""
+        """Return what open orders may still spend of `currency`: quote of buys with its fees, base of sells; an OCO
+        counts once."""
         total = _ZERO
         for order, left in unfilled(self.open_orders):
-            if self._spends(order) == currency:
-                total += left * self.price_of(order) if order.side is Side.BUY else left
+            known, is_buy = self.listed(order.symbol), order.side is Side.BUY
+            if known is not None and currency == (known.quote if is_buy else known.base):
+                total += self.costs.buy_cost(left, self.price_of(order), known) if is_buy else left
         return total
 
-    def _spends(self, order: Order) -> str | None:
-        known = self.listed(order.symbol)
-        if known is None:
-            return None
-        return known.quote if order.side is Side.BUY else known.base
+    def free(self, currency: str) -> Decimal:
+        """Return what is left of `currency` beside what open orders may still spend and what belongs to others."""
+        held = self.balances.get(currency)
+        free = _ZERO if held is None else min(held.total - self.reserved(currency), held.free)
+        return free - self.coins_of_others
 
     def pending(self, symbol: str, side: Side) -> Decimal:
         """Return the quantity (base) that open orders on `symbol` may still fill on `side`; an OCO counts once."""

@@ -520,7 +520,7 @@ class PaperVenue:
             limit = held.order.price
             is_market = held.order.type is OrderType.MARKET or limit is None
             if is_market or (last <= limit if held.order.side is Side.BUY else last >= limit):  # type: ignore[operator]
-                return (self._fill(held, last, self._clock.now_ns(), None),)
+                return self._filled(held, last, self._clock.now_ns(), None)
         held.has_rested = True
         if held.order.time_in_force is not TimeInForce.GTC and held.order.type is OrderType.LIMIT:
             self._end(held, State.EXPIRED)
@@ -596,7 +596,7 @@ class PaperVenue:
             if hit is None:
                 self._note_trigger(stop, prices, placed_in_bar)
                 return ()
-            return (self._fill(stop if hit[0] is Leg.STOP else limit, hit[1], stamp, bar),)
+            return self._filled(stop if hit[0] is Leg.STOP else limit, hit[1], stamp, bar)
         if held.is_at_once:
             fills = self._at_once(held, match_market(prices), stamp, bar)
             if not fills:
@@ -612,7 +612,10 @@ class PaperVenue:
                 self._late_takes[held.order.client_order_id] = None
                 while len(self._late_takes) > _KEPT_ORDERS:
                     self._late_takes.popitem(last=False)
-            return (self._fill(held, price, stamp, bar),)
+            fills = self._filled(held, price, stamp, bar)
+            if not fills:
+                self._queue.put(self._report(held))
+            return fills
         self._note_trigger(held, prices, placed_in_bar)
         held.has_rested = True
         if held.order.time_in_force is not TimeInForce.GTC and held.order.type is OrderType.LIMIT:
@@ -626,7 +629,7 @@ class PaperVenue:
         order = held.order
         assert order.price is not None, "it has a limit"
         if is_accepted(self._slipped(held, price, bar), order.price, order.side.sign):
-            return (self._fill(held, price, time_ns, bar),)
+            return self._filled(held, price, time_ns, bar)
         held.code = Code.SLIPPAGE_GUARD.value
         self._end(held, State.EXPIRED)
         return ()
@@ -636,15 +639,22 @@ class PaperVenue:
             held.has_triggered = is_triggered(held.resting, prices, placed_in_bar=placed_in_bar)
             held.state = State.WORKING if held.has_triggered else held.state
 
-    def _fill(self, held: _Held, price: Decimal, time_ns: int, bar: Bar | None) -> Fill:
-        """Fill an order whole at the price of the fill rule, with the slippage and the fee of a taker or a maker. `bar`
-        None: a trade, a quote or the last price fills it."""
+    def _filled(self, held: _Held, price: Decimal, time_ns: int, bar: Bar | None) -> tuple[Fill, ...]:
+        """Fill an order whole at the price of the fill rule, with the slippage and the fee of a taker or a maker; a buy
+        that costs more than is free expires. `bar` None: a trade, a quote or the last price fills it."""
         order, instrument = held.order, self._instruments[held.order.symbol]
         is_limit = held.resting.type not in (OrderType.MARKET, *_STOPS)
         is_maker = is_limit and (held.has_rested or held.sibling is not None)
         if not is_maker:
             price = self._slipped(held, price, bar)
         fee = self._costs.fee(order.side, order.quantity, price, instrument, is_maker=is_maker)
+        if order.side is Side.BUY and not self._is_on_margin(order):
+            cost = order.quantity * price * instrument.multiplier
+            cost += fee.amount if fee.currency == instrument.quote else Decimal(0)
+            if cost > self._free(instrument.quote, beside=held):
+                held.code = Code.BALANCE.value
+                self._end(held, State.EXPIRED)
+                return ()
         trade_id = f"{order.client_order_id}-1"
         fill = Fill(
             fill_id=ids.fill_id(self.name, str(self._account_id), order.symbol, trade_id),
@@ -674,7 +684,7 @@ class PaperVenue:
         if held.sibling and (other := self._live.get(held.sibling)):
             self._end(other, State.EXPIRED, time_ns)
             self._queue.put(self._report(other))
-        return fill
+        return (fill,)
 
     def _slipped(self, held: _Held, price: Decimal, bar: Bar | None) -> Decimal:
         """Return a taker's price, no worse than the limit of an order that may rest. Without a bar the range is that of
@@ -715,8 +725,9 @@ class PaperVenue:
             return None  # risk has looked at the margin
         is_sell = order.side is Side.SELL
         currency = instrument.base if is_sell else instrument.quote
-        needed = order.quantity if is_sell else order.quantity * (price or Decimal(0)) * instrument.multiplier
-        free = self._totals.get(currency, Decimal(0)) - self._locked().get(currency, Decimal(0))
+        needed, free = order.quantity, self._free(currency)
+        if not is_sell:
+            needed = self._costs.buy_cost(order.quantity, price or Decimal(0), instrument)
         if needed > free:
             return refused(Code.BALANCE, Refusal.INSUFFICIENT_BALANCE, f"needs {needed} {currency}, free {free}")
         return None
@@ -724,20 +735,24 @@ class PaperVenue:
     def _is_on_margin(self, order: Order) -> bool:
         return self._margin is not None and (order.side is Side.BUY or self.capabilities.can_short)
 
-    def _locked(self) -> dict[str, Decimal]:
-        """Return what open orders hold back, an OCO once."""
+    def _free(self, currency: str, *, beside: _Held | None = None) -> Decimal:
+        """Return what no open order holds back, `beside` one that is filled now."""
+        return self._totals.get(currency, Decimal(0)) - self._locked(beside).get(currency, Decimal(0))
+
+    def _locked(self, beside: _Held | None = None) -> dict[str, Decimal]:
+        """Return what open orders but `beside` hold back, an OCO once."""
         locked: dict[str, Decimal] = {}
         counted: set[str] = set()
         for held in self._live.values():
             order, instrument = held.order, self._instruments.get(held.order.symbol)
-            if instrument is None or order.client_order_id in counted or self._is_on_margin(order):
+            if instrument is None or order.client_order_id in counted or self._is_on_margin(order) or held is beside:
                 continue
             counted.add(held.sibling or "")
             if order.side is Side.SELL:
                 currency, amount = instrument.base, order.quantity
             else:
                 price = order.price or order.stop_price or self._last.get(order.symbol, Decimal(0))
-                currency, amount = instrument.quote, order.quantity * price * instrument.multiplier
+                currency, amount = instrument.quote, self._costs.buy_cost(order.quantity, price, instrument)
             locked[currency] = locked.get(currency, Decimal(0)) + amount
         return locked
 

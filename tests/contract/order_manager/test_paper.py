@@ -17,6 +17,7 @@ from fks.config.settings import Paper, Settings, Sim
 from fks.jobs.schedule import write_journal
 from fks.matching import CostModel
 from fks.matching.margin import Margin
+from fks.model import ids
 from fks.model.bar import Bars
 from fks.model.order import OrderType, Outcome, Side, State
 from fks.model.signal import Kind
@@ -24,6 +25,8 @@ from fks.model.timeframe import NS, iso, to_datetime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.venues.paper import PaperVenue
+from tests.support.backtests import run
+from tests.support.given import Given
 from tests.support.order_rig import FAST, Rig, seed
 from tests.support.order_values import an_instrument, an_order
 from tests.support.scripted_venue import ScriptedVenue
@@ -128,6 +131,7 @@ async def test_decisions_fill_at_the_next_open_of_a_complete_tape(paper: Rig) ->
     ("sizing", "size", "changes", "bought"),
     [
         ("equity_pct", 2, {}, "19.607"),  # 2 % of 100,000 at 102
+        ("equity_pct", 150, {}, "980.392"),  # all of 100,000 at 102
         ("risk_pct", 1, {"stop_loss": D(52)}, "20"),  # 1 % of 100,000 over a distance of 50
         ("atr_pct:3", 1, {"volatility": D(80)}, "12.5"),
         ("risk_pct", 1, {}, "NO_PROTECTION"),
@@ -147,6 +151,76 @@ async def test_the_equity_of_the_account_sizes_an_entry(
         return
     (row,) = await paper.db.sql("SELECT quantity FROM orders WHERE role = 'entry'")
     assert row["quantity"] == D(bought)
+
+
+@pytest.mark.parametrize(("slippage", "ended"), [("none", ("FILLED", None)), ("0.5 range", ("EXPIRED", "BALANCE"))])
+async def test_an_entry_of_all_the_equity_leaves_its_fee(
+    database: Database, bus: Bus, slippage: str, ended: tuple[str, str | None]
+) -> None:
+    """979.412 is 100,000 / 102.102. Slippage by the range of the next bar is not known when that is decided."""
+    costs = STRICT.costs.model_copy(update={"fee_in": "quote", "slippage": slippage})
+    risk = STRICT.risk.model_copy(update={"notional_max_order": D(200_000)})
+    settings = STRICT.model_copy(update={"costs": costs, "risk": risk})
+    venue = PaperVenue((), CostModel.of(settings.costs), {}, RealClock(), mode="bar")
+    await seed(database, instances=())
+    await database.sql(
+        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, sizing, size)"
+        " VALUES ('one', 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', 'equity_pct', 100)"
+    )
+    rig = Rig(database, bus, ScriptedVenue(), settings=settings, venues={"paper": venue})
+    await seal(rig, 10)
+    await decide(rig, 2, Kind.ENTER)
+    await rig.start()
+    try:
+
+        async def over() -> Any:
+            return await rig.db.sql("SELECT quantity, state, code FROM orders WHERE state IN ('FILLED', 'EXPIRED')")
+
+        (row,) = await until(over)
+    finally:
+        await rig.stop()
+    times = START + np.arange(10, dtype=np.int64) * MINUTE
+    bars = Bars("BTCUSDT", "1m", times, *np.array(BARS, dtype=float).T, np.ones(10))
+    setup = Setup(an_instrument(), CostModel.of(costs), "equity_pct", D(100), D(100_000), limits=risk)
+    tested = run(Given(target=(0.0, 0.0, *(1.0,) * 8)), bars, setup)
+    assert (row["quantity"], row["state"], row["code"]) == (D("979.412"), *ended)
+    assert [fill.quantity for fill in tested.fills] == [row["quantity"]] * (ended[0] == "FILLED")
+    assert [denied.code for denied in tested.denied] == [ended[1]] * (ended[0] == "EXPIRED")
+
+
+async def test_a_reversal_is_sized_by_the_equity_before_its_exit(database: Database, bus: Bus) -> None:
+    """The exit of a short is slipped by half of the range of a bar that the decision did not know."""
+    costs = STRICT.costs.model_copy(update={"fee_in": "quote", "slippage": "0.5 range"})
+    settings = STRICT.model_copy(
+        update={"costs": costs, "risk": STRICT.risk.model_copy(update={"exposure_max_instrument": D(10**6)})}
+    )
+    venue = PaperVenue((), CostModel.of(costs), {}, RealClock(), mode="bar", margin=Margin(), can_short=True)
+    await seed(database, instances=())
+    await database.sql(
+        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, sizing, size)"
+        " VALUES ('one', 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', 'equity_pct', 40)"
+    )
+    rig = Rig(database, bus, ScriptedVenue(), settings=settings, venues={"paper": venue})
+    await seal(rig, 10)
+    await rig.start()
+    try:
+        await decide(rig, 2, Kind.ENTER, side=Side.SELL)
+        await filled(rig, 1)
+        await rig.signal(Kind.EXIT, account_id=2, venue="paper", ts_event_ns=START + 5 * MINUTE, reference_price=D(105))
+        trace_id = ids.trace_id("BTCUSDT", "1m", START + 5 * MINUTE)
+        await decide(rig, 5, Kind.ENTER, side=Side.BUY, ordinal=1, trace_id=trace_id)
+        await filled(rig, 3)
+        rows = await rig.db.sql("SELECT trade_type, quantity, price FROM trades ORDER BY id")
+    finally:
+        await rig.stop()
+    times = START + np.arange(10, dtype=np.int64) * MINUTE
+    bars = Bars("BTCUSDT", "1m", times, *np.array(BARS, dtype=float).T, np.ones(10))
+    setup = Setup(an_instrument(), CostModel.of(costs), "equity_pct", D(40), D(100_000), can_short=True)
+    tested = run(Given(target=(0.0, 0.0, -1.0, -1.0, -1.0, *(1.0,) * 5)), bars, setup)
+    traded = [(row["trade_type"].lower(), row["quantity"], row["price"]) for row in rows]
+    assert traded == [(fill.side.value, fill.quantity, fill.price) for fill in tested.fills]
+    # 40 % of 98,195.88 at 105: the exit and its fee took 630 more
+    assert [quantity for _, quantity, _ in traded] == [D("392.156"), D("392.156"), D("374.079")]
 
 
 @pytest.mark.parametrize("fee_in", ["received", "quote"])

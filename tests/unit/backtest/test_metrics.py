@@ -13,16 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fks.backtest import Backtest, Setup, metrics_of, setup_for, statistics_of
+from fks.backtest import Backtest, Member, Setup, metrics_of, setup_for, statistics_of
 from fks.backtest import metrics as formulas
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.series import Periods, drawdown_of, periods_of, position_of, rolling_of, trade_table
 from fks.model.bar import Bars
+from fks.model.cash_flows import FundingRate, InstrumentEvents
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.strategies.base import Decisions, Strategy
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
-from tests.support.backtests import run
+from tests.support.backtests import run, run_account
 from tests.support.strategies import START_NS
 
 RETURNS = hnp.arrays(np.float64, st.integers(5, 60), elements=st.floats(-0.25, 0.25, width=32)).filter(
@@ -226,6 +227,21 @@ def test_amounts_beyond_64_bits_have_metrics_and_frames() -> None:
     assert (result.metrics.trades, result.metrics.exposure_pct) == (3, 50.0)
     assert result.trades_frame()["pnl"].sum() == pytest.approx(float(sum(trade.pnl for trade in result.trades)))
     assert result.fills_frame()["fee"].min() > 0
+
+
+def test_bars_without_equity_have_a_position_but_no_share() -> None:
+    """Funding of twice the position takes more than the equity of 1,000, half of which is held."""
+    bars = tape([(1, 1, 1, 1)] * 4)
+    funding = InstrumentEvents(funding=(FundingRate(int(bars.time_ns[2]), Decimal(3), Decimal(1)),))
+    setup = setup_for(bars, cash=1_000, size=500, fee_rate=0, events=funding)
+    result = run(Scripted(target=(1.0,)), bars, setup)
+    assert result.equity.tolist() == [1_000, 1_000, -500, -500]
+    assert (result.metrics.exposure_pct, result.statistics.exposure_pct) == (75.0, 75.0)
+    assert (result.metrics.average_exposure_pct, result.metrics.max_exposure_pct) == (25.0, 50.0)
+    assert result.equity_frame()["exposure_pct"].isna().tolist() == [False, False, True, True]
+    together = run_account([Member(Scripted(target=(1.0,)), bars, setup)], cash=1_000)
+    found = together.statistics
+    assert (found.exposure_pct, found.average_exposure_pct, found.max_exposure_pct) == (75.0, 25.0, 50.0)
 
 
 def test_dust_of_fees_is_no_exposure() -> None:

@@ -8,9 +8,12 @@ from decimal import Decimal
 import pytest
 
 from fks.config.settings import Settings
+from fks.model.account import Account, Balance, Position
 from fks.model.order import Order, OrderType, Role, Side, State
-from fks.order_manager.cache import OrderCache
-from tests.support.order_values import an_order
+from fks.model.ports import VenueCapabilities
+from fks.order_manager.cache import OrderCache, VenueStatus
+from tests.support.order_rig import signal_of
+from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
 _LEG = an_order(side=Side.SELL, state=State.ACCEPTED, quantity=D(3), group_id="list", parent_id="p" * 32)
@@ -71,3 +74,19 @@ def test_an_entry_that_went_out_with_its_legs_counts_whatever_these_executed(is_
         assert entry in cache.open_of(1)
     assert cache.open_of(1) == (entry,)
     assert cache.lists_over == frozenset(), "a list is noted no longer than a leg of it is open"
+
+
+def test_the_equity_that_sizes_an_entry_has_the_open_profit_of_contracts() -> None:
+    """1,000 and two contracts, bought at 90 and worth 5 a point, at a reference price of 100."""
+    cache, item = OrderCache(Settings()), an_instrument(multiplier=D(5))
+    cache.instruments[item.exchange, item.symbol] = item
+    cache.accounts[1] = Account(1, "ninja", "personal", "nt8", "", "USDT", D(0))
+    cache.balances["nt8"] = {"USDT": Balance("USDT", D(1_000), D(0))}
+    cache.positions[1, "nt8", item.symbol, "one"] = Position(1, "nt8", item.symbol, "one", D(2), D(90), D(0), D(0))
+    signal = signal_of(account_id=1, venue="nt8", reference_price=D(100))
+    for is_margin, worth in ((True, D(1_100)), (False, D(1_000))):
+        capabilities = VenueCapabilities(frozenset(), frozenset(), is_margin=is_margin)
+        cache.venues["nt8"] = VenueStatus("nt8", account_id=1, capabilities=capabilities)
+        assert cache.equity(signal, 0) == worth
+    cache.balances["nt8"]["BTC"] = Balance("BTC", D(2), D(0))  # an account of paper has them
+    assert cache.equity(signal, 0) == 2_000

@@ -266,6 +266,32 @@ async def test_refusals() -> None:
         assert (answer.outcome, answer.code) == (outcome, code)
 
 
+@pytest.mark.parametrize("kind", [OrderType.MARKET, OrderType.STOP])
+async def test_a_buy_whose_fill_costs_more_than_is_free_expires(kind: OrderType) -> None:
+    """1,000 at 100 and no fee in quote: all of 100,000, and 100.5 is more."""
+    venue = paper()
+    venue.on_bar(bar(1, 100, 101, 99, 100))
+    stop = D("100.2") if kind is OrderType.STOP else None
+    wanted = replace(order("997" if stop else "1000"), type=kind, stop_price=stop)
+    assert (await venue.submit(wanted)).outcome is Outcome.ACK
+    venue.on_bar(bar(2, 100.5, 101, 100, 100))
+    events = await drain(venue)
+    assert fills_of(events) == []
+    (report,) = [event for event in events if isinstance(event, Report)]
+    assert (report.state, report.code) == (State.EXPIRED, "BALANCE")
+    held = await venue.balances()
+    assert (held["USDT"].total, held["USDT"].locked, held["BTC"].total) == (100_000, 0, 1)
+
+
+async def test_a_buy_is_refused_whose_fee_is_more_than_is_left() -> None:
+    venue = paper("last", costs=CostModel(D("0.001"), "quote"))
+    venue.on_price("BTCUSDT", D(100), at_ns=1)
+    refused = await venue.submit(order("1000"))
+    assert (refused.outcome, refused.code) == (Outcome.REFUSED, "BALANCE")
+    taken = await venue.submit(order("999", client_order_id="another"))
+    assert [fill.fee for fill in taken.fills] == [D("99.9")]
+
+
 async def test_cancelling_one_leg_ends_both() -> None:
     venue = paper("last")
     await venue.open()

@@ -183,8 +183,8 @@ PROBLEMS: dict[str, str] = {
     "STRATEGY_RAISED": "422: the strategy's code raised, or ended its process",
     "STRATEGY_WRONG": "422: the strategy's code returns or declares something of another form",
     "STRATEGY_REFUSED": "422: the strategy's check found a decision that depends on later bars, or a short warm-up",
-    "STRATEGY_REENTERED": "422: the strategy's file begins a backtest, a search or a check whenever it is imported, and the "
-    "check executes it",
+    "STRATEGY_REENTERED": "422: the strategy's file begins a backtest, a search or a check whenever it is imported, "
+    "and the check executes it",
     "PARAM_WRONG": "422: the strategy has no such parameter, or not with this value",
     "PRICE_UNKNOWN": "422: a price that is NaN or infinite has no ticks",
     "SPEC_WRONG": "422: the backtest or the optimization cannot run like this",

@@ -19,7 +19,7 @@ from fks.model.bar import Bars, Floats
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError, unprocessable
 from fks.model.instrument import NO_LARGEST, GivenRules, Instrument
-from fks.model.ticks import places_of, places_within, shown_places
+from fks.model.ticks import ensure_finite, places_of, places_within, shown_places
 from fks.risk.sizing import Sizing
 
 _QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "USD")
@@ -54,7 +54,7 @@ def instrument_of(bars: Bars, *, tick: Decimal | None = None, lot_step: Decimal 
     show. Volumes of anything else may count money or ticks: its lot is worth about a dollar at most at the highest
     price, down to 1e-8; bars without volume have that one. Decimals are those of the newest 1,000 bars, or `tick`
     and `lot_step` where these are known.
-    Errors: InputError NO_DATA without a bar.
+    Errors: InputError NO_DATA without a bar, PRICE_UNKNOWN for a price that is NaN or infinite.
     """
     if not len(bars):
         raise unprocessable("NO_DATA", "no bars to derive trading rules from", "give some bars")
@@ -62,16 +62,18 @@ def instrument_of(bars: Bars, *, tick: Decimal | None = None, lot_step: Decimal 
     if future is not None:
         return future
     newest = (bars if bars.raw is None else bars.raw)[-_SHOWN:]
+    columns = (newest.open, newest.high, newest.low, newest.close)
+    for column in (*columns, bars.high):
+        ensure_finite(column)
     if tick is None:
-        columns = (newest.open, newest.high, newest.low, newest.close)
         finest = places_within(float(newest.low.min()), float(newest.high.max()))
         tick = _step(columns, finest)
     if lot_step is None:
         lot_step = _step((newest.volume,), _LOT_PLACES) if newest.volume.any() else Decimal(1).scaleb(-_LOT_PLACES)
     base, quote = currencies_of(bars.symbol)
     dollar = _DOLLAR.get(quote, Decimal(1))
-    if not _has_whole_lots(bars):
-        highest = Decimal(repr(float(bars.high.max())))
+    highest = Decimal(repr(float(bars.high.max())))
+    if highest > 0 and not _has_whole_lots(bars):  # at a price of 0 any lot is worth nothing
         coarsest = Decimal(1).scaleb((_DEAREST_LOT * dollar / highest).adjusted())
         lot_step = min(lot_step, max(coarsest, Decimal(1).scaleb(-_LOT_PLACES)))
     tick, least = tick_of(bars, tick), _LEAST_ORDER * dollar

@@ -19,7 +19,7 @@ from typing import Any
 from fks.chaos.cover import WITHIN_S, SmallestAmounts, compare, net, wanted
 from fks.chaos.decisions import ORACLES, Closes, InstanceStart, MissedDecisions, Target, expected_signals
 from fks.chaos.fold import journal_errors
-from fks.chaos.stops import StopEvidence, misplaced, moves_without_reason
+from fks.chaos.stops import StopEvidence, is_moved_by_bars, misplaced, moves_without_reason
 
 Row = Mapping[str, Any]
 OURS = re.compile(r"[0-9a-f]{32}")
@@ -119,6 +119,7 @@ class Audit:
     positions: int = 0  # compared with the executions that make them; 0 when none could be compared
     decisions: int = 0  # recomputed: bars that an instance of the baseline decided on since
     protected: int = 0  # positions at rest whose entries want protection, compared with it
+    stops_moved: int = 0  # moves of stops by closes and strategies, each compared with its reason
 
     @property
     def is_sound(self) -> bool:
@@ -166,6 +167,7 @@ def audit_evidence(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
         positions=len(compared),
         decisions=sum(len(targets) for targets in decided.values() if targets),
         protected=sum(any(wanted(rows, held)) for held, rows in resting.values()),
+        stops_moved=sum(is_moved_by_bars(event) for event in evidence.events or ()),
     )
 
 

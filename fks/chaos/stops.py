@@ -84,7 +84,7 @@ def moves_without_reason(
         mates[_key(entry.order)].append(entry)
     for event in moved:
         entry = entries.get(event["client_order_id"])
-        if entry is None or event["client_order_id"] in split or not event["event_id"].startswith(_BY_BARS):
+        if entry is None or event["client_order_id"] in split or not is_moved_by_bars(event):
             continue
         others = [one for one in mates[_key(entry.order)] if one is not entry and one.positions & entry.positions]
         stop = Decimal(event["payload"]["stop_loss"])
@@ -97,6 +97,11 @@ def moves_without_reason(
         ):
             name = f"entry {event['client_order_id']} ({entry.order['instance']})"
             yield f"the stop of {name} moved to {stop}: by no trail, strategy or other entry of its own position"
+
+
+def is_moved_by_bars(event: Row) -> bool:
+    """Return whether a row of order_events is a move of a stop by closes or by a strategy."""
+    return bool(event["event"] == "StopMoved" and event["event_id"].startswith(_BY_BARS))
 
 
 def misplaced(orders: Sequence[Row], rules: Mapping[str, SmallestAmounts]) -> Iterator[str]:

@@ -321,10 +321,10 @@ def made_of(position: Decimal, entries: Sequence[Order], instrument: Instrument)
     """Return those of an instance's entries (newest first) with a stop loss or take profit that its `position` (signed)
     is made of. Their stops and targets move together.
 
-    A part that could not rest at the venue makes no entry, so that what fees and lots leave of a closed entry is none:
-    the position that follows it would get the stop of that entry. Entries too small to rest alone count where those of
+    A part that could not rest at the venue makes no entry, else the rest that fees and lots leave of a closed entry
+    would be one, and the position that follows would get its stop. Entries too small to rest alone count where those of
     the same prices could rest together. The newest entry, which no other one follows, counts where its part could be
-    sold at the price that was paid: what is too small for a stop at first may rest where the stop moves to.
+    sold at the price that was paid: a part too small for a stop at first may rest where the stop moves to.
     """
     parts = [want for want in desired(position, entries, _ZERO, None) if want.part]
     alike: dict[tuple[object, ...], Decimal] = {}

@@ -360,7 +360,7 @@ def _is_running(file: str) -> bool:
 
 def ensure_not_reentered(work: str) -> None:
     """Refuse work, "a backtest", that the top level of a strategy's file begins while a check executes that file again:
-    it would begin anew in each check, the one of this work included. Errors: StrategyError STRATEGY_REENTERED with
+    it would begin again in each check, the one of this work included. Errors: StrategyError STRATEGY_REENTERED with
     the file and the line."""
     frame = inspect.currentframe()
     while frame is not None:

@@ -283,6 +283,14 @@ def test_a_decision_that_left_no_signal_is_broken_and_a_late_one_is_not(text: st
     assert isinstance(found, Broken) is is_broken
 
 
+def test_an_audit_counts_the_moves_of_stops_that_it_compared() -> None:
+    (_, change), *_ = [case for case in ALWAYS if case[0].startswith("stops wrong")]
+    rows = evidence()
+    change(rows)
+    rows["events"].append(rows["events"][0] | {"event_id": "amended:1:1"})
+    assert audit_evidence(Evidence(**rows)).stops_moved == 1
+
+
 def test_each_check_of_the_auditor_has_a_case() -> None:
     assert {text.split(":")[0] for text, _ in (*ALWAYS, *UNEQUAL, *NEVER)} >= {*CHECKS} - {
         "decisions old",

@@ -149,7 +149,7 @@ class _Walk:
         self._own = {top for top in tops if top not in _PURE and top != "fks"}
 
     def value(self, value: Any) -> None:
-        """Add a value and what it reaches. Errors: _Unseen."""
+        """Add a value and all values that it reaches. Errors: _Unseen."""
         if len(self.found) > _VALUES_MAX:
             raise _Unseen
         kind = type(value)
@@ -272,7 +272,7 @@ class _Walk:
                     self.value(one)
 
     def _function(self, function: FunctionType) -> None:
-        """Add a function: one's own with what it names, an installed one as it is."""
+        """Add a function: the user's with the values that it names, an installed one as it is."""
         module = _module_of(function)
         if not self._is_own(module):
             self._installed(function, module, function.__name__)

@@ -57,15 +57,30 @@ def a_paper(mode: str = "bar") -> PaperVenue:
     return PaperVenue((), CostModel(D("0.001"), "received"), {}, RealClock(), mode=mode)  # type: ignore[arg-type]
 
 
+async def on_paper(
+    database: Database,
+    bus: Bus,
+    settings: Settings,
+    venue: PaperVenue,
+    *,
+    sizing: str = "notional",
+    size: object = 1000,
+) -> Rig:
+    """Return a rig on paper with one instance on 1m bars."""
+    await seed(database, instances=())
+    await database.sql(
+        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, sizing, size)"
+        " VALUES ('one', 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', $1, $2::text::numeric)",
+        sizing,
+        str(size),
+    )
+    return Rig(database, bus, ScriptedVenue(), settings=settings, venues={"paper": venue})
+
+
 @pytest.fixture
 async def paper(database: Database, bus: Bus) -> AsyncIterator[Rig]:
     """A rig on paper in the strict order of a tape, one instance on 1m bars."""
-    await seed(database, instances=())
-    await database.sql(
-        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size) VALUES"
-        " ('one', 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', 1000)"
-    )
-    rig = Rig(database, bus, ScriptedVenue(), settings=STRICT, venues={"paper": a_paper()})
+    rig = await on_paper(database, bus, STRICT, a_paper())
     yield rig
     if rig.task is not None:
         await rig.stop()
@@ -163,12 +178,7 @@ async def test_an_entry_of_all_the_equity_leaves_its_fee(
     risk = STRICT.risk.model_copy(update={"notional_max_order": D(200_000)})
     settings = STRICT.model_copy(update={"costs": costs, "risk": risk})
     venue = PaperVenue((), CostModel.of(settings.costs), {}, RealClock(), mode="bar")
-    await seed(database, instances=())
-    await database.sql(
-        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, sizing, size)"
-        " VALUES ('one', 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', 'equity_pct', 100)"
-    )
-    rig = Rig(database, bus, ScriptedVenue(), settings=settings, venues={"paper": venue})
+    rig = await on_paper(database, bus, settings, venue, sizing="equity_pct", size=100)
     await seal(rig, 10)
     await decide(rig, 2, Kind.ENTER)
     await rig.start()
@@ -196,12 +206,7 @@ async def test_a_reversal_is_sized_by_the_equity_before_its_exit(database: Datab
         update={"costs": costs, "risk": STRICT.risk.model_copy(update={"exposure_max_instrument": D(10**6)})}
     )
     venue = PaperVenue((), CostModel.of(costs), {}, RealClock(), mode="bar", margin=Margin(), can_short=True)
-    await seed(database, instances=())
-    await database.sql(
-        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, sizing, size)"
-        " VALUES ('one', 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', 'equity_pct', 40)"
-    )
-    rig = Rig(database, bus, ScriptedVenue(), settings=settings, venues={"paper": venue})
+    rig = await on_paper(database, bus, settings, venue, sizing="equity_pct", size=40)
     await seal(rig, 10)
     await rig.start()
     try:
@@ -236,12 +241,7 @@ async def test_a_stop_is_checked_without_the_fee_as_in_a_backtest(database: Data
     """0.05 at a stop of 101 is 5.05; a fee in base leaves 0.049, and 4.949 is below the least notional."""
     settings = STRICT.model_copy(update={"costs": STRICT.costs.model_copy(update={"fee_in": fee_in})})
     venue = PaperVenue((), CostModel.of(settings.costs), {}, RealClock(), mode="bar")
-    await seed(database, instances=())
-    await database.sql(
-        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, sizing, size)"
-        " VALUES ('one', 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', 'quantity', 0.05)"
-    )
-    rig = Rig(database, bus, ScriptedVenue(), settings=settings, venues={"paper": venue})
+    rig = await on_paper(database, bus, settings, venue, sizing="quantity", size="0.05")
     await seal(rig, 10)
     await rig.start()
     try:
@@ -404,12 +404,7 @@ async def test_balances_are_those_of_the_journal_after_a_restart(paper: Rig) -> 
 
 
 async def test_in_live_mode_a_market_order_fills_at_once_at_the_last_price(database: Database, bus: Bus) -> None:
-    await seed(database, instances=())
-    await database.sql(
-        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size) VALUES"
-        " ('one', 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', 1000)"
-    )
-    rig = Rig(database, bus, ScriptedVenue(), settings=BARS_LIVE, venues={"paper": a_paper("last")})
+    rig = await on_paper(database, bus, BARS_LIVE, a_paper("last"))
     await seal(rig, 4)
     try:
         await rig.start()
@@ -467,13 +462,8 @@ async def test_a_position_without_orders_or_an_instance_is_closed_by_force(datab
 
 async def test_an_order_that_its_answer_filled_shows_in_the_balances(database: Database, bus: Bus) -> None:
     """Within seconds, not at the next sweep: who plans with the account's cash would spend it twice."""
-    await seed(database, instances=())
-    await database.sql(
-        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size) VALUES"
-        " ('one', 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', 1000)"
-    )
     rare = BARS_LIVE.model_copy(update={"venue": BARS_LIVE.venue.model_copy(update={"sweep_s": 3600.0})})
-    rig = Rig(database, bus, ScriptedVenue(), settings=rare, venues={"paper": a_paper("last")})
+    rig = await on_paper(database, bus, rare, a_paper("last"))
     await seal(rig, 4)
 
     async def cash() -> Decimal:
@@ -495,12 +485,7 @@ async def test_an_order_that_its_answer_filled_shows_in_the_balances(database: D
 
 @pytest.mark.parametrize("wants_flat", [True, False])
 async def test_a_kill_closes_on_paper_too_when_it_flattens(database: Database, bus: Bus, wants_flat: bool) -> None:
-    await seed(database, instances=())
-    await database.sql(
-        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size) VALUES"
-        " ('one', 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', 1000)"
-    )
-    rig = Rig(database, bus, ScriptedVenue(), settings=BARS_LIVE, venues={"paper": a_paper("last")})
+    rig = await on_paper(database, bus, BARS_LIVE, a_paper("last"))
     await seal(rig, 4)
     try:
         await rig.start()

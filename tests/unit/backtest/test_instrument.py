@@ -105,6 +105,18 @@ def test_decimals_of_a_file_are_those_without_noise(values: list[float], places:
     assert shown_places(np.array(values)) == places
 
 
+@pytest.mark.parametrize("price", [0.0, -5.0, float("nan"), float("inf")])
+def test_prices_of_zero_or_below_have_rules_and_unknown_ones_an_error(price: float) -> None:
+    column = np.full(5, price)
+    bars = Bars("BTCUSDT", "1h", np.arange(5, dtype=np.int64) * 3600 * NS, *[column] * 4, np.ones(5))
+    if np.isfinite(price):
+        assert bt.instrument_of(bars).lot_step == 1
+    else:
+        with pytest.raises(InputError, match="which has no ticks") as caught:
+            bt.instrument_of(bars)
+        assert caught.value.code == "PRICE_UNKNOWN"
+
+
 def test_small_prices_keep_nine_digits_in_ticks(tmp_path: Path) -> None:
     shib = file_bars(tmp_path, "SHIBUSDT", SHIB)
     assert (places_of(shib.open), shib.ticks.places, int(shib.ticks.open[0])) == (14, 14, 798374000)

@@ -55,6 +55,7 @@ class CachedOrders(Protocol):
 
     def open_of(self, account_id: int) -> tuple[Order, ...]: ...
     def held_by(self, account_id: int) -> Mapping[str, Decimal]: ...
+    def owned(self, account_id: int) -> list[Position]: ...
     def mark(self, exchange: str, symbol: str) -> Decimal | None: ...
     def position(self, account_id: int, venue: str, symbol: str, instance: str) -> Position: ...
 
@@ -315,7 +316,6 @@ class AccountValues:
         account = cache.accounts.get(intent.account_id)
         if account is None:
             return Values(marks=listing.prices, instruments=listing.instruments)
-        positions = [p for key, p in cache.positions.items() if key[0] == account.id and p.quantity]
         orders = cache.open_of(account.id)
         prices, instruments = listing.prices, listing.instruments
         for order in orders:
@@ -354,7 +354,7 @@ class AccountValues:
             rates=rates_into(listing.rates, account.currency, quotes),
             unvalued=tuple(sorted(set(unvalued))),
             loss_today=loss,
-            coins_of_others=coins_of_others(intent, positions, orders, instruments),
+            coins_of_others=coins_of_others(intent, cache.owned(account.id), orders, instruments),
             entries=entries,
             pyramiding=pyramiding,
         )

@@ -13,6 +13,7 @@ from fks.model.instrument import Instrument
 from fks.model.order import State
 from fks.model.ports import Lease, Venue
 from fks.model.timeframe import NS
+from fks.order_manager.balance_reads import BalanceQuery
 from fks.order_manager.cache import VenueStatus
 from fks.order_manager.context import OrderManagerContext
 from fks.portfolio.position import EXTERNAL
@@ -65,10 +66,21 @@ class AccountBalances:
         self._cache, self._ledger, self._tasks = context.cache, context.ledger, context.tasks
         self._clock, self._log = context.clock, context.log
         self._task: asyncio.Task[object] | None = None
+        self._is_due = False  # a read that begins later
         self._differences: dict[str, Decimal] = {}
         self._noted: tuple[Decimal, Decimal, Decimal] | None = None  # total, and what executions and fees had moved
         self._transfers: list[Transfer] = []
         self.is_unexplained = False  # the account's currency moved by more than executions and transfers
+
+    @property
+    def version(self) -> int:
+        """Return which report of the balances is known; 0 = none."""
+        return self._cache.balances_version(self._venue.name)
+
+    def ask(self, *, settled: int = 0) -> BalanceQuery:
+        """Return a question for the balances, which is sent by `read` at once. `settled`: the version before the
+        venue's executions were compared just now."""
+        return self._cache.ask_balances(self._venue.name, self._clock.now_ns(), settled=settled)
 
     async def read(self) -> dict[str, Balance]:
         """Return the venue's balances. Errors: OutageError, TimeoutError."""
@@ -77,34 +89,39 @@ class AccountBalances:
 
     async def refresh(self) -> None:
         """Read the balances now; an outage leaves what is known."""
-        asked_ns = self._clock.now_ns()
+        query = self.ask()
         try:
             balances = await self.read()
         except (OutageError, TimeoutError):
             return
-        await self.keep(balances, asked_ns)
+        await self.keep(balances, query)
 
     def refresh_soon(self) -> None:
-        """Read the balances once things have calmed down, at most once a second."""
+        """Read the balances once things have calmed down, at most once a second; once more when that is asked for while
+        they are read."""
+        self._is_due = True
         if self._task is None or self._task.done():
             self._task = self._tasks.spawn(self._refresh_later(), f"{self._venue.name} balances")
 
     async def _refresh_later(self) -> None:
-        await self._clock.sleep(_CALM_S)
-        await self.refresh()
+        while self._is_due:
+            await self._clock.sleep(_CALM_S)
+            self._is_due = False
+            await self.refresh()
 
     def see(self, balances: Sequence[Balance]) -> None:
         """Take balances that the venue pushed."""
-        known = self._cache.balances.setdefault(self._venue.name, {})
-        known.update({balance.currency: balance for balance in balances})
+        self._cache.see_balances(self._venue.name, balances)
         self.refresh_soon()
 
-    async def keep(self, balances: dict[str, Balance], asked_ns: int) -> None:
-        """Take balances that were asked for at a time, for the checks and the tables; the tables may miss some in an
-        outage. That time counts: they may lack an execution between question and answer."""
-        self._cache.balances[self._venue.name] = dict(balances)
+    async def keep(self, balances: dict[str, Balance], query: BalanceQuery) -> None:
+        """Take the answer to a question, for the checks and the tables, unless a later one was answered before; the
+        tables may miss some in an outage. They have the time of the question: the answer may lack an execution of
+        after it."""
+        if not self._cache.put_balances(query, balances):
+            return
         try:
-            await self._accounts.save_balances(self._status.account_id, balances.values(), asked_ns)
+            await self._accounts.save_balances(self._status.account_id, balances.values(), query.asked_ns)
             await self._note_history(balances)
         except OutageError:
             self._log.debug("balances.unsaved", venue=self._venue.name)
@@ -118,8 +135,8 @@ class AccountBalances:
             if self._status.refusal or not self._status.has_positions:
                 continue
             try:
-                asked_ns = self._clock.now_ns()
-                await self.keep(await self.read(), asked_ns)
+                query = self.ask()
+                await self.keep(await self.read(), query)
                 await self._snapshot()
             except (OutageError, TimeoutError):
                 self._log.debug("balances.unsaved", venue=self._venue.name)
@@ -230,19 +247,20 @@ class AccountBalances:
         return next((price for symbol in symbols if (price := self._price(symbol)) is not None), None)
 
     # ── the part that is not ours ────────────────────────────────────────────────────────────────
-    async def find_externals(self, balances: dict[str, Balance], symbols: Sequence[str], *, is_sure: bool) -> None:
+    async def find_externals(self, symbols: Sequence[str], *, is_sure: bool) -> None:
         """Write what the venue holds of each base beyond our fills; not while something there is unresolved.
 
         It is noted in one symbol of the base, however many trade it: counted twice, a person could sell as external
         what an instance bought. While trading, balances and fills come on two roads: unless `is_sure`, a difference
         counts once it was seen twice.
         """
+        venue, balances = self._venue.name, self._cache.balances.get(self._venue.name, {})
         by_base: dict[str, list[str]] = {}
         for symbol in symbols:
             if (base := self._base(symbol)) is not None:
                 by_base.setdefault(base, []).append(symbol)
         for base, same in by_base.items():
-            if any(self._is_unresolved(symbol) for symbol in same):
+            if self._cache.is_balance_unsure(venue, base) or any(self._is_unresolved(symbol) for symbol in same):
                 continue
             held = balances.get(base)
             external = (held.total if held is not None else _ZERO) - self._ours(base)
@@ -260,7 +278,10 @@ class AccountBalances:
 
     def _is_unresolved(self, symbol: str) -> bool:
         open_here = self._cache.open_at((self._status.account_id, self._venue.name, symbol))
-        return any(order.state in (State.SENDING, State.UNKNOWN) for order in open_here)
+        return any(
+            order.state in (State.SENDING, State.UNKNOWN) or order.reported_cum_qty > order.filled
+            for order in open_here
+        )
 
     def _external(self, symbol: str) -> Decimal:
         return self._cache.position(self._status.account_id, self._venue.name, symbol, EXTERNAL).quantity

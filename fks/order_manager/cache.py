@@ -7,7 +7,7 @@ between them, so two signals cannot spend the same money.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -26,6 +26,7 @@ from fks.model.signal import Signal
 from fks.model.timeframe import NS
 from fks.model.venue import VenueRule, is_enabled
 from fks.order_manager.account_values import AccountValues
+from fks.order_manager.balance_reads import BalanceQuery, BalanceRead, BookedFill
 from fks.order_manager.prop_rules import PropGate
 from fks.orders.messages import PositionKey
 from fks.portfolio.position import EXTERNAL
@@ -115,6 +116,9 @@ class OrderCache:
     #: lists (`Order.group_id`) with a leg that is open here although another one has executed all
     lists_over: frozenset[str] = frozenset()
     _ended: OrderedDict[str, Order] = field(default_factory=OrderedDict)
+    _reads: dict[str, BalanceRead] = field(default_factory=dict)  # the newest of each venue
+    _asked: int = 0  # questions for balances and pushed ones, and executions booked, since this process began
+    _booked: int = 0
     _sent: dict[int, deque[float]] = field(default_factory=dict)
     _open_at: dict[PositionKey, dict[str, Order]] = field(default_factory=dict)
     _quantities: dict[PositionKey, dict[str, Decimal]] = field(default_factory=dict)
@@ -140,6 +144,7 @@ class OrderCache:
     # ── orders ───────────────────────────────────────────────────────────────────────────────────
     def put(self, order: Order) -> None:
         """Keep the order's newest state, or let it go when it is over."""
+        self._note_unsent(order)
         if is_kept(order):
             self.orders[order.client_order_id] = order
             self._open_at.setdefault(_key_of(order), {})[order.client_order_id] = order
@@ -160,6 +165,15 @@ class OrderCache:
             self.lists_over |= {group_id}
         elif not is_kept(leg) or leg.reported_cum_qty > leg.filled:
             self.lists_over -= {group_id}
+
+    def _note_unsent(self, order: Order) -> None:
+        """Remember of an order that is new here that no read of balances up to now holds executions of it; of one that
+        may have been sent before (an adopted one), that this is not known."""
+        unsent, name = self._read(order.venue).unsent, order.client_order_id
+        if order.state in (State.INTENDED, State.SENDING) and self.recall(name) is None:
+            unsent.add(name)
+        elif order.state is State.UNKNOWN:
+            unsent.discard(name)
 
     def recall(self, client_order_id: str) -> Order | None:
         """Return an order that is kept, or that ended lately: the venue's stream speaks of it once more."""
@@ -260,24 +274,99 @@ class OrderCache:
             executed, fees = self.flows.get((fill.venue, currency), (_ZERO, _ZERO))
             self.flows[fill.venue, currency] = executed + amount, fees + fee
 
+    def balances_version(self, venue: str) -> int:
+        """Return which report of a venue's balances is known; 0 = none."""
+        return self._read(venue).version
+
+    def ask_balances(self, venue: str, asked_ns: int, *, settled: int = 0) -> BalanceQuery:
+        """Return a question for a venue's balances; the caller sends it now. `settled`: the version that was known when
+        the caller began to read all executions from the venue; it has booked them."""
+        self._asked += 1
+        unbooked = {
+            name: order.reported_cum_qty - order.filled
+            for name, order in self.orders.items()
+            if order.venue == venue and order.reported_cum_qty > order.filled
+        }
+        return BalanceQuery(venue, asked_ns, self._asked, self._booked, unbooked, settled)
+
+    def put_balances(self, query: BalanceQuery, balances: Mapping[str, Balance]) -> bool:
+        """Take the answer to a question, brought up to what was booked since; False, and nothing else, when a later
+        question was answered before."""
+        before = self._reads.get(query.venue)
+        if before is not None and before.query.number > query.number:
+            return False
+        read = self._reads[query.venue] = BalanceRead.of(query, balances, self._unsent_at(query.venue), before)
+        self.balances[query.venue] = read.balances
+        return True
+
+    def see_balances(self, venue: str, balances: Iterable[Balance]) -> None:
+        """Take balances that the venue pushed; while they may lack an execution, only the next read is taken."""
+        read = self._read(venue)
+        self._asked += 1
+        read.see(balances, self._unsent_at(venue), self._asked)
+        self.balances.setdefault(venue, read.balances)
+
     def move_balances(self, fill: Fill, instrument: Instrument, was_resting: bool) -> None:
-        """Bring the venue's balances up to a fill, until it reports them itself."""
+        """Bring the venue's balances up to a fill, unless those that were read hold it."""
         self.note_flow(fill, instrument)
-        balances = self.balances.get(fill.venue)
-        if balances is None or self._is_margin(fill.venue):
-            return
-        value = fill.quantity * fill.price * instrument.multiplier
-        is_buy = fill.side is Side.BUY
-        spent, got = (instrument.quote, instrument.base) if is_buy else (instrument.base, instrument.quote)
-        out, into = (value, fill.quantity) if is_buy else (fill.quantity, value)
-        held = balances.get(spent, Balance(spent, _ZERO, _ZERO))
-        from_locked = min(held.locked, out) if was_resting else _ZERO
-        balances[spent] = replace(held, locked=held.locked - from_locked, free=held.free - (out - from_locked))
-        gained = balances.get(got, Balance(got, _ZERO, _ZERO))
-        balances[got] = replace(gained, free=gained.free + into)
-        paid = balances.get(fill.fee_currency)
-        if paid is not None:
-            balances[fill.fee_currency] = replace(paid, free=paid.free - fill.fee)
+        if not self._is_margin(fill.venue):
+            self._booked += 1
+            self._read(fill.venue).book(BookedFill(self._booked, fill, instrument, was_resting))
+
+    def _read(self, venue: str) -> BalanceRead:
+        if (read := self._reads.get(venue)) is None:  # nothing was read yet
+            read = self._reads[venue] = BalanceRead(BalanceQuery(venue, 0, 0, 0, {}), {}, set())
+        return read
+
+    def _unsent_at(self, venue: str) -> Iterable[str]:
+        return (n for n, order in self.orders.items() if order.venue == venue and order.state is State.INTENDED)
+
+    def is_balance_unsure(self, venue: str, currency: str) -> bool:
+        """Return whether it is unknown if the balance of a currency holds an execution that is booked."""
+        return self._read(venue).is_unsure(currency)
+
+    def least_balances(self, venue: str) -> Mapping[str, Balance]:
+        """Return a venue's balances for entries: of each currency the amount that is there in any case, less the cost
+        of ended orders' executions that are neither booked nor surely in the balances. The cost of open orders is
+        reserved elsewhere."""
+        if venue not in self.balances:
+            return {}
+        read = self._read(venue)
+        least = read.least()
+        for order in self.orders.values():
+            left = order.reported_cum_qty - order.filled - read.unbooked(order.client_order_id)
+            if order.venue != venue or order.side is not Side.BUY or order.is_open or left <= 0:
+                continue
+            instrument = self.instruments.get((order.exchange, order.symbol))
+            price = order.price or self.mark(order.exchange, order.symbol)
+            if instrument is not None and price is not None and instrument.quote in least:
+                held = least[instrument.quote]
+                least[instrument.quote] = replace(held, free=held.free - left * price * instrument.multiplier)
+        return least
+
+    def most_balance(self, venue: str, currency: str) -> Balance | None:
+        """Return the balance of a currency for exits: the most that may be there; None when it is not known."""
+        return self._read(venue).most(currency) if venue in self.balances else None
+
+    def owned(self, account_id: int) -> list[Position]:
+        """Return an account's positions with the coins of executions that are not booked: those of buys that the venue
+        has reported, and unexplained coins at the venue as far as buys there may have brought them."""
+        found = {key: held for key, held in self.positions.items() if key[0] == account_id and held.quantity}
+        extra: dict[tuple[str, str], Decimal] = {}
+        for order in self.orders.values():
+            instrument = self.instruments.get((order.exchange, order.symbol))
+            if order.account_id != account_id or order.side is not Side.BUY or instrument is None:
+                continue
+            read, at = self._read(order.venue), (order.venue, instrument.base)
+            left = extra.setdefault(at, max(read.unexplained(instrument.base), _ZERO))
+            may_hold = _ZERO if order.client_order_id in read.unsent else order.remaining
+            coins = max(order.reported_cum_qty - order.filled, min(left, may_hold))
+            extra[at] = max(left - coins, _ZERO)
+            if coins > 0:
+                key = (account_id, order.venue, order.symbol, order.instance)
+                held = found.get(key) or self.position(*key)
+                found[key] = replace(held, quantity=held.quantity + coins)
+        return list(found.values())
 
     def _is_margin(self, venue: str) -> bool:
         status = self.venues.get(venue)
@@ -359,7 +448,7 @@ class OrderCache:
                 self.portfolio_limits.get(account_id, ()) + self.portfolio_limits.get(intent.instance, ())
             ),
             own=buckets.get(intent.instance, _ZERO),
-            balances=self.balances.get(intent.venue, {}),
+            balances=self.least_balances(intent.venue),
             orders_last_minute=self.sent_last_minute(account_id, monotonic_s),
             margin=self.venues[intent.venue].margin_of(symbol),
             margin_free=self._margin_free(intent, open_orders),

@@ -440,7 +440,7 @@ class PositionWorkers:
             instruments=instruments,
             marks=marks,
             averages=cache.averages(key),
-            base_balance=cache.balances.get(venue, {}).get(base),
+            base_balance=cache.most_balance(venue, base),
             owned_elsewhere=cache.owned_elsewhere(key, base),
             split_ns=cache.split_ns(key, now_ns),
             fee_rate=self._context.settings.costs.fee_rate,

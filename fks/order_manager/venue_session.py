@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from fks.clock.waiting import wait_for_event
-from fks.model.account import Balance
 from fks.model.backoff import Backoff
 from fks.model.copies import LEADER, is_ninja
 from fks.model.errors import ConfigError, FksError, OutageError, StaleEpochError
@@ -357,20 +356,20 @@ class VenueSession:
         await self._identity.verify()
         balances = await self.balances.read()
         for _ in range(_READS_MAX):
-            before = balances
+            before, known = balances, self.balances.version
             await self._compare_orders()
             await self._compare_fills()
-            asked_ns = self._clock.now_ns()
+            query = self.balances.ask(settled=known)
             balances = await self.balances.read()
             if balances == before:
                 break
-        await self.balances.keep(balances, asked_ns)
+        await self.balances.keep(balances, query)
         # the cores judge their legs the moment the positions are known: a lost cancel is repeated from then on, and
         # neither protection nor exits wait for the next steps, which need PostgreSQL
         self.status.is_connected = self.status.has_positions = True
         self._workers.recheck(self._venue.name)  # protection first: entries open after it
         await self.settle_lost()
-        await self._find_externals(balances)
+        await self._find_externals()
         self._context.meter.observe("fks_reconcile_seconds", self._clock.monotonic() - start, venue=self._venue.name)
         await self._workers.settled(self._venue.name, _PROTECT_S)
         if self._is_session and not self._look.is_set():
@@ -381,13 +380,14 @@ class VenueSession:
 
     async def _sweep(self) -> None:
         """Look for events that a healthy stream may have lost: ends of orders, executions, balances (C7)."""
+        known = self.balances.version
         await self._compare_orders()
         await self._compare_fills()
         await self.settle_lost()
-        asked_ns = self._clock.now_ns()
+        query = self.balances.ask(settled=known)
         balances = await self.balances.read()
-        await self.balances.keep(balances, asked_ns)
-        await self._find_externals(balances)
+        await self.balances.keep(balances, query)
+        await self._find_externals()
         if (
             self._is_session and not self._look.is_set()
         ):  # else the stream broke meanwhile: it is STALE, and synced again
@@ -462,10 +462,10 @@ class VenueSession:
         booked = await self._ledger.read(lambda: journal.booked(self.status.account_id, fills))
         return [fill for fill in fills if fill.fill_id not in booked]
 
-    async def _find_externals(self, balances: dict[str, Balance]) -> None:
+    async def _find_externals(self) -> None:
         if 0 not in self.status.lost.values():  # else a row may be on its way (a kill while PostgreSQL was down)
             is_sure = self.status.ready_times == 0
-            await self.balances.find_externals(balances, sorted(self._symbols()), is_sure=is_sure)
+            await self.balances.find_externals(sorted(self._symbols()), is_sure=is_sure)
 
     def _symbols(self) -> set[str]:
         name = self._venue.name

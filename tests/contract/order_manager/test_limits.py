@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from fks.config.settings import Risk
+from fks.model.account import Balance
 from fks.model.codes import ENDS_RESTING, Code
 from fks.model.instrument import Instrument, Lot, PercentPrice
 from fks.model.order import OrderType, State
@@ -120,6 +122,50 @@ async def test_coins_that_an_instance_holds_do_not_pay_for_anothers_entry(rig: R
     rig.venue.totals["BTC"] += 3  # a deposit is cash
     assert await cross(rig) is None
     assert rig.venue.totals["BTC"] == await rig.position()
+
+
+async def test_coins_that_were_read_before_their_fill_was_booked_count_once(rig: Rig) -> None:
+    """The venue reports an order as filled, and its balances hold the coins; its execution is booked later."""
+    rig.venue.fills_in_answer = rig.venue.streams_fills = False
+    rig.venue.history_hidden = True
+    signal = await rig.signal(reference_price=None)
+    assert await rig.outcome(signal) == ("ordered", None)
+    cache = rig.service.cache
+    await until(lambda: "BTC" in cache.balances["ccxt"])
+    done = cache.venues["ccxt"].compares_done
+    await until(lambda: cache.venues["ccxt"].compares_done >= done + 3)
+    assert await rig.position() == await rig.position("external") == D(0), "nor are they noted as not bought by FKS"
+    assert await cross(rig) == "BALANCE", "the coins are the buyer's before their execution is booked"
+    rig.venue.push(replace(rig.venue.trades[0], source="stream"))
+    await until(lambda: rig.position_is(D(10)))
+    assert cache.balances["ccxt"]["BTC"].total == D(10)
+    assert cache.balances["ccxt"]["USDT"].total == D(99000)
+    assert await cross(rig) == "BALANCE"
+    assert [held.order.symbol for held in rig.venue.orders.values()] == ["BTCUSDT"]
+
+
+async def test_a_fill_that_is_booked_during_a_read_is_read_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer was made before the fill: the next read comes a second later, not with the next sweep."""
+    rig.settings = rig.settings.model_copy(update={"venue": rig.settings.venue.model_copy(update={"sweep_s": 3600.0})})
+    await rig.restart()
+    cache, read = rig.service.cache, rig.venue.balances
+    asked, is_booked = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> dict[str, Balance]:
+        balances = await read()
+        asked.set()
+        await is_booked.wait()
+        return balances
+
+    assert await enter(rig, size=D(4)) is None
+    monkeypatch.setattr(rig.venue, "balances", slow)
+    await asyncio.wait_for(asked.wait(), 10)
+    rig.venue.totals["USDT"] += D(7)  # seen by a read that begins now, and by no execution
+    assert await enter(rig, instance="two", source="strategy:two", size=D(2)) is None
+    await until(lambda: rig.position_is(D(2), "two"))
+    is_booked.set()
+    await until(lambda: cache.balances["ccxt"]["USDT"].total == rig.venue.totals["USDT"] == D(99407))
+    assert cache.balances["ccxt"]["BTC"].total == D(6)
 
 
 async def test_an_instance_enters_once_until_it_left(rig: Rig) -> None:

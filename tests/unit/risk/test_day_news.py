@@ -84,6 +84,9 @@ class Cache:
     def held_by(self, account_id: int) -> Mapping[str, Decimal]:
         return {"BTCUSDT": D(1)}
 
+    def owned(self, account_id: int) -> list[Position]:
+        return [held for key, held in self.positions.items() if key[0] == account_id]
+
     def mark(self, exchange: str, symbol: str) -> Decimal | None:
         return self.marks[exchange, symbol].price
 

@@ -1,0 +1,201 @@
+"""Executions that a read of a venue's balances holds, and those that it may hold. Pure.
+
+A venue reports balances and executions on two roads, and their clocks differ. So the order of events here decides, and
+the quantity that the venue has reported of each order:
+
+* what was booked, or reported as executed, before the question is in the answer;
+* what an order executes that was sent after the answer is not;
+* of all else it is unknown until the next read, unless one of both cases explains the balances to the last digit. The
+  balances follow the likelier case, by how much more or less of the base the read shows than executions explain.
+  Entries are given the smaller amount of both cases (`least`), exits the greater one (`most`).
+
+More coins than executions explain may belong to an order at the venue that has executed (`unexplained`). They count as
+its own until its executions are booked, or all executions of before have been read and the coins are still there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from fks.model.account import Balance
+from fks.model.instrument import Instrument
+from fks.model.order import Fill, Side
+
+_ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceQuery:
+    """A question for the balances of a venue, made before it is sent. `number` grows with each question, `booked` is
+    the number of executions that were booked before it, `unbooked` what the venue had reported as executed of each
+    order and was not booked. `settled`: the version of the balances of which all executions have been booked since; 0 =
+    none."""
+
+    venue: str
+    asked_ns: int
+    number: int
+    booked: int
+    unbooked: Mapping[str, Decimal]
+    settled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BookedFill:
+    """An execution that was booked; `number` counts those of all venues, `was_resting` is true where its money was
+    locked."""
+
+    number: int
+    fill: Fill
+    instrument: Instrument
+    was_resting: bool
+
+    @property
+    def spent(self) -> str:
+        return self.instrument.quote if self.fill.side is Side.BUY else self.instrument.base
+
+    @property
+    def got(self) -> str:
+        return self.instrument.base if self.fill.side is Side.BUY else self.instrument.quote
+
+    @property
+    def amounts(self) -> tuple[Decimal, Decimal]:
+        """Return what it spent and what it got, without the fee."""
+        fill, value = self.fill, self.fill.quantity * self.fill.price * self.instrument.multiplier
+        return (value, fill.quantity) if fill.side is Side.BUY else (fill.quantity, value)
+
+    def move(self, balances: dict[str, Balance]) -> None:
+        """Bring balances up to it."""
+        self.spend(balances)
+        self.receive(balances)
+
+    def spend(self, balances: dict[str, Balance]) -> None:
+        """Take what it cost, and a fee that was not taken from what it got."""
+        out, fill = self.amounts[0], self.fill
+        held = balances.get(self.spent, Balance(self.spent, _ZERO, _ZERO))
+        from_locked = min(held.locked, out) if self.was_resting else _ZERO
+        balances[self.spent] = replace(held, locked=held.locked - from_locked, free=held.free - (out - from_locked))
+        if fill.fee_currency != self.got and (paid := balances.get(fill.fee_currency)) is not None:
+            balances[fill.fee_currency] = replace(paid, free=paid.free - fill.fee)
+
+    def receive(self, balances: dict[str, Balance], sign: int = 1) -> None:
+        """Add what it got less the fee that was taken from it; `sign` -1 takes it away again."""
+        got = self.amounts[1] - (self.fill.fee if self.fill.fee_currency == self.got else _ZERO)
+        gained = balances.get(self.got, Balance(self.got, _ZERO, _ZERO))
+        balances[self.got] = replace(gained, free=gained.free + sign * got)
+
+
+@dataclass(slots=True)
+class BalanceRead:
+    """The newest read of a venue's balances. `balances`: as reported, brought up to what was booked since; `version`:
+    another one for each report."""
+
+    query: BalanceQuery
+    balances: dict[str, Balance]
+    unsent: set[str]  # orders of which no byte had left at the answer
+    version: int = 0
+    #: what the balances would be by executions alone since all of them had been read; None = not known yet
+    explained: dict[str, Balance] | None = None
+    booked: list[BookedFill] = field(default_factory=list)  # since the question
+    _unbooked: dict[str, Decimal] = field(init=False)  # of orders: held by the read, and not booked yet
+    _unsure: list[tuple[BookedFill, bool]] = field(default_factory=list)  # and whether the balances follow it
+
+    def __post_init__(self) -> None:
+        self._unbooked = dict(self.query.unbooked)
+
+    @staticmethod
+    def of(
+        query: BalanceQuery, balances: Mapping[str, Balance], unsent: Iterable[str], before: BalanceRead | None
+    ) -> BalanceRead:
+        """Return the read of an answer that comes now, after the read `before`."""
+        read = BalanceRead(query, dict(balances), set(unsent), query.number)
+        if before is None:
+            return read
+        read.explained = before.explained
+        if query.settled and query.settled == before.version and not before._unsure:
+            read.explained = dict(before.balances)
+        read.booked = [item for item in before.booked if item.number > query.booked]
+        for item in read.booked:
+            if not read._holds_reported(item.fill):
+                is_missing = -item.fill.side.sign * read.unexplained(item.instrument.base) >= item.fill.quantity / 2
+                read._doubt(item, is_followed=is_missing)
+        read._settle()
+        return read
+
+    def see(self, balances: Iterable[Balance], unsent: Iterable[str], version: int) -> None:
+        """Take balances that the venue pushed, unless they may lack an execution that was booked since the question."""
+        if not self.booked:
+            self.balances.update({balance.currency: balance for balance in balances})
+            self.unsent, self.version = set(unsent), version
+
+    def book(self, item: BookedFill) -> None:
+        """Bring the balances up to an execution that is booked now."""
+        self.booked.append(item)
+        fill = item.fill
+        if not self._holds_reported(fill):
+            if fill.client_order_id in self.unsent:
+                item.move(self.balances)
+            else:
+                is_held = fill.side.sign * self.unexplained(item.instrument.base) >= fill.quantity / 2
+                self._doubt(item, is_followed=not is_held)
+        if self.explained is not None:
+            item.move(self.explained)
+        self._settle()
+
+    def _holds_reported(self, fill: Fill) -> bool:
+        """Return whether the venue had reported the execution before the question: once for each."""
+        name = fill.client_order_id or ""
+        left = self._unbooked.get(name, _ZERO) - fill.quantity
+        if left < 0:
+            return False
+        self._unbooked[name] = left
+        return True
+
+    def _doubt(self, item: BookedFill, *, is_followed: bool) -> None:
+        self._unsure.append((item, is_followed))
+        if is_followed:
+            item.move(self.balances)
+
+    def _settle(self) -> None:
+        """End all doubt once the balances are, to the last digit, what executions explain."""
+        currencies = {name for item, _ in self._unsure for name in (item.spent, item.got, item.fill.fee_currency)}
+        if self.explained is not None and not any(self.unexplained(name) for name in currencies):
+            self._unsure.clear()
+
+    # ── views ────────────────────────────────────────────────────────────────────────────────────
+    def unexplained(self, currency: str) -> Decimal:
+        """Return how much more is held of a currency than booked executions explain; 0 where that is not known."""
+        if self.explained is None:
+            return _ZERO
+        held, known = (of.get(currency) for of in (self.balances, self.explained))
+        return (held.total if held is not None else _ZERO) - (known.total if known is not None else _ZERO)
+
+    def unbooked(self, client_order_id: str) -> Decimal:
+        """Return what of an order the read holds as executed, surely, that is not booked."""
+        return self._unbooked.get(client_order_id, _ZERO)
+
+    def is_unsure(self, currency: str) -> bool:
+        """Return whether it is unknown if the balance of a currency holds an execution."""
+        return any(currency in (item.spent, item.got, item.fill.fee_currency) for item, _ in self._unsure)
+
+    def least(self) -> dict[str, Balance]:
+        """Return the balances for entries: of each currency the amount that is there in any case."""
+        least = dict(self.balances)
+        for item, is_followed in self._unsure:
+            if is_followed:
+                item.receive(least, -1)
+            else:
+                item.spend(least)
+        return least
+
+    def most(self, currency: str) -> Balance | None:
+        """Return the balance of a currency for exits: the most that may be there."""
+        most = dict(self.balances)
+        for item, is_followed in self._unsure:
+            if not is_followed and item.got == currency:
+                item.receive(most)
+            elif is_followed and item.spent == currency:
+                held = most[currency]
+                most[currency] = replace(held, free=held.free + item.amounts[0])
+        return most.get(currency)

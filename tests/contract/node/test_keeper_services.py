@@ -8,6 +8,8 @@ import os
 import signal
 import time
 from contextlib import asynccontextmanager, suppress
+from itertools import count
+from socket import create_server
 
 import asyncpg
 import pytest
@@ -19,9 +21,9 @@ from fks.cli.base import run
 from fks.cli.checkup import examine
 from fks.cli.status import find_status
 from fks.clock import RealClock
-from fks.config.endpoints import load_node
+from fks.config.endpoints import load_node, resolve_ports
 from fks.config.paths import Paths
-from fks.config.settings import Supervision
+from fks.config.settings import Settings, Supervision
 from fks.node.build import check_host, open_site
 from fks.node.cluster_driver import KeeperContext
 from fks.node.control_socket import ask
@@ -289,10 +291,15 @@ def test_doctor_names_a_wrong_setting_and_fails(home, capsys, monkeypatch):
 
 
 def test_two_homes_get_ports_of_their_own_and_keep_them(tmp_path, home):
+    """The second is one whose own choice would be the ports of the first, which listens."""
+
     def ports(place):
         settings = open_site(check_host(place)).settings
         return (settings.http.port, settings.sim.port, settings.ray.gcs_port)
 
-    first, second = ports(tmp_path / "a"), ports(tmp_path / "b")
-    assert not set(first) & set(second)
+    first = ports(tmp_path / "a")
+    places = (tmp_path / f"b{number}" for number in count())
+    second = next(place for place in places if resolve_ports(Settings(), Paths(place)).ray.gcs_port == first[2])
+    with create_server(("127.0.0.1", first[2])):
+        assert not set(first) & set(ports(second))
     assert ports(tmp_path / "a") == first

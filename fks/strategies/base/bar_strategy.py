@@ -21,6 +21,7 @@ from fks.model.bar import Bars, Floats
 from fks.model.parent import TARGETS_MAX, BreakEven
 from fks.strategies.base.strategy import Decisions, EntryOrder, Strategy, StrategyError, trailed
 
+_FLOAT_ERROR = 1e-12  # of a price, far below a tick
 _NAN = float("nan")
 _NO_MOVE = (_NAN, _NAN)
 _LEAST = 1e-9  # of a part of the size: less is a rest of floats
@@ -367,7 +368,8 @@ class Context:
         self._parts = [(number, at, share * self._share) for number, (at, share) in enumerate(targets, 1)]
         rule = self._break_even
         if rule is not None and rule.at_risk is not None:
-            self._risk = float(rule.at_risk) * abs(price - self._loss)
+            # differences of floats are not the decimals that the engines compare: a close exactly there counts
+            self._risk = float(rule.at_risk) * abs(price - self._loss) - _FLOAT_ERROR * price
 
     def _close_parts(self, bar: Any, *, is_late: bool) -> bool:
         """Close the parts of the position whose protections a bar reaches; return whether nothing is left.

@@ -30,15 +30,14 @@ _ZERO = Decimal(0)
 class BalanceQuery:
     """A question for the balances of a venue, made before it is sent. `number` grows with each question, `booked` is
     the number of executions that were booked before it, `unbooked` what the venue had reported as executed of each
-    order and was not booked. `settled`: the version of the balances of which all executions have been booked since; 0 =
-    none."""
+    order and was not booked. `settled`: an earlier read of which all executions have been booked since, or None."""
 
     venue: str
     asked_ns: int
     number: int
     booked: int
     unbooked: Mapping[str, Decimal]
-    settled: int = 0
+    settled: BalanceRead | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +87,14 @@ class BookedFill:
 
 @dataclass(slots=True)
 class BalanceRead:
-    """The newest read of a venue's balances. `balances`: as reported, brought up to what was booked since; `version`:
-    another one for each report."""
+    """A read of a venue's balances. `balances`: as reported, brought up to what was booked since."""
 
     query: BalanceQuery
     balances: dict[str, Balance]
     unsent: set[str]  # orders of which no byte had left at the answer
-    version: int = 0
-    #: what the balances would be by executions alone since all of them had been read; None = not known yet
-    explained: dict[str, Balance] | None = None
+    #: the last read of which all executions were booked: what the balances would be by executions alone since then;
+    #: None = not known yet
+    explained: BalanceRead | None = None
     booked: list[BookedFill] = field(default_factory=list)  # since the question
     _unbooked: dict[str, Decimal] = field(init=False)  # of orders: held by the read, and not booked yet
     _unsure: list[tuple[BookedFill, bool]] = field(default_factory=list)  # and whether the balances follow it
@@ -106,41 +104,48 @@ class BalanceRead:
 
     @staticmethod
     def of(
-        query: BalanceQuery, balances: Mapping[str, Balance], unsent: Iterable[str], before: BalanceRead | None
+        query: BalanceQuery,
+        balances: Mapping[str, Balance],
+        unsent: Iterable[str],
+        before: BalanceRead | None,
+        settled: BalanceRead | None,
     ) -> BalanceRead:
-        """Return the read of an answer that comes now, after the read `before`."""
-        read = BalanceRead(query, dict(balances), set(unsent), query.number)
+        """Return the read of an answer that comes now, after the read `before`. It takes over `settled`, a read of
+        which all executions have been booked."""
+        read = BalanceRead(query, dict(balances), set(unsent))
         if before is None:
             return read
         read.explained = before.explained
-        if query.settled and query.settled == before.version and not before._unsure:
-            read.explained = dict(before.balances)
+        if settled is not None and not settled._unsure and settled._unbooked == query.unbooked:
+            read.explained, settled.explained = settled, None
         read.booked = [item for item in before.booked if item.number > query.booked]
         for item in read.booked:
             if not read._holds_reported(item.fill):
-                is_missing = -item.fill.side.sign * read.unexplained(item.instrument.base) >= item.fill.quantity / 2
-                read._doubt(item, is_followed=is_missing)
+                read._doubt(item, is_likely=False)
         read._settle()
         return read
 
-    def see(self, balances: Iterable[Balance], unsent: Iterable[str], version: int) -> None:
-        """Take balances that the venue pushed, unless they may lack an execution that was booked since the question."""
-        if not self.booked:
-            self.balances.update({balance.currency: balance for balance in balances})
-            self.unsent, self.version = set(unsent), version
+    def pushed(self, balances: Iterable[Balance], unsent: Iterable[str]) -> BalanceRead:
+        """Return the read after balances that the venue pushed, unless they may lack an execution that was booked since
+        the question."""
+        if self.booked:
+            return self
+        known = self.balances | {balance.currency: balance for balance in balances}
+        return BalanceRead(self.query, known, set(unsent), self.explained)
+
+    def explain(self, item: BookedFill) -> None:
+        """Count an execution that is booked now among those that explain the balances, unless it was among them."""
+        if self.explained is not None and not self.explained._holds_reported(item.fill):
+            item.move(self.explained.balances)
 
     def book(self, item: BookedFill) -> None:
-        """Bring the balances up to an execution that is booked now."""
+        """Bring the balances up to an execution that is booked now, and explained."""
         self.booked.append(item)
-        fill = item.fill
-        if not self._holds_reported(fill):
-            if fill.client_order_id in self.unsent:
+        if not self._holds_reported(item.fill):
+            if item.fill.client_order_id in self.unsent:
                 item.move(self.balances)
             else:
-                is_held = fill.side.sign * self.unexplained(item.instrument.base) >= fill.quantity / 2
-                self._doubt(item, is_followed=not is_held)
-        if self.explained is not None:
-            item.move(self.explained)
+                self._doubt(item, is_likely=True)
         self._settle()
 
     def _holds_reported(self, fill: Fill) -> bool:
@@ -149,18 +154,27 @@ class BalanceRead:
         left = self._unbooked.get(name, _ZERO) - fill.quantity
         if left < 0:
             return False
-        self._unbooked[name] = left
+        self._unbooked.pop(name, None)
+        if left:
+            self._unbooked[name] = left
         return True
 
-    def _doubt(self, item: BookedFill, *, is_followed: bool) -> None:
+    def _doubt(self, item: BookedFill, *, is_likely: bool) -> None:
+        """Note an execution that the balances may hold. They follow it if they lack it as far as is known; `is_likely`:
+        also if nothing is known."""
+        fill, more = item.fill, self.unexplained(item.instrument.base)
+        is_followed = is_likely if self.explained is None else -fill.side.sign * more >= fill.quantity / 2
         self._unsure.append((item, is_followed))
         if is_followed:
             item.move(self.balances)
 
     def _settle(self) -> None:
-        """End all doubt once the balances are, to the last digit, what executions explain."""
+        """End all doubt once the balances are, to the last digit, what executions explain. Those that only one of both
+        is known to hold could make up for another."""
+        if self.explained is None or self._unbooked != self.explained._unbooked:
+            return
         currencies = {name for item, _ in self._unsure for name in (item.spent, item.got, item.fill.fee_currency)}
-        if self.explained is not None and not any(self.unexplained(name) for name in currencies):
+        if not any(self.unexplained(name) for name in currencies):
             self._unsure.clear()
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────
@@ -168,8 +182,13 @@ class BalanceRead:
         """Return how much more is held of a currency than booked executions explain; 0 where that is not known."""
         if self.explained is None:
             return _ZERO
-        held, known = (of.get(currency) for of in (self.balances, self.explained))
+        held, known = (of.get(currency) for of in (self.balances, self.explained.balances))
         return (held.total if held is not None else _ZERO) - (known.total if known is not None else _ZERO)
+
+    def surplus(self) -> dict[str, Decimal]:
+        """Return what is held of each currency beyond what booked executions explain, where that is more."""
+        found = {currency: self.unexplained(currency) for currency in self.balances if self.explained is not None}
+        return {currency: more for currency, more in found.items() if more > 0}
 
     def unbooked(self, client_order_id: str) -> Decimal:
         """Return what of an order the read holds as executed, surely, that is not booked."""

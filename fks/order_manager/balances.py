@@ -72,15 +72,14 @@ class AccountBalances:
         self._transfers: list[Transfer] = []
         self.is_unexplained = False  # the account's currency moved by more than executions and transfers
 
-    @property
-    def version(self) -> int:
-        """Return which report of the balances is known; 0 = none."""
-        return self._cache.balances_version(self._venue.name)
+    def begin_comparison(self) -> None:
+        """Remember the balances that are known while the venue's executions are compared."""
+        self._cache.begin_comparison(self._venue.name)
 
-    def ask(self, *, settled: int = 0) -> BalanceQuery:
-        """Return a question for the balances, which is sent by `read` at once. `settled`: the version before the
-        venue's executions were compared just now."""
-        return self._cache.ask_balances(self._venue.name, self._clock.now_ns(), settled=settled)
+    def ask(self, *, is_settled: bool = False) -> BalanceQuery:
+        """Return a question for the balances, which is sent by `read` at once. `is_settled`: the venue's executions
+        were compared just now."""
+        return self._cache.ask_balances(self._venue.name, self._clock.now_ns(), is_settled=is_settled)
 
     async def read(self) -> dict[str, Balance]:
         """Return the venue's balances. Errors: OutageError, TimeoutError."""

@@ -117,7 +117,8 @@ class OrderCache:
     lists_over: frozenset[str] = frozenset()
     _ended: OrderedDict[str, Order] = field(default_factory=OrderedDict)
     _reads: dict[str, BalanceRead] = field(default_factory=dict)  # the newest of each venue
-    _asked: int = 0  # questions for balances and pushed ones, and executions booked, since this process began
+    _compared: dict[str, BalanceRead] = field(default_factory=dict)  # that of when all its executions were read last
+    _asked: int = 0  # questions for balances, and executions booked, since this process began
     _booked: int = 0
     _sent: dict[int, deque[float]] = field(default_factory=dict)
     _open_at: dict[PositionKey, dict[str, Order]] = field(default_factory=dict)
@@ -265,7 +266,7 @@ class OrderCache:
         return sum((max(quantity, _ZERO) for held in others for quantity in held.values()), _ZERO)
 
     def note_flow(self, fill: Fill, instrument: Instrument) -> None:
-        """Count what an execution moved of each currency at its venue, since this process began."""
+        """Count what an execution moved of each currency at its venue, since this process began, and explains there."""
         sign, value = fill.side.sign, fill.quantity * fill.price * instrument.multiplier
         # contracts on margin are not paid for: money moves with their profit, as the venue reports it
         paid = _ZERO if self._is_margin(fill.venue) else -sign * value
@@ -273,20 +274,25 @@ class OrderCache:
         for currency, amount, fee in (*moves, (fill.fee_currency, _ZERO, fill.fee)):
             executed, fees = self.flows.get((fill.venue, currency), (_ZERO, _ZERO))
             self.flows[fill.venue, currency] = executed + amount, fees + fee
+        if not self._is_margin(fill.venue):
+            self._read(fill.venue).explain(BookedFill(self._booked, fill, instrument, was_resting=False))
 
-    def balances_version(self, venue: str) -> int:
-        """Return which report of a venue's balances is known; 0 = none."""
-        return self._read(venue).version
+    def begin_comparison(self, venue: str) -> None:
+        """Remember the balances that are known while the caller reads all executions from the venue."""
+        self._compared.pop(venue, None)
+        if (read := self._reads.get(venue)) is not None and read.query.number:
+            self._compared[venue] = read
 
-    def ask_balances(self, venue: str, asked_ns: int, *, settled: int = 0) -> BalanceQuery:
-        """Return a question for a venue's balances; the caller sends it now. `settled`: the version that was known when
-        the caller began to read all executions from the venue; it has booked them."""
+    def ask_balances(self, venue: str, asked_ns: int, *, is_settled: bool = False) -> BalanceQuery:
+        """Return a question for a venue's balances; the caller sends it now. `is_settled`: it has read and booked all
+        executions since `begin_comparison`."""
         self._asked += 1
         unbooked = {
             name: order.reported_cum_qty - order.filled
             for name, order in self.orders.items()
             if order.venue == venue and order.reported_cum_qty > order.filled
         }
+        settled = self._compared.get(venue) if is_settled else None
         return BalanceQuery(venue, asked_ns, self._asked, self._booked, unbooked, settled)
 
     def put_balances(self, query: BalanceQuery, balances: Mapping[str, Balance]) -> bool:
@@ -295,23 +301,33 @@ class OrderCache:
         before = self._reads.get(query.venue)
         if before is not None and before.query.number > query.number:
             return False
-        read = self._reads[query.venue] = BalanceRead.of(query, balances, self._unsent_at(query.venue), before)
+        settled = self._compared.get(query.venue)
+        if settled is not None and settled is query.settled:  # else another comparison has begun since the question
+            del self._compared[query.venue]
+        else:
+            settled = None
+        read = BalanceRead.of(query, balances, self._unsent_at(query.venue), before, settled)
+        self._reads[query.venue] = read
         self.balances[query.venue] = read.balances
         return True
 
     def see_balances(self, venue: str, balances: Iterable[Balance]) -> None:
         """Take balances that the venue pushed; while they may lack an execution, only the next read is taken."""
-        read = self._read(venue)
-        self._asked += 1
-        read.see(balances, self._unsent_at(venue), self._asked)
-        self.balances.setdefault(venue, read.balances)
+        before = self._read(venue)
+        read = self._reads[venue] = before.pushed(balances, self._unsent_at(venue))
+        if read is not before:
+            self.balances[venue] = read.balances
 
     def move_balances(self, fill: Fill, instrument: Instrument, was_resting: bool) -> None:
         """Bring the venue's balances up to a fill, unless those that were read hold it."""
         self.note_flow(fill, instrument)
-        if not self._is_margin(fill.venue):
-            self._booked += 1
-            self._read(fill.venue).book(BookedFill(self._booked, fill, instrument, was_resting))
+        if self._is_margin(fill.venue):
+            return
+        self._booked += 1
+        item, read = BookedFill(self._booked, fill, instrument, was_resting), self._read(fill.venue)
+        read.book(item)
+        if (compared := self._compared.get(fill.venue, read)) is not read:
+            compared.book(item)
 
     def _read(self, venue: str) -> BalanceRead:
         if (read := self._reads.get(venue)) is None:  # nothing was read yet
@@ -334,8 +350,10 @@ class OrderCache:
         read = self._read(venue)
         least = read.least()
         for order in self.orders.values():
+            if order.is_open or order.venue != venue or order.side is not Side.BUY:
+                continue
             left = order.reported_cum_qty - order.filled - read.unbooked(order.client_order_id)
-            if order.venue != venue or order.side is not Side.BUY or order.is_open or left <= 0:
+            if left <= 0:
                 continue
             instrument = self.instruments.get((order.exchange, order.symbol))
             price = order.price or self.mark(order.exchange, order.symbol)
@@ -352,20 +370,27 @@ class OrderCache:
         """Return an account's positions with the coins of executions that are not booked: those of buys that the venue
         has reported, and unexplained coins at the venue as far as buys there may have brought them."""
         found = {key: held for key, held in self.positions.items() if key[0] == account_id and held.quantity}
-        extra: dict[tuple[str, str], Decimal] = {}
-        for order in self.orders.values():
+        buys = [o for o in self.orders.values() if o.side is Side.BUY and o.account_id == account_id]
+        surplus = {(venue, name): more for venue, read in self._reads.items() for name, more in read.surplus().items()}
+
+        def add(order: Order, most: Decimal | None = None) -> None:
+            """Add to an order's position what the venue reported of it, or up to `most` of the surplus."""
             instrument = self.instruments.get((order.exchange, order.symbol))
-            if order.account_id != account_id or order.side is not Side.BUY or instrument is None:
-                continue
-            read, at = self._read(order.venue), (order.venue, instrument.base)
-            left = extra.setdefault(at, max(read.unexplained(instrument.base), _ZERO))
-            may_hold = _ZERO if order.client_order_id in read.unsent else order.remaining
-            coins = max(order.reported_cum_qty - order.filled, min(left, may_hold))
-            extra[at] = max(left - coins, _ZERO)
-            if coins > 0:
+            at = (order.venue, "" if instrument is None else instrument.base)
+            left = surplus.get(at, _ZERO)
+            coins = order.reported_cum_qty - order.filled if most is None else min(left, most)
+            if instrument is not None and coins > 0:
+                surplus[at] = max(left - coins, _ZERO)
                 key = (account_id, order.venue, order.symbol, order.instance)
                 held = found.get(key) or self.position(*key)
                 found[key] = replace(held, quantity=held.quantity + coins)
+
+        for order in buys:
+            if order.reported_cum_qty > order.filled:
+                add(order)
+        for order in buys if any(surplus.values()) else ():
+            if order.is_open and order.client_order_id not in self._read(order.venue).unsent:
+                add(order, order.quantity - max(order.filled, order.reported_cum_qty))
         return list(found.values())
 
     def _is_margin(self, venue: str) -> bool:

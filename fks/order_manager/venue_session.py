@@ -356,10 +356,11 @@ class VenueSession:
         await self._identity.verify()
         balances = await self.balances.read()
         for _ in range(_READS_MAX):
-            before, known = balances, self.balances.version
+            before = balances
+            self.balances.begin_comparison()
             await self._compare_orders()
             await self._compare_fills()
-            query = self.balances.ask(settled=known)
+            query = self.balances.ask(is_settled=True)
             balances = await self.balances.read()
             if balances == before:
                 break
@@ -380,11 +381,11 @@ class VenueSession:
 
     async def _sweep(self) -> None:
         """Look for events that a healthy stream may have lost: ends of orders, executions, balances (C7)."""
-        known = self.balances.version
+        self.balances.begin_comparison()
         await self._compare_orders()
         await self._compare_fills()
         await self.settle_lost()
-        query = self.balances.ask(settled=known)
+        query = self.balances.ask(is_settled=True)
         balances = await self.balances.read()
         await self.balances.keep(balances, query)
         await self._find_externals()

@@ -13,6 +13,7 @@ from fks.model.account import Balance, Position
 from fks.model.order import Order, OrderType, Side, State
 from fks.order_manager.balance_reads import BalanceQuery
 from fks.order_manager.cache import OrderCache, VenueStatus
+from fks.portfolio.position import EXTERNAL
 from tests.support.order_values import a_fill, an_instrument, an_order
 from tests.support.scripted_venue import ScriptedVenue
 
@@ -31,8 +32,9 @@ class Cache(OrderCache):
         return self.put_balances(query, {name: Balance(name, amount, D(0)) for name, amount in held})
 
     def read(self, amounts: tuple[Decimal, Decimal], *, is_settled: bool = False) -> None:
-        settled = self.balances_version("ccxt") if is_settled else 0
-        assert self.answer(self.ask_balances("ccxt", 0, settled=settled), amounts)
+        if is_settled:
+            self.begin_comparison("ccxt")
+        assert self.answer(self.ask_balances("ccxt", 0, is_settled=is_settled), amounts)
 
     def book(self, order: Order = BUY) -> None:
         """Book FILL, as the ledger does: position, balances, order."""
@@ -169,19 +171,17 @@ def test_a_deposit_counts_beside_a_buy_that_rests_once_executions_were_compared(
 def test_coins_that_came_while_executions_were_compared_stay_the_buyers(cache: Cache) -> None:
     """The comparison began before the execution, and a read that holds it came before the comparison's own."""
     cache.put(BUY)
-    known = cache.balances_version("ccxt")
+    cache.begin_comparison("ccxt")
     cache.read(AFTER)
-    assert cache.answer(cache.ask_balances("ccxt", 0, settled=known), AFTER)
+    assert cache.answer(cache.ask_balances("ccxt", 0, is_settled=True), AFTER)
     assert cache.least() == (D(2), D(4000))
     cache.book()
     assert (cache.shown(), cache.least()) == (AFTER, (D(2), D(4000)))
 
 
 def test_a_pushed_balance_is_not_taken_while_it_may_lack_a_booked_fill(cache: Cache) -> None:
-    version = cache.balances_version("ccxt")
     cache.see_balances("ccxt", [Balance("BTC", D(3), D(0))])
     assert cache.shown() == (D(3), D(5000))
-    assert cache.balances_version("ccxt") > version
     cache.put(replace(BUY, state=State.SENDING))
     cache.book()
     cache.see_balances("ccxt", [Balance("BTC", D(3), D(0))])
@@ -198,6 +198,78 @@ def test_the_proceeds_of_a_sale_are_not_spent_twice(cache: Cache) -> None:
     cache.move_balances(replace(FILL, side=Side.SELL, quantity=D(2)), INSTRUMENT, was_resting=True)
     assert cache.shown() == (D(0), D(5207))
     assert cache.least() == (D(-2), D(5207)), "the coins are gone, if they were not before"
+
+
+def test_an_execution_that_a_comparison_missed_hides_no_other_coins(cache: Cache) -> None:
+    """The comparison did not find it: the balances that it began with held its coins, and are explained by it."""
+    late = replace(BUY, client_order_id="e" * 32, state=State.FILLED, reported_cum_qty=D(10))
+    cache.put(late)
+    for _ in range(2):
+        cache.read(AFTER, is_settled=True)
+    cache.put_position(Position(1, "ccxt", "BTCUSDT", "two", D(10), D(100), D(0), D(0)))
+    cache.move_balances(replace(FILL, client_order_id="e" * 32), INSTRUMENT, was_resting=False)
+    cache.put(replace(late, filled=D(10)))
+    cache.put(BUY)
+    cache.read((D(22), D(3000)))
+    assert cache.least() == (D(2), D(3000)), "the coins of the second buy are its instance's"
+
+
+def test_balances_that_are_read_during_a_comparison_do_not_delay_it(cache: Cache) -> None:
+    """Those of venues that push balances change with each order: a deposit would not be free before trading pauses."""
+    cache.put(BUY)
+    deposited = (D(5), D(5000))
+    cache.read(deposited)
+    for _ in range(2):
+        cache.begin_comparison("ccxt")
+        cache.see_balances("ccxt", [Balance("USDT", D(4900), D(100))])
+        cache.read(deposited)
+        assert cache.answer(cache.ask_balances("ccxt", 0, is_settled=True), deposited)
+    assert cache.least() == (D(5), D(5000))
+
+
+def test_balances_pushed_before_the_first_read_explain_nothing() -> None:
+    first = Cache(Settings(), instruments={("binance", "BTCUSDT"): INSTRUMENT})
+    first.see_balances("ccxt", [Balance("USDT", D(5000), D(0))])
+    first.read(BEFORE, is_settled=True)
+    first.put(BUY)
+    first.read(BEFORE)
+    assert first.least() == (D(2), D(5000)), "its BTC are not the buyer's"
+
+
+def test_another_comparison_that_began_meanwhile_settles_nothing(cache: Cache) -> None:
+    cache.put(BUY)
+    cache.begin_comparison("ccxt")
+    query = cache.ask_balances("ccxt", 0, is_settled=True)
+    cache.begin_comparison("ccxt")
+    cache.book()
+    assert cache.answer(query, AFTER)
+    assert (cache.shown(), cache.least()) == (AFTER, (D(2), D(4000)))
+
+
+def test_reported_executions_explain_coins_before_orders_that_rest(cache: Cache) -> None:
+    cache.put(BUY)
+    cache.put(replace(BUY, client_order_id="e" * 32, instance="two", state=State.FILLED, reported_cum_qty=D(10)))
+    cache.read(AFTER)
+    assert cache.least() == (D(2), D(4000))
+
+
+def test_external_executions_are_no_coins_of_a_buy_that_rests(cache: Cache) -> None:
+    """A person bought in the exchange's own app: they are external as soon as they are booked."""
+    cache.put(BUY)
+    cache.put_position(Position(1, "ccxt", "BTCUSDT", EXTERNAL, D(10), D(100), D(0), D(0)))
+    cache.note_flow(replace(FILL, client_order_id=None), INSTRUMENT)
+    cache.read(AFTER)
+    assert cache.least() == (D(2), D(4000)), "they count once"
+
+
+def test_a_held_execution_does_not_make_up_for_one_that_may_lack(cache: Cache) -> None:
+    """Of two buys of as much, the balances hold the one that is reported. The other is booked first."""
+    reported = replace(BUY, client_order_id="e" * 32, instance="two", state=State.FILLED, reported_cum_qty=D(10))
+    cache.put(reported)
+    cache.put(BUY)
+    cache.read(AFTER)
+    cache.book()
+    assert cache.least()[1] == D(3000)
 
 
 class Trading:
@@ -256,8 +328,8 @@ class Trading:
         state = State.FILLED if filled == order.quantity else order.state
         self.cache.put(replace(order, state=state, filled=filled, reported_cum_qty=max(filled, order.reported_cum_qty)))
 
-    def ask(self, settled: int = 0) -> None:
-        self.asked.append((self.cache.ask_balances("ccxt", 0, settled=settled), [(self.coins, self.cash)]))
+    def ask(self, *, is_settled: bool = False) -> None:
+        self.asked.append((self.cache.ask_balances("ccxt", 0, is_settled=is_settled), [(self.coins, self.cash)]))
 
     def answer(self) -> None:
         if self.asked:
@@ -265,10 +337,10 @@ class Trading:
             self.cache.answer(query, self.random.choice(answers))
 
     def compare(self) -> None:
-        known = self.cache.balances_version("ccxt")
+        self.cache.begin_comparison("ccxt")
         while self.unbooked:
             self.book()
-        self.ask(known)
+        self.ask(is_settled=True)
 
     def deposit(self) -> None:
         self.coins, self.free = self.coins + 1, self.free + 1

@@ -171,9 +171,9 @@ class Submissions:
         if isinstance(intended, RiskDenied) and signal.group_id is None:
             await self.deny(record, intended)
             return
-        if isinstance(verdict, RiskDenied) and verdict.denial.code is Code.BALANCE:
+        if not isinstance(intended, RiskDenied) and self._may_lack_money(signal, verdict):
             await self.refresh_balances(signal.venue)  # what is known may be a fill behind: read once
-            verdict = self._check(verdict.intent)
+            _, verdict = self._sized(record)
         if signal.group_id is not None:
             legs = await self._groups.legs(signal)
             verdict = self._groups.judge(record, legs, self._judge_leg)
@@ -204,6 +204,18 @@ class Submissions:
                 "use smaller numbers",
             )
             return no, no
+
+    def _may_lack_money(self, signal: Signal, verdict: Approved | RiskDenied) -> bool:
+        """Return whether an entry is denied for its balance, or sized by less of it than may be there."""
+        if isinstance(verdict, RiskDenied) and verdict.denial.code is Code.BALANCE:
+            return True
+        instance = self._cache.instances.get(signal.instance)
+        instrument = self._cache.instruments.get((signal.exchange, signal.symbol))
+        if signal.size is not None or instance is None or instrument is None:
+            return False
+        balances = (self._cache.least_balances(signal.venue), self._cache.balances.get(signal.venue, {}))
+        least, known = (of.get(instrument.quote) for of in balances)
+        return least != known and Sizing.parse(instance.sizing).needs_equity
 
     def _judge_leg(self, record: SignalRecord) -> Approved | RiskDenied:
         """Return the verdict on one leg of a group; the money of an approved one is reserved."""

@@ -168,6 +168,28 @@ async def test_a_fill_that_is_booked_during_a_read_is_read_again(rig: Rig, monke
     assert cache.balances["ccxt"]["BTC"].total == D(6)
 
 
+async def test_an_entry_is_not_sized_by_balances_that_are_in_doubt(rig: Rig) -> None:
+    """They hold a buy that was booked after they came, and a deposit: until they are read again, its cost may be to
+    come."""
+    rig.venue.totals["USDT"] = D(800)
+    await rig.db.sql("UPDATE strategy_instances SET sizing = 'equity_pct', size = 100 WHERE id = 'one'")
+    rig.settings = rig.settings.model_copy(update={"venue": rig.settings.venue.model_copy(update={"sweep_s": 3600.0})})
+    await rig.restart()
+    cache = rig.service.cache
+    await rig.signal(instance="two", source="strategy:two", size=D(4), type=OrderType.LIMIT, limit_price=D(100))
+    await until(lambda: any(order.state is State.WORKING for order in cache.orders.values()))
+    rig.venue.streams_fills = False
+    rig.venue.totals["USDT"] += D(3)
+    fill = rig.venue.fill(rig.venue.live()[0].order.client_order_id, D(4))
+    assert await cross(rig) == "BALANCE", "they are read before the denial"
+    assert cache.balances["ccxt"]["USDT"].total == D(403)
+    rig.venue.push(replace(fill, source="stream"))
+    await until(lambda: rig.position_is(D(4), "two"))
+    signal = await rig.signal(reference_price=D(100))
+    assert await rig.outcome(signal) == ("ordered", None)
+    assert (await rig.entry(signal)).quantity == D("4.03")
+
+
 async def test_an_instance_enters_once_until_it_left(rig: Rig) -> None:
     assert await enter(rig) is None
     assert await enter(rig) == "PYRAMIDING"

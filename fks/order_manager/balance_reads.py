@@ -121,7 +121,7 @@ class BalanceRead:
         read.booked = [item for item in before.booked if item.number > query.booked]
         for item in read.booked:
             if not read._holds_reported(item.fill):
-                read._doubt(item, is_likely=False)
+                read._note_unsure(item, is_likely=False)
         read._settle()
         return read
 
@@ -145,7 +145,7 @@ class BalanceRead:
             if item.fill.client_order_id in self.unsent:
                 item.move(self.balances)
             else:
-                self._doubt(item, is_likely=True)
+                self._note_unsure(item, is_likely=True)
         self._settle()
 
     def _holds_reported(self, fill: Fill) -> bool:
@@ -159,7 +159,7 @@ class BalanceRead:
             self._unbooked[name] = left
         return True
 
-    def _doubt(self, item: BookedFill, *, is_likely: bool) -> None:
+    def _note_unsure(self, item: BookedFill, *, is_likely: bool) -> None:
         """Note an execution that the balances may hold. They follow it if they lack it as far as is known; `is_likely`:
         also if nothing is known."""
         fill, more = item.fill, self.unexplained(item.instrument.base)
@@ -169,8 +169,8 @@ class BalanceRead:
             item.move(self.balances)
 
     def _settle(self) -> None:
-        """End all doubt once the balances are, to the last digit, what executions explain. Those that only one of both
-        is known to hold could make up for another."""
+        """Forget unsure executions once the balances are, to the last digit, as executions explain. Those that only one
+        of both is known to hold could make up for another."""
         if self.explained is None or self._unbooked != self.explained._unbooked:
             return
         currencies = {name for item, _ in self._unsure for name in (item.spent, item.got, item.fill.fee_currency)}

@@ -168,7 +168,7 @@ async def test_a_fill_that_is_booked_during_a_read_is_read_again(rig: Rig, monke
     assert cache.balances["ccxt"]["BTC"].total == D(6)
 
 
-async def test_an_entry_is_not_sized_by_balances_that_are_in_doubt(rig: Rig) -> None:
+async def test_an_entry_is_not_sized_by_uncertain_balances(rig: Rig) -> None:
     """They hold a buy that was booked after they came, and a deposit: until they are read again, its cost may be to
     come."""
     rig.venue.totals["USDT"] = D(800)

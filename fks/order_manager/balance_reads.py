@@ -92,8 +92,8 @@ class BalanceRead:
     query: BalanceQuery
     balances: dict[str, Balance]
     unsent: set[str]  # orders of which no byte had left at the answer
-    #: the last read of which all executions were booked: what the balances would be by executions alone since then;
-    #: None = not known yet
+    #: the last read of which all executions were booked, brought up to all that were booked since: the balances that
+    #: executions alone explain; None = not known yet
     explained: BalanceRead | None = None
     booked: list[BookedFill] = field(default_factory=list)  # since the question
     _unbooked: dict[str, Decimal] = field(init=False)  # of orders: held by the read, and not booked yet
@@ -193,6 +193,10 @@ class BalanceRead:
     def unbooked(self, client_order_id: str) -> Decimal:
         """Return what of an order the read holds as executed, surely, that is not booked."""
         return self._unbooked.get(client_order_id, _ZERO)
+
+    def explained_unbooked(self, client_order_id: str) -> Decimal:
+        """Return the quantity of an order that explains the balances, and is not booked."""
+        return _ZERO if self.explained is None else self.explained.unbooked(client_order_id)
 
     def is_unsure(self, currency: str) -> bool:
         """Return whether it is unknown if the balance of a currency holds an execution."""

@@ -117,7 +117,7 @@ class OrderCache:
     lists_over: frozenset[str] = frozenset()
     _ended: OrderedDict[str, Order] = field(default_factory=OrderedDict)
     _reads: dict[str, BalanceRead] = field(default_factory=dict)  # the newest of each venue
-    _compared: dict[str, BalanceRead] = field(default_factory=dict)  # that of when all its executions were read last
+    _compared: dict[str, BalanceRead] = field(default_factory=dict)  # known when its executions were compared last
     _asked: int = 0  # questions for balances, and executions booked, since this process began
     _booked: int = 0
     _sent: dict[int, deque[float]] = field(default_factory=dict)
@@ -373,25 +373,29 @@ class OrderCache:
         buys = [o for o in self.orders.values() if o.side is Side.BUY and o.account_id == account_id]
         surplus = {(venue, name): more for venue, read in self._reads.items() for name, more in read.surplus().items()}
 
-        def add(order: Order, most: Decimal | None = None) -> None:
-            """Add to an order's position what the venue reported of it, or up to `most` of the surplus."""
-            instrument = self.instruments.get((order.exchange, order.symbol))
-            at = (order.venue, "" if instrument is None else instrument.base)
-            left = surplus.get(at, _ZERO)
-            coins = order.reported_cum_qty - order.filled if most is None else min(left, most)
-            if instrument is not None and coins > 0:
-                surplus[at] = max(left - coins, _ZERO)
-                key = (account_id, order.venue, order.symbol, order.instance)
-                held = found.get(key) or self.position(*key)
-                found[key] = replace(held, quantity=held.quantity + coins)
+        def add(order: Order, coins: Decimal, new: Decimal) -> None:
+            """Add coins to an order's position, `new` of them from the surplus."""
+            at = self._base_of(order)
+            surplus[at] = max(surplus.get(at, _ZERO) - new, _ZERO)
+            key = (account_id, order.venue, order.symbol, order.instance)
+            held = found.get(key) or self.position(*key)
+            found[key] = replace(held, quantity=held.quantity + coins)
 
         for order in buys:
             if order.reported_cum_qty > order.filled:
-                add(order)
+                coins = order.reported_cum_qty - order.filled
+                add(order, coins, coins - self._read(order.venue).explained_unbooked(order.client_order_id))
         for order in buys if any(surplus.values()) else ():
-            if order.is_open and order.client_order_id not in self._read(order.venue).unsent:
-                add(order, order.quantity - max(order.filled, order.reported_cum_qty))
+            if not (left := surplus.get(self._base_of(order), _ZERO)):
+                continue
+            coins = min(left, order.quantity - order.reported_cum_qty, order.remaining)
+            if coins > 0 and order.client_order_id not in self._read(order.venue).unsent:
+                add(order, coins, coins)
         return list(found.values())
+
+    def _base_of(self, order: Order) -> tuple[str, str]:
+        instrument = self.instruments.get((order.exchange, order.symbol))
+        return order.venue, "" if instrument is None else instrument.base
 
     def _is_margin(self, venue: str) -> bool:
         status = self.venues.get(venue)

@@ -253,6 +253,16 @@ def test_reported_executions_explain_coins_before_orders_that_rest(cache: Cache)
     assert cache.least() == (D(2), D(4000))
 
 
+def test_an_execution_that_is_never_found_hides_no_other_coins(cache: Cache) -> None:
+    """It is reported for ever. The balances are explained with its coins, so those that come are another buy's."""
+    cache.put(replace(BUY, client_order_id="e" * 32, instance="two", state=State.FILLED, reported_cum_qty=D(10)))
+    for _ in range(2):
+        cache.read(AFTER, is_settled=True)
+    cache.put(BUY)
+    cache.read((D(22), D(3000)))
+    assert cache.least() == (D(2), D(3000))
+
+
 def test_external_executions_are_no_coins_of_a_buy_that_rests(cache: Cache) -> None:
     """A person bought in the exchange's own app: they are external as soon as they are booked."""
     cache.put(BUY)

@@ -1,6 +1,6 @@
 """Executions that a read of a venue's balances holds, and those that it may hold. Pure.
 
-A venue reports balances and executions on two roads, and their clocks differ. So the order of events here decides, and
+A venue reports balances and executions separately, and their clocks differ. So the order of events here decides, and
 the quantity that the venue has reported of each order:
 
 * what was booked, or reported as executed, before the question is in the answer;
@@ -60,7 +60,7 @@ class BookedFill:
 
     @property
     def amounts(self) -> tuple[Decimal, Decimal]:
-        """Return what it spent and what it got, without the fee."""
+        """Return the amounts that it spent and got, without the fee."""
         fill, value = self.fill, self.fill.quantity * self.fill.price * self.instrument.multiplier
         return (value, fill.quantity) if fill.side is Side.BUY else (fill.quantity, value)
 
@@ -70,7 +70,7 @@ class BookedFill:
         self.receive(balances)
 
     def spend(self, balances: dict[str, Balance]) -> None:
-        """Take what it cost, and a fee that was not taken from what it got."""
+        """Take its cost, and a fee that was not taken from the amount it got."""
         out, fill = self.amounts[0], self.fill
         held = balances.get(self.spent, Balance(self.spent, _ZERO, _ZERO))
         from_locked = min(held.locked, out) if self.was_resting else _ZERO
@@ -79,7 +79,7 @@ class BookedFill:
             balances[fill.fee_currency] = replace(paid, free=paid.free - fill.fee)
 
     def receive(self, balances: dict[str, Balance], sign: int = 1) -> None:
-        """Add what it got less the fee that was taken from it; `sign` -1 takes it away again."""
+        """Add the amount it got less the fee that was taken from it; `sign` -1 takes it away again."""
         got = self.amounts[1] - (self.fill.fee if self.fill.fee_currency == self.got else _ZERO)
         gained = balances.get(self.got, Balance(self.got, _ZERO, _ZERO))
         balances[self.got] = replace(gained, free=gained.free + sign * got)
@@ -87,7 +87,7 @@ class BookedFill:
 
 @dataclass(slots=True)
 class BalanceRead:
-    """A read of a venue's balances. `balances`: as reported, brought up to what was booked since."""
+    """A read of a venue's balances. `balances`: as reported, with the executions booked since."""
 
     query: BalanceQuery
     balances: dict[str, Balance]

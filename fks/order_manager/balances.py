@@ -250,7 +250,7 @@ class AccountBalances:
         """Write what the venue holds of each base beyond our fills; not while something there is unresolved.
 
         It is noted in one symbol of the base, however many trade it: counted twice, a person could sell as external
-        what an instance bought. While trading, balances and fills come on two roads: unless `is_sure`, a difference
+        what an instance bought. While trading, balances and fills arrive separately: unless `is_sure`, a difference
         counts once it was seen twice.
         """
         venue, balances = self._venue.name, self._cache.balances.get(self._venue.name, {})

@@ -296,7 +296,7 @@ class OrderCache:
         return BalanceQuery(venue, asked_ns, self._asked, self._booked, unbooked, settled)
 
     def put_balances(self, query: BalanceQuery, balances: Mapping[str, Balance]) -> bool:
-        """Take the answer to a question, brought up to what was booked since; False, and nothing else, when a later
+        """Take the answer to a question, with the executions booked since; False, and nothing else, when a later
         question was answered before."""
         before = self._reads.get(query.venue)
         if before is not None and before.query.number > query.number:

@@ -183,8 +183,11 @@ async def test_an_entry_is_not_sized_by_uncertain_balances(rig: Rig) -> None:
     fill = rig.venue.fill(rig.venue.live()[0].order.client_order_id, D(4))
     assert await cross(rig) == "BALANCE", "they are read before the denial"
     assert cache.balances["ccxt"]["USDT"].total == D(403)
+    rig.venue.outages["balances"] = 1000
     rig.venue.push(replace(fill, source="stream"))
     await until(lambda: rig.position_is(D(4), "two"))
+    assert await enter(rig, instance="two", symbol="ETHUSDT", source="strategy:two", size=D(1)) == "BALANCE"
+    rig.venue.outages.clear()
     signal = await rig.signal(reference_price=D(100))
     assert await rig.outcome(signal) == ("ordered", None)
     assert (await rig.entry(signal)).quantity == D("4.03")

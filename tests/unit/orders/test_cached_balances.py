@@ -111,6 +111,14 @@ def test_after_the_first_read_a_fill_is_not_known_to_be_in_it(cache: Cache) -> N
     assert (first.shown(), first.least()) == (AFTER, (D(2), D(4000)))
 
 
+def test_a_fill_of_an_order_sent_after_the_first_read_is_not_in_it(cache: Cache) -> None:
+    first = Cache(Settings(), instruments=cache.instruments, venues=cache.venues)
+    first.read(BEFORE, is_settled=True)
+    first.put(replace(BUY, state=State.SENDING))
+    first.book()
+    assert (first.shown(), first.least(), first.most()) == (AFTER, (D(2), D(4000)), D(12))
+
+
 def test_fills_of_one_order_that_were_executed_before_the_answer_count_once(cache: Cache) -> None:
     cache.put(BUY)
     cache.read(AFTER)

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from fks.matching import BarRange, CostModel, Leg, Resting, match_oco, match_resting
+from fks.matching import BarRange, CostModel, Leg, Resting, after_entry, match_oco, match_resting
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument, money
 from fks.model.order import OrderType, Side
@@ -73,12 +73,13 @@ def value(entry: UnmadeEntry, bars: Bars, costs: CostModel, instrument: Instrume
     if opened is None:
         return Valued(Ending.UNFILLED)
     index, price, is_maker, takes = opened
+    met = price
     if not is_maker:
         price = _slipped(costs, entry.side, price, bars, index, instrument, entry.limit)
     left = len(bars)
     if entry.left_ns is not None:
         left = max(int(np.searchsorted(bars.time_ns, entry.left_ns)), index)
-    at, exit_price, ending = _left(entry, bars, index, left, takes=takes)
+    at, exit_price, ending = _left(entry, bars, index, left, met=met, takes=takes)
     leaves_as_maker = ending is Ending.TAKE_PROFIT
     if ending in (Ending.STOP_LOSS, Ending.EXIT):
         exit_price = _slipped(costs, entry.side.opposite, exit_price, bars, at, instrument)
@@ -105,12 +106,12 @@ def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> tuple[int, Decimal, b
         at = _touch(bars, first, end, None if is_buy else entry.stop, entry.stop if is_buy else None)
         if at is None:
             return None
-        price = match_resting(order, _range(bars, at), placed_in_bar=False)
+        price = match_resting(order, _range(bars, at))
         if price is not None:
             return at, price, False, True
         order, arrived, first = Resting(entry.side, OrderType.LIMIT, entry.limit), at, at + 1
     at = _touch(bars, first, end, entry.limit if is_buy else None, None if is_buy else entry.limit)
-    price = None if at is None else match_resting(order, _range(bars, at), placed_in_bar=False)
+    price = None if at is None else match_resting(order, _range(bars, at))
     if at is None or price is None:
         return None
     is_inside = price != _range(bars, at).open
@@ -131,9 +132,12 @@ def _slipped(
     return costs.slippage.apply(side, price, bar.high - bar.low, instrument.tick, limit=limit)
 
 
-def _left(entry: UnmadeEntry, bars: Bars, index: int, left: int, *, takes: bool) -> tuple[int, Decimal, Ending]:
-    """Return the bar, the price and the cause of the end of a position that was opened in bar `index`; the decision to
-    leave fills in bar `left` (the number of bars: there was none). `takes`: bar `index` may fill the take profit."""
+def _left(
+    entry: UnmadeEntry, bars: Bars, index: int, left: int, *, met: Decimal, takes: bool
+) -> tuple[int, Decimal, Ending]:
+    """Return the bar, the price and the cause of the end of a position that was opened in bar `index` at `met`, before
+    slippage; the decision to leave fills in bar `left` (the number of bars: there was none). `takes`: bar `index` may
+    fill the take profit."""
     side, is_long = entry.side.opposite, entry.side is Side.BUY
     second = min(index + 1, left)
     for start, end, take in ((index, second, entry.take_profit if takes else None), (second, left, entry.take_profit)):
@@ -141,21 +145,20 @@ def _left(entry: UnmadeEntry, bars: Bars, index: int, left: int, *, takes: bool)
         if at is not None:
             stop = None if entry.stop_loss is None else Resting(side, OrderType.STOP, stop=entry.stop_loss)
             limit = None if take is None else Resting(side, OrderType.LIMIT, price=take)
-            leg, price = _hit(stop, limit, _range(bars, at), placed_in_bar=at == index)
+            bar = after_entry(_range(bars, at), met) if at == index else _range(bars, at)
+            leg, price = _hit(stop, limit, bar)
             return at, price, Ending.STOP_LOSS if leg is Leg.STOP else Ending.TAKE_PROFIT
     if left < len(bars):
         return left, _range(bars, left).open, Ending.EXIT
     return len(bars) - 1, Decimal(repr(float(bars.close[-1]))), Ending.OPEN
 
 
-def _hit(
-    stop: Resting[Decimal] | None, limit: Resting[Decimal] | None, bar: BarRange[Decimal], *, placed_in_bar: bool
-) -> tuple[Leg, Decimal]:
+def _hit(stop: Resting[Decimal] | None, limit: Resting[Decimal] | None, bar: BarRange[Decimal]) -> tuple[Leg, Decimal]:
     if stop is not None and limit is not None:
-        hit = match_oco(stop, limit, bar, placed_in_bar=placed_in_bar)
+        hit = match_oco(stop, limit, bar)
     else:
         only = stop or limit
-        price = None if only is None else match_resting(only, bar, placed_in_bar=placed_in_bar)
+        price = None if only is None else match_resting(only, bar)
         hit = None if price is None else (Leg.STOP if stop else Leg.LIMIT, price)
     assert hit is not None, "a touched protection fills"
     return hit

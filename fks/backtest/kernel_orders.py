@@ -26,7 +26,6 @@ from fks.backtest.kernel_walk import (
     GUARD_LIMIT,
     GUARD_LOTS,
     GUARD_SELLS,
-    GUARD_SINCE,
     GUARD_STOP,
     GUARD_TRAIL,
     LIMIT_ROLE,
@@ -69,6 +68,8 @@ from fks.model.bar import Floats, Ints
 
 # fields of the state, after those of kernel_walk
 (
+    GUARD_SINCE,  # the bar that the first entry of the protection filled in
+    GUARD_MET,  # the price at which it filled, before slippage
     GUARD_TAKES,  # the bar from which on the limit of the protection may fill
     GUARD_UNCLEAR,  # 1: its entry was a stop that filled inside its bar
     GUARD_NEWEST,  # the bar that a further entry filled in
@@ -85,7 +86,7 @@ from fks.model.bar import Floats, Ints
     WAITING_TAKE_PROFIT,
     WAITING_TRAIL,
     ORDERS_STATE_SIZE,
-) = range(STATE_SIZE, STATE_SIZE + 16)
+) = range(STATE_SIZE, STATE_SIZE + 18)
 
 # a column more of the fills: the bar that decided it, or the entry that it protects
 DECIDED, ORDERS_FILL_WIDTH = FILL_WIDTH, FILL_WIDTH + 1
@@ -97,9 +98,9 @@ def reach_entry(side: int, limit: int, stop: int, open_: int, high: int, low: in
     """Return whether an entry's order fills in a bar, at which price, and whether its stop has triggered. `stop`: NONE
     for a limit order, and for a stop-limit that has triggered."""
     if stop == NONE:
-        is_hit, ticks = reach_down(limit, open_, low, False) if side > 0 else reach_up(limit, open_, high, False)
+        is_hit, ticks = reach_down(limit, open_, low) if side > 0 else reach_up(limit, open_, high)
         return is_hit, ticks, False
-    is_hit, ticks = reach_up(stop, open_, high, False) if side > 0 else reach_down(stop, open_, low, False)
+    is_hit, ticks = reach_up(stop, open_, high) if side > 0 else reach_down(stop, open_, low)
     if is_hit and limit != NONE and not is_accepted(ticks, limit, side):
         return False, ticks, True
     return is_hit, ticks, is_hit
@@ -110,6 +111,7 @@ def place_legs(
     legs: Ints,
     rules: KernelRules,
     bar: int,
+    met: int,
     side: int,
     stop: int,
     limit: int,
@@ -119,8 +121,8 @@ def place_legs(
     decided: int,
     lots: int,
 ) -> bool:
-    """Place the protection of an entry that filled in `bar` over what is held, or another leg of the one that is there.
-    Return whether it is a new one."""
+    """Place the protection of an entry that filled in `bar` at `met`, before slippage, over what is held, or another
+    leg of the one that is there, whose entry filled at the open. Return whether it is a new one."""
     count = state[LEGS]
     if state[GUARD] == 1 and state[ENTRIES] > 1:
         if count == len(legs):
@@ -145,6 +147,7 @@ def place_legs(
     state[GUARD] = 1
     state[GUARD_SELLS] = 1 if side > 0 else 0
     state[GUARD_SINCE] = bar
+    state[GUARD_MET] = met
     state[GUARD_STOP] = stop
     state[GUARD_LIMIT] = limit
     state[GUARD_TRAIL] = trail
@@ -207,7 +210,11 @@ def fill_waiting(
     takes_since = bar + 1 if is_limit and is_inside else bar
     is_unclear = is_inside and not is_limit
     levels = (stop_loss, take_profit, trail, takes_since, is_unclear)
-    if place_legs(state, legs, rules, bar, side, *levels, decided, lots) and takes_since > bar and take_profit != NONE:
+    if (
+        place_legs(state, legs, rules, bar, ticks, side, *levels, decided, lots)
+        and takes_since > bar
+        and take_profit != NONE
+    ):
         is_taken = high >= take_profit if side > 0 else low <= take_profit
         state[UNCLEAR] += 1 if is_taken else 0
 
@@ -226,17 +233,18 @@ def fill_legs(
     move: float,
 ) -> None:
     """Fill the protection when a bar reaches it, each entry's leg apart, as one trade; else move its stop by the close,
-    or to `move` (NaN: it stays). In the bar in which an entry filled, its leg cannot have the open."""
+    or to `move` (NaN: it stays). In the bar in which the first entry filled they meet its price, not the open."""
     stop, limit, sells = state[GUARD_STOP], state[GUARD_LIMIT], state[GUARD_SELLS] == 1
-    placed_in_bar, takes = bar == state[GUARD_SINCE], bar >= state[GUARD_TAKES]
-    leg, ticks, has_both = leg_hit(stop, limit, sells, placed_in_bar, takes, open_, high, low)
+    is_own, takes = bar == state[GUARD_SINCE], bar >= state[GUARD_TAKES]
+    met = state[GUARD_MET] if is_own else open_
+    leg, ticks, has_both = leg_hit(stop, limit, sells, takes, met, high, low)
     if leg == 0:
         if stop != NONE:
             state[GUARD_STOP] = nearer_stop(stop, sells, state[GUARD_TRAIL], move, close, rules)
             if abs(state[GUARD_STOP]) == FAR:
                 state[STATUS] = OVERFLOW
         return
-    if leg == 1 and (has_both or (placed_in_bar and state[GUARD_UNCLEAR] == 1)):
+    if leg == 1 and (has_both or (is_own and state[GUARD_UNCLEAR] == 1)):
         state[UNCLEAR] += 1
     state[GUARD] = 0
     count, is_newest = state[LEGS], bar == state[GUARD_NEWEST]
@@ -245,11 +253,7 @@ def fill_legs(
     for place in range(count):
         number = place + 1 if place < first_at else 0 if place == first_at else place
         part = legs[number, PART]
-        if is_newest and number == count - 1:
-            again, at, _ = leg_hit(stop, limit, sells, True, True, open_, high, low)
-            if again != 0:
-                leg, ticks = again, at
-        elif is_newest:
+        if is_newest and number < count - 1:
             part = legs[number, PART_BEFORE]
         lots = leg_lots(state, rules, part, sells)
         if lots == 0:
@@ -268,11 +272,11 @@ def close_by_force(
 ) -> bool:
     """Close all that is held by force when a bar reaches that price first; an entry's order that rests ends with it.
     Return whether it did."""
-    stop, limit, takes, placed_in_bar = NONE, NONE, True, False
+    stop, limit, takes, met = NONE, NONE, True, open_
     if state[GUARD] != 0:
-        stop, limit = state[GUARD_STOP], state[GUARD_LIMIT]
-        takes, placed_in_bar = bar >= state[GUARD_TAKES], bar == state[GUARD_SINCE]
-    is_forced, ticks, is_open = liquidates(state, stop, limit, placed_in_bar, takes, open_, high, low)
+        stop, limit, takes = state[GUARD_STOP], state[GUARD_LIMIT], bar >= state[GUARD_TAKES]
+        met = state[GUARD_MET] if bar == state[GUARD_SINCE] else open_
+    is_forced, ticks, is_open = liquidates(state, stop, limit, takes, met, open_, high, low)
     if not is_forced:
         return False
     state[UNCLEAR] += 1 if is_open else 0
@@ -454,7 +458,7 @@ def make_walk(version: int) -> Callable[..., int]:
                         fills[number, DECIDED] = bar
                         state[ENTRIES] = entries + 1
                         levels = (stop, limit, trail, bar + 1, False)
-                        place_legs(state, legs, rules, bar + 1, side, *levels, bar, lots)
+                        place_legs(state, legs, rules, bar + 1, open_[bar + 1], side, *levels, bar, lots)
             if state[STATUS] != DONE:
                 return bar
         if rules.closes_at_end:

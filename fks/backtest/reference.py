@@ -39,7 +39,17 @@ from fks.backtest.result import (
 from fks.backtest.rows import DeniedEntry, FillRow, Setup
 from fks.backtest.units import Units, divide_half_even, from_units, to_units
 from fks.indicators.exact import Exact
-from fks.matching import BarRange, Leg, Resting, behind, is_triggered, match_market, match_oco, match_resting
+from fks.matching import (
+    BarRange,
+    Leg,
+    Resting,
+    after_entry,
+    behind,
+    is_triggered,
+    match_market,
+    match_oco,
+    match_resting,
+)
 from fks.matching.costs import Fee
 from fks.matching.margin import Margin, MarginTerms, liquidation_ticks
 from fks.matching.rule import is_unclear
@@ -93,15 +103,16 @@ class _Planned:
 @dataclass(slots=True)
 class _Protection:
     """The SL and TP that guard a position, in ticks, from the bar at index `since` (where its entry filled) on; the TP
-    from `take_since` on. `parts`: the quantity that the legs of each entry cover, oldest entry first (`_parts`);
-    `bought`: the quantity that these entries bought. With `trail` the stop follows the closes; it is that of the bar
-    `scan_from`."""
+    from `take_since` on. `met`: the price at which it filled, before slippage. `parts`: the quantity that the legs of
+    each entry cover, oldest entry first (`_parts`); `bought`: the quantity that these entries bought. With `trail` the
+    stop follows the closes; it is that of the bar `scan_from`."""
 
     parts: list[Decimal]
     bought: list[Decimal]
     decided: list[int]  # the bars that decided these entries
     side: Side
     since: int
+    met: int
     stop: int | None
     limit: int | None
     take_since: int
@@ -118,6 +129,11 @@ class _Protection:
     def sign(self) -> int:
         """Return 1 over a long position, -1 over a short one."""
         return -self.side.sign
+
+    def seen(self, bar: BarRange[int], index: int) -> BarRange[int]:
+        """Return bar `index` as the protection meets it: from the entry's price on in the bar that filled the first
+        entry. A further one enters at the market, so that its legs meet the open as the others."""
+        return after_entry(bar, self.met) if index == self.since else bar
 
 
 @dataclass(slots=True)
@@ -613,7 +629,7 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: in
         book.deny(index, side, expired.code.value, denial_text(expired))
         return True
     if _enters(book, index + 1, side, entry.quantity, match_market(bar), index):
-        _protect(book, index + 1, side, stop, limit, trail, plan, take_since=index + 1)
+        _protect(book, index + 1, match_market(bar), side, stop, limit, trail, plan, take_since=index + 1)
     return True
 
 
@@ -647,6 +663,7 @@ def _move_entry(book: _Book, index: int) -> None:
 def _protect(
     book: _Book,
     index: int,
+    met: int,
     side: Side,
     stop: int | None,
     limit: int | None,
@@ -656,7 +673,7 @@ def _protect(
     take_since: int,
     is_unclear: bool = False,
 ) -> None:
-    """Place the protections of an entry that filled in bar `index`, over what is held."""
+    """Place the protections of an entry that filled in bar `index` at `met`, before slippage, over what is held."""
     instrument, guard = book.setup.instrument, book.protection
     if guard is not None and len(book.entered) > 1:
         guard.bought.append(book.entered[-1])
@@ -672,7 +689,7 @@ def _protect(
     if (stop is not None or limit is not None) and guarded >= max(instrument.qty_min, instrument.lot_step):
         decided = book.decided[-1:]
         book.protection = _Protection(
-            [guarded], [guarded], decided, side.opposite, index, stop, limit, take_since, index, is_unclear, trail
+            [guarded], [guarded], decided, side.opposite, index, met, stop, limit, take_since, index, is_unclear, trail
         )
         if plan is not None:
             book.protection.planned = _planned(book, plan, side.sign)
@@ -817,7 +834,8 @@ def _liquidate(book: _Book, index: int) -> bool:
         if guard.stop is not None and (guard.stop >= book.liquidation if is_long else guard.stop <= book.liquidation):
             return False
         if guard.limit is not None and index >= guard.take_since:
-            if index != guard.since and (bar.open >= guard.limit if is_long else bar.open <= guard.limit):
+            met = guard.seen(bar, index).open
+            if met >= guard.limit if is_long else met <= guard.limit:
                 return False
             book.unclear += bar.high >= guard.limit if is_long else bar.low <= guard.limit
     ticks = min(bar.open, book.liquidation) if is_long else max(bar.open, book.liquidation)
@@ -852,21 +870,21 @@ def _resolve_protection(book: _Book, through: int) -> None:
         if guard.planned is not None and guard.planned.limits:
             _leave_targets(book, guard, guard.planned, index)
             continue
-        hit, is_unclear_now, is_known = _hit(book, guard, index)
+        hit, is_unclear_now = _hit(book, guard, index)
         assert hit is not None, "a touched protection fills"
         book.unclear += is_unclear_now
-        _leave_protected(book, guard, index, hit, is_known=is_known)
+        _leave_protected(book, guard, index, hit)
 
 
-def _hit(book: _Book, guard: _Protection, index: int) -> tuple[tuple[Leg, int] | None, bool, bool]:
-    """Return what fills of a protection in bar `index`, whether that is unclear, and whether finer bars said it."""
-    hit = _match(guard, book.range(index), placed_in_bar=index == guard.since, takes=index >= guard.take_since)
+def _hit(book: _Book, guard: _Protection, index: int) -> tuple[tuple[Leg, int] | None, bool]:
+    """Return what fills of a protection in bar `index`, and whether that is unclear."""
+    hit = _match(guard, guard.seen(book.range(index), index), takes=index >= guard.take_since)
     if hit is None or hit[0] is not Leg.STOP or not _is_unclear(book, guard, index):
-        return hit, False, False
+        return hit, False
     found = None if guard.is_entry_unclear and index == guard.since else _within(book, guard, index, None)
     if found is None or found.hit is None:
-        return hit, found is None or found.is_unclear, False
-    return found.hit, found.is_unclear, True
+        return hit, found is None or found.is_unclear
+    return found.hit, found.is_unclear
 
 
 def _leave_targets(book: _Book, guard: _Protection, planned: _Planned, index: int) -> None:
@@ -877,9 +895,9 @@ def _leave_targets(book: _Book, guard: _Protection, planned: _Planned, index: in
     for number in live:
         guard.limit = planned.limits[number]
         hits.append(_hit(book, guard, index))
-    book.unclear += any(is_unclear_now for _, is_unclear_now, _ in hits)
+    book.unclear += any(is_unclear_now for _, is_unclear_now in hits)
     is_joined = False
-    for number, (hit, _, _) in zip(live, hits, strict=True):
+    for number, (hit, _) in zip(live, hits, strict=True):
         if hit is None:
             continue
         quantity = min(planned.parts[number], exit_quantity(book.position, item))
@@ -920,14 +938,11 @@ def _resolve_entry_bar(book: _Book, guard: _Protection, index: int, entry: Resti
     if found.hit is None:
         _move_target(book, guard, index)
     else:
-        _leave_protected(book, guard, index, found.hit, is_known=True)
+        _leave_protected(book, guard, index, found.hit)
 
 
-def _leave_protected(
-    book: _Book, guard: _Protection, index: int, hit: tuple[Leg, int], *, is_known: bool = False
-) -> None:
-    """Book the fills of a protection in bar `index`, one for each entry; they are one trade. In the bar in which an
-    entry filled its legs cannot have the open, unless finer bars said what filled (`is_known`). A leg only closes: one
+def _leave_protected(book: _Book, guard: _Protection, index: int, hit: tuple[Leg, int]) -> None:
+    """Book the fills of a protection in bar `index`, one for each entry; they are one trade. A leg only closes: one
     over a remainder too small to be closed, after an entry on the other side, fills nothing, as live has cancelled
     it."""
     book.protection = None
@@ -939,8 +954,6 @@ def _leave_protected(
     for number in order:
         held = exit_quantity(book.position, item) if book.position * guard.sign > 0 else _ZERO
         quantity = min(parts[number], held)
-        if is_entry_bar and not is_known and number == len(parts) - 1:
-            hit = _match(guard, book.range(index), placed_in_bar=True, takes=True) or hit
         if quantity >= max(item.qty_min, item.lot_step):
             role = Role.STOP_LOSS if hit[0] is Leg.STOP else Role.TAKE_PROFIT
             _fill(book, index, guard.side, quantity, hit[1], role, guard.decided[number], is_joined=is_joined)
@@ -963,24 +976,24 @@ def _within(book: _Book, guard: _Protection, index: int, entry: Resting[int] | N
     is_long, is_unclear_now = guard.side is Side.SELL, False
     has_entered = entry is None
     for number, bar in enumerate(rows):
-        in_bar, takes = entry is None and number == 0 and index == guard.since, True
+        met, takes = guard.met if entry is None and number == 0 and index == guard.since else bar.open, True
         is_taken = guard.limit is not None and (bar.high >= guard.limit if is_long else bar.low <= guard.limit)
         is_stopped = guard.stop is not None and (bar.low <= guard.stop if is_long else bar.high >= guard.stop)
         if not has_entered and entry is not None:
-            price = match_resting(entry, bar, placed_in_bar=False)
+            price = match_resting(entry, bar)
             if price is None:
-                if entry.type is OrderType.STOP_LIMIT and is_triggered(entry, bar, placed_in_bar=False):
+                if entry.type is OrderType.STOP_LIMIT and is_triggered(entry, bar):
                     entry = Resting(entry.side, OrderType.LIMIT, entry.price)
                 continue
-            has_entered = in_bar = True
+            has_entered, met = True, min(price, guard.met) if is_long else max(price, guard.met)
             takes = not (entry.type is OrderType.LIMIT and price != bar.open)
             is_unclear_now = (is_taken and not takes) or (
                 is_stopped and entry.type is not OrderType.LIMIT and price != bar.open
             )
-        hit = _match(guard, bar, placed_in_bar=in_bar, takes=takes)
+        hit = _match(guard, after_entry(bar, met), takes=takes)
         if hit is not None:
-            is_open_stopped = guard.stop is not None and (bar.open <= guard.stop if is_long else bar.open >= guard.stop)
-            both = is_unclear(is_stopped, is_taken and takes, is_open_stopped and not in_bar, hit[0] is Leg.LIMIT)
+            is_met_stopped = guard.stop is not None and (met <= guard.stop if is_long else met >= guard.stop)
+            both = is_unclear(is_stopped, is_taken and takes, is_met_stopped, hit[0] is Leg.LIMIT)
             return _Within(hit, is_unclear_now or both)
     return _Within(None, is_unclear_now) if has_entered and entry is not None else None
 
@@ -991,10 +1004,10 @@ def _is_unclear(book: _Book, guard: _Protection, index: int) -> bool:
         return True
     if guard.stop is None or guard.limit is None or index < guard.take_since:
         return False
-    bar, is_long, in_bar = book.range(index), guard.side is Side.SELL, index == guard.since
+    bar, is_long = guard.seen(book.range(index), index), guard.side is Side.SELL
     is_taken = bar.high >= guard.limit if is_long else bar.low <= guard.limit
-    is_open_stopped = bar.open <= guard.stop if is_long else bar.open >= guard.stop
-    return is_unclear(True, is_taken, is_open_stopped and not in_bar, False)
+    is_met_stopped = bar.open <= guard.stop if is_long else bar.open >= guard.stop
+    return is_unclear(True, is_taken, is_met_stopped, False)
 
 
 def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
@@ -1013,9 +1026,9 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
         if book.waiting is None:
             return
         waiting.at, bar = index + 1, book.range(index)
-        price = match_resting(order, bar, placed_in_bar=False)
+        price = match_resting(order, bar)
         if price is None:
-            waiting.has_triggered |= is_triggered(order, bar, placed_in_bar=False)
+            waiting.has_triggered |= is_triggered(order, bar)
             continue
         book.waiting = None
         is_limit, is_inside = order.type is OrderType.LIMIT, price != bar.open
@@ -1027,6 +1040,7 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
         _protect(
             book,
             index,
+            price,
             side,
             waiting.stop_loss,
             waiting.take_profit,
@@ -1147,15 +1161,15 @@ def _first_reach(book: _Book, start: int, through: int, down: int | None, up: in
     return None
 
 
-def _match(guard: _Protection, bar: BarRange[int], *, placed_in_bar: bool, takes: bool) -> tuple[Leg, int] | None:
+def _match(guard: _Protection, bar: BarRange[int], *, takes: bool) -> tuple[Leg, int] | None:
     stop = None if guard.stop is None else Resting(guard.side, OrderType.STOP, stop=guard.stop)
     limit = None if guard.limit is None or not takes else Resting(guard.side, OrderType.LIMIT, price=guard.limit)
     if stop is not None and limit is not None:
-        return match_oco(stop, limit, bar, placed_in_bar=placed_in_bar)
+        return match_oco(stop, limit, bar)
     only = stop or limit
     if only is None:
         return None
-    price = match_resting(only, bar, placed_in_bar=placed_in_bar)
+    price = match_resting(only, bar)
     return None if price is None else (Leg.STOP if stop else Leg.LIMIT, price)
 
 

@@ -23,7 +23,8 @@ Prices = TypeVar("Prices", int, Decimal, Ints)
 
 @dataclass(frozen=True, slots=True)
 class BarRange(Generic[Price]):
-    """Prices of a bar that matching uses."""
+    """Prices of a bar that matching uses. `open`: the first one that an order meets, of a protection in its entry's own
+    bar that of the entry (`after_entry`)."""
 
     open: Price
     high: Price
@@ -57,19 +58,19 @@ def match_market(bar: BarRange[Price]) -> Price:
     return bar.open
 
 
-def reach_down(level: Price, open_: Price, low: Price, placed_in_bar: bool) -> tuple[bool, Price]:
+def reach_down(level: Price, met: Price, low: Price) -> tuple[bool, Price]:
     """Return whether an order fills that fills when the market is at or under `level` (sell stops and buy limits), and
-    its price."""
-    if not placed_in_bar and open_ <= level:
-        return True, open_
+    its price. `met`: the first price of the bar that the order meets."""
+    if met <= level:
+        return True, met
     return low <= level, level
 
 
-def reach_up(level: Price, open_: Price, high: Price, placed_in_bar: bool) -> tuple[bool, Price]:
+def reach_up(level: Price, met: Price, high: Price) -> tuple[bool, Price]:
     """Return whether an order fills that fills when the market is at or over `level` (buy stops and sell limits), and
-    its price."""
-    if not placed_in_bar and open_ >= level:
-        return True, open_
+    its price. `met`: the first price of the bar that the order meets."""
+    if met >= level:
+        return True, met
     return high >= level, level
 
 
@@ -120,75 +121,82 @@ def collar(price: Price, times: Price, over: Price, sign: int, tick: Price) -> P
     return steps * tick
 
 
-def pair_leg(is_stopped: bool, is_taken: bool, is_through: bool) -> int:
-    """Return which leg of an OCO pair fills: 0 none, 1 the stop, 2 the limit. Both are hit: the stop, unless the open,
-    when the pair may have it, is already through the limit."""
-    if is_taken and (is_through or not is_stopped):
+def pair_leg(is_stopped: bool, is_taken: bool, is_met_stopped: bool, is_through: bool) -> int:
+    """Return which leg of an OCO pair fills: 0 none, 1 the stop, 2 the limit. Both are hit: the stop, unless the first
+    price that the pair meets is already through the limit, and not through the stop (`is_met_stopped`)."""
+    if is_taken and not is_met_stopped and (is_through or not is_stopped):
         return 2
     return 1 if is_stopped else 0
 
 
-def is_unclear(is_stopped: bool, is_taken: bool, is_open_stopped: bool, is_through: bool) -> bool:
-    """Return whether a bar that reaches both legs of a pair does not show which came first: its open is beyond
-    neither."""
-    return is_stopped and is_taken and not is_open_stopped and not is_through
+def is_unclear(is_stopped: bool, is_taken: bool, is_met_stopped: bool, is_through: bool) -> bool:
+    """Return whether a bar that reaches both legs of a pair does not show which came first: the first price that the
+    pair meets is beyond neither."""
+    return is_stopped and is_taken and not is_met_stopped and not is_through
 
 
-def _stop_price(order: Resting[Price], bar: BarRange[Price], *, placed_in_bar: bool) -> Price | None:
+def after_entry(bar: BarRange[Price], price: Price) -> BarRange[Price]:
+    """Return a bar as the protections of an entry meet it that filled in it at `price`, before slippage: they came with
+    that price, so that it is the first one of the bar for them, and not the open."""
+    return BarRange(price, bar.high, bar.low)
+
+
+def _stop_price(order: Resting[Price], bar: BarRange[Price]) -> Price | None:
     if order.stop is None:
         raise BugError(f"a {order.type} order needs a stop price to be matched")
     if order.side is Side.SELL:
-        is_hit, price = reach_down(order.stop, bar.open, bar.low, placed_in_bar)
+        is_hit, price = reach_down(order.stop, bar.open, bar.low)
     else:
-        is_hit, price = reach_up(order.stop, bar.open, bar.high, placed_in_bar)
+        is_hit, price = reach_up(order.stop, bar.open, bar.high)
     return price if is_hit else None
 
 
-def _limit_price(order: Resting[Price], bar: BarRange[Price], *, placed_in_bar: bool) -> Price | None:
+def _limit_price(order: Resting[Price], bar: BarRange[Price]) -> Price | None:
     if order.price is None:
         raise BugError(f"a {order.type} order needs a limit price to be matched")
     if order.side is Side.SELL:
-        is_hit, price = reach_up(order.price, bar.open, bar.high, placed_in_bar)
+        is_hit, price = reach_up(order.price, bar.open, bar.high)
     else:
-        is_hit, price = reach_down(order.price, bar.open, bar.low, placed_in_bar)
+        is_hit, price = reach_down(order.price, bar.open, bar.low)
     return price if is_hit else None
 
 
-def is_triggered(order: Resting[Price], bar: BarRange[Price], *, placed_in_bar: bool) -> bool:
+def is_triggered(order: Resting[Price], bar: BarRange[Price]) -> bool:
     """Return whether a stop or stop-limit order's stop is reached in `bar`. A stop-limit that is triggered and does not
     fill in the same bar rests as a plain limit from the next bar on; the caller keeps that fact."""
-    return _stop_price(order, bar, placed_in_bar=placed_in_bar) is not None
+    return _stop_price(order, bar) is not None
 
 
-def match_resting(order: Resting[Price], bar: BarRange[Price], *, placed_in_bar: bool) -> Price | None:
-    """Return the price at which a resting order fills in `bar`, or None. Call it when the bar is complete.
+def match_resting(order: Resting[Price], bar: BarRange[Price]) -> Price | None:
+    """Return the price at which a resting order fills in `bar`, or None. Call it when the bar is complete, and with
+    `after_entry` for a protection whose entry filled in it.
 
-    `placed_in_bar`: the order came while this very bar was open, so it cannot have the bar's open. A stop-limit fills
-    in the bar that triggers it only at a trigger price its limit accepts (later prices are unknown).
+    A stop-limit fills in the bar that triggers it only at a trigger price its limit accepts (later prices are unknown).
     """
     if order.type is OrderType.MARKET:
         return bar.open
     if order.type is OrderType.STOP:
-        return _stop_price(order, bar, placed_in_bar=placed_in_bar)
+        return _stop_price(order, bar)
     if order.type is OrderType.STOP_LIMIT:
-        trigger = _stop_price(order, bar, placed_in_bar=placed_in_bar)
+        trigger = _stop_price(order, bar)
         if trigger is None or order.price is None:
             return None
         return trigger if is_accepted(trigger, order.price, order.side.sign) else None
-    return _limit_price(order, bar, placed_in_bar=placed_in_bar)
+    return _limit_price(order, bar)
 
 
 def match_oco(
-    stop: Resting[Price], limit: Resting[Price], bar: BarRange[Price], *, placed_in_bar: bool, takes: bool = True
+    stop: Resting[Price], limit: Resting[Price], bar: BarRange[Price], *, takes: bool = True
 ) -> tuple[Leg, Price] | None:
-    """Return which leg of an OCO pair fills in `bar` and its price, or None. Both hit: the stop wins, unless the bar's
-    open, when the pair may have it, is already through the limit. `takes`: the bar may fill the limit at all."""
-    at_stop = match_resting(stop, bar, placed_in_bar=placed_in_bar)
-    at_limit = match_resting(limit, bar, placed_in_bar=placed_in_bar) if takes else None
-    is_through = False
-    if not placed_in_bar and limit.price is not None:
-        is_through = bar.open >= limit.price if limit.side is Side.SELL else bar.open <= limit.price
-    leg = pair_leg(at_stop is not None, at_limit is not None, is_through)
+    """Return which leg of an OCO pair fills in `bar` and its price, or None. Both hit: the stop wins, unless the first
+    price that the pair meets is already through the limit alone. `takes`: the bar may fill the limit at all. The bar is
+    that of `match_resting`."""
+    at_stop = match_resting(stop, bar)
+    at_limit = match_resting(limit, bar) if takes else None
+    first = BarRange(bar.open, bar.open, bar.open)
+    is_met_stopped = match_resting(stop, first) is not None
+    is_through = match_resting(limit, first) is not None
+    leg = pair_leg(at_stop is not None, at_limit is not None, is_met_stopped, is_through)
     if leg == 2 and at_limit is not None:
         return Leg.LIMIT, at_limit
     return (Leg.STOP, at_stop) if at_stop is not None else None

@@ -24,6 +24,7 @@ from fks.matching import (
     CostModel,
     Leg,
     Resting,
+    after_entry,
     is_accepted,
     is_triggered,
     match_market,
@@ -76,6 +77,7 @@ class _Held:
     has_rested: bool = False  # a price or a bar that came after it did not fill it: a limit makes from then on
     time_ns: int = 0
     after_ns: int = 0  # the bar it was decided on, when that may be fed again
+    met: Decimal | None = None  # what it met when it came (mode `last`)
     code: str | None = None  # why it expired
 
     @property
@@ -86,6 +88,7 @@ class _Held:
     @property
     def resting(self) -> Resting[Decimal]:
         kind = OrderType.LIMIT if self.has_triggered else self.order.type
+        kind = OrderType.MARKET if self.is_at_once else kind
         return Resting(self.order.side, kind, self.order.price, self.order.stop_price)
 
 
@@ -148,8 +151,7 @@ class PaperVenue:
         #: entry and number of the target -> that in which their legs were placed again
         self._caught_up: OrderedDict[tuple[str, int], int] = OrderedDict()
         self._restored: dict[str, int] = {}  # restored entry without legs -> that from which on the next meet bars
-        self._late_takes: OrderedDict[str, None] = OrderedDict()  # limits that filled inside a bar, not at its open
-        self._limits: dict[str, Decimal] = {}  # restored entries that rested -> the price that they filled at
+        self._filled: OrderedDict[str, Resting[Decimal]] = OrderedDict()  # client id -> the order that it filled as
         self._bars: dict[str, deque[Bar]] = {}
         self._last: dict[str, Decimal] = {}
         self._decided: dict[str, int] = {}  # client id -> the bar up to which nothing fills an order or its legs
@@ -181,7 +183,9 @@ class PaperVenue:
         self._moved_ns = dict(moved or {})
         self._decided = dict(decided or {})
         self._filled_in = OrderedDict((row.client_order_id, row.time_ns) for row in executed)
-        self._limits = {row.client_order_id: row.price for row in executed if row.is_resting_limit}
+        self._filled = OrderedDict(
+            (row.client_order_id, Resting(row.side, row.type, row.price, row.stop_price)) for row in executed
+        )
         self._closed_in = {(row.symbol, row.instance): row.time_ns for row in executed if row.role is Role.EXIT}
         self._restored = {
             row.client_order_id: max(row.time_ns, self._closed_in.get((row.symbol, row.instance), 0))
@@ -219,7 +223,7 @@ class PaperVenue:
         if (no := self._refuse(order)) is not None:
             return no
         held = _Held(order, State.ACCEPTED if order.type in _STOPS else State.WORKING, time_ns=self._clock.now_ns())
-        held.after_ns = self._after_ns(order)
+        held.after_ns, held.met = self._after_ns(order), self._price(order.symbol, order.side)
         self._keep(held)
         self._live[order.client_order_id] = held
         fills = () if self._is_ended(held) else self._match_now(held)
@@ -234,7 +238,7 @@ class PaperVenue:
         pair = (_Held(stop, State.ACCEPTED, time_ns=now), _Held(limit, State.WORKING, time_ns=now))
         pair[0].sibling, pair[1].sibling = limit.client_order_id, stop.client_order_id
         for held in pair:
-            held.after_ns = self._after_ns(held.order)
+            held.after_ns, held.met = self._after_ns(held.order), self._price(held.order.symbol, held.order.side)
             self._keep(held)
             self._live[held.order.client_order_id] = held
         is_ended = [self._is_ended(held) for held in pair]
@@ -368,7 +372,7 @@ class PaperVenue:
         for held in waiting:
             if held.order.client_order_id in self._live:
                 price = ask if held.order.side is Side.BUY else bid
-                for fill in self._match(held, None, BarRange(price, price, price), placed_in_bar=False):
+                for fill in self._match(held, None, BarRange(price, price, price)):
                     self._publish(fill)
 
     def _price(self, symbol: str, side: Side) -> Decimal | None:
@@ -439,11 +443,12 @@ class PaperVenue:
         stops = [leg.stop_price for leg in legs] + [o.stop_loss for o in entered if o.side.sign * held > 0]
         if any(stop is not None and (stop >= level if is_long else stop <= level) for stop in stops):
             return
-        takes = [
-            leg.price for leg in legs if leg.type not in _STOPS and self._filled_in.get(leg.parent_id or "") != own_ns
-        ]
-        if any(t is not None and (prices.open >= t if is_long else prices.open <= t) for t in takes):
-            return
+        takes = [(leg.parent_id or "", leg.price) for leg in legs if leg.type not in _STOPS]
+        takes += [(o.client_order_id, o.take_profit) for o in entered if o.side.sign * held > 0]
+        for entry, take in takes:
+            seen, is_taken = self._seen(entry, own_ns, prices)
+            if take is not None and is_taken and (seen.open >= take if is_long else seen.open <= take):
+                return
         price = min(prices.open, level) if is_long else max(prices.open, level)
         self._book_forced(instrument, Side.SELL if is_long else Side.BUY, quantity, price, bar, margin)
 
@@ -520,7 +525,7 @@ class PaperVenue:
             limit = held.order.price
             is_market = held.order.type is OrderType.MARKET or limit is None
             if is_market or (last <= limit if held.order.side is Side.BUY else last >= limit):  # type: ignore[operator]
-                return self._filled(held, last, self._clock.now_ns(), None)
+                return self._fill(held, last, self._clock.now_ns(), None)
         held.has_rested = True
         if held.order.time_in_force is not TimeInForce.GTC and held.order.type is OrderType.LIMIT:
             self._end(held, State.EXPIRED)
@@ -530,17 +535,30 @@ class PaperVenue:
         """Return what a completed bar fills of an order. In mode `bar` a leg meets no bar before that of its
         entry's execution, and the first legs are live in that one only if it is fed again: they came within it."""
         if self._mode == "last":
-            return self._match(held, bar, prices, placed_in_bar=bar.time_ns < held.time_ns)
+            if bar.time_ns < held.time_ns and held.met is not None:  # it came inside the bar
+                prices = after_entry(prices, held.met)
+            return self._match(held, bar, prices)
         order, parent = held.order, held.order.parent_id or ""
-        is_protective = order.role in _PROTECTIVE
-        filled_in = self._filled_in.get(parent, 0) if is_protective else 0
-        if bar.time_ns < filled_in:
+        if order.role not in _PROTECTIVE:
+            return self._match(held, bar, prices)
+        if bar.time_ns < self._filled_in.get(parent, 0):
             return ()
-        is_own = filled_in == bar.time_ns
-        limit = self._limits.get(parent)
-        is_late = parent in self._late_takes or (limit is not None and limit != prices.open)
-        is_first = is_own and order.attempt % TARGET_ATTEMPTS == 0
-        return self._match(held, bar, prices, placed_in_bar=is_first, takes=not (is_own and is_late))
+        seen, takes = self._seen(parent, bar.time_ns, prices)
+        return self._match(held, bar, seen, takes=takes)
+
+    def _seen(self, entry: str, time_ns: int, prices: BarRange[Decimal]) -> tuple[BarRange[Decimal], bool]:
+        """Return the bar of `time_ns` as the protections of an entry meet it, and whether it may fill their take
+        profit: in the entry's own bar they meet its price, and a limit that filled inside it takes no profit."""
+        filled = self._filled.get(entry)
+        if filled is None or self._filled_in.get(entry) != time_ns:
+            return prices, True
+        price = match_resting(filled, prices)
+        if price is None and filled.type is OrderType.STOP_LIMIT:  # it had triggered in a bar before
+            filled = Resting(filled.side, OrderType.LIMIT, filled.price)
+            price = match_resting(filled, prices)
+        if price is None:
+            return prices, True
+        return after_entry(prices, price), filled.type is not OrderType.LIMIT or price == prices.open
 
     def _catch_up(self, held: _Held) -> tuple[Fill, ...]:
         """Match a protection against the bars since it was wanted, when only our own latency brought it later: one of
@@ -584,19 +602,19 @@ class PaperVenue:
         )
 
     def _match(
-        self, held: _Held, bar: Bar | None, prices: BarRange[Decimal], *, placed_in_bar: bool, takes: bool = True
+        self, held: _Held, bar: Bar | None, prices: BarRange[Decimal], *, takes: bool = True
     ) -> tuple[Fill, ...]:
         """Return what a bar (None: a trade or quote) fills of an order, or of the OCO it belongs to. IOC and FOK end
-        when they do not fill."""
+        when they do not fill. A protection rests when its entry fills, and makes."""
         stamp = bar.time_ns if self._mode == "bar" and bar is not None else self._clock.now_ns()
         other = self._live.get(held.sibling) if held.sibling else None
         if other is not None:
             stop, limit = (held, other) if held.order.type in _STOPS else (other, held)
-            hit = match_oco(stop.resting, limit.resting, prices, placed_in_bar=placed_in_bar, takes=takes)
+            hit = match_oco(stop.resting, limit.resting, prices, takes=takes)
             if hit is None:
-                self._note_trigger(stop, prices, placed_in_bar)
+                self._note_trigger(stop, prices)
                 return ()
-            return self._filled(stop if hit[0] is Leg.STOP else limit, hit[1], stamp, bar)
+            return self._fill(stop if hit[0] is Leg.STOP else limit, hit[1], stamp, bar)
         if held.is_at_once:
             fills = self._at_once(held, match_market(prices), stamp, bar)
             if not fills:
@@ -605,18 +623,14 @@ class PaperVenue:
         if not takes and held.order.role is Role.TAKE_PROFIT:
             held.has_rested = True
             return ()
-        price = match_resting(held.resting, prices, placed_in_bar=placed_in_bar)
+        price = match_resting(held.resting, prices)
         if price is not None:
-            held.has_rested |= placed_in_bar or price != prices.open
-            if price != prices.open and held.resting.type is OrderType.LIMIT:
-                self._late_takes[held.order.client_order_id] = None
-                while len(self._late_takes) > _KEPT_ORDERS:
-                    self._late_takes.popitem(last=False)
-            fills = self._filled(held, price, stamp, bar)
+            held.has_rested |= held.order.role in _PROTECTIVE or price != prices.open
+            fills = self._fill(held, price, stamp, bar)
             if not fills:
                 self._queue.put(self._report(held))
             return fills
-        self._note_trigger(held, prices, placed_in_bar)
+        self._note_trigger(held, prices)
         held.has_rested = True
         if held.order.time_in_force is not TimeInForce.GTC and held.order.type is OrderType.LIMIT:
             self._end(held, State.EXPIRED)
@@ -629,17 +643,17 @@ class PaperVenue:
         order = held.order
         assert order.price is not None, "it has a limit"
         if is_accepted(self._slipped(held, price, bar), order.price, order.side.sign):
-            return self._filled(held, price, time_ns, bar)
+            return self._fill(held, price, time_ns, bar)
         held.code = Code.SLIPPAGE_GUARD.value
         self._end(held, State.EXPIRED)
         return ()
 
-    def _note_trigger(self, held: _Held, prices: BarRange[Decimal], placed_in_bar: bool) -> None:
+    def _note_trigger(self, held: _Held, prices: BarRange[Decimal]) -> None:
         if held.order.type is OrderType.STOP_LIMIT and not held.has_triggered:
-            held.has_triggered = is_triggered(held.resting, prices, placed_in_bar=placed_in_bar)
+            held.has_triggered = is_triggered(held.resting, prices)
             held.state = State.WORKING if held.has_triggered else held.state
 
-    def _filled(self, held: _Held, price: Decimal, time_ns: int, bar: Bar | None) -> tuple[Fill, ...]:
+    def _fill(self, held: _Held, price: Decimal, time_ns: int, bar: Bar | None) -> tuple[Fill, ...]:
         """Fill an order whole at the price of the fill rule, with the slippage and the fee of a taker or a maker; a buy
         that costs more than is free expires. `bar` None: a trade, a quote or the last price fills it."""
         order, instrument = held.order, self._instruments[held.order.symbol]
@@ -675,11 +689,12 @@ class PaperVenue:
         )
         held.filled = order.quantity
         self._book(fill)
-        self._filled_in[order.client_order_id] = time_ns
+        self._filled_in[order.client_order_id], self._filled[order.client_order_id] = time_ns, held.resting
         if order.role is Role.EXIT:
             self._closed_in[order.symbol, order.instance] = time_ns
-        while len(self._filled_in) > _KEPT_ORDERS:
-            self._filled_in.popitem(last=False)
+        for known in (self._filled_in, self._filled):
+            while len(known) > _KEPT_ORDERS:
+                known.popitem(last=False)
         self._end(held, State.FILLED, time_ns)
         if held.sibling and (other := self._live.get(held.sibling)):
             self._end(other, State.EXPIRED, time_ns)

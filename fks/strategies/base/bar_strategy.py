@@ -385,7 +385,8 @@ class Context:
             if not (bar.low <= down or bar.high >= up):
                 kept.append((number, target, part))
                 continue
-            price = _closed_at(bar, down, up, side, has_open=self.bars_held > 0)
+            met = bar.open if self.bars_held > 0 else self.entry_price
+            price = _closed_at(bar, down, up, side, met)
             self._left(price, part / self._paid)
             self._paid -= part
             after = None if rule is None else rule.after_target
@@ -576,15 +577,16 @@ def _plan_columns(
     return {"targets": tuple(pairs), "break_even_after": after, "break_even_risk": risk}
 
 
-def _closed_at(bar: Any, down: float, up: float, side: int, *, has_open: bool) -> float:
+def _closed_at(bar: Any, down: float, up: float, side: int, met: float) -> float:
     """Return the price at which the protections of a position on `side` close it in a bar that reaches one of them:
-    those below and above the market. Of both the stop, unless the open is beyond the take profit."""
+    those below and above the market. Of both the stop, unless `met`, the first price that they meet, is beyond the take
+    profit alone."""
     stop, profit = (down, up) if side > 0 else (up, down)
     is_stopped = bar.low <= down if side > 0 else bar.high >= up
-    is_through = has_open and (bar.open - profit) * side >= 0
-    if is_stopped and not is_through:
-        return bar.open if has_open and (stop - bar.open) * side >= 0 else stop
-    return bar.open if is_through else profit
+    is_met_stopped, is_through = (stop - met) * side >= 0, (met - profit) * side >= 0
+    if is_stopped and (is_met_stopped or not is_through):
+        return met if is_met_stopped else stop
+    return met if is_through else profit
 
 
 def _bar_type(names: tuple[str, ...]) -> Any:

@@ -14,7 +14,17 @@ from enum import StrEnum
 
 import numpy as np
 
-from fks.matching import BarRange, CostModel, Leg, Resting, after_entry, match_oco, match_resting
+from fks.matching import (
+    BarRange,
+    CostModel,
+    Leg,
+    Resting,
+    after_entry,
+    match_oco,
+    match_resting,
+    match_take_profit,
+    rests_as_limit,
+)
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument, money
 from fks.model.order import OrderType, Side
@@ -72,14 +82,14 @@ def value(entry: UnmadeEntry, bars: Bars, costs: CostModel, instrument: Instrume
     opened = _opened(entry, bars, first)
     if opened is None:
         return Valued(Ending.UNFILLED)
-    index, price, is_maker, takes = opened
+    index, price, is_maker, is_late = opened
     met = price
     if not is_maker:
         price = _slipped(costs, entry.side, price, bars, index, instrument, entry.limit)
     left = len(bars)
     if entry.left_ns is not None:
         left = max(int(np.searchsorted(bars.time_ns, entry.left_ns)), index)
-    at, exit_price, ending = _left(entry, bars, index, left, met=met, takes=takes)
+    at, exit_price, ending = _left(entry, bars, index, left, met=met, is_late=is_late)
     leaves_as_maker = ending is Ending.TAKE_PROFIT
     if ending in (Ending.STOP_LOSS, Ending.EXIT):
         exit_price = _slipped(costs, entry.side.opposite, exit_price, bars, at, instrument)
@@ -95,10 +105,10 @@ def value(entry: UnmadeEntry, bars: Bars, costs: CostModel, instrument: Instrume
 
 
 def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> tuple[int, Decimal, bool, bool] | None:
-    """Return the bar and the price of the entry's fill, whether it makes, and whether its take profit may fill in that
-    bar: not after a limit order that fills inside it, as the price may have been there before."""
+    """Return the bar and the price of the entry's fill, whether it makes, and whether it is a limit that fills inside
+    the bar, so that of its prices only the close surely came later."""
     if entry.type is OrderType.MARKET:
-        return first, _range(bars, first).open, False, True
+        return first, _range(bars, first).open, False, False
     end = len(bars) if entry.until_ns is None else int(np.searchsorted(bars.time_ns, entry.until_ns))
     order, is_buy = Resting(entry.side, entry.type, entry.limit, entry.stop), entry.side is Side.BUY
     arrived = first
@@ -108,14 +118,15 @@ def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> tuple[int, Decimal, b
             return None
         price = match_resting(order, _range(bars, at))
         if price is not None:
-            return at, price, False, True
+            has_rested = rests_as_limit(order, _range(bars, at))
+            return at, price, has_rested, has_rested
         order, arrived, first = Resting(entry.side, OrderType.LIMIT, entry.limit), at, at + 1
     at = _touch(bars, first, end, entry.limit if is_buy else None, None if is_buy else entry.limit)
     price = None if at is None else match_resting(order, _range(bars, at))
     if at is None or price is None:
         return None
     is_inside = price != _range(bars, at).open
-    return at, price, at > arrived or is_inside, not is_inside
+    return at, price, at > arrived or is_inside, is_inside
 
 
 def _slipped(
@@ -133,35 +144,36 @@ def _slipped(
 
 
 def _left(
-    entry: UnmadeEntry, bars: Bars, index: int, left: int, *, met: Decimal, takes: bool
+    entry: UnmadeEntry, bars: Bars, index: int, left: int, *, met: Decimal, is_late: bool
 ) -> tuple[int, Decimal, Ending]:
     """Return the bar, the price and the cause of the end of a position that was opened in bar `index` at `met`, before
-    slippage; the decision to leave fills in bar `left` (the number of bars: there was none). `takes`: bar `index` may
-    fill the take profit."""
+    slippage; the decision to leave fills in bar `left` (the number of bars: there was none). `is_late`: the entry was a
+    limit that filled inside that bar."""
     side, is_long = entry.side.opposite, entry.side is Side.BUY
-    second = min(index + 1, left)
-    for start, end, take in ((index, second, entry.take_profit if takes else None), (second, left, entry.take_profit)):
-        at = _touch(bars, start, end, *((entry.stop_loss, take) if is_long else (take, entry.stop_loss)))
-        if at is not None:
-            stop = None if entry.stop_loss is None else Resting(side, OrderType.STOP, stop=entry.stop_loss)
-            limit = None if take is None else Resting(side, OrderType.LIMIT, price=take)
-            bar = after_entry(_range(bars, at), met) if at == index else _range(bars, at)
-            leg, price = _hit(stop, limit, bar)
-            return at, price, Ending.STOP_LOSS if leg is Leg.STOP else Ending.TAKE_PROFIT
+    stop = None if entry.stop_loss is None else Resting(side, OrderType.STOP, stop=entry.stop_loss)
+    limit = None if entry.take_profit is None else Resting(side, OrderType.LIMIT, price=entry.take_profit)
+    levels = (entry.stop_loss, entry.take_profit) if is_long else (entry.take_profit, entry.stop_loss)
+    hit = _hit(stop, limit, after_entry(_range(bars, index), met), is_late=is_late) if index < left else None
+    at = index if hit is not None else _touch(bars, index + 1, left, *levels)
+    if at is not None:
+        hit = hit or _hit(stop, limit, _range(bars, at), is_late=False)
+        assert hit is not None, "a touched protection fills"
+        return at, hit[1], Ending.STOP_LOSS if hit[0] is Leg.STOP else Ending.TAKE_PROFIT
     if left < len(bars):
         return left, _range(bars, left).open, Ending.EXIT
     return len(bars) - 1, Decimal(repr(float(bars.close[-1]))), Ending.OPEN
 
 
-def _hit(stop: Resting[Decimal] | None, limit: Resting[Decimal] | None, bar: BarRange[Decimal]) -> tuple[Leg, Decimal]:
+def _hit(
+    stop: Resting[Decimal] | None, limit: Resting[Decimal] | None, bar: BarRange[Decimal], *, is_late: bool
+) -> tuple[Leg, Decimal] | None:
     if stop is not None and limit is not None:
-        hit = match_oco(stop, limit, bar)
-    else:
-        only = stop or limit
-        price = None if only is None else match_resting(only, bar)
-        hit = None if price is None else (Leg.STOP if stop else Leg.LIMIT, price)
-    assert hit is not None, "a touched protection fills"
-    return hit
+        return match_oco(stop, limit, bar, is_late=is_late)
+    if stop is not None:
+        price = match_resting(stop, bar)
+        return None if price is None else (Leg.STOP, price)
+    price = None if limit is None else match_take_profit(limit, bar, is_late=is_late)
+    return None if price is None else (Leg.LIMIT, price)
 
 
 def _touch(bars: Bars, start: int, end: int, down: Decimal | None, up: Decimal | None) -> int | None:
@@ -176,4 +188,4 @@ def _touch(bars: Bars, start: int, end: int, down: Decimal | None, up: Decimal |
 
 
 def _range(bars: Bars, index: int) -> BarRange[Decimal]:
-    return BarRange(*(Decimal(repr(float(column[index]))) for column in (bars.open, bars.high, bars.low)))
+    return BarRange(*(Decimal(repr(float(column[index]))) for column in (bars.open, bars.high, bars.low, bars.close)))

@@ -70,8 +70,8 @@ from fks.model.bar import Floats, Ints
 (
     GUARD_SINCE,  # the bar that the first entry of the protection filled in
     GUARD_MET,  # the price at which it filled, before slippage
-    GUARD_TAKES,  # the bar from which on the limit of the protection may fill
-    GUARD_UNCLEAR,  # 1: its entry was a stop that filled inside its bar
+    GUARD_LATE,  # 1: it was a limit that filled inside its bar
+    GUARD_UNCLEAR,  # 1: it was a stop that triggered inside its bar
     GUARD_NEWEST,  # the bar that a further entry filled in
     LEGS,  # of the protection: one for each of its entries
     FIRST_AT,  # how many of the others come before the first entry's leg, where all of them fill
@@ -94,16 +94,18 @@ DECIDED, ORDERS_FILL_WIDTH = FILL_WIDTH, FILL_WIDTH + 1
 BOUGHT, PART, PART_BEFORE, LEG_DECIDED, LEG_WIDTH = range(5)
 
 
-def reach_entry(side: int, limit: int, stop: int, open_: int, high: int, low: int) -> tuple[bool, int, bool]:
-    """Return whether an entry's order fills in a bar, at which price, and whether its stop has triggered. `stop`: NONE
-    for a limit order, and for a stop-limit that has triggered."""
+def reach_entry(
+    side: int, limit: int, stop: int, open_: int, high: int, low: int, close: int
+) -> tuple[bool, int, bool]:
+    """Return whether an entry's order fills in a bar, at which price, and whether its stop has triggered there beyond
+    its limit, so that it rests as a limit. `stop`: NONE for a limit order, and for a stop-limit that does."""
     if stop == NONE:
         is_hit, ticks = reach_down(limit, open_, low) if side > 0 else reach_up(limit, open_, high)
         return is_hit, ticks, False
     is_hit, ticks = reach_up(stop, open_, high) if side > 0 else reach_down(stop, open_, low)
     if is_hit and limit != NONE and not is_accepted(ticks, limit, side):
-        return False, ticks, True
-    return is_hit, ticks, is_hit
+        return is_accepted(close, limit, side), limit, True
+    return is_hit, ticks, False
 
 
 def place_legs(
@@ -116,7 +118,7 @@ def place_legs(
     stop: int,
     limit: int,
     trail: int,
-    takes_since: int,
+    is_late: bool,
     is_entry_unclear: bool,
     decided: int,
     lots: int,
@@ -151,7 +153,7 @@ def place_legs(
     state[GUARD_STOP] = stop
     state[GUARD_LIMIT] = limit
     state[GUARD_TRAIL] = trail
-    state[GUARD_TAKES] = takes_since
+    state[GUARD_LATE] = 1 if is_late else 0
     state[GUARD_UNCLEAR] = 1 if is_entry_unclear else 0
     state[GUARD_NEWEST] = -1
     state[LEGS] = 1
@@ -188,17 +190,18 @@ def fill_waiting(
     open_: int,
     high: int,
     low: int,
+    close: int,
 ) -> None:
     """Match the entry's order that rests with a bar, and place its protection when it fills."""
     side, limit, stop = state[WAITING], state[WAITING_LIMIT], state[WAITING_STOP]
-    is_hit, ticks, has_triggered = reach_entry(side, limit, stop, open_, high, low)
+    is_hit, ticks, has_rested = reach_entry(side, limit, stop, open_, high, low, close)
     if not is_hit:
-        if has_triggered:
+        if has_rested:
             state[WAITING_STOP] = NONE
         return
     state[WAITING] = 0
     decided, lots, number = state[WAITING_DECIDED], state[WAITING_LOTS], state[FILLS]
-    is_limit, is_inside = stop == NONE, ticks != open_
+    is_limit, is_inside = stop == NONE or has_rested, ticks != open_ or has_rested
     is_maker = is_limit and (is_inside or bar > decided + 1)
     is_more = state[ENTRIES] > 0
     book(state, fills, trades, rules, bar, side, lots, ticks, high - low, ENTRY_ROLE, is_maker, limit, is_more)
@@ -207,16 +210,14 @@ def fill_waiting(
     fills[number, DECIDED] = decided
     state[ENTRIES] += 1
     stop_loss, take_profit, trail = state[WAITING_STOP_LOSS], state[WAITING_TAKE_PROFIT], state[WAITING_TRAIL]
-    takes_since = bar + 1 if is_limit and is_inside else bar
-    is_unclear = is_inside and not is_limit
-    levels = (stop_loss, take_profit, trail, takes_since, is_unclear)
-    if (
-        place_legs(state, legs, rules, bar, ticks, side, *levels, decided, lots)
-        and takes_since > bar
-        and take_profit != NONE
-    ):
+    is_late = is_limit and is_inside
+    is_unclear = stop != NONE and (stop - open_) * side > 0
+    levels = (stop_loss, take_profit, trail, is_late, is_unclear)
+    is_new = place_legs(state, legs, rules, bar, ticks, side, *levels, decided, lots)
+    if is_new and is_late and take_profit != NONE:
         is_taken = high >= take_profit if side > 0 else low <= take_profit
-        state[UNCLEAR] += 1 if is_taken else 0
+        is_shown = close >= take_profit if side > 0 else close <= take_profit
+        state[UNCLEAR] += 1 if is_taken and not is_shown else 0
 
 
 def fill_legs(
@@ -235,9 +236,11 @@ def fill_legs(
     """Fill the protection when a bar reaches it, each entry's leg apart, as one trade; else move its stop by the close,
     or to `move` (NaN: it stays). In the bar in which the first entry filled they meet its price, not the open."""
     stop, limit, sells = state[GUARD_STOP], state[GUARD_LIMIT], state[GUARD_SELLS] == 1
-    is_own, takes = bar == state[GUARD_SINCE], bar >= state[GUARD_TAKES]
-    met = state[GUARD_MET] if is_own else open_
-    leg, ticks, has_both = leg_hit(stop, limit, sells, takes, met, high, low)
+    is_own = bar == state[GUARD_SINCE]
+    met, best = state[GUARD_MET] if is_own else open_, high if sells else low
+    if is_own and state[GUARD_LATE] == 1:
+        best = close
+    leg, ticks, has_both = leg_hit(stop, limit, sells, met, best, high, low)
     if leg == 0:
         if stop != NONE:
             state[GUARD_STOP] = nearer_stop(stop, sells, state[GUARD_TRAIL], move, close, rules)
@@ -268,15 +271,16 @@ def fill_legs(
 
 
 def close_by_force(
-    state: Ints, fills: Ints, trades: Ints, rules: KernelRules, bar: int, open_: int, high: int, low: int
+    state: Ints, fills: Ints, trades: Ints, rules: KernelRules, bar: int, open_: int, high: int, low: int, close: int
 ) -> bool:
     """Close all that is held by force when a bar reaches that price first; an entry's order that rests ends with it.
     Return whether it did."""
-    stop, limit, takes, met = NONE, NONE, True, open_
+    stop, limit, met, best = NONE, NONE, open_, high if state[POSITION] > 0 else low
     if state[GUARD] != 0:
-        stop, limit, takes = state[GUARD_STOP], state[GUARD_LIMIT], bar >= state[GUARD_TAKES]
-        met = state[GUARD_MET] if bar == state[GUARD_SINCE] else open_
-    is_forced, ticks, is_open = liquidates(state, stop, limit, takes, met, open_, high, low)
+        stop, limit = state[GUARD_STOP], state[GUARD_LIMIT]
+        if bar == state[GUARD_SINCE]:
+            met, best = state[GUARD_MET], close if state[GUARD_LATE] == 1 else best
+    is_forced, ticks, is_open = liquidates(state, stop, limit, met, best, open_, high, low)
     if not is_forced:
         return False
     state[UNCLEAR] += 1 if is_open else 0
@@ -344,15 +348,16 @@ def make_walk(version: int) -> Callable[..., int]:
                 return bar
             if state[WAITING] != 0 or state[GUARD] != 0 or state[LIQUIDATION] != NONE:
                 cash, filled = state[CASH], state[FILLS]
+                ohlc = (open_[bar], high[bar], low[bar], close[bar])
                 if state[WAITING] != 0:
-                    fill_waiting(state, fills, trades, denied, legs, rules, bar, open_[bar], high[bar], low[bar])
+                    fill_waiting(state, fills, trades, denied, legs, rules, bar, *ohlc)
                 is_over = False
                 if state[LIQUIDATION] != NONE and state[STATUS] == DONE:
-                    is_over = close_by_force(state, fills, trades, rules, bar, open_[bar], high[bar], low[bar])
+                    is_over = close_by_force(state, fills, trades, rules, bar, *ohlc)
                 if state[GUARD] != 0 and not is_over:
                     is_moved = len(moves) > 0 and (target[bar] > 0.0) == (state[GUARD_SELLS] == 1)
                     move = moves[bar] if is_moved else np.nan
-                    fill_legs(state, fills, trades, legs, rules, bar, open_[bar], high[bar], low[bar], close[bar], move)
+                    fill_legs(state, fills, trades, legs, rules, bar, *ohlc, move)
                 if tracks_loss and state[FILLS] != filled:
                     cut(state, rules, start_worth, start_cash, lowest, cash)
                     lowest = FAR
@@ -457,7 +462,7 @@ def make_walk(version: int) -> Callable[..., int]:
                     if not deny_unpaid(state, denied, bar, side, lots):
                         fills[number, DECIDED] = bar
                         state[ENTRIES] = entries + 1
-                        levels = (stop, limit, trail, bar + 1, False)
+                        levels = (stop, limit, trail, False, False)
                         place_legs(state, legs, rules, bar + 1, open_[bar + 1], side, *levels, bar, lots)
             if state[STATUS] != DONE:
                 return bar

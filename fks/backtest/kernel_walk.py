@@ -910,25 +910,25 @@ def enter(
         state[GUARD_TRAIL] = trail
 
 
-def leg_hit(stop: int, limit: int, sells: bool, takes: bool, met: int, high: int, low: int) -> tuple[int, int, bool]:
+def leg_hit(stop: int, limit: int, sells: bool, met: int, best: int, high: int, low: int) -> tuple[int, int, bool]:
     """Return which leg of a protection fills in a bar (0 none, 1 the stop, 2 the limit), at which price, and whether
     the bar does not show which came first. `met`: the first price that it meets, in its entry's bar that of the entry;
-    `takes`: the bar may fill the limit at all."""
+    `best`: the best price for the limit, which is the close where that alone surely came after the entry."""
     is_stopped, is_taken, is_through, is_met_stopped = False, False, False, False
     at_stop, at_limit = stop, limit
     if sells:
         if stop != NONE:
             is_stopped, at_stop = reach_down(stop, met, low)
             is_met_stopped = met <= stop
-        if limit != NONE and takes:
-            is_taken, at_limit = reach_up(limit, met, high)
+        if limit != NONE:
+            is_taken, at_limit = reach_up(limit, met, best)
             is_through = met >= limit
     else:
         if stop != NONE:
             is_stopped, at_stop = reach_up(stop, met, high)
             is_met_stopped = met >= stop
-        if limit != NONE and takes:
-            is_taken, at_limit = reach_down(limit, met, low)
+        if limit != NONE:
+            is_taken, at_limit = reach_down(limit, met, best)
             is_through = met <= limit
     leg = pair_leg(is_stopped, is_taken, is_met_stopped, is_through)
     ticks = at_stop if leg == 1 else at_limit
@@ -936,11 +936,11 @@ def leg_hit(stop: int, limit: int, sells: bool, takes: bool, met: int, high: int
 
 
 def liquidates(
-    state: Ints, stop: int, limit: int, takes: bool, met: int, open_: int, high: int, low: int
+    state: Ints, stop: int, limit: int, met: int, best: int, open_: int, high: int, low: int
 ) -> tuple[bool, int, bool]:
     """Return whether a bar closes the position by force before a leg of its protection fills, at which price, and
     whether the bar does not show that the limit did not fill first. At the open: the price is the open, and a limit
-    that is reached by the first price that it meets (`met`) comes first."""
+    that is reached by the first price that it meets comes first. `met`, `best`: as in `leg_hit`."""
     level, sells = state[LIQUIDATION], state[POSITION] > 0
     if level == NONE:
         return False, 0, False
@@ -948,11 +948,11 @@ def liquidates(
     is_behind_stop = stop != NONE and (stop >= level if sells else stop <= level)
     if not is_hit or is_behind_stop:
         return False, 0, False
-    if limit == NONE or not takes:
+    if limit == NONE:
         return True, ticks, False
     if met >= limit if sells else met <= limit:
         return False, 0, False
-    return True, ticks, high >= limit if sells else low <= limit
+    return True, ticks, best >= limit if sells else best <= limit
 
 
 def liquidate(state: Ints, fills: Ints, trades: Ints, rules: KernelRules, bar: int, ticks: int, span: int) -> None:
@@ -975,13 +975,14 @@ def protect(
     """Fill the resting protection when `bar` reaches it, or close the position by force. Its entry filled at an open,
     so that it meets the open in each bar."""
     sells, stop, limit = state[GUARD_SELLS] == 1, state[GUARD_STOP], state[GUARD_LIMIT]
+    best = high if sells else low
     if rules.has_margin:
-        is_forced, at, is_open = liquidates(state, stop, limit, True, open_, open_, high, low)
+        is_forced, at, is_open = liquidates(state, stop, limit, open_, best, open_, high, low)
         if is_forced:
             state[UNCLEAR] += 1 if is_open else 0
             liquidate(state, fills, trades, rules, bar, at, high - low)
             return
-    leg, ticks, has_both = leg_hit(stop, limit, sells, True, open_, high, low)
+    leg, ticks, has_both = leg_hit(stop, limit, sells, open_, best, high, low)
     if leg == 0:
         return
     state[GUARD] = 0

@@ -45,10 +45,11 @@ from fks.matching import (
     Resting,
     after_entry,
     behind,
-    is_triggered,
     match_market,
     match_oco,
     match_resting,
+    match_take_profit,
+    rests_as_limit,
 )
 from fks.matching.costs import Fee
 from fks.matching.margin import Margin, MarginTerms, liquidation_ticks
@@ -102,10 +103,10 @@ class _Planned:
 
 @dataclass(slots=True)
 class _Protection:
-    """The SL and TP that guard a position, in ticks, from the bar at index `since` (where its entry filled) on; the TP
-    from `take_since` on. `met`: the price at which it filled, before slippage. `parts`: the quantity that the legs of
-    each entry cover, oldest entry first (`_parts`); `bought`: the quantity that these entries bought. With `trail` the
-    stop follows the closes; it is that of the bar `scan_from`."""
+    """The SL and TP that guard a position, in ticks, from the bar at index `since` (where its entry filled) on. `met`:
+    the price at which it filled, before slippage. `parts`: the quantity that the legs of each entry cover, oldest entry
+    first (`_parts`); `bought`: the quantity that these entries bought. With `trail` the stop follows the closes; it is
+    that of the bar `scan_from`."""
 
     parts: list[Decimal]
     bought: list[Decimal]
@@ -115,9 +116,9 @@ class _Protection:
     met: int
     stop: int | None
     limit: int | None
-    take_since: int
     scan_from: int
-    is_entry_unclear: bool = False  # a stop entry filled inside its bar: whether the SL came before is not known
+    is_entry_late: bool = False  # a limit filled inside its bar: whether the TP came before is not known
+    is_entry_unclear: bool = False  # a stop triggered inside its bar: whether the SL came before is not known
     trail: int | None = None
     newest: int = -1  # the bar that a further entry filled in
     parts_before: list[Decimal] = field(default_factory=list)  # what the legs of the entries before that one cover
@@ -134,6 +135,10 @@ class _Protection:
         """Return bar `index` as the protection meets it: from the entry's price on in the bar that filled the first
         entry. A further one enters at the market, so that its legs meet the open as the others."""
         return after_entry(bar, self.met) if index == self.since else bar
+
+    def is_late(self, index: int) -> bool:
+        """Return whether of the prices of bar `index` only the close surely came after the entry, for the TP."""
+        return self.is_entry_late and index == self.since
 
 
 @dataclass(slots=True)
@@ -253,7 +258,7 @@ class _Book:
         return guard.trail is not None or (is_moved and guard.stop is not None)
 
     def range(self, index: int) -> BarRange[int]:
-        return BarRange(int(self.open[index]), int(self.high[index]), int(self.low[index]))
+        return BarRange(*(int(column[index]) for column in (self.open, self.high, self.low, self.close)))
 
 
 class FinerBars:
@@ -270,7 +275,7 @@ class FinerBars:
         low, high = (int(place) for place in np.searchsorted(times, [start, end]))
         if (high - low) * TIMEFRAMES[self._finer.timeframe] * NS != end - start:
             return []
-        columns = (column[low:high].tolist() for column in (ticks.open, ticks.high, ticks.low))
+        columns = (column[low:high].tolist() for column in (ticks.open, ticks.high, ticks.low, ticks.close))
         return [BarRange(*row) for row in zip(*columns, strict=True)]
 
 
@@ -629,7 +634,7 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: in
         book.deny(index, side, expired.code.value, denial_text(expired))
         return True
     if _enters(book, index + 1, side, entry.quantity, match_market(bar), index):
-        _protect(book, index + 1, match_market(bar), side, stop, limit, trail, plan, take_since=index + 1)
+        _protect(book, index + 1, match_market(bar), side, stop, limit, trail, plan)
     return True
 
 
@@ -670,7 +675,7 @@ def _protect(
     trail: int | None,
     plan: ParentPlan | None,
     *,
-    take_since: int,
+    is_late: bool = False,
     is_unclear: bool = False,
 ) -> None:
     """Place the protections of an entry that filled in bar `index` at `met`, before slippage, over what is held."""
@@ -689,7 +694,7 @@ def _protect(
     if (stop is not None or limit is not None) and guarded >= max(instrument.qty_min, instrument.lot_step):
         decided = book.decided[-1:]
         book.protection = _Protection(
-            [guarded], [guarded], decided, side.opposite, index, met, stop, limit, take_since, index, is_unclear, trail
+            [guarded], [guarded], decided, side.opposite, index, met, stop, limit, index, is_late, is_unclear, trail
         )
         if plan is not None:
             book.protection.planned = _planned(book, plan, side.sign)
@@ -833,11 +838,12 @@ def _liquidate(book: _Book, index: int) -> bool:
     if guard is not None:
         if guard.stop is not None and (guard.stop >= book.liquidation if is_long else guard.stop <= book.liquidation):
             return False
-        if guard.limit is not None and index >= guard.take_since:
-            met = guard.seen(bar, index).open
+        if guard.limit is not None:
+            met, best = guard.seen(bar, index).open, bar.high if is_long else bar.low
+            best = bar.close if guard.is_late(index) else best
             if met >= guard.limit if is_long else met <= guard.limit:
                 return False
-            book.unclear += bar.high >= guard.limit if is_long else bar.low <= guard.limit
+            book.unclear += best >= guard.limit if is_long else best <= guard.limit
     ticks = min(bar.open, book.liquidation) if is_long else max(bar.open, book.liquidation)
     book.waiting = book.protection = None
     quantity = exit_quantity(book.position, book.setup.instrument)
@@ -878,10 +884,11 @@ def _resolve_protection(book: _Book, through: int) -> None:
 
 def _hit(book: _Book, guard: _Protection, index: int) -> tuple[tuple[Leg, int] | None, bool]:
     """Return what fills of a protection in bar `index`, and whether that is unclear."""
-    hit = _match(guard, guard.seen(book.range(index), index), takes=index >= guard.take_since)
+    hit = _match(guard, guard.seen(book.range(index), index), is_late=guard.is_late(index))
     if hit is None or hit[0] is not Leg.STOP or not _is_unclear(book, guard, index):
         return hit, False
-    found = None if guard.is_entry_unclear and index == guard.since else _within(book, guard, index, None)
+    is_read = index == guard.since and (guard.is_entry_unclear or guard.is_entry_late)  # by `_resolve_entry_bar`
+    found = None if is_read else _within(book, guard, index, None)
     if found is None or found.hit is None:
         return hit, found is None or found.is_unclear
     return found.hit, found.is_unclear
@@ -922,8 +929,9 @@ def _resolve_entry_bar(book: _Book, guard: _Protection, index: int, entry: Resti
     bar, is_long = book.range(index), guard.side is Side.SELL
     is_taken = guard.limit is not None and (bar.high >= guard.limit if is_long else bar.low <= guard.limit)
     is_stopped = guard.stop is not None and (bar.low <= guard.stop if is_long else bar.high >= guard.stop)
-    is_late = guard.take_since > index
-    if not ((is_late and is_taken) or (guard.is_entry_unclear and is_stopped)):
+    is_shown = guard.limit is not None and (bar.close >= guard.limit if is_long else bar.close <= guard.limit)
+    is_late = guard.is_entry_late and is_taken and not is_shown
+    if not (is_late or (is_stopped and (guard.is_entry_unclear or (guard.is_entry_late and is_shown)))):
         return
     if guard.planned is not None and guard.planned.limits:
         book.unclear += is_late  # pairs of several targets are read by the pessimistic rule
@@ -933,7 +941,7 @@ def _resolve_entry_bar(book: _Book, guard: _Protection, index: int, entry: Resti
         book.unclear += is_late  # of a stop entry it is counted when its stop loss fills
         return
     book.unclear += found.is_unclear
-    guard.take_since, guard.scan_from, guard.is_entry_unclear = index + 1, index + 1, False
+    guard.scan_from, guard.is_entry_late, guard.is_entry_unclear = index + 1, False, False
     guard.stop = int(_stops(book, guard, index, index + 1)[-1]) if book.follows(guard) else guard.stop
     if found.hit is None:
         _move_target(book, guard, index)
@@ -976,24 +984,24 @@ def _within(book: _Book, guard: _Protection, index: int, entry: Resting[int] | N
     is_long, is_unclear_now = guard.side is Side.SELL, False
     has_entered = entry is None
     for number, bar in enumerate(rows):
-        met, takes = guard.met if entry is None and number == 0 and index == guard.since else bar.open, True
+        met, is_late = guard.met if entry is None and number == 0 and index == guard.since else bar.open, False
         is_taken = guard.limit is not None and (bar.high >= guard.limit if is_long else bar.low <= guard.limit)
         is_stopped = guard.stop is not None and (bar.low <= guard.stop if is_long else bar.high >= guard.stop)
         if not has_entered and entry is not None:
             price = match_resting(entry, bar)
             if price is None:
-                if entry.type is OrderType.STOP_LIMIT and is_triggered(entry, bar):
+                if rests_as_limit(entry, bar):
                     entry = Resting(entry.side, OrderType.LIMIT, entry.price)
                 continue
             has_entered, met = True, min(price, guard.met) if is_long else max(price, guard.met)
-            takes = not (entry.type is OrderType.LIMIT and price != bar.open)
-            is_unclear_now = (is_taken and not takes) or (
-                is_stopped and entry.type is not OrderType.LIMIT and price != bar.open
-            )
-        hit = _match(guard, after_entry(bar, met), takes=takes)
+            is_late, is_inside = _comes_inside(entry, bar, price)
+            is_shown = guard.limit is not None and (bar.close >= guard.limit if is_long else bar.close <= guard.limit)
+            is_unclear_now = (is_taken and is_late and not is_shown) or (is_stopped and is_inside)
+            is_taken &= not is_late or is_shown
+        hit = _match(guard, after_entry(bar, met), is_late=is_late)
         if hit is not None:
             is_met_stopped = guard.stop is not None and (met <= guard.stop if is_long else met >= guard.stop)
-            both = is_unclear(is_stopped, is_taken and takes, is_met_stopped, hit[0] is Leg.LIMIT)
+            both = is_unclear(is_stopped, is_taken, is_met_stopped, hit[0] is Leg.LIMIT)
             return _Within(hit, is_unclear_now or both)
     return _Within(None, is_unclear_now) if has_entered and entry is not None else None
 
@@ -1002,10 +1010,11 @@ def _is_unclear(book: _Book, guard: _Protection, index: int) -> bool:
     """Return whether bar `index`, in which a stop loss filled, does not show that nothing better came before."""
     if guard.is_entry_unclear and index == guard.since:
         return True
-    if guard.stop is None or guard.limit is None or index < guard.take_since:
+    if guard.stop is None or guard.limit is None:
         return False
     bar, is_long = guard.seen(book.range(index), index), guard.side is Side.SELL
-    is_taken = bar.high >= guard.limit if is_long else bar.low <= guard.limit
+    best = bar.close if guard.is_late(index) else bar.high if is_long else bar.low
+    is_taken = best >= guard.limit if is_long else best <= guard.limit
     is_met_stopped = bar.open <= guard.stop if is_long else bar.open >= guard.stop
     return is_unclear(True, is_taken, is_met_stopped, False)
 
@@ -1028,11 +1037,11 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
         waiting.at, bar = index + 1, book.range(index)
         price = match_resting(order, bar)
         if price is None:
-            waiting.has_triggered |= is_triggered(order, bar)
+            waiting.has_triggered |= rests_as_limit(order, bar)
             continue
         book.waiting = None
-        is_limit, is_inside = order.type is OrderType.LIMIT, price != bar.open
-        is_maker = is_limit and (is_inside or index > waiting.since)
+        is_late, is_unclear_entry = _comes_inside(order, bar, price)
+        is_maker = is_late or (order.type is OrderType.LIMIT and index > waiting.since)
         if not _enters(
             book, index, side, waiting.quantity, price, waiting.decided, limit=order.price, is_maker=is_maker
         ):
@@ -1046,13 +1055,22 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
             waiting.take_profit,
             waiting.trail,
             waiting.plan,
-            take_since=index + (is_limit and is_inside),
-            is_unclear=is_inside and not is_limit,
+            is_late=is_late,
+            is_unclear=is_unclear_entry,
         )
-        if book.protection is not None and book.protection.since == index and is_inside:
+        if book.protection is not None and book.protection.since == index and (is_late or is_unclear_entry):
             _resolve_entry_bar(book, book.protection, index, order)
         return
     waiting.at = max(waiting.at, through + 1)
+
+
+def _comes_inside(order: Resting[int], bar: BarRange[int], price: int) -> tuple[bool, bool]:
+    """Return whether an entry's order that filled in `bar` was a limit that filled inside it, and whether it was a stop
+    that triggered inside it."""
+    if order.type is OrderType.LIMIT:
+        return price != bar.open, False
+    assert order.stop is not None, "it is a stop"
+    return rests_as_limit(order, bar), (order.stop - bar.open) * order.side.sign > 0
 
 
 def _end_waiting(book: _Book, through: int) -> None:
@@ -1093,13 +1111,13 @@ def _first_reached(book: _Book, guard: _Protection, through: int) -> int | None:
     is_long = guard.side is Side.SELL
     if book.follows(guard):
         return _first_followed(book, guard, through)
-    if guard.take_since > guard.scan_from:
-        down, up = (guard.stop, None) if is_long else (None, guard.stop)
-        found = _first_reach(book, guard.scan_from, min(through, guard.take_since - 1), down, up)
-        if found is not None:
-            return found
+    start = guard.scan_from
+    if guard.is_late(start) and start <= through:
+        if _match(guard, guard.seen(book.range(start), start), is_late=True) is not None:
+            return start
+        start += 1
     down, up = (guard.stop, guard.limit) if is_long else (guard.limit, guard.stop)
-    return _first_reach(book, max(guard.take_since, guard.scan_from), through, down, up)
+    return _first_reach(book, start, through, down, up)
 
 
 def _first_followed(book: _Book, guard: _Protection, through: int) -> int | None:
@@ -1113,7 +1131,8 @@ def _first_followed(book: _Book, guard: _Protection, through: int) -> int | None
         touched = low <= stops[:-1] if is_long else high >= stops[:-1]
         if guard.limit is not None:
             taken = high >= guard.limit if is_long else low <= guard.limit
-            taken[: max(guard.take_since - start, 0)] = False
+            if guard.is_late(start):
+                taken[0] = book.close[start] >= guard.limit if is_long else book.close[start] <= guard.limit
             touched = touched | taken
         place = int(touched.argmax())
         guard.scan_from, guard.stop = (start + place, int(stops[place])) if touched[place] else (end, int(stops[-1]))
@@ -1161,16 +1180,16 @@ def _first_reach(book: _Book, start: int, through: int, down: int | None, up: in
     return None
 
 
-def _match(guard: _Protection, bar: BarRange[int], *, takes: bool) -> tuple[Leg, int] | None:
+def _match(guard: _Protection, bar: BarRange[int], *, is_late: bool) -> tuple[Leg, int] | None:
     stop = None if guard.stop is None else Resting(guard.side, OrderType.STOP, stop=guard.stop)
-    limit = None if guard.limit is None or not takes else Resting(guard.side, OrderType.LIMIT, price=guard.limit)
+    limit = None if guard.limit is None else Resting(guard.side, OrderType.LIMIT, price=guard.limit)
     if stop is not None and limit is not None:
-        return match_oco(stop, limit, bar)
-    only = stop or limit
-    if only is None:
-        return None
-    price = match_resting(only, bar)
-    return None if price is None else (Leg.STOP if stop else Leg.LIMIT, price)
+        return match_oco(stop, limit, bar, is_late=is_late)
+    if stop is not None:
+        price = match_resting(stop, bar)
+        return None if price is None else (Leg.STOP, price)
+    price = None if limit is None else match_take_profit(limit, bar, is_late=is_late)
+    return None if price is None else (Leg.LIMIT, price)
 
 
 def _enters(

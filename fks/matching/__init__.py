@@ -15,11 +15,13 @@ time.
    own price in its bar; those of the entries before meet the open.
 4. An OCO pair (stop loss and take profit) hit on both sides in one bar: the stop wins, unless the first price that the
    pair meets is already through the take profit, and not through the stop as well.
-   An entry by a limit order that filled inside a bar, not at its open: its take profit is not looked at in that bar, as
-   the price may have been there before. Its stop loss is. Of a stop order both are. This is the pessimistic reading of
-   a bar; how often it decided is counted.
+   An entry by a limit order that filled inside a bar, not at its open: of that bar its take profit fills only where the
+   close is at or beyond it, at its price, as the price may have been there before. Its stop loss is looked at. Of a
+   stop order both are. This is the pessimistic reading of a bar; how often it decided is counted.
+   A stop-limit that is triggered at a price beyond its limit rests as a limit from then on. It fills in the bar of the
+   trigger where the close is at its limit or better, at the limit, as a limit that filled inside the bar.
 5. A fill makes or takes. Market and stop orders take. A limit order makes, unless it fills at the open of the first bar
-   that it meets: then it was marketable when it came, and takes. A stop-limit takes in the bar that triggers it.
+   that it meets: then it was marketable when it came, and takes. A stop-limit that fills at its trigger takes.
 6. Slippage (`Slippage`): a taker's price is worse than the rule's by whole ticks, by basis points of that price or by a
    share of the range (high less low) of the bar it fills in, rounded up to whole ticks. A limit is never exceeded, and
    a maker has no slippage. The bar's range does not bound it.
@@ -41,10 +43,10 @@ time.
 11. A buy that is paid for, not held on margin, fills for no more than the cash that no other order holds back, its fee
    included; else it ends without a fill (`BALANCE`).
 
-API: `BarRange`, `Resting`, `after_entry`, `match_market`, `match_resting`, `match_oco`, `is_triggered` (stop-limits),
-`behind`, `collar`, `is_accepted`, `CostModel.fee` and `Slippage.apply`. Prices are `int` ticks or `Decimal`, never
-float: the rule only compares and returns them, so both give the same answer. `range_of(bar)` makes Decimals of a float
-bar's shortest decimals; the backtest uses ticks.
+API: `BarRange`, `Resting`, `after_entry`, `match_market`, `match_resting`, `match_take_profit`, `match_oco`,
+`rests_as_limit` (stop-limits), `behind`, `collar`, `is_accepted`, `CostModel.fee` and `Slippage.apply`. Prices are
+`int` ticks or `Decimal`, never float: the rule only compares and returns them, so both give the same answer.
+`range_of(bar)` makes Decimals of a float bar's shortest decimals; the backtest uses ticks.
 """
 
 from fks.matching.costs import Borrow, Commission, CostModel, Fee, Slippage
@@ -56,11 +58,12 @@ from fks.matching.rule import (
     behind,
     collar,
     is_accepted,
-    is_triggered,
     match_market,
     match_oco,
     match_resting,
+    match_take_profit,
     range_of,
+    rests_as_limit,
 )
 
 __all__ = [
@@ -76,9 +79,10 @@ __all__ = [
     "behind",
     "collar",
     "is_accepted",
-    "is_triggered",
     "match_market",
     "match_oco",
     "match_resting",
+    "match_take_profit",
     "range_of",
+    "rests_as_limit",
 ]

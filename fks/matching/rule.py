@@ -29,6 +29,7 @@ class BarRange(Generic[Price]):
     open: Price
     high: Price
     low: Price
+    close: Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Leg(StrEnum):
 
 def range_of(bar: Bar) -> BarRange[Decimal]:
     """Return a float bar's prices as the shortest decimals of them."""
-    return BarRange(Decimal(repr(bar.open)), Decimal(repr(bar.high)), Decimal(repr(bar.low)))
+    return BarRange(*(Decimal(repr(price)) for price in (bar.open, bar.high, bar.low, bar.close)))
 
 
 def match_market(bar: BarRange[Price]) -> Price:
@@ -138,7 +139,7 @@ def is_unclear(is_stopped: bool, is_taken: bool, is_met_stopped: bool, is_throug
 def after_entry(bar: BarRange[Price], price: Price) -> BarRange[Price]:
     """Return a bar as the protections of an entry meet it that filled in it at `price`, before slippage: they came with
     that price, so that it is the first one of the bar for them, and not the open."""
-    return BarRange(price, bar.high, bar.low)
+    return BarRange(price, bar.high, bar.low, bar.close)
 
 
 def _stop_price(order: Resting[Price], bar: BarRange[Price]) -> Price | None:
@@ -161,39 +162,48 @@ def _limit_price(order: Resting[Price], bar: BarRange[Price]) -> Price | None:
     return price if is_hit else None
 
 
-def is_triggered(order: Resting[Price], bar: BarRange[Price]) -> bool:
-    """Return whether a stop or stop-limit order's stop is reached in `bar`. A stop-limit that is triggered and does not
-    fill in the same bar rests as a plain limit from the next bar on; the caller keeps that fact."""
-    return _stop_price(order, bar) is not None
+def rests_as_limit(order: Resting[Price], bar: BarRange[Price]) -> bool:
+    """Return whether a stop-limit is triggered in `bar` at a price that its limit does not accept: it rests as a plain
+    limit from then on. Where it does not fill in that bar, the caller keeps the fact."""
+    if order.type is not OrderType.STOP_LIMIT or order.price is None:
+        return False
+    trigger = _stop_price(order, bar)
+    return trigger is not None and not is_accepted(trigger, order.price, order.side.sign)
 
 
 def match_resting(order: Resting[Price], bar: BarRange[Price]) -> Price | None:
     """Return the price at which a resting order fills in `bar`, or None. Call it when the bar is complete, and with
     `after_entry` for a protection whose entry filled in it.
 
-    A stop-limit fills in the bar that triggers it only at a trigger price its limit accepts (later prices are unknown).
+    A stop-limit fills in the bar that triggers it at the trigger price, if its limit accepts that; else at its limit,
+    if the close shows that the price came back to it.
     """
     if order.type is OrderType.MARKET:
         return bar.open
     if order.type is OrderType.STOP:
         return _stop_price(order, bar)
-    if order.type is OrderType.STOP_LIMIT:
-        trigger = _stop_price(order, bar)
-        if trigger is None or order.price is None:
-            return None
-        return trigger if is_accepted(trigger, order.price, order.side.sign) else None
-    return _limit_price(order, bar)
+    if order.type is not OrderType.STOP_LIMIT:
+        return _limit_price(order, bar)
+    if order.price is None or not rests_as_limit(order, bar):
+        return _stop_price(order, bar)
+    return order.price if is_accepted(bar.close, order.price, order.side.sign) else None
+
+
+def match_take_profit(limit: Resting[Price], bar: BarRange[Price], *, is_late: bool) -> Price | None:
+    """Return the price at which a take profit fills in `bar`, or None. `is_late`: its entry was a limit that filled
+    inside the bar, of whose prices only the close surely came later."""
+    return match_resting(limit, BarRange(bar.open, bar.close, bar.close, bar.close) if is_late else bar)
 
 
 def match_oco(
-    stop: Resting[Price], limit: Resting[Price], bar: BarRange[Price], *, takes: bool = True
+    stop: Resting[Price], limit: Resting[Price], bar: BarRange[Price], *, is_late: bool = False
 ) -> tuple[Leg, Price] | None:
     """Return which leg of an OCO pair fills in `bar` and its price, or None. Both hit: the stop wins, unless the first
-    price that the pair meets is already through the limit alone. `takes`: the bar may fill the limit at all. The bar is
-    that of `match_resting`."""
+    price that the pair meets is already through the limit alone. The bar is that of `match_resting`, `is_late` as in
+    `match_take_profit`."""
     at_stop = match_resting(stop, bar)
-    at_limit = match_resting(limit, bar) if takes else None
-    first = BarRange(bar.open, bar.open, bar.open)
+    at_limit = match_take_profit(limit, bar, is_late=is_late)
+    first = BarRange(bar.open, bar.open, bar.open, bar.open)
     is_met_stopped = match_resting(stop, first) is not None
     is_through = match_resting(limit, first) is not None
     leg = pair_leg(at_stop is not None, at_limit is not None, is_met_stopped, is_through)

@@ -26,11 +26,12 @@ from fks.matching import (
     Resting,
     after_entry,
     is_accepted,
-    is_triggered,
     match_market,
     match_oco,
     match_resting,
+    match_take_profit,
     range_of,
+    rests_as_limit,
 )
 from fks.matching.margin import Margin
 from fks.model import ids
@@ -88,7 +89,6 @@ class _Held:
     @property
     def resting(self) -> Resting[Decimal]:
         kind = OrderType.LIMIT if self.has_triggered else self.order.type
-        kind = OrderType.MARKET if self.is_at_once else kind
         return Resting(self.order.side, kind, self.order.price, self.order.stop_price)
 
 
@@ -355,7 +355,7 @@ class PaperVenue:
         if at_ns >= self._priced_ns.get(symbol, 0):
             self._last[symbol], self._priced_ns[symbol] = price, at_ns
             self._quotes.pop(symbol, None)
-            self._close_by_force(symbol, BarRange(price, price, price))
+            self._close_by_force(symbol, BarRange(price, price, price, price))
 
     def on_quote(self, symbol: str, bid: Decimal, ask: Decimal, *, at_ns: int) -> None:
         """Match resting orders with a quote, or with a trade (`bid` = `ask`): buys meet the ask, sells the bid (mode
@@ -367,12 +367,12 @@ class PaperVenue:
             self._last[symbol], self._priced_ns[symbol] = (bid + ask) / 2, at_ns
             self._quotes[symbol] = (bid, ask)
             price = bid if self.position(symbol) > 0 else ask
-            self._close_by_force(symbol, BarRange(price, price, price))
+            self._close_by_force(symbol, BarRange(price, price, price, price))
         waiting = [h for h in self._live.values() if h.order.symbol == symbol and h.time_ns <= at_ns]
         for held in waiting:
             if held.order.client_order_id in self._live:
                 price = ask if held.order.side is Side.BUY else bid
-                for fill in self._match(held, None, BarRange(price, price, price)):
+                for fill in self._match(held, None, BarRange(price, price, price, price)):
                     self._publish(fill)
 
     def _price(self, symbol: str, side: Side) -> Decimal | None:
@@ -431,7 +431,7 @@ class PaperVenue:
             close = Decimal(
                 repr(bar.close)
             )  # of the rest of the bar it is not known whether it came before the position
-            prices = BarRange(close, close, close)
+            prices = BarRange(close, close, close, close)
         if (cash := self._cash_beside(symbol, instrument.quote)) is None:
             return
         level = margin.liquidation_price(held, cash, instrument)
@@ -446,8 +446,8 @@ class PaperVenue:
         takes = [(leg.parent_id or "", leg.price) for leg in legs if leg.type not in _STOPS]
         takes += [(o.client_order_id, o.take_profit) for o in entered if o.side.sign * held > 0]
         for entry, take in takes:
-            seen, is_taken = self._seen(entry, own_ns, prices)
-            if take is not None and is_taken and (seen.open >= take if is_long else seen.open <= take):
+            seen, _ = self._seen(entry, own_ns, prices)
+            if take is not None and (seen.open >= take if is_long else seen.open <= take):
                 return
         price = min(prices.open, level) if is_long else max(prices.open, level)
         self._book_forced(instrument, Side.SELL if is_long else Side.BUY, quantity, price, bar, margin)
@@ -543,22 +543,23 @@ class PaperVenue:
             return self._match(held, bar, prices)
         if bar.time_ns < self._filled_in.get(parent, 0):
             return ()
-        seen, takes = self._seen(parent, bar.time_ns, prices)
-        return self._match(held, bar, seen, takes=takes)
+        seen, is_late = self._seen(parent, bar.time_ns, prices)
+        return self._match(held, bar, seen, is_late=is_late)
 
     def _seen(self, entry: str, time_ns: int, prices: BarRange[Decimal]) -> tuple[BarRange[Decimal], bool]:
-        """Return the bar of `time_ns` as the protections of an entry meet it, and whether it may fill their take
-        profit: in the entry's own bar they meet its price, and a limit that filled inside it takes no profit."""
+        """Return the bar of `time_ns` as the protections of an entry meet it, and whether the entry was a limit that
+        filled inside it: of such a bar only the close surely came later."""
         filled = self._filled.get(entry)
         if filled is None or self._filled_in.get(entry) != time_ns:
-            return prices, True
+            return prices, False
+        has_rested = rests_as_limit(filled, prices)
         price = match_resting(filled, prices)
         if price is None and filled.type is OrderType.STOP_LIMIT:  # it had triggered in a bar before
             filled = Resting(filled.side, OrderType.LIMIT, filled.price)
             price = match_resting(filled, prices)
         if price is None:
-            return prices, True
-        return after_entry(prices, price), filled.type is not OrderType.LIMIT or price == prices.open
+            return prices, False
+        return after_entry(prices, price), has_rested or (filled.type is OrderType.LIMIT and price != prices.open)
 
     def _catch_up(self, held: _Held) -> tuple[Fill, ...]:
         """Match a protection against the bars since it was wanted, when only our own latency brought it later: one of
@@ -602,7 +603,7 @@ class PaperVenue:
         )
 
     def _match(
-        self, held: _Held, bar: Bar | None, prices: BarRange[Decimal], *, takes: bool = True
+        self, held: _Held, bar: Bar | None, prices: BarRange[Decimal], *, is_late: bool = False
     ) -> tuple[Fill, ...]:
         """Return what a bar (None: a trade or quote) fills of an order, or of the OCO it belongs to. IOC and FOK end
         when they do not fill. A protection rests when its entry fills, and makes."""
@@ -610,7 +611,7 @@ class PaperVenue:
         other = self._live.get(held.sibling) if held.sibling else None
         if other is not None:
             stop, limit = (held, other) if held.order.type in _STOPS else (other, held)
-            hit = match_oco(stop.resting, limit.resting, prices, takes=takes)
+            hit = match_oco(stop.resting, limit.resting, prices, is_late=is_late)
             if hit is None:
                 self._note_trigger(stop, prices)
                 return ()
@@ -620,12 +621,13 @@ class PaperVenue:
             if not fills:
                 self._queue.put(self._report(held))
             return fills
-        if not takes and held.order.role is Role.TAKE_PROFIT:
-            held.has_rested = True
-            return ()
-        price = match_resting(held.resting, prices)
+        resting, role = held.resting, held.order.role
+        is_take = role is Role.TAKE_PROFIT
+        price = match_take_profit(resting, prices, is_late=is_late) if is_take else match_resting(resting, prices)
         if price is not None:
-            held.has_rested |= held.order.role in _PROTECTIVE or price != prices.open
+            self._note_trigger(held, prices)
+            held.has_rested |= role in _PROTECTIVE or price != prices.open or held.has_triggered
+            self._filled[held.order.client_order_id] = resting
             fills = self._fill(held, price, stamp, bar)
             if not fills:
                 self._queue.put(self._report(held))
@@ -650,7 +652,7 @@ class PaperVenue:
 
     def _note_trigger(self, held: _Held, prices: BarRange[Decimal]) -> None:
         if held.order.type is OrderType.STOP_LIMIT and not held.has_triggered:
-            held.has_triggered = is_triggered(held.resting, prices)
+            held.has_triggered = rests_as_limit(held.resting, prices)
             held.state = State.WORKING if held.has_triggered else held.state
 
     def _fill(self, held: _Held, price: Decimal, time_ns: int, bar: Bar | None) -> tuple[Fill, ...]:
@@ -689,7 +691,7 @@ class PaperVenue:
         )
         held.filled = order.quantity
         self._book(fill)
-        self._filled_in[order.client_order_id], self._filled[order.client_order_id] = time_ns, held.resting
+        self._filled_in[order.client_order_id] = time_ns
         if order.role is Role.EXIT:
             self._closed_in[order.symbol, order.instance] = time_ns
         for known in (self._filled_in, self._filled):

@@ -372,12 +372,13 @@ class Context:
     def _close_parts(self, bar: Any, *, is_late: bool) -> bool:
         """Close the parts of the position whose protections a bar reaches; return whether nothing is left.
 
-        `is_late`: the bar's best price came before the entry."""
+        `is_late`: of the bar's prices only the close surely came after the entry."""
         side, stop, left, kept = self.position, self.stop_loss, self._paid, []
         is_moved, rule = False, self._break_even
         last = self._parts[-1][0]
         for number, target, share in self._parts:
-            part, profit = left if number == last else min(share, left), _NAN if is_late else target
+            part = left if number == last else min(share, left)
+            profit = _NAN if is_late and (bar.close - target) * side < 0 else target
             left -= part
             if part < _LEAST:
                 continue
@@ -444,19 +445,19 @@ class BarStrategy(Strategy):
                 ctx._left(bar.open)
             if before:
                 side = 1 if before > 0 else -1
-                is_late = False  # a limit filled inside this bar: its take profit counts from the next one on
+                is_late = False  # a limit filled inside this bar: only its close surely came later
                 if ctx.is_waiting:
                     order = ctx._order
                     assert order is not None, "an order waits"
                     ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price, ctx.stop_loss = 0, 0, 0, _NAN, _NAN
-                    is_limit = order.is_triggered
-                    price = order.reach(bar.open, bar.high, bar.low)
+                    had_rested = order.is_limit
+                    price = order.reach(bar.open, bar.high, bar.low, bar.close)
                     if price is not None:
                         ctx.is_waiting = False
                         ctx._open(side, price)
                         profit, trail, risk = ctx._parts[0][1], ctx._trail, ctx._risk
                         follows = trail == trail or risk == risk
-                        is_late = is_limit and price != bar.open
+                        is_late = order.is_limit and (price != bar.open or not had_rested)
                     elif ctx._life and ctx.index >= start + ctx._life:
                         ctx.is_waiting, ctx.is_expired, ctx._wanted = False, True, 0.0
                 elif ctx.position != side:  # what was ordered on the bar before fills at this one's open
@@ -472,7 +473,7 @@ class BarStrategy(Strategy):
                         paid = ctx._paid + ctx._share
                         ctx.entry_price = paid / (ctx._paid / ctx.entry_price + ctx._share / bar.open)
                         ctx.entries, ctx._paid, ctx._entered = ctx.entries + 1, paid, ctx._entered + ctx._share
-                target_profit = _NAN if is_late else profit
+                target_profit = _NAN if is_late and (bar.close - profit) * side < 0 else profit
                 stop = ctx.stop_loss
                 down, up = (stop, target_profit) if before > 0 else (target_profit, stop)
                 if ctx.position and (bar.low <= down or bar.high >= up):

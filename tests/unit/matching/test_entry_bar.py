@@ -77,6 +77,18 @@ CASES = {
     "stop-limit, its trigger is beyond the stop": Case(
         (102, 105, 99, 105), 103, (SL, 103), sl=104, limit=106, stop=103
     ),
+    "limit, the close is beyond its target": Case((100, 105, 98, 105), 99, (TP, 101), tp=101, limit=99),
+    "limit, the close is its target": Case((100, 105, 98, 101), 99, (TP, 101), tp=101, limit=99),
+    "limit, only the high is beyond its target": Case((100, 105, 98, 100), 99, None, tp=101, limit=99),
+    "limit, the close is beyond its target, and its stop": Case(
+        (100, 105, 94, 105), 99, (SL, 95), sl=95, tp=101, limit=99
+    ),
+    "stop-limit, its limit is better than its stop": Case((100, 112, 94, 95), 105, None, limit=105, stop=110),
+    "stop-limit, its limit is better, and its stop": Case(
+        (100, 112, 94, 95), 105, (SL, 96), sl=96, limit=105, stop=110
+    ),
+    "stop-limit, the open is beyond its limit": Case((112, 114, 100, 104), 106, None, tp=113, limit=106, stop=103),
+    "stop-limit, the open is its limit": Case((105, 112, 104, 105), 105, None, tp=109, limit=105, stop=110),
 }
 BOTH = pytest.mark.parametrize("is_short", [False, True])
 
@@ -105,6 +117,7 @@ def test_protection_meets_the_price_of_its_entry(case: Case, engine: Any, is_sho
     assert result.engine.name == engine
     wanted = [(Role.ENTRY, case.price), *([] if case.exit is None else [case.exit])]
     assert [(fill.role, float(fill.price)) for fill in result.fills] == wanted
+    assert [fill.time_ns for fill in result.fills] == [bars.time_ns[1]] * len(wanted)
 
 
 @BOTH
@@ -144,7 +157,8 @@ async def test_paper_on_bars_fills_legs_by_the_same_rule(case: Case, is_short: b
     if case.sl is not None and case.tp is not None:
         answers = await venue.submit_oco(*(replace(leg, group_id="g") for leg in (stop, limit)))
     else:
-        answers = (await venue.submit(stop if case.tp is None else limit),)
+        wanted = [leg for leg, level in ((stop, case.sl), (limit, case.tp)) if level is not None]
+        answers = tuple([await venue.submit(leg) for leg in wanted])
     roles = {stop.client_order_id: SL, limit.client_order_id: TP}
     found = [(roles[f.client_order_id or ""], float(f.price)) for answer in answers for f in answer.fills]
     assert found == ([] if case.exit is None else [case.exit])

@@ -18,11 +18,12 @@ from fks.matching import (
     after_entry,
     collar,
     is_accepted,
-    is_triggered,
     match_market,
     match_oco,
     match_resting,
+    match_take_profit,
     range_of,
+    rests_as_limit,
 )
 from fks.model.bar import Bar
 from fks.model.errors import BugError, InputError
@@ -50,7 +51,7 @@ def limit(side: Side, level: int) -> Resting[int]:
     return Resting(side, OrderType.LIMIT, price=level)
 
 
-BAR = BarRange(open=100, high=110, low=90)
+BAR = BarRange(open=100, high=110, low=90, close=102)
 
 
 def test_a_market_order_gets_the_open() -> None:
@@ -112,12 +113,12 @@ def test_a_pair_that_guards_a_long(stop_at: int, limit_at: int, met: int, outcom
 prices = st.integers(1, 200)
 
 
-@given(prices, prices, prices, prices, prices)
-def test_shorts_mirror_longs(a: int, b: int, c: int, stop_at: int, limit_at: int) -> None:
-    low, open_, high = sorted((a, b, c))
-    bar, mirror = BarRange(open_, high, low), BarRange(201 - open_, 201 - low, 201 - high)
-    long = match_oco(stop(Side.SELL, stop_at), limit(Side.SELL, limit_at), bar)
-    short = match_oco(stop(Side.BUY, 201 - stop_at), limit(Side.BUY, 201 - limit_at), mirror)
+@given(prices, prices, prices, prices, prices, prices, st.booleans())
+def test_shorts_mirror_longs(a: int, b: int, c: int, d: int, stop_at: int, limit_at: int, is_late: bool) -> None:
+    low, open_, close, high = sorted((a, b, c, d))
+    bar, mirror = BarRange(open_, high, low, close), BarRange(201 - open_, 201 - low, 201 - high, 201 - close)
+    long = match_oco(stop(Side.SELL, stop_at), limit(Side.SELL, limit_at), bar, is_late=is_late)
+    short = match_oco(stop(Side.BUY, 201 - stop_at), limit(Side.BUY, 201 - limit_at), mirror, is_late=is_late)
     assert (long is None) == (short is None)
     if long and short:
         assert (long[0], 201 - long[1]) == short
@@ -130,10 +131,10 @@ def test_no_fill_is_outside_the_bar_or_better_than_asked_for_a_stop(
     """`open_`: the first price that the order meets, the bar's open or the price of its entry."""
     low, open_, high = sorted((a, b, c))
     order = stop(side, level) if kind == "stop" else limit(side, level)
-    price = match_resting(order, BarRange(open_, high, low))
+    price = match_resting(order, BarRange(open_, high, low, open_))
     ticks = match_resting(
         Resting(side, order.type, *(None if v is None else Decimal(v) for v in (order.price, order.stop))),
-        BarRange(Decimal(open_), Decimal(high), Decimal(low)),
+        BarRange(Decimal(open_), Decimal(high), Decimal(low), Decimal(open_)),
     )
     assert (ticks is None) == (price is None)
     if price is not None:
@@ -144,13 +145,31 @@ def test_no_fill_is_outside_the_bar_or_better_than_asked_for_a_stop(
         assert kind == "limit" or (price - open_) * side.sign >= 0  # a stop brings no gain to an entry at that price
 
 
-def test_a_stop_limit_fills_when_it_triggers_at_a_price_its_limit_accepts() -> None:
-    good = Resting(Side.SELL, OrderType.STOP_LIMIT, price=94, stop=95)
-    gapped = Resting(Side.SELL, OrderType.STOP_LIMIT, price=104, stop=105)
-    assert match_resting(good, BAR) == 95
-    assert match_resting(gapped, BAR) is None
-    assert is_triggered(gapped, BAR)  # rests as a limit from the next bar on
-    assert not is_triggered(Resting(Side.SELL, OrderType.STOP_LIMIT, price=80, stop=85), BAR)
+@pytest.mark.parametrize(
+    ("stop_at", "limit_at", "close", "price", "rests"),
+    [
+        (95, 94, 102, 95, False),
+        (105, 104, 102, None, True),  # the open is beyond its limit, and the close as well
+        (105, 104, 104, 104, True),  # the close shows that the price came back
+        (105, 104, 107, 104, True),
+        (95, 97, 98, 97, True),  # its limit is better than its stop
+        (95, 97, 96, None, True),
+        (85, 80, 102, None, False),
+    ],
+)
+def test_stop_limit_fills_at_its_trigger_or_rests_as_a_limit(
+    stop_at: int, limit_at: int, close: int, price: int | None, rests: bool
+) -> None:
+    order, bar = Resting(Side.SELL, OrderType.STOP_LIMIT, price=limit_at, stop=stop_at), replace(BAR, close=close)
+    assert (match_resting(order, bar), rests_as_limit(order, bar)) == (price, rests)
+
+
+@pytest.mark.parametrize(("close", "outcome"), [(104, None), (105, (Leg.LIMIT, 105)), (108, (Leg.LIMIT, 105))])
+def test_of_a_late_entrys_bar_the_close_alone_may_take_profit(close: int, outcome: object) -> None:
+    bar = replace(after_entry(BAR, 95), close=close)
+    assert match_oco(stop(Side.SELL, 89), limit(Side.SELL, 105), bar, is_late=True) == outcome
+    assert match_take_profit(limit(Side.SELL, 105), bar, is_late=True) == (None if outcome is None else 105)
+    assert match_oco(stop(Side.SELL, 92), limit(Side.SELL, 105), bar, is_late=True) == (Leg.STOP, 92)
 
 
 def test_an_order_without_its_price_is_our_bug() -> None:
@@ -160,7 +179,7 @@ def test_an_order_without_its_price_is_our_bug() -> None:
 
 def test_bars_become_the_decimals_they_stand_for() -> None:
     bar = Bar("x", "X", "1m", 0, 0.1, 0.3, 0.07, 0.2, 1.0)
-    assert range_of(bar) == BarRange(Decimal("0.1"), Decimal("0.3"), Decimal("0.07"))
+    assert range_of(bar) == BarRange(*map(Decimal, ("0.1", "0.3", "0.07", "0.2")))
 
 
 @pytest.mark.parametrize(

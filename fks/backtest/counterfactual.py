@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,10 +21,10 @@ from fks.matching import (
     Leg,
     Resting,
     after_entry,
-    match_oco,
+    match_legs,
     match_resting,
-    match_take_profit,
     rests_as_limit,
+    stop_after_trigger,
 )
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument, money
@@ -82,14 +83,13 @@ def value(entry: UnmadeEntry, bars: Bars, costs: CostModel, instrument: Instrume
     opened = _opened(entry, bars, first)
     if opened is None:
         return Valued(Ending.UNFILLED)
-    index, price, is_maker, is_late = opened
-    met = price
+    index, price, is_maker = opened.bar, opened.price, opened.is_maker
     if not is_maker:
         price = _slipped(costs, entry.side, price, bars, index, instrument, entry.limit)
     left = len(bars)
     if entry.left_ns is not None:
         left = max(int(np.searchsorted(bars.time_ns, entry.left_ns)), index)
-    at, exit_price, ending = _left(entry, bars, index, left, met=met, is_late=is_late)
+    at, exit_price, ending = _left(entry, bars, opened, left)
     leaves_as_maker = ending is Ending.TAKE_PROFIT
     if ending in (Ending.STOP_LOSS, Ending.EXIT):
         exit_price = _slipped(costs, entry.side.opposite, exit_price, bars, at, instrument)
@@ -104,11 +104,21 @@ def value(entry: UnmadeEntry, bars: Bars, costs: CostModel, instrument: Instrume
     )
 
 
-def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> tuple[int, Decimal, bool, bool] | None:
-    """Return the bar and the price of the entry's fill, whether it makes, and whether it is a limit that fills inside
-    the bar, so that of its prices only the close surely came later."""
+class _Opened(NamedTuple):
+    """The fill of an entry: its bar, its price before slippage, and whether it makes. `is_late`: it was a limit that
+    filled inside the bar; `is_triggered_inside`: a stop that triggered there."""
+
+    bar: int
+    price: Decimal
+    is_maker: bool = False
+    is_late: bool = False
+    is_triggered_inside: bool = False
+
+
+def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> _Opened | None:
+    """Return the entry's fill, or None."""
     if entry.type is OrderType.MARKET:
-        return first, _range(bars, first).open, False, False
+        return _Opened(first, _range(bars, first).open)
     end = len(bars) if entry.until_ns is None else int(np.searchsorted(bars.time_ns, entry.until_ns))
     order, is_buy = Resting(entry.side, entry.type, entry.limit, entry.stop), entry.side is Side.BUY
     arrived = first
@@ -116,17 +126,17 @@ def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> tuple[int, Decimal, b
         at = _touch(bars, first, end, None if is_buy else entry.stop, entry.stop if is_buy else None)
         if at is None:
             return None
-        price = match_resting(order, _range(bars, at))
+        bar = _range(bars, at)
+        price, has_rested = match_resting(order, bar), rests_as_limit(order, bar)
         if price is not None:
-            has_rested = rests_as_limit(order, _range(bars, at))
-            return at, price, has_rested, has_rested
+            return _Opened(at, price, has_rested, has_rested, (entry.stop - bar.open) * entry.side.sign > 0)
         order, arrived, first = Resting(entry.side, OrderType.LIMIT, entry.limit), at, at + 1
     at = _touch(bars, first, end, entry.limit if is_buy else None, None if is_buy else entry.limit)
     price = None if at is None else match_resting(order, _range(bars, at))
     if at is None or price is None:
         return None
     is_inside = price != _range(bars, at).open
-    return at, price, at > arrived or is_inside, is_inside
+    return _Opened(at, price, at > arrived or is_inside, is_inside)
 
 
 def _slipped(
@@ -143,37 +153,26 @@ def _slipped(
     return costs.slippage.apply(side, price, bar.high - bar.low, instrument.tick, limit=limit)
 
 
-def _left(
-    entry: UnmadeEntry, bars: Bars, index: int, left: int, *, met: Decimal, is_late: bool
-) -> tuple[int, Decimal, Ending]:
-    """Return the bar, the price and the cause of the end of a position that was opened in bar `index` at `met`, before
-    slippage; the decision to leave fills in bar `left` (the number of bars: there was none). `is_late`: the entry was a
-    limit that filled inside that bar."""
-    side, is_long = entry.side.opposite, entry.side is Side.BUY
+def _left(entry: UnmadeEntry, bars: Bars, opened: _Opened, left: int) -> tuple[int, Decimal, Ending]:
+    """Return the bar, the price and the cause of the end of a position; the decision to leave fills in bar `left` (the
+    number of bars: there was none)."""
+    side, sign, is_long, index = entry.side.opposite, entry.side.sign, entry.side is Side.BUY, opened.bar
     stop = None if entry.stop_loss is None else Resting(side, OrderType.STOP, stop=entry.stop_loss)
     limit = None if entry.take_profit is None else Resting(side, OrderType.LIMIT, price=entry.take_profit)
     levels = (entry.stop_loss, entry.take_profit) if is_long else (entry.take_profit, entry.stop_loss)
-    hit = _hit(stop, limit, after_entry(_range(bars, index), met), is_late=is_late) if index < left else None
+    own, met, may_stop, hit = _range(bars, index), opened.price, True, None
+    if opened.is_triggered_inside and entry.stop_loss is not None:
+        may_stop, met = stop_after_trigger(entry.stop_loss, met, own.open, own.close, sign)
+    if index < left:
+        hit = match_legs(stop if may_stop else None, limit, after_entry(own, met), is_late=opened.is_late)
     at = index if hit is not None else _touch(bars, index + 1, left, *levels)
     if at is not None:
-        hit = hit or _hit(stop, limit, _range(bars, at), is_late=False)
+        hit = hit or match_legs(stop, limit, _range(bars, at))
         assert hit is not None, "a touched protection fills"
         return at, hit[1], Ending.STOP_LOSS if hit[0] is Leg.STOP else Ending.TAKE_PROFIT
     if left < len(bars):
         return left, _range(bars, left).open, Ending.EXIT
     return len(bars) - 1, Decimal(repr(float(bars.close[-1]))), Ending.OPEN
-
-
-def _hit(
-    stop: Resting[Decimal] | None, limit: Resting[Decimal] | None, bar: BarRange[Decimal], *, is_late: bool
-) -> tuple[Leg, Decimal] | None:
-    if stop is not None and limit is not None:
-        return match_oco(stop, limit, bar, is_late=is_late)
-    if stop is not None:
-        price = match_resting(stop, bar)
-        return None if price is None else (Leg.STOP, price)
-    price = None if limit is None else match_take_profit(limit, bar, is_late=is_late)
-    return None if price is None else (Leg.LIMIT, price)
 
 
 def _touch(bars: Bars, start: int, end: int, down: Decimal | None, up: Decimal | None) -> int | None:

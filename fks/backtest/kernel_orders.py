@@ -63,7 +63,7 @@ from fks.backtest.kernel_walk import (
     nearer_stop,
     pay_flow,
 )
-from fks.matching.rule import behind, is_accepted, reach_down, reach_up
+from fks.matching.rule import behind, is_accepted, is_open_behind, reach_down, reach_up, stop_after_trigger
 from fks.model.bar import Floats, Ints
 
 # fields of the state, after those of kernel_walk
@@ -214,7 +214,9 @@ def fill_waiting(
     is_unclear = stop != NONE and (stop - open_) * side > 0
     levels = (stop_loss, take_profit, trail, is_late, is_unclear)
     is_new = place_legs(state, legs, rules, bar, ticks, side, *levels, decided, lots)
-    if is_new and is_late and take_profit != NONE:
+    if is_new and is_unclear and stop_loss != NONE and is_open_behind(stop_loss, ticks, open_, side):
+        state[UNCLEAR] += 1
+    elif is_new and is_late and take_profit != NONE:
         is_taken = high >= take_profit if side > 0 else low <= take_profit
         is_shown = close >= take_profit if side > 0 else close <= take_profit
         state[UNCLEAR] += 1 if is_taken and not is_shown else 0
@@ -240,14 +242,20 @@ def fill_legs(
     met, best = state[GUARD_MET] if is_own else open_, high if sells else low
     if is_own and state[GUARD_LATE] == 1:
         best = close
-    leg, ticks, has_both = leg_hit(stop, limit, sells, met, best, high, low)
+    counted, is_unclear = stop, is_own and state[GUARD_UNCLEAR] == 1
+    if is_unclear and stop != NONE:
+        side = 1 if sells else -1
+        may_fill, first = stop_after_trigger(stop, met, open_, close, side)
+        is_unclear = not is_open_behind(stop, met, open_, side)  # else it is counted
+        counted, met = stop if may_fill else NONE, first
+    leg, ticks, has_both = leg_hit(counted, limit, sells, met, best, high, low)
     if leg == 0:
         if stop != NONE:
             state[GUARD_STOP] = nearer_stop(stop, sells, state[GUARD_TRAIL], move, close, rules)
             if abs(state[GUARD_STOP]) == FAR:
                 state[STATUS] = OVERFLOW
         return
-    if leg == 1 and (has_both or (is_own and state[GUARD_UNCLEAR] == 1)):
+    if leg == 1 and (has_both or is_unclear):
         state[UNCLEAR] += 1
     state[GUARD] = 0
     count, is_newest = state[LEGS], bar == state[GUARD_NEWEST]

@@ -45,15 +45,15 @@ from fks.matching import (
     Resting,
     after_entry,
     behind,
+    match_legs,
     match_market,
-    match_oco,
     match_resting,
-    match_take_profit,
     rests_as_limit,
+    stop_after_trigger,
 )
 from fks.matching.costs import Fee
 from fks.matching.margin import Margin, MarginTerms, liquidation_ticks
-from fks.matching.rule import is_unclear
+from fks.matching.rule import is_open_behind, is_unclear
 from fks.model.bar import Bars, ContractRoll, Floats, Ints
 from fks.model.codes import Code
 from fks.model.decimals import plain
@@ -139,6 +139,11 @@ class _Protection:
     def is_late(self, index: int) -> bool:
         """Return whether of the prices of bar `index` only the close surely came after the entry, for the TP."""
         return self.is_entry_late and index == self.since
+
+    def is_behind(self, bar: BarRange[int], index: int) -> bool:
+        """Return whether bar `index` opened beyond the SL, and then triggered the stop of the entry inside it."""
+        is_own = self.is_entry_unclear and index == self.since and self.stop is not None
+        return is_own and self.stop is not None and is_open_behind(self.stop, self.met, bar.open, self.sign)
 
 
 @dataclass(slots=True)
@@ -884,7 +889,7 @@ def _resolve_protection(book: _Book, through: int) -> None:
 
 def _hit(book: _Book, guard: _Protection, index: int) -> tuple[tuple[Leg, int] | None, bool]:
     """Return what fills of a protection in bar `index`, and whether that is unclear."""
-    hit = _match(guard, guard.seen(book.range(index), index), is_late=guard.is_late(index))
+    hit = _match(guard, book.range(index), index)
     if hit is None or hit[0] is not Leg.STOP or not _is_unclear(book, guard, index):
         return hit, False
     is_read = index == guard.since and (guard.is_entry_unclear or guard.is_entry_late)  # by `_resolve_entry_bar`
@@ -931,14 +936,15 @@ def _resolve_entry_bar(book: _Book, guard: _Protection, index: int, entry: Resti
     is_stopped = guard.stop is not None and (bar.low <= guard.stop if is_long else bar.high >= guard.stop)
     is_shown = guard.limit is not None and (bar.close >= guard.limit if is_long else bar.close <= guard.limit)
     is_late = guard.is_entry_late and is_taken and not is_shown
+    is_counted = is_late or guard.is_behind(bar, index)  # of another stop entry it is, when its stop loss fills
     if not (is_late or (is_stopped and (guard.is_entry_unclear or (guard.is_entry_late and is_shown)))):
         return
     if guard.planned is not None and guard.planned.limits:
-        book.unclear += is_late  # pairs of several targets are read by the pessimistic rule
+        book.unclear += is_counted  # pairs of several targets are read by the pessimistic rule
         return
     found = _within(book, guard, index, entry)
     if found is None:
-        book.unclear += is_late  # of a stop entry it is counted when its stop loss fills
+        book.unclear += is_counted
         return
     book.unclear += found.is_unclear
     guard.scan_from, guard.is_entry_late, guard.is_entry_unclear = index + 1, False, False
@@ -985,6 +991,7 @@ def _within(book: _Book, guard: _Protection, index: int, entry: Resting[int] | N
     has_entered = entry is None
     for number, bar in enumerate(rows):
         met, is_late = guard.met if entry is None and number == 0 and index == guard.since else bar.open, False
+        may_stop = True
         is_taken = guard.limit is not None and (bar.high >= guard.limit if is_long else bar.low <= guard.limit)
         is_stopped = guard.stop is not None and (bar.low <= guard.stop if is_long else bar.high >= guard.stop)
         if not has_entered and entry is not None:
@@ -998,7 +1005,9 @@ def _within(book: _Book, guard: _Protection, index: int, entry: Resting[int] | N
             is_shown = guard.limit is not None and (bar.close >= guard.limit if is_long else bar.close <= guard.limit)
             is_unclear_now = (is_taken and is_late and not is_shown) or (is_stopped and is_inside)
             is_taken &= not is_late or is_shown
-        hit = _match(guard, after_entry(bar, met), is_late=is_late)
+            if is_inside and guard.stop is not None:
+                may_stop, met = stop_after_trigger(guard.stop, met, bar.open, bar.close, guard.sign)
+        hit = _match_pair(guard, after_entry(bar, met), is_late=is_late, may_stop=may_stop)
         if hit is not None:
             is_met_stopped = guard.stop is not None and (met <= guard.stop if is_long else met >= guard.stop)
             both = is_unclear(is_stopped, is_taken, is_met_stopped, hit[0] is Leg.LIMIT)
@@ -1009,7 +1018,7 @@ def _within(book: _Book, guard: _Protection, index: int, entry: Resting[int] | N
 def _is_unclear(book: _Book, guard: _Protection, index: int) -> bool:
     """Return whether bar `index`, in which a stop loss filled, does not show that nothing better came before."""
     if guard.is_entry_unclear and index == guard.since:
-        return True
+        return not guard.is_behind(book.range(index), index)
     if guard.stop is None or guard.limit is None:
         return False
     bar, is_long = guard.seen(book.range(index), index), guard.side is Side.SELL
@@ -1112,8 +1121,8 @@ def _first_reached(book: _Book, guard: _Protection, through: int) -> int | None:
     if book.follows(guard):
         return _first_followed(book, guard, through)
     start = guard.scan_from
-    if guard.is_late(start) and start <= through:
-        if _match(guard, guard.seen(book.range(start), start), is_late=True) is not None:
+    if guard.since == start <= through and (guard.is_entry_late or guard.is_entry_unclear):
+        if _match(guard, book.range(start), start) is not None:
             return start
         start += 1
     down, up = (guard.stop, guard.limit) if is_long else (guard.limit, guard.stop)
@@ -1131,9 +1140,9 @@ def _first_followed(book: _Book, guard: _Protection, through: int) -> int | None
         touched = low <= stops[:-1] if is_long else high >= stops[:-1]
         if guard.limit is not None:
             taken = high >= guard.limit if is_long else low <= guard.limit
-            if guard.is_late(start):
-                taken[0] = book.close[start] >= guard.limit if is_long else book.close[start] <= guard.limit
             touched = touched | taken
+        if guard.since == start and (guard.is_entry_late or guard.is_entry_unclear):
+            touched[0] = _match(guard, book.range(start), start) is not None
         place = int(touched.argmax())
         guard.scan_from, guard.stop = (start + place, int(stops[place])) if touched[place] else (end, int(stops[-1]))
         if touched[place]:
@@ -1180,16 +1189,21 @@ def _first_reach(book: _Book, start: int, through: int, down: int | None, up: in
     return None
 
 
-def _match(guard: _Protection, bar: BarRange[int], *, is_late: bool) -> tuple[Leg, int] | None:
-    stop = None if guard.stop is None else Resting(guard.side, OrderType.STOP, stop=guard.stop)
+def _match(guard: _Protection, bar: BarRange[int], index: int) -> tuple[Leg, int] | None:
+    """Return which leg of a protection bar `index` fills, and its price."""
+    seen, may_stop = guard.seen(bar, index), True
+    if guard.is_entry_unclear and index == guard.since and guard.stop is not None:
+        may_stop, met = stop_after_trigger(guard.stop, guard.met, bar.open, bar.close, guard.sign)
+        seen = after_entry(bar, met)
+    return _match_pair(guard, seen, is_late=guard.is_late(index), may_stop=may_stop)
+
+
+def _match_pair(
+    guard: _Protection, bar: BarRange[int], *, is_late: bool, may_stop: bool = True
+) -> tuple[Leg, int] | None:
+    stop = None if guard.stop is None or not may_stop else Resting(guard.side, OrderType.STOP, stop=guard.stop)
     limit = None if guard.limit is None else Resting(guard.side, OrderType.LIMIT, price=guard.limit)
-    if stop is not None and limit is not None:
-        return match_oco(stop, limit, bar, is_late=is_late)
-    if stop is not None:
-        price = match_resting(stop, bar)
-        return None if price is None else (Leg.STOP, price)
-    price = None if limit is None else match_take_profit(limit, bar, is_late=is_late)
-    return None if price is None else (Leg.LIMIT, price)
+    return match_legs(stop, limit, bar, is_late=is_late)
 
 
 def _enters(

@@ -18,6 +18,10 @@ time.
    An entry by a limit order that filled inside a bar, not at its open: of that bar its take profit fills only where the
    close is at or beyond it, at its price, as the price may have been there before. Its stop loss is looked at. Of a
    stop order both are. This is the pessimistic reading of a bar; how often it decided is counted.
+   An entry whose stop triggered inside a bar that opened beyond the stop loss (a buy at 110 with a stop loss at 105 in
+   a bar that opens at 100): each such bar reaches the stop loss, whether the price came back to it or not. A close at
+   or beyond the stop loss fills it at that close; any other close leaves it in place. On average this is neither better
+   nor worse than the path of the price. It is counted, as well.
    A stop-limit that is triggered at a price beyond its limit rests as a limit from then on. It fills in the bar of the
    trigger where the close is at its limit or better, at the limit, as a limit that filled inside the bar.
 5. A fill makes or takes. Market and stop orders take. A limit order makes, unless it fills at the open of the first bar
@@ -43,10 +47,10 @@ time.
 11. A buy that is paid for, not held on margin, fills for no more than the cash that no other order holds back, its fee
    included; else it ends without a fill (`BALANCE`).
 
-API: `BarRange`, `Resting`, `after_entry`, `match_market`, `match_resting`, `match_take_profit`, `match_oco`,
-`rests_as_limit` (stop-limits), `behind`, `collar`, `is_accepted`, `CostModel.fee` and `Slippage.apply`. Prices are
-`int` ticks or `Decimal`, never float: the rule only compares and returns them, so both give the same answer.
-`range_of(bar)` makes Decimals of a float bar's shortest decimals; the backtest uses ticks.
+API: `BarRange`, `Resting`, `after_entry`, `stop_after_trigger`, `match_market`, `match_resting`, `match_take_profit`,
+`match_oco`, `match_legs`, `rests_as_limit` (stop-limits), `behind`, `collar`, `is_accepted`, `CostModel.fee` and
+`Slippage.apply`. Prices are `int` ticks or `Decimal`, never float: the rule only compares and returns them, so both
+give the same answer. `range_of(bar)` makes Decimals of a float bar's shortest decimals; the backtest uses ticks.
 """
 
 from fks.matching.costs import Borrow, Commission, CostModel, Fee, Slippage
@@ -58,12 +62,14 @@ from fks.matching.rule import (
     behind,
     collar,
     is_accepted,
+    match_legs,
     match_market,
     match_oco,
     match_resting,
     match_take_profit,
     range_of,
     rests_as_limit,
+    stop_after_trigger,
 )
 
 __all__ = [
@@ -79,10 +85,12 @@ __all__ = [
     "behind",
     "collar",
     "is_accepted",
+    "match_legs",
     "match_market",
     "match_oco",
     "match_resting",
     "match_take_profit",
     "range_of",
     "rests_as_limit",
+    "stop_after_trigger",
 ]

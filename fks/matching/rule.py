@@ -1,7 +1,8 @@
 """The fill rule on a bar: whether an order fills and at which price, as in the package's docstring, clause by clause.
 
-`reach_down`, `reach_up`, `is_accepted`, `collar`, `pair_leg`, `is_unclear`, `slip`, `no_worse` and `behind` are the
-rule itself, on plain numbers. The compiled engine of backtests compiles these same functions.
+`reach_down`, `reach_up`, `is_accepted`, `collar`, `pair_leg`, `is_unclear`, `is_open_behind`, `stop_after_trigger`,
+`slip`, `no_worse` and `behind` are the rule itself, on plain numbers. The compiled engine of backtests compiles these
+same functions.
 """
 
 from __future__ import annotations
@@ -136,6 +137,24 @@ def is_unclear(is_stopped: bool, is_taken: bool, is_met_stopped: bool, is_throug
     return is_stopped and is_taken and not is_met_stopped and not is_through
 
 
+def is_open_behind(stop: Price, met: Price, open_: Price, sign: int) -> bool:
+    """Return whether a bar, inside which an entry's stop triggered, opened beyond its stop loss, while the price of the
+    entry (`met`) is not beyond it: each such bar reaches the stop loss, and only its close shows more. `sign`: 1 for a
+    long, -1 for a short."""
+    return (stop - open_) * sign >= 0 and (stop - met) * sign < 0
+
+
+def stop_after_trigger(stop: Price, met: Price, open_: Price, close: Price, sign: int) -> tuple[bool, Price]:
+    """Return whether the bar inside which an entry's stop triggered may fill its stop loss, and the first price that
+    its protections meet: that of the entry, or the close, where the open and the close are both beyond the stop loss.
+    Arguments as those of `is_open_behind`."""
+    if not is_open_behind(stop, met, open_, sign):
+        return True, met
+    if (stop - close) * sign >= 0:
+        return True, close
+    return False, met
+
+
 def after_entry(bar: BarRange[Price], price: Price) -> BarRange[Price]:
     """Return a bar as the protections of an entry meet it that filled in it at `price`, before slippage: they came with
     that price, so that it is the first one of the bar for them, and not the open."""
@@ -210,3 +229,17 @@ def match_oco(
     if leg == 2 and at_limit is not None:
         return Leg.LIMIT, at_limit
     return (Leg.STOP, at_stop) if at_stop is not None else None
+
+
+def match_legs(
+    stop: Resting[Price] | None, limit: Resting[Price] | None, bar: BarRange[Price], *, is_late: bool = False
+) -> tuple[Leg, Price] | None:
+    """Return which leg of a protection fills in `bar` and its price, or None; as `match_oco`, where one of them may be
+    missing."""
+    if stop is not None and limit is not None:
+        return match_oco(stop, limit, bar, is_late=is_late)
+    if stop is not None:
+        price = match_resting(stop, bar)
+        return None if price is None else (Leg.STOP, price)
+    price = None if limit is None else match_take_profit(limit, bar, is_late=is_late)
+    return None if price is None else (Leg.LIMIT, price)

@@ -26,12 +26,13 @@ from fks.matching import (
     Resting,
     after_entry,
     is_accepted,
+    match_legs,
     match_market,
     match_oco,
     match_resting,
-    match_take_profit,
     range_of,
     rests_as_limit,
+    stop_after_trigger,
 )
 from fks.matching.margin import Margin
 from fks.model import ids
@@ -90,6 +91,26 @@ class _Held:
     def resting(self) -> Resting[Decimal]:
         kind = OrderType.LIMIT if self.has_triggered else self.order.type
         return Resting(self.order.side, kind, self.order.price, self.order.stop_price)
+
+
+@dataclass(frozen=True, slots=True)
+class _EntryBar:
+    """A bar as the protections of an entry meet it: its prices, where it filled the entry from that one's price on.
+    `is_late`: the entry was a limit that filled inside it; `opened`: its open, where the entry's stop triggered inside
+    it."""
+
+    prices: BarRange[Decimal]
+    is_late: bool = False
+    opened: Decimal | None = None
+
+    def match(self, stop: _Held | None, limit: _Held | None) -> tuple[Leg, Decimal] | None:
+        """Return which leg fills, and its price."""
+        at_stop, prices = None if stop is None else stop.resting, self.prices
+        if at_stop is not None and at_stop.stop is not None and self.opened is not None:
+            sign = at_stop.side.opposite.sign
+            may_fill, met = stop_after_trigger(at_stop.stop, prices.open, self.opened, prices.close, sign)
+            at_stop, prices = at_stop if may_fill else None, after_entry(prices, met)
+        return match_legs(at_stop, None if limit is None else limit.resting, prices, is_late=self.is_late)
 
 
 class PaperVenue:
@@ -446,8 +467,8 @@ class PaperVenue:
         takes = [(leg.parent_id or "", leg.price) for leg in legs if leg.type not in _STOPS]
         takes += [(o.client_order_id, o.take_profit) for o in entered if o.side.sign * held > 0]
         for entry, take in takes:
-            seen, _ = self._seen(entry, own_ns, prices)
-            if take is not None and (seen.open >= take if is_long else seen.open <= take):
+            met = self._entry_bar(entry, own_ns, prices).prices.open
+            if take is not None and (met >= take if is_long else met <= take):
                 return
         price = min(prices.open, level) if is_long else max(prices.open, level)
         self._book_forced(instrument, Side.SELL if is_long else Side.BUY, quantity, price, bar, margin)
@@ -543,23 +564,24 @@ class PaperVenue:
             return self._match(held, bar, prices)
         if bar.time_ns < self._filled_in.get(parent, 0):
             return ()
-        seen, is_late = self._seen(parent, bar.time_ns, prices)
-        return self._match(held, bar, seen, is_late=is_late)
+        own = self._entry_bar(parent, bar.time_ns, prices)
+        return self._match(held, bar, own.prices, own)
 
-    def _seen(self, entry: str, time_ns: int, prices: BarRange[Decimal]) -> tuple[BarRange[Decimal], bool]:
-        """Return the bar of `time_ns` as the protections of an entry meet it, and whether the entry was a limit that
-        filled inside it: of such a bar only the close surely came later."""
+    def _entry_bar(self, entry: str, time_ns: int, prices: BarRange[Decimal]) -> _EntryBar:
+        """Return the bar of `time_ns` as the protections of an entry meet it."""
         filled = self._filled.get(entry)
         if filled is None or self._filled_in.get(entry) != time_ns:
-            return prices, False
-        has_rested = rests_as_limit(filled, prices)
-        price = match_resting(filled, prices)
+            return _EntryBar(prices)
+        has_rested, price = rests_as_limit(filled, prices), match_resting(filled, prices)
         if price is None and filled.type is OrderType.STOP_LIMIT:  # it had triggered in a bar before
             filled = Resting(filled.side, OrderType.LIMIT, filled.price)
             price = match_resting(filled, prices)
         if price is None:
-            return prices, False
-        return after_entry(prices, price), has_rested or (filled.type is OrderType.LIMIT and price != prices.open)
+            return _EntryBar(prices)
+        is_late = has_rested or (filled.type is OrderType.LIMIT and price != prices.open)
+        sign, stop = filled.side.sign, None if filled.type is OrderType.LIMIT else filled.stop
+        is_inside = stop is not None and (stop - prices.open) * sign > 0
+        return _EntryBar(after_entry(prices, price), is_late, prices.open if is_inside else None)
 
     def _catch_up(self, held: _Held) -> tuple[Fill, ...]:
         """Match a protection against the bars since it was wanted, when only our own latency brought it later: one of
@@ -603,15 +625,15 @@ class PaperVenue:
         )
 
     def _match(
-        self, held: _Held, bar: Bar | None, prices: BarRange[Decimal], *, is_late: bool = False
+        self, held: _Held, bar: Bar | None, prices: BarRange[Decimal], own: _EntryBar | None = None
     ) -> tuple[Fill, ...]:
         """Return what a bar (None: a trade or quote) fills of an order, or of the OCO it belongs to. IOC and FOK end
-        when they do not fill. A protection rests when its entry fills, and makes."""
+        when they do not fill. A protection rests when its entry fills, and makes; `own`: the bar as it meets it."""
         stamp = bar.time_ns if self._mode == "bar" and bar is not None else self._clock.now_ns()
         other = self._live.get(held.sibling) if held.sibling else None
         if other is not None:
             stop, limit = (held, other) if held.order.type in _STOPS else (other, held)
-            hit = match_oco(stop.resting, limit.resting, prices, is_late=is_late)
+            hit = match_oco(stop.resting, limit.resting, prices) if own is None else own.match(stop, limit)
             if hit is None:
                 self._note_trigger(stop, prices)
                 return ()
@@ -622,8 +644,11 @@ class PaperVenue:
                 self._queue.put(self._report(held))
             return fills
         resting, role = held.resting, held.order.role
-        is_take = role is Role.TAKE_PROFIT
-        price = match_take_profit(resting, prices, is_late=is_late) if is_take else match_resting(resting, prices)
+        if own is None:
+            price = match_resting(resting, prices)
+        else:
+            hit = own.match(held, None) if held.order.type in _STOPS else own.match(None, held)
+            price = None if hit is None else hit[1]
         if price is not None:
             self._note_trigger(held, prices)
             held.has_rested |= role in _PROTECTIVE or price != prices.open or held.has_triggered

@@ -369,11 +369,12 @@ class Context:
         if rule is not None and rule.at_risk is not None:
             self._risk = float(rule.at_risk) * abs(price - self._loss)
 
-    def _close_parts(self, bar: Any, *, is_late: bool) -> bool:
+    def _close_parts(self, bar: Any, stop: float, met: float, *, is_late: bool) -> bool:
         """Close the parts of the position whose protections a bar reaches; return whether nothing is left.
 
+        `stop`: the stop loss, NaN where the bar does not count for it; `met`: the first price that they meet;
         `is_late`: of the bar's prices only the close surely came after the entry."""
-        side, stop, left, kept = self.position, self.stop_loss, self._paid, []
+        side, left, kept = self.position, self._paid, []
         is_moved, rule = False, self._break_even
         last = self._parts[-1][0]
         for number, target, share in self._parts:
@@ -386,7 +387,6 @@ class Context:
             if not (bar.low <= down or bar.high >= up):
                 kept.append((number, target, part))
                 continue
-            met = bar.open if self.bars_held > 0 else self.entry_price
             price = _closed_at(bar, down, up, side, met)
             self._left(price, part / self._paid)
             self._paid -= part
@@ -446,6 +446,7 @@ class BarStrategy(Strategy):
             if before:
                 side = 1 if before > 0 else -1
                 is_late = False  # a limit filled inside this bar: only its close surely came later
+                opened = _NAN  # the open of this bar, where the entry's stop triggered inside it
                 if ctx.is_waiting:
                     order = ctx._order
                     assert order is not None, "an order waits"
@@ -458,6 +459,7 @@ class BarStrategy(Strategy):
                         profit, trail, risk = ctx._parts[0][1], ctx._trail, ctx._risk
                         follows = trail == trail or risk == risk
                         is_late = order.is_limit and (price != bar.open or not had_rested)
+                        opened = bar.open if not had_rested and (order.stop - bar.open) * side > 0 else _NAN
                     elif ctx._life and ctx.index >= start + ctx._life:
                         ctx.is_waiting, ctx.is_expired, ctx._wanted = False, True, 0.0
                 elif ctx.position != side:  # what was ordered on the bar before fills at this one's open
@@ -474,10 +476,13 @@ class BarStrategy(Strategy):
                         ctx.entry_price = paid / (ctx._paid / ctx.entry_price + ctx._share / bar.open)
                         ctx.entries, ctx._paid, ctx._entered = ctx.entries + 1, paid, ctx._entered + ctx._share
                 target_profit = _NAN if is_late and (bar.close - profit) * side < 0 else profit
-                stop = ctx.stop_loss
+                stop, met = ctx.stop_loss, bar.open if ctx.bars_held else ctx.entry_price
+                if (stop - opened) * side >= 0 > (stop - met) * side:  # the bar reaches the stop in any case
+                    is_closed = (stop - bar.close) * side >= 0
+                    stop, met = (stop, bar.close) if is_closed else (_NAN, met)
                 down, up = (stop, target_profit) if before > 0 else (target_profit, stop)
                 if ctx.position and (bar.low <= down or bar.high >= up):
-                    if ctx._close_parts(bar, is_late=is_late):
+                    if ctx._close_parts(bar, stop, met, is_late=is_late):
                         ctx.is_stopped = True
                         ctx.position = ctx.entries = ctx.bars_held = 0
                         ctx._wanted, ctx.entry_price, ctx.stop_loss = 0.0, _NAN, _NAN

@@ -89,6 +89,17 @@ CASES = {
     ),
     "stop-limit, the open is beyond its limit": Case((112, 114, 100, 104), 106, None, tp=113, limit=106, stop=103),
     "stop-limit, the open is its limit": Case((105, 112, 104, 105), 105, None, tp=109, limit=105, stop=110),
+    "stop, the open is behind its stop loss": Case((100, 120, 100, 120), 110, None, sl=105, stop=110),
+    "stop, the open and the close are": Case((100, 120, 100, 103), 110, (SL, 103), sl=105, stop=110),
+    "stop, the close is its stop loss": Case((100, 120, 100, 105), 110, (SL, 105), sl=105, stop=110),
+    "stop, the open is its stop loss": Case((105, 120, 104, 106), 110, None, sl=105, stop=110),
+    "stop, the open is behind, its target": Case((100, 120, 100, 112), 110, (TP, 115), sl=105, tp=115, stop=110),
+    "stop, the open is behind, both": Case((100, 120, 100, 103), 110, (SL, 103), sl=105, tp=115, stop=110),
+    "stop, the open is not behind": Case((106, 120, 104, 118), 110, (SL, 105), sl=105, stop=110),
+    "stop-limit at its limit, the open is behind": Case((100, 112, 94, 104), 105, None, sl=103, limit=105, stop=110),
+    "stop-limit at its limit, the open and the close are": Case(
+        (100, 112, 94, 95), 105, (SL, 95), sl=103, limit=105, stop=110
+    ),
 }
 BOTH = pytest.mark.parametrize("is_short", [False, True])
 

@@ -263,7 +263,8 @@ class _Book:
         return guard.trail is not None or (is_moved and guard.stop is not None)
 
     def range(self, index: int) -> BarRange[int]:
-        return BarRange(*(int(column[index]) for column in (self.open, self.high, self.low, self.close)))
+        open_, high = int(self.open[index]), int(self.high[index])
+        return BarRange(open_, high, int(self.low[index]), int(self.close[index]))
 
 
 class FinerBars:

@@ -222,9 +222,7 @@ def match_oco(
     `match_take_profit`."""
     at_stop = match_resting(stop, bar)
     at_limit = match_take_profit(limit, bar, is_late=is_late)
-    first = BarRange(bar.open, bar.open, bar.open, bar.open)
-    is_met_stopped = match_resting(stop, first) is not None
-    is_through = match_resting(limit, first) is not None
+    is_met_stopped, is_through = at_stop == bar.open, at_limit == bar.open
     leg = pair_leg(at_stop is not None, at_limit is not None, is_met_stopped, is_through)
     if leg == 2 and at_limit is not None:
         return Leg.LIMIT, at_limit

@@ -12,6 +12,7 @@ import pytest
 from fks.backtest import Setup
 from fks.backtest.counterfactual import Ending, UnmadeEntry, value
 from fks.backtest.limits import UNLIMITED
+from fks.backtest.report import findings_of
 from fks.clock import FakeClock
 from fks.matching import CostModel, Slippage
 from fks.model.bar import Bar, Bars
@@ -197,3 +198,17 @@ def test_further_entry_beyond_the_target_fills_it_with_the_others(engine: Any, i
     result = run(wanted, tape(*rows), SETUP, engine=engine)
     prices = [100, 110, 110, 110]
     assert [float(f.price) for f in result.fills] == [200 - price if is_short else price for price in prices]
+
+
+@pytest.mark.parametrize(("clear", "is_named"), [(19, True), (20, False)])
+def test_finding_names_5_unclear_bars_or_more_for_100_trades(clear: int, is_named: bool) -> None:
+    """One trade reaches both legs in one bar, the others only the target."""
+    rows, target = [(100.0, 106.0, 94.0, 100.0)], [1.0, 0.0]
+    for _ in range(clear):
+        rows += [(100, 101, 99, 100), (100, 106, 99, 100)]
+        target += [1.0, 0.0]
+    bars = tape((100, 101, 99, 100), *rows)
+    decisions = Given(target=tuple(target), stop=(95.0,) * len(bars), limit=(105.0,) * len(bars))
+    result = run(decisions, bars, SETUP)
+    assert (len(result.trades), result.unclear) == (clear + 1, 1)
+    assert any("1 unclear bars for" in text for text in findings_of(result)) == is_named

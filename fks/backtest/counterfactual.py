@@ -11,10 +11,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 
-from fks.matching import BarRange, CostModel, Leg, Resting, match_oco, match_resting
+from fks.matching import (
+    BarRange,
+    CostModel,
+    Leg,
+    Resting,
+    after_entry,
+    match_legs,
+    match_resting,
+    rests_as_limit,
+    stop_after_trigger,
+)
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument, money
 from fks.model.order import OrderType, Side
@@ -72,13 +83,13 @@ def value(entry: UnmadeEntry, bars: Bars, costs: CostModel, instrument: Instrume
     opened = _opened(entry, bars, first)
     if opened is None:
         return Valued(Ending.UNFILLED)
-    index, price, is_maker, takes = opened
+    index, price, is_maker = opened.bar, opened.price, opened.is_maker
     if not is_maker:
         price = _slipped(costs, entry.side, price, bars, index, instrument, entry.limit)
     left = len(bars)
     if entry.left_ns is not None:
         left = max(int(np.searchsorted(bars.time_ns, entry.left_ns)), index)
-    at, exit_price, ending = _left(entry, bars, index, left, takes=takes)
+    at, exit_price, ending = _left(entry, bars, opened, left)
     leaves_as_maker = ending is Ending.TAKE_PROFIT
     if ending in (Ending.STOP_LOSS, Ending.EXIT):
         exit_price = _slipped(costs, entry.side.opposite, exit_price, bars, at, instrument)
@@ -93,11 +104,21 @@ def value(entry: UnmadeEntry, bars: Bars, costs: CostModel, instrument: Instrume
     )
 
 
-def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> tuple[int, Decimal, bool, bool] | None:
-    """Return the bar and the price of the entry's fill, whether it makes, and whether its take profit may fill in that
-    bar: not after a limit order that fills inside it, as the price may have been there before."""
+class _Opened(NamedTuple):
+    """The fill of an entry: its bar, its price before slippage, and whether it makes. `is_late`: it was a limit that
+    filled inside the bar; `is_triggered_inside`: a stop that triggered there."""
+
+    bar: int
+    price: Decimal
+    is_maker: bool = False
+    is_late: bool = False
+    is_triggered_inside: bool = False
+
+
+def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> _Opened | None:
+    """Return the entry's fill, or None."""
     if entry.type is OrderType.MARKET:
-        return first, _range(bars, first).open, False, True
+        return _Opened(first, _range(bars, first).open)
     end = len(bars) if entry.until_ns is None else int(np.searchsorted(bars.time_ns, entry.until_ns))
     order, is_buy = Resting(entry.side, entry.type, entry.limit, entry.stop), entry.side is Side.BUY
     arrived = first
@@ -105,16 +126,17 @@ def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> tuple[int, Decimal, b
         at = _touch(bars, first, end, None if is_buy else entry.stop, entry.stop if is_buy else None)
         if at is None:
             return None
-        price = match_resting(order, _range(bars, at), placed_in_bar=False)
+        bar = _range(bars, at)
+        price, has_rested = match_resting(order, bar), rests_as_limit(order, bar)
         if price is not None:
-            return at, price, False, True
+            return _Opened(at, price, has_rested, has_rested, (entry.stop - bar.open) * entry.side.sign > 0)
         order, arrived, first = Resting(entry.side, OrderType.LIMIT, entry.limit), at, at + 1
     at = _touch(bars, first, end, entry.limit if is_buy else None, None if is_buy else entry.limit)
-    price = None if at is None else match_resting(order, _range(bars, at), placed_in_bar=False)
+    price = None if at is None else match_resting(order, _range(bars, at))
     if at is None or price is None:
         return None
     is_inside = price != _range(bars, at).open
-    return at, price, at > arrived or is_inside, not is_inside
+    return _Opened(at, price, at > arrived or is_inside, is_inside)
 
 
 def _slipped(
@@ -131,34 +153,26 @@ def _slipped(
     return costs.slippage.apply(side, price, bar.high - bar.low, instrument.tick, limit=limit)
 
 
-def _left(entry: UnmadeEntry, bars: Bars, index: int, left: int, *, takes: bool) -> tuple[int, Decimal, Ending]:
-    """Return the bar, the price and the cause of the end of a position that was opened in bar `index`; the decision to
-    leave fills in bar `left` (the number of bars: there was none). `takes`: bar `index` may fill the take profit."""
-    side, is_long = entry.side.opposite, entry.side is Side.BUY
-    second = min(index + 1, left)
-    for start, end, take in ((index, second, entry.take_profit if takes else None), (second, left, entry.take_profit)):
-        at = _touch(bars, start, end, *((entry.stop_loss, take) if is_long else (take, entry.stop_loss)))
-        if at is not None:
-            stop = None if entry.stop_loss is None else Resting(side, OrderType.STOP, stop=entry.stop_loss)
-            limit = None if take is None else Resting(side, OrderType.LIMIT, price=take)
-            leg, price = _hit(stop, limit, _range(bars, at), placed_in_bar=at == index)
-            return at, price, Ending.STOP_LOSS if leg is Leg.STOP else Ending.TAKE_PROFIT
+def _left(entry: UnmadeEntry, bars: Bars, opened: _Opened, left: int) -> tuple[int, Decimal, Ending]:
+    """Return the bar, the price and the cause of the end of a position; the decision to leave fills in bar `left` (the
+    number of bars: there was none)."""
+    side, sign, is_long, index = entry.side.opposite, entry.side.sign, entry.side is Side.BUY, opened.bar
+    stop = None if entry.stop_loss is None else Resting(side, OrderType.STOP, stop=entry.stop_loss)
+    limit = None if entry.take_profit is None else Resting(side, OrderType.LIMIT, price=entry.take_profit)
+    levels = (entry.stop_loss, entry.take_profit) if is_long else (entry.take_profit, entry.stop_loss)
+    own, met, may_stop, hit = _range(bars, index), opened.price, True, None
+    if opened.is_triggered_inside and entry.stop_loss is not None:
+        may_stop, met = stop_after_trigger(entry.stop_loss, met, own.open, own.close, sign)
+    if index < left:
+        hit = match_legs(stop if may_stop else None, limit, after_entry(own, met), is_late=opened.is_late)
+    at = index if hit is not None else _touch(bars, index + 1, left, *levels)
+    if at is not None:
+        hit = hit or match_legs(stop, limit, _range(bars, at))
+        assert hit is not None, "a touched protection fills"
+        return at, hit[1], Ending.STOP_LOSS if hit[0] is Leg.STOP else Ending.TAKE_PROFIT
     if left < len(bars):
         return left, _range(bars, left).open, Ending.EXIT
     return len(bars) - 1, Decimal(repr(float(bars.close[-1]))), Ending.OPEN
-
-
-def _hit(
-    stop: Resting[Decimal] | None, limit: Resting[Decimal] | None, bar: BarRange[Decimal], *, placed_in_bar: bool
-) -> tuple[Leg, Decimal]:
-    if stop is not None and limit is not None:
-        hit = match_oco(stop, limit, bar, placed_in_bar=placed_in_bar)
-    else:
-        only = stop or limit
-        price = None if only is None else match_resting(only, bar, placed_in_bar=placed_in_bar)
-        hit = None if price is None else (Leg.STOP if stop else Leg.LIMIT, price)
-    assert hit is not None, "a touched protection fills"
-    return hit
 
 
 def _touch(bars: Bars, start: int, end: int, down: Decimal | None, up: Decimal | None) -> int | None:
@@ -173,4 +187,4 @@ def _touch(bars: Bars, start: int, end: int, down: Decimal | None, up: Decimal |
 
 
 def _range(bars: Bars, index: int) -> BarRange[Decimal]:
-    return BarRange(*(Decimal(repr(float(column[index]))) for column in (bars.open, bars.high, bars.low)))
+    return BarRange(*(Decimal(repr(float(column[index]))) for column in (bars.open, bars.high, bars.low, bars.close)))

@@ -26,7 +26,6 @@ from fks.backtest.kernel_walk import (
     GUARD_LIMIT,
     GUARD_LOTS,
     GUARD_SELLS,
-    GUARD_SINCE,
     GUARD_STOP,
     GUARD_TRAIL,
     LIMIT_ROLE,
@@ -64,13 +63,15 @@ from fks.backtest.kernel_walk import (
     nearer_stop,
     pay_flow,
 )
-from fks.matching.rule import behind, is_accepted, reach_down, reach_up
+from fks.matching.rule import behind, is_accepted, is_open_behind, reach_down, reach_up, stop_after_trigger
 from fks.model.bar import Floats, Ints
 
 # fields of the state, after those of kernel_walk
 (
-    GUARD_TAKES,  # the bar from which on the limit of the protection may fill
-    GUARD_UNCLEAR,  # 1: its entry was a stop that filled inside its bar
+    GUARD_SINCE,  # the bar that the first entry of the protection filled in
+    GUARD_MET,  # the price at which it filled, before slippage
+    GUARD_LATE,  # 1: it was a limit that filled inside its bar
+    GUARD_UNCLEAR,  # 1: it was a stop that triggered inside its bar
     GUARD_NEWEST,  # the bar that a further entry filled in
     LEGS,  # of the protection: one for each of its entries
     FIRST_AT,  # how many of the others come before the first entry's leg, where all of them fill
@@ -85,7 +86,7 @@ from fks.model.bar import Floats, Ints
     WAITING_TAKE_PROFIT,
     WAITING_TRAIL,
     ORDERS_STATE_SIZE,
-) = range(STATE_SIZE, STATE_SIZE + 16)
+) = range(STATE_SIZE, STATE_SIZE + 18)
 
 # a column more of the fills: the bar that decided it, or the entry that it protects
 DECIDED, ORDERS_FILL_WIDTH = FILL_WIDTH, FILL_WIDTH + 1
@@ -93,16 +94,18 @@ DECIDED, ORDERS_FILL_WIDTH = FILL_WIDTH, FILL_WIDTH + 1
 BOUGHT, PART, PART_BEFORE, LEG_DECIDED, LEG_WIDTH = range(5)
 
 
-def reach_entry(side: int, limit: int, stop: int, open_: int, high: int, low: int) -> tuple[bool, int, bool]:
-    """Return whether an entry's order fills in a bar, at which price, and whether its stop has triggered. `stop`: NONE
-    for a limit order, and for a stop-limit that has triggered."""
+def reach_entry(
+    side: int, limit: int, stop: int, open_: int, high: int, low: int, close: int
+) -> tuple[bool, int, bool]:
+    """Return whether an entry's order fills in a bar, at which price, and whether its stop has triggered there beyond
+    its limit, so that it rests as a limit. `stop`: NONE for a limit order, and for a stop-limit that does."""
     if stop == NONE:
-        is_hit, ticks = reach_down(limit, open_, low, False) if side > 0 else reach_up(limit, open_, high, False)
+        is_hit, ticks = reach_down(limit, open_, low) if side > 0 else reach_up(limit, open_, high)
         return is_hit, ticks, False
-    is_hit, ticks = reach_up(stop, open_, high, False) if side > 0 else reach_down(stop, open_, low, False)
+    is_hit, ticks = reach_up(stop, open_, high) if side > 0 else reach_down(stop, open_, low)
     if is_hit and limit != NONE and not is_accepted(ticks, limit, side):
-        return False, ticks, True
-    return is_hit, ticks, is_hit
+        return is_accepted(close, limit, side), limit, True
+    return is_hit, ticks, False
 
 
 def place_legs(
@@ -110,17 +113,18 @@ def place_legs(
     legs: Ints,
     rules: KernelRules,
     bar: int,
+    met: int,
     side: int,
     stop: int,
     limit: int,
     trail: int,
-    takes_since: int,
+    is_late: bool,
     is_entry_unclear: bool,
     decided: int,
     lots: int,
 ) -> bool:
-    """Place the protection of an entry that filled in `bar` over what is held, or another leg of the one that is there.
-    Return whether it is a new one."""
+    """Place the protection of an entry that filled in `bar` at `met`, before slippage, over what is held, or another
+    leg of the one that is there, whose entry filled at the open. Return whether it is a new one."""
     count = state[LEGS]
     if state[GUARD] == 1 and state[ENTRIES] > 1:
         if count == len(legs):
@@ -145,10 +149,11 @@ def place_legs(
     state[GUARD] = 1
     state[GUARD_SELLS] = 1 if side > 0 else 0
     state[GUARD_SINCE] = bar
+    state[GUARD_MET] = met
     state[GUARD_STOP] = stop
     state[GUARD_LIMIT] = limit
     state[GUARD_TRAIL] = trail
-    state[GUARD_TAKES] = takes_since
+    state[GUARD_LATE] = 1 if is_late else 0
     state[GUARD_UNCLEAR] = 1 if is_entry_unclear else 0
     state[GUARD_NEWEST] = -1
     state[LEGS] = 1
@@ -185,17 +190,18 @@ def fill_waiting(
     open_: int,
     high: int,
     low: int,
+    close: int,
 ) -> None:
     """Match the entry's order that rests with a bar, and place its protection when it fills."""
     side, limit, stop = state[WAITING], state[WAITING_LIMIT], state[WAITING_STOP]
-    is_hit, ticks, has_triggered = reach_entry(side, limit, stop, open_, high, low)
+    is_hit, ticks, has_rested = reach_entry(side, limit, stop, open_, high, low, close)
     if not is_hit:
-        if has_triggered:
+        if has_rested:
             state[WAITING_STOP] = NONE
         return
     state[WAITING] = 0
     decided, lots, number = state[WAITING_DECIDED], state[WAITING_LOTS], state[FILLS]
-    is_limit, is_inside = stop == NONE, ticks != open_
+    is_limit, is_inside = stop == NONE or has_rested, ticks != open_ or has_rested
     is_maker = is_limit and (is_inside or bar > decided + 1)
     is_more = state[ENTRIES] > 0
     book(state, fills, trades, rules, bar, side, lots, ticks, high - low, ENTRY_ROLE, is_maker, limit, is_more)
@@ -204,12 +210,16 @@ def fill_waiting(
     fills[number, DECIDED] = decided
     state[ENTRIES] += 1
     stop_loss, take_profit, trail = state[WAITING_STOP_LOSS], state[WAITING_TAKE_PROFIT], state[WAITING_TRAIL]
-    takes_since = bar + 1 if is_limit and is_inside else bar
-    is_unclear = is_inside and not is_limit
-    levels = (stop_loss, take_profit, trail, takes_since, is_unclear)
-    if place_legs(state, legs, rules, bar, side, *levels, decided, lots) and takes_since > bar and take_profit != NONE:
+    is_late = is_limit and is_inside
+    is_unclear = stop != NONE and (stop - open_) * side > 0
+    levels = (stop_loss, take_profit, trail, is_late, is_unclear)
+    is_new = place_legs(state, legs, rules, bar, ticks, side, *levels, decided, lots)
+    if is_new and is_unclear and stop_loss != NONE and is_open_behind(stop_loss, ticks, open_, side):
+        state[UNCLEAR] += 1
+    elif is_new and is_late and take_profit != NONE:
         is_taken = high >= take_profit if side > 0 else low <= take_profit
-        state[UNCLEAR] += 1 if is_taken else 0
+        is_shown = close >= take_profit if side > 0 else close <= take_profit
+        state[UNCLEAR] += 1 if is_taken and not is_shown else 0
 
 
 def fill_legs(
@@ -226,17 +236,26 @@ def fill_legs(
     move: float,
 ) -> None:
     """Fill the protection when a bar reaches it, each entry's leg apart, as one trade; else move its stop by the close,
-    or to `move` (NaN: it stays). In the bar in which an entry filled, its leg cannot have the open."""
+    or to `move` (NaN: it stays). In the bar in which the first entry filled they meet its price, not the open."""
     stop, limit, sells = state[GUARD_STOP], state[GUARD_LIMIT], state[GUARD_SELLS] == 1
-    placed_in_bar, takes = bar == state[GUARD_SINCE], bar >= state[GUARD_TAKES]
-    leg, ticks, has_both = leg_hit(stop, limit, sells, placed_in_bar, takes, open_, high, low)
+    is_own = bar == state[GUARD_SINCE]
+    met, best = state[GUARD_MET] if is_own else open_, high if sells else low
+    if is_own and state[GUARD_LATE] == 1:
+        best = close
+    counted, is_unclear = stop, is_own and state[GUARD_UNCLEAR] == 1
+    if is_unclear and stop != NONE:
+        side = 1 if sells else -1
+        may_fill, first = stop_after_trigger(stop, met, open_, close, side)
+        is_unclear = not is_open_behind(stop, met, open_, side)  # else it is counted
+        counted, met = stop if may_fill else NONE, first
+    leg, ticks, has_both = leg_hit(counted, limit, sells, met, best, high, low)
     if leg == 0:
         if stop != NONE:
             state[GUARD_STOP] = nearer_stop(stop, sells, state[GUARD_TRAIL], move, close, rules)
             if abs(state[GUARD_STOP]) == FAR:
                 state[STATUS] = OVERFLOW
         return
-    if leg == 1 and (has_both or (placed_in_bar and state[GUARD_UNCLEAR] == 1)):
+    if leg == 1 and (has_both or is_unclear):
         state[UNCLEAR] += 1
     state[GUARD] = 0
     count, is_newest = state[LEGS], bar == state[GUARD_NEWEST]
@@ -245,11 +264,7 @@ def fill_legs(
     for place in range(count):
         number = place + 1 if place < first_at else 0 if place == first_at else place
         part = legs[number, PART]
-        if is_newest and number == count - 1:
-            again, at, _ = leg_hit(stop, limit, sells, True, True, open_, high, low)
-            if again != 0:
-                leg, ticks = again, at
-        elif is_newest:
+        if is_newest and number < count - 1:
             part = legs[number, PART_BEFORE]
         lots = leg_lots(state, rules, part, sells)
         if lots == 0:
@@ -264,15 +279,16 @@ def fill_legs(
 
 
 def close_by_force(
-    state: Ints, fills: Ints, trades: Ints, rules: KernelRules, bar: int, open_: int, high: int, low: int
+    state: Ints, fills: Ints, trades: Ints, rules: KernelRules, bar: int, open_: int, high: int, low: int, close: int
 ) -> bool:
     """Close all that is held by force when a bar reaches that price first; an entry's order that rests ends with it.
     Return whether it did."""
-    stop, limit, takes, placed_in_bar = NONE, NONE, True, False
+    stop, limit, met, best = NONE, NONE, open_, high if state[POSITION] > 0 else low
     if state[GUARD] != 0:
         stop, limit = state[GUARD_STOP], state[GUARD_LIMIT]
-        takes, placed_in_bar = bar >= state[GUARD_TAKES], bar == state[GUARD_SINCE]
-    is_forced, ticks, is_open = liquidates(state, stop, limit, placed_in_bar, takes, open_, high, low)
+        if bar == state[GUARD_SINCE]:
+            met, best = state[GUARD_MET], close if state[GUARD_LATE] == 1 else best
+    is_forced, ticks, is_open = liquidates(state, stop, limit, met, best, open_, high, low)
     if not is_forced:
         return False
     state[UNCLEAR] += 1 if is_open else 0
@@ -340,15 +356,16 @@ def make_walk(version: int) -> Callable[..., int]:
                 return bar
             if state[WAITING] != 0 or state[GUARD] != 0 or state[LIQUIDATION] != NONE:
                 cash, filled = state[CASH], state[FILLS]
+                ohlc = (open_[bar], high[bar], low[bar], close[bar])
                 if state[WAITING] != 0:
-                    fill_waiting(state, fills, trades, denied, legs, rules, bar, open_[bar], high[bar], low[bar])
+                    fill_waiting(state, fills, trades, denied, legs, rules, bar, *ohlc)
                 is_over = False
                 if state[LIQUIDATION] != NONE and state[STATUS] == DONE:
-                    is_over = close_by_force(state, fills, trades, rules, bar, open_[bar], high[bar], low[bar])
+                    is_over = close_by_force(state, fills, trades, rules, bar, *ohlc)
                 if state[GUARD] != 0 and not is_over:
                     is_moved = len(moves) > 0 and (target[bar] > 0.0) == (state[GUARD_SELLS] == 1)
                     move = moves[bar] if is_moved else np.nan
-                    fill_legs(state, fills, trades, legs, rules, bar, open_[bar], high[bar], low[bar], close[bar], move)
+                    fill_legs(state, fills, trades, legs, rules, bar, *ohlc, move)
                 if tracks_loss and state[FILLS] != filled:
                     cut(state, rules, start_worth, start_cash, lowest, cash)
                     lowest = FAR
@@ -453,8 +470,8 @@ def make_walk(version: int) -> Callable[..., int]:
                     if not deny_unpaid(state, denied, bar, side, lots):
                         fills[number, DECIDED] = bar
                         state[ENTRIES] = entries + 1
-                        levels = (stop, limit, trail, bar + 1, False)
-                        place_legs(state, legs, rules, bar + 1, side, *levels, bar, lots)
+                        levels = (stop, limit, trail, False, False)
+                        place_legs(state, legs, rules, bar + 1, open_[bar + 1], side, *levels, bar, lots)
             if state[STATUS] != DONE:
                 return bar
         if rules.closes_at_end:

@@ -18,12 +18,14 @@ from fks.matching.rule import (
     behind,
     collar,
     is_accepted,
+    is_open_behind,
     is_unclear,
     no_worse,
     pair_leg,
     reach_down,
     reach_up,
     slip,
+    stop_after_trigger,
 )
 from fks.model.bar import Floats, Ints
 
@@ -45,7 +47,6 @@ DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL, NOT_COVERED = 0, 1, 2, 3, 4
     GUARD,  # 1 while a protection rests
     GUARD_LOTS,  # its quantity in places of lots
     GUARD_SELLS,
-    GUARD_SINCE,  # the bar that its entry filled in
     GUARD_STOP,
     GUARD_LIMIT,
     GUARD_TRAIL,  # the distance at which the stop follows the closes, or NONE
@@ -61,7 +62,7 @@ DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL, NOT_COVERED = 0, 1, 2, 3, 4
     UNPAID,  # what the last entry would have cost that the cash did not pay, places of amounts; 0 where it did
     MARKED,  # the equity at the close that decided last, places of worth; 0 where it sizes nothing
     STATE_SIZE,
-) = range(23)
+) = range(22)
 
 # columns of the rows of a margin, as in fks.matching.margin.MarginTerms
 M_FLOOR, M_OVER, M_TIMES, M_EACH, M_LONG, M_SHORT, M_KEPT, M_LESS, MARGIN_WIDTH = range(9)
@@ -906,56 +907,54 @@ def enter(
         state[GUARD] = 1
         state[GUARD_LOTS] = guarded
         state[GUARD_SELLS] = 1 if side > 0 else 0
-        state[GUARD_SINCE] = bar + 1
         state[GUARD_STOP] = stop
         state[GUARD_LIMIT] = limit
         state[GUARD_TRAIL] = trail
 
 
-def leg_hit(
-    stop: int, limit: int, sells: bool, placed_in_bar: bool, takes: bool, open_: int, high: int, low: int
-) -> tuple[int, int, bool]:
+def leg_hit(stop: int, limit: int, sells: bool, met: int, best: int, high: int, low: int) -> tuple[int, int, bool]:
     """Return which leg of a protection fills in a bar (0 none, 1 the stop, 2 the limit), at which price, and whether
-    the bar does not show which came first. `takes`: the bar may fill the limit at all."""
-    is_stopped, is_taken, is_through, is_open_stopped = False, False, False, False
+    the bar does not show which came first. `met`: the first price that it meets, in its entry's bar that of the entry;
+    `best`: the best price for the limit, which is the close where that alone surely came after the entry."""
+    is_stopped, is_taken, is_through, is_met_stopped = False, False, False, False
     at_stop, at_limit = stop, limit
     if sells:
         if stop != NONE:
-            is_stopped, at_stop = reach_down(stop, open_, low, placed_in_bar)
-            is_open_stopped = not placed_in_bar and open_ <= stop
-        if limit != NONE and takes:
-            is_taken, at_limit = reach_up(limit, open_, high, placed_in_bar)
-            is_through = not placed_in_bar and open_ >= limit
+            is_stopped, at_stop = reach_down(stop, met, low)
+            is_met_stopped = met <= stop
+        if limit != NONE:
+            is_taken, at_limit = reach_up(limit, met, best)
+            is_through = met >= limit
     else:
         if stop != NONE:
-            is_stopped, at_stop = reach_up(stop, open_, high, placed_in_bar)
-            is_open_stopped = not placed_in_bar and open_ >= stop
-        if limit != NONE and takes:
-            is_taken, at_limit = reach_down(limit, open_, low, placed_in_bar)
-            is_through = not placed_in_bar and open_ <= limit
-    leg = pair_leg(is_stopped, is_taken, is_through)
+            is_stopped, at_stop = reach_up(stop, met, high)
+            is_met_stopped = met >= stop
+        if limit != NONE:
+            is_taken, at_limit = reach_down(limit, met, best)
+            is_through = met <= limit
+    leg = pair_leg(is_stopped, is_taken, is_met_stopped, is_through)
     ticks = at_stop if leg == 1 else at_limit
-    return leg, ticks, is_unclear(is_stopped, is_taken, is_open_stopped, is_through)
+    return leg, ticks, is_unclear(is_stopped, is_taken, is_met_stopped, is_through)
 
 
 def liquidates(
-    state: Ints, stop: int, limit: int, placed_in_bar: bool, takes: bool, open_: int, high: int, low: int
+    state: Ints, stop: int, limit: int, met: int, best: int, open_: int, high: int, low: int
 ) -> tuple[bool, int, bool]:
     """Return whether a bar closes the position by force before a leg of its protection fills, at which price, and
     whether the bar does not show that the limit did not fill first. At the open: the price is the open, and a limit
-    that is reached there comes first."""
+    that is reached by the first price that it meets comes first. `met`, `best`: as in `leg_hit`."""
     level, sells = state[LIQUIDATION], state[POSITION] > 0
     if level == NONE:
         return False, 0, False
-    is_hit, ticks = reach_down(level, open_, low, False) if sells else reach_up(level, open_, high, False)
+    is_hit, ticks = reach_down(level, open_, low) if sells else reach_up(level, open_, high)
     is_behind_stop = stop != NONE and (stop >= level if sells else stop <= level)
     if not is_hit or is_behind_stop:
         return False, 0, False
-    if limit == NONE or not takes:
+    if limit == NONE:
         return True, ticks, False
-    if not placed_in_bar and (open_ >= limit if sells else open_ <= limit):
+    if met >= limit if sells else met <= limit:
         return False, 0, False
-    return True, ticks, high >= limit if sells else low <= limit
+    return True, ticks, best >= limit if sells else best <= limit
 
 
 def liquidate(state: Ints, fills: Ints, trades: Ints, rules: KernelRules, bar: int, ticks: int, span: int) -> None:
@@ -975,16 +974,17 @@ def watch_rest(state: Ints) -> None:
 def protect(
     state: Ints, fills: Ints, trades: Ints, rules: KernelRules, bar: int, open_: int, high: int, low: int
 ) -> None:
-    """Fill the resting protection when `bar` reaches it, or close the position by force."""
-    sells, placed_in_bar = state[GUARD_SELLS] == 1, bar == state[GUARD_SINCE]
-    stop, limit = state[GUARD_STOP], state[GUARD_LIMIT]
+    """Fill the resting protection when `bar` reaches it, or close the position by force. Its entry filled at an open,
+    so that it meets the open in each bar."""
+    sells, stop, limit = state[GUARD_SELLS] == 1, state[GUARD_STOP], state[GUARD_LIMIT]
+    best = high if sells else low
     if rules.has_margin:
-        is_forced, at, is_open = liquidates(state, stop, limit, placed_in_bar, True, open_, high, low)
+        is_forced, at, is_open = liquidates(state, stop, limit, open_, best, open_, high, low)
         if is_forced:
             state[UNCLEAR] += 1 if is_open else 0
             liquidate(state, fills, trades, rules, bar, at, high - low)
             return
-    leg, ticks, has_both = leg_hit(stop, limit, sells, placed_in_bar, True, open_, high, low)
+    leg, ticks, has_both = leg_hit(stop, limit, sells, open_, best, high, low)
     if leg == 0:
         return
     state[GUARD] = 0
@@ -1119,12 +1119,14 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     behind,
     collar,
     is_accepted,
+    is_open_behind,
     is_unclear,
     no_worse,
     pair_leg,
     reach_down,
     reach_up,
     slip,
+    stop_after_trigger,
     round_half_even,
     divide_wide,
     share_half_even,

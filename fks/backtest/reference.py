@@ -39,10 +39,21 @@ from fks.backtest.result import (
 from fks.backtest.rows import DeniedEntry, FillRow, Setup
 from fks.backtest.units import Units, divide_half_even, from_units, to_units
 from fks.indicators.exact import Exact
-from fks.matching import BarRange, Leg, Resting, behind, is_triggered, match_market, match_oco, match_resting
+from fks.matching import (
+    BarRange,
+    Leg,
+    Resting,
+    after_entry,
+    behind,
+    match_legs,
+    match_market,
+    match_resting,
+    rests_as_limit,
+    stop_after_trigger,
+)
 from fks.matching.costs import Fee
 from fks.matching.margin import Margin, MarginTerms, liquidation_ticks
-from fks.matching.rule import is_unclear
+from fks.matching.rule import is_open_behind, is_unclear
 from fks.model.bar import Bars, ContractRoll, Floats, Ints
 from fks.model.codes import Code
 from fks.model.decimals import plain
@@ -92,21 +103,22 @@ class _Planned:
 
 @dataclass(slots=True)
 class _Protection:
-    """The SL and TP that guard a position, in ticks, from the bar at index `since` (where its entry filled) on; the TP
-    from `take_since` on. `parts`: the quantity that the legs of each entry cover, oldest entry first (`_parts`);
-    `bought`: the quantity that these entries bought. With `trail` the stop follows the closes; it is that of the bar
-    `scan_from`."""
+    """The SL and TP that guard a position, in ticks, from the bar at index `since` (where its entry filled) on. `met`:
+    the price at which it filled, before slippage. `parts`: the quantity that the legs of each entry cover, oldest entry
+    first (`_parts`); `bought`: the quantity that these entries bought. With `trail` the stop follows the closes; it is
+    that of the bar `scan_from`."""
 
     parts: list[Decimal]
     bought: list[Decimal]
     decided: list[int]  # the bars that decided these entries
     side: Side
     since: int
+    met: int
     stop: int | None
     limit: int | None
-    take_since: int
     scan_from: int
-    is_entry_unclear: bool = False  # a stop entry filled inside its bar: whether the SL came before is not known
+    is_entry_late: bool = False  # a limit filled inside its bar: whether the TP came before is not known
+    is_entry_unclear: bool = False  # a stop triggered inside its bar: whether the SL came before is not known
     trail: int | None = None
     newest: int = -1  # the bar that a further entry filled in
     parts_before: list[Decimal] = field(default_factory=list)  # what the legs of the entries before that one cover
@@ -118,6 +130,20 @@ class _Protection:
     def sign(self) -> int:
         """Return 1 over a long position, -1 over a short one."""
         return -self.side.sign
+
+    def seen(self, bar: BarRange[int], index: int) -> BarRange[int]:
+        """Return bar `index` as the protection meets it: from the entry's price on in the bar that filled the first
+        entry. A further one enters at the market, so that its legs meet the open as the others."""
+        return after_entry(bar, self.met) if index == self.since else bar
+
+    def is_late(self, index: int) -> bool:
+        """Return whether of the prices of bar `index` only the close surely came after the entry, for the TP."""
+        return self.is_entry_late and index == self.since
+
+    def is_behind(self, bar: BarRange[int], index: int) -> bool:
+        """Return whether bar `index` opened beyond the SL, and then triggered the stop of the entry inside it."""
+        is_own = self.is_entry_unclear and index == self.since and self.stop is not None
+        return is_own and self.stop is not None and is_open_behind(self.stop, self.met, bar.open, self.sign)
 
 
 @dataclass(slots=True)
@@ -237,7 +263,8 @@ class _Book:
         return guard.trail is not None or (is_moved and guard.stop is not None)
 
     def range(self, index: int) -> BarRange[int]:
-        return BarRange(int(self.open[index]), int(self.high[index]), int(self.low[index]))
+        open_, high = int(self.open[index]), int(self.high[index])
+        return BarRange(open_, high, int(self.low[index]), int(self.close[index]))
 
 
 class FinerBars:
@@ -254,7 +281,7 @@ class FinerBars:
         low, high = (int(place) for place in np.searchsorted(times, [start, end]))
         if (high - low) * TIMEFRAMES[self._finer.timeframe] * NS != end - start:
             return []
-        columns = (column[low:high].tolist() for column in (ticks.open, ticks.high, ticks.low))
+        columns = (column[low:high].tolist() for column in (ticks.open, ticks.high, ticks.low, ticks.close))
         return [BarRange(*row) for row in zip(*columns, strict=True)]
 
 
@@ -613,7 +640,7 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: in
         book.deny(index, side, expired.code.value, denial_text(expired))
         return True
     if _enters(book, index + 1, side, entry.quantity, match_market(bar), index):
-        _protect(book, index + 1, side, stop, limit, trail, plan, take_since=index + 1)
+        _protect(book, index + 1, match_market(bar), side, stop, limit, trail, plan)
     return True
 
 
@@ -647,16 +674,17 @@ def _move_entry(book: _Book, index: int) -> None:
 def _protect(
     book: _Book,
     index: int,
+    met: int,
     side: Side,
     stop: int | None,
     limit: int | None,
     trail: int | None,
     plan: ParentPlan | None,
     *,
-    take_since: int,
+    is_late: bool = False,
     is_unclear: bool = False,
 ) -> None:
-    """Place the protections of an entry that filled in bar `index`, over what is held."""
+    """Place the protections of an entry that filled in bar `index` at `met`, before slippage, over what is held."""
     instrument, guard = book.setup.instrument, book.protection
     if guard is not None and len(book.entered) > 1:
         guard.bought.append(book.entered[-1])
@@ -672,7 +700,7 @@ def _protect(
     if (stop is not None or limit is not None) and guarded >= max(instrument.qty_min, instrument.lot_step):
         decided = book.decided[-1:]
         book.protection = _Protection(
-            [guarded], [guarded], decided, side.opposite, index, stop, limit, take_since, index, is_unclear, trail
+            [guarded], [guarded], decided, side.opposite, index, met, stop, limit, index, is_late, is_unclear, trail
         )
         if plan is not None:
             book.protection.planned = _planned(book, plan, side.sign)
@@ -816,10 +844,12 @@ def _liquidate(book: _Book, index: int) -> bool:
     if guard is not None:
         if guard.stop is not None and (guard.stop >= book.liquidation if is_long else guard.stop <= book.liquidation):
             return False
-        if guard.limit is not None and index >= guard.take_since:
-            if index != guard.since and (bar.open >= guard.limit if is_long else bar.open <= guard.limit):
+        if guard.limit is not None:
+            met, best = guard.seen(bar, index).open, bar.high if is_long else bar.low
+            best = bar.close if guard.is_late(index) else best
+            if met >= guard.limit if is_long else met <= guard.limit:
                 return False
-            book.unclear += bar.high >= guard.limit if is_long else bar.low <= guard.limit
+            book.unclear += best >= guard.limit if is_long else best <= guard.limit
     ticks = min(bar.open, book.liquidation) if is_long else max(bar.open, book.liquidation)
     book.waiting = book.protection = None
     quantity = exit_quantity(book.position, book.setup.instrument)
@@ -852,21 +882,22 @@ def _resolve_protection(book: _Book, through: int) -> None:
         if guard.planned is not None and guard.planned.limits:
             _leave_targets(book, guard, guard.planned, index)
             continue
-        hit, is_unclear_now, is_known = _hit(book, guard, index)
+        hit, is_unclear_now = _hit(book, guard, index)
         assert hit is not None, "a touched protection fills"
         book.unclear += is_unclear_now
-        _leave_protected(book, guard, index, hit, is_known=is_known)
+        _leave_protected(book, guard, index, hit)
 
 
-def _hit(book: _Book, guard: _Protection, index: int) -> tuple[tuple[Leg, int] | None, bool, bool]:
-    """Return what fills of a protection in bar `index`, whether that is unclear, and whether finer bars said it."""
-    hit = _match(guard, book.range(index), placed_in_bar=index == guard.since, takes=index >= guard.take_since)
+def _hit(book: _Book, guard: _Protection, index: int) -> tuple[tuple[Leg, int] | None, bool]:
+    """Return what fills of a protection in bar `index`, and whether that is unclear."""
+    hit = _match(guard, book.range(index), index)
     if hit is None or hit[0] is not Leg.STOP or not _is_unclear(book, guard, index):
-        return hit, False, False
-    found = None if guard.is_entry_unclear and index == guard.since else _within(book, guard, index, None)
+        return hit, False
+    is_read = index == guard.since and (guard.is_entry_unclear or guard.is_entry_late)  # by `_resolve_entry_bar`
+    found = None if is_read else _within(book, guard, index, None)
     if found is None or found.hit is None:
-        return hit, found is None or found.is_unclear, False
-    return found.hit, found.is_unclear, True
+        return hit, found is None or found.is_unclear
+    return found.hit, found.is_unclear
 
 
 def _leave_targets(book: _Book, guard: _Protection, planned: _Planned, index: int) -> None:
@@ -877,9 +908,9 @@ def _leave_targets(book: _Book, guard: _Protection, planned: _Planned, index: in
     for number in live:
         guard.limit = planned.limits[number]
         hits.append(_hit(book, guard, index))
-    book.unclear += any(is_unclear_now for _, is_unclear_now, _ in hits)
+    book.unclear += any(is_unclear_now for _, is_unclear_now in hits)
     is_joined = False
-    for number, (hit, _, _) in zip(live, hits, strict=True):
+    for number, (hit, _) in zip(live, hits, strict=True):
         if hit is None:
             continue
         quantity = min(planned.parts[number], exit_quantity(book.position, item))
@@ -904,30 +935,29 @@ def _resolve_entry_bar(book: _Book, guard: _Protection, index: int, entry: Resti
     bar, is_long = book.range(index), guard.side is Side.SELL
     is_taken = guard.limit is not None and (bar.high >= guard.limit if is_long else bar.low <= guard.limit)
     is_stopped = guard.stop is not None and (bar.low <= guard.stop if is_long else bar.high >= guard.stop)
-    is_late = guard.take_since > index
-    if not ((is_late and is_taken) or (guard.is_entry_unclear and is_stopped)):
+    is_shown = guard.limit is not None and (bar.close >= guard.limit if is_long else bar.close <= guard.limit)
+    is_late = guard.is_entry_late and is_taken and not is_shown
+    is_counted = is_late or guard.is_behind(bar, index)  # of another stop entry it is, when its stop loss fills
+    if not (is_late or (is_stopped and (guard.is_entry_unclear or (guard.is_entry_late and is_shown)))):
         return
     if guard.planned is not None and guard.planned.limits:
-        book.unclear += is_late  # pairs of several targets are read by the pessimistic rule
+        book.unclear += is_counted  # pairs of several targets are read by the pessimistic rule
         return
     found = _within(book, guard, index, entry)
     if found is None:
-        book.unclear += is_late  # of a stop entry it is counted when its stop loss fills
+        book.unclear += is_counted
         return
     book.unclear += found.is_unclear
-    guard.take_since, guard.scan_from, guard.is_entry_unclear = index + 1, index + 1, False
+    guard.scan_from, guard.is_entry_late, guard.is_entry_unclear = index + 1, False, False
     guard.stop = int(_stops(book, guard, index, index + 1)[-1]) if book.follows(guard) else guard.stop
     if found.hit is None:
         _move_target(book, guard, index)
     else:
-        _leave_protected(book, guard, index, found.hit, is_known=True)
+        _leave_protected(book, guard, index, found.hit)
 
 
-def _leave_protected(
-    book: _Book, guard: _Protection, index: int, hit: tuple[Leg, int], *, is_known: bool = False
-) -> None:
-    """Book the fills of a protection in bar `index`, one for each entry; they are one trade. In the bar in which an
-    entry filled its legs cannot have the open, unless finer bars said what filled (`is_known`). A leg only closes: one
+def _leave_protected(book: _Book, guard: _Protection, index: int, hit: tuple[Leg, int]) -> None:
+    """Book the fills of a protection in bar `index`, one for each entry; they are one trade. A leg only closes: one
     over a remainder too small to be closed, after an entry on the other side, fills nothing, as live has cancelled
     it."""
     book.protection = None
@@ -939,8 +969,6 @@ def _leave_protected(
     for number in order:
         held = exit_quantity(book.position, item) if book.position * guard.sign > 0 else _ZERO
         quantity = min(parts[number], held)
-        if is_entry_bar and not is_known and number == len(parts) - 1:
-            hit = _match(guard, book.range(index), placed_in_bar=True, takes=True) or hit
         if quantity >= max(item.qty_min, item.lot_step):
             role = Role.STOP_LOSS if hit[0] is Leg.STOP else Role.TAKE_PROFIT
             _fill(book, index, guard.side, quantity, hit[1], role, guard.decided[number], is_joined=is_joined)
@@ -963,24 +991,27 @@ def _within(book: _Book, guard: _Protection, index: int, entry: Resting[int] | N
     is_long, is_unclear_now = guard.side is Side.SELL, False
     has_entered = entry is None
     for number, bar in enumerate(rows):
-        in_bar, takes = entry is None and number == 0 and index == guard.since, True
+        met, is_late = guard.met if entry is None and number == 0 and index == guard.since else bar.open, False
+        may_stop = True
         is_taken = guard.limit is not None and (bar.high >= guard.limit if is_long else bar.low <= guard.limit)
         is_stopped = guard.stop is not None and (bar.low <= guard.stop if is_long else bar.high >= guard.stop)
         if not has_entered and entry is not None:
-            price = match_resting(entry, bar, placed_in_bar=False)
+            price = match_resting(entry, bar)
             if price is None:
-                if entry.type is OrderType.STOP_LIMIT and is_triggered(entry, bar, placed_in_bar=False):
+                if rests_as_limit(entry, bar):
                     entry = Resting(entry.side, OrderType.LIMIT, entry.price)
                 continue
-            has_entered = in_bar = True
-            takes = not (entry.type is OrderType.LIMIT and price != bar.open)
-            is_unclear_now = (is_taken and not takes) or (
-                is_stopped and entry.type is not OrderType.LIMIT and price != bar.open
-            )
-        hit = _match(guard, bar, placed_in_bar=in_bar, takes=takes)
+            has_entered, met = True, min(price, guard.met) if is_long else max(price, guard.met)
+            is_late, is_inside = _comes_inside(entry, bar, price)
+            is_shown = guard.limit is not None and (bar.close >= guard.limit if is_long else bar.close <= guard.limit)
+            is_unclear_now = (is_taken and is_late and not is_shown) or (is_stopped and is_inside)
+            is_taken &= not is_late or is_shown
+            if is_inside and guard.stop is not None:
+                may_stop, met = stop_after_trigger(guard.stop, met, bar.open, bar.close, guard.sign)
+        hit = _match_pair(guard, after_entry(bar, met), is_late=is_late, may_stop=may_stop)
         if hit is not None:
-            is_open_stopped = guard.stop is not None and (bar.open <= guard.stop if is_long else bar.open >= guard.stop)
-            both = is_unclear(is_stopped, is_taken and takes, is_open_stopped and not in_bar, hit[0] is Leg.LIMIT)
+            is_met_stopped = guard.stop is not None and (met <= guard.stop if is_long else met >= guard.stop)
+            both = is_unclear(is_stopped, is_taken, is_met_stopped, hit[0] is Leg.LIMIT)
             return _Within(hit, is_unclear_now or both)
     return _Within(None, is_unclear_now) if has_entered and entry is not None else None
 
@@ -988,13 +1019,14 @@ def _within(book: _Book, guard: _Protection, index: int, entry: Resting[int] | N
 def _is_unclear(book: _Book, guard: _Protection, index: int) -> bool:
     """Return whether bar `index`, in which a stop loss filled, does not show that nothing better came before."""
     if guard.is_entry_unclear and index == guard.since:
-        return True
-    if guard.stop is None or guard.limit is None or index < guard.take_since:
+        return not guard.is_behind(book.range(index), index)
+    if guard.stop is None or guard.limit is None:
         return False
-    bar, is_long, in_bar = book.range(index), guard.side is Side.SELL, index == guard.since
-    is_taken = bar.high >= guard.limit if is_long else bar.low <= guard.limit
-    is_open_stopped = bar.open <= guard.stop if is_long else bar.open >= guard.stop
-    return is_unclear(True, is_taken, is_open_stopped and not in_bar, False)
+    bar, is_long = guard.seen(book.range(index), index), guard.side is Side.SELL
+    best = bar.close if guard.is_late(index) else bar.high if is_long else bar.low
+    is_taken = best >= guard.limit if is_long else best <= guard.limit
+    is_met_stopped = bar.open <= guard.stop if is_long else bar.open >= guard.stop
+    return is_unclear(True, is_taken, is_met_stopped, False)
 
 
 def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
@@ -1013,13 +1045,13 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
         if book.waiting is None:
             return
         waiting.at, bar = index + 1, book.range(index)
-        price = match_resting(order, bar, placed_in_bar=False)
+        price = match_resting(order, bar)
         if price is None:
-            waiting.has_triggered |= is_triggered(order, bar, placed_in_bar=False)
+            waiting.has_triggered |= rests_as_limit(order, bar)
             continue
         book.waiting = None
-        is_limit, is_inside = order.type is OrderType.LIMIT, price != bar.open
-        is_maker = is_limit and (is_inside or index > waiting.since)
+        is_late, is_unclear_entry = _comes_inside(order, bar, price)
+        is_maker = is_late or (order.type is OrderType.LIMIT and index > waiting.since)
         if not _enters(
             book, index, side, waiting.quantity, price, waiting.decided, limit=order.price, is_maker=is_maker
         ):
@@ -1027,18 +1059,28 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
         _protect(
             book,
             index,
+            price,
             side,
             waiting.stop_loss,
             waiting.take_profit,
             waiting.trail,
             waiting.plan,
-            take_since=index + (is_limit and is_inside),
-            is_unclear=is_inside and not is_limit,
+            is_late=is_late,
+            is_unclear=is_unclear_entry,
         )
-        if book.protection is not None and book.protection.since == index and is_inside:
+        if book.protection is not None and book.protection.since == index and (is_late or is_unclear_entry):
             _resolve_entry_bar(book, book.protection, index, order)
         return
     waiting.at = max(waiting.at, through + 1)
+
+
+def _comes_inside(order: Resting[int], bar: BarRange[int], price: int) -> tuple[bool, bool]:
+    """Return whether an entry's order that filled in `bar` was a limit that filled inside it, and whether it was a stop
+    that triggered inside it."""
+    if order.type is OrderType.LIMIT:
+        return price != bar.open, False
+    assert order.stop is not None, "it is a stop"
+    return rests_as_limit(order, bar), (order.stop - bar.open) * order.side.sign > 0
 
 
 def _end_waiting(book: _Book, through: int) -> None:
@@ -1079,13 +1121,13 @@ def _first_reached(book: _Book, guard: _Protection, through: int) -> int | None:
     is_long = guard.side is Side.SELL
     if book.follows(guard):
         return _first_followed(book, guard, through)
-    if guard.take_since > guard.scan_from:
-        down, up = (guard.stop, None) if is_long else (None, guard.stop)
-        found = _first_reach(book, guard.scan_from, min(through, guard.take_since - 1), down, up)
-        if found is not None:
-            return found
+    start = guard.scan_from
+    if guard.since == start <= through and (guard.is_entry_late or guard.is_entry_unclear):
+        if _match(guard, book.range(start), start) is not None:
+            return start
+        start += 1
     down, up = (guard.stop, guard.limit) if is_long else (guard.limit, guard.stop)
-    return _first_reach(book, max(guard.take_since, guard.scan_from), through, down, up)
+    return _first_reach(book, start, through, down, up)
 
 
 def _first_followed(book: _Book, guard: _Protection, through: int) -> int | None:
@@ -1099,8 +1141,9 @@ def _first_followed(book: _Book, guard: _Protection, through: int) -> int | None
         touched = low <= stops[:-1] if is_long else high >= stops[:-1]
         if guard.limit is not None:
             taken = high >= guard.limit if is_long else low <= guard.limit
-            taken[: max(guard.take_since - start, 0)] = False
             touched = touched | taken
+        if guard.since == start and (guard.is_entry_late or guard.is_entry_unclear):
+            touched[0] = _match(guard, book.range(start), start) is not None
         place = int(touched.argmax())
         guard.scan_from, guard.stop = (start + place, int(stops[place])) if touched[place] else (end, int(stops[-1]))
         if touched[place]:
@@ -1147,16 +1190,21 @@ def _first_reach(book: _Book, start: int, through: int, down: int | None, up: in
     return None
 
 
-def _match(guard: _Protection, bar: BarRange[int], *, placed_in_bar: bool, takes: bool) -> tuple[Leg, int] | None:
-    stop = None if guard.stop is None else Resting(guard.side, OrderType.STOP, stop=guard.stop)
-    limit = None if guard.limit is None or not takes else Resting(guard.side, OrderType.LIMIT, price=guard.limit)
-    if stop is not None and limit is not None:
-        return match_oco(stop, limit, bar, placed_in_bar=placed_in_bar)
-    only = stop or limit
-    if only is None:
-        return None
-    price = match_resting(only, bar, placed_in_bar=placed_in_bar)
-    return None if price is None else (Leg.STOP if stop else Leg.LIMIT, price)
+def _match(guard: _Protection, bar: BarRange[int], index: int) -> tuple[Leg, int] | None:
+    """Return which leg of a protection bar `index` fills, and its price."""
+    seen, may_stop = guard.seen(bar, index), True
+    if guard.is_entry_unclear and index == guard.since and guard.stop is not None:
+        may_stop, met = stop_after_trigger(guard.stop, guard.met, bar.open, bar.close, guard.sign)
+        seen = after_entry(bar, met)
+    return _match_pair(guard, seen, is_late=guard.is_late(index), may_stop=may_stop)
+
+
+def _match_pair(
+    guard: _Protection, bar: BarRange[int], *, is_late: bool, may_stop: bool = True
+) -> tuple[Leg, int] | None:
+    stop = None if guard.stop is None or not may_stop else Resting(guard.side, OrderType.STOP, stop=guard.stop)
+    limit = None if guard.limit is None else Resting(guard.side, OrderType.LIMIT, price=guard.limit)
+    return match_legs(stop, limit, bar, is_late=is_late)
 
 
 def _enters(

@@ -17,6 +17,7 @@ from fks.backtest.statistics import rebates_of, statistics_of
 from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso
 
+UNCLEAR_SHARE = 0.05  # unclear bars a trade, from which on a finding names them
 ROWS_MAX = 10_000  # fills and trades kept in a document; the hash covers all of them
 
 
@@ -85,9 +86,14 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
 
 
 def findings_of(result: Result) -> list[str]:
-    """Return sentences that speak against a result: that all entries were denied, that it is too good."""
-    none, good = result.no_trades, too_good(periods_of(result))
-    return [*([] if none is None else [str(none)]), *([] if good is None else [good])]
+    """Return sentences that speak against a result: that all entries were denied, that it is too good, that much of it
+    rests on bars whose order of prices is not known."""
+    none, good, trades = result.no_trades, too_good(periods_of(result)), len(result.trade_columns.pnl)
+    found = [*([] if none is None else [str(none)]), *([] if good is None else [good])]
+    if trades and result.unclear >= UNCLEAR_SHARE * trades:
+        share = f"{result.unclear} unclear bars for {trades} trades ({result.unclear / trades:.0%})"
+        found.append(f"{share}: the order of prices inside them is assumed; shorter bars, or stored minutes, show it")
+    return found
 
 
 def flows_of(result: Result) -> dict[str, Decimal]:

@@ -711,9 +711,7 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
     if document.get("expired"):
         click.echo(f"  expired: {document['expired']} entries, {document['collar_pct']} % from the close or further")
     if document.get("unclear_bars"):
-        click.echo(
-            f"  unclear: {document['unclear_bars']} bars reached two prices in an unknown order; the worse one counts"
-        )
+        click.echo(f"  unclear: {document['unclear_bars']} bars reached two prices in an unknown order")
     for finding in document.get("findings", ()):  # a result of an older version has none
         if finding == none:
             continue

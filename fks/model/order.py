@@ -251,15 +251,18 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class ExecutedOrder:
-    """An entry or exit that a venue of bars is given again after a restart: the bar that executed it, and its price."""
+    """An entry or exit that a venue of bars is given again after a restart: the bar that executed it, and the order as
+    that bar met it (`type`: market for one that fills at once or expires)."""
 
     client_order_id: str
     symbol: str
     instance: str
     role: Role
     time_ns: int
-    price: Decimal
-    is_resting_limit: bool
+    side: Side
+    type: OrderType = OrderType.MARKET
+    price: Decimal | None = None
+    stop_price: Decimal | None = None
     is_unprotected: bool = False  # an entry whose legs were ended, and are to be placed again
 
 

@@ -1,7 +1,7 @@
 """The written rule by which orders fill on a bar tape (`--fills tape`): pure functions of an order and a bar.
 
 A market order fills at the open of the bar that is open when it comes. Every other order is looked at when a bar is
-complete, against that bar's open, high and low. An order placed while the bar was open cannot have its open any more.
+complete, against that bar's prices. An order placed while the bar was open cannot have its open any more.
 When a stop and a take-profit of one list are both hit, the stop fills, unless the open was already through the profit.
 """
 
@@ -46,9 +46,15 @@ def touch(order: SimOrder, bar: TapeBar) -> Touch | None:
         found = Touch(level, False)
     else:
         return None
-    if waits and order.has_limit and not (found.price <= order.price if order.is_buy else found.price >= order.price):
-        return Touch(found.price, found.at_open, rests=True)
-    return found
+    if not (waits and order.has_limit) or _accepts(order, found.price):
+        return found
+    if _accepts(order, bar.close):  # the price came back to its limit
+        return Touch(order.price, False)
+    return Touch(found.price, found.at_open, rests=True)
+
+
+def _accepts(order: SimOrder, price: int) -> bool:
+    return price <= order.price if order.is_buy else price >= order.price
 
 
 def choose(legs: list[tuple[SimOrder, Touch]]) -> tuple[SimOrder, Touch]:

@@ -24,12 +24,15 @@ from fks.matching import (
     CostModel,
     Leg,
     Resting,
+    after_entry,
     is_accepted,
-    is_triggered,
+    match_legs,
     match_market,
     match_oco,
     match_resting,
     range_of,
+    rests_as_limit,
+    stop_after_trigger,
 )
 from fks.matching.margin import Margin
 from fks.model import ids
@@ -76,6 +79,7 @@ class _Held:
     has_rested: bool = False  # a price or a bar that came after it did not fill it: a limit makes from then on
     time_ns: int = 0
     after_ns: int = 0  # the bar it was decided on, when that may be fed again
+    met: Decimal | None = None  # what it met when it came (mode `last`)
     code: str | None = None  # why it expired
 
     @property
@@ -87,6 +91,26 @@ class _Held:
     def resting(self) -> Resting[Decimal]:
         kind = OrderType.LIMIT if self.has_triggered else self.order.type
         return Resting(self.order.side, kind, self.order.price, self.order.stop_price)
+
+
+@dataclass(frozen=True, slots=True)
+class _EntryBar:
+    """A bar as the protections of an entry meet it: its prices, where it filled the entry from that one's price on.
+    `is_late`: the entry was a limit that filled inside it; `opened`: its open, where the entry's stop triggered inside
+    it."""
+
+    prices: BarRange[Decimal]
+    is_late: bool = False
+    opened: Decimal | None = None
+
+    def match(self, stop: _Held | None, limit: _Held | None) -> tuple[Leg, Decimal] | None:
+        """Return which leg fills, and its price."""
+        at_stop, prices = None if stop is None else stop.resting, self.prices
+        if at_stop is not None and at_stop.stop is not None and self.opened is not None:
+            sign = at_stop.side.opposite.sign
+            may_fill, met = stop_after_trigger(at_stop.stop, prices.open, self.opened, prices.close, sign)
+            at_stop, prices = at_stop if may_fill else None, after_entry(prices, met)
+        return match_legs(at_stop, None if limit is None else limit.resting, prices, is_late=self.is_late)
 
 
 class PaperVenue:
@@ -148,8 +172,7 @@ class PaperVenue:
         #: entry and number of the target -> that in which their legs were placed again
         self._caught_up: OrderedDict[tuple[str, int], int] = OrderedDict()
         self._restored: dict[str, int] = {}  # restored entry without legs -> that from which on the next meet bars
-        self._late_takes: OrderedDict[str, None] = OrderedDict()  # limits that filled inside a bar, not at its open
-        self._limits: dict[str, Decimal] = {}  # restored entries that rested -> the price that they filled at
+        self._filled: OrderedDict[str, Resting[Decimal]] = OrderedDict()  # client id -> the order that it filled as
         self._bars: dict[str, deque[Bar]] = {}
         self._last: dict[str, Decimal] = {}
         self._decided: dict[str, int] = {}  # client id -> the bar up to which nothing fills an order or its legs
@@ -181,7 +204,9 @@ class PaperVenue:
         self._moved_ns = dict(moved or {})
         self._decided = dict(decided or {})
         self._filled_in = OrderedDict((row.client_order_id, row.time_ns) for row in executed)
-        self._limits = {row.client_order_id: row.price for row in executed if row.is_resting_limit}
+        self._filled = OrderedDict(
+            (row.client_order_id, Resting(row.side, row.type, row.price, row.stop_price)) for row in executed
+        )
         self._closed_in = {(row.symbol, row.instance): row.time_ns for row in executed if row.role is Role.EXIT}
         self._restored = {
             row.client_order_id: max(row.time_ns, self._closed_in.get((row.symbol, row.instance), 0))
@@ -219,7 +244,7 @@ class PaperVenue:
         if (no := self._refuse(order)) is not None:
             return no
         held = _Held(order, State.ACCEPTED if order.type in _STOPS else State.WORKING, time_ns=self._clock.now_ns())
-        held.after_ns = self._after_ns(order)
+        held.after_ns, held.met = self._after_ns(order), self._price(order.symbol, order.side)
         self._keep(held)
         self._live[order.client_order_id] = held
         fills = () if self._is_ended(held) else self._match_now(held)
@@ -234,7 +259,7 @@ class PaperVenue:
         pair = (_Held(stop, State.ACCEPTED, time_ns=now), _Held(limit, State.WORKING, time_ns=now))
         pair[0].sibling, pair[1].sibling = limit.client_order_id, stop.client_order_id
         for held in pair:
-            held.after_ns = self._after_ns(held.order)
+            held.after_ns, held.met = self._after_ns(held.order), self._price(held.order.symbol, held.order.side)
             self._keep(held)
             self._live[held.order.client_order_id] = held
         is_ended = [self._is_ended(held) for held in pair]
@@ -351,7 +376,7 @@ class PaperVenue:
         if at_ns >= self._priced_ns.get(symbol, 0):
             self._last[symbol], self._priced_ns[symbol] = price, at_ns
             self._quotes.pop(symbol, None)
-            self._close_by_force(symbol, BarRange(price, price, price))
+            self._close_by_force(symbol, BarRange(price, price, price, price))
 
     def on_quote(self, symbol: str, bid: Decimal, ask: Decimal, *, at_ns: int) -> None:
         """Match resting orders with a quote, or with a trade (`bid` = `ask`): buys meet the ask, sells the bid (mode
@@ -363,12 +388,12 @@ class PaperVenue:
             self._last[symbol], self._priced_ns[symbol] = (bid + ask) / 2, at_ns
             self._quotes[symbol] = (bid, ask)
             price = bid if self.position(symbol) > 0 else ask
-            self._close_by_force(symbol, BarRange(price, price, price))
+            self._close_by_force(symbol, BarRange(price, price, price, price))
         waiting = [h for h in self._live.values() if h.order.symbol == symbol and h.time_ns <= at_ns]
         for held in waiting:
             if held.order.client_order_id in self._live:
                 price = ask if held.order.side is Side.BUY else bid
-                for fill in self._match(held, None, BarRange(price, price, price), placed_in_bar=False):
+                for fill in self._match(held, None, BarRange(price, price, price, price)):
                     self._publish(fill)
 
     def _price(self, symbol: str, side: Side) -> Decimal | None:
@@ -427,7 +452,7 @@ class PaperVenue:
             close = Decimal(
                 repr(bar.close)
             )  # of the rest of the bar it is not known whether it came before the position
-            prices = BarRange(close, close, close)
+            prices = BarRange(close, close, close, close)
         if (cash := self._cash_beside(symbol, instrument.quote)) is None:
             return
         level = margin.liquidation_price(held, cash, instrument)
@@ -439,11 +464,12 @@ class PaperVenue:
         stops = [leg.stop_price for leg in legs] + [o.stop_loss for o in entered if o.side.sign * held > 0]
         if any(stop is not None and (stop >= level if is_long else stop <= level) for stop in stops):
             return
-        takes = [
-            leg.price for leg in legs if leg.type not in _STOPS and self._filled_in.get(leg.parent_id or "") != own_ns
-        ]
-        if any(t is not None and (prices.open >= t if is_long else prices.open <= t) for t in takes):
-            return
+        takes = [(leg.parent_id or "", leg.price) for leg in legs if leg.type not in _STOPS]
+        takes += [(o.client_order_id, o.take_profit) for o in entered if o.side.sign * held > 0]
+        for entry, take in takes:
+            met = self._entry_bar(entry, own_ns, prices).prices.open
+            if take is not None and (met >= take if is_long else met <= take):
+                return
         price = min(prices.open, level) if is_long else max(prices.open, level)
         self._book_forced(instrument, Side.SELL if is_long else Side.BUY, quantity, price, bar, margin)
 
@@ -520,7 +546,7 @@ class PaperVenue:
             limit = held.order.price
             is_market = held.order.type is OrderType.MARKET or limit is None
             if is_market or (last <= limit if held.order.side is Side.BUY else last >= limit):  # type: ignore[operator]
-                return self._filled(held, last, self._clock.now_ns(), None)
+                return self._fill(held, last, self._clock.now_ns(), None)
         held.has_rested = True
         if held.order.time_in_force is not TimeInForce.GTC and held.order.type is OrderType.LIMIT:
             self._end(held, State.EXPIRED)
@@ -530,17 +556,32 @@ class PaperVenue:
         """Return what a completed bar fills of an order. In mode `bar` a leg meets no bar before that of its
         entry's execution, and the first legs are live in that one only if it is fed again: they came within it."""
         if self._mode == "last":
-            return self._match(held, bar, prices, placed_in_bar=bar.time_ns < held.time_ns)
+            if bar.time_ns < held.time_ns and held.met is not None:  # it came inside the bar
+                prices = after_entry(prices, held.met)
+            return self._match(held, bar, prices)
         order, parent = held.order, held.order.parent_id or ""
-        is_protective = order.role in _PROTECTIVE
-        filled_in = self._filled_in.get(parent, 0) if is_protective else 0
-        if bar.time_ns < filled_in:
+        if order.role not in _PROTECTIVE:
+            return self._match(held, bar, prices)
+        if bar.time_ns < self._filled_in.get(parent, 0):
             return ()
-        is_own = filled_in == bar.time_ns
-        limit = self._limits.get(parent)
-        is_late = parent in self._late_takes or (limit is not None and limit != prices.open)
-        is_first = is_own and order.attempt % TARGET_ATTEMPTS == 0
-        return self._match(held, bar, prices, placed_in_bar=is_first, takes=not (is_own and is_late))
+        own = self._entry_bar(parent, bar.time_ns, prices)
+        return self._match(held, bar, own.prices, own)
+
+    def _entry_bar(self, entry: str, time_ns: int, prices: BarRange[Decimal]) -> _EntryBar:
+        """Return the bar of `time_ns` as the protections of an entry meet it."""
+        filled = self._filled.get(entry)
+        if filled is None or self._filled_in.get(entry) != time_ns:
+            return _EntryBar(prices)
+        has_rested, price = rests_as_limit(filled, prices), match_resting(filled, prices)
+        if price is None and filled.type is OrderType.STOP_LIMIT:  # it had triggered in a bar before
+            filled = Resting(filled.side, OrderType.LIMIT, filled.price)
+            price = match_resting(filled, prices)
+        if price is None:
+            return _EntryBar(prices)
+        is_late = has_rested or (filled.type is OrderType.LIMIT and price != prices.open)
+        sign, stop = filled.side.sign, None if filled.type is OrderType.LIMIT else filled.stop
+        is_inside = stop is not None and (stop - prices.open) * sign > 0
+        return _EntryBar(after_entry(prices, price), is_late, prices.open if is_inside else None)
 
     def _catch_up(self, held: _Held) -> tuple[Fill, ...]:
         """Match a protection against the bars since it was wanted, when only our own latency brought it later: one of
@@ -584,39 +625,39 @@ class PaperVenue:
         )
 
     def _match(
-        self, held: _Held, bar: Bar | None, prices: BarRange[Decimal], *, placed_in_bar: bool, takes: bool = True
+        self, held: _Held, bar: Bar | None, prices: BarRange[Decimal], own: _EntryBar | None = None
     ) -> tuple[Fill, ...]:
         """Return what a bar (None: a trade or quote) fills of an order, or of the OCO it belongs to. IOC and FOK end
-        when they do not fill."""
+        when they do not fill. A protection rests when its entry fills, and makes; `own`: the bar as it meets it."""
         stamp = bar.time_ns if self._mode == "bar" and bar is not None else self._clock.now_ns()
         other = self._live.get(held.sibling) if held.sibling else None
         if other is not None:
             stop, limit = (held, other) if held.order.type in _STOPS else (other, held)
-            hit = match_oco(stop.resting, limit.resting, prices, placed_in_bar=placed_in_bar, takes=takes)
+            hit = match_oco(stop.resting, limit.resting, prices) if own is None else own.match(stop, limit)
             if hit is None:
-                self._note_trigger(stop, prices, placed_in_bar)
+                self._note_trigger(stop, prices)
                 return ()
-            return self._filled(stop if hit[0] is Leg.STOP else limit, hit[1], stamp, bar)
+            return self._fill(stop if hit[0] is Leg.STOP else limit, hit[1], stamp, bar)
         if held.is_at_once:
             fills = self._at_once(held, match_market(prices), stamp, bar)
             if not fills:
                 self._queue.put(self._report(held))
             return fills
-        if not takes and held.order.role is Role.TAKE_PROFIT:
-            held.has_rested = True
-            return ()
-        price = match_resting(held.resting, prices, placed_in_bar=placed_in_bar)
+        resting, role = held.resting, held.order.role
+        if own is None:
+            price = match_resting(resting, prices)
+        else:
+            hit = own.match(held, None) if held.order.type in _STOPS else own.match(None, held)
+            price = None if hit is None else hit[1]
         if price is not None:
-            held.has_rested |= placed_in_bar or price != prices.open
-            if price != prices.open and held.resting.type is OrderType.LIMIT:
-                self._late_takes[held.order.client_order_id] = None
-                while len(self._late_takes) > _KEPT_ORDERS:
-                    self._late_takes.popitem(last=False)
-            fills = self._filled(held, price, stamp, bar)
+            self._note_trigger(held, prices)
+            held.has_rested |= role in _PROTECTIVE or price != prices.open or held.has_triggered
+            self._filled[held.order.client_order_id] = resting
+            fills = self._fill(held, price, stamp, bar)
             if not fills:
                 self._queue.put(self._report(held))
             return fills
-        self._note_trigger(held, prices, placed_in_bar)
+        self._note_trigger(held, prices)
         held.has_rested = True
         if held.order.time_in_force is not TimeInForce.GTC and held.order.type is OrderType.LIMIT:
             self._end(held, State.EXPIRED)
@@ -629,17 +670,17 @@ class PaperVenue:
         order = held.order
         assert order.price is not None, "it has a limit"
         if is_accepted(self._slipped(held, price, bar), order.price, order.side.sign):
-            return self._filled(held, price, time_ns, bar)
+            return self._fill(held, price, time_ns, bar)
         held.code = Code.SLIPPAGE_GUARD.value
         self._end(held, State.EXPIRED)
         return ()
 
-    def _note_trigger(self, held: _Held, prices: BarRange[Decimal], placed_in_bar: bool) -> None:
+    def _note_trigger(self, held: _Held, prices: BarRange[Decimal]) -> None:
         if held.order.type is OrderType.STOP_LIMIT and not held.has_triggered:
-            held.has_triggered = is_triggered(held.resting, prices, placed_in_bar=placed_in_bar)
+            held.has_triggered = rests_as_limit(held.resting, prices)
             held.state = State.WORKING if held.has_triggered else held.state
 
-    def _filled(self, held: _Held, price: Decimal, time_ns: int, bar: Bar | None) -> tuple[Fill, ...]:
+    def _fill(self, held: _Held, price: Decimal, time_ns: int, bar: Bar | None) -> tuple[Fill, ...]:
         """Fill an order whole at the price of the fill rule, with the slippage and the fee of a taker or a maker; a buy
         that costs more than is free expires. `bar` None: a trade, a quote or the last price fills it."""
         order, instrument = held.order, self._instruments[held.order.symbol]
@@ -678,8 +719,9 @@ class PaperVenue:
         self._filled_in[order.client_order_id] = time_ns
         if order.role is Role.EXIT:
             self._closed_in[order.symbol, order.instance] = time_ns
-        while len(self._filled_in) > _KEPT_ORDERS:
-            self._filled_in.popitem(last=False)
+        for known in (self._filled_in, self._filled):
+            while len(known) > _KEPT_ORDERS:
+                known.popitem(last=False)
         self._end(held, State.FILLED, time_ns)
         if held.sibling and (other := self._live.get(held.sibling)):
             self._end(other, State.EXPIRED, time_ns)

@@ -26,7 +26,6 @@ class Leg:
 
     bought: Decimal
     quantity: Decimal
-    placed_at: int
     seq: int
     target: Decimal | None = None  # of an entry with several: the price of this one
 
@@ -220,8 +219,8 @@ def slow_book(
         time_ns, book.t = int(bars.time_ns[t]), t
         book.pay(t, Decimal(repr(float(bars.close[t - 1]))))
         for order in wanted:  # decided on the bar before: filled at this open
-            _market(book, order, t, time_ns, o)
-        _protect(book, t, time_ns, o, h, low)
+            _market(book, order, time_ns, o)
+        _protect(book, time_ns, o, h, low)
         _follow(book, Decimal(repr(float(bars.close[t]))))
         _resize(book)
         if t < strategy.warmup():
@@ -293,7 +292,7 @@ def _share(decisions: Decisions, t: int) -> Decimal:
     return Decimal(repr(float(decisions.size_share[t]))).quantize(Decimal("0.000001"), ROUND_HALF_EVEN)
 
 
-def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> None:
+def _market(book: SlowBook, order: Wanted, time_ns: int, o: Decimal) -> None:
     what, reference, stop, limit = order.what, order.close, order.stop, order.limit
     if what == "exit":
         book.is_open = False
@@ -341,15 +340,15 @@ def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> 
     book.is_open = True
     book.seq += 1
     if guard is not None:
-        guard.legs.append(Leg(quantity, quantity, t, book.seq))
+        guard.legs.append(Leg(quantity, quantity, book.seq))
     elif stop_at is not None or limit_at is not None:
         whole = book.step(abs(book.position))
-        book.guard = Guard(stop_at, limit_at, distance, [Leg(whole, whole, t, book.seq)])
+        book.guard = Guard(stop_at, limit_at, distance, [Leg(whole, whole, book.seq)])
         if order.plan is not None and stop_at is not None:
             book.guard.plan, book.guard.average, book.guard.first_stop = order.plan, o, stop_at
             if limits:
                 shares = _shares(book, quantity, [share for _, share in targets])
-                book.guard.legs = [Leg(s, s, t, book.seq, p) for s, p in zip(shares, limits, strict=True)]
+                book.guard.legs = [Leg(s, s, book.seq, p) for s, p in zip(shares, limits, strict=True)]
                 _part_closed(book)
 
 
@@ -463,9 +462,9 @@ def _resize(book: SlowBook) -> None:
             leg.quantity, leg.seq = part, book.seq
 
 
-def _protect(book: SlowBook, t: int, time_ns: int, o: Decimal, h: Decimal, low: Decimal) -> None:
+def _protect(book: SlowBook, time_ns: int, o: Decimal, h: Decimal, low: Decimal) -> None:
     guard = book.guard
-    forced = _forced(book, t, o, h, low)
+    forced = _forced(book, o, h, low)
     if forced is not None:
         book.guard, book.is_open = None, False
         extra_rate = Decimal(0) if book.margin is None else book.margin.fee
@@ -480,23 +479,24 @@ def _protect(book: SlowBook, t: int, time_ns: int, o: Decimal, h: Decimal, low: 
     if guard is None:
         return
     if guard.legs[0].target is not None:
-        _protect_targets(book, guard, t, time_ns, o, h, low)
+        _protect_targets(book, guard, time_ns, o, h, low)
         return
     for leg in sorted(guard.legs, key=lambda leg: leg.seq):
         sign = 1 if book.position > 0 else -1
-        price = _leg_price(guard, sign, leg.placed_at != t, o, h, low)
+        price = _leg_price(guard, sign, o, h, low)
         quantity = min(leg.quantity, book.step(abs(book.position)))
         if price is not None and quantity:
             book.guard, book.is_open = None, False
-            makes = guard.limit is not None and (price - guard.limit) * sign >= 0
+            is_stopped = guard.stop is not None and (guard.stop - price) * sign >= 0
+            makes = not is_stopped and guard.limit is not None and (price - guard.limit) * sign >= 0
             book.fill(time_ns, "sell" if sign > 0 else "buy", quantity, price, makes=makes)
 
 
-def _protect_targets(book: SlowBook, guard: Guard, t: int, time_ns: int, o: Decimal, h: Decimal, low: Decimal) -> None:
+def _protect_targets(book: SlowBook, guard: Guard, time_ns: int, o: Decimal, h: Decimal, low: Decimal) -> None:
     sign, stop, is_due = 1 if book.position > 0 else -1, guard.stop, False
     for number, leg in enumerate(guard.legs, 1):
         one = Guard(stop, leg.target, None, [])
-        price = _leg_price(one, sign, leg.placed_at != t, o, h, low) if leg.quantity else None
+        price = _leg_price(one, sign, o, h, low) if leg.quantity else None
         if price is None:
             continue
         book.fill(time_ns, "sell" if sign > 0 else "buy", leg.quantity, price)
@@ -509,7 +509,7 @@ def _protect_targets(book: SlowBook, guard: Guard, t: int, time_ns: int, o: Deci
         _break_even(book, guard, guard.plan, sign)
 
 
-def _forced(book: SlowBook, t: int, o: Decimal, h: Decimal, low: Decimal) -> Decimal | None:
+def _forced(book: SlowBook, o: Decimal, h: Decimal, low: Decimal) -> Decimal | None:
     """The price at which the position is closed by force in a bar: the open, or the first on the tick grid at which the
     equity is the maintenance margin or less. None before a stop that is nearer, and a limit that the open reaches."""
     sign, tick = 1 if book.position > 0 else -1, book.instrument.tick
@@ -517,10 +517,9 @@ def _forced(book: SlowBook, t: int, o: Decimal, h: Decimal, low: Decimal) -> Dec
         return None
     guard = book.guard
     if guard is not None:
-        (leg,) = guard.legs
         if guard.stop is not None and not book.is_over(guard.stop + sign * tick):
             return None
-        if guard.limit is not None and leg.placed_at != t and (o - guard.limit) * sign >= 0:
+        if guard.limit is not None and (o - guard.limit) * sign >= 0:
             return None
     if book.is_over(o):
         return o
@@ -531,7 +530,9 @@ def _forced(book: SlowBook, t: int, o: Decimal, h: Decimal, low: Decimal) -> Dec
     return o - sign * far * tick
 
 
-def _leg_price(guard: Guard, sign: int, has_open: bool, o: Decimal, h: Decimal, low: Decimal) -> Decimal | None:
+def _leg_price(guard: Guard, sign: int, o: Decimal, h: Decimal, low: Decimal) -> Decimal | None:
+    """Return the price at which a pair fills in a bar. Entries fill at opens, so that the open is the first price that
+    it meets in each."""
     worst, best = (low, h) if sign > 0 else (h, low)
 
     def beyond(price: Decimal, level: Decimal) -> bool:
@@ -540,7 +541,7 @@ def _leg_price(guard: Guard, sign: int, has_open: bool, o: Decimal, h: Decimal, 
     is_through = (guard.limit is not None and beyond(o, guard.limit)) or (
         guard.stop is not None and beyond(guard.stop, o)
     )
-    if has_open and is_through:
+    if is_through:
         return o
     if guard.stop is not None and beyond(guard.stop, worst):
         return guard.stop

@@ -371,15 +371,17 @@ class Context:
             # differences of floats are not the decimals that the engines compare: a close exactly there counts
             self._risk = float(rule.at_risk) * abs(price - self._loss) - _FLOAT_ERROR * price
 
-    def _close_parts(self, bar: Any, *, is_late: bool) -> bool:
+    def _close_parts(self, bar: Any, stop: float, met: float, *, is_late: bool) -> bool:
         """Close the parts of the position whose protections a bar reaches; return whether nothing is left.
 
-        `is_late`: the bar's best price came before the entry."""
-        side, stop, left, kept = self.position, self.stop_loss, self._paid, []
+        `stop`: the stop loss, NaN where the bar does not count for it; `met`: the first price that they meet;
+        `is_late`: of the bar's prices only the close surely came after the entry."""
+        side, left, kept = self.position, self._paid, []
         is_moved, rule = False, self._break_even
         last = self._parts[-1][0]
         for number, target, share in self._parts:
-            part, profit = left if number == last else min(share, left), _NAN if is_late else target
+            part = left if number == last else min(share, left)
+            profit = _NAN if is_late and (bar.close - target) * side < 0 else target
             left -= part
             if part < _LEAST:
                 continue
@@ -387,7 +389,7 @@ class Context:
             if not (bar.low <= down or bar.high >= up):
                 kept.append((number, target, part))
                 continue
-            price = _closed_at(bar, down, up, side, has_open=self.bars_held > 0)
+            price = _closed_at(bar, down, up, side, met)
             self._left(price, part / self._paid)
             self._paid -= part
             after = None if rule is None else rule.after_target
@@ -445,19 +447,21 @@ class BarStrategy(Strategy):
                 ctx._left(bar.open)
             if before:
                 side = 1 if before > 0 else -1
-                is_late = False  # a limit filled inside this bar: its take profit counts from the next one on
+                is_late = False  # a limit filled inside this bar: only its close surely came later
+                opened = _NAN  # the open of this bar, where the entry's stop triggered inside it
                 if ctx.is_waiting:
                     order = ctx._order
                     assert order is not None, "an order waits"
                     ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price, ctx.stop_loss = 0, 0, 0, _NAN, _NAN
-                    is_limit = order.is_triggered
-                    price = order.reach(bar.open, bar.high, bar.low)
+                    had_rested = order.is_limit
+                    price = order.reach(bar.open, bar.high, bar.low, bar.close)
                     if price is not None:
                         ctx.is_waiting = False
                         ctx._open(side, price)
                         profit, trail, risk = ctx._parts[0][1], ctx._trail, ctx._risk
                         follows = trail == trail or risk == risk
-                        is_late = is_limit and price != bar.open
+                        is_late = order.is_limit and (price != bar.open or not had_rested)
+                        opened = bar.open if not had_rested and (order.stop - bar.open) * side > 0 else _NAN
                     elif ctx._life and ctx.index >= start + ctx._life:
                         ctx.is_waiting, ctx.is_expired, ctx._wanted = False, True, 0.0
                 elif ctx.position != side:  # what was ordered on the bar before fills at this one's open
@@ -473,11 +477,14 @@ class BarStrategy(Strategy):
                         paid = ctx._paid + ctx._share
                         ctx.entry_price = paid / (ctx._paid / ctx.entry_price + ctx._share / bar.open)
                         ctx.entries, ctx._paid, ctx._entered = ctx.entries + 1, paid, ctx._entered + ctx._share
-                target_profit = _NAN if is_late else profit
-                stop = ctx.stop_loss
+                target_profit = _NAN if is_late and (bar.close - profit) * side < 0 else profit
+                stop, met = ctx.stop_loss, bar.open if ctx.bars_held else ctx.entry_price
+                if (stop - opened) * side >= 0 > (stop - met) * side:  # the bar reaches the stop in any case
+                    is_closed = (stop - bar.close) * side >= 0
+                    stop, met = (stop, bar.close) if is_closed else (_NAN, met)
                 down, up = (stop, target_profit) if before > 0 else (target_profit, stop)
                 if ctx.position and (bar.low <= down or bar.high >= up):
-                    if ctx._close_parts(bar, is_late=is_late):
+                    if ctx._close_parts(bar, stop, met, is_late=is_late):
                         ctx.is_stopped = True
                         ctx.position = ctx.entries = ctx.bars_held = 0
                         ctx._wanted, ctx.entry_price, ctx.stop_loss = 0.0, _NAN, _NAN
@@ -578,15 +585,16 @@ def _plan_columns(
     return {"targets": tuple(pairs), "break_even_after": after, "break_even_risk": risk}
 
 
-def _closed_at(bar: Any, down: float, up: float, side: int, *, has_open: bool) -> float:
+def _closed_at(bar: Any, down: float, up: float, side: int, met: float) -> float:
     """Return the price at which the protections of a position on `side` close it in a bar that reaches one of them:
-    those below and above the market. Of both the stop, unless the open is beyond the take profit."""
+    those below and above the market. Of both the stop, unless `met`, the first price that they meet, is beyond the take
+    profit alone."""
     stop, profit = (down, up) if side > 0 else (up, down)
     is_stopped = bar.low <= down if side > 0 else bar.high >= up
-    is_through = has_open and (bar.open - profit) * side >= 0
-    if is_stopped and not is_through:
-        return bar.open if has_open and (stop - bar.open) * side >= 0 else stop
-    return bar.open if is_through else profit
+    is_met_stopped, is_through = (stop - met) * side >= 0, (met - profit) * side >= 0
+    if is_stopped and (is_met_stopped or not is_through):
+        return met if is_met_stopped else stop
+    return met if is_through else profit
 
 
 def _bar_type(names: tuple[str, ...]) -> Any:

@@ -577,7 +577,7 @@ def _expired(decisions: Decisions, bars: Bars) -> Floats:
         if side != 0.0 and last < min(end, falls[np.searchsorted(falls, start)]):  # a fall ends it, too
             order = EntryOrder(int(side), limits[start], stops[start])
             for row in range(start + 1, last + 1):
-                if order.reach(bars.open[row], bars.high[row], bars.low[row]) is not None:
+                if order.reach(bars.open[row], bars.high[row], bars.low[row], bars.close[row]) is not None:
                     break
                 order = order.moved(float(moves[0][row]), float(moves[1][row]))
             else:
@@ -586,13 +586,14 @@ def _expired(decisions: Decisions, bars: Bars) -> Floats:
 
 
 class EntryOrder:
-    """The order of an entry as its bars fill it, in floats: `side` 1 or -1, `limit` and `stop` NaN for none."""
+    """The order of an entry as its bars fill it, in floats: `side` 1 or -1, `limit` and `stop` NaN for none.
+    `is_limit`: it rests as a limit, as its stop has triggered beyond it or it has none."""
 
-    __slots__ = ("is_triggered", "limit", "side", "stop")
+    __slots__ = ("is_limit", "limit", "side", "stop")
 
     def __init__(self, side: int, limit: float, stop: float) -> None:
         self.side, self.limit, self.stop = side, limit, stop
-        self.is_triggered = stop != stop  # NaN: there is no stop to wait for
+        self.is_limit = stop != stop  # NaN: there is no stop to wait for
 
     def moved(self, limit: float, stop: float) -> EntryOrder:
         """Return the order at other prices, NaN for one that stays; itself when none is another one."""
@@ -601,15 +602,17 @@ class EntryOrder:
             return self
         return EntryOrder(self.side, limit if has_limit else self.limit, stop if has_stop else self.stop)
 
-    def reach(self, open_: float, high: float, low: float) -> float | None:
+    def reach(self, open_: float, high: float, low: float, close: float) -> float | None:
         """Return the price at which the next bar fills it, or None. Call it once per bar, in order."""
         side, limit = self.side, self.limit
-        if not self.is_triggered:
+        if not self.is_limit:
             if (high < self.stop) if side > 0 else (low > self.stop):
                 return None
-            self.is_triggered = True
             price = max(open_, self.stop) if side > 0 else min(open_, self.stop)
-            return None if (price - limit) * side > 0 else price
+            if not (price - limit) * side > 0:
+                return price
+            self.is_limit = True
+            return limit if (close - limit) * side <= 0 else None
         if (open_ - limit) * side <= 0:
             return open_
         return limit if (low <= limit if side > 0 else high >= limit) else None

@@ -62,7 +62,9 @@ def test_decision_to_leave_fills_at_the_open_after_it() -> None:
         (D("99.5"), D(110), Ending.STOP_LOSS, D("99.5")),  # in the entry's own bar
         (D(98), D(150), Ending.STOP_LOSS, D(98)),
         (None, D(112), Ending.TAKE_PROFIT, D(112)),
-        (D(104), None, Ending.STOP_LOSS, D(104)),
+        (D(104), None, Ending.STOP_LOSS, D(100)),  # the entry's price is beyond it already
+        (D(98), D("99.5"), Ending.TAKE_PROFIT, D(100)),
+        (D(104), D("99.5"), Ending.STOP_LOSS, D(100)),
     ],
 )
 def test_protections_end_it_at_their_price(

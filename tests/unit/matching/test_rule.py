@@ -15,13 +15,15 @@ from fks.matching import (
     Leg,
     Resting,
     Slippage,
+    after_entry,
     collar,
     is_accepted,
-    is_triggered,
     match_market,
     match_oco,
     match_resting,
+    match_take_profit,
     range_of,
+    rests_as_limit,
 )
 from fks.model.bar import Bar
 from fks.model.errors import BugError, InputError
@@ -49,7 +51,7 @@ def limit(side: Side, level: int) -> Resting[int]:
     return Resting(side, OrderType.LIMIT, price=level)
 
 
-BAR = BarRange(open=100, high=110, low=90)
+BAR = BarRange(open=100, high=110, low=90, close=102)
 
 
 def test_a_market_order_gets_the_open() -> None:
@@ -57,103 +59,127 @@ def test_a_market_order_gets_the_open() -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "placed_in_bar", "price"),
+    ("order", "entered_at", "price"),
     [
-        (stop(Side.SELL, 95), False, 95),  # reached inside the bar
-        (stop(Side.SELL, 100), False, 100),  # exactly the open
-        (stop(Side.SELL, 105), False, 100),  # jumped over: the open, worse than the stop
-        (stop(Side.SELL, 105), True, 105),  # placed meanwhile: the open is past
-        (stop(Side.SELL, 90), False, 90),  # touched is reached
-        (stop(Side.SELL, 89), False, None),
-        (stop(Side.BUY, 105), False, 105),
-        (stop(Side.BUY, 95), False, 100),
-        (stop(Side.BUY, 95), True, 95),
-        (stop(Side.BUY, 111), False, None),
-        (limit(Side.SELL, 105), False, 105),
-        (limit(Side.SELL, 95), False, 100),  # better than asked
-        (limit(Side.SELL, 95), True, 95),
-        (limit(Side.SELL, 110), False, 110),
-        (limit(Side.SELL, 111), False, None),
-        (limit(Side.BUY, 95), False, 95),
-        (limit(Side.BUY, 105), False, 100),
-        (limit(Side.BUY, 105), True, 105),
-        (limit(Side.BUY, 89), False, None),
+        (stop(Side.SELL, 95), None, 95),  # reached inside the bar
+        (stop(Side.SELL, 100), None, 100),  # exactly the open
+        (stop(Side.SELL, 105), None, 100),  # jumped over: the open, worse than the stop
+        (stop(Side.SELL, 105), 103, 103),  # the entry's own price is beyond it already
+        (stop(Side.SELL, 97), 103, 97),
+        (stop(Side.SELL, 90), None, 90),  # touched is reached
+        (stop(Side.SELL, 89), None, None),
+        (stop(Side.SELL, 89), 103, None),
+        (stop(Side.BUY, 105), None, 105),
+        (stop(Side.BUY, 95), None, 100),
+        (stop(Side.BUY, 95), 97, 97),
+        (stop(Side.BUY, 111), None, None),
+        (limit(Side.SELL, 105), None, 105),
+        (limit(Side.SELL, 95), None, 100),  # better than asked
+        (limit(Side.SELL, 95), 97, 97),
+        (limit(Side.SELL, 102), 97, 102),
+        (limit(Side.SELL, 110), None, 110),
+        (limit(Side.SELL, 111), None, None),
+        (limit(Side.BUY, 95), None, 95),
+        (limit(Side.BUY, 105), None, 100),
+        (limit(Side.BUY, 105), 103, 103),
+        (limit(Side.BUY, 89), None, None),
     ],
 )
-def test_resting_orders(order: Resting[int], placed_in_bar: bool, price: int | None) -> None:
-    assert match_resting(order, BAR, placed_in_bar=placed_in_bar) == price
+def test_resting_orders(order: Resting[int], entered_at: int | None, price: int | None) -> None:
+    assert match_resting(order, BAR if entered_at is None else after_entry(BAR, entered_at)) == price
 
 
 @pytest.mark.parametrize(
-    ("stop_at", "limit_at", "placed_in_bar", "outcome"),
+    ("stop_at", "limit_at", "met", "outcome"),
     [
-        (95, 105, False, (Leg.STOP, 95)),  # both inside one bar: the stop wins
-        (95, 105, True, (Leg.STOP, 95)),
-        (89, 105, False, (Leg.LIMIT, 105)),
-        (95, 111, False, (Leg.STOP, 95)),
-        (95, 99, False, (Leg.LIMIT, 100)),  # the open was through the take profit before anything else could happen
-        (95, 99, True, (Leg.STOP, 95)),  # but not for legs placed after the open
-        (102, 105, False, (Leg.STOP, 100)),  # the open was through the stop
-        (89, 111, False, None),
+        (95, 105, 100, (Leg.STOP, 95)),  # both inside one bar: the stop wins
+        (95, 105, 97, (Leg.STOP, 95)),
+        (89, 105, 100, (Leg.LIMIT, 105)),
+        (95, 111, 100, (Leg.STOP, 95)),
+        (95, 99, 100, (Leg.LIMIT, 100)),  # the open was through the take profit before anything else could happen
+        (95, 99, 98, (Leg.STOP, 95)),  # the entry's price, which the pair meets first, is through neither
+        (95, 99, 104, (Leg.LIMIT, 104)),
+        (102, 105, 100, (Leg.STOP, 100)),  # the open was through the stop
+        (102, 105, 101, (Leg.STOP, 101)),
+        (102, 99, 100, (Leg.STOP, 100)),  # through both: the stop
+        (89, 111, 100, None),
     ],
 )
-def test_a_pair_that_guards_a_long(stop_at: int, limit_at: int, placed_in_bar: bool, outcome: object) -> None:
-    found = match_oco(stop(Side.SELL, stop_at), limit(Side.SELL, limit_at), BAR, placed_in_bar=placed_in_bar)
+def test_a_pair_that_guards_a_long(stop_at: int, limit_at: int, met: int, outcome: object) -> None:
+    found = match_oco(stop(Side.SELL, stop_at), limit(Side.SELL, limit_at), after_entry(BAR, met))
     assert found == outcome
 
 
 prices = st.integers(1, 200)
 
 
-@given(prices, prices, prices, prices, prices, st.booleans())
-def test_shorts_mirror_longs(a: int, b: int, c: int, stop_at: int, limit_at: int, placed: bool) -> None:
-    low, open_, high = sorted((a, b, c))
-    bar, mirror = BarRange(open_, high, low), BarRange(201 - open_, 201 - low, 201 - high)
-    long = match_oco(stop(Side.SELL, stop_at), limit(Side.SELL, limit_at), bar, placed_in_bar=placed)
-    short = match_oco(stop(Side.BUY, 201 - stop_at), limit(Side.BUY, 201 - limit_at), mirror, placed_in_bar=placed)
+@given(prices, prices, prices, prices, prices, prices, st.booleans())
+def test_shorts_mirror_longs(a: int, b: int, c: int, d: int, stop_at: int, limit_at: int, is_late: bool) -> None:
+    low, open_, close, high = sorted((a, b, c, d))
+    bar, mirror = BarRange(open_, high, low, close), BarRange(201 - open_, 201 - low, 201 - high, 201 - close)
+    long = match_oco(stop(Side.SELL, stop_at), limit(Side.SELL, limit_at), bar, is_late=is_late)
+    short = match_oco(stop(Side.BUY, 201 - stop_at), limit(Side.BUY, 201 - limit_at), mirror, is_late=is_late)
     assert (long is None) == (short is None)
     if long and short:
         assert (long[0], 201 - long[1]) == short
 
 
-@given(prices, prices, prices, prices, st.booleans(), st.sampled_from(list(Side)), st.sampled_from(["stop", "limit"]))
+@given(prices, prices, prices, prices, st.sampled_from(list(Side)), st.sampled_from(["stop", "limit"]))
 def test_no_fill_is_outside_the_bar_or_better_than_asked_for_a_stop(
-    a: int, b: int, c: int, level: int, placed: bool, side: Side, kind: str
+    a: int, b: int, c: int, level: int, side: Side, kind: str
 ) -> None:
+    """`open_`: the first price that the order meets, the bar's open or the price of its entry."""
     low, open_, high = sorted((a, b, c))
     order = stop(side, level) if kind == "stop" else limit(side, level)
-    price = match_resting(order, BarRange(open_, high, low), placed_in_bar=placed)
+    price = match_resting(order, BarRange(open_, high, low, open_))
     ticks = match_resting(
         Resting(side, order.type, *(None if v is None else Decimal(v) for v in (order.price, order.stop))),
-        BarRange(Decimal(open_), Decimal(high), Decimal(low)),
-        placed_in_bar=placed,
+        BarRange(Decimal(open_), Decimal(high), Decimal(low), Decimal(open_)),
     )
     assert (ticks is None) == (price is None)
     if price is not None:
         assert ticks == price  # ticks and Decimals give one answer
-        if not placed:
-            assert low <= price <= high
+        assert low <= price <= high
         gained = (price - level) * (1 if side is Side.SELL else -1)
-        assert gained >= 0 if kind == "limit" else gained <= 0 or placed
+        assert gained >= 0 if kind == "limit" else gained <= 0
+        assert kind == "limit" or (price - open_) * side.sign >= 0  # a stop brings no gain to an entry at that price
 
 
-def test_a_stop_limit_fills_when_it_triggers_at_a_price_its_limit_accepts() -> None:
-    good = Resting(Side.SELL, OrderType.STOP_LIMIT, price=94, stop=95)
-    gapped = Resting(Side.SELL, OrderType.STOP_LIMIT, price=104, stop=105)
-    assert match_resting(good, BAR, placed_in_bar=False) == 95
-    assert match_resting(gapped, BAR, placed_in_bar=False) is None
-    assert is_triggered(gapped, BAR, placed_in_bar=False)  # rests as a limit from the next bar on
-    assert not is_triggered(Resting(Side.SELL, OrderType.STOP_LIMIT, price=80, stop=85), BAR, placed_in_bar=False)
+@pytest.mark.parametrize(
+    ("stop_at", "limit_at", "close", "price", "rests"),
+    [
+        (95, 94, 102, 95, False),
+        (105, 104, 102, None, True),  # the open is beyond its limit, and the close as well
+        (105, 104, 104, 104, True),  # the close shows that the price came back
+        (105, 104, 107, 104, True),
+        (95, 97, 98, 97, True),  # its limit is better than its stop
+        (95, 97, 96, None, True),
+        (85, 80, 102, None, False),
+    ],
+)
+def test_stop_limit_fills_at_its_trigger_or_rests_as_a_limit(
+    stop_at: int, limit_at: int, close: int, price: int | None, rests: bool
+) -> None:
+    order, bar = Resting(Side.SELL, OrderType.STOP_LIMIT, price=limit_at, stop=stop_at), replace(BAR, close=close)
+    assert (match_resting(order, bar), rests_as_limit(order, bar)) == (price, rests)
+
+
+@pytest.mark.parametrize(("close", "outcome"), [(104, None), (105, (Leg.LIMIT, 105)), (108, (Leg.LIMIT, 105))])
+def test_of_a_late_entrys_bar_the_close_alone_may_take_profit(close: int, outcome: object) -> None:
+    bar = replace(after_entry(BAR, 95), close=close)
+    assert match_oco(stop(Side.SELL, 89), limit(Side.SELL, 105), bar, is_late=True) == outcome
+    assert match_take_profit(limit(Side.SELL, 105), bar, is_late=True) == (None if outcome is None else 105)
+    assert match_oco(stop(Side.SELL, 92), limit(Side.SELL, 105), bar, is_late=True) == (Leg.STOP, 92)
 
 
 def test_an_order_without_its_price_is_our_bug() -> None:
     with pytest.raises(BugError, match="needs a stop price"):
-        match_resting(Resting(Side.SELL, OrderType.STOP), BAR, placed_in_bar=False)
+        match_resting(Resting(Side.SELL, OrderType.STOP), BAR)
 
 
 def test_bars_become_the_decimals_they_stand_for() -> None:
     bar = Bar("x", "X", "1m", 0, 0.1, 0.3, 0.07, 0.2, 1.0)
-    assert range_of(bar) == BarRange(Decimal("0.1"), Decimal("0.3"), Decimal("0.07"))
+    assert range_of(bar) == BarRange(*map(Decimal, ("0.1", "0.3", "0.07", "0.2")))
 
 
 @pytest.mark.parametrize(

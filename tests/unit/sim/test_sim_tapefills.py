@@ -32,8 +32,8 @@ def order(side: str, kind: str, *, price: int = 0, stop: int = 0, placed: int = 
     )
 
 
-def bar(open_: int, high: int, low: int) -> TapeBar:
-    return TapeBar(ROW, 0, open_, high, low, open_)
+def bar(open_: int, high: int, low: int, close: int | None = None) -> TapeBar:
+    return TapeBar(ROW, 0, open_, high, low, open_ if close is None else close)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,10 @@ def bar(open_: int, high: int, low: int) -> TapeBar:
         (order("SELL", "STOP_LOSS_LIMIT", stop=90, price=85), bar(80, 84, 70), Touch(80, True, rests=True)),
         (order("BUY", "STOP_LOSS_LIMIT", stop=110, price=115), bar(120, 130, 100), Touch(120, True, rests=True)),
         (order("SELL", "TAKE_PROFIT_LIMIT", stop=110, price=105), bar(100, 112, 90), Touch(110, False)),
+        # the close shows that the price came back to its limit
+        (order("SELL", "STOP_LOSS_LIMIT", stop=90, price=85), bar(80, 86, 70, 85), Touch(85, False)),
+        (order("BUY", "STOP_LOSS_LIMIT", stop=110, price=105), bar(100, 112, 94, 95), Touch(105, False)),
+        (order("BUY", "STOP_LOSS_LIMIT", stop=110, price=105), bar(100, 112, 94, 106), Touch(110, False, rests=True)),
     ],
 )
 def test_the_rule(given_order: SimOrder, given_bar: TapeBar, wanted: Touch | None) -> None:

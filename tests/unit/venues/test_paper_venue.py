@@ -333,11 +333,10 @@ async def test_leg_replaced_across_a_restart_meets_the_bars_since_its_end(
             "one",
             Role.ENTRY,
             entered * MINUTE,
-            D(100),
-            False,
+            Side.BUY,
             is_unprotected=not is_live,
         ),
-        ExecutedOrder("a" * 32, "BTCUSDT", "one", Role.EXIT, 5 * MINUTE, D(100), is_resting_limit=False),
+        ExecutedOrder("a" * 32, "BTCUSDT", "one", Role.EXIT, 5 * MINUTE, Side.SELL),
     ]
     venue = paper()
     live = [replace(stop, client_order_id="b" * 32, stop_price=D(80), state=State.ACCEPTED)] if is_live else []
@@ -356,7 +355,8 @@ async def test_leg_meets_no_bar_before_the_execution_of_its_entry() -> None:
         "0.5", side=Side.SELL, type=OrderType.TAKE_PROFIT, price="105", role=Role.TAKE_PROFIT, instance="one",
         parent_id=entry.client_order_id,
     )  # fmt: skip
-    row = ExecutedOrder(entry.client_order_id, "BTCUSDT", "one", Role.ENTRY, 5 * MINUTE, D(95), is_resting_limit=True)
+    filled = ("BTCUSDT", "one", Role.ENTRY, 5 * MINUTE, Side.BUY, OrderType.LIMIT, D(95))
+    row = ExecutedOrder(entry.client_order_id, *filled)
     venue = paper()
     venue.restore([replace(take, state=State.WORKING)], [], {"BTC": D(1)}, executed=[row])
     for index, high in ((3, 106), (4, 106), (6, 104), (7, 106)):

@@ -334,7 +334,7 @@ class _Walk:
             self.waiting = None if is_sure else order
             return
         self.waiting = None
-        way = "open" if taken.gross == open_ else "stop" if triggers and not is_late else "limit"
+        way = "limit" if is_late else "open" if taken.gross == open_ else "stop" if triggers else "limit"
         self._entered(order, taken.gross, way, is_late=is_late)
 
     def _match_force(self) -> None:

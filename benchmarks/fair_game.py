@@ -1,9 +1,9 @@
-"""Ticks that orders earn or lose on walks without drift: what the readings of a bar cost.
+"""Ticks that orders earn or lose on walks without drift: the cost of the readings of a bar.
 
     python benchmarks/fair_game.py [--tapes 200] [--write]
 
 No order can earn on such a walk, without costs. Where a bar does not show which of two prices came first, the fill rule
-takes the worse reading, and the mean profit of a trade is below 0 by what that costs. Some fills are compared with the
+takes the worse reading, and the mean profit of a trade is below 0 by that cost. Some fills are compared with the
 reference engine's. Exits 1 when they differ, or where a mean is more than three standard errors above 0. All walks are
 seeded: the same numbers each time. `--write` puts the table into docs/backtest.md.
 """

@@ -3,6 +3,7 @@ grid."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -66,9 +67,8 @@ class RandomRun:
     def _setup(self) -> Setup:
         price = Decimal(int(self._close[0])) * self._tick
         lot = Decimal("0.00001") if self._is_plain else self._one_of(Decimal("0.00001"), Decimal("0.01"), Decimal(1))
-        least = round(
-            price * self._one_of(Decimal("0.1"), Decimal("0.1"), Decimal(2)), 9
-        )  # what so many units are worth
+        units_least = Decimal("0.1") if self._is_plain else self._one_of(Decimal("0.1"), Decimal("0.1"), Decimal(2))
+        least = round(price * units_least, 9)
         item = Instrument("binance", "BTCUSDT", "BTC", "USDT", self._tick, lot, lot, Decimal(10**9), least)
         can_short = bool(self._dice.random() < 0.5) and not self._is_plain
         costs = CostModel(
@@ -86,10 +86,12 @@ class RandomRun:
             "quantity": units,
             "notional": round(units * price, 8),
             "equity_pct": Decimal(self._one_of(10, 50, 95, 100)),
-            "risk_pct": Decimal(self._one_of(1, 5)),
+            "risk_pct": Decimal(self._one_of("0.2", "1")),
         }[sizing]
         cash = round(units * price * self._one_of(Decimal("1.05"), 2, 10), 8)
-        return Setup(item, costs, sizing, size, cash, can_short, True, UNLIMITED)
+        collar_pct = self._one_of(None, None, Decimal("0.5"), Decimal(2))
+        item = replace(item, has_oto=collar_pct is not None)
+        return Setup(item, costs, sizing, size, cash, can_short, True, UNLIMITED, collar_pct=collar_pct)
 
     def _decided(self) -> Given:
         dice, count = self._dice, len(self.bars)

@@ -1,12 +1,13 @@
 """Audit of backtest results against the path of the prices and the cash.
 
-It shares no code with the fill rule: from the bars, the decisions and the fills it computes again which orders rested,
-which prices each bar allowed them, what the account knew when it sized an entry, and what it was worth at each close.
+It shares no code with the fill rule: from the bars, the decisions and the fills it computes again the orders that rested,
+the prices that each bar allowed them, the quantity that follows from the deciding close, and the equity at each close.
 Every level of the decisions has to lie on the tick grid, and only market entries may be added to a position.
 
 A protection meets, in the bar in which its entry filled, P instead of the open: the price of that entry before
 slippage. Prices whose order inside a bar is not known are read as `fks.matching` documents: of two legs that a bar
-reaches the stop counts, and a target counts in the bar inside which a limit entry filled only if the close is beyond it.
+reaches the stop counts, and a target counts in the bar inside which a limit entry filled only if the
+close is at it or beyond.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class AuditedRun:
 
 
 def audit(run: AuditedRun, seen: Counter[str] | None = None) -> list[str]:
-    """Return what contradicts the prices, the decisions or the cash, one line each, in order of time. A line begins
+    """Return the contradictions to prices, decisions and cash, one line each, in order of time. A line begins
     with its check: `range`, `price`, `win`, `missing`, `unexpected`, `quantity`, `fee`, `cash`, `equity` or `profit`.
     `seen`: how often each situation was judged, added to."""
     return list(dict.fromkeys(_Walk(run, Counter() if seen is None else seen).lines()))
@@ -89,6 +90,7 @@ class _Order:
     target: Decimal | None
     trail: Decimal | None
     is_refused: bool  # it never fills, and its bars pass all the same
+    collar: Decimal | None  # the worst price at which it fills
     is_triggered: bool = False
 
 
@@ -106,10 +108,13 @@ class _Guard:
     trail: Decimal | None
     is_late: bool = False
     is_moved: bool = False
+    newest: int = -1  # the bar in which a further entry filled
 
 
 @dataclass
 class _Walk:
+    """The walk of a run, bar by bar: the account and the orders as the decisions and the fills so far make them."""
+
     run: AuditedRun
     seen: Counter[str]
     found: list[str] = field(default_factory=list)
@@ -205,7 +210,7 @@ class _Walk:
 
     @property
     def _held(self) -> Decimal:
-        """Return what one order closes of the position; 0 where that is below the smallest lot."""
+        """Return the quantity that one order closes; 0 where it is below the smallest lot."""
         held, item = self._lots(self.position), self.run.setup.instrument
         return held if held >= max(item.qty_min, item.lot_step) else _ZERO
 
@@ -249,16 +254,27 @@ class _Walk:
 
     # ── one bar ──
     def _begin(self) -> None:
-        """Fill at the open what the close before decided for the market."""
+        """Fill the market orders of the close before at the open."""
         open_, share, entry = self._bar[0], self.leaves, self.enters
         self.leaves, self.enters = None, None
         if share is not None:
             self._leave(share, open_)
         if entry is None or entry.is_refused:
             return
-        taken = self._take(entry.side, entry.quantity, [_Price(Role.ENTRY, open_)], may_miss=False)
+        worst, price = entry.collar, _Price(Role.ENTRY, open_)
+        if worst is not None and self._net(entry.side, price) > worst:
+            self._note("missing", f"no expiry at {self._net(entry.side, price)}, beyond {worst}")
+        taken = self._take(entry.side, entry.quantity, [price], may_miss=False)
         if taken is not None:
             self._entered(entry, open_, "open")
+
+    def _collar(self, side: int, *levels: Decimal | None) -> Decimal | None:
+        """Return the worst price of a market entry whose exits the venue holds; None where it has no collar."""
+        setup, close = self.run.setup, self._bar[3]
+        if setup.collar_pct is None or not setup.instrument.has_oto or side < 0 or levels == (None, None):
+            return None
+        tick = setup.instrument.tick
+        return (close * (1 + setup.collar_pct / 100) / tick).to_integral_value(ROUND_FLOOR) * tick
 
     def _leave(self, share: Decimal, open_: Decimal) -> None:
         item, is_all = self.run.setup.instrument, share == 1
@@ -287,6 +303,7 @@ class _Walk:
         self.entries.append(paid)
         self.seen["entry by a limit after its stop" if is_late else f"entry: {way}"] += 1
         if self.guard is not None and len(self.entries) > 1:
+            self.guard.newest = self.at
             return
         if (order.stop_loss is not None or order.target is not None) and self._held:
             levels = (order.stop_loss, order.target, order.trail)
@@ -402,7 +419,8 @@ class _Walk:
         if taken(met):
             self.seen[f"{where}: the target is passed"] += 1
             makers = [_Price(Role.TAKE_PROFIT, met, is_maker=True)]
-            return [*makers, *[_Price(Role.TAKE_PROFIT, met, limit=target)] * is_own], True
+            is_new = is_own or self.at == guard.newest  # a limit that is passed when it comes may take
+            return [*makers, *[_Price(Role.TAKE_PROFIT, met, limit=target)] * is_new], True
         is_inside = is_own and guard.way != "open"
         where = f"{where} after {guard.way}" if is_own else where
         self.seen[f"{where}: both legs"] += stopped(adverse) and taken(favourable)
@@ -468,7 +486,7 @@ class _Walk:
                 guard.stop, guard.is_moved = level, True
 
     def _decide(self, before: float, now: float, close: Decimal) -> None:
-        """Note what the close decides, with the quantity that follows from what is known at it."""
+        """Note the exit and the entry that the close decides, with the quantity that it shows."""
         is_other = before * now <= 0
         parts = _WHOLE if is_other and before else 0
         if not is_other and abs(now) < abs(before):
@@ -488,12 +506,13 @@ class _Walk:
         price = next(level for level in (limit, trigger, close) if level is not None)
         if stop is None and trail is not None:
             stop = price - side * trail
-        quantity = self._quantity(side, price, stop, limit, trigger)
+        collar = None if limit is not None or trigger is not None else self._collar(side, stop, target)
+        quantity = self._quantity(side, price, stop, limit or collar, trigger)
         is_refused = int(self.run.bars.time_ns[self.at]) in self.run.refused
         if quantity is None and not is_refused:
             self._note("missing", "no refusal of an entry without a size")
         bars_max = None if life is None else max(int(life), 1)
-        levels = (limit, trigger, bars_max, stop, target, trail, is_refused or quantity is None)
+        levels = (limit, trigger, bars_max, stop, target, trail, is_refused or quantity is None, collar)
         order = _Order(side, quantity or _ZERO, self.at, *levels)
         if limit is None and trigger is None:
             self.enters = order
@@ -501,9 +520,10 @@ class _Walk:
             self.waiting = order
 
     def _quantity(
-        self, side: int, price: Decimal, stop: Decimal | None, limit: Decimal | None, trigger: Decimal | None
+        self, side: int, price: Decimal, stop: Decimal | None, most: Decimal | None, trigger: Decimal | None
     ) -> Decimal | None:
-        """Return the quantity of an entry, from nothing but what its deciding close shows; None where it has none."""
+        """Return the quantity of an entry, as its deciding close shows it; None where it has none.
+        `most`: its limit or collar."""
         setup, step = self.run.setup, self.run.setup.instrument.lot_step
         worth = self.cash + self.position * self._bar[3]
         if setup.sizing == "notional":
@@ -522,7 +542,7 @@ class _Walk:
         if share is not None:
             steps = steps * round(share * _WHOLE) // _WHOLE
         if setup.sizing in ("equity_pct", "risk_pct") and side > 0 and setup.margin_kept is None:
-            worst = limit or self._slipped(1, trigger or price, None, _ZERO)
+            worst = most or self._slipped(1, trigger or price, None, _ZERO)
             if self._cost(steps * step, worst) > self.cash:
                 least, above = _ZERO, steps + 1
                 while above - least > 1:

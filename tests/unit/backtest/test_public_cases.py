@@ -195,7 +195,7 @@ CASES = {
         quantities=["4", "2", "1", "1"],
     ),
     # fees and prices
-    "fees of what is received": Case(
+    "fees in the asset received": Case(
         (
             (0.2166, 0.217, 0.216, 0.2166),
             (0.2166, 0.217, 0.216, 0.2166),

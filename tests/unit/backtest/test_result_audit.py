@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from fks.model.instrument import Instrument
 from fks.model.order import Role, Side
 from fks.model.timeframe import NS
 from fks.strategies.base import evaluate
+from tests.support import result_audit
 from tests.support.backtests import run
 from tests.support.given import Given
 from tests.support.paper_bars import on_paper
@@ -52,6 +55,7 @@ SITUATIONS = (
     "later: both legs",
     "paper",
     "refused",
+    "expired",
     "liquidation",
     "tp",
     "exit",
@@ -77,11 +81,13 @@ def judged(seed: int, seen: Counter[str]) -> list[str]:
         found.append("the engines differ")
     if is_plain:
         fills = [(f.time_ns, f.side, f.quantity, f.price, f.fee) for f in reference.fills]
-        if asyncio.run(on_paper(reference, evaluate(random.decided, random.bars)))[0] != fills:
+        ended = [row.code for row in reference.expired]
+        if asyncio.run(on_paper(reference, evaluate(random.decided, random.bars))) != (fills, ended):
             found.append("paper differs")
     seen.update(fill.role.value for fill in compiled.fills)
     seen["paper"] += is_plain and len(compiled.fills) > 1
     seen["refused"] += len(compiled.denied)
+    seen["expired"] += len(compiled.expired)
     return found
 
 
@@ -149,6 +155,14 @@ def rebooked(run: AuditedRun) -> AuditedRun:
             held += fill.side.sign * fill.quantity
         equity.append(float(cash + held * D(repr(close))))
     return replace(run, equity=tuple(equity), cash=cash, profit=None)
+
+
+def test_the_auditor_shares_no_code_with_the_rule() -> None:
+    source = Path(result_audit.__file__).read_text()
+    imported = set(re.findall(r"^from (\S+) import", source, flags=re.MULTILINE))
+    own = {name for name in imported if name.startswith(("fks", "tests"))}
+    assert own == {"fks.backtest", "fks.model.bar", "fks.model.order", "tests.support.given"}
+    assert re.findall(r"from fks.backtest import (.*)", source) == ["FillRow, Result, Setup"]
 
 
 def test_a_right_result_has_no_findings(right: AuditedRun) -> None:
@@ -247,6 +261,14 @@ def wrong_run(
     return rebooked(AuditedRun(bars, setup, decided, booked, frozenset()))
 
 
+def collared(rows: list[tuple[float, float, float, float]], price: float) -> AuditedRun:
+    """Return a run whose market entry, with a collar of 0.5 %, filled at the last bar's open."""
+    last = len(rows) - 1
+    decided = Given(target=(*[0.0] * (last - 1), 1.0, 1.0), stop=(90.0,) * len(rows))
+    run = wrong_run(decided, rows, (last, Side.BUY, str(price), Role.ENTRY))
+    return replace(run, setup=replace(run.setup, instrument=replace(BTC, has_oto=True), collar_pct=D("0.5")))
+
+
 ENTRY, STOP, TARGET = Role.ENTRY, Role.STOP_LOSS, Role.TAKE_PROFIT
 BUY, SELL = Side.BUY, Side.SELL
 GAP = [(100, 101, 99, 100), (90, 91, 88, 89), (89, 90, 88, 89)]
@@ -271,6 +293,9 @@ JUMPED = [(100, 100.5, 99.5, 100), (100, 120, 100, 120), (120, 131, 119, 130)]
         # an open beyond the stop of a stop entry is a price from before the entry
         (wrong_run(Given(target=(1,) * 3, entry_stop=(110,) * 3, stop=(105,) * 3), JUMPED, (1, BUY, "110", ENTRY), (1, SELL, "105", STOP)), {"unexpected"}),
         (wrong_run(Given(target=(1,) * 3, entry_stop=(110,) * 3, stop=(105,) * 3), JUMPED, (1, BUY, "110", ENTRY)), set()),
+        # a market entry with exits expires beyond its collar
+        (collared([(100, 101, 99, 100), (100.51, 101, 99, 100)], 100.51), {"missing"}),
+        (collared([(100, 101, 99, 100), (100.5, 101, 99, 100)], 100.5), set()),
         # cash pays for what is bought
         (replace(wrong_run(Given(target=(1, 1, 1)), GAP, (1, BUY, "90", ENTRY)), cash=None, setup=Setup(BTC, CostModel(D(0), "quote"), "quantity", D(1), D(80), limits=UNLIMITED), equity=()), {"cash"}),
     ],

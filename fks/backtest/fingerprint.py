@@ -20,7 +20,7 @@ from fks.risk.sizing import Sizing
 
 #: Number of the rules by which inputs make a result: fills, costs, sizes, indicators, searches. It grows with each
 #: change of results, so that a stored one of before is not used as one of now.
-RULES = 3
+RULES = 4
 #: settings of [risk] that can deny an entry on a tape
 _LIMITS = (
     "notional_max_order",

@@ -513,6 +513,20 @@ def leg_lots(state: Ints, rules: KernelRules, part: int, sells: bool) -> int:
     return lots if lots * rules.lot_to_quantity >= rules.guard_least else 0
 
 
+def end_small_guard(state: Ints, rules: KernelRules) -> None:
+    """End a protection over what is held when a venue takes no orders that small at the lower of its levels: such a
+    rest is unprotected, as live leaves it."""
+    stop, limit = state[GUARD_STOP], state[GUARD_LIMIT]
+    lowest = limit if stop == NONE else stop if limit == NONE else min(stop, limit)
+    if state[GUARD] == 0 or lowest == NONE:
+        return
+    lots = closing_lots(state, rules)
+    is_below = float(lots) * float(lowest) * float(rules.multiplier) < SAFE
+    is_below = is_below and lots * lowest * rules.multiplier < rules.notional_min_order
+    if is_below or lots * rules.lot_to_quantity < rules.guard_least:
+        state[GUARD] = 0
+
+
 def deny(
     state: Ints,
     denied: Ints,
@@ -600,6 +614,7 @@ def leave(
     book(state, fills, trades, rules, bar + 1, side, lots, next_open, span, EXIT_ROLE, False, NONE, False)
     if state[GUARD] == 1 and (state[GUARD_SELLS] == 1) == (side < 0):
         state[GUARD_LOTS] = closing_lots(state, rules)
+        end_small_guard(state, rules)
 
 
 def entry_price(close: int, order_limit: int, order_stop: int) -> int:
@@ -1137,6 +1152,7 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     book,
     closing_lots,
     leg_lots,
+    end_small_guard,
     pay_flow,
     close_at_end,
     deny,
@@ -1179,6 +1195,7 @@ SELDOM: tuple[Callable[..., Any], ...] = (
     buy_cost,
     affordable_lots,
     deny_unpaid,
+    end_small_guard,
     mark,
     share_lots,
     closed_parts,

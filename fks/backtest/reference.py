@@ -807,6 +807,19 @@ def _leave(book: _Book, index: int, share: Decimal | None) -> None:
         guard.parts, guard.bought, guard.decided = parts[gone:], guard.bought[gone:], guard.decided[gone:]
         guard.order = list(range(len(guard.parts)))
         _part_targets(book, guard)
+        _end_small(book)
+
+
+def _end_small(book: _Book) -> None:
+    """End a protection over what is held when a venue takes no orders that small at the lower of its levels: such a
+    rest is unprotected, as live leaves it. The parts of several targets have their own rule (`_part_targets`)."""
+    guard, item = book.protection, book.setup.instrument
+    if guard is None or (guard.planned is not None and guard.planned.limits):
+        return
+    levels = [book.price(ticks) for ticks in (guard.stop, guard.limit) if ticks is not None]
+    held = exit_quantity(book.position, item)
+    if held < max(item.qty_min, item.lot_step) or held * min(levels) * item.multiplier < item.notional_min:
+        book.protection = None
 
 
 def _resolve(book: _Book, through: int) -> None:

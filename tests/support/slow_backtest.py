@@ -391,7 +391,11 @@ def _part_closed(book: SlowBook) -> None:
     if book.guard.legs[0].target is not None:
         _part_targets(book, book.guard)
         return
-    left = book.step(abs(book.position))
+    left, item = book.step(abs(book.position)), book.instrument
+    lowest = min(level for level in (book.guard.stop, book.guard.limit) if level is not None)
+    if left < item.qty_min or left * lowest < item.notional_min:  # no venue takes orders that small
+        book.guard = None
+        return
     for leg in reversed(book.guard.legs):
         leg.quantity = min(left, leg.bought)
         left -= leg.quantity

@@ -518,6 +518,20 @@ def test_protection_of_a_remainder_never_opens_the_other_side() -> None:
     assert result.position < 0
 
 
+@pytest.mark.parametrize("most", [1, 2])  # each walk of the compiled engine
+@pytest.mark.parametrize(
+    ("least", "left", "is_protected"), [("5", 0.3, False), ("2.8", 0.3, False), ("2.79", 0.3, True), ("4", 0.6, True)]
+)
+def test_a_rest_below_the_smallest_order_has_no_stop(least: str, left: float, is_protected: bool, most: int) -> None:
+    """Of 0.1 units 0.03 are left, worth 2.79 at their stop of 93."""
+    bars = by_hand(*[(100, 100, 100, 100)] * 3, (100, 100, 90, 95), (95, 95, 95, 95))
+    strategy = Given(target=(1, left, left, left, left), stop=(93,) * 5, most=most)
+    item = replace(BTC, notional_min=Decimal(least))
+    setup = Setup(item, CostModel(Decimal(0)), size=Decimal(10), can_short=True, limits=UNLIMITED)
+    result = assert_equal(strategy, bars, setup)
+    assert [fill.role.value for fill in result.fills] == ["entry", "exit", *["sl"] * is_protected]
+
+
 def test_an_entry_after_one_that_is_too_small_to_protect_has_a_leg_with_it() -> None:
     """The first entry less its fee is below the least lot: the second entry's leg covers both."""
     bars = by_hand(*[(100, 101, 99, 100)] * 4, (100, 101, 80, 90), (90, 91, 89, 90))

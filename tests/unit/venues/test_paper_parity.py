@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ConfigDict
 
-from fks.backtest import Result, Setup
-from fks.backtest.cash_flows import overnight_bars
+from fks.backtest import Setup
 from fks.backtest.limits import UNLIMITED
 from fks.bars.calendars import calendar_of
-from fks.clock import FakeClock
-from fks.matching import CostModel, Slippage, collar
+from fks.matching import CostModel, Slippage
 from fks.matching.margin import Margin
-from fks.model.bar import Bar, Bars
+from fks.model.bar import Bars
 from fks.model.instrument import Instrument
-from fks.model.order import Fill, Order, OrderType, Report, Role, Side, State, TimeInForce
+from fks.model.order import Role, Side
 from fks.model.timeframe import NS
 from fks.strategies.base import Decisions, Strategy, evaluate
-from fks.venues.paper import PaperVenue
 from tests.support.backtests import run
+from tests.support.paper_bars import on_paper
 from tests.support.strategies import START_NS
-from tests.support.venue_orders import order
 
 D = Decimal
 BTC = Instrument(
@@ -37,7 +34,6 @@ CASH = D(10**7)
 #: minutes about the end of a session in New York: the overnight margin begins 18 minutes after the first
 CLOSING = calendar_of("XNYS").expected("1m", START_NS, START_NS + 14 * 86_400 * NS)[390 - 48 : 390 - 48 + 160]
 NIGHTLY = Margin.parse("0.03/0.02; overnight 30m 0.05/0.045")
-_FLAT = D(0)
 COLUMNS = ("stop_loss", "take_profit", "entry_limit", "entry_stop")
 
 
@@ -89,115 +85,6 @@ def strategy(random: np.random.Generator, bars: Bars) -> Given:
         entry_stop=near(1, 8, 0.4),
         entry_bars=tuple(np.where(random.random(count) < 0.5, random.integers(1, 5, count), np.nan)),
     )
-
-
-@dataclass
-class Rig:
-    """A paper venue that is given what a strategy decides, as the order manager gives it."""
-
-    venue: PaperVenue
-    collar_pct: Decimal | None
-    entry: Order | None = None
-    legs: tuple[Order, ...] = ()
-    held: Decimal = _FLAT
-    side: Side = Side.BUY  # of the newest entry
-
-    async def decide(
-        self, decisions: Decisions, at: int, before: float, close: Decimal, *, is_denied: bool = False
-    ) -> None:
-        wanted = 0.0 if is_denied else decisions.target[at]
-        if before != 0.0:
-            for resting in (*self.legs, *([self.entry] if self.entry is not None else [])):
-                await self.venue.cancel(resting)
-            self.entry, self.legs = None, ()
-            if self.held:
-                side = Side.SELL if self.held > 0 else Side.BUY
-                await self.venue.submit(order(str(abs(self.held)), side=side, role=Role.EXIT))
-        if wanted != 0.0:
-            self.side = Side.BUY if wanted > 0 else Side.SELL
-            prices = {
-                name: None if not np.isfinite(column[at]) else str(column[at])
-                for name in COLUMNS
-                if (column := getattr(decisions, name)) is not None
-            }
-            limit, stop = prices.get("entry_limit"), prices.get("entry_stop")
-            kind = OrderType.MARKET if limit is None else OrderType.LIMIT
-            if stop is not None:
-                kind = OrderType.STOP if limit is None else OrderType.STOP_LIMIT
-            fields = {name: prices[name] for name in ("stop_loss", "take_profit")}
-            terms = {"type": kind, "price": limit, "stop_price": stop}
-            has_exits = fields["stop_loss"] is not None or fields["take_profit"] is not None
-            if self.collar_pct is not None and kind is OrderType.MARKET and has_exits:
-                worst = collar(close, self.collar_pct, D(100), self.side.sign, BTC.tick)
-                terms = {"type": OrderType.LIMIT, "price": str(worst), "time_in_force": TimeInForce.FOK}
-            self.levels = {name: None if level is None else D(level) for name, level in fields.items()}
-            self.entry = order("1", side=self.side, role=Role.ENTRY, **terms, **self.levels)
-            await self.venue.submit(self.entry)
-
-    async def after(self, events: list[Any]) -> list[Fill]:
-        """Book the fills of a bar, and place the protections of an entry, which may fill at once."""
-        fills = [event for event in events if isinstance(event, Fill)]
-        for fill in list(fills):
-            self.held += fill.side.sign * fill.quantity
-            if self.entry is not None and fill.client_order_id == self.entry.client_order_id:
-                fills += await self.protect(self.entry)
-                self.entry = None
-        return fills
-
-    async def protect(self, entry: Order) -> list[Fill]:
-        stop, profit = self.levels["stop_loss"], self.levels["take_profit"]
-        common = {"side": self.side.opposite, "parent_id": entry.client_order_id}
-        legs = []
-        if stop is not None:
-            legs.append(order("1", type=OrderType.STOP, stop_price=str(stop), role=Role.STOP_LOSS, **common))
-        if profit is not None:
-            legs.append(order("1", type=OrderType.TAKE_PROFIT, price=str(profit), role=Role.TAKE_PROFIT, **common))
-        self.legs = tuple(legs)
-        if len(legs) == 2:
-            answers = await self.venue.submit_oco(*legs)
-        else:
-            answers = tuple([await self.venue.submit(leg) for leg in legs])  # type: ignore[assignment]
-        fills = [fill for answer in answers for fill in answer.fills]
-        for fill in fills:
-            self.held += fill.side.sign * fill.quantity
-        return fills
-
-
-async def drain(venue: PaperVenue) -> list[Any]:
-    found: list[Any] = []
-
-    async def read() -> None:
-        async for event in venue.events():
-            found.append(event)
-
-    task = asyncio.create_task(read())
-    await asyncio.sleep(0)
-    task.cancel()
-    return found
-
-
-async def on_paper(result: Result, decisions: Decisions) -> tuple[list[tuple[Any, ...]], list[str | None]]:
-    """Return the fills, and the codes of the entries that expired."""
-    costs = result.setup.costs
-    setup = result.setup
-    rules = {"margin": setup.margin_kept, "can_short": setup.can_short}
-    venue = PaperVenue([BTC], costs, {"USDT": setup.cash}, FakeClock(), mode="bar", timeframe="1m", **rules)
-    denied = {row.time_ns for row in result.denied}
-    rig, fills, bars, expired = Rig(venue, result.setup.collar_pct), [], result.bars, []
-    nights = overnight_bars(bars, setup.margin_kept)
-    for at in range(len(bars)):
-        venue.set_overnight("BTCUSDT", nights is not None and bool(nights[at]))
-        columns = (bars.open, bars.high, bars.low, bars.close)
-        venue.on_bar(Bar("binance", "BTCUSDT", "1m", int(bars.time_ns[at]), *(float(c[at]) for c in columns), 1.0))
-        events = await drain(venue)
-        is_end = [event for event in events if isinstance(event, Report) and event.state is State.EXPIRED]
-        expired += [report.code for report in is_end if report.code is not None]
-        fills += await rig.after(events)
-        before = decisions.target[at - 1] if at else 0.0
-        if decisions.target[at] != before and at < len(bars) - 1:
-            is_denied = int(bars.time_ns[at]) in denied
-            await rig.decide(decisions, at, before, D(repr(float(bars.close[at]))), is_denied=is_denied)
-    return [(f.time_ns, f.side, f.quantity, f.price, f.fee) for f in fills], expired
 
 
 @given(st.integers(0, 2**32), st.sampled_from([None, "0.3", "1", "5"]))

@@ -1070,7 +1070,7 @@ def test_fingerprints_are_equal_for_equal_inputs_only(monkeypatch: pytest.Monkey
     assert len({base.inputs_hash, *(r.inputs_hash for r in others)}) == len(others) + 1
     assert others[1].fills_hash != base.fills_hash
     named = {"version": "1", "strategy": "s", "source": "x", "params": {}, "bars": bars, "first": 3}
-    assert inputs_hash(**named, setup=setup()) == "f9d370275645"
+    assert inputs_hash(**named, setup=setup()) == "f9d3702756455fc5932286ad0b93565f4f10340b2771a790e6a36bf3e4ee9ac6"
     # the number as text, not its spelling: 1000 and 1000.00 are one size
     assert _hashes(run(strategy, bars, setup(size=Decimal("1000.00")))) == _hashes(base)
     monkeypatch.setattr("fks.backtest.fingerprint.RULES", RULES + 1)

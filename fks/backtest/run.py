@@ -62,8 +62,8 @@ def run(
 ) -> Backtest:
     """Return what `strategy` would have traded on `bars`. Without a setup: `setup_for(bars)`.
 
-    The strategy is checked first (`check_tape`), which evaluates it about 150 times on up to 3,000 bars and 20 times on
-    parts of all of them, unless it passed on the same bars before; `check=False` leaves that out.
+    The strategy is checked first (`check_tape`), which evaluates it about 150 times on up to 3,000 bars, once on all of
+    them and 20 times on parts of these, unless it passed on the same bars before; `check=False` leaves that out.
 
     The anchor is the bar `strategy.warmup()` bars before `setup.start_ns` (or the first one); the first decision is
     made `warmup` bars after the anchor. Warm-up bars are contiguous: with a hole among them, or before the first
@@ -81,9 +81,9 @@ def run(
     """
     ensure_not_reentered("a backtest")
     setup = setup_for(bars) if setup is None else setup
+    _ = bars.ticks, bars.breaks  # kept by these bars, so that the check, this run and the next one have them
     if check:
         check_tape(strategy, bars, setup.start_ns)
-    _ = bars.ticks, bars.breaks  # kept by these bars, so that the next run on them has them
     strategy, start_ns = fitted_before(strategy, traded(bars, setup), setup.start_ns)
     part = anchored(strategy, traded(bars, setup), start_ns)
     first = strategy.warmup()

@@ -6,7 +6,7 @@ and sums and comparisons of those are exact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
@@ -23,6 +23,7 @@ _SMALL_MAX = 22  # of smaller ones: powers of ten up to here are exact in a floa
 _SMALL_DIGITS = 9  # that a small price has at least
 _WHOLE_DIGITS = 17  # of the greatest price as an integer: it and its sums fit 64 bits
 _SHOWN_DIGITS = 14  # of a value that a file shows; what follows them is the noise of arithmetic
+_PART = 1 << 15  # values of a column at a time
 _PROBE = 256  # values that are tried first: they reject most grids
 
 _Floats = npt.NDArray[np.float64]
@@ -59,10 +60,10 @@ class Ticks:
         """Return the closes with their bound."""
         return Whole(self.close, max(abs(self.least), abs(self.most)))
 
-    def first(self, count: int) -> Ticks | None:
-        """Return the first rows with their own grid and bounds, as `ticks_of` them; None where it may be a coarser
-        grid."""
-        columns = [column[:count] for column in (self.open, self.high, self.low, self.close)]
+    def first(self, count: int, begin: int = 0) -> Ticks | None:
+        """Return the first rows, from row `begin` on, with their own grid and bounds, as `ticks_of` them; None where it
+        may be a coarser grid."""
+        columns = [column[begin:count] for column in (self.open, self.high, self.low, self.close)]
         is_coarser = self.places > 0 and not any((column[:_PROBE] % 10).any() for column in columns)
         return None if is_coarser else _bounded(self.places, columns)
 
@@ -123,7 +124,7 @@ def ticks_of(open_: _Floats, high: _Floats, low: _Floats, close: _Floats) -> Tic
     for column in (open_, high, low, close):
         ensure_finite(column)
         places = max(places, _places_from(column, places))
-        greatest = max(greatest, float(np.abs(column).max(initial=0.0)))
+        greatest = max(greatest, float(column.max(initial=0.0)), -float(column.min(initial=0.0)))
     if greatest:
         places = max(0, min(places, _WHOLE_DIGITS - _exponent(greatest)))
     scale = 10.0**places
@@ -158,13 +159,16 @@ def _exponent(value: float) -> int:
 
 
 def _is_on_grid(values: _Floats, scale: float) -> bool:
-    scaled = values * scale
-    np.rint(scaled, out=scaled)
-    scaled /= scale
-    return bool(np.array_equal(scaled, values))
+    return all(np.array_equal(whole / scale, part) for part, whole in _scaled(values, scale))
 
 
 def _converted(values: _Floats, scale: float) -> _Ints:
-    scaled = values * scale
-    np.rint(scaled, out=scaled)
-    return scaled.astype(np.int64)
+    return np.concatenate([whole.astype(np.int64) for _, whole in _scaled(values, scale)])
+
+
+def _scaled(values: _Floats, scale: float) -> Iterator[tuple[_Floats, _Floats]]:
+    """Yield parts of a column that a processor's cache holds, and the whole numbers nearest to them times `scale`."""
+    for start in range(0, max(len(values), 1), _PART):
+        part = values[start : start + _PART]
+        scaled = part * scale
+        yield part, np.rint(scaled, out=scaled)

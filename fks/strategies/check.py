@@ -5,8 +5,9 @@ are the edges (right after the warm-up, the end), every place where the target c
 is asked of a copy of the strategy that has seen no bar: a value fitted to the first bars it is given, and kept, shows.
 Two of them are asked of one that is made again from its source file: what its class or module keeps shows.
 `ensure_causal` does the same at 20 places all over the tape of a run: a strategy that first acts years into it, or at
-prices that the synthetic tape lacks, is seen there. Nothing here sees a strategy that reads its future from a file.
-docs/look-ahead.md has a hundred examples.
+prices that the synthetic tape lacks, is seen there. Of a strategy whose decisions depend on few bars it asks about few:
+where a target changes in a window that ends at the place, and is the same with the bars of the window alone, no later
+bar was used. Nothing here sees a strategy that reads its future from a file. docs/look-ahead.md has a hundred examples.
 
 **Own columns.** The decisions up to a bar must stay when values that were known after it are taken away, or are others,
 while all bars are there. In synthetic columns a value is known up to 20 bars after the time it is of: a strategy that
@@ -26,9 +27,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +57,7 @@ from fks.strategies.base.remote import RemoteStrategy
 _SEED = 20260101
 _PREFIXES = 40
 _STARTS = 8
+_WINDOW = 256  # bars after a warm-up that are compared before each of these places
 _PLACES = 20  # prefixes of the tape of a run
 _AFRESH = (0.3, 0.7)  # of these prefixes, in order, the ones that a strategy from its file is asked about
 _CHANGES = 4  # of these prefixes, the ones after which own columns are changed
@@ -243,7 +246,8 @@ def remedy_of(strategy: Strategy, finding: CheckViolation) -> str:
 def ensure_causal(strategy: Strategy, bars: Bars) -> None:
     """Refuse a strategy that decides otherwise with fewer bars, at 20 places over all of `bars`: half of them where the
     target changes, the last bar, and random ones. Of a strategy with a method per bar its indicators are compared: it
-    is given no later bar. About ten evaluations. Errors: StrategyError, as `ensure_checked`."""
+    is given no later bar. About ten evaluations, one where the decisions depend on few bars. Errors: StrategyError,
+    as `ensure_checked`."""
     for finding in causality(strategy, bars):
         raise _refused(strategy, finding)
 
@@ -268,8 +272,35 @@ def causality(strategy: Strategy, bars: Bars) -> Iterator[CheckViolation]:
     whole = values_of(bars)
     changes = np.flatnonzero(np.diff(whole["target"])) + 1 if "target" in whole else np.zeros(0, dtype=np.int64)
     is_near = isinstance(strategy, BarStrategy)
-    cuts = _cuts(bars, strategy.warmup(), changes, _PLACES)
-    yield from _of_prefixes(bars, whole, values_of, cuts, is_near=is_near)
+    warmup = strategy.warmup()
+    cuts = _cuts(bars, warmup, changes, _PLACES)
+    is_open = [not _is_same_window(bars, whole, values_of, k, warmup, is_near=is_near) for k in cuts.tolist()]
+    parts = chain(_prefixes(bars, cuts[is_open]), _changed(bars, cuts))
+    yield from _differences(bars, whole, values_of, parts, is_near=is_near)
+
+
+def _is_same_window(
+    bars: Bars,
+    whole: dict[str, Floats],
+    values_of: Callable[[Bars], dict[str, Floats]],
+    k: int,
+    warmup: int,
+    *,
+    is_near: bool,
+) -> bool:
+    """Return whether a warm-up and `_WINDOW` more of the bars before cut `k`, alone, decide as all bars. False where
+    the target stays as it is there, on which rules that differ elsewhere may agree, or the strategy needs more bars."""
+    begin = max(0, k - warmup - _WINDOW)
+    if "target" in whole and not np.any(np.diff(whole["target"][begin + warmup : k])):
+        return False
+    try:
+        values = values_of(bars.first(k, begin))
+    except Exception:  # strategies of users may raise anything; the prefix at the cut shows what it is
+        return False
+    return values.keys() == whole.keys() and all(
+        _first_difference(column[warmup:], whole[name][begin + warmup : k], is_near=is_near) is None
+        for name, column in values.items()
+    )
 
 
 def _copy_of(strategy: Strategy) -> Strategy:
@@ -299,7 +330,8 @@ def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[CheckV
     changes = np.flatnonzero(np.diff(whole.target)) + 1
     cuts = _cuts(bars, strategy.warmup(), changes, prefixes)
     columns = dict(_columns(whole))
-    yield from _of_prefixes(bars, columns, lambda part: dict(_columns(evaluate(_copy_of(untouched), part))), cuts)
+    parts = chain(_prefixes(bars, cuts), _changed(bars, cuts))
+    yield from _differences(bars, columns, lambda part: dict(_columns(evaluate(_copy_of(untouched), part))), parts)
     yield from _kept_outside(strategy, bars, columns, cuts)
 
 
@@ -320,7 +352,7 @@ def _kept_outside(strategy: Strategy, bars: Bars, whole: dict[str, Floats], cuts
     if again.keys() != whole.keys() or any(_first_difference(whole[name], again[name]) is not None for name in again):
         return
     chosen = cuts[[int(share * len(cuts)) for share in _AFRESH]] if len(cuts) else cuts
-    yield from _of_prefixes(bars, whole, values_of, chosen)
+    yield from _differences(bars, whole, values_of, chain(_prefixes(bars, chosen), _changed(bars, chosen)))
 
 
 def _made_again(strategy: Strategy) -> Strategy | None:
@@ -389,17 +421,17 @@ def _cuts(bars: Bars, warmup: int, changes: Ints, most: int) -> Ints:
     return cuts[(cuts > warmup) & (cuts < count)]
 
 
-def _of_prefixes(
+def _differences(
     bars: Bars,
     whole: dict[str, Floats],
     values_of: Callable[[Bars], dict[str, Floats]],
-    cuts: Ints,
+    parts: Iterable[tuple[int, Bars, str]],
     *,
     is_near: bool = False,
 ) -> Iterator[CheckViolation]:
-    """Yield the first difference of each prefix, and of bars with other columns after it, whose columns are not those
-    of the whole; `is_near`: beyond the last digits of a float."""
-    for k, part, detail in _parts(bars, cuts):
+    """Yield the first difference of each part, up to its cut, from the columns of the whole; `is_near`: beyond the last
+    digits of a float."""
+    for k, part, detail in parts:
         for name, values in values_of(part).items():
             before = whole[name][:k] if name in whole else np.full(k, np.nan)
             at = _first_difference(values[:k], before, is_near=is_near)
@@ -416,11 +448,15 @@ def _of_prefixes(
                 )
 
 
-def _parts(bars: Bars, cuts: Ints) -> Iterator[tuple[int, Bars, str]]:
-    """Yield cuts with bars that are the same before them, and the difference: the prefixes; and at some of the cuts all
-    bars, with the values of own columns that were known later taken away, or drawn from all that the column has."""
+def _prefixes(bars: Bars, cuts: Ints) -> Iterator[tuple[int, Bars, str]]:
+    """Yield cuts with the bars before them, and the difference."""
     for k in cuts.tolist():
         yield k, bars.first(k), f"with only {k} bars it decides otherwise than with {len(bars)}"
+
+
+def _changed(bars: Bars, cuts: Ints) -> Iterator[tuple[int, Bars, str]]:
+    """Yield some of the cuts with all bars, whose own columns are the same before them, and the difference: the values
+    that were known later are taken away, or drawn from all that the column has."""
     if not bars.features or not len(cuts):
         return
     dice = np.random.Generator(np.random.PCG64(_SEED + len(bars)))

@@ -146,6 +146,8 @@ def test_other_values_after_a_bar_show_a_reader_that_no_prefix_shows() -> None:
     assert all(np.array_equal(evaluate(reader, bars[:k]).target, whole[:k]) for k in range(2, 600))
     (finding,) = check_strategy(reader)
     assert "with other values in its columns after bar" in finding.detail
+    with pytest.raises(StrategyError, match="with other values in its columns after bar"):
+        ensure_causal(reader, bars)
 
 
 class Keeps(Mood):

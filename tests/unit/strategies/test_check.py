@@ -14,6 +14,7 @@ from pydantic import PrivateAttr
 
 from fks.indicators import ema
 from fks.model.bar import Bars
+from fks.model.timeframe import NS
 from fks.strategies.base import (
     BarStrategy,
     Context,
@@ -105,15 +106,52 @@ def test_looking_ahead_late_on_a_tape_is_caught_there() -> None:
 
 @pytest.mark.parametrize("is_used", [False, True])
 def test_bound_of_later_prices_in_the_ticks_is_caught(is_used: bool) -> None:
-    """A run keeps the ticks of its bars, with their bounds: a prefix has its own."""
+    """A run keeps the ticks of its bars, with their bounds: a part of them has its own."""
     tape = synthetic(12_000)
     later = np.arange(len(tape)) >= 9_000
     tape = replace(tape, high=np.where(later, tape.high * 2, tape.high))
     if is_used:
         assert tape.ticks.most
-    strategy = Made(how=lambda b: (np.arange(len(b)) > 6_000) & (b.ticks.close * 3 < b.ticks.most * 2))
+    for at in (lambda b: np.arange(len(b)) > 6_000, lambda b: b.close > b.open):  # once, and all the time
+        strategy = Made(how=lambda b, at=at: at(b) & (b.ticks.close * 3 < b.ticks.most * 2))
+        with pytest.raises(StrategyError, match="looks ahead"):
+            ensure_causal(strategy, tape)
+
+
+def test_look_ahead_of_a_rule_that_seldom_acts_is_caught() -> None:
+    """Two entries in 60,000 bars, each above the mean of them all: bars between them show nothing."""
+
+    def seldom(bars: Bars) -> np.ndarray:
+        is_due = bars.time_ns // (60 * NS) % 20_000 < 3
+        return is_due & (bars.close > bars.close.mean() + 0.5 * bars.close.std())
+
+    tape = synthetic(60_000)
+    assert np.count_nonzero(np.diff(seldom(tape))) == 4
     with pytest.raises(StrategyError, match="looks ahead"):
-        ensure_causal(strategy, tape)
+        ensure_causal(Made(how=seldom), tape)
+
+
+def test_rules_of_few_bars_are_asked_about_few_bars() -> None:
+    """All bars once, then some hundred bars at each place; a rule of all bars before is asked about as
+    many parts as there are places."""
+    tape, asked = synthetic(60_000), list[int]()
+
+    def counted(bars: Bars) -> np.ndarray:
+        asked.append(len(bars))
+        return np.append(False, bars.close[1:] > bars.close[:-1])
+
+    ensure_causal(Made(how=counted), tape)
+    assert len(asked) > 25
+    assert sum(asked) < len(tape) + len(asked) * 300
+    few = sum(asked)
+    asked.clear()
+
+    def mean(bars: Bars) -> np.ndarray:
+        asked.append(len(bars))
+        return bars.close > np.cumsum(bars.close) / np.arange(1, len(bars) + 1)
+
+    ensure_causal(Made(how=mean), tape)
+    assert sum(asked) > 4 * few
 
 
 def test_what_is_fitted_to_the_first_bars_and_kept_is_caught() -> None:

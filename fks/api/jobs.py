@@ -67,6 +67,7 @@ class SeriesBody(Body):
     largest: Exact | None = Field(None, description="largest order, in base; default the symbol's")
     allow_gaps: bool = False
     allow_short: bool = False
+    finer: bool = Field(True, description="stored minutes decide the order of prices within a bar")
 
 
 async def submit_once(

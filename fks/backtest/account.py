@@ -26,7 +26,7 @@ from fks.backtest.limits import UNLIMITED, TapeChecks, denial_text
 from fks.backtest.reference import TargetChange, Walker, WalkerState
 from fks.backtest.result import Setup
 from fks.backtest.rows import DeniedEntry, FillRow
-from fks.backtest.run import anchored, check_tape, ensure_splits, fitted_before, is_holding, traded
+from fks.backtest.run import anchored, check_tape, ensure_finer, ensure_splits, fitted_before, is_holding, traded
 from fks.bars.buckets import length_of
 from fks.config.risk import Risk
 from fks.model.bar import Bars
@@ -49,13 +49,14 @@ class Member:
     """A strategy on a tape with its sizing, rules and costs.
 
     `setup` None: `setup_for(bars)`. Its cash and limits are not used: they are the account's. `name` "": made from
-    strategy, symbol and timeframe.
+    strategy, symbol and timeframe. `finer`: as of `fks.backtest.run`.
     """
 
     strategy: Strategy
     bars: Bars
     setup: Setup | None = None
     name: str = ""
+    finer: Bars | None = None
 
 
 class AccountBacktest(AccountResult):
@@ -81,7 +82,7 @@ def run_account(
     of [risk]. Decisions are made as `fks.backtest.run` makes them; a member with no bar to fill on at one
     moment does not hold up the others. `check=False` leaves the check of the strategies out, as there.
     Errors: InputError ACCOUNT_MEMBERS, ACCOUNT_CURRENCY, ACCOUNT_INSTRUMENT, CORRELATION_TIMEFRAME, NO_DATA,
-    ENTRY_UNSUPPORTED; TapeRefused, StrategyError.
+    ENTRY_UNSUPPORTED, FINER_TIMEFRAME; TapeRefused, StrategyError.
     """
     ensure_not_reentered("a backtest")
     start, limits = Decimal(cash), UNLIMITED if limits is None else limits
@@ -106,6 +107,7 @@ def run_account(
         ensure_splits(part, setup)
     for member, part, setup in zip(members, parts, setups, strict=True):
         ensure_events(part, member.strategy.warmup(), setup)
+        ensure_finer(part, member.finer)
         if any(one.borrow.debit for one in setups):
             ensure_borrowed(part, setup)
     tapes = [MemberBars.of(part, setup) for part, setup in zip(parts, setups, strict=True)]
@@ -119,6 +121,7 @@ def run_account(
             _decisions(member.strategy, part),
             checks.of(number) if is_shared else TapeChecks(part, setup),
             checks.of(number) if is_shared else None,
+            member.finer,
         )
         for number, (member, part, setup) in enumerate(zip(members, parts, setups, strict=True))
     ]
@@ -126,7 +129,7 @@ def run_account(
     groups = [group_of(m.strategy, t.symbol) if is_shared else None for m, t in zip(members, tapes, strict=True)]
     fills = _walk(walkers, tapes, checks, names, groups)
     results = tuple(
-        Backtest(member.strategy, part, member.strategy.warmup(), setup, gaps, walker.outcome(_REASON))
+        Backtest(member.strategy, part, member.strategy.warmup(), setup, gaps, walker.outcome(_REASON), member.finer)
         for member, part, setup, gaps, walker in zip(members, parts, setups, found, walkers, strict=True)
     )
     for result in results:

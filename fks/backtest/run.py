@@ -94,7 +94,7 @@ def run(
     ensure_splits(part, setup)
     _ensure_rolled(part, setup)
     ensure_events(part, first, setup)
-    _ensure_finer(part, finer)
+    ensure_finer(part, finer)
     outcome = _walk(strategy, part, first, setup, engine, finer)
     if not setup.allow_gaps:
         ensure_seen(part, lambda places: is_holding(outcome, setup, places))
@@ -231,7 +231,7 @@ def _ensure_rolled(bars: Bars, setup: Setup) -> None:
         )
 
 
-def _ensure_finer(bars: Bars, finer: Bars | None) -> None:
+def ensure_finer(bars: Bars, finer: Bars | None) -> None:
     """Refuse bars that cannot be inside those of a run. Errors: InputError FINER_TIMEFRAME."""
     if finer is None:
         return

@@ -129,16 +129,14 @@ market_options = options(
         help="The account's currency, in which these limits are; converted at the last stored close before the "
         "first bar (default: the quote currency).",
     ),
+    click.option(
+        "--finer/--no-finer",
+        default=True,
+        show_default=True,
+        help="Let stored minutes decide the order of prices within a bar; else the worse reading counts.",
+    ),
 )
 """Options of a backtest, shared by `run` and `submit`."""
-
-_finer_option = click.option(
-    "--finer/--no-finer",
-    default=True,
-    show_default=True,
-    help="Let stored minutes decide the order of prices within a bar; else the worse reading counts.",
-)
-
 
 _tapes_option = click.option(
     "--tape",
@@ -192,7 +190,6 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
 
 @backtest.command()
 @market_options
-@_finer_option
 @click.option(
     "--tape",
     metavar="sample|FILE",
@@ -966,7 +963,6 @@ _jobs.add()
 
 @backtest.command()
 @market_options
-@_finer_option
 @queue_options
 @click.option("--wait", is_flag=True, help="Show the progress, wait for the end, and show the result.")
 @_expect_option

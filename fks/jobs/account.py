@@ -7,7 +7,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fks.backtest import AccountBacktest, Member, run_account
 from fks.backtest.account_report import account_document_of
@@ -26,18 +26,9 @@ _REMEDY = "see docs/backtest-account.md"
 
 
 class AccountMember(BacktestSpec):
-    """A member: the spec of a backtest, with a name. Cash and limits are the account's, and minutes decide nothing
-    within a bar."""
+    """A member: the spec of a backtest, with a name. Cash and limits are the account's."""
 
     name: str = Field("", max_length=100)
-    finer: bool = False
-
-    @field_validator("finer")
-    @classmethod
-    def _whole_bars(cls, given: bool) -> bool:
-        if given:
-            raise ValueError("an account reads each bar by the pessimistic rule; leave it out")
-        return given
 
 
 class AccountSpec(BaseModel):
@@ -128,7 +119,7 @@ def run_account_spec(
             own = loaded.instrument
             loaded = replace(loaded, instrument=derived.setdefault(f"{own.exchange}:{own.symbol}", own))
         setup = setup_of(wanted, loaded, limits)
-        members.append(Member(strategy, loaded.bars, setup, wanted.name))
+        members.append(Member(strategy, loaded.bars, setup, wanted.name, wanted.inside(loaded)))
         sources.append(loaded.source)
         firsts.append(wanted.start_ns or int(loaded.bars.time_ns[0]))
         progress(0.4 * (number + 1) / len(spec.members))

@@ -118,6 +118,11 @@ class BacktestSpec(BaseModel):
         """Return the rules that stand for the instrument's own. Errors: InputError RULE_WRONG."""
         return GivenRules.parse(lot=self.lot, tick=self.tick, largest=self.largest)
 
+    def inside(self, loaded: LoadedBars) -> Bars | None:
+        """Return the stored minutes that decide within the bars of a run; None where there are none, or the spec leaves
+        them out."""
+        return loaded.finer if self.finer else None
+
     @property
     def start_ns(self) -> int | None:
         return None if self.start is None else to_ns(self.start)
@@ -288,7 +293,7 @@ def run_spec(
     check_tape(strategy, loaded.bars, spec.start_ns)
     progress(0.4)
     setup = setup_of(spec, loaded, limits_of(spec, loaded, limits or Risk(), load_bars))
-    result = run(strategy, loaded.bars, setup, check=False, finer=loaded.finer if spec.finer else None)
+    result = run(strategy, loaded.bars, setup, check=False, finer=spec.inside(loaded))
     progress(0.9)
     return result, loaded.source
 

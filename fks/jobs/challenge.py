@@ -243,8 +243,8 @@ async def measure(
     def both() -> Excess:
         for one in (champion, rival):
             _ensure_market_entries(one, bars)
-        made = run(RecordedDecisions(changes=changes), later, setup, check=False)
-        return excess_of(made, run(champion, bars, setup, check=False))
+        made = run(RecordedDecisions(changes=changes), later, setup, check=False, finer=loaded.finer)
+        return excess_of(made, run(champion, bars, setup, check=False, finer=loaded.finer))
 
     return await asyncio.to_thread(both)
 

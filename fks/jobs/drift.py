@@ -120,7 +120,8 @@ async def measure(
         events=InstrumentEvents(is_funding_left_out=True),  # live books no funding either
     )
     # what was filled live is in shares of its day
-    result = await asyncio.to_thread(run, strategy, loaded.bars.as_traded, setup, check=False)
+    finer = None if loaded.finer is None else loaded.finer.as_traded
+    result = await asyncio.to_thread(run, strategy, loaded.bars.as_traded, setup, check=False, finer=finer)
     begun = await db.fetchval("drift.version_since", instance.id, instance.params_version)
     bar_ns = TIMEFRAMES[instance.timeframe] * NS
     starts = [int(result.bars.time_ns[min(result.first, len(result.bars) - 1)])]

@@ -38,14 +38,6 @@ class OptimizationSpec(BacktestSpec):
     validation: Validation = Validation()
     trades_min: int = Field(1, ge=0, le=1_000_000_000)
     workers: int | None = Field(None, ge=1, le=1024)
-    finer: bool = False
-
-    @field_validator("finer")
-    @classmethod
-    def _whole_bars(cls, given: bool) -> bool:
-        if given:
-            raise ValueError("a search reads each bar by the pessimistic rule; leave it out")
-        return given
 
     @field_validator("limits_currency")
     @classmethod
@@ -91,6 +83,7 @@ def task_for(
         validation=spec.validation,
         trades_min=spec.trades_min,
         context=catalogue.context,
+        finer=spec.inside(loaded),
     )
 
 
@@ -137,6 +130,7 @@ def search_hash(task: SearchTask) -> str:
         bars=task.bars,
         setup=task.setup,
         first=0,
+        finer=task.finer,
     )
 
 

@@ -25,7 +25,8 @@ BLOCKS = 16  # of the cross-validation for overfitting, as in its paper
 
 @dataclass(frozen=True, slots=True)
 class SearchTask:
-    """Inputs of every trial of a search. The last split chooses the final parameters."""
+    """Inputs of every trial of a search. The last split chooses the final parameters. `finer`: as of
+    `fks.backtest.run`."""
 
     space: Space
     bars: Bars
@@ -34,6 +35,7 @@ class SearchTask:
     objectives: tuple[str, ...]
     splits: tuple[Split, ...]
     trades_min: int = 1
+    finer: Bars | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def _run(task: SearchTask, strategy: Strategy, part: Range) -> Result:
     bars = task.bars[first:high]
     # else an open position would leave without its costs, and be no trade
     setup = replace(task.setup, start_ns=int(task.bars.time_ns[low]), is_closed_at_end=True)
-    return run(strategy, bars, setup, engine="compiled", check=False)
+    return run(strategy, bars, setup, engine="compiled", check=False, finer=task.finer)
 
 
 def _returns(task: SearchTask, strategy: Strategy, part: Range) -> Returns:

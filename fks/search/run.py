@@ -18,7 +18,7 @@ from fks.backtest import Setup, TapeRefused, find_gaps
 from fks.backtest.gaps import ensure_whole
 from fks.backtest.metrics import probabilistic_sharpe
 from fks.backtest.result import Untraded
-from fks.backtest.run import ensure_splits
+from fks.backtest.run import ensure_finer, ensure_splits
 from fks.backtest.series import held_closes
 from fks.model.bar import Bars, Floats
 from fks.model.errors import FksError, unprocessable
@@ -255,6 +255,7 @@ class Search:
             "from": iso(int(task.bars.time_ns[0])),
             "to": iso(int(task.bars.time_ns[-1])),
             "bars": len(task.bars),
+            "finer_timeframe": None if task.finer is None else task.finer.timeframe,
             "fixed": dict(task.space.fixed),
             "space": task.space.as_dict(),
             "plan": task.plan.model_dump(mode="json"),
@@ -562,6 +563,7 @@ def task_of(
     validation: Validation | None = None,
     trades_min: int = 1,
     context: dict[str, Any] | None = None,
+    finer: Bars | None = None,
 ) -> SearchTask:
     """Return the checked task of a search. Errors: InputError and TapeRefused, as `search`."""
     ensure_not_reentered("a search")
@@ -569,7 +571,9 @@ def task_of(
     if not setup.allow_gaps:
         ensure_whole(find_gaps(bars))  # before any trial; each range is looked at again
     ensure_splits(bars, setup)
+    ensure_finer(bars, finer)
     _ = bars.ticks, bars.breaks  # made once here; the ranges of all trials are views of them
+    _ = None if finer is None else finer.ticks
     return SearchTask(
         space_of(strategy, space, fixed, context=context),
         bars,
@@ -578,6 +582,7 @@ def task_of(
         check_objectives(names),
         (validation or Validation()).splits(len(bars)),
         trades_min,
+        finer,
     )
 
 
@@ -592,6 +597,7 @@ def search(
     fixed: Params | None = None,
     validation: Validation | None = None,
     trades_min: int = 1,
+    finer: Bars | None = None,
     on_trial: Callable[[Search, Trial], None] = lambda search, trial: None,
     evaluate_all: Evaluate = serial,
 ) -> dict[str, Any]:
@@ -600,7 +606,7 @@ def search(
     `space`: see `space_of`. `objective`: one or several of `OBJECTIVES`, greater is better. `fixed`: parameters that
     are not searched. `on_trial` is called after each trial, with the driver, and may raise to stop. `evaluate_all` runs
     the trials of a batch, here one after the other; `fks.jobs.pool` has one over processes. The result does not depend
-    on it. `setup.start_ns` is ignored: all bars are used.
+    on it. `setup.start_ns` is ignored: all bars are used. `finer`: as of `fks.backtest.run`, for every trial.
     Errors: InputError SPACE_WRONG, PLAN_WRONG, SPLITS_WRONG, OBJECTIVE_UNKNOWN, SEARCH_EMPTY; TapeRefused.
     """
     task = task_of(
@@ -613,6 +619,7 @@ def search(
         fixed=fixed,
         validation=validation,
         trades_min=trades_min,
+        finer=finer,
     )
     driver = Search(task)
     while asked := driver.ask():

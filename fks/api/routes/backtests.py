@@ -50,7 +50,6 @@ class BacktestBody(SeriesBody):
         description="the account's currency, in which these limits are: converted at the last stored close before the "
         "first bar; default the quote currency",
     )
-    finer: bool = Field(True, description="stored minutes decide the order of prices within a bar")
 
 
 @router.post("/backtests", status_code=202, openapi_extra=takes(BacktestBody))

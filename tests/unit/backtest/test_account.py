@@ -568,16 +568,12 @@ def test_a_member_that_enters_by_an_order_that_rests_is_refused() -> None:
     assert error.value.code == "ENTRY_UNSUPPORTED"
 
 
+@pytest.mark.parametrize("switch", [{}, {"finer": True}, {"finer": False}])
 @pytest.mark.parametrize("shared", [False, True])
-def test_finer_bars_are_refused_for_the_members_of_an_account(shared: bool) -> None:
-    given = {"finer": True}
+def test_minutes_decide_for_members_unless_the_spec_leaves_them_out(shared: bool, switch: dict[str, bool]) -> None:
     member = {"strategy": "rsi", "symbol": "BTCUSDT", "timeframe": "1h"}
-    spec = {"members": [member | ({} if shared else given)], **(given if shared else {})}
-    with pytest.raises(InputError, match="pessimistic rule") as refused:
-        parse_account(spec)
-    assert refused.value.code == "SPEC_WRONG"
-    found = parse_account({"members": [member]})
-    assert not found.members[0].finer
+    found = parse_account({"members": [member | ({} if shared else switch)], **(switch if shared else {})})
+    assert found.members[0].finer is switch.get("finer", True)
     assert parse_account(found.model_dump(mode="json", by_alias=True, exclude={"risk"})) == found
 
 

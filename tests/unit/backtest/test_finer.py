@@ -14,12 +14,18 @@ from pydantic import ConfigDict
 
 from fks.backtest import Setup, resample
 from fks.backtest.limits import UNLIMITED
+from fks.jobs.account import parse_account, run_account_spec
+from fks.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_spec
+from fks.jobs.bars import load_tape, read_tape
+from fks.jobs.optimization import document_of_search, parse_optimization, search_hash, searched, task_for
 from fks.matching import CostModel
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.timeframe import NS
+from fks.search import Search, serial
 from fks.strategies.base import PRICE_COLUMNS, Decisions, Strategy
+from fks.strategies.registry import load_catalogue
 from tests.support.backtests import run
 
 D = Decimal
@@ -130,3 +136,40 @@ def test_bars_that_are_not_finer_are_refused() -> None:
     for wrong in (bars, resample(fine, "30m"), replace(fine, symbol="ETHUSDT")):
         with pytest.raises(InputError, match="are not inside 15m bars"):
             run(wanted, bars, SETUP, finer=wrong)
+
+
+SAMPLE = read_tape("sample")
+#: on the sample's hours until then minutes decide a trade of each of two crosses otherwise, and nothing is held at the end
+CROSS = {"strategy": "sma_cross", "symbol": "BTCUSDT", "timeframe": "1h", "to": "2026-03-20"}
+LEGS = {"sl_pct": 0.5, "tp_pct": 0.5}
+
+
+def load(request: BarsRequest) -> LoadedBars:
+    return load_tape(*SAMPLE, request)
+
+
+@pytest.mark.parametrize("switch", [{}, {"finer": False}])
+def test_a_search_values_parameters_as_their_backtest_does(switch: dict[str, bool]) -> None:
+    space, catalogue = {"fast": "5,7", "slow": "20"}, load_catalogue()
+    wanted = {"space": space, "params": LEGS, "objectives": "profit", "validation": {"kind": "none"}}
+    spec = parse_optimization({**CROSS, **wanted, **switch})
+    task = task_for(spec, load(spec.request(searched(spec, catalogue))), catalogue)
+    driver = Search(task)
+    for trial in serial(task, driver.ask()):
+        driver.record(trial)
+        alone, _ = run_spec(parse_spec({**CROSS, "params": {**LEGS, **trial.params}, **switch}), load)
+        assert trial.values is not None
+        assert (trial.values[0], alone.unclear) == (pytest.approx(float(sum(alone.pnl))), bool(switch))
+    assert document_of_search(driver, source="")["finer_timeframe"] == (None if switch else "1m")
+    assert (search_hash(task) == search_hash(replace(task, finer=None))) is bool(switch)
+
+
+@pytest.mark.parametrize("switch", [{}, {"finer": False}])
+def test_minutes_decide_for_each_member_of_an_account_as_alone(switch: dict[str, bool]) -> None:
+    members = [{**CROSS, "params": {"fast": fast, "slow": 20, **LEGS}, **switch} for fast in (5, 7)]
+    found, _ = run_account_spec(parse_account({"members": members}), load)
+    alone = [run_spec(parse_spec(member), load)[0] for member in members]
+    assert [(one.fills, one.unclear, one.inputs_hash) for one in found.results] == [
+        (one.fills, one.unclear, one.inputs_hash) for one in alone
+    ]
+    assert [one.unclear for one in alone] == [bool(switch)] * 2

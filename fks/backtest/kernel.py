@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import cache
 from math import gcd
@@ -88,6 +88,7 @@ _NEXT_DAY_NS = 26 * 3600 * NS  # after a day's start it is the next day, summer 
 _MONTH_NS = 28 * _DAY_NS
 _RULES = np.dtype([(name, np.int64) for name in KernelRules._fields])
 _EMPTY = np.zeros(0)
+_NO_INTS = np.zeros(0, np.int64)
 
 
 class TargetWrong(Exception):
@@ -112,6 +113,7 @@ class KernelPlan:
     flows: FlowPlan
     margins: Ints  # rows of the margin by day, and where there is one of that overnight
     margin_changes: list[tuple[int, bool]]
+    finer: tuple[Ints, ...]  # time, open, high and low of the bars inside those of the run
 
 
 def is_loaded(*, has_orders: bool = False) -> bool:
@@ -149,7 +151,7 @@ def _compiled(make: Callable[[int], Callable[..., int]], *, prices: int, tables:
     floats = numba.types.Array(numba.float64, 1, "C", readonly=True)
     flows = numba.types.Array(numba.int64, 2, "C", readonly=True)
     of = numba.types.UniTuple
-    columns = (of(ints, 5), of(floats, prices), of(ints, 2), of(ints, 2), flows)
+    columns = (of(ints, 9), of(floats, prices), of(ints, 2), of(ints, 2), flows)
     filled = (numba.int64[::1], numba.int64[::1], of(numba.int64[:, ::1], tables), numba.float64[::1])
     signature = (numba.from_dtype(_RULES), *columns, *filled)
     walk: Callable[..., int]
@@ -166,17 +168,26 @@ def _register() -> None:
         register_jitable(_nrt=False, forceinline=helper not in compiled.SELDOM)(helper)
 
 
-def plan(bars: Bars, first: int, setup: Setup) -> KernelPlan | str:
-    """Return what the walk needs, or why the reference engine must run instead."""
-    units = Units.of(bars.ticks.places, setup.instrument, setup.cash, has_base_fees=setup.costs.fee_in == "received")
+def plan(bars: Bars, first: int, setup: Setup, finer: Bars | None = None) -> KernelPlan | str:
+    """Return what the walk needs, or why the reference engine must run instead. `finer`: as of `fks.backtest.run`."""
+    if finer is not None and not (len(finer) and TIMEFRAMES.get(bars.timeframe)):
+        finer = None  # months have no one length
+    price_places = max(bars.ticks.places, 0 if finer is None else finer.ticks.places)
+    units = Units.of(price_places, setup.instrument, setup.cash, has_base_fees=setup.costs.fee_in == "received")
     if reason := _not_covered(setup, units):
         return reason
     if bars.rolls:
         return "a continuous future is rolled"
-    ticks = bars.ticks.on_grid(units.price)
+    ticks, inside = bars.ticks.on_grid(units.price), (_NO_INTS,) * 4
+    if finer is not None:
+        fine, times = finer.ticks, 10 ** (units.price - finer.ticks.places)
+        least, most = min(ticks.least, fine.least * times), max(ticks.most, fine.most * times)
+        ticks, inside = replace(ticks, least=least, most=most), (finer.time_ns, fine.open, fine.high, fine.low)
     if ticks.least <= 0:
         return "a price is not positive"
     rules = _rules(bars, first, setup, units, ticks)
+    if finer is not None:
+        rules = rules._replace(finer_ns=TIMEFRAMES[finer.timeframe] * NS, finer_times=times)
     if bars.end_ns is not None and rules.loss_max < FAR:
         return "volume bars have no one length, by which the walk finds the days of a limit of loss"
     if (
@@ -195,7 +206,9 @@ def plan(bars: Bars, first: int, setup: Setup) -> KernelPlan | str:
         return "a cash flow may not fit 64 bits"
     day_first, starts = _trading_days(bars, first, setup)
     changes = margin_changes(bars, first, setup.margin_kept)
-    return KernelPlan(bars, setup, units, ticks, rules, day_first, starts, flows, np.array(margins, np.int64), changes)
+    return KernelPlan(
+        bars, setup, units, ticks, rules, day_first, starts, flows, np.array(margins, np.int64), changes, inside
+    )
 
 
 def walk(plan: KernelPlan, decisions: Decisions, reason: str, entries_max: int = 1) -> EngineResult | str:
@@ -223,7 +236,7 @@ def walk(plan: KernelPlan, decisions: Decisions, reason: str, entries_max: int =
         return f"numba cannot be imported: {error}"
     levels = [decisions.target, decisions.stop_loss, decisions.take_profit, decisions.trail, decisions.moves()]
     levels += [decisions.entry_limit, decisions.entry_stop] if has_orders else []
-    bars = (plan.bars.time_ns, ticks.open, ticks.high, ticks.low, ticks.close)
+    bars = (plan.bars.time_ns, ticks.open, ticks.high, ticks.low, ticks.close, *plan.finer)
     tape = tuple(np.ascontiguousarray(column) for column in bars)  # a view with a step is not
     wanted_by = tuple(_EMPTY if column is None else np.ascontiguousarray(column) for column in levels)
     shares = np.zeros(0, dtype=np.int64) if decisions.size_share is None else share_parts(decisions.size_share)
@@ -444,6 +457,8 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
         price_least=ticks.least,
         price_most=ticks.most,
         bar_ns=TIMEFRAMES.get(bars.timeframe, 0) * NS or _MONTH_NS,
+        finer_ns=0,
+        finer_times=1,
         value_factor=multiplier * max(highest * 10 ** max(0, -quote_excess), 10 ** (units.cash - value_places)),
         lots_factor=max(
             highest * 10 ** max(0, -base_excess),

@@ -26,6 +26,7 @@ from fks.backtest.kernel_walk import (
     GUARD_LIMIT,
     GUARD_LOTS,
     GUARD_SELLS,
+    GUARD_SINCE,
     GUARD_STOP,
     GUARD_TRAIL,
     LIMIT_ROLE,
@@ -53,6 +54,7 @@ from fks.backtest.kernel_walk import (
     entry_lots,
     entry_price,
     expires,
+    inside_hit,
     leave,
     leg_hit,
     leg_lots,
@@ -68,7 +70,6 @@ from fks.model.bar import Floats, Ints
 
 # fields of the state, after those of kernel_walk
 (
-    GUARD_SINCE,  # the bar that the first entry of the protection filled in
     GUARD_MET,  # the price at which it filled, before slippage
     GUARD_LATE,  # 1: it was a limit that filled inside its bar
     GUARD_UNCLEAR,  # 1: it was a stop that triggered inside its bar
@@ -86,7 +87,7 @@ from fks.model.bar import Floats, Ints
     WAITING_TAKE_PROFIT,
     WAITING_TRAIL,
     ORDERS_STATE_SIZE,
-) = range(STATE_SIZE, STATE_SIZE + 18)
+) = range(STATE_SIZE, STATE_SIZE + 17)
 
 # a column more of the fills: the bar that decided it, or the entry that it protects
 DECIDED, ORDERS_FILL_WIDTH = FILL_WIDTH, FILL_WIDTH + 1
@@ -234,6 +235,8 @@ def fill_legs(
     low: int,
     close: int,
     move: float,
+    time_ns: int,
+    finer: tuple[Ints, ...],
 ) -> None:
     """Fill the protection when a bar reaches it, each entry's leg apart, as one trade; else move its stop by the close,
     or to `move` (NaN: it stays). In the bar in which the first entry filled they meet its price, not the open."""
@@ -249,6 +252,8 @@ def fill_legs(
         is_unclear = not is_open_behind(stop, met, open_, side)  # else it is counted
         counted, met = stop if may_fill else NONE, first
     leg, ticks, has_both = leg_hit(counted, limit, sells, met, best, high, low)
+    if has_both and not is_unclear and not (is_own and state[GUARD_LATE] + state[GUARD_UNCLEAR] > 0):
+        leg, ticks, has_both = inside_hit(rules, finer, time_ns, is_own, met, stop, limit, sells, ticks)
     if leg == 0:
         if stop != NONE:
             state[GUARD_STOP] = nearer_stop(stop, sells, state[GUARD_TRAIL], move, close, rules)
@@ -329,7 +334,8 @@ def make_walk(version: int) -> Callable[..., int]:
         Arguments as those of the walk of `kernel_walk`, where `wanted_by` also has limits and stops of entries, and
         `tables` space for the legs of one protection. The target is a valid number of entries everywhere.
         """
-        time_ns, open_, high, low, close = tape
+        time_ns, open_, high, low, close = tape[:5]
+        finer = tape[5:]
         target, stops, limits, trails, moves, entry_limits, entry_stops = wanted_by
         volatilities, shares = sized_by
         day_first, day_start_ns = days
@@ -365,7 +371,7 @@ def make_walk(version: int) -> Callable[..., int]:
                 if state[GUARD] != 0 and not is_over:
                     is_moved = len(moves) > 0 and (target[bar] > 0.0) == (state[GUARD_SELLS] == 1)
                     move = moves[bar] if is_moved else np.nan
-                    fill_legs(state, fills, trades, legs, rules, bar, *ohlc, move)
+                    fill_legs(state, fills, trades, legs, rules, bar, *ohlc, move, time_ns[bar], finer)
                 if tracks_loss and state[FILLS] != filled:
                     cut(state, rules, start_worth, start_cash, lowest, cash)
                     lowest = FAR

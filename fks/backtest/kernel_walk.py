@@ -50,6 +50,7 @@ DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL, NOT_COVERED = 0, 1, 2, 3, 4
     GUARD_STOP,
     GUARD_LIMIT,
     GUARD_TRAIL,  # the distance at which the stop follows the closes, or NONE
+    GUARD_SINCE,  # the bar that the first entry of the protection filled in
     FILLS,
     TRADES,
     DENIED,
@@ -62,7 +63,7 @@ DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL, NOT_COVERED = 0, 1, 2, 3, 4
     UNPAID,  # what the last entry would have cost that the cash did not pay, places of amounts; 0 where it did
     MARKED,  # the equity at the close that decided last, places of worth; 0 where it sizes nothing
     STATE_SIZE,
-) = range(22)
+) = range(23)
 
 # columns of the rows of a margin, as in fks.matching.margin.MarginTerms
 M_FLOOR, M_OVER, M_TIMES, M_EACH, M_LONG, M_SHORT, M_KEPT, M_LESS, MARGIN_WIDTH = range(9)
@@ -190,6 +191,8 @@ class KernelRules(NamedTuple):
     price_least: int  # of the tape
     price_most: int
     bar_ns: int
+    finer_ns: int  # length of the bars inside those of the run, 0 where there are none
+    finer_times: int  # their prices, to the places of prices
     value_factor: int  # the most that lots × price is multiplied by
     lots_factor: int  # the most that lots are multiplied by
 
@@ -925,6 +928,7 @@ def enter(
         state[GUARD_STOP] = stop
         state[GUARD_LIMIT] = limit
         state[GUARD_TRAIL] = trail
+        state[GUARD_SINCE] = bar + 1
 
 
 def leg_hit(stop: int, limit: int, sells: bool, met: int, best: int, high: int, low: int) -> tuple[int, int, bool]:
@@ -950,6 +954,43 @@ def leg_hit(stop: int, limit: int, sells: bool, met: int, best: int, high: int, 
     leg = pair_leg(is_stopped, is_taken, is_met_stopped, is_through)
     ticks = at_stop if leg == 1 else at_limit
     return leg, ticks, is_unclear(is_stopped, is_taken, is_met_stopped, is_through)
+
+
+def inside_hit(
+    rules: KernelRules,
+    finer: tuple[Ints, ...],
+    start_ns: int,
+    is_own: bool,
+    met: int,
+    stop: int,
+    limit: int,
+    sells: bool,
+    at_stop: int,
+) -> tuple[int, int, bool]:
+    """Return `leg_hit` of the first of the finer bars inside the bar from `start_ns` on that reaches a leg, after a bar
+    in which a stop filled at `at_stop` and the limit may have come before: that reading, where they do not cover the
+    bar. `is_own`: the entry filled in it at `met`, before slippage."""
+    time_ns, open_, high, low = finer
+    if rules.finer_ns == 0:
+        return 1, at_stop, True
+    count, at, end = rules.bar_ns // rules.finer_ns, 0, len(time_ns)
+    while at < end:
+        middle = (at + end) // 2
+        if time_ns[middle] < start_ns:
+            at = middle + 1
+        else:
+            end = middle
+    last = at + count - 1
+    is_short = last >= len(time_ns) or time_ns[last] >= start_ns + rules.bar_ns
+    if is_short or (last + 1 < len(time_ns) and time_ns[last + 1] < start_ns + rules.bar_ns):
+        return 1, at_stop, True
+    for place in range(at, last + 1):
+        highest, lowest = high[place] * rules.finer_times, low[place] * rules.finer_times
+        first = met if is_own and place == at else open_[place] * rules.finer_times
+        leg, ticks, has_both = leg_hit(stop, limit, sells, first, highest if sells else lowest, highest, lowest)
+        if leg != 0:
+            return leg, ticks, has_both
+    return 1, at_stop, True
 
 
 def liquidates(
@@ -987,10 +1028,19 @@ def watch_rest(state: Ints) -> None:
 
 
 def protect(
-    state: Ints, fills: Ints, trades: Ints, rules: KernelRules, bar: int, open_: int, high: int, low: int
+    state: Ints,
+    fills: Ints,
+    trades: Ints,
+    rules: KernelRules,
+    bar: int,
+    open_: int,
+    high: int,
+    low: int,
+    time_ns: int,
+    finer: tuple[Ints, ...],
 ) -> None:
     """Fill the resting protection when `bar` reaches it, or close the position by force. Its entry filled at an open,
-    so that it meets the open in each bar."""
+    so that it meets the open in each bar. `finer`: as in `inside_hit`."""
     sells, stop, limit = state[GUARD_SELLS] == 1, state[GUARD_STOP], state[GUARD_LIMIT]
     best = high if sells else low
     if rules.has_margin:
@@ -1003,6 +1053,9 @@ def protect(
     if leg == 0:
         return
     state[GUARD] = 0
+    if has_both:
+        is_own = bar == state[GUARD_SINCE]
+        leg, ticks, has_both = inside_hit(rules, finer, time_ns, is_own, open_, stop, limit, sells, ticks)
     if has_both:
         state[UNCLEAR] += 1
     lots = leg_lots(state, rules, state[GUARD_LOTS], sells)
@@ -1171,6 +1224,7 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     entry_lots,
     enter,
     leg_hit,
+    inside_hit,
     protect,
     first_touch,
     nearer_stop,
@@ -1200,6 +1254,7 @@ SELDOM: tuple[Callable[..., Any], ...] = (
     share_lots,
     closed_parts,
     first_followed,
+    inside_hit,
     pay_flow,
     close_at_end,
     *MARGIN_HELPERS,
@@ -1224,14 +1279,15 @@ def make_walk(version: int) -> Callable[..., int]:
     ) -> int:
         """Return the index of the bar at which the walk ended; the last four arguments are filled.
 
-        `tape`: time, open, high, low and close. `wanted_by`: the target; stop losses, take profits, trailing distances
-        and moves of stops, NaN where none is read, or empty. `sized_by`: volatilities (1e-8, -1 for none), and
-        millionths of the size of an entry, or empty. `days`: the bars with which trading days begin after the first
-        one, `len(close)` last, and when these days begin. `flows`: the cash flows (`pay_flow`) after the first bar by
-        bar, one at `len(close)` last; `paid`: what each of them brought in, places of amounts. `tables`: fills, trades
-        and denials.
+        `tape`: time, open, high, low and close; time, open, high and low of finer bars, empty where there are none.
+        `wanted_by`: the target; stop losses, take profits, trailing distances and moves of stops, NaN where none is
+        read, or empty. `sized_by`: volatilities (1e-8, -1 for none), and millionths of the size of an entry, or empty.
+        `days`: the bars with which trading days begin after the first one, `len(close)` last, and when these days
+        begin. `flows`: the cash flows (`pay_flow`) after the first bar by bar, one at `len(close)` last; `paid`: what
+        each of them brought in, places of amounts. `tables`: fills, trades and denials.
         """
-        time_ns, open_, high, low, close = tape
+        time_ns, open_, high, low, close = tape[:5]
+        finer = tape[5:]
         target, stops, limits, trails, moves = wanted_by
         volatilities, shares = sized_by
         day_first, day_start_ns = days
@@ -1274,7 +1330,8 @@ def make_walk(version: int) -> Callable[..., int]:
                 if tracks_loss:
                     flow = cash - start_cash
                     lowest = least_worth(rules, close, bar, touch, factor, lowest, start_worth, flow)
-                protect(state, fills, trades, rules, touch, open_[touch], high[touch], low[touch])
+                ohl = (open_[touch], high[touch], low[touch])
+                protect(state, fills, trades, rules, touch, *ohl, time_ns[touch], finer)
                 if state[FILLS] != filled and tracks_loss:
                     cut(state, rules, start_worth, start_cash, lowest, cash)
                     lowest = FAR

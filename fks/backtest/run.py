@@ -73,7 +73,7 @@ def run(
     `engine`: `compiled` for many runs in one process, `reference` for the slow one in decimals; `auto` is the compiled
     one unless loading it takes longer than the run. Their results are equal, and `Result.engine` says which it was.
     `finer`: bars of a shorter timeframe over the same time. Where a bar reaches two prices in an unknown order they
-    decide instead of the pessimistic rule; that takes the reference engine.
+    decide instead of the pessimistic rule; where orders of entries rest, that takes the reference engine.
     Dividends, funding and a delisting are those of `setup.events`; bars after a delisting are left out.
     The columns of `bars` are read-only from now on.
     Errors: InputError NO_DATA, FINER_TIMEFRAME, EVENT_CURRENCY, FUNDING_MISSING, CONTINUOUS_NEGATIVE,
@@ -253,21 +253,20 @@ def _walk(
     if engine == "auto":
         engine, reason = _cheaper(len(bars), has_orders=has_orders)
     if engine == "compiled":
-        plan = kernel.plan(bars, first, setup)
+        plan = kernel.plan(bars, first, setup, finer)
         if has_orders:
             decisions = checked(strategy, decisions, bars)
         try:
             outcome: EngineResult | str = plan if isinstance(plan, str) else kernel.walk(plan, decisions, reason, most)
         except kernel.TargetWrong as error:
             raise target_wrong(strategy, decisions, bars, error.index) from None
-        if isinstance(outcome, EngineResult) and (finer is None or not outcome.unclear):
-            return outcome
-        reason = (
-            f"{finer.timeframe} bars decide {outcome.unclear} bars"
-            if isinstance(outcome, EngineResult) and finer
-            else ""
-        )
-        reason = reason or str(outcome)
+        if isinstance(outcome, EngineResult):
+            # of orders that rest the walk leaves some bars to the reference engine, and months have no one length
+            is_whole = not (has_orders or isinstance(plan, str)) and plan.rules.finer_ns > 0
+            if finer is None or not outcome.unclear or is_whole:
+                return outcome
+            outcome = f"{finer.timeframe} bars decide {outcome.unclear} bars"
+        reason = outcome
     return reference.walk(bars, first, setup, checked(strategy, decisions, bars), reason, finer)
 
 

@@ -14,6 +14,7 @@ from pydantic import ConfigDict
 
 from fks.backtest import Setup, resample
 from fks.backtest.limits import UNLIMITED
+from fks.backtest.run import EngineName
 from fks.jobs.account import parse_account, run_account_spec
 from fks.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_spec
 from fks.jobs.bars import load_tape, read_tape
@@ -31,6 +32,7 @@ from tests.support.backtests import run
 D = Decimal
 BTC = Instrument("binance", "BTCUSDT", "BTC", "USDT", D("0.01"), D("0.00001"), D("0.00001"), D(9000), D(5))
 SETUP = Setup(BTC, CostModel(D(0)), "quantity", D(1), D(10**7), limits=UNLIMITED, allow_gaps=True, can_short=True)
+ENGINES: tuple[EngineName, ...] = ("reference", "compiled")
 HOUR_NS = 1_767_225_600 * NS
 
 
@@ -103,12 +105,40 @@ def test_a_run_with_finer_bars_trades_like_one_on_them(seed: int, timeframe: str
     assert (traded(found, step_ns), found.unclear) == (traded(close, step_ns), 0)
 
 
+@given(st.integers(0, 2**32))
+def test_both_engines_read_finer_bars_alike(seed: int) -> None:
+    """With minutes that are missing, that jump, and bars that open elsewhere than their first minute does."""
+    random = np.random.default_rng(seed)
+    per, count = int(random.choice([3, 5, 15])), int(random.integers(6, 60))
+    fine = minutes(300 + np.cumsum(random.integers(-4, 5, count * per + 1)), random.integers(0, 2, count * per))
+    opens = fine.open + random.integers(-1, 2, len(fine))
+    fine = replace(fine, open=opens, high=np.maximum(fine.high, opens), low=np.minimum(fine.low, opens))
+    bars = resample(fine, f"{per}m")
+    bars = replace(bars, open=np.clip(bars.open + random.integers(-1, 2, count), bars.low, bars.high))
+    kept = random.random(len(fine)) > random.choice([0, 0.02])
+    columns = [getattr(fine, name)[kept] for name in ("time_ns", "open", "high", "low", "close", "volume")]
+    target = np.repeat(random.integers(-1, 2, count), int(random.integers(1, 6)))[:count].astype(float)
+    side = np.where(target < 0, -1.0, 1.0)
+    wanted = {
+        "target": target,
+        "stop_loss": bars.close - side * random.integers(2, 7, count),
+        "take_profit": bars.close + side * random.integers(2, 7, count),
+        "trail": np.where(random.random(count) < random.choice([0, 0.5]), random.integers(2, 8, count), np.nan),
+    }
+    exact, fast = (
+        run(Given(columns=wanted), bars, SETUP, engine=engine, finer=Bars("BTCUSDT", "1m", *columns))
+        for engine in ENGINES
+    )
+    assert (fast.fills, fast.unclear, fast.engine.name) == (exact.fills, exact.unclear, "compiled")
+    assert fast.equity == pytest.approx(exact.equity)
+
+
 BOTH = [100, 100, 100, 104, 100, 96, 98]  # up to the take profit first, and then down to the stop loss
 
 
 @pytest.mark.parametrize(("path", "price"), [(BOTH, 103), ([2 * 100 - value for value in BOTH], 97)])
-@pytest.mark.parametrize("engine", ["compiled", "reference"])
-def test_minutes_decide_which_protection_was_first(path: list[int], price: int, engine: Any) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_minutes_decide_which_protection_was_first(path: list[int], price: int, engine: EngineName) -> None:
     fine = minutes([100] * 5 + path + [path[-1]] * 4)
     bars = resample(fine, "5m")
     wanted = Given(columns={"target": [1.0] * len(bars), "stop_loss": [97.0] * 3, "take_profit": [103.0] * 3})
@@ -116,7 +146,7 @@ def test_minutes_decide_which_protection_was_first(path: list[int], price: int, 
     assert ([float(f.price) for f in alone.fills], alone.unclear) == ([100, 97], 1)
     found = run(wanted, bars, SETUP, engine=engine, finer=fine)
     assert ([float(f.price) for f in found.fills], found.unclear) == ([100, price], 0)
-    assert found.engine.name == "reference"
+    assert found.engine.name == engine
     assert found.inputs_hash != alone.inputs_hash
     hole = run(wanted, bars, SETUP, finer=replace(fine)[:8])  # the bar is not whole: the worse reading counts
     assert (hole.fills, hole.unclear) == (alone.fills, 1)

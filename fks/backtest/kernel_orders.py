@@ -86,8 +86,11 @@ from fks.model.bar import Floats, Ints
     WAITING_STOP_LOSS,
     WAITING_TAKE_PROFIT,
     WAITING_TRAIL,
+    INSIDE,  # the bar that the newest entry filled in whose order rested
+    INSIDE_MET,  # and its price, before slippage
+    INSIDE_TRIGGERED,  # 1: its stop triggered inside that bar
     ORDERS_STATE_SIZE,
-) = range(STATE_SIZE, STATE_SIZE + 17)
+) = range(STATE_SIZE, STATE_SIZE + 20)
 
 # a column more of the fills: the bar that decided it, or the entry that it protects
 DECIDED, ORDERS_FILL_WIDTH = FILL_WIDTH, FILL_WIDTH + 1
@@ -213,6 +216,7 @@ def fill_waiting(
     stop_loss, take_profit, trail = state[WAITING_STOP_LOSS], state[WAITING_TAKE_PROFIT], state[WAITING_TRAIL]
     is_late = is_limit and is_inside
     is_unclear = stop != NONE and (stop - open_) * side > 0
+    state[INSIDE], state[INSIDE_MET], state[INSIDE_TRIGGERED] = bar, ticks, 1 if is_unclear else 0
     levels = (stop_loss, take_profit, trail, is_late, is_unclear)
     is_new = place_legs(state, legs, rules, bar, ticks, side, *levels, decided, lots)
     if is_new and is_unclear and stop_loss != NONE and is_open_behind(stop_loss, ticks, open_, side):
@@ -289,14 +293,23 @@ def close_by_force(
     """Close all that is held by force when a bar reaches that price first; an entry's order that rests ends with it.
     Return whether it did."""
     stop, limit, met, best = NONE, NONE, open_, high if state[POSITION] > 0 else low
+    first, is_behind = open_, False
+    if bar == state[INSIDE]:
+        first = state[INSIDE_MET]
+        if state[INSIDE_TRIGGERED] == 1 and state[LIQUIDATION] != NONE:
+            side = 1 if state[POSITION] > 0 else -1
+            is_behind = is_open_behind(state[LIQUIDATION], first, open_, side)
+            may_close, first = stop_after_trigger(state[LIQUIDATION], first, open_, close, side)
+            if not may_close:
+                return False
     if state[GUARD] != 0:
         stop, limit = state[GUARD_STOP], state[GUARD_LIMIT]
         if bar == state[GUARD_SINCE]:
             met, best = state[GUARD_MET], close if state[GUARD_LATE] == 1 else best
-    is_forced, ticks, is_open = liquidates(state, stop, limit, met, best, open_, high, low)
+    is_forced, ticks, is_open = liquidates(state, stop, limit, met, best, first, high, low)
     if not is_forced:
         return False
-    state[UNCLEAR] += 1 if is_open else 0
+    state[UNCLEAR] += 1 if is_open or is_behind else 0
     fill = state[FILLS]
     liquidate(state, fills, trades, rules, bar, ticks, high - low)
     fills[fill, DECIDED] = bar

@@ -994,15 +994,15 @@ def inside_hit(
 
 
 def liquidates(
-    state: Ints, stop: int, limit: int, met: int, best: int, open_: int, high: int, low: int
+    state: Ints, stop: int, limit: int, met: int, best: int, first: int, high: int, low: int
 ) -> tuple[bool, int, bool]:
     """Return whether a bar closes the position by force before a leg of its protection fills, at which price, and
-    whether the bar does not show that the limit did not fill first. At the open: the price is the open, and a limit
-    that is reached by the first price that it meets comes first. `met`, `best`: as in `leg_hit`."""
+    whether the bar does not show that the limit did not fill first. A limit that is reached by the first price that it
+    meets comes first. `met`, `best`: as in `leg_hit`; `first`: the first price of the bar that the position meets."""
     level, sells = state[LIQUIDATION], state[POSITION] > 0
     if level == NONE:
         return False, 0, False
-    is_hit, ticks = reach_down(level, open_, low) if sells else reach_up(level, open_, high)
+    is_hit, ticks = reach_down(level, first, low) if sells else reach_up(level, first, high)
     is_behind_stop = stop != NONE and (stop >= level if sells else stop <= level)
     if not is_hit or is_behind_stop:
         return False, 0, False

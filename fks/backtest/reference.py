@@ -164,6 +164,15 @@ class _Waiting:
     has_triggered: bool = False
 
 
+class _Inside(NamedTuple):
+    """The bar inside which an entry's order filled, and its price in ticks, before slippage. `is_triggered`: its stop
+    triggered inside the bar."""
+
+    index: int
+    met: int
+    is_triggered: bool
+
+
 class SharedFunds(Protocol):
     """An account as one of the tapes that share it sees it."""
 
@@ -212,6 +221,7 @@ class _Book:
     margin: tuple[MarginTerms, ...] = ()  # in force now; none where positions are paid for
     liquidation: int | None = None  # the price at which this one is, in ticks
     watched: int = 0  # the next bar to look at for it
+    inside: _Inside | None = None  # the newest entry whose order rested
     finer: FinerBars | None = None
     unclear: int = 0
     slipped: Decimal = _ZERO  # the cost of slippage
@@ -854,16 +864,26 @@ def _liquidate(book: _Book, index: int) -> bool:
     guard, bar, is_long = book.protection, book.range(index), book.position > 0
     if book.liquidation is None or not (bar.low <= book.liquidation if is_long else bar.high >= book.liquidation):
         return False
+    met, is_behind = bar.open, False
+    if book.inside is not None and book.inside.index == index:
+        met = book.inside.met
+        if book.inside.is_triggered:
+            is_behind = is_open_behind(book.liquidation, met, bar.open, 1 if is_long else -1)
+            may_close, met = stop_after_trigger(book.liquidation, met, bar.open, bar.close, 1 if is_long else -1)
+            if not may_close:
+                return False
+    is_open = is_behind
     if guard is not None:
         if guard.stop is not None and (guard.stop >= book.liquidation if is_long else guard.stop <= book.liquidation):
             return False
         if guard.limit is not None:
-            met, best = guard.seen(bar, index).open, bar.high if is_long else bar.low
+            first, best = guard.seen(bar, index).open, bar.high if is_long else bar.low
             best = bar.close if guard.is_late(index) else best
-            if met >= guard.limit if is_long else met <= guard.limit:
+            if first >= guard.limit if is_long else first <= guard.limit:
                 return False
-            book.unclear += best >= guard.limit if is_long else best <= guard.limit
-    ticks = min(bar.open, book.liquidation) if is_long else max(bar.open, book.liquidation)
+            is_open |= best >= guard.limit if is_long else best <= guard.limit
+    book.unclear += is_open
+    ticks = min(met, book.liquidation) if is_long else max(met, book.liquidation)
     book.waiting = book.protection = None
     quantity = exit_quantity(book.position, book.setup.instrument)
     _fill(book, index, Side.SELL if is_long else Side.BUY, quantity, ticks, Role.LIQUIDATION, index)
@@ -1069,6 +1089,7 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
             book, index, side, waiting.quantity, price, waiting.decided, limit=order.price, is_maker=is_maker
         ):
             return
+        book.inside = _Inside(index, price, is_unclear_entry)
         _protect(
             book,
             index,

@@ -470,7 +470,17 @@ class PaperVenue:
             met = self._entry_bar(entry, own_ns, prices).prices.open
             if take is not None and (met >= take if is_long else met <= take):
                 return
-        price = min(prices.open, level) if is_long else max(prices.open, level)
+        met = prices.open
+        # a position that this bar opened meets the bar from its entry's price on, as its protections do
+        opened = [o for o in entered if o.side.sign * held > 0 and abs(held) - o.quantity < instrument.lot_step]
+        if opened:
+            own = self._entry_bar(opened[0].client_order_id, own_ns, prices)
+            met = own.prices.open
+            if own.opened is not None:
+                may_close, met = stop_after_trigger(level, met, own.opened, prices.close, 1 if is_long else -1)
+                if not may_close:
+                    return
+        price = min(met, level) if is_long else max(met, level)
         self._book_forced(instrument, Side.SELL if is_long else Side.BUY, quantity, price, bar, margin)
 
     def _cash_beside(self, symbol: str, quote: str) -> Decimal | None:

@@ -354,6 +354,43 @@ def test_a_leg_that_a_bar_reaches_first_fills_first(
     assert result.unclear == unclear
 
 
+@pytest.mark.parametrize(
+    ("order", "row", "cash", "forced", "unclear"),
+    [
+        # a stop at 110 of a bar that opens at 100; the equity is 0 at 105, beyond which only the open surely lies
+        ({"entry_stop": 110.0}, (100.0, 112.0, 100.0, 111.0), 50, None, 0),
+        ({"entry_stop": 110.0}, (100.0, 112.0, 100.0, 105.0), 50, 105.0, 1),
+        ({"entry_stop": 110.0}, (100.0, 112.0, 100.0, 104.0), 50, 104.0, 1),
+        ({"entry_stop": 110.0}, (106.0, 112.0, 104.0, 111.0), 50, 105.0, 0),
+        # a limit at 99 that fills inside the bar; the fee leaves less than the margin there
+        ({"entry_limit": 99.0}, (100.0, 100.0, 98.0, 99.0), 99, 99.0, 0),
+    ],
+)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_a_forced_close_in_its_entrys_bar_meets_the_entrys_price(
+    order: dict[str, float],
+    row: tuple[float, float, float, float],
+    cash: int,
+    forced: float | None,
+    unclear: int,
+    side: float,
+    engine: Any,
+) -> None:
+    def mirrored(price: float) -> float:
+        return price if side > 0 else 200.0 - price
+
+    open_, high, low, close = (mirrored(price) for price in row)
+    bars = by_hand((100.0,) * 4, (open_, max(high, low), min(high, low), close), (close,) * 4)
+    columns = {name: (mirrored(price),) * 3 for name, price in order.items()}
+    setup = on_margin(10, cash, "0.04") if "entry_stop" in order else on_margin(10, cash, "0.098/0.097")
+    setup = replace(setup, costs=CostModel(D(0) if "entry_stop" in order else D("0.004"), "quote"))
+    result = run(Given(target=(side,) * 3, **columns), bars, setup, engine=engine)
+    wanted = [] if forced is None else [(Role.LIQUIDATION, D(str(mirrored(forced))))]
+    assert [(fill.role, fill.price) for fill in result.fills[1:]] == wanted
+    assert result.unclear == unclear
+
+
 @pytest.mark.parametrize("side", [1.0, -1.0])
 def test_members_of_an_account_share_its_margin(side: float) -> None:
     """Also where the first one's sale brought in money."""

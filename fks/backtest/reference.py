@@ -168,7 +168,7 @@ class _Inside(NamedTuple):
     """The bar inside which an entry's order filled, and its price in ticks, before slippage. `is_triggered`: its stop
     triggered inside the bar."""
 
-    index: int
+    bar: int
     met: int
     is_triggered: bool
 
@@ -865,7 +865,7 @@ def _liquidate(book: _Book, index: int) -> bool:
     if book.liquidation is None or not (bar.low <= book.liquidation if is_long else bar.high >= book.liquidation):
         return False
     met, is_behind = bar.open, False
-    if book.inside is not None and book.inside.index == index:
+    if book.inside is not None and book.inside.bar == index:
         met = book.inside.met
         if book.inside.is_triggered:
             is_behind = is_open_behind(book.liquidation, met, bar.open, 1 if is_long else -1)

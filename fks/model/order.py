@@ -263,6 +263,7 @@ class ExecutedOrder:
     type: OrderType = OrderType.MARKET
     price: Decimal | None = None
     stop_price: Decimal | None = None
+    filled_at: Decimal | None = None  # what it paid or brought in
     is_unprotected: bool = False  # an entry whose legs were ended, and are to be placed again
 
 

@@ -113,6 +113,17 @@ class _EntryBar:
         return match_legs(at_stop, None if limit is None else limit.resting, prices, is_late=self.is_late)
 
 
+def _as_filled(row: ExecutedOrder) -> Resting[Decimal]:
+    """Return an executed order as the bar that filled it met it. A stop-limit that filled better than at its stop and
+    its limit rested as a limit: its trigger was in a bar before."""
+    kind, sign = row.type, row.side.sign
+    if kind is OrderType.STOP_LIMIT and row.filled_at is not None:
+        levels = (row.price, row.stop_price)
+        is_better = all(level is not None and (level - row.filled_at) * sign > 0 for level in levels)
+        kind = OrderType.LIMIT if is_better else kind
+    return Resting(row.side, kind, row.price, row.stop_price)
+
+
 class PaperVenue:
     """One paper account. Every order fills whole or not at all, at the costs of `fks.matching`; there is no book.
 
@@ -204,9 +215,7 @@ class PaperVenue:
         self._moved_ns = dict(moved or {})
         self._decided = dict(decided or {})
         self._filled_in = OrderedDict((row.client_order_id, row.time_ns) for row in executed)
-        self._filled = OrderedDict(
-            (row.client_order_id, Resting(row.side, row.type, row.price, row.stop_price)) for row in executed
-        )
+        self._filled = OrderedDict((row.client_order_id, _as_filled(row)) for row in executed)
         self._closed_in = {(row.symbol, row.instance): row.time_ns for row in executed if row.role is Role.EXIT}
         self._restored = {
             row.client_order_id: max(row.time_ns, self._closed_in.get((row.symbol, row.instance), 0))

@@ -175,14 +175,14 @@ leg AS (
            UNION SELECT client_order_id FROM made
                   WHERE least(filled, part) >= lot_step AND coalesce(stop_loss, take_profit) IS NOT NULL))
 SELECT o.client_order_id, o.symbol, o.instance, o.role, t.time AS time_at, o.side,
-       CASE WHEN o.time_in_force = 'fok' THEN 'market' ELSE o.type END AS type, o.price, o.stop_price,
+       CASE WHEN o.time_in_force = 'fok' THEN 'market' ELSE o.type END AS type, o.price, o.stop_price, t.price AS filled_at,
        coalesce((SELECT bool_and(l.state NOT IN ('ACCEPTED','WORKING','PARTIAL') AND
                                  (l.state NOT IN ('INTENDED','SENDING','UNKNOWN') OR l.attempt % 1000000 > 0))
                    FROM orders l WHERE l.parent_id = o.client_order_id), false) AS is_unprotected
   FROM leg JOIN orders o ON o.client_order_id = leg.parent_id
-  JOIN LATERAL (SELECT max(time) AS time FROM trades WHERE client_order_id = o.client_order_id) t ON t.time IS NOT NULL
+  JOIN LATERAL (SELECT max(time) AS time, max(price) AS price FROM trades WHERE client_order_id = o.client_order_id) t ON t.time IS NOT NULL
 UNION ALL
-SELECT e.client_order_id, e.symbol, e.instance, e.role, e.time, e.side, 'market', NULL, NULL, false
+SELECT e.client_order_id, e.symbol, e.instance, e.role, e.time, e.side, 'market', NULL, NULL, NULL, false
   FROM (SELECT DISTINCT account_id, symbol, instance FROM leg) p
   JOIN LATERAL (SELECT o.client_order_id, o.symbol, o.instance, o.role, t.time, o.side FROM trades t JOIN orders o USING (client_order_id)
                  WHERE o.account_id = p.account_id AND o.venue = $1 AND o.symbol = p.symbol AND o.instance = p.instance

@@ -177,6 +177,25 @@ async def test_paper_on_bars_fills_legs_by_the_same_rule(case: Case, is_short: b
 
 
 @BOTH
+async def test_restored_stop_limit_that_rested_before_its_bar_met_the_open(is_short: bool) -> None:
+    """It filled at the open of 104, and not at its limit of 105, to which the bar came back after its stop of 110."""
+    case, _, side = of(Case((104, 112, 103, 104.5), 104, None, sl=104, tp=150), is_short)
+    limit, stop = (D(95), D(90)) if is_short else (D(105), D(110))
+    entry = order("1", side=side, type=OrderType.STOP_LIMIT, price=limit, stop_price=stop, role=Role.ENTRY)
+    venue = PaperVenue([BTC], CostModel(D(0)), {"USDT": D(10**6), "BTC": D(10)}, FakeClock(), mode="bar")
+    terms = ("BTCUSDT", "", Role.ENTRY, MINUTE_NS, side, OrderType.STOP_LIMIT, limit, stop, D(str(case.price)))
+    row = ExecutedOrder(entry.client_order_id, *terms)
+    venue.restore(
+        [replace(entry, state=State.FILLED, filled=D(1))], [], {"USDT": D(10**6), "BTC": D(10)}, executed=[row]
+    )
+    venue.on_bar(Bar("binance", "BTCUSDT", "1m", MINUTE_NS, *case.bar, 1.0))
+    leg = order(
+        "1", side=side.opposite, parent_id=entry.client_order_id, type=OrderType.STOP, stop_price=str(case.sl), role=SL
+    )
+    assert [float(fill.price) for fill in (await venue.submit(leg)).fills] == [case.price]
+
+
+@BOTH
 @pytest.mark.parametrize("engine", ["reference", "compiled"])
 def test_passed_stop_fills_as_a_taker_at_the_entry_before_slippage(engine: Any, is_short: bool) -> None:
     case, target, side = of(CASES["market, the open is beyond the stop"], is_short)

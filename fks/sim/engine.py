@@ -21,7 +21,7 @@ from fks.sim.orders import CONDITIONAL, PROFITS, STOPS, Amendment, OrderList, Si
 from fks.sim.prints import AggregateTrade
 from fks.sim.store import Store
 from fks.sim.symbol_state import SymbolState
-from fks.sim.tapefills import TapeBar, Touch, choose, touch
+from fks.sim.tapefills import Entry, TapeBar, Touch, choose, touch, touch_after
 
 GTD_EXPIRED = "GTD_TIME_REACHED"  # the reason of an expiry at the order's own time
 _BEYOND = "EXECUTION_RULE_PRICE_RANGE_EXCEEDED"
@@ -359,9 +359,7 @@ class Engine:
 
     def _arrive(self, state: SymbolState, order: SimOrder) -> None:
         """Execute the fills that are possible at once; leave the rest on the book, or end the order."""
-        is_beyond = False
-        if not order.has_limit or order.tif != "GTC" or not self.terms.by_tape:
-            is_beyond = self._take(state, order)
+        is_beyond = self._take(state, order)
         if not order.is_open:
             return
         if is_beyond:
@@ -658,31 +656,25 @@ class Engine:
     def on_bar(self, state: SymbolState, bar: TapeBar) -> None:
         """Match a complete bar of the tape with the resting orders, oldest first, one of each pair at most.
 
-        A pair that waited for an order which this bar filled is matched with it, too, and so is a conditional close;
-        their profit only if that order was filled at the bar's open, for the bar does not show which price came first.
+        A pair that waited for an order which this bar filled is matched with it, too, and so is a conditional close.
         """
-        stops_only: set[int] = set()  # lists
-        late: set[int] = set()  # orders that this bar filled elsewhere than at its open
+        entries: dict[int, Entry] = {}  # of this bar, by the list, or the order, whose fill brought others
         waiting = list(state.orders.values())
         while waiting:
             order = waiting.pop(0)
-            if not order.is_open or order.is_pending or (order.parent_id in late and order.type not in STOPS):
+            if not order.is_open or order.is_pending:
                 continue
             last_id = self._order_id
             pair = self.lists.get(order.list_id)
             waits = pair is not None and pair.is_pending
             legs = [order] if pair is None or waits else [state.orders[i] for i in pair.pair_ids if i in state.orders]
-            touches = [
-                (leg, met)
-                for leg in legs
-                if (leg.list_id not in stops_only or leg.type in STOPS) and (met := touch(leg, bar)) is not None
-            ]
+            entry = entries.get(order.list_id if pair is not None else -order.parent_id)
+            found = [(leg, touch(leg, bar) if entry is None else touch_after(entry, leg, bar)) for leg in legs]
+            touches = [(leg, met) for leg, met in found if met is not None]
             if touches:
                 chosen, met = choose(touches)
-                if waits and not met.at_open:
-                    stops_only.add(order.list_id)
-                if chosen.close_type and not met.at_open:
-                    late.add(chosen.order_id)
+                if waits or chosen.close_type:
+                    entries[order.list_id if waits else -chosen.order_id] = Entry.of(chosen, met)
                 self._meet(state, chosen, met, bar)
                 waiting += [made for number, made in state.orders.items() if number > last_id]
         self._journal.settle()

@@ -1,8 +1,10 @@
 """The written rule by which orders fill on a bar tape (`--fills tape`): pure functions of an order and a bar.
 
-A market order fills at the open of the bar that is open when it comes. Every other order is looked at when a bar is
-complete, against that bar's prices. An order placed while the bar was open cannot have its open any more.
+A market order fills at the open of the bar that is open when it comes, and so does a limit that accepts the open.
+Every other order is looked at when a bar is complete, against that bar's prices. An order placed while the bar was open
+cannot have its open any more.
 When a stop and a take-profit of one list are both hit, the stop fills, unless the open was already through the profit.
+A protection that came with its entry, and that the entry's price has not passed, meets the rest of the entry's bar.
 """
 
 from __future__ import annotations
@@ -51,6 +53,36 @@ def touch(order: SimOrder, bar: TapeBar) -> Touch | None:
     if _accepts(order, bar.close):  # the price came back to its limit
         return Touch(order.price, False)
     return Touch(found.price, found.at_open, rests=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The fill of an order with which others came on the book. `is_late`: by a limit inside the bar, of which only the
+    close surely comes after it; `is_triggered`: by a stop inside the bar, whose open comes before it."""
+
+    is_late: bool
+    is_triggered: bool
+
+    @classmethod
+    def of(cls, order: SimOrder, met: Touch) -> Entry:
+        """Return the entry of an order that has not met its bar yet."""
+        waits = order.is_conditional and not order.is_triggered
+        is_stop = waits and met.price == order.stop_price
+        return cls(not (met.at_open or is_stop), is_stop and not met.at_open)
+
+
+def touch_after(entry: Entry, order: SimOrder, bar: TapeBar) -> Touch | None:
+    """Return where `order`, which came with `entry`, meets the rest of its bar. A profit after a limit counts only
+    where the close is at it or beyond. Where a bar opened beyond the stop of an entry that it triggered, the close
+    decides: at it or beyond, the stop fills there, and else not at all."""
+    level = order.stop_price if order.is_conditional else order.price
+    is_stop = order.type in STOPS
+    rises = order.is_buy == is_stop
+    if is_stop and entry.is_triggered and (bar.open >= level if rises else bar.open <= level):
+        return Touch(bar.close, False) if (bar.close >= level if rises else bar.close <= level) else None
+    if not is_stop and entry.is_late and not (bar.close >= level if rises else bar.close <= level):
+        return None
+    return touch(order, bar)
 
 
 def _accepts(order: SimOrder, price: int) -> bool:

@@ -183,18 +183,35 @@ def test_limits_fill_at_the_open_or_at_their_price(start_sim: Starter, tape: Tap
     assert fills[0]["time"] == int(tape.time_ns[row + 1]) // 1_000_000
 
 
+@pytest.mark.parametrize("side", ["BUY", "SELL"])
+def test_a_limit_that_accepts_the_open_fills_there_when_it_arrives(start_sim: Starter, tape: Tape, side: str) -> None:
+    sim, open_ = start_sim(*flags(tape)), bar(tape, ROW).open
+    price = money(open_ + (5 if side == "BUY" else -5))
+    answer = sim.order(side, "LIMIT", quantity="0.1", price=price, timeInForce="GTC")
+    assert (answer["status"], [float(fill["price"]) for fill in answer["fills"]]) == ("FILLED", [open_])
+    assert [trade["isMaker"] for trade in sim.get("/sim/account")["fills"]] == [False]
+
+
 def test_a_waiting_pair_counts_from_its_entry_on(start_sim: Starter, tape: Tape) -> None:
-    """In the bar of the entry the stop counts, and the profit only of an entry at the open."""
+    """In the bar of the entry the stop counts, and the profit of a limit that filled inside it where the close shows it."""
     cases = (  # the entry's time in force; distances from the open of the entry, profit and stop; how each ends
         ("FOK", 50, 5, -5000, {"in": "FILLED", "tp": "FILLED", "sl": "EXPIRED"}),
         ("FOK", 50, 5, -5, {"in": "FILLED", "tp": "EXPIRED", "sl": "FILLED"}),
         ("GTC", -2, 5, -5, {"in": "FILLED", "tp": "EXPIRED", "sl": "FILLED"}),
         ("FOK", -2, 5, -5, {"in": "EXPIRED", "tp": "EXPIRED", "sl": "EXPIRED"}),
         ("GTC", -2, 5, -5000, {"in": "FILLED", "tp": "NEW", "sl": "NEW"}),
+        ("GTC", -2, 5, -5000, {"in": "FILLED", "tp": "FILLED", "sl": "EXPIRED"}),
     )
     columns, rows = tape.bars(), [ROW]
-    for _ in cases:
-        rows.append(find(tape, lambda b, _: b.high - b.open > 10 and b.open - b.low > 10, rows[-1] + 1))
+    for number, _ in enumerate(cases, 1):
+        is_shown = number == len(cases)
+        rows.append(
+            find(
+                tape,
+                lambda b, _, up=is_shown: min(b.high - b.open, b.open - b.low) > 10 and (b.close > b.open + 5) == up,
+                rows[-1] + 1,
+            )
+        )
     sim = start_sim(*flags(tape, rows[1]))
     at = rows[1]
     for row, (tif, price, profit, stop, wanted) in zip(rows[1:], cases, strict=True):

@@ -604,11 +604,16 @@ def test_a_stop_counts_in_the_bar_that_filled_its_entry(tmp_path: Path, kind: st
     kraken.exchange.close()
 
 
-@pytest.mark.parametrize(("kind", "is_filled"), [("market", True), ("limit", False)])
-def test_a_profit_counts_in_the_bar_of_an_entry_filled_at_the_open(tmp_path: Path, kind: str, is_filled: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "profit", "is_filled"), [("market", "high", True), ("limit", "high", False), ("limit", "close", True)]
+)
+def test_a_profit_counts_in_its_entrys_bar_at_the_open_or_by_the_close(
+    tmp_path: Path, kind: str, profit: str, is_filled: bool
+) -> None:
     kraken = TapedKraken(tmp_path)
     bar = kraken.bar
-    _, made = kraken.enter(kind, "take-profit", bar.open + 5, bar.open - 10)
+    assert bar.high > bar.close > bar.open
+    _, made = kraken.enter(kind, "take-profit", getattr(bar, profit), bar.open - 10)
     assert (made.status == "FILLED") == is_filled
     kraken.exchange.close()
 

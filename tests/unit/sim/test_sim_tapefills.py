@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.sim.orders import SimOrder
-from fks.sim.tapefills import TapeBar, Touch, choose, touch
+from fks.sim.tapefills import Entry, TapeBar, Touch, choose, touch, touch_after
 
 EARLIER, DURING, ROW = 4, 5, 5
 
@@ -70,6 +70,51 @@ def bar(open_: int, high: int, low: int, close: int | None = None) -> TapeBar:
 )
 def test_the_rule(given_order: SimOrder, given_bar: TapeBar, wanted: Touch | None) -> None:
     assert touch(given_order, given_bar) == wanted
+
+
+AT_OPEN, LATE, TRIGGERED = Entry(False, False), Entry(True, False), Entry(False, True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "given_order", "given_bar", "wanted"),
+    [
+        # after a limit only the close shows a profit
+        (AT_OPEN, order("SELL", "LIMIT_MAKER", price=110, placed=DURING), bar(100, 115, 90, 105), Touch(110, False)),
+        (LATE, order("SELL", "LIMIT_MAKER", price=110, placed=DURING), bar(100, 115, 90, 109), None),
+        (LATE, order("SELL", "LIMIT_MAKER", price=110, placed=DURING), bar(100, 115, 90, 110), Touch(110, False)),
+        (LATE, order("BUY", "TAKE_PROFIT", stop=90, placed=DURING), bar(100, 115, 85, 89), Touch(90, False)),
+        (LATE, order("SELL", "STOP_LOSS", stop=95, placed=DURING), bar(100, 101, 94, 100), Touch(95, False)),
+        # where the open lies beyond the stop of an entry that its bar triggered, the close decides
+        (TRIGGERED, order("SELL", "STOP_LOSS", stop=105, placed=DURING), bar(100, 120, 100, 106), None),
+        (TRIGGERED, order("SELL", "STOP_LOSS", stop=105, placed=DURING), bar(100, 120, 90, 104), Touch(104, False)),
+        (TRIGGERED, order("BUY", "STOP_LOSS", stop=95, placed=DURING), bar(100, 101, 80, 96), Touch(96, False)),
+        (TRIGGERED, order("SELL", "STOP_LOSS", stop=95, placed=DURING), bar(100, 120, 94, 106), Touch(95, False)),
+        (TRIGGERED, order("SELL", "LIMIT_MAKER", price=118, placed=DURING), bar(100, 120, 94, 106), Touch(118, False)),
+    ],
+)
+def test_what_came_with_an_entry_meets_the_rest_of_its_bar(
+    entry: Entry, given_order: SimOrder, given_bar: TapeBar, wanted: Touch | None
+) -> None:
+    assert touch_after(entry, given_order, given_bar) == wanted
+
+
+@pytest.mark.parametrize(
+    ("given_order", "given_bar", "entry"),
+    [
+        (order("BUY", "LIMIT", price=95), bar(90, 100, 80), AT_OPEN),
+        (order("BUY", "LIMIT", price=95), bar(100, 101, 80), LATE),
+        (order("BUY", "STOP_LOSS", stop=110), bar(111, 112, 100), AT_OPEN),
+        (order("BUY", "STOP_LOSS", stop=110), bar(100, 112, 100), TRIGGERED),
+        (order("BUY", "STOP_LOSS_LIMIT", stop=110, price=115), bar(100, 112, 100), TRIGGERED),
+        (order("BUY", "STOP_LOSS_LIMIT", stop=110, price=105), bar(100, 112, 94, 95), LATE),
+    ],
+)
+def test_an_entry_is_read_from_how_its_order_met_the_bar(
+    given_order: SimOrder, given_bar: TapeBar, entry: Entry
+) -> None:
+    met = touch(given_order, given_bar)
+    assert met is not None
+    assert Entry.of(given_order, met) == entry
 
 
 def test_of_two_hit_in_one_bar_the_stop_acts_unless_the_open_took_the_profit() -> None:

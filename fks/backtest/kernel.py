@@ -113,7 +113,7 @@ class KernelPlan:
     flows: FlowPlan
     margins: Ints  # rows of the margin by day, and where there is one of that overnight
     margin_changes: list[tuple[int, bool]]
-    finer: tuple[Ints, ...]  # time, open, high and low of the bars inside those of the run
+    finer: tuple[Ints, ...]  # time and prices of the bars inside those of the run
 
 
 def is_loaded(*, has_orders: bool = False) -> bool:
@@ -151,7 +151,7 @@ def _compiled(make: Callable[[int], Callable[..., int]], *, prices: int, tables:
     floats = numba.types.Array(numba.float64, 1, "C", readonly=True)
     flows = numba.types.Array(numba.int64, 2, "C", readonly=True)
     of = numba.types.UniTuple
-    columns = (of(ints, 9), of(floats, prices), of(ints, 2), of(ints, 2), flows)
+    columns = (of(ints, 10), of(floats, prices), of(ints, 2), of(ints, 2), flows)
     filled = (numba.int64[::1], numba.int64[::1], of(numba.int64[:, ::1], tables), numba.float64[::1])
     signature = (numba.from_dtype(_RULES), *columns, *filled)
     walk: Callable[..., int]
@@ -178,11 +178,12 @@ def plan(bars: Bars, first: int, setup: Setup, finer: Bars | None = None) -> Ker
         return reason
     if bars.rolls:
         return "a continuous future is rolled"
-    ticks, inside = bars.ticks.on_grid(units.price), (_NO_INTS,) * 4
+    ticks, inside = bars.ticks.on_grid(units.price), (_NO_INTS,) * 5
     if finer is not None:
         fine, times = finer.ticks, 10 ** (units.price - finer.ticks.places)
         least, most = min(ticks.least, fine.least * times), max(ticks.most, fine.most * times)
-        ticks, inside = replace(ticks, least=least, most=most), (finer.time_ns, fine.open, fine.high, fine.low)
+        ticks = replace(ticks, least=least, most=most)
+        inside = (finer.time_ns, fine.open, fine.high, fine.low, fine.close)
     if ticks.least <= 0:
         return "a price is not positive"
     rules = _rules(bars, first, setup, units, ticks)
@@ -272,6 +273,8 @@ def walk(plan: KernelPlan, decisions: Decisions, reason: str, entries_max: int =
         raise TargetWrong(ended)
     if state[compiled.STATUS] == compiled.OVERFLOW:
         return f"an amount did not fit 64 bits at bar {ended}"
+    if state[compiled.STATUS] == compiled.DONE and state[orders.UNREAD]:
+        return f"finer bars decide {state[orders.UNREAD]} bars on margin"
     if state[compiled.STATUS] != compiled.DONE:
         return f"the price of an entry's order, or the number of legs, is out of range at bar {ended}"
     return _outcome(

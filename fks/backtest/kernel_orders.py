@@ -54,6 +54,7 @@ from fks.backtest.kernel_walk import (
     entry_lots,
     entry_price,
     expires,
+    first_inside,
     inside_hit,
     leave,
     leg_hit,
@@ -65,7 +66,7 @@ from fks.backtest.kernel_walk import (
     nearer_stop,
     pay_flow,
 )
-from fks.matching.rule import behind, is_accepted, is_open_behind, reach_down, reach_up, stop_after_trigger
+from fks.matching.rule import behind, is_accepted, is_open_behind, is_unclear, reach_down, reach_up, stop_after_trigger
 from fks.model.bar import Floats, Ints
 
 # fields of the state, after those of kernel_walk
@@ -89,8 +90,12 @@ from fks.model.bar import Floats, Ints
     INSIDE,  # the bar that the newest entry filled in whose order rested
     INSIDE_MET,  # and its price, before slippage
     INSIDE_TRIGGERED,  # 1: its stop triggered inside that bar
+    READ_BAR,  # the entry's bar that the finer bars have shown, plus 1
+    READ_LEG,  # the leg that filled in it, 0: none
+    READ_TICKS,  # and at which price
+    UNREAD,  # bars that only the reference engine reads from finer bars
     ORDERS_STATE_SIZE,
-) = range(STATE_SIZE, STATE_SIZE + 20)
+) = range(STATE_SIZE, STATE_SIZE + 24)
 
 # a column more of the fills: the bar that decided it, or the entry that it protects
 DECIDED, ORDERS_FILL_WIDTH = FILL_WIDTH, FILL_WIDTH + 1
@@ -183,6 +188,65 @@ def shrink_legs(state: Ints, legs: Ints) -> None:
     state[LEGS], state[FIRST_AT] = count - gone, 0
 
 
+def read_entry(
+    state: Ints,
+    rules: KernelRules,
+    finer: tuple[Ints, ...],
+    time_ns: int,
+    side: int,
+    order_limit: int,
+    order_stop: int,
+    paid: int,
+    bar_open: int,
+    bar_high: int,
+    bar_low: int,
+    bar_close: int,
+) -> tuple[bool, bool]:
+    """Return whether finer bars show what the new protection did in the bar in which its entry's order filled at
+    `paid`, where that matters, and whether one of them is unclear; the leg and its price are noted."""
+    stop, limit, sells = state[GUARD_STOP], state[GUARD_LIMIT], side > 0
+    is_taken = limit != NONE and (bar_high >= limit if sells else bar_low <= limit)
+    is_stopped = stop != NONE and (bar_low <= stop if sells else bar_high >= stop)
+    is_shown = limit != NONE and (bar_close >= limit if sells else bar_close <= limit)
+    is_hidden = state[GUARD_LATE] == 1 and is_taken and not is_shown
+    if not is_hidden and not (is_stopped and (state[GUARD_UNCLEAR] == 1 or (state[GUARD_LATE] == 1 and is_shown))):
+        return False, False
+    at, count = first_inside(rules, finer, time_ns)
+    if count > 0 and state[LIQUIDATION] != NONE:
+        state[UNREAD] += 1
+        return False, False
+    has_entered, is_open = False, False
+    state[READ_LEG], state[READ_TICKS] = 0, 0
+    for place in range(at, at + count):
+        open_, high = finer[1][place] * rules.finer_times, finer[2][place] * rules.finer_times
+        low, close = finer[3][place] * rules.finer_times, finer[4][place] * rules.finer_times
+        met, counted, is_late = open_, stop, False
+        is_taken = limit != NONE and (high >= limit if sells else low <= limit)
+        is_stopped = stop != NONE and (low <= stop if sells else high >= stop)
+        if not has_entered:
+            is_hit, ticks, has_rested = reach_entry(side, order_limit, order_stop, open_, high, low, close)
+            if not is_hit:
+                if has_rested:
+                    order_stop = NONE
+                continue
+            has_entered, met = True, min(ticks, paid) if sells else max(ticks, paid)
+            is_late = ticks != open_ if order_stop == NONE else has_rested
+            is_inside = order_stop != NONE and (order_stop - open_) * side > 0
+            is_shown = limit != NONE and (close >= limit if sells else close <= limit)
+            is_open = (is_taken and is_late and not is_shown) or (is_stopped and is_inside)
+            is_taken = is_taken and (not is_late or is_shown)
+            if is_inside and stop != NONE:
+                may_fill, met = stop_after_trigger(stop, met, open_, close, side)
+                counted = stop if may_fill else NONE
+        best = close if is_late else high if sells else low
+        leg, ticks, _ = leg_hit(counted, limit, sells, met, best, high, low)
+        if leg != 0:
+            is_met_stopped = stop != NONE and (met <= stop if sells else met >= stop)
+            state[READ_LEG], state[READ_TICKS] = leg, ticks
+            return True, is_open or is_unclear(is_stopped, is_taken, is_met_stopped, leg == 2)
+    return has_entered, is_open
+
+
 def fill_waiting(
     state: Ints,
     fills: Ints,
@@ -195,6 +259,8 @@ def fill_waiting(
     high: int,
     low: int,
     close: int,
+    time_ns: int,
+    finer: tuple[Ints, ...],
 ) -> None:
     """Match the entry's order that rests with a bar, and place its protection when it fills."""
     side, limit, stop = state[WAITING], state[WAITING_LIMIT], state[WAITING_STOP]
@@ -219,6 +285,12 @@ def fill_waiting(
     state[INSIDE], state[INSIDE_MET], state[INSIDE_TRIGGERED] = bar, ticks, 1 if is_unclear else 0
     levels = (stop_loss, take_profit, trail, is_late, is_unclear)
     is_new = place_legs(state, legs, rules, bar, ticks, side, *levels, decided, lots)
+    if is_new and (is_late or is_unclear):
+        is_read, is_open = read_entry(state, rules, finer, time_ns, side, limit, stop, ticks, open_, high, low, close)
+        if is_read:
+            state[READ_BAR] = bar + 1
+            state[UNCLEAR] += 1 if is_open else 0
+            return
     if is_new and is_unclear and stop_loss != NONE and is_open_behind(stop_loss, ticks, open_, side):
         state[UNCLEAR] += 1
     elif is_new and is_late and take_profit != NONE:
@@ -256,7 +328,9 @@ def fill_legs(
         is_unclear = not is_open_behind(stop, met, open_, side)  # else it is counted
         counted, met = stop if may_fill else NONE, first
     leg, ticks, has_both = leg_hit(counted, limit, sells, met, best, high, low)
-    if has_both and not is_unclear and not (is_own and state[GUARD_LATE] + state[GUARD_UNCLEAR] > 0):
+    if bar + 1 == state[READ_BAR]:
+        leg, ticks, has_both, is_unclear = state[READ_LEG], state[READ_TICKS], False, False
+    elif has_both and not is_unclear and not (is_own and state[GUARD_LATE] + state[GUARD_UNCLEAR] > 0):
         leg, ticks, has_both = inside_hit(rules, finer, time_ns, is_own, met, stop, limit, sells, ticks)
     if leg == 0:
         if stop != NONE:
@@ -321,6 +395,7 @@ ORDERS_HELPERS: tuple[Callable[..., Any], ...] = (
     reach_entry,
     place_legs,
     shrink_legs,
+    read_entry,
     fill_waiting,
     fill_legs,
     close_by_force,
@@ -377,7 +452,7 @@ def make_walk(version: int) -> Callable[..., int]:
                 cash, filled = state[CASH], state[FILLS]
                 ohlc = (open_[bar], high[bar], low[bar], close[bar])
                 if state[WAITING] != 0:
-                    fill_waiting(state, fills, trades, denied, legs, rules, bar, *ohlc)
+                    fill_waiting(state, fills, trades, denied, legs, rules, bar, *ohlc, time_ns[bar], finer)
                 is_over = False
                 if state[LIQUIDATION] != NONE and state[STATUS] == DONE:
                     is_over = close_by_force(state, fills, trades, rules, bar, *ohlc)

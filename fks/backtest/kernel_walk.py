@@ -956,6 +956,26 @@ def leg_hit(stop: int, limit: int, sells: bool, met: int, best: int, high: int, 
     return leg, ticks, is_unclear(is_stopped, is_taken, is_met_stopped, is_through)
 
 
+def first_inside(rules: KernelRules, finer: tuple[Ints, ...], start_ns: int) -> tuple[int, int]:
+    """Return the place of the first of the finer bars inside the bar from `start_ns` on, and how many there are: 0
+    where they do not cover it."""
+    time_ns, at, end = finer[0], 0, len(finer[0])
+    if rules.finer_ns == 0:
+        return 0, 0
+    while at < end:
+        middle = (at + end) // 2
+        if time_ns[middle] < start_ns:
+            at = middle + 1
+        else:
+            end = middle
+    count, end_ns = rules.bar_ns // rules.finer_ns, start_ns + rules.bar_ns
+    if at + count > len(time_ns) or time_ns[at + count - 1] >= end_ns:
+        return 0, 0
+    if at + count < len(time_ns) and time_ns[at + count] < end_ns:
+        return 0, 0
+    return at, count
+
+
 def inside_hit(
     rules: KernelRules,
     finer: tuple[Ints, ...],
@@ -970,21 +990,9 @@ def inside_hit(
     """Return `leg_hit` of the first of the finer bars inside the bar from `start_ns` on that reaches a leg, after a bar
     in which a stop filled at `at_stop` and the limit may have come before: that reading, where they do not cover the
     bar. `is_own`: the entry filled in it at `met`, before slippage."""
-    time_ns, open_, high, low = finer
-    if rules.finer_ns == 0:
-        return 1, at_stop, True
-    count, at, end = rules.bar_ns // rules.finer_ns, 0, len(time_ns)
-    while at < end:
-        middle = (at + end) // 2
-        if time_ns[middle] < start_ns:
-            at = middle + 1
-        else:
-            end = middle
-    last = at + count - 1
-    is_short = last >= len(time_ns) or time_ns[last] >= start_ns + rules.bar_ns
-    if is_short or (last + 1 < len(time_ns) and time_ns[last + 1] < start_ns + rules.bar_ns):
-        return 1, at_stop, True
-    for place in range(at, last + 1):
+    _, open_, high, low, _ = finer
+    at, count = first_inside(rules, finer, start_ns)
+    for place in range(at, at + count):
         highest, lowest = high[place] * rules.finer_times, low[place] * rules.finer_times
         first = met if is_own and place == at else open_[place] * rules.finer_times
         leg, ticks, has_both = leg_hit(stop, limit, sells, first, highest if sells else lowest, highest, lowest)
@@ -1224,6 +1232,7 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     entry_lots,
     enter,
     leg_hit,
+    first_inside,
     inside_hit,
     protect,
     first_touch,
@@ -1254,6 +1263,7 @@ SELDOM: tuple[Callable[..., Any], ...] = (
     share_lots,
     closed_parts,
     first_followed,
+    first_inside,
     inside_hit,
     pay_flow,
     close_at_end,
@@ -1279,7 +1289,7 @@ def make_walk(version: int) -> Callable[..., int]:
     ) -> int:
         """Return the index of the bar at which the walk ended; the last four arguments are filled.
 
-        `tape`: time, open, high, low and close; time, open, high and low of finer bars, empty where there are none.
+        `tape`: time, open, high, low and close; those of finer bars, empty where there are none.
         `wanted_by`: the target; stop losses, take profits, trailing distances and moves of stops, NaN where none is
         read, or empty. `sized_by`: volatilities (1e-8, -1 for none), and millionths of the size of an entry, or empty.
         `days`: the bars with which trading days begin after the first one, `len(close)` last, and when these days

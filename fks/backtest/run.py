@@ -73,7 +73,7 @@ def run(
     `engine`: `compiled` for many runs in one process, `reference` for the slow one in decimals; `auto` is the compiled
     one unless loading it takes longer than the run. Their results are equal, and `Result.engine` says which it was.
     `finer`: bars of a shorter timeframe over the same time. Where a bar reaches two prices in an unknown order they
-    decide instead of the pessimistic rule; where orders of entries rest, that takes the reference engine.
+    decide instead of the pessimistic rule.
     Dividends, funding and a delisting are those of `setup.events`; bars after a delisting are left out.
     The columns of `bars` are read-only from now on.
     Errors: InputError NO_DATA, FINER_TIMEFRAME, EVENT_CURRENCY, FUNDING_MISSING, CONTINUOUS_NEGATIVE,
@@ -261,9 +261,8 @@ def _walk(
         except kernel.TargetWrong as error:
             raise target_wrong(strategy, decisions, bars, error.index) from None
         if isinstance(outcome, EngineResult):
-            # of orders that rest the walk leaves some bars to the reference engine, and months have no one length
-            is_whole = not (has_orders or isinstance(plan, str)) and plan.rules.finer_ns > 0
-            if finer is None or not outcome.unclear or is_whole:
+            is_read = not isinstance(plan, str) and plan.rules.finer_ns > 0  # months have no one length
+            if finer is None or not outcome.unclear or is_read:
                 return outcome
             outcome = f"{finer.timeframe} bars decide {outcome.unclear} bars"
         reason = outcome

@@ -125,6 +125,11 @@ def test_both_engines_read_finer_bars_alike(seed: int) -> None:
         "take_profit": bars.close + side * random.integers(2, 7, count),
         "trail": np.where(random.random(count) < random.choice([0, 0.5]), random.integers(2, 8, count), np.nan),
     }
+    if random.random() < 0.6:
+        away = bars.close + side * random.integers(-3, 4, (2, count))
+        wanted |= dict(
+            zip(("entry_limit", "entry_stop"), np.where(random.random((2, count)) < 0.6, away, np.nan), strict=True)
+        )
     exact, fast = (
         run(Given(columns=wanted), bars, SETUP, engine=engine, finer=Bars("BTCUSDT", "1m", *columns))
         for engine in ENGINES

@@ -21,10 +21,9 @@ from fks.matching import (
     Leg,
     Resting,
     after_entry,
+    comes_inside,
     match_legs,
     match_resting,
-    rests_as_limit,
-    stop_after_trigger,
 )
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument, money
@@ -127,9 +126,10 @@ def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> _Opened | None:
         if at is None:
             return None
         bar = _range(bars, at)
-        price, has_rested = match_resting(order, bar), rests_as_limit(order, bar)
+        price = match_resting(order, bar)
         if price is not None:
-            return _Opened(at, price, has_rested, has_rested, (entry.stop - bar.open) * entry.side.sign > 0)
+            is_late, is_triggered = comes_inside(order, bar, price)
+            return _Opened(at, price, is_late, is_late, is_triggered)
         order, arrived, first = Resting(entry.side, OrderType.LIMIT, entry.limit), at, at + 1
     at = _touch(bars, first, end, entry.limit if is_buy else None, None if is_buy else entry.limit)
     price = None if at is None else match_resting(order, _range(bars, at))
@@ -156,15 +156,14 @@ def _slipped(
 def _left(entry: UnmadeEntry, bars: Bars, opened: _Opened, left: int) -> tuple[int, Decimal, Ending]:
     """Return the bar, the price and the cause of the end of a position; the decision to leave fills in bar `left` (the
     number of bars: there was none)."""
-    side, sign, is_long, index = entry.side.opposite, entry.side.sign, entry.side is Side.BUY, opened.bar
+    side, is_long, index, hit = entry.side.opposite, entry.side is Side.BUY, opened.bar, None
     stop = None if entry.stop_loss is None else Resting(side, OrderType.STOP, stop=entry.stop_loss)
     limit = None if entry.take_profit is None else Resting(side, OrderType.LIMIT, price=entry.take_profit)
     levels = (entry.stop_loss, entry.take_profit) if is_long else (entry.take_profit, entry.stop_loss)
-    own, met, may_stop, hit = _range(bars, index), opened.price, True, None
-    if opened.is_triggered_inside and entry.stop_loss is not None:
-        may_stop, met = stop_after_trigger(entry.stop_loss, met, own.open, own.close, sign)
     if index < left:
-        hit = match_legs(stop if may_stop else None, limit, after_entry(own, met), is_late=opened.is_late)
+        own = _range(bars, index)
+        bar_open = own.open if opened.is_triggered_inside else None
+        hit = match_legs(stop, limit, after_entry(own, opened.price), is_late=opened.is_late, opened=bar_open)
     at = index if hit is not None else _touch(bars, index + 1, left, *levels)
     if at is not None:
         hit = hit or match_legs(stop, limit, _range(bars, at))

@@ -388,7 +388,7 @@ def book(
 
 
 def pay_flow(state: Ints, paid: Ints, rules: KernelRules, flows: Ints, number: int) -> bool:
-    """Book a cash flow: times / over of 1e-8 quote for each unit of its base, what is held, or cash below 0. It is part
+    """Book a cash flow: times / over of 1e-8 quote for each unit of its base, the position or cash below 0. It is part
     of the position's cost. Return whether anything was paid. With an `over` of 0 the margin in force is from now on
     that by day (`times` 0) or overnight (1)."""
     if flows[number, FLOW_OVER] == 0:

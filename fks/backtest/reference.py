@@ -45,6 +45,7 @@ from fks.matching import (
     Resting,
     after_entry,
     behind,
+    comes_inside,
     match_legs,
     match_market,
     match_resting,
@@ -177,7 +178,7 @@ class SharedFunds(Protocol):
     """An account as one of the tapes that share it sees it."""
 
     def equity(self, index: int) -> Decimal:
-        """Return what the account is worth in quote at the close of a bar, for sizings in percent of it."""
+        """Return the worth of the account in quote at the close of a bar, for sizings in percent of it."""
 
     def backing(self, index: int) -> Decimal:
         """Return the account's cash and the value of the other tapes' positions less what these keep as margin, at the
@@ -342,8 +343,8 @@ class WalkerState:
 class Walker:
     """A tape that is walked step by step, so that several of them can share one account in order of time.
 
-    `checks` answer for each entry why live would deny it; `account` is what it shares with others (None: this tape has
-    it alone). Errors: as `walk`.
+    `checks` answer for each entry why live would deny it; `account` are the funds that it shares with others (None:
+    this tape has them alone). Errors: as `walk`.
     """
 
     def __init__(
@@ -1025,7 +1026,7 @@ def _within(book: _Book, guard: _Protection, index: int, entry: Resting[int] | N
     has_entered = entry is None
     for number, bar in enumerate(rows):
         met, is_late = guard.met if entry is None and number == 0 and index == guard.since else bar.open, False
-        may_stop = True
+        opened = None
         is_taken = guard.limit is not None and (bar.high >= guard.limit if is_long else bar.low <= guard.limit)
         is_stopped = guard.stop is not None and (bar.low <= guard.stop if is_long else bar.high >= guard.stop)
         if not has_entered and entry is not None:
@@ -1035,13 +1036,12 @@ def _within(book: _Book, guard: _Protection, index: int, entry: Resting[int] | N
                     entry = Resting(entry.side, OrderType.LIMIT, entry.price)
                 continue
             has_entered, met = True, min(price, guard.met) if is_long else max(price, guard.met)
-            is_late, is_inside = _comes_inside(entry, bar, price)
+            is_late, is_inside = comes_inside(entry, bar, price)
             is_shown = guard.limit is not None and (bar.close >= guard.limit if is_long else bar.close <= guard.limit)
             is_unclear_now = (is_taken and is_late and not is_shown) or (is_stopped and is_inside)
             is_taken &= not is_late or is_shown
-            if is_inside and guard.stop is not None:
-                may_stop, met = stop_after_trigger(guard.stop, met, bar.open, bar.close, guard.sign)
-        hit = _match_pair(guard, after_entry(bar, met), is_late=is_late, may_stop=may_stop)
+            opened = bar.open if is_inside else None
+        hit = _match_pair(guard, after_entry(bar, met), is_late=is_late, opened=opened)
         if hit is not None:
             is_met_stopped = guard.stop is not None and (met <= guard.stop if is_long else met >= guard.stop)
             both = is_unclear(is_stopped, is_taken, is_met_stopped, hit[0] is Leg.LIMIT)
@@ -1083,7 +1083,7 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
             waiting.has_triggered |= rests_as_limit(order, bar)
             continue
         book.waiting = None
-        is_late, is_unclear_entry = _comes_inside(order, bar, price)
+        is_late, is_unclear_entry = comes_inside(order, bar, price)
         is_maker = is_late or (order.type is OrderType.LIMIT and index > waiting.since)
         if not _enters(
             book, index, side, waiting.quantity, price, waiting.decided, limit=order.price, is_maker=is_maker
@@ -1106,15 +1106,6 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
             _resolve_entry_bar(book, book.protection, index, order)
         return
     waiting.at = max(waiting.at, through + 1)
-
-
-def _comes_inside(order: Resting[int], bar: BarRange[int], price: int) -> tuple[bool, bool]:
-    """Return whether an entry's order that filled in `bar` was a limit that filled inside it, and whether it was a stop
-    that triggered inside it."""
-    if order.type is OrderType.LIMIT:
-        return price != bar.open, False
-    assert order.stop is not None, "it is a stop"
-    return rests_as_limit(order, bar), (order.stop - bar.open) * order.side.sign > 0
 
 
 def _end_waiting(book: _Book, through: int) -> None:
@@ -1226,19 +1217,14 @@ def _first_reach(book: _Book, start: int, through: int, down: int | None, up: in
 
 def _match(guard: _Protection, bar: BarRange[int], index: int) -> tuple[Leg, int] | None:
     """Return which leg of a protection bar `index` fills, and its price."""
-    seen, may_stop = guard.seen(bar, index), True
-    if guard.is_entry_unclear and index == guard.since and guard.stop is not None:
-        may_stop, met = stop_after_trigger(guard.stop, guard.met, bar.open, bar.close, guard.sign)
-        seen = after_entry(bar, met)
-    return _match_pair(guard, seen, is_late=guard.is_late(index), may_stop=may_stop)
+    opened = bar.open if guard.is_entry_unclear and index == guard.since else None
+    return _match_pair(guard, guard.seen(bar, index), is_late=guard.is_late(index), opened=opened)
 
 
-def _match_pair(
-    guard: _Protection, bar: BarRange[int], *, is_late: bool, may_stop: bool = True
-) -> tuple[Leg, int] | None:
-    stop = None if guard.stop is None or not may_stop else Resting(guard.side, OrderType.STOP, stop=guard.stop)
+def _match_pair(guard: _Protection, bar: BarRange[int], *, is_late: bool, opened: int | None) -> tuple[Leg, int] | None:
+    stop = None if guard.stop is None else Resting(guard.side, OrderType.STOP, stop=guard.stop)
     limit = None if guard.limit is None else Resting(guard.side, OrderType.LIMIT, price=guard.limit)
-    return match_legs(stop, limit, bar, is_late=is_late)
+    return match_legs(stop, limit, bar, is_late=is_late, opened=opened)
 
 
 def _enters(

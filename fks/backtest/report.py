@@ -97,7 +97,7 @@ def findings_of(result: Result) -> list[str]:
 
 
 def flows_of(result: Result) -> dict[str, Decimal]:
-    """Return rebates, dividends, funding, and the cost of what was borrowed, in quote; those that a run has."""
+    """Return rebates, dividends, funding, and the cost of borrowing, in quote; those that a run has."""
     rebates, borrow = rebates_of(result), result.setup.borrow
     return {
         **({"rebates": rebates} if rebates else {}),

@@ -47,10 +47,11 @@ time.
 11. A buy that is paid for, not held on margin, fills for no more than the cash that no other order holds back, its fee
    included; else it ends without a fill (`BALANCE`).
 
-API: `BarRange`, `Resting`, `after_entry`, `stop_after_trigger`, `match_market`, `match_resting`, `match_take_profit`,
-`match_oco`, `match_legs`, `rests_as_limit` (stop-limits), `behind`, `collar`, `is_accepted`, `CostModel.fee` and
-`Slippage.apply`. Prices are `int` ticks or `Decimal`, never float: the rule only compares and returns them, so both
-give the same answer. `range_of(bar)` makes Decimals of a float bar's shortest decimals; the backtest uses ticks.
+API: `BarRange`, `Resting`, `after_entry`, `comes_inside`, `stop_after_trigger`, `match_market`, `match_resting`,
+`match_take_profit`, `match_oco`, `match_legs`, `rests_as_limit` (stop-limits), `behind`, `collar`, `is_accepted`,
+`CostModel.fee` and `Slippage.apply`. Prices are `int` ticks or `Decimal`, never float: the rule only compares and
+returns them, so both give the same answer. `range_of(bar)` makes Decimals of a float bar's shortest decimals; the
+backtest uses ticks.
 """
 
 from fks.matching.costs import Borrow, Commission, CostModel, Fee, Slippage
@@ -61,6 +62,7 @@ from fks.matching.rule import (
     after_entry,
     behind,
     collar,
+    comes_inside,
     is_accepted,
     match_legs,
     match_market,
@@ -84,6 +86,7 @@ __all__ = [
     "after_entry",
     "behind",
     "collar",
+    "comes_inside",
     "is_accepted",
     "match_legs",
     "match_market",

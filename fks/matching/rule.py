@@ -229,11 +229,27 @@ def match_oco(
     return (Leg.STOP, at_stop) if at_stop is not None else None
 
 
+def comes_inside(order: Resting[Price], bar: BarRange[Price], price: Price) -> tuple[bool, bool]:
+    """Return whether an entry's order that fills in `bar` at `price` is a limit that fills inside it, and whether it is
+    a stop that triggers inside it."""
+    if order.type is OrderType.LIMIT or order.stop is None:
+        return order.type is OrderType.LIMIT and price != bar.open, False
+    return rests_as_limit(order, bar), (order.stop - bar.open) * order.side.sign > 0
+
+
 def match_legs(
-    stop: Resting[Price] | None, limit: Resting[Price] | None, bar: BarRange[Price], *, is_late: bool = False
+    stop: Resting[Price] | None,
+    limit: Resting[Price] | None,
+    bar: BarRange[Price],
+    *,
+    is_late: bool = False,
+    opened: Price | None = None,
 ) -> tuple[Leg, Price] | None:
     """Return which leg of a protection fills in `bar` and its price, or None; as `match_oco`, where one of them may be
-    missing."""
+    missing. `opened`: the bar's own open, where the entry's stop triggered inside it (`stop_after_trigger`)."""
+    if opened is not None and stop is not None and stop.stop is not None:
+        may_fill, met = stop_after_trigger(stop.stop, bar.open, opened, bar.close, -stop.side.sign)
+        stop, bar = stop if may_fill else None, after_entry(bar, met)
     if stop is not None and limit is not None:
         return match_oco(stop, limit, bar, is_late=is_late)
     if stop is not None:

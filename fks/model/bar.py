@@ -232,8 +232,8 @@ class Bars:
         return view
 
     def first(self, count: int, begin: int = 0) -> Bars:
-        """Return a view of the first rows, from row `begin` on, as bars that end there: what is kept of these bars, as
-        the bounds of their ticks, has nothing of another row. Some milliseconds for a million rows."""
+        """Return a view of the first rows, from row `begin` on, as bars that end there: all that they keep, as
+        the bounds of their ticks, comes from these rows alone. Some milliseconds for a million rows."""
         view = self[begin:count]
         object.__setattr__(view, "_ticks", self.ticks.first(count, begin))
         for other in (*view.inputs.values(), *([] if view.raw is None else [view.raw])):

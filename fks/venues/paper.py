@@ -25,6 +25,7 @@ from fks.matching import (
     Leg,
     Resting,
     after_entry,
+    comes_inside,
     is_accepted,
     match_legs,
     match_market,
@@ -105,12 +106,8 @@ class _EntryBar:
 
     def match(self, stop: _Held | None, limit: _Held | None) -> tuple[Leg, Decimal] | None:
         """Return which leg fills, and its price."""
-        at_stop, prices = None if stop is None else stop.resting, self.prices
-        if at_stop is not None and at_stop.stop is not None and self.opened is not None:
-            sign = at_stop.side.opposite.sign
-            may_fill, met = stop_after_trigger(at_stop.stop, prices.open, self.opened, prices.close, sign)
-            at_stop, prices = at_stop if may_fill else None, after_entry(prices, met)
-        return match_legs(at_stop, None if limit is None else limit.resting, prices, is_late=self.is_late)
+        at_stop, at_limit = (None if leg is None else leg.resting for leg in (stop, limit))
+        return match_legs(at_stop, at_limit, self.prices, is_late=self.is_late, opened=self.opened)
 
 
 def _as_filled(row: ExecutedOrder) -> Resting[Decimal]:
@@ -591,15 +588,13 @@ class PaperVenue:
         filled = self._filled.get(entry)
         if filled is None or self._filled_in.get(entry) != time_ns:
             return _EntryBar(prices)
-        has_rested, price = rests_as_limit(filled, prices), match_resting(filled, prices)
+        price = match_resting(filled, prices)
         if price is None and filled.type is OrderType.STOP_LIMIT:  # it had triggered in a bar before
             filled = Resting(filled.side, OrderType.LIMIT, filled.price)
             price = match_resting(filled, prices)
         if price is None:
             return _EntryBar(prices)
-        is_late = has_rested or (filled.type is OrderType.LIMIT and price != prices.open)
-        sign, stop = filled.side.sign, None if filled.type is OrderType.LIMIT else filled.stop
-        is_inside = stop is not None and (stop - prices.open) * sign > 0
+        is_late, is_inside = comes_inside(filled, prices, price)
         return _EntryBar(after_entry(prices, price), is_late, prices.open if is_inside else None)
 
     def _catch_up(self, held: _Held) -> tuple[Fill, ...]:

@@ -80,13 +80,13 @@ class Decisions:
     Both count from the next bar on. `break_even_ticks`: whole ticks beyond that price, in the entry's favour.
     NaN = none. All of these are read where the target enters.
 
-    `stop_move`, `take_profit_move`: absolute prices to which the stop loss and the take profit of what is held move
+    `stop_move`, `take_profit_move`: absolute prices to which the stop loss and the take profit of the position move
     (NaN = they stay), read where the target was on that side at the bar before, from the next bar on. A stop only
     moves nearer to the market. A take profit moves both ways; a price that the close has reached leaves it, and so does
     every price where the entry has none, or several targets.
 
     `entry_limit_move`, `entry_stop_move`: absolute prices to which the limit and the stop of an entry's order that
-    rests move (NaN = they stay), read where the target is what it was since the order was decided, from the next bar
+    rests move (NaN = they stay), read where the target stays as it was since the order was decided, from the next bar
     on. Only a price that the order has moves. With another price it is a new order over what has not filled, for the
     bars that are left of `entry_bars`; its quantity and its protections stay. Nothing moves once it has filled.
     """

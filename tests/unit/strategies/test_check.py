@@ -154,6 +154,19 @@ def test_rules_of_few_bars_are_asked_about_few_bars() -> None:
     assert sum(asked) > 4 * few
 
 
+def test_a_window_that_cannot_be_decided_shows_nothing() -> None:
+    """A window without the first bar shows nothing: neither a refusal nor that no later bar was used."""
+    tape = synthetic(12_000)
+
+    def whole_only(bars: Bars) -> np.ndarray:
+        assert bars.time_ns[0] == tape.time_ns[0]
+        return np.append(False, bars.close[1:] > bars.close[:-1])
+
+    ensure_causal(Made(how=whole_only), tape)
+    with pytest.raises(StrategyError, match="looks ahead"):
+        ensure_causal(Made(how=lambda bars: whole_only(bars) & (bars.close > bars.close.mean())), tape)
+
+
 def test_what_is_fitted_to_the_first_bars_and_kept_is_caught() -> None:
     (finding,) = check_strategy(Scaled())
     assert finding.check == "lookahead"

@@ -346,13 +346,19 @@ class VenueOrders:
         if order.state in TERMINAL:
             self._about(order.client_order_id).must_query = False
             return
+        if order.state is not State.UNKNOWN:  # its request is on its way, or the answer to it
+            return
         if not proof.not_found() or await self._has_fill(order):
             return
         event = e.FoundAbsent(
             **self._ledger.stamp("absent", "rest"), polls=proof.polls.counted, age_s=round(proof.age_s, 3)
         )
-        await self._ledger.apply(order.client_order_id, event)
-        proof.polls = _NEVER_AGAIN  # one that was acknowledged stays UNKNOWN: a person was paged, once
+        # meanwhile the venue may have reported it after all
+        proven = await self._ledger.apply(
+            order.client_order_id, event, guard=lambda known: known.state is State.UNKNOWN
+        )
+        # one that was acknowledged stays UNKNOWN: a person was paged, once
+        proof.polls = Polls() if proven is None else _NEVER_AGAIN
 
     async def _has_fill(self, order: Order) -> bool:
         """Return whether the venue's history holds a fill of the order (booked at once), or could not be read."""

@@ -75,7 +75,8 @@ class ScriptedVenue:
 
     Words of `script`: ok · rest (a market order that does not fill) · refuse:CODE or refuse:CODE:refusal · lost (never
     arrives, no answer) · unheard (arrives, no answer) · hang (arrives, answers never) · raise (arrives, then raises) ·
-    exists · expire (a market order: by the price range rule) · slow (arrives, answers after the stream) · passed:PRICE (an OCO refused, since the market is at PRICE).
+    exists · expire (a market order: by the price range rule) · slow (arrives, answers after the stream) · passed:PRICE (an OCO refused, since the market is at PRICE) ·
+    late:CODE (an OCO that never arrives, refused once `answer_late` is called) · late:lost (its answer is lost by then).
     Words of `amends`: ok · refuse:CODE · lost · unheard (reduced, no answer).
     Words of `reprices`: ok · refuse:CODE · lost · unheard (moved, no answer).
     Words of `replaces`: ok · refuse:CODE (neither half was tried) · halfway:CODE (the old order ended, the new one is
@@ -132,7 +133,7 @@ class ScriptedVenue:
         self._events: asyncio.Queue[VenueEvent] = asyncio.Queue()
         self._numbers = itertools.count(1)
         self._clock = itertools.count(self.starts_ns, 1_000_000)
-        self._hold = asyncio.Event()
+        self._hold, self._late = asyncio.Event(), asyncio.Event()
 
     # ── the port ─────────────────────────────────────────────────────────────────────────────────
     async def open(self) -> None:
@@ -141,6 +142,10 @@ class ScriptedVenue:
 
     async def close(self) -> None:
         self._hold.set()
+
+    def answer_late(self) -> None:
+        """Let the answers of `late` come."""
+        self._late.set()
 
     async def submit(self, order: Order) -> Answer:
         if self.refusal:
@@ -186,6 +191,10 @@ class ScriptedVenue:
             passed = Answer(Outcome.REFUSED, code="-2010", detail=_PASSED, refusal=Refusal.WOULD_TRIGGER)
             no = passed if step.startswith("passed:") else refused(step)
             return no, no
+        if step.startswith("late:"):
+            await self._late.wait()
+            late = Answer(Outcome.AMBIGUOUS) if step == "late:lost" else refused(step)
+            return late, late
         if step == "lost":
             unclear = Answer(Outcome.AMBIGUOUS)
             return unclear, unclear

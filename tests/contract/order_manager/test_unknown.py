@@ -7,11 +7,13 @@ from decimal import Decimal
 import pytest
 
 from fks.config.settings import Risk, Settings
-from fks.model.order import State
+from fks.model.order import Fill, OrderType, State
 from fks.model.signal import Kind
+from fks.store.db import Row
 from tests.support.fast_clock import FastClock
 from tests.support.invariants import assert_once
 from tests.support.order_rig import Rig
+from tests.support.scripted_venue import ScriptedVenue
 from tests.support.waiting import until
 
 D = Decimal
@@ -90,6 +92,63 @@ class Hiding(dict[str, int]):
         return self.setdefault(key, self._count)
 
 
+@pytest.mark.parametrize(("late", "end"), [("late:-2010", State.REJECTED), ("late:lost", State.ABSENT)])
+async def test_not_found_proves_nothing_while_the_answer_is_awaited(idle: Rig, late: str, end: State) -> None:
+    """An exit cancels a stop and a target before their request has an answer, and the target is asked about: not to be
+    found then, it may still arrive."""
+    enough = 8
+    venue = idle.settings.venue.model_copy(update={"order_timeout_s": 60.0, "absent_polls": enough})
+    idle.settings = idle.settings.model_copy(update={"venue": venue})
+    rig = await idle.start()
+    rig.venue.script.extend(["ok", late])
+    await rig.outcome(await rig.signal(stop_loss=D(90), take_profit=D(120)))
+    await until(lambda: len(rig.venue.received) == 3)
+    target = rig.venue.received[2]
+    out = await rig.signal(Kind.EXIT)
+    await until(lambda: rig.venue.queried.count(target) >= 2 * enough - 1)  # 1.5 s: older than `absent_age_s` too
+    assert [row["event"] for row in await events(rig, target)] == ["Intended", "Sent"]
+    asked = rig.venue.queried.count(target)
+    rig.venue.answer_late()
+    await rig.becomes(target, end)
+    assert end is State.REJECTED or rig.venue.queried.count(target) - asked >= enough
+    assert await rig.outcome(out) == ("ordered", None)
+    await until(lambda: rig.venue.totals["BTC"] == 0)
+    found = [row["from_state"] for row in await events(rig, target) if row["event"] == "FoundAbsent"]
+    assert found == (["UNKNOWN"] if end is State.ABSENT else [])
+
+
+class ShownWhileFillsAreRead(ScriptedVenue):
+    """Reports an order that no query has found while the history is read for it."""
+
+    rig: Rig
+
+    async def fills_since(self, symbol: str, since_ns: int) -> list[Fill]:
+        """Return no fill, once the report is in the journal."""
+        for name, held in self.orders.items():
+            if self.hidden.get(name):
+                self.push(self.report(held))
+                await self.rig.becomes(name, State.WORKING)
+                self.hidden = {}
+        return await super().fills_since(symbol, since_ns)
+
+
+async def test_an_order_reported_while_its_absence_is_found_lives(idle: Rig) -> None:
+    venue = ShownWhileFillsAreRead()
+    venue.script.append("unheard")
+    venue.rig, venue.hidden, idle.venue = idle, Hiding(10_000), venue
+    # no sweep reads the history in between
+    idle.settings = idle.settings.model_copy(update={"venue": idle.settings.venue.model_copy(update={"sweep_s": 60.0})})
+    rig = await idle.start()
+    await rig.outcome(signal := await rig.signal(type=OrderType.LIMIT, limit_price=D(90)))
+    order = await rig.entry(signal)
+    await rig.becomes(order.client_order_id, State.WORKING)
+    await until(lambda: not rig.venue.hidden)
+    await rig.crash()
+    names = [row["event"] for row in await events(rig, order.client_order_id)]
+    assert "FoundAbsent" not in names
+    assert (await rig.entry(signal)).state is State.WORKING
+
+
 async def test_a_fill_proves_that_an_unanswered_order_exists(rig: Rig) -> None:
     rig.venue.script.append("unheard")
     rig.venue.outages["query"] = 1000
@@ -166,3 +225,10 @@ async def test_an_exit_that_never_arrived_is_decided_again_and_closes(rig: Rig) 
     rows = await rig.db.sql("SELECT attempt, state FROM orders WHERE role = 'exit' ORDER BY attempt")
     assert [row["attempt"] for row in rows] == [0, 1]
     assert rig.venue.live() == []
+
+
+async def events(rig: Rig, client_order_id: str) -> list[Row]:
+    """Return the journal of an order, oldest first."""
+    return await rig.db.sql(
+        "SELECT event, from_state FROM order_events WHERE client_order_id = $1 ORDER BY id", client_order_id
+    )

@@ -182,7 +182,7 @@ class SharedFunds(Protocol):
 
     def backing(self, index: int) -> Decimal:
         """Return the account's cash and the value of the other tapes' positions less what these keep as margin, at the
-        newest closes when bar `index` begins, in quote: what this tape's position may lose beside its own value."""
+        newest closes when bar `index` begins, in quote: it covers this tape's losses beyond its position's value."""
 
     def debit(self, index: int) -> Decimal:
         """Return this tape's part of the account's cash where that is below 0 at the close of a bar, else 0."""

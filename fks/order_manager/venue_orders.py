@@ -232,8 +232,8 @@ class VenueOrders:
         call: Callable[[Venue, Order], Awaitable[Answer]],
         changed: Callable[[Order], dict[str, Any]],
     ) -> None:
-        """Change orders of one list in place by one request, `call` with the first of them; `changed` is what an order
-        becomes."""
+        """Change orders of one list in place by one request, `call` with the first of them; `changed` gives the new
+        quantity and prices of each."""
         orders = []
         for name in client_order_ids:
             stamp = self._ledger.stamp("amend")

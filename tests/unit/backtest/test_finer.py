@@ -204,6 +204,18 @@ def test_the_compiled_engine_runs_where_nothing_is_unclear() -> None:
     assert run(wanted, bars, SETUP, engine="compiled", finer=fine).engine.name == "compiled"
 
 
+@pytest.mark.parametrize(("low", "high", "reason"), [(0.0, 100.0, "not positive"), (99.0, 2e13, "64 bits")])
+def test_finer_prices_that_integers_cannot_hold_take_the_reference_engine(low: float, high: float, reason: str) -> None:
+    """Though all prices of the run's own bars would fit."""
+    fine = minutes(np.full(61, 100))
+    bars = resample(fine, "15m")
+    fine.low[10], fine.high[10] = low, high
+    wanted = Given(columns={"target": [1.0] * 4, "stop_loss": [90.0] * 4, "take_profit": [110.0] * 4})
+    found = run(wanted, bars, SETUP, engine="compiled", finer=fine)
+    assert (found.engine.name, reason in found.engine.reason) == ("reference", True), found.engine.reason
+    assert run(wanted, bars, SETUP, engine="compiled").engine.name == "compiled"
+
+
 def test_bars_that_are_not_finer_are_refused() -> None:
     fine = minutes(np.full(61, 100))
     bars = resample(fine, "15m")

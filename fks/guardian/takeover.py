@@ -4,9 +4,10 @@ The order manager goes on without PostgreSQL by its side journal, whose lock it 
 guardian gets that lock, no order manager of this machine runs that may send anything: a later one needs PostgreSQL to
 start, and waits for the lock. The guardian holds the lock for one round at a time.
 
-A round reads the venue and places the stops that entries lack (`missing_stops`); it cancels nothing and closes nothing.
-A stop's id is a function of entry, role and attempt, as the order manager's are, and it is a line of the side journal
-before its bytes leave. The next order manager writes those lines to PostgreSQL as if they were its own.
+A round reads the venue and places the stops that entries lack (`missing_stops`); it cancels nothing. Where the venue
+refuses a stop because the market has passed its price, the guardian closes at the market what that was for, once and in
+its role. An order's id is a function of entry, role and attempt, as the order manager's are, and it is a line of the
+side journal before its bytes leave. The next order manager writes those lines to PostgreSQL as if they were its own.
 
 The order manager may have sent orders that the guardian's last reading of PostgreSQL lacks. The venue takes none of
 them later than `takeover_s` after the end of that process. Those that it took are open, or executed: the guardian
@@ -27,13 +28,13 @@ from fks.guardian.positions import DatabaseSnapshot, Holder, SideOrders
 from fks.guardian.submission import VenuePorts
 from fks.model.backoff import Backoff
 from fks.model.errors import OutageError
-from fks.model.order import Answer, Order, Report, Role, State
+from fks.model.order import Answer, Order, OrderType, Report, Role, State
 from fks.model.ports import Venue
 from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.orders import events as e
-from fks.orders.build import legs_of
+from fks.orders.build import leg_of, legs_of
 from fks.orders.machine import advance, begin
-from fks.orders.protection import GUARDIAN_ATTEMPTS, next_attempt
+from fks.orders.protection import GUARDIAN_ATTEMPTS, is_passed, next_attempt
 from fks.orders.side_lines import happened_line, placed_line
 from fks.orders.submit import Journaled, Submission
 from fks.process.journal_file import JournalFile
@@ -174,15 +175,21 @@ class Takeover:
         now_ns = self._clock.now_ns()
         made = legs_of(parent, quantity=quantity, attempt=attempt, epoch=parent.epoch, now_ns=now_ns)
         stop = next(leg for leg in made if leg.role is Role.STOP_LOSS)
-        done = await SidePorts(self._context, at_venue, self._why_not, file).submit(stop)
+        ports = SidePorts(self._context, at_venue, self._why_not, file)
+        done = list((await ports.submit(stop)).orders)
+        if any(map(is_passed, done)):
+            attempt, now_ns = attempt + GUARDIAN_ATTEMPTS, self._clock.now_ns()
+            close = leg_of(parent, Role.STOP_LOSS, OrderType.MARKET, quantity, attempt, parent.epoch, now_ns)
+            done += (await ports.submit(close)).orders
         wait_s = Backoff(self._timing.retry_s, self._timing.retry_max_s).wait_s(tries + 1)
         self._due[parent.client_order_id] = tries + 1, self._clock.monotonic() + wait_s
-        for order in done.orders:
-            id, state = order.client_order_id, order.state.value
+        for order in done:
+            id, state, name = order.client_order_id, order.state.value, order.type.value
             self._context.log.warning("guardian.protects", client_order_id=id, symbol=order.symbol, state=state)
-            if (parent.client_order_id, state) not in self._paged:
-                self._paged.add((parent.client_order_id, state))
-                text = f"stop {id} over {quantity:f} {order.symbol} is {state}"
+            if (parent.client_order_id, f"{name} {state}") not in self._paged:
+                self._paged.add((parent.client_order_id, f"{name} {state}"))
+                what = "stop" if order.type is OrderType.STOP else "close at the market of a stop that was passed"
+                text = f"{what} {id} over {quantity:f} {order.symbol} is {state}"
                 self._page("guardian.protects", f"PostgreSQL and the order manager are away: {text}")
 
 

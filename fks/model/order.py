@@ -178,7 +178,7 @@ class Order:
     created_ns: int = 0
     sent_ns: int | None = None  # when the first byte left; None = not known yet, or nothing left
     updated_ns: int = 0
-    refusal: Refusal | None = None  # why it was REJECTED, or let expire; not stored, so None after a restart
+    refusal: Refusal | None = None  # why it was REJECTED, or let expire
 
     @property
     def is_open(self) -> bool:

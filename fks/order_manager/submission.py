@@ -83,6 +83,7 @@ from fks.store.signals import SignalRecord
 _ZERO, _PERCENT = Decimal(0), Decimal(100)
 _VALUED_MAX = 10_000
 _RECHECK_S = 1.0  # checks older than this are repeated before the bytes (docs/write-a-strategy.md)
+_ROLE_S = 0.5  # a close is due within a second: it does not wait longer for the price that gives it its role
 _LEG_ROLES = (Role.STOP_LOSS, Role.TAKE_PROFIT)
 
 
@@ -516,7 +517,8 @@ class Submissions:
         """Submit the legs of one parent: those that wait, a new attempt, or a market order when the price has
         passed."""
         parent = command.parent
-        passed = await self._passed(parent) if command.is_refused_before else None
+        may_be_passed = command.is_refused_before or isinstance(command, m.CloseAtMarket)
+        passed = await self._passed(command) if may_be_passed else None
         is_release = False
         if passed is not None:
             # the price is past the leg's already: it is closed at the market
@@ -608,23 +610,31 @@ class Submissions:
 
         return recheck
 
-    async def _passed(self, parent: Order) -> Role | None:
+    async def _passed(self, command: m.PlaceProtection) -> Role | None:
         """Return the leg whose price the market has passed already: resting there is impossible, so it is closed
-        now."""
+        now. Of a pair that was refused as one it is the leg nearer to a price that came back, the stop without a
+        price."""
+        parent, sign = command.parent, command.parent.side.sign
+        is_known = isinstance(command, m.CloseAtMarket)
+        if is_known and len(command.roles) == 1:
+            return next(iter(command.roles))
+        wait_s = _ROLE_S if is_known else self._context.settings.venue.order_timeout_s + MARGIN_S
         try:
-            async with asyncio.timeout(self._context.settings.venue.order_timeout_s + MARGIN_S):
+            async with asyncio.timeout(wait_s):
                 price = await self._context.venues[parent.venue].last_price(parent.symbol)
         except (OutageError, TimeoutError):
             price = None
         price = price or self._cache.mark(parent.exchange, parent.symbol)
-        if price is None:
-            return None
-        sign = parent.side.sign
-        if parent.stop_loss is not None and (price - parent.stop_loss) * sign <= 0:
+        above_stop = None if price is None or parent.stop_loss is None else (price - parent.stop_loss) * sign
+        below_target = None if price is None or parent.take_profit is None else (parent.take_profit - price) * sign
+        if above_stop is not None and above_stop <= 0:
             return Role.STOP_LOSS
-        if parent.take_profit is not None and (price - parent.take_profit) * sign >= 0:
+        if below_target is not None and below_target <= 0:
             return Role.TAKE_PROFIT
-        return None
+        if not is_known:
+            return None
+        is_target = above_stop is not None and below_target is not None and below_target < above_stop
+        return Role.TAKE_PROFIT if is_target else Role.STOP_LOSS
 
     def exits_denial(self, order: Order, stop_loss: Decimal | None, plan: ParentPlan | None) -> Denial | None:
         """Return why the venue could not hold another stop or plan for an order that it has, or None."""

@@ -86,6 +86,8 @@ class _Protection:
     is_placing: bool = False
     placing: Decimal = ZERO  # commanded, and not in the journal yet
     is_refused: bool = False
+    triggered: str = ""  # the stop that is cancelled because it triggered and does not fill
+    is_closing: bool = False  # the newest command closes a leg that the market has passed, and nothing executed yet
     pairs_refused: int = 0  # an OCO's refusals in a row that the same request would meet again
     amends_refused: int = 0
     amending: Decimal = ZERO  # the quantity that an amendment was commanded to reduce
@@ -1078,6 +1080,7 @@ class OrderCore:
             can_reprice=facts.can_reprice and item.moves_refused < _IN_VAIN_MAX,
             has_oco=facts.has_oco,
             is_stop_alone=item.pairs_refused >= _IN_VAIN_MAX,
+            triggered=item.triggered,
             closes_due=self._awaits_closes(want.parent),
             fee_rate=facts.fee_rate,
         )
@@ -1168,7 +1171,8 @@ class OrderCore:
                     parent.client_order_id,
                 )
             return
-        if not self._is_due(item.retry_at_s):
+        is_at_once = cover.is_close_due and not item.is_closing  # a close that was not sent waits
+        if not is_at_once and not self._is_due(item.retry_at_s):
             return
         if cover.is_stop_alone and parent.take_profit is not None and not cover.has_stop_alone:
             self._alert(
@@ -1181,11 +1185,16 @@ class OrderCore:
             )
         item.is_placing, item.placing, item.is_replacing = True, step.quantity, False
         item.grow_at_s = self._now.mono_s + self._limits.protect_join_s
-        place = m.PutBackProtection if self._is_close_paused(parent.instance) else m.PlaceProtection
+        place, roles = m.PlaceProtection, cover.roles
+        if self._is_close_paused(parent.instance):
+            place = m.PutBackProtection
+        elif cover.passed:
+            place, roles = m.CloseAtMarket, cover.passed
+        item.is_closing = place is m.CloseAtMarket
         self._out.append(
             place(
                 parent,
-                cover.roles,
+                roles,
                 step.quantity,
                 next_attempt(cover.legs, cover.want.key[1]),
                 tuple(leg.client_order_id for leg in step.legs),
@@ -1238,7 +1247,8 @@ class OrderCore:
                 continue
             due_s = self._triggered_s.setdefault(name, self._now.mono_s) + self._limits.triggered_s
             if self._is_due(due_s) and self._cancel(leg, "a stop that triggered does not fill"):
-                self._protection[_key_of(leg)].is_refused = True
+                item = self._protection[_key_of(leg)]
+                item.is_refused, item.triggered = True, name
                 detail = f"{self.key[2]}: a stop triggered and did not fill; it is closed at the market"
                 self._alert("page", "stop.unfilled", detail, instance, name)
 
@@ -1254,7 +1264,8 @@ class OrderCore:
             item.swaps_refused += not all(refusal.is_passing for refusal in event.refusals)
         if not event.refusals:
             item.swaps_refused = item.moves_refused = 0
-            item.is_refused, item.retry_s, item.retry_at_s, item.pairs_refused = False, 0.0, 0.0, 0
+            item.is_refused, item.is_closing, item.pairs_refused = False, False, 0
+            item.retry_s, item.retry_at_s = 0.0, 0.0
             return
         item.is_refused = not all(refusal.is_passing for refusal in event.refusals)
         is_pair = len(event.refusals) > 1 and not any(refusal in _NOT_OF_A_PAIR for refusal in event.refusals)

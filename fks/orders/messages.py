@@ -298,6 +298,11 @@ class PlaceProtection(CoreCommand, frozen=True):
     is_refused_before: bool = False
 
 
+class CloseAtMarket(PlaceProtection, frozen=True):
+    """Close `quantity` at the market, wherever the price is now, in one of `roles`: that leg of `parent` was refused
+    because the market had passed its price. Report ProtectionDone."""
+
+
 class PutBackProtection(PlaceProtection, frozen=True):
     """Submit legs as those of a kill that is carried out here, between its closing orders."""
 

@@ -11,6 +11,8 @@ the lists of an instance with its wants, for the order manager and, where that h
   * A leg that rests alone is moved in place where the venue can. Else a stop alone is replaced by one request where the
     venue can: it ends the old order and places the new one, so that the position has its stop meanwhile. A pair that
     trails is moved in two halves, one after the other, while the symbol has fewer lists than it may have.
+  * A leg that the venue refused because the market has passed its price is closed at the market, in its own role and
+    wherever the price is by then, until that close has executed. Lists that were to move there are ended first.
   * A venue may make a stop of its own for each fill of an entry. It is a leg from its first report on, each in a list
     of its own; a part whose stop is not reported yet gets none for some seconds.
   * Each entry's legs cover its part exactly, as in a backtest: a fee that a further entry paid reduces an older one's.
@@ -38,7 +40,7 @@ from itertools import groupby
 from uuid import UUID
 
 from fks.model.instrument import Instrument
-from fks.model.order import LIVE, OPEN, Order, OrderType, Request, Role, Side, State, TimeInForce, evolve
+from fks.model.order import LIVE, OPEN, Order, OrderType, Refusal, Request, Role, Side, State, TimeInForce, evolve
 from fks.model.parent import TARGET_ATTEMPTS, ParentPlan, join_small, least_resting, parts_of, plan_on_grid, shares_of
 
 #: Lists of one entry, and of a symbol while entries have more: a venue may take only five stops a symbol (Binance,
@@ -46,6 +48,7 @@ from fks.model.parent import TARGET_ATTEMPTS, ParentPlan, join_small, least_rest
 LISTS_MAX, LISTS_OF_SYMBOL_MAX = 2, 4
 _ZERO = Decimal(0)
 _GIVING_BACK = (Request.CANCEL, Request.REPLACE)
+_NEVER_SENT = (State.INTENDED, State.ABANDONED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ class Cover:
     can_reprice: bool = False
     has_oco: bool = True
     is_stop_alone: bool = False
+    triggered: str = ""  # the stop that was cancelled because it had triggered and did not fill
     closes_due: bool = False  # the venue makes stops for fills of the entry that it has not reported yet
     fee_rate: Decimal = _ZERO  # of what the entry still receives
 
@@ -164,6 +168,43 @@ class Cover:
             return frozenset({Role.TAKE_PROFIT})
         is_pair = parent.take_profit is not None and self.has_oco and not (self.is_stop_alone or self.has_stop_alone)
         return frozenset({Role.STOP_LOSS, Role.TAKE_PROFIT} if is_pair else {Role.STOP_LOSS})
+
+    @cached_property
+    def newest(self) -> tuple[Order, ...]:
+        """Return the legs of the newest attempt that was sent."""
+        sent = [leg for leg in self.legs if leg.state not in _NEVER_SENT]
+        last = max((leg.attempt for leg in sent), default=0)
+        return tuple(leg for leg in sent if leg.attempt == last)
+
+    @cached_property
+    def passed(self) -> frozenset[Role]:
+        """Return the roles of which one is closed at the market: of the newest legs, as far as it is proven that the
+        market had passed their prices, or of a close that did not execute whole. A pair may be refused as one. Once the
+        entry's stop loss or take profit has moved, older legs prove nothing."""
+        return frozenset(
+            leg.role
+            for leg in self.newest
+            if (_is_close(leg) or is_passed(leg) or self._is_cancelled_as_triggered(leg)) and self._is_current(leg.role)
+        )
+
+    @property
+    def is_close_due(self) -> bool:
+        """Return whether a leg that the market has passed is closed now: no close of it was tried yet."""
+        return bool(self.passed) and all(leg.type is not OrderType.MARKET for leg in self.newest)
+
+    def _is_cancelled_as_triggered(self, leg: Order) -> bool:
+        return leg.client_order_id == self.triggered and leg.state is State.CANCELLED
+
+    def _is_current(self, role: Role) -> bool:
+        """Return whether the newest leg of a role that had a price has the entry's present one."""
+        parent, sent = self.want.parent, [leg for leg in self.legs if leg.state not in _NEVER_SENT]
+        made = [leg for leg in sent if leg.role is role and leg.type is not OrderType.MARKET]
+        newest = max(made, key=lambda leg: leg.attempt, default=None)
+        if newest is None:
+            return True
+        if role is Role.STOP_LOSS:
+            return newest.stop_price is not None and newest.stop_price == parent.stop_loss
+        return newest.price is not None and newest.price == parent.take_profit
 
     @property
     def has_stop_alone(self) -> bool:
@@ -263,9 +304,24 @@ class LegAction(StrEnum):
     PLACE = "place the legs that wait, or a new attempt"
 
 
-#: The guardian places stops alone, in the order manager's stead. Of that one's attempts it may not know the last, which
-#: are never so many of one entry: the guardian's are the multiples of this, so that no id is used by both.
+#: The guardian places stops, and closes what passed ones were for, in the order manager's stead. Of that one's attempts
+#: it may not know the last, which are never so many of one entry: the guardian's are the multiples of this, so that no
+#: id is used by both.
 GUARDIAN_ATTEMPTS = 1000
+
+
+def _is_close(leg: Order) -> bool:
+    """Return whether a leg closes at the market what a refused one would have, and has not executed whole."""
+    return leg.type is OrderType.MARKET and leg.state is not State.FILLED
+
+
+def is_passed(leg: Order) -> bool:
+    """Return whether the venue proved that the market had passed a leg's price: it refused it, at once or when it was
+    to get to the book, or a stop that had triggered was let expire."""
+    if leg.role is Role.TAKE_PROFIT and leg.refusal is Refusal.WOULD_MATCH:
+        return True
+    is_unfilled = (leg.type, leg.state, leg.refusal) == (OrderType.STOP, State.EXPIRED, Refusal.PRICE)
+    return leg.refusal is Refusal.WOULD_TRIGGER or is_unfilled
 
 
 def target_of(leg: Order) -> int:
@@ -492,6 +548,8 @@ def _step(
     wrong = [list_ for list_ in lists if not cover.is_right(list_)]
     if not can_rest(want.parent, want.quantity, instrument):  # no successor could: prices left behind protect more
         wrong = [one for one in wrong if not cover.has_wanted_legs(one) or any(x.is_in_old_shares for x in one.legs)]
+    if wrong and cover.passed:
+        return LegStep(LegAction.CANCEL, cover, wrong[0].legs)
     if wrong and not cover.can_replace_list(wrong[0]):
         if lack <= 0 and (half := _first_half(cover, lists, instrument)) > 0:
             return LegStep(LegAction.AMEND, cover, wrong[0].legs, wrong[0].legs[0].quantity - half)
@@ -504,7 +562,7 @@ def _step(
         return _renewed(cover, wrong[0], grown, instrument)
     if len(lists) > max(cover.lists_max, LISTS_MAX):  # the venue takes no more: the largest stays, the others are one
         return LegStep(LegAction.CANCEL, cover, tuple(leg for list_ in lists[:-1] for leg in list_.legs))
-    if lack <= 0 or (lists and not cover.may_grow):
+    if lack <= 0 or (lists and not (cover.may_grow or cover.is_close_due)):
         return None
     if lack > free and is_freeing:
         return LegStep(LegAction.WAIT, cover)

@@ -104,6 +104,7 @@ _ORDER_PLAIN = (
     ("group_id", "text", "group_id"),
     ("code", "text", "code"),
     ("detail", "text", "detail"),
+    ("refusal", "text", "refusal"),
     ("is_reduce_only", "boolean", "is_reduce_only"),
     ("is_stale", "boolean", "is_stale"),
     ("is_late", "boolean", "is_late"),

@@ -428,12 +428,7 @@ def _numbers(groups: Iterable[Sequence[object]]) -> list[int]:
     return [number for number, group in enumerate(groups) for _ in group]
 
 
-order_of = reads(
-    Order,
-    venue_time_ns="venue_time",
-    valid_until_ns="valid_until",
-    refusal=lambda row: None,  # not stored
-)
+order_of = reads(Order, venue_time_ns="venue_time", valid_until_ns="valid_until")
 reads(EventRow, recv_ns="recv_time", venue_time_ns="venue_time")
 reads(Fill, side=lambda row: Side(row["trade_type"].lower()), time_ns="time")
 trade_of = reads(ExecutionRow)

@@ -696,6 +696,7 @@ orders = Table(
     _text("group_id", null=True),
     _text("code", null=True),
     _text("detail", null=True),
+    _text("refusal", null=True),
     _flag("is_reduce_only"),
     _flag("is_stale"),
     _flag("is_late"),

@@ -261,6 +261,10 @@ class PaperVenue:
         for leg in (stop, limit):
             if (no := self._refuse(leg)) is not None:
                 return no, no
+        last = self._price(limit.symbol, limit.side) if self._mode == "last" else None
+        if last is not None and limit.price is not None and is_accepted(last, limit.price, limit.side.sign):
+            no = refused(Code.STOP_WRONG_SIDE, Refusal.WOULD_MATCH, f"limit {limit.price} would fill at once at {last}")
+            return no, no
         now = self._clock.now_ns()
         pair = (_Held(stop, State.ACCEPTED, time_ns=now), _Held(limit, State.WORKING, time_ns=now))
         pair[0].sibling, pair[1].sibling = limit.client_order_id, stop.client_order_id
@@ -414,12 +418,13 @@ class PaperVenue:
 
     def split(self, symbol: str, change: Decimal) -> None:
         """Add the shares that a split brings, or take those that it takes (negative). Prices of before are
-        forgotten."""
+        forgotten, and not taken again."""
         base = self._instruments[symbol].base
         self._totals[base] = self._totals.get(base, Decimal(0)) + change
         self._positions[symbol] = self.position(symbol) + change
-        for known in (self._bars, self._last, self._priced_ns, self._quotes):
+        for known in (self._bars, self._last, self._quotes):
             known.pop(symbol, None)
+        self._priced_ns[symbol] = self._clock.now_ns()
 
     def on_bar(self, bar: Bar) -> None:
         """Match a completed bar; fills and ends go to `events()`. Bars must come in order; an old one is ignored."""

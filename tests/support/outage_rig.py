@@ -118,11 +118,16 @@ class Outage:
     rig: OutageRig
     owner: BinanceVenue  # the account's owner, who trades by hand
 
-    async def rest(self, instance: str = "one") -> str:
-        """Have a protected entry of 1000 USDT rest at the exchange, where the open bar's low will be; return its id."""
+    async def rest(self, instance: str = "one", *, stop_below: Decimal = D(500)) -> str:
+        """Have an entry of 1000 USDT with a stop below its limit rest at the exchange, where the open bar's low will
+        be; return its id."""
         price = await self.price() - D(5)
         signal = await self.rig.signal(
-            type=OrderType.LIMIT, limit_price=price, stop_loss=price - D(500), reference_price=price, instance=instance
+            type=OrderType.LIMIT,
+            limit_price=price,
+            stop_loss=price - stop_below,
+            reference_price=price,
+            instance=instance,
         )
         assert (await self.rig.outcome(signal))[0] == "ordered"
         entry = (await self.rig.entry(signal)).client_order_id

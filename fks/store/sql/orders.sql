@@ -92,8 +92,9 @@ changed AS (
                           THEN o.request ELSE n.request END,
            filled = n.filled, average_price = n.average_price, reported_cum_qty = n.reported_cum_qty,
            venue_time = n.venue_time, venue_order_id = n.venue_order_id, group_id = n.group_id, code = n.code,
-           detail = n.detail, is_stale = n.is_stale, is_late = n.is_late, is_overfilled = n.is_overfilled,
-           is_acknowledged = n.is_acknowledged, epoch = n.epoch, sent_at = n.sent_at, updated_at = n.updated_at
+           detail = n.detail, refusal = n.refusal, is_stale = n.is_stale, is_late = n.is_late,
+           is_overfilled = n.is_overfilled, is_acknowledged = n.is_acknowledged, epoch = n.epoch, sent_at = n.sent_at,
+           updated_at = n.updated_at
       FROM ROWS FROM (unnest($3::orders[]), unnest($4::int[])) AS n
      WHERE o.client_order_id = n.client_order_id AND o.epoch <= $2 AND n.unnest IN (SELECT number FROM fresh)
     RETURNING o.client_order_id),

@@ -233,6 +233,13 @@ def _count_in(headers: Mapping[str, str], name: str) -> int | None:
     return int(value) if value.isdecimal() else None
 
 
+def expiry_refusal(code: str | None, reason: str | None = None) -> Refusal | None:
+    """Return why an order was let expire, from the reasons of its expiry and of its reject (`REJECT_REASONS`); None: it
+    was not refused."""
+    found = EXPIRIES.get(code or "")
+    return found and REJECT_REASONS.get(reason or "", found)
+
+
 def reject_refusal(reason: str | None) -> Refusal:
     """Return what the reject reason of an executionReport means."""
     return REJECT_REASONS.get(reason or "", Refusal.OTHER)

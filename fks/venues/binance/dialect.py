@@ -11,7 +11,7 @@ from fks.model.account import Balance, VenueIdentity
 from fks.model.decimals import number_of, plain
 from fks.model.errors import PeerError
 from fks.model.order import PENDING, Fill, Order, OrderType, Report, Side, State
-from fks.venues.binance.classify import EXPIRIES, reject_refusal
+from fks.venues.binance.classify import expiry_refusal, reject_refusal
 
 TYPES: dict[OrderType, str] = {
     OrderType.MARKET: "MARKET",
@@ -133,7 +133,7 @@ def report_of(info: Mapping[str, Any], *, source: str, client_order_id: str | No
             price=price or None,
             source=source,
             code=(code := _code(status, info.get("expiryReason"))),
-            refusal=reject_refusal(None) if state is State.REJECTED else EXPIRIES.get(code or ""),
+            refusal=reject_refusal(None) if state is State.REJECTED else expiry_refusal(code),
             stop_price=stop_price or None,
         )
     except (KeyError, ValueError, TypeError, ArithmeticError) as error:
@@ -157,7 +157,7 @@ def report_of_event(event: Mapping[str, Any]) -> Report:
             price=number_of(event["p"]) or None,
             source="stream",
             code=(code := _code(str(event["X"]), event.get("eR"))) or (None if reason == "NONE" else reason),
-            refusal=reject_refusal(reason) if state is State.REJECTED else EXPIRIES.get(code or ""),
+            refusal=reject_refusal(reason) if state is State.REJECTED else expiry_refusal(code, reason),
         )
     except (KeyError, ValueError, TypeError, ArithmeticError) as error:
         raise PeerError(

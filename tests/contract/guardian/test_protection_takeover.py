@@ -113,6 +113,26 @@ async def test_entry_that_fills_with_postgresql_and_the_order_manager_gone_gets_
     assert [(row["state"], row["parent_id"]) for row in rows] == [("ACCEPTED", entry)]
 
 
+async def test_stop_that_the_market_has_passed_is_closed_by_the_guardian(
+    outage: Outage, lives: Lives, redis_url: str, folder: Path
+) -> None:
+    await order_manager(outage, lives, redis_url, folder)
+    async with guarded(outage, folder):
+        entry = await outage.rest(stop_below=D(1))
+        await until(lambda: knows(folder, entry))
+        outage.postgres.kill()
+        await lives.kill()
+        quantity = await outage.fill()
+        await until(lambda: 0 <= D(outage.exchange.free("BTC")) - 1 < quantity / 100, deadline_s=15)
+        outage.start_postgres()
+        await order_manager(outage, lives, redis_url, folder)
+        await outage.settled()
+    rows = await outage.rig.db.sql(
+        "SELECT role, type, state FROM orders WHERE parent_id = $1 AND attempt > 0 ORDER BY attempt", entry
+    )
+    assert [tuple(row) for row in rows] == [("sl", "stop", "REJECTED"), ("sl", "market", "FILLED")]
+
+
 async def test_order_manager_that_stands_still_is_not_gone(
     outage: Outage, lives: Lives, redis_url: str, folder: Path
 ) -> None:

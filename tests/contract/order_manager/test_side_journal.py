@@ -59,6 +59,23 @@ async def test_entry_that_fills_without_postgresql_gets_its_stop(outage: Outage)
     await outage.settled()
 
 
+async def test_stop_that_the_market_has_passed_is_closed_without_postgresql(outage: Outage) -> None:
+    await outage.rig.start()
+    entry = await outage.rest(stop_below=D(1))
+    outage.postgres.kill()
+    await outage.fill()
+    await until(outage.is_flat, deadline_s=10)
+    await outage.end()
+    await outage.settled()
+    rows = await outage.rig.db.sql(
+        "SELECT role, type, state, refusal FROM orders WHERE parent_id = $1 ORDER BY attempt", entry
+    )
+    assert [tuple(row) for row in rows] == [
+        ("sl", "stop", "REJECTED", "would_trigger"),
+        ("sl", "market", "FILLED", None),
+    ]
+
+
 async def test_exit_whose_stop_was_cancelled_goes_on_without_postgresql(outage: Outage) -> None:
     """PostgreSQL dies between the cancel and the close: entry, stop, and then the close are journaled."""
     outage.rig.at = CrashPoints("place.before", 3, outage.postgres.kill)

@@ -101,6 +101,23 @@ async def test_a_pair_that_trails_keeps_a_half_of_its_cover_while_the_other_move
     assert len(venue.received) == 1 + 2 + 3 * 4  # the entry, and pairs of legs
 
 
+@pytest.mark.parametrize("can_replace", [True, False])
+async def test_a_moved_stop_that_was_passed_is_closed_without_a_second_try(
+    idle: Rig, venue: LoggedVenue, can_replace: bool
+) -> None:
+    """The price is back at 100 by then. Where neither half of a replacement was tried, the old stop ends first."""
+    venue.capabilities = replace(venue.capabilities, can_replace=can_replace)
+    rig = await idle.start()
+    stop = await trailed(rig)
+    (venue.replaces if can_replace else venue.script).append("refuse:-2010:would_trigger")
+    await close_at(rig, 105.0)
+    await until(lambda: rig.position_is(D(0)))
+    assert [held.order.type for held in venue.by_role("sl")] == [OrderType.STOP, OrderType.MARKET]
+    assert (stop.state, venue.live()) == (State.CANCELLED, [])
+    assert_once(venue.received)
+    assert len(venue.received) == 1 + 3
+
+
 @pytest.mark.parametrize("is_passed", [False, True])
 async def test_a_successor_that_is_refused_is_placed_at_once(rig: Rig, venue: LoggedVenue, is_passed: bool) -> None:
     """The cancel succeeded and the new order failed (−2021); beyond the stop's price it is closed at the market."""

@@ -16,7 +16,7 @@ from fks.guardian.positions import DatabaseSnapshot, Holder, Known, SideOrders, 
 from fks.guardian.takeover import Takeover
 from fks.guardian.timing import Timing
 from fks.model import ids
-from fks.model.order import Answer, Lookup, Order, Presence, Role, State
+from fks.model.order import Answer, Lookup, Order, OrderType, Presence, Role, State
 from fks.model.timeframe import NS
 from fks.order_manager.side_journal import SideJournal
 from fks.orders.absence import AbsenceRule
@@ -213,6 +213,33 @@ async def test_refused_stop_is_tried_again_under_another_id_after_a_wait(
     rig.venue.script.append("refuse:-2010")
     assert await rig.rounds(0.0, 12.0, 0.5) == [FIRST]
     assert await rig.rounds(0.6) == [FIRST, SECOND]
+
+
+async def test_stop_that_the_market_has_passed_is_closed_at_once_in_its_role(
+    tmp_path: Path, order_manager: JournalFile
+) -> None:
+    rig = Rig(tmp_path)
+    order_manager.close()
+    rig.venue.script.append("refuse:-2010:would_trigger")
+    assert await rig.rounds(0.0, 12.0) == [FIRST, SECOND]
+    (closed,) = (held.order for held in rig.venue.orders.values())
+    assert (closed.client_order_id, closed.type, closed.quantity) == (SECOND, OrderType.MARKET, D(4))
+    assert rig.states() == {FIRST: State.REJECTED, SECOND: State.FILLED}
+    assert await rig.rounds(15.0, 15.0, 300.0) == [FIRST, SECOND]
+
+
+@pytest.mark.parametrize("step", ["lost", "unheard", "raise"])
+async def test_a_close_of_unknown_outcome_is_never_sent_again(
+    tmp_path: Path, order_manager: JournalFile, step: str
+) -> None:
+    rig = Rig(tmp_path)
+    order_manager.close()
+    rig.venue.script += ["refuse:-2010:would_trigger", step]
+    assert await rig.rounds(0.0, 12.0) == [FIRST, SECOND]
+    rig.restart()
+    sent = await rig.rounds(0.0, 12.0, 15.0, 15.0, 15.0)
+    assert sent[:2] == [FIRST, SECOND]
+    assert len(sent) == len(set(sent)) == (3 if step == "lost" else 2)
 
 
 async def test_next_order_manager_reads_the_lines_written_before_it_had_the_lock(

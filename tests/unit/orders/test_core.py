@@ -17,7 +17,7 @@ from fks.model.ids import client_order_id, intent_id
 from fks.model.order import OPEN, PENDING, Order, OrderType, Refusal, Request, Role, Side, State, TimeInForce
 from fks.model.signal import Kind, Signal
 from fks.orders import messages as m
-from fks.orders.build import legs_of
+from fks.orders.build import leg_of, legs_of
 from fks.orders.core import OrderCore
 from tests.support.order_values import an_instrument, an_order
 
@@ -53,9 +53,10 @@ def a_signal(kind: Kind = Kind.EXIT, **changes: Any) -> Signal:
 class Model:
     """A venue and a driver in one: carries commands out as `choose` says, and keeps what must always hold."""
 
-    def __init__(self, choose: Callable[[list[str]], str], held: Decimal = D(5)) -> None:
+    def __init__(self, choose: Callable[[list[str]], str], held: Decimal = D(5), *, passes_stops: bool = False) -> None:
         self.core = OrderCore(KEY, m.Limits(exit_retry_s=0.5))
         self.choose = choose
+        self.refusals = {"refuse": Refusal.RATE_LIMITED} | ({"passed": Refusal.WOULD_TRIGGER} if passes_stops else {})
         self.orders: dict[str, Order] = {}
         self.position = held
         self.now_s = 0.0
@@ -127,6 +128,8 @@ class Model:
     def carry_out(self, command: m.CoreCommand) -> None:
         if isinstance(command, m.SubmitClose):
             self.close(command)
+        elif isinstance(command, m.CloseAtMarket):
+            self.close_passed(command)
         elif isinstance(command, m.PlaceProtection):
             self.protect(command)
         elif isinstance(command, m.AmendLegs):
@@ -183,8 +186,8 @@ class Model:
         elif answer == "unanswered":
             self.changed(replace(sent, state=State.UNKNOWN))
         else:
-            refusals = (Refusal.OTHER,)
-            self.end(sent, State.REJECTED, refusal=Refusal.OTHER)
+            refusals = (self.refusals.get("passed", Refusal.OTHER),)
+            self.end(sent, State.REJECTED, refusal=refusals[0])
         if answer in ("both", "halfway"):
             self.end(old, State.CANCELLED)
         else:
@@ -255,14 +258,34 @@ class Model:
             sent = replace(leg, state=State.SENDING)
             self.changed(sent)
             self.check()
-            answer = self.choose(["rest", "rest", "refuse", "unknown"])
+            answer = self.choose(["rest", "rest", "unknown", *self.refusals])
             if answer == "rest":
                 self.changed(replace(sent, state=State.ACCEPTED, is_acknowledged=True))
-            elif answer == "refuse":
-                refusals = (Refusal.RATE_LIMITED,)
-                self.end(sent, State.REJECTED, refusal=Refusal.RATE_LIMITED)
-            else:
+            elif answer == "unknown":
                 self.changed(replace(sent, state=State.UNKNOWN))
+            else:
+                refusals = (self.refusals[answer],)
+                self.end(sent, State.REJECTED, refusal=refusals[0])
+        self.pending.append(m.ProtectionDone(command.parent.client_order_id, refusals))
+
+    def close_passed(self, command: m.CloseAtMarket) -> None:
+        self.placed_at_s.append(self.now_s)
+        (role,) = command.roles
+        leg = leg_of(command.parent, role, OrderType.MARKET, command.quantity, command.attempt, 1, 0)
+        assert leg.client_order_id not in self.used, "an id was used twice"
+        self.used.add(leg.client_order_id)
+        sent, answer = replace(leg, state=State.SENDING), self.choose(["fill", "part", "refuse", "unknown"])
+        refusals: tuple[Refusal, ...] = ()
+        self.changed(sent)
+        self.check()
+        if answer == "fill":
+            self.end(sent, State.FILLED, sent.quantity)
+        elif answer == "unknown":
+            self.changed(replace(sent, state=State.UNKNOWN))
+        else:
+            refusals = (Refusal.PRICE if answer == "part" else Refusal.RATE_LIMITED,)
+            part = INSTRUMENT.round_quantity(sent.quantity / 2) if answer == "part" else D(0)
+            self.end(sent, State.EXPIRED if part else State.REJECTED, part, refusals[0])
         self.pending.append(m.ProtectionDone(command.parent.client_order_id, refusals))
 
     def trail(self, stop_loss: Decimal) -> None:
@@ -276,7 +299,7 @@ class Model:
         self.answer_swaps()
         for order in list(self.orders.values()):
             if order.state is State.UNKNOWN:
-                if order.role is Role.EXIT:
+                if order.type is OrderType.MARKET:
                     self.end(order, *self.choose_end(order))
                 else:
                     self.end(order, State.ABSENT)
@@ -303,7 +326,7 @@ def good(answers: list[str]) -> str:
 
 @given(data=st.data(), seconds=st.integers(0, 12), when=st.integers(0, 3))
 def test_an_exit_never_sells_twice_and_ends_flat(data: st.DataObject, seconds: int, when: int) -> None:
-    model = Model(lambda answers: data.draw(st.sampled_from(answers)))
+    model = Model(lambda answers: data.draw(st.sampled_from(answers)), passes_stops=True)
     for second in range(seconds):
         if second == when:
             model.give(m.SignalReady(model.signal, 0, None))
@@ -784,6 +807,119 @@ def test_a_leg_whose_cancel_is_refused_blocks_no_newer_entry() -> None:
     )
     model.position = D("6.998")
     model.give(m.OrderChanged(newer, {"one": model.position}))
+    assert model.covered == model.position
+
+
+def passing(answers: list[str]) -> str:
+    return next((answer for answer in ("passed", "neither", "rest") if answer in answers), answers[0])
+
+
+def test_a_passed_stop_is_closed_at_once_and_no_stop_follows() -> None:
+    """What its close does not execute is closed as well, after a wait, and after a restart."""
+    closes = iter(["refuse", "part", "unknown", "fill"])
+    model = Model(lambda answers: next(closes) if "fill" in answers else passing(answers), held=D(0), passes_stops=True)
+    model.position = D(5)
+    model.give(m.OrderChanged(replace(model.entry, quantity=D(5), filled=D(5)), {"one": D(5)}))
+    assert model.placed_at_s == [0.0, 0.0]
+    model.core = OrderCore(KEY, m.Limits())
+    entry = replace(model.entry, quantity=D(5), filled=D(5))
+    model.give(m.Restored((entry, *model.orders.values()), (entry,), {"one": D(5)}))
+    for _ in range(10):
+        model.time_passes()
+    assert model.position == 0
+    types = [order.type for order in model.orders.values()]
+    assert types == [OrderType.STOP] + [OrderType.MARKET] * (len(types) - 1)
+
+
+@pytest.mark.parametrize("can_replace", [True, False])
+def test_a_moved_stop_that_was_passed_ends_the_old_one_and_is_closed(can_replace: bool) -> None:
+    model = Model(good, passes_stops=True)
+    model.facts, model.choose = replace(FACTS, can_replace=can_replace), passing
+    model.trail(D(95))
+    assert (model.position, model.placed_at_s[1:]) == (0, [0.0] * (1 if can_replace else 2))
+    assert [o.state for o in model.orders.values()] == [State.CANCELLED, State.REJECTED, State.FILLED]
+
+
+def test_a_passed_part_of_an_entry_leaves_the_stop_of_the_other_part() -> None:
+    """The next part, which arrives where the price has come back, gets its stop."""
+    model = Model(good, held=D(0), passes_stops=True)
+    for held, choose in ((D(2), good), (D(5), passing), (D(6), good)):
+        model.choose, before = choose, sum((o.filled for o in model.orders.values()), D(0))
+        model.now_s += 1.0
+        model.position = held - before
+        entry = replace(model.entry, state=State.PARTIAL, quantity=D(9), filled=held)
+        model.give(m.OrderChanged(entry, {"one": model.position}))
+    assert (model.position, model.covered) == (D(3), D(3))
+    assert [(o.type, o.quantity) for o in model.orders.values() if o.filled] == [(OrderType.MARKET, D(3))]
+
+
+def test_a_close_that_was_not_sent_is_tried_again_after_a_wait() -> None:
+    model, tries = Model(passing, held=D(0), passes_stops=True), list[float]()
+
+    def unsent(command: m.CloseAtMarket) -> None:
+        tries.append(model.now_s)
+        assert len(tries) < 9, "it is tried again and again at once"
+        model.pending.append(m.ProtectionDone(command.parent.client_order_id, (Refusal.NOT_SENT,)))
+
+    model.close_passed = unsent  # type: ignore[method-assign]
+    model.position = D(5)
+    model.give(m.OrderChanged(replace(model.entry, quantity=D(5), filled=D(5)), {"one": D(5)}))
+    assert tries == [0.0]
+    model.time_passes()
+    assert tries == [0.0, 1.0]
+
+
+def test_a_stop_that_triggered_and_was_cancelled_is_closed_without_a_look() -> None:
+    model = Model(good)
+    (stop,) = model.orders.values()
+    model.changed(replace(stop, state=State.WORKING))
+    for _ in range(5):
+        model.time_passes()
+    assert model.position == 0
+    assert [(o.type, o.state) for o in model.orders.values()] == [
+        (OrderType.STOP, State.CANCELLED),
+        (OrderType.MARKET, State.FILLED),
+    ]
+
+
+@given(
+    data=st.data(),
+    can_amend=st.booleans(),
+    can_replace=st.booleans(),
+    steps=st.lists(st.sampled_from(["grow", "trail", "trigger", "fill", "exit", "time"]), max_size=12),
+)
+def test_passed_stops_sell_once_and_leave_the_rest_covered(
+    data: st.DataObject, can_amend: bool, can_replace: bool, steps: list[str]
+) -> None:
+    """An entry fills in parts, its stop trails, triggers or executes, and an exit comes, in any order."""
+    model = Model(lambda answers: data.draw(st.sampled_from(answers)), held=D(0), passes_stops=True)
+    model.facts = replace(FACTS, can_amend=can_amend, can_replace=can_replace)
+    model.entry = replace(model.entry, state=State.PARTIAL, quantity=D(99))
+    for step in ["grow", *steps, "end"]:
+        resting = [o for o in model.orders.values() if (o.state, o.request) == (State.ACCEPTED, Request.NONE)]
+        before = len(model.placed_at_s)
+        if step == "grow" and model.entry.state is State.PARTIAL:
+            model.position += 2
+            model.entry = replace(model.entry, filled=model.entry.filled + 2)
+            model.give(m.OrderChanged(model.entry, {"one": model.position}))
+        elif step == "trail" and model.entry.stop_loss is not None:
+            model.trail(model.entry.stop_loss + 1)
+        elif step == "trigger" and resting:
+            model.changed(replace(resting[0], state=State.WORKING))
+        elif step == "fill" and resting and resting[0].client_order_id not in model.swaps:
+            model.end(resting[0], State.FILLED, resting[0].quantity)
+        elif step in ("exit", "end") and model.entry.state is State.PARTIAL:
+            model.entry = replace(model.entry, state=State.CANCELLED)
+            model.give(m.OrderChanged(model.entry, {"one": model.position}))
+            if step == "exit":
+                model.give(m.SignalReady(model.signal, 0, None))
+        elif step == "time":
+            model.time_passes()
+        model.give(m.Tick())
+        assert len(model.placed_at_s) <= before + 9, "it is tried again and again at once"
+    model.choose = good
+    for _ in range(40):
+        model.time_passes()
     assert model.covered == model.position
 
 

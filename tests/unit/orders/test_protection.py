@@ -11,7 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.clock import ClockSteps, FakeClock
-from fks.model.order import OLD_SHARES, PENDING, Order, OrderType, Request, Role, Side, State, TimeInForce, evolve
+from fks.model.order import (
+    OLD_SHARES,
+    PENDING,
+    Order,
+    OrderType,
+    Refusal,
+    Request,
+    Role,
+    Side,
+    State,
+    TimeInForce,
+    evolve,
+)
 from fks.orders.absence import AbsenceProof, AbsenceRule, Polls, count_not_found, is_absent, ladder_delay
 from fks.orders.build import legs_of
 from fks.orders.protection import Cover, LegAction, LegStep, Want, desired, diff, made_of, next_attempt
@@ -38,12 +50,11 @@ def leg(role: Role, state: State, quantity: Any = 5, **changes: Any) -> Order:
     return an_order(
         client_order_id=f"{role}{state}{changes.get('attempt', 0)}",
         role=role,
-        type=kind,
         side=Side.SELL,
         state=state,
         quantity=D(quantity),
         parent_id="p",
-        **changes,
+        **({"type": kind} | changes),
     )
 
 
@@ -598,3 +609,48 @@ def test_lots_that_a_split_leaves_over_at_one_entry_are_covered_at_another(fille
     wants = desired(held, entries, D(0), instrument)
     assert sum(want.quantity for want in wants) == held
     assert sum(want.quantity for want in desired(held, entries, D(1), instrument)) == held - 1
+
+
+TRIGGERS, MATCHES = Refusal.WOULD_TRIGGER, Refusal.WOULD_MATCH
+CLOSED_IN_PART = (
+    leg(SL, State.ACCEPTED, stop_price=D(90)),
+    leg(SL, State.REJECTED, attempt=1, stop_price=D(90), refusal=TRIGGERS),
+    leg(SL, State.EXPIRED, type=OrderType.MARKET, attempt=2),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "legs", "roles"),
+    [
+        ({}, [leg(SL, State.REJECTED, stop_price=D(90), refusal=TRIGGERS)], {SL}),
+        ({}, [replace(one, state=State.REJECTED, refusal=TRIGGERS) for one in pair(5)], {SL, TP}),
+        ({}, [replace(one, state=State.REJECTED, refusal=MATCHES) for one in pair(5)], {TP}),
+        ({}, [leg(SL, State.EXPIRED, stop_price=D(90), refusal=TRIGGERS), leg(TP, State.EXPIRED)], {SL}),
+        ({}, [leg(SL, State.EXPIRED, stop_price=D(90), refusal=Refusal.PRICE)], {SL}),
+        ({}, [leg(SL, State.REJECTED, stop_price=D(90), refusal=Refusal.PRICE)], set()),
+        ({}, [leg(SL, State.REJECTED, stop_price=D(90), refusal=TRIGGERS), leg(SL, State.ACCEPTED, attempt=1)], set()),
+        ({}, [leg(SL, State.REJECTED, type=OrderType.MARKET, attempt=1)], {SL}),
+        ({}, [leg(TP, State.EXPIRED, type=OrderType.MARKET, attempt=1)], {TP}),
+        ({}, [leg(SL, State.FILLED, type=OrderType.MARKET, attempt=1)], set()),
+        # the entry's stop or target has another price by now
+        ({"stop_loss": D(95)}, [leg(SL, State.REJECTED, stop_price=D(90), refusal=TRIGGERS)], set()),
+        ({"stop_loss": D(80)}, [leg(SL, State.REJECTED, stop_price=D(90), refusal=TRIGGERS)], set()),
+        ({"take_profit": D(130)}, [leg(TP, State.REJECTED, refusal=MATCHES)], set()),
+        ({"stop_loss": D(92)}, [*CLOSED_IN_PART], set()),
+        ({}, [*CLOSED_IN_PART], {SL}),
+        ({}, [leg(SL, State.REJECTED, stop_price=D(90))], set()),  # of before reasons were stored
+    ],
+)
+def test_a_leg_counts_as_passed_while_the_venue_s_refusal_proves_it(
+    changes: dict[str, Any], legs: list[Order], roles: set[Role]
+) -> None:
+    assert Cover(want_of(entry("p", 5, **changes), D(5)), tuple(legs)).passed == roles
+
+
+def test_a_stop_that_moves_outlives_an_older_proof_that_it_was_passed() -> None:
+    """The rest of a close is dust; the other part of the entry keeps its stop."""
+    parent = entry("p", 10, stop_loss=D(92), take_profit=None)
+    cover = Cover(Want(parent, D(5), D(5)), CLOSED_IN_PART, can_replace=True)
+    assert [step.action for step in diff([cover], INSTRUMENT)] == [A.REPLACE]
+    ended = replace(CLOSED_IN_PART[0], state=State.CANCELLED)
+    assert Cover(cover.want, (ended, *CLOSED_IN_PART[1:])).passed == set()

@@ -85,8 +85,9 @@ _ERRORS: tuple[FaultRow, ...] = (
     *refused_rows(Refusal.WOULD_MATCH, "INVALID_LIMIT_PRICE_POST_ONLY", "PREVIEW_INVALID_LIMIT_PRICE_POST_ONLY"),
     *refused_rows(Refusal.WOULD_TRIGGER, "PREVIEW_STOP_PRICE_ABOVE_LAST_TRADE_PRICE"),
     *refused_rows(Refusal.WOULD_TRIGGER, "PREVIEW_STOP_PRICE_BELOW_LAST_TRADE_PRICE"),
-    *refused_rows(Refusal.WOULD_TRIGGER, "PREVIEW_STOP_TRIGGER_PRICE_OUT_OF_BOUNDS"),
-    *refused_rows(Refusal.WOULD_TRIGGER, "PREVIEW_BRACKET_LIMIT_PRICE_OUT_OF_BOUNDS"),
+    # documented without a meaning: no proof that the market has passed the price, which is compared with it
+    *refused_rows(Refusal.PRICE, "PREVIEW_STOP_TRIGGER_PRICE_OUT_OF_BOUNDS"),
+    *refused_rows(Refusal.PRICE, "PREVIEW_BRACKET_LIMIT_PRICE_OUT_OF_BOUNDS"),
     *refused_rows(Refusal.PRICE, "PREVIEW_INVALID_BRACKET_PRICES", "PREVIEW_INVALID_BRACKET_LIMIT_PRICE"),
     *refused_rows(Refusal.PRICE, "PREVIEW_INVALID_BRACKET_STOP_TRIGGER_PRICE"),
     *refused_rows(Refusal.QUANTITY, "PREVIEW_INVALID_ATTACHED_TAKE_PROFIT_SIZE_BELOW_MIN"),

@@ -185,10 +185,9 @@ async def test_signals_that_wait_though_their_venue_is_ready_are_a_problem(idle:
     )
     await idle.start()
     assert idle.service.problems() == []
-    signal = signal_of()
-    await SignalStore(idle.db).insert([signal])
-    async with idle.db.transaction() as tx:  # whatever holds the one statement up
-        await tx.sql("SELECT 1 FROM signals WHERE id = $1 FOR UPDATE", signal.id)
+    async with idle.db.transaction() as tx:  # whatever holds the one statement up, before it can have begun
+        await tx.sql("LOCK TABLE orders IN SHARE MODE")
+        await SignalStore(idle.db).insert([signal_of()])
         await idle.bus.publish(WAKE, {"type": "signal"})
         (found,) = await until(idle.service.problems)
         assert (found.name, found.about, found.is_mended_by_restart) == ("queue", "ccxt", True)

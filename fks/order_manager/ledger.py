@@ -1,8 +1,9 @@
 """Events to orders: one at a time per account, venue and symbol, on disk before in memory, whatever PostgreSQL does.
 
-A write of unknown outcome (a connection lost at the commit) is read back and worked out again: every event changes
-nothing the second time. While PostgreSQL is away, events go to the side journal: their effect is known here, seen and
-not yet booked, and is written to PostgreSQL when it is back. Without a side journal they wait, in the order they came.
+The effect of events is computed once. After a write of unknown outcome (a connection lost at the commit) the journal is
+asked whether it has those events: if so, the effect stands as it was computed; else the same effect is written again.
+While PostgreSQL is away, events go to the side journal: their effect is known here, seen and not yet booked, and is
+written to PostgreSQL when it is back. Without a side journal they wait, in the order they came.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class _Plan:
     positions: dict[tuple[int, str, str, str], Position] = field(default_factory=dict)
     fills: list[tuple[Fill, bool]] = field(default_factory=list)
     is_side: bool = False  # in the side journal, not in PostgreSQL yet
+    is_tried: bool = False  # a write of it began: without an answer it may be in PostgreSQL
 
 
 class Ledger:
@@ -155,24 +157,21 @@ class Ledger:
             return []
         key = (first.account_id, first.venue, first.symbol)
         async with self._lock(key):
+            if any(name not in self._cache.orders for name, _ in pairs):
+                return []
+            plans = [self._plan(self._cache.orders[name], [event], set()) for name, event in pairs]
             while True:
-                await self._until_drained()
-                if any(name not in self._cache.orders for name, _ in pairs):
-                    return []
-                plans = [self._plan(self._cache.orders[name], [event], set()) for name, event in pairs]
                 try:
-                    if (side := self._side_journal()) is not None:
-                        side.note(pairs)
-                        for plan in plans:
-                            plan.is_side = True
+                    await self._until_drained()
+                    if (side := self._side_journal()) is None:
+                        await self._write(*plans)
                         break
-                    await self.in_time(self.journal.apply(self._changes(*plans)))
+                    side.note(pairs)
+                    for plan in plans:
+                        plan.is_side = True
                     break
                 except OutageError as error:
-                    if not await self.wait_for_journal(error, is_side=True):
-                        continue
-                    for name, _ in pairs:
-                        await self._reload(key, name)
+                    await self.wait_for_journal(error, is_side=True)
             for plan in plans:
                 self._remember(plan)
         for plan in plans:
@@ -255,29 +254,44 @@ class Ledger:
 
     async def _commit(self, key: PositionKey, first: Order, events: Sequence[e.Event]) -> _Plan:
         client_order_id, skip = first.client_order_id, set[uuid.UUID]()
+        plan: _Plan | None = None
         while True:
             try:
                 await self._until_drained()
                 if (side := self._side_journal()) is not None:
                     return self._commit_to_side(side, self._cache.recall(client_order_id) or first, events, skip)
-                order = self._cache.recall(client_order_id) or await self.store.get(client_order_id)
-                assert order is not None
-                plan = self._plan(order, events, skip)
-                changes = self._changes(plan)
+                if plan is None:
+                    order = self._cache.recall(client_order_id) or await self.store.get(client_order_id)
+                    assert order is not None
+                    plan = self._plan(order, events, skip)
                 await self._halt(plan)
-                if changes.trades:
+                if plan.trades:
                     self._at("fill.before")
-                is_empty = not (changes.orders or changes.events or changes.trades)
-                if is_empty or await self.in_time(self.journal.apply(changes)):
-                    if changes.trades:
+                if await self._write(plan):
+                    if plan.trades:
                         self._at("fill.after")
                     return plan
                 skip |= await self.journal.booked(key[0], [trade.fill for trade in plan.trades])
+                await self._read_again(key, client_order_id)  # an earlier self had booked: the journal knows more
+                plan = None
             except OutageError as error:
-                if not await self.wait_for_journal(error, is_side=True):
-                    continue
-            # the journal may know more than memory now: a write of unknown outcome took, or an earlier self had booked
-            await self._reload(key, client_order_id)
+                await self.wait_for_journal(error, is_side=True)
+
+    async def _write(self, *plans: _Plan) -> bool:
+        """Write plans in one statement, all of them or none; those of a try without an answer count as written once the
+        journal has their events. False: one of the executions was booked before. Errors: OutageError; StaleEpochError.
+        """
+        changes, is_again = self._changes(*plans), any(plan.is_tried for plan in plans)
+        if not (changes.orders or changes.events or changes.trades):
+            return True
+        if is_again and await self.in_time(self.journal.has(changes.events)):
+            return True
+        for plan in plans:
+            plan.is_tried = True
+        if await self.in_time(self.journal.apply(changes)):
+            return True
+        # the server may have finished the earlier try after the journal was asked: its executions are booked
+        return is_again and await self.in_time(self.journal.has(changes.events))
 
     def _commit_to_side(
         self, side: SideJournal, order: Order, events: Sequence[e.Event], skip: set[uuid.UUID]
@@ -305,9 +319,6 @@ class Ledger:
             name = plan.order.client_order_id
             await self._facts.halt(instance, f"halted: an execution of order {name} that was never sent")
             self._cache.halted[instance] = self._clock.monotonic()
-
-    async def _reload(self, key: PositionKey, client_order_id: str) -> None:
-        await self.patiently(lambda: self._read_again(key, client_order_id))
 
     async def _read_again(self, key: PositionKey, client_order_id: str) -> None:
         """Read an order and its key's positions into memory. Errors: OutageError."""
@@ -555,16 +566,25 @@ class Ledger:
         instrument = self._cache.instruments.get((exchange, fill.symbol))
         if instrument is None or fill.fill_id in self._recent:
             return False
-        key, is_unclear = (fill.account_id, fill.venue, fill.symbol), False
+        key = (fill.account_id, fill.venue, fill.symbol)
+        booking: OrderChanges | None = None
 
         async def book() -> bool:
-            nonlocal is_unclear
+            nonlocal booking
             async with self._lock(key):
                 await self._until_up()
-                if is_unclear:
+                if booking is not None:  # a try had no answer
                     await self._read_again(key, "")
-                is_unclear = True
-                return await self._book_external(fill, key, instrument)
+                if not await self.journal.booked(fill.account_id, [fill]):
+                    booking = self._external_booking(fill, key, instrument)
+                    await self.in_time(self.journal.apply(booking))
+                    for position in booking.positions:
+                        self._cache.put_position(position)
+                self._recent[fill.fill_id] = None
+                if booking is None:
+                    return False
+                self._note_external(booking.trades[0], instrument)
+                return True
 
         is_new = await self.patiently(book)  # the key's events are not held up by an outage
         self.positions_changed(key)
@@ -574,7 +594,7 @@ class Ledger:
         """Report that positions changed without an order."""
         self._on_commit(key, None, ())
 
-    async def _book_external(self, fill: Fill, key: PositionKey, instrument: Instrument) -> bool:
+    def _external_booking(self, fill: Fill, key: PositionKey, instrument: Instrument) -> OrderChanges:
         shares = self._external_shares(fill, key)
         positions: dict[str, Position] = {}
         realized, taken = _ZERO, _ZERO
@@ -584,21 +604,18 @@ class Ledger:
             positions[name] = booking.position
             realized, taken = realized + booking.realized, taken + max(quantity, _ZERO)
         name = shares[0][0] if len(shares) == 1 else EXTERNAL
-        trade = ExecutionRow(fill, name, realized)
-        is_new = await self.in_time(
-            self.journal.apply(OrderChanges(trades=[trade], positions=list(positions.values())))
-        )
-        self._recent[fill.fill_id] = None
-        if is_new:
-            for position in positions.values():
-                self._cache.put_position(position)
-            if fill.source == Role.LIQUIDATION:
-                self._cache.move_balances(fill, instrument, was_resting=False)
-            else:
-                self._cache.note_flow(fill, instrument)
-            self._cache.values.note(fill, name, instrument)
-            self._publisher.fill(trade, booking.position.quantity)
-        return is_new
+        return OrderChanges(trades=[ExecutionRow(fill, name, realized)], positions=list(positions.values()))
+
+    def _note_external(self, trade: ExecutionRow, instrument: Instrument) -> None:
+        """Bring memory up to an execution on disk that no order of ours explains, and publish it."""
+        fill = trade.fill
+        if fill.source == Role.LIQUIDATION:
+            self._cache.move_balances(fill, instrument, was_resting=False)
+        else:
+            self._cache.note_flow(fill, instrument)
+        self._cache.values.note(fill, trade.instance, instrument)
+        at = self._cache.position(fill.account_id, fill.venue, fill.symbol, trade.instance)
+        self._publisher.fill(trade, at.quantity)
 
     def _external_shares(self, fill: Fill, key: PositionKey) -> list[tuple[str, Decimal]]:
         status = self._cache.venues.get(fill.venue)
@@ -775,6 +792,9 @@ class Ledger:
                 self._log.error("journal.order_missing", client_order_id=client_order_id)
                 return
             await self._read_again((order.account_id, order.venue, order.symbol), client_order_id)
+        if await self.journal.has([event_row(order, event, epoch=self._lease.epoch)]):
+            self._publisher.order(order)  # a write without an answer took, here or before the line was written
+            return
         await self.apply(client_order_id, event)
 
     def _lock(self, key: PositionKey) -> asyncio.Lock:

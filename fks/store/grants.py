@@ -95,8 +95,8 @@ USES: Final[Mapping[str, str]] = {
         ninja.ask ninja.entries ninja.events_after ninja.events_of ninja.executions ninja.get ninja.leg_names
         ninja.link ninja.withdraw
         orders.apply orders.booked orders.by_venue_id orders.closes orders.columns_of orders.entries_of orders.fills
-        orders.first_fill orders.get orders.is_ended_by_person orders.last_decision orders.last_fills orders.legs
-        orders.newest_fill orders.open orders.person_fills orders.place_many orders.place_one orders.plans
+        orders.first_fill orders.get orders.has orders.is_ended_by_person orders.last_decision orders.last_fills
+        orders.legs orders.newest_fill orders.open orders.person_fills orders.place_many orders.place_one orders.plans
         orders.wanted_cancels positions.list positions.save_external
         risk.close_before risk.losses risk.save_loss risk.save_start_price risk.start_prices risk.turnover
         settlements.compared settlements.confirmed settlements.finish settlements.finish_amendment

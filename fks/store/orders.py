@@ -204,7 +204,8 @@ class OrderJournal:
     """The order manager's writes. Each raises StaleEpochError when a newer epoch owns the lease, and then wrote
     nothing.
 
-    Each may raise OutageError; then it is not known whether it was written, and the caller reads before it goes on.
+    Each may raise OutageError; then it is not known whether it was written, and the caller asks (`has`, `booked`, or a
+    read of the order) before it goes on.
     Concurrent calls of place, deny and apply are written together (`GroupCommit`), each with its own result.
     """
 
@@ -266,6 +267,19 @@ class OrderJournal:
         A takeover waits for it: its rows are there for the next epoch to read.
         """
         return await self._changes.submit(changes)
+
+    async def has(self, events: Sequence[EventRow]) -> bool:
+        """Return whether these events, received at these times, are in the journal: written in one statement, all of
+        them are or none."""
+        row = await self._db.fetchrow(
+            "orders.has",
+            self._lease,
+            self._epoch,
+            [event.client_order_id for event in events],
+            [event.event_id for event in events],
+            [to_datetime(event.recv_ns) for event in events],
+        )
+        return bool(self._led(row)["is_there"])
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────
     async def _write_places(self, items: Sequence[_Place]) -> Sequence[Placed | Exception]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from fks.config.settings import DatabaseSettings
@@ -22,7 +22,8 @@ def partition_s(default_s: float) -> float:
 class CutLink:
     """Forwards connections to the server of `url`. `silence` keeps every byte back and accepts connections that get no
     answer, as a network that drops packets; `vanish` resets all connections and refuses new ones; `restore` ends both,
-    and delivers what was kept back: a statement whose caller gave up long ago may still be carried out."""
+    and delivers what was kept back: a statement whose caller gave up long ago may still be carried out. `lose_answer`
+    resets one connection after the server has carried out its statement."""
 
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
@@ -32,6 +33,8 @@ class CutLink:
         self._port = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._losing = b""
+        self.lost = 0  # answers that the server gave and the client did not get
 
     async def open(self) -> CutLink:
         await self._listen()
@@ -66,6 +69,10 @@ class CutLink:
         else:
             await self.vanish()
 
+    def lose_answer(self, marker: bytes) -> None:
+        """Cut the connection that sends `marker` next, once the server has answered: its statement is committed."""
+        self._losing = marker
+
     async def restore(self) -> None:
         self._flows.set()
         if self._server is None:
@@ -87,7 +94,11 @@ class CutLink:
             await self._flows.wait()
             source, theirs = await self._connect()
             self._writers.add(theirs)
-            pumps = [asyncio.create_task(self._pump(reader, theirs)), asyncio.create_task(self._pump(source, writer))]
+            is_losing = asyncio.Event()
+            pumps = [
+                asyncio.create_task(self._pump(reader, theirs, lambda data: self._look(data, is_losing))),
+                asyncio.create_task(self._pump(source, writer, lambda _: self._drop(is_losing))),
+            ]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -105,9 +116,21 @@ class CutLink:
             return await asyncio.open_unix_connection(f"{directory}/.s.PGSQL.{self._parts.port or 5432}")
         return await asyncio.open_connection(directory, self._parts.port or 5432)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _look(self, data: bytes, is_losing: asyncio.Event) -> bool:
+        if self._losing and self._losing in data:
+            self._losing = b""
+            is_losing.set()
+        return True
+
+    def _drop(self, is_losing: asyncio.Event) -> bool:
+        self.lost += is_losing.is_set()
+        return not is_losing.is_set()
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[bytes], bool]
+    ) -> None:
         with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
+            while (data := await reader.read(65536)) and passes(data):
                 await self._flows.wait()
                 writer.write(data)
                 await writer.drain()

@@ -120,6 +120,12 @@ SELECT EXISTS (SELECT FROM lease) AS is_leader, ARRAY(SELECT number FROM fresh) 
        ARRAY(SELECT client_order_id FROM changed) AS changed, ARRAY(SELECT fill_id FROM booked) AS booked,
        (SELECT count(*) FROM moved) AS moved;
 
+-- name: has
+-- Whether one of these events is in the journal, received at that time: the same execution seen again is another event.
+SELECT EXISTS (SELECT FROM leases WHERE name = $1 AND epoch = $2) AS is_leader,
+       EXISTS (SELECT FROM unnest($3::text[], $4::text[], $5::timestamptz[]) AS e(client_order_id, event_id, recv_time)
+                 JOIN order_events USING (client_order_id, event_id, recv_time)) AS is_there;
+
 -- name: columns_of
 -- The columns of a table in the order in which a value of its row type has them.
 SELECT ARRAY(SELECT attname::text FROM pg_attribute

@@ -57,6 +57,18 @@ async def place(journal: OrderJournal, order: Order, *others: Order, stopped_by:
     )
 
 
+async def test_journal_has_an_event_as_it_was_received(journal: OrderJournal, database: Database) -> None:
+    order = made(None)
+    await place(journal, order)
+    written = first(order)
+    assert await journal.has([written])
+    assert not await journal.has([replace(written, recv_ns=NOW + 1000)]), "the same execution, seen again"
+    assert not await journal.has([replace(written, event_id="send:1:2"), first(made(None))])
+    await raise_epoch(database, "orders", "test")
+    with pytest.raises(StaleEpochError):
+        await journal.has([written])
+
+
 async def test_places_at_the_same_time_have_an_outcome_each(journal: OrderJournal, database: Database) -> None:
     signals = await ready(database, 4)
     orders = [made(signal_id) for signal_id in signals]

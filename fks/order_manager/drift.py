@@ -199,7 +199,8 @@ class DriftWatch:
             now_ns=self._clock.now_ns(),
             payload={"difference": f"{amount:f}", "expected": f"{expected:f}", "held": f"{held:f}"},
         )
-        if found is not None and found[1]:
+        # one that this process has not read yet: it is new, or the answer to its opening was lost
+        if found is not None and self._status.drifting.get(asset) != found[0].id:
             self._publisher.alert(
                 "error",
                 "account.drift",

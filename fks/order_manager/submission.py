@@ -738,10 +738,9 @@ class Submissions:
             if isinstance(venue, ShowsExits) and (answer := await venue.show_exit(record.signal)) is not None:
                 code = Code.RELAYED if answer.code == Code.RELAYED else code
                 detail = f"{answer.detail}; {detail}"
+        now_ns = self._clock.now_ns()  # of all tries: by it one whose answer was lost is recognised
         is_mine = await self._ledger.patiently(
-            lambda: self._context.signals.finish(
-                record.signal.id, state, now_ns=self._clock.now_ns(), code=code, detail=detail
-            )
+            lambda: self._context.signals.finish(record.signal.id, state, now_ns=now_ns, code=code, detail=detail)
         )
         self._groups.ended(record.signal)
         if is_mine:

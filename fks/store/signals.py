@@ -137,7 +137,8 @@ class SignalStore(FencedStore[Querier], queries="signals"):
         detail: str | None = None,
         now_ns: int,
     ) -> bool:
-        """Write the outcome of a signal that leads to no order. False: it already had one, and keeps it."""
+        """Write the outcome of a signal that leads to no order. False: it already had one, and keeps it. Repeated with
+        the same outcome and time it returns the same: its answer may have been lost."""
 
     async def decide(self, signal_id: uuid.UUID, *, approve: bool, by: str, now_ns: int) -> SignalRecord | None:
         """Approve or decline a pending signal in a person's name; None when it is not pending or its time is over."""

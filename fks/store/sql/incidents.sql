@@ -1,12 +1,12 @@
 -- name: open
 -- Open an incident, or bring the open one of the same account, kind and subject up to date; nothing from a writer that a
--- newer epoch has replaced.
+-- newer epoch has replaced. It is new if it was opened at this call's moment: also when the call is repeated, its answer lost.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $7 AND epoch = $8 FOR SHARE)
 INSERT INTO incidents (account_id, kind, subject, detail, payload, opened_at, updated_at)
 SELECT $1, $2, $3, $4, $5, $6, $6 WHERE $7::text IS NULL OR EXISTS (SELECT FROM lease)
 ON CONFLICT (account_id, kind, subject) WHERE closed_at IS NULL DO UPDATE
    SET detail = excluded.detail, payload = excluded.payload, updated_at = excluded.updated_at
-RETURNING *, xmax = 0 AS is_new;
+RETURNING *, opened_at = $6 AS is_new;
 
 -- name: get
 -- Give one incident.

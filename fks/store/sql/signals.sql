@@ -91,11 +91,11 @@ SELECT s.*, p.plan, found.symbol AS failed_symbol, found.cause AS failed_code
  ORDER BY s.seq;
 
 -- name: finish
--- Write the one outcome of a signal that led to no order; no row back when it already has one, or when a newer epoch owns
--- the lease ($6 null: nobody's).
+-- Write the one outcome of a signal that led to no order; no row back when it already has another one, or when a newer epoch
+-- owns the lease ($6 null: nobody's). Repeated after a lost answer it gives the row again: the moment is the caller's.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $6 AND epoch = $7 FOR SHARE)
 UPDATE signals SET state = $2, code = $3, detail = $4, decided_at = $5
- WHERE id = $1 AND state = 'ready' AND ($6::text IS NULL OR EXISTS (SELECT FROM lease))
+ WHERE id = $1 AND (state = 'ready' OR state = $2 AND decided_at = $5) AND ($6::text IS NULL OR EXISTS (SELECT FROM lease))
 RETURNING *;
 
 -- name: decide

@@ -12,6 +12,7 @@ from fks.cli.portfolio import show_attribution
 from fks.clock import RealClock
 from fks.jobs.valuation import note_portfolio_equity
 from fks.model.account import Transfer, TransferKind
+from fks.model.errors import OutageError
 from fks.model.order import State
 from fks.model.signal import Kind
 from fks.store.accounts import AccountStore
@@ -101,6 +102,27 @@ async def test_opening_holdings_are_no_drift_and_orders_explain_themselves(rig: 
     await until(lambda: rig.position_is(D(0)))
     await until(lambda: is_compared_twice(rig))
     assert await incidents(rig) == []
+    await rig.stop()
+
+
+async def test_drift_whose_incident_was_opened_without_an_answer_is_reported(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, lost = IncidentStore.open, list[str]()
+
+    async def open_(self: IncidentStore, *args: Any, **about: Any) -> Any:
+        found = await opened(self, *args, **about)
+        if not lost:
+            lost.append(args[2])
+            raise OutageError("the connection was cut after the commit")
+        return found
+
+    monkeypatch.setattr(IncidentStore, "open", open_)
+    rig.venue.totals["USDT"] += D(500)
+    await until(lambda: is_noticed(rig, "USDT"))
+    await until(lambda: is_compared_twice(rig))
+    assert lost == ["USDT"]
+    assert rig.log.events().count("account.drift") == 1
     await rig.stop()
 
 

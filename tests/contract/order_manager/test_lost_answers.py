@@ -12,6 +12,7 @@ import pytest
 
 from fks.config.settings import DatabaseSettings
 from fks.model.order import State
+from fks.model.signal import Kind
 from fks.order_manager.side_journal import SideJournal
 from fks.process.journal_file import read_lines
 from fks.store.bus import Bus
@@ -191,3 +192,11 @@ async def test_execution_of_others_is_booked_once_and_reported(rig: LinkedRig, l
     await settled(rig, link)
     assert rig.log.events().count("fill.external") == 1
     assert await rig.position("external") == D(3)
+
+
+async def test_outcome_of_a_signal_is_published_once(rig: LinkedRig, link: CutLink) -> None:
+    await rig.start()
+    link.lose_answer(b"nothing")
+    assert (await rig.outcome(await rig.signal(Kind.EXIT)))[0] == "nothing"
+    await settled(rig, link)
+    assert rig.meter.total("fks_signals_total", state="nothing") == 1

@@ -33,6 +33,9 @@ async def test_an_incident_is_open_once_and_kept_up_to_date(database: Database) 
     assert first is not None
     assert second is not None
     assert (first[1], second[1], second[0].id) == (True, False, first[0].id)
+    again = await store.open(owner, IncidentKind.DRIFT, "BTC", detail="1 more", now_ns=T0)
+    assert again is not None
+    assert again[1], "the call that opened it, repeated: its answer was lost"
     await store.open(owner, IncidentKind.DRIFT, "ETH", detail="1 less", now_ns=T0)
     assert [i.subject for i in await store.page(is_open=True)] == ["ETH", "BTC"]
     assert await store.end(owner, IncidentKind.DRIFT, "ETH", now_ns=T0 + 2000, resolution="gone")

@@ -945,13 +945,15 @@ class OrderCore:
         return wants
 
     def _drop_old_entries(self, entries: Entries, held: Decimal) -> None:
-        """Forget entries that the position is not made of any more, once none of their legs may fill."""
-        covered = ZERO
+        """Forget entries that the position is not made of any more, once none of their legs may fill, or is on its way
+        to the journal."""
+        covered, placing = ZERO, {name for (name, _), item in self._protection.items() if item.is_placing}
         for entry in entries.newest_first():
             name, is_opposite = entry.client_order_id, entry.side.sign * held < 0
             if (
                 (is_opposite or covered >= abs(held))
                 and entry.state not in OPEN
+                and name not in placing
                 and not any(leg.client_order_id in self._orders for leg in self._legs.get(name, {}).values())
             ):
                 entries.pop(name)

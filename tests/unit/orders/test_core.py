@@ -810,6 +810,27 @@ def test_a_leg_whose_cancel_is_refused_blocks_no_newer_entry() -> None:
     assert model.covered == model.position
 
 
+def test_a_stop_on_its_way_when_its_entry_is_sold_is_cancelled() -> None:
+    """The position is made of the newer entry alone by the time that the older one's stop is in the journal."""
+    model, waiting = Model(good), list[m.CoreCommand]()
+    model.end(next(iter(model.orders.values())), State.CANCELLED)
+    carry_out, model.carry_out = model.carry_out, waiting.append  # type: ignore[method-assign]
+    model.give(m.Tick())
+    (placing,) = waiting
+    model.carry_out = carry_out  # type: ignore[method-assign]
+    newer = replace(
+        model.entry, client_order_id="f" * 32, intent_id=SECOND_ID, quantity=D(3), filled=D(3), created_ns=2
+    )
+    model.position = D(8)
+    model.give(m.OrderChanged(newer, {"one": D(8)}))
+    model.position = D(3)
+    model.give(m.PositionsChanged({"one": D(3)}))
+    model.check = lambda: None  # type: ignore[method-assign]
+    carry_out(placing)
+    model.give(m.Tick())
+    assert (model.covered, model.position) == (3, 3)
+
+
 def passing(answers: list[str]) -> str:
     return next((answer for answer in ("passed", "neither", "rest") if answer in answers), answers[0])
 

@@ -38,6 +38,7 @@ from fks.orders.protection import GUARDIAN_ATTEMPTS, is_passed, next_attempt
 from fks.orders.side_lines import happened_line, placed_line
 from fks.orders.submit import Journaled, Submission
 from fks.process.journal_file import JournalFile
+from fks.risk.exits import split_at_lot
 
 
 class Takeover:
@@ -133,7 +134,10 @@ class Takeover:
         view = ReadVenue(snapshot, live, at_venue.filled, unclear, fills, since)
         missing, is_unclear = missing_stops(view, orders)
         for parent, quantity in missing:
-            await self._place(at_venue, file, parent, orders, quantity)
+            rules = snapshot.rules_at(venue.name, parent.symbol)
+            assert rules is not None, "a quantity is found by rules"
+            parts = split_at_lot(quantity, rules.instrument(parent.symbol))
+            await self._place(at_venue, file, parent, orders, quantity, parts)
         if not missing and not is_unclear:
             self._seen[venue.name] = seen, now
 
@@ -164,9 +168,16 @@ class Takeover:
         return unclear
 
     async def _place(
-        self, at_venue: OrdersAtVenue, file: JournalFile, parent: Order, orders: Sequence[Order], quantity: Decimal
+        self,
+        at_venue: OrdersAtVenue,
+        file: JournalFile,
+        parent: Order,
+        orders: Sequence[Order],
+        quantity: Decimal,
+        parts: Sequence[Decimal],
     ) -> None:
-        """Send one stop under the next id of its entry, unless that id was sent before. Errors: OutageError."""
+        """Send one stop under the next id of its entry, unless that id was sent before, and where the market has passed
+        it the market orders over `parts` that close its quantity. Errors: OutageError."""
         tries, due_s = self._due.get(parent.client_order_id, (0, 0.0))
         if self._clock.monotonic() < due_s:
             return
@@ -177,9 +188,9 @@ class Takeover:
         stop = next(leg for leg in made if leg.role is Role.STOP_LOSS)
         ports = SidePorts(self._context, at_venue, self._why_not, file)
         done = list((await ports.submit(stop)).orders)
-        if any(map(is_passed, done)):
+        for part in parts if any(map(is_passed, done)) else ():
             attempt, now_ns = attempt + GUARDIAN_ATTEMPTS, self._clock.now_ns()
-            close = leg_of(parent, Role.STOP_LOSS, OrderType.MARKET, quantity, attempt, parent.epoch, now_ns)
+            close = leg_of(parent, Role.STOP_LOSS, OrderType.MARKET, part, attempt, parent.epoch, now_ns)
             done += (await ports.submit(close)).orders
         wait_s = Backoff(self._timing.retry_s, self._timing.retry_max_s).wait_s(tries + 1)
         self._due[parent.client_order_id] = tries + 1, self._clock.monotonic() + wait_s
@@ -189,7 +200,7 @@ class Takeover:
             if (parent.client_order_id, f"{name} {state}") not in self._paged:
                 self._paged.add((parent.client_order_id, f"{name} {state}"))
                 what = "stop" if order.type is OrderType.STOP else "close at the market of a stop that was passed"
-                text = f"{what} {id} over {quantity:f} {order.symbol} is {state}"
+                text = f"{what} {id} over {order.quantity:f} {order.symbol} is {state}"
                 self._page("guardian.protects", f"PostgreSQL and the order manager are away: {text}")
 
 

@@ -63,6 +63,7 @@ from fks.orders.protection import target_of
 from fks.orders.submit import Journaled, Refuse, Submission, Submitter
 from fks.portfolio.position import EXTERNAL, allocate, is_shared
 from fks.risk.check import CHECKS, Approved, RiskDenied, capped, check
+from fks.risk.exits import split_at_lot
 from fks.risk.explain import as_payload, explain, figures
 from fks.risk.intent import Intent, intend_entry, intend_exit, intend_order, intent_of
 from fks.risk.policy import (
@@ -522,8 +523,12 @@ class Submissions:
         is_release = False
         if passed is not None:
             # the price is past the leg's already: it is closed at the market
-            now_ns, attempt = self._clock.now_ns(), command.attempt
-            legs = [leg_of(parent, passed, OrderType.MARKET, command.quantity, attempt, self._lease.epoch, now_ns)]
+            now_ns, instrument = self._clock.now_ns(), self._cache.instruments[parent.exchange, parent.symbol]
+            parts = split_at_lot(command.quantity, instrument) or (command.quantity,)
+            legs = [
+                leg_of(parent, passed, OrderType.MARKET, part, attempt, self._lease.epoch, now_ns)
+                for attempt, part in enumerate(parts, command.attempt)
+            ]
         elif command.waiting:
             is_release = True
             legs = [self._cache.orders[name] for name in command.waiting if name in self._cache.orders]
@@ -572,8 +577,10 @@ class Submissions:
             groups = [tuple(sorted(legs, key=lambda leg: leg.role is not Role.STOP_LOSS))]
         else:
             groups = [(leg,) for leg in legs]
-        refusals, retry_after_s = [], 0.0
+        refusals, retry_after_s = list[Refusal](), 0.0
         for group in groups:
+            if refusals:
+                break  # the rest is tried again with what was refused
             if not is_release:
                 for leg in group:
                     self._reserve(leg)

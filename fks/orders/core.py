@@ -1173,10 +1173,17 @@ class OrderCore:
                     parent.client_order_id,
                 )
             return
-        is_at_once = cover.is_close_due and not item.is_closing  # a close that was not sent waits
+        place, roles = m.PlaceProtection, cover.roles
+        if self._is_close_paused(parent.instance):
+            place = m.PutBackProtection
+        elif cover.passed:
+            place, roles = m.CloseAtMarket, cover.passed
+        is_closing = place is m.CloseAtMarket
+        is_at_once = is_closing and cover.is_close_due and not item.is_closing  # a close that was not sent waits
         if not is_at_once and not self._is_due(item.retry_at_s):
             return
-        if cover.is_stop_alone and parent.take_profit is not None and not cover.has_stop_alone:
+        is_pair_left = cover.is_stop_alone and parent.take_profit is not None and not cover.has_stop_alone
+        if is_pair_left and not is_closing:
             self._alert(
                 "warning",
                 "position.stop_alone",
@@ -1186,13 +1193,7 @@ class OrderCore:
                 parent.client_order_id,
             )
         item.is_placing, item.placing, item.is_replacing = True, step.quantity, False
-        item.grow_at_s = self._now.mono_s + self._limits.protect_join_s
-        place, roles = m.PlaceProtection, cover.roles
-        if self._is_close_paused(parent.instance):
-            place = m.PutBackProtection
-        elif cover.passed:
-            place, roles = m.CloseAtMarket, cover.passed
-        item.is_closing = place is m.CloseAtMarket
+        item.grow_at_s, item.is_closing = self._now.mono_s + self._limits.protect_join_s, is_closing
         self._out.append(
             place(
                 parent,

@@ -184,7 +184,8 @@ class Cover:
         return frozenset(
             leg.role
             for leg in self.newest
-            if (_is_close(leg) or is_passed(leg) or self._is_cancelled_as_triggered(leg)) and self._is_current(leg.role)
+            if (_closes_again(leg) or is_passed(leg) or self._is_cancelled_as_triggered(leg))
+            and self._is_current(leg.role)
         )
 
     @property
@@ -310,9 +311,11 @@ class LegAction(StrEnum):
 GUARDIAN_ATTEMPTS = 1000
 
 
-def _is_close(leg: Order) -> bool:
-    """Return whether a leg closes at the market what a refused one would have, and has not executed whole."""
-    return leg.type is OrderType.MARKET and leg.state is not State.FILLED
+def _closes_again(leg: Order) -> bool:
+    """Return whether a leg closes at the market what a refused one would have, and has not executed whole. The venue
+    may refuse that for a reason that lasts: then legs that rest are tried as well."""
+    is_barred = leg.state is State.REJECTED and leg.refusal is not None and not leg.refusal.is_passing
+    return leg.type is OrderType.MARKET and leg.state is not State.FILLED and not is_barred
 
 
 def is_passed(leg: Order) -> bool:

@@ -89,6 +89,17 @@ async def test_a_close_that_did_not_execute_is_followed_by_another(rig: Rig, aud
     assert_once(rig.venue.received)
 
 
+async def test_a_close_is_split_at_the_market_lot(rig: Rig, audited: None) -> None:
+    await rig.outcome(await rig.signal(stop_loss=D(90)))
+    await until(lambda: len(rig.venue.live()) == 1)
+    await rig.db.sql("UPDATE instruments SET filters = $1 WHERE symbol = 'BTCUSDT'", {"market_lot": ["0", "4", "0"]})
+    await rig.read_slow()
+    rig.venue.end(rig.venue.live()[0], State.EXPIRED, ("EXECUTION_RULE_PRICE_RANGE_EXCEEDED", Refusal.PRICE))
+    await until(lambda: rig.position_is(D(0)))
+    assert [held.order.quantity for held in rig.venue.by_role("sl")][1:] == [D("3.33")] * 3
+    assert_once(rig.venue.received)
+
+
 @pytest.mark.parametrize(
     ("label", "count"),
     [

@@ -16,6 +16,7 @@ from fks.guardian.positions import DatabaseSnapshot, Holder, Known, SideOrders, 
 from fks.guardian.takeover import Takeover
 from fks.guardian.timing import Timing
 from fks.model import ids
+from fks.model.instrument import Lot
 from fks.model.order import Answer, Lookup, Order, OrderType, Presence, Role, State
 from fks.model.timeframe import NS
 from fks.order_manager.side_journal import SideJournal
@@ -226,6 +227,16 @@ async def test_stop_that_the_market_has_passed_is_closed_at_once_in_its_role(
     assert (closed.client_order_id, closed.type, closed.quantity) == (SECOND, OrderType.MARKET, D(4))
     assert rig.states() == {FIRST: State.REJECTED, SECOND: State.FILLED}
     assert await rig.rounds(15.0, 15.0, 300.0) == [FIRST, SECOND]
+
+
+async def test_close_of_a_passed_stop_is_split_at_the_market_lot(tmp_path: Path, order_manager: JournalFile) -> None:
+    rig = Rig(tmp_path)
+    rules = {"BTCUSDT": replace(RULES, market_lot=Lot(D(0), D(3), D(0)))}
+    rig.snapshot = replace(rig.snapshot, rules=rules)
+    order_manager.close()
+    rig.venue.script.append("refuse:-2010:would_trigger")
+    assert len(await rig.rounds(0.0, 12.0, 15.0)) == 3
+    assert [held.order.quantity for held in rig.venue.orders.values()] == [D(2), D(2)]
 
 
 @pytest.mark.parametrize("step", ["lost", "unheard", "raise"])

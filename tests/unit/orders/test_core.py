@@ -29,6 +29,8 @@ INSTRUMENT = replace(
 FACTS = m.Facts(instruments={"binance": INSTRUMENT}, marks={"binance": D(100)})
 SECOND = 1_000_000_000
 SECOND_ID = uuid.UUID(int=77)
+#: of a close at the market, with the reason of what ended without a whole execution
+ENDS = {"fill": Refusal.OTHER, "part": Refusal.PRICE, "refuse": Refusal.RATE_LIMITED, "barred": Refusal.QUANTITY}
 
 
 def a_signal(kind: Kind = Kind.EXIT, **changes: Any) -> Signal:
@@ -274,7 +276,7 @@ class Model:
         leg = leg_of(command.parent, role, OrderType.MARKET, command.quantity, command.attempt, 1, 0)
         assert leg.client_order_id not in self.used, "an id was used twice"
         self.used.add(leg.client_order_id)
-        sent, answer = replace(leg, state=State.SENDING), self.choose(["fill", "part", "refuse", "unknown"])
+        sent, answer = replace(leg, state=State.SENDING), self.choose([*ENDS, "unknown"])
         refusals: tuple[Refusal, ...] = ()
         self.changed(sent)
         self.check()
@@ -283,7 +285,7 @@ class Model:
         elif answer == "unknown":
             self.changed(replace(sent, state=State.UNKNOWN))
         else:
-            refusals = (Refusal.PRICE if answer == "part" else Refusal.RATE_LIMITED,)
+            refusals = (ENDS[answer],)
             part = INSTRUMENT.round_quantity(sent.quantity / 2) if answer == "part" else D(0)
             self.end(sent, State.EXPIRED if part else State.REJECTED, part, refusals[0])
         self.pending.append(m.ProtectionDone(command.parent.client_order_id, refusals))
@@ -890,6 +892,17 @@ def test_a_close_that_was_not_sent_is_tried_again_after_a_wait() -> None:
     assert tries == [0.0, 1.0]
 
 
+def test_a_stop_rests_again_where_the_venue_takes_no_close() -> None:
+    """The market is back, and each order at the market is refused for its size."""
+    steps = iter(["passed", "barred"])
+    model = Model(lambda answers: next(steps, "rest"), held=D(0), passes_stops=True)
+    model.position = D(5)
+    model.give(m.OrderChanged(replace(model.entry, quantity=D(5), filled=D(5)), {"one": D(5)}))
+    assert (model.placed_at_s, model.covered) == ([0.0, 0.0], 0)
+    model.time_passes()
+    assert model.covered == model.position == 5
+
+
 def test_a_stop_that_triggered_and_was_cancelled_is_closed_without_a_look() -> None:
     model = Model(good)
     (stop,) = model.orders.values()
@@ -1440,6 +1453,24 @@ def test_a_kill_on_paper_puts_the_stop_back_while_a_close_is_refused() -> None:
     model.now_s += 10
     model.give(m.Tick())
     assert (model.position, [o for o in model.orders.values() if o.state in OPEN]) == (0, [])
+
+
+def test_a_passed_stop_is_put_back_after_waits_while_a_kill_s_close_is_refused() -> None:
+    model, before = Model(good, passes_stops=True), 1
+    carry_out, model.facts, model.choose = model.carry_out, KILLED, passing
+
+    def killing(command: m.CoreCommand) -> None:
+        assert len(model.placed_at_s) <= before, "it is tried again and again at once"
+        if isinstance(command, m.SubmitKill):
+            model.pending.append(m.CloseDone("one", f"k{command.attempt:031}", is_used=True))
+        else:
+            carry_out(command)
+
+    model.carry_out = killing  # type: ignore[method-assign]
+    for second in range(20):
+        model.now_s, before = float(second), len(model.placed_at_s) + 1
+        model.give(m.Tick())
+    assert before > 3
 
 
 def test_answers_of_a_kill_and_of_an_exit_are_distinguished_by_the_order() -> None:

@@ -523,8 +523,9 @@ class Submissions:
         is_release = False
         if passed is not None:
             # the price is past the leg's already: it is closed at the market
-            now_ns, instrument = self._clock.now_ns(), self._cache.instruments[parent.exchange, parent.symbol]
-            parts = split_at_lot(command.quantity, instrument) or (command.quantity,)
+            now_ns, instrument = self._clock.now_ns(), self._cache.instruments.get((parent.exchange, parent.symbol))
+            parts = split_at_lot(command.quantity, instrument) if instrument is not None else ()
+            parts = parts or (command.quantity,)
             legs = [
                 leg_of(parent, passed, OrderType.MARKET, part, attempt, self._lease.epoch, now_ns)
                 for attempt, part in enumerate(parts, command.attempt)

@@ -168,8 +168,14 @@ def test_a_window_that_cannot_be_decided_shows_nothing() -> None:
 
 
 def test_what_is_fitted_to_the_first_bars_and_kept_is_caught() -> None:
-    (finding,) = check_strategy(Scaled())
-    assert finding.check == "lookahead"
+    class Local(Scaled):
+        """A class that cannot be made again from its file."""
+
+        name: ClassVar[str] = "local"
+
+    for strategy in (Scaled(), Local()):
+        (finding,) = check_strategy(strategy)
+        assert finding.check == "lookahead"
 
 
 def test_indicators_of_a_method_per_bar_are_compared_over_the_whole_tape() -> None:

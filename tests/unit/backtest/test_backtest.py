@@ -217,6 +217,29 @@ def test_g6_on_any_tape_of_positions_that_are_closed_in_parts(engine: Any, seed:
     )
 
 
+@pytest.mark.parametrize("engine", ["compiled", "reference"])
+def test_the_stop_of_a_position_that_a_part_was_closed_of_sells_the_rest(engine: Any) -> None:
+    bars = tape(*[(100, 101, 99, 100)] * 4, (100, 101, 85, 86), (86, 87, 85, 86))
+    free = setup(costs=CostModel(Decimal(0)), sizing="quantity", size=Decimal(8))
+    strategy = Scripted(target=(1.0, 2.0, *[1.5] * 4), stop=90.0, most=2)
+    fills = run(strategy, bars, free, engine=engine).fills
+    assert [(fill.role.value, fill.quantity) for fill in fills] == [
+        ("entry", 8),
+        ("entry", 8),
+        ("exit", 4),
+        ("sl", 4),  # what is left of the first
+        ("sl", 8),
+    ]
+
+
+@pytest.mark.parametrize("engine", ["compiled", "reference"])
+def test_a_moved_stop_comes_nearer_and_never_goes_back(engine: Any) -> None:
+    bars = tape(*[(100, 101, 99, 100)] * 4, (100, 101, 80, 81), (81, 82, 80, 81))
+    strategy = Scripted(target=(1.0,), stop=90.0, moves=(None, 95.0, 85.0, None, None, None))
+    fills = run(strategy, bars, setup(costs=CostModel(Decimal(0))), engine=engine).fills
+    assert [(fill.role, fill.price) for fill in fills][:2] == [(Role.ENTRY, 100), (Role.STOP_LOSS, 95)]
+
+
 def with_moved_targets(seed: int, bars: Bars, strategy: Scripted) -> Scripted:
     """Return a strategy that moves its take profits too: nearer, farther, and to where the market is already."""
     dice = np.random.default_rng(seed + 3)

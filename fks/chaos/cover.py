@@ -155,20 +155,32 @@ def _rest_at(there: Row | None, ours: Row) -> Decimal:
 
 def wanted(orders: Iterable[Row], quantity: Decimal) -> Iterator[tuple[str, Decimal]]:
     """Yield the parts of a holding with the role of the order that protects each: it is made of the newest entries on
-    its side, and each wants its stop, or without one its target."""
+    its side, of each what its legs have left of it, and each wants its stop, or without one its target."""
+    rows = sorted(orders, key=lambda row: row["created_at"], reverse=True)
+    executed: dict[str | None, Decimal] = defaultdict(Decimal)
+    for row in rows:
+        executed[row["parent_id"]] += row["filled"]
+    entries = [
+        (row, row["filled"] - executed[row["client_order_id"]])
+        for row in rows
+        if row["role"] in _ENTERING
+        and row["filled"] > 0
+        and (row["side"] == "buy") == (quantity > 0)
+        and not _closes(row)
+    ]
+    beyond: dict[object, Decimal] = defaultdict(Decimal)  # small entries share the legs of one of the same prices
+    for row, rest in entries:
+        beyond[row["stop_loss"], row["take_profit"]] += max(-rest, Decimal(0))
     left = abs(quantity)
-    for row in sorted(orders, key=lambda row: row["created_at"], reverse=True):
-        if (
-            row["role"] in _ENTERING
-            and row["filled"] > 0
-            and (row["side"] == "buy") == (quantity > 0)
-            and not _closes(row)
-        ):
-            part = min(left, row["filled"])
-            left -= part
-            role = "sl" if row["stop_loss"] is not None else "tp" if row["take_profit"] is not None else ""
-            if role and part > 0:
-                yield role, part
+    for row, rest in entries:
+        prices = row["stop_loss"], row["take_profit"]
+        shared = min(beyond[prices], max(rest, Decimal(0)))
+        beyond[prices] -= shared
+        part = min(left, max(rest, Decimal(0)) - shared)
+        left -= part
+        role = "sl" if row["stop_loss"] is not None else "tp" if row["take_profit"] is not None else ""
+        if role and part > 0:
+            yield role, part
 
 
 def net(symbol: str, is_buy: bool, quantity: object, fee: object, fee_currency: str) -> Decimal:

@@ -30,7 +30,7 @@ EVERY_S = 0.5
 ALIVE_S = 3.0  # a beat this young is taken for a working order manager
 _ORDERS = """
 SELECT client_order_id, role, symbol, instance, state, quantity, filled, is_reduce_only, stop_loss, take_profit,
-       side, created_at
+       side, created_at, parent_id
 FROM orders
  WHERE venue = 'ccxt' AND (client_order_id = ANY($1::text[])
     OR state IN ('SENDING', 'UNKNOWN', 'ACCEPTED', 'WORKING', 'PARTIAL'))"""

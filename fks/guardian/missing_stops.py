@@ -61,12 +61,26 @@ def missing_stops(view: ReadVenue, orders: Sequence[Order]) -> tuple[list[tuple[
         if holder.symbol not in blocked and not _is_unclear(view, holder, executed)
     }
     targets = {order.client_order_id: target_of(order) for order in orders if order.parent_id is not None}
+    by_legs = _executed_by_legs(snapshot, orders, executed)
     found = [
         missing
         for holder, mine in clear.items()
-        for missing in _missing_of(view, holder, mine, positions.get(holder, _ZERO), targets)
+        for missing in _missing_of(view, holder, mine, positions.get(holder, _ZERO), targets, by_legs)
     ]
     return found, len(clear) < len(entries)
+
+
+def _executed_by_legs(
+    snapshot: DatabaseSnapshot, orders: Sequence[Order], executed: Mapping[str, Decimal]
+) -> dict[str, Decimal]:
+    """Return what the legs of each entry executed: by the rows of `orders`, and by the history (`executed`, by
+    order), which alone has those of legs that were placed without PostgreSQL."""
+    legs = {id: (known.parent_id, _ZERO) for id, known in snapshot.orders.items() if known.parent_id}
+    legs |= {order.client_order_id: (order.parent_id, order.filled) for order in orders if order.parent_id is not None}
+    found: dict[str, Decimal] = {}
+    for id, (parent_id, filled) in legs.items():
+        found[parent_id] = found.get(parent_id, _ZERO) + max(filled, executed.get(id, _ZERO))
+    return found
 
 
 def _is_unclear(view: ReadVenue, holder: Holder, executed: Mapping[str, Decimal]) -> bool:
@@ -81,7 +95,12 @@ def _is_unclear(view: ReadVenue, holder: Holder, executed: Mapping[str, Decimal]
 
 
 def _missing_of(
-    view: ReadVenue, holder: Holder, entries: Sequence[Order], position: Decimal, targets: Mapping[str, int]
+    view: ReadVenue,
+    holder: Holder,
+    entries: Sequence[Order],
+    position: Decimal,
+    targets: Mapping[str, int],
+    by_legs: Mapping[str, Decimal],
 ) -> list[tuple[Order, Decimal]]:
     """Return the stops that `diff` places, the steps of the order manager as far as they only add cover."""
     rules = view.snapshot.rules_at(holder.venue, holder.symbol)
@@ -99,7 +118,7 @@ def _missing_of(
             lists_max=sys.maxsize,
             has_oco=False,
         )
-        for want in desired(position, entries, others, instrument)
+        for want in desired(position, entries, others, instrument, by_legs)
     ]
     placing = [(step.cover.want.parent, step.quantity) for step in diff(covers, instrument)]
     return [(parent, quantity) for parent, quantity in placing if can_rest(parent, quantity, instrument)]

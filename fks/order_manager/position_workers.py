@@ -175,7 +175,7 @@ class PositionWorkers:
                 entries += await store.entries_of(key[0], key[1], key[2], instance, abs(held))
                 resumed = await self._resumed(key, instance, held)
                 exits += [resumed] if resumed is not None else []
-            parents = {entry.client_order_id for entry in entries}
+            parents = {order.client_order_id for order in (*entries, *orders) if order.parent_id is None}
             for name in sorted({o.parent_id for o in orders if o.parent_id} - parents):
                 parent = await store.get(name)
                 orders += [parent] if parent is not None else []

@@ -60,6 +60,7 @@ _LEG_ROLES = frozenset({Role.STOP_LOSS, Role.TAKE_PROFIT})
 _CANCELLING = frozenset({Request.CANCEL, Request.CANCEL_WANTED, Request.CANCEL_UNKNOWN})
 _CLOSING_ROLES = frozenset({Role.EXIT, Role.KILL, Role.ORDER})
 _ENDED_SIGNALS_MAX = 2000
+_FORGOTTEN_MAX = 1000
 _KILL_IN_VAIN_MAX = 5  # orders of a kill in a row that closed nothing: then a person is paged
 _IN_VAIN_MAX = 2  # of an OCO or of an amendment: then the stop alone, or a replacement
 _GAPS_MAX = 1000  # short gaps of a position's cover that are remembered
@@ -182,6 +183,7 @@ class OrderCore:
         self._moved_stops: dict[str, tuple[Decimal, float]] = {}  # by parent: commanded, and until when
         self._positions: dict[str, Decimal] = {}
         self._queues: dict[str, _Queue] = {}
+        self._forgotten: OrderedDict[str, Decimal] = OrderedDict()  # entries, and what their legs executed
         self._known: set[UUID] = set()
         self._ended: OrderedDict[UUID, str] = OrderedDict()  # and the person that ended its exit, or ""
         self._entering: UUID | None = None
@@ -359,17 +361,24 @@ class OrderCore:
             legs = self._legs.setdefault(order.parent_id, {})
             self._note_leg(order, legs.get(name))
             legs[name] = order
+            if order.instance in self._entries:
+                self._entries[order.instance].note(order.parent_id, self._executed(order.parent_id))
         elif order.role in (Role.ENTRY, Role.ORDER):
             if order.stop_loss is not None or order.take_profit is not None or name in self._parents:
                 self._parents[name] = order
             if order.filled > 0 or name in self._entries.get(order.instance, ()):
-                self._entries.setdefault(order.instance, Entries()).put(order)
+                self._entries.setdefault(order.instance, Entries()).put(order, self._executed(name))
         exit_ = self._exits.get(order.instance)
         if exit_ is not None and order.signal_id == exit_.signal.id and (order.role is Role.EXIT or exit_.is_single):
             newest = exit_.order
             exit_.closed[name] = order.filled
             if newest is None or order.attempt >= newest.attempt:  # an earlier attempt may still report a late fill
                 exit_.order = order
+
+    def _executed(self, name: str) -> Decimal:
+        """Return what the legs of an entry executed."""
+        known = sum((leg.filled for leg in self._legs.get(name, {}).values()), ZERO)
+        return max(known, self._forgotten.get(name, ZERO))
 
     def _restore(self, event: m.Restored) -> None:
         self._positions = dict(event.positions)
@@ -400,6 +409,8 @@ class OrderCore:
         self._plans = {**event.plans, **self._plans}
         entries = self._entries.get(event.instance, ())
         known = {name for legs in self._legs.values() for name in legs}
+        for entry in event.entries:
+            self._forgotten.pop(entry.client_order_id, None)
         for order in (*event.entries, *event.legs):
             if order.client_order_id not in known and order.client_order_id not in entries:
                 self._take_order(order)
@@ -947,21 +958,21 @@ class OrderCore:
     def _drop_old_entries(self, entries: Entries, held: Decimal) -> None:
         """Forget entries that the position is not made of any more, once none of their legs may fill, or is on its way
         to the journal."""
-        covered, placing = ZERO, {name for (name, _), item in self._protection.items() if item.is_placing}
-        for entry in entries.newest_first():
-            name, is_opposite = entry.client_order_id, entry.side.sign * held < 0
-            if (
-                (is_opposite or covered >= abs(held))
-                and entry.state not in OPEN
-                and name not in placing
-                and not any(leg.client_order_id in self._orders for leg in self._legs.get(name, {}).values())
-            ):
-                entries.pop(name)
-                for leg in self._legs.get(name, ()):
-                    self._triggered_s.pop(leg, None)
-                self._forget_parent(name)
-                self._alerted_unprotectable.discard(name)
-            covered += ZERO if is_opposite else entry.filled
+        placing = {name for (name, _), item in self._protection.items() if item.is_placing}
+        open_ = {
+            entry.client_order_id
+            for entry in entries.newest_first()
+            if entry.state in OPEN
+            or entry.client_order_id in placing
+            or any(leg in self._orders for leg in self._legs.get(entry.client_order_id, ()))
+        }
+        for entry in entries.not_held(held, open_):
+            name = entry.client_order_id
+            entries.pop(name)
+            for leg in self._legs.get(name, ()):
+                self._triggered_s.pop(leg, None)
+            self._forget_parent(name)
+            self._alerted_unprotectable.discard(name)
 
     def _forget_flat(self, instances: list[str]) -> None:
         """Forget entries and parents that nothing can come of any more."""
@@ -978,6 +989,11 @@ class OrderCore:
 
     def _forget_parent(self, name: str) -> None:
         self._parents.pop(name, None)
+        if executed := self._executed(name):  # a late report may still bring it back
+            self._forgotten[name] = executed
+            self._forgotten.move_to_end(name)
+            if len(self._forgotten) > _FORGOTTEN_MAX:
+                self._forgotten.popitem(last=False)
         for key in [(name, target_of(leg)) for leg in self._legs.pop(name, {}).values()]:
             self._protection.pop(key, None)
         self._protection.pop((name, 0), None)

@@ -1,8 +1,9 @@
 """Protection of a position (C6): the legs that each entry wants, and the steps from the legs that exist to those. Pure.
 
-The position of an instance is made of its newest entries; each of those with a stop loss or take profit wants legs over
-its part (`desired`). Legs live at the venue in lists: those of one attempt, a single order or an OCO. `diff` compares
-the lists of an instance with its wants, for the order manager and, where that has died, for the guardian:
+The position of an instance is made of its newest entries, of each what its own legs have left of it (`held_parts`);
+each of those with a stop loss or take profit wants legs over its part (`desired`). Legs live at the venue in lists:
+those of one attempt, a single order or an OCO. `diff` compares the lists of an instance with its wants, for the order
+manager and, where that has died, for the guardian:
 
   * A list is never ended to grow while its entry has fewer than LISTS_MAX: the difference gets a list of its own. Of
     two lists one is replaced at a time. A difference too small to rest is joined with a little of the list that lives.
@@ -31,12 +32,13 @@ the lists of an instance with its wants, for the order manager and, where that h
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
+from types import MappingProxyType
 from uuid import UUID
 
 from fks.model.instrument import Instrument
@@ -49,6 +51,7 @@ LISTS_MAX, LISTS_OF_SYMBOL_MAX = 2, 4
 _ZERO = Decimal(0)
 _GIVING_BACK = (Request.CANCEL, Request.REPLACE)
 _NEVER_SENT = (State.INTENDED, State.ABANDONED)
+_NOTHING: Mapping[str, Decimal] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,20 +354,56 @@ class LegStep:
     quantity: Decimal = _ZERO
 
 
-def desired(position: Decimal, entries: Sequence[Order], closing: Decimal, instrument: Instrument | None) -> list[Want]:
+def held_parts(held: Decimal, entries: Sequence[tuple[object, Decimal]]) -> list[Decimal]:
+    """Return the part of a position of `held` (absolute) that each of its entries (newest first) holds. Of each entry
+    of the position's side: its prices, and what it executed less what its legs did (`rest_of`).
+
+    Legs count against their own entry. Everything else that made the position smaller, such as exits, sales elsewhere
+    and fees, counts against the oldest entries. The legs of one entry may close others of the same prices, which were
+    too small to rest alone: what they executed beyond their own entry counts against newer ones of these, else against
+    the newest.
+    """
+    rests = [rest for _, rest in entries]
+    if any(rest < 0 for rest in rests):
+        alike: dict[object, list[int]] = {}
+        for at in reversed(range(len(entries))):
+            alike.setdefault(entries[at][0], []).append(at)
+        for group in alike.values():  # oldest first
+            sums = list(accumulate(rests[at] for at in group))
+            tops = [_ZERO, *(max(min(top, sums[-1]), _ZERO) for top in accumulate(sums, max))]
+            for number, at in enumerate(group):
+                rests[at] = tops[number + 1] - tops[number]
+    parts = []
+    for rest in rests:
+        parts.append(min(held, rest))
+        held -= parts[-1]
+    return parts
+
+
+def rest_of(entry: Order, executed: Mapping[str, Decimal]) -> Decimal:
+    """Return what an entry executed less what its legs did (`executed`, by entry); below 0 where these closed parts of
+    others."""
+    return entry.filled - executed.get(entry.client_order_id, _ZERO)
+
+
+def desired(
+    position: Decimal,
+    entries: Sequence[Order],
+    closing: Decimal,
+    instrument: Instrument | None,
+    executed: Mapping[str, Decimal] = _NOTHING,
+) -> list[Want]:
     """Return the wants of an instance's entries (newest first) for its `position` (signed), beyond what orders on their
-    way are `closing`.
+    way are `closing`. `executed`: what the legs of each entry executed, by the entry's id.
 
     Every entry with SL or TP gets a Want, with quantity 0 when none of the position is its own. Wants of the same
     prices are joined where one by itself could not rest. Without metadata (`instrument` None) quantities are not
     rounded.
     """
-    left = max(abs(position) - closing, _ZERO)
     wants: list[Want] = []
     giver: int | None = None  # the want before, whose part of a lot the next older one covers
-    for entry in entries:
-        part = min(left, entry.filled) if entry.side.sign * position > 0 else _ZERO
-        left -= part
+    parts = _parts(max(abs(position) - closing, _ZERO), position, entries, executed)
+    for entry, part in zip(entries, parts, strict=True):
         if entry.stop_loss is None and entry.take_profit is None:
             continue
         if part and giver is not None and instrument is not None:  # a split makes parts of lots of older entries, too
@@ -376,16 +415,31 @@ def desired(position: Decimal, entries: Sequence[Order], closing: Decimal, instr
     return wants if instrument is None else _joined(wants, instrument)
 
 
-def made_of(position: Decimal, entries: Sequence[Order], instrument: Instrument) -> list[Order]:
+def _parts(
+    held: Decimal, position: Decimal, entries: Sequence[Order], executed: Mapping[str, Decimal]
+) -> list[Decimal]:
+    """Return the part of `held` of each entry (newest first), 0 of one that is not on the position's side."""
+    rests = (rest_of(entry, executed) if entry.side.sign * position > 0 else _ZERO for entry in entries)
+    return held_parts(held, [(_prices(entry), rest) for entry, rest in zip(entries, rests, strict=True)])
+
+
+def made_of(
+    position: Decimal,
+    entries: Sequence[Order],
+    instrument: Instrument,
+    executed: Mapping[str, Decimal] = _NOTHING,
+) -> list[Order]:
     """Return those of an instance's entries (newest first) with a stop loss or take profit that its `position` (signed)
-    is made of. Their stops and targets move together.
+    is made of. Their stops and targets move together. `executed`: as for `desired`.
 
     A part that could not rest at the venue makes no entry, else the rest that fees and lots leave of a closed entry
     would be one, and the position that follows would get its stop. Entries too small to rest alone count where those of
     the same prices could rest together. The newest entry, which no other one follows, counts where its part could be
     sold at the price that was paid: a part too small for a stop at first may rest where the stop moves to.
     """
-    parts = [want for want in desired(position, entries, _ZERO, None) if want.part]
+    parts = [want for want in desired(position, entries, _ZERO, None, executed) if want.part]
+    held = zip(entries, _parts(abs(position), position, entries, executed), strict=True)
+    newest = next((entry for entry, part in held if part), None)
     alike: dict[tuple[object, ...], Decimal] = {}
     for want in parts:
         alike[_prices(want.parent)] = alike.get(_prices(want.parent), _ZERO) + want.part
@@ -397,7 +451,7 @@ def made_of(position: Decimal, entries: Sequence[Order], instrument: Instrument)
 
     def is_newest_held(want: Want) -> bool:
         paid = want.parent.average_price
-        if want.parent is not entries[0] or paid is None:
+        if want.parent is not newest or paid is None:
             return False
         return instrument.round_quantity(want.part) >= least_resting([paid], instrument)
 
@@ -674,8 +728,11 @@ class Entries:
 
     def __init__(self) -> None:
         self._orders: dict[str, Order] = {}
+        self._executed: dict[str, Decimal] = {}  # what legs did, by entry
         self._keys: list[tuple[int, str]] = []  # oldest first
-        self._filled = {Side.BUY: _ZERO, Side.SELL: _ZERO}
+        self._rests = {Side.BUY: _ZERO, Side.SELL: _ZERO}
+        self._counts = {Side.BUY: 0, Side.SELL: 0}
+        self._closed = 0  # how many have no rest: their legs closed them
         self._protected = 0  # how many have a stop loss or take profit
         self._newest_first: list[Order] | None = None
         self._wants: tuple[tuple[Decimal, Decimal], Instrument | None, list[Want]] | None = None
@@ -687,15 +744,22 @@ class Entries:
     def __contains__(self, client_order_id: str) -> bool:
         return client_order_id in self._orders
 
-    def put(self, order: Order) -> None:
-        """Take in an entry's newest state; one of which nothing is executed any more (a bust) is no entry."""
+    def put(self, order: Order, executed: Decimal = _ZERO) -> None:
+        """Take in an entry's newest state and what its legs executed; one of which nothing is executed any more (a
+        bust) is no entry."""
         self.pop(order.client_order_id)
         if order.filled <= 0:
             return
         self._orders[order.client_order_id] = order
+        if executed:
+            self._executed[order.client_order_id] = executed
         insort(self._keys, _key(order))
-        self._filled[order.side] += order.filled
-        self._protected += _is_protected(order)
+        self._count(order, 1)
+
+    def note(self, client_order_id: str, executed: Decimal) -> None:
+        """Take in what the legs of an entry executed, if it is there."""
+        if client_order_id in self._orders and self._executed.get(client_order_id, _ZERO) != executed:
+            self.put(self._orders[client_order_id], executed)
 
     def pop(self, client_order_id: str) -> None:
         """Forget an entry, if it is there."""
@@ -703,8 +767,15 @@ class Entries:
         order = self._orders.pop(client_order_id, None)
         if order is not None:
             del self._keys[bisect_left(self._keys, _key(order))]
-            self._filled[order.side] -= order.filled
-            self._protected -= _is_protected(order)
+            self._count(order, -1)
+            self._executed.pop(client_order_id, None)
+
+    def _count(self, order: Order, sign: int) -> None:
+        rest = rest_of(order, self._executed)
+        self._rests[order.side] += sign * rest
+        self._counts[order.side] += sign
+        self._closed += sign * (rest <= 0)
+        self._protected += sign * _is_protected(order)
 
     @property
     def newest(self) -> Order:
@@ -719,15 +790,25 @@ class Entries:
 
     def covers(self, position: Decimal) -> bool:
         """Return whether entries of its side make up a position (signed)."""
-        return not position or self._filled[_side(position)] >= abs(position)
+        return not position or self._rests[_side(position)] >= abs(position)
 
     def may_drop(self, position: Decimal) -> bool:
         """Return whether an entry may be left that a position (signed) is not made of: an older one than those that
-        cover it, or one of the other side."""
-        if not position or self._filled[_side(position).opposite]:
+        cover it, one that its legs closed, or one of the other side."""
+        if not position or self._closed or self._counts[_side(position).opposite]:
             return True
         oldest = self._orders[self._keys[0][1]]
-        return self._filled[_side(position)] - oldest.filled >= abs(position)
+        return self._rests[_side(position)] - rest_of(oldest, self._executed) >= abs(position)
+
+    def not_held(self, position: Decimal, open_: Collection[str]) -> list[Order]:
+        """Return the entries that a position (signed) is not made of, without those that are `open_`. Where the legs of
+        one closed parts of others, all entries of its prices are left out while one of them is held or open."""
+        entries = self.newest_first()
+        parts = zip(entries, _parts(abs(position), position, entries, self._executed), strict=True)
+        kept = {entry.client_order_id for entry, part in parts if part or entry.client_order_id in open_}
+        shared = {_prices(entry) for entry in entries if rest_of(entry, self._executed) < 0}
+        shared &= {_prices(entry) for entry in entries if entry.client_order_id in kept}
+        return [one for one in entries if one.client_order_id not in kept and _prices(one) not in shared]
 
     def desired(self, position: Decimal, closing: Decimal, instrument: Instrument | None) -> list[Want]:
         """Return what each entry wants protected of a position (signed): see `fks.orders.protection.desired`."""
@@ -735,7 +816,8 @@ class Entries:
             return []
         of = position, closing
         if self._wants is None or self._wants[0] != of or self._wants[1] is not instrument:
-            self._wants = of, instrument, desired(position, self.newest_first(), closing, instrument)
+            wants = desired(position, self.newest_first(), closing, instrument, self._executed)
+            self._wants = of, instrument, wants
         return self._wants[2]
 
     def made_of(self, position: Decimal, instrument: Instrument | None) -> list[Order]:
@@ -744,7 +826,8 @@ class Entries:
         if not self._protected or instrument is None:
             return []
         if self._made is None or self._made[0] != position or self._made[1] is not instrument:
-            self._made = position, instrument, made_of(position, self.newest_first(), instrument)
+            entries = made_of(position, self.newest_first(), instrument, self._executed)
+            self._made = position, instrument, entries
         return self._made[2]
 
 

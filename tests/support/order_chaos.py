@@ -250,7 +250,7 @@ class Holdings:
                 mine = self._entries.setdefault(key, [])
                 if fill["clientOrderId"] not in mine:
                     mine.append(fill["clientOrderId"])
-                del mine[:-5]
+                del mine[:-50]  # their own legs may have closed the newest ones
 
     def entries(self) -> list[str]:
         """Return the newest executed entries of each instance."""
@@ -866,9 +866,9 @@ class OrderChaos:
         )
         orders = await self.db.sql(
             "SELECT client_order_id, role, symbol, instance, state, quantity, filled, is_reduce_only, stop_loss, "
-            "take_profit, side, created_at"
-            "  FROM orders WHERE client_order_id = ANY($1::text[]) OR state IN ('SENDING', 'UNKNOWN', 'ACCEPTED', "
-            "'WORKING', 'PARTIAL')",
+            "take_profit, side, created_at, parent_id"
+            "  FROM orders WHERE client_order_id = ANY($1::text[]) OR parent_id = ANY($1::text[]) OR state IN ('SENDING', "
+            "'UNKNOWN', 'ACCEPTED', 'WORKING', 'PARTIAL')",
             self._held.entries(),
         )
         pages = await self.db.sql(OPEN_PAGES)

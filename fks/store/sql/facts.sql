@@ -155,16 +155,19 @@ SELECT o.client_order_id, max((e.payload->>'bar')::timestamptz)
 
 -- name: executed
 -- The executed entries that have open legs at a venue, or are held there and should have some, and the last exit of each
--- of their positions. A position is made of its newest entries; a part of less than a lot is not protected. The legs of an
--- unprotected entry were ended, and are to be placed again; of those that were never live the entry's execution counts.
+-- of their positions. A position is made of its newest entries, of each what its own legs have left of it (`entries_of` in
+-- orders.sql); a part of less than a lot is not protected. The legs of an unprotected entry were ended, and are to be placed
+-- again; of those that were never live the entry's execution counts.
 WITH made AS (
-    SELECT o.client_order_id, o.stop_loss, o.take_profit, o.filled, i.lot_step,
-           abs(p.quantity) + o.filled - sum(o.filled) OVER (PARTITION BY p.account_id, p.symbol, p.instance
+    SELECT o.client_order_id, o.stop_loss, o.take_profit, l.rest, i.lot_step,
+           abs(p.quantity) + l.rest - sum(l.rest) OVER (PARTITION BY p.account_id, p.symbol, p.instance
                                                                 ORDER BY o.created_at DESC, o.client_order_id DESC) AS part
       FROM positions p
       JOIN orders o ON o.account_id = p.account_id AND o.venue = p.venue AND o.symbol = p.symbol AND o.instance = p.instance
                    AND o.parent_id IS NULL AND o.filled > 0 AND (o.side = 'buy') = (p.quantity > 0)
       JOIN instruments i ON i.exchange = o.exchange AND i.symbol = o.symbol
+      CROSS JOIN LATERAL (SELECT greatest(o.filled - coalesce(sum(filled), 0), 0) AS rest FROM orders
+                           WHERE parent_id = o.client_order_id) l
      WHERE p.venue = $1 AND p.quantity <> 0 AND p.instance <> 'external'),
 leg AS (
     SELECT o.client_order_id AS parent_id, o.account_id, o.symbol, o.instance
@@ -173,7 +176,7 @@ leg AS (
            SELECT parent_id FROM orders WHERE venue = $1 AND role IN ('sl', 'tp')
               AND state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
            UNION SELECT client_order_id FROM made
-                  WHERE least(filled, part) >= lot_step AND coalesce(stop_loss, take_profit) IS NOT NULL))
+                  WHERE least(rest, part) >= lot_step AND coalesce(stop_loss, take_profit) IS NOT NULL))
 SELECT o.client_order_id, o.symbol, o.instance, o.role, t.time AS time_at, o.side,
        CASE WHEN o.time_in_force = 'fok' THEN 'market' ELSE o.type END AS type, o.price, o.stop_price, t.price AS filled_at,
        coalesce((SELECT bool_and(l.state NOT IN ('ACCEPTED','WORKING','PARTIAL') AND

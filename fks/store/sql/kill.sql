@@ -40,7 +40,7 @@ SELECT
     (SELECT CASE WHEN count(*) < 1000 THEN 0 ELSE (extract(epoch FROM min(t.created_at)) * 1000000)::bigint * 1000 END
        FROM (SELECT created_at FROM trades ORDER BY id DESC LIMIT 1000) t) AS booked_from_ns,
     -- entries that may need a stop, and their legs of all attempts: those that may still fill, those whose stop is live, and
-    -- the newest ones that a position is made of, if one of these has a stop loss
+    -- the newest ones that a position is made of (as `entries_of` in orders.sql), if one of these has a stop loss
     (WITH opened AS (
         SELECT client_order_id, parent_id, role, stop_loss FROM orders
          WHERE state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')),
@@ -48,20 +48,28 @@ SELECT
         SELECT e.client_order_id,
                bool_or(e.stop_loss IS NOT NULL) OVER (PARTITION BY p.account_id, p.venue, p.symbol, p.instance) AS has_stop
           FROM positions p CROSS JOIN LATERAL (
-            SELECT n.*, sum(n.filled) OVER (ORDER BY n.created_at DESC, n.client_order_id DESC) - n.filled AS newer
-              FROM (SELECT client_order_id, stop_loss, filled, created_at FROM orders
-                     WHERE account_id = p.account_id AND venue = p.venue AND symbol = p.symbol AND instance = p.instance
-                       AND role IN ('entry', 'order') AND filled > 0
-                       AND side = CASE WHEN p.quantity > 0 THEN 'buy' ELSE 'sell' END
-                     ORDER BY created_at DESC, client_order_id DESC LIMIT 100) n) e
-         WHERE p.quantity <> 0 AND p.instance <> 'external' AND e.newer < abs(p.quantity)),
+            SELECT n.*, sum(greatest(n.rest, 0)) OVER (ORDER BY n.created_at DESC, n.client_order_id DESC)
+                        - greatest(n.rest, 0) - sum(greatest(-n.rest, 0)) OVER () AS newer,
+                   bool_or(n.rest < 0) OVER (PARTITION BY n.exchange, n.stop_loss, n.take_profit) AS is_shared
+              FROM (
+                SELECT m.*, m.filled - coalesce((SELECT sum(filled) FROM orders WHERE parent_id = m.client_order_id), 0) AS rest
+                  FROM (SELECT client_order_id, exchange, stop_loss, take_profit, filled, created_at FROM orders
+                         WHERE account_id = p.account_id AND venue = p.venue AND symbol = p.symbol AND instance = p.instance
+                           AND role IN ('entry', 'order') AND filled > 0
+                           AND side = CASE WHEN p.quantity > 0 THEN 'buy' ELSE 'sell' END
+                         ORDER BY created_at DESC, client_order_id DESC LIMIT 100) m) n) e
+         WHERE p.quantity <> 0 AND p.instance <> 'external' AND e.rest <> 0
+           AND (e.newer < abs(p.quantity) OR e.is_shared)),
      parents AS (
         SELECT client_order_id FROM opened WHERE role IN ('entry', 'order') AND stop_loss IS NOT NULL
          UNION SELECT parent_id FROM opened WHERE role = 'sl' AND parent_id IS NOT NULL
          UNION SELECT client_order_id FROM held WHERE has_stop),
      protected AS (
-        SELECT o.* FROM parents p JOIN orders o ON o.client_order_id = p.client_order_id
-         UNION ALL SELECT o.* FROM parents p JOIN orders o ON o.parent_id = p.client_order_id)
+        -- OFFSET 0: by an index whatever the planner takes the number of parents for
+        SELECT o.* FROM parents p CROSS JOIN LATERAL (
+            SELECT * FROM orders WHERE client_order_id = p.client_order_id OFFSET 0) o
+         UNION ALL SELECT o.* FROM parents p CROSS JOIN LATERAL (
+            SELECT * FROM orders WHERE parent_id = p.client_order_id OFFSET 0) o)
      SELECT coalesce(jsonb_agg(jsonb_build_object(
                 'client_order_id', o.client_order_id, 'intent_id', o.intent_id, 'signal_id', o.signal_id,
                 'account_id', o.account_id, 'venue', o.venue, 'exchange', o.exchange, 'symbol', o.symbol,

@@ -159,10 +159,13 @@ SELECT * FROM orders WHERE parent_id = ANY($1::text[]) ORDER BY created_at, atte
 SELECT signal_id, plan FROM parent_orders WHERE signal_id = ANY($1::uuid[]);
 
 -- name: entries_of
--- The executed entries that a position is made of, newest first: as many as cover its quantity ($5). Those of the last
--- hour are in the order of the journal: by their times one from before the clock was set back would be newer.
+-- The executed entries that a position is made of, newest first: as many as cover its quantity ($5) by what their own
+-- legs have left of them (`rest`; fks.orders.protection.held_parts). Where legs of one closed others of its prices, all of
+-- these are given. Those of the last hour are in the order of the journal: by their times one from before the clock was
+-- set back would be newer.
 WITH entries AS (
-    SELECT o.*, max(created_at) OVER () - interval '1 hour' AS since
+    SELECT o.*, max(created_at) OVER () - interval '1 hour' AS since,
+           filled - coalesce((SELECT sum(l.filled) FROM orders l WHERE l.parent_id = o.client_order_id), 0) AS rest
       FROM orders o
      WHERE account_id = $1 AND venue = $2 AND symbol = $3 AND instance = $4 AND filled > 0 AND role IN ('entry', 'order')
        AND ((side = 'buy') OR EXISTS (SELECT FROM positions p WHERE p.account_id = $1 AND p.venue = $2 AND p.symbol = $3
@@ -172,9 +175,12 @@ numbered AS (
         SELECT min(id) FROM order_events WHERE order_events.client_order_id = e.client_order_id) END AS number
       FROM entries e),
 summed AS (
-    SELECT n.*, sum(filled) OVER newest - filled AS newer
+    SELECT n.*, sum(greatest(rest, 0)) OVER newest - greatest(rest, 0) AS newer,
+           sum(greatest(-rest, 0)) OVER () AS beyond,
+           bool_or(rest < 0) OVER (PARTITION BY exchange, side, stop_loss, take_profit) AS is_shared
       FROM numbered n WINDOW newest AS (ORDER BY number DESC NULLS LAST, created_at DESC, client_order_id DESC))
-SELECT * FROM summed WHERE newer < $5 ORDER BY number DESC NULLS LAST, created_at DESC, client_order_id DESC;
+SELECT * FROM summed WHERE $5::numeric > 0 AND rest <> 0 AND (newer < $5 + beyond OR is_shared)
+ ORDER BY number DESC NULLS LAST, created_at DESC, client_order_id DESC;
 
 -- name: is_ended_by_person
 -- Whether a person asked for the cancel of an order.

@@ -177,7 +177,7 @@ async def test_an_exit_or_kill_beside_a_close_sells_nothing_twice(idle: Rig, aud
 
 
 async def test_a_passed_stop_of_one_entry_leaves_the_other_entry_its_stop(rig: Rig, audited: None) -> None:
-    """The price is back: no more than the refused stop was for is closed."""
+    """The price is back: no more than the refused stop was for is closed, and what is left is the other entry's."""
     rig.venue.fee_rate = D(0)
     values = {"source": "principal:me", "instance": "", "timeframe": None, "side": Side.BUY}
     await rig.outcome(await rig.signal(Kind.ORDER, size=D(5), stop_loss=D(90), **values))
@@ -185,8 +185,12 @@ async def test_a_passed_stop_of_one_entry_leaves_the_other_entry_its_stop(rig: R
     rig.venue.script.extend(["ok", "refuse:-2010:would_trigger"])
     await rig.outcome(await rig.signal(Kind.ORDER, size=D(3), stop_loss=D(95), **values))
     assert await closed(rig) == [("sl", "market")]
-    await until(lambda: sorted(held.order.quantity for held in rig.venue.live()) == [D(2), D(3)])
-    assert rig.venue.totals["BTC"] == D(5)
+    await until(lambda: rig.position_is(D(5), instance=""))
+    await rig.outcome(await rig.signal(Kind.ORDER, size=D(1), stop_loss=D(80), **values))
+    await until(lambda: len(rig.venue.live()) == 2)
+    stops = {(held.order.stop_price, held.order.quantity) for held in rig.venue.live()}
+    assert stops == {(D(90), D(5)), (D(80), D(1))}
+    assert rig.venue.totals["BTC"] == D(6)
     assert_once(rig.venue.received)
 
 

@@ -463,3 +463,50 @@ async def test_a_start_places_a_missing_stop_while_external_coins_cannot_be_note
     monkeypatch.setattr(AccountBalances, "find_externals", hang)
     await rig.start(wait_ready=False)
     await until(lambda: [held.order.quantity for held in rig.venue.live()] == [D("9.99")] * 2)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_an_executed_stop_counts_against_its_own_entry(rig: Rig, audited: None, restarts: bool) -> None:
+    """The newer entry's stop is at 95 and closes it at 94: the older one keeps its own, at 90."""
+    rig.venue.fee_rate = D(0)
+    for number, stop_loss in ((1, D(90)), (2, D(95))):
+        await rig.outcome(await rig.signal(stop_loss=stop_loss))
+        await until(lambda number=number: len(rig.venue.live()) == number)
+    older, newer = rig.venue.live()
+    await rig.becomes(newer.order.client_order_id, State.ACCEPTED, State.WORKING)
+    rig.venue.prices["BTCUSDT"] = D(94)
+    rig.venue.fill(newer.order.client_order_id, newer.order.quantity, D(94))
+    await rig.becomes(newer.order.client_order_id, State.FILLED)
+    if restarts:
+        await rig.restart()
+    await rig.outcome(await rig.signal(size=D(2), stop_loss=D(93)))
+    await until(lambda: len(rig.venue.live()) == 2)
+    assert {(held.order.stop_price, held.order.quantity) for held in rig.venue.live()} == {
+        (D(90), D(10)),
+        (D(93), D(2)),
+    }
+    assert len(rig.venue.received) == 6
+    assert older.state is State.ACCEPTED
+
+
+async def test_the_closed_part_of_an_open_entry_counts_after_a_restart(rig: Rig, audited: None) -> None:
+    """What is held at the restart is the older entry's: the open one's stop has closed all that it had executed."""
+    rig.venue.fee_rate = D(0)
+    await rig.outcome(await rig.signal(stop_loss=D(85)))
+    await rig.outcome(await rig.signal(type=OrderType.LIMIT, limit_price=D(100), stop_loss=D(90)))
+    await until(lambda: len(rig.venue.live()) == 2)
+    entry = rig.venue.live()[-1].order
+    rig.venue.fill(entry.client_order_id, D(4), D(100))
+    await until(lambda: len(rig.venue.live()) == 3)
+    stop = rig.venue.live()[-1].order
+    await rig.becomes(stop.client_order_id, State.ACCEPTED, State.WORKING)
+    rig.venue.fill(stop.client_order_id, D(4), D(90))
+    await until(lambda: rig.position_is(D(10)))
+    await rig.restart()
+    rig.venue.fill(entry.client_order_id, D(6), D(100))
+    await until(lambda: len(rig.venue.live()) == 2)
+    assert {(held.order.stop_price, held.order.quantity) for held in rig.venue.live()} == {
+        (D(85), D(10)),
+        (D(90), D(6)),
+    }
+    assert len(rig.venue.received) == 5

@@ -34,6 +34,7 @@ def order(id: str, role: str, **more: Any) -> dict[str, Any]:
         "stop_loss": None,
         "take_profit": None,
         "created_at": THEN,
+        "parent_id": None,
     } | more
 
 
@@ -103,6 +104,14 @@ SOUND: dict[str, Sample] = {
         STOP,
         fills=(BOUGHT, BOUGHT | {"clientOrderId": "e2"}),
         there=(resting("s", "1"),),
+    ),
+    "a target alone, after the stop of a newer entry closed that": sample(
+        order("e2", "entry", state="FILLED", filled=D(1), stop_loss=D(95), created_at=THEN + timedelta(seconds=1)),
+        order("s2", "sl", state="FILLED", filled=D(1), parent_id="e2"),
+        TARGET,
+        entry=TARGET_ONLY,
+        fills=(BOUGHT, BOUGHT | {"clientOrderId": "e2"}, SOLD | {"clientOrderId": "s2", "qty": "1"}),
+        there=(resting("t", "0.998"),),
     ),
     "a person holds without a stop": sample(PERSONS, STOP, fills=(BOUGHT, BOUGHT_BY_HAND), there=(resting("s"),)),
     "a person's own stops, larger than the position": sample(

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fks.model.ids import client_order_id, intent_id
@@ -764,6 +764,97 @@ def test_entries_that_fill_in_parts_are_covered_in_the_end(
     for _ in range(40):
         model.time_passes()
     assert model.covered == INSTRUMENT.round_quantity(model.position)
+
+
+class Pyramid(Model):
+    """Entries with stops of their own, and beside the venue a plain account of what each of them holds."""
+
+    def __init__(self, *, can_amend: bool) -> None:
+        super().__init__(good, held=D(0))
+        self.facts = replace(FACTS, can_amend=can_amend)
+        self.entries: list[Order] = []  # oldest first
+        self.held: dict[str, Decimal] = {}
+
+    def enter(self, quantity: int, stop: int) -> None:
+        number = len(self.entries) + 1
+        values: dict[str, Any] = {"client_order_id": f"{number:032x}", "intent_id": uuid.UUID(int=number)}
+        values |= {"quantity": D(quantity), "filled": D(quantity), "stop_loss": D(stop), "created_ns": number}
+        self.entries.append(replace(self.entry, **values))
+        self.held[self.entries[-1].client_order_id] = D(quantity)
+        self.position += quantity
+        self.give(m.OrderChanged(self.entries[-1], {"one": self.position}))
+
+    def execute(self, quantity: int, at: int) -> None:
+        """Execute some of a live stop, which then ends."""
+        live = [order for order in self.orders.values() if order.state is State.ACCEPTED]
+        if live:
+            stop = live[at % len(live)]
+            filled = min(D(quantity), stop.quantity)
+            self.held[stop.parent_id or ""] -= filled
+            self.end(stop, State.FILLED if filled == stop.quantity else State.CANCELLED, filled)
+            self.give(m.Tick())
+
+    def sell(self, quantity: int, _: int) -> None:
+        """Take a part of the position elsewhere, of its oldest entries."""
+        for name, held in self.held.items():
+            sold = min(D(quantity), held)
+            self.held[name], self.position, quantity = held - sold, self.position - sold, quantity - int(sold)
+        self.give(m.PositionsChanged({"one": self.position}))
+
+    def restart(self, _: int, __: int) -> None:
+        """Begin again from the rows that the store gives."""
+        rows, left = list[Order](), self.position
+        for entry in reversed(self.entries):
+            name = entry.client_order_id
+            rest = entry.filled - sum((leg.filled for leg in self.orders.values() if leg.parent_id == name), D(0))
+            if rest and left > 0:
+                rows.append(entry)
+                left -= rest
+        names = {row.client_order_id for row in rows}
+        legs = tuple(leg for leg in self.orders.values() if leg.state in OPEN or leg.parent_id in names)
+        self.core = OrderCore(KEY, m.Limits(exit_retry_s=0.5))
+        self.give(m.Restored(legs, tuple(rows), {"one": self.position}))
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from([Pyramid.enter, Pyramid.enter, Pyramid.execute, Pyramid.sell, Pyramid.restart]),
+            st.integers(1, 5),
+            st.integers(80, 95),
+        ),
+        max_size=12,
+    ),
+    can_amend=st.booleans(),
+)
+@example(steps=[(Pyramid.enter, 5, 90), (Pyramid.enter, 3, 95), (Pyramid.execute, 3, 1)], can_amend=False)
+def test_each_entry_keeps_stops_over_exactly_what_it_holds(
+    steps: list[tuple[Callable[[Pyramid, int, int], None], int, int]], can_amend: bool
+) -> None:
+    """A stop that executed counts against its own entry, everything else against the oldest ones."""
+    model = Pyramid(can_amend=can_amend)
+    for act, quantity, number in steps:
+        act(model, quantity, number)
+        for _ in range(4):
+            model.time_passes()
+        live = {name: D(0) for name in model.held}
+        for order in model.orders.values():
+            live[order.parent_id or ""] += order.remaining
+        assert live == model.held
+        assert sum(live.values(), D(0)) == model.position
+    assert model.alerts == []
+
+
+def test_a_closed_entry_that_is_reported_again_gets_no_stop() -> None:
+    """The venue's answer to the entry may arrive after its stop has executed."""
+    model = Pyramid(can_amend=False)
+    model.enter(5, 90)
+    model.enter(3, 95)
+    model.execute(3, 1)
+    model.give(m.OrderChanged(replace(model.entries[1], venue_order_id="7"), {"one": D(5)}))
+    model.time_passes()
+    assert [(o.stop_price, o.remaining) for o in model.orders.values() if o.is_open] == [(D(90), D(5))]
+    assert model.core.held_entries(FACTS.instruments) == {"one": [model.entries[0]]}
 
 
 @pytest.mark.parametrize("can_amend", [True, False])

@@ -17,6 +17,11 @@ D = Decimal
 INSTRUMENT = an_instrument()
 
 
+def executed_of(number: int, entry: Order) -> tuple[Order, Decimal]:
+    """Return an entry and what its legs executed."""
+    return entry, D(min(number, int(entry.filled)))
+
+
 def an_entry(number: int, filled: int, *, side: Side = Side.BUY, stop: int | None = None) -> Order:
     """Return an executed entry; the same number is the same order."""
     return an_order(
@@ -34,11 +39,15 @@ def an_entry(number: int, filled: int, *, side: Side = Side.BUY, stop: int | Non
 changes = st.lists(
     st.one_of(
         st.builds(
-            an_entry,
-            st.integers(0, 12),
+            executed_of,
             st.integers(0, 9),
-            side=st.sampled_from(Side),
-            stop=st.one_of(st.none(), st.just(90)),
+            st.builds(
+                an_entry,
+                st.integers(0, 12),
+                st.integers(0, 9),
+                side=st.sampled_from(Side),
+                stop=st.one_of(st.none(), st.just(90)),
+            ),
         ),
         st.integers(0, 12).map(lambda number: f"{number:032x}"),
     ),
@@ -48,30 +57,32 @@ changes = st.lists(
 
 @given(changes, st.integers(-40, 40), st.booleans())
 def test_entries_give_what_all_of_them_gone_through_give(
-    steps: list[Order | str], position: int, is_rounded: bool
+    steps: list[tuple[Order, Decimal] | str], position: int, is_rounded: bool
 ) -> None:
-    entries, known, held = Entries(), dict[str, Order](), D(position)
+    entries, known, held, executed = Entries(), dict[str, Order](), D(position), dict[str, Decimal]()
     instrument = INSTRUMENT if is_rounded else None
     for step in steps:
         if isinstance(step, str):
             entries.pop(step)
             known.pop(step, None)
         else:
-            entries.put(step)
-            known[step.client_order_id] = step
-            if not step.filled:
-                del known[step.client_order_id]
+            order, executed[order.client_order_id] = step
+            entries.put(*step)
+            known[order.client_order_id] = order
+            if not order.filled:
+                del known[order.client_order_id]
         newest_first = sorted(known.values(), key=lambda o: (o.created_ns, o.client_order_id), reverse=True)
-        same = [order.filled for order in newest_first if order.side.sign * held > 0]
+        rests = [order.filled - executed[order.client_order_id] for order in newest_first]
+        same = [rest for order, rest in zip(newest_first, rests, strict=True) if order.side.sign * held > 0]
         assert entries.newest_first() == newest_first
         assert len(entries) == len(known)
         assert entries.covers(held) == (sum(same, D(0)) >= abs(held))
-        assert entries.desired(held, D(1), instrument) == desired(held, newest_first, D(1), instrument)
+        assert entries.desired(held, D(1), instrument) == desired(held, newest_first, D(1), instrument, executed)
         covered, is_left = D(0), False
-        for order in newest_first:
+        for order, rest in zip(newest_first, rests, strict=True):
             is_opposite = order.side.sign * held < 0
-            is_left |= is_opposite or covered >= abs(held)
-            covered += D(0) if is_opposite else order.filled
+            is_left |= is_opposite or covered >= abs(held) or not rest
+            covered += D(0) if is_opposite else rest
         assert not known or entries.may_drop(held) or not is_left
 
 

@@ -26,7 +26,7 @@ from fks.model.order import (
 )
 from fks.orders.absence import AbsenceProof, AbsenceRule, Polls, count_not_found, is_absent, ladder_delay
 from fks.orders.build import legs_of
-from fks.orders.protection import Cover, LegAction, LegStep, Want, desired, diff, made_of, next_attempt
+from fks.orders.protection import Cover, Entries, LegAction, LegStep, Want, desired, diff, made_of, next_attempt
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
@@ -270,6 +270,40 @@ def test_small_wants_of_one_price_are_joined() -> None:
     large = entry("large", 5, created_ns=1)
     joined = desired(D("5.05"), [large, small[0]], D(0), INSTRUMENT)
     assert [(want.parent.client_order_id, want.quantity) for want in joined] == [("large", D("5.05")), ("0", D(0))]
+
+
+def test_what_legs_executed_counts_against_their_own_entry() -> None:
+    """The newest one's stop closed it. An exit takes from the oldest one that is left."""
+    entries = [entry("new", 3, stop_loss=D(95)), entry("old", 5), entry("oldest", 2)]
+
+    def parts(held: Any, **executed: Any) -> dict[str, Decimal]:
+        legs = {name: D(quantity) for name, quantity in executed.items()}
+        wants = desired(D(held), entries, D(0), INSTRUMENT, legs)
+        assert {one.client_order_id for one in made_of(D(held), entries, INSTRUMENT, legs)} == {
+            want.parent.client_order_id for want in wants if want.quantity
+        }
+        return {want.parent.client_order_id: want.quantity for want in wants}
+
+    assert parts(7, new=3) == {"new": 0, "old": 5, "oldest": 2}
+    assert parts(5, new=1, old=4) == {"new": 2, "old": 1, "oldest": 2}
+    assert parts(4, new=1, old=4) == {"new": 2, "old": 1, "oldest": 1}
+    assert parts(9, oldest=1) == {"new": 3, "old": 5, "oldest": 1}
+
+
+@pytest.mark.parametrize("host", ["first", "last"])
+def test_a_stop_that_small_entries_share_closes_all_of_them(host: str) -> None:
+    """The stop of a larger entry, older or newer, was also that of three which could not rest alone."""
+    prices: dict[str, Any] = {"stop_loss": D(95), "created_ns": 1}
+    small = [entry(str(number), "0.05", **prices) for number in range(3)]
+    large, other = entry("large", 5, **prices), entry("other", 4)
+    entries = [*small, large, other] if host == "first" else [large, *small, other]
+    sold = {"large": D("5.15")}
+    assert [want.quantity for want in desired(D(4), entries, D(0), INSTRUMENT, sold)] == [0, 0, 0, 0, 4]
+    book = Entries()
+    for one in entries:
+        book.put(one, sold.get(one.client_order_id, D(0)))
+    assert {one.client_order_id for one in book.not_held(D(4), ())} == {"0", "1", "2", "large"}
+    assert book.not_held(D(4), {"1"}) == []  # the others are needed to know that it holds nothing
 
 
 def test_the_rest_of_a_closed_entry_makes_no_entry_of_the_position() -> None:

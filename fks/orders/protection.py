@@ -704,7 +704,7 @@ def _grown(cover: Cover, lists: list[LegList], lack: Decimal, instrument: Instru
     if lack <= 0:
         return None
     least = least_that_rests(cover.want.parent, instrument)
-    if not lists or (lack >= least and len(lists) < cover.lists_max):
+    if not lists or (lack >= least and (cover.passed or len(lists) < cover.lists_max)):  # a close is no list
         waiting = tuple(leg for leg in cover.waiting if leg.role in cover.roles)
         return LegStep(LegAction.PLACE, cover, waiting, lack)
     smallest = lists[0]

@@ -688,3 +688,13 @@ def test_a_stop_that_moves_outlives_an_older_proof_that_it_was_passed() -> None:
     assert [step.action for step in diff([cover], INSTRUMENT)] == [A.REPLACE]
     ended = replace(CLOSED_IN_PART[0], state=State.CANCELLED)
     assert Cover(cover.want, (ended, *CLOSED_IN_PART[1:])).passed == set()
+
+
+def test_a_close_at_the_market_takes_no_list_s_place() -> None:
+    """The symbol has its most lists: the stop of the other part stays."""
+    legs = (
+        leg(SL, State.ACCEPTED, 3, stop_price=D(90)),
+        leg(SL, State.REJECTED, attempt=1, stop_price=D(90), refusal=TRIGGERS),
+    )
+    cover = Cover(want_of(entry("p", 5, take_profit=None), D(5)), legs, lists_max=1, can_replace=True)
+    assert [(step.action, step.quantity) for step in diff([cover], INSTRUMENT)] == [(A.PLACE, D(2))]

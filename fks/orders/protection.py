@@ -1,6 +1,6 @@
 """Protection of a position (C6): the legs that each entry wants, and the steps from the legs that exist to those. Pure.
 
-The position of an instance is made of its newest entries, of each what its own legs have left of it (`held_parts`);
+The position of an instance is made of its newest entries, less the executions of their own legs (`held_parts`);
 each of those with a stop loss or take profit wants legs over its part (`desired`). Legs live at the venue in lists:
 those of one attempt, a single order or an OCO. `diff` compares the lists of an instance with its wants, for the order
 manager and, where that has died, for the guardian:
@@ -356,7 +356,7 @@ class LegStep:
 
 def held_parts(held: Decimal, entries: Sequence[tuple[object, Decimal]]) -> list[Decimal]:
     """Return the part of a position of `held` (absolute) that each of its entries (newest first) holds. Of each entry
-    of the position's side: its prices, and what it executed less what its legs did (`rest_of`).
+    of the position's side: its prices, and its executed quantity less that of its legs (`rest_of`).
 
     Legs count against their own entry. Everything else that made the position smaller, such as exits, sales elsewhere
     and fees, counts against the oldest entries. The legs of one entry may close others of the same prices, which were
@@ -381,8 +381,8 @@ def held_parts(held: Decimal, entries: Sequence[tuple[object, Decimal]]) -> list
 
 
 def rest_of(entry: Order, executed: Mapping[str, Decimal]) -> Decimal:
-    """Return what an entry executed less what its legs did (`executed`, by entry); below 0 where these closed parts of
-    others."""
+    """Return the executed quantity of an entry less that of its legs (`executed`, by entry); below 0 where these closed
+    parts of others."""
     return entry.filled - executed.get(entry.client_order_id, _ZERO)
 
 
@@ -394,7 +394,7 @@ def desired(
     executed: Mapping[str, Decimal] = _NOTHING,
 ) -> list[Want]:
     """Return the wants of an instance's entries (newest first) for its `position` (signed), beyond what orders on their
-    way are `closing`. `executed`: what the legs of each entry executed, by the entry's id.
+    way are `closing`. `executed`: the quantity that the legs of each entry executed, by the entry's id.
 
     Every entry with SL or TP gets a Want, with quantity 0 when none of the position is its own. Wants of the same
     prices are joined where one by itself could not rest. Without metadata (`instrument` None) quantities are not
@@ -728,7 +728,7 @@ class Entries:
 
     def __init__(self) -> None:
         self._orders: dict[str, Order] = {}
-        self._executed: dict[str, Decimal] = {}  # what legs did, by entry
+        self._executed: dict[str, Decimal] = {}  # by legs, by entry
         self._keys: list[tuple[int, str]] = []  # oldest first
         self._rests = {Side.BUY: _ZERO, Side.SELL: _ZERO}
         self._counts = {Side.BUY: 0, Side.SELL: 0}
@@ -745,8 +745,8 @@ class Entries:
         return client_order_id in self._orders
 
     def put(self, order: Order, executed: Decimal = _ZERO) -> None:
-        """Take in an entry's newest state and what its legs executed; one of which nothing is executed any more (a
-        bust) is no entry."""
+        """Take in an entry's newest state and the quantity that its legs executed; one of which nothing is executed any
+        more (a bust) is no entry."""
         self.pop(order.client_order_id)
         if order.filled <= 0:
             return
@@ -757,7 +757,7 @@ class Entries:
         self._count(order, 1)
 
     def note(self, client_order_id: str, executed: Decimal) -> None:
-        """Take in what the legs of an entry executed, if it is there."""
+        """Take in the quantity that the legs of an entry executed, if it is there."""
         if client_order_id in self._orders and self._executed.get(client_order_id, _ZERO) != executed:
             self.put(self._orders[client_order_id], executed)
 

@@ -490,7 +490,7 @@ async def test_an_executed_stop_counts_against_its_own_entry(rig: Rig, audited: 
 
 
 async def test_the_closed_part_of_an_open_entry_counts_after_a_restart(rig: Rig, audited: None) -> None:
-    """What is held at the restart is the older entry's: the open one's stop has closed all that it had executed."""
+    """The position at the restart is the older entry's: the open one's stop has closed all that it had executed."""
     rig.venue.fee_rate = D(0)
     await rig.outcome(await rig.signal(stop_loss=D(85)))
     await rig.outcome(await rig.signal(type=OrderType.LIMIT, limit_price=D(100), stop_loss=D(90)))

@@ -929,7 +929,7 @@ def passing(answers: list[str]) -> str:
 
 
 def test_a_passed_stop_is_closed_at_once_and_no_stop_follows() -> None:
-    """What its close does not execute is closed as well, after a wait, and after a restart."""
+    """The rest of a close that executed in part is closed as well, after a wait, and after a restart."""
     closes = iter(["refuse", "part", "unknown", "fill"])
     model = Model(lambda answers: next(closes) if "fill" in answers else passing(answers), held=D(0), passes_stops=True)
     model.position = D(5)

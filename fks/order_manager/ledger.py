@@ -1,9 +1,10 @@
 """Events to orders: one at a time per account, venue and symbol, on disk before in memory, whatever PostgreSQL does.
 
-The effect of events is computed once. After a write of unknown outcome (a connection lost at the commit) the journal is
-asked whether it has those events: if so, the effect stands as it was computed; else the same effect is written again.
-While PostgreSQL is away, events go to the side journal: their effect is known here, seen and not yet booked, and is
-written to PostgreSQL when it is back. Without a side journal they wait, in the order they came.
+The effect of events is computed once. After a write of unknown outcome (a connection lost at the commit) the same
+effect is written again, which changes nothing where the first try took; whether executions that are booked then were
+its own the journal knows by its events. While PostgreSQL is away, events go to the side journal: their effect is known
+here, seen and not yet booked, and is written to PostgreSQL when it is back. Without a side journal they wait, in the
+order they came.
 """
 
 from __future__ import annotations
@@ -278,19 +279,15 @@ class Ledger:
                 await self.wait_for_journal(error, is_side=True)
 
     async def _write(self, *plans: _Plan) -> bool:
-        """Write plans in one statement, all of them or none; those of a try without an answer count as written once the
-        journal has their events. False: one of the executions was booked before. Errors: OutageError; StaleEpochError.
-        """
+        """Write plans in one statement, all of them or none; again after a try without an answer. False: one of the
+        executions was booked before, and not by such a try. Errors: OutageError; StaleEpochError."""
         changes, is_again = self._changes(*plans), any(plan.is_tried for plan in plans)
         if not (changes.orders or changes.events or changes.trades):
-            return True
-        if is_again and await self.in_time(self.journal.has(changes.events)):
             return True
         for plan in plans:
             plan.is_tried = True
         if await self.in_time(self.journal.apply(changes)):
             return True
-        # the server may have finished the earlier try after the journal was asked: its executions are booked
         return is_again and await self.in_time(self.journal.has(changes.events))
 
     def _commit_to_side(

@@ -360,8 +360,8 @@ def held_parts(held: Decimal, entries: Sequence[tuple[object, Decimal]]) -> list
 
     Legs count against their own entry. Everything else that made the position smaller, such as exits, sales elsewhere
     and fees, counts against the oldest entries. The legs of one entry may close others of the same prices, which were
-    too small to rest alone: what they executed beyond their own entry counts against newer ones of these, else against
-    the newest.
+    too small to rest alone: executions beyond their own entry count against newer ones of these, else against the
+    newest.
     """
     rests = [rest for _, rest in entries]
     if any(rest < 0 for rest in rests):

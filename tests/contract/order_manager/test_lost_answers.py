@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from fks.model.order import State
 from fks.model.signal import Kind
 from fks.order_manager.side_journal import SideJournal
 from fks.process.journal_file import read_lines
-from fks.store.bus import Bus
+from fks.store.bus import ORDERS, Bus
 from fks.store.db import Database
 from tests.support.cut_link import CutLink
 from tests.support.invariants import assert_journal, assert_once
@@ -87,6 +89,26 @@ async def settled(rig: LinkedRig, link: CutLink) -> None:
     await assert_journal(rig.db)
 
 
+@pytest.fixture
+async def messages(bus: Bus) -> AsyncIterator[list[dict[str, Any]]]:
+    """The messages about orders, as subscribers get them."""
+    heard: list[dict[str, Any]] = []
+
+    async def listen() -> None:
+        async for _, message in bus.subscribe(ORDERS):
+            heard.append(message)
+
+    async def is_heard() -> bool:
+        await bus.publish(ORDERS, {"type": "echo"})
+        return bool(heard)
+
+    listening = asyncio.create_task(listen())
+    await until(is_heard)
+    yield heard
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+
 @pytest.mark.parametrize(
     ("word", "marker", "wanted", "alerts"),
     [
@@ -99,6 +121,7 @@ async def settled(rig: LinkedRig, link: CutLink) -> None:
 async def test_event_is_applied_once_with_its_alert(
     rig: LinkedRig,
     link: CutLink,
+    messages: list[dict[str, Any]],
     word: str,
     marker: bytes,
     wanted: list[tuple[str, str | None, str]],
@@ -115,15 +138,22 @@ async def test_event_is_applied_once_with_its_alert(
     assert await steps(rig, order.client_order_id) == wanted
     assert [event for event in rig.log.events() if event in ("order.unknown", "order.absent")] == alerts
     assert executions(rig) == [event for event, _, _ in wanted].count("FillSeen")
+    await until(lambda: [one["state"] for one in messages if one["type"] == "order"][-1:] == [wanted[-1][2]])
 
 
-async def test_execution_is_booked_once_and_published(rig: LinkedRig, link: CutLink) -> None:
+async def resting(rig: LinkedRig) -> tuple[uuid.UUID, str]:
+    """Start; return a signal, and the client order id of its entry, which rests at the venue."""
     await rig.start()
     rig.venue.script.append("rest")
     signal = await rig.signal()
     await until(rig.venue.live)
     name = rig.venue.live()[0].order.client_order_id
     await rig.becomes(name, State.WORKING)
+    return signal, name
+
+
+async def test_execution_is_booked_once_and_published(rig: LinkedRig, link: CutLink) -> None:
+    signal, name = await resting(rig)
     link.lose_answer(b"FillSeen")
     rig.venue.fill(name, D(4))
     await rig.becomes(name, State.PARTIAL)
@@ -137,12 +167,7 @@ async def test_execution_is_booked_once_and_published(rig: LinkedRig, link: CutL
 
 async def test_execution_of_an_outage_is_booked_once(rig: LinkedRig, link: CutLink) -> None:
     """The answer is lost when it is written to PostgreSQL at last."""
-    await rig.start()
-    rig.venue.script.append("rest")
-    signal = await rig.signal()
-    await until(rig.venue.live)
-    name = rig.venue.live()[0].order.client_order_id
-    await rig.becomes(name, State.WORKING)
+    signal, name = await resting(rig)
     await link.vanish()
     rig.venue.fill(name, D(10))
     await until(lambda: not rig.service.cache.is_journal_up)
@@ -191,7 +216,9 @@ async def test_execution_of_others_is_booked_once_and_reported(rig: LinkedRig, l
     await until(lambda: "fill.external" in rig.log.events())
     await settled(rig, link)
     assert rig.log.events().count("fill.external") == 1
-    assert await rig.position("external") == D(3)
+    assert (
+        await rig.position("external") == rig.service.cache.position(1, "ccxt", "BTCUSDT", "external").quantity == D(3)
+    )
 
 
 async def test_outcome_of_a_signal_is_published_once(rig: LinkedRig, link: CutLink) -> None:

@@ -71,6 +71,18 @@ async def test_a_passed_leg_is_closed_although_the_price_came_back(
     assert_once(rig.venue.received)
 
 
+async def test_a_venue_that_gives_no_price_does_not_hold_up_the_close(rig: Rig, audited: None) -> None:
+    """Its price gives the close of a pair its role; the close is due within a second."""
+
+    async def silent(symbol: str) -> Decimal | None:
+        return await asyncio.get_running_loop().create_future()
+
+    rig.venue.last_price = silent  # type: ignore[method-assign]
+    rig.venue.script.extend(["ok", "refuse:-2010:would_trigger"])
+    await rig.outcome(await rig.signal(stop_loss=D(90), take_profit=D(120)))
+    assert await closed(rig, 1.0 + 5.0) == [("sl", "market")]
+
+
 async def test_a_triggered_stop_that_expired_is_closed_at_a_better_price_too(rig: Rig, audited: None) -> None:
     await rig.outcome(await rig.signal(stop_loss=D(90)))
     await until(lambda: len(rig.venue.live()) == 1)
@@ -89,14 +101,19 @@ async def test_a_close_that_did_not_execute_is_followed_by_another(rig: Rig, aud
     assert_once(rig.venue.received)
 
 
-async def test_a_close_is_split_at_the_market_lot(rig: Rig, audited: None) -> None:
+@pytest.mark.parametrize("refused", [0, 1])
+async def test_a_close_is_split_at_the_market_lot(rig: Rig, audited: None, refused: int) -> None:
+    """A venue that refuses one part, since it got too many requests, gets no other until the wait is over."""
     await rig.outcome(await rig.signal(stop_loss=D(90)))
     await until(lambda: len(rig.venue.live()) == 1)
     await rig.db.sql("UPDATE instruments SET filters = $1 WHERE symbol = 'BTCUSDT'", {"market_lot": ["0", "4", "0"]})
     await rig.read_slow()
+    rig.venue.script.extend(["refuse:-1003"] * refused)
     rig.venue.end(rig.venue.live()[0], State.EXPIRED, ("EXECUTION_RULE_PRICE_RANGE_EXCEEDED", Refusal.PRICE))
     await until(lambda: rig.position_is(D(0)))
     assert [held.order.quantity for held in rig.venue.by_role("sl")][1:] == [D("3.33")] * 3
+    closes = [("sl", "market", "REJECTED")] * refused + [("sl", "market", "FILLED")] * 3
+    assert await legs(rig) == [("sl", "stop", "EXPIRED"), *closes]
     assert_once(rig.venue.received)
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.chaos.cover import CoverWatch, HoldingCover, Sample, SmallestAmounts, covers
+from fks.chaos.cover import CoverWatch, HoldingCover, Sample, SmallestAmounts, covers, wanted
 
 D = Decimal
 RULES = {"BTCUSDT": SmallestAmounts(D("0.001"), D(5), D(100))}
@@ -189,6 +189,16 @@ def breaches_of(found: Sample) -> list[HoldingCover]:
 @pytest.mark.parametrize("what", SOUND)
 def test_stops_that_equal_the_holding_are_sound(what: str) -> None:
     assert [item.text() for item in breaches_of(SOUND[what])] == []
+
+
+def test_a_stop_that_small_entries_share_closes_parts_of_all_of_them() -> None:
+    def row(id: str, at: int, filled: str, stop: int, **values: object) -> dict[str, object]:
+        made = {"client_order_id": id, "created_at": at, "filled": D(filled), "stop_loss": D(stop), "parent_id": None}
+        return made | {"role": "order", "side": "buy", "take_profit": None, "is_reduce_only": False} | values
+
+    small = row("host", 2, "1", 95), row("guest", 3, "1", 95), row("leg", 4, "1.5", 95, role="sl", parent_id="host")
+    rows = (row("older", 1, "5", 90), *small)
+    assert list(wanted(rows, D("5.5"))) == [("sl", D("0.5")), ("sl", D(5))]
 
 
 @pytest.mark.parametrize(("found", "text"), [*SHORT.values(), *OVER.values()], ids=[*SHORT, *OVER])

@@ -328,7 +328,8 @@ def test_a_stop_is_missing_beside_the_live_take_profit_of_a_newer_entry() -> Non
 
 
 def test_an_executed_stop_counts_against_its_own_entry() -> None:
-    """The newer entry's stop closed it, half of that after the rows were read: what is left is the older one's."""
+    """The newer entry's stop closed it, half of that after the rows were read, or was placed without PostgreSQL: the
+    rest is the older one's."""
     older = an_entry(client_order_id=OTHER, filled=D(5), created_ns=AT_NS - 5 * NS)
     newer = an_entry(filled=D(3), stop_loss=D(95))
     (stop,) = legs_of(newer, quantity=D(3), attempt=0, epoch=1, now_ns=AT_NS - NS)
@@ -337,7 +338,7 @@ def test_an_executed_stop_counts_against_its_own_entry() -> None:
     fills = [
         a_fill(number, client_order_id=stop.client_order_id, side=Side.SELL, quantity=D("1.5")) for number in (1, 2)
     ]
-    for orders in ([older, newer, stop], [older, newer, replace(stop, filled=D(0))]):
+    for orders in ([older, newer, stop], [older, newer, replace(stop, filled=D(0))], [older, newer]):
         ours = {**view.snapshot.orders, stop.client_order_id: replace(Known.of(stop), filled=D(3))}
         found, _ = missing_stops(replace(view, snapshot=replace(view.snapshot, orders=ours), fills=fills), orders)
         assert [(parent.client_order_id, quantity) for parent, quantity in found] == [(OTHER, D(5))]

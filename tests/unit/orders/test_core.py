@@ -1048,6 +1048,30 @@ def test_passed_stops_sell_once_and_leave_the_rest_covered(
     assert model.covered == model.position
 
 
+def test_a_pair_that_was_passed_is_closed_without_a_warning_about_its_target() -> None:
+    """It was refused for its price before; the second refusal proves that the market has passed its stop."""
+    core, held, alerts = OrderCore(KEY, m.Limits()), {"one": D(5)}, list[str]()
+    parent, refusals = replace(Model(good).entry, take_profit=D(110)), [Refusal.PRICE, Refusal.WOULD_TRIGGER]
+    pending: list[m.CoreEvent] = [m.Restored((parent,), (parent,), held)]
+    closes = list[m.CloseAtMarket]()
+    for second in range(20):
+        while pending:
+            for command in core.handle(pending.pop(0), m.Now(0, float(second)), FACTS):
+                if isinstance(command, m.RaiseAlert):
+                    alerts.append(command.event)
+                if isinstance(command, m.CloseAtMarket):
+                    closes.append(command)
+                elif isinstance(command, m.PlaceProtection):
+                    made = legs_of(parent, quantity=command.quantity, attempt=command.attempt, epoch=1, now_ns=0)
+                    refusal = refusals.pop(0)
+                    ended = [replace(leg, state=State.REJECTED, refusal=refusal) for leg in made]
+                    pending += [m.OrderChanged(leg, held) for leg in ended]
+                    pending.append(m.ProtectionDone(parent.client_order_id, (refusal,) * 2))
+        pending.append(m.Tick())
+    assert [command.quantity for command in closes] == [D(5)]
+    assert "position.stop_alone" not in alerts
+
+
 def test_an_oco_refused_twice_leaves_the_stop_alone_with_one_warning() -> None:
     """The venue refuses the take profit; after a restart the stop stays as it is."""
     core, held, placed = OrderCore(KEY, m.Limits()), {"one": D(5)}, list[tuple[float, m.PlaceProtection]]()

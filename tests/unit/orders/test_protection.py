@@ -362,6 +362,9 @@ def test_the_newest_entry_counts_before_its_stop_could_rest() -> None:
     assert names("0.049", shared) == []  # what a close has left could not be sold either
     assert names("0.12", small, shared) == ["small"]
     assert names("5.06", entry("plain", 5, stop_loss=None, take_profit=None), shared) == []
+    closed = entry("closed", 3, stop_loss=D(95), average_price=D(100), created_ns=1)
+    made = made_of(D("0.06"), [closed, small], INSTRUMENT, {"closed": D(3)})
+    assert made == [small]  # the newest that is held: its own stop closed a newer one
 
 
 LEAST = D("0.056")

@@ -456,6 +456,17 @@ def test_money_is_neither_made_nor_lost(steps: list[tuple[str, int, int]]) -> No
     asyncio.run(play())
 
 
+async def test_prices_of_before_a_split_are_not_taken_again() -> None:
+    clock = FakeClock()
+    venue = PaperVenue([BTC], CostModel(D(0)), {"USDT": D(100)}, clock, mode="last")
+    venue.on_price("BTCUSDT", D(100), at_ns=clock.now_ns() - 2)
+    venue.split("BTCUSDT", D(0))
+    venue.on_price("BTCUSDT", D(100), at_ns=clock.now_ns() - 1)
+    assert await venue.last_price("BTCUSDT") is None
+    venue.on_price("BTCUSDT", D(50), at_ns=clock.now_ns())
+    assert await venue.last_price("BTCUSDT") == 50
+
+
 MARGIN = Margin.parse("0.1/0.05; fee 0.01")
 
 

@@ -129,6 +129,22 @@ def test_a_rejected_report_names_its_refusal(reason: str, refusal: Refusal) -> N
     assert report_of(info, source="rest").refusal is Refusal.OTHER
 
 
+@pytest.mark.parametrize(
+    ("expiry", "reason", "refusal"),
+    [
+        *(("REJECTED", reason, refusal) for reason, refusal in REJECT_REASONS.items()),
+        ("REJECTED", "NONE", Refusal.OTHER),
+        ("INSUFFICIENT_LIQUIDITY", "NONE", Refusal.PRICE),
+        ("NONE", "NONE", None),
+    ],
+)
+def test_an_expired_report_names_its_refusal(expiry: str, reason: str, refusal: Refusal | None) -> None:
+    """An exit that went out with its entry expires when the venue refuses it at the entry's fill."""
+    event = {"s": "BTCUSDT", "c": "ours", "C": "", "S": "SELL", "o": "STOP_LOSS", "q": "1", "p": "0", "i": 7, "z": "0"}
+    event |= {"T": 5, "x": "EXPIRED", "X": "EXPIRED", "eR": expiry, "r": reason}
+    assert report_of_event(event).refusal is refusal
+
+
 BTC = Instrument("binance", "BTCUSDT", "BTC", "USDT", D("0.01"), D("0.00001"), D("0.00001"), D(9000), D(5))
 PAPER: list[tuple[Order, Refusal]] = [
     (order("-1"), Refusal.OTHER),

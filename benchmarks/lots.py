@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._results import run, same
-from fks.portfolio.lots import LotBook, LotMethod, LotTrade, match_lots
+from fks.model.accounting.lots import LotBook, LotMethod, LotTrade, match_lots
 from fks.store import migrate
 from fks.store.db import Database
 from fks.store.lots import LotStore

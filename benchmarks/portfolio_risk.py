@@ -28,11 +28,11 @@ from skfolio.optimization import MeanRisk
 
 from benchmarks._results import near, run, same
 from fks.backtest.metrics import equity_metrics_of
+from fks.model.accounting.valuation import PortfolioHolding, PricedPair, Rates, value_holdings
 from fks.model.bar import Floats, Ints
 from fks.model.timeframe import NS
 from fks.portfolio.allocation import AllocationConstraints, AllocationMethod, AllocationOptions, allocate
 from fks.portfolio.risk import RiskPosition, exposure_of, risk_of
-from fks.portfolio.valuation import PortfolioHolding, PricedPair, Rates, value_holdings
 
 AIM, STATISTICS_AIM, ALLOCATION_AIM = 3.0, 1.5, 1.2
 YEARS, ASSETS = 5, 50

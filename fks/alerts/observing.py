@@ -12,11 +12,11 @@ from fks.alerts.engine import MeasuredValue, Observed, Occurrence
 from fks.alerts.rules import WINDOW_MAX_S, AlertRule
 from fks.clock import Clock
 from fks.model.health import DOWN, UNKNOWN
+from fks.model.kill import KillScope
 from fks.model.timeframe import iso, to_ns
 from fks.monitor.deep import FRESH_S
 from fks.monitor.health import OWNER_SERVICES, kind_of, status_of
 from fks.monitor.status import WELL, component_view
-from fks.risk.policy import KillScope
 from fks.runtime import SNAPSHOTS, SNAPSHOTS_TTL_S
 from fks.store.bus import Bus
 from fks.store.db import Database

@@ -7,8 +7,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from fks.alerts.channels import Text
+from fks.alerts.report import page_of, text_of
 from fks.alerts.routing import About, Alert
-from fks.portfolio.report import LATE_S, page_of, text_of
+from fks.model.accounting.period import LATE_S
 
 _MARKS = {"info": "\N{INFORMATION SOURCE}\ufe0f", "warning": "⚠️", "error": "❌", "page": "🚨"}
 _LISTED_MAX = 15

@@ -27,9 +27,9 @@ from fks.backtest.reference import TargetChange, Walker, WalkerState
 from fks.backtest.result import Setup
 from fks.backtest.rows import DeniedEntry, FillRow
 from fks.backtest.run import anchored, check_tape, ensure_finer, ensure_splits, fitted_before, is_holding, traded
-from fks.bars.buckets import length_of
 from fks.config.risk import Risk
 from fks.model.bar import Bars
+from fks.model.buckets import length_of
 from fks.model.decimals import plain
 from fks.model.errors import unprocessable
 from fks.model.instrument import Instrument, folded

@@ -15,12 +15,12 @@ import numpy as np
 from fks.backtest.limits import AccountHolding, DecidedEntry, Funds, TapeChecks
 from fks.backtest.reference import Walker
 from fks.backtest.rows import FillRow, Setup
-from fks.bars.buckets import length_of
 from fks.config.risk import Risk
-from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats, Ints
+from fks.model.buckets import length_of
 from fks.model.codes import Denial
 from fks.model.instrument import Instrument, money
+from fks.model.margin import Margin
 from fks.model.order import Side
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.portfolio.position import net_quantity

@@ -11,9 +11,9 @@ from fks.backtest.account_result import AccountResult
 from fks.backtest.curve import deepest_fall
 from fks.backtest.series import days_per_year, last_bars, share_of
 from fks.backtest.statistics import fees_of
-from fks.bars.buckets import length_of
-from fks.bars.calendars import ALWAYS
 from fks.model.bar import Floats, Ints
+from fks.model.buckets import length_of
+from fks.model.calendars import ALWAYS
 from fks.model.timeframe import NS
 from fks.risk.correlation import correlation_of, returns_before
 

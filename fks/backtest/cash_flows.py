@@ -20,13 +20,13 @@ import numpy as np
 
 from fks.backtest.rows import Setup
 from fks.backtest.units import Units, divide_half_even
-from fks.bars.calendars import Bools, overnight
 from fks.bars.splits import day_starts_ns, days_of
-from fks.matching.margin import Margin
 from fks.model.bar import Bars, Ints
+from fks.model.calendars import Bools, overnight
 from fks.model.cash_flows import Dividend, FundingRate, is_perpetual
 from fks.model.decimals import plain
 from fks.model.errors import unprocessable
+from fks.model.margin import Margin
 from fks.model.timeframe import NS, iso
 
 _MONEY = 8  # places to which a cash flow is rounded, half-even, as fees are

@@ -11,9 +11,9 @@ import orjson
 
 from fks.backtest.cash_flows import fingerprint_of
 from fks.backtest.rows import FillRow, Setup
-from fks.bars.calendars import ALWAYS
 from fks.config.risk import Risk
 from fks.model.bar import Bars, Floats, Ints
+from fks.model.calendars import ALWAYS
 from fks.model.decimals import plain
 from fks.model.timeframe import iso
 from fks.risk.sizing import Sizing

@@ -13,11 +13,11 @@ import numpy as np
 
 from fks.backtest.result import ROLES, Result, as_floats
 from fks.backtest.series import benchmark_of, decided_bars, drawdown_of, exposure_of, position_of, trade_table
-from fks.bars.calendars import calendar_of, guess_calendar
 from fks.bars.splits import adjusted, split_day
-from fks.futures import futures_calendar
 from fks.model.bar import Bars, Floats, Ints
+from fks.model.calendars import calendar_of, guess_calendar
 from fks.model.errors import InputError, unprocessable
+from fks.model.futures import futures_calendar
 from fks.model.tape import unpack_tape
 from fks.model.timeframe import NS, TIMEFRAMES, check_timeframe, iso
 
@@ -54,7 +54,7 @@ def bars_from_frame(
     `attrs["symbol"]`, else to "ASSET"; `timeframe` to `attrs["timeframe"]`, else to the most frequent step; `exchange`
     to `attrs["exchange"]`, else it is not known;
     `calendar` (`24/7`, or a name of exchange_calendars such as XNYS) to `attrs["calendar"]`, else to that of the
-    futures contract, else to the one that the bars keep to (`fks.bars.calendars.guess_calendar`).
+    futures contract, else to the one that the bars keep to (`fks.model.calendars.guess_calendar`).
     `splits`: of raw prices of shares, the first day of each split's new shares -> the new ones for each old one
     (`{"2014-06-09": 7, "2020-08-31": "4:1"}`); the bars are in shares of their end then, and a strategy sees at each
     decision those of its day. Defaults to `attrs["splits"]`.

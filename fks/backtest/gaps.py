@@ -11,8 +11,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from fks.bars.calendars import ALWAYS, calendar_of
 from fks.model.bar import Bars, Ints
+from fks.model.calendars import ALWAYS, calendar_of
 from fks.model.errors import InputError, unprocessable
 from fks.model.timeframe import NS, TIMEFRAMES, iso, volume_of
 

@@ -12,13 +12,13 @@ from fks.backtest.result import Setup
 from fks.backtest.rows import AMOUNT_MAX
 from fks.bars.splits import NO_SHARES, tick_of
 from fks.config.risk import Risk
-from fks.futures import contract_of, instrument_of_symbol
 from fks.matching import Borrow, Commission, CostModel, Slippage
-from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError, unprocessable
+from fks.model.futures import contract_of, instrument_of_symbol
 from fks.model.instrument import NO_LARGEST, GivenRules, Instrument
+from fks.model.margin import Margin
 from fks.model.ticks import ensure_finite, places_of, places_within, shown_places
 from fks.risk.sizing import Sizing
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-import fks.matching.margin
 import fks.matching.rule
+import fks.model.margin
 from fks.backtest import kernel_orders as orders
 from fks.backtest import kernel_walk as compiled
 from fks.backtest.cash_flows import FlowPlan, closes_at_end, margin_changes, plan_flows
@@ -37,11 +37,11 @@ from fks.backtest.limits import (
 from fks.backtest.result import DeniedColumns, EngineChoice, EngineResult, FillColumns, FlowColumns, TradeColumns
 from fks.backtest.rows import Setup
 from fks.backtest.units import Units, from_units, to_units
-from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.codes import Code
 from fks.model.decimals import places, plain
 from fks.model.errors import BugError, InputError
+from fks.model.margin import Margin
 from fks.model.order import OrderType, Side
 from fks.model.ticks import Ticks
 from fks.model.timeframe import NS, TIMEFRAMES
@@ -144,7 +144,7 @@ def _compiled(make: Callable[[int], Callable[..., int]], *, prices: int, tables:
     import numba
 
     _register()
-    modules = (fks.matching.rule, fks.matching.margin, compiled, orders)
+    modules = (fks.matching.rule, fks.model.margin, compiled, orders)
     sources = [Path(module.__file__ or "") for module in modules]
     version = int.from_bytes(hashlib.sha256(b"".join(path.read_bytes() for path in sources)).digest()[:4])
     ints = numba.types.Array(numba.int64, 1, "C", readonly=True)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fks.matching.margin import liquidation_ticks
 from fks.matching.rule import (
     behind,
     collar,
@@ -28,6 +27,7 @@ from fks.matching.rule import (
     stop_after_trigger,
 )
 from fks.model.bar import Floats, Ints
+from fks.model.margin import liquidation_ticks
 
 SAFE = 2.0e18  # products that a float64 puts below this fit 64 bits
 DECIMAL = 1.0e15  # integers below this have a float64 quotient by 10^n that is the float of that decimal
@@ -65,7 +65,7 @@ DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL, NOT_COVERED = 0, 1, 2, 3, 4
     STATE_SIZE,
 ) = range(23)
 
-# columns of the rows of a margin, as in fks.matching.margin.MarginTerms
+# columns of the rows of a margin, as in fks.model.margin.MarginTerms
 M_FLOOR, M_OVER, M_TIMES, M_EACH, M_LONG, M_SHORT, M_KEPT, M_LESS, MARGIN_WIDTH = range(9)
 
 # columns of the tables

@@ -18,14 +18,14 @@ import numpy as np
 
 from fks.backtest.cash_flows import overnight_bars
 from fks.backtest.rows import FillRow, Setup
-from fks.bars.calendars import Bools
 from fks.config.risk import Risk
 from fks.matching import collar, is_accepted
-from fks.matching.margin import Margin
 from fks.model.account import Account, Balance
 from fks.model.bar import Bars
+from fks.model.calendars import Bools
 from fks.model.codes import Code, Denial
 from fks.model.instrument import Instrument
+from fks.model.margin import Margin
 from fks.model.order import OrderType, Role, Side, TimeInForce
 from fks.model.parent import ParentPlan
 from fks.model.ports import VenueCapabilities

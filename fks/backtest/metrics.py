@@ -31,8 +31,8 @@ from fks.backtest.series import (
     returns_at,
     trade_table,
 )
-from fks.bars.calendars import ALWAYS
 from fks.model.bar import Bars, Floats, Ints
+from fks.model.calendars import ALWAYS
 from fks.model.order import Role
 from fks.model.timeframe import NS
 from fks.portfolio.risk import beta_of, central_moment, excess_kurtosis, expected_shortfall, skewness, value_at_risk

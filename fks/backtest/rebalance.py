@@ -30,10 +30,10 @@ from fks.backtest.report import ROWS_MAX
 from fks.backtest.resample import resample
 from fks.backtest.rows import FillRow
 from fks.backtest.series import days_per_year, last_bars, returns_at
-from fks.bars.calendars import ALWAYS
 from fks.bars.splits import ensure_splits_known
 from fks.matching import CostModel, is_accepted
 from fks.model.bar import Bars, Floats, Ints
+from fks.model.calendars import ALWAYS
 from fks.model.codes import Code
 from fks.model.decimals import plain
 from fks.model.errors import InputError, unprocessable

@@ -53,11 +53,11 @@ from fks.matching import (
     stop_after_trigger,
 )
 from fks.matching.costs import Fee
-from fks.matching.margin import Margin, MarginTerms, liquidation_ticks
 from fks.matching.rule import is_open_behind, is_unclear
 from fks.model.bar import Bars, ContractRoll, Floats, Ints
 from fks.model.codes import Code
 from fks.model.decimals import plain
+from fks.model.margin import Margin, MarginTerms, liquidation_ticks
 from fks.model.order import OrderType, Role, Side
 from fks.model.parent import (
     ParentPlan,

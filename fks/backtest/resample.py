@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fks.bars.calendars import ALWAYS, calendar_of
 from fks.bars.splits import after_splits
 from fks.model.bar import Bars, Ints
+from fks.model.calendars import ALWAYS, calendar_of
 from fks.model.errors import InputError, unprocessable
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, check_timeframe, volume_of
 

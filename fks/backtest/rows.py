@@ -7,10 +7,10 @@ from decimal import Decimal
 
 from fks.config.risk import Risk
 from fks.matching import Borrow, CostModel
-from fks.matching.margin import Margin
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.decimals import plain
 from fks.model.instrument import Instrument, money
+from fks.model.margin import Margin
 from fks.model.order import Role, Side
 from fks.model.timeframe import iso
 

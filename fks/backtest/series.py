@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from fks.backtest.result import ROLES, Result, as_floats
 from fks.backtest.units import to_units
-from fks.bars.calendars import ALWAYS, calendar_of
 from fks.model.bar import Bars, Floats, Ints
+from fks.model.calendars import ALWAYS, calendar_of
 from fks.model.order import Role
 from fks.model.timeframe import NS, TIMEFRAMES
 

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from fks.bars.buckets import by_length as by_length
-from fks.bars.buckets import length_of as length_of
-from fks.bars.buckets import starts_of as starts_of
 from fks.bars.columns import aggregate_bars as aggregate_bars
 from fks.bars.columns import aggregate_trades as aggregate_trades
 from fks.model.bar import Bar, PublicTrade
+from fks.model.buckets import by_length as by_length
+from fks.model.buckets import length_of as length_of
+from fks.model.buckets import starts_of as starts_of
 from fks.model.errors import BugError
 from fks.model.market import TradeIds
 from fks.model.timeframe import NS, bar_end, bar_start

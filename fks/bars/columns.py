@@ -7,8 +7,8 @@ from decimal import ROUND_CEILING
 
 import numpy as np
 
-from fks.bars.buckets import divides, ends_of, starts_of
 from fks.model.bar import Bars, Floats, Ints
+from fks.model.buckets import divides, ends_of, starts_of
 from fks.model.errors import invalid
 from fks.model.timeframe import check_timeframe, volume_of
 

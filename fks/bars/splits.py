@@ -9,8 +9,8 @@ from decimal import Decimal
 
 import numpy as np
 
-from fks.bars.calendars import ALWAYS, calendar_of, midnight_ns
 from fks.model.bar import Bars, Ints, ShareSplit, split_digits
+from fks.model.calendars import ALWAYS, calendar_of, midnight_ns
 from fks.model.cash_flows import SplitDay
 from fks.model.errors import InputError, unprocessable
 from fks.model.timeframe import TIMEFRAMES, iso

@@ -16,10 +16,10 @@ from math import isfinite
 
 import numpy as np
 
-from fks.bars.buckets import ends_of, starts_of
-from fks.bars.calendars import Calendar
 from fks.bars.outliers import MOVE_MIN, REMEMBERED, OutlierDetector
 from fks.model.bar import Bars, Floats, Ints
+from fks.model.buckets import ends_of, starts_of
+from fks.model.calendars import Calendar
 from fks.model.timeframe import NS, iso
 
 SKEW_NS = 60 * NS  # how far ahead of our clock the exchange's may be

@@ -217,6 +217,7 @@ def run(
     from fks.backtest.frames import trades_path, write_trades
     from fks.backtest.report import document_of
     from fks.jobs.backtest import parse_spec, run_spec, with_costs
+    from fks.jobs.research_ledger import record_backtest
 
     with_report = wants_report(report, no_report=no_report, as_json=as_json)
     if trades is not None:
@@ -233,7 +234,7 @@ def run(
         raise CommandDenied(error.message, remedy=error.remedy) from None
     document = document_of(result, source=source)
     seconds = time.perf_counter() - began
-    document = in_ledger(ctx, tape, lambda runs: runs.record_backtest(document)) or document
+    document = in_ledger(ctx, tape, lambda runs: record_backtest(runs, document)) or document
     if as_json:
         emit(document, as_json=True, schema="fks.backtest/1")
     else:

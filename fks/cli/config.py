@@ -78,7 +78,7 @@ def check(ctx: click.Context, as_json: bool) -> None:
     from fks.config.problems import joined
     from fks.config.secrets import load_secrets
     from fks.config.unread import warnings_of
-    from fks.matching.margin import paper_margin
+    from fks.model.margin import paper_margin
 
     loaded = load(home_of(ctx))
     settings = loaded.settings

@@ -12,7 +12,7 @@ from fks.model.errors import InputError
 from fks.model.json_fields import json_fields
 
 if TYPE_CHECKING:
-    from fks.futures import Contract, ContractSpec
+    from fks.model.futures import Contract, ContractSpec
 
 _on = click.option("--on", "day", metavar="DATE", help="Trade date, as 2026-03-20. Default: the present one.")
 
@@ -52,7 +52,7 @@ def futures(_: click.Context, roots: tuple[str, ...], day: str | None) -> Any:
 
     Front month and roll follow the exchange calendar; see docs/futures.md. With --json: every figure with its source.
     """
-    from fks.futures import SPECS, spec_of
+    from fks.model.futures import SPECS, spec_of
 
     on = _day(day)
     items = [_product(spec_of(root), on) for root in roots or tuple(SPECS)]
@@ -69,7 +69,7 @@ def contract(name: str, day: str | None, as_json: bool) -> None:
     Exit code 2 for one that is expired or past its roll date when --on is left out: entries in it are refused.
     """
     from fks.clock import RealClock
-    from fks.futures import Contract, check_entry
+    from fks.model.futures import Contract, check_entry
 
     on = _day(day)
     found = Contract.parse(name, on)
@@ -84,7 +84,7 @@ def contract(name: str, day: str | None, as_json: bool) -> None:
 def _day(text: str | None) -> date:
     """Return the trade date that was asked for, else the present one. Errors: InputError."""
     from fks.clock import RealClock
-    from fks.futures import trade_date
+    from fks.model.futures import trade_date
 
     if text is None:
         return trade_date(RealClock().now_ns())
@@ -95,7 +95,7 @@ def _day(text: str | None) -> date:
 
 
 def _product(spec: ContractSpec, on: date) -> dict[str, Any]:
-    from fks.futures import front_month
+    from fks.model.futures import front_month
 
     root, number = spec.full_size
     return {

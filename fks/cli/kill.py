@@ -15,8 +15,8 @@ import click
 
 from fks.cli.base import CommandDenied, NotRunning, as_json, emit, paths_of, result, table
 from fks.model.errors import FksError
+from fks.model.kill import resume_command
 from fks.model.ninja import platform_of_key
-from fks.risk.policy import resume_command
 
 _ORDER = ("venue", "symbol", "instance", "side", "quantity", "filled", "outcome")
 _REMAINING = ("venue", "symbol", "instance", "quantity", "why")

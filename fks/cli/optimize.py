@@ -126,6 +126,7 @@ def run(
         searched,
         task_for,
     )
+    from fks.jobs.research_ledger import record_search
     from fks.search import Search
 
     with_report = wants_report(report, no_report=no_report, as_json=as_json)
@@ -141,7 +142,7 @@ def run(
         document = document_of_search(driver, source=loaded.source)
     except TapeRefused as error:
         raise CommandDenied(error.message, remedy=error.remedy) from None
-    document = in_ledger(ctx, tape, lambda runs: runs.record_search(document)) or {**document, "ledger": None}
+    document = in_ledger(ctx, tape, lambda runs: record_search(runs, document)) or {**document, "ledger": None}
     emit(document, as_json=as_json, schema=SCHEMA)
     if not as_json:
         show(document, seconds=time.perf_counter() - began)

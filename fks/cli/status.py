@@ -320,7 +320,7 @@ def _gateway_url(paths: Paths) -> str:
 
 
 def _kill(kill: Mapping[str, Any]) -> str:
-    from fks.risk.policy import resume_command
+    from fks.model.kill import resume_command
 
     if kill.get("engaged"):
         why = f"{kill.get('scope', '')} by {kill.get('by', '')}: {kill.get('reason', '')}"

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from fks.bars.aggregate import length_of
-from fks.bars.calendars import calendar_of, is_open_at
 from fks.clock import Clock
 from fks.clock.waiting import wait_for_event
 from fks.collector.connections import (
@@ -45,6 +44,7 @@ from fks.feed.machine import TRUSTED, FeedState
 from fks.feed.queues import MarketData
 from fks.history.assets import Assets, subscriptions, timeframes_of
 from fks.model.bar import BarClosed, PublicTrade
+from fks.model.calendars import calendar_of, is_open_at
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.model.health import Check, failed
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect

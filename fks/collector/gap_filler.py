@@ -27,12 +27,12 @@ from fks.feed import machine as m
 from fks.feed.feed import GRACE_NS, SymbolFeed
 from fks.feed.machine import Gap, Recovery
 from fks.feed.queues import Sealed
-from fks.feed.rows import TRADES, FeedRow, SealedPosition
 from fks.history.confirmation import BarFilter, whole
 from fks.history.trade_bars import NEAR_NS, TradeBars
 from fks.model.backoff import Backoff
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
+from fks.model.feed import TRADES, FeedRow, SealedPosition
 from fks.model.market import TradeIds, TradesFrom
 from fks.model.ports import Exchange, Log
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, iso

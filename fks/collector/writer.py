@@ -12,10 +12,10 @@ from fks.feed import machine as m
 from fks.feed.feed import SymbolFeed
 from fks.feed.machine import FeedState
 from fks.feed.queues import Batch, bar_key
-from fks.feed.rows import TRADES, FeedRow
 from fks.model import ids
 from fks.model.bar import Bar
 from fks.model.errors import OutageError
+from fks.model.feed import TRADES, FeedRow
 from fks.model.ports import Log, Meter
 from fks.model.timeframe import iso
 from fks.store.bus import BARS, Bus

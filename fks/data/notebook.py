@@ -258,8 +258,8 @@ def _missing(
 ) -> int | None:
     """Return the number of expected bars that an answer lacks. `kept`: the calendar that is stored with the series."""
     from fks.exchanges.registry import EXCHANGES
-    from fks.futures import futures_calendar
     from fks.history.gaps import calendar_for, count_bars, has_empty_bars
+    from fks.model.futures import futures_calendar
     from fks.store.gaps import TimeRange
 
     is_known = kept or listed.exchange in EXCHANGES or futures_calendar(listed.exchange, listed.symbol)

@@ -19,8 +19,8 @@ from typing import Any
 from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.model.errors import OutageError, conflict, unprocessable
+from fks.model.kill import KillScope, ScopeKind, account_number
 from fks.model.timeframe import iso, to_datetime, to_ns
-from fks.risk.policy import KillScope, ScopeKind, account_number
 from fks.store.bus import KILL, Bus
 from fks.store.db import Database
 from fks.store.kill import KillStore

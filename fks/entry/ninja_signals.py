@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from fks.entry.execution import ACTIONS, canonical_hash, result_of, wrong
 from fks.entry.order_entry import Draft, EntryAnswer, OrderEntry, OrderRequest, positive
-from fks.futures import contract_of
+from fks.model.futures import contract_of
 from fks.model.order import OrderType
 from fks.model.signal import Signal
 from fks.model.untrusted import shown

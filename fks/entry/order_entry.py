@@ -25,12 +25,12 @@ from typing import Any, TypeVar
 from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.entry.routing import OrderRouter
-from fks.futures import check_entry, contract_of
 from fks.model.account import keeps_bracket
 from fks.model.backoff import Backoff
 from fks.model.codes import Code
 from fks.model.copies import LEADER, is_ninja
 from fks.model.errors import InputError, OutageError, conflict, not_found, unprocessable
+from fks.model.futures import check_entry, contract_of
 from fks.model.ids import client_order_id, copy_signal_id, intent_id, request_signal_id
 from fks.model.order import TERMINAL, Order, OrderType, Role, Side, State, TimeInForce
 from fks.model.parent import TARGETS_MAX, BreakEven, ParentPlan, ProfitTarget, plan_json

@@ -27,6 +27,7 @@ from fks.jobs.instances import instance_of as find_instance
 from fks.jobs.valuation import value_portfolio
 from fks.matching import Slippage
 from fks.model.account import Account, Balance
+from fks.model.accounting.lots import LotMethod, LotTrade
 from fks.model.codes import Code, Denial
 from fks.model.copies import is_ninja
 from fks.model.decimals import plain
@@ -34,13 +35,13 @@ from fks.model.errors import InputError, OutageError
 from fks.model.ids import portfolio_run_id, request_signal_id
 from fks.model.instrument import Instrument
 from fks.model.json_fields import json_fields
+from fks.model.kill import KillMode
 from fks.model.order import TERMINAL, Order, OrderType, Side, State, TimeInForce
 from fks.model.ports import Lease, Log
 from fks.model.signal import PORTFOLIO, Kind, Signal, SignalState
 from fks.model.timeframe import NS, bar_start, check_timeframe, iso, to_datetime, to_ns
 from fks.model.untrusted import decimal_of
 from fks.model.venue import is_enabled
-from fks.portfolio.lots import LotMethod, LotTrade
 from fks.portfolio.rebalance import (
     AllocationHoldings,
     DriftReason,
@@ -65,7 +66,6 @@ from fks.portfolio.rebalance import (
 from fks.risk.check import CHECKS, RiskDenied, check
 from fks.risk.exits import is_dust, split_at_lot
 from fks.risk.intent import intend_order
-from fks.risk.policy import KillMode
 from fks.risk.view import RiskView, VenueView
 from fks.store.accounts import AccountStore
 from fks.store.bus import JOBS, Bus

@@ -20,16 +20,16 @@ from decimal import Decimal
 from typing import Any
 
 from fks.bars.aggregate import BarBuilder
-from fks.bars.buckets import length_of
 from fks.bars.outliers import OutlierDetector
 from fks.feed import machine as m
 from fks.feed.exchange_clock import ExchangeClock
 from fks.feed.liveness import FeedLiveness
 from fks.feed.machine import FeedAct, FeedAction, FeedState, Gap, SilenceCheck, Stream
 from fks.feed.queues import Backlog, Batch, Outages, Sealed, Unstored
-from fks.feed.rows import TRADES, SealedPosition
 from fks.model.backoff import Backoff
 from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.model.buckets import length_of
+from fks.model.feed import TRADES, SealedPosition
 from fks.model.market import Channel, Quote, TradeIds
 from fks.model.timeframe import NS, bar_end, bar_start
 

@@ -20,8 +20,8 @@ from typing import Protocol
 
 from fks.bars.aggregate import BarStart
 from fks.feed.queues import MarketData, Sealed
-from fks.feed.rows import SealedPosition, StoredFeed
 from fks.model.bar import Bar, PublicTrade
+from fks.model.feed import SealedPosition, StoredFeed
 from fks.model.market import Book, Channel, Quote, Suspect
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 
-from fks.feed.rows import TRADES, ChannelOutage
 from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.model.feed import TRADES, ChannelOutage
 from fks.model.market import BarSeen
 
 MarketData = PublicTrade | BarClosed | BarSeen

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from fks.bars.aggregate import length_of
-from fks.bars.calendars import ALWAYS, Calendar, calendar_of
 from fks.bars.columns import find_unsummable
 from fks.bars.outliers import OutlierDetector
 from fks.bars.validation import RowFault, check_bars
@@ -33,6 +32,7 @@ from fks.files.times import read_times
 from fks.files.trades import TradeColumnPositions, bars_of_trades, map_trades
 from fks.history.gaps import calendar_for
 from fks.model.bar import Bars, Ints
+from fks.model.calendars import ALWAYS, Calendar, calendar_of
 from fks.model.instrument import NO_LARGEST, NO_RULES, GivenRules, assumed_instrument
 from fks.model.timeframe import NS, check_bar_kind, iso, volume_of
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection
 
 from fks.exchanges.registry import EXCHANGES, capabilities_of
-from fks.futures import stored_name
 from fks.model.errors import invalid
+from fks.model.futures import stored_name
 
 #: quotes with which symbols without a separator may end; the longest match is taken
 QUOTES = (

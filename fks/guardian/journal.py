@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from fks.model.kill import EngagedKill, KillMode, Kills, KillScope
 from fks.model.order import Order, OrderType, Role, Side, State, TimeInForce
 from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.process.journal_file import JournalFile, read_lines, sync_folder
-from fks.risk.policy import EngagedKill, KillMode, Kills, KillScope
 
 #: what an outcome line can say; the last four end an order
 SENT, WORKING, UNKNOWN, ENDED, REFUSED, ABSENT = "sent", "working", "unknown", "ended", "refused", "absent"

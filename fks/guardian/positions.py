@@ -20,6 +20,7 @@ from fks.model.account import Environment, VenueIdentity
 from fks.model.copies import copied_instance
 from fks.model.ids import flatten_id, is_ours
 from fks.model.instrument import Instrument, Lot
+from fks.model.kill import KillScope, ScopeKind
 from fks.model.order import OPEN, TERMINAL, Fill, Order, State
 from fks.model.ports import Log
 from fks.model.timeframe import NS
@@ -27,7 +28,7 @@ from fks.orders import events as e
 from fks.orders.machine import advance
 from fks.orders.side_lines import PlacedOrders, parse_line
 from fks.process.journal_file import read_lines
-from fks.risk.policy import Action, KillScope, ScopeKind, action_of
+from fks.risk.policy import Action, action_of
 
 #: executions of this window are compared with the venue's history: a fill lost on the stream is booked by the sweep
 #: (60 s) at the latest, so what is older than twice that and not booked is not ours to find

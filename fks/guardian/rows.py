@@ -16,9 +16,9 @@ from fks.guardian.context import GuardianContext
 from fks.guardian.journal import ABSENT, REFUSED, SENT, UNKNOWN, WORKING, Asked, KillJournal, KillRecord, order_from
 from fks.guardian.positions import WINDOW_S, DatabaseSnapshot, Holder
 from fks.model.errors import FksError
+from fks.model.kill import KillScope
 from fks.model.order import State
 from fks.model.timeframe import to_datetime, to_ns
-from fks.risk.policy import KillScope
 from fks.store.db import Row
 from fks.store.facts import FactStore
 from fks.store.kill import KillStore

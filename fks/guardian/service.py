@@ -39,9 +39,10 @@ from fks.guardian.switch import KillSite, ScopeSwitch, ended
 from fks.guardian.takeover import Takeover
 from fks.model.account import Environment
 from fks.model.errors import FksError, InputError, OutageError, invalid
+from fks.model.kill import KillScope, ScopeKind, account_number
 from fks.model.ninja import platform_of
 from fks.model.ports import Log, Venue
-from fks.risk.policy import Action, Allow, Circumstances, JournalState, KillScope, ScopeKind, account_number, allowed
+from fks.risk.policy import Action, Allow, Circumstances, JournalState, allowed
 from fks.venues.closed import ClosedVenue, unconfigured_venue
 
 _TEXT_MAX = 500

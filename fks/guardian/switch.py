@@ -25,11 +25,11 @@ from fks.guardian.rows import KillTables
 from fks.guardian.venue_kill import VenueKill
 from fks.model.account import Environment
 from fks.model.errors import conflict
+from fks.model.kill import KillMode, KillScope, ScopeKind
 from fks.model.ninja import platform_of
 from fks.model.order import Order
 from fks.model.ports import Venue
 from fks.model.timeframe import iso
-from fks.risk.policy import KillMode, KillScope, ScopeKind
 from fks.store.bus import KILL
 
 _CANCEL_AGAIN_S = 1.0

@@ -27,10 +27,11 @@ from fks.guardian.positions import DatabaseSnapshot, Holder
 from fks.model.account import VenueIdentity
 from fks.model.errors import OutageError
 from fks.model.ids import is_ours
+from fks.model.kill import KillMode
 from fks.model.order import OrderType, Report, Role, Side, evolve
 from fks.model.ports import Venue
 from fks.model.timeframe import NS
-from fks.risk.policy import Action, KillMode, is_ended
+from fks.risk.policy import Action, is_ended
 from fks.venues.closed import ClosedVenue
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from fks.bars.aggregate import by_length, length_of
 from fks.clock import Clock
 from fks.config.settings import Data
-from fks.futures import EXCHANGES as FUTURES_EXCHANGES
-from fks.futures import contract_of
 from fks.model.errors import InputError, OutageError, PeerError, invalid, not_found
+from fks.model.futures import EXCHANGES as FUTURES_EXCHANGES
+from fks.model.futures import contract_of
 from fks.model.instrument import Instrument, find_instrument, folded
 from fks.model.market import Channel, Subscription
 from fks.model.ports import Exchange, Log

@@ -9,12 +9,12 @@ from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from fks.bars.calendars import ALWAYS, midnight_ns
-from fks.bars.features import IMPORTANCES
 from fks.bars.splits import split_day
+from fks.model.calendars import ALWAYS, midnight_ns
 from fks.model.cash_flows import FetchedEvents, FundingRate, SplitDay
 from fks.model.decimals import plain
 from fks.model.errors import InputError, invalid
+from fks.model.features import IMPORTANCES
 from fks.model.timeframe import iso, to_ns
 from fks.store.corporate_actions import (
     DIVIDEND,

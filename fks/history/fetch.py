@@ -17,8 +17,6 @@ from itertools import pairwise
 import numpy as np
 
 from fks.bars.aggregate import OpenBar, aggregate_bars, by_length, exact_decimal, length_of
-from fks.bars.buckets import divides
-from fks.bars.calendars import calendar_of
 from fks.clock import Clock
 from fks.clock.waiting import retry
 from fks.history.confirmation import BarFilter, whole
@@ -26,6 +24,8 @@ from fks.history.gaps import DAY_NS, REFUSED, SETTLE_NS, UNAVAILABLE, aligned, c
 from fks.history.trade_bars import TradeBars
 from fks.model.backoff import Backoff
 from fks.model.bar import Bar, Bars, Ints
+from fks.model.buckets import divides
+from fks.model.calendars import calendar_of
 from fks.model.errors import OutageError, invalid
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, check_timeframe, to_datetime

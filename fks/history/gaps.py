@@ -11,12 +11,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fks.bars.calendars import ALWAYS, calendar_of, guess_calendar
 from fks.clock import Clock
 from fks.exchanges.registry import EXCHANGES, capabilities_of
-from fks.futures import futures_calendar
 from fks.model.backoff import Backoff
 from fks.model.bar import Bars
+from fks.model.calendars import ALWAYS, calendar_of, guess_calendar
+from fks.model.futures import futures_calendar
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 from fks.store.db import Database
 from fks.store.gaps import GapStore, KnownGap, Series, TimeRange

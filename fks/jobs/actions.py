@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fks.jobs.rhythm import Rhythm, cause_of
 from fks.jobs.spec import checked_spec
+from fks.model.accounting.period import ReportName
 from fks.model.errors import ConfigError, FksError, OutageError, conflict, unprocessable
 from fks.model.timeframe import to_datetime
-from fks.portfolio.report import ReportName
 from fks.store.jobs import JobStore
 from fks.store.leases import fence_of
 
@@ -71,7 +71,7 @@ class RebalanceParams(NoParams):
     @field_validator("calendar")
     @classmethod
     def _is_known(cls, name: str | None) -> str | None:
-        from fks.bars.calendars import calendar_of
+        from fks.model.calendars import calendar_of
 
         try:
             if name is not None:
@@ -126,7 +126,7 @@ async def _drift(c: Component, params: DriftParams, id: uuid.UUID) -> str:
 async def _report(c: Component, params: ReportParams, id: uuid.UUID) -> str:
     """Report all accounts, once for each period, however often this runs."""
     from fks.jobs.reports import issue_report
-    from fks.portfolio.report import last_ended
+    from fks.model.accounting.period import last_ended
     from fks.store.reports import ReportStore
 
     store, now_ns = ReportStore(c.db), c.clock.now_ns()
@@ -146,7 +146,7 @@ async def _retention(c: Component, params: Any, id: uuid.UUID) -> str:
 
 async def _rebalance(c: Component, params: RebalanceParams, id: uuid.UUID) -> str:
     """Request a rebalancing, which starts as soon as nothing holds it: once for each run of a schedule."""
-    from fks.bars.calendars import calendar_of, is_open_at
+    from fks.model.calendars import calendar_of, is_open_at
     from fks.store.portfolio_runs import PortfolioRunStore
     from fks.store.portfolios import PortfolioStore
 

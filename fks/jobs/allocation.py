@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fks.jobs.instances import sized_instance
 from fks.jobs.spec import checked_spec
+from fks.model.accounting.attribution import InstanceFill
 from fks.model.errors import unprocessable
 from fks.model.timeframe import NS, TIMEFRAMES, bar_start, iso, to_ns
 from fks.portfolio.allocation import (
@@ -37,7 +38,6 @@ from fks.portfolio.allocation import (
     AllocationMethod,
     AllocationOptions,
     AllocationWindow,
-    InstanceFill,
     Weights,
     allocate,
     check_names,

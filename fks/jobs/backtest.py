@@ -18,11 +18,11 @@ from fks.backtest.run import check_tape
 from fks.config.settings import Costs, Risk
 from fks.jobs.spec import checked_spec
 from fks.matching import Borrow, Commission, CostModel, Slippage
-from fks.matching.margin import Margin
 from fks.model.bar import Bars
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError, unprocessable
 from fks.model.instrument import GivenRules, Instrument
+from fks.model.margin import Margin
 from fks.model.timeframe import bar_end, check_bar_kind, iso, to_ns
 from fks.model.untrusted import Exact
 from fks.risk.sizing import Sizing
@@ -65,7 +65,7 @@ class BacktestSpec(BaseModel):
     commission: str = Field("none", exclude_if=lambda value: value == "none")
     #: percent from the close beyond which a market entry expires whose exits the venue holds; None: it never does
     collar_pct: Exact | None = Field(None, ge=0, le=10, exclude_if=lambda value: value is None)
-    #: as `fks.matching.margin.Margin.parse` reads it; None: positions are paid in full
+    #: as `fks.model.margin.Margin.parse` reads it; None: positions are paid in full
     margin: str | None = Field(None, max_length=8_000, exclude_if=lambda value: value is None)
     #: as `fks.matching.Borrow.parse` reads it
     borrow: str = Field("none", exclude_if=lambda value: value == "none")

@@ -17,11 +17,11 @@ from fks.bars.columns import volume_bars
 from fks.bars.splits import adjusted, tick_of
 from fks.exchanges.registry import EXCHANGES, capabilities_of
 from fks.files.bars import ImportOptions, read_bars
-from fks.futures import continuous, continuous_root, contract_of
 from fks.history.gaps import calendar_for
 from fks.jobs.backtest import BarsRequest, LoadedBars, joined
 from fks.model.bar import Bars
 from fks.model.errors import InputError, invalid, not_found, unprocessable
+from fks.model.futures import continuous, continuous_root, contract_of
 from fks.model.instrument import Instrument, find_instrument
 from fks.model.market import TradeIds
 from fks.model.tape import Tape, unpack_tape
@@ -112,7 +112,7 @@ async def find_continuous(db: Database, symbol: str, exchange: str | None) -> tu
 async def _load_continuous(db: Database, request: BarsRequest, columns: ColumnCache | None) -> LoadedBars:
     """Return the bars of the stored contracts of a product (`ES ##-##`), each as it was traded, joined at rolls by
     volume; the first and last ones without bars up to the end of the request are left out. Errors: InputError NO_DATA,
-    FEATURE_KNOWLEDGE; those of `find_continuous` and `fks.futures.continuous`."""
+    FEATURE_KNOWLEDGE; those of `find_continuous` and `fks.model.futures.continuous`."""
     _, name = await find_continuous(db, request.symbol, request.exchange)
     contracts = await stored_contracts(db, request.symbol, request.exchange)
     whole = replace(request, start_ns=None, warmup=0, features=())

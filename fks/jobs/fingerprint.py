@@ -13,9 +13,9 @@ import fks
 from fks.backtest.fingerprint import RULES
 from fks.backtest.instrument import currencies_of
 from fks.config.settings import Risk
-from fks.futures import continuous_root
 from fks.model.cash_flows import InstrumentEvents
 from fks.model.errors import InputError
+from fks.model.futures import continuous_root
 from fks.model.instrument import NO_RULES, folded
 from fks.model.timeframe import to_ns, volume_of
 from fks.store.bars import BarStore

@@ -37,12 +37,12 @@ from fks.ai.forecast import (
 )
 from fks.ai.forecast_evaluation import drift, drift_rows, evaluation, leakage, reference, tested
 from fks.backtest.gaps import ensure_whole, find_gaps
-from fks.bars.features import column_of, forecast_wait_s
 from fks.jobs.backtest import BarsRequest
 from fks.jobs.bars import load_stored
 from fks.jobs.spec import checked_spec
 from fks.model.bar import Bars, Ints
 from fks.model.errors import InputError, conflict, unprocessable
+from fks.model.features import column_of, forecast_wait_s
 from fks.model.instrument import folded
 from fks.model.timeframe import NS, iso, to_ns
 from fks.search.splits import walk_forward

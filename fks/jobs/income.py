@@ -6,10 +6,10 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import NamedTuple
 
-from fks.bars.calendars import ALWAYS, midnight_ns
-from fks.futures import instrument_of_symbol
 from fks.history.gaps import calendar_for
+from fks.model.calendars import ALWAYS, midnight_ns
 from fks.model.cash_flows import is_perpetual
+from fks.model.futures import instrument_of_symbol
 from fks.model.instrument import assumed_instrument
 from fks.model.timeframe import to_datetime, to_ns
 from fks.portfolio.income import (

@@ -17,12 +17,12 @@ from fks.backtest.rebalance import (
     run_portfolio,
 )
 from fks.backtest.rows import AMOUNT_MAX
-from fks.bars.calendars import calendar_of, is_open_at
 from fks.jobs.allocation import AllocationBody
 from fks.jobs.backtest import BarsRequest, LoadBars, Progress
 from fks.jobs.rhythm import Rhythm
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel, Slippage
+from fks.model.calendars import calendar_of, is_open_at
 from fks.model.errors import ConfigError, unprocessable
 from fks.model.instrument import Instrument, find_instrument
 from fks.model.timeframe import NS, TIMEFRAMES, bar_start, iso, to_datetime, to_ns

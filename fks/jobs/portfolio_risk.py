@@ -13,6 +13,7 @@ import numpy as np
 from fks.backtest.metrics import benchmark_metrics_of, day_ends, equity_metrics_of
 from fks.config.settings import Settings
 from fks.jobs.valuation import ValuedPortfolio, value_portfolio
+from fks.model.accounting.valuation import EquityRow, growth_of, money_weighted_return
 from fks.model.bar import Floats
 from fks.model.timeframe import NS, iso, to_datetime, to_ns
 from fks.portfolio.benchmark import benchmark_levels, parse_benchmark
@@ -30,7 +31,6 @@ from fks.portfolio.risk import (
     risk_positions,
     stress,
 )
-from fks.portfolio.valuation import EquityRow, growth_of, money_weighted_return
 from fks.store.db import Database, Querier
 from fks.store.portfolios import Portfolio, PortfolioStore
 from fks.store.valuation import ValuationStore

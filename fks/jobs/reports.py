@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from fks.alerts.report import text_of, title_of
+from fks.model.accounting.period import ReportPeriod
 from fks.model.decimals import plain
 from fks.model.ids import report_id
 from fks.model.timeframe import iso
-from fks.portfolio.report import ReportPeriod, text_of, title_of
 from fks.store.reports import ReportStore
 
 

@@ -21,6 +21,7 @@ from fks.jobs.backtest import KIND as BACKTEST
 from fks.jobs.backtest import run_job
 from fks.jobs.optimization import KIND as OPTIMIZATION
 from fks.jobs.optimization import WORKER
+from fks.jobs.research_ledger import record_backtest
 from fks.jobs.search import run_coordinator, run_helper
 from fks.jobs.work import Cancelled, JobWork
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
@@ -191,7 +192,7 @@ async def _outcome(job: JobRow, work: JobWork) -> tuple[str, dict[str, Any] | No
             raise InputError(f"unknown kind of job {job.kind!r}", remedy=f"known: {' '.join([*KINDS, *WAITING_KINDS])}")
         document = await asyncio.to_thread(kind, job.spec, work)
         if not {"members", "instruments"} & {*job.spec}:  # else its trades are not of one series
-            document = await ResearchRunStore(work.db).record_backtest(document)
+            document = await record_backtest(ResearchRunStore(work.db), document)
         return "done", document, None
     except Cancelled:
         return "cancelled", None, None

@@ -16,10 +16,10 @@ from fks.jobs.drift import KIND as DRIFT
 from fks.jobs.drift import job_id_of
 from fks.jobs.sync import NOTHING, Continuous
 from fks.jobs.valuation import note_portfolio_equity, rates_of, value_fees
+from fks.model.accounting.journal import JournalTrade, closed_trades
 from fks.model.errors import OutageError
 from fks.model.ids import journal_entry_id
 from fks.model.timeframe import iso, to_datetime
-from fks.portfolio.journal import JournalTrade, closed_trades
 from fks.store.challengers import ChallengerStore
 from fks.store.db import Database, Querier
 from fks.store.jobs import JobStore

@@ -31,6 +31,7 @@ from fks.jobs.optimization import (
     task_for,
     trial_of,
 )
+from fks.jobs.research_ledger import record_search
 from fks.jobs.work import Cancelled, JobWork
 from fks.model.errors import BugError, OutageError
 from fks.process.confined_strategies import ConfinedCatalogue
@@ -86,7 +87,7 @@ async def run_coordinator(job: JobRow, work: JobWork) -> dict[str, Any]:
         await asyncio.sleep(LOOK_S)
     _check(work)
     document = await asyncio.to_thread(document_of_search, driver, source=source)
-    return await _persist(lambda: ResearchRunStore(work.db).record_search(document), work)
+    return await _persist(lambda: record_search(ResearchRunStore(work.db), document), work)
 
 
 async def run_helper(job: JobRow, work: JobWork) -> dict[str, Any]:

@@ -157,9 +157,9 @@ async def _optimization(c: OperationServices, a: Arguments) -> Any:
 
 async def _named(c: OperationServices, kind: str, spec: dict[str, Any]) -> Any:
     """Return a spec with the symbols as they are stored, and its fingerprint."""
-    from fks.futures import continuous_root
     from fks.jobs.bars import find_continuous
     from fks.jobs.fingerprint import fingerprint
+    from fks.model.futures import continuous_root
     from fks.store.reading import ReadingStore
 
     for one in spec.get("members") or spec.get("instruments") or (spec,):

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from fks.bars.calendars import calendar_of, is_open_at
 from fks.config.settings import Settings
-from fks.futures import futures_calendar, instrument_of_symbol
+from fks.model.accounting.attribution import state_json
+from fks.model.accounting.valuation import HeldPosition, PricedPair, Rate, Rates, Valuation, net_flow, value_holdings
+from fks.model.calendars import calendar_of, is_open_at
+from fks.model.futures import futures_calendar, instrument_of_symbol
 from fks.model.instrument import assumed_instrument, money
 from fks.model.timeframe import to_ns
-from fks.portfolio.attribution import state_json
-from fks.portfolio.valuation import HeldPosition, PricedPair, Rate, Rates, Valuation, net_flow, value_holdings
 from fks.store.db import Database, Querier
 from fks.store.portfolios import Portfolio, PortfolioStore
 from fks.store.valuation import UnvaluedFee, ValuationStore

@@ -151,3 +151,20 @@ class Position:
     fees: Decimal
     updated_ns: int = 0
     entries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PortfolioLimit:
+    """A limit of the portfolio that an account or an instance is in, and its newest measurement.
+
+    `observed` None: not known, and `missing` says why. Money in `currency`; `weight_max` is a fraction.
+    """
+
+    portfolio: str
+    currency: str
+    kind: str
+    value: Decimal
+    age_max_s: float
+    observed: Decimal | None
+    measured_ns: int | None
+    missing: str = ""

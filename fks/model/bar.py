@@ -171,8 +171,8 @@ class Bars:
 
     What is derived from the columns (`ticks`, `breaks`) is kept: from then on they are read-only.
     `inputs`: bars of further symbols by folded symbol, aligned row by row by `joined`. `features`: own columns by name
-    (`fks.bars.features`). `calendar`: the market's trading
-    calendar, `24/7` or a name of exchange_calendars (`fks.bars.calendars`); missing bars and trading days follow from
+    (`fks.model.features`). `calendar`: the market's trading
+    calendar, `24/7` or a name of exchange_calendars (`fks.model.calendars`); missing bars and trading days follow from
     it. `exchange`: where they are from, "" when that is not known. `splits`, oldest first: the columns are in shares of
     after the last one (`fks.bars.splits`), made of those that were traded (`raw`); strategies see the shares of each
     decision's own day (`known`). `end_ns`: when each bar ended, of volume bars alone: the end of others follows from

@@ -26,8 +26,8 @@ class BridgePlatform:
     the platform; `key_file`: the secret's default file in FKS_HOME.
 
     `has_lots`: quantities are lots on the step of an instrument that the peer lists; otherwise whole contracts of a
-    futures calendar (`fks.futures`). `account_setting`: names the account that is traded; `foreign_prefix`: of our
-    names for orders that are not of FKS. `key_file_remedy`, `update_remedy`, `resume_remedy`: the actions after a
+    futures calendar (`fks.model.futures`). `account_setting`: names the account that is traded; `foreign_prefix`: of
+    our names for orders that are not of FKS. `key_file_remedy`, `update_remedy`, `resume_remedy`: the actions after a
     secret that cannot be used, with a peer that is too old, and while its kill latch is on.
     """
 

@@ -21,8 +21,8 @@ from fks.config.paths import Paths
 from fks.config.secrets import Secrets, ensure_secrets, load_secrets, secret_values
 from fks.config.settings import Settings
 from fks.config.urls import certificate_fault
-from fks.matching.margin import paper_margin
 from fks.model.errors import ConfigError, FksError
+from fks.model.margin import paper_margin
 from fks.node import ports, preflight
 from fks.node.child_records import ChildRecords, has_living
 from fks.node.cluster_driver import ClusterDriver, KeeperContext, KeeperStart

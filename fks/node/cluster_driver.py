@@ -31,13 +31,13 @@ from fks.model.timeframe import to_datetime
 from fks.node.head import OtherBuildError
 from fks.node.presence import NodePresence
 from fks.node.service import ServiceStatus, ServiceTree
+from fks.process.crash_marker import CrashMarker
 from fks.process.log import Redactor
 from fks.store.alerting import AlertingStore
 from fks.store.crash_marks import CrashMarkStore, PostedMark
 from fks.store.db import Database
 from fks.store.nodes import NodeRow
 from fks.store.supervision import TreeJournal
-from fks.strategy_worker.crash_marker import CrashMarker
 
 QUERY_S = 2.0  # the keeper does not wait longer for its database
 

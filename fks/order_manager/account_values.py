@@ -13,17 +13,17 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Protocol, TypedDict
 
-from fks.bars.calendars import calendar_of, is_open_at
 from fks.config.settings import Settings
-from fks.futures import futures_calendar
 from fks.model.account import Account, Position
+from fks.model.accounting.valuation import Rates, rates_into, valued
+from fks.model.calendars import calendar_of, is_open_at
 from fks.model.copies import copied_instance
 from fks.model.errors import OutageError
+from fks.model.futures import futures_calendar
 from fks.model.instrument import Instrument
 from fks.model.order import Fill, Order
 from fks.order_manager.correlations import Correlations
 from fks.portfolio.position import EXTERNAL
-from fks.portfolio.valuation import Rates, rates_into, valued
 from fks.risk.holdings import coins_of_others, entries_of
 from fks.risk.intent import Intent
 from fks.risk.valuation import DayFlows, Flow, day_start_ns, held_over, profit_of, symbol_profit

@@ -13,14 +13,14 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from fks.bars.calendars import ALWAYS, calendar_of, overnight
 from fks.clock.waiting import wait_for_event
 from fks.history.gaps import calendar_for
-from fks.matching.margin import Margin
 from fks.model.account import Account
 from fks.model.bar import Bar
+from fks.model.calendars import ALWAYS, calendar_of, overnight
 from fks.model.errors import OutageError
 from fks.model.instrument import Instrument
+from fks.model.margin import Margin
 from fks.model.order import LIVE, ExecutedOrder, Fill, Order, Role, State
 from fks.model.ports import Venue
 from fks.model.signal import Signal

@@ -14,12 +14,13 @@ from decimal import Decimal
 from fks.config.check import venue_plaintext
 from fks.config.settings import Settings
 from fks.matching import CostModel
-from fks.matching.margin import Margin
-from fks.model.account import Account, Balance, Position
+from fks.model.account import Account, Balance, PortfolioLimit, Position
 from fks.model.cash_flows import PositionSplit
 from fks.model.codes import Denial
 from fks.model.copies import copied_instance
 from fks.model.instrument import Instrument
+from fks.model.kill import Kills
+from fks.model.margin import Margin
 from fks.model.order import OPEN, Fill, Order, Role, Side, State
 from fks.model.ports import VenueCapabilities
 from fks.model.signal import Signal
@@ -31,8 +32,8 @@ from fks.order_manager.prop_rules import PropGate
 from fks.orders.messages import PositionKey
 from fks.portfolio.position import EXTERNAL
 from fks.risk.intent import Intent
-from fks.risk.policy import Kills, Reach
-from fks.risk.view import PortfolioLimit, RiskView, VenueView, is_list_over, reach_of
+from fks.risk.policy import Reach
+from fks.risk.view import RiskView, VenueView, is_list_over, reach_of
 from fks.store.facts import InstanceFacts, Mark
 from fks.store.signals import WaitingSignals
 

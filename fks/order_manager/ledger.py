@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from fks.futures import instrument_of_symbol
 from fks.model.account import Position
 from fks.model.cash_flows import PositionSplit
 from fks.model.copies import copied_instance
 from fks.model.errors import OutageError
+from fks.model.futures import instrument_of_symbol
 from fks.model.instrument import Instrument, assumed_instrument
 from fks.model.order import BracketLeg, Fill, Order, Report, Role, Side, State, evolve
 from fks.model.parent import ParentPlan

@@ -19,6 +19,7 @@ from fks.clock.waiting import wait_for_event
 from fks.model.codes import Code
 from fks.model.copies import PREFIX
 from fks.model.errors import OutageError
+from fks.model.kill import KillMode, Kills, ScopeKind
 from fks.model.ninja import platform_of
 from fks.model.order import Order, Role
 from fks.model.parent import ParentPlan
@@ -34,7 +35,7 @@ from fks.orders.freshness import max_age_of
 from fks.orders.messages import PositionKey
 from fks.orders.trailing import stop_of
 from fks.risk.intent import intend_order
-from fks.risk.policy import JournalState, KillMode, Kills, ScopeKind
+from fks.risk.policy import JournalState
 from fks.store.signals import SignalRecord
 
 Given = TypeVarTuple("Given")

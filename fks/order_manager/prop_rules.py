@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fks.config.settings import Settings
-from fks.futures import contract_of
 from fks.model.codes import Code, Denial
 from fks.model.copies import LEADER
 from fks.model.errors import FksError
+from fks.model.futures import contract_of
 from fks.model.ninja import LinkRecord
 from fks.model.order import Order
 from fks.prop_rules import ORDER_CODES, EntryRequest, Holding, RuleGroup, WorkingEntry, check_entry

@@ -11,6 +11,7 @@ from pathlib import Path
 from fks.clock.waiting import wait_for_event
 from fks.model.copies import copied_instance
 from fks.model.errors import OutageError
+from fks.model.kill import KillMode, Kills, KillScope
 from fks.model.order import OPEN, Order, Request, Role, Side, State
 from fks.model.signal import Signal, SignalState
 from fks.model.timeframe import iso
@@ -18,7 +19,7 @@ from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.position_workers import PositionWorkers
 from fks.order_manager.venue_orders import VenueOrders
 from fks.risk.intent import intent_of
-from fks.risk.policy import JournalState, KillMode, Kills, KillScope
+from fks.risk.policy import JournalState
 from fks.risk.resting import RestingEntries
 from fks.store.accounts import AccountStore
 from fks.store.venues import VenueStore

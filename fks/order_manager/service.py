@@ -20,13 +20,14 @@ from functools import partial
 from typing import Final
 
 from fks.credentials.carrier import CredentialWatch
-from fks.futures import contract_of, trade_date
-from fks.futures.roll import roll_notice
 from fks.model.account import Environment
 from fks.model.codes import Code
 from fks.model.copies import LEADER, is_ninja
 from fks.model.errors import InputError, OutageError, StaleEpochError
+from fks.model.futures import contract_of, trade_date
+from fks.model.futures.roll import roll_notice
 from fks.model.health import Check, failed
+from fks.model.kill import Kills
 from fks.model.ninja import platform_of
 from fks.model.order import LIVE, OPEN, TERMINAL, Order, OrderType, Role, State
 from fks.model.ports import Meter, Pager, Venue
@@ -60,7 +61,7 @@ from fks.orders.machine import Act, Step
 from fks.orders.messages import Limits, PositionKey
 from fks.orders.sent_ids import SentIds
 from fks.portfolio.position import EXTERNAL
-from fks.risk.policy import JournalState, Kills
+from fks.risk.policy import JournalState
 from fks.runtime import Runtime
 from fks.store.bars import BarStore
 from fks.store.bus import BARS, HEALTH, KILL, WAKE

@@ -16,13 +16,14 @@ from typing import Any
 
 from fks.clock import Clock
 from fks.model.errors import OutageError
+from fks.model.kill import KillMode
 from fks.model.order import Order
 from fks.model.ports import Lease
 from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.orders import events as e
 from fks.orders.side_lines import Happened, PlacedOrders, happened_line, parse_line, placed_line
 from fks.process.journal_file import JournalFile, read_lines
-from fks.risk.policy import Action, Allow, Circumstances, JournalState, KillMode, allowed
+from fks.risk.policy import Action, Allow, Circumstances, JournalState, allowed
 
 _RETRY_S = 0.5  # a file that took no line takes none for so long
 _LOCKED: dict[Path, JournalFile] = {}  # one writer a process, however often its order manager is made again

@@ -21,6 +21,7 @@ from fks.model import ids
 from fks.model.codes import MEANING, Code, Denial
 from fks.model.errors import InputError, OutageError
 from fks.model.instrument import Instrument
+from fks.model.kill import Kills
 from fks.model.order import (
     LIVE,
     OPEN,
@@ -66,16 +67,7 @@ from fks.risk.check import CHECKS, Approved, RiskDenied, capped, check
 from fks.risk.exits import split_at_lot
 from fks.risk.explain import as_payload, explain, figures
 from fks.risk.intent import Intent, intend_entry, intend_exit, intend_order, intent_of
-from fks.risk.policy import (
-    Action,
-    Allow,
-    Circumstances,
-    JournalState,
-    Kills,
-    allowed,
-    journals_of,
-    stopped_by,
-)
+from fks.risk.policy import Action, Allow, Circumstances, JournalState, allowed, journals_of, stopped_by
 from fks.risk.sizing import Sizing, affordable_quantity
 from fks.risk.view import RiskView, without_replaced
 from fks.store.orders import EventRow, Placed

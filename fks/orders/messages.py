@@ -16,11 +16,11 @@ import msgspec
 
 from fks.model.account import Balance
 from fks.model.instrument import Instrument
+from fks.model.kill import KillMode as KillMode
 from fks.model.order import Order, Refusal, Role, Side
 from fks.model.parent import ParentPlan
 from fks.model.signal import Signal, SignalState
 from fks.risk.policy import Circumstances, JournalState, Reach
-from fks.risk.policy import KillMode as KillMode
 
 ZERO = Decimal(0)
 #: (account id, venue, symbol)

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fks.model.accounting.attribution import InstanceFill
 from fks.model.bar import Floats, Ints, ShareSplit
 from fks.model.errors import InputError, unprocessable
 from fks.model.timeframe import NS, TIMEFRAMES
@@ -102,18 +103,6 @@ class AllocatedWeights:
 
     weights: Mapping[str, float]
     diagnostics: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceFill:
-    """An execution of a strategy instance. `quantity` is signed, of contracts times their multiplier; `fee` is in
-    quote, None without a rate; `size`: that of the instance's entries at the time, in quote."""
-
-    time_ns: int
-    quantity: Decimal
-    price: Decimal
-    fee: Decimal | None
-    size: Decimal
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from statistics import NormalDist
 
 import numpy as np
 
+from fks.model.accounting.valuation import HeldPosition, Rates, Valuation
 from fks.model.bar import Floats
 from fks.model.instrument import money
 from fks.portfolio.position import EXTERNAL
-from fks.portfolio.valuation import HeldPosition, Rates, Valuation
 
 #: Fewer daily returns of a factor are too short a history.
 RETURNS_MIN = 60

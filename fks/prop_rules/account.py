@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 
-from fks.futures import SPECS
+from fks.model.futures import SPECS
 
 _ZERO = Decimal(0)
 

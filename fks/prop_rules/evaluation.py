@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal
 
-from fks.futures.trading_days import CHICAGO
 from fks.model.codes import Code as OrderCode
+from fks.model.futures.trading_days import CHICAGO
 from fks.model.timeframe import NS
 from fks.prop_rules.account import AccountState, EntryRequest, lots_at_most, worst_loss
 from fks.prop_rules.hours import Hours, hours_of

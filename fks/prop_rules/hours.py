@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import date, time
 from zoneinfo import ZoneInfo
 
-from fks.bars.calendars import calendar_of, is_open_at
-from fks.futures import session_close_ns, trade_date
-from fks.futures.trading_days import moment_ns
+from fks.model.calendars import calendar_of, is_open_at
+from fks.model.futures import session_close_ns, trade_date
+from fks.model.futures.trading_days import moment_ns
 from fks.model.timeframe import NS
 from fks.prop_rules.rules import FlatBy
 

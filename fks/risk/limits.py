@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 
+from fks.model.account import PortfolioLimit
 from fks.model.codes import Code, Denial
+from fks.model.kill import KillMode, resume_command
 from fks.model.order import Order, OrderType, Role, Side, State
 from fks.risk.exits import left_to_close
 from fks.risk.figures import Passed, compared
 from fks.risk.intent import Intent
 from fks.risk.order_checks import worst_price
-from fks.risk.policy import Action, Allow, Circumstances, KillMode, allowed, resume_command
-from fks.risk.view import WAIT_MAX_S, PortfolioLimit, RiskView, is_dormant
+from fks.risk.policy import Action, Allow, Circumstances, allowed
+from fks.risk.view import WAIT_MAX_S, RiskView, is_dormant
 
 _ZERO = Decimal(0)
 _STOPS = (OrderType.STOP, OrderType.STOP_LIMIT)

@@ -1,7 +1,7 @@
 """The profit of one trading day in each currency, for limits. Pure.
 
-Every limit is valued in the account's currency, at the rates of `fks.portfolio.valuation`; without a rate entries are
-denied (PRICE_MISSING).
+Every limit is valued in the account's currency, at the rates of `fks.model.accounting.valuation`; without a rate
+entries are denied (PRICE_MISSING).
 """
 
 from __future__ import annotations

@@ -8,13 +8,14 @@ from decimal import Decimal
 
 from fks.config.risk import Risk
 from fks.matching import CostModel
-from fks.matching.margin import Margin
-from fks.model.account import Account, Balance
+from fks.model.account import Account, Balance, PortfolioLimit
 from fks.model.codes import Denial
 from fks.model.instrument import Instrument
+from fks.model.kill import KillMode
+from fks.model.margin import Margin
 from fks.model.order import Order, OrderType, Side, State, TimeInForce
 from fks.model.ports import VenueCapabilities
-from fks.risk.policy import KillMode, Reach
+from fks.risk.policy import Reach
 
 _ZERO = Decimal(0)
 #: an entry that would wait longer for the venue's rate limit is denied
@@ -41,23 +42,6 @@ class VenueView:
     def reach(self) -> Reach:
         """Return how well the venue is known."""
         return reach_of(self.state, self.is_connected)
-
-
-@dataclass(frozen=True, slots=True)
-class PortfolioLimit:
-    """A limit of the portfolio that an account or an instance is in, and its newest measurement.
-
-    `observed` None: not known, and `missing` says why. Money in `currency`; `weight_max` is a fraction.
-    """
-
-    portfolio: str
-    currency: str
-    kind: str
-    value: Decimal
-    age_max_s: float
-    observed: Decimal | None
-    measured_ns: int | None
-    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,48 +9,14 @@ well: the ledger counts them over all searches and backtests of a symbol whose b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from math import sqrt
 from typing import Any
 
 from fks.backtest.metrics import probabilistic_sharpe
+from fks.model.research import Earlier, ResearchRun
 from fks.model.timeframe import to_ns
 from fks.search.overfitting import PASS, expected_best_sharpe
-
-
-@dataclass(frozen=True, slots=True)
-class ResearchRun:
-    """One search, or one backtest, on a series. `start_ns` and `end_ns` are those of its first and last bar.
-
-    `sharpe_mean` and `sharpe_spread` (the sum of squared deviations from it) are of the yearly Sharpe ratios of its
-    trials, `sharpe_best` the greatest; a trial without one has 0.
-    """
-
-    fingerprint: str
-    kind: str
-    strategy: str
-    exchange: str
-    symbol: str
-    timeframe: str
-    start_ns: int
-    end_ns: int
-    trials: int
-    sharpe_mean: float
-    sharpe_spread: float
-    sharpe_best: float
-
-
-@dataclass(frozen=True, slots=True)
-class Earlier:
-    """Sums over the other runs on the same symbol in the same time. `squares`: of the yearly Sharpe ratios of all
-    trials; `held_back_runs`: how many of the runs used bars that this one held back."""
-
-    runs: int = 0
-    trials: int = 0
-    sharpe_sum: float = 0.0
-    sharpe_squares: float = 0.0
-    held_back_runs: int = 0
 
 
 def run_of_search(document: Mapping[str, Any]) -> ResearchRun:

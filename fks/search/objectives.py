@@ -10,8 +10,8 @@ import numpy as np
 
 from fks.backtest.metrics import moments
 from fks.backtest.series import days_per_year, last_bars
-from fks.bars.calendars import ALWAYS
 from fks.model.bar import Bars, Floats, Ints
+from fks.model.calendars import ALWAYS
 from fks.model.errors import unprocessable
 from fks.model.timeframe import NS
 from fks.search.overfitting import sharpe

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from fks.model.account import PortfolioLimit
 from fks.model.bar import Bar
 from fks.model.instrument import Instrument
+from fks.model.kill import EngagedKill, KillMode, Kills, KillScope
 from fks.model.order import ExecutedOrder
 from fks.model.timeframe import to_datetime, to_ns
 from fks.model.venue import VenueRule
-from fks.risk.policy import EngagedKill, KillMode, Kills, KillScope
-from fks.risk.view import PortfolioLimit
 from fks.store.base import FencedStore, query, reads
 from fks.store.db import Querier
 from fks.store.instruments import instrument_of

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fks.bars.features import (
+from fks.model.bar import Bars
+from fks.model.errors import InputError, conflict, unprocessable
+from fks.model.features import (
     EVENTS,
     FORECAST,
     EventColumn,
@@ -19,8 +21,6 @@ from fks.bars.features import (
     model_of,
     near_events,
 )
-from fks.model.bar import Bars
-from fks.model.errors import InputError, conflict, unprocessable
 from fks.model.instrument import folded
 from fks.model.timeframe import NS, iso, to_datetime, to_ns
 from fks.store.base import SqlStore

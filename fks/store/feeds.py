@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fks.clock.real import Clock
-from fks.feed.rows import TRADES, ChannelOutage, FeedRow, SealedPosition, StoredFeed
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import StaleEpochError
+from fks.model.feed import TRADES, ChannelOutage, FeedRow, SealedPosition, StoredFeed
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.base import SqlStore, columns_of, query, reads
 from fks.store.db import Database

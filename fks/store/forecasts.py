@@ -13,9 +13,9 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from fks.bars.features import column_of
 from fks.model.bar import Floats, Ints
 from fks.model.errors import InputError, conflict, not_found
+from fks.model.features import column_of
 from fks.model.instrument import folded
 from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso, to_datetime, to_ns

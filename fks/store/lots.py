@@ -10,9 +10,7 @@ from datetime import timedelta
 from decimal import Decimal
 from itertools import islice
 
-from fks.futures import EXCHANGES, instrument_of_symbol
-from fks.model.timeframe import NS, TIMEFRAMES, to_datetime, to_ns
-from fks.portfolio.lots import (
+from fks.model.accounting.lots import (
     FlowKind,
     LotBook,
     LotFlow,
@@ -22,6 +20,8 @@ from fks.portfolio.lots import (
     match_lots,
     without_busts,
 )
+from fks.model.futures import EXCHANGES, instrument_of_symbol
+from fks.model.timeframe import NS, TIMEFRAMES, to_datetime, to_ns
 from fks.store.base import columns_of
 from fks.store.db import Database, Row, Transaction, sql
 

@@ -18,11 +18,11 @@ import asyncpg
 from fks.model.account import Position
 from fks.model.cash_flows import PositionSplit
 from fks.model.errors import BugError, OutageError, StaleEpochError
+from fks.model.kill import scopes_of
 from fks.model.order import Fill, Order, Side
 from fks.model.parent import ParentPlan, plan_json, plan_of
 from fks.model.signal import Signal, SignalState
 from fks.model.timeframe import to_datetime
-from fks.risk.policy import scopes_of
 from fks.store.base import SqlStore, columns_of, query, reads
 from fks.store.db import Database, Querier, Row
 from fks.store.order_rows import EVENT, ORDER, POSITION, TRADE, EventRow, ExecutionRow, Packers, statement

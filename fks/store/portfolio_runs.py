@@ -14,9 +14,9 @@ from decimal import Decimal
 from typing import Any
 
 from fks.model.account import Account
+from fks.model.accounting.attribution import InstanceFill
 from fks.model.errors import conflict
 from fks.model.instrument import Instrument
-from fks.portfolio.allocation import InstanceFill
 from fks.store.base import FencedStore, dataclass_reader, query, reads
 from fks.store.db import Querier
 from fks.store.instruments import instrument_of

@@ -9,11 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from fks.futures import instrument_of_symbol
-from fks.model.errors import InputError, conflict, not_found
-from fks.model.instrument import assumed_instrument
-from fks.model.timeframe import iso, to_datetime, to_ns
-from fks.portfolio.attribution import (
+from fks.model.accounting.attribution import (
     AttributedFill,
     AttributedPayment,
     AttributedSplit,
@@ -22,7 +18,7 @@ from fks.portfolio.attribution import (
     holdings_of,
     state_of,
 )
-from fks.portfolio.valuation import (
+from fks.model.accounting.valuation import (
     EquityBefore,
     HeldPosition,
     PortfolioHolding,
@@ -32,6 +28,10 @@ from fks.portfolio.valuation import (
     holding_of,
     value_holdings,
 )
+from fks.model.errors import InputError, conflict, not_found
+from fks.model.futures import instrument_of_symbol
+from fks.model.instrument import assumed_instrument
+from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.store.base import SqlStore, query, reads
 from fks.store.db import Database, Querier, Row, Transaction
 from fks.store.portfolio_runs import check_idle

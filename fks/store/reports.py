@@ -8,9 +8,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from fks.model.accounting.period import LATE_S, ReportPeriod
 from fks.model.errors import conflict, not_found
 from fks.model.timeframe import iso, to_datetime, to_ns
-from fks.portfolio.report import LATE_S, ReportPeriod
 from fks.store.base import SqlStore
 from fks.store.db import Database
 from fks.store.portfolios import Portfolio
@@ -63,8 +63,8 @@ class ReportStore(SqlStore[Database], queries="reports"):
         portfolio: Portfolio | None = None,
         drift: Sequence[Mapping[str, Any]] = (),
     ) -> dict[str, Any]:
-        """Return the document of a period, of `accounts` (None: of all) or of a portfolio, as `fks.portfolio.report`
-        renders it.
+        """Return the document of a period, of `accounts` (None: of all) or of a portfolio, as
+        `fks.alerts.report` renders it.
 
         Alerts belong to no account, so only a report of all has them. Holdings, risk and `drift` are those of now.
         `home`: the exchange of the venue, whose prices come first.

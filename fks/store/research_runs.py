@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
 
+from fks.model.research import Earlier, ResearchRun
 from fks.model.timeframe import to_datetime, to_ns
-from fks.search.ledger import Earlier, ResearchRun, held_back_ns, judged, run_of_backtest, run_of_search, with_ledger
 from fks.store.base import SqlStore, query, reads
 from fks.store.db import Querier
 
@@ -16,21 +14,6 @@ _run = reads(ResearchRun, start_ns="start_time", end_ns="end_time")
 
 class ResearchRunStore(SqlStore[Querier], queries="research_runs"):
     """The table `research_runs`. Errors: OutageError."""
-
-    async def record_search(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Record a search; return its document with the section `ledger`. The same search again sees the same others,
-        and those that came since."""
-        run = run_of_search(document)
-        found = with_ledger(document, await self.earlier(run, held_back_ns(document)))
-        await self.add(run)
-        return found
-
-    async def record_backtest(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Record a backtest of one strategy; return its document, `judged` by the other runs."""
-        run = run_of_backtest(document)
-        found = judged(document, await self.earlier(run))
-        await self.add(run)
-        return found
 
     @query(binds=tuple(f"run.{field.name}" for field in fields(ResearchRun)))
     async def add(self, run: ResearchRun) -> None:

@@ -1051,7 +1051,7 @@ portfolio_equity = Table(  # in the portfolio's currency, every hour
     _money("net_flow"),  # since the row before
     _flag("is_complete"),  # false: something held has no rate and is not in equity, or a flow has none
     Column("invested", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # money put in, by currency
-    Column("held", JSONB),  # balances and positions of a complete row: fks.portfolio.attribution
+    Column("held", JSONB),  # balances and positions of a complete row: fks.model.accounting.attribution
     PrimaryKeyConstraint("portfolio_id", "time"),
 )
 
@@ -1462,7 +1462,7 @@ reports = Table(  # of periods that are over; each is delivered as the notice `a
     _text("period"),
     _time("start_time"),
     _time("end_time"),
-    Column("document", JSONB, nullable=False),  # as fks.portfolio.report renders it
+    Column("document", JSONB, nullable=False),  # as fks.alerts.report renders it
     Column("is_late", Boolean, nullable=False),
     Column("alert_id", BigInteger, ForeignKey("alerts.id", ondelete="SET NULL")),
     _time("created_at", now=True),

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from fks.futures import instrument_of_symbol
+from fks.model.accounting.journal import JournalFill
 from fks.model.errors import conflict, not_found
+from fks.model.futures import instrument_of_symbol
 from fks.model.instrument import assumed_instrument
 from fks.model.order import Role
 from fks.model.timeframe import TIMEFRAMES
-from fks.portfolio.journal import JournalFill
 from fks.store.base import SqlStore, query, reads
 from fks.store.db import Querier, Row
 from fks.store.portfolios import attributed_fill

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from fks.model.accounting.valuation import PricedPair
 from fks.model.bar import Floats
 from fks.model.timeframe import TIMEFRAMES, to_datetime, to_ns
-from fks.portfolio.valuation import PricedPair
 from fks.store.base import SqlStore, reads
 from fks.store.db import Querier
 

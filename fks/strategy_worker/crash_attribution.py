@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fks.model.timeframe import NS, iso
+from fks.process.crash_marker import CrashMark, CrashMarker
 from fks.runtime import Runtime
 from fks.store.crash_marks import CrashMarkStore
 from fks.store.strategies import Exposure, Instance
-from fks.strategy_worker.crash_marker import CrashMark, CrashMarker
 from fks.strategy_worker.outputs import WorkerStore
 from fks.supervision.containment import Disable, Isolate, respond_to_crash
 

@@ -25,14 +25,15 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fks.bars.features import FORECAST, forecast_wait_s
 from fks.clock import Clock
 from fks.clock.waiting import end_task
 from fks.model.bar import Bars, Feature
 from fks.model.errors import BugError, FksError, InputError, OutageError, StaleEpochError
+from fks.model.features import FORECAST, forecast_wait_s
 from fks.model.health import Check, failed
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, iso
 from fks.process.confined_strategies import ConfinedCatalogue
+from fks.process.crash_marker import CrashMarker
 from fks.process.isolated import storable
 from fks.runtime import Runtime
 from fks.store.bars import BarStore
@@ -46,7 +47,6 @@ from fks.strategies.base.remote import RemoteStrategy
 from fks.strategies.check import ensure_checked
 from fks.strategies.registry import NarrowCatalogue
 from fks.strategy_worker.crash_attribution import CrashAttribution
-from fks.strategy_worker.crash_marker import CrashMarker
 from fks.strategy_worker.outputs import BatchDecisions, Output, ShadowOutput, SignalOutput, WorkerStore
 from fks.strategy_worker.signals import ages_s
 

@@ -35,12 +35,12 @@ from fks.matching import (
     rests_as_limit,
     stop_after_trigger,
 )
-from fks.matching.margin import Margin
 from fks.model import ids
 from fks.model.account import Balance, Environment, Transfer, VenueIdentity
 from fks.model.bar import Bar
 from fks.model.codes import Code
 from fks.model.instrument import Instrument, money
+from fks.model.margin import Margin
 from fks.model.order import (
     LIVE,
     Answer,

@@ -14,9 +14,9 @@ from fks.config.endpoints import NodeEndpoints
 from fks.config.settings import Settings
 from fks.config.urls import is_loopback, is_test_host
 from fks.matching import CostModel
-from fks.matching.margin import paper_margin
 from fks.model.account import AT_EXCHANGE
 from fks.model.errors import ConfigError, OutageError
+from fks.model.margin import paper_margin
 from fks.model.ninja import MT5, PLATFORMS, platform_of
 from fks.model.order import OrderType, TimeInForce
 from fks.model.ports import KeyedVenue, Log, Venue, VenueBudget, VenueCapabilities

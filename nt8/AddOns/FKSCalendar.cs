@@ -1,5 +1,5 @@
 // Business days, trade dates and session ends of CME Group's futures in US Central time. Pure: no clock, no zone.
-// The rules are those of FKS's own calendar (fks/futures/trading_days.py); tests of both sides read nt8/tests/calendar.txt.
+// The rules are those of FKS's own calendar (fks/model/futures/trading_days.py); tests of both sides read nt8/tests/calendar.txt.
 using System;
 using System.Collections.Generic;
 

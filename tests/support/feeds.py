@@ -8,8 +8,8 @@ from fks.bars.aggregate import BarStart
 from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
 from fks.feed.queues import MarketData
-from fks.feed.rows import SealedPosition
 from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.model.feed import SealedPosition
 from fks.model.market import BarSeen, Channel, TradeIds
 from fks.model.timeframe import NS
 

@@ -14,7 +14,7 @@ from typing import Any
 from fks.bridge.bridge import BridgeConfig
 from fks.clock import RealClock
 from fks.config.settings import Http, Ninja, Risk, Settings, VenueSettings
-from fks.futures import contract_of
+from fks.model.futures import contract_of
 from fks.model.ids import copy_signal_id, intent_id
 from fks.model.ninja import NinjaRequest
 from fks.model.order import Side

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.config.settings import Http, Risk, Settings, VenueSettings
-from fks.futures import contract_of
+from fks.model.futures import contract_of
 from fks.model.ids import leg_id
 from fks.model.order import Order, Side, State
 from fks.model.signal import Kind

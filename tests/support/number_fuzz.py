@@ -18,7 +18,7 @@ from urllib.parse import quote
 import httpx
 
 from fks.api.app import schema
-from fks.futures.contract import front_month
+from fks.model.futures.contract import front_month
 from fks.store.db import Database
 from tests.support.gateway import Running
 from tests.support.strategies import add_instance

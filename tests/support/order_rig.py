@@ -13,6 +13,7 @@ from typing import Any
 from fks.clock import Clock, RealClock
 from fks.config.settings import Http, Risk, Settings, VenueSettings
 from fks.guardian.journal import engaged_kills, kill_mode
+from fks.model.kill import EngagedKill, Kills, KillScope
 from fks.model.order import Order, OrderType, Side, State, TimeInForce
 from fks.model.ports import Pager
 from fks.model.ports import Venue as VenuePort
@@ -23,7 +24,6 @@ from fks.order_manager.side_journal import SideJournal
 from fks.orders.crash_points import At, nowhere
 from fks.orders.messages import KillMode, Limits
 from fks.orders.sent_ids import SentIds
-from fks.risk.policy import EngagedKill, Kills, KillScope
 from fks.runtime import Runtime
 from fks.store.bus import WAKE, Bus
 from fks.store.db import Database

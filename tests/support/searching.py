@@ -18,6 +18,7 @@ import orjson
 from fks.config.settings import DatabaseSettings
 from fks.jobs.bars import load_stored_joined
 from fks.jobs.optimization import KIND, document_of_search, parse_optimization, searched, task_for
+from fks.jobs.research_ledger import record_search
 from fks.model.bar import Bars
 from fks.search import Search, serial
 from fks.search.run import Evaluate
@@ -89,7 +90,7 @@ async def here(
     while asked := driver.ask():
         for trial in evaluate_all(driver.task, asked):
             driver.record(trial)
-    return plain(await ResearchRunStore(db).record_search(document_of_search(driver, source=loaded.source)))
+    return plain(await record_search(ResearchRunStore(db), document_of_search(driver, source=loaded.source)))
 
 
 def plain(document: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from fks.clock import RealClock
-from fks.feed.rows import FeedRow
 from fks.model.bar import Bar, Bars
+from fks.model.feed import FeedRow
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.store.challengers import ChallengerStore
 from fks.store.db import Database

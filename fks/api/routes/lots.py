@@ -15,10 +15,10 @@ from fks.api.exact import ExactJson
 from fks.api.query import Before, Gate, Name, Reader
 from fks.api.routing import Router
 from fks.api.views import LotDisposalView, LotView, Statement
+from fks.model.accounting.lots import LotBook, LotDisposal, LotMethod, OpenLot
 from fks.model.errors import not_found, unprocessable
 from fks.model.json_fields import json_fields
 from fks.model.timeframe import iso, to_ns
-from fks.portfolio.lots import LotBook, LotDisposal, LotMethod, OpenLot
 from fks.store.lots import LotHistory, LotStore
 
 T = TypeVar("T")

@@ -453,7 +453,7 @@ async def attribution(
     `is_explained` is false. `undecided`: executions without the price of a decision; their slippage is in `price`.
     404 ATTRIBUTION_MISSING without two such hours.
     """
-    from fks.portfolio.attribution import PARTS, TOLERANCE, attribute
+    from fks.model.accounting.attribution import PARTS, TOLERANCE, attribute
 
     store, now = PortfolioStore(gate.db), to_datetime(gate.deps.clock.now_ns())
     found = await store.get(id)

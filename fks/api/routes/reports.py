@@ -9,14 +9,15 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import Field
 
+from fks.alerts.report import text_of, title_of
 from fks.api.exact import ExactJson
 from fks.api.gateway import Replica
 from fks.api.query import Before, Body, BodyOf, Gate, Limit, Name, Reader, Trader, page
 from fks.api.routes.alerting import directory_of
 from fks.api.routing import Router
 from fks.api.views import Page, ReportView, StoredReportView
+from fks.model.accounting.period import ReportName, day_at, last_ended, period_of
 from fks.model.errors import not_found, unprocessable
-from fks.portfolio.report import ReportName, day_at, last_ended, period_of, text_of, title_of
 from fks.store.portfolios import PortfolioStore
 from fks.store.reports import ReportStore
 from fks.store.tokens import Principal

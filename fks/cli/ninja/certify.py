@@ -289,7 +289,7 @@ def _certifier(ctx: click.Context) -> tuple[str, Callable[[Subject], Certifier]]
 
 
 def _subject(report: CertifyReport, price: Decimal | None, stop_points: Decimal) -> Subject:
-    from fks.futures import Contract, trade_date
+    from fks.model.futures import Contract, trade_date
     from fks.ninja_link.certify import Subject
 
     contract = Contract.parse(report.instrument, trade_date(_now_ns()))
@@ -297,7 +297,7 @@ def _subject(report: CertifyReport, price: Decimal | None, stop_points: Decimal)
 
 
 def _front_month() -> str:
-    from fks.futures import front_month, trade_date
+    from fks.model.futures import front_month, trade_date
 
     return front_month("MES", trade_date(_now_ns())).name
 

@@ -17,7 +17,7 @@ CAPABILITIES = ExchangeCapabilities(
     trades_from=TradesFrom.STREAM,
     streams_max=200,  # our choice; all share one session
     has_empty_bars=False,
-    calendar="CMES",  # of every contract in fks.futures
+    calendar="CMES",  # of every contract in fks.model.futures
     bars_page_max=10_000,  # a week of minutes: the platform answers more in seconds, but nothing else meanwhile
     separator=None,
     # the bridge counts no requests; it performs one history request at a time

@@ -1,7 +1,8 @@
 """Futures prices of NinjaTrader behind the port `fks.model.ports.Exchange`.
 
-All watches of an object share one session with the bridge. The listing is the contracts of `fks.futures`; the bridge
-refuses those that its platform does not have. Bars are the platform's minutes, history at most 31 days a request.
+All watches of an object share one session with the bridge. The listing is the contracts of `fks.model.futures`; the
+bridge refuses those that its platform does not have. Bars are the platform's minutes, history at most 31 days a
+request.
 
 Source: nt8/AddOns/FKSMarket.cs; conversations C21 to C24.
 """
@@ -20,10 +21,10 @@ from fks.exchanges.base.values import offered
 from fks.exchanges.ninja.capabilities import CAPABILITIES, HISTORY_DAYS, TIMEFRAMES
 from fks.exchanges.ninja.session import BridgeAddress, DataSession, Published
 from fks.exchanges.ninja.stream import InstrumentStream, Sent, history_bar, quote_of
-from fks.futures import SPECS, Contract, ContractState, futures_instrument, trade_date
-from fks.futures.specs import MONTH_CODES
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, OutageError, invalid
+from fks.model.futures import SPECS, Contract, ContractState, futures_instrument, trade_date
+from fks.model.futures.specs import MONTH_CODES
 from fks.model.instrument import Instrument
 from fks.model.market import Channel, ConnectionCounters, MarketEvent, Quote, Subscription, Suspect
 from fks.model.ninja import MT5, NINJA, BridgePlatform

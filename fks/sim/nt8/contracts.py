@@ -1,6 +1,6 @@
 """The instrument database of the simulated platform: futures contracts by NinjaTrader's name, `ES 03-25`.
 
-It repeats figures of `fks.futures` on purpose: it stands for NinjaTrader's own database, which the bridge asks, and FKS
+It repeats figures of `fks.model.futures` on purpose: it stands for NinjaTrader's own database, which the bridge asks, and FKS
 compares its specifications with. A wrong figure there would not be noticed if both had the same source. A test compares
 the two tables.
 """

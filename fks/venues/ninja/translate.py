@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from fks.futures import SPECS, Contract, check_entry, contract_of, front_month, futures_instrument, trade_date
 from fks.model import ids
 from fks.model.account import Balance, VenueIdentity
 from fks.model.codes import Code
 from fks.model.decimals import plain
 from fks.model.errors import InputError
+from fks.model.futures import SPECS, Contract, check_entry, contract_of, front_month, futures_instrument, trade_date
 from fks.model.ninja import NINJA, BridgePlatform, NinjaEvent
 from fks.model.order import (
     Answer,

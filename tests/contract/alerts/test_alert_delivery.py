@@ -17,13 +17,14 @@ from pydantic import SecretStr
 from fks.alerts import channels, observing, service
 from fks.alerts.channels import AlertChannel, DeliveryResult, Sealer, Text, send
 from fks.alerts.directory import Directory
+from fks.alerts.report import page_of, text_of
 from fks.alerts.routing import Alert
 from fks.alerts.service import AlertService
 from fks.alerts.texts import compose
 from fks.clock import RealClock
 from fks.config.settings import AlertsSettings, Monitor, Settings
 from fks.jobs.reports import issue_report
-from fks.portfolio.report import last_ended, page_of, text_of
+from fks.model.accounting.period import last_ended
 from fks.runtime import SNAPSHOTS
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus

@@ -13,7 +13,7 @@ import pytest
 
 from fks.cli.base import OK, USAGE
 from fks.clock import RealClock
-from fks.futures import contract_of
+from fks.model.futures import contract_of
 from fks.sim.nt8.server import front_contract
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks

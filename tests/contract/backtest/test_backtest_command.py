@@ -20,7 +20,6 @@ import pytest
 from fks.backtest import bars_from_frame, resample, sample, setup_for
 from fks.backtest import run as run_backtest
 from fks.backtest.fingerprint import RULES
-from fks.bars.calendars import calendar_of
 from fks.cli import cli
 from fks.cli.backtest import sparkline
 from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
@@ -33,6 +32,7 @@ from fks.jobs.bars import load_stored
 from fks.jobs.fingerprint import fingerprint
 from fks.jobs.runner import run_one
 from fks.model.bar import Bars, Feature
+from fks.model.calendars import calendar_of
 from fks.model.errors import InputError
 from fks.model.tape import Tape
 from fks.model.timeframe import iso, to_ns

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 
 from fks.backtest import Member, Setup, run, run_account
-from fks.bars.calendars import calendar_of
 from fks.clock import RealClock
 from fks.config.settings import Costs, Data, Paper, Risk, Settings, Sim
 from fks.jobs.drift import run_drift
 from fks.matching import CostModel
-from fks.matching.margin import Margin
 from fks.model.bar import Bars
+from fks.model.calendars import calendar_of
 from fks.model.instrument import Instrument
+from fks.model.margin import Margin
 from fks.model.order import Role, Side
 from fks.model.timeframe import NS, iso, to_datetime, to_ns
 from fks.orders.crash_points import At, nowhere

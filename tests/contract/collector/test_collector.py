@@ -13,9 +13,9 @@ import pytest
 
 from fks.clock import RealClock
 from fks.config.settings import Data, DatabaseSettings
-from fks.feed.rows import TRADES, FeedRow
 from fks.files.sample import SAMPLE, sample_tape
 from fks.model.errors import OutageError, StaleEpochError
+from fks.model.feed import TRADES, FeedRow
 from fks.model.timeframe import NS, to_datetime
 from fks.store.bars import BarStore
 from fks.store.bus import BARS, Bus

@@ -22,8 +22,8 @@ from fks.config.settings import Data
 from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
 from fks.feed.queues import Sealed
-from fks.feed.rows import TRADES, FeedRow
 from fks.model.bar import Bar, PublicTrade
+from fks.model.feed import TRADES, FeedRow
 from fks.model.market import TradeIds, TradesFrom
 from fks.model.timeframe import NS
 from fks.store.bus import BARS, Bus

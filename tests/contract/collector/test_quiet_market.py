@@ -9,7 +9,6 @@ from decimal import Decimal
 
 import pytest
 
-from fks.bars.calendars import AlwaysOpen, Bools
 from fks.clock import FakeClock, RealClock
 from fks.collector.collector import Collector
 from fks.config.settings import Data, Settings
@@ -17,6 +16,7 @@ from fks.feed import machine as m
 from fks.feed.machine import FeedState, Stream
 from fks.history.assets import RELIST_MAX_S, Assets
 from fks.model.bar import Bar, Ints, PublicTrade
+from fks.model.calendars import AlwaysOpen, Bools
 from fks.model.errors import OutageError
 from fks.model.instrument import Instrument
 from fks.model.market import (

@@ -19,9 +19,9 @@ from fks.clock import RealClock
 from fks.collector.gap_filler import Backfill
 from fks.feed import machine as m
 from fks.feed.feed import SymbolFeed
-from fks.feed.rows import TRADES, FeedRow
 from fks.model.bar import PublicTrade
 from fks.model.errors import StaleEpochError
+from fks.model.feed import TRADES, FeedRow
 from fks.model.timeframe import NS, bar_end, bar_start, to_ns
 from fks.store.db import Database
 from fks.store.feeds import FeedStore

@@ -21,9 +21,9 @@ from fks.exchanges.base import ExchangeAddresses
 from fks.exchanges.bybit.exchange import BybitExchange
 from fks.feed import machine as m
 from fks.feed.feed import SymbolFeed
-from fks.feed.rows import SealedPosition
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError
+from fks.model.feed import SealedPosition
 from fks.model.market import TradeIds
 from fks.model.timeframe import NS
 from tests.support.exchange_cases import CASES, MS, NEW_YEAR

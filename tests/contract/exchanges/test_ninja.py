@@ -21,11 +21,11 @@ from fks.bridge import platform
 from fks.config.settings import Ninja, Settings
 from fks.exchanges.ninja.exchange import NinjaExchange
 from fks.exchanges.registry import capabilities_of, make_exchange
-from fks.futures import contract_of
-from fks.futures.instrument import CALENDAR
 from fks.history.sync import Sync
 from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
+from fks.model.futures import contract_of
+from fks.model.futures.instrument import CALENDAR
 from fks.model.market import Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
 from fks.model.timeframe import NS, to_ns
 from fks.store.db import Database

@@ -17,7 +17,6 @@ import orjson
 import pytest
 
 from fks.bars.aggregate import aggregate_bars
-from fks.bars.calendars import calendar_of
 from fks.cli import cli
 from fks.cli.base import OK, USAGE, run
 from fks.clock import FakeClock
@@ -31,6 +30,7 @@ from fks.jobs.backtest import BarsRequest
 from fks.jobs.bars import load_stored
 from fks.jobs.fingerprint import fingerprint
 from fks.model.bar import Bars
+from fks.model.calendars import calendar_of
 from fks.model.errors import InputError, OutageError
 from fks.model.instrument import NO_LARGEST, GivenRules, Instrument
 from fks.model.timeframe import NS, to_datetime

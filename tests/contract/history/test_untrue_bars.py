@@ -11,10 +11,10 @@ from fks.bars.aggregate import BarBuilder
 from fks.clock import FakeClock
 from fks.collector.gap_filler import Backfill
 from fks.exchanges.binance.exchange import BinanceExchange
-from fks.feed.rows import SealedPosition
 from fks.history.confirmation import BarFilter
 from fks.history.sync import Sync
 from fks.model.errors import PeerError
+from fks.model.feed import SealedPosition
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.store.bars import BarStore
 from fks.store.db import Database

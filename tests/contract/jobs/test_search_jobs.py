@@ -19,6 +19,7 @@ from fks.clock import FakeClock
 from fks.config.settings import Research, Settings
 from fks.jobs.optimization import KIND, WORKER, parse_optimization
 from fks.jobs.pool import Processes
+from fks.jobs.research_ledger import record_backtest
 from fks.jobs.runner import run_one
 from fks.jobs.schedule import Schedules
 from fks.model.errors import InputError
@@ -132,11 +133,11 @@ async def test_a_search_is_deflated_by_all_that_was_tried_on_its_symbol(
 async def test_a_backtest_is_judged_by_all_that_was_tried_on_its_symbol(database: Database) -> None:
     document = document_of(run(Tide(share=0.5), tidal(24 * 120), free_setup()))
     runs, own = ResearchRunStore(database), run_of_backtest(document)
-    assert await runs.record_backtest(document) == document, "it is the first"
+    assert await record_backtest(runs, document) == document, "it is the first"
     squares = 100_000 * own.sharpe_best**2
     wide = replace(own, fingerprint="wide", kind="search", trials=100_000, sharpe_mean=0.0, sharpe_spread=squares)
     await runs.add(wide)
-    *others, finding = (await runs.record_backtest(document))["findings"]
+    *others, finding = (await record_backtest(runs, document))["findings"]
     assert (others, "all 100001 trials" in finding) == (document["findings"], True), "it does not count itself"
     assert [kept.trials for kept, _ in await runs.list()] == [100_000, 1]
 

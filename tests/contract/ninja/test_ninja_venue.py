@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from fks.bridge.bridge import BridgeConfig
-from fks.futures import Contract, contract_of
 from fks.model.account import Environment
 from fks.model.errors import OutageError
+from fks.model.futures import Contract, contract_of
 from fks.model.ids import fill_id_v2, leg_id
 from fks.model.order import OrderType, Outcome, Presence, Refusal, Role, Side, State, TimeInForce
 from fks.model.ports import SessionBack, SessionLost

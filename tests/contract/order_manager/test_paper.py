@@ -16,9 +16,9 @@ from fks.clock import RealClock
 from fks.config.settings import Paper, Settings, Sim
 from fks.jobs.schedule import write_journal
 from fks.matching import CostModel
-from fks.matching.margin import Margin
 from fks.model import ids
 from fks.model.bar import Bars
+from fks.model.margin import Margin
 from fks.model.order import OrderType, Outcome, Side, State
 from fks.model.signal import Kind
 from fks.model.timeframe import NS, iso, to_datetime

@@ -10,7 +10,7 @@ import pytest
 
 from fks.clock import RealClock
 from fks.matching.costs import CostModel
-from fks.matching.margin import Margin
+from fks.model.margin import Margin
 from fks.model.order import Answer, Order, OrderType, Refusal, Side, State
 from fks.model.signal import Kind
 from fks.orders.crash_points import nowhere

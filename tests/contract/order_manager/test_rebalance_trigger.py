@@ -191,7 +191,7 @@ async def test_the_run_of_a_schedule_starts_once(main: RebalancedPortfolio) -> N
 
 async def test_a_schedule_keeps_to_its_calendar(main: RebalancedPortfolio, monkeypatch: pytest.MonkeyPatch) -> None:
     await main.persons.set_trigger("main", SCHEDULE, "ann")
-    monkeypatch.setattr("fks.bars.calendars.is_open_at", lambda calendar, time_ns: False)
+    monkeypatch.setattr("fks.model.calendars.is_open_at", lambda calendar, time_ns: False)
     assert await request(main, uuid.uuid4(), calendar="XNYS") == "the market of XNYS is closed"
     assert await main.trigger().look() == 0
     with pytest.raises(InputError) as error:

@@ -12,10 +12,10 @@ from fks.clock import RealClock
 from fks.entry.amending import Amending
 from fks.entry.order_entry import OrderEntry, OrderRequest
 from fks.matching import CostModel
+from fks.model.accounting.lots import FlowKind, LotMethod, match_lots
 from fks.model.errors import BugError
 from fks.model.order import OrderType, State
 from fks.model.signal import Kind
-from fks.portfolio.lots import FlowKind, LotMethod, match_lots
 from fks.store.bus import Bus
 from fks.store.corporate_actions import SPLIT, CorporateActionStore, ListedEvent
 from fks.store.db import Database

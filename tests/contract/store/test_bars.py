@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fks.clock import RealClock
-from fks.feed.rows import FeedRow, SealedPosition
 from fks.model.bar import Bar, Bars, PublicTrade
 from fks.model.errors import StaleEpochError
+from fks.model.feed import FeedRow, SealedPosition
 from fks.model.timeframe import NS, to_ns
 from fks.store.bars import BarStore, Merged
 from fks.store.db import Database

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fks.clock import RealClock
-from fks.feed.rows import TRADES, ChannelOutage, FeedRow
+from fks.model.feed import TRADES, ChannelOutage, FeedRow
 from fks.model.timeframe import NS, to_ns
 from fks.store.db import Database
 from fks.store.feeds import FeedStore

@@ -12,9 +12,9 @@ import pytest
 
 from fks.model.account import Position
 from fks.model.errors import BugError, StaleEpochError
+from fks.model.kill import KillScope
 from fks.model.order import Order, State
 from fks.model.timeframe import NS
-from fks.risk.policy import KillScope
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
 from fks.store.orders import EventRow, ExecutionRow, OrderChanges, OrderJournal, OrderStore, Placed

@@ -9,8 +9,8 @@ from decimal import Decimal
 import asyncpg
 import pytest
 
+from fks.model.accounting.lots import LotMethod
 from fks.model.timeframe import to_ns
-from fks.portfolio.lots import LotMethod
 from fks.store.db import Database
 from fks.store.lots import LotStore
 

@@ -15,12 +15,12 @@ from fks.config.settings import Settings
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import NS
 from fks.node.cluster_driver import LeftMarks
+from fks.process.crash_marker import CrashMarker
 from fks.store.bars import BarStore
 from fks.store.bus import Bus
 from fks.store.crash_marks import CrashMarkStore
 from fks.store.db import Database
 from fks.strategy_worker import crash_attribution
-from fks.strategy_worker.crash_marker import CrashMarker
 from fks.strategy_worker.worker import Sandbox, StrategyWorker
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.runtimes import runtime

@@ -18,10 +18,10 @@ from fks.backtest.limits import UNLIMITED
 from fks.config.risk import Risk
 from fks.jobs.account import parse_account
 from fks.matching import Commission, CostModel
-from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
+from fks.model.margin import Margin
 from fks.model.order import Role
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.risk.correlation import correlation_of, returns_before

@@ -25,11 +25,11 @@ from fks.backtest.series import trade_table
 from fks.config.settings import Risk
 from fks.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_spec
 from fks.matching import Borrow, Commission, CostModel, Slippage
-from fks.matching.margin import Margin
 from fks.model.bar import Bars
 from fks.model.cash_flows import Dividend, FundingRate, InstrumentEvents
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
+from fks.model.margin import Margin
 from fks.model.order import Role
 from fks.model.timeframe import NS, iso
 from fks.strategies.base import Decisions, Strategy, StrategyError

@@ -20,10 +20,10 @@ from fks.backtest.limits import UNLIMITED
 from fks.backtest.statistics import fees_of, rebates_of
 from fks.config.settings import Risk
 from fks.matching import Borrow, Commission, CostModel, Slippage
-from fks.matching.margin import Margin, MarginTier
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument, Lot, PercentPrice
+from fks.model.margin import Margin, MarginTier
 from fks.model.tape import unpack_tape
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.strategies.base import Strategy, StrategyError, decide

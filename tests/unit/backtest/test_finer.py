@@ -21,10 +21,10 @@ from fks.jobs.backtest import BarsRequest, LoadedBars, parse_spec, run_spec
 from fks.jobs.bars import load_tape, read_tape
 from fks.jobs.optimization import document_of_search, parse_optimization, search_hash, searched, task_for
 from fks.matching import CostModel
-from fks.matching.margin import Margin
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
+from fks.model.margin import Margin
 from fks.model.order import Role
 from fks.model.timeframe import NS
 from fks.search import Search, serial

@@ -14,8 +14,8 @@ import pytest
 
 import fks.backtest as bt
 from fks.backtest.series import periods_of
-from fks.bars.calendars import calendar_of
 from fks.model.bar import Bars
+from fks.model.calendars import calendar_of
 from fks.model.errors import ConfigError, InputError
 from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.check import synthetic

@@ -15,11 +15,11 @@ import pytest
 from fks import backtest as bt
 from fks.backtest.account_report import account_document_of
 from fks.backtest.report import document_of
-from fks.bars.calendars import calendar_of
 from fks.cli.backtest import show, show_account
 from fks.files.bars import ImportOptions, read_bars
 from fks.jobs.backtest import LoadedBars, parse_spec, setup_of
 from fks.model.bar import Bars
+from fks.model.calendars import calendar_of
 from fks.model.errors import InputError
 from fks.model.instrument import NO_LARGEST, GivenRules, Lot
 from fks.model.ticks import places_of, shown_places

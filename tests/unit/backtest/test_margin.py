@@ -19,10 +19,10 @@ from fks.backtest.metrics import metrics_of
 from fks.backtest.report import document_of
 from fks.jobs.backtest import LoadedBars, parse_spec, setup_of
 from fks.matching import CostModel
-from fks.matching.margin import Margin, liquidation_ticks
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
+from fks.model.margin import Margin, liquidation_ticks
 from fks.model.order import Role
 from fks.model.timeframe import NS
 from tests.support.backtests import run

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.bars.buckets import ends_of, starts_of, starts_within
-from fks.bars.calendars import ALWAYS, MarketSessions, calendar_of
 from fks.model.bar import Ints
+from fks.model.buckets import ends_of, starts_of, starts_within
+from fks.model.calendars import ALWAYS, MarketSessions, calendar_of
 from fks.model.errors import ConfigError, InputError
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, to_ns
 

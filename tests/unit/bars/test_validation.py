@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fks.bars.calendars import calendar_of
 from fks.bars.outliers import AGREEING, BASIS, OutlierDetector
 from fks.bars.validation import Reason, RowFault, check_bars
 from fks.files.sample import sample_tape
 from fks.model.bar import Bar, Bars
+from fks.model.calendars import calendar_of
 from fks.model.timeframe import NS, bar_end, bar_start
 
 T0 = 1_767_225_600 * NS  # a Thursday, 1 January

@@ -24,9 +24,9 @@ from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
 from fks.feed.machine import FeedState
 from fks.feed.queues import Sealed
-from fks.feed.rows import SealedPosition
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import PeerError
+from fks.model.feed import SealedPosition
 from fks.model.market import TradeIds, TradesFrom
 from fks.model.timeframe import NS, bar_end, bar_start
 from tests.support.feeds import sealed_through

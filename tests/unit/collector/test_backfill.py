@@ -19,9 +19,9 @@ from fks.exchanges.polygon.exchange import PolygonExchange
 from fks.feed import machine as m
 from fks.feed.feed import SymbolFeed
 from fks.feed.machine import FeedState, Gap, Recovery
-from fks.feed.rows import SealedPosition
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
+from fks.model.feed import SealedPosition
 from fks.model.market import TradeIds, TradesFrom
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 from tests.support.feeds import claimed, made_live, recovered, sealed_through

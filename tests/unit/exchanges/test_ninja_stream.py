@@ -20,9 +20,9 @@ from fks.exchanges.ninja.stream import (
     history_bar,
     quote_of,
 )
-from fks.futures import check_entry
 from fks.model.bar import PublicTrade
 from fks.model.errors import InputError, OutageError, PeerError
+from fks.model.futures import check_entry
 from fks.model.market import ConnectionCounters, Discontinuity, Quote, Suspect
 from fks.model.timeframe import NS
 from fks.ninja import messages as m

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fks.feed.queues import Outages
-from fks.feed.rows import TRADES, ChannelOutage
+from fks.model.feed import TRADES, ChannelOutage
 
 US = 1_000
 

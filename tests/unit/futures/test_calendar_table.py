@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fks.futures import SPECS, Contract, front_month, session_close_ns, trade_date
-from fks.futures.specs import MONTH_CODES
-from fks.futures.trading_days import CHICAGO, is_business_day, moment_ns
+from fks.model.futures import SPECS, Contract, front_month, session_close_ns, trade_date
+from fks.model.futures.specs import MONTH_CODES
+from fks.model.futures.trading_days import CHICAGO, is_business_day, moment_ns
 from fks.model.timeframe import NS, to_ns
 from fks.prop_rules import hours_of
 from fks.prop_rules.rules import FlatBy

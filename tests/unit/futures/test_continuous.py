@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks.futures.continuous import continuous, roll_trades
-from fks.futures.trading_days import is_business_day
 from fks.model.bar import Bars
 from fks.model.errors import InputError
+from fks.model.futures.continuous import continuous, roll_trades
+from fks.model.futures.trading_days import is_business_day
 from fks.model.timeframe import NS, to_ns
 
 D = Decimal

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.futures import SPECS, Contract, ContractState, check_entry, front_month, listed_contracts, trade_date
-from fks.futures.specs import MONTH_CODES
-from fks.futures.trading_days import is_business_day, session_close_ns
 from fks.model.errors import InputError
+from fks.model.futures import SPECS, Contract, ContractState, check_entry, front_month, listed_contracts, trade_date
+from fks.model.futures.specs import MONTH_CODES
+from fks.model.futures.trading_days import is_business_day, session_close_ns
 from fks.model.timeframe import iso, to_ns
 
 ROOTS = tuple(SPECS)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from fks.config.settings import Ninja, Settings
-from fks.futures import Contract
-from fks.futures.roll import roll_notice
 from fks.model.account import Position
+from fks.model.futures import Contract
+from fks.model.futures.roll import roll_notice
 from fks.model.timeframe import to_ns
 from fks.order_manager.context import OrderManagerContext
 from fks.order_manager.service import RollWatch

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.futures import (
+from fks.model.errors import InputError
+from fks.model.futures import (
     SPECS,
     contract_of,
     format_price,
@@ -17,8 +18,7 @@ from fks.futures import (
     parse_price,
     stored_name,
 )
-from fks.futures.specs import MONTH_CODES
-from fks.model.errors import InputError
+from fks.model.futures.specs import MONTH_CODES
 
 TICK_VALUES = {
     "ES": "12.5", "MES": "1.25", "NQ": "5", "MNQ": "0.5", "RTY": "5", "M2K": "0.5", "YM": "5", "MYM": "0.5",

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fks.model.accounting.attribution import InstanceFill
 from fks.model.bar import ShareSplit
 from fks.model.errors import InputError
 from fks.portfolio.allocation import (
@@ -21,7 +22,6 @@ from fks.portfolio.allocation import (
     AllocationMethod,
     AllocationOptions,
     AllocationWindow,
-    InstanceFill,
     allocate,
     check_feasible,
     in_new_shares,

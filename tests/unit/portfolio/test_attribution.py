@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.account import Position
-from fks.model.order import Side
-from fks.portfolio.attribution import (
+from fks.model.accounting.attribution import (
     PARTS,
     AttributedFill,
     AttributedPayment,
@@ -25,8 +24,9 @@ from fks.portfolio.attribution import (
     state_json,
     state_of,
 )
+from fks.model.accounting.valuation import HeldPosition, PortfolioHolding, PricedPair, Rates, holding_of, value_holdings
+from fks.model.order import Side
 from fks.portfolio.position import apply_fill
-from fks.portfolio.valuation import HeldPosition, PortfolioHolding, PricedPair, Rates, holding_of, value_holdings
 from tests.support.order_values import a_fill, an_instrument
 
 D = Decimal

@@ -11,8 +11,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.portfolio.attribution import AttributedFill, PortfolioState, PositionName, attribute
-from fks.portfolio.journal import JournalFill, closed_trades
+from fks.model.accounting.attribution import AttributedFill, PortfolioState, PositionName, attribute
+from fks.model.accounting.journal import JournalFill, closed_trades
 
 NAME = PositionName("demo", "paper", "trend", "BTCUSDT")
 STEP = D("0.001")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.portfolio.lots import (
+from fks.model.accounting.lots import (
     TRANSIT_NS,
     FlowKind,
     LotBook,

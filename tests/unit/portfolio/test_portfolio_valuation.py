@@ -15,11 +15,7 @@ from hypothesis import strategies as st
 
 from fks.backtest.metrics import benchmark_metrics_of, equity_metrics_of
 from fks.model.account import Position
-from fks.model.order import Side
-from fks.model.timeframe import to_ns
-from fks.portfolio.position import apply_fill
-from fks.portfolio.risk import AccountMargin, margin_of
-from fks.portfolio.valuation import (
+from fks.model.accounting.valuation import (
     EquityBefore,
     EquityRow,
     HeldPosition,
@@ -32,6 +28,10 @@ from fks.portfolio.valuation import (
     net_flow,
     value_holdings,
 )
+from fks.model.order import Side
+from fks.model.timeframe import to_ns
+from fks.portfolio.position import apply_fill
+from fks.portfolio.risk import AccountMargin, margin_of
 from tests.support.order_values import a_fill, an_instrument
 
 D = Decimal

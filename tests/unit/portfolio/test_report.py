@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fks.alerts.report import page_of, text_of, title_of
+from fks.model.accounting.period import ReportName, last_ended, period_of
 from fks.model.timeframe import to_ns
-from fks.portfolio.report import ReportName, last_ended, page_of, period_of, text_of, title_of
 
 NAMES: tuple[ReportName, ...] = ("daily", "weekly", "monthly")
 DAYS = st.dates(date(1990, 1, 1), date(2100, 1, 1))

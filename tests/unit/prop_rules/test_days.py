@@ -190,7 +190,7 @@ def at_day(now: str) -> date:
 
 
 def trade_day(now: str) -> date:
-    from fks.futures import trade_date
+    from fks.model.futures import trade_date
 
     return trade_date(at(now))
 

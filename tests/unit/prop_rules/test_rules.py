@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.futures import trade_date
 from fks.model.errors import ConfigError, InputError
+from fks.model.futures import trade_date
 from fks.model.timeframe import NS, to_ns
 from fks.prop_rules import (
     SHIPPED,

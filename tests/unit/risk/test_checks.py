@@ -14,18 +14,18 @@ import pytest
 
 import fks
 from fks.config.settings import Risk
-from fks.model.account import Account, Balance
+from fks.model.account import Account, Balance, PortfolioLimit
 from fks.model.codes import ENDS_RESTING, Code, Denial
 from fks.model.instrument import Lot, PercentPrice
+from fks.model.kill import KillMode
 from fks.model.order import OrderType, Role, Side, State, TimeInForce
 from fks.model.ports import VenueCapabilities
 from fks.model.timeframe import NS
 from fks.risk.check import CHECKS, Approved, RiskDenied, check
 from fks.risk.intent import Intent, intent_of
 from fks.risk.limits import reduces
-from fks.risk.policy import KillMode
 from fks.risk.resting import RestingEntries
-from fks.risk.view import PortfolioLimit, RiskView, VenueView
+from fks.risk.view import RiskView, VenueView
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal

@@ -10,11 +10,11 @@ from typing import Any
 from fks.config.settings import Risk
 from fks.model.account import Account, Balance
 from fks.model.codes import Code
+from fks.model.kill import KillMode
 from fks.model.order import OrderType, Role, Side, State, TimeInForce
 from fks.risk.check import CHECKS, Approved, RiskDenied, check
 from fks.risk.explain import CheckOutcome, CheckResult, as_payload, explain, figures, rules
 from fks.risk.intent import Intent
-from fks.risk.policy import KillMode
 from fks.risk.view import RiskView
 from tests.support.order_values import an_instrument, an_order
 

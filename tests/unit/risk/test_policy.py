@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 
 from fks.model.codes import Code
+from fks.model.kill import KillMode, strongest
 from fks.model.order import Role
 from fks.risk.policy import (
     POLICY,
@@ -15,7 +16,6 @@ from fks.risk.policy import (
     Circumstances,
     Deny,
     JournalState,
-    KillMode,
     Permission,
     Reach,
     Wait,
@@ -24,7 +24,6 @@ from fks.risk.policy import (
     is_ended,
     journals_of,
     stopped_by,
-    strongest,
 )
 
 EVERY = [

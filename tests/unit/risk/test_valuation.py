@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fks.model.accounting.valuation import Rates, valued
 from fks.model.order import Side
 from fks.model.timeframe import to_ns
-from fks.portfolio.valuation import Rates, valued
 from fks.risk.valuation import DayFlows, day_profit, day_start_ns, held_over
 from tests.support.order_values import a_fill, an_instrument
 

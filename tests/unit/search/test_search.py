@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from fks.backtest import TapeRefused, setup_for
 from fks.backtest.run import EngineName
-from fks.bars.calendars import calendar_of
 from fks.model.bar import Bars
+from fks.model.calendars import calendar_of
 from fks.model.errors import InputError
 from fks.model.order import Role
 from fks.search import (

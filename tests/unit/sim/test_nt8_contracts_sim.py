@@ -6,7 +6,7 @@ from datetime import date
 
 import pytest
 
-from fks.futures import SPECS, Contract, front_month
+from fks.model.futures import SPECS, Contract, front_month
 from fks.sim.nt8.contracts import find_contract
 
 ON = date(2026, 11, 20)

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.strategy_worker.crash_marker import CrashMarker
+from fks.process.crash_marker import CrashMarker
 from fks.supervision.containment import SHARED_MAX, SOLO_MAX, Count, Disable, Isolate, respond_to_crash
 
 WINDOW_S = 100.0

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.config.settings import Settings
-from fks.futures import Contract
 from fks.model.account import Environment, VenueIdentity, keeps_bracket
+from fks.model.futures import Contract
 from fks.model.ids import leg_id
 from fks.model.ninja import NinjaEvent
 from fks.model.order import Answer, Order, OrderType, Outcome, Refusal, Role, Side, State, TimeInForce

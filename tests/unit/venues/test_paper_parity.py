@@ -14,11 +14,11 @@ from pydantic import ConfigDict
 
 from fks.backtest import Setup
 from fks.backtest.limits import UNLIMITED
-from fks.bars.calendars import calendar_of
 from fks.matching import CostModel, Slippage
-from fks.matching.margin import Margin
 from fks.model.bar import Bars
+from fks.model.calendars import calendar_of
 from fks.model.instrument import Instrument
+from fks.model.margin import Margin
 from fks.model.order import Role, Side
 from fks.model.timeframe import NS
 from fks.strategies.base import Decisions, Strategy, evaluate

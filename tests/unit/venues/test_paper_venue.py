@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from fks.clock import FakeClock
 from fks.matching import CostModel, Slippage
-from fks.matching.margin import Margin
 from fks.model.bar import Bar
 from fks.model.instrument import Instrument
+from fks.model.margin import Margin
 from fks.model.order import (
     ExecutedOrder,
     Fill,

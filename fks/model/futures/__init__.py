@@ -1,8 +1,16 @@
 """Futures contracts: specifications, names, expiry and roll dates, the front month, prices in 32nds. Pure."""
 
-from fks.futures.continuous import ContinuousFuture, RollTrade, continuous, roll_trades
-from fks.futures.contract import Contract, ContractState, check_entry, continuous_root, front_month, listed_contracts
-from fks.futures.instrument import (
+from fks.model.bar import ContractRoll
+from fks.model.futures.continuous import ContinuousFuture, RollTrade, continuous, roll_trades
+from fks.model.futures.contract import (
+    Contract,
+    ContractState,
+    check_entry,
+    continuous_root,
+    front_month,
+    listed_contracts,
+)
+from fks.model.futures.instrument import (
     EXCHANGES,
     contract_of,
     futures_calendar,
@@ -10,10 +18,9 @@ from fks.futures.instrument import (
     instrument_of_symbol,
     stored_name,
 )
-from fks.futures.prices import format_price, parse_price
-from fks.futures.specs import SPECS, ContractSpec, spec_of
-from fks.futures.trading_days import session_close_ns, trade_date
-from fks.model.bar import ContractRoll
+from fks.model.futures.prices import format_price, parse_price
+from fks.model.futures.specs import SPECS, ContractSpec, spec_of
+from fks.model.futures.trading_days import session_close_ns, trade_date
 
 __all__ = [
     "EXCHANGES",

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from fks.bars.calendars import calendar_of
+from fks.model.calendars import calendar_of
 from fks.model.timeframe import NS, to_ns
 
 CHICAGO = ZoneInfo("America/Chicago")

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 
+from fks.model.accounting.attribution import AttributedFill, slippage_of
 from fks.model.instrument import money
-from fks.portfolio.attribution import AttributedFill, slippage_of
 
 _ZERO, _HUNDRED = Decimal(0), Decimal(100)
 _PRICE, _PERCENT = Decimal("1e-12"), Decimal("1e-6")

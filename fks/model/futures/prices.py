@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from fks.futures.specs import ContractSpec
 from fks.model.errors import unprocessable
+from fks.model.futures.specs import ContractSpec
 
 _IN_32NDS = re.compile(r"(\d+)'(\d{2})(?:\.?([0257]))?")
 _PARTS = {"0": Decimal(0), "2": Decimal("0.25"), "5": Decimal("0.5"), "7": Decimal("0.75")}

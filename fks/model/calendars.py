@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from fks.bars.buckets import starts_of, starts_within
 from fks.model.bar import Ints
+from fks.model.buckets import starts_of, starts_within
 from fks.model.errors import ConfigError, InputError, invalid
 from fks.model.timeframe import NS, bar_end, iso, to_ns
 

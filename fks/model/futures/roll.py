@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 
-from fks.futures.contract import Contract, front_month
-from fks.futures.trading_days import business_day
+from fks.model.futures.contract import Contract, front_month
+from fks.model.futures.trading_days import business_day
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Report of a day, week or month: its period, and its texts for a chat, a terminal and a browser. Pure.
+"""Texts of a report of a day, week or month, for a chat, a terminal and a browser. Pure.
 
 A document has `period`, `start`, `end`, `is_over`, and rows: `accounts` (equity at both ends, `transfers`, `profit`,
 its `curve`), `trades` by instance and symbol, `closed` trades of the journal by account, `realized` to the end of the
@@ -11,63 +11,15 @@ closed some of a position; its realised profit is before fees.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 from fks.model.decimals import plain
-from fks.model.timeframe import to_datetime, to_ns
 
-ReportName = Literal["daily", "weekly", "monthly"]
-PERIODS: tuple[ReportName, ...] = ("daily", "weekly", "monthly")
 _HOLDINGS_MAX = 10
 _CENT = Decimal("0.01")
-_DAY_MIN, _MINUTE_NS = 1440, 60 * 10**9
-#: A report that is made or delivered so much later than it was due is marked.
-LATE_S = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class ReportPeriod:
-    """From `start_ns` up to, without, `end_ns`: a day, a week from Monday on, or a month."""
-
-    name: ReportName
-    start_ns: int
-    end_ns: int
-
-
-def period_of(name: ReportName, day: date, day_end_min: int = 0) -> ReportPeriod:
-    """Return the period that `day` is in. `day_end_min`: when days end, minutes after midnight UTC; a day is named by
-    the date that most of it is in."""
-    match name:
-        case "daily":
-            start, end = day, day + timedelta(days=1)
-        case "weekly":
-            start = day - timedelta(days=day.weekday())
-            end = start + timedelta(days=7)
-        case "monthly":
-            start = day.replace(day=1)
-            end = (start + timedelta(days=31)).replace(day=1)
-    shift_ns = _shift_min(day_end_min) * _MINUTE_NS
-    return ReportPeriod(name, _ns(start) + shift_ns, _ns(end) + shift_ns)
-
-
-def last_ended(name: ReportName, now_ns: int, day_end_min: int = 0) -> ReportPeriod:
-    """Return the newest period that is over at `now_ns`."""
-    today = day_at(now_ns, day_end_min)
-    running = period_of(name, today, day_end_min)
-    return period_of(name, day_at(running.start_ns - 1, day_end_min), day_end_min)
-
-
-def day_at(now_ns: int, day_end_min: int = 0) -> date:
-    """Return the day that runs at `now_ns`."""
-    return to_datetime(now_ns - _shift_min(day_end_min) * _MINUTE_NS).date()
-
-
-def _shift_min(day_end_min: int) -> int:
-    return day_end_min if day_end_min <= _DAY_MIN // 2 else day_end_min - _DAY_MIN
 
 
 def title_of(report: Mapping[str, Any]) -> str:
@@ -141,15 +93,11 @@ def page_of(report: Mapping[str, Any]) -> str:
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(money=_money, signed=_signed, percent=_percent, share=_share)
-    template = environment.from_string(files("fks.portfolio").joinpath("report.html").read_text("utf-8"))
+    template = environment.from_string(files("fks.alerts").joinpath("report.html").read_text("utf-8"))
     curves = {row["account"]: points for row in report["accounts"] if (points := _points(row["curve"]))}
     if (equity := report.get("equity")) and (points := _points(equity["curve"])):
         curves = {report["portfolio"]: points} | curves
     return template.render(report=report, title=title_of(report), curves=curves)
-
-
-def _ns(day: date) -> int:
-    return to_ns(datetime(day.year, day.month, day.day, tzinfo=UTC))
 
 
 def _without_rate(row: Mapping[str, Any]) -> str:

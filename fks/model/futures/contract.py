@@ -8,8 +8,9 @@ from datetime import date, time, timedelta
 from enum import StrEnum
 from functools import lru_cache
 
-from fks.futures.specs import MONTH_CODES, SPECS, ContractSpec, LastDay, spec_of
-from fks.futures.trading_days import (
+from fks.model.errors import unprocessable
+from fks.model.futures.specs import MONTH_CODES, SPECS, ContractSpec, LastDay, spec_of
+from fks.model.futures.trading_days import (
     business_day,
     last_business_day,
     moment_ns,
@@ -17,7 +18,6 @@ from fks.futures.trading_days import (
     session_close_ns,
     trade_date,
 )
-from fks.model.errors import unprocessable
 
 _NINJATRADER = re.compile(r"([A-Z0-9]{1,4})[ _](\d{2})-(\d{2})")
 _CODE = re.compile(r"([A-Z0-9]{1,4}?)([FGHJKMNQUVXZ])(\d{4}|\d{1,2})")

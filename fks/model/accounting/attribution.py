@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from typing import Any, NamedTuple
 
-from fks.portfolio.valuation import HeldPosition, PortfolioHolding, holding_of
+from fks.model.accounting.valuation import HeldPosition, PortfolioHolding, holding_of
 
 #: The causes of a change of equity, in the portfolio's currency.
 PARTS = ("price", "slippage", "fees", "funding", "dividends", "currency", "flows")
@@ -124,6 +124,18 @@ class AttributedFill:
     realized: Decimal
     is_contract: bool
     is_member: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFill:
+    """An execution of a strategy instance. `quantity` is signed, of contracts times their multiplier; `fee` is in
+    quote, None without a rate; `size`: that of the instance's entries at the time, in quote."""
+
+    time_ns: int
+    quantity: Decimal
+    price: Decimal
+    fee: Decimal | None
+    size: Decimal
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from fks.futures.contract import Contract
-from fks.futures.instrument import contract_of
-from fks.futures.trading_days import CHICAGO, business_day
 from fks.model.bar import Bars, ContractRoll, Floats, Ints
 from fks.model.errors import unprocessable
+from fks.model.futures.contract import Contract
+from fks.model.futures.instrument import contract_of
+from fks.model.futures.trading_days import CHICAGO, business_day
 from fks.model.timeframe import NS, iso
 
 _HOUR_NS = 3600 * NS

@@ -6,9 +6,9 @@ import re
 from datetime import date
 from decimal import Decimal
 
-from fks.futures.contract import Contract
-from fks.futures.specs import SPECS
 from fks.model.errors import InputError
+from fks.model.futures.contract import Contract
+from fks.model.futures.specs import SPECS
 from fks.model.instrument import Instrument
 
 #: exchanges whose symbols are contracts: live prices of the bridge, NinjaTrader's exports, files of other sources

@@ -21,10 +21,10 @@ from actors.ray_internals import http_options_of_serve
 from actors.system import NAMESPACE, RayChild, cause, spawn_shell
 from fks.config.machine_http import can_spread, is_on_fewer, machines_of_gateway
 from fks.model.errors import OutageError
+from fks.model.health import LOST_AFTER_S
 
 CONNECT_S = 20.0
 LOG_ANSWER_S, LOG_LOOK_S = 10.0, 0.5  # for a machine's lines; between two looks
-WEDGED_S = 10.0  # a supervisor whose work loop is silent for so long is replaced
 
 
 def connect(address: str, token_file: str, *, home: str | None = None) -> None:
@@ -68,7 +68,7 @@ def ensure_supervisor(make_args: Callable[[], tuple[str, ...]], role: str = "sin
         handle = ray.get_actor(tree.SUPERVISOR, namespace=NAMESPACE)
         beat = ray.get(handle.health.remote(), timeout=5.0)
         of = (beat.get("detail") or {}).get("deployment")
-        if beat["age_s"] < WEDGED_S and of in (None, deployment):
+        if beat["age_s"] < LOST_AFTER_S and of in (None, deployment):
             return "adopted"
     except (ValueError, ray.exceptions.RayError):
         pass

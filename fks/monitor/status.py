@@ -11,11 +11,11 @@ from typing import Any
 from fks.config.endpoints import NodeEndpoints
 from fks.config.machine_http import lacking
 from fks.model.errors import OutageError
+from fks.model.health import SILENT_AFTER_S
 from fks.monitor.measures import is_fresh, traded
 from fks.store.db import Querier, is_without_tables
 
-#: A component that has not beaten for this long is shown as silent, whatever state it last reported.
-SILENT_MS = 5_000
+SILENT_MS = round(SILENT_AFTER_S * 1000)
 #: A feed older than this degrades the system even while its collector still calls it live.
 FEED_MS = 60_000
 WELL = frozenset({"ready", "running", "done"})

@@ -16,13 +16,13 @@ from fks.config.machine_http import Fault, can_spread, lacking
 from fks.config.python import module
 from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
+from fks.model.health import LOST_AFTER_S
 from fks.node import boot
 from fks.node.cluster_driver import QUERY_S, ClusterDriver, ClusterState, KeeperContext
 from fks.node.head import AnotherHeadError, BeginAgainError, HeadClaim, SupersededError
 from fks.node.presence import NodePresence
 from fks.node.ray_node import ray_env
 from fks.node.service import ServiceStatus
-from fks.node.tree_deployer import SILENT_S
 from fks.process.handle import Launch, ProcessHandle
 from fks.process.log import last_output
 from fks.store.db import Database
@@ -165,7 +165,7 @@ class HeadDriver(ClusterDriver):
         with contextlib.suppress(FksError, OSError):
             async with asyncio.timeout(QUERY_S):
                 age: float | None = await (await self._database()).fetchval("keeper.tree_age_s")
-            return age is not None and age < SILENT_S
+            return age is not None and age < LOST_AFTER_S
         return False
 
     async def stop(self) -> None:

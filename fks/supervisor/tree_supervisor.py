@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from fks.clock.waiting import retry, wait_for_event
 from fks.config.machine import node_name
+from fks.config.runtime import SUPERVISOR
 from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError, InputError, OutageError, StaleEpochError
 from fks.runtime import Component
@@ -32,7 +33,7 @@ from fks.supervisor.child_runner import ChildLeases, ChildRunner, RunningChild
 from fks.supervisor.heartbeat_poller import HeartbeatPoller
 from fks.supervisor.operations import Operations
 from fks.supervisor.tree_driver import AT_REST, TreeDriver
-from fks.supervisor.tree_history import SUPERVISOR, SupervisorHistory, health_row
+from fks.supervisor.tree_history import SupervisorHistory, health_row
 
 UP = frozenset({"ready", "degraded"})
 REPORT_S = 1.0  # between two looks at the states of the children, and at the tree that is wanted

@@ -42,10 +42,10 @@ from fks.process.heartbeat import HeartbeatReader, heartbeat_file
 from fks.runtime import Component, IsolatedComponent
 from fks.supervision import ChildSpec
 from fks.supervision.exits import How, ProcessExit
+from fks.supervision.liveness import UP
 from fks.supervision.placement import Place, misplaced, place_for
 
 NAMESPACE = "fks"
-_STEADY = frozenset({"ready", "degraded"})
 NAME_TRIES, NAME_PAUSE_S = 10, 0.05
 GCS_S = 1.0  # how long a kill waits for Ray's control plane
 CALL_S = 60.0  # between two calls of a child whose heartbeat is read: it has to answer the cluster, too
@@ -240,7 +240,7 @@ class RayChild:
                 self._process = ProcessHandle.reported(self._pid, self._space, command=b"ray")
                 if self._paths is not None:
                     self._heartbeat = HeartbeatReader(heartbeat_file(self._paths.run, self._spec.id), self._pid)
-        self._was_up, self._called_s = beat["state"] in _STEADY, time.monotonic()
+        self._was_up, self._called_s = beat["state"] in UP, time.monotonic()
         return beat
 
     def read_heartbeat(self) -> Mapping[str, object] | None:

@@ -24,7 +24,7 @@ from fks.store.leases import Authority
 from fks.store.operations import OperationStore
 from fks.store.supervision import HealthRow, TreeJournal
 from fks.supervision import ChildSpec, SupervisorSpec, check_tree
-from fks.supervision.liveness import LivenessLimits
+from fks.supervision.liveness import UP, LivenessLimits
 from fks.supervision.ports import World
 from fks.supervision.rollout import RolloutPart
 from fks.supervision.state import Begin, Event, Note, Phase, Remembered, RestartWanted, StopWanted, TreeWanted
@@ -35,7 +35,6 @@ from fks.supervisor.operations import Operations
 from fks.supervisor.tree_driver import AT_REST, TreeDriver
 from fks.supervisor.tree_history import SupervisorHistory, health_row
 
-UP = frozenset({"ready", "degraded"})
 REPORT_S = 1.0  # between two looks at the states of the children, and at the tree that is wanted
 LOOKS_PER_ROW = 2  # rows of unchanged children are written this seldom: they carry the last beat and the detail
 NEWS_S = 0.1  # rows follow an event within this

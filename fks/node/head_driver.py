@@ -22,7 +22,7 @@ from fks.node.cluster_driver import QUERY_S, ClusterDriver, ClusterState, Keeper
 from fks.node.head import AnotherHeadError, BeginAgainError, HeadClaim, SupersededError
 from fks.node.presence import NodePresence
 from fks.node.ray_node import ray_env
-from fks.node.service import ServiceStatus
+from fks.node.service import TAIL_LINES, ServiceStatus
 from fks.process.handle import Launch, ProcessHandle
 from fks.process.log import last_output
 from fks.store.db import Database
@@ -35,7 +35,6 @@ END_WORKERS_S = 30.0  # a worker looks once a second, and ends within 15 s
 END_LOOK_S = 0.5
 LOOK_S = 1.0  # of a standby at its head
 GROW_AFTER_S, GROW_LOOK_S = 20.0, 1.0  # a worker that has stayed so long counts: children move first; between two looks
-TAIL_LINES = 12
 _HELPER_STOP = ((signal.SIGTERM, 0.5),)
 
 

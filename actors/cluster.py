@@ -20,11 +20,12 @@ from actors import tree
 from actors.ray_internals import http_options_of_serve
 from actors.system import NAMESPACE, RayChild, cause, spawn_shell
 from fks.config.machine_http import can_spread, is_on_fewer, machines_of_gateway
+from fks.config.runtime import SUPERVISOR
 from fks.model.errors import OutageError
+from fks.model.health import LOST_AFTER_S
 
 CONNECT_S = 20.0
 LOG_ANSWER_S, LOG_LOOK_S = 10.0, 0.5  # for a machine's lines; between two looks
-WEDGED_S = 10.0  # a supervisor whose work loop is silent for so long is replaced
 
 
 def connect(address: str, token_file: str, *, home: str | None = None) -> None:
@@ -65,10 +66,10 @@ def ensure_supervisor(make_args: Callable[[], tuple[str, ...]], role: str = "sin
     `make_args` returns what a new one is given; `role`: this node's (`node.role`).
     """
     try:
-        handle = ray.get_actor(tree.SUPERVISOR, namespace=NAMESPACE)
+        handle = ray.get_actor(SUPERVISOR, namespace=NAMESPACE)
         beat = ray.get(handle.health.remote(), timeout=5.0)
         of = (beat.get("detail") or {}).get("deployment")
-        if beat["age_s"] < WEDGED_S and of in (None, deployment):
+        if beat["age_s"] < LOST_AFTER_S and of in (None, deployment):
             return "adopted"
     except (ValueError, ray.exceptions.RayError):
         pass
@@ -87,7 +88,7 @@ def ensure_supervisor(make_args: Callable[[], tuple[str, ...]], role: str = "sin
 def tree_health(timeout_s: float = 5.0) -> dict[str, object]:
     """Return the supervisor's beat. Errors: OutageError."""
     try:
-        handle = ray.get_actor(tree.SUPERVISOR, namespace=NAMESPACE)
+        handle = ray.get_actor(SUPERVISOR, namespace=NAMESPACE)
         beat: dict[str, object] = ray.get(handle.health.remote(), timeout=timeout_s)
         return beat
     except (ValueError, ray.exceptions.RayError) as error:
@@ -235,7 +236,7 @@ def follow_logs(
 def stop_tree(deadline_s: float) -> None:
     """Stop the children in reverse order, then the supervisor, then what is left of Serve's controller."""
     try:
-        handle = ray.get_actor(tree.SUPERVISOR, namespace=NAMESPACE)
+        handle = ray.get_actor(SUPERVISOR, namespace=NAMESPACE)
     except ValueError:
         return
     child = RayChild(tree.supervisor_spec(), handle)

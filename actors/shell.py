@@ -26,6 +26,7 @@ from fks.clock.waiting import wait_for_any, wait_for_event
 from fks.config.endpoints import load_node
 from fks.config.machine import host_name, node_name, process_space
 from fks.config.paths import Paths
+from fks.config.runtime import SUPERVISOR
 from fks.config.secrets import secret_values
 from fks.config.version import VERSION, is_installed
 from fks.model.errors import OutageError, StaleEpochError
@@ -102,7 +103,7 @@ class Shell:
         except BaseException as error:
             code = 3 if isinstance(error, StaleEpochError) else 1
             self._report(error, code)
-            if self._role == tree.SUPERVISOR:
+            if self._role == SUPERVISOR:
                 await asyncio.sleep(LAST_S)
             os._exit(code)
         self._has_ended = True

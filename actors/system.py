@@ -30,6 +30,7 @@ from actors.shell import Shell
 from fks.config.environment import without_credentials
 from fks.config.machine import can_reach, process_space
 from fks.config.paths import Paths
+from fks.config.runtime import SUPERVISOR
 from fks.config.version import installed_s, is_installed
 from fks.jobs.scheduler import RunnerDied
 from fks.model.errors import OutageError
@@ -41,10 +42,10 @@ from fks.process.heartbeat import HeartbeatReader, heartbeat_file
 from fks.runtime import Component, IsolatedComponent
 from fks.supervision import ChildSpec
 from fks.supervision.exits import How, ProcessExit
+from fks.supervision.liveness import UP
 from fks.supervision.placement import Place, misplaced, place_for
 
 NAMESPACE = "fks"
-_STEADY = frozenset({"ready", "degraded"})
 NAME_TRIES, NAME_PAUSE_S = 10, 0.05
 GCS_S = 1.0  # how long a kill waits for Ray's control plane
 CALL_S = 60.0  # between two calls of a child whose heartbeat is read: it has to answer the cluster, too
@@ -73,7 +74,7 @@ class _OnRay(Shell):
         super().__init__(*args)
         with contextlib.suppress(Exception):  # a constructor of the supervisor must not fail
             self._node_id = str(ray.get_runtime_context().get_node_id())
-            if self._role == tree.SUPERVISOR:
+            if self._role == SUPERVISOR:
                 self._ready_task = asyncio.create_task(keep_workers_ready())
 
 
@@ -239,7 +240,7 @@ class RayChild:
                 self._process = ProcessHandle.reported(self._pid, self._space, command=b"ray")
                 if self._paths is not None:
                     self._heartbeat = HeartbeatReader(heartbeat_file(self._paths.run, self._spec.id), self._pid)
-        self._was_up, self._called_s = beat["state"] in _STEADY, time.monotonic()
+        self._was_up, self._called_s = beat["state"] in UP, time.monotonic()
         return beat
 
     def read_heartbeat(self) -> Mapping[str, object] | None:
@@ -606,7 +607,7 @@ def _make_job(job_id: str, gpus: int = 0) -> Any:
 
 def ports_of(role: str, component: Component | IsolatedComponent) -> dict[str, Any]:
     """Return the arguments of a role's class that come from the cluster."""
-    if role == "supervisor" and isinstance(component, Component):
+    if role == SUPERVISOR and isinstance(component, Component):
         world = RayWorld(component.paths)
         return {"tree": tree.tree_of(component.settings), "world": world, "want": tree.want(component, world.gpus)}
     if role == "scheduler":

@@ -14,6 +14,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from fks.ai.engines import Deployment
+from fks.config.runtime import SUPERVISOR
 from fks.config.settings import WORKERS_MAX, Settings
 from fks.model.ninja import MT5, PLATFORMS
 from fks.runtime import Component, isolated_settings
@@ -26,7 +27,7 @@ from fks.supervision.spec import counted_alone
 
 #: role -> module:class, or a class
 CLASSES: dict[str, Any] = {
-    "supervisor": "actors.supervisor:SupervisorActor",
+    SUPERVISOR: "actors.supervisor:SupervisorActor",
     "guardian": "actors.guardian:GuardianActor",
     "collector": "actors.collector:CollectorActor",
     "orders": "actors.order_manager:OrderManagerActor",
@@ -38,7 +39,6 @@ CLASSES: dict[str, Any] = {
     "inference": "actors.inference:InferenceActor",
 }
 
-SUPERVISOR = "supervisor"
 WORKER = placement.WORKER
 SPREAD = frozenset({"collector", "strategy"})  # roles that run on the workers of a cluster unless placed
 ISOLATED = frozenset({"inference"})  # roles whose processes are given no credential of the node
@@ -62,7 +62,7 @@ def supervisor_spec(role: str = "single", args: tuple[str, ...] = ()) -> ChildSp
     machine, and there the gateway it replaces would be a worker's, and a worker lost would take it along.
     """
     resources = {"head": SHARE} if role == "head" else {}
-    return ChildSpec(SUPERVISOR, "supervisor", stop_s=10.0, args=args, is_leased=False, resources=resources)
+    return ChildSpec(SUPERVISOR, SUPERVISOR, stop_s=10.0, args=args, is_leased=False, resources=resources)
 
 
 def tree_of(

@@ -10,9 +10,8 @@ from typing import Final
 
 from fks.api.gateway import Replica
 from fks.model.errors import Problem
+from fks.model.health import LOST_AFTER_S
 
-#: Age of a part's last beat at which it is taken for dead; the supervisor has restarted it by then.
-SILENT_S: Final = 10.0
 ORDER_MANAGER: Final = "orders"
 RETRY_S: Final = 5
 _DEAD: Final = frozenset({"dead", "stopped", "failed"})
@@ -22,7 +21,7 @@ async def need(gate: Replica, part: str) -> None:
     """Errors: Problem 503 PART_DOWN naming the part when its last beat is too old, or it is known to be dead."""
     rows = await gate.db.fetch("monitor.components")
     row = next((row for row in rows if row["name"] == part), None)
-    if row is None or (row["state"] not in _DEAD and row["heartbeat_age_ms"] < SILENT_S * 1000):
+    if row is None or (row["state"] not in _DEAD and row["heartbeat_age_ms"] < LOST_AFTER_S * 1000):
         return
     age_s = row["heartbeat_age_ms"] / 1000
     raise Problem(

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
+from fks.model.order import QUARANTINE_ROW
+
 Row = Mapping[str, Any]
 
 _LIVE = ("ACCEPTED", "WORKING", "PARTIAL")
@@ -24,7 +26,6 @@ _ENDED = ("CANCELLED", "EXPIRED", "REJECTED", "ABSENT")
 _NEVER_SENT = ("DENIED", "ABANDONED")
 _AT_VENUE = ("SENDING", "UNKNOWN", *_LIVE)
 _SPLIT_STEP = Decimal("1e-12")  # to which a split rounds up what an order bought
-_QUARANTINE = 42  # the journal's number for an event that fits nowhere
 #: first events of an order -> the state they give
 _FIRST = {"Denied": "DENIED", "IntendedAndSent": "SENDING", "Intended": "INTENDED"}
 #: (event, states before) -> states after; None: the same. The results of reports and executions are computed.
@@ -121,7 +122,7 @@ def apply(order: Folded, event: Row, quantity: Decimal) -> Iterator[str]:
     """Apply one recorded event; yield its errors. `quantity` is the row's ordered quantity."""
     name, after, payload = str(event["event"]), str(event["to_state"]), event["payload"] or {}
     before = order.state
-    if payload.get("row") == _QUARANTINE:  # its contents do not count
+    if payload.get("row") == QUARANTINE_ROW:  # its contents do not count
         yield f"{name} in state {before} is in quarantine"
         if after != before:
             yield f"{name} in quarantine made it {after}"

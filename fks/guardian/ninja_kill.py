@@ -18,7 +18,7 @@ from fks.guardian.context import GuardianContext
 from fks.guardian.flatten import line_of
 from fks.guardian.journal import KillJournal
 from fks.guardian.kill_work import KillWork
-from fks.guardian.ninja_session import ENDED, NinjaSession, sent_reason
+from fks.guardian.ninja_session import NinjaSession, sent_reason
 from fks.model.errors import OutageError
 from fks.ninja import messages as m
 
@@ -116,7 +116,7 @@ class NinjaKill(KillWork):
                 held = f"{position.side} {position.qty}"
                 yield self._line(kind, f"{held} of account {name} {why}", position.instrument)
             for order in account.orders:
-                if order.ours and order.state not in ENDED:
+                if order.ours and order.state not in m.ENDED:
                     yield self._line("pending", f"order {order.name} of account {name} is {order.state}", "")
 
     def _line(self, kind: str, why: str, symbol: str) -> dict[str, str]:
@@ -136,7 +136,7 @@ def _entries(status: m.Status) -> Iterator[m.OrderStatus]:
     for account in status.accounts:
         for order in account.orders:
             parts = order.name.split(":")
-            if not order.ours or len(parts) != 3 or not parts[2].startswith("E") or order.state in ENDED:
+            if not order.ours or len(parts) != 3 or not parts[2].startswith("E") or order.state in m.ENDED:
                 continue
             action = actions.get(parts[1])
             is_exit = action == "exit" if action is not None else order.type == "Market"

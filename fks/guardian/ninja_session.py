@@ -30,7 +30,6 @@ _MARGIN_S = 1.0  # an answer is waited for so much longer than the session itsel
 
 _RULES_LOOK_S = 2.0
 _FLATTEN_AGAIN_S = 60.0  # the bridge gives a flatten 30 s, and repeats one that a lost connection stopped
-ENDED = frozenset({"Filled", "Cancelled", "Rejected"})  # of the platforms' order states; Unknown is none of them
 _REASON_MAX = 120
 
 
@@ -295,7 +294,7 @@ class RuleWatch:
         rules = self._session.address.rules_of(account.name)
         if rules is None:
             return None
-        working = any(order.ours and order.state not in ENDED and ":E" in order.name for order in account.orders)
+        working = any(order.ours and order.state not in m.ENDED and ":E" in order.name for order in account.orders)
         state = state_of(written(account), (WorkingEntry("", 1, None),) if working else ())
         return required_action(rules, state, self._clock.now_ns()) if state.has_risk else None
 

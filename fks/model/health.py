@@ -1,12 +1,21 @@
-"""Results of checks: of this machine, of a cluster, of a dependency, of a process by itself."""
+"""Results of checks: of this machine, of a cluster, of a dependency, of a process by itself; ages of heartbeats that
+count as faults."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 HEALTHY, DEGRADED, DOWN, UNKNOWN = "healthy", "degraded", "down", "unknown"
+#: A component, or the keeper of a machine, whose last heartbeat is older, in seconds, is silent: it is shown so, in
+#: place of the state that it last reported. Heartbeats are written each second. A process that hangs is killed and
+#: replaced within 4 s (docs/recovery.md), so a restart is not shown as silence.
+SILENT_AFTER_S: Final = 5.0
+#: A component whose last heartbeat is older, in seconds, is lost: nothing is sent to it any more, and a supervisor is
+#: replaced. Twice SILENT_AFTER_S: a restart had its time and failed, and replacing a supervisor by mistake costs more
+#: than waiting.
+LOST_AFTER_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from enum import StrEnum
 from operator import attrgetter
+from typing import Final
 
 
 class Side(StrEnum):
@@ -79,6 +80,9 @@ PENDING = "PENDING"
 OLD_SHARES = "OLD_SHARES"
 #: Counts as exposure and is reconciled after a restart.
 OPEN = LIVE | {State.INTENDED, State.SENDING, State.UNKNOWN}
+#: Row number in the journal of an event that no transition of `fks.orders.machine` takes. It is here for the auditor,
+#: which reads the journal and imports no code of orders.
+QUARANTINE_ROW: Final = 42
 
 
 class Request(StrEnum):

@@ -10,6 +10,7 @@ from typing import Any
 
 from fks import __version__
 from fks.clock import Clock
+from fks.config.runtime import SUPERVISOR
 from fks.config.settings import Settings
 from fks.model.errors import OutageError
 from fks.model.health import DEGRADED, DOWN, HEALTHY, level
@@ -171,7 +172,7 @@ def worst(dependencies: Mapping[str, str]) -> str:
 def tree_health(components: list[dict[str, Any]]) -> str:
     """Return the state of the actor tree: down when its root is silent, degraded when any actor is not ready."""
     actors = [c for c in components if c["kind"] == "actor"]
-    root = next((c for c in actors if c["name"] == "supervisor"), None)
+    root = next((c for c in actors if c["name"] == SUPERVISOR), None)
     if root is None or root["heartbeat_age_ms"] is None or root["heartbeat_age_ms"] > SILENT_MS:
         return DOWN
     return HEALTHY if all(c["state"] in WELL for c in actors) else DEGRADED

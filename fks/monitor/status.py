@@ -11,15 +11,15 @@ from typing import Any
 from fks.config.endpoints import NodeEndpoints
 from fks.config.machine_http import lacking
 from fks.model.errors import OutageError
+from fks.model.health import SILENT_AFTER_S
 from fks.monitor.measures import is_fresh, traded
 from fks.store.db import Querier, is_without_tables
+from fks.supervision.liveness import COMING
 
-#: A component that has not beaten for this long is shown as silent, whatever state it last reported.
-SILENT_MS = 5_000
+SILENT_MS = round(SILENT_AFTER_S * 1000)
 #: A feed older than this degrades the system even while its collector still calls it live.
 FEED_MS = 60_000
 WELL = frozenset({"ready", "running", "done"})
-_STARTING = frozenset({"starting", "waiting"})
 #: What is not expected to beat: shown as it is, however long ago it was written.
 _STILL = frozenset({"down", "failed", "stopped", "done", "waiting"})
 
@@ -136,9 +136,7 @@ def overall(
     reasons += [_held(instance) for instance in strategies if instance["error"] or not instance["is_enabled"]]
     if not reasons:
         return "healthy", []
-    starting = all(c["state"] in WELL | _STARTING for c in components) and any(
-        c["state"] in _STARTING for c in components
-    )
+    starting = all(c["state"] in WELL | COMING for c in components) and any(c["state"] in COMING for c in components)
     return ("starting" if starting else "degraded"), reasons
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-SUPERVISOR = "supervisor"
+from fks.config.runtime import SUPERVISOR
 
 
 def tree_view(components: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

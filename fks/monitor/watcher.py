@@ -18,6 +18,7 @@ from fks.model.ports import Meter
 from fks.model.timeframe import to_datetime
 from fks.monitor.alerts import NewAlerts, message_of, settle_what_is_over
 from fks.monitor.guard import Guard
+from fks.process.metrics import TEXT_KEY, Merger
 from fks.process.self_checks import stuck_problems
 from fks.runtime import SNAPSHOTS, SNAPSHOTS_TTL_S, Component
 from fks.store.bus import ALERTS
@@ -25,7 +26,6 @@ from fks.store.metrics import TEXT, MetricStore
 from fks.store.nodes import PAGE_S, NodeStore
 
 EVERY_S = 2.0
-METRICS_KEY = "fks:metrics"
 #: Redis key of the merger's state, with which counters go on when this process is replaced.
 STATE_KEY = "fks:metrics-state"
 STATE_TTL_S = 3600.0
@@ -54,8 +54,6 @@ class Watcher:
 
     async def start(self) -> None:
         """Load the merger, with the counters of its predecessor."""
-        from fks.process.metrics import Merger
-
         self._merger = Merger()
         state = await self._c.bus.get(STATE_KEY)
         if state is not None and (found := _object(state)) is not None:
@@ -129,7 +127,7 @@ class Watcher:
         for name in [name for name, (_, at_s) in self._seen.items() if now_s - at_s > FORGET_S]:
             self._merger.forget(name)  # what stays in `_seen` is not taken again
         text = self._merger.exposition({name: now_s - at_s for name, (_, at_s) in self._seen.items()})
-        if not await self._c.bus.set(METRICS_KEY, text.encode(), ttl_s=60.0):
+        if not await self._c.bus.set(TEXT_KEY, text.encode(), ttl_s=60.0):
             with contextlib.suppress(OutageError):
                 await self._kept.save(TEXT, text)
 

@@ -54,6 +54,8 @@ ROLES = ("control", "guardian", "observe", "data")
 Role = Literal["control", "guardian", "observe", "data"]
 ROLE = one_of(*ROLES)
 Quantity = int | Lots
+#: states of a platform's order that has ended; Unknown is none of them
+ENDED = frozenset({"Filled", "Cancelled", "Rejected"})
 #: keys of quantities on the wire
 _QUANTITIES = frozenset({"qty", "filled"})
 

@@ -28,7 +28,6 @@ _VALID_MS = 60_000
 _ANSWER_S, _FILL_S, _FLAT_S, _PRICE_S, _LIVE_S = 10.0, 15.0, 40.0, 15.0, 5.0
 _LOOK_S = 0.1
 _LIVE_STOPS = frozenset({"Accepted", "Working", "Suspended"})
-_ENDED = frozenset({"Filled", "Cancelled", "Rejected"})
 T = TypeVar("T")
 
 
@@ -86,7 +85,7 @@ class Certifier:
             "ping_p99_ms": round(checked.share_s(0.99) * 1000, 3),
             "offset_ms": checked.offset_ms,
             "values_reported": sorted(key for key, value in status.values.items() if value is not None),
-            "is_flat": not status.positions and not [each for each in status.orders if each.state not in _ENDED],
+            "is_flat": not status.positions and not [each for each in status.orders if each.state not in m.ENDED],
         }
 
     async def working_order(self) -> Mapping[str, object]:
@@ -161,7 +160,7 @@ class Certifier:
             _require(bool(result.ok and result.flat), f"not flat: {result.code or result.detail or result.remaining}")
             took_s = self._clock.monotonic() - begun_s
             state = await control.account(account)
-            live = [each.name for each in state.orders if each.ours and each.state not in _ENDED]
+            live = [each.name for each in state.orders if each.ours and each.state not in m.ENDED]
             _require(not state.positions and not live, f"left: {', '.join(live) or 'a position'}")
         return {"flat_ms": round(took_s * 1000, 1)}
 
@@ -208,7 +207,7 @@ class Certifier:
         async with self._control("observe") as talk:
             status = await talk.account(self._subject.account)
             held = [f"{each.side} {each.qty} {each.instrument}" for each in status.positions if each.qty]
-            live = [each.name for each in status.orders if each.state not in _ENDED]
+            live = [each.name for each in status.orders if each.state not in m.ENDED]
             _require(not held and not live, f"{status.name} is not flat: {', '.join((*held, *live))}")
 
     async def _last_price(self) -> Decimal:
@@ -231,7 +230,7 @@ class Certifier:
     async def _order(self, talk: Talk, name: str) -> m.OrderStatus:
         async def find() -> m.OrderStatus | None:
             account = await talk.account(self._subject.account)
-            return next((each for each in account.orders if each.name == name and each.state not in _ENDED), None)
+            return next((each for each in account.orders if each.name == name and each.state not in m.ENDED), None)
 
         found = await talk.wait(find, lambda order: order is not None, f"no live order {name}")
         assert found is not None
@@ -239,7 +238,7 @@ class Certifier:
 
     async def _named(self, talk: Talk, signal_id: str) -> list[m.OrderStatus]:
         account = await talk.account(self._subject.account)
-        return [e for e in account.orders if e.name.startswith(f"FKS:{signal_id}:") and e.state not in _ENDED]
+        return [e for e in account.orders if e.name.startswith(f"FKS:{signal_id}:") and e.state not in m.ENDED]
 
     async def _legs(self, talk: Talk, signal_id: str) -> list[m.OrderStatus]:
         return [each for each in await self._named(talk, signal_id) if not each.name.endswith(":E")]

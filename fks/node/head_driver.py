@@ -16,13 +16,13 @@ from fks.config.machine_http import Fault, can_spread, lacking
 from fks.config.python import module
 from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
+from fks.model.health import LOST_AFTER_S
 from fks.node import boot
 from fks.node.cluster_driver import QUERY_S, ClusterDriver, ClusterState, KeeperContext
 from fks.node.head import AnotherHeadError, BeginAgainError, HeadClaim, SupersededError
 from fks.node.presence import NodePresence
 from fks.node.ray_node import ray_env
-from fks.node.service import ServiceStatus
-from fks.node.tree_deployer import SILENT_S
+from fks.node.service import TAIL_LINES, ServiceStatus
 from fks.process.handle import Launch, ProcessHandle
 from fks.process.log import last_output
 from fks.store.db import Database
@@ -35,7 +35,6 @@ END_WORKERS_S = 30.0  # a worker looks once a second, and ends within 15 s
 END_LOOK_S = 0.5
 LOOK_S = 1.0  # of a standby at its head
 GROW_AFTER_S, GROW_LOOK_S = 20.0, 1.0  # a worker that has stayed so long counts: children move first; between two looks
-TAIL_LINES = 12
 _HELPER_STOP = ((signal.SIGTERM, 0.5),)
 
 
@@ -165,7 +164,7 @@ class HeadDriver(ClusterDriver):
         with contextlib.suppress(FksError, OSError):
             async with asyncio.timeout(QUERY_S):
                 age: float | None = await (await self._database()).fetchval("keeper.tree_age_s")
-            return age is not None and age < SILENT_S
+            return age is not None and age < LOST_AFTER_S
         return False
 
     async def stop(self) -> None:

@@ -30,7 +30,7 @@ from fks.supervisor.tree_history import TreeHistory
 
 PART_POLL_S = 0.05
 WAIT_S = 1.0  # between attempts to start while a dependency on another machine is unavailable
-TAIL_LINES = 12
+TAIL_LINES = 12  # of what a program printed, in the error that it failed
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from fks.clock import Clock
 from fks.model.backoff import Backoff
 from fks.model.errors import FksError, OutageError
+from fks.model.health import LOST_AFTER_S
 from fks.model.ports import Log
 from fks.node.cluster_driver import ClusterDriver
 from fks.node.service import NodeService
 from fks.node.supervised_child import SupervisedChild
 
-SILENT_S = 10.0  # the supervisor beats every second
 RETRY_S = 60.0  # between deploys of a tree that runs but is not whole
 HEAD_POLL_S = 0.2  # between two looks at Ray's head during a deploy
 BACKOFF = Backoff(2.0, 30.0)  # between deploys that failed
@@ -53,7 +53,7 @@ class TreeDeployer(SupervisedChild):
         return (
             self._database_up_since is not None
             and self._supervisor_age_s is not None
-            and self._supervisor_age_s <= SILENT_S
+            and self._supervisor_age_s <= LOST_AFTER_S
         )
 
     def note_beat(self, supervisor_age_s: float | None) -> None:
@@ -76,8 +76,8 @@ class TreeDeployer(SupervisedChild):
             return "new Ray head"
         since = now - (self._deployed_at or 0.0)
         up_since = self._database_up_since
-        could_beat = up_since is not None and now - up_since > SILENT_S and since > SILENT_S
-        if could_beat and (self._supervisor_age_s is None or self._supervisor_age_s > SILENT_S):
+        could_beat = up_since is not None and now - up_since > LOST_AFTER_S and since > LOST_AFTER_S
+        if could_beat and (self._supervisor_age_s is None or self._supervisor_age_s > LOST_AFTER_S):
             return "the supervisor is silent"
         return "the tree is not whole" if not self._is_whole and since > RETRY_S else ""
 

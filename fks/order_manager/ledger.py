@@ -414,7 +414,7 @@ class Ledger:
                 self._row(event, step)
                 for plan in plans
                 for event, step in plan.steps
-                if step.is_changed or step.number in _ALWAYS_KEPT or isinstance(event, e.FillSeen)
+                if step.is_changed or isinstance(event, e.FillSeen) or step.is_impossible_fill or step.is_quarantined
             ],
             trades=[trade for plan in plans for trade in plan.trades],
             positions=[position for plan in plans for position in plan.positions.values()],
@@ -830,10 +830,6 @@ def event_row(
         venue_time_ns=event.venue_time_ns,
         payload=payload or {},
     )
-
-
-#: rows whose events are kept though they change nothing: impossible fills, quarantine
-_ALWAYS_KEPT = frozenset({40, 42})
 
 
 def quantity_of(step: Step) -> dict[str, object]:

@@ -570,7 +570,7 @@ class OrderManager:
     def _alert(self, order: Order, step: Step) -> None:
         is_protection = order.role in (Role.STOP_LOSS, Role.TAKE_PROFIT)
         event = f"order.{order.state.value.lower()}" if not step.is_quarantined else "order.quarantine"
-        if step.number == 40:
+        if step.is_impossible_fill:
             event = "IMPOSSIBLE_FILL"
         self._publisher.alert(
             "page" if Act.PAGE in step.acts else "warning",

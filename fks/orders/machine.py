@@ -35,9 +35,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from itertools import product
-from typing import Any
+from typing import Any, Final
 
-from fks.model.order import LIVE, OPEN, Order, Request, State, evolve
+from fks.model.order import LIVE, OPEN, QUARANTINE_ROW, Order, Request, State, evolve
 from fks.orders import events as e
 from fks.orders import rules as r
 from fks.orders.rules import ENDED, Change, Guard
@@ -93,7 +93,11 @@ class Step:
 
     @property
     def is_quarantined(self) -> bool:
-        return self.number == 42
+        return self.number == QUARANTINE_ROW
+
+    @property
+    def is_impossible_fill(self) -> bool:
+        return self.number == IMPOSSIBLE_FILL_ROW
 
 
 def _in(*states: State) -> frozenset[State]:
@@ -105,6 +109,9 @@ A = Act
 SENDING, UNKNOWN, INTENDED = _in(S.SENDING), _in(S.UNKNOWN), _in(S.INTENDED)
 NEVER_SENT = _in(S.DENIED, S.ABANDONED)
 ANY = frozenset(State)
+#: Rows that are compared by number; the third is `fks.model.order.QUARANTINE_ROW`.
+IMPOSSIBLE_FILL_ROW: Final = 40
+OLD_REPORT_ROW: Final = 41
 
 TRANSITIONS: tuple[OrderTransition, ...] = (
     OrderTransition(1, None, e.Denied, r.always, r.denied, (A.NOTIFY,), "a check failed"),
@@ -163,9 +170,9 @@ TRANSITIONS: tuple[OrderTransition, ...] = (
     OrderTransition(38, _in(S.FILLED), e.FillSeen, r.always, r.completed, (A.BOOK, A.PROTECT, A.PAGE), "overfill: risk uses the position"),
     OrderTransition(39, ANY - NEVER_SENT - INTENDED, e.Busted, r.is_replaced, r.given_back, (A.BOOK, A.PROTECT), "the execution follows at once"),
     OrderTransition(39, ANY - NEVER_SENT - INTENDED, e.Busted, r.has_fills, r.busted, (A.BOOK, A.PROTECT, A.PAGE), "a reversing fill"),
-    OrderTransition(40, NEVER_SENT, e.FillSeen, r.always, r.same, (A.BOOK_EXTERNAL, A.PAGE, A.HALT), "IMPOSSIBLE_FILL"),
-    OrderTransition(40, NEVER_SENT, e.Reported, r.always, r.same, (A.PAGE, A.HALT), "IMPOSSIBLE_FILL"),
-    OrderTransition(41, LIVE | ENDED | _in(S.FILLED), e.Reported, r.is_old, r.same, (), "recorded; WORKING never follows FILLED"),
+    OrderTransition(IMPOSSIBLE_FILL_ROW, NEVER_SENT, e.FillSeen, r.always, r.same, (A.BOOK_EXTERNAL, A.PAGE, A.HALT), "IMPOSSIBLE_FILL"),
+    OrderTransition(IMPOSSIBLE_FILL_ROW, NEVER_SENT, e.Reported, r.always, r.same, (A.PAGE, A.HALT), "IMPOSSIBLE_FILL"),
+    OrderTransition(OLD_REPORT_ROW, LIVE | ENDED | _in(S.FILLED), e.Reported, r.is_old, r.same, (), "recorded; WORKING never follows FILLED"),
     OrderTransition(12, LIVE | ENDED | _in(S.FILLED), e.Acked, r.always, r.keep_ids, (), "a later ack is only ids"),
     OrderTransition(13, LIVE | ENDED | _in(S.FILLED), e.Ambiguous, r.always, r.same, (), "the stream has answered already"),
     OrderTransition(13, LIVE | ENDED | _in(S.FILLED), e.DuplicateId, r.always, r.same, (), "the stream has answered already"),
@@ -197,9 +204,7 @@ TRANSITIONS: tuple[OrderTransition, ...] = (
     OrderTransition(46, OPEN - INTENDED, e.RequestAmbiguous, r.always, r.same, (A.ASK,), "the cancel was withdrawn"),
 )  # fmt: skip
 
-QUARANTINE = OrderTransition(
-    42, ANY, e.Event, r.always, r.same, (A.PAGE,), "a pair not in this table: event kept, paged, nothing changed"
-)
+QUARANTINE = OrderTransition(QUARANTINE_ROW, ANY, e.Event, r.always, r.same, (A.PAGE,), "a pair not in this table: event kept, paged, nothing changed")  # fmt: skip
 
 
 def _index(rows: Iterable[OrderTransition]) -> dict[tuple[State | None, type[e.Event]], tuple[OrderTransition, ...]]:
@@ -207,7 +212,7 @@ def _index(rows: Iterable[OrderTransition]) -> dict[tuple[State | None, type[e.E
     for row in rows:
         for state, event in product(row.states if row.states is not None else (None,), (row.event,)):
             found.setdefault((state, event), []).append(row)
-    return {key: tuple(sorted(value, key=lambda row: row.number != 41)) for key, value in found.items()}
+    return {key: tuple(sorted(value, key=lambda row: row.number != OLD_REPORT_ROW)) for key, value in found.items()}
 
 
 _ROWS = _index(TRANSITIONS)
@@ -252,7 +257,7 @@ def _ride(before: Order, row: OrderTransition, event: e.Event) -> Step:
         return fields[name] if name in fields else getattr(before, name)
 
     state, request = after("state"), after("request")
-    if isinstance(event, _VENUE_SPOKE) and row.number != 41:
+    if isinstance(event, _VENUE_SPOKE) and row.number != OLD_REPORT_ROW:
         fields["venue_time_ns"] = max(event.venue_time_ns, before.venue_time_ns)
         fields["is_stale"] = False
     if before.sent_ns is None and state is not State.INTENDED:

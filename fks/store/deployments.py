@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fks.ai.engines import Deployment, scheduled
+from fks.model.health import LOST_AFTER_S
 from fks.store.base import SqlStore, query, reads
 from fks.store.db import Database
 
@@ -26,9 +27,9 @@ reads(DeploymentChange)
 class DeploymentStore(SqlStore[Database], queries="deployments"):
     """Reads and writes of ai_deployments. Errors of all methods: OutageError."""
 
-    async def all(self) -> list[dict[str, Any]]:
+    async def all(self, beat_age_max_s: float = LOST_AFTER_S) -> list[dict[str, Any]]:
         """Return the deployments, the oldest first. `state`: starting, serving, unschedulable or failed; `ready`: ids
-        of the processes that are."""
+        of the processes that are and whose heartbeat is younger than `beat_age_max_s`."""
 
     @query(
         binds=(

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fks.model.errors import InputError
+from fks.model.health import SILENT_AFTER_S
 from fks.store.base import SqlStore, query
 from fks.store.db import Database
 
-SILENT_S = 5.0  # a keeper beats every second
 PAGE_S = 15.0  # after this silence a person is paged
 
 
@@ -39,7 +39,7 @@ class NodeRow:
     @property
     def is_alive(self) -> bool:
         """Return whether its keeper sent a beat lately."""
-        return self.age_s <= SILENT_S
+        return self.age_s <= SILENT_AFTER_S
 
 
 def living_head(rows: Sequence[NodeRow]) -> NodeRow | None:

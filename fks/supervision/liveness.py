@@ -13,7 +13,8 @@ from fks.supervision.exits import How
 from fks.supervision.spec import ChildSpec
 
 START_SILENCE = 0.2  # of the time to start
-COMING = frozenset({"starting", "waiting"})
+COMING = frozenset({"starting", "waiting"})  # states of a child that is not up yet
+UP = frozenset({"ready", "degraded"})  # of one that works, in full or with limits
 LOOK_S = 0.05  # between two looks at a child that starts; and the slack of a last call
 
 

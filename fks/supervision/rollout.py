@@ -12,9 +12,9 @@ from typing import Any
 
 from fks.config.runtime import GATEWAY, SUPERVISOR
 from fks.model.errors import FksError, OutageError, not_found
+from fks.supervision.liveness import UP
 
 LIVES_MAX = 2  # processes of a part within one restart: one death may be an accident
-WELL = frozenset({"ready", "degraded"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class PartSettling:
 
     def take(self, seen: RolloutPart, now_s: float) -> PartState:
         """Return whether the part is back, given how it is now."""
-        is_well = seen.state == "ready" or (seen.state in WELL and self.was != "ready")
+        is_well = seen.state == "ready" or (seen.state in UP and self.was != "ready")
         self._since_s = min(self._since_s, now_s) if is_well else float("inf")
         if now_s - self._since_s >= (self.steady_s if self.must_settle else 0.0):
             return PartState.DONE
@@ -129,7 +129,7 @@ class PartSettling:
 
     def end(self, seen: RolloutPart, waited_s: float) -> None:
         """Accept or refuse a part that did not settle in time. Errors: OutageError."""
-        if seen.state in WELL and not self.must_settle:
+        if seen.state in UP and not self.must_settle:
             return
         reason = "keeps dying" if len(self._pids) > LIVES_MAX else f"is {seen.state} {waited_s:g} s"
         raise OutageError(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fks.supervision.liveness import UP
 from fks.supervision.spec import ChildSpec, SupervisorSpec, edges
 from fks.supervision.state import Phase, TreeState
-
-_WELL = frozenset({"ready", "degraded"})
 
 
 def shape(state: TreeState, states: Mapping[str, str], now_s: float) -> dict[str, object]:
@@ -52,7 +51,7 @@ def _state(state: TreeState, spec: SupervisorSpec, states: Mapping[str, str]) ->
         case Phase.STARTING:
             return "starting"
         case Phase.UP:
-            return "ready" if all(states.get(worker.id) in _WELL for worker in spec.workers()) else "degraded"
+            return "ready" if all(states.get(worker.id) in UP for worker in spec.workers()) else "degraded"
         case Phase.STOPPING:
             return "stopping"
         case Phase.IDLE:

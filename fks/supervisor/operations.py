@@ -247,7 +247,7 @@ class Operations:
         except Exception as error:
             text += f", and the rollback failed: {error_text(error)}"
         self._c.log.error("config.failed", version=version.version, back_to=number, reason=version.error)
-        await self._journal.page("config.failed", text, "supervisor")
+        await self._journal.page("config.failed", text, SUPERVISOR)
         raise FksError(text, remedy="correct it and set it again; 'fks config history' keeps what was tried")
 
     # ── one part after the other ─────────────────────────────────────────────────────────────────

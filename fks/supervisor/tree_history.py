@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from fks.clock import Clock
 from fks.config.machine import process_space
+from fks.config.runtime import SUPERVISOR
 from fks.config.version import VERSION
 from fks.model.errors import OutageError
 from fks.model.ports import Log, Meter
@@ -21,7 +22,6 @@ from fks.supervision.exits import How
 from fks.supervision.state import Note, SendPage
 from fks.supervisor.child_runner import RunningChild
 
-SUPERVISOR = "supervisor"
 LINES_MAX = 1000  # of history that wait for the database; the oldest go first
 TRIES_MAX = 3  # to write one line while the database answers: it must not hold up the rest
 _WARNINGS = frozenset({"exited", "restarted"})

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from fks.clock.waiting import retry, wait_for_event
 from fks.config.machine import node_name
+from fks.config.runtime import SUPERVISOR
 from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError, InputError, OutageError, StaleEpochError
 from fks.runtime import Component
@@ -23,7 +24,7 @@ from fks.store.leases import Authority
 from fks.store.operations import OperationStore
 from fks.store.supervision import HealthRow, TreeJournal
 from fks.supervision import ChildSpec, SupervisorSpec, check_tree
-from fks.supervision.liveness import LivenessLimits
+from fks.supervision.liveness import UP, LivenessLimits
 from fks.supervision.ports import World
 from fks.supervision.rollout import RolloutPart
 from fks.supervision.state import Begin, Event, Note, Phase, Remembered, RestartWanted, StopWanted, TreeWanted
@@ -32,9 +33,8 @@ from fks.supervisor.child_runner import ChildLeases, ChildRunner, RunningChild
 from fks.supervisor.heartbeat_poller import HeartbeatPoller
 from fks.supervisor.operations import Operations
 from fks.supervisor.tree_driver import AT_REST, TreeDriver
-from fks.supervisor.tree_history import SUPERVISOR, SupervisorHistory, health_row
+from fks.supervisor.tree_history import SupervisorHistory, health_row
 
-UP = frozenset({"ready", "degraded"})
 REPORT_S = 1.0  # between two looks at the states of the children, and at the tree that is wanted
 LOOKS_PER_ROW = 2  # rows of unchanged children are written this seldom: they carry the last beat and the detail
 NEWS_S = 0.1  # rows follow an event within this

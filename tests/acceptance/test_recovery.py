@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from fks.chaos.evidence import Baseline
+from fks.process.metrics import TEXT_KEY
 from tests.support.audit import assert_sound
 from tests.support.invariants import assert_kept, assert_once, assert_same
 from tests.support.system import System
@@ -119,7 +120,7 @@ def test_redis_may_die_and_be_flushed(system: System, baseline: Baseline, orders
     system.back_after("redis", pid, deadline_s=15.0)
     with redis.Redis.from_url(system.node["redis_url"]) as cache:
         cache.flushall()
-        wait_until(lambda: cache.get("fks:metrics"), deadline_s=15.0)  # what was cached is made again
+        wait_until(lambda: cache.get(TEXT_KEY), deadline_s=15.0)  # what was cached is made again
     assert_each_once(system, answers)
     system.wait_for_fills(1)
     assert_sound(system, baseline)

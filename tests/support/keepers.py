@@ -21,6 +21,7 @@ from fks.config.endpoints import NodeEndpoints
 from fks.config.paths import Paths
 from fks.config.settings import Supervision
 from fks.model.errors import OutageError
+from fks.model.health import LOST_AFTER_S
 from fks.node.cluster_driver import ClusterDriver, ClusterState, KeeperContext, KeeperStart
 from fks.node.control_socket import ask
 from fks.node.keeper import Keeper
@@ -107,7 +108,7 @@ class FakeDriver(ClusterDriver):
             raise self.fail.pop(0)
 
     async def has_supervisor(self) -> bool:
-        return self.age_s is not None and self.age_s < 10.0
+        return self.age_s is not None and self.age_s < LOST_AFTER_S
 
     async def stop(self) -> None:
         self.stopped += 1

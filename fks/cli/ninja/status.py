@@ -11,6 +11,7 @@ from fks.cli.base import Columns, table
 from fks.cli.client import GatewaySession, gateway_result, new_key
 from fks.cli.shown import time_of
 from fks.entry.execution import ACTIONS
+from fks.model.ninja import FRESH_S
 
 
 def _rule(of: dict[str, Any]) -> str:
@@ -38,7 +39,7 @@ def link_state(item: dict[str, Any]) -> str:
     if not item["enabled"]:
         return f"{item['state']} (not enabled)"
     age_ms = item["heartbeat_age_ms"]
-    if age_ms is None or not (item["connected"] or age_ms <= 5_000):
+    if age_ms is None or not (item["connected"] or age_ms <= FRESH_S * 1000):
         return "no actor" if age_ms is None else f"no actor for {age_ms / 1000:.0f} s"
     return f"{item['state']}{' (required)' if item['required'] else ''}"
 

@@ -1,13 +1,13 @@
 -- name: all
 -- Language models to be served, the oldest first. `state`: serving while a replica is ready, starting before that;
--- `ready`: the processes that are ready.
+-- `ready`: the processes that are ready and sent a heartbeat in the last $1 seconds.
 SELECT d.name, d.engine, d.model, d.url, d.sha256, d.size_bytes, d.device, d.replicas, d.context_size, d.purpose,
        CASE WHEN d.state <> 'wanted' THEN d.state WHEN cardinality(r.ready) > 0 THEN 'serving' ELSE 'starting' END AS state,
        d.reason, r.ready, d.deployed_by, d.deployed_at
   FROM ai_deployments d,
        LATERAL (SELECT ARRAY(SELECT c.name FROM component_health c, generate_series(0, d.replicas - 1) n
                               WHERE c.name = 'inference:' || d.name || ':' || n AND c.state = 'ready'
-                                AND c.beat_at > now() - interval '10 seconds' ORDER BY n) AS ready) r
+                                AND c.beat_at > now() - make_interval(secs => $1) ORDER BY n) AS ready) r
  ORDER BY d.deployed_at, d.name;
 
 -- name: save

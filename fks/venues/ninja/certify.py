@@ -37,7 +37,6 @@ _PRICE_S = 15.0
 _SLACK_S = 5.0
 _FAR, _NEARER = Decimal("0.01"), Decimal("0.008")  # of the price: stop and target rest there, and the moved stop
 _PREFIX = "fce47f1ed000"  # of the ids of all certificates' signals: a later run knows what a killed one left
-_ENDED = frozenset({"Filled", "Cancelled", "Rejected"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +171,7 @@ class Mt5Rig:
         """Return the live orders of signals: the entry E, the stop S, the target T."""
         account = await talk.account(self.subject.account)
         names = tuple(f"FKS:{id}:" for id in ids)
-        return [one for one in account.orders if one.name.startswith(names) and one.state not in _ENDED]
+        return [one for one in account.orders if one.name.startswith(names) and one.state not in m.ENDED]
 
     async def filled(self, talk: Talk) -> m.SignalMessage:
         """Send an entry at the market; return it once it is filled, and stop and target are on the position."""

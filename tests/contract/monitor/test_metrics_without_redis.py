@@ -17,7 +17,7 @@ from fks.config.secrets import load_secrets
 from fks.config.settings import Settings
 from fks.monitor import watcher
 from fks.monitor.watcher import Watcher
-from fks.process.metrics import PrometheusMeter
+from fks.process.metrics import TEXT_KEY, PrometheusMeter
 from fks.runtime import Component
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -120,7 +120,7 @@ async def test_a_new_watcher_goes_on_with_the_counters_of_its_predecessor(
     await bus.delete(runtime.SNAPSHOTS, watcher.STATE_KEY)
 
     async def text() -> str:
-        return (await bus.get(watcher.METRICS_KEY) or b"").decode()
+        return (await bus.get(TEXT_KEY) or b"").decode()
 
     async def fills(count: int, total: int) -> None:
         body = f'{{"fks_fills_total{{symbol=\\"B\\"}}": {count}}}'.encode()
@@ -162,7 +162,7 @@ async def test_replacements_by_serve_are_a_metric_of_each_part(
     task = asyncio.create_task(watching.run())
 
     async def has(text: str) -> bool:
-        return text in (await bus.get(watcher.METRICS_KEY) or b"").decode()
+        return text in (await bus.get(TEXT_KEY) or b"").decode()
 
     try:
         await until(lambda: has('fks_serve_restarts{component="monitor",child="pages:0"} 2'), deadline_s=20)

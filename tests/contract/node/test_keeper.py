@@ -456,7 +456,7 @@ async def test_tree_is_redeployed_on_a_new_ray_head(paths):
 
 
 async def test_tree_is_redeployed_when_its_supervisor_is_silent(paths, monkeypatch):
-    monkeypatch.setattr("fks.node.tree_deployer.SILENT_S", 0.3)
+    monkeypatch.setattr("fks.node.tree_deployer.LOST_AFTER_S", 0.3)
     driver = FakeDriver(age_s=0.0)
     async with running(paths, [small(paths, "ray")], driver):
         driver.age_s = 99.0

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.chaos.fold import journal_errors
-from fks.model.order import Order, State
+from fks.model.order import QUARANTINE_ROW, Order, State
 from fks.order_manager.ledger import payload_of, quantity_of
 from fks.orders import events as e
 from fks.orders.machine import Step, advance, begin
@@ -68,7 +68,7 @@ def live_through(first: e.Event, events: list[e.Event]) -> tuple[Row, list[Row],
         step = advance(order, event)
         is_fill = isinstance(event, e.FillSeen)
         unstamped = replace(step.order, epoch=order.epoch, updated_ns=order.updated_ns)
-        if unstamped != order or is_fill or step.number in (40, 42):
+        if unstamped != order or is_fill or step.is_impossible_fill or step.is_quarantined:
             rows.append(record(event, step))
         if is_fill and step.order.filled != order.filled:
             assert isinstance(event, e.FillSeen)
@@ -177,7 +177,7 @@ WRONG: list[tuple[str, Change]] = [
     ("is booked, but not in its events", lambda order, events, trades: events.pop(3)),
     ("is in its events, but not booked", lambda order, events, trades: trades.pop()),
     ("which has no row", lambda order, events, trades: events.append(events[0] | {"client_order_id": "x"})),
-    ("in quarantine", lambda order, events, trades: events[2]["payload"].update(row=42)),
+    ("in quarantine", lambda order, events, trades: events[2]["payload"].update(row=QUARANTINE_ROW)),
     ("made it", lambda order, events, trades: events[0].update(event="Denied")),
 ]
 

@@ -534,7 +534,7 @@ SLOW = frozenset(
         "unit/supervision/test_crash_loops.py::test_kills_at_the_rate_of_the_chaos_soak_never_escalate",
         "unit/supervision/test_lease_protocol.py::TestProtocol",
         "unit/supervision/test_machine.py::test_invariants_hold_for_every_interleaving",
-        "unit/supervision/test_machine_is_otp.py::test_machine_restarts_the_children_otp_restarts_in_its_order",
+        "unit/supervision/test_machine_is_otp.py::test_machine_restarts_the_children_otp_restarts",
         "unit/tape/test_gaps.py::test_no_bar_is_wrong_for_any_loss_repetition_or_order",
         "unit/tape/test_recording.py::test_a_recording_ends_when_its_tape_fails",
         "unit/tape/test_tape.py::test_coinbase_frames_are_replayed_as_the_wire_decodes_them",

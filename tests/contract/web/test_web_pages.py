@@ -84,7 +84,7 @@ async def test_the_monitor_shows_the_branches_and_what_happened(gateway: Running
             {"id": "orders"},
             {
                 "id": "strategies",
-                "strategy": "rest_for_one",
+                "strategy": "one_for_one",
                 "state": "ready",
                 "limit": {"restarts_max": 5, "period_s": 60},
                 "used": 4,
@@ -101,7 +101,7 @@ async def test_the_monitor_shows_the_branches_and_what_happened(gateway: Running
         await says(tab, "A token, please")
         tab.complaints.clear()  # the browser logs the 401 that this is about
         await _enter(tab, gateway.tokens["read"])
-        await says(tab, "rest_for_one", "4 / 5", "1 / 20", "strategy:0", "look here", "started")
+        await says(tab, "one_for_one", "4 / 5", "1 / 20", "strategy:0", "look here", "started")
         await database.sql(
             "INSERT INTO actor_events (child, event, reason, pid, payload) VALUES ('orders', 'exited', 'died', 12, "
             "$1), "

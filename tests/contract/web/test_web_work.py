@@ -24,7 +24,7 @@ TREE = {
     "limit": {"restarts_max": 20, "period_s": 60},
     "used": 1,
     "state": "ready",
-    "children": [{"id": "orders"}, {"id": "strategies", "strategy": "rest_for_one", "children": [{"id": HOSTILE}]}],
+    "children": [{"id": "orders"}, {"id": "strategies", "strategy": "one_for_one", "children": [{"id": HOSTILE}]}],
 }
 RESULT = {
     "strategy": "sma_cross",
@@ -62,7 +62,7 @@ SHOWN = {
     "compare": ("Side by side", "max drawdown"),
     "data": ("BTCUSDT 1m", "Quarantine", "It is wrong"),
     "series": ("Missing, newest first", "40"),
-    "monitor": ("rest_for_one", "1 of 20 restarts", "signal 9 (SIGKILL)", "99.50", "Disable it"),
+    "monitor": ("one_for_one", "1 of 20 restarts", "signal 9 (SIGKILL)", "99.50", "Disable it"),
     "part": ("last log lines",),
     "alerts": ("I have seen it", "End it"),
     "schedules": ("0 3 * * *", "Run now"),
